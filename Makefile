@@ -1,0 +1,41 @@
+# Set-up, demo and tests. Needs python3 (3.12 or later) with venv; everything else comes by pip.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INPUT ?=
+FRAMES ?= 6
+
+.PHONY: setup demo test lint test-gpu bench clean
+
+setup: $(VENV)/.done
+
+$(VENV)/.done: pyproject.toml constraints.txt $(wildcard vsfdatrd/_native/*)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
+	  echo "$(PYTHON) is older than 3.12, which VapourSynth needs; name another: make $(MAKECMDGOALS) PYTHON=python3.13" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/vapoursynth config
+	$(BIN)/vsstubs --quiet
+	touch $@
+
+demo: setup
+	$(BIN)/python -m benchmarks.demo --frames $(FRAMES) $(if $(INPUT),--input '$(INPUT)')
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+# What needs an NVIDIA GPU: engine against reference on real frames, streams, CUDA graphs, memory.
+test-gpu: setup
+	$(BIN)/python -m pytest tests/gpu -v
+
+bench: setup
+	$(BIN)/python -m benchmarks.throughput
+
+clean:
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -1,0 +1,1 @@
+"""Measurements of vsfdatrd, one file a question. Not part of the installed package."""

@@ -1,0 +1,63 @@
+"""Results as JSON under benchmarks/results/, each with the machine, the versions and the date."""
+
+import json
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("vsfdatrd", "vapoursynth", "openvino", "torch", "numpy", "vapoursynth-mlrt-ov")
+
+
+def processor() -> str:
+    """The processor's name, as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def flags() -> list[str]:
+    """The processor's instruction sets that matter for speed."""
+    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "avx512_fp16", "amx_fp16")
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return []
+    found = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
+    return [flag for flag in wanted if flag in found]
+
+
+def machine() -> dict[str, Any]:
+    """What a number was measured on."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "cpu": processor(),
+        "instruction_sets": flags(),
+        "cores": psutil.cpu_count(logical=False),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "gpu": None,
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def save(name: str, result: dict[str, Any]) -> Path:
+    """Write benchmarks/results/<name>.json and return its path."""
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / f"{name}.json"
+    text = json.dumps({"machine": machine(), "result": result}, indent=1, ensure_ascii=False)
+    file.write_text(text + "\n", encoding="utf-8")
+    print(f"saved {file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file}")
+    return file

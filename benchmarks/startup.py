@@ -1,0 +1,61 @@
+"""Seconds from starting Python to the first frame at 120×120, with an empty cache and with a warm one.
+
+    python -m benchmarks.startup [--model medium] [--rounds 3]
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from statistics import median
+
+from benchmarks.report import save
+
+SCRIPT = """\
+import sys
+import vapoursynth as vs
+clip = vs.core.std.BlankClip(width=120, height=120, format=vs.YUV420P8, length=1, color=[120, 90, 160])
+vs.core.fdatrd.upscale(clip, model={model!r}, cache={cache!r}).get_frame(0)
+print("torch" if "torch" in sys.modules else "no torch")
+"""
+
+
+def once(model: str, cache: str) -> tuple[float, bool]:
+    """Run the script in a process of its own: (seconds, whether it imported torch)."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(model=model, cache=cache)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return time.perf_counter() - start, "no torch" not in done.stdout
+
+
+def main() -> int:
+    """Measure; see the module's docstring."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.startup", description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="medium")
+    parser.add_argument("--rounds", type=int, default=3)
+    a = parser.parse_args()
+    cold, warm = [], []
+    for _ in range(a.rounds):
+        with tempfile.TemporaryDirectory() as cache:
+            cold.append(once(a.model, cache))
+            warm.append(once(a.model, cache))
+    for name, times in (("empty cache", cold), ("warm cache", warm)):
+        torch = "torch imported" if any(t for _, t in times) else "torch not imported"
+        print(f"{name}: {median(s for s, _ in times):.2f} s (of {len(times)}; {torch})")
+    save(
+        "startup_120x120",
+        {
+            "seconds_empty_cache": [s for s, _ in cold],
+            "seconds_warm_cache": [s for s, _ in warm],
+            "torch_imported": {"empty": any(t for _, t in cold), "warm": any(t for _, t in warm)},
+        },
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

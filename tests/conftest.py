@@ -1,0 +1,124 @@
+"""What tests of every part need: the shared folder, and small networks as files."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from vsfdatrd.nn.config import META, UPSAMPLERS, FdatRdConfig
+from vsfdatrd.nn.layout import tensor_shapes
+
+type Tensors = dict[str, NDArray[Any]]
+type Maker = Callable[..., Tensors]
+
+TINY: dict[str, Any] = {
+    "embed_dim": 32, "heads": 1, "groups": (("spatial", "channel", "dictionary"),), "dict_tokens": 32, "ffn_dim": 64,
+    "gate_dim": 4, "upsampler": "transpose+conv", "tail_scale": 2, "unshuffle": 1, "mid_dim": 32,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of fixtures, data and weights beside the repository."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("../shared is not there")
+    return folder
+
+
+def tiny_config(**changes: Any) -> FdatRdConfig:
+    """A small FDAT-RD of one group: 32 channels, one head."""
+    return FdatRdConfig(**(TINY | changes))
+
+
+def tiny_tensors(seed: int = 0, **changes: Any) -> Tensors:
+    """Random float32 weights of a small FDAT-RD. changes: fields of its FdatRdConfig."""
+    config = tiny_config(**changes)
+    random = np.random.default_rng(seed)
+    tensors: Tensors = {}
+    for name, shape in tensor_shapes(config).items():
+        fan_in = max(1, int(np.prod(shape[1:])))
+        values = random.standard_normal(shape) * fan_in**-0.5
+        if name.endswith(("n1.weight", "n2.weight", "norm.weight", "conv_offset.1.weight", "temp")):
+            values = 1 + 0.1 * random.standard_normal(shape)
+        elif name.endswith((".bias", "init_pos")):
+            values = 0.02 * random.standard_normal(shape)
+        tensors[name] = values.astype(np.float32)
+    tensors[META] = _meta(config)
+    return tensors
+
+
+def identity_tensors(scale: int) -> Tensors:
+    """A small FDAT-RD that returns its input, every pixel repeated `scale` times along each side, exactly."""
+    config = tiny_config(upsampler="conv" if scale == 1 else "pixelshuffledirect", tail_scale=scale)
+    tensors = tiny_tensors(upsampler=config.upsampler, tail_scale=scale)
+    for name in ("conv_first.weight", "conv_first.bias", "conv_after.weight", "upsampler.0.weight", "upsampler.0.bias"):
+        tensors[name][...] = 0
+    for channel in range(3):
+        tensors["conv_first.weight"][channel, channel, 1, 1] = 1
+        tensors["upsampler.0.weight"][channel * scale**2 : (channel + 1) * scale**2, channel, 1, 1] = 1
+    return tensors
+
+
+def _meta(config: FdatRdConfig) -> NDArray[np.uint8]:
+    width = config.mid_dim if config.upsampler == "pa_up" else config.embed_dim
+    numbers = [3, UPSAMPLERS.index(config.upsampler), config.tail_scale, width, config.out_channels, config.mid_dim, 4]
+    return np.array(numbers, np.uint8)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread, since small networks are not worth sharing out, and with fixed random numbers."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def make_tensors() -> Maker:
+    """`tiny_tensors`."""
+    return tiny_tensors
+
+
+@pytest.fixture(scope="session")
+def make_config() -> Callable[..., FdatRdConfig]:
+    """`tiny_config`."""
+    return tiny_config
+
+
+@pytest.fixture(scope="session")
+def _networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("networks")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(_networks: Path) -> Path:
+    """A weights file: a small 2x FDAT-RD with random weights, sides padded to multiples of 30."""
+    path = _networks / "tiny_2x.safetensors"
+    save_file(tiny_tensors(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def identity_1x(_networks: Path) -> Path:
+    """A weights file: a 1x FDAT-RD that returns its input exactly."""
+    path = _networks / "identity_1x.safetensors"
+    save_file(identity_tensors(1), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def identity_2x(_networks: Path) -> Path:
+    """A weights file: a 2x FDAT-RD that repeats every pixel twice along each side, exactly."""
+    path = _networks / "identity_2x.safetensors"
+    save_file(identity_tensors(2), path)
+    return path

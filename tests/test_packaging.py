@@ -1,0 +1,286 @@
+"""The package as it is installed: from a wheel, from a source archive without a C compiler, and editable.
+
+Each goes into a virtual environment of its own, which borrows the dependencies of the one that runs the tests but has
+its own VapourSynth: that is where plugins are loaded from. Nothing is downloaded.
+"""
+
+import importlib.metadata
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+import vapoursynth as vs
+
+from vsfdatrd import __version__
+from vsfdatrd._native.hatch_build import compile_command, compile_plugin, system_compiler
+
+ROOT = Path(__file__).resolve().parents[1]
+NATIVE = ROOT / "vsfdatrd" / "_native"
+MODELS = ROOT / "models"
+PLUGIN = "vapoursynth/plugins/vsfdatrd"
+ZIG = [sys.executable, "-m", "ziglang", "cc"]
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="written for POSIX paths")
+
+
+def run(*command: str | Path, **environment: str) -> str:
+    """Run a program far from the checkout; what it printed. It must succeed."""
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=280, cwd=ROOT.anchor, env=os.environ | environment
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def no_compiler(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment where no compiler can be found."""
+    return {"CC": "", "PATH": str(tmp_path_factory.mktemp("empty"))}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the checkout with the compiler of this machine (if it has one)."""
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", folder, ROOT)
+    (path,) = folder.iterdir()
+    return path
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source archive."""
+    folder = tmp_path_factory.mktemp("sdist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--sdist", "--outdir", folder, ROOT)
+    (path,) = folder.iterdir()
+    return path
+
+
+class Environment:
+    """A fresh virtual environment with VapourSynth and none of its plugins; the tests' own packages stand behind it."""
+
+    def __init__(self, folder: Path) -> None:
+        venv.create(folder, symlinks=True)
+        self.bin = folder / "bin"
+        self.python = self.bin / "python"
+        self.packages = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+        self.config = folder / "config"
+        source = Path(vs.__file__).parent
+        shutil.copytree(source, self.packages / "vapoursynth", ignore=shutil.ignore_patterns("plugins", "__pycache__"))
+        metadata = Path(str(importlib.metadata.distribution("vapoursynth").locate_file("")))
+        for found in metadata.glob("vapoursynth-*.dist-info"):
+            shutil.copytree(found, self.packages / found.name)
+        # Behind the environment's own folder, and not read for further .pth files, such as that of an editable install.
+        (self.packages / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
+
+    def run(self, *command: str | Path, **environment: str) -> str:
+        return run(*command, XDG_CONFIG_HOME=str(self.config), **environment)
+
+    def install(self, *what: str | Path, **environment: str) -> None:
+        self.run(
+            sys.executable, "-m", "pip", "--python", self.python, "--disable-pip-version-check", "install",
+            "--quiet", "--no-deps", "--no-index", "--no-build-isolation", *what, **environment,
+        )  # fmt: skip
+
+    @property
+    def plugin_files(self) -> set[str]:
+        return {path.name for path in (self.packages / PLUGIN).glob("*")}
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Environment:
+    return Environment(tmp_path / "environment")
+
+
+def where(environment: Environment) -> tuple[Path, Path]:
+    """The plugin and the package that a script gets there, with nothing imported but VapourSynth."""
+    script = (
+        "import vapoursynth as vs; print(vs.core.fdatrd.plugin_path); assert vs.core.fdatrd.upscale.signature\n"
+        "import vsfdatrd; print(vsfdatrd.__file__)"
+    )
+    plugin, package = environment.run(environment.python, "-W", "error", "-c", script).splitlines()
+    return Path(plugin), Path(package)
+
+
+def upscale_in_python_and_vspipe(environment: Environment, folder: Path) -> None:
+    """Through the whole bridge, up to the arguments' own checks, and back with their message."""
+    script = folder / "script.vpy"
+    script.write_text(
+        "from vapoursynth import core\nclip = core.std.BlankClip(length=1)\n"
+        "try:\n    clip.fdatrd.upscale(backend='abacus')\nexcept Exception as error:\n    text = str(error)\n"
+        "assert text.startswith('fdatrd.upscale: '), text\nassert 'abacus' in text, text\nclip.set_output()\n"
+    )
+    environment.run(environment.python, "-W", "error", script)
+    environment.run(environment.python, "-m", "vapoursynth", "config")
+    assert "Frames: 1" in environment.run(environment.packages / "vapoursynth" / "vspipe", "--info", script)
+
+
+def needed_compiler() -> list[str]:
+    return system_compiler() or ZIG
+
+
+def test_wheel_holds_the_package_the_plugin_and_the_weights(wheel: Path) -> None:
+    platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    assert wheel.name == f"vsfdatrd-{__version__}-py3-none-{platform}.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        metadata = archive.read(f"vsfdatrd-{__version__}.dist-info/METADATA").decode()
+        entry_points = archive.read(f"vsfdatrd-{__version__}.dist-info/entry_points.txt").decode()
+        manifest = archive.read(f"{PLUGIN}/manifest.vs").decode()
+    assert manifest.splitlines() == ["[VapourSynth Manifest V1]", "vsfdatrd"]
+    expected = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "vsfdatrd").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and NATIVE not in path.parents
+    }
+    models = {f"vsfdatrd/models/{path.name}" for pattern in ("*.safetensors", "*.md") for path in MODELS.glob(pattern)}
+    plugin = {f"{PLUGIN}/manifest.vs", f"{PLUGIN}/vsfdatrd{'.dylib' if sys.platform == 'darwin' else '.so'}"}
+    assert {name for name in names if ".dist-info/" not in name} == expected | models | plugin
+    assert "License-Expression: MIT" in metadata
+    assert "Requires-Python: >=3.12" in metadata
+    assert "vsfdatrd = vsfdatrd.cli:main" in entry_points
+
+
+def test_wheel_installs_and_loads(wheel: Path, environment: Environment, tmp_path: Path) -> None:
+    environment.install(wheel)
+    plugin, package = where(environment)
+    assert plugin.parent == environment.packages / PLUGIN
+    assert package.parent == environment.packages / "vsfdatrd"
+    upscale_in_python_and_vspipe(environment, tmp_path)
+    assert __version__ in environment.run(environment.bin / "vsfdatrd", "--version")
+    environment.run(sys.executable, "-m", "pip", "--python", environment.python, "uninstall", "--yes", "vsfdatrd")
+    assert not (environment.packages / PLUGIN).exists(), "nothing stays behind"
+
+
+def test_checkout_installs_editable(environment: Environment, tmp_path: Path) -> None:
+    environment.install("--editable", ROOT)
+    plugin, package = where(environment)
+    assert plugin.parent == environment.packages / PLUGIN
+    assert package.parent == ROOT / "vsfdatrd"
+    upscale_in_python_and_vspipe(environment, tmp_path)
+
+
+@pytest.mark.slow
+def test_source_archive_installs_without_a_compiler(
+    sdist: Path, environment: Environment, no_compiler: dict[str, str], tmp_path: Path
+) -> None:
+    """ziglang, which the hook asks for then, compiles the plugin."""
+    environment.install(sdist, **no_compiler)
+    plugin, package = where(environment)
+    assert plugin.parent == environment.packages / PLUGIN
+    assert package.parent == environment.packages / "vsfdatrd"
+    upscale_in_python_and_vspipe(environment, tmp_path)
+
+
+def test_source_archive_is_complete_and_small(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        members = {member.name.split("/", 1)[1]: member.size for member in archive if member.isfile()}
+    assert {"pyproject.toml", "README.md", "PKG-INFO", "tests/host.c", "tests/test_packaging.py"} <= members.keys()
+    native = {path.relative_to(ROOT).as_posix() for path in NATIVE.glob("*.*")}
+    assert native <= members.keys()
+    assert {f"models/{path.name}" for path in MODELS.glob("*.safetensors")} <= members.keys()
+    assert not [name for name in members if "__pycache__" in name or name.startswith((".venv", "demo", "typings"))]
+    weights = sum(size for name, size in members.items() if name.endswith(".safetensors"))
+    assert sum(members.values()) - weights < 8e6
+
+
+def test_ziglang_is_a_build_dependency_only_where_there_is_no_compiler(
+    no_compiler: dict[str, str], tmp_path: Path
+) -> None:
+    ask = "import hatchling.build as b; print(b.get_requires_for_build_wheel())"
+
+    def requires(**environment: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", ask],
+            cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout
+
+    assert "ziglang" in requires(**no_compiler)
+    for name in ("cc", "gcc", "clang"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).touch(mode=0o755)
+        assert "ziglang" not in requires(CC="", PATH=str(folder))
+    assert "ziglang" not in requires(**no_compiler | {"CC": "tcc -m64"})
+
+
+@pytest.mark.parametrize(
+    ("cc", "words"),
+    [
+        ("/no/such/compiler -m64", "cannot start the C compiler '/no/such/compiler'"),
+        ("false", "compiling the VapourSynth plugin failed with status 1"),
+    ],
+)
+def test_failing_compiler_ends_the_build_in_a_sentence(tmp_path: Path, cc: str, words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", tmp_path, ROOT],
+        capture_output=True, text=True, env=os.environ | {"CC": cc}, timeout=120,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert not list(tmp_path.iterdir())
+    assert words in done.stderr
+    assert "Set CC to a working C compiler" in done.stderr
+    assert 'vsfdatrd/_native/hatch_build.py", line' not in done.stderr, "a sentence, no traceback"
+
+
+def test_compiler_says_nothing_about_our_code(tmp_path: Path) -> None:
+    command = compile_command(NATIVE, tmp_path / "plugin.so", [*needed_compiler(), "-Werror", "-Wpedantic"])
+    compile_plugin(command)
+    assert (tmp_path / "plugin.so").read_bytes()[:4] in (b"\x7fELF", b"\xcf\xfa\xed\xfe")
+
+
+@pytest.mark.slow
+def test_plugin_compiles_for_windows(tmp_path: Path) -> None:
+    """A DLL that exports the entry point and needs nothing but what every Windows has: no python3.dll, no VapourSynth.
+
+    The first time, ziglang compiles mingw's libraries, which takes a minute or two; then a second.
+    """
+    library = tmp_path / "vsfdatrd.dll"
+    compile_plugin(compile_command(NATIVE, library, [*ZIG, "-target", "x86_64-windows-gnu", "-Werror"], "win32"))
+    exports, imports = portable_executable(library.read_bytes())
+    assert "VapourSynthPluginInit2" in exports
+    assert imports
+    assert all(name == "kernel32.dll" or name.startswith(("api-ms-win-", "ntdll")) for name in imports), imports
+
+
+def portable_executable(data: bytes) -> tuple[list[str], list[str]]:
+    """The names that a 64-bit DLL exports, and the libraries it imports from (lower case)."""
+    (header,) = struct.unpack_from("<I", data, 0x3C)
+    assert data[:2] == b"MZ"
+    assert data[header : header + 4] == b"PE\0\0"
+    machine, sections, optional_size = struct.unpack_from("<HH12xH", data, header + 4)
+    (flags,) = struct.unpack_from("<H", data, header + 22)
+    assert machine == 0x8664, "x86-64"
+    assert flags & 0x2000, "a DLL"
+    optional = header + 24
+    (export_at,) = struct.unpack_from("<I", data, optional + 112)
+    (import_at,) = struct.unpack_from("<I", data, optional + 120)
+    table = [struct.unpack_from("<IIII", data, optional + optional_size + 40 * i + 8) for i in range(sections)]
+
+    def offset(address: int) -> int:
+        for size, start, raw_size, raw in table:
+            if start <= address < start + max(size, raw_size):
+                return int(address - start + raw)
+        raise AssertionError(f"address {address:#x} is in no section")
+
+    def text(address: int) -> str:
+        start = offset(address)
+        return data[start : data.index(b"\0", start)].decode()
+
+    (count, names_at) = struct.unpack_from("<I4xI", data, offset(export_at) + 24)
+    names = struct.unpack_from(f"<{count}I", data, offset(names_at))
+    imports = []
+    entry = offset(import_at)
+    while name := struct.unpack_from("<12xI", data, entry)[0]:
+        imports.append(text(name).lower())
+        entry += 20
+    return [text(name) for name in names], imports

@@ -1,0 +1,58 @@
+"""The Python half of ``core.fdatrd``: what the C shim (_native/vsfdatrd.c) calls.
+
+For each ``core.fdatrd.upscale`` the shim imports this module, calls `bind`, and then calls the function it was handed
+with the arguments as VapourSynth holds them. Nothing heavy is imported here.
+"""
+
+import logging
+import os
+from typing import Any
+
+import vapoursynth as vs
+
+from vsfdatrd.errors import FdatrdError
+
+PREFIX = "fdatrd.upscale: "
+
+log = logging.getLogger(__name__)
+
+
+def bind() -> None:
+    """Hand `upscale` to the plugin, for the call that this thread is in. Only the shim calls this."""
+    vs.core.fdatrd.InternalBind(func=upscale)
+
+
+def upscale(clip: vs.VideoNode, **given: Any) -> dict[str, vs.VideoNode | bytes]:
+    """Call `vsfdatrd.upscale` for the shim: ``{"clip": ...}``, or ``{"error": ...}`` with a text for the script.
+
+    given: as VapourSynth passes them: two values and more as a list, one by itself, text as str, or as bytes if it was
+        given as bytes or comes from a program that is not Python; what was left out or None is not there.
+    What is not an error of the call (KeyboardInterrupt, SystemExit) is raised; VapourSynth carries it to the script.
+    """
+    try:
+        from vsfdatrd.filter import upscale as public_upscale
+    except Exception as error:  # a library that does not load may raise anything
+        log.debug("vsfdatrd cannot be imported", exc_info=True)
+        return _failure(
+            f"cannot import vsfdatrd: {type(error).__name__}: {error}. Install vsfdatrd with its dependencies into the "
+            "Python that VapourSynth runs in (pip install vsfdatrd)."
+        )
+    try:
+        result = public_upscale(clip, **{name: _text(value) for name, value in given.items()})
+    except (vs.Error, FdatrdError) as error:
+        log.debug("upscale failed", exc_info=True)
+        return _failure(str(error))
+    except Exception as error:
+        log.error("upscale failed in a way that it should not", exc_info=True)
+        return _failure(f"{type(error).__name__}: {error}".removesuffix(": "))
+    return {"clip": result}
+
+
+def _text(value: Any) -> Any:
+    """Bytes as the text they are; those that are not UTF-8 stay usable as a path."""
+    return os.fsdecode(value) if isinstance(value, bytes) else value
+
+
+def _failure(text: str) -> dict[str, vs.VideoNode | bytes]:
+    text = text if text.startswith(PREFIX) else PREFIX + text
+    return {"error": text.encode(errors="backslashreplace")}

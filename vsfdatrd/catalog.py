@@ -1,0 +1,100 @@
+"""The models that have names: their files, licences and checksums, and where the files are."""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from os import PathLike, fspath
+from pathlib import Path
+
+from vsfdatrd.errors import ArgumentError, CheckpointError
+from vsfdatrd.weights_file import sha256
+
+MEDIUM_SHA256: str | None = None
+"""SHA-256 of models/fdat_rd_medium_2x.safetensors; None as long as there are no weights to ship."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One entry of the catalogue."""
+
+    name: str
+    """What a script calls it."""
+    file: str
+    """Its weights, a file in models/."""
+    scale: int
+    """Output pixels per input pixel, along each side."""
+    licence: str
+    """SPDX identifier of the weights' licence."""
+    sha256: str | None
+    """SHA-256 of the file; None as long as there are no weights."""
+    card: str
+    """What it was trained on and what it is good for, a file in models/."""
+
+    @property
+    def available(self) -> bool:
+        """Whether its weights ship with the package."""
+        return self.sha256 is not None
+
+
+_MODELS = (
+    Model("small", "fdat_rd_small_2x.safetensors", 2, "CC-BY-4.0", None, "small.md"),
+    Model("medium", "fdat_rd_medium_2x.safetensors", 2, "CC-BY-4.0", MEDIUM_SHA256, "medium.md"),
+    Model("aligned", "fdat_rd_medium_2x.safetensors", 2, "CC-BY-4.0", MEDIUM_SHA256, "medium.md"),
+    Model("large", "fdat_rd_large_2x.safetensors", 2, "CC-BY-4.0", None, "large.md"),
+)
+CATALOGUE = {model.name: model for model in _MODELS}
+"""Every model by its name; ``aligned`` is another name of ``medium``."""
+
+
+def folders() -> tuple[Path, ...]:
+    """Where weights may lie: inside an installed package, or beside the package in a checkout."""
+    package = Path(__file__).resolve().parent
+    return (package / "models", package.parent / "models")
+
+
+def resolve(model: str | PathLike[str]) -> Path:
+    """The weights file that a model's name, or a path, stands for.
+
+    A name of the catalogue comes first; anything else is a path, relative to the current directory, ``~`` being the
+    home directory. A path is not checked here (`checkpoint.open_checkpoint` does); a catalogue file is, against its
+    checksum.
+
+    Raises ArgumentError for a name that is unknown or has no weights yet, CheckpointError for a damaged installation.
+    """
+    given = fspath(model)
+    if entry := CATALOGUE.get(given.lower()):
+        return _installed(entry)
+    try:
+        path = Path(given).expanduser()
+        is_path = len(path.parts) > 1 or bool(path.suffix) or given.startswith((".", "~")) or path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # no such user; too long; a zero byte
+        raise ArgumentError(f"model={given!r} cannot be a path ({error}); give the path of a weights file") from error
+    if not is_path:
+        near = get_close_matches(given.lower(), CATALOGUE, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise ArgumentError(
+            f"model={given!r} is neither a name of the catalogue nor a file{hint} "
+            f"Give one of {', '.join(CATALOGUE)}, or the path of a .safetensors or .pth file"
+        )
+    return path
+
+
+def _installed(model: Model) -> Path:
+    if model.sha256 is None:
+        there = [name for name, other in CATALOGUE.items() if other.available]
+        have = f"there are weights for {', '.join(there)}" if there else "no model of the catalogue has any yet"
+        raise ArgumentError(
+            f"model={model.name!r} has no weights yet ({have}); give one that has, or the path of a weights file"
+        )
+    for folder in folders():
+        path = folder / model.file
+        if path.is_file():
+            if sha256(path) != model.sha256:
+                raise CheckpointError(
+                    f"the weights of model={model.name!r}, {str(path)!r}, are not those that were released; "
+                    "reinstall the package: pip install --force-reinstall vsfdatrd"
+                )
+            return path
+    raise CheckpointError(
+        f"the weights of model={model.name!r} are missing: {model.file} is neither in {str(folders()[0])!r} nor in "
+        f"{str(folders()[1])!r}; reinstall the package: pip install --force-reinstall vsfdatrd"
+    )

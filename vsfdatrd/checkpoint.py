@@ -1,0 +1,268 @@
+"""From a weights file to what is known of its network, its tensors, and the network itself.
+
+`open_checkpoint` reads no more than it must: of an FDAT-RD in .safetensors the header, without torch. What it found
+can be remembered by the file's SHA-256 (`Memory`), so that a second start with any other file needs no torch either.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from vsfdatrd.errors import CheckpointError
+from vsfdatrd.nn.config import META, FdatRdConfig, from_shapes, is_fdat_rd
+from vsfdatrd.nn.layout import is_buffer, tensor_shapes
+from vsfdatrd.weights_file import Array, Entry, WeightsFile, open_weights, refuse, require_torch, sha256
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FDAT_RD = "FDAT-RD"
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What is known of a checkpoint's network without running it."""
+
+    architecture: str
+    """``FDAT-RD``, or the name spandrel has for it."""
+    scale: int
+    """Output pixels per input pixel, along each side."""
+    in_channels: int
+    """Channels of the input: 3 is RGB; 1 is any single plane, R, G and B being sent through one after the other."""
+    out_channels: int
+    """Channels of the output."""
+    multiple: int
+    """Both sides of the input are padded to a multiple of this many pixels."""
+    minimum: int
+    """Smallest side of the padded input in pixels; 0 is none. `Checkpoint.network` pads to it by itself."""
+    parameters: int
+    """Number of trained values."""
+    dtype: str
+    """How the file stores them: ``fp16``, ``bf16``, ``fp32``, ``fp64``, or several joined by ``+``."""
+    sha256: str
+    """SHA-256 of the file, as hexadecimal digits."""
+    config: FdatRdConfig | None = None
+    """Hyper-parameters of an FDAT-RD; None for other architectures."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values that JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Description":
+        """The description `to_dict` made, possibly by way of JSON. Raises ValueError if it is something else."""
+        try:
+            values = {field.name: plain[field.name] for field in fields(cls)}
+            if (config := values["config"]) is not None:
+                config = {field.name: config[field.name] for field in fields(FdatRdConfig)}
+                config["groups"] = tuple(tuple(group) for group in config["groups"])
+                values["config"] = FdatRdConfig(**config)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"this is no checkpoint's description: {error!r}") from error
+        for name in ("scale", "in_channels", "out_channels", "multiple", "minimum", "parameters"):
+            if type(values[name]) is not int:
+                raise ValueError(f"this is no checkpoint's description: {name} is {values[name]!r}")
+        return cls(**values)
+
+
+class Memory(Protocol):
+    """Where descriptions are kept from one run to the next, by the file's SHA-256."""
+
+    def recall(self, sha256: str) -> Mapping[str, Any] | None:
+        """What was remembered, or None."""
+        ...
+
+    def remember(self, sha256: str, description: Mapping[str, Any]) -> None:
+        """Keep it. Should not raise: what cannot be kept is found out again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A weights file that has been looked at. Holds neither the file nor its tensors."""
+
+    path: Path
+    description: Description
+
+    def tensors(self) -> dict[str, Array]:
+        """Every tensor by the network's own name for it, freshly read: weights as float32, integer buffers as stored.
+
+        Raises CheckpointError if the file has changed since it was opened, or holds values that are not finite.
+        """
+        self._check_unchanged()
+        file = open_weights(self.path)
+        return dict(file.read(network_names(file.entries)))
+
+    def network(self) -> "nn.Module":
+        """The network with its weights, float32, on the CPU, in evaluation mode; a new one at every call.
+
+        (1, in_channels, H, W) in [0, 1] -> (1, out_channels, H·scale, W·scale).
+        Raises CheckpointError as `tensors` does.
+        """
+        require_torch(self.path, "can be described without it, but running it as a module")
+        import torch
+
+        tensors = self.tensors()
+        config = self.description.config
+        if config is None:
+            from vsfdatrd.nn.other_archs import load
+
+            return load(self.path, tensors)
+        from vsfdatrd.nn.fdat_rd import FdatRd
+
+        network = FdatRd(config)
+        network.load_state_dict({name: torch.from_numpy(values) for name, values in tensors.items()})
+        return network.eval()
+
+    def _check_unchanged(self) -> None:
+        if sha256(self.path) != self.description.sha256:
+            raise refuse(self.path, "was changed while it was in use; run the script again")
+
+
+def open_checkpoint(
+    path: str | PathLike[str], *, memory: Memory | None = None, any_channels: bool = False
+) -> Checkpoint:
+    """Look at a weights file: which network it holds, and whether it is sound.
+
+    path: a .safetensors or .pth file of an FDAT-RD, or of another image network that spandrel knows.
+    memory: where to look first, and to keep what was found.
+    any_channels: also accept networks that cannot take RGB and give RGB.
+
+    Raises CheckpointError, a sentence with the path, the reason and a cure, for a file that is missing, damaged,
+    unsafe, or no image network that can be used here.
+    """
+    path = Path(path)
+    digest = sha256(path)
+    description = _recall(memory, digest)
+    if description is None:
+        description = _describe(path, digest)
+        if memory is not None:
+            memory.remember(digest, description.to_dict())
+    channels = (description.in_channels, description.out_channels)
+    if not any_channels and channels not in ((3, 3), (1, 1)):
+        raise refuse(
+            path, f"is a network from {channels[0]} to {channels[1]} channels; only networks from RGB to RGB "
+            "(3 to 3), or from one plane to one (1 to 1), can upscale a clip"
+        )  # fmt: skip
+    return Checkpoint(path, description)
+
+
+def load_model(path: str | PathLike[str]) -> "nn.Module":
+    """The network in a weights file as a PyTorch module: float32, on the CPU, in evaluation mode.
+
+    Hyper-parameters are found from the tensors. An FDAT-RD comes as `vsfdatrd.nn.fdat_rd.FdatRd` and can be trained
+    further; other architectures come ready for inference alone. (1, 3, H, W) in [0, 1] -> (1, 3, H·scale, W·scale).
+
+    Raises CheckpointError as `open_checkpoint` does.
+    """
+    return open_checkpoint(path, any_channels=True).network()
+
+
+def network_names(entries: Collection[str]) -> dict[str, str]:
+    """Names of the network's tensors -> their names in the file, which may have prefixes and hold other things.
+
+    The averaged weights are taken where a file has them beside the last ones.
+    """
+    names = {name.replace("_orig_mod.", ""): name for name in entries}  # left there by torch.compile
+    # An FDAT-RD is recognised under any prefix.
+    prefixes = [name.removesuffix(META) for name in names if name.endswith(META)]
+    for prefix in sorted(prefixes, key=lambda prefix: ("ema" not in prefix, len(prefix))):
+        found = {name.removeprefix(prefix): stored for name, stored in names.items() if name.startswith(prefix)}
+        if is_fdat_rd(found):
+            return found
+    for prefix in ("params_ema.", "params.", "module.", "net_g.", "netG.", "module."):
+        found = {name.removeprefix(prefix): stored for name, stored in names.items() if name.startswith(prefix)}
+        if found and (len(found) == len(names) or prefix.startswith("params")):
+            names = found
+    return names
+
+
+def _recall(memory: Memory | None, digest: str) -> Description | None:
+    if memory is None or (plain := memory.recall(digest)) is None:
+        return None
+    try:
+        description = Description.from_dict(plain)
+    except ValueError:  # written by another version
+        return None
+    return description if description.sha256 == digest else None
+
+
+def _describe(path: Path, digest: str) -> Description:
+    file = open_weights(path)
+    names = network_names(file.entries)
+    entries = {name: file.entries[stored] for name, stored in names.items()}
+    if not any(entry.is_float for entry in entries.values()):
+        raise refuse(path, "holds no weights; give a file saved from a trained network")
+    kinds = {entry.dtype for name, entry in entries.items() if entry.is_float and not is_buffer(name)}
+    common = partial(Description, dtype="+".join(sorted(kinds)), sha256=digest)
+    if is_fdat_rd(entries):
+        config = _configuration(path, file, names, entries)
+        return common(
+            architecture=FDAT_RD,
+            scale=config.scale,
+            in_channels=config.in_channels,
+            out_channels=config.out_channels,
+            multiple=config.multiple,
+            minimum=0,
+            parameters=sum(entry.count for name, entry in entries.items() if not is_buffer(name)),
+            config=config,
+        )
+    require_torch(path, "is not an FDAT-RD; telling what it is")
+    from vsfdatrd.nn.other_archs import load
+
+    network = load(path, dict(file.read(names)))
+    return common(
+        architecture=network.architecture,
+        scale=network.scale,
+        in_channels=network.channels[0],
+        out_channels=network.channels[1],
+        multiple=network.multiple,
+        minimum=network.minimum,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+    )
+
+
+def _configuration(
+    path: Path, file: WeightsFile, names: Mapping[str, str], entries: Mapping[str, Entry]
+) -> FdatRdConfig:
+    """An FDAT-RD's configuration, after every tensor's name and shape was held against it."""
+    again = "download it again, or save the whole state dict"
+    for name, entry in entries.items():
+        if not entry.count:
+            raise refuse(path, f"is damaged: its tensor {name!r} of shape {entry.shape} holds nothing; {again}")
+    (_, meta), *_ = file.read({META: names[META]})
+    try:
+        config = from_shapes({name: entry.shape for name, entry in entries.items()}, _whole(meta))
+        expected = tensor_shapes(config)
+    except (CheckpointError, ValueError, ArithmeticError) as error:
+        raise refuse(path, f"cannot be used: {error}; {again}") from error
+    if missing := expected.keys() - entries.keys():
+        raise refuse(path, f"is an incomplete FDAT-RD: it lacks {_some(missing)}; {again}")
+    if extra := entries.keys() - expected.keys():
+        raise refuse(path, f"is no FDAT-RD that is known here: it also has {_some(extra)}; {again}")
+    for name, shape in expected.items():
+        if entries[name].shape != shape:
+            raise refuse(
+                path, f"contradicts itself: its tensor {name!r} has shape {entries[name].shape} where the others "
+                f"ask for {shape}; {again}"
+            )  # fmt: skip
+        if not entries[name].is_float and name != META:
+            raise refuse(path, f"stores {name!r} as {entries[name].dtype}; convert it to fp16, bf16 or fp32")
+    return config
+
+
+def _whole(meta: Array) -> list[int]:
+    """The numbers of `MetaUpsample`, which some converters turn into fractions' types with the weights."""
+    if meta.ndim != 1 or (meta != np.floor(meta)).any() or (meta < 0).any():
+        raise ValueError(f"its {META} holds no list of whole numbers")
+    return [int(value) for value in meta]
+
+
+def _some(names: Collection[str]) -> str:
+    first = repr(min(names))
+    return first if len(names) == 1 else f"{first} and {len(names) - 1} more tensors"

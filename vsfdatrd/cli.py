@@ -1,0 +1,168 @@
+"""The command line: ``vsfdatrd info | doctor | cache``. Results go to stdout, everything else to stderr."""
+
+import argparse
+import json
+import logging
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from vsfdatrd import __version__
+from vsfdatrd.errors import FdatrdError
+
+LIBRARIES = ("vapoursynth", "vsutil", "numpy", "torch", "openvino", "onnx", "safetensors", "spandrel", "cuda-bindings")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0 done, 1 it failed (one sentence on stderr), 2 wrong usage."""
+    parser = argparse.ArgumentParser(prog="vsfdatrd", description="FDAT-RD super-resolution for VapourSynth.")
+    parser.add_argument("--version", action="version", version=f"vsfdatrd {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    info = commands.add_parser("info", help="what a weights file holds")
+    info.add_argument("file", help="a weights file, or a name of the catalogue")
+    info.add_argument("--json", action="store_true", help="print JSON")
+    info.set_defaults(run=lambda a: _info(a.file, a.json))
+
+    doctor = commands.add_parser("doctor", help="versions, engines, cache, and one frame upscaled as a test")
+    doctor.add_argument("--cache", type=Path, help="cache directory, if not the usual one")
+    doctor.set_defaults(run=lambda a: _doctor(a.cache))
+
+    cache = commands.add_parser("cache", help="built engines")
+    cache.add_argument("action", choices=("list", "clear"))
+    cache.add_argument("--cache", type=Path, help="cache directory, if not the usual one")
+    cache.set_defaults(run=lambda a: _cache(a.action, a.cache))
+
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        return int(arguments.run(arguments))
+    except FdatrdError as error:
+        print(f"vsfdatrd: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("vsfdatrd: stopped", file=sys.stderr)
+        return 130
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def _info(file: str, as_json: bool) -> int:
+    from vsfdatrd.catalog import resolve
+    from vsfdatrd.checkpoint import open_checkpoint
+
+    path = resolve(file)
+    found = open_checkpoint(path).description
+    rows: dict[str, object] = {
+        "file": str(path),
+        "sha256": found.sha256,
+        "architecture": found.architecture,
+        "scale": found.scale,
+        "parameters": found.parameters,
+        "padded to multiples of": found.multiple,
+    }
+    if config := found.config:
+        first = config.groups[0]
+        same = all(group == first for group in config.groups)
+        rows |= {
+            "embed_dim": config.embed_dim,
+            "heads": config.heads,
+            "groups": len(config.groups),
+            "blocks of a group": " ".join(first) if same else "; ".join(" ".join(g) for g in config.groups),
+            "dictionary tokens": config.dict_tokens,
+            "ffn width": config.ffn_dim,
+            "upsampler": config.upsampler,
+            "unshuffle": config.unshuffle,
+            "mid_dim": config.mid_dim,
+            "TFLOP per 720×540 frame": round(config.work(540, 720) / 1e12, 3),
+        }
+    if as_json:
+        print(json.dumps(rows, ensure_ascii=False, indent=2))
+        return 0
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"{name:<{width}}  {value:,}" if isinstance(value, int) else f"{name:<{width}}  {value}")
+    return 0
+
+
+def _cache(action: str, directory: Path | None) -> int:
+    from vsfdatrd.store import Store
+
+    store = Store(directory)
+    entries = store.entries()
+    if action == "clear":
+        print(f"removed {store.clear()} engines from {store.directory}")
+        return 0
+    for entry in reversed(entries):
+        key = entry.fields
+        used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
+        print(
+            f"{entry.digest[:12]}  {_size(entry.size):>10}  last used {used}  {key.get('shape')}  {key.get('precision')}  "
+            f"{key.get('engine')}  weights {str(key.get('weights'))[:12]}  {key.get('device')}"
+        )
+    print(f"{len(entries)} engines, {_size(store.size)}, in {store.directory}")
+    return 0
+
+
+def _doctor(directory: Path | None) -> int:
+    """Print what is there; status 1 if no engine works or the test frame fails."""
+    from vsfdatrd.engines.choice import usable
+    from vsfdatrd.engines.devices import gpu_count
+    from vsfdatrd.store import Store
+
+    print(f"vsfdatrd {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    for name in LIBRARIES:
+        try:
+            print(f"  {name} {version(name)}")
+        except PackageNotFoundError:
+            print(f"  {name} is not installed")
+    print(f"GPUs: {gpu_count() or 'none that the NVIDIA driver shows'}")
+    print("engines:")
+    for name, reason in usable().items():
+        print(f"  {name}: {reason or 'usable'}")
+    from vsfdatrd.catalog import CATALOGUE
+
+    print("models:")
+    for name, model in CATALOGUE.items():
+        print(f"  {name}: {model.file if model.available else 'no weights yet'}")
+    store = Store(directory)
+    entries = store.entries()
+    print(f"cache: {store.directory}, {len(entries)} engines, {_size(store.size)}")
+    return _self_test(directory)
+
+
+def _self_test(directory: Path | None) -> int:
+    """Upscale one small frame through core.fdatrd, as a script would."""
+    import vapoursynth as vs
+
+    if not hasattr(vs.core, "fdatrd"):
+        print(
+            "self-test: VapourSynth does not load the plugin (core.fdatrd is missing); "
+            "install vsfdatrd into the same Python as VapourSynth: pip install --force-reinstall vsfdatrd"
+        )
+        return 1
+    clip = vs.core.std.BlankClip(width=60, height=60, format=vs.YUV420P8, length=1, color=[120, 90, 160])
+    start = time.perf_counter()
+    try:
+        arguments = {"cache": str(directory)} if directory else {}
+        frame = vs.core.fdatrd.upscale(clip, **arguments).get_frame(0)
+    except vs.Error as error:
+        print(f"self-test: failed: {error}")
+        return 1
+    seconds = time.perf_counter() - start
+    print(f"self-test: a 60×60 frame became {frame.width}×{frame.height} in {seconds:.2f} s, start included")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

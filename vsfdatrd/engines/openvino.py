@@ -1,0 +1,143 @@
+"""The OpenVINO engine: the default on CPUs. It runs in a process of its own (`openvino_process.py`); see `process.py`.
+
+Its artefact is the compiled model as OpenVINO exports it, which loads in half the time of compiling it again. It is
+bound to the library's version and to the processor, and both are part of its identity in the store.
+"""
+
+import importlib.util
+import logging
+import threading
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from vsfdatrd.checkpoint import Checkpoint
+from vsfdatrd.engines.base import Engine, Job
+from vsfdatrd.engines.process import RemoteEngine, Worker
+from vsfdatrd.errors import EngineBuildError, EngineError
+from vsfdatrd.graph import GRAPH_VERSION as GRAPH_VERSION
+from vsfdatrd.graph import fdat_rd_graph
+from vsfdatrd.options import Precision
+
+log = logging.getLogger(__name__)
+
+# Peak bytes of one frame in flight per token of the map and channel of the feed-forward network, in float32;
+# benchmarks/results/memory_by_size.json has the measurements.
+BYTES_PER_TOKEN_CHANNEL = 4 * 12
+
+
+def unavailable() -> str | None:
+    """None if OpenVINO is installed."""
+    if importlib.util.find_spec("openvino") is None:
+        return "OpenVINO is not installed; pip install openvino"
+    return None
+
+
+def version() -> str:
+    """OpenVINO's version."""
+    return installed_version("openvino")
+
+
+def precisions(checkpoint: Checkpoint) -> tuple[Precision, ...]:
+    """bf16 or fp16 first where the processor computes in it, fp32 last; half precisions are verified when built."""
+    able = _spare.describe()["abilities"]
+    half: tuple[tuple[str, Precision], ...] = (("BF16", "bf16"), ("FP16", "fp16"))
+    return (*(name for ability, name in half if ability in able), "fp32")
+
+
+def device_name(job: Job) -> str:
+    """The processor and what it can compute in."""
+    about = _spare.describe()
+    return f"{about['name']} ({' '.join(about['abilities'])})"
+
+
+def memory_estimate(job: Job) -> tuple[int, int]:
+    """(bytes the engine's buffers and frames will need, bytes free in the machine)."""
+    description = job.checkpoint.description
+    config = description.config
+    pixels = job.height * job.width
+    size = 4 if job.precision == "fp32" else 2
+    activations = 0
+    if config is not None:
+        activations = pixels // config.unshuffle**2 * config.ffn_dim * BYTES_PER_TOKEN_CHANNEL * size // 4
+    frames = 12 * pixels * (1 + description.scale**2)
+    needed = (job.streams or 1) * (activations + frames) + 6 * description.parameters
+    return needed, int(psutil.virtual_memory().available)
+
+
+def build(job: Job, directory: Path) -> None:
+    """Compile the graph for the job's size, verify it, and export it.
+
+    Raises EngineBuildError if OpenVINO cannot compile it, or if a half precision strays too far from fp32.
+    """
+    description = job.checkpoint.description
+    if description.config is None:
+        raise EngineBuildError(
+            f"the openvino engine builds FDAT-RD only so far, and {job.checkpoint.path.name} is "
+            f'{description.architecture}; use backend="torch" for it'
+        )
+    graph = directory / "graph.onnx"
+    model = fdat_rd_graph(description.config, job.checkpoint.tensors(), job.height, job.width)
+    graph.write_bytes(model.SerializeToString())
+    try:
+        psnr = _spare.ask("build", graph=str(graph), directory=str(directory), **_how(job))
+    except EngineBuildError:
+        raise
+    except EngineError as error:
+        raise EngineBuildError(str(error)) from error
+    finally:
+        graph.unlink()
+    if psnr is not None:
+        log.info("%s agrees with fp32 to %.1f dB", job.precision, psnr)
+
+
+def load(job: Job, directory: Path) -> Engine:
+    """The engine from its exported model. Raises EngineError if OpenVINO does not take it."""
+    loaded = _spare.ask("load", directory=str(directory), **_how(job))
+    return RemoteEngine(_spare.take(), loaded["slots"], loaded["input"], loaded["output"])
+
+
+def _how(job: Job) -> dict[str, Any]:
+    return {"precision": job.precision, "streams": job.streams or 1}
+
+
+class _Spare:
+    """The process for the next engine: asked what the machine can do, it then builds and loads, and becomes that
+    engine's own.
+    """
+
+    def __init__(self) -> None:
+        self._worker: Worker | None = None
+        self._about: dict[str, Any] | None = None
+        self._talking = threading.Lock()
+
+    def describe(self) -> dict[str, Any]:
+        """The processor, as OpenVINO sees it; asked once."""
+        if self._about is None:
+            self._about = self.ask("describe")
+        return self._about
+
+    def ask(self, do: str, **arguments: Any) -> Any:
+        """Ask the process, starting one if there is none. One that died is replaced at the next question."""
+        with self._talking:
+            if self._worker is None:
+                self._worker = Worker("vsfdatrd.engines.openvino_process")
+            try:
+                return self._worker.ask(do, **arguments)
+            except EngineError:
+                self._worker.close()
+                self._worker = None
+                raise
+
+    def take(self) -> Worker:
+        """The process, to keep."""
+        with self._talking:
+            worker, self._worker = self._worker, None
+        if worker is None:
+            raise EngineError("the engine's process is gone")
+        return worker
+
+
+_spare = _Spare()

@@ -1,0 +1,249 @@
+"""The PyTorch engine: the reference on a CPU, and CUDA with streams, pinned buffers and graphs.
+
+It runs the network itself, so its artefact holds nothing but a note; any architecture that loads can run here.
+"""
+
+import importlib.util
+import json
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+
+from vsfdatrd.checkpoint import Checkpoint
+from vsfdatrd.engines.base import Engine, Frames, Job
+from vsfdatrd.engines.devices import gpu_count
+from vsfdatrd.errors import EngineError
+from vsfdatrd.options import Precision
+
+if TYPE_CHECKING:
+    import torch
+
+GRAPH_VERSION = "network"
+
+# Bytes of activations per pixel of the padded frame and channel of the widest tensor, float32, measured with
+# `python -m benchmarks.memory`; attention and the feed-forward network set the peak.
+_BYTES_PER_TOKEN_CHANNEL = 4 * 14
+_BYTES_PER_PIXEL_OTHER = 64 * 1024  # an architecture of which nothing is known: 64 channels, 256 maps alive
+
+
+def unavailable() -> str | None:
+    """None if PyTorch is installed."""
+    if importlib.util.find_spec("torch") is None:
+        return "PyTorch is not installed; pip install torch"
+    return None
+
+
+def version() -> str:
+    """PyTorch's version."""
+    from importlib.metadata import version as installed
+
+    return installed("torch")
+
+
+def _on_gpu() -> bool:
+    return gpu_count() > 0
+
+
+def precisions(checkpoint: Checkpoint) -> tuple[Precision, ...]:
+    """fp16 first on a GPU; bf16 first on CPUs that have instructions for it; fp32 always."""
+    import torch
+
+    if _on_gpu():
+        return ("fp16", "bf16", "fp32") if torch.cuda.get_device_capability()[0] >= 8 else ("fp16", "fp32")
+    return ("bf16", "fp32") if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ("fp32",)
+
+
+def device_name(job: Job) -> str:
+    """The GPUs' names, or the CPU."""
+    import torch
+
+    if not _on_gpu():
+        return "CPU"
+    return ", ".join(torch.cuda.get_device_name(i) for i in job.device)
+
+
+def memory_estimate(job: Job) -> tuple[int, int]:
+    """(bytes needed for activations and buffers, bytes free)."""
+    config = job.checkpoint.description.config
+    pixels = job.height * job.width
+    if config is None:
+        body = pixels * _BYTES_PER_PIXEL_OTHER
+    else:
+        body = pixels // config.unshuffle**2 * config.ffn_dim * _BYTES_PER_TOKEN_CHANNEL
+    slots = job.streams or (2 if _on_gpu() else 1)
+    frames = pixels * 12 * (1 + job.checkpoint.description.scale ** 2)
+    size = 4 if job.precision == "fp32" else 2
+    needed = slots * (body * size // 4 + frames)
+    if not _on_gpu():
+        return needed, psutil.virtual_memory().available
+    import torch
+
+    return needed, min(torch.cuda.mem_get_info(i)[0] for i in job.device)
+
+
+def build(job: Job, directory: Path) -> None:
+    """Write the note; the network itself is read from the weights file."""
+    (directory / "torch.json").write_text(json.dumps({"weights": job.checkpoint.description.sha256}), encoding="utf-8")
+
+
+def load(job: Job, directory: Path) -> Engine:
+    """The network on its device, ready for frames. Raises EngineError if the device refuses."""
+    try:
+        return _Cuda(job) if _on_gpu() else _Cpu(job)
+    except RuntimeError as error:
+        raise EngineError(f"PyTorch could not prepare the network for {job.width}×{job.height}: {error}") from error
+
+
+def _dtype(precision: Precision) -> "torch.dtype":
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+class _Slots:
+    """Host buffers of the slots, and the bookkeeping both devices share."""
+
+    def __init__(self, job: Job, slots: int) -> None:
+        self.slots = slots
+        scale = job.checkpoint.description.scale
+        self._input_shape = (1, 3, job.height, job.width)
+        self._output_shape = (1, 3, job.height * scale, job.width * scale)
+        self._closed = False
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("the engine is closed; no frame can be sent to it")
+
+
+class _Cpu(_Slots):
+    """Whole frames on the CPU's cores, one after the other unless more streams are asked for."""
+
+    def __init__(self, job: Job) -> None:
+        import torch
+
+        super().__init__(job, job.streams or 1)
+        dtype = _dtype(job.precision)
+        network = job.checkpoint.network().to(dtype=dtype, memory_format=torch.channels_last)
+        inputs = [torch.zeros(self._input_shape) for _ in range(self.slots)]
+        outputs = [torch.empty(self._output_shape) for _ in range(self.slots)]
+        self._inputs: list[Frames] = [t.numpy()[0] for t in inputs]
+        self._outputs: list[Frames] = [t.numpy()[0] for t in outputs]
+        self._running: list[Future[None] | None] = [None] * self.slots
+        threads = max(1, torch.get_num_threads() // self.slots)
+
+        def run(slot: int) -> None:
+            with torch.inference_mode():
+                outputs[slot].copy_(network(inputs[slot].to(dtype)))
+
+        self._run = run
+        self._pool = ThreadPoolExecutor(
+            self.slots, "fdatrd-torch", initializer=torch.set_num_threads, initargs=(threads,)
+        )
+
+    def input(self, slot: int) -> Frames:
+        return self._inputs[slot]
+
+    def submit(self, slot: int) -> None:
+        self._check_open()
+        self._running[slot] = self._pool.submit(self._run, slot)
+
+    def collect(self, slot: int) -> Frames:
+        running = self._running[slot]
+        if running is None:
+            raise EngineError(f"nothing was submitted to slot {slot}")
+        try:
+            running.result()
+        except RuntimeError as error:
+            raise EngineError(f"PyTorch failed on it: {error}") from error
+        return self._outputs[slot]
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._pool.shutdown(wait=True)
+            del self._run, self._inputs, self._outputs
+
+
+class _Lane:
+    """One slot on one GPU: pinned host buffers, device buffers, a stream, and the network as a CUDA graph."""
+
+    def __init__(self, network: Any, device: "torch.device", dtype: "torch.dtype", shapes: tuple[Any, Any]) -> None:
+        import torch
+
+        self.host_in = torch.zeros(shapes[0], pin_memory=True)
+        self.host_out = torch.empty(shapes[1], pin_memory=True)
+        self.device = device
+        self.stream = torch.cuda.Stream(device)
+        self.done = torch.cuda.Event()
+        with torch.cuda.device(device), torch.cuda.stream(self.stream), torch.inference_mode():
+            self.device_in = torch.zeros(shapes[0], device=device)
+            for _ in range(3):  # lets cuDNN and cuBLAS choose their kernels before the capture
+                network(self.device_in.to(dtype))
+            self.stream.synchronize()
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, stream=self.stream):
+                self.device_out = network(self.device_in.to(dtype)).float()
+
+    def submit(self) -> None:
+        import torch
+
+        with torch.cuda.device(self.device), torch.cuda.stream(self.stream), torch.inference_mode():
+            self.device_in.copy_(self.host_in, non_blocking=True)
+            self.graph.replay()
+            self.host_out.copy_(self.device_out, non_blocking=True)
+            self.done.record(self.stream)
+
+
+class _Cuda(_Slots):
+    """Double buffering on one or more GPUs: while one slot computes, the other's frame is copied."""
+
+    def __init__(self, job: Job) -> None:
+        import torch
+
+        per_gpu = job.streams or 2
+        super().__init__(job, per_gpu * len(job.device))
+        dtype = _dtype(job.precision)
+        lanes: list[_Lane] = []
+        shapes = (self._input_shape, self._output_shape)
+        networks = {}
+        for slot in range(self.slots):
+            index = job.device[slot % len(job.device)]
+            device = torch.device("cuda", index)
+            if index not in networks:
+                networks[index] = job.checkpoint.network().to(
+                    device=device, dtype=dtype, memory_format=torch.channels_last
+                )
+            lanes.append(_Lane(networks[index], device, dtype, shapes))
+        self._lanes = lanes
+
+    def input(self, slot: int) -> Frames:
+        return np.asarray(self._lanes[slot].host_in.numpy()[0])
+
+    def submit(self, slot: int) -> None:
+        self._check_open()
+        try:
+            self._lanes[slot].submit()
+        except RuntimeError as error:
+            raise EngineError(f"the GPU did not take the frame: {error}") from error
+
+    def collect(self, slot: int) -> Frames:
+        lane = self._lanes[slot]
+        try:
+            lane.done.synchronize()  # lets other Python threads run
+        except RuntimeError as error:
+            raise EngineError(f"the GPU failed on it: {error}") from error
+        return np.asarray(lane.host_out.numpy()[0])
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        import torch
+
+        for lane in self._lanes:
+            lane.stream.synchronize()
+        self._lanes.clear()
+        torch.cuda.empty_cache()

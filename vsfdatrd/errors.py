@@ -1,0 +1,51 @@
+"""Everything that can go wrong, as one tree.
+
+    FdatrdError
+    ├── ArgumentError       an argument of upscale() (or of the command line) that cannot be used
+    ├── ClipError           a clip that cannot be upscaled as it is
+    ├── FrameError          one frame that failed; the frames around it are unaffected
+    ├── CheckpointError     a weights file that is missing, damaged, unsafe or not an image network
+    ├── EngineError         an engine that failed
+    │   ├── EngineUnavailable   its library or its device is not there
+    │   └── EngineBuildError    it could not be built or did not pass verification
+    └── StoreError          the cache directory cannot be used
+
+Messages are whole sentences: the value that was given, what is wrong with it, and what to do.
+In a script they arrive as ``vapoursynth.Error`` with ``fdatrd.upscale:`` in front.
+"""
+
+
+class FdatrdError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ArgumentError(FdatrdError, ValueError):
+    """An argument that cannot be used."""
+
+
+class ClipError(FdatrdError):
+    """A clip that cannot be upscaled as it is."""
+
+
+class FrameError(FdatrdError):
+    """One frame that failed; the frames around it are unaffected."""
+
+
+class CheckpointError(FdatrdError):
+    """A weights file that is missing, damaged, unsafe or not an image network."""
+
+
+class EngineError(FdatrdError):
+    """An engine that failed."""
+
+
+class EngineUnavailable(EngineError):
+    """An engine whose library or device is not there."""
+
+
+class EngineBuildError(EngineError):
+    """An engine that could not be built or did not pass verification."""
+
+
+class StoreError(FdatrdError):
+    """A cache directory that cannot be used."""

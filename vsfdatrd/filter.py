@@ -1,0 +1,82 @@
+"""`upscale`: the story of one call, from a clip to a clip.
+
+Everything is checked and made ready while the script is evaluated, cheapest first: arguments, clip, weights, memory,
+engine. What runs afterwards, frame by frame, is the node graph that `upscale` returns.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from os import PathLike
+
+import vapoursynth as vs
+
+from vsfdatrd import colour, geometry, pipeline
+from vsfdatrd.catalog import resolve
+from vsfdatrd.checkpoint import open_checkpoint
+from vsfdatrd.engines.choice import open_engine
+from vsfdatrd.errors import FdatrdError
+from vsfdatrd.options import Options
+from vsfdatrd.progress import stdout_to_stderr
+from vsfdatrd.store import Store
+
+log = logging.getLogger(__name__)
+
+
+def upscale(
+    clip: vs.VideoNode,
+    model: str | PathLike[str] = "medium",
+    backend: str = "auto",
+    device: int | Iterable[int] = (0,),
+    precision: str = "auto",
+    format: int | str | None = None,
+    matrix: int | str | None = None,
+    streams: int | None = None,
+    tile: int | Sequence[int] | None = None,
+    cache: str | PathLike[str] | None = None,
+) -> vs.VideoNode:
+    """Upscale a clip with an FDAT-RD (or another image) network.
+
+    clip: constant format and size, progressive; YUV, GRAY or RGB of 8 to 16 bits, half or single float.
+    model: a name of the catalogue (``small``, ``medium``, ``large``) or the path of a weights file.
+    backend: ``auto``, ``openvino`` or ``torch``.
+    device: numbers of the GPUs to use; frames go to them in turn.
+    precision: ``auto`` (the fastest that passes verification), ``fp32``, ``bf16`` or ``fp16``.
+    format: output format by name or number; by default the input's family and subsampling, 16 bit for integer input.
+    matrix: matrix of a YUV or GRAY output: ``auto`` (709 once SD becomes HD, else the source's), ``source``, ``709``,
+        ``170m``, ``470bg``, ``2020`` or a number.
+    streams: frames in flight; by default what is fastest.
+    tile: [width, height] in source pixels of the largest part that goes through the network at once, for GPUs with
+        little memory. The network looks at the whole frame, so tiles change the picture a little everywhere.
+    cache: directory for built engines; by default $FDATRD_CACHE or the platform's cache directory.
+
+    -> the clip, `scale` times as large (2 for the models that ship), with its properties and corrected colour tags.
+    Raises vapoursynth.Error starting with ``fdatrd.upscale:``. A frame that cannot be upscaled fails alone.
+    """
+    try:
+        with stdout_to_stderr():
+            return _upscale(
+                clip, Options.parse(model, backend, device, precision, format, matrix, streams, tile, cache)
+            )
+    except FdatrdError as error:
+        raise vs.Error(f"{pipeline.PREFIX}{error}") from error
+
+
+def _upscale(clip: vs.VideoNode, options: Options) -> vs.VideoNode:
+    source = colour.describe(clip)
+    store = Store(options.cache)
+    checkpoint = open_checkpoint(resolve(options.model), memory=store.notes("checkpoint"))
+    scale = checkpoint.description.scale
+    target = colour.target(source, scale, options.format, options.matrix)
+    if options.tile is None:
+        tiling = geometry.whole(clip.height, clip.width, scale)
+    else:
+        width, height = options.tile
+        tiling = geometry.tile(clip.height, clip.width, height, width, scale)
+        if len(tiling.tiles) > 1:
+            log.warning(
+                "upscaling in %d tiles of %d×%d pixels: the picture differs a little from that of whole frames",
+                len(tiling.tiles), tiling.width, tiling.height,
+            )  # fmt: skip
+    lanes = open_engine(checkpoint, tiling.height, tiling.width, options, store)
+    upscaled = pipeline.run(colour.to_rgb(source), lanes, tiling, scale)
+    return colour.from_rgb(upscaled, target)

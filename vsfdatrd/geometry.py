@@ -1,0 +1,109 @@
+"""Where pixels go: padding to what a network needs, cropping back, and tiles. Pure; sizes are in pixels.
+
+A plane is an array (height, width). Everything that is added lies at the bottom and at the right, so a crop is
+`out[:height, :width]`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+type Plane = NDArray[np.float32]
+
+OVERLAP = 32
+"""Pixels by which neighbouring tiles overlap, where tiles are large enough."""
+
+
+def padded(side: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is at least `side`."""
+    return -(-side // multiple) * multiple
+
+
+def padding_mode(height: int, width: int, bottom: int, right: int) -> Literal["reflect", "replicate"]:
+    """How a picture is continued: mirrored at its last line, or that line repeated where it is too small for that."""
+    return "reflect" if bottom < height and right < width else "replicate"
+
+
+def fill_padding(plane: Plane, height: int, width: int) -> None:
+    """Continue the picture in `plane[:height, :width]` into the rest of the plane, in place."""
+    bottom, right = plane.shape[0] - height, plane.shape[1] - width
+    if padding_mode(height, width, bottom, right) == "reflect":
+        # Column width-1 is the mirror's axis and is not repeated.
+        plane[:height, width:] = plane[:height, width - 1 - right : width - 1][:, ::-1]
+        plane[height:] = plane[height - 1 - bottom : height - 1][::-1]
+    else:
+        plane[:height, width:] = plane[:height, width - 1 : width]
+        plane[height:] = plane[height - 1 : height]
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One part of a frame: its top left corner in the source, and how much it counts where tiles overlap."""
+
+    top: int
+    left: int
+    rows: Plane
+    """Weight of each of the tile's output rows, (height·scale, 1)."""
+    columns: Plane
+    """Weight of each of the tile's output columns, (1, width·scale)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """A frame cut into tiles of one size. The weights of all tiles add up to 1 at every output pixel."""
+
+    height: int
+    width: int
+    tiles: tuple[Tile, ...]
+
+
+def whole(height: int, width: int, scale: int) -> Tiling:
+    """The frame as one tile."""
+    return tile(height, width, height, width, scale)
+
+
+def tile(height: int, width: int, tile_height: int, tile_width: int, scale: int) -> Tiling:
+    """Cut a frame into overlapping tiles of one size, at most `tile_height` × `tile_width`.
+
+    Neighbours overlap by at least `OVERLAP` pixels (a quarter of the tile if it is small) and fade into each other
+    linearly, so that no edge of a tile can be seen as a line.
+    """
+    tile_height, tile_width = min(tile_height, height), min(tile_width, width)
+    tops, rows = _axis(height, tile_height, scale)
+    lefts, columns = _axis(width, tile_width, scale)
+    return Tiling(
+        tile_height,
+        tile_width,
+        tuple(
+            Tile(top, left, row[:, None], column[None, :])
+            for top, row in zip(tops, rows, strict=True)
+            for left, column in zip(lefts, columns, strict=True)
+        ),
+    )
+
+
+def _axis(side: int, part: int, scale: int) -> tuple[list[int], list[Plane]]:
+    """Starts of the parts along one side, evenly spread, and each part's weights at the output's resolution."""
+    overlap = min(OVERLAP, part // 4)
+    count = 1 if part >= side else -(-(side - overlap) // (part - overlap))
+    starts = [round(i * (side - part) / max(1, count - 1)) for i in range(count)]
+    length = part * scale
+    place = np.arange(length, dtype=np.float32) + 0.5
+    weights: list[Plane] = []
+    for i in range(count):
+        weight = np.ones(length, np.float32)
+        if i > 0:  # fade in over what is shared with the part before
+            shared = (starts[i - 1] + part - starts[i]) * scale
+            weight *= np.clip(place / shared, 0, 1)
+        if i < count - 1:
+            shared = (starts[i] + part - starts[i + 1]) * scale
+            weight *= np.clip((length - place) / shared, 0, 1)
+        weights.append(weight)
+    total = np.zeros(side * scale, np.float32)
+    for start, weight in zip(starts, weights, strict=True):
+        total[start * scale : start * scale + length] += weight
+    return starts, [
+        weight / total[start * scale : start * scale + length] for start, weight in zip(starts, weights, strict=True)
+    ]

@@ -1,0 +1,198 @@
+"""The body of FDAT-RD as a graph: first convolution, groups, blocks. Tails are in `tails.py`.
+
+Tokens are a matrix (N, C), row-major from the map (1, C, H, W). Shapes in comments as in `nn.fdat_rd`: h heads of d
+channels, M dictionary tokens.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from vsfdatrd.graph.tails import write_tail
+from vsfdatrd.graph.writer import Name, Writer
+from vsfdatrd.nn.config import WINDOW, FdatRdConfig, Kind
+
+type Array = NDArray[Any]
+
+
+class Weights:
+    """A checkpoint's tensors below a prefix, as float64 so that folded constants lose nothing."""
+
+    def __init__(self, tensors: Mapping[str, Array], prefix: str = "") -> None:
+        self._tensors, self._prefix = tensors, prefix
+
+    def __getitem__(self, name: str) -> NDArray[np.float64]:
+        return np.asarray(self._tensors[self._prefix + name], np.float64)
+
+    def below(self, name: str) -> "Weights":
+        """The tensors one level down."""
+        return Weights(self._tensors, f"{self._prefix}{name}.")
+
+
+def write(config: FdatRdConfig, tensors: Mapping[str, Array], height: int, width: int) -> onnx.ModelProto:
+    """The whole network for padded frames of height × width pixels."""
+    return _Network(config, Weights(tensors), height, width).model()
+
+
+class _Network:
+    def __init__(self, config: FdatRdConfig, weights: Weights, height: int, width: int) -> None:
+        self.config, self.weights = config, weights
+        self.g = Writer("fdat_rd")
+        self.frame = (height, width)
+        self.height, self.width = height // config.unshuffle, width // config.unshuffle
+        self.tokens = self.height * self.width
+        self.spatial = 0
+
+    def model(self) -> onnx.ModelProto:
+        config, g = self.config, self.g
+        shallow = self._first()
+        deep = shallow
+        for i, kinds in enumerate(config.groups):
+            deep = self._group(deep, kinds, self.weights.below(f"groups.{i}"))
+        deep = g.op("Add", g.conv(deep, self.weights["conv_after.weight"]), shallow)
+        out = write_tail(g, config, self.weights.below("upsampler"), deep, self.height, self.width)
+        (height, width), s = self.frame, config.scale
+        return g.model(
+            (1, config.in_channels, height, width), out, (1, config.out_channels, height * s, width * s)
+        )
+
+    def _first(self) -> Name:
+        u, c = self.config.unshuffle, self.config.in_channels
+        if u == 1:
+            return self.g.conv("input", self.weights["conv_first.weight"], self.weights["conv_first.bias"])
+        # Unshuffling and a 3×3 kernel are one kernel of 3u × 3u pixels that steps by u: channel (c, y, x) of the
+        # unshuffled picture under tap (i, j) is pixel (u·i + y, u·j + x) under the large one.
+        weight = self.weights["conv_first.1.weight"].reshape(-1, c, u, u, 3, 3)
+        large = weight.transpose(0, 1, 4, 2, 5, 3).reshape(-1, c, 3 * u, 3 * u)
+        return self.g.conv("input", large, self.weights["conv_first.1.bias"], stride=u, pad=u)
+
+    def _to_tokens(self, maps: Name, channels: int) -> Name:
+        return self.g.reshape(self.g.transpose(maps, 0, 2, 3, 1), self.tokens, channels)  # (1, C, H, W) -> (N, C)
+
+    def _to_maps(self, tokens: Name, channels: int) -> Name:
+        # (N, C) -> (1, H, W, C) -> (1, C, H, W)
+        return self.g.transpose(self.g.reshape(tokens, 1, self.height, self.width, channels), 0, 3, 1, 2)
+
+    def _group(self, maps: Name, kinds: tuple[Kind, ...], weights: Weights) -> Name:
+        c = self.config.embed_dim
+        t = self._to_tokens(maps, c)
+        for i, kind in enumerate(kinds):
+            t = self._block(t, kind, weights.below(f"blocks.{i}"))
+        return self.g.op("Add", self.g.conv(self._to_maps(t, c), weights["conv.weight"]), maps)
+
+    def _block(self, t: Name, kind: Kind, weights: Weights) -> Name:
+        g, c = self.g, self.config.embed_dim
+        n = g.layer_norm(t, weights["n1.weight"], weights["n1.bias"])
+        attn = weights.below("attn")
+        match kind:
+            case "spatial":
+                mixed = self._gate_by_pool(self._windows(n, attn), self._local(n, weights), weights)
+            case "channel":
+                mixed = self._gate_by_token(self._channels(n, attn), self._local(n, weights), weights)
+            case "dictionary":
+                mixed = self._dictionary(n, attn)
+        t = g.op("Add", t, mixed)
+        n = g.layer_norm(t, weights["n2.weight"], weights["n2.bias"])
+        return g.op("Add", t, self._feed_forward(n, weights.below("ffn"), c))
+
+    def _feed_forward(self, n: Name, weights: Weights, c: int) -> Name:
+        g, hidden = self.g, self.config.ffn_dim
+        wide = g.op("Gelu", g.matmul(n, weights["fc1.weight"]))
+        mixed = g.conv(self._to_maps(wide, hidden), weights["smix.weight"], groups=hidden)
+        return g.matmul(self._to_tokens(mixed, hidden), weights["fc2.weight"])
+
+    def _local(self, n: Name, weights: Weights) -> Name:
+        """GELU of a depthwise convolution, as a map."""
+        c = self.config.embed_dim
+        return self.g.op("Gelu", self.g.conv(self._to_maps(n, c), weights["conv.0.weight"], groups=c))
+
+    def _gate_by_pool(self, attn: Name, local: Name, weights: Weights) -> Name:
+        """attn · sigmoid(W3 GELU(W1 mean(local))) + local."""
+        g, c = self.g, self.config.embed_dim
+        mean = g.op("ReduceMean", local, g.constant([2, 3], np.int64), keepdims=0)  # (1, C, H, W) -> (1, C)
+        hidden = g.op("Gelu", g.matmul(mean, weights["inter.cg.1.weight"][:, :, 0, 0]))
+        gate = g.op("Sigmoid", g.matmul(hidden, weights["inter.cg.3.weight"][:, :, 0, 0]))  # (1, C)
+        return g.op("Add", g.op("Mul", attn, gate), self._to_tokens(local, c))
+
+    def _gate_by_token(self, attn: Name, local: Name, weights: Weights) -> Name:
+        """attn + local · sigmoid(w · attn)."""
+        g, c = self.g, self.config.embed_dim
+        gate = g.op("Sigmoid", g.matmul(attn, weights["inter.sg.0.weight"][:, :, 0, 0]))  # (N, 1)
+        return g.op("Add", attn, g.op("Mul", self._to_tokens(local, c), gate))
+
+    def _windows(self, n: Name, weights: Weights) -> Name:
+        """Window attention. n: (N, C) -> (N, C)."""
+        g, c, h = self.g, self.config.embed_dim, self.config.heads
+        wh, ww = WINDOW if self.spatial % 2 == 0 else WINDOW[::-1]
+        self.spatial += 1
+        rows, cols, d, tokens = self.height // wh, self.width // ww, c // h, wh * ww
+        # (N, C) -> (rows, wh, cols, ww, C) -> (rows, cols, wh, ww, C) -> (windows, 300, C)
+        x = g.transpose(g.reshape(n, rows, wh, cols, ww, c), 0, 2, 1, 3, 4)
+        x = g.reshape(x, rows * cols, tokens, c)
+        wq, wk, wv = np.split(weights["qkv.weight"], 3)
+        heads = [
+            g.transpose(g.reshape(g.matmul(x, w), rows * cols, tokens, h, d), *order)
+            # keys are laid out ready for the product: (windows, h, d, 300)
+            for w, order in ((wq * d**-0.5, (0, 2, 1, 3)), (wk, (0, 2, 3, 1)), (wv, (0, 2, 1, 3)))
+        ]
+        q, k, v = heads
+        bias = g.constant(weights["rel_pos_bias"][None])  # (1, h, 300, 300)
+        scores = g.op("Softmax", g.op("Add", g.op("MatMul", q, k), bias), axis=-1)
+        # (windows, h, 300, d) -> (windows, 300, h, d) -> (windows, 300, C)
+        out = g.reshape(g.transpose(g.op("MatMul", scores, v), 0, 2, 1, 3), rows * cols, tokens, c)
+        out = g.op("Add", g.matmul(out, weights["proj.weight"]), g.constant(weights["proj.bias"]))
+        # back: (windows, 300, C) -> (rows, cols, wh, ww, C) -> (rows, wh, cols, ww, C) -> (N, C)
+        out = g.transpose(g.reshape(out, rows, cols, wh, ww, c), 0, 2, 1, 3, 4)
+        return g.reshape(out, self.tokens, c)
+
+    def _channels(self, n: Name, weights: Weights) -> Name:
+        """Channel attention, folded: one second moment and one C × C product a token.
+
+        With S = xᵀx, q kᵀ of a head is Wq S Wkᵀ, the squared norms of q and k over the frame are the diagonals of
+        Wq S Wqᵀ and Wk S Wkᵀ, and the branch is x · (Wproj · blockdiag(A) · Wv)ᵀ + b.
+        """
+        g, c, h = self.g, self.config.embed_dim, self.config.heads
+        d = c // h
+        # Divided by N, S stays small whatever the frame's size; q kᵀ / (|q| |k|) does not change.
+        s = g.op("Gemm", n, n, transA=1, alpha=1 / self.tokens)  # (C, C)
+        wq, wk, wv = (w.reshape(h, d, c) for w in np.split(weights["qkv.weight"], 3))
+        qs, ks = (g.op("MatMul", g.constant(w), s) for w in (wq, wk))  # (h, d, C)
+        norms = []
+        for ws, w in ((qs, wq), (ks, wk)):
+            squares = g.op("ReduceSum", g.op("Mul", ws, g.constant(w)), g.constant([2], np.int64), keepdims=1)
+            # A sum of squares, which rounding may still put below zero; 1e-12 is the norm's own floor.
+            floor = g.constant(1e-24 / self.tokens)
+            norms.append(g.op("Sqrt", g.op("Max", squares, floor)))  # (h, d, 1)
+        products = g.op("MatMul", qs, g.constant(wk.transpose(0, 2, 1)))  # (h, d, d)
+        scale = g.op("Mul", norms[0], g.transpose(norms[1], 0, 2, 1))  # (h, d, d)
+        logits = g.op("Mul", g.op("Div", products, scale), g.constant(weights["temp"]))
+        mixed = g.op("MatMul", g.op("Softmax", logits, axis=-1), g.constant(wv))  # (h, d, C)
+        matrix = g.op("Gemm", g.reshape(mixed, c, c), g.constant(weights["proj.weight"].T), transA=1)  # (C, C)
+        return g.op("Add", g.op("MatMul", n, matrix), g.constant(weights["proj.bias"]))
+
+    def _dictionary(self, n: Name, weights: Weights) -> Name:
+        """The dictionary reads the frame; every token reads the refined dictionary. n: (N, C) -> (N, C)."""
+        g, c, h = self.g, self.config.embed_dim, self.config.heads
+        d, m = c // h, self.config.dict_tokens
+        words = weights["dictionary"]
+        # The dictionary's own queries depend on weights alone: (M, C) -> (h, M, d)
+        q = ((words @ weights["r_q.weight"].T) * d**-0.5).reshape(m, h, d).transpose(1, 0, 2)
+        x = g.layer_norm(n, weights["r_norm.weight"], weights["r_norm.bias"])
+        wk, wv = np.split(weights["r_kv.weight"], 2)
+        k = g.transpose(g.reshape(g.matmul(x, wk), self.tokens, h, d), 1, 2, 0)  # (h, d, N)
+        v = g.transpose(g.reshape(g.matmul(x, wv), self.tokens, h, d), 1, 0, 2)  # (h, N, d)
+        read = g.op("MatMul", g.op("Softmax", g.op("MatMul", g.constant(q), k), axis=-1), v)  # (h, M, d)
+        read = g.reshape(g.transpose(read, 1, 0, 2), m, c)  # -> (M, h, d) -> (M, C)
+        refined = g.op("Add", read, g.constant(words))
+
+        wk, wv = np.split(weights["e_kv.weight"], 2)
+        k = g.transpose(g.reshape(g.matmul(refined, wk), m, h, d), 1, 2, 0)  # (h, d, M)
+        v = g.transpose(g.reshape(g.matmul(refined, wv), m, h, d), 1, 0, 2)  # (h, M, d)
+        q_x = g.reshape(g.matmul(n, weights["e_q.weight"] * d**-0.5), self.tokens, h, d)
+        q_x = g.transpose(q_x, 1, 0, 2)  # (h, N, d)
+        out = g.op("MatMul", g.op("Softmax", g.op("MatMul", q_x, k), axis=-1), v)  # (h, N, d)
+        out = g.reshape(g.transpose(out, 1, 0, 2), self.tokens, c)  # -> (N, h, d) -> (N, C)
+        return g.op("Add", g.matmul(out, weights["proj.weight"]), g.constant(weights["proj.bias"]))

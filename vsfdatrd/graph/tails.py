@@ -1,0 +1,160 @@
+"""The eight tails as graphs; the same functions as `nn.upsample`, layer by layer."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vsfdatrd.graph.writer import Name, Writer
+from vsfdatrd.nn.config import GROUPS, FdatRdConfig, steps
+
+if TYPE_CHECKING:
+    from vsfdatrd.graph.network import Weights
+
+
+def write_tail(g: Writer, config: FdatRdConfig, weights: "Weights", x: Name, height: int, width: int) -> Name:
+    """Add the tail. x: (1, C, H, W) -> (1, O, H·s, W·s)."""
+    return _Tail(g, config, weights, height, width).write(x)
+
+
+class _Tail:
+    def __init__(self, g: Writer, config: FdatRdConfig, weights: "Weights", height: int, width: int) -> None:
+        self.g, self.config, self.weights = g, config, weights
+        self.height, self.width = height, width
+        self.layer = 0
+
+    def write(self, x: Name) -> Name:
+        g, config, s = self.g, self.config, self.config.tail_scale
+        match "conv" if s == 1 else config.upsampler:
+            case "conv":
+                return self._conv(x)
+            case "pixelshuffledirect":
+                return self._shuffle(self._conv(x), s)
+            case "pixelshuffle":
+                x = self._leaky(self._conv(x), 0.01)
+                for step in steps(s, config.upsampler):
+                    x = self._shuffle(self._conv(x), step)
+                return self._conv(x)
+            case "nearest+conv":
+                for step in steps(s, config.upsampler):
+                    x = self._leaky(self._nearest(self._conv(x), step))
+                return self._conv(self._leaky(self._conv(x)))
+            case "transpose+conv":
+                x = self._transposed(x, 3 if s == 3 else 2)
+                if s == 4:
+                    x = g.op("Gelu", x)
+                    self.layer += 1
+                    x = self._transposed(x, 2)
+                return self._conv(x)
+            case "pa_up":
+                for step in steps(s, config.upsampler):
+                    x = self._conv(self._nearest(x, step))
+                    w = self.weights.below(f"{self.layer}.conv.0")
+                    self.layer += 1
+                    x = g.op("Mul", x, g.op("Sigmoid", g.conv(x, w["weight"], w["bias"])))
+                    x = self._leaky(self._conv(self._leaky(x)))
+                return self._conv(x)
+            case "dysample" | "lda" as moving:
+                if config.mid_dim != config.embed_dim:
+                    x = self._leaky(self._conv(x), 0.01)
+                w = self.weights.below(str(self.layer))
+                self.layer += 1
+                return self._dysample(x, w) if moving == "dysample" else self._conv(self._lda(x, w))
+
+    def _conv(self, x: Name) -> Name:
+        w = self.weights.below(str(self.layer))
+        self.layer += 1
+        return self.g.conv(x, w["weight"], w["bias"])
+
+    def _leaky(self, x: Name, slope: float = 0.2) -> Name:
+        self.layer += 1
+        return self.g.op("LeakyRelu", x, alpha=slope)
+
+    def _shuffle(self, x: Name, step: int) -> Name:
+        self.layer += 1
+        return self.g.op("DepthToSpace", x, blocksize=step, mode="CRD")
+
+    def _nearest(self, x: Name, step: int) -> Name:
+        self.layer += 1
+        return self.g.op(
+            "Resize", x, "", self.g.constant([1, 1, step, step]), mode="nearest", nearest_mode="floor",
+            coordinate_transformation_mode="asymmetric",
+        )  # fmt: skip
+
+    def _transposed(self, x: Name, step: int) -> Name:
+        w = self.weights.below(str(self.layer))
+        self.layer += 1
+        side, pad = (3, 0) if step == 3 else (4, 1)
+        return self.g.op(
+            "ConvTranspose", x, self.g.constant(w["weight"]), self.g.constant(w["bias"]),
+            kernel_shape=[side, side], strides=[step, step], pads=[pad] * 4,
+        )  # fmt: skip
+
+    def _dysample(self, x: Name, weights: "Weights") -> Name:
+        g, s, c = self.g, self.config.tail_scale, self.config.mid_dim
+        height, width = self.height, self.width
+        size = np.array([width, height], np.float64).reshape(2, 1, 1, 1)
+        # What does not depend on the picture: 2 (pixel centre + initial place) / size - 1, (1, 2·g·s², H, W)
+        start = weights["init_pos"].reshape(2, GROUPS * s * s, 1, 1)
+        centres = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5))[:, None]  # (2, 1, H, W)
+        base = (2 * (centres + start) / size - 1).reshape(1, -1, height, width)
+        reach = np.repeat(1 / size.ravel(), GROUPS * s * s)  # 2 · 0.5 / size, folded into the offset's weights
+        moved = g.conv(x, weights["offset.weight"] * reach[:, None, None, None], weights["offset.bias"] * reach)
+        scope = g.op("Sigmoid", g.conv(x, weights["scope.weight"]))
+        grid = g.op("Add", g.op("Mul", moved, scope), g.constant(base))
+        # (1, 2·g·s², H, W) -> (1, 2·g, H·s, W·s) -> (2, g, H·s, W·s) -> (g, H·s, W·s, 2)
+        grid = g.op("DepthToSpace", grid, blocksize=s, mode="CRD")
+        grid = g.transpose(g.reshape(grid, 2, GROUPS, height * s, width * s), 1, 2, 3, 0)
+        maps = g.reshape(x, GROUPS, c // GROUPS, height, width)  # (1, C, H, W) -> (g, C/g, H, W)
+        out = g.op("GridSample", maps, grid, mode="linear", padding_mode="border", align_corners=0)
+        return g.conv(g.reshape(out, 1, c, height * s, width * s), weights["end_conv.weight"], weights["end_conv.bias"])
+
+    def _lda(self, x: Name, weights: "Weights") -> Name:
+        g, s, c = self.g, self.config.tail_scale, self.config.mid_dim
+        height, width, groups, reach = self.height, self.width, 2, 11
+        ho, wo, hidden = height * s, width * s, c // 4
+        part = hidden // groups
+        n = self._channel_norm(x, weights.below("layer_norm"))
+        q = g.op(
+            "Resize", g.conv(n, weights["proj_q.weight"]), "", "", g.constant([1, hidden, ho, wo], np.int64),
+            mode="linear", coordinate_transformation_mode="align_corners",
+        )  # fmt: skip
+        k = g.conv(n, weights["proj_k.weight"])
+        # Where each of the nine places lies: (1, hidden, Ho, Wo) -> (g, hidden/g, Ho, Wo) -> (g, 18, Ho, Wo)
+        w = weights.below("conv_offset")
+        y = g.conv(g.reshape(q, groups, part, ho, wo), w["0.weight"], groups=part)
+        y = self._channel_norm(y, w.below("1"))
+        y = g.conv(g.op("Mul", y, g.op("Sigmoid", y)), w["3.weight"], w["3.bias"])
+        # 2 (reach · tanh + place + pixel) / (size - 1) - 1, y before x; what is constant is added as one
+        size = np.array([ho - 1, wo - 1], np.float64)
+        place = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], indexing="ij"), -1).reshape(9, 2, 1, 1)
+        pixel = np.stack(np.meshgrid(np.arange(ho), np.arange(wo), indexing="ij"))  # (2, Ho, Wo)
+        base = 2 * (place + pixel) / size.reshape(2, 1, 1) - 1  # (9, 2, Ho, Wo)
+        factor = np.tile(2 * reach / size, 9).reshape(1, 18, 1, 1)
+        y = g.op("Add", g.op("Mul", g.op("Tanh", y), g.constant(factor)), g.constant(base.reshape(1, 18, ho, wo)))
+        # (g, 3, 3, 2, Ho, Wo) -> (g, 3, Ho, 3, Wo, 2), x first -> (g, 3·Ho, 3·Wo, 2)
+        y = g.transpose(g.reshape(y, groups, 3, 3, 2, ho, wo), 0, 1, 4, 2, 5, 3)
+        y = g.op("Gather", y, g.constant([1, 0], np.int64), axis=5)
+        grid = g.reshape(y, groups, 3 * ho, 3 * wo, 2)
+
+        def sample(maps: Name, channels: int) -> Name:
+            """(g, K, H, W) at the nine places of every pixel -> (Ho·Wo, 9, g·K)."""
+            z = g.op("GridSample", maps, grid, mode="linear", padding_mode="zeros", align_corners=1)
+            # (g, K, 3·Ho, 3·Wo) -> (g, K, 3, Ho, 3, Wo) -> (Ho, Wo, 3, 3, g, K)
+            z = g.transpose(g.reshape(z, groups, channels, 3, ho, 3, wo), 3, 5, 2, 4, 0, 1)
+            return g.reshape(z, ho * wo, 9, groups * channels)
+
+        keys = sample(g.reshape(k, groups, part, height, width), part)
+        bias = weights["relative_position_bias_table"].reshape(1, 9, hidden)
+        keys = g.transpose(g.op("Add", keys, g.constant(bias)), 0, 2, 1)  # (Ho·Wo, hidden, 9)
+        values = sample(g.reshape(x, groups, c // groups, height, width), c // groups)
+        # (1, hidden, Ho, Wo) -> (1, Ho, Wo, hidden) -> (Ho·Wo, 1, hidden)
+        queries = g.reshape(g.transpose(q, 0, 2, 3, 1), ho * wo, 1, hidden)
+        scores = g.op("Mul", g.op("MatMul", queries, keys), g.constant(1 / math.sqrt(hidden)))
+        out = g.op("MatMul", g.op("Softmax", scores, axis=-1), values)  # (Ho·Wo, 1, C)
+        return g.transpose(g.reshape(out, 1, ho, wo, c), 0, 3, 1, 2)
+
+    def _channel_norm(self, x: Name, weights: "Weights") -> Name:
+        g = self.g
+        y = g.layer_norm(g.transpose(x, 0, 2, 3, 1), weights["weight"], weights["bias"], 1e-6)
+        return g.transpose(y, 0, 3, 1, 2)

@@ -1,0 +1,1 @@
+"""The networks: what FDAT-RD computes, free of VapourSynth and of any engine."""

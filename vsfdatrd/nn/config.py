@@ -1,0 +1,266 @@
+"""What makes one FDAT-RD different from another, as numbers. Needs neither torch nor the weights themselves.
+
+A configuration comes from a variant's name (`variant`) or is found from the shapes of a checkpoint's tensors
+(`from_shapes`); the network (`fdat_rd.py`) and the engine graph (`vsfdatrd.graph`) are both built from it.
+"""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from vsfdatrd.errors import CheckpointError
+
+type Kind = Literal["spatial", "channel", "dictionary"]
+type Upsampler = Literal[
+    "conv", "pixelshuffledirect", "pixelshuffle", "nearest+conv", "dysample", "transpose+conv", "lda", "pa_up"
+]
+
+# Order matters: the checkpoint's `MetaUpsample` buffer stores an index into it.
+UPSAMPLERS: tuple[Upsampler, ...] = get_args(Upsampler.__value__)
+
+WINDOW = (10, 30)
+"""Attention window, height × width in tokens; every second spatial block uses it turned (30, 10)."""
+
+GROUPS = 4
+"""Channel groups that the dysample tail moves independently."""
+
+META = "upsampler.MetaUpsample"
+"""Buffer by which a checkpoint tells its tail: version, index of the upsampler, scale, and widths."""
+
+_VARIANTS = {
+    # name: (embed_dim, heads, groups, dictionary tokens)
+    "small": (96, 3, 4, 64),
+    "medium": (128, 4, 4, 128),
+    "large": (192, 6, 6, 256),
+}
+VARIANTS = (*_VARIANTS, "aligned")
+"""Names `variant` knows; ``aligned`` is another name of ``medium``."""
+
+_DROP_PATH = {"large": 0.15}
+
+
+@dataclass(frozen=True, slots=True)
+class FdatRdConfig:
+    """Hyper-parameters of one FDAT-RD network, as far as they shape its tensors."""
+
+    embed_dim: int
+    """Channels C of a token."""
+    heads: int
+    """Attention heads; C / heads channels each."""
+    groups: tuple[tuple[Kind, ...], ...]
+    """The block kinds of every residual group, in order."""
+    dict_tokens: int
+    """Dictionary tokens M (0 without dictionary blocks)."""
+    ffn_dim: int
+    """Hidden width of the feed-forward networks."""
+    gate_dim: int
+    """Hidden width of the pooled gate in spatial blocks."""
+    upsampler: Upsampler
+    """The tail that turns tokens into pixels."""
+    tail_scale: int
+    """Factor by which the tail enlarges the token map."""
+    unshuffle: int
+    """Factor u by which pixels are folded into channels before the first convolution; 1 is none."""
+    mid_dim: int = 64
+    """Width inside the tails that have one of their own."""
+    in_channels: int = 3
+    out_channels: int = 3
+
+    @property
+    def scale(self) -> int:
+        """Output pixels per input pixel, along each side."""
+        return self.tail_scale // self.unshuffle
+
+    @property
+    def multiple(self) -> int:
+        """Both sides of the input are padded to a multiple of this many pixels."""
+        return self.unshuffle * math.lcm(*WINDOW)
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks in all groups together."""
+        return sum(map(len, self.groups))
+
+    def work(self, height: int, width: int) -> float:
+        """Operations (two for a multiply-add) for one frame, padding included.
+
+        Counts matrix products, convolutions and attention; element-wise work, under 2 %, is left out.
+        """
+        p, c, f = self.multiple, self.embed_dim, self.ffn_dim
+        n = math.ceil(height / p) * math.ceil(width / p) * p * p / self.unshuffle**2
+        head, window = c // self.heads, math.prod(WINDOW)
+        conv = 9 * c * c
+        ffn = 2 * c * f + 9 * f
+        per_token = {
+            "spatial": 4 * c * c + 2 * window * c + 9 * c + ffn,
+            "channel": 4 * c * c + 2 * head * c + 9 * c + ffn,
+            # x -> k, v of the refinement; x -> q; both attentions over M tokens; proj
+            "dictionary": 2 * c * c + c * c + 4 * self.dict_tokens * c + c * c + ffn,
+        }
+        macs = 9 * self.in_channels * self.unshuffle**2 * c + conv
+        macs += sum(sum(per_token[kind] for kind in group) + conv for group in self.groups)
+        return 2 * n * (macs + self._tail_macs())
+
+    def _tail_macs(self) -> float:
+        """Multiply-adds of the tail per token."""
+        c, m, o, s = self.embed_dim, self.mid_dim, self.out_channels, self.tail_scale
+        sizes = [4**i for i in range(int(math.log2(s)))] if s != 3 else [1]
+        factor = 9 if s == 3 else 4
+        match self.upsampler:
+            case "conv":
+                return 9 * c * o
+            case "pixelshuffledirect":
+                return 9 * c * o * s * s
+            case "pixelshuffle":
+                return 9 * c * m + sum(9 * m * factor * m * n for n in sizes) + 9 * m * o * s * s
+            case "nearest+conv":
+                return sum(9 * c * c * n for n in sizes) + 9 * c * c * s * s + 9 * c * o * s * s
+            case "transpose+conv":
+                last = 9 * o * o * s * s
+                if s == 4:
+                    return 16 * c * c + 16 * c * o * 4 + last
+                return (16 if s == 2 else 9) * c * o + last
+            case "dysample":
+                lead = 9 * c * m if m != c else 0
+                return lead + 16 * m * s * s + (4 + o) * m * s * s
+            case "lda":
+                lead = 9 * c * m if m != c else 0
+                return lead + m * m / 2 + (9 * 18 * m / 8 + 9 * 5 * m + 9 * m * o) * s * s
+            case "pa_up":
+                widths = [c, *([m] * (len(sizes) - 1))]
+                body = sum((9 * w * m + m * m + 9 * m * m) * n * factor for w, n in zip(widths, sizes, strict=True))
+                return body + 9 * m * o * s * s
+
+
+def variant(
+    name: str,
+    *,
+    scale: int = 2,
+    unshuffle_mod: bool = True,
+    upsampler: Upsampler = "transpose+conv",
+    pattern: tuple[Kind, ...] = ("spatial", "channel", "dictionary"),
+    depth: int = 2,
+    mid_dim: int = 64,
+) -> FdatRdConfig:
+    """Configuration of a published variant.
+
+    ``unshuffle_mod`` folds pixels into channels first when ``scale`` is 1 or 2, so that the network works on a
+    quarter (a sixteenth) of the tokens; ``pattern`` is repeated ``depth`` times in each group.
+
+    Raises ValueError for an unknown name or a scale outside 1 to 4.
+    """
+    key = "medium" if name == "aligned" else name
+    if key not in _VARIANTS:
+        raise ValueError(f"{name!r} is no FDAT-RD variant: choose one of {', '.join(VARIANTS)}")
+    if scale not in (1, 2, 3, 4):
+        raise ValueError(f"scale {scale} is not possible: FDAT-RD enlarges 1, 2, 3 or 4 times")
+    c, heads, groups, tokens = _VARIANTS[key]
+    unshuffle = 4 // scale if unshuffle_mod and scale < 3 else 1
+    tail_scale = scale * unshuffle
+    return FdatRdConfig(
+        embed_dim=c,
+        heads=heads,
+        groups=(pattern * depth,) * groups,
+        dict_tokens=tokens if "dictionary" in pattern else 0,
+        ffn_dim=2 * c,
+        gate_dim=c // 8,
+        upsampler="conv" if tail_scale == 1 else upsampler,
+        tail_scale=tail_scale,
+        unshuffle=unshuffle,
+        mid_dim=mid_dim,
+    )
+
+
+def steps(scale: int, upsampler: str) -> list[int]:
+    """A scale as the factors a tail takes one after the other: 4 is 2 · 2. Raises ValueError if it cannot."""
+    if scale == 3:
+        return [3]
+    if scale > 0 and scale & (scale - 1) == 0:
+        return [2] * int(math.log2(scale))
+    raise ValueError(f"the {upsampler} tail cannot enlarge {scale} times: possible are powers of two and 3")
+
+
+def default_drop_path(name: str) -> float:
+    """Stochastic-depth rate the variant is trained with."""
+    return _DROP_PATH.get(name, 0.1)
+
+
+def is_fdat_rd(names: Collection[str]) -> bool:
+    """Whether tensors of these names are an FDAT-RD's.
+
+    FDAT, its ancestor, has the same layout; its windows' bias is called ``attn.bias`` and it has no dictionary.
+    """
+    found = {name.rpartition(".attn.")[2] for name in names if ".attn." in name}
+    return META in names and "bias" not in found and not found.isdisjoint({"dictionary", "rel_pos_bias", "temp"})
+
+
+def from_shapes(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatRdConfig:
+    """Find the configuration from a checkpoint's tensor shapes and its `MetaUpsample` numbers.
+
+    ``meta``: (version, upsampler index, tail scale, C, output channels, mid_dim, groups).
+    Raises CheckpointError when a tensor is missing or the shapes contradict each other.
+    """
+
+    def shape(name: str, rank: int) -> tuple[int, ...]:
+        found = shapes.get(name)
+        if found is None:
+            raise CheckpointError(f"it looks like FDAT-RD but has no tensor {name!r}; the file is incomplete")
+        if len(found) != rank:
+            raise CheckpointError(f"tensor {name!r} has shape {found} where FDAT-RD has {rank} dimensions")
+        return found
+
+    if len(meta) != 7 or meta[0] != 3 or meta[1] >= len(UPSAMPLERS) or not 1 <= meta[2] <= 4:
+        raise CheckpointError(f"its {META} is {meta}, which no known FDAT-RD writes")
+    _, index, tail_scale, _, out_channels, mid_dim, _ = meta
+
+    unshuffled = "conv_first.1.weight" in shapes
+    embed_dim, first_in, *_ = shape("conv_first.1.weight" if unshuffled else "conv_first.weight", 4)
+    unshuffle = math.isqrt(first_in // out_channels) if unshuffled else 1
+    in_channels = first_in // unshuffle**2 if unshuffle else 0
+    if not unshuffle or in_channels * unshuffle**2 != first_in or tail_scale % unshuffle:
+        raise CheckpointError(f"its first convolution takes {first_in} channels, which fits no unshuffle factor")
+
+    groups: list[tuple[Kind, ...]] = []
+    heads = dict_tokens = ffn_dim = gate_dim = 0
+    while any(name.startswith(f"groups.{len(groups)}.") for name in shapes):
+        kinds: list[Kind] = []
+        while f"{(prefix := f'groups.{len(groups)}.blocks.{len(kinds)}')}.n1.weight" in shapes:
+            ffn_dim = shape(f"{prefix}.ffn.fc1.weight", 2)[0]
+            if f"{prefix}.attn.rel_pos_bias" in shapes:
+                kinds.append("spatial")
+                heads, tokens, _ = shape(f"{prefix}.attn.rel_pos_bias", 3)
+                if tokens != math.prod(WINDOW):
+                    raise CheckpointError(f"its attention windows hold {tokens} tokens, FDAT-RD's hold 300")
+            elif f"{prefix}.attn.temp" in shapes:
+                kinds.append("channel")
+                heads = shape(f"{prefix}.attn.temp", 3)[0]
+            elif f"{prefix}.attn.dictionary" in shapes:
+                kinds.append("dictionary")
+                dict_tokens = shape(f"{prefix}.attn.dictionary", 2)[0]
+            else:
+                raise CheckpointError(f"block {prefix!r} is of none of FDAT-RD's kinds; the file is incomplete")
+            if kinds[-1] != "dictionary":
+                gate_dim = shape(f"{prefix}.inter.cg.1.weight", 4)[0]
+        if not kinds:
+            raise CheckpointError(f"group {len(groups)} has no blocks; the file is incomplete")
+        groups.append(tuple(kinds))
+    if not groups:
+        raise CheckpointError("it has no residual groups; the file is incomplete")
+    heads = heads or max(1, embed_dim // 32)  # only dictionary blocks: their tensors do not tell
+    if embed_dim % heads:
+        raise CheckpointError(f"{embed_dim} channels cannot be split over {heads} heads")
+    return FdatRdConfig(
+        embed_dim=embed_dim,
+        heads=heads,
+        groups=tuple(groups),
+        dict_tokens=dict_tokens,
+        ffn_dim=ffn_dim,
+        gate_dim=gate_dim,
+        upsampler=UPSAMPLERS[index],
+        tail_scale=tail_scale,
+        unshuffle=unshuffle,
+        mid_dim=mid_dim,
+        in_channels=in_channels,
+        out_channels=out_channels,
+    )

@@ -1,0 +1,66 @@
+"""FDAT-RD for spandrel.
+
+Importing this module is enough: ``spandrel.ModelLoader`` then loads FDAT-RD files in the whole process.
+"""
+
+from spandrel import (
+    MAIN_REGISTRY,
+    ArchId,
+    Architecture,
+    ArchRegistry,
+    ArchSupport,
+    ImageModelDescriptor,
+    ModelTiling,
+    StateDict,
+)
+
+from vsfdatrd.nn.config import META, VARIANTS, FdatRdConfig, from_shapes, is_fdat_rd, variant
+from vsfdatrd.nn.fdat_rd import FdatRd
+
+ID = ArchId("FDATRD")
+
+
+class FdatRdArch(Architecture[FdatRd]):
+    """Detects and loads FDAT-RD."""
+
+    def __init__(self) -> None:
+        super().__init__(id=ID, name="FDAT-RD", detect=is_fdat_rd)
+
+    def load(self, state_dict: StateDict) -> ImageModelDescriptor[FdatRd]:
+        """The network of a state dict. Raises CheckpointError or RuntimeError for one that is incomplete."""
+        shapes = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
+        config = from_shapes(shapes, [int(number) for number in state_dict[META].tolist()])
+        return ImageModelDescriptor(
+            FdatRd(config),
+            state_dict,
+            architecture=self,
+            purpose="Restoration" if config.scale == 1 else "SR",
+            tags=_tags(config),
+            supports_half=True,  # its sums over the whole frame are taken in float32
+            supports_bfloat16=True,
+            scale=config.scale,
+            input_channels=config.in_channels,
+            output_channels=config.out_channels,
+            # The network pads by itself and crops after, so there are no size requirements to state.
+            # Three of its operations look at the whole frame: tiles change the picture.
+            tiling=ModelTiling.DISCOURAGED,
+        )
+
+
+def _tags(config: FdatRdConfig) -> list[str]:
+    body = (config.embed_dim, config.heads, len(config.groups), config.dict_tokens)
+    tags = [f"{config.embed_dim}dim", config.upsampler]
+    for name in VARIANTS:
+        known = variant(name)
+        if body == (known.embed_dim, known.heads, len(known.groups), known.dict_tokens):
+            tags.insert(0, name)
+            break
+    return [*tags, "unshuffle"] if config.unshuffle > 1 else tags
+
+
+def register(registry: ArchRegistry = MAIN_REGISTRY) -> None:
+    """Add FDAT-RD to a registry, to be asked before FDAT, its ancestor. Doing it again changes nothing."""
+    registry.add(ArchSupport.from_architecture(FdatRdArch(), before=(ArchId("FDAT"),)), ignore_duplicates=True)
+
+
+register()

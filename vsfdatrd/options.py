@@ -1,0 +1,108 @@
+"""The arguments of `upscale`: one frozen record, a line of prose and the checks for each. Needs nothing heavy."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Literal, get_args
+
+from vsfdatrd.errors import ArgumentError
+
+type Precision = Literal["fp32", "bf16", "fp16"]
+
+BACKENDS = ("openvino", "torch")
+"""Engines there are, in the order `backend="auto"` tries them on a machine without a GPU."""
+PRECISIONS: tuple[Precision, ...] = get_args(Precision.__value__)
+
+MIN_TILE = 32
+MAX_STREAMS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user asked for, checked as far as it can be without looking at the clip, the model or the machine."""
+
+    model: str = "medium"
+    """A name of the catalogue, or the path of a weights file."""
+    backend: str = "auto"
+    """The engine: ``auto``, ``openvino`` or ``torch``."""
+    device: tuple[int, ...] = (0,)
+    """Numbers of the GPUs to use, frames going to them in turn; (0,) on a CPU."""
+    precision: str = "auto"
+    """Arithmetic inside the network: ``auto`` (the fastest that passes verification), ``fp32``, ``bf16`` or ``fp16``."""
+    format: str | None = None
+    """Format of the output, by name or number; None follows the input."""
+    matrix: str | None = None
+    """Matrix of a YUV or GRAY output, by name or number; None is ``auto``."""
+    streams: int | None = None
+    """Frames in flight at once; None is what is fastest on the device."""
+    tile: tuple[int, int] | None = None
+    """Largest part of a frame, (width, height) in source pixels, that goes through the network at once; None is all."""
+    cache: Path | None = None
+    """Directory of built engines; None is $FDATRD_CACHE or the platform's cache directory."""
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ArgumentError('model="" names nothing; give a name such as "medium" or the path of a weights file')
+        _choice("backend", self.backend, ("auto", *BACKENDS))
+        _choice("precision", self.precision, ("auto", *PRECISIONS))
+        if not self.device or min(self.device) < 0 or len(set(self.device)) != len(self.device):
+            raise ArgumentError(
+                f"device={list(self.device)} is not a list of GPU numbers; give each once, for example device=[0, 1]"
+            )
+        if self.streams is not None and not 1 <= self.streams <= MAX_STREAMS:
+            raise ArgumentError(f"streams={self.streams} is out of range; give 1 to {MAX_STREAMS} frames in flight")
+        if self.tile is not None and min(self.tile) < MIN_TILE:
+            raise ArgumentError(
+                f"tile={list(self.tile)} is too small; give [width, height] of at least {MIN_TILE} pixels each, "
+                "or leave it out to upscale whole frames"
+            )
+
+    @classmethod
+    def parse(
+        cls,
+        model: str | PathLike[str] = "medium",
+        backend: str = "auto",
+        device: int | Iterable[int] = (0,),
+        precision: str = "auto",
+        format: int | str | None = None,
+        matrix: int | str | None = None,
+        streams: int | None = None,
+        tile: int | Sequence[int] | None = None,
+        cache: str | PathLike[str] | None = None,
+    ) -> "Options":
+        """Options from what a script or VapourSynth passes: single numbers for lists, numbers for names, paths.
+
+        Raises ArgumentError naming the argument, the value and what to give instead.
+        """
+        return cls(
+            model=fspath(model),
+            backend=backend.lower(),
+            device=(device,) if isinstance(device, int) else tuple(device),
+            precision=precision.lower(),
+            # An enum member prints as its number, which both look-ups accept.
+            format=None if format is None else str(int(format) if isinstance(format, int) else format),
+            matrix=None if matrix is None else str(int(matrix) if isinstance(matrix, int) else matrix),
+            streams=streams,
+            tile=_tile(tile),
+            cache=None if cache is None else Path(cache).expanduser(),
+        )
+
+
+def _tile(given: int | Sequence[int] | None) -> tuple[int, int] | None:
+    match [given] if isinstance(given, int) else given:
+        case None:
+            return None
+        case [side]:
+            return (side, side)
+        case [width, height]:
+            return (width, height)
+    raise ArgumentError(f"tile={given} is not a size; give one side or [width, height], for example tile=[360, 270]")
+
+
+def _choice(name: str, given: str, known: Sequence[str]) -> None:
+    if given not in known:
+        near = get_close_matches(given, known, 1)
+        hint = f"; did you mean {near[0]!r}? Choose" if near else "; choose"
+        raise ArgumentError(f"{name}={given!r} is unknown{hint} one of {', '.join(known)}")

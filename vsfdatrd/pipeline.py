@@ -1,0 +1,111 @@
+"""Frames through an engine: planes in, padded; planes out, cropped; the next frames already under way.
+
+The clip is dealt out to as many lanes as the engine has slots (frame n to lane n mod slots) and put together again in
+order. Each lane holds one frame in flight: while it waits for the engine, the other lanes copy their planes in and
+out, which is the double buffering of any engine. No frame knows of another, so random access, seeking and a failing
+frame need nothing special, and at most `slots` of VapourSynth's threads wait at a time.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import vapoursynth as vs
+
+from vsfdatrd.engines.base import Frames, Lanes
+from vsfdatrd.errors import FdatrdError
+from vsfdatrd.geometry import Tile, Tiling, fill_padding
+
+PREFIX = "fdatrd.upscale: "
+
+
+def run(rgb: vs.VideoNode, lanes: Lanes, tiling: Tiling, scale: int) -> vs.VideoNode:
+    """Upscale an RGBS clip with an open engine.
+
+    rgb: RGBS, nominally [0, 1]; values outside are clamped. -> RGBS in [0, 1], `scale` times as large, properties kept.
+    A frame that is not finite, before or after, fails alone with a message that gives its number.
+    """
+    count = min(lanes.count, rgb.num_frames)
+    dealt = [
+        _per_frame(
+            rgb if count == 1 else rgb.std.SelectEvery(count, lane, modify_duration=False),
+            _frame_function(lanes, tiling, scale, lane, count),
+            rgb.width * scale,
+            rgb.height * scale,
+        )
+        for lane in range(count)
+    ]
+    return dealt[0] if count == 1 else vs.core.std.Interleave(dealt, modify_duration=False)
+
+
+def _per_frame(
+    clip: vs.VideoNode, function: Callable[[int, vs.VideoFrame], vs.VideoFrame | str], width: int, height: int
+) -> vs.VideoNode:
+    return vs.core.fdatrd.PerFrame(clip, func=function, width=width, height=height)
+
+
+def _frame_function(
+    lanes: Lanes, tiling: Tiling, scale: int, lane: int, count: int
+) -> Callable[[int, vs.VideoFrame], vs.VideoFrame | str]:
+    """The function a lane calls for each of its frames: the upscaled frame, or what went wrong as text."""
+
+    def upscale_frame(n: int, f: vs.VideoFrame) -> vs.VideoFrame | str:
+        number = n * count + lane
+        try:
+            out = vs.core.create_video_frame(f.format, f.width * scale, f.height * scale)
+            out.props.update(f.props)
+            with lanes.slot() as slot:
+                finite = _through(lanes, slot, tiling, scale, f, out)
+        except FdatrdError as error:
+            return f"{PREFIX}frame {number}: {error}"
+        if not finite:
+            where = "the network's output for it" if _is_finite(f) else "the source"
+            return (
+                f"{PREFIX}frame {number} failed: {where} is not finite (NaN or infinity). "
+                + ("Look at the filters before this one." if where == "the source" else 'Try precision="fp32".')
+            )
+        return out
+
+    return upscale_frame
+
+
+def _through(lanes: Lanes, slot: int, tiling: Tiling, scale: int, source: vs.VideoFrame, out: vs.VideoFrame) -> bool:
+    """Send one frame through a slot, tile by tile; whether everything that came out was finite."""
+    engine = lanes.engine
+    planes = [np.asarray(source[i]) for i in range(3)]
+    targets = [np.asarray(out[i]) for i in range(3)]
+    finite = True
+    single = len(tiling.tiles) == 1
+    if not single:
+        for target in targets:
+            target.fill(0)
+    for tile in tiling.tiles:
+        _write(engine.input(slot), planes, tile, tiling)
+        engine.submit(slot)
+        result = engine.collect(slot)[:, : tiling.height * scale, : tiling.width * scale]
+        # A sum is NaN or infinite as soon as one value is; it reads the planes once and makes no mask.
+        finite = finite and bool(np.isfinite(result.sum(dtype=np.float64)))
+        for target, plane in zip(targets, result, strict=True):
+            if single:
+                np.clip(plane, 0, 1, out=target)
+            else:
+                _blend(target, plane, tile, scale)
+    return finite
+
+
+def _write(padded: Frames, planes: list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]], tile: Tile, tiling: Tiling) -> None:
+    """Copy a tile of the planes into an engine's input, clamped, and continue it into the padding."""
+    height, width = tiling.height, tiling.width
+    for target, plane in zip(padded, planes, strict=True):
+        part = plane[tile.top : tile.top + height, tile.left : tile.left + width]
+        np.clip(part, 0, 1, out=target[:height, :width])
+        fill_padding(target, height, width)
+
+
+def _blend(target: np.ndarray[tuple[int, ...], np.dtype[np.float32]], plane: Frames, tile: Tile, scale: int) -> None:
+    top, left = tile.top * scale, tile.left * scale
+    part = target[top : top + plane.shape[0], left : left + plane.shape[1]]
+    part += np.clip(plane, 0, 1) * tile.rows * tile.columns
+
+
+def _is_finite(frame: vs.VideoFrame) -> bool:
+    return all(bool(np.isfinite(np.asarray(frame[i])).all()) for i in range(3))
