@@ -39,7 +39,8 @@ def _background(number: int, width: int, height: int) -> Picture:
     cloud = np.sin(7 * x + 3 * np.sin(4 * y)) * np.sin(9 * y + 2 * np.sin(5 * x)) * 0.5 + 0.5
     low, high = np.array([250, 190, 140], np.float32), np.array([84, 96, 170], np.float32)
     sky = high + (low - high) * y[..., None] ** 1.3
-    return np.clip(sky + 26 * (cloud * (1 - y))[..., None], 0, 255).astype(np.uint8)
+    shaded: Picture = np.clip(sky + 26 * (cloud * (1 - y))[..., None], 0, 255).astype(np.uint8)
+    return shaded
 
 
 def _windows(draw: ImageDraw.ImageDraw, number: int, s: float, height: int) -> None:

@@ -13,11 +13,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import vapoursynth as vs
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from benchmarks.cartoon import write_dvd
-from benchmarks.programs import ffmpeg, run, vspipe
+from benchmarks.programs import ffmpeg, vspipe
 
 SCRIPT = """\
 import vapoursynth as vs
@@ -28,17 +29,14 @@ clip = core.bs.VideoSource({source!r}, cachemode=0)
 core.fdatrd.upscale(clip, model={model!r}).set_output()
 """
 
-# What the first frame says of itself decides what must happen before upscaling.
+# An interlaced DVD of animation holds telecined film; its first frame says which field is first.
 IVTC = "clip = core.vivtc.VDecimate(core.vivtc.VFM(clip, order={order}))\n"
 
 
-def prepare(source: Path) -> str:
-    """Script lines that make the source progressive; telecined film is what an interlaced animation DVD holds."""
-    import vapoursynth as vs
-
-    props = vs.core.bs.VideoSource(str(source), cachemode=0).get_frame(0).props
-    field = int(props.get("_FieldBased", 0))
-    return IVTC.format(order=field - 1) if field else ""
+def field_order(source: vs.VideoNode) -> int | None:
+    """0 or 1 (bottom or top field first) of an interlaced source, None of a progressive one."""
+    field = int(source.get_frame(0).props.get("_FieldBased", 0))
+    return field - 1 if field else None
 
 
 def encode(script: Path, output: Path, frames: int) -> float:
@@ -48,7 +46,9 @@ def encode(script: Path, output: Path, frames: int) -> float:
         [vspipe(), "-c", "y4m", "-p", str(script), "-"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     encoder = [ffmpeg(), "-v", "error", "-y", "-i", "-", "-c:v", "libx265", "-preset", "fast", "-crf", "16"]
-    encoder += ["-pix_fmt", "yuv420p10le", "-x265-params", "log-level=none", str(output)]
+    # y4m does not carry the matrix; this says what it is without converting anything.
+    encoder += ["-vf", "setparams=colorspace=bt709", "-pix_fmt", "yuv420p10le"]
+    encoder += ["-x265-params", "log-level=none", str(output)]
     coder = subprocess.Popen(encoder, stdin=pipe.stdout)
     if pipe.stdout is None or pipe.stderr is None:
         raise RuntimeError("vspipe was started without pipes")
@@ -73,15 +73,10 @@ def encode(script: Path, output: Path, frames: int) -> float:
     return time.perf_counter() - start
 
 
-def picture(file: Path, number: int, size: tuple[int, int]) -> Image.Image:
-    """One frame of a video as a picture of `size`, enlarged by ffmpeg's Lanczos where needed."""
-    width, height = size
-    pixels = run(
-        [ffmpeg(), "-v", "error", "-i", str(file), "-vf"]
-        + [f"select=eq(n\\,{number}),scale={width}:{height}:flags=lanczos+accurate_rnd,format=rgb24"]
-        + ["-frames:v", "1", "-f", "rawvideo", "-"]
-    )
-    return Image.fromarray(np.frombuffer(pixels, np.uint8).reshape(height, width, 3))
+def picture(clip: vs.VideoNode, number: int) -> Image.Image:
+    """One frame of an RGB24 clip as a picture."""
+    with clip.get_frame(number) as frame:
+        return Image.fromarray(np.stack([np.asarray(frame[i]) for i in range(3)], -1))
 
 
 def busiest(image: Image.Image, side: int) -> tuple[int, int, int, int]:
@@ -123,21 +118,30 @@ def main() -> int:
     elif not source.is_file():
         parser.error(f"--input {source} is not a file")
     script, output = a.out / "upscale.vpy", a.out / "upscaled.mkv"
+    clip = vs.core.bs.VideoSource(str(source), cachemode=0)
+    lines = ""
+    if (order := field_order(clip)) is not None:
+        clip = vs.core.vivtc.VDecimate(vs.core.vivtc.VFM(clip, order=order))
+        lines = IVTC.format(order=order)
+    frames = min(a.frames, clip.num_frames)
     script.write_text(
-        SCRIPT.format(source=str(source.resolve()), prepare=prepare(source), frames=a.frames, model=a.model),
-        encoding="utf-8",
+        SCRIPT.format(source=str(source.resolve()), prepare=lines, frames=frames, model=a.model), encoding="utf-8"
     )
-    seconds = encode(script, output, a.frames)
-    lines = run([vspipe(), "--info", str(script), "-"]).decode().splitlines()
-    info = dict(line.split(": ", 1) for line in lines if ": " in line)
-    size = (int(info["Width"]), int(info["Height"]))
-    middle = min(a.frames, int(info["Frames"])) // 2
-    after = picture(output, middle, size)
-    before_after(picture(source, middle, size), after, a.out / "before_after.png")
-    frames = int(info["Frames"])
-    print(f"{frames} frames of {size[0]}×{size[1]} in {seconds:.1f} s, start included: {frames / seconds:.3f} fps")
+    seconds = encode(script, output, frames)
+    upscaled = vs.core.bs.VideoSource(str(output), cachemode=0)
+    before = clip.resize.Lanczos(upscaled.width, upscaled.height, format=vs.RGB24, matrix_in=matrix(clip))
+    after = upscaled.resize.Spline36(format=vs.RGB24, matrix_in=matrix(upscaled))
+    before_after(picture(before, frames // 2), picture(after, frames // 2), a.out / "before_after.png")
+    size = f"{upscaled.width}×{upscaled.height}"
+    print(f"{frames} frames of {size} in {seconds:.1f} s, start included: {frames / seconds:.3f} fps")
     print(f"script  {script}\nvideo   {output}\npicture {a.out / 'before_after.png'}")
     return 0
+
+
+def matrix(clip: vs.VideoNode) -> int:
+    """The matrix the first frame names, else what its size makes likely."""
+    named = int(clip.get_frame(0).props.get("_Matrix", 2))
+    return named if named != 2 else 1 if clip.height > 576 else 6
 
 
 if __name__ == "__main__":

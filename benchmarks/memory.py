@@ -1,6 +1,6 @@
 """Memory over 500 frames at 120×120: flat after the first 50, or something leaks.
 
-    python -m benchmarks.memory [--model medium] [--frames 500]
+python -m benchmarks.memory [--model medium] [--frames 500]
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Seconds from starting Python to the first frame at 120×120, with an empty cache and with a warm one.
 
-    python -m benchmarks.startup [--model medium] [--rounds 3]
+python -m benchmarks.startup [--model medium] [--rounds 3]
 """
 
 import argparse

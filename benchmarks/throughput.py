@@ -53,7 +53,7 @@ def export_for_peer(weights: Path, height: int, width: int, file: Path) -> None:
 
 
 def seconds_per_frame(clip: vs.VideoNode) -> float:
-    """Time for all frames of the clip, as many requested at once as VapourSynth has threads, divided by their number."""
+    """Mean time of a frame, as many being requested at once as VapourSynth has threads."""
     start = time.perf_counter()
     for _ in clip.frames(close=True):
         pass

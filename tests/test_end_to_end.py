@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +24,10 @@ FRAMES = 5
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test's own, for vspipe as well."""
     monkeypatch.setenv("FDATRD_CACHE", str(tmp_path / "cache"))
-    yield tmp_path / "cache"
+    return tmp_path / "cache"
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +51,7 @@ def write_script(folder: Path, source: Path, model: Path | str, extra: str = "",
 
 def encode(script: Path, output: Path) -> str:
     """vspipe -c y4m | ffmpeg, as the README says; returns what vspipe wrote on stderr."""
-    pipe = subprocess.Popen(
-        [vspipe(), "-c", "y4m", str(script), "-"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    pipe = subprocess.Popen([vspipe(), "-c", "y4m", str(script), "-"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     coder = subprocess.run(
         [ffmpeg(), "-v", "error", "-y", "-i", "-", "-c:v", "ffv1", str(output)],
         stdin=pipe.stdout, capture_output=True, text=True, check=False,
@@ -74,7 +71,12 @@ def plane_means(clip: vs.VideoNode) -> np.ndarray[tuple[int, int], np.dtype[np.f
     """Mean of each plane of each frame as a share of the sample range, (frames, planes)."""
     assert clip.format is not None
     peak = 2**clip.format.bits_per_sample - 1
-    return np.array([[np.asarray(plane).mean() / peak for plane in frame] for frame in clip.frames(close=False)])
+    return np.array(
+        [
+            [np.asarray(frame[i]).mean() / peak for i in range(frame.format.num_planes)]
+            for frame in clip.frames(close=False)
+        ]
+    )
 
 
 @pytest.mark.parametrize("name", CLIPS)
@@ -106,15 +108,13 @@ def test_a_real_network_keeps_colours(dvd: Path, shared: Path, tmp_path: Path) -
     expected = clip.resize.Lanczos(480, 480, format=ours.format.id)
     assert np.abs(plane_means(ours) - plane_means(expected)).max() <= 1 / 255
     # and it is a picture, not an average of one
-    assert vs.core.std.PlaneStats(ours, expected).get_frame(0).props["PlaneStatsDiff"] < 0.03
+    difference = vs.core.std.PlaneStats(ours, expected).get_frame(0).props["PlaneStatsDiff"]
+    assert isinstance(difference, float)
+    assert difference < 0.03
 
 
 def test_stdout_is_video_and_nothing_else(dvd: Path, tmp_path: Path, identity_2x: Path) -> None:
     script = write_script(tmp_path, dvd, identity_2x)
-    text = script.read_text(encoding="utf-8")
-    # A library that prints from C while the script is evaluated, as TensorRT has done.
-    noisy = "import ctypes\nctypes.CDLL(None).puts(b'chatter before')\n" + text
-    script.write_text(noisy.replace("chatter before", "").replace("ctypes.CDLL(None).puts(b'')", "pass"), encoding="utf-8")
     for _ in range(2):  # with an empty cache and with a warm one
         data = run([vspipe(), "-c", "y4m", str(script), "-"])
         header, _, rest = data.partition(b"\n")

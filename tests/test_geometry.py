@@ -1,5 +1,7 @@
 """Padding and tiles, compared with what numpy and torch say of the same thing."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,7 +20,9 @@ def test_padded_is_the_next_multiple(side: int, multiple: int) -> None:
 
 
 @given(sides, sides, st.integers(0, 70), st.integers(0, 70))
-def test_padding_is_numpys_reflect_or_edge_and_keeps_the_picture(height: int, width: int, bottom: int, right: int) -> None:
+def test_padding_is_numpys_reflect_or_edge_and_keeps_the_picture(
+    height: int, width: int, bottom: int, right: int
+) -> None:
     picture = np.random.default_rng(height * 131 + width).random((height, width), np.float32)
     plane = np.full((height + bottom, width + right), np.nan, np.float32)
     plane[:height, :width] = picture
@@ -61,7 +65,7 @@ def test_tiles_cover_every_pixel_with_weight_one(height: int, width: int, rows: 
 def test_neighbouring_tiles_overlap() -> None:
     tiling = geometry.tile(540, 720, 270, 360, 2)
     lefts = sorted({tile.left for tile in tiling.tiles})
-    assert all(b - a <= 360 - geometry.OVERLAP for a, b in zip(lefts, lefts[1:], strict=False))
+    assert all(b - a <= 360 - geometry.OVERLAP for a, b in pairwise(lefts))
     assert max(lefts) == 720 - 360
 
 

@@ -17,7 +17,7 @@ SCALE = 2
 
 
 class CountingEngine:
-    """Repeats every pixel; a frame takes `seconds` from its submission on; frames whose first value is `poison` fail."""
+    """Repeats every pixel. A frame takes `seconds` from its submission on; one whose first value is `poison` fails."""
 
     def __init__(self, height: int, width: int, slots: int = 3, seconds: float = 0.0, poison: float = -1.0) -> None:
         self.slots, self.seconds, self.poison = slots, seconds, poison

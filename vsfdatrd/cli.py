@@ -107,8 +107,8 @@ def _cache(action: str, directory: Path | None) -> int:
         key = entry.fields
         used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
         print(
-            f"{entry.digest[:12]}  {_size(entry.size):>10}  last used {used}  {key.get('shape')}  {key.get('precision')}  "
-            f"{key.get('engine')}  weights {str(key.get('weights'))[:12]}  {key.get('device')}"
+            f"{entry.digest[:12]}  {_size(entry.size):>10}  last used {used}  {key.get('shape')}  "
+            f"{key.get('precision')}  {key.get('engine')}  weights {str(key.get('weights'))[:12]}  {key.get('device')}"
         )
     print(f"{len(entries)} engines, {_size(store.size)}, in {store.directory}")
     return 0
@@ -154,8 +154,7 @@ def _self_test(directory: Path | None) -> int:
     clip = vs.core.std.BlankClip(width=60, height=60, format=vs.YUV420P8, length=1, color=[120, 90, 160])
     start = time.perf_counter()
     try:
-        arguments = {"cache": str(directory)} if directory else {}
-        frame = vs.core.fdatrd.upscale(clip, **arguments).get_frame(0)
+        frame = vs.core.fdatrd.upscale(clip, cache=str(directory) if directory else None).get_frame(0)
     except vs.Error as error:
         print(f"self-test: failed: {error}")
         return 1

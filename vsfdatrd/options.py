@@ -30,7 +30,7 @@ class Options:
     device: tuple[int, ...] = (0,)
     """Numbers of the GPUs to use, frames going to them in turn; (0,) on a CPU."""
     precision: str = "auto"
-    """Arithmetic inside the network: ``auto`` (the fastest that passes verification), ``fp32``, ``bf16`` or ``fp16``."""
+    """Arithmetic in the network: ``auto`` (the fastest that passes verification), ``fp32``, ``bf16`` or ``fp16``."""
     format: str | None = None
     """Format of the output, by name or number; None follows the input."""
     matrix: str | None = None

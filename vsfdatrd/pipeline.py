@@ -59,9 +59,8 @@ def _frame_function(
             return f"{PREFIX}frame {number}: {error}"
         if not finite:
             where = "the network's output for it" if _is_finite(f) else "the source"
-            return (
-                f"{PREFIX}frame {number} failed: {where} is not finite (NaN or infinity). "
-                + ("Look at the filters before this one." if where == "the source" else 'Try precision="fp32".')
+            return f"{PREFIX}frame {number} failed: {where} is not finite (NaN or infinity). " + (
+                "Look at the filters before this one." if where == "the source" else 'Try precision="fp32".'
             )
         return out
 
@@ -92,7 +91,9 @@ def _through(lanes: Lanes, slot: int, tiling: Tiling, scale: int, source: vs.Vid
     return finite
 
 
-def _write(padded: Frames, planes: list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]], tile: Tile, tiling: Tiling) -> None:
+def _write(
+    padded: Frames, planes: list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]], tile: Tile, tiling: Tiling
+) -> None:
     """Copy a tile of the planes into an engine's input, clamped, and continue it into the padding."""
     height, width = tiling.height, tiling.width
     for target, plane in zip(padded, planes, strict=True):

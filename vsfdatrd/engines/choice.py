@@ -79,7 +79,12 @@ def open_engine(checkpoint: Checkpoint, height: int, width: int, options: Option
     with _opening:
         for precision in wanted:
             job = Job(
-                checkpoint, padded(height, multiple), padded(width, multiple), precision, options.device, options.streams
+                checkpoint,
+                padded(height, multiple),
+                padded(width, multiple),
+                precision,
+                options.device,
+                options.streams,
             )
             try:
                 return _open(name, module, job, store)
@@ -120,6 +125,6 @@ def _check_memory(module: Backend, job: Job) -> None:
     needed, free = module.memory_estimate(job)
     if needed > free:
         raise ClipError(
-            f"a frame of {job.width}×{job.height} pixels (padded) needs about {needed / 2**30:.0f} GiB in this network and "
-            f"{free / 2**30:.0f} GiB are free; upscale it in parts, for example tile=[720, 540], or use a smaller clip"
+            f"a frame of {job.width}×{job.height} pixels (padded) needs about {needed / 2**30:.0f} GiB in this network "
+            f"and {free / 2**30:.0f} GiB are free; upscale it in parts, for example tile=[720, 540], or a smaller clip"
         )

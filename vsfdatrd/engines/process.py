@@ -76,7 +76,9 @@ class SharedMemory:
                 os.unlink(self._path)
 
 
-def buffers(memory: mmap.mmap, slots: int, input_shape: list[int], output_shape: list[int]) -> list[tuple[Frames, Frames]]:
+def buffers(
+    memory: mmap.mmap, slots: int, input_shape: list[int], output_shape: list[int]
+) -> list[tuple[Frames, Frames]]:
     """Each slot's input and output, (3, H, W) float32, laid one after the other into shared memory."""
     found = []
     offset = 0
@@ -184,9 +186,11 @@ class RemoteEngine:
         self._listener.start()
 
     def input(self, slot: int) -> Frames:
+        """See `Engine.input`."""
         return self._buffers[slot][0]
 
     def submit(self, slot: int) -> None:
+        """See `Engine.submit`."""
         if self._closed:
             raise EngineError("the engine is closed; no frame can be sent to it")
         if self._dead:
@@ -196,6 +200,7 @@ class RemoteEngine:
         self._worker.send(do="run", slot=slot)
 
     def collect(self, slot: int) -> Frames:
+        """See `Engine.collect`."""
         while not self._done[slot].wait(1.0):
             if self._dead:  # it died between the submission and its notice
                 raise EngineError(self._dead)
@@ -204,6 +209,7 @@ class RemoteEngine:
         return self._buffers[slot][1]
 
     def close(self) -> None:
+        """See `Engine.close`."""
         if self._closed:
             return
         self._closed = True
@@ -212,12 +218,11 @@ class RemoteEngine:
 
     def _listen(self) -> None:
         """Wake whoever waits for a slot; when the process ends, all of them."""
-        with contextlib.suppress(OSError, ValueError):  # closed under our hands
-            with self._worker.replies as replies:
-                for line in replies:
-                    answer = json.loads(line)
-                    self._errors[answer["slot"]] = answer.get("error")
-                    self._done[answer["slot"]].set()
+        with contextlib.suppress(OSError, ValueError), self._worker.replies as replies:
+            for line in replies:
+                answer = json.loads(line)
+                self._errors[answer["slot"]] = answer.get("error")
+                self._done[answer["slot"]].set()
         if not self._closed:
             self._dead = self._worker.obituary()
             self._errors = [self._dead] * self.slots

@@ -74,7 +74,7 @@ def memory_estimate(job: Job) -> tuple[int, int]:
     else:
         body = pixels // config.unshuffle**2 * config.ffn_dim * _BYTES_PER_TOKEN_CHANNEL
     slots = job.streams or (2 if _on_gpu() else 1)
-    frames = pixels * 12 * (1 + job.checkpoint.description.scale ** 2)
+    frames = pixels * 12 * (1 + job.checkpoint.description.scale**2)
     size = 4 if job.precision == "fp32" else 2
     needed = slots * (body * size // 4 + frames)
     if not _on_gpu():
@@ -126,7 +126,7 @@ class _Cpu(_Slots):
 
         super().__init__(job, job.streams or 1)
         dtype = _dtype(job.precision)
-        network = job.checkpoint.network().to(dtype=dtype, memory_format=torch.channels_last)
+        network = job.checkpoint.network().to(dtype).to(memory_format=torch.channels_last)
         inputs = [torch.zeros(self._input_shape) for _ in range(self.slots)]
         outputs = [torch.empty(self._output_shape) for _ in range(self.slots)]
         self._inputs: list[Frames] = [t.numpy()[0] for t in inputs]
@@ -176,8 +176,8 @@ class _Lane:
         self.host_in = torch.zeros(shapes[0], pin_memory=True)
         self.host_out = torch.empty(shapes[1], pin_memory=True)
         self.device = device
-        self.stream = torch.cuda.Stream(device)
-        self.done = torch.cuda.Event()
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         with torch.cuda.device(device), torch.cuda.stream(self.stream), torch.inference_mode():
             self.device_in = torch.zeros(shapes[0], device=device)
             for _ in range(3):  # lets cuDNN and cuBLAS choose their kernels before the capture
@@ -213,9 +213,7 @@ class _Cuda(_Slots):
             index = job.device[slot % len(job.device)]
             device = torch.device("cuda", index)
             if index not in networks:
-                networks[index] = job.checkpoint.network().to(
-                    device=device, dtype=dtype, memory_format=torch.channels_last
-                )
+                networks[index] = job.checkpoint.network().to(device, dtype).to(memory_format=torch.channels_last)
             lanes.append(_Lane(networks[index], device, dtype, shapes))
         self._lanes = lanes
 

@@ -26,7 +26,8 @@ def drawing(height: int, width: int) -> Frames:
         across = (x * np.cos(angle) + y * np.sin(angle)) % 47
         picture *= 1 - 0.7 * np.clip(1 - np.abs(across - 23), 0, 1) * (rng.random() > 0.3)
     picture += rng.normal(0, 0.008, picture.shape)
-    return np.clip(picture, 0, 1).astype(np.float32)
+    finished: Frames = np.clip(picture, 0, 1).astype(np.float32)
+    return finished
 
 
 def compare(reference: Frames, candidate: Frames, what: str) -> float:

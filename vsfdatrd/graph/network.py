@@ -55,9 +55,7 @@ class _Network:
         deep = g.op("Add", g.conv(deep, self.weights["conv_after.weight"]), shallow)
         out = write_tail(g, config, self.weights.below("upsampler"), deep, self.height, self.width)
         (height, width), s = self.frame, config.scale
-        return g.model(
-            (1, config.in_channels, height, width), out, (1, config.out_channels, height * s, width * s)
-        )
+        return g.model((1, config.in_channels, height, width), out, (1, config.out_channels, height * s, width * s))
 
     def _first(self) -> Name:
         u, c = self.config.unshuffle, self.config.in_channels
@@ -92,7 +90,7 @@ class _Network:
                 mixed = self._gate_by_pool(self._windows(n, attn), self._local(n, weights), weights)
             case "channel":
                 mixed = self._gate_by_token(self._channels(n, attn), self._local(n, weights), weights)
-            case "dictionary":
+            case _:
                 mixed = self._dictionary(n, attn)
         t = g.op("Add", t, mixed)
         n = g.layer_norm(t, weights["n2.weight"], weights["n2.bias"])

@@ -58,9 +58,15 @@ class Writer:
         return self.op("MatMul", x, self.constant(np.ascontiguousarray(weight.T)))
 
     def conv(
-        self, x: Name, weight: NDArray[Any], bias: NDArray[Any] | None = None, *, stride: int = 1, pad: int | None = None,
+        self,
+        x: Name,
+        weight: NDArray[Any],
+        bias: NDArray[Any] | None = None,
+        *,
+        stride: int = 1,
+        pad: int | None = None,
         groups: int = 1,
-    ) -> Name:  # fmt: skip
+    ) -> Name:
         """A convolution with a square kernel, by default padded to keep the size."""
         side = weight.shape[-1]
         border = side // 2 if pad is None else pad

@@ -110,7 +110,8 @@ class DepthwiseConv(nn.Conv2d):
         """x: (B, N, C) -> (B, N, C); the map in between is channels-last, so no data moves."""
         b, n, c = x.shape
         maps = x.view(b, *size, c).permute(0, 3, 1, 2)  # (B, N, C) -> (B, C, H, W)
-        return self(maps).permute(0, 2, 3, 1).reshape(b, n, c)  # -> (B, H, W, C) -> (B, N, C)
+        mixed: Tensor = self(maps)
+        return mixed.permute(0, 2, 3, 1).reshape(b, n, c)  # -> (B, H, W, C) -> (B, N, C)
 
 
 class FeedForward(nn.Module):
@@ -145,7 +146,7 @@ class Interaction(nn.Module):
     def forward(self, attn: Tensor, conv: Tensor) -> Tensor:
         """attn, conv: (B, N, C) -> (B, N, C)."""
         if self.kind == "spatial":
-            gate = self.cg(conv.transpose(1, 2).unsqueeze(-1))  # (B, N, C) -> (B, C, N, 1) -> (B, C, 1, 1)
+            gate: Tensor = self.cg(conv.transpose(1, 2).unsqueeze(-1))  # (B, N, C) -> (B, C, N, 1) -> (B, C, 1, 1)
             return attn * gate.flatten(1).unsqueeze(1) + conv  # gate: (B, 1, C)
         gate = self.sg(attn.transpose(1, 2).unsqueeze(-1))  # (B, C, N, 1) -> (B, 1, N, 1)
         return attn + conv * gate.squeeze(1)  # gate: (B, N, 1)
@@ -159,6 +160,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (B, N, C) -> the same."""
         if not self.training or self.rate == 0:
             return x
         keep = 1 - self.rate

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vsfdatrd.nn.config import GROUPS, UPSAMPLERS, Upsampler, steps
 
+
 def _conv(inputs: int, outputs: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, padding=1)
 
@@ -31,6 +32,7 @@ class PixelAttention(nn.Module):
         self.conv = nn.Sequential(nn.Conv2d(dim, dim, 1), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W) -> the same."""
         return x * cast(Tensor, self.conv(x))
 
 
@@ -55,6 +57,7 @@ class DySample(nn.Module):
         self.register_buffer("init_pos", grid.repeat(1, GROUPS, 1).reshape(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W) -> (B, O, H·s, W·s)."""
         b, c, height, width = x.shape
         s = self.scale
         offset = self.offset(x) * self.scope(x).sigmoid() * 0.5 + self.init_pos
@@ -81,6 +84,7 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W) -> the same."""
         x = x.permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
         return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, 1e-6).permute(0, 3, 1, 2)
 
@@ -120,6 +124,7 @@ class LdaAqu(nn.Module):
         return y.reshape(bg // self.groups, h3 * w3 // 9, 9, self.groups * k)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W) -> (B, C, H·s, W·s)."""
         b, c, height, width = x.shape
         ho, wo, g = height * self.scale, width * self.scale, self.groups
         n = self.layer_norm(x)
@@ -138,7 +143,7 @@ class LdaAqu(nn.Module):
         values = self._sample(x.reshape(b * g, c // g, height, width), grid)
         # (B, hidden, Ho, Wo) -> (B, Ho·Wo, 1, hidden)
         queries = q.flatten(2).transpose(1, 2).unsqueeze(2) * q.shape[1] ** -0.5
-        out = (queries @ keys.transpose(-1, -2)).softmax(-1) @ values  # (B, Ho·Wo, 1, C)
+        out: Tensor = (queries @ keys.transpose(-1, -2)).softmax(-1) @ values  # (B, Ho·Wo, 1, C)
         return out.squeeze(2).transpose(1, 2).reshape(b, c, ho, wo)
 
 
