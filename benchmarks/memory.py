@@ -1,35 +1,88 @@
-"""Memory over 500 frames at 120×120: flat after the first 50, or something leaks.
+"""Memory: whether it stays flat over many frames, and how much an engine takes.
 
 python -m benchmarks.memory [--model medium] [--frames 500]
+python -m benchmarks.memory --sizes 240x240 480x480 720x540
 """
 
 import argparse
 import sys
+from pathlib import Path
+from typing import Any
 
 import psutil
 import vapoursynth as vs
 from tqdm import tqdm
 
 from benchmarks.report import save
+from vsfdatrd.catalog import resolve
+from vsfdatrd.checkpoint import open_checkpoint
+from vsfdatrd.engines import openvino
+from vsfdatrd.engines.base import Job
+from vsfdatrd.engines.choice import open_engine
+from vsfdatrd.options import Options
+from vsfdatrd.store import Store
+
+
+def in_use() -> int:
+    """Bytes in memory of this process and of the engines' own."""
+    process = psutil.Process()
+    return sum(p.memory_info().rss for p in (process, *process.children(recursive=True)))
+
+
+def flat(model: str, frames: int, settle: int) -> int:
+    """Upscale many frames of 120×120; status 1 if memory grows by more than 2 % after `settle` of them."""
+    clip = vs.core.std.BlankClip(width=120, height=120, format=vs.YUV420P8, length=frames, color=[120, 90, 160])
+    used = []
+    for _ in tqdm(vs.core.fdatrd.upscale(clip, model=model).frames(close=True), total=frames, unit="frame"):
+        used.append(in_use())
+    settled, last = used[settle], max(used[settle:])
+    growth = last / settled - 1
+    print(f"{settled / 2**20:.0f} MiB at frame {settle}, at most {last / 2**20:.0f} MiB after it: {growth:+.2%}")
+    save("memory_120x120", {"frames": frames, "rss_bytes": used[:: max(1, frames // 100)], "growth": growth})
+    return int(growth > 0.02)
+
+
+def by_size(model: str, sizes: list[str]) -> int:
+    """Peak memory of the OpenVINO engine's process for frames of some sizes, beside what is estimated for it."""
+    checkpoint = open_checkpoint(resolve(model))
+    config = checkpoint.description.config
+    if config is None:
+        raise SystemExit(f"{model} is no FDAT-RD")
+    rows: list[dict[str, Any]] = []
+    for size in sizes:
+        width, height = map(int, size.split("x"))
+        engine = open_engine(checkpoint, height, width, Options(backend="openvino", streams=1), Store()).engine
+        child = psutil.Process().children()[-1]
+        before = child.memory_info().rss
+        engine.submit(0)
+        engine.collect(0)
+        status = Path(f"/proc/{child.pid}/status").read_text(encoding="utf-8")
+        peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+        _, padded_height, padded_width = engine.input(0).shape
+        job = Job(checkpoint, padded_height, padded_width, "fp32")
+        tokens = job.height * job.width / config.unshuffle**2
+        row = {
+            "size": [width, height],
+            "peak_bytes": peak,
+            "bytes_per_token_and_channel": (peak - before) / tokens / config.ffn_dim,
+            "estimated_bytes": openvino.memory_estimate(job)[0],
+        }
+        print(f"{size}: {peak / 2**20:.0f} MiB, estimated {row['estimated_bytes'] / 2**20:.0f} MiB")
+        rows.append(row)
+        engine.close()
+    save("memory_by_size", {"model": model, "engine": "openvino fp32", "rows": rows})
+    return 0
 
 
 def main() -> int:
-    """Measure; see the module's docstring. Status 1 if memory grew by more than 2 % after frame 50."""
+    """Measure; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="medium")
     parser.add_argument("--frames", type=int, default=500)
     parser.add_argument("--settle", type=int, default=50, help="frames after which memory must be flat")
+    parser.add_argument("--sizes", nargs="+", help="measure engines for these sizes instead")
     a = parser.parse_args()
-    clip = vs.core.std.BlankClip(width=120, height=120, format=vs.YUV420P8, length=a.frames, color=[120, 90, 160])
-    process = psutil.Process()
-    used = []
-    for _ in tqdm(vs.core.fdatrd.upscale(clip, model=a.model).frames(close=True), total=a.frames, unit="frame"):
-        used.append(process.memory_info().rss)
-    settled, last = used[a.settle], max(used[a.settle :])
-    growth = last / settled - 1
-    print(f"{settled / 2**20:.0f} MiB at frame {a.settle}, at most {last / 2**20:.0f} MiB after it: {growth:+.2%}")
-    save("memory_120x120", {"frames": a.frames, "rss_bytes": used[:: max(1, a.frames // 100)], "growth": growth})
-    return int(growth > 0.02)
+    return by_size(a.model, a.sizes) if a.sizes else flat(a.model, a.frames, a.settle)
 
 
 if __name__ == "__main__":

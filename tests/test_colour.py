@@ -99,7 +99,7 @@ def decode(codes: Array, bits: int, matrix: int, range: int) -> Array:
 def in_gamut(count: int, bits: int, matrix: int, range: int, seed: int = 0) -> Array:
     """(3, count) codes of colours that RGB holds, from black to white, in the order of their luma: a colour ramp."""
     random = np.random.default_rng(seed)
-    rgb = random.random((3, 4 * count))
+    rgb = random.random((3, 64 + 4 * count))
     rgb[random.random(rgb.shape) < 0.2] = 0
     rgb[random.random(rgb.shape) < 0.2] = 1
     weights = WEIGHTS[matrix]
@@ -634,6 +634,24 @@ def test_the_output_format(
     np.testing.assert_allclose(rgb, values if family == vs.RGB else [0.5] * 3, atol=0.006)
 
 
+@pytest.mark.parametrize("bits", [8, 10, 14])
+def test_few_bits_are_dithered(bits: int) -> None:
+    # A slope of three codes over the width: rounding would make bands; dither keeps the mean of every part.
+    slope = (0.5 + np.linspace(0, 3, 256) / (2**bits - 1))[None].repeat(64, 0)
+    clip = clip_of(core.get_video_format(vs.RGBS), [[slope] * 3])
+    out = there_and_back(clip, format=str(core.query_video_format(vs.RGB, vs.INTEGER, bits, 0, 0).id))
+    for plane in planes(out):
+        error = plane - slope * (2**bits - 1)
+        assert np.abs(error).max() <= 1
+        assert np.abs(error[8:].reshape(-1, 32, 8).mean((0, 2))).max() <= 0.1
+
+
+def test_what_the_network_gets_says_what_it_is() -> None:
+    for clip in (blank(vs.YUV420P8, _Matrix=6, _Range=0), blank(vs.RGB24, _Range=0), blank(vs.GRAY8)):
+        given = props_of(colour.to_rgb(colour.describe(clip)))
+        assert (given["_Matrix"], given["_Range"]) == (0, 1)
+
+
 @pytest.mark.parametrize(
     "asked",
     ["", "YUV420P99", "mp4", "0", "999999", "99999999999999999999", "-1", "GRAY32", "YUV420P17", "NONE", "²", "1.5"],
@@ -810,6 +828,21 @@ def means(clip: vs.VideoNode, frames: Sequence[int]) -> Array:
     """Mean of each plane of some frames, as a share of the sample range."""
     peak = 2**clip.format.bits_per_sample - 1
     return np.array([[plane.mean() / peak for plane in planes(clip, n)] for n in frames])
+
+
+@pytest.mark.parametrize("limits", [0, 1])
+@pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
+def test_a_drawn_clip_keeps_its_means(subsampling: str, limits: int) -> None:
+    y, x = np.mgrid[0:96, 0:128] / 16
+    rgb = [0.5 + 0.3 * np.sin(x + i) * np.cos(y - i) + 0.1 * (np.floor(x + y) % 2) for i in range(3)]
+    drawn = clip_of(core.get_video_format(vs.RGBS), [rgb])
+    clip = drawn.resize.Bicubic(format=yuv(8, subsampling).id, matrix=5, range=limits)
+    source = colour.describe(clip)
+    doubled = colour.to_rgb(source).resize.Bicubic(256, 192).std.Expr("x 0 max 1 min")
+    for matrix in (5, 1, 8):
+        out = colour.from_rgb(doubled, colour.target(source, 2, None, str(matrix)))
+        expected = clip.resize.Lanczos(256, 192, format=out.format.id, matrix=matrix)
+        assert np.abs(means(out, [0]) - means(expected, [0])).max() <= 1 / 255
 
 
 @pytest.mark.parametrize(

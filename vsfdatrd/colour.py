@@ -9,8 +9,8 @@ missing is filled in frame by frame instead, and clips of mixed origin stay righ
 
 The network works on gamma-encoded R'G'B', the way animation is stored: transfer and primaries are never converted,
 only passed on. Luma is never resampled. Chroma is, with Spline36 both ways: flat areas stay exact, and 4:2:0 to RGB and
-back keeps 2.7 dB more of the chroma of drawings than Catmull-Rom does (0.6 dB after 2x), with less ringing at the hard
-edges of cels than Lanczos.
+back keeps 2.7 dB more of the chroma of drawings than Catmull-Rom does (0.6 dB after 2x), with a little less ringing at
+the hard edges of cels than Lanczos.
 
 Constants and numbers are those of ITU-T H.273, which VapourSynth's properties use.
 """

@@ -13,7 +13,7 @@ import vapoursynth as vs
 from vsfdatrd import colour, geometry, pipeline
 from vsfdatrd.catalog import resolve
 from vsfdatrd.checkpoint import open_checkpoint
-from vsfdatrd.engines.choice import open_engine
+from vsfdatrd.engines.choice import open_engine, warm_up
 from vsfdatrd.errors import FdatrdError
 from vsfdatrd.options import Options
 from vsfdatrd.progress import stdout_to_stderr
@@ -62,6 +62,7 @@ def upscale(
 
 
 def _upscale(clip: vs.VideoNode, options: Options) -> vs.VideoNode:
+    warm_up(options.backend)
     source = colour.describe(clip)
     store = Store(options.cache)
     checkpoint = open_checkpoint(resolve(options.model), memory=store.notes("checkpoint"))

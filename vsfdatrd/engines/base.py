@@ -76,6 +76,10 @@ class Backend(Protocol):
         """Why this backend cannot be used here, as a sentence with the cure; None if it can."""
         ...
 
+    def warm_up(self) -> None:
+        """Begin what takes a while to start, and return at once; called while the clip is still being looked at."""
+        ...
+
     def version(self) -> str:
         """Name and version of the library that runs the engine."""
         ...

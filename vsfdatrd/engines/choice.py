@@ -1,5 +1,6 @@
 """Choosing, building, verifying and sharing engines."""
 
+import contextlib
 import logging
 import threading
 import weakref
@@ -11,7 +12,7 @@ from typing import cast
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.engines.base import Backend, Job, Lanes
 from vsfdatrd.engines.devices import gpu_count
-from vsfdatrd.errors import ArgumentError, ClipError, EngineBuildError, EngineUnavailable
+from vsfdatrd.errors import ArgumentError, ClipError, EngineBuildError, EngineError, EngineUnavailable
 from vsfdatrd.geometry import padded
 from vsfdatrd.options import BACKENDS, Options, Precision
 from vsfdatrd.progress import working
@@ -31,6 +32,15 @@ def backend(name: str) -> Backend:
 def usable() -> dict[str, str | None]:
     """Every backend's name, and why it cannot be used here (None if it can)."""
     return {name: backend(name).unavailable() for name in BACKENDS}
+
+
+def warm_up(wanted: str) -> None:
+    """Begin to start the engine that a wish most likely means. Never fails; `choose` says what is wrong."""
+    name = wanted if wanted != "auto" else "torch" if gpu_count() else "openvino"
+    module = backend(name)
+    if module.unavailable() is None:
+        with contextlib.suppress(EngineError):
+            module.warm_up()
 
 
 def choose(wanted: str, checkpoint: Checkpoint) -> tuple[str, Backend]:

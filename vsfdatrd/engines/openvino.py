@@ -23,9 +23,10 @@ from vsfdatrd.options import Precision
 
 log = logging.getLogger(__name__)
 
-# Peak bytes of one frame in flight per token of the map and channel of the feed-forward network, in float32;
-# benchmarks/results/memory_by_size.json has the measurements.
-BYTES_PER_TOKEN_CHANNEL = 4 * 12
+# What one frame in flight takes, its buffers included, per token of the map and channel of the feed-forward network, in
+# float32: 23.0 to 23.4 bytes for medium from 240×240 to 720×540 (`python -m benchmarks.memory --sizes`).
+BYTES_PER_TOKEN_CHANNEL = 24
+BYTES_OF_PROCESS = 200 << 20
 
 
 def unavailable() -> str | None:
@@ -33,6 +34,11 @@ def unavailable() -> str | None:
     if importlib.util.find_spec("openvino") is None:
         return "OpenVINO is not installed; pip install openvino"
     return None
+
+
+def warm_up() -> None:
+    """Start the process that will run the engine; it imports OpenVINO meanwhile."""
+    _spare.start()
 
 
 def version() -> str:
@@ -58,13 +64,10 @@ def memory_estimate(job: Job) -> tuple[int, int]:
     description = job.checkpoint.description
     config = description.config
     pixels = job.height * job.width
-    size = 4 if job.precision == "fp32" else 2
-    activations = 0
-    if config is not None:
-        activations = pixels // config.unshuffle**2 * config.ffn_dim * BYTES_PER_TOKEN_CHANNEL * size // 4
-    frames = 12 * pixels * (1 + description.scale**2)
-    needed = (job.streams or 1) * (activations + frames) + 6 * description.parameters
-    return needed, int(psutil.virtual_memory().available)
+    channels = config.ffn_dim / config.unshuffle**2 if config else 0
+    frame = pixels * channels * BYTES_PER_TOKEN_CHANNEL + 12 * pixels * (1 + description.scale**2)
+    needed = (job.streams or 1) * frame + 12 * description.parameters + BYTES_OF_PROCESS
+    return int(needed), int(psutil.virtual_memory().available)
 
 
 def build(job: Job, directory: Path) -> None:
@@ -119,16 +122,23 @@ class _Spare:
             self._about = self.ask("describe")
         return self._about
 
-    def ask(self, do: str, **arguments: Any) -> Any:
-        """Ask the process, starting one if there is none. One that died is replaced at the next question."""
+    def start(self) -> Worker:
+        """The process, started if there is none."""
         with self._talking:
             if self._worker is None:
                 self._worker = Worker("vsfdatrd.engines.openvino_process")
+            return self._worker
+
+    def ask(self, do: str, **arguments: Any) -> Any:
+        """Ask the process. One that failed is ended; the next question starts another."""
+        worker = self.start()
+        with self._talking:
             try:
-                return self._worker.ask(do, **arguments)
+                return worker.ask(do, **arguments)
             except EngineError:
-                self._worker.close()
-                self._worker = None
+                worker.close()
+                if self._worker is worker:
+                    self._worker = None
                 raise
 
     def take(self) -> Worker:

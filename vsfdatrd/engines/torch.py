@@ -36,6 +36,10 @@ def unavailable() -> str | None:
     return None
 
 
+def warm_up() -> None:
+    """Nothing: importing PyTorch would hold up everything else."""
+
+
 def version() -> str:
     """PyTorch's version."""
     from importlib.metadata import version as installed

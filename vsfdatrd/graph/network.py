@@ -110,9 +110,11 @@ class _Network:
     def _gate_by_pool(self, attn: Name, local: Name, weights: Weights) -> Name:
         """attn · sigmoid(W3 GELU(W1 mean(local))) + local."""
         g, c = self.g, self.config.embed_dim
-        mean = g.op("ReduceMean", local, g.constant([2, 3], np.int64), keepdims=0)  # (1, C, H, W) -> (1, C)
-        hidden = g.op("Gelu", g.matmul(mean, weights["inter.cg.1.weight"][:, :, 0, 0]))
-        gate = g.op("Sigmoid", g.matmul(hidden, weights["inter.cg.3.weight"][:, :, 0, 0]))  # (1, C)
+        # As 1×1 convolutions, not products: OpenVINO 2026.4 takes a chain of small products for an MLP to fuse, and
+        # crashes over this one when it has a single thread.
+        mean = g.op("ReduceMean", local, g.constant([2, 3], np.int64), keepdims=1)  # (1, C, H, W) -> (1, C, 1, 1)
+        hidden = g.op("Gelu", g.conv(mean, weights["inter.cg.1.weight"]))
+        gate = g.reshape(g.op("Sigmoid", g.conv(hidden, weights["inter.cg.3.weight"])), 1, c)
         return g.op("Add", g.op("Mul", attn, gate), self._to_tokens(local, c))
 
     def _gate_by_token(self, attn: Name, local: Name, weights: Weights) -> Name:

@@ -1,0 +1,202 @@
+"""The engine graph computes what the network computes: fixtures, every tail, every scale, every pattern."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from vsfdatrd.geometry import fill_padding, padded
+from vsfdatrd.graph import GRAPH_VERSION, fdat_rd_graph
+from vsfdatrd.nn.config import META, UPSAMPLERS, FdatRdConfig, from_shapes, variant
+from vsfdatrd.nn.fdat_rd import FdatRd
+from vsfdatrd.nn.layout import tensor_shapes
+
+type Make = Callable[..., Any]
+type Array = NDArray[Any]
+type Run = Callable[[onnx.ModelProto, Array], Array]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+# fmt: off
+FIXTURES = (
+    "1x_conv", "1x_unshuffle", "2x_dysample", "2x_lda", "2x_nearest-conv", "2x_pa_up", "2x_pixelshuffle",
+    "2x_pixelshuffledirect", "2x_transpose-conv", "2x_unshuffle_64d", "2x_unshuffle_dysample", "2x_unshuffle_lda",
+    "2x_unshuffle_nearest-conv", "2x_unshuffle_pa_up", "2x_unshuffle_pixelshuffle", "2x_unshuffle_pixelshuffledirect",
+    "2x_unshuffle_transpose-conv", "3x_nearest-conv", "3x_pa_up", "3x_pixelshuffle", "3x_pixelshuffledirect",
+    "3x_transpose-conv", "4x",
+)
+VARIANTS: tuple[dict[str, Any], ...] = (
+    {"upsampler": "conv", "tail_scale": 1},
+    *({"upsampler": kind, "tail_scale": scale} for kind in UPSAMPLERS[1:] for scale in (2, 3, 4)),
+    # a tail of scale 1 is one convolution, whatever it is called
+    {"upsampler": "lda", "tail_scale": 1},
+    {"tail_scale": 2, "unshuffle": 2},
+    {"tail_scale": 4, "unshuffle": 2},
+    {"tail_scale": 4, "unshuffle": 4},
+    {"tail_scale": 4, "unshuffle": 2, "upsampler": "dysample"},
+    {"groups": (("spatial",),)},
+    {"groups": (("channel",),), "dict_tokens": 0},
+    {"groups": (("dictionary",),)},
+    {"groups": (("spatial", "spatial", "channel"), ("dictionary", "spatial"))},  # windows turn across groups
+    {"groups": (("channel", "dictionary"),) * 2, "embed_dim": 48, "heads": 3, "ffn_dim": 80, "dict_tokens": 20},
+    {"embed_dim": 64, "heads": 2, "gate_dim": 8, "ffn_dim": 96, "mid_dim": 32, "upsampler": "dysample"},
+    {"embed_dim": 64, "heads": 4, "mid_dim": 32, "upsampler": "lda"},
+    {"embed_dim": 64, "heads": 4, "mid_dim": 16, "upsampler": "pa_up", "tail_scale": 4},
+)
+# fmt: on
+
+# OpenVINO must not meet VapourSynth, which loads plugins with a build of their own, so it runs in another process.
+RUNNER = """
+import sys
+import numpy as np
+import openvino
+from vsfdatrd.engines.openvino_process import settings
+
+core = openvino.Core()
+for line in sys.stdin:
+    try:
+        graph, source, target = line.rstrip("\\n").split("\\t")
+        compiled = core.compile_model(core.read_model(graph), "CPU", settings("fp32", 1))
+        np.save(target, compiled(np.load(source))[0])
+        print("done", flush=True)
+    except Exception as error:
+        print(repr(error).replace("\\n", " "), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """What OpenVINO makes of a model and its input."""
+    folder = tmp_path_factory.mktemp("graphs")
+    graph, source, target = folder / "graph.onnx", folder / "in.npy", folder / "out.npy"
+    with subprocess.Popen(
+        [sys.executable, "-c", RUNNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        asked, answered = process.stdin, process.stdout
+        assert asked is not None
+        assert answered is not None
+
+        def infer(model: onnx.ModelProto, x: Array) -> Array:
+            target.unlink(missing_ok=True)
+            graph.write_bytes(model.SerializeToString())
+            np.save(source, x)
+            asked.write(f"{graph}\t{source}\t{target}\n")
+            asked.flush()
+            assert answered.readline() == "done\n"
+            result: Array = np.load(target)
+            return result
+
+        yield infer
+        asked.close()
+
+
+def continued(picture: Array, multiple: int) -> Array:
+    """A picture (1, C, H, W) padded as the pipeline does it."""
+    height, width = picture.shape[2:]
+    large = np.zeros((*picture.shape[:2], padded(height, multiple), padded(width, multiple)), np.float32)
+    large[..., :height, :width] = picture
+    for plane in large[0]:
+        fill_padding(plane, height, width)
+    return large
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_reproduces_the_published_network(shared: Path, run: Run, name: str) -> None:
+    facts = json.loads((shared / "fixtures/index.json").read_text())[f"fdatrd_{name}"]
+    tensors = load_file(shared / f"fixtures/fdatrd_{name}.safetensors")
+    config = from_shapes({key: tensor.shape for key, tensor in tensors.items()}, tensors[META].tolist())
+    with np.load(shared / f"fixtures/fdatrd_{name}.npz") as pictures:
+        for height, width in facts["sizes"]:
+            source, expected = pictures[f"in_{height}x{width}"], pictures[f"out_{height}x{width}"]
+            x = continued(source, config.multiple)
+            out = run(fdat_rd_graph(config, tensors, *x.shape[2:]), x)
+            out = out[..., : height * config.scale, : width * config.scale]
+            assert out.shape == expected.shape
+            assert np.abs(out - expected).max() <= 1e-4 * facts["out_std"], (height, width)
+
+
+def test_all_fixtures_are_listed(shared: Path) -> None:
+    assert set(json.loads((shared / "fixtures/index.json").read_text())) == {f"fdatrd_{name}" for name in FIXTURES}
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=lambda c: " ".join(f"{k}={v}" for k, v in c.items()))
+def test_computes_what_the_network_computes(
+    make_config: Make, make_tensors: Make, run: Run, changes: dict[str, Any]
+) -> None:
+    config: FdatRdConfig = make_config(**changes)
+    tensors = make_tensors(7, **changes)
+    network = FdatRd(config).eval()
+    network.load_state_dict({name: torch.from_numpy(values) for name, values in tensors.items()})
+    height, width = config.multiple, config.multiple * (2 if config.unshuffle == 1 else 1)
+    x = np.random.default_rng(2).random((1, config.in_channels, height, width), np.float32)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(x)).numpy()
+    model = fdat_rd_graph(config, tensors, height, width)
+    onnx.checker.check_model(model, full_check=True)
+    out = run(model, x)
+    assert out.shape == expected.shape == (1, config.out_channels, height * config.scale, width * config.scale)
+    assert expected.std() > 0.05, "an output that does not vary compares nothing"
+    assert np.abs(out - expected).max() <= 2e-5 * np.abs(expected).max()
+
+
+def test_the_graph_depends_on_every_tensor(make_config: Make, make_tensors: Make) -> None:
+    config = make_config()
+    tensors = make_tensors()
+    before = fdat_rd_graph(config, tensors, 30, 30).SerializeToString(deterministic=True)
+    assert fdat_rd_graph(config, tensors, 30, 30).SerializeToString(deterministic=True) == before
+    for name in tensors:
+        changed = tensors | {name: tensors[name] + (1 if name == META else np.float32(0.5))}
+        after = fdat_rd_graph(config, changed, 30, 30).SerializeToString(deterministic=True)
+        # The pooled gate is stored in channel blocks and the per-token gate in spatial ones, where they are not used.
+        unused = name == META or ".blocks.1.inter.cg." in name or ".blocks.0.inter.sg." in name
+        assert (after == before) is unused, name
+
+
+@pytest.mark.parametrize(("height", "width"), [(30, 31), (29, 30), (0, 30), (30, 0), (-30, 30), (15, 60)])
+def test_a_size_that_is_no_multiple_is_refused(make_config: Make, make_tensors: Make, height: int, width: int) -> None:
+    with pytest.raises(ValueError, match=f"{width}×{height} is no multiple of 30"):
+        fdat_rd_graph(make_config(), make_tensors(), height, width)
+
+
+def test_with_unshuffle_the_multiple_is_larger(make_config: Make, make_tensors: Make) -> None:
+    changes = {"tail_scale": 4, "unshuffle": 2}
+    with pytest.raises(ValueError, match="90×60 is no multiple of 60; pad the frame first"):
+        fdat_rd_graph(make_config(**changes), make_tensors(**changes), 60, 90)
+
+
+def test_a_large_network_becomes_a_graph_within_seconds() -> None:
+    config = variant("large")
+    random = np.random.default_rng(0)
+    tensors = {name: random.random(shape, np.float32) for name, shape in tensor_shapes(config).items()}
+    spent = []
+    for _ in range(2):  # the machine may be busy once
+        start = time.process_time()
+        model = fdat_rd_graph(config, tensors, 540, 720)
+        data = model.SerializeToString()
+        spent.append(time.process_time() - start)
+    assert min(spent) <= 3
+    weights = sum(values.nbytes for values in tensors.values())
+    # Padded grids and positions are small beside the weights: constants are not written twice, nor in float64.
+    assert 0.9 * weights < len(data) < 1.2 * weights
+
+
+def test_the_model_states_its_interface(make_config: Make, make_tensors: Make) -> None:
+    changes = {"tail_scale": 4, "unshuffle": 2}
+    model = fdat_rd_graph(make_config(**changes), make_tensors(**changes), 60, 120)
+    shapes = [
+        (value.name, [side.dim_value for side in value.type.tensor_type.shape.dim], value.type.tensor_type.elem_type)
+        for value in (*model.graph.input, *model.graph.output)
+    ]
+    floats = onnx.TensorProto.FLOAT
+    assert shapes == [("input", [1, 3, 60, 120], floats), ("output", [1, 3, 120, 240], floats)]
+    assert GRAPH_VERSION.isdigit()
