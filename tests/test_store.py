@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from vsfdatrd import store as store_module
 from vsfdatrd.errors import EngineBuildError, EngineError, EngineUnavailable, StoreError
-from vsfdatrd.store import Entry, Key, Store
+from vsfdatrd.manifest import Entry, Key
+from vsfdatrd.store import Store
 
 KEY = Key(
     weights="ab" * 32, graph="1", shape="720x540", precision="fp32", engine="openvino 2026.4", device="CPU", options="x"
@@ -328,7 +329,8 @@ def test_discard(store: Store, caplog: pytest.LogCaptureFixture) -> None:
 PRELUDE = """
 import os, sys, time
 from pathlib import Path
-from vsfdatrd.store import Key, Store
+from vsfdatrd.manifest import Key
+from vsfdatrd.store import Store
 key = Key("ab" * 32, "1", "720x540", "fp32", "openvino 2026.4", "CPU", "x")
 cache, log, mode = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 def build(directory):
@@ -772,7 +774,8 @@ def test_directory_without_permission(tmp_path: Path) -> None:
     closed.chmod(0o755)
     code = """
 import os, sys
-from vsfdatrd.store import Key, Store
+from vsfdatrd.manifest import Key
+from vsfdatrd.store import Store
 from vsfdatrd.errors import StoreError
 os.setgid(65534); os.setuid(65534)
 try:

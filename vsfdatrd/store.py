@@ -15,7 +15,6 @@ refuses the removal, which then is left for another time.
 
 import contextlib
 import errno
-import hashlib
 import json
 import logging
 import math
@@ -23,17 +22,16 @@ import os
 import re
 import secrets
 import shutil
-import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 from filelock import FileLock, Timeout
 
-from vsfdatrd.errors import EngineBuildError, EngineUnavailable, StoreError
+from vsfdatrd.errors import EngineUnavailable, StoreError
+from vsfdatrd.manifest import DamagedError, Entry, Key, describe, digest_of, seal, sync_folder, verified
 from vsfdatrd.progress import working
 
 log = logging.getLogger(__name__)
@@ -54,61 +52,6 @@ _IN_USE = 60.0  # seconds after its last use in which an engine is not evicted: 
 _STALE = 3600.0  # seconds after which a temporary file that has no lock is a dead process's
 _FULL = 1 << 20  # bytes free below which a failed build is put down to the disk
 _CURE = "give another directory as cache= or in the environment variable FDATRD_CACHE"
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """Everything that makes one built engine differ from another. All fields are plain text."""
-
-    weights: str
-    """sha256 of the weights file."""
-    graph: str
-    """Version of the code that turns weights into what the engine runs."""
-    shape: str
-    """Padded frame size, as ``720x540``."""
-    precision: str
-    """Arithmetic inside the network."""
-    engine: str
-    """Name of the engine, name and version of the library behind it."""
-    device: str
-    """The device it was built for."""
-    options: str = ""
-    """Whatever else changes the result of the build."""
-
-    @property
-    def digest(self) -> str:
-        """sha256 of the canonical JSON of all fields, 64 hexadecimal digits."""
-        return _digest(asdict(self))
-
-    def __str__(self) -> str:
-        return f"{self.engine}, {self.shape}, {self.precision}, {self.device}"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An engine in the cache."""
-
-    path: Path
-    """The directory that holds its files."""
-    fields: Mapping[str, str]
-    """The fields of its key; empty if its manifest is damaged."""
-    size: int
-    """Bytes on disk."""
-    built: float
-    """When it was built, in seconds since the epoch."""
-    used: float
-    """When it was last opened, in seconds since the epoch."""
-    build: str
-    """Differs between one build of an engine and the next."""
-
-    @property
-    def digest(self) -> str:
-        """The digest of its key."""
-        return self.path.name
-
-
-class _DamagedError(Exception):
-    """What is wrong with an entry, as the end of a sentence."""
 
 
 class Store:
@@ -180,7 +123,7 @@ class Store:
             for item in candidates:
                 if _DIGEST.fullmatch(item.name) and item.is_dir(follow_symlinks=False):
                     with contextlib.suppress(FileNotFoundError):  # another process has just removed it
-                        found.append(_describe(Path(item.path)))
+                        found.append(describe(Path(item.path)))
         return sorted(found, key=lambda entry: entry.used)
 
     @property
@@ -228,7 +171,7 @@ class Store:
             if isinstance(found, Entry):
                 if found.build != rejected:
                     return found, False
-                found = _DamagedError(reason)
+                found = DamagedError(reason)
             if found:
                 log.warning(
                     "the cached engine %s (%s) is thrown away and built again: %s",
@@ -240,13 +183,13 @@ class Store:
         self._evict(keep=key.digest)
         return entry, True
 
-    def _examine(self, digest: str) -> Entry | _DamagedError | None:
+    def _examine(self, digest: str) -> Entry | DamagedError | None:
         path = self._engines / digest
         with contextlib.suppress(OSError):  # read-only; before the work, so that nobody evicts it meanwhile
             os.utime(path / "manifest.json")
         try:
-            return _verified(path) if os.path.lexists(path) else None
-        except _DamagedError as damage:
+            return verified(path) if os.path.lexists(path) else None
+        except DamagedError as damage:
             return damage
 
     def _build(self, key: Key, build: Callable[[Path], None]) -> Entry:
@@ -262,10 +205,10 @@ class Store:
                     raise StoreError(f"{self._full()}; the build failed with: {error}") from error
                 raise
             with self._explained():
-                _seal(directory, key)
+                seal(directory, key)
                 _rename(directory, self._engines / key.digest)
-                _sync_folder(self._engines)
-                return _describe(self._engines / key.digest)
+                sync_folder(self._engines)
+                return describe(self._engines / key.digest)
         finally:
             _delete(directory)
 
@@ -405,14 +348,14 @@ class Notes:
         try:
             found = json.loads(path.read_bytes())
             data = found["data"]
-            return data if isinstance(data, dict) and found["sha256"] == _digest(data) else None
+            return data if isinstance(data, dict) and found["sha256"] == digest_of(data) else None
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def remember(self, digest: str, data: Mapping[str, Any]) -> None:
         """Keep `data` for `recall`. Where the cache cannot be written nothing is kept, and nothing is raised."""
         path = self._path(digest)
-        text = json.dumps({"data": dict(data), "sha256": _digest(data)})
+        text = json.dumps({"data": dict(data), "sha256": digest_of(data)})
         temporary = self._store._temporary("note")
         try:
             self._store._prepare()
@@ -436,109 +379,8 @@ def _limit() -> int:
     return int(gib * 2**30)
 
 
-def _digest(data: Mapping[str, Any]) -> str:
-    text = json.dumps(dict(data), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _no_space(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-# Entries on disk
-
-
-def _seal(directory: Path, key: Key) -> None:
-    """Write the manifest of a finished build and make all of it durable, so that a rename cannot outrun the data."""
-    manifest = directory / "manifest.json"
-    if manifest.exists():
-        raise EngineBuildError(f"building the engine ({key}) wrote manifest.json, a name that belongs to the cache")
-    files = {}
-    for path in sorted(directory.rglob("*")):
-        if path.is_file() and not path.is_symlink():
-            files[path.relative_to(directory).as_posix()] = {"size": path.stat().st_size, "sha256": _sha256(path)}
-            _sync(path)
-    if not files:
-        raise EngineBuildError(f"building the engine ({key}) left no file behind")
-    content = {"key": asdict(key), "build": secrets.token_hex(8), "built": time.time(), "files": files}
-    manifest.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    _sync(manifest)
-    _sync_folder(directory)
-
-
-def _verified(path: Path) -> Entry:
-    """The entry, after reading all of it. Raises _DamagedError.
-
-    Files are hashed each time: 0.1 s for 100 MB with SHA instructions, little beside reading and compiling them, and
-    the only way to notice a flipped bit in weights, which would load well and give a wrong picture.
-    """
-    if path.is_symlink() or not path.is_dir():
-        raise _DamagedError("it is not a directory")
-    try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
-        key, files = manifest["key"], {name: (of["size"], of["sha256"]) for name, of in manifest["files"].items()}
-        built, build = float(manifest["built"]), str(manifest["build"])
-        sound = bool(files) and _digest(key) == path.name
-    except OSError as error:
-        raise _DamagedError(f"manifest.json cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _DamagedError("manifest.json is damaged") from error
-    if not sound:
-        raise _DamagedError("manifest.json belongs to another engine")
-    total = 0
-    for name, (size, sha256) in files.items():
-        if any(part in ("", ".", "..") or set(part) & {"\\", ":", "\0"} for part in name.split("/")):
-            raise _DamagedError(f"manifest.json names {name!r}, which is not inside it")
-        file = path / name
-        try:
-            status = file.lstat()
-            if not stat.S_ISREG(status.st_mode):
-                raise _DamagedError(f"{name} is not a file")
-            if status.st_size != size:
-                raise _DamagedError(f"{name} has {status.st_size} bytes instead of {size}")
-            if _sha256(file) != sha256:
-                raise _DamagedError(f"{name} has changed since it was built")
-        except OSError as error:
-            raise _DamagedError(f"{name} cannot be read ({error.strerror})") from error
-        total += status.st_size
-    return Entry(path, key, total, built, time.time(), build)
-
-
-def _describe(path: Path) -> Entry:
-    """The entry as far as it can be told without reading its files. Raises FileNotFoundError if it is gone."""
-    status = path.lstat()
-    fields: Mapping[str, str] = {}
-    built = used = status.st_mtime
-    build = ""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        used = (path / "manifest.json").lstat().st_mtime
-        manifest = json.loads((path / "manifest.json").read_bytes())
-        if _digest(manifest["key"]) == path.name:
-            fields, built, build = manifest["key"], float(manifest["built"]), str(manifest["build"])
-    size = 0
-    for file in path.rglob("*"):
-        with contextlib.suppress(OSError):
-            size += file.lstat().st_size if not file.is_dir() else 0
-    return Entry(path, fields, size, built, used, build)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb", buffering=0) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    with path.open("r+b" if os.name == "nt" else "rb") as file:  # Windows flushes only what is open for writing
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    with contextlib.suppress(OSError):  # not every system and file system can
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _rename(source: Path, target: Path) -> None:

@@ -14,9 +14,10 @@ from vsfdatrd.engines.base import Backend, Job, Lanes
 from vsfdatrd.engines.devices import gpu_count
 from vsfdatrd.errors import ArgumentError, ClipError, EngineBuildError, EngineError, EngineUnavailable
 from vsfdatrd.geometry import padded
+from vsfdatrd.manifest import Key
 from vsfdatrd.options import BACKENDS, Options, Precision
 from vsfdatrd.progress import working
-from vsfdatrd.store import Key, Store
+from vsfdatrd.store import Store
 
 log = logging.getLogger(__name__)
 

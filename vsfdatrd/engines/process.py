@@ -97,13 +97,14 @@ class Worker:
 
     def __init__(self, module: str) -> None:
         """Start `python -m module`. Raises EngineError if that is not possible."""
+        interpreter = python()
         self.memory = SharedMemory()
         root = str(Path(__file__).resolve().parents[2])
         paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         inherited = () if isinstance(self.memory.address, str) else (self.memory.fd,)
         try:
             self._process = subprocess.Popen(
-                [python(), "-m", module],
+                [interpreter, "-m", module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
@@ -113,6 +114,7 @@ class Worker:
             self.memory.close()
             raise EngineError(f"the engine's process cannot be started: {error}") from error
         self._sending = threading.Lock()
+        self.followed = False  # by a thread that reads the replies to their end, and closes them
 
     @property
     def pid(self) -> int:
@@ -166,6 +168,8 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        if self._process.stdout is not None and not self.followed:
+            self._process.stdout.close()
         self.memory.close()
 
 
@@ -177,11 +181,17 @@ class RemoteEngine:
         self._worker = worker
         size = 4 * slots * (int(np.prod(input_shape)) + int(np.prod(output_shape)))
         self._buffers = buffers(worker.memory.resize(size), slots, input_shape, output_shape)
-        worker.ask("map", address=worker.memory.address)
+        try:
+            worker.ask("map", address=worker.memory.address)
+        except EngineError:
+            self._buffers.clear()
+            worker.close()
+            raise
         self._done = [threading.Event() for _ in range(slots)]
         self._errors: list[str | None] = [None] * slots
         self._dead: str | None = None
         self._closed = False
+        worker.followed = True
         self._listener = threading.Thread(target=self._listen, name="fdatrd-engine", daemon=True)
         self._listener.start()
 
@@ -206,6 +216,8 @@ class RemoteEngine:
                 raise EngineError(self._dead)
         if error := self._errors[slot]:
             raise EngineError(error)
+        if self._closed:
+            raise EngineError("the engine was closed before the frame was collected")
         return self._buffers[slot][1]
 
     def close(self) -> None:
