@@ -51,11 +51,8 @@ def through_mpeg2(picture: Picture) -> Picture:
     """Encoded as one intra frame and decoded again."""
     height, width, _ = picture.shape
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
-    video = run(
-        [ffmpeg(), "-v", "error", *raw, "-i", "-", "-vf", "scale=out_color_matrix=smpte170m,format=yuv420p"]
-        + ["-c:v", "mpeg2video", "-qscale:v", "6", "-f", "mpeg2video", "-"],
-        picture.tobytes(),
-    )
+    command = [ffmpeg(), "-v", "error", *raw, "-i", "-", "-vf", "scale=out_color_matrix=smpte170m,format=yuv420p"]
+    video = run([*command, "-c:v", "mpeg2video", "-qscale:v", "6", "-f", "mpeg2video", "-"], picture.tobytes())
     back = ["-vf", "scale=in_color_matrix=smpte170m:flags=accurate_rnd+full_chroma_int,format=rgb24"]
     pixels = run([ffmpeg(), "-v", "error", "-f", "mpegvideo", "-i", "-", *back, "-f", "rawvideo", "-"], video)
     return np.frombuffer(pixels, np.uint8)[: height * width * 3].reshape(height, width, 3)

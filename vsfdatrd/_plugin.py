@@ -10,9 +10,7 @@ from typing import Any
 
 import vapoursynth as vs
 
-from vsfdatrd.errors import FdatrdError
-
-PREFIX = "fdatrd.upscale: "
+from vsfdatrd.errors import PREFIX, FdatrdError
 
 log = logging.getLogger(__name__)
 

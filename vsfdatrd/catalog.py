@@ -8,8 +8,8 @@ from pathlib import Path
 from vsfdatrd.errors import ArgumentError, CheckpointError
 from vsfdatrd.weights_file import sha256
 
-MEDIUM_SHA256: str | None = None
-"""SHA-256 of models/fdat_rd_medium_2x.safetensors; None as long as there are no weights to ship."""
+MEDIUM_SHA256: str | None = "3bb178176e6125714af50bee6ec6df5b8b7573386b54f64aefcee407e6239611"
+"""SHA-256 of models/fdat_rd_medium_2x.safetensors."""
 
 
 @dataclass(frozen=True, slots=True)

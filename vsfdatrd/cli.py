@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import platform
 import sys
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 from vsfdatrd import __version__
 from vsfdatrd.errors import FdatrdError
 
-LIBRARIES = ("vapoursynth", "vsutil", "numpy", "torch", "openvino", "onnx", "safetensors", "spandrel", "cuda-bindings")
+LIBRARIES = ("vapoursynth", "numpy", "torch", "openvino", "onnx", "spandrel", "cuda-bindings")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,13 +41,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
-        return int(arguments.run(arguments))
+        status = int(arguments.run(arguments))
+        sys.stdout.flush()  # here, so that a closed pipe is noticed here
+        return status
     except FdatrdError as error:
         print(f"vsfdatrd: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("vsfdatrd: stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read has seen enough; Python would write what is left once more, at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _size(count: float) -> str:
@@ -108,7 +114,8 @@ def _cache(action: str, directory: Path | None) -> int:
         used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
         print(
             f"{entry.digest[:12]}  {_size(entry.size):>10}  last used {used}  {key.get('shape')}  "
-            f"{key.get('precision')}  {key.get('engine')}  weights {str(key.get('weights'))[:12]}  {key.get('device')}"
+            f"{key.get('precision')}  {key.get('options')}  {key.get('engine')}  "
+            f"weights {str(key.get('weights'))[:12]}  {key.get('device')}"
         )
     print(f"{len(entries)} engines, {_size(store.size)}, in {store.directory}")
     return 0
@@ -152,6 +159,7 @@ def _self_test(directory: Path | None) -> int:
         )
         return 1
     clip = vs.core.std.BlankClip(width=60, height=60, format=vs.YUV420P8, length=1, color=[120, 90, 160])
+    clip = clip.std.SetFrameProps(_Matrix=6, _Range=0)
     start = time.perf_counter()
     try:
         frame = vs.core.fdatrd.upscale(clip, cache=str(directory) if directory else None).get_frame(0)

@@ -23,7 +23,7 @@ from typing import Any
 
 import vapoursynth as vs
 
-from vsfdatrd.errors import ArgumentError, ClipError
+from vsfdatrd.errors import PREFIX, ArgumentError, ClipError
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,6 @@ MATRICES = {
 }  # fmt: skip
 """Names a script may use for the matrix of a YUV output, and their numbers."""
 
-_PREFIX = "fdatrd.upscale: "  # of what fails later than filter.py could add it
 _UNSPECIFIED = 2
 _SD_MATRICES = (4, 5, 6, 7)
 _MATRIX_NAMES = {0: "rgb", 10: "2020cl", 12: "chromancl", 13: "chromacl", 14: "ictcp"} | {
@@ -181,7 +180,7 @@ def _tagged(source: Source) -> vs.VideoNode:
         nonlocal told
         props = f.props
         if refusal := _refusal(n, props, form, f.width, f.height):
-            return _PREFIX + refusal
+            return PREFIX + refusal  # it fails later than filter.py could add that
         repairs = _repairs(props, form, f.width, f.height)
         if not repairs:
             return f

@@ -14,6 +14,9 @@ Messages are whole sentences: the value that was given, what is wrong with it, a
 In a script they arrive as ``vapoursynth.Error`` with ``fdatrd.upscale:`` in front.
 """
 
+PREFIX = "fdatrd.upscale: "
+"""What every error of a script starts with; _native/vsfdatrd.c has it too."""
+
 
 class FdatrdError(Exception):
     """Base of every error this package raises on purpose."""

@@ -14,7 +14,7 @@ from vsfdatrd import colour, geometry, pipeline
 from vsfdatrd.catalog import resolve
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.engines.choice import open_engine, warm_up
-from vsfdatrd.errors import FdatrdError
+from vsfdatrd.errors import PREFIX, FdatrdError
 from vsfdatrd.options import Options
 from vsfdatrd.progress import stdout_to_stderr
 from vsfdatrd.store import Store
@@ -58,7 +58,7 @@ def upscale(
                 clip, Options.parse(model, backend, device, precision, format, matrix, streams, tile, cache)
             )
     except FdatrdError as error:
-        raise vs.Error(f"{pipeline.PREFIX}{error}") from error
+        raise vs.Error(f"{PREFIX}{error}") from error
 
 
 def _upscale(clip: vs.VideoNode, options: Options) -> vs.VideoNode:

@@ -12,10 +12,8 @@ import numpy as np
 import vapoursynth as vs
 
 from vsfdatrd.engines.base import Frames, Lanes
-from vsfdatrd.errors import FdatrdError
+from vsfdatrd.errors import PREFIX, FdatrdError
 from vsfdatrd.geometry import Tile, Tiling, fill_padding
-
-PREFIX = "fdatrd.upscale: "
 
 
 def run(rgb: vs.VideoNode, lanes: Lanes, tiling: Tiling, scale: int) -> vs.VideoNode:

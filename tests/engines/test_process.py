@@ -292,9 +292,7 @@ def test_a_program_ends_by_itself_with_an_engine_open(tiny_model: Path, tmp_path
     kept = engine
     """
     start = time.monotonic()
-    done = subprocess.run(
-        [*program(body), str(tiny_model), str(tmp_path)], capture_output=True, text=True, timeout=50
-    )
+    done = subprocess.run([*program(body), str(tiny_model), str(tmp_path)], capture_output=True, text=True, timeout=50)
     assert done.returncode == 0
     assert not done.stderr
     assert ended(int(done.stdout))

@@ -178,7 +178,7 @@ def test_a_large_network_becomes_a_graph_within_seconds() -> None:
     config = variant("large")
     random = np.random.default_rng(0)
     tensors = {name: random.random(shape, np.float32) for name, shape in tensor_shapes(config).items()}
-    spent = []
+    spent, data = [], b""
     for _ in range(2):  # the machine may be busy once
         start = time.process_time()
         model = fdat_rd_graph(config, tensors, 540, 720)

@@ -28,6 +28,11 @@ log = logging.getLogger(__name__)
 BYTES_PER_TOKEN_CHANNEL = 24
 BYTES_OF_PROCESS = 200 << 20
 
+# Frames computed at once unless the script says otherwise. On 2 cores two streams of one core each gave 4 to 12 % more
+# frames a second than both cores on one frame (120×120 to 720×540): no core waits for the other at every layer, and one
+# frame's copying and colour conversion hides behind the other's network. A single frame takes nearly twice as long.
+STREAMS = 2
+
 
 def unavailable() -> str | None:
     """None if OpenVINO is installed."""
@@ -61,13 +66,7 @@ def device_name(job: Job) -> str:
 
 def memory_estimate(job: Job) -> tuple[int, int]:
     """(bytes the engine's buffers and frames will need, bytes free in the machine)."""
-    description = job.checkpoint.description
-    config = description.config
-    pixels = job.height * job.width
-    channels = config.ffn_dim / config.unshuffle**2 if config else 0
-    frame = pixels * channels * BYTES_PER_TOKEN_CHANNEL + 12 * pixels * (1 + description.scale**2)
-    needed = (job.streams or 1) * frame + 12 * description.parameters + BYTES_OF_PROCESS
-    return int(needed), int(psutil.virtual_memory().available)
+    return _needed(job, _streams(job)), int(psutil.virtual_memory().available)
 
 
 def build(job: Job, directory: Path) -> None:
@@ -102,8 +101,28 @@ def load(job: Job, directory: Path) -> Engine:
     return RemoteEngine(_spare.take(), loaded["slots"], loaded["input"], loaded["output"])
 
 
+def _needed(job: Job, streams: int) -> int:
+    """Bytes for so many frames at once, the process included."""
+    description = job.checkpoint.description
+    config = description.config
+    pixels = job.height * job.width
+    channels = config.ffn_dim / config.unshuffle**2 if config else 0
+    frame = pixels * channels * BYTES_PER_TOKEN_CHANNEL + 12 * pixels * (1 + description.scale**2)
+    return int(streams * frame + 12 * description.parameters + BYTES_OF_PROCESS)
+
+
+def _streams(job: Job) -> int:
+    """How many frames are computed at once: what was asked for, else `STREAMS` if they take half the memory at most.
+
+    It goes by the machine's memory and not by what is free now, so that it is the same every time.
+    """
+    if job.streams:
+        return job.streams
+    return STREAMS if 2 * _needed(job, STREAMS) <= psutil.virtual_memory().total else 1
+
+
 def _how(job: Job) -> dict[str, Any]:
-    return {"precision": job.precision, "streams": job.streams or 1}
+    return {"precision": job.precision, "streams": _streams(job)}
 
 
 class _Spare:

@@ -14,7 +14,7 @@ from vsfdatrd.nn.config import FdatRdConfig
 if TYPE_CHECKING:
     import onnx
 
-GRAPH_VERSION = "2"
+GRAPH_VERSION = "3"
 
 
 def fdat_rd_graph(

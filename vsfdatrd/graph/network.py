@@ -5,31 +5,14 @@ channels, M dictionary tokens.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from vsfdatrd.graph.tails import write_tail
+from vsfdatrd.graph.weights import Array, Weights
 from vsfdatrd.graph.writer import Name, Writer
 from vsfdatrd.nn.config import WINDOW, FdatRdConfig, Kind
-
-type Array = NDArray[Any]
-
-
-class Weights:
-    """A checkpoint's tensors below a prefix, as float64 so that folded constants lose nothing."""
-
-    def __init__(self, tensors: Mapping[str, Array], prefix: str = "") -> None:
-        self._tensors, self._prefix = tensors, prefix
-
-    def __getitem__(self, name: str) -> NDArray[np.float64]:
-        return np.asarray(self._tensors[self._prefix + name], np.float64)
-
-    def below(self, name: str) -> "Weights":
-        """The tensors one level down."""
-        return Weights(self._tensors, f"{self._prefix}{name}.")
 
 
 def write(config: FdatRdConfig, tensors: Mapping[str, Array], height: int, width: int) -> onnx.ModelProto:
@@ -133,16 +116,8 @@ class _Network:
         x = g.transpose(g.reshape(n, rows, wh, cols, ww, c), 0, 2, 1, 3, 4)
         x = g.reshape(x, rows * cols, tokens, c)
         wq, wk, wv = np.split(weights["qkv.weight"], 3)
-        heads = [
-            g.transpose(g.reshape(g.matmul(x, w), rows * cols, tokens, h, d), *order)
-            # keys are laid out ready for the product: (windows, h, d, 300)
-            for w, order in ((wq * d**-0.5, (0, 2, 1, 3)), (wk, (0, 2, 3, 1)), (wv, (0, 2, 1, 3)))
-        ]
-        q, k, v = heads
-        bias = g.constant(weights["rel_pos_bias"][None])  # (1, h, 300, 300)
-        scores = g.op("Softmax", g.op("Add", g.op("MatMul", q, k), bias), axis=-1)
-        # (windows, h, 300, d) -> (windows, 300, h, d) -> (windows, 300, C)
-        out = g.reshape(g.transpose(g.op("MatMul", scores, v), 0, 2, 1, 3), rows * cols, tokens, c)
+        q, k, v = self._heads(x, wq * d**-0.5), self._keys(x, wk), self._heads(x, wv)
+        out = self._attend(q, k, v, weights["rel_pos_bias"][None])  # bias: (1, h, 300, 300)
         out = g.op("Add", g.matmul(out, weights["proj.weight"]), g.constant(weights["proj.bias"]))
         # back: (windows, 300, C) -> (rows, cols, wh, ww, C) -> (rows, wh, cols, ww, C) -> (N, C)
         out = g.transpose(g.reshape(out, rows, cols, wh, ww, c), 0, 2, 1, 3, 4)
@@ -157,7 +132,7 @@ class _Network:
         g, c, h = self.g, self.config.embed_dim, self.config.heads
         d = c // h
         # Divided by N, S stays small whatever the frame's size; q kᵀ / (|q| |k|) does not change.
-        s = g.op("Gemm", n, n, transA=1, alpha=1 / self.tokens)  # (C, C)
+        s = g.op("Mul", g.op("MatMul", g.transpose(n, 1, 0), n), g.constant(1 / self.tokens))  # (C, C)
         wq, wk, wv = (w.reshape(h, d, c) for w in np.split(weights["qkv.weight"], 3))
         qs, ks = (g.op("MatMul", g.constant(w), s) for w in (wq, wk))  # (h, d, C)
         norms = []
@@ -178,21 +153,39 @@ class _Network:
         g, c, h = self.g, self.config.embed_dim, self.config.heads
         d, m = c // h, self.config.dict_tokens
         words = weights["dictionary"]
-        # The dictionary's own queries depend on weights alone: (M, C) -> (h, M, d)
-        q = ((words @ weights["r_q.weight"].T) * d**-0.5).reshape(m, h, d).transpose(1, 0, 2)
+        # The dictionary's own queries depend on weights alone: (M, C) -> (1, h, M, d)
+        q = ((words @ weights["r_q.weight"].T) * d**-0.5).reshape(1, m, h, d).transpose(0, 2, 1, 3)
+        n = g.reshape(n, 1, self.tokens, c)
         x = g.layer_norm(n, weights["r_norm.weight"], weights["r_norm.bias"])
         wk, wv = np.split(weights["r_kv.weight"], 2)
-        k = g.transpose(g.reshape(g.matmul(x, wk), self.tokens, h, d), 1, 2, 0)  # (h, d, N)
-        v = g.transpose(g.reshape(g.matmul(x, wv), self.tokens, h, d), 1, 0, 2)  # (h, N, d)
-        read = g.op("MatMul", g.op("Softmax", g.op("MatMul", g.constant(q), k), axis=-1), v)  # (h, M, d)
-        read = g.reshape(g.transpose(read, 1, 0, 2), m, c)  # -> (M, h, d) -> (M, C)
-        refined = g.op("Add", read, g.constant(words))
+        read = self._attend(g.constant(q), self._keys(x, wk), self._heads(x, wv))  # (1, M, C)
+        refined = g.op("Add", read, g.constant(words[None]))
 
         wk, wv = np.split(weights["e_kv.weight"], 2)
-        k = g.transpose(g.reshape(g.matmul(refined, wk), m, h, d), 1, 2, 0)  # (h, d, M)
-        v = g.transpose(g.reshape(g.matmul(refined, wv), m, h, d), 1, 0, 2)  # (h, M, d)
-        q_x = g.reshape(g.matmul(n, weights["e_q.weight"] * d**-0.5), self.tokens, h, d)
-        q_x = g.transpose(q_x, 1, 0, 2)  # (h, N, d)
-        out = g.op("MatMul", g.op("Softmax", g.op("MatMul", q_x, k), axis=-1), v)  # (h, N, d)
-        out = g.reshape(g.transpose(out, 1, 0, 2), self.tokens, c)  # -> (N, h, d) -> (N, C)
-        return g.op("Add", g.matmul(out, weights["proj.weight"]), g.constant(weights["proj.bias"]))
+        q_x = self._heads(n, weights["e_q.weight"] * d**-0.5)  # (1, h, N, d)
+        out = self._attend(q_x, self._keys(refined, wk), self._heads(refined, wv))
+        out = g.op("Add", g.matmul(out, weights["proj.weight"]), g.constant(weights["proj.bias"]))
+        return g.reshape(out, self.tokens, c)
+
+    # The three parts of attention over B windows of T tokens. Written so that OpenVINO's CPU plugin takes everything
+    # between the four products for one kernel; that needs all four sides, even where B is 1.
+
+    def _heads(self, x: Name, weight: Array) -> Name:
+        """Queries or values: (B, T, C) -> (B, h, T, d)."""
+        h, d = self.config.heads, self.config.embed_dim // self.config.heads
+        return self.g.transpose(self.g.reshape(self.g.matmul(x, weight), 0, 0, h, d), 0, 2, 1, 3)
+
+    def _keys(self, x: Name, weight: Array) -> Name:
+        """Keys, made in the layout that the product with queries wants: (B, T, C) -> (B, h, d, T)."""
+        g, h, d = self.g, self.config.heads, self.config.embed_dim // self.config.heads
+        k = g.op("MatMul", g.constant(weight), g.transpose(x, 0, 2, 1))  # (B, C, T)
+        return g.reshape(k, 0, h, d, -1)
+
+    def _attend(self, q: Name, k: Name, v: Name, bias: Array | None = None) -> Name:
+        """softmax(q k + bias) v. q: (B, h, T, d), k: (B, h, d, K), v: (B, h, K, d) -> (B, T, C)."""
+        g = self.g
+        scores = g.op("MatMul", q, k)
+        if bias is not None:
+            scores = g.op("Add", scores, g.constant(bias))
+        out = g.op("MatMul", g.op("Softmax", scores, axis=-1), v)
+        return g.reshape(g.transpose(out, 0, 2, 1, 3), 0, 0, self.config.embed_dim)

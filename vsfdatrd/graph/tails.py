@@ -1,24 +1,21 @@
 """The eight tails as graphs; the same functions as `nn.upsample`, layer by layer."""
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vsfdatrd.graph.weights import Weights
 from vsfdatrd.graph.writer import Name, Writer
 from vsfdatrd.nn.config import GROUPS, FdatRdConfig, steps
 
-if TYPE_CHECKING:
-    from vsfdatrd.graph.network import Weights
 
-
-def write_tail(g: Writer, config: FdatRdConfig, weights: "Weights", x: Name, height: int, width: int) -> Name:
+def write_tail(g: Writer, config: FdatRdConfig, weights: Weights, x: Name, height: int, width: int) -> Name:
     """Add the tail. x: (1, C, H, W) -> (1, O, H·s, W·s)."""
     return _Tail(g, config, weights, height, width).write(x)
 
 
 class _Tail:
-    def __init__(self, g: Writer, config: FdatRdConfig, weights: "Weights", height: int, width: int) -> None:
+    def __init__(self, g: Writer, config: FdatRdConfig, weights: Weights, height: int, width: int) -> None:
         self.g, self.config, self.weights = g, config, weights
         self.height, self.width = height, width
         self.layer = 0
@@ -90,7 +87,7 @@ class _Tail:
             kernel_shape=[side, side], strides=[step, step], pads=[pad] * 4,
         )  # fmt: skip
 
-    def _dysample(self, x: Name, weights: "Weights") -> Name:
+    def _dysample(self, x: Name, weights: Weights) -> Name:
         g, s, c = self.g, self.config.tail_scale, self.config.mid_dim
         height, width = self.height, self.width
         size = np.array([width, height], np.float64).reshape(2, 1, 1, 1)
@@ -109,7 +106,7 @@ class _Tail:
         out = g.op("GridSample", maps, grid, mode="linear", padding_mode="border", align_corners=0)
         return g.conv(g.reshape(out, 1, c, height * s, width * s), weights["end_conv.weight"], weights["end_conv.bias"])
 
-    def _lda(self, x: Name, weights: "Weights") -> Name:
+    def _lda(self, x: Name, weights: Weights) -> Name:
         g, s, c = self.g, self.config.tail_scale, self.config.mid_dim
         height, width, groups, reach = self.height, self.width, 2, 11
         ho, wo, hidden = height * s, width * s, c // 4
@@ -154,7 +151,7 @@ class _Tail:
         out = g.op("MatMul", g.op("Softmax", scores, axis=-1), values)  # (Ho·Wo, 1, C)
         return g.transpose(g.reshape(out, 1, ho, wo, c), 0, 3, 1, 2)
 
-    def _channel_norm(self, x: Name, weights: "Weights") -> Name:
+    def _channel_norm(self, x: Name, weights: Weights) -> Name:
         g = self.g
         y = g.layer_norm(g.transpose(x, 0, 2, 3, 1), weights["weight"], weights["bias"], 1e-6)
         return g.transpose(y, 0, 3, 1, 2)

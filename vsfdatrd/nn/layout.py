@@ -4,12 +4,10 @@ It is what a checkpoint is held against before anything is built from it (tests/
 network itself).
 """
 
-from vsfdatrd.nn.config import META, WINDOW, FdatRdConfig, Kind
+from vsfdatrd.nn.config import GROUPS, META, WINDOW, FdatRdConfig, Kind
 
 type Shape = tuple[int, ...]
 
-GROUPS = 4
-"""Channel groups of the dysample tail."""
 _LDA_REDUCTION, _LDA_GROUPS = 4, 2
 
 

@@ -1,0 +1,304 @@
+"""Engines are held against a reference, and the next safer one is taken when they fail."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+from vsfdatrd.engines import choice
+from vsfdatrd.engines.base import Frames, Job
+from vsfdatrd.engines.verify import BOUND_DB, compare, drawing
+from vsfdatrd.errors import ArgumentError, ClipError, EngineBuildError, EngineError, EngineUnavailable
+from vsfdatrd.options import Options, Precision
+from vsfdatrd.store import Store
+
+# ---- compare -----------------------------------------------------------------------------------------------------
+
+
+def test_the_same_output_passes() -> None:
+    picture = drawing(40, 60)
+    assert compare(picture, picture.copy(), "bf16") >= 100
+
+
+def test_the_bound_is_where_it_is_said_to_be() -> None:
+    grey = np.full((3, 40, 60), 0.5, np.float32)
+    step = 10 ** (-BOUND_DB / 20)  # the difference at which PSNR is just the bound
+    assert compare(grey, grey + np.float32(step * 0.99), "fp16") == pytest.approx(BOUND_DB, abs=0.1)
+    with pytest.raises(EngineBuildError, match=r"the fp16 engine agrees with fp32 to 49\.\d dB only, 50 are needed"):
+        compare(grey, grey + np.float32(step * 1.02), "fp16")
+
+
+def test_noise_is_refused_with_its_number() -> None:
+    picture = drawing(100, 100)
+    noise = np.random.default_rng(0).normal(0, 0.01, picture.shape).astype(np.float32)
+    with pytest.raises(EngineBuildError, match=r"agrees with fp32 to 40\.\d dB only"):
+        compare(np.clip(picture, 0.1, 0.9), np.clip(picture, 0.1, 0.9) + noise, "bf16")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_single_value_that_is_not_finite_is_refused(value: float) -> None:
+    picture = drawing(40, 60)
+    spoilt = picture.copy()
+    spoilt[1, 3, 4] = spoilt[2, 5, 6] = value
+    with pytest.raises(EngineBuildError, match="the bf16 engine's output has 2 values that are not finite"):
+        compare(picture, spoilt, "bf16")
+
+
+def test_what_is_clipped_away_anyway_does_not_count() -> None:
+    picture = np.ones((3, 8, 8), np.float32)
+    assert compare(picture * 1.2, picture * 1.4, "bf16") >= 100
+
+
+# ---- drawing -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("height", "width"), [(30, 30), (60, 90), (540, 720)])
+def test_the_drawing_is_a_picture(height: int, width: int) -> None:
+    picture = drawing(height, width)
+    assert picture.shape == (3, height, width)
+    assert picture.dtype == np.float32
+    assert picture.min() >= 0
+    assert picture.max() <= 1
+    np.testing.assert_array_equal(picture, drawing(height, width))
+    assert (picture.std(axis=(1, 2)) > 0.1).all(), "it has contrast in every channel"
+    edges = np.abs(np.diff(picture, axis=2))
+    assert edges.max() > 0.3, "it has lines"
+    assert np.median(edges) < 0.03, "and flat parts between them"
+    assert np.abs(picture[0] - picture[1]).mean() > 0.02, "and colours"
+
+
+# ---- choosing ----------------------------------------------------------------------------------------------------
+
+
+class FakeEngine:
+    """Repeats what it is given."""
+
+    slots = 1
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.closed = 0
+
+    def input(self, slot: int) -> Frames:
+        return np.zeros((3, self.job.height, self.job.width), np.float32)
+
+    def submit(self, slot: int) -> None:
+        pass
+
+    def collect(self, slot: int) -> Frames:
+        return np.zeros((3, 2 * self.job.height, 2 * self.job.width), np.float32)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class FakeBackend:
+    """A backend whose engines fail in the precisions it is told."""
+
+    GRAPH_VERSION = "1"
+
+    def __init__(self, failing: tuple[Precision, ...] = ()) -> None:
+        self.failing = failing
+        self.built: list[Precision] = []
+        self.needs, self.has = 1 << 20, 1 << 30
+        self.reason: str | None = None
+        self.warm = 0
+        self.loading: EngineError | None = None
+
+    def unavailable(self) -> str | None:
+        return self.reason
+
+    def warm_up(self) -> None:
+        self.warm += 1
+        if self.loading:
+            raise self.loading
+
+    def version(self) -> str:
+        return "1.0"
+
+    def precisions(self, checkpoint: Checkpoint) -> tuple[Precision, ...]:
+        return ("fp16", "bf16", "fp32")
+
+    def device_name(self, job: Job) -> str:
+        return "a device"
+
+    def memory_estimate(self, job: Job) -> tuple[int, int]:
+        return self.needs, self.has
+
+    def build(self, job: Job, directory: Path) -> None:
+        self.built.append(job.precision)
+        if job.precision in self.failing:
+            raise EngineBuildError(f"the {job.precision} engine agrees with fp32 to 31.4 dB only, 50 are needed.")
+        (directory / "note").write_text(job.precision)
+
+    def load(self, job: Job, directory: Path) -> FakeEngine:
+        if self.loading:
+            raise self.loading
+        return FakeEngine(job)
+
+
+type Backends = dict[str, FakeBackend]
+
+
+@pytest.fixture
+def backends(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backends]:
+    """Every backend replaced by a fake; no GPU."""
+    fakes = {"openvino": FakeBackend(), "torch": FakeBackend()}
+    monkeypatch.setattr(choice, "backend", fakes.__getitem__)
+    monkeypatch.setattr(choice, "gpu_count", lambda: 0)
+    choice._shared.clear()
+    yield fakes
+    choice._shared.clear()
+
+
+@pytest.fixture
+def tiny(tiny_model: Path) -> Checkpoint:
+    return open_checkpoint(tiny_model)
+
+
+@pytest.fixture
+def opened(tiny: Checkpoint, tmp_path: Path) -> Callable[..., FakeEngine]:
+    """Opens an engine for 50×40 pixels and returns it."""
+
+    def opener(checkpoint: Checkpoint = tiny, **options: object) -> FakeEngine:
+        wanted = Options(str(checkpoint.path), **options)  # type: ignore[arg-type]
+        engine = choice.open_engine(checkpoint, 40, 50, wanted, Store(tmp_path / "cache")).engine
+        assert isinstance(engine, FakeEngine)
+        return engine
+
+    return opener
+
+
+type Opened = Callable[..., FakeEngine]
+
+
+def test_the_first_precision_is_taken_and_the_frame_padded(backends: Backends, opened: Opened) -> None:
+    job = opened().job
+    assert (job.height, job.width, job.precision, job.streams) == (60, 60, "fp16", None)
+    assert backends["openvino"].built == ["fp16"]
+    assert backends["torch"].built == []
+
+
+def test_the_next_safer_precision_is_tried_with_a_warning(
+    backends: Backends, opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    backends["openvino"].failing = ("fp16", "bf16")
+    assert opened().job.precision == "fp32"
+    assert backends["openvino"].built == ["fp16", "bf16", "fp32"]
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 2
+    assert "openvino with fp16" in warnings[0]
+    assert "31.4 dB" in warnings[0]
+    assert "next safer precision" in warnings[0]
+
+
+def test_when_the_last_precision_fails_it_is_an_error(backends: Backends, opened: Opened, tmp_path: Path) -> None:
+    backends["openvino"].failing = ("fp16", "bf16", "fp32")
+    with pytest.raises(EngineBuildError, match="the fp32 engine agrees"):
+        opened()
+    assert not list((tmp_path / "cache").glob("store-1/engines/*")), "a failed engine is in the cache"
+
+
+def test_a_precision_asked_for_is_never_replaced(backends: Backends, opened: Opened) -> None:
+    backends["openvino"].failing = ("bf16",)
+    with pytest.raises(EngineBuildError, match="the bf16 engine agrees"):
+        opened(precision="bf16")
+    assert backends["openvino"].built == ["bf16"]
+
+
+def test_an_engine_that_does_not_load_is_no_reason_for_another_precision(backends: Backends, opened: Opened) -> None:
+    backends["openvino"].loading = EngineError("the device is lost")
+    with pytest.raises(EngineError, match="the device is lost"):
+        opened()
+    assert set(backends["openvino"].built) == {"fp16"}
+
+
+def test_a_frame_that_does_not_fit_is_refused_before_anything_is_built(backends: Backends, opened: Opened) -> None:
+    backends["openvino"].needs = 40 << 30
+    backends["openvino"].has = 15 << 30
+    with pytest.raises(ClipError, match=r"60×60 pixels \(padded\) needs about 40 GiB .* 15 GiB are free; .* tile="):
+        opened()
+    assert backends["openvino"].built == []
+
+
+@pytest.mark.parametrize(
+    ("backend", "gpus", "device", "said"),
+    [
+        ("openvino", 0, (1,), "device 0, the only one here"),
+        ("openvino", 4, (1,), "device 0, the only one here"),
+        ("torch", 0, (3,), "device 0, the only one here"),
+        ("torch", 2, (0, 2), "the 2 GPUs of this machine"),
+    ],
+)
+def test_a_device_that_is_not_there(
+    backends: Backends, opened: Opened, monkeypatch: pytest.MonkeyPatch, backend: str, gpus: int,
+    device: tuple[int, ...], said: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(choice, "gpu_count", lambda: gpus)
+    with pytest.raises(ArgumentError) as caught:
+        opened(backend=backend, device=device)
+    assert f"device={list(device)} is not there" in str(caught.value)
+    assert f"the {backend} engine can use {said}" in str(caught.value)
+
+
+def test_every_gpu_there_is_can_be_used(backends: Backends, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "gpu_count", lambda: 2)
+    assert opened(device=(1, 0)).job.device == (1, 0)
+    assert backends["torch"].built == ["fp16"]
+
+
+def test_auto_takes_openvino_on_a_cpu_and_torch_on_a_gpu(
+    backends: Backends, tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert choice.choose("auto", tiny)[0] == "openvino"
+    backends["openvino"].reason = "OpenVINO is not installed; pip install openvino"
+    assert choice.choose("auto", tiny)[0] == "torch"
+    backends["openvino"].reason = None
+    other = Checkpoint(tiny.path, replace(tiny.description, config=None, architecture="ESRGAN"))
+    assert choice.choose("auto", other)[0] == "torch"
+    assert choice.choose("openvino", other)[0] == "openvino", "a wish is a wish; building says what is wrong"
+    monkeypatch.setattr(choice, "gpu_count", lambda: 1)
+    assert choice.choose("auto", tiny)[0] == "torch"
+    backends["torch"].reason = "PyTorch is not installed; pip install torch"
+    assert choice.choose("auto", tiny)[0] == "openvino"
+
+
+def test_no_backend_is_an_error_with_every_reason(backends: Backends, tiny: Checkpoint) -> None:
+    backends["openvino"].reason = "OpenVINO is not installed; pip install openvino"
+    backends["torch"].reason = "PyTorch is not installed; pip install torch"
+    with pytest.raises(EngineUnavailable, match=r"openvino: OpenVINO is not .*; torch: PyTorch is not"):
+        choice.choose("auto", tiny)
+    with pytest.raises(EngineUnavailable, match="backend='torch' cannot be used here: PyTorch is not installed"):
+        choice.choose("torch", tiny)
+    assert choice.usable() == {name: fake.reason for name, fake in backends.items()}
+
+
+def test_warming_up_never_fails(backends: Backends) -> None:
+    backends["openvino"].loading = EngineError("there is no Python")
+    choice.warm_up("auto")
+    choice.warm_up("torch")
+    backends["torch"].reason = "PyTorch is not installed; pip install torch"
+    choice.warm_up("torch")
+    assert (backends["openvino"].warm, backends["torch"].warm) == (1, 1)
+
+
+def test_filters_share_an_engine_until_the_last_one_lets_go(
+    backends: Backends, tiny: Checkpoint, tmp_path: Path
+) -> None:
+    options, store = Options(str(tiny.path)), Store(tmp_path)
+    first = choice.open_engine(tiny, 60, 60, options, store)
+    second = choice.open_engine(tiny, 31, 45, options, store)
+    assert first is second
+    assert choice.open_engine(tiny, 61, 60, options, store) is not first
+    assert choice.open_engine(tiny, 60, 60, replace(options, streams=1), store) is not first
+    engine = first.engine
+    assert isinstance(engine, FakeEngine)
+    del first
+    assert engine.closed == 0
+    del second
+    assert engine.closed == 1
+    assert backends["openvino"].built == ["fp16"] * 3

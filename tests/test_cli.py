@@ -1,0 +1,267 @@
+"""The command line: results on stdout, everything else on stderr, exit status 0, 1 or 2."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vsfdatrd import __version__, catalog
+from vsfdatrd.checkpoint import open_checkpoint
+from vsfdatrd.cli import main
+from vsfdatrd.manifest import Key
+from vsfdatrd.options import Options
+from vsfdatrd.store import Store
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own."""
+    monkeypatch.setenv("FDATRD_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The program as a user starts it."""
+    return subprocess.run(
+        [sys.executable, "-m", "vsfdatrd.cli", *arguments], capture_output=True, text=True, timeout=50
+    )
+
+
+def rows(text: str) -> dict[str, str]:
+    """``name  value`` lines as a dictionary."""
+    parted = (line.partition("  ") for line in text.splitlines())
+    return {name.strip(): value.strip() for name, _, value in parted}
+
+
+# ---- info ----------------------------------------------------------------------------------------------------------
+
+
+def test_info_of_medium_is_that_of_the_stand_in(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = shared / "weights/fdat_rd_medium_2x_standin.safetensors"
+    assert main(["info", str(file), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    found = json.loads(out)
+    from safetensors.numpy import load_file
+
+    from vsfdatrd.nn.config import META
+
+    tensors = {k: v for k, v in load_file(file).items() if k != META and not k.endswith(".init_pos")}
+    assert found["file"] == str(file)
+    assert found["architecture"] == "FDAT-RD"
+    assert found["scale"] == 2
+    assert found["parameters"] == sum(values.size for values in tensors.values())
+    assert found["padded to multiples of"] == 60
+    assert (found["embed_dim"], found["heads"], found["groups"]) == (128, 4, 4)
+    assert found["blocks of a group"].split() == ["spatial", "channel", "dictionary"] * 2
+    assert (found["dictionary tokens"], found["upsampler"], found["unshuffle"]) == (128, "transpose+conv", 2)
+    assert found["TFLOP per 720×540 frame"] == pytest.approx(1.06, abs=0.01)
+
+
+def test_info_as_text_says_the_same_as_json(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(tiny_model)]) == 0
+    text, err = capsys.readouterr()
+    assert err == ""
+    assert main(["info", str(tiny_model), "--json"]) == 0
+    plain: dict[str, Any] = json.loads(capsys.readouterr().out)
+    described = open_checkpoint(tiny_model).description
+    assert rows(text) == {name: f"{value:,}" if isinstance(value, int) else str(value) for name, value in plain.items()}
+    assert plain["sha256"] == described.sha256
+    assert plain["parameters"] == described.parameters
+    assert rows(text)["parameters"] == f"{described.parameters:,}"
+    assert rows(text)["padded to multiples of"] == "30"
+    assert rows(text)["blocks of a group"] == "spatial channel dictionary"
+
+
+def test_info_of_a_file_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "broken.safetensors").write_bytes(b"\0" * 100)
+    done = command("info", str(tmp_path / "broken.safetensors"))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("vsfdatrd: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert "broken.safetensors" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("mediun", "did you mean 'medium'?"), ("large", "no weights yet"), ("./none.pth", "none.pth")]
+)
+def test_info_of_what_is_not_there(name: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", name]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("vsfdatrd: ")
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+# ---- cache ---------------------------------------------------------------------------------------------------------
+
+
+def fill(directory: Path, *shapes: str) -> None:
+    """Put something in the cache that looks like engines of 3000 bytes."""
+
+    def build(directory: Path) -> None:
+        (directory / "model.blob").write_bytes(b"x" * 3000)
+
+    for shape in shapes:
+        key = Key("a" * 64, "1", shape, "fp32", "openvino 2026.4.0", "some CPU (FP32)", "streams=auto")
+        Store(directory).open(key, build, lambda _: None)
+
+
+def test_cache_lists_and_clears(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(cache, "60x60", "720x540")
+    assert main(["cache", "list"]) == 0
+    listed, err = capsys.readouterr()
+    assert err == ""
+    first, second, total = listed.splitlines()
+    for line in (first, second):
+        for part in ("fp32", "openvino 2026.4.0", "weights aaaaaaaaaaaa", "some CPU (FP32)", "KiB", "last used 20"):
+            assert part in line
+    assert {"60x60", "720x540"} == {word for word in listed.split() if word in ("60x60", "720x540")}
+    assert "720x540" in first, "the last used one comes first"
+    assert total.startswith("2 engines, ")
+    assert str(cache) in total
+
+    assert main(["cache", "clear"]) == 0
+    assert capsys.readouterr().out == f"removed 2 engines from {cache}\n"
+    assert list(cache.glob("store-1/engines/*")) == []
+    assert main(["cache", "list"]) == 0
+    assert capsys.readouterr().out.startswith("0 engines, 0 B, in ")
+
+
+def test_cache_of_another_directory(tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other"
+    fill(cache, "60x60")
+    fill(other, "90x90")
+    assert main(["cache", "clear", "--cache", str(other)]) == 0
+    assert capsys.readouterr().out == f"removed 1 engines from {other}\n"
+    assert len(Store(cache).entries()) == 1
+
+
+def test_cache_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("x")
+    assert main(["cache", "clear", "--cache", str(tmp_path / "file")]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert str(tmp_path / "file") in err
+
+
+# ---- doctor --------------------------------------------------------------------------------------------------------
+
+
+def doctor(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    status = main(["doctor", *arguments])
+    return status, capsys.readouterr().out
+
+
+def test_doctor_tries_a_frame_with_the_engine_there_is(
+    identity_2x: Path, monkeypatch: pytest.MonkeyPatch, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With another file in the place of medium's weights, which may not be there."""
+    from vsfdatrd import filter as filter_module
+
+    monkeypatch.setattr(filter_module, "resolve", lambda model: identity_2x)
+    status, text = doctor(capsys)
+    assert status == 0, text
+    assert "self-test: a 60×60 frame became 120×120 in " in text
+    assert text.startswith(f"vsfdatrd {__version__}, Python {sys.version_info.major}.{sys.version_info.minor}")
+    assert f"  numpy {np.__version__}" in text
+    assert "  openvino: usable" in text
+    assert "  torch: usable" in text
+    assert f"cache: {cache}, 0 engines" in text
+    for name, model in catalog.CATALOGUE.items():
+        assert f"  {name}: {model.file if model.available else 'no weights yet'}" in text
+    assert len(Store(cache).entries()) == 1, "the test frame's engine went somewhere else"
+
+
+def test_doctor_says_what_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from vsfdatrd import filter as filter_module
+    from vsfdatrd.errors import CheckpointError
+
+    def missing(model: str) -> Path:
+        raise CheckpointError(f"the weights of model={model!r} are missing")
+
+    monkeypatch.setattr(filter_module, "resolve", missing)
+    status, text = doctor(capsys)
+    assert status == 1
+    assert "self-test: failed: fdatrd.upscale: the weights of model='medium' are missing" in text
+
+
+def test_doctor_with_another_cache(
+    identity_2x: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vsfdatrd import filter as filter_module
+
+    monkeypatch.setattr(filter_module, "resolve", lambda model: identity_2x)
+    status, text = doctor(capsys, "--cache", str(tmp_path / "other"))
+    assert status == 0, text
+    assert f"cache: {tmp_path / 'other'}, 0 engines" in text
+    assert len(Store(tmp_path / "other").entries()) == 1
+    assert not cache.exists()
+
+
+def test_doctor_as_a_program() -> None:
+    done = command("doctor")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"vsfdatrd {__version__}")
+    assert lines[-1].startswith("self-test: ")
+    if catalog.CATALOGUE[Options().model].available:
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "became 120×120" in lines[-1]
+    else:
+        assert done.returncode == 1
+        assert "no weights yet" in lines[-1]
+    assert "Traceback" not in done.stderr
+
+
+# ---- usage ---------------------------------------------------------------------------------------------------------
+
+
+def test_version() -> None:
+    done = command("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"vsfdatrd {__version__}\n", "")
+
+
+@pytest.mark.parametrize("arguments", [[], ["upscale"], ["info"], ["cache"], ["cache", "burn"], ["info", "a", "--xml"]])
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "usage: vsfdatrd" in err
+
+
+def test_the_program_is_installed() -> None:
+    from importlib.metadata import entry_points
+
+    (entry,) = entry_points(group="console_scripts", name="vsfdatrd")
+    assert entry.load() is main
+
+
+def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vsfdatrd.cli._doctor", interrupted)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "vsfdatrd: stopped\n"
+
+
+def test_a_closed_pipe_is_no_traceback(cache: Path) -> None:
+    fill(cache, "60x60")
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as target:
+        done = subprocess.run(
+            [sys.executable, "-m", "vsfdatrd.cli", "cache", "list"],
+            stdout=target, stderr=subprocess.PIPE, text=True, timeout=50,
+        )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    assert done.returncode != 0
