@@ -28,9 +28,10 @@ log = logging.getLogger(__name__)
 BYTES_PER_TOKEN_CHANNEL = 24
 BYTES_OF_PROCESS = 200 << 20
 
-# Frames computed at once unless the script says otherwise. On 2 cores two streams of one core each gave 4 to 12 % more
-# frames a second than both cores on one frame (120×120 to 720×540): no core waits for the other at every layer, and one
-# frame's copying and colour conversion hides behind the other's network. A single frame takes nearly twice as long.
+# Frames computed at once unless the script says otherwise. On 2 cores two streams of one core each gave 2 to 4 % more
+# frames a second than both cores on one frame by the best times, 6 to 14 % by the medians of a busy machine (120×120 to
+# 720×540): no core waits for the other at every layer, and one frame's copying and colour conversion hides behind the
+# other's network. A single frame takes nearly twice as long.
 STREAMS = 2
 
 
