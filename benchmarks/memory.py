@@ -38,7 +38,10 @@ def flat(model: str, frames: int, settle: int) -> int:
     settled, last = used[settle], max(used[settle:])
     growth = last / settled - 1
     print(f"{settled / 2**20:.0f} MiB at frame {settle}, at most {last / 2**20:.0f} MiB after it: {growth:+.2%}")
-    save("memory_120x120", {"model": model, "frames": frames, "rss_bytes": used[:: max(1, frames // 100)], "growth": growth})
+    save(
+        "memory_120x120",
+        {"model": model, "frames": frames, "rss_bytes": used[:: max(1, frames // 100)], "growth": growth},
+    )
     return int(growth > 0.02)
 
 
