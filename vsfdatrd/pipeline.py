@@ -14,6 +14,7 @@ import vapoursynth as vs
 from vsfdatrd.engines.base import Frames, Lanes
 from vsfdatrd.errors import PREFIX, FdatrdError
 from vsfdatrd.geometry import Tile, Tiling, fill_padding
+from vsfdatrd.memory import trimmer
 
 
 def run(rgb: vs.VideoNode, lanes: Lanes, tiling: Tiling, scale: int) -> vs.VideoNode:
@@ -53,6 +54,7 @@ def _frame_function(
             out.props.update(f.props)
             with lanes.slot() as slot:
                 finite = _through(lanes, slot, tiling, scale, f, out)
+            trimmer.tick()
         except FdatrdError as error:
             return f"{PREFIX}frame {number}: {error}"
         if not finite:

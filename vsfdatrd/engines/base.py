@@ -60,7 +60,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Free memory and device. Waits for frames in flight; closing twice is harmless."""
+        """Free memory and device. A frame in flight is given up: its `collect` raises. Closing twice is harmless."""
         ...
 
 

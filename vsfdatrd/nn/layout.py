@@ -4,7 +4,7 @@ It is what a checkpoint is held against before anything is built from it (tests/
 network itself).
 """
 
-from vsfdatrd.nn.config import GROUPS, META, WINDOW, FdatRdConfig, Kind
+from vsfdatrd.nn.config import GROUPS, META, WINDOW, FdatRdConfig, Kind, steps
 
 type Shape = tuple[int, ...]
 
@@ -65,7 +65,6 @@ def _block(config: FdatRdConfig, kind: Kind) -> dict[str, Shape]:
 def _tail(config: FdatRdConfig) -> dict[str, Shape]:
     """Tensors of the upsampler, named by their place in its sequence of layers."""
     c, m, o, s = config.embed_dim, config.mid_dim, config.out_channels, config.tail_scale
-    steps = [3] if s == 3 else [2] * (s.bit_length() - 1)
     shapes: dict[str, Shape] = {}
     match "conv" if s == 1 else config.upsampler:
         case "conv":
@@ -75,14 +74,16 @@ def _tail(config: FdatRdConfig) -> dict[str, Shape]:
         case "pixelshuffledirect":
             shapes = _conv("0", c, o * s * s)
         case "pixelshuffle":
+            factors = steps(s, config.upsampler)
             shapes = _conv("0", c, m)
-            for i, step in enumerate(steps):
-                shapes |= _conv(f"{2 + 2 * i}", m, step * step * m)
-            shapes |= _conv(f"{2 + 2 * len(steps)}", m, o)
+            for i, factor in enumerate(factors):
+                shapes |= _conv(f"{2 + 2 * i}", m, factor * factor * m)
+            shapes |= _conv(f"{2 + 2 * len(factors)}", m, o)
         case "nearest+conv":
-            for i in range(len(steps)):
+            count = len(steps(s, config.upsampler))
+            for i in range(count):
                 shapes |= _conv(f"{3 * i}", c, c)
-            shapes |= _conv(f"{3 * len(steps)}", c, c) | _conv(f"{3 * len(steps) + 2}", c, o)
+            shapes |= _conv(f"{3 * count}", c, c) | _conv(f"{3 * count + 2}", c, o)
         case "transpose+conv":
             # A transposed convolution keeps its inputs first; by factor: 4×4 with stride 2, 3×3 with stride 3.
             if s == 4:
@@ -109,10 +110,10 @@ def _tail(config: FdatRdConfig) -> dict[str, Shape]:
             shapes |= _conv(f"{i}.conv_offset.3", part, 18) | _norm(f"{i}.layer_norm", m)
             shapes |= {f"{i}.relative_position_bias_table": (1, 1, 1, 9, hidden)} | _conv(f"{i + 1}", m, o)
         case "pa_up":
-            width = c
-            for i in range(len(steps)):
+            width, count = c, len(steps(s, config.upsampler))
+            for i in range(count):
                 shapes |= _conv(f"{6 * i + 1}", width, m) | _conv(f"{6 * i + 2}.conv.0", m, m, 1)
                 shapes |= _conv(f"{6 * i + 4}", m, m)
                 width = m
-            shapes |= _conv(f"{6 * len(steps)}", m, o)
+            shapes |= _conv(f"{6 * count}", m, o)
     return shapes
