@@ -1,4 +1,4 @@
-"""The command line: ``vsfdatrd info | doctor | cache``. Results go to stdout, everything else to stderr."""
+"""The command line: ``vsfdatrd info | build | export | doctor | cache``. Results go to stdout, the rest to stderr."""
 
 import argparse
 import json
@@ -15,7 +15,17 @@ from pathlib import Path
 from vsfdatrd import __version__
 from vsfdatrd.errors import FdatrdError
 
-LIBRARIES = ("vapoursynth", "numpy", "torch", "openvino", "onnx", "spandrel", "cuda-bindings")
+LIBRARIES = (
+    "vapoursynth",
+    "numpy",
+    "torch",
+    "openvino",
+    "onnx",
+    "tensorrt_rtx",
+    "tensorrt",
+    "spandrel",
+    "cuda-bindings",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,6 +38,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     info.add_argument("file", help="a weights file, or a name of the catalogue")
     info.add_argument("--json", action="store_true", help="print JSON")
     info.set_defaults(run=lambda a: _info(a.file, a.json))
+
+    build = commands.add_parser("build", help="build an engine ahead of time")
+    build.add_argument("--model", default="medium", help="a name of the catalogue, or a weights file")
+    build.add_argument("--size", type=_size_of, default=(720, 540), metavar="WxH", help="of the clip (720x540)")
+    build.add_argument("--precision", default="auto", help="fp16, mixed, bf16, fp32 or auto")
+    build.add_argument("--backend", default="auto", help="tensorrt, openvino, torch or auto")
+    build.add_argument("--streams", type=int, help="frames in flight, as upscale() will be told")
+    build.add_argument("--for", nargs="+", dest="targets", default=(), metavar="SM",
+                       help="kinds of GPU, such as sm89 sm120: TensorRT-RTX engines, built without one")  # fmt: skip
+    build.add_argument("--cache", help="cache directory, if not the usual one")
+    build.set_defaults(run=_build)
 
     doctor = commands.add_parser("doctor", help="versions, engines, cache, and one frame upscaled as a test")
     doctor.add_argument("--cache", type=Path, help="cache directory, if not the usual one")
@@ -53,6 +74,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read has seen enough; Python would write what is left once more, at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _size_of(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().replace("×", "x").partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; give width x height, such as 720x540")
+    return int(width), int(height)
+
+
+def _build(a: argparse.Namespace) -> int:
+    from vsfdatrd import ahead
+    from vsfdatrd.options import Options
+
+    options = Options.parse(a.model, backend=a.backend, precision=a.precision, streams=a.streams, cache=a.cache)
+    width, height = a.size
+    here = not a.targets
+    found = [ahead.build(options, width, height)] if here else ahead.build_for(options, width, height, a.targets)
+    for built in found:
+        print(f"{built.what}: {_size(built.size)} in {built.path}, {built.seconds:.1f} s")
+    return 0
 
 
 def _size(count: float) -> str:

@@ -3,6 +3,7 @@
     FdatrdError
     ├── ArgumentError       an argument of upscale() (or of the command line) that cannot be used
     ├── ClipError           a clip that cannot be upscaled as it is
+    │   └── MemoryShort         frames too large for the memory there is
     ├── FrameError          one frame that failed; the frames around it are unaffected
     ├── CheckpointError     a weights file that is missing, damaged, unsafe or not an image network
     ├── EngineError         an engine that failed
@@ -28,6 +29,13 @@ class ArgumentError(FdatrdError, ValueError):
 
 class ClipError(FdatrdError):
     """A clip that cannot be upscaled as it is."""
+
+
+class MemoryShort(ClipError):
+    """Frames too large for the memory there is."""
+
+    divide = False
+    """Whether they are worth sending in parts."""
 
 
 class FrameError(FdatrdError):

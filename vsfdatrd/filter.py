@@ -4,6 +4,7 @@ Everything is checked and made ready while the script is evaluated, cheapest fir
 engine. What runs afterwards, frame by frame, is the node graph that `upscale` returns.
 """
 
+import contextlib
 import logging
 from collections.abc import Iterable, Sequence
 from os import PathLike
@@ -12,14 +13,18 @@ import vapoursynth as vs
 
 from vsfdatrd import colour, geometry, pipeline
 from vsfdatrd.catalog import resolve
-from vsfdatrd.checkpoint import open_checkpoint
+from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+from vsfdatrd.engines.base import Lanes
 from vsfdatrd.engines.choice import open_engine, warm_up
-from vsfdatrd.errors import PREFIX, FdatrdError
+from vsfdatrd.errors import PREFIX, FdatrdError, MemoryShort
 from vsfdatrd.options import Options
 from vsfdatrd.progress import stdout_to_stderr
 from vsfdatrd.store import Store
 
 log = logging.getLogger(__name__)
+
+MOST_TILES = 16
+"""Parts into which a frame is divided at most where the script does not say."""
 
 
 def upscale(
@@ -68,16 +73,33 @@ def _upscale(clip: vs.VideoNode, options: Options) -> vs.VideoNode:
     checkpoint = open_checkpoint(resolve(options.model), memory=store.notes("checkpoint"))
     scale = checkpoint.description.scale
     target = colour.target(source, scale, options.format, options.matrix)
-    if options.tile is None:
-        tiling = geometry.whole(clip.height, clip.width, scale)
-    else:
-        width, height = options.tile
-        tiling = geometry.tile(clip.height, clip.width, height, width, scale)
-        if len(tiling.tiles) > 1:
-            log.warning(
-                "upscaling in %d tiles of %d×%d pixels: the picture differs a little from that of whole frames",
-                len(tiling.tiles), tiling.width, tiling.height,
-            )  # fmt: skip
-    lanes = open_engine(checkpoint, tiling.height, tiling.width, options, store)
+    lanes, tiling = _open(clip, checkpoint, options, store)
+    if len(tiling.tiles) > 1:
+        log.warning(
+            "upscaling in %d tiles of %d×%d pixels: the picture differs a little from that of whole frames",
+            len(tiling.tiles), tiling.width, tiling.height,
+        )  # fmt: skip
     upscaled = pipeline.run(colour.to_rgb(source), lanes, tiling, scale)
     return colour.from_rgb(upscaled, target)
+
+
+def _open(clip: vs.VideoNode, checkpoint: Checkpoint, options: Options, store: Store) -> tuple[Lanes, geometry.Tiling]:
+    """An engine, and the parts of the frame it is for: those the script asks for, else the frame as a whole.
+
+    A frame too large for the memory of a GPU goes there in the fewest parts that fit; a frame too large for the
+    machine's own memory is an error, since parts of it would still take hours.
+    """
+    height, width, scale = clip.height, clip.width, checkpoint.description.scale
+    if options.tile is not None:
+        tiling = geometry.tile(height, width, options.tile[1], options.tile[0], scale)
+        return open_engine(checkpoint, tiling.height, tiling.width, options, store), tiling
+    try:
+        return open_engine(checkpoint, height, width, options, store), geometry.whole(height, width, scale)
+    except MemoryShort as error:
+        if not error.divide:
+            raise
+        short = error
+    for tiling in geometry.divisions(height, width, scale, MOST_TILES):
+        with contextlib.suppress(MemoryShort):
+            return open_engine(checkpoint, tiling.height, tiling.width, options, store), tiling
+    raise short

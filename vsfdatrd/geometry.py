@@ -4,6 +4,7 @@ A plane is an array (height, width). Everything that is added lies at the bottom
 `out[:height, :width]`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,6 +83,26 @@ def tile(height: int, width: int, tile_height: int, tile_width: int, scale: int)
             for left, column in zip(lefts, columns, strict=True)
         ),
     )
+
+
+def divisions(height: int, width: int, scale: int, most: int) -> Iterator[Tiling]:
+    """Ways to cut a frame into 2, 3, 4, 6, 8, ... tiles, `most` at most, as square as they come; the fewest first."""
+    seen = {1}
+    cut = (1, 1)
+    while True:
+        # one more cut across the longer side of a tile
+        rows, columns = cut
+        cut = (rows + 1, columns) if height / rows > width / columns else (rows, columns + 1)
+        # so that parts with their overlaps fill the side
+        parts = [-(-(side + (n - 1) * OVERLAP) // n) for side, n in zip((height, width), cut, strict=True)]
+        if min(parts) <= 2 * OVERLAP:
+            return
+        tiling = tile(height, width, parts[0], parts[1], scale)
+        if len(tiling.tiles) > most:
+            return
+        if len(tiling.tiles) not in seen:
+            seen.add(len(tiling.tiles))
+            yield tiling
 
 
 def _axis(side: int, part: int, scale: int) -> tuple[list[int], list[Plane]]:

@@ -9,10 +9,10 @@ from typing import Literal, get_args
 
 from vsfdatrd.errors import ArgumentError
 
-type Precision = Literal["fp32", "bf16", "fp16"]
+type Precision = Literal["fp32", "bf16", "fp16", "mixed"]
 
-BACKENDS = ("openvino", "torch")
-"""Engines there are, in the order `backend="auto"` tries them on a machine without a GPU."""
+BACKENDS = ("tensorrt", "openvino", "torch")
+"""Engines there are, in the order `backend="auto"` tries them."""
 PRECISIONS: tuple[Precision, ...] = get_args(Precision.__value__)
 
 MIN_TILE = 32
@@ -26,11 +26,12 @@ class Options:
     model: str = "medium"
     """A name of the catalogue, or the path of a weights file."""
     backend: str = "auto"
-    """The engine: ``auto``, ``openvino`` or ``torch``."""
+    """The engine: ``auto``, ``tensorrt``, ``openvino`` or ``torch``."""
     device: tuple[int, ...] = (0,)
     """Numbers of the GPUs to use, frames going to them in turn; (0,) on a CPU."""
     precision: str = "auto"
-    """Arithmetic in the network: ``auto`` (the fastest that passes verification), ``fp32``, ``bf16`` or ``fp16``."""
+    """Arithmetic in the network: ``fp32``, ``bf16``, ``fp16``, ``mixed`` (fp16 products, fp32 sums), or ``auto`` (the
+    fastest that passes verification)."""
     format: str | None = None
     """Format of the output, by name or number; None follows the input."""
     matrix: str | None = None

@@ -3,6 +3,7 @@
     <directory>/store-1/
       CACHEDIR.TAG                  says what this is; without it nothing here is ever removed
       engines/<digest>/             what a builder wrote, and manifest.json (its mtime is when the engine was last used)
+      state/<digest>/               what users of an engine keep beside it and may lose; goes with the engine
       notes/<kind>/<digest>.json    small facts, such as what a weights file holds
       locks/<digest>.lock           held while an engine is built or removed; the system frees it with its process
       tmp/<digest>.<pid>.<random>/  what is being built or removed
@@ -44,7 +45,7 @@ LIMIT_GIB = 20.0
 _TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 # Engines built by vsfdatrd. `vsfdatrd cache clear` removes them; they are built again when needed.
 """
-_FOLDERS = ("engines", "notes", "locks", "tmp")
+_FOLDERS = ("engines", "notes", "locks", "tmp", "state")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _KIND = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _PATIENCE = 3.0  # seconds to wait for another builder before saying so
@@ -70,7 +71,7 @@ class Store:
         self.directory = Path(os.path.abspath(os.path.expanduser(chosen)))
         self.limit = _limit() if limit is None else limit
         self._root = self.directory / LAYOUT
-        self._engines, self._notes, self._locks, self._tmp = (self._root / name for name in _FOLDERS)
+        self._engines, self._notes, self._locks, self._tmp, self._state = (self._root / name for name in _FOLDERS)
 
     # Engines
 
@@ -102,6 +103,12 @@ class Store:
                 if new or rejected is not None:
                     raise
                 rejected = entry.build
+
+    def state(self, key: Key) -> Path:
+        """A folder, not made yet, for what may change while an engine is used: kernels compiled for a GPU, what was
+        verified. Whoever writes there writes whole files and expects them gone at any time.
+        """
+        return self._state / key.digest
 
     def discard(self, key: Key, reason: str) -> None:
         """Remove an engine, saying why in the log. Raises StoreError if it cannot be removed."""
@@ -145,6 +152,9 @@ class Store:
             for entry in self.entries():
                 with self._lock_if_free(entry.digest) as held:
                     removed += held and self._remove(entry.digest)
+            for item in os.scandir(self._state) if self._state.is_dir() else ():
+                if not (self._engines / item.name).exists():
+                    _delete(Path(item.path))
             for kind in os.scandir(self._notes) if self._notes.is_dir() else ():
                 if _KIND.fullmatch(kind.name):
                     _delete(Path(kind.path))
@@ -235,6 +245,7 @@ class Store:
         except FileNotFoundError:
             return False
         _delete(doomed)
+        _delete(self._state / digest)
         return True
 
     def _sweep(self) -> None:

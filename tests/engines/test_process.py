@@ -304,13 +304,13 @@ def test_what_a_library_prints_never_reaches_stdout(tmp_path: Path) -> None:
     (tmp_path / "noisy.py").write_text(
         "import os\n"
         "from vsfdatrd.engines import openvino_process as it\n"
-        "quiet = it.Serving.do_describe\n"
+        "quiet = it.OpenVino.do_describe\n"
         "def noisy(self):\n"
         "    print('from Python', flush=True)\n"
         "    os.write(1, b'from a library\\n')\n"
         "    return quiet(self)\n"
-        "it.Serving.do_describe = noisy\n"
-        "it.main()\n"
+        "it.OpenVino.do_describe = noisy\n"
+        "it.converse(it.OpenVino)\n"
     )
     script = (
         "from vsfdatrd.engines.process import Worker\n"

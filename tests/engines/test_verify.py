@@ -12,7 +12,7 @@ from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.engines import choice
 from vsfdatrd.engines.base import Frames, Job
 from vsfdatrd.engines.verify import BOUND_DB, compare, drawing
-from vsfdatrd.errors import ArgumentError, ClipError, EngineBuildError, EngineError, EngineUnavailable
+from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, EngineUnavailable, MemoryShort
 from vsfdatrd.options import Options, Precision
 from vsfdatrd.store import Store
 
@@ -126,8 +126,11 @@ class FakeBackend:
     def device_name(self, job: Job) -> str:
         return "a device"
 
+    def identity(self, job: Job) -> str:
+        return ""
+
     def memory_estimate(self, job: Job) -> tuple[int, int]:
-        return self.needs, self.has
+        return self.needs * (job.streams or 2), self.has
 
     def build(self, job: Job, directory: Path) -> None:
         self.built.append(job.precision)
@@ -147,7 +150,8 @@ type Backends = dict[str, FakeBackend]
 @pytest.fixture
 def backends(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backends]:
     """Every backend replaced by a fake; no GPU."""
-    fakes = {"openvino": FakeBackend(), "torch": FakeBackend()}
+    fakes = {"openvino": FakeBackend(), "torch": FakeBackend(), "tensorrt": FakeBackend()}
+    fakes["tensorrt"].reason = "there is no NVIDIA GPU here, or no driver for it"
     monkeypatch.setattr(choice, "backend", fakes.__getitem__)
     monkeypatch.setattr(choice, "gpu_count", lambda: 0)
     choice._shared.clear()
@@ -199,30 +203,53 @@ def test_the_next_safer_precision_is_tried_with_a_warning(
 def test_when_the_last_precision_fails_it_is_an_error(backends: Backends, opened: Opened, tmp_path: Path) -> None:
     backends["openvino"].failing = ("fp16", "bf16", "fp32")
     with pytest.raises(EngineBuildError, match="the fp32 engine agrees"):
-        opened()
+        opened(backend="openvino")
     assert not list((tmp_path / "cache").glob("store-1/engines/*")), "a failed engine is in the cache"
 
 
 def test_a_precision_asked_for_is_never_replaced(backends: Backends, opened: Opened) -> None:
     backends["openvino"].failing = ("bf16",)
     with pytest.raises(EngineBuildError, match="the bf16 engine agrees"):
-        opened(precision="bf16")
+        opened(precision="bf16", backend="openvino")
     assert backends["openvino"].built == ["bf16"]
 
 
 def test_an_engine_that_does_not_load_is_no_reason_for_another_precision(backends: Backends, opened: Opened) -> None:
     backends["openvino"].loading = EngineError("the device is lost")
     with pytest.raises(EngineError, match="the device is lost"):
-        opened()
+        opened(backend="openvino")
     assert set(backends["openvino"].built) == {"fp16"}
 
 
 def test_a_frame_that_does_not_fit_is_refused_before_anything_is_built(backends: Backends, opened: Opened) -> None:
-    backends["openvino"].needs = 40 << 30
+    backends["openvino"].needs = 20 << 30
     backends["openvino"].has = 15 << 30
-    with pytest.raises(ClipError, match=r"60×60 pixels \(padded\) needs about 40 GiB .* 15 GiB are free; .* tile="):
+    with pytest.raises(MemoryShort, match=r"60×60 .* needs about 40\.0 GiB .* 15\.0 GiB are free; .* tile=") as caught:
         opened()
+    assert not caught.value.divide
     assert backends["openvino"].built == []
+
+
+def test_what_fits_once_only_is_run_once_at_a_time(
+    backends: Backends, opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    backends["openvino"].needs, backends["openvino"].has = 10 << 30, 15 << 30
+    assert opened().job.streams == 1
+    assert "memory for one frame in flight only" in caplog.text
+    with pytest.raises(MemoryShort, match=r"needs about 20\.0 GiB"):
+        opened(streams=2)
+
+
+@pytest.mark.parametrize(("backend", "divide"), [("tensorrt", True), ("torch", True), ("openvino", False)])
+def test_parts_are_for_gpus(
+    backends: Backends, opened: Opened, monkeypatch: pytest.MonkeyPatch, backend: str, divide: bool
+) -> None:
+    monkeypatch.setattr(choice, "gpu_count", lambda: 1)
+    backends["tensorrt"].reason = None
+    backends[backend].needs = 20 << 30
+    with pytest.raises(MemoryShort) as caught:
+        opened(backend=backend)
+    assert caught.value.divide == divide
 
 
 @pytest.mark.parametrize(
@@ -247,33 +274,54 @@ def test_a_device_that_is_not_there(
 
 def test_every_gpu_there_is_can_be_used(backends: Backends, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "gpu_count", lambda: 2)
-    assert opened(device=(1, 0)).job.device == (1, 0)
+    assert opened(device=(1, 0), backend="torch").job.device == (1, 0)
     assert backends["torch"].built == ["fp16"]
 
 
-def test_auto_takes_openvino_on_a_cpu_and_torch_on_a_gpu(
+def first(wanted: str, checkpoint: Checkpoint) -> str:
+    return choice.candidates(wanted, checkpoint)[0][0]
+
+
+def test_auto_takes_openvino_on_a_cpu_and_tensorrt_on_a_gpu(
     backends: Backends, tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert choice.choose("auto", tiny)[0] == "openvino"
+    assert first("auto", tiny) == "openvino"
     backends["openvino"].reason = "OpenVINO is not installed; pip install openvino"
-    assert choice.choose("auto", tiny)[0] == "torch"
+    assert first("auto", tiny) == "torch"
     backends["openvino"].reason = None
     other = Checkpoint(tiny.path, replace(tiny.description, config=None, architecture="ESRGAN"))
-    assert choice.choose("auto", other)[0] == "torch"
-    assert choice.choose("openvino", other)[0] == "openvino", "a wish is a wish; building says what is wrong"
+    assert first("auto", other) == "torch"
+    assert first("openvino", other) == "openvino", "a wish is a wish; building says what is wrong"
     monkeypatch.setattr(choice, "gpu_count", lambda: 1)
-    assert choice.choose("auto", tiny)[0] == "torch"
+    assert [name for name, _ in choice.candidates("auto", tiny)] == ["torch", "openvino"]
+    backends["tensorrt"].reason = None
+    assert [name for name, _ in choice.candidates("auto", tiny)] == ["tensorrt", "torch", "openvino"]
     backends["torch"].reason = "PyTorch is not installed; pip install torch"
-    assert choice.choose("auto", tiny)[0] == "openvino"
+    assert [name for name, _ in choice.candidates("auto", tiny)] == ["tensorrt", "openvino"]
+
+
+def test_auto_goes_on_to_the_next_engine_with_a_warning(
+    backends: Backends, opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    backends["openvino"].failing = ("fp16", "bf16", "fp32")
+    opened()
+    assert backends["torch"].built == ["fp16"]
+    assert "The openvino engine cannot be used: the fp32 engine agrees" in caplog.text
+    backends["torch"].built.clear()
+    with pytest.raises(EngineBuildError):
+        opened(backend="openvino")
+    assert backends["torch"].built == []
 
 
 def test_no_backend_is_an_error_with_every_reason(backends: Backends, tiny: Checkpoint) -> None:
     backends["openvino"].reason = "OpenVINO is not installed; pip install openvino"
     backends["torch"].reason = "PyTorch is not installed; pip install torch"
-    with pytest.raises(EngineUnavailable, match=r"openvino: OpenVINO is not .*; torch: PyTorch is not"):
-        choice.choose("auto", tiny)
+    with pytest.raises(
+        EngineUnavailable, match=r"tensorrt: there is no .*; openvino: OpenVINO is .*; torch: PyTorch is"
+    ):
+        choice.candidates("auto", tiny)
     with pytest.raises(EngineUnavailable, match="backend='torch' cannot be used here: PyTorch is not installed"):
-        choice.choose("torch", tiny)
+        choice.candidates("torch", tiny)
     assert choice.usable() == {name: fake.reason for name, fake in backends.items()}
 
 
@@ -301,4 +349,4 @@ def test_filters_share_an_engine_until_the_last_one_lets_go(
     assert engine.closed == 0
     del second
     assert engine.closed == 1
-    assert backends["openvino"].built == ["fp16"] * 3
+    assert backends["openvino"].built == ["fp16"] * 2, "streams are no part of this backend's artefact"

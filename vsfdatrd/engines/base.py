@@ -36,6 +36,8 @@ class Job:
     """Numbers of the GPUs to use."""
     streams: int | None = None
     """Frames in flight; None is the backend's own choice."""
+    state: Path | None = None
+    """A folder for what saves time and may be lost: what was compiled, measured or verified on this machine."""
 
 
 class Engine(Protocol):
@@ -90,6 +92,10 @@ class Backend(Protocol):
 
     def device_name(self, job: Job) -> str:
         """The device as part of an engine's identity: an artefact is never used on another."""
+        ...
+
+    def identity(self, job: Job) -> str:
+        """Whatever else of a job changes its artefact, as text."""
         ...
 
     def memory_estimate(self, job: Job) -> tuple[int, int]:

@@ -1,16 +1,41 @@
-"""The GPUs of this machine, as their driver tells."""
+"""The GPUs of this machine, as their driver tells. Takes no memory on them, and imports no engine's library."""
 
+from dataclasses import dataclass
 from functools import cache
 
 
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """An NVIDIA GPU."""
+
+    name: str
+    capability: tuple[int, int]
+    """Compute capability, such as (8, 9)."""
+
+
 @cache
-def gpu_count() -> int:
-    """NVIDIA GPUs the driver sees; 0 without a driver. Does not import torch, which takes seconds."""
+def gpus() -> tuple[Gpu, ...]:
+    """NVIDIA GPUs the driver sees, in its order; none without a driver."""
     try:
         from cuda.bindings import driver
 
         if driver.cuInit(0)[0] != driver.CUresult.CUDA_SUCCESS:
-            return 0
-        return int(driver.cuDeviceGetCount()[1])
+            return ()
+        return tuple(_gpu(driver.cuDeviceGet(i)[1]) for i in range(driver.cuDeviceGetCount()[1]))
     except Exception:  # no bindings, no driver, a broken driver: each has its own error class
-        return 0
+        return ()
+
+
+def gpu_count() -> int:
+    """How many there are."""
+    return len(gpus())
+
+
+def _gpu(device: object) -> Gpu:
+    from cuda.bindings import driver
+
+    kinds = driver.CUdevice_attribute
+    major = driver.cuDeviceGetAttribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device)[1]
+    minor = driver.cuDeviceGetAttribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)[1]
+    name = driver.cuDeviceGetName(256, device)[1]
+    return Gpu(name.decode(errors="replace").rstrip("\0"), (int(major), int(minor)))

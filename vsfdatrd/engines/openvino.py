@@ -6,7 +6,6 @@ bound to the library's version and to the processor, and both are part of its id
 
 import importlib.util
 import logging
-import threading
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import psutil
 
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.engines.base import Engine, Job
-from vsfdatrd.engines.process import RemoteEngine, Worker
+from vsfdatrd.engines.process import RemoteEngine, Spare, Worker
 from vsfdatrd.errors import EngineBuildError, EngineError
 from vsfdatrd.graph import GRAPH_VERSION as GRAPH_VERSION
 from vsfdatrd.graph import fdat_rd_graph
@@ -65,6 +64,11 @@ def device_name(job: Job) -> str:
     return f"{about['name']} ({' '.join(about['abilities'])})"
 
 
+def identity(job: Job) -> str:
+    """The streams, which OpenVINO compiles for."""
+    return f"streams={job.streams or 'auto'}"
+
+
 def memory_estimate(job: Job) -> tuple[int, int]:
     """(bytes the engine's buffers and frames will need, bytes free in the machine)."""
     return _needed(job, _streams(job)), int(psutil.virtual_memory().available)
@@ -102,6 +106,18 @@ def load(job: Job, directory: Path) -> Engine:
     return RemoteEngine(_spare.take(), loaded["slots"], loaded["input"], loaded["output"])
 
 
+def reference(graph: Path, target: Path) -> None:
+    """Write what a graph makes of `verify.drawing` in fp32, as float16, which is exact enough to judge half precisions.
+
+    In a process that ends with it. Raises EngineError.
+    """
+    worker = Worker("vsfdatrd.engines.openvino_process")
+    try:
+        worker.ask("reference", graph=str(graph), target=str(target))
+    finally:
+        worker.close()
+
+
 def _needed(job: Job, streams: int) -> int:
     """Bytes for so many frames at once, the process included."""
     description = job.checkpoint.description
@@ -126,48 +142,4 @@ def _how(job: Job) -> dict[str, Any]:
     return {"precision": job.precision, "streams": _streams(job)}
 
 
-class _Spare:
-    """The process for the next engine: asked what the machine can do, it then builds and loads, and becomes that
-    engine's own.
-    """
-
-    def __init__(self) -> None:
-        self._worker: Worker | None = None
-        self._about: dict[str, Any] | None = None
-        self._talking = threading.Lock()
-
-    def describe(self) -> dict[str, Any]:
-        """The processor, as OpenVINO sees it; asked once."""
-        if self._about is None:
-            self._about = self.ask("describe")
-        return self._about
-
-    def start(self) -> Worker:
-        """The process, started if there is none."""
-        with self._talking:
-            if self._worker is None:
-                self._worker = Worker("vsfdatrd.engines.openvino_process")
-            return self._worker
-
-    def ask(self, do: str, **arguments: Any) -> Any:
-        """Ask the process. One that failed is ended; the next question starts another."""
-        worker = self.start()
-        with self._talking:
-            try:
-                return worker.ask(do, **arguments)
-            except EngineError:
-                worker.close()
-                if self._worker is worker:
-                    self._worker = None
-                raise
-
-    def take(self) -> Worker:
-        """The process, to keep."""
-        with self._talking:
-            worker, self._worker = self._worker, None
-        if worker is None:
-            raise EngineError("the engine's process is gone")
-        return worker
-
-
-_spare = _Spare()
+_spare = Spare("vsfdatrd.engines.openvino_process")

@@ -1,22 +1,16 @@
 """The other side of `openvino.py`: the process in which OpenVINO runs. Started as a module, never imported there."""
 
 import io
-import json
-import math
 import mmap
-import os
-import signal
-import sys
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openvino
 
 from vsfdatrd.engines.base import Frames
-from vsfdatrd.engines.process import buffers
+from vsfdatrd.engines.serving import Serving, converse
 from vsfdatrd.engines.verify import compare, drawing
 from vsfdatrd.errors import EngineBuildError, EngineError
 
@@ -24,46 +18,14 @@ FILE = "model.blob"
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
-def main() -> None:
-    """Answer requests until the pipe closes; see `process.py` for the conversation."""
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the script's; it closes the pipe
-    serving = Serving(replies.write, replies.flush)
-    for line in sys.stdin:
-        serving.serve(json.loads(line))
-    os._exit(0)  # at once: frames in flight are for nobody any more
-
-
-class Serving:
-    """One conversation: the engine that is loaded, if any, and how to answer."""
+class OpenVino(Serving):
+    """OpenVINO's core, and the model that is loaded, if any."""
 
     def __init__(self, write: Callable[[str], Any], flush: Callable[[], Any]) -> None:
-        self._write, self._flush = write, flush
-        self._answering = threading.Lock()
+        super().__init__(write, flush)
         self._core = openvino.Core()
         self._compiled: openvino.CompiledModel | None = None
         self._requests: list[openvino.InferRequest] = []
-        self._frames: list[tuple[Frames, Frames]] = []
-        self._waiting = ThreadPoolExecutor(1)
-
-    def serve(self, message: dict[str, Any]) -> None:
-        """Do what a request says, and answer."""
-        do = message.pop("do")
-        try:
-            if do == "run":
-                self._waiting.submit(self._run, message["slot"])
-            else:
-                self._answer({"result": getattr(self, f"do_{do}")(**message)})
-        except Exception as error:  # every failure is an answer; the other side makes an error of it
-            text = str(error) if isinstance(error, EngineError) else reason(error)
-            slot = {"slot": message["slot"]} if do == "run" else {}
-            self._answer(slot | {"error": text, "kind": type(error).__name__})
-
-    def _answer(self, answer: dict[str, Any]) -> None:
-        with self._answering:
-            self._write(json.dumps(answer) + "\n")
-            self._flush()
 
     def do_describe(self) -> dict[str, Any]:
         """The processor: its name, and what OpenVINO can compute in on it."""
@@ -90,6 +52,15 @@ class Serving:
         Path(directory, FILE).write_bytes(blob.getbuffer())
         return psnr
 
+    def do_reference(self, graph: str, target: str) -> None:
+        """Write what a graph file makes of the drawing in fp32, as float16."""
+        try:
+            exact = self._core.compile_model(self._core.read_model(graph), "CPU", settings("fp32", 1))
+            result = exact(drawing(*list(exact.input(0).shape)[2:])[None])[0][0]
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO could not compute the reference: {reason(error)}") from error
+        np.save(target, result.astype(np.float16), allow_pickle=False)
+
     def do_load(self, directory: str, precision: str, streams: int) -> dict[str, Any]:
         """Load an exported model. -> how many frames it takes at once, and their shapes."""
         try:
@@ -98,37 +69,34 @@ class Serving:
             )
         except RuntimeError as error:
             raise EngineError(f"OpenVINO does not load the engine: {reason(error)}") from error
-        return {
-            "slots": streams,
-            "input": list(self._compiled.input(0).shape)[1:],
-            "output": list(self._compiled.output(0).shape)[1:],
-        }
+        self.shapes = (list(self._compiled.input(0).shape)[1:], list(self._compiled.output(0).shape)[1:])
+        return {"slots": streams, "input": self.shapes[0], "output": self.shapes[1]}
 
-    def do_map(self, address: str | int) -> None:
-        """Map the frames' memory and make a request for every slot."""
+    def prepare(self, memory: mmap.mmap, frames: list[tuple[Frames, Frames]]) -> None:
+        """See `Serving.prepare`."""
         if self._compiled is None:
             raise EngineError("no engine is loaded")
-        fd = address if isinstance(address, int) else os.open(address, os.O_RDWR)
-        memory = mmap.mmap(fd, 0)
-        os.close(fd)
-        shapes = (list(self._compiled.input(0).shape)[1:], list(self._compiled.output(0).shape)[1:])
-        size = 4 * sum(math.prod(shape) for shape in shapes)
-        self._frames = buffers(memory, len(memory) // size, *shapes)  # OpenVINO does not keep what it borrows
-        for source, result in self._frames:
+        self._frames = frames  # OpenVINO does not keep what it borrows
+        for source, result in frames:
             request = self._compiled.create_infer_request()
             request.set_input_tensor(openvino.Tensor(source[None], shared_memory=True))
             request.set_output_tensor(openvino.Tensor(result[None], shared_memory=True))
             self._requests.append(request)
-        self._waiting = ThreadPoolExecutor(len(self._requests), "slot")
 
-    def _run(self, slot: int) -> None:
-        """One frame, start to end, on a thread of the slot's own; OpenVINO computes on its own threads."""
+    def submit(self, slot: int) -> None:
+        """See `Serving.submit`."""
+        self._requests[slot].start_async()
+
+    def collect(self, slot: int) -> None:
+        """See `Serving.collect`; OpenVINO computes on its own threads."""
         try:
-            self._requests[slot].start_async()
             self._requests[slot].wait()
-            self._answer({"slot": slot})
-        except Exception as error:
-            self._answer({"slot": slot, "error": f"OpenVINO failed on it: {reason(error)}"})
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO failed on it: {reason(error)}") from error
+
+    def reason(self, error: BaseException) -> str:
+        """See `Serving.reason`."""
+        return reason(error)
 
 
 def settings(precision: str, streams: int) -> dict[str, Any]:
@@ -150,4 +118,4 @@ def reason(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    converse(OpenVino)

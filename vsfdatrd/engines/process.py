@@ -173,6 +173,51 @@ class Worker:
         self.memory.close()
 
 
+class Spare:
+    """The process for the next engine: asked what the machine can do, it then builds and loads, and becomes that
+    engine's own.
+    """
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+        self._worker: Worker | None = None
+        self._about: dict[str, Any] | None = None
+        self._talking = threading.Lock()
+
+    def describe(self) -> dict[str, Any]:
+        """What its library can use here; asked once."""
+        if self._about is None:
+            self._about = self.ask("describe")
+        return self._about
+
+    def start(self) -> Worker:
+        """The process, started if there is none."""
+        with self._talking:
+            if self._worker is None:
+                self._worker = Worker(self._module)
+            return self._worker
+
+    def ask(self, do: str, **arguments: Any) -> Any:
+        """Ask the process. One that failed is ended; the next question starts another."""
+        worker = self.start()
+        with self._talking:
+            try:
+                return worker.ask(do, **arguments)
+            except EngineError:
+                worker.close()
+                if self._worker is worker:
+                    self._worker = None
+                raise
+
+    def take(self) -> Worker:
+        """The process, to keep."""
+        with self._talking:
+            worker, self._worker = self._worker, None
+        if worker is None:
+            raise EngineError("the engine's process is gone")
+        return worker
+
+
 class RemoteEngine:
     """The engine that a worker has loaded, as this process sees it."""
 

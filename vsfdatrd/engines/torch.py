@@ -47,7 +47,12 @@ def version() -> str:
 
 
 def _on_gpu() -> bool:
-    return gpu_count() > 0
+    """Whether PyTorch can use the GPU there is; not every build of it can."""
+    if not gpu_count():
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def precisions(checkpoint: Checkpoint) -> tuple[Precision, ...]:
@@ -66,6 +71,11 @@ def device_name(job: Job) -> str:
     if not _on_gpu():
         return "CPU"
     return ", ".join(torch.cuda.get_device_name(i) for i in job.device)
+
+
+def identity(job: Job) -> str:
+    """Nothing: the artefact is a note."""
+    return ""
 
 
 def memory_estimate(job: Job) -> tuple[int, int]:

@@ -1,21 +1,39 @@
-"""The eight tails as graphs; the same functions as `nn.upsample`, layer by layer."""
+"""The eight tails as graphs; the same functions as `nn.upsample`, layer by layer.
+
+Tails that sample at computed places (dysample, lda) are fp32 throughout: in half precision a place at the right of a
+wide picture would be off by a third of a pixel.
+"""
 
 import math
 
 import numpy as np
 
-from vsfdatrd.graph.weights import Weights
-from vsfdatrd.graph.writer import Name, Writer
+from vsfdatrd.graph.weights import Array, Weights
+from vsfdatrd.graph.writer import Name, Side, Writer
 from vsfdatrd.nn.config import GROUPS, FdatRdConfig, steps
 
+FULL = np.float32
 
-def write_tail(g: Writer, config: FdatRdConfig, weights: Weights, x: Name, height: int, width: int) -> Name:
-    """Add the tail. x: (1, C, H, W) -> (1, O, H·s, W·s)."""
-    return _Tail(g, config, weights, height, width).write(x)
+
+def write_tail(g: Writer, config: FdatRdConfig, weights: Weights, x: Name, height: Side, width: Side) -> Name:
+    """Add the tail. x: (1, C, H, W) in the writer's type -> (1, O, H·s, W·s) float32.
+
+    Raises ValueError if the size is open and the tail needs to know it.
+    """
+    compute = g.dtype
+    if config.upsampler not in ("dysample", "lda") or config.tail_scale == 1:
+        return g.cast(_Tail(g, config, weights).write(x), compute, FULL)
+    if not (isinstance(height, int) and isinstance(width, int)):
+        raise ValueError(f"a graph with the {config.upsampler} tail needs a fixed frame size; give one")
+    x, g.dtype = g.cast(x, compute, FULL), np.dtype(FULL)
+    try:
+        return _Tail(g, config, weights, height, width).write(x)
+    finally:
+        g.dtype = compute
 
 
 class _Tail:
-    def __init__(self, g: Writer, config: FdatRdConfig, weights: Weights, height: int, width: int) -> None:
+    def __init__(self, g: Writer, config: FdatRdConfig, weights: Weights, height: int = 0, width: int = 0) -> None:
         self.g, self.config, self.weights = g, config, weights
         self.height, self.width = height, width
         self.layer = 0
@@ -74,18 +92,44 @@ class _Tail:
     def _nearest(self, x: Name, step: int) -> Name:
         self.layer += 1
         return self.g.op(
-            "Resize", x, "", self.g.constant([1, 1, step, step]), mode="nearest", nearest_mode="floor",
+            "Resize", x, "", self.g.constant([1, 1, step, step], FULL), mode="nearest", nearest_mode="floor",
             coordinate_transformation_mode="asymmetric",
         )  # fmt: skip
 
     def _transposed(self, x: Name, step: int) -> Name:
         w = self.weights.below(str(self.layer))
         self.layer += 1
+        if self.g.dtype.name == "bfloat16":
+            return self._interleaved(x, w["weight"], w["bias"], step)
         side, pad = (3, 0) if step == 3 else (4, 1)
         return self.g.op(
             "ConvTranspose", x, self.g.constant(w["weight"]), self.g.constant(w["bias"]),
             kernel_shape=[side, side], strides=[step, step], pads=[pad] * 4,
         )  # fmt: skip
+
+    def _interleaved(self, x: Name, weight: Array, bias: Array, step: int) -> Name:
+        """The transposed convolution as a plain one whose results are put in order; TensorRT has no other in bf16.
+
+        weight: (C, O, 4, 4) for step 2, (C, O, 3, 3) for step 3. x: (1, C, H, W) -> (1, O, H·step, W·step)
+        """
+        g, (c, o) = self.g, weight.shape[:2]
+        if step == 3:  # no pixel of the result sees two of the source
+            phases = g.conv(x, weight.transpose(1, 2, 3, 0).reshape(9 * o, c, 1, 1), np.repeat(bias, 9))
+            return g.op("DepthToSpace", phases, blocksize=3, mode="CRD")
+        # Pixel 2i + a of the result sees source pixels i - 1 and i through taps 3 and 1 (a = 0), i and i + 1 through
+        # taps 2 and 0 (a = 1): one convolution of 2×2 over the source with a border, read with an offset of a.
+        taps = np.array([[3, 1], [2, 0]])
+        kernel = weight[:, :, taps][:, :, :, :, taps]  # (C, O, a, i, b, j)
+        kernel = kernel.transpose(2, 4, 1, 0, 3, 5).reshape(4 * o, c, 2, 2)  # (a, b, O, C, i, j)
+        phases = g.conv(x, kernel, np.tile(bias, 4), pad=1)  # (1, 4·O, H + 1, W + 1)
+        parts = []
+        for a in (0, 1):
+            for b in (0, 1):
+                first = 2 * a + b
+                # the last row or column falls away on one side or the other
+                starts, ends = [first * o, a, b], [(first + 1) * o, a - 1 or 2**31, b - 1 or 2**31]
+                parts.append(g.op("Slice", phases, g.sides(*starts), g.sides(*ends), g.sides(1, 2, 3)))
+        return g.op("DepthToSpace", g.op("Concat", *parts, axis=1), blocksize=2, mode="DCR")
 
     def _dysample(self, x: Name, weights: Weights) -> Name:
         g, s, c = self.g, self.config.tail_scale, self.config.mid_dim

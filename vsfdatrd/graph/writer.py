@@ -8,18 +8,24 @@ import onnx
 from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-OPSET = 20
-"""ONNX operator set: the first with Gelu."""
-IR_VERSION = 9
+IR_VERSIONS = {20: 9, 23: 11}
+"""The file format's version that came with an operator set."""
 
 type Name = str
+type Side = int | Name
+"""A length: a number where it is known, else the name of a tensor (1,) of int64."""
 
 
 class Writer:
-    """A graph being written. Every method adds nodes and returns the name of their result."""
+    """A graph being written. Every method adds nodes and returns the name of their result.
 
-    def __init__(self, name: str) -> None:
+    dtype: of constants and results unless said otherwise.
+    """
+
+    def __init__(self, name: str, dtype: Any = np.float32, opset: int = 20) -> None:
+        self.dtype = np.dtype(dtype)
         self._name = name
+        self._opset = opset
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
         self._count = 0
@@ -28,10 +34,15 @@ class Writer:
         self._count += 1
         return f"{what}_{self._count}"
 
-    def constant(self, values: ArrayLike, dtype: Any = np.float32) -> Name:
-        """A constant tensor."""
+    def constant(self, values: ArrayLike, dtype: Any = None) -> Name:
+        """A constant tensor. Raises OverflowError if a finite value is infinite in its type."""
         name = self._fresh("constant")
-        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(values, dtype), name))
+        given = np.asarray(values)
+        with np.errstate(over="ignore"):
+            array = np.ascontiguousarray(given.astype(self.dtype if dtype is None else dtype))
+        if array.dtype.itemsize == 2 and np.isinf(array.astype(np.float32)).any() and np.isfinite(given).all():
+            raise OverflowError(f"a weight of {np.abs(given).max():.3g} is beyond the range of {array.dtype}")
+        self._constants.append(numpy_helper.from_array(array, name))
         return name
 
     def op(self, kind: str, *inputs: Name, **attributes: Any) -> Name:
@@ -40,18 +51,47 @@ class Writer:
         self._nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
 
-    def reshape(self, x: Name, *shape: int) -> Name:
+    def cast(self, x: Name, source: Any, target: Any) -> Name:
+        """x in another type; x itself if the types are one."""
+        if np.dtype(source) == np.dtype(target):
+            return x
+        return self.op("Cast", x, to=helper.np_dtype_to_tensor_dtype(np.dtype(target)))
+
+    def length(self, x: Name, axis: int) -> Name:
+        """A side of x that is not known before the graph runs."""
+        return self.op("Shape", x, start=axis, end=axis + 1)
+
+    def reckon(self, kind: str, left: Side, right: Side) -> Side:
+        """Add, Sub, Mul, Div (whole) or Mod of two lengths; a number if both are."""
+        if isinstance(left, int) and isinstance(right, int):
+            match kind:
+                case "Add":
+                    return left + right
+                case "Sub":
+                    return left - right
+                case "Mul":
+                    return left * right
+                case "Div":
+                    return left // right
+                case "Mod":
+                    return left % right
+            raise ValueError(f"{kind!r} is not known for lengths")
+        return self.op(kind, self.sides(left), self.sides(right))
+
+    def sides(self, *lengths: Side) -> Name:
+        """Lengths as one tensor of int64."""
+        if all(isinstance(length, int) for length in lengths):
+            return self.constant(lengths, np.int64)
+        named = [self.constant([v], np.int64) if isinstance(v, int) else v for v in lengths]
+        return named[0] if len(named) == 1 else self.op("Concat", *named, axis=0)
+
+    def reshape(self, x: Name, *shape: Side) -> Name:
         """x with another shape; 0 copies a side, -1 is what is left."""
-        return self.op("Reshape", x, self.constant(shape, np.int64))
+        return self.op("Reshape", x, self.sides(*shape))
 
     def transpose(self, x: Name, *order: int) -> Name:
         """x with its axes in another order."""
         return self.op("Transpose", x, perm=order)
-
-    def slice(self, x: Name, axis: int, start: int, stop: int) -> Name:
-        """Part of x along one axis."""
-        starts, stops, axes = (self.constant([v], np.int64) for v in (start, stop, axis))
-        return self.op("Slice", x, starts, stops, axes)
 
     def matmul(self, x: Name, weight: NDArray[Any]) -> Name:
         """x (..., I) by a constant (O, I), as a linear layer stores it -> (..., O)."""
@@ -66,21 +106,27 @@ class Writer:
         stride: int = 1,
         pad: int | None = None,
         groups: int = 1,
+        dtype: Any = None,
     ) -> Name:
         """A convolution with a square kernel, by default padded to keep the size."""
         side = weight.shape[-1]
         border = side // 2 if pad is None else pad
-        inputs = [x, self.constant(weight)] + ([] if bias is None else [self.constant(bias)])
+        inputs = [x, self.constant(weight, dtype)] + ([] if bias is None else [self.constant(bias, dtype)])
         return self.op(
             "Conv", *inputs, kernel_shape=[side, side], strides=[stride, stride], pads=[border] * 4, group=groups
         )
 
-    def layer_norm(self, x: Name, weight: NDArray[Any], bias: NDArray[Any], eps: float = 1e-5) -> Name:
-        """LayerNorm over the last axis."""
-        return self.op("LayerNormalization", x, self.constant(weight), self.constant(bias), axis=-1, epsilon=eps)
+    def layer_norm(
+        self, x: Name, weight: NDArray[Any], bias: NDArray[Any], eps: float = 1e-5, dtype: Any = None
+    ) -> Name:
+        """LayerNorm over the last axis. dtype: of x; mean and variance are fp32 in any case."""
+        scale, shift = self.constant(weight, dtype), self.constant(bias, dtype)
+        return self.op("LayerNormalization", x, scale, shift, axis=-1, epsilon=eps)
 
-    def model(self, input_shape: Sequence[int], output: Name, output_shape: Sequence[int]) -> onnx.ModelProto:
-        """The finished model from ``input`` to ``output``."""
+    def model(
+        self, input_shape: Sequence[int | str], output: Name, output_shape: Sequence[int | str]
+    ) -> onnx.ModelProto:
+        """The finished model from ``input`` to ``output``, both float32. Names in a shape are sides left open."""
         self._nodes.append(helper.make_node("Identity", [output], ["output"], name="output"))
         graph = helper.make_graph(
             self._nodes,
@@ -91,7 +137,7 @@ class Writer:
         )
         return helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
-            ir_version=IR_VERSION,
+            opset_imports=[helper.make_opsetid("", self._opset)],
+            ir_version=IR_VERSIONS[self._opset],
             producer_name="vsfdatrd",
         )

@@ -1,0 +1,27 @@
+"""What the fake GPU is like, from the environment."""
+
+import os
+
+FAULTS = frozenset(os.environ.get("FAKE_GPU", "").split())
+"""register: memory cannot be pinned. capture: no graphs. launch: the ninth kernel fails. crash: the process dies there.
+allocate: there is no memory. invalid: engines are for another GPU. load: engines do not load. build: builds fail.
+parse: graphs are not read. wrong-<precision>: an engine of that precision computes something else. nan: engines give
+NaN. rejected: what was compiled before is not taken.
+"""
+GPUS = tuple(filter(None, os.environ.get("FAKE_GPUS", "Fake RTX 8.9").split(",")))
+"""Name and compute capability of each."""
+DRIVER = int(os.environ.get("FAKE_DRIVER", "13010"))
+FREE = int(os.environ.get("FAKE_FREE", str(8 << 30)))
+
+
+def fails(what: str) -> bool:
+    return what in FAULTS
+
+
+def name(index: int) -> str:
+    return GPUS[index].rpartition(" ")[0]
+
+
+def capability(index: int) -> tuple[int, int]:
+    major, _, minor = GPUS[index].rpartition(" ")[2].partition(".")
+    return int(major), int(minor)

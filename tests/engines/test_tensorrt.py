@@ -1,0 +1,290 @@
+"""The TensorRT engine from the script to the frame, on a GPU that is made of Python (`fake_gpu/`), with all its moods.
+
+What only a real GPU can show is in tests/gpu; what the real library shows without one, in `test_tensorrt_build.py`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FAKE = Path(__file__).parent / "fake_gpu"
+
+# Frames of noise through the plugin; each must come back as its own pixels, repeated. Prints what happened as JSON.
+SCRIPT = """
+import json, logging, sys
+import numpy as np
+import vapoursynth as vs
+
+asked = json.loads(sys.argv[1])
+logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s", level=logging.INFO)
+width, height, length = asked.pop("width", 83), asked.pop("height", 57), asked.pop("length", 12)
+blank = vs.core.std.BlankClip(width=width, height=height, format=vs.RGBS, length=length)
+
+def noise(n):
+    return np.random.default_rng(n).random((3, height, width), np.float32)
+
+def draw(n, f):
+    out = f.copy()
+    for plane, values in enumerate(noise(n)):
+        np.copyto(np.asarray(out[plane]), values)
+    return out
+
+said = {"frames": [], "error": None}
+try:
+    out = vs.core.fdatrd.upscale(vs.core.std.ModifyFrame(blank, blank, draw), **asked)
+    for n in range(length):
+        try:
+            frame = out.get_frame(n) if asked.get("streams") == 1 else None
+        except vs.Error as error:
+            said["frames"].append(str(error))
+    if asked.get("streams") != 1:
+        requests = [out.get_frame_async(n) for n in range(length)]
+        for n, request in enumerate(requests):
+            try:
+                frame = request.result()
+            except vs.Error as error:
+                said["frames"].append(str(error))
+                continue
+            found = np.stack([np.asarray(frame[i]) for i in range(3)])
+            said["frames"].append(float(np.abs(found - noise(n).repeat(2, 1).repeat(2, 2)).max()))
+except vs.Error as error:
+    said["error"] = str(error)
+print("\\n" + json.dumps(said))
+"""
+
+
+@dataclass
+class Outcome:
+    """What a script saw."""
+
+    frames: list[Any]
+    """For each frame, by how much it was wrong, or what was said instead of it."""
+    error: str | None
+    stdout: str
+    stderr: str
+
+    @property
+    def sound(self) -> bool:
+        """Whether every frame is right, up to what a PSNR of 50 dB may hide."""
+        return self.error is None and all(isinstance(wrong, float) and wrong < 1e-3 for wrong in self.frames)
+
+
+type Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(identity_2x: Path, tmp_path: Path) -> Run:
+    """Runs the script with a fake GPU. faults, and what else the GPU is like: see fake_gpu_settings.py."""
+
+    def runner(faults: str = "", gpu: dict[str, str] | None = None, **asked: Any) -> Outcome:
+        asked = {"model": str(identity_2x), "cache": str(tmp_path / "cache")} | asked
+        environment = os.environ | {"PYTHONPATH": str(FAKE), "FAKE_GPU": faults} | (gpu or {})
+        environment.pop("FDATRD_CACHE", None)
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT, json.dumps(asked)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=90,
+        )
+        assert done.returncode == 0, done.stderr
+        *before, last = done.stdout.strip().splitlines()
+        said = json.loads(last)
+        return Outcome(said["frames"], said["error"], "\n".join(before), done.stderr)
+
+    return runner
+
+
+def engines(tmp_path: Path) -> list[dict[str, str]]:
+    """Keys of the engines in the cache."""
+    found = (tmp_path / "cache").glob("store-1/engines/*/manifest.json")
+    return [json.loads(path.read_text())["key"] for path in found]
+
+
+def state(tmp_path: Path) -> dict[str, bytes]:
+    """Files beside the engines."""
+    return {path.name: path.read_bytes() for path in (tmp_path / "cache").glob("store-1/state/*/*")}
+
+
+def test_auto_takes_it_builds_verifies_and_keeps_it(run: Run, tmp_path: Path) -> None:
+    first = run()
+    assert first.sound, first
+    assert first.stdout == "", "the library's hello is in the video"
+    assert "TensorRT says hello" in first.stderr
+    assert "fp16 agrees with fp32 to" in first.stderr
+    (key,) = engines(tmp_path)
+    assert (key["engine"], key["device"]) == ("tensorrt tensorrt_rtx 9.9.9", "sm89")
+    assert (key["shape"], key["precision"]) == ("90x60", "fp16")
+    kept = state(tmp_path)
+    assert kept["compiled for Fake RTX, CUDA 13.1"] == b"kernels"
+    (verified,) = json.loads(kept["verified.json"]).items()
+    assert verified[0] == "Fake RTX, driver for CUDA 13.1, tensorrt_rtx 9.9.9"
+    assert verified[1] >= 50
+
+    again = run()
+    assert again.sound
+    assert "agrees with" not in again.stderr, "it was verified again"
+    assert engines(tmp_path) == [key]
+
+
+def test_another_driver_verifies_again_and_builds_nothing(run: Run, tmp_path: Path) -> None:
+    run()
+    built = [path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("store-1/engines/*/engine.trt")]
+    newer = run(gpu={"FAKE_DRIVER": "13020"})
+    assert newer.sound
+    assert "agrees with" in newer.stderr
+    assert [path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("store-1/engines/*/engine.trt")] == built
+    assert len(json.loads(state(tmp_path)["verified.json"])) == 2
+
+
+@pytest.mark.parametrize("streams", [2, 5])
+def test_streams(run: Run, streams: int) -> None:
+    assert run(streams=streams, length=24).sound
+
+
+def test_two_gpus_share_the_frames(run: Run) -> None:
+    outcome = run(gpu={"FAKE_GPUS": "Fake RTX 8.9,Fake RTX 8.9"}, device=[0, 1], length=24)
+    assert outcome.sound, outcome
+
+
+def test_gpus_of_different_kinds_are_refused(run: Run) -> None:
+    outcome = run(gpu={"FAKE_GPUS": "Fake RTX 8.9,Old RTX 7.5"}, device=[0, 1])
+    assert outcome.error is not None
+    assert "device=[0, 1] are GPUs of different kinds (Fake RTX, Old RTX)" in outcome.error
+
+
+def test_the_next_precision_when_one_strays(run: Run, tmp_path: Path) -> None:
+    outcome = run("wrong-fp16")
+    assert outcome.sound, outcome
+    assert "tensorrt with fp16 did not pass: the fp16 engine agrees with fp32 to 34" in outcome.stderr
+    assert [key["precision"] for key in engines(tmp_path)] == ["mixed"]
+
+
+def test_a_precision_that_was_asked_for_is_not_replaced(run: Run, tmp_path: Path) -> None:
+    outcome = run("wrong-bf16", precision="bf16", backend="tensorrt")
+    assert outcome.error is not None
+    assert outcome.error.startswith("fdatrd.upscale: the bf16 engine agrees with fp32 to 34")
+    assert engines(tmp_path) == []
+
+
+def test_an_engine_that_turns_bad_with_a_new_driver_is_replaced(run: Run, tmp_path: Path) -> None:
+    run()
+    outcome = run("wrong-fp16", gpu={"FAKE_DRIVER": "13020"})
+    assert outcome.sound, outcome
+    assert [key["precision"] for key in engines(tmp_path)] == ["mixed"]
+
+
+@pytest.mark.parametrize("fault", ["register", "capture", "rejected"])
+def test_what_only_costs_time_is_no_error(run: Run, fault: str) -> None:
+    outcome = run(fault)
+    assert outcome.sound, outcome
+    if fault != "rejected":
+        assert "fdatrd: " in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (
+            "build",
+            r"TensorRT could not build the network: Error Code 9: the builder has no kernel for that; its full log",
+        ),
+        ("parse", "TensorRT does not read the network: node 7 is a mystery; its full log is "),
+        ("load", "TensorRT does not load the engine: the engine is not for this version"),
+        ("invalid", "the engine cannot run on this GPU: unsupported cc"),
+        ("allocate", "failed: out of memory (cudaErrorMemoryAllocation)"),
+        ("nan", "engine's output has 1 values that are not finite"),
+    ],
+)
+def test_what_cannot_work_is_a_sentence(run: Run, tmp_path: Path, fault: str, said: str) -> None:
+    outcome = run(fault, backend="tensorrt", precision="fp16")
+    assert outcome.error is not None
+    assert outcome.error.startswith("fdatrd.upscale: ")
+    assert said in outcome.error
+    assert "Traceback" not in outcome.error
+    assert engines(tmp_path) == [], "a useless engine is in the cache"
+    if fault in ("build", "parse"):
+        log = Path(outcome.error.rpartition("full log is ")[2])
+        assert log.exists()
+        log.unlink()
+
+
+def test_auto_takes_another_engine_when_this_one_fails(run: Run) -> None:
+    outcome = run("build")
+    assert outcome.sound, outcome
+    assert "The tensorrt engine cannot be used: TensorRT could not build the network" in outcome.stderr
+
+
+@pytest.mark.parametrize(("fault", "said"), [("launch", "unspecified launch failure"), ("crash", "ended unexpectedly")])
+def test_a_gpu_that_fails_in_the_middle_fails_frames(run: Run, fault: str, said: str) -> None:
+    run()  # builds and verifies
+    outcome = run(fault, backend="tensorrt")
+    assert outcome.error is None
+    failed = [frame for frame in outcome.frames if isinstance(frame, str)]
+    assert failed
+    assert all(said in frame and frame.startswith("fdatrd.upscale: frame ") for frame in failed)
+
+
+def test_a_damaged_engine_is_built_again(run: Run, tmp_path: Path) -> None:
+    run()
+    (engine,) = (tmp_path / "cache").glob("store-1/engines/*/engine.trt")
+    content = bytearray(engine.read_bytes())
+    content[len(content) // 2] ^= 1
+    engine.write_bytes(content)
+    outcome = run()
+    assert outcome.sound
+    assert "thrown away and built again: engine.trt has changed" in outcome.stderr
+    engine.write_bytes(engine.read_bytes()[:20])
+    assert run().sound
+
+
+def test_little_memory_means_fewer_streams_then_tiles_then_an_error(run: Run) -> None:
+    size = {"width": 360, "height": 240}
+    fewer = run(gpu={"FAKE_FREE": str(660 << 20)}, **size, length=3)
+    assert fewer.sound, fewer
+    tiles = run(gpu={"FAKE_FREE": str(627 << 20)}, **size, length=3)
+    assert "upscaling in" in tiles.stderr, (fewer.stderr, tiles)
+    assert tiles.sound, tiles
+    none = run(gpu={"FAKE_FREE": str(500 << 20)}, **size)
+    assert none.error is not None
+    assert "a frame of 360×240 pixels (padded) needs about 0." in none.error
+
+
+@pytest.mark.parametrize(
+    ("gpu", "said"),
+    [
+        ({"FAKE_GPUS": ""}, "backend='tensorrt' cannot be used here: there is no NVIDIA GPU here, or no driver for it"),
+        ({"FAKE_GPUS": "GTX 1080 6.1"}, "GTX 1080 is older than TensorRT supports"),
+        ({"FAKE_DRIVER": "12040"}, "the NVIDIA driver is missing or too old (it supports CUDA 12.4, and 13 is needed)"),
+    ],
+)
+def test_machines_that_cannot_run_it(run: Run, gpu: dict[str, str], said: str) -> None:
+    outcome = run(gpu=gpu, backend="tensorrt")
+    assert outcome.error is not None
+    assert said in outcome.error
+
+
+def test_a_device_that_is_not_there(run: Run) -> None:
+    outcome = run(device=[3], backend="tensorrt")
+    assert outcome.error is not None
+    assert "device=[3] is not there" in outcome.error
+
+
+def test_a_wrong_level(run: Run) -> None:
+    outcome = run(gpu={"FDATRD_TENSORRT_LEVEL": "9"}, backend="tensorrt")
+    assert outcome.error is not None
+    assert "FDATRD_TENSORRT_LEVEL='9' is no level" in outcome.error
+
+
+def test_an_unwritable_cache_is_an_error_and_a_filled_one_serves(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    outcome = run(cache=str(tmp_path / "file"), backend="tensorrt")
+    assert outcome.error is not None
+    assert "is a file" in outcome.error

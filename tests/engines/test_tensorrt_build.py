@@ -1,0 +1,226 @@
+"""What the real TensorRT-RTX says to our graphs on a machine without a GPU; and how the two libraries differ."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from vsfdatrd import ahead
+from vsfdatrd.engines import tensorrt_library
+from vsfdatrd.engines.tensorrt_library import CLASSIC, RTX, choose, parse_target
+from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineUnavailable
+from vsfdatrd.options import Options
+
+needs_rtx = pytest.mark.skipif(not RTX.installed, reason="tensorrt_rtx is not installed")
+MEDIUM = Path(__file__).resolve().parents[2] / "models/fdat_rd_medium_2x.safetensors"
+
+
+def built(
+    model: Path, cache: Path, *targets: str, size: tuple[int, int] = (90, 60), **options: Any
+) -> list[ahead.Built]:
+    return ahead.build_for(Options(str(model), cache=cache, **options), *size, targets)
+
+
+# ---- real builds -------------------------------------------------------------------------------------------------
+
+
+@needs_rtx
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "mixed", "fp32"])
+def test_every_kind_of_gpu_gets_an_engine(tiny_model: Path, tmp_path: Path, precision: str) -> None:
+    targets = ("sm86", "8.9", "SM_120") + (("sm75",) if precision in ("fp16", "mixed") else ())
+    found = built(tiny_model, tmp_path, *targets, precision=precision)
+    assert len({engine.path for engine in found}) == len(targets)
+    for engine in found:
+        facts = json.loads((engine.path / "facts.json").read_text())
+        assert facts["activation_bytes"] > 0
+        assert (engine.path / "engine.trt").stat().st_size > 10000
+        reference = np.load(engine.path / "reference.npy")
+        assert (reference.shape, reference.dtype) == ((3, 120, 180), np.float16)
+        assert np.isfinite(reference).all()
+    again = built(tiny_model, tmp_path, *targets, precision=precision)
+    assert [engine.path for engine in again] == [engine.path for engine in found]
+    assert max(engine.seconds for engine in again) < 0.5, "what is in the cache was built again"
+
+
+@needs_rtx
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "precision", "size"),
+    [("sm86", "bf16", (720, 480)), ("sm89", "fp16", (720, 540)), ("sm120", "fp16", (720, 480))],
+)
+def test_the_shipped_weights_at_the_sizes_of_discs(
+    tmp_path: Path, target: str, precision: str, size: tuple[int, int]
+) -> None:
+    (engine,) = built(MEDIUM, tmp_path, target, size=size, precision=precision)
+    facts = json.loads((engine.path / "facts.json").read_text())
+    assert facts["activation_bytes"] < 500 << 20
+    assert facts["seconds"] < 60
+
+
+@needs_rtx
+def test_the_command_line_builds(tiny_model: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "vsfdatrd.cli", "build", "--model", str(tiny_model), "--size", "90x60"]
+    done = subprocess.run(
+        [*command, "--for", "sm89", "--cache", str(tmp_path)], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    assert "tensorrt_rtx" in done.stdout
+    assert "sm89" in done.stdout
+    for arguments, said in (
+        (["--for", "sm61"], "'sm61' is older than TensorRT supports; the oldest is sm75"),
+        (["--for", "nine"], "'nine' is no compute capability"),
+        (["--for", "sm75", "--precision", "bf16"], "sm75 (RTX 20) has no engines in bf16"),
+        (["--for", "sm89", "--backend", "openvino"], "backend='openvino' is not built for GPUs"),
+        (["--size", "720"], "'720' is no size"),
+    ):
+        done = subprocess.run(
+            [*command, *arguments, "--cache", str(tmp_path)], capture_output=True, text=True, timeout=100
+        )
+        assert done.returncode in (1, 2)
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_the_command_line_builds_for_this_machine(tiny_model: Path, tmp_path: Path) -> None:
+    found = ahead.build(Options(str(tiny_model), backend="openvino", cache=tmp_path), 83, 57)
+    assert found.path.parent == tmp_path / "store-1/engines"
+    assert found.what.startswith("openvino ")
+    assert found.size > 1000
+
+
+@needs_rtx
+def test_weights_beyond_half_precision_are_an_error(
+    make_tensors: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    tensors = make_tensors()
+    tensors["groups.0.blocks.0.ffn.fc1.weight"][3, 4] = 7e4
+    save_file(tensors, tmp_path / "large.safetensors")
+    with pytest.raises(EngineBuildError, match=r"large.safetensors cannot be computed in fp16: a weight of 7e\+04 is"):
+        built(tmp_path / "large.safetensors", tmp_path / "cache", "sm89")
+    assert not list((tmp_path / "cache").glob("store-1/engines/*"))
+    assert built(tmp_path / "large.safetensors", tmp_path / "cache", "sm89", precision="bf16")
+
+
+@needs_rtx
+def test_other_networks_are_refused(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+
+    def other(path: Path, memory: Any) -> Checkpoint:
+        found = open_checkpoint(path)
+        return Checkpoint(path, replace(found.description, config=None, architecture="ESRGAN"))
+
+    monkeypatch.setattr(ahead, "open_checkpoint", other)
+    with pytest.raises(
+        EngineBuildError, match=r'builds FDAT-RD only so far, and tiny_2x.safetensors is ESRGAN; use backend="torch"'
+    ):
+        built(tiny_model, tmp_path, "sm89")
+
+
+# ---- the two libraries -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "target"), [("sm89", "sm89"), ("SM_120", "sm120"), ("8.6", "sm86"), ("12.0", "sm120"), ("75", "sm75")]
+)
+def test_kinds_of_gpu_are_read_as_people_write_them(text: str, target: str) -> None:
+    assert parse_target(text) == target
+
+
+@pytest.mark.parametrize("text", ["", "sm", "ada", "sm7", "sm1234", "8,9", "sm70", "6.1"])
+def test_what_is_no_kind_of_gpu(text: str) -> None:
+    with pytest.raises(ArgumentError, match=r"is no compute capability|is older than TensorRT supports"):
+        parse_target(text)
+
+
+@pytest.mark.parametrize(
+    ("capability", "both", "wanted"),
+    [
+        ((8, 9), True, RTX), ((12, 0), True, RTX), ((7, 5), True, RTX), (None, True, RTX),
+        ((9, 0), True, CLASSIC), ((8, 0), True, CLASSIC), ((10, 0), True, CLASSIC), ((9, 0), False, RTX),
+    ],
+)  # fmt: skip
+def test_data_centre_cards_prefer_their_own_library(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] | None, both: bool, wanted: object
+) -> None:
+    there = {"tensorrt_rtx"} | ({"tensorrt"} if both else set())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace() if name in there else None)
+    assert choose(capability) is wanted
+    there.clear()
+    assert choose(capability) is None
+
+
+def test_a_library_that_is_not_there() -> None:
+    missing = tensorrt_library.Library("tensorrt_of_tomorrow", "rtx", portable=True)
+    assert not missing.installed
+    with pytest.raises(EngineUnavailable, match=r"tensorrt_of_tomorrow is not installed; pip install vsfdatrd\[rtx\]"):
+        _ = missing.version
+    with pytest.raises(EngineUnavailable, match="does not load"):
+        missing.load()
+
+
+class Config:
+    """As both libraries' builder configurations are."""
+
+    def __init__(self) -> None:
+        self.builder_optimization_level = 3
+        self.num_compute_capabilities = 0
+        self.capabilities: list[int] = []
+        self.timings = b""
+
+    def set_compute_capability(self, capability: int, index: int) -> None:
+        self.capabilities.append(capability)
+
+    def create_timing_cache(self, content: bytes) -> "Config":
+        self.timings = content
+        return self
+
+    def set_timing_cache(self, cache: object, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch, "timings of another GPU are none"
+        return True
+
+    def serialize(self) -> bytes:
+        return self.timings + b"+"
+
+
+def test_only_the_classic_library_is_tuned(tmp_path: Path) -> None:
+    how = {"level": 5, "timings": str(tmp_path / "state/classic.timings")}
+    for expected in (b"+", b"++"):
+        config = Config()
+        with CLASSIC.tune(config, how):
+            assert config.builder_optimization_level == 5
+        assert (tmp_path / "state/classic.timings").read_bytes() == expected
+    config = Config()
+    with RTX.tune(config, how):
+        assert config.builder_optimization_level == 3
+    assert (tmp_path / "state/classic.timings").read_bytes() == b"++"
+
+
+def test_only_the_portable_library_is_aimed() -> None:
+    trt = SimpleNamespace(
+        ComputeCapability=SimpleNamespace(SM86=86, SM89=89),
+        NetworkDefinitionCreationFlag=SimpleNamespace(STRONGLY_TYPED=1),
+    )
+    for library, targets, expected in (
+        (RTX, ["sm89"], [89]), (RTX, ["sm86", "sm89"], [86, 89]), (RTX, ["sm90"], []), (CLASSIC, ["sm89"], []),
+    ):  # fmt: skip
+        config = Config()
+        library.aim(trt, config, targets)
+        assert config.capabilities == expected
+        assert config.num_compute_capabilities == len(expected)
+    assert CLASSIC.network_flags(trt) == 2
+    assert RTX.network_flags(trt) == 0
+    assert CLASSIC.network_flags(SimpleNamespace(NetworkDefinitionCreationFlag=SimpleNamespace())) == 0
+
+
+def test_what_an_engine_is_for() -> None:
+    assert RTX.target((8, 9), "NVIDIA GeForce RTX 4090") == "sm89"
+    assert CLASSIC.target((9, 0), "NVIDIA H200") == "sm90 NVIDIA H200"

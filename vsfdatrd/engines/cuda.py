@@ -1,0 +1,204 @@
+"""Owners of what a GPU lends: memory, streams, events, graphs. Through cuda-bindings; no torch.
+
+Every owner belongs to one device, which must be the current one when it is made, and is given back by `close()`, once.
+"""
+
+import contextlib
+import ctypes
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from cuda.bindings import runtime as rt
+
+from vsfdatrd.errors import EngineError, EngineUnavailable
+
+
+def check(result: tuple[Any, ...], doing: str) -> Any:
+    """What a CUDA call returned, without its status. Raises EngineError saying what was being done."""
+    status, *values = result
+    if status != rt.cudaError_t.cudaSuccess:
+        name, text = rt.cudaGetErrorName(status)[1], rt.cudaGetErrorString(status)[1]
+        raise EngineError(f"{doing} failed: {text.decode()} ({name.decode()})")
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU of this machine."""
+
+    index: int
+    name: str
+    capability: tuple[int, int]
+    """Compute capability, such as (8, 9)."""
+    memory: int
+    """Bytes."""
+
+
+def driver_version() -> str:
+    """The CUDA version the driver supports, such as ``13.1``; ``0.0`` without a driver."""
+    number = int(check(rt.cudaDriverGetVersion(), "asking for the driver's version"))
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def gpus() -> list[Gpu]:
+    """The GPUs the driver shows. Raises EngineUnavailable if there is none, saying why."""
+    status, count = rt.cudaGetDeviceCount()
+    if status == rt.cudaError_t.cudaErrorInsufficientDriver:
+        version = rt.getLocalRuntimeVersion()[1]
+        raise EngineUnavailable(
+            f"the NVIDIA driver is missing or too old (it supports CUDA {driver_version()}, and {version // 1000} is "
+            "needed); install a current driver"
+        )
+    if status != rt.cudaError_t.cudaSuccess or not count:
+        raise EngineUnavailable("the NVIDIA driver shows no GPU")
+    found = []
+    for index in range(count):
+        about = check(rt.cudaGetDeviceProperties(index), f"asking for GPU {index}")
+        name = about.name.decode(errors="replace").rstrip("\0")
+        found.append(Gpu(index, name, (about.major, about.minor), int(about.totalGlobalMem)))
+    return found
+
+
+def use(index: int) -> None:
+    """Make a GPU this thread's current one."""
+    check(rt.cudaSetDevice(index), f"choosing GPU {index}")
+
+
+def free_memory(index: int) -> int:
+    """Bytes free on a GPU."""
+    use(index)
+    free, _ = check(rt.cudaMemGetInfo(), f"asking for the memory of GPU {index}")
+    return int(free)
+
+
+class _Owner:
+    """Gives something back once."""
+
+    def __init__(self, handle: Any, give_back: Callable[[Any], tuple[Any, ...]]) -> None:
+        self._handle, self._give_back = handle, give_back
+
+    @property
+    def handle(self) -> Any:
+        """CUDA's own handle."""
+        return self._handle
+
+    def close(self) -> None:
+        """Give it back. What fails here failed before, and is no news."""
+        if self._handle is not None:
+            handle, self._handle = self._handle, None
+            self._give_back(handle)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+class DeviceMemory(_Owner):
+    """Bytes on the GPU."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        super().__init__(check(rt.cudaMalloc(size), f"reserving {size / 2**20:.0f} MiB on the GPU"), rt.cudaFree)
+
+    @property
+    def address(self) -> int:
+        """Where it begins."""
+        return int(self._handle)
+
+
+class PinnedMemory(_Owner):
+    """Memory of this process that the GPU reads and writes by itself, while it stays where it is."""
+
+    def __init__(self, address: int, size: int) -> None:
+        check(rt.cudaHostRegister(address, size, rt.cudaHostRegisterPortable), f"pinning {size / 2**20:.0f} MiB")
+        super().__init__(address, rt.cudaHostUnregister)
+
+
+class Event(_Owner):
+    """A point in a stream that another stream or a thread can wait for."""
+
+    def __init__(self) -> None:
+        # Blocking: who waits sleeps, and leaves the core to the frames around it.
+        flags = rt.cudaEventBlockingSync | rt.cudaEventDisableTiming
+        super().__init__(check(rt.cudaEventCreateWithFlags(flags), "making an event"), rt.cudaEventDestroy)
+
+    def wait(self) -> None:
+        """Wait until the stream has come past it. Raises EngineError if what came before failed."""
+        check(rt.cudaEventSynchronize(self._handle), "computing on the GPU")
+
+
+class Stream(_Owner):
+    """Work that the GPU does in order, beside other streams."""
+
+    def __init__(self) -> None:
+        stream = check(rt.cudaStreamCreateWithFlags(rt.cudaStreamNonBlocking), "making a stream")
+        super().__init__(stream, rt.cudaStreamDestroy)
+
+    def upload(self, memory: DeviceMemory, address: int) -> None:
+        """Copy from this process's memory into the GPU's."""
+        kind = rt.cudaMemcpyKind.cudaMemcpyHostToDevice
+        check(rt.cudaMemcpyAsync(memory.address, address, memory.size, kind, self._handle), "sending a frame")
+
+    def download(self, address: int, memory: DeviceMemory) -> None:
+        """Copy from the GPU's memory into this process's."""
+        kind = rt.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        check(rt.cudaMemcpyAsync(address, memory.address, memory.size, kind, self._handle), "fetching a frame")
+
+    def record(self, event: Event) -> None:
+        """Let the event stand for all work so far."""
+        check(rt.cudaEventRecord(event.handle, self._handle), "recording an event")
+
+    def wait_for(self, event: Event) -> None:
+        """Let further work wait for the event, without waiting here."""
+        check(rt.cudaStreamWaitEvent(self._handle, event.handle, 0), "waiting for an event")
+
+    def synchronize(self) -> None:
+        """Wait until all work is done."""
+        check(rt.cudaStreamSynchronize(self._handle), "computing on the GPU")
+
+    @contextlib.contextmanager
+    def captured(self) -> Iterator["Capture"]:
+        """Collect the work of this block into a graph instead of doing it."""
+        mode = rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        check(rt.cudaStreamBeginCapture(self._handle, mode), "capturing a graph")
+        capture = Capture()
+        try:
+            yield capture
+        except BaseException:
+            rt.cudaStreamEndCapture(self._handle)  # the stream must leave the mode; what it collected is spoilt
+            raise
+        capture.finish(check(rt.cudaStreamEndCapture(self._handle), "capturing a graph"))
+
+
+class Capture:
+    """What a stream was asked to do, as a graph that starts with one call."""
+
+    def __init__(self) -> None:
+        self.graph: Graph | None = None
+
+    def finish(self, graph: Any) -> None:
+        """Make the graph ready to run."""
+        try:
+            self.graph = Graph(check(rt.cudaGraphInstantiate(graph, 0), "preparing a graph"))
+        finally:
+            rt.cudaGraphDestroy(graph)
+
+
+class Graph(_Owner):
+    """Work that starts as a whole."""
+
+    def __init__(self, executable: Any) -> None:
+        super().__init__(executable, rt.cudaGraphExecDestroy)
+
+    def launch(self, stream: Stream) -> None:
+        """Run it in a stream."""
+        check(rt.cudaGraphLaunch(self._handle, stream.handle), "starting the network")
+
+
+def address_of(buffer: Any) -> int:
+    """Where a writable buffer (an mmap, an array) lies in memory."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))

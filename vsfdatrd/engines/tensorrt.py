@@ -1,0 +1,198 @@
+"""The TensorRT engine, the fastest on NVIDIA GPUs. It runs in a process of its own (`tensorrt_process.py`).
+
+Its artefact is the built engine and what an exact network makes of one picture: every engine is held against that
+before its first frame, on each GPU and with each driver anew. Which of the two TensorRTs runs it, and how they differ,
+is in `tensorrt_library.py`.
+"""
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vsfdatrd.checkpoint import Checkpoint
+from vsfdatrd.engines import openvino
+from vsfdatrd.engines.base import Engine, Job
+from vsfdatrd.engines.devices import gpus
+from vsfdatrd.engines.kept_file import keep, read
+from vsfdatrd.engines.process import RemoteEngine, Spare
+from vsfdatrd.engines.tensorrt_build import REFERENCE
+from vsfdatrd.engines.tensorrt_library import OLDEST, Library, choose
+from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, EngineUnavailable
+from vsfdatrd.graph import GRAPH_VERSION as GRAPH_VERSION
+from vsfdatrd.graph import fdat_rd_graph
+from vsfdatrd.graph.dialect import tensorrt as dialect
+from vsfdatrd.options import Precision
+
+log = logging.getLogger(__name__)
+
+# Activations per token of the map and channel of the feed-forward network, as the builder of TensorRT-RTX 1.7 reports
+# them (`python -m benchmarks.builds`), rounded up.
+BYTES_PER_TOKEN_CHANNEL: dict[Precision, float] = {"fp16": 20, "bf16": 20, "mixed": 24, "fp32": 60}
+BYTES_OF_PROCESS = 600 << 20
+"""GPU memory of a CUDA context, the library's kernels and small change."""
+
+STREAMS = 3
+"""Frames in flight on a GPU: one on its way there, one computed, one on its way back."""
+
+LEVEL = "FDATRD_TENSORRT_LEVEL"
+"""Environment variable: how hard `tensorrt` tries when it builds, 0 to 5. `tensorrt_rtx` has no such choice."""
+
+
+def unavailable() -> str | None:
+    """Why it cannot be used here; None if it can."""
+    if not gpus():
+        return "there is no NVIDIA GPU here, or no driver for it"
+    if gpus()[0].capability < OLDEST:
+        return f"{gpus()[0].name} is older than TensorRT supports (RTX 20 and GTX 16 are the oldest)"
+    if choose(gpus()[0].capability) is None:
+        return "TensorRT is not installed; pip install vsfdatrd[rtx]"
+    return None
+
+
+def warm_up() -> None:
+    """Start the process that will run the engine."""
+    _spare.start()
+
+
+def version() -> str:
+    """Which TensorRT it is, and its version."""
+    library = _library()
+    return f"{library.module} {library.version}"
+
+
+def precisions(checkpoint: Checkpoint) -> tuple[Precision, ...]:
+    """fp16 first, fp32 last; Turing (RTX 20) has neither fp32 products in TensorRT-RTX nor bf16."""
+    modern = bool(gpus()) and gpus()[0].capability >= (8, 0)
+    return ("fp16", "mixed", "bf16", "fp32") if modern else ("fp16", "mixed")
+
+
+def device_name(job: Job) -> str:
+    """What kind of GPU an engine is for. Raises ArgumentError if those asked for are of different kinds."""
+    found = [gpus()[index] for index in job.device]
+    targets = {_library().target(gpu.capability, gpu.name) for gpu in found}
+    if len(targets) > 1:
+        raise ArgumentError(
+            f"device={list(job.device)} are GPUs of different kinds ({', '.join(gpu.name for gpu in found)}), "
+            "which need an engine each; give equal ones, or one upscale() for each kind"
+        )
+    return targets.pop()
+
+
+def identity(job: Job) -> str:
+    """The level, for the library that has one."""
+    level = None if _library().portable else _level()
+    return "" if level is None else f"level={level}"
+
+
+def memory_estimate(job: Job) -> tuple[int, int]:
+    """(bytes the engine will need on its GPU, bytes free there)."""
+    about = _spare.describe()
+    return needed(job), min(about["gpus"][index]["free"] for index in job.device)
+
+
+def needed(job: Job) -> int:
+    """Bytes of GPU memory for an engine and its frames."""
+    description = job.checkpoint.description
+    config = description.config
+    pixels = job.height * job.width
+    channels = config.ffn_dim / config.unshuffle**2 if config else 0
+    activations = pixels * channels * BYTES_PER_TOKEN_CHANNEL[job.precision]
+    frames = 12 * pixels * (1 + description.scale**2) * (job.streams or STREAMS)
+    return int(activations + frames + 4 * description.parameters + BYTES_OF_PROCESS)
+
+
+def build(job: Job, directory: Path) -> None:
+    """Build an engine for the job's GPU. Raises EngineBuildError, saying where TensorRT's full log is."""
+    kinds = sorted({gpus()[index].capability for index in job.device})
+    build_for(job, directory, _library(), [f"sm{major}{minor}" for major, minor in kinds])
+
+
+def build_for(job: Job, directory: Path, library: Library, targets: Sequence[str]) -> dict[str, Any]:
+    """Build an engine for kinds of GPU, such as ``sm89``. -> what the builder tells of it."""
+    description = job.checkpoint.description
+    if description.config is None:
+        raise EngineBuildError(
+            f"the tensorrt engine builds FDAT-RD only so far, and {job.checkpoint.path.name} is "
+            f'{description.architecture}; use backend="torch" for it'
+        )
+    graph, exact = directory / "graph.onnx", directory / "exact.onnx"
+    tensors = job.checkpoint.tensors()
+    try:
+        written = dialect(job.precision, turing="sm75" in targets)
+        model = fdat_rd_graph(description.config, tensors, job.height, job.width, written)
+        graph.write_bytes(model.SerializeToString())
+        exact.write_bytes(fdat_rd_graph(description.config, tensors, job.height, job.width).SerializeToString())
+    except OverflowError as error:
+        raise EngineBuildError(f"{job.checkpoint.path.name} cannot be computed in {job.precision}: {error}.") from error
+    number, full_log = tempfile.mkstemp(".log", "vsfdatrd-tensorrt-")
+    os.close(number)
+    # Timings serve every engine of this library.
+    timings = job.state.parent / f"{library.module} {library.version}.timings" if job.state else None
+    how = {"level": _level(), "timings": timings and str(timings)}
+    try:
+        facts: dict[str, Any] = _spare.ask(
+            "build", library=library.module, graph=str(graph), directory=str(directory), targets=list(targets), how=how,
+            log=full_log,
+        )  # fmt: skip
+        openvino.reference(exact, directory / REFERENCE)
+    except (EngineBuildError, EngineUnavailable):
+        raise
+    except EngineError as error:
+        raise EngineBuildError(f"{error}; TensorRT's full log is {full_log}") from error
+    finally:
+        graph.unlink(missing_ok=True)
+        exact.unlink(missing_ok=True)
+    os.unlink(full_log)
+    return facts
+
+
+def load(job: Job, directory: Path) -> Engine:
+    """The engine on its GPUs, held against the reference if this GPU and driver have not run it before.
+
+    Raises EngineError if the engine does not load, EngineBuildError if it strays too far from the reference.
+    """
+    loaded = _spare.ask(
+        "load", library=_library().module, directory=str(directory), devices=list(job.device),
+        streams=job.streams or STREAMS, state=job.state and str(job.state),
+    )  # fmt: skip
+    names = ", ".join(gpus()[index].name for index in job.device)
+    who = f"{names}, driver for CUDA {_spare.describe()['driver']}, {version()}"
+    note = job.state and job.state / "verified.json"
+    verified = _json(read(note))
+    if who not in verified:
+        psnr = _spare.ask("verify", directory=str(directory), precision=job.precision)
+        log.info("%s agrees with fp32 to %.1f dB on %s", job.precision, psnr, who)
+        if note:
+            keep(note, json.dumps(verified | {who: round(psnr, 2)}).encode())
+    return RemoteEngine(_spare.take(), loaded["slots"], loaded["input"], loaded["output"])
+
+
+def _json(content: bytes | None) -> dict[str, float]:
+    try:
+        found = json.loads(content or b"{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _library() -> Library:
+    library = choose(gpus()[0].capability if gpus() else None)
+    if library is None:
+        raise EngineUnavailable("TensorRT is not installed; pip install vsfdatrd[rtx]")
+    return library
+
+
+def _level() -> int | None:
+    given = os.environ.get(LEVEL)
+    if given is not None and given not in tuple("012345"):
+        raise ArgumentError(
+            f"{LEVEL}={given!r} is no level; set it to 0 (quick build) to 5 (quick engine), or unset it"
+        )
+    return None if given is None else int(given)
+
+
+_spare = Spare("vsfdatrd.engines.tensorrt_process")

@@ -1,0 +1,198 @@
+"""The other side of `tensorrt.py`: the process in which TensorRT and CUDA run. Started as a module.
+
+A process of its own, so that no other plugin's TensorRT is met, nothing is printed into the video, all GPU memory is
+free again the moment a script lets go of its engine, and a crash of the driver is a frame's error.
+"""
+
+import mmap
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vsfdatrd.engines import cuda
+from vsfdatrd.engines.base import Frames
+from vsfdatrd.engines.conveyor import Conveyor, Slot
+from vsfdatrd.engines.kept_file import keep, read
+from vsfdatrd.engines.serving import Serving, converse
+from vsfdatrd.engines.tensorrt_build import FILE, REFERENCE, build, logger
+from vsfdatrd.engines.tensorrt_library import CLASSIC, RTX, Library
+from vsfdatrd.engines.verify import compare, drawing
+from vsfdatrd.errors import EngineError
+
+
+class TensorRt(Serving):
+    """TensorRT's runtime, and the engine that is loaded on one or more GPUs, if any."""
+
+    def __init__(self, write: Callable[[str], Any], flush: Callable[[], Any]) -> None:
+        super().__init__(write, flush)
+        self._devices: list[_Device] = []
+
+    def do_describe(self) -> dict[str, Any]:
+        """The GPUs, their free memory, and what CUDA the driver supports."""
+        found = [asdict(gpu) | {"free": cuda.free_memory(gpu.index)} for gpu in cuda.gpus()]
+        return {"gpus": found, "driver": cuda.driver_version()}
+
+    def do_build(
+        self, library: str, graph: str, directory: str, targets: list[str], how: dict[str, Any], log: str
+    ) -> dict[str, Any]:
+        """Build an engine from a graph file. -> what is known of it. See `tensorrt_build.build`."""
+        return build(_library(library), Path(graph), Path(directory), targets, how, Path(log))
+
+    def do_load(
+        self, library: str, directory: str, devices: list[int], streams: int, state: str | None
+    ) -> dict[str, Any]:
+        """Load an engine on every device. -> slots, shapes, bytes of GPU memory on each.
+
+        state: a folder for what was compiled for a GPU, and is only compiled once.
+        """
+        chosen, blob = _library(library), Path(directory, FILE).read_bytes()
+        self._devices = [_Device(chosen, blob, index, Path(state) if state else None) for index in devices]
+        self.shapes = self._devices[0].shapes
+        return {
+            "slots": streams * len(devices),
+            "input": self.shapes[0],
+            "output": self.shapes[1],
+            "memory": self._devices[0].memory,
+        }
+
+    def do_verify(self, directory: str, precision: str) -> float:
+        """Run a picture through the engine on every device. -> the lowest PSNR against the reference in the directory.
+
+        Raises EngineBuildError if one is below the bound or not finite.
+        """
+        reference = np.load(Path(directory, REFERENCE), allow_pickle=False).astype(np.float32)
+        picture = drawing(*self._devices[0].shapes[0][1:])
+        return min(compare(reference, device.once(picture), precision) for device in self._devices)
+
+    def prepare(self, memory: mmap.mmap, frames: list[tuple[Frames, Frames]]) -> None:
+        """See `Serving.prepare`. Slots go to the devices in turn."""
+        self._mapped = (memory, frames)  # the GPU knows addresses only
+        pinned = True
+        try:
+            cuda.use(self._devices[0].index)
+            self._pinned = cuda.PinnedMemory(cuda.address_of(memory), len(memory))
+        except EngineError as error:  # frames still travel, though not while the GPU computes
+            pinned = False
+            print(f"fdatrd: {error}; frames travel a little slower", file=sys.stderr)
+        for number, device in enumerate(self._devices):
+            device.open(frames[number :: len(self._devices)], graphs=pinned)
+
+    def submit(self, slot: int) -> None:
+        """See `Serving.submit`."""
+        device, number = self._place(slot)
+        cuda.use(device.index)
+        device.conveyor.submit(number)
+
+    def collect(self, slot: int) -> None:
+        """See `Serving.collect`."""
+        device, number = self._place(slot)
+        cuda.use(device.index)
+        device.conveyor.wait(number)
+
+    def _place(self, slot: int) -> tuple["_Device", int]:
+        return self._devices[slot % len(self._devices)], slot // len(self._devices)
+
+
+class _Device:
+    """An engine on one GPU."""
+
+    conveyor: Conveyor[cuda.Event]
+
+    def __init__(self, library: Library, blob: bytes, index: int, state: Path | None) -> None:
+        trt = library.load()
+        self.index = index
+        cuda.use(index)
+        self._log = logger(trt)
+        runtime = trt.Runtime(self._log)
+        _check_validity(trt, runtime, blob)
+        self._engine = runtime.deserialize_cuda_engine(blob)
+        if self._engine is None:
+            raise EngineError(f"TensorRT does not load the engine: {self._log.why()}")
+        self.memory = int(self._engine.device_memory_size_v2)
+        gpu = next(gpu for gpu in cuda.gpus() if gpu.index == index)
+        kept = state / f"compiled for {gpu.name}, CUDA {cuda.driver_version()}" if state else None
+        before = read(kept)
+        self._context, compiled = library.context(self._engine, before)
+        if self._context is None:
+            raise EngineError(f"TensorRT cannot prepare the engine on {gpu.name}: {self._log.why()}")
+        shape = {name: [int(side) for side in self._engine.get_tensor_shape(name)] for name in ("input", "output")}
+        self.shapes = (shape["input"][1:], shape["output"][1:])
+        self._stream = cuda.Stream()
+        self._size = [4 * int(np.prod(side)) for side in self.shapes]
+        self.once(np.zeros(self.shapes[0], np.float32))  # compiles what is to be compiled
+        after = library.compiled(compiled)
+        if kept and after and after != before:
+            keep(kept, after)
+
+    def once(self, picture: Frames) -> Frames:
+        """One frame, start to end."""
+        cuda.use(self.index)
+        result = np.empty(self.shapes[1], np.float32)
+        with cuda.DeviceMemory(self._size[0]) as source, cuda.DeviceMemory(self._size[1]) as target:
+            self._stream.upload(source, np.ascontiguousarray(picture).ctypes.data)
+            self._enqueue(source, target)
+            self._stream.download(result.ctypes.data, target)
+            self._stream.synchronize()
+        return result
+
+    def open(self, frames: list[tuple[Frames, Frames]], graphs: bool) -> None:
+        """Make slots for these frames of shared memory, each with a graph of the network if that is possible."""
+        cuda.use(self.index)
+        slots = [self._slot(source, result) for source, result in frames]
+        captured = [self._captured(slot) if graphs else None for slot in slots]
+
+        def launch(number: int) -> None:
+            if graph := captured[number]:
+                graph.launch(self._stream)
+            else:
+                self._enqueue(slots[number].device_source, slots[number].device_result)
+
+        self.conveyor = Conveyor(cuda.Stream(), self._stream, cuda.Stream(), slots, launch)
+
+    def _slot(self, source: Frames, result: Frames) -> Slot[cuda.Event]:
+        there, back = (cuda.DeviceMemory(size) for size in self._size)
+        events = (cuda.Event(), cuda.Event(), cuda.Event())
+        return Slot(source.ctypes.data, result.ctypes.data, there, back, *events)
+
+    def _enqueue(self, source: cuda.DeviceMemory, target: cuda.DeviceMemory) -> None:
+        self._context.set_tensor_address("input", source.address)
+        self._context.set_tensor_address("output", target.address)
+        if not self._context.execute_async_v3(int(self._stream.handle)):
+            raise EngineError(f"TensorRT could not start the network: {self._log.why()}")
+
+    def _captured(self, slot: Slot[cuda.Event]) -> cuda.Graph | None:
+        """The network between a slot's own places, as a graph: some hundred launches become one."""
+        try:
+            self._enqueue(slot.device_source, slot.device_result)  # what is done at the first time only must be done
+            self._stream.synchronize()
+            with self._stream.captured() as capture:
+                self._enqueue(slot.device_source, slot.device_result)
+            return capture.graph
+        except EngineError as error:
+            print(f"fdatrd: without a CUDA graph: {error}", file=sys.stderr)
+            return None
+
+
+def _library(name: str) -> Library:
+    return {RTX.module: RTX, CLASSIC.module: CLASSIC}[name]
+
+
+def _check_validity(trt: Any, runtime: Any, blob: bytes) -> None:
+    """Ask before loading, where the library can say more than yes or no."""
+    if not hasattr(runtime, "get_engine_validity"):
+        return
+    validity, diagnostics = runtime.get_engine_validity(blob)
+    if validity == trt.EngineValidity.INVALID:
+        kinds = trt.EngineInvalidityDiagnostics
+        why = [
+            kind.name.lower().replace("_", " ") for kind in kinds.__members__.values() if int(kind) & int(diagnostics)
+        ]
+        raise EngineError(f"the engine cannot run on this GPU: {', '.join(why) or 'TensorRT does not say why'}")
+
+
+if __name__ == "__main__":
+    converse(TensorRt)

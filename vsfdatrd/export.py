@@ -1,0 +1,482 @@
+"""A model for other programs: as an ONNX graph, or its weights in another format and precision.
+
+ONNX files are plain: one input, one output, operator set 20 (23 for bf16), no operators of a runtime's own, so that
+vs-mlrt's plugins (core.ort, core.ov, core.trt) run them. Nothing is at the target before it has passed verification.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vsfdatrd import __version__
+from vsfdatrd.catalog import CATALOGUE, resolve
+from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+from vsfdatrd.errors import ArgumentError, CheckpointError, EngineBuildError, EngineUnavailable
+from vsfdatrd.geometry import padded
+from vsfdatrd.nn.config import FdatRdConfig
+from vsfdatrd.options import Precision
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+type Format = Literal["onnx", "safetensors", "pth"]
+type Array = NDArray[Any]
+
+FORMATS: tuple[Format, ...] = ("onnx", "safetensors", "pth")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
+SIZE = (720, 540)
+"""Width and height in pixels of the frames an ONNX graph is for, unless said otherwise."""
+MAX_SIDE = 32768
+LARGEST_TRIAL = 150 * 150
+"""Most tokens that a graph is verified at: 300×300 pixels of a network that folds 2×2, some seconds of PyTorch."""
+MAX_TABLE = 2**31 - 2**28
+"""Most bytes of constants that depend on the size: what an ONNX file may have, less room for weights."""
+BOUND = 1e-4
+"""Largest difference of an fp32 graph from PyTorch, as a part of the output's standard deviation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A file that was written, and what is known of it."""
+
+    path: Path
+    format: Format
+    precision: Precision
+    size: tuple[int, int] | None
+    """Width and height in pixels that an ONNX graph is for; None for one of any size, and for weights."""
+    bytes: int
+    verified: str | None
+    """How it was verified, to follow "verified"; None if it was not."""
+    unverified: str | None
+    """Why it was not verified, to follow "not verified:"; None if it was."""
+    psnr: float | None = None
+    """Lowest PSNR of an ONNX graph's output against PyTorch's in fp32, in dB for a peak of 1."""
+    difference: float | None = None
+    """Largest difference of an ONNX graph's output from PyTorch's, for values from 0 to 1."""
+
+
+def export(
+    model: str | Path,
+    target: Path,
+    *,
+    format: str | None = None,
+    size: tuple[int, int] | None = None,
+    dynamic: bool = False,
+    precision: Precision = "fp32",
+    verify: bool = True,
+) -> Exported:
+    """Write a model for another program. An existing file is replaced, once the new one is complete and verified.
+
+    model: a name of the catalogue, or the path of a weights file.
+    format: ``onnx``, ``safetensors`` or ``pth``; None goes by the target's suffix.
+    size: (width, height) in pixels of the frames an ONNX graph is for, `SIZE` if None. The graph pads what is no
+        multiple of the network's own, by mirroring, and crops after; sides must be over half that multiple.
+    dynamic: an ONNX graph for frames of any size (over half the multiple) instead.
+    precision: what the file computes in, or stores weights as. An ONNX graph takes and gives float32 in every
+        precision, so its clip is RGBS: ``input`` (1, C, H, W) in [0, 1] -> ``output`` (1, C, H·scale, W·scale).
+    verify: run an ONNX graph in ONNX Runtime beside PyTorch (a large one at a smaller size, see `Exported.verified`);
+        read weights back. ONNX Runtime computes fp16 in fp32 on a CPU: that verifies the file and its weights, not
+        what half precision does to sums on a GPU. For bf16 it has no kernels, which `Exported.unverified` then says.
+
+    Raises ArgumentError for what cannot be asked for and for a target that cannot be written, CheckpointError for a
+    weights file that cannot be used, EngineUnavailable if a library is missing, EngineBuildError if a weight does not
+    fit the precision or verification failed.
+    """
+    target = Path(target)
+    kind = _format(target, format)
+    _check(kind, size, dynamic, precision)
+    _require_library(kind, verify)
+    checkpoint = open_checkpoint(resolve(model), any_channels=kind != "onnx")
+    about = _about(model, checkpoint, precision)
+    with _replacing(target, checkpoint.path) as temporary:
+        if kind != "onnx":
+            exported = _export_weights(checkpoint, target, temporary, kind, precision, about, verify)
+        else:
+            exported = _export_graph(checkpoint, target, temporary, size, dynamic, precision, about, verify)
+    return exported
+
+
+# What was asked for
+
+
+def _format(target: Path, given: str | None) -> Format:
+    name = target.suffix.removeprefix(".").lower() if given is None else given.lower()
+    for known in FORMATS:
+        if name == known:
+            return known
+    if given is None:
+        raise ArgumentError(
+            f"target={str(target)!r} does not tell its format; name it .onnx, .safetensors or .pth, or give format"
+        )
+    raise ArgumentError(f"format={given!r} is unknown; choose one of {', '.join(FORMATS)}")
+
+
+def _check(kind: Format, size: tuple[int, int] | None, dynamic: bool, precision: Precision) -> None:
+    if precision not in PRECISIONS:
+        raise ArgumentError(f"precision={precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+    if kind != "onnx" and (dynamic or size is not None):
+        given = "dynamic=True" if dynamic else f"size={_by(size)}"
+        raise ArgumentError(f"{given} means nothing for weights, which fit every frame; leave it out, or write .onnx")
+    if size is None:
+        return
+    if dynamic:
+        raise ArgumentError(f"size={_by(size)} contradicts dynamic=True, a graph for any size; give one of them")
+    if not all(type(side) is int and 1 <= side <= MAX_SIDE for side in size):
+        raise ArgumentError(
+            f"size={_by(size)} is out of range; give width and height in pixels, each 1 to {MAX_SIDE:,}, "
+            f"for example {_by(SIZE)}"
+        )
+
+
+def _by(size: tuple[int, int] | None) -> str:
+    return "x".join(map(str, size or ()))
+
+
+def _require_library(kind: Format, verify: bool) -> None:
+    if kind == "onnx" and verify and find_spec("onnxruntime") is None:
+        raise EngineUnavailable(
+            "verifying an ONNX file needs ONNX Runtime, which is not installed: pip install onnxruntime, "
+            "or do without verification (--no-verify)"
+        )
+    if kind == "safetensors" and find_spec("safetensors") is None:
+        raise EngineUnavailable(
+            "writing .safetensors needs the package safetensors, which is not installed: pip install safetensors, "
+            "or write .pth"
+        )
+
+
+def _about(model: str | Path, checkpoint: Checkpoint, precision: Precision) -> dict[str, str]:
+    """What a file says of where it is from. No paths and no dates: the same model gives the same file."""
+    given = os.fspath(model)
+    return {
+        "model": given.lower() if given.lower() in CATALOGUE else checkpoint.path.name,
+        "weights_sha256": checkpoint.description.sha256,
+        "scale": str(checkpoint.description.scale),
+        "precision": precision,
+        "vsfdatrd": __version__,
+    }
+
+
+# The file
+
+
+@contextmanager
+def _replacing(target: Path, source: Path) -> Iterator[Path]:
+    """An empty file beside the target, to be filled; it takes the target's place at the end, or goes after an error.
+
+    Raises ArgumentError if the target cannot be written, before any work is done.
+    """
+    try:
+        final = Path(os.path.realpath(target))  # a link stays one
+        if not final.parent.is_dir():
+            raise ArgumentError(
+                f"target={str(target)!r} cannot be written: there is no directory {str(final.parent)!r}; create it"
+            )
+        if final.exists() and not final.is_file():
+            raise ArgumentError(f"target={str(target)!r} is a directory or a device; give the path of a file")
+        if final.exists() and final.samefile(source):
+            raise ArgumentError(f"target={str(target)!r} is the model's own weights file; give the path of another")
+        temporary = final.with_name(f".vsfdatrd-{secrets.token_hex(8)}.tmp")
+        temporary.open("xb").close()  # not mkstemp, whose files are for their owner only
+    except ArgumentError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        raise _unwritable(target, error) from error
+    try:
+        yield temporary
+        try:
+            temporary.replace(final)
+        except OSError as error:
+            raise _unwritable(target, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _unwritable(target: Path, error: Exception) -> ArgumentError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return ArgumentError(f"target={str(target)!r} cannot be written ({reason}); give a path where you may write")
+
+
+def _write(temporary: Path, target: Path, data: bytes) -> None:
+    try:
+        temporary.write_bytes(data)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+
+
+# Graphs
+
+
+def _export_graph(
+    checkpoint: Checkpoint,
+    target: Path,
+    temporary: Path,
+    size: tuple[int, int] | None,
+    dynamic: bool,
+    precision: Precision,
+    about: Mapping[str, str],
+    verify: bool,
+) -> Exported:
+    config = checkpoint.description.config
+    if config is None:
+        raise ArgumentError(
+            f"model={str(checkpoint.path)!r} is {checkpoint.description.architecture}, and only FDAT-RD can be written "
+            "as ONNX; write its weights as .safetensors or .pth, or give an FDAT-RD"
+        )
+    size = None if dynamic else size or SIZE
+    least = config.multiple // 2 + 1
+    if size is not None and min(size) < least:
+        raise ArgumentError(
+            f"size={_by(size)} is too small: frames are mirrored up to multiples of {config.multiple}, which takes "
+            f"{least} pixels a side; give {_by((max(least, size[0]), max(least, size[1])))} or larger"
+        )
+    if size is not None and _table(config, size) > MAX_TABLE:
+        raise ArgumentError(
+            f"size={_by(size)} is too large for the {config.upsampler} tail, whose table of places would pass the 2 GB "
+            "that an ONNX file may have; give a smaller size and upscale in tiles"
+        )
+    tensors = checkpoint.tensors()
+    shape = None if size is None else size[::-1]
+    graph = _graph(checkpoint, config, tensors, shape, precision, about)
+    _write(temporary, target, graph)
+    verified = unverified = psnr = difference = None
+    if verify:
+        trials = _trials(config, shape)
+        same = shape is None or trials == [shape]
+        session = _session(temporary, precision)
+        if session is None:
+            unverified = f"ONNX Runtime {_runtime()} cannot compute this file's {precision} on a CPU"
+        else:
+            if not same:
+                session = _session(_graph(checkpoint, config, tensors, trials[0], precision, about), precision)
+            psnr, difference = _compared(checkpoint, session, trials, precision)
+            sizes = " and ".join(f"{width}×{height}" for height, width in trials)
+            sizes += "" if same else ", by a graph that was written alike"
+            verified = (
+                f"in ONNX Runtime {_runtime()} against PyTorch at {sizes}: "
+                f"PSNR {psnr:.1f} dB, largest difference {difference:.1g}"
+            )
+    else:
+        unverified = "it was not asked for"
+    return Exported(target, "onnx", precision, size, len(graph), verified, unverified, psnr, difference)
+
+
+def _table(config: FdatRdConfig, size: tuple[int, int]) -> int:
+    """Bytes of the constant that tails which sample at computed places have for every pixel of the result."""
+    moving = {"dysample": 8, "lda": 18} if config.tail_scale > 1 else {}
+    width, height = (padded(side, config.multiple) * config.scale for side in size)
+    return 4 * moving.get(config.upsampler, 0) * width * height
+
+
+def _graph(
+    checkpoint: Checkpoint,
+    config: FdatRdConfig,
+    tensors: Mapping[str, Array],
+    shape: tuple[int, int] | None,
+    precision: Precision,
+    about: Mapping[str, str],
+) -> bytes:
+    """The graph for frames of (height, width), or of any size, as the content of a file."""
+    import onnx
+
+    from vsfdatrd.graph import fdat_rd_graph, open_graph
+    from vsfdatrd.graph.dialect import Dialect
+
+    dialect = Dialect(precision, padding=True)
+    try:
+        if shape is None:
+            model = open_graph(config, tensors, dialect)
+        else:
+            model = fdat_rd_graph(config, tensors, *shape, dialect)
+    except OverflowError as error:
+        raise _too_large(checkpoint, precision, str(error)) from error
+    except ValueError as error:
+        if shape is not None:
+            raise
+        raise ArgumentError(
+            f"dynamic=True is not possible with model={str(checkpoint.path)!r}: its {config.upsampler} tail needs a "
+            f"fixed frame size; give the size instead, for example {_by(SIZE)}"
+        ) from error
+    model.producer_version = __version__
+    onnx.helper.set_model_props(model, dict(about))
+    onnx.checker.check_model(model, full_check=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def _too_large(checkpoint: Checkpoint, precision: Precision, reason: str) -> EngineBuildError:
+    others = "bf16 or fp32" if precision == "fp16" else "fp32"
+    return EngineBuildError(
+        f"model={str(checkpoint.path)!r} cannot be written in {precision}: {reason}; write it in {others}"
+    )
+
+
+# Verification of graphs
+
+
+def _trials(config: FdatRdConfig, shape: tuple[int, int] | None) -> list[tuple[int, int]]:
+    """Sizes (height, width) that a graph is compared at; another one than its own only where that is large."""
+    m = config.multiple
+    if shape is None:
+        return [(m, 2 * m), (97, 143)]  # without padding, and with some in both directions
+    height, width = shape
+    if padded(height, m) * padded(width, m) <= LARGEST_TRIAL * config.unshuffle**2:
+        return [shape]
+    # More than one window each way, and as much padding as the graph itself has.
+    return [(_smaller(height, m + 1, m), _smaller(width, 2 * m + 1, m))]
+
+
+def _smaller(side: int, least: int, multiple: int) -> int:
+    """The smallest side from `least` up with the same remainder, or the side itself if that is smaller."""
+    return side if side <= least else least + (side - least) % multiple
+
+
+def _runtime() -> str:
+    import onnxruntime
+
+    return str(onnxruntime.__version__)
+
+
+def _session(graph: Path | bytes, precision: Precision) -> "onnxruntime.InferenceSession | None":
+    """The graph in ONNX Runtime; None if it is bf16, for which that may have no kernels."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised
+    try:
+        return onnxruntime.InferenceSession(
+            graph if isinstance(graph, bytes) else str(graph), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # its exceptions have no base of their own
+        if precision == "bf16" and "NOT_IMPLEMENTED" in str(error):
+            return None
+        raise _failed(f"ONNX Runtime does not load it ({_first_line(error)})") from error
+
+
+def _compared(
+    checkpoint: Checkpoint, session: "onnxruntime.InferenceSession", sizes: list[tuple[int, int]], precision: Precision
+) -> tuple[float, float]:
+    """Lowest PSNR and largest difference over pictures of these sizes. Raises EngineBuildError if they do not do."""
+    import torch
+
+    from vsfdatrd.engines import verify
+
+    network = checkpoint.network()
+    channels = checkpoint.description.in_channels
+    lowest, largest = np.inf, 0.0
+    for height, width in sizes:
+        picture = verify.drawing(height, width)[None, :channels]  # (1, C, H, W)
+        with torch.inference_mode():
+            expected = network(torch.from_numpy(picture)).numpy()
+        try:
+            out: Array = session.run(["output"], {"input": picture})[0]
+        except Exception as error:  # as above
+            raise _failed(f"ONNX Runtime does not run it ({_first_line(error)})") from error
+        if out.shape != expected.shape:
+            raise _failed(f"it makes {out.shape} of {picture.shape}, and not {expected.shape}")
+        try:
+            psnr = verify.compare(expected, out, f"exported {precision}")
+        except EngineBuildError as error:
+            raise _failed(str(error).rstrip(".")) from error
+        difference = float(np.abs(out - expected).max())
+        bound = BOUND * float(expected.std())
+        if precision == "fp32" and difference > bound:
+            raise _failed(f"its values differ by up to {difference:.2g} from PyTorch's, {bound:.2g} are allowed")
+        lowest, largest = min(lowest, psnr), max(largest, difference)
+    return lowest, largest
+
+
+def _failed(reason: str) -> EngineBuildError:
+    return EngineBuildError(
+        f"the exported file did not pass verification and was not kept: {reason}; "
+        "try another precision, and report it (with --no-verify it is written all the same)"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+# Weights
+
+
+def _export_weights(
+    checkpoint: Checkpoint,
+    target: Path,
+    temporary: Path,
+    kind: Literal["safetensors", "pth"],
+    precision: Precision,
+    about: Mapping[str, str],
+    verify: bool,
+) -> Exported:
+    rounded = {name: _rounded(checkpoint, name, v, precision) for name, v in checkpoint.tensors().items()}
+    data = _safetensors(rounded, about) if kind == "safetensors" else _pth(rounded)
+    _write(temporary, target, data)
+    if verify:
+        _read_back(temporary, checkpoint, rounded, precision)
+    verified, unverified = ("by reading it back", None) if verify else (None, "it was not asked for")
+    return Exported(target, kind, precision, None, len(data), verified, unverified)
+
+
+def _rounded(checkpoint: Checkpoint, name: str, values: Array, precision: Precision) -> Array:
+    """Values in a precision's type; what is no fraction, such as an index, as it is."""
+    import ml_dtypes
+
+    if values.dtype.kind != "f":
+        return values
+    types: dict[Precision, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
+    with np.errstate(over="ignore"):
+        result: Array = values.astype(types[precision])
+    if np.isinf(result.astype(np.float32)).any():
+        largest = float(np.abs(values).max())
+        raise _too_large(checkpoint, precision, f"a weight of {largest:.3g} in {name!r} is beyond its range")
+    return result
+
+
+def _safetensors(tensors: Mapping[str, Array], about: Mapping[str, str]) -> bytes:
+    from safetensors.numpy import save
+
+    return save(dict(tensors), dict(about))
+
+
+def _pth(tensors: Mapping[str, Array]) -> bytes:
+    """As training programs write weights, under ``params_ema``; `torch.load(..., weights_only=True)` reads it."""
+    from io import BytesIO
+
+    import torch
+
+    state = {
+        # PyTorch does not know NumPy's bf16
+        name: torch.from_numpy(v.astype(np.float32)).bfloat16() if v.dtype.name == "bfloat16" else torch.from_numpy(v)
+        for name, v in tensors.items()
+    }
+    buffer = BytesIO()  # not the file, whose name would become part of the content
+    torch.save({"params_ema": state}, buffer)
+    return buffer.getvalue()
+
+
+def _read_back(path: Path, source: Checkpoint, tensors: Mapping[str, Array], precision: Precision) -> None:
+    """Raises EngineBuildError unless the file holds these tensors, and is taken for the network it was."""
+    try:
+        written = open_checkpoint(path, any_channels=True)
+        found = written.tensors()
+    except CheckpointError as error:
+        raise _failed(f"it cannot be read back ({error})") from error
+    if found.keys() != tensors.keys():
+        some = min(found.keys() ^ tensors.keys())
+        raise _failed(f"it does not have the same tensors ({some!r})")
+    for name, values in tensors.items():
+        wide = values.astype(np.float32) if values.dtype.itemsize == 2 and found[name].dtype.kind == "f" else values
+        if found[name].dtype != wide.dtype or not np.array_equal(found[name], wide):
+            raise _failed(f"its tensor {name!r} has other values")
+    before, after = source.description, written.description
+    if replace(before, sha256=after.sha256, dtype=precision) != after:
+        raise _failed(f"it is taken for {after.architecture} {after.scale}x in {after.dtype}")

@@ -1,0 +1,242 @@
+"""The three attentions of FDAT-RD as graphs. Tokens (N, C) in, tokens out; h heads of d channels.
+
+Where a dialect asks for `parts`, what looks at the whole frame (97,200 tokens at 720×540) is computed for stretches of
+it side by side and put together in fp32: one sum over so many products would overflow fp16, one softmax over so many
+keys would leave each of them under fp16's smallest normal number, and neither would fill a GPU.
+"""
+
+import numpy as np
+
+from vsfdatrd.graph.dialect import Dialect
+from vsfdatrd.graph.weights import Array, Weights
+from vsfdatrd.graph.writer import Name, Side, Writer
+from vsfdatrd.nn.config import WINDOW, FdatRdConfig
+
+FULL = np.float32
+LONGEST = 1536
+"""Tokens of a part at most."""
+SAFE = 60000.0
+"""Largest sum that fp16 (65,504) is trusted with."""
+
+
+class Attention:
+    """Writes attention over the tokens of one map of height × width."""
+
+    def __init__(self, g: Writer, config: FdatRdConfig, dialect: Dialect, height: Side, width: Side) -> None:
+        self.g, self.config, self.dialect = g, config, dialect
+        self.height, self.width = height, width
+        self.heads, self.depth = config.heads, config.embed_dim // config.heads
+        self.spatial = 0
+
+    def windows(self, n: Name, weights: Weights) -> Name:
+        """Window attention with a bias for every pair of places, windows lying and standing in turn."""
+        g, c = self.g, self.config.embed_dim
+        wh, ww = WINDOW if self.spatial % 2 == 0 else WINDOW[::-1]
+        self.spatial += 1
+        rows, cols, tokens = g.reckon("Div", self.height, wh), g.reckon("Div", self.width, ww), wh * ww
+        # (N, C) -> (rows, wh, cols, ww, C) -> (rows, cols, wh, ww, C) -> (windows, 300, C)
+        x = g.transpose(g.reshape(n, rows, wh, cols, ww, c), 0, 2, 1, 3, 4)
+        x = g.reshape(x, self._product(rows, cols), tokens, c)
+        wq, wk, wv = np.split(weights["qkv.weight"], 3)
+        # bias: (1, h, 300, 300)
+        out = self._attend(x, wq * self.depth**-0.5, x, wk, wv, weights["rel_pos_bias"][None])
+        out = g.op("Add", g.matmul(out, weights["proj.weight"]), g.constant(weights["proj.bias"]))
+        # back: (windows, 300, C) -> (rows, cols, wh, ww, C) -> (rows, wh, cols, ww, C) -> (N, C)
+        out = g.transpose(g.reshape(out, rows, cols, wh, ww, c), 0, 2, 1, 3, 4)
+        return g.reshape(out, self._product(self.height, self.width), c)
+
+    def channels(self, n: Name, weights: Weights, largest: float) -> Name:
+        """Channel attention, folded: one second moment and one C × C product a token.
+
+        With S = xᵀx, q kᵀ of a head is Wq S Wkᵀ, the squared norms of q and k over the frame are the diagonals of
+        Wq S Wqᵀ and Wk S Wkᵀ, and the branch is x · (Wproj · blockdiag(A) · Wv)ᵀ + b.
+
+        largest: no value of n is larger. The small matrices are fp32.
+        """
+        g, c, h, d = self.g, self.config.embed_dim, self.heads, self.depth
+        s = self._second_moment(n, largest)  # (C, C)
+        wq, wk, wv = (w.reshape(h, d, c) for w in np.split(weights["qkv.weight"], 3))
+        small = _Products(g) if self.dialect.products else _Convolutions(g)
+        qs, ks = (small.of_matrix(w, s) for w in (wq, wk))  # (h, d, C)
+        norms = []
+        for ws, w in ((qs, wq), (ks, wk)):
+            squares = g.op("ReduceSum", g.op("Mul", ws, g.constant(w, FULL)), g.constant([2], np.int64), keepdims=1)
+            # A sum of squares, which rounding may still put below zero; 1e-12 is the norm's own floor.
+            floor = g.constant(1e-24 / self._count(), FULL)
+            norms.append(g.op("Sqrt", g.op("Max", squares, floor)))  # (h, d, 1)
+        products = small.by_heads_turned(qs, wk)  # (h, d, d)
+        scale = g.op("Mul", norms[0], g.transpose(norms[1], 0, 2, 1))  # (h, d, d)
+        logits = g.op("Mul", g.op("Div", products, scale), g.constant(weights["temp"], FULL))
+        mixed = small.by_heads(g.op("Softmax", logits, axis=-1), wv)  # (h, d, C)
+        matrix = small.turned(mixed, weights["proj.weight"])  # (C, C)
+        out = g.op("MatMul", n, g.cast(matrix, FULL, self.dialect.compute))
+        return g.op("Add", out, g.constant(weights["proj.bias"]))
+
+    def dictionary(self, n: Name, weights: Weights) -> Name:
+        """The dictionary reads the frame; every token reads the refined dictionary."""
+        g, c = self.g, self.config.embed_dim
+        words = weights["dictionary"]
+        # The dictionary's own queries depend on weights alone: (M, C) -> (1, h, M, d)
+        q = ((words @ weights["r_q.weight"].T) * self.depth**-0.5).reshape(1, len(words), self.heads, self.depth)
+        tokens = self._product(self.height, self.width)
+        n = g.reshape(n, 1, tokens, c)
+        x = g.layer_norm(n, weights["r_norm.weight"], weights["r_norm.bias"])
+        wk, wv = np.split(weights["r_kv.weight"], 2)
+        read = self._read(q.transpose(0, 2, 1, 3), x, wk, wv)  # (1, M, C)
+        refined = g.op("Add", read, g.constant(words[None]))
+
+        wk, wv = np.split(weights["e_kv.weight"], 2)
+        out = self._attend(n, weights["e_q.weight"] * self.depth**-0.5, refined, wk, wv)
+        out = g.op("Add", g.matmul(out, weights["proj.weight"]), g.constant(weights["proj.bias"]))
+        return g.reshape(out, tokens, c)
+
+    # Attention itself
+
+    def _attend(self, x: Name, wq: Array, y: Name, wk: Array, wv: Array, bias: Array | None = None) -> Name:
+        """softmax(q k + bias) v of B windows: queries of x (B, T, C), keys and values of y (B, K, C) -> (B, T, C)."""
+        if not self.dialect.attention:
+            return self._products(self._split(x, wq), self._keys(y, wk), self._split(y, wv), bias)
+        g = self.g
+        inputs = [self._split(x, wq), self._split(y, wk), self._split(y, wv)]  # (B, h, T or K, d)
+        if bias is not None:
+            inputs.append(g.constant(bias))
+        out = g.op("Attention", *inputs, scale=1.0)  # 1/√d is in the queries' weights already
+        return self._joined(out)
+
+    # Written so that OpenVINO's CPU plugin takes everything between the four products for one kernel; that needs all
+    # four sides, even where B is 1.
+
+    def _split(self, x: Name, weight: Array) -> Name:
+        """Queries or values: (B, T, C) -> (B, h, T, d)."""
+        return self.g.transpose(self.g.reshape(self.g.matmul(x, weight), 0, 0, self.heads, self.depth), 0, 2, 1, 3)
+
+    def _keys(self, x: Name, weight: Array) -> Name:
+        """Keys, made in the layout that the product with queries wants: (B, T, C) -> (B, h, d, T)."""
+        k = self.g.op("MatMul", self.g.constant(weight), self.g.transpose(x, 0, 2, 1))  # (B, C, T)
+        return self.g.reshape(k, 0, self.heads, self.depth, -1)
+
+    def _products(self, q: Name, k: Name, v: Name, bias: Array | None = None) -> Name:
+        """softmax(q k + bias) v. q: (B, h, T, d), k: (B, h, d, K), v: (B, h, K, d) -> (B, T, C)."""
+        g = self.g
+        scores = g.op("MatMul", q, k)
+        if bias is not None:
+            scores = g.op("Add", scores, g.constant(bias))
+        return self._joined(g.op("MatMul", g.op("Softmax", scores, axis=-1), v))
+
+    def _joined(self, out: Name) -> Name:
+        """(B, h, T, d) -> (B, T, C)."""
+        return self.g.reshape(self.g.transpose(out, 0, 2, 1, 3), 0, 0, self.config.embed_dim)
+
+    # What looks at the whole frame
+
+    def _second_moment(self, n: Name, largest: float) -> Name:
+        """xᵀx / N in fp32: (N, C) -> (C, C). Divided by N, it stays small whatever the frame's size; the factor does
+        not matter to who divides by norms.
+        """
+        g, c, compute = self.g, self.config.embed_dim, self.dialect.compute
+        # No sum over a part can pass what fp16 holds, whatever the frame shows.
+        length = self._part(int(SAFE / largest**2)) if self.dialect.parts else None
+        if length is None:
+            if not self.dialect.products:
+                raise OverflowError(f"a norm whose values reach {largest:.3g} is beyond what this device can sum")
+            n = g.cast(n, compute, FULL)
+            total = g.op("MatMul", g.transpose(n, 1, 0), n)
+        else:
+            x = g.reshape(n, self._count() // length, length, c)  # (N, C) -> (P, T, C)
+            sums = g.cast(g.op("MatMul", g.transpose(x, 0, 2, 1), x), compute, FULL)  # (P, C, C)
+            total = g.op("ReduceSum", sums, g.constant([0], np.int64), keepdims=0)
+        return g.op("Mul", total, g.constant(1 / self._count(), FULL))
+
+    def _read(self, queries: Array, x: Name, wk: Array, wv: Array) -> Name:
+        """What constant queries (1, h, M, d) find in the frame's tokens x (1, N, C) -> (1, M, C)."""
+        g, h, d, compute = self.g, self.heads, self.depth, self.dialect.compute
+        length = self._part(LONGEST) if self.dialect.parts else None
+        if length is None:
+            return self._products(g.constant(queries), self._keys(x, wk), self._split(x, wv))
+        # Softmax over parts of the keys, and what each part has to say to the whole (as in flash decoding, Dao et al.
+        # 2023): with m the largest score of a part and l = Σ exp(s - m), its share is l · exp(m) of the sum.
+        parts = self._count() // length
+        # (1, N, C) -> (P, T, h, d) -> (P, h, T, d), and keys (P, h, d, T)
+        k = g.transpose(g.reshape(g.matmul(x, wk), parts, length, h, d), 0, 2, 3, 1)
+        v = g.transpose(g.reshape(g.matmul(x, wv), parts, length, h, d), 0, 2, 1, 3)
+        scores = g.op("MatMul", g.constant(queries), k)  # (P, h, M, T)
+        last, first = g.constant([3], np.int64), g.constant([0], np.int64)
+        top = g.op("ReduceMax", scores, last, keepdims=1)  # (P, h, M, 1)
+        shares = g.cast(g.op("Exp", g.op("Sub", scores, top)), compute, FULL)
+        total = g.op("ReduceSum", shares, last, keepdims=1)
+        found = g.op("MatMul", g.cast(g.op("Div", shares, total), FULL, compute), v)  # (P, h, M, d)
+        top = g.cast(top, compute, FULL)
+        highest = g.op("ReduceMax", top, first, keepdims=1)  # (1, h, M, 1)
+        share = g.op("Mul", total, g.op("Exp", g.op("Sub", top, highest)))
+        share = g.op("Div", share, g.op("ReduceSum", share, first, keepdims=1))  # (P, h, M, 1)
+        # (P, h, M, d) -> (1, h, M, d) -> (1, M, C)
+        found = g.op("ReduceSum", g.op("Mul", g.cast(found, compute, FULL), share), first, keepdims=1)
+        return self._joined(g.cast(found, FULL, compute))
+
+    def _product(self, left: Side, right: Side) -> Side:
+        """left · right where both are known; what is left (-1) where the size is open."""
+        return left * right if isinstance(left, int) and isinstance(right, int) else -1
+
+    def _count(self) -> int:
+        """Tokens N; where the size is open, as many as a 720×540 frame has after unshuffling by 2."""
+        tokens = self._product(self.height, self.width)
+        return tokens if isinstance(tokens, int) and tokens > 0 else 97200
+
+    def _part(self, most: int) -> int | None:
+        """The longest part of at most so many tokens, by eights if possible; None if the frame cannot be divided so."""
+        if not isinstance(self._product(self.height, self.width), int) or self._product(self.height, self.width) == -1:
+            return None
+        found = [t for t in range(8, min(most, LONGEST) + 1) if self._count() % t == 0]
+        return max(found, key=lambda t: (t % 8 == 0, t), default=None)
+
+
+class _Products:
+    """The small fp32 products of channel attention, each with a constant of h heads: (h, d, C)."""
+
+    def __init__(self, g: Writer) -> None:
+        self.g = g
+
+    def of_matrix(self, w: Array, s: Name) -> Name:
+        """w s: (h, d, C) · (C, C) -> (h, d, C)."""
+        return self.g.op("MatMul", self.g.constant(w, FULL), s)
+
+    def by_heads_turned(self, x: Name, w: Array) -> Name:
+        """x wᵀ of every head: (h, d, C) · (h, C, d) -> (h, d, d)."""
+        return self.g.op("MatMul", x, self.g.constant(w.transpose(0, 2, 1), FULL))
+
+    def by_heads(self, x: Name, w: Array) -> Name:
+        """x w of every head: (h, d, d) · (h, d, C) -> (h, d, C)."""
+        return self.g.op("MatMul", x, self.g.constant(w, FULL))
+
+    def turned(self, x: Name, w: Array) -> Name:
+        """(w x)ᵀ of all heads together: (h, d, C), constant (C, C) -> (C, C)."""
+        c = len(w)
+        return self.g.op("Gemm", self.g.reshape(x, c, c), self.g.constant(w.T, FULL), transA=1)
+
+
+class _Convolutions(_Products):
+    """The same as convolutions of 1×1, for devices that have no fp32 products. A head is a group of channels."""
+
+    def of_matrix(self, w: Array, s: Name) -> Name:
+        h, d, c = w.shape
+        s = self.g.reshape(s, 1, c, c, 1)  # rows are channels
+        return self.g.reshape(self.g.conv(s, w.reshape(h * d, c, 1, 1), dtype=FULL), h, d, c)
+
+    def by_heads_turned(self, x: Name, w: Array) -> Name:
+        g, (h, d, c) = self.g, w.shape
+        # (h, d, C) -> (h, C, d) -> (1, h·C, d, 1); a group gives w xᵀ: (1, h·d, d, 1) -> (h, d, d), turned back
+        x = g.reshape(g.transpose(x, 0, 2, 1), 1, h * c, d, 1)
+        x = g.conv(x, w.reshape(h * d, c, 1, 1), groups=h, dtype=FULL)
+        return g.transpose(g.reshape(x, h, d, d), 0, 2, 1)
+
+    def by_heads(self, x: Name, w: Array) -> Name:
+        g, (h, d, c) = self.g, w.shape
+        # (h, q, k) -> (h, k, q) -> (1, h·k, q, 1); a group gives wᵀ xᵀ: (1, h·C, q, 1) -> (h, C, q), turned back
+        x = g.reshape(g.transpose(x, 0, 2, 1), 1, h * d, d, 1)
+        x = g.conv(x, w.transpose(0, 2, 1).reshape(h * c, d, 1, 1), groups=h, dtype=FULL)
+        return g.transpose(g.reshape(x, h, c, d), 0, 2, 1)
+
+    def turned(self, x: Name, w: Array) -> Name:
+        g, c = self.g, len(w)
+        x = g.conv(g.reshape(x, 1, c, c, 1), w.reshape(c, c, 1, 1), dtype=FULL)  # (1, C, C, 1)
+        return g.transpose(g.reshape(x, c, c), 1, 0)
