@@ -9,8 +9,13 @@ from typing import Any
 
 import psutil
 
+from vsfdatrd.engines.devices import gpus
+
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("vsfdatrd", "vapoursynth", "openvino", "torch", "numpy", "vapoursynth-mlrt-ov")
+PACKAGES = (
+    "vsfdatrd", "vapoursynth", "openvino", "torch", "tensorrt_rtx", "tensorrt", "cuda-bindings", "numpy",
+    "vapoursynth-mlrt-ov",
+)  # fmt: skip
 
 
 def processor() -> str:
@@ -47,7 +52,7 @@ def machine() -> dict[str, Any]:
         "instruction_sets": flags(),
         "cores": psutil.cpu_count(logical=False),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
-        "gpu": None,
+        "gpus": [gpu.name for gpu in gpus()],
         "python": platform.python_version(),
         "versions": versions,
     }

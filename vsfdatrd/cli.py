@@ -50,6 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     build.add_argument("--cache", help="cache directory, if not the usual one")
     build.set_defaults(run=_build)
 
+    export = commands.add_parser("export", help="write a model for other programs: ONNX, safetensors or pth")
+    export.add_argument("model", help="a name of the catalogue, or a weights file")
+    export.add_argument("-o", "--output", type=Path, required=True, help="file to write; its suffix says the format")
+    export.add_argument("--format", choices=("onnx", "safetensors", "pth"), help="if the suffix does not")
+    export.add_argument("--size", type=_size_of, metavar="WxH", help="of an ONNX graph's frames (720x540)")
+    export.add_argument("--dynamic", action="store_true", help="an ONNX graph for frames of any size")
+    export.add_argument("--precision", default="fp32", choices=("fp32", "fp16", "bf16"))
+    export.add_argument("--no-verify", action="store_true", help="do not compare the result with the original")
+    export.set_defaults(run=_export)
+
     doctor = commands.add_parser("doctor", help="versions, engines, cache, and one frame upscaled as a test")
     doctor.add_argument("--cache", type=Path, help="cache directory, if not the usual one")
     doctor.set_defaults(run=lambda a: _doctor(a.cache))
@@ -93,6 +103,18 @@ def _build(a: argparse.Namespace) -> int:
     found = [ahead.build(options, width, height)] if here else ahead.build_for(options, width, height, a.targets)
     for built in found:
         print(f"{built.what}: {_size(built.size)} in {built.path}, {built.seconds:.1f} s")
+    return 0
+
+
+def _export(a: argparse.Namespace) -> int:
+    from vsfdatrd.export import export
+
+    done = export(
+        a.model, a.output, format=a.format, size=a.size, dynamic=a.dynamic, precision=a.precision,
+        verify=not a.no_verify,
+    )  # fmt: skip
+    print(f"{done.path}: {done.format}, {done.precision}, {_size(done.bytes)}")
+    print(f"verified {done.verified}" if done.verified else f"not verified: {done.unverified}")
     return 0
 
 

@@ -4,6 +4,7 @@ ONNX files are plain: one input, one output, operator set 20 (23 for bf16), no o
 vs-mlrt's plugins (core.ort, core.ov, core.trt) run them. Nothing is at the target before it has passed verification.
 """
 
+import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -83,8 +84,9 @@ def export(
     precision: what the file computes in, or stores weights as. An ONNX graph takes and gives float32 in every
         precision, so its clip is RGBS: ``input`` (1, C, H, W) in [0, 1] -> ``output`` (1, C, H·scale, W·scale).
     verify: run an ONNX graph in ONNX Runtime beside PyTorch (a large one at a smaller size, see `Exported.verified`);
-        read weights back. ONNX Runtime computes fp16 in fp32 on a CPU: that verifies the file and its weights, not
-        what half precision does to sums on a GPU. For bf16 it has no kernels, which `Exported.unverified` then says.
+        read weights back. On a CPU, ONNX Runtime computes inside of most fp16 operators in fp32: results beyond
+        fp16's range are noticed, sums that a GPU would take in fp16 are not. It has no kernels for bf16 there, so such
+        files are not verified, and `Exported.unverified` says it.
 
     Raises ArgumentError for what cannot be asked for and for a target that cannot be written, CheckpointError for a
     weights file that cannot be used, EngineUnavailable if a library is missing, EngineBuildError if a weight does not
@@ -93,7 +95,11 @@ def export(
     target = Path(target)
     kind = _format(target, format)
     _check(kind, size, dynamic, precision)
-    _require_library(kind, verify)
+    if kind == "onnx" and verify and find_spec("onnxruntime") is None:
+        raise EngineUnavailable(
+            "verifying an ONNX file needs ONNX Runtime, which is not installed: pip install onnxruntime, "
+            "or do without verification (--no-verify)"
+        )
     checkpoint = open_checkpoint(resolve(model), any_channels=kind != "onnx")
     about = _about(model, checkpoint, precision)
     with _replacing(target, checkpoint.path) as temporary:
@@ -138,19 +144,6 @@ def _check(kind: Format, size: tuple[int, int] | None, dynamic: bool, precision:
 
 def _by(size: tuple[int, int] | None) -> str:
     return "x".join(map(str, size or ()))
-
-
-def _require_library(kind: Format, verify: bool) -> None:
-    if kind == "onnx" and verify and find_spec("onnxruntime") is None:
-        raise EngineUnavailable(
-            "verifying an ONNX file needs ONNX Runtime, which is not installed: pip install onnxruntime, "
-            "or do without verification (--no-verify)"
-        )
-    if kind == "safetensors" and find_spec("safetensors") is None:
-        raise EngineUnavailable(
-            "writing .safetensors needs the package safetensors, which is not installed: pip install safetensors, "
-            "or write .pth"
-        )
 
 
 def _about(model: str | Path, checkpoint: Checkpoint, precision: Precision) -> dict[str, str]:
@@ -222,7 +215,7 @@ def _export_graph(
     size: tuple[int, int] | None,
     dynamic: bool,
     precision: Precision,
-    about: Mapping[str, str],
+    about: dict[str, str],
     verify: bool,
 ) -> Exported:
     config = checkpoint.description.config
@@ -251,9 +244,10 @@ def _export_graph(
     if verify:
         trials = _trials(config, shape)
         same = shape is None or trials == [shape]
+        _check_structure(graph)
         session = _session(temporary, precision)
         if session is None:
-            unverified = f"ONNX Runtime {_runtime()} cannot compute this file's {precision} on a CPU"
+            unverified = f"ONNX Runtime {_runtime()} cannot compute {precision} on a CPU (its structure was checked)"
         else:
             if not same:
                 session = _session(_graph(checkpoint, config, tensors, trials[0], precision, about), precision)
@@ -282,7 +276,7 @@ def _graph(
     tensors: Mapping[str, Array],
     shape: tuple[int, int] | None,
     precision: Precision,
-    about: Mapping[str, str],
+    about: dict[str, str],
 ) -> bytes:
     """The graph for frames of (height, width), or of any size, as the content of a file."""
     import onnx
@@ -306,8 +300,7 @@ def _graph(
             f"fixed frame size; give the size instead, for example {_by(SIZE)}"
         ) from error
     model.producer_version = __version__
-    onnx.helper.set_model_props(model, dict(about))
-    onnx.checker.check_model(model, full_check=True)
+    onnx.helper.set_model_props(model, about)
     content: bytes = model.SerializeToString(deterministic=True)
     return content
 
@@ -337,6 +330,16 @@ def _trials(config: FdatRdConfig, shape: tuple[int, int] | None) -> list[tuple[i
 def _smaller(side: int, least: int, multiple: int) -> int:
     """The smallest side from `least` up with the same remainder, or the side itself if that is smaller."""
     return side if side <= least else least + (side - least) % multiple
+
+
+def _check_structure(graph: bytes) -> None:
+    """Raises EngineBuildError unless onnx finds every operator sound and every shape as it is declared."""
+    import onnx
+
+    try:
+        onnx.checker.check_model(graph, full_check=True)
+    except Exception as error:  # onnx raises several kinds that have no base in common
+        raise _failed(f"onnx finds it unsound ({_first_line(error)})") from error
 
 
 def _runtime() -> str:
@@ -397,7 +400,7 @@ def _compared(
 def _failed(reason: str) -> EngineBuildError:
     return EngineBuildError(
         f"the exported file did not pass verification and was not kept: {reason}; "
-        "try another precision, and report it (with --no-verify it is written all the same)"
+        "choose another precision, or write it all the same with --no-verify"
     )
 
 
@@ -414,7 +417,7 @@ def _export_weights(
     temporary: Path,
     kind: Literal["safetensors", "pth"],
     precision: Precision,
-    about: Mapping[str, str],
+    about: dict[str, str],
     verify: bool,
 ) -> Exported:
     rounded = {name: _rounded(checkpoint, name, v, precision) for name, v in checkpoint.tensors().items()}
@@ -441,10 +444,11 @@ def _rounded(checkpoint: Checkpoint, name: str, values: Array, precision: Precis
     return result
 
 
-def _safetensors(tensors: Mapping[str, Array], about: Mapping[str, str]) -> bytes:
+def _safetensors(tensors: Mapping[str, Array], about: dict[str, str]) -> bytes:
     from safetensors.numpy import save
 
-    return save(dict(tensors), dict(about))
+    # One entry, since the library writes several in another order every time.
+    return save(dict(tensors), {"vsfdatrd": json.dumps(about)})
 
 
 def _pth(tensors: Mapping[str, Array]) -> bytes:

@@ -11,23 +11,20 @@ import pytest
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.engines import torch as engine_module
 from vsfdatrd.engines.base import Engine, Frames, Job
-from vsfdatrd.engines.devices import gpu_count
 from vsfdatrd.engines.verify import compare, drawing
 from vsfdatrd.errors import EngineError
 
-pytestmark = pytest.mark.gpu
+from .conftest import SIDES, on_cpu
 
-SIDES = (240, 300)
+pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _gpu() -> None:
+def _torch() -> None:
     import torch
 
     if not torch.cuda.is_available():
-        pytest.skip("there is no CUDA GPU, or this PyTorch is built without CUDA")
-    if not gpu_count():
-        pytest.skip("cuda-bindings do not show the GPU that PyTorch has; is cuda-bindings installed?")
+        pytest.skip("this PyTorch is built without CUDA")
 
 
 @pytest.fixture(autouse=True)
@@ -39,25 +36,6 @@ def exact_float32() -> Iterator[None]:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     yield
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
-
-
-@pytest.fixture(scope="module")
-def medium(shared: Path) -> Checkpoint:
-    return open_checkpoint(shared / "weights/fdat_rd_medium_2x_standin.safetensors")
-
-
-@pytest.fixture(scope="module")
-def reference(medium: Checkpoint) -> Frames:
-    """What the network makes of the drawing on the CPU."""
-    return on_cpu(medium, drawing(*SIDES))
-
-
-def on_cpu(checkpoint: Checkpoint, picture: Frames) -> Frames:
-    import torch
-
-    with torch.inference_mode():
-        result: Frames = checkpoint.network()(torch.from_numpy(picture.copy())[None])[0].numpy()
-    return result
 
 
 def load(job: Job, directory: Path) -> Engine:

@@ -56,7 +56,7 @@ class Attention:
         g, c, h, d = self.g, self.config.embed_dim, self.heads, self.depth
         s = self._second_moment(n, largest)  # (C, C)
         wq, wk, wv = (w.reshape(h, d, c) for w in np.split(weights["qkv.weight"], 3))
-        small = _Products(g) if self.dialect.products else _Convolutions(g)
+        small = _Convolutions(g) if self.dialect.turing else _Products(g)
         qs, ks = (small.of_matrix(w, s) for w in (wq, wk))  # (h, d, C)
         norms = []
         for ws, w in ((qs, wq), (ks, wk)):
@@ -137,7 +137,7 @@ class Attention:
         # No sum over a part can pass what fp16 holds, whatever the frame shows.
         length = self._part(int(SAFE / largest**2)) if self.dialect.parts else None
         if length is None:
-            if not self.dialect.products:
+            if self.dialect.turing:
                 raise OverflowError(f"a norm whose values reach {largest:.3g} is beyond what this device can sum")
             n = g.cast(n, compute, FULL)
             total = g.op("MatMul", g.transpose(n, 1, 0), n)

@@ -19,8 +19,9 @@ class Dialect:
     """Attention as ONNX's own operator (since operator set 23) instead of products and a softmax."""
     parts: bool = False
     """Reductions over the whole frame in parts that run side by side and whose sums cannot overflow half precision."""
-    products: bool = True
-    """Whether the device has matrix products in fp32. Without, the small ones are convolutions."""
+    turing: bool = False
+    """For GPUs of compute capability 7.5, where TensorRT-RTX has no fp32 products (convolutions do the small ones) and
+    makes tables of hundreds of megabytes for convolutions by channel (sums of shifted maps do those)."""
     padding: bool = False
     """Any frame size: the graph pads to the network's multiple and crops, as the filter does around an engine."""
 
@@ -50,8 +51,5 @@ OPENVINO = Dialect()
 
 
 def tensorrt(precision: Precision, turing: bool = False) -> Dialect:
-    """For TensorRT, which computes in just the types the graph has. Its fused attention has no fp32 kernels.
-
-    turing: for GPUs of compute capability 7.5, where it has no fp32 products either.
-    """
-    return Dialect(precision, attention=precision != "fp32", parts=True, products=not turing)
+    """For TensorRT, which computes in just the types the graph has. Its fused attention has no fp32 kernels."""
+    return Dialect(precision, attention=precision != "fp32", parts=True, turing=turing)

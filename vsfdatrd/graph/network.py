@@ -121,13 +121,29 @@ class _Network:
     def _feed_forward(self, n: Name, weights: Weights, c: int) -> Name:
         g, hidden = self.g, self.config.ffn_dim
         wide = g.op("Gelu", g.matmul(n, weights["fc1.weight"]))
-        mixed = g.conv(self._to_maps(wide, hidden), weights["smix.weight"], groups=hidden)
+        mixed = self._by_channel(wide, weights["smix.weight"], hidden)
         return g.matmul(self._to_tokens(mixed, hidden), weights["fc2.weight"])
 
     def _local(self, n: Name, weights: Weights) -> Name:
         """GELU of a depthwise convolution, as a map."""
-        c = self.config.embed_dim
-        return self.g.op("Gelu", self.g.conv(self._to_maps(n, c), weights["conv.0.weight"], groups=c))
+        return self.g.op("Gelu", self._by_channel(n, weights["conv.0.weight"], self.config.embed_dim))
+
+    def _by_channel(self, tokens: Name, weight: Array, channels: int) -> Name:
+        """Depthwise 3×3 convolution. tokens: (N, C), weight: (C, 1, 3, 3) -> (1, C, H, W)."""
+        g = self.g
+        if not self.dialect.turing:
+            return g.conv(self._to_maps(tokens, channels), weight, groups=channels)
+        # (N, C) -> (1, H, W, C) with a border -> nine shifted maps, weighted and added
+        maps = g.reshape(tokens, 1, self.height, self.width, channels)
+        maps = g.op("Pad", maps, g.sides(0, 1, 1, 0, 0, 1, 1, 0))
+        total = ""
+        for i in range(3):
+            for j in range(3):
+                ends = g.sides(g.reckon("Add", self.height, i), g.reckon("Add", self.width, j))
+                shifted = g.op("Slice", maps, g.sides(i, j), ends, g.sides(1, 2))
+                term = g.op("Mul", shifted, g.constant(weight[:, 0, i, j]))
+                total = g.op("Add", total, term) if total else term
+        return g.transpose(total, 0, 3, 1, 2)
 
     def _gate_by_pool(self, attn: Name, local: Name, weights: Weights) -> Name:
         """attn · sigmoid(W3 GELU(W1 mean(local))) + local."""

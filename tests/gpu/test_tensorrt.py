@@ -1,0 +1,180 @@
+"""The TensorRT engine on a real NVIDIA GPU, against the network in float32 on the CPU."""
+
+import gc
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+from vsfdatrd.engines import choice, tensorrt
+from vsfdatrd.engines.base import Engine, Frames, Job, Lanes
+from vsfdatrd.engines.process import Worker
+from vsfdatrd.engines.verify import compare, drawing
+from vsfdatrd.errors import EngineError
+from vsfdatrd.options import Options, Precision
+from vsfdatrd.store import Store
+
+from .conftest import SIDES, on_cpu
+
+pytestmark = pytest.mark.gpu
+
+type Open = Callable[..., Engine]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _tensorrt(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Skips with TensorRT's own words where it does not run on this GPU."""
+    if reason := tensorrt.unavailable():
+        pytest.skip(reason)
+    store = Store(tmp_path_factory.mktemp("first"))
+    try:
+        choice.open_engine(open_checkpoint(tiny_model), 60, 60, Options(str(tiny_model), backend="tensorrt"), store)
+    except EngineError as error:
+        if "cannot run on this GPU" in str(error):
+            pytest.skip(str(error))
+        raise
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Open]:
+    """Opens engines, and closes them."""
+    lanes: list[Lanes] = []
+
+    def opener(checkpoint: Checkpoint, sides: tuple[int, int] = SIDES, **options: object) -> Engine:
+        wanted = Options(str(checkpoint.path), backend="tensorrt", **options)  # type: ignore[arg-type]
+        lanes.append(choice.open_engine(checkpoint, *sides, wanted, Store(tmp_path / "cache")))
+        return lanes[-1].engine
+
+    yield opener
+    for made in lanes:
+        made.engine.close()
+
+
+def run(engine: Engine, picture: Frames, slot: int = 0) -> Frames:
+    np.copyto(engine.input(slot), picture)
+    engine.submit(slot)
+    return engine.collect(slot).copy()
+
+
+def free_memory() -> int:
+    """Bytes free on the GPU, asked from a process of its own."""
+    worker = Worker("vsfdatrd.engines.tensorrt_process")
+    try:
+        return int(worker.ask("describe")["gpus"][0]["free"])
+    finally:
+        worker.close()
+
+
+@pytest.mark.parametrize("precision", ["fp16", "mixed", "bf16", "fp32"])
+def test_it_computes_what_the_network_computes(
+    opened: Open, medium: Checkpoint, reference: Frames, precision: Precision
+) -> None:
+    if precision not in tensorrt.precisions(medium):
+        pytest.skip(f"this GPU has no engines in {precision}")
+    result = run(opened(medium, precision=precision), drawing(*SIDES))
+    psnr = compare(reference, result, precision)
+    print(f"{precision}: {psnr:.1f} dB")
+    assert psnr >= (80 if precision == "fp32" else 50)
+
+
+def test_a_whole_disc_frame_in_fp16(opened: Open, medium: Checkpoint) -> None:
+    """97,200 tokens: sums over the frame neither overflow nor drown."""
+    picture = drawing(540, 720)
+    result = run(opened(medium, (540, 720), precision="fp16"), picture)
+    assert compare(on_cpu(medium, picture), result, "fp16") >= 50
+
+
+@pytest.mark.parametrize("streams", [1, 2, 4])
+def test_frames_in_flight_do_not_meet(opened: Open, medium: Checkpoint, streams: int) -> None:
+    pictures = [np.roll(drawing(*SIDES), 31 * i, 2) for i in range(8)]
+    alone = opened(medium, streams=1, precision="fp16")
+    expected = [run(alone, picture) for picture in pictures]
+    engine = opened(medium, streams=streams, precision="fp16")
+    assert engine.slots == streams
+    for start in range(0, 8, streams):
+        part = list(enumerate(zip(pictures[start : start + streams], expected[start : start + streams], strict=True)))
+        for slot, (picture, _) in part:
+            np.copyto(engine.input(slot), picture)
+            engine.submit(slot)
+        for slot, (_, wanted) in part:
+            assert compare(wanted, engine.collect(slot), "fp16") >= 60
+
+
+def test_gpu_memory_is_flat_and_comes_back(opened: Open, tiny_model: Path) -> None:
+    checkpoint = open_checkpoint(tiny_model)
+    before = free_memory()
+    engine = opened(checkpoint, (120, 120), precision="fp16", streams=3)
+    picture = drawing(120, 120)
+    levels = []
+    for n in range(2000):
+        run(engine, picture, n % 3)
+        if n % 400 == 100:
+            levels.append(free_memory())
+    assert before - levels[0] > 50 << 20, "the engine is not where this test looks"
+    assert abs(levels[-1] - levels[0]) <= 4 << 20
+    engine.close()
+    deadline = time.monotonic() + 10
+    while before - free_memory() > 16 << 20:
+        assert time.monotonic() < deadline, "GPU memory is still held"
+        time.sleep(0.2)
+
+
+def test_the_second_start_neither_builds_nor_verifies(
+    medium: Checkpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "vsfdatrd")
+    options, store = Options(str(medium.path), backend="tensorrt"), Store(tmp_path)
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        lanes = choice.open_engine(medium, *SIDES, options, store)
+        seconds.append(time.perf_counter() - start)
+        lanes.engine.close()
+        del lanes
+        gc.collect()
+    print(f"first {seconds[0]:.1f} s, second {seconds[1]:.1f} s")
+    assert caplog.text.count("agrees with fp32") == 1
+    assert seconds[1] < seconds[0]
+    (notes,) = tmp_path.glob("store-1/state/*/verified.json")
+    assert min(json.loads(notes.read_text()).values()) >= 50
+
+
+def test_a_gpu_that_is_full_is_a_sentence(medium: Checkpoint, tmp_path: Path) -> None:
+    """Where the estimate is wrong, the failure must still be an error and no crash."""
+    job = Job(medium, 60 * 60, 60 * 60, "fp16", state=tmp_path / "state")
+    folder = tmp_path / "engine"
+    folder.mkdir()
+    needed, free = tensorrt.memory_estimate(replace(job, streams=32))
+    if needed < free:
+        pytest.skip(f"this GPU has {free >> 30} GiB free, and 32 frames of 3600×3600 need {needed >> 30}")
+    tensorrt.build(job, folder)
+    with pytest.raises(EngineError, match=r"out of memory|cannot prepare|could not"):
+        tensorrt.load(replace(job, streams=32), folder)
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+def test_through_the_plugin(tiny_model: Path, tmp_path: Path, streams: int) -> None:
+    import vapoursynth as vs
+
+    blank = vs.core.std.BlankClip(width=83, height=57, format=vs.RGBS, length=24)
+
+    def draw(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        out = f.copy()
+        for i, plane in enumerate(drawing(57, 83)):
+            np.copyto(np.asarray(out[i]), np.roll(plane, 5 * n, 1))
+        return out
+
+    clip = vs.core.std.ModifyFrame(blank, blank, draw)
+    out = vs.core.fdatrd.upscale(
+        clip, model=str(tiny_model), backend="tensorrt", precision="mixed", streams=streams, cache=str(tmp_path)
+    )
+    checkpoint = open_checkpoint(tiny_model)
+    for n, frame in enumerate(out.frames(prefetch=6)):
+        wanted = np.clip(on_cpu(checkpoint, np.roll(drawing(57, 83), 5 * n, 2)), 0, 1)
+        found = np.stack([np.asarray(frame[i]) for i in range(3)])
+        assert compare(wanted, found, "mixed") >= 50
