@@ -259,6 +259,15 @@ def test_a_large_graph_is_verified_by_a_small_one(
     assert interface(target)[0][1] == [1, 3, size[1], size[0]]
 
 
+@pytest.mark.parametrize("found", [[90.0, 60.0], [60.0, 90.0]])
+def test_the_worst_picture_counts(
+    identity_2x: Path, target: Path, monkeypatch: pytest.MonkeyPatch, found: list[float]
+) -> None:
+    answers = iter(found)
+    monkeypatch.setattr(verify, "compare", lambda *_: next(answers))
+    assert export(identity_2x, target, dynamic=True).psnr == 60
+
+
 def test_the_usual_size_is_that_of_a_dvd(tiny_model: Path, target: Path) -> None:
     assert export(tiny_model, target, verify=False).size == (720, 540)
     assert [side[1] for side in interface(target)] == [[1, 3, 540, 720], [1, 3, 1080, 1440]]

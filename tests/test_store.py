@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vsfdatrd import cache_folder
 from vsfdatrd import store as store_module
 from vsfdatrd.errors import EngineBuildError, EngineError, EngineUnavailable, StoreError
 from vsfdatrd.manifest import Entry, Key
@@ -407,7 +408,7 @@ def test_kill_during_build(store: Store, tmp_path: Path) -> None:
 
 
 def test_waiting_is_announced(store: Store, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(store_module, "_PATIENCE", 0.1)
+    monkeypatch.setattr(cache_folder, "_PATIENCE", 0.1)
     building, go_on = threading.Event(), threading.Event()
 
     def build(directory: Path) -> None:
@@ -513,7 +514,7 @@ def test_the_new_engine_stays_even_if_it_is_too_large(tmp_path: Path, monkeypatc
 def test_engine_that_is_being_rebuilt_is_not_evicted(tmp_path: Path) -> None:
     store = Store(tmp_path, limit=0)
     a = _sized(store, "a", 1000)
-    with store._lock_if_free(a.digest) as held:
+    with store._folder.lock_if_free(a.digest) as held:
         assert held
         _sized(store, "b", 1000)
     assert sorted(_shapes(store)) == ["a", "b"]

@@ -187,7 +187,7 @@ def _cache(action: str, directory: Path | None) -> int:
 def _doctor(directory: Path | None) -> int:
     """Print what is there; status 1 if no engine works or the test frame fails."""
     from vsfdatrd.engines.choice import usable
-    from vsfdatrd.engines.devices import gpu_count
+    from vsfdatrd.engines.devices import gpus
     from vsfdatrd.store import Store
 
     print(f"vsfdatrd {__version__}, Python {platform.python_version()}, {platform.platform()}")
@@ -196,7 +196,8 @@ def _doctor(directory: Path | None) -> int:
             print(f"  {name} {version(name)}")
         except PackageNotFoundError:
             print(f"  {name} is not installed")
-    print(f"GPUs: {gpu_count() or 'none that the NVIDIA driver shows'}")
+    names = [f"{gpu.name} (sm{gpu.capability[0]}{gpu.capability[1]})" for gpu in gpus()]
+    print(f"GPUs: {', '.join(names) or 'none that the NVIDIA driver shows'}")
     print("engines:")
     for name, reason in usable().items():
         print(f"  {name}: {reason or 'usable'}")

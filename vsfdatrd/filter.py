@@ -43,9 +43,10 @@ def upscale(
 
     clip: constant format and size, progressive; YUV, GRAY or RGB of 8 to 16 bits, half or single float.
     model: a name of the catalogue (``small``, ``medium``, ``large``) or the path of a weights file.
-    backend: ``auto``, ``openvino`` or ``torch``.
+    backend: ``auto``, ``tensorrt``, ``openvino`` or ``torch``.
     device: numbers of the GPUs to use; frames go to them in turn.
-    precision: ``auto`` (the fastest that passes verification), ``fp32``, ``bf16`` or ``fp16``.
+    precision: ``fp16``, ``mixed`` (fp16 with fp32 sums), ``bf16``, ``fp32``, or ``auto``, the fastest that passes
+        verification against fp32.
     format: output format by name or number; by default the input's family and subsampling, 16 bit for integer input.
     matrix: matrix of a YUV or GRAY output: ``auto`` (709 once SD becomes HD, else the source's), ``source``, ``709``,
         ``170m``, ``470bg``, ``2020`` or a number.

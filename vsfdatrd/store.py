@@ -15,25 +15,21 @@ refuses the removal, which then is left for another time.
 """
 
 import contextlib
-import errno
-import json
 import logging
 import math
 import os
 import re
-import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import platformdirs
-from filelock import FileLock, Timeout
 
+from vsfdatrd.cache_folder import CacheFolder, delete, no_space, rename
 from vsfdatrd.errors import EngineUnavailable, StoreError
-from vsfdatrd.manifest import DamagedError, Entry, Key, describe, digest_of, seal, sync_folder, verified
-from vsfdatrd.progress import working
+from vsfdatrd.manifest import DamagedError, Entry, Key, describe, seal, sync_folder, verified
+from vsfdatrd.notes import KIND, Notes
 
 log = logging.getLogger(__name__)
 
@@ -42,17 +38,10 @@ LAYOUT = "store-1"
 LIMIT_GIB = 20.0
 """Total size of the engines in GiB beyond which the least recently used are removed; $FDATRD_CACHE_LIMIT overrides."""
 
-_TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
-# Engines built by vsfdatrd. `vsfdatrd cache clear` removes them; they are built again when needed.
-"""
-_FOLDERS = ("engines", "notes", "locks", "tmp", "state")
+_FOLDERS = ("engines", "state", "notes")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_KIND = re.compile(r"[a-z][a-z0-9-]{0,31}")
-_PATIENCE = 3.0  # seconds to wait for another builder before saying so
 _IN_USE = 60.0  # seconds after its last use in which an engine is not evicted: someone may be about to load it
-_STALE = 3600.0  # seconds after which a temporary file that has no lock is a dead process's
 _FULL = 1 << 20  # bytes free below which a failed build is put down to the disk
-_CURE = "give another directory as cache= or in the environment variable FDATRD_CACHE"
 
 
 class Store:
@@ -70,8 +59,8 @@ class Store:
         chosen = directory or os.environ.get("FDATRD_CACHE") or platformdirs.user_cache_path("vsfdatrd", False)
         self.directory = Path(os.path.abspath(os.path.expanduser(chosen)))
         self.limit = _limit() if limit is None else limit
-        self._root = self.directory / LAYOUT
-        self._engines, self._notes, self._locks, self._tmp, self._state = (self._root / name for name in _FOLDERS)
+        self._folder = CacheFolder(self.directory, LAYOUT, _FOLDERS)
+        self._engines, self._state, self._notes = (self._folder.root / name for name in _FOLDERS)
 
     # Engines
 
@@ -86,7 +75,7 @@ class Store:
 
         Raises StoreError if the cache directory cannot be used, and what `build` and `load` raise.
         """
-        self._sweep()
+        self._folder.sweep()
         rejected: str | None = None
         reason = ""
         while True:
@@ -114,15 +103,15 @@ class Store:
         """Remove an engine, saying why in the log. Raises StoreError if it cannot be removed."""
         if not os.path.lexists(self._engines / key.digest):
             return
-        self._prepare()
-        with self._locked(key.digest, str(key)), self._explained():
+        self._folder.prepare()
+        with self._folder.locked(key.digest, str(key)), self._folder.explained():
             if self._remove(key.digest):
                 log.warning("the cached engine %s (%s) is removed: %s", self._engines / key.digest, key, reason)
 
     def entries(self) -> list[Entry]:
         """All engines, the least recently used first. Raises StoreError if the directory cannot be read."""
         found = []
-        with self._explained():
+        with self._folder.explained():
             try:
                 candidates = list(os.scandir(self._engines))
             except FileNotFoundError:
@@ -144,28 +133,26 @@ class Store:
         Engines that another process is building stay. Raises StoreError if the directory was not made by a store, is a
         symbolic link, or cannot be written.
         """
-        if not os.path.lexists(self._root):
+        if not os.path.lexists(self._folder.root):
             return 0
-        self._prepare()
+        self._folder.prepare()
         removed = 0
-        with self._explained():
+        with self._folder.explained():
             for entry in self.entries():
-                with self._lock_if_free(entry.digest) as held:
+                with self._folder.lock_if_free(entry.digest) as held:
                     removed += held and self._remove(entry.digest)
             for item in os.scandir(self._state) if self._state.is_dir() else ():
                 if not (self._engines / item.name).exists():
-                    _delete(Path(item.path))
+                    delete(Path(item.path))
             for kind in os.scandir(self._notes) if self._notes.is_dir() else ():
-                if _KIND.fullmatch(kind.name):
-                    _delete(Path(kind.path))
-        self._sweep()
+                if KIND.fullmatch(kind.name):
+                    delete(Path(kind.path))
+        self._folder.sweep()
         return removed
 
-    def notes(self, kind: str) -> "Notes":
+    def notes(self, kind: str) -> Notes:
         """The notes of one kind. kind: lower-case letters, digits and hyphens; ValueError for others."""
-        if not _KIND.fullmatch(kind):
-            raise ValueError(f"{kind!r} cannot name a kind of notes")
-        return Notes(self, kind)
+        return Notes(self._folder, kind)
 
     # Building
 
@@ -175,8 +162,8 @@ class Store:
         """A sound entry that is not the `rejected` build, and whether it was built just now."""
         if rejected is None and isinstance(found := self._examine(key.digest), Entry):
             return found, False
-        self._prepare()
-        with self._locked(key.digest, str(key)):
+        self._folder.prepare()
+        with self._folder.locked(key.digest, str(key)):
             found = self._examine(key.digest)  # another process may have been faster
             if isinstance(found, Entry):
                 if found.build != rejected:
@@ -187,7 +174,7 @@ class Store:
                     "the cached engine %s (%s) is thrown away and built again: %s",
                     self._engines / key.digest, key, found,
                 )  # fmt: skip
-                with self._explained():
+                with self._folder.explained():
                     self._remove(key.digest)
             entry = self._build(key, build)
         self._evict(keep=key.digest)
@@ -203,24 +190,24 @@ class Store:
             return damage
 
     def _build(self, key: Key, build: Callable[[Path], None]) -> Entry:
-        directory = self._temporary(key.digest)
+        directory = self._folder.temporary(key.digest)
         try:
-            with self._explained():
+            with self._folder.explained():
                 directory.mkdir()
             try:
                 build(directory)
             except Exception as error:
                 # Libraries report a full disk in their own ways, so the disk is asked.
-                if _no_space(error) or shutil.disk_usage(self._tmp).free < _FULL:
-                    raise StoreError(f"{self._full()}; the build failed with: {error}") from error
+                if no_space(error) or shutil.disk_usage(self._folder.tmp).free < _FULL:
+                    raise StoreError(f"{self._folder.full()}; the build failed with: {error}") from error
                 raise
-            with self._explained():
+            with self._folder.explained():
                 seal(directory, key)
-                _rename(directory, self._engines / key.digest)
+                rename(directory, self._engines / key.digest)
                 sync_folder(self._engines)
                 return describe(self._engines / key.digest)
         finally:
-            _delete(directory)
+            delete(directory)
 
     def _evict(self, keep: str) -> None:
         """Remove the least recently used engines beyond the limit. What cannot be removed stays."""
@@ -232,151 +219,21 @@ class Store:
                     break
                 if entry.digest == keep or time.time() - entry.used < _IN_USE:
                     continue
-                with contextlib.suppress(OSError), self._lock_if_free(entry.digest) as held:
+                with contextlib.suppress(OSError), self._folder.lock_if_free(entry.digest) as held:
                     if held and self._remove(entry.digest):
                         total -= entry.size
                         log.info("the engine %s is removed: the cache is beyond its limit", entry.path)
 
     def _remove(self, digest: str) -> bool:
         """Take an entry out of sight at once, then delete it; False if there is none. Its lock must be held."""
-        doomed = self._temporary(digest)
+        doomed = self._folder.temporary(digest)
         try:
-            _rename(self._engines / digest, doomed)
+            rename(self._engines / digest, doomed)
         except FileNotFoundError:
             return False
-        _delete(doomed)
-        _delete(self._state / digest)
+        delete(doomed)
+        delete(self._state / digest)
         return True
-
-    def _sweep(self) -> None:
-        """Remove what dead processes left in tmp/. Never fails: it is nobody's errand."""
-        with contextlib.suppress(OSError, StoreError):
-            items = list(os.scandir(self._tmp))
-            if items:
-                self._check_ours()
-            for item in items:
-                digest = item.name.partition(".")[0]
-                if _DIGEST.fullmatch(digest):
-                    # Whoever builds or removes an engine holds its lock for as long as it lives.
-                    with self._lock_if_free(digest) as held:
-                        if held:
-                            _delete(Path(item.path))
-                elif time.time() - item.stat(follow_symlinks=False).st_mtime > _STALE:
-                    _delete(Path(item.path))
-
-    def _temporary(self, name: str) -> Path:
-        return self._tmp / f"{name}.{os.getpid()}.{secrets.token_hex(4)}"
-
-    # The directory
-
-    def _prepare(self) -> None:
-        """Make the folders. Raises StoreError."""
-        with self._explained():
-            self._root.mkdir(parents=True, exist_ok=True)
-            tag = self._root / "CACHEDIR.TAG"
-            if not tag.exists() and not any(self._root.iterdir()):
-                tag.write_bytes(_TAG)
-            self._check_ours()
-            for name in _FOLDERS:
-                (self._root / name).mkdir(exist_ok=True)
-
-    def _check_ours(self) -> None:
-        for path in (self._root, *(self._root / name for name in _FOLDERS)):
-            if path.is_symlink() or path.is_junction():
-                raise StoreError(f"{path} is a link, which the cache does not follow; remove it, or {_CURE}")
-        with self._explained():
-            try:
-                tag = (self._root / "CACHEDIR.TAG").read_bytes()
-            except FileNotFoundError:
-                tag = b"\0"
-            if not _TAG.startswith(tag):  # a part of it: another process is writing it
-                raise StoreError(f"{self._root} was not made by vsfdatrd and is left alone; move it away, or {_CURE}")
-
-    @contextlib.contextmanager
-    def _locked(self, digest: str, what: str) -> Iterator[None]:
-        """Hold an engine's lock, saying so on stderr if it takes long to get it."""
-        lock = FileLock(self._locks / f"{digest}.lock", poll_interval=0.05)
-        with self._explained():
-            try:
-                lock.acquire(timeout=_PATIENCE)
-            except Timeout:
-                with working(f"waiting for another process that is building the same engine ({what})", delay=0):
-                    lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
-
-    @contextlib.contextmanager
-    def _lock_if_free(self, digest: str) -> Iterator[bool]:
-        lock = FileLock(self._locks / f"{digest}.lock")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn OSError into StoreError: which directory, why, and what to do."""
-        try:
-            yield
-        except OSError as error:
-            if _no_space(error):
-                raise StoreError(self._full()) from error
-            in_the_way = [p for p in (self._root, *self._root.parents) if p.exists() and not p.is_dir()]
-            if in_the_way:
-                why = f"cannot be made, because {in_the_way[0]} is a file"
-            elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-                why = f"cannot be written or read ({error.strerror}: {error.filename or self._root})"
-            else:
-                why = f"cannot be used ({error})"
-            raise StoreError(f"the cache directory {self.directory} {why}; {_CURE}") from error
-
-    def _full(self) -> str:
-        return f"no space is left for the cache directory {self.directory}; free some space on that disk, or {_CURE}"
-
-
-class Notes:
-    """Small JSON objects under a sha256, kept beside the engines, such as what a weights file holds."""
-
-    def __init__(self, store: Store, kind: str) -> None:
-        self._store = store
-        self._kind = kind
-
-    def _path(self, digest: str) -> Path:
-        if not _DIGEST.fullmatch(digest):
-            raise ValueError(f"{digest!r} is not a sha256")
-        return self._store._notes / self._kind / f"{digest}.json"
-
-    def recall(self, digest: str) -> dict[str, Any] | None:
-        """What was remembered; None if nothing was, or it is damaged or cannot be read."""
-        path = self._path(digest)
-        try:
-            found = json.loads(path.read_bytes())
-            data = found["data"]
-            return data if isinstance(data, dict) and found["sha256"] == digest_of(data) else None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return None
-
-    def remember(self, digest: str, data: Mapping[str, Any]) -> None:
-        """Keep `data` for `recall`. Where the cache cannot be written nothing is kept, and nothing is raised."""
-        path = self._path(digest)
-        text = json.dumps({"data": dict(data), "sha256": digest_of(data)})
-        temporary = self._store._temporary("note")
-        try:
-            self._store._prepare()
-            path.parent.mkdir(exist_ok=True)
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
-        except (OSError, StoreError) as error:
-            log.debug("%s is not kept: %s", path, error)
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
 
 def _limit() -> int:
@@ -388,29 +245,3 @@ def _limit() -> int:
     if not 0 <= gib < math.inf:
         raise StoreError(f"FDATRD_CACHE_LIMIT={given!r} is not a size; set it to a number of GiB, such as {LIMIT_GIB}")
     return int(gib * 2**30)
-
-
-def _no_space(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def _rename(source: Path, target: Path) -> None:
-    """Move a directory to a name that is free."""
-    for pause in (0.05, 0.1, 0.2, 0.4):
-        try:
-            os.rename(source, target)
-            return
-        except PermissionError:
-            if os.name != "nt":
-                raise
-            time.sleep(pause)  # a virus scanner has a look at the new files
-    os.rename(source, target)
-
-
-def _delete(path: Path) -> None:
-    """Delete a file or a directory, never through a link. What cannot be deleted is swept another time."""
-    with contextlib.suppress(OSError):
-        if path.is_symlink() or path.is_junction() or not path.is_dir():
-            path.unlink(missing_ok=True)
-        else:
-            shutil.rmtree(path, ignore_errors=True)

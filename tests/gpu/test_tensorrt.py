@@ -65,7 +65,7 @@ def free_memory() -> int:
     """Bytes free on the GPU, asked from a process of its own."""
     worker = Worker("vsfdatrd.engines.tensorrt_process")
     try:
-        return int(worker.ask("describe")["gpus"][0]["free"])
+        return int(worker.ask("free", devices=[0])[0])
     finally:
         worker.close()
 

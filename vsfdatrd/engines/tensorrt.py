@@ -90,8 +90,7 @@ def identity(job: Job) -> str:
 
 def memory_estimate(job: Job) -> tuple[int, int]:
     """(bytes the engine will need on its GPU, bytes free there)."""
-    about = _spare.describe()
-    return needed(job), min(about["gpus"][index]["free"] for index in job.device)
+    return needed(job), min(_spare.ask("free", devices=list(job.device)))
 
 
 def needed(job: Job) -> int:

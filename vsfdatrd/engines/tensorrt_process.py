@@ -33,9 +33,13 @@ class TensorRt(Serving):
         self._devices: list[_Device] = []
 
     def do_describe(self) -> dict[str, Any]:
-        """The GPUs, their free memory, and what CUDA the driver supports."""
-        found = [asdict(gpu) | {"free": cuda.free_memory(gpu.index)} for gpu in cuda.gpus()]
-        return {"gpus": found, "driver": cuda.driver_version()}
+        """The GPUs, and what CUDA the driver supports."""
+        return {"gpus": [asdict(gpu) for gpu in cuda.gpus()], "driver": cuda.driver_version()}
+
+    def do_free(self, devices: list[int]) -> list[int]:
+        """Bytes free on each of some GPUs; the others are left alone, since asking costs memory there."""
+        cuda.gpus()
+        return [cuda.free_memory(index) for index in devices]
 
     def do_build(
         self, library: str, graph: str, directory: str, targets: list[str], how: dict[str, Any], log: str
