@@ -29,9 +29,11 @@ from vsfdatrd.options import Precision
 
 log = logging.getLogger(__name__)
 
-# Activations per token of the map and channel of the feed-forward network, as the builder of TensorRT-RTX 1.7 reports
-# them (`python -m benchmarks.builds`), rounded up.
-BYTES_PER_TOKEN_CHANNEL: dict[Precision, float] = {"fp16": 20, "bf16": 20, "mixed": 24, "fp32": 60}
+# Activations per token of the map: bytes for each channel of the feed-forward network, and for each of a token's scores
+# in the dictionary's reading. As the builder of TensorRT-RTX 1.7 reports them (`python -m benchmarks.builds`) for all
+# variants and sizes, rounded up.
+BYTES_PER_CHANNEL: dict[Precision, float] = {"fp16": 6.8, "bf16": 6.8, "mixed": 11.2, "fp32": 52}
+BYTES_PER_SCORE = 4.4
 BYTES_OF_PROCESS = 600 << 20
 """GPU memory of a CUDA context, the library's kernels and small change."""
 
@@ -98,8 +100,11 @@ def needed(job: Job) -> int:
     description = job.checkpoint.description
     config = description.config
     pixels = job.height * job.width
-    channels = config.ffn_dim / config.unshuffle**2 if config else 0
-    activations = pixels * channels * BYTES_PER_TOKEN_CHANNEL[job.precision]
+    activations = 0.0
+    if config:
+        scores = config.heads * config.dict_tokens if job.precision != "fp32" else 0  # in fp32 they are not the peak
+        per_token = config.ffn_dim * BYTES_PER_CHANNEL[job.precision] + scores * BYTES_PER_SCORE
+        activations = pixels / config.unshuffle**2 * per_token
     frames = 12 * pixels * (1 + description.scale**2) * (job.streams or STREAMS)
     return int(activations + frames + 4 * description.parameters + BYTES_OF_PROCESS)
 
