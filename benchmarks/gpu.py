@@ -105,7 +105,13 @@ def through_vapoursynth(
     clip = vs.core.std.Loop(source, times=-(-frames // loop))[:frames]
     start = time.perf_counter()
     out = vs.core.fdatrd.upscale(
-        clip, model=str(checkpoint.path), backend=backend, precision="fp16", streams=streams, cache=str(cache)
+        clip,
+        model=str(checkpoint.path),
+        backend=backend,
+        precision="fp16",
+        streams=streams,
+        cache=str(cache),
+        reuse="off",
     )
     ready = time.perf_counter() - start
     times = []

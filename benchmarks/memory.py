@@ -33,7 +33,9 @@ def flat(model: str, frames: int, settle: int) -> int:
     """Upscale many frames of 120×120; status 1 if memory grows by more than 2 % after `settle` of them."""
     clip = vs.core.std.BlankClip(width=120, height=120, format=vs.YUV420P8, length=frames, color=[120, 90, 160])
     used = []
-    for _ in tqdm(vs.core.fdatrd.upscale(clip, model=model).frames(close=True), total=frames, unit="frame"):
+    for _ in tqdm(
+        vs.core.fdatrd.upscale(clip, model=model, reuse="off").frames(close=True), total=frames, unit="frame"
+    ):
         used.append(in_use())
     settled, last = used[settle], max(used[settle:])
     growth = last / settled - 1

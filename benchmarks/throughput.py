@@ -75,7 +75,7 @@ def main() -> int:
     vs.core.std.SetVideoCache(source, mode=1, fixedsize=a.frames)
     seconds_per_frame(source)
 
-    ours = vs.core.fdatrd.upscale(source, model=str(weights), streams=a.streams)
+    ours = vs.core.fdatrd.upscale(source, model=str(weights), streams=a.streams, reuse="off")
     with tempfile.TemporaryDirectory() as folder:
         exported = Path(folder, "peer.onnx")
         export_for_peer(weights, height, width, exported)

@@ -120,6 +120,27 @@ def test_two_filters_of_one_script_share_one_engine(tiny_model: Path) -> None:
     assert {(f.result().width, f.result().height) for f in frames} == {(120, 120), (100, 88)}
 
 
+@pytest.mark.parametrize(("reuse", "computed"), [(None, 3), ("exact", 3), ("off", 6), (0.0, 3), (0.05, 3)])
+def test_held_pictures_are_computed_once(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, reuse: Any, computed: int
+) -> None:
+    from vsfdatrd.engines.process import RemoteEngine
+
+    submitted = []
+    original = RemoteEngine.submit
+    monkeypatch.setattr(
+        RemoteEngine, "submit", lambda engine, slot: (submitted.append(slot), original(engine, slot))[1]
+    )
+    moving = picture(60, 60, vs.YUV420P8, length=3, _Matrix=6, _Range=0)
+    twos = vs.core.std.Interleave([moving, moving])
+    out = vs.core.fdatrd.upscale(twos, model=str(tiny_model), backend="openvino", reuse=reuse)
+    frames = [np.asarray(frame[0]).copy() for frame in out.frames(close=True)]
+    assert len(submitted) == computed
+    for n in (0, 2, 4):
+        np.testing.assert_array_equal(frames[n], frames[n + 1])
+    assert np.abs(frames[0].astype(np.int32) - frames[2]).max() > 100
+
+
 def test_tiles_are_announced_and_close_to_the_whole(tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:
     clip = picture(140, 100)
     whole = planes_of(vs.core.fdatrd.upscale(clip, model=str(tiny_model)).get_frame(0))

@@ -19,7 +19,7 @@ def used():
     return [p.memory_info().rss for p in (own, *own.children(recursive=True))]
 
 clip = vs.core.std.BlankClip(width=120, height=120, format=vs.YUV420P8, length=1200, color=[120, 90, 160])
-clip = vs.core.fdatrd.upscale(clip, model=sys.argv[1], cache=sys.argv[2])
+clip = vs.core.fdatrd.upscale(clip, model=sys.argv[1], cache=sys.argv[2], reuse="off")
 for n, _ in enumerate(clip.frames(close=True)):
     if n == 200:
         settled = used()

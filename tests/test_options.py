@@ -28,6 +28,10 @@ def test_defaults() -> None:
         ({"matrix": 1}, "matrix", "1"),
         ({"model": Path("a/b.pth")}, "model", str(Path("a/b.pth"))),
         ({"cache": "engines"}, "cache", Path("engines")),
+        ({"reuse": "exact"}, "reuse", 0.0),
+        ({"reuse": "Off"}, "reuse", None),
+        ({"reuse": 0.01}, "reuse", 0.01),
+        ({"reuse": "0.01"}, "reuse", 0.01),
     ],
 )
 def test_accepted(given: dict[str, Any], field: str, expected: object) -> None:
@@ -55,6 +59,10 @@ def test_enum_members_are_taken_by_number() -> None:
         ({"tile": []}, "tile=[] is not a size"),
         ({"tile": [1, 2, 3]}, "tile=[1, 2, 3] is not a size"),
         ({"tile": [8, 360]}, "tile=[8, 360] is too small"),
+        ({"reuse": "never"}, 'reuse=\'never\' is unknown; give "exact", "off" or a number from 0 to 0.1'),
+        ({"reuse": 0.5}, "reuse=0.5 is unknown"),
+        ({"reuse": -1}, "reuse=-1 is unknown"),
+        ({"reuse": float("nan")}, "reuse=nan is unknown"),
     ],
 )
 def test_refused_with_value_and_cure(given: dict[str, Any], sentence: str) -> None:

@@ -38,6 +38,7 @@ def upscale(
     streams: int | None = None,
     tile: int | Sequence[int] | None = None,
     cache: str | PathLike[str] | None = None,
+    reuse: str | float = "exact",
 ) -> vs.VideoNode:
     """Upscale a clip with an FDAT-RD (or another image) network.
 
@@ -54,6 +55,9 @@ def upscale(
     tile: [width, height] in source pixels of the largest part that goes through the network at once, for GPUs with
         little memory. The network looks at the whole frame, so tiles change the picture a little everywhere.
     cache: directory for built engines; by default $FDATRD_CACHE or the platform's cache directory.
+    reuse: what happens to a frame that shows the same picture as one shortly before, as animation does: ``exact`` (the
+        default) does not compute it again if they are equal; a number up to 0.1 also if no RGB value (0 to 1) differs
+        by more, which film grain does; ``off`` computes every frame. No picture is held for more than twelve frames.
 
     -> the clip, `scale` times as large (2 for the models that ship), with its properties and corrected colour tags.
     Raises vapoursynth.Error starting with ``fdatrd.upscale:``. A frame that cannot be upscaled fails alone.
@@ -61,7 +65,7 @@ def upscale(
     try:
         with stdout_to_stderr():
             return _upscale(
-                clip, Options.parse(model, backend, device, precision, format, matrix, streams, tile, cache)
+                clip, Options.parse(model, backend, device, precision, format, matrix, streams, tile, cache, reuse)
             )
     except FdatrdError as error:
         raise vs.Error(f"{PREFIX}{error}") from error
@@ -80,7 +84,7 @@ def _upscale(clip: vs.VideoNode, options: Options) -> vs.VideoNode:
             "upscaling in %d tiles of %d×%d pixels: the picture differs a little from that of whole frames",
             len(tiling.tiles), tiling.width, tiling.height,
         )  # fmt: skip
-    upscaled = pipeline.run(colour.to_rgb(source), lanes, tiling, scale)
+    upscaled = pipeline.run(colour.to_rgb(source), lanes, tiling, scale, options.reuse)
     return colour.from_rgb(upscaled, target)
 
 

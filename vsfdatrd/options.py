@@ -1,5 +1,6 @@
 """The arguments of `upscale`: one frozen record, a line of prose and the checks for each. Needs nothing heavy."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -17,6 +18,8 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision.__value__)
 
 MIN_TILE = 32
 MAX_STREAMS = 32
+MAX_REUSE = 0.1
+"""Largest difference between frames that count as one, for RGB in [0, 1]; more than that is another drawing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ class Options:
     """Largest part of a frame, (width, height) in source pixels, that goes through the network at once; None is all."""
     cache: Path | None = None
     """Directory of built engines; None is $FDATRD_CACHE or the platform's cache directory."""
+    reuse: float | None = 0.0
+    """Frames that differ from an earlier one by no more than this are not computed again; None computes every frame."""
 
     def __post_init__(self) -> None:
         if not self.model:
@@ -72,6 +77,7 @@ class Options:
         streams: int | None = None,
         tile: int | Sequence[int] | None = None,
         cache: str | PathLike[str] | None = None,
+        reuse: str | float = "exact",
     ) -> "Options":
         """Options from what a script or VapourSynth passes: single numbers for lists, numbers for names, paths.
 
@@ -88,6 +94,7 @@ class Options:
             streams=streams,
             tile=_tile(tile),
             cache=None if cache is None else Path(cache).expanduser(),
+            reuse=_reuse(reuse),
         )
 
 
@@ -100,6 +107,19 @@ def _tile(given: int | Sequence[int] | None) -> tuple[int, int] | None:
         case [width, height]:
             return (width, height)
     raise ArgumentError(f"tile={given} is not a size; give one side or [width, height], for example tile=[360, 270]")
+
+
+def _reuse(given: str | float) -> float | None:
+    named = {"exact": 0.0, "off": None}
+    if isinstance(given, str) and given.lower() in named:
+        return named[given.lower()]
+    try:
+        threshold = float(given)
+    except ValueError:
+        threshold = math.nan
+    if not 0 <= threshold <= MAX_REUSE:
+        raise ArgumentError(f'reuse={given!r} is unknown; give "exact", "off" or a number from 0 to {MAX_REUSE}')
+    return threshold
 
 
 def _choice(name: str, given: str, known: Sequence[str]) -> None:

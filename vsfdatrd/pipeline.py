@@ -1,9 +1,10 @@
 """Frames through an engine: planes in, padded; planes out, cropped; the next frames already under way.
 
-The clip is dealt out to as many lanes as the engine has slots (frame n to lane n mod slots) and put together again in
-order. Each lane holds one frame in flight: while it waits for the engine, the other lanes copy their planes in and
-out, which is the double buffering of any engine. No frame knows of another, so random access, seeking and a failing
-frame need nothing special, and at most `slots` of VapourSynth's threads wait at a time.
+The clip is dealt out to as many lanes as the engine has slots, in turn, and put together again in order. Each lane
+holds one frame in flight: while it waits for the engine, the other lanes copy their planes in and out, which is the
+double buffering of any engine. A lane's frames know nothing of each other, so random access, seeking and a failing
+frame need nothing special, and at most `slots` of VapourSynth's threads wait at a time. A picture that is held for
+several frames is computed once (`_native/deal.c`).
 """
 
 from collections.abc import Callable
@@ -17,23 +18,19 @@ from vsfdatrd.geometry import Tile, Tiling, fill_padding
 from vsfdatrd.memory import trimmer
 
 
-def run(rgb: vs.VideoNode, lanes: Lanes, tiling: Tiling, scale: int) -> vs.VideoNode:
+def run(rgb: vs.VideoNode, lanes: Lanes, tiling: Tiling, scale: int, reuse: float | None = None) -> vs.VideoNode:
     """Upscale an RGBS clip with an open engine.
 
     rgb: RGBS, nominally [0, 1]; values outside are clamped. -> RGBS in [0, 1], `scale` times as large, properties kept.
+    reuse: a frame whose values differ from those of an earlier one by no more than this is given that one's result;
+        None computes every frame.
     A frame that is not finite, before or after, fails alone with a message that gives its number.
     """
-    count = min(lanes.count, rgb.num_frames)
-    dealt = [
-        _per_frame(
-            rgb if count == 1 else rgb.std.SelectEvery(count, lane, modify_duration=False),
-            _frame_function(lanes, tiling, scale, lane, count),
-            rgb.width * scale,
-            rgb.height * scale,
-        )
-        for lane in range(count)
-    ]
-    return dealt[0] if count == 1 else vs.core.std.Interleave(dealt, modify_duration=False)
+    source = rgb.std.RemoveFrameProps("_FdatrdNone")  # a node of our own, so that its cache is ours to set
+    function = _frame_function(lanes, tiling, scale)
+    width, height = rgb.width * scale, rgb.height * scale
+    dealt = [_per_frame(source, function, width, height) for _ in range(min(lanes.count, rgb.num_frames))]
+    return vs.core.fdatrd.Deal(source, dealt, threshold=reuse)
 
 
 def _per_frame(
@@ -42,13 +39,10 @@ def _per_frame(
     return vs.core.fdatrd.PerFrame(clip, func=function, width=width, height=height)
 
 
-def _frame_function(
-    lanes: Lanes, tiling: Tiling, scale: int, lane: int, count: int
-) -> Callable[[int, vs.VideoFrame], vs.VideoFrame | str]:
+def _frame_function(lanes: Lanes, tiling: Tiling, scale: int) -> Callable[[int, vs.VideoFrame], vs.VideoFrame | str]:
     """The function a lane calls for each of its frames: the upscaled frame, or what went wrong as text."""
 
     def upscale_frame(n: int, f: vs.VideoFrame) -> vs.VideoFrame | str:
-        number = n * count + lane
         try:
             out = vs.core.create_video_frame(f.format, f.width * scale, f.height * scale)
             out.props.update(f.props)
@@ -56,10 +50,10 @@ def _frame_function(
                 finite = _through(lanes, slot, tiling, scale, f, out)
             trimmer.tick()
         except FdatrdError as error:
-            return f"{PREFIX}frame {number}: {error}"
+            return f"{PREFIX}frame {n}: {error}"
         if not finite:
             where = "the network's output for it" if _is_finite(f) else "the source"
-            return f"{PREFIX}frame {number} failed: {where} is not finite (NaN or infinity). " + (
+            return f"{PREFIX}frame {n} failed: {where} is not finite (NaN or infinity). " + (
                 "Look at the filters before this one." if where == "the source" else 'Try precision="fp32".'
             )
         return out

@@ -23,13 +23,14 @@
 #include <dlfcn.h>
 #endif
 
+#include "deal.h"
 #include "per_frame.h"
 
 #define PREFIX "fdatrd.upscale: "
 #define MODULE "vsfdatrd._plugin"
 #define UPSCALE_ARGS                                                                                                   \
     "clip:vnode;model:data:opt;backend:data:opt;device:int[]:opt;precision:data:opt;format:data:opt;matrix:data:opt;"  \
-    "streams:int:opt;tile:int[]:opt;cache:data:opt;"
+    "streams:int:opt;tile:int[]:opt;cache:data:opt;reuse:data:opt;"
 
 /* ---- the process's Python: a few functions of its stable ABI ---------------------------------------------------- */
 
@@ -241,4 +242,5 @@ VS_EXTERNAL_API(void) VapourSynthPluginInit2(VSPlugin *plugin, const VSPLUGINAPI
     vspapi->registerFunction("upscale", UPSCALE_ARGS, "clip:vnode;", upscale, NULL, plugin);
     vspapi->registerFunction("InternalBind", "func:func;", "", internal_bind, NULL, plugin);
     per_frame_register(plugin, vspapi);
+    deal_register(plugin, vspapi);
 }

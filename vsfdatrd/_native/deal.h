@@ -1,0 +1,9 @@
+#ifndef FDATRD_DEAL_H
+#define FDATRD_DEAL_H
+
+#include <VapourSynth4.h>
+
+/* Adds fdatrd.Deal to the plugin. */
+void deal_register(VSPlugin *plugin, const VSPLUGINAPI *vspapi);
+
+#endif
