@@ -100,7 +100,7 @@ class Library:
             keep(path, bytes(cache.serialize()))
 
     def context(self, engine: Any, cached: bytes | None) -> tuple[Any, Any]:
-        """(execution context, what `compiled` takes). cached: what an earlier run's `compiled` returned."""
+        """(execution context, what `compiled` takes and must live as long). cached: what `compiled` returned before."""
         if not self.portable:
             return engine.create_execution_context(), None
         config = engine.create_runtime_config()
@@ -108,11 +108,11 @@ class Library:
         if cached:
             cache.deserialize(cached)  # says no to what another driver or GPU has made
         config.set_runtime_cache(cache)
-        return engine.create_execution_context(config), cache
+        return engine.create_execution_context(config), (config, cache)
 
-    def compiled(self, cache: Any) -> bytes | None:
+    def compiled(self, kept: Any) -> bytes | None:
         """What was compiled for this GPU so far, for the next run; None where there is no such thing."""
-        return None if cache is None else bytes(cache.serialize())
+        return None if kept is None else bytes(kept[1].serialize())
 
 
 RTX = Library("tensorrt_rtx", "rtx", portable=True)

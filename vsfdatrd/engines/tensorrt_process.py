@@ -116,16 +116,16 @@ class _Device:
         self.index = index
         cuda.use(index)
         self._log = logger(trt)
-        runtime = trt.Runtime(self._log)
-        _check_validity(trt, runtime, blob)
-        self._engine = runtime.deserialize_cuda_engine(blob)
+        self._runtime = trt.Runtime(self._log)
+        _check_validity(trt, self._runtime, blob)
+        self._engine = self._runtime.deserialize_cuda_engine(blob)
         if self._engine is None:
             raise EngineError(f"TensorRT does not load the engine: {self._log.why()}")
         self.memory = int(self._engine.device_memory_size_v2)
         gpu = next(gpu for gpu in cuda.gpus() if gpu.index == index)
         kept = state / f"compiled for {gpu.name}, CUDA {cuda.driver_version()}" if state else None
         before = read(kept)
-        self._context, compiled = library.context(self._engine, before)
+        self._context, self._kept = library.context(self._engine, before)
         if self._context is None:
             raise EngineError(f"TensorRT cannot prepare the engine on {gpu.name}: {self._log.why()}")
         shape = {name: [int(side) for side in self._engine.get_tensor_shape(name)] for name in ("input", "output")}
@@ -133,16 +133,16 @@ class _Device:
         self._stream = cuda.Stream()
         self._size = [4 * int(np.prod(side)) for side in self.shapes]
         self.once(np.zeros(self.shapes[0], np.float32))  # compiles what is to be compiled
-        after = library.compiled(compiled)
+        after = library.compiled(self._kept)
         if kept and after and after != before:
             keep(kept, after)
 
     def once(self, picture: Frames) -> Frames:
         """One frame, start to end."""
         cuda.use(self.index)
-        result = np.empty(self.shapes[1], np.float32)
+        picture, result = np.ascontiguousarray(picture), np.empty(self.shapes[1], np.float32)
         with cuda.DeviceMemory(self._size[0]) as source, cuda.DeviceMemory(self._size[1]) as target:
-            self._stream.upload(source, np.ascontiguousarray(picture).ctypes.data)
+            self._stream.upload(source, picture.ctypes.data)
             self._enqueue(source, target)
             self._stream.download(result.ctypes.data, target)
             self._stream.synchronize()
