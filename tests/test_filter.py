@@ -126,11 +126,14 @@ def test_held_pictures_are_computed_once(
 ) -> None:
     from vsfdatrd.engines.process import RemoteEngine
 
-    submitted = []
+    submitted: list[int] = []
     original = RemoteEngine.submit
-    monkeypatch.setattr(
-        RemoteEngine, "submit", lambda engine, slot: (submitted.append(slot), original(engine, slot))[1]
-    )
+
+    def submit(engine: RemoteEngine, slot: int) -> None:
+        submitted.append(slot)
+        original(engine, slot)
+
+    monkeypatch.setattr(RemoteEngine, "submit", submit)
     moving = picture(60, 60, vs.YUV420P8, length=3, _Matrix=6, _Range=0)
     twos = vs.core.std.Interleave([moving, moving])
     out = vs.core.fdatrd.upscale(twos, model=str(tiny_model), backend="openvino", reuse=reuse)

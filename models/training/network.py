@@ -1,0 +1,105 @@
+"""The network at the start of its training: it already enlarges, exactly like cubic interpolation.
+
+The tail's only nonlinearity is GELU, and GELU(x) - GELU(-x) = x: with every value sent through it twice, once negated,
+the shallow path (first convolution, tail) can be any linear filter. So none of the training is spent on learning to
+interpolate, and the groups of blocks, whose sum is multiplied by zero at first, learn what interpolation lacks.
+"""
+
+from dataclasses import replace
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.training.recipe import Recipe
+from vsfdatrd.nn.config import FdatRdConfig, default_drop_path, variant
+from vsfdatrd.nn.fdat_rd import FdatRd
+
+TINY = "tiny"
+
+
+def configuration(name: str) -> FdatRdConfig:
+    """Of a variant at 2x with folded pixels, or of `TINY`. Raises ValueError for an unknown name."""
+    if name != TINY:
+        return variant(name)
+    groups = variant("small").groups[:1]
+    small = replace(variant("small"), embed_dim=48, heads=2, dict_tokens=16, ffn_dim=48, gate_dim=6)
+    return replace(small, groups=(groups[0][:3],))
+
+
+def new(recipe: Recipe) -> FdatRd:
+    """An untrained network that interpolates, with random weights from torch's global generator."""
+    rate = default_drop_path(recipe.variant) if recipe.drop_path < 0 else recipe.drop_path
+    network = FdatRd(configuration(recipe.variant), drop_path=rate)
+    interpolate(network)
+    return network
+
+
+def shallow(network: FdatRd, x: Tensor) -> Tensor:
+    """The network without its groups of blocks. (B, 3, H, W), sides even -> (B, 3, 2H, 2W)."""
+    return cast(Tensor, network.upsampler(network.conv_first(x)))
+
+
+def cubic_taps() -> Tensor:
+    """(2, 6): a pair of pixels' enlarged left halves, over the six pixels around and including the pair.
+
+    Row i is output 0 and 1 of pixel 0; Keys 1981 with a = -0.5 at a quarter of a pixel left and right of it.
+    """
+
+    def weight(d: float) -> float:
+        d, a = abs(d), -0.5
+        if d < 1:
+            return (a + 2) * d**3 - (a + 3) * d**2 + 1
+        return a * (d**3 - 5 * d**2 + 8 * d - 4) if d < 2 else 0.0
+
+    return torch.tensor([[weight(position - centre) for position in range(-2, 4)] for centre in (-0.25, 0.25)])
+
+
+@torch.no_grad()
+def interpolate(network: FdatRd) -> None:
+    """Set weights so that the network enlarges by cubic interpolation, but for the outermost three pixels.
+
+    Raises ValueError for a network other than 2x with unshuffle 2, the tail transpose+conv and at least 48 channels.
+    """
+    config = network.config
+    if (config.unshuffle, config.tail_scale, config.upsampler) != (2, 4, "transpose+conv") or config.embed_dim < 48:
+        raise ValueError("only a network of 2x with unshuffle 2, transpose+conv and 48 channels can start like this")
+    first = cast(nn.Conv2d, cast(nn.Sequential, network.conv_first)[1])
+    spread, _, gather, last = cast(
+        tuple[nn.ConvTranspose2d, nn.GELU, nn.ConvTranspose2d, nn.Conv2d], tuple(network.upsampler)
+    )
+    # A token folds 2×2 pixels and becomes 4×4. Along an axis: output 2p + h of pixel p, from six pixels.
+    near = cubic_taps()
+    axis = torch.zeros(2, 2, 6)  # (p, h, pixel)
+    axis[0] = near
+    axis[1, :, 1:] = near[:, :5]
+    # First convolution: channel (p, q, h, k, colour) is output (2p + h, 2q + k); its inputs are (colour, i, j).
+    kernel = torch.einsum("pha,qkb->pqhkab", axis, axis).view(2, 2, 2, 2, 3, 2, 3, 2)  # (…, row, i, column, j)
+    weight = torch.zeros(2, 2, 2, 2, 3, 3, 2, 2, 3, 3)  # (p, q, h, k, colour, from colour, i, j, row, column)
+    for colour in range(3):
+        weight[:, :, :, :, colour, colour] = kernel.permute(0, 1, 2, 3, 5, 7, 4, 6)
+    first.weight[:48] = weight.reshape(48, 12, 3, 3)
+    cast(Tensor, first.bias)[:48] = 0
+    # Tokens to pixels: pixel (p, q) takes its twelve values, and their negatives. Kernel row 1 + p is row 2i + p.
+    spread.weight[:, :24] = 0
+    cast(Tensor, spread.bias)[:24] = 0
+    gather.weight.zero_()
+    cast(Tensor, gather.bias).zero_()
+    for p in range(2):
+        for q in range(2):
+            for value in range(12):  # (h, k, colour)
+                spread.weight[(2 * p + q) * 12 + value, value, 1 + p, 1 + q] = 1
+                spread.weight[(2 * p + q) * 12 + value, 12 + value, 1 + p, 1 + q] = -1
+    for value in range(12):
+        h, k, colour = value // 6, value // 3 % 2, value % 3
+        gather.weight[value, colour, 1 + h, 1 + k] = 1
+        gather.weight[12 + value, colour, 1 + h, 1 + k] = -1
+    nn.init.dirac_(last.weight)
+    cast(Tensor, last.bias).zero_()
+    network.conv_after.weight.zero_()
+
+
+def bicubic(x: Tensor) -> Tensor:
+    """What the network is measured against. (B, 3, H, W) -> (B, 3, 2H, 2W) in [0, 1]."""
+    return F.interpolate(x, scale_factor=2, mode="bicubic", align_corners=False).clamp(0, 1)

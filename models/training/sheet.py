@@ -1,0 +1,104 @@
+"""Pictures to judge the training data by.
+
+python -m models.training.sheet tiles.zip steps.webp            # every step alone, weak and strong, enlarged
+python -m models.training.sheet tiles.zip mixes.webp --mixes    # whole degradations as they are drawn
+python -m models.training.sheet tiles.zip crops.webp --crops    # what is to be restored
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from models.training.data import Pool
+from models.training.degrade import STEPS, Strengths, degrade, draw
+from models.training.recipe import Recipe
+
+_TOGETHER = {
+    "halo": {"halo_width": 1.0}, "halo_down": {"halo_width": 1.0}, "grain_size": {"grain": 5.0},
+    "siting": {"half": 1.0}, "predicted": {"quantiser": 12.0, "grain": 3.0, "half": 1.0}, "quantiser": {"half": 1.0},
+}  # fmt: skip
+"""What a step needs beside itself to be seen."""
+
+_NOT_ALONE = {"halo_width"}
+_TITLE = 14
+
+
+def labelled(pictures: list[tuple[str, Tensor]], columns: int) -> Image.Image:
+    """Pictures (3, H, W) of one size in rows, a line of text above each."""
+    _, height, width = pictures[0][1].shape
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * (width + 4), rows * (height + _TITLE + 4)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for n, (text, picture) in enumerate(pictures):
+        left, top = n % columns * (width + 4), n // columns * (height + _TITLE + 4)
+        pen.text((left + 2, top + 1), text, fill="black")
+        pixels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+        sheet.paste(Image.fromarray(np.ascontiguousarray(pixels)), (left, top + _TITLE))
+    return sheet
+
+
+def nearest(x: Tensor) -> Tensor:
+    """(…, H, W) -> (…, 2H, 2W), every pixel four times."""
+    return x.repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+
+def steps(truth: Tensor, generator: torch.Generator) -> list[tuple[str, Tensor]]:
+    """(3, 2H, 2W) -> the truth, its clean half, and every step alone at its weakest and strongest, enlarged again."""
+
+    def alone(**strengths: float) -> Tensor:
+        return nearest(degrade(truth[None], Strengths.only(1, strengths), generator)[0])
+
+    pictures = [("truth", truth), ("halved", alone())]
+    for name, step in STEPS.items():
+        if name in _NOT_ALONE:
+            continue
+        weak = min((step.dvd.weak, step.laserdisc.weak), key=lambda v: -v if step.dvd.weak > step.dvd.strong else v)
+        strong = max((step.dvd.strong, step.laserdisc.strong), key=lambda v: -v if step.dvd.weak > v else v)
+        for strength in dict.fromkeys((weak, strong)):
+            pictures.append((f"{name} {strength:g}", alone(**(_TOGETHER.get(name, {}) | {name: strength}))))
+    return pictures
+
+
+def mixes(pool: Pool, count: int, size: int, recipe: Recipe) -> list[tuple[str, Tensor]]:
+    """Pairs as training draws them: each degraded crop, enlarged, beside its truth."""
+    truth = pool.sample(count, size)
+    pictures = []
+    shares = [draw(count, pool.generator, clean=0, laserdisc=kind) for kind in (0.0, 1.0)]
+    for kind, strengths in zip(("dvd", "laserdisc"), shares, strict=True):
+        degraded = nearest(degrade(truth, strengths, pool.generator))
+        pictures.append([(kind, picture) for picture in degraded])
+    return [entry for n in range(count) for entry in (pictures[0][n], ("truth", truth[n]), pictures[1][n])]
+
+
+def main() -> int:
+    """Write a picture; see the module's docstring."""
+    parser = argparse.ArgumentParser(prog="python -m models.training.sheet", description=__doc__.splitlines()[0])
+    parser.add_argument("tiles", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--mixes", action="store_true", help="whole degradations beside the truth")
+    parser.add_argument("--crops", action="store_true", help="only what is to be restored")
+    parser.add_argument("--size", type=int, default=0, help="side of a picture in pixels, a multiple of 8")
+    parser.add_argument("--seed", type=int, default=3)
+    a = parser.parse_args()
+    torch.manual_seed(a.seed)
+    generator = torch.Generator().manual_seed(a.seed)
+    recipe = replace(Recipe(), sprites=400)
+    pool = Pool.open(a.tiles, recipe, generator)
+    if a.crops:
+        sheet = labelled([("", picture) for picture in pool.sample(30, a.size or 240)], 6)
+    elif a.mixes:
+        sheet = labelled(mixes(pool, 8, a.size or 240, recipe), 6)
+    else:
+        sheet = labelled(steps(pool.sample(1, a.size or 160)[0], generator), 7)
+    sheet.save(a.out, quality=80)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

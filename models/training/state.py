@@ -1,0 +1,50 @@
+"""What a training must not lose: written so that a crash at any moment leaves the last state or the new one."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+
+def write(file: Path, content: Callable[[BinaryIO], Any]) -> None:
+    """Write a file beside its place, flush it to the disk, and rename it into place."""
+    partial = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        with partial.open("wb") as opened:
+            content(opened)
+            opened.flush()
+            os.fsync(opened.fileno())
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+    folder = os.open(file.parent, os.O_RDONLY) if hasattr(os, "O_DIRECTORY") else None
+    if folder is not None:  # the rename itself; Windows has no such thing
+        os.fsync(folder)
+        os.close(folder)
+
+
+def save_state(file: Path, state: Mapping[str, Any]) -> None:
+    """Tensors, numbers and text in dictionaries and lists."""
+    write(file, lambda opened: torch.save(dict(state), opened))
+
+
+def load_state(file: Path) -> dict[str, Any]:
+    """What `save_state` wrote, on the CPU. Nothing in the file is run."""
+    return cast(dict[str, Any], torch.load(file, map_location="cpu", weights_only=True))
+
+
+def export(file: Path, tensors: Mapping[str, Tensor], about: str) -> None:
+    """A network's tensors by its own names as .safetensors: weights as fp16, buffers of whole numbers as they are.
+
+    Raises ValueError for weights that are not finite in fp16.
+    """
+    half = {name: (t.half() if t.is_floating_point() else t).cpu().contiguous() for name, t in tensors.items()}
+    for name, tensor in half.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"{name} is not finite in half precision; train with a lower learning_rate")
+    content = save(half, {"about": about})  # one entry: several would come in any order
+    write(file, lambda opened: opened.write(content))

@@ -1,0 +1,134 @@
+from dataclasses import fields
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from models.training import degrade as module
+from models.training.degrade import KERNELS, STEPS, Strengths, degrade, draw, quantised, quantised_difference
+
+
+def seeded(seed: int = 1) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def pictures(batch: int = 4, height: int = 48, width: int = 64) -> Tensor:
+    """Smooth, in the middle of the range."""
+    coarse = torch.rand(batch, 3, 6, 8, generator=seeded())
+    return F.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1) * 0.7 + 0.15
+
+
+def test_halves_the_sides_and_stays_in_8_bit() -> None:
+    g = seeded()
+    lr = degrade(pictures(16), draw(16, g, clean=0.2, laserdisc=0.4), g)
+    assert lr.shape == (16, 3, 24, 32)
+    assert lr.min() >= 0
+    assert lr.max() <= 1
+    assert torch.equal(lr, torch.round(lr * 255) / 255)
+
+
+def test_a_seed_repeats_it_and_another_does_not() -> None:
+    def once(seed: int) -> Tensor:
+        g = seeded(seed)
+        return degrade(pictures(), draw(4, g, clean=0.0, laserdisc=0.5), g)
+
+    assert torch.equal(once(3), once(3))
+    assert not torch.equal(once(3), once(4))
+
+
+def test_clean_pairs_are_exact_means_of_2_by_2() -> None:
+    hr, g = pictures(), seeded()
+    lr = degrade(hr, draw(4, g, clean=1.0, laserdisc=0.0), g)
+    assert torch.equal(lr, torch.round(F.avg_pool2d(hr, 2) * 255) / 255)
+
+
+@pytest.mark.parametrize("laserdisc", [0.0, 1.0])
+def test_flat_colours_keep_their_mean(laserdisc: float) -> None:
+    g = seeded()
+    colours = torch.rand(800, 3, 1, 1, generator=g) * 0.7 + 0.15
+    lr = degrade(colours.expand(-1, -1, 32, 32), draw(800, g, clean=0.0, laserdisc=laserdisc), g)
+    shift = (lr.mean((2, 3)) - colours[..., 0, 0]).mean(0) * 255
+    assert shift.abs().max() < 0.15
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_nothing_moves(kernel: str) -> None:
+    """A picture mirrored before or after degradation is the same."""
+    hr = pictures()
+    linear = {"optics": 1.0, "weave": 1.0, "luma": 5.0, "chroma": 1.3, "halo": 0.4, "halo_width": 1.0, "halo_down": 0.3}
+    strengths = Strengths.only(4, linear, kernel)
+    there = degrade(hr, strengths, seeded())
+    mirrored = degrade(hr.flip(2, 3), strengths, seeded()).flip(2, 3)
+    assert (there - mirrored).abs().max() <= 1.01 / 255
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in STEPS if name not in ("halo_width", "grain_size", "siting", "predicted")]
+)
+def test_every_step_does_something_and_more_when_stronger(name: str) -> None:
+    hr = (torch.rand(4, 3, 64, 64, generator=seeded()) * 0.5 + F.interpolate(pictures(), (64, 64)) * 0.5).clamp(0, 1)
+    step = STEPS[name].laserdisc
+    none = degrade(hr, Strengths.only(4, {"halo_width": 1.0}), seeded())
+
+    def change(strength: float) -> float:
+        changed = degrade(hr, Strengths.only(4, {"halo_width": 1.0, name: strength}), seeded())
+        return float((changed - none).abs().mean()) * 255
+
+    strong, weak = change(step.strong), change(step.weak)
+    assert strong > 0.01
+    assert strong > weak or step.strong == step.weak
+
+
+def test_strengths_stay_inside_their_ranges_and_happen_as_often() -> None:
+    drawn = draw(4000, seeded(), clean=0.0, laserdisc=0.0)
+    for name, (share, weak, strong) in ((name, step.dvd) for name, step in STEPS.items()):
+        values = drawn.steps[name]
+        on = values[values > 0]
+        assert len(on) / 4000 == pytest.approx(share, abs=0.03)
+        assert on.min() >= min(weak, strong) * 0.999
+        assert on.max() <= max(weak, strong) * 1.001
+    assert {field.name for field in fields(drawn)} == {"clean", "kernel", "steps"}
+
+
+def test_the_documented_table_is_the_one_in_use() -> None:
+    documented = {line.split()[0]: line for line in (module.__doc__ or "").splitlines() if "%:" in line}
+    assert documented.keys() == STEPS.keys()
+    for name, step in STEPS.items():
+        for share, weak, strong in step:
+            span = f"{weak:g}" if weak == strong else f"{weak:g} – {strong:g}"
+            assert f"{share:.0%}".replace("%", " %") + f": {span}" in documented[name]
+
+
+def test_a_fine_quantiser_changes_little_and_a_coarse_one_much() -> None:
+    levels = torch.randn(2, 1, 3, 3, 8, 8, generator=seeded()) * 30
+    fine, coarse = (quantised(levels, torch.full((2,), q)) for q in (0.1, 30.0))
+    ac = torch.ones(8, 8, dtype=torch.bool)
+    ac[0, 0] = False
+    assert (fine - levels)[..., ac].abs().max() < 0.5
+    assert (fine - levels)[..., 0, 0].abs().max() <= 1
+    assert (coarse - levels).abs().mean() > 5 * (fine - levels).abs().mean()
+    assert quantised_difference(torch.full((1, 1, 1, 1, 8, 8), 9.0), torch.tensor([10.0])).abs().max() == 0  # dead zone
+
+
+def test_mpeg2_blocks_lie_on_a_grid_of_eight() -> None:
+    """One coefficient's error spreads over its block and no further."""
+    hr = torch.full((1, 3, 96, 96), 0.5)
+    hr[..., 46:50, 46:50] = 0.9
+    lr = degrade(hr, Strengths.only(1, {"quantiser": 20.0}), seeded())
+    changed = (lr != degrade(hr, Strengths.only(1, {}), seeded())).any(1)[0]
+    rows = changed.any(1).nonzero().flatten()
+    assert 2 <= len(rows) <= 16
+
+
+def test_chroma_comes_back_where_it_was() -> None:
+    """4:2:0 is read back at the siting it was written with; the siting error moves chroma by what it says."""
+    ramp = torch.linspace(-0.2, 0.2, 128).expand(1, 1, 64, 128)
+    hr = (torch.full((1, 3, 64, 128), 0.5) + ramp * torch.tensor([1.0, -0.51, 0.0]).view(1, 3, 1, 1)).clamp(0, 1)
+    none = degrade(hr, Strengths.only(1, {}), seeded())
+    half = degrade(hr, Strengths.only(1, {"half": 1}), seeded())
+    moved = degrade(hr, Strengths.only(1, {"half": 1, "siting": 0.25}), seeded())
+    inside = slice(8, -8)
+    slope = 0.4 / 64  # per LR pixel, of red
+    assert float((half - none)[:, 0, :, inside].mean()) == pytest.approx(0, abs=0.3 / 255)
+    assert float((moved - none)[:, 0, :, inside].mean()) == pytest.approx(-0.25 * slope, abs=0.4 / 255)

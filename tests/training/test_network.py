@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from models.training import loss, network
+from models.training.recipe import Recipe
+from vsfdatrd.nn.config import variant
+from vsfdatrd.nn.fdat_rd import FdatRd
+
+
+@pytest.mark.parametrize("name", ["tiny", "small"])
+def test_an_untrained_network_interpolates(one_thread: None, name: str) -> None:
+    """Against cubic interpolation as a matrix; the network has zeros beyond the border, so not there."""
+    picture = torch.rand(1, 3, 60, 60)
+    up = torch.zeros(120, 60)
+    for pixel in range(2, 57):
+        up[2 * pixel : 2 * pixel + 2, pixel - 2 : pixel + 4] = network.cubic_taps()
+    with torch.no_grad():
+        enlarged = network.new(Recipe(variant=name)).eval()(picture)
+    inside = slice(8, -8)
+    torch.testing.assert_close(enlarged[..., inside, inside], (up @ picture @ up.T)[..., inside, inside])
+
+
+def test_its_first_steps_reach_every_weight(one_thread: None) -> None:
+    net = network.new(Recipe(variant="tiny", drop_path=0.0))
+    optimiser = torch.optim.SGD(net.parameters(), 1e-3)
+    for _ in range(3):
+        optimiser.zero_grad()
+        net(torch.rand(1, 3, 60, 60)).square().sum().backward()
+        optimiser.step()
+    # A spatial block never uses its own gate by place, nor a channel block its gate by channel.
+    unused = ("inter.sg", "inter.cg")
+    missing = [
+        n for n, p in net.named_parameters() if (p.grad is None or not p.grad.any()) and not any(u in n for u in unused)
+    ]
+    assert missing == []
+
+
+def test_another_network_is_refused() -> None:
+    with pytest.raises(ValueError, match="only a network of 2x"):
+        network.interpolate(FdatRd(variant("small", scale=4)))
+
+
+def test_the_loss_is_least_at_the_truth() -> None:
+    torch.manual_seed(0)
+    recipe = Recipe(texture=0.5)
+    truth = torch.rand(2, 3, 32, 32)
+    near, far = truth + 0.01 * torch.randn_like(truth), truth + 0.1 * torch.randn_like(truth)
+    values = [float(loss.total(output, truth, recipe)) for output in (truth, near, far)]
+    assert values == sorted(values)
+    assert values[0] < 2e-3
+
+
+def test_texture_minds_blur_more_than_displacement() -> None:
+    torch.manual_seed(0)
+    truth = (torch.rand(1, 1, 48, 48) > 0.8).float().expand(1, 3, -1, -1)
+    truth = torch.nn.functional.avg_pool2d(truth, 3, 1, 1)
+    moved, blurred = truth.roll(1, -1), torch.nn.functional.avg_pool2d(truth, 3, 1, 1)
+    assert loss.texture(moved, truth) < loss.texture(blurred, truth)

@@ -1,0 +1,213 @@
+"""The trainer as its users run it, with the smallest network."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.training import train
+from models.training.curve import Log
+from models.training.recipe import Recipe
+from models.training.state import export, load_state
+from vsfdatrd.checkpoint import load_model, open_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def recipe_file(folder: Path, **changes: Any) -> Path:
+    values: dict[str, Any] = {
+        "variant": "tiny", "steps": 20, "batch": 1, "size": 60, "ramp": 2, "ema": 0.9, "validate_crops": 1,
+    }  # fmt: skip
+    file = folder / "recipe.toml"
+    file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in (values | changes).items()))
+    return file
+
+
+def arguments(recipe: Path, tiles: Path, out: Path, *more: str) -> list[str]:
+    return [
+        "--recipe",
+        str(recipe),
+        "--data",
+        str(tiles),
+        "--out",
+        str(out),
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training of 20 steps, in two calls."""
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = recipe_file(folder)
+    threads = torch.get_num_threads()
+    assert train.main(arguments(recipe, tiles, folder, "--steps", "8")) == 0
+    assert load_state(folder / train.CHECKPOINT)["step"] == 8
+    assert train.main(arguments(recipe, tiles, folder)) == 0
+    torch.set_num_threads(threads)
+    return folder
+
+
+def test_it_reaches_the_end_of_its_plan(trained: Path) -> None:
+    state = load_state(trained / train.CHECKPOINT)
+    assert state["step"] == 20
+    assert state["skipped"] == 0
+    entries = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in entries if "psnr" in e] == [0, 8, 20]
+    assert set(entries[0]["psnr"]) == {"clean", "dvd", "laserdisc"}
+    for name in ("curve.png", "validation.png"):
+        assert (trained / name).read_bytes().startswith(b"\x89PNG")
+    assert not list(trained.glob("*.part"))
+
+
+def test_its_weights_open_and_compute(trained: Path) -> None:
+    checkpoint = open_checkpoint(trained / "fdat_rd_tiny_2x.safetensors")
+    assert checkpoint.description.architecture == "FDAT-RD"
+    assert (checkpoint.description.scale, checkpoint.description.dtype) == (2, "fp16")
+    net = checkpoint.network()
+    with torch.no_grad():
+        output = net(torch.full((1, 3, 33, 47), 0.5))
+    assert output.shape == (1, 3, 66, 94)
+    assert float(output[..., 20:-20, 20:-20].mean()) == pytest.approx(0.5, abs=0.1)
+
+
+def test_export_writes_the_averaged_weights(trained: Path, tiles: Path, tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    assert train.main(["--recipe", str(trained / "recipe.toml"), "--out", str(trained), "--export", str(file)]) == 0
+    assert file.read_bytes() == (trained / "fdat_rd_tiny_2x.safetensors").read_bytes()
+    kept = load_state(trained / train.CHECKPOINT)["averaged"]
+    for name, tensor in load_model(file).state_dict().items():
+        torch.testing.assert_close(tensor, kept[name], atol=1e-3, rtol=1e-3)
+
+
+def test_training_goes_on_from_given_weights(trained: Path, tiles: Path, tiny_model: Path) -> None:
+    trainer = train.Trainer(Recipe.read(trained / "recipe.toml"), tiles, torch.device("cpu"))
+    trainer.start_from(trained / "fdat_rd_tiny_2x.safetensors", 0.5)
+    assert trainer.minutes == 0.5
+    trainer.train_step()
+    assert trainer.network.conv_after.weight.any()
+    with pytest.raises(ValueError, match="is no FDAT-RD tiny 2x like the recipe's"):
+        trainer.start_from(tiny_model, 0)
+
+
+def test_resuming_is_as_if_never_stopped(tiles: Path, one_thread: None) -> None:
+    recipe = Recipe(variant="tiny", steps=20, batch=1, size=60, sprites=4)
+
+    def losses(trainer: train.Trainer, count: int) -> list[float]:
+        return [float(trainer.train_step()[0]) for _ in range(count)]
+
+    whole = train.Trainer(recipe, tiles, torch.device("cpu"))
+    losses(whole, 2)
+    state = whole.state()
+    copied = {k: torch.load(_bytes(v), weights_only=True) for k, v in state.items()}
+    expected = losses(whole, 2)
+    again = train.Trainer(recipe, tiles, torch.device("cpu"))
+    again.resume(copied)
+    assert losses(again, 2) == pytest.approx(expected, rel=1e-4)
+    assert again.step == 4
+
+
+def _bytes(value: object) -> Any:
+    import io
+
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    buffer.seek(0)
+    return buffer
+
+
+def test_kill_9_loses_no_more_than_since_the_last_checkpoint(tiles: Path, tmp_path: Path) -> None:
+    recipe = recipe_file(tmp_path, steps=100_000, checkpoint_minutes=0.0)
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "models.training.train", *arguments(recipe, tiles, out)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 90
+        while not (out / train.CHECKPOINT).exists() or load_state(out / train.CHECKPOINT)["step"] < 3:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    before = load_state(out / train.CHECKPOINT)["step"]
+    again = subprocess.run([*command, "--steps", "2"], cwd=ROOT, capture_output=True, text=True, timeout=90)
+    assert again.returncode == 0, again.stderr
+    assert f"going on from step {before}" in again.stderr
+    assert load_state(out / train.CHECKPOINT)["step"] == before + 2
+    open_checkpoint(out / "fdat_rd_tiny_2x.safetensors")
+
+
+def test_the_loss_falls(tiles: Path, one_thread: None) -> None:
+    """From weights that were spoilt, on clean pairs of waves and discs."""
+    recipe = Recipe(
+        variant="tiny", steps=60, batch=2, size=60, ramp=3, sprites=4, clean=1.0, laserdisc=0.0, lines=0.0, warm=0.8,
+        learning_rate=3e-3,
+    )  # fmt: skip
+    trainer = train.Trainer(recipe, tiles, torch.device("cpu"))
+    with torch.no_grad():
+        for parameter in trainer.network.upsampler.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    losses = [float(trainer.train_step()[0]) for _ in range(60)]
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+
+
+def test_a_loss_that_is_not_finite_changes_nothing(tiles: Path, one_thread: None) -> None:
+    trainer = train.Trainer(Recipe(variant="tiny", steps=9, batch=1, size=60, sprites=4), tiles, torch.device("cpu"))
+    before = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+    trainer.pool.sample = lambda batch, size: torch.full((batch, 3, size, size), float("nan"))  # type: ignore[method-assign]
+    trainer.train_step()
+    assert trainer.skipped == 1
+    for name, tensor in trainer.network.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+def test_the_rate_rises_and_falls(schedule: str) -> None:
+    recipe = Recipe.from_mapping({"schedule": schedule, "ramp": 10, "learning_rate": 1.0})
+    assert train.rate(recipe, 0.0, 0) == pytest.approx(0.1)
+    assert train.rate(recipe, 0.01, 50) > 0.99
+    assert train.rate(recipe, 1.0, 5000) < 1e-6
+    assert (train.rate(recipe, 0.5, 5000) > 0.9) == (schedule == "wsd")
+
+
+@pytest.mark.parametrize("name", ["small", "medium", "large", "cpu"])
+def test_presets_can_be_read(name: str) -> None:
+    recipe = Recipe.read(Path(f"{name}.toml"))
+    assert recipe.variant == ("small" if name == "cpu" else name)
+    assert 0.25 <= recipe.clean <= 0.3
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"sizes": 60}, "is nothing a recipe has"), ({"size": 50}, "multiple of 60"), ({"batch": "8"}, "is no int"),
+     ({"clean": 0.9}, "more than the whole"), ({"schedule": "flat"}, "is not known")],
+)  # fmt: skip
+def test_a_wrong_recipe_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Recipe.from_mapping(values)
+
+
+def test_a_log_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    file.write_text('{"step": 1, "minutes": 0.1, "loss": 0.2}\n{"step": 5, "minutes": 0.5, "loss": 0.1}\n{"st')
+    log = Log(file, 3)
+    log.add({"step": 4, "minutes": 0.4, "loss": 0.15})
+    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 4]
+
+
+def test_weights_beyond_half_precision_are_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not finite in half precision"):
+        export(tmp_path / "w.safetensors", {"a": torch.tensor([1e9])}, "")
+    assert not list(tmp_path.iterdir())
