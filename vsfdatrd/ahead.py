@@ -61,24 +61,32 @@ def build_for(options: Options, width: int, height: int, targets: Sequence[str])
     precision: Precision = "fp16" if options.precision == "auto" else options.precision  # type: ignore[assignment]
     job = Job(checkpoint, padded(height, multiple), padded(width, multiple), precision)
     built = []
-    for target in dict.fromkeys(map(parse_target, targets)):
-        if target == "sm75" and precision not in ("fp16", "mixed"):
-            raise ArgumentError(f"sm75 (RTX 20) has no engines in {precision}; build fp16 or mixed for it")
-        key = Key(  # as `choice` finds it on a machine with such a GPU
-            weights=checkpoint.description.sha256,
-            graph=tensorrt.GRAPH_VERSION,
-            shape=f"{job.width}x{job.height}",
-            precision=precision,
-            engine=f"tensorrt {RTX.module} {RTX.version}",
-            device=target,
-        )
-        start = time.monotonic()
-
-        def make(directory: Path, target: str = target) -> None:
-            with working(f"building the tensorrt engine of {checkpoint.path.name} for {target}, {precision}"):
-                tensorrt.build_for(job, directory, RTX, [target])
-
-        path = store.open(key, make, lambda directory: directory)
-        size = sum(file.stat().st_size for file in path.iterdir())
-        built.append(Built(f"{RTX.module} {RTX.version}, {precision}, {target}", path, size, time.monotonic() - start))
+    try:
+        for target in dict.fromkeys(map(parse_target, targets)):
+            built.append(_build_for(store, job, target))
+    finally:
+        tensorrt.rest()
     return built
+
+
+def _build_for(store: Store, job: Job, target: str) -> Built:
+    checkpoint, precision = job.checkpoint, job.precision
+    if target == "sm75" and precision not in ("fp16", "mixed"):
+        raise ArgumentError(f"sm75 (RTX 20) has no engines in {precision}; build fp16 or mixed for it")
+    key = Key(  # as `choice` finds it on a machine with such a GPU
+        weights=checkpoint.description.sha256,
+        graph=tensorrt.GRAPH_VERSION,
+        shape=f"{job.width}x{job.height}",
+        precision=precision,
+        engine=f"tensorrt {RTX.module} {RTX.version}",
+        device=target,
+    )
+    start = time.monotonic()
+
+    def make(directory: Path) -> None:
+        with working(f"building the tensorrt engine of {checkpoint.path.name} for {target}, {precision}"):
+            tensorrt.build_for(job, directory, RTX, [target])
+
+    path = store.open(key, make, lambda directory: directory)
+    size = sum(file.stat().st_size for file in path.iterdir())
+    return Built(f"{RTX.module} {RTX.version}, {precision}, {target}", path, size, time.monotonic() - start)

@@ -209,6 +209,13 @@ class Spare:
                     self._worker = None
                 raise
 
+    def rest(self) -> None:
+        """End the process, if nobody took it; the next question starts another."""
+        with self._talking:
+            worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
+
     def take(self) -> Worker:
         """The process, to keep."""
         with self._talking:

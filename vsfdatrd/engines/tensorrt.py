@@ -109,6 +109,11 @@ def needed(job: Job) -> int:
     return int(activations + frames + 4 * description.parameters + BYTES_OF_PROCESS)
 
 
+def rest() -> None:
+    """End the process that waits to build or run the next engine."""
+    _spare.rest()
+
+
 def build(job: Job, directory: Path) -> None:
     """Build an engine for the job's GPU. Raises EngineBuildError, saying where TensorRT's full log is."""
     kinds = sorted({gpus()[index].capability for index in job.device})
