@@ -8,7 +8,7 @@ from pathlib import Path
 from vsfdatrd.errors import ArgumentError, CheckpointError
 from vsfdatrd.weights_file import sha256
 
-MEDIUM_SHA256: str | None = "3bb178176e6125714af50bee6ec6df5b8b7573386b54f64aefcee407e6239611"
+MEDIUM_SHA256: str | None = "71eb02aed09d9a6606c5e01b3da381bcddabcbca6bee8bfeae5298a50263924b"
 """SHA-256 of models/fdat_rd_medium_2x.safetensors."""
 
 
