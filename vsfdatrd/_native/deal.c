@@ -306,10 +306,11 @@ static void VS_CC create(const VSMap *in, VSMap *out, void *user, VSCore *core, 
     for (int i = 0; i < 4 * REACH; i++)
         d->seen[i].n = -1;
     d->source = vsapi->mapGetNode(in, "source", 0, NULL);
-    dependencies[0] = (VSFilterDependency){d->source, rpGeneral};
+    int pattern = d->threshold < 0 ? rpNoFrameReuse : rpGeneral; /* what nobody asks for again needs no cache */
+    dependencies[0] = (VSFilterDependency){d->source, pattern};
     for (int i = 0; i < d->count; i++) {
         d->lanes[i] = vsapi->mapGetNode(in, "lanes", i, NULL);
-        dependencies[i + 1] = (VSFilterDependency){d->lanes[i], rpGeneral};
+        dependencies[i + 1] = (VSFilterDependency){d->lanes[i], pattern};
     }
     const VSVideoInfo *source = vsapi->getVideoInfo(d->source), *result = vsapi->getVideoInfo(d->lanes[0]);
     if (source->format.colorFamily != cfRGB || source->format.sampleType != stFloat ||
