@@ -84,8 +84,10 @@ static void remember(Deal *d, int n, int anchor) {
 static int lane_of(Deal *d, int anchor) {
     lock(d);
     Dealt *place = &d->dealt[anchor % REMEMBERED];
-    if (place->anchor != anchor)
-        *place = (Dealt){anchor, d->turn++ % d->count};
+    if (place->anchor != anchor) {
+        *place = (Dealt){anchor, d->turn};
+        d->turn = (d->turn + 1) % d->count;
+    }
     int lane = place->lane;
     unlock(d);
     return lane;

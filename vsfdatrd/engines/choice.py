@@ -153,6 +153,8 @@ def _fitting(name: str, module: Backend, job: Job) -> Job:
         log.warning("There is memory for one frame in flight only, which is slower (the %s engine, %d MiB free).",
                     name, free >> 20)  # fmt: skip
         return alone
+    if job.streams is None:
+        needed = least
     short = MemoryShort(
         f"a frame of {job.width}×{job.height} pixels (padded) needs about {needed / 2**30:.1f} GiB in this network "
         f"and {free / 2**30:.1f} GiB are free; upscale it in parts, for example tile=[720, 540], or a smaller clip"

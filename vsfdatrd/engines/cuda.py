@@ -6,7 +6,6 @@ Every owner belongs to one device, which must be the current one when it is made
 import contextlib
 import ctypes
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,26 +23,14 @@ def check(result: tuple[Any, ...], doing: str) -> Any:
     return values[0] if len(values) == 1 else tuple(values)
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """A GPU of this machine."""
-
-    index: int
-    name: str
-    capability: tuple[int, int]
-    """Compute capability, such as (8, 9)."""
-    memory: int
-    """Bytes."""
-
-
 def driver_version() -> str:
     """The CUDA version the driver supports, such as ``13.1``; ``0.0`` without a driver."""
     number = int(check(rt.cudaDriverGetVersion(), "asking for the driver's version"))
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-def gpus() -> list[Gpu]:
-    """The GPUs the driver shows. Raises EngineUnavailable if there is none, saying why."""
+def require() -> None:
+    """Raises EngineUnavailable, saying why, if CUDA cannot use the GPUs there are."""
     status, count = rt.cudaGetDeviceCount()
     if status == rt.cudaError_t.cudaErrorInsufficientDriver:
         version = rt.getLocalRuntimeVersion()[1]
@@ -53,12 +40,6 @@ def gpus() -> list[Gpu]:
         )
     if status != rt.cudaError_t.cudaSuccess or not count:
         raise EngineUnavailable("the NVIDIA driver shows no GPU")
-    found = []
-    for index in range(count):
-        about = check(rt.cudaGetDeviceProperties(index), f"asking for GPU {index}")
-        name = about.name.decode(errors="replace").rstrip("\0")
-        found.append(Gpu(index, name, (about.major, about.minor), int(about.totalGlobalMem)))
-    return found
 
 
 def use(index: int) -> None:

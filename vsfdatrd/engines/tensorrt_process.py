@@ -8,7 +8,6 @@ import mmap
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from vsfdatrd.engines import cuda
 from vsfdatrd.engines.base import Frames
 from vsfdatrd.engines.conveyor import Conveyor, Slot
+from vsfdatrd.engines.devices import gpus
 from vsfdatrd.engines.kept_file import keep, read
 from vsfdatrd.engines.serving import Serving, converse
 from vsfdatrd.engines.tensorrt_build import FILE, REFERENCE, build, logger
@@ -33,12 +33,13 @@ class TensorRt(Serving):
         self._devices: list[_Device] = []
 
     def do_describe(self) -> dict[str, Any]:
-        """The GPUs, and what CUDA the driver supports."""
-        return {"gpus": [asdict(gpu) for gpu in cuda.gpus()], "driver": cuda.driver_version()}
+        """What CUDA the driver supports. Raises EngineUnavailable if that is not enough."""
+        cuda.require()
+        return {"driver": cuda.driver_version()}
 
     def do_free(self, devices: list[int]) -> list[int]:
         """Bytes free on each of some GPUs; the others are left alone, since asking costs memory there."""
-        cuda.gpus()
+        cuda.require()
         return [cuda.free_memory(index) for index in devices]
 
     def do_build(
@@ -50,7 +51,7 @@ class TensorRt(Serving):
     def do_load(
         self, library: str, directory: str, devices: list[int], streams: int, state: str | None
     ) -> dict[str, Any]:
-        """Load an engine on every device. -> slots, shapes, bytes of GPU memory on each.
+        """Load an engine on every device. -> slots and shapes.
 
         state: a folder for what was compiled for a GPU, and is only compiled once.
         """
@@ -61,7 +62,6 @@ class TensorRt(Serving):
             "slots": streams * len(devices),
             "input": self.shapes[0],
             "output": self.shapes[1],
-            "memory": self._devices[0].memory,
         }
 
     def do_verify(self, directory: str, precision: str) -> float:
@@ -121,13 +121,12 @@ class _Device:
         self._engine = self._runtime.deserialize_cuda_engine(blob)
         if self._engine is None:
             raise EngineError(f"TensorRT does not load the engine: {self._log.why()}")
-        self.memory = int(self._engine.device_memory_size_v2)
-        gpu = next(gpu for gpu in cuda.gpus() if gpu.index == index)
-        kept = state / f"compiled for {gpu.name}, CUDA {cuda.driver_version()}" if state else None
+        name = gpus()[index].name
+        kept = state / f"compiled for {name}, CUDA {cuda.driver_version()}" if state else None
         before = read(kept)
         self._context, self._kept = library.context(self._engine, before)
         if self._context is None:
-            raise EngineError(f"TensorRT cannot prepare the engine on {gpu.name}: {self._log.why()}")
+            raise EngineError(f"TensorRT cannot prepare the engine on {name}: {self._log.why()}")
         shape = {name: [int(side) for side in self._engine.get_tensor_shape(name)] for name in ("input", "output")}
         self.shapes = (shape["input"][1:], shape["output"][1:])
         self._stream = cuda.Stream()

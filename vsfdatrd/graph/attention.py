@@ -25,6 +25,8 @@ class Attention:
     def __init__(self, g: Writer, config: FdatRdConfig, dialect: Dialect, height: Side, width: Side) -> None:
         self.g, self.config, self.dialect = g, config, dialect
         self.height, self.width = height, width
+        self.tokens = height * width if isinstance(height, int) and isinstance(width, int) else None
+        """N; None where the size is open."""
         self.heads, self.depth = config.heads, config.embed_dim // config.heads
         self.spatial = 0
 
@@ -36,14 +38,14 @@ class Attention:
         rows, cols, tokens = g.reckon("Div", self.height, wh), g.reckon("Div", self.width, ww), wh * ww
         # (N, C) -> (rows, wh, cols, ww, C) -> (rows, cols, wh, ww, C) -> (windows, 300, C)
         x = g.transpose(g.reshape(n, rows, wh, cols, ww, c), 0, 2, 1, 3, 4)
-        x = g.reshape(x, self._product(rows, cols), tokens, c)
+        x = g.reshape(x, -1 if self.tokens is None else self.tokens // tokens, tokens, c)
         wq, wk, wv = np.split(weights["qkv.weight"], 3)
         # bias: (1, h, 300, 300)
         out = self._attend(x, wq * self.depth**-0.5, x, wk, wv, weights["rel_pos_bias"][None])
         out = g.op("Add", g.matmul(out, weights["proj.weight"]), g.constant(weights["proj.bias"]))
         # back: (windows, 300, C) -> (rows, cols, wh, ww, C) -> (rows, wh, cols, ww, C) -> (N, C)
         out = g.transpose(g.reshape(out, rows, cols, wh, ww, c), 0, 2, 1, 3, 4)
-        return g.reshape(out, self._product(self.height, self.width), c)
+        return g.reshape(out, self.tokens or -1, c)
 
     def channels(self, n: Name, weights: Weights, largest: float) -> Name:
         """Channel attention, folded: one second moment and one C × C product a token.
@@ -78,7 +80,7 @@ class Attention:
         words = weights["dictionary"]
         # The dictionary's own queries depend on weights alone: (M, C) -> (1, h, M, d)
         q = ((words @ weights["r_q.weight"].T) * self.depth**-0.5).reshape(1, len(words), self.heads, self.depth)
-        tokens = self._product(self.height, self.width)
+        tokens = self.tokens or -1
         n = g.reshape(n, 1, tokens, c)
         x = g.layer_norm(n, weights["r_norm.weight"], weights["r_norm.bias"])
         wk, wv = np.split(weights["r_kv.weight"], 2)
@@ -173,20 +175,15 @@ class Attention:
         found = g.op("ReduceSum", g.op("Mul", g.cast(found, compute, FULL), share), first, keepdims=1)
         return self._joined(g.cast(found, FULL, compute))
 
-    def _product(self, left: Side, right: Side) -> Side:
-        """left · right where both are known; what is left (-1) where the size is open."""
-        return left * right if isinstance(left, int) and isinstance(right, int) else -1
-
     def _count(self) -> int:
-        """Tokens N; where the size is open, as many as a 720×540 frame has after unshuffling by 2."""
-        tokens = self._product(self.height, self.width)
-        return tokens if isinstance(tokens, int) and tokens > 0 else 97200
+        """N; where the size is open, that of a 720×540 frame after unshuffling by 2, which serves as a scale."""
+        return self.tokens or 97200
 
     def _part(self, most: int) -> int | None:
         """The longest part of at most so many tokens, by eights if possible; None if the frame cannot be divided so."""
-        if not isinstance(self._product(self.height, self.width), int) or self._product(self.height, self.width) == -1:
+        if self.tokens is None:
             return None
-        found = [t for t in range(8, min(most, LONGEST) + 1) if self._count() % t == 0]
+        found = [t for t in range(8, min(most, LONGEST) + 1) if self.tokens % t == 0]
         return max(found, key=lambda t: (t % 8 == 0, t), default=None)
 
 
