@@ -316,6 +316,7 @@ def test_what_is_float32_in_a_whole_frame(medium: Medium) -> None:
         ("Cast", pictures): 1,  # what comes out
         ("Identity", pictures): 1,
         ("Cast", (1, c, height, width)): blocks,  # read by the mean of a pooled gate
+        ("Cast", (n, c)): blocks,  # read by the mean of channel attention's tokens
         # shares in the dictionary's reading: to be summed, and divided by their sum
         ("Cast", (n // 1296, config.heads, m, 1296)): blocks,
         ("Div", (n // 1296, config.heads, m, 1296)): blocks,
@@ -420,10 +421,6 @@ def test_norms_of_every_size(make_config: Make, make_tensors: Make, scale: float
     for name in ("0.conv.0", "0.attn.qkv", "1.attn.e_q"):
         tensors[f"groups.0.blocks.{name}.weight"] *= 1 / scale  # the rest stays as it was
     x = noise(config)
-    if turing and scale == 50:
-        with pytest.raises(OverflowError, match=r"a norm whose values reach .* is beyond what this device can sum"):
-            graph_for(x, config, tensors, tensorrt("fp16", turing))
-        return
     run = emulate(graph_for(x, config, tensors, tensorrt("fp16", turing)), x)
     assert run.first_bad is None
     assert strayed(run.output, by_torch(network_of(config, tensors), x)) < 4e-3
@@ -443,9 +440,6 @@ def test_flat_frames_are_finite(make_config: Make, make_tensors: Make, precision
 
 
 @tiny
-@pytest.mark.xfail(
-    reason="where all tokens are equal, norms and products taken from the second moment are what cancellation leaves"
-)
 @pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-4), ("fp16", 5e-3)])
 def test_a_black_frame_into_a_channel_block(
     make_config: Make, make_tensors: Make, precision: Precision, bound: float

@@ -15,7 +15,7 @@ from vsfdatrd.nn.config import FdatRdConfig
 if TYPE_CHECKING:
     import onnx
 
-GRAPH_VERSION = "3"
+GRAPH_VERSION = "4"
 
 
 def fdat_rd_graph(

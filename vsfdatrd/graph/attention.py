@@ -5,6 +5,8 @@ it side by side and put together in fp32: one sum over so many products would ov
 keys would leave each of them under fp16's smallest normal number, and neither would fill a GPU.
 """
 
+import math
+
 import numpy as np
 
 from vsfdatrd.graph.dialect import Dialect
@@ -56,17 +58,26 @@ class Attention:
         largest: no value of n is larger. The small matrices are fp32.
         """
         g, c, h, d = self.g, self.config.embed_dim, self.heads, self.depth
-        s = self._second_moment(n, largest)  # (C, C)
+        # Of tokens less their mean m; products and norms get m's own share back. Where the frame is all alike (black,
+        # say), that share is everything, and would be what cancellation leaves of Wq S Wkᵀ.
+        mean = g.op("ReduceMean", g.cast(n, self.dialect.compute, FULL), g.constant([0], np.int64), keepdims=1)
+        centred = g.op("Sub", n, g.cast(mean, FULL, self.dialect.compute))  # (N, C) - (1, C)
+        s = self._second_moment(centred, 2 * largest)  # (C, C)
         wq, wk, wv = (w.reshape(h, d, c) for w in np.split(weights["qkv.weight"], 3))
         small = _Convolutions(g) if self.dialect.turing else _Products(g)
         qs, ks = (small.of_matrix(w, s) for w in (wq, wk))  # (h, d, C)
-        norms = []
+        norms, means = [], []
         for ws, w in ((qs, wq), (ks, wk)):
+            # w m: (C, C), (1, C) -> (h, d, 1); in three dimensions TensorRT-RTX 1.7 fails over it for sm75, one head
+            by_mean = g.op("Mul", g.constant(w.reshape(c, c), FULL), mean)
+            means.append(g.reshape(g.op("ReduceSum", by_mean, g.constant([1], np.int64), keepdims=1), h, d, 1))
             squares = g.op("ReduceSum", g.op("Mul", ws, g.constant(w, FULL)), g.constant([2], np.int64), keepdims=1)
+            squares = g.op("Add", squares, g.op("Mul", means[-1], means[-1]))
             # A sum of squares, which rounding may still put below zero; 1e-12 is the norm's own floor.
             floor = g.constant(1e-24 / self._count(), FULL)
             norms.append(g.op("Sqrt", g.op("Max", squares, floor)))  # (h, d, 1)
         products = small.by_heads_turned(qs, wk)  # (h, d, d)
+        products = g.op("Add", products, g.op("Mul", means[0], g.transpose(means[1], 0, 2, 1)))
         scale = g.op("Mul", norms[0], g.transpose(norms[1], 0, 2, 1))  # (h, d, d)
         logits = g.op("Mul", g.op("Div", products, scale), g.constant(weights["temp"], FULL))
         mixed = small.by_heads(g.op("Softmax", logits, axis=-1), wv)  # (h, d, C)
@@ -132,12 +143,14 @@ class Attention:
     # What looks at the whole frame
 
     def _second_moment(self, n: Name, largest: float) -> Name:
-        """xᵀx / N in fp32: (N, C) -> (C, C). Divided by N, it stays small whatever the frame's size; the factor does
-        not matter to who divides by norms.
-        """
+        """xᵀx / N in fp32: (N, C) -> (C, C). Divided by N, it stays small whatever the frame's size."""
         g, c, compute = self.g, self.config.embed_dim, self.dialect.compute
-        # No sum over a part can pass what fp16 holds, whatever the frame shows.
-        length = self._part(int(SAFE / largest**2)) if self.dialect.parts else None
+        # No sum over a part can pass what fp16 holds, whatever the frame shows. Values are halved, which is exact,
+        # until a part may be so long that all sums together are smaller than the tokens.
+        halvings = max(0, math.ceil(math.log2(largest / math.sqrt(SAFE / (3 * c))))) if self.dialect.parts else 0
+        if halvings:
+            n = g.op("Mul", n, g.constant(0.5**halvings))
+        length = self._part(int(SAFE * 4**halvings / largest**2)) if self.dialect.parts else None
         if length is None:
             if self.dialect.turing:
                 raise OverflowError(f"a norm whose values reach {largest:.3g} is beyond what this device can sum")
@@ -147,7 +160,9 @@ class Attention:
             x = g.reshape(n, self._count() // length, length, c)  # (N, C) -> (P, T, C)
             sums = g.cast(g.op("MatMul", g.transpose(x, 0, 2, 1), x), compute, FULL)  # (P, C, C)
             total = g.op("ReduceSum", sums, g.constant([0], np.int64), keepdims=0)
-        return g.op("Mul", total, g.constant(1 / self._count(), FULL))
+        if self.tokens is not None:
+            return g.op("Mul", total, g.constant(4**halvings / self._count(), FULL))
+        return g.op("Div", total, g.cast(g.length(n, 0), np.int64, FULL))
 
     def _read(self, queries: Array, x: Name, wk: Array, wv: Array) -> Name:
         """What constant queries (1, h, M, d) find in the frame's tokens x (1, N, C) -> (1, M, C)."""
