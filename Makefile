@@ -34,8 +34,9 @@ test: lint
 test-gpu: setup
 	$(BIN)/python -m pytest tests/gpu -v
 
+# Frames a second on this machine, beside whatever else is installed; two minutes.
 bench: setup
-	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks --quick
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -7,7 +7,6 @@ Weights other than the shipped ones are random; neither time nor memory depends 
 
 import argparse
 import itertools
-import math
 import sys
 import tempfile
 import time
@@ -15,31 +14,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmarks.report import save
+from benchmarks.weights import random_weights
 from vsfdatrd.engines.process import Worker
 from vsfdatrd.engines.tensorrt_library import RTX
 from vsfdatrd.graph import fdat_rd_graph
 from vsfdatrd.graph.dialect import Dialect, tensorrt
 from vsfdatrd.nn.config import FdatRdConfig, variant
-from vsfdatrd.nn.layout import tensor_shapes
 from vsfdatrd.options import Precision
 
 MODELS = ("small", "medium", "large")
 TARGETS = ("sm75", "sm86", "sm89", "sm120")
 SIZES = ((720, 540), (720, 480))
-
-
-def random_weights(config: FdatRdConfig) -> dict[str, NDArray[np.float32]]:
-    """Weights of the right shapes and about the right size."""
-    random = np.random.default_rng(0)
-    return {
-        name: (random.standard_normal(shape) / math.sqrt(max(1, math.prod(shape[1:])))).astype(np.float32)
-        for name, shape in tensor_shapes(config).items()
-    }
 
 
 def measure(

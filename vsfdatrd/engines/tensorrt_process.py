@@ -77,6 +77,10 @@ class TensorRt(Serving):
         """Frames a second of the network alone, with nothing copied, on the first device."""
         return self._devices[0].rate(runs)
 
+    def do_layers(self, runs: int) -> dict[str, float]:
+        """Seconds a frame takes in each layer of the engine, on the first device, as TensorRT's profiler tells."""
+        return self._devices[0].layers(runs)
+
     def prepare(self, memory: mmap.mmap, frames: list[tuple[Frames, Frames]]) -> None:
         """See `Serving.prepare`. Slots go to the devices in turn."""
         self._mapped = (memory, frames)  # the GPU knows addresses only
@@ -113,7 +117,7 @@ class _Device:
 
     def __init__(self, library: Library, blob: bytes, index: int, state: Path | None) -> None:
         trt = library.load()
-        self.index = index
+        self.index, self._library = index, library
         cuda.use(index)
         self._log = logger(trt)
         self._runtime = trt.Runtime(self._log)
@@ -167,6 +171,27 @@ class _Device:
         slot.device_source.close()
         slot.device_result.close()
         return runs / seconds
+
+    def layers(self, runs: int) -> dict[str, float]:
+        """Seconds a frame takes in each layer. Raises EngineError if this TensorRT does not tell."""
+        trt = self._library.load()
+        seconds: dict[str, float] = {}
+
+        class Profiler(trt.IProfiler):  # type: ignore[misc,name-defined]  # its base is known when TensorRT is loaded
+            def __init__(self) -> None:
+                trt.IProfiler.__init__(self)
+
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                seconds[layer_name] = seconds.get(layer_name, 0.0) + ms / 1000 / runs
+
+        profiler = Profiler()
+        self._context.profiler = profiler
+        picture = drawing(*self.shapes[0][1:])
+        for _ in range(runs):
+            self.once(picture)
+        if not seconds:
+            raise EngineError("this TensorRT does not tell how long its layers take")
+        return seconds
 
     def open(self, frames: list[tuple[Frames, Frames]], graphs: bool) -> None:
         """Make slots for these frames of shared memory, each with a graph of the network if that is possible."""

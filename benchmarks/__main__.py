@@ -1,0 +1,143 @@
+"""The speed of upscaling on this machine, ours beside others', in one run.
+
+python -m benchmarks [--quick | --full]          measure; prints tables, writes JSON and a PNG
+python -m benchmarks --compare OLD.json NEW.json  ratios between two results
+python -m benchmarks --chart A.json B.json ...    several machines in one picture
+python -m benchmarks --profile                    where a frame's time goes
+"""
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks.report import RESULTS, machine, save
+from benchmarks.speed.cases import Extent, Group, groups
+from benchmarks.speed.peers import PEERS
+from benchmarks.speed.plot import draw, machine_name
+from benchmarks.speed.race import Settings, race, steps
+from benchmarks.speed.table import compared, table
+from benchmarks.weights import weights_file
+from vsfdatrd.checkpoint import open_checkpoint
+from vsfdatrd.engines.choice import backend, usable
+from vsfdatrd.engines.devices import gpus
+
+
+def measure(a: argparse.Namespace) -> int:
+    """Run the groups, print and save."""
+    extent: Extent = "quick" if a.quick else "full" if a.full else "standard"
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="vsfdatrd-bench-") as temporary:
+        folder = Path(temporary)
+        checkpoint = open_checkpoint(weights_file(a.model, folder)[0])
+        kinds = [(name, backend(name).precisions(checkpoint)) for name, reason in usable().items() if reason is None]
+        wanted = [name for name in PEERS if not a.only or name in a.only]
+        plan = list(
+            groups(
+                extent, gpu=bool(gpus()), backends=kinds, peers=wanted, model=a.model, size=a.size, rounds=a.rounds,
+                clip=a.clip,
+            )
+        )  # fmt: skip
+        plan = [group for group in plan if not a.groups or group.name in a.groups]
+        settings = Settings(a.seconds or (1 if a.quick else 5), folder)
+        name = a.out or f"speed_{_slug()}{'_quick' if a.quick else ''}"
+        result: dict[str, Any] = {"extent": extent, "seconds_per_turn": settings.seconds, "groups": []}
+        print(_heading(), flush=True)
+        for group in plan:
+            rows = _race(group, settings)
+            result["groups"].append({"name": group.name, "title": group.title, "rounds": group.rounds, "rows": rows})
+            print(f"\n### {group.title}\n\n{table(rows)}", flush=True)
+            result["minutes"] = round((time.monotonic() - begun) / 60, 1)
+            save(name, result, quiet=True)
+    if not plan:
+        raise SystemExit(f"--groups {' '.join(a.groups)} names nothing that is measured here")
+    written = save(name, result, quiet=True)
+    picture = written.with_suffix(".png")
+    print(f"\n{written} after {result['minutes']} minutes")
+    try:
+        draw([_load(str(written))], picture)
+        print(picture)
+    except (ValueError, ImportError) as error:
+        print(f"no picture: {error}")
+    return 0
+
+
+def _race(group: Group, settings: Settings) -> list[dict[str, Any]]:
+    with tqdm(total=steps(group), unit="step", leave=False, bar_format="{l_bar}{bar}| {elapsed} {desc}") as bar:
+        return race(group, settings, bar.set_description_str, bar.update)
+
+
+def _heading() -> str:
+    known = machine()
+    where = (
+        ", ".join(known["gpus"]) or f"{known['cpu']} ({known['cores']} cores, {', '.join(known['instruction_sets'])})"
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in known["versions"].items())
+    return f"{where}; {known['memory_gib']} GiB; {known['date']}\n{versions}"
+
+
+def _slug() -> str:
+    known = {"machine": machine()}
+    return re.sub(r"[^a-z0-9]+", "_", machine_name(known).lower()).strip("_")
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; give width x height, such as 720x540")
+    return int(found[1]), int(found[2])
+
+
+def _load(file: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
+        if "groups" in found["result"] and "machine" in found:
+            return found
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SystemExit(f"{file} cannot be read as a result: {error}") from error
+    raise SystemExit(f"{file} is not a result of python -m benchmarks")
+
+
+def main() -> int:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument("--quick", action="store_true", help="two minutes; without a GPU at 240×240")
+    extent.add_argument("--full", action="store_true", help="also engines, streams, sizes and a sweep of sizes")
+    parser.add_argument("--model", default="medium", help="a name of the catalogue or a weights file")
+    parser.add_argument("--size", type=_size, help="of the headline, such as 720x540")
+    parser.add_argument("--rounds", type=int, help="turns of every contestant that count (5, quick 3)")
+    parser.add_argument("--seconds", type=float, help="length of a turn, if a frame takes less (5, quick 1)")
+    parser.add_argument("--only", nargs="+", metavar="PEER", help=f"these of {', '.join(PEERS)}")
+    parser.add_argument("--groups", nargs="+", help="these of headline, models, engines, streams, sizes, sweep, held")
+    parser.add_argument("--clip", help="a video file, to see what reuse gains on it (with --full)")
+    parser.add_argument("--out", help=f"name of the result in {RESULTS.name}/")
+    parser.add_argument("--compare", nargs=2, metavar=("OLD", "NEW"), help="ratios between two results")
+    parser.add_argument("--chart", nargs="+", metavar="FILE", help="several results in one picture, chart.png")
+    parser.add_argument("--profile", action="store_true", help="where a frame's time goes")
+    a = parser.parse_args()
+    if a.compare:
+        old, new = (_load(file)["result"] for file in a.compare)
+        print(compared(old, new))
+        return 0
+    if a.chart:
+        draw([_load(file) for file in a.chart], Path("chart.png"))
+        print("chart.png")
+        return 0
+    if a.profile:
+        from benchmarks.anatomy import report
+
+        return report(a.model, a.size)
+    return measure(a)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""Where a frame's time goes: steps from clip to clip, layers of the network, and how near it is to the ceiling."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import vapoursynth as vs
+
+from benchmarks.ceiling import ceiling
+from benchmarks.layers import Layer, by_kind, layers
+from benchmarks.report import save
+from benchmarks.speed.material import drawn_clip
+from benchmarks.weights import weights_file
+from vsfdatrd import colour, geometry, pipeline
+from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+from vsfdatrd.engines.base import Frames, Lanes
+from vsfdatrd.engines.choice import open_engine, usable
+from vsfdatrd.engines.devices import gpus
+from vsfdatrd.errors import EngineError
+from vsfdatrd.options import Options
+from vsfdatrd.store import Store
+
+RUNS = 5
+
+
+class Idle:
+    """An engine that does nothing: what is left is copying, padding and cropping."""
+
+    slots = 1
+
+    def __init__(self, height: int, width: int, scale: int) -> None:
+        self._input: Frames = np.zeros((3, height, width), np.float32)
+        self._output: Frames = np.zeros((3, height * scale, width * scale), np.float32)
+
+    def input(self, slot: int) -> Frames:
+        """The padded frame."""
+        return self._input
+
+    def submit(self, slot: int) -> None:
+        """Nothing."""
+
+    def collect(self, slot: int) -> Frames:
+        """Zeros."""
+        return self._output
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def timeline(checkpoint: Checkpoint, width: int, height: int) -> dict[str, float]:
+    """Seconds a frame spends in each step, each measured by itself, one frame at a time; and in all of them."""
+    scale, multiple = checkpoint.description.scale, checkpoint.description.multiple
+    rgb = drawn_clip(width, height, RUNS)
+    source = colour.describe(_kept(rgb.resize.Spline36(format=vs.YUV420P8, matrix=6)))
+    tiling = geometry.whole(height, width, scale)
+    tall, wide = geometry.padded(height, multiple), geometry.padded(width, multiple)
+    host = pipeline.run(rgb, Lanes(Idle(tall, wide, scale)), tiling, scale)
+    large = _kept(rgb.resize.Point(width * scale, height * scale))
+    with tempfile.TemporaryDirectory() as folder:
+        lanes = open_engine(checkpoint, height, width, Options(streams=1), Store(Path(folder)))
+
+        def infer() -> None:
+            lanes.engine.submit(0)
+            lanes.engine.collect(0)
+
+        found = {
+            "colour: YUV to RGB": _seconds(colour.to_rgb(source)),
+            "copy in, pad, crop, copy out": _seconds(host),
+            "network": median(_timed(infer) for _ in range(RUNS)),
+            "colour: RGB to YUV": _seconds(colour.from_rgb(large, colour.target(source, scale, None, None))),
+        }
+        whole = vs.core.fdatrd.upscale(source.clip, model=str(checkpoint.path), streams=1, cache=folder, reuse="off")
+        found["the whole filter"] = _seconds(whole)
+    return found
+
+
+def _kept(clip: vs.VideoNode) -> vs.VideoNode:
+    """The clip, its frames made once and kept."""
+    vs.core.std.SetVideoCache(clip, mode=1, fixedsize=clip.num_frames)
+    for frame in clip.frames(close=True):
+        del frame
+    return clip
+
+
+def _seconds(clip: vs.VideoNode) -> float:
+    """Median seconds of a frame, one at a time, after the first."""
+    vs.core.std.SetVideoCache(clip, mode=0)
+    return median([_timed(partial(_get, clip, n)) for n in range(clip.num_frames)][1:])
+
+
+def _get(clip: vs.VideoNode, n: int) -> None:
+    clip.get_frame(n).close()
+
+
+def _timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def report(model: str, size: tuple[int, int] | None) -> int:
+    """Measure, print and save `profile_<machine>.json`."""
+    width, height = size or ((720, 540) if gpus() else (240, 240))
+    with tempfile.TemporaryDirectory() as folder:
+        weights, _ = weights_file(model, Path(folder))
+        checkpoint = open_checkpoint(weights)
+        config = checkpoint.description.config
+        if config is None:
+            raise SystemExit(f"{model} is no FDAT-RD; only that can be taken apart")
+        top = ceiling(gpu=bool(gpus()))
+        work = config.work(height, width)
+        print(f"ceiling ({top.how}): {top.flops / 1e9:,.0f} GFLOP/s, {top.bandwidth / 2**30:.1f} GiB/s")
+        print(f"{model}, {width}×{height}: {work / 1e9:,.0f} GFLOP a frame\n")
+        steps = timeline(checkpoint, width, height)
+        whole = steps["the whole filter"]
+        for name, seconds in steps.items():
+            print(f"{name:<30} {seconds * 1000:>10.1f} ms {seconds / whole:>7.1%}")
+        share = work / steps["network"] / top.flops
+        print(f"\nthe network runs at {work / steps['network'] / 1e9:,.0f} GFLOP/s, {share:.0%} of the ceiling")
+        taken: dict[str, Any] = {}
+        for name, reason in usable().items():
+            if reason is None:
+                try:
+                    taken[name] = _listed(name, layers(name, weights, width, height))
+                except EngineError as error:
+                    taken[name] = {"error": str(error)}
+                    print(f"\n{name}: {error}")
+    result = {
+        "model": model,
+        "size": [width, height],
+        "gflop_per_frame": work / 1e9,
+        "ceiling": {"gflops": top.flops / 1e9, "gib_per_s": top.bandwidth / 2**30, "how": top.how},
+        "seconds": steps,
+        "share_of_ceiling": share,
+        "layers": taken,
+    }
+    save(f"profile_{width}x{height}{'_gpu' if gpus() else ''}", result)
+    return 0
+
+
+def _listed(library: str, found: list[Layer]) -> dict[str, Any]:
+    """Print a library's layers by kind, and the ten longest. -> the same, to be saved."""
+    total = sum(seconds for *_, seconds in found)
+    kinds = by_kind(found)
+    print(f"\n{library}: {total * 1000:,.0f} ms in {len(found)} layers")
+    for kind, count, seconds in kinds[:12]:
+        print(f"  {kind[:40]:<40} {count:>4} × {seconds * 1000:>9.1f} ms {seconds / total:>7.1%}")
+    return {
+        "seconds": total,
+        "kinds": [{"kind": kind, "layers": count, "seconds": seconds} for kind, count, seconds in kinds],
+        "longest": [{"layer": name, "kind": kind, "seconds": seconds} for name, kind, seconds in found[:10]],
+    }

@@ -1,0 +1,137 @@
+"""Seconds in each layer of a network, as the library that runs it tells, in a process of its own.
+
+python -m benchmarks.layers tensorrt|openvino|torch WEIGHTS 720x540
+
+prints them as JSON: [layer, kind, seconds a frame], the longest first, for a frame of the drawn animation.
+"""
+
+import io
+import json
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.on_gpu import on_gpu
+from benchmarks.speed.material import drawings
+from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+from vsfdatrd.errors import EngineError
+from vsfdatrd.geometry import fill_padding, padded
+from vsfdatrd.graph import fdat_rd_graph
+from vsfdatrd.graph.dialect import tensorrt as dialect
+
+type Layer = tuple[str, str, float]
+
+RUNS = 3
+
+
+def layers(library: str, weights: Path, width: int, height: int) -> list[Layer]:
+    """The layers of a network in a library. Raises EngineError if it does not tell.
+
+    Apart from this process, where VapourSynth's plugins may have brought another build of the same library.
+    """
+    command = [sys.executable, "-m", __spec__.name, library, str(weights), f"{width}x{height}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise EngineError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "its process ended")
+    return [(name, kind, seconds) for name, kind, seconds in json.loads(done.stdout.splitlines()[-1])]
+
+
+def padded_picture(checkpoint: Checkpoint, width: int, height: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The first drawing as the network gets it, (3, H, W)."""
+    multiple = checkpoint.description.multiple
+    picture = np.zeros((3, padded(height, multiple), padded(width, multiple)), np.float32)
+    for plane, source in zip(picture, drawings(width, height, 1)[0], strict=True):
+        plane[:height, :width] = source
+        fill_padding(plane, height, width)
+    return picture
+
+
+def openvino_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Layer]:
+    """OpenVINO's own counters, fp32, one frame on all cores; layers that were fused into others took no time."""
+    import openvino
+
+    from vsfdatrd.engines.openvino_process import settings
+
+    config = checkpoint.description.config
+    if config is None:
+        raise ValueError("only an FDAT-RD can be taken apart")
+    picture = padded_picture(checkpoint, width, height)
+    graph = fdat_rd_graph(config, checkpoint.tensors(), *picture.shape[1:])
+    core = openvino.Core()
+    model = core.read_model(io.BytesIO(graph.SerializeToString()))
+    request = core.compile_model(model, "CPU", settings("fp32", 1) | {"PERF_COUNT": True}).create_infer_request()
+    request.infer([picture[None]])
+    found: defaultdict[tuple[str, str], float] = defaultdict(float)
+    for _ in range(RUNS):
+        request.infer([picture[None]])
+        for layer in request.profiling_info:
+            if seconds := layer.real_time.total_seconds():
+                found[layer.node_name, layer.node_type] += seconds / RUNS
+    return _longest((name, kind, seconds) for (name, kind), seconds in found.items())
+
+
+def torch_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Layer]:
+    """PyTorch's profiler: operators of the network as it is written, on the GPU if there is one."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    gpu = torch.cuda.is_available()
+    network, picture = checkpoint.network(), torch.from_numpy(padded_picture(checkpoint, width, height))[None]
+    if gpu:
+        network, picture = network.cuda().half(), picture.cuda().half()
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]
+    with torch.inference_mode():
+        network(picture)
+        with profile(activities=activities) as profiler:
+            for _ in range(RUNS):
+                network(picture)
+            if gpu:
+                torch.cuda.synchronize()
+    return _longest(
+        (event.key, event.key, (event.self_device_time_total if gpu else event.self_cpu_time_total) / 1e6 / RUNS)
+        for event in profiler.key_averages()
+    )
+
+
+def tensorrt_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Layer]:
+    """TensorRT's own profiler, fp16: layers of the built engine. Needs a GPU."""
+    _, tall, wide = padded_picture(checkpoint, width, height).shape
+    with on_gpu(checkpoint, tall, wide, dialect("fp16")) as (worker, _):
+        found: dict[str, float] = worker.ask("layers", runs=RUNS)
+    return _longest((name, _kind(name), seconds) for name, seconds in found.items())
+
+
+def _kind(name: str) -> str:
+    """What the builder names a layer by: the operators it is made of, without their numbers."""
+    return re.sub(r"[\d_.]+", " ", name).strip()[:60] or name
+
+
+def by_kind(layers: Iterable[Layer]) -> list[tuple[str, int, float]]:
+    """(kind, how many layers, seconds), the longest first."""
+    count: defaultdict[str, int] = defaultdict(int)
+    total: defaultdict[str, float] = defaultdict(float)
+    for _, kind, seconds in layers:
+        count[kind] += 1
+        total[kind] += seconds
+    return sorted(((kind, count[kind], total[kind]) for kind in total), key=lambda found: -found[2])
+
+
+def _longest(layers: Iterable[Layer]) -> list[Layer]:
+    return sorted((layer for layer in layers if layer[2] > 0), key=lambda layer: -layer[2])
+
+
+def main(library: str, weights: str, size: str) -> None:
+    """Print the layers."""
+    width, height = map(int, size.split("x"))
+    known = {"tensorrt": tensorrt_layers, "openvino": openvino_layers, "torch": torch_layers}
+    print(json.dumps(known[library](open_checkpoint(weights), width, height)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,1 @@
+"""The speed of upscaling, ours beside others', measured in turns."""

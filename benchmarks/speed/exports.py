@@ -1,0 +1,56 @@
+"""ONNX files for those who read them, each made once, in a process of its own whose memory is nobody's.
+
+python -m benchmarks.speed.exports plain|ours WEIGHTS 720x540 FILE.onnx
+"""
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Literal
+
+from benchmarks.speed.cases import Size
+
+type Kind = Literal["plain", "ours"]
+"""``plain``: PyTorch's own export, as the users of other plugins make it; ``ours``: what `vsfdatrd export` writes."""
+
+
+def exported(kind: Kind, weights: Path, size: Size, folder: Path) -> Path:
+    """The file for frames of one size, made if it is not there yet."""
+    width, height = size
+    file = folder / f"{weights.stem}_{width}x{height}_{kind}.onnx"
+    if not file.exists():
+        command = [sys.executable, "-m", __spec__.name, kind, str(weights), f"{width}x{height}", str(file)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return file
+
+
+def main(kind: str, weights: Path, size: Size, file: Path) -> None:
+    """Write one file, whole or not at all."""
+    part = file.with_suffix(".part.onnx")
+    if kind == "plain":
+        _trace(weights, size, part)
+    else:
+        from vsfdatrd.export import export
+
+        export(str(weights), part, size=size, verify=False)
+    part.rename(file)
+
+
+def _trace(weights: Path, size: Size, file: Path) -> None:
+    import torch
+
+    from vsfdatrd import load_model
+
+    width, height = size
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing warns of every size it takes as fixed, which is what we want
+        torch.onnx.export(
+            load_model(weights), (torch.zeros(1, 3, height, width),), str(file), dynamo=False, opset_version=17,
+            input_names=["input"], output_names=["output"],
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sides = sys.argv[3].split("x")
+    main(sys.argv[1], Path(sys.argv[2]), (int(sides[0]), int(sides[1])), Path(sys.argv[4]))

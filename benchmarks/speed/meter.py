@@ -1,0 +1,114 @@
+"""What a contestant uses: CPU seconds and memory of its processes, and what the driver says of the GPU meanwhile."""
+
+import contextlib
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import psutil
+
+QUERY = ("memory.used", "utilization.gpu", "clocks.sm", "power.draw", "temperature.gpu")
+"""Fields of nvidia-smi: MiB, %, MHz, W, °C."""
+INTERVAL = 0.1
+"""Seconds between two readings of the GPU."""
+
+
+def family(pid: int) -> Iterator[psutil.Process]:
+    """A process and all it has started that still run."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        yield process
+        yield from process.children(recursive=True)
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process and all it has started, also of those that have ended."""
+    total = 0.0
+    for process in family(pid):
+        with contextlib.suppress(psutil.Error):
+            total += sum(process.cpu_times()[:4])  # user, system, and both of children that were waited for
+    return total
+
+
+def peak_memory(pid: int) -> int:
+    """Bytes of memory that a process and its children held at their largest, each counted at its own peak."""
+    total = 0
+    for process in family(pid):
+        with contextlib.suppress(psutil.Error, OSError, StopIteration):
+            status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+            total += next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM"))
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The GPU at one moment."""
+
+    memory: float
+    """MiB in use, by everyone."""
+    busy: float
+    """Share of the time since the last reading in which it computed, 0 to 1."""
+    clock: float
+    """MHz of its cores."""
+    power: float
+    """W."""
+    temperature: float
+    """°C."""
+
+
+@dataclass
+class GpuMeter:
+    """Reads the first GPU ten times a second through nvidia-smi; where there is none, it knows nothing."""
+
+    readings: list[Reading] = field(default_factory=list)
+    _process: subprocess.Popen[str] | None = None
+    _reader: threading.Thread | None = None
+
+    def __enter__(self) -> "GpuMeter":
+        if program := shutil.which("nvidia-smi"):
+            command = [
+                program, "-i", "0", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits",
+                f"--loop-ms={round(INTERVAL * 1000)}",
+            ]  # fmt: skip
+            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            self._reader = threading.Thread(target=self._read, args=[self._process], daemon=True)
+            self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process and self._reader:
+            self._process.terminate()
+            self._process.wait()
+            self._reader.join(timeout=1)  # a child of its own may hold the pipe
+            if self._process.stdout and not self._reader.is_alive():
+                self._process.stdout.close()
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        for line in process.stdout or ():
+            try:
+                memory, busy, clock, power, temperature = (float(value) for value in line.split(","))
+            except ValueError:  # "[N/A]": this GPU does not tell
+                continue
+            self.readings.append(Reading(memory, busy / 100, clock, power, temperature))
+
+    def mark(self) -> int:
+        """A moment, for `since`."""
+        return len(self.readings)
+
+    def since(self, mark: int) -> dict[str, Any]:
+        """What was read since a moment; empty if nothing was."""
+        found = self.readings[mark:]
+        if not found:
+            return {}
+        return {
+            "memory_mib": max(r.memory for r in found),
+            "busy": mean(r.busy for r in found),
+            "clock_mhz": median(r.clock for r in found),
+            "power_w": mean(r.power for r in found),
+            "temperature_c": max(r.temperature for r in found),
+        }

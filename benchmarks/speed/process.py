@@ -1,0 +1,79 @@
+"""A contestant in a process of its own: its memory and CPU time are its own, and its libraries meet nobody.
+
+Lines of JSON: ``{"do": "open", ...}``, ``{"do": "run", "first": n, "count": m}``, ``{"do": "picture", "file": path}``;
+each is answered by ``{"result": ...}``, ``{"missing": reason}`` or ``{"error": text}``.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.speed.cases import OURS, Case
+from benchmarks.speed.contestant import Contestant, Missing
+from benchmarks.speed.material import endless
+
+
+class _Side:
+    """The process's side of the conversation."""
+
+    contestant: Contestant
+
+    def open(self, case: dict[str, Any], weights: str, folder: str, cache: str) -> dict[str, Any]:
+        """Open the contestant and upscale one frame. -> the seconds both took, and the frames it has in flight."""
+        asked = Case.from_dict(case)
+        endless(*asked.size)  # drawn before the clock starts
+        if asked.contestant == OURS:
+            from benchmarks.speed.ours import open_ours
+
+            start = time.perf_counter()
+            self.contestant = open_ours(asked, Path(weights), Path(cache))
+        else:
+            from benchmarks.speed.peers import PEERS
+
+            peer = PEERS[asked.contestant]
+            peer.prepare(asked, Path(weights), Path(folder))
+            start = time.perf_counter()
+            self.contestant = peer.open(asked, Path(weights), Path(folder))
+        first = self.run(0, 1)
+        return {"ready": time.perf_counter() - start, "first": first, "depth": self.contestant.depth}
+
+    def run(self, first: int, count: int) -> float:
+        """Upscale some frames. -> seconds."""
+        start = time.perf_counter()
+        self.contestant.run(first, count)
+        taken = time.perf_counter() - start
+        return self.contestant.seconds or taken
+
+    def picture(self, file: str) -> bool:
+        """Write what becomes of frame 0 as .npy; False if that cannot be had."""
+        found = self.contestant.picture()
+        if found is not None:
+            np.save(file, found)
+        return found is not None
+
+
+def main() -> None:
+    """Answer until the pipe closes."""
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print must not be taken for an answer
+    side = _Side()
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = {"result": getattr(side, request.pop("do"))(**request)}
+        except Missing as reason:
+            answer = {"missing": str(reason)}
+        except Exception as error:  # a row of the table says it
+            answer = {"error": f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0]}"}
+        replies.write(json.dumps(answer) + "\n")
+        replies.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,274 @@
+"""Measuring in turns: every contestant of a group, once a round, each in its own process.
+
+What the machine does besides meets all alike; the rate is the median of the rounds, and ratios are those of medians
+from one run. A contestant that cannot take part is a row that says why.
+"""
+
+import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import psutil
+
+from benchmarks.speed.cases import OURS, Case, Group
+from benchmarks.speed.contestant import Missing
+from benchmarks.speed.material import drawings
+from benchmarks.speed.meter import GpuMeter, cpu_seconds, family, peak_memory
+from benchmarks.speed.peers import PEERS
+from benchmarks.weights import weights_file
+
+ROOM = 1.2
+"""Free memory that another contestant needs, as a multiple of what the largest so far has taken."""
+GARBAGE_DB = 12.0
+"""Pictures further than this from the source, enlarged without a network, are no pictures of it."""
+
+type Row = dict[str, Any]
+"""What is known of one case; see `benchmarks/README.md` for its fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How long, and with what."""
+
+    seconds: float
+    """Length of a contestant's turn, if a frame takes less."""
+    folder: Path
+    """Where exports, random weights and engines are kept while the run lasts."""
+    pythons: tuple[Path, ...] = ()
+    """Interpreters for the cases of a group, in order, instead of this one; `guard` compares commits so."""
+    path: Path | None = None
+    """Where those find `benchmarks`."""
+
+
+class Remote:
+    """A contestant's process, from outside."""
+
+    def __init__(self, python: Path | None = None, path: Path | None = None) -> None:
+        environment = {name: value for name, value in os.environ.items() if name != "FDATRD_CACHE"}
+        if path:
+            environment["PYTHONPATH"] = str(path)
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process; a pipe could fill up
+        self._process = subprocess.Popen(
+            [str(python or sys.executable), "-m", "benchmarks.speed.process"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words, text=True, env=environment, cwd=path,
+        )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
+    def ask(self, do: str, **request: Any) -> Any:
+        """Send a request and wait for its answer. Raises Missing, or RuntimeError."""
+        if self._process.stdin is None or self._process.stdout is None:
+            raise RuntimeError("the process was started without pipes")
+        try:
+            self._process.stdin.write(json.dumps(request | {"do": do}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise RuntimeError(f"its process ended with code {self._process.wait()}: {self._last_words()}")
+        answer = json.loads(line)
+        if "missing" in answer:
+            raise Missing(answer["missing"])
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer["result"]
+
+    def close(self) -> None:
+        """End it and all it has started."""
+        for process in reversed(list(family(self.pid))):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.communicate()
+        self._words.close()
+
+    def _last_words(self) -> str:
+        self._words.seek(0)
+        lines = self._words.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it does not say why"
+
+
+@dataclass
+class Runner:
+    """One case of a group that is under way."""
+
+    case: Case
+    row: Row
+    remote: Remote
+    frames: int = 1
+    position: int = 1
+    rates: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    gpu: list[dict[str, Any]] = field(default_factory=list)
+
+    def turn(self, meter: GpuMeter, *, counts: bool) -> float:
+        """Upscale this turn's frames. -> seconds. counts: whether it is measured, or warms up."""
+        before, mark = cpu_seconds(self.remote.pid), meter.mark()
+        seconds = float(self.remote.ask("run", first=self.position, count=self.frames))
+        self.position += self.frames
+        if counts:
+            self.rates.append(self.frames / seconds)
+            self.cpu.append((cpu_seconds(self.remote.pid) - before) / self.frames)
+            self.gpu.append(meter.since(mark) | {"seconds": seconds})
+        return seconds
+
+    def finish(self) -> None:
+        """Write what was measured into the row."""
+        ordered = sorted(self.rates)
+        self.row |= {
+            "fps": {"median": median(ordered), "min": ordered[0], "max": ordered[-1], "rounds": self.rates},
+            "frames_per_round": self.frames,
+        }
+        if self.case.measure != "encode":  # its programs start and end with every round
+            self.row["cpu_seconds_per_frame"] = median(self.cpu)
+            self.row["peak_memory_mib"] = round(peak_memory(self.remote.pid) / 2**20)
+        known = [reading for reading in self.gpu if "busy" in reading]
+        if known:
+            self.row["gpu"] = {
+                "busy_seconds_per_frame": median(r["busy"] * r["seconds"] / self.frames for r in known),
+                "joules_per_frame": median(r["power_w"] * r["seconds"] / self.frames for r in known),
+                "memory_mib": max(r["memory_mib"] for r in known) - self.row.get("gpu_memory_before_mib", 0),
+                "clock_mhz": median(r["clock_mhz"] for r in known),
+                "temperature_c": max(r["temperature_c"] for r in known),
+            }
+
+
+def race(group: Group, settings: Settings, said: Callable[[str], None], tick: Callable[[int], None]) -> list[Row]:
+    """Measure a group. -> a row a case, in the group's order.
+
+    said: told what happens now. tick: told how many steps of `steps(group)` are done.
+    """
+    rows: list[Row] = [_row(case) for case in group.cases]
+    runners: list[Runner] = []
+    with GpuMeter() as meter:
+        try:
+            for number, (case, row) in enumerate(zip(group.cases, rows, strict=True)):
+                said(f"{group.title}: {case.label}, opening")
+                try:
+                    _make_sure_of_memory(runners)
+                    runners.append(_opened(number, case, row, settings, meter))
+                except (Missing, RuntimeError) as error:
+                    _excuse(row, error, settings)
+                tick(1)
+            _take_turns(runners, group, settings, meter, said, tick)
+            _compare_pictures(runners, settings.folder)
+        finally:
+            for runner in runners:
+                runner.remote.close()
+    return rows
+
+
+def steps(group: Group) -> int:
+    """How many steps `race` reports."""
+    return len(group.cases) + group.rounds + 1
+
+
+def _row(case: Case) -> Row:
+    """A row to be filled; of files it names, only the names."""
+    row = case.to_dict()
+    row["same_network"] = case.contestant == OURS or PEERS[case.contestant].same_network
+    return row | {"model": Path(case.model).name, "clip": Path(case.clip).name if case.clip else None}
+
+
+def _excuse(row: Row, error: Missing | RuntimeError, settings: Settings) -> None:
+    kind = "missing" if isinstance(error, Missing) else "error"
+    row[kind] = str(error).replace(f"{settings.folder}{os.sep}", "")
+
+
+def _take_turns(
+    runners: list[Runner],
+    group: Group,
+    settings: Settings,
+    meter: GpuMeter,
+    said: Callable[[str], None],
+    tick: Callable[[int], None],
+) -> None:
+    for turn in range(group.rounds + 1):  # the first one warms up
+        for runner in list(runners):
+            said(f"{group.title}: round {turn} of {group.rounds}, {runner.case.label}")
+            try:
+                seconds = runner.turn(meter, counts=turn > 0)
+            except (Missing, RuntimeError) as error:
+                _excuse(runner.row, error, settings)
+                runner.remote.close()
+                runners.remove(runner)
+                continue
+            if turn == 0:
+                wanted = math.ceil(settings.seconds * runner.frames / seconds)
+                runner.frames = max(runner.frames, min(wanted, 4096))
+        tick(1)
+    for runner in runners:
+        runner.finish()
+
+
+def _make_sure_of_memory(runners: Sequence[Runner]) -> None:
+    """Raises Missing if what runs already leaves no room for one more that is as large as the largest of them."""
+    largest = max((peak_memory(runner.remote.pid) for runner in runners), default=0)
+    free = psutil.virtual_memory().available
+    if free < ROOM * largest:
+        raise Missing(f"{free / 2**30:.1f} GiB of memory are free beside the others, too little; try a smaller --size")
+
+
+def _opened(number: int, case: Case, row: Row, settings: Settings, meter: GpuMeter) -> Runner:
+    """A case ready to run; how long it took to begin is in its row. Raises Missing or RuntimeError."""
+    weights, row["trained"] = weights_file(case.model, settings.folder)
+    if case.contestant == OURS and case.measure == "vapoursynth":
+        with tempfile.TemporaryDirectory(dir=settings.folder) as empty:
+            remote, found = _start(number, case, weights, Path(empty), settings)
+            remote.close()
+        row["first_frame_cold_s"] = found["ready"]
+    row["gpu_memory_before_mib"] = meter.readings[-1].memory if meter.readings else 0
+    cache = f"engines_{number}" if settings.pythons else "engines"  # versions that take each other's would be equal
+    remote, found = _start(number, case, weights, settings.folder / cache, settings)
+    row["first_frame_s"] = found["ready"]
+    return Runner(case, row, remote, frames=found["depth"])
+
+
+def _start(number: int, case: Case, weights: Path, cache: Path, settings: Settings) -> tuple[Remote, dict[str, Any]]:
+    remote = Remote(settings.pythons[number] if settings.pythons else None, settings.path)
+    try:
+        found: dict[str, Any] = remote.ask(
+            "open", case=case.to_dict(), weights=str(weights), folder=str(settings.folder), cache=str(cache)
+        )
+    except (Missing, RuntimeError):
+        remote.close()
+        raise
+    return remote, found
+
+
+def _compare_pictures(runners: list[Runner], folder: Path) -> None:
+    """How far the pictures of the same network are apart, and whether all are pictures of the source at all."""
+    pictures: dict[int, np.ndarray[Any, np.dtype[np.float32]]] = {}
+    for index, runner in enumerate(runners):
+        file = folder / f"picture_{index}.npy"
+        if runner.remote.ask("picture", file=str(file)):
+            pictures[index] = np.load(file)
+            file.unlink()
+    exact = next((i for i in pictures if runners[i].case.contestant == "PyTorch"), None)
+    for index, picture in pictures.items():
+        case, row = runners[index].case, runners[index].row
+        if not case.clip and row.get("trained"):
+            source = drawings(*case.size, 1)[0].repeat(2, axis=1).repeat(2, axis=2)
+            if picture.shape != source.shape or _psnr(picture, source) < GARBAGE_DB:
+                row["error"] = "what it makes is no picture of the source"
+                row.pop("fps", None)
+        if exact is not None and index != exact and row["same_network"]:
+            row["psnr_to_pytorch_db"] = _psnr(picture, pictures[exact])
+
+
+def _psnr(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
+    error = float(np.mean((a.astype(np.float64) - b) ** 2))
+    return 10 * math.log10(1 / max(error, 1e-20))

@@ -1,0 +1,43 @@
+"""Weights to measure with: those that ship, else random ones of the right shapes. Speed does not depend on which."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from vsfdatrd.catalog import resolve
+from vsfdatrd.errors import FdatrdError
+from vsfdatrd.nn.config import META, UPSAMPLERS, FdatRdConfig, variant
+from vsfdatrd.nn.layout import tensor_shapes
+
+
+def random_weights(config: FdatRdConfig) -> dict[str, NDArray[np.float32]]:
+    """Weights of the right shapes and about the right size."""
+    random = np.random.default_rng(0)
+    return {
+        name: (random.standard_normal(shape) / math.sqrt(max(1, math.prod(shape[1:])))).astype(np.float32)
+        for name, shape in tensor_shapes(config).items()
+    }
+
+
+def weights_file(model: str, folder: Path) -> tuple[Path, bool]:
+    """A weights file for a model, and whether its weights are trained.
+
+    model: ``small``, ``medium``, ``large``, or the path of a file. folder: where random weights are written, if none
+    are trained yet. Raises FdatrdError for a file that is not there.
+    """
+    try:
+        return resolve(model), True
+    except FdatrdError:
+        if model not in ("small", "medium", "large"):
+            raise
+    path = folder / f"fdat_rd_{model}_random.safetensors"
+    if not path.exists():
+        config = variant(model)
+        meta = [3, UPSAMPLERS.index(config.upsampler), config.tail_scale, config.embed_dim, 3, config.mid_dim, 4]
+        tensors: dict[str, Any] = dict(random_weights(config)) | {META: np.array(meta, np.uint8)}
+        save_file(tensors, path)
+    return path, False
