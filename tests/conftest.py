@@ -83,6 +83,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def six_threads() -> Iterator[None]:
+    """VapourSynth with six threads, however many cores there are: frames really are asked for at once."""
+    import vapoursynth as vs
+
+    before = vs.core.num_threads
+    vs.core.num_threads = 6
+    yield
+    vs.core.num_threads = before
+
+
 @pytest.fixture(scope="session")
 def make_tensors() -> Maker:
     """`tiny_tensors`."""

@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -11,16 +11,10 @@ import vapoursynth as vs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.usefixtures("six_threads")
+
 REACH = 12
 """Frames this far apart, or in different blocks of so many with a threshold, know nothing of each other."""
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    before = vs.core.num_threads
-    vs.core.num_threads = 6
-    yield
-    vs.core.num_threads = before
 
 
 class Scene:

@@ -21,6 +21,7 @@ from onnx import TensorProto, numpy_helper
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from tests.apart import apart
 from vsfdatrd import __version__
 from vsfdatrd import export as module
 from vsfdatrd.catalog import MEDIUM_SHA256
@@ -39,7 +40,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 # vs-mlrt's plugins bring ONNX Runtime and OpenVINO of their own, so they run in a process without Python's.
 RUNNER = """
-import sys
 import numpy as np
 import vapoursynth as vs
 
@@ -49,43 +49,19 @@ def filled(picture, n, f):
         np.asarray(out[i])[:] = plane
     return out
 
-for line in sys.stdin:
-    try:
-        namespace, graph, source, target = line.rstrip("\\n").split("\\t")
-        picture = np.load(source)
-        clip = vs.core.std.BlankClip(width=picture.shape[2], height=picture.shape[1], format=vs.RGBS, length=1)
-        clip = clip.std.ModifyFrame(clip, lambda n, f: filled(picture, n, f))
-        frame = getattr(vs.core, namespace).Model(clip, network_path=graph).get_frame(0)
-        np.save(target, np.stack([np.asarray(frame[i]) for i in range(3)]))
-        print("done", flush=True)
-    except Exception as error:
-        print(repr(error).replace("\\n", " "), flush=True)
+def compute(namespace, graph, picture):
+    clip = vs.core.std.BlankClip(width=picture.shape[2], height=picture.shape[1], format=vs.RGBS, length=1)
+    clip = clip.std.ModifyFrame(clip, lambda n, f: filled(picture, n, f))
+    frame = getattr(vs.core, namespace).Model(clip, network_path=graph).get_frame(0)
+    return np.stack([np.asarray(frame[i]) for i in range(3)])
 """
 
 
 @pytest.fixture(scope="module")
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plugin]:
     """What a plugin of vs-mlrt (``ort`` or ``ov``) makes of a picture (3, H, W) with a file."""
-    folder = tmp_path_factory.mktemp("plugin")
-    source, target = folder / "in.npy", folder / "out.npy"
-    with subprocess.Popen(
-        [sys.executable, "-c", RUNNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        asked, answered = process.stdin, process.stdout
-        assert asked is not None
-        assert answered is not None
-
-        def run(namespace: str, graph: Path, picture: Array) -> Array:
-            target.unlink(missing_ok=True)
-            np.save(source, picture)
-            asked.write(f"{namespace}\t{graph}\t{source}\t{target}\n")
-            asked.flush()
-            assert answered.readline() == "done\n"
-            result: Array = np.load(target)
-            return result
-
-        yield run
-        asked.close()
+    with apart(RUNNER, tmp_path_factory.mktemp("plugin")) as compute:
+        yield compute
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import gc
 import threading
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,6 +11,8 @@ import vapoursynth as vs
 from vsfdatrd import geometry, pipeline
 from vsfdatrd.engines.base import Frames, Lanes
 from vsfdatrd.errors import EngineError
+
+pytestmark = pytest.mark.usefixtures("six_threads")
 
 SCALE = 2
 
@@ -70,14 +71,6 @@ def numbered(length: int, width: int = 70, height: int = 50, broken: tuple[int, 
 def upscaled(clip: vs.VideoNode, engine: CountingEngine) -> vs.VideoNode:
     tiling = geometry.whole(clip.height, clip.width, SCALE)
     return pipeline.run(clip, Lanes(engine), tiling, SCALE)
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    before = vs.core.num_threads
-    vs.core.num_threads = 6
-    yield
-    vs.core.num_threads = before
 
 
 def red(frame: vs.VideoFrame) -> float:

@@ -88,21 +88,27 @@ def test_a_killed_worker_fails_its_frames_and_nothing_else(open_engine: Open) ->
     np.testing.assert_array_equal(once(open_engine(streams=2), drawing(60, 60)), expected)
 
 
-def test_a_frame_waited_for_by_another_thread_fails_too(open_engine: Open) -> None:
-    engine = open_engine()
-    os.kill(engine._worker.pid, signal.SIGSTOP)
-    engine.submit(0)
+def waited_for(engine: RemoteEngine) -> tuple[threading.Thread, list[BaseException]]:
+    """A thread that waits for slot 0, and what it caught."""
     caught: list[BaseException] = []
 
     def wait() -> None:
         try:
             engine.collect(0)
-        except EngineError as error:
+        except BaseException as error:
             caught.append(error)
 
     waiting = threading.Thread(target=wait)
     waiting.start()
     time.sleep(0.1)
+    return waiting, caught
+
+
+def test_a_frame_waited_for_by_another_thread_fails_too(open_engine: Open) -> None:
+    engine = open_engine()
+    os.kill(engine._worker.pid, signal.SIGSTOP)
+    engine.submit(0)
+    waiting, caught = waited_for(engine)
     os.kill(engine._worker.pid, signal.SIGKILL)
     waiting.join(5)
     assert not waiting.is_alive()
@@ -116,17 +122,7 @@ def test_closing_while_a_frame_is_waited_for_is_an_error_not_a_frame(
     engine = open_engine()
     os.kill(engine._worker.pid, signal.SIGSTOP)
     engine.submit(0)
-    caught: list[BaseException] = []
-
-    def wait() -> None:
-        try:
-            engine.collect(0)
-        except BaseException as error:
-            caught.append(error)
-
-    waiting = threading.Thread(target=wait)
-    waiting.start()
-    time.sleep(0.1)
+    waiting, caught = waited_for(engine)
     engine.close()
     waiting.join(5)
     assert not waiting.is_alive()

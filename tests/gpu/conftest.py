@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import vapoursynth as vs
 
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.engines.base import Frames
@@ -22,6 +24,24 @@ def _gpu() -> None:
 def medium() -> Checkpoint:
     """The weights that ship."""
     return open_checkpoint(Path(__file__).resolve().parents[2] / "models/fdat_rd_medium_2x.safetensors")
+
+
+def panned(length: int) -> vs.VideoNode:
+    """The drawing, 83×57, moved by five pixels a frame; RGBS."""
+    blank = vs.core.std.BlankClip(width=83, height=57, format=vs.RGBS, length=length)
+
+    def draw(n: int, f: vs.VideoFrame | list[vs.VideoFrame]) -> vs.VideoFrame:
+        out = (f[0] if isinstance(f, list) else f).copy()
+        for i, plane in enumerate(panned_picture(n)):
+            np.copyto(np.asarray(out[i]), plane)
+        return out
+
+    return vs.core.std.ModifyFrame(blank, blank, draw)
+
+
+def panned_picture(n: int) -> Frames:
+    """Frame n of `panned`, (3, 57, 83)."""
+    return np.roll(drawing(57, 83), 5 * n, 2)
 
 
 def on_cpu(checkpoint: Checkpoint, picture: Frames) -> Frames:

@@ -14,7 +14,7 @@ from vsfdatrd.engines.base import Engine, Frames, Job
 from vsfdatrd.engines.verify import compare, drawing
 from vsfdatrd.errors import EngineError
 
-from .conftest import SIDES, on_cpu
+from .conftest import SIDES, on_cpu, panned, panned_picture
 
 pytestmark = pytest.mark.gpu
 
@@ -163,19 +163,10 @@ def test_through_the_plugin(tiny_model: Path, tmp_path: Path, monkeypatch: pytes
     import vapoursynth as vs
 
     monkeypatch.setenv("FDATRD_CACHE", str(tmp_path / "cache"))
-    blank = vs.core.std.BlankClip(width=83, height=57, format=vs.RGBS, length=8)
-
-    def draw(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
-        out = f.copy()
-        for i, plane in enumerate(drawing(57, 83)):
-            np.copyto(np.asarray(out[i]), np.roll(plane, 5 * n, 1))
-        return out
-
-    clip = vs.core.std.ModifyFrame(blank, blank, draw)
-    out = vs.core.fdatrd.upscale(clip, model=str(tiny_model), backend="torch", precision="fp32", streams=streams)
+    out = vs.core.fdatrd.upscale(panned(8), model=str(tiny_model), backend="torch", precision="fp32", streams=streams)
     checkpoint = open_checkpoint(tiny_model)
     for n, frame in enumerate(out.frames(prefetch=6)):
         assert (frame.width, frame.height) == (166, 114)
-        wanted = on_cpu(checkpoint, np.roll(drawing(57, 83), 5 * n, 2))
+        wanted = on_cpu(checkpoint, panned_picture(n))
         found = np.stack([np.asarray(frame[i]) for i in range(3)])
         np.testing.assert_allclose(found, np.clip(wanted, 0, 1), atol=2e-3)

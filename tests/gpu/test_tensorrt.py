@@ -19,7 +19,7 @@ from vsfdatrd.errors import EngineError
 from vsfdatrd.options import Options, Precision
 from vsfdatrd.store import Store
 
-from .conftest import SIDES, on_cpu
+from .conftest import SIDES, on_cpu, panned, panned_picture
 
 pytestmark = pytest.mark.gpu
 
@@ -161,20 +161,11 @@ def test_a_gpu_that_is_full_is_a_sentence(medium: Checkpoint, tmp_path: Path) ->
 def test_through_the_plugin(tiny_model: Path, tmp_path: Path, streams: int) -> None:
     import vapoursynth as vs
 
-    blank = vs.core.std.BlankClip(width=83, height=57, format=vs.RGBS, length=24)
-
-    def draw(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
-        out = f.copy()
-        for i, plane in enumerate(drawing(57, 83)):
-            np.copyto(np.asarray(out[i]), np.roll(plane, 5 * n, 1))
-        return out
-
-    clip = vs.core.std.ModifyFrame(blank, blank, draw)
     out = vs.core.fdatrd.upscale(
-        clip, model=str(tiny_model), backend="tensorrt", precision="mixed", streams=streams, cache=str(tmp_path)
+        panned(24), model=str(tiny_model), backend="tensorrt", precision="mixed", streams=streams, cache=str(tmp_path)
     )
     checkpoint = open_checkpoint(tiny_model)
     for n, frame in enumerate(out.frames(prefetch=6)):
-        wanted = np.clip(on_cpu(checkpoint, np.roll(drawing(57, 83), 5 * n, 2)), 0, 1)
+        wanted = np.clip(on_cpu(checkpoint, panned_picture(n)), 0, 1)
         found = np.stack([np.asarray(frame[i]) for i in range(3)])
         assert compare(wanted, found, "mixed") >= 50

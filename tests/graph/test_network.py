@@ -1,8 +1,6 @@
 """The engine graph computes what the network computes: fixtures, every tail, every scale, every pattern."""
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from tests.apart import apart
+from tests.reference import FIXTURES
 from vsfdatrd.geometry import fill_padding, padded
 from vsfdatrd.graph import GRAPH_VERSION, fdat_rd_graph
 from vsfdatrd.nn.config import META, UPSAMPLERS, FdatRdConfig, from_shapes, variant
@@ -28,13 +28,6 @@ type Run = Callable[[onnx.ModelProto, Array], Array]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 # fmt: off
-FIXTURES = (
-    "1x_conv", "1x_unshuffle", "2x_dysample", "2x_lda", "2x_nearest-conv", "2x_pa_up", "2x_pixelshuffle",
-    "2x_pixelshuffledirect", "2x_transpose-conv", "2x_unshuffle_64d", "2x_unshuffle_dysample", "2x_unshuffle_lda",
-    "2x_unshuffle_nearest-conv", "2x_unshuffle_pa_up", "2x_unshuffle_pixelshuffle", "2x_unshuffle_pixelshuffledirect",
-    "2x_unshuffle_transpose-conv", "3x_nearest-conv", "3x_pa_up", "3x_pixelshuffle", "3x_pixelshuffledirect",
-    "3x_transpose-conv", "4x",
-)
 VARIANTS: tuple[dict[str, Any], ...] = (
     {"upsampler": "conv", "tail_scale": 1},
     *({"upsampler": kind, "tail_scale": scale} for kind in UPSAMPLERS[1:] for scale in (2, 3, 4)),
@@ -57,20 +50,13 @@ VARIANTS: tuple[dict[str, Any], ...] = (
 
 # OpenVINO must not meet VapourSynth, which loads plugins with a build of their own, so it runs in another process.
 RUNNER = """
-import sys
-import numpy as np
 import openvino
 from vsfdatrd.engines.openvino_process import settings
 
 core = openvino.Core()
-for line in sys.stdin:
-    try:
-        graph, source, target = line.rstrip("\\n").split("\\t")
-        compiled = core.compile_model(core.read_model(graph), "CPU", settings("fp32", 1))
-        np.save(target, compiled(np.load(source))[0])
-        print("done", flush=True)
-    except Exception as error:
-        print(repr(error).replace("\\n", " "), flush=True)
+
+def compute(graph, x):
+    return core.compile_model(core.read_model(graph), "CPU", settings("fp32", 1))(x)[0]
 """
 
 
@@ -78,26 +64,14 @@ for line in sys.stdin:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """What OpenVINO makes of a model and its input."""
     folder = tmp_path_factory.mktemp("graphs")
-    graph, source, target = folder / "graph.onnx", folder / "in.npy", folder / "out.npy"
-    with subprocess.Popen(
-        [sys.executable, "-c", RUNNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        asked, answered = process.stdin, process.stdout
-        assert asked is not None
-        assert answered is not None
+    graph = folder / "graph.onnx"
+    with apart(RUNNER, folder) as compute:
 
         def infer(model: onnx.ModelProto, x: Array) -> Array:
-            target.unlink(missing_ok=True)
             graph.write_bytes(model.SerializeToString())
-            np.save(source, x)
-            asked.write(f"{graph}\t{source}\t{target}\n")
-            asked.flush()
-            assert answered.readline() == "done\n"
-            result: Array = np.load(target)
-            return result
+            return compute(graph, x)
 
         yield infer
-        asked.close()
 
 
 def continued(picture: Array, multiple: int) -> Array:
@@ -123,10 +97,6 @@ def test_reproduces_the_published_network(shared: Path, run: Run, name: str) -> 
             out = out[..., : height * config.scale, : width * config.scale]
             assert out.shape == expected.shape
             assert np.abs(out - expected).max() <= 1e-4 * facts["out_std"], (height, width)
-
-
-def test_all_fixtures_are_listed(shared: Path) -> None:
-    assert set(json.loads((shared / "fixtures/index.json").read_text())) == {f"fdatrd_{name}" for name in FIXTURES}
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=lambda c: " ".join(f"{k}={v}" for k, v in c.items()))

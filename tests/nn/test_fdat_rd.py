@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.reference import FIXTURES
 from vsfdatrd.nn.config import META, UPSAMPLERS, VARIANTS, from_shapes
 from vsfdatrd.nn.fdat_rd import DropPath, FdatRd, WindowAttention, build
 from vsfdatrd.nn.upsample import build_upsampler
@@ -20,15 +21,6 @@ type Make = Callable[..., Any]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# fmt: off
-FIXTURES = (
-    "1x_conv", "1x_unshuffle", "2x_dysample", "2x_lda", "2x_nearest-conv", "2x_pa_up", "2x_pixelshuffle",
-    "2x_pixelshuffledirect", "2x_transpose-conv", "2x_unshuffle_64d", "2x_unshuffle_dysample", "2x_unshuffle_lda",
-    "2x_unshuffle_nearest-conv", "2x_unshuffle_pa_up", "2x_unshuffle_pixelshuffle", "2x_unshuffle_pixelshuffledirect",
-    "2x_unshuffle_transpose-conv", "3x_nearest-conv", "3x_pa_up", "3x_pixelshuffle", "3x_pixelshuffledirect",
-    "3x_transpose-conv", "4x",
-)
-# fmt: on
 TAILS = [(kind, scale) for kind in UPSAMPLERS for scale in (1, 2, 3, 4) if kind != "conv" or scale == 1]
 
 
