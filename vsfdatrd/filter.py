@@ -85,7 +85,7 @@ def _upscale(clip: vs.VideoNode, options: Options) -> vs.VideoNode:
             len(tiling.tiles), tiling.width, tiling.height,
         )  # fmt: skip
     upscaled = pipeline.run(colour.to_rgb(source), lanes, tiling, scale, options.reuse)
-    return colour.from_rgb(upscaled, target)
+    return colour.deliver(upscaled, target)
 
 
 def _open(clip: vs.VideoNode, checkpoint: Checkpoint, options: Options, store: Store) -> tuple[Lanes, geometry.Tiling]:
