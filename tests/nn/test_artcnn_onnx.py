@@ -69,7 +69,9 @@ def converted(config: ArtCnnConfig, tensors: Tensors, dtype: type = np.float32) 
     out = conv(op("Add", conv(y, closing), a), last)
     if config.scale > 1:
         out = op("DepthToSpace", out, blocksize=config.scale)
-    nodes.append(helper.make_node("Transpose", [op("Clip", out)], ["result"], perm=[0, 2, 3, 1]))
+    out = op("Min", op("Max", out, constant("zero", np.zeros(()))), constant("one", np.ones((1,))))
+    out = op("Clip", out, "zero", "one")
+    nodes.append(helper.make_node("Transpose", [out], ["result"], perm=[0, 2, 3, 1]))
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     graph = helper.make_graph(
         nodes, "converted",
@@ -102,7 +104,7 @@ def test_a_pixels_channels_are_sorted() -> None:
     tensors, x = random_tensors(R_RGB), picture(R_RGB)
     model = converted(R_RGB, tensors)
     out = run_graph(model, x.transpose(1, 2, 0))
-    np.testing.assert_allclose(out.transpose(2, 0, 1), by_hand(R_RGB, tensors, x), atol=2e-6)
+    np.testing.assert_allclose(out.transpose(2, 0, 1), by_hand(R_RGB, tensors, x).clip(0, 1), atol=2e-6)
 
 
 def test_half_precision_is_widened() -> None:
@@ -150,6 +152,11 @@ def changed(change: str) -> onnx.GraphProto:
             graph.initializer[0].raw_data = b"123"
         case "a flat weight":
             graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones(4, np.float32), "conv0.w"))
+        case "another range":
+            graph.initializer[-1].CopyFrom(numpy_helper.from_array(np.full((1,), 255, np.float32), "one"))
+        case "a clamp inside":
+            relus[1].op_type = "Clip"
+            relus[1].input.extend(["zero", "one"])
         case "nothing":
             del graph.node[:]
     return graph
@@ -158,7 +165,7 @@ def changed(change: str) -> onnx.GraphProto:
 @pytest.mark.parametrize("change", [
     "another activation", "no activation", "one more activation", "no skip", "strides", "groups", "no padding",
     "unknown weight", "no inputs", "two inputs", "a cycle", "external weight", "a broken weight", "a flat weight",
-    "nothing",
+    "another range", "a clamp inside", "nothing",
 ])  # fmt: skip
 def test_what_differs_is_left_to_others(change: str) -> None:
     assert tensors_of(changed("none")) is not None

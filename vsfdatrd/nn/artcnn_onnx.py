@@ -18,8 +18,10 @@ from vsfdatrd.nn.artcnn_config import ArtCnnConfig, from_shapes, layers
 
 type Array = NDArray[Any]
 
-_SAME = ("Identity", "Cast", "Transpose", "Clip", "Dropout")
-"""What changes types, layouts or the range only: converters put transposes around everything, and a clip at the end."""
+_SAME = ("Identity", "Cast", "Transpose", "Dropout")
+"""What changes types or layouts only; converters put transposes around everything."""
+_LIMITS = {"Clip": (0, 1), "Max": (0,), "Min": (1,)}
+"""How a graph is clamped to [0, 1], and by which constants."""
 
 
 def tensors_of(graph: onnx.GraphProto) -> dict[str, Array] | None:
@@ -76,6 +78,8 @@ class _Trace:
                 self._constants[output] = tensor
         elif node.op_type in _SAME:
             self._values[output] = self._values[node.input[0]]
+        elif node.op_type in _LIMITS:
+            self._values[output] = self._clamped(node, attributes)
         elif node.op_type == "Relu":
             self._values[output] = self._number("relu", self._values[node.input[0]])
         elif node.op_type == "Conv":
@@ -101,6 +105,14 @@ class _Trace:
         self._biases.append(self._constant(node.input[2]).astype(np.float32) if has_bias else None)
         return self._number("conv", len(self._weights) - 1, self._values[node.input[0]])
 
+    def _clamped(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> int:
+        limits = [self._constant(name).item() for name in node.input if name in self._constants]
+        limits += [attributes[name] for name in ("min", "max") if name in attributes]
+        if tuple(limits) != _LIMITS[node.op_type]:
+            raise _Other
+        (value,) = (self._values[name] for name in node.input if name in self._values)
+        return self._number("clamped", value)
+
     def _sum(self, left: str, right: str) -> int:
         if left in self._values and right in self._values:
             return self._number("add", *sorted((self._values[left], self._values[right])))
@@ -119,6 +131,10 @@ class _Trace:
     def network(self, output: str) -> dict[str, Array] | None:
         """The tensors, if what comes out is what an ArtCNN computes."""
         scale, pixels_first = self._shuffle or (1, False)
+        inside = {number: key[1] for key, number in self._known.items() if key[0] == "clamped"}
+        found = self._values[output]
+        while found in inside:  # we clamp, too
+            found = inside[found]
         for residual in (False, True):
             config = self._config(residual)
             if config is None or config.scale != scale:
@@ -126,7 +142,7 @@ class _Trace:
             result = self._expected(config)
             if self._shuffle:
                 result = self._number("shuffled", result)
-            if result == self._values[output]:
+            if result == found:
                 return self._named(config, pixels_first)
         return None
 
