@@ -5,7 +5,7 @@ can be remembered by the file's SHA-256 (`Memory`), so that a second start with 
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from vsfdatrd.description import FDAT_RD as FDAT_RD
+from vsfdatrd.description import Description as Description
 from vsfdatrd.errors import CheckpointError
 from vsfdatrd.nn.config import META, FdatRdConfig, from_shapes, is_fdat_rd
 from vsfdatrd.nn.layout import is_buffer, tensor_shapes
@@ -20,54 +22,6 @@ from vsfdatrd.weights_file import Array, Entry, WeightsFile, open_weights, refus
 
 if TYPE_CHECKING:
     from torch import nn
-
-FDAT_RD = "FDAT-RD"
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What is known of a checkpoint's network without running it."""
-
-    architecture: str
-    """``FDAT-RD``, or the name spandrel has for it."""
-    scale: int
-    """Output pixels per input pixel, along each side."""
-    in_channels: int
-    """Channels of the input: 3 is RGB; 1 is any single plane, R, G and B being sent through one after the other."""
-    out_channels: int
-    """Channels of the output."""
-    multiple: int
-    """Both sides of the input are padded to a multiple of this many pixels."""
-    minimum: int
-    """Smallest side of the padded input in pixels; 0 is none. `Checkpoint.network` pads to it by itself."""
-    parameters: int
-    """Number of trained values."""
-    dtype: str
-    """How the file stores them: ``fp16``, ``bf16``, ``fp32``, ``fp64``, or several joined by ``+``."""
-    sha256: str
-    """SHA-256 of the file, as hexadecimal digits."""
-    config: FdatRdConfig | None = None
-    """Hyper-parameters of an FDAT-RD; None for other architectures."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values that JSON can hold."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> "Description":
-        """The description `to_dict` made, possibly by way of JSON. Raises ValueError if it is something else."""
-        try:
-            values = {field.name: plain[field.name] for field in fields(cls)}
-            if (config := values["config"]) is not None:
-                config = {field.name: config[field.name] for field in fields(FdatRdConfig)}
-                config["groups"] = tuple(tuple(group) for group in config["groups"])
-                values["config"] = FdatRdConfig(**config)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"this is no checkpoint's description: {error!r}") from error
-        for name in ("scale", "in_channels", "out_channels", "multiple", "minimum", "parameters"):
-            if type(values[name]) is not int:
-                raise ValueError(f"this is no checkpoint's description: {name} is {values[name]!r}")
-        return cls(**values)
 
 
 class Memory(Protocol):
@@ -223,6 +177,7 @@ def _describe(path: Path, digest: str) -> Description:
         out_channels=network.channels[1],
         multiple=network.multiple,
         minimum=network.minimum,
+        square=network.square,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
     )
 

@@ -14,7 +14,8 @@ from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.engines.base import Backend, Job, Lanes
 from vsfdatrd.engines.devices import gpu_count
 from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, EngineUnavailable, MemoryShort
-from vsfdatrd.geometry import padded
+from vsfdatrd.geometry import sides
+from vsfdatrd.graph import of_checkpoint
 from vsfdatrd.manifest import Key
 from vsfdatrd.options import BACKENDS, Options, Precision
 from vsfdatrd.progress import working
@@ -58,9 +59,7 @@ def candidates(wanted: str, checkpoint: Checkpoint) -> list[tuple[str, Backend]]
             raise EngineUnavailable(f"backend={wanted!r} cannot be used here: {reason}")
         return [(wanted, found)]
     order: Sequence[str] = BACKENDS
-    if checkpoint.description.config is None:
-        order = ("torch",)  # other architectures have no graph of ours
-    elif gpu_count():
+    if gpu_count():
         order = ("tensorrt", "torch", "openvino")  # a GPU is faster under torch than the CPU under OpenVINO
     reasons = {name: backend(name).unavailable() for name in order}
     usable = [(name, backend(name)) for name, reason in reasons.items() if reason is None]
@@ -104,10 +103,10 @@ def _open_with(
         what = f"the {known} GPUs of this machine" if known > 1 else "device 0, the only one here"
         raise ArgumentError(f"device={list(options.device)} is not there; the {name} engine can use {what}")
     wanted = possible if options.precision == "auto" else (cast(Precision, options.precision),)
-    multiple = checkpoint.description.multiple
-    sides = padded(height, multiple), padded(width, multiple)
+    about = checkpoint.description
+    padded = sides(height, width, about.multiple, about.minimum, about.square)
     for precision in wanted:
-        job = Job(checkpoint, *sides, precision, options.device, options.streams)
+        job = Job(checkpoint, *padded, precision, options.device, options.streams)
         try:
             return _open(name, module, job, store)
         except EngineBuildError as error:
@@ -125,7 +124,7 @@ def _open(name: str, module: Backend, job: Job, store: Store) -> Lanes:
         precision=job.precision,
         engine=f"{name} {module.version()}",
         device=module.device_name(job),
-        options=module.identity(job),
+        options=" ".join(filter(None, (module.identity(job), of_checkpoint.identity(job.checkpoint.description)))),
     )
     identity = (key, job.device, job.streams)
     if lanes := _shared.get(identity):

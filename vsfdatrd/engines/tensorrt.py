@@ -23,8 +23,8 @@ from vsfdatrd.engines.tensorrt_build import REFERENCE
 from vsfdatrd.engines.tensorrt_library import OLDEST, Library, choose
 from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, EngineUnavailable
 from vsfdatrd.graph import GRAPH_VERSION as GRAPH_VERSION
-from vsfdatrd.graph import fdat_rd_graph
 from vsfdatrd.graph.dialect import tensorrt as dialect
+from vsfdatrd.graph.of_checkpoint import graph_of, serialized
 from vsfdatrd.options import Precision
 
 log = logging.getLogger(__name__)
@@ -122,19 +122,11 @@ def build(job: Job, directory: Path) -> None:
 
 def build_for(job: Job, directory: Path, library: Library, targets: Sequence[str]) -> dict[str, Any]:
     """Build an engine for kinds of GPU, such as ``sm89``. -> what the builder tells of it."""
-    description = job.checkpoint.description
-    if description.config is None:
-        raise EngineBuildError(
-            f"the tensorrt engine builds FDAT-RD only so far, and {job.checkpoint.path.name} is "
-            f'{description.architecture}; use backend="torch" for it'
-        )
     graph, exact = directory / "graph.onnx", directory / "exact.onnx"
-    tensors = job.checkpoint.tensors()
     try:
         written = dialect(job.precision, turing="sm75" in targets)
-        model = fdat_rd_graph(description.config, tensors, job.height, job.width, written)
-        graph.write_bytes(model.SerializeToString())
-        exact.write_bytes(fdat_rd_graph(description.config, tensors, job.height, job.width).SerializeToString())
+        graph.write_bytes(serialized(graph_of(job.checkpoint, job.height, job.width, written)))
+        exact.write_bytes(serialized(graph_of(job.checkpoint, job.height, job.width)))
     except OverflowError as error:
         raise EngineBuildError(f"{job.checkpoint.path.name} cannot be computed in {job.precision}: {error}.") from error
     number, full_log = tempfile.mkstemp(".log", "vsfdatrd-tensorrt-")

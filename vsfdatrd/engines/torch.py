@@ -119,8 +119,9 @@ class _Slots:
     def __init__(self, job: Job, slots: int) -> None:
         self.slots = slots
         scale = job.checkpoint.description.scale
-        self._input_shape = (1, 3, job.height, job.width)
-        self._output_shape = (1, 3, job.height * scale, job.width * scale)
+        taken, given = job.checkpoint.description.frame_channels
+        self._input_shape = (1, taken, job.height, job.width)
+        self._output_shape = (1, given, job.height * scale, job.width * scale)
         self._closed = False
 
     def _check_open(self) -> None:
