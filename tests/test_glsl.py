@@ -10,8 +10,9 @@ from safetensors.numpy import load_file
 from tests import shaders
 from tests.artcnns import C_CHROMA, C_LUMA, Tensors, random_tensors
 from vsfdatrd.errors import CheckpointError
-from vsfdatrd.glsl import GlslFile, is_shader
+from vsfdatrd.glsl import GlslFile
 from vsfdatrd.nn.artcnn_config import ArtCnnConfig
+from vsfdatrd.weights_file import is_shader
 
 
 def read(path: Path) -> Tensors:

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
+from vsfdatrd.nn.artcnn_config import ArtCnnConfig
 from vsfdatrd.nn.config import FdatRdConfig
+from vsfdatrd.nn.onnx_config import OnnxConfig
 
 FDAT_RD = "FDAT-RD"
 
@@ -42,6 +44,11 @@ class Description:
     """Whether the padded input must be as high as it is wide."""
     config: FdatRdConfig | None = None
     """Hyper-parameters of an FDAT-RD; None for other architectures."""
+    artcnn: ArtCnnConfig | None = None
+    """Hyper-parameters of an ArtCNN; None for other architectures."""
+
+    onnx: OnnxConfig | None = None
+    """Ends of a network that comes as an ONNX file; None for weights."""
 
     @property
     def frame_channels(self) -> tuple[int, int]:
@@ -61,6 +68,10 @@ class Description:
                 config = {field.name: config[field.name] for field in fields(FdatRdConfig)}
                 config["groups"] = tuple(tuple(group) for group in config["groups"])
                 values["config"] = FdatRdConfig(**config)
+            if (artcnn := values["artcnn"]) is not None:
+                values["artcnn"] = ArtCnnConfig(**{field.name: artcnn[field.name] for field in fields(ArtCnnConfig)})
+            if (ends := values["onnx"]) is not None:
+                values["onnx"] = OnnxConfig(**{field.name: ends[field.name] for field in fields(OnnxConfig)})
         except (KeyError, TypeError) as error:
             raise ValueError(f"this is no checkpoint's description: {error!r}") from error
         for name in ("scale", "in_channels", "out_channels", "multiple", "minimum", "parameters"):

@@ -113,11 +113,6 @@ class GlslFile:
             yield name, finite(self.path, name, self._tensors[key])
 
 
-def is_shader(head: bytes, suffix: str) -> bool:
-    """Whether a file that begins so is a shader for mpv, ArtCNN's or another. suffix: of its name, as ``.glsl``."""
-    return suffix.lower() in (".glsl", ".hook") or re.search(rb"^//!(?:DESC|HOOK|BIND) ", head, re.M) is not None
-
-
 def _passes(text: str) -> list[_Pass]:
     """The shader's passes. A pass begins where ``//!`` lines follow something else."""
     heads = re.split(r"(?m)^(?=//!DESC )", text)[1:]

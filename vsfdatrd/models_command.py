@@ -137,4 +137,12 @@ def _rows(path: Path, found: Description) -> dict[str, Any]:
                 "mid_dim": config.mid_dim,
                 "TFLOP per 720×540 frame": round(config.work(540, 720) / 1e12, 3),
             }
+    if art := found.artcnn:
+        rows |= {
+            "works on": art.planes,
+            "filters": art.filters,
+            "residual blocks" if art.residual else "inner convolutions": art.blocks,
+            "looks": f"{art.reach} pixels far",
+            "TFLOP per 720×540 frame": round(art.work(540, 720) / 1e12, 3),
+        }
     return rows

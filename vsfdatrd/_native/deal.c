@@ -317,9 +317,10 @@ static void VS_CC create(const VSMap *in, VSMap *out, void *user, VSCore *core, 
         dependencies[i + 1] = (VSFilterDependency){d->lanes[i], pattern};
     }
     const VSVideoInfo *source = vsapi->getVideoInfo(d->source), *result = vsapi->getVideoInfo(d->lanes[0]);
-    if (source->format.colorFamily != cfRGB || source->format.sampleType != stFloat ||
+    int family = source->format.colorFamily;
+    if ((family != cfRGB && family != cfGray) || source->format.sampleType != stFloat ||
         source->format.bitsPerSample != 32 || source->width <= 0 || source->height <= 0) {
-        vsapi->mapSetError(out, "fdatrd: Deal takes RGBS clips of one size");
+        vsapi->mapSetError(out, "fdatrd: Deal takes RGBS or GRAYS clips of one size");
         free(dependencies);
         free_filter(d, core, vsapi);
         return;

@@ -116,8 +116,12 @@ def _needed(job: Job, streams: int) -> int:
     description = job.checkpoint.description
     config = description.config
     pixels = job.height * job.width
-    channels = config.ffn_dim / config.unshuffle**2 if config else 0
-    frame = pixels * channels * BYTES_PER_TOKEN_CHANNEL + 12 * pixels * (1 + description.scale**2)
+    activations = 0.0
+    if config:
+        activations = config.ffn_dim / config.unshuffle**2 * BYTES_PER_TOKEN_CHANNEL
+    elif description.artcnn:
+        activations = 4 * description.artcnn.held
+    frame = pixels * activations + 12 * pixels * (1 + description.scale**2)
     return int(streams * frame + 12 * description.parameters + BYTES_OF_PROCESS)
 
 

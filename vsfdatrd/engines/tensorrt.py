@@ -105,6 +105,8 @@ def needed(job: Job) -> int:
         scores = config.heads * config.dict_tokens if job.precision != "fp32" else 0  # in fp32 they are not the peak
         per_token = config.ffn_dim * BYTES_PER_CHANNEL[job.precision] + scores * BYTES_PER_SCORE
         activations = pixels / config.unshuffle**2 * per_token
+    elif description.artcnn:
+        activations = pixels * description.artcnn.held * (4 if job.precision == "fp32" else 2)
     frames = 12 * pixels * (1 + description.scale**2) * (job.streams or STREAMS)
     return int(activations + frames + 4 * description.parameters + BYTES_OF_PROCESS)
 

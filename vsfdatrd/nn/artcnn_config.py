@@ -16,6 +16,7 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from vsfdatrd.errors import CheckpointError
 
@@ -66,9 +67,20 @@ class ArtCnnConfig:
         return f"ArtCNN {'R' if self.residual else 'C'}{self.blocks}F{self.filters}{kind}{enlarges}"
 
     @property
+    def planes(self) -> Literal["rgb", "luma", "chroma"]:
+        """What of a clip it takes, as `Description.planes` has it."""
+        return "luma" if self.out_channels == 1 else "chroma" if self.out_channels == 2 else "rgb"
+
+    @property
     def body(self) -> int:
         """Number of convolutions of the body."""
         return self.blocks * (3 if self.residual else 1)
+
+    @property
+    def held(self) -> int:
+        """Values for each pixel that have to be held at once: the first map, the body's, a convolution's input and
+        its result."""
+        return self.filters * (4 if self.residual else 3)
 
     @property
     def reach(self) -> int:

@@ -5,7 +5,8 @@ is connected or activated in another way, experiments of the same project among 
 graph that it is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,46 @@ from onnx import numpy_helper
 
 from vsfdatrd.errors import CheckpointError
 from vsfdatrd.nn.artcnn_config import ArtCnnConfig, from_shapes, layers
+from vsfdatrd.weights_file import Entry, check_file, finite
 
 type Array = NDArray[Any]
+
+MAX_BYTES = 64 << 20
+"""Largest file that is looked at; the largest ArtCNN there is has 17 megabytes."""
 
 _SAME = ("Identity", "Cast", "Transpose", "Dropout")
 """What changes types or layouts only; converters put transposes around everything."""
 _LIMITS = {"Clip": (0, 1), "Max": (0,), "Min": (1,)}
 """How a graph is clamped to [0, 1], and by which constants."""
+
+
+class ArtCnnFile:
+    """The weights of an ArtCNN in an ONNX file (`weights_file.WeightsFile`)."""
+
+    def __init__(self, path: Path, tensors: Mapping[str, Array], dtype: str) -> None:
+        self.path = path
+        self._tensors = tensors
+        self.entries: Mapping[str, Entry] = {name: Entry(dtype, values.shape) for name, values in tensors.items()}
+
+    @classmethod
+    def of(cls, path: Path) -> "ArtCnnFile | None":
+        """The file, if it is an ONNX file of an ArtCNN; None if it is anything else."""
+        if check_file(path).st_size > MAX_BYTES:
+            return None
+        try:
+            graph = onnx.load_model_from_string(path.read_bytes()).graph
+        except Exception:  # damaged ones raise what protobuf likes; whoever reads ONNX files says what is wrong
+            return None
+        tensors = tensors_of(graph)
+        if tensors is None:
+            return None
+        half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.initializer)
+        return cls(path, tensors, "fp16" if half else "fp32")
+
+    def read(self, names: Mapping[str, str]) -> Iterator[tuple[str, Array]]:
+        """See `WeightsFile.read`."""
+        for name, key in names.items():
+            yield name, finite(self.path, name, self._tensors[key])
 
 
 def tensors_of(graph: onnx.GraphProto) -> dict[str, Array] | None:
