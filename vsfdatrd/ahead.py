@@ -11,7 +11,6 @@ from vsfdatrd.engines import choice, tensorrt
 from vsfdatrd.engines.base import Job
 from vsfdatrd.engines.tensorrt_library import RTX, parse_target
 from vsfdatrd.errors import ArgumentError, EngineUnavailable
-from vsfdatrd.geometry import sides
 from vsfdatrd.graph import of_checkpoint
 from vsfdatrd.manifest import Key
 from vsfdatrd.options import Options, Precision
@@ -58,8 +57,7 @@ def build_for(options: Options, width: int, height: int, targets: Sequence[str])
         raise EngineUnavailable("engines for other GPUs need tensorrt_rtx; pip install vsfdatrd[rtx]")
     store = Store(options.cache)
     checkpoint = open_checkpoint(resolve(options.model), memory=store.notes("checkpoint"))
-    about = checkpoint.description
-    frame = sides(height, width, about.multiple, about.minimum, about.square)
+    frame = choice.frame_of(checkpoint.description, height, width)
     precision: Precision = "fp16" if options.precision == "auto" else options.precision  # type: ignore[assignment]
     job = Job(checkpoint, *frame, precision)
     built = []

@@ -55,6 +55,11 @@ class Description:
         """Planes that go into an engine for this network, and planes that come out."""
         return _CHANNELS[self.planes]
 
+    @property
+    def fixed(self) -> tuple[int, int] | None:
+        """(height, width) of the only frames the network takes; None if it takes others, too."""
+        return self.onnx.size if self.onnx else None
+
     def to_dict(self) -> dict[str, Any]:
         """As plain values that JSON can hold."""
         return asdict(self)
