@@ -43,6 +43,16 @@ def repeating_tensors(config: ArtCnnConfig = C_LUMA) -> Tensors:
     return tensors
 
 
+def passing_tensors(config: ArtCnnConfig = C_CHROMA) -> Tensors:
+    """A chroma model that returns Cb and Cr as they are."""
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in tensor_shapes(config).items()}
+    last = next(name for name, shape in tensor_shapes(config).items() if shape[0] == config.out_channels)
+    for i in range(2):
+        tensors["conv0.weight"][i, 1 + i, 1, 1] = 1
+        tensors[last][i, i, 1, 1] = 1
+    return tensors
+
+
 def by_hand(config: ArtCnnConfig, tensors: Mapping[str, Any], picture: NDArray[np.float32]) -> NDArray[np.float32]:
     """What an ArtCNN computes, in float64 and from the formula alone. picture: (C, H, W) -> (C', H·s, W·s)."""
     weights = {name: torch.from_numpy(np.asarray(values, np.float64)) for name, values in tensors.items()}

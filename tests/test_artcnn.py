@@ -1,6 +1,8 @@
 """ArtCNN from a file to frames: every kind of file, both engines of this machine, quality, colours, vspipe."""
 
+import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,13 +26,17 @@ from tests.artcnns import (
     Tensors,
     by_hand,
     notebook_names,
+    passing_tensors,
     picture,
     random_tensors,
+    repeating_tensors,
 )
 from tests.clips import Array, blank, clip_of, core, planes, props_of, yuv
 from vsfdatrd import ahead, load_model
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.description import Description
+from vsfdatrd.engines import tensorrt
+from vsfdatrd.engines.base import Job
 from vsfdatrd.engines.tensorrt_library import RTX
 from vsfdatrd.graph.artcnn import write
 from vsfdatrd.graph.dialect import OPENVINO
@@ -280,12 +286,51 @@ def test_vspipe_runs_it(c4f32: str, tmp_path: Path) -> None:
     assert abs(float(np.median(frame[: 144 * 96])) / 256 - 90) < 1
 
 
+def test_a_script_starts_without_torch_and_onnx(tmp_path: Path) -> None:
+    """With an engine in the cache, nothing heavy is imported for it."""
+    path = saved(tmp_path, C_LUMA, "safetensors", random_tensors(C_LUMA))
+    code = (
+        "import sys, vapoursynth as vs\n"
+        "clip = vs.core.std.BlankClip(width=32, height=32, format=vs.GRAYS, length=1, color=0.5)\n"
+        f"vs.core.fdatrd.upscale(clip, model={str(path)!r}, backend='openvino').get_frame(0)\n"
+        "print([name for name in ('torch', 'onnx', 'openvino', 'spandrel') if name in sys.modules])\n"
+    )
+    said = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout
+        for _ in range(2)
+    ]
+    assert said[1] == "[]\n"
+
+
+def test_luma_then_chroma(tmp_path: Path) -> None:
+    """The chain of docs/artcnn.md: 4:2:0, doubled as 4:2:0, then 4:4:4, with its tags and without a shift of chroma."""
+    luma = saved(tmp_path, C_LUMA, "safetensors", repeating_tensors())
+    chroma = saved(tmp_path, C_CHROMA, "safetensors", passing_tensors())
+    y, x = np.mgrid[0:48, 0:64]
+    codes = [np.full((48, 64), 120), 100 + y[::2, ::2] / 2, 110 + x[::2, ::2] / 2]
+    clip = clip_of(yuv(16, "420"), [[256 * part for part in codes]], _Matrix=5, _Range=0, _ChromaLocation=0)
+    for path in (luma, chroma):
+        clip = core.fdatrd.upscale(clip, model=str(path), backend="openvino", precision="fp32")
+    tags = props_of(clip)
+    assert (clip.format.id, clip.width, clip.height, tags["_Matrix"], tags["_Range"]) == (vs.YUV444P16, 128, 96, 5, 0)
+    found = planes(clip)
+    np.testing.assert_allclose(found[0][8:-8, 8:-8], 120 * 256, atol=2)
+    rows, columns = np.mgrid[0:96, 0:128]
+    # a row of 4:2:0 lies between two luma rows, a column (left) on the first of two luma columns
+    expected = [100 + ((rows - 0.5) / 2 - 0.5) / 2, 110 + ((columns - 0.5) / 2) / 2]
+    for plane, wanted in zip(found[1:], expected, strict=True):
+        np.testing.assert_allclose(plane[16:-16, 16:-16] / 256, wanted[16:-16, 16:-16], atol=0.05)
+
+
 @pytest.mark.skipif(not RTX.installed, reason="tensorrt_rtx is not installed")
 @pytest.mark.parametrize("config", [ArtCnnConfig(32, 4, False, 1, 1, 2), ArtCnnConfig(64, 2, True, 3, 2, 1)],
                          ids=["luma", "chroma"])  # fmt: skip
 def test_engines_for_gpus_are_built(tmp_path: Path, cache: Path, config: ArtCnnConfig) -> None:
     path = saved(tmp_path, config, "safetensors", random_tensors(config))
     (engine,) = ahead.build_for(Options(str(path), cache=cache), 320, 240, ["sm89"])
+    facts = json.loads((engine.path / "facts.json").read_text())
+    estimate = tensorrt.needed(Job(open_checkpoint(path), 240, 320, "fp16")) - tensorrt.BYTES_OF_PROCESS
+    assert 0.5 * estimate < facts["activation_bytes"] < estimate
     reference = np.load(engine.path / "reference.npy")
     assert reference.shape == (config.out_channels, 240 * config.scale, 320 * config.scale)
     assert np.isfinite(reference).all()
