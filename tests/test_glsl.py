@@ -1,6 +1,7 @@
 """ArtCNN shaders: every layout gives the weights exactly; what is no ArtCNN is a sentence."""
 
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,38 @@ def test_what_is_no_artcnn_is_a_sentence(tmp_path: Path, change: str, reason: st
         read(path)
     assert str(path) in str(error.value)
     assert ";" in str(error.value) or "use an earlier checkpoint" in str(error.value)
+
+
+@pytest.mark.parametrize("text", [
+    "inp[0][y][x] = " * 60, "imageStore(out_image, " * 40, "    result += mat4(" * 45, "vec4 result = vec4(" * 45,
+    "max(result" * 90, "result0 = result0 + " * 45,
+])  # fmt: skip
+def test_large_nonsense_is_refused_soon(tmp_path: Path, text: str) -> None:
+    line = f"{text}\n"
+    path = shader(tmp_path, "//!DESC ArtCNN\n//!HOOK LUMA\n" + line * ((2 << 20) // len(line.encode()) - 1))
+    start = time.monotonic()
+    with pytest.raises(CheckpointError):
+        read(path)
+    assert time.monotonic() - start < 5
+
+
+def test_many_results_are_refused_soon(tmp_path: Path) -> None:
+    lines = [
+        f"vec4 result{i} = vec4(0, 0, 0, 0);\nresult{i} += vec4(0, 0, 0, 0) * LUMA_texOff(0.0).x;" for i in range(20000)
+    ]
+    path = shader(tmp_path, "//!DESC ArtCNN\n//!HOOK LUMA\n//!BIND LUMA\n" + "\n".join(lines))
+    start = time.monotonic()
+    with pytest.raises(CheckpointError, match="convolutions"):
+        read(path)
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("x" * 1001, "a line has over"), ("//" + "\n" * (2 << 20), "more than 2 MiB")]
+)
+def test_what_is_too_long_is_a_sentence(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(CheckpointError, match=said):
+        GlslFile(shader(tmp_path, text))
 
 
 def test_bytes_that_are_no_text_are_a_sentence(tmp_path: Path) -> None:

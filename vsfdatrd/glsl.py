@@ -20,8 +20,10 @@ import numpy as np
 
 from vsfdatrd.weights_file import Array, Entry, check_file, finite, refuse
 
-MAX_BYTES = 64 << 20
+MAX_BYTES = 2 << 20
 """Largest file that is read; the largest shader there is has less than a megabyte."""
+MAX_LINE = 1000
+"""Longest line; sixteen numbers and what they are multiplied with take 400 characters."""
 LARGEST_REACH = 4
 """Pixels between the middle of a kernel and its border, at most."""
 
@@ -29,17 +31,20 @@ type Place = tuple[str, str]
 """Four channels: a texture's name, and where in it they lie (empty if they are all of it)."""
 type Source = frozenset[Place]
 """What a pixel is the sum of; one place, or two at the end of a skip connection."""
+type Pixel = tuple[Source, int, int]
+"""Where a pixel is read, and its offset (y, x), counted from any corner."""
 
 _LINE = re.compile(r"^//!([A-Z]+)[ \t]+(.+?)[ \t]*$", re.M)
 _TYPE = r"(?:f16)?(?:vec4|mat4|V4|M4)"
-_BIAS = re.compile(rf"\b{_TYPE} (result\d*) = {_TYPE}\(([^()]*)\);")
-_TERM = re.compile(rf"\b(result\d*) \+= ({_TYPE})\(([^()]*)\) \* ([^;]+);")
+_BIAS = re.compile(rf"\b{_TYPE} (result\d*) = {_TYPE}\(([^()\n]*)\);")
+_TERM = re.compile(rf"\b(result\d*) \+= ({_TYPE})\(([^()\n]*)\) \* ([^;\n]+);")
 _TEXEL = re.compile(r"(\w+)_texOff\((?:vec2\((-?\d+)(?:\.0)?, (-?\d+)(?:\.0)?\)|0\.0)\)")
 _LOCAL = re.compile(r"inp\[(\d+)\]\[[\w.]+\.y \+ (\d+)\]\[[\w.]+\.x \+ (\d+)\]")
-_REGISTER = re.compile(r"\b(inp_\w+) = (inp\[[^;]+);")
-_LOAD = re.compile(r"\binp\[(\d+)\]\[y\]\[x\] = ([^;]+);")
+_DEFINED = re.compile(r"\b(\w+) = ([^;\n]+);")
+_LOAD = re.compile(r"\binp\[(\d+)\]\[y\]\[x\] = ([^;\n]+);")
 _FETCH = re.compile(r"texelFetch\((\w+)_raw, [^;]*?(?:\+ ivec2\((\d+), (\d+)\))?, 0\)")
-_STORE = re.compile(r"imageStore\(out_image, ([^;]*?)((?:max\()?\bresult\d*\b[^;]*)\);")
+_STORE = re.compile(r"imageStore\(out_image, (.+)$", re.M)
+_RELU = re.compile(r"max\((result\d*), (?:vec4|V4)\(0\.0\)\)")
 _LAST_OFFSET = re.compile(r"ivec2\((\d+), (\d+)\)[^()]*$")
 
 
@@ -54,12 +59,10 @@ class _Pass:
     code: str
     biases: dict[str, list[float]] = field(default_factory=dict)
     """By the result's name."""
-    terms: dict[tuple[str, Source, int, int], tuple[bool, list[float]]] = field(default_factory=dict)
-    """By result, source and the pixel's offset (y, x): whether it is a matrix, and its numbers."""
-
-    @property
-    def sources(self) -> frozenset[Source]:
-        return frozenset(source for _, source, _, _ in self.terms)
+    terms: dict[str, dict[Pixel, tuple[bool, list[float]]]] = field(default_factory=dict)
+    """By the result's name and the pixel: whether the factor is a matrix, and its numbers."""
+    sources: frozenset[Source] = frozenset()
+    """All that its pixels are read from."""
 
 
 @dataclass(slots=True)
@@ -89,6 +92,10 @@ class GlslFile:
             text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
         except (OSError, UnicodeDecodeError) as error:
             raise refuse(path, f"is no shader that can be read ({error}); download it again") from error
+        if max(map(len, text.split("\n"))) > MAX_LINE:
+            raise refuse(
+                path, f"is no shader that can be read (a line has over {MAX_LINE:,} characters); download it again"
+            )
         passes = _passes(text)
         if not any("ArtCNN" in one.desc for one in passes):
             what = f"{passes[0].desc!r}" if passes else "no pass of its own"
@@ -147,20 +154,22 @@ def _tensors(passes: Sequence[_Pass]) -> dict[str, Array]:
 def _read_terms(one: _Pass) -> None:
     """Fill in a pass's biases and terms. Raises _Unlike for a sum that is written in another way."""
     loads = {number: _source(loaded) for number, loaded in _LOAD.findall(one.code)}
-    registers = dict(_REGISTER.findall(one.code))
+    defined = dict(_DEFINED.findall(one.code))
     one.biases = {result: _numbers(text, 4, one) for result, text in _BIAS.findall(one.code)}
     for result, kind, text, pixel in _TERM.findall(one.code):
         matrix = kind[-4:] == "mat4" or kind[-2:] == "M4"
-        source, y, x = _pixel(registers.get(pixel, pixel), loads, one)
-        if (result, source, y, x) in one.terms:
-            raise _Unlike(f"its pass {one.desc!r} has the pixel ({x}, {y}) twice")
-        one.terms[result, source, y, x] = (matrix, _numbers(text, 16 if matrix else 4, one))
-    if len(re.findall(r"\bresult\d* \+=", one.code)) != len(one.terms):
+        at = _pixel(defined.get(pixel, pixel), loads, one)
+        terms = one.terms.setdefault(result, {})
+        if at in terms:
+            raise _Unlike(f"its pass {one.desc!r} has the pixel ({at[2]}, {at[1]}) twice")
+        terms[at] = (matrix, _numbers(text, 16 if matrix else 4, one))
+    one.sources = frozenset(source for terms in one.terms.values() for source, _, _ in terms)
+    if len(re.findall(r"\bresult\d* \+=", one.code)) != sum(map(len, one.terms.values())):
         raise _Unlike(f"its pass {one.desc!r} adds something that is no weight times a pixel")
 
 
-def _pixel(text: str, loads: Mapping[str, Source], one: _Pass) -> tuple[Source, int, int]:
-    """What a term multiplies: where it is from, and its offset (y, x), counted from any corner."""
+def _pixel(text: str, loads: Mapping[str, Source], one: _Pass) -> Pixel:
+    """What a term multiplies."""
     if match := _LOCAL.fullmatch(text):
         number, y, x = match.groups()
     else:
@@ -194,32 +203,32 @@ def _layers(passes: Sequence[_Pass]) -> list[_Layer]:
     """Convolutions in the order in which they run; passes one after the other that read the same are one."""
     layers: list[_Layer] = []
     for one in passes:
+        defined = dict(_DEFINED.findall(one.code))
         stores = {}
-        for place, value in _STORE.findall(one.code):
-            if name := re.search(r"result\d*", value):
-                stores[name[0]] = place.strip()
+        for store in _STORE.findall(one.code):
+            if name := re.search(r"\bresult\d*", store):
+                place = store[: name.start()].removesuffix("max(").rstrip(", ")
+                stores[name[0]] = _offset(defined.get(place, place))
+        activated = set(_RELU.findall(one.code))
         new = not layers or layers[-1].sources != one.sources
         if new:
             layers.append(_Layer(one.sources, [], relu=False, parts=[]))
         layer = layers[-1]
         for result in one.biases:
-            relu = re.search(rf"max\({result}, (?:vec4|V4)\(0\.0\)\)", one.code) is not None
+            relu = result in activated
             if layer.places and relu != layer.relu:
                 raise _Unlike(f"its pass {one.desc!r} has another activation than the passes beside it")
             layer.relu = relu
-            layer.places.append((one.save, _offset(one.code, stores[result]) if result in stores else ""))
+            layer.places.append((one.save, stores.get(result, "")))
             layer.parts.append((one, result))
-        if one.biases.keys() != {result for result, _, _, _ in one.terms}:
+        if one.biases.keys() != one.terms.keys():
             raise _Unlike(f"its pass {one.desc!r} does not begin each sum with a bias")
     return layers
 
 
-def _offset(code: str, place: str) -> str:
-    """Where ``imageStore`` puts four channels: ``x,y``, from its argument or from the variable that it names."""
-    variable = place.rstrip(", ")
-    if variable.isidentifier() and (defined := re.search(rf"\b{variable} = ([^;]+);", code)):
-        place = defined[1]
-    found = _LAST_OFFSET.search(place.rstrip(", "))
+def _offset(place: str) -> str:
+    """Where ``imageStore`` puts four channels, ``x,y``; empty if it does not say."""
+    found = _LAST_OFFSET.search(place)
     return f"{found[1]},{found[2]}" if found else ""
 
 
@@ -259,9 +268,9 @@ def _convolution(
 
     inputs: the picture's channels. outputs: how many channels count; None is all.
     """
-    used = [key for part, name in layer.parts for key in part.terms if key[0] == name]
-    top, left = min(y for _, _, y, _ in used), min(x for _, _, _, x in used)
-    side = max(y for _, _, y, _ in used) - top + 1
+    used = [at for part, result in layer.parts for at in part.terms[result]]
+    top, left = min(y for _, y, _ in used), min(x for _, _, x in used)
+    side = max(y for _, y, _ in used) - top + 1
     groups = 1 if before is None else len(before)
     if side % 2 == 0 or side > 2 * LARGEST_REACH + 1 or len(used) != len(layer.parts) * groups * side**2:
         raise _Unlike(f"its pass {layer.parts[0][0].desc!r} has {len(used)} terms, which make no square kernel")
@@ -270,9 +279,7 @@ def _convolution(
     bias = np.zeros(4 * len(layer.parts), np.float64)
     for k, (part, result) in enumerate(layer.parts):
         bias[4 * k : 4 * k + 4] = part.biases[result]
-        for (name, source, y, x), (matrix, values) in part.terms.items():
-            if name != result:
-                continue
+        for (source, y, x), (matrix, values) in part.terms[result].items():
             if x - left >= side:
                 raise _Unlike(f"its pass {part.desc!r} has no square kernel")
             g = 0 if before is None else min(order[place] for place in source if place in order)

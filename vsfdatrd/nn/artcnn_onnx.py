@@ -14,7 +14,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from vsfdatrd.errors import CheckpointError
 from vsfdatrd.nn.artcnn_config import ArtCnnConfig, from_shapes, layers
 from vsfdatrd.weights_file import Entry, check_file, finite
 
@@ -72,7 +71,7 @@ def tensors_of(graph: onnx.GraphProto) -> dict[str, Array] | None:
         for node in graph.node:  # in the order in which they run
             trace.follow(node)
         return trace.network(graph.output[0].name)
-    except (_Other, KeyError, IndexError, ValueError, TypeError, CheckpointError):
+    except Exception:  # a graph may be broken in any way; here it is only no ArtCNN
         return None
 
 
@@ -93,6 +92,8 @@ class _Trace:
         self._values = {picture: self._number("picture")}
         self._weights: list[Array] = []
         self._biases: list[Array | None] = []
+        self._latest = -1
+        """The number of the latest convolution's result."""
         self._shuffle: tuple[int, bool] | None = None
         """Scale, and whether a pixel's channels come first (``DCR``)."""
 
@@ -137,7 +138,8 @@ class _Trace:
         self._weights.append(weight.astype(np.float32))
         has_bias = len(node.input) > 2 and node.input[2]
         self._biases.append(self._constant(node.input[2]).astype(np.float32) if has_bias else None)
-        return self._number("conv", len(self._weights) - 1, self._values[node.input[0]])
+        self._latest = self._number("conv", len(self._weights) - 1, self._values[node.input[0]])
+        return self._latest
 
     def _clamped(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> int:
         limits = [self._constant(name).item() for name in node.input if name in self._constants]
@@ -155,9 +157,7 @@ class _Trace:
         latest = len(self._weights) - 1
         number = self._values[value]
         bias = self._constant(constant).astype(np.float32).reshape(-1)
-        if self._biases[latest] is not None or len(bias) != len(self._weights[latest]):
-            raise _Other
-        if number not in (number for key, number in self._known.items() if key[:2] == ("conv", latest)):
+        if number != self._latest or self._biases[latest] is not None or len(bias) != len(self._weights[latest]):
             raise _Other
         self._biases[latest] = bias
         return number
