@@ -5,7 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import save_file
 
+from tests.artcnns import C_LUMA, R_CHROMA, random_tensors
 from vsfdatrd import catalog, models_command, own_models
 from vsfdatrd.catalog import CATALOGUE, resolve
 from vsfdatrd.cli import main
@@ -46,6 +48,16 @@ def test_a_model_of_ones_own_from_its_naming_to_its_end(model: Path, capsys: pyt
     assert capsys.readouterr().out == f"mine removed; its file {model} stays\n"
     assert model.exists()
     assert main(["models", "info", "mine"]) == 1
+
+
+def test_info_of_an_artcnn_says_what_it_works_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for config, works, blocks in ((C_LUMA, "luma", "inner convolutions"), (R_CHROMA, "chroma", "residual blocks")):
+        save_file(random_tensors(config), tmp_path / "artcnn.safetensors")
+        assert main(["models", "info", str(tmp_path / "artcnn.safetensors"), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["architecture"], found["works on"], found["scale"]) == (config.name, works, config.scale)
+        assert (found["filters"], found[blocks]) == (config.filters, config.blocks)
+        assert found["TFLOP per 720×540 frame"] == round(config.work(540, 720) / 1e12, 3)
 
 
 def test_relative_files_are_remembered_whole(
