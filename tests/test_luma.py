@@ -179,6 +179,18 @@ def test_grey_clips_go_straight_through() -> None:
     assert enlarge(drawn(yuv(8, "420"), 0, _Matrix=6), "GRAY8").format.id == vs.GRAY8
 
 
+@pytest.mark.parametrize("format", [vs.YUV444P8, vs.GRAY8])
+def test_grey_of_another_matrix_is_luma_of_that_matrix(format: int) -> None:
+    clip = drawn(core.get_video_format(format), 0, _Matrix=6)
+    out = enlarge(clip, "GRAY16", "709")
+    assert (out.format.id, props_of(out)["_Matrix"]) == (vs.GRAY16, 1)
+    expected = enlarge(clip)
+    if format == vs.YUV444P8:
+        expected = expected.resize.Point(format=vs.YUV444P16, matrix=1)
+        assert np.abs(planes(expected)[0] - planes(enlarge(clip))[0].astype(float)).max() > 500, "nothing is tested"
+    np.testing.assert_allclose(planes(out)[0], planes(expected)[0].astype(float), atol=2)
+
+
 @pytest.mark.parametrize("to", [None, "YUV444P16"])
 def test_rgb_goes_through_as_luma(to: str | None, caplog: pytest.LogCaptureFixture) -> None:
     rgb = [np.rint(65535 * ramp(48, 64, low, high)) for low, high in ((0.1, 0.9), (0.8, 0.2), (0.3, 0.6))]

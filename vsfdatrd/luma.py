@@ -34,7 +34,8 @@ def enlarge(source: Source, target: Target, scale: int, network: Network) -> vs.
     clip = tagged(source, converts=target.matrix is not None)
     luma = clip if source.format.color_family == vs.GRAY else clip.std.ShufflePlanes(0, vs.GRAY)
     y = network(luma.resize.Point(format=vs.GRAYS))
-    if vs.GRAY in (source.format.color_family, target.format.color_family):
+    grey = target.format.color_family == vs.GRAY
+    if source.format.color_family == vs.GRAY or (grey and target.matrix is None):
         return y
     form = vs.core.get_video_format(vs.YUV444PS)
     location: dict[str, Any] = {}
@@ -46,6 +47,8 @@ def enlarge(source: Source, target: Target, scale: int, network: Network) -> vs.
         clip.width * scale, clip.height * scale, format=form.id, resample_filter_uv="spline36", **location
     )
     joined = vs.core.std.ShufflePlanes([y, chroma, chroma], [0, 1, 2], vs.YUV)
+    if grey:  # luma of another matrix, which colours are a part of
+        return joined.resize.Point(format=vs.YUV444PS, matrix=target.matrix).std.ShufflePlanes(0, vs.GRAY)
     if location:
         return joined.std.SetFrameProps(_ChromaLocation=target.chroma)
     return joined.std.RemoveFrameProps("_ChromaLocation")
