@@ -72,7 +72,7 @@ def timeline(checkpoint: Checkpoint, width: int, height: int) -> dict[str, float
             "colour: YUV to RGB": _seconds(colour.to_rgb(source)),
             "copy in, pad, crop, copy out": _seconds(host),
             "network": median(_timed(infer) for _ in range(RUNS)),
-            "colour: RGB to YUV": _seconds(colour.from_rgb(large, colour.target(source, scale, None, None))),
+            "colour: RGB to YUV": _seconds(colour.deliver(large, colour.target(source, scale, None, None))),
         }
         whole = vs.core.fdatrd.upscale(source.clip, model=str(checkpoint.path), streams=1, cache=folder, reuse="off")
         found["the whole filter"] = _seconds(whole)

@@ -22,8 +22,8 @@ from benchmarks.speed.material import drawings
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineError
 from vsfdatrd.geometry import fill_padding, padded
-from vsfdatrd.graph import fdat_rd_graph
 from vsfdatrd.graph.dialect import tensorrt as dialect
+from vsfdatrd.graph.of_checkpoint import graph_of
 
 type Layer = tuple[str, str, float]
 
@@ -58,11 +58,8 @@ def openvino_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Lay
 
     from vsfdatrd.engines.openvino_process import settings
 
-    config = checkpoint.description.config
-    if config is None:
-        raise ValueError("only an FDAT-RD can be taken apart")
     picture = padded_picture(checkpoint, width, height)
-    graph = fdat_rd_graph(config, checkpoint.tensors(), *picture.shape[1:])
+    graph = graph_of(checkpoint, *picture.shape[1:])
     core = openvino.Core()
     model = core.read_model(io.BytesIO(graph.SerializeToString()))
     request = core.compile_model(model, "CPU", settings("fp32", 1) | {"PERF_COUNT": True}).create_infer_request()

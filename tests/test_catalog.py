@@ -111,7 +111,7 @@ def test_unknown_name_with_a_near_one(given: str, near: str) -> None:
         resolve(given)
     assert str(caught.value) == (
         f"model={given!r} is neither a name of the catalogue nor a file; did you mean {near!r}? "
-        "Give one of small, medium, aligned, large, or the path of a .safetensors or .pth file"
+        "Give one of small, medium, aligned, large, or the path of a .safetensors, .pth, .onnx or .glsl file"
     )
 
 

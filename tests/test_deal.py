@@ -195,10 +195,25 @@ def test_a_result_that_fails_is_asked_for_again() -> None:
     clip.get_frame(0)
 
 
+def test_grey_clips_are_held_by_their_one_plane() -> None:
+    computed = []
+
+    def compute(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        computed.append(n)
+        return f
+
+    parts = [vs.core.std.BlankClip(width=32, height=16, format=vs.GRAYS, length=3, color=c) for c in (0.2, 0.7)]
+    source = vs.core.std.RemoveFrameProps(parts[0] + parts[1], "_Nothing")
+    clip = vs.core.fdatrd.Deal(source, [vs.core.fdatrd.PerFrame(source, func=compute)], threshold=0)
+    found = [float(np.asarray(clip.get_frame(n)[0])[3, 5]) for n in range(6)]
+    assert found == pytest.approx([0.2] * 3 + [0.7] * 3)
+    assert computed == [0, 3]
+
+
 @pytest.mark.parametrize("make", [
     lambda: vs.core.std.BlankClip(width=32, height=16, format=vs.YUV420P8, length=2),
     lambda: vs.core.std.BlankClip(width=32, height=16, format=vs.RGB24, length=2),
 ])  # fmt: skip
 def test_other_clips_are_refused(make: Callable[[], vs.VideoNode]) -> None:
-    with pytest.raises(vs.Error, match="Deal takes RGBS clips of one size"):
+    with pytest.raises(vs.Error, match="Deal takes RGBS or GRAYS clips of one size"):
         vs.core.fdatrd.Deal(make(), [make()], threshold=0)

@@ -11,7 +11,7 @@ from vsfdatrd.engines import choice, tensorrt
 from vsfdatrd.engines.base import Job
 from vsfdatrd.engines.tensorrt_library import RTX, parse_target
 from vsfdatrd.errors import ArgumentError, EngineUnavailable
-from vsfdatrd.geometry import padded
+from vsfdatrd.graph import of_checkpoint
 from vsfdatrd.manifest import Key
 from vsfdatrd.options import Options, Precision
 from vsfdatrd.progress import working
@@ -57,9 +57,9 @@ def build_for(options: Options, width: int, height: int, targets: Sequence[str])
         raise EngineUnavailable("engines for other GPUs need tensorrt_rtx; pip install vsfdatrd[rtx]")
     store = Store(options.cache)
     checkpoint = open_checkpoint(resolve(options.model), memory=store.notes("checkpoint"))
-    multiple = checkpoint.description.multiple
+    frame = choice.frame_of(checkpoint.description, height, width)
     precision: Precision = "fp16" if options.precision == "auto" else options.precision  # type: ignore[assignment]
-    job = Job(checkpoint, padded(height, multiple), padded(width, multiple), precision)
+    job = Job(checkpoint, *frame, precision)
     built = []
     try:
         for target in dict.fromkeys(map(parse_target, targets)):
@@ -80,6 +80,7 @@ def _build_for(store: Store, job: Job, target: str) -> Built:
         precision=precision,
         engine=f"tensorrt {RTX.module} {RTX.version}",
         device=target,
+        options=of_checkpoint.identity(checkpoint.description),
     )
     start = time.monotonic()
 

@@ -1,10 +1,14 @@
-"""The models that have names: their files, licences and checksums, and where the files are."""
+"""The models that have names: their files, licences and checksums, and where the files are.
+
+Those that ship are listed here; a user's own are in `own_models.py`, and may not take the others' names.
+"""
 
 from dataclasses import dataclass
 from difflib import get_close_matches
 from os import PathLike, fspath
 from pathlib import Path
 
+from vsfdatrd import own_models
 from vsfdatrd.errors import ArgumentError, CheckpointError
 from vsfdatrd.weights_file import sha256
 
@@ -54,31 +58,41 @@ def folders() -> tuple[Path, ...]:
 def resolve(model: str | PathLike[str]) -> Path:
     """The weights file that a model's name, or a path, stands for.
 
-    A name of the catalogue comes first; anything else is a path, relative to the current directory, ``~`` being the
-    home directory. A path is not checked here (`checkpoint.open_checkpoint` does); a catalogue file is, against its
-    checksum.
+    A name of the catalogue comes first, then one of the user's own; anything else is a path, relative to the current
+    directory, ``~`` being the home directory. A path is not checked here (`checkpoint.open_checkpoint` does); a
+    catalogue file is, against its checksum.
 
-    Raises ArgumentError for a name that is unknown or has no weights yet, CheckpointError for a damaged installation.
+    Raises ArgumentError for a name that is unknown or has no weights yet, and for a list of own models that cannot be
+    read; CheckpointError for a damaged installation.
     """
     given = fspath(model)
-    if entry := CATALOGUE.get(given.lower()):
-        return _installed(entry)
+    name = given.lower()
+    if entry := CATALOGUE.get(name):
+        return installed(entry)
+    own = own_models.read() if own_models.NAME.fullmatch(name) else {}
+    if name in own:
+        return own[name].file
     try:
         path = Path(given).expanduser()
         is_path = len(path.parts) > 1 or bool(path.suffix) or given.startswith((".", "~")) or path.exists()
     except (OSError, RuntimeError, ValueError) as error:  # no such user; too long; a zero byte
         raise ArgumentError(f"model={given!r} cannot be a path ({error}); give the path of a weights file") from error
     if not is_path:
-        near = get_close_matches(given.lower(), CATALOGUE, 1)
+        names = [*CATALOGUE, *own]
+        near = get_close_matches(name, names, 1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ArgumentError(
             f"model={given!r} is neither a name of the catalogue nor a file{hint} "
-            f"Give one of {', '.join(CATALOGUE)}, or the path of a .safetensors or .pth file"
+            f"Give one of {', '.join(names)}, or the path of a .safetensors, .pth, .onnx or .glsl file"
         )
     return path
 
 
-def _installed(model: Model) -> Path:
+def installed(model: Model) -> Path:
+    """The weights of a model that ships.
+
+    Raises ArgumentError if there are none yet, CheckpointError if they are missing or are not those that were released.
+    """
     if model.sha256 is None:
         there = [name for name, other in CATALOGUE.items() if other.available]
         have = f"there are weights for {', '.join(there)}" if there else "no model of the catalogue has any yet"

@@ -5,7 +5,7 @@ can be remembered by the file's SHA-256 (`Memory`), so that a second start with 
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -13,61 +13,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from vsfdatrd.errors import CheckpointError
+from vsfdatrd.description import FDAT_RD as FDAT_RD
+from vsfdatrd.description import Description as Description
+from vsfdatrd.errors import ArgumentError, CheckpointError
+from vsfdatrd.nn import artcnn_config
 from vsfdatrd.nn.config import META, FdatRdConfig, from_shapes, is_fdat_rd
 from vsfdatrd.nn.layout import is_buffer, tensor_shapes
-from vsfdatrd.weights_file import Array, Entry, WeightsFile, open_weights, refuse, require_torch, sha256
+from vsfdatrd.nn.onnx_config import OnnxConfig, Range
+from vsfdatrd.weights_file import Array, Entry, WeightsFile, is_onnx, open_weights, refuse, require_torch, sha256
 
 if TYPE_CHECKING:
     from torch import nn
-
-FDAT_RD = "FDAT-RD"
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What is known of a checkpoint's network without running it."""
-
-    architecture: str
-    """``FDAT-RD``, or the name spandrel has for it."""
-    scale: int
-    """Output pixels per input pixel, along each side."""
-    in_channels: int
-    """Channels of the input: 3 is RGB; 1 is any single plane, R, G and B being sent through one after the other."""
-    out_channels: int
-    """Channels of the output."""
-    multiple: int
-    """Both sides of the input are padded to a multiple of this many pixels."""
-    minimum: int
-    """Smallest side of the padded input in pixels; 0 is none. `Checkpoint.network` pads to it by itself."""
-    parameters: int
-    """Number of trained values."""
-    dtype: str
-    """How the file stores them: ``fp16``, ``bf16``, ``fp32``, ``fp64``, or several joined by ``+``."""
-    sha256: str
-    """SHA-256 of the file, as hexadecimal digits."""
-    config: FdatRdConfig | None = None
-    """Hyper-parameters of an FDAT-RD; None for other architectures."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values that JSON can hold."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> "Description":
-        """The description `to_dict` made, possibly by way of JSON. Raises ValueError if it is something else."""
-        try:
-            values = {field.name: plain[field.name] for field in fields(cls)}
-            if (config := values["config"]) is not None:
-                config = {field.name: config[field.name] for field in fields(FdatRdConfig)}
-                config["groups"] = tuple(tuple(group) for group in config["groups"])
-                values["config"] = FdatRdConfig(**config)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"this is no checkpoint's description: {error!r}") from error
-        for name in ("scale", "in_channels", "out_channels", "multiple", "minimum", "parameters"):
-            if type(values[name]) is not int:
-                raise ValueError(f"this is no checkpoint's description: {name} is {values[name]!r}")
-        return cls(**values)
 
 
 class Memory(Protocol):
@@ -94,7 +50,7 @@ class Checkpoint:
 
         Raises CheckpointError if the file has changed since it was opened, or holds values that are not finite.
         """
-        self._check_unchanged()
+        self.check_unchanged()
         file = open_weights(self.path)
         return dict(file.read(network_names(file.entries)))
 
@@ -104,47 +60,71 @@ class Checkpoint:
         (1, in_channels, H, W) in [0, 1] -> (1, out_channels, H·scale, W·scale).
         Raises CheckpointError as `tensors` does.
         """
+        if self.description.onnx is not None:
+            raise refuse(self.path, "is an ONNX file, which is no PyTorch module; use another engine")
         require_torch(self.path, "can be described without it, but running it as a module")
         import torch
 
         tensors = self.tensors()
-        config = self.description.config
-        if config is None:
+        about = self.description
+        network: nn.Module
+        if about.config is not None:
+            from vsfdatrd.nn.fdat_rd import FdatRd
+
+            network = FdatRd(about.config)
+        elif about.artcnn is not None:
+            from vsfdatrd.nn.artcnn import ArtCnn
+
+            network = ArtCnn(about.artcnn)
+        else:
             from vsfdatrd.nn.other_archs import load
 
             return load(self.path, tensors)
-        from vsfdatrd.nn.fdat_rd import FdatRd
-
-        network = FdatRd(config)
         network.load_state_dict({name: torch.from_numpy(values) for name, values in tensors.items()})
         return network.eval()
 
-    def _check_unchanged(self) -> None:
+    def check_unchanged(self) -> None:
+        """Raises CheckpointError if the file is another than when it was opened."""
         if sha256(self.path) != self.description.sha256:
             raise refuse(self.path, "was changed while it was in use; run the script again")
 
 
 def open_checkpoint(
-    path: str | PathLike[str], *, memory: Memory | None = None, any_channels: bool = False
+    path: str | PathLike[str],
+    *,
+    memory: Memory | None = None,
+    any_channels: bool = False,
+    multiple: int | None = None,
+    input_range: Range | None = None,
 ) -> Checkpoint:
     """Look at a weights file: which network it holds, and whether it is sound.
 
-    path: a .safetensors or .pth file of an FDAT-RD, or of another image network that spandrel knows.
+    path: a .safetensors or .pth file of an FDAT-RD, an ArtCNN (also as .onnx or .glsl), or of another image network
+        that spandrel knows.
     memory: where to look first, and to keep what was found.
     any_channels: also accept networks that cannot take RGB and give RGB.
+    multiple, input_range: of an ONNX file, what its sizes must be multiples of, and white in its numbers, where it is
+        wrong about them or does not say.
 
     Raises CheckpointError, a sentence with the path, the reason and a cure, for a file that is missing, damaged,
     unsafe, or no image network that can be used here.
     """
     path = Path(path)
     digest = sha256(path)
+    if is_onnx(path) and (multiple or input_range):
+        memory = None  # which knows of files, not of what is said of them
     description = _recall(memory, digest)
-    if description is None:
-        description = _describe(path, digest)
+    if description is None or (description.onnx is not None and _moved(path, description.onnx)):
+        description = _describe(path, digest, multiple, input_range)
         if memory is not None:
             memory.remember(digest, description.to_dict())
+    if description.onnx is None and (multiple or input_range):
+        what = f"multiple={multiple}" if multiple else f"input_range={input_range}"
+        raise ArgumentError(
+            f"{what} is for ONNX files that do not say it themselves, and {path.name!r} is none; leave it out"
+        )
     channels = (description.in_channels, description.out_channels)
-    if not any_channels and channels not in ((3, 3), (1, 1)):
+    if not any_channels and channels not in ((3, 3), (1, 1)) and description.planes != "chroma":
         raise refuse(
             path, f"is a network from {channels[0]} to {channels[1]} channels; only networks from RGB to RGB "
             "(3 to 3), or from one plane to one (1 to 1), can upscale a clip"
@@ -179,7 +159,8 @@ def network_names(entries: Collection[str]) -> dict[str, str]:
         found = {name.removeprefix(prefix): stored for name, stored in names.items() if name.startswith(prefix)}
         if found and (len(found) == len(names) or prefix.startswith("params")):
             names = found
-    return names
+    artcnn = artcnn_config.own_names(names)
+    return names if artcnn is None else {own: names[name] for own, name in artcnn.items()}
 
 
 def _recall(memory: Memory | None, digest: str) -> Description | None:
@@ -192,7 +173,18 @@ def _recall(memory: Memory | None, digest: str) -> Description | None:
     return description if description.sha256 == digest else None
 
 
-def _describe(path: Path, digest: str) -> Description:
+def _moved(path: Path, ends: OnnxConfig) -> bool:
+    """Whether weights beside an ONNX file have changed since it was described."""
+    if not ends.external:
+        return False
+    from vsfdatrd.graph.onnx_file import changed
+
+    return changed(path, ends)
+
+
+def _describe(path: Path, digest: str, multiple: int | None, input_range: Range | None) -> Description:
+    if is_onnx(path) and (multiple or input_range or not _is_artcnn(path)):
+        return _probed(path, digest, multiple, input_range)
     file = open_weights(path)
     names = network_names(file.entries)
     entries = {name: file.entries[stored] for name, stored in names.items()}
@@ -212,6 +204,19 @@ def _describe(path: Path, digest: str) -> Description:
             parameters=sum(entry.count for name, entry in entries.items() if not is_buffer(name)),
             config=config,
         )
+    if artcnn_config.own_names(entries) is not None:
+        artcnn = _artcnn(path, entries)
+        return common(
+            architecture=artcnn.name,
+            scale=artcnn.scale,
+            in_channels=artcnn.in_channels,
+            out_channels=artcnn.out_channels,
+            multiple=1,
+            minimum=0,
+            parameters=sum(entry.count for entry in entries.values()),
+            planes=artcnn.planes,
+            artcnn=artcnn,
+        )
     require_torch(path, "is not an FDAT-RD; telling what it is")
     from vsfdatrd.nn.other_archs import load
 
@@ -223,8 +228,24 @@ def _describe(path: Path, digest: str) -> Description:
         out_channels=network.channels[1],
         multiple=network.multiple,
         minimum=network.minimum,
+        square=network.square,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
     )
+
+
+def _is_artcnn(path: Path) -> bool:
+    from vsfdatrd.nn.artcnn_onnx import ArtCnnFile
+
+    return ArtCnnFile.of(path) is not None
+
+
+def _probed(path: Path, digest: str, multiple: int | None, input_range: Range | None) -> Description:
+    """A network that is a graph already: tried in a process of its own."""
+    from vsfdatrd.engines.probe import probe  # an engine's process, which is above this file, but nothing else can tell
+
+    found = probe(path, multiple, input_range)
+    plain = {field.name: found.get(field.name, field.default) for field in fields(Description)}
+    return Description.from_dict(plain | {"architecture": "ONNX", "sha256": digest})
 
 
 def _configuration(
@@ -254,6 +275,17 @@ def _configuration(
         if not entries[name].is_float and name != META:
             raise refuse(path, f"stores {name!r} as {entries[name].dtype}; convert it to fp16, bf16 or fp32")
     return config
+
+
+def _artcnn(path: Path, entries: Mapping[str, Entry]) -> artcnn_config.ArtCnnConfig:
+    """An ArtCNN's configuration. Raises CheckpointError if its tensors do not fit together."""
+    for name, entry in entries.items():
+        if not entry.is_float:
+            raise refuse(path, f"stores {name!r} as {entry.dtype}; convert it to fp16, bf16 or fp32")
+    try:
+        return artcnn_config.from_shapes({name: entry.shape for name, entry in entries.items()})
+    except CheckpointError as error:
+        raise refuse(path, f"cannot be used: {error}; download it again, or save it again from training") from error
 
 
 def _whole(meta: Array) -> list[int]:

@@ -1,7 +1,6 @@
-"""The command line: ``vsfdatrd info | build | export | doctor | cache``. Results go to stdout, the rest to stderr."""
+"""The command line: ``vsfdatrd info | models | build | export | doctor | cache``. Results go to stdout alone."""
 
 import argparse
-import json
 import logging
 import os
 import platform
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 
 from vsfdatrd import __version__
 from vsfdatrd.errors import FdatrdError
@@ -37,7 +37,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     info = commands.add_parser("info", help="what a weights file holds")
     info.add_argument("file", help="a weights file, or a name of the catalogue")
     info.add_argument("--json", action="store_true", help="print JSON")
-    info.set_defaults(run=lambda a: _info(a.file, a.json))
+    info.set_defaults(run=_info)
+
+    models = commands.add_parser("models", help="what ships, and names for files of your own")
+    actions = models.add_subparsers(required=True, metavar="action")
+    actions.add_parser("list", help="every model that has a name").set_defaults(run=lambda a: _models().show())
+    about = actions.add_parser("info", help="what a model's file holds")
+    about.add_argument("file", help="a model's name, or a file")
+    about.add_argument("--json", action="store_true", help="print JSON")
+    about.set_defaults(run=_info)
+    actions.add_parser("verify", help="compare files with their checksums").set_defaults(
+        run=lambda a: _models().verify()
+    )
+    add = actions.add_parser("add", help="give a file a name: model=NAME in scripts")
+    add.add_argument("file", type=Path)
+    add.add_argument("--name", required=True)
+    add.set_defaults(run=lambda a: _models().add(a.file, a.name))
+    remove = actions.add_parser("remove", help="take a name away; its file stays")
+    remove.add_argument("name")
+    remove.set_defaults(run=lambda a: _models().remove(a.name))
 
     build = commands.add_parser("build", help="build an engine ahead of time")
     build.add_argument("--model", default="medium", help="a name of the catalogue, or a weights file")
@@ -93,6 +111,16 @@ def _size_of(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
+def _models() -> ModuleType:
+    from vsfdatrd import models_command
+
+    return models_command
+
+
+def _info(a: argparse.Namespace) -> int:
+    return int(_models().info(a.file, a.json))
+
+
 def _build(a: argparse.Namespace) -> int:
     from vsfdatrd import ahead
     from vsfdatrd.options import Options
@@ -124,44 +152,6 @@ def _size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} GiB"
-
-
-def _info(file: str, as_json: bool) -> int:
-    from vsfdatrd.catalog import resolve
-    from vsfdatrd.checkpoint import open_checkpoint
-
-    path = resolve(file)
-    found = open_checkpoint(path).description
-    rows: dict[str, object] = {
-        "file": str(path),
-        "sha256": found.sha256,
-        "architecture": found.architecture,
-        "scale": found.scale,
-        "parameters": found.parameters,
-        "padded to multiples of": found.multiple,
-    }
-    if config := found.config:
-        first = config.groups[0]
-        same = all(group == first for group in config.groups)
-        rows |= {
-            "embed_dim": config.embed_dim,
-            "heads": config.heads,
-            "groups": len(config.groups),
-            "blocks of a group": " ".join(first) if same else "; ".join(" ".join(g) for g in config.groups),
-            "dictionary tokens": config.dict_tokens,
-            "ffn width": config.ffn_dim,
-            "upsampler": config.upsampler,
-            "unshuffle": config.unshuffle,
-            "mid_dim": config.mid_dim,
-            "TFLOP per 720×540 frame": round(config.work(540, 720) / 1e12, 3),
-        }
-    if as_json:
-        print(json.dumps(rows, ensure_ascii=False, indent=2))
-        return 0
-    width = max(map(len, rows))
-    for name, value in rows.items():
-        print(f"{name:<{width}}  {value:,}" if isinstance(value, int) else f"{name:<{width}}  {value}")
-    return 0
 
 
 def _cache(action: str, directory: Path | None) -> int:

@@ -11,7 +11,7 @@ from os import PathLike
 
 import vapoursynth as vs
 
-from vsfdatrd import colour, geometry, pipeline
+from vsfdatrd import chroma, colour, geometry, luma, pipeline
 from vsfdatrd.catalog import resolve
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.engines.base import Lanes
@@ -76,16 +76,28 @@ def _upscale(clip: vs.VideoNode, options: Options) -> vs.VideoNode:
     source = colour.describe(clip)
     store = Store(options.cache)
     checkpoint = open_checkpoint(resolve(options.model), memory=store.notes("checkpoint"))
-    scale = checkpoint.description.scale
-    target = colour.target(source, scale, options.format, options.matrix)
+    about = checkpoint.description
+    scale = about.scale
+    if about.planes == "chroma":
+        chroma.check(source)
+    target = colour.target(source, scale, options.format, options.matrix, about.planes)
     lanes, tiling = _open(clip, checkpoint, options, store)
     if len(tiling.tiles) > 1:
         log.warning(
             "upscaling in %d tiles of %d×%d pixels: the picture differs a little from that of whole frames",
             len(tiling.tiles), tiling.width, tiling.height,
         )  # fmt: skip
-    upscaled = pipeline.run(colour.to_rgb(source), lanes, tiling, scale, options.reuse)
-    return colour.from_rgb(upscaled, target)
+
+    def network(planes: vs.VideoNode) -> vs.VideoNode:
+        return pipeline.run(planes, lanes, tiling, scale, options.reuse)
+
+    if about.planes == "luma":
+        upscaled = luma.enlarge(source, target, scale, network)
+    elif about.planes == "chroma":
+        upscaled = chroma.reconstruct(source, target, network)
+    else:
+        upscaled = network(colour.to_rgb(source))
+    return colour.deliver(upscaled, target)
 
 
 def _open(clip: vs.VideoNode, checkpoint: Checkpoint, options: Options, store: Store) -> tuple[Lanes, geometry.Tiling]:

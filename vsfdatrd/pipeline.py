@@ -18,18 +18,20 @@ from vsfdatrd.geometry import Tile, Tiling, fill_padding
 from vsfdatrd.memory import trimmer
 
 
-def run(rgb: vs.VideoNode, lanes: Lanes, tiling: Tiling, scale: int, reuse: float | None = None) -> vs.VideoNode:
-    """Upscale an RGBS clip with an open engine.
+def run(clip: vs.VideoNode, lanes: Lanes, tiling: Tiling, scale: int, reuse: float | None = None) -> vs.VideoNode:
+    """Upscale a clip with an open engine.
 
-    rgb: RGBS, nominally [0, 1]; values outside are clamped. -> RGBS in [0, 1], `scale` times as large, properties kept.
+    clip: RGBS or GRAYS, as many planes as the engine takes, nominally [0, 1]; values outside are clamped.
+    -> the same format in [0, 1], `scale` times as large, properties kept. Of an engine that gives fewer planes than it
+        takes, they are the first; the others are 0.
     reuse: a frame whose values differ from those of an earlier one by no more than this is given that one's result;
         None computes every frame.
     A frame that is not finite, before or after, fails alone with a message that gives its number.
     """
-    source = rgb.std.RemoveFrameProps("_FdatrdNone")  # a node of our own, so that its cache is ours to set
+    source = clip.std.RemoveFrameProps("_FdatrdNone")  # a node of our own, so that its cache is ours to set
     function = _frame_function(lanes, tiling, scale)
-    width, height = rgb.width * scale, rgb.height * scale
-    dealt = [_per_frame(source, function, width, height) for _ in range(min(lanes.count, rgb.num_frames))]
+    width, height = clip.width * scale, clip.height * scale
+    dealt = [_per_frame(source, function, width, height) for _ in range(min(lanes.count, clip.num_frames))]
     return vs.core.fdatrd.Deal(source, dealt, threshold=reuse)
 
 
@@ -64,8 +66,8 @@ def _frame_function(lanes: Lanes, tiling: Tiling, scale: int) -> Callable[[int, 
 def _through(lanes: Lanes, slot: int, tiling: Tiling, scale: int, source: vs.VideoFrame, out: vs.VideoFrame) -> bool:
     """Send one frame through a slot, tile by tile; whether everything that came out was finite."""
     engine = lanes.engine
-    planes = [np.asarray(source[i]) for i in range(3)]
-    targets = [np.asarray(out[i]) for i in range(3)]
+    planes = [np.asarray(source[i]) for i in range(source.format.num_planes)]
+    targets = [np.asarray(out[i]) for i in range(out.format.num_planes)]
     finite = True
     single = len(tiling.tiles) == 1
     if not single:
@@ -77,7 +79,9 @@ def _through(lanes: Lanes, slot: int, tiling: Tiling, scale: int, source: vs.Vid
         result = engine.collect(slot)[:, : tiling.height * scale, : tiling.width * scale]
         # Extremes are NaN or infinite as soon as one value is; finding them makes no mask.
         finite = finite and bool(np.isfinite(result.min()) and np.isfinite(result.max()))
-        for target, plane in zip(targets, result, strict=True):
+        for unused in targets[len(result) :]:
+            unused.fill(0)
+        for target, plane in zip(targets, result, strict=False):
             if single:
                 np.clip(plane, 0, 1, out=target)
             else:
@@ -103,4 +107,4 @@ def _blend(target: np.ndarray[tuple[int, ...], np.dtype[np.float32]], plane: Fra
 
 
 def _is_finite(frame: vs.VideoFrame) -> bool:
-    return all(bool(np.isfinite(np.asarray(frame[i])).all()) for i in range(3))
+    return all(bool(np.isfinite(np.asarray(frame[i])).all()) for i in range(frame.format.num_planes))

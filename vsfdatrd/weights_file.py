@@ -41,13 +41,16 @@ _DTYPES = {
 }  # fmt: skip
 _FLOATS = ("fp64", "fp32", "fp16", "bf16")
 
+ONNX = b"\x08"
+"""How an ONNX file begins: with its format's version, as protobuf writes it."""
+
 # Files that are often there instead of the weights, told by how they begin.
 _IMPOSTORS = (
     (b"<", "is a web page or an XML file, not weights; the download went wrong, fetch the file itself"),
     (b"version https://git-lfs", "is a Git LFS pointer, not the weights; fetch them with 'git lfs pull'"),
     (b"GGUF", "is a GGUF language model, not an image network"),
     (b"\x89HDF", "is an HDF5 file; convert the weights to .safetensors"),
-    (b"\x08", "looks like an ONNX file; give the .safetensors or .pth file the network was exported from"),
+    (ONNX, "looks like an ONNX file; give the .safetensors or .pth file the network was exported from"),
 )
 
 # Under which key training programs put the weights, the averaged ones first.
@@ -166,11 +169,42 @@ def needs_torch(path: Path) -> bool:
     raise refuse(path, "is neither a safetensors nor a PyTorch file; give a .safetensors or .pth file of weights")
 
 
+def is_onnx(path: Path) -> bool:
+    """Whether the file is an ONNX file by its name, or by how it begins. Raises CheckpointError if it is no file."""
+    check_file(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise refuse(path, f"cannot be read ({error}); check its permissions") from error
+    return path.suffix.lower() == ".onnx" or (head.startswith(ONNX) and head[8:9] != b"{")  # that is safetensors
+
+
+def is_shader(head: bytes, suffix: str) -> bool:
+    """Whether a file that begins so is a shader for mpv, of ArtCNN or another. suffix: of its name, as ``.glsl``."""
+    return suffix.lower() in (".glsl", ".hook") or re.search(rb"^//!(?:DESC|HOOK|BIND) ", head, re.M) is not None
+
+
 def open_weights(path: Path) -> WeightsFile:
     """Read what a weights file says of its tensors.
 
     Raises CheckpointError, naming the reason and a cure, for anything that is not a sound file of tensors.
     """
+    check_file(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(1 << 16)
+    except OSError as error:
+        raise refuse(path, f"cannot be read ({error}); check its permissions") from error
+    if is_shader(head, path.suffix) and head[8:9] != b"{":
+        from vsfdatrd.glsl import GlslFile
+
+        return GlslFile(path)
+    if head.startswith(ONNX) and head[8:9] != b"{":
+        from vsfdatrd.nn.artcnn_onnx import ArtCnnFile
+
+        if (artcnn := ArtCnnFile.of(path)) is not None:
+            return artcnn
     return TorchFile(path) if needs_torch(path) else SafetensorsFile(path)
 
 

@@ -125,10 +125,13 @@ def test_a_network_that_cannot_be_compiled_is_a_build_error(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Nonsense:
-        def SerializeToString(self) -> bytes:  # noqa: N802
+        def ByteSize(self) -> int:  # noqa: N802
+            return 8
+
+        def SerializeToString(self, deterministic: bool) -> bytes:  # noqa: N802
             return b"no graph"
 
-    monkeypatch.setattr(openvino, "fdat_rd_graph", lambda *_: Nonsense())
+    monkeypatch.setattr(openvino, "graph_of", lambda *_: Nonsense())
     with pytest.raises(EngineBuildError, match="OpenVINO could not compile the network"):
         openvino.build(job, tmp_path)
     assert not list(tmp_path.iterdir()), "the graph is left behind"
@@ -140,12 +143,6 @@ def test_a_process_that_dies_while_building_is_a_build_error(job: Job, tmp_path:
         openvino.build(job, tmp_path)
     assert not list(tmp_path.iterdir())
     openvino.build(job, tmp_path)
-
-
-def test_other_architectures_are_sent_to_torch(tiny: Checkpoint, tmp_path: Path) -> None:
-    other = Checkpoint(tiny.path, replace(tiny.description, config=None, architecture="ESRGAN"))
-    with pytest.raises(EngineBuildError, match='is ESRGAN; use backend="torch"'):
-        openvino.build(Job(other, 60, 60, "fp32"), tmp_path)
 
 
 def test_unavailable_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

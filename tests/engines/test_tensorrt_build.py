@@ -108,23 +108,6 @@ def test_weights_beyond_half_precision_are_an_error(
     assert built(tmp_path / "large.safetensors", tmp_path / "cache", "sm89", precision="bf16")
 
 
-@needs_rtx
-def test_other_networks_are_refused(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
-
-    from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
-
-    def other(path: Path, memory: Any) -> Checkpoint:
-        found = open_checkpoint(path)
-        return Checkpoint(path, replace(found.description, config=None, architecture="ESRGAN"))
-
-    monkeypatch.setattr(ahead, "open_checkpoint", other)
-    with pytest.raises(
-        EngineBuildError, match=r'builds FDAT-RD only so far, and tiny_2x.safetensors is ESRGAN; use backend="torch"'
-    ):
-        built(tiny_model, tmp_path, "sm89")
-
-
 # ---- the two libraries -------------------------------------------------------------------------------------------
 
 

@@ -94,7 +94,8 @@ static int lane_of(Deal *d, int anchor) {
 }
 
 static int same(const VSFrame *a, const VSFrame *b, double threshold, const VSAPI *vsapi) {
-    for (int plane = 0; plane < 3; plane++) {
+    int planes = vsapi->getVideoFrameFormat(a)->numPlanes;
+    for (int plane = 0; plane < planes; plane++) {
         const uint8_t *left = vsapi->getReadPtr(a, plane), *right = vsapi->getReadPtr(b, plane);
         ptrdiff_t left_stride = vsapi->getStride(a, plane), right_stride = vsapi->getStride(b, plane);
         int width = vsapi->getFrameWidth(a, plane), height = vsapi->getFrameHeight(a, plane);
@@ -130,7 +131,8 @@ static int equal(Deal *d, int left, int right, VSFrameContext *context, const VS
 static Hash hash_of(const VSFrame *frame, const VSAPI *vsapi) {
     const uint64_t factor = 0x9E3779B97F4A7C15u;
     uint64_t part[4] = {1, 2, 3, 4};
-    for (int plane = 0; plane < 3; plane++) {
+    int planes = vsapi->getVideoFrameFormat(frame)->numPlanes;
+    for (int plane = 0; plane < planes; plane++) {
         const uint8_t *row = vsapi->getReadPtr(frame, plane);
         ptrdiff_t stride = vsapi->getStride(frame, plane);
         int words = vsapi->getFrameWidth(frame, plane), height = vsapi->getFrameHeight(frame, plane);
@@ -315,9 +317,10 @@ static void VS_CC create(const VSMap *in, VSMap *out, void *user, VSCore *core, 
         dependencies[i + 1] = (VSFilterDependency){d->lanes[i], pattern};
     }
     const VSVideoInfo *source = vsapi->getVideoInfo(d->source), *result = vsapi->getVideoInfo(d->lanes[0]);
-    if (source->format.colorFamily != cfRGB || source->format.sampleType != stFloat ||
+    int family = source->format.colorFamily;
+    if ((family != cfRGB && family != cfGray) || source->format.sampleType != stFloat ||
         source->format.bitsPerSample != 32 || source->width <= 0 || source->height <= 0) {
-        vsapi->mapSetError(out, "fdatrd: Deal takes RGBS clips of one size");
+        vsapi->mapSetError(out, "fdatrd: Deal takes RGBS or GRAYS clips of one size");
         free(dependencies);
         free_filter(d, core, vsapi);
         return;

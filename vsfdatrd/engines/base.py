@@ -47,7 +47,10 @@ class Engine(Protocol):
     """How many frames may be in flight."""
 
     def input(self, slot: int) -> Frames:
-        """The slot's input, (3, H, W) float32 in [0, 1], to be filled before `submit`."""
+        """The slot's input, (C, H, W) float32 in [0, 1], to be filled before `submit`.
+
+        C is what `Description.frame_channels` says goes in.
+        """
         ...
 
     def submit(self, slot: int) -> None:
@@ -55,7 +58,7 @@ class Engine(Protocol):
         ...
 
     def collect(self, slot: int) -> Frames:
-        """Wait for the slot's output, (3, H·scale, W·scale) float32, valid until the slot is submitted again.
+        """Wait for the slot's output, (C, H·scale, W·scale) float32, valid until the slot is submitted again.
 
         Raises EngineError if the work failed.
         """

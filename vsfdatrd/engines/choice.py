@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import cast
 
 from vsfdatrd.checkpoint import Checkpoint
+from vsfdatrd.description import Description
 from vsfdatrd.engines.base import Backend, Job, Lanes
 from vsfdatrd.engines.devices import gpu_count
 from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, EngineUnavailable, MemoryShort
-from vsfdatrd.geometry import padded
+from vsfdatrd.geometry import sides
+from vsfdatrd.graph import of_checkpoint
 from vsfdatrd.manifest import Key
 from vsfdatrd.options import BACKENDS, Options, Precision
 from vsfdatrd.progress import working
@@ -52,16 +54,22 @@ def candidates(wanted: str, checkpoint: Checkpoint) -> list[tuple[str, Backend]]
 
     Raises EngineUnavailable with every reason if there is none.
     """
+    about = checkpoint.description
     if wanted != "auto":
         found = backend(wanted)
+        if wanted == "torch" and about.onnx:
+            raise EngineUnavailable(
+                f"backend='torch' cannot run {checkpoint.path.name!r}, an ONNX file; leave it out, or give tensorrt or "
+                "openvino"
+            )
         if reason := found.unavailable():
             raise EngineUnavailable(f"backend={wanted!r} cannot be used here: {reason}")
         return [(wanted, found)]
     order: Sequence[str] = BACKENDS
-    if checkpoint.description.config is None:
-        order = ("torch",)  # other architectures have no graph of ours
-    elif gpu_count():
+    if gpu_count():
         order = ("tensorrt", "torch", "openvino")  # a GPU is faster under torch than the CPU under OpenVINO
+    if about.onnx:
+        order = [name for name in order if name != "torch"]  # there is no module
     reasons = {name: backend(name).unavailable() for name in order}
     usable = [(name, backend(name)) for name, reason in reasons.items() if reason is None]
     if not usable:
@@ -90,6 +98,22 @@ def open_engine(checkpoint: Checkpoint, height: int, width: int, options: Option
         return _open_with(*found[-1], checkpoint, height, width, options, store)
 
 
+def frame_of(about: Description, height: int, width: int) -> tuple[int, int]:
+    """Height and width of the padded frame that an engine for frames of `height` × `width` is for.
+
+    Raises ArgumentError if the network takes no frame so large.
+    """
+    if about.fixed is None:
+        return sides(height, width, about.multiple, about.minimum, about.square)
+    if height > about.fixed[0] or width > about.fixed[1]:
+        tall, wide = about.fixed
+        raise ArgumentError(
+            f"the network takes frames of {wide}×{tall} pixels and no others, and {width}×{height} are more; "
+            f'give tile=[{wide}, {tall}], or fit="resize" to send whole frames through it at its size'
+        )
+    return about.fixed
+
+
 def _open_with(
     name: str, module: Backend, checkpoint: Checkpoint, height: int, width: int, options: Options, store: Store
 ) -> Lanes:
@@ -104,10 +128,9 @@ def _open_with(
         what = f"the {known} GPUs of this machine" if known > 1 else "device 0, the only one here"
         raise ArgumentError(f"device={list(options.device)} is not there; the {name} engine can use {what}")
     wanted = possible if options.precision == "auto" else (cast(Precision, options.precision),)
-    multiple = checkpoint.description.multiple
-    sides = padded(height, multiple), padded(width, multiple)
+    padded = frame_of(checkpoint.description, height, width)
     for precision in wanted:
-        job = Job(checkpoint, *sides, precision, options.device, options.streams)
+        job = Job(checkpoint, *padded, precision, options.device, options.streams)
         try:
             return _open(name, module, job, store)
         except EngineBuildError as error:
@@ -125,7 +148,7 @@ def _open(name: str, module: Backend, job: Job, store: Store) -> Lanes:
         precision=job.precision,
         engine=f"{name} {module.version()}",
         device=module.device_name(job),
-        options=module.identity(job),
+        options=" ".join(filter(None, (module.identity(job), of_checkpoint.identity(job.checkpoint.description)))),
     )
     identity = (key, job.device, job.streams)
     if lanes := _shared.get(identity):

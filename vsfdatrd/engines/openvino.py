@@ -17,7 +17,7 @@ from vsfdatrd.engines.base import Engine, Job
 from vsfdatrd.engines.process import RemoteEngine, Spare, Worker
 from vsfdatrd.errors import EngineBuildError, EngineError
 from vsfdatrd.graph import GRAPH_VERSION as GRAPH_VERSION
-from vsfdatrd.graph import fdat_rd_graph
+from vsfdatrd.graph.of_checkpoint import graph_of, serialized
 from vsfdatrd.options import Precision
 
 log = logging.getLogger(__name__)
@@ -79,15 +79,8 @@ def build(job: Job, directory: Path) -> None:
 
     Raises EngineBuildError if OpenVINO cannot compile it, or if a half precision strays too far from fp32.
     """
-    description = job.checkpoint.description
-    if description.config is None:
-        raise EngineBuildError(
-            f"the openvino engine builds FDAT-RD only so far, and {job.checkpoint.path.name} is "
-            f'{description.architecture}; use backend="torch" for it'
-        )
     graph = directory / "graph.onnx"
-    model = fdat_rd_graph(description.config, job.checkpoint.tensors(), job.height, job.width)
-    graph.write_bytes(model.SerializeToString())
+    graph.write_bytes(serialized(graph_of(job.checkpoint, job.height, job.width)))
     try:
         psnr = _spare.ask("build", graph=str(graph), directory=str(directory), **_how(job))
     except EngineBuildError:
@@ -123,8 +116,12 @@ def _needed(job: Job, streams: int) -> int:
     description = job.checkpoint.description
     config = description.config
     pixels = job.height * job.width
-    channels = config.ffn_dim / config.unshuffle**2 if config else 0
-    frame = pixels * channels * BYTES_PER_TOKEN_CHANNEL + 12 * pixels * (1 + description.scale**2)
+    activations = 0.0
+    if config:
+        activations = config.ffn_dim / config.unshuffle**2 * BYTES_PER_TOKEN_CHANNEL
+    elif description.artcnn:
+        activations = 4 * description.artcnn.held
+    frame = pixels * activations + 12 * pixels * (1 + description.scale**2)
     return int(streams * frame + 12 * description.parameters + BYTES_OF_PROCESS)
 
 

@@ -2,7 +2,7 @@
 
 import io
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class OpenVino(Serving):
             compiled = self._core.compile_model(model, "CPU", settings(precision, streams))
             psnr = None
             if precision != "fp32":
-                picture = drawing(*list(model.input(0).shape)[2:])[None]
+                picture = picture_for(model.input(0).shape)
                 exact = self._core.compile_model(model, "CPU", settings("fp32", 1))
                 psnr = compare(exact(picture)[0], compiled(picture)[0], precision)
             blob = io.BytesIO()
@@ -56,7 +56,7 @@ class OpenVino(Serving):
         """Write what a graph file makes of the drawing in fp32, as float16."""
         try:
             exact = self._core.compile_model(self._core.read_model(graph), "CPU", settings("fp32", 1))
-            result = exact(drawing(*list(exact.input(0).shape)[2:])[None])[0][0]
+            result = exact(picture_for(exact.input(0).shape))[0][0]
         except RuntimeError as error:
             raise EngineError(f"OpenVINO could not compute the reference: {reason(error)}") from error
         np.save(target, result.astype(np.float16), allow_pickle=False)
@@ -97,6 +97,12 @@ class OpenVino(Serving):
     def reason(self, error: BaseException) -> str:
         """See `Serving.reason`."""
         return reason(error)
+
+
+def picture_for(shape: Sequence[int]) -> Frames:
+    """The drawing as an input of shape (1, C, H, W), C being 3 at most."""
+    _, channels, height, width = shape
+    return drawing(height, width)[None, :channels]
 
 
 def settings(precision: str, streams: int) -> dict[str, Any]:

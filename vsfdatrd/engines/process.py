@@ -79,7 +79,7 @@ class SharedMemory:
 def buffers(
     memory: mmap.mmap, slots: int, input_shape: list[int], output_shape: list[int]
 ) -> list[tuple[Frames, Frames]]:
-    """Each slot's input and output, (3, H, W) float32, laid one after the other into shared memory."""
+    """Each slot's input and output, (C, H, W) float32, laid one after the other into shared memory."""
     found = []
     offset = 0
     for _ in range(slots):

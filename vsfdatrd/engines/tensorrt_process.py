@@ -70,7 +70,8 @@ class TensorRt(Serving):
         Raises EngineBuildError if one is below the bound or not finite.
         """
         reference = np.load(Path(directory, REFERENCE), allow_pickle=False).astype(np.float32)
-        picture = drawing(*self._devices[0].shapes[0][1:])
+        channels, height, width = self._devices[0].shapes[0]
+        picture = drawing(height, width)[:channels]
         return min(compare(reference, device.once(picture), precision) for device in self._devices)
 
     def do_rate(self, runs: int) -> float:

@@ -80,12 +80,15 @@ def identity(job: Job) -> str:
 
 def memory_estimate(job: Job) -> tuple[int, int]:
     """(bytes needed for activations and buffers, bytes free)."""
-    config = job.checkpoint.description.config
+    about = job.checkpoint.description
     pixels = job.height * job.width
-    channels = config.ffn_dim / config.unshuffle**2 if config else 0
+    activations = 0.0
+    if about.config:
+        activations = about.config.ffn_dim / about.config.unshuffle**2 * BYTES_PER_TOKEN_CHANNEL
+    elif about.artcnn:
+        activations = 4 * about.artcnn.held
     share = 1 if job.precision == "fp32" else 0.5
-    scale = job.checkpoint.description.scale
-    frame = pixels * channels * BYTES_PER_TOKEN_CHANNEL * share + 12 * pixels * (1 + scale**2)
+    frame = pixels * activations * share + 12 * pixels * (1 + about.scale**2)
     needed = int((job.streams or (2 if _on_gpu() else 1)) * frame)
     if not _on_gpu():
         return needed, int(psutil.virtual_memory().available)
@@ -119,8 +122,9 @@ class _Slots:
     def __init__(self, job: Job, slots: int) -> None:
         self.slots = slots
         scale = job.checkpoint.description.scale
-        self._input_shape = (1, 3, job.height, job.width)
-        self._output_shape = (1, 3, job.height * scale, job.width * scale)
+        taken, given = job.checkpoint.description.frame_channels
+        self._input_shape = (1, taken, job.height, job.width)
+        self._output_shape = (1, given, job.height * scale, job.width * scale)
         self._closed = False
 
     def _check_open(self) -> None:

@@ -1,6 +1,8 @@
 """Image networks other than FDAT-RD, loaded through spandrel (the optional extra ``vsfdatrd[spandrel]``)."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from vsfdatrd.weights_file import refuse
 
@@ -28,16 +31,44 @@ class OtherNetwork(nn.Module):
         self.channels = (int(descriptor.input_channels), int(descriptor.output_channels))
         self.multiple = int(descriptor.size_requirements.multiple_of)
         self.minimum = int(descriptor.size_requirements.minimum)
+        self.square = bool(descriptor.size_requirements.square)
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W) in [0, 1] -> (B, C, H·scale, W·scale)."""
-        b, c, height, width = x.shape
+        return self._by_plane(self._descriptor, x)
+
+    def bare(self, x: Tensor) -> Tensor:
+        """`forward` without padding, cropping and clamping, for frames of a size the network takes as it is."""
+        return self._by_plane(partial(self._descriptor._call_fn, self.model), x)
+
+    def _by_plane(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        with contextlib.nullcontext() if torch.cuda.is_available() else _Unpinned():
+            return self._through(network, x)
+
+    def _through(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        b, c, height, width = (int(side) for side in x.shape)
         if self.channels[0] == 1 and c > 1:
-            planes: Tensor = self._descriptor(x.reshape(b * c, 1, height, width))
-            return planes.view(b, c, height * self.scale, width * self.scale)
-        out: Tensor = self._descriptor(x)
-        return out
+            planes = network(x.reshape(b * c, 1, height, width))
+            return planes.reshape(b, c, height * self.scale, width * self.scale)
+        return network(x)
+
+
+def _correct(state: dict[str, Tensor]) -> None:
+    """FDAT's note of its own shape: with the pa_up tail the width of the tail stands where spandrel 0.4 expects that of
+    the body. The body's tensors tell."""
+    note, norm = state.get("upsampler.MetaUpsample"), state.get("groups.0.blocks.0.n1.weight")
+    if note is not None and norm is not None and note.numel() == 7 and norm.numel() <= torch.iinfo(note.dtype).max:
+        note[3] = norm.numel()
+
+
+class _Unpinned(TorchFunctionMode):
+    """Where there is no GPU, memory cannot be pinned for one, which some networks ask for all the same."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return func(*args, **{name: value for name, value in (kwargs or {}).items() if name != "pin_memory"})
 
 
 def load(path: Path, tensors: Mapping[str, NDArray[Any]]) -> OtherNetwork:
@@ -55,6 +86,7 @@ def load(path: Path, tensors: Mapping[str, NDArray[Any]]) -> OtherNetwork:
 
     register()
     state = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in tensors.items()}
+    _correct(state)
     try:
         descriptor = MAIN_REGISTRY.load(state)
     except UnsupportedModelError as error:

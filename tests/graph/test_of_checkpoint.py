@@ -1,0 +1,122 @@
+"""Networks of other architectures as graphs: what PyTorch makes of them is what OpenVINO and TensorRT make."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+pytest.importorskip("spandrel")
+from spandrel.architectures.Compact import Compact
+from spandrel.architectures.FDAT import FDAT
+
+from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+from vsfdatrd.engines import openvino, tensorrt
+from vsfdatrd.engines.base import Frames, Job
+from vsfdatrd.engines.tensorrt_library import RTX
+from vsfdatrd.errors import EngineError
+from vsfdatrd.graph import of_module
+from vsfdatrd.graph.of_checkpoint import graph_of
+
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:torch.meshgrid")]
+
+
+def saved(network: nn.Module, path: Path) -> Checkpoint:
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
+    return open_checkpoint(path)
+
+
+def through_openvino(checkpoint: Checkpoint, picture: Frames, directory: Path) -> Frames:
+    """One frame through an engine that was built for it."""
+    _, height, width = picture.shape
+    job = Job(checkpoint, height, width, "fp32", streams=1)
+    directory.mkdir(exist_ok=True)
+    openvino.build(job, directory)
+    engine = openvino.load(job, directory)
+    np.copyto(engine.input(0), picture)
+    engine.submit(0)
+    result = engine.collect(0).copy()
+    engine.close()
+    return result
+
+
+def through_torch(checkpoint: Checkpoint, picture: Frames) -> Frames:
+    network: Any = checkpoint.network()
+    with torch.inference_mode():
+        return cast(Frames, network.bare(torch.from_numpy(picture)[None])[0].numpy())
+
+
+def small_fdat(**changes: Any) -> nn.Module:
+    return FDAT(**({"embed_dim": 32, "num_heads": 2, "num_groups": 1, "depth_per_group": 2, "scale": 2} | changes))
+
+
+UPSAMPLERS = (
+    "conv", "pixelshuffledirect", "pixelshuffle", "nearest+conv", "dysample", "transpose+conv", "lda", "pa_up",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"upsampler_type": name, "scale": 1 if name == "conv" else 2} for name in UPSAMPLERS),
+        {"window_size": 5},
+        {"unshuffle_mod": True, "scale": 2},
+        {"unshuffle_mod": True, "scale": 1, "upsampler_type": "pixelshuffle"},
+        {"scale": 3, "upsampler_type": "pixelshuffle"},
+        {"scale": 4, "upsampler_type": "pixelshuffledirect"},
+    ],
+    ids=lambda changes: "-".join(map(str, changes.values())),
+)
+def test_every_fdat_is_what_spandrel_computes(tmp_path: Path, changes: dict[str, Any]) -> None:
+    checkpoint = saved(small_fdat(**changes), tmp_path / "fdat.safetensors")
+    assert checkpoint.description.architecture == "FDAT"
+    picture = np.random.default_rng(0).random((3, 40, 48), np.float32)
+    expected = through_torch(checkpoint, picture)
+    found = through_openvino(checkpoint, picture, tmp_path / "engine")
+    assert found.shape == expected.shape == (3, 40 * checkpoint.description.scale, 48 * checkpoint.description.scale)
+    assert np.abs(found - expected).max() <= 1e-4 * max(1.0, float(expected.std()))
+
+
+def test_a_network_of_one_channel_gets_the_planes_in_turn(tmp_path: Path) -> None:
+    make: Any = Compact
+    checkpoint = saved(make(num_in_ch=1, num_out_ch=1, num_feat=8, num_conv=2, upscale=3), tmp_path / "one.safetensors")
+    picture = np.random.default_rng(0).random((3, 20, 24), np.float32)
+    found = through_openvino(checkpoint, picture, tmp_path / "engine")
+    assert found.shape == (3, 60, 72)
+    for plane in range(3):
+        alone = through_torch(checkpoint, np.repeat(picture[plane : plane + 1], 3, 0))
+        np.testing.assert_allclose(found[plane], alone[0], atol=1e-5)
+
+
+@pytest.mark.skipif(not RTX.installed, reason="tensorrt_rtx is not installed")
+@pytest.mark.parametrize("precision", ["fp16", "mixed", "bf16", "fp32"])
+def test_tensorrt_builds_other_networks_in_every_precision(tmp_path: Path, precision: Any) -> None:
+    checkpoint = saved(small_fdat(), tmp_path / "fdat.safetensors")
+    facts = tensorrt.build_for(Job(checkpoint, 40, 48, precision), tmp_path, RTX, ["sm89"])
+    assert facts["activation_bytes"] > 0
+    assert np.load(tmp_path / "reference.npy").shape == (3, 80, 96)
+
+
+def test_the_graph_is_the_same_each_time(tmp_path: Path) -> None:
+    checkpoint = saved(small_fdat(), tmp_path / "fdat.safetensors")
+    graphs = []
+    for _ in range(2):
+        of_module._traced.cache_clear()
+        graphs.append(graph_of(checkpoint, 40, 48).SerializeToString(deterministic=True))
+    assert graphs[0] == graphs[1]
+
+
+def test_a_network_that_cannot_be_traced_says_so_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = saved(small_fdat(), tmp_path / "fdat.safetensors")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Unsupported: operator\nand a page about it")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(
+        EngineError, match=r"fdat.safetensors \(FDAT\) cannot be written as a graph: Unsupported: operator$"
+    ):
+        graph_of(checkpoint, 48, 48)

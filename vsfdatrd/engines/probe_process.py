@@ -1,0 +1,146 @@
+"""The other side of `probe.py`: a process that reads one ONNX file, and runs it on small pictures."""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import openvino
+import psutil
+
+from vsfdatrd.engines.openvino_process import reason, settings
+from vsfdatrd.errors import CheckpointError, FdatrdError
+from vsfdatrd.graph import onnx_file
+from vsfdatrd.graph.onnx_normal import normalised
+from vsfdatrd.nn.onnx_config import Layout, OnnxConfig, Range
+from vsfdatrd.weights_file import refuse
+
+MULTIPLES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 15, 16, 20, 24, 28, 30, 32, 36, 40, 48, 56, 60, 64, 96, 128)
+"""What sizes may have to be multiples of, where a network does not say."""
+FACTORS = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 131, 137)
+"""Primes: the greatest common divisor of two sides that are different ones of a multiple is that multiple."""
+LEAST = 40
+"""Smallest side in pixels that is tried at first."""
+MOST_SCALE = 8
+
+
+class Misfit(Exception):
+    """Why a network does not run at a size, or what comes out is no picture of that size."""
+
+
+def describe(path: Path, multiple: int | None, input_range: Range | None) -> dict[str, Any]:
+    """Fields of a `Description`. Raises CheckpointError."""
+    model, external = onnx_file.read(path)
+    config = replace(onnx_file.ends(path, model, input_range), external=external)
+    frame = next(value for value in model.graph.input if value.name == config.input)
+    taken = onnx_file.channels(frame, config.layout)
+    core = openvino.Core()
+    tried: list[str] = []
+    for step, height, width in _sizes(config, multiple):
+        try:
+            config, given, scale = _run(core, model, config, height, width)
+        except Misfit as why:
+            tried.append(f"{width}×{height}: {why}")
+            continue
+        _check(path, taken, given, scale)
+        return {
+            "scale": scale, "in_channels": taken, "out_channels": given, "multiple": step,
+            "minimum": 0 if config.size else min(height, width),
+            "planes": "rgb" if taken == 3 and given == 3 else "luma" if given == 1 else "chroma",
+            "parameters": sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer if tensor.dims),
+            "dtype": "+".join(sorted(_dtypes(model))) or "fp32",
+            "onnx": asdict(config),
+        }  # fmt: skip
+    cure = "" if multiple or config.size else "; if its sides must be multiples of a number, give multiple="
+    raise refuse(path, f"does not run as a network for pictures, the last try being {tried[-1]}{cure}")
+
+
+def _sizes(config: OnnxConfig, multiple: int | None) -> Iterator[tuple[int, int, int]]:
+    """(multiple, height, width) to try, in this order."""
+    if config.size:
+        yield 1, *config.size
+        return
+    for least in (LEAST, 3 * LEAST):
+        for step in (multiple,) if multiple else MULTIPLES:
+            first = next(i for i, factor in enumerate(FACTORS) if factor * step >= least)
+            yield step, FACTORS[first] * step, FACTORS[first + 1] * step
+
+
+def _run(
+    core: openvino.Core, model: onnx.ModelProto, config: OnnxConfig, height: int, width: int
+) -> tuple[OnnxConfig, int, int]:
+    """Try one size. -> what is known of the ends now, channels of the result, scale. Raises Misfit."""
+    graph = normalised(model, config, height, width)
+    try:
+        compiled = core.compile_model(core.read_model(graph.SerializeToString()), "CPU", settings("fp32", 1))
+        shape = tuple(compiled.input(0).shape)
+        result = compiled(np.random.default_rng(0).random(shape, np.float32))[0]
+    except (RuntimeError, ValueError, MemoryError) as error:
+        raise Misfit(reason(error)[:200].rstrip(".") or "memory ran out") from error
+    if result.ndim != 4 or result.shape[0] != 1:
+        raise Misfit(f"what comes out has the shape {list(result.shape)}, which is no picture")
+    layouts: tuple[tuple[Layout, tuple[int, int, int]], ...] = (("NCHW", (1, 2, 3)), ("NHWC", (3, 1, 2)))
+    for layout, (c, h, w) in layouts:
+        given, tall, wide = (result.shape[axis] for axis in (c, h, w))
+        scale = tall // height
+        if 1 <= given <= 3 and scale and (tall, wide) == (height * scale, width * scale):
+            if not np.isfinite(result).all():
+                raise Misfit("what comes out is not finite")
+            return replace(config, output_layout=layout), int(given), int(scale)
+    raise Misfit(f"what comes out has the shape {list(result.shape)}, no whole multiple of the frame's")
+
+
+def _check(path: Path, taken: int, given: int, scale: int) -> None:
+    if scale > MOST_SCALE:
+        raise refuse(path, f"enlarges {scale} times, and {MOST_SCALE} times are the most that can be used")
+    if (taken, given) not in ((1, 1), (3, 3), (2, 2), (3, 2)):
+        raise refuse(
+            path, f"is a network from {taken} to {given} channels; only RGB to RGB (3 to 3), luma to luma (1 to 1) and "
+            "chroma to chroma (2 or 3 to 2) can be used"
+        )  # fmt: skip
+    if given == 2 and scale != 1:
+        raise refuse(path, f"is a chroma network that enlarges {scale} times; only those of 1× can be used")
+
+
+def _dtypes(model: onnx.ModelProto) -> set[str]:
+    names = {1: "fp32", 10: "fp16", 11: "fp64", 16: "bf16"}
+    return {names[tensor.data_type] for tensor in model.graph.initializer if tensor.data_type in names}
+
+
+def _limit_memory() -> None:
+    """Let a shape of billions fail here, and not the machine."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        most = psutil.virtual_memory().available * 3 // 4
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
+def main() -> None:
+    """argv: the file, and a JSON object with `multiple` and `range`. Answers with a line of JSON."""
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    _limit_memory()
+    asked = json.loads(sys.argv[2])
+    said: dict[str, Any]
+    try:
+        said = describe(Path(sys.argv[1]), asked["multiple"], asked["range"])
+    except FdatrdError as error:
+        said = {"error": str(error)}
+    except Exception as error:  # a file may break what it likes
+        path = Path(sys.argv[1])
+        broken: CheckpointError = refuse(path, f"cannot be used: {reason(error)[:200]}")
+        said = {"error": str(broken)}
+    answer.write(json.dumps(said) + "\n")
+    answer.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""ArtCNN as a graph. `nn.artcnn_config` says what it is, `nn.artcnn` is the same function in PyTorch."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+
+from vsfdatrd.graph.dialect import Dialect
+from vsfdatrd.graph.weights import Array, Weights
+from vsfdatrd.graph.writer import Name, Writer
+from vsfdatrd.nn.artcnn_config import ArtCnnConfig, layers
+
+FULL = np.float32
+
+
+def write(
+    config: ArtCnnConfig, tensors: Mapping[str, Array], size: tuple[int, int] | None, dialect: Dialect
+) -> onnx.ModelProto:
+    """The network for frames of size (height, width) pixels, any size; None leaves it open.
+
+    -> a model from ``input`` (1, in_channels, H, W) to ``output`` (1, out_channels, H·scale, W·scale), both float32.
+    Raises OverflowError if a weight is beyond the range of the dialect's half precision.
+    """
+    g = Writer("artcnn", dialect.compute, dialect.opset)
+    out = _body(g, config, Weights(tensors), dialect)
+    sides = [(n, n * config.scale) for n in size] if size else [("height", "height_out"), ("width", "width_out")]
+    (h, h_out), (w, w_out) = sides
+    return g.model((1, config.in_channels, h, w), out, (1, config.out_channels, h_out, w_out))
+
+
+def _body(g: Writer, config: ArtCnnConfig, weights: Weights, dialect: Dialect) -> Name:
+    """Everything from the picture to the result, float32 at both ends; what is added to is in the stream's type."""
+    compute, stream = dialect.compute, dialect.stream
+
+    def conv(x: Name, layer: str) -> Name:
+        return g.conv(x, weights[f"{layer}.weight"], weights[f"{layer}.bias"])
+
+    def add(x: Name, y: Name) -> Name:
+        """x, of the stream, and y, a convolution's result -> their sum, of the stream."""
+        return g.op("Add", x, g.cast(y, compute, stream))
+
+    first, *body, closing, last = layers(config)
+    start = conv(g.cast("input", FULL, compute), first)
+    y = start
+    if config.residual:
+        total = g.cast(start, compute, stream)
+        for i in range(0, len(body), 3):
+            inner = g.cast(total, stream, compute)
+            inner = g.op("Relu", conv(inner, body[i]))
+            inner = g.op("Relu", conv(inner, body[i + 1]))
+            total = add(total, conv(inner, body[i + 2]))
+        y = g.cast(total, stream, compute)
+    else:
+        for layer in body:
+            y = g.op("Relu", conv(y, layer))
+    total = add(g.cast(start, compute, stream), conv(y, closing))
+    features = conv(g.cast(total, stream, compute), last)
+    if config.scale > 1:
+        features = g.op("DepthToSpace", features, blocksize=config.scale, mode="CRD")
+    return g.cast(features, compute, FULL)

@@ -1,0 +1,148 @@
+"""``vsfdatrd models`` and ``vsfdatrd info``: what there is, what files hold, checksums, names of one's own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vsfdatrd import own_models
+from vsfdatrd.catalog import CATALOGUE, Model, installed, resolve
+from vsfdatrd.checkpoint import Description, open_checkpoint
+from vsfdatrd.errors import ArgumentError, CheckpointError, FdatrdError
+from vsfdatrd.nn.config import FdatRdConfig
+from vsfdatrd.own_models import OwnModel
+from vsfdatrd.store import Store
+from vsfdatrd.weights_file import sha256
+
+_NONE = "-"
+
+
+def show() -> int:
+    """Print every model that has a name: scale, licence, measured speed, and what and where it is."""
+    rows = [("name", "scale", "licence", "speed", "")]
+    for model in CATALOGUE.values():
+        where = model.file if model.available else "no weights yet"
+        rows.append((model.name, f"{model.scale}x", model.licence, _speed(model) or _NONE, where))
+    for own in own_models.read().values():
+        try:
+            found = open_checkpoint(own.file, memory=Store(None).notes("checkpoint")).description
+            scale, what = f"{found.scale}x", f"{found.architecture}, {own.file}"
+        except FdatrdError as error:
+            scale, what = _NONE, str(error)
+        rows.append((own.name, scale, _NONE, _NONE, what))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for row in rows:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip())
+    return 0
+
+
+def info(file: str, as_json: bool) -> int:
+    """Print what a model's file holds. file: a name or a path."""
+    path = resolve(file)
+    rows = _rows(path, open_checkpoint(path).description)
+    if as_json:
+        print(json.dumps(rows, ensure_ascii=False, indent=2))
+        return 0
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"{name:<{width}}  {value:,}" if isinstance(value, int) else f"{name:<{width}}  {value}")
+    return 0
+
+
+def verify() -> int:
+    """Compare every file with its checksum; status 1 if one is missing or is another."""
+    damaged = 0
+    for model in CATALOGUE.values():
+        if not model.available:
+            print(f"{model.name}: no weights yet")
+            continue
+        try:
+            print(f"{model.name}: as released, {installed(model)}")
+        except (ArgumentError, CheckpointError) as error:
+            damaged += 1
+            print(f"{model.name}: {error}")
+    for own in own_models.read().values():
+        damaged += not _verify_own(own)
+    return 1 if damaged else 0
+
+
+def add(file: Path, name: str) -> int:
+    """Give a file a name, if it is a model that can be used."""
+    own_models.check_name(name, CATALOGUE)
+    path = file.expanduser().absolute()
+    found = open_checkpoint(path).description
+    own_models.add(OwnModel(name, path, found.sha256), CATALOGUE)
+    print(f'{name}: {found.architecture}, {found.scale}x, {path}; in scripts model="{name}"')
+    return 0
+
+
+def remove(name: str) -> int:
+    """Take a name of one's own away."""
+    if name in CATALOGUE:
+        raise ArgumentError(f"{name!r} ships with the package and cannot be removed; only models that were added can")
+    print(f"{name} removed; its file {own_models.remove(name).file} stays")
+    return 0
+
+
+def _verify_own(own: OwnModel) -> bool:
+    try:
+        same = own.sha256 is None or sha256(own.file) == own.sha256
+    except CheckpointError as error:
+        print(f"{own.name}: {error}")
+        return False
+    said = "as it was when it was added" if same else "not the file that was added; remove the name and add it again"
+    print(f"{own.name}: {said if own.sha256 else 'no checksum was written down'}, {own.file}")
+    return same
+
+
+def _speed(model: Model) -> str | None:
+    """Frames a second, with size and machine, from a checkout's benchmarks/results; None if nobody measured."""
+    best = None
+    folder = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+    for path in sorted(folder.glob("throughput_*.json")):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            machine, result = found["machine"], found["result"]
+            (width, height), fps = result["size"], result["fps"]["vsfdatrd"]["median"]
+            said = f"{fps:.2f} fps at {width}×{height} on {machine['cores']} cores of {machine['cpu']}"
+            measured = width * height, said
+        except (OSError, ValueError, KeyError, TypeError):  # not one of ours
+            continue
+        if result.get("model") == model.file and (best is None or measured > best):
+            best = measured
+    return best[1] if best else None
+
+
+def _rows(path: Path, found: Description) -> dict[str, Any]:
+    rows: dict[str, Any] = {
+        "file": str(path),
+        "sha256": found.sha256,
+        "architecture": found.architecture,
+        "scale": found.scale,
+        "parameters": found.parameters,
+        "padded to multiples of": found.multiple,
+    }
+    match found.config:
+        case FdatRdConfig() as config:
+            first = config.groups[0]
+            same = all(group == first for group in config.groups)
+            return rows | {
+                "embed_dim": config.embed_dim,
+                "heads": config.heads,
+                "groups": len(config.groups),
+                "blocks of a group": " ".join(first) if same else "; ".join(" ".join(g) for g in config.groups),
+                "dictionary tokens": config.dict_tokens,
+                "ffn width": config.ffn_dim,
+                "upsampler": config.upsampler,
+                "unshuffle": config.unshuffle,
+                "mid_dim": config.mid_dim,
+                "TFLOP per 720×540 frame": round(config.work(540, 720) / 1e12, 3),
+            }
+    if art := found.artcnn:
+        rows |= {
+            "works on": art.planes,
+            "filters": art.filters,
+            "residual blocks" if art.residual else "inner convolutions": art.blocks,
+            "looks": f"{art.reach} pixels far",
+            "TFLOP per 720×540 frame": round(art.work(540, 720) / 1e12, 3),
+        }
+    return rows

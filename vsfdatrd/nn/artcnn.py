@@ -1,0 +1,50 @@
+"""ArtCNN in PyTorch, to be read beside `artcnn_config`, which says what the two families are.
+
+Shapes in comments: B pictures, F channels inside, s the scale.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from vsfdatrd.nn.artcnn_config import ArtCnnConfig, layers
+
+
+class ArtCnn(nn.Module):
+    """An ArtCNN of either family. Its tensors have the names of `artcnn_config.layers`.
+
+    (B, in_channels, H, W) in [0, 1] -> (B, out_channels, H·s, W·s), not clamped. Beyond the border a picture is zero,
+    as in training.
+    """
+
+    def __init__(self, config: ArtCnnConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.scale = config.scale
+        widths = [config.in_channels, *[config.filters] * (config.body + 2), config.out_channels * config.scale**2]
+        self._order = layers(config)
+        for name, inputs, outputs in zip(self._order, widths[:-1], widths[1:], strict=True):
+            self._place(name, nn.Conv2d(inputs, outputs, config.kernel, padding=config.kernel // 2))
+
+    def _place(self, name: str, layer: nn.Module) -> None:
+        """Put a layer where its dotted name says."""
+        *folders, leaf = name.split(".")
+        at: nn.Module = self
+        for folder in folders:
+            if folder not in dict(at.named_children()):
+                at.add_module(folder, nn.Module())
+            at = at.get_submodule(folder)
+        at.add_module(leaf, layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        first, *body, closing, last = (self.get_submodule(name) for name in self._order)
+        a = first(x)  # (B, F, H, W)
+        y = a
+        if self.config.residual:
+            for i in range(0, len(body), 3):
+                y = y + body[i + 2](torch.relu(body[i + 1](torch.relu(body[i](y)))))
+        else:
+            for layer in body:
+                y = torch.relu(layer(y))
+        features = last(a + closing(y))  # (B, out_channels·s², H, W)
+        return nn.functional.pixel_shuffle(features, self.scale)

@@ -1,0 +1,172 @@
+"""The user's own models: names for weights files, in a TOML file that may also be edited by hand.
+
+    [models.sharp]
+    file = "/films/ArtCNN_C4F32_DS.onnx"
+    sha256 = "..."         # optional: `vsfdatrd models verify` compares it
+
+It lies in the user's configuration directory, or where $FDATRD_MODELS says.
+"""
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from vsfdatrd.errors import ArgumentError
+
+VARIABLE = "FDATRD_MODELS"
+"""Environment variable: another file than the usual one."""
+MAX_BYTES = 1 << 20
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+_HEAD = '# Names for models of your own: model="name" in scripts. `vsfdatrd models add FILE --name NAME` writes here.\n'
+
+
+@dataclass(frozen=True, slots=True)
+class OwnModel:
+    """One entry."""
+
+    name: str
+    file: Path
+    sha256: str | None = None
+    """What the file was when it was added; None if nobody wrote it down."""
+
+
+def path() -> Path:
+    """The TOML file, which need not exist."""
+    given = os.environ.get(VARIABLE)
+    return Path(given).expanduser() if given else Path(platformdirs.user_config_dir("vsfdatrd", False), "models.toml")
+
+
+def read() -> dict[str, OwnModel]:
+    """Every entry by its name; none if there is no file.
+
+    Raises ArgumentError with the file's path, and the line where it is known, if it cannot be understood.
+    """
+    text = _text()
+    try:
+        tree = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise _broken(str(error) or type(error).__name__) from error
+    models = tree.get("models", {})
+    if not isinstance(models, dict):
+        raise _broken(f'"models" is no table but {str(models)[:40]}{_line(text, "models")}')
+    return {name: _entry(name, said, text) for name, said in models.items()}
+
+
+def check_name(name: str, taken: Collection[str]) -> None:
+    """Raises ArgumentError unless a model may be called so. taken: names of models that ship, which stay theirs."""
+    if not NAME.fullmatch(name):
+        raise ArgumentError(
+            f"the name {name!r} is not possible; take up to 64 small letters, digits, - and _, beginning with a letter "
+            "or a digit, such as sharp or artcnn-ds"
+        )
+    if name in taken:
+        raise ArgumentError(f"the name {name!r} is that of a model that ships; choose another")
+
+
+def add(model: OwnModel, taken: Collection[str]) -> None:
+    """Write an entry. Raises ArgumentError for a name that cannot be or is taken, and if it cannot be written."""
+    check_name(model.name, taken)
+    if other := read().get(model.name):
+        raise ArgumentError(
+            f"there is a model {model.name!r} already, {str(other.file)!r}; take another name, or remove it first: "
+            f"vsfdatrd models remove {model.name}"
+        )
+    text = _text() or _HEAD
+    lines = [f"[models.{model.name}]", f"file = {_quoted(str(model.file))}"]
+    if model.sha256:
+        lines.append(f"sha256 = {_quoted(model.sha256)}")
+    _write(text.rstrip("\n") + "\n\n" + "\n".join(lines) + "\n", f"add {model.name!r}", read() | {model.name: model})
+
+
+def remove(name: str) -> OwnModel:
+    """Take an entry out. -> what it was. Raises ArgumentError if there is none, and if the file cannot be written."""
+    models = read()
+    if name not in models:
+        there = ", ".join(sorted(models)) or "none"
+        raise ArgumentError(f"there is no model of your own called {name!r}; there are: {there} (in {str(path())!r})")
+    lines = _text().splitlines(keepends=True)
+    head = _header(name)
+    start = next((i for i, line in enumerate(lines) if head.match(line)), len(lines))
+    end = next((i for i in range(start + 1, len(lines)) if re.match(r"\s*\[", lines[i])), len(lines))
+    kept = {other: model for other, model in models.items() if other != name}
+    _write("".join(lines[:start] + lines[end:]), f"remove {name!r}", kept)
+    return models[name]
+
+
+def _text() -> str:
+    where = path()
+    try:
+        if where.stat().st_size > MAX_BYTES:
+            raise _broken(f"it has more than {MAX_BYTES >> 20} MiB")
+        return where.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8
+        raise _broken(str(error)) from error
+
+
+def _entry(name: str, said: object, text: str) -> OwnModel:
+    known = said if isinstance(said, dict) else {}
+    file, digest = known.get("file"), known.get("sha256")
+    if not isinstance(file, str) or not file or not isinstance(digest, str | None):
+        raise _broken(
+            f'its model {name!r} has no file = "..." that is text, or a sha256 that is none{_line(text, name)}'
+        )
+    location = Path(file).expanduser()
+    return OwnModel(name, location if location.is_absolute() else path().absolute().parent / location, digest)
+
+
+def _header(name: str) -> re.Pattern[str]:
+    """The line with which a model's table begins."""
+    return re.compile(rf"\s*\[\s*models\s*\.\s*[\"']?{re.escape(name)}[\"']?\s*\]")
+
+
+def _line(text: str, name: str) -> str:
+    """Where a name is first written, as part of a sentence."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if _header(name).match(line) or re.match(rf"\s*[\"']?{re.escape(name)}[\"']?\s*[.=]", line):
+            return f" (at line {number})"
+    return ""
+
+
+def _broken(why: str) -> ArgumentError:
+    return ArgumentError(
+        f"the list of your own models, {str(path())!r}, cannot be read: {why.rstrip('.')}; correct it, or move it away"
+    )
+
+
+def _quoted(text: str) -> str:
+    """As a TOML string. JSON's escapes are among TOML's, but it leaves one more character as it is."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _write(text: str, what: str, expected: dict[str, OwnModel]) -> None:
+    """Put the file in place, whole or not at all, if it says what it is meant to say."""
+    where = path()
+    temporary = where.with_name(f"{where.name}.{os.getpid()}")
+    by_hand = f"it is written in a way of its own; {what} by hand, in {str(where)!r}"
+    try:
+        found: dict[str, Any] = tomllib.loads(text).get("models", {})
+        same = {name: _entry(name, said, text) for name, said in found.items()} == expected
+    except tomllib.TOMLDecodeError:
+        same = False
+    if not same:
+        raise ArgumentError(f"the list of your own models cannot be changed, since {by_hand}")
+    try:
+        where.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(where)
+    except (OSError, ValueError) as error:  # ValueError: a path that is no text
+        temporary.unlink(missing_ok=True)
+        raise ArgumentError(
+            f"the list of your own models, {str(where)!r}, cannot be written ({error}); check its permissions, or set "
+            f"${VARIABLE} to another file"
+        ) from error
