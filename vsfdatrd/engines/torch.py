@@ -26,8 +26,9 @@ GRAPH_VERSION = "network"
 # What one frame of FDAT-RD takes per token of the map and channel of the feed-forward network, in float32 on a CPU:
 # 90 to 101 bytes were measured for medium from 240×240 to 480×480.
 BYTES_PER_TOKEN_CHANNEL = 104
-# Of other networks, what one frame takes, as so many tensors of their largest one's size: PyTorch frees what it can.
-LARGEST_AT_ONCE = 5
+# Of other networks, what one frame takes, as so many tensors of their largest one's size: 2.6 to 9.0 were measured for
+# small ones (DAT, HAT, ESRGAN, FDAT, RealCUGAN, SwinIR) at 240×240 on a CPU.
+LARGEST_AT_ONCE = 9
 
 
 def unavailable() -> str | None:
