@@ -42,9 +42,7 @@ def check(given: Given, about: Description) -> None:
     if given is None:
         return
     if about.onnx is None or about.onnx.style is None:
-        raise ArgumentError(
-            "style= is for networks with a second input for a picture, and this has none; leave it out"
-        )
+        raise ArgumentError("style= is for networks with a second input for a picture, and this has none; leave it out")
     if not isinstance(given, str | PathLike | vs.VideoNode):
         raise ArgumentError(f"style={given!r} is neither a clip nor the path of a picture")
 
