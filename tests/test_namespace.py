@@ -27,7 +27,7 @@ from vsfdatrd.errors import ClipError
 
 SIGNATURE = (
     "clip:vnode;model:data:opt;backend:data:opt;device:int[]:opt;precision:data:opt;format:data:opt;matrix:data:opt;"
-    "streams:int:opt;tile:int[]:opt;cache:data:opt;reuse:data:opt;"
+    "streams:int:opt;tile:int[]:opt;cache:data:opt;reuse:data:opt;multiple:int:opt;input_range:data:opt;fit:data:opt;any"
 )
 STAND_IN = """
 import sys, types

@@ -6,6 +6,8 @@ with the arguments as VapourSynth holds them. Nothing heavy is imported here.
 
 import logging
 import os
+from difflib import get_close_matches
+from inspect import Parameter, signature
 from typing import Any
 
 import vapoursynth as vs
@@ -35,6 +37,12 @@ def upscale(clip: vs.VideoNode, **given: Any) -> dict[str, vs.VideoNode | bytes]
             f"cannot import vsfdatrd: {type(error).__name__}: {error}. Install vsfdatrd with its dependencies into the "
             "Python that VapourSynth runs in (pip install vsfdatrd)."
         )
+    known = signature(public_upscale).parameters
+    any_name = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in known.values())
+    if unknown := [name for name in given if name not in known and not any_name]:
+        near = get_close_matches(unknown[0], known, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else f". There are {', '.join(known)}."
+        return _failure(f"there is no argument {unknown[0]!r}{hint}")
     try:
         result = public_upscale(clip, **{name: _text(value) for name, value in given.items()})
     except (vs.Error, FdatrdError) as error:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vsfdatrd.catalog import resolve
-from vsfdatrd.checkpoint import open_checkpoint
+from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.engines import choice, tensorrt
 from vsfdatrd.engines.base import Job
 from vsfdatrd.engines.tensorrt_library import RTX, parse_target
@@ -36,7 +36,7 @@ def build(options: Options, width: int, height: int) -> Built:
     Raises what `upscale` raises.
     """
     store = Store(options.cache)
-    checkpoint = open_checkpoint(resolve(options.model), memory=store.notes("checkpoint"))
+    checkpoint = _opened(options, store)
     start = time.monotonic()
     lanes = choice.open_engine(checkpoint, height, width, options, store)
     seconds = time.monotonic() - start
@@ -56,7 +56,7 @@ def build_for(options: Options, width: int, height: int, targets: Sequence[str])
     if not RTX.installed:
         raise EngineUnavailable("engines for other GPUs need tensorrt_rtx; pip install vsfdatrd[rtx]")
     store = Store(options.cache)
-    checkpoint = open_checkpoint(resolve(options.model), memory=store.notes("checkpoint"))
+    checkpoint = _opened(options, store)
     frame = choice.frame_of(checkpoint.description, height, width)
     precision: Precision = "fp16" if options.precision == "auto" else options.precision  # type: ignore[assignment]
     job = Job(checkpoint, *frame, precision)
@@ -67,6 +67,15 @@ def build_for(options: Options, width: int, height: int, targets: Sequence[str])
     finally:
         tensorrt.rest()
     return built
+
+
+def _opened(options: Options, store: Store) -> Checkpoint:
+    return open_checkpoint(
+        resolve(options.model),
+        memory=store.notes("checkpoint"),
+        multiple=options.multiple,
+        input_range=options.input_range,
+    )
 
 
 def _build_for(store: Store, job: Job, target: str) -> Built:

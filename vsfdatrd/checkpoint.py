@@ -221,11 +221,18 @@ def _describe(path: Path, digest: str, multiple: int | None, input_range: Range 
     from vsfdatrd.nn.other_archs import load
 
     network = load(path, dict(file.read(names)))
+    channels = network.channels
+    try:
+        largest = network.largest() if channels in ((3, 3), (1, 1)) else 0
+    except Exception as error:  # every architecture fails in its own way
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise refuse(path, f"is {network.architecture}, which does not run with these weights: {reason}") from error
     return common(
         architecture=network.architecture,
         scale=network.scale,
-        in_channels=network.channels[0],
-        out_channels=network.channels[1],
+        in_channels=channels[0],
+        out_channels=channels[1],
+        largest=largest,
         multiple=network.multiple,
         minimum=network.minimum,
         square=network.square,

@@ -37,6 +37,8 @@ class Description:
     """How the file stores them: ``fp16``, ``bf16``, ``fp32``, ``fp64``, or several joined by ``+``."""
     sha256: str
     """SHA-256 of the file, as hexadecimal digits."""
+    largest: int = 0
+    """Values in the largest tensor on the way, per pixel of the padded frame; 0 where a configuration tells more."""
     planes: Planes = "rgb"
     """What of a clip the network takes. ``rgb``: R, G and B, together or (1 channel to 1) one after the other;
     ``luma``: Y alone; ``chroma``: Y, U and V at full size, and U and V come out."""
@@ -79,7 +81,7 @@ class Description:
                 values["onnx"] = OnnxConfig(**{field.name: ends[field.name] for field in fields(OnnxConfig)})
         except (KeyError, TypeError) as error:
             raise ValueError(f"this is no checkpoint's description: {error!r}") from error
-        for name in ("scale", "in_channels", "out_channels", "multiple", "minimum", "parameters"):
+        for name in ("scale", "in_channels", "out_channels", "multiple", "minimum", "parameters", "largest"):
             if type(values[name]) is not int:
                 raise ValueError(f"this is no checkpoint's description: {name} is {values[name]!r}")
         if values["planes"] not in get_args(Planes.__value__) or type(values["square"]) is not bool:

@@ -12,14 +12,17 @@ from os import PathLike
 import vapoursynth as vs
 
 from vsfdatrd import chroma, colour, geometry, luma, pipeline
+from vsfdatrd import style as styles
 from vsfdatrd.catalog import resolve
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+from vsfdatrd.description import Description
 from vsfdatrd.engines.base import Lanes
-from vsfdatrd.engines.choice import open_engine, warm_up
-from vsfdatrd.errors import PREFIX, FdatrdError, MemoryShort
+from vsfdatrd.engines.choice import frame_of, open_engine, warm_up
+from vsfdatrd.errors import PREFIX, ArgumentError, FdatrdError, MemoryShort
 from vsfdatrd.options import Options
 from vsfdatrd.progress import stdout_to_stderr
 from vsfdatrd.store import Store
+from vsfdatrd.style import Given
 
 log = logging.getLogger(__name__)
 
@@ -39,18 +42,23 @@ def upscale(
     tile: int | Sequence[int] | None = None,
     cache: str | PathLike[str] | None = None,
     reuse: str | float = "exact",
+    multiple: int | None = None,
+    input_range: str | float | None = None,
+    fit: str = "tiles",
+    style: str | PathLike[str] | vs.VideoNode | None = None,
 ) -> vs.VideoNode:
     """Upscale a clip with an FDAT-RD (or another image) network.
 
     clip: constant format and size, progressive; YUV, GRAY or RGB of 8 to 16 bits, half or single float.
-    model: a name of the catalogue (``small``, ``medium``, ``large``) or the path of a weights file.
+    model: a name of the catalogue (``small``, ``medium``, ``large``), one of your own (``vsfdatrd models add``), or the
+        path of a weights file.
     backend: ``auto``, ``tensorrt``, ``openvino`` or ``torch``.
     device: numbers of the GPUs to use; frames go to them in turn.
     precision: ``fp16``, ``mixed`` (fp16 with fp32 sums), ``bf16``, ``fp32``, or ``auto``, the fastest that passes
         verification against fp32.
     format: output format by name or number; by default the input's family and subsampling, 16 bit for integer input.
     matrix: matrix of a YUV or GRAY output: ``auto`` (709 once SD becomes HD, else the source's), ``source``, ``709``,
-        ``170m``, ``470bg``, ``2020`` or a number.
+        ``170m``, ``470bg``, ``2020`` or a number. Networks for luma or chroma convert nothing unless a matrix is named.
     streams: frames in flight; by default what is fastest.
     tile: [width, height] in source pixels of the largest part that goes through the network at once, for GPUs with
         little memory. The network looks at the whole frame, so tiles change the picture a little everywhere.
@@ -58,30 +66,56 @@ def upscale(
     reuse: what happens to a frame that shows the same picture as one shortly before, as animation does: ``exact`` (the
         default) does not compute it again if they are equal; a number up to 0.1 also if no RGB value (0 to 1) differs
         by more, which film grain does; ``off`` computes every frame. No picture is held for more than twelve frames.
+    multiple: of an ONNX file, what the sides of its frames must be multiples of; by default that is found out.
+    input_range: of an ONNX file, what white is in its numbers, ``1`` or ``255``; by default 1 for fractions.
+    fit: how frames go through a network that takes those of one size only: in ``tiles`` of that size, or by a
+        ``resize`` to it, and of the result to `scale` times the clip.
+    style: for networks with a second input, the picture whose style a frame is given: the path of a picture, or a clip;
+        by default the frame itself.
 
     -> the clip, `scale` times as large (2 for the models that ship), with its properties and corrected colour tags.
     Raises vapoursynth.Error starting with ``fdatrd.upscale:``. A frame that cannot be upscaled fails alone.
     """
     try:
         with stdout_to_stderr():
-            return _upscale(
-                clip, Options.parse(model, backend, device, precision, format, matrix, streams, tile, cache, reuse)
+            options = Options.parse(
+                model,
+                backend,
+                device,
+                precision,
+                format,
+                matrix,
+                streams,
+                tile,
+                cache,
+                reuse,
+                multiple,
+                input_range,
+                fit,
             )
+            return _upscale(clip, options, style)
     except FdatrdError as error:
         raise vs.Error(f"{PREFIX}{error}") from error
 
 
-def _upscale(clip: vs.VideoNode, options: Options) -> vs.VideoNode:
+def _upscale(clip: vs.VideoNode, options: Options, style: Given) -> vs.VideoNode:
     warm_up(options.backend)
     source = colour.describe(clip)
     store = Store(options.cache)
-    checkpoint = open_checkpoint(resolve(options.model), memory=store.notes("checkpoint"))
+    checkpoint = open_checkpoint(
+        resolve(options.model),
+        memory=store.notes("checkpoint"),
+        multiple=options.multiple,
+        input_range=options.input_range,
+    )
     about = checkpoint.description
+    styles.check(style, about)
     scale = about.scale
     if about.planes == "chroma":
         chroma.check(source)
     target = colour.target(source, scale, options.format, options.matrix, about.planes)
-    lanes, tiling = _open(clip, checkpoint, options, store)
+    size = _network_size(clip, about, options)
+    lanes, tiling = _open(*size, checkpoint, options, store)
     if len(tiling.tiles) > 1:
         log.warning(
             "upscaling in %d tiles of %d×%d pixels: the picture differs a little from that of whole frames",
@@ -89,7 +123,14 @@ def _upscale(clip: vs.VideoNode, options: Options) -> vs.VideoNode:
         )  # fmt: skip
 
     def network(planes: vs.VideoNode) -> vs.VideoNode:
-        return pipeline.run(planes, lanes, tiling, scale, options.reuse)
+        place = styles.place(about, *frame_of(about, tiling.height, tiling.width))
+        whole = planes if size == (clip.height, clip.width) else planes.resize.Spline36(*size[::-1])
+        if place:
+            whole = styles.attached(whole, style, place)
+        reuse = None if styles.moves(style) else options.reuse
+        result = pipeline.run(whole, lanes, tiling, scale, reuse, place)
+        wanted = clip.width * scale, clip.height * scale
+        return result if wanted == (result.width, result.height) else result.resize.Spline36(*wanted)
 
     if about.planes == "luma":
         upscaled = luma.enlarge(source, target, scale, network)
@@ -100,15 +141,29 @@ def _upscale(clip: vs.VideoNode, options: Options) -> vs.VideoNode:
     return colour.deliver(upscaled, target)
 
 
-def _open(clip: vs.VideoNode, checkpoint: Checkpoint, options: Options, store: Store) -> tuple[Lanes, geometry.Tiling]:
+def _network_size(clip: vs.VideoNode, about: Description, options: Options) -> tuple[int, int]:
+    """(height, width) in which frames go through the network, tiles aside. Raises ArgumentError."""
+    if options.fit != "resize":
+        return clip.height, clip.width
+    if about.fixed is None:
+        raise ArgumentError('fit="resize" is for networks of one fixed size, and this one takes any; leave it out')
+    if options.tile is not None:
+        raise ArgumentError(f'tile={list(options.tile)} contradicts fit="resize", which sends whole frames; give one')
+    return about.fixed
+
+
+def _open(
+    height: int, width: int, checkpoint: Checkpoint, options: Options, store: Store
+) -> tuple[Lanes, geometry.Tiling]:
     """An engine, and the parts of the frame it is for: those the script asks for, else the frame as a whole.
 
     A frame too large for the memory of a GPU goes there in the fewest parts that fit; a frame too large for the
     machine's own memory is an error, since parts of it would still take hours.
     """
-    height, width, scale = clip.height, clip.width, checkpoint.description.scale
-    if options.tile is not None:
-        tiling = geometry.tile(height, width, options.tile[1], options.tile[0], scale)
+    about, scale = checkpoint.description, checkpoint.description.scale
+    largest = options.tile[::-1] if options.tile is not None else about.fixed
+    if largest is not None:
+        tiling = geometry.tile(height, width, *largest, scale)
         return open_engine(checkpoint, tiling.height, tiling.width, options, store), tiling
     try:
         return open_engine(checkpoint, height, width, options, store), geometry.whole(height, width, scale)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from vsfdatrd.errors import ArgumentError
+from vsfdatrd.nn.onnx_config import Range
 
 type Precision = Literal["fp32", "bf16", "fp16", "mixed"]
 
@@ -16,7 +17,9 @@ BACKENDS = ("tensorrt", "openvino", "torch")
 """Engines there are, in the order `backend="auto"` tries them."""
 PRECISIONS: tuple[Precision, ...] = get_args(Precision.__value__)
 
+FITS = ("tiles", "resize")
 MIN_TILE = 32
+MAX_MULTIPLE = 512
 MAX_STREAMS = 32
 MAX_REUSE = 0.1
 """Largest difference between frames that count as one, for RGB in [0, 1]; more than that is another drawing."""
@@ -48,11 +51,24 @@ class Options:
     reuse: float | None = 0.0
     """Frames that differ from an earlier one by no more than this are not computed again; None computes every frame."""
 
+    multiple: int | None = None
+    """What the sides of an ONNX network's frames must be multiples of; None finds out."""
+    input_range: Range | None = None
+    """White in an ONNX network's numbers, ``1`` or ``255``; None goes by what its input is."""
+    fit: str = "tiles"
+    """How frames go through a network of one fixed size: in ``tiles`` of it, or by a ``resize`` to it and back."""
+
     def __post_init__(self) -> None:
         if not self.model:
             raise ArgumentError('model="" names nothing; give a name such as "medium" or the path of a weights file')
         _choice("backend", self.backend, ("auto", *BACKENDS))
         _choice("precision", self.precision, ("auto", *PRECISIONS))
+        _choice("fit", self.fit, FITS)
+        if self.multiple is not None and not 1 <= self.multiple <= MAX_MULTIPLE:
+            raise ArgumentError(
+                f"multiple={self.multiple} is out of range; give 1 to {MAX_MULTIPLE}, what the sides of the network's "
+                "frames must be multiples of, or leave it out to have it found"
+            )
         if not self.device or min(self.device) < 0 or len(set(self.device)) != len(self.device):
             raise ArgumentError(
                 f"device={list(self.device)} is not a list of GPU numbers; give each once, for example device=[0, 1]"
@@ -78,6 +94,9 @@ class Options:
         tile: int | Sequence[int] | None = None,
         cache: str | PathLike[str] | None = None,
         reuse: str | float = "exact",
+        multiple: int | None = None,
+        input_range: str | float | None = None,
+        fit: str = "tiles",
     ) -> "Options":
         """Options from what a script or VapourSynth passes: single numbers for lists, numbers for names, paths.
 
@@ -95,6 +114,9 @@ class Options:
             tile=_tile(tile),
             cache=None if cache is None else Path(cache).expanduser(),
             reuse=_reuse(reuse),
+            multiple=multiple,
+            input_range=_range(input_range),
+            fit=fit.lower(),
         )
 
 
@@ -120,6 +142,15 @@ def _reuse(given: str | float) -> float | None:
     if not 0 <= threshold <= MAX_REUSE:
         raise ArgumentError(f'reuse={given!r} is unknown; give "exact", "off" or a number from 0 to {MAX_REUSE}')
     return threshold
+
+
+def _range(given: str | float | None) -> Range | None:
+    if given is None:
+        return None
+    known: dict[str, Range] = {"1": "1", "1.0": "1", "[0, 1]": "1", "255": "255", "255.0": "255", "[0, 255]": "255"}
+    if str(given) not in known:
+        raise ArgumentError(f'input_range={given!r} is unknown; give what white is in the network, "1" or "255"')
+    return known[str(given)]
 
 
 def _choice(name: str, given: str, known: Sequence[str]) -> None:

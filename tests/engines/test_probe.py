@@ -53,6 +53,7 @@ def test_what_a_file_is_and_what_it_computes(tmp_path: Path, made: dict[str, Any
     found = asdict(about) | {"fixed": about.fixed}
     assert {name: found[name] for name in said} == said
     assert about.architecture == "ONNX"
+    assert about.largest == about.in_channels * about.scale**2
     picture = np.random.default_rng(0).random((about.frame_channels[0], 48, 64), np.float32)
     result = through(checkpoint, picture, tmp_path / "engine")
     reference = expected(picture, about.scale, kind=made.get("kind", "fp32"))

@@ -1,5 +1,6 @@
 """Networks of other architectures as graphs: what PyTorch makes of them is what OpenVINO and TensorRT make."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,12 +15,15 @@ from spandrel.architectures.Compact import Compact
 from spandrel.architectures.FDAT import FDAT
 
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
-from vsfdatrd.engines import openvino, tensorrt
+from vsfdatrd.engines import choice, openvino, tensorrt
+from vsfdatrd.engines import torch as torch_engine
 from vsfdatrd.engines.base import Frames, Job
 from vsfdatrd.engines.tensorrt_library import RTX
 from vsfdatrd.errors import EngineError
 from vsfdatrd.graph import of_module
 from vsfdatrd.graph.of_checkpoint import graph_of
+from vsfdatrd.options import Options
+from vsfdatrd.store import Store
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:torch.meshgrid")]
 
@@ -95,9 +99,12 @@ def test_a_network_of_one_channel_gets_the_planes_in_turn(tmp_path: Path) -> Non
 @pytest.mark.parametrize("precision", ["fp16", "mixed", "bf16", "fp32"])
 def test_tensorrt_builds_other_networks_in_every_precision(tmp_path: Path, precision: Any) -> None:
     checkpoint = saved(small_fdat(), tmp_path / "fdat.safetensors")
-    facts = tensorrt.build_for(Job(checkpoint, 40, 48, precision), tmp_path, RTX, ["sm89"])
-    assert facts["activation_bytes"] > 0
-    assert np.load(tmp_path / "reference.npy").shape == (3, 80, 96)
+    job = Job(checkpoint, 200, 240, precision)
+    facts = tensorrt.build_for(job, tmp_path, RTX, ["sm89"])
+    largest = replace(checkpoint.description, largest=0)
+    estimate = tensorrt.needed(job) - tensorrt.needed(replace(job, checkpoint=Checkpoint(checkpoint.path, largest)))
+    assert 0.8 * facts["activation_bytes"] < estimate < 8 * facts["activation_bytes"]
+    assert np.load(tmp_path / "reference.npy").shape == (3, 400, 480)
 
 
 def test_the_graph_is_the_same_each_time(tmp_path: Path) -> None:
@@ -120,3 +127,33 @@ def test_a_network_that_cannot_be_traced_says_so_in_a_sentence(tmp_path: Path, m
         EngineError, match=r"fdat.safetensors \(FDAT\) cannot be written as a graph: Unsupported: operator$"
     ):
         graph_of(checkpoint, 48, 48)
+
+
+def test_the_torch_engine_takes_over_from_what_cannot_be_traced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = saved(small_fdat(), tmp_path / "fdat.safetensors")
+    of_module._traced.cache_clear()
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Unsupported: operator")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    monkeypatch.setattr(choice, "gpu_count", lambda: 0)
+    with caplog.at_level("WARNING", "vsfdatrd"):
+        lanes = choice.open_engine(checkpoint, 40, 48, Options(precision="fp32"), Store(tmp_path / "cache"))
+    assert type(lanes.engine).__module__ == "vsfdatrd.engines.torch"
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "vsfdatrd.engines.choice"]
+    assert line == (
+        "The openvino engine cannot be used: fdat.safetensors (FDAT) cannot be written as a graph: "
+        "Unsupported: operator. Trying the next one."
+    )
+
+
+def test_what_a_network_holds_is_told_by_its_largest_tensor(tmp_path: Path) -> None:
+    make: Any = Compact
+    checkpoint = saved(make(num_feat=24, num_conv=2, upscale=2), tmp_path / "compact.safetensors")
+    assert checkpoint.description.largest == 24
+    job = Job(checkpoint, 400, 600, "fp32", streams=1)
+    for engine in (openvino, torch_engine):
+        assert engine.memory_estimate(job)[0] > 4 * 24 * 400 * 600

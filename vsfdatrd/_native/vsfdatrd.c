@@ -30,7 +30,8 @@
 #define MODULE "vsfdatrd._plugin"
 #define UPSCALE_ARGS                                                                                                   \
     "clip:vnode;model:data:opt;backend:data:opt;device:int[]:opt;precision:data:opt;format:data:opt;matrix:data:opt;"  \
-    "streams:int:opt;tile:int[]:opt;cache:data:opt;reuse:data:opt;"
+    "streams:int:opt;tile:int[]:opt;cache:data:opt;reuse:data:opt;multiple:int:opt;input_range:data:opt;fit:data:opt;"  \
+    "any" /* style is a clip or the path of a picture, which only "any" can be; _plugin.py refuses what else comes */
 
 /* ---- the process's Python: a few functions of its stable ABI ---------------------------------------------------- */
 

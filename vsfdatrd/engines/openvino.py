@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 # What one frame in flight takes, its buffers included, per token of the map and channel of the feed-forward network, in
 # float32: 23.0 to 23.4 bytes for medium from 240×240 to 720×540 (`python -m benchmarks.memory --sizes`).
 BYTES_PER_TOKEN_CHANNEL = 24
+# Of other networks, what one frame takes, as so many float32 tensors of their largest one's size: 2.4 to 8.3 were
+# measured for small ones (DAT, HAT, ESRGAN, FDAT, RealCUGAN, SwinIR) at 240×240, some 60 MB of code and all.
+LARGEST_AT_ONCE = 7
 BYTES_OF_PROCESS = 200 << 20
 
 # Frames computed at once unless the script says otherwise. On 2 cores two streams of one core each gave 2 to 4 % more
@@ -121,6 +124,8 @@ def _needed(job: Job, streams: int) -> int:
         activations = config.ffn_dim / config.unshuffle**2 * BYTES_PER_TOKEN_CHANNEL
     elif description.artcnn:
         activations = 4 * description.artcnn.held
+    else:
+        activations = 4 * description.largest * LARGEST_AT_ONCE
     frame = pixels * activations + 12 * pixels * (1 + description.scale**2)
     return int(streams * frame + 12 * description.parameters + BYTES_OF_PROCESS)
 

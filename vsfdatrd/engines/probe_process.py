@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -44,7 +45,7 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
     tried: list[str] = []
     for step, height, width in _sizes(config, multiple):
         try:
-            config, given, scale = _run(core, model, config, height, width)
+            config, given, scale, largest = _run(core, model, config, height, width)
         except Misfit as why:
             tried.append(f"{width}×{height}: {why}")
             continue
@@ -54,6 +55,7 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
             "minimum": 0 if config.size else min(height, width),
             "planes": "rgb" if taken == 3 and given == 3 else "luma" if given == 1 else "chroma",
             "parameters": sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer if tensor.dims),
+            "largest": largest,
             "dtype": "+".join(sorted(_dtypes(model))) or "fp32",
             "onnx": asdict(config),
         }  # fmt: skip
@@ -74,11 +76,16 @@ def _sizes(config: OnnxConfig, multiple: int | None) -> Iterator[tuple[int, int,
 
 def _run(
     core: openvino.Core, model: onnx.ModelProto, config: OnnxConfig, height: int, width: int
-) -> tuple[OnnxConfig, int, int]:
-    """Try one size. -> what is known of the ends now, channels of the result, scale. Raises Misfit."""
+) -> tuple[OnnxConfig, int, int, int]:
+    """Try one size. -> what is known of the ends now, channels of the result, scale, `Description.largest`.
+
+    Raises Misfit.
+    """
     graph = normalised(model, config, height, width)
     try:
-        compiled = core.compile_model(core.read_model(graph.SerializeToString()), "CPU", settings("fp32", 1))
+        readable = core.read_model(graph.SerializeToString())
+        largest = -(-_largest(readable) // (height * width))
+        compiled = core.compile_model(readable, "CPU", settings("fp32", 1))
         shape = tuple(compiled.input(0).shape)
         result = compiled(np.random.default_rng(0).random(shape, np.float32))[0]
     except (RuntimeError, ValueError, MemoryError) as error:
@@ -92,8 +99,22 @@ def _run(
         if 1 <= given <= 3 and scale and (tall, wide) == (height * scale, width * scale):
             if not np.isfinite(result).all():
                 raise Misfit("what comes out is not finite")
-            return replace(config, output_layout=layout), int(given), int(scale)
+            return replace(config, output_layout=layout), int(given), int(scale), largest
     raise Misfit(f"what comes out has the shape {list(result.shape)}, no whole multiple of the frame's")
+
+
+def _largest(model: openvino.Model) -> int:
+    """Values in the largest tensor of fractions that is not a constant."""
+    return max(
+        (
+            math.prod(output.get_partial_shape().to_shape())
+            for operator in model.get_ordered_ops()
+            if operator.get_type_name() != "Constant"
+            for output in operator.outputs()
+            if output.get_partial_shape().is_static and output.get_element_type().is_real()
+        ),
+        default=0,
+    )
 
 
 def _check(path: Path, taken: int, given: int, scale: int) -> None:

@@ -37,6 +37,9 @@ BYTES_PER_SCORE = 4.4
 # Of an ArtCNN, bytes for each value that `ArtCnnConfig.held` counts: 2.1 to 2.4, 3.6 to 3.8 and 4.1 to 4.4 were
 # reported for R8F64, C4F32 and C4F16 at 720×540; the smaller a network is, the more do its ends weigh.
 BYTES_PER_HELD: dict[Precision, float] = {"fp16": 2.5, "bf16": 2.5, "mixed": 3.8, "fp32": 4.5}
+# Of other networks, activations as so many float32 tensors of their largest one's size, in half precisions and in fp32:
+# the builder reported 1.3 to 4.2 and 2.3 to 5.4 for ten small networks at 240×240.
+LARGEST_AT_ONCE = (4.4, 5.6)
 BYTES_OF_PROCESS = 600 << 20
 """GPU memory of a CUDA context, the library's kernels and small change."""
 
@@ -110,6 +113,8 @@ def needed(job: Job) -> int:
         activations = pixels / config.unshuffle**2 * per_token
     elif description.artcnn:
         activations = pixels * description.artcnn.held * BYTES_PER_HELD[job.precision]
+    else:
+        activations = 4 * pixels * description.largest * LARGEST_AT_ONCE[job.precision == "fp32"]
     frames = 12 * pixels * (1 + description.scale**2) * (job.streams or STREAMS)
     return int(activations + frames + 4 * description.parameters + BYTES_OF_PROCESS)
 

@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from vsfdatrd.geometry import sides
 from vsfdatrd.weights_file import refuse
 
 
@@ -42,6 +44,17 @@ class OtherNetwork(nn.Module):
         """`forward` without padding, cropping and clamping, for frames of a size the network takes as it is."""
         return self._by_plane(partial(self._descriptor._call_fn, self.model), x)
 
+    def largest(self) -> int:
+        """Values in the largest tensor on the way through the network, per pixel of a small frame.
+
+        Raises RuntimeError or whatever else the network does where it does not run.
+        """
+        height, width = sides(64, 64, self.multiple, self.minimum, self.square)
+        with torch.inference_mode(), _Largest() as found:  # type: ignore[no-untyped-call]
+            self.bare(torch.zeros(1, 1 if self.channels[0] == 1 else 3, height, width))
+        values: int = found.values
+        return -(-values // (height * width))
+
     def _by_plane(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         with contextlib.nullcontext() if torch.cuda.is_available() else _Unpinned():
             return self._through(network, x)
@@ -60,6 +73,21 @@ def _correct(state: dict[str, Tensor]) -> None:
     note, norm = state.get("upsampler.MetaUpsample"), state.get("groups.0.blocks.0.n1.weight")
     if note is not None and norm is not None and note.numel() == 7 and norm.numel() <= torch.iinfo(note.dtype).max:
         note[3] = norm.numel()
+
+
+class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Looks at what every operator gives."""
+
+    values = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                self.values = max(self.values, tensor.numel())
+        return out
 
 
 class _Unpinned(TorchFunctionMode):
