@@ -1,4 +1,4 @@
-"""The command line: ``vsfdatrd info | build | export | doctor | cache``. Results go to stdout, the rest to stderr."""
+"""The command line, `vsfdatrd COMMAND`. Results go to stdout, the rest to stderr."""
 
 import argparse
 import json
@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from vsfdatrd import __version__
+from vsfdatrd.compare import command as compare
 from vsfdatrd.errors import FdatrdError
 
 LIBRARIES = (
@@ -68,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     cache.add_argument("action", choices=("list", "clear"))
     cache.add_argument("--cache", type=Path, help="cache directory, if not the usual one")
     cache.set_defaults(run=lambda a: _cache(a.action, a.cache))
+
+    compare.register(commands)
 
     arguments = parser.parse_args(argv)
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s", level=logging.WARNING)
