@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from benchmarks.programs import vspipe
+from vsfdatrd.programs import vspipe
 from vsfdatrd import colour
 from vsfdatrd.errors import ArgumentError, ClipError
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vsfdatrd import __version__
 from vsfdatrd.compare import command as compare
+from vsfdatrd.encode import command as encode
 from vsfdatrd.errors import FdatrdError
 
 LIBRARIES = (
@@ -72,7 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     compare.register(commands)
 
-    arguments = parser.parse_args(argv)
+    encode.add_to(commands)
+
+    given, further = encode.split(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(given, argparse.Namespace(further=further))
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
         status = int(arguments.run(arguments))

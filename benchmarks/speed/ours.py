@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import vapoursynth as vs
 
-from benchmarks.programs import ffmpeg, vspipe
+from vsfdatrd.programs import ffmpeg, vspipe
 from benchmarks.speed.cases import Case
 from benchmarks.speed.contestant import Contestant, Filter
 from benchmarks.speed.material import DRAWINGS, Frame, drawings, endless, real_clip
