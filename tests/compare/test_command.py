@@ -107,7 +107,7 @@ def test_other_content_is_said_and_not_refused(
 ) -> None:
     before, after = write("a.y4m", clip_of(film[:10])), write("b.y4m", clip_of(film[40:60]))
     assert main(["compare", str(before), str(after), "--out", str(tmp_path / "o"), "--html", "--count", "2"]) == 0
-    said = "The two files do not seem to show the same: a.y4m has the picture of none of these frames"
+    said = "The two files do not seem to show the same: a.y4m has another picture at all of these frames of b.y4m."
     assert said in capsys.readouterr().err
     assert said in Page((tmp_path / "o" / "compare.html").read_text()).text
 

@@ -1,12 +1,14 @@
 """Which frame belongs to which: by time, by likeness, across rates, starts and borders."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tests.compare.conftest import Drawing, Writer, clip_of, scenes
 from vsfdatrd.compare.match import common, likeness, pairs, without_borders
 from vsfdatrd.compare.video import open_video
-from vsfdatrd.errors import ArgumentError
+from vsfdatrd.errors import ArgumentError, FrameError
 
 
 def test_likeness_does_not_depend_on_contrast_and_brightness() -> None:
@@ -39,6 +41,16 @@ def test_a_file_that_starts_some_frames_later_is_matched_by_likeness(
     after = open_video(write("b.y4m", clip_of(film[max(0, shift) :] if shift > 0 else film[:1] * -shift + film)))
     found = pairs(before, after, [5, 18, 30])
     assert [pair.before for pair in found] == [5 + shift, 18 + shift, 30 + shift]
+
+
+def test_a_partner_that_cannot_be_read_gives_way_to_its_neighbour(write: Writer, film: list[Drawing]) -> None:
+    before, after = (open_video(write(name, clip_of(film))) for name in ("a.y4m", "b.y4m"))
+    narrow = before.clip.std.Crop(left=2)
+    damaged = replace(before, clip=before.clip.std.FrameEval(lambda n: narrow if n in (4, 5) else before.clip))
+    assert pairs(damaged, after, [5])[0].before == 6
+    gone = replace(before, clip=before.clip.std.FrameEval(lambda n: narrow))
+    with pytest.raises(FrameError, match=r"frame 8 of .*a\.y4m cannot be read"):
+        pairs(gone, after, [5])
 
 
 def test_held_drawings_are_matched_to_the_nearest_in_time(write: Writer, film: list[Drawing]) -> None:

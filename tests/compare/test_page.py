@@ -149,6 +149,19 @@ def test_actual_pixels_are_those_of_the_file(browser: Browser, url: str) -> None
     assert stage(browser)[2] > 400
     browser.run("document.querySelector('.actual input').click()")
     assert stage(browser)[2:] == (320, 240)
+    browser.open(url, width=250, height=500, **STILL)
+    browser.run("document.querySelector('.actual input').click()")
+    x, y, width, height = stage(browser)
+    assert width == 320
+    moved = "document.querySelector('.scroll').scrollLeft"
+    middle = browser.run(moved)
+    assert middle > 30
+    browser.swipe((x + middle + 60, y + height * 0.7), (x + middle + 10, y + height * 0.7))  # beside the line
+    assert browser.run(moved) > middle + 20
+    assert value(browser) == 50
+    x = stage(browser)[0]
+    browser.swipe((x + width * 0.5, y + height * 0.7), (x + width * 0.4, y + height * 0.7))  # the line itself
+    assert value(browser) == pytest.approx(40, abs=1)
 
 
 def test_motion_only_where_it_is_welcome(browser: Browser, url: str) -> None:

@@ -1,5 +1,7 @@
 """Frames worth looking at: starts of scenes, sharp lines, nothing empty, nothing twice."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
@@ -8,7 +10,7 @@ from tests.compare.conftest import Drawing, Writer, clip_of, scenes
 from vsfdatrd.compare.match import likeness, thumbnail, thumbnails
 from vsfdatrd.compare.pick import Pick, asked, telling
 from vsfdatrd.compare.video import Video, open_video
-from vsfdatrd.errors import ArgumentError
+from vsfdatrd.errors import ArgumentError, FrameError
 
 
 def every(video: Video) -> range:
@@ -54,6 +56,23 @@ def test_short_and_empty_videos_still_show_something(write: Writer) -> None:
     assert telling(one, 6, every(one)) == [Pick(0, "sharp lines")]
     black = open_video(write("b.y4m", clip_of([np.zeros((64, 64, 3), np.uint8)] * 5)))
     assert len(telling(black, 3, every(black))) == 1
+
+
+def broken(video: Video, bad: set[int]) -> Video:
+    """The video, some of whose frames cannot be read."""
+    narrow = video.clip.std.Crop(left=2)
+    return replace(video, clip=video.clip.std.FrameEval(lambda n: narrow if n in bad else video.clip))
+
+
+def test_frames_that_cannot_be_read_are_passed_over(write: Writer, film: list[Drawing]) -> None:
+    video = open_video(write("a.y4m", clip_of(film)))
+    first = telling(video, 4, every(video))
+    bad = {pick.frame for pick in first} | {29, 30}
+    again = telling(broken(video, bad), 4, every(video))
+    assert again
+    assert not bad & {pick.frame for pick in again}
+    with pytest.raises(FrameError, match=r"no frame of .*a\.y4m can be read"):
+        telling(broken(video, set(range(60))), 4, every(video))
 
 
 def test_frames_that_were_asked_for(write: Writer, film: list[Drawing]) -> None:

@@ -1,7 +1,9 @@
 """Files as progressive RGB frames: colours, fields, times, and files that are none."""
 
+import subprocess
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import vapoursynth as vs
@@ -79,6 +81,13 @@ def test_formats_that_field_matching_does_not_take_show_one_field(write: Writer,
     assert np.abs(luma(shown(found, 3)) - luma(np.float32(1 / 255) * film[3])).mean() < 0.03
 
 
+def test_a_height_that_cannot_hold_two_fields_is_shown_as_it_is(write: Writer, film: list[Drawing]) -> None:
+    clip = clip_of([np.ascontiguousarray(picture[:158]) for picture in film[:2]], vs.YUV420P8)
+    found = open_video(write("a.y4m", clip, tags="It A1:1"))
+    assert "shown as it is" in found.treatment
+    assert shown(found, 1).shape == (158, 240, 3)
+
+
 def test_progressive_files_are_left_alone(write: Writer, film: list[Drawing]) -> None:
     found = open_video(write("a.y4m", clip_of(film[:4]), rate="25:1"))
     assert found.treatment == ""
@@ -99,6 +108,16 @@ def test_times_of_the_file_are_used_and_nonsense_is_not(tmp_path: Path) -> None:
         assert video._times(clip, file) == pytest.approx(times), text
     file.unlink()
     assert video._times(clip, file) == pytest.approx([0, 0.1, 0.2])
+
+
+def test_raw_streams_have_the_times_of_their_frame_rate(tmp_path: Path) -> None:
+    stream = tmp_path / "a.m2v"
+    source = ["-f", "lavfi", "-i", "testsrc=size=320x240:duration=1:rate=25"]
+    program = imageio_ffmpeg.get_ffmpeg_exe()
+    subprocess.run([program, "-v", "error", *source, "-c:v", "mpeg2video", str(stream)], check=True, timeout=60)
+    found = open_video(stream)
+    assert found.clip.num_frames == 25
+    assert found.times == pytest.approx([n / 25 for n in range(25)])
 
 
 def test_files_that_are_not_video_say_so(tmp_path: Path) -> None:

@@ -104,10 +104,14 @@ def _notes(whole: Video, before: Video, after: Video, found: list[Pair]) -> list
         )
     strange = [str(pair.after) for pair in found if pair.likeness < DIFFERENT]
     if strange:
-        which = "of none of these frames" if len(strange) == len(found) else f"of frames {', '.join(strange)} not"
+        where = (
+            "all of these frames"
+            if len(strange) == len(found)
+            else f"frame{'s'[: len(strange) - 1]} " + ", ".join(strange)
+        )
         notes.append(
-            f"The two files do not seem to show the same: {before.path.name} has the picture {which} at the time of "
-            f"{after.path.name}. If that one leaves out a beginning, say how many seconds with --offset; else the "
+            f"The two files do not seem to show the same: {before.path.name} has another picture at {where} of "
+            f"{after.path.name}. If the second leaves out a beginning, say how many seconds with --offset; else the "
             "numbers mean little."
         )
     return notes

@@ -11,7 +11,7 @@ import vapoursynth as vs
 from numpy.typing import NDArray
 
 from vsfdatrd.compare.video import Plane, Video, frame
-from vsfdatrd.errors import ArgumentError
+from vsfdatrd.errors import ArgumentError, FrameError
 
 NEIGHBOURS = 3
 """Frames of BEFORE looked at to either side of the nearest in time."""
@@ -87,7 +87,10 @@ def common(before: Video, after: Video, offset: float) -> range:
 
 
 def pairs(before: Video, after: Video, numbers: list[int], offset: float = 0.0) -> list[Pair]:
-    """The frame of BEFORE for each of these frames of AFTER; its first or last where BEFORE has none at that time."""
+    """The frame of BEFORE for each of these frames of AFTER; its first or last where BEFORE has none at that time.
+
+    Raises FrameError where one of AFTER, or all there are of BEFORE, cannot be read.
+    """
     when = moments(before, after, offset)
     small, large = thumbnails(before.clip), thumbnails(after.clip)
     return [_partner(before, small, number, float(when[number]), thumbnail(after, large, number)) for number in numbers]
@@ -99,7 +102,13 @@ def _partner(before: Video, small: vs.VideoNode, number: int, when: float, wante
     near = range(max(0, nearest - NEIGHBOURS), min(last, nearest + NEIGHBOURS) + 1)
 
     def best(candidates: range) -> Pair:
-        found = {n: likeness(thumbnail(before, small, n), wanted) for n in candidates}
+        found: dict[int, float] = {}
+        for n in candidates:
+            try:
+                found[n] = likeness(thumbnail(before, small, n), wanted)
+            except FrameError:  # damaged, as discs are; another of them will do
+                if n == candidates[-1] and not found:
+                    raise
         chosen = max(found, key=lambda n: found[n] - _HELD * abs(n - nearest))
         return Pair(number, chosen, found[chosen])
 

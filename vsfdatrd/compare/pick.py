@@ -4,15 +4,18 @@ Half of them have the sharpest lines of their part of the film, where there is m
 an encoder has nothing to lean on and a wrong match would show. Frames that show nothing are left out.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 
 from vsfdatrd.compare.match import DIFFERENT, likeness, thumbnail, thumbnails
 from vsfdatrd.compare.video import Plane, Video, frame, luma
-from vsfdatrd.errors import ArgumentError
+from vsfdatrd.errors import ArgumentError, FrameError
+
+log = logging.getLogger(__name__)
 
 MOST = 50
 """Frames that one comparison may have: a page of more is too large to open."""
@@ -63,14 +66,18 @@ def asked(video: Video, frames: Sequence[int]) -> list[Pick]:
 def telling(video: Video, count: int, among: range) -> list[Pick]:
     """At most `count` of these frames that are worth looking at, in order; fewer if fewer differ.
 
-    Raises ArgumentError for a count that is not 1 to 50.
+    Frames that cannot be read are passed over. Raises ArgumentError for a count that is not 1 to 50, and FrameError if
+    no frame can be read.
     """
     if not 1 <= count <= MOST:
         raise ArgumentError(f"--count {count} is not possible; give 1 to {MOST}")
     look = _Look(video)
     total = len(among)
     places = min(total, max(12, CANDIDATES * count))
-    candidates = [look.at(among[int((i + 0.5) * total / places)]) for i in range(places)]
+    seen = (look.at(among[int((i + 0.5) * total / places)]) for i in range(places))
+    candidates = [candidate for candidate in seen if candidate]
+    if not candidates:
+        raise FrameError(f"no frame of {video.path} can be read that was tried; the file is damaged, make it anew")
     starts = _scene_starts(look, candidates, count // 2)
     chosen = [(start, "a scene starts") for start in starts]
     shown = [c for c in candidates if not c.empty] or candidates[:1]
@@ -89,33 +96,45 @@ def _new(candidate: _Candidate, other: _Candidate, apart: float) -> bool:
 def _scene_starts(look: "_Look", candidates: list[_Candidate], wanted: int) -> list[_Candidate]:
     """First frames of scenes, those with the most lines first: between unlike candidates, found by halving."""
     gaps = [(a, b) for a, b in pairwise(candidates) if not b.empty and likeness(a.small, b.small) < DIFFERENT]
-    starts: list[_Candidate] = []
-    for a, b in sorted(gaps, key=lambda gap: -gap[1].lines)[: 2 * wanted]:
-        low, high = a, b
-        while high.frame - low.frame > 1:
-            middle = look.at((low.frame + high.frame) // 2)
-            if likeness(middle.small, low.small) < likeness(middle.small, high.small):
-                high = middle
-            else:
-                low = middle
-        # A fade or a pan also ends between unlike frames, but its own neighbours are alike.
-        if likeness(low.small, high.small) < DIFFERENT and not high.empty and len(starts) < wanted:
-            starts.append(high)
-    return starts
+    found = (_cut(look, a, b) for a, b in sorted(gaps, key=lambda gap: -gap[1].lines)[: 2 * wanted])
+    return list(islice((start for start in found if start), wanted))
+
+
+def _cut(look: "_Look", low: _Candidate, high: _Candidate) -> _Candidate | None:
+    """The first frame of a scene that begins after one frame and not after another; None for a fade or a fast pan.
+
+    Those also end unlike they began, but their neighbours are alike.
+    """
+    while high.frame - low.frame > 1:
+        middle = look.at((low.frame + high.frame) // 2)
+        if middle is None:
+            return None
+        if likeness(middle.small, low.small) < likeness(middle.small, high.small):
+            high = middle
+        else:
+            low = middle
+    return None if high.empty or likeness(low.small, high.small) >= DIFFERENT else high
 
 
 class _Look:
-    """Frames of a video, looked at once each."""
+    """Frames of a video, looked at once each; None for those that cannot be read."""
 
     def __init__(self, video: Video) -> None:
         self._video = video
         self._small = thumbnails(video.clip)
-        self._known: dict[int, _Candidate] = {}
+        self._known: dict[int, _Candidate | None] = {}
 
-    def at(self, number: int) -> _Candidate:
+    def at(self, number: int) -> _Candidate | None:
         if number not in self._known:
-            small = thumbnail(self._video, self._small, number)
-            plane = luma(frame(self._video, self._video.clip, number))
-            steep = float(np.mean(np.diff(plane, axis=0) ** 2) + np.mean(np.diff(plane, axis=1) ** 2))
-            self._known[number] = _Candidate(number, small, steep)
+            try:
+                self._known[number] = self._read(number)
+            except FrameError as error:
+                log.debug("%s", error)
+                self._known[number] = None
         return self._known[number]
+
+    def _read(self, number: int) -> _Candidate:
+        small = thumbnail(self._video, self._small, number)
+        plane = luma(frame(self._video, self._video.clip, number))
+        steep = float(np.mean(np.diff(plane, axis=0) ** 2) + np.mean(np.diff(plane, axis=1) ** 2))
+        return _Candidate(number, small, steep)

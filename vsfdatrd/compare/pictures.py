@@ -37,11 +37,11 @@ def image(picture: Picture) -> Image.Image:
 def detail(picture: Picture, count: int = 2) -> list[Box]:
     """Where a picture has its sharpest detail: at most `count` boxes of a quarter of its sides that do not overlap.
 
-    The first has the largest sum of luma's squared steepness of all boxes, the second of those beside it. Boxes are at
-    least 96 pixels wide and high, or the picture.
+    The first has the largest sum of luma's squared steepness of all boxes, the second of those beside it. Boxes are 96
+    to 480 pixels wide and high, or all of a small picture.
     """
     height, width = picture.shape[:2]
-    high, wide = (min(side, max(96, side // 4)) for side in (height, width))
+    high, wide = (min(side, max(96, side // 4), 480) for side in (height, width))
     plane = luma(picture).astype(np.float64)
     energy: NDArray[np.float64] = np.square(np.gradient(plane)).sum(0)
     boxes: list[Box] = []

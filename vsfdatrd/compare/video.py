@@ -4,6 +4,7 @@ BestSource decodes. A telecined or interlaced file becomes progressive here with
 is only looked at: fields are matched (VFM), and what stays combed shows one field, interpolated. Nothing is decimated.
 """
 
+import contextlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,10 +60,8 @@ def open_video(path: Path) -> Video:
             "pip install vapoursynth-bestsource"
         )
     try:
-        with TemporaryDirectory() as folder, working(f"reading {path.name}", delay=2):
-            stamps = Path(folder) / "timecodes.txt"
-            clip = vs.core.bs.VideoSource(str(path.resolve()), timecodes=str(stamps), showprogress=0)
-            times = _times(clip, stamps)
+        with working(f"reading {path.name}", delay=2):
+            clip, times = _decoded(str(path.resolve()))
     except vs.Error as error:
         raise ArgumentError(
             f"{path} cannot be read as video ({error}); give a file that players show, such as episode.mkv"
@@ -104,6 +103,18 @@ def luma(picture: Picture) -> Plane:
     return plane
 
 
+def _decoded(path: str) -> tuple[vs.VideoNode, NDArray[np.float64]]:
+    """The frames of a file as they are stored, and their times."""
+    with TemporaryDirectory() as folder:
+        stamps = Path(folder) / "timecodes.txt"
+        try:
+            clip = vs.core.bs.VideoSource(path, timecodes=str(stamps), showprogress=0)
+        except vs.Error as error:  # raw streams, and discs that were joined, do not say the times of all frames
+            log.debug("%s: %s", path, error)
+            clip = vs.core.bs.VideoSource(path, showprogress=0)
+        return clip, _times(clip, stamps)
+
+
 def _times(clip: vs.VideoNode, file: Path) -> NDArray[np.float64]:
     """The times in a timecodes file (version 2: milliseconds, a line each) if they make sense, else the frame rate's.
 
@@ -122,13 +133,17 @@ def _progressive(clip: vs.VideoNode) -> tuple[vs.VideoNode, str]:
     """The clip without combs, and what was done; some frames say for all of them whether they are interlaced."""
     field = 0
     for number in sorted({0, clip.num_frames // 3, clip.num_frames * 2 // 3}):
-        with clip.get_frame(number) as got:
+        with contextlib.suppress(vs.Error), clip.get_frame(number) as got:  # one may be damaged
             field = field or int(got.props.get("_FieldBased", 0))
     if not field:
         return clip, ""
     top = int(field == vs.FIELD_TOP)
-    single = clip.resize.Bob(tff=top)[::2]  # one of two fields, with the lines between interpolated
-    done, shown = "is interlaced: its frames show one field, interpolated", single
+    done = "is interlaced: its frames show one field, interpolated"
+    try:
+        shown = single = clip.resize.Bob(tff=top)[::2]
+    except vs.Error as error:  # 478 lines of 4:2:0, say, cannot be two fields
+        log.debug("Bob: %s", error)
+        return clip.std.SetFrameProps(_FieldBased=0), "says that it is interlaced, and is shown as it is"
     if hasattr(vs.core, "vivtc") and clip.format.color_family in (vs.YUV, vs.GRAY):
         eight = clip.format.replace(bits_per_sample=8, sample_type=vs.INTEGER)
         try:
