@@ -2,8 +2,8 @@
 
 import shutil
 import subprocess
-import sys
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from vsfdatrd.errors import EncodeError
@@ -24,9 +24,11 @@ def ffmpeg() -> str:
 
 @cache
 def vspipe() -> str:
-    """The vspipe of this Python's environment, else the one on PATH. Raises EncodeError if there is neither."""
-    beside = shutil.which("vspipe", path=str(Path(sys.executable).parent))
-    if found := beside or shutil.which("vspipe"):
+    """The vspipe of this Python's VapourSynth, else the one on PATH. Raises EncodeError if there is neither."""
+    # The program itself: the one in bin/ is a Python script that starts it, and does not end it when it is ended.
+    package = find_spec("vapoursynth")
+    inside = package and package.origin and shutil.which("vspipe", path=str(Path(package.origin).parent))
+    if found := inside or shutil.which("vspipe"):
         return found
     raise EncodeError("vspipe was not found; it comes with pip install vapoursynth")
 

@@ -72,7 +72,8 @@ def write(frames: Frames, path: Path, rate: str, *options: str) -> Path:
     coder = [] if "-c:v" in options else ["-c:v", "ffv1"]
     tags = ["-colorspace", "smpte170m", "-color_primaries", "smpte170m", "-color_trc", "smpte170m"]
     filters = [option for option in options if option.startswith("vf=")]
-    chain = ",".join(["setparams=range=tv:colorspace=smpte170m:color_primaries=smpte170m:color_trc=smpte170m", *(f[3:] for f in filters)])
+    named = "setparams=range=tv:colorspace=smpte170m:color_primaries=smpte170m:color_trc=smpte170m"
+    chain = ",".join([named, *(option[3:] for option in filters)])
     rest = [option for option in options if not option.startswith("vf=")]
     run([ffmpeg(), "-v", "error", "-y", *form, "-vf", chain, *coder, *tags, "-color_range", "tv", *rest, str(path)],
         b"".join(frame.tobytes() + bytes([128]) * (WIDTH * HEIGHT // 2) for frame in frames))  # fmt: skip

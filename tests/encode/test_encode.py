@@ -138,9 +138,7 @@ def test_presets_make_what_they_say_and_join_without_loss(
 def test_further_options_go_to_the_encoder(encode: Encode, film: Path, tmp_path: Path) -> None:
     done(encode(film, tmp_path / "out.mkv", "--preset", "x264", further=("-crf", "7")))
     with av.open(str(tmp_path / "out.mkv")) as container:
-        assert b"crf=7.0" in bytes(
-            next(iter(container.demux(video=0)))
-        )  # x264 tells its settings
+        assert b"crf=7.0" in bytes(next(iter(container.demux(video=0))))  # x264 tells its settings
 
 
 def test_many_inputs_go_into_a_folder_and_are_done_once(encode: Encode, film: Path, tmp_path: Path) -> None:

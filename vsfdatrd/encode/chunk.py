@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import secrets
+import signal
 import subprocess
 import threading
 import time
@@ -27,8 +28,8 @@ from vsfdatrd.errors import PREFIX, EncodeError
 from vsfdatrd.programs import ffmpeg, vspipe
 
 _PROGRESS = re.compile(r"Frame: (\d+)/\d+")
-# What vspipe says of itself, or when the program after it is gone, which is then the one to be asked.
-_SMALL_TALK = re.compile(r"^(Script evaluation done|Output \d+ frames|Information: |Error: fwrite\(\) call failed)")
+_UNHEARD = "fwrite() call failed"
+_SMALL_TALK = re.compile(r"^(Script evaluation done|Output \d+ frames|Information: )")  # of vspipe
 _WORDS = 40  # lines kept of what a program says
 _PATIENCE = 10.0  # seconds a program may take to end after it was told to
 
@@ -139,7 +140,9 @@ class Pipeline:
         source, coder = self._source.returncode, self._coder.returncode
         spoken = [line for line in self._said["vspipe"] if not _SMALL_TALK.match(line)]
         which = f"chunk {self.chunk.number + 1} (frames {self.chunk.start} to {self.chunk.stop - 1})"
-        if source and (spoken or not coder):
+        # Where ffmpeg ends first, vspipe has nobody left to write to.
+        unheard = source == -signal.SIGPIPE or any(_UNHEARD in line for line in self._said["vspipe"])
+        if source and not (coder and unheard):
             raise EncodeError(f"{which} failed: {_ending('vspipe', source)}: {_last(spoken)}")
         if coder:
             raise EncodeError(f"{which} failed: {_ending('ffmpeg', coder)}: {_last(list(self._said['ffmpeg']))}")

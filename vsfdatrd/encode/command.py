@@ -2,6 +2,7 @@
 
 import argparse
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,7 +58,10 @@ def split(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
 
 
 def run(a: argparse.Namespace) -> int:
-    """Encode all inputs, one after the other; 0 if every one is done. Raises FdatrdError if the only one fails."""
+    """Encode all inputs, one after the other; 0 if every one is done, 130 if it was stopped.
+
+    Raises FdatrdError if any fails; the others are made all the same.
+    """
     from vsfdatrd.encode import settings, show
     from vsfdatrd.encode.settings import Settings
 
@@ -88,6 +92,10 @@ def run(a: argparse.Namespace) -> int:
                 failed += 1  # the others still can be made
                 if not a.json:
                     screen.say("failed", f"{source}: {error}", input=source)
+            except KeyboardInterrupt:
+                screen.rest()
+                print("vsfdatrd: stopped; run the same command again to go on", file=sys.stderr)
+                return 130
     if failed:
         raise FdatrdError(f"{failed} of {len(pairs)} were not encoded; what is done of them is kept")
     return 0

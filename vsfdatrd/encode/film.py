@@ -62,8 +62,8 @@ def encode(path: Path, target: Path, settings: Settings, show: Show) -> None:
         if _is_done(target, fingerprint, settings):
             show.say("finished", f"{target} is finished already, with these settings", output=target)
             return
+        found = understand(path, place.index, settings, weights.scale, show)
         with place.journal(lambda text: show.say("anew", text)) as journal:
-            found = understand(path, place.index, settings, weights.scale, show)
             _prepare(place, journal, found, fingerprint, settings, show)
             colours = _first_frame(place, journal, settings, show)
             recipe = Recipe(

@@ -9,7 +9,6 @@ film.mkv.vsfdatrd/
   joined.mkv       all of them, until it takes the output's name
 """
 
-import contextlib
 import os
 import shutil
 import sqlite3
@@ -25,6 +24,7 @@ from vsfdatrd.encode.plan import Chunk
 from vsfdatrd.errors import EncodeError
 
 _SUFFIX = ".vsfdatrd"
+_JOURNAL = "journal.sqlite"
 
 
 class Workplace:
@@ -40,7 +40,7 @@ class Workplace:
 
     def journal(self, say: Callable[[str], None]) -> Journal:
         """The journal; a damaged one is put away, after saying so."""
-        path = self.folder / "journal.sqlite"
+        path = self.folder / _JOURNAL
         try:
             return Journal(path)
         except sqlite3.OperationalError as error:
@@ -87,10 +87,8 @@ def workplace(target: Path) -> Iterator[Workplace]:
             raise EncodeError(f"another process has just finished {target}; run the same command again")
         yield Workplace(folder, target)
     finally:
-        with contextlib.suppress(OSError):
-            if os.listdir(folder) == ["lock"]:  # nothing was done
-                (folder / "lock").unlink()
-                folder.rmdir()
+        if not (folder / _JOURNAL).exists():  # nothing was begun, or all is done
+            shutil.rmtree(folder, ignore_errors=True)
         lock.release()
 
 
