@@ -11,7 +11,7 @@ from pathlib import Path
 import vapoursynth as vs
 
 from vsfdatrd.compare import metrics, page, pick, pictures
-from vsfdatrd.compare.match import DIFFERENT, Pair, common, pairs, without_borders
+from vsfdatrd.compare.match import DIFFERENT, Pair, Thumbnails, common, pairs, without_borders
 from vsfdatrd.compare.video import Video, frame, open_video
 from vsfdatrd.errors import ArgumentError
 
@@ -59,10 +59,12 @@ def compare(
     done = Comparison(*_opened(before, after), folder)
     say("choosing frames")
     shared = common(done.before, done.after, offset)
-    picks = pick.asked(done.after, frames) if frames else pick.telling(done.after, count, shared)
-    found = pairs(done.before, done.after, [p.frame for p in picks], offset)
+    small = Thumbnails(done.after)
+    picks = pick.asked(done.after, frames) if frames else pick.telling(small, count, shared)
+    say("finding the same frames in the first file")
+    found = pairs(done.before, small, [p.frame for p in picks], offset)
     whole = done.before
-    done.before, found = without_borders(whole, done.after, found, offset)
+    done.before, found = without_borders(whole, small, found, offset)
     done.notes += [*_lengths(done.before, done.after, shared), *_notes(whole, done.before, done.after, found)]
     sizes = _Sizes(done.before, done.after)
     for number, (chosen, pair) in enumerate(zip(picks, found, strict=True), 1):

@@ -38,14 +38,22 @@ class Pair:
     """Correlation of the two pictures: 1 is the same, about 0 unrelated."""
 
 
-def thumbnails(clip: vs.VideoNode) -> vs.VideoNode:
-    """An RGBS clip as small luma pictures (GRAYS, `THUMBNAIL`)."""
-    return clip.resize.Bilinear(*THUMBNAIL, format=vs.GRAYS, matrix=1)
+class Thumbnails:
+    """The frames of a video as small luma pictures, (144, 192), 0 to 1."""
 
+    def __init__(self, video: Video) -> None:
+        self.video = video
+        self._clip = video.clip.resize.Bilinear(*THUMBNAIL, format=vs.GRAYS, matrix=1)
+        self._kept: dict[int, Plane] = {}
 
-def thumbnail(video: Video, small: vs.VideoNode, number: int) -> Plane:
-    """One frame of `thumbnails`, (H, W)."""
-    return frame(video, small, number)[..., 0]
+    def at(self, number: int) -> Plane:
+        """One of them, not kept. Raises FrameError for a frame that cannot be read."""
+        return self._kept[number] if number in self._kept else frame(self.video, self._clip, number)[..., 0]
+
+    def keep(self, number: int) -> Plane:
+        """One of them; a file that cannot be sought in is not decoded again for it."""
+        self._kept[number] = self.at(number)
+        return self._kept[number]
 
 
 def likeness(a: Plane, b: Plane) -> float:
@@ -86,26 +94,27 @@ def common(before: Video, after: Video, offset: float) -> range:
     return range(int(inside[0]), int(inside[-1]) + 1)
 
 
-def pairs(before: Video, after: Video, numbers: list[int], offset: float = 0.0) -> list[Pair]:
+def pairs(before: Video, after: Thumbnails, numbers: list[int], offset: float = 0.0) -> list[Pair]:
     """The frame of BEFORE for each of these frames of AFTER; its first or last where BEFORE has none at that time.
 
     Raises FrameError where one of AFTER, or all there are of BEFORE, cannot be read.
     """
-    when = moments(before, after, offset)
-    small, large = thumbnails(before.clip), thumbnails(after.clip)
-    return [_partner(before, small, number, float(when[number]), thumbnail(after, large, number)) for number in numbers]
+    when = moments(before, after.video, offset)
+    small = Thumbnails(before)
+    return [_partner(small, number, float(when[number]), after.keep(number)) for number in numbers]
 
 
-def _partner(before: Video, small: vs.VideoNode, number: int, when: float, wanted: Plane) -> Pair:
-    nearest = int(np.abs(before.times - when).argmin())
-    last = len(before.times) - 1
+def _partner(small: Thumbnails, number: int, when: float, wanted: Plane) -> Pair:
+    times = small.video.times
+    nearest = int(np.abs(times - when).argmin())
+    last = len(times) - 1
     near = range(max(0, nearest - NEIGHBOURS), min(last, nearest + NEIGHBOURS) + 1)
 
     def best(candidates: range) -> Pair:
         found: dict[int, float] = {}
         for n in candidates:
             try:
-                found[n] = likeness(thumbnail(before, small, n), wanted)
+                found[n] = likeness(small.at(n), wanted)
             except FrameError:  # damaged, as discs are; another of them will do
                 if n == candidates[-1] and not found:
                     raise
@@ -115,14 +124,16 @@ def _partner(before: Video, small: vs.VideoNode, number: int, when: float, wante
     pair = best(near)
     if pair.likeness >= FITS:
         return pair
-    inside = np.flatnonzero(np.abs(before.times - when) <= SEARCH)
+    inside = np.flatnonzero(np.abs(times - when) <= SEARCH)
     return best(range(int(inside[0]), int(inside[-1]) + 1)) if len(inside) > len(near) else pair
 
 
 # ---- borders ------------------------------------------------------------------------------------------------------
 
 
-def without_borders(before: Video, after: Video, found: list[Pair], offset: float = 0.0) -> tuple[Video, list[Pair]]:
+def without_borders(
+    before: Video, after: Thumbnails, found: list[Pair], offset: float = 0.0
+) -> tuple[Video, list[Pair]]:
     """BEFORE without its black borders, if AFTER was made without them, and the pairs that there are then.
 
     found, offset: what `pairs` returned, and was given. Borders are rows and columns that stay dark in all of these
