@@ -90,8 +90,8 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "SwinIR": ("SwinIR.SwinIR", _SWIN | {"window_size": 8, "upsampler": "pixelshuffledirect"}),
     "Uformer": ("Uformer.Uformer", {"embed_dim": 16, "depths": [1] * 9}),
 }  # fmt: skip
-"""Every network tried: where spandrel has it, and what makes it small. Not among them: AuraSR and GFPGAN, for faces and
-small pictures of one size, whose smallest files are of hundreds of megabytes."""
+"""Every network tried: where spandrel has it, and what makes it small. Not among them: AuraSR and GFPGAN, of which no
+small configuration was found that loads."""
 
 
 def saved(name: str, folder: Path) -> Checkpoint:

@@ -13,6 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from benchmarks.quality_methods import as_clip
+from vsfdatrd.compare import metrics
 
 type Floats = NDArray[np.floating[Any]]
 type Plane = NDArray[np.float64]
@@ -43,19 +44,7 @@ def psnr_y(truth: Floats, result: Floats) -> float:
 
 def ssim(truth: Floats, result: Floats) -> float:
     """SSIM of luma (Wang, Bovik, Sheikh, Simoncelli, 2004): Gaussian window of 11 pixels, σ 1.5; 1 is equal."""
-    x, y = inner(luma(truth)), inner(luma(result))
-    kernel = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
-    kernel /= kernel.sum()
-
-    def mean(plane: Plane) -> Plane:
-        rows: Plane = sliding_window_view(plane, 11, axis=0) @ kernel
-        both: Plane = sliding_window_view(rows, 11, axis=1) @ kernel
-        return both
-
-    mx, my = mean(x), mean(y)
-    vx, vy, both = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
-    c1, c2 = 0.01**2, 0.03**2
-    return float(np.mean((2 * mx * my + c1) * (2 * both + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))))
+    return metrics.ssim(inner(luma(truth)), inner(luma(result)))
 
 
 def _vszip() -> Any:

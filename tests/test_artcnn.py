@@ -13,7 +13,6 @@ import torch
 import vapoursynth as vs
 from safetensors.numpy import save_file
 
-from benchmarks.programs import vspipe
 from benchmarks.quality_degradations import truths
 from benchmarks.quality_measures import inner
 from tests import shaders
@@ -43,6 +42,7 @@ from vsfdatrd.graph.dialect import OPENVINO
 from vsfdatrd.nn.artcnn import ArtCnn
 from vsfdatrd.nn.artcnn_config import ArtCnnConfig
 from vsfdatrd.options import Options
+from vsfdatrd.programs import vspipe
 
 BACKENDS = ["openvino", "torch"]
 type Upscale = Callable[..., vs.VideoNode]

@@ -12,7 +12,6 @@ import vapoursynth as vs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.programs import vspipe
 from tests.clips import (
     SUBSAMPLINGS,
     WEIGHTS,
@@ -31,6 +30,7 @@ from tests.clips import (
 )
 from vsfdatrd import colour
 from vsfdatrd.errors import ArgumentError, ClipError
+from vsfdatrd.programs import vspipe
 
 RANGES = {"limited": 0, "full": 1}
 DEPTHS = (8, 10, 16)

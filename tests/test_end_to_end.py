@@ -11,7 +11,7 @@ import pytest
 import vapoursynth as vs
 
 from benchmarks.cartoon import write_dvd
-from benchmarks.programs import ffmpeg, run, vspipe
+from vsfdatrd.programs import ffmpeg, run, vspipe
 
 CLIPS = {
     # name: (script lines that make it progressive, lines of the matrix the source is in, output height)

@@ -1,4 +1,4 @@
-"""The command line: ``vsfdatrd info | models | build | export | doctor | cache``. Results go to stdout alone."""
+"""The command line, `vsfdatrd COMMAND`. Results go to stdout, the rest to stderr."""
 
 import argparse
 import logging
@@ -13,6 +13,8 @@ from pathlib import Path
 from types import ModuleType
 
 from vsfdatrd import __version__
+from vsfdatrd.compare import command as compare
+from vsfdatrd.encode import command as encode
 from vsfdatrd.errors import FdatrdError
 
 LIBRARIES = (
@@ -87,7 +89,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     cache.add_argument("--cache", type=Path, help="cache directory, if not the usual one")
     cache.set_defaults(run=lambda a: _cache(a.action, a.cache))
 
-    arguments = parser.parse_args(argv)
+    compare.register(commands)
+
+    encode.add_to(commands)
+
+    given, further = encode.split(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(given, argparse.Namespace(further=further))
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
         status = int(arguments.run(arguments))

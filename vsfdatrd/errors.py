@@ -9,7 +9,8 @@
     ├── EngineError         an engine that failed
     │   ├── EngineUnavailable   its library or its device is not there
     │   └── EngineBuildError    it could not be built or did not pass verification
-    └── StoreError          the cache directory cannot be used
+    ├── StoreError          the cache directory cannot be used
+    └── EncodeError         an encode that cannot begin or go on: programs, files, disks
 
 Messages are whole sentences: the value that was given, what is wrong with it, and what to do.
 In a script they arrive as ``vapoursynth.Error`` with ``fdatrd.upscale:`` in front.
@@ -60,3 +61,7 @@ class EngineBuildError(EngineError):
 
 class StoreError(FdatrdError):
     """A cache directory that cannot be used."""
+
+
+class EncodeError(FdatrdError, RuntimeError):
+    """An encode that cannot begin or go on; what was done so far is kept."""

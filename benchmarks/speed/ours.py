@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import vapoursynth as vs
 
-from benchmarks.programs import ffmpeg, vspipe
 from benchmarks.speed.cases import Case
 from benchmarks.speed.contestant import Contestant, Filter
 from benchmarks.speed.material import DRAWINGS, Frame, drawings, endless, real_clip
+from vsfdatrd.programs import ffmpeg, vspipe
 
 
 def open_ours(case: Case, weights: Path, cache: Path) -> Contestant:

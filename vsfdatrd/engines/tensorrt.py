@@ -38,7 +38,7 @@ BYTES_PER_SCORE = 4.4
 # reported for R8F64, C4F32 and C4F16 at 720×540; the smaller a network is, the more do its ends weigh.
 BYTES_PER_HELD: dict[Precision, float] = {"fp16": 2.5, "bf16": 2.5, "mixed": 3.8, "fp32": 4.5}
 # Of other networks, activations as so many float32 tensors of their largest one's size, in half precisions and in fp32:
-# the builder reported 1.3 to 4.2 and 2.3 to 5.4 for ten small networks at 240×240.
+# the builder reported 1.0 to 4.2 and 1.8 to 5.4 for eleven small networks at 240×240.
 LARGEST_AT_ONCE = (4.4, 5.6)
 BYTES_OF_PROCESS = 600 << 20
 """GPU memory of a CUDA context, the library's kernels and small change."""

@@ -1,0 +1,87 @@
+"""Frames worth looking at: starts of scenes, sharp lines, nothing empty, nothing twice."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from tests.compare.conftest import Drawing, Writer, clip_of, scenes
+from vsfdatrd.compare.match import Thumbnails, likeness
+from vsfdatrd.compare.pick import Pick, asked, telling
+from vsfdatrd.compare.video import Video, open_video
+from vsfdatrd.errors import ArgumentError, FrameError
+
+
+def every(video: Video) -> range:
+    return range(video.clip.num_frames)
+
+
+def test_scene_starts_are_exact(write: Writer, film: list[Drawing]) -> None:
+    video = open_video(write("a.y4m", clip_of(film)))
+    picks = telling(Thumbnails(video), 4, every(video))
+    assert len(picks) == 4
+    assert [pick.frame for pick in picks] == sorted({pick.frame for pick in picks})
+    assert {pick.frame for pick in picks if pick.why == "a scene starts"} == {20, 40}
+
+
+def test_sharp_frames_are_found_among_soft_and_empty_ones(write: Writer, film: list[Drawing]) -> None:
+    soft = [np.asarray(Image.fromarray(one).filter(ImageFilter.GaussianBlur(2))) for one in film]
+    sharp = {7, 8, 9, 10, 33, 34, 35, 36}
+    black = np.zeros_like(film[0])
+    mixed = [film[n] if n in sharp else black if n % 20 > 15 else soft[n] for n in range(60)]
+    video = open_video(write("a.y4m", clip_of(mixed)))
+    (best,) = telling(Thumbnails(video), 1, every(video))
+    assert best.frame in sharp
+    assert best.why == "sharp lines"
+    assert not any(pick.frame % 20 > 15 for pick in telling(Thumbnails(video), 6, every(video)))
+
+
+def test_no_drawing_is_shown_twice(write: Writer, film: list[Drawing]) -> None:
+    video = open_video(write("a.y4m", clip_of([film[0]] * 30 + [film[45]] * 30)))
+    picks = telling(Thumbnails(video), 6, every(video))
+    shown = [Thumbnails(video).at(pick.frame) for pick in picks]
+    assert len(picks) == 2
+    assert likeness(*shown) < 0.9
+
+
+def test_only_the_frames_it_may_choose_from(write: Writer, film: list[Drawing]) -> None:
+    video = open_video(write("a.y4m", clip_of(film)))
+    assert all(25 <= pick.frame < 35 for pick in telling(Thumbnails(video), 4, range(25, 35)))
+
+
+def test_short_and_empty_videos_still_show_something(write: Writer) -> None:
+    one = open_video(write("a.y4m", clip_of(scenes(1, 1))))
+    assert telling(Thumbnails(one), 6, every(one)) == [Pick(0, "sharp lines")]
+    black = open_video(write("b.y4m", clip_of([np.zeros((64, 64, 3), np.uint8)] * 5)))
+    assert len(telling(Thumbnails(black), 3, every(black))) == 1
+
+
+def broken(video: Video, bad: set[int]) -> Video:
+    """The video, some of whose frames cannot be read."""
+    narrow = video.clip.std.Crop(left=2)
+    return replace(video, clip=video.clip.std.FrameEval(lambda n: narrow if n in bad else video.clip))
+
+
+def test_frames_that_cannot_be_read_are_passed_over(write: Writer, film: list[Drawing]) -> None:
+    video = open_video(write("a.y4m", clip_of(film)))
+    first = telling(Thumbnails(video), 4, every(video))
+    bad = {pick.frame for pick in first} | {29, 30}
+    again = telling(Thumbnails(broken(video, bad)), 4, every(video))
+    assert again
+    assert not bad & {pick.frame for pick in again}
+    with pytest.raises(FrameError, match=r"no frame of .*a\.y4m can be read"):
+        telling(Thumbnails(broken(video, set(range(60)))), 4, every(video))
+
+
+def test_frames_that_were_asked_for(write: Writer, film: list[Drawing]) -> None:
+    video = open_video(write("a.y4m", clip_of(film)))
+    assert [pick.frame for pick in asked(video, [30, 2, 30, 59])] == [2, 30, 59]
+    for wrong in ([60], [-1], [3, 1000]):
+        with pytest.raises(ArgumentError, match=r"--frames .* is not in .*a\.y4m, which has the frames 0 to 59"):
+            asked(video, wrong)
+    with pytest.raises(ArgumentError, match="names 60 frames"):
+        asked(video, range(60))
+    for count in (0, -3, 51):
+        with pytest.raises(ArgumentError, match=f"--count {count} is not possible; give 1 to 50"):
+            telling(Thumbnails(video), count, every(video))

@@ -1,0 +1,161 @@
+"""Files as progressive RGB frames: colours, fields, times, and files that are none."""
+
+import subprocess
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import vapoursynth as vs
+
+from tests.compare.conftest import Drawing, Writer, clip_of
+from vsfdatrd.compare import video
+from vsfdatrd.compare.video import Video, frame, luma, open_video
+from vsfdatrd.errors import ArgumentError, ClipError, FdatrdError, FrameError
+
+
+def shown(found: Video, number: int) -> video.Picture:
+    return frame(found, found.clip, number)
+
+
+@pytest.mark.parametrize(
+    ("size", "matrix", "limits", "tags"),
+    [
+        ((240, 160), 6, 0, "Ip"),
+        ((240, 160), 6, 1, "Ip XCOLORRANGE=FULL"),
+        ((160, 560), 5, 0, "Ip"),  # as tall as PAL
+        ((160, 600), 1, 0, "Ip"),  # HD
+    ],
+)
+def test_colours_are_those_that_were_drawn(
+    write: Writer, size: tuple[int, int], matrix: int, limits: int, tags: str
+) -> None:
+    width, height = size
+    drawn = np.zeros((height, width, 3), np.uint8)
+    drawn[: height // 2] = 200, 40, 60
+    drawn[height // 2 :] = 20, 120, 220
+    found = open_video(write("a.y4m", clip_of([drawn], matrix=matrix, range=limits), tags=tags))
+    assert np.abs(shown(found, 0) * 255 - drawn).max() < 1.5  # 8-bit YUV is that coarse; a wrong matrix is off by 10
+
+
+def telecined(film: list[Drawing]) -> vs.VideoNode:
+    """Film as NTSC discs hold it: of every four frames five, two of which mix fields of neighbours."""
+    fields = clip_of(film, vs.YUV420P8).std.SeparateFields(tff=True)
+    pulled = fields.std.SelectEvery(8, [0, 1, 2, 3, 2, 5, 4, 7, 6, 7])
+    return pulled.std.DoubleWeave(tff=True)[::2]
+
+
+def test_telecined_film_shows_whole_film_frames(write: Writer, film: list[Drawing]) -> None:
+    stored = telecined(film[:20])
+    assert stored.num_frames == 25
+    found = open_video(write("a.y4m", stored, rate="30000:1001", tags="It A8:9"))
+    assert found.clip.num_frames == 25
+    assert "fields were matched" in found.treatment
+    assert found.pixel_aspect == pytest.approx(8 / 9)
+    true = open_video(write("b.y4m", clip_of(film[:20], vs.YUV420P8)))
+    every = [shown(true, n) for n in range(20)]
+    for n in range(1, 24):  # each is one of the film's frames; the ends lack a neighbour
+        assert min(float(np.abs(shown(found, n) - film_frame).max()) for film_frame in every) < 0.02, n
+
+
+def test_interlaced_video_that_fields_cannot_be_matched_in_shows_no_combs(write: Writer) -> None:
+    """A bar that moves between the two fields of a frame."""
+    pictures = []
+    for n in range(12):
+        picture = np.full((96, 240, 3), 40, np.uint8)
+        picture[::2, 12 * n : 12 * n + 40] = 210
+        picture[1::2, 12 * n + 12 : 12 * n + 52] = 210
+        pictures.append(picture)
+    found = open_video(write("a.y4m", clip_of(pictures), tags="It A1:1"))
+    plain = open_video(write("b.y4m", clip_of(pictures)))
+    rows = [np.abs(np.diff(luma(shown(one, 5)), axis=0)).max() for one in (found, plain)]
+    assert rows[1] > 0.5
+    assert rows[0] < 0.05
+
+
+def test_formats_that_field_matching_does_not_take_show_one_field(write: Writer, film: list[Drawing]) -> None:
+    clip = clip_of(film[:6], vs.YUV444P8).resize.Point(format=vs.YUV411P8)
+    found = open_video(write("a.y4m", clip, tags="Ib A1:1"))
+    assert "one field" in found.treatment
+    assert found.clip.num_frames == 6
+    assert np.abs(luma(shown(found, 3)) - luma(np.float32(1 / 255) * film[3])).mean() < 0.03
+
+
+def test_a_height_that_cannot_hold_two_fields_is_shown_as_it_is(write: Writer, film: list[Drawing]) -> None:
+    clip = clip_of([np.ascontiguousarray(picture[:158]) for picture in film[:2]], vs.YUV420P8)
+    found = open_video(write("a.y4m", clip, tags="It A1:1"))
+    assert "shown as it is" in found.treatment
+    assert shown(found, 1).shape == (158, 240, 3)
+
+
+def test_progressive_files_are_left_alone(write: Writer, film: list[Drawing]) -> None:
+    found = open_video(write("a.y4m", clip_of(film[:4]), rate="25:1"))
+    assert found.treatment == ""
+    assert found.pixel_aspect == 1
+    assert found.times == pytest.approx([0, 0.04, 0.08, 0.12], abs=1e-3)
+
+
+def test_times_of_the_file_are_used_and_nonsense_is_not(tmp_path: Path) -> None:
+    clip = vs.core.std.BlankClip(length=3, fpsnum=10, fpsden=1)
+    file = tmp_path / "times.txt"
+    for text, times in (
+        ("# timecode format v2\n1000\n1050\n1200\n", [0, 0.05, 0.2]),  # variable, and not from 0
+        ("# timecode format v2\n0\n50\n", [0, 0.1, 0.2]),  # one is missing
+        ("# timecode format v2\n0\n50\n40\n", [0, 0.1, 0.2]),  # backwards
+        ("what\n", [0, 0.1, 0.2]),
+    ):
+        file.write_text(text)
+        assert video._times(clip, file) == pytest.approx(times), text
+    file.unlink()
+    assert video._times(clip, file) == pytest.approx([0, 0.1, 0.2])
+
+
+def test_raw_streams_have_the_times_of_their_frame_rate(tmp_path: Path) -> None:
+    stream = tmp_path / "a.m2v"
+    source = ["-f", "lavfi", "-i", "testsrc=size=320x240:duration=1:rate=25"]
+    program = imageio_ffmpeg.get_ffmpeg_exe()
+    subprocess.run([program, "-v", "error", *source, "-c:v", "mpeg2video", str(stream)], check=True, timeout=60)
+    found = open_video(stream)
+    assert found.clip.num_frames == 25
+    assert found.times == pytest.approx([n / 25 for n in range(25)])
+
+
+def test_files_that_are_not_video_say_so(tmp_path: Path) -> None:
+    text = tmp_path / "notes.mkv"
+    text.write_text("to do: everything\n" * 100)
+    for path, said in (
+        (text, "cannot be read as video"),
+        (tmp_path / "gone.mkv", "does not exist"),
+        (tmp_path, "is a folder"),
+    ):
+        with pytest.raises(ArgumentError, match=said) as caught:
+            open_video(path)
+        assert str(path) in str(caught.value)
+        assert "such as episode.mkv" in str(caught.value)
+
+
+def test_a_clip_that_is_too_small_names_its_file(write: Writer) -> None:
+    path = write("a.y4m", clip_of([np.zeros((6, 6, 3), np.uint8)]))
+    with pytest.raises(ClipError, match=r"a\.y4m: .*6×6"):
+        open_video(path)
+
+
+def test_without_bestsource_the_command_to_install_it_is_named(
+    write: Writer, film: list[Drawing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write("a.y4m", clip_of(film[:1]))
+
+    class Bare:
+        core = object()
+
+    monkeypatch.setattr(video, "vs", Bare)
+    with pytest.raises(FdatrdError, match="pip install vapoursynth-bestsource"):
+        open_video(path)
+
+
+def test_a_frame_that_cannot_be_read_names_its_number_and_file(write: Writer, film: list[Drawing]) -> None:
+    found = open_video(write("a.y4m", clip_of(film[:2])))
+    broken = found.clip.std.FrameEval(lambda n: found.clip.std.Crop(left=1) if n else found.clip)
+    assert frame(found, broken, 0).shape == (160, 240, 3)
+    with pytest.raises(FrameError, match=r"frame 1 of .*a\.y4m cannot be read"):
+        frame(found, broken, 1)

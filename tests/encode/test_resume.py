@@ -1,0 +1,316 @@
+"""Interrupted in every way there is: killed, stopped, out of space, a program dead; and going on afterwards."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.encode.conftest import HEIGHT, LENGTH, WIDTH, Encode, command, decoded, moving, write
+from vsfdatrd.programs import ffmpeg
+
+CHUNK = ("--chunk", "0.0105")  # 15 frames
+KILLS = int(os.environ.get("FDATRD_KILLS", "4"))
+"""How often the encode is killed; the suite's few do not find what a hundred do."""
+
+
+@pytest.fixture(scope="session")
+def reference(film: Path, identity_2x: Path, tmp_path_factory: pytest.TempPathFactory, engines: Path) -> list[str]:
+    """Every frame of the film, encoded without interruption."""
+    output = tmp_path_factory.mktemp("reference") / "out.mkv"
+    environment = os.environ | {"FDATRD_CACHE": str(engines)}
+    subprocess.run(command(identity_2x, film, output, "--preset", "x264", *CHUNK), check=True, env=environment)
+    return decoded(output)
+
+
+@pytest.fixture
+def start(identity_2x: Path) -> Iterator[Any]:
+    """Start an encode in a process group of its own; what still lives of it at the end is killed."""
+    begun = []
+
+    def encode(*arguments: str | Path) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            command(identity_2x, *arguments, "--preset", "x264", "--json", *CHUNK),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        begun.append(process)
+        return process
+
+    yield encode
+    for process in begun:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def journalled(output: Path) -> set[int]:
+    """Numbers of the parts that the journal has, as after a power cut: from the file alone."""
+    path = output.with_name(output.name + ".vsfdatrd") / "journal.sqlite"
+    if not path.exists():
+        return set()
+    with contextlib.closing(sqlite3.connect(path)) as base, contextlib.suppress(sqlite3.OperationalError):
+        return {row[0] for row in base.execute("SELECT number FROM part WHERE sha256 IS NOT NULL")}
+    return set()
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    """What --json told; the last line may have been cut off."""
+    found = []
+    for line in text.splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return found
+
+
+def wait_for_part(process: subprocess.Popen[str], count: int = 1) -> None:
+    """Read what an encode tells until so many parts are done."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["event"] == "part":
+            count -= 1
+            if not count:
+                return
+    raise AssertionError(process.stderr.read() if process.stderr else "")
+
+
+def finish(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
+    out, error = process.communicate(timeout=90)
+    assert process.returncode == 0, error
+    return events(out)
+
+
+@pytest.mark.timeout(60 + 25 * KILLS)
+def test_killed_at_any_moment_nothing_is_lost_but_the_part_at_work(
+    start: Any, film: Path, reference: list[str], tmp_path: Path
+) -> None:
+    chance = random.Random(7)
+    kills = finished = 0
+    output = tmp_path / "out.mkv"
+    before: set[int] = set()
+    made: list[int] = []
+    while kills < KILLS or not finished:
+        process = start(film, output)
+        try:
+            last = kills >= KILLS
+            out, error = process.communicate(timeout=90 if last else chance.uniform(0.2, 7))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, error = process.communicate()
+            kills += 1
+        told = events(out)
+        names = [event["event"] for event in told]
+        assert "anew" not in names, told
+        assert "failed" not in names, (told, error)
+        if "resuming" in names:
+            assert next(event["parts"] for event in told if event["event"] == "resuming") >= len(before)
+        parts = [event["part"] - 1 for event in told if event["event"] == "part"]
+        assert not before & set(parts)  # what the journal had was not made again
+        made += parts
+        assert len(made) == len(set(made))
+        if process.returncode == 0 and "finished" in names:
+            assert decoded(output) == reference
+            assert [path.name for path in tmp_path.iterdir()] == ["out.mkv"]
+            output.unlink()
+            finished, before, made = finished + 1, set(), []
+            continue
+        assert process.returncode == -signal.SIGKILL, error
+        now = journalled(output)
+        if output.exists():  # killed between the last rename and the exit
+            continue
+        assert before <= now
+        assert set(parts) <= now  # a part is told of only once it is recorded
+        before = now
+    assert kills == KILLS
+
+
+def test_ctrl_c_is_a_sentence_ends_all_programs_and_goes_on_later(
+    start: Any, film: Path, reference: list[str], tmp_path: Path
+) -> None:
+    process = start(film, tmp_path / "out.mkv")
+    wait_for_part(process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert error.rstrip().endswith("vsfdatrd: stopped; run the same command again to go on")
+    assert "Traceback" not in error
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+    told = finish(start(film, tmp_path / "out.mkv"))
+    assert any(event["event"] == "resuming" and event["parts"] >= 1 for event in told)
+    assert decoded(tmp_path / "out.mkv") == reference
+
+
+def test_a_second_process_on_one_output_refuses(start: Any, film: Path, encode: Encode, tmp_path: Path) -> None:
+    process = start(film, tmp_path / "out.mkv")
+    wait_for_part(process)
+    second = encode(film, tmp_path / "out.mkv")
+    assert second.returncode == 1
+    assert f"another process is making {tmp_path / 'out.mkv'} already" in second.stderr
+    finish(process)
+
+
+def test_other_settings_or_another_source_begin_anew_and_say_so(
+    start: Any, film: Path, encode: Encode, reference: list[str], tmp_path: Path
+) -> None:
+    source, output = tmp_path / "in.mkv", tmp_path / "out.mkv"
+    shutil.copy(film, source)
+
+    def interrupt() -> None:
+        process = start(source, output)
+        wait_for_part(process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+    interrupt()
+    assert journalled(output)
+    said = encode(source, output, "--preset", "x265", *CHUNK)
+    assert said.returncode == 0, said.stderr
+    assert "beginning anew, since this is not as it was in the interrupted run: " in said.stderr
+    assert "preset" in said.stderr.split("interrupted run: ")[1].splitlines()[0]
+    refused = encode(source, output, "--preset", "x264")
+    assert refused.returncode == 1
+    assert "is there already, and was made from something else or with other settings" in refused.stderr
+    output.unlink()
+    interrupt()
+    write(moving(LENGTH)[::-1], source, "24000/1001")
+    told = finish(start(source, output))
+    assert [event["changed"] for event in told if event["event"] == "anew"] == [["source"]]
+    assert len(decoded(output)) == LENGTH
+    assert decoded(output) != reference
+
+
+def test_damaged_parts_and_a_damaged_journal_are_made_again(
+    start: Any, film: Path, reference: list[str], tmp_path: Path
+) -> None:
+    output = tmp_path / "out.mkv"
+    place = tmp_path / "out.mkv.vsfdatrd"
+    process = start(film, output)
+    wait_for_part(process, 2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    part = place / "chunks" / "00001.mkv"
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 255
+    part.write_bytes(content)
+    kept = len(journalled(output))
+    process = start(film, output)
+    told = []
+    for line in process.stdout:
+        told.append(json.loads(line))
+        if told[-1]["event"] == "part":
+            break
+    assert next(event["parts"] for event in told if event["event"] == "resuming") in (kept - 1, kept)
+    assert told[-1]["part"] == 1
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    (place / "journal.sqlite").write_bytes(b"SQLite format 3\0" + b"nonsense" * 1000)
+    told = finish(start(film, output))
+    assert any("is damaged" in event["text"] for event in told if event["event"] == "anew")
+    assert decoded(output) == reference
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+def test_a_full_disk_is_a_sentence_and_the_next_run_goes_on(encode: Encode, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=900k", "none", str(disk)], capture_output=True).returncode:
+        pytest.skip("this machine does not mount a tmpfs")
+    noise = np.random.default_rng(0).integers(16, 235, (LENGTH, HEIGHT, WIDTH), np.uint8)
+    film = write(noise, tmp_path / "noise.mkv", "24000/1001")
+    try:
+        full = encode(film, disk / "out.mkv", *CHUNK)
+        assert full.returncode == 1
+        assert "no space is left on the disk" in full.stderr or "free some space" in full.stderr
+        assert "Traceback" not in full.stderr
+        kept = journalled(disk / "out.mkv")
+        assert kept
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        again = encode(film, disk / "out.mkv", *CHUNK)
+        assert again.returncode == 0, again.stderr
+        assert f"{len(kept)} of 4 parts are there already" in again.stderr
+        assert len(decoded(disk / "out.mkv")) == LENGTH
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.fixture
+def frail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An ffmpeg on PATH that dies in the middle for as many times as there are files in this folder."""
+    lives, programs = tmp_path / "lives", tmp_path / "programs"
+    lives.mkdir()
+    programs.mkdir()
+    (programs / "ffmpeg").write_text(
+        "#!/bin/sh\n"
+        f'case "$*" in *yuv4mpegpipe*) for life in {lives}/*; do if [ -e "$life" ]; then\n'
+        '  rm "$life"; head -c 200000 > /dev/null; echo "the encoder gave up" >&2; exit 9; fi; done;; esac\n'
+        f'exec {ffmpeg()} "$@"\n'
+    )
+    (programs / "ffmpeg").chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    return lives
+
+
+def test_a_dying_ffmpeg_is_tried_again_then_a_sentence(encode: Encode, film: Path, frail: Path, tmp_path: Path) -> None:
+    (frail / "one").touch()
+    result = encode(film, tmp_path / "out.mkv", *CHUNK)
+    assert result.returncode == 0, result.stderr
+    assert "failed: ffmpeg ended with status 9: the encoder gave up; trying it once more" in result.stderr
+    assert len(decoded(tmp_path / "out.mkv")) == LENGTH
+
+    for n in range(8):
+        (frail / str(n)).touch()
+    result = encode(film, tmp_path / "other.mkv", *CHUNK)
+    assert result.returncode == 1
+    assert "failed: ffmpeg ended with status 9: the encoder gave up" in result.stderr.splitlines()[-1]
+    for life in frail.iterdir():
+        life.unlink()
+    again = encode(film, tmp_path / "other.mkv", *CHUNK)
+    assert again.returncode == 0, again.stderr
+    assert decoded(tmp_path / "other.mkv") == decoded(tmp_path / "out.mkv")
+
+
+def test_a_killed_vspipe_is_tried_again(start: Any, film: Path, reference: list[str], tmp_path: Path) -> None:
+    process = start(film, tmp_path / "out.mkv")
+    wait_for_part(process)
+    known = {child.pid for child in psutil.Process(process.pid).children()}
+    victim = None
+    while victim is None and process.poll() is None:  # the next one, so that it has not ended by itself already
+        for child in psutil.Process(process.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim = child if child.pid not in known and child.name() == "vspipe" else victim
+    assert victim is not None
+    victim.kill()
+    told = finish(process)
+    texts = [event["text"] for event in told if event["event"] == "retry"]
+    assert any("vspipe was ended by signal 9" in text for text in texts), told
+    assert decoded(tmp_path / "out.mkv") == reference
+
+
+def test_errors_come_before_any_work(encode: Encode, film: Path, tmp_path: Path) -> None:
+    cases = {
+        ("there is no folder", film, tmp_path / "no" / "out.mkv"),
+        ("no suffix that is known", film, tmp_path / "out.avi"),
+        ("is the input itself", film, film),
+        ("is not a file", tmp_path / "missing.mkv", tmp_path / "out.mkv"),
+        ("cannot be read as video", Path(__file__), tmp_path / "out.mkv"),
+        ("give an input and an output", film, "--keep-sar"),
+    }
+    for words, *arguments in cases:
+        result = encode(*arguments)
+        assert result.returncode == 1, (words, result.stderr)
+        assert words in result.stderr.splitlines()[-1], result.stderr
+        assert "Traceback" not in result.stderr
+    assert encode(film, tmp_path / "out.mp4").stderr.strip().endswith("give an output that ends in .mkv")
+    assert not list(tmp_path.iterdir())

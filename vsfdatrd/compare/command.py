@@ -1,0 +1,67 @@
+"""The sub-command ``vsfdatrd compare BEFORE AFTER``: its arguments, and what it prints. Imports nothing heavy."""
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vsfdatrd.errors import FdatrdError
+
+if TYPE_CHECKING:
+    from vsfdatrd.compare.comparison import Comparison
+
+
+def register(commands: "argparse._SubParsersAction[Any]") -> None:
+    """Add the sub-command to the command line's."""
+    parser = commands.add_parser("compare", help="two videos beside each other: pictures, numbers, a page")
+    parser.add_argument("before", type=Path, help="the original, such as episode.mkv")
+    parser.add_argument("after", type=Path, help="what became of it, such as episode_hd.mkv")
+    parser.add_argument("--frames", type=int, nargs="+", default=(), metavar="N",
+                        help="frames to show, counted in AFTER from 0; without it telling ones are chosen")  # fmt: skip
+    parser.add_argument("--count", type=int, default=6, help="how many frames are chosen (6)")
+    parser.add_argument("--offset", type=float, default=0.0, metavar="SECONDS",
+                        help="what AFTER leaves out at the start of BEFORE (0)")  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the pictures go (AFTER's name and _compare)")
+    parser.add_argument("--html", action="store_true", help="also a page with sliders, one file that works offline")
+    parser.set_defaults(run=_run)
+
+
+def _run(a: argparse.Namespace) -> int:
+    try:
+        import PIL  # noqa: F401
+    except ImportError as error:
+        raise FdatrdError(
+            "pictures are written with Pillow, which is not installed; install it with: pip install pillow"
+        ) from error
+    from vsfdatrd.compare.comparison import compare
+
+    folder = a.out or Path(f"{a.after.stem}_compare")
+    done = compare(
+        a.before, a.after, folder, frames=a.frames, count=a.count, offset=a.offset, html=a.html,
+        say=lambda text: print(f"compare: {text}", file=sys.stderr, flush=True),
+    )  # fmt: skip
+    for note in done.notes:
+        print(f"compare: {note}", file=sys.stderr)
+    for line in _table(done):
+        print(line)
+    print(f"{len(done.files)} files in {folder}" + (f"; open {done.files[-1]}" if a.html else ""))
+    return 0
+
+
+def _table(done: "Comparison") -> Iterator[str]:
+    yield f"{'frame':>7} {'before':>7}  {'lines':>13}  {'noise':>13}  {'SSIM':>5}  {'SSIMULACRA2':>11}  why"
+    for shot in done.shots:
+        yield f"{shot.pair.after:>7} {shot.pair.before:>7}  {_numbers(shot.metrics)}  {shot.why}"
+    yield f"{'mean':>7} {'':>7}  {_numbers(done.mean)}"
+
+
+def _numbers(m: Any) -> str:
+    lines, noise = (f"{_short(a, 1)} → {_short(b, 1)}" for a, b in (
+        (m.lines_before, m.lines_after), (m.noise_before, m.noise_after)))  # fmt: skip
+    return f"{lines:>13}  {noise:>13}  {_short(m.ssim, 3):>5}  {_short(m.ssimulacra2, 1):>11}"
+
+
+def _short(value: float, digits: int) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"

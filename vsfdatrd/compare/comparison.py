@@ -1,0 +1,172 @@
+"""The story of one comparison: two files go in, pictures, numbers and a page come out.
+
+Frames are counted in AFTER. BEFORE is enlarged to its size with Spline36, the way a player without a network would show
+it, from its own matrix and range; an AFTER whose pixels are not square is made as wide as a player would.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import vapoursynth as vs
+
+from vsfdatrd.compare import metrics, page, pick, pictures
+from vsfdatrd.compare.match import DIFFERENT, Pair, Thumbnails, common, pairs, without_borders
+from vsfdatrd.compare.video import Video, frame, open_video
+from vsfdatrd.errors import ArgumentError
+
+LABELS = ("before", "after")
+
+
+@dataclass(slots=True)
+class Comparison:
+    """What was found, frame by frame."""
+
+    before: Video
+    after: Video
+    folder: Path
+    notes: list[str] = field(default_factory=list)
+    """Sentences a reader must know: what was done to the files, and where they do not agree."""
+    shots: list[page.Shot] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+
+    @property
+    def mean(self) -> metrics.Metrics:
+        """The numbers of all frames."""
+        return metrics.mean([shot.metrics for shot in self.shots])
+
+
+def compare(
+    before: Path,
+    after: Path,
+    folder: Path,
+    *,
+    frames: Sequence[int] = (),
+    count: int = 6,
+    offset: float = 0.0,
+    html: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> Comparison:
+    """Compare two video files; writes into `folder` three PNG files or so for each frame, and ``compare.html``.
+
+    frames: numbers of AFTER's frames to show; none: `count` of them are chosen.
+    offset: seconds at the start of BEFORE that AFTER does not have.
+    say: called with a line for each step.
+    Raises ArgumentError for files, frames or a folder that cannot be used, FrameError for frames that cannot be read.
+    Files that show something else are compared all the same, and a note says so.
+    """
+    _claim(folder)
+    done = Comparison(*_opened(before, after), folder)
+    say("choosing frames")
+    shared = common(done.before, done.after, offset)
+    small = Thumbnails(done.after)
+    picks = pick.asked(done.after, frames) if frames else pick.telling(small, count, shared)
+    say("finding the same frames in the first file")
+    found = pairs(done.before, small, [p.frame for p in picks], offset)
+    whole = done.before
+    done.before, found = without_borders(whole, small, found, offset)
+    done.notes += [*_lengths(done.before, done.after, shared), *_notes(whole, done.before, done.after, found)]
+    sizes = _Sizes(done.before, done.after)
+    for number, (chosen, pair) in enumerate(zip(picks, found, strict=True), 1):
+        say(f"frame {chosen.frame} ({number} of {len(picks)})")
+        done.shots.append(_shot(done, sizes, chosen, pair, with_uris=html))
+    if html:
+        file = folder / "compare.html"
+        pictures.write(file, page.render(done.before, done.after, done.shots, done.notes, done.mean).encode())
+        done.files.append(file)
+    return done
+
+
+def _claim(folder: Path) -> None:
+    """Make the folder, and be sure that files can be written there, before anything takes time."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArgumentError(
+            f"the folder {folder} cannot be made ({error.strerror or error}); give another with --out"
+        ) from error
+    probe = folder / ".writable"
+    pictures.write(probe, b"")
+    probe.unlink()
+
+
+def _opened(before: Path, after: Path) -> tuple[Video, Video]:
+    for path in (before, after):  # both looked for before one of them is read for minutes
+        if not path.is_file():
+            open_video(path)
+    return open_video(before), open_video(after)
+
+
+def _notes(whole: Video, before: Video, after: Video, found: list[Pair]) -> list[str]:
+    notes = [f"{video.path.name} {video.treatment}." for video in (before, after) if video.treatment]
+    if before is not whole:
+        notes.append(
+            f"{before.path.name} has black borders that {after.path.name} does not have; they were cut off: "
+            f"{whole.clip.width}×{whole.clip.height} became {before.clip.width}×{before.clip.height}."
+        )
+    strange = [str(pair.after) for pair in found if pair.likeness < DIFFERENT]
+    if strange:
+        where = (
+            "all of these frames"
+            if len(strange) == len(found)
+            else f"frame{'s'[: len(strange) - 1]} " + ", ".join(strange)
+        )
+        notes.append(
+            f"The two files do not seem to show the same: {before.path.name} has another picture at {where} of "
+            f"{after.path.name}. If the second leaves out a beginning, say how many seconds with --offset; else the "
+            "numbers mean little."
+        )
+    return notes
+
+
+def _lengths(before: Video, after: Video, shared: range) -> list[str]:
+    """What to know where AFTER goes on for more than a second where BEFORE has nothing."""
+    start, end = float(after.times[shared[0]]), float(after.times[shared[-1]])
+    lacks = [f"before {page.clock(start)}"] if start > 1 else []
+    lacks += [f"after {page.clock(end)}"] if after.times[-1] - end > 1 else []
+    return [f"{before.path.name} has nothing {' and '.join(lacks)} of {after.path.name}."] if lacks else []
+
+
+class _Sizes:
+    """Both files at the size of AFTER, where they are looked at, and at the smaller one's, where they are compared."""
+
+    def __init__(self, before: Video, after: Video) -> None:
+        width, height = round(after.clip.width * after.pixel_aspect), after.clip.height
+        small = min((video.clip.width, video.clip.height) for video in (before, after))
+        self.large = _sized(before.clip, width, height), _sized(after.clip, width, height)
+        self.small = _sized(before.clip, *small), _sized(after.clip, *small)
+
+
+def _sized(clip: vs.VideoNode, width: int, height: int) -> vs.VideoNode:
+    return clip if (clip.width, clip.height) == (width, height) else clip.resize.Spline36(width, height)
+
+
+def _shot(done: Comparison, sizes: _Sizes, chosen: pick.Pick, pair: Pair, *, with_uris: bool) -> page.Shot:
+    """Measure one pair of frames and write its pictures."""
+    large, small = (
+        (frame(done.before, first, pair.before), frame(done.after, second, pair.after))
+        for first, second in (sizes.large, sizes.small)
+    )
+    score = metrics.ssimulacra2(sizes.small[0][pair.before], sizes.small[1][pair.after])
+    numbers = metrics.measure(large, small, score)
+    both = pictures.image(large[0]), pictures.image(large[1])
+    stem = f"frame_{pair.after:06d}"
+    seconds = float(done.after.times[pair.after])
+    labels = (f"{LABELS[0]}, frame {pair.before}", f"{LABELS[1]}, frame {pair.after}, {page.clock(seconds)}")
+    _keep(done, f"{stem}_side_by_side.png", pictures.png(pictures.side_by_side(*both, labels)))
+    crops = []
+    for i, box in enumerate(pictures.detail(large[1]), 1):
+        first, second = (one.crop(box) for one in both)
+        sheet = pictures.side_by_side(first, second, labels, pictures.MAGNIFIED)
+        _keep(done, f"{stem}_crop_{i}.png", pictures.png(sheet))
+        crops.append((first, second))
+    return page.Shot(
+        pair, chosen.why, seconds, both[0].size, numbers,
+        frames=tuple(pictures.frame_uri(one) for one in both) if with_uris else (),
+        crops=[(pictures.png_uri(a), pictures.png_uri(b), a.size) for a, b in crops] if with_uris else [],
+    )  # fmt: skip
+
+
+def _keep(done: Comparison, name: str, content: bytes) -> None:
+    pictures.write(done.folder / name, content)
+    done.files.append(done.folder / name)

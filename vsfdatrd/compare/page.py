@@ -1,0 +1,128 @@
+"""One page that holds a comparison: every picture inside it, nothing loaded from anywhere.
+
+The markup stands in page.html and shot.html beside this file; here their places are filled in.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from string import Template
+
+from vsfdatrd import __version__
+from vsfdatrd.compare.match import Pair
+from vsfdatrd.compare.metrics import Metrics
+from vsfdatrd.compare.video import Video
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """A pair of frames as it is shown."""
+
+    pair: Pair
+    why: str
+    seconds: float
+    """Since the start of AFTER."""
+    size: tuple[int, int]
+    """Width and height in pixels."""
+    metrics: Metrics
+    frames: tuple[str, ...]
+    """Data URIs of BEFORE and AFTER."""
+    crops: list[tuple[str, str, tuple[int, int]]]
+    """Data URIs of both at each place of detail, and its size."""
+
+
+def clock(seconds: float) -> str:
+    """Seconds as hours, minutes, seconds and tenths: 0:01:02.5."""
+    tenths = round(seconds * 10)
+    return f"{tenths // 36000}:{tenths // 600 % 60:02}:{tenths // 10 % 60:02}.{tenths % 10}"
+
+
+def render(before: Video, after: Video, shots: Sequence[Shot], notes: Sequence[str], mean: Metrics) -> str:
+    """The page as HTML. Names and notes are escaped; the page forbids itself to load anything."""
+    return _template("page.html").substitute(
+        title=escape(f"{before.path.name} and {after.path.name}"),
+        before=_file(before),
+        after=_file(after),
+        notes="".join(f"<li>{escape(note)}</li>" for note in notes),
+        hidden="" if notes else "hidden",
+        mean=_rows(mean),
+        links="".join(
+            f'<li><a href="#frame-{s.pair.after}">{clock(s.seconds)}</a> <small>{escape(s.why)}</small></li>'
+            for s in shots
+        ),
+        shots="\n".join(_shot(shot) for shot in shots),
+        version=escape(__version__),
+    )
+
+
+def _template(name: str) -> Template:
+    return Template(files("vsfdatrd.compare").joinpath(name).read_text(encoding="utf-8"))
+
+
+def _file(video: Video) -> str:
+    clip = video.clip
+    rate = (len(video.times) - 1) / float(video.times[-1]) if len(video.times) > 1 else 0.0
+    shape = f"{clip.width}×{clip.height}"
+    if abs(video.pixel_aspect - 1) > 1e-3:
+        shape += f", shown as {round(clip.width * video.pixel_aspect)}×{clip.height}"
+    speed = f"{rate:.2f}".rstrip("0").rstrip(".")
+    return f"<b>{escape(video.path.name)}</b> <small>{shape}, {clip.num_frames:,} frames, {speed} per second</small>"
+
+
+def _shot(shot: Shot) -> str:
+    width, height = shot.size
+    return _template("shot.html").substitute(
+        number=shot.pair.after,
+        other=shot.pair.before,
+        clock=clock(shot.seconds),
+        why=escape(shot.why),
+        before=shot.frames[0],
+        after=shot.frames[1],
+        width=width,
+        height=height,
+        likeness=f"{shot.pair.likeness:.2f}",
+        crops="".join(_crop(i, crop) for i, crop in enumerate(shot.crops, 1)),
+        rows=_rows(shot.metrics),
+    )
+
+
+def _crop(number: int, crop: tuple[str, str, tuple[int, int]]) -> str:
+    first, second, (width, height) = crop
+    pictures = (
+        f'<figure><img src="{uri}" width="{width}" height="{height}" alt="{label}, detail {number}">'
+        f"<figcaption>{label}</figcaption></figure>"
+        for uri, label in ((first, "Before"), (second, "After"))
+    )
+    return f'<div class="pair">{"".join(pictures)}</div>'
+
+
+def _rows(m: Metrics) -> str:
+    """Rows of a table: what, before, after."""
+    lines = _change(m.lines_before, m.lines_after, "sharper", "softer")
+    noise = _change(m.noise_before, m.noise_after, "noisier", "cleaner")
+    rows = [
+        ("Lines", "steps per pixel", _number(m.lines_before, 1), _number(m.lines_after, 1), lines),
+        ("Noise of flat areas", "steps", _number(m.noise_before, 2), _number(m.noise_after, 2), noise),
+        ("SSIM", "1 is unchanged", "", _number(m.ssim, 3), ""),
+        ("SSIMULACRA2", "100 is unchanged", "", _number(m.ssimulacra2, 1), ""),
+    ]
+    return "".join(
+        f'<tr><th scope="row">{name} <small>{unit}</small></th><td>{a}</td><td>{b}</td><td>{change}</td></tr>'
+        for name, unit, a, b, change in rows
+    )
+
+
+def _number(value: float, digits: int) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _change(before: float, after: float, more: str, less: str) -> str:
+    """In words: ``1.8 × sharper``; nothing where it cannot be said or is less than a twentieth."""
+    if not before > 0 or not after > 0:
+        return ""
+    ratio = after / before
+    if abs(ratio - 1) < 0.05:
+        return "the same"
+    return f"{ratio:.1f} × {more}" if ratio > 1 else f"{1 / ratio:.1f} × {less}"

@@ -1,0 +1,159 @@
+"""A video file as progressive RGB frames with their times, whatever it holds: the one place that reads files.
+
+BestSource decodes. A telecined or interlaced file becomes progressive here without losing or inventing frames, since it
+is only looked at: fields are matched (VFM), and what stays combed shows one field, interpolated. Nothing is decimated.
+"""
+
+import contextlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import vapoursynth as vs
+from numpy.typing import NDArray
+
+from vsfdatrd import colour
+from vsfdatrd.errors import ArgumentError, ClipError, FdatrdError, FrameError
+from vsfdatrd.progress import working
+
+log = logging.getLogger(__name__)
+
+type Picture = NDArray[np.float32]
+"""(H, W, 3) R'G'B', gamma-encoded, nominally 0 to 1."""
+type Plane = NDArray[np.float32]
+"""(H, W), nominally 0 to 1."""
+
+LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
+"""Rec. 709's parts of R'G'B' in luma; one measure for both files, whatever matrix they were stored with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """A file that can be looked at frame by frame."""
+
+    path: Path
+    clip: vs.VideoNode
+    """RGBS of constant size, progressive."""
+    times: NDArray[np.float64]
+    """Seconds from the first frame, one a frame, increasing."""
+    pixel_aspect: float
+    """Width of a pixel by its height."""
+    treatment: str
+    """What was done to interlaced frames, as a sentence; empty for progressive files."""
+
+
+def open_video(path: Path) -> Video:
+    """Open a file; takes as long as decoding it once, where BestSource does not know it yet.
+
+    Raises ArgumentError for a file that is missing or not video, ClipError for a clip whose colours cannot be told, and
+    FdatrdError where BestSource is missing.
+    """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ArgumentError(f"{path} {what}; give a video file, such as episode.mkv")
+    if not hasattr(vs.core, "bs"):
+        raise FdatrdError(
+            "video files are read with BestSource, which is not installed; install it with: "
+            "pip install vapoursynth-bestsource"
+        )
+    try:
+        with working(f"reading {path.name}", delay=2):
+            clip, times = _decoded(str(path.resolve()))
+    except vs.Error as error:
+        raise ArgumentError(
+            f"{path} cannot be read as video ({error}); give a file that players show, such as episode.mkv"
+        ) from error
+    try:
+        with clip.get_frame(0) as first:
+            props: dict[str, Any] = dict(first.props)
+        progressive, treatment = _progressive(clip)
+        rgb = colour.to_rgb(colour.describe(progressive))
+    except vs.Error as error:
+        raise ArgumentError(
+            f"the first frames of {path} cannot be decoded ({error}); the file may be damaged"
+        ) from error
+    except FdatrdError as error:
+        raise ClipError(f"{path}: {error}") from error
+    wide, high = int(props.get("_SARNum", 1)), int(props.get("_SARDen", 1))
+    aspect = wide / high if wide > 0 and high > 0 else 1.0
+    return Video(path, rgb, times, aspect, treatment)
+
+
+def frame(video: Video, clip: vs.VideoNode, number: int) -> Picture:
+    """One frame of a clip made from a video's: (H, W, 3), or (H, W, 1) of a grey clip.
+
+    Raises FrameError, which names the file, for a frame that cannot be read.
+    """
+    try:
+        with clip.get_frame(number) as got:
+            return np.stack([np.asarray(got[plane], np.float32) for plane in range(clip.format.num_planes)], -1)
+    except vs.Error as error:
+        raise FrameError(
+            f"frame {number} of {video.path} cannot be read ({error}); choose others with --frames, "
+            "or make the file anew"
+        ) from error
+
+
+def luma(picture: Picture) -> Plane:
+    """(H, W, 3) to (H, W), 0 to 1."""
+    plane: Plane = np.clip(picture @ LUMA, 0, 1)
+    return plane
+
+
+def _decoded(path: str) -> tuple[vs.VideoNode, NDArray[np.float64]]:
+    """The frames of a file as they are stored, and their times."""
+    with TemporaryDirectory() as folder:
+        stamps = Path(folder) / "timecodes.txt"
+        try:
+            clip = vs.core.bs.VideoSource(path, timecodes=str(stamps), showprogress=0)
+        except vs.Error as error:  # raw streams, and discs that were joined, do not say the times of all frames
+            log.debug("%s: %s", path, error)
+            clip = vs.core.bs.VideoSource(path, showprogress=0)
+        return clip, _times(clip, stamps)
+
+
+def _times(clip: vs.VideoNode, file: Path) -> NDArray[np.float64]:
+    """The times in a timecodes file (version 2: milliseconds, a line each) if they make sense, else the frame rate's.
+
+    25 frames a second where there is neither.
+    """
+    try:
+        stamps = np.loadtxt(file, comments="#", ndmin=1) / 1000
+    except (OSError, ValueError):
+        stamps = np.empty(0)
+    if len(stamps) == clip.num_frames and np.isfinite(stamps).all() and (np.diff(stamps) > 0).all():
+        return np.asarray(stamps - stamps[0], np.float64)
+    return np.arange(clip.num_frames) / (float(clip.fps) or 25.0)
+
+
+def _progressive(clip: vs.VideoNode) -> tuple[vs.VideoNode, str]:
+    """The clip without combs, and what was done; some frames say for all of them whether they are interlaced."""
+    field = 0
+    for number in sorted({0, clip.num_frames // 3, clip.num_frames * 2 // 3}):
+        with contextlib.suppress(vs.Error), clip.get_frame(number) as got:  # one may be damaged
+            field = field or int(got.props.get("_FieldBased", 0))
+    if not field:
+        return clip, ""
+    top = int(field == vs.FIELD_TOP)
+    done = "is interlaced: its frames show one field, interpolated"
+    try:
+        shown = single = clip.resize.Bob(tff=top)[::2]
+    except vs.Error as error:  # 478 lines of 4:2:0, say, cannot be two fields
+        log.debug("Bob: %s", error)
+        return clip.std.SetFrameProps(_FieldBased=0), "says that it is interlaced, and is shown as it is"
+    if hasattr(vs.core, "vivtc") and clip.format.color_family in (vs.YUV, vs.GRAY):
+        eight = clip.format.replace(bits_per_sample=8, sample_type=vs.INTEGER)
+        try:
+            matched = clip.resize.Point(format=eight.id).vivtc.VFM(order=top, clip2=clip)
+        except vs.Error as error:  # 4:1:1, and whatever else it does not take
+            log.debug("VFM: %s", error)
+        else:
+            done = "is interlaced: fields were matched as for telecined film, none dropped"
+            shown = matched.std.FrameEval(
+                lambda n, f: single if f.props.get("_Combed") else matched, prop_src=matched, clip_src=[single, matched]
+            )
+    # A frame between may still be flagged; every one of them is progressive now.
+    return shown.std.SetFrameProps(_FieldBased=0), done

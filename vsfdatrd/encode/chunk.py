@@ -1,0 +1,239 @@
+"""One chunk: vspipe into ffmpeg, into a file that takes its place only when it is whole and has been looked through.
+
+00003.<random>.tmp.mkv   being written; worthless if its process dies
+00003.whole.mkv          both programs ended well and it is on the disk; not yet looked through
+00003.mkv                every frame decodes and none is missing
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import IO
+
+from vsfdatrd.encode.journal import Made
+from vsfdatrd.encode.plan import Chunk
+from vsfdatrd.encode.source import require_av
+from vsfdatrd.errors import PREFIX, EncodeError
+from vsfdatrd.programs import ffmpeg, vspipe
+
+_PROGRESS = re.compile(r"Frame: (\d+)/\d+")
+_UNHEARD = "fwrite() call failed"
+_SMALL_TALK = re.compile(r"^(Script evaluation done|Output \d+ frames|Information: )")  # of vspipe
+_WORDS = 40  # lines kept of what a program says
+_PATIENCE = 10.0  # seconds a program may take to end after it was told to
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How chunks are made: the same for all of them."""
+
+    script: Path
+    options: tuple[str, ...]
+    """Of ffmpeg, for its output."""
+    rate: Fraction
+    """Frames a second in a chunk's file."""
+    folder: Path
+    """Where the files go."""
+
+
+class Stopped(Exception):
+    """Work was stopped on purpose."""
+
+
+class Pipeline:
+    """The two programs at work on one chunk."""
+
+    def __init__(self, chunk: Chunk, recipe: Recipe, device: str) -> None:
+        """Start them. Raises EncodeError if that is not possible."""
+        self.chunk, self._recipe = chunk, recipe
+        self._begun = time.monotonic()
+        self._stopped = False
+        self._file = recipe.folder / f"{chunk.number + 1:05}.{secrets.token_hex(4)}.tmp.mkv"
+        frames = ["-s", str(chunk.start), "-e", str(chunk.stop - 1)]
+        source = [vspipe(), "-c", "y4m", "-p", "-a", f"device={device}", *frames, str(recipe.script), "-"]
+        coder = [ffmpeg(), "-v", "error", "-nostats", "-y", "-f", "yuv4mpegpipe", "-i", "-", "-an"]
+        coder += [*recipe.options, "-fps_mode", "passthrough", "-f", "matroska", str(self._file)]
+        try:
+            self._source = subprocess.Popen(
+                source, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+            try:
+                self._coder = subprocess.Popen(
+                    coder, stdin=self._source.stdout, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+                )
+            except OSError:
+                self._source.kill()
+                self._source.wait()
+                raise
+        except OSError as error:
+            raise EncodeError(f"vspipe and ffmpeg cannot be started ({error})") from error
+        if self._source.stdout is not None:
+            self._source.stdout.close()  # ffmpeg has it; vspipe notices if ffmpeg goes
+        self._said: dict[str, deque[str]] = {"vspipe": deque(maxlen=_WORDS), "ffmpeg": deque(maxlen=_WORDS)}
+        self._listener = threading.Thread(target=self._listen, name="encode-ffmpeg", daemon=True)
+        self._listener.start()
+
+    def feed(self, progress: Callable[[int], None]) -> None:
+        """Wait until vspipe has made all frames. progress: told how many there are, each time that changes."""
+        for line in _lines(self._source.stderr):
+            if match := _PROGRESS.match(line):
+                progress(int(match[1]))
+            elif line.strip():
+                self._said["vspipe"].append(line.strip())
+        self._source.wait()
+
+    @property
+    def failed(self) -> bool:
+        """Whether vspipe, once it has ended, did so badly."""
+        return bool(self._source.returncode)
+
+    def finish(self) -> Made:
+        """Wait for ffmpeg, look the file through and put it in its place.
+
+        Raises EncodeError with the program that failed and what it said, Stopped if `stop` was called.
+        """
+        self._source.wait()
+        self._coder.wait()
+        self._listener.join(_PATIENCE)
+        try:
+            if self._stopped:
+                raise Stopped
+            self._check()
+            whole = self._recipe.folder / f"{self.chunk.number + 1:05}.whole.mkv"
+            settle(self._file, whole)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._file.unlink(missing_ok=True)
+            raise
+        return accept(whole, self.chunk, self._recipe, time.monotonic() - self._begun)
+
+    def stop(self) -> None:
+        """End both programs, at first kindly."""
+        self._stopped = True
+        for process in (self._source, self._coder):
+            if process.poll() is None:
+                process.terminate()
+        for process in (self._source, self._coder):
+            try:
+                process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+    def _listen(self) -> None:
+        for line in _lines(self._coder.stderr):
+            if line.strip():
+                self._said["ffmpeg"].append(line.strip())
+
+    def _check(self) -> None:
+        """Raises EncodeError unless both programs ended well."""
+        source, coder = self._source.returncode, self._coder.returncode
+        spoken = [line for line in self._said["vspipe"] if not _SMALL_TALK.match(line)]
+        which = f"chunk {self.chunk.number + 1} (frames {self.chunk.start} to {self.chunk.stop - 1})"
+        # Where ffmpeg ends first, vspipe has nobody left to write to.
+        unheard = source == -signal.SIGPIPE or any(_UNHEARD in line for line in self._said["vspipe"])
+        if source and not (coder and unheard):
+            raise EncodeError(f"{which} failed: {_ending('vspipe', source)}: {_last(spoken)}")
+        if coder:
+            raise EncodeError(f"{which} failed: {_ending('ffmpeg', coder)}: {_last(list(self._said['ffmpeg']))}")
+
+
+def accept(whole: Path, chunk: Chunk, recipe: Recipe, seconds: float) -> Made:
+    """Look a whole file through and put it in its place. Raises EncodeError, and removes it, if it does not do."""
+    final = recipe.folder / chunk.name
+    try:
+        reorder = look_through(whole, chunk.frames, recipe.rate)
+        made = Made(chunk, whole.stat().st_size, digest(whole), reorder, seconds)
+        settle(whole, final)
+    except EncodeError:
+        whole.unlink(missing_ok=True)
+        raise
+    except OSError as error:
+        raise EncodeError(f"{final} cannot be written ({error.strerror})") from error
+    return made
+
+
+def look_through(path: Path, frames: int, rate: Fraction) -> int:
+    """Decode all of a chunk's file; by how many places its packets are stored ahead of their turn.
+
+    Raises EncodeError unless it begins with a key frame and holds exactly so many frames, one after the other.
+    """
+    av = require_av()
+    count = 0
+    order: list[int] = []
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            for packet in container.demux(stream):
+                if packet.size and packet.pts is not None:
+                    if not order and not packet.is_keyframe:
+                        raise EncodeError(f"{path.name} does not begin with a key frame; leave -force_key_frames out")
+                    order.append(packet.pts)
+                for frame in packet.decode():
+                    count += 1
+                    if frame.is_corrupt:
+                        raise EncodeError(f"frame {count} of {path.name} does not decode")
+            places = [round((pts - order[0]) * Fraction(stream.time_base) * rate) for pts in order]
+    except (av.FFmpegError, IndexError) as error:
+        raise EncodeError(f"{path.name} cannot be read back ({error}); is the disk sound?") from error
+    if count != frames or sorted(places) != list(range(frames)):
+        raise EncodeError(
+            f"{path.name} holds {count} frames, and {frames} were sent; leave out options that drop or add frames"
+        )
+    return max(number - place for number, place in enumerate(places))
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def settle(path: Path, final: Path) -> None:
+    """Rename a file once all of it is on the disk, and see that the new name is as well."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(path, final)
+    folder = os.open(final.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _lines(stream: IO[bytes] | None) -> Iterator[str]:
+    """What a program writes, split where a line ends or is written anew."""
+    if stream is None:
+        return
+    rest = b""
+    with stream:
+        while piece := os.read(stream.fileno(), 1 << 16):
+            *lines, rest = re.split(rb"[\r\n]", rest + piece)
+            yield from (line.decode(errors="replace") for line in lines)
+    yield rest.decode(errors="replace")
+
+
+def _ending(program: str, code: int) -> str:
+    return f"{program} was ended by signal {-code}" if code < 0 else f"{program} ended with status {code}"
+
+
+def _last(lines: list[str]) -> str:
+    """The line that says most: of upscale if there is one, of a full disk, else the last ones."""
+    for line in lines:
+        if PREFIX in line:
+            return line[line.index(PREFIX) :].removeprefix(PREFIX)
+    for line in lines:
+        if "No space left" in line:
+            return "no space is left on the disk; free some, then run the same command again: what is done is kept"
+    return "; ".join(lines[-3:]) or "it said nothing"

@@ -1,0 +1,84 @@
+"""The picture's frame: black borders, and the size of the output where pixels are not square."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from vsfdatrd.errors import ArgumentError
+
+_BLACK = 28  # of 255, limited range: black is 16, and old transfers have some noise in it
+_SAMPLES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Borders:
+    """Rows and columns, in pixels of the source."""
+
+    left: int = 0
+    top: int = 0
+    right: int = 0
+    bottom: int = 0
+
+    def __bool__(self) -> bool:
+        return any((self.left, self.top, self.right, self.bottom))
+
+    def __str__(self) -> str:
+        return f"{self.left},{self.top},{self.right},{self.bottom}"
+
+
+def parse_borders(text: str) -> Borders:
+    """``L,T,R,B`` as borders. Raises ArgumentError."""
+    parts = text.split(",")
+    if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
+        raise ArgumentError(f"--crop {text} is no crop; give auto, none or left,top,right,bottom, such as 8,0,8,0")
+    return Borders(*map(int, parts))
+
+
+def find_borders(clip: Any) -> Borders:
+    """Black borders that all of some frames share, rounded down to what chroma allows. Dark frames do not count."""
+    import vapoursynth as vs
+
+    form = clip.format
+    if form.color_family == vs.RGB:
+        return Borders()
+    peak = 2**form.bits_per_sample - 1 if form.sample_type == vs.INTEGER else 1.0
+    rows = np.zeros(clip.height, bool)
+    columns = np.zeros(clip.width, bool)
+    for i in range(min(_SAMPLES, clip.num_frames)):
+        with clip.get_frame(clip.num_frames * (2 * i + 1) // (2 * min(_SAMPLES, clip.num_frames))) as frame:
+            lit = np.asarray(frame[0]) > _BLACK / 255 * peak
+        if lit.mean() < 0.05:
+            continue
+        rows |= lit.mean(axis=1) > 0.02  # a few specks do not make a picture
+        columns |= lit.mean(axis=0) > 0.02
+    if not rows.any() or not columns.any():
+        return Borders()
+    left, right = int(columns.argmax()), int(columns[::-1].argmax())
+    top, bottom = int(rows.argmax()), int(rows[::-1].argmax())
+    across, down = 1 << max(1, form.subsampling_w), 1 << max(1, form.subsampling_h)
+    return Borders(left // across * across, top // down * down, right // across * across, bottom // down * down)
+
+
+def check_crop(borders: Borders, clip: Any) -> None:
+    """Raises ArgumentError unless a clip can be cropped so."""
+    across, down = 1 << clip.format.subsampling_w, 1 << clip.format.subsampling_h
+    width, height = clip.width - borders.left - borders.right, clip.height - borders.top - borders.bottom
+    if width < 16 or height < 16:
+        raise ArgumentError(f"--crop {borders} leaves {width}×{height} of {clip.width}×{clip.height} pixels; crop less")
+    if (borders.left | borders.right) % across or (borders.top | borders.bottom) % down:
+        raise ArgumentError(
+            f"--crop {borders} cuts through chroma samples; give multiples of {across} across and {down} down"
+        )
+
+
+def square(width: int, height: int, sar: Fraction) -> tuple[int, int]:
+    """The size that shows pixels of aspect `sar` as square ones. Nothing shrinks: the side that is too short grows."""
+    if sar >= 1:
+        return _even(width * sar), height + height % 2
+    return width + width % 2, _even(height / sar)
+
+
+def _even(side: Fraction) -> int:
+    return 2 * round(side / 2)

@@ -1,0 +1,98 @@
+"""Ways to encode, as options of ffmpeg."""
+
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+
+from vsfdatrd.errors import ArgumentError, EncodeError
+from vsfdatrd.programs import ffmpeg
+
+CONTAINERS = {".mkv": "matroska", ".mp4": "mp4", ".mov": "mov"}
+"""Suffixes of outputs, and what ffmpeg calls their formats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """One way to encode."""
+
+    name: str
+    encoder: str
+    """What ffmpeg calls it."""
+    options: tuple[str, ...]
+    format: str
+    """Of the frames that it is given, as VapourSynth names it."""
+    suffixes: tuple[str, ...]
+    """Of the files that can hold it."""
+    about: str
+
+
+_ALL = (".mkv", ".mp4", ".mov")
+_PRESETS = (
+    Preset("x265", "libx265", ("-preset", "medium", "-tune", "animation", "-crf", "16", "-x265-params",
+           "log-level=error"), "YUV420P10", _ALL, "HEVC, 10 bit"),
+    Preset("x264", "libx264", ("-preset", "slow", "-tune", "animation", "-crf", "16"), "YUV420P8", _ALL,
+           "H.264, 8 bit, for any player"),
+    Preset("svtav1", "libsvtav1", ("-preset", "5", "-crf", "20"), "YUV420P10", (".mkv", ".mp4"), "AV1, 10 bit"),
+    Preset("ffv1", "ffv1", ("-level", "3", "-g", "1", "-slices", "16", "-slicecrc", "1"), "YUV420P10", (".mkv",),
+           "lossless, 10 bit"),
+    Preset("prores", "prores_ks", ("-profile:v", "hq", "-vendor", "apl0"), "YUV422P10", (".mov", ".mkv"),
+           "ProRes 422 HQ, for editing"),
+    Preset("nvenc", "hevc_nvenc", ("-preset", "p7", "-tune", "hq", "-profile:v", "main10", "-pix_fmt", "p010le", "-rc",
+           "vbr", "-cq", "18", "-b:v", "0"), "YUV420P10", _ALL, "HEVC, 10 bit, on an NVIDIA GPU"),
+)  # fmt: skip
+PRESETS = {preset.name: preset for preset in _PRESETS}
+"""Every preset by its name."""
+
+
+def check(preset: Preset, suffix: str) -> None:
+    """Raises ArgumentError if a file with this suffix cannot hold it, EncodeError if ffmpeg lacks the encoder."""
+    if suffix not in preset.suffixes:
+        raise ArgumentError(
+            f"the preset {preset.name} ({preset.about}) cannot be held by a {suffix or 'nameless'} file; "
+            f"give an output that ends in {' or '.join(preset.suffixes)}"
+        )
+    if not re.search(rf"^ \S+ +{preset.encoder} ", _encoders(), re.MULTILINE):
+        raise EncodeError(
+            f"{ffmpeg()} has no encoder {preset.encoder}, which the preset {preset.name} needs; "
+            "install another ffmpeg, or choose another preset"
+        )
+
+
+@cache
+def _encoders() -> str:
+    return _ask("-encoders")
+
+
+@cache
+def version() -> str:
+    """What ffmpeg says of itself: its first line."""
+    return _ask("-version").partition("\n")[0]
+
+
+def _ask(option: str) -> str:
+    try:
+        done = subprocess.run([ffmpeg(), "-hide_banner", option], capture_output=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EncodeError(
+            f"{ffmpeg()} cannot be run ({error}); install ffmpeg, or pip install imageio-ffmpeg"
+        ) from error
+    return done.stdout.decode(errors="replace")
+
+
+def colour_options(props: Mapping[str, int], sar: Fraction) -> tuple[str, ...]:
+    """Options that write into the file what y4m does not carry: how its colours are meant, and the pixels' aspect.
+
+    props: of an output frame. H.273 numbers, which ffmpeg shares; its ranges are one higher.
+    """
+    colour_range = int(props.get("_Range", 0)) + 1
+    matrix, transfer, primaries = (int(props.get(name, 2)) for name in ("_Matrix", "_Transfer", "_Primaries"))
+    tags = f"range={colour_range}:colorspace={matrix}:color_primaries={primaries}:color_trc={transfer}"
+    chroma = int(props.get("_ChromaLocation", 0)) + 1
+    return (
+        "-vf", f"setparams={tags},setsar={sar.numerator}/{sar.denominator}",
+        "-colorspace", str(matrix), "-color_primaries", str(primaries), "-color_trc", str(transfer),
+        "-color_range", str(colour_range), "-chroma_sample_location", str(chroma),
+    )  # fmt: skip
