@@ -45,15 +45,20 @@ class Video:
     """What was done to interlaced frames, as a sentence; empty for progressive files."""
 
 
+def check_file(path: Path) -> None:
+    """Raises ArgumentError for a file that is not there."""
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ArgumentError(f"{path} {what}; give a video file, such as episode.mkv")
+
+
 def open_video(path: Path) -> Video:
     """Open a file; takes as long as decoding it once, where BestSource does not know it yet.
 
     Raises ArgumentError for a file that is missing or not video, ClipError for a clip whose colours cannot be told, and
     FdatrdError where BestSource is missing.
     """
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise ArgumentError(f"{path} {what}; give a video file, such as episode.mkv")
+    check_file(path)
     if not hasattr(vs.core, "bs"):
         raise FdatrdError(
             "video files are read with BestSource, which is not installed; install it with: "
