@@ -37,6 +37,8 @@ class Video:
     path: Path
     clip: vs.VideoNode
     """RGBS of constant size, progressive."""
+    stored: vs.VideoNode
+    """The same frames with the numbers of the file."""
     times: NDArray[np.float64]
     """Seconds from the first frame, one a frame, increasing."""
     pixel_aspect: float
@@ -84,7 +86,7 @@ def open_video(path: Path) -> Video:
         raise ClipError(f"{path}: {error}") from error
     wide, high = int(props.get("_SARNum", 1)), int(props.get("_SARDen", 1))
     aspect = wide / high if wide > 0 and high > 0 else 1.0
-    return Video(path, rgb, times, aspect, treatment)
+    return Video(path, rgb, progressive, times, aspect, treatment)
 
 
 def frame(video: Video, clip: vs.VideoNode, number: int) -> Picture:
