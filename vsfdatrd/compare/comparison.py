@@ -14,6 +14,7 @@ from vsfdatrd.compare import metrics, page, pick, pictures
 from vsfdatrd.compare.match import DIFFERENT, Pair, Thumbnails, common, pairs, without_borders
 from vsfdatrd.compare.video import Video, check_file, frame, open_video
 from vsfdatrd.errors import ArgumentError
+from vsfdatrd.progress import working
 
 LABELS = ("before", "after")
 
@@ -63,9 +64,11 @@ def compare(
     say("choosing frames")
     shared = common(done.before, done.after, offset)
     small = Thumbnails(done.after)
-    picks = pick.asked(done.after, frames) if frames else pick.telling(small, count, shared)
+    with working("looking at frames", delay=5):  # minutes, where a file has to be decoded from its start
+        picks = pick.asked(done.after, frames) if frames else pick.telling(small, count, shared)
     say("finding the same frames in the first file")
-    found = pairs(done.before, small, [p.frame for p in picks], offset)
+    with working("looking for frames", delay=5):
+        found = pairs(done.before, small, [p.frame for p in picks], offset)
     whole = done.before
     done.before, found = without_borders(whole, small, found, offset)
     done.notes += [*_lengths(done.before, done.after, shared), *_notes(whole, done.before, done.after, found)]
