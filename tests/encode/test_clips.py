@@ -19,7 +19,7 @@ SUBTITLE = "1\n00:00:00,040 --> 00:00:00,120\nshort\n"
 CLIPS = {
     # name: (seconds, about how many frames these are at last, rate, size, what is said of fields)
     "ntsc_telecined_480i.mpg": (0.5, 12, Fraction(24000, 1001), (1440, 1080), "telecined film"),
-    "pal_576p.mpg": (0.28, 7, Fraction(25), (1536, 1152), "progressive, left alone"),
+    "pal_576p.mpg": (0.2, 5, Fraction(25), (1536, 1152), "progressive, left alone"),
     "ld_square_720x540.mkv": (0.2, 5, Fraction(24000, 1001), (1440, 1080), "progressive, left alone"),
 }
 
@@ -28,12 +28,14 @@ CLIPS = {
 @pytest.mark.parametrize("name", CLIPS)
 def test_discs_with_sound_and_subtitles(shared: Path, encode: Encode, tmp_path: Path, name: str) -> None:
     seconds, count, rate, size, about = CLIPS[name]
+    # A copy of part of a PAL disc ends in the middle of a group of pictures, with a frame missing.
+    coder = "ffv1" if name.startswith("pal") else "copy"
     (tmp_path / "text.srt").write_text(SUBTITLE)
     source = tmp_path / "short.mkv"
     run([
         ffmpeg(), "-v", "error", "-i", str(shared / "data" / "clips" / name), "-f", "lavfi",
         "-i", "sine=330:sample_rate=48000", "-i", str(tmp_path / "text.srt"), "-map", "0:v", "-map", "1:a", "-map",
-        "2:s", "-c:v", "copy", "-c:a", "ac3", "-c:s", "srt", "-t", str(seconds), str(source),
+        "2:s", "-c:v", coder, "-c:a", "ac3", "-c:s", "srt", "-t", str(seconds), str(source),
     ])  # fmt: skip
     output = tmp_path / "out.mkv"
     result = encode(source, output, "--preset", "x264", "--chunk", "0.01", further=("-preset", "ultrafast"))

@@ -104,7 +104,7 @@ def test_settings_are_checked() -> None:
         ({"backend": "cuda"}, "backend='cuda' is unknown"), ({"crop": "all"}, "is no crop"),
     ):  # fmt: skip
         with pytest.raises(ArgumentError, match=words):
-            Settings(**wrong)  # type: ignore[arg-type]
+            Settings(**wrong)
     with pytest.raises(ArgumentError, match=r"two inputs would both become a\.mkv"):
         settings.outputs([Path("x/a.mkv"), Path("y/a.mpg")], Path("/tmp"))
     assert split(["encode", "a", "b", "--", "-crf", "3"]) == (["encode", "a", "b"], ("-crf", "3"))
