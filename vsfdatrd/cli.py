@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cache.add_argument("--cache", type=Path, help="cache directory, if not the usual one")
     cache.set_defaults(run=lambda a: _cache(a.action, a.cache))
 
-    compare.register(commands)
+    compare.add_to(commands)
 
     encode.add_to(commands)
 

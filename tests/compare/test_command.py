@@ -102,6 +102,18 @@ def test_the_page_holds_everything_and_believes_no_name(write: Writer, film: lis
     assert not re.search(r"url\(|@import|https?:", text)
 
 
+def test_a_telecined_disc_beside_its_film(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Film frame n stands at 5n/4 of the disc, whose frames there and thereabouts mix two of them."""
+    files = (str(shared / "data/clips" / name) for name in ("ntsc_telecined_480i.mpg", "ntsc_film_480p.mpg"))
+    asked = (33, 40, 66, 111)
+    assert main(["compare", *files, "--frames", *map(str, asked), "--out", str(tmp_path / "o")]) == 0
+    out, err = capsys.readouterr()
+    assert "ntsc_telecined_480i.mpg is interlaced: fields were matched as for telecined film" in err
+    for number, line in zip(asked, out.splitlines()[1:5], strict=True):
+        assert abs(int(line.split()[1]) - number * 5 / 4) <= 1
+        assert numbers(line)[-2] > 0.97  # two encodes of one film; the frame before or after has far less
+
+
 def test_other_content_is_said_and_not_refused(
     write: Writer, film: list[Drawing], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """The page in a real browser: its slider by keyboard, mouse and finger, dark and light, narrow and wide, offline."""
 
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +160,13 @@ def test_actual_pixels_are_those_of_the_file(browser: Browser, url: str) -> None
     browser.swipe((x + middle + 60, y + height * 0.7), (x + middle + 10, y + height * 0.7))  # beside the line
     assert browser.run(moved) > middle + 20
     assert value(browser) == 50
+    at = -1
+    while at != (at := browser.run(moved)):  # it goes on by itself for a moment
+        time.sleep(0.2)
     x = stage(browser)[0]
-    browser.swipe((x + width * 0.5, y + height * 0.7), (x + width * 0.4, y + height * 0.7))  # the line itself
-    assert value(browser) == pytest.approx(40, abs=1)
+    browser.swipe((x + width * 0.5, y + height * 0.7), (x + width * 0.3, y + height * 0.7))  # the line itself
+    assert value(browser) == pytest.approx(30, abs=6)  # a finger's first pixels may not count
+    assert browser.run(moved) == at
 
 
 def test_motion_only_where_it_is_welcome(browser: Browser, url: str) -> None:

@@ -8,7 +8,7 @@ from PIL import Image, ImageFilter
 
 from tests.compare.conftest import Drawing, Writer, clip_of, scenes
 from vsfdatrd.compare.match import Thumbnails, likeness
-from vsfdatrd.compare.pick import Pick, asked, telling
+from vsfdatrd.compare.pick import Pick, asked, check, telling
 from vsfdatrd.compare.video import Video, open_video
 from vsfdatrd.errors import ArgumentError, FrameError
 
@@ -80,8 +80,12 @@ def test_frames_that_were_asked_for(write: Writer, film: list[Drawing]) -> None:
     for wrong in ([60], [-1], [3, 1000]):
         with pytest.raises(ArgumentError, match=r"--frames .* is not in .*a\.y4m, which has the frames 0 to 59"):
             asked(video, wrong)
-    with pytest.raises(ArgumentError, match="names 60 frames"):
-        asked(video, range(60))
+
+
+def test_more_frames_than_a_page_holds_are_refused() -> None:
+    check([3] * 60, 50)
+    with pytest.raises(ArgumentError, match="names 60 frames, and one page holds 50"):
+        check(range(60), 6)
     for count in (0, -3, 51):
         with pytest.raises(ArgumentError, match=f"--count {count} is not possible; give 1 to 50"):
-            telling(Thumbnails(video), count, every(video))
+            check([], count)

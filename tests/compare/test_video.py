@@ -63,8 +63,8 @@ def test_interlaced_video_that_fields_cannot_be_matched_in_shows_no_combs(write:
     pictures = []
     for n in range(12):
         picture = np.full((96, 240, 3), 40, np.uint8)
-        picture[::2, 12 * n : 12 * n + 40] = 210
-        picture[1::2, 12 * n + 12 : 12 * n + 52] = 210
+        picture[::2, 14 * n : 14 * n + 40] = 210
+        picture[1::2, 14 * n + 7 : 14 * n + 47] = 210
         pictures.append(picture)
     found = open_video(write("a.y4m", clip_of(pictures), tags="It A1:1"))
     plain = open_video(write("b.y4m", clip_of(pictures)))

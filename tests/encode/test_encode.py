@@ -4,6 +4,7 @@ import json
 import subprocess
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -66,7 +67,8 @@ def test_sound_subtitles_chapters_and_attachments_stay_and_in_sync(
         assert after.streams.audio[0].language == "jpn"
         assert after.streams.subtitles[0].language == "eng"
         assert after.streams.subtitles[0].disposition & av.stream.Disposition.forced
-        assert getattr(after.streams[3], "data", None) == b"not really a font"
+        font: Any = after.streams[3]
+        assert font.data == b"not really a font"
         assert after.streams[3].metadata["filename"] == "font.ttf"
         assert after.metadata["title"] == "A film"
         frame = after.streams.video[0]

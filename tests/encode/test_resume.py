@@ -21,7 +21,7 @@ from tests.encode.conftest import HEIGHT, LENGTH, WIDTH, Encode, command, decode
 from vsfdatrd.programs import ffmpeg
 
 CHUNK = ("--chunk", "0.0105")  # 15 frames
-KILLS = int(os.environ.get("FDATRD_KILLS", "4"))
+KILLS = int(os.environ.get("FDATRD_KILLS", "3"))
 """How often the encode is killed; the suite's few do not find what a hundred do."""
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vsfdatrd.compare.comparison import Comparison
 
 
-def register(commands: "argparse._SubParsersAction[Any]") -> None:
+def add_to(commands: "argparse._SubParsersAction[Any]") -> None:
     """Add the sub-command to the command line's."""
     parser = commands.add_parser("compare", help="two videos beside each other: pictures, numbers, a page")
     parser.add_argument("before", type=Path, help="the original, such as episode.mkv")

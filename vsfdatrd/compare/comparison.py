@@ -12,8 +12,9 @@ import vapoursynth as vs
 
 from vsfdatrd.compare import metrics, page, pick, pictures
 from vsfdatrd.compare.match import DIFFERENT, Pair, Thumbnails, common, pairs, without_borders
-from vsfdatrd.compare.video import Video, frame, open_video
+from vsfdatrd.compare.video import Video, check_file, frame, open_video
 from vsfdatrd.errors import ArgumentError
+from vsfdatrd.progress import working
 
 LABELS = ("before", "after")
 
@@ -55,14 +56,19 @@ def compare(
     Raises ArgumentError for files, frames or a folder that cannot be used, FrameError for frames that cannot be read.
     Files that show something else are compared all the same, and a note says so.
     """
+    pick.check(frames, count)
+    check_file(before)
+    check_file(after)
     _claim(folder)
-    done = Comparison(*_opened(before, after), folder)
+    done = Comparison(open_video(before), open_video(after), folder)
     say("choosing frames")
     shared = common(done.before, done.after, offset)
     small = Thumbnails(done.after)
-    picks = pick.asked(done.after, frames) if frames else pick.telling(small, count, shared)
+    with working("looking at frames", delay=5):  # minutes, where a file has to be decoded from its start
+        picks = pick.asked(done.after, frames) if frames else pick.telling(small, count, shared)
     say("finding the same frames in the first file")
-    found = pairs(done.before, small, [p.frame for p in picks], offset)
+    with working("looking for frames", delay=5):
+        found = pairs(done.before, small, [p.frame for p in picks], offset)
     whole = done.before
     done.before, found = without_borders(whole, small, found, offset)
     done.notes += [*_lengths(done.before, done.after, shared), *_notes(whole, done.before, done.after, found)]
@@ -88,13 +94,6 @@ def _claim(folder: Path) -> None:
     probe = folder / ".writable"
     pictures.write(probe, b"")
     probe.unlink()
-
-
-def _opened(before: Path, after: Path) -> tuple[Video, Video]:
-    for path in (before, after):  # both looked for before one of them is read for minutes
-        if not path.is_file():
-            open_video(path)
-    return open_video(before), open_video(after)
 
 
 def _notes(whole: Video, before: Video, after: Video, found: list[Pair]) -> list[str]:

@@ -4,6 +4,7 @@ Time alone is a frame off after inverse telecine, and where a player, a muxer or
 Times count from the first frame of each file.
 """
 
+import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +12,10 @@ import vapoursynth as vs
 from numpy.typing import NDArray
 
 from vsfdatrd.compare.video import Plane, Video, frame
+from vsfdatrd.encode.picture import find_borders
 from vsfdatrd.errors import ArgumentError, FrameError
+
+log = logging.getLogger(__name__)
 
 NEIGHBOURS = 3
 """Frames of BEFORE looked at to either side of the nearest in time."""
@@ -20,12 +24,11 @@ SEARCH = 1.0
 FITS = 0.9
 """Likeness above which two frames are taken for the same moment without searching further."""
 DIFFERENT = 0.7
-"""Likeness below which two frames do not show the same: pictures of one scene stay above."""
+"""Likeness below which two frames do not show the same moment."""
 THUMBNAIL = (192, 144)
 """Width and height at which frames are compared: noise and lines of the encoder are gone, a moved mouth is not."""
 
 _HELD = 2e-4  # likeness by which a frame further away must be better: held drawings differ by noise alone
-_DARK = 0.07  # luma of a border, its noise included
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,21 +139,18 @@ def without_borders(
 ) -> tuple[Video, list[Pair]]:
     """BEFORE without its black borders, if AFTER was made without them, and the pairs that there are then.
 
-    found, offset: what `pairs` returned, and was given. Borders are rows and columns that stay dark in all of these
-    frames of BEFORE. They go only if that makes the pairs more alike, so a night scene loses nothing.
+    found, offset: what `pairs` returned, and was given. Borders are those that `vsfdatrd encode` cuts off. They go only
+    if that makes the pairs more alike.
     """
-    light = np.max([frame(before, _grey(before.clip), pair.before)[..., 0] for pair in found], 0)
-    rows, columns = (np.flatnonzero(np.quantile(light, 0.98, axis) > _DARK) for axis in (1, 0))
-    height, width = light.shape
-    if len(rows) < height // 2 or len(columns) < width // 2 or (len(rows), len(columns)) == (height, width):
+    try:
+        borders = find_borders(before.stored)
+    except vs.Error as error:  # one of the frames it looks at is damaged
+        log.debug("borders: %s", error)
         return before, found
-    left, right, top, bottom = columns[0], width - 1 - columns[-1], rows[0], height - 1 - rows[-1]
-    clip = before.clip.std.Crop(left=int(left), right=int(right), top=int(top), bottom=int(bottom))
+    if not borders:
+        return before, found
+    clip = before.clip.std.Crop(borders.left, borders.right, borders.top, borders.bottom)
     cropped = replace(before, clip=clip)
     again = pairs(cropped, after, [pair.after for pair in found], offset)
     gain = sum(pair.likeness for pair in again) - sum(pair.likeness for pair in found)
     return (cropped, again) if gain > 0.005 * len(found) else (before, found)
-
-
-def _grey(clip: vs.VideoNode) -> vs.VideoNode:
-    return clip.resize.Point(format=vs.GRAYS, matrix=1)

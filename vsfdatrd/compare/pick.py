@@ -47,10 +47,21 @@ class _Candidate:
         return float(self.small.std()) < _EMPTY
 
 
+def check(frames: Sequence[int], count: int) -> None:
+    """Whether so many frames can be shown, before any file is opened.
+
+    Raises ArgumentError for more than 50, and for a count of none.
+    """
+    if len(set(frames)) > MOST:
+        raise ArgumentError(f"--frames names {len(set(frames))} frames, and one page holds {MOST} at most; name fewer")
+    if not 1 <= count <= MOST:
+        raise ArgumentError(f"--count {count} is not possible; give 1 to {MOST}")
+
+
 def asked(video: Video, frames: Sequence[int]) -> list[Pick]:
     """The frames a user asked for, each once, in order.
 
-    Raises ArgumentError if there are too many, or if the video does not have one of them.
+    Raises ArgumentError if the video does not have one of them.
     """
     count = video.clip.num_frames
     if outside := [n for n in frames if not 0 <= n < count]:
@@ -58,21 +69,15 @@ def asked(video: Video, frames: Sequence[int]) -> list[Pick]:
             f"--frames {' '.join(map(str, outside))} is not in {video.path}, which has the frames 0 to {count - 1}; "
             "frames are counted in the second file, from 0"
         )
-    chosen = sorted(set(frames))
-    if len(chosen) > MOST:
-        raise ArgumentError(f"--frames names {len(chosen)} frames, and one page holds {MOST} at most; name fewer")
-    return [Pick(n, "asked for") for n in chosen]
+    return [Pick(n, "asked for") for n in sorted(set(frames))]
 
 
 def telling(video: Thumbnails, count: int, among: range) -> list[Pick]:
     """At most `count` of these frames that are worth looking at, in order; fewer if fewer differ.
 
     Frames that cannot be read are passed over. They are read in order, since there are files in which seeking means
-    decoding from the start. Raises ArgumentError for a count that is not 1 to 50, and FrameError if no frame can be
-    read.
+    decoding from the start. Raises FrameError if none of those that are tried can be read.
     """
-    if not 1 <= count <= MOST:
-        raise ArgumentError(f"--count {count} is not possible; give 1 to {MOST}")
     wanted = count // 2
     total = len(among)
     places = min(total, max(12, CANDIDATES * count))

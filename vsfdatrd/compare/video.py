@@ -37,6 +37,8 @@ class Video:
     path: Path
     clip: vs.VideoNode
     """RGBS of constant size, progressive."""
+    stored: vs.VideoNode
+    """The same frames with the numbers of the file."""
     times: NDArray[np.float64]
     """Seconds from the first frame, one a frame, increasing."""
     pixel_aspect: float
@@ -45,15 +47,20 @@ class Video:
     """What was done to interlaced frames, as a sentence; empty for progressive files."""
 
 
+def check_file(path: Path) -> None:
+    """Raises ArgumentError for a file that is not there."""
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ArgumentError(f"{path} {what}; give a video file, such as episode.mkv")
+
+
 def open_video(path: Path) -> Video:
     """Open a file; takes as long as decoding it once, where BestSource does not know it yet.
 
     Raises ArgumentError for a file that is missing or not video, ClipError for a clip whose colours cannot be told, and
     FdatrdError where BestSource is missing.
     """
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise ArgumentError(f"{path} {what}; give a video file, such as episode.mkv")
+    check_file(path)
     if not hasattr(vs.core, "bs"):
         raise FdatrdError(
             "video files are read with BestSource, which is not installed; install it with: "
@@ -79,7 +86,7 @@ def open_video(path: Path) -> Video:
         raise ClipError(f"{path}: {error}") from error
     wide, high = int(props.get("_SARNum", 1)), int(props.get("_SARDen", 1))
     aspect = wide / high if wide > 0 and high > 0 else 1.0
-    return Video(path, rgb, times, aspect, treatment)
+    return Video(path, rgb, progressive, times, aspect, treatment)
 
 
 def frame(video: Video, clip: vs.VideoNode, number: int) -> Picture:
