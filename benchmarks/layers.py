@@ -1,6 +1,6 @@
 """Seconds in each layer of a network, as the library that runs it tells, in a process of its own.
 
-python -m benchmarks.layers tensorrt|openvino|torch WEIGHTS 720x540
+python -m benchmarks.layers tensorrt|native|openvino|torch WEIGHTS 720x540
 
 prints them as JSON: [layer, kind, seconds a frame], the longest first, for a frame of the drawn animation.
 """
@@ -10,10 +10,12 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -73,6 +75,36 @@ def openvino_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Lay
     return _longest((name, kind, seconds) for (name, kind), seconds in found.items())
 
 
+def native_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Layer]:
+    """The kernels' own time on one thread: one layer is all calls of one kernel."""
+    from vsfdatrd.engines import native_blocks, native_kernels, native_network
+
+    config = checkpoint.description.config
+    if config is None or (reason := native_network.unsuitable(config)):
+        raise EngineError(f"the native engine does not run it: {reason if config else 'it is no FDAT-RD'}")
+    picture = padded_picture(checkpoint, width, height)
+    _, tall, wide = picture.shape
+    result = np.empty((3, tall * config.scale, wide * config.scale), np.float32)
+    lane = native_network.Lane(native_network.Weights(config, checkpoint.tensors()), tall, wide, 1)
+    lane.run(picture, result)
+    found: defaultdict[str, float] = defaultdict(float)
+
+    def measured(name: str) -> Callable[..., None]:
+        kernel = native_kernels.function(name)
+
+        def call(*arguments: Any) -> None:
+            start = time.perf_counter()
+            kernel(*arguments)
+            found[name] += (time.perf_counter() - start) / RUNS
+
+        return call
+
+    with patch.object(native_network, "function", measured), patch.object(native_blocks, "function", measured):
+        for _ in range(RUNS):
+            lane.run(picture, result)
+    return _longest((name, name, seconds) for name, seconds in found.items())
+
+
 def torch_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Layer]:
     """PyTorch's profiler: operators of the network as it is written, on the GPU if there is one."""
     import torch
@@ -126,7 +158,9 @@ def _longest(layers: Iterable[Layer]) -> list[Layer]:
 def main(library: str, weights: str, size: str) -> None:
     """Print the layers."""
     width, height = map(int, size.split("x"))
-    known = {"tensorrt": tensorrt_layers, "openvino": openvino_layers, "torch": torch_layers}
+    known = {
+        "tensorrt": tensorrt_layers, "native": native_layers, "openvino": openvino_layers, "torch": torch_layers,
+    }  # fmt: skip
     print(json.dumps(known[library](open_checkpoint(weights), width, height)))
 
 

@@ -11,6 +11,7 @@ import pytest
 import vapoursynth as vs
 
 from benchmarks.cartoon import write_dvd
+from vsfdatrd.engines import native
 from vsfdatrd.programs import ffmpeg, run, vspipe
 
 CLIPS = {
@@ -128,7 +129,8 @@ def test_building_an_engine_says_so_on_stderr(dvd: Path, tmp_path: Path, shared:
     weights = shared / "weights" / "fdat_rd_medium_2x_standin.safetensors"
     script = write_script(tmp_path, dvd, weights, "clip = core.std.CropAbs(clip, 120, 120)\n")
     done = subprocess.run([vspipe(), "--info", str(script), "-"], capture_output=True, text=True, check=True)
-    assert "building the openvino engine of fdat_rd_medium_2x_standin.safetensors for 120×120" in done.stderr
+    engine = "native" if native.preferred() else "openvino"
+    assert f"building the {engine} engine of fdat_rd_medium_2x_standin.safetensors for 120×120" in done.stderr
     assert "building" not in done.stdout
 
 

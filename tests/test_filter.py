@@ -177,8 +177,8 @@ def refusal(clip: vs.VideoNode, **arguments: Any) -> str:
 @pytest.mark.parametrize(
     ("arguments", "value", "cure"),
     [
-        ({"backend": "tensorflow"}, "backend='tensorflow'", "one of auto, tensorrt, openvino, torch"),
-        ({"precision": "int4"}, "precision='int4'", "choose one of auto, fp32, bf16, fp16"),
+        ({"backend": "tensorflow"}, "backend='tensorflow'", "one of auto, tensorrt, native, openvino, torch"),
+        ({"precision": "double"}, "precision='double'", "choose one of auto, fp32, bf16, fp16"),
         ({"device": [7]}, "device=[7]", "device 0"),
         ({"device": [0, 0]}, "device=[0, 0]", "device=[0, 1]"),
         ({"device": -2}, "device=[-2]", "give each once"),

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     build.add_argument("--model", default="medium", help="a name of the catalogue, or a weights file")
     build.add_argument("--size", type=_size_of, default=(720, 540), metavar="WxH", help="of the clip (720x540)")
     build.add_argument("--precision", default="auto", help="fp16, mixed, bf16, fp32 or auto")
-    build.add_argument("--backend", default="auto", help="tensorrt, openvino, torch or auto")
+    build.add_argument("--backend", default="auto", help="tensorrt, native, openvino, torch or auto")
     build.add_argument("--streams", type=int, help="frames in flight, as upscale() will be told")
     build.add_argument("--for", nargs="+", dest="targets", default=(), metavar="SM",
                        help="kinds of GPU, such as sm89 sm120: TensorRT-RTX engines, built without one")  # fmt: skip

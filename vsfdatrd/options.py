@@ -11,9 +11,9 @@ from typing import Literal, get_args
 from vsfdatrd.errors import ArgumentError
 from vsfdatrd.nn.onnx_config import Range
 
-type Precision = Literal["fp32", "bf16", "fp16", "mixed"]
+type Precision = Literal["fp32", "bf16", "fp16", "mixed", "int16"]
 
-BACKENDS = ("tensorrt", "openvino", "torch")
+BACKENDS = ("tensorrt", "native", "openvino", "torch")
 """Engines there are, in the order `backend="auto"` tries them."""
 PRECISIONS: tuple[Precision, ...] = get_args(Precision.__value__)
 
@@ -32,12 +32,12 @@ class Options:
     model: str = "medium"
     """A name of the catalogue, or the path of a weights file."""
     backend: str = "auto"
-    """The engine: ``auto``, ``tensorrt``, ``openvino`` or ``torch``."""
+    """The engine: ``auto``, ``tensorrt``, ``native``, ``openvino`` or ``torch``."""
     device: tuple[int, ...] = (0,)
     """Numbers of the GPUs to use, frames going to them in turn; (0,) on a CPU."""
     precision: str = "auto"
-    """Arithmetic in the network: ``fp32``, ``bf16``, ``fp16``, ``mixed`` (fp16 products, fp32 sums), or ``auto`` (the
-    fastest that passes verification)."""
+    """Arithmetic in the network: ``fp32``, ``bf16``, ``fp16``, ``mixed`` (fp16 products, fp32 sums), ``int16``
+    (products of integers, the rest fp32), or ``auto`` (the fastest that passes verification)."""
     format: str | None = None
     """Format of the output, by name or number; None follows the input."""
     matrix: str | None = None

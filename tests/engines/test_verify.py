@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
-from vsfdatrd.engines import choice
+from vsfdatrd.engines import choice, native_kernels
 from vsfdatrd.engines.base import Frames, Job
 from vsfdatrd.engines.verify import BOUND_DB, compare, drawing
 from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, EngineUnavailable, MemoryShort
-from vsfdatrd.options import Options, Precision
+from vsfdatrd.options import BACKENDS, Options, Precision
 from vsfdatrd.store import Store
 
 # ---- compare -----------------------------------------------------------------------------------------------------
@@ -149,8 +149,10 @@ type Backends = dict[str, FakeBackend]
 
 @pytest.fixture
 def backends(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backends]:
-    """Every backend replaced by a fake; no GPU."""
-    fakes = {"openvino": FakeBackend(), "torch": FakeBackend(), "tensorrt": FakeBackend()}
+    """Every backend replaced by a fake; no GPU, and a processor without AVX2."""
+    fakes = {name: FakeBackend() for name in BACKENDS}
+    fakes["native"].reason = "the processor has no AVX2"
+    monkeypatch.setattr(native_kernels, "unsupported", lambda: fakes["native"].reason)
     fakes["tensorrt"].reason = "there is no NVIDIA GPU here, or no driver for it"
     monkeypatch.setattr(choice, "backend", fakes.__getitem__)
     monkeypatch.setattr(choice, "gpu_count", lambda: 0)
@@ -313,9 +315,8 @@ def test_auto_goes_on_to_the_next_engine_with_a_warning(
 def test_no_backend_is_an_error_with_every_reason(backends: Backends, tiny: Checkpoint) -> None:
     backends["openvino"].reason = "OpenVINO is not installed; pip install openvino"
     backends["torch"].reason = "PyTorch is not installed; pip install torch"
-    with pytest.raises(
-        EngineUnavailable, match=r"tensorrt: there is no .*; openvino: OpenVINO is .*; torch: PyTorch is"
-    ):
+    every = r"tensorrt: there is no .*; openvino: OpenVINO is .*; native: .* AVX2; torch: PyTorch is"
+    with pytest.raises(EngineUnavailable, match=every):
         choice.candidates("auto", tiny)
     with pytest.raises(EngineUnavailable, match="backend='torch' cannot be used here: PyTorch is not installed"):
         choice.candidates("torch", tiny)

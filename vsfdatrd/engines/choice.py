@@ -4,7 +4,6 @@ import contextlib
 import logging
 import threading
 import weakref
-from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import cast
 
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.description import Description
+from vsfdatrd.engines import native
 from vsfdatrd.engines.base import Backend, Job, Lanes
 from vsfdatrd.engines.devices import gpu_count
 from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, EngineUnavailable, MemoryShort
@@ -40,13 +40,18 @@ def usable() -> dict[str, str | None]:
 
 def warm_up(wanted: str) -> None:
     """Begin to start the engine that a wish most likely means. Never fails; `choose` says what is wrong."""
-    likely = (wanted,) if wanted != "auto" else ("tensorrt", "torch") if gpu_count() else ("openvino",)
+    likely = (wanted,) if wanted != "auto" else ("tensorrt", "torch") if gpu_count() else _on_processors()
     for name in likely:
         module = backend(name)
         if module.unavailable() is None:
             with contextlib.suppress(EngineError):
                 module.warm_up()
             return
+
+
+def _on_processors() -> tuple[str, ...]:
+    """The engines for processors, the fastest first."""
+    return ("native", "openvino") if native.preferred() else ("openvino", "native")
 
 
 def candidates(wanted: str, checkpoint: Checkpoint) -> list[tuple[str, Backend]]:
@@ -64,12 +69,17 @@ def candidates(wanted: str, checkpoint: Checkpoint) -> list[tuple[str, Backend]]
             )
         if reason := found.unavailable():
             raise EngineUnavailable(f"backend={wanted!r} cannot be used here: {reason}")
+        if wanted == "native" and (reason := native.unsuited(checkpoint)):
+            raise EngineUnavailable(
+                f"backend='native' cannot run {checkpoint.path.name!r}: {reason}; leave it out, or give openvino"
+            )
         return [(wanted, found)]
-    order: Sequence[str] = BACKENDS
-    if gpu_count():
-        order = ("tensorrt", "torch", "openvino")  # a GPU is faster under torch than the CPU under OpenVINO
+    # A GPU is faster under torch than a processor under anything.
+    order = ["tensorrt", "torch", *_on_processors()] if gpu_count() else ["tensorrt", *_on_processors(), "torch"]
     if about.onnx:
-        order = [name for name in order if name != "torch"]  # there is no module
+        order.remove("torch")  # there is no module
+    if native.unsuited(checkpoint):
+        order.remove("native")
     reasons = {name: backend(name).unavailable() for name in order}
     usable = [(name, backend(name)) for name, reason in reasons.items() if reason is None]
     if not usable:
@@ -89,13 +99,18 @@ def open_engine(checkpoint: Checkpoint, height: int, width: int, options: Option
     EngineBuildError, StoreError.
     """
     found = candidates(options.backend, checkpoint)
+    if options.precision not in ("auto", "int16") and len(found) > 1:
+        found = [(name, module) for name, module in found if name != "native"]
     with _opening:
-        for name, module in found[:-1]:
-            try:
-                return _open_with(name, module, checkpoint, height, width, options, store)
-            except EngineError as error:
-                log.warning("The %s engine cannot be used: %s. Trying the next one.", name, str(error).rstrip("."))
-        return _open_with(*found[-1], checkpoint, height, width, options, store)
+        try:
+            for name, module in found[:-1]:
+                try:
+                    return _open_with(name, module, checkpoint, height, width, options, store)
+                except EngineError as error:
+                    log.warning("The %s engine cannot be used: %s. Trying the next one.", name, str(error).rstrip("."))
+            return _open_with(*found[-1], checkpoint, height, width, options, store)
+        finally:
+            native.rest()  # which was started on the chance, before the model was known
 
 
 def frame_of(about: Description, height: int, width: int) -> tuple[int, int]:

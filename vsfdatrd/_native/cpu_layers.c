@@ -1,0 +1,288 @@
+/* The layers of FDAT-RD that are no attention: weights made ready, the first convolution, depthwise convolutions with what
+ * comes before and after them, 3x3 convolutions. See cpu.h.
+ */
+#if defined(__x86_64__)
+#include <math.h>
+
+#include "cpu_math.h"
+
+/* Bytes of scratch a thread needs for maps `width` tokens wide, C channels, `hidden` of the feed-forward network and a
+ * dictionary of `words`.
+ */
+EXPORT int64_t fdatrd_cpu_scratch(int64_t width, int64_t channels, int64_t hidden, int64_t words) {
+    int64_t wide = hidden > 3 * channels ? hidden : 3 * channels;
+    int64_t rows = (width + 2) * (16 * hidden + 40 * channels + 64); /* no layer keeps more of a map than this */
+    int64_t windows = KEYS * (wide + 4 * channels) * 4 + 8 * KEYS * HEAD * 4;
+    int64_t dictionary = (words + ROWS) * (HEAD + 2 * channels) * 8;
+    return rows + windows + dictionary + BLOCK * wide * 8 + (1 << 20);
+}
+
+/* Weights (columns, inner) fp32, `apart` floats from one column's to the next, each `step` floats from the next ->
+ * panels and scales of a Matrix of `padded` columns; what is beyond `columns` is zero.
+ *
+ * No sum can overflow: a token's integers are at most LEVELS, and a column's are scaled so that the sum of their
+ * magnitudes times LEVELS stays under 2^31 (rounding included, which adds 1/2 a weight). A weight that is not finite
+ * makes its column's scale NaN.
+ */
+EXPORT void fdatrd_cpu_pack(const float *weights, int64_t columns, int64_t inner, int64_t apart, int64_t step,
+                            int64_t padded, int16_t *panels, float *scale) {
+    memset(panels, 0, (size_t)(padded * inner * 2));
+    for (int64_t column = 0; column < padded; column++) {
+        scale[column] = 0;
+        if (column >= columns) continue;
+        const float *w = weights + column * apart;
+        double sum = 0, most = 0;
+        for (int64_t k = 0; k < inner; k++) {
+            double x = fabs((double)w[k * step]);
+            sum += x;
+            if (!(x <= most)) most = x;
+        }
+        if (most == 0) continue;
+        double room = (2147483647.0 / LEVELS - 0.5 * (double)inner) / sum, factor = 32767 / most;
+        if (!(factor < room)) factor = room;
+        scale[column] = (float)(1 / factor);
+        int16_t *to = panels + column / COLUMNS * COLUMNS * inner + column % COLUMNS * 2;
+        if (!isfinite(sum)) scale[column] = NAN;
+        else
+            for (int64_t k = 0; k < inner; k++)
+                to[k / 2 * COLUMNS * 2 + k % 2] = (int16_t)_mm_cvtsd_si32(_mm_set_sd(w[k * step] * factor));
+    }
+}
+
+/* ---- depthwise 3x3 convolution of rows of a map -------------------------------------------------------------------- */
+
+/* Pixels x and x + 1 of a row, from three rows of (W + 2, channels) with a border of zeros left and right. weights:
+ * (9, channels). out: (2, channels).
+ */
+static inline void depthwise_pair(const float *const rows[3], const float *weights, int64_t channels, int64_t x,
+                                  float *out) {
+    for (int64_t i = 0; i < channels; i += 16) {
+        __m256 a = _mm256_setzero_ps(), b = a, c = a, d = a; /* pixel x: a and b, pixel x + 1: c and d */
+        UNROLL for (int y = 0; y < 3; y++) {
+            const float *from = rows[y] + x * channels + i, *w = weights + 3 * y * channels + i;
+            UNROLL for (int tap = 0; tap < 3; tap++, from += channels, w += channels) {
+                __m256 left = _mm256_loadu_ps(w), right = _mm256_loadu_ps(w + 8);
+                a = _mm256_fmadd_ps(left, _mm256_loadu_ps(from), a);
+                b = _mm256_fmadd_ps(right, _mm256_loadu_ps(from + 8), b);
+                c = _mm256_fmadd_ps(left, _mm256_loadu_ps(from + channels), c);
+                d = _mm256_fmadd_ps(right, _mm256_loadu_ps(from + channels + 8), d);
+            }
+        }
+        _mm256_storeu_ps(out + i, a);
+        _mm256_storeu_ps(out + i + 8, b);
+        _mm256_storeu_ps(out + channels + i, c);
+        _mm256_storeu_ps(out + channels + i + 8, d);
+    }
+}
+
+/* Four rows of a map with a border, of which the fourth is always zero: row y lies in slot y mod 3. */
+typedef struct {
+    float *slots[4];
+} Ring;
+
+static Ring ring_of(char **scratch, int64_t width, int64_t channels) {
+    Ring ring;
+    for (int i = 0; i < 4; i++) {
+        ring.slots[i] = take(scratch, (width + 2) * channels * 4);
+        memset(ring.slots[i], 0, (size_t)((width + 2) * channels * 4));
+    }
+    return ring;
+}
+
+/* The rows above, at and below y. */
+static inline void neighbours(const Ring *ring, int64_t y, int64_t height, const float *rows[3]) {
+    rows[0] = y ? ring->slots[(y - 1) % 3] : ring->slots[3];
+    rows[1] = ring->slots[y % 3];
+    rows[2] = y + 1 < height ? ring->slots[(y + 1) % 3] : ring->slots[3];
+}
+
+static void normalised_row(const float *t, int64_t width, int64_t channels, Norm norm, float *row) {
+    for (int64_t x = 0; x < width; x++) normalise(t + x * channels, channels, norm, row + (x + 1) * channels);
+}
+
+/* sums (C, C) += nᵀ n over `count` tokens n less `around`, which are left in `less`. Only what is at or above the diagonal
+ * is meant.
+ */
+static void moment(const float *n, int64_t count, int64_t channels, const float *around, float *less, double *sums) {
+    for (int64_t token = 0; token < count; token++)
+        for (int64_t i = 0; i < channels; i += 8) {
+            __m256 away = _mm256_sub_ps(_mm256_loadu_ps(n + token * channels + i), _mm256_loadu_ps(around + i));
+            _mm256_storeu_ps(less + token * channels + i, away);
+        }
+    for (int64_t j = 0; j < channels; j += 16)
+        for (int64_t i = 0; i < j + 16; i += 4) {
+            __m256 s[8];
+            UNROLL for (int k = 0; k < 8; k++) s[k] = _mm256_setzero_ps();
+            const float *row = less;
+            for (int64_t token = 0; token < count; token++, row += channels) {
+                __m256 left = _mm256_loadu_ps(row + j), right = _mm256_loadu_ps(row + j + 8);
+                UNROLL for (int k = 0; k < 4; k++) {
+                    __m256 x = _mm256_broadcast_ss(row + i + k);
+                    s[2 * k] = _mm256_fmadd_ps(x, left, s[2 * k]);
+                    s[2 * k + 1] = _mm256_fmadd_ps(x, right, s[2 * k + 1]);
+                }
+            }
+            UNROLL for (int k = 0; k < 8; k++) {
+                double *to = sums + (i + k / 2) * channels + j + k % 2 * 8;
+                __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(s[k]));
+                __m256d high = _mm256_cvtps_pd(_mm256_extractf128_ps(s[k], 1));
+                _mm256_storeu_pd(to, _mm256_add_pd(low, _mm256_loadu_pd(to)));
+                _mm256_storeu_pd(to + 4, _mm256_add_pd(high, _mm256_loadu_pd(to + 4)));
+            }
+        }
+}
+
+/* c = GELU(depthwise(norm(t))) for rows [first, last) of a map.
+ *
+ * t, c: (H, W, C). weights: (9, C). sums: (C) doubles, to which c is added up. For channel attention also moments (C, C)
+ * and means (C) doubles, to which nᵀn and n are added up, n being norm(t) less `around` (C); of moments only what is at or
+ * above the diagonal is meant. NULL without.
+ */
+EXPORT void fdatrd_cpu_local(const float *t, float *c, int64_t height, int64_t width, int64_t channels, int64_t first,
+                             int64_t last, const Norm *norm, const float *weights, double *sums, const float *around,
+                             double *moments, double *means, char *scratch) {
+    Ring ring = ring_of(&scratch, width, channels);
+    float *less = take(&scratch, width * channels * 4), *added = take(&scratch, channels * 4);
+    for (int64_t y = first ? first - 1 : 0; y <= last && y < height; y++) {
+        normalised_row(t + y * width * channels, width, channels, *norm, ring.slots[y % 3]);
+        if (moments && y >= first && y < last) {
+            moment(ring.slots[y % 3] + channels, width, channels, around, less, moments);
+            memset(added, 0, (size_t)(channels * 4));
+            for (int64_t x = 0; x < width; x++)
+                for (int64_t i = 0; i < channels; i++) added[i] += less[x * channels + i];
+            for (int64_t i = 0; i < channels; i++) means[i] += added[i];
+        }
+        for (int64_t done = y - 1; done <= y; done++) { /* a row is ready when the one below it is, or there is none */
+            if (done < first || done >= last || (done == y && y + 1 < height)) continue;
+            const float *rows[3];
+            neighbours(&ring, done, height, rows);
+            memset(added, 0, (size_t)(channels * 4));
+            for (int64_t x = 0; x < width; x += 2) {
+                float *to = c + (done * width + x) * channels;
+                depthwise_pair(rows, weights, channels, x, to);
+                for (int64_t i = 0; i < channels; i += 8) {
+                    __m256 one = gelu(_mm256_loadu_ps(to + i)), two = gelu(_mm256_loadu_ps(to + channels + i));
+                    _mm256_storeu_ps(to + i, one);
+                    _mm256_storeu_ps(to + channels + i, two);
+                    one = _mm256_add_ps(_mm256_add_ps(one, two), _mm256_loadu_ps(added + i));
+                    _mm256_storeu_ps(added + i, one);
+                }
+            }
+            for (int64_t i = 0; i < channels; i++) sums[i] += added[i];
+        }
+    }
+}
+
+/* t += fc2(depthwise(GELU(fc1(norm(t))))) for rows [first, last) of a map, (H, W, C).
+ *
+ * above, below: rows first - 1 and last as they were, (W, C), which another thread may be changing; NULL where the map
+ * ends. weights: (9, hidden).
+ */
+EXPORT void fdatrd_cpu_feed_forward(float *t, const float *above, const float *below, int64_t height, int64_t width,
+                                    int64_t first, int64_t last, const Norm *norm, const Matrix *fc1,
+                                    const float *weights, const Matrix *fc2, char *scratch) {
+    int64_t channels = fc1->inner, hidden = fc1->columns;
+    Ring ring = ring_of(&scratch, width, hidden);
+    float *token = take(&scratch, channels * 4), steps[BLOCK];
+    float *mixed = take(&scratch, 2 * hidden * 4);
+    int16_t *a = take(&scratch, BLOCK * hidden * 2);
+    for (int64_t y = first ? first - 1 : 0; y <= last && y < height; y++) {
+        const float *source = y < first ? above : y == last ? below : t + y * width * channels;
+        float *row = ring.slots[y % 3] + hidden;
+        for (int64_t x = 0; x < width; x += BLOCK) {
+            int64_t count = width - x < BLOCK ? width - x : BLOCK;
+            for (int64_t i = 0; i < count; i++) {
+                normalise(source + (x + i) * channels, channels, *norm, token);
+                steps[i] = quantise(token, channels, a + i * channels);
+            }
+            product(a, steps, count, fc1, row + x * hidden, hidden, 0);
+            for (float *at = row + x * hidden; at < row + (x + count) * hidden; at += 8)
+                _mm256_storeu_ps(at, gelu(_mm256_loadu_ps(at)));
+        }
+        for (int64_t done = y - 1; done <= y; done++) {
+            if (done < first || done >= last || (done == y && y + 1 < height)) continue;
+            const float *rows[3];
+            neighbours(&ring, done, height, rows);
+            for (int64_t x = 0; x < width; x += BLOCK) {
+                int64_t count = width - x < BLOCK ? width - x : BLOCK;
+                for (int64_t i = 0; i < count; i += 2) {
+                    depthwise_pair(rows, weights, hidden, x + i, mixed);
+                    steps[i] = quantise(mixed, hidden, a + i * hidden);
+                    steps[i + 1] = quantise(mixed + hidden, hidden, a + (i + 1) * hidden);
+                }
+                product(a, steps, count, fc2, t + (done * width + x) * channels, channels, 1);
+            }
+        }
+    }
+}
+
+/* ---- 3x3 convolutions ---------------------------------------------------------------------------------------------- */
+
+/* The first convolution, with unshuffling: rows [first, last) of the token map from a picture of 3 planes.
+ *
+ * picture: (3, H·u, W·u). m: inner is what of 3·(3u)² a multiple of 16 needs, in the order plane, row, column of the
+ * patch of 3u x 3u pixels around a token; beyond that weights are zero. out: (H, W, C).
+ */
+EXPORT void fdatrd_cpu_first(const float *picture, float *out, int64_t height, int64_t width, int64_t unshuffle,
+                             int64_t first, int64_t last, const Matrix *m, const float *bias, char *scratch) {
+    int64_t side = 3 * unshuffle, tall = height * unshuffle, wide = width * unshuffle, channels = m->columns;
+    float *patch = take(&scratch, m->inner * 4), steps[BLOCK];
+    int16_t *a = take(&scratch, BLOCK * m->inner * 2);
+    memset(patch, 0, (size_t)(m->inner * 4));
+    for (int64_t y = first; y < last; y++)
+        for (int64_t x = 0; x < width; x += BLOCK) {
+            int64_t count = width - x < BLOCK ? width - x : BLOCK;
+            for (int64_t i = 0; i < count; i++) {
+                float *to = patch;
+                for (int plane = 0; plane < 3; plane++)
+                    for (int64_t row = (y - 1) * unshuffle; row < (y - 1) * unshuffle + side; row++)
+                        for (int64_t column = (x + i - 1) * unshuffle, end = column + side; column < end; column++)
+                            *to++ = row < 0 || row >= tall || column < 0 || column >= wide
+                                        ? 0
+                                        : picture[(plane * tall + row) * wide + column];
+                steps[i] = quantise(patch, m->inner, a + i * m->inner);
+            }
+            float *to = out + (y * width + x) * channels;
+            product(a, steps, count, m, to, channels, 0);
+            for (int64_t i = 0; i < count; i++)
+                for (int64_t j = 0; j < channels; j++) to[i * channels + j] += bias[j];
+        }
+}
+
+/* out = conv(t) + more for rows [first, last) of a map; 3x3, no bias. t, out, more: (H, W, C); out is not t. taps: nine
+ * matrices, row by row.
+ */
+EXPORT void fdatrd_cpu_conv(const float *t, const float *more, float *out, int64_t height, int64_t width, int64_t first,
+                            int64_t last, const Matrix *taps, char *scratch) {
+    int64_t channels = taps->inner;
+    int16_t *rows[3];
+    float *steps[3];
+    for (int i = 0; i < 3; i++) {
+        rows[i] = take(&scratch, (width + 2) * channels * 2);
+        steps[i] = take(&scratch, (width + 2) * 4);
+        memset(rows[i], 0, (size_t)((width + 2) * channels * 2));
+        memset(steps[i], 0, (size_t)((width + 2) * 4));
+    }
+    for (int64_t y = first ? first - 1 : 0; y <= last && y < height; y++) {
+        for (int64_t x = 0; x < width; x++)
+            steps[y % 3][x + 1] = quantise(t + (y * width + x) * channels, channels, rows[y % 3] + (x + 1) * channels);
+        for (int64_t done = y - 1; done <= y; done++) {
+            if (done < first || done >= last || (done == y && y + 1 < height)) continue;
+            float *to = out + done * width * channels;
+            memcpy(to, more + done * width * channels, (size_t)(width * channels * 4));
+            for (int64_t x = 0; x < width; x += BLOCK) {
+                int64_t count = width - x < BLOCK ? width - x : BLOCK;
+                for (int tap = 0; tap < 9; tap++) {
+                    int64_t from = done + tap / 3 - 1;
+                    if (from < 0 || from >= height) continue;
+                    int64_t at = x + tap % 3; /* of the row with its border */
+                    product(rows[from % 3] + at * channels, steps[from % 3] + at, count, taps + tap, to + x * channels,
+                            channels, 1);
+                }
+            }
+        }
+    }
+}
+
+AVX2_END
+#endif

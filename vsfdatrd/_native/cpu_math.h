@@ -1,0 +1,210 @@
+/* What the layers are made of, for AVX2: included by cpu_*.c, which are compiled for it whatever the compiler's target.
+ * Rows come in sixes everywhere: a tile of a product is 6 rows by 16 columns, which fills the sixteen registers.
+ */
+#ifndef FDATRD_CPU_MATH_H
+#define FDATRD_CPU_MATH_H
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "cpu.h"
+
+/* What stands between here and AVX2_END may use AVX2, and must run on nothing less. */
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#define AVX2_END _Pragma("clang attribute pop")
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define AVX2_END _Pragma("GCC pop_options")
+#endif
+
+enum {
+    ROWS = 6,      /* of a tile */
+    COLUMNS = 16,  /* of a tile */
+    BLOCK = 60,    /* rows that go through a layer together; every stretch of tokens is a multiple of 30 */
+    LEVELS = 8191, /* largest integer of a quantised token */
+    HEAD = 32,     /* channels of a head */
+    WINDOW = 300,  /* tokens of a window */
+    KEYS = 304,    /* the same as a multiple of 16 */
+};
+
+/* Before a loop over registers: it must vanish, or they lie in memory. */
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+/* The next `bytes` of a scratch buffer, 64-byte aligned. */
+static inline void *take(char **scratch, int64_t bytes) {
+    char *found = *scratch;
+    *scratch += (bytes + 63) / 64 * 64;
+    return found;
+}
+
+/* The largest of eight magnitudes, as integers: so compared, infinity is larger than any number and NaN than infinity. */
+static inline float largest(__m256i x) {
+    __m128i half = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0x4E));
+    half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0xB1));
+    return _mm_cvtss_f32(_mm_castsi128_ps(half));
+}
+
+static inline __m256i magnitude(__m256 x) {
+    return _mm256_castps_si256(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), x));
+}
+
+static inline float total(__m256 x) {
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+}
+
+/* Sixteen floats, scaled and rounded to integers. */
+static inline __m256i integers(__m256 low, __m256 high, __m256 scale) {
+    __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(low, scale)), b = _mm256_cvtps_epi32(_mm256_mul_ps(high, scale));
+    return _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xD8);
+}
+
+/* A row of `length` floats (a multiple of 16) -> integers up to LEVELS; returns what one step is worth: NaN where a value
+ * is not finite, so that what comes of it is not either.
+ */
+static inline float quantise(const float *x, int64_t length, int16_t *row) {
+    __m256i most = _mm256_setzero_si256(), more = most;
+    for (int64_t i = 0; i < length; i += 16) {
+        most = _mm256_max_epi32(most, magnitude(_mm256_loadu_ps(x + i)));
+        more = _mm256_max_epi32(more, magnitude(_mm256_loadu_ps(x + i + 8)));
+    }
+    float peak = largest(_mm256_max_epi32(most, more));
+    if (peak < 1e-30f) peak = 1e-30f;
+    __m256 scale = _mm256_set1_ps(LEVELS / peak);
+    for (int64_t i = 0; i < length; i += 16) {
+        __m256i pair = integers(_mm256_loadu_ps(x + i), _mm256_loadu_ps(x + i + 8), scale);
+        _mm256_storeu_si256((__m256i *)(row + i), pair);
+    }
+    return peak > 3.4e38f ? peak - peak : peak / LEVELS;
+}
+
+/* LayerNorm of one token over C channels (a multiple of 32), eps 1e-5. */
+static inline void normalise(const float *x, int64_t channels, Norm norm, float *out) {
+    __m256 sum[4], squares[4]; /* four each, for an addition takes four times as long as the next may begin */
+    UNROLL for (int k = 0; k < 4; k++) sum[k] = squares[k] = _mm256_setzero_ps();
+    for (int64_t i = 0; i < channels; i += 32)
+        UNROLL for (int k = 0; k < 4; k++) sum[k] = _mm256_add_ps(sum[k], _mm256_loadu_ps(x + i + 8 * k));
+    float whole = total(_mm256_add_ps(_mm256_add_ps(sum[0], sum[1]), _mm256_add_ps(sum[2], sum[3])));
+    __m256 mean = _mm256_set1_ps(whole / (float)channels);
+    for (int64_t i = 0; i < channels; i += 32)
+        UNROLL for (int k = 0; k < 4; k++) {
+            __m256 away = _mm256_sub_ps(_mm256_loadu_ps(x + i + 8 * k), mean);
+            squares[k] = _mm256_fmadd_ps(away, away, squares[k]);
+        }
+    whole = total(_mm256_add_ps(_mm256_add_ps(squares[0], squares[1]), _mm256_add_ps(squares[2], squares[3])));
+    float variance = whole / (float)channels + 1e-5f;
+    __m256 scale = _mm256_set1_ps(1.0f / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(variance))));
+    for (int64_t i = 0; i < channels; i += 8) {
+        __m256 away = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(x + i), mean), scale);
+        away = _mm256_fmadd_ps(away, _mm256_loadu_ps(norm.scale + i), _mm256_loadu_ps(norm.shift + i));
+        _mm256_storeu_ps(out + i, away);
+    }
+}
+
+/* x · Φ(x), exact to 1e-5: Φ(x) - 1/2 = x · q(x²) with q a polynomial fitted (Lawson) for |x| < 4.75, in 2x²/4.75² - 1. */
+static inline __m256 gelu(__m256 x) {
+    static const float q[] = {0.1487480103969574f,    -0.07366643846035004f, 0.05325455218553543f,
+                              -0.04060446470975876f,  0.030202463269233704f, -0.021351948380470276f,
+                              0.014111567288637161f,  -0.008102227933704853f, 0.004025655798614025f,
+                              -0.002548062242567539f, 0.0017569364281371236f, -0.0005631314124912024f};
+    const __m256 limit = _mm256_set1_ps(4.75f);
+    __m256 near = _mm256_max_ps(_mm256_min_ps(limit, x), _mm256_sub_ps(_mm256_setzero_ps(), limit));
+    __m256 s = _mm256_fmsub_ps(_mm256_mul_ps(near, near), _mm256_set1_ps(2 / (4.75f * 4.75f)), _mm256_set1_ps(1));
+    __m256 sum = _mm256_set1_ps(q[11]);
+    for (int i = 10; i >= 0; i--) sum = _mm256_fmadd_ps(sum, s, _mm256_set1_ps(q[i]));
+    return _mm256_mul_ps(x, _mm256_fmadd_ps(near, sum, _mm256_set1_ps(0.5f)));
+}
+
+/* 2 to the power of x for x <= 0, to 4e-6 of it; what is below 2^-126 becomes that. Taylor's series of 2^f, |f| <= 1/2. */
+static inline __m256 power_of_two(__m256 x) {
+    x = _mm256_max_ps(x, _mm256_set1_ps(-126));
+    __m256 whole = _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m256 f = _mm256_sub_ps(x, whole);
+    __m256 sum = _mm256_set1_ps(0.0013333558f);
+    sum = _mm256_fmadd_ps(sum, f, _mm256_set1_ps(0.0096181291f));
+    sum = _mm256_fmadd_ps(sum, f, _mm256_set1_ps(0.0555041087f));
+    sum = _mm256_fmadd_ps(sum, f, _mm256_set1_ps(0.2402265070f));
+    sum = _mm256_fmadd_ps(sum, f, _mm256_set1_ps(0.6931471806f));
+    sum = _mm256_fmadd_ps(sum, f, _mm256_set1_ps(1));
+    __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(whole), 23);
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sum), exponent));
+}
+
+/* Six rows of `a` (`stride` bytes apart) times a panel of 16 columns: sums[2 i], sums[2 i + 1] are row i's. `inner` is a
+ * multiple of 8. In assembly because compilers move accumulators to memory and back at every step, which halves it.
+ */
+static inline __attribute__((always_inline)) void tile(const int16_t *a, int64_t stride, const int16_t *panel,
+                                                       int64_t inner, __m256i sums[12]) {
+    const char *low = (const char *)a, *high = low + 3 * stride;
+    int64_t steps = inner / 8;
+#define FDATRD_ROW(at, first, second)                                                                                  \
+    "vpbroadcastd " at ", %%ymm14\n\t"                                                                                 \
+    "vpmaddwd %%ymm12, %%ymm14, %%ymm15\n\t"                                                                           \
+    "vpmaddwd %%ymm13, %%ymm14, %%ymm14\n\t"                                                                           \
+    "vpaddd %%ymm15, %[" first "], %[" first "]\n\t"                                                                   \
+    "vpaddd %%ymm14, %[" second "], %[" second "]\n\t"
+#define FDATRD_STEP(at, left, right)                                                                                   \
+    "vmovdqu " left "(%[b]), %%ymm12\n\t"                                                                              \
+    "vmovdqu " right "(%[b]), %%ymm13\n\t"                                                                             \
+    FDATRD_ROW(at "(%[low])", "c0", "c1") FDATRD_ROW(at "(%[low],%[s])", "c2", "c3")                                   \
+    FDATRD_ROW(at "(%[low],%[s],2)", "c4", "c5") FDATRD_ROW(at "(%[high])", "c6", "c7")                                \
+    FDATRD_ROW(at "(%[high],%[s])", "c8", "c9") FDATRD_ROW(at "(%[high],%[s],2)", "ca", "cb")
+#define FDATRD_ZERO(which) "vpxor %[" which "], %[" which "], %[" which "]\n\t"
+    __asm__(FDATRD_ZERO("c0") FDATRD_ZERO("c1") FDATRD_ZERO("c2") FDATRD_ZERO("c3") FDATRD_ZERO("c4") FDATRD_ZERO("c5")
+            FDATRD_ZERO("c6") FDATRD_ZERO("c7") FDATRD_ZERO("c8") FDATRD_ZERO("c9") FDATRD_ZERO("ca") FDATRD_ZERO("cb")
+            ".p2align 5\n"
+            "1:\n\t" FDATRD_STEP("0", "0", "32") FDATRD_STEP("4", "64", "96") FDATRD_STEP("8", "128", "160")
+            FDATRD_STEP("12", "192", "224")
+            "add $256, %[b]\n\t"
+            "add $16, %[low]\n\t"
+            "add $16, %[high]\n\t"
+            "dec %[n]\n\t"
+            "jnz 1b"
+            : [c0] "=&x"(sums[0]), [c1] "=&x"(sums[1]), [c2] "=&x"(sums[2]), [c3] "=&x"(sums[3]), [c4] "=&x"(sums[4]),
+              [c5] "=&x"(sums[5]), [c6] "=&x"(sums[6]), [c7] "=&x"(sums[7]), [c8] "=&x"(sums[8]), [c9] "=&x"(sums[9]),
+              [ca] "=&x"(sums[10]), [cb] "=&x"(sums[11]), [b] "+r"(panel), [low] "+r"(low), [high] "+r"(high),
+              [n] "+r"(steps)
+            : [s] "r"(stride)
+            : "xmm12", "xmm13", "xmm14", "xmm15", "memory", "cc");
+#undef FDATRD_ROW
+#undef FDATRD_STEP
+#undef FDATRD_ZERO
+}
+
+/* Rows of integers (rows, inner), each worth `steps[row]`, times a matrix -> out (rows, columns), `apart` floats from
+ * row to row; `rows` is a multiple of 6. With `more`, added to what is there.
+ */
+static inline void product(const int16_t *a, const float *steps, int64_t rows, const Matrix *m, float *out,
+                           int64_t apart, int more) {
+    for (int64_t column = 0; column < m->columns; column += COLUMNS) {
+        const int16_t *panel = m->panels + column * m->inner;
+        __m256 left = _mm256_loadu_ps(m->scale + column), right = _mm256_loadu_ps(m->scale + column + 8);
+        for (int64_t row = 0; row < rows; row += ROWS) {
+            __m256i sums[12];
+            tile(a + row * m->inner, 2 * m->inner, panel, m->inner, sums);
+            UNROLL for (int i = 0; i < ROWS; i++) {
+                float *to = out + (row + i) * apart + column;
+                __m256 step = _mm256_set1_ps(steps[row + i]);
+                __m256 x = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[2 * i]), _mm256_mul_ps(left, step));
+                __m256 y = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[2 * i + 1]), _mm256_mul_ps(right, step));
+                if (more) {
+                    x = _mm256_add_ps(x, _mm256_loadu_ps(to));
+                    y = _mm256_add_ps(y, _mm256_loadu_ps(to + 8));
+                }
+                _mm256_storeu_ps(to, x);
+                _mm256_storeu_ps(to + 8, y);
+            }
+        }
+    }
+}
+
+#endif

@@ -1,0 +1,142 @@
+"""The functions of `_native/cpu_*.c`, called through ctypes, which lets go of the GIL meanwhile.
+
+They are part of the plugin's library. Arrays are C-contiguous; shapes and meanings stand in the C files.
+"""
+
+import ctypes
+import importlib.util
+from collections.abc import Callable, Sequence
+from ctypes import Array, Structure, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+type Floats = NDArray[np.float32]
+type Argument = NDArray[Any] | Structure | Array[Any] | int | None
+
+COLUMNS = 16
+"""Columns of a matrix come in multiples of so many."""
+BLOCK = 60
+"""Tokens that go through a layer together."""
+KEYS = 304
+"""Room for a window's 300 tokens in a row of its bias."""
+LEVELS = 8191
+"""The largest integer of a quantised row."""
+
+
+class Matrix(Structure):
+    """Weights made ready for products of 16-bit integers; see `packed`."""
+
+    _fields_ = (("panels", c_void_p), ("scale", c_void_p), ("inner", c_int64), ("columns", c_int64))
+
+
+class Norm(Structure):
+    """A LayerNorm's scale and shift, (C) each."""
+
+    _fields_ = (("scale", c_void_p), ("shift", c_void_p))
+
+
+class Memory(Structure):
+    """Keys and values of one head, made ready by the function ``memorise``."""
+
+    _fields_ = (
+        ("keys", c_void_p), ("key_scale", c_void_p), ("values", c_void_p), ("value_scale", c_void_p),
+        ("count", c_int64), ("padded", c_int64),
+    )  # fmt: skip
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The plugin's library. Raises OSError if it is not there or does not load."""
+    spec = importlib.util.find_spec("vapoursynth")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        for found in sorted(Path(folder, "plugins", "vsfdatrd").glob("vsfdatrd.*")):
+            return ctypes.CDLL(str(found))
+    raise OSError("the plugin's library is not where VapourSynth looks for plugins; install vsfdatrd again")
+
+
+def unsupported() -> str | None:
+    """None if this machine's processor runs the functions, else why not."""
+    try:
+        able = bool(library().fdatrd_cpu_supported())
+    except (OSError, AttributeError) as error:
+        return f"the native kernels are not there: {error}"
+    return None if able else "the processor has no AVX2"
+
+
+def wider() -> bool:
+    """Whether the processor has AVX-512 as well."""
+    return bool(library().fdatrd_cpu_wider())
+
+
+@cache
+def function(name: str) -> Callable[..., None]:
+    """The function ``fdatrd_cpu_<name>``, for arrays, structures, whole numbers and None."""
+    called = library()[f"fdatrd_cpu_{name}"]
+    called.restype = None
+
+    def call(*arguments: Argument) -> None:
+        called(*map(_passed, arguments))
+
+    return call
+
+
+def scratch_bytes(width: int, channels: int, hidden: int, words: int) -> int:
+    """Size of a thread's own buffer for maps `width` tokens wide."""
+    size = library().fdatrd_cpu_scratch
+    size.restype = c_int64
+    return int(size(*map(c_int64, (width, channels, hidden, words))))
+
+
+def scratch(width: int, channels: int, hidden: int, words: int) -> NDArray[np.uint8]:
+    """A thread's own buffer for maps `width` tokens wide, 64-byte aligned."""
+    buffer = np.empty(scratch_bytes(width, channels, hidden, words) + 64, np.uint8)
+    return buffer[-buffer.ctypes.data % 64 :]
+
+
+class Kept:
+    """Structures for the kernels and the arrays they point to, which live as long as this."""
+
+    def __init__(self) -> None:
+        self._arrays: list[NDArray[Any]] = []
+
+    def keep[T: NDArray[Any]](self, array: T) -> T:
+        """The array, kept."""
+        self._arrays.append(array)
+        return array
+
+    def floats(self, values: Any) -> Floats:
+        """Values as an array of float32, kept."""
+        return self.keep(np.ascontiguousarray(values, np.float32))
+
+    def norm(self, scale: Any, shift: Any) -> Norm:
+        """A LayerNorm."""
+        return Norm(self.floats(scale).ctypes.data, self.floats(shift).ctypes.data)
+
+    def matrices(self, weights: Sequence[Any]) -> Array[Matrix]:
+        """Matrices (columns, inner), all of one shape."""
+        return (Matrix * len(weights))(*map(self.matrix, weights))
+
+    def matrix(self, weights: Any) -> Matrix:
+        """A matrix (columns, inner); columns and inner are filled up with zeros to multiples of 16."""
+        source = np.asarray(weights, np.float32)
+        columns, inner = (-(-side // COLUMNS) * COLUMNS for side in source.shape)
+        full = np.zeros((columns, inner), np.float32)
+        full[: source.shape[0], : source.shape[1]] = source
+        panels = self.keep(np.empty(columns * inner, np.int16))
+        scale = self.keep(np.empty(columns, np.float32))
+        function("pack")(full, columns, inner, inner, 1, columns, panels, scale)
+        return Matrix(panels.ctypes.data, scale.ctypes.data, inner, columns)
+
+
+def _passed(argument: Argument) -> Any:
+    if argument is None:
+        return c_void_p(None)
+    if isinstance(argument, int):
+        return c_int64(argument)
+    if isinstance(argument, np.ndarray):
+        return c_void_p(argument.ctypes.data)
+    return ctypes.byref(argument)
