@@ -196,6 +196,16 @@ def test_a_frame_of_one_colour_is_no_special_case(make_config: MakeConfig, make_
     assert decibels(of_kernels(make_config(), tensors, picture), reference) > 60
 
 
+def test_only_frames_of_the_right_shape_reach_the_kernels(make_config: MakeConfig, make_tensors: Maker) -> None:
+    lane = Lane(Weights(make_config(), make_tensors()), 60, 90, 1)
+    picture, result = np.zeros((3, 60, 90), np.float32), np.zeros((3, 120, 180), np.float32)
+    for frames in (
+        (picture[:, :30], result), (picture, result[:2]), (picture.astype(np.float64), result), (picture, result[::-1]),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="not contiguous float32"):
+            lane.run(*frames)
+
+
 def test_threads_do_not_change_the_picture_much(make_config: MakeConfig, make_tensors: Maker) -> None:
     """Only sums over the frame are put together in another order."""
     tensors, picture = make_tensors(5), drawing(60, 90)
@@ -331,7 +341,7 @@ def test_damaged_weights_are_a_sentence(job: Job, artefact: Path, tmp_path: Path
 def test_an_engine_that_strays_is_not_built(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def another(graph: Path, target: Path) -> None:
         with target.open("wb") as file:
-            np.save(file, np.zeros((3, 120, 180), np.float16))
+            np.save(file, np.zeros((3, 240, 360), np.float16))
 
     monkeypatch.setattr(openvino, "reference", another)
     with pytest.raises(EngineBuildError, match=r"agrees with fp32 to .* dB only"):
@@ -390,6 +400,17 @@ def test_a_wish_for_fp32_goes_to_another_engine(
     assert not caplog.records
     del lanes
     assert [entry.fields["engine"].split()[0] for entry in Store(tmp_path).entries()] == ["openvino"]
+
+
+def test_one_artefact_serves_every_size(tiny: Checkpoint, tmp_path: Path) -> None:
+    store, options = Store(tmp_path), Options(backend="native")
+    small = choice.open_engine(tiny, 60, 60, options, store)
+    large = choice.open_engine(tiny, 90, 120, options, store)
+    assert small.engine.input(0).shape == (3, 60, 60)
+    assert large.engine.input(0).shape == (3, 90, 120)
+    assert choice.open_engine(tiny, 60, 60, options, store) is small
+    (entry,) = store.entries()
+    assert entry.fields["shape"] == "any"
 
 
 def test_a_stretch_is_shared_out_whole(make_config: MakeConfig) -> None:

@@ -100,6 +100,7 @@ class FakeBackend:
     """A backend whose engines fail in the precisions it is told."""
 
     GRAPH_VERSION = "1"
+    ANY_SIZE = False
 
     def __init__(self, failing: tuple[Precision, ...] = ()) -> None:
         self.failing = failing

@@ -77,6 +77,11 @@ class Backend(Protocol):
         """Changes when the same weights would give another artefact."""
         ...
 
+    @property
+    def ANY_SIZE(self) -> bool:  # noqa: N802 - a constant of the module
+        """Whether one artefact serves frames of every size."""
+        ...
+
     def unavailable(self) -> str | None:
         """Why this backend cannot be used here, as a sentence with the cure; None if it can."""
         ...

@@ -159,13 +159,13 @@ def _open(name: str, module: Backend, job: Job, store: Store) -> Lanes:
     key = Key(
         weights=job.checkpoint.description.sha256,
         graph=module.GRAPH_VERSION,
-        shape=f"{job.width}x{job.height}",
+        shape="any" if module.ANY_SIZE else f"{job.width}x{job.height}",
         precision=job.precision,
         engine=f"{name} {module.version()}",
         device=module.device_name(job),
         options=" ".join(filter(None, (module.identity(job), of_checkpoint.identity(job.checkpoint.description)))),
     )
-    identity = (key, job.device, job.streams)
+    identity = (key, job.height, job.width, job.device, job.streams)
     if lanes := _shared.get(identity):
         return lanes
     job = replace(_fitting(name, module, job), state=store.state(key))

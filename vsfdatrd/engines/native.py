@@ -25,10 +25,11 @@ log = logging.getLogger(__name__)
 
 GRAPH_VERSION = "1"
 """Raised when the kernels would give other pictures: then they are verified again."""
+ANY_SIZE = True
 WEIGHTS = "weights.npz"
 REFERENCE = "reference.npy"
 VERIFIED = (120, 180)
-"""Height and width of the picture that is verified; smaller for smaller frames, and a multiple of what is needed."""
+"""Height and width of the picture that is verified, about: a multiple of what the network needs."""
 
 THREADS = 4
 """Cores that share a frame unless the script says otherwise: the more they are, the more rows at the edges of their
@@ -136,7 +137,7 @@ def _verified(job: Job) -> tuple[int, int]:
     config = job.checkpoint.description.config
     multiple = config.multiple if config else 1
     height, width = (max(multiple, side // multiple * multiple) for side in VERIFIED)
-    return min(height, job.height), min(width, job.width)
+    return height, width
 
 
 def _streams(job: Job) -> int:

@@ -89,8 +89,16 @@ class Lane:
         self._planes = np.empty((3, crew.height * s, crew.width * s), np.float32)
 
     def run(self, picture: Frames, result: Frames) -> None:
-        """picture: (3, H·u, W·u) -> result (3, H·s, W·s), both float32 and C-contiguous."""
+        """picture: (3, H·u, W·u) -> result (3, H·s, W·s), both float32 and C-contiguous. Raises ValueError if not."""
         w, crew = self.weights, self._crew
+        for frame, shape in (
+            (picture, (3, *(n * w.config.unshuffle for n in crew.size))),
+            (result, self._planes.shape),
+        ):
+            if frame.shape != shape or frame.dtype != np.float32 or not frame.flags.c_contiguous:
+                raise ValueError(
+                    f"the frame is {frame.dtype} of shape {frame.shape}, not contiguous float32 of {shape}"
+                )
         shallow, *free = self._maps
         first, u = function("first"), w.config.unshuffle
         crew.rows(lambda a, b, s: first(picture, shallow, *crew.size, u, a, b, w.first, w.first_bias, s))

@@ -35,10 +35,10 @@ class Native(Serving):
 
     def do_verify(self, directory: str, height: int, width: int, threads: int) -> float:
         """Run the drawing and compare. -> PSNR in dB. Raises EngineBuildError if it is too low."""
-        picture = drawing(height, width)
+        weights = _weights(directory)
         reference = np.load(Path(directory, REFERENCE), allow_pickle=False).astype(np.float32)
-        result = np.empty_like(reference)
-        Lane(_weights(directory), height, width, threads).run(picture, result)
+        result = np.empty((3, height * weights.config.scale, width * weights.config.scale), np.float32)
+        Lane(weights, height, width, threads).run(drawing(height, width), result)
         return compare(reference, result, "int16")
 
     def do_load(self, directory: str, height: int, width: int, streams: int, threads: int) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from vsfdatrd.options import Precision
 
 log = logging.getLogger(__name__)
 
+ANY_SIZE = False
+
 # What one frame in flight takes, its buffers included, per token of the map and channel of the feed-forward network, in
 # float32: 23.0 to 23.4 bytes for medium from 240×240 to 720×540 (`python -m benchmarks.memory --sizes`).
 BYTES_PER_TOKEN_CHANNEL = 24

@@ -29,6 +29,8 @@ from vsfdatrd.options import Precision
 
 log = logging.getLogger(__name__)
 
+ANY_SIZE = False
+
 # Activations per token of the map: bytes for each channel of the feed-forward network, and for each of a token's scores
 # in the dictionary's reading. As the builder of TensorRT-RTX 1.7 reports them (`python -m benchmarks.builds`) for all
 # variants and sizes, rounded up.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 GRAPH_VERSION = "network"
+ANY_SIZE = False
 
 # What one frame of FDAT-RD takes per token of the map and channel of the feed-forward network, in float32 on a CPU:
 # 90 to 101 bytes were measured for medium from 240×240 to 480×480.
