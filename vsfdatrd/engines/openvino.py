@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 # What one frame in flight takes, its buffers included, per token of the map and channel of the feed-forward network, in
 # float32: 23.0 to 23.4 bytes for medium from 240×240 to 720×540 (`python -m benchmarks.memory --sizes`).
 BYTES_PER_TOKEN_CHANNEL = 24
+# Of an FDAT, per token and channel of a token: 32.6 to 37.5 bytes for tiny, medium and large from 240×240 to 480×480.
+BYTES_PER_FDAT_CHANNEL = 38
 # Of other networks, what one frame takes, as so many float32 tensors of their largest one's size: 2.4 to 8.3 were
 # measured for small ones (DAT, HAT, ESRGAN, FDAT, RealCUGAN, SwinIR) at 240×240, some 60 MB of code and all.
 LARGEST_AT_ONCE = 7
@@ -122,6 +124,9 @@ def _needed(job: Job, streams: int) -> int:
     activations = 0.0
     if config:
         activations = config.ffn_dim / config.unshuffle**2 * BYTES_PER_TOKEN_CHANNEL
+    elif fdat := description.fdat:
+        largest = max(fdat.embed_dim * BYTES_PER_FDAT_CHANNEL, 4 * fdat.largest_in_tail * LARGEST_AT_ONCE)
+        activations = largest / fdat.unshuffle**2
     elif description.artcnn:
         activations = 4 * description.artcnn.held
     else:
