@@ -12,6 +12,7 @@ from typing import cast
 
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.description import Description
+from vsfdatrd.engines import traced
 from vsfdatrd.engines.base import Backend, Job, Lanes
 from vsfdatrd.engines.devices import gpu_count
 from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, EngineUnavailable, MemoryShort
@@ -158,6 +159,8 @@ def _open(name: str, module: Backend, job: Job, store: Store) -> Lanes:
 
     def build(directory: Path) -> None:
         with working(f"building the {what}"):
+            if name != "torch":
+                traced.check(job.checkpoint)
             module.build(job, directory)
 
     lanes = Lanes(store.open(key, build, lambda directory: module.load(job, directory)))
