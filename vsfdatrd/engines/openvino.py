@@ -15,9 +15,10 @@ import psutil
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.engines.base import Engine, Job
 from vsfdatrd.engines.process import RemoteEngine, Spare, Worker
+from vsfdatrd.engines.traced import graph_for
 from vsfdatrd.errors import EngineBuildError, EngineError
 from vsfdatrd.graph import GRAPH_VERSION as GRAPH_VERSION
-from vsfdatrd.graph.of_checkpoint import graph_of, serialized
+from vsfdatrd.graph.of_checkpoint import serialized
 from vsfdatrd.options import Precision
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ def build(job: Job, directory: Path) -> None:
     Raises EngineBuildError if OpenVINO cannot compile it, or if a half precision strays too far from fp32.
     """
     graph = directory / "graph.onnx"
-    graph.write_bytes(serialized(graph_of(job.checkpoint, job.height, job.width)))
+    graph.write_bytes(serialized(graph_for(job.checkpoint, job.height, job.width)))
     try:
         psnr = _spare.ask("build", graph=str(graph), directory=str(directory), **_how(job))
     except EngineBuildError:

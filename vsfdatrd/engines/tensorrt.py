@@ -21,10 +21,11 @@ from vsfdatrd.engines.kept_file import keep, read
 from vsfdatrd.engines.process import RemoteEngine, Spare
 from vsfdatrd.engines.tensorrt_build import REFERENCE
 from vsfdatrd.engines.tensorrt_library import OLDEST, Library, choose
+from vsfdatrd.engines.traced import graph_for
 from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, EngineUnavailable
 from vsfdatrd.graph import GRAPH_VERSION as GRAPH_VERSION
 from vsfdatrd.graph.dialect import tensorrt as dialect
-from vsfdatrd.graph.of_checkpoint import graph_of, serialized
+from vsfdatrd.graph.of_checkpoint import serialized
 from vsfdatrd.options import Precision
 
 log = logging.getLogger(__name__)
@@ -142,8 +143,8 @@ def build_for(job: Job, directory: Path, library: Library, targets: Sequence[str
     graph, exact = directory / "graph.onnx", directory / "exact.onnx"
     try:
         written = dialect(job.precision, turing="sm75" in targets)
-        graph.write_bytes(serialized(graph_of(job.checkpoint, job.height, job.width, written)))
-        exact.write_bytes(serialized(graph_of(job.checkpoint, job.height, job.width)))
+        graph.write_bytes(serialized(graph_for(job.checkpoint, job.height, job.width, written)))
+        exact.write_bytes(serialized(graph_for(job.checkpoint, job.height, job.width)))
     except OverflowError as error:
         raise EngineBuildError(f"{job.checkpoint.path.name} cannot be computed in {job.precision}: {error}.") from error
     number, full_log = tempfile.mkstemp(".log", "vsfdatrd-tensorrt-")
