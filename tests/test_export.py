@@ -34,6 +34,7 @@ from vsfdatrd.engines import verify
 from vsfdatrd.errors import ArgumentError, CheckpointError, EngineBuildError, EngineUnavailable, FdatrdError
 from vsfdatrd.export import Exported, export
 from vsfdatrd.nn.config import META
+from vsfdatrd.nn.other_archs import OtherNetwork
 from vsfdatrd.options import Precision
 
 type Array = NDArray[Any]
@@ -483,10 +484,21 @@ def test_their_graphs_pad_as_the_network_asks(
     assert interface(target)[0][1] == [1, 3, size[1], size[0]]
 
 
-def test_a_large_traced_graph_is_verified_by_a_small_one(compact: Path, target: Path) -> None:
-    done = export(compact, target, size=(240, 200))
+def test_a_large_traced_graph_is_verified_by_a_small_one(
+    compact: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    through, seen = OtherNetwork.bare, [0]
+
+    def watched(self: OtherNetwork, x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.shape[2:].numel())
+        return through(self, x)
+
+    monkeypatch.setattr(OtherNetwork, "bare", watched)
+    done = export(compact, target, size=(400, 296))
+    assert 0 < max(seen) < 200 * 200, "nor does PyTorch see a large frame"
     assert done.verified is not None
     assert "against PyTorch at 80×40, by a graph that was written alike: PSNR" in done.verified
+    assert interface(target)[1][1] == [1, 3, 592, 800]
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

@@ -281,10 +281,11 @@ def _graph(checkpoint: Checkpoint, shape: tuple[int, int] | None, precision: Pre
     """The graph for frames of (height, width), or of any size, as the content of a file."""
     import onnx
 
+    from vsfdatrd.engines.traced import graph_for
     from vsfdatrd.graph.of_checkpoint import serialized
 
     try:
-        model = graph_for_others(checkpoint, shape, precision)
+        model = graph_for_others(checkpoint, shape, precision, graph_for)
     except OverflowError as error:
         raise _too_large(checkpoint, precision, str(error)) from error
     except ValueError as error:

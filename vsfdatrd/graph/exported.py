@@ -4,6 +4,7 @@ Where a network asks for more than it is given, its graph continues the frame at
 as the filter does around an engine, and crops after.
 """
 
+from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,15 @@ from vsfdatrd.options import Precision
 if TYPE_CHECKING:
     import onnx
 
+    type Trace = Callable[[Checkpoint, int, int], onnx.ModelProto]
 
-def graph_for_others(checkpoint: Checkpoint, shape: tuple[int, int] | None, precision: Precision) -> "onnx.ModelProto":
+
+def graph_for_others(
+    checkpoint: Checkpoint, shape: tuple[int, int] | None, precision: Precision, trace: "Trace"
+) -> "onnx.ModelProto":
     """The network for frames of shape (height, width) in pixels; None leaves it open.
 
+    trace: what makes a float32 graph of a network that is not written, for padded frames of a height and width.
     -> a model from ``input`` (1, C_in, H, W) to ``output`` (1, C_out, H·scale, W·scale), both float32; the channels are
         those of `ends`.
     Raises ValueError if the size is left open and the graph needs to know it, OverflowError if a weight is beyond the
@@ -39,11 +45,10 @@ def graph_for_others(checkpoint: Checkpoint, shape: tuple[int, int] | None, prec
         return artcnn.write(about.artcnn, checkpoint.tensors(), shape, dialect)
     if shape is None:
         raise ValueError(f"a graph of {about.architecture} is traced for one size of frame")
-    from vsfdatrd.graph.of_module import traced
     from vsfdatrd.graph.precision import lowered
 
     whole = sides(*shape, about.multiple, about.minimum, about.square)
-    return _continued(lowered(_as_new_as(traced(checkpoint, *whole), dialect), dialect), about, shape, whole)
+    return _continued(lowered(_as_new_as(trace(checkpoint, *whole), dialect), dialect), about, shape, whole)
 
 
 def ends(about: Description) -> tuple[int, int]:
