@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.artcnns import C_LUMA, R_CHROMA, random_tensors
+from tests.fdats import fdat
 from vsfdatrd import catalog, models_command, own_models
 from vsfdatrd.catalog import CATALOGUE, resolve
 from vsfdatrd.cli import main
@@ -58,6 +59,17 @@ def test_info_of_an_artcnn_says_what_it_works_on(tmp_path: Path, capsys: pytest.
         assert (found["architecture"], found["works on"], found["scale"]) == (config.name, works, config.scale)
         assert (found["filters"], found[blocks]) == (config.filters, config.blocks)
         assert found["TFLOP per 720×540 frame"] == round(config.work(540, 720) / 1e12, 3)
+
+
+def test_info_of_an_fdat_says_what_it_is_made_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("spandrel")
+    path = fdat(tmp_path / "fdat.safetensors", window_size=5, unshuffle_mod=True).path
+    assert main(["models", "info", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["architecture"], found["scale"], found["padded to multiples of"]) == ("FDAT", 2, 2)
+    assert (found["embed_dim"], found["heads"], found["window"], found["unshuffle"]) == (32, 2, "5×5", 2)
+    assert (found["groups"], found["blocks of a group"]) == (1, "spatial channel spatial channel")
+    assert (found["ffn width"], found["upsampler"]) == (64, "transpose+conv")
 
 
 def test_relative_files_are_remembered_whole(

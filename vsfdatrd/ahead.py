@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vsfdatrd.catalog import resolve
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
-from vsfdatrd.engines import choice, tensorrt
+from vsfdatrd.engines import choice, tensorrt, traced
 from vsfdatrd.engines.base import Job
 from vsfdatrd.engines.tensorrt_library import RTX, parse_target
 from vsfdatrd.errors import ArgumentError, EngineUnavailable
@@ -95,6 +95,7 @@ def _build_for(store: Store, job: Job, target: str) -> Built:
 
     def make(directory: Path) -> None:
         with working(f"building the tensorrt engine of {checkpoint.path.name} for {target}, {precision}"):
+            traced.check(checkpoint)
             tensorrt.build_for(job, directory, RTX, [target])
 
     path = store.open(key, make, lambda directory: directory)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from vsfdatrd.description import FDAT_RD as FDAT_RD
+from vsfdatrd.description import FDAT, FDAT_RD
 from vsfdatrd.description import Description as Description
 from vsfdatrd.errors import ArgumentError, CheckpointError
-from vsfdatrd.nn import artcnn_config
+from vsfdatrd.nn import artcnn_config, fdat_config
 from vsfdatrd.nn.config import META, FdatRdConfig, from_shapes, is_fdat_rd
 from vsfdatrd.nn.layout import is_buffer, tensor_shapes
 from vsfdatrd.nn.onnx_config import OnnxConfig, Range
@@ -217,6 +217,18 @@ def _describe(path: Path, digest: str, multiple: int | None, input_range: Range 
             planes=artcnn.planes,
             artcnn=artcnn,
         )
+    if (fdat := _fdat(file, names, entries)) is not None:
+        return common(
+            architecture=FDAT,
+            scale=fdat.scale,
+            in_channels=fdat.in_channels,
+            out_channels=fdat.out_channels,
+            multiple=fdat.multiple,
+            minimum=0,
+            parameters=sum(entry.count for name, entry in entries.items() if not is_buffer(name)),
+            largest=fdat.largest,
+            fdat=fdat,
+        )
     require_torch(path, "is not an FDAT-RD; telling what it is")
     from vsfdatrd.nn.other_archs import load
 
@@ -282,6 +294,17 @@ def _configuration(
         if not entries[name].is_float and name != META:
             raise refuse(path, f"stores {name!r} as {entries[name].dtype}; convert it to fp16, bf16 or fp32")
     return config
+
+
+def _fdat(file: WeightsFile, names: Mapping[str, str], entries: Mapping[str, Entry]) -> fdat_config.FdatConfig | None:
+    """An FDAT's configuration; None for what is none, or another one than spandrel builds."""
+    if not fdat_config.is_fdat(entries) or not all(entry.is_float for name, entry in entries.items() if name != META):
+        return None
+    (_, meta), *_ = file.read({META: names[META]})
+    try:
+        return fdat_config.from_shapes({name: entry.shape for name, entry in entries.items()}, _whole(meta))
+    except ValueError:
+        return None
 
 
 def _artcnn(path: Path, entries: Mapping[str, Entry]) -> artcnn_config.ArtCnnConfig:

@@ -6,9 +6,11 @@ from typing import Any, Literal, get_args
 
 from vsfdatrd.nn.artcnn_config import ArtCnnConfig
 from vsfdatrd.nn.config import FdatRdConfig
+from vsfdatrd.nn.fdat_config import Config, FdatConfig
 from vsfdatrd.nn.onnx_config import OnnxConfig
 
 FDAT_RD = "FDAT-RD"
+FDAT = "FDAT"
 
 type Planes = Literal["rgb", "luma", "chroma"]
 
@@ -46,11 +48,17 @@ class Description:
     """Whether the padded input must be as high as it is wide."""
     config: FdatRdConfig | None = None
     """Hyper-parameters of an FDAT-RD; None for other architectures."""
+    fdat: FdatConfig | None = None
+    """Hyper-parameters of an FDAT; None for other architectures."""
     artcnn: ArtCnnConfig | None = None
     """Hyper-parameters of an ArtCNN; None for other architectures."""
-
     onnx: OnnxConfig | None = None
     """Ends of a network that comes as an ONNX file; None for weights."""
+
+    @property
+    def written(self) -> Config | None:
+        """Hyper-parameters of a network of FDAT's kind, whose graph is written from its weights."""
+        return self.config or self.fdat
 
     @property
     def frame_channels(self) -> tuple[int, int]:
@@ -71,10 +79,12 @@ class Description:
         """The description `to_dict` made, possibly by way of JSON. Raises ValueError if it is something else."""
         try:
             values = {field.name: plain[field.name] for field in fields(cls)}
-            if (config := values["config"]) is not None:
-                config = {field.name: config[field.name] for field in fields(FdatRdConfig)}
-                config["groups"] = tuple(tuple(group) for group in config["groups"])
-                values["config"] = FdatRdConfig(**config)
+            kinds: dict[str, type[FdatRdConfig] | type[FdatConfig]] = {"config": FdatRdConfig, "fdat": FdatConfig}
+            for name, kind in kinds.items():
+                if (config := values[name]) is not None:
+                    config = {field.name: config[field.name] for field in fields(kind)}
+                    config["groups"] = tuple(tuple(group) for group in config["groups"])
+                    values[name] = kind(**config)
             if (artcnn := values["artcnn"]) is not None:
                 values["artcnn"] = ArtCnnConfig(**{field.name: artcnn[field.name] for field in fields(ArtCnnConfig)})
             if (ends := values["onnx"]) is not None:

@@ -12,21 +12,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vsfdatrd import __version__
+from vsfdatrd import __version__, export_check
 from vsfdatrd.catalog import CATALOGUE, resolve
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+from vsfdatrd.description import Description
 from vsfdatrd.errors import ArgumentError, CheckpointError, EngineBuildError, EngineUnavailable
-from vsfdatrd.geometry import padded
-from vsfdatrd.nn.config import FdatRdConfig
+from vsfdatrd.export_check import failed
+from vsfdatrd.geometry import padded, sides
+from vsfdatrd.graph.exported import graph_for_others, least
+from vsfdatrd.nn.fdat_config import Config
 from vsfdatrd.options import Precision
-
-if TYPE_CHECKING:
-    import onnxruntime
 
 type Format = Literal["onnx", "safetensors", "pth"]
 type Array = NDArray[Any]
@@ -36,12 +36,8 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
 SIZE = (720, 540)
 """Width and height in pixels of the frames an ONNX graph is for, unless said otherwise."""
 MAX_SIDE = 32768
-LARGEST_TRIAL = 150 * 150
-"""Most tokens that a graph is verified at: 300×300 pixels of a network that folds 2×2, some seconds of PyTorch."""
 MAX_TABLE = 2**31 - 2**28
 """Most bytes of constants that depend on the size: what an ONNX file may have, less room for weights."""
-BOUND = 1e-4
-"""Largest difference of an fp32 graph from PyTorch, as a part of the output's standard deviation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +76,18 @@ def export(
     format: ``onnx``, ``safetensors`` or ``pth``; None goes by the target's suffix.
     size: (width, height) in pixels of the frames an ONNX graph is for, `SIZE` if None. The graph pads what is no
         multiple of the network's own, by mirroring, and crops after; sides must be over half that multiple.
-    dynamic: an ONNX graph for frames of any size (over half the multiple) instead.
+    dynamic: an ONNX graph for frames of any size (over half the multiple) instead; not of traced networks.
     precision: what the file computes in, or stores weights as. An ONNX graph takes and gives float32 in every
-        precision, so its clip is RGBS: ``input`` (1, C, H, W) in [0, 1] -> ``output`` (1, C, H·scale, W·scale).
+        precision, so its clip is RGBS: ``input`` (1, C, H, W) in [0, 1] -> ``output`` (1, C, H·scale, W·scale). That of
+        an ArtCNN is for luma (1 channel), or for chroma (3 to 2).
     verify: run an ONNX graph in ONNX Runtime beside PyTorch (a large one at a smaller size, see `Exported.verified`);
         read weights back. On a CPU, ONNX Runtime computes inside of most fp16 operators in fp32: results beyond
         fp16's range are noticed, sums that a GPU would take in fp16 are not. It has no kernels for bf16 there, so such
         files are not verified, and `Exported.unverified` says it.
 
     Raises ArgumentError for what cannot be asked for and for a target that cannot be written, CheckpointError for a
-    weights file that cannot be used, EngineUnavailable if a library is missing, EngineBuildError if a weight does not
-    fit the precision or verification failed.
+    weights file that cannot be used, EngineUnavailable if a library is missing, EngineError if the network has no
+    graph, EngineBuildError if a weight does not fit the precision or verification failed.
     """
     target = Path(target)
     kind = _format(target, format)
@@ -101,6 +98,10 @@ def export(
             "or do without verification (--no-verify)"
         )
     checkpoint = open_checkpoint(resolve(model), any_channels=kind != "onnx")
+    if checkpoint.description.onnx is not None:
+        raise ArgumentError(
+            f"model={str(checkpoint.path)!r} is an ONNX file already, which is not taken apart; use it as it is"
+        )
     about = _about(model, checkpoint, precision)
     with _replacing(target, checkpoint.path) as temporary:
         if kind != "onnx":
@@ -218,44 +219,30 @@ def _export_graph(
     about: dict[str, str],
     verify: bool,
 ) -> Exported:
-    config = checkpoint.description.config
-    if config is None:
-        raise ArgumentError(
-            f"model={str(checkpoint.path)!r} is {checkpoint.description.architecture}, and only FDAT-RD can be written "
-            "as ONNX; write its weights as .safetensors or .pth, or give an FDAT-RD"
-        )
     size = None if dynamic else size or SIZE
-    least = config.multiple // 2 + 1
-    if size is not None and min(size) < least:
-        raise ArgumentError(
-            f"size={_by(size)} is too small: frames are mirrored up to multiples of {config.multiple}, which takes "
-            f"{least} pixels a side; give {_by((max(least, size[0]), max(least, size[1])))} or larger"
-        )
-    if size is not None and _table(config, size) > MAX_TABLE:
-        raise ArgumentError(
-            f"size={_by(size)} is too large for the {config.upsampler} tail, whose table of places would pass the 2 GB "
-            "that an ONNX file may have; give a smaller size and upscale in tiles"
-        )
-    tensors = checkpoint.tensors()
+    if size is not None:
+        _check_size(checkpoint.description, size)
     shape = None if size is None else size[::-1]
-    graph = _graph(checkpoint, config, tensors, shape, precision, about)
+    graph = _graph(checkpoint, shape, precision, about)
     _write(temporary, target, graph)
     verified = unverified = psnr = difference = None
     if verify:
-        trials = _trials(config, shape)
+        trials = export_check.trials(checkpoint.description, shape)
         same = shape is None or trials == [shape]
-        _check_structure(graph)
-        session = _session(temporary, precision)
+        export_check.check_structure(graph)
+        session = export_check.session(temporary, precision)
         if session is None:
-            unverified = f"ONNX Runtime {_runtime()} cannot compute {precision} on a CPU (its structure was checked)"
+            unverified = (
+                f"ONNX Runtime {export_check.runtime()} cannot compute {precision} on a CPU (its structure was checked)"
+            )
         else:
             if not same:
-                session = _session(_graph(checkpoint, config, tensors, trials[0], precision, about), precision)
-            psnr, difference = _compared(checkpoint, session, trials, precision)
+                session = export_check.session(_graph(checkpoint, trials[0], precision, about), precision)
+            psnr, difference = export_check.compared(checkpoint, session, trials, precision)
             sizes = " and ".join(f"{width}×{height}" for height, width in trials)
             sizes += "" if same else ", by a graph that was written alike"
             verified = (
-                f"in ONNX Runtime {_runtime()} against PyTorch at {sizes}: "
+                f"in ONNX Runtime {export_check.runtime()} against PyTorch at {sizes}: "
                 f"PSNR {psnr:.1f} dB, largest difference {difference:.1g}"
             )
     else:
@@ -263,46 +250,56 @@ def _export_graph(
     return Exported(target, "onnx", precision, size, len(graph), verified, unverified, psnr, difference)
 
 
-def _table(config: FdatRdConfig, size: tuple[int, int]) -> int:
+def _check_size(about: Description, size: tuple[int, int]) -> None:
+    """Raises ArgumentError for frames that are too small for the network, or too large for an ONNX file."""
+    width, height = size
+    tall, wide = sides(height, width, about.multiple, about.minimum, about.square)
+    if tall >= 2 * height or wide >= 2 * width:
+        fewest = least(about)
+        w, h = (max(fewest, max(size) if about.square else side) for side in size)
+        asked = f"{wide}×{tall}" if about.minimum or about.square else f"multiples of {about.multiple}"
+        raise ArgumentError(
+            f"size={_by(size)} is too small: frames are mirrored up to {asked}, which takes "
+            f"{fewest} pixels a side; give {_by((w, h))} or larger"
+        )
+    config = about.written
+    if config is not None and _table(config, size) > MAX_TABLE:
+        raise ArgumentError(
+            f"size={_by(size)} is too large for the {config.upsampler} tail, whose table of places would pass the 2 GB "
+            "that an ONNX file may have; give a smaller size and upscale in tiles"
+        )
+
+
+def _table(config: Config, size: tuple[int, int]) -> int:
     """Bytes of the constant that tails which sample at computed places have for every pixel of the result."""
     moving = {"dysample": 8, "lda": 18} if config.tail_scale > 1 else {}
     width, height = (padded(side, config.multiple) * config.scale for side in size)
     return 4 * moving.get(config.upsampler, 0) * width * height
 
 
-def _graph(
-    checkpoint: Checkpoint,
-    config: FdatRdConfig,
-    tensors: Mapping[str, Array],
-    shape: tuple[int, int] | None,
-    precision: Precision,
-    about: dict[str, str],
-) -> bytes:
+def _graph(checkpoint: Checkpoint, shape: tuple[int, int] | None, precision: Precision, about: dict[str, str]) -> bytes:
     """The graph for frames of (height, width), or of any size, as the content of a file."""
     import onnx
 
-    from vsfdatrd.graph import fdat_rd_graph, open_graph
-    from vsfdatrd.graph.dialect import Dialect
+    from vsfdatrd.engines.traced import graph_for
+    from vsfdatrd.graph.of_checkpoint import serialized
 
-    dialect = Dialect(precision, padding=True)
     try:
-        if shape is None:
-            model = open_graph(config, tensors, dialect)
-        else:
-            model = fdat_rd_graph(config, tensors, *shape, dialect)
+        model = graph_for_others(checkpoint, shape, precision, graph_for)
     except OverflowError as error:
         raise _too_large(checkpoint, precision, str(error)) from error
     except ValueError as error:
         if shape is not None:
             raise
+        config = checkpoint.description.written
+        why = f"its {config.upsampler} tail needs a fixed frame size" if config else str(error)
         raise ArgumentError(
-            f"dynamic=True is not possible with model={str(checkpoint.path)!r}: its {config.upsampler} tail needs a "
-            f"fixed frame size; give the size instead, for example {_by(SIZE)}"
+            f"dynamic=True is not possible with model={str(checkpoint.path)!r}: {why}; give the size instead, for "
+            f"example {_by(SIZE)}"
         ) from error
     model.producer_version = __version__
     onnx.helper.set_model_props(model, about)
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content
+    return serialized(model)
 
 
 def _too_large(checkpoint: Checkpoint, precision: Precision, reason: str) -> EngineBuildError:
@@ -310,102 +307,6 @@ def _too_large(checkpoint: Checkpoint, precision: Precision, reason: str) -> Eng
     return EngineBuildError(
         f"model={str(checkpoint.path)!r} cannot be written in {precision}: {reason}; write it in {others}"
     )
-
-
-# Verification of graphs
-
-
-def _trials(config: FdatRdConfig, shape: tuple[int, int] | None) -> list[tuple[int, int]]:
-    """Sizes (height, width) that a graph is compared at; another one than its own only where that is large."""
-    m = config.multiple
-    if shape is None:
-        return [(m, 2 * m), (97, 143)]  # without padding, and with some in both directions
-    height, width = shape
-    if padded(height, m) * padded(width, m) <= LARGEST_TRIAL * config.unshuffle**2:
-        return [shape]
-    # More than one window each way, and as much padding as the graph itself has.
-    return [(_smaller(height, m + 1, m), _smaller(width, 2 * m + 1, m))]
-
-
-def _smaller(side: int, least: int, multiple: int) -> int:
-    """The smallest side from `least` up with the same remainder, or the side itself if that is smaller."""
-    return side if side <= least else least + (side - least) % multiple
-
-
-def _check_structure(graph: bytes) -> None:
-    """Raises EngineBuildError unless onnx finds every operator sound and every shape as it is declared."""
-    import onnx
-
-    try:
-        onnx.checker.check_model(graph, full_check=True)
-    except Exception as error:  # onnx raises several kinds that have no base in common
-        raise _failed(f"onnx finds it unsound ({_first_line(error)})") from error
-
-
-def _runtime() -> str:
-    import onnxruntime
-
-    return str(onnxruntime.__version__)
-
-
-def _session(graph: Path | bytes, precision: Precision) -> "onnxruntime.InferenceSession | None":
-    """The graph in ONNX Runtime; None if it is bf16, for which that may have no kernels."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised
-    try:
-        return onnxruntime.InferenceSession(
-            graph if isinstance(graph, bytes) else str(graph), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # its exceptions have no base of their own
-        if precision == "bf16" and "NOT_IMPLEMENTED" in str(error):
-            return None
-        raise _failed(f"ONNX Runtime does not load it ({_first_line(error)})") from error
-
-
-def _compared(
-    checkpoint: Checkpoint, session: "onnxruntime.InferenceSession", sizes: list[tuple[int, int]], precision: Precision
-) -> tuple[float, float]:
-    """Lowest PSNR and largest difference over pictures of these sizes. Raises EngineBuildError if they do not do."""
-    import torch
-
-    from vsfdatrd.engines import verify
-
-    network = checkpoint.network()
-    channels = checkpoint.description.in_channels
-    lowest, largest = np.inf, 0.0
-    for height, width in sizes:
-        picture = verify.drawing(height, width)[None, :channels]  # (1, C, H, W)
-        with torch.inference_mode():
-            expected = network(torch.from_numpy(picture)).numpy()
-        try:
-            out: Array = session.run(["output"], {"input": picture})[0]
-        except Exception as error:  # as above
-            raise _failed(f"ONNX Runtime does not run it ({_first_line(error)})") from error
-        if out.shape != expected.shape:
-            raise _failed(f"it makes {out.shape} of {picture.shape}, and not {expected.shape}")
-        try:
-            psnr = verify.compare(expected, out, f"exported {precision}")
-        except EngineBuildError as error:
-            raise _failed(str(error).rstrip(".")) from error
-        difference = float(np.abs(out - expected).max())
-        bound = BOUND * float(expected.std())
-        if precision == "fp32" and difference > bound:
-            raise _failed(f"its values differ by up to {difference:.2g} from PyTorch's, {bound:.2g} are allowed")
-        lowest, largest = min(lowest, psnr), max(largest, difference)
-    return lowest, largest
-
-
-def _failed(reason: str) -> EngineBuildError:
-    return EngineBuildError(
-        f"the exported file did not pass verification and was not kept: {reason}; "
-        "choose another precision, or write it all the same with --no-verify"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 # Weights
@@ -473,14 +374,14 @@ def _read_back(path: Path, source: Checkpoint, tensors: Mapping[str, Array], pre
         written = open_checkpoint(path, any_channels=True)
         found = written.tensors()
     except CheckpointError as error:
-        raise _failed(f"it cannot be read back ({error})") from error
+        raise failed(f"it cannot be read back ({error})") from error
     if found.keys() != tensors.keys():
         some = min(found.keys() ^ tensors.keys())
-        raise _failed(f"it does not have the same tensors ({some!r})")
+        raise failed(f"it does not have the same tensors ({some!r})")
     for name, values in tensors.items():
         wide = values.astype(np.float32) if values.dtype.itemsize == 2 and found[name].dtype.kind == "f" else values
         if found[name].dtype != wide.dtype or not np.array_equal(found[name], wide):
-            raise _failed(f"its tensor {name!r} has other values")
+            raise failed(f"its tensor {name!r} has other values")
     before, after = source.description, written.description
     if replace(before, sha256=after.sha256, dtype=precision) != after:
-        raise _failed(f"it is taken for {after.architecture} {after.scale}x in {after.dtype}")
+        raise failed(f"it is taken for {after.architecture} {after.scale}x in {after.dtype}")

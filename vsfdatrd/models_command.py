@@ -137,6 +137,17 @@ def _rows(path: Path, found: Description) -> dict[str, Any]:
                 "mid_dim": config.mid_dim,
                 "TFLOP per 720×540 frame": round(config.work(540, 720) / 1e12, 3),
             }
+    if fdat := found.fdat:
+        rows |= {
+            "embed_dim": fdat.embed_dim,
+            "heads": fdat.heads,
+            "groups": len(fdat.groups),
+            "blocks of a group": " ".join(fdat.groups[0]),
+            "window": f"{fdat.window}×{fdat.window}",
+            "ffn width": fdat.ffn_dim,
+            "upsampler": fdat.upsampler,
+            "unshuffle": fdat.unshuffle,
+        }
     if art := found.artcnn:
         rows |= {
             "works on": art.planes,

@@ -131,7 +131,7 @@ def test_a_network_that_cannot_be_compiled_is_a_build_error(
         def SerializeToString(self, deterministic: bool) -> bytes:  # noqa: N802
             return b"no graph"
 
-    monkeypatch.setattr(openvino, "graph_of", lambda *_: Nonsense())
+    monkeypatch.setattr(openvino, "graph_for", lambda *_: Nonsense())
     with pytest.raises(EngineBuildError, match="OpenVINO could not compile the network"):
         openvino.build(job, tmp_path)
     assert not list(tmp_path.iterdir()), "the graph is left behind"

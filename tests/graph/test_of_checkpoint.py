@@ -12,8 +12,9 @@ from torch import nn
 
 pytest.importorskip("spandrel")
 from spandrel.architectures.Compact import Compact
-from spandrel.architectures.FDAT import FDAT
 
+from benchmarks.architectures import saved as made
+from tests.fdats import fdat, named
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.engines import choice, openvino, tensorrt
 from vsfdatrd.engines import torch as torch_engine
@@ -53,35 +54,15 @@ def through_torch(checkpoint: Checkpoint, picture: Frames) -> Frames:
         return cast(Frames, network.bare(torch.from_numpy(picture)[None])[0].numpy())
 
 
-def small_fdat(**changes: Any) -> nn.Module:
-    return FDAT(**({"embed_dim": 32, "num_heads": 2, "num_groups": 1, "depth_per_group": 2, "scale": 2} | changes))
-
-
-UPSAMPLERS = (
-    "conv", "pixelshuffledirect", "pixelshuffle", "nearest+conv", "dysample", "transpose+conv", "lda", "pa_up",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        *({"upsampler_type": name, "scale": 1 if name == "conv" else 2} for name in UPSAMPLERS),
-        {"window_size": 5},
-        {"unshuffle_mod": True, "scale": 2},
-        {"unshuffle_mod": True, "scale": 1, "upsampler_type": "pixelshuffle"},
-        {"scale": 3, "upsampler_type": "pixelshuffle"},
-        {"scale": 4, "upsampler_type": "pixelshuffledirect"},
-    ],
-    ids=lambda changes: "-".join(map(str, changes.values())),
-)
-def test_every_fdat_is_what_spandrel_computes(tmp_path: Path, changes: dict[str, Any]) -> None:
-    checkpoint = saved(small_fdat(**changes), tmp_path / "fdat.safetensors")
-    assert checkpoint.description.architecture == "FDAT"
-    picture = np.random.default_rng(0).random((3, 40, 48), np.float32)
+@pytest.mark.parametrize("changes", [{}, {"unshuffle_mod": True}, {"upsampler_type": "lda"}], ids=named)
+def test_fdat_in_openvino_is_what_spandrel_computes(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """All of them, in ONNX Runtime: test_fdat.py."""
+    checkpoint = fdat(tmp_path / "fdat.safetensors", **changes)
+    picture = np.random.default_rng(0).random((3, 36, 44), np.float32)
     expected = through_torch(checkpoint, picture)
     found = through_openvino(checkpoint, picture, tmp_path / "engine")
-    assert found.shape == expected.shape == (3, 40 * checkpoint.description.scale, 48 * checkpoint.description.scale)
-    assert np.abs(found - expected).max() <= 1e-4 * max(1.0, float(expected.std()))
+    assert found.shape == expected.shape == (3, 72, 88)
+    assert np.abs(found - expected).max() <= 1e-4 * float(expected.std())
 
 
 def test_a_network_of_one_channel_gets_the_planes_in_turn(tmp_path: Path) -> None:
@@ -98,7 +79,7 @@ def test_a_network_of_one_channel_gets_the_planes_in_turn(tmp_path: Path) -> Non
 @pytest.mark.skipif(not RTX.installed, reason="tensorrt_rtx is not installed")
 @pytest.mark.parametrize("precision", ["fp16", "mixed", "bf16", "fp32"])
 def test_tensorrt_builds_other_networks_in_every_precision(tmp_path: Path, precision: Any) -> None:
-    checkpoint = saved(small_fdat(), tmp_path / "fdat.safetensors")
+    checkpoint = made("DAT", tmp_path)
     job = Job(checkpoint, 200, 240, precision)
     facts = tensorrt.build_for(job, tmp_path, RTX, ["sm89"])
     largest = replace(checkpoint.description, largest=0)
@@ -108,7 +89,7 @@ def test_tensorrt_builds_other_networks_in_every_precision(tmp_path: Path, preci
 
 
 def test_the_graph_is_the_same_each_time(tmp_path: Path) -> None:
-    checkpoint = saved(small_fdat(), tmp_path / "fdat.safetensors")
+    checkpoint = made("DAT", tmp_path)
     graphs = []
     for _ in range(2):
         of_module._traced.cache_clear()
@@ -117,14 +98,14 @@ def test_the_graph_is_the_same_each_time(tmp_path: Path) -> None:
 
 
 def test_a_network_that_cannot_be_traced_says_so_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = saved(small_fdat(), tmp_path / "fdat.safetensors")
+    checkpoint = made("DAT", tmp_path)
 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("Unsupported: operator\nand a page about it")
 
     monkeypatch.setattr(torch.onnx, "export", fail)
     with pytest.raises(
-        EngineError, match=r"fdat.safetensors \(FDAT\) cannot be written as a graph: Unsupported: operator$"
+        EngineError, match=r"DAT.safetensors \(DAT\) cannot be written as a graph: Unsupported: operator$"
     ):
         graph_of(checkpoint, 48, 48)
 
@@ -132,7 +113,7 @@ def test_a_network_that_cannot_be_traced_says_so_in_a_sentence(tmp_path: Path, m
 def test_the_torch_engine_takes_over_from_what_cannot_be_traced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    checkpoint = saved(small_fdat(), tmp_path / "fdat.safetensors")
+    checkpoint = made("DAT", tmp_path)
     of_module._traced.cache_clear()
 
     def fail(*_: Any, **__: Any) -> None:
@@ -145,7 +126,7 @@ def test_the_torch_engine_takes_over_from_what_cannot_be_traced(
     assert type(lanes.engine).__module__ == "vsfdatrd.engines.torch"
     (line,) = [record.getMessage() for record in caplog.records if record.name == "vsfdatrd.engines.choice"]
     assert line == (
-        "The openvino engine cannot be used: fdat.safetensors (FDAT) cannot be written as a graph: "
+        "The openvino engine cannot be used: DAT.safetensors (DAT) cannot be written as a graph: "
         "Unsupported: operator. Trying the next one."
     )
 

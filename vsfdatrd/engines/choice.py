@@ -11,7 +11,7 @@ from typing import cast
 
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.description import Description
-from vsfdatrd.engines import native
+from vsfdatrd.engines import native, traced
 from vsfdatrd.engines.base import Backend, Job, Lanes
 from vsfdatrd.engines.devices import gpu_count
 from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, EngineUnavailable, MemoryShort
@@ -173,6 +173,8 @@ def _open(name: str, module: Backend, job: Job, store: Store) -> Lanes:
 
     def build(directory: Path) -> None:
         with working(f"building the {what}"):
+            if name != "torch":
+                traced.check(job.checkpoint)
             module.build(job, directory)
 
     lanes = Lanes(store.open(key, build, lambda directory: module.load(job, directory)))

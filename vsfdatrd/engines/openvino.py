@@ -15,9 +15,10 @@ import psutil
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.engines.base import Engine, Job
 from vsfdatrd.engines.process import RemoteEngine, Spare, Worker
+from vsfdatrd.engines.traced import graph_for
 from vsfdatrd.errors import EngineBuildError, EngineError
 from vsfdatrd.graph import GRAPH_VERSION as GRAPH_VERSION
-from vsfdatrd.graph.of_checkpoint import graph_of, serialized
+from vsfdatrd.graph.of_checkpoint import serialized
 from vsfdatrd.options import Precision
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ ANY_SIZE = False
 # What one frame in flight takes, its buffers included, per token of the map and channel of the feed-forward network, in
 # float32: 23.0 to 23.4 bytes for medium from 240×240 to 720×540 (`python -m benchmarks.memory --sizes`).
 BYTES_PER_TOKEN_CHANNEL = 24
+# Of an FDAT, per token and channel of a token: 32.6 to 37.5 bytes for tiny, medium and large from 240×240 to 480×480.
+BYTES_PER_FDAT_CHANNEL = 38
 # Of other networks, what one frame takes, as so many float32 tensors of their largest one's size: 2.4 to 8.3 were
 # measured for small ones (DAT, HAT, ESRGAN, FDAT, RealCUGAN, SwinIR) at 240×240, some 60 MB of code and all.
 LARGEST_AT_ONCE = 7
@@ -85,7 +88,7 @@ def build(job: Job, directory: Path) -> None:
     Raises EngineBuildError if OpenVINO cannot compile it, or if a half precision strays too far from fp32.
     """
     graph = directory / "graph.onnx"
-    graph.write_bytes(serialized(graph_of(job.checkpoint, job.height, job.width)))
+    graph.write_bytes(serialized(graph_for(job.checkpoint, job.height, job.width)))
     try:
         psnr = _spare.ask("build", graph=str(graph), directory=str(directory), **_how(job))
     except EngineBuildError:
@@ -124,6 +127,9 @@ def _needed(job: Job, streams: int) -> int:
     activations = 0.0
     if config:
         activations = config.ffn_dim / config.unshuffle**2 * BYTES_PER_TOKEN_CHANNEL
+    elif fdat := description.fdat:
+        largest = max(fdat.embed_dim * BYTES_PER_FDAT_CHANNEL, 4 * fdat.largest_in_tail * LARGEST_AT_ONCE)
+        activations = largest / fdat.unshuffle**2
     elif description.artcnn:
         activations = 4 * description.artcnn.held
     else:

@@ -21,10 +21,11 @@ from vsfdatrd.engines.kept_file import keep, read
 from vsfdatrd.engines.process import RemoteEngine, Spare
 from vsfdatrd.engines.tensorrt_build import REFERENCE
 from vsfdatrd.engines.tensorrt_library import OLDEST, Library, choose
+from vsfdatrd.engines.traced import graph_for
 from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, EngineUnavailable
 from vsfdatrd.graph import GRAPH_VERSION as GRAPH_VERSION
 from vsfdatrd.graph.dialect import tensorrt as dialect
-from vsfdatrd.graph.of_checkpoint import graph_of, serialized
+from vsfdatrd.graph.of_checkpoint import serialized
 from vsfdatrd.options import Precision
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,9 @@ ANY_SIZE = False
 # variants and sizes, rounded up.
 BYTES_PER_CHANNEL: dict[Precision, float] = {"fp16": 6.8, "bf16": 6.8, "mixed": 11.2, "fp32": 52}
 BYTES_PER_SCORE = 4.4
+# Of an FDAT, per token and channel of a token: 21.1 to 23.0 in fp16 (sm75: 24.3 to 26.7) and bf16, 28.1 to 30.0 in
+# mixed and 40.4 to 51.4 in fp32 were reported for tiny to xl at 720×540.
+BYTES_PER_FDAT_CHANNEL: dict[Precision, float] = {"fp16": 27, "bf16": 23.5, "mixed": 30.5, "fp32": 52}
 # Of an ArtCNN, bytes for each value that `ArtCnnConfig.held` counts: 2.1 to 2.4, 3.6 to 3.8 and 4.1 to 4.4 were
 # reported for R8F64, C4F32 and C4F16 at 720×540; the smaller a network is, the more do its ends weigh.
 BYTES_PER_HELD: dict[Precision, float] = {"fp16": 2.5, "bf16": 2.5, "mixed": 3.8, "fp32": 4.5}
@@ -113,6 +117,10 @@ def needed(job: Job) -> int:
         scores = config.heads * config.dict_tokens if job.precision != "fp32" else 0  # in fp32 they are not the peak
         per_token = config.ffn_dim * BYTES_PER_CHANNEL[job.precision] + scores * BYTES_PER_SCORE
         activations = pixels / config.unshuffle**2 * per_token
+    elif fdat := description.fdat:
+        body = fdat.embed_dim * BYTES_PER_FDAT_CHANNEL[job.precision]
+        tail = 4 * fdat.largest_in_tail * LARGEST_AT_ONCE[job.precision == "fp32"]
+        activations = pixels / fdat.unshuffle**2 * max(body, tail)
     elif description.artcnn:
         activations = pixels * description.artcnn.held * BYTES_PER_HELD[job.precision]
     else:
@@ -137,8 +145,8 @@ def build_for(job: Job, directory: Path, library: Library, targets: Sequence[str
     graph, exact = directory / "graph.onnx", directory / "exact.onnx"
     try:
         written = dialect(job.precision, turing="sm75" in targets)
-        graph.write_bytes(serialized(graph_of(job.checkpoint, job.height, job.width, written)))
-        exact.write_bytes(serialized(graph_of(job.checkpoint, job.height, job.width)))
+        graph.write_bytes(serialized(graph_for(job.checkpoint, job.height, job.width, written)))
+        exact.write_bytes(serialized(graph_for(job.checkpoint, job.height, job.width)))
     except OverflowError as error:
         raise EngineBuildError(f"{job.checkpoint.path.name} cannot be computed in {job.precision}: {error}.") from error
     number, full_log = tempfile.mkstemp(".log", "vsfdatrd-tensorrt-")

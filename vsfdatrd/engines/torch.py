@@ -28,8 +28,8 @@ ANY_SIZE = False
 # 90 to 101 bytes were measured for medium from 240×240 to 480×480.
 BYTES_PER_TOKEN_CHANNEL = 104
 # Of other networks, what one frame takes, as so many tensors of their largest one's size: 2.6 to 9.0 were measured for
-# small ones (DAT, HAT, ESRGAN, FDAT, RealCUGAN, SwinIR) at 240×240 on a CPU.
-LARGEST_AT_ONCE = 9
+# small ones (DAT, HAT, ESRGAN, FDAT, RealCUGAN, SwinIR) at 240×240 on a CPU, 5.0 to 12.4 for FDAT tiny to large.
+LARGEST_AT_ONCE = 13
 
 
 def unavailable() -> str | None:

@@ -1,7 +1,8 @@
-"""FDAT-RD and a frame size -> an ONNX graph, written node by node from the weights. Needs no torch, takes a second.
+"""FDAT-RD (or FDAT) and a frame size -> an ONNX graph, written node by node from the weights. Needs no torch, takes a
+second.
 
-The same function as `nn.fdat_rd.FdatRd`, shaped for engines: batch of one, everything that depends on weights alone
-computed here, in float64. `GRAPH_VERSION` is part of an engine's identity; raise it with every change.
+The same function as `nn.fdat_rd.FdatRd`, or spandrel's FDAT, shaped for engines: batch of one, everything that depends
+on weights alone computed here, in float64. `GRAPH_VERSION` is part of an engine's identity; raise it with every change.
 """
 
 from collections.abc import Mapping
@@ -10,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from vsfdatrd.graph.dialect import OPENVINO, Dialect
-from vsfdatrd.nn.config import FdatRdConfig
+from vsfdatrd.nn.fdat_config import Config
 
 if TYPE_CHECKING:
     import onnx
 
-GRAPH_VERSION = "4"
+GRAPH_VERSION = "5"
 
 
 def fdat_rd_graph(
-    config: FdatRdConfig,
+    config: Config,
     tensors: Mapping[str, NDArray[Any]],
     height: int,
     width: int,
@@ -40,7 +41,7 @@ def fdat_rd_graph(
     return write(config, tensors, (height, width), dialect)
 
 
-def open_graph(config: FdatRdConfig, tensors: Mapping[str, NDArray[Any]], dialect: Dialect) -> "onnx.ModelProto":
+def open_graph(config: Config, tensors: Mapping[str, NDArray[Any]], dialect: Dialect) -> "onnx.ModelProto":
     """The network for frames of any size: as `fdat_rd_graph`, with H and W open. Padding is part of it."""
     from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The three attentions of FDAT-RD as graphs. Tokens (N, C) in, tokens out; h heads of d channels.
+"""The attentions of FDAT-RD and FDAT as graphs. Tokens (N, C) in, tokens out; h heads of d channels.
 
 Where a dialect asks for `parts`, what looks at the whole frame (97,200 tokens at 720×540) is computed for stretches of
 it side by side and put together in fp32: one sum over so many products would overflow fp16, one softmax over so many
@@ -12,7 +12,7 @@ import numpy as np
 from vsfdatrd.graph.dialect import Dialect
 from vsfdatrd.graph.weights import Array, Weights
 from vsfdatrd.graph.writer import Name, Side, Writer
-from vsfdatrd.nn.config import WINDOW, FdatRdConfig
+from vsfdatrd.nn.fdat_config import Config
 
 FULL = np.float32
 LONGEST = 1536
@@ -24,30 +24,49 @@ SAFE = 60000.0
 class Attention:
     """Writes attention over the tokens of one map of height × width."""
 
-    def __init__(self, g: Writer, config: FdatRdConfig, dialect: Dialect, height: Side, width: Side) -> None:
+    def __init__(self, g: Writer, config: Config, dialect: Dialect, height: Side, width: Side) -> None:
         self.g, self.config, self.dialect = g, config, dialect
         self.height, self.width = height, width
         self.tokens = height * width if isinstance(height, int) and isinstance(width, int) else None
         """N; None where the size is open."""
         self.heads, self.depth = config.heads, config.embed_dim // config.heads
+        self.lanes = -(-self.depth // dialect.lanes) * dialect.lanes
+        """Channels of a head in attention over places, filled up with zeros."""
         self.spatial = 0
 
     def windows(self, n: Name, weights: Weights) -> Name:
-        """Window attention with a bias for every pair of places, windows lying and standing in turn."""
+        """Window attention with a bias for every pair of places, the configuration's windows in turn.
+
+        A map that is no multiple of the window is continued with zeros, which are attended to like everything else.
+        """
         g, c = self.g, self.config.embed_dim
-        wh, ww = WINDOW if self.spatial % 2 == 0 else WINDOW[::-1]
+        wh, ww = self.config.windows[self.spatial % len(self.config.windows)]
         self.spatial += 1
-        rows, cols, tokens = g.reckon("Div", self.height, wh), g.reckon("Div", self.width, ww), wh * ww
-        # (N, C) -> (rows, wh, cols, ww, C) -> (rows, cols, wh, ww, C) -> (windows, 300, C)
+        tall, wide = self._filled(self.height, wh), self._filled(self.width, ww)
+        if continued := (tall, wide) != (self.height, self.width):
+            ends = g.sides(0, 0, 0, g.reckon("Sub", tall, self.height), g.reckon("Sub", wide, self.width), 0)
+            n = g.op("Pad", g.reshape(n, self.height, self.width, c), ends)
+        rows, cols, tokens = g.reckon("Div", tall, wh), g.reckon("Div", wide, ww), wh * ww
+        # (N, C) -> (rows, wh, cols, ww, C) -> (rows, cols, wh, ww, C) -> (windows, T, C)
         x = g.transpose(g.reshape(n, rows, wh, cols, ww, c), 0, 2, 1, 3, 4)
-        x = g.reshape(x, -1 if self.tokens is None else self.tokens // tokens, tokens, c)
+        x = g.reshape(x, rows * cols if isinstance(rows, int) and isinstance(cols, int) else -1, tokens, c)
         wq, wk, wv = np.split(weights["qkv.weight"], 3)
-        # bias: (1, h, 300, 300)
-        out = self._attend(x, wq * self.depth**-0.5, x, wk, wv, weights["rel_pos_bias"][None])
-        out = g.op("Add", g.matmul(out, weights["proj.weight"]), g.constant(weights["proj.bias"]))
-        # back: (windows, 300, C) -> (rows, cols, wh, ww, C) -> (rows, wh, cols, ww, C) -> (N, C)
+        bias = weights[self.config.windows_bias][None]  # (1, h, T, T)
+        out = self._attend(x, wq * self.depth**-0.5, x, wk, wv, bias)
+        out = self._projected(out, weights)
+        # back: (windows, T, C) -> (rows, cols, wh, ww, C) -> (rows, wh, cols, ww, C) -> (N, C)
         out = g.transpose(g.reshape(out, rows, cols, wh, ww, c), 0, 2, 1, 3, 4)
+        if continued:
+            out = g.reshape(out, tall, wide, c)
+            out = g.op("Slice", out, g.sides(0, 0), g.sides(self.height, self.width), g.sides(0, 1))
         return g.reshape(out, self.tokens or -1, c)
+
+    def _filled(self, side: Side, window: int) -> Side:
+        """The map's side, continued to a multiple of a window's."""
+        g = self.g
+        if self.config.multiple // self.config.unshuffle % window == 0:
+            return side  # as it is, whatever the frame
+        return g.reckon("Mul", g.reckon("Div", g.reckon("Add", side, window - 1), window), window)
 
     def channels(self, n: Name, weights: Weights, largest: float) -> Name:
         """Channel attention, folded: one second moment and one C × C product a token.
@@ -100,45 +119,56 @@ class Attention:
 
         wk, wv = np.split(weights["e_kv.weight"], 2)
         out = self._attend(n, weights["e_q.weight"] * self.depth**-0.5, refined, wk, wv)
-        out = g.op("Add", g.matmul(out, weights["proj.weight"]), g.constant(weights["proj.bias"]))
-        return g.reshape(out, tokens, c)
+        return g.reshape(self._projected(out, weights), tokens, c)
 
     # Attention itself
 
     def _attend(self, x: Name, wq: Array, y: Name, wk: Array, wv: Array, bias: Array | None = None) -> Name:
-        """softmax(q k + bias) v of B windows: queries of x (B, T, C), keys and values of y (B, K, C) -> (B, T, C)."""
+        """softmax(q k + bias) v of B windows: queries of x (B, T, C), the rest of y (B, K, C) -> (B, T, h·lanes)."""
+        wq, wk, wv = (self._by_lanes(w) for w in (wq, wk, wv))
         if not self.dialect.attention:
-            return self._products(self._split(x, wq), self._keys(y, wk), self._split(y, wv), bias)
+            return self._products(self._split(x, wq), self._keys(y, wk), self._split(y, wv), self.lanes, bias)
         g = self.g
-        inputs = [self._split(x, wq), self._split(y, wk), self._split(y, wv)]  # (B, h, T or K, d)
+        inputs = [self._split(x, wq), self._split(y, wk), self._split(y, wv)]  # (B, h, T or K, lanes)
         if bias is not None:
             inputs.append(g.constant(bias))
         out = g.op("Attention", *inputs, scale=1.0)  # 1/√d is in the queries' weights already
-        return self._joined(out)
+        return self._joined(out, self.lanes)
+
+    def _by_lanes(self, weight: Array) -> Array:
+        """Weights of queries, keys or values, every head filled up: (h·d, C) -> (h·lanes, C)."""
+        by_head = weight.reshape(self.heads, self.depth, -1)
+        return np.pad(by_head, ((0, 0), (0, self.lanes - self.depth), (0, 0))).reshape(self.heads * self.lanes, -1)
+
+    def _projected(self, out: Name, weights: Weights) -> Name:
+        """What heads found, mixed: (B, T, h·lanes) -> (B, T, C)."""
+        weight = self._by_lanes(weights["proj.weight"].T).T
+        return self.g.op("Add", self.g.matmul(out, weight), self.g.constant(weights["proj.bias"]))
 
     # Written so that OpenVINO's CPU plugin takes everything between the four products for one kernel; that needs all
     # four sides, even where B is 1.
 
     def _split(self, x: Name, weight: Array) -> Name:
-        """Queries or values: (B, T, C) -> (B, h, T, d)."""
-        return self.g.transpose(self.g.reshape(self.g.matmul(x, weight), 0, 0, self.heads, self.depth), 0, 2, 1, 3)
+        """Queries or values: (B, T, C) -> (B, h, T, d); d is what the weights (h·d, C) have for a head."""
+        depth = len(weight) // self.heads
+        return self.g.transpose(self.g.reshape(self.g.matmul(x, weight), 0, 0, self.heads, depth), 0, 2, 1, 3)
 
     def _keys(self, x: Name, weight: Array) -> Name:
         """Keys, made in the layout that the product with queries wants: (B, T, C) -> (B, h, d, T)."""
         k = self.g.op("MatMul", self.g.constant(weight), self.g.transpose(x, 0, 2, 1))  # (B, C, T)
-        return self.g.reshape(k, 0, self.heads, self.depth, -1)
+        return self.g.reshape(k, 0, self.heads, len(weight) // self.heads, -1)
 
-    def _products(self, q: Name, k: Name, v: Name, bias: Array | None = None) -> Name:
-        """softmax(q k + bias) v. q: (B, h, T, d), k: (B, h, d, K), v: (B, h, K, d) -> (B, T, C)."""
+    def _products(self, q: Name, k: Name, v: Name, depth: int, bias: Array | None = None) -> Name:
+        """softmax(q k + bias) v. q: (B, h, T, d), k: (B, h, d, K), v: (B, h, K, d) -> (B, T, h·d). depth: d."""
         g = self.g
         scores = g.op("MatMul", q, k)
         if bias is not None:
             scores = g.op("Add", scores, g.constant(bias))
-        return self._joined(g.op("MatMul", g.op("Softmax", scores, axis=-1), v))
+        return self._joined(g.op("MatMul", g.op("Softmax", scores, axis=-1), v), depth)
 
-    def _joined(self, out: Name) -> Name:
-        """(B, h, T, d) -> (B, T, C)."""
-        return self.g.reshape(self.g.transpose(out, 0, 2, 1, 3), 0, 0, self.config.embed_dim)
+    def _joined(self, out: Name, depth: int) -> Name:
+        """(B, h, T, d) -> (B, T, h·d)."""
+        return self.g.reshape(self.g.transpose(out, 0, 2, 1, 3), 0, 0, self.heads * depth)
 
     # What looks at the whole frame
 
@@ -150,14 +180,16 @@ class Attention:
         halvings = max(0, math.ceil(math.log2(largest / math.sqrt(SAFE / (3 * c))))) if self.dialect.parts else 0
         if halvings:
             n = g.op("Mul", n, g.constant(0.5**halvings))
-        length = self._part(int(SAFE * 4**halvings / largest**2)) if self.dialect.parts else None
-        if length is None:
-            if self.dialect.turing:
-                raise OverflowError(f"a norm whose values reach {largest:.3g} is beyond what this device can sum")
+        if not self.dialect.parts or self.tokens is None:
             n = g.cast(n, compute, FULL)
             total = g.op("MatMul", g.transpose(n, 1, 0), n)
         else:
-            x = g.reshape(n, self._count() // length, length, c)  # (N, C) -> (P, T, C)
+            most = min(LONGEST, int(SAFE * 4**halvings / largest**2))
+            length = self._part(most) or 0
+            if length < most // 4:  # tokens of zeros add nothing
+                length = most // 8 * 8
+                n = g.op("Pad", n, g.sides(0, 0, -self.tokens % length, 0))
+            x = g.reshape(n, -(-self.tokens // length), length, c)  # (N, C) -> (P, T, C)
             sums = g.cast(g.op("MatMul", g.transpose(x, 0, 2, 1), x), compute, FULL)  # (P, C, C)
             total = g.op("ReduceSum", sums, g.constant([0], np.int64), keepdims=0)
         if self.tokens is not None:
@@ -169,7 +201,7 @@ class Attention:
         g, h, d, compute = self.g, self.heads, self.depth, self.dialect.compute
         length = self._part(LONGEST) if self.dialect.parts else None
         if length is None:
-            return self._products(g.constant(queries), self._keys(x, wk), self._split(x, wv))
+            return self._products(g.constant(queries), self._keys(x, wk), self._split(x, wv), d)
         # Softmax over parts of the keys, and what each part has to say to the whole (as in flash decoding, Dao et al.
         # 2023): with m the largest score of a part and l = Σ exp(s - m), its share is l · exp(m) of the sum.
         parts = self._count() // length
@@ -188,7 +220,7 @@ class Attention:
         share = g.op("Div", share, g.op("ReduceSum", share, first, keepdims=1))  # (P, h, M, 1)
         # (P, h, M, d) -> (1, h, M, d) -> (1, M, C)
         found = g.op("ReduceSum", g.op("Mul", g.cast(found, compute, FULL), share), first, keepdims=1)
-        return self._joined(g.cast(found, FULL, compute))
+        return self._joined(g.cast(found, FULL, compute), d)
 
     def _count(self) -> int:
         """N; where the size is open, that of a 720×540 frame after unshuffling by 2, which serves as a scale."""

@@ -22,6 +22,8 @@ class Dialect:
     turing: bool = False
     """For GPUs of compute capability 7.5, where TensorRT-RTX has no fp32 products (convolutions do the small ones) and
     makes tables of hundreds of megabytes for convolutions by channel (sums of shifted maps do those)."""
+    lanes: int = 1
+    """What the channels of a head are a multiple of in attention over places, filled up with zeros if they are not."""
     padding: bool = False
     """Any frame size: the graph pads to the network's multiple and crops, as the filter does around an engine."""
 
@@ -51,5 +53,7 @@ OPENVINO = Dialect()
 
 
 def tensorrt(precision: Precision, turing: bool = False) -> Dialect:
-    """For TensorRT, which computes in just the types the graph has. Its fused attention has no fp32 kernels."""
-    return Dialect(precision, attention=precision != "fp32", parts=True, turing=turing)
+    """For TensorRT, which computes in just the types the graph has. Its fused attention has no fp32 kernels, and wants
+    heads of eights."""
+    fused = precision != "fp32"
+    return Dialect(precision, attention=fused, parts=True, turing=turing, lanes=8 if fused else 1)

@@ -1,4 +1,5 @@
-"""The body of FDAT-RD as a graph: first convolution, groups, blocks. Attention and tails have files of their own.
+"""The body of FDAT-RD and FDAT as a graph: first convolution, groups, blocks. Attention and tails have files of their
+own.
 
 Tokens are a matrix (N, C), row-major from the map (1, C, H, W). Shapes in comments as in `nn.fdat_rd`: h heads of d
 channels, M dictionary tokens. H and W may be unknown until the graph runs.
@@ -14,17 +15,18 @@ from vsfdatrd.graph.dialect import Dialect
 from vsfdatrd.graph.tails import write_tail
 from vsfdatrd.graph.weights import Array, Weights
 from vsfdatrd.graph.writer import Name, Side, Writer
-from vsfdatrd.nn.config import FdatRdConfig, Kind
+from vsfdatrd.nn.config import Kind
+from vsfdatrd.nn.fdat_config import Config, FdatConfig
 
 FULL = np.float32
 
 
 def write(
-    config: FdatRdConfig, tensors: Mapping[str, Array], size: tuple[int, int] | None, dialect: Dialect
+    config: Config, tensors: Mapping[str, Array], size: tuple[int, int] | None, dialect: Dialect
 ) -> onnx.ModelProto:
     """The whole network for frames of size (height, width) pixels; None leaves the size open."""
     weights = Weights(tensors)
-    g = Writer("fdat_rd", dialect.compute, dialect.opset)
+    g = Writer("fdat" if isinstance(config, FdatConfig) else "fdat_rd", dialect.compute, dialect.opset)
     height, width = size or (g.length("input", 2), g.length("input", 3))
     x, tall, wide = _padded(g, config, height, width) if dialect.padding else ("input", height, width)
     out = _Network(config, weights, tall, wide, dialect, g).body(x)
@@ -35,7 +37,7 @@ def write(
     return g.model((1, config.in_channels, h, w), out, (1, config.out_channels, h_out, w_out))
 
 
-def _padded(g: Writer, config: FdatRdConfig, height: Side, width: Side) -> tuple[Name, Side, Side]:
+def _padded(g: Writer, config: Config, height: Side, width: Side) -> tuple[Name, Side, Side]:
     """The picture reflected at its bottom and right up to the network's multiple, and its new sides."""
     below, right = (g.reckon("Mod", g.reckon("Sub", 0, n), config.multiple) for n in (height, width))
     if below == right == 0:
@@ -50,7 +52,7 @@ def _cropped(g: Writer, x: Name, height: Side, width: Side) -> Name:
 
 class _Network:
     def __init__(
-        self, config: FdatRdConfig, weights: Weights, height: Side, width: Side, dialect: Dialect, g: Writer
+        self, config: Config, weights: Weights, height: Side, width: Side, dialect: Dialect, g: Writer
     ) -> None:
         self.config, self.weights, self.g, self.dialect = config, weights, g, dialect
         self.height, self.width = (g.reckon("Div", side, config.unshuffle) for side in (height, width))

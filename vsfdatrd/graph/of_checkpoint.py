@@ -1,7 +1,7 @@
 """Any checkpoint -> a graph for frames of one size: the one way from a file to what every graph engine reads.
 
-FDAT-RD and ArtCNN are written from their weights; a network that exists as a PyTorch module (spandrel's) is traced;
-an ONNX file is given the ends that engines expect.
+FDAT-RD, FDAT and ArtCNN are written from their weights; any other network that exists as a PyTorch module (spandrel's)
+is traced; an ONNX file is given the ends that engines expect.
 """
 
 from dataclasses import asdict
@@ -17,8 +17,8 @@ from vsfdatrd.weights_file import refuse
 if TYPE_CHECKING:
     import onnx
 
-FOREIGN_VERSION = 1
-"""Raised with every change in how graphs other than FDAT-RD's come about."""
+FOREIGN_VERSION = 2
+"""Raised with every change in how graphs other than FDAT-RD's and FDAT's come about."""
 LARGEST = 2**31 - 2**20
 """Bytes of an ONNX file that engines read: one message of protobuf."""
 
@@ -32,10 +32,10 @@ def graph_of(checkpoint: Checkpoint, height: int, width: int, dialect: Dialect =
     half precision, CheckpointError as `Checkpoint.tensors` does.
     """
     description = checkpoint.description
-    if description.config is not None:
+    if description.written is not None:
         from vsfdatrd.graph import fdat_rd_graph
 
-        return fdat_rd_graph(description.config, checkpoint.tensors(), height, width, dialect)
+        return fdat_rd_graph(description.written, checkpoint.tensors(), height, width, dialect)
     if description.artcnn is not None:
         from vsfdatrd.graph import artcnn
 
@@ -63,8 +63,8 @@ def _of_file(checkpoint: Checkpoint, height: int, width: int) -> "onnx.ModelProt
 
 
 def identity(description: Description) -> str:
-    """What, beside the weights and an FDAT-RD's `GRAPH_VERSION`, a graph comes from; as text for an engine's key."""
-    if description.config is not None:
+    """What, beside the weights and `graph.GRAPH_VERSION`, a graph comes from; as text for an engine's key."""
+    if description.written is not None:
         return ""
     text = f"foreign {FOREIGN_VERSION}"
     return text if description.onnx is None else f"{text} {digest_of(asdict(description.onnx))[:32]}"

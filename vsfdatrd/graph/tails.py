@@ -10,12 +10,13 @@ import numpy as np
 
 from vsfdatrd.graph.weights import Array, Weights
 from vsfdatrd.graph.writer import Name, Side, Writer
-from vsfdatrd.nn.config import GROUPS, FdatRdConfig, steps
+from vsfdatrd.nn.config import GROUPS, steps
+from vsfdatrd.nn.fdat_config import Config
 
 FULL = np.float32
 
 
-def write_tail(g: Writer, config: FdatRdConfig, weights: Weights, x: Name, height: Side, width: Side) -> Name:
+def write_tail(g: Writer, config: Config, weights: Weights, x: Name, height: Side, width: Side) -> Name:
     """Add the tail. x: (1, C, H, W) in the writer's type -> (1, O, H·s, W·s) float32.
 
     Raises ValueError if the size is open and the tail needs to know it.
@@ -33,7 +34,7 @@ def write_tail(g: Writer, config: FdatRdConfig, weights: Weights, x: Name, heigh
 
 
 class _Tail:
-    def __init__(self, g: Writer, config: FdatRdConfig, weights: Weights, height: int = 0, width: int = 0) -> None:
+    def __init__(self, g: Writer, config: Config, weights: Weights, height: int = 0, width: int = 0) -> None:
         self.g, self.config, self.weights = g, config, weights
         self.height, self.width = height, width
         self.layer = 0

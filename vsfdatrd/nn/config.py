@@ -7,7 +7,7 @@ A configuration comes from a variant's name (`variant`) or is found from the sha
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from vsfdatrd.errors import CheckpointError
 
@@ -67,6 +67,9 @@ class FdatRdConfig:
     in_channels: int = 3
     out_channels: int = 3
 
+    windows_bias: ClassVar[str] = "rel_pos_bias"
+    """What spatial attention calls its bias for every pair of places in a window."""
+
     @property
     def scale(self) -> int:
         """Output pixels per input pixel, along each side."""
@@ -76,6 +79,11 @@ class FdatRdConfig:
     def multiple(self) -> int:
         """Both sides of the input are padded to a multiple of this many pixels."""
         return self.unshuffle * math.lcm(*WINDOW)
+
+    @property
+    def windows(self) -> tuple[tuple[int, int], ...]:
+        """Height and width of the attention windows that spatial blocks have in turn."""
+        return (WINDOW, WINDOW[::-1])
 
     @property
     def blocks(self) -> int:

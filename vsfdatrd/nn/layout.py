@@ -1,10 +1,16 @@
-"""Name and shape of every tensor an FDAT-RD of a given configuration has. Needs no torch.
+"""Name and shape of every tensor an FDAT-RD, or an FDAT, of a given configuration has. Needs no torch.
 
 It is what a checkpoint is held against before anything is built from it (tests/nn/test_layout.py holds it against the
-network itself).
+networks themselves).
 """
 
-from vsfdatrd.nn.config import GROUPS, META, WINDOW, FdatRdConfig, Kind, steps
+import math
+from typing import TYPE_CHECKING
+
+from vsfdatrd.nn.config import GROUPS, META, Kind, steps
+
+if TYPE_CHECKING:
+    from vsfdatrd.nn.fdat_config import Config
 
 type Shape = tuple[int, ...]
 
@@ -16,7 +22,7 @@ def is_buffer(name: str) -> bool:
     return name == META or name.endswith(".init_pos")
 
 
-def tensor_shapes(config: FdatRdConfig) -> dict[str, Shape]:
+def tensor_shapes(config: "Config") -> dict[str, Shape]:
     """Every tensor of the network, buffers included, by name.
 
     Raises ValueError for a tail that the configuration's widths do not allow.
@@ -42,13 +48,14 @@ def _norm(name: str, dim: int) -> dict[str, Shape]:
     return {f"{name}.weight": (dim,), f"{name}.bias": (dim,)}
 
 
-def _block(config: FdatRdConfig, kind: Kind) -> dict[str, Shape]:
+def _block(config: "Config", kind: Kind) -> dict[str, Shape]:
     c, f, gate = config.embed_dim, config.ffn_dim, config.gate_dim
-    tokens = WINDOW[0] * WINDOW[1]
+    tokens = math.prod(config.windows[0])
     shapes = _norm("n1", c) | _norm("n2", c)
     match kind:
         case "spatial":
-            shapes |= {"attn.rel_pos_bias": (config.heads, tokens, tokens), "attn.qkv.weight": (3 * c, c)}
+            bias = f"attn.{config.windows_bias}"
+            shapes |= {bias: (config.heads, tokens, tokens), "attn.qkv.weight": (3 * c, c)}
         case "channel":
             shapes |= {"attn.temp": (config.heads, 1, 1), "attn.qkv.weight": (3 * c, c)}
         case "dictionary":
@@ -62,7 +69,7 @@ def _block(config: FdatRdConfig, kind: Kind) -> dict[str, Shape]:
     return shapes | {"ffn.fc1.weight": (f, c), "ffn.smix.weight": (f, 1, 3, 3), "ffn.fc2.weight": (c, f)}
 
 
-def _tail(config: FdatRdConfig) -> dict[str, Shape]:
+def _tail(config: "Config") -> dict[str, Shape]:
     """Tensors of the upsampler, named by their place in its sequence of layers."""
     c, m, o, s = config.embed_dim, config.mid_dim, config.out_channels, config.tail_scale
     shapes: dict[str, Shape] = {}
@@ -89,6 +96,8 @@ def _tail(config: FdatRdConfig) -> dict[str, Shape]:
             if s == 4:
                 shapes = {"0.weight": (c, c, 4, 4), "0.bias": (c,), "2.weight": (c, o, 4, 4), "2.bias": (o,)}
                 shapes |= _conv("3", o, o)
+            elif s > 4:
+                raise ValueError(f"its tail is a transposed convolution, which cannot enlarge {s} times")
             else:
                 side = 4 if s == 2 else 3
                 shapes = {"0.weight": (c, o, side, side), "0.bias": (o,)} | _conv("1", o, o)

@@ -1,0 +1,154 @@
+"""The graph that is written from an FDAT's weights computes what spandrel's module computes."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+pytest.importorskip("spandrel")
+
+from tests.fdats import BODIES, TAILS, by_spandrel, fdat, named
+from tests.graph.emulation import emulate
+from tests.graph.test_dialects import by_runtime, strayed
+from vsfdatrd.checkpoint import Checkpoint
+from vsfdatrd.engines import tensorrt as engine
+from vsfdatrd.engines.base import Job
+from vsfdatrd.engines.tensorrt_library import RTX
+from vsfdatrd.graph import of_checkpoint, open_graph
+from vsfdatrd.graph.dialect import OPENVINO, Dialect, tensorrt
+from vsfdatrd.graph.of_checkpoint import graph_of
+from vsfdatrd.options import Precision
+
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:torch.meshgrid")]
+
+FORMS = (
+    Dialect(parts=True), Dialect(lanes=8), Dialect(attention=True, parts=True, lanes=8),
+    Dialect(parts=True, turing=True, lanes=8),
+)  # fmt: skip
+
+
+def noise(height: int, width: int) -> Any:
+    return np.random.default_rng(height * 1000 + width).random((1, 3, height, width), np.float32)
+
+
+def off(out: Any, expected: Any) -> float:
+    """The largest difference, as a part of the standard deviation."""
+    assert out.shape == expected.shape
+    assert expected.std() > 0.05, "an output that does not vary compares nothing"
+    return float(np.abs(out - expected).max() / expected.std())
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Checkpoint:
+    """An FDAT whose heads have 27 channels, in windows of 8."""
+    return fdat(tmp_path / "small.safetensors", embed_dim=54)
+
+
+@pytest.mark.parametrize("changes", [*TAILS, *BODIES], ids=named)
+def test_it_is_what_spandrel_computes(tmp_path: Path, changes: dict[str, Any]) -> None:
+    checkpoint = fdat(tmp_path / "fdat.safetensors", **changes)
+    assert checkpoint.description.fdat is not None
+    u = checkpoint.description.multiple
+    for height, width in ((40, 48), (20 * u, 13 * u)):  # the second is no multiple of the windows
+        x = noise(height, width)
+        model = graph_of(checkpoint, height, width)
+        onnx.checker.check_model(model, full_check=True)
+        assert off(by_runtime(model, x), by_spandrel(checkpoint, x)) < 3e-5
+
+
+@pytest.mark.parametrize("size", [(40, 56), (33, 45), (17, 29)], ids=str)
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.attention} {form.parts} {form.turing} {form.lanes}")
+def test_every_dialect_computes_the_same(small: Checkpoint, form: Dialect, size: tuple[int, int]) -> None:
+    """17 × 29 tokens are divided by nothing that would make parts."""
+    x = noise(*size)
+    assert off(by_runtime(graph_of(small, *size, form), x), by_spandrel(small, x)) < 3e-5
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("fp16", 4e-3), ("mixed", 4e-3), ("bf16", 4e-2)])
+@pytest.mark.parametrize("size", [(32, 48), (37, 43)], ids=str)
+def test_half_precision(small: Checkpoint, precision: Precision, bound: float, size: tuple[int, int]) -> None:
+    x = noise(*size)
+    run = emulate(graph_of(small, *size, tensorrt(precision)), x)
+    assert run.first_bad is None
+    assert 1e-5 < strayed(run.output, by_spandrel(small, x)) < bound
+
+
+@pytest.mark.parametrize("changes", [{}, {"unshuffle_mod": True, "window_size": 7}], ids=named)
+def test_a_graph_for_any_size(tmp_path: Path, changes: dict[str, Any]) -> None:
+    checkpoint = fdat(tmp_path / "fdat.safetensors", **changes)
+    config = checkpoint.description.fdat
+    assert config is not None
+    model = open_graph(config, checkpoint.tensors(), OPENVINO)
+    for height, width in ((40, 48), (27, 35)):
+        x = noise(height, width)
+        assert off(by_runtime(model, x), by_spandrel(checkpoint, x)) < 3e-5
+
+
+def test_heads_are_filled_up_for_tensorrt_alone(small: Checkpoint) -> None:
+    """54 channels are two heads of 27, or of 32."""
+    for dialect, width in ((tensorrt("fp16"), 64), (tensorrt("fp32"), 54), (OPENVINO, 54)):
+        shapes = [tuple(constant.dims) for constant in graph_of(small, 16, 16, dialect).graph.initializer]
+        biases = [shape for shape in shapes if len(shape) == 4 and shape[2:] == (64, 64)]
+        assert len(biases) == 2
+        assert (shapes.count((54, 64)) > 0) == (width == 64)
+
+
+def test_large_takes_seconds_and_no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = fdat(
+        tmp_path / "large.safetensors", embed_dim=180, num_groups=4, depth_per_group=4, num_heads=6, window_size=8
+    )
+    monkeypatch.setattr(Checkpoint, "network", None)
+    spent, model = [], onnx.ModelProto()
+    for _ in range(2):  # the machine may be busy once
+        start = time.process_time()
+        model = graph_of(checkpoint, 540, 720, tensorrt("fp16"))
+        spent.append(time.process_time() - start)
+    assert min(spent) < 3
+    assert [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim] == [1, 3, 1080, 1440]
+    assert model.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
+
+
+def test_its_engines_have_an_identity_of_their_own(small: Checkpoint) -> None:
+    assert of_checkpoint.identity(small.description) == ""
+
+
+def test_a_weight_beyond_half_precision_is_refused(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    from vsfdatrd.checkpoint import open_checkpoint
+
+    tensors = load_file(fdat(tmp_path / "fdat.safetensors").path)
+    tensors["groups.0.blocks.1.ffn.fc1.weight"][1, 2] = 1e5
+    save_file(tensors, tmp_path / "large.safetensors")
+    checkpoint = open_checkpoint(tmp_path / "large.safetensors")
+    with pytest.raises(OverflowError, match="beyond the range of float16"):
+        graph_of(checkpoint, 16, 16, tensorrt("fp16"))
+    graph_of(checkpoint, 16, 16, tensorrt("bf16"))
+
+
+@pytest.mark.skipif(not RTX.installed, reason="tensorrt_rtx is not installed")
+@pytest.mark.parametrize(
+    ("precision", "target", "size"),
+    [
+        *((precision, "sm89", (104, 152)) for precision in ("fp16", "mixed", "bf16", "fp32")),
+        ("fp16", "sm75", (104, 152)),
+        ("fp16", "sm120", (101, 149)),  # windows over the edge, tokens in no parts
+        ("fp16", "sm75", (101, 149)),
+    ],
+)
+def test_tensorrt_builds_it(
+    small: Checkpoint, tmp_path: Path, precision: Precision, target: str, size: tuple[int, int]
+) -> None:
+    job = Job(small, *size, precision)
+    facts = engine.build_for(job, tmp_path, RTX, [target])
+    assert facts["targets"] == [target]
+    bare = replace(small.description, fdat=None, largest=0)
+    estimate = engine.needed(job) - engine.needed(replace(job, checkpoint=Checkpoint(small.path, bare)))
+    assert 0.5 * facts["activation_bytes"] < estimate < 3 * facts["activation_bytes"]
+    assert np.load(tmp_path / "reference.npy").shape == (3, 2 * size[0], 2 * size[1])
+    engine.rest()
