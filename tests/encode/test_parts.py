@@ -6,12 +6,14 @@ import sqlite3
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import pytest
 import vapoursynth as vs
 
 from tests.encode.conftest import moving, write
-from vsfdatrd.encode import fields, settings
+from vsfdatrd.encode import fields, script, settings
 from vsfdatrd.encode.command import split
+from vsfdatrd.encode.header import essential
 from vsfdatrd.encode.journal import Journal, Made
 from vsfdatrd.encode.picture import Borders, check_crop, find_borders, parse_borders, square
 from vsfdatrd.encode.plan import Chunk, plan
@@ -95,6 +97,32 @@ def test_the_journal_remembers_and_refuses_damage(tmp_path: Path) -> None:
     (tmp_path / "bad").write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 20)
     with pytest.raises(sqlite3.DatabaseError):
         Journal(tmp_path / "bad")
+
+
+def test_parts_of_machines_with_other_cpus_belong_together(tmp_path: Path) -> None:
+    def headers(options: str) -> tuple[bytes, bytes]:
+        path = write(
+            moving(3), tmp_path / "part.mkv", "25", "-c:v", "libx265", "-x265-params", f"log-level=0:{options}"
+        )
+        with av.open(str(path)) as container:
+            context = container.streams.video[0].codec_context
+            header = bytes(context.extradata or b"")
+            return header, essential(header, context.name)
+
+    one, other, smooth = headers("frame-threads=1"), headers("frame-threads=3"), headers("sao=0")
+    assert one[0] != other[0]
+    assert one[1] == other[1]
+    assert one[1] != smooth[1]
+    assert len(one[1]) > 60  # more than nothing is compared
+    assert essential(b"anything", "h264") == b"anything"
+
+
+def test_where_frames_are_made_is_no_other_setting() -> None:
+    found, film, index = fields.Fields("progressive", True, ""), Path("/film.mkv"), Path("/work/index")
+    text, other = (script.prepare(film, 0, index, found, Borders(), device, "1") for device in ("0", "0,1"))
+    assert text != other
+    assert script.without_devices(text) == script.without_devices(other)
+    assert "cachepath='/there/index'" in script.with_index(text, index, Path("/there/index"))
 
 
 def test_settings_are_checked() -> None:
