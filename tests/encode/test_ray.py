@@ -97,8 +97,8 @@ def test_the_same_film_comes_out(
     out, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
     assert out == ""
-    beginnings = ("reading ", "96×64", "fields: ", "output: ", "one frame as a trial", "Ray: 2 parts at once", "part ",
-                  "joining 4 parts", str(tmp_path / "out.mkv"))  # fmt: skip
+    beginnings = ("reading ", "source: 96×64", "fields: ", "output: ", "making one frame as a trial",
+                  "Ray: 2 parts at once", "part ", "joining 4 parts", str(tmp_path / "out.mkv"))  # fmt: skip
     assert [line for line in error.splitlines() if not line.startswith(beginnings)] == []
     assert error.count("\npart ") == 4
     assert decoded(tmp_path / "out.mkv") == reference

@@ -99,4 +99,4 @@ def test_ctrl_c_in_a_terminal(watch: Any, identity_2x: Path, film: Path, tmp_pat
     again = watch(words, 80)
     assert again.end() == 0
     assert "of 4 parts are there already" in "\n".join(again.lines())
-    assert "out.mkv: 60 frames" in " ".join(again.lines()[-3:])
+    assert "out.mkv is done: 60 frames" in " ".join(again.lines()[-3:])

@@ -87,8 +87,10 @@ def run(a: argparse.Namespace) -> int:
 
     failed = 0
     with _terminated_like_interrupted(), show.choose(a.json) as screen, _workers(a.ray, wanted, screen) as workers:
-        for source, target in pairs:
+        for number, (source, target) in enumerate(pairs, 1):
             try:
+                if len(pairs) > 1:
+                    screen.say("input", f"film {number} of {len(pairs)}", input=source)
                 encode(source, target.absolute(), wanted, workers, screen)
             except FdatrdError as error:
                 screen.rest()

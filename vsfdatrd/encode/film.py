@@ -26,7 +26,7 @@ from vsfdatrd.encode.script import Upscaling
 from vsfdatrd.encode.settings import Settings
 from vsfdatrd.encode.show import Show, clock, size_of
 from vsfdatrd.encode.source import Source, identity, open_source, require_av
-from vsfdatrd.encode.timing import Timing
+from vsfdatrd.encode.timing import Timing, rate_of
 from vsfdatrd.encode.workers import Material, Progress, Retry, Workers
 from vsfdatrd.encode.workplace import Workplace, resume, workplace
 from vsfdatrd.errors import ArgumentError, EncodeError
@@ -70,14 +70,14 @@ def encode(path: Path, target: Path, settings: Settings, workers: Workers, show:
             kept = streams.choose(path, found.source.video, CONTAINERS[target.suffix.lower()])
             _say_streams(kept, show)
             parts = _make(place, journal, material, recipe, workers, show)
-            show.say("joining", f"joining {len(parts)} parts")
+            show.say("joining", f"joining {len(parts)} {'part' if len(parts) == 1 else 'parts'}")
             tag = _tag(fingerprint)
             join(Film(found.source, found.timing, parts, place.chunks, kept, found.sar, tag), place.joined)
         _finish(place, target, settings)
     frames, size = parts[-1].chunk.stop, target.stat().st_size
     seconds = time.monotonic() - begun
     show.say(
-        "finished", f"{target}: {frames} frames, {size_of(size)}, in {clock(seconds)}",
+        "finished", f"{target} is done: {frames} frames, {size_of(size)}, in {clock(seconds)}",
         output=target, frames=frames, bytes=size, seconds=round(seconds, 1),
     )  # fmt: skip
 
@@ -93,11 +93,11 @@ def understand(path: Path, index: Path | None, settings: Settings, scale: int, s
     )
     fields = fields_.decide(clip, coded if abs(coded / source.rate - 1) > 0.1 else source.rate, settings.field)
     show.say(
-        "source", f"{clip.width}×{clip.height} {clip.format.name}, {clip.num_frames} frames, {source.rate} a second, "
-        f"pixels {source.sar.numerator}:{source.sar.denominator}",
+        "source", f"source: {clip.width}×{clip.height}, {clip.format.name}, {_shape(source.sar)}, {clip.num_frames} "
+        f"frames, {rate_of(source.rate)} a second",
         width=clip.width, height=clip.height, frames=clip.num_frames, rate=source.rate, sar=source.sar,
     )  # fmt: skip
-    show.say("fields", f"fields: {_MEANING[fields.kind]} ({fields.why})", kind=fields.kind, why=fields.why)
+    show.say("fields", f"fields: {_MEANING[fields.kind]}; {fields.why}", kind=fields.kind, why=fields.why)
     device = ",".join(map(str, settings.devices))
     where = path.resolve()
     index = index and index.resolve()
@@ -126,8 +126,8 @@ def understand(path: Path, index: Path | None, settings: Settings, scale: int, s
     else:
         sar = Fraction(1)
     show.say(
-        "output", f"output: {size[0]}×{size[1]}{f', {crop} cropped' if crop else ''}, pixels "
-        f"{sar.numerator}:{sar.denominator}, {clip.num_frames} frames at {when}",
+        "output", f"output: {size[0]}×{size[1]}{f', {crop} cropped' if crop else ''}, {_shape(sar)}, {clip.num_frames} "
+        f"frames, {when}",
         width=size[0], height=size[1], frames=clip.num_frames, rate=when.rate, crop=str(crop),
     )  # fmt: skip
     up = Upscaling(
@@ -140,6 +140,10 @@ def understand(path: Path, index: Path | None, settings: Settings, scale: int, s
 def _model(settings: Settings) -> str:
     """A model as scripts name it: what is a path, as an absolute one."""
     return str(resolve(settings.model).resolve()) if Path(settings.model).suffix else settings.model
+
+
+def _shape(sar: Fraction) -> str:
+    return "square pixels" if sar == 1 else f"pixels {sar.numerator}:{sar.denominator} (width to height)"
 
 
 _MEANING = {
@@ -206,7 +210,7 @@ def _first_frame(material: Material, journal: Journal, workers: Workers, show: S
     """Properties of the first output frame. Making it also builds the engine, once, before anything is at work."""
     if (known := journal.fact("first frame")) is not None:
         return dict(known)
-    show.say("engine", "one frame as a trial, which builds the engine if there is none yet")
+    show.say("engine", "making one frame as a trial, which builds the engine if there is none yet")
     colours = workers.first_frame(material)
     journal.note("first frame", colours)
     return colours

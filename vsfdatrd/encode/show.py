@@ -81,7 +81,7 @@ class Show:
         self._rate = None
 
     def _progress(self, rate: Rate, size: int) -> None:
-        if time.monotonic() >= self._next:
+        if time.monotonic() >= self._next and rate.done < rate.total:
             self._next = time.monotonic() + _EVERY
             share = 100 * rate.done / rate.total
             self._line(f"{rate.done} of {rate.total} frames ({share:.1f} %), {rate.fps:.2f} fps, "
