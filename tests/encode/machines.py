@@ -100,6 +100,10 @@ class Machines:
         """What a command begins with to run on the head."""
         return ["nsenter", "-t", str(self._networks[0].pid), "-n"] if self._apart else []
 
+    def cut(self, number: int) -> None:
+        """Cut the cable of a machine: nothing is closed, nothing answers."""
+        subprocess.run([*self.inside(), "ip", "link", "set", f"v{number}", "down"], check=True)
+
     def close(self) -> None:
         """End everything."""
         for machine in reversed(self._all):

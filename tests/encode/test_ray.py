@@ -20,6 +20,7 @@ from vsfdatrd.encode import connection
 from vsfdatrd.encode.arrival import Arrival
 from vsfdatrd.encode.chunk import digest
 from vsfdatrd.encode.journal import Made
+from vsfdatrd.encode.leash import some_cpus
 from vsfdatrd.encode.plan import Chunk
 from vsfdatrd.errors import ArgumentError, EncodeError
 
@@ -149,18 +150,27 @@ def test_stopped_and_gone_on_with_here(
 
 @with_ray
 @pytest.mark.slow
+@pytest.mark.parametrize("how", ["switched off", "cut off"])
 def test_a_machine_that_goes_away_costs_its_parts(
-    start: Any, film: Path, reference: list[str], engines: Path, tmp_path: Path
+    start: Any, film: Path, reference: list[str], engines: Path, tmp_path: Path, how: str
 ) -> None:
+    apart = networks_can_be_made()
+    if how == "cut off" and not apart:
+        pytest.skip("this machine makes no networks")
     environment = {"FDATRD_CACHE": str(engines), "TMPDIR": str(tmp_path)}
-    with machines(networks_can_be_made()) as cluster:
-        cluster.start("--num-cpus", "1", **environment)
+    with machines(apart) as cluster:
+        # Ray waits for a minute and more before it gives a silent machine up.
+        times = {"health_check_period_ms": 500, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 3}
+        cluster.start("--num-cpus", "1", "--system-config", json.dumps(times), **environment)
         other = cluster.start("--num-cpus", "1", **environment)
         process = start(cluster, film, tmp_path / "out.mkv")
         told = wait_for(process, "machines")
         assert told[-1]["text"] == "Ray: 2 parts at once, each with 1 CPU, on 2 machines"
         until(lambda: other.named("yuv4mpegpipe"))
-        other.kill()
+        if how == "switched off":
+            other.kill()
+        else:
+            cluster.cut(1)
         told += finish(process)
     assert any("was lost: " in text for text in texts(told, "retry")), told
     assert sorted(one["part"] for one in told if one["event"] == "part") == [1, 2, 3, 4]
@@ -247,6 +257,14 @@ def test_another_version_is_a_sentence(cluster: Machines, identity_2x: Path, fil
     assert (status, said.count("\n")) == (1, 0), said
     assert "and here is Ray 1.2.3 on Python 3" in said
     assert said.endswith("install the same on all machines")
+
+
+def test_parts_on_one_machine_keep_to_cpus_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2, 4, 6, 7})
+    with some_cpus(2, tmp_path) as first, some_cpus(2, tmp_path) as second, some_cpus(2, tmp_path) as third:
+        assert (first, second, third) == (frozenset({0, 2}), frozenset({4, 6}), None)
+    with some_cpus(2, tmp_path) as again, some_cpus(None, tmp_path) as everything:
+        assert (again, everything) == (frozenset({0, 2}), None)
 
 
 def test_a_file_that_changes_on_its_way_is_not_taken(tmp_path: Path) -> None:

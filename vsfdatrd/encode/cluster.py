@@ -12,7 +12,7 @@ import pickle
 import secrets
 import socket
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -35,6 +35,7 @@ _MOST_CPUS = 8  # of one task: beyond, two chunks beside each other are faster t
 _AHEAD = 8  # pieces of a file that wait in the object store until they are fetched
 _LOOK = 120.0  # seconds in which a machine is expected to say whether it has everything
 _TELL = 20.0  # seconds without any task at work after which that is told
+_COUNT = 5.0  # seconds after which it is seen once more which machines are there
 _PATIENCE = 900.0  # seconds without any machine that could do it: one that starts anew is back by then
 _GOODBYE = 10.0  # seconds for the machines to clear up
 
@@ -140,6 +141,7 @@ class _Film:
         self._names: dict[str, str] = {}
         self._heard = time.monotonic()
         self._told = -_PATIENCE
+        self._seen = 0.0
 
     def look(self) -> None:
         """Ask every machine whether it has everything, and how much there is to deal out.
@@ -197,6 +199,12 @@ class _Film:
                         yield event
                     if task.next:
                         running[self._submit(task, recipe)] = task
+                for handle in self._gone(running):  # Ray says nothing of tasks behind a cable that was cut
+                    task = running.pop(handle)
+                    self._ray.cancel(handle, force=True)
+                    if (event := self._event(task, ("lost", "the machine went away"), recipe)) is not None:
+                        yield event
+                    running[self._submit(task, recipe)] = task
                 if self._idle(running.values()):
                     for handle, task in list(running.items()):
                         if task.avoid:  # those that it would rather have may have gone
@@ -343,6 +351,14 @@ class _Film:
         if self._alive().keys() <= self._unfit.keys():
             machine, complaint = next(iter(self._unfit.items()))
             raise EncodeError(f"no machine of the Ray cluster can do it: {self._names[machine]} {complaint}")
+
+    def _gone(self, running: Mapping[Any, _Task]) -> list[Any]:
+        """Tasks that were at work on machines that are not there any more; looked for now and then."""
+        if time.monotonic() < self._seen + _COUNT:
+            return []
+        self._seen = time.monotonic()
+        alive = self._alive()
+        return [handle for handle, task in running.items() if task.machine and task.machine not in alive]
 
     def _idle(self, tasks: Collection[_Task]) -> bool:
         """Whether for long nothing was at work, which is told.

@@ -63,7 +63,7 @@ def _chunk(errand: dict[str, Any], say: Any) -> dict[str, Any]:
             spoken = time.monotonic()
             say({"frames": frames})
 
-    with _some_cpus(errand["cpus"], Path(errand["locks"])) as cpus:
+    with some_cpus(errand["cpus"], Path(errand["locks"])) as cpus:
         pipeline = Pipeline(Chunk(*errand["chunk"]), recipe, errand["device"], cpus)
         pipeline.feed(progress)
         whole, seconds = pipeline.end()
@@ -89,7 +89,7 @@ def _end_with_the_other() -> None:
 
 
 @contextlib.contextmanager
-def _some_cpus(count: int | None, folder: Path) -> Iterator[frozenset[int] | None]:
+def some_cpus(count: int | None, folder: Path) -> Iterator[frozenset[int] | None]:
     """So many CPUs, which no other process that asks here uses at the same time; None where all may be used.
 
     An engine takes all CPUs that it sees; with several of them on one machine, each would wait for the others.
