@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import shutil
 import sqlite3
 from fractions import Fraction
 from pathlib import Path
@@ -10,7 +12,7 @@ import av
 import pytest
 import vapoursynth as vs
 
-from tests.encode.conftest import moving, write
+from tests.encode.conftest import LENGTH, moving, write
 from vsfdatrd.encode import fields, script, settings
 from vsfdatrd.encode.command import split
 from vsfdatrd.encode.header import essential
@@ -160,3 +162,22 @@ def test_what_is_shown() -> None:
     assert rate.left is None
     assert (clock(6000), clock(200), clock(12)) == ("1 h 40 min", "3 min", "12 s")
     assert size_of(3 << 30) == "3.0 GiB"
+
+
+def test_an_index_can_be_used_elsewhere(film: Path, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    source = open_source(film, here / "index")
+    (file,) = here.glob("index*")
+    copy = Path(shutil.copy(file, there))
+    os.utime(copy, (1, 1))
+    text = script.prepare(
+        film, source.video, here / "index", fields.Fields("progressive", True, ""), Borders(), "0", ""
+    )  # fmt: skip
+    assert script.evaluate(script.with_index(text, here / "index", there / "index")).num_frames == LENGTH
+    assert copy.stat().st_mtime == 1  # not written anew
+    copy.write_bytes(b"nonsense")
+    os.utime(copy, (1, 1))
+    script.evaluate(script.with_index(text, here / "index", there / "index"))
+    assert copy.stat().st_mtime > 1
