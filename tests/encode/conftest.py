@@ -1,6 +1,7 @@
 """Small films of every kind, made here, and the command as a user starts it."""
 
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,8 @@ type Encode = Callable[..., subprocess.CompletedProcess[str]]
 
 WIDTH, HEIGHT = 96, 64
 LENGTH = 60
+CHUNK = ("--chunk", "0.0105")
+"""Parts of 15 frames, of which the film has four."""
 SRT = "1\n00:00:00,500 --> 00:00:01,000\nfirst\n\n2\n00:00:02,000 --> 00:00:02,300\nsecond\n"
 
 
@@ -107,3 +110,12 @@ def times(path: Path, kind: str = "video") -> list[Fraction]:
     with av.open(str(path)) as container:
         stream: Any = getattr(container.streams, kind)[0]
         return sorted(p.pts * Fraction(p.time_base) for p in container.demux(stream) if p.size and p.pts is not None)
+
+
+@pytest.fixture(scope="session")
+def reference(film: Path, identity_2x: Path, tmp_path_factory: pytest.TempPathFactory, engines: Path) -> list[str]:
+    """Every frame of the film, encoded here and without interruption."""
+    output = tmp_path_factory.mktemp("reference") / "out.mkv"
+    environment = os.environ | {"FDATRD_CACHE": str(engines)}
+    subprocess.run(command(identity_2x, film, output, "--preset", "x264", *CHUNK), check=True, env=environment)
+    return decoded(output)

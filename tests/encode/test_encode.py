@@ -154,7 +154,7 @@ def test_many_inputs_go_into_a_folder_and_are_done_once(encode: Encode, film: Pa
     assert {event["event"] for event in events} >= {"reading", "fields", "output", "engine", "part", "joining"}
     again = encode(*arguments)
     done(again)
-    assert [json.loads(line)["event"] for line in again.stdout.splitlines()] == ["finished", "finished"]
+    assert [json.loads(line)["event"] for line in again.stdout.splitlines()] == ["input", "finished"] * 2
     assert sorted(path.name for path in (tmp_path / "hd").iterdir()) == ["one.mkv", "two.mkv"]
 
 

@@ -2,16 +2,20 @@
 
 import io
 import json
+import os
+import shutil
 import sqlite3
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import pytest
 import vapoursynth as vs
 
-from tests.encode.conftest import moving, write
-from vsfdatrd.encode import fields, settings
+from tests.encode.conftest import LENGTH, moving, write
+from vsfdatrd.encode import fields, script, settings
 from vsfdatrd.encode.command import split
+from vsfdatrd.encode.header import essential
 from vsfdatrd.encode.journal import Journal, Made
 from vsfdatrd.encode.picture import Borders, check_crop, find_borders, parse_borders, square
 from vsfdatrd.encode.plan import Chunk, plan
@@ -97,6 +101,32 @@ def test_the_journal_remembers_and_refuses_damage(tmp_path: Path) -> None:
         Journal(tmp_path / "bad")
 
 
+def test_parts_of_machines_with_other_cpus_belong_together(tmp_path: Path) -> None:
+    def headers(options: str) -> tuple[bytes, bytes]:
+        path = write(
+            moving(3), tmp_path / "part.mkv", "25", "-c:v", "libx265", "-x265-params", f"log-level=0:{options}"
+        )
+        with av.open(str(path)) as container:
+            context = container.streams.video[0].codec_context
+            header = bytes(context.extradata or b"")
+            return header, essential(header, context.name)
+
+    one, other, smooth = headers("frame-threads=1"), headers("frame-threads=3"), headers("sao=0")
+    assert one[0] != other[0]
+    assert one[1] == other[1]
+    assert one[1] != smooth[1]
+    assert len(one[1]) > 60  # more than nothing is compared
+    assert essential(b"anything", "h264") == b"anything"
+
+
+def test_where_frames_are_made_is_no_other_setting() -> None:
+    found, film, index = fields.Fields("progressive", True, ""), Path("/film.mkv"), Path("/work/index")
+    text, other = (script.prepare(film, 0, index, found, Borders(), device, "1") for device in ("0", "0,1"))
+    assert text != other
+    assert script.without_devices(text) == script.without_devices(other)
+    assert "cachepath='/there/index'" in script.with_index(text, index, Path("/there/index"))
+
+
 def test_settings_are_checked() -> None:
     for wrong, words in (
         ({"preset": "divx"}, "--preset divx is unknown"), ({"field": "both"}, "--field both is unknown"),
@@ -132,3 +162,22 @@ def test_what_is_shown() -> None:
     assert rate.left is None
     assert (clock(6000), clock(200), clock(12)) == ("1 h 40 min", "3 min", "12 s")
     assert size_of(3 << 30) == "3.0 GiB"
+
+
+def test_an_index_can_be_used_elsewhere(film: Path, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    source = open_source(film, here / "index")
+    (file,) = here.glob("index*")
+    copy = Path(shutil.copy(file, there))
+    os.utime(copy, (1, 1))
+    text = script.prepare(
+        film, source.video, here / "index", fields.Fields("progressive", True, ""), Borders(), "0", ""
+    )  # fmt: skip
+    assert script.evaluate(script.with_index(text, here / "index", there / "index")).num_frames == LENGTH
+    assert copy.stat().st_mtime == 1  # not written anew
+    copy.write_bytes(b"nonsense")
+    os.utime(copy, (1, 1))
+    script.evaluate(script.with_index(text, here / "index", there / "index"))
+    assert copy.stat().st_mtime > 1

@@ -17,21 +17,11 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.encode.conftest import HEIGHT, LENGTH, WIDTH, Encode, command, decoded, moving, write
+from tests.encode.conftest import CHUNK, HEIGHT, LENGTH, WIDTH, Encode, command, decoded, moving, write
 from vsfdatrd.programs import ffmpeg
 
-CHUNK = ("--chunk", "0.0105")  # 15 frames
 KILLS = int(os.environ.get("FDATRD_KILLS", "3"))
 """How often the encode is killed; the suite's few do not find what a hundred do."""
-
-
-@pytest.fixture(scope="session")
-def reference(film: Path, identity_2x: Path, tmp_path_factory: pytest.TempPathFactory, engines: Path) -> list[str]:
-    """Every frame of the film, encoded without interruption."""
-    output = tmp_path_factory.mktemp("reference") / "out.mkv"
-    environment = os.environ | {"FDATRD_CACHE": str(engines)}
-    subprocess.run(command(identity_2x, film, output, "--preset", "x264", *CHUNK), check=True, env=environment)
-    return decoded(output)
 
 
 @pytest.fixture

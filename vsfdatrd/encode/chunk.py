@@ -54,8 +54,8 @@ class Stopped(Exception):
 class Pipeline:
     """The two programs at work on one chunk."""
 
-    def __init__(self, chunk: Chunk, recipe: Recipe, device: str) -> None:
-        """Start them. Raises EncodeError if that is not possible."""
+    def __init__(self, chunk: Chunk, recipe: Recipe, device: str, cpus: frozenset[int] | None = None) -> None:
+        """Start them. cpus: those that upscaling keeps to. Raises EncodeError if that is not possible."""
         self.chunk, self._recipe = chunk, recipe
         self._begun = time.monotonic()
         self._stopped = False
@@ -68,6 +68,8 @@ class Pipeline:
             self._source = subprocess.Popen(
                 source, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
             )
+            if cpus:  # not ffmpeg: it counts CPUs to choose its threads, and x264 writes other bits with fewer
+                os.sched_setaffinity(self._source.pid, cpus)
             try:
                 self._coder = subprocess.Popen(
                     coder, stdin=self._source.stdout, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -99,7 +101,12 @@ class Pipeline:
         return bool(self._source.returncode)
 
     def finish(self) -> Made:
-        """Wait for ffmpeg, look the file through and put it in its place.
+        """Wait for ffmpeg, look the file through and put it in its place. Raises as `end` does."""
+        whole, seconds = self.end()
+        return accept(whole, self.chunk, self._recipe, seconds)
+
+    def end(self) -> tuple[Path, float]:
+        """Wait for ffmpeg -> its file, complete but not yet looked through, and the seconds that it took.
 
         Raises EncodeError with the program that failed and what it said, Stopped if `stop` was called.
         """
@@ -116,7 +123,7 @@ class Pipeline:
             with contextlib.suppress(OSError):
                 self._file.unlink(missing_ok=True)
             raise
-        return accept(whole, self.chunk, self._recipe, time.monotonic() - self._begun)
+        return whole, time.monotonic() - self._begun
 
     def stop(self) -> None:
         """End both programs, at first kindly."""

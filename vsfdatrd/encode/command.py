@@ -14,6 +14,8 @@ from vsfdatrd.errors import ArgumentError, FdatrdError
 
 if TYPE_CHECKING:
     from vsfdatrd.encode.settings import Settings
+    from vsfdatrd.encode.show import Show
+    from vsfdatrd.encode.workers import Workers
 
 _EPILOG = """\
 An interrupted encode goes on where it was when the same command is run again. Options for the video encoder follow --,
@@ -34,8 +36,10 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument("--model", default="medium", help="a name of the catalogue, or a weights file (medium)")
     parser.add_argument("--backend", default="auto", help="tensorrt, native, openvino, torch or auto")
     parser.add_argument("--precision", default="auto", help="fp16, mixed, bf16, fp32 or auto")
-    parser.add_argument("--device", type=int, nargs="+", default=[0], metavar="N",
+    parser.add_argument("--device", type=int, nargs="+", metavar="N",
                         help="numbers of GPUs; each makes parts of its own (0)")  # fmt: skip
+    parser.add_argument("--ray", metavar="ADDRESS",
+                        help="make the parts on a Ray cluster: auto, or host:port of its head")  # fmt: skip
     parser.add_argument("--field", default="auto", help="auto, progressive, ivtc (telecined film) or deint (auto)")
     parser.add_argument(
         "--crop", default="none", help="auto, none or left,top,right,bottom in pixels of the source (none)"
@@ -65,8 +69,11 @@ def run(a: argparse.Namespace) -> int:
     from vsfdatrd.encode import settings, show
     from vsfdatrd.encode.settings import Settings
 
+    if a.ray is not None and a.device is not None:
+        raise ArgumentError("--device chooses GPUs of this machine, and with --ray it is Ray that deals them out; "
+                            "leave one of the two out")  # fmt: skip
     wanted = Settings(
-        model=a.model, backend=a.backend.lower(), precision=a.precision.lower(), devices=tuple(a.device),
+        model=a.model, backend=a.backend.lower(), precision=a.precision.lower(), devices=tuple(a.device or [0]),
         field=a.field.lower(), crop=a.crop.lower(), keep_sar=a.keep_sar, preset=a.preset.lower(),
         further=tuple(a.further), minutes=a.chunk, overwrite=a.overwrite,
     )  # fmt: skip
@@ -79,10 +86,12 @@ def run(a: argparse.Namespace) -> int:
     from vsfdatrd.encode.film import encode
 
     failed = 0
-    with _terminated_like_interrupted(), show.choose(a.json) as screen:
-        for source, target in pairs:
+    with _terminated_like_interrupted(), show.choose(a.json) as screen, _workers(a.ray, wanted, screen) as workers:
+        for number, (source, target) in enumerate(pairs, 1):
             try:
-                encode(source, target.absolute(), wanted, screen)
+                if len(pairs) > 1:
+                    screen.say("input", f"film {number} of {len(pairs)}", input=source)
+                encode(source, target.absolute(), wanted, workers, screen)
             except FdatrdError as error:
                 screen.rest()
                 if a.json:
@@ -111,6 +120,20 @@ def _print_script(path: Path, wanted: "Settings") -> int:
     scale = open_checkpoint(resolve(wanted.model)).description.scale
     print(understand(path, None, wanted, scale, Show()).script, end="")
     return 0
+
+
+@contextmanager
+def _workers(ray: str | None, wanted: "Settings", screen: "Show") -> "Iterator[Workers]":
+    """Those who make the parts: the devices of this machine, or a cluster."""
+    if ray is None:
+        from vsfdatrd.encode.work import Devices
+
+        yield Devices(wanted.devices)
+        return
+    from vsfdatrd.encode.cluster import Cluster
+
+    with Cluster(ray, screen.say) as cluster:
+        yield cluster
 
 
 def _make_folder(folder: Path) -> None:

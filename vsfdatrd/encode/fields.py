@@ -76,23 +76,25 @@ def decide(clip: Any, rate: Fraction, asked: str) -> Fields:
         return Fields("progressive", top, f"{clip.num_frames} frames of {clip.height} lines hold no fields")
     seen = _look(clip, top)
     if seen.combed < max(2, _SOME * seen.moving):
-        soft = ", and the disc's flags for repeating fields are not followed" if repeats else ""
+        soft = "; its flags for repeating fields are not followed" if repeats else ""
         return Fields(
-            "progressive", top, f"{seen.combed} of {seen.moving} moving frames are combed (marked {says}{soft})"
+            "progressive",
+            top,
+            f"{seen.combed} of {seen.moving} moving frames show combs, and the file says {says}{soft}",
         )
     if not marked:
         other = _look(clip, not top)
         if other.left < seen.left:
             seen, top = other, not top
     order = "top field first" if top else "bottom field first"
-    told = f"{seen.combed} of {seen.moving} moving frames are combed, {seen.left} with fields matched"
+    told = f"{seen.combed} of {seen.moving} moving frames show combs, {seen.left} once fields are matched"
     if seen.left > _LEFT * seen.combed:
-        return Fields("deint", top, f"{told}: shot in fields, {order}")
+        return Fields("deint", top, f"{told}; {order}")
     if not _is_ntsc_video(rate):
-        return Fields("match", top, f"{told}: film with shifted fields, {order}")
+        return Fields("match", top, f"{told}; {order}")
     if seen.combed > 0.8 * seen.moving and max(seen.repaired) > 0.9 * sum(seen.repaired):
-        return Fields("match", top, f"{told}, always by the same: shifted fields, {order}")
-    return Fields("ivtc", top, f"{told}: telecined film, {order}")
+        return Fields("match", top, f"{told}, always the same way; {order}")
+    return Fields("ivtc", top, f"{told}; {order}")
 
 
 def _is_ntsc_video(rate: Fraction) -> bool:

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import subprocess
 import time
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
@@ -16,7 +15,7 @@ from vsfdatrd.catalog import resolve
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.encode import fields as fields_
 from vsfdatrd.encode import plan as plan_
-from vsfdatrd.encode import presets, script, streams, timing, work
+from vsfdatrd.encode import presets, script, streams, timing
 from vsfdatrd.encode.chunk import Recipe
 from vsfdatrd.encode.fields import Fields
 from vsfdatrd.encode.join import TAG, Film, join
@@ -27,12 +26,10 @@ from vsfdatrd.encode.script import Upscaling
 from vsfdatrd.encode.settings import Settings
 from vsfdatrd.encode.show import Show, clock, size_of
 from vsfdatrd.encode.source import Source, identity, open_source, require_av
-from vsfdatrd.encode.timing import Timing
+from vsfdatrd.encode.timing import Timing, rate_of
+from vsfdatrd.encode.workers import Material, Progress, Retry, Workers
 from vsfdatrd.encode.workplace import Workplace, resume, workplace
-from vsfdatrd.errors import PREFIX, ArgumentError, EncodeError
-from vsfdatrd.programs import vspipe
-
-_FIRST_FRAME = 3600.0  # seconds: on a CPU an engine may be built first
+from vsfdatrd.errors import ArgumentError, EncodeError
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +47,7 @@ class Understood:
     """Of the output's pixels."""
 
 
-def encode(path: Path, target: Path, settings: Settings, show: Show) -> None:
+def encode(path: Path, target: Path, settings: Settings, workers: Workers, show: Show) -> None:
     """Make `target` from `path`, going on from where an earlier call was interrupted.
 
     Raises FdatrdError; what is done by then is kept, and the next call goes on with it.
@@ -65,21 +62,22 @@ def encode(path: Path, target: Path, settings: Settings, show: Show) -> None:
         found = understand(path, place.index, settings, weights.scale, show)
         with place.journal(lambda text: show.say("anew", text)) as journal:
             _prepare(place, journal, found, fingerprint, settings, show)
-            colours = _first_frame(place, journal, settings, show)
+            material = Material(path.resolve(), _model(settings), weights.sha256, place.script, place.index.resolve())
+            colours = _first_frame(material, journal, workers, show)
             recipe = Recipe(
                 place.script, _options(settings, colours, found.sar), found.timing.rate, place.chunks
             )  # fmt: skip
             kept = streams.choose(path, found.source.video, CONTAINERS[target.suffix.lower()])
             _say_streams(kept, show)
-            parts = _make(place, journal, recipe, settings, show)
-            show.say("joining", f"joining {len(parts)} parts")
+            parts = _make(place, journal, material, recipe, workers, show)
+            show.say("joining", f"joining {len(parts)} {'part' if len(parts) == 1 else 'parts'}")
             tag = _tag(fingerprint)
             join(Film(found.source, found.timing, parts, place.chunks, kept, found.sar, tag), place.joined)
         _finish(place, target, settings)
     frames, size = parts[-1].chunk.stop, target.stat().st_size
     seconds = time.monotonic() - begun
     show.say(
-        "finished", f"{target}: {frames} frames, {size_of(size)}, in {clock(seconds)}",
+        "finished", f"{target} is done: {frames} frames, {size_of(size)}, in {clock(seconds)}",
         output=target, frames=frames, bytes=size, seconds=round(seconds, 1),
     )  # fmt: skip
 
@@ -95,11 +93,11 @@ def understand(path: Path, index: Path | None, settings: Settings, scale: int, s
     )
     fields = fields_.decide(clip, coded if abs(coded / source.rate - 1) > 0.1 else source.rate, settings.field)
     show.say(
-        "source", f"{clip.width}×{clip.height} {clip.format.name}, {clip.num_frames} frames, {source.rate} a second, "
-        f"pixels {source.sar.numerator}:{source.sar.denominator}",
+        "source", f"source: {clip.width}×{clip.height}, {clip.format.name}, {_shape(source.sar)}, {clip.num_frames} "
+        f"frames, {rate_of(source.rate)} a second",
         width=clip.width, height=clip.height, frames=clip.num_frames, rate=source.rate, sar=source.sar,
     )  # fmt: skip
-    show.say("fields", f"fields: {_MEANING[fields.kind]} ({fields.why})", kind=fields.kind, why=fields.why)
+    show.say("fields", f"fields: {_MEANING[fields.kind]}; {fields.why}", kind=fields.kind, why=fields.why)
     device = ",".join(map(str, settings.devices))
     where = path.resolve()
     index = index and index.resolve()
@@ -128,15 +126,24 @@ def understand(path: Path, index: Path | None, settings: Settings, scale: int, s
     else:
         sar = Fraction(1)
     show.say(
-        "output", f"output: {size[0]}×{size[1]}{f', {crop} cropped' if crop else ''}, pixels "
-        f"{sar.numerator}:{sar.denominator}, {clip.num_frames} frames at {when}",
+        "output", f"output: {size[0]}×{size[1]}{f', {crop} cropped' if crop else ''}, {_shape(sar)}, {clip.num_frames} "
+        f"frames, {when}",
         width=size[0], height=size[1], frames=clip.num_frames, rate=when.rate, crop=str(crop),
     )  # fmt: skip
     up = Upscaling(
-        str(resolve(settings.model).resolve()) if Path(settings.model).suffix else settings.model,
-        settings.backend, settings.precision, settings.way.format, None if size == (width, height) else size, sar,
+        _model(settings), settings.backend, settings.precision, settings.way.format,
+        None if size == (width, height) else size, sar,
     )  # fmt: skip
     return Understood(source, fields, clip, when, text, text + script.upscaled(up, when.rate), sar)
+
+
+def _model(settings: Settings) -> str:
+    """A model as scripts name it: what is a path, as an absolute one."""
+    return str(resolve(settings.model).resolve()) if Path(settings.model).suffix else settings.model
+
+
+def _shape(sar: Fraction) -> str:
+    return "square pixels" if sar == 1 else f"pixels {sar.numerator}:{sar.denominator} (width to height)"
 
 
 _MEANING = {
@@ -185,7 +192,7 @@ def _prepare(
     place: Workplace, journal: Journal, found: Understood, fingerprint: dict[str, Any], settings: Settings, show: Show
 ) -> None:
     """A journal with a plan that fits, and the script: of an earlier run, or anew if anything is not as it was."""
-    now = fingerprint | {"script": found.script}
+    now = fingerprint | {"script": script.without_devices(found.script)}
     before = journal.fact("settings")
     if before is not None and before != now:
         names = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
@@ -199,28 +206,14 @@ def _prepare(
     place.script.write_text(found.script, encoding="utf-8")
 
 
-def _first_frame(place: Workplace, journal: Journal, settings: Settings, show: Show) -> dict[str, int]:
+def _first_frame(material: Material, journal: Journal, workers: Workers, show: Show) -> dict[str, int]:
     """Properties of the first output frame. Making it also builds the engine, once, before anything is at work."""
     if (known := journal.fact("first frame")) is not None:
         return dict(known)
-    show.say("engine", "one frame as a trial, which builds the engine if there is none yet")
-    command = [vspipe(), "-c", "y4m", "-s", "0", "-e", "0", "-j", str(place.frame)]
-    command += ["-a", f"device={settings.devices[0]}", str(place.script), os.devnull]
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_FIRST_FRAME)
-    except subprocess.TimeoutExpired as error:
-        raise EncodeError("the first frame took more than an hour; try a smaller model") from error
-    if done.returncode:
-        lines = [line.strip() for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
-        ours = [line[line.index(PREFIX) + len(PREFIX) :] for line in lines if PREFIX in line]
-        raise EncodeError(f"the first frame failed: {(ours or lines or ['vspipe said nothing'])[-1]}")
-    props = json.loads(place.frame.read_text(encoding="utf-8"))[0]
-    colours = {name: int(props[name]) for name in _COLOURS if name in props}
+    show.say("engine", "making one frame as a trial, which builds the engine if there is none yet")
+    colours = workers.first_frame(material)
     journal.note("first frame", colours)
     return colours
-
-
-_COLOURS = ("_Matrix", "_Transfer", "_Primaries", "_Range", "_ChromaLocation")
 
 
 def _options(settings: Settings, colours: dict[str, int], sar: Fraction) -> tuple[str, ...]:
@@ -235,7 +228,9 @@ def _say_streams(kept: streams.Kept, show: Show) -> None:
         show.say("left", f"NOT kept: {'; '.join(kept.left)}", streams=kept.left)
 
 
-def _make(place: Workplace, journal: Journal, recipe: Recipe, settings: Settings, show: Show) -> list[Made]:
+def _make(
+    place: Workplace, journal: Journal, material: Material, recipe: Recipe, workers: Workers, show: Show
+) -> list[Made]:
     """All chunks: those that are there, and those that are made now."""
     done = resume(place, journal, recipe)
     chunks = journal.chunks()
@@ -247,13 +242,13 @@ def _make(place: Workplace, journal: Journal, recipe: Recipe, settings: Settings
                  parts=len(done), frames=ready)  # fmt: skip
     waiting = [chunk for chunk in chunks if chunk.number not in there]
     running: dict[int, int] = {}
-    show.begin(total, ready, _devices(settings))
-    with contextlib.closing(work.make(waiting, recipe, [str(device) for device in settings.devices])) as events:
+    show.begin(total, ready, workers.name)
+    with contextlib.closing(workers.make(material, waiting, recipe)) as events:
         for event in events:
             match event:
-                case work.Progress(chunk, frames):
+                case Progress(chunk, frames):
                     running[chunk.number] = frames
-                case work.Retry(chunk, error):
+                case Retry(chunk, error):
                     running[chunk.number] = 0
                     show.say("retry", f"{error}; trying it once more", part=chunk.number + 1)
                 case Made(chunk):
@@ -266,13 +261,6 @@ def _make(place: Workplace, journal: Journal, recipe: Recipe, settings: Settings
             show.frames(ready + sum(running.values()), size)
     show.rest()
     return [replace(there[chunk.number]) for chunk in chunks]
-
-
-def _devices(settings: Settings) -> str:
-    from vsfdatrd.engines.devices import gpus
-
-    names = gpus()
-    return ", ".join(names[n].name for n in settings.devices if n < len(names)) or "CPU"
 
 
 def _finish(place: Workplace, target: Path, settings: Settings) -> None:

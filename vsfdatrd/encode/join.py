@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vsfdatrd.encode import streams
+from vsfdatrd.encode.header import essential
 from vsfdatrd.encode.journal import Made
 from vsfdatrd.encode.presets import CONTAINERS
 from vsfdatrd.encode.source import Source, require_av
@@ -171,7 +172,7 @@ def _video(av: Any, film: Film, output: Any) -> Iterator[Any]:
         path = film.folder / made.chunk.name
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
-            header = bytes(stream.codec_context.extradata or b"")
+            header = essential(bytes(stream.codec_context.extradata or b""), stream.codec_context.name)
             if extradata is None:
                 extradata = header
             elif header != extradata:

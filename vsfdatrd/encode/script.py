@@ -1,5 +1,6 @@
 """The script that vspipe runs: the source, its fields put right, upscaled, in the encoder's format."""
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -89,6 +90,16 @@ def upscaled(up: Upscaling, rate: Fraction) -> str:
     text += f"clip = core.std.SetFrameProps(clip, _SARNum={up.sar.numerator}, _SARDen={up.sar.denominator})\n"
     text += f"clip = core.std.AssumeFPS(clip, fpsnum={rate.numerator}, fpsden={rate.denominator})\n"
     return text + "clip.set_output()\n"
+
+
+def without_devices(text: str) -> str:
+    """What of a script makes a difference to the picture: not on which GPUs it is made."""
+    return re.sub(r"^device = .*\n", "", text, flags=re.MULTILINE)
+
+
+def with_index(text: str, before: Path, after: Path) -> str:
+    """A script of ours for a machine on which BestSource's index lies elsewhere."""
+    return text.replace(f"cachepath={str(before)!r}", f"cachepath={str(after)!r}")
 
 
 def evaluate(text: str) -> Any:

@@ -10,6 +10,8 @@ from typing import Any, Self, TextIO
 
 _EVERY = 30.0  # seconds between plain lines
 _SPAN = 120.0  # seconds over which the rate is taken
+_BAR = 40  # columns that a bar, and what stands before it, should have at least
+_LONG = ("reading", "fields", "output", "engine", "joining")  # events after which nothing can be counted for a while
 
 
 class Rate:
@@ -79,7 +81,7 @@ class Show:
         self._rate = None
 
     def _progress(self, rate: Rate, size: int) -> None:
-        if time.monotonic() >= self._next:
+        if time.monotonic() >= self._next and rate.done < rate.total:
             self._next = time.monotonic() + _EVERY
             share = 100 * rate.done / rate.total
             self._line(f"{rate.done} of {rate.total} frames ({share:.1f} %), {rate.fps:.2f} fps, "
@@ -99,6 +101,11 @@ class JsonShow(Show):
         """As an object: event, text and facts."""
         self._write({"event": event, "text": text, **facts})
 
+    def begin(self, total: int, done: int, device: str) -> None:
+        """See `Show.begin`; the first frames are told at once."""
+        super().begin(total, done, device)
+        self._next = 0.0
+
     def _progress(self, rate: Rate, size: int) -> None:
         if time.monotonic() >= self._next or rate.done == rate.total:
             self._next = time.monotonic() + 1
@@ -111,39 +118,72 @@ class JsonShow(Show):
 
 
 class TerminalShow(Show):
-    """One line that is kept up to date, by rich."""
+    """One line that is kept up to date, by rich; a clock while something takes long that cannot be counted."""
 
     def __init__(self) -> None:
         super().__init__()
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+        from rich.table import Column
 
         self._console = Console(stderr=True, highlight=False)
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(None), TaskProgressColumn(),
-                   TextColumn("{task.fields[numbers]}"))  # fmt: skip
-        self._bar = Progress(*columns, console=self._console, expand=True, refresh_per_second=4)
+        # Where it is narrow the bar gives way, and no number is cut off.
+        numbers = TextColumn("{task.fields[numbers]}", markup=False, table_column=Column(no_wrap=True))
+        self._bar = Progress(SpinnerColumn(), TaskProgressColumn(), BarColumn(None), numbers, console=self._console,
+                             expand=True, refresh_per_second=4, redirect_stdout=False)  # fmt: skip
+        self._clock = Progress(SpinnerColumn(), TimeElapsedColumn(), console=self._console, transient=True,
+                               refresh_per_second=4, redirect_stdout=False)  # fmt: skip
         self._task: Any = None
+        self._numbers = ""
+        self._waiting: Any = None
+
+    def say(self, event: str, text: str, **facts: Any) -> None:
+        """See `Show.say`."""
+        self._wait_no_more()
+        super().say(event, text, **facts)
+        if event in _LONG and self._task is None:
+            self._waiting = self._clock.add_task("", total=None)
+            self._clock.start()
 
     def begin(self, total: int, done: int, device: str) -> None:
         """See `Show.begin`."""
+        self._wait_no_more()
         super().begin(total, done, device)
+        self._numbers = f"{done}/{total}"
+        self._task = self._bar.add_task("", total=total, completed=done, numbers=self)
         self._bar.start()
-        self._task = self._bar.add_task(device, total=total, completed=done, numbers="")
 
     def rest(self) -> None:
         """See `Show.rest`."""
         super().rest()
+        self._wait_no_more()
         if self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None
-        self._bar.stop()
+            self._bar.stop()
 
     def _progress(self, rate: Rate, size: int) -> None:
-        numbers = f"{rate.done}/{rate.total}  {rate.fps:.2f} fps  {clock(rate.left)}  {size_of(size)}"
-        self._bar.update(self._task, completed=rate.done, numbers=numbers)
+        numbers = f"{rate.done}/{rate.total}"
+        if rate.fps:
+            numbers += f"  {rate.fps:.2f} fps  {clock(rate.left)} left"
+        if size:
+            numbers += f"  {size_of(size)}"
+        self._numbers = numbers
+        self._bar.update(self._task, completed=rate.done)
+
+    def __str__(self) -> str:
+        """The numbers beside the bar; asked for whenever it is drawn, since the terminal may have become narrow."""
+        longer = f"{self._numbers}  {self._what}"
+        return longer if len(longer) + _BAR <= self._console.width else self._numbers
+
+    def _wait_no_more(self) -> None:
+        if self._waiting is not None:
+            self._clock.remove_task(self._waiting)
+            self._waiting = None
+            self._clock.stop()
 
     def _line(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(text, markup=False)
 
 
 def choose(as_json: bool) -> Show:

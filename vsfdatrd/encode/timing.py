@@ -37,8 +37,13 @@ class Timing:
         return self.start + self.times[number]
 
     def __str__(self) -> str:
-        fps = f"{float(self.rate):.3f}".rstrip("0").rstrip(".")
-        return f"{fps} frames a second" if self.times is None else f"a variable rate, {fps} frames a second on average"
+        fps = rate_of(self.rate)
+        return f"{fps} a second" if self.times is None else f"at a variable rate, {fps} a second on average"
+
+
+def rate_of(rate: Fraction) -> str:
+    """Frames a second as people write them: 25, 23.976."""
+    return f"{float(rate):.3f}".rstrip("0").rstrip(".")
 
 
 def timing(source: Source, fields: Fields, frames: int) -> Timing:

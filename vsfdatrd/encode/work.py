@@ -2,34 +2,41 @@
 
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 
 from vsfdatrd.encode.chunk import Pipeline, Recipe, Stopped
-from vsfdatrd.encode.journal import Made
 from vsfdatrd.encode.plan import Chunk
-from vsfdatrd.errors import EncodeError, FdatrdError
+from vsfdatrd.encode.trial import first_frame
+from vsfdatrd.encode.workers import Event, Material, Progress, Retry
+from vsfdatrd.errors import EncodeError
 
 _ATTEMPTS = 2  # of a chunk: a driver may reset, a machine may run out of memory for a moment
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Frames of a chunk that have been upscaled; of one that is tried once more they count from 0 again."""
+class Devices:
+    """The GPUs of this machine, or its CPU."""
 
-    chunk: Chunk
-    frames: int
+    def __init__(self, numbers: Sequence[int]) -> None:
+        """numbers: of the GPUs."""
+        self._numbers = numbers
 
+    @property
+    def name(self) -> str:
+        """Names of the GPUs."""
+        from vsfdatrd.engines.devices import gpus
 
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """A chunk that failed and is tried once more."""
+        there = gpus()
+        names = Counter(there[n].name.removeprefix("NVIDIA ") for n in self._numbers if n < len(there))
+        return ", ".join(f"{count}× {name}" if count > 1 else name for name, count in names.items()) or "CPU"
 
-    chunk: Chunk
-    error: FdatrdError
+    def first_frame(self, material: Material) -> dict[str, int]:
+        """See `Workers.first_frame`; made on the first GPU."""
+        return first_frame(material.script, str(self._numbers[0]), material.script.with_name("frame.json"))
 
-
-type Event = Progress | Retry | Made
+    def make(self, material: Material, chunks: Sequence[Chunk], recipe: Recipe) -> Generator[Event]:
+        """See `Workers.make`."""
+        return make(chunks, recipe, [str(number) for number in self._numbers])
 
 
 def make(chunks: Sequence[Chunk], recipe: Recipe, devices: Sequence[str]) -> Generator[Event]:

@@ -1,0 +1,283 @@
+"""Parts made on a Ray cluster: of workers that are killed, and machines that go away or lack something."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.encode.conftest import CHUNK, command, decoded
+from tests.encode.machines import Machines, machines, networks_can_be_made, until
+from vsfdatrd.encode import connection
+from vsfdatrd.encode.arrival import Arrival
+from vsfdatrd.encode.chunk import digest
+from vsfdatrd.encode.journal import Made
+from vsfdatrd.encode.leash import some_cpus
+from vsfdatrd.encode.plan import Chunk
+from vsfdatrd.errors import ArgumentError, EncodeError
+
+with_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed (pip install ray)")
+
+
+@pytest.fixture(scope="session")
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where machines keep what they work on."""
+    return tmp_path_factory.mktemp("temporary")
+
+
+@pytest.fixture(scope="session")
+def cluster(engines: Path, temporary: Path) -> Iterator[Machines]:
+    """One machine that is said to have two GPUs; the engine does not need them."""
+    with machines() as cluster:
+        cluster.start(
+            "--num-cpus", "2", "--num-gpus", "2", FDATRD_CACHE=str(engines), TMPDIR=str(temporary)
+        )  # fmt: skip
+        yield cluster
+
+
+@pytest.fixture
+def start(identity_2x: Path, tmp_path: Path) -> Iterator[Any]:
+    """Start an encode on a cluster, not from a checkout: Ray's workers look for modules where that was."""
+    begun = []
+
+    def encode(cluster: Machines, *arguments: str | Path, json: bool = True) -> subprocess.Popen[str]:
+        words = command(identity_2x, *arguments, "--preset", "x264", *CHUNK, "--ray", cluster.address)
+        process = subprocess.Popen(
+            [*cluster.inside(), *words, *(["--json"] if json else [])], text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, start_new_session=True, cwd=tmp_path,
+        )  # fmt: skip
+        begun.append(process)
+        return process
+
+    yield encode
+    for process in begun:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def finish(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == 0, (out, error)
+    assert error == ""  # Ray says nothing either
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def texts(told: list[dict[str, Any]], event: str) -> list[str]:
+    return [one["text"] for one in told if one["event"] == event]
+
+
+def wait_for(process: subprocess.Popen[str], event: str) -> list[dict[str, Any]]:
+    """Read what an encode tells until something happens."""
+    told = []
+    assert process.stdout is not None
+    for line in process.stdout:
+        told.append(json.loads(line))
+        if told[-1]["event"] == event:
+            return told
+    raise AssertionError((told, process.stderr.read() if process.stderr else ""))
+
+
+def nothing_is_left(temporary: Path) -> bool:
+    return not [path for path in temporary.rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
+@with_ray
+def test_the_same_film_comes_out(
+    start: Any, cluster: Machines, film: Path, reference: list[str], temporary: Path, tmp_path: Path
+) -> None:
+    process = start(cluster, film, tmp_path / "out.mkv", json=False)
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    assert out == ""
+    beginnings = ("reading ", "source: 96×64", "fields: ", "output: ", "making one frame as a trial",
+                  "Ray: 2 parts at once", "part ", "joining 4 parts", str(tmp_path / "out.mkv"))  # fmt: skip
+    assert [line for line in error.splitlines() if not line.startswith(beginnings)] == []
+    assert error.count("\npart ") == 4
+    assert decoded(tmp_path / "out.mkv") == reference
+    assert nothing_is_left(temporary)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mkv"]
+
+
+@with_ray
+def test_a_killed_worker_costs_its_part_and_leaves_no_programs(
+    start: Any, cluster: Machines, film: Path, reference: list[str], temporary: Path, tmp_path: Path
+) -> None:
+    process = start(cluster, film, tmp_path / "out.mkv")
+    told = wait_for(process, "part")
+    until(lambda: cluster.head.named("vspipe"))
+    leash = next(parent for pipe in cluster.head.named("vspipe") for parent in pipe.parents()
+                 if "vsfdatrd.encode.leash" in parent.cmdline())  # fmt: skip
+    programs = [leash, *leash.children(recursive=True)]
+    leash.parent().kill()
+    _, alive = psutil.wait_procs(programs, timeout=10)
+    assert not alive
+    told += finish(process)
+    assert any("was lost: its process there was ended; trying it once more" in text for text in texts(told, "retry"))
+    assert sorted(one["part"] for one in told if one["event"] == "part") == [1, 2, 3, 4]
+    assert decoded(tmp_path / "out.mkv") == reference
+    assert nothing_is_left(temporary)
+
+
+@with_ray
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_and_gone_on_with_here(
+    start: Any, cluster: Machines, film: Path, reference: list[str], encode: Any, tmp_path: Path, how: int
+) -> None:
+    process = start(cluster, film, tmp_path / "out.mkv")
+    wait_for(process, "part")
+    until(lambda: cluster.head.named("vspipe"))
+    os.killpg(process.pid, how)
+    _, error = process.communicate(timeout=60)
+    if how == signal.SIGKILL:
+        assert process.returncode == -how
+    else:
+        assert (process.returncode, error) == (130, "vsfdatrd: stopped; run the same command again to go on\n")
+    until(lambda: not cluster.head.named("vspipe") and not cluster.head.named("ffmpeg"), 20)
+    result = encode(film, tmp_path / "out.mkv", "--preset", "x264", *CHUNK)  # without Ray
+    assert result.returncode == 0, result.stderr
+    assert "of 4 parts are there already" in result.stderr
+    assert decoded(tmp_path / "out.mkv") == reference
+
+
+@with_ray
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["switched off", "cut off"])
+def test_a_machine_that_goes_away_costs_its_parts(
+    start: Any, film: Path, reference: list[str], engines: Path, tmp_path: Path, how: str
+) -> None:
+    apart = networks_can_be_made()
+    if how == "cut off" and not apart:
+        pytest.skip("this machine makes no networks")
+    environment = {"FDATRD_CACHE": str(engines), "TMPDIR": str(tmp_path)}
+    with machines(apart) as cluster:
+        # Ray waits for a minute and more before it gives a silent machine up.
+        times = {"health_check_period_ms": 500, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 3}
+        cluster.start("--num-cpus", "1", "--system-config", json.dumps(times), **environment)
+        other = cluster.start("--num-cpus", "1", **environment)
+        process = start(cluster, film, tmp_path / "out.mkv")
+        told = wait_for(process, "machines")
+        assert told[-1]["text"] == "Ray: 2 parts at once, each with 1 CPU, on 2 machines"
+        until(lambda: other.named("yuv4mpegpipe"))
+        if how == "switched off":
+            other.kill()
+        else:
+            cluster.cut(1)
+        told += finish(process)
+    assert any("was lost: " in text for text in texts(told, "retry")), told
+    assert sorted(one["part"] for one in told if one["event"] == "part") == [1, 2, 3, 4]
+    assert decoded(tmp_path / "out.mkv") == reference
+
+
+@with_ray
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may hide a folder from a machine")
+def test_machines_that_lack_something_are_left_out_and_say_why(
+    start: Any, film: Path, reference: list[str], engines: Path, tmp_path: Path
+) -> None:
+    without = tmp_path / "without" / "vsfdatrd"
+    without.mkdir(parents=True)
+    (without / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'vsfdatrd'\")\n")
+    environment = {"FDATRD_CACHE": str(engines), "TMPDIR": str(tmp_path)}
+    hide = f"mount -t tmpfs none '{film.parent}'"
+    if subprocess.run(["unshare", "-m", "sh", "-c", hide], capture_output=True, check=False).returncode:
+        pytest.skip("this machine does not mount a tmpfs")
+    with machines() as cluster:
+        cluster.start("--num-cpus", "0")
+        cluster.start("--num-cpus", "1", PYTHONPATH=str(without.parent), **environment)
+        cluster.start("--num-cpus", "1", before=hide, **environment)
+        process = start(cluster, film, tmp_path / "nothing.mkv")
+        out, error = process.communicate(timeout=120)
+        assert process.returncode == 1, (out, error)
+        left = texts([json.loads(line) for line in out.splitlines()], "left out")
+        assert len(left) == 2
+        assert any("is left out: it lacks vsfdatrd (No module named 'vsfdatrd'); pip install it" in one for one in left)
+        assert any(f"is left out: it cannot read {film} (No such file or directory); put the film" in one
+                   for one in left)  # fmt: skip
+        assert "has neither GPUs nor CPUs to give" in error.splitlines()[-1]
+        cluster.start("--num-cpus", "1", **environment)
+        told = finish(start(cluster, film, tmp_path / "out.mkv"))
+    assert len(texts(told, "left out")) == 2
+    assert texts(told, "machines") == ["Ray: 1 part at once, each with 1 CPU, on 1 machine"]
+    assert decoded(tmp_path / "out.mkv") == reference
+
+
+def run(*words: str) -> tuple[int, str]:
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr.strip()
+
+
+def test_addresses_that_are_none(identity_2x: Path, film: Path, tmp_path: Path) -> None:
+    words = command(identity_2x, film, tmp_path / "out.mkv")
+    for address, sentence in (("ray://here:10001", "is an address of Ray Client"), ("here", "is no address"),
+                              ("here:port", "is no address")):  # fmt: skip
+        with pytest.raises(ArgumentError, match=sentence):
+            connection.check_address(address)
+        status, said = run(*words, "--ray", address)
+        assert (status, sentence in said) == (1, True), said
+    status, said = run(*words, "--ray", "auto", "--device", "0", "1")
+    assert (status, "it is Ray that deals them out" in said) == (1, True), said
+
+
+def test_without_ray_there_is_a_sentence(identity_2x: Path, film: Path, tmp_path: Path) -> None:
+    words = command(identity_2x, film, tmp_path / "out.mkv", "--ray", "auto")
+    program = "import sys; sys.modules['ray'] = None; from vsfdatrd.cli import main; sys.exit(main(sys.argv[1:]))"
+    status, said = run(sys.executable, "-c", program, *words[3:])
+    assert (status, "--ray needs Ray, which is not installed; pip install 'vsfdatrd[ray]'" in said) == (1, True), said
+
+
+@with_ray
+def test_without_a_cluster_there_is_a_sentence(identity_2x: Path, film: Path, tmp_path: Path) -> None:
+    words = command(identity_2x, film, tmp_path / "out.mkv")
+    alone = ["unshare", "-p", "-f", "--mount-proc"]  # "auto" looks among the processes of the machine
+    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        alone = []
+    for address in (*(["auto"] if alone else []), "127.0.0.1:9"):
+        status, said = run(*alone, *words, "--ray", address)
+        assert (status, said.count("\n")) == (1, 0)
+        assert f"--ray {address} finds no Ray cluster" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@with_ray
+def test_another_version_is_a_sentence(cluster: Machines, identity_2x: Path, film: Path, tmp_path: Path) -> None:
+    words = command(identity_2x, film, tmp_path / "out.mkv", "--ray", cluster.address)
+    program = ("import ray, sys; ray.__version__ = '1.2.3'; from vsfdatrd.cli import main; "
+               "sys.exit(main(sys.argv[1:]))")  # fmt: skip
+    status, said = run(sys.executable, "-c", program, *words[3:])
+    assert (status, said.count("\n")) == (1, 0), said
+    assert "and here is Ray 1.2.3 on Python 3" in said
+    assert said.endswith("install the same on all machines")
+
+
+def test_parts_on_one_machine_keep_to_cpus_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2, 4, 6, 7})
+    with some_cpus(2, tmp_path) as first, some_cpus(2, tmp_path) as second, some_cpus(2, tmp_path) as third:
+        assert (first, second, third) == (frozenset({0, 2}), frozenset({4, 6}), None)
+    with some_cpus(2, tmp_path) as again, some_cpus(None, tmp_path) as everything:
+        assert (again, everything) == (frozenset({0, 2}), None)
+
+
+def test_a_file_that_changes_on_its_way_is_not_taken(tmp_path: Path) -> None:
+    content = b"some frames" * 10
+    (tmp_path / "there").write_bytes(content)
+    made = Made(Chunk(2, 20, 30), len(content), digest(tmp_path / "there"), 0, 1.0)
+    arrival = Arrival(tmp_path, made)
+    assert not arrival.add(content[:50])
+    assert arrival.add(content[50:])
+    assert arrival.settle() == made
+    assert (tmp_path / "00003.mkv").read_bytes() == content
+    other = Arrival(tmp_path, made)
+    assert other.add(content[::-1])
+    with pytest.raises(EncodeError, match="chunk 3 was damaged on its way"):
+        other.settle()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00003.mkv", "there"]

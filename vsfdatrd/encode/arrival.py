@@ -1,0 +1,64 @@
+"""A part's file that comes from another machine, piece by piece."""
+
+import contextlib
+import errno
+import hashlib
+import secrets
+from pathlib import Path
+
+from vsfdatrd.encode.chunk import settle
+from vsfdatrd.encode.journal import Made
+from vsfdatrd.errors import EncodeError
+
+
+class Arrival:
+    """A file that is being received; it takes its place only when all of it is there, and on the disk."""
+
+    def __init__(self, folder: Path, made: Made) -> None:
+        """folder: of the parts. Raises EncodeError if it cannot be written."""
+        self._made = made
+        self._final = folder / made.chunk.name
+        self._path = folder / f"{made.chunk.number + 1:05}.{secrets.token_hex(4)}.tmp.mkv"
+        self._digest = hashlib.sha256()
+        try:
+            self._file = self._path.open("wb")
+        except OSError as error:
+            raise _unwritable(self._path, error) from error
+
+    def add(self, piece: bytes) -> bool:
+        """The next bytes; whether these were the last ones. Raises EncodeError if they cannot be written."""
+        self._digest.update(piece)
+        try:
+            self._file.write(piece)
+        except OSError as error:
+            self.drop()
+            raise _unwritable(self._path, error) from error
+        return self._file.tell() >= self._made.bytes
+
+    def settle(self) -> Made:
+        """Put the file in its place. Raises EncodeError if it is not what was sent, or cannot be written."""
+        try:
+            self._file.close()
+            if self._digest.hexdigest() != self._made.sha256:
+                raise EncodeError(f"chunk {self._made.chunk.number + 1} was damaged on its way here")
+            settle(self._path, self._final)
+        except OSError as error:
+            raise _unwritable(self._final, error) from error
+        finally:
+            self.drop()
+        return self._made
+
+    def drop(self) -> None:
+        """Remove what has not been put in its place."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: OSError) -> EncodeError:
+    if error.errno == errno.ENOSPC:
+        return EncodeError(
+            "no space is left on the disk; free some, then run the same command again: what is done is kept"
+        )
+    return EncodeError(f"{path} cannot be written ({error.strerror})")

@@ -1,0 +1,105 @@
+"""The way to an existing Ray cluster, and sentences for where there is none."""
+
+import importlib
+import logging
+import os
+import re
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from vsfdatrd.errors import ArgumentError, EncodeError
+
+PIP = "pip install 'vsfdatrd[ray]'"
+_KNOCK = 5.0  # seconds for the cluster's address to answer
+_AUTO = "auto"
+
+
+def check_address(address: str) -> None:
+    """Raises ArgumentError unless it is ``auto`` or ``host:port``."""
+    if address.startswith("ray://"):
+        raise ArgumentError(
+            f"--ray {address} is an address of Ray Client, through which files cannot come back; run this on a machine "
+            "of the cluster, with --ray auto"
+        )
+    if address != _AUTO and not re.fullmatch(r"[^\s:/]+:\d{1,5}", address):
+        raise ArgumentError(
+            f"--ray {address} is no address of a Ray cluster; give auto, or host:port as `ray start --head` names it"
+        )
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """The module ray, connected until the end of the ``with``. address: as `check_address` allows.
+
+    What is printed to `sys.stdout` meanwhile is thrown away: Ray tells there, from a thread, of workers that died.
+    Raises EncodeError where Ray is not installed, nothing answers, this machine is not of the cluster, or versions
+    differ.
+    """
+    check_address(address)
+    try:
+        ray = importlib.import_module("ray")
+    except ImportError as error:
+        raise EncodeError(f"--ray needs Ray, which is not installed; {PIP}, in the version of the cluster") from error
+    if address != _AUTO:
+        _knock(address)
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        try:
+            with _signals_kept():
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except ConnectionError as error:
+            raise EncodeError(
+                f"--ray {address} finds no Ray cluster; start one with `ray start --head`, or name its head (host:port)"
+            ) from error
+        except (RuntimeError, ValueError, OSError) as error:
+            raise EncodeError(_reason(address, str(error))) from error
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    host, port = address.rsplit(":", 1)
+    try:
+        socket.create_connection((host, int(port)), _KNOCK).close()
+    except (OSError, OverflowError) as error:
+        raise EncodeError(
+            f"--ray {address} finds no Ray cluster ({error}); see that its head runs there (`ray status`), "
+            "and that no firewall is between"
+        ) from error
+
+
+def _reason(address: str, text: str) -> str:
+    """What Ray says over many lines, in one sentence."""
+    if "ersion mismatch" in text:
+        found = re.findall(r"(?:Ray|Python): (\S+)", text)
+        theirs, ours = found[:2], found[2:4]
+        if len(ours) == 2:
+            return (
+                f"the Ray cluster at {address} runs Ray {theirs[0]} on Python {theirs[1]}, and here is Ray {ours[0]} "
+                f"on Python {ours[1]}; install the same on all machines"
+            )
+    if "none of these match this node" in text or "node_ip_address.json" in text:
+        return (
+            f"this machine is not of the Ray cluster at {address}; let it join with `ray start --address {address}` "
+            "(and --num-cpus 0 if it shall do no work), or run this on one that is"
+        )
+    return f"--ray {address} cannot be used: {' '.join(text.split())[:500]}"
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray takes SIGTERM for itself; here it ends an encode as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

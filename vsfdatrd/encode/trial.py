@@ -1,0 +1,31 @@
+"""One output frame before all others: whether it can be made at all, and what its properties say of its colours."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+from vsfdatrd.errors import PREFIX, EncodeError
+from vsfdatrd.programs import vspipe
+
+_COLOURS = ("_Matrix", "_Transfer", "_Primaries", "_Range", "_ChromaLocation")
+_PATIENCE = 3600.0  # seconds: on a CPU an engine may be built first
+
+
+def first_frame(script: Path, device: str, told: Path) -> dict[str, int]:
+    """Make the first frame of a script, which also builds its engine -> its colour properties, as H.273 numbers.
+
+    told: a file that vspipe may write. Raises EncodeError with what vspipe said.
+    """
+    command = [vspipe(), "-c", "y4m", "-s", "0", "-e", "0", "-j", str(told)]
+    command += ["-a", f"device={device}", str(script), os.devnull]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_PATIENCE)
+    except subprocess.TimeoutExpired as error:
+        raise EncodeError("the first frame took more than an hour; try a smaller model") from error
+    if done.returncode:
+        lines = [line.strip() for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+        ours = [line[line.index(PREFIX) + len(PREFIX) :] for line in lines if PREFIX in line]
+        raise EncodeError(f"the first frame failed: {(ours or lines or ['vspipe said nothing'])[-1]}")
+    props = json.loads(told.read_text(encoding="utf-8"))[0]
+    return {name: int(props[name]) for name in _COLOURS if name in props}
