@@ -120,7 +120,7 @@ def test_parts_of_machines_with_other_cpus_belong_together(tmp_path: Path) -> No
 
 
 def test_where_frames_are_made_is_no_other_setting() -> None:
-    found, film, index = fields.Fields("progressive", True, ""), Path("/film.mkv"), Path("/work/index")
+    found, film, index = fields.Fields("progressive", True, ""), Path("/film.mkv"), Path("/place/index")
     text, other = (script.prepare(film, 0, index, found, Borders(), device, "1") for device in ("0", "0,1"))
     assert text != other
     assert script.without_devices(text) == script.without_devices(other)
