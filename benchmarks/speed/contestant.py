@@ -32,10 +32,10 @@ class Contestant(ABC):
 class Filter(Contestant):
     """A VapourSynth filter's clip, as many frames being asked for at once as VapourSynth has threads."""
 
-    def __init__(self, clip: vs.VideoNode) -> None:
+    def __init__(self, clip: vs.VideoNode, depth: int = 2) -> None:
         vs.core.std.SetVideoCache(clip, mode=0)
         self._clip = clip
-        self.depth = 2
+        self.depth = depth
 
     def run(self, first: int, count: int) -> None:
         """Ask for frames and let them go."""

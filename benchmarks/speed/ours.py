@@ -15,7 +15,7 @@ import vapoursynth as vs
 
 from benchmarks.speed.cases import Case
 from benchmarks.speed.contestant import Contestant, Filter
-from benchmarks.speed.material import DRAWINGS, Frame, drawings, endless, real_clip
+from benchmarks.speed.material import Frame, drawings, endless, real_clip
 from vsfdatrd.programs import ffmpeg, vspipe
 
 
@@ -35,7 +35,8 @@ def open_ours(case: Case, weights: Path, cache: Path) -> Contestant:
         vs.core.fdatrd.upscale(
             source, model=str(weights), backend=case.backend, precision=case.precision, streams=case.streams,
             cache=str(cache), **options,
-        )
+        ),
+        case.streams or 2,
     )  # fmt: skip
 
 
@@ -117,7 +118,7 @@ class Encode(Contestant):
             "-c:v", "ffv1", str(self._source),
         ]  # fmt: skip
         subprocess.run(encoder, input=raw, check=True, capture_output=True)
-        self.depth = DRAWINGS // 4
+        self.depth = case.streams or 2
         self.seconds: float | None = None
 
     def run(self, first: int, count: int) -> None:

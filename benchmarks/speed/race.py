@@ -8,6 +8,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -171,6 +172,14 @@ def race(group: Group, settings: Settings, said: Callable[[str], None], tick: Ca
     return rows
 
 
+def turn_length(depth: int, wanted: float) -> int:
+    """Frames of a turn: about as many as wanted, at least twice as many as are in flight and a multiple of them.
+
+    Frames in flight together end together; were one left over, it would have the machine for itself.
+    """
+    return depth * max(2, min(math.ceil(wanted / depth), 4096 // depth))
+
+
 def steps(group: Group) -> int:
     """How many steps `race` reports."""
     return len(group.cases) + group.rounds + 1
@@ -207,8 +216,7 @@ def _take_turns(
                 runners.remove(runner)
                 continue
             if turn == 0:
-                wanted = math.ceil(settings.seconds * runner.frames / seconds)
-                runner.frames = max(runner.frames, min(wanted, 4096))
+                runner.frames = turn_length(runner.frames, settings.seconds * runner.frames / seconds)
         tick(1)
     for runner in runners:
         runner.finish()
@@ -225,14 +233,16 @@ def _make_sure_of_memory(runners: Sequence[Runner]) -> None:
 def _opened(number: int, case: Case, row: Row, settings: Settings, meter: GpuMeter) -> Runner:
     """A case ready to run; how long it took to begin is in its row. Raises Missing or RuntimeError."""
     weights, row["trained"] = weights_file(case.model, settings.folder)
+    # versions that take each other's would be equal
+    cache = settings.folder / (f"engines_{number}" if settings.pythons else "engines")
     if case.contestant == OURS and case.measure == "vapoursynth":
         with tempfile.TemporaryDirectory(dir=settings.folder) as empty:
             remote, found = _start(number, case, weights, Path(empty), settings)
             remote.close()
+            shutil.copytree(empty, cache, dirs_exist_ok=True)
         row["first_frame_cold_s"] = found["ready"]
     row["gpu_memory_before_mib"] = meter.readings[-1].memory if meter.readings else 0
-    cache = f"engines_{number}" if settings.pythons else "engines"  # versions that take each other's would be equal
-    remote, found = _start(number, case, weights, settings.folder / cache, settings)
+    remote, found = _start(number, case, weights, cache, settings)
     row["first_frame_s"] = found["ready"]
     return Runner(case, row, remote, frames=found["depth"])
 
