@@ -20,17 +20,21 @@ def draw(results: Sequence[dict[str, Any]], file: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    if len(results) == 1 and (sweep := _rows(results[0], "sweep")):
-        figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5.2), layout="constrained", width_ratios=(3, 2))
-        _curve(right, sweep)
-    else:
-        figure, left = pyplot.subplots(figsize=(9, 5.2), layout="constrained")
+    sweep = _rows(results[0], "sweep") if len(results) == 1 else []
     bars = [
         (machine_name(result), row) for result in results for row in _rows(result, "headline") if row["same_network"]
     ]
-    if not bars:
-        raise ValueError("nothing in these results was measured at the headline size")
-    _bars(left, bars, several=len(results) > 1)
+    if not bars and not sweep:
+        raise ValueError("nothing in these results was measured at the headline size, or at several sizes")
+    if bars and sweep:
+        figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5.2), layout="constrained", width_ratios=(3, 2))
+    else:
+        figure, left = pyplot.subplots(figsize=(9, 5.2), layout="constrained")
+        right = left
+    if bars:
+        _bars(left, bars, several=len(results) > 1)
+    if sweep:
+        _curve(right, sweep)
     figure.savefig(file, dpi=110)
     pyplot.close(figure)
 

@@ -278,7 +278,9 @@ def test_pictures(tmp_path: Path) -> None:
     one["result"]["groups"].append({"name": "sweep", "title": "", "rows": sweep})
     draw([one], tmp_path / "one.png")
     draw([one, result(row(OURS, 30.0), gpus=("a GPU",))], tmp_path / "two.png")
-    for name in ("one.png", "two.png"):
+    one["result"]["groups"] = one["result"]["groups"][1:]
+    draw([one], tmp_path / "curve.png")
+    for name in ("one.png", "two.png", "curve.png"):
         with Image.open(tmp_path / name) as picture:
             assert picture.width > 800
             assert len(picture.convert("RGB").getcolors(1 << 20) or ()) > 50
