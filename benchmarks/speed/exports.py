@@ -43,7 +43,7 @@ def _trace(weights: Path, size: Size, file: Path) -> None:
     from vsfdatrd import load_model
 
     width, height = size
-    with warnings.catch_warnings(), torch.no_grad():  # with gradients, 720×540 keeps more than 20 GiB
+    with warnings.catch_warnings(), torch.no_grad():  # with gradients, 720×540 is too much for 24 GiB
         warnings.simplefilter("ignore")  # tracing warns of every size it takes as fixed, which is what we want
         torch.onnx.export(
             load_model(weights), (torch.zeros(1, 3, height, width),), str(file), dynamo=False, opset_version=17,
