@@ -231,10 +231,7 @@ EXPORT void fdatrd_cpu_channels(float *t, const float *c, int64_t first, int64_t
     int16_t *a = take(&scratch, BLOCK * channels * 2);
     for (int64_t block = first; block < last; block += BLOCK) {
         int64_t count = last - block < BLOCK ? last - block : BLOCK;
-        for (int64_t i = 0; i < count; i++) {
-            normalise(t + (block + i) * channels, channels, *norm, token);
-            steps[i] = quantise(token, channels, a + i * channels);
-        }
+        enter(t + block * channels, count, channels, *norm, token, a, steps);
         product(a, steps, count, m, result, channels, 0);
         for (int64_t i = 0; i < count; i++) {
             float *mixed = result + i * channels, *to = t + (block + i) * channels;
@@ -324,10 +321,7 @@ EXPORT void fdatrd_cpu_look_up(float *t, int64_t first, int64_t last, const Norm
     memset(mask, 0, (size_t)(padded * 4));
     for (int64_t block = first; block < last; block += BLOCK) {
         int64_t count = last - block < BLOCK ? last - block : BLOCK;
-        for (int64_t i = 0; i < count; i++) {
-            normalise(t + (block + i) * channels, channels, *norm, token);
-            steps[i] = quantise(token, channels, a + i * channels);
-        }
+        enter(t + block * channels, count, channels, *norm, token, a, steps);
         product(a, steps, count, e_q, split, channels, 0);
         for (int64_t head = 0; head < heads; head++) {
             queries(split + head * HEAD, channels, count, q, query_steps);

@@ -17,23 +17,20 @@ EXPORT int64_t fdatrd_cpu_scratch(int64_t width, int64_t channels, int64_t hidde
     return rows + windows + dictionary + BLOCK * wide * 8 + (1 << 20);
 }
 
-/* Weights (columns, inner) fp32, `apart` floats from one column's to the next, each `step` floats from the next ->
- * panels and scales of a Matrix of `padded` columns; what is beyond `columns` is zero.
+/* Weights (columns, inner) fp32, both multiples of 16 -> panels and scales of a Matrix.
  *
  * No sum can overflow: a token's integers are at most LEVELS, and a column's are scaled so that the sum of their
  * magnitudes times LEVELS stays under 2^31 (rounding included, which adds 1/2 a weight). A weight that is not finite
  * makes its column's scale NaN.
  */
-EXPORT void fdatrd_cpu_pack(const float *weights, int64_t columns, int64_t inner, int64_t apart, int64_t step,
-                            int64_t padded, int16_t *panels, float *scale) {
-    memset(panels, 0, (size_t)(padded * inner * 2));
-    for (int64_t column = 0; column < padded; column++) {
+EXPORT void fdatrd_cpu_pack(const float *weights, int64_t columns, int64_t inner, int16_t *panels, float *scale) {
+    memset(panels, 0, (size_t)(columns * inner * 2));
+    for (int64_t column = 0; column < columns; column++) {
         scale[column] = 0;
-        if (column >= columns) continue;
-        const float *w = weights + column * apart;
+        const float *w = weights + column * inner;
         double sum = 0, most = 0;
         for (int64_t k = 0; k < inner; k++) {
-            double x = fabs((double)w[k * step]);
+            double x = fabs((double)w[k]);
             sum += x;
             if (!(x <= most)) most = x;
         }
@@ -45,7 +42,7 @@ EXPORT void fdatrd_cpu_pack(const float *weights, int64_t columns, int64_t inner
         if (!isfinite(sum)) scale[column] = NAN;
         else
             for (int64_t k = 0; k < inner; k++)
-                to[k / 2 * COLUMNS * 2 + k % 2] = (int16_t)_mm_cvtsd_si32(_mm_set_sd(w[k * step] * factor));
+                to[k / 2 * COLUMNS * 2 + k % 2] = (int16_t)_mm_cvtsd_si32(_mm_set_sd(w[k] * factor));
     }
 }
 
@@ -191,10 +188,7 @@ EXPORT void fdatrd_cpu_feed_forward(float *t, const float *above, const float *b
         float *row = ring.slots[y % 3] + hidden;
         for (int64_t x = 0; x < width; x += BLOCK) {
             int64_t count = width - x < BLOCK ? width - x : BLOCK;
-            for (int64_t i = 0; i < count; i++) {
-                normalise(source + (x + i) * channels, channels, *norm, token);
-                steps[i] = quantise(token, channels, a + i * channels);
-            }
+            enter(source + x * channels, count, channels, *norm, token, a, steps);
             product(a, steps, count, fc1, row + x * hidden, hidden, 0);
             for (float *at = row + x * hidden; at < row + (x + count) * hidden; at += 8)
                 _mm256_storeu_ps(at, gelu(_mm256_loadu_ps(at)));

@@ -110,6 +110,15 @@ static inline void normalise(const float *x, int64_t channels, Norm norm, float 
     }
 }
 
+/* `count` tokens as they enter a product: normalised and quantised. token: (C) of scratch; a: (count, C); steps: (count). */
+static inline void enter(const float *t, int64_t count, int64_t channels, Norm norm, float *token, int16_t *a,
+                         float *steps) {
+    for (int64_t i = 0; i < count; i++) {
+        normalise(t + i * channels, channels, norm, token);
+        steps[i] = quantise(token, channels, a + i * channels);
+    }
+}
+
 /* x · Φ(x), exact to 1e-5: Φ(x) - 1/2 = x · q(x²) with q a polynomial fitted (Lawson) for |x| < 4.75, in 2x²/4.75² - 1. */
 static inline __m256 gelu(__m256 x) {
     static const float q[] = {0.1487480103969574f,    -0.07366643846035004f, 0.05325455218553543f,

@@ -99,8 +99,8 @@ def open_engine(checkpoint: Checkpoint, height: int, width: int, options: Option
     EngineBuildError, StoreError.
     """
     found = candidates(options.backend, checkpoint)
-    if options.precision not in ("auto", "int16") and len(found) > 1:
-        found = [(name, module) for name, module in found if name != "native"]
+    if options.precision != "auto":  # integers are the native engine's, and it has nothing else
+        found = [pair for pair in found if (pair[0] == "native") == (options.precision == "int16")] or found
     with _opening:
         try:
             for name, module in found[:-1]:

@@ -1,8 +1,8 @@
 """The native engine: FDAT-RD by kernels of our own, for processors with AVX2; the default where nothing wider is there.
 
-It computes in integers of 16 bits with sums of 32 (see `_native/cpu.h`), on such processors about twice as fast as
-anything in fp32. It runs in a process of its own (`native_process.py`), so that a crash is an error and not the end of
-the encode. Its artefact is the weights, written once they were verified against fp32.
+It computes in integers of 16 bits with sums of 32 (see `_native/cpu.h`), 1.7 times as fast as OpenVINO in fp32 where
+both were measured (docs/cpu.md). It runs in a process of its own (`native_process.py`), so that a crash is an error and
+not the end of the encode. Its artefact is the weights, written once they were verified against fp32.
 """
 
 import logging
@@ -56,7 +56,7 @@ def unsuited(checkpoint: Checkpoint) -> str | None:
 
 
 def preferred() -> bool:
-    """Whether it is the fastest engine this processor has: with AVX-512, OpenVINO has kernels twice as wide."""
+    """Whether `auto` tries it before OpenVINO, which has kernels twice as wide where there is AVX-512."""
     return native_kernels.unsupported() is None and not native_kernels.wider()
 
 

@@ -128,7 +128,7 @@ class Kept:
         full[: source.shape[0], : source.shape[1]] = source
         panels = self.keep(np.empty(columns * inner, np.int16))
         scale = self.keep(np.empty(columns, np.float32))
-        function("pack")(full, columns, inner, inner, 1, columns, panels, scale)
+        function("pack")(full, columns, inner, panels, scale)
         return Matrix(panels.ctypes.data, scale.ctypes.data, inner, columns)
 
 
