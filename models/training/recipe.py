@@ -14,6 +14,8 @@ class Recipe:
     # The network
     variant: str = "medium"
     """``small``, ``medium`` or ``large``; ``tiny`` is one group of three blocks, for rehearsals and tests."""
+    form: Literal["whole", "unfolded"] = "whole"
+    """``unfolded`` trains a part of it on single pixels (`unfolded.py`), a good start at a fraction of the cost."""
     drop_path: float = -1.0
     """Stochastic-depth rate of the last block; negative takes the variant's own."""
 
@@ -31,7 +33,12 @@ class Recipe:
     seed: int = 1
     """Of crops, degradation and first weights."""
 
+    bank: int = 0
+    """Where above 0, so many crops are composed beforehand, of twice the side, and views of them are trained on."""
+
     # The optimiser
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    """``muon`` is for ``unfolded``: Muon for inner matrices, AdamW for the rest."""
     learning_rate: float = 8e-4
     """At its highest."""
     schedule: Literal["cosine", "wsd"] = "cosine"
@@ -41,7 +48,7 @@ class Recipe:
     ramp: int = 200
     """Steps in which the rate rises from 0, at the start and again when the whole network joins."""
     weight_decay: float = 1e-4
-    """AdamW's, on matrices and kernels alone."""
+    """On matrices and kernels alone."""
     beta2: float = 0.99
     """AdamW's decay of squared gradients."""
     clip: float = 0.5
@@ -88,6 +95,10 @@ class Recipe:
             raise ValueError(f"clean {self.clean} and laserdisc {self.laserdisc} are more than the whole")
         if self.schedule not in ("cosine", "wsd"):
             raise ValueError(f"schedule {self.schedule!r} is not known: choose cosine or wsd")
+        if self.form not in ("whole", "unfolded"):
+            raise ValueError(f"form {self.form!r} is not known: choose whole or unfolded")
+        if self.optimiser not in ("adamw", "muon") or (self.optimiser == "muon" and self.form == "whole"):
+            raise ValueError(f"optimiser {self.optimiser!r} is not for the form {self.form!r}: choose adamw")
         if self.batch < 1 or (self.minutes <= 0 and self.steps <= 0):
             raise ValueError("a training needs at least one crop per step and a plan longer than nothing")
 

@@ -9,11 +9,10 @@ loses at most the last minute. Needs the extra `train`.
 
 import argparse
 import copy
-import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -24,25 +23,32 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from models.training import loss, network
+from models.training.bank import Bank
 from models.training.curve import Log
 from models.training.data import Pool
 from models.training.degrade import degrade, draw
+from models.training.optimise import optimisers, rate
 from models.training.recipe import Recipe
 from models.training.state import export, load_state, save_state
+from models.training.unfolded import Unfolded, fold
 from models.training.validate import Validation
 from vsfdatrd.checkpoint import load_model
 from vsfdatrd.nn.fdat_rd import FdatRd
 
 CHECKPOINT = "checkpoint.pt"
+BANK = "bank.npy"
 LOG_SECONDS = 5.0
 
 
-def enlarge(net: FdatRd, x: Tensor) -> Tensor:
+def enlarge(net: FdatRd | Unfolded, x: Tensor) -> Tensor:
     """The network as it is trained: on CUDA the blocks in bf16, what touches pixels in float32.
 
-    bf16 has eight bits, pictures need more; the first convolution and the tail are a small part of the work.
+    bf16 has eight bits, pictures need more; the first convolution and the tail are a small part of the work. An
+    unfolded network is all pixels.
     (B, 3, H, W), sides multiples of the network's -> (B, 3, 2H, 2W) float32.
     """
+    if isinstance(net, Unfolded):
+        return cast(Tensor, net(x))
     first: Tensor = net.conv_first(x)
     deep = first
     with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):
@@ -52,38 +58,47 @@ def enlarge(net: FdatRd, x: Tensor) -> Tensor:
     return cast(Tensor, net.upsampler(deep.float() + first))
 
 
-def optimiser(net: nn.Module, recipe: Recipe, *, fused: bool) -> torch.optim.AdamW:
-    """AdamW; norms, biases, temperatures and the windows' position biases do not decay."""
-    decay: list[nn.Parameter] = []
-    keep: list[nn.Parameter] = []
-    for name, parameter in net.named_parameters():
-        free = parameter.ndim < 2 or name.endswith((".temp", ".rel_pos_bias"))
-        (keep if free else decay).append(parameter)
-    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": keep, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, recipe.beta2), fused=fused)
+def begin(recipe: Recipe) -> FdatRd | Unfolded:
+    """What the recipe trains, before its first step: it interpolates. Random weights are torch's global generator's."""
+    if recipe.form == "whole":
+        return network.new(recipe)
+    # Channels last, in which pixels' channels are neighbours: no convolution or linear layer has to move data.
+    return Unfolded(network.configuration(recipe.variant)).to(memory_format=torch.channels_last)
 
 
-def rate(recipe: Recipe, progress: float, since: int) -> float:
-    """The learning rate at a point of the plan (0 to 1), `since` steps after the present stage began."""
-    if recipe.schedule == "cosine":
-        share = 0.5 + 0.5 * math.cos(math.pi * progress)
-    else:
-        share = min(1.0, (1 - progress) / recipe.decay)
-    return recipe.learning_rate * min(1.0, (since + 1) / recipe.ramp) * share + 1e-8
+@torch.no_grad()
+def folded(recipe: Recipe, trained: Mapping[str, Tensor]) -> FdatRd:
+    """FDAT-RD with what was trained, whole or unfolded; what was not has the recipe's random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        whole = network.new(recipe)
+        if recipe.form == "whole":
+            whole.load_state_dict(trained)
+            return whole
+        unfolded = Unfolded(whole.config)
+        unfolded.load_state_dict(trained)
+        return fold(unfolded, whole)
 
 
 class Trainer:
     """A training's state, and one step of it."""
 
-    def __init__(self, recipe: Recipe, tiles: Path, device: torch.device, *, compiled: bool = False) -> None:
+    def __init__(
+        self, recipe: Recipe, tiles: Path, device: torch.device, *, compiled: bool = False, folder: Path | None = None
+    ) -> None:
+        """folder: where the recipe's bank of crops is kept, if it has one."""
         self.recipe, self.device = recipe, device
         torch.manual_seed(recipe.seed)
         self.generator = torch.Generator(device).manual_seed(recipe.seed)
-        self.pool = Pool.open(tiles, recipe, self.generator)
-        self.network = network.new(recipe).to(device).train()
+        self.pool: Pool | Bank = Pool.open(tiles, recipe, self.generator)
+        if recipe.bank:
+            if folder is None:
+                raise ValueError("the recipe has a bank of crops, which needs a folder to be in")
+            self.pool = Bank.open(folder / BANK, self.pool, recipe.bank, 4 * recipe.size)
+        self.network = begin(recipe).to(device).train()
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
-        self.optimiser = optimiser(self.network, recipe, fused=device.type == "cuda")
-        self.deep: Callable[[FdatRd, Tensor], Tensor] = torch.compile(enlarge) if compiled else enlarge
+        self.optimisers = optimisers(self.network, recipe, fused=device.type == "cuda")
+        self.deep: Callable[[FdatRd | Unfolded, Tensor], Tensor] = torch.compile(enlarge) if compiled else enlarge
         self.step, self.minutes = 0, 0.0
         self.joined = -1
         """Step at which the whole network joined; -1 is not yet."""
@@ -100,6 +115,8 @@ class Trainer:
 
         Raises CheckpointError for a file that cannot be read, ValueError for another network's.
         """
+        if not isinstance(self.network, FdatRd) or not isinstance(self.averaged, FdatRd):
+            raise ValueError(f"an unfolded training begins by itself, and takes no weights such as {weights}")
         found = load_model(weights)
         if not isinstance(found, FdatRd) or found.config != self.network.config:
             raise ValueError(f"{weights} is no FDAT-RD {self.recipe.variant} 2x like the recipe's")
@@ -110,23 +127,26 @@ class Trainer:
     def train_step(self) -> tuple[Tensor, float]:
         """One batch: (the loss as a scalar on the device, the learning rate)."""
         recipe = self.recipe
-        warm = self.joined < 0 and self.progress < recipe.warm
+        net = self.network
+        warm = isinstance(net, FdatRd) and self.joined < 0 and self.progress < recipe.warm
         if not warm and self.joined < 0:
             self.joined = self.step
         learning_rate = rate(recipe, self.progress, self.step - max(0, self.joined))
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate
         truth = self.pool.sample(recipe.batch, 2 * recipe.size)
         shares = draw(recipe.batch, self.generator, clean=recipe.clean, laserdisc=recipe.laserdisc)
         degraded = degrade(truth, shares, self.generator)
-        output = network.shallow(self.network, degraded) if warm else self.deep(self.network, degraded)
+        output = network.shallow(net, degraded) if warm and isinstance(net, FdatRd) else self.deep(net, degraded)
         value = loss.total(output.float(), truth, recipe)
-        self.optimiser.zero_grad(set_to_none=True)
+        net.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip)
+        norm = nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
         self.step += 1
         if bool((value + norm).isfinite()):
-            self.optimiser.step()
+            for optimiser in self.optimisers:
+                optimiser.step()
             self._average()
         else:
             self.skipped += 1
@@ -146,18 +166,20 @@ class Trainer:
         return {
             "recipe": asdict(self.recipe), "step": self.step, "minutes": self.minutes, "joined": self.joined,
             "skipped": self.skipped, "network": self.network.state_dict(), "averaged": self.averaged.state_dict(),
-            "optimiser": self.optimiser.state_dict(), "generator": self.generator.get_state(),
-            "random": torch.get_rng_state(), "device": self.device.type,
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "generator": self.generator.get_state(), "random": torch.get_rng_state(), "device": self.device.type,
             "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }  # fmt: skip
 
     def resume(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave. Raises ValueError if it was another network's."""
-        if state["recipe"]["variant"] != self.recipe.variant:
-            raise ValueError(f"the checkpoint is of {state['recipe']['variant']}, the recipe of {self.recipe.variant}")
+        theirs, ours = (f"{r['variant']}, {r['form']}" for r in (state["recipe"], asdict(self.recipe)))
+        if theirs != ours:
+            raise ValueError(f"the checkpoint is of {theirs}, the recipe of {ours}")
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
         self.step, self.minutes = state["step"], state["minutes"]
         self.joined, self.skipped = state["joined"], state["skipped"]
         torch.set_rng_state(state["random"])
@@ -184,9 +206,9 @@ def weights_file(folder: Path, recipe: Recipe) -> Path:
     return folder / f"fdat_rd_{recipe.variant}_2x.safetensors"
 
 
-def export_weights(file: Path, recipe: Recipe, averaged: dict[str, Tensor], step: int) -> None:
+def export_weights(file: Path, recipe: Recipe, averaged: Mapping[str, Tensor], step: int) -> None:
     """Averaged weights as the package reads them."""
-    export(file, averaged, f"FDAT-RD {recipe.variant} 2x after {step} steps")
+    export(file, folded(recipe, averaged).state_dict(), f"FDAT-RD {recipe.variant} 2x after {step} steps")
 
 
 def run(trainer: Trainer, validation: Validation, folder: Path, *, minutes: float, steps: int) -> None:
@@ -282,7 +304,7 @@ def main(arguments: list[str] | None = None) -> int:
         torch.set_num_threads(a.threads)
     a.out.mkdir(parents=True, exist_ok=True)
     device = torch.device(a.device)
-    trainer = Trainer(recipe, a.data, device, compiled=a.compile)
+    trainer = Trainer(recipe, a.data, device, compiled=a.compile, folder=a.out)
     if checkpoint.exists():
         trainer.resume(load_state(checkpoint))
         print(f"going on from step {trainer.step}, minute {trainer.minutes:.1f}", file=sys.stderr)

@@ -14,9 +14,11 @@ import torch
 
 from models.training import train
 from models.training.curve import Log
+from models.training.optimise import rate
 from models.training.recipe import Recipe
 from models.training.state import export, load_state
 from vsfdatrd.checkpoint import load_model, open_checkpoint
+from vsfdatrd.nn.fdat_rd import FdatRd
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -96,6 +98,7 @@ def test_training_goes_on_from_given_weights(trained: Path, tiles: Path, tiny_mo
     trainer.start_from(trained / "fdat_rd_tiny_2x.safetensors", 0.5)
     assert trainer.minutes == 0.5
     trainer.train_step()
+    assert isinstance(trainer.network, FdatRd)
     assert trainer.network.conv_after.weight.any()
     with pytest.raises(ValueError, match="is no FDAT-RD tiny 2x like the recipe's"):
         trainer.start_from(tiny_model, 0)
@@ -156,6 +159,7 @@ def test_the_loss_falls(tiles: Path, one_thread: None) -> None:
         learning_rate=3e-3,
     )  # fmt: skip
     trainer = train.Trainer(recipe, tiles, torch.device("cpu"))
+    assert isinstance(trainer.network, FdatRd)
     with torch.no_grad():
         for parameter in trainer.network.upsampler.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
@@ -176,10 +180,10 @@ def test_a_loss_that_is_not_finite_changes_nothing(tiles: Path, one_thread: None
 @pytest.mark.parametrize("schedule", ["cosine", "wsd"])
 def test_the_rate_rises_and_falls(schedule: str) -> None:
     recipe = Recipe.from_mapping({"schedule": schedule, "ramp": 10, "learning_rate": 1.0})
-    assert train.rate(recipe, 0.0, 0) == pytest.approx(0.1)
-    assert train.rate(recipe, 0.01, 50) > 0.99
-    assert train.rate(recipe, 1.0, 5000) < 1e-6
-    assert (train.rate(recipe, 0.5, 5000) > 0.9) == (schedule == "wsd")
+    assert rate(recipe, 0.0, 0) == pytest.approx(0.1)
+    assert rate(recipe, 0.01, 50) > 0.99
+    assert rate(recipe, 1.0, 5000) < 1e-6
+    assert (rate(recipe, 0.5, 5000) > 0.9) == (schedule == "wsd")
 
 
 @pytest.mark.parametrize("name", ["small", "medium", "large", "cpu"])

@@ -1,0 +1,54 @@
+"""Crops composed beforehand, for a processor: there composing one takes longer than learning from it."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from models.training.data import Pool
+from models.training.state import write
+
+AT_ONCE = 16
+"""Crops composed at a time."""
+
+_MIRRORED, _TURNED, _SWAPPED = 0.5, 0.3, 0.3
+"""Shares of crops mirrored along an axis, with axes exchanged, with colours exchanged."""
+
+
+class Bank:
+    """Stored crops that are seen through smaller views, mirrored and recoloured, so that hardly one comes twice.
+
+    crops: (K, 3, T, T) uint8 on the CPU, perhaps a file's. Random numbers come from torch's global generator.
+    """
+
+    def __init__(self, crops: Tensor) -> None:
+        self.crops = crops
+
+    @classmethod
+    def open(cls, file: Path, pool: Pool, count: int, size: int) -> "Bank":
+        """The bank in `file`; composed from `pool` first, `count` crops of `size` pixels a side, if there is none."""
+        if not file.exists():
+            crops = np.empty((count, 3, size, size), np.uint8)
+            for first in tqdm(range(0, count, AT_ONCE), desc="composing crops", unit="batch"):
+                some = pool.sample(min(AT_ONCE, count - first), size)
+                crops[first : first + AT_ONCE] = (some * 255).round().byte().cpu().numpy()
+            write(file, lambda opened: np.save(opened, crops))
+        # Copy on write: nothing is written, and torch asks for memory that could be.
+        return cls(torch.from_numpy(np.load(file, mmap_mode="c")))
+
+    def sample(self, batch: int, size: int) -> Tensor:
+        """(batch, 3, size, size) RGB in [0, 1]."""
+        count, _, side, _ = self.crops.shape
+        views = []
+        for _ in range(batch):
+            picked = int(torch.randint(count, ()))
+            y, x = torch.randint(side - size + 1, (2,)).tolist()
+            view = self.crops[picked, :, y : y + size, x : x + size]
+            down, across, turn, swap = torch.rand(4).tolist()
+            view = view.flip(1) if down < _MIRRORED else view
+            view = view.flip(2) if across < _MIRRORED else view
+            view = view.mT if turn < _TURNED else view
+            views.append(view[torch.randperm(3)] if swap < _SWAPPED else view)
+        return torch.stack(views).float() / 255

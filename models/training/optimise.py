@@ -1,0 +1,49 @@
+"""What changes the weights after each step, and how fast."""
+
+import math
+
+import torch
+from torch import nn
+
+from models.training.recipe import Recipe
+
+_MUON_NAMES = ("groups.", "after", "spread")
+"""Where the inner matrices of an unfolded network are; the outermost layers are AdamW's."""
+
+
+def optimisers(network: nn.Module, recipe: Recipe, *, fused: bool) -> list[torch.optim.Optimizer]:
+    """AdamW for everything, or Muon for the inner matrices of a network that holds its kernels as such.
+
+    Norms, biases, temperatures and the windows' position biases do not decay. Muon (Jordan et al. 2024) makes each step
+    of a matrix orthogonal; by PyTorch's scaling it takes AdamW's learning rates.
+    """
+    matrices: list[nn.Parameter] = []
+    decay: list[nn.Parameter] = []
+    keep: list[nn.Parameter] = []
+    for name, parameter in network.named_parameters():
+        if recipe.optimiser == "muon" and parameter.ndim == 2 and name.startswith(_MUON_NAMES):
+            matrices.append(parameter)
+        elif parameter.ndim < 2 or name.endswith((".temp", ".rel_pos_bias")):
+            keep.append(parameter)
+        else:
+            decay.append(parameter)
+    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": keep, "weight_decay": 0.0}]
+    found: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, recipe.beta2), fused=fused)
+    ]
+    if matrices:
+        found.append(
+            torch.optim.Muon(
+                matrices, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
+        )
+    return found
+
+
+def rate(recipe: Recipe, progress: float, since: int) -> float:
+    """The learning rate at a point of the plan (0 to 1), `since` steps after the present stage began."""
+    if recipe.schedule == "cosine":
+        share = 0.5 + 0.5 * math.cos(math.pi * progress)
+    else:
+        share = min(1.0, (1 - progress) / recipe.decay)
+    return recipe.learning_rate * min(1.0, (since + 1) / recipe.ramp) * share + 1e-8

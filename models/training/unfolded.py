@@ -1,0 +1,244 @@
+"""FDAT-RD on single pixels instead of folded ones: what a short training learns first.
+
+A network of 2x folds 2×2 pixels into a token, so that the same little kernel has to be learned four times, once for
+every place in the token. Here a token is one pixel of C/4 channels and there is one kernel for all places; `fold` makes
+of it weights of FDAT-RD that compute the same, borders included. What a convolution does to single pixels is a case
+of what one does to tokens: its kernel reaches two pixels to each side, at most.
+
+Attention and most blocks are left out. They stand in the folded network with projections of zero, ready to be learned.
+"""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.training.network import cubic_taps
+from vsfdatrd.nn.config import FdatRdConfig
+from vsfdatrd.nn.fdat_rd import Block, FdatRd
+
+FOLD = 2
+"""Pixels along each side of a token."""
+
+_TAPS = 12
+"""Values by which a pixel interpolates: 2×2 new pixels of three colours."""
+
+
+def matrix(out: int, into: int, kernel: int = 1) -> nn.Parameter:
+    """Random weights of a convolution as a matrix (out, into·kernel²), the form that Muon asks for."""
+    return nn.Parameter(torch.empty(out, into * kernel * kernel).uniform_(-1, 1) * (into * kernel * kernel) ** -0.5)
+
+
+def as_kernel(weights: Tensor, kernel: int) -> Tensor:
+    """(O, I·k²) -> (O, I, k, k)."""
+    return weights.view(len(weights), -1, kernel, kernel)
+
+
+def convolve(x: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tensor:
+    """3×3. (B, I, H, W), (O, 9·I) -> (B, O, H, W)."""
+    return F.conv2d(x, as_kernel(weights, 3), bias, padding=1)
+
+
+class TokenNorm(nn.Module):
+    """LayerNorm over all channels of the 2×2 pixels that will be a token."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C/4, H, W) -> the same."""
+        mean = F.avg_pool2d(x.mean(1, keepdim=True), FOLD)  # (B, 1, H/2, W/2)
+        square = F.avg_pool2d((x * x).mean(1, keepdim=True), FOLD)
+        rate = torch.rsqrt((square - mean * mean).clamp_min(0) + 1e-5)
+        mean, rate = (t.repeat_interleave(FOLD, 2).repeat_interleave(FOLD, 3) for t in (mean, rate))
+        return (x - mean) * rate * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+class PixelFeedForward(nn.Module):
+    """`FeedForward` with the same weights for every place in a token."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = matrix(hidden, dim), matrix(dim, hidden)
+        nn.init.trunc_normal_(self.fc2, std=0.02)
+        self.smix = nn.Parameter(torch.zeros(hidden, 1, 3, 3))
+        with torch.no_grad():
+            self.smix[:, :, 1, 1] = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C/4, H, W) -> the same."""
+        hidden = F.gelu(F.linear(x.permute(0, 2, 3, 1), self.fc1))  # (B, H, W, hidden)
+        mixed = self._mix(hidden)
+        return F.linear(mixed, self.fc2).permute(0, 3, 1, 2)
+
+    def _mix(self, x: Tensor) -> Tensor:
+        """Tokens' depthwise 3×3: each place of a token for itself, so every second pixel. (B, H, W, F) -> the same.
+
+        Places go into the batch: a dilated convolution would be the same, four times as slow on a processor.
+        """
+        b, h, w, c = x.shape
+        # (B, H, W, F) -> (B, H/2, 2, W/2, 2, F) -> (2, 2, B, H/2, W/2, F) -> (4B, H/2, W/2, F) -> (4B, F, H/2, W/2)
+        places = x.view(b, h // FOLD, FOLD, w // FOLD, FOLD, c).permute(2, 4, 0, 1, 3, 5)
+        maps = places.reshape(-1, h // FOLD, w // FOLD, c).permute(0, 3, 1, 2)
+        maps = F.conv2d(maps, self.smix, padding=1, groups=c).permute(0, 2, 3, 1)
+        # (4B, H/2, W/2, F) -> (2, 2, B, H/2, W/2, F) -> (B, H/2, 2, W/2, 2, F) -> (B, H, W, F)
+        return maps.reshape(FOLD, FOLD, b, h // FOLD, w // FOLD, c).permute(2, 3, 0, 4, 1, 5).reshape(b, h, w, c)
+
+
+class PixelGroup(nn.Module):
+    """`ResidualGroup` of one block, a feed-forward network."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.n2, self.ffn, self.conv = TokenNorm(dim), PixelFeedForward(dim, hidden), matrix(dim, dim, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C/4, H, W) -> the same."""
+        return x + convolve(x + self.ffn(self.n2(x)), self.conv)
+
+
+class Unfolded(nn.Module):
+    """The network on pixels, that at first is cubic interpolation. Raises ValueError if `config` cannot be unfolded.
+
+    It wants 2x, unshuffle 2, the tail transpose+conv, and channels that are a multiple of 8 and 48 at least.
+    """
+
+    def __init__(self, config: FdatRdConfig) -> None:
+        super().__init__()
+        form = (config.unshuffle, config.tail_scale, config.upsampler)
+        if form != (FOLD, 4, "transpose+conv") or config.embed_dim < 48 or config.embed_dim % 8:
+            raise ValueError("only a network of 2x with unshuffle 2, transpose+conv and 48, 56, … channels unfolds")
+        dim, hidden = config.embed_dim // FOLD**2, config.ffn_dim // FOLD**2
+        middle = config.embed_dim // 2  # of the tail's channels, half: on pixels they are dear
+        self.first = nn.Conv2d(3, dim, 5, padding=2)
+        self.groups = nn.ModuleList(PixelGroup(dim, hidden) for _ in config.groups)
+        self.after = nn.Parameter(torch.zeros(dim, 9 * dim))
+        self.spread, self.spread_bias = matrix(middle, dim, 3), nn.Parameter(torch.zeros(middle))
+        self.gather = nn.ConvTranspose2d(middle, 3, 4, 2, 1)
+        self.last = nn.Conv2d(3, 3, 3, padding=1)
+        self._interpolate()
+
+    @torch.no_grad()
+    def _interpolate(self) -> None:
+        """As `network.interpolate`: twelve channels are the enlarged pixel, and pass GELU with either sign."""
+        near = cubic_taps()[:, :5]  # (h, pixel): outputs 0 and 1 of a pixel, from five pixels around it
+        bias = cast(Tensor, self.first.bias)
+        bias[:_TAPS] = 0
+        # Norms divide by what the other channels hold, so that they are nearly linear where the picture is flat.
+        bias[_TAPS:] = torch.linspace(-1, 1, len(bias) - _TAPS)
+        self.first.weight[:_TAPS] = 0
+        spread = as_kernel(self.spread, 3)
+        spread[: 2 * _TAPS] = 0
+        self.gather.weight[: 2 * _TAPS] = 0
+        self.gather.weight[2 * _TAPS :] *= 0.1
+        cast(Tensor, self.gather.bias).zero_()
+        for value in range(_TAPS):
+            h, k, colour = value // 6, value // 3 % 2, value % 3
+            self.first.weight[value, colour] = torch.outer(near[h], near[k])
+            for sign, channel in ((1, value), (-1, _TAPS + value)):
+                spread[channel, value, 1, 1] = sign
+                self.gather.weight[channel, colour, 1 + h, 1 + k] = sign
+        nn.init.dirac_(self.last.weight)
+        cast(Tensor, self.last.bias).zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W), H and W even -> (B, 3, 2H, 2W)."""
+        first: Tensor = self.first(x)
+        deep = first
+        for group in self.groups:
+            deep = group(deep)
+        middle = convolve(convolve(deep, self.after) + first, self.spread, self.spread_bias)
+        return cast(Tensor, self.last(self.gather(F.gelu(middle))))
+
+
+def fold_kernel(kernel: Tensor) -> Tensor:
+    """A pixels' kernel as one of tokens that does the same: (O, I, k, k), k 1, 3 or 5 -> (2, 2, O, 2, 2, I, 3, 3).
+
+    The first two axes are the place in the token that is made, the next two that in the tokens it is made from.
+    """
+    out, into, size, _ = kernel.shape
+    folded = kernel.new_zeros(FOLD, FOLD, out, FOLD, FOLD, into, 3, 3)
+    for p in range(FOLD):
+        for q in range(FOLD):
+            for row in range(size):
+                for column in range(size):
+                    (i, from_p), (j, from_q) = divmod(p + row - size // 2, FOLD), divmod(q + column - size // 2, FOLD)
+                    folded[p, q, :, from_p, from_q, :, 1 + i, 1 + j] = kernel[:, :, row, column]
+    return folded
+
+
+def fold_spread(kernel: Tensor) -> Tensor:
+    """A pixels' 3×3 kernel as the transposed one from tokens to pixels: (O, I, 3, 3) -> (4·I, O, 4, 4)."""
+    out, into, _, _ = kernel.shape
+    folded = kernel.new_zeros(FOLD, FOLD, into, out, 4, 4)
+    for p in range(FOLD):
+        for q in range(FOLD):
+            for row in range(3):
+                for column in range(3):
+                    (i, from_p), (j, from_q) = divmod(p + row - 1, FOLD), divmod(q + column - 1, FOLD)
+                    # Kernel row r of token i lies on pixel row 2i + r - 1.
+                    folded[from_p, from_q, :, :, p + 1 - 2 * i, q + 1 - 2 * j] = kernel[:, :, row, column].T
+    return folded.flatten(0, 2)
+
+
+def _tokens(kernel: Tensor) -> Tensor:
+    """A kernel of pixels as one of tokens, places before channels: (O, I, k, k) -> (4·O, 4·I, 3, 3)."""
+    return fold_kernel(kernel).flatten(0, 2).flatten(1, 3)
+
+
+def _each_place(values: Tensor) -> Tensor:
+    """The same for every place: (N, …) -> (4·N, …)."""
+    return values.repeat(FOLD**2, *[1] * (values.ndim - 1))
+
+
+@torch.no_grad()
+def fold(unfolded: Unfolded, network: FdatRd) -> FdatRd:
+    """Fill `network`, of the same configuration, with weights that compute what `unfolded` computes; returns it.
+
+    Its other blocks and all attention keep their random weights, but for the last of each, which become zero: they
+    add nothing, and learn as soon as the network is trained.
+    """
+    first = cast(nn.Conv2d, cast(nn.Sequential, network.conv_first)[1])
+    kernel = fold_kernel(unfolded.first.weight)  # the unshuffled input has places after colours: (2, 2, O, 2, 2, 3, …)
+    first.weight.copy_(kernel.permute(0, 1, 2, 5, 3, 4, 6, 7).flatten(0, 2).flatten(1, 3))
+    cast(Tensor, first.bias).copy_(_each_place(cast(Tensor, unfolded.first.bias)))
+    for group, pixels in zip(network.groups, unfolded.groups, strict=True):
+        blocks = cast(list[Block], list(cast(nn.ModuleList, group.blocks)))
+        for block in blocks:
+            _silence(block)
+        _fill(blocks[0], cast(PixelGroup, pixels))
+        cast(nn.Conv2d, group.conv).weight.copy_(_tokens(as_kernel(cast(PixelGroup, pixels).conv, 3)))
+    network.conv_after.weight.copy_(_tokens(as_kernel(unfolded.after, 3)))
+    spread, _, gather, last = cast(
+        tuple[nn.ConvTranspose2d, nn.GELU, nn.ConvTranspose2d, nn.Conv2d], tuple(network.upsampler)
+    )
+    middle = len(unfolded.spread)
+    spread.weight[:, :middle] = fold_spread(as_kernel(unfolded.spread, 3))
+    cast(Tensor, spread.bias)[:middle] = unfolded.spread_bias
+    gather.weight.zero_()
+    gather.weight[:middle] = unfolded.gather.weight
+    cast(Tensor, gather.bias).copy_(cast(Tensor, unfolded.gather.bias))
+    last.load_state_dict(unfolded.last.state_dict())
+    return network
+
+
+def _silence(block: Block) -> None:
+    """Let a block pass on what it gets."""
+    block.ffn.fc2.weight.zero_()
+    projection = cast(nn.Linear, block.attn.proj)
+    projection.weight.zero_()
+    projection.bias.zero_()
+    if block.kind != "dictionary":
+        cast(nn.Conv2d, block.conv[0]).weight.zero_()  # GELU(0) is 0
+
+
+def _fill(block: Block, pixels: PixelGroup) -> None:
+    """Give a block the feed-forward network of a group of pixels."""
+    block.n2.weight.copy_(_each_place(pixels.n2.weight))
+    block.n2.bias.copy_(_each_place(pixels.n2.bias))
+    for linear, weights in ((block.ffn.fc1, pixels.ffn.fc1), (block.ffn.fc2, pixels.ffn.fc2)):
+        linear.weight.copy_(torch.kron(torch.eye(FOLD**2), weights))  # (O, I) -> (4·O, 4·I)
+    block.ffn.smix.weight.copy_(_each_place(pixels.ffn.smix))

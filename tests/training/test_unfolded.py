@@ -1,0 +1,158 @@
+"""The network on pixels, and the FDAT-RD it folds into."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.training import network, train
+from models.training.bank import Bank
+from models.training.data import Pool
+from models.training.recipe import Recipe
+from models.training.state import load_state
+from models.training.unfolded import FOLD, TokenNorm, Unfolded, fold, fold_kernel
+from vsfdatrd.checkpoint import load_model
+from vsfdatrd.nn.config import FdatRdConfig, variant
+from vsfdatrd.nn.fdat_rd import FdatRd
+
+UNFOLDED = Recipe(
+    variant="tiny", form="unfolded", optimiser="muon", steps=12, batch=1, size=60, ramp=2, ema=0.5, sprites=4,
+    validate_crops=1,
+)  # fmt: skip
+
+
+def restless(unfolded: Unfolded) -> Unfolded:
+    """With no weight left at zero or one."""
+    with torch.no_grad():
+        for parameter in unfolded.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return unfolded.eval()
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "medium", "large"])
+def test_folded_it_computes_the_same_to_the_border(one_thread: None, name: str) -> None:
+    config = network.configuration(name)
+    unfolded = restless(Unfolded(config))
+    folded = fold(unfolded, FdatRd(config)).eval()
+    picture = torch.rand(1, 3, 60, 120)
+    with torch.no_grad():
+        expected = unfolded(picture)
+        torch.testing.assert_close(folded(picture), expected, atol=2e-5 * float(expected.std()), rtol=1e-4)
+
+
+def test_it_begins_as_interpolation(one_thread: None) -> None:
+    unfolded = Unfolded(variant("small")).eval()
+    with torch.no_grad():
+        unfolded.gather.weight[24:] = 0  # what is to learn starts small, not at nothing
+        enlarged = unfolded(torch.rand(1, 3, 60, 60, generator=torch.Generator().manual_seed(1)))
+        expected = network.new(Recipe(variant="small")).eval()(
+            torch.rand(1, 3, 60, 60, generator=torch.Generator().manual_seed(1))
+        )
+    torch.testing.assert_close(enlarged[..., 8:-8, 8:-8], expected[..., 8:-8, 8:-8])
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_a_folded_kernel_is_the_same_convolution(size: int) -> None:
+    kernel, x = torch.randn(4, 3, size, size), torch.randn(2, 3, 8, 10)
+    expected = F.pixel_unshuffle(F.conv2d(x, kernel, padding=size // 2), FOLD)
+    # PixelUnshuffle has a channel's places beside each other; here the places come first.
+    folded = fold_kernel(kernel).permute(2, 0, 1, 5, 3, 4, 6, 7).flatten(0, 2).flatten(1, 3)
+    torch.testing.assert_close(F.conv2d(F.pixel_unshuffle(x, FOLD), folded, padding=1), expected)
+
+
+def test_the_norm_is_that_of_tokens() -> None:
+    norm, x = TokenNorm(6), 3 * torch.randn(2, 6, 8, 10) + 1
+    tokens = F.pixel_unshuffle(x, FOLD)
+    expected = F.pixel_shuffle(F.layer_norm(tokens.movedim(1, -1), (24,)).movedim(-1, 1), FOLD)
+    torch.testing.assert_close(norm(x), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_rest_of_a_folded_network_can_learn(one_thread: None) -> None:
+    net = fold(Unfolded(network.configuration("tiny")), network.new(Recipe(variant="tiny", drop_path=0.0)))
+    optimiser = torch.optim.SGD(net.parameters(), 1e-3)
+    for _ in range(3):
+        optimiser.zero_grad()
+        net(torch.rand(1, 3, 60, 60)).square().sum().backward()
+        optimiser.step()
+    unused = ("inter.sg", "inter.cg")
+    missing = [
+        n for n, p in net.named_parameters() if (p.grad is None or not p.grad.any()) and not any(u in n for u in unused)
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize(
+    "config",
+    [variant("small", unshuffle_mod=False), variant("small", scale=4), replace(variant("small"), embed_dim=36)],
+)
+def test_another_network_does_not_unfold(config: FdatRdConfig) -> None:
+    with pytest.raises(ValueError, match="only a network of 2x"):
+        Unfolded(config)
+
+
+def test_a_training_writes_weights_of_fdat_rd_and_goes_on(one_thread: None, tiles: Path, tmp_path: Path) -> None:
+    trainer = train.Trainer(UNFOLDED, tiles, torch.device("cpu"))
+    for _ in range(3):
+        trainer.train_step()
+    assert trainer.skipped == 0
+    file = tmp_path / "weights.safetensors"
+    train.export_weights(file, UNFOLDED, trainer.averaged.state_dict(), 3)
+    first = file.read_bytes()
+    train.export_weights(file, UNFOLDED, trainer.averaged.state_dict(), 3)
+    assert file.read_bytes() == first  # what was not trained is random, but the same
+    net, picture = load_model(file).eval(), torch.rand(1, 3, 60, 60)
+    with torch.no_grad():
+        torch.testing.assert_close(net(picture), trainer.output(picture), atol=5e-3, rtol=0)  # fp16
+    # The whole network takes it from there.
+    whole = train.Trainer(replace(UNFOLDED, form="whole", optimiser="adamw"), tiles, torch.device("cpu"))
+    whole.start_from(file, 0.0)
+    value, _ = whole.train_step()
+    assert value.isfinite()
+    with pytest.raises(ValueError, match="begins by itself"):
+        trainer.start_from(file, 0.0)
+    with pytest.raises(ValueError, match=r"the checkpoint is of tiny, unfolded, the recipe of tiny, whole"):
+        whole.resume(trainer.state())
+
+
+def test_its_loss_falls(one_thread: None, tiles: Path) -> None:
+    """From weights that were spoilt, on clean pairs of waves and discs."""
+    recipe = replace(UNFOLDED, steps=60, batch=2, learning_rate=3e-3, ramp=3, clean=1.0, laserdisc=0.0, lines=0.0)
+    trainer = train.Trainer(recipe, tiles, torch.device("cpu"))
+    restless(cast(Unfolded, trainer.network)).train()
+    losses = [float(trainer.train_step()[0]) for _ in range(60)]
+    assert sum(losses[-10:]) < 0.4 * sum(losses[:10])
+
+
+def test_resuming_an_unfolded_training(one_thread: None, tiles: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    values = {"variant": "tiny", "form": "unfolded", "optimiser": "muon", "steps": 4, "batch": 1, "size": 60,
+              "bank": 20, "sprites": 4, "validate_crops": 1}  # fmt: skip
+    recipe.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()))
+    out = tmp_path / "run"
+    arguments = ["--recipe", str(recipe), "--data", str(tiles), "--out", str(out), "--threads", "1", "--device", "cpu"]
+    assert train.main([*arguments, "--steps", "2"]) == 0
+    bank = (out / train.BANK).stat()
+    assert train.main(arguments) == 0
+    assert load_state(out / train.CHECKPOINT)["step"] == 4
+    assert (out / train.BANK).stat().st_mtime_ns == bank.st_mtime_ns, "the crops were composed again"
+    load_model(out / "fdat_rd_tiny_2x.safetensors")
+
+
+def test_a_bank_shows_what_was_composed(tiles: Path, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    pool = Pool.open(tiles, Recipe(variant="tiny", sprites=4), torch.Generator().manual_seed(3))
+    bank = Bank.open(tmp_path / "bank.npy", pool, 20, 120)
+    again = Bank.open(tmp_path / "bank.npy", pool, 20, 120)
+    assert torch.equal(bank.crops, again.crops)
+    assert list(tmp_path.iterdir()) == [tmp_path / "bank.npy"]
+    views = bank.sample(8, 120)  # as large as the crops: nothing but mirrored, turned, recoloured
+    assert views.shape == (8, 3, 120, 120)
+    known = {tuple(sorted(crop.float().mean((1, 2)).tolist())) for crop in bank.crops}
+    for view in views:
+        means = sorted((255 * view.mean((1, 2))).tolist())
+        assert min(max(abs(a - b) for a, b in zip(means, one, strict=True)) for one in known) < 0.01
+    assert bank.sample(3, 60).shape == (3, 3, 60, 60)
