@@ -117,6 +117,7 @@ def _rows(path: Path, found: Description) -> dict[str, Any]:
         "file": str(path),
         "sha256": found.sha256,
         "architecture": found.architecture,
+        "works on": found.planes,
         "scale": found.scale,
         "parameters": found.parameters,
         "padded to multiples of": found.multiple,
@@ -150,7 +151,6 @@ def _rows(path: Path, found: Description) -> dict[str, Any]:
         }
     if art := found.artcnn:
         rows |= {
-            "works on": art.planes,
             "filters": art.filters,
             "residual blocks" if art.residual else "inner convolutions": art.blocks,
             "looks": f"{art.reach} pixels far",

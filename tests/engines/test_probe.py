@@ -50,7 +50,7 @@ def through(checkpoint: Checkpoint, picture: Frames, folder: Path) -> Frames:
 def test_what_a_file_is_and_what_it_computes(tmp_path: Path, made: dict[str, Any], said: dict[str, Any]) -> None:
     checkpoint = open_checkpoint(doubler(tmp_path / "x.onnx", **made))
     about = checkpoint.description
-    found = asdict(about) | {"fixed": about.fixed}
+    found = asdict(about) | {"fixed": about.fixed, "planes": about.planes}
     assert {name: found[name] for name in said} == said
     assert about.architecture == "ONNX"
     assert about.largest == about.in_channels * about.scale**2

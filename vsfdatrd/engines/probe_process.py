@@ -53,7 +53,6 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
         return {
             "scale": scale, "in_channels": taken, "out_channels": given, "multiple": step,
             "minimum": 0 if config.size else min(height, width),
-            "planes": "rgb" if taken == 3 and given == 3 else "luma" if given == 1 else "chroma",
             "parameters": sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer if tensor.dims),
             "largest": largest,
             "dtype": "+".join(sorted(_dtypes(model))) or "fp32",

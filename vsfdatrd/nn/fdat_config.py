@@ -81,8 +81,7 @@ type Config = FdatRdConfig | FdatConfig
 def from_shapes(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatConfig | None:
     """Find the configuration from a checkpoint's tensor shapes and its `MetaUpsample` numbers.
 
-    None for everything that is not exactly an FDAT from RGB to RGB as spandrel builds it: spandrel may still know what
-    it is.
+    None for everything that is not exactly an FDAT as spandrel builds it: spandrel may still know what it is.
     """
     try:
         config = _read(shapes, meta)
@@ -96,7 +95,7 @@ def _read(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatConfig:
     _, index, tail_scale, _, out_channels, mid_dim, _ = meta
     unshuffled = "conv_first.1.weight" in shapes
     embed_dim, first_in, _, _ = shapes["conv_first.1.weight" if unshuffled else "conv_first.weight"]
-    unshuffle = math.isqrt(first_in // 3) if unshuffled else 1
+    unshuffle = math.isqrt(first_in // out_channels) if unshuffled else 1
     if unshuffled and (unshuffle not in (2, 4) or tail_scale != 4):
         raise ValueError("spandrel unshuffles by 2 or 4, before a tail of 4")
     heads, tokens, _ = shapes["groups.0.blocks.0.attn.bias"]
@@ -119,6 +118,7 @@ def _read(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatConfig:
         tail_scale=tail_scale,
         unshuffle=unshuffle,
         mid_dim=mid_dim,
+        in_channels=first_in // unshuffle**2,
         out_channels=out_channels,
     )
 

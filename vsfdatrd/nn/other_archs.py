@@ -20,8 +20,7 @@ from vsfdatrd.weights_file import refuse
 class OtherNetwork(nn.Module):
     """A network of another architecture, called like an FDAT-RD.
 
-    spandrel pads to the network's smallest side and multiple, crops after, and clamps to [0, 1]. A network of one
-    channel gets the planes of an RGB picture one after the other.
+    spandrel pads to the network's smallest side and multiple, crops after, and clamps to [0, 1].
     """
 
     def __init__(self, descriptor: Any) -> None:
@@ -38,11 +37,11 @@ class OtherNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W) in [0, 1] -> (B, C, H·scale, W·scale)."""
-        return self._by_plane(self._descriptor, x)
+        return self._through(self._descriptor, x)
 
     def bare(self, x: Tensor) -> Tensor:
         """`forward` without padding, cropping and clamping, for frames of a size the network takes as it is."""
-        return self._by_plane(partial(self._descriptor._call_fn, self.model), x)
+        return self._through(partial(self._descriptor._call_fn, self.model), x)
 
     def largest(self) -> int:
         """Values in the largest tensor on the way through the network, per pixel of a small frame.
@@ -51,20 +50,13 @@ class OtherNetwork(nn.Module):
         """
         height, width = sides(64, 64, self.multiple, self.minimum, self.square)
         with torch.inference_mode(), _Largest() as found:  # type: ignore[no-untyped-call]
-            self.bare(torch.zeros(1, 1 if self.channels[0] == 1 else 3, height, width))
+            self.bare(torch.zeros(1, self.channels[0], height, width))
         values: int = found.values
         return -(-values // (height * width))
 
-    def _by_plane(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        with contextlib.nullcontext() if torch.cuda.is_available() else _Unpinned():
-            return self._through(network, x)
-
     def _through(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        b, c, height, width = (int(side) for side in x.shape)
-        if self.channels[0] == 1 and c > 1:
-            planes = network(x.reshape(b * c, 1, height, width))
-            return planes.reshape(b, c, height * self.scale, width * self.scale)
-        return network(x)
+        with contextlib.nullcontext() if torch.cuda.is_available() else _Unpinned():
+            return network(x)
 
 
 def _correct(state: dict[str, Tensor]) -> None:
