@@ -122,6 +122,17 @@ def _dtype(precision: Precision) -> "torch.dtype":
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
+def _network(job: Job, device: "torch.device") -> "torch.nn.Module":
+    """The network on its device, its kernels with channels last."""
+    import torch
+
+    network = job.checkpoint.network().to(device, _dtype(job.precision))
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.dim() == 4:  # `Module.to` would try those of five, too, and fail over them
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return network
+
+
 class _Slots:
     """Host buffers of the slots, and the bookkeeping both devices share."""
 
@@ -146,7 +157,7 @@ class _Cpu(_Slots):
 
         super().__init__(job, job.streams or 1)
         dtype = _dtype(job.precision)
-        network = job.checkpoint.network().to(dtype).to(memory_format=torch.channels_last)
+        network = _network(job, torch.device("cpu"))
         inputs = [torch.zeros(self._input_shape) for _ in range(self.slots)]
         outputs = [torch.empty(self._output_shape) for _ in range(self.slots)]
         self._inputs: list[Frames] = [t.numpy()[0] for t in inputs]
@@ -235,7 +246,7 @@ class _Cuda(_Slots):
             index = job.device[slot % len(job.device)]
             device = torch.device("cuda", index)
             if index not in networks:
-                networks[index] = job.checkpoint.network().to(device, dtype).to(memory_format=torch.channels_last)
+                networks[index] = _network(job, device)
             lanes.append(_Lane(networks[index], device, dtype, shapes))
         self._lanes = lanes
 
