@@ -130,8 +130,9 @@ def needed(job: Job) -> int:
 
 
 def rest() -> None:
-    """End the process that waits to build or run the next engine."""
+    """End the process that waits to build or run the next engine, and forget what it would be held against."""
     _spare.rest()
+    _references.clear()
 
 
 def build(job: Job, directory: Path) -> None:
@@ -142,11 +143,10 @@ def build(job: Job, directory: Path) -> None:
 
 def build_for(job: Job, directory: Path, library: Library, targets: Sequence[str]) -> dict[str, Any]:
     """Build an engine for kinds of GPU, such as ``sm89``. -> what the builder tells of it."""
-    graph, exact = directory / "graph.onnx", directory / "exact.onnx"
+    graph = directory / "graph.onnx"
     try:
         written = dialect(job.precision, turing="sm75" in targets)
         graph.write_bytes(serialized(graph_for(job.checkpoint, job.height, job.width, written)))
-        exact.write_bytes(serialized(graph_for(job.checkpoint, job.height, job.width)))
     except OverflowError as error:
         raise EngineBuildError(f"{job.checkpoint.path.name} cannot be computed in {job.precision}: {error}.") from error
     number, full_log = tempfile.mkstemp(".log", "vsfdatrd-tensorrt-")
@@ -159,16 +159,31 @@ def build_for(job: Job, directory: Path, library: Library, targets: Sequence[str
             "build", library=library.module, graph=str(graph), directory=str(directory), targets=list(targets), how=how,
             log=full_log,
         )  # fmt: skip
-        openvino.reference(exact, directory / REFERENCE)
+        (directory / REFERENCE).write_bytes(_reference(job, directory))
     except (EngineBuildError, EngineUnavailable):
         raise
     except EngineError as error:
         raise EngineBuildError(f"{error}; TensorRT's full log is {full_log}") from error
     finally:
         graph.unlink(missing_ok=True)
-        exact.unlink(missing_ok=True)
     os.unlink(full_log)
     return facts
+
+
+def _reference(job: Job, directory: Path) -> bytes:
+    """The content of `REFERENCE`: it takes a processor as long as the size asks for, and is the same for every kind of
+    GPU and every precision, so it is computed once. directory: where there is room for a graph."""
+    key = job.checkpoint, job.height, job.width
+    if key not in _references:
+        exact, result = directory / "exact.onnx", directory / REFERENCE
+        try:
+            exact.write_bytes(serialized(graph_for(*key)))
+            openvino.reference(exact, result)
+        finally:
+            exact.unlink(missing_ok=True)
+        _references.clear()
+        _references[key] = result.read_bytes()
+    return _references[key]
 
 
 def load(job: Job, directory: Path) -> Engine:
@@ -189,6 +204,7 @@ def load(job: Job, directory: Path) -> Engine:
         log.info("%s agrees with fp32 to %.1f dB on %s", job.precision, psnr, who)
         if note:
             keep(note, json.dumps(verified | {who: round(psnr, 2)}).encode())
+    _references.clear()
     return RemoteEngine(_spare.take(), loaded["slots"], loaded["input"], loaded["output"])
 
 
@@ -217,3 +233,5 @@ def _level() -> int | None:
 
 
 _spare = Spare("vsfdatrd.engines.tensorrt_process")
+_references: dict[tuple[Checkpoint, int, int], bytes] = {}
+"""The latest one, until an engine has passed."""
