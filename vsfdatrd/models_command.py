@@ -149,6 +149,8 @@ def _rows(path: Path, found: Description) -> dict[str, Any]:
             "upsampler": fdat.upsampler,
             "unshuffle": fdat.unshuffle,
         }
+    if ends := found.onnx:
+        rows |= {"white": f"{ends.range} in its input, {ends.output_range} in its output"}
     if art := found.artcnn:
         rows |= {
             "filters": art.filters,
