@@ -26,6 +26,7 @@ from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, Engine
 from vsfdatrd.graph import GRAPH_VERSION as GRAPH_VERSION
 from vsfdatrd.graph.dialect import tensorrt as dialect
 from vsfdatrd.graph.of_checkpoint import serialized
+from vsfdatrd.nn.fdat_config import Config, FdatConfig
 from vsfdatrd.options import Precision
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,10 @@ BYTES_PER_SCORE = 4.4
 # Of an FDAT, per token and channel of a token: 21.1 to 23.0 in fp16 (sm75: 24.3 to 26.7) and bf16, 28.1 to 30.0 in
 # mixed and 40.4 to 51.4 in fp32 were reported for tiny to xl at 720×540.
 BYTES_PER_FDAT_CHANNEL: dict[Precision, float] = {"fp16": 27, "bf16": 23.5, "mixed": 30.5, "fp32": 52}
+# Where a tail takes more than that, it is so many float32 tensors of its largest one's size, in half precisions and in
+# fp32: 2.2 to 2.9 of lda, which is fp32 in all of them; of others 1.2 to 1.6, and 2.4 to 3.5 (`benchmarks.tails`).
+LDA_AT_ONCE = (3.0, 3.0)
+TAIL_AT_ONCE = (1.6, 3.6)
 # Of an ArtCNN, bytes for each value that `ArtCnnConfig.held` counts: 2.1 to 2.4, 3.6 to 3.8 and 4.1 to 4.4 were
 # reported for R8F64, C4F32 and C4F16 at 720×540; the smaller a network is, the more do its ends weigh.
 BYTES_PER_HELD: dict[Precision, float] = {"fp16": 2.5, "bf16": 2.5, "mixed": 3.8, "fp32": 4.5}
@@ -110,23 +115,25 @@ def memory_estimate(job: Job) -> tuple[int, int]:
 def needed(job: Job) -> int:
     """Bytes of GPU memory for an engine and its frames."""
     description = job.checkpoint.description
-    config = description.config
     pixels = job.height * job.width
-    activations = 0.0
-    if config:
-        scores = config.heads * config.dict_tokens if job.precision != "fp32" else 0  # in fp32 they are not the peak
-        per_token = config.ffn_dim * BYTES_PER_CHANNEL[job.precision] + scores * BYTES_PER_SCORE
+    if config := description.written:
+        at_once = (LDA_AT_ONCE if config.upsampler == "lda" else TAIL_AT_ONCE)[job.precision == "fp32"]
+        per_token = max(_body(config, job.precision), 4 * config.largest_in_tail * at_once)
         activations = pixels / config.unshuffle**2 * per_token
-    elif fdat := description.fdat:
-        body = fdat.embed_dim * BYTES_PER_FDAT_CHANNEL[job.precision]
-        tail = 4 * fdat.largest_in_tail * LARGEST_AT_ONCE[job.precision == "fp32"]
-        activations = pixels / fdat.unshuffle**2 * max(body, tail)
     elif description.artcnn:
         activations = pixels * description.artcnn.held * BYTES_PER_HELD[job.precision]
     else:
         activations = 4 * pixels * description.largest * LARGEST_AT_ONCE[job.precision == "fp32"]
     frames = 12 * pixels * (1 + description.scale**2) * (job.streams or STREAMS)
     return int(activations + frames + 4 * description.parameters + BYTES_OF_PROCESS)
+
+
+def _body(config: Config, precision: Precision) -> float:
+    """Bytes of activations per token before the tail."""
+    if isinstance(config, FdatConfig):
+        return config.embed_dim * BYTES_PER_FDAT_CHANNEL[precision]
+    scores = config.heads * config.dict_tokens if precision != "fp32" else 0  # in fp32 they are not the peak
+    return config.ffn_dim * BYTES_PER_CHANNEL[precision] + scores * BYTES_PER_SCORE
 
 
 def rest() -> None:
