@@ -18,6 +18,7 @@ from spandrel.architectures.SwinIR import SwinIR  # noqa: E402
 from vsfdatrd.checkpoint import load_model, open_checkpoint  # noqa: E402
 from vsfdatrd.errors import CheckpointError  # noqa: E402
 from vsfdatrd.nn.fdat_rd import FdatRd  # noqa: E402
+from vsfdatrd.nn.other_archs import _Settled  # noqa: E402
 from vsfdatrd.nn.spandrel_arch import ID, register  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -163,3 +164,13 @@ def test_resembling_network_that_does_not_load(fdat: Path, tmp_path: Path) -> No
         CheckpointError, match=r"cut.safetensors' resembles a known network but does not load \(.*; dow"
     ):
         open_checkpoint(path)
+
+
+@pytest.mark.parametrize("how", [{"stable": False}, {"dim": -1, "descending": True}, {}])
+def test_the_order_of_equals_is_not_left_to_the_machine(how: dict[str, Any]) -> None:
+    """Without `stable`, PyTorch sorts by what the processor has."""
+    kinds = torch.randint(0, 5, (1, 5000))
+    expected = torch.sort(kinds, **(how | {"stable": True})).indices
+    with _Settled():
+        assert torch.equal(torch.sort(kinds, **how).indices, expected)
+        assert torch.equal(kinds.sort(-1, bool(how.get("descending"))).indices, expected)

@@ -1,6 +1,5 @@
 """Image networks other than FDAT-RD, loaded through spandrel (the optional extra ``vsfdatrd[spandrel]``)."""
 
-import contextlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -55,7 +54,7 @@ class OtherNetwork(nn.Module):
         return -(-values // (height * width))
 
     def _through(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        with contextlib.nullcontext() if torch.cuda.is_available() else _Unpinned():
+        with _Settled():
             return network(x)
 
 
@@ -82,13 +81,21 @@ class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-class _Unpinned(TorchFunctionMode):
-    """Where there is no GPU, memory cannot be pinned for one, which some networks ask for all the same."""
+class _Settled(TorchFunctionMode):
+    """What networks leave to chance, or to the machine: the order of equals where they are sorted, which is theirs from
+    before; and memory pinned for a GPU where there is none, which fails."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return func(*args, **{name: value for name, value in (kwargs or {}).items() if name != "pin_memory"})
+        given = dict(kwargs or {})
+        if "pin_memory" in given and not torch.cuda.is_available():
+            del given["pin_memory"]
+        if func in (torch.sort, torch.Tensor.sort):
+            return func(
+                args[0], **dict(zip(("dim", "descending"), args[1:], strict=False)), **(given | {"stable": True})
+            )
+        return func(*args, **given)
 
 
 def load(path: Path, tensors: Mapping[str, NDArray[Any]]) -> OtherNetwork:
