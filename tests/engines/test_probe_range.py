@@ -96,6 +96,14 @@ def test_a_network_that_changes_pictures_is_left_at_1(tmp_path: Path, caplog: py
     assert line.endswith('if colours are wrong, give input_range="255"')
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_is_no_number_decides_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """√(200 - x): no picture from 0 to 1, and no number from 0 to 255."""
+    nodes = [node("Sub", ["c", "x"], ["d"]), node("Sqrt", ["d"], ["y"])]
+    assert ranges(network(tmp_path / "x.onnx", *nodes, c=200)) == ("1", "1")
+    assert not caplog.messages
+
+
 def test_networks_that_ship_are_for_1(tmp_path: Path, shared: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = {SHIPPED: (60, 60), shared / "data/artcnn/artcnn_c4f32.safetensors": (48, 40)}
     for number, (model, size) in enumerate(files.items()):

@@ -50,7 +50,7 @@ def settle(
     before, second = agreement(first, out), run(replace(config, range="255", output_range="1"))
     out = max(whites, key=lambda white: agreement(second, white))
     after = agreement(second, out)
-    if after < SURE_DB or before >= UNLIKE_DB:
+    if not (after >= SURE_DB and before < UNLIKE_DB):  # also where either is no number
         return config, None
     how = f"({before:.0f} dB against {after:.0f})"
     if np.mean(np.abs(_means(first, BLOCK * scale) - 0.5) > 1) > 0.5:
