@@ -186,6 +186,21 @@ def test_it_runs_weights_of_five_dimensions(make_tensors: Any, tmp_path: Path) -
     engine.close()
 
 
+@pytest.mark.filterwarnings("ignore:torch.meshgrid")
+@pytest.mark.parametrize("name", ["IPT", "ATD"])
+def test_it_runs_networks_that_look_at_memory_in_order(tmp_path: Path, name: str) -> None:
+    """IPT's views are impossible with channels last."""
+    pytest.importorskip("spandrel")
+    from benchmarks.architectures import saved
+
+    job, picture = Job(saved(name, tmp_path), 40, 48, "fp32"), drawing(40, 48)
+    engine = load(job, tmp_path)
+    np.copyto(engine.input(0), picture)
+    engine.submit(0)
+    np.testing.assert_allclose(engine.collect(0), expected(job.checkpoint, picture), atol=1e-4)
+    engine.close()
+
+
 def test_it_says_what_it_is(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 

@@ -12,8 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class Traceable(TorchFunctionMode):
-    """Within it, sorting says nothing of equals, Fourier transforms of maps are products with constants, and the size
-    that patches are put together to is a number.
+    """Within it, sorting says nothing of equals, and Fourier transforms of maps are products with constants.
 
     ONNX has equals in their order, and ONNX Runtime does it; OpenVINO 2026.4 does not. Where that would show, the graph
     fails the comparison with PyTorch.
@@ -67,9 +66,13 @@ def _sort(x: Tensor, dim: int = -1, descending: bool = False, stable: bool = Fal
 
 
 def _fold(x: Tensor, output_size: Any, *others: Any, **named: Any) -> Tensor:
-    """output_size may be what was traced of another tensor's shape."""
-    size = tuple(map(int, output_size)) if isinstance(output_size, Sequence) else int(output_size)
-    return functional.fold(x, size, *others, **named)
+    """Networks that reckon with the frame's size cut it into patches, and compute those in batches: a graph would hold
+    them all, and grow with the frame, which PyTorch does not."""
+    if isinstance(output_size, Sequence) and any(isinstance(side, Tensor) for side in output_size):
+        raise NotImplementedError(
+            "it computes overlapping patches of the frame, each of which a graph would have to hold"
+        )
+    return functional.fold(x, output_size, *others, **named)
 
 
 def _rfft2(x: Tensor, s: Any = None, dim: Sequence[int] = (-2, -1), norm: str | None = None) -> Spectrum:

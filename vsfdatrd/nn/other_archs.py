@@ -83,7 +83,8 @@ class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 class _Settled(TorchFunctionMode):
     """What networks leave to chance, or to the machine: the order of equals where they are sorted, which is theirs from
-    before; and memory pinned for a GPU where there is none, which fails."""
+    before; memory pinned for a GPU where there is none, which fails; and views of tensors whose order in memory is not
+    what the authors thought of (channels last), which are copies then."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -95,6 +96,8 @@ class _Settled(TorchFunctionMode):
             return func(
                 args[0], **dict(zip(("dim", "descending"), args[1:], strict=False)), **(given | {"stable": True})
             )
+        if func is torch.Tensor.view and not isinstance(args[1] if args[1:] else given.get("dtype"), torch.dtype):
+            return torch.Tensor.reshape(*args, **given)
         return func(*args, **given)
 
 
