@@ -2,9 +2,9 @@
 
 python -m benchmarks.tails [--sizes 120x120 240x240] [--tails lda ...]
 
-A case is a network of one group with `medium`'s widths, which holds as much at a time as `medium` does, on one engine,
-one frame in flight, in a process of its own. Of TensorRT-RTX the builder tells, without a GPU. Weights are random;
-memory does not depend on them. Writes results/tails_memory.json.
+A case is a network of one group with `medium`'s widths, which holds a little less at a time than `medium`, on one
+engine, one frame in flight, in a process of its own. Of TensorRT-RTX the builder tells, without a GPU. Weights are
+random; memory does not depend on them. Writes results/tails_memory.json.
 """
 
 import argparse
