@@ -38,7 +38,7 @@ _SWIN: dict[str, Any] = {"embed_dim": 32, "depths": [2, 2], "num_heads": [2, 2],
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "ATD": ("ATD.ATD", _SWIN | {"upsampler": "pixelshuffledirect", "category_size": 64, "num_tokens": 16}),
-    "CRAFT": ("CRAFT.CRAFT", {"embed_dim": 24, "depths": [1, 1], "num_heads": [6, 6], "upscale": 2}),
+    "CRAFT": ("CRAFT.CRAFT", {"embed_dim": 48, "depths": [1, 1], "num_heads": [6, 6], "upscale": 2}),
     "Compact": ("Compact.Compact", {"num_feat": 16, "num_conv": 4, "upscale": 2}),
     "DAT": ("DAT.DAT", {"embed_dim": 32, "split_size": [8, 16], "depth": [2], "num_heads": [2], "upscale": 2}),
     "DCTLSA": ("DCTLSA.DCTLSA", {"upscale": 2}),

@@ -10,17 +10,24 @@ from safetensors.numpy import save_file
 
 from vsfdatrd.catalog import resolve
 from vsfdatrd.errors import FdatrdError
-from vsfdatrd.nn.config import META, UPSAMPLERS, FdatRdConfig, variant
+from vsfdatrd.nn.config import META, UPSAMPLERS, variant
+from vsfdatrd.nn.fdat_config import Config
 from vsfdatrd.nn.layout import tensor_shapes
 
 
-def random_weights(config: FdatRdConfig) -> dict[str, NDArray[np.float32]]:
+def random_weights(config: Config) -> dict[str, NDArray[np.float32]]:
     """Weights of the right shapes and about the right size."""
     random = np.random.default_rng(0)
     return {
         name: (random.standard_normal(shape) / math.sqrt(max(1, math.prod(shape[1:])))).astype(np.float32)
         for name, shape in tensor_shapes(config).items()
     }
+
+
+def random_tensors(config: Config) -> dict[str, NDArray[Any]]:
+    """As `random_weights`, with the note by which a file tells its tail: what a weights file holds."""
+    meta = [3, UPSAMPLERS.index(config.upsampler), config.tail_scale, config.embed_dim, config.out_channels]
+    return dict(random_weights(config)) | {META: np.array([*meta, config.mid_dim, 4], np.uint8)}
 
 
 def weights_file(model: str, folder: Path) -> tuple[Path, bool]:
@@ -36,8 +43,5 @@ def weights_file(model: str, folder: Path) -> tuple[Path, bool]:
             raise
     path = folder / f"fdat_rd_{model}_random.safetensors"
     if not path.exists():
-        config = variant(model)
-        meta = [3, UPSAMPLERS.index(config.upsampler), config.tail_scale, config.embed_dim, 3, config.mid_dim, 4]
-        tensors: dict[str, Any] = dict(random_weights(config)) | {META: np.array(meta, np.uint8)}
-        save_file(tensors, path)
+        save_file(random_tensors(variant(model)), path)
     return path, False

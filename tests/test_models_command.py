@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 
 from tests.artcnns import C_LUMA, R_CHROMA, random_tensors
 from tests.fdats import fdat
+from tests.onnx_files import doubler
 from vsfdatrd import catalog, models_command, own_models
 from vsfdatrd.catalog import CATALOGUE, resolve
 from vsfdatrd.cli import main
@@ -70,6 +71,12 @@ def test_info_of_an_fdat_says_what_it_is_made_of(tmp_path: Path, capsys: pytest.
     assert (found["embed_dim"], found["heads"], found["window"], found["unshuffle"]) == (32, 2, "5×5", 2)
     assert (found["groups"], found["blocks of a group"]) == (1, "spatial channel spatial channel")
     assert (found["ffn width"], found["upsampler"]) == (64, "transpose+conv")
+
+
+def test_info_of_an_onnx_file_says_what_white_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(doubler(tmp_path / "x.onnx", channels=1)), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["works on"], found["white"]) == ("luma", "1 in its input, 1 in its output")
 
 
 def test_relative_files_are_remembered_whole(

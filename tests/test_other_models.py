@@ -5,15 +5,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import vapoursynth as vs
+from safetensors.numpy import save_file as numpy_file
 from safetensors.torch import save_file
 
 pytest.importorskip("spandrel")
 
+from spandrel.architectures.Compact import Compact
 from spandrel.architectures.FDAT import FDAT
 
 from benchmarks.architectures import saved
+from tests import fdats
+from tests.conftest import tiny_tensors
 from tests.onnx_files import doubler
+from vsfdatrd.checkpoint import load_model
 from vsfdatrd.filter import upscale
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:torch.meshgrid")]
@@ -52,6 +58,51 @@ def test_fdat_is_the_same_on_openvino_and_torch(tmp_path: Path) -> None:
     results = [array(upscale(clip, model=model, backend=name, precision="fp32")) for name in ("openvino", "torch")]
     assert results[0].shape == (3, 76, 100)
     np.testing.assert_allclose(results[0], results[1], atol=1e-4)
+
+
+def one_channel(kind: str, folder: Path) -> Path:
+    """A network from one channel to one."""
+    path = folder / f"{kind}.safetensors"
+    if kind == "fdat_rd":
+        numpy_file(tiny_tensors(in_channels=1, out_channels=1, unshuffle=2, tail_scale=4), path)
+    elif kind == "fdat":
+        path = fdats.fdat(path, num_in_ch=1, num_out_ch=1, unshuffle_mod=True).path
+    else:
+        make: Any = Compact
+        save_file(make(num_in_ch=1, num_out_ch=1, num_feat=8, num_conv=2, upscale=2).state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize("backend", ["openvino", "torch"])
+@pytest.mark.parametrize("kind", ["fdat_rd", "fdat", "compact"])
+def test_networks_of_one_channel_work_on_luma(tmp_path: Path, kind: str, backend: str) -> None:
+    """What ArtCNN and ONNX files of one channel do: Y through the network, chroma as the resizer has it."""
+    path, clip = one_channel(kind, tmp_path), film(48, 32)
+    luma = np.asarray(clip.std.ShufflePlanes(0, vs.GRAY).resize.Point(format=vs.GRAYS).get_frame(0)[0])
+    with torch.inference_mode():
+        expected = load_model(path)(torch.from_numpy(luma.copy())[None, None])[0, 0].clamp(0, 1).numpy()
+    assert expected.std() > 0.01, "the network gives nothing, so nothing was compared"
+
+    def up(given: vs.VideoNode) -> vs.VideoNode:
+        return upscale(given, model=path, backend=backend, precision="fp32")
+
+    grey = clip.std.ShufflePlanes(0, vs.GRAY).resize.Point(format=vs.GRAYS)
+    np.testing.assert_allclose(array(up(grey))[0], expected, atol=1e-4)
+    full = clip.resize.Point(format=vs.YUV444PS)
+    result, plain = array(up(full)), array(full.resize.Spline36(96, 64))
+    np.testing.assert_allclose(result[0], expected, atol=1e-4)
+    np.testing.assert_allclose(result[1:], plain[1:], atol=1e-6)
+    rgb = array(up(film(48, 32, vs.RGBS)))
+    assert rgb.shape == (3, 64, 96)
+    neutral = array(up(core.std.ShufflePlanes([grey] * 3, [0] * 3, vs.RGB)))
+    np.testing.assert_array_equal(neutral[0], neutral[1])
+    np.testing.assert_array_equal(neutral[0], neutral[2])
+
+
+def test_the_native_engine_says_that_it_is_not_for_luma(tmp_path: Path) -> None:
+    path = one_channel("fdat_rd", tmp_path)
+    with pytest.raises(vs.Error, match=r"^fdatrd.upscale: .*native.*not for RGB; leave it out"):
+        upscale(film(48, 32), model=path, backend="native")
 
 
 @pytest.mark.parametrize("name", ["SAFMN", "HAT", "Uformer"])

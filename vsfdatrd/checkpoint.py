@@ -124,10 +124,11 @@ def open_checkpoint(
             f"{what} is for ONNX files that do not say it themselves, and {path.name!r} is none; leave it out"
         )
     channels = (description.in_channels, description.out_channels)
-    if not any_channels and channels not in ((3, 3), (1, 1)) and description.planes != "chroma":
+    known = description.artcnn or description.onnx  # which are looked at by themselves, and may be for chroma
+    if not any_channels and not known and channels not in ((3, 3), (1, 1)):
         raise refuse(
             path, f"is a network from {channels[0]} to {channels[1]} channels; only networks from RGB to RGB "
-            "(3 to 3), or from one plane to one (1 to 1), can upscale a clip"
+            "(3 to 3), or from luma to luma (1 to 1), can upscale a clip"
         )  # fmt: skip
     return Checkpoint(path, description)
 
@@ -214,7 +215,6 @@ def _describe(path: Path, digest: str, multiple: int | None, input_range: Range 
             multiple=1,
             minimum=0,
             parameters=sum(entry.count for entry in entries.values()),
-            planes=artcnn.planes,
             artcnn=artcnn,
         )
     if (fdat := _fdat(file, names, entries)) is not None:

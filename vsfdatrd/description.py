@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from vsfdatrd.nn.artcnn_config import ArtCnnConfig
 from vsfdatrd.nn.config import FdatRdConfig
@@ -41,9 +41,6 @@ class Description:
     """SHA-256 of the file, as hexadecimal digits."""
     largest: int = 0
     """Values in the largest tensor on the way, per pixel of the padded frame; 0 where a configuration tells more."""
-    planes: Planes = "rgb"
-    """What of a clip the network takes. ``rgb``: R, G and B, together or (1 channel to 1) one after the other;
-    ``luma``: Y alone; ``chroma``: Y, U and V at full size, and U and V come out."""
     square: bool = False
     """Whether the padded input must be as high as it is wide."""
     config: FdatRdConfig | None = None
@@ -59,6 +56,14 @@ class Description:
     def written(self) -> Config | None:
         """Hyper-parameters of a network of FDAT's kind, whose graph is written from its weights."""
         return self.config or self.fdat
+
+    @property
+    def planes(self) -> Planes:
+        """What of a clip the network takes. ``rgb``: R, G and B; ``luma`` (1 channel to 1): Y alone; ``chroma`` (2 or 3
+        to 2): Y, U and V at full size, and U and V come out."""
+        if self.out_channels == 2:
+            return "chroma"
+        return "luma" if (self.in_channels, self.out_channels) == (1, 1) else "rgb"
 
     @property
     def frame_channels(self) -> tuple[int, int]:
@@ -94,6 +99,6 @@ class Description:
         for name in ("scale", "in_channels", "out_channels", "multiple", "minimum", "parameters", "largest"):
             if type(values[name]) is not int:
                 raise ValueError(f"this is no checkpoint's description: {name} is {values[name]!r}")
-        if values["planes"] not in get_args(Planes.__value__) or type(values["square"]) is not bool:
-            raise ValueError(f"this is no checkpoint's description: planes is {values['planes']!r}")
+        if type(values["square"]) is not bool:
+            raise ValueError(f"this is no checkpoint's description: square is {values['square']!r}")
         return cls(**values)

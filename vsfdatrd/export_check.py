@@ -11,7 +11,6 @@ from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.description import Description
 from vsfdatrd.errors import EngineBuildError
 from vsfdatrd.geometry import fill_padding, sides
-from vsfdatrd.graph.exported import ends
 from vsfdatrd.options import Precision
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def compared(
     from vsfdatrd.engines import verify
 
     network = checkpoint.network()
-    channels = ends(checkpoint.description)[0]
+    channels = checkpoint.description.frame_channels[0]
     lowest, largest = np.inf, 0.0
     for height, width in sizes:
         picture = verify.drawing(height, width)[None, :channels]  # (1, C, H, W)

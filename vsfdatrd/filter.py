@@ -67,7 +67,8 @@ def upscale(
         default) does not compute it again if they are equal; a number up to 0.1 also if no RGB value (0 to 1) differs
         by more, which film grain does; ``off`` computes every frame. No picture is held for more than twelve frames.
     multiple: of an ONNX file, what the sides of its frames must be multiples of; by default that is found out.
-    input_range: of an ONNX file, what white is in its numbers, ``1`` or ``255``; by default 1 for fractions.
+    input_range: of an ONNX file, what white is in its numbers, ``1`` or ``255``; by default what its first operators or
+        a trial say, 1 where that leaves doubt.
     fit: how frames go through a network that takes those of one size only: in ``tiles`` of that size, or by a
         ``resize`` to it, and of the result to `scale` times the clip.
     style: for networks with a second input, the picture whose style a frame is given: the path of a picture, or a clip;

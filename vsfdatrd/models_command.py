@@ -117,6 +117,7 @@ def _rows(path: Path, found: Description) -> dict[str, Any]:
         "file": str(path),
         "sha256": found.sha256,
         "architecture": found.architecture,
+        "works on": found.planes,
         "scale": found.scale,
         "parameters": found.parameters,
         "padded to multiples of": found.multiple,
@@ -148,9 +149,10 @@ def _rows(path: Path, found: Description) -> dict[str, Any]:
             "upsampler": fdat.upsampler,
             "unshuffle": fdat.unshuffle,
         }
+    if ends := found.onnx:
+        rows |= {"white": f"{ends.range} in its input, {ends.output_range} in its output"}
     if art := found.artcnn:
         rows |= {
-            "works on": art.planes,
             "filters": art.filters,
             "residual blocks" if art.residual else "inner convolutions": art.blocks,
             "looks": f"{art.reach} pixels far",

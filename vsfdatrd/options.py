@@ -54,7 +54,7 @@ class Options:
     multiple: int | None = None
     """What the sides of an ONNX network's frames must be multiples of; None finds out."""
     input_range: Range | None = None
-    """White in an ONNX network's numbers, ``1`` or ``255``; None goes by what its input is."""
+    """White in an ONNX network's numbers, ``1`` or ``255``; None finds out."""
     fit: str = "tiles"
     """How frames go through a network of one fixed size: in ``tiles`` of it, or by a ``resize`` to it and back."""
 

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(
     [
         ("Compact", 2, 1), ("ESRGAN", 4, 1), ("ESRGAN 2x", 2, 1), ("SPAN", 2, 1), ("SwinIR", 2, 1), ("HAT", 2, 1),
         ("DAT", 2, 1), ("RealCUGAN 3x", 3, 1), ("RealPLKSR", 2, 1), ("SAFMN", 2, 8), ("NAFNet", 1, 1), ("MoSR", 2, 1),
-        ("RCAN", 2, 1), ("DRUNet", 1, 8),
+        ("RCAN", 2, 1), ("DRUNet", 1, 8), ("CRAFT", 2, 16), ("FFTformer", 1, 32),
     ],
 )  # fmt: skip
 def test_openvino_gives_what_spandrel_gives(tmp_path: Path, name: str, scale: int, multiple: int) -> None:

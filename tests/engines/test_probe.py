@@ -50,7 +50,7 @@ def through(checkpoint: Checkpoint, picture: Frames, folder: Path) -> Frames:
 def test_what_a_file_is_and_what_it_computes(tmp_path: Path, made: dict[str, Any], said: dict[str, Any]) -> None:
     checkpoint = open_checkpoint(doubler(tmp_path / "x.onnx", **made))
     about = checkpoint.description
-    found = asdict(about) | {"fixed": about.fixed}
+    found = asdict(about) | {"fixed": about.fixed, "planes": about.planes}
     assert {name: found[name] for name in said} == said
     assert about.architecture == "ONNX"
     assert about.largest == about.in_channels * about.scale**2
@@ -66,7 +66,8 @@ def test_white_is_255_where_the_script_says_so(tmp_path: Path) -> None:
     picture = np.random.default_rng(0).random((3, 40, 40), np.float32)
     result = through(checkpoint, picture, tmp_path / "engine")
     np.testing.assert_allclose(result, expected(picture, white=255), atol=2e-5)
-    assert np.abs(through(open_checkpoint(path), picture, tmp_path / "other") - result).max() > 1
+    fractions = open_checkpoint(path, input_range="1")
+    assert np.abs(through(fractions, picture, tmp_path / "other") - result).max() > 1
 
 
 def test_networks_of_two_channels_get_the_chroma(tmp_path: Path) -> None:

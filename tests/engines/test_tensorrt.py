@@ -196,7 +196,7 @@ def test_what_only_costs_time_is_no_error(run: Run, fault: str) -> None:
             "build",
             r"TensorRT could not build the network: Error Code 9: the builder has no kernel for that; its full log",
         ),
-        ("parse", "TensorRT does not read the network: node 7 is a mystery; its full log is "),
+        ("parse", "TensorRT does not read the network: Gelu: node 7 is a mystery; its full log is "),
         ("load", "TensorRT does not load the engine: the engine is not for this version"),
         ("invalid", "the engine cannot run on this GPU: unsupported cc"),
         ("allocate", "failed: out of memory (cudaErrorMemoryAllocation)"),

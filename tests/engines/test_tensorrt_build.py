@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from vsfdatrd import ahead
-from vsfdatrd.engines import tensorrt_library
+from vsfdatrd.engines import openvino, tensorrt_library
 from vsfdatrd.engines.tensorrt_library import CLASSIC, RTX, choose, parse_target
 from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineUnavailable
 from vsfdatrd.options import Options
@@ -47,6 +47,26 @@ def test_every_kind_of_gpu_gets_an_engine(tiny_model: Path, tmp_path: Path, prec
     again = built(tiny_model, tmp_path, *targets, precision=precision)
     assert [engine.path for engine in again] == [engine.path for engine in found]
     assert max(engine.seconds for engine in again) < 0.5, "what is in the cache was built again"
+
+
+@needs_rtx
+def test_the_reference_is_computed_once_for_all_kinds_of_gpu(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    through, counted = openvino.reference, []
+
+    def counting(graph: Path, target: Path) -> None:
+        counted.append(target)
+        through(graph, target)
+
+    monkeypatch.setattr(openvino, "reference", counting)
+    found = built(tiny_model, tmp_path, "sm86", "sm89", "sm120")
+    assert len(counted) == 1
+    assert len({(engine.path / "reference.npy").read_bytes() for engine in found}) == 1
+    assert not [file for engine in found for file in engine.path.glob("*.onnx")]
+    other = built(tiny_model, tmp_path, "sm89", size=(120, 60))[0]
+    assert len(counted) == 2, "another size has another reference"
+    assert np.load(other.path / "reference.npy").shape == (3, 120, 240)
 
 
 @needs_rtx

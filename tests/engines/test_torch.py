@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 import numpy as np
 import psutil
 import pytest
+from safetensors.numpy import save_file
+from torch import nn
 
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.engines import torch as engine_module
@@ -82,16 +84,14 @@ def test_streams_share_the_threads(job: Job, tmp_path: Path) -> None:
     engine.close()
 
 
-class Failing:
+class Failing(nn.Module):
     """A network that raises."""
 
     def __init__(self, error: Exception) -> None:
+        super().__init__()
         self.error = error
 
-    def to(self, *_: Any, **__: Any) -> "Failing":
-        return self
-
-    def __call__(self, *_: Any) -> NoReturn:
+    def forward(self, *_: Any) -> NoReturn:
         raise self.error
 
 
@@ -173,6 +173,32 @@ def test_bf16_is_close_to_fp32_in_a_trained_network(shared: Path, tmp_path: Path
         assert compare(expected(medium, picture), result, "bf16") >= 50
     except EngineBuildError as error:
         pytest.fail(str(error))
+
+
+def test_it_runs_weights_of_five_dimensions(make_tensors: Any, tmp_path: Path) -> None:
+    """The lda tail has some."""
+    save_file(make_tensors(upsampler="lda"), path := tmp_path / "lda.safetensors")
+    job, picture = Job(open_checkpoint(path), 30, 30, "fp32"), drawing(30, 30)
+    engine = load(job, tmp_path)
+    np.copyto(engine.input(0), picture)
+    engine.submit(0)
+    np.testing.assert_allclose(engine.collect(0), expected(job.checkpoint, picture), atol=1e-4)
+    engine.close()
+
+
+@pytest.mark.filterwarnings("ignore:torch.meshgrid")
+@pytest.mark.parametrize("name", ["IPT", "ATD"])
+def test_it_runs_networks_that_look_at_memory_in_order(tmp_path: Path, name: str) -> None:
+    """IPT's views are impossible with channels last."""
+    pytest.importorskip("spandrel")
+    from benchmarks.architectures import saved
+
+    job, picture = Job(saved(name, tmp_path), 40, 48, "fp32"), drawing(40, 48)
+    engine = load(job, tmp_path)
+    np.copyto(engine.input(0), picture)
+    engine.submit(0)
+    np.testing.assert_allclose(engine.collect(0), expected(job.checkpoint, picture), atol=1e-4)
+    engine.close()
 
 
 def test_it_says_what_it_is(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,10 +70,13 @@ def test_what_is_not_exactly_an_fdat_is_left_to_spandrel(tensors: Tensors, chang
     assert config_of(CHANGES[change](tensors)) is None
 
 
-def test_networks_of_one_plane_are_left_to_spandrel(tmp_path: Path) -> None:
-    checkpoint = fdat(tmp_path / "grey.safetensors", num_in_ch=1, num_out_ch=1)
-    assert (checkpoint.description.architecture, checkpoint.description.fdat) == ("FDAT", None)
-    assert checkpoint.description.in_channels == 1
+@pytest.mark.parametrize("unshuffle", [False, True])
+def test_networks_of_one_plane_are_found(tmp_path: Path, unshuffle: bool) -> None:
+    checkpoint = fdat(tmp_path / "grey.safetensors", num_in_ch=1, num_out_ch=1, unshuffle_mod=unshuffle)
+    found = checkpoint.description
+    assert found.fdat is not None
+    assert (found.fdat.in_channels, found.fdat.unshuffle) == (1, 2 if unshuffle else 1)
+    assert (found.scale, found.planes) == (2, "luma")
 
 
 def test_weights_as_whole_numbers_are_none(tmp_path: Path, tensors: Tensors) -> None:

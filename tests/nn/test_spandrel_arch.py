@@ -18,6 +18,7 @@ from spandrel.architectures.SwinIR import SwinIR  # noqa: E402
 from vsfdatrd.checkpoint import load_model, open_checkpoint  # noqa: E402
 from vsfdatrd.errors import CheckpointError  # noqa: E402
 from vsfdatrd.nn.fdat_rd import FdatRd  # noqa: E402
+from vsfdatrd.nn.other_archs import _Settled  # noqa: E402
 from vsfdatrd.nn.spandrel_arch import ID, register  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -115,12 +116,10 @@ def test_rgb_network_of_another_architecture(compact: Callable[[int, int], Path]
     assert network.to(torch.bfloat16)(torch.rand(1, 3, 9, 14).bfloat16()).dtype is torch.bfloat16
 
 
-def test_one_channel_network_takes_the_planes_in_turn(compact: Callable[[int, int], Path]) -> None:
+def test_one_channel_network_is_for_luma(compact: Callable[[int, int], Path]) -> None:
     checkpoint = open_checkpoint(compact(1, 1))
-    assert (checkpoint.description.in_channels, checkpoint.description.out_channels) == (1, 1)
-    network, x = checkpoint.network(), torch.rand(1, 3, 8, 12)
-    planes = torch.cat([network(x[:, i : i + 1]) for i in range(3)], 1)
-    torch.testing.assert_close(network(x), planes)
+    assert (checkpoint.description.planes, checkpoint.description.frame_channels) == ("luma", (1, 1))
+    assert checkpoint.network()(torch.rand(1, 1, 8, 12)).shape == (1, 1, 16, 24)
 
 
 def test_other_channels_are_refused_for_clips_alone(compact: Callable[[int, int], Path]) -> None:
@@ -165,3 +164,13 @@ def test_resembling_network_that_does_not_load(fdat: Path, tmp_path: Path) -> No
         CheckpointError, match=r"cut.safetensors' resembles a known network but does not load \(.*; dow"
     ):
         open_checkpoint(path)
+
+
+@pytest.mark.parametrize("how", [{"stable": False}, {"dim": -1, "descending": True}, {}])
+def test_the_order_of_equals_is_not_left_to_the_machine(how: dict[str, Any]) -> None:
+    """Without `stable`, PyTorch sorts by what the processor has."""
+    kinds = torch.randint(0, 5, (1, 5000))
+    expected = torch.sort(kinds, **(how | {"stable": True})).indices
+    with _Settled():
+        assert torch.equal(torch.sort(kinds, **how).indices, expected)
+        assert torch.equal(kinds.sort(-1, bool(how.get("descending"))).indices, expected)

@@ -19,6 +19,7 @@ from vsfdatrd.engines.traced import graph_for
 from vsfdatrd.errors import EngineBuildError, EngineError
 from vsfdatrd.graph import GRAPH_VERSION as GRAPH_VERSION
 from vsfdatrd.graph.of_checkpoint import serialized
+from vsfdatrd.nn.fdat_config import Config, FdatConfig
 from vsfdatrd.options import Precision
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,10 @@ ANY_SIZE = False
 BYTES_PER_TOKEN_CHANNEL = 24
 # Of an FDAT, per token and channel of a token: 32.6 to 37.5 bytes for tiny, medium and large from 240×240 to 480×480.
 BYTES_PER_FDAT_CHANNEL = 38
+# Where a tail takes more than that, it is so many float32 tensors of its largest one's size: 3.5 of pa_up, 2.2 to 2.6
+# of the others were measured (`python -m benchmarks.tails`).
+TAIL_AT_ONCE = {"pa_up": 3.6}
+OTHER_TAILS_AT_ONCE = 2.7
 # Of other networks, what one frame takes, as so many float32 tensors of their largest one's size: 2.4 to 8.3 were
 # measured for small ones (DAT, HAT, ESRGAN, FDAT, RealCUGAN, SwinIR) at 240×240, some 60 MB of code and all.
 LARGEST_AT_ONCE = 7
@@ -122,20 +127,23 @@ def reference(graph: Path, target: Path) -> None:
 def _needed(job: Job, streams: int) -> int:
     """Bytes for so many frames at once, the process included."""
     description = job.checkpoint.description
-    config = description.config
     pixels = job.height * job.width
-    activations = 0.0
-    if config:
-        activations = config.ffn_dim / config.unshuffle**2 * BYTES_PER_TOKEN_CHANNEL
-    elif fdat := description.fdat:
-        largest = max(fdat.embed_dim * BYTES_PER_FDAT_CHANNEL, 4 * fdat.largest_in_tail * LARGEST_AT_ONCE)
-        activations = largest / fdat.unshuffle**2
+    if config := description.written:
+        tail = 4 * config.largest_in_tail * TAIL_AT_ONCE.get(config.upsampler, OTHER_TAILS_AT_ONCE)
+        activations = max(_body(config), tail) / config.unshuffle**2
     elif description.artcnn:
         activations = 4 * description.artcnn.held
     else:
         activations = 4 * description.largest * LARGEST_AT_ONCE
     frame = pixels * activations + 12 * pixels * (1 + description.scale**2)
     return int(streams * frame + 12 * description.parameters + BYTES_OF_PROCESS)
+
+
+def _body(config: Config) -> int:
+    """Bytes per token before the tail."""
+    if isinstance(config, FdatConfig):
+        return config.embed_dim * BYTES_PER_FDAT_CHANNEL
+    return config.ffn_dim * BYTES_PER_TOKEN_CHANNEL
 
 
 def _streams(job: Job) -> int:

@@ -4,6 +4,7 @@ Files of strangers may crash a library or keep it busy for ever; then it is that
 """
 
 import json
+import logging
 import os
 import subprocess
 from importlib.util import find_spec
@@ -15,6 +16,8 @@ from vsfdatrd.errors import CheckpointError, EngineError
 from vsfdatrd.nn.onnx_config import Range
 from vsfdatrd.weights_file import refuse
 
+log = logging.getLogger(__name__)
+
 PATIENCE = 180.0
 """Seconds after which a file is given up. A network of the largest kind takes some 30."""
 
@@ -23,7 +26,8 @@ def probe(path: Path, multiple: int | None = None, input_range: Range | None = N
     """The fields of a `Description` that an ONNX file has an answer for.
 
     multiple: what sides have to be multiples of; None tries. input_range: white in the network's numbers; None goes by
-    the type of its input. Raises CheckpointError with the reason and a cure for files that cannot be used.
+    what its first operators do, then by trying, and what is found is logged unless it is 1. Raises CheckpointError with
+    the reason and a cure for files that cannot be used.
     """
     if find_spec("openvino") is None:
         raise refuse(path, "is an ONNX file; finding out how it is used needs OpenVINO: pip install openvino")
@@ -47,4 +51,6 @@ def probe(path: Path, multiple: int | None = None, input_range: Range | None = N
         raise refuse(path, f"makes OpenVINO crash ({how}) when a small picture is tried, and is not used") from error
     if "error" in answer:
         raise CheckpointError(answer["error"])
+    for remark in answer.pop("remarks"):
+        log.warning("%s: %s", path.name, remark)
     return answer

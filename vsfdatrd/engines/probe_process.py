@@ -14,10 +14,12 @@ import numpy as np
 import onnx
 import openvino
 import psutil
+from numpy.typing import NDArray
 
+from vsfdatrd.engines import probe_range, verify
 from vsfdatrd.engines.openvino_process import reason, settings
 from vsfdatrd.errors import CheckpointError, FdatrdError
-from vsfdatrd.graph import onnx_file
+from vsfdatrd.graph import onnx_file, onnx_range
 from vsfdatrd.graph.onnx_normal import normalised
 from vsfdatrd.nn.onnx_config import Layout, OnnxConfig, Range
 from vsfdatrd.weights_file import refuse
@@ -36,28 +38,45 @@ class Misfit(Exception):
 
 
 def describe(path: Path, multiple: int | None, input_range: Range | None) -> dict[str, Any]:
-    """Fields of a `Description`. Raises CheckpointError."""
+    """Fields of a `Description`, and `remarks`, sentences for the user. Raises CheckpointError."""
     model, external = onnx_file.read(path)
-    config = replace(onnx_file.ends(path, model, input_range), external=external)
+    config = onnx_file.ends(path, model)
+    told = input_range or onnx_range.white(model.graph, config.input)
+    config = replace(config, external=external, range=told or "1")
     frame = next(value for value in model.graph.input if value.name == config.input)
     taken = onnx_file.channels(frame, config.layout)
     core = openvino.Core()
     tried: list[str] = []
     for step, height, width in _sizes(config, multiple):
         try:
-            config, given, scale, largest = _run(core, model, config, height, width)
+            result, largest = _run(core, model, config, height, width)
+            config, given, scale = _ends(result, config, height, width)
         except Misfit as why:
             tried.append(f"{width}×{height}: {why}")
             continue
         _check(path, taken, given, scale)
+        remarks = []
+        if told == "255" != input_range and frame.type.tensor_type.elem_type != onnx.TensorProto.UINT8:
+            remarks.append('white is taken for 255, as its first operators do; input_range="1" says otherwise')
+        if taken == given != 2 and config.style is None:
+
+            def again(other: OnnxConfig, height: int = height, width: int = width) -> NDArray[np.float32]:
+                return _planes(_run(core, model, other, height, width)[0], other)
+
+            picture = verify.drawing(height, width)[:taken]
+            first = _planes(result, config)
+            with contextlib.suppress(Misfit):  # of numbers to 255, which nobody said it takes
+                config, remark = probe_range.settle(config, told is not None, picture, scale, first, again)
+                remarks += [remark] if remark else []
+        else:
+            config = replace(config, output_range=config.range)
         return {
             "scale": scale, "in_channels": taken, "out_channels": given, "multiple": step,
             "minimum": 0 if config.size else min(height, width),
-            "planes": "rgb" if taken == 3 and given == 3 else "luma" if given == 1 else "chroma",
             "parameters": sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer if tensor.dims),
             "largest": largest,
             "dtype": "+".join(sorted(_dtypes(model))) or "fp32",
-            "onnx": asdict(config),
+            "onnx": asdict(config), "remarks": remarks,
         }  # fmt: skip
     cure = "" if multiple or config.size else "; if its sides must be multiples of a number, give multiple="
     raise refuse(path, f"does not run as a network for pictures, the last try being {tried[-1]}{cure}")
@@ -76,20 +95,22 @@ def _sizes(config: OnnxConfig, multiple: int | None) -> Iterator[tuple[int, int,
 
 def _run(
     core: openvino.Core, model: onnx.ModelProto, config: OnnxConfig, height: int, width: int
-) -> tuple[OnnxConfig, int, int, int]:
-    """Try one size. -> what is known of the ends now, channels of the result, scale, `Description.largest`.
-
-    Raises Misfit.
-    """
+) -> tuple[NDArray[np.float32], int]:
+    """Try one size. -> what comes out of a drawing, `Description.largest`. Raises Misfit."""
     graph = normalised(model, config, height, width)
     try:
         readable = core.read_model(graph.SerializeToString())
         largest = -(-_largest(readable) // (height * width))
         compiled = core.compile_model(readable, "CPU", settings("fp32", 1))
-        shape = tuple(compiled.input(0).shape)
-        result = compiled(np.random.default_rng(0).random(shape, np.float32))[0]
+        _, channels, rows, _ = compiled.input(0).shape
+        picture = np.pad(verify.drawing(height, width)[:channels], ((0, 0), (0, rows - height), (0, 0)), "symmetric")
+        return np.array(compiled(picture[None])[0], np.float32), largest
     except (RuntimeError, ValueError, MemoryError) as error:
         raise Misfit(reason(error)[:200].rstrip(".") or "memory ran out") from error
+
+
+def _ends(result: NDArray[np.float32], config: OnnxConfig, height: int, width: int) -> tuple[OnnxConfig, int, int]:
+    """-> what is known of the ends now, channels of a result, scale. Raises Misfit if it is no picture of the size."""
     if result.ndim != 4 or result.shape[0] != 1:
         raise Misfit(f"what comes out has the shape {list(result.shape)}, which is no picture")
     layouts: tuple[tuple[Layout, tuple[int, int, int]], ...] = (("NCHW", (1, 2, 3)), ("NHWC", (3, 1, 2)))
@@ -99,8 +120,14 @@ def _run(
         if 1 <= given <= 3 and scale and (tall, wide) == (height * scale, width * scale):
             if not np.isfinite(result).all():
                 raise Misfit("what comes out is not finite")
-            return replace(config, output_layout=layout), int(given), int(scale), largest
+            return replace(config, output_layout=layout), int(given), int(scale)
     raise Misfit(f"what comes out has the shape {list(result.shape)}, no whole multiple of the frame's")
+
+
+def _planes(result: NDArray[np.float32], config: OnnxConfig) -> NDArray[np.float32]:
+    """What a network gave before it was known how, as (C, H, W)."""
+    planes: NDArray[np.float32] = result[0] if config.output_layout == "NCHW" else result[0].transpose(2, 0, 1)
+    return planes
 
 
 def _largest(model: openvino.Model) -> int:

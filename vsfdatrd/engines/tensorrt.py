@@ -26,6 +26,7 @@ from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, Engine
 from vsfdatrd.graph import GRAPH_VERSION as GRAPH_VERSION
 from vsfdatrd.graph.dialect import tensorrt as dialect
 from vsfdatrd.graph.of_checkpoint import serialized
+from vsfdatrd.nn.fdat_config import Config, FdatConfig
 from vsfdatrd.options import Precision
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,10 @@ BYTES_PER_SCORE = 4.4
 # Of an FDAT, per token and channel of a token: 21.1 to 23.0 in fp16 (sm75: 24.3 to 26.7) and bf16, 28.1 to 30.0 in
 # mixed and 40.4 to 51.4 in fp32 were reported for tiny to xl at 720×540.
 BYTES_PER_FDAT_CHANNEL: dict[Precision, float] = {"fp16": 27, "bf16": 23.5, "mixed": 30.5, "fp32": 52}
+# Where a tail takes more than that, it is so many float32 tensors of its largest one's size, in half precisions and in
+# fp32: 2.2 to 2.9 of lda, which is fp32 in all of them; of others 1.2 to 1.6, and 2.4 to 3.5 (`benchmarks.tails`).
+LDA_AT_ONCE = (3.0, 3.0)
+TAIL_AT_ONCE = (1.6, 3.6)
 # Of an ArtCNN, bytes for each value that `ArtCnnConfig.held` counts: 2.1 to 2.4, 3.6 to 3.8 and 4.1 to 4.4 were
 # reported for R8F64, C4F32 and C4F16 at 720×540; the smaller a network is, the more do its ends weigh.
 BYTES_PER_HELD: dict[Precision, float] = {"fp16": 2.5, "bf16": 2.5, "mixed": 3.8, "fp32": 4.5}
@@ -110,17 +115,11 @@ def memory_estimate(job: Job) -> tuple[int, int]:
 def needed(job: Job) -> int:
     """Bytes of GPU memory for an engine and its frames."""
     description = job.checkpoint.description
-    config = description.config
     pixels = job.height * job.width
-    activations = 0.0
-    if config:
-        scores = config.heads * config.dict_tokens if job.precision != "fp32" else 0  # in fp32 they are not the peak
-        per_token = config.ffn_dim * BYTES_PER_CHANNEL[job.precision] + scores * BYTES_PER_SCORE
+    if config := description.written:
+        at_once = (LDA_AT_ONCE if config.upsampler == "lda" else TAIL_AT_ONCE)[job.precision == "fp32"]
+        per_token = max(_body(config, job.precision), 4 * config.largest_in_tail * at_once)
         activations = pixels / config.unshuffle**2 * per_token
-    elif fdat := description.fdat:
-        body = fdat.embed_dim * BYTES_PER_FDAT_CHANNEL[job.precision]
-        tail = 4 * fdat.largest_in_tail * LARGEST_AT_ONCE[job.precision == "fp32"]
-        activations = pixels / fdat.unshuffle**2 * max(body, tail)
     elif description.artcnn:
         activations = pixels * description.artcnn.held * BYTES_PER_HELD[job.precision]
     else:
@@ -129,9 +128,18 @@ def needed(job: Job) -> int:
     return int(activations + frames + 4 * description.parameters + BYTES_OF_PROCESS)
 
 
+def _body(config: Config, precision: Precision) -> float:
+    """Bytes of activations per token before the tail."""
+    if isinstance(config, FdatConfig):
+        return config.embed_dim * BYTES_PER_FDAT_CHANNEL[precision]
+    scores = config.heads * config.dict_tokens if precision != "fp32" else 0  # in fp32 they are not the peak
+    return config.ffn_dim * BYTES_PER_CHANNEL[precision] + scores * BYTES_PER_SCORE
+
+
 def rest() -> None:
-    """End the process that waits to build or run the next engine."""
+    """End the process that waits to build or run the next engine, and forget what it would be held against."""
     _spare.rest()
+    _references.clear()
 
 
 def build(job: Job, directory: Path) -> None:
@@ -142,11 +150,10 @@ def build(job: Job, directory: Path) -> None:
 
 def build_for(job: Job, directory: Path, library: Library, targets: Sequence[str]) -> dict[str, Any]:
     """Build an engine for kinds of GPU, such as ``sm89``. -> what the builder tells of it."""
-    graph, exact = directory / "graph.onnx", directory / "exact.onnx"
+    graph = directory / "graph.onnx"
     try:
         written = dialect(job.precision, turing="sm75" in targets)
         graph.write_bytes(serialized(graph_for(job.checkpoint, job.height, job.width, written)))
-        exact.write_bytes(serialized(graph_for(job.checkpoint, job.height, job.width)))
     except OverflowError as error:
         raise EngineBuildError(f"{job.checkpoint.path.name} cannot be computed in {job.precision}: {error}.") from error
     number, full_log = tempfile.mkstemp(".log", "vsfdatrd-tensorrt-")
@@ -159,16 +166,31 @@ def build_for(job: Job, directory: Path, library: Library, targets: Sequence[str
             "build", library=library.module, graph=str(graph), directory=str(directory), targets=list(targets), how=how,
             log=full_log,
         )  # fmt: skip
-        openvino.reference(exact, directory / REFERENCE)
+        (directory / REFERENCE).write_bytes(_reference(job, directory))
     except (EngineBuildError, EngineUnavailable):
         raise
     except EngineError as error:
         raise EngineBuildError(f"{error}; TensorRT's full log is {full_log}") from error
     finally:
         graph.unlink(missing_ok=True)
-        exact.unlink(missing_ok=True)
     os.unlink(full_log)
     return facts
+
+
+def _reference(job: Job, directory: Path) -> bytes:
+    """The content of `REFERENCE`: it takes a processor as long as the size asks for, and is the same for every kind of
+    GPU and every precision, so it is computed once. directory: where there is room for a graph."""
+    key = job.checkpoint, job.height, job.width
+    if key not in _references:
+        exact, result = directory / "exact.onnx", directory / REFERENCE
+        try:
+            exact.write_bytes(serialized(graph_for(*key)))
+            openvino.reference(exact, result)
+        finally:
+            exact.unlink(missing_ok=True)
+        _references.clear()
+        _references[key] = result.read_bytes()
+    return _references[key]
 
 
 def load(job: Job, directory: Path) -> Engine:
@@ -189,6 +211,7 @@ def load(job: Job, directory: Path) -> Engine:
         log.info("%s agrees with fp32 to %.1f dB on %s", job.precision, psnr, who)
         if note:
             keep(note, json.dumps(verified | {who: round(psnr, 2)}).encode())
+    _references.clear()
     return RemoteEngine(_spare.take(), loaded["slots"], loaded["input"], loaded["output"])
 
 
@@ -217,3 +240,5 @@ def _level() -> int | None:
 
 
 _spare = Spare("vsfdatrd.engines.tensorrt_process")
+_references: dict[tuple[Checkpoint, int, int], bytes] = {}
+"""The latest one, until an engine has passed."""

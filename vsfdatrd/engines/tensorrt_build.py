@@ -30,7 +30,8 @@ def build(
     network = builder.create_network(library.network_flags(trt))
     parser = trt.OnnxParser(network, said)
     if not parser.parse(graph.read_bytes()):
-        why = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
+        errors = (parser.get_error(i) for i in range(parser.num_errors))
+        why = "; ".join(dict.fromkeys(f"{error.node_operator()}: {error.desc()}" for error in errors))
         raise EngineBuildError(f"TensorRT does not read the network: {why or said.why()}; its full log is {log}")
     _allow_decomposition(trt, network)
     config = builder.create_builder_config()

@@ -16,6 +16,7 @@ from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.engines.base import Engine, Frames, Job
 from vsfdatrd.engines.devices import gpu_count
 from vsfdatrd.errors import EngineError
+from vsfdatrd.nn.fdat_config import Config, FdatConfig
 from vsfdatrd.options import Precision
 
 if TYPE_CHECKING:
@@ -27,8 +28,12 @@ ANY_SIZE = False
 # What one frame of FDAT-RD takes per token of the map and channel of the feed-forward network, in float32 on a CPU:
 # 90 to 101 bytes were measured for medium from 240×240 to 480×480.
 BYTES_PER_TOKEN_CHANNEL = 104
-# Of other networks, what one frame takes, as so many tensors of their largest one's size: 2.6 to 9.0 were measured for
-# small ones (DAT, HAT, ESRGAN, FDAT, RealCUGAN, SwinIR) at 240×240 on a CPU, 5.0 to 12.4 for FDAT tiny to large.
+# What one takes in a tail that is heavier than that, as so many tensors of its largest one's size: 3.0 to 3.4 of lda
+# (`python -m benchmarks.tails`); no other was seen to be heavier.
+TAIL_AT_ONCE = 3.5
+# Of other networks, and of FDAT before its tail, what one frame takes, as so many tensors of their largest one's size:
+# 2.6 to 9.0 were measured for small ones (DAT, HAT, ESRGAN, FDAT, RealCUGAN, SwinIR) at 240×240 on a CPU, 5.0 to 12.4
+# for FDAT tiny to large.
 LARGEST_AT_ONCE = 13
 
 
@@ -86,9 +91,8 @@ def memory_estimate(job: Job) -> tuple[int, int]:
     """(bytes needed for activations and buffers, bytes free)."""
     about = job.checkpoint.description
     pixels = job.height * job.width
-    activations = 0.0
-    if about.config:
-        activations = about.config.ffn_dim / about.config.unshuffle**2 * BYTES_PER_TOKEN_CHANNEL
+    if config := about.written:
+        activations = max(_body(config), 4 * config.largest_in_tail * TAIL_AT_ONCE) / config.unshuffle**2
     elif about.artcnn:
         activations = 4 * about.artcnn.held
     else:
@@ -101,6 +105,13 @@ def memory_estimate(job: Job) -> tuple[int, int]:
     import torch
 
     return needed, min(torch.cuda.mem_get_info(i)[0] for i in job.device)
+
+
+def _body(config: Config) -> int:
+    """Bytes per token before the tail."""
+    if isinstance(config, FdatConfig):
+        return 4 * config.largest_in_body * LARGEST_AT_ONCE
+    return config.ffn_dim * BYTES_PER_TOKEN_CHANNEL
 
 
 def build(job: Job, directory: Path) -> None:
@@ -120,6 +131,17 @@ def _dtype(precision: Precision) -> "torch.dtype":
     import torch
 
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def _network(job: Job, device: "torch.device") -> "torch.nn.Module":
+    """The network on its device, its kernels with channels last."""
+    import torch
+
+    network = job.checkpoint.network().to(device, _dtype(job.precision))
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.dim() == 4:  # `Module.to` would try those of five, too, and fail over them
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return network
 
 
 class _Slots:
@@ -146,7 +168,7 @@ class _Cpu(_Slots):
 
         super().__init__(job, job.streams or 1)
         dtype = _dtype(job.precision)
-        network = job.checkpoint.network().to(dtype).to(memory_format=torch.channels_last)
+        network = _network(job, torch.device("cpu"))
         inputs = [torch.zeros(self._input_shape) for _ in range(self.slots)]
         outputs = [torch.empty(self._output_shape) for _ in range(self.slots)]
         self._inputs: list[Frames] = [t.numpy()[0] for t in inputs]
@@ -235,7 +257,7 @@ class _Cuda(_Slots):
             index = job.device[slot % len(job.device)]
             device = torch.device("cuda", index)
             if index not in networks:
-                networks[index] = job.checkpoint.network().to(device, dtype).to(memory_format=torch.channels_last)
+                networks[index] = _network(job, device)
             lanes.append(_Lane(networks[index], device, dtype, shapes))
         self._lanes = lanes
 

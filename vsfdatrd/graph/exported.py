@@ -27,7 +27,7 @@ def graph_for_others(
 
     trace: what makes a float32 graph of a network that is not written, for padded frames of a height and width.
     -> a model from ``input`` (1, C_in, H, W) to ``output`` (1, C_out, H·scale, W·scale), both float32; the channels are
-        those of `ends`.
+        those of `Description.frame_channels`.
     Raises ValueError if the size is left open and the graph needs to know it, OverflowError if a weight is beyond the
     range of the precision, EngineError for a network that has no graph.
     """
@@ -49,12 +49,6 @@ def graph_for_others(
 
     whole = sides(*shape, about.multiple, about.minimum, about.square)
     return _continued(lowered(_as_new_as(trace(checkpoint, *whole), dialect), dialect), about, shape, whole)
-
-
-def ends(about: Description) -> tuple[int, int]:
-    """Channels of such a graph's input and output. Of most networks from one channel to one, the three of RGB, which go
-    through it one after the other."""
-    return (about.in_channels, about.out_channels) if about.written else about.frame_channels
 
 
 def least(about: Description) -> int:
@@ -83,7 +77,7 @@ def _continued(
     import onnx
     from onnx import helper, numpy_helper
 
-    taken, given = ends(about)
+    taken, given = about.frame_channels
     out = [side * about.scale for side in shape]
     result = onnx.ModelProto()
     result.CopyFrom(model)

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 import onnx
 from onnx import AttributeProto, GraphProto, TensorProto, helper
 
-from vsfdatrd.nn.onnx_config import Layout, OnnxConfig, Range
+from vsfdatrd.nn.onnx_config import Layout, OnnxConfig
 from vsfdatrd.weights_file import check_file, refuse, sha256
 
 LARGEST = 2**31 - 1
@@ -154,8 +154,8 @@ def _check(path: Path, model: onnx.ModelProto) -> None:
 # Ends
 
 
-def ends(path: Path, model: onnx.ModelProto, input_range: Range | None) -> OnnxConfig:
-    """What the file itself says of its ends; of the output nothing is known before it has run.
+def ends(path: Path, model: onnx.ModelProto) -> OnnxConfig:
+    """What the file itself says of its ends' shapes; of the output nothing is known before it has run.
 
     Raises CheckpointError for a network that does not take pictures.
     """
@@ -172,12 +172,9 @@ def ends(path: Path, model: onnx.ModelProto, input_range: Range | None) -> OnnxC
     if len(inputs) == 2 and any(channels(value, layout) != 3 for value, layout in zip(inputs, layouts, strict=True)):
         raise refuse(path, "has two inputs that are not both RGB pictures; only those of 3 channels can be used")
     output = model.graph.output[0].name
-    kind = inputs[0].type.tensor_type.elem_type
     found = OnnxConfig(
         inputs[0].name, layouts[0], output, "NCHW",
-        range=input_range or ("255" if kind == TensorProto.UINT8 else "1"),
         height=sizes[0] and sizes[0][0], width=sizes[0] and sizes[0][1],
-        external="",
     )  # fmt: skip
     if len(inputs) == 1:
         return found

@@ -73,7 +73,7 @@ def normalised(model: onnx.ModelProto, config: OnnxConfig, height: int, width: i
         y = op(after, "Cast", (y,), "end/out", to=TensorProto.FLOAT)
     if config.output_layout == "NHWC":
         y = op(after, "Transpose", (y,), "end/planes", perm=[0, 3, 1, 2])
-    if config.range == "255":
+    if config.output_range == "255":
         y = op(after, "Mul", (y, constant(1 / 255, np.float32)), "end/unscaled")
     op(after, "Identity", (y,), "output")
 

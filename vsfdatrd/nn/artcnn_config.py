@@ -16,7 +16,6 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from vsfdatrd.errors import CheckpointError
 
@@ -65,11 +64,6 @@ class ArtCnnConfig:
         kind = {1: "", 2: " Chroma", 3: " RGB"}[self.out_channels]
         enlarges = f" {self.scale}x" if self.scale not in (1 if self.out_channels == 2 else 2,) else ""
         return f"ArtCNN {'R' if self.residual else 'C'}{self.blocks}F{self.filters}{kind}{enlarges}"
-
-    @property
-    def planes(self) -> Literal["rgb", "luma", "chroma"]:
-        """What of a clip it takes, as `Description.planes` has it."""
-        return "luma" if self.out_channels == 1 else "chroma" if self.out_channels == 2 else "rgb"
 
     @property
     def body(self) -> int:

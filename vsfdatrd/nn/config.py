@@ -90,6 +90,11 @@ class FdatRdConfig:
         """Number of blocks in all groups together."""
         return sum(map(len, self.groups))
 
+    @property
+    def largest_in_tail(self) -> int:
+        """Values in the largest tensor of the tail, per token."""
+        return largest_in_tail(self.upsampler, self.tail_scale, self.embed_dim, self.mid_dim, self.out_channels)
+
     def work(self, height: int, width: int) -> float:
         """Operations (two for a multiply-add) for one frame, padding included.
 
@@ -187,6 +192,24 @@ def steps(scale: int, upsampler: str) -> list[int]:
     if scale > 0 and scale & (scale - 1) == 0:
         return [2] * int(math.log2(scale))
     raise ValueError(f"the {upsampler} tail cannot enlarge {scale} times: possible are powers of two and 3")
+
+
+def largest_in_tail(upsampler: Upsampler, scale: int, dim: int, mid_dim: int, out_channels: int) -> int:
+    """Values in the largest tensor of a tail from `dim` channels, per token."""
+    pixels = scale * scale
+    match upsampler:
+        case "conv" | "pixelshuffledirect":
+            return max(dim, out_channels * pixels)
+        case "pixelshuffle" | "dysample":
+            return max(dim, mid_dim * pixels)
+        case "nearest+conv":
+            return dim * pixels
+        case "transpose+conv":
+            return max(dim, out_channels * pixels, 4 * dim * (scale == 4))
+        case "lda":  # looks at nine places for every pixel
+            return 9 * mid_dim * pixels
+        case "pa_up":
+            return max(dim * steps(scale, upsampler)[0] ** 2, mid_dim * pixels)
 
 
 def default_drop_path(name: str) -> float:

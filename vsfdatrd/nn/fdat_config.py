@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vsfdatrd.nn.config import META, UPSAMPLERS, FdatRdConfig, Kind, Upsampler, steps
+from vsfdatrd.nn.config import META, UPSAMPLERS, FdatRdConfig, Kind, Upsampler, largest_in_tail
 from vsfdatrd.nn.layout import tensor_shapes
 
 
@@ -52,26 +52,17 @@ class FdatConfig:
     @property
     def largest(self) -> int:
         """Values in the largest tensor on the way through the network as spandrel runs it, per pixel of the frame."""
-        body = max(3 * self.embed_dim, self.ffn_dim, self.heads * self.window**2)  # q, k and v; scores
-        return -(-max(body, self.largest_in_tail) // self.unshuffle**2)
+        return -(-max(self.largest_in_body, self.largest_in_tail) // self.unshuffle**2)
+
+    @property
+    def largest_in_body(self) -> int:
+        """Values in the largest tensor before the tail, per token: q, k and v; a hidden layer; scores."""
+        return max(3 * self.embed_dim, self.ffn_dim, self.heads * self.window**2)
 
     @property
     def largest_in_tail(self) -> int:
         """Values in the largest tensor of the tail, per token."""
-        c, m, s = self.embed_dim, self.mid_dim, self.tail_scale
-        match self.upsampler:
-            case "conv" | "pixelshuffledirect":
-                return max(c, self.out_channels * s * s)
-            case "pixelshuffle" | "dysample":
-                return max(c, m * s * s)
-            case "nearest+conv":
-                return c * s * s
-            case "transpose+conv":
-                return max(c, self.out_channels * s * s, 4 * c * (s == 4))
-            case "lda":  # looks at nine places for every pixel
-                return 9 * m * s * s
-            case "pa_up":
-                return max(c * steps(s, self.upsampler)[0] ** 2, m * s * s)
+        return largest_in_tail(self.upsampler, self.tail_scale, self.embed_dim, self.mid_dim, self.out_channels)
 
 
 type Config = FdatRdConfig | FdatConfig
@@ -81,8 +72,7 @@ type Config = FdatRdConfig | FdatConfig
 def from_shapes(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatConfig | None:
     """Find the configuration from a checkpoint's tensor shapes and its `MetaUpsample` numbers.
 
-    None for everything that is not exactly an FDAT from RGB to RGB as spandrel builds it: spandrel may still know what
-    it is.
+    None for everything that is not exactly an FDAT as spandrel builds it: spandrel may still know what it is.
     """
     try:
         config = _read(shapes, meta)
@@ -96,7 +86,7 @@ def _read(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatConfig:
     _, index, tail_scale, _, out_channels, mid_dim, _ = meta
     unshuffled = "conv_first.1.weight" in shapes
     embed_dim, first_in, _, _ = shapes["conv_first.1.weight" if unshuffled else "conv_first.weight"]
-    unshuffle = math.isqrt(first_in // 3) if unshuffled else 1
+    unshuffle = math.isqrt(first_in // out_channels) if unshuffled else 1
     if unshuffled and (unshuffle not in (2, 4) or tail_scale != 4):
         raise ValueError("spandrel unshuffles by 2 or 4, before a tail of 4")
     heads, tokens, _ = shapes["groups.0.blocks.0.attn.bias"]
@@ -119,6 +109,7 @@ def _read(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatConfig:
         tail_scale=tail_scale,
         unshuffle=unshuffle,
         mid_dim=mid_dim,
+        in_channels=first_in // unshuffle**2,
         out_channels=out_channels,
     )
 

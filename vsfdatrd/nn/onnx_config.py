@@ -17,7 +17,9 @@ class OnnxConfig:
     output: str
     output_layout: Layout
     range: Range = "1"
-    """White in the network's own numbers: 1, or 255."""
+    """White in the numbers that the network takes: 1, or 255."""
+    output_range: Range = "1"
+    """White in the numbers that it gives."""
     height: int | None = None
     """Height and width in pixels of the only frames that the network takes; None if it takes others, too."""
     width: int | None = None

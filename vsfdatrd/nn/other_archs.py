@@ -1,6 +1,5 @@
 """Image networks other than FDAT-RD, loaded through spandrel (the optional extra ``vsfdatrd[spandrel]``)."""
 
-import contextlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -20,8 +19,7 @@ from vsfdatrd.weights_file import refuse
 class OtherNetwork(nn.Module):
     """A network of another architecture, called like an FDAT-RD.
 
-    spandrel pads to the network's smallest side and multiple, crops after, and clamps to [0, 1]. A network of one
-    channel gets the planes of an RGB picture one after the other.
+    spandrel pads to the network's smallest side and multiple, crops after, and clamps to [0, 1].
     """
 
     def __init__(self, descriptor: Any) -> None:
@@ -38,11 +36,11 @@ class OtherNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W) in [0, 1] -> (B, C, H·scale, W·scale)."""
-        return self._by_plane(self._descriptor, x)
+        return self._through(self._descriptor, x)
 
     def bare(self, x: Tensor) -> Tensor:
         """`forward` without padding, cropping and clamping, for frames of a size the network takes as it is."""
-        return self._by_plane(partial(self._descriptor._call_fn, self.model), x)
+        return self._through(partial(self._descriptor._call_fn, self.model), x)
 
     def largest(self) -> int:
         """Values in the largest tensor on the way through the network, per pixel of a small frame.
@@ -51,20 +49,13 @@ class OtherNetwork(nn.Module):
         """
         height, width = sides(64, 64, self.multiple, self.minimum, self.square)
         with torch.inference_mode(), _Largest() as found:  # type: ignore[no-untyped-call]
-            self.bare(torch.zeros(1, 1 if self.channels[0] == 1 else 3, height, width))
+            self.bare(torch.zeros(1, self.channels[0], height, width))
         values: int = found.values
         return -(-values // (height * width))
 
-    def _by_plane(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        with contextlib.nullcontext() if torch.cuda.is_available() else _Unpinned():
-            return self._through(network, x)
-
     def _through(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        b, c, height, width = (int(side) for side in x.shape)
-        if self.channels[0] == 1 and c > 1:
-            planes = network(x.reshape(b * c, 1, height, width))
-            return planes.reshape(b, c, height * self.scale, width * self.scale)
-        return network(x)
+        with _Settled():
+            return network(x)
 
 
 def _correct(state: dict[str, Tensor]) -> None:
@@ -90,13 +81,24 @@ class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-class _Unpinned(TorchFunctionMode):
-    """Where there is no GPU, memory cannot be pinned for one, which some networks ask for all the same."""
+class _Settled(TorchFunctionMode):
+    """What networks leave to chance, or to the machine: the order of equals where they are sorted, which is theirs from
+    before; memory pinned for a GPU where there is none, which fails; and views of tensors whose order in memory is not
+    what the authors thought of (channels last), which are copies then."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return func(*args, **{name: value for name, value in (kwargs or {}).items() if name != "pin_memory"})
+        given = dict(kwargs or {})
+        if "pin_memory" in given and not torch.cuda.is_available():
+            del given["pin_memory"]
+        if func in (torch.sort, torch.Tensor.sort):
+            return func(
+                args[0], **dict(zip(("dim", "descending"), args[1:], strict=False)), **(given | {"stable": True})
+            )
+        if func is torch.Tensor.view and not isinstance(args[1] if args[1:] else given.get("dtype"), torch.dtype):
+            return torch.Tensor.reshape(*args, **given)
+        return func(*args, **given)
 
 
 def load(path: Path, tensors: Mapping[str, NDArray[Any]]) -> OtherNetwork:

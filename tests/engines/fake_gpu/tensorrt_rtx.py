@@ -101,6 +101,9 @@ class OnnxParser:
             def desc(self):
                 return "node 7 is a mystery"
 
+            def node_operator(self):
+                return "Gelu"
+
         return Error()
 
 

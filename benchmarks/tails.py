@@ -1,0 +1,151 @@
+"""How much memory the eight tails of FDAT-RD and FDAT take, beside what is estimated for them.
+
+python -m benchmarks.tails [--sizes 120x120 240x240] [--tails lda ...]
+
+A case is a network of one group with `medium`'s widths, which holds a little less at a time than `medium`, on one
+engine, one frame in flight, in a process of its own. Of TensorRT-RTX the builder tells, without a GPU. Weights are
+random; memory does not depend on them. Writes results/tails_memory.json.
+"""
+
+import argparse
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import cast
+
+import psutil
+from safetensors.numpy import save_file
+
+from benchmarks.fdat import VARIANTS
+from benchmarks.report import RESULTS, save
+from benchmarks.weights import random_tensors
+from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+from vsfdatrd.description import Description
+from vsfdatrd.engines.base import Job
+from vsfdatrd.engines.choice import backend
+from vsfdatrd.geometry import sides
+from vsfdatrd.nn.config import UPSAMPLERS, Upsampler, variant
+from vsfdatrd.nn.fdat_config import Config, FdatConfig
+from vsfdatrd.options import Precision
+
+PATIENCE = 500
+ENGINES = ("openvino fp32", "torch fp32", "tensorrt fp16", "tensorrt fp32")
+NETWORKS = ("fdat_rd", "fdat_rd 2x", "fdat")
+"""FDAT-RD whose tail enlarges four times, as published ones do after folding pixels; one of twice; and an FDAT."""
+
+
+def network(name: str, tail: Upsampler) -> Config:
+    """A network of one group, 2×."""
+    if name == "fdat":
+        about = VARIANTS["medium"]
+        c = about["embed_dim"]
+        return FdatConfig(
+            embed_dim=c, heads=about["num_heads"], groups=(("spatial", "channel"),), window=8,
+            ffn_dim=int(c * about["ffn_expansion_ratio"]), gate_dim=c // 8, upsampler=tail, tail_scale=2, unshuffle=1,
+        )  # fmt: skip
+    config = variant("medium", upsampler=tail, unshuffle_mod=name == "fdat_rd")
+    return replace(config, groups=config.groups[:1])
+
+
+def estimated(engine: str, config: Config, height: int, width: int) -> int:
+    """Bytes that are expected of one frame, without the process and the weights."""
+    kind = {"fdat": config} if isinstance(config, FdatConfig) else {"config": config}
+    about = Description(
+        "", config.scale, config.in_channels, config.out_channels, config.multiple, 0, 0, "fp32", "", **kind
+    )  # fmt: skip
+    job = _job(engine, Checkpoint(Path(), about), height, width)
+    nothing = replace(job, height=0, width=0)
+    if engine.startswith("tensorrt"):
+        from vsfdatrd.engines import tensorrt
+
+        frames = 12 * job.height * job.width * (1 + config.scale**2)
+        return tensorrt.needed(job) - tensorrt.needed(nothing) - frames
+    module = backend(engine.split()[0])
+    return module.memory_estimate(job)[0] - module.memory_estimate(nothing)[0]
+
+
+def _job(engine: str, checkpoint: Checkpoint, height: int, width: int) -> Job:
+    about = checkpoint.description
+    tall, wide = sides(height, width, about.multiple, about.minimum)
+    return Job(checkpoint, tall, wide, cast(Precision, engine.split()[1]), streams=1)
+
+
+def _measured(engine: str, config: Config, height: int, width: int) -> int:
+    """Bytes that one frame takes, without the process and the weights."""
+    with tempfile.TemporaryDirectory() as text:
+        path = Path(text, "network.safetensors")
+        save_file(random_tensors(config), path)
+        job = _job(engine, open_checkpoint(path), height, width)
+        (Path(text) / "engine").mkdir()
+        measure = _built if engine.startswith("tensorrt") else _run
+        return measure(engine, job, Path(text) / "engine")
+
+
+def _run(name: str, job: Job, directory: Path) -> int:
+    module = backend(name.split()[0])
+    module.build(job, directory)
+    engine = module.load(job, directory)
+    process = psutil.Process().children()[-1] if name.startswith("openvino") else psutil.Process()
+    before = int(process.memory_info().rss)
+    Path(f"/proc/{process.pid}/clear_refs").write_text("5", encoding="utf-8")  # the peak begins anew
+    engine.submit(0)
+    engine.collect(0)
+    status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+    engine.close()
+    peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+    return peak - before
+
+
+def _built(_: str, job: Job, directory: Path) -> int:
+    from vsfdatrd.engines import tensorrt
+    from vsfdatrd.engines.tensorrt_library import RTX
+
+    return int(tensorrt.build_for(job, directory, RTX, ["sm89"])["activation_bytes"])
+
+
+def _cases(given: argparse.Namespace) -> Iterator[list[str]]:
+    for engine, name, tail, size in product(given.engines, NETWORKS, given.tails, given.sizes):
+        if not engine.startswith("tensorrt") or size == given.sizes[-1]:
+            yield [engine, name, tail, size]
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--engines", nargs="+", default=ENGINES)
+    parser.add_argument("--tails", nargs="+", default=UPSAMPLERS[1:])
+    parser.add_argument("--sizes", nargs="+", default=["120x120", "240x240"])
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        logging.disable()
+        engine, name, tail, size = given.one
+        width, height = map(int, size.split("x"))
+        print(_measured(engine, network(name, tail), height, width))
+        return
+    file = RESULTS / "tails_memory.json"
+    before = json.loads(file.read_text(encoding="utf-8"))["result"]["rows"] if file.exists() else []
+    rows = {tuple(row["case"]): row for row in before}
+    for case in _cases(given):
+        engine, name, tail, size = case
+        command = [sys.executable, "-m", "benchmarks.tails", "--one", *case]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        if done.returncode:
+            print(*case, done.stderr.strip().splitlines()[-1:])
+            continue
+        config, (width, height) = network(name, cast(Upsampler, tail)), map(int, size.split("x"))
+        taken = int(done.stdout.splitlines()[-1])
+        rows[tuple(case)] = {"case": case, "bytes": taken}
+        expected = estimated(engine, config, height, width)
+        print(*case, f"{taken >> 20} MiB, estimated {expected >> 20} MiB", flush=True)
+        save("tails_memory", {"rows": list(rows.values())}, quiet=True)
+
+
+if __name__ == "__main__":
+    main()

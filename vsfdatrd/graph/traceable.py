@@ -1,0 +1,126 @@
+"""Functions of PyTorch that its exporter cannot write, as others that it can; in force while a network is traced."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+
+class Traceable(TorchFunctionMode):
+    """Within it, sorting says nothing of equals, and Fourier transforms of maps are products with constants.
+
+    ONNX has equals in their order, and ONNX Runtime does it; OpenVINO 2026.4 does not. Where that would show, the graph
+    fails the comparison with PyTorch.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return _REPLACED.get(func, func)(*args, **(kwargs or {}))
+
+
+class Spectrum:
+    """Complex numbers as two tensors, for graphs have no others. Of arithmetic, what networks do: sums and products."""
+
+    def __init__(self, real: Tensor, imag: Tensor) -> None:
+        self.real, self.imag = real, imag
+
+    @property
+    def shape(self) -> torch.Size:
+        """As a complex tensor's."""
+        return self.real.shape
+
+    def __mul__(self, other: "Spectrum | Tensor | float") -> "Spectrum":
+        if isinstance(other, Spectrum):
+            real = self.real * other.real - self.imag * other.imag
+            return Spectrum(real, self.real * other.imag + self.imag * other.real)
+        return Spectrum(self.real * other, self.imag * other)
+
+    def __add__(self, other: "Spectrum | Tensor | float") -> "Spectrum":
+        if isinstance(other, Spectrum):
+            return Spectrum(self.real + other.real, self.imag + other.imag)
+        return Spectrum(self.real + other, self.imag)
+
+    __rmul__, __radd__ = __mul__, __add__
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Called where PyTorch is given one; NotImplemented, a TypeError for the caller, where it is not known."""
+        match func, args:
+            case ((torch.Tensor.mul | torch.Tensor.__rmul__ | torch.mul), (one, other)):
+                return other * one if isinstance(other, Spectrum) else one * other
+            case ((torch.Tensor.add | torch.Tensor.__radd__ | torch.add), (one, other)):
+                return other + one if isinstance(other, Spectrum) else one + other
+        return NotImplemented
+
+
+def _sort(x: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Any:
+    return torch.sort(x, dim=dim, descending=descending)
+
+
+def _fold(x: Tensor, output_size: Any, *others: Any, **named: Any) -> Tensor:
+    """Networks that reckon with the frame's size cut it into patches, and compute those in batches: a graph would hold
+    them all, and grow with the frame, which PyTorch does not."""
+    if isinstance(output_size, Sequence) and any(isinstance(side, Tensor) for side in output_size):
+        raise NotImplementedError(
+            "it computes overlapping patches of the frame, each of which a graph would have to hold"
+        )
+    return functional.fold(x, output_size, *others, **named)
+
+
+def _rfft2(x: Tensor, s: Any = None, dim: Sequence[int] = (-2, -1), norm: str | None = None) -> Spectrum:
+    """x: (..., H, W) -> (..., H, W/2 + 1)."""
+    height, width = (int(side) for side in x.shape[-2:])
+    _expect(dim, s, (height, width))
+    across, down = _waves(width, width // 2 + 1), _waves(height, height)
+    whole = height * width
+    gain = {None: 1, "backward": 1, "ortho": whole**-0.5, "forward": 1 / whole}[norm]
+    real, imag = (x @ _constant(gain * wave, x) for wave in (across.real, across.imag))
+    c, d = (_constant(wave, x) for wave in (down.real, down.imag))
+    return Spectrum(c @ real - d @ imag, c @ imag + d @ real)
+
+
+def _irfft2(x: Any, s: Any = None, dim: Sequence[int] = (-2, -1), norm: str | None = None) -> Tensor:
+    """x: (..., H, W/2 + 1) -> (..., H, W)."""
+    if not isinstance(x, Spectrum):
+        raise TypeError(f"an inverse transform of {type(x).__name__} has no graph")
+    height, half = (int(side) for side in x.shape[-2:])
+    width = int(s[1]) if s is not None else 2 * (half - 1)
+    _expect(dim, s, (height, width))
+    if half != width // 2 + 1:
+        raise ValueError(f"an inverse transform of {half} waves to {width} values has no graph")
+    across, down = _waves(width, half).conj().T, _waves(height, height)
+    twice = np.where((np.arange(half) == 0) | (2 * np.arange(half) == width), 1, 2)[:, None]  # those left out, too
+    whole = height * width
+    gain = {None: 1 / whole, "backward": 1 / whole, "ortho": whole**-0.5, "forward": 1}[norm]
+    c, d = (_constant(wave, x.real) for wave in (down.real, down.imag))
+    real, imag = c @ x.real + d @ x.imag, c @ x.imag - d @ x.real
+    e, f = (_constant(gain * twice * wave, x.real) for wave in (across.real, across.imag))
+    return real @ e - imag @ f
+
+
+def _expect(dim: Sequence[int], s: Any, size: tuple[int, int]) -> None:
+    if tuple(dim) != (-2, -1) or (s is not None and tuple(int(side) for side in s) != size):
+        raise ValueError(f"a transform of {size} along {tuple(dim)} to {s} has no graph")
+
+
+def _waves(places: int, waves: int) -> Any:
+    """exp(-2πi · place · wave / places), (places, waves)."""
+    return np.exp(-2j * math.pi * np.outer(np.arange(places), np.arange(waves)) / places)
+
+
+def _constant(values: Any, like: Tensor) -> Tensor:
+    return torch.as_tensor(np.ascontiguousarray(values), dtype=like.dtype, device=like.device)
+
+
+_REPLACED: dict[Any, Callable[..., Any]] = {
+    torch.sort: _sort, torch.Tensor.sort: _sort, torch.fft.rfft2: _rfft2, torch.fft.irfft2: _irfft2,
+    functional.fold: _fold,
+}  # fmt: skip
