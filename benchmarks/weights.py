@@ -1,4 +1,8 @@
-"""Weights to measure with: those that ship, else random ones of the right shapes. Speed does not depend on which."""
+"""Weights to measure with: those that ship, else random ones of the right shapes.
+
+Speed does not depend on which, but for parts that add nothing (`vsfdatrd.nn.idle`), which engines leave out. A network
+is measured with all of its parts at work, as those that are trained to the end have them.
+"""
 
 import math
 from pathlib import Path
@@ -6,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
-from vsfdatrd.catalog import resolve
+from vsfdatrd.catalog import CATALOGUE, resolve
 from vsfdatrd.errors import FdatrdError
 from vsfdatrd.nn.config import META, UPSAMPLERS, variant
 from vsfdatrd.nn.fdat_config import Config
@@ -30,14 +34,29 @@ def random_tensors(config: Config) -> dict[str, NDArray[Any]]:
     return dict(random_weights(config)) | {META: np.array([*meta, config.mid_dim, 4], np.uint8)}
 
 
+def _at_work(file: Path, folder: Path) -> Path:
+    """The file itself, or a copy in which tensors of zeros have small random values instead."""
+    tensors = load_file(file)
+    idle = [name for name, values in tensors.items() if not values.any()]
+    if not idle:
+        return file
+    random = np.random.default_rng(0)
+    for name in idle:
+        tensors[name] = (1e-3 * random.standard_normal(tensors[name].shape)).astype(tensors[name].dtype)
+    path = folder / f"{file.stem}_at_work.safetensors"
+    if not path.exists():
+        save_file(tensors, path)
+    return path
+
+
 def weights_file(model: str, folder: Path) -> tuple[Path, bool]:
     """A weights file for a model, and whether its weights are trained.
 
-    model: ``small``, ``medium``, ``large``, or the path of a file. folder: where random weights are written, if none
-    are trained yet. Raises FdatrdError for a file that is not there.
+    model: ``small``, ``medium``, ``large``, or the path of a file, which is taken as it is. folder: where weights are
+    written, if none are trained yet or parts of them add nothing. Raises FdatrdError for a file that is not there.
     """
     try:
-        return resolve(model), True
+        return (resolve(model) if model not in CATALOGUE else _at_work(resolve(model), folder)), True
     except FdatrdError:
         if model not in ("small", "medium", "large"):
             raise

@@ -95,7 +95,7 @@ def test_what_ships_is_listed_with_scale_and_licence(capsys: pytest.CaptureFixtu
     assert list(rows) == list(CATALOGUE)
     assert rows["medium"][1:3] == ["2x", "CC-BY-4.0"]
     assert rows["medium"][-1] == "fdat_rd_medium_2x.safetensors"
-    assert rows["small"][3:] == ["-", "no", "weights", "yet"]
+    assert rows["large"][3:] == ["-", "no", "weights", "yet"]
 
 
 def test_speed_is_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_verify_finds_what_is_not_as_released(
     assert main(["models", "verify"]) == 0
     out = capsys.readouterr().out
     assert "medium: as released, " in out
-    assert "small: no weights yet\n" in out
+    assert "large: no weights yet\n" in out
     (tmp_path / CATALOGUE["medium"].file).write_bytes(b"something else")
     monkeypatch.setattr(catalog, "folders", lambda: (tmp_path, tmp_path))
     assert main(["models", "verify"]) == 1

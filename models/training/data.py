@@ -51,6 +51,13 @@ def _number(name: str) -> int:
     return int(name.rpartition("/")[2].partition(".")[0].partition("_")[0])
 
 
+def flat_colours(count: int, generator: Generator) -> Tensor:
+    """Colours of 8 bit, a third of them grey: (count, 3, 1, 1) in [0, 1]."""
+    colours = torch.rand((count, 3, 1, 1), generator=generator, device=generator.device)
+    grey = torch.rand((count, 1, 1, 1), generator=generator, device=generator.device) < 1 / 3
+    return torch.round(torch.where(grey, colours[:, :1], colours) * 255) / 255
+
+
 class Pool:
     """Crops without end. All randomness comes from `generator`, whose device is where everything happens.
 

@@ -53,6 +53,13 @@ def texture(output: Tensor, truth: Tensor, scales: int = 2) -> Tensor:
     return total / scales
 
 
+def flat(output: Tensor, colours: Tensor) -> Tensor:
+    """What became of flat colours, far from the border. (B, 3, H, W), (B, 3, 1, 1) -> scalar."""
+    side = output.shape[-1]
+    middle = slice(side // 2 - 2, side // 2 + 2)  # every place in a token of 2×2 pixels, twice enlarged
+    return charbonnier(output[..., middle, middle] - colours, 1e-4)
+
+
 def total(output: Tensor, truth: Tensor, recipe: Recipe) -> Tensor:
     """The recipe's terms by its weights. (B, 3, H, W) float32 twice -> scalar."""
     difference = output - truth

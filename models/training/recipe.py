@@ -66,6 +66,9 @@ class Recipe:
     texture: float = 0.0
     """Strength of lines and texture by direction, wherever exactly they lie; sharper, at some cost in PSNR."""
 
+    flat_colours: int = 0
+    """So many flat colours are shown besides in every step; they are to stay as they are, without shift or pattern."""
+
     # What is shown: shares of the crops
     clean: float = 0.28
     """Only halved by area average and rounded to 8 bit."""

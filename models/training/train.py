@@ -25,7 +25,7 @@ from tqdm import tqdm
 from models.training import loss, network
 from models.training.bank import Bank
 from models.training.curve import Log
-from models.training.data import Pool
+from models.training.data import Pool, flat_colours
 from models.training.degrade import degrade, draw
 from models.training.optimise import optimisers, rate
 from models.training.recipe import Recipe
@@ -37,6 +37,8 @@ from vsfdatrd.nn.fdat_rd import FdatRd
 
 CHECKPOINT = "checkpoint.pt"
 BANK = "bank.npy"
+FLAT = 36
+"""Side of a flat crop in pixels: in its middle an unfolded network sees no border."""
 LOG_SECONDS = 5.0
 
 
@@ -140,6 +142,10 @@ class Trainer:
         degraded = degrade(truth, shares, self.generator)
         output = network.shallow(net, degraded) if warm and isinstance(net, FdatRd) else self.deep(net, degraded)
         value = loss.total(output.float(), truth, recipe)
+        if recipe.flat_colours and not warm:
+            colours = flat_colours(recipe.flat_colours, self.generator)
+            side = FLAT if isinstance(net, Unfolded) else recipe.size
+            value = value + loss.flat(self.deep(net, colours.expand(-1, -1, side, side).contiguous()).float(), colours)
         net.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)

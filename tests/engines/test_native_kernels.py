@@ -11,8 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.engines.closeness import decibels, of_network
+from tests.silence import PATTERN, silence
 from vsfdatrd.checkpoint import open_checkpoint
-from vsfdatrd.engines import native, native_crew, native_kernels
+from vsfdatrd.engines import native, native_blocks, native_crew, native_kernels
 from vsfdatrd.engines.base import Frames
 from vsfdatrd.engines.native_blocks import Channel
 from vsfdatrd.engines.native_crew import Crew
@@ -101,6 +102,21 @@ def test_what_does_not_suit_it_is_told(make_config: MakeConfig, changes: dict[st
     assert re.search(reason, found)
     with pytest.raises(ValueError, match=reason):
         Weights(make_config(**changes), {})
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_idle_parts_are_left_out(make_config: MakeConfig, make_tensors: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left computes what the network computes; windows go on turning over blocks that are left out."""
+    config, tensors, picture = make_config(**PATTERN), silence(make_tensors(7, **PATTERN)), drawing(60, 60)
+    calls: list[str] = []
+
+    def counted(name: str) -> Any:
+        calls.append(name)
+        return function(name)
+
+    monkeypatch.setattr(native_blocks, "function", counted)
+    assert decibels(of_kernels(config, tensors, picture), of_network(config, tensors, picture)) > 60
+    assert calls.count("feed_forward") == 2, "of six"
 
 
 @pytest.mark.parametrize("channels", [32, 128, 192])

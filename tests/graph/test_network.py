@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from tests.apart import apart
+from tests.engines.closeness import decibels, of_network
 from tests.reference import FIXTURES
+from tests.silence import PATTERN, silence
 from vsfdatrd.geometry import fill_padding, padded
 from vsfdatrd.graph import GRAPH_VERSION, fdat_rd_graph
 from vsfdatrd.nn.config import META, UPSAMPLERS, FdatRdConfig, from_shapes, variant
@@ -117,6 +120,22 @@ def test_computes_what_the_network_computes(
     assert out.shape == expected.shape == (1, config.out_channels, height * config.scale, width * config.scale)
     assert expected.std() > 0.05, "an output that does not vary compares nothing"
     assert np.abs(out - expected).max() <= 2e-5 * np.abs(expected).max()
+
+
+def test_idle_parts_are_left_out(make_config: Make, make_tensors: Make, run: Run) -> None:
+    """What is left computes what the network computes; windows go on turning over blocks that are left out."""
+    config: FdatRdConfig = make_config(**PATTERN)
+    tensors = make_tensors(7, **PATTERN)
+    silenced = silence(tensors)
+    picture = np.random.default_rng(2).random((3, 30, 60), np.float32)
+    expected = of_network(config, silenced, picture)
+    assert decibels(of_network(config, tensors, picture), expected) < 40, "they did nothing before either"
+    model = fdat_rd_graph(config, silenced, 30, 60)
+    assert decibels(run(model, picture[None])[0], expected) > 90
+    whole = fdat_rd_graph(config, tensors, 30, 60)
+    counts = [Counter(node.op_type for node in graph.graph.node) for graph in (whole, model)]
+    # Normalised are tokens for attention and feed-forward networks, and for a dictionary to read.
+    assert [count["LayerNormalization"] for count in counts] == [14, 5]
 
 
 def test_the_graph_depends_on_every_tensor(make_config: Make, make_tensors: Make) -> None:

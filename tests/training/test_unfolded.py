@@ -127,6 +127,31 @@ def test_its_loss_falls(one_thread: None, tiles: Path) -> None:
     assert sum(losses[-10:]) < 0.4 * sum(losses[:10])
 
 
+@pytest.mark.parametrize("form", ["unfolded", "whole"])
+def test_flat_colours_come_back(one_thread: None, tiles: Path, form: str) -> None:
+    """Shown alone, they drive out a shift and a pattern that were put into the last bias and kernel."""
+    recipe = Recipe.from_mapping({
+        "variant": "tiny", "form": form, "steps": 60, "batch": 1, "size": 60, "ramp": 2, "ema": 0.5, "warm": 0.0,
+        "sprites": 4, "learning_rate": 1e-4, "flat_colours": 4, "pixel": 0.0, "gradient": 0.0, "frequency": 0.0,
+    })  # fmt: skip
+    trainer = train.Trainer(recipe, tiles, torch.device("cpu"))
+    colour = torch.tensor([0.5, 0.3, 0.8]).view(1, 3, 1, 1)
+
+    def error() -> float:
+        with torch.no_grad():
+            return float((trainer.output(colour.expand(-1, -1, 60, 60)) - colour)[..., 56:64, 56:64].abs().max())
+
+    net = trainer.network
+    tail = cast(torch.nn.ConvTranspose2d, net.gather if isinstance(net, Unfolded) else net.upsampler[2])
+    with torch.no_grad():
+        tail.weight.mul_(1 + 0.03 * torch.rand_like(tail.weight))
+        trainer.averaged.load_state_dict(trainer.network.state_dict())
+    before = error()
+    for _ in range(60):
+        trainer.train_step()
+    assert error() < 0.4 * before
+
+
 def test_resuming_an_unfolded_training(one_thread: None, tiles: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     values = {"variant": "tiny", "form": "unfolded", "optimiser": "muon", "steps": 4, "batch": 1, "size": 60,

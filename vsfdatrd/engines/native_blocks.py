@@ -4,6 +4,7 @@ Small matrices that see the whole frame are float64, in numpy.
 """
 
 import math
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from vsfdatrd.engines.native_crew import Crew
 from vsfdatrd.engines.native_kernels import BLOCK, KEYS, LEVELS, Floats, Kept, Memory, function
 from vsfdatrd.graph.weights import Weights as Tensors
+from vsfdatrd.nn import idle
 from vsfdatrd.nn.config import WINDOW, FdatRdConfig, Kind
 
 HEAD = 32
@@ -26,14 +28,26 @@ type Doubles = NDArray[np.float64]
 class Block:
     """One transformer block; t and c are maps, (N, C)."""
 
+    kind: ClassVar[Kind]
+
     def __init__(self, config: FdatRdConfig, weights: Tensors, kept: Kept, window: tuple[int, int]) -> None:
         self.kept, self.config, self.window = kept, config, window
-        self.n1 = kept.norm(weights["n1.weight"], weights["n1.bias"])
-        self.n2 = kept.norm(weights["n2.weight"], weights["n2.bias"])
-        ffn = weights.below("ffn")
-        self.fc1, self.fc2 = kept.matrix(ffn["fc1.weight"]), kept.matrix(ffn["fc2.weight"])
-        self.smix = kept.floats(_depthwise(ffn["smix.weight"]))
-        self.prepare(weights, weights.below("attn"))
+        self.mixes, self.feeds = idle.mixes(weights, self.kind), idle.feeds(weights)
+        if self.mixes:
+            self.n1 = kept.norm(weights["n1.weight"], weights["n1.bias"])
+            self.prepare(weights, weights.below("attn"))
+        if self.feeds:
+            self.n2 = kept.norm(weights["n2.weight"], weights["n2.bias"])
+            ffn = weights.below("ffn")
+            self.fc1, self.fc2 = kept.matrix(ffn["fc1.weight"]), kept.matrix(ffn["fc2.weight"])
+            self.smix = kept.floats(_depthwise(ffn["smix.weight"]))
+
+    def run(self, crew: Crew, t: Floats, c: Floats) -> None:
+        """t becomes what the block makes of it; c is memory to use."""
+        if self.mixes:
+            self.attend(crew, t, c)
+        if self.feeds:
+            self.feed_forward(crew, t)
 
     def prepare(self, weights: Tensors, attn: Tensors) -> None:
         """Make what a kind of block has of its own."""
@@ -77,6 +91,8 @@ class Block:
 class Spatial(Block):
     """Attention in windows, gated by the mean of a convolution over the frame."""
 
+    kind = "spatial"
+
     def prepare(self, weights: Tensors, attn: Tensors) -> None:
         """See `Block.prepare`."""
         kept, heads = self.kept, self.config.heads
@@ -107,6 +123,8 @@ class Spatial(Block):
 
 class Channel(Block):
     """Attention between channels over the whole frame, and a convolution gated by it."""
+
+    kind = "channel"
 
     def prepare(self, weights: Tensors, attn: Tensors) -> None:
         """See `Block.prepare`."""
@@ -157,6 +175,8 @@ class Channel(Block):
 
 class Dictionary(Block):
     """Attention to a dictionary that has read the frame."""
+
+    kind = "dictionary"
 
     def prepare(self, weights: Tensors, attn: Tensors) -> None:
         """See `Block.prepare`."""
@@ -216,7 +236,7 @@ class Dictionary(Block):
         return mean[:, : len(self.words)].transpose(1, 0, 2).reshape(len(self.words), -1)
 
 
-KINDS: dict[Kind, type[Block]] = {"spatial": Spatial, "channel": Channel, "dictionary": Dictionary}
+KINDS: dict[Kind, type[Block]] = {block.kind: block for block in (Spatial, Channel, Dictionary)}
 
 
 def _depthwise(weight: Doubles) -> Doubles:

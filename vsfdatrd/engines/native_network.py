@@ -107,8 +107,7 @@ class Lane:
             t, c = free[0], free[1]
             t[:] = deep
             for block in blocks:
-                block.attend(crew, t, c)
-                block.feed_forward(crew, t)
+                block.run(crew, t, c)
             self._convolve(t, deep, c, taps)
             free = [buffer for buffer in self._maps[1:] if buffer is not c]
             deep = c

@@ -16,7 +16,7 @@ from vsfdatrd.nn.fdat_config import Config
 if TYPE_CHECKING:
     import onnx
 
-GRAPH_VERSION = "5"
+GRAPH_VERSION = "6"
 
 
 def fdat_rd_graph(

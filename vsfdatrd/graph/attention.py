@@ -32,16 +32,14 @@ class Attention:
         self.heads, self.depth = config.heads, config.embed_dim // config.heads
         self.lanes = -(-self.depth // dialect.lanes) * dialect.lanes
         """Channels of a head in attention over places, filled up with zeros."""
-        self.spatial = 0
 
-    def windows(self, n: Name, weights: Weights) -> Name:
-        """Window attention with a bias for every pair of places, the configuration's windows in turn.
+    def windows(self, n: Name, weights: Weights, window: tuple[int, int]) -> Name:
+        """Attention inside windows of so many tokens (height, width), with a bias for every pair of places.
 
         A map that is no multiple of the window is continued with zeros, which are attended to like everything else.
         """
         g, c = self.g, self.config.embed_dim
-        wh, ww = self.config.windows[self.spatial % len(self.config.windows)]
-        self.spatial += 1
+        wh, ww = window
         tall, wide = self._filled(self.height, wh), self._filled(self.width, ww)
         if continued := (tall, wide) != (self.height, self.width):
             ends = g.sides(0, 0, 0, g.reckon("Sub", tall, self.height), g.reckon("Sub", wide, self.width), 0)

@@ -6,6 +6,7 @@ channels, M dictionary tokens. H and W may be unknown until the graph runs.
 """
 
 from collections.abc import Mapping
+from itertools import cycle
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from vsfdatrd.graph.dialect import Dialect
 from vsfdatrd.graph.tails import write_tail
 from vsfdatrd.graph.weights import Array, Weights
 from vsfdatrd.graph.writer import Name, Side, Writer
+from vsfdatrd.nn import idle
 from vsfdatrd.nn.config import Kind
 from vsfdatrd.nn.fdat_config import Config, FdatConfig
 
@@ -57,6 +59,7 @@ class _Network:
         self.config, self.weights, self.g, self.dialect = config, weights, g, dialect
         self.height, self.width = (g.reckon("Div", side, config.unshuffle) for side in (height, width))
         self.attention = Attention(g, config, dialect, self.height, self.width)
+        self._windows = cycle(config.windows)
 
     def body(self, x: Name) -> Name:
         """Everything from the padded picture to the padded result, float32 at both ends."""
@@ -102,19 +105,27 @@ class _Network:
 
     def _block(self, t: Name, kind: Kind, weights: Weights) -> Name:
         g, c = self.g, self.config.embed_dim
-        n = self._norm(t, weights, "n1")
+        window = next(self._windows) if kind == "spatial" else (0, 0)  # turns with every spatial block, idle or not
+        if idle.mixes(weights, kind):
+            t = g.op("Add", t, self._up(self._mixed(self._norm(t, weights, "n1"), kind, window, weights)))
+        if idle.feeds(weights):
+            n = self._norm(t, weights, "n2")
+            t = g.op("Add", t, self._up(self._feed_forward(n, weights.below("ffn"), c)))
+        return t
+
+    def _mixed(self, n: Name, kind: Kind, window: tuple[int, int], weights: Weights) -> Name:
+        """What attention, and the convolution beside it, make of normalised tokens."""
         attn = weights.below("attn")
         match kind:
             case "spatial":
-                mixed = self._gate_by_pool(self.attention.windows(n, attn), self._local(n, weights), weights)
+                mixed = self.attention.windows(n, attn, window)
+                return self._gate_by_pool(mixed, self._local(n, weights), weights)
             case "channel":
-                bound = _largest(weights["n1.weight"], weights["n1.bias"], c)
-                mixed = self._gate_by_token(self.attention.channels(n, attn, bound), self._local(n, weights), weights)
+                bound = _largest(weights["n1.weight"], weights["n1.bias"], self.config.embed_dim)
+                mixed = self.attention.channels(n, attn, bound)
+                return self._gate_by_token(mixed, self._local(n, weights), weights)
             case _:
-                mixed = self.attention.dictionary(n, attn)
-        t = g.op("Add", t, self._up(mixed))
-        n = self._norm(t, weights, "n2")
-        return g.op("Add", t, self._up(self._feed_forward(n, weights.below("ffn"), c)))
+                return self.attention.dictionary(n, attn)
 
     def _norm(self, t: Name, weights: Weights, name: str) -> Name:
         stream = self.dialect.stream
