@@ -12,7 +12,9 @@ from vsfdatrd import own_models
 from vsfdatrd.errors import ArgumentError, CheckpointError
 from vsfdatrd.weights_file import sha256
 
-MEDIUM_SHA256: str | None = "71eb02aed09d9a6606c5e01b3da381bcddabcbca6bee8bfeae5298a50263924b"
+SMALL_SHA256 = "0435f9885a8d6e0badb0abaccb5850cb0d7212bac3ce133122ca587196c36588"
+"""SHA-256 of models/fdat_rd_small_2x.safetensors."""
+MEDIUM_SHA256 = "510f905ad27c8c2d069f53afed0975abc6b08772c5805b492fd42194e18cea43"
 """SHA-256 of models/fdat_rd_medium_2x.safetensors."""
 
 
@@ -40,7 +42,7 @@ class Model:
 
 
 _MODELS = (
-    Model("small", "fdat_rd_small_2x.safetensors", 2, "CC-BY-4.0", None, "small.md"),
+    Model("small", "fdat_rd_small_2x.safetensors", 2, "CC-BY-4.0", SMALL_SHA256, "small.md"),
     Model("medium", "fdat_rd_medium_2x.safetensors", 2, "CC-BY-4.0", MEDIUM_SHA256, "medium.md"),
     Model("aligned", "fdat_rd_medium_2x.safetensors", 2, "CC-BY-4.0", MEDIUM_SHA256, "medium.md"),
     Model("large", "fdat_rd_large_2x.safetensors", 2, "CC-BY-4.0", None, "large.md"),
