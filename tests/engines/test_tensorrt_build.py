@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from benchmarks.weights import weights_file
 from vsfdatrd import ahead
 from vsfdatrd.engines import openvino, tensorrt_library
 from vsfdatrd.engines.tensorrt_library import CLASSIC, RTX, choose, parse_target
@@ -19,7 +20,6 @@ from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineUnavailable
 from vsfdatrd.options import Options
 
 needs_rtx = pytest.mark.skipif(not RTX.installed, reason="tensorrt_rtx is not installed")
-MEDIUM = Path(__file__).resolve().parents[2] / "models/fdat_rd_medium_2x.safetensors"
 
 
 def built(
@@ -78,7 +78,8 @@ def test_the_reference_is_computed_once_for_all_kinds_of_gpu(
 def test_the_shipped_weights_at_the_sizes_of_discs(
     tmp_path: Path, target: str, precision: str, size: tuple[int, int]
 ) -> None:
-    (engine,) = built(MEDIUM, tmp_path, target, size=size, precision=precision)
+    medium, _ = weights_file("medium", tmp_path)  # with all parts at work
+    (engine,) = built(medium, tmp_path, target, size=size, precision=precision)
     facts = json.loads((engine.path / "facts.json").read_text())
     assert facts["activation_bytes"] < 500 << 20
     assert facts["seconds"] < 60

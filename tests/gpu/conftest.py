@@ -1,11 +1,10 @@
 """What every test on a GPU needs: a GPU, networks, and what they make of a picture on the CPU."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import vapoursynth as vs
 
+from benchmarks.weights import weights_file
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.engines.base import Frames
 from vsfdatrd.engines.devices import gpus
@@ -21,9 +20,9 @@ def _gpu() -> None:
 
 
 @pytest.fixture(scope="session")
-def medium() -> Checkpoint:
-    """The weights that ship."""
-    return open_checkpoint(Path(__file__).resolve().parents[2] / "models/fdat_rd_medium_2x.safetensors")
+def medium(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """The weights that ship, with all parts at work."""
+    return open_checkpoint(weights_file("medium", tmp_path_factory.mktemp("medium"))[0])
 
 
 def panned(length: int) -> vs.VideoNode:

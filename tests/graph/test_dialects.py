@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
+from benchmarks.weights import weights_file
 from tests.graph.emulation import emulate
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.engines.process import Worker
@@ -39,7 +39,6 @@ type Tensors = dict[str, Array]
 type Medium = tuple[FdatRdConfig, Tensors, torch.nn.Module]
 type Build = Callable[[onnx.ModelProto, str], dict[str, Any]]
 
-MEDIUM = Path(__file__).resolve().parents[2] / "models/fdat_rd_medium_2x.safetensors"
 FRAME = (540, 720)
 TOKENS = 97200
 """Of such a frame, unshuffled by 2."""
@@ -143,9 +142,9 @@ def parts(model: onnx.ModelProto) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def medium() -> Medium:
-    """The weights that ship."""
-    checkpoint = open_checkpoint(MEDIUM)
+def medium(tmp_path_factory: pytest.TempPathFactory) -> Medium:
+    """The weights that ship, with all parts at work."""
+    checkpoint = open_checkpoint(weights_file("medium", tmp_path_factory.mktemp("medium"))[0])
     assert checkpoint.description.config is not None
     return checkpoint.description.config, dict(checkpoint.tensors()), checkpoint.network()
 
