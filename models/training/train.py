@@ -68,18 +68,16 @@ def begin(recipe: Recipe) -> FdatRd | Unfolded:
     return Unfolded(network.configuration(recipe.variant)).to(memory_format=torch.channels_last)
 
 
-@torch.no_grad()
-def folded(recipe: Recipe, trained: Mapping[str, Tensor]) -> FdatRd:
-    """FDAT-RD with what was trained, whole or unfolded; what was not has the recipe's random weights."""
+def finished(recipe: Recipe, trained: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """FDAT-RD's tensors from those that were trained. What an unfolded training leaves out is random, by the recipe's
+    seed."""
+    if recipe.form == "whole":
+        return trained
+    unfolded = Unfolded(network.configuration(recipe.variant))
+    unfolded.load_state_dict(trained)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        whole = network.new(recipe)
-        if recipe.form == "whole":
-            whole.load_state_dict(trained)
-            return whole
-        unfolded = Unfolded(whole.config)
-        unfolded.load_state_dict(trained)
-        return fold(unfolded, whole)
+        return fold(unfolded, network.new(recipe)).state_dict()
 
 
 class Trainer:
@@ -214,7 +212,7 @@ def weights_file(folder: Path, recipe: Recipe) -> Path:
 
 def export_weights(file: Path, recipe: Recipe, averaged: Mapping[str, Tensor], step: int) -> None:
     """Averaged weights as the package reads them."""
-    export(file, folded(recipe, averaged).state_dict(), f"FDAT-RD {recipe.variant} 2x after {step} steps")
+    export(file, finished(recipe, averaged), f"FDAT-RD {recipe.variant} 2x after {step} steps")
 
 
 def run(trainer: Trainer, validation: Validation, folder: Path, *, minutes: float, steps: int) -> None:
