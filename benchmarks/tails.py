@@ -1,4 +1,4 @@
-"""How much memory the eight tails of FDAT-RD and FDAT take, beside what is estimated for them.
+"""How much memory the seven tails of FDAT-RD and FDAT that enlarge take, beside what is estimated for them.
 
 python -m benchmarks.tails [--sizes 120x120 240x240] [--tails lda ...]
 

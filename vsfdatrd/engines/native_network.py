@@ -16,7 +16,7 @@ from vsfdatrd.engines.native_blocks import HEAD, KINDS, Block, Doubles
 from vsfdatrd.engines.native_crew import Crew
 from vsfdatrd.engines.native_kernels import Floats, Kept, function
 from vsfdatrd.graph.weights import Weights as Tensors
-from vsfdatrd.nn.config import WINDOW, FdatRdConfig
+from vsfdatrd.nn.config import FdatRdConfig, in_turn
 
 WIDEST = 1024
 """Channels up to which the sums of integers leave weights at least ten bits."""
@@ -53,13 +53,10 @@ class Weights:
         patch = first["weight"].reshape(c, 3, u, u, 3, 3).transpose(0, 1, 4, 2, 5, 3).reshape(c, -1)
         self.first, self.first_bias = kept.matrix(patch), kept.floats(first["bias"])
         self.groups: list[tuple[list[Block], CArray[Any]]] = []
-        spatial = 0
-        for i, kinds in enumerate(config.groups):
+        for i, kinds in enumerate(in_turn(config.groups, config.windows)):
             group = every.below(f"groups.{i}")
             blocks: list[Block] = []
-            for j, kind in enumerate(kinds):
-                window = WINDOW if spatial % 2 == 0 else WINDOW[::-1]
-                spatial += kind == "spatial"
+            for j, (kind, window) in enumerate(kinds):
                 blocks.append(KINDS[kind](config, group.below(f"blocks.{j}"), kept, window))
             self.groups.append((blocks, kept.matrices(_taps(group["conv.weight"]))))
         self.after = kept.matrices(_taps(every["conv_after.weight"]))

@@ -6,7 +6,6 @@ channels, M dictionary tokens. H and W may be unknown until the graph runs.
 """
 
 from collections.abc import Mapping
-from itertools import cycle
 
 import numpy as np
 import onnx
@@ -17,7 +16,7 @@ from vsfdatrd.graph.tails import write_tail
 from vsfdatrd.graph.weights import Array, Weights
 from vsfdatrd.graph.writer import Name, Side, Writer
 from vsfdatrd.nn import idle
-from vsfdatrd.nn.config import Kind
+from vsfdatrd.nn.config import Kind, in_turn
 from vsfdatrd.nn.fdat_config import Config, FdatConfig
 
 FULL = np.float32
@@ -59,15 +58,14 @@ class _Network:
         self.config, self.weights, self.g, self.dialect = config, weights, g, dialect
         self.height, self.width = (g.reckon("Div", side, config.unshuffle) for side in (height, width))
         self.attention = Attention(g, config, dialect, self.height, self.width)
-        self._windows = cycle(config.windows)
 
     def body(self, x: Name) -> Name:
         """Everything from the padded picture to the padded result, float32 at both ends."""
         config, g, dialect = self.config, self.g, self.dialect
         shallow = self._up(self._first(g.cast(x, FULL, dialect.compute)))
         deep = shallow
-        for i, kinds in enumerate(config.groups):
-            deep = self._group(deep, kinds, self.weights.below(f"groups.{i}"))
+        for i, blocks in enumerate(in_turn(config.groups, config.windows)):
+            deep = self._group(deep, blocks, self.weights.below(f"groups.{i}"))
         deep = g.op("Add", self._up(g.conv(self._down(deep), self.weights["conv_after.weight"])), shallow)
         return write_tail(g, config, self.weights.below("upsampler"), self._down(deep), self.height, self.width)
 
@@ -95,17 +93,16 @@ class _Network:
         # (N, C) -> (1, H, W, C) -> (1, C, H, W)
         return self.g.transpose(self.g.reshape(tokens, 1, self.height, self.width, channels), 0, 3, 1, 2)
 
-    def _group(self, maps: Name, kinds: tuple[Kind, ...], weights: Weights) -> Name:
+    def _group(self, maps: Name, blocks: list[tuple[Kind, tuple[int, int]]], weights: Weights) -> Name:
         c = self.config.embed_dim
         t = self._to_tokens(maps, c)
-        for i, kind in enumerate(kinds):
-            t = self._block(t, kind, weights.below(f"blocks.{i}"))
+        for i, (kind, window) in enumerate(blocks):
+            t = self._block(t, kind, window, weights.below(f"blocks.{i}"))
         mixed = self.g.conv(self._to_maps(self._down(t), c), weights["conv.weight"])
         return self.g.op("Add", self._up(mixed), maps)
 
-    def _block(self, t: Name, kind: Kind, weights: Weights) -> Name:
+    def _block(self, t: Name, kind: Kind, window: tuple[int, int], weights: Weights) -> Name:
         g, c = self.g, self.config.embed_dim
-        window = next(self._windows) if kind == "spatial" else (0, 0)  # turns with every spatial block, idle or not
         if idle.mixes(weights, kind):
             t = g.op("Add", t, self._up(self._mixed(self._norm(t, weights, "n1"), kind, window, weights)))
         if idle.feeds(weights):

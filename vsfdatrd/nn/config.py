@@ -5,8 +5,9 @@ A configuration comes from a variant's name (`variant`) or is found from the sha
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from typing import ClassVar, Literal, get_args
 
 from vsfdatrd.errors import CheckpointError
@@ -192,6 +193,21 @@ def steps(scale: int, upsampler: str) -> list[int]:
     if scale > 0 and scale & (scale - 1) == 0:
         return [2] * int(math.log2(scale))
     raise ValueError(f"the {upsampler} tail cannot enlarge {scale} times: possible are powers of two and 3")
+
+
+def in_turn(
+    groups: Iterable[tuple[Kind, ...]], windows: Iterable[tuple[int, int]]
+) -> list[list[tuple[Kind, tuple[int, int]]]]:
+    """Kind and attention window of every block, by group; the window turns with every spatial one of all groups."""
+    turn = cycle(windows)
+    window = next(turn)
+    found: list[list[tuple[Kind, tuple[int, int]]]] = []
+    for kinds in groups:
+        found.append([])
+        for kind in kinds:
+            found[-1].append((kind, window))
+            window = next(turn) if kind == "spatial" else window
+    return found
 
 
 def largest_in_tail(upsampler: Upsampler, scale: int, dim: int, mid_dim: int, out_channels: int) -> int:

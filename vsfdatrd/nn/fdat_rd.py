@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vsfdatrd.nn.config import WINDOW, FdatRdConfig, Kind, Upsampler, default_drop_path, variant
+from vsfdatrd.nn.config import FdatRdConfig, Kind, Upsampler, default_drop_path, in_turn, variant
 from vsfdatrd.nn.upsample import build_upsampler
 
 
@@ -235,13 +235,10 @@ class FdatRd(nn.Module):
         c, u = config.embed_dim, config.unshuffle
         first = nn.Conv2d(config.in_channels * u * u, c, 3, padding=1)
         self.conv_first = first if u == 1 else nn.Sequential(nn.PixelUnshuffle(u), first)
-        groups, done, spatial = [], 0, 0
-        for kinds in config.groups:
+        groups, done = [], 0
+        for kinds in in_turn(config.groups, config.windows):
             blocks = []
-            for kind in kinds:
-                # The window turns with every spatial block, counted through all groups.
-                window = WINDOW if spatial % 2 == 0 else (WINDOW[1], WINDOW[0])
-                spatial += kind == "spatial"
+            for kind, window in kinds:
                 blocks.append(Block(config, kind, window, drop_path * done / max(1, config.blocks - 1)))
                 done += 1
             groups.append(ResidualGroup(c, blocks, use_checkpoint))
