@@ -65,6 +65,8 @@ class Recipe:
     """Amplitudes of the spectrum."""
     texture: float = 0.0
     """Strength of lines and texture by direction, wherever exactly they lie; sharper, at some cost in PSNR."""
+    structure: float = 0.0
+    """One minus SSIM of luma at three sizes."""
 
     flat_colours: int = 0
     """So many flat colours are shown besides in every step; they are to stay as they are, without shift or pattern."""

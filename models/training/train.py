@@ -27,11 +27,13 @@ from models.training.bank import Bank
 from models.training.curve import Log
 from models.training.data import Pool, flat_colours
 from models.training.degrade import degrade, draw
+from models.training.folding import fold, unfold
 from models.training.optimise import optimisers, rate
 from models.training.recipe import Recipe
 from models.training.state import export, load_state, save_state
-from models.training.unfolded import Unfolded, fold
+from models.training.unfolded import Unfolded
 from models.training.validate import Validation
+from models.training.widen import widen
 from vsfdatrd.checkpoint import load_model
 from vsfdatrd.nn.fdat_rd import FdatRd
 
@@ -80,6 +82,16 @@ def finished(recipe: Recipe, trained: Mapping[str, Tensor]) -> Mapping[str, Tens
         return fold(unfolded, network.new(recipe)).state_dict()
 
 
+def started(found: FdatRd, recipe: Recipe) -> FdatRd | Unfolded:
+    """The recipe's network with the weights of one there is. Raises ValueError if they are of no use for it."""
+    config = network.configuration(recipe.variant)
+    if recipe.form == "unfolded":
+        return widen(unfold(found), config)
+    if found.config != config:
+        raise ValueError(f"the weights to start from are no FDAT-RD {recipe.variant} 2x like the recipe's")
+    return found
+
+
 class Trainer:
     """A training's state, and one step of it."""
 
@@ -113,15 +125,15 @@ class Trainer:
     def start_from(self, weights: Path, minutes: float) -> None:
         """Take weights from a file and the schedule from a minute of the plan; the whole network learns at once.
 
+        An unfolded training takes those of an unfolded one, narrower ones too.
         Raises CheckpointError for a file that cannot be read, ValueError for another network's.
         """
-        if not isinstance(self.network, FdatRd) or not isinstance(self.averaged, FdatRd):
-            raise ValueError(f"an unfolded training begins by itself, and takes no weights such as {weights}")
         found = load_model(weights)
-        if not isinstance(found, FdatRd) or found.config != self.network.config:
-            raise ValueError(f"{weights} is no FDAT-RD {self.recipe.variant} 2x like the recipe's")
+        if not isinstance(found, FdatRd):
+            raise ValueError(f"{weights} is no FDAT-RD")
+        start = started(found, self.recipe)
         for net in (self.network, self.averaged):
-            net.load_state_dict(found.state_dict())
+            net.load_state_dict(start.state_dict())
         self.minutes, self.joined = minutes, 0
 
     def train_step(self) -> tuple[Tensor, float]:

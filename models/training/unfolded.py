@@ -1,9 +1,9 @@
 """FDAT-RD on single pixels instead of folded ones: what a short training learns first.
 
 A network of 2x folds 2×2 pixels into a token, so that the same little kernel has to be learned four times, once for
-every place in the token. Here a token is one pixel of C/4 channels and there is one kernel for all places; `fold` makes
-of it weights of FDAT-RD that compute the same, borders included. What a convolution does to single pixels is a case
-of what one does to tokens: its kernel reaches two pixels to each side, at most.
+every place in the token. Here a token is one pixel of C/4 channels and there is one kernel for all places.
+`folding.py` makes of it weights of FDAT-RD that compute the same, borders included: what a convolution does to single
+pixels is a case of what one does to tokens.
 
 Attention and most blocks are left out. They stand in the folded network with projections of zero, ready to be learned.
 """
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from models.training.network import cubic_taps
 from vsfdatrd.nn.config import FdatRdConfig
-from vsfdatrd.nn.fdat_rd import Block, FdatRd
 
 FOLD = 2
 """Pixels along each side of a token."""
@@ -152,93 +151,3 @@ class Unfolded(nn.Module):
             deep = group(deep)
         middle = convolve(convolve(deep, self.after) + first, self.spread, self.spread_bias)
         return cast(Tensor, self.last(self.gather(F.gelu(middle))))
-
-
-def fold_kernel(kernel: Tensor) -> Tensor:
-    """A pixels' kernel as one of tokens that does the same: (O, I, k, k), k 1, 3 or 5 -> (2, 2, O, 2, 2, I, 3, 3).
-
-    The first two axes are the place in the token that is made, the next two that in the tokens it is made from.
-    """
-    out, into, size, _ = kernel.shape
-    folded = kernel.new_zeros(FOLD, FOLD, out, FOLD, FOLD, into, 3, 3)
-    for p in range(FOLD):
-        for q in range(FOLD):
-            for row in range(size):
-                for column in range(size):
-                    (i, from_p), (j, from_q) = divmod(p + row - size // 2, FOLD), divmod(q + column - size // 2, FOLD)
-                    folded[p, q, :, from_p, from_q, :, 1 + i, 1 + j] = kernel[:, :, row, column]
-    return folded
-
-
-def fold_spread(kernel: Tensor) -> Tensor:
-    """A pixels' 3×3 kernel as the transposed one from tokens to pixels: (O, I, 3, 3) -> (4·I, O, 4, 4)."""
-    out, into, _, _ = kernel.shape
-    folded = kernel.new_zeros(FOLD, FOLD, into, out, 4, 4)
-    for p in range(FOLD):
-        for q in range(FOLD):
-            for row in range(3):
-                for column in range(3):
-                    (i, from_p), (j, from_q) = divmod(p + row - 1, FOLD), divmod(q + column - 1, FOLD)
-                    # Kernel row r of token i lies on pixel row 2i + r - 1.
-                    folded[from_p, from_q, :, :, p + 1 - 2 * i, q + 1 - 2 * j] = kernel[:, :, row, column].T
-    return folded.flatten(0, 2)
-
-
-def _tokens(kernel: Tensor) -> Tensor:
-    """A kernel of pixels as one of tokens, places before channels: (O, I, k, k) -> (4·O, 4·I, 3, 3)."""
-    return fold_kernel(kernel).flatten(0, 2).flatten(1, 3)
-
-
-def _each_place(values: Tensor) -> Tensor:
-    """The same for every place: (N, …) -> (4·N, …)."""
-    return values.repeat(FOLD**2, *[1] * (values.ndim - 1))
-
-
-@torch.no_grad()
-def fold(unfolded: Unfolded, network: FdatRd) -> FdatRd:
-    """Fill `network`, of the same configuration, with weights that compute what `unfolded` computes; returns it.
-
-    Its other blocks and all attention keep their random weights, but for the last of each, which become zero: they
-    add nothing, and learn as soon as the network is trained.
-    """
-    first = cast(nn.Conv2d, cast(nn.Sequential, network.conv_first)[1])
-    kernel = fold_kernel(unfolded.first.weight)  # the unshuffled input has places after colours: (2, 2, O, 2, 2, 3, …)
-    first.weight.copy_(kernel.permute(0, 1, 2, 5, 3, 4, 6, 7).flatten(0, 2).flatten(1, 3))
-    cast(Tensor, first.bias).copy_(_each_place(cast(Tensor, unfolded.first.bias)))
-    for group, pixels in zip(network.groups, unfolded.groups, strict=True):
-        blocks = cast(list[Block], list(cast(nn.ModuleList, group.blocks)))
-        for block in blocks:
-            _silence(block)
-        _fill(blocks[0], cast(PixelGroup, pixels))
-        cast(nn.Conv2d, group.conv).weight.copy_(_tokens(as_kernel(cast(PixelGroup, pixels).conv, 3)))
-    network.conv_after.weight.copy_(_tokens(as_kernel(unfolded.after, 3)))
-    spread, _, gather, last = cast(
-        tuple[nn.ConvTranspose2d, nn.GELU, nn.ConvTranspose2d, nn.Conv2d], tuple(network.upsampler)
-    )
-    middle = len(unfolded.spread)
-    spread.weight[:, :middle] = fold_spread(as_kernel(unfolded.spread, 3))
-    cast(Tensor, spread.bias)[:middle] = unfolded.spread_bias
-    gather.weight.zero_()
-    gather.weight[:middle] = unfolded.gather.weight
-    cast(Tensor, gather.bias).copy_(cast(Tensor, unfolded.gather.bias))
-    last.load_state_dict(unfolded.last.state_dict())
-    return network
-
-
-def _silence(block: Block) -> None:
-    """Let a block pass on what it gets."""
-    block.ffn.fc2.weight.zero_()
-    projection = cast(nn.Linear, block.attn.proj)
-    projection.weight.zero_()
-    projection.bias.zero_()
-    if block.kind != "dictionary":
-        cast(nn.Conv2d, block.conv[0]).weight.zero_()  # GELU(0) is 0
-
-
-def _fill(block: Block, pixels: PixelGroup) -> None:
-    """Give a block the feed-forward network of a group of pixels."""
-    block.n2.weight.copy_(_each_place(pixels.n2.weight))
-    block.n2.bias.copy_(_each_place(pixels.n2.bias))
-    for linear, weights in ((block.ffn.fc1, pixels.ffn.fc1), (block.ffn.fc2, pixels.ffn.fc2)):
-        linear.weight.copy_(torch.kron(torch.eye(FOLD**2), weights))  # (O, I) -> (4·O, 4·I)
-    block.ffn.smix.weight.copy_(_each_place(pixels.ffn.smix))

@@ -4,6 +4,7 @@ import torch
 from models.training import loss, network
 from models.training.recipe import Recipe
 from tests.training.reach import untouched
+from vsfdatrd.compare.metrics import ssim
 from vsfdatrd.nn.config import variant
 from vsfdatrd.nn.fdat_rd import FdatRd
 
@@ -33,12 +34,24 @@ def test_another_network_is_refused() -> None:
 
 def test_the_loss_is_least_at_the_truth() -> None:
     torch.manual_seed(0)
-    recipe = Recipe(texture=0.5)
-    truth = torch.rand(2, 3, 32, 32)
+    recipe = Recipe(texture=0.5, structure=0.5)
+    truth = torch.rand(2, 3, 48, 48)
     near, far = truth + 0.01 * torch.randn_like(truth), truth + 0.1 * torch.randn_like(truth)
     values = [float(loss.total(output, truth, recipe)) for output in (truth, near, far)]
     assert values == sorted(values)
     assert values[0] < 2e-3
+
+
+def test_structure_is_that_of_ssim() -> None:
+    """And so it minds noise on a calm picture more than on a busy one."""
+    generator = torch.Generator().manual_seed(4)
+    truth = torch.rand(1, 1, 40, 44, generator=generator).expand(-1, 3, -1, -1)
+    output = (truth + 0.1 * torch.randn(1, 1, 40, 44, generator=generator)).clamp(0, 1)
+    inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))  # our window is 9 pixels, the other's 11
+    expected = 1 - ssim(truth[0, 0].double().numpy(), output[0, 0].double().numpy())
+    assert float(loss.structure(output[inner], truth[inner], scales=1)) == pytest.approx(expected, rel=0.02)
+    grey, noise = torch.full_like(truth, 0.5), 0.02 * torch.randn(1, 1, 40, 44, generator=generator)
+    assert loss.structure(grey + noise, grey) > 2 * loss.structure(truth + noise, truth)
 
 
 def test_texture_minds_blur_more_than_displacement() -> None:

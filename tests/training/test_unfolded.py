@@ -9,12 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.training import network, train
+from models.training import network, train, widen
 from models.training.bank import Bank
 from models.training.data import Pool
+from models.training.folding import fold, fold_kernel, unfold
 from models.training.recipe import Recipe
 from models.training.state import load_state
-from models.training.unfolded import FOLD, TokenNorm, Unfolded, fold, fold_kernel
+from models.training.unfolded import FOLD, PixelGroup, TokenNorm, Unfolded
 from tests.training.reach import untouched
 from vsfdatrd.checkpoint import load_model
 from vsfdatrd.nn.config import FdatRdConfig, variant
@@ -54,6 +55,52 @@ def test_it_begins_as_interpolation(one_thread: None) -> None:
             torch.rand(1, 3, 60, 60, generator=torch.Generator().manual_seed(1))
         )
     torch.testing.assert_close(enlarged[..., 8:-8, 8:-8], expected[..., 8:-8, 8:-8])
+
+
+@pytest.mark.parametrize("name", ["tiny", "large"])
+def test_unfolding_gives_back_what_was_folded(name: str) -> None:
+    config = network.configuration(name)
+    unfolded = restless(Unfolded(config))
+    again = unfold(fold(unfolded, FdatRd(config)))
+    for (of, parameter), expected in zip(again.named_parameters(), unfolded.parameters(), strict=True):
+        assert torch.equal(parameter, expected), of
+
+
+def test_what_was_trained_on_does_not_unfold() -> None:
+    config = network.configuration("tiny")
+    folded = fold(Unfolded(config), FdatRd(config))
+    with torch.no_grad():
+        folded.conv_after.weight[1, 2, 1, 1] += 0.25
+    with pytest.raises(ValueError, match="not those of an unfolded network"):
+        unfold(folded)
+
+
+def test_a_wider_network_begins_where_the_narrow_one_stands(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = restless(Unfolded(variant("medium")))
+    picture = torch.rand(1, 3, 60, 60)
+    monkeypatch.setattr(widen, "NOISE", 0.0)
+    for group in narrow.groups:  # norms compute something else, so here they stay out of it
+        cast(PixelGroup, group).ffn.fc2.data.zero_()
+    wide = widen.widen(narrow, variant("large")).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(wide(picture), narrow(picture), atol=1e-5, rtol=1e-4)
+    monkeypatch.undo()
+    noisy = widen.widen(narrow, variant("large"))
+    copies = cast(PixelGroup, noisy.groups[0]).conv[32:]
+    assert (copies != cast(PixelGroup, wide.groups[0]).conv[32:]).any(1).all(), "copies that are alike stay so"
+    with pytest.raises(ValueError, match=r"can only be widened: .* \(48, 96, 96, 6\) .* \(32, 64, 64, 4\)"):
+        widen.widen(wide, variant("medium"))
+
+
+def test_feed_forward_networks_are_widened_too(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On doubled channels norms have the same mean and spread."""
+    config = network.configuration("tiny")
+    narrow = restless(Unfolded(config))
+    monkeypatch.setattr(widen, "NOISE", 0.0)
+    wide = widen.widen(narrow, replace(config, embed_dim=96, ffn_dim=96)).eval()
+    picture = torch.rand(1, 3, 60, 60)
+    with torch.no_grad():
+        torch.testing.assert_close(wide(picture), narrow(picture), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])
@@ -104,8 +151,10 @@ def test_a_training_writes_weights_of_fdat_rd_and_goes_on(one_thread: None, tile
     whole.start_from(file, 0.0)
     value, _ = whole.train_step()
     assert value.isfinite()
-    with pytest.raises(ValueError, match="begins by itself"):
-        trainer.start_from(file, 0.0)
+    again = train.Trainer(UNFOLDED, tiles, torch.device("cpu"))
+    again.start_from(file, 0.0)
+    with torch.no_grad():
+        torch.testing.assert_close(again.output(picture), trainer.output(picture), atol=5e-3, rtol=0)
     with pytest.raises(ValueError, match=r"the checkpoint is of tiny, unfolded, the recipe of tiny, whole"):
         whole.resume(trainer.state())
 

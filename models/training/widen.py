@@ -1,0 +1,84 @@
+"""A wider network that begins where a trained narrow one stands (Net2Net; Chen, Goodfellow and Shlens 2016).
+
+Every new channel is a copy of an old one, and what leaves a channel that has copies is shared among them: only norms,
+whose mean and spread the copies shift a little, compute something else. The copies' own weights differ by some noise,
+or they would stay copies. Groups beyond the old ones add nothing at first.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from models.training.unfolded import PixelGroup, Unfolded, as_kernel
+from vsfdatrd.nn.config import FdatRdConfig
+
+NOISE = 0.1
+"""By which a copy's own weights differ from the original's, relative to each."""
+
+
+class Copies:
+    """Which of `old` channels each of `new` ones is a copy of.
+
+    The last are copied first: the first twelve hold the interpolated colours, whose size norms feel most.
+    """
+
+    def __init__(self, old: int, new: int) -> None:
+        self.of = torch.cat([torch.arange(old), old - 1 - torch.arange(new - old) % old])
+        self.share = 1 / torch.bincount(self.of)[self.of]
+
+    def out(self, weights: Tensor) -> Tensor:
+        """Values of old channels, in the first axis, as those of new ones."""
+        copied = weights[self.of]
+        copies = copied[len(weights) :]
+        copies += NOISE * copies * torch.randn_like(copies)
+        return copied
+
+    def into(self, weights: Tensor) -> Tensor:
+        """Weights over old channels, in the second axis, as those over new ones."""
+        return weights[:, self.of] * self.share.view(-1, *[1] * (weights.ndim - 2))
+
+
+@torch.no_grad()
+def widen(narrow: Unfolded, config: FdatRdConfig) -> Unfolded:
+    """A network of `config` that computes nearly what `narrow` does.
+
+    Copies' noise comes from torch's global generator. Raises ValueError for a narrower or shorter one.
+    """
+    wide = Unfolded(config)
+    groups = [cast(PixelGroup, group) for group in narrow.groups]
+    wider = [cast(PixelGroup, group) for group in wide.groups]
+    sizes = [
+        (len(net.first.weight), len(net_groups[0].ffn.fc1), len(net.spread), len(net_groups))
+        for net, net_groups in ((narrow, groups), (wide, wider))
+    ]
+    if any(old > new for old, new in zip(*sizes, strict=True)):
+        raise ValueError(
+            "a network can only be widened: channels, hidden channels, those of the tail and groups are "
+            f"{sizes[0]} in what there is, {sizes[1]} in what is asked for"
+        )
+    (dim, hidden, middle, _), (new_dim, new_hidden, new_middle, _) = sizes
+    channels = Copies(dim, new_dim)
+    inner, tail = Copies(hidden, new_hidden), Copies(middle, new_middle)
+
+    def kernel(to: Tensor, weights: Tensor, out: Copies) -> None:
+        as_kernel(to, 3).copy_(channels.into(out.out(as_kernel(weights, 3))))
+
+    wide.first.weight.copy_(channels.out(narrow.first.weight))
+    cast(Tensor, wide.first.bias).copy_(channels.out(cast(Tensor, narrow.first.bias)))
+    for new, old in zip(wider, groups, strict=False):
+        new.n2.weight.copy_(channels.out(old.n2.weight))
+        new.n2.bias.copy_(channels.out(old.n2.bias))
+        new.ffn.fc1.copy_(channels.into(inner.out(old.ffn.fc1)))
+        new.ffn.smix.copy_(inner.out(old.ffn.smix))
+        new.ffn.fc2.copy_(inner.into(channels.out(old.ffn.fc2)))
+        kernel(new.conv, old.conv, channels)
+    for new in wider[len(groups) :]:
+        new.conv.zero_()
+    kernel(wide.after, narrow.after, channels)
+    kernel(wide.spread, narrow.spread, tail)
+    wide.spread_bias.copy_(tail.out(narrow.spread_bias))
+    wide.gather.weight.copy_(tail.out(narrow.gather.weight) * tail.share.view(-1, 1, 1, 1))
+    cast(Tensor, wide.gather.bias).copy_(cast(Tensor, narrow.gather.bias))
+    wide.last.load_state_dict(narrow.last.state_dict())
+    return wide
