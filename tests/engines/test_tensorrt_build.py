@@ -3,7 +3,8 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,10 +15,12 @@ from safetensors.numpy import save_file
 
 from benchmarks.weights import weights_file
 from vsfdatrd import ahead
-from vsfdatrd.engines import openvino, tensorrt_library
-from vsfdatrd.engines.tensorrt_library import CLASSIC, RTX, choose, parse_target
+from vsfdatrd.checkpoint import open_checkpoint
+from vsfdatrd.engines import openvino, tensorrt, tensorrt_build, tensorrt_library
+from vsfdatrd.engines.base import Job
+from vsfdatrd.engines.tensorrt_library import CLASSIC, RTX, Library, choose, parse_target
 from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineUnavailable
-from vsfdatrd.options import Options
+from vsfdatrd.options import Options, Precision
 
 needs_rtx = pytest.mark.skipif(not RTX.installed, reason="tensorrt_rtx is not installed")
 
@@ -47,6 +50,31 @@ def test_every_kind_of_gpu_gets_an_engine(tiny_model: Path, tmp_path: Path, prec
     again = built(tiny_model, tmp_path, *targets, precision=precision)
     assert [engine.path for engine in again] == [engine.path for engine in found]
     assert max(engine.seconds for engine in again) < 0.5, "what is in the cache was built again"
+
+
+@needs_rtx
+def test_fp32_is_not_rounded(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT has TF32 products unless told otherwise, as precise as fp16."""
+    configs: list[Any] = []
+
+    class Watched(Library):
+        def aim(self, trt: Any, config: Any, targets: Sequence[str]) -> None:
+            super().aim(trt, config, targets)
+            configs.append(config)
+
+    def ask(what: str, *, how: dict[str, Any], log: str, graph: str, **_: Any) -> dict[str, Any]:
+        watched, folder = Watched(*astuple(RTX)), tmp_path / job.precision
+        folder.mkdir()
+        return tensorrt_build.build(watched, Path(graph), folder, ["sm89"], how, Path(log))
+
+    monkeypatch.setattr(tensorrt._spare, "ask", ask)
+    monkeypatch.setattr(tensorrt, "_reference", lambda *_: b"")
+    precisions: tuple[Precision, ...] = ("mixed", "fp32")
+    for precision in precisions:
+        job = Job(open_checkpoint(tiny_model), 60, 60, precision)
+        tensorrt.build_for(job, tmp_path, RTX, ["sm89"])
+    flag = RTX.load().BuilderFlag.TF32
+    assert [config.get_flag(flag) for config in configs] == [True, False]
 
 
 @needs_rtx

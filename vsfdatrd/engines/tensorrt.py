@@ -160,7 +160,7 @@ def build_for(job: Job, directory: Path, library: Library, targets: Sequence[str
     os.close(number)
     # Timings serve every engine of this library.
     timings = job.state.parent / f"{library.module} {library.version}.timings" if job.state else None
-    how = {"level": _level(), "timings": timings and str(timings)}
+    how = {"level": _level(), "timings": timings and str(timings), "exact": job.precision == "fp32"}
     try:
         facts: dict[str, Any] = _spare.ask(
             "build", library=library.module, graph=str(graph), directory=str(directory), targets=list(targets), how=how,

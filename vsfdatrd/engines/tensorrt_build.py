@@ -1,5 +1,6 @@
 """From a graph to an engine, with either TensorRT. Runs in the engine's process; `tensorrt_rtx` needs no GPU for it."""
 
+import contextlib
 import json
 import time
 from collections.abc import Sequence
@@ -20,26 +21,29 @@ def build(
 ) -> dict[str, Any]:
     """Write `FILE` and `FACTS` into a directory. -> the facts: bytes for activations and weights, seconds, targets.
 
-    graph: an ONNX file. targets: kinds of GPU, such as ``sm89``. how: see `Library.tune`.
-    log: a file that everything the library says is written to. Raises EngineBuildError, naming that file.
+    graph: an ONNX file. targets: kinds of GPU, such as ``sm89``. how: see `Library.tune`; besides, `exact` is true
+    where float32 products are to be nothing less. log: a file that everything the library says is written to.
+    Raises EngineBuildError, naming that file.
     """
     trt = library.load()
     start = time.monotonic()
-    said = logger(trt, log)
-    builder = trt.Builder(said)
-    network = builder.create_network(library.network_flags(trt))
-    parser = trt.OnnxParser(network, said)
-    if not parser.parse(graph.read_bytes()):
-        errors = (parser.get_error(i) for i in range(parser.num_errors))
-        why = "; ".join(dict.fromkeys(f"{error.node_operator()}: {error.desc()}" for error in errors))
-        raise EngineBuildError(f"TensorRT does not read the network: {why or said.why()}; its full log is {log}")
-    _allow_decomposition(trt, network)
-    config = builder.create_builder_config()
-    library.aim(trt, config, targets)
-    with library.tune(config, how):
-        blob = builder.build_serialized_network(network, config)
-    if blob is None:
-        raise EngineBuildError(f"TensorRT could not build the network: {said.why()}; its full log is {log}")
+    with contextlib.closing(logger(trt, log)) as said:
+        builder = trt.Builder(said)
+        network = builder.create_network(library.network_flags(trt))
+        parser = trt.OnnxParser(network, said)
+        if not parser.parse(graph.read_bytes()):
+            errors = (parser.get_error(i) for i in range(parser.num_errors))
+            why = "; ".join(dict.fromkeys(f"{error.node_operator()}: {error.desc()}" for error in errors))
+            raise EngineBuildError(f"TensorRT does not read the network: {why or said.why()}; its full log is {log}")
+        _allow_decomposition(trt, network)
+        config = builder.create_builder_config()
+        library.aim(trt, config, targets)
+        if how.get("exact"):
+            config.clear_flag(trt.BuilderFlag.TF32)  # set by default: float32 products with the 10 bits of fp16
+        with library.tune(config, how):
+            blob = builder.build_serialized_network(network, config)
+        if blob is None:
+            raise EngineBuildError(f"TensorRT could not build the network: {said.why()}; its full log is {log}")
     (directory / FILE).write_bytes(blob)
     facts = {
         "activation_bytes": said.activation,
@@ -79,9 +83,14 @@ def logger(trt: Any, path: Path | None = None) -> Any:
                 self.activation = int(value.split()[0])
             elif name == "Total Weights":
                 self.weights = int(value.split()[0])
-            if self._file:
+            if self._file and not self._file.closed:
                 self._file.write(f"{severity.name}: {message}\n")
                 self._file.flush()
+
+        def close(self) -> None:
+            """Close the file; what is said afterwards is not written."""
+            if self._file:
+                self._file.close()
 
         def why(self) -> str:
             """The first error, which is the cause of the others."""

@@ -43,6 +43,10 @@ class Network:
         self.shapes, self.precision = {}, ""
 
 
+class BuilderFlag:
+    TF32 = object()
+
+
 class Config:
     num_compute_capabilities = 0
 
@@ -51,6 +55,9 @@ class Config:
 
     def set_compute_capability(self, capability, index):
         self.targets.append(capability.name)
+
+    def clear_flag(self, flag):
+        assert flag is BuilderFlag.TF32
 
 
 class Builder:
