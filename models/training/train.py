@@ -150,12 +150,10 @@ class Trainer:
         truth = self.pool.sample(recipe.batch, 2 * recipe.size)
         shares = draw(recipe.batch, self.generator, clean=recipe.clean, laserdisc=recipe.laserdisc)
         degraded = degrade(truth, shares, self.generator)
-        output = network.shallow(net, degraded) if warm and isinstance(net, FdatRd) else self.deep(net, degraded)
-        value = loss.total(output.float(), truth, recipe)
-        if recipe.flat_colours and not warm:
-            colours = flat_colours(recipe.flat_colours, self.generator)
-            side = FLAT if isinstance(net, Unfolded) else recipe.size
-            value = value + loss.flat(self.deep(net, colours.expand(-1, -1, side, side).contiguous()).float(), colours)
+        if warm and isinstance(net, FdatRd):
+            value = loss.total(network.shallow(net, degraded).float(), truth, recipe)
+        else:
+            value = self._loss(degraded, truth)
         net.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
@@ -167,6 +165,20 @@ class Trainer:
         else:
             self.skipped += 1
         return value.detach(), learning_rate
+
+    def _loss(self, degraded: Tensor, truth: Tensor) -> Tensor:
+        """Of a batch (B, 3, H, W) and its truth (B, 3, 2H, 2W), and of the flat colours shown besides."""
+        recipe, net = self.recipe, self.network
+        if not recipe.flat_colours:
+            return loss.total(self.deep(net, degraded).float(), truth, recipe)
+        colours = flat_colours(recipe.flat_colours, self.generator)
+        if isinstance(net, Unfolded):
+            output = self.deep(net, degraded).float()
+            flat = self.deep(net, colours.expand(-1, -1, FLAT, FLAT).contiguous()).float()
+        else:  # of one size, so that there is one network to compile
+            both = self.deep(net, torch.cat([degraded, colours.expand(-1, -1, *degraded.shape[2:])])).float()
+            output, flat = both[: recipe.batch], both[recipe.batch :]
+        return loss.total(output, truth, recipe) + loss.flat(flat, colours)
 
     @torch.no_grad()
     def _average(self) -> None:
