@@ -12,6 +12,9 @@ FEEDING = ("ffn.fc2.weight",)
 PATTERN = {"groups": (("spatial", "channel", "dictionary", "spatial"), ("channel", "dictionary"))}
 """Changes of a configuration that `silence` fits."""
 
+FOUR_TIMES = {"unshuffle": 2, "tail_scale": 4}
+"""Changes of a configuration that `unheard` fits."""
+
 
 def silence(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """With zeros in the last weights of some parts of a network of `PATTERN`, so that every kind of part is among them.
@@ -24,3 +27,10 @@ def silence(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     }  # fmt: skip
     names = {f"{block}.{part}" for block, parts in idle.items() for part in parts}
     return {name: np.zeros_like(values) if name in names else values for name, values in tensors.items()}
+
+
+def unheard(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """With a tail whose second transposed convolution reads only a half of the first one's channels."""
+    reading = tensors["upsampler.2.weight"].copy()
+    reading[1::2] = 0
+    return {**tensors, "upsampler.2.weight": reading}

@@ -11,13 +11,13 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.engines.closeness import decibels, of_network
-from tests.silence import PATTERN, silence
+from tests.silence import FOUR_TIMES, PATTERN, silence, unheard
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.engines import native, native_blocks, native_crew, native_kernels
 from vsfdatrd.engines.base import Frames
 from vsfdatrd.engines.native_blocks import Channel
 from vsfdatrd.engines.native_crew import Crew
-from vsfdatrd.engines.native_kernels import BLOCK, LEVELS, Kept, function, scratch
+from vsfdatrd.engines.native_kernels import BLOCK, LEVELS, Kept, function, scratch, spans_of
 from vsfdatrd.engines.native_network import Lane, Weights, unsuitable
 from vsfdatrd.engines.verify import drawing
 from vsfdatrd.graph.weights import Weights as Tensors
@@ -117,6 +117,54 @@ def test_idle_parts_are_left_out(make_config: MakeConfig, make_tensors: Maker, m
     monkeypatch.setattr(native_blocks, "function", counted)
     assert decibels(of_kernels(config, tensors, picture), of_network(config, tensors, picture)) > 60
     assert calls.count("feed_forward") == 2, "of six"
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_tail_computes_only_what_is_heard(make_config: MakeConfig, make_tensors: Maker) -> None:
+    config, tensors, picture = make_config(**FOUR_TIMES), unheard(make_tensors(7, **FOUR_TIMES)), drawing(60, 60)
+    assert decibels(of_kernels(config, tensors, picture), of_network(config, tensors, picture)) > 60
+    weights = Weights(config, tensors)
+    assert weights.squares is not None
+    assert not integers_of(weights.squares[0])[0][1::2].any()
+
+
+def test_where_a_matrix_is_not_zero() -> None:
+    weights = np.zeros((48, 32), np.float32)
+    weights[3, 9] = weights[5, 20] = weights[15, 31] = 1  # rows 8 to 16 and 16 to 32 of the first panel: one span
+    weights[47, 0] = weights[32, 24] = np.nan
+    spans, bounds = spans_of(weights)
+    assert spans.tolist() == [[8, 24], [0, 8], [24, 8]]
+    assert bounds.tolist() == [0, 1, 1, 3]
+    spans, bounds = spans_of(np.ones((32, 16), np.float32))
+    assert (spans.tolist(), bounds.tolist()) == ([[0, 16], [0, 16]], [0, 1, 2])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
+def test_blocks_of_zeros_are_left_out_of_products(share: float) -> None:
+    """A convolution, whose products are added to what is there, and the first one's, which are not."""
+    random = np.random.default_rng(4)
+
+    def matrix(inner: int) -> NDArray[np.float32]:
+        there = np.kron(random.random((4, inner // 8)) < share, np.ones((16, 8)))
+        return (there * random.standard_normal((64, inner))).astype(np.float32)
+
+    kept, taps = Kept(), [matrix(64) for _ in range(9)]
+    t, more = (random.standard_normal((900, 64)).astype(np.float32) for _ in range(2))
+    out = np.empty_like(t)
+    function("conv")(t, more, out, 30, 30, 0, 30, kept.matrices(taps), scratch(30, 64, 64, 32))
+    wide = np.pad(t.reshape(30, 30, 64), ((1, 1), (1, 1), (0, 0))).astype(np.float64)
+    expected = more.reshape(30, 30, 64).astype(np.float64)
+    for i, tap in enumerate(taps):
+        expected += wide[i // 3 : i // 3 + 30, i % 3 : i % 3 + 30] @ tap.T
+    np.testing.assert_allclose(out.reshape(30, 30, 64), expected, atol=2e-2)
+
+    first, bias = matrix(112), random.standard_normal(64).astype(np.float32)
+    picture = random.random((3, 60, 60), np.float32)
+    out = np.full((900, 64), np.nan, np.float32)
+    function("first")(picture, out, 30, 30, 2, 0, 30, kept.matrix(first), kept.floats(bias), scratch(30, 64, 64, 32))
+    patch = np.zeros(112)
+    patch[:108] = np.pad(picture, ((0, 0), (2, 2), (2, 2)))[:, 20:26, 40:46].ravel()  # around token (10, 20)
+    np.testing.assert_allclose(out[320], first @ patch + bias, atol=5e-3)
 
 
 @pytest.mark.parametrize("channels", [32, 128, 192])

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from tests.apart import apart
 from tests.engines.closeness import decibels, of_network
 from tests.reference import FIXTURES
-from tests.silence import PATTERN, silence
+from tests.silence import FOUR_TIMES, PATTERN, silence, unheard
 from vsfdatrd.geometry import fill_padding, padded
 from vsfdatrd.graph import GRAPH_VERSION, fdat_rd_graph
 from vsfdatrd.nn.config import META, UPSAMPLERS, FdatRdConfig, from_shapes, variant
@@ -136,6 +136,22 @@ def test_idle_parts_are_left_out(make_config: Make, make_tensors: Make, run: Run
     counts = [Counter(node.op_type for node in graph.graph.node) for graph in (whole, model)]
     # Normalised are tokens for attention and feed-forward networks, and for a dictionary to read.
     assert [count["LayerNormalization"] for count in counts] == [14, 5]
+
+
+@pytest.mark.parametrize("changes", [FOUR_TIMES, {"unshuffle": 1, "tail_scale": 4}], ids=str)
+def test_a_tail_computes_only_what_is_heard(
+    make_config: Make, make_tensors: Make, run: Run, changes: dict[str, int]
+) -> None:
+    config, tensors = make_config(**changes), unheard(make_tensors(7, **changes))
+    picture = np.random.default_rng(2).random((3, 60, 60), np.float32)
+    model = fdat_rd_graph(config, tensors, 60, 60)
+    assert decibels(run(model, picture[None])[0], of_network(config, tensors, picture)) > 90
+    sizes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    first, second = (node for node in model.graph.node if node.op_type == "ConvTranspose")
+    assert (sizes[first.input[1]][:2], sizes[second.input[1]][:2]) == ([32, 16], [16, 3])
+    deaf = {**tensors, "upsampler.2.weight": 0 * tensors["upsampler.2.weight"]}
+    plain = run(fdat_rd_graph(config, deaf, 60, 60), picture[None])[0]
+    assert np.ptp(plain[:, 8:-8, 8:-8], axis=(1, 2)).max() < 1e-5
 
 
 def test_the_graph_depends_on_every_tensor(make_config: Make, make_tensors: Make) -> None:

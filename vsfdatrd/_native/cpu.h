@@ -24,8 +24,10 @@
 typedef struct {
     const int16_t *panels; /* (columns / 16, inner / 2, 16, 2) */
     const float *scale;    /* (columns): what one step of a column's integers is worth */
-    int64_t inner;         /* a multiple of 4 */
+    int64_t inner;         /* a multiple of 16 */
     int64_t columns;       /* a multiple of 16 */
+    const int32_t *spans;  /* (spans, 2): first row and length, multiples of 8, of what is not zero in a panel */
+    const int32_t *bounds; /* (columns / 16 + 1): panel i has spans bounds[i] to bounds[i + 1] */
 } Matrix;
 
 /* A LayerNorm's (C) scale and (C) shift. */

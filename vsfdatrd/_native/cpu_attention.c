@@ -95,12 +95,13 @@ static inline void attend(const int16_t *q, const float *steps, int64_t rows, co
                           int64_t bias_apart, float *out, int64_t apart, float *tops, float *sums, float *scores,
                           int16_t *shares) {
     int64_t padded = memory->padded;
+    const int32_t head[2] = {0, HEAD}, all_keys[2] = {0, (int32_t)padded};
     for (int64_t row = 0; row < rows; row += ROWS) {
         __m256 top[ROWS];
         UNROLL for (int i = 0; i < ROWS; i++) top[i] = _mm256_set1_ps(-3e38f);
         for (int64_t key = 0; key < padded; key += COLUMNS) {
             __m256i found[12];
-            tile(q + row * HEAD, 2 * HEAD, memory->keys + key * HEAD, HEAD, found);
+            tile(q + row * HEAD, 2 * HEAD, memory->keys + key * HEAD, head, 1, found);
             __m256 left = _mm256_loadu_ps(memory->key_scale + key), right = _mm256_loadu_ps(memory->key_scale + key + 8);
             UNROLL for (int i = 0; i < ROWS; i++) {
                 __m256 step = _mm256_set1_ps(steps[row + i]);
@@ -141,7 +142,7 @@ static inline void attend(const int16_t *q, const float *steps, int64_t rows, co
         }
         for (int half = 0; half < 2; half++) {
             __m256i found[12];
-            tile(shares, 2 * padded, memory->values + half * padded * COLUMNS, padded, found);
+            tile(shares, 2 * padded, memory->values + half * padded * COLUMNS, all_keys, 1, found);
             __m256 left = _mm256_loadu_ps(memory->value_scale + 16 * half);
             __m256 right = _mm256_loadu_ps(memory->value_scale + 16 * half + 8);
             UNROLL for (int i = 0; i < ROWS; i++) {

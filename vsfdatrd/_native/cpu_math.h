@@ -148,13 +148,14 @@ static inline __m256 power_of_two(__m256 x) {
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sum), exponent));
 }
 
-/* Six rows of `a` (`stride` bytes apart) times a panel of 16 columns: sums[2 i], sums[2 i + 1] are row i's. `inner` is a
- * multiple of 8. In assembly because compilers move accumulators to memory and back at every step, which halves it.
+/* Six rows of `a` (`stride` bytes apart) times a panel of 16 columns: sums[2 i], sums[2 i + 1] are row i's. Of the
+ * panel's rows only `count` spans are taken, at least one: see Matrix. In assembly because compilers move accumulators to
+ * memory and back at every step, which halves it.
  */
 static inline __attribute__((always_inline)) void tile(const int16_t *a, int64_t stride, const int16_t *panel,
-                                                       int64_t inner, __m256i sums[12]) {
-    const char *low = (const char *)a, *high = low + 3 * stride;
-    int64_t steps = inner / 8;
+                                                       const int32_t *spans, int64_t count, __m256i sums[12]) {
+    const char *low, *high, *b;
+    int64_t steps;
 #define FDATRD_ROW(at, first, second)                                                                                  \
     "vpbroadcastd " at ", %%ymm14\n\t"                                                                                 \
     "vpmaddwd %%ymm12, %%ymm14, %%ymm15\n\t"                                                                           \
@@ -170,6 +171,16 @@ static inline __attribute__((always_inline)) void tile(const int16_t *a, int64_t
 #define FDATRD_ZERO(which) "vpxor %[" which "], %[" which "], %[" which "]\n\t"
     __asm__(FDATRD_ZERO("c0") FDATRD_ZERO("c1") FDATRD_ZERO("c2") FDATRD_ZERO("c3") FDATRD_ZERO("c4") FDATRD_ZERO("c5")
             FDATRD_ZERO("c6") FDATRD_ZERO("c7") FDATRD_ZERO("c8") FDATRD_ZERO("c9") FDATRD_ZERO("ca") FDATRD_ZERO("cb")
+            "2:\n\t"
+            "movslq (%[spans]), %[n]\n\t" /* the span's first row: 2 bytes each in `a`, 32 in the panel */
+            "lea (%[a],%[n],2), %[low]\n\t"
+            "lea (%[s],%[s],2), %[high]\n\t"
+            "add %[low], %[high]\n\t"
+            "shl $5, %[n]\n\t"
+            "lea (%[panel],%[n]), %[b]\n\t"
+            "movslq 4(%[spans]), %[n]\n\t"
+            "shr $3, %[n]\n\t"
+            "add $8, %[spans]\n\t"
             ".p2align 5\n"
             "1:\n\t" FDATRD_STEP("0", "0", "32") FDATRD_STEP("4", "64", "96") FDATRD_STEP("8", "128", "160")
             FDATRD_STEP("12", "192", "224")
@@ -177,12 +188,14 @@ static inline __attribute__((always_inline)) void tile(const int16_t *a, int64_t
             "add $16, %[low]\n\t"
             "add $16, %[high]\n\t"
             "dec %[n]\n\t"
-            "jnz 1b"
+            "jnz 1b\n\t"
+            "dec %[count]\n\t"
+            "jnz 2b"
             : [c0] "=&x"(sums[0]), [c1] "=&x"(sums[1]), [c2] "=&x"(sums[2]), [c3] "=&x"(sums[3]), [c4] "=&x"(sums[4]),
               [c5] "=&x"(sums[5]), [c6] "=&x"(sums[6]), [c7] "=&x"(sums[7]), [c8] "=&x"(sums[8]), [c9] "=&x"(sums[9]),
-              [ca] "=&x"(sums[10]), [cb] "=&x"(sums[11]), [b] "+r"(panel), [low] "+r"(low), [high] "+r"(high),
-              [n] "+r"(steps)
-            : [s] "r"(stride)
+              [ca] "=&x"(sums[10]), [cb] "=&x"(sums[11]), [b] "=&r"(b), [low] "=&r"(low), [high] "=&r"(high),
+              [n] "=&r"(steps), [spans] "+r"(spans), [count] "+r"(count)
+            : [a] "r"(a), [panel] "r"(panel), [s] "r"(stride)
             : "xmm12", "xmm13", "xmm14", "xmm15", "memory", "cc");
 #undef FDATRD_ROW
 #undef FDATRD_STEP
@@ -190,16 +203,22 @@ static inline __attribute__((always_inline)) void tile(const int16_t *a, int64_t
 }
 
 /* Rows of integers (rows, inner), each worth `steps[row]`, times a matrix -> out (rows, columns), `apart` floats from
- * row to row; `rows` is a multiple of 6. With `more`, added to what is there.
+ * row to row; `rows` is a multiple of 6. With `more`, added to what is there. Where a panel is zero, nothing is computed.
  */
 static inline void product(const int16_t *a, const float *steps, int64_t rows, const Matrix *m, float *out,
                            int64_t apart, int more) {
     for (int64_t column = 0; column < m->columns; column += COLUMNS) {
         const int16_t *panel = m->panels + column * m->inner;
+        const int32_t *bounds = m->bounds + column / COLUMNS, *spans = m->spans + 2 * bounds[0];
+        int64_t count = bounds[1] - bounds[0];
+        if (!count) {
+            for (int64_t row = 0; row < rows && !more; row++) memset(out + row * apart + column, 0, COLUMNS * 4);
+            continue;
+        }
         __m256 left = _mm256_loadu_ps(m->scale + column), right = _mm256_loadu_ps(m->scale + column + 8);
         for (int64_t row = 0; row < rows; row += ROWS) {
             __m256i sums[12];
-            tile(a + row * m->inner, 2 * m->inner, panel, m->inner, sums);
+            tile(a + row * m->inner, 2 * m->inner, panel, spans, count, sums);
             UNROLL for (int i = 0; i < ROWS; i++) {
                 float *to = out + (row + i) * apart + column;
                 __m256 step = _mm256_set1_ps(steps[row + i]);

@@ -23,7 +23,7 @@ from vsfdatrd.options import Precision
 
 log = logging.getLogger(__name__)
 
-GRAPH_VERSION = "2"
+GRAPH_VERSION = "3"
 """Raised when the kernels would give other pictures: then they are verified again."""
 ANY_SIZE = True
 WEIGHTS = "weights.npz"

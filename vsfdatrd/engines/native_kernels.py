@@ -19,6 +19,8 @@ type Argument = NDArray[Any] | Structure | Array[Any] | int | None
 
 COLUMNS = 16
 """Columns of a matrix come in multiples of so many."""
+STEP = 8
+"""Rows of a matrix that a product takes at a time."""
 BLOCK = 60
 """Tokens that go through a layer together."""
 KEYS = 304
@@ -28,9 +30,12 @@ LEVELS = 8191
 
 
 class Matrix(Structure):
-    """Weights made ready for products of 16-bit integers; see `packed`."""
+    """Weights made ready for products of 16-bit integers; see `Kept.matrix`."""
 
-    _fields_ = (("panels", c_void_p), ("scale", c_void_p), ("inner", c_int64), ("columns", c_int64))
+    _fields_ = (
+        ("panels", c_void_p), ("scale", c_void_p), ("inner", c_int64), ("columns", c_int64), ("spans", c_void_p),
+        ("bounds", c_void_p),
+    )  # fmt: skip
 
 
 class Norm(Structure):
@@ -121,7 +126,10 @@ class Kept:
         return (Matrix * len(weights))(*map(self.matrix, weights))
 
     def matrix(self, weights: Any) -> Matrix:
-        """A matrix (columns, inner); columns and inner are filled up with zeros to multiples of 16."""
+        """A matrix (columns, inner); columns and inner are filled up with zeros to multiples of 16.
+
+        Zeros in blocks of 16 columns and 8 rows cost nothing in a product.
+        """
         source = np.asarray(weights, np.float32)
         columns, inner = (-(-side // COLUMNS) * COLUMNS for side in source.shape)
         full = np.zeros((columns, inner), np.float32)
@@ -129,7 +137,20 @@ class Kept:
         panels = self.keep(np.empty(columns * inner, np.int16))
         scale = self.keep(np.empty(columns, np.float32))
         function("pack")(full, columns, inner, panels, scale)
-        return Matrix(panels.ctypes.data, scale.ctypes.data, inner, columns)
+        spans, bounds = map(self.keep, spans_of(full))
+        return Matrix(panels.ctypes.data, scale.ctypes.data, inner, columns, spans.ctypes.data, bounds.ctypes.data)
+
+
+def spans_of(weights: Floats) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Where the panels of a matrix (columns, inner) are not zero: (first row, length) of every span, (spans, 2), and
+    the number of spans before each panel and after the last, (columns / 16 + 1)."""
+    columns, inner = weights.shape
+    blocks = weights.reshape(columns // COLUMNS, COLUMNS, inner // STEP, STEP).any(axis=(1, 3))
+    edges = np.diff(np.pad(blocks, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    (panel, begins), (_, ends) = np.nonzero(edges == 1), np.nonzero(edges == -1)
+    spans = STEP * np.stack([begins, ends - begins], axis=1)
+    bounds = np.searchsorted(panel, np.arange(len(blocks) + 1))
+    return np.ascontiguousarray(spans, np.int32), bounds.astype(np.int32)
 
 
 def _passed(argument: Argument) -> Any:

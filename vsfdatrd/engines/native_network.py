@@ -16,6 +16,7 @@ from vsfdatrd.engines.native_blocks import HEAD, KINDS, Block, Doubles
 from vsfdatrd.engines.native_crew import Crew
 from vsfdatrd.engines.native_kernels import Floats, Kept, function
 from vsfdatrd.graph.weights import Weights as Tensors
+from vsfdatrd.nn import idle
 from vsfdatrd.nn.config import FdatRdConfig, in_turn
 
 WIDEST = 1024
@@ -64,8 +65,9 @@ class Weights:
         self.squares = self.square_bias = None
         layer = 0
         if config.tail_scale == 4:
-            self.squares = kept.matrices(_squares(tail["0.weight"]))
-            self.square_bias = kept.floats(tail["0.bias"])
+            heard = idle.heard(tail)  # the other channels are zero
+            self.squares = kept.matrices(_squares(tail["0.weight"] * heard[:, None, None]))
+            self.square_bias = kept.floats(tail["0.bias"] * heard)
             layer = 2
         self.planes = kept.matrices(_nine(tail[f"{layer}.weight"]))
         self.planes_bias = kept.floats(tail[f"{layer}.bias"])

@@ -16,7 +16,7 @@ from vsfdatrd.nn.fdat_config import Config
 if TYPE_CHECKING:
     import onnx
 
-GRAPH_VERSION = "6"
+GRAPH_VERSION = "7"
 
 
 def fdat_rd_graph(

@@ -7,13 +7,18 @@ wide picture would be off by a third of a pixel.
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vsfdatrd.graph.weights import Array, Weights
 from vsfdatrd.graph.writer import Name, Side, Writer
+from vsfdatrd.nn import idle
 from vsfdatrd.nn.config import GROUPS, steps
 from vsfdatrd.nn.fdat_config import Config
 
 FULL = np.float32
+
+type Channels = NDArray[np.bool_] | slice
+ALL = slice(None)
 
 
 def write_tail(g: Writer, config: Config, weights: Weights, x: Name, height: Side, width: Side) -> Name:
@@ -56,11 +61,13 @@ class _Tail:
                     x = self._leaky(self._nearest(self._conv(x), step))
                 return self._conv(self._leaky(self._conv(x)))
             case "transpose+conv":
-                x = self._transposed(x, 3 if s == 3 else 2)
                 if s == 4:
-                    x = g.op("Gelu", x)
+                    heard = idle.heard(self.weights)
+                    x = g.op("Gelu", self._transposed(x, 2, out=heard))
                     self.layer += 1
-                    x = self._transposed(x, 2)
+                    x = self._transposed(x, 2, into=heard)
+                else:
+                    x = self._transposed(x, s)
                 return self._conv(x)
             case "pa_up":
                 for step in steps(s, config.upsampler):
@@ -97,14 +104,16 @@ class _Tail:
             coordinate_transformation_mode="asymmetric",
         )  # fmt: skip
 
-    def _transposed(self, x: Name, step: int) -> Name:
+    def _transposed(self, x: Name, step: int, into: Channels = ALL, out: Channels = ALL) -> Name:
+        """into, out: which of its channels are there, and which are wanted."""
         w = self.weights.below(str(self.layer))
         self.layer += 1
+        weight, bias = w["weight"][into][:, out], w["bias"][out]
         if self.g.dtype.name == "bfloat16":
-            return self._interleaved(x, w["weight"], w["bias"], step)
+            return self._interleaved(x, weight, bias, step)
         side, pad = (3, 0) if step == 3 else (4, 1)
         return self.g.op(
-            "ConvTranspose", x, self.g.constant(w["weight"]), self.g.constant(w["bias"]),
+            "ConvTranspose", x, self.g.constant(weight), self.g.constant(bias),
             kernel_shape=[side, side], strides=[step, step], pads=[pad] * 4,
         )  # fmt: skip
 

@@ -5,13 +5,14 @@ Trainings begin with such parts, and where one was short it ends with them. What
 
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from vsfdatrd.nn.config import Kind
 
 
 class Tensors(Protocol):
-    """A block's tensors by their names in a checkpoint."""
+    """The tensors of a block, or of a tail, by their names in a checkpoint."""
 
     def __getitem__(self, name: str) -> NDArray[Any]: ...
 
@@ -26,3 +27,12 @@ def mixes(block: Tensors, kind: Kind) -> bool:
 def feeds(block: Tensors) -> bool:
     """Whether the feed-forward network adds anything to the tokens."""
     return bool(block["ffn.fc2.weight"].any())
+
+
+def heard(tail: Tensors) -> NDArray[np.bool_]:
+    """Which channels of the map between the two transposed convolutions of `transpose+conv` the second one reads: (C).
+
+    All, if it reads none: a map without channels is none.
+    """
+    found: NDArray[np.bool_] = tail["2.weight"].any(axis=(1, 2, 3))
+    return found if found.any() else ~found
