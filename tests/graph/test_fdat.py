@@ -14,7 +14,7 @@ pytest.importorskip("spandrel")
 
 from tests.fdats import BODIES, TAILS, by_spandrel, fdat, named
 from tests.graph.emulation import emulate
-from tests.graph.test_dialects import by_runtime, strayed
+from tests.graph.running import by_runtime, strayed
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.engines import tensorrt as engine
 from vsfdatrd.engines.base import Job

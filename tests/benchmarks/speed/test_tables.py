@@ -1,0 +1,83 @@
+"""Tables and pictures of results, and the command that makes them."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as front
+from benchmarks.speed.cases import OURS
+from benchmarks.speed.plot import draw
+from benchmarks.speed.table import compared, table
+from tests.benchmarks.speed.results import result, row
+
+
+def test_table() -> None:
+    about = {"busy_seconds_per_frame": 0.05, "joules_per_frame": 12.3, "memory_mib": 900}
+    rows = [
+        row(OURS, 20.0, psnr_to_pytorch_db=72.4),
+        row("PyTorch", 10.0),
+        row("x", 1.0, missing="not there"),
+    ]
+    del rows[2]["fps"]
+    lines = table(rows).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert "20.00" in lines[2]
+    assert "72 dB" in lines[2]
+    assert "2.00×" in lines[3]
+    assert "not measured: not there" in lines[4]
+    assert "VRAM" not in lines[0]
+    rows[0]["gpu"] = about
+    lines = table(rows).splitlines()
+    assert "VRAM" in lines[0]
+    assert "12.3" in lines[2]
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_two_results_compared() -> None:
+    old, new = result(row(OURS, 10.0), row("gone", 1.0))["result"], result(row(OURS, 15.0), row("new", 1.0))["result"]
+    text = compared(old, new)
+    assert "| 1.50" in text
+    assert "gone" not in text
+    assert compared(old, result(row("new", 1.0))["result"]) == "The two results have no case in common."
+
+
+def test_pictures(tmp_path: Path) -> None:
+    from PIL import Image
+
+    sweep = [row(OURS, 400 / w, size=[w, w]) for w in (100, 200, 400)]
+    one = result(row(OURS, 20.0), row("PyTorch", 10.0))
+    one["result"]["groups"].append({"name": "sweep", "title": "", "rows": sweep})
+    draw([one], tmp_path / "one.png")
+    draw([one, result(row(OURS, 30.0), gpus=("a GPU",))], tmp_path / "two.png")
+    one["result"]["groups"] = one["result"]["groups"][1:]
+    draw([one], tmp_path / "curve.png")
+    for name in ("one.png", "two.png", "curve.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.width > 800
+            assert len(picture.convert("RGB").getcolors(1 << 20) or ()) > 50
+    with pytest.raises(ValueError, match="nothing in these results"):
+        draw([result()], tmp_path / "none.png")
+
+
+def test_front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = []
+    for name, fps in (("old", 10.0), ("new", 12.0)):
+        files.append(f"{name}.json")
+        Path(files[-1]).write_text(json.dumps(result(row(OURS, fps))))
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--compare", *files])
+    assert front.main() == 0
+    assert "1.20" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--chart", *files])
+    assert front.main() == 0
+    assert Path("chart.png").stat().st_size > 10_000
+    Path("bad.json").write_text("[]")
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--compare", "old.json", "bad.json"])
+    with pytest.raises(SystemExit, match=r"bad\.json cannot be read as a result"):
+        front.main()
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--size", "large"])
+    with pytest.raises(SystemExit):
+        front.main()
+    assert "'large' is not a size" in capsys.readouterr().err

@@ -1,0 +1,33 @@
+"""Where the time goes: the machine's ceiling, the filter's parts, the engine's layers."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import anatomy
+from benchmarks.ceiling import best, ceiling
+from benchmarks.layers import by_kind, layers
+from vsfdatrd.checkpoint import open_checkpoint
+from vsfdatrd.errors import EngineError
+
+
+def test_ceiling_is_above_what_a_loop_reaches() -> None:
+    found = ceiling(gpu=False)
+    assert 1e9 < found.flops < 1e13
+    assert 1e9 < found.bandwidth < 1e12
+    assert 0.01 < best(lambda: time.sleep(0.01), lambda: None, times=3) < 0.2
+
+
+@pytest.mark.slow
+def test_anatomy(tiny_model: Path) -> None:
+    steps = anatomy.timeline(open_checkpoint(tiny_model), 60, 60)
+    assert list(steps)[-1] == "the whole filter"
+    assert all(seconds > 0 for seconds in steps.values())
+    found = layers("openvino", tiny_model, 60, 60)
+    assert found == sorted(found, key=lambda layer: -layer[2])
+    kinds = by_kind(found)
+    assert {"Convolution", "FullyConnected"} <= {kind for kind, _, _ in kinds}
+    assert sum(seconds for _, _, seconds in kinds) == pytest.approx(sum(seconds for _, _, seconds in found))
+    with pytest.raises(EngineError):
+        layers("tensorrt", tiny_model, 60, 60)

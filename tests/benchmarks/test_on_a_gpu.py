@@ -1,0 +1,53 @@
+"""Benchmarks on a GPU that is made of Python."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks import guard
+from benchmarks.layers import by_kind
+
+FAKE_GPU = Path(__file__).parents[1] / "engines" / "fake_gpu"
+
+
+def on_fake_gpu(module: str, *arguments: str, faults: str = "") -> "subprocess.CompletedProcess[str]":
+    environment = os.environ | {"PYTHONPATH": f"{FAKE_GPU}{os.pathsep}{guard.ROOT}", "FAKE_GPU": faults}
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_harness_on_a_gpu(identity_2x: Path, tmp_path: Path) -> None:
+    out = tmp_path / "speed"
+    done = on_fake_gpu(
+        "benchmarks", "--full", "--groups", "headline", "engines", "--model", str(identity_2x), "--size", "60x60",
+        "--rounds", "1", "--seconds", "0.05", "--only", "vapoursynth-mlrt-trt-rtx", "--out", str(out),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    saved = json.loads(out.with_suffix(".json").read_text())
+    assert saved["machine"]["gpus"] == ["Fake RTX"]
+    headline, engines = saved["result"]["groups"]
+    ours, alone, encode, peer = headline["rows"]
+    assert ours["fps"]["median"] > 0
+    assert alone["fps"]["median"] > 0
+    assert encode["fps"]["median"] > 0
+    assert "vapoursynth-mlrt-trt-rtx" in peer["missing"]
+    tried = [(row["backend"], row["precision"]) for row in engines["rows"] if row["backend"] == "tensorrt"]
+    assert tried == [("tensorrt", p) for p in ("fp16", "mixed", "bf16", "fp32")]
+    for row in engines["rows"]:
+        assert "fps" in row or (row["backend"] == "native" and "cannot run" in row["error"]), done.stdout
+    assert out.with_suffix(".png").exists()
+    assert str(tmp_path) not in out.with_suffix(".json").read_text()
+
+
+def test_layers_of_tensorrt(tiny_model: Path) -> None:
+    done = on_fake_gpu("benchmarks.layers", "tensorrt", str(tiny_model), "60x60")
+    assert done.returncode == 0, done.stderr
+    found = [(name, kind, seconds) for name, kind, seconds in json.loads(done.stdout.splitlines()[-1])]
+    assert [name for name, *_ in found] == ["attention_2", "conv_3", "conv_1"]
+    assert [(kind, count, round(seconds, 6)) for kind, count, seconds in by_kind(found)] == [
+        ("attention", 1, 0.003), ("conv", 2, 0.0025),
+    ]  # fmt: skip
+    silent = on_fake_gpu("benchmarks.layers", "tensorrt", str(tiny_model), "60x60", faults="silent")
+    assert "does not tell how long its layers take" in silent.stderr

@@ -1,0 +1,29 @@
+"""The weights that are measured."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.weights import weights_file
+from vsfdatrd.checkpoint import open_checkpoint
+from vsfdatrd.errors import FdatrdError
+
+
+def test_random_weights_stand_in_for_those_that_are_not_trained(tmp_path: Path) -> None:
+    file, trained = weights_file("large", tmp_path)
+    again, _ = weights_file("large", tmp_path)
+    assert file == again
+    assert open_checkpoint(file).description.scale == 2
+    assert trained == (tmp_path not in file.parents)
+    assert weights_file("my.safetensors", tmp_path) == (Path("my.safetensors"), True)
+    with pytest.raises(FdatrdError, match="nowhere"):
+        weights_file("nowhere", tmp_path)
+
+
+def test_what_is_measured_has_all_parts_at_work(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    file, trained = weights_file("medium", tmp_path)
+    assert trained
+    assert all(values.any() for values in load_file(file).values())
+    assert weights_file("medium", tmp_path)[0] == file

@@ -1,0 +1,35 @@
+"""Weights of a small FDAT-RD, and files that must be refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vsfdatrd.checkpoint import open_checkpoint
+from vsfdatrd.errors import CheckpointError
+
+type Tensors = dict[str, Any]
+type Maker = Callable[..., Tensors]
+
+
+@pytest.fixture(scope="module")
+def tensors(make_tensors: Maker) -> Tensors:
+    """Weights of a small FDAT-RD; its window bias, most of the file, is left out."""
+    return make_tensors(groups=(("channel", "dictionary"),))
+
+
+@pytest.fixture(scope="module")
+def state(tensors: Tensors) -> dict[str, torch.Tensor]:
+    """The same as torch tensors."""
+    return {name: torch.from_numpy(values) for name, values in tensors.items()}
+
+
+def _refused(path: Path) -> str:
+    """What is said of a file that must be refused; it has to name it."""
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(path)
+    said = str(caught.value)
+    assert str(path) in said
+    return said.replace(str(path), "FILE")
