@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino  # noqa: F401 - before VapourSynth loads vs-mlrt's, after which Python's own does not load
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks import guard
 from benchmarks.layers import by_kind
 
@@ -18,6 +20,7 @@ def on_fake_gpu(module: str, *arguments: str, faults: str = "") -> "subprocess.C
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 def test_the_harness_on_a_gpu(identity_2x: Path, tmp_path: Path) -> None:
     out = tmp_path / "speed"
     done = on_fake_gpu(

@@ -26,7 +26,7 @@ def state(tensors: Tensors) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(values) for name, values in tensors.items()}
 
 
-def _refused(path: Path) -> str:
+def refused(path: Path) -> str:
     """What is said of a file that must be refused; it has to name it."""
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(path)

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
-from tests.checkpoint.conftest import Tensors, _refused
+from tests.checkpoint.conftest import Tensors, refused
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.errors import CheckpointError
 from vsfdatrd.weights_file import SafetensorsFile
@@ -60,7 +60,7 @@ def _entry(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict
     ],
 )  # fmt: skip
 def test_header_that_is_wrong(tmp_path: Path, header: object, said: str) -> None:
-    found = _refused(_with_header(tmp_path / "a.safetensors", header, bytes(8)))
+    found = refused(_with_header(tmp_path / "a.safetensors", header, bytes(8)))
     assert said in found
     assert "download it again" in found or "convert it" in found
 
@@ -69,7 +69,7 @@ def test_header_that_is_wrong(tmp_path: Path, header: object, said: str) -> None
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
 def test_header_length_that_is_absurd(tmp_path: Path, length: int, suffix: str) -> None:
     path = _with_header(tmp_path / f"a{suffix}", {"a": _entry()}, bytes(8), length)
-    assert "header" in _refused(path) or "is neither" in _refused(path)
+    assert "header" in refused(path) or "is neither" in refused(path)
 
 
 def test_lying_headers_allocate_nothing(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_lying_headers_allocate_nothing(tmp_path: Path) -> None:
         file.truncate(2**33 + 8)
     tracemalloc.start()
     for path in paths:
-        _refused(path)
+        refused(path)
     with pytest.raises(CheckpointError, match="header cannot be"):
         SafetensorsFile(tmp_path / "c.safetensors")
     peak = tracemalloc.get_traced_memory()[1]
@@ -89,11 +89,11 @@ def test_lying_headers_allocate_nothing(tmp_path: Path) -> None:
 
 
 def test_no_tensors_at_all(tmp_path: Path) -> None:
-    assert "holds no weights" in _refused(_with_header(tmp_path / "a.safetensors", {"__metadata__": {"a": "b"}}))
+    assert "holds no weights" in refused(_with_header(tmp_path / "a.safetensors", {"__metadata__": {"a": "b"}}))
     torch.save({"epoch": 5}, path := tmp_path / "a.pth")
-    assert "holds no weights" in _refused(path)
+    assert "holds no weights" in refused(path)
     torch.save([1, 2], path)
-    assert "holds no weights" in _refused(path)
+    assert "holds no weights" in refused(path)
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy"])
@@ -107,7 +107,7 @@ def test_truncated_anywhere(tmp_path: Path, tensors: Tensors, state: Tensors, ki
     for length in (*range(1, 24), 100, 600, 2000, len(whole) // 2, len(whole) - 100, len(whole) - 1):
         path.write_bytes(whole[:length])
         os.utime(path, ns=(length, length))
-        assert "; " in _refused(path), length
+        assert "; " in refused(path), length
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

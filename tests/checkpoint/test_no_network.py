@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from tests.checkpoint.conftest import Tensors, _refused
+from tests.checkpoint.conftest import Tensors, refused
 from vsfdatrd.checkpoint import load_model, open_checkpoint
 from vsfdatrd.errors import CheckpointError
 from vsfdatrd.nn.config import META
@@ -45,7 +45,7 @@ BERT = {
 def test_network_for_something_else(tmp_path: Path) -> None:
     pytest.importorskip("spandrel")
     save_file(BERT, path := tmp_path / "bert.safetensors")
-    said = _refused(path)
+    said = refused(path)
     assert "is no image network that is known here (its tensors are encoder.layer.0.attention.self.key.bias, " in said
     assert "give the weights of an FDAT-RD or of an architecture spandrel supports" in said
 
@@ -54,7 +54,7 @@ def test_other_networks_without_spandrel(tmp_path: Path, monkeypatch: pytest.Mon
     save_file(BERT, path := tmp_path / "bert.safetensors")
     monkeypatch.setitem(sys.modules, "spandrel", None)
     assert "is not an FDAT-RD; other image networks need the package spandrel: pip install vsfdatrd[spandrel]" in (
-        _refused(path)
+        refused(path)
     )
 
 
@@ -81,4 +81,4 @@ def test_other_networks_without_spandrel(tmp_path: Path, monkeypatch: pytest.Mon
 def test_fdat_rd_that_does_not_fit_together(tmp_path: Path, tensors: Tensors, change: Tensors, said: str) -> None:
     changed = {name: values for name, values in (tensors | change).items() if values is not None}
     save_file(changed, path := tmp_path / "a.safetensors")
-    assert said in _refused(path)
+    assert said in refused(path)

@@ -7,26 +7,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.checkpoint.conftest import _refused
+from tests.checkpoint.conftest import refused
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.errors import CheckpointError
 
 
 def test_missing(tmp_path: Path) -> None:
-    said = _refused(tmp_path / "no.pth")
+    said = refused(tmp_path / "no.pth")
     assert said == "the weights file 'FILE' does not exist; check the path, or give a name of the catalogue"
     with pytest.raises(CheckpointError, match="cannot be opened"):
         open_checkpoint("a\0b.pth")
 
 
 def test_directory(tmp_path: Path) -> None:
-    assert "is a directory; give the path of a .safetensors or .pth file in it" in _refused(tmp_path)
+    assert "is a directory; give the path of a .safetensors or .pth file in it" in refused(tmp_path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_pipe_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(path := tmp_path / "pipe.pth")
-    assert "is a device or a pipe" in _refused(path)
+    assert "is a device or a pipe" in refused(path)
 
 
 def test_unreadable(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +40,7 @@ def test_unreadable(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.Monkey
         return opened(self, *arguments)
 
     monkeypatch.setattr(Path, "open", refuse)
-    assert "cannot be read ([Errno 13] Permission denied); check its permissions" in _refused(path)
+    assert "cannot be read ([Errno 13] Permission denied); check its permissions" in refused(path)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ""])
@@ -58,7 +58,7 @@ def test_unreadable(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.Monkey
 def test_other_content(tmp_path: Path, content: bytes, said: str, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(content)
-    found = _refused(path)
+    found = refused(path)
     assert any(part in found for part in said.split("|"))
 
 
@@ -66,4 +66,4 @@ def test_other_content(tmp_path: Path, content: bytes, said: str, suffix: str) -
 def test_weights_of_other_programs(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.bin"
     path.write_bytes(content + bytes(100))
-    assert "; " in _refused(path) or "not an image network" in _refused(path)
+    assert "; " in refused(path) or "not an image network" in refused(path)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.checkpoint.conftest import Tensors, _refused
+from tests.checkpoint.conftest import Tensors, refused
 
 
 class _Payload:
@@ -33,7 +33,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, state: Tensor
         torch.save(tree, path, _use_new_zipfile_serialization=False)
     else:
         path.write_bytes(pickle.dumps(_Payload(ran), protocol=int(how[-1])))
-    said = _refused(path)
+    said = refused(path)
     assert not ran.exists()
     if how.endswith("0"):  # nothing tells such a file from any other text
         assert "is neither a safetensors nor a PyTorch file" in said
@@ -48,7 +48,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, state: Tensor
 
 def test_whole_modules_are_refused(tmp_path: Path) -> None:
     torch.save(torch.nn.Conv2d(3, 3, 3), path := tmp_path / "a.pt")
-    assert "would run code (torch.nn.modules.conv.Conv2d); save its state_dict()" in _refused(path)
+    assert "would run code (torch.nn.modules.conv.Conv2d); save its state_dict()" in refused(path)
 
 
 def test_torchscript_is_refused(tmp_path: Path) -> None:
@@ -56,14 +56,14 @@ def test_torchscript_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in (("a/constants.pkl", b"\x80\x02)."), ("a/data.pkl", b"\x80\x02}."), ("a/version", b"3\n")):
             archive.writestr(name, content)
-    assert "is a TorchScript program, which would run code" in _refused(path)
+    assert "is a TorchScript program, which would run code" in refused(path)
 
 
 def test_archives_that_are_no_weights(tmp_path: Path, state: Tensors) -> None:
     path = tmp_path / "a.pth"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "weights are elsewhere")
-    assert "is a zip archive without PyTorch weights; unpack it" in _refused(path)
+    assert "is a zip archive without PyTorch weights; unpack it" in refused(path)
 
 
 def test_compressed_archives_are_not_unpacked(tmp_path: Path, state: Tensors) -> None:
@@ -72,21 +72,21 @@ def test_compressed_archives_are_not_unpacked(tmp_path: Path, state: Tensors) ->
     with zipfile.ZipFile(buffer) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
         for record in old.infolist():
             new.writestr(record.filename, old.read(record))
-    assert "has compressed parts, which PyTorch does not write" in _refused(path)
+    assert "has compressed parts, which PyTorch does not write" in refused(path)
 
 
 def test_tensors_that_claim_more_than_the_file_holds(tmp_path: Path, state: Tensors) -> None:
     torch.save(state | {"conv_after.weight": torch.zeros(1).expand(2**20, 2**20)}, path := tmp_path / "a.pth")
-    assert "claim to hold 4,398," in _refused(path)
+    assert "claim to hold 4,398," in refused(path)
 
 
 def test_sparse_tensors_are_not_weights(tmp_path: Path, state: Tensors) -> None:
     name = "conv_after.weight"
     torch.save(state | {name: state[name].to_sparse()}, path := tmp_path / "a.pth")
-    assert f"lacks '{name}'" in _refused(path)
+    assert f"lacks '{name}'" in refused(path)
 
 
 def test_pth_without_torch(tmp_path: Path, state: Tensors, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(state, path := tmp_path / "a.pth")
     monkeypatch.setattr("vsfdatrd.weights_file.find_spec", lambda name: None)
-    assert "is in PyTorch's format; reading it needs PyTorch: pip install torch" in _refused(path)
+    assert "is in PyTorch's format; reading it needs PyTorch: pip install torch" in refused(path)

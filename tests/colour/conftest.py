@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator
 
 import numpy as np
-import openvino  # noqa: F401 - before VapourSynth loads vs-mlrt's, after which Python's own does not load
 import pytest
 
 from tests.clips import WEIGHTS, YCGCO_SPAN, Array, decode, from_codes, to_codes

@@ -28,10 +28,6 @@ HALF: tuple[Precision, ...] = ("fp16", "bf16", "mixed")
 tiny = pytest.mark.usefixtures("one_thread")  # threads cost small networks more than they save
 
 
-def named(changes: dict[str, Any]) -> str:
-    return " ".join(f"{key}={value}" for key, value in changes.items())
-
-
 def by_runtime(model: onnx.ModelProto, x: Array, threads: int = 1) -> Array:
     """What ONNX Runtime makes of a model and its input."""
     options = onnxruntime.SessionOptions()

@@ -104,7 +104,6 @@ def test_garbage_is_no_result(noise: float, good: bool, tmp_path: Path) -> None:
     assert ("error" in found) != good
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("depth", "wanted", "frames"),
     [(1, 0.3, 2), (1, 7.2, 8), (2, 1.3, 4), (2, 4.1, 6), (3, 7, 9), (12, 30, 36), (5, 1e9, 4095)],

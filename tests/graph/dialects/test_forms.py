@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.fdats import named
 from tests.graph.dialects.conftest import Medium
 from tests.graph.emulation import emulate
 from tests.graph.running import (
@@ -18,7 +19,6 @@ from tests.graph.running import (
     by_runtime,
     by_torch,
     graph_for,
-    named,
     network_of,
     noise,
     off,

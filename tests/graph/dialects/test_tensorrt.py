@@ -7,7 +7,8 @@ from typing import Any
 import onnx
 import pytest
 
-from tests.graph.running import HALF, Make, named, parts
+from tests.fdats import named
+from tests.graph.running import HALF, Make, parts
 from vsfdatrd.engines.process import Worker
 from vsfdatrd.graph import fdat_rd_graph
 from vsfdatrd.graph.dialect import tensorrt
