@@ -1,7 +1,7 @@
 """Weights to measure with: those that ship, else random ones of the right shapes.
 
-Speed does not depend on which, but for parts that add nothing (`vsfdatrd.nn.idle`), which engines leave out. A network
-is measured with all of its parts at work, as those that are trained to the end have them.
+Speed does not depend on which, but for parts that add nothing (`vsfdatrd.nn.idle`) and blocks of zeros, which engines
+leave out. A network is measured with all of its parts at work, as those that are trained to the end have them.
 """
 
 import math
@@ -35,14 +35,14 @@ def random_tensors(config: Config) -> dict[str, NDArray[Any]]:
 
 
 def _at_work(file: Path, folder: Path) -> Path:
-    """The file itself, or a copy in which tensors of zeros have small random values instead."""
+    """The file itself, or a copy that has small random values in the place of zeros."""
     tensors = load_file(file)
-    idle = [name for name, values in tensors.items() if not values.any()]
+    idle = {name: values == 0 for name, values in tensors.items() if name != META and not values.all()}
     if not idle:
         return file
     random = np.random.default_rng(0)
-    for name in idle:
-        tensors[name] = (1e-3 * random.standard_normal(tensors[name].shape)).astype(tensors[name].dtype)
+    for name, zeros in idle.items():
+        tensors[name][zeros] = 1e-3 * random.standard_normal(int(zeros.sum()))
     path = folder / f"{file.stem}_at_work.safetensors"
     if not path.exists():
         save_file(tensors, path)

@@ -105,16 +105,18 @@ def test_speed_is_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     medium = CATALOGUE["medium"]
     assert models_command._speed(medium) is None
 
-    def measured(name: str, model: str, size: list[int], fps: float) -> None:
-        machine = {"cores": 2, "cpu": "Some CPU"}
-        result = {"model": model, "size": size, "fps": {"vsfdatrd": {"median": fps}}}
-        (results / name).write_text(json.dumps({"machine": machine, "result": result}))
+    def measured(name: str, model: str, size: list[int], fps: float, measure: str = "vapoursynth") -> None:
+        row = {"contestant": "vsfdatrd", "measure": measure, "model": model, "size": size, "fps": {"median": fps}}
+        result = {"groups": [{"rows": [row | {"contestant": "another", "fps": {"median": 99}}, row]}]}
+        (results / name).write_text(json.dumps({"machine": {"cores": 2, "cpu": "Some CPU"}, "result": result}))
 
-    measured("throughput_a.json", medium.file, [720, 540], 0.125)
-    measured("throughput_b.json", medium.file, [240, 240], 0.9)
-    measured("throughput_c.json", "other.safetensors", [1920, 1080], 5)
-    (results / "throughput_d.json").write_text("{}")
-    (results / "throughput_e.json").write_text("broken")
+    measured("speed_a.json", f"models/{medium.file}", [720, 540], 0.125)
+    measured("speed_b.json", f"models/{medium.file}", [240, 240], 0.9)
+    measured("speed_c.json", "other.safetensors", [1920, 1080], 5)
+    measured("speed_d.json", "medium", [1920, 1080], 6)  # with all parts at work
+    measured("speed_e.json", medium.file, [1920, 1080], 7, "engine")
+    (results / "speed_f.json").write_text("{}")
+    (results / "speed_g.json").write_text("broken")
     assert models_command._speed(medium) == "0.12 fps at 720×540 on 2 cores of Some CPU"
 
 

@@ -96,19 +96,21 @@ def _verify_own(own: OwnModel) -> bool:
 
 def _speed(model: Model) -> str | None:
     """Frames a second, with size and machine, from a checkout's benchmarks/results; None if nobody measured."""
-    best = None
+    best: tuple[int, str] | None = None
     folder = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
-    for path in sorted(folder.glob("throughput_*.json")):
+    for path in sorted(folder.glob("speed_*.json")):
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            machine, result = found["machine"], found["result"]
-            (width, height), fps = result["size"], result["fps"]["vsfdatrd"]["median"]
-            said = f"{fps:.2f} fps at {width}×{height} on {machine['cores']} cores of {machine['cpu']}"
-            measured = width * height, said
+            machine, groups = found["machine"], found["result"]["groups"]
+            for row in (row for group in groups for row in group["rows"]):
+                measured = row["contestant"], row["measure"], Path(row["model"]).name
+                if measured != ("vsfdatrd", "vapoursynth", model.file) or "fps" not in row:
+                    continue
+                (width, height), fps = row["size"], row["fps"]["median"]
+                said = f"{fps:.2f} fps at {width}×{height} on {machine['cores']} cores of {machine['cpu']}"
+                best = max(best or (0, ""), (width * height, said))
         except (OSError, ValueError, KeyError, TypeError):  # not one of ours
             continue
-        if result.get("model") == model.file and (best is None or measured > best):
-            best = measured
     return best[1] if best else None
 
 

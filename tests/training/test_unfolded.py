@@ -1,6 +1,7 @@
 """The network on pixels, and the FDAT-RD it folds into."""
 
 import json
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -122,6 +123,16 @@ def test_the_norm_is_that_of_tokens() -> None:
 def test_the_rest_of_a_folded_network_can_learn(one_thread: None) -> None:
     net = fold(Unfolded(network.configuration("tiny")), network.new(Recipe(variant="tiny", drop_path=0.0)))
     assert untouched(net) == []
+
+
+def test_finished_weights_can_learn_and_pack_well() -> None:
+    recipe = replace(UNFOLDED, variant="small", drop_path=0.0)
+    tensors = train.finished(recipe, restless(Unfolded(network.configuration("small"))).state_dict())
+    net = network.new(recipe)
+    net.load_state_dict(tensors)
+    assert untouched(net) == []
+    half = b"".join(t.half().numpy().tobytes() for t in tensors.values() if t.is_floating_point())
+    assert len(zlib.compress(half, 6)) < 0.2 * len(half)
 
 
 @pytest.mark.parametrize(
