@@ -53,7 +53,7 @@ def weights_file(model: str, folder: Path) -> tuple[Path, bool]:
     """A weights file for a model, and whether its weights are trained.
 
     model: ``small``, ``medium``, ``large``, or the path of a file, which is taken as it is. folder: where weights are
-    written, if none are trained yet or parts of them add nothing. Raises FdatrdError for a file that is not there.
+    written, if those that ship are missing or have zeros. Raises FdatrdError for a file that is not there.
     """
     try:
         return (resolve(model) if model not in CATALOGUE else _at_work(resolve(model), folder)), True

@@ -15,15 +15,15 @@ MODELS = Path(__file__).resolve().parents[1] / "models"
 
 @pytest.fixture
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A weights file (its content does not matter here) that ships as `medium`, and nothing else that ships."""
+    """A weights file (its content does not matter here) that ships as `medium`, and no other."""
     folder = tmp_path / "package" / "models"
     folder.mkdir(parents=True)
     path = folder / "fdat_rd_medium_2x.safetensors"
     path.write_bytes(b"weights")
     digest = hashlib.sha256(b"weights").hexdigest()
     for name, model in CATALOGUE.items():
-        known = digest if model.file == path.name else None
-        monkeypatch.setitem(CATALOGUE, name, dataclasses.replace(model, sha256=known))
+        if model.file == path.name:
+            monkeypatch.setitem(CATALOGUE, name, dataclasses.replace(model, sha256=digest))
     monkeypatch.setattr(catalog, "folders", lambda: (tmp_path / "absent", folder))
     return path
 
@@ -39,17 +39,14 @@ def test_every_model_has_a_card_with_its_licence(model: Model) -> None:
     card = (MODELS / model.card).read_text(encoding="utf-8")
     assert model.licence in card
     assert model.file in card
-    if model.available:
-        assert "no weights yet" not in card
 
 
 def test_shipped_weights_are_there() -> None:
     from vsfdatrd.checkpoint import open_checkpoint
 
     for model in CATALOGUE.values():
-        if model.available:
-            found = open_checkpoint(resolve(model.name)).description
-            assert (found.sha256, found.scale, found.architecture) == (model.sha256, model.scale, "FDAT-RD")
+        found = open_checkpoint(resolve(model.name)).description
+        assert (found.sha256, found.scale, found.architecture) == (model.sha256, model.scale, "FDAT-RD")
 
 
 @pytest.mark.parametrize("name", ["medium", "aligned", "Medium"])
@@ -75,22 +72,6 @@ def test_a_name_comes_before_a_file(shipped: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     assert resolve("medium") == shipped
     assert resolve("./medium") == Path("medium")
-
-
-def test_a_name_without_weights(shipped: Path) -> None:
-    with pytest.raises(ArgumentError) as caught:
-        resolve("large")
-    assert str(caught.value) == (
-        "model='large' has no weights yet (there are weights for medium, aligned); "
-        "give one that has, or the path of a weights file"
-    )
-
-
-def test_no_name_has_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, model in CATALOGUE.items():
-        monkeypatch.setitem(CATALOGUE, name, dataclasses.replace(model, sha256=None))
-    with pytest.raises(ArgumentError, match=r"has no weights yet \(no model of the catalogue has any yet\)"):
-        resolve("medium")
 
 
 def test_damaged_installation(shipped: Path) -> None:

@@ -189,7 +189,6 @@ def refusal(clip: vs.VideoNode, **arguments: Any) -> str:
         ({"streams": 0}, "streams=0", "give 1 to"),
         ({"tile": [4]}, "tile=[4, 4]", "at least 32"),
         ({"model": "mediun"}, "mediun", "medium"),
-        ({"model": "large"}, "large", "no weights yet"),
     ],
 )
 def test_wrong_arguments(identity_2x: Path, arguments: dict[str, Any], value: str, cure: str) -> None:

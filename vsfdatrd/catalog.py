@@ -12,10 +12,12 @@ from vsfdatrd import own_models
 from vsfdatrd.errors import ArgumentError, CheckpointError
 from vsfdatrd.weights_file import sha256
 
-SMALL_SHA256 = "0435f9885a8d6e0badb0abaccb5850cb0d7212bac3ce133122ca587196c36588"
+SMALL_SHA256 = "d15cd0a691e1027a46e8f16964efb41607d6a6ed404b3fc7c38c916f6705941a"
 """SHA-256 of models/fdat_rd_small_2x.safetensors."""
-MEDIUM_SHA256 = "510f905ad27c8c2d069f53afed0975abc6b08772c5805b492fd42194e18cea43"
+MEDIUM_SHA256 = "b5afd0faf86294edf50aa45ca94a0f66a854b7caeafcac3bb9fb88344f09721e"
 """SHA-256 of models/fdat_rd_medium_2x.safetensors."""
+LARGE_SHA256 = "74127face1936dd7ec91e7839e57cab180ac14cbec6ae021962d34736ef0cca5"
+"""SHA-256 of models/fdat_rd_large_2x.safetensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,22 +32,17 @@ class Model:
     """Output pixels per input pixel, along each side."""
     licence: str
     """SPDX identifier of the weights' licence."""
-    sha256: str | None
-    """SHA-256 of the file; None as long as there are no weights."""
+    sha256: str
+    """SHA-256 of the file."""
     card: str
     """What it was trained on and what it is good for, a file in models/."""
-
-    @property
-    def available(self) -> bool:
-        """Whether its weights ship with the package."""
-        return self.sha256 is not None
 
 
 _MODELS = (
     Model("small", "fdat_rd_small_2x.safetensors", 2, "CC-BY-4.0", SMALL_SHA256, "small.md"),
     Model("medium", "fdat_rd_medium_2x.safetensors", 2, "CC-BY-4.0", MEDIUM_SHA256, "medium.md"),
     Model("aligned", "fdat_rd_medium_2x.safetensors", 2, "CC-BY-4.0", MEDIUM_SHA256, "medium.md"),
-    Model("large", "fdat_rd_large_2x.safetensors", 2, "CC-BY-4.0", None, "large.md"),
+    Model("large", "fdat_rd_large_2x.safetensors", 2, "CC-BY-4.0", LARGE_SHA256, "large.md"),
 )
 CATALOGUE = {model.name: model for model in _MODELS}
 """Every model by its name; ``aligned`` is another name of ``medium``."""
@@ -64,8 +61,8 @@ def resolve(model: str | PathLike[str]) -> Path:
     directory, ``~`` being the home directory. A path is not checked here (`checkpoint.open_checkpoint` does); a
     catalogue file is, against its checksum.
 
-    Raises ArgumentError for a name that is unknown or has no weights yet, and for a list of own models that cannot be
-    read; CheckpointError for a damaged installation.
+    Raises ArgumentError for a name that is unknown, and for a list of own models that cannot be read; CheckpointError
+    for a damaged installation.
     """
     given = fspath(model)
     name = given.lower()
@@ -91,16 +88,7 @@ def resolve(model: str | PathLike[str]) -> Path:
 
 
 def installed(model: Model) -> Path:
-    """The weights of a model that ships.
-
-    Raises ArgumentError if there are none yet, CheckpointError if they are missing or are not those that were released.
-    """
-    if model.sha256 is None:
-        there = [name for name, other in CATALOGUE.items() if other.available]
-        have = f"there are weights for {', '.join(there)}" if there else "no model of the catalogue has any yet"
-        raise ArgumentError(
-            f"model={model.name!r} has no weights yet ({have}); give one that has, or the path of a weights file"
-        )
+    """The weights of a model that ships. Raises CheckpointError if they are missing or not those that were released."""
     for folder in folders():
         path = folder / model.file
         if path.is_file():

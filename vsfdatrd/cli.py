@@ -202,7 +202,7 @@ def _doctor(directory: Path | None) -> int:
 
     print("models:")
     for name, model in CATALOGUE.items():
-        print(f"  {name}: {model.file if model.available else 'no weights yet'}")
+        print(f"  {name}: {model.file}")
     store = Store(directory)
     entries = store.entries()
     print(f"cache: {store.directory}, {len(entries)} engines, {_size(store.size)}")

@@ -6,8 +6,10 @@ from typing import Any
 
 from vsfdatrd import own_models
 from vsfdatrd.catalog import CATALOGUE, Model, installed, resolve
-from vsfdatrd.checkpoint import Description, open_checkpoint
+from vsfdatrd.checkpoint import Checkpoint, Description, open_checkpoint
 from vsfdatrd.errors import ArgumentError, CheckpointError, FdatrdError
+from vsfdatrd.graph.weights import Weights
+from vsfdatrd.nn import idle
 from vsfdatrd.nn.config import FdatRdConfig
 from vsfdatrd.own_models import OwnModel
 from vsfdatrd.store import Store
@@ -20,8 +22,7 @@ def show() -> int:
     """Print every model that has a name: scale, licence, measured speed, and what and where it is."""
     rows = [("name", "scale", "licence", "speed", "")]
     for model in CATALOGUE.values():
-        where = model.file if model.available else "no weights yet"
-        rows.append((model.name, f"{model.scale}x", model.licence, _speed(model) or _NONE, where))
+        rows.append((model.name, f"{model.scale}x", model.licence, _speed(model) or _NONE, model.file))
     for own in own_models.read().values():
         try:
             found = open_checkpoint(own.file, memory=Store(None).notes("checkpoint")).description
@@ -38,7 +39,10 @@ def show() -> int:
 def info(file: str, as_json: bool) -> int:
     """Print what a model's file holds. file: a name or a path."""
     path = resolve(file)
-    rows = _rows(path, open_checkpoint(path).description)
+    checkpoint = open_checkpoint(path)
+    rows = _rows(path, checkpoint.description)
+    if config := checkpoint.description.config:
+        rows["at work"] = _at_work(config, checkpoint)
     if as_json:
         print(json.dumps(rows, ensure_ascii=False, indent=2))
         return 0
@@ -52,9 +56,6 @@ def verify() -> int:
     """Compare every file with its checksum; status 1 if one is missing or is another."""
     damaged = 0
     for model in CATALOGUE.values():
-        if not model.available:
-            print(f"{model.name}: no weights yet")
-            continue
         try:
             print(f"{model.name}: as released, {installed(model)}")
         except (ArgumentError, CheckpointError) as error:
@@ -112,6 +113,19 @@ def _speed(model: Model) -> str | None:
         except (OSError, ValueError, KeyError, TypeError):  # not one of ours
             continue
     return best[1] if best else None
+
+
+def _at_work(config: FdatRdConfig, checkpoint: Checkpoint) -> str:
+    """How many of an FDAT-RD's parts are trained so far that they add something."""
+    try:
+        weights = Weights(checkpoint.tensors())
+    except CheckpointError as error:
+        return str(error)
+    blocks = [(kind, weights.below(f"groups.{i}.blocks.{j}")) for i, group in enumerate(config.groups)
+              for j, kind in enumerate(group)]  # fmt: skip
+    attention = sum(idle.mixes(block, kind) for kind, block in blocks)
+    networks = sum(idle.feeds(block) for _, block in blocks)
+    return f"attention in {attention}, feed-forward networks in {networks} of {len(blocks)} blocks"
 
 
 def _rows(path: Path, found: Description) -> dict[str, Any]:

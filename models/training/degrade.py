@@ -195,6 +195,17 @@ def degrade(hr: Tensor, strengths: Strengths, generator: Generator) -> Tensor:
     return torch.round(lr.clamp(0, 1) * 255) / 255
 
 
+def noisy(lr: Tensor, clean: Tensor, most: float, generator: Generator) -> Tensor:
+    """With white noise, of up to `most` 8-bit steps, on a half of the clean samples. (B, 3, H, W), (B,) -> as lr.
+
+    That lines are as sharp as can be is no sign that a picture has no noise.
+    """
+    often, place = torch.rand(2, len(clean), generator=generator, device=lr.device)
+    sigma = _maps(clean & (often < 0.5)) * _maps(place) * most / 255
+    noise = torch.randn(lr.shape, generator=generator, device=lr.device)
+    return torch.round((lr + sigma * noise).clamp(0, 1) * 255) / 255
+
+
 def _maps(values: Tensor) -> Tensor:
     """(B,) -> (B, 1, 1, 1)."""
     return values.view(-1, 1, 1, 1)

@@ -76,6 +76,8 @@ class Recipe:
     """Only halved by area average and rounded to 8 bit."""
     laserdisc: float = 0.25
     """Degraded as LaserDisc; the rest, neither clean nor this, as DVD."""
+    clean_noise: float = 0.0
+    """Up to so many 8-bit steps of white noise are on a half of the clean crops, so that held cels do not boil."""
     drawings: float = 0.65
     """With vector drawings before the painting."""
     flat: float = 0.15

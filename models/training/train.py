@@ -26,7 +26,7 @@ from models.training import loss, network
 from models.training.bank import Bank
 from models.training.curve import Log
 from models.training.data import Pool, flat_colours
-from models.training.degrade import degrade, draw
+from models.training.degrade import degrade, draw, noisy
 from models.training.folding import fold, unfold
 from models.training.optimise import optimisers, rate
 from models.training.recipe import Recipe
@@ -157,6 +157,8 @@ class Trainer:
         truth = self.pool.sample(recipe.batch, 2 * recipe.size)
         shares = draw(recipe.batch, self.generator, clean=recipe.clean, laserdisc=recipe.laserdisc)
         degraded = degrade(truth, shares, self.generator)
+        if recipe.clean_noise:
+            degraded = noisy(degraded, shares.clean, recipe.clean_noise, self.generator)
         if warm and isinstance(net, FdatRd):
             value = loss.total(network.shallow(net, degraded).float(), truth, recipe)
         else:

@@ -5,16 +5,18 @@ from pathlib import Path
 import pytest
 
 from benchmarks.weights import weights_file
+from vsfdatrd import catalog
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.errors import FdatrdError
 
 
-def test_random_weights_stand_in_for_those_that_are_not_trained(tmp_path: Path) -> None:
-    file, trained = weights_file("large", tmp_path)
-    again, _ = weights_file("large", tmp_path)
+def test_random_weights_stand_in_for_those_that_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "folders", lambda: (tmp_path / "nowhere",))
+    file, trained = weights_file("small", tmp_path)
+    again, _ = weights_file("small", tmp_path)
     assert file == again
     assert open_checkpoint(file).description.scale == 2
-    assert trained == (tmp_path not in file.parents)
+    assert not trained
     assert weights_file("my.safetensors", tmp_path) == (Path("my.safetensors"), True)
     with pytest.raises(FdatrdError, match="nowhere"):
         weights_file("nowhere", tmp_path)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from models.training import degrade as module
-from models.training.degrade import KERNELS, STEPS, Strengths, degrade, draw, quantised, quantised_difference
+from models.training.degrade import KERNELS, STEPS, Strengths, degrade, draw, noisy, quantised, quantised_difference
 
 
 def seeded(seed: int = 1) -> Generator:
@@ -132,3 +132,14 @@ def test_chroma_comes_back_where_it_was() -> None:
     slope = 0.4 / 64  # per LR pixel, of red
     assert float((half - none)[:, 0, :, inside].mean()) == pytest.approx(0, abs=0.3 / 255)
     assert float((moved - none)[:, 0, :, inside].mean()) == pytest.approx(-0.25 * slope, abs=0.4 / 255)
+
+
+def test_only_clean_samples_get_more_noise() -> None:
+    grey = torch.full((400, 3, 16, 16), 0.5)
+    clean = torch.arange(400) % 4 < 2
+    noise = 255 * (noisy(grey, clean, 4.0, seeded()) - grey)
+    sigma = noise.std((1, 2, 3))
+    assert (sigma[~clean] < 0.01).all()
+    assert 0.4 < float((sigma[clean] > 0.3).float().mean()) < 0.6
+    assert 3 < float(sigma.max()) < 4.5
+    assert abs(float(noise[clean].mean() - noise[~clean].mean())) < 0.05
