@@ -135,7 +135,7 @@ def test_chroma_comes_back_where_it_was() -> None:
 
 
 def test_only_clean_samples_get_more_noise() -> None:
-    grey = torch.full((400, 3, 16, 16), 0.5)
+    grey = torch.full((400, 3, 16, 16), 128 / 255)
     clean = torch.arange(400) % 4 < 2
     noise = 255 * (noisy(grey, clean, 4.0, seeded()) - grey)
     sigma = noise.std((1, 2, 3))
