@@ -233,6 +233,7 @@ def _make_sure_of_memory(runners: Sequence[Runner]) -> None:
 def _opened(number: int, case: Case, row: Row, settings: Settings, meter: GpuMeter) -> Runner:
     """A case ready to run; how long it took to begin is in its row. Raises Missing or RuntimeError."""
     weights, row["trained"] = weights_file(case.model, settings.folder)
+    weights = weights.absolute()  # programs that run elsewhere read it too
     # versions that take each other's would be equal
     cache = settings.folder / (f"engines_{number}" if settings.pythons else "engines")
     if case.contestant == OURS and case.measure == "vapoursynth":
