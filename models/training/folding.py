@@ -123,5 +123,8 @@ def unfold(network: FdatRd) -> Unfolded:
         parameter.copy_(values.view_as(parameter))
     again = fold(unfolded, copy.deepcopy(network))
     if not all(map(torch.equal, again.parameters(), network.parameters())):
-        raise ValueError("the weights are not those of an unfolded network: its places in a token differ")
+        raise ValueError(
+            "its weights are not those of an unfolded network, for places in a token differ; "
+            'train it with form = "whole"'
+        )
     return unfolded

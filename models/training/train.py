@@ -95,7 +95,7 @@ def started(found: FdatRd, recipe: Recipe) -> FdatRd | Unfolded:
     if recipe.form == "unfolded":
         return widen(unfold(found), config)
     if found.config != config:
-        raise ValueError(f"the weights to start from are no FDAT-RD {recipe.variant} 2x like the recipe's")
+        raise ValueError(f"it is no FDAT-RD {recipe.variant} 2x like the recipe's")
     return found
 
 
@@ -138,7 +138,10 @@ class Trainer:
         found = load_model(weights)
         if not isinstance(found, FdatRd):
             raise ValueError(f"{weights} is no FDAT-RD")
-        start = started(found, self.recipe)
+        try:
+            start = started(found, self.recipe)
+        except ValueError as error:
+            raise ValueError(f"{weights} is nothing to start from: {error}") from error
         for net in (self.network, self.averaged):
             net.load_state_dict(start.state_dict())
         self.minutes, self.joined = minutes, 0

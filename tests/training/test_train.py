@@ -100,7 +100,7 @@ def test_training_goes_on_from_given_weights(trained: Path, tiles: Path, tiny_mo
     trainer.train_step()
     assert isinstance(trainer.network, FdatRd)
     assert trainer.network.conv_after.weight.any()
-    with pytest.raises(ValueError, match="are no FDAT-RD tiny 2x like the recipe's"):
+    with pytest.raises(ValueError, match="nothing to start from: it is no FDAT-RD tiny 2x like the recipe's"):
         trainer.start_from(tiny_model, 0)
 
 
