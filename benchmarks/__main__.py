@@ -46,7 +46,7 @@ def measure(a: argparse.Namespace) -> int:
         )  # fmt: skip
         plan = [group for group in plan if not a.groups or group.name in a.groups]
         settings = Settings(a.seconds or (1 if a.quick else 5), folder)
-        name = a.out or f"speed_{_slug()}{'_quick' if a.quick else ''}"
+        name = (a.out or f"speed_{_slug()}{'_quick' if a.quick else ''}").removesuffix(".json")
         result: dict[str, Any] = {"extent": extent, "seconds_per_turn": settings.seconds, "groups": []}
         print(_heading(), flush=True)
         for group in plan:
