@@ -2,7 +2,8 @@
 
 python -m benchmarks.builds [--quick]
 
-Weights other than the shipped ones are random; neither time nor memory depends on them.
+Networks with all parts at work have random weights; neither time nor memory depends on them. Weights that ship leave
+out what adds nothing (`vsfdatrd.nn.idle`).
 """
 
 import argparse
@@ -10,33 +11,70 @@ import itertools
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from benchmarks.report import save
-from benchmarks.weights import random_weights
+from benchmarks.speed.contestant import Missing
+from benchmarks.speed.exports import exported
+from benchmarks.speed.peers import in_fp16
+from benchmarks.weights import random_weights, weights_file
+from vsfdatrd.catalog import resolve
+from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.engines.process import Worker
 from vsfdatrd.engines.tensorrt_library import RTX
+from vsfdatrd.errors import EngineError
 from vsfdatrd.graph import fdat_rd_graph
 from vsfdatrd.graph.dialect import Dialect, tensorrt
-from vsfdatrd.nn.config import FdatRdConfig, variant
+from vsfdatrd.graph.of_checkpoint import graph_of
+from vsfdatrd.nn.config import variant
 from vsfdatrd.options import Precision
+
+if TYPE_CHECKING:
+    import onnx
 
 MODELS = ("small", "medium", "large")
 TARGETS = ("sm75", "sm86", "sm89", "sm120")
 SIZES = ((720, 540), (720, 480))
+PLAIN: tuple[Precision, ...] = ("fp16", "fp32")
+"""Precisions of graphs that are not made for TensorRT."""
 
 
-def measure(
-    config: FdatRdConfig, weights: Mapping[str, Any], size: tuple[int, int], target: str, dialect: Dialect
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One engine."""
+
+    model: str
+    size: tuple[int, int]
+    target: str
+    precision: Precision
+    graph: str = "deploy"
+    """``deploy``: the graph for TensorRT; ``plain``: without what is done for it; ``export``: PyTorch's own export."""
+    weights: str = "whole"
+    """``whole``: all parts at work; ``shipped``: as the weights are."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """Of its graph."""
+        if self.graph == "plain":
+            return Dialect(self.precision)
+        return tensorrt(self.precision, turing=self.target == "sm75")
+
+
+type Write = Callable[[Case], "onnx.ModelProto"]
+"""Writes a network's graph."""
+
+
+def measure(case: Case, write: Write) -> dict[str, Any]:
     """Write the graph and build it once."""
-    width, height = size
+    width, height = case.size
+    config = variant(case.model)
     start = time.perf_counter()
-    graph = fdat_rd_graph(config, weights, height, width, dialect).SerializeToString()
+    graph = write(case).SerializeToString()
     writing = time.perf_counter() - start
     worker = Worker("vsfdatrd.engines.tensorrt_process")
     with tempfile.TemporaryDirectory() as folder:
@@ -44,7 +82,7 @@ def measure(
         path.write_bytes(graph)
         try:
             facts = worker.ask(
-                "build", library=RTX.module, graph=str(path), directory=folder, targets=[target], how={},
+                "build", library=RTX.module, graph=str(path), directory=folder, targets=[case.target], how={},
                 log=str(Path(folder, "log")),
             )  # fmt: skip
             size_on_disk = Path(folder, "engine.trt").stat().st_size
@@ -60,19 +98,51 @@ def measure(
     }
 
 
-def cases(quick: bool) -> list[tuple[str, tuple[int, int], str, Precision, str]]:
-    """Model, size, target, precision, and whether it is the graph for TensorRT or the plain one."""
-    found: list[tuple[str, tuple[int, int], str, Precision, str]] = []
-    precisions: tuple[Precision, ...] = ("fp16", "bf16")
-    for model, size, target, precision in itertools.product(MODELS, SIZES, TARGETS, precisions):
+def cases(quick: bool) -> list[Case]:
+    """What is built."""
+    found: list[Case] = []
+    half: tuple[Precision, ...] = ("fp16", "bf16")
+    for weights, model, size, target, precision in itertools.product(
+        ("whole", "shipped"), MODELS, SIZES, TARGETS, half
+    ):
         if (target, precision) == ("sm75", "bf16") or (quick and (model != "medium" or size != SIZES[0])):
             continue
-        found.append((model, size, target, precision, "deploy"))
+        found.append(Case(model, size, target, precision, weights=weights))
     others: tuple[Precision, ...] = ("mixed", "fp32")
     chosen = MODELS[1:2] if quick else MODELS
-    found += [(model, SIZES[0], "sm89", precision, "deploy") for model in chosen for precision in others]
-    found += [("medium", SIZES[0], "sm89", precision, "plain") for precision in ("fp16", "fp32")]
+    found += [Case(model, SIZES[0], "sm89", precision) for model in chosen for precision in others]
+    found += [
+        Case("medium", SIZES[0], "sm89", precision, graph) for graph in ("plain", "export") for precision in PLAIN
+    ]
     return found
+
+
+def writer(model: str, weights: str, folder: Path) -> Write:
+    """What writes the graphs of a model. folder: where exports are kept."""
+    if weights == "shipped":
+        checkpoint = open_checkpoint(resolve(model))
+        return lambda case: graph_of(checkpoint, case.size[1], case.size[0], case.dialect)
+    config = variant(model)
+    values = random_weights(config)
+
+    def write(case: Case) -> "onnx.ModelProto":
+        if case.graph == "export":
+            return _export(case, folder)
+        return fdat_rd_graph(config, values, case.size[1], case.size[0], case.dialect)
+
+    return write
+
+
+def _export(case: Case, folder: Path) -> "onnx.ModelProto":
+    """What PyTorch's exporter makes of the network, as the users of other plugins build it."""
+    import onnx
+
+    file = exported("plain", weights_file(case.model, folder)[0], case.size, folder)
+    if case.precision == "fp16":
+        half = file.with_suffix(".fp16.onnx")
+        in_fp16(file, half)
+        file = half
+    return onnx.load(file)
 
 
 def main() -> int:
@@ -82,19 +152,38 @@ def main() -> int:
     quick = parser.parse_args().quick
     if not RTX.installed:
         raise SystemExit("tensorrt_rtx is not installed; pip install vsfdatrd[rtx]")
-    weights = {name: random_weights(variant(name)) for name in MODELS}
-    rows = []
-    for model, size, target, precision, graph in tqdm(cases(quick), unit="engine"):
-        config = variant(model)
-        dialect = tensorrt(precision, turing=target == "sm75") if graph == "deploy" else Dialect(precision)
-        row = {"model": model, "size": list(size), "target": target, "precision": precision, "graph": graph}
-        rows.append(row | measure(config, weights[model], size, target, dialect))
-        tqdm.write(
-            f"{model:6} {size[0]}x{size[1]} {target:5} {precision:5} {graph:6} {rows[-1]['build_seconds']:5.1f} s, "
-            f"activations {rows[-1]['activation_bytes'] / 2**20:5.0f} MiB, engine {rows[-1]['engine_bytes'] >> 20} MiB"
-        )
-    save("tensorrt_builds", {"library": f"{RTX.module} {RTX.version}", "rows": rows})
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        writers = {
+            (model, weights): writer(model, weights, Path(folder))
+            for model in MODELS
+            for weights in ("whole", "shipped")
+        }
+        for case in tqdm(cases(quick), unit="engine"):
+            rows.append(_row(case, writers[case.model, case.weights]))
+            save("tensorrt_builds", {"library": f"{RTX.module} {RTX.version}", "rows": rows}, quiet=True)
     return 0
+
+
+def _row(case: Case, write: Write) -> dict[str, Any]:
+    """What became of one engine."""
+    row = {
+        "model": case.model, "weights": case.weights, "size": list(case.size), "target": case.target,
+        "precision": case.precision, "graph": case.graph,
+    }  # fmt: skip
+    said = (
+        f"{case.model:6} {case.weights:7} {case.size[0]}x{case.size[1]} {case.target:5} {case.precision:5} {case.graph}"
+    )
+    try:
+        found = measure(case, write)
+    except (EngineError, Missing) as error:  # a row that says why; the others go on
+        tqdm.write(f"{said}: {error}")
+        return row | {"error": str(error)}
+    tqdm.write(
+        f"{said}: {found['build_seconds']:.1f} s, activations {found['activation_bytes'] / 2**20:.0f} MiB, "
+        f"engine {found['engine_bytes'] >> 20} MiB"
+    )
+    return row | found
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def _mlrt_tensorrt(name: str, module: str) -> Peer:
         plain = exported("plain", weights, case.size, folder)
         half = plain.with_suffix(".fp16.onnx")
         if not half.exists():
-            _in_fp16(plain, half)
+            in_fp16(plain, half)
         return half
 
     def open(case: Case, weights: Path, folder: Path) -> Contestant:
@@ -100,7 +100,7 @@ def _mlrt_tensorrt(name: str, module: str) -> Peer:
     return Peer(open, same_network=True, prepare=prepare)
 
 
-def _in_fp16(plain: Path, half: Path) -> None:
+def in_fp16(plain: Path, half: Path) -> None:
     """The export computing in fp16, float32 at both ends, as its users convert it. Raises Missing."""
     try:
         float16 = importlib.import_module("onnxconverter_common.float16")

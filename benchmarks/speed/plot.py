@@ -64,7 +64,7 @@ def _bars(axes: Any, bars: Sequence[tuple[str, dict[str, Any]]], *, several: boo
     axes.barh(names, rates, color=colours, xerr=spread, error_kw={"ecolor": "#444444", "capsize": 3})
     for index, value in enumerate(rates):
         axes.annotate(rate(value), (value, index), (6, 9), textcoords="offset points", va="center", fontsize=9)
-    axes.set_xlim(0, max(rates) * 1.15)
+    axes.set_xlim(0, max(max(rates) * 1.15, *(row["fps"]["max"] * 1.03 for _, row in ordered)))
     (_, row), *_ = ordered
     model = Path(row["model"]).stem
     axes.set_title(
