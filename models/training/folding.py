@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.training.unfolded import FOLD, PixelGroup, Unfolded, as_kernel
+from models.training.unfolded import FOLD, PixelBlock, PixelGroup, Unfolded, as_kernel
 from vsfdatrd.nn.fdat_rd import Block, FdatRd
 
 
@@ -69,7 +69,8 @@ def fold(unfolded: Unfolded, network: FdatRd) -> FdatRd:
         blocks = cast(list[Block], list(cast(nn.ModuleList, group.blocks)))
         for block in blocks:
             _silence(block)
-        _fill(blocks[0], cast(PixelGroup, pixels))
+        for block, pixel_block in zip(blocks, cast(PixelGroup, pixels).blocks, strict=False):
+            _fill(block, cast(PixelBlock, pixel_block))
         cast(nn.Conv2d, group.conv).weight.copy_(_tokens(as_kernel(cast(PixelGroup, pixels).conv, 3)))
     network.conv_after.weight.copy_(_tokens(as_kernel(unfolded.after, 3)))
     spread, _, gather, last = cast(
@@ -95,8 +96,8 @@ def _silence(block: Block) -> None:
         cast(nn.Conv2d, block.conv[0]).weight.zero_()  # GELU(0) is 0
 
 
-def _fill(block: Block, pixels: PixelGroup) -> None:
-    """Give a block the feed-forward network of a group of pixels."""
+def _fill(block: Block, pixels: PixelBlock) -> None:
+    """Give a block the feed-forward network of one of pixels."""
     block.n2.weight.copy_(_each_place(pixels.n2.weight))
     block.n2.bias.copy_(_each_place(pixels.n2.bias))
     for linear, weights in ((block.ffn.fc1, pixels.ffn.fc1), (block.ffn.fc2, pixels.ffn.fc2)):
@@ -104,10 +105,16 @@ def _fill(block: Block, pixels: PixelGroup) -> None:
     block.ffn.smix.weight.copy_(_each_place(pixels.ffn.smix))
 
 
+def _at_work(network: FdatRd) -> int:
+    """How many blocks of a group add something, in the group that has most of them; 1 at least."""
+    groups = [cast(list[Block], list(cast(nn.ModuleList, group.blocks))) for group in network.groups]
+    return max(1, *(n for blocks in groups for n, block in enumerate(blocks, 1) if block.ffn.fc2.weight.any()))
+
+
 @torch.no_grad()
 def unfold(network: FdatRd) -> Unfolded:
     """What `fold` made `network` from. Raises ValueError if it was trained since then, or never was unfolded."""
-    unfolded, places = Unfolded(network.config), FdatRd(network.config)
+    unfolded, places = Unfolded(network.config, _at_work(network)), FdatRd(network.config)
     counts = [parameter.numel() for parameter in unfolded.parameters()]
     # Folding only copies: sent through it, running numbers tell where every weight went. 0 is none of them.
     numbers = torch.split(torch.arange(1.0, 1.0 + sum(counts)), counts)

@@ -16,6 +16,8 @@ class Recipe:
     """``small``, ``medium`` or ``large``; ``tiny`` is one group of three blocks, for rehearsals and tests."""
     form: Literal["whole", "unfolded"] = "whole"
     """``unfolded`` trains a part of it on single pixels (`unfolded.py`), a good start at a fraction of the cost."""
+    blocks: int = 1
+    """How many blocks of every group an ``unfolded`` training has, from the first on; more reach further."""
     drop_path: float = -1.0
     """Stochastic-depth rate of the last block; negative takes the variant's own."""
 

@@ -67,7 +67,7 @@ def begin(recipe: Recipe) -> FdatRd | Unfolded:
     if recipe.form == "whole":
         return network.new(recipe)
     # Channels last, in which pixels' channels are neighbours: no convolution or linear layer has to move data.
-    return Unfolded(network.configuration(recipe.variant)).to(memory_format=torch.channels_last)
+    return Unfolded(network.configuration(recipe.variant), recipe.blocks).to(memory_format=torch.channels_last)
 
 
 def finished(recipe: Recipe, trained: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -78,7 +78,7 @@ def finished(recipe: Recipe, trained: Mapping[str, Tensor]) -> Mapping[str, Tens
     """
     if recipe.form == "whole":
         return trained
-    unfolded = Unfolded(network.configuration(recipe.variant))
+    unfolded = Unfolded(network.configuration(recipe.variant), recipe.blocks)
     unfolded.load_state_dict(trained)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(recipe.seed)
@@ -93,7 +93,7 @@ def started(found: FdatRd, recipe: Recipe) -> FdatRd | Unfolded:
     """The recipe's network with the weights of one there is. Raises ValueError if they are of no use for it."""
     config = network.configuration(recipe.variant)
     if recipe.form == "unfolded":
-        return widen(unfold(found), config)
+        return widen(unfold(found), config, recipe.blocks)
     if found.config != config:
         raise ValueError(f"it is no FDAT-RD {recipe.variant} 2x like the recipe's")
     return found
@@ -213,7 +213,10 @@ class Trainer:
 
     def resume(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave. Raises ValueError if it was another network's."""
-        theirs, ours = (f"{r['variant']}, {r['form']}" for r in (state["recipe"], asdict(self.recipe)))
+        theirs, ours = (
+            f"{r['variant']}, {r['form']}, {r.get('blocks', 1)} blocks a group"
+            for r in (state["recipe"], asdict(self.recipe))
+        )
         if theirs != ours:
             raise ValueError(f"the checkpoint is of {theirs}, the recipe of {ours}")
         self.network.load_state_dict(state["network"])

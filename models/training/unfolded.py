@@ -87,25 +87,39 @@ class PixelFeedForward(nn.Module):
         return maps.reshape(FOLD, FOLD, b, h // FOLD, w // FOLD, c).permute(2, 3, 0, 4, 1, 5).reshape(b, h, w, c)
 
 
-class PixelGroup(nn.Module):
-    """`ResidualGroup` of one block, a feed-forward network."""
+class PixelBlock(nn.Module):
+    """`Block`, its feed-forward network alone."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.n2, self.ffn, self.conv = TokenNorm(dim), PixelFeedForward(dim, hidden), matrix(dim, dim, 3)
+        self.n2, self.ffn = TokenNorm(dim), PixelFeedForward(dim, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C/4, H, W) -> the same."""
-        return x + convolve(x + self.ffn(self.n2(x)), self.conv)
+        return x + cast(Tensor, self.ffn(self.n2(x)))
+
+
+class PixelGroup(nn.Module):
+    """`ResidualGroup` of its first blocks."""
+
+    def __init__(self, dim: int, hidden: int, blocks: int) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(PixelBlock(dim, hidden) for _ in range(blocks)))
+        self.conv = matrix(dim, dim, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C/4, H, W) -> the same."""
+        return x + convolve(self.blocks(x), self.conv)
 
 
 class Unfolded(nn.Module):
     """The network on pixels, that at first is cubic interpolation. Raises ValueError if `config` cannot be unfolded.
 
     It wants 2x, unshuffle 2, the tail transpose+conv, and channels that are a multiple of 8 and 48 at least.
+    blocks: how many of each group's are at work, from the first on.
     """
 
-    def __init__(self, config: FdatRdConfig) -> None:
+    def __init__(self, config: FdatRdConfig, blocks: int = 1) -> None:
         super().__init__()
         form = (config.unshuffle, config.tail_scale, config.upsampler)
         if form != (FOLD, 4, "transpose+conv") or config.embed_dim < 48 or config.embed_dim % 8:
@@ -113,7 +127,7 @@ class Unfolded(nn.Module):
         dim, hidden = config.embed_dim // FOLD**2, config.ffn_dim // FOLD**2
         middle = config.embed_dim // 2  # of the tail's channels, half: on pixels they are dear
         self.first = nn.Conv2d(3, dim, 5, padding=2)
-        self.groups = nn.ModuleList(PixelGroup(dim, hidden) for _ in config.groups)
+        self.groups = nn.ModuleList(PixelGroup(dim, hidden, min(blocks, len(kinds))) for kinds in config.groups)
         self.after = nn.Parameter(torch.zeros(dim, 9 * dim))
         self.spread, self.spread_bias = matrix(middle, dim, 3), nn.Parameter(torch.zeros(middle))
         self.gather = nn.ConvTranspose2d(middle, 3, 4, 2, 1)

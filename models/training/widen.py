@@ -2,7 +2,7 @@
 
 Every new channel is a copy of an old one, and what leaves a channel that has copies is shared among them: only norms,
 whose mean and spread the copies shift a little, compute something else. The copies' own weights differ by some noise,
-or they would stay copies. Groups beyond the old ones add nothing at first.
+or they would stay copies. Groups and blocks beyond the old ones add nothing at first.
 """
 
 from typing import cast
@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from models.training.unfolded import PixelGroup, Unfolded, as_kernel
+from models.training.unfolded import PixelBlock, PixelGroup, Unfolded, as_kernel
 from vsfdatrd.nn.config import FdatRdConfig
 
 NOISE = 0.1
@@ -39,25 +39,29 @@ class Copies:
         return weights[:, self.of] * self.share.view(-1, *[1] * (weights.ndim - 2))
 
 
-@torch.no_grad()
-def widen(narrow: Unfolded, config: FdatRdConfig) -> Unfolded:
-    """A network of `config` that computes nearly what `narrow` does.
+def _first(network: Unfolded) -> PixelBlock:
+    return cast(PixelBlock, cast(PixelGroup, network.groups[0]).blocks[0])
 
-    Copies' noise comes from torch's global generator. Raises ValueError for a narrower or shorter one.
+
+@torch.no_grad()
+def widen(narrow: Unfolded, config: FdatRdConfig, blocks: int = 1) -> Unfolded:
+    """A network of `config`, with so many blocks in every group, that computes nearly what `narrow` does.
+
+    Copies' noise comes from torch's global generator. Raises ValueError for a narrower, shorter or shallower one.
     """
-    wide = Unfolded(config)
+    wide = Unfolded(config, blocks)
     groups = [cast(PixelGroup, group) for group in narrow.groups]
     wider = [cast(PixelGroup, group) for group in wide.groups]
     sizes = [
-        (len(net.first.weight), len(net_groups[0].ffn.fc1), len(net.spread), len(net_groups))
+        (len(net.first.weight), len(_first(net).ffn.fc1), len(net.spread), len(net_groups), len(net_groups[0].blocks))
         for net, net_groups in ((narrow, groups), (wide, wider))
     ]
     if any(old > new for old, new in zip(*sizes, strict=True)):
         raise ValueError(
-            "a network can only be widened: channels, hidden channels, those of the tail and groups are "
+            "a network can only be widened: channels, hidden channels, those of the tail, groups and their blocks are "
             f"{sizes[0]} in what there is, {sizes[1]} in what is asked for"
         )
-    (dim, hidden, middle, _), (new_dim, new_hidden, new_middle, _) = sizes
+    (dim, hidden, middle, *_), (new_dim, new_hidden, new_middle, *_) = sizes
     channels = Copies(dim, new_dim)
     inner, tail = Copies(hidden, new_hidden), Copies(middle, new_middle)
 
@@ -67,11 +71,15 @@ def widen(narrow: Unfolded, config: FdatRdConfig) -> Unfolded:
     wide.first.weight.copy_(channels.out(narrow.first.weight))
     cast(Tensor, wide.first.bias).copy_(channels.out(cast(Tensor, narrow.first.bias)))
     for new, old in zip(wider, groups, strict=False):
-        new.n2.weight.copy_(channels.out(old.n2.weight))
-        new.n2.bias.copy_(channels.out(old.n2.bias))
-        new.ffn.fc1.copy_(channels.into(inner.out(old.ffn.fc1)))
-        new.ffn.smix.copy_(inner.out(old.ffn.smix))
-        new.ffn.fc2.copy_(inner.into(channels.out(old.ffn.fc2)))
+        for fresh, given in zip(new.blocks, old.blocks, strict=False):
+            to, of = cast(PixelBlock, fresh), cast(PixelBlock, given)
+            to.n2.weight.copy_(channels.out(of.n2.weight))
+            to.n2.bias.copy_(channels.out(of.n2.bias))
+            to.ffn.fc1.copy_(channels.into(inner.out(of.ffn.fc1)))
+            to.ffn.smix.copy_(inner.out(of.ffn.smix))
+            to.ffn.fc2.copy_(inner.into(channels.out(of.ffn.fc2)))
+        for fresh in list(new.blocks)[len(old.blocks) :]:
+            cast(PixelBlock, fresh).ffn.fc2.zero_()
         kernel(new.conv, old.conv, channels)
     for new in wider[len(groups) :]:
         new.conv.zero_()

@@ -16,7 +16,7 @@ from models.training.data import Pool
 from models.training.folding import fold, fold_kernel, unfold
 from models.training.recipe import Recipe
 from models.training.state import load_state
-from models.training.unfolded import FOLD, PixelGroup, TokenNorm, Unfolded
+from models.training.unfolded import FOLD, PixelBlock, PixelGroup, TokenNorm, Unfolded
 from tests.training.reach import untouched
 from vsfdatrd.checkpoint import load_model
 from vsfdatrd.nn.config import FdatRdConfig, variant
@@ -36,10 +36,16 @@ def restless(unfolded: Unfolded) -> Unfolded:
     return unfolded.eval()
 
 
-@pytest.mark.parametrize("name", ["tiny", "small", "medium", "large"])
-def test_folded_it_computes_the_same_to_the_border(one_thread: None, name: str) -> None:
+def block_of(group: torch.nn.Module, number: int = 0) -> PixelBlock:
+    """One block of a group on pixels."""
+    return cast(PixelBlock, cast(PixelGroup, group).blocks[number])
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("tiny", 1), ("tiny", 2), ("small", 6), ("medium", 3), ("large", 1)])
+def test_folded_it_computes_the_same_to_the_border(one_thread: None, name: str, blocks: int) -> None:
     config = network.configuration(name)
-    unfolded = restless(Unfolded(config))
+    unfolded = restless(Unfolded(config, blocks))
+    assert all(len(cast(PixelGroup, group).blocks) == blocks for group in unfolded.groups)
     folded = fold(unfolded, FdatRd(config)).eval()
     picture = torch.rand(1, 3, 60, 120)
     with torch.no_grad():
@@ -58,10 +64,10 @@ def test_it_begins_as_interpolation(one_thread: None) -> None:
     torch.testing.assert_close(enlarged[..., 8:-8, 8:-8], expected[..., 8:-8, 8:-8])
 
 
-@pytest.mark.parametrize("name", ["tiny", "large"])
-def test_unfolding_gives_back_what_was_folded(name: str) -> None:
+@pytest.mark.parametrize(("name", "blocks"), [("tiny", 1), ("tiny", 3), ("large", 2)])
+def test_unfolding_gives_back_what_was_folded(name: str, blocks: int) -> None:
     config = network.configuration(name)
-    unfolded = restless(Unfolded(config))
+    unfolded = restless(Unfolded(config, blocks))
     again = unfold(fold(unfolded, FdatRd(config)))
     for (of, parameter), expected in zip(again.named_parameters(), unfolded.parameters(), strict=True):
         assert torch.equal(parameter, expected), of
@@ -81,7 +87,7 @@ def test_a_wider_network_begins_where_the_narrow_one_stands(one_thread: None, mo
     picture = torch.rand(1, 3, 60, 60)
     monkeypatch.setattr(widen, "NOISE", 0.0)
     for group in narrow.groups:  # norms compute something else, so here they stay out of it
-        cast(PixelGroup, group).ffn.fc2.data.zero_()
+        block_of(group).ffn.fc2.data.zero_()
     wide = widen.widen(narrow, variant("large")).eval()
     with torch.no_grad():
         torch.testing.assert_close(wide(picture), narrow(picture), atol=1e-5, rtol=1e-4)
@@ -89,7 +95,7 @@ def test_a_wider_network_begins_where_the_narrow_one_stands(one_thread: None, mo
     noisy = widen.widen(narrow, variant("large"))
     copies = cast(PixelGroup, noisy.groups[0]).conv[32:]
     assert (copies != cast(PixelGroup, wide.groups[0]).conv[32:]).any(1).all(), "copies that are alike stay so"
-    with pytest.raises(ValueError, match=r"can only be widened: .* \(48, 96, 96, 6\) .* \(32, 64, 64, 4\)"):
+    with pytest.raises(ValueError, match=r"can only be widened: .* \(48, 96, 96, 6, 1\) .* \(32, 64, 64, 4, 1\)"):
         widen.widen(wide, variant("medium"))
 
 
@@ -102,6 +108,18 @@ def test_feed_forward_networks_are_widened_too(one_thread: None, monkeypatch: py
     picture = torch.rand(1, 3, 60, 60)
     with torch.no_grad():
         torch.testing.assert_close(wide(picture), narrow(picture), atol=1e-5, rtol=1e-4)
+
+
+def test_more_blocks_begin_where_fewer_stand(one_thread: None) -> None:
+    config = network.configuration("tiny")
+    shallow = restless(Unfolded(config))
+    deep = widen.widen(shallow, config, blocks=3).eval()
+    picture = torch.rand(1, 3, 60, 60)
+    with torch.no_grad():
+        assert torch.equal(deep(picture), shallow(picture))
+    assert block_of(deep.groups[0], 2).ffn.fc1.any(), "what adds nothing yet must be able to learn"
+    with pytest.raises(ValueError, match=r"can only be widened: .* \(12, 12, 24, 1, 3\) .* \(12, 12, 24, 1, 2\)"):
+        widen.widen(deep, config, blocks=2)
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])
@@ -166,7 +184,7 @@ def test_a_training_writes_weights_of_fdat_rd_and_goes_on(one_thread: None, tile
     again.start_from(file, 0.0)
     with torch.no_grad():
         torch.testing.assert_close(again.output(picture), trainer.output(picture), atol=5e-3, rtol=0)
-    with pytest.raises(ValueError, match=r"the checkpoint is of tiny, unfolded, the recipe of tiny, whole"):
+    with pytest.raises(ValueError, match=r"is of tiny, unfolded, 1 blocks a group, the recipe of tiny, whole"):
         whole.resume(trainer.state())
 
 
