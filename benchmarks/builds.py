@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from benchmarks.report import save
-from benchmarks.speed.contestant import Missing
 from benchmarks.speed.exports import exported
 from benchmarks.speed.peers import in_fp16
 from benchmarks.weights import random_weights, weights_file
@@ -176,9 +175,9 @@ def _row(case: Case, write: Write) -> dict[str, Any]:
     )
     try:
         found = measure(case, write)
-    except (EngineError, Missing) as error:  # a row that says why; the others go on
+    except EngineError as error:  # a row that says why; the others go on
         tqdm.write(f"{said}: {error}")
-        return row | {"error": str(error)}
+        return row | {"error": str(error).splitlines()[0]}
     tqdm.write(
         f"{said}: {found['build_seconds']:.1f} s, activations {found['activation_bytes'] / 2**20:.0f} MiB, "
         f"engine {found['engine_bytes'] >> 20} MiB"
