@@ -16,8 +16,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from models.training.data import Pool
-from models.training.degrade import STEPS, Strengths, degrade, draw
+from models.training.degrade import degrade
 from models.training.recipe import Recipe
+from models.training.strengths import STEPS, Strengths, draw
 
 _TOGETHER = {
     "halo": {"halo_width": 1.0}, "halo_down": {"halo_width": 1.0}, "grain_size": {"grain": 5.0},

@@ -26,11 +26,12 @@ from models.training import loss, network
 from models.training.bank import Bank
 from models.training.curve import Log
 from models.training.data import Pool, flat_colours
-from models.training.degrade import degrade, draw, noisy
+from models.training.degrade import degrade, noisy
 from models.training.folding import fold, unfold
 from models.training.optimise import optimisers, rate
 from models.training.recipe import Recipe
 from models.training.state import export, load_state, save_state
+from models.training.strengths import draw
 from models.training.unfolded import Unfolded
 from models.training.validate import Validation
 from models.training.widen import widen

@@ -10,10 +10,11 @@ from PIL import Image
 from torch import Tensor
 
 from models.training.data import Pool
-from models.training.degrade import degrade, draw
+from models.training.degrade import degrade
 from models.training.network import bicubic
 from models.training.recipe import Recipe
 from models.training.state import write
+from models.training.strengths import draw
 
 type Enlarge = Callable[[Tensor], Tensor]
 

@@ -5,8 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from models.training import degrade as module
-from models.training.degrade import KERNELS, STEPS, Strengths, degrade, draw, noisy, quantised, quantised_difference
+from models.training import strengths as module
+from models.training.degrade import degrade, noisy
+from models.training.mpeg2 import quantised, quantised_difference
+from models.training.strengths import KERNELS, STEPS, Strengths, draw
 
 
 def seeded(seed: int = 1) -> Generator:

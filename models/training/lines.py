@@ -1,0 +1,118 @@
+"""Linear filters along a line of a picture, as matrices: (B or 1, outputs, inputs), one for each sample of a batch.
+
+Rows sum to one, so flat stays flat; at the border what lies outside is left out.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from models.training.strengths import Strengths
+
+SAMPLING = 13.5
+"""Luma samples per microsecond (ITU-R BT.601)."""
+
+
+def through(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """(B, C, H, W) with (B or 1, H', H) and (B or 1, W', W) -> (B, C, H', W')."""
+    b, c, h, w = x.shape
+    x = (x.reshape(b, c * h, w) @ across.mT).view(b, c, h, -1)
+    return down[:, None] @ x
+
+
+def _distances(rows: int, columns: int, scale: float, centre: float, device: torch.device) -> Tensor:
+    """Input sample j's distance from output sample i: (1, rows, columns), in input samples.
+
+    Output sample i lies at i·scale + centre, input sample j at j + 0.5, from the picture's left edge.
+    """
+    at = torch.arange(rows, device=device, dtype=torch.float32) * scale + centre
+    samples = torch.arange(columns, device=device, dtype=torch.float32) + 0.5
+    return (samples - at.view(rows, 1))[None]
+
+
+def _square(n: int, device: torch.device) -> Tensor:
+    return _distances(n, n, 1, 0.5, device)
+
+
+def _normalised(weights: Tensor) -> Tensor:
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def _triangle(d: Tensor) -> Tensor:
+    return (1 - d.abs()).clamp_min(0)
+
+
+def _cubic(d: Tensor) -> Tensor:
+    """Keys 1981 with a = -0.5."""
+    a = d.abs()
+    near, far = (1.5 * a - 2.5) * a * a + 1, ((-0.5 * a + 2.5) * a - 4) * a + 2
+    return torch.where(a < 1, near, torch.where(a < 2, far, 0))
+
+
+def _lanczos(d: Tensor) -> Tensor:
+    """Three lobes."""
+    return torch.where(d.abs() < 3, torch.sinc(d) * torch.sinc(d / 3), 0)
+
+
+def gaussian(n: int, sigma: Tensor) -> Tensor:
+    """(B,) σ in samples -> (B, n, n); 0 is the identity."""
+    d = _square(n, sigma.device) / sigma.clamp_min(0.05).view(-1, 1, 1)
+    return _normalised(torch.exp(-0.5 * d * d))
+
+
+def film(n: int, strengths: Strengths) -> Tensor:
+    """Optics, two exposures and halving: (B, n / 2, n)."""
+    s, device = strengths.steps, strengths.kernel.device
+    d = _distances(n // 2, n, 2, 1, device) / 2
+    halving = _normalised(torch.cat([(d.abs() < 0.5).to(d), _triangle(d), _cubic(d), _lanczos(d)]))[strengths.kernel]
+    apart = s["weave"].view(-1, 1, 1) / 2
+    d = _square(n, device)
+    twice = _normalised(_triangle(d - apart) + _triangle(d + apart))
+    return halving @ twice @ gaussian(n, s["optics"])
+
+
+def band(n: int, megahertz: Tensor) -> Tensor:
+    """A filter that is flat up to a frequency and steep there, as digital ones are: (B, n, n); 0 is none."""
+    nyquist = SAMPLING / 2
+    share = torch.where(megahertz > 0, megahertz / nyquist, 1)
+    return _normalised(_lanczos(_square(n, megahertz.device) * share.view(-1, 1, 1)))
+
+
+def soft_band(n: int, megahertz: Tensor) -> Tensor:
+    """A Gaussian filter that halves power at a frequency, as analogue chroma's are: (B, n, n); 0 is none."""
+    sigma = math.sqrt(math.log(2)) / math.tau * SAMPLING / megahertz.clamp_min(0.1)
+    return gaussian(n, torch.where(megahertz > 0, sigma, 0))
+
+
+def halo(n: int, amount: Tensor, sigma: Tensor) -> Tensor:
+    """Unsharp masking: (B, n, n)."""
+    a = amount.view(-1, 1, 1)
+    return (1 + a) * torch.eye(n, device=amount.device) - a * gaussian(n, sigma)
+
+
+def twitter(n: int, share: Tensor) -> Tensor:
+    """Odd lines partly replaced by the mean of their neighbours: (B, n, n)."""
+    d = _square(n, share.device)
+    odd = (torch.arange(n, device=share.device) % 2).view(1, n, 1) * share.view(-1, 1, 1)
+    neighbours = _normalised(((d.abs() - 1).abs() < 0.5).to(d))
+    return torch.lerp(torch.eye(n, device=share.device)[None], neighbours, odd)
+
+
+def subsample(n: int, factor: int, centre: float, device: torch.device) -> Tensor:
+    """(1, n / factor, n): a triangle over 2·factor samples, the first output `centre` from the left edge."""
+    return _normalised(_triangle(_distances(n // factor, n, factor, centre, device) / factor))
+
+
+def supersample(n: int, factor: int, centre: Tensor) -> Tensor:
+    """(B, n, n / factor): straight lines between samples, the first of which lies `centre` (B,) from the left edge."""
+    device = centre.device
+    at = (torch.arange(n, device=device) + 0.5 - centre.view(-1, 1)) / factor
+    at = at.clamp(0, n // factor - 1)[..., None]
+    return _triangle(torch.arange(n // factor, device=device) - at)
+
+
+def quarter(n: int, share: Tensor) -> Tensor:
+    """To a quarter of the width and back: (B, n, n)."""
+    there, back = subsample(n, 4, 0.5, share.device), supersample(n, 4, torch.full_like(share, 0.5))
+    return torch.lerp(torch.eye(n, device=share.device)[None], back @ there, share.view(-1, 1, 1))
