@@ -73,8 +73,9 @@ def test_fp32_is_not_rounded(tiny_model: Path, tmp_path: Path, monkeypatch: pyte
     for precision in precisions:
         job = Job(open_checkpoint(tiny_model), 60, 60, precision)
         tensorrt.build_for(job, tmp_path, RTX, ["sm89"])
-    flag = RTX.load().BuilderFlag.TF32
-    assert [config.get_flag(flag) for config in configs] == [True, False]
+    flags = RTX.load().BuilderFlag
+    assert [config.get_flag(flags.TF32) for config in configs] == [True, False]
+    assert all(config.get_flag(flags.REQUIRE_USER_ALLOCATION) for config in configs), "CUDA graphs want that"
 
 
 @needs_rtx
@@ -211,13 +212,16 @@ class Config:
     def set_compute_capability(self, capability: int, index: int) -> None:
         self.capabilities.append(capability)
 
-    def create_timing_cache(self, content: bytes) -> "Config":
+    def create_timing_cache(self, content: bytes) -> "Config | None":
+        if content == b"damaged":
+            return None
         self.timings = content
         return self
 
     def set_timing_cache(self, cache: object, ignore_mismatch: bool) -> bool:
+        assert cache is self
         assert not ignore_mismatch, "timings of another GPU are none"
-        return True
+        return self.timings != b"of another GPU"
 
     def serialize(self) -> bytes:
         return self.timings + b"+"
@@ -234,6 +238,27 @@ def test_only_the_classic_library_is_tuned(tmp_path: Path) -> None:
     with RTX.tune(config, how):
         assert config.builder_optimization_level == 3
     assert (tmp_path / "state/classic.timings").read_bytes() == b"++"
+
+
+@pytest.mark.parametrize("content", [b"damaged", b"of another GPU"])
+def test_timings_that_are_not_taken_are_begun_anew(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "classic.timings"
+    path.write_bytes(content)
+    with CLASSIC.tune(Config(), {"timings": str(path)}):
+        pass
+    assert path.read_bytes() == b"+"
+
+
+def test_only_the_portable_library_reserves_and_can_be_asked_for_graphs() -> None:
+    asked: list[object] = []
+    config = SimpleNamespace(set_flag=asked.append)
+    trt = SimpleNamespace(BuilderFlag=SimpleNamespace(REQUIRE_USER_ALLOCATION="memory"))
+    context = SimpleNamespace(is_stream_capturable=lambda stream: stream == 7)
+    for library in (RTX, CLASSIC):
+        library.reserve(trt, config)
+    assert asked == ["memory"]
+    assert [RTX.capturable(context, stream) for stream in (7, 8)] == [True, False]
+    assert CLASSIC.capturable(object(), 8)
 
 
 def test_only_the_portable_library_is_aimed() -> None:

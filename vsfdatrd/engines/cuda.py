@@ -33,13 +33,19 @@ def require() -> None:
     """Raises EngineUnavailable, saying why, if CUDA cannot use the GPUs there are."""
     status, count = rt.cudaGetDeviceCount()
     if status == rt.cudaError_t.cudaErrorInsufficientDriver:
-        version = rt.getLocalRuntimeVersion()[1]
+        # Of the runtime inside cuda-bindings; `getLocalRuntimeVersion` looks for a libcudart, which nobody needs.
+        version = check(rt.cudaRuntimeGetVersion(), "asking for CUDA's version")
         raise EngineUnavailable(
             f"the NVIDIA driver is missing or too old (it supports CUDA {driver_version()}, and {version // 1000} is "
             "needed); install a current driver"
         )
-    if status != rt.cudaError_t.cudaSuccess or not count:
+    if status in (rt.cudaError_t.cudaSuccess, rt.cudaError_t.cudaErrorNoDevice) and not count:
         raise EngineUnavailable("the NVIDIA driver shows no GPU")
+    try:
+        check((status,), "asking for the GPUs")
+    except EngineError as error:
+        cure = "install the NVIDIA driver again, and restart the machine"
+        raise EngineUnavailable(f"{error}; {cure}") from error
 
 
 def use(index: int) -> None:
@@ -128,6 +134,11 @@ class Stream(_Owner):
         """Copy from the GPU's memory into this process's."""
         kind = rt.cudaMemcpyKind.cudaMemcpyDeviceToHost
         check(rt.cudaMemcpyAsync(address, memory.address, memory.size, kind, self._handle), "fetching a frame")
+
+    def copy(self, target: DeviceMemory, source: DeviceMemory) -> None:
+        """Copy between two places of one size on the GPU."""
+        kind = rt.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        check(rt.cudaMemcpyAsync(target.address, source.address, source.size, kind, self._handle), "moving a frame")
 
     def record(self, event: Event) -> None:
         """Let the event stand for all work so far."""

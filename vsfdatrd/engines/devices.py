@@ -38,4 +38,5 @@ def _gpu(device: object) -> Gpu:
     major = driver.cuDeviceGetAttribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device)[1]
     minor = driver.cuDeviceGetAttribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)[1]
     name = driver.cuDeviceGetName(256, device)[1]
-    return Gpu(name.decode(errors="replace").rstrip("\0"), (int(major), int(minor)))
+    # A string of C in 256 bytes: what lies behind its end is not the driver's.
+    return Gpu(name.partition(b"\0")[0].decode(errors="replace"), (int(major), int(minor)))

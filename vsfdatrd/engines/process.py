@@ -24,9 +24,10 @@ from typing import IO, Any
 import numpy as np
 
 from vsfdatrd.engines.base import Frames
-from vsfdatrd.errors import EngineBuildError, EngineError
+from vsfdatrd.errors import EngineBuildError, EngineError, EngineUnavailable
 
 _PATIENCE = 5.0  # seconds a process may take to end by itself
+_KINDS: dict[str | None, type[EngineError]] = {kind.__name__: kind for kind in (EngineBuildError, EngineUnavailable)}
 
 
 def python() -> str:
@@ -147,7 +148,7 @@ class Worker:
             raise EngineError(self.obituary())
         answer = json.loads(line)
         if "error" in answer:
-            raise (EngineBuildError if answer.get("kind") == "EngineBuildError" else EngineError)(answer["error"])
+            raise _KINDS.get(answer.get("kind"), EngineError)(answer["error"])
         return answer["result"]
 
     def obituary(self) -> str:

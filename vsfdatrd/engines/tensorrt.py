@@ -23,7 +23,7 @@ from vsfdatrd.engines.tensorrt_build import REFERENCE
 from vsfdatrd.engines.tensorrt_library import OLDEST, Library, choose
 from vsfdatrd.engines.traced import graph_for
 from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, EngineUnavailable
-from vsfdatrd.graph import GRAPH_VERSION as GRAPH_VERSION
+from vsfdatrd.graph import GRAPH_VERSION as WRITTEN
 from vsfdatrd.graph.dialect import tensorrt as dialect
 from vsfdatrd.graph.of_checkpoint import serialized
 from vsfdatrd.nn.fdat_config import Config, FdatConfig
@@ -31,6 +31,8 @@ from vsfdatrd.options import Precision
 
 log = logging.getLogger(__name__)
 
+GRAPH_VERSION = f"{WRITTEN}.1"
+"""Of the graph, and of how it is built."""
 ANY_SIZE = False
 
 # Activations per token of the map: bytes for each channel of the feed-forward network, and for each of a token's scores
@@ -124,7 +126,8 @@ def needed(job: Job) -> int:
         activations = pixels * description.artcnn.held * BYTES_PER_HELD[job.precision]
     else:
         activations = 4 * pixels * description.largest * LARGEST_AT_ONCE[job.precision == "fp32"]
-    frames = 12 * pixels * (1 + description.scale**2) * (job.streams or STREAMS)
+    # One frame more than are in flight: the places between which the network computes.
+    frames = 12 * pixels * (1 + description.scale**2) * ((job.streams or STREAMS) + 1)
     return int(activations + frames + 4 * description.parameters + BYTES_OF_PROCESS)
 
 

@@ -28,19 +28,25 @@ def build(
     trt = library.load()
     start = time.monotonic()
     with contextlib.closing(logger(trt, log)) as said:
-        builder = trt.Builder(said)
+        try:
+            builder = trt.Builder(said)
+        except TypeError as error:  # how its bindings say that they got none
+            raise EngineBuildError(f"TensorRT does not start: {said.why()}; its full log is {log}") from error
         network = builder.create_network(library.network_flags(trt))
         parser = trt.OnnxParser(network, said)
         if not parser.parse(graph.read_bytes()):
             errors = (parser.get_error(i) for i in range(parser.num_errors))
-            why = "; ".join(dict.fromkeys(f"{error.node_operator()}: {error.desc()}" for error in errors))
+            told = (": ".join(filter(None, (error.node_operator(), error.desc()))) for error in errors)
+            why = "; ".join(dict.fromkeys(told))
             raise EngineBuildError(f"TensorRT does not read the network: {why or said.why()}; its full log is {log}")
         _allow_decomposition(trt, network)
         config = builder.create_builder_config()
         library.aim(trt, config, targets)
+        library.reserve(trt, config)
         if how.get("exact"):
             config.clear_flag(trt.BuilderFlag.TF32)  # set by default: float32 products with the 10 bits of fp16
         with library.tune(config, how):
+            said.errors.clear()  # such as of timings that were not taken, which are no cause of what follows
             blob = builder.build_serialized_network(network, config)
         if blob is None:
             raise EngineBuildError(f"TensorRT could not build the network: {said.why()}; its full log is {log}")

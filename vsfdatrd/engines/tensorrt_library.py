@@ -80,6 +80,13 @@ class Library:
         for index, capability in enumerate(known):
             config.set_compute_capability(capability, index)
 
+    def reserve(self, trt: Any, config: Any) -> None:
+        """Have all memory reserved when an engine is loaded: kernels for which more is fetched while they run cannot be
+        collected into a CUDA graph. The classic library fetches none.
+        """
+        if self.portable:
+            config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+
     @contextlib.contextmanager
     def tune(self, config: Any, how: Mapping[str, Any]) -> Iterator[None]:
         """Set how hard a build is to try, for the duration of the build.
@@ -94,10 +101,12 @@ class Library:
             config.builder_optimization_level = how["level"]
         path = Path(how["timings"]) if how.get("timings") else None
         cache = config.create_timing_cache(read(path) or b"")
-        config.set_timing_cache(cache, False)
+        if cache is None or not config.set_timing_cache(cache, False):  # damaged, or of another GPU: begun anew
+            cache = config.create_timing_cache(b"")
+            config.set_timing_cache(cache, False)
         yield
-        if path:
-            keep(path, bytes(cache.serialize()))
+        if path and (timings := cache.serialize()) is not None:
+            keep(path, bytes(timings))
 
     def context(self, engine: Any, cached: bytes | None) -> tuple[Any, Any]:
         """(execution context, what `compiled` takes and must live as long). cached: what `compiled` returned before."""
@@ -112,7 +121,14 @@ class Library:
 
     def compiled(self, kept: Any) -> bytes | None:
         """What was compiled for this GPU so far, for the next run; None where there is no such thing."""
-        return None if kept is None else bytes(kept[1].serialize())
+        content = None if kept is None else kept[1].serialize()
+        return None if content is None else bytes(content)
+
+    def capturable(self, context: Any, stream: int) -> bool:
+        """Whether a context's kernels can be collected from a stream into a CUDA graph. Where the library cannot be
+        asked, trying tells.
+        """
+        return not self.portable or bool(context.is_stream_capturable(stream))
 
 
 RTX = Library("tensorrt_rtx", "rtx", portable=True)

@@ -85,15 +85,13 @@ class TensorRt(Serving):
     def prepare(self, memory: mmap.mmap, frames: list[tuple[Frames, Frames]]) -> None:
         """See `Serving.prepare`. Slots go to the devices in turn."""
         self._mapped = (memory, frames)  # the GPU knows addresses only
-        pinned = True
         try:
             cuda.use(self._devices[0].index)
             self._pinned = cuda.PinnedMemory(cuda.address_of(memory), len(memory))
         except EngineError as error:  # frames still travel, though not while the GPU computes
-            pinned = False
             print(f"fdatrd: {error}; frames travel a little slower", file=sys.stderr)
         for number, device in enumerate(self._devices):
-            device.open(frames[number :: len(self._devices)], graphs=pinned)
+            device.open(frames[number :: len(self._devices)])
 
     def submit(self, slot: int) -> None:
         """See `Serving.submit`."""
@@ -121,8 +119,11 @@ class _Device:
         self.index, self._library = index, library
         cuda.use(index)
         self._log = logger(trt)
-        self._runtime = trt.Runtime(self._log)
-        _check_validity(trt, self._runtime, blob)
+        try:
+            self._runtime = trt.Runtime(self._log)
+        except TypeError as error:  # how its bindings say that they got none
+            raise EngineError(f"TensorRT does not start: {self._log.why()}") from error
+        _check_validity(trt, self._runtime, blob, self._log)
         self._engine = self._runtime.deserialize_cuda_engine(blob)
         if self._engine is None:
             raise EngineError(f"TensorRT does not load the engine: {self._log.why()}")
@@ -136,42 +137,41 @@ class _Device:
         self.shapes = (shape["input"][1:], shape["output"][1:])
         self._stream = cuda.Stream()
         self._size = [4 * int(np.prod(side)) for side in self.shapes]
-        self.once(np.zeros(self.shapes[0], np.float32))  # compiles what is to be compiled
+        # The network computes between these two places for good, and frames are moved there and away, in thousandths of
+        # the time it takes: a CUDA graph knows addresses only, and TensorRT does not vouch for one whose context was
+        # given others since.
+        self._source, self._result = (cuda.DeviceMemory(size) for size in self._size)
+        self._context.set_tensor_address("input", self._source.address)
+        self._context.set_tensor_address("output", self._result.address)
+        self._graph: cuda.Graph | None = None
+        picture = np.random.default_rng(0).random(self.shapes[0], np.float32)
+        plain = self.once(picture)  # compiles what is to be compiled, and does what is done at the first time only
         after = library.compiled(self._kept)
         if kept and after and after != before:
             keep(kept, after)
+        self._capture(picture, plain)
 
     def once(self, picture: Frames) -> Frames:
         """One frame, start to end."""
         cuda.use(self.index)
-        picture, result = np.ascontiguousarray(picture), np.empty(self.shapes[1], np.float32)
-        with cuda.DeviceMemory(self._size[0]) as source, cuda.DeviceMemory(self._size[1]) as target:
-            self._stream.upload(source, picture.ctypes.data)
-            self._enqueue(source, target)
-            self._stream.download(result.ctypes.data, target)
-            self._stream.synchronize()
+        picture, result = np.ascontiguousarray(picture, np.float32), np.empty(self.shapes[1], np.float32)
+        self._stream.upload(self._source, picture.ctypes.data)
+        self._run()
+        self._stream.download(result.ctypes.data, self._result)
+        self._stream.synchronize()
         return result
 
     def rate(self, runs: int) -> float:
         """Frames a second of the network between memory of its own, frames following each other at once."""
         cuda.use(self.index)
-        nothing = np.zeros(1, np.float32)
-        slot = self._slot(nothing, nothing)
-        graph = self._captured(slot)
         start = 0.0
         for turn in range(runs + 5):
             if turn == 5:  # clocks have risen, caches are warm
                 self._stream.synchronize()
                 start = time.perf_counter()
-            if graph:
-                graph.launch(self._stream)
-            else:
-                self._enqueue(slot.device_source, slot.device_result)
+            self._run()
         self._stream.synchronize()
-        seconds = time.perf_counter() - start
-        slot.device_source.close()
-        slot.device_result.close()
-        return runs / seconds
+        return runs / (time.perf_counter() - start)
 
     def layers(self, runs: int) -> dict[str, float]:
         """Seconds a frame takes in each layer. Raises EngineError if this TensorRT does not tell."""
@@ -187,24 +187,25 @@ class _Device:
 
         profiler = Profiler()
         self._context.profiler = profiler
-        picture = drawing(*self.shapes[0][1:])
+        picture = drawing(*self.shapes[0][1:])[: self.shapes[0][0]]
+        graph, self._graph = self._graph, None  # whose layers nobody is told of
         for _ in range(runs):
             self.once(picture)
+        self._graph = graph
         if not seconds:
             raise EngineError("this TensorRT does not tell how long its layers take")
         return seconds
 
-    def open(self, frames: list[tuple[Frames, Frames]], graphs: bool) -> None:
-        """Make slots for these frames of shared memory, each with a graph of the network if that is possible."""
+    def open(self, frames: list[tuple[Frames, Frames]]) -> None:
+        """Make slots for these frames of shared memory."""
         cuda.use(self.index)
         slots = [self._slot(source, result) for source, result in frames]
-        captured = [self._captured(slot) if graphs else None for slot in slots]
 
         def launch(number: int) -> None:
-            if graph := captured[number]:
-                graph.launch(self._stream)
-            else:
-                self._enqueue(slots[number].device_source, slots[number].device_result)
+            slot = slots[number]
+            self._stream.copy(self._source, slot.device_source)
+            self._run()
+            self._stream.copy(slot.device_result, self._result)
 
         self.conveyor = Conveyor(cuda.Stream(), self._stream, cuda.Stream(), slots, launch)
 
@@ -213,30 +214,43 @@ class _Device:
         events = (cuda.Event(), cuda.Event(), cuda.Event())
         return Slot(source.ctypes.data, result.ctypes.data, there, back, *events)
 
-    def _enqueue(self, source: cuda.DeviceMemory, target: cuda.DeviceMemory) -> None:
-        self._context.set_tensor_address("input", source.address)
-        self._context.set_tensor_address("output", target.address)
+    def _run(self) -> None:
+        """Start the network."""
+        if self._graph is None:
+            self._enqueue()
+        else:
+            self._graph.launch(self._stream)
+
+    def _enqueue(self) -> None:
         if not self._context.execute_async_v3(int(self._stream.handle)):
             raise EngineError(f"TensorRT could not start the network: {self._log.why()}")
 
-    def _captured(self, slot: Slot[cuda.Event]) -> cuda.Graph | None:
-        """The network between a slot's own places, as a graph: some hundred launches become one."""
+    def _capture(self, picture: Frames, plain: Frames) -> None:
+        """Have the network start as a graph from now on, some hundred launches in one, if that gives the same.
+
+        picture, plain: an input, and what became of it without a graph.
+        """
         try:
-            self._enqueue(slot.device_source, slot.device_result)  # what is done at the first time only must be done
-            self._stream.synchronize()
+            if not self._library.capturable(self._context, int(self._stream.handle)):
+                raise EngineError("TensorRT says that this network cannot be one")
             with self._stream.captured() as capture:
-                self._enqueue(slot.device_source, slot.device_result)
-            return capture.graph
+                self._enqueue()
+            self._graph = capture.graph
+            # Room for sums in another order; not for a picture of another frame.
+            if not np.allclose(self.once(picture), plain, atol=0.01, equal_nan=True):
+                raise EngineError("it computes something else")
         except EngineError as error:
+            graph, self._graph = self._graph, None
+            if graph is not None:
+                graph.close()
             print(f"fdatrd: without a CUDA graph: {error}", file=sys.stderr)
-            return None
 
 
 def _library(name: str) -> Library:
     return {RTX.module: RTX, CLASSIC.module: CLASSIC}[name]
 
 
-def _check_validity(trt: Any, runtime: Any, blob: bytes) -> None:
+def _check_validity(trt: Any, runtime: Any, blob: bytes, log: Any) -> None:
     """Ask before loading, where the library can say more than yes or no."""
     if not hasattr(runtime, "get_engine_validity"):
         return
@@ -246,7 +260,7 @@ def _check_validity(trt: Any, runtime: Any, blob: bytes) -> None:
         why = [
             kind.name.lower().replace("_", " ") for kind in kinds.__members__.values() if int(kind) & int(diagnostics)
         ]
-        raise EngineError(f"the engine cannot run on this GPU: {', '.join(why) or 'TensorRT does not say why'}")
+        raise EngineError(f"the engine cannot run on this GPU: {', '.join(why) or log.why()}")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,13 @@
 It runs the network itself, so its artefact holds nothing but a note; any architecture that loads can run here.
 """
 
+import contextlib
 import importlib.util
 import json
+import warnings
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,10 +125,45 @@ def build(job: Job, directory: Path) -> None:
 
 def load(job: Job, directory: Path) -> Engine:
     """The network on its device, ready for frames. Raises EngineError if the device refuses."""
+    on_gpu = _on_gpu()
     try:
-        return _Cuda(job) if _on_gpu() else _Cpu(job)
+        return _Cuda(job) if on_gpu else _Cpu(job)
     except RuntimeError as error:
-        raise EngineError(f"PyTorch could not prepare the network for {job.width}×{job.height}: {error}") from error
+        why = str(error)
+    # Here, since the traceback would hold on to what was reserved already, which the next attempt needs.
+    if on_gpu:
+        _give_back_memory()
+    raise EngineError(f"PyTorch could not prepare the network for {job.width}×{job.height}: {why}")
+
+
+def _give_back_memory() -> None:
+    """Let other programs have the GPU memory that PyTorch keeps for itself."""
+    import torch
+
+    with contextlib.suppress(RuntimeError):  # after a failure of the GPU every call fails
+        torch.cuda.empty_cache()
+
+
+@cache
+def _stream(index: int, lane: int) -> "torch.cuda.Stream":
+    """The stream of a GPU's lane, the same for every engine: cuBLAS keeps tens of MiB for each that it has seen."""
+    import torch
+
+    return torch.cuda.Stream(index)  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def _exactly(precision: Precision) -> Iterator[None]:
+    """Have convolutions in fp32 be just that: cuDNN takes the 10 bits of TF32 unless told otherwise."""
+    import torch
+
+    if precision != "fp32":
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some versions announce another name for it
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
 
 
 def _dtype(precision: Precision) -> "torch.dtype":
@@ -213,22 +252,27 @@ class _Cpu(_Slots):
 class _Lane:
     """One slot on one GPU: pinned host buffers, device buffers, a stream, and the network as a CUDA graph."""
 
-    def __init__(self, network: Any, device: "torch.device", dtype: "torch.dtype", shapes: tuple[Any, Any]) -> None:
+    def __init__(
+        self, network: Any, stream: "torch.cuda.Stream", dtype: "torch.dtype", shapes: tuple[Any, Any]
+    ) -> None:
         import torch
 
         self.host_in = torch.zeros(shapes[0], pin_memory=True)
         self.host_out = torch.empty(shapes[1], pin_memory=True)
-        self.device = device
+        self.device = stream.device
         self.network = network  # the graph knows its weights by their addresses only
-        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self.done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        with torch.cuda.device(device), torch.cuda.stream(self.stream), torch.inference_mode():
-            self.device_in = torch.zeros(shapes[0], device=device)
+        self.stream = stream
+        self.done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # who waits leaves the core
+        with torch.cuda.device(self.device):
+            stream.wait_stream(torch.cuda.current_stream())  # which has brought the weights
+        with torch.cuda.device(self.device), torch.cuda.stream(stream), torch.inference_mode():
+            self.device_in = torch.zeros(shapes[0], device=self.device)
             for _ in range(3):  # lets cuDNN and cuBLAS choose their kernels before the capture
                 network(self.device_in.to(dtype))
-            self.stream.synchronize()
+            stream.synchronize()
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph, stream=self.stream):
+            # Other engines' threads go on meanwhile: what they do is no error of this capture.
+            with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
                 self.device_out = network(self.device_in.to(dtype)).float()
 
     def submit(self) -> None:
@@ -258,7 +302,8 @@ class _Cuda(_Slots):
             device = torch.device("cuda", index)
             if index not in networks:
                 networks[index] = _network(job, device)
-            lanes.append(_Lane(networks[index], device, dtype, shapes))
+            with _exactly(job.precision):
+                lanes.append(_Lane(networks[index], _stream(index, slot // len(job.device)), dtype, shapes))
         self._lanes = lanes
 
     def input(self, slot: int) -> Frames:
@@ -272,7 +317,10 @@ class _Cuda(_Slots):
             raise EngineError(f"the GPU did not take the frame: {error}") from error
 
     def collect(self, slot: int) -> Frames:
-        lane = self._lanes[slot]
+        try:
+            lane = self._lanes[slot]
+        except IndexError:
+            raise EngineError("the engine was closed before the frame was collected") from None
         try:
             lane.done.synchronize()  # lets other Python threads run
         except RuntimeError as error:
@@ -283,9 +331,9 @@ class _Cuda(_Slots):
         if self._closed:
             return
         self._closed = True
-        import torch
-
-        for lane in self._lanes:
-            lane.stream.synchronize()
+        streams = [lane.stream for lane in self._lanes]  # a name for the last lane would keep its memory
+        with contextlib.suppress(RuntimeError):  # after a failure of the GPU every call fails
+            for stream in streams:
+                stream.synchronize()
         self._lanes.clear()
-        torch.cuda.empty_cache()
+        _give_back_memory()

@@ -6,7 +6,9 @@ FAULTS = frozenset(os.environ.get("FAKE_GPU", "").split())
 """register: memory cannot be pinned. capture: no graphs. launch: the ninth kernel fails. crash: the process dies there.
 allocate: there is no memory. invalid: engines are for another GPU. load: engines do not load. build: builds fail.
 parse: graphs are not read. wrong-<precision>: an engine of that precision computes something else. nan: engines give
-NaN. rejected: what was compiled before is not taken. silent: no profiler is told anything.
+NaN. rejected: what was compiled before is not taken. uncached: what was compiled is not given. silent: no profiler is
+told anything. unreadable: the library does not say what is wrong with an engine, but to its log. dynamic: engines fetch
+memory while they run. replay: what is captured computes something else.
 """
 GPUS = tuple(filter(None, os.environ.get("FAKE_GPUS", "Fake RTX 8.9").split(",")))
 """Name and compute capability of each."""

@@ -35,40 +35,44 @@ class EngineInvalidityDiagnostics(IntEnum):
 
 
 class NetworkDefinitionCreationFlag(IntEnum):
-    STRONGLY_TYPED = 1
+    STRONGLY_TYPED = 0
 
 
-class Network:
+class INetworkDefinition:
     def __init__(self):
-        self.shapes, self.precision = {}, ""
+        self._shapes, self._precision = {}, ""
 
 
-class BuilderFlag:
-    TF32 = object()
+class BuilderFlag(IntEnum):
+    TF32, REQUIRE_USER_ALLOCATION = 6, 28
 
 
-class Config:
+class IBuilderConfig:
     num_compute_capabilities = 0
 
     def __init__(self):
-        self.targets = []
+        self._targets, self._flags = [], {BuilderFlag.TF32}
 
-    def set_compute_capability(self, capability, index):
-        self.targets.append(capability.name)
+    def set_compute_capability(self, compute_capability, index):
+        self._targets.append(compute_capability.name)
+        return True
+
+    def set_flag(self, flag):
+        self._flags.add(flag)
 
     def clear_flag(self, flag):
-        assert flag is BuilderFlag.TF32
+        self._flags.remove(flag)
 
 
 class Builder:
     def __init__(self, logger):
         self.logger = logger
 
-    def create_network(self, flags):
-        return Network()
+    def create_network(self, flags=0):
+        return INetworkDefinition()
 
     def create_builder_config(self):
-        return Config()
+        return IBuilderConfig()
 
     def build_serialized_network(self, network, config):
         if settings.fails("build"):
@@ -76,7 +80,12 @@ class Builder:
             self.logger.log(ILogger.ERROR, "and one error more")
             return None
         self.logger.log(ILogger.INFO, "Total Activation Memory: 12345 bytes")
-        content = {"shapes": network.shapes, "precision": network.precision, "targets": config.targets}
+        content = {
+            "shapes": network._shapes,
+            "precision": network._precision,
+            "targets": config._targets,
+            "static": BuilderFlag.REQUIRE_USER_ALLOCATION in config._flags,
+        }
         return json.dumps(content).encode()
 
 
@@ -84,23 +93,23 @@ class OnnxParser:
     num_errors = 1
 
     def __init__(self, network, logger):
-        self.network = network
+        self._network = network
 
-    def parse(self, data):
+    def parse(self, model, path=None):
         import onnx
 
         if settings.fails("parse"):
             return False
-        graph = onnx.load_model_from_string(data).graph
+        graph = onnx.load_model_from_string(model).graph
         for value in (*graph.input, *graph.output):
-            self.network.shapes[value.name] = [d.dim_value for d in value.type.tensor_type.shape.dim]
+            self._network._shapes[value.name] = [d.dim_value for d in value.type.tensor_type.shape.dim]
         kinds = {int(tensor.data_type) for tensor in graph.initializer}
         half = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
-        self.network.precision = next((name for kind, name in half.items() if kind in kinds), "fp32")
+        self._network._precision = next((name for kind, name in half.items() if kind in kinds), "fp32")
         norms = {node.input[1] for node in graph.node if node.op_type == "LayerNormalization"}
         full = any(t.name in norms and t.data_type == onnx.TensorProto.FLOAT for t in graph.initializer)
-        if self.network.precision == "fp16" and full:
-            self.network.precision = "mixed"
+        if self._network._precision == "fp16" and full:
+            self._network._precision = "mixed"
         return True
 
     def get_error(self, index):
@@ -114,26 +123,28 @@ class OnnxParser:
         return Error()
 
 
-class Cache:
+class IRuntimeCache:
     def __init__(self):
-        self.content = b""
+        self._content = b""
 
-    def deserialize(self, content):
+    def deserialize(self, blob):
         if settings.fails("rejected"):
             return False
-        self.content = content
+        self._content = blob
         return True
 
     def serialize(self):
-        return self.content or b"kernels"
+        if settings.fails("uncached"):
+            return None
+        return self._content or b"kernels"
 
 
-class RuntimeConfig:
+class IRuntimeConfig:
     def create_runtime_cache(self):
-        return Cache()
+        return IRuntimeCache()
 
     def set_runtime_cache(self, cache):
-        self.cache = cache
+        self._cache = cache
         return True
 
 
@@ -141,63 +152,66 @@ class Runtime:
     def __init__(self, logger):
         self.logger = logger
 
-    def get_engine_validity(self, blob):
+    def get_engine_validity(self, buffer):
         if settings.fails("invalid"):
             return EngineValidity.INVALID, 2
+        if settings.fails("unreadable"):
+            self.logger.log(ILogger.INTERNAL_ERROR, "the GPU's properties cannot be read.")
+            return EngineValidity.INVALID, 0
         return EngineValidity.VALID, 0
 
-    def deserialize_cuda_engine(self, blob):
+    def deserialize_cuda_engine(self, serialized_engine):
         if settings.fails("load"):
             self.logger.log(ILogger.ERROR, "the engine is not for this version.")
             return None
-        return Engine(json.loads(bytes(blob)))
+        return ICudaEngine(json.loads(bytes(serialized_engine)))
 
 
-class Engine:
-    device_memory_size_v2 = 12345
-
+class ICudaEngine:
     def __init__(self, content):
-        self.content = content
+        self._content = content
 
     def get_tensor_shape(self, name):
-        return tuple(self.content["shapes"][name])
+        return tuple(self._content["shapes"][name])
 
     def create_runtime_config(self):
-        return RuntimeConfig()
+        return IRuntimeConfig()
 
-    def create_execution_context(self, config=None):
-        return Context(self)
+    def create_execution_context(self, runtime_config=None):
+        return IExecutionContext(self)
 
 
-class Context:
-    frames = 0
+class IExecutionContext:
     profiler = None
 
     def __init__(self, engine):
-        self.engine = engine
-        self.places = {}
+        self._engine, self._places, self._frames = engine, {}, 0
 
-    def set_tensor_address(self, name, address):
-        self.places[name] = address
+    def set_tensor_address(self, name, memory):
+        self._places[name] = memory
         return True
 
-    def execute_async_v3(self, stream):
-        stream = runtime._streams[stream]
-        shapes, precision = self.engine.content["shapes"], self.engine.content["precision"]
+    def is_stream_capturable(self, stream):
+        return self._engine._content["static"] and not settings.fails("dynamic")
+
+    def execute_async_v3(self, stream_handle):
+        stream = runtime._streams[stream_handle]
+        shapes, precision = self._engine._content["shapes"], self._engine._content["precision"]
         views = {}
         for name, shape in shapes.items():
-            block = runtime._memory[self.places[name]]
+            block = runtime._memory[self._places[name]]
             views[name] = np.frombuffer((ctypes.c_char * len(block)).from_buffer(block), np.float32).reshape(shape)
         scale = shapes["output"][2] // shapes["input"][2]
+        replayed = stream.captured is not None
 
         def kernel():
-            type(self).frames += 1
-            if settings.fails("crash") and self.frames > 8:
+            self._frames += 1
+            if settings.fails("crash") and self._frames > 8:
                 os._exit(11)
-            if settings.fails("launch") and self.frames > 8:
-                runtime.fail_from_now_on()
+            if settings.fails("launch") and self._frames > 8:
+                runtime._fail_from_now_on()
             np.copyto(views["output"], views["input"].repeat(scale, 2).repeat(scale, 3))
-            if settings.fails(f"wrong-{precision}"):
+            if settings.fails(f"wrong-{precision}") or (replayed and settings.fails("replay")):
                 views["output"][...] += 0.02
             if settings.fails("nan"):
                 views["output"][0, 0, 0, 0] = np.nan

@@ -15,7 +15,7 @@ class CUdevice_attribute(IntEnum):
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76
 
 
-def cuInit(flags):
+def cuInit(Flags):
     return (CUresult.CUDA_SUCCESS if settings.GPUS else CUresult.CUDA_ERROR_NO_DEVICE,)
 
 
@@ -23,13 +23,13 @@ def cuDeviceGetCount():
     return CUresult.CUDA_SUCCESS, len(settings.GPUS)
 
 
-def cuDeviceGet(index):
-    return CUresult.CUDA_SUCCESS, index
+def cuDeviceGet(ordinal):
+    return CUresult.CUDA_SUCCESS, ordinal
 
 
-def cuDeviceGetAttribute(attribute, device):
-    return CUresult.CUDA_SUCCESS, settings.capability(device)[attribute - 75]
+def cuDeviceGetAttribute(attrib, dev):
+    return CUresult.CUDA_SUCCESS, settings.capability(dev)[attrib - 75]
 
 
-def cuDeviceGetName(length, device):
-    return CUresult.CUDA_SUCCESS, settings.name(device).encode()[: length - 1] + b"\0"
+def cuDeviceGetName(length, dev):
+    return CUresult.CUDA_SUCCESS, (settings.name(dev).encode()[: length - 1] + b"\0").ljust(length)

@@ -6,7 +6,6 @@ import random
 import threading
 import time
 from enum import IntEnum
-from types import SimpleNamespace
 
 import fake_gpu_settings as settings
 
@@ -24,23 +23,33 @@ class cudaError_t(IntEnum):
     cudaErrorStreamCaptureUnsupported = 900
 
 
-OK = cudaError_t.cudaSuccess
-cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
-cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
+_OK = cudaError_t.cudaSuccess
+
+
+class cudaMemcpyKind(IntEnum):
+    cudaMemcpyHostToDevice = 1
+    cudaMemcpyDeviceToHost = 2
+    cudaMemcpyDeviceToDevice = 3
+
+
+class cudaStreamCaptureMode(IntEnum):
+    cudaStreamCaptureModeThreadLocal = 1
+
+
 _current = threading.local()
 _memory: dict[int, ctypes.Array] = {}
-_failure = [OK]
+_failure = [_OK]
 
 
-def device():
+def _device():
     return getattr(_current, "device", 0)
 
 
-class Stream:
+class _Stream:
     """Tasks, done in order by a thread, each after a moment."""
 
     def __init__(self):
-        self.device, self.tasks, self.captured = device(), queue.SimpleQueue(), None
+        self.device, self.tasks, self.captured = _device(), queue.SimpleQueue(), None
         threading.Thread(target=self._work, daemon=True).start()
 
     def _work(self):
@@ -61,10 +70,10 @@ class Stream:
         return id(self)
 
 
-_streams: dict[int, Stream] = {}
+_streams: dict[int, _Stream] = {}
 
 
-class Event:
+class _Event:
     """The last point at which it was recorded."""
 
     def __init__(self):
@@ -72,43 +81,37 @@ class Event:
         self.point.set()
 
 
-def cudaGetErrorName(status):
-    return OK, status.name.encode()
+def cudaGetErrorName(error):
+    return _OK, error.name.encode()
 
 
-def cudaGetErrorString(status):
-    return OK, {2: b"out of memory", 719: b"unspecified launch failure"}.get(status, b"it is said so")
+def cudaGetErrorString(error):
+    return _OK, {2: b"out of memory", 719: b"unspecified launch failure"}.get(error, b"it is said so")
 
 
 def cudaDriverGetVersion():
-    return OK, settings.DRIVER
+    return _OK, settings.DRIVER
 
 
-def getLocalRuntimeVersion():
-    return OK, 13000
+def cudaRuntimeGetVersion():
+    return _OK, 13000
 
 
 def cudaGetDeviceCount():
     if settings.DRIVER < 13000:
         return cudaError_t.cudaErrorInsufficientDriver, None
-    return (OK, len(settings.GPUS)) if settings.GPUS else (cudaError_t.cudaErrorNoDevice, None)
+    return (_OK, len(settings.GPUS)) if settings.GPUS else (cudaError_t.cudaErrorNoDevice, None)
 
 
-def cudaGetDeviceProperties(index):
-    major, minor = settings.capability(index)
-    name = settings.name(index).encode() + b"\0"
-    return OK, SimpleNamespace(name=name, major=major, minor=minor, totalGlobalMem=8 << 30)
-
-
-def cudaSetDevice(index):
-    if not 0 <= index < len(settings.GPUS):
+def cudaSetDevice(device):
+    if not 0 <= device < len(settings.GPUS):
         return (cudaError_t.cudaErrorInvalidDevice,)
-    _current.device = index
-    return (OK,)
+    _current.device = device
+    return (_OK,)
 
 
 def cudaMemGetInfo():
-    return OK, settings.FREE, 8 << 30
+    return _OK, settings.FREE, 8 << 30
 
 
 def cudaMalloc(size):
@@ -118,50 +121,54 @@ def cudaMalloc(size):
     address = ctypes.addressof(block)
     ctypes.memset(address, 0x7F, size)
     _memory[address] = block
-    return OK, address
+    return _OK, address
 
 
-def cudaFree(address):
-    del _memory[address]
-    return (OK,)
+def cudaFree(devPtr):
+    del _memory[devPtr]
+    return (_OK,)
 
 
-def cudaHostRegister(address, size, flags):
-    return (cudaError_t.cudaErrorInvalidValue if settings.fails("register") else OK,)
+def cudaHostRegister(ptr, size, flags):
+    return (cudaError_t.cudaErrorInvalidValue if settings.fails("register") else _OK,)
 
 
-def cudaHostUnregister(address):
-    return (OK,)
+def cudaHostUnregister(ptr):
+    return (_OK,)
 
 
 def cudaStreamCreateWithFlags(flags):
-    return OK, Stream()
+    return _OK, _Stream()
 
 
 def cudaStreamDestroy(stream):
-    return (OK,)
+    return (_OK,)
 
 
-def cudaMemcpyAsync(target, source, size, kind, stream):
-    known = target if kind == cudaMemcpyKind.cudaMemcpyHostToDevice else source
-    if known not in _memory or len(_memory[known]) < size:
+def cudaMemcpyAsync(dst, src, count, kind, stream):
+    there = {
+        cudaMemcpyKind.cudaMemcpyHostToDevice: (dst,),
+        cudaMemcpyKind.cudaMemcpyDeviceToHost: (src,),
+        cudaMemcpyKind.cudaMemcpyDeviceToDevice: (dst, src),
+    }[kind]
+    if any(len(_memory.get(place, ())) < count for place in there):
         return (cudaError_t.cudaErrorInvalidValue,)
-    stream.put(lambda: ctypes.memmove(target, source, size))
-    return (OK,)
+    stream.put(lambda: ctypes.memmove(dst, src, count))
+    return (_OK,)
 
 
 def cudaEventCreateWithFlags(flags):
-    return OK, Event()
+    return _OK, _Event()
 
 
 def cudaEventDestroy(event):
-    return (OK,)
+    return (_OK,)
 
 
 def cudaEventRecord(event, stream):
     event.point = point = threading.Event()
     stream.put(point.set)
-    return (OK,)
+    return (_OK,)
 
 
 def cudaEventSynchronize(event):
@@ -172,7 +179,7 @@ def cudaEventSynchronize(event):
 def cudaStreamWaitEvent(stream, event, flags):
     point = event.point
     stream.put(point.wait)
-    return (OK,)
+    return (_OK,)
 
 
 def cudaStreamSynchronize(stream):
@@ -186,31 +193,31 @@ def cudaStreamBeginCapture(stream, mode):
     if settings.fails("capture"):
         return (cudaError_t.cudaErrorStreamCaptureUnsupported,)
     stream.captured = []
-    return (OK,)
+    return (_OK,)
 
 
 def cudaStreamEndCapture(stream):
     captured, stream.captured = stream.captured, None
-    return OK, captured
+    return _OK, captured
 
 
 def cudaGraphInstantiate(graph, flags):
-    return OK, list(graph)
+    return _OK, list(graph)
 
 
 def cudaGraphDestroy(graph):
-    return (OK,)
+    return (_OK,)
 
 
-def cudaGraphExecDestroy(graph):
-    return (OK,)
+def cudaGraphExecDestroy(graphExec):
+    return (_OK,)
 
 
-def cudaGraphLaunch(graph, stream):
-    for task in graph:
+def cudaGraphLaunch(graphExec, stream):
+    for task in graphExec:
         stream.put(task)
-    return (OK,)
+    return (_OK,)
 
 
-def fail_from_now_on():
+def _fail_from_now_on():
     _failure[0] = cudaError_t.cudaErrorLaunchFailure
