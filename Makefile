@@ -30,9 +30,13 @@ lint: setup
 test: lint
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
 
-# What needs an NVIDIA GPU: engine against reference on real frames, streams, CUDA graphs, memory.
-test-gpu: setup
-	$(BIN)/python -m pytest tests/gpu -v
+# What needs an NVIDIA GPU: engine against reference on real frames, streams, CUDA graphs, memory. Nothing is fetched for
+# it: without a virtual environment, PYTHON runs it with what it has, and what that lacks is skipped.
+test-gpu: GPU_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+test-gpu:
+	@$(GPU_PYTHON) -c 'import cuda.bindings, numpy, onnx, psutil, pytest, pytest_timeout, safetensors, torch' || { \
+	  echo "$(GPU_PYTHON) lacks what the tests need: make setup, or name a Python that has it: make test-gpu PYTHON=python3" >&2; exit 1; }
+	$(GPU_PYTHON) -m pytest tests/gpu -v
 
 # Frames a second on this machine, beside whatever else is installed; two minutes.
 bench: setup

@@ -1,17 +1,20 @@
 """What tests of every part need: the shared folder, and small networks as files."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino  # noqa: F401 - before VapourSynth loads vs-mlrt's, after which Python's own does not load
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from vsfdatrd.nn.config import META, UPSAMPLERS, FdatRdConfig
 from vsfdatrd.nn.layout import tensor_shapes
+
+with contextlib.suppress(ImportError):  # a machine for tests/gpu may lack it
+    import openvino  # noqa: F401 - before VapourSynth loads vs-mlrt's, after which Python's own does not load
 
 type Tensors = dict[str, NDArray[Any]]
 type Maker = Callable[..., Tensors]

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from vsfdatrd.errors import ArgumentError
 
 VARIABLE = "FDATRD_MODELS"
@@ -40,8 +38,11 @@ class OwnModel:
 
 def path() -> Path:
     """The TOML file, which need not exist."""
-    given = os.environ.get(VARIABLE)
-    return Path(given).expanduser() if given else Path(platformdirs.user_config_dir("vsfdatrd", False), "models.toml")
+    if given := os.environ.get(VARIABLE):
+        return Path(given).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_config_dir("vsfdatrd", False), "models.toml")
 
 
 def read() -> dict[str, OwnModel]:

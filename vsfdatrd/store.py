@@ -24,8 +24,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import platformdirs
-
 from vsfdatrd.cache_folder import CacheFolder, delete, no_space, rename
 from vsfdatrd.errors import EngineUnavailable, StoreError
 from vsfdatrd.manifest import DamagedError, Entry, Key, describe, seal, sync_folder, verified
@@ -56,7 +54,11 @@ class Store:
         limit: bytes beyond which the least recently used engines are removed; by default $FDATRD_CACHE_LIMIT (GiB), or
         LIMIT_GIB. Raises StoreError if that variable is not a number.
         """
-        chosen = directory or os.environ.get("FDATRD_CACHE") or platformdirs.user_cache_path("vsfdatrd", False)
+        chosen = directory or os.environ.get("FDATRD_CACHE")
+        if not chosen:
+            import platformdirs
+
+            chosen = platformdirs.user_cache_path("vsfdatrd", False)
         self.directory = Path(os.path.abspath(os.path.expanduser(chosen)))
         self.limit = _limit() if limit is None else limit
         self._folder = CacheFolder(self.directory, LAYOUT, _FOLDERS)

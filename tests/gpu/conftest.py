@@ -1,14 +1,19 @@
 """What every test on a GPU needs: a GPU, networks, and what they make of a picture on the CPU."""
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
-import vapoursynth as vs
 
 from benchmarks.weights import weights_file
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.engines.base import Frames
 from vsfdatrd.engines.devices import gpus
 from vsfdatrd.engines.verify import drawing
+
+if TYPE_CHECKING:
+    import vapoursynth as vs
 
 SIDES = (240, 300)
 
@@ -19,17 +24,28 @@ def _gpu() -> None:
         pytest.skip("there is no NVIDIA GPU here, or no driver for it")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _nobodys_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The catalogue's models, whatever names the user has given to others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FDATRD_MODELS", str(tmp_path_factory.mktemp("models") / "models.toml"))
+        yield
+
+
 @pytest.fixture(scope="session")
-def medium(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def medium(_nobodys_models: None, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """The weights that ship, with all parts at work."""
     return open_checkpoint(weights_file("medium", tmp_path_factory.mktemp("medium"))[0])
 
 
-def panned(length: int) -> vs.VideoNode:
-    """The drawing, 83×57, moved by five pixels a frame; RGBS."""
+def panned(length: int) -> "vs.VideoNode":
+    """The drawing, 83×57, moved by five pixels a frame; RGBS. Skips the test where there is no VapourSynth."""
+    pytest.importorskip("vapoursynth")
+    import vapoursynth as vs
+
     blank = vs.core.std.BlankClip(width=83, height=57, format=vs.RGBS, length=length)
 
-    def draw(n: int, f: vs.VideoFrame | list[vs.VideoFrame]) -> vs.VideoFrame:
+    def draw(n: int, f: "vs.VideoFrame | list[vs.VideoFrame]") -> "vs.VideoFrame":
         out = (f[0] if isinstance(f, list) else f).copy()
         for i, plane in enumerate(panned_picture(n)):
             np.copyto(np.asarray(out[i]), plane)
