@@ -12,6 +12,7 @@ from cuda.bindings import driver, runtime
 
 from vsfdatrd.engines import cuda
 from vsfdatrd.engines.devices import gpus
+from vsfdatrd.engines.process import Worker
 from vsfdatrd.errors import EngineError, EngineUnavailable
 
 from .apis import SURFACE, Use, counts, differences, find, script, takes, uses
@@ -119,6 +120,16 @@ def test_without_a_driver_everything_is_a_sentence() -> None:
     for make in makers:
         with pytest.raises(EngineError, match=r" failed: .* \(cudaErrorInsufficientDriver\)$"):
             make()
+
+
+@without_gpu
+def test_the_engines_process_says_so_too() -> None:
+    worker = Worker("vsfdatrd.engines.tensorrt_process")
+    try:
+        with pytest.raises(EngineUnavailable, match="the NVIDIA driver is missing or too old"):
+            worker.ask("describe")
+    finally:
+        worker.close()
 
 
 # A driver that knows of one GPU and takes its time, for the real cuda-bindings to load.
