@@ -100,7 +100,7 @@ def upscale(
 
 
 def _upscale(clip: vs.VideoNode, options: Options, style: Given) -> vs.VideoNode:
-    warm_up(options.backend)
+    warm_up(options.backend, options.device)
     source = colour.describe(clip)
     store = Store(options.cache)
     checkpoint = open_checkpoint(

@@ -154,6 +154,22 @@ def test_two_gpus_share_the_frames(run: Run) -> None:
     assert outcome.sound, outcome
 
 
+def test_the_gpu_that_is_asked_for_decides(run: Run, tmp_path: Path) -> None:
+    """An old card beside it, in the first slot, is no hindrance, for `auto` neither."""
+    gpus = {"FAKE_GPUS": "GTX 1080 6.1,Old RTX 7.5,Fake RTX 8.9"}
+    outcome = run(gpu=gpus, device=[2])
+    assert outcome.sound, outcome
+    assert run(gpu=gpus, device=[1], precision="fp16").sound
+    assert sorted((key["engine"], key["device"]) for key in engines(tmp_path)) == [
+        ("tensorrt tensorrt_rtx 9.9.9", "sm75"),
+        ("tensorrt tensorrt_rtx 9.9.9", "sm89"),
+    ]
+    assert "GTX 1080 is older" in (run(gpu=gpus, backend="tensorrt").error or "")
+    assert "precision='bf16' is not possible" in (
+        run(gpu=gpus, device=[1], precision="bf16", backend="tensorrt").error or ""
+    )
+
+
 def test_gpus_of_different_kinds_are_refused(run: Run) -> None:
     outcome = run(gpu={"FAKE_GPUS": "Fake RTX 8.9,Old RTX 7.5"}, device=[0, 1])
     assert outcome.error is not None

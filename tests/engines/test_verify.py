@@ -1,7 +1,7 @@
 """Engines are held against a reference, and the next safer one is taken when they fail."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pytest
 
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.engines import choice, native_kernels
-from vsfdatrd.engines.base import Frames, Job
+from vsfdatrd.engines.base import Frames, Job, Lanes
 from vsfdatrd.engines.verify import BOUND_DB, compare, drawing
 from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, EngineUnavailable, MemoryShort
 from vsfdatrd.options import BACKENDS, Options, Precision
@@ -110,7 +110,7 @@ class FakeBackend:
         self.warm = 0
         self.loading: EngineError | None = None
 
-    def unavailable(self) -> str | None:
+    def unavailable(self, device: Sequence[int] = (0,)) -> str | None:
         return self.reason
 
     def warm_up(self) -> None:
@@ -118,10 +118,10 @@ class FakeBackend:
         if self.loading:
             raise self.loading
 
-    def version(self) -> str:
+    def version(self, device: Sequence[int] = (0,)) -> str:
         return "1.0"
 
-    def precisions(self, checkpoint: Checkpoint) -> tuple[Precision, ...]:
+    def precisions(self, checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
         return ("fp16", "bf16", "fp32")
 
     def device_name(self, job: Job) -> str:
@@ -283,6 +283,26 @@ def test_every_gpu_there_is_can_be_used(backends: Backends, opened: Opened, monk
 
 def first(wanted: str, checkpoint: Checkpoint) -> str:
     return choice.candidates(wanted, checkpoint)[0][0]
+
+
+def test_an_engine_that_lost_a_frame_is_shared_with_nobody_new(
+    backends: Backends, tiny: Checkpoint, tmp_path: Path
+) -> None:
+    def open() -> Lanes:
+        return choice.open_engine(tiny, 50, 40, Options(str(tiny.path)), Store(tmp_path))
+
+    first = open()
+    assert open() is first
+    with first.slot():
+        pass
+    assert open() is first
+    with pytest.raises(EngineError, match="lost"), first.slot():
+        raise EngineError("the GPU is lost")
+    second = open()
+    assert second is not first
+    assert open() is second
+    with first.slot():  # whoever has it may go on trying
+        pass
 
 
 def test_auto_takes_openvino_on_a_cpu_and_tensorrt_on_a_gpu(

@@ -5,7 +5,7 @@ To add a backend: write a module with the functions of `Backend`, list it in `en
 """
 
 import queue
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vsfdatrd.checkpoint import Checkpoint
+from vsfdatrd.errors import EngineError
 from vsfdatrd.options import Precision
 
 type Frames = NDArray[np.float32]
@@ -82,19 +83,22 @@ class Backend(Protocol):
         """Whether one artefact serves frames of every size."""
         ...
 
-    def unavailable(self) -> str | None:
-        """Why this backend cannot be used here, as a sentence with the cure; None if it can."""
+    def unavailable(self, device: Sequence[int] = (0,)) -> str | None:
+        """Why this backend cannot be used here, as a sentence with the cure; None if it can.
+
+        device: numbers of the GPUs that are meant, here and below; a backend for processors does not look.
+        """
         ...
 
     def warm_up(self) -> None:
         """Begin what takes a while to start, and return at once; called while the clip is still being looked at."""
         ...
 
-    def version(self) -> str:
+    def version(self, device: Sequence[int] = (0,)) -> str:
         """Name and version of the library that runs the engine."""
         ...
 
-    def precisions(self, checkpoint: Checkpoint) -> tuple[Precision, ...]:
+    def precisions(self, checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
         """What the device computes in, the best choice first, the safest last."""
         ...
 
@@ -124,6 +128,8 @@ class Lanes:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.failed = False
+        """Whether a frame was lost in it, as all are once a GPU's context or its process is: nobody new shares it."""
         self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slot in range(engine.slots):
             self._free.put(slot)
@@ -139,6 +145,9 @@ class Lanes:
         slot = self._free.get()
         try:
             yield slot
+        except EngineError:
+            self.failed = True
+            raise
         finally:
             self._free.put(slot)
 

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import threading
 import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -38,12 +39,12 @@ def usable() -> dict[str, str | None]:
     return {name: backend(name).unavailable() for name in BACKENDS}
 
 
-def warm_up(wanted: str) -> None:
+def warm_up(wanted: str, device: Sequence[int] = (0,)) -> None:
     """Begin to start the engine that a wish most likely means. Never fails; `choose` says what is wrong."""
     likely = (wanted,) if wanted != "auto" else ("tensorrt", "torch") if gpu_count() else _on_processors()
     for name in likely:
         module = backend(name)
-        if module.unavailable() is None:
+        if module.unavailable(device) is None:
             with contextlib.suppress(EngineError):
                 module.warm_up()
             return
@@ -54,8 +55,8 @@ def _on_processors() -> tuple[str, ...]:
     return ("native", "openvino") if native.preferred() else ("openvino", "native")
 
 
-def candidates(wanted: str, checkpoint: Checkpoint) -> list[tuple[str, Backend]]:
-    """The backends for a wish, the best first; for ``auto`` every one that can be used.
+def candidates(wanted: str, checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> list[tuple[str, Backend]]:
+    """The backends for a wish, the best first; for ``auto`` every one that can be used with these GPUs.
 
     Raises EngineUnavailable with every reason if there is none.
     """
@@ -67,7 +68,7 @@ def candidates(wanted: str, checkpoint: Checkpoint) -> list[tuple[str, Backend]]
                 f"backend='torch' cannot run {checkpoint.path.name!r}, an ONNX file; leave it out, or give tensorrt or "
                 "openvino"
             )
-        if reason := found.unavailable():
+        if reason := found.unavailable(device):
             raise EngineUnavailable(f"backend={wanted!r} cannot be used here: {reason}")
         if wanted == "native" and (reason := native.unsuited(checkpoint)):
             raise EngineUnavailable(
@@ -80,7 +81,7 @@ def candidates(wanted: str, checkpoint: Checkpoint) -> list[tuple[str, Backend]]
         order.remove("torch")  # there is no module
     if native.unsuited(checkpoint):
         order.remove("native")
-    reasons = {name: backend(name).unavailable() for name in order}
+    reasons = {name: backend(name).unavailable(device) for name in order}
     usable = [(name, backend(name)) for name, reason in reasons.items() if reason is None]
     if not usable:
         listing = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
@@ -98,7 +99,7 @@ def open_engine(checkpoint: Checkpoint, height: int, width: int, options: Option
     Raises ArgumentError (precision or device the machine does not have), MemoryShort, EngineUnavailable,
     EngineBuildError, StoreError.
     """
-    found = candidates(options.backend, checkpoint)
+    found = candidates(options.backend, checkpoint, options.device)
     if options.precision != "auto":  # integers are the native engine's, and it has nothing else
         found = [pair for pair in found if (pair[0] == "native") == (options.precision == "int16")] or found
     with _opening:
@@ -132,7 +133,7 @@ def frame_of(about: Description, height: int, width: int) -> tuple[int, int]:
 def _open_with(
     name: str, module: Backend, checkpoint: Checkpoint, height: int, width: int, options: Options, store: Store
 ) -> Lanes:
-    possible = module.precisions(checkpoint)
+    possible = module.precisions(checkpoint, options.device)
     if options.precision != "auto" and options.precision not in possible:
         raise ArgumentError(
             f"precision={options.precision!r} is not possible with the {name} engine on this machine; "
@@ -161,12 +162,12 @@ def _open(name: str, module: Backend, job: Job, store: Store) -> Lanes:
         graph=module.GRAPH_VERSION,
         shape="any" if module.ANY_SIZE else f"{job.width}x{job.height}",
         precision=job.precision,
-        engine=f"{name} {module.version()}",
+        engine=f"{name} {module.version(job.device)}",
         device=module.device_name(job),
         options=" ".join(filter(None, (module.identity(job), of_checkpoint.identity(job.checkpoint.description)))),
     )
     identity = (key, job.height, job.width, job.device, job.streams)
-    if lanes := _shared.get(identity):
+    if (lanes := _shared.get(identity)) and not lanes.failed:
         return lanes
     job = replace(_fitting(name, module, job), state=store.state(key))
     what = f"{name} engine of {job.checkpoint.path.name} for {job.width}×{job.height}, {job.precision}"

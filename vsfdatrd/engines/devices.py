@@ -1,5 +1,6 @@
 """The GPUs of this machine, as their driver tells. Takes no memory on them, and imports no engine's library."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -24,6 +25,12 @@ def gpus() -> tuple[Gpu, ...]:
         return tuple(_gpu(driver.cuDeviceGet(i)[1]) for i in range(driver.cuDeviceGetCount()[1]))
     except Exception:  # no bindings, no driver, a broken driver: each has its own error class
         return ()
+
+
+def first(device: Sequence[int]) -> Gpu | None:
+    """The first GPU of those meant by their numbers, or number 0 if it is not there; None without any."""
+    found = gpus()
+    return (found[device[0]] if device[0] < len(found) else found[0]) if found else None
 
 
 def gpu_count() -> int:

@@ -7,6 +7,7 @@ not the end of the encode. Its artefact is the weights, written once they were v
 
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ hides behind the other's network."""
 BYTES_OF_PROCESS = 100 << 20
 
 
-def unavailable() -> str | None:
+def unavailable(device: Sequence[int] = (0,)) -> str | None:
     """None if the processor has AVX2."""
     if reason := native_kernels.unsupported():
         return f'{reason}; leave backend out, or give backend="openvino"'
@@ -70,12 +71,12 @@ def rest() -> None:
     _spare.rest()
 
 
-def version() -> str:
+def version(device: Sequence[int] = (0,)) -> str:
     """The engine changes with `GRAPH_VERSION` alone."""
     return "AVX2"
 
 
-def precisions(checkpoint: Checkpoint) -> tuple[Precision, ...]:
+def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
     """Integers of 16 bits, and nothing else."""
     return ("int16",)
 

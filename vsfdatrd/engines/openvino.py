@@ -6,6 +6,7 @@ bound to the library's version and to the processor, and both are part of its id
 
 import importlib.util
 import logging
+from collections.abc import Sequence
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ BYTES_OF_PROCESS = 200 << 20
 STREAMS = 2
 
 
-def unavailable() -> str | None:
+def unavailable(device: Sequence[int] = (0,)) -> str | None:
     """None if OpenVINO is installed."""
     if importlib.util.find_spec("openvino") is None:
         return "OpenVINO is not installed; pip install openvino"
@@ -59,12 +60,12 @@ def warm_up() -> None:
     _spare.start()
 
 
-def version() -> str:
+def version(device: Sequence[int] = (0,)) -> str:
     """OpenVINO's version."""
     return installed_version("openvino")
 
 
-def precisions(checkpoint: Checkpoint) -> tuple[Precision, ...]:
+def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
     """bf16 or fp16 first where the processor computes in it, fp32 last; half precisions are verified when built."""
     able = _spare.describe()["abilities"]
     half: tuple[tuple[str, Precision], ...] = (("BF16", "bf16"), ("FP16", "fp16"))

@@ -16,7 +16,7 @@ from typing import Any
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.engines import openvino
 from vsfdatrd.engines.base import Engine, Job
-from vsfdatrd.engines.devices import gpus
+from vsfdatrd.engines.devices import first, gpus
 from vsfdatrd.engines.kept_file import keep, read
 from vsfdatrd.engines.process import RemoteEngine, Spare
 from vsfdatrd.engines.tensorrt_build import REFERENCE
@@ -63,13 +63,14 @@ LEVEL = "FDATRD_TENSORRT_LEVEL"
 """Environment variable: how hard `tensorrt` tries when it builds, 0 to 5. `tensorrt_rtx` has no such choice."""
 
 
-def unavailable() -> str | None:
-    """Why it cannot be used here; None if it can."""
-    if not gpus():
+def unavailable(device: Sequence[int] = (0,)) -> str | None:
+    """Why it cannot be used here; None if it can. device: numbers of the GPUs, which are of one kind; also below."""
+    gpu = first(device)
+    if gpu is None:
         return "there is no NVIDIA GPU here, or no driver for it"
-    if gpus()[0].capability < OLDEST:
-        return f"{gpus()[0].name} is older than TensorRT supports (RTX 20 and GTX 16 are the oldest)"
-    if choose(gpus()[0].capability) is None:
+    if gpu.capability < OLDEST:
+        return f"{gpu.name} is older than TensorRT supports (RTX 20 and GTX 16 are the oldest)"
+    if choose(gpu.capability) is None:
         return "TensorRT is not installed; pip install vsfdatrd[rtx]"
     return None
 
@@ -79,22 +80,23 @@ def warm_up() -> None:
     _spare.start()
 
 
-def version() -> str:
+def version(device: Sequence[int] = (0,)) -> str:
     """Which TensorRT it is, and its version."""
-    library = _library()
+    library = _library(device)
     return f"{library.module} {library.version}"
 
 
-def precisions(checkpoint: Checkpoint) -> tuple[Precision, ...]:
+def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
     """fp16 first, fp32 last; Turing (RTX 20) has neither fp32 products in TensorRT-RTX nor bf16."""
-    modern = bool(gpus()) and gpus()[0].capability >= (8, 0)
+    gpu = first(device)
+    modern = gpu is not None and gpu.capability >= (8, 0)
     return ("fp16", "mixed", "bf16", "fp32") if modern else ("fp16", "mixed")
 
 
 def device_name(job: Job) -> str:
     """What kind of GPU an engine is for. Raises ArgumentError if those asked for are of different kinds."""
     found = [gpus()[index] for index in job.device]
-    targets = {_library().target(gpu.capability, gpu.name) for gpu in found}
+    targets = {_library(job.device).target(gpu.capability, gpu.name) for gpu in found}
     if len(targets) > 1:
         raise ArgumentError(
             f"device={list(job.device)} are GPUs of different kinds ({', '.join(gpu.name for gpu in found)}), "
@@ -105,7 +107,7 @@ def device_name(job: Job) -> str:
 
 def identity(job: Job) -> str:
     """The level, for the library that has one."""
-    level = None if _library().portable else _level()
+    level = None if _library(job.device).portable else _level()
     return "" if level is None else f"level={level}"
 
 
@@ -148,7 +150,7 @@ def rest() -> None:
 def build(job: Job, directory: Path) -> None:
     """Build an engine for the job's GPU. Raises EngineBuildError, saying where TensorRT's full log is."""
     kinds = sorted({gpus()[index].capability for index in job.device})
-    build_for(job, directory, _library(), [f"sm{major}{minor}" for major, minor in kinds])
+    build_for(job, directory, _library(job.device), [f"sm{major}{minor}" for major, minor in kinds])
 
 
 def build_for(job: Job, directory: Path, library: Library, targets: Sequence[str]) -> dict[str, Any]:
@@ -202,7 +204,7 @@ def load(job: Job, directory: Path) -> Engine:
     Raises EngineError if the engine does not load, EngineBuildError if it strays too far from the reference.
     """
     loaded = _spare.ask(
-        "load", library=_library().module, directory=str(directory), devices=list(job.device),
+        "load", library=_library(job.device).module, directory=str(directory), devices=list(job.device),
         streams=job.streams or STREAMS, state=job.state and str(job.state),
     )  # fmt: skip
     names = ", ".join(gpus()[index].name for index in job.device)
@@ -226,8 +228,9 @@ def _json(content: bytes | None) -> dict[str, float]:
     return found if isinstance(found, dict) else {}
 
 
-def _library() -> Library:
-    library = choose(gpus()[0].capability if gpus() else None)
+def _library(device: Sequence[int]) -> Library:
+    gpu = first(device)
+    library = choose(gpu.capability if gpu else None)
     if library is None:
         raise EngineUnavailable("TensorRT is not installed; pip install vsfdatrd[rtx]")
     return library

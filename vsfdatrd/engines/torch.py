@@ -7,7 +7,7 @@ import contextlib
 import importlib.util
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -41,7 +41,7 @@ TAIL_AT_ONCE = 3.5
 LARGEST_AT_ONCE = 13
 
 
-def unavailable() -> str | None:
+def unavailable(device: Sequence[int] = (0,)) -> str | None:
     """None if PyTorch is installed."""
     if importlib.util.find_spec("torch") is None:
         return "PyTorch is not installed; pip install torch"
@@ -52,7 +52,7 @@ def warm_up() -> None:
     """Nothing: importing PyTorch would hold up everything else."""
 
 
-def version() -> str:
+def version(device: Sequence[int] = (0,)) -> str:
     """PyTorch's version."""
     from importlib.metadata import version as installed
 
@@ -68,12 +68,13 @@ def _on_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def precisions(checkpoint: Checkpoint) -> tuple[Precision, ...]:
+def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
     """fp16 first on a GPU; bf16 first on CPUs that have instructions for it; fp32 always."""
     import torch
 
     if _on_gpu():
-        return ("fp16", "bf16", "fp32") if torch.cuda.get_device_capability()[0] >= 8 else ("fp16", "fp32")
+        index = device[0] if device[0] < torch.cuda.device_count() else 0
+        return ("fp16", "bf16", "fp32") if torch.cuda.get_device_capability(index)[0] >= 8 else ("fp16", "fp32")
     return ("bf16", "fp32") if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ("fp32",)
 
 
