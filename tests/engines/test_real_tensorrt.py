@@ -36,11 +36,15 @@ ROOTS: dict[tuple[str, str], dict[str, str]] = {
         "trt": "", "builder": "Builder", "network": "INetworkDefinition", "parser": "OnnxParser",
         "error": "ParserError", "config": "IBuilderConfig",
     },
+    ("tensorrt_build.py", "smallest"): {
+        "trt": "", "builder": "Builder", "network": "INetworkDefinition", "layer": "ILayer", "config": "IBuilderConfig",
+    },
     ("tensorrt_build.py", "_allow_decomposition"): {
         "trt": "", "network": "INetworkDefinition", "layer": "IAttentionInputLayer", "layer.attention": "IAttention",
     },
     ("tensorrt_build.py", "logger"): {"trt": "", "severity": "ILogger.ERROR"},
     ("tensorrt_process.py", "_check_validity"): {"trt": "", "runtime": "Runtime"},
+    ("tensorrt_process.py", "do_refuse"): {"trt": ""},
 }  # fmt: skip
 DEVICE = {"trt": "", "self._runtime": "Runtime", "self._engine": "ICudaEngine", "self._context": "IExecutionContext"}
 # Asked for by name, or read through a name of their own.

@@ -243,6 +243,15 @@ def test_what_cannot_work_is_a_sentence(run: Run, tmp_path: Path, fault: str, sa
         log.unlink()
 
 
+def test_a_gpu_that_is_refused_costs_no_build(run: Run, tmp_path: Path) -> None:
+    outcome = run("invalid build", backend="tensorrt")
+    assert outcome.error == (
+        "fdatrd.upscale: tensorrt_rtx 9.9.9 on Fake RTX: the engine cannot run on this GPU: unsupported cc"
+    )
+    assert "did not pass" not in outcome.stderr, "other precisions were tried"
+    assert run("invalid build").sound, "another engine was not taken"
+
+
 def test_auto_takes_another_engine_when_this_one_fails(run: Run) -> None:
     outcome = run("build")
     assert outcome.sound, outcome

@@ -18,6 +18,7 @@ from vsfdatrd import ahead
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.engines import openvino, tensorrt, tensorrt_build, tensorrt_library
 from vsfdatrd.engines.base import Job
+from vsfdatrd.engines.devices import gpus
 from vsfdatrd.engines.tensorrt_library import CLASSIC, RTX, Library, choose, parse_target
 from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineUnavailable
 from vsfdatrd.options import Options, Precision
@@ -50,6 +51,23 @@ def test_every_kind_of_gpu_gets_an_engine(tiny_model: Path, tmp_path: Path, prec
     again = built(tiny_model, tmp_path, *targets, precision=precision)
     assert [engine.path for engine in again] == [engine.path for engine in found]
     assert max(engine.seconds for engine in again) < 0.5, "what is in the cache was built again"
+
+
+@needs_rtx
+@pytest.mark.parametrize("target", ["sm75", "sm89", "sm120", "sm90"])
+def test_the_smallest_engine_is_there_at_once(target: str, tmp_path: Path) -> None:
+    """Also for a GPU that the library has no name for: what runs on all that it knows. Without one, none is fit."""
+    code = (
+        "from vsfdatrd.engines.tensorrt_build import logger, smallest\n"
+        "from vsfdatrd.engines.tensorrt_library import RTX\n"
+        f"blob, said = smallest(RTX, [{target!r}]), logger(trt := RTX.load())\n"
+        "print(len(blob), trt.Runtime(said).get_engine_validity(blob)[0].name)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    size, validity = done.stdout.split()
+    assert int(size) > 1000
+    assert validity == "INVALID" or gpus()
 
 
 @needs_rtx

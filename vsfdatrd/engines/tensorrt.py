@@ -148,9 +148,15 @@ def rest() -> None:
 
 
 def build(job: Job, directory: Path) -> None:
-    """Build an engine for the job's GPU. Raises EngineBuildError, saying where TensorRT's full log is."""
-    kinds = sorted({gpus()[index].capability for index in job.device})
-    build_for(job, directory, _library(job.device), [f"sm{major}{minor}" for major, minor in kinds])
+    """Build an engine for the job's GPU.
+
+    Raises EngineUnavailable if TensorRT does not run on it, EngineBuildError, saying where TensorRT's full log is.
+    """
+    library = _library(job.device)
+    targets = [f"sm{major}{minor}" for major, minor in sorted({gpus()[index].capability for index in job.device})]
+    if why := _spare.ask("refuse", library=library.module, devices=list(job.device), targets=targets):
+        raise EngineUnavailable(why)
+    build_for(job, directory, library, targets)
 
 
 def build_for(job: Job, directory: Path, library: Library, targets: Sequence[str]) -> dict[str, Any]:

@@ -61,6 +61,28 @@ def build(
     return facts
 
 
+def smallest(library: Library, targets: Sequence[str]) -> bytes:
+    """An engine that does nothing, made in an instant as `build` makes them: to ask whether one runs on a GPU at all.
+
+    Raises EngineBuildError.
+    """
+    trt = library.load()
+    said = logger(trt)
+    try:
+        builder = trt.Builder(said)
+    except TypeError as error:
+        raise EngineBuildError(f"TensorRT does not start: {said.why()}") from error
+    network = builder.create_network(library.network_flags(trt))
+    layer = network.add_identity(network.add_input("input", trt.float32, (1, 1, 8, 8)))
+    network.mark_output(layer.get_output(0))
+    config = builder.create_builder_config()
+    library.aim(trt, config, targets)
+    blob = builder.build_serialized_network(network, config)
+    if blob is None:
+        raise EngineBuildError(f"TensorRT could not build a network of one layer: {said.why()}")
+    return bytes(blob)
+
+
 def _allow_decomposition(trt: Any, network: Any) -> None:
     """Let attention that has no kernel of its own (one head, say) be built from products: builds fail over it else."""
     kind = getattr(trt.LayerType, "ATTENTION_INPUT", None) if hasattr(trt, "LayerType") else None

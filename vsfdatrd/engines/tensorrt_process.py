@@ -19,7 +19,7 @@ from vsfdatrd.engines.conveyor import Conveyor, Slot
 from vsfdatrd.engines.devices import gpus
 from vsfdatrd.engines.kept_file import keep, read
 from vsfdatrd.engines.serving import Serving, converse
-from vsfdatrd.engines.tensorrt_build import FILE, REFERENCE, build, logger
+from vsfdatrd.engines.tensorrt_build import FILE, REFERENCE, build, logger, smallest
 from vsfdatrd.engines.tensorrt_library import CLASSIC, RTX, Library
 from vsfdatrd.engines.verify import compare, drawing
 from vsfdatrd.errors import EngineError
@@ -41,6 +41,25 @@ class TensorRt(Serving):
         """Bytes free on each of some GPUs; the others are left alone, since asking costs memory there."""
         cuda.require()
         return [cuda.free_memory(index) for index in devices]
+
+    def do_refuse(self, library: str, devices: list[int], targets: list[str]) -> str | None:
+        """Why the library cannot run its engines for these kinds of GPU on these GPUs; None if it can, for all it says.
+
+        Takes an instant, and spares a build whose engine would be refused.
+        """
+        chosen = _library(library)
+        trt = chosen.load()
+        if not hasattr(trt.Runtime, "get_engine_validity"):
+            return None
+        blob = smallest(chosen, targets)
+        for index in devices:
+            cuda.use(index)
+            said = logger(trt)
+            try:
+                _check_validity(trt, trt.Runtime(said), blob, said)
+            except EngineError as error:
+                return f"{chosen.module} {chosen.version} on {gpus()[index].name}: {error}"
+        return None
 
     def do_build(
         self, library: str, graph: str, directory: str, targets: list[str], how: dict[str, Any], log: str
