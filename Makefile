@@ -26,6 +26,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 vsfdatrd
 
 test: lint
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered

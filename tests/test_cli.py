@@ -1,5 +1,6 @@
 """The command line: results on stdout, everything else on stderr, exit status 0, 1 or 2."""
 
+import errno
 import json
 import os
 import re
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vsfdatrd import __version__, catalog
+from vsfdatrd import __version__, catalog, cli
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.cli import main
 from vsfdatrd.manifest import Key
@@ -247,6 +248,25 @@ def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     monkeypatch.setattr("vsfdatrd.cli._doctor", interrupted)
     assert main(["doctor"]) == 130
     assert capsys.readouterr().err == "vsfdatrd: stopped\n"
+
+
+def test_a_character_that_the_encoding_lacks_ends_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "vsfdatrd.cli", "info", "small"],
+        capture_output=True, encoding="ascii", timeout=50, env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "TFLOP per 720\\xd7540 frame" in done.stdout
+
+
+def test_what_windows_says_of_a_closed_pipe_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, wrong = OSError(errno.EINVAL, "Invalid argument"), OSError(errno.EINVAL, "Invalid argument", "a<b.mkv")
+    assert not cli._nobody_reads(closed)
+    assert cli._nobody_reads(BrokenPipeError())
+    with monkeypatch.context() as windows:
+        windows.setattr(os, "name", "nt")
+        found = cli._nobody_reads(closed), cli._nobody_reads(wrong)
+    assert found == (True, False)
 
 
 def test_a_closed_pipe_is_no_traceback(cache: Path) -> None:

@@ -1,6 +1,8 @@
 """The command line, `vsfdatrd COMMAND`. Results go to stdout, the rest to stderr."""
 
 import argparse
+import errno
+import io
 import logging
 import os
 import platform
@@ -93,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     encode.add_to(commands)
 
+    _write_any_character()
     given, further = encode.split(sys.argv[1:] if argv is None else argv)
     arguments = parser.parse_args(given, argparse.Namespace(further=further))
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s", level=logging.WARNING)
@@ -106,9 +109,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("vsfdatrd: stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read has seen enough; Python would write what is left once more, at its end
+    except OSError as error:
+        if not _nobody_reads(error):
+            raise
+        # Whoever read has seen enough; Python would write what is left once more, at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _write_any_character() -> None:
+    """Let names and signs that an old code page lacks end no command. On Windows files and programs get UTF-8, as
+    everywhere else; its consoles show all characters anyway."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            if os.name == "nt" and not stream.isatty() and "PYTHONIOENCODING" not in os.environ:
+                stream.reconfigure(encoding="utf-8")
+            if stream.errors == "strict":
+                stream.reconfigure(errors="backslashreplace")
+
+
+def _nobody_reads(error: OSError) -> bool:
+    """Whether an error says that the other end of a pipe is closed; Windows calls that an invalid argument."""
+    unnamed = error.errno == errno.EINVAL and error.filename is None
+    return isinstance(error, BrokenPipeError) or (os.name == "nt" and unnamed)
 
 
 def _size_of(text: str) -> tuple[int, int]:

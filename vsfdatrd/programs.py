@@ -6,6 +6,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from vsfdatrd.child_process import no_window
 from vsfdatrd.errors import EncodeError
 
 
@@ -35,7 +36,7 @@ def vspipe() -> str:
 
 def run(command: list[str], data: bytes | None = None) -> bytes:
     """Run a program to its end and return its standard output. Raises EncodeError with its last words."""
-    done = subprocess.run(command, input=data, capture_output=True, check=False)
+    done = subprocess.run(command, input=data, capture_output=True, check=False, creationflags=no_window())
     if done.returncode:
         words = done.stderr.decode(errors="replace").strip()[-2000:]
         raise EncodeError(f"{Path(command[0]).name} ended with {done.returncode}: {words}")

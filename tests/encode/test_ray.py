@@ -260,7 +260,7 @@ def test_another_version_is_a_sentence(cluster: Machines, identity_2x: Path, fil
 
 
 def test_parts_on_one_machine_keep_to_cpus_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2, 4, 6, 7})
+    monkeypatch.setattr(psutil.Process, "cpu_affinity", lambda process: [0, 2, 4, 6, 7])
     with some_cpus(2, tmp_path) as first, some_cpus(2, tmp_path) as second, some_cpus(2, tmp_path) as third:
         assert (first, second, third) == (frozenset({0, 2}), frozenset({4, 6}), None)
     with some_cpus(2, tmp_path) as again, some_cpus(None, tmp_path) as everything:

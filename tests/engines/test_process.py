@@ -336,6 +336,15 @@ def test_python_is_found_whatever_the_host_is(monkeypatch: pytest.MonkeyPatch, h
     assert done.stdout.strip() == sys.prefix
 
 
+@pytest.mark.parametrize("place", ["Scripts/python.exe", "python.exe"], ids=["environment", "installation"])
+def test_python_is_found_where_windows_has_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str) -> None:
+    (tmp_path / "Scripts").mkdir()
+    (tmp_path / place).touch()
+    monkeypatch.setattr(sys, "executable", "vsedit.exe")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert Path(python()) == tmp_path / place
+
+
 def test_the_running_python_is_taken_where_there_is_one() -> None:
     assert python() == sys.executable
 
@@ -367,7 +376,7 @@ def test_a_question_nobody_knows_is_an_answer() -> None:
     with pytest.raises(EngineError, match="do_dance"):
         worker.ask("dance")
     with pytest.raises(EngineError, match="no engine is loaded"):
-        worker.ask("map", address=worker.memory.address)
+        worker.ask("map", address=worker.memory.address, size=4096)
     assert worker.ask("describe")["abilities"], "the process lives on"
     worker.close()
 

@@ -68,10 +68,9 @@ def system_compiler() -> list[str] | None:
     """The C compiler of this machine as the start of a command, or None where ziglang has to do."""
     if cc := os.environ.get("CC"):
         return shlex.split(cc, posix=os.name == "posix")
-    if sys.platform == "win32":
-        return None  # a clang found there targets MSVC and needs its libraries; ziglang needs nothing
-    path = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    return [path] if path else None
+    # A clang found on Windows targets MSVC and needs its libraries; ziglang needs nothing.
+    names = () if sys.platform == "win32" else ("cc", "gcc", "clang")
+    return next(([path] for name in names if (path := shutil.which(name))), None)
 
 
 def compile_command(

@@ -12,6 +12,7 @@ import re
 import secrets
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -21,10 +22,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import IO
 
+import psutil
+
+from vsfdatrd.child_process import ending, no_window
 from vsfdatrd.encode.journal import Made
 from vsfdatrd.encode.plan import Chunk
 from vsfdatrd.encode.source import require_av
 from vsfdatrd.errors import PREFIX, EncodeError
+from vsfdatrd.manifest import sync_folder
 from vsfdatrd.programs import ffmpeg, vspipe
 
 _PROGRESS = re.compile(r"Frame: (\d+)/\d+")
@@ -66,14 +71,17 @@ class Pipeline:
         coder += [*recipe.options, "-fps_mode", "passthrough", "-f", "matroska", str(self._file)]
         try:
             self._source = subprocess.Popen(
-                source, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-            )
+                source, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                creationflags=no_window(),
+            )  # fmt: skip
             if cpus:  # not ffmpeg: it counts CPUs to choose its threads, and x264 writes other bits with fewer
-                os.sched_setaffinity(self._source.pid, cpus)
+                with contextlib.suppress(psutil.Error):  # it has ended already, and is about to be heard of
+                    psutil.Process(self._source.pid).cpu_affinity(sorted(cpus))
             try:
                 self._coder = subprocess.Popen(
-                    coder, stdin=self._source.stdout, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-                )
+                    coder, stdin=self._source.stdout, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                    creationflags=no_window(),
+                )  # fmt: skip
             except OSError:
                 self._source.kill()
                 self._source.wait()
@@ -148,7 +156,9 @@ class Pipeline:
         spoken = [line for line in self._said["vspipe"] if not _SMALL_TALK.match(line)]
         which = f"chunk {self.chunk.number + 1} (frames {self.chunk.start} to {self.chunk.stop - 1})"
         # Where ffmpeg ends first, vspipe has nobody left to write to.
-        unheard = source == -signal.SIGPIPE or any(_UNHEARD in line for line in self._said["vspipe"])
+        unheard = any(_UNHEARD in line for line in self._said["vspipe"])
+        if sys.platform != "win32":
+            unheard = unheard or source == -signal.SIGPIPE
         if source and not (coder and unheard):
             raise EncodeError(f"{which} failed: {_ending('vspipe', source)}: {_last(spoken)}")
         if coder:
@@ -212,11 +222,7 @@ def settle(path: Path, final: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
     os.replace(path, final)
-    folder = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(final.parent)
 
 
 def _lines(stream: IO[bytes] | None) -> Iterator[str]:
@@ -232,7 +238,7 @@ def _lines(stream: IO[bytes] | None) -> Iterator[str]:
 
 
 def _ending(program: str, code: int) -> str:
-    return f"{program} was ended by signal {-code}" if code < 0 else f"{program} ended with status {code}"
+    return f"{program} {'was ended by' if code < 0 else 'ended with'} {ending(code)}"
 
 
 def _last(lines: list[str]) -> str:

@@ -145,12 +145,13 @@ def _make_folder(folder: Path) -> None:
 
 @contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM and SIGHUP (a closed terminal) end an encode as Ctrl-C does: programs ended, a sentence, resumable."""
+    """SIGTERM and SIGHUP (a closed terminal; SIGBREAK on Windows) end an encode as Ctrl-C does: programs ended, a
+    sentence, resumable."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    names = [name for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
     before = {name: signal.signal(getattr(signal, name), interrupt) for name in names}
     try:
         yield

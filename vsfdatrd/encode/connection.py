@@ -47,7 +47,7 @@ def connected(address: str) -> Iterator[Any]:
         raise EncodeError(f"--ray needs Ray, which is not installed; {PIP}, in the version of the cluster") from error
     if address != _AUTO:
         _knock(address)
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         try:
             with _signals_kept():
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)

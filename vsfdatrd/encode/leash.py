@@ -94,8 +94,8 @@ def some_cpus(count: int | None, folder: Path) -> Iterator[frozenset[int] | None
 
     An engine takes all CPUs that it sees; with several of them on one machine, each would wait for the others.
     """
-    if count is not None and hasattr(os, "sched_getaffinity"):
-        there = sorted(os.sched_getaffinity(0))
+    if count is not None and hasattr(psutil.Process, "cpu_affinity"):  # not on a Mac
+        there = sorted(psutil.Process().cpu_affinity())
         for group in range(len(there) // count):
             lock = FileLock(folder / f"cpus-{count}-{group}.lock")
             with contextlib.suppress(Timeout):

@@ -23,6 +23,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from vsfdatrd.child_process import ending, no_window
 from vsfdatrd.encode import script
 from vsfdatrd.encode.alike import Expected
 from vsfdatrd.encode.chunk import Recipe, accept
@@ -156,21 +157,23 @@ def _prepare(order: Order, home: Path, index: Mapping[str, bytes]) -> None:
 def _leashed(errand: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Have an errand done by a process of its own, which ends when this one does; its answers."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "vsfdatrd.encode.leash"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-m", "vsfdatrd.encode.leash"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        encoding="utf-8", creationflags=no_window(),
+    )  # fmt: skip
     if process.stdin is None or process.stdout is None:
         raise RuntimeError("a process was started without pipes")
     last: dict[str, Any] = {}
     try:
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):  # it is gone: BrokenPipeError, on Windows "invalid argument"
             process.stdin.write(json.dumps(errand) + "\n")
             process.stdin.flush()
         for line in process.stdout:
             last = json.loads(line)
             yield last
         if not last or last.keys() == {"frames"}:
-            yield {"failed": f"its process ended with status {process.wait()}"}
+            yield {"failed": f"its process ended with {ending(process.wait())}"}
     finally:
-        process.stdin.close()
+        with contextlib.suppress(OSError):  # it is gone, and what was written is still in the buffer
+            process.stdin.close()
         process.stdout.close()
         process.wait()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 
+from vsfdatrd.child_process import no_window
 from vsfdatrd.errors import ArgumentError, EncodeError
 from vsfdatrd.programs import ffmpeg
 
@@ -74,7 +75,9 @@ def version() -> str:
 
 def _ask(option: str) -> str:
     try:
-        done = subprocess.run([ffmpeg(), "-hide_banner", option], capture_output=True, check=False, timeout=60)
+        done = subprocess.run(
+            [ffmpeg(), "-hide_banner", option], capture_output=True, check=False, timeout=60, creationflags=no_window()
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EncodeError(
             f"{ffmpeg()} cannot be run ({error}); install ffmpeg, or pip install imageio-ffmpeg"

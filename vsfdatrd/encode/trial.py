@@ -5,6 +5,7 @@ import os
 import subprocess
 from pathlib import Path
 
+from vsfdatrd.child_process import no_window
 from vsfdatrd.errors import PREFIX, EncodeError
 from vsfdatrd.programs import vspipe
 
@@ -20,7 +21,10 @@ def first_frame(script: Path, device: str, told: Path) -> dict[str, int]:
     command = [vspipe(), "-c", "y4m", "-s", "0", "-e", "0", "-j", str(told)]
     command += ["-a", f"device={device}", str(script), os.devnull]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_PATIENCE)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_PATIENCE,
+            creationflags=no_window(),
+        )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise EncodeError("the first frame took more than an hour; try a smaller model") from error
     if done.returncode:

@@ -9,9 +9,11 @@ film.mkv.vsfdatrd/
   joined.mkv       all of them, until it takes the output's name
 """
 
+import contextlib
 import os
 import shutil
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,6 +92,9 @@ def workplace(target: Path) -> Iterator[Workplace]:
         if not (folder / _JOURNAL).exists():  # nothing was begun, or all is done
             shutil.rmtree(folder, ignore_errors=True)
         lock.release()
+        if sys.platform == "win32":  # which does not remove what is open: the lock, and so the folder
+            with contextlib.suppress(OSError):  # there is a journal in it
+                folder.rmdir()
 
 
 def resume(place: Workplace, journal: Journal, recipe: Recipe) -> list[Made]:

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from vsfdatrd.child_process import ending, no_window
 from vsfdatrd.engines.process import python
 from vsfdatrd.errors import CheckpointError, EngineError
 from vsfdatrd.nn.onnx_config import Range
@@ -38,7 +39,7 @@ def probe(path: Path, multiple: int | None = None, input_range: Range | None = N
         done = subprocess.run(
             [python(), "-m", "vsfdatrd.engines.probe_process", os.path.abspath(path), asked],
             stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False,
-            env=os.environ | {"PYTHONPATH": paths},
+            env=os.environ | {"PYTHONPATH": paths}, creationflags=no_window(),
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise refuse(path, f"did not finish a small picture within {PATIENCE:.0f} seconds, and is not used") from error
@@ -47,7 +48,7 @@ def probe(path: Path, multiple: int | None = None, input_range: Range | None = N
     try:
         answer = dict(json.loads(done.stdout))
     except ValueError as error:
-        how = f"signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
+        how = ending(done.returncode)
         raise refuse(path, f"makes OpenVINO crash ({how}) when a small picture is tried, and is not used") from error
     if "error" in answer:
         raise CheckpointError(answer["error"])

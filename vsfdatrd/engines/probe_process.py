@@ -162,12 +162,14 @@ def _dtypes(model: onnx.ModelProto) -> set[str]:
 
 
 def _limit_memory() -> None:
-    """Let a shape of billions fail here, and not the machine."""
-    with contextlib.suppress(ImportError, ValueError, OSError):
+    """Let a shape of billions fail here, and not the machine. Windows has no such limit, but refuses what neither
+    memory nor its page file holds."""
+    if sys.platform != "win32":
         import resource
 
-        most = psutil.virtual_memory().available * 3 // 4
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+        with contextlib.suppress(ValueError, OSError):
+            most = psutil.virtual_memory().available * 3 // 4
+            resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import contextlib
 import json
 import mmap
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from vsfdatrd import child_process
 from vsfdatrd.engines.base import Frames
 from vsfdatrd.errors import EngineBuildError, EngineError, EngineUnavailable
 
@@ -34,19 +36,23 @@ def python() -> str:
     """The Python to start; in vspipe and other hosts `sys.executable` may be empty or the host itself."""
     if "python" in Path(sys.executable or "").name.lower():
         return sys.executable
-    folder = Path(sys.prefix, "Scripts" if os.name == "nt" else "bin")
-    for name in ("python.exe", "python3", "python"):
-        if (folder / name).exists():
-            return str(folder / name)
-    raise EngineError(f"there is no Python in {str(folder)!r} to run the engine in; is the environment damaged?")
+    # Scripts: environments on Windows. Installations and embedded Pythons have it in no folder there.
+    for place in ("bin/python3", "bin/python", "Scripts/python.exe", "python.exe"):
+        if (found := Path(sys.prefix, place)).exists():
+            return str(found)
+    raise EngineError(f"there is no Python in {sys.prefix!r} to run the engine in; is the environment damaged?")
 
 
 class SharedMemory:
-    """Memory that two processes map. The second one opens it by what `address` says."""
+    """Memory that two processes map. The second one does so with `map_shared`, by what `address` says."""
 
     def __init__(self) -> None:
         self._path: str | None = None
-        if hasattr(os, "memfd_create"):
+        self._name: str | None = None
+        self.fd = -1
+        if sys.platform == "win32":
+            self._name = f"fdatrd-frames-{secrets.token_hex(16)}"
+        elif hasattr(os, "memfd_create"):
             self.fd = os.memfd_create("fdatrd-frames")
         else:
             self.fd, self._path = tempfile.mkstemp("-frames", "fdatrd-")
@@ -54,13 +60,16 @@ class SharedMemory:
 
     @property
     def address(self) -> str | int:
-        """A path, or the number of an inherited file descriptor."""
-        return self._path or self.fd
+        """The memory's name on Windows; elsewhere a path, or the number of an inherited file descriptor."""
+        return self._name or self._path or self.fd
 
     def resize(self, size: int) -> mmap.mmap:
-        """Make it `size` bytes large and map it."""
-        os.ftruncate(self.fd, size)
-        self.map = mmap.mmap(self.fd, size)
+        """Make it `size` bytes large and map it. Once only."""
+        if sys.platform == "win32":  # a file would be written to the disk, and stay there if this process is killed
+            self.map = mmap.mmap(-1, size, tagname=self._name)
+        else:
+            os.ftruncate(self.fd, size)
+            self.map = mmap.mmap(self.fd, size)
         return self.map
 
     def close(self) -> None:
@@ -75,6 +84,17 @@ class SharedMemory:
         if self._path:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
+
+
+def map_shared(address: str | int, size: int) -> mmap.mmap:
+    """The memory of a `SharedMemory` in another process; a file descriptor is closed."""
+    if sys.platform == "win32":
+        memory = mmap.mmap(-1, size, tagname=str(address))
+    else:
+        fd = address if isinstance(address, int) else os.open(address, os.O_RDWR)
+        memory = mmap.mmap(fd, size)
+        os.close(fd)
+    return memory
 
 
 def buffers(
@@ -108,8 +128,10 @@ class Worker:
                 [interpreter, "-m", module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                stderr=child_process.stderr(),
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
                 pass_fds=inherited,
+                creationflags=child_process.no_window(),
             )
         except OSError as error:
             self.memory.close()
@@ -156,7 +178,7 @@ class Worker:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_PATIENCE)
         code = self._process.returncode
-        how = f"signal {-code}" if code is not None and code < 0 else f"status {code}"
+        how = "it has not quite ended yet" if code is None else child_process.ending(code)
         return f"the engine's process ended unexpectedly ({how}); its last words are on stderr. Memory may have run out"
 
     def close(self) -> None:
@@ -235,7 +257,7 @@ class RemoteEngine:
         size = 4 * slots * (int(np.prod(input_shape)) + int(np.prod(output_shape)))
         self._buffers = buffers(worker.memory.resize(size), slots, input_shape, output_shape)
         try:
-            worker.ask("map", address=worker.memory.address)
+            worker.ask("map", address=worker.memory.address, size=size)
         except EngineError:
             self._buffers.clear()
             worker.close()

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from vsfdatrd.engines.base import Frames
-from vsfdatrd.engines.process import buffers
+from vsfdatrd.engines.process import buffers, map_shared
 from vsfdatrd.errors import EngineError
 
 
@@ -45,13 +45,11 @@ class Serving:
             slot = {"slot": message["slot"]} if do == "run" else {}
             self._answer(slot | {"error": text, "kind": type(error).__name__})
 
-    def do_map(self, address: str | int) -> None:
-        """Map the frames' memory, and make ready for them."""
+    def do_map(self, address: str | int, size: int) -> None:
+        """Map the frames' memory of so many bytes, and make ready for them."""
         if self.shapes is None:
             raise EngineError("no engine is loaded")
-        fd = address if isinstance(address, int) else os.open(address, os.O_RDWR)
-        memory = mmap.mmap(fd, 0)
-        os.close(fd)
+        memory = map_shared(address, size)
         slots = len(memory) // (4 * sum(math.prod(shape) for shape in self.shapes))
         self._waiting = ThreadPoolExecutor(slots, "slot")
         self.prepare(memory, buffers(memory, slots, *self.shapes))
