@@ -12,9 +12,9 @@ from vsfdatrd import own_models
 from vsfdatrd.errors import ArgumentError, CheckpointError
 from vsfdatrd.weights_file import sha256
 
-SMALL_SHA256 = "d15cd0a691e1027a46e8f16964efb41607d6a6ed404b3fc7c38c916f6705941a"
+SMALL_SHA256 = "9cb2c9914e5c6df7ba122f25447d27988152f793b98f3ab20ea23548eb9a0f62"
 """SHA-256 of models/fdat_rd_small_2x.safetensors."""
-MEDIUM_SHA256 = "b5afd0faf86294edf50aa45ca94a0f66a854b7caeafcac3bb9fb88344f09721e"
+MEDIUM_SHA256 = "3a1869b2361bdbd59f2a89688b46d55fefa7ca7bcb695a95c5d6c9a9b267df86"
 """SHA-256 of models/fdat_rd_medium_2x.safetensors."""
 LARGE_SHA256 = "74127face1936dd7ec91e7839e57cab180ac14cbec6ae021962d34736ef0cca5"
 """SHA-256 of models/fdat_rd_large_2x.safetensors."""
