@@ -1,8 +1,22 @@
-"""What every process that is started here has in common, on every system: no window, a stderr, a way to end."""
+"""What every process that is started here has in common, on every system: a Python, no window, a stderr, an end."""
 
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+from vsfdatrd.errors import EngineError
+
+
+def python() -> str:
+    """The Python to start; in vspipe and other hosts `sys.executable` may be empty or the host itself."""
+    if "python" in Path(sys.executable or "").name.lower():
+        return sys.executable
+    # Scripts: environments on Windows. Installations and embedded Pythons have it in no folder there.
+    for place in ("bin/python3", "bin/python", "Scripts/python.exe", "python.exe"):
+        if (found := Path(sys.prefix, place)).exists():
+            return str(found)
+    raise EngineError(f"there is no Python in {sys.prefix!r} to run the engine in; is the environment damaged?")
 
 
 def no_window() -> int:

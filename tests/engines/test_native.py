@@ -11,7 +11,7 @@ import pytest
 
 from tests.engines.closeness import decibels, of_network
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
-from vsfdatrd.engines import choice, native, native_kernels, openvino
+from vsfdatrd.engines import choice, native, native_kernels, reference
 from vsfdatrd.engines.base import Engine, Frames, Job
 from vsfdatrd.engines.verify import drawing
 from vsfdatrd.errors import EngineBuildError, EngineError, EngineUnavailable
@@ -99,7 +99,7 @@ def test_an_engine_that_strays_is_not_built(job: Job, tmp_path: Path, monkeypatc
         with target.open("wb") as file:
             np.save(file, np.zeros((3, 240, 360), np.float16))
 
-    monkeypatch.setattr(openvino, "reference", another)
+    monkeypatch.setattr(reference, "compute", another)
     with pytest.raises(EngineBuildError, match=r"agrees with fp32 to .* dB only"):
         native.build(job, tmp_path)
 

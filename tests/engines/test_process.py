@@ -14,11 +14,13 @@ import numpy as np
 import psutil
 import pytest
 
+from vsfdatrd import child_process
 from vsfdatrd.checkpoint import open_checkpoint
+from vsfdatrd.child_process import python
 from vsfdatrd.engines import openvino
 from vsfdatrd.engines import process as process_module
 from vsfdatrd.engines.base import Frames, Job
-from vsfdatrd.engines.process import RemoteEngine, SharedMemory, Worker, buffers, python
+from vsfdatrd.engines.process import RemoteEngine, SharedMemory, Worker, buffers
 from vsfdatrd.engines.verify import drawing
 from vsfdatrd.errors import EngineError
 
@@ -359,7 +361,7 @@ def test_no_python_is_an_error_that_says_where(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_worker_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_module, "python", lambda: "/nowhere/python")
+    monkeypatch.setattr(child_process, "python", lambda: "/nowhere/python")
     with pytest.raises(EngineError, match=r"the engine's process cannot be started: .*/nowhere/python"):
         Worker("vsfdatrd.engines.openvino_process")
 

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from benchmarks.weights import weights_file
 from vsfdatrd import ahead
 from vsfdatrd.checkpoint import open_checkpoint
-from vsfdatrd.engines import openvino, tensorrt, tensorrt_build, tensorrt_library
+from vsfdatrd.engines import reference, tensorrt, tensorrt_build, tensorrt_library
 from vsfdatrd.engines.base import Job
 from vsfdatrd.engines.devices import gpus
 from vsfdatrd.engines.tensorrt_library import CLASSIC, RTX, Library, choose, parse_target
@@ -100,13 +100,13 @@ def test_fp32_is_not_rounded(tiny_model: Path, tmp_path: Path, monkeypatch: pyte
 def test_the_reference_is_computed_once_for_all_kinds_of_gpu(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    through, counted = openvino.reference, []
+    through, counted = reference.compute, []
 
     def counting(graph: Path, target: Path) -> None:
         counted.append(target)
         through(graph, target)
 
-    monkeypatch.setattr(openvino, "reference", counting)
+    monkeypatch.setattr(reference, "compute", counting)
     found = built(tiny_model, tmp_path, "sm86", "sm89", "sm120")
     assert len(counted) == 1
     assert len({(engine.path / "reference.npy").read_bytes() for engine in found}) == 1

@@ -20,7 +20,7 @@ from tests.fdats import fdat
 from tests.onnx_files import doubler
 from vsfdatrd import ahead
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
-from vsfdatrd.engines import choice, openvino, tensorrt, traced, verify
+from vsfdatrd.engines import choice, reference, tensorrt, traced, verify
 from vsfdatrd.engines.base import Job
 from vsfdatrd.engines.tensorrt_library import RTX
 from vsfdatrd.errors import EngineError
@@ -134,7 +134,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 def in_openvino(model: onnx.ModelProto, folder: Path) -> Any:
     graph, result = folder / "graph.onnx", folder / "result.npy"
     graph.write_bytes(model.SerializeToString())
-    openvino.reference(graph, result)
+    reference.compute(graph, result)
     return np.load(result).astype(np.float32)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 
 from vsfdatrd.checkpoint import Checkpoint
-from vsfdatrd.engines import native_kernels, openvino
+from vsfdatrd.engines import native_kernels, reference
 from vsfdatrd.engines.base import Engine, Job
 from vsfdatrd.engines.native_network import unsuitable
 from vsfdatrd.engines.process import RemoteEngine, Spare
@@ -106,7 +106,7 @@ def build(job: Job, directory: Path) -> None:
     graph = directory / "graph.onnx"
     graph.write_bytes(serialized(graph_of(job.checkpoint, height, width)))
     try:
-        openvino.reference(graph, directory / REFERENCE)
+        reference.compute(graph, directory / REFERENCE)
         psnr = _spare.ask("verify", directory=str(directory), height=height, width=width, threads=_cores())
     except EngineBuildError:
         raise

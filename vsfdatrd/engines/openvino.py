@@ -15,7 +15,7 @@ import psutil
 
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.engines.base import Engine, Job
-from vsfdatrd.engines.process import RemoteEngine, Spare, Worker
+from vsfdatrd.engines.process import RemoteEngine, Spare
 from vsfdatrd.engines.traced import graph_for
 from vsfdatrd.errors import EngineBuildError, EngineError
 from vsfdatrd.graph import GRAPH_VERSION as GRAPH_VERSION
@@ -111,18 +111,6 @@ def load(job: Job, directory: Path) -> Engine:
     """The engine from its exported model. Raises EngineError if OpenVINO does not take it."""
     loaded = _spare.ask("load", directory=str(directory), **_how(job))
     return RemoteEngine(_spare.take(), loaded["slots"], loaded["input"], loaded["output"])
-
-
-def reference(graph: Path, target: Path) -> None:
-    """Write what a graph makes of `verify.drawing` in fp32, as float16, which is exact enough to judge half precisions.
-
-    In a process that ends with it. Raises EngineError.
-    """
-    worker = Worker("vsfdatrd.engines.openvino_process")
-    try:
-        worker.ask("reference", graph=str(graph), target=str(target))
-    finally:
-        worker.close()
 
 
 def _needed(job: Job, streams: int) -> int:

@@ -11,8 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from vsfdatrd.child_process import ending, no_window
-from vsfdatrd.engines.process import python
+from vsfdatrd.child_process import ending, no_window, python
 from vsfdatrd.errors import CheckpointError, EngineError
 from vsfdatrd.nn.onnx_config import Range
 from vsfdatrd.weights_file import refuse

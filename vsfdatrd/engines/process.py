@@ -32,17 +32,6 @@ _PATIENCE = 5.0  # seconds a process may take to end by itself
 _KINDS: dict[str | None, type[EngineError]] = {kind.__name__: kind for kind in (EngineBuildError, EngineUnavailable)}
 
 
-def python() -> str:
-    """The Python to start; in vspipe and other hosts `sys.executable` may be empty or the host itself."""
-    if "python" in Path(sys.executable or "").name.lower():
-        return sys.executable
-    # Scripts: environments on Windows. Installations and embedded Pythons have it in no folder there.
-    for place in ("bin/python3", "bin/python", "Scripts/python.exe", "python.exe"):
-        if (found := Path(sys.prefix, place)).exists():
-            return str(found)
-    raise EngineError(f"there is no Python in {sys.prefix!r} to run the engine in; is the environment damaged?")
-
-
 class SharedMemory:
     """Memory that two processes map. The second one does so with `map_shared`, by what `address` says."""
 
@@ -118,7 +107,7 @@ class Worker:
 
     def __init__(self, module: str) -> None:
         """Start `python -m module`. Raises EngineError if that is not possible."""
-        interpreter = python()
+        interpreter = child_process.python()
         self.memory = SharedMemory()
         root = str(Path(__file__).resolve().parents[2])
         paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vsfdatrd.checkpoint import Checkpoint
-from vsfdatrd.engines import openvino
+from vsfdatrd.engines import reference
 from vsfdatrd.engines.base import Engine, Job
 from vsfdatrd.engines.devices import first, gpus
 from vsfdatrd.engines.kept_file import keep, read
@@ -196,7 +196,7 @@ def _reference(job: Job, directory: Path) -> bytes:
         exact, result = directory / "exact.onnx", directory / REFERENCE
         try:
             exact.write_bytes(serialized(graph_for(*key)))
-            openvino.reference(exact, result)
+            reference.compute(exact, result)
         finally:
             exact.unlink(missing_ok=True)
         _references.clear()

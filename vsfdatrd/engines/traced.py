@@ -19,7 +19,7 @@ import numpy as np
 
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.description import Description
-from vsfdatrd.engines import verify
+from vsfdatrd.engines import reference, verify
 from vsfdatrd.errors import EngineBuildError, EngineError
 from vsfdatrd.geometry import sides
 from vsfdatrd.graph.dialect import OPENVINO, Dialect
@@ -107,13 +107,12 @@ def _compared(checkpoint: Checkpoint, model: "onnx.ModelProto", height: int, wid
     if OpenVINO does not run it."""
     import torch
 
-    from vsfdatrd.engines import openvino  # which takes its graphs from here
     from vsfdatrd.nn.other_archs import OtherNetwork
 
     with tempfile.TemporaryDirectory(prefix="vsfdatrd-") as folder:
         graph, result = Path(folder, "graph.onnx"), Path(folder, "result.npy")
         graph.write_bytes(serialized(model))
-        openvino.reference(graph, result)
+        reference.compute(graph, result)
         found = np.load(result).astype(np.float32)  # (C, H·scale, W·scale)
     network = checkpoint.network()
     if not isinstance(network, OtherNetwork):
