@@ -145,11 +145,49 @@ def test_a_source_that_is_not_finite_is_named(value: float) -> None:
 
     clip = upscaled(vs.core.std.ModifyFrame(blank, blank, poison), CountingEngine(60, 120))
     if np.isnan(value):
-        with pytest.raises(vs.Error, match=r"^fdatrd\.upscale: frame 4 failed: the source is not finite"):
+        with pytest.raises(vs.Error, match=r"^fdatrd\.upscale: frame 4: the source is not finite"):
             clip.get_frame(4)
     else:  # infinity is clamped to 1, as any value above it
         assert np.asarray(clip.get_frame(4)[2])[80, 120] == 1
     clip.get_frame(5)
+
+
+class OneFormEngine(CountingEngine):
+    """An engine of so many planes that puts `value` into one pixel of its output."""
+
+    def __init__(self, planes: int, place: tuple[int, int, int], value: float) -> None:
+        super().__init__(60, 120, slots=1)
+        self.inputs = [np.zeros((planes, 60, 120), np.float32)]
+        self.place, self.value = place, value
+
+    def collect(self, slot: int) -> Frames:
+        result = super().collect(slot)
+        result[self.place] = self.value
+        return result
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("form", "plane"), [(vs.RGBS, 0), (vs.RGBS, 2), (vs.GRAYS, 0)])
+@pytest.mark.parametrize("tiles", [False, True])
+def test_an_output_that_is_not_finite_is_named(
+    value: float, form: vs.PresetVideoFormat, plane: int, tiles: bool
+) -> None:
+    """In the last pixel that is kept; what is cut off may hold anything."""
+    source = vs.core.std.BlankClip(width=70, height=50, format=form, length=2)
+    tiling = geometry.tile(50, 70, 50, 64, SCALE) if tiles else geometry.whole(50, 70, SCALE)
+    height, width = tiling.height * SCALE, tiling.width * SCALE
+    for place, kept in [
+        ((plane, height - 1, width - 1), True),
+        ((plane, height, 0), False),
+        ((plane, 0, width), False),
+    ]:
+        engine = OneFormEngine(source.format.num_planes, place, value)
+        clip = pipeline.run(source, Lanes(engine), tiling, SCALE)
+        if kept:
+            with pytest.raises(vs.Error, match=r"^fdatrd\.upscale: frame 1: the network's output for it is not finite"):
+                clip.get_frame(1)
+        else:
+            assert max(np.asarray(clip.get_frame(1)[i]).max() for i in range(source.format.num_planes)) == 0
 
 
 def test_two_filters_share_an_engine_and_its_slots() -> None:

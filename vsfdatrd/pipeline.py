@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import vapoursynth as vs
 
+from vsfdatrd.clamp import Plane, Worst, clamp_add, clamp_copy
 from vsfdatrd.engines.base import Frames, Lanes
 from vsfdatrd.errors import PREFIX, FdatrdError, FrameError
 from vsfdatrd.geometry import Tile, Tiling, fill_padding
@@ -35,7 +36,8 @@ def run(
     reuse: a frame whose values differ from those of an earlier one by no more than this is given that one's result;
         None computes every frame.
     style: where the engine takes the picture that every frame has in its properties (`style.attached`).
-    A frame that is not finite, before or after, fails alone with a message that gives its number.
+    A frame with NaN in it, or whose result is not finite, fails alone with a message that gives its number; infinity
+    in a source is clamped like any value.
     """
     source = clip.std.RemoveFrameProps("_FdatrdNone")  # a node of our own, so that its cache is ours to set
     function = _frame_function(lanes, tiling, scale, style)
@@ -62,15 +64,10 @@ def _frame_function(
             with lanes.slot() as slot:
                 if style:
                     _write_style(lanes.engine.input(slot), f, style)
-                finite = _through(lanes, slot, tiling, scale, f, out, style.rows if style else 0)
+                _through(lanes, slot, tiling, scale, f, out, style.rows if style else 0)
             trimmer.tick()
         except FdatrdError as error:
             return f"{PREFIX}frame {n}: {error}"
-        if not finite:
-            where = "the network's output for it" if _is_finite(f) else "the source"
-            return f"{PREFIX}frame {n} failed: {where} is not finite (NaN or infinity). " + (
-                "Look at the filters before this one." if where == "the source" else 'Try precision="fp32".'
-            )
         return out
 
     return upscale_frame
@@ -78,15 +75,15 @@ def _frame_function(
 
 def _through(
     lanes: Lanes, slot: int, tiling: Tiling, scale: int, source: vs.VideoFrame, out: vs.VideoFrame, below: int
-) -> bool:
-    """Send one frame through a slot, tile by tile; whether everything that came out was finite.
+) -> None:
+    """Send one frame through a slot, tile by tile.
 
     below: rows of the engine's input that are not the frame's.
+    Raises FrameError for a source with NaN in it, and for a result that is not finite.
     """
     engine = lanes.engine
     planes = [np.asarray(source[i]) for i in range(source.format.num_planes)]
     targets = [np.asarray(out[i]) for i in range(out.format.num_planes)]
-    finite = True
     single = len(tiling.tiles) == 1
     if not single:
         for target in targets:
@@ -96,26 +93,26 @@ def _through(
         _write(padded[:, : padded.shape[1] - below], planes, tile, tiling)
         engine.submit(slot)
         result = engine.collect(slot)[:, : tiling.height * scale, : tiling.width * scale]
-        # Extremes are NaN or infinite as soon as one value is; finding them makes no mask.
-        finite = finite and bool(np.isfinite(result.min()) and np.isfinite(result.max()))
         for unused in targets[len(result) :]:
             unused.fill(0)
         for target, plane in zip(targets, result, strict=False):
             if single:
-                np.clip(plane, 0, 1, out=target)
+                worst = clamp_copy(plane, target)
             else:
-                _blend(target, plane, tile, scale)
-    return finite
+                top, left = tile.top * scale, tile.left * scale
+                part = target[top : top + plane.shape[0], left : left + plane.shape[1]]
+                worst = clamp_add(plane, part, tile.rows, tile.columns)
+            if worst:
+                raise FrameError('the network\'s output for it is not finite (NaN or infinity). Try precision="fp32".')
 
 
-def _write(
-    padded: Frames, planes: list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]], tile: Tile, tiling: Tiling
-) -> None:
+def _write(padded: Frames, planes: list[Plane], tile: Tile, tiling: Tiling) -> None:
     """Copy a tile of the planes into an engine's input, clamped, and continue it into the padding."""
     height, width = tiling.height, tiling.width
     for target, plane in zip(padded, planes, strict=True):
         part = plane[tile.top : tile.top + height, tile.left : tile.left + width]
-        np.clip(part, 0, 1, out=target[:height, :width])
+        if clamp_copy(part, target[:height, :width]) == Worst.NAN:
+            raise FrameError("the source is not finite (NaN). Look at the filters before this one.")
         fill_padding(target, height, width)
 
 
@@ -126,14 +123,5 @@ def _write_style(padded: Frames, frame: vs.VideoFrame, style: Style) -> None:
         raise FrameError("the picture of style that goes with it was lost on the way")
     for i, plane in enumerate(padded):
         pixels = plane[plane.shape[0] - style.rows :].reshape(-1)[: style.height * style.width]
-        np.clip(np.asarray(picture[i]), 0, 1, out=pixels.reshape(style.height, style.width))
-
-
-def _blend(target: np.ndarray[tuple[int, ...], np.dtype[np.float32]], plane: Frames, tile: Tile, scale: int) -> None:
-    top, left = tile.top * scale, tile.left * scale
-    part = target[top : top + plane.shape[0], left : left + plane.shape[1]]
-    part += np.clip(plane, 0, 1) * tile.rows * tile.columns
-
-
-def _is_finite(frame: vs.VideoFrame) -> bool:
-    return all(bool(np.isfinite(np.asarray(frame[i])).all()) for i in range(frame.format.num_planes))
+        if clamp_copy(np.asarray(picture[i]), pixels.reshape(style.height, style.width)) == Worst.NAN:
+            raise FrameError("the picture of style that goes with it is not finite (NaN); give another")

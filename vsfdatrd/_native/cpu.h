@@ -14,11 +14,7 @@
 
 #include <stdint.h>
 
-#ifdef _WIN32
-#define EXPORT __declspec(dllexport)
-#else
-#define EXPORT __attribute__((visibility("default")))
-#endif
+#include "export.h"
 
 /* A matrix of weights (columns, inner) made ready by fdatrd_cpu_pack. */
 typedef struct {

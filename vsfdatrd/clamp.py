@@ -1,0 +1,91 @@
+"""Planes copied, clamped to [0, 1] and checked for NaN and infinity, in one pass over memory (`_native/clamp.c`)."""
+
+import ctypes
+from ctypes import c_int64, c_void_p
+from enum import IntEnum
+from functools import cache
+
+import numpy as np
+import vapoursynth as vs
+from numpy.typing import NDArray
+
+from vsfdatrd.errors import EngineUnavailable
+
+type Plane = NDArray[np.float32]
+
+
+class Worst(IntEnum):
+    """The worst value that a plane holds."""
+
+    FINITE = 0
+    INFINITE = 1
+    NAN = 2
+
+
+def clamp_copy(source: Plane, target: Plane) -> Worst:
+    """Copy a plane, every value clamped to [0, 1]; other threads of Python run meanwhile.
+
+    Args:
+        source: (height, width) float32. Rows may lie any number of bytes apart; the pixels of a row lie side by side.
+        target: Of the same shape, writable, elsewhere in memory.
+
+    Returns:
+        The worst value of `source`. Infinity becomes 0 or 1 by its sign, NaN 0 or 1.
+
+    Raises:
+        ValueError: For arrays that are not as described.
+        EngineUnavailable: If the plugin's library is of another version of vsfdatrd.
+    """
+    return Worst(_function("fdatrd_clamp_copy")(*_planes(source, target)))
+
+
+def clamp_add(source: Plane, target: Plane, rows: Plane, columns: Plane) -> Worst:
+    """Add ``clamp(source) * rows * columns`` to `target`; otherwise as `clamp_copy`.
+
+    Args:
+        source: (height, width) float32.
+        target: Of the same shape; what is added to.
+        rows: Weight of each row, (height, 1).
+        columns: Weight of each column, (1, width).
+    """
+    planes = _planes(source, target)
+    if rows.shape != (source.shape[0], 1) or columns.shape != (1, source.shape[1]):
+        raise ValueError(f"weights of {rows.shape} and {columns.shape} do not belong to a plane of {source.shape}")
+    # Owned by names, so that a copy made here lives until the call is over.
+    row_weights, column_weights = (np.ascontiguousarray(weights, np.float32) for weights in (rows, columns))
+    weights = c_void_p(row_weights.ctypes.data), c_void_p(column_weights.ctypes.data)
+    return Worst(_function("fdatrd_clamp_add")(*planes, *weights))
+
+
+def _planes(source: Plane, target: Plane) -> tuple[c_void_p | c_int64, ...]:
+    """The arguments of C for two planes."""
+    for plane in (source, target):
+        if plane.dtype != np.float32 or plane.ndim != 2 or (plane.shape[1] > 1 and plane.strides[1] != plane.itemsize):
+            raise ValueError(
+                f"an array {plane.shape} of {plane.dtype} with strides {plane.strides} is no float32 plane"
+            )
+    if source.shape != target.shape or not target.flags.writeable:
+        raise ValueError(f"a plane of {source.shape} cannot be copied into one of {target.shape}")
+    height, width = source.shape
+    return (
+        c_void_p(source.ctypes.data),
+        c_int64(source.strides[0]),
+        c_void_p(target.ctypes.data),
+        c_int64(target.strides[0]),
+        c_int64(height),
+        c_int64(width),
+    )
+
+
+@cache
+def _function(name: str) -> "ctypes._NamedFuncPointer":
+    """A function of the library that VapourSynth has loaded as the plugin, wherever that lies."""
+    path = vs.core.fdatrd.plugin_path
+    try:
+        function = ctypes.CDLL(path)[name]
+    except (OSError, AttributeError) as error:
+        raise EngineUnavailable(
+            f"the plugin {path} does not belong to this version of vsfdatrd ({error}); install vsfdatrd again"
+        ) from error
+    function.restype = c_int64
+    return function
