@@ -9,7 +9,7 @@ FRAMES ?= 6
 
 setup: $(VENV)/.done
 
-$(VENV)/.done: pyproject.toml constraints.txt $(wildcard vsfdatrd/_native/*)
+$(VENV)/.done: pyproject.toml constraints.txt hatch_build.py $(wildcard vsfdatrd/_native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
 	  echo "$(PYTHON) is older than 3.12, which VapourSynth needs; name another: make $(MAKECMDGOALS) PYTHON=python3.13" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)

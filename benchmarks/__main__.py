@@ -24,9 +24,9 @@ from benchmarks.speed.plot import draw, machine_name
 from benchmarks.speed.race import Settings, race, steps
 from benchmarks.speed.table import compared, table
 from benchmarks.weights import weights_file
+from vsfdatrd.backends.gpus import gpus
+from vsfdatrd.backends.selection import backend, usable
 from vsfdatrd.checkpoint import open_checkpoint
-from vsfdatrd.engines.choice import backend, usable
-from vsfdatrd.engines.devices import gpus
 
 
 def measure(a: argparse.Namespace) -> int:

@@ -16,14 +16,16 @@ from benchmarks.layers import Layer, by_kind, layers
 from benchmarks.report import save
 from benchmarks.speed.material import drawn_clip
 from benchmarks.weights import weights_file
-from vsfdatrd import colour, geometry, pipeline
+from vsfdatrd import inference
+from vsfdatrd.backends.base import Frames, Lanes
+from vsfdatrd.backends.gpus import gpus
+from vsfdatrd.backends.selection import open_engine, usable
+from vsfdatrd.cache.engine_cache import Store
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
-from vsfdatrd.engines.base import Frames, Lanes
-from vsfdatrd.engines.choice import open_engine, usable
-from vsfdatrd.engines.devices import gpus
 from vsfdatrd.errors import EngineError
 from vsfdatrd.options import Options
-from vsfdatrd.store import Store
+from vsfdatrd.video import color
+from vsfdatrd.video import tiling as geometry
 
 RUNS = 5
 
@@ -56,10 +58,10 @@ def timeline(checkpoint: Checkpoint, width: int, height: int) -> dict[str, float
     """Seconds a frame spends in each step, each measured by itself, one frame at a time; and in all of them."""
     scale, multiple = checkpoint.description.scale, checkpoint.description.multiple
     rgb = drawn_clip(width, height, RUNS)
-    source = colour.describe(_kept(rgb.resize.Spline36(format=vs.YUV420P8, matrix=6)))
+    source = color.describe(_kept(rgb.resize.Spline36(format=vs.YUV420P8, matrix=6)))
     tiling = geometry.whole(height, width, scale)
     tall, wide = geometry.padded(height, multiple), geometry.padded(width, multiple)
-    host = pipeline.run(rgb, Lanes(Idle(tall, wide, scale)), tiling, scale)
+    host = inference.run(rgb, Lanes(Idle(tall, wide, scale)), tiling, scale)
     large = _kept(rgb.resize.Point(width * scale, height * scale))
     with tempfile.TemporaryDirectory() as folder:
         lanes = open_engine(checkpoint, height, width, Options(streams=1), Store(Path(folder)))
@@ -69,10 +71,10 @@ def timeline(checkpoint: Checkpoint, width: int, height: int) -> dict[str, float
             lanes.engine.collect(0)
 
         found = {
-            "colour: YUV to RGB": _seconds(colour.to_rgb(source)),
+            "colour: YUV to RGB": _seconds(color.to_rgb(source)),
             "copy in, pad, crop, copy out": _seconds(host),
             "network": median(_timed(infer) for _ in range(RUNS)),
-            "colour: RGB to YUV": _seconds(colour.deliver(large, colour.target(source, scale, None, None))),
+            "colour: RGB to YUV": _seconds(color.deliver(large, color.target(source, scale, None, None))),
         }
         whole = vs.core.fdatrd.upscale(source.clip, model=str(checkpoint.path), streams=1, cache=folder, reuse="off")
         found["the whole filter"] = _seconds(whole)

@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.report import RESULTS, save
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import FdatrdError
-from vsfdatrd.geometry import sides
+from vsfdatrd.video.tiling import sides
 
 PATIENCE = 240
 SIDES = (48, 64)
@@ -113,8 +113,8 @@ def difference(checkpoint: Checkpoint, folder: Path) -> tuple[float, float]:
     """Largest difference of OpenVINO's result from spandrel's, and the standard deviation of that."""
     import torch
 
-    from vsfdatrd.engines import openvino
-    from vsfdatrd.engines.base import Job
+    from vsfdatrd.backends.base import Job
+    from vsfdatrd.backends.openvino import backend as openvino
 
     about = checkpoint.description
     height, width = sides(*SIDES, about.multiple, about.minimum, about.square)
@@ -132,9 +132,9 @@ def difference(checkpoint: Checkpoint, folder: Path) -> tuple[float, float]:
 
 def build(checkpoint: Checkpoint, precision: Any, folder: Path) -> None:
     """An engine for a GPU. Raises EngineBuildError."""
-    from vsfdatrd.engines import tensorrt
-    from vsfdatrd.engines.base import Job
-    from vsfdatrd.engines.tensorrt_library import RTX
+    from vsfdatrd.backends.base import Job
+    from vsfdatrd.backends.tensorrt import backend as tensorrt
+    from vsfdatrd.backends.tensorrt.library import RTX
 
     about = checkpoint.description
     height, width = sides(*SIDES, about.multiple, about.minimum, about.square)

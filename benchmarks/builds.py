@@ -3,7 +3,7 @@
 python -m benchmarks.builds [--quick]
 
 Networks with all parts at work have random weights; neither time nor memory depends on them. Weights that ship leave
-out what adds nothing (`vsfdatrd.nn.idle`).
+out what adds nothing (`vsfdatrd.archs.zero_branches`).
 """
 
 import argparse
@@ -22,16 +22,16 @@ from benchmarks.report import save
 from benchmarks.speed.exports import exported
 from benchmarks.speed.peers import in_fp16
 from benchmarks.weights import random_weights, weights_file
-from vsfdatrd.catalog import resolve
+from vsfdatrd.archs.fdat_rd import variant
+from vsfdatrd.backends.graphs import graph_of
+from vsfdatrd.backends.tensorrt.library import RTX
 from vsfdatrd.checkpoint import open_checkpoint
-from vsfdatrd.engines.process import Worker
-from vsfdatrd.engines.tensorrt_library import RTX
 from vsfdatrd.errors import EngineError
 from vsfdatrd.graph import fdat_rd_graph
-from vsfdatrd.graph.dialect import Dialect, tensorrt
-from vsfdatrd.graph.of_checkpoint import graph_of
-from vsfdatrd.nn.config import variant
+from vsfdatrd.graph.target import Dialect, tensorrt
 from vsfdatrd.options import Precision
+from vsfdatrd.weights.catalog import resolve
+from vsfdatrd.workers.client import Worker
 
 if TYPE_CHECKING:
     import onnx
@@ -75,7 +75,7 @@ def measure(case: Case, write: Write) -> dict[str, Any]:
     start = time.perf_counter()
     graph = write(case).SerializeToString()
     writing = time.perf_counter() - start
-    worker = Worker("vsfdatrd.engines.tensorrt_process")
+    worker = Worker("vsfdatrd.backends.tensorrt.worker")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "graph.onnx")
         path.write_bytes(graph)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from vsfdatrd.programs import ffmpeg, run
+from vsfdatrd.system.programs import ffmpeg, run
 
 type Picture = NDArray[np.uint8]
 

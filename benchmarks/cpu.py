@@ -27,10 +27,10 @@ from benchmarks.layers import padded_picture
 from benchmarks.report import save
 from benchmarks.speed.exports import exported
 from benchmarks.weights import weights_file
+from vsfdatrd.backends.openvino.worker import settings
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
-from vsfdatrd.engines.openvino_process import settings
 from vsfdatrd.graph import fdat_rd_graph
-from vsfdatrd.graph.dialect import OPENVINO, Dialect
+from vsfdatrd.graph.target import OPENVINO, Dialect
 
 
 @dataclass(frozen=True, slots=True)

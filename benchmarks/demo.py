@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from benchmarks.cartoon import write_dvd
-from vsfdatrd.programs import ffmpeg, vspipe
+from vsfdatrd.system.programs import ffmpeg, vspipe
 
 SCRIPT = """\
 import vapoursynth as vs

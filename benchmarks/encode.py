@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.cartoon import drawing
 from benchmarks.report import save
-from vsfdatrd.programs import ffmpeg, run, vspipe
+from vsfdatrd.system.programs import ffmpeg, run, vspipe
 
 RATE = 24
 _CODER = ("-c:v", "libx265", "-preset", "medium", "-tune", "animation", "-crf", "16", "-x265-params", "log-level=error")

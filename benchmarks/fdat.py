@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import RESULTS, save
-from vsfdatrd import ahead
+from vsfdatrd.backends.base import Job
+from vsfdatrd.backends.graphs import graph_of, serialized
+from vsfdatrd.backends.tensorrt.backend import needed
+from vsfdatrd.backends.tensorrt.library import RTX
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
-from vsfdatrd.engines.base import Job
-from vsfdatrd.engines.process import Worker
-from vsfdatrd.engines.tensorrt import needed
-from vsfdatrd.engines.tensorrt_library import RTX
-from vsfdatrd.graph.dialect import tensorrt
-from vsfdatrd.graph.of_checkpoint import graph_of, serialized
+from vsfdatrd.commands import build as ahead
+from vsfdatrd.graph.target import tensorrt
 from vsfdatrd.options import Options, Precision
+from vsfdatrd.workers.client import Worker
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "tiny": {"embed_dim": 96, "num_groups": 2, "depth_per_group": 2, "num_heads": 3, "ffn_expansion_ratio": 1.5},
@@ -63,7 +63,7 @@ def measure(checkpoint: Checkpoint, size: tuple[int, int], target: str, precisio
         graph = serialized(graph_of(checkpoint, height, width, tensorrt(precision, turing=target == "sm75")))
         written = time.perf_counter() - start
         (folder / "graph.onnx").write_bytes(graph)
-        worker = Worker("vsfdatrd.engines.tensorrt_process")
+        worker = Worker("vsfdatrd.backends.tensorrt.worker")
         try:
             facts = worker.ask(
                 "build", library=RTX.module, graph=str(folder / "graph.onnx"), directory=text, targets=[target], how={},

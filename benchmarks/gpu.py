@@ -15,10 +15,10 @@ from typing import Any
 from benchmarks.on_gpu import on_gpu
 from benchmarks.report import save
 from benchmarks.weights import weights_file
+from vsfdatrd.backends.gpus import gpus
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
-from vsfdatrd.engines.devices import gpus
-from vsfdatrd.graph.dialect import Dialect
-from vsfdatrd.graph.dialect import tensorrt as deploy
+from vsfdatrd.graph.target import Dialect
+from vsfdatrd.graph.target import tensorrt as deploy
 
 GRAPHS: dict[str, Dialect] = {
     "deploy fp16": deploy("fp16"),

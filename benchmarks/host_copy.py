@@ -18,7 +18,7 @@ import vapoursynth as vs
 from numpy.typing import NDArray
 
 from benchmarks.report import save
-from vsfdatrd.clamp import clamp_copy
+from vsfdatrd.video.clamp import clamp_copy
 
 type Planes = NDArray[np.float32]
 type Copy = Callable[[Planes, list[Planes]], bool]

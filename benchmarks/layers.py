@@ -21,11 +21,11 @@ import numpy as np
 
 from benchmarks.on_gpu import on_gpu
 from benchmarks.speed.material import drawings
+from vsfdatrd.backends.graphs import graph_of
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineError
-from vsfdatrd.geometry import fill_padding, padded
-from vsfdatrd.graph.dialect import tensorrt as dialect
-from vsfdatrd.graph.of_checkpoint import graph_of
+from vsfdatrd.graph.target import tensorrt as dialect
+from vsfdatrd.video.tiling import fill_padding, padded
 
 type Layer = tuple[str, str, float]
 
@@ -58,7 +58,7 @@ def openvino_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Lay
     """OpenVINO's own counters, fp32, one frame on all cores; layers that were fused into others took no time."""
     import openvino
 
-    from vsfdatrd.engines.openvino_process import settings
+    from vsfdatrd.backends.openvino.worker import settings
 
     picture = padded_picture(checkpoint, width, height)
     graph = graph_of(checkpoint, *picture.shape[1:])
@@ -77,7 +77,9 @@ def openvino_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Lay
 
 def native_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Layer]:
     """The kernels' own time on one thread: one layer is all calls of one kernel."""
-    from vsfdatrd.engines import native_blocks, native_kernels, native_network
+    from vsfdatrd.backends.native import blocks
+    from vsfdatrd.backends.native import kernels as native_kernels
+    from vsfdatrd.backends.native import network as native_network
 
     config = checkpoint.description.config
     if config is None or (reason := native_network.unsuitable(config)):
@@ -99,7 +101,7 @@ def native_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Layer
 
         return call
 
-    with patch.object(native_network, "function", measured), patch.object(native_blocks, "function", measured):
+    with patch.object(native_network, "function", measured), patch.object(blocks, "function", measured):
         for _ in range(RUNS):
             lane.run(picture, result)
     return _longest((name, name, seconds) for name, seconds in found.items())

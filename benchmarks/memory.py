@@ -14,13 +14,13 @@ import vapoursynth as vs
 from tqdm import tqdm
 
 from benchmarks.report import save
-from vsfdatrd.catalog import resolve
+from vsfdatrd.backends.base import Job
+from vsfdatrd.backends.openvino import backend as openvino
+from vsfdatrd.backends.selection import open_engine
+from vsfdatrd.cache.engine_cache import Store
 from vsfdatrd.checkpoint import open_checkpoint
-from vsfdatrd.engines import openvino
-from vsfdatrd.engines.base import Job
-from vsfdatrd.engines.choice import open_engine
 from vsfdatrd.options import Options
-from vsfdatrd.store import Store
+from vsfdatrd.weights.catalog import resolve
 
 
 def in_use() -> int:

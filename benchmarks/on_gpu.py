@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vsfdatrd.backends.gpus import gpus
+from vsfdatrd.backends.tensorrt.library import choose
 from vsfdatrd.checkpoint import Checkpoint
-from vsfdatrd.engines.devices import gpus
-from vsfdatrd.engines.process import Worker
-from vsfdatrd.engines.tensorrt_library import choose
 from vsfdatrd.errors import EngineUnavailable
 from vsfdatrd.graph import fdat_rd_graph
-from vsfdatrd.graph.dialect import Dialect
+from vsfdatrd.graph.target import Dialect
+from vsfdatrd.workers.client import Worker
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def on_gpu(
     library = choose(gpus()[0].capability) if gpus() else None
     if config is None or library is None:
         raise EngineUnavailable("this needs an FDAT-RD, an NVIDIA GPU and TensorRT (pip install vsfdatrd[rtx])")
-    worker = Worker("vsfdatrd.engines.tensorrt_process")
+    worker = Worker("vsfdatrd.backends.tensorrt.worker")
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder, "graph.onnx")
         graph.write_bytes(fdat_rd_graph(config, checkpoint.tensors(), height, width, dialect).SerializeToString())

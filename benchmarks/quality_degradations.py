@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.demo import busiest
-from vsfdatrd.programs import ffmpeg, run
+from vsfdatrd.system.programs import ffmpeg, run
 
 type Picture = NDArray[np.uint8]
 type Planes = NDArray[np.float64]

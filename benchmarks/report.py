@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from vsfdatrd.engines.devices import gpus
+from vsfdatrd.backends.gpus import gpus
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (

@@ -25,14 +25,14 @@ from safetensors.numpy import save_file
 from benchmarks.fdat import VARIANTS
 from benchmarks.report import RESULTS, save
 from benchmarks.weights import random_tensors
+from vsfdatrd.archs.descriptor import Description
+from vsfdatrd.archs.fdat import Config, FdatConfig
+from vsfdatrd.archs.fdat_rd import UPSAMPLERS, Upsampler, variant
+from vsfdatrd.backends.base import Job
+from vsfdatrd.backends.selection import backend
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
-from vsfdatrd.description import Description
-from vsfdatrd.engines.base import Job
-from vsfdatrd.engines.choice import backend
-from vsfdatrd.geometry import sides
-from vsfdatrd.nn.config import UPSAMPLERS, Upsampler, variant
-from vsfdatrd.nn.fdat_config import Config, FdatConfig
 from vsfdatrd.options import Precision
+from vsfdatrd.video.tiling import sides
 
 PATIENCE = 500
 ENGINES = ("openvino fp32", "torch fp32", "tensorrt fp16", "tensorrt fp32")
@@ -62,7 +62,7 @@ def estimated(engine: str, config: Config, height: int, width: int) -> int:
     job = _job(engine, Checkpoint(Path(), about), height, width)
     nothing = replace(job, height=0, width=0)
     if engine.startswith("tensorrt"):
-        from vsfdatrd.engines import tensorrt
+        from vsfdatrd.backends.tensorrt import backend as tensorrt
 
         frames = 12 * job.height * job.width * (1 + config.scale**2)
         return tensorrt.needed(job) - tensorrt.needed(nothing) - frames
@@ -103,8 +103,8 @@ def _run(name: str, job: Job, directory: Path) -> int:
 
 
 def _built(_: str, job: Job, directory: Path) -> int:
-    from vsfdatrd.engines import tensorrt
-    from vsfdatrd.engines.tensorrt_library import RTX
+    from vsfdatrd.backends.tensorrt import backend as tensorrt
+    from vsfdatrd.backends.tensorrt.library import RTX
 
     return int(tensorrt.build_for(job, directory, RTX, ["sm89"])["activation_bytes"])
 

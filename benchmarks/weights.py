@@ -1,7 +1,7 @@
 """Weights to measure with: those that ship, else random ones of the right shapes.
 
-Speed does not depend on which, but for parts that add nothing (`vsfdatrd.nn.idle`) and blocks of zeros, which engines
-leave out. A network is measured with all of its parts at work, as those that are trained to the end have them.
+Speed does not depend on the values, except for branches that add nothing (`vsfdatrd.archs.zero_branches`) and blocks of
+zeros, which backends leave out. Networks are measured with all branches active, as a fully trained network has them.
 """
 
 import math
@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from vsfdatrd.catalog import CATALOGUE, resolve
+from vsfdatrd.archs.fdat import Config
+from vsfdatrd.archs.fdat_rd import META, UPSAMPLERS, variant
+from vsfdatrd.archs.fdat_shapes import tensor_shapes
 from vsfdatrd.errors import FdatrdError
-from vsfdatrd.nn.config import META, UPSAMPLERS, variant
-from vsfdatrd.nn.fdat_config import Config
-from vsfdatrd.nn.layout import tensor_shapes
+from vsfdatrd.weights.catalog import CATALOGUE, resolve
 
 
 def random_weights(config: Config) -> dict[str, NDArray[np.float32]]:

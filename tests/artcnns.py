@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from torch.nn.functional import conv2d, pixel_shuffle
 
-from vsfdatrd.nn.artcnn_config import ArtCnnConfig, tensor_shapes
+from vsfdatrd.archs.artcnn import ArtCnnConfig, tensor_shapes
 
 type Tensors = dict[str, NDArray[Any]]
 

@@ -8,7 +8,7 @@ import vapoursynth as vs
 import vsutil
 from numpy.typing import NDArray
 
-from vsfdatrd import colour
+from vsfdatrd.video import color
 
 type Array = NDArray[Any]
 
@@ -69,9 +69,9 @@ def network(rgb: vs.VideoNode, scale: int = 1) -> vs.VideoNode:
 def there_and_back(
     clip: vs.VideoNode, scale: int = 1, format: str | None = None, matrix: str | None = "source"
 ) -> vs.VideoNode:
-    source = colour.describe(clip)
-    target = colour.target(source, scale, format, matrix)
-    return colour.deliver(network(colour.to_rgb(source), scale), target)
+    source = color.describe(clip)
+    target = color.target(source, scale, format, matrix)
+    return color.deliver(network(color.to_rgb(source), scale), target)
 
 
 def to_codes(values: Array, bits: int, range: int, chroma: bool) -> Array:

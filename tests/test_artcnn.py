@@ -31,18 +31,19 @@ from tests.artcnns import (
     repeating_tensors,
 )
 from tests.clips import Array, blank, clip_of, core, planes, props_of, yuv
-from vsfdatrd import ahead, load_model
+from vsfdatrd import load_model
+from vsfdatrd.archs.artcnn import ArtCnnConfig
+from vsfdatrd.archs.descriptor import Description
+from vsfdatrd.backends.base import Job
+from vsfdatrd.backends.tensorrt import backend as tensorrt
+from vsfdatrd.backends.tensorrt.library import RTX
 from vsfdatrd.checkpoint import open_checkpoint
-from vsfdatrd.description import Description
-from vsfdatrd.engines import tensorrt
-from vsfdatrd.engines.base import Job
-from vsfdatrd.engines.tensorrt_library import RTX
+from vsfdatrd.commands import build
 from vsfdatrd.graph.artcnn import write
-from vsfdatrd.graph.dialect import OPENVINO
+from vsfdatrd.graph.target import OPENVINO
 from vsfdatrd.nn.artcnn import ArtCnn
-from vsfdatrd.nn.artcnn_config import ArtCnnConfig
 from vsfdatrd.options import Options
-from vsfdatrd.programs import vspipe
+from vsfdatrd.system.programs import vspipe
 
 BACKENDS = ["openvino", "torch"]
 type Upscale = Callable[..., vs.VideoNode]
@@ -327,7 +328,7 @@ def test_luma_then_chroma(tmp_path: Path) -> None:
                          ids=["luma", "chroma"])  # fmt: skip
 def test_engines_for_gpus_are_built(tmp_path: Path, cache: Path, config: ArtCnnConfig) -> None:
     path = saved(tmp_path, config, "safetensors", random_tensors(config))
-    (engine,) = ahead.build_for(Options(str(path), cache=cache), 320, 240, ["sm89"])
+    (engine,) = build.build_for(Options(str(path), cache=cache), 320, 240, ["sm89"])
     facts = json.loads((engine.path / "facts.json").read_text())
     estimate = tensorrt.needed(Job(open_checkpoint(path), 240, 320, "fp16")) - tensorrt.BYTES_OF_PROCESS
     assert 0.5 * estimate < facts["activation_bytes"] < estimate

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vsfdatrd import __version__, catalog, cli
+from vsfdatrd import __version__, cli
+from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.manifest import Key
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.cli import main
-from vsfdatrd.manifest import Key
-from vsfdatrd.store import Store
+from vsfdatrd.weights import catalog
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +51,7 @@ def test_info_of_medium_is_that_of_the_stand_in(shared: Path, capsys: pytest.Cap
     found = json.loads(out)
     from safetensors.numpy import load_file
 
-    from vsfdatrd.nn.config import META
+    from vsfdatrd.archs.fdat_rd import META
 
     tensors = {k: v for k, v in load_file(file).items() if k != META and not k.endswith(".init_pos")}
     assert found["file"] == str(file)

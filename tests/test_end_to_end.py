@@ -11,8 +11,8 @@ import pytest
 import vapoursynth as vs
 
 from benchmarks.cartoon import write_dvd
-from vsfdatrd.engines import native
-from vsfdatrd.programs import ffmpeg, run, vspipe
+from vsfdatrd.backends.native import backend as native
+from vsfdatrd.system.programs import ffmpeg, run, vspipe
 
 CLIPS = {
     # name: (script lines that make it progressive, lines of the matrix the source is in, output height)

@@ -15,7 +15,7 @@ import vapoursynth as vs
 from safetensors.numpy import save_file
 
 import vsfdatrd
-from vsfdatrd.engines import choice
+from vsfdatrd.backends import selection
 
 type Maker = Callable[..., dict[str, np.ndarray[Any, np.dtype[Any]]]]
 
@@ -113,9 +113,9 @@ def test_sizes_that_pad_alike_share_an_engine(tiny_model: Path, cache: Path) -> 
 
 def test_two_filters_of_one_script_share_one_engine(tiny_model: Path) -> None:
     first = vs.core.fdatrd.upscale(picture(60, 60, length=4), model=str(tiny_model))
-    before = len(choice._shared)
+    before = len(selection._shared)
     second = vs.core.fdatrd.upscale(picture(50, 44, length=4), model=str(tiny_model))
-    assert len(choice._shared) == before
+    assert len(selection._shared) == before
     frames = [clip.get_frame_async(n) for n in range(4) for clip in (first, second)]
     assert {(f.result().width, f.result().height) for f in frames} == {(120, 120), (100, 88)}
 
@@ -124,7 +124,7 @@ def test_two_filters_of_one_script_share_one_engine(tiny_model: Path) -> None:
 def test_held_pictures_are_computed_once(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch, reuse: Any, computed: int
 ) -> None:
-    from vsfdatrd.engines.process import RemoteEngine
+    from vsfdatrd.workers.client import RemoteEngine
 
     submitted: list[int] = []
     original = RemoteEngine.submit
@@ -200,7 +200,7 @@ def test_wrong_arguments(identity_2x: Path, arguments: dict[str, Any], value: st
 def test_a_precision_the_machine_lacks(identity_2x: Path) -> None:
     from vsfdatrd.checkpoint import open_checkpoint
 
-    possible = choice.backend("openvino").precisions(open_checkpoint(identity_2x))
+    possible = selection.backend("openvino").precisions(open_checkpoint(identity_2x))
     lacking = [p for p in ("fp16", "bf16") if p not in possible]
     if not lacking:
         pytest.skip("this CPU computes in every precision")
@@ -313,7 +313,7 @@ def test_files_that_are_no_weights(
 
 
 def test_a_cache_directory_that_is_a_file(tiny_model: Path, tmp_path: Path) -> None:
-    choice._shared.clear()  # an engine that is open already needs no cache
+    selection._shared.clear()  # an engine that is open already needs no cache
     (tmp_path / "file").write_text("x")
     text = refusal(picture(60, 60), model=str(tiny_model), cache=str(tmp_path / "file"), backend="openvino")
     assert str(tmp_path / "file") in text
@@ -323,7 +323,7 @@ def test_a_cache_directory_that_is_a_file(tiny_model: Path, tmp_path: Path) -> N
 def test_an_engine_in_the_cache_that_is_damaged_is_built_again(tiny_model: Path, cache: Path) -> None:
     clip = picture(90, 60)
     first = planes_of(vs.core.fdatrd.upscale(clip, model=str(tiny_model), backend="openvino", streams=1).get_frame(0))
-    choice._shared.clear()
+    selection._shared.clear()
     for file in cache.glob("store-1/engines/*/*"):
         if file.name != "manifest.json":
             data = bytearray(file.read_bytes())

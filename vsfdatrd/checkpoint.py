@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from vsfdatrd.description import FDAT, FDAT_RD
-from vsfdatrd.description import Description as Description
+from vsfdatrd.archs import artcnn as artcnn_config
+from vsfdatrd.archs import fdat as fdat_config
+from vsfdatrd.archs.descriptor import FDAT, FDAT_RD
+from vsfdatrd.archs.descriptor import Description as Description
+from vsfdatrd.archs.fdat_rd import META, FdatRdConfig, from_shapes, is_fdat_rd
+from vsfdatrd.archs.fdat_shapes import is_buffer, tensor_shapes
+from vsfdatrd.archs.onnx import OnnxConfig, Range
 from vsfdatrd.errors import ArgumentError, CheckpointError
-from vsfdatrd.nn import artcnn_config, fdat_config
-from vsfdatrd.nn.config import META, FdatRdConfig, from_shapes, is_fdat_rd
-from vsfdatrd.nn.layout import is_buffer, tensor_shapes
-from vsfdatrd.nn.onnx_config import OnnxConfig, Range
-from vsfdatrd.weights_file import Array, Entry, WeightsFile, is_onnx, open_weights, refuse, require_torch, sha256
+from vsfdatrd.weights.files import Array, Entry, WeightsFile, is_onnx, open_weights, refuse, require_torch, sha256
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,7 +78,7 @@ class Checkpoint:
 
             network = ArtCnn(about.artcnn)
         else:
-            from vsfdatrd.nn.other_archs import load
+            from vsfdatrd.nn.spandrel_network import load
 
             return load(self.path, tensors)
         network.load_state_dict({name: torch.from_numpy(values) for name, values in tensors.items()})
@@ -178,7 +179,7 @@ def _moved(path: Path, ends: OnnxConfig) -> bool:
     """Whether weights beside an ONNX file have changed since it was described."""
     if not ends.external:
         return False
-    from vsfdatrd.graph.onnx_file import changed
+    from vsfdatrd.archs.onnx_checks import changed
 
     return changed(path, ends)
 
@@ -230,7 +231,7 @@ def _describe(path: Path, digest: str, multiple: int | None, input_range: Range 
             fdat=fdat,
         )
     require_torch(path, "is not an FDAT-RD; telling what it is")
-    from vsfdatrd.nn.other_archs import load
+    from vsfdatrd.nn.spandrel_network import load
 
     network = load(path, dict(file.read(names)))
     channels = network.channels
@@ -253,14 +254,16 @@ def _describe(path: Path, digest: str, multiple: int | None, input_range: Range 
 
 
 def _is_artcnn(path: Path) -> bool:
-    from vsfdatrd.nn.artcnn_onnx import ArtCnnFile
+    from vsfdatrd.archs.artcnn_onnx import ArtCnnFile
 
     return ArtCnnFile.of(path) is not None
 
 
 def _probed(path: Path, digest: str, multiple: int | None, input_range: Range | None) -> Description:
     """A network that is a graph already: tried in a process of its own."""
-    from vsfdatrd.engines.probe import probe  # an engine's process, which is above this file, but nothing else can tell
+    from vsfdatrd.archs.onnx_probe import (
+        probe,  # an engine's process, which is above this file, but nothing else can tell
+    )
 
     found = probe(path, multiple, input_range)
     plain = {field.name: found.get(field.name, field.default) for field in fields(Description)}

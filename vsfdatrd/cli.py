@@ -15,8 +15,8 @@ from pathlib import Path
 from types import ModuleType
 
 from vsfdatrd import __version__
-from vsfdatrd.compare import command as compare
-from vsfdatrd.encode import command as encode
+from vsfdatrd.compare import cli as compare
+from vsfdatrd.encode import cli as encode
 from vsfdatrd.errors import FdatrdError
 
 LIBRARIES = (
@@ -142,7 +142,7 @@ def _size_of(text: str) -> tuple[int, int]:
 
 
 def _models() -> ModuleType:
-    from vsfdatrd import models_command
+    from vsfdatrd.commands import models as models_command
 
     return models_command
 
@@ -152,7 +152,7 @@ def _info(a: argparse.Namespace) -> int:
 
 
 def _build(a: argparse.Namespace) -> int:
-    from vsfdatrd import ahead
+    from vsfdatrd.commands import build as ahead
     from vsfdatrd.options import Options
 
     options = Options.parse(a.model, backend=a.backend, precision=a.precision, streams=a.streams, cache=a.cache)
@@ -165,7 +165,7 @@ def _build(a: argparse.Namespace) -> int:
 
 
 def _export(a: argparse.Namespace) -> int:
-    from vsfdatrd.export import export
+    from vsfdatrd.commands.export import export
 
     done = export(
         a.model, a.output, format=a.format, size=a.size, dynamic=a.dynamic, precision=a.precision,
@@ -185,7 +185,7 @@ def _size(count: float) -> str:
 
 
 def _cache(action: str, directory: Path | None) -> int:
-    from vsfdatrd.store import Store
+    from vsfdatrd.cache.engine_cache import Store
 
     store = Store(directory)
     entries = store.entries()
@@ -206,9 +206,9 @@ def _cache(action: str, directory: Path | None) -> int:
 
 def _doctor(directory: Path | None) -> int:
     """Print what is there; status 1 if no engine works or the test frame fails."""
-    from vsfdatrd.engines.choice import usable
-    from vsfdatrd.engines.devices import gpus
-    from vsfdatrd.store import Store
+    from vsfdatrd.backends.gpus import gpus
+    from vsfdatrd.backends.selection import usable
+    from vsfdatrd.cache.engine_cache import Store
 
     print(f"vsfdatrd {__version__}, Python {platform.python_version()}, {platform.platform()}")
     for name in LIBRARIES:
@@ -221,7 +221,7 @@ def _doctor(directory: Path | None) -> int:
     print("engines:")
     for name, reason in usable().items():
         print(f"  {name}: {reason or 'usable'}")
-    from vsfdatrd.catalog import CATALOGUE
+    from vsfdatrd.weights.catalog import CATALOGUE
 
     print("models:")
     for name, model in CATALOGUE.items():

@@ -11,18 +11,20 @@ from os import PathLike
 
 import vapoursynth as vs
 
-from vsfdatrd import chroma, colour, geometry, luma, pipeline
-from vsfdatrd import style as styles
-from vsfdatrd.catalog import resolve
+from vsfdatrd import inference
+from vsfdatrd import style_input as styles
+from vsfdatrd.archs.descriptor import Description
+from vsfdatrd.backends.base import Lanes
+from vsfdatrd.backends.selection import frame_of, open_engine, warm_up
+from vsfdatrd.cache.engine_cache import Store
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
-from vsfdatrd.description import Description
-from vsfdatrd.engines.base import Lanes
-from vsfdatrd.engines.choice import frame_of, open_engine, warm_up
 from vsfdatrd.errors import PREFIX, ArgumentError, FdatrdError, MemoryShort
 from vsfdatrd.options import Options
-from vsfdatrd.progress import stdout_to_stderr
-from vsfdatrd.store import Store
-from vsfdatrd.style import Given
+from vsfdatrd.style_input import Given
+from vsfdatrd.system.progress import stdout_to_stderr
+from vsfdatrd.video import chroma, color, luma
+from vsfdatrd.video import tiling as geometry
+from vsfdatrd.weights.catalog import resolve
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +103,7 @@ def upscale(
 
 def _upscale(clip: vs.VideoNode, options: Options, style: Given) -> vs.VideoNode:
     warm_up(options.backend, options.device)
-    source = colour.describe(clip)
+    source = color.describe(clip)
     store = Store(options.cache)
     checkpoint = open_checkpoint(
         resolve(options.model),
@@ -114,7 +116,7 @@ def _upscale(clip: vs.VideoNode, options: Options, style: Given) -> vs.VideoNode
     scale = about.scale
     if about.planes == "chroma":
         chroma.check(source)
-    target = colour.target(source, scale, options.format, options.matrix, about.planes)
+    target = color.target(source, scale, options.format, options.matrix, about.planes)
     size = _network_size(clip, about, options)
     lanes, tiling = _open(*size, checkpoint, options, store)
     if len(tiling.tiles) > 1:
@@ -129,7 +131,7 @@ def _upscale(clip: vs.VideoNode, options: Options, style: Given) -> vs.VideoNode
         if place:
             whole = styles.attached(whole, style, place)
         reuse = None if styles.moves(style) else options.reuse
-        result = pipeline.run(whole, lanes, tiling, scale, reuse, place)
+        result = inference.run(whole, lanes, tiling, scale, reuse, place)
         wanted = clip.width * scale, clip.height * scale
         return result if wanted == (result.width, result.height) else result.resize.Spline36(*wanted)
 
@@ -138,8 +140,8 @@ def _upscale(clip: vs.VideoNode, options: Options, style: Given) -> vs.VideoNode
     elif about.planes == "chroma":
         upscaled = chroma.reconstruct(source, target, network)
     else:
-        upscaled = network(colour.to_rgb(source))
-    return colour.deliver(upscaled, target)
+        upscaled = network(color.to_rgb(source))
+    return color.deliver(upscaled, target)
 
 
 def _network_size(clip: vs.VideoNode, about: Description, options: Options) -> tuple[int, int]:

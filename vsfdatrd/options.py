@@ -8,8 +8,8 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Literal, get_args
 
+from vsfdatrd.archs.onnx import Range
 from vsfdatrd.errors import ArgumentError
-from vsfdatrd.nn.onnx_config import Range
 
 type Precision = Literal["fp32", "bf16", "fp16", "mixed", "int16"]
 

@@ -31,7 +31,7 @@ def main(kind: str, weights: Path, size: Size, file: Path) -> None:
     if kind == "plain":
         _trace(weights, size, part)
     else:
-        from vsfdatrd.export import export
+        from vsfdatrd.commands.export import export
 
         export(str(weights), part, size=size, verify=False)
     part.rename(file)

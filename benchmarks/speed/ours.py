@@ -16,7 +16,7 @@ import vapoursynth as vs
 from benchmarks.speed.cases import Case
 from benchmarks.speed.contestant import Contestant, Filter
 from benchmarks.speed.material import Frame, drawings, endless, real_clip
-from vsfdatrd.programs import ffmpeg, vspipe
+from vsfdatrd.system.programs import ffmpeg, vspipe
 
 
 def open_ours(case: Case, weights: Path, cache: Path) -> Contestant:
@@ -44,11 +44,11 @@ class Alone(Contestant):
     """The engine and nothing else, all of its slots at work. Writing the input is left out, reading the output too."""
 
     def __init__(self, case: Case, weights: Path, cache: Path) -> None:
+        from vsfdatrd.backends.selection import open_engine
+        from vsfdatrd.cache.engine_cache import Store
         from vsfdatrd.checkpoint import open_checkpoint
-        from vsfdatrd.engines.choice import open_engine
-        from vsfdatrd.geometry import fill_padding
         from vsfdatrd.options import Options
-        from vsfdatrd.store import Store
+        from vsfdatrd.video.tiling import fill_padding
 
         options = Options.parse(str(weights), case.backend, (0,), case.precision, streams=case.streams, cache=cache)
         width, height = case.size

@@ -23,9 +23,9 @@ from benchmarks.speed.contestant import Contestant, Filter, Loop, Missing
 from benchmarks.speed.exports import Kind, exported
 from benchmarks.speed.material import Frame, drawings, endless
 from vsfdatrd import load_model
-from vsfdatrd.engines.devices import gpus
-from vsfdatrd.engines.process import Worker
-from vsfdatrd.graph.dialect import Dialect
+from vsfdatrd.backends.gpus import gpus
+from vsfdatrd.graph.target import Dialect
+from vsfdatrd.workers.client import Worker
 
 type Open = Callable[[Case, Path, Path], Contestant]
 """From a case, a weights file and a folder that outlives the contestant. Raises Missing."""
@@ -82,7 +82,7 @@ def _mlrt_tensorrt(name: str, module: str) -> Peer:
     def open(case: Case, weights: Path, folder: Path) -> Contestant:
         half = prepare(case, weights, folder)
         major, minor = gpus()[0].capability
-        worker = Worker("vsfdatrd.engines.tensorrt_process")
+        worker = Worker("vsfdatrd.backends.tensorrt.worker")
         built = tempfile.mkdtemp(dir=folder)
         try:
             worker.ask(
@@ -108,7 +108,7 @@ def in_fp16(plain: Path, half: Path) -> None:
     """
     import onnx
 
-    from vsfdatrd.graph.precision import lowered
+    from vsfdatrd.graph.half_precision import lowered
 
     onnx.save(lowered(onnx.load(plain), Dialect("fp16")), half)
 

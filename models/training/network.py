@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.training.recipe import Recipe
-from vsfdatrd.nn.config import FdatRdConfig, default_drop_path, variant
+from vsfdatrd.archs.fdat_rd import FdatRdConfig, default_drop_path, variant
 from vsfdatrd.nn.fdat_rd import FdatRd
 
 TINY = "tiny"

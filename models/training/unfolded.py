@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.training.network import cubic_taps
-from vsfdatrd.nn.config import FdatRdConfig
+from vsfdatrd.archs.fdat_rd import FdatRdConfig
 
 FOLD = 2
 """Pixels along each side of a token."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.training.unfolded import PixelBlock, PixelGroup, Unfolded, as_kernel
-from vsfdatrd.nn.config import FdatRdConfig
+from vsfdatrd.archs.fdat_rd import FdatRdConfig
 
 NOISE = 0.1
 """By which a copy's own weights differ from the original's, relative to each."""

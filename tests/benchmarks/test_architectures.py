@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("spandrel")
 
 from benchmarks.architectures import NETWORKS, difference, saved, table
-from vsfdatrd.description import Description
+from vsfdatrd.archs.descriptor import Description
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::UserWarning")]
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.weights import weights_file
-from vsfdatrd import catalog
+from vsfdatrd.archs.fdat_rd import META
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.errors import FdatrdError
-from vsfdatrd.nn.config import META
+from vsfdatrd.weights import catalog
 
 
 def test_random_weights_stand_in_for_those_that_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vsfdatrd.programs import ffmpeg, run
+from vsfdatrd.system.programs import ffmpeg, run
 
 type Frames = NDArray[np.uint8]
 type Encode = Callable[..., subprocess.CompletedProcess[str]]

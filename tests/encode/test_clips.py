@@ -10,10 +10,10 @@ import pytest
 import vapoursynth as vs
 
 from tests.encode.conftest import Encode, times
-from vsfdatrd.encode import fields, script
-from vsfdatrd.encode.picture import Borders
+from vsfdatrd.encode import field_detection, script
+from vsfdatrd.encode.crop import Borders
 from vsfdatrd.encode.source import open_source
-from vsfdatrd.programs import ffmpeg, run
+from vsfdatrd.system.programs import ffmpeg, run
 
 SUBTITLE = "1\n00:00:00,040 --> 00:00:00,120\nshort\n"
 CLIPS = {
@@ -65,7 +65,7 @@ def test_discs_with_sound_and_subtitles(shared: Path, encode: Encode, tmp_path: 
 def test_the_telecined_disc_gives_the_frames_of_the_progressive_one(shared: Path) -> None:
     clips = shared / "data" / "clips"
     source = open_source(clips / "ntsc_telecined_480i.mpg", None)
-    found = fields.decide(source.clip, source.rate, "auto")
+    found = field_detection.decide(source.clip, source.rate, "auto")
     assert (found.kind, found.top_first) == ("ivtc", True)
     restored = script.evaluate(script.prepare(source.path, source.video, None, found, Borders(), "0", "test"))
     film = vs.core.bs.VideoSource(str(clips / "ntsc_film_480p.mpg"), cachemode=0)
@@ -86,7 +86,7 @@ def test_what_is_said_of_every_clip(shared: Path) -> None:
     kinds = {}
     for path in sorted((shared / "data" / "clips").glob("[!p]*.m*")):  # without those in HEVC, which take long
         source = open_source(path, None)
-        kinds[path.name] = fields.decide(source.clip, source.rate, "auto").kind
+        kinds[path.name] = field_detection.decide(source.clip, source.rate, "auto").kind
     assert {name for name, kind in kinds.items() if kind != "progressive"} == {"ntsc_telecined_480i.mpg"}
 
 

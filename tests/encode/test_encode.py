@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.encode.conftest import HEIGHT, LENGTH, SRT, WIDTH, Encode, decoded, moving, times, write
-from vsfdatrd.programs import ffmpeg, run
+from vsfdatrd.system.programs import ffmpeg, run
 
 
 def done(result: "subprocess.CompletedProcess[str]") -> str:

@@ -13,14 +13,14 @@ import pytest
 import vapoursynth as vs
 
 from tests.encode.conftest import LENGTH, moving, write
-from vsfdatrd.encode import fields, script, settings
-from vsfdatrd.encode.command import split
+from vsfdatrd.encode import field_detection, script, settings
+from vsfdatrd.encode.cli import split
+from vsfdatrd.encode.crop import Borders, check_crop, find_borders, parse_borders, square
 from vsfdatrd.encode.header import essential
 from vsfdatrd.encode.journal import Journal, Made
-from vsfdatrd.encode.picture import Borders, check_crop, find_borders, parse_borders, square
-from vsfdatrd.encode.plan import Chunk, plan
+from vsfdatrd.encode.progress import JsonShow, Rate, Show, clock, size_of
+from vsfdatrd.encode.scenes import Chunk, plan
 from vsfdatrd.encode.settings import Settings
-from vsfdatrd.encode.show import JsonShow, Rate, Show, clock, size_of
 from vsfdatrd.encode.source import open_source
 from vsfdatrd.encode.timing import constant_rate
 from vsfdatrd.errors import ArgumentError
@@ -78,9 +78,9 @@ def test_real_interlace_is_told_from_telecine(tmp_path: Path) -> None:
         woven, tmp_path / "video.mkv", "30000/1001", "vf=setfield=tff", "-field_order", "tt", "-flags", "+ildct"
     )
     source = open_source(path, tmp_path / "index")
-    found = fields.decide(source.clip, source.rate, "auto")
+    found = field_detection.decide(source.clip, source.rate, "auto")
     assert found.kind == "deint"
-    assert fields.decide(source.clip, source.rate, "progressive").kind == "progressive"
+    assert field_detection.decide(source.clip, source.rate, "progressive").kind == "progressive"
 
 
 def test_the_journal_remembers_and_refuses_damage(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_parts_of_machines_with_other_cpus_belong_together(tmp_path: Path) -> No
 
 
 def test_where_frames_are_made_is_no_other_setting() -> None:
-    found, film, index = fields.Fields("progressive", True, ""), Path("/film.mkv"), Path("/place/index")
+    found, film, index = field_detection.Fields("progressive", True, ""), Path("/film.mkv"), Path("/place/index")
     text, other = (script.prepare(film, 0, index, found, Borders(), device, "1") for device in ("0", "0,1"))
     assert text != other
     assert script.without_devices(text) == script.without_devices(other)
@@ -173,7 +173,7 @@ def test_an_index_can_be_used_elsewhere(film: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copy(file, there))
     os.utime(copy, (1, 1))
     text = script.prepare(
-        film, source.video, here / "index", fields.Fields("progressive", True, ""), Borders(), "0", ""
+        film, source.video, here / "index", field_detection.Fields("progressive", True, ""), Borders(), "0", ""
     )  # fmt: skip
     assert script.evaluate(script.with_index(text, here / "index", there / "index")).num_frames == LENGTH
     assert copy.stat().st_mtime == 1  # not written anew

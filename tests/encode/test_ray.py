@@ -16,12 +16,12 @@ import pytest
 
 from tests.encode.conftest import CHUNK, command, decoded
 from tests.encode.machines import Machines, machines, networks_can_be_made, until
-from vsfdatrd.encode import connection
-from vsfdatrd.encode.arrival import Arrival
 from vsfdatrd.encode.chunk import digest
 from vsfdatrd.encode.journal import Made
-from vsfdatrd.encode.leash import some_cpus
-from vsfdatrd.encode.plan import Chunk
+from vsfdatrd.encode.ray import connect
+from vsfdatrd.encode.ray.receive import Arrival
+from vsfdatrd.encode.ray.supervisor import some_cpus
+from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.errors import ArgumentError, EncodeError
 
 with_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed (pip install ray)")
@@ -115,7 +115,7 @@ def test_a_killed_worker_costs_its_part_and_leaves_no_programs(
     told = wait_for(process, "part")
     until(lambda: cluster.head.named("vspipe"))
     leash = next(parent for pipe in cluster.head.named("vspipe") for parent in pipe.parents()
-                 if "vsfdatrd.encode.leash" in parent.cmdline())  # fmt: skip
+                 if "vsfdatrd.encode.ray.supervisor" in parent.cmdline())  # fmt: skip
     programs = [leash, *leash.children(recursive=True)]
     leash.parent().kill()
     _, alive = psutil.wait_procs(programs, timeout=10)
@@ -221,7 +221,7 @@ def test_addresses_that_are_none(identity_2x: Path, film: Path, tmp_path: Path) 
     for address, sentence in (("ray://here:10001", "is an address of Ray Client"), ("here", "is no address"),
                               ("here:port", "is no address")):  # fmt: skip
         with pytest.raises(ArgumentError, match=sentence):
-            connection.check_address(address)
+            connect.check_address(address)
         status, said = run(*words, "--ray", address)
         assert (status, sentence in said) == (1, True), said
     status, said = run(*words, "--ray", "auto", "--device", "0", "1")

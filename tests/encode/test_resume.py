@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from tests.encode.conftest import CHUNK, HEIGHT, LENGTH, WIDTH, Encode, command, decoded, moving, write
-from vsfdatrd.programs import ffmpeg
+from vsfdatrd.system.programs import ffmpeg
 
 KILLS = int(os.environ.get("FDATRD_KILLS", "3"))
 """How often the encode is killed; the suite's few do not find what a hundred do."""

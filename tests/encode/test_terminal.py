@@ -16,7 +16,7 @@ DEVICE = "2× GeForce RTX 4090"
 # A film of 34567 frames; each letter that comes through the pipe lets it go on.
 SHOW = f"""
 import os, sys
-from vsfdatrd.encode.show import choose
+from vsfdatrd.encode.progress import choose
 def step(): assert os.read(int(sys.argv[1]), 1)
 with choose(False) as show:
     show.say("reading", "reading film.mkv")

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from benchmarks.weights import weights_file
+from vsfdatrd.backends.accuracy import drawing
+from vsfdatrd.backends.base import Frames
+from vsfdatrd.backends.gpus import gpus
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
-from vsfdatrd.engines.base import Frames
-from vsfdatrd.engines.devices import gpus
-from vsfdatrd.engines.verify import drawing
 
 if TYPE_CHECKING:
     import vapoursynth as vs

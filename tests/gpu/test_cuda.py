@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vsfdatrd.backends import torch as engine_module
+from vsfdatrd.backends.accuracy import compare, drawing
+from vsfdatrd.backends.base import Engine, Frames, Job
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
-from vsfdatrd.engines import torch as engine_module
-from vsfdatrd.engines.base import Engine, Frames, Job
-from vsfdatrd.engines.verify import compare, drawing
 from vsfdatrd.errors import EngineError
 
 from .conftest import SIDES, on_cpu, panned, panned_picture

@@ -11,8 +11,8 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
-from vsfdatrd.engines import cuda
-from vsfdatrd.engines.conveyor import Conveyor, Slot
+from vsfdatrd.backends.tensorrt import cuda
+from vsfdatrd.backends.tensorrt.copy_pipeline import Conveyor, Slot
 from vsfdatrd.errors import EngineError
 
 pytestmark = pytest.mark.gpu

@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vsfdatrd.backends import selection
+from vsfdatrd.backends.accuracy import compare, drawing
+from vsfdatrd.backends.base import Engine, Frames, Job, Lanes
+from vsfdatrd.backends.tensorrt import backend as tensorrt
+from vsfdatrd.cache.engine_cache import Store
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
-from vsfdatrd.engines import choice, tensorrt
-from vsfdatrd.engines.base import Engine, Frames, Job, Lanes
-from vsfdatrd.engines.process import Worker
-from vsfdatrd.engines.verify import compare, drawing
 from vsfdatrd.errors import EngineError
 from vsfdatrd.options import Options, Precision
-from vsfdatrd.store import Store
+from vsfdatrd.workers.client import Worker
 
 from .conftest import SIDES, on_cpu, panned, panned_picture
 
@@ -34,7 +35,7 @@ def _tensorrt(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Non
         pytest.skip(reason)
     store = Store(tmp_path_factory.mktemp("first"))
     try:
-        choice.open_engine(open_checkpoint(tiny_model), 60, 60, Options(str(tiny_model), backend="tensorrt"), store)
+        selection.open_engine(open_checkpoint(tiny_model), 60, 60, Options(str(tiny_model), backend="tensorrt"), store)
     except EngineError as error:
         if "cannot run on this GPU" in str(error):
             pytest.skip(str(error))
@@ -48,7 +49,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
 
     def opener(checkpoint: Checkpoint, sides: tuple[int, int] = SIDES, **options: object) -> Engine:
         wanted = Options(str(checkpoint.path), backend="tensorrt", **options)  # type: ignore[arg-type]
-        lanes.append(choice.open_engine(checkpoint, *sides, wanted, Store(tmp_path / "cache")))
+        lanes.append(selection.open_engine(checkpoint, *sides, wanted, Store(tmp_path / "cache")))
         return lanes[-1].engine
 
     yield opener
@@ -64,7 +65,7 @@ def run(engine: Engine, picture: Frames, slot: int = 0) -> Frames:
 
 def free_memory() -> int:
     """Bytes free on the GPU, asked from a process of its own."""
-    worker = Worker("vsfdatrd.engines.tensorrt_process")
+    worker = Worker("vsfdatrd.backends.tensorrt.worker")
     try:
         return int(worker.ask("free", devices=[0])[0])
     finally:
@@ -133,7 +134,7 @@ def test_the_second_start_neither_builds_nor_verifies(
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
-        lanes = choice.open_engine(medium, *SIDES, options, store)
+        lanes = selection.open_engine(medium, *SIDES, options, store)
         seconds.append(time.perf_counter() - start)
         lanes.engine.close()
         del lanes
@@ -148,7 +149,7 @@ def test_the_second_start_neither_builds_nor_verifies(
 # Takes all memory of the GPU but 500 MiB, and keeps it until its input ends.
 HOG = """
 import sys
-from vsfdatrd.engines import cuda
+from vsfdatrd.backends.tensorrt import cuda
 held = cuda.DeviceMemory(cuda.free_memory(0) - (500 << 20))
 print("held", flush=True)
 sys.stdin.read()

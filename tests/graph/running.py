@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.graph import fdat_rd_graph
-from vsfdatrd.graph.dialect import Dialect
-from vsfdatrd.nn.config import FdatRdConfig
+from vsfdatrd.graph.target import Dialect
 from vsfdatrd.nn.fdat_rd import FdatRd
 from vsfdatrd.options import Precision
 

@@ -5,9 +5,9 @@ import onnx
 import pytest
 
 from tests.artcnns import C_LUMA, KINDS, R_LUMA, by_hand, picture, random_tensors, run_graph
+from vsfdatrd.archs.artcnn import ArtCnnConfig
 from vsfdatrd.graph.artcnn import write
-from vsfdatrd.graph.dialect import OPENVINO, tensorrt
-from vsfdatrd.nn.artcnn_config import ArtCnnConfig
+from vsfdatrd.graph.target import OPENVINO, tensorrt
 from vsfdatrd.options import PRECISIONS, Precision
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.graph.emulation import emulate
-from vsfdatrd.graph.writer import Writer
+from vsfdatrd.graph.builder import Writer
 
 
 def test_the_emulation_names_where_it_overflows() -> None:

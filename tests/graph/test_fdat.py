@@ -15,13 +15,14 @@ pytest.importorskip("spandrel")
 from tests.fdats import BODIES, TAILS, by_spandrel, fdat, named
 from tests.graph.emulation import emulate
 from tests.graph.running import by_runtime, strayed
+from vsfdatrd.backends import graphs
+from vsfdatrd.backends.base import Job
+from vsfdatrd.backends.graphs import graph_of
+from vsfdatrd.backends.tensorrt import backend as engine
+from vsfdatrd.backends.tensorrt.library import RTX
 from vsfdatrd.checkpoint import Checkpoint
-from vsfdatrd.engines import tensorrt as engine
-from vsfdatrd.engines.base import Job
-from vsfdatrd.engines.tensorrt_library import RTX
-from vsfdatrd.graph import of_checkpoint, open_graph
-from vsfdatrd.graph.dialect import OPENVINO, Dialect, tensorrt
-from vsfdatrd.graph.of_checkpoint import graph_of
+from vsfdatrd.graph import open_graph
+from vsfdatrd.graph.target import OPENVINO, Dialect, tensorrt
 from vsfdatrd.options import Precision
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:torch.meshgrid")]
@@ -114,7 +115,7 @@ def test_large_takes_seconds_and_no_torch(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_its_engines_have_an_identity_of_their_own(small: Checkpoint) -> None:
-    assert of_checkpoint.identity(small.description) == ""
+    assert graphs.identity(small.description) == ""
 
 
 def test_a_weight_beyond_half_precision_is_refused(tmp_path: Path) -> None:

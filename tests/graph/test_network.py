@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from tests.apart import apart
-from tests.engines.closeness import decibels, of_network
+from tests.backends.closeness import decibels, of_network
 from tests.reference import FIXTURES
 from tests.silence import FOUR_TIMES, PATTERN, silence, unheard
-from vsfdatrd.geometry import fill_padding, padded
+from vsfdatrd.archs.fdat_rd import META, UPSAMPLERS, FdatRdConfig, from_shapes, variant
+from vsfdatrd.archs.fdat_shapes import tensor_shapes
 from vsfdatrd.graph import GRAPH_VERSION, fdat_rd_graph
-from vsfdatrd.nn.config import META, UPSAMPLERS, FdatRdConfig, from_shapes, variant
 from vsfdatrd.nn.fdat_rd import FdatRd
-from vsfdatrd.nn.layout import tensor_shapes
+from vsfdatrd.video.tiling import fill_padding, padded
 
 type Make = Callable[..., Any]
 type Array = NDArray[Any]
@@ -54,7 +54,7 @@ VARIANTS: tuple[dict[str, Any], ...] = (
 # OpenVINO must not meet VapourSynth, which loads plugins with a build of their own, so it runs in another process.
 RUNNER = """
 import openvino
-from vsfdatrd.engines.openvino_process import settings
+from vsfdatrd.backends.openvino.worker import settings
 
 core = openvino.Core()
 

@@ -28,7 +28,7 @@ RUNNER = """
 import sys
 import numpy as np
 import openvino
-from vsfdatrd.engines.openvino_process import settings
+from vsfdatrd.backends.openvino.worker import settings
 
 core, folder = openvino.Core(), sys.argv[1]
 for i in range(int(sys.argv[2])):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import vapoursynth as vs
 
+from hatch_build import system_compiler
 from tests.namespace.conftest import STAND_IN
-from vsfdatrd._native.hatch_build import system_compiler
 
 
 def test_vspipe_needs_no_import(tmp_path: Path) -> None:

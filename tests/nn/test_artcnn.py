@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from tests.artcnns import C_LUMA, KINDS, R_LUMA, by_hand, notebook_names, picture, random_tensors
+from vsfdatrd.archs.artcnn import ArtCnnConfig, from_shapes, layers, own_names, tensor_shapes
 from vsfdatrd.errors import CheckpointError
 from vsfdatrd.nn.artcnn import ArtCnn
-from vsfdatrd.nn.artcnn_config import ArtCnnConfig, from_shapes, layers, own_names, tensor_shapes
 
 NAMES = {
     ArtCnnConfig(16, 4, False, 1, 1, 2): "ArtCNN C4F16",

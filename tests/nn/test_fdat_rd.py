@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.reference import FIXTURES
-from vsfdatrd.nn.config import META, UPSAMPLERS, VARIANTS, from_shapes
+from vsfdatrd.archs.fdat_rd import META, UPSAMPLERS, VARIANTS, from_shapes
 from vsfdatrd.nn.fdat_rd import DropPath, FdatRd, WindowAttention, build
-from vsfdatrd.nn.upsample import build_upsampler
+from vsfdatrd.nn.upsamplers import build_upsampler
 
 type Make = Callable[..., Any]
 

@@ -18,8 +18,8 @@ from spandrel.architectures.SwinIR import SwinIR  # noqa: E402
 from vsfdatrd.checkpoint import load_model, open_checkpoint  # noqa: E402
 from vsfdatrd.errors import CheckpointError  # noqa: E402
 from vsfdatrd.nn.fdat_rd import FdatRd  # noqa: E402
-from vsfdatrd.nn.other_archs import _Settled  # noqa: E402
 from vsfdatrd.nn.spandrel_arch import ID, register  # noqa: E402
+from vsfdatrd.nn.spandrel_network import _Settled  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -4,8 +4,8 @@ import torch
 from models.training import loss, network
 from models.training.recipe import Recipe
 from tests.training.reach import untouched
+from vsfdatrd.archs.fdat_rd import variant
 from vsfdatrd.compare.metrics import ssim
-from vsfdatrd.nn.config import variant
 from vsfdatrd.nn.fdat_rd import FdatRd
 
 

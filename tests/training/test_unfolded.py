@@ -18,8 +18,8 @@ from models.training.recipe import Recipe
 from models.training.state import load_state
 from models.training.unfolded import FOLD, PixelBlock, PixelGroup, TokenNorm, Unfolded
 from tests.training.reach import untouched
+from vsfdatrd.archs.fdat_rd import FdatRdConfig, variant
 from vsfdatrd.checkpoint import load_model
-from vsfdatrd.nn.config import FdatRdConfig, variant
 from vsfdatrd.nn.fdat_rd import FdatRd
 
 UNFOLDED = Recipe(

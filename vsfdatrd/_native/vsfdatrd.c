@@ -23,8 +23,8 @@
 #include <dlfcn.h>
 #endif
 
-#include "deal.h"
-#include "per_frame.h"
+#include "reuse.h"
+#include "frame_callback.h"
 
 #define PREFIX "fdatrd.upscale: "
 #define MODULE "vsfdatrd._plugin"

@@ -14,7 +14,7 @@ from vsfdatrd.compare import metrics, page, pick, pictures
 from vsfdatrd.compare.match import DIFFERENT, Pair, Thumbnails, common, pairs, without_borders
 from vsfdatrd.compare.video import Video, check_file, frame, open_video
 from vsfdatrd.errors import ArgumentError
-from vsfdatrd.progress import working
+from vsfdatrd.system.progress import working
 
 LABELS = ("before", "after")
 

@@ -12,7 +12,7 @@ import vapoursynth as vs
 from numpy.typing import NDArray
 
 from vsfdatrd.compare.video import Plane, Video, frame
-from vsfdatrd.encode.picture import find_borders
+from vsfdatrd.encode.crop import find_borders
 from vsfdatrd.errors import ArgumentError, FrameError
 
 log = logging.getLogger(__name__)

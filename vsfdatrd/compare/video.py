@@ -15,9 +15,9 @@ import numpy as np
 import vapoursynth as vs
 from numpy.typing import NDArray
 
-from vsfdatrd import colour
 from vsfdatrd.errors import ArgumentError, ClipError, FdatrdError, FrameError
-from vsfdatrd.progress import working
+from vsfdatrd.system.progress import working
+from vsfdatrd.video import color
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def open_video(path: Path) -> Video:
         with clip.get_frame(0) as first:
             props: dict[str, Any] = dict(first.props)
         progressive, treatment = _progressive(clip)
-        rgb = colour.to_rgb(colour.describe(progressive))
+        rgb = color.to_rgb(color.describe(progressive))
     except vs.Error as error:
         raise ArgumentError(
             f"the first frames of {path} cannot be decoded ({error}); the file may be damaged"

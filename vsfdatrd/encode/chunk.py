@@ -24,13 +24,13 @@ from typing import IO
 
 import psutil
 
-from vsfdatrd.child_process import ending, no_window
+from vsfdatrd.cache.manifest import sync_folder
 from vsfdatrd.encode.journal import Made
-from vsfdatrd.encode.plan import Chunk
+from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.encode.source import require_av
 from vsfdatrd.errors import PREFIX, EncodeError
-from vsfdatrd.manifest import sync_folder
-from vsfdatrd.programs import ffmpeg, vspipe
+from vsfdatrd.system.programs import ffmpeg, vspipe
+from vsfdatrd.workers.spawn import ending, no_window
 
 _PROGRESS = re.compile(r"Frame: (\d+)/\d+")
 _UNHEARD = "fwrite() call failed"

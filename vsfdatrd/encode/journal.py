@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from vsfdatrd.encode.plan import Chunk
+from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.errors import EncodeError
 
 _TABLES = """

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 
-from vsfdatrd.child_process import no_window
 from vsfdatrd.errors import ArgumentError, EncodeError
-from vsfdatrd.programs import ffmpeg
+from vsfdatrd.system.programs import ffmpeg
+from vsfdatrd.workers.spawn import no_window
 
 CONTAINERS = {".mkv": "matroska", ".mp4": "mp4", ".mov": "mov"}
 """Suffixes of outputs, and what ffmpeg calls their formats."""

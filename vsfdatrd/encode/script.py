@@ -6,8 +6,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from vsfdatrd.encode.fields import Fields
-from vsfdatrd.encode.picture import Borders
+from vsfdatrd.encode.crop import Borders
+from vsfdatrd.encode.field_detection import Fields
 
 _HEAD = """\
 # Written by vsfdatrd encode {version}. vspipe runs it:

@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from vsfdatrd.encode import fields, presets
-from vsfdatrd.encode.picture import Borders, parse_borders
+from vsfdatrd.encode import field_detection, presets
+from vsfdatrd.encode.crop import Borders, parse_borders
 from vsfdatrd.encode.presets import CONTAINERS, PRESETS, Preset
 from vsfdatrd.errors import ArgumentError
 
@@ -45,8 +45,8 @@ class Settings:
         Options.parse(self.model, self.backend, self.devices, self.precision)
         if self.preset not in PRESETS:
             raise ArgumentError(f"--preset {self.preset} is unknown; choose one of {', '.join(PRESETS)}")
-        if self.field not in fields.CHOICES:
-            raise ArgumentError(f"--field {self.field} is unknown; choose one of {', '.join(fields.CHOICES)}")
+        if self.field not in field_detection.CHOICES:
+            raise ArgumentError(f"--field {self.field} is unknown; choose one of {', '.join(field_detection.CHOICES)}")
         if not MIN_MINUTES <= self.minutes <= MAX_MINUTES:
             raise ArgumentError(
                 f"--chunk {self.minutes:g} is out of range; give {MIN_MINUTES} to {MAX_MINUTES:g} minutes"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from vsfdatrd.encode.fields import Fields
+from vsfdatrd.encode.field_detection import Fields
 from vsfdatrd.encode.source import Source
 from vsfdatrd.errors import ClipError
 

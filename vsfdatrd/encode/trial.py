@@ -5,9 +5,9 @@ import os
 import subprocess
 from pathlib import Path
 
-from vsfdatrd.child_process import no_window
 from vsfdatrd.errors import PREFIX, EncodeError
-from vsfdatrd.programs import vspipe
+from vsfdatrd.system.programs import vspipe
+from vsfdatrd.workers.spawn import no_window
 
 _COLOURS = ("_Matrix", "_Transfer", "_Primaries", "_Range", "_ChromaLocation")
 _PATIENCE = 3600.0  # seconds: on a CPU an engine may be built first

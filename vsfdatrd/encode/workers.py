@@ -7,7 +7,7 @@ from typing import Protocol
 
 from vsfdatrd.encode.chunk import Recipe
 from vsfdatrd.encode.journal import Made
-from vsfdatrd.encode.plan import Chunk
+from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.errors import FdatrdError
 
 

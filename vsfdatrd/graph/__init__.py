@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from vsfdatrd.graph.dialect import OPENVINO, Dialect
-from vsfdatrd.nn.fdat_config import Config
+from vsfdatrd.archs.fdat import Config
+from vsfdatrd.graph.target import OPENVINO, Dialect
 
 if TYPE_CHECKING:
     import onnx
@@ -34,7 +34,7 @@ def fdat_rd_graph(
     -> a model from ``input`` (1, C, H, W) to ``output`` (1, C, H·scale, W·scale), both float32.
     Raises OverflowError if a weight is beyond the range of the dialect's half precision.
     """
-    from vsfdatrd.graph.network import write
+    from vsfdatrd.graph.fdat import write
 
     if height <= 0 or width <= 0 or (not dialect.padding and (height % config.multiple or width % config.multiple)):
         raise ValueError(f"{width}×{height} is no multiple of {config.multiple}; pad the frame first")
@@ -45,6 +45,6 @@ def open_graph(config: Config, tensors: Mapping[str, NDArray[Any]], dialect: Dia
     """The network for frames of any size: as `fdat_rd_graph`, with H and W open. Padding is part of it."""
     from dataclasses import replace
 
-    from vsfdatrd.graph.network import write
+    from vsfdatrd.graph.fdat import write
 
     return write(config, tensors, None, replace(dialect, padding=True))

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
-from vsfdatrd.graph.dialect import Dialect
+from vsfdatrd.archs.artcnn import ArtCnnConfig, layers
+from vsfdatrd.graph.builder import Name, Writer
+from vsfdatrd.graph.target import Dialect
 from vsfdatrd.graph.weights import Array, Weights
-from vsfdatrd.graph.writer import Name, Writer
-from vsfdatrd.nn.artcnn_config import ArtCnnConfig, layers
 
 FULL = np.float32
 

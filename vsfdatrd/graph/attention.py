@@ -9,10 +9,10 @@ import math
 
 import numpy as np
 
-from vsfdatrd.graph.dialect import Dialect
+from vsfdatrd.archs.fdat import Config
+from vsfdatrd.graph.builder import Name, Side, Writer
+from vsfdatrd.graph.target import Dialect
 from vsfdatrd.graph.weights import Array, Weights
-from vsfdatrd.graph.writer import Name, Side, Writer
-from vsfdatrd.nn.fdat_config import Config
 
 FULL = np.float32
 LONGEST = 1536

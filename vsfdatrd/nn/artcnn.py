@@ -6,7 +6,7 @@ Shapes in comments: B pictures, F channels inside, s the scale.
 import torch
 from torch import Tensor, nn
 
-from vsfdatrd.nn.artcnn_config import ArtCnnConfig, layers
+from vsfdatrd.archs.artcnn import ArtCnnConfig, layers
 
 
 class ArtCnn(nn.Module):

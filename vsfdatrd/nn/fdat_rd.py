@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vsfdatrd.nn.config import FdatRdConfig, Kind, Upsampler, default_drop_path, in_turn, variant
-from vsfdatrd.nn.upsample import build_upsampler
+from vsfdatrd.archs.fdat_rd import FdatRdConfig, Kind, Upsampler, default_drop_path, in_turn, variant
+from vsfdatrd.nn.upsamplers import build_upsampler
 
 
 class WindowAttention(nn.Module):

@@ -14,7 +14,7 @@ from spandrel import (
     StateDict,
 )
 
-from vsfdatrd.nn.config import META, VARIANTS, FdatRdConfig, from_shapes, is_fdat_rd, variant
+from vsfdatrd.archs.fdat_rd import META, VARIANTS, FdatRdConfig, from_shapes, is_fdat_rd, variant
 from vsfdatrd.nn.fdat_rd import FdatRd
 
 ID = ArchId("FDATRD")

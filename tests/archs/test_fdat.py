@@ -1,0 +1,98 @@
+"""An FDAT is recognised by its tensors alone, and nothing else is taken for one."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+pytest.importorskip("spandrel")
+
+from tests.fdats import BODIES, TAILS, fdat, named
+from vsfdatrd.archs.descriptor import Description
+from vsfdatrd.archs.fdat import FdatConfig, from_shapes
+from vsfdatrd.archs.fdat_rd import META
+from vsfdatrd.archs.fdat_shapes import tensor_shapes
+from vsfdatrd.checkpoint import open_checkpoint
+
+type Tensors = dict[str, NDArray[Any]]
+
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:torch.meshgrid")]
+
+
+def config_of(tensors: Tensors) -> FdatConfig | None:
+    return from_shapes({name: values.shape for name, values in tensors.items()}, tensors[META].tolist())
+
+
+@pytest.fixture
+def tensors(tmp_path: Path) -> Tensors:
+    """A small FDAT's."""
+    return load_file(fdat(tmp_path / "fdat.safetensors").path)
+
+
+@pytest.mark.parametrize("changes", [*TAILS, *BODIES], ids=named)
+def test_every_fdat_is_found(tmp_path: Path, changes: dict[str, Any]) -> None:
+    checkpoint = fdat(tmp_path / "fdat.safetensors", **changes)
+    found, config = checkpoint.description, checkpoint.description.fdat
+    assert config is not None
+    assert tensor_shapes(config) == {name: values.shape for name, values in load_file(checkpoint.path).items()}
+    network: Any = checkpoint.network()
+    assert (found.architecture, found.scale, found.parameters) == (
+        network.architecture, network.scale, sum(parameter.numel() for parameter in network.parameters()),
+    )  # fmt: skip
+    # What spandrel's module holds on its way; windows over the edge of its small frame are the difference.
+    assert found.largest <= network.largest() <= 1.6 * found.largest
+    assert config.window == changes.get("window_size", 8)
+    assert Description.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+CHANGES: dict[str, Callable[[Tensors], Tensors]] = {
+    "a tensor more": lambda t: t | {"groups.0.blocks.0.attn.qkv.bias": np.zeros(96, np.float32)},
+    "a tensor less": lambda t: {name: values for name, values in t.items() if name != "conv_after.weight"},
+    "a window that is no square": lambda t: t | {"groups.0.blocks.0.attn.bias": np.zeros((2, 60, 60), np.float32)},
+    "heads that do not divide": lambda t: t | {"groups.0.blocks.0.attn.bias": np.zeros((3, 64, 64), np.float32)},
+    "a tail that is not known": lambda t: t | {META: np.array([3, 9, 2, 32, 3, 64, 4], np.uint8)},
+    "a tail of five times": lambda t: t | {META: np.array([3, 5, 5, 32, 3, 64, 4], np.uint8)},
+    "a short note": lambda t: t | {META: np.array([3, 5, 2], np.uint8)},
+    "blocks in one group only": lambda t: t | {"groups.1.blocks.0.n1.weight": np.zeros(32, np.float32)},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_not_exactly_an_fdat_is_left_to_spandrel(tensors: Tensors, change: str) -> None:
+    assert config_of(tensors) is not None
+    assert config_of(CHANGES[change](tensors)) is None
+
+
+@pytest.mark.parametrize("unshuffle", [False, True])
+def test_networks_of_one_plane_are_found(tmp_path: Path, unshuffle: bool) -> None:
+    checkpoint = fdat(tmp_path / "grey.safetensors", num_in_ch=1, num_out_ch=1, unshuffle_mod=unshuffle)
+    found = checkpoint.description
+    assert found.fdat is not None
+    assert (found.fdat.in_channels, found.fdat.unshuffle) == (1, 2 if unshuffle else 1)
+    assert (found.scale, found.planes) == (2, "luma")
+
+
+def test_weights_as_whole_numbers_are_none(tmp_path: Path, tensors: Tensors) -> None:
+    save_file(tensors | {"conv_after.weight": tensors["conv_after.weight"].astype(np.int8)}, tmp_path / "x.safetensors")
+    assert open_checkpoint(tmp_path / "x.safetensors").description.fdat is None
+
+
+def test_it_is_described_and_written_without_torch(tmp_path: Path) -> None:
+    path = fdat(tmp_path / "fdat.safetensors").path
+    code = f"""
+import sys
+from vsfdatrd.checkpoint import open_checkpoint
+from vsfdatrd.backends.graphs import graph_of
+
+graph_of(open_checkpoint({str(path)!r}), 16, 16)
+print([name for name in ("torch", "spandrel") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr

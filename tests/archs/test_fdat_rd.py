@@ -1,0 +1,151 @@
+"""Hyper-parameters: found from shapes, from names, and what follows from them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from vsfdatrd.archs.fdat_rd import META, UPSAMPLERS, VARIANTS, FdatRdConfig, from_shapes, is_fdat_rd, variant
+from vsfdatrd.archs.fdat_shapes import tensor_shapes
+from vsfdatrd.errors import CheckpointError
+
+type Make = Callable[..., Any]
+
+
+def _shapes(config: FdatRdConfig) -> dict[str, tuple[int, ...]]:
+    return dict(tensor_shapes(config))
+
+
+def _meta(config: FdatRdConfig) -> list[int]:
+    index = UPSAMPLERS.index(config.upsampler)
+    return [3, index, config.tail_scale, config.embed_dim, config.out_channels, config.mid_dim, 4]
+
+
+def test_every_fixture_is_recognised_with_its_configuration(shared: Path) -> None:
+    index = json.loads((shared / "fixtures/index.json").read_text())
+    assert len(index) > 20
+    for name, facts in index.items():
+        with safe_open(shared / f"fixtures/{name}.safetensors", "numpy") as file:
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            found = from_shapes(shapes, file.get_tensor(META).tolist())
+        asked = facts["config"]
+        assert is_fdat_rd(shapes), name
+        assert found.embed_dim == asked["embed_dim"], name
+        assert found.heads == asked["num_heads"], name
+        assert len(found.groups) == asked["num_groups"], name
+        assert found.groups[0] == ("spatial", "channel", "dictionary") * asked["depth_per_group"], name
+        assert found.dict_tokens == asked["num_dict_tokens"], name
+        assert found.scale == asked["scale"], name
+        assert found.unshuffle == (4 // asked["scale"] if asked.get("unshuffle_mod") else 1), name
+        assert found.upsampler == asked.get("upsampler_type", "transpose+conv"), name
+        assert found.mid_dim == asked["mid_dim"], name
+        assert tensor_shapes(found) == shapes, name
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+@pytest.mark.parametrize("unshuffle", [True, False])
+def test_variants_are_found_again_from_their_shapes(name: str, scale: int, unshuffle: bool) -> None:
+    config = variant(name, scale=scale, unshuffle_mod=unshuffle)
+    assert config.scale == scale
+    assert from_shapes(_shapes(config), _meta(config)) == config
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [("dictionary",), ("channel", "spatial"), ("spatial", "spatial", "channel", "dictionary", "channel"), ("channel",)],
+)
+def test_any_pattern_of_blocks_is_found(make_config: Make, pattern: tuple[str, ...]) -> None:
+    tokens, gate = (32 if "dictionary" in pattern else 0), (0 if set(pattern) == {"dictionary"} else 4)
+    config = make_config(groups=(pattern, pattern[::-1], pattern[:1]), dict_tokens=tokens, gate_dim=gate)
+    assert from_shapes(_shapes(config), _meta(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "work"), [("small", 4.88, 0.61), ("medium", 7.73, 1.07), ("large", 22.39, 3.45)]
+)
+def test_parameters_and_work_of_the_published_sizes(name: str, parameters: float, work: float) -> None:
+    config = variant(name)
+    count = sum(np.prod(shape) for key, shape in tensor_shapes(config).items() if key != META)
+    assert count / 1e6 == pytest.approx(parameters, abs=0.006)
+    assert config.work(540, 720) / 1e12 == pytest.approx(work, rel=0.03)
+
+
+TAILS = [(kind, scale) for kind in UPSAMPLERS for scale in (1, 2, 3, 4) if kind != "conv" or scale == 1]
+
+
+@pytest.mark.parametrize(("upsampler", "tail_scale"), TAILS)
+def test_work_is_what_pytorch_counts(make_config: Make, upsampler: str, tail_scale: int) -> None:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from vsfdatrd.nn.fdat_rd import FdatRd
+
+    if tail_scale == 1:
+        upsampler = "conv"  # what every tail becomes
+    config = make_config(upsampler=upsampler, tail_scale=tail_scale)
+    network, counter = FdatRd(config).requires_grad_(False), FlopCounterMode(display=False)
+    with counter:
+        network(torch.zeros(1, 3, 50, 60))
+    # PyTorch leaves out sampling between pixels, of which the two moving tails do much in a network this small.
+    tolerance = 0.06 if upsampler in ("dysample", "lda") else 0.001
+    assert config.work(50, 60) == pytest.approx(counter.get_total_flops(), rel=tolerance)
+
+
+def test_work_counts_the_padding() -> None:
+    config = variant("medium")
+    assert config.work(481, 720) == config.work(540, 720) > config.work(480, 720)
+
+
+def test_names_that_are_no_variant() -> None:
+    with pytest.raises(ValueError, match="'huge' is no FDAT-RD variant: choose one of small, medium, large, aligned"):
+        variant("huge")
+    with pytest.raises(ValueError, match="scale 5 is not possible"):
+        variant("small", scale=5)
+    assert variant("aligned") == variant("medium")
+
+
+def test_fdat_and_others_are_not_taken_for_fdat_rd() -> None:
+    fdat = {META, "conv_first.weight", "groups.0.blocks.0.attn.bias", "groups.0.blocks.1.attn.temperature"}
+    assert not is_fdat_rd(fdat)
+    assert not is_fdat_rd({"encoder.layer.0.attention.self.query.weight"})
+    assert not is_fdat_rd({"groups.0.blocks.0.attn.rel_pos_bias"})
+    assert not is_fdat_rd(())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"conv_first.weight": None}, "no tensor 'conv_first.weight'"),
+        ({"groups.0.blocks.1.attn.temp": None}, "of none of FDAT-RD's kinds"),
+        ({"groups.0.blocks.0.attn.rel_pos_bias": (1, 64, 64)}, "hold 64 tokens"),
+        ({"groups.0.blocks.1.attn.temp": (5, 1, 1)}, "32 channels cannot be split over 5 heads"),
+        ({"conv_first.weight": (32, 3, 3)}, "where FDAT-RD has 4 dimensions"),
+        ({"groups.0.blocks.0.ffn.fc1.weight": None}, "no tensor"),
+        ({"groups.0.blocks.0.n1.weight": None}, "has no blocks"),
+    ],
+)
+def test_shapes_that_fit_no_network(make_config: Make, change: dict[str, Any], said: str) -> None:
+    config = make_config(groups=(("spatial", "channel"),), dict_tokens=0)
+    shapes = {name: shape for name, shape in (_shapes(config) | change).items() if shape is not None}
+    with pytest.raises(CheckpointError, match=said):
+        from_shapes(shapes, _meta(config))
+
+
+META_OF_NO_NETWORK: tuple[list[int], ...] = (
+    [],
+    [3] * 6,
+    [2, 5, 2, 32, 3, 64, 4],
+    [3, 9, 2, 32, 3, 64, 4],
+    [3, 5, 0, 32, 3, 64, 4],
+)
+
+
+@pytest.mark.parametrize("meta", META_OF_NO_NETWORK)
+def test_meta_numbers_no_network_writes(make_config: Make, meta: list[int]) -> None:
+    with pytest.raises(CheckpointError, match=r"MetaUpsample is .*, which no known FDAT-RD writes"):
+        from_shapes(_shapes(make_config()), meta)

@@ -1,0 +1,277 @@
+"""ONNX files of other people: found out, run with the right ends, and refused in a sentence."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from tests.onnx_files import doubler, expected, kernel, write
+from vsfdatrd.archs import onnx_probe
+from vsfdatrd.backends.base import Frames, Job
+from vsfdatrd.backends.openvino import backend as openvino
+from vsfdatrd.backends.tensorrt import backend as tensorrt
+from vsfdatrd.backends.tensorrt.library import RTX
+from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+from vsfdatrd.errors import ArgumentError, CheckpointError
+
+value = helper.make_tensor_value_info
+node = helper.make_node
+
+
+def through(checkpoint: Checkpoint, picture: Frames, folder: Path) -> Frames:
+    _, height, width = picture.shape
+    job = Job(checkpoint, height, width, "fp32", streams=1)
+    folder.mkdir()
+    openvino.build(job, folder)
+    engine = openvino.load(job, folder)
+    np.copyto(engine.input(0), picture)
+    engine.submit(0)
+    result = engine.collect(0).copy()
+    engine.close()
+    return result
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ({}, {"scale": 2, "planes": "rgb", "multiple": 1}),
+        ({"kind": "fp16", "scale": 3}, {"scale": 3, "dtype": "fp16"}),
+        ({"kind": "bf16", "channels": 1}, {"planes": "luma", "dtype": "bf16"}),
+        ({"nhwc": True, "scale": 1}, {"scale": 1, "planes": "rgb"}),
+        ({"nhwc": True, "channels": 1, "kind": "fp16"}, {"planes": "luma"}),
+        ({"multiple": 8}, {"multiple": 8}),
+        ({"size": (48, 64)}, {"fixed": (48, 64)}),
+    ],
+    ids=str,
+)
+def test_what_a_file_is_and_what_it_computes(tmp_path: Path, made: dict[str, Any], said: dict[str, Any]) -> None:
+    checkpoint = open_checkpoint(doubler(tmp_path / "x.onnx", **made))
+    about = checkpoint.description
+    found = asdict(about) | {"fixed": about.fixed, "planes": about.planes}
+    assert {name: found[name] for name in said} == said
+    assert about.architecture == "ONNX"
+    assert about.largest == about.in_channels * about.scale**2
+    picture = np.random.default_rng(0).random((about.frame_channels[0], 48, 64), np.float32)
+    result = through(checkpoint, picture, tmp_path / "engine")
+    reference = expected(picture, about.scale, kind=made.get("kind", "fp32"))
+    np.testing.assert_allclose(result, reference, atol=2e-5)
+
+
+def test_white_is_255_where_the_script_says_so(tmp_path: Path) -> None:
+    path = doubler(tmp_path / "x.onnx", white=255)
+    checkpoint = open_checkpoint(path, input_range="255")
+    picture = np.random.default_rng(0).random((3, 40, 40), np.float32)
+    result = through(checkpoint, picture, tmp_path / "engine")
+    np.testing.assert_allclose(result, expected(picture, white=255), atol=2e-5)
+    fractions = open_checkpoint(path, input_range="1")
+    assert np.abs(through(fractions, picture, tmp_path / "other") - result).max() > 1
+
+
+def test_networks_of_two_channels_get_the_chroma(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(doubler(tmp_path / "x.onnx", channels=2, scale=1))
+    assert checkpoint.description.planes == "chroma"
+    picture = np.random.default_rng(0).random((3, 40, 40), np.float32)
+    result = through(checkpoint, picture, tmp_path / "engine")
+    np.testing.assert_allclose(result, expected(picture[1:], 1), atol=2e-5)
+
+
+def test_a_multiple_is_taken_from_the_script(tmp_path: Path) -> None:
+    path = doubler(tmp_path / "x.onnx", multiple=8)
+    assert open_checkpoint(path, multiple=16).description.multiple == 16
+    with pytest.raises(CheckpointError, match="does not run as a network for pictures"):
+        open_checkpoint(path, multiple=3)
+
+
+def test_what_is_said_of_onnx_files_is_not_for_weights(tiny_model: Path) -> None:
+    with pytest.raises(ArgumentError, match="multiple=8 is for ONNX files"):
+        open_checkpoint(tiny_model, multiple=8)
+
+
+class Kept(dict[str, Any]):
+    """A `checkpoint.Memory` in memory."""
+
+    def recall(self, sha256: str) -> Any:
+        return self.get(sha256)
+
+    def remember(self, sha256: str, description: Any) -> None:
+        self[sha256] = dict(description)
+
+
+def external(folder: Path, location: str = "weights.bin") -> Path:
+    """A doubler whose weights lie beside it."""
+    path = doubler(folder / "x.onnx")
+    model = onnx.load(path)
+    with (folder / "weights.bin").open("wb") as file:
+        for tensor in model.graph.initializer:
+            said = {"location": location, "offset": str(file.tell()), "length": str(len(tensor.raw_data))}
+            file.write(tensor.raw_data)
+            tensor.ClearField("raw_data")
+            tensor.data_location = TensorProto.EXTERNAL
+            for key, text in said.items():
+                tensor.external_data.add(key=key, value=text)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_weights_beside_the_file_are_part_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, memory = external(tmp_path), Kept()
+    checkpoint = open_checkpoint(path, memory=memory)
+    picture = np.random.default_rng(0).random((3, 40, 40), np.float32)
+    np.testing.assert_allclose(through(checkpoint, picture, tmp_path / "engine"), expected(picture), atol=2e-5)
+    with monkeypatch.context() as patch:
+        patch.setattr(onnx_probe, "probe", lambda *_: pytest.fail("it was found out before"))
+        assert open_checkpoint(path, memory=memory) == checkpoint
+    weights = tmp_path / "weights.bin"
+    data = bytearray(weights.read_bytes())
+    data[:4] = np.float32(2).tobytes()
+    weights.write_bytes(data)
+    again = open_checkpoint(path, memory=memory)
+    assert again.description != checkpoint.description, "other weights would get the engine of these"
+    weights.unlink()
+    with pytest.raises(CheckpointError, match=r"keeps its weights in 'weights.bin', which is not beside it"):
+        open_checkpoint(path, memory=memory)
+
+
+@pytest.mark.parametrize("location", ["../weights.bin", "/etc/passwd", "link", "a/../../weights.bin", "..\\w", ""])
+def test_weights_outside_the_folder_are_refused(tmp_path: Path, location: str) -> None:
+    folder = tmp_path / "inner"
+    folder.mkdir()
+    (tmp_path / "weights.bin").write_bytes(bytes(4096))
+    path = external(folder, location)
+    os.symlink(tmp_path / "weights.bin", folder / "link")
+    with pytest.raises(CheckpointError, match="outside its own folder"):
+        open_checkpoint(path)
+
+
+FRAME = value("x", TensorProto.FLOAT, [1, 3, "h", "w"])
+PICTURE = value("y", TensorProto.FLOAT, [1, 3, "h", "w"])
+
+
+def _cycle(path: Path) -> Path:
+    return write(path, [node("Add", ["x", "b"], ["a"]), node("Relu", ["a"], ["b"]), node("Relu", ["b"], ["y"])],
+                 [FRAME], PICTURE, {})  # fmt: skip
+
+
+def _huge(path: Path) -> Path:
+    nodes = [
+        node("ConstantOfShape", ["shape"], ["big"]), node("ReduceSum", ["big"], ["sum"], keepdims=0),
+        node("Add", ["x", "sum"], ["y"]),
+    ]  # fmt: skip
+    return write(path, nodes, [FRAME], PICTURE, {"shape": np.array([2**31, 2**20], np.int64)})
+
+
+def _unknown(path: Path) -> Path:
+    return write(path, [node("Frobnicate", ["x"], ["y"])], [FRAME], PICTURE, {})
+
+
+def _foreign(path: Path) -> Path:
+    return write(path, [node("Relu", ["x"], ["y"], domain="evil.example")], [FRAME], PICTURE, {})
+
+
+def _audio(path: Path) -> Path:
+    sound = value("wave", TensorProto.FLOAT, [1, "n"])
+    return write(path, [node("Relu", ["wave"], ["y"])], [sound], value("y", TensorProto.FLOAT, [1, "n"]), {})
+
+
+def _text(path: Path) -> Path:
+    tokens = value("ids", TensorProto.INT64, [1, "n"])
+    return write(path, [node("Identity", ["ids"], ["y"])], [tokens], value("y", TensorProto.INT64, [1, "n"]), {})
+
+
+def _three(path: Path) -> Path:
+    inputs = [value(name, TensorProto.FLOAT, [1, 3, "h", "w"]) for name in "abc"]
+    return write(path, [node("Sum", ["a", "b", "c"], ["y"])], inputs, PICTURE, {})
+
+
+def _shrinking(path: Path) -> Path:
+    pool = node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2], strides=[2, 2])
+    return write(path, [pool], [FRAME], PICTURE, {})
+
+
+def _to_one(path: Path) -> Path:
+    return write(path, [node("ReduceMean", ["x"], ["y"], keepdims=1)], [FRAME], PICTURE, {})
+
+
+def _many(path: Path) -> Path:
+    return doubler(path, channels=3, given=1, scale=1)
+
+
+def _four(path: Path) -> Path:
+    frame = value("x", TensorProto.FLOAT, [1, 4, "h", "w"])
+    return write(path, [node("Relu", ["x"], ["y"])], [frame], PICTURE, {})
+
+
+def _truncated(path: Path) -> Path:
+    doubler(path)
+    path.write_bytes(path.read_bytes()[:-60])
+    return path
+
+
+def _no_onnx(path: Path) -> Path:
+    path.write_bytes(b"MZ this is a program" * 10)
+    return path
+
+
+def _negative(path: Path) -> Path:
+    doubler(path)
+    model = onnx.load(path)
+    model.graph.initializer[0].dims[0] = -(2**40)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def _nan(path: Path) -> Path:
+    weight = kernel(3, 3)
+    weight[0, 0, 0, 0] = np.nan
+    conv = node("Conv", ["x", "w"], ["y"], kernel_shape=[3, 3], pads=[1] * 4)
+    return write(path, [conv], [FRAME], PICTURE, {"w": weight})
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (_cycle, "'b', which nothing before it makes"),
+        (_huge, "does not run as a network for pictures|makes OpenVINO crash|cannot be used"),
+        (_unknown, "uses the operator 'Frobnicate', which engines do not know"),
+        (_foreign, "uses the operator 'Relu' of 'evil.example'"),
+        (_audio, "its input 'wave' takes float of 2 dimensions"),
+        (_text, "its input 'ids' takes int64 of 2 dimensions"),
+        (_three, r"has 3 inputs \('a', 'b', 'c'\)"),
+        (_shrinking, "no whole multiple of the frame's"),
+        (_to_one, "no whole multiple of the frame's|no picture"),
+        (_many, "is a network from 3 to 1 channels"),
+        (_four, "networks of 1, 2 or 3 channels are used here"),
+        (_truncated, "is no ONNX file, or a damaged one|does not run|is damaged"),
+        (_no_onnx, "is no ONNX file, or a damaged one"),
+        (_negative, "cannot be used|does not run|is damaged"),
+        (_nan, "what comes out is not finite"),
+    ],
+    ids=lambda given: getattr(given, "__name__", None),
+)
+def test_bad_files_are_refused_in_a_sentence(tmp_path: Path, make: Any, said: str) -> None:
+    with pytest.raises(CheckpointError, match=said) as caught:
+        open_checkpoint(make(tmp_path / "x.onnx"))
+    text = str(caught.value)
+    assert text.startswith(f"the weights file '{tmp_path}/x.onnx'")
+    assert "\n" not in text
+    assert "Traceback" not in text
+
+
+def test_a_file_that_takes_for_ever_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_probe, "PATIENCE", 0.1)
+    with pytest.raises(CheckpointError, match="did not finish a small picture"):
+        open_checkpoint(doubler(tmp_path / "x.onnx"))
+
+
+@pytest.mark.skipif(not RTX.installed, reason="tensorrt_rtx is not installed")
+@pytest.mark.parametrize("precision", ["fp16", "mixed", "bf16", "fp32"])
+def test_tensorrt_builds_onnx_files(tmp_path: Path, precision: Any) -> None:
+    checkpoint = open_checkpoint(doubler(tmp_path / "x.onnx", nhwc=True, kind="fp16"))
+    facts = tensorrt.build_for(Job(checkpoint, 48, 64, precision), tmp_path, RTX, ["sm89"])
+    assert facts["activation_bytes"] > 0
+    assert np.load(tmp_path / "reference.npy").shape == (3, 96, 128)

@@ -1,0 +1,372 @@
+"""Engines are held against a reference, and the next safer one is taken when they fail."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vsfdatrd.backends import selection
+from vsfdatrd.backends.accuracy import BOUND_DB, compare, drawing
+from vsfdatrd.backends.base import Frames, Job, Lanes
+from vsfdatrd.backends.native import kernels
+from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, EngineUnavailable, MemoryShort
+from vsfdatrd.options import BACKENDS, Options, Precision
+
+# ---- compare -----------------------------------------------------------------------------------------------------
+
+
+def test_the_same_output_passes() -> None:
+    picture = drawing(40, 60)
+    assert compare(picture, picture.copy(), "bf16") >= 100
+
+
+def test_the_bound_is_where_it_is_said_to_be() -> None:
+    grey = np.full((3, 40, 60), 0.5, np.float32)
+    step = 10 ** (-BOUND_DB / 20)  # the difference at which PSNR is just the bound
+    assert compare(grey, grey + np.float32(step * 0.99), "fp16") == pytest.approx(BOUND_DB, abs=0.1)
+    with pytest.raises(EngineBuildError, match=r"the fp16 engine agrees with fp32 to 49\.\d dB only, 50 are needed"):
+        compare(grey, grey + np.float32(step * 1.02), "fp16")
+
+
+def test_noise_is_refused_with_its_number() -> None:
+    picture = drawing(100, 100)
+    noise = np.random.default_rng(0).normal(0, 0.01, picture.shape).astype(np.float32)
+    with pytest.raises(EngineBuildError, match=r"agrees with fp32 to 40\.\d dB only"):
+        compare(np.clip(picture, 0.1, 0.9), np.clip(picture, 0.1, 0.9) + noise, "bf16")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_single_value_that_is_not_finite_is_refused(value: float) -> None:
+    picture = drawing(40, 60)
+    spoilt = picture.copy()
+    spoilt[1, 3, 4] = spoilt[2, 5, 6] = value
+    with pytest.raises(EngineBuildError, match="the bf16 engine's output has 2 values that are not finite"):
+        compare(picture, spoilt, "bf16")
+
+
+def test_what_is_clipped_away_anyway_does_not_count() -> None:
+    picture = np.ones((3, 8, 8), np.float32)
+    assert compare(picture * 1.2, picture * 1.4, "bf16") >= 100
+
+
+# ---- drawing -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("height", "width"), [(30, 30), (60, 90), (540, 720)])
+def test_the_drawing_is_a_picture(height: int, width: int) -> None:
+    picture = drawing(height, width)
+    assert picture.shape == (3, height, width)
+    assert picture.dtype == np.float32
+    assert picture.min() >= 0
+    assert picture.max() <= 1
+    np.testing.assert_array_equal(picture, drawing(height, width))
+    assert (picture.std(axis=(1, 2)) > 0.1).all(), "it has contrast in every channel"
+    edges = np.abs(np.diff(picture, axis=2))
+    assert edges.max() > 0.3, "it has lines"
+    assert np.median(edges) < 0.03, "and flat parts between them"
+    assert np.abs(picture[0] - picture[1]).mean() > 0.02, "and colours"
+
+
+# ---- choosing ----------------------------------------------------------------------------------------------------
+
+
+class FakeEngine:
+    """Repeats what it is given."""
+
+    slots = 1
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.closed = 0
+
+    def input(self, slot: int) -> Frames:
+        return np.zeros((3, self.job.height, self.job.width), np.float32)
+
+    def submit(self, slot: int) -> None:
+        pass
+
+    def collect(self, slot: int) -> Frames:
+        return np.zeros((3, 2 * self.job.height, 2 * self.job.width), np.float32)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class FakeBackend:
+    """A backend whose engines fail in the precisions it is told."""
+
+    GRAPH_VERSION = "1"
+    ANY_SIZE = False
+
+    def __init__(self, failing: tuple[Precision, ...] = ()) -> None:
+        self.failing = failing
+        self.built: list[Precision] = []
+        self.needs, self.has = 1 << 20, 1 << 30
+        self.reason: str | None = None
+        self.warm = 0
+        self.loading: EngineError | None = None
+
+    def unavailable(self, device: Sequence[int] = (0,)) -> str | None:
+        return self.reason
+
+    def warm_up(self) -> None:
+        self.warm += 1
+        if self.loading:
+            raise self.loading
+
+    def version(self, device: Sequence[int] = (0,)) -> str:
+        return "1.0"
+
+    def precisions(self, checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
+        return ("fp16", "bf16", "fp32")
+
+    def device_name(self, job: Job) -> str:
+        return "a device"
+
+    def identity(self, job: Job) -> str:
+        return ""
+
+    def memory_estimate(self, job: Job) -> tuple[int, int]:
+        return self.needs * (job.streams or 2), self.has
+
+    def build(self, job: Job, directory: Path) -> None:
+        self.built.append(job.precision)
+        if job.precision in self.failing:
+            raise EngineBuildError(f"the {job.precision} engine agrees with fp32 to 31.4 dB only, 50 are needed.")
+        (directory / "note").write_text(job.precision)
+
+    def load(self, job: Job, directory: Path) -> FakeEngine:
+        if self.loading:
+            raise self.loading
+        return FakeEngine(job)
+
+
+type Backends = dict[str, FakeBackend]
+
+
+@pytest.fixture
+def backends(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backends]:
+    """Every backend replaced by a fake; no GPU, and a processor without AVX2."""
+    fakes = {name: FakeBackend() for name in BACKENDS}
+    fakes["native"].reason = "the processor has no AVX2"
+    monkeypatch.setattr(kernels, "unsupported", lambda: fakes["native"].reason)
+    fakes["tensorrt"].reason = "there is no NVIDIA GPU here, or no driver for it"
+    monkeypatch.setattr(selection, "backend", fakes.__getitem__)
+    monkeypatch.setattr(selection, "gpu_count", lambda: 0)
+    selection._shared.clear()
+    yield fakes
+    selection._shared.clear()
+
+
+@pytest.fixture
+def tiny(tiny_model: Path) -> Checkpoint:
+    return open_checkpoint(tiny_model)
+
+
+@pytest.fixture
+def opened(tiny: Checkpoint, tmp_path: Path) -> Callable[..., FakeEngine]:
+    """Opens an engine for 50×40 pixels and returns it."""
+
+    def opener(checkpoint: Checkpoint = tiny, **options: object) -> FakeEngine:
+        wanted = Options(str(checkpoint.path), **options)  # type: ignore[arg-type]
+        engine = selection.open_engine(checkpoint, 40, 50, wanted, Store(tmp_path / "cache")).engine
+        assert isinstance(engine, FakeEngine)
+        return engine
+
+    return opener
+
+
+type Opened = Callable[..., FakeEngine]
+
+
+def test_the_first_precision_is_taken_and_the_frame_padded(backends: Backends, opened: Opened) -> None:
+    job = opened().job
+    assert (job.height, job.width, job.precision, job.streams) == (60, 60, "fp16", None)
+    assert backends["openvino"].built == ["fp16"]
+    assert backends["torch"].built == []
+
+
+def test_the_next_safer_precision_is_tried_with_a_warning(
+    backends: Backends, opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    backends["openvino"].failing = ("fp16", "bf16")
+    assert opened().job.precision == "fp32"
+    assert backends["openvino"].built == ["fp16", "bf16", "fp32"]
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 2
+    assert "openvino with fp16" in warnings[0]
+    assert "31.4 dB" in warnings[0]
+    assert "next safer precision" in warnings[0]
+
+
+def test_when_the_last_precision_fails_it_is_an_error(backends: Backends, opened: Opened, tmp_path: Path) -> None:
+    backends["openvino"].failing = ("fp16", "bf16", "fp32")
+    with pytest.raises(EngineBuildError, match="the fp32 engine agrees"):
+        opened(backend="openvino")
+    assert not list((tmp_path / "cache").glob("store-1/engines/*")), "a failed engine is in the cache"
+
+
+def test_a_precision_asked_for_is_never_replaced(backends: Backends, opened: Opened) -> None:
+    backends["openvino"].failing = ("bf16",)
+    with pytest.raises(EngineBuildError, match="the bf16 engine agrees"):
+        opened(precision="bf16", backend="openvino")
+    assert backends["openvino"].built == ["bf16"]
+
+
+def test_an_engine_that_does_not_load_is_no_reason_for_another_precision(backends: Backends, opened: Opened) -> None:
+    backends["openvino"].loading = EngineError("the device is lost")
+    with pytest.raises(EngineError, match="the device is lost"):
+        opened(backend="openvino")
+    assert set(backends["openvino"].built) == {"fp16"}
+
+
+def test_a_frame_that_does_not_fit_is_refused_before_anything_is_built(backends: Backends, opened: Opened) -> None:
+    backends["openvino"].needs = 20 << 30
+    backends["openvino"].has = 15 << 30
+    with pytest.raises(MemoryShort, match=r"60×60 .* needs about 20\.0 GiB .* 15\.0 GiB are free; .* tile=") as caught:
+        opened()
+    assert not caught.value.divide
+    assert backends["openvino"].built == []
+
+
+def test_what_fits_once_only_is_run_once_at_a_time(
+    backends: Backends, opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    backends["openvino"].needs, backends["openvino"].has = 10 << 30, 15 << 30
+    assert opened().job.streams == 1
+    assert "memory for one frame in flight only" in caplog.text
+    with pytest.raises(MemoryShort, match=r"needs about 20\.0 GiB"):
+        opened(streams=2)
+
+
+@pytest.mark.parametrize(("backend", "divide"), [("tensorrt", True), ("torch", True), ("openvino", False)])
+def test_parts_are_for_gpus(
+    backends: Backends, opened: Opened, monkeypatch: pytest.MonkeyPatch, backend: str, divide: bool
+) -> None:
+    monkeypatch.setattr(selection, "gpu_count", lambda: 1)
+    backends["tensorrt"].reason = None
+    backends[backend].needs = 20 << 30
+    with pytest.raises(MemoryShort) as caught:
+        opened(backend=backend)
+    assert caught.value.divide == divide
+
+
+@pytest.mark.parametrize(
+    ("backend", "gpus", "device", "said"),
+    [
+        ("openvino", 0, (1,), "device 0, the only one here"),
+        ("openvino", 4, (1,), "device 0, the only one here"),
+        ("torch", 0, (3,), "device 0, the only one here"),
+        ("torch", 2, (0, 2), "the 2 GPUs of this machine"),
+    ],
+)
+def test_a_device_that_is_not_there(
+    backends: Backends, opened: Opened, monkeypatch: pytest.MonkeyPatch, backend: str, gpus: int,
+    device: tuple[int, ...], said: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(selection, "gpu_count", lambda: gpus)
+    with pytest.raises(ArgumentError) as caught:
+        opened(backend=backend, device=device)
+    assert f"device={list(device)} is not there" in str(caught.value)
+    assert f"the {backend} engine can use {said}" in str(caught.value)
+
+
+def test_every_gpu_there_is_can_be_used(backends: Backends, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "gpu_count", lambda: 2)
+    assert opened(device=(1, 0), backend="torch").job.device == (1, 0)
+    assert backends["torch"].built == ["fp16"]
+
+
+def first(wanted: str, checkpoint: Checkpoint) -> str:
+    return selection.candidates(wanted, checkpoint)[0][0]
+
+
+def test_an_engine_that_lost_a_frame_is_shared_with_nobody_new(
+    backends: Backends, tiny: Checkpoint, tmp_path: Path
+) -> None:
+    def open() -> Lanes:
+        return selection.open_engine(tiny, 50, 40, Options(str(tiny.path)), Store(tmp_path))
+
+    first = open()
+    assert open() is first
+    with first.slot():
+        pass
+    assert open() is first
+    with pytest.raises(EngineError, match="lost"), first.slot():
+        raise EngineError("the GPU is lost")
+    second = open()
+    assert second is not first
+    assert open() is second
+    with first.slot():  # whoever has it may go on trying
+        pass
+
+
+def test_auto_takes_openvino_on_a_cpu_and_tensorrt_on_a_gpu(
+    backends: Backends, tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert first("auto", tiny) == "openvino"
+    backends["openvino"].reason = "OpenVINO is not installed; pip install openvino"
+    assert first("auto", tiny) == "torch"
+    backends["openvino"].reason = None
+    monkeypatch.setattr(selection, "gpu_count", lambda: 1)
+    assert [name for name, _ in selection.candidates("auto", tiny)] == ["torch", "openvino"]
+    backends["tensorrt"].reason = None
+    assert [name for name, _ in selection.candidates("auto", tiny)] == ["tensorrt", "torch", "openvino"]
+    backends["torch"].reason = "PyTorch is not installed; pip install torch"
+    assert [name for name, _ in selection.candidates("auto", tiny)] == ["tensorrt", "openvino"]
+
+
+def test_auto_goes_on_to_the_next_engine_with_a_warning(
+    backends: Backends, opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    backends["openvino"].failing = ("fp16", "bf16", "fp32")
+    opened()
+    assert backends["torch"].built == ["fp16"]
+    assert "The openvino engine cannot be used: the fp32 engine agrees" in caplog.text
+    backends["torch"].built.clear()
+    with pytest.raises(EngineBuildError):
+        opened(backend="openvino")
+    assert backends["torch"].built == []
+
+
+def test_no_backend_is_an_error_with_every_reason(backends: Backends, tiny: Checkpoint) -> None:
+    backends["openvino"].reason = "OpenVINO is not installed; pip install openvino"
+    backends["torch"].reason = "PyTorch is not installed; pip install torch"
+    every = r"tensorrt: there is no .*; openvino: OpenVINO is .*; native: .* AVX2; torch: PyTorch is"
+    with pytest.raises(EngineUnavailable, match=every):
+        selection.candidates("auto", tiny)
+    with pytest.raises(EngineUnavailable, match="backend='torch' cannot be used here: PyTorch is not installed"):
+        selection.candidates("torch", tiny)
+    assert selection.usable() == {name: fake.reason for name, fake in backends.items()}
+
+
+def test_warming_up_never_fails(backends: Backends) -> None:
+    backends["openvino"].loading = EngineError("there is no Python")
+    selection.warm_up("auto")
+    selection.warm_up("torch")
+    backends["torch"].reason = "PyTorch is not installed; pip install torch"
+    selection.warm_up("torch")
+    assert (backends["openvino"].warm, backends["torch"].warm) == (1, 1)
+
+
+def test_filters_share_an_engine_until_the_last_one_lets_go(
+    backends: Backends, tiny: Checkpoint, tmp_path: Path
+) -> None:
+    options, store = Options(str(tiny.path)), Store(tmp_path)
+    first = selection.open_engine(tiny, 60, 60, options, store)
+    second = selection.open_engine(tiny, 31, 45, options, store)
+    assert first is second
+    assert selection.open_engine(tiny, 61, 60, options, store) is not first
+    assert selection.open_engine(tiny, 60, 60, replace(options, streams=1), store) is not first
+    engine = first.engine
+    assert isinstance(engine, FakeEngine)
+    del first
+    assert engine.closed == 0
+    del second
+    assert engine.closed == 1
+    assert backends["openvino"].built == ["fp16"] * 2, "streams are no part of this backend's artefact"

@@ -1,0 +1,51 @@
+"""Keys of cached engines, field by field: moving or renaming code must not make users build their engines again.
+
+Where one of these changes on purpose (a new graph, another way of building), every user's engine of that kind is built
+once more: say so in CHANGELOG.md.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vsfdatrd.backends import selection
+from vsfdatrd.backends.base import Job
+from vsfdatrd.cache.manifest import Key
+from vsfdatrd.checkpoint import open_checkpoint
+
+SMALL = Path(__file__).resolve().parents[2] / "models" / "fdat_rd_small_2x.safetensors"
+KEYS = {
+    "native": ("3", "any", "int16", "native 1.0", "a device", ""),
+    "openvino": ("7", "240x240", "fp32", "openvino 1.0", "a device", "streams=auto"),
+    "torch": ("network", "240x240", "fp32", "torch 1.0", "a device", ""),
+    "tensorrt": ("7.1", "240x240", "fp16", "tensorrt 1.0", "a device", ""),
+}
+
+
+class KeyRecorder:
+    """A cache that keeps the key of the first engine asked for, and builds nothing."""
+
+    key: Key | None = None
+
+    def state(self, key: Key) -> None:
+        return None
+
+    def open(self, key: Key, *_: Any) -> None:
+        self.key = key
+        raise LookupError
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_keys_are_fixed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = selection.backend(name)
+    monkeypatch.setattr(module, "version", lambda device: "1.0")
+    monkeypatch.setattr(module, "device_name", lambda job: "a device")
+    monkeypatch.setattr(module, "memory_estimate", lambda job: (0, 1))
+    checkpoint = open_checkpoint(SMALL)
+    graph, shape, precision, engine, device, options = KEYS[name]
+    recorder = KeyRecorder()
+    job = Job(checkpoint, 240, 240, precision, (0,), None)  # type: ignore[arg-type]
+    with pytest.raises(LookupError):
+        selection._open(name, module, job, recorder)  # type: ignore[arg-type]
+    assert recorder.key == Key(checkpoint.description.sha256, graph, shape, precision, engine, device, options)

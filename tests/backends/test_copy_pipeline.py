@@ -1,0 +1,157 @@
+"""Double buffering keeps every frame's order on streams that take their time, and keeps the streams busy."""
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from vsfdatrd.backends.tensorrt.copy_pipeline import Conveyor, Slot
+
+type Places = dict[str, float]
+
+
+class Event:
+    """A point in a stream."""
+
+    def __init__(self) -> None:
+        self.point = threading.Event()
+
+    def wait(self) -> None:
+        assert self.point.wait(5), "nobody ever came past this event"
+
+
+class Stream:
+    """Tasks in order on a thread of its own; memory is a dictionary of places."""
+
+    def __init__(self, places: Places, seconds: Callable[[], float]) -> None:
+        self.places, self.seconds = places, seconds
+        self.tasks: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self.busy: list[tuple[float, float]] = []
+        self.thread = threading.Thread(target=self._work)
+        self.thread.start()
+
+    def _work(self) -> None:
+        while task := self.tasks.get():
+            task()
+
+    def work(self, task: Callable[[], object]) -> None:
+        """Do something that takes a while."""
+
+        def slow() -> None:
+            start = time.perf_counter()
+            time.sleep(self.seconds())
+            task()
+            self.busy.append((start, time.perf_counter()))
+
+        self.tasks.put(slow)
+
+    def copy(self, target: str, source: str) -> None:
+        self.work(lambda: self.places.__setitem__(target, self.places[source]))
+
+    def upload(self, memory: str, address: str) -> None:
+        self.copy(memory, address)
+
+    def download(self, address: str, memory: str) -> None:
+        self.copy(address, memory)
+
+    def record(self, event: Event) -> None:
+        point = event.point = threading.Event()
+        self.tasks.put(point.set)
+
+    def wait_for(self, event: Event) -> None:
+        self.tasks.put(event.point.wait)
+
+
+class Hasty(Stream):
+    """One that waits for nobody."""
+
+    def wait_for(self, event: Event) -> None:
+        pass
+
+
+class Rig:
+    """A device of three streams whose network squares a number."""
+
+    def __init__(self, count: int, seconds: Callable[[], float], kind: type[Stream] = Stream) -> None:
+        self.places: Places = {f"{name}{i}": 0.0 for i in range(count) for name in ("in", "out", "there", "back")}
+        self.streams = [kind(self.places, seconds) for _ in range(3)]
+        slots = [Slot(f"in{i}", f"out{i}", f"there{i}", f"back{i}", Event(), Event(), Event()) for i in range(count)]
+        up, compute, down = self.streams
+
+        def launch(number: int) -> None:
+            compute.work(lambda: self.places.__setitem__(f"back{number}", self.places[f"there{number}"] ** 2))
+
+        self.conveyor = Conveyor(up, compute, down, slots, launch)
+        self.count = count
+
+    def run(self, frames: int) -> list[float]:
+        """The squares of 1, 2, 3, ... with as many in flight as there are slots."""
+        found = []
+        for n in range(frames + self.count):
+            slot = n % self.count
+            if n >= self.count:
+                self.conveyor.wait(slot)
+                found.append(self.places[f"out{slot}"])
+            if n < frames:
+                self.places[f"in{slot}"] = n + 1.0
+                self.conveyor.submit(slot)
+        return found
+
+    def close(self) -> None:
+        for stream in self.streams:
+            stream.tasks.put(None)
+            stream.thread.join()
+
+
+type MakeRig = Callable[..., Rig]
+
+
+@pytest.fixture
+def rig() -> Iterator[MakeRig]:
+    rigs: list[Rig] = []
+
+    def make(count: int, seconds: Callable[[], float] = lambda: 0.0, kind: type[Stream] = Stream) -> Rig:
+        rigs.append(Rig(count, seconds, kind))
+        return rigs[-1]
+
+    yield make
+    for made in rigs:
+        made.close()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_every_frame_is_computed_from_its_own_source(rig: MakeRig, count: int) -> None:
+    chance = random.Random(count)
+    assert rig(count, lambda: chance.choice((0.0, 0.0005, 0.003))).run(60) == [n**2 for n in range(1, 61)]
+
+
+def test_streams_that_do_not_wait_spoil_frames(rig: MakeRig) -> None:
+    """So the test above would notice a missing event."""
+    chance = random.Random(3)
+    assert rig(3, lambda: chance.choice((0.0, 0.0005, 0.003)), Hasty).run(60) != [n**2 for n in range(1, 61)]
+
+
+def test_copies_hide_behind_computing(rig: MakeRig) -> None:
+    """Three streams of 5 ms a frame: in turn 15 ms a frame, together little more than 5."""
+    step, frames = 0.005, 40
+    together = rig(3, lambda: step)
+    start = time.perf_counter()
+    together.run(frames)
+    assert time.perf_counter() - start < 2 * step * frames
+    alone = rig(1, lambda: step)
+    start = time.perf_counter()
+    alone.run(frames)
+    assert time.perf_counter() - start > 2.8 * step * frames
+
+
+def test_frames_may_be_waited_for_in_any_order(rig: MakeRig) -> None:
+    made = rig(4, lambda: 0.002)
+    for slot in range(4):
+        made.places[f"in{slot}"] = slot + 2.0
+        made.conveyor.submit(slot)
+    for slot in (2, 0, 3, 1):
+        made.conveyor.wait(slot)
+        assert made.places[f"out{slot}"] == (slot + 2) ** 2

@@ -1,0 +1,179 @@
+"""The native engine: built, loaded, run, and chosen."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.backends.closeness import decibels, of_network
+from vsfdatrd.backends import reference, selection
+from vsfdatrd.backends.accuracy import drawing
+from vsfdatrd.backends.base import Engine, Frames, Job
+from vsfdatrd.backends.native import backend as native
+from vsfdatrd.backends.native import kernels
+from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+from vsfdatrd.errors import EngineBuildError, EngineError, EngineUnavailable
+from vsfdatrd.options import Options
+
+pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason="the processor has no AVX2")
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model: Path) -> Checkpoint:
+    return open_checkpoint(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def job(tiny: Checkpoint) -> Job:
+    return Job(tiny, 60, 90, "int16")
+
+
+@pytest.fixture(scope="module")
+def artefact(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("native")
+    native.build(job, directory)
+    return directory
+
+
+def once(engine: Engine, picture: Frames, slot: int = 0) -> Frames:
+    np.copyto(engine.input(slot), picture)
+    engine.submit(slot)
+    return engine.collect(slot).copy()
+
+
+@pytest.mark.parametrize("streams", [None, 1, 3])
+def test_an_engine_runs_frame_after_frame(tiny: Checkpoint, job: Job, artefact: Path, streams: int | None) -> None:
+    engine = native.load(replace(job, streams=streams), artefact)
+    try:
+        assert engine.slots == (streams or 2)
+        first, second = drawing(60, 90), np.ascontiguousarray(drawing(60, 90)[:, ::-1])
+        results = [once(engine, picture, slot % engine.slots) for slot, picture in enumerate((first, second, first))]
+        config = tiny.description.config
+        assert config is not None
+        for picture, result in zip((first, second, first), results, strict=True):
+            assert decibels(result, of_network(config, tiny.tensors(), picture)) > 60
+    finally:
+        engine.close()
+
+
+def test_frames_in_flight_together_do_not_meet(job: Job, artefact: Path) -> None:
+    engine = native.load(replace(job, streams=2), artefact)
+    try:
+        pictures = [drawing(60, 90), np.ascontiguousarray(drawing(60, 90)[:, ::-1])]
+        alone = [once(engine, picture) for picture in pictures]
+        for slot, picture in enumerate(pictures):
+            np.copyto(engine.input(slot), picture)
+        for slot in (0, 1):
+            engine.submit(slot)
+        for slot in (1, 0):
+            assert np.array_equal(engine.collect(slot), alone[slot])
+    finally:
+        engine.close()
+
+
+def test_a_closed_engine_says_so(job: Job, artefact: Path) -> None:
+    engine = native.load(job, artefact)
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.submit(0)
+
+
+def test_the_artefact_is_the_weights_alone(artefact: Path) -> None:
+    assert [file.name for file in artefact.iterdir()] == [native.WEIGHTS]
+
+
+def test_damaged_weights_are_a_sentence(job: Job, artefact: Path, tmp_path: Path) -> None:
+    whole = (artefact / native.WEIGHTS).read_bytes()
+    for content in (b"", whole[: len(whole) // 2], b"x" * 1000):
+        (tmp_path / native.WEIGHTS).write_bytes(content)
+        with pytest.raises(EngineError, match="weights cannot be read"):
+            native.load(job, tmp_path)
+
+
+def test_an_engine_that_strays_is_not_built(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def another(graph: Path, target: Path) -> None:
+        with target.open("wb") as file:
+            np.save(file, np.zeros((3, 240, 360), np.float16))
+
+    monkeypatch.setattr(reference, "compute", another)
+    with pytest.raises(EngineBuildError, match=r"agrees with fp32 to .* dB only"):
+        native.build(job, tmp_path)
+
+
+@pytest.mark.parametrize(("cores", "memory", "streams"), [(1, 64, 2), (2, 64, 2), (8, 64, 2), (16, 64, 4), (64, 64, 8),
+                                                          (64, 8, 4), (2, 1, 1)])  # fmt: skip
+def test_frames_in_flight_go_by_cores_and_memory(
+    tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch, cores: int, memory: int, streams: int
+) -> None:
+    monkeypatch.setattr(native, "_cores", lambda: cores)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=memory << 30))
+    assert native._streams(Job(tiny, 1080, 1440, "int16")) == streams
+
+
+@pytest.mark.parametrize("size", [(60, 90), (120, 300)])
+def test_memory_is_estimated(tiny: Checkpoint, size: tuple[int, int]) -> None:
+    needed, free = native.memory_estimate(Job(tiny, *size, "int16"))
+    assert 0 < needed < free
+    more, _ = native.memory_estimate(Job(tiny, *size, "int16", streams=8))
+    assert more > needed
+
+
+# ---- which engine runs ---------------------------------------------------------------------------------------------
+
+
+def names(wanted: str, checkpoint: Checkpoint) -> list[str]:
+    return [name for name, _ in selection.candidates(wanted, checkpoint)]
+
+
+def test_it_comes_first_where_nothing_is_wider(tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "gpu_count", lambda: 0)
+    monkeypatch.setattr(kernels, "wider", lambda: False)
+    assert names("auto", tiny)[:2] == ["native", "openvino"]
+    monkeypatch.setattr(kernels, "wider", lambda: True)
+    assert names("auto", tiny)[:2] == ["openvino", "native"]
+    monkeypatch.setattr(kernels, "unsupported", lambda: "the processor has no AVX2")
+    assert "native" not in names("auto", tiny)
+    with pytest.raises(EngineUnavailable, match="no AVX2"):
+        names("native", tiny)
+
+
+def test_networks_it_cannot_run_go_to_others(identity_2x: Path) -> None:
+    other = open_checkpoint(identity_2x)
+    assert "native" not in names("auto", other)
+    with pytest.raises(EngineUnavailable, match="pixelshuffledirect, 2 times"):
+        names("native", other)
+
+
+def test_a_wish_for_fp32_goes_to_another_engine(
+    tiny: Checkpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        lanes = selection.open_engine(tiny, 60, 60, Options(precision="fp32"), Store(tmp_path))
+    assert not caplog.records
+    del lanes
+    assert [entry.fields["engine"].split()[0] for entry in Store(tmp_path).entries()] == ["openvino"]
+
+
+def test_a_wish_for_integers_goes_to_it_wherever_it_stands(
+    tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "wider", lambda: True)
+    selection.open_engine(tiny, 60, 60, Options(precision="int16"), Store(tmp_path))
+    assert [entry.fields["engine"].split()[0] for entry in Store(tmp_path).entries()] == ["native"]
+
+
+def test_one_artefact_serves_every_size(tiny: Checkpoint, tmp_path: Path) -> None:
+    store, options = Store(tmp_path), Options(backend="native")
+    small = selection.open_engine(tiny, 60, 60, options, store)
+    large = selection.open_engine(tiny, 90, 120, options, store)
+    assert small.engine.input(0).shape == (3, 60, 60)
+    assert large.engine.input(0).shape == (3, 90, 120)
+    assert selection.open_engine(tiny, 60, 60, options, store) is small
+    (entry,) = store.entries()
+    assert entry.fields["shape"] == "any"

@@ -1,0 +1,213 @@
+"""Our code and the fake GPU against the real cuda-bindings, on a machine without a GPU."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from cuda.bindings import driver, runtime
+
+from vsfdatrd.backends.gpus import gpus
+from vsfdatrd.backends.tensorrt import cuda
+from vsfdatrd.errors import EngineError, EngineUnavailable
+from vsfdatrd.workers.client import Worker
+
+from .apis import SURFACE, Use, counts, differences, find, script, takes, uses
+
+without_gpu = pytest.mark.skipif(bool(gpus()), reason="there is a GPU, which tests/gpu is for")
+
+OURS = [*uses("tensorrt/cuda.py", {"rt": ""})]
+DRIVERS = [*uses("gpus.py", {"driver": "", "kinds": "CUdevice_attribute"})]
+
+
+def unfit(use: Use, library: ModuleType) -> str | None:
+    """What is wrong with how we use a name."""
+    try:
+        found = find(library, use.name)
+    except AttributeError:
+        return f"{use.where}: {use.name} is not there"
+    # Functions that are only named are handed to an owner, which calls them with its handle.
+    arguments = 1 if use.arguments is None and counts(found) else use.arguments
+    if arguments is None or takes(found, arguments):
+        return None
+    return f"{use.where}: {use.name} takes {counts(found)}, not {arguments}"
+
+
+def test_what_we_call_is_there_and_takes_what_we_give() -> None:
+    assert len(OURS) > 40
+    assert len(DRIVERS) > 6
+    wrong = [unfit(use, runtime) for use in OURS] + [unfit(use, driver) for use in DRIVERS]
+    assert not list(filter(None, wrong))
+
+
+def test_a_name_or_an_argument_that_is_not_there_is_noticed() -> None:
+    assert "is not there" in (unfit(Use("cudaMallocAndHope", 1, "here"), runtime) or "")
+    assert "takes [(2, 2)], not 3" in (unfit(Use("cudaGraphLaunch", 3, "here"), runtime) or "")
+    assert "takes [(0, 0)], not 1" in (unfit(Use("cudaGetDeviceCount", None, "here"), runtime) or "")
+
+
+@pytest.mark.parametrize("name", ["runtime", "driver"])
+def test_the_fake_is_like_it(name: str) -> None:
+    fake = script(SURFACE % f"cuda.bindings.{name}", fake=True)
+    assert len(fake) > 5
+    assert not differences(fake, {"runtime": runtime, "driver": driver}[name])
+    assert differences({"cudaFree": [2, 2], "cudaStreamNonBlocking": 7, "cuFly": [0, 0]}, runtime) == [
+        "cudaFree takes [(1, 1)], not [2, 2]", "cudaStreamNonBlocking is 1, not 7", "cuFly is not there",
+    ]  # fmt: skip
+
+
+# Every function of the runtime that `cuda.py` has, in an order that makes sense; how many things each returns, itself
+# included. Without a driver all of them fail, and return as much; what they would have made is None, and so a handle.
+RESULTS = """
+import ctypes, json
+from cuda.bindings import runtime as rt
+lengths = {}
+def do(name, *arguments):
+    result = getattr(rt, name)(*arguments)
+    lengths[name] = len(result)
+    assert isinstance(result[0], rt.cudaError_t), result
+    return result[-1]
+for name in ("cudaDriverGetVersion", "cudaRuntimeGetVersion", "cudaGetDeviceCount", "cudaMemGetInfo"):
+    do(name)
+for name in ("cudaGetErrorName", "cudaGetErrorString"):
+    assert isinstance(do(name, rt.cudaError_t.cudaErrorMemoryAllocation), bytes)
+do("cudaSetDevice", 0)
+here = ctypes.create_string_buffer(64)
+address = ctypes.addressof(here)
+do("cudaHostRegister", address, 64, rt.cudaHostRegisterPortable)
+place = do("cudaMalloc", 64) or address
+stream = do("cudaStreamCreateWithFlags", rt.cudaStreamNonBlocking)
+event = do("cudaEventCreateWithFlags", rt.cudaEventBlockingSync | rt.cudaEventDisableTiming)
+do("cudaMemcpyAsync", place, address, 64, rt.cudaMemcpyKind.cudaMemcpyHostToDevice, stream)
+do("cudaMemcpyAsync", place, place, 64, rt.cudaMemcpyKind.cudaMemcpyDeviceToDevice, stream)
+do("cudaEventRecord", event, stream)
+do("cudaStreamWaitEvent", stream, event, 0)
+do("cudaEventSynchronize", event)
+do("cudaStreamSynchronize", stream)
+do("cudaStreamBeginCapture", stream, rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+graph = do("cudaStreamEndCapture", stream)
+ready = do("cudaGraphInstantiate", graph, 0)
+do("cudaGraphLaunch", ready, stream)
+for name, handle in (
+    ("cudaGraphDestroy", graph), ("cudaGraphExecDestroy", ready), ("cudaEventDestroy", event),
+    ("cudaStreamDestroy", stream), ("cudaFree", place), ("cudaHostUnregister", address),
+):
+    do(name, handle)
+print(json.dumps(lengths))
+"""
+
+
+@without_gpu
+def test_the_fake_returns_as_many_things() -> None:
+    real, fake = script(RESULTS, fake=False), script(RESULTS, fake=True)
+    assert real == fake
+    functions = {use.name for use in OURS if use.arguments is not None or counts(find(runtime, use.name))}
+    assert real.keys() == functions, "a function that is called is not tried here"
+
+
+@without_gpu
+def test_without_a_driver_everything_is_a_sentence() -> None:
+    with pytest.raises(EngineUnavailable, match=r"driver is missing or too old \(it supports CUDA 0\.0, and 1\d is"):
+        cuda.require()
+    assert cuda.driver_version() == "0.0"
+    makers: list[Any] = [
+        cuda.Stream, cuda.Event, lambda: cuda.DeviceMemory(1 << 20), lambda: cuda.PinnedMemory(4096, 4096),
+        lambda: cuda.use(0), lambda: cuda.free_memory(0),
+    ]  # fmt: skip
+    for make in makers:
+        with pytest.raises(EngineError, match=r" failed: .* \(cudaErrorInsufficientDriver\)$"):
+            make()
+
+
+@without_gpu
+def test_the_engines_process_says_so_too() -> None:
+    worker = Worker("vsfdatrd.backends.tensorrt.worker")
+    try:
+        with pytest.raises(EngineUnavailable, match="the NVIDIA driver is missing or too old"):
+            worker.ask("describe")
+    finally:
+        worker.close()
+
+
+# A driver that knows of one GPU and takes its time, for the real cuda-bindings to load.
+DRIVER = """
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+int cuInit(unsigned flags) { usleep(300000); return getenv("REFUSES") ? atoi(getenv("REFUSES")) : 0; }
+int cuDriverGetVersion(int *version) { *version = 13000; return 0; }
+int cuDeviceGetCount(int *count) { *count = 1; return 0; }
+int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return 0; }
+int cuDeviceGetName(char *name, int length, int device) { strcpy(name, "Paper RTX"); return 0; }
+int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 8 : 9; return 0; }
+int cuGetExportTable(const void **table, const void *id) { return 1; }
+static int missing(void) { return 801; }
+int cuGetProcAddress_v2(const char *name, void **address, int version, unsigned long long flags, int *status) {
+    Dl_info self;
+    dladdr((void *)cuInit, &self);
+    *address = dlsym(dlopen(self.dli_fname, RTLD_NOW), strcmp(name, "cuGetProcAddress") ? name : "cuGetProcAddress_v2");
+    if (!*address) *address = (void *)missing;
+    if (status) *status = 0;
+    return 0;
+}
+int cuGetProcAddress(const char *name, void **address, int version, unsigned long long flags) {
+    return cuGetProcAddress_v2(name, address, version, flags, 0);
+}
+"""
+ASKING = """
+import json, threading, time
+from vsfdatrd.backends.tensorrt import cuda
+from vsfdatrd.backends.gpus import gpus
+from vsfdatrd.errors import EngineUnavailable
+beats = []
+def beat():
+    while True:
+        time.sleep(0.01)
+        beats.append(time.perf_counter())
+threading.Thread(target=beat, daemon=True).start()
+start = time.perf_counter()
+found = [(gpu.name, gpu.capability) for gpu in gpus()]
+seconds = time.perf_counter() - start
+try:
+    cuda.require()
+    why = None
+except EngineUnavailable as error:
+    why = str(error)
+print(json.dumps({"gpus": found, "seconds": seconds, "beats": len(beats), "why": why}))
+"""
+
+
+@pytest.fixture
+def paper_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver of a few lines, which processes find first."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    command = [compiler] if compiler else [sys.executable, "-m", "ziglang", "cc"]
+    (tmp_path / "driver.c").write_text("#define _GNU_SOURCE\n" + DRIVER)
+    library = str(tmp_path / "libcuda.so.1")
+    subprocess.run(
+        [*command, "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", library, str(tmp_path / "driver.c"), "-ldl"],
+        check=True, timeout=100,
+    )  # fmt: skip
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libraries have other names there")
+@pytest.mark.usefixtures("paper_driver")
+def test_a_driver_is_asked_as_it_answers_and_others_run_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = script(ASKING, fake=False)
+    assert said["gpus"] == [["Paper RTX", [8, 9]]], "a name ends where C says so"
+    assert said["seconds"] >= 0.3
+    assert said["beats"] > 10, "Python stood still while the driver was asked"
+    monkeypatch.setenv("REFUSES", "803")
+    said = script(ASKING, fake=False)
+    assert said["gpus"] == []
+    assert "asking for the GPUs failed: " in said["why"]
+    assert said["why"].endswith(
+        "(cudaErrorSystemDriverMismatch); install the NVIDIA driver again, and restart the machine"
+    )
+    monkeypatch.setenv("REFUSES", "100")
+    assert script(ASKING, fake=False)["why"] == "the NVIDIA driver shows no GPU"

@@ -1,0 +1,223 @@
+"""The PyTorch engine on a CPU: the network itself, a slot for every stream, errors as sentences."""
+
+import importlib.util
+import threading
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import numpy as np
+import psutil
+import pytest
+from safetensors.numpy import save_file
+from torch import nn
+
+from vsfdatrd.backends import torch as engine_module
+from vsfdatrd.backends.accuracy import compare, drawing
+from vsfdatrd.backends.base import Engine, Frames, Job
+from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+from vsfdatrd.errors import EngineBuildError, EngineError
+
+pytestmark = pytest.mark.usefixtures("one_thread", "without_gpu")
+
+
+@pytest.fixture
+def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU, whatever else there is (tests/gpu has the rest)."""
+    monkeypatch.setattr(engine_module, "gpu_count", lambda: 0)
+
+
+@pytest.fixture(scope="module")
+def job(tiny_model: Path) -> Job:
+    return Job(open_checkpoint(tiny_model), 60, 90, "fp32")
+
+
+def load(job: Job, directory: Path) -> Engine:
+    engine_module.build(job, directory)
+    return engine_module.load(job, directory)
+
+
+def expected(checkpoint: Checkpoint, picture: Frames) -> Frames:
+    import torch
+
+    with torch.inference_mode():
+        result: Frames = checkpoint.network()(torch.from_numpy(picture.copy())[None])[0].numpy()
+    return result
+
+
+def test_it_computes_what_the_network_computes(job: Job, tmp_path: Path) -> None:
+    engine = load(job, tmp_path)
+    assert engine.slots == 1
+    assert engine.input(0).shape == (3, 60, 90)
+    assert engine.input(0).dtype == np.float32
+    assert engine.input(0).flags.c_contiguous
+    for picture in (drawing(60, 90), drawing(60, 90)[:, ::-1]):
+        np.copyto(engine.input(0), picture)
+        engine.submit(0)
+        reference = expected(job.checkpoint, picture)
+        assert reference.std() > 0.1
+        np.testing.assert_allclose(engine.collect(0), reference, atol=1e-5 * np.abs(reference).max())
+    engine.close()
+
+
+def test_two_streams_at_once(job: Job, tmp_path: Path) -> None:
+    engine = load(replace(job, streams=2), tmp_path)
+    assert engine.slots == 2
+    pictures = [drawing(60, 90), drawing(60, 90)[:, :, ::-1]]
+    for slot, picture in enumerate(pictures):
+        np.copyto(engine.input(slot), picture)
+        engine.submit(slot)
+    for slot in (1, 0):
+        reference = expected(job.checkpoint, pictures[slot])
+        np.testing.assert_allclose(engine.collect(slot), reference, atol=1e-5 * np.abs(reference).max())
+    engine.close()
+
+
+def test_streams_share_the_threads(job: Job, tmp_path: Path) -> None:
+    import torch
+
+    torch.set_num_threads(4)
+    engine: Any = load(replace(job, streams=2), tmp_path)
+    assert engine._pool.submit(torch.get_num_threads).result() == 2
+    assert torch.get_num_threads() == 4, "the script's own threads are its own"
+    engine.close()
+
+
+class Failing(nn.Module):
+    """A network that raises."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, *_: Any) -> NoReturn:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("the size of tensor a must match"), IndexError("out of range")])
+def test_a_network_that_fails_fails_its_frame(job: Job, tmp_path: Path, error: Exception) -> None:
+    failing: Any = SimpleNamespace(description=job.checkpoint.description, network=lambda: Failing(error))
+    engine = load(replace(job, checkpoint=failing), tmp_path)
+    for _ in range(2):  # the engine itself lives on
+        engine.submit(0)
+        with pytest.raises(EngineError, match=f"PyTorch failed on it: {error}"):
+            engine.collect(0)
+    engine.close()
+
+
+def test_a_network_that_does_not_load_is_an_engine_error(job: Job, tmp_path: Path) -> None:
+    def network() -> NoReturn:
+        raise RuntimeError("not enough memory: you tried to allocate 99 bytes")
+
+    failing: Any = SimpleNamespace(description=job.checkpoint.description, network=network)
+    with pytest.raises(EngineError, match="could not prepare the network for 90×60: not enough memory"):
+        load(replace(job, checkpoint=failing), tmp_path)
+
+
+def test_closing_waits_for_frames_and_ends_the_threads(job: Job, tmp_path: Path) -> None:
+    engine = load(job, tmp_path)
+    np.copyto(engine.input(0), drawing(60, 90))
+    engine.submit(0)
+    assert any(thread.name.startswith("fdatrd-torch") for thread in threading.enumerate())
+    engine.close()
+    assert not any(thread.name.startswith("fdatrd-torch") for thread in threading.enumerate())
+    engine.close()
+    with pytest.raises(EngineError, match="the engine is closed; no frame can be sent to it"):
+        engine.submit(0)
+    with pytest.raises(EngineError, match="closed"):
+        engine.collect(0)
+
+
+def test_nothing_is_collected_that_was_not_submitted(job: Job, tmp_path: Path) -> None:
+    engine = load(job, tmp_path)
+    with pytest.raises(EngineError, match="nothing was submitted to slot 0"):
+        engine.collect(0)
+    engine.close()
+
+
+def test_the_note_names_the_weights(job: Job, tmp_path: Path) -> None:
+    engine_module.build(job, tmp_path)
+    assert job.checkpoint.description.sha256 in (tmp_path / "torch.json").read_text()
+
+
+def test_precisions_are_those_of_the_processor(job: Job, tmp_path: Path) -> None:
+    import torch
+
+    possible = engine_module.precisions(job.checkpoint)
+    assert possible[-1] == "fp32"
+    assert ("bf16" in possible) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    results = {}
+    for precision in possible:
+        engine = load(replace(job, precision=precision), tmp_path)
+        np.copyto(engine.input(0), drawing(60, 90))
+        engine.submit(0)
+        results[precision] = engine.collect(0).copy()
+        assert np.isfinite(results[precision]).all()
+        engine.close()
+    for precision in possible[:-1]:
+        assert np.abs(results[precision] - results["fp32"]).max() > 0, "it was computed in fp32 after all"
+
+
+def test_bf16_is_close_to_fp32_in_a_trained_network(shared: Path, tmp_path: Path) -> None:
+    medium = open_checkpoint(shared / "weights/fdat_rd_medium_2x_standin.safetensors")
+    if "bf16" not in engine_module.precisions(medium):
+        pytest.skip("PyTorch does not compute in bf16 on this CPU")
+    picture = drawing(120, 120)
+    engine = load(Job(medium, 120, 120, "bf16"), tmp_path)
+    np.copyto(engine.input(0), picture)
+    engine.submit(0)
+    result = engine.collect(0).copy()
+    engine.close()
+    try:
+        assert compare(expected(medium, picture), result, "bf16") >= 50
+    except EngineBuildError as error:
+        pytest.fail(str(error))
+
+
+def test_it_runs_weights_of_five_dimensions(make_tensors: Any, tmp_path: Path) -> None:
+    """The lda tail has some."""
+    save_file(make_tensors(upsampler="lda"), path := tmp_path / "lda.safetensors")
+    job, picture = Job(open_checkpoint(path), 30, 30, "fp32"), drawing(30, 30)
+    engine = load(job, tmp_path)
+    np.copyto(engine.input(0), picture)
+    engine.submit(0)
+    np.testing.assert_allclose(engine.collect(0), expected(job.checkpoint, picture), atol=1e-4)
+    engine.close()
+
+
+@pytest.mark.filterwarnings("ignore:torch.meshgrid")
+@pytest.mark.parametrize("name", ["IPT", "ATD"])
+def test_it_runs_networks_that_look_at_memory_in_order(tmp_path: Path, name: str) -> None:
+    """IPT's views are impossible with channels last."""
+    pytest.importorskip("spandrel")
+    from benchmarks.architectures import saved
+
+    job, picture = Job(saved(name, tmp_path), 40, 48, "fp32"), drawing(40, 48)
+    engine = load(job, tmp_path)
+    np.copyto(engine.input(0), picture)
+    engine.submit(0)
+    np.testing.assert_allclose(engine.collect(0), expected(job.checkpoint, picture), atol=1e-4)
+    engine.close()
+
+
+def test_it_says_what_it_is(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    assert engine_module.version() == torch.__version__.split("+")[0] or engine_module.version() == torch.__version__
+    assert engine_module.device_name(job) == "CPU"
+    assert engine_module.unavailable() is None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
+    assert engine_module.unavailable() == "PyTorch is not installed; pip install torch"
+
+
+def test_memory_grows_with_frame_and_streams(job: Job) -> None:
+    def needed(**change: Any) -> int:
+        return engine_module.memory_estimate(replace(job, **change))[0]
+
+    assert engine_module.memory_estimate(job)[1] <= psutil.virtual_memory().total
+    assert needed(height=600, width=900) == pytest.approx(100 * needed(), rel=1e-3)
+    assert needed(streams=3) == pytest.approx(3 * needed(), rel=1e-6)
+    assert needed(precision="bf16") < needed()
+    unknown = Checkpoint(job.checkpoint.path, replace(job.checkpoint.description, config=None))
+    assert needed(checkpoint=unknown) >= 12 * 60 * 90 * 5, "its frames at least"

@@ -1,0 +1,196 @@
+"""``vsfdatrd models`` as a user starts it: what is printed, and the exit status."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from tests.artcnns import C_LUMA, R_CHROMA, random_tensors
+from tests.fdats import fdat
+from tests.onnx_files import doubler
+from tests.silence import PATTERN, silence
+from vsfdatrd.cli import main
+from vsfdatrd.commands import models as models_command
+from vsfdatrd.weights import aliases, catalog
+from vsfdatrd.weights.catalog import CATALOGUE, resolve
+
+
+@pytest.fixture(autouse=True)
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A list of own models and a cache of the test's own."""
+    monkeypatch.setenv("FDATRD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FDATRD_MODELS", str(tmp_path / "models.toml"))
+    return tmp_path / "models.toml"
+
+
+@pytest.fixture
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    """A weights file that may be changed."""
+    return Path(shutil.copy(tiny_model, tmp_path / "weights.safetensors"))
+
+
+def test_a_model_of_ones_own_from_its_naming_to_its_end(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "add", str(model), "--name", "mine"]) == 0
+    assert capsys.readouterr().out == f'mine: FDAT-RD, 2x, {model}; in scripts model="mine"\n'
+    assert resolve("mine") == model
+
+    assert main(["models", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].split(maxsplit=4) == ["mine", "2x", "-", "-", f"FDAT-RD, {model}"]
+
+    assert main(["models", "verify"]) == 0
+    assert f"mine: as it was when it was added, {model}" in capsys.readouterr().out
+
+    assert main(["models", "info", "mine", "--json"]) == 0
+    by_name = json.loads(capsys.readouterr().out)
+    assert main(["info", str(model), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == by_name
+
+    assert main(["models", "remove", "mine"]) == 0
+    assert capsys.readouterr().out == f"mine removed; its file {model} stays\n"
+    assert model.exists()
+    assert main(["models", "info", "mine"]) == 1
+
+
+def test_info_says_which_parts_are_at_work(
+    make_tensors: Callable[..., dict[str, NDArray[Any]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "silent.safetensors"
+    save_file(silence(make_tensors(7, **PATTERN)), path)
+    assert main(["models", "info", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["at work"] == "attention in 3, feed-forward networks in 2 of 6 blocks"
+    tensors = make_tensors(7, **PATTERN)
+    tensors["conv_after.weight"][0, 0] = np.nan
+    save_file(tensors, path)
+    assert main(["models", "info", str(path), "--json"]) == 0
+    assert "not finite" in json.loads(capsys.readouterr().out)["at work"]
+
+
+def test_info_of_an_artcnn_says_what_it_works_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for config, works, blocks in ((C_LUMA, "luma", "inner convolutions"), (R_CHROMA, "chroma", "residual blocks")):
+        save_file(random_tensors(config), tmp_path / "artcnn.safetensors")
+        assert main(["models", "info", str(tmp_path / "artcnn.safetensors"), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["architecture"], found["works on"], found["scale"]) == (config.name, works, config.scale)
+        assert (found["filters"], found[blocks]) == (config.filters, config.blocks)
+        assert found["TFLOP per 720×540 frame"] == round(config.work(540, 720) / 1e12, 3)
+
+
+def test_info_of_an_fdat_says_what_it_is_made_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("spandrel")
+    path = fdat(tmp_path / "fdat.safetensors", window_size=5, unshuffle_mod=True).path
+    assert main(["models", "info", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["architecture"], found["scale"], found["padded to multiples of"]) == ("FDAT", 2, 2)
+    assert (found["embed_dim"], found["heads"], found["window"], found["unshuffle"]) == (32, 2, "5×5", 2)
+    assert (found["groups"], found["blocks of a group"]) == (1, "spatial channel spatial channel")
+    assert (found["ffn width"], found["upsampler"]) == (64, "transpose+conv")
+
+
+def test_info_of_an_onnx_file_says_what_white_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(doubler(tmp_path / "x.onnx", channels=1)), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["works on"], found["white"]) == ("luma", "1 in its input, 1 in its output")
+
+
+def test_relative_files_are_remembered_whole(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(model.parent)
+    assert main(["models", "add", model.name, "--name", "mine"]) == 0
+    assert aliases.read()["mine"].file == model
+
+
+def test_what_ships_is_listed_with_scale_and_licence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "list"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["name", "scale", "licence", "speed"]
+    rows = {line.split()[0]: line.split() for line in lines}
+    assert list(rows) == list(CATALOGUE)
+    assert rows["medium"][1:3] == ["2x", "CC-BY-4.0"]
+    assert rows["medium"][-1] == "fdat_rd_medium_2x.safetensors"
+
+
+def test_speed_is_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = tmp_path / "benchmarks" / "results"
+    results.mkdir(parents=True)
+    monkeypatch.setattr(models_command, "__file__", str(tmp_path / "vsfdatrd" / "commands" / "models.py"))
+    medium = CATALOGUE["medium"]
+    assert models_command._speed(medium) is None
+
+    def measured(name: str, model: str, size: list[int], fps: float, measure: str = "vapoursynth") -> None:
+        row = {"contestant": "vsfdatrd", "measure": measure, "model": model, "size": size, "fps": {"median": fps}}
+        result = {"groups": [{"rows": [row | {"contestant": "another", "fps": {"median": 99}}, row]}]}
+        (results / name).write_text(json.dumps({"machine": {"cores": 2, "cpu": "Some CPU"}, "result": result}))
+
+    measured("speed_a.json", f"models/{medium.file}", [720, 540], 0.125)
+    measured("speed_b.json", f"models/{medium.file}", [240, 240], 0.9)
+    measured("speed_c.json", "other.safetensors", [1920, 1080], 5)
+    measured("speed_d.json", "medium", [1920, 1080], 6)  # with all parts at work
+    measured("speed_e.json", medium.file, [1920, 1080], 7, "engine")
+    (results / "speed_f.json").write_text("{}")
+    (results / "speed_g.json").write_text("broken")
+    assert models_command._speed(medium) == "0.12 fps at 720×540 on 2 cores of Some CPU"
+
+
+def test_verify_finds_what_is_not_as_released(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["models", "verify"]) == 0
+    out = capsys.readouterr().out
+    assert "medium: as released, " in out
+    assert "large: as released, " in out
+    (tmp_path / CATALOGUE["medium"].file).write_bytes(b"something else")
+    monkeypatch.setattr(catalog, "folders", lambda: (tmp_path, tmp_path))
+    assert main(["models", "verify"]) == 1
+    assert "medium: the weights of model='medium'" in capsys.readouterr().out
+
+
+def test_verify_finds_own_files_that_changed(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["models", "add", str(model), "--name", "mine"])
+    model.write_bytes(b"another file")
+    assert main(["models", "verify"]) == 1
+    assert "mine: not the file that was added; remove the name and add it again, " in capsys.readouterr().out
+    model.unlink()
+    assert main(["models", "verify"]) == 1
+    assert "mine: the weights file" in capsys.readouterr().out
+    assert main(["models", "list"]) == 0
+    assert "does not exist" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "content", "said"), [
+    ("medium", b"", "is that of a model that ships"),
+    ("mine", b"", "is empty"),
+    ("mine", b"<html>", "web page"),
+    ("no name", b"", "is not possible"),
+])  # fmt: skip
+def test_what_cannot_be_used_is_not_added(
+    tmp_path: Path, own: Path, name: str, content: bytes, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file.safetensors"
+    file.write_bytes(content)
+    assert main(["models", "add", str(file), "--name", name]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("vsfdatrd: ")
+    assert said in err
+    assert not own.exists()
+
+
+def test_what_ships_cannot_be_removed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "remove", "medium"]) == 1
+    assert "ships with the package and cannot be removed" in capsys.readouterr().err
+
+
+def test_a_broken_list_is_said(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own.write_text("[models.a\n")
+    for command in (["list"], ["verify"], ["remove", "a"]):
+        assert main(["models", *command]) == 1
+        assert "at line 1" in capsys.readouterr().err

@@ -1,0 +1,19 @@
+"""The weights that ship. Half precision runs in `emulation.py`, on a CPU; bounds are measured, with a little room."""
+
+import pytest
+import torch
+
+from benchmarks.weights import weights_file
+from tests.graph.running import Tensors
+from vsfdatrd.archs.fdat_rd import FdatRdConfig
+from vsfdatrd.checkpoint import open_checkpoint
+
+type Medium = tuple[FdatRdConfig, Tensors, torch.nn.Module]
+
+
+@pytest.fixture(scope="module")
+def medium(tmp_path_factory: pytest.TempPathFactory) -> Medium:
+    """The weights that ship, with all parts at work."""
+    checkpoint = open_checkpoint(weights_file("medium", tmp_path_factory.mktemp("medium"))[0])
+    assert checkpoint.description.config is not None
+    return checkpoint.description.config, dict(checkpoint.tensors()), checkpoint.network()

@@ -1,0 +1,144 @@
+"""Every form of the graph computes what the network computes, and every tail in every precision."""
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.fdats import named
+from tests.graph.emulation import emulate
+from tests.graph.running import (
+    HALF,
+    Make,
+    by_runtime,
+    by_torch,
+    graph_for,
+    network_of,
+    noise,
+    off,
+    parts,
+    strayed,
+    tiny,
+)
+from tests.graph.targets.conftest import Medium
+from vsfdatrd.archs.fdat_rd import UPSAMPLERS
+from vsfdatrd.backends.accuracy import drawing
+from vsfdatrd.graph import open_graph
+from vsfdatrd.graph.builder import Writer
+from vsfdatrd.graph.target import Dialect, tensorrt
+from vsfdatrd.graph.upsamplers import _Tail
+from vsfdatrd.graph.weights import Weights
+
+# fmt: off
+FORMS = (
+    Dialect(), Dialect(parts=True), Dialect(attention=True), Dialect(attention=True, parts=True),
+    Dialect(parts=True, turing=True), Dialect(attention=True, parts=True, turing=True),
+)
+PATTERNS: tuple[dict[str, Any], ...] = (
+    {"groups": (("spatial",),)},
+    {"groups": (("channel",),), "dict_tokens": 0},
+    {"groups": (("dictionary",),)},
+    {"groups": (("spatial", "spatial", "channel"), ("dictionary", "spatial"))},
+    {"groups": (("channel", "dictionary"),) * 2, "embed_dim": 48, "heads": 3, "ffn_dim": 80, "dict_tokens": 20},
+    {"embed_dim": 64, "heads": 4, "gate_dim": 8, "tail_scale": 4, "unshuffle": 2},
+    {"tail_scale": 4, "unshuffle": 4},
+)
+TAILS: tuple[dict[str, Any], ...] = (
+    {"upsampler": "conv", "tail_scale": 1},
+    *({"upsampler": kind, "tail_scale": scale} for kind in UPSAMPLERS[1:] for scale in (2, 3, 4)),
+    {"upsampler": "dysample", "tail_scale": 4, "unshuffle": 2, "mid_dim": 16},
+)
+# fmt: on
+
+
+@tiny
+@pytest.mark.parametrize("changes", PATTERNS, ids=named)
+def test_every_form_computes_what_the_network_computes(
+    make_config: Make, make_tensors: Make, changes: dict[str, Any]
+) -> None:
+    config, tensors = make_config(**changes), make_tensors(7, **changes)
+    x = noise(config)
+    expected = by_torch(network_of(config, tensors), x)
+    kinds = [kind for group in config.groups for kind in group]
+    for form in FORMS:
+        model = graph_for(x, config, tensors, form)
+        onnx.checker.check_model(model, full_check=True)
+        assert (3 if form.attention else 0) + 20 == model.opset_import[0].version
+        found = parts(model)
+        # the second moment once, the reading of the dictionary three times
+        assert len(found) == (kinds.count("channel") + 3 * kinds.count("dictionary") if form.parts else 0)
+        assert min(found, default=2) > 1, "in one part, it is not tested"
+        counts = Counter(node.op_type for node in model.graph.node)
+        assert counts["Attention"] == (kinds.count("spatial") + kinds.count("dictionary") if form.attention else 0)
+        assert off(by_runtime(model, x), expected) <= 3e-6, form
+
+
+@tiny
+@pytest.mark.parametrize("changes", TAILS, ids=named)
+def test_every_tail_in_every_precision(make_config: Make, make_tensors: Make, changes: dict[str, Any]) -> None:
+    config, tensors = make_config(**changes), make_tensors(7, **changes)
+    x = noise(config)
+    expected = by_torch(network_of(config, tensors), x)
+    # lda samples at places that are up to 11 tokens away, where the slightest difference of a place is one of values
+    bound = 5e-5 if config.upsampler == "lda" else 8e-6
+    model = graph_for(x, config, tensors, Dialect(attention=True, parts=True))
+    out = by_runtime(model, x)
+    assert off(out, expected) <= bound
+    assert off(emulate(model, x).output, out) <= bound, "the emulation is wrong"
+    errors = {}
+    for precision in HALF:
+        model = graph_for(x, config, tensors, tensorrt(precision))
+        assert ("ConvTranspose" in {node.op_type for node in model.graph.node}) == (
+            config.upsampler == "transpose+conv" and precision != "bf16"
+        )
+        errors[precision] = strayed(emulate(model, x).output, expected)
+    assert 1e-4 < errors["fp16"] < 4e-3
+    assert 1e-3 < errors["bf16"] < 4e-2
+    assert errors["mixed"] < errors["fp16"]
+
+
+@pytest.mark.slow
+def test_the_shipped_weights_in_every_form(medium: Medium) -> None:
+    config, tensors, network = medium
+    x = drawing(120, 180)[None]
+    expected = by_torch(network, x)
+    for form in FORMS[:5]:
+        model = graph_for(x, config, tensors, form)
+        assert min(parts(model), default=0) > 1 or not form.parts
+        assert off(by_runtime(model, x, threads=2), expected) <= 3e-6, form
+    model = graph_for(x, config, tensors, FORMS[3])
+    assert off(emulate(model, x).output, expected) <= 3e-6, "the emulation is wrong"
+
+
+@tiny
+@pytest.mark.parametrize("changes", [{}, {"tail_scale": 4, "unshuffle": 2}], ids=named)
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_any_size_with_padding(make_config: Make, make_tensors: Make, changes: dict[str, Any], form: Dialect) -> None:
+    config, tensors = make_config(**changes), make_tensors(**changes)
+    network = network_of(config, tensors)
+    unknown = None if form.turing else open_graph(config, tensors, form)
+    for height, width in ((77, 95), (60, 120), (102, 61)):
+        x = np.random.default_rng(height).random((1, 3, height, width), np.float32)
+        expected = by_torch(network, x)
+        model = graph_for(x, config, tensors, replace(form, padding=True))
+        assert off(by_runtime(model, x), expected) <= 3e-6, (height, width)
+        if unknown is not None:
+            assert off(by_runtime(unknown, x), expected) <= 3e-6, (height, width)
+
+
+@pytest.mark.parametrize(("step", "side", "pad"), [(2, 4, 1), (3, 3, 0)])
+def test_interleaved_convolutions_are_a_transposed_one(make_config: Make, step: int, side: int, pad: int) -> None:
+    random = np.random.default_rng(step)
+    x, weight, bias = (random.standard_normal(s).astype(np.float32) for s in ((1, 6, 5, 7), (6, 4, side, side), (4,)))
+    g = Writer("transposed")
+    out = _Tail(g, make_config(), Weights({}))._interleaved("input", weight, bias, step)
+    model = g.model((1, 6, 5, 7), out, (1, 4, 5 * step, 7 * step))
+    onnx.checker.check_model(model, full_check=True)
+    torched = [torch.from_numpy(values) for values in (x, weight, bias)]
+    expected = F.conv_transpose2d(torched[0], torched[1], torched[2], step, pad).numpy()
+    assert off(by_runtime(model, x), expected) <= 1e-6

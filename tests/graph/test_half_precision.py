@@ -1,0 +1,102 @@
+"""Graphs of any origin in half precision: what is lowered, what stays, and that it computes the same."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+
+from tests.onnx_files import kernel, write
+from vsfdatrd.errors import EngineBuildError
+from vsfdatrd.graph.half_precision import lowered
+from vsfdatrd.graph.target import Dialect
+
+value, node = helper.make_tensor_value_info, helper.make_node
+FRAME = value("x", TensorProto.FLOAT, [1, 3, 16, 16])
+RESULT = value("y", TensorProto.FLOAT, [1, 3, 32, 32])
+
+
+def network(path: Path, **constants: Any) -> onnx.ModelProto:
+    """A convolution, a residual, a softmax, sizes reckoned from the frame's shape, and a resize by them."""
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], kernel_shape=[3, 3], pads=[1] * 4),
+        node("Add", ["c", "x"], ["r"]),
+        node("Softmax", ["r"], ["s"], axis=1),
+        node("Transpose", ["s"], ["t"], perm=[0, 1, 3, 2]),
+        node("Mul", ["t", "gain"], ["m"]),
+        node("Shape", ["x"], ["shape"]),
+        node("Cast", ["shape"], ["fractions"], to=TensorProto.FLOAT),
+        node("Mul", ["fractions", "factors"], ["large"]),
+        node("Cast", ["large"], ["sizes"], to=TensorProto.INT64),
+        node("Resize", ["m", "", "", "sizes"], ["y"], mode="nearest"),
+    ]
+    given = {"w": kernel(3, 3), "gain": np.float32(2), "factors": np.array([1, 1, 2, 2], np.float32)} | constants
+    return onnx.load(write(path, nodes, [FRAME], RESULT, given))
+
+
+def run(model: onnx.ModelProto, picture: Any) -> Any:
+    """What ONNX's own evaluator makes of a picture."""
+    results: Any = ReferenceEvaluator(model).run(None, {"x": picture})
+    return results[0]
+
+
+def kinds(model: onnx.ModelProto) -> dict[str, int]:
+    """The type of every value."""
+    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    return {v.name: v.type.tensor_type.elem_type for values in (graph.value_info, graph.output) for v in values}
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("fp16", 3e-3), ("mixed", 3e-3), ("bf16", 3e-2)])
+def test_it_computes_the_same(tmp_path: Path, precision: Any, bound: float) -> None:
+    model = network(tmp_path / "x.onnx")
+    picture = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
+    before: Any = run(model, picture)
+    if precision == "bf16":  # for which the evaluator has no resize; its types are what there is to see
+        assert kinds(lowered(model, Dialect(precision)))["c"] == TensorProto.BFLOAT16
+        return
+    after = run(lowered(model, Dialect(precision)), picture)
+    assert after.dtype == np.float32
+    assert 0 < np.abs(after - before).max() < bound, "nothing is computed in half precision, or too much"
+
+
+def test_what_is_lowered(tmp_path: Path) -> None:
+    model = network(tmp_path / "x.onnx")
+    half, mixed = (kinds(lowered(model, Dialect(precision))) for precision in ("fp16", "mixed"))
+    assert {half[name] for name in "crstm"} == {TensorProto.FLOAT16}
+    assert mixed["c"] == TensorProto.FLOAT16
+    assert {mixed[name] for name in "rstm"} == {TensorProto.FLOAT}
+    for found in (half, mixed):
+        assert found["large"] == TensorProto.FLOAT, "sizes beyond 2048 are not whole in fp16"
+        assert found["y"] == TensorProto.FLOAT
+    assert lowered(model, Dialect("fp32")) is model
+    assert kinds(model)["c"] == TensorProto.FLOAT, "the graph that was given has changed"
+
+
+def test_no_value_is_cast_twice(tmp_path: Path) -> None:
+    nodes = [
+        node("Relu", ["x"], ["a"]), node("Add", ["a", "x"], ["b"]), node("Mul", ["b", "x"], ["y"]),
+    ]  # fmt: skip
+    result = value("y", TensorProto.FLOAT, [1, 3, 16, 16])
+    model = onnx.load(write(tmp_path / "x.onnx", nodes, [FRAME], result, {}))
+    found = Counter(each.op_type for each in lowered(model, Dialect("fp16")).graph.node)
+    assert found["Cast"] == 2, "once for x, and once for the result"
+
+
+def test_a_weight_beyond_fp16_is_not_made_infinite(tmp_path: Path) -> None:
+    model = network(tmp_path / "x.onnx", gain=np.float32(7e4))
+    with pytest.raises(OverflowError, match=r"a weight of 7e\+04 is beyond the range of float16"):
+        lowered(model, Dialect("fp16"))
+    lowered(model, Dialect("mixed"))
+    lowered(model, Dialect("bf16"))
+
+
+def test_branches_stay_in_fp32(tmp_path: Path) -> None:
+    branch = helper.make_graph([node("Identity", ["x"], ["z"])], "b", [], [value("z", TensorProto.FLOAT, None)])
+    nodes = [node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch)]
+    model = onnx.load(write(tmp_path / "x.onnx", nodes, [FRAME], RESULT, {"yes": np.array(True)}))
+    with pytest.raises(EngineBuildError, match="with loops, branches or functions is not computed in fp16"):
+        lowered(model, Dialect("fp16"))

@@ -1,0 +1,83 @@
+"""Padding and tiles, compared with what numpy and torch say of the same thing."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vsfdatrd.video import tiling as geometry
+
+sides = st.integers(1, 130)
+
+
+@given(sides, st.integers(1, 64))
+def test_padded_is_the_next_multiple(side: int, multiple: int) -> None:
+    result = geometry.padded(side, multiple)
+    assert result % multiple == 0
+    assert side <= result < side + multiple
+
+
+@given(sides, sides, st.integers(1, 64), st.integers(0, 128), st.booleans())
+def test_sides_are_those_spandrel_asks_for(height: int, width: int, multiple: int, least: int, square: bool) -> None:
+    spandrel = pytest.importorskip("spandrel")
+    wanted = spandrel.SizeRequirements(minimum=least, multiple_of=multiple, square=square)
+    right, below = wanted.get_padding(width, height)
+    assert geometry.sides(height, width, multiple, least, square) == (height + below, width + right)
+
+
+@given(sides, sides, st.integers(0, 70), st.integers(0, 70))
+def test_padding_is_numpys_reflect_or_edge_and_keeps_the_picture(
+    height: int, width: int, bottom: int, right: int
+) -> None:
+    picture = np.random.default_rng(height * 131 + width).random((height, width), np.float32)
+    plane = np.full((height + bottom, width + right), np.nan, np.float32)
+    plane[:height, :width] = picture
+    geometry.fill_padding(plane, height, width)
+    mode = "reflect" if bottom < height and right < width else "edge"
+    np.testing.assert_array_equal(plane, np.pad(picture, ((0, bottom), (0, right)), mode))  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 24), (37, 45), (60, 60), (8, 200), (70, 100)])
+def test_padding_is_the_networks_own(height: int, width: int) -> None:
+    torch = pytest.importorskip("torch")
+    from vsfdatrd.nn.fdat_rd import build
+
+    network = build("small")
+    x = torch.rand(1, 3, height, width)
+    expected = network.pad(x).numpy()[0, 0]
+    plane = np.zeros(expected.shape, np.float32)
+    plane[:height, :width] = x.numpy()[0, 0]
+    geometry.fill_padding(plane, height, width)
+    np.testing.assert_array_equal(plane, expected)
+
+
+@given(sides, sides, st.integers(32, 140), st.integers(32, 140), st.integers(1, 4))
+def test_tiles_cover_every_pixel_with_weight_one(height: int, width: int, rows: int, columns: int, scale: int) -> None:
+    tiling = geometry.tile(height, width, rows, columns, scale)
+    assert tiling.height <= min(rows, height)
+    assert tiling.width <= min(columns, width)
+    total = np.zeros((height * scale, width * scale), np.float32)
+    for tile in tiling.tiles:
+        assert 0 <= tile.top <= height - tiling.height
+        assert 0 <= tile.left <= width - tiling.width
+        top, left = tile.top * scale, tile.left * scale
+        weight = tile.rows * tile.columns
+        assert weight.shape == (tiling.height * scale, tiling.width * scale)
+        assert weight.min() >= 0
+        total[top : top + weight.shape[0], left : left + weight.shape[1]] += weight
+    np.testing.assert_allclose(total, 1, atol=1e-5)
+
+
+def test_neighbouring_tiles_overlap() -> None:
+    tiling = geometry.tile(540, 720, 270, 360, 2)
+    lefts = sorted({tile.left for tile in tiling.tiles})
+    assert all(b - a <= 360 - geometry.OVERLAP for a, b in pairwise(lefts))
+    assert max(lefts) == 720 - 360
+
+
+def test_whole_frame_is_one_tile() -> None:
+    tiling = geometry.whole(480, 720, 2)
+    assert (tiling.height, tiling.width, len(tiling.tiles)) == (480, 720, 1)
+    assert tiling.tiles[0].rows.min() == tiling.tiles[0].columns.min() == 1

@@ -1,0 +1,83 @@
+"""What is remembered of a file, what is not imported for it, and files that change meanwhile."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from tests.weights.checkpoint.conftest import Maker, Tensors
+from vsfdatrd.checkpoint import open_checkpoint
+from vsfdatrd.errors import CheckpointError
+
+
+class _Memory:
+    def __init__(self) -> None:
+        self.kept: dict[str, str] = {}
+
+    def recall(self, sha256: str) -> Mapping[str, Any] | None:
+        return json.loads(self.kept[sha256]) if sha256 in self.kept else None
+
+    def remember(self, sha256: str, description: Mapping[str, Any]) -> None:
+        self.kept[sha256] = json.dumps(description)
+
+
+def test_descriptions_are_remembered_by_content(
+    tmp_path: Path, state: Tensors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(state, path := tmp_path / "a.pth")
+    memory = _Memory()
+    first = open_checkpoint(path, memory=memory)
+    assert memory.kept.keys() == {first.description.sha256}
+    monkeypatch.setattr("vsfdatrd.checkpoint._describe", lambda *_: pytest.fail("it was looked at again"))
+    assert open_checkpoint(path, memory=memory).description == first.description
+    path.rename(moved := tmp_path / "b.pth")
+    assert open_checkpoint(moved, memory=memory).description == first.description
+
+
+@pytest.mark.parametrize("change", [{"scale": "2"}, {"config": 5}, {"sha256": "0" * 64}, {"config": {"heads": 1}}])
+def test_memories_that_do_not_fit_are_ignored(tmp_path: Path, tensors: Tensors, change: dict[str, Any]) -> None:
+    save_file(tensors, path := tmp_path / "a.safetensors")
+    memory = _Memory()
+    expected = open_checkpoint(path, memory=memory).description
+    memory.kept[expected.sha256] = json.dumps(expected.to_dict() | change)
+    assert open_checkpoint(path, memory=memory).description == expected
+    memory.kept[expected.sha256] = "{}"
+    assert open_checkpoint(path, memory=memory).description == expected
+
+
+def test_no_torch_for_safetensors_nor_for_what_is_remembered(tmp_path: Path, tiny_model: Path, state: Tensors) -> None:
+    torch.save(state, path := tmp_path / "a.pth")
+    known = open_checkpoint(path).description.to_dict()
+    (tmp_path / "known.json").write_text(json.dumps(known))
+    script = f"""
+import json, sys
+from pathlib import Path
+from vsfdatrd.checkpoint import open_checkpoint
+open_checkpoint({str(tiny_model)!r}).tensors()
+class Memory:
+    def recall(self, sha256): return json.loads(Path({str(tmp_path / "known.json")!r}).read_text())
+open_checkpoint({str(path)!r}, memory=Memory())
+sys.exit(any(name in sys.modules for name in ("torch", "spandrel", "vapoursynth")))
+"""
+    assert subprocess.run([sys.executable, "-W", "error", "-c", script], timeout=60).returncode == 0
+
+
+def test_a_file_that_changes_meanwhile(tmp_path: Path, make_tensors: Maker) -> None:
+    groups = (("channel", "dictionary"),)
+    save_file(make_tensors(1, groups=groups), path := tmp_path / "a.safetensors")
+    checkpoint = open_checkpoint(path)
+    save_file(make_tensors(2, groups=groups), path)
+    os.utime(path, ns=(1, 1))
+    for read in (checkpoint.tensors, checkpoint.network):
+        with pytest.raises(CheckpointError, match="was changed while it was in use; run the script again"):
+            read()
+    path.unlink()
+    with pytest.raises(CheckpointError, match="does not exist"):
+        checkpoint.tensors()

@@ -1,0 +1,136 @@
+"""The user's own models: read by hand or by command, and never left broken."""
+
+from pathlib import Path
+
+import pytest
+
+from vsfdatrd.errors import ArgumentError
+from vsfdatrd.weights import aliases
+from vsfdatrd.weights.aliases import OwnModel
+from vsfdatrd.weights.catalog import CATALOGUE, resolve
+
+
+@pytest.fixture(autouse=True)
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A list of the test's own, which is not there yet."""
+    path = tmp_path / "config" / "models.toml"
+    monkeypatch.setenv("FDATRD_MODELS", str(path))
+    return path
+
+
+def write(file: Path, text: str) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+
+
+def test_it_lies_in_the_users_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("FDATRD_MODELS")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert aliases.path() == tmp_path / "vsfdatrd" / "models.toml"
+
+
+def test_there_are_none_at_first() -> None:
+    assert aliases.read() == {}
+
+
+@pytest.mark.parametrize("path", [
+    "/films/weights.onnx", '/a "quoted" name\\with\tall\x7f.pth', "/ünï/コード.glsl",
+])  # fmt: skip
+def test_what_is_added_is_read_and_what_is_removed_is_gone(file: Path, path: str) -> None:
+    one, other = OwnModel("sharp", Path(path), "ab" * 32), OwnModel("soft-2_x", Path("/other.pth"))
+    aliases.add(one, CATALOGUE)
+    aliases.add(other, CATALOGUE)
+    assert aliases.read() == {"sharp": one, "soft-2_x": other}
+    assert resolve("sharp") == resolve("Sharp") == Path(path)
+    assert aliases.remove("sharp").name == "sharp"
+    assert aliases.read() == {"soft-2_x": other}
+    assert not [left for left in file.parent.iterdir() if left != file]
+
+
+def test_what_was_written_by_hand_stays(file: Path) -> None:
+    before = '# mine\n\n[models.a]\nfile = "a.pth" # the first\n\n[ models . "b" ]\nfile = "b.pth"\n\n[other]\nx = 1\n'
+    write(file, before)
+    aliases.add(OwnModel("c", Path("/c.pth")), CATALOGUE)
+    aliases.remove("b")
+    assert file.read_text(encoding="utf-8") == before.replace('[ models . "b" ]\nfile = "b.pth"\n\n', "") + \
+        '\n[models.c]\nfile = "/c.pth"\n'  # fmt: skip
+    assert aliases.read()["a"].file == file.parent / "a.pth"  # beside the list
+
+
+@pytest.mark.parametrize("name", ["medium", "small", "", "a.pth", "a b", "../a", "-x", "Ä", "x" * 65, "a/b", "UPPER"])
+def test_names_that_cannot_be(file: Path, name: str) -> None:
+    with pytest.raises(ArgumentError, match=r"the name .* (is not possible|is that of a model that ships)"):
+        aliases.add(OwnModel(name, Path("/a.pth")), CATALOGUE)
+    assert not file.exists()
+
+
+def test_a_name_is_given_once() -> None:
+    aliases.add(OwnModel("sharp", Path("/a.pth")), CATALOGUE)
+    with pytest.raises(ArgumentError, match=r"there is a model 'sharp' already, '/a.pth'; .*models remove sharp"):
+        aliases.add(OwnModel("sharp", Path("/b.pth")), CATALOGUE)
+
+
+def test_removing_what_is_not_there() -> None:
+    aliases.add(OwnModel("sharp", Path("/a.pth")), CATALOGUE)
+    with pytest.raises(ArgumentError, match="no model of your own called 'shrap'; there are: sharp"):
+        aliases.remove("shrap")
+
+
+@pytest.mark.parametrize(("text", "why"), [
+    ("[models.a\nfile = 1", r"at line 1, column"),
+    ('[models.a]\nfile = "a"\n\n[models.b]\nfile = 3\n', r"its model 'b' has no file .* \(at line 4\)"),
+    ('# x\n[models]\nb = "b.pth"\n', r"its model 'b' has no file .* \(at line 3\)"),
+    ('[models.b]\nfile = "b"\nsha256 = 5\n', r"its model 'b' has no file .* \(at line 1\)"),
+    ('[models.b]\nfile = ""\n', r"has no file"),
+    ("\nmodels = [1]\n", r'"models" is no table but \[1\] \(at line 2\)'),
+    ("x = " + "[" * 5000, "cannot be read"),
+    ("#" * (1 << 20) + "#", "more than 1 MiB"),
+])  # fmt: skip
+def test_a_broken_list_is_a_sentence_with_its_path(file: Path, text: str, why: str) -> None:
+    write(file, text)
+    for attempt in (
+        aliases.read, lambda: resolve("sharp"), lambda: aliases.remove("a"),
+        lambda: aliases.add(OwnModel("c", Path("/c")), CATALOGUE),
+    ):  # fmt: skip
+        with pytest.raises(ArgumentError, match=why) as caught:
+            attempt()
+        assert repr(str(file)) in str(caught.value)
+        assert "correct it, or move it away" in str(caught.value)
+    assert file.read_text(encoding="utf-8") == text
+
+
+def test_a_broken_list_stops_nobody_who_does_not_need_it(file: Path) -> None:
+    write(file, "[broken")
+    assert resolve("medium").name == "fdat_rd_medium_2x.safetensors"
+    assert resolve("./sharp.pth") == Path("sharp.pth")
+    assert resolve("sharp.pth") == Path("sharp.pth")
+
+
+def test_bytes_that_are_no_text_are_a_sentence(file: Path) -> None:
+    write(file, "")
+    file.write_bytes(b"[models.a]\nfile = '\xff'\n")
+    with pytest.raises(ArgumentError, match=r"cannot be read: .*utf-8"):
+        aliases.read()
+
+
+def test_a_list_in_a_way_of_its_own_is_left_alone(file: Path) -> None:
+    text = 'models = { a = { file = "a.pth" } }\n'
+    write(file, text)
+    assert aliases.read()["a"].file.name == "a.pth"
+    with pytest.raises(ArgumentError, match="remove 'a' by hand"):
+        aliases.remove("a")
+    with pytest.raises(ArgumentError, match="add 'b' by hand"):
+        aliases.add(OwnModel("b", Path("/b")), CATALOGUE)
+    assert file.read_text(encoding="utf-8") == text
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(file: Path) -> None:
+    file.parent.write_text("not a folder")
+    with pytest.raises(ArgumentError, match=r"cannot be (written|read).*"):
+        aliases.add(OwnModel("a", Path("/a")), CATALOGUE)
+
+
+def test_unknown_names_are_corrected_to_own_ones() -> None:
+    aliases.add(OwnModel("sharp", Path("/a.pth")), CATALOGUE)
+    with pytest.raises(ArgumentError, match="did you mean 'sharp'"):
+        resolve("shapr")

@@ -1,0 +1,343 @@
+/* fdatrd.Deal: every frame from one of several filters that all can make it, in turn; and a frame that repeats a picture
+ * is copied from where that picture was made first, its anchor.
+ *
+ * With a threshold of 0, frames are known by a hash of their values: one that equals another at most REACH frames away,
+ * which was asked for before, is a copy of that one's result. No frame is read for another's sake, so one that cannot be
+ * read fails alone, and since equal frames have equal results, the order in which frames are asked for changes nothing.
+ *
+ * With a larger threshold, frames are looked at in blocks of REACH, the first of which is always an anchor, and a frame
+ * repeats the last anchor before it if no value differs by more. It is the anchor that it is compared with, not the frame
+ * just before, so that nothing drifts. That takes all frames from the block's first on, or from the last one whose anchor
+ * is remembered; if one of them cannot be read, whoever asks next fails once, for the core lets nobody go on.
+ */
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "reuse.h"
+
+enum { REACH = 12, REMEMBERED = 256, KEPT = 3 };
+
+typedef struct {
+    int n, anchor; /* frame n repeats this one; n is -1 where nothing is remembered */
+} Found;
+
+typedef struct {
+    uint64_t low, high;
+} Hash;
+
+typedef struct {
+    int anchor, lane; /* which filter makes it */
+} Dealt;
+
+typedef struct {
+    int n; /* a frame with this hash; -1 for none */
+    Hash hash;
+} Seen;
+
+typedef struct {
+    VSNode *source, **lanes;
+    int count, turn;
+    double threshold; /* largest difference of frames that count as one; below 0: every frame is an anchor */
+    atomic_flag busy; /* held for a few instructions at a time */
+    Found found[REMEMBERED];
+    Dealt dealt[REMEMBERED];
+    Seen seen[4 * REACH];
+    int next; /* place in `seen` */
+} Deal;
+
+/* One frame on its way. */
+typedef struct {
+    int reached; /* with a threshold, the frame after which it is looked at; else the one that it seems to equal, or -1 */
+    int start;   /* the anchor of that frame */
+    int anchor;  /* -1 as long as it is not known */
+    int lane;    /* -1 as long as its result was not asked for */
+    const VSFrame *own;
+} Job;
+
+static void lock(Deal *d) {
+    while (atomic_flag_test_and_set_explicit(&d->busy, memory_order_acquire)) {
+    }
+}
+
+static void unlock(Deal *d) {
+    atomic_flag_clear_explicit(&d->busy, memory_order_release);
+}
+
+/* The anchor of a frame, if it is remembered or the block's first; else -1. */
+static int recall(Deal *d, int n) {
+    if (n % REACH == 0)
+        return n;
+    lock(d);
+    Found found = d->found[n % REMEMBERED];
+    unlock(d);
+    return found.n == n ? found.anchor : -1;
+}
+
+static void remember(Deal *d, int n, int anchor) {
+    lock(d);
+    d->found[n % REMEMBERED] = (Found){n, anchor};
+    unlock(d);
+}
+
+static int lane_of(Deal *d, int anchor) {
+    lock(d);
+    Dealt *place = &d->dealt[anchor % REMEMBERED];
+    if (place->anchor != anchor) {
+        *place = (Dealt){anchor, d->turn};
+        d->turn = (d->turn + 1) % d->count;
+    }
+    int lane = place->lane;
+    unlock(d);
+    return lane;
+}
+
+static int same(const VSFrame *a, const VSFrame *b, double threshold, const VSAPI *vsapi) {
+    int planes = vsapi->getVideoFrameFormat(a)->numPlanes;
+    for (int plane = 0; plane < planes; plane++) {
+        const uint8_t *left = vsapi->getReadPtr(a, plane), *right = vsapi->getReadPtr(b, plane);
+        ptrdiff_t left_stride = vsapi->getStride(a, plane), right_stride = vsapi->getStride(b, plane);
+        int width = vsapi->getFrameWidth(a, plane), height = vsapi->getFrameHeight(a, plane);
+        if (left == right)
+            continue; /* two references to one plane */
+        for (int y = 0; y < height; y++, left += left_stride, right += right_stride) {
+            if (!memcmp(left, right, (size_t)width * sizeof(float)))
+                continue;
+            if (threshold == 0)
+                return 0;
+            const float *p = (const float *)left, *q = (const float *)right;
+            int apart = 0;
+            for (int x = 0; x < width; x++)
+                apart |= !(fabsf(p[x] - q[x]) <= (float)threshold); /* so that NaN equals nothing */
+            if (apart)
+                return 0;
+        }
+    }
+    return 1;
+}
+
+/* Whether two frames of the source, both asked for, count as one. */
+static int equal(Deal *d, int left, int right, VSFrameContext *context, const VSAPI *vsapi) {
+    const VSFrame *a = vsapi->getFrameFilter(left, d->source, context);
+    const VSFrame *b = vsapi->getFrameFilter(right, d->source, context);
+    int found = same(a, b, d->threshold, vsapi);
+    vsapi->freeFrame(a);
+    vsapi->freeFrame(b);
+    return found;
+}
+
+/* 128 bits of all values: four sums of products that know nothing of each other, so that they are made side by side. */
+static Hash hash_of(const VSFrame *frame, const VSAPI *vsapi) {
+    const uint64_t factor = 0x9E3779B97F4A7C15u;
+    uint64_t part[4] = {1, 2, 3, 4};
+    int planes = vsapi->getVideoFrameFormat(frame)->numPlanes;
+    for (int plane = 0; plane < planes; plane++) {
+        const uint8_t *row = vsapi->getReadPtr(frame, plane);
+        ptrdiff_t stride = vsapi->getStride(frame, plane);
+        int words = vsapi->getFrameWidth(frame, plane), height = vsapi->getFrameHeight(frame, plane);
+        for (int y = 0; y < height; y++, row += stride) {
+            uint32_t value[4];
+            int x = 0;
+            for (; x + 4 <= words; x += 4) {
+                memcpy(value, row + 4 * (size_t)x, sizeof value);
+                for (int i = 0; i < 4; i++) {
+                    part[i] = (part[i] ^ value[i]) * factor;
+                    part[i] ^= part[i] >> 29;
+                }
+            }
+            for (; x < words; x++) {
+                memcpy(value, row + 4 * (size_t)x, sizeof *value);
+                part[0] = (part[0] ^ value[0]) * factor;
+                part[0] ^= part[0] >> 29;
+            }
+        }
+    }
+    return (Hash){part[0] * factor + part[1], part[2] * factor + part[3]};
+}
+
+/* A frame near n that has this hash; n itself if there is none, and from now on it is one. */
+static int meet(Deal *d, int n, Hash hash) {
+    int found = n, known = 0;
+    lock(d);
+    for (int i = 0; i < 4 * REACH; i++) {
+        Seen *seen = &d->seen[i];
+        if (seen->n < 0 || seen->hash.low != hash.low || seen->hash.high != hash.high)
+            continue;
+        known |= seen->n == n;
+        if (abs(seen->n - n) < REACH && (found == n || seen->n < found))
+            found = seen->n;
+    }
+    if (found == n && !known) {
+        d->seen[d->next] = (Seen){n, hash};
+        d->next = (d->next + 1) % (4 * REACH);
+    }
+    unlock(d);
+    return found;
+}
+
+/* Ask for the frames that a threshold needs looked at, beside n itself. */
+static void begin(Deal *d, int n, Job *job, VSFrameContext *context, const VSAPI *vsapi) {
+    job->reached = n - 1;
+    while ((job->start = recall(d, job->reached)) < 0)
+        job->reached--;
+    vsapi->requestFrameFilter(job->start, d->source, context);
+    for (int m = job->reached + 1; m < n; m++)
+        vsapi->requestFrameFilter(m, d->source, context);
+}
+
+/* Look at what has arrived. Leaves the anchor at -1 if it asks for one more. */
+static void look(Deal *d, int n, Job *job, VSFrameContext *context, const VSAPI *vsapi) {
+    if (d->threshold > 0) {
+        int anchor = job->start;
+        for (int m = job->reached + 1; m <= n; m++) {
+            if (!equal(d, m, anchor, context, vsapi))
+                anchor = m;
+            remember(d, m, anchor);
+        }
+        job->anchor = anchor;
+    } else if (job->reached >= 0) {
+        job->anchor = equal(d, n, job->reached, context, vsapi) ? job->reached : n;
+    } else {
+        int twin = meet(d, n, hash_of(job->own, vsapi));
+        if (twin == n) {
+            job->anchor = n;
+        } else { /* read before, so it can be read again; a hash may err */
+            job->reached = twin;
+            vsapi->requestFrameFilter(twin, d->source, context);
+        }
+    }
+}
+
+/* Ask for the anchor's result. */
+static void finish(Deal *d, Job *job, VSFrameContext *context, const VSAPI *vsapi) {
+    job->lane = lane_of(d, job->anchor);
+    vsapi->requestFrameFilter(job->anchor, d->lanes[job->lane], context);
+}
+
+static const VSFrame *VS_CC get_frame(int n, int reason, void *instance, void **frame_data, VSFrameContext *context,
+                                      VSCore *core, const VSAPI *vsapi) {
+    Deal *d = instance;
+    Job *job = *frame_data;
+    if (reason == arError) {
+        if (job) {
+            if (job->anchor < 0 && d->threshold > 0)
+                remember(d, n, n);
+            vsapi->freeFrame(job->own);
+        }
+        free(job);
+        *frame_data = NULL;
+        return NULL;
+    }
+    if (reason == arInitial) {
+        if (!(job = calloc(1, sizeof *job))) {
+            vsapi->setFilterError("fdatrd: out of memory", context);
+            return NULL;
+        }
+        *frame_data = job;
+        job->lane = job->reached = -1;
+        job->anchor = d->threshold < 0 ? n : d->threshold > 0 ? recall(d, n) : -1;
+        if (job->anchor == n) {
+            finish(d, job, context, vsapi);
+            return NULL;
+        }
+        vsapi->requestFrameFilter(n, d->source, context);
+        if (d->threshold > 0 && job->anchor < 0)
+            begin(d, n, job, context, vsapi);
+        return NULL;
+    }
+    if (reason != arAllFramesReady)
+        return NULL;
+
+    if (job->lane < 0) {
+        if (!job->own)
+            job->own = vsapi->getFrameFilter(n, d->source, context);
+        if (job->anchor < 0)
+            look(d, n, job, context, vsapi);
+        if (job->anchor >= 0)
+            finish(d, job, context, vsapi);
+        return NULL;
+    }
+    const VSFrame *result = vsapi->getFrameFilter(job->anchor, d->lanes[job->lane], context);
+    if (job->anchor != n) { /* the picture of one frame with the properties of another */
+        VSFrame *copy = vsapi->copyFrame(result, core);
+        VSMap *properties = vsapi->getFramePropertiesRW(copy);
+        vsapi->clearMap(properties);
+        vsapi->copyMap(vsapi->getFramePropertiesRO(job->own), properties);
+        vsapi->freeFrame(result);
+        result = copy;
+    }
+    vsapi->freeFrame(job->own);
+    free(job);
+    *frame_data = NULL;
+    return result;
+}
+
+static void VS_CC free_filter(void *instance, VSCore *core, const VSAPI *vsapi) {
+    Deal *d = instance;
+    (void)core;
+    vsapi->freeNode(d->source);
+    for (int i = 0; i < d->count; i++)
+        vsapi->freeNode(d->lanes[i]);
+    free(d->lanes);
+    free(d);
+}
+
+static void VS_CC create(const VSMap *in, VSMap *out, void *user, VSCore *core, const VSAPI *vsapi) {
+    (void)user;
+    int absent;
+    Deal *d = calloc(1, sizeof *d);
+    VSFilterDependency *dependencies = NULL;
+    if (d) {
+        d->count = vsapi->mapNumElements(in, "lanes");
+        d->lanes = calloc((size_t)d->count, sizeof *d->lanes);
+        dependencies = calloc((size_t)d->count + 1, sizeof *dependencies);
+    }
+    if (!d || !d->lanes || !dependencies) {
+        if (d)
+            free(d->lanes);
+        free(d);
+        free(dependencies);
+        vsapi->mapSetError(out, "fdatrd: out of memory");
+        return;
+    }
+    d->threshold = vsapi->mapGetFloat(in, "threshold", 0, &absent);
+    if (absent)
+        d->threshold = -1;
+    atomic_flag_clear(&d->busy);
+    for (int i = 0; i < REMEMBERED; i++)
+        d->found[i].n = d->dealt[i].anchor = -1;
+    for (int i = 0; i < 4 * REACH; i++)
+        d->seen[i].n = -1;
+    d->source = vsapi->mapGetNode(in, "source", 0, NULL);
+    int pattern = d->threshold < 0 ? rpNoFrameReuse : rpGeneral; /* what nobody asks for again needs no cache */
+    dependencies[0] = (VSFilterDependency){d->source, pattern};
+    for (int i = 0; i < d->count; i++) {
+        d->lanes[i] = vsapi->mapGetNode(in, "lanes", i, NULL);
+        dependencies[i + 1] = (VSFilterDependency){d->lanes[i], pattern};
+    }
+    const VSVideoInfo *source = vsapi->getVideoInfo(d->source), *result = vsapi->getVideoInfo(d->lanes[0]);
+    int family = source->format.colorFamily;
+    if ((family != cfRGB && family != cfGray) || source->format.sampleType != stFloat ||
+        source->format.bitsPerSample != 32 || source->width <= 0 || source->height <= 0) {
+        vsapi->mapSetError(out, "fdatrd: Deal takes RGBS or GRAYS clips of one size");
+        free(dependencies);
+        free_filter(d, core, vsapi);
+        return;
+    }
+    if (d->threshold >= 0) {
+        /* Frames that others repeat soon are kept for them; and the source's, which are read here and by a lane. */
+        vsapi->setCacheMode(d->source, cmForceEnable);
+        vsapi->setCacheOptions(d->source, 1, REACH + d->count, 0);
+        for (int i = 0; i < d->count; i++) {
+            vsapi->setCacheMode(d->lanes[i], cmForceEnable);
+            vsapi->setCacheOptions(d->lanes[i], 1, KEPT, 0);
+        }
+    }
+    vsapi->createVideoFilter(out, "Deal", result, get_frame, free_filter, fmParallel, dependencies, d->count + 1, d, core);
+    free(dependencies);
+}
+
+void deal_register(VSPlugin *plugin, const VSPLUGINAPI *vspapi) {
+    vspapi->registerFunction("Deal", "source:vnode;lanes:vnode[];threshold:float:opt;", "clip:vnode;", create, NULL, plugin);
+}

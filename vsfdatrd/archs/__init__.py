@@ -1,0 +1,1 @@
+"""What a weights file holds: architecture, configuration, sizes; no torch, no VapourSynth."""

@@ -1,0 +1,297 @@
+"""ArtCNN as a shader for mpv: the weights are read out of its constants. Nothing in the file is compiled or run.
+
+Such a file is a list of passes, each with a head of ``//!`` lines and a function. A convolution is written out as a sum
+of ``mat4(...) * pixel`` (``vec4(...) * pixel.x`` where there is one channel), four channels at a time, in one of two
+layouts:
+
+    fragment shaders   a pass for every four channels; pixels are ``conv2d_0_texOff(vec2(-1, 0))``
+    compute shaders    a pass for every convolution; its channels lie beside each other in one texture, at the places
+                       that ``ivec2(x, y)`` names, and pixels are ``inp[2][... + 1][... + 0]`` or a variable for that
+
+What was read has to be the C family of `nn.artcnn_config` in every pass, term and connection, or it is refused.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from vsfdatrd.weights.files import Array, Entry, check_file, finite, refuse
+
+MAX_BYTES = 2 << 20
+"""Largest file that is read; the largest shader there is has less than a megabyte."""
+MAX_LINE = 1000
+"""Longest line; sixteen numbers and what they are multiplied with take 400 characters."""
+LARGEST_REACH = 4
+"""Pixels between the middle of a kernel and its border, at most."""
+
+type Place = tuple[str, str]
+"""Four channels: a texture's name, and where in it they lie (empty if they are all of it)."""
+type Source = frozenset[Place]
+"""What a pixel is the sum of; one place, or two at the end of a skip connection."""
+type Pixel = tuple[Source, int, int]
+"""Where a pixel is read, and its offset (y, x), counted from any corner."""
+
+_LINE = re.compile(r"^//!([A-Z]+)[ \t]+(.+?)[ \t]*$", re.M)
+_TYPE = r"(?:f16)?(?:vec4|mat4|V4|M4)"
+_BIAS = re.compile(rf"\b{_TYPE} (result\d*) = {_TYPE}\(([^()\n]*)\);")
+_TERM = re.compile(rf"\b(result\d*) \+= ({_TYPE})\(([^()\n]*)\) \* ([^;\n]+);")
+_TEXEL = re.compile(r"(\w+)_texOff\((?:vec2\((-?\d+)(?:\.0)?, (-?\d+)(?:\.0)?\)|0\.0)\)")
+_LOCAL = re.compile(r"inp\[(\d+)\]\[[\w.]+\.y \+ (\d+)\]\[[\w.]+\.x \+ (\d+)\]")
+_DEFINED = re.compile(r"\b(\w+) = ([^;\n]+);")
+_LOAD = re.compile(r"\binp\[(\d+)\]\[y\]\[x\] = ([^;\n]+);")
+_FETCH = re.compile(r"texelFetch\((\w+)_raw, [^;]*?(?:\+ ivec2\((\d+), (\d+)\))?, 0\)")
+_STORE = re.compile(r"imageStore\(out_image, (.+)$", re.M)
+_RELU = re.compile(r"max\((result\d*), (?:vec4|V4)\(0\.0\)\)")
+_LAST_OFFSET = re.compile(r"ivec2\((\d+), (\d+)\)[^()]*$")
+
+
+@dataclass(slots=True)
+class _Pass:
+    """One pass of a shader, as its text says."""
+
+    desc: str
+    hook: str
+    save: str
+    width: str
+    code: str
+    biases: dict[str, list[float]] = field(default_factory=dict)
+    """By the result's name."""
+    terms: dict[str, dict[Pixel, tuple[bool, list[float]]]] = field(default_factory=dict)
+    """By the result's name and the pixel: whether the factor is a matrix, and its numbers."""
+    sources: frozenset[Source] = frozenset()
+    """All that its pixels are read from."""
+
+
+@dataclass(slots=True)
+class _Layer:
+    """A convolution, put together from its passes."""
+
+    sources: frozenset[Source]
+    places: list[Place]
+    """Where its results are stored, in the order of its channels."""
+    relu: bool
+    parts: list[tuple[_Pass, str]]
+    """The pass and the name of each four channels."""
+
+
+class _Unlike(Exception):
+    """What is not as in an ArtCNN, to be continued after "is no ArtCNN that can be read: "."""
+
+
+class GlslFile:
+    """An ArtCNN shader as a weights file (`weights_file.WeightsFile`), its tensors named ``conv0.weight``, ..."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if check_file(path).st_size > MAX_BYTES:
+            raise refuse(path, f"is a text of more than {MAX_BYTES >> 20} MiB, which no ArtCNN shader is")
+        try:
+            text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise refuse(path, f"is no shader that can be read ({error}); download it again") from error
+        if max(map(len, text.split("\n"))) > MAX_LINE:
+            raise refuse(
+                path, f"is no shader that can be read (a line has over {MAX_LINE:,} characters); download it again"
+            )
+        passes = _passes(text)
+        if not any("ArtCNN" in one.desc for one in passes):
+            what = f"{passes[0].desc!r}" if passes else "no pass of its own"
+            raise refuse(
+                path, f"is a shader for mpv, but not ArtCNN's (its first pass is {what}); of shaders only ArtCNN's can "
+                "be read, give another network's .safetensors, .pth or .onnx file"
+            )  # fmt: skip
+        try:
+            self._tensors = _tensors(passes)
+        except _Unlike as error:
+            raise refuse(
+                path, f"is no ArtCNN shader that can be read: {error}; download it again, or give the network's .onnx "
+                "file"
+            ) from error  # fmt: skip
+        self.entries: Mapping[str, Entry] = {
+            name: Entry("fp32", values.shape) for name, values in self._tensors.items()
+        }
+
+    def read(self, names: Mapping[str, str]) -> Iterator[tuple[str, Array]]:
+        """See `WeightsFile.read`."""
+        for name, key in names.items():
+            yield name, finite(self.path, name, self._tensors[key])
+
+
+def _passes(text: str) -> list[_Pass]:
+    """The shader's passes. A pass begins where ``//!`` lines follow something else."""
+    heads = re.split(r"(?m)^(?=//!DESC )", text)[1:]
+    found = []
+    for part in heads:
+        said = {name: value for name, value in _LINE.findall(part)}
+        code = _LINE.sub("", part)
+        found.append(
+            _Pass(said.get("DESC", ""), said.get("HOOK", ""), said.get("SAVE", ""), said.get("WIDTH", ""), code)
+        )
+    return found
+
+
+def _tensors(passes: Sequence[_Pass]) -> dict[str, Array]:
+    """The convolutions' weights (O, I, k, k) and biases (O,), float32."""
+    for one in passes:
+        _read_terms(one)
+    layers = _layers([one for one in passes if one.terms])
+    rest = [one for one in passes if not one.terms]
+    chroma = any("NATIVE" in one.hook for one in passes)
+    _check(layers, passes[0].hook if not chroma else "NATIVE")
+    channels = 2 if chroma else _shuffled(rest, 4 * len(layers[-1].places))
+    tensors: dict[str, Array] = {}
+    for i, layer in enumerate(layers):
+        before = layers[i - 1].places if i else None
+        outputs = channels if i == len(layers) - 1 else None
+        weight, bias = _convolution(layer, before, 3 if chroma else 1, outputs)
+        tensors |= {f"conv{i}.weight": weight, f"conv{i}.bias": bias}
+    return tensors
+
+
+def _read_terms(one: _Pass) -> None:
+    """Fill in a pass's biases and terms. Raises _Unlike for a sum that is written in another way."""
+    loads = {number: _source(loaded) for number, loaded in _LOAD.findall(one.code)}
+    defined = dict(_DEFINED.findall(one.code))
+    one.biases = {result: _numbers(text, 4, one) for result, text in _BIAS.findall(one.code)}
+    for result, kind, text, pixel in _TERM.findall(one.code):
+        matrix = kind[-4:] == "mat4" or kind[-2:] == "M4"
+        at = _pixel(defined.get(pixel, pixel), loads, one)
+        terms = one.terms.setdefault(result, {})
+        if at in terms:
+            raise _Unlike(f"its pass {one.desc!r} has the pixel ({at[2]}, {at[1]}) twice")
+        terms[at] = (matrix, _numbers(text, 16 if matrix else 4, one))
+    one.sources = frozenset(source for terms in one.terms.values() for source, _, _ in terms)
+    if len(re.findall(r"\bresult\d* \+=", one.code)) != sum(map(len, one.terms.values())):
+        raise _Unlike(f"its pass {one.desc!r} adds something that is no weight times a pixel")
+
+
+def _pixel(text: str, loads: Mapping[str, Source], one: _Pass) -> Pixel:
+    """What a term multiplies."""
+    if match := _LOCAL.fullmatch(text):
+        number, y, x = match.groups()
+    else:
+        texels = _TEXEL.findall(text)
+        plain = _TEXEL.sub("t", text)
+        if plain not in ("t", "t.x", "(t + t)") or len({(x, y) for _, x, y in texels}) != 1:
+            raise _Unlike(f"its pass {one.desc!r} multiplies {text[:60]!r}")
+        _, x, y = texels[0]
+        return frozenset((name, "") for name, _, _ in texels), int(y or 0), int(x or 0)
+    if number not in loads:
+        raise _Unlike(f"its pass {one.desc!r} uses {text[:60]!r}, which it does not load")
+    return loads[number], int(y), int(x)
+
+
+def _source(loaded: str) -> Source:
+    """The places that a line which fills ``inp`` reads from."""
+    return frozenset((name, f"{x},{y}" if x else "") for name, x, y in _FETCH.findall(loaded))
+
+
+def _numbers(text: str, count: int, one: _Pass) -> list[float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != count:
+        raise _Unlike(f"its pass {one.desc!r} has a constant that is not {count} numbers: {text[:60]!r}")
+    return values
+
+
+def _layers(passes: Sequence[_Pass]) -> list[_Layer]:
+    """Convolutions in the order in which they run; passes one after the other that read the same are one."""
+    layers: list[_Layer] = []
+    for one in passes:
+        defined = dict(_DEFINED.findall(one.code))
+        stores = {}
+        for store in _STORE.findall(one.code):
+            if name := re.search(r"\bresult\d*", store):
+                place = store[: name.start()].removesuffix("max(").rstrip(", ")
+                stores[name[0]] = _offset(defined.get(place, place))
+        activated = set(_RELU.findall(one.code))
+        new = not layers or layers[-1].sources != one.sources
+        if new:
+            layers.append(_Layer(one.sources, [], relu=False, parts=[]))
+        layer = layers[-1]
+        for result in one.biases:
+            relu = result in activated
+            if layer.places and relu != layer.relu:
+                raise _Unlike(f"its pass {one.desc!r} has another activation than the passes beside it")
+            layer.relu = relu
+            layer.places.append((one.save, stores.get(result, "")))
+            layer.parts.append((one, result))
+        if one.biases.keys() != one.terms.keys():
+            raise _Unlike(f"its pass {one.desc!r} does not begin each sum with a bias")
+    return layers
+
+
+def _offset(place: str) -> str:
+    """Where ``imageStore`` puts four channels, ``x,y``; empty if it does not say."""
+    found = _LAST_OFFSET.search(place)
+    return f"{found[1]},{found[2]}" if found else ""
+
+
+def _check(layers: Sequence[_Layer], picture: str) -> None:
+    """Raises _Unlike unless the layers are connected and activated as those of the C family."""
+    if len(layers) < 4:
+        raise _Unlike(f"it has {len(layers)} convolutions, and ArtCNN has at least 4")
+    first, closing = layers[0], layers[-2]
+    if {name for source in first.sources for name, _ in source} != {picture} or len(first.sources) != 1:
+        raise _Unlike(f"its first convolution does not read {picture}")
+    for i, layer in enumerate(layers[1:], 1):
+        last = layer is layers[-1]
+        if last:
+            expected = {frozenset(pair) for pair in zip(first.places, closing.places, strict=False)}
+        else:
+            expected = {frozenset([place]) for place in layers[i - 1].places}
+        if layer.sources != expected or len(layer.sources) != len(layers[i - 1].places):
+            raise _Unlike(f"its convolution {i} does not read what convolution {i - 1} writes")
+        if layer.relu != (layer not in (closing, layers[-1])):
+            raise _Unlike(f"its convolution {i} {'has a' if layer.relu else 'lacks its'} ReLU")
+    if first.relu:
+        raise _Unlike("its convolution 0 has a ReLU")
+
+
+def _shuffled(rest: Sequence[_Pass], features: int) -> int:
+    """Features that the last pass turns into pixels, all of them. Raises _Unlike for another last pass."""
+    widths = [re.fullmatch(r"\w+\.w (\d)(?:\.0)? \*", one.width) for one in rest if "Depth-To-Space" in one.desc]
+    if len(rest) != 1 or len(widths) != 1 or not widths[0] or int(widths[0][1]) ** 2 != features:
+        raise _Unlike(f"it does not end in a pass that turns {features} features into pixels")
+    return features
+
+
+def _convolution(
+    layer: _Layer, before: Sequence[Place] | None, inputs: int, outputs: int | None
+) -> tuple[Array, Array]:
+    """A layer's weight (O, I, k, k) and bias (O,). before: places of its input's channels; None is the picture.
+
+    inputs: the picture's channels. outputs: how many channels count; None is all.
+    """
+    used = [at for part, result in layer.parts for at in part.terms[result]]
+    top, left = min(y for _, y, _ in used), min(x for _, _, x in used)
+    side = max(y for _, y, _ in used) - top + 1
+    groups = 1 if before is None else len(before)
+    if side % 2 == 0 or side > 2 * LARGEST_REACH + 1 or len(used) != len(layer.parts) * groups * side**2:
+        raise _Unlike(f"its pass {layer.parts[0][0].desc!r} has {len(used)} terms, which make no square kernel")
+    order = {place: i for i, place in enumerate(before or ())}
+    weight = np.zeros((4 * len(layer.parts), 4 * groups, side, side), np.float64)
+    bias = np.zeros(4 * len(layer.parts), np.float64)
+    for k, (part, result) in enumerate(layer.parts):
+        bias[4 * k : 4 * k + 4] = part.biases[result]
+        for (source, y, x), (matrix, values) in part.terms[result].items():
+            if x - left >= side:
+                raise _Unlike(f"its pass {part.desc!r} has no square kernel")
+            g = 0 if before is None else min(order[place] for place in source if place in order)
+            at = weight[4 * k : 4 * k + 4, 4 * g : 4 * g + 4, y - top, x - left]
+            if matrix:  # columns of four numbers, one for each channel of the pixel
+                at[...] = np.reshape(values, (4, 4)).T
+            else:
+                at[:, 0] = values
+    kept = slice(0, inputs if before is None else None)
+    wanted = slice(0, outputs)
+    if np.any(weight[:, inputs:]) and before is None:
+        raise _Unlike(f"its first convolution reads more than {inputs} channels")
+    if outputs is not None and (np.any(weight[outputs:]) or np.any(bias[outputs:])):
+        raise _Unlike(f"its last convolution gives more than {outputs} channels")
+    return weight[wanted, kept].astype(np.float32), bias[wanted].astype(np.float32)

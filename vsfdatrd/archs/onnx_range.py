@@ -1,0 +1,75 @@
+"""White in the numbers of an ONNX network, by what its first operators do with them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, numpy_helper
+
+from vsfdatrd.archs.onnx import Range
+
+type Constants = Mapping[str, NDArray[Any]]
+
+PASSING = ("Identity", "Cast", "Transpose", "Pad", "Unsqueeze", "Squeeze")
+"""Operators that leave a picture's numbers as they are."""
+
+
+def white(graph: onnx.GraphProto, name: str) -> Range | None:
+    """What white is for an input; None if the graph does not tell, or contradicts itself.
+
+    Bytes go to 255. Nobody divides numbers by 255 that are fractions already, takes a mean of bytes from them or cuts
+    them off at 255; and nobody multiplies bytes by 255, or takes a mean of fractions from them.
+    """
+    if any(value.name == name and value.type.tensor_type.elem_type == TensorProto.UINT8 for value in graph.input):
+        return "255"
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+        elif node.op_type == "Constant" and node.attribute[0].name == "value_float":
+            constants[node.output[0]] = np.array(node.attribute[0].f)
+    found: set[Range] = set()
+    names = {name}
+    for node in graph.node:  # each after those it uses
+        if node.input and node.input[0] in names and node.op_type in PASSING:
+            names.update(node.output)
+        elif not names.isdisjoint(node.input) and (told := _told(node, names, constants)):
+            found.add(told)
+    return found.pop() if len(found) == 1 else None
+
+
+def _told(node: NodeProto, names: set[str], constants: Constants) -> Range | None:
+    """What an operator on the picture's own numbers tells."""
+    known = [np.asarray(constants[i], np.float64) for i in node.input if i in constants and constants[i].size]
+    first = node.input[0] in names
+    match node.op_type, known:
+        case "Mul", [factor]:
+            return _byte(255 * factor) or ("1" if _within(factor, 250, 260) else None)
+        case "Div", [divisor] if first and divisor.all():
+            return _byte(255 / divisor)
+        case "Sub", [mean] if first:
+            return _mean(mean)
+        case "Add", [mean]:
+            return _mean(-mean)
+        case "Clip", [*_, most] if first and len(node.input) == 3 and node.input[2] in constants:
+            return "255" if _within(most, 250, 256) else "1" if _within(most, 1, 1) else None
+        case "Conv", [weight, bias] if first and weight.shape[2:] == (1, 1) and weight.shape[0] == weight.shape[1]:
+            gains = weight[:, :, 0, 0].diagonal()
+            alone = np.count_nonzero(weight) == len(gains) and gains.all()
+            return _mean(-bias / gains) if alone else None  # a mean, as EDSR and its kin have it
+    return None
+
+
+def _byte(gain: NDArray[np.float64]) -> Range | None:
+    """gain: of the whole range of a byte. To fractions, or to -1 to 1, which is by 127.5 or 128."""
+    return "255" if _within(gain, 0.98, 1.02) or _within(gain, 1.96, 2.04) else None
+
+
+def _mean(values: NDArray[np.float64]) -> Range | None:
+    return "255" if _within(values, 80, 150) else "1" if _within(values, 0.3, 0.6) else None
+
+
+def _within(values: NDArray[np.float64], least: float, most: float) -> bool:
+    return bool(values.min() >= least and values.max() <= most)

@@ -1,0 +1,45 @@
+"""Holding an engine against a reference: finite, and close enough on a picture like those it is for."""
+
+import numpy as np
+
+from vsfdatrd.backends.base import Frames
+from vsfdatrd.errors import EngineBuildError
+
+BOUND_DB = 50.0
+"""Lowest PSNR at which an engine counts as the same network: its errors are then under half a step of 8 bits."""
+
+
+def drawing(height: int, width: int) -> Frames:
+    """A picture with what cel animation is made of: flat colours, soft gradients, thin lines of every slope, text-like
+    dots. (3, height, width) in [0, 1], the same at every call.
+    """
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    picture = np.stack([0.35 + 0.3 * y / height, 0.5 + 0.2 * x / width, 0.7 - 0.3 * y / height])
+    rng = np.random.default_rng(1)
+    for _ in range(12):  # cels: flat discs with an ink line around them
+        cx, cy, radius = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(0.05, 0.25) * min(height, width)
+        distance = np.hypot(x - cx, y - cy) - radius
+        cover = np.clip(0.5 - distance, 0, 1)
+        picture += cover * (rng.random(3, np.float32)[:, None, None] - picture)
+        picture *= 1 - 0.9 * np.clip(1.5 - np.abs(distance), 0, 1)
+    for angle in np.linspace(0, np.pi, 9):  # strands and grids
+        across = (x * np.cos(angle) + y * np.sin(angle)) % 47
+        picture *= 1 - 0.7 * np.clip(1 - np.abs(across - 23), 0, 1) * (rng.random() > 0.3)
+    picture += rng.normal(0, 0.008, picture.shape)
+    finished: Frames = np.clip(picture, 0, 1).astype(np.float32)
+    return finished
+
+
+def compare(reference: Frames, candidate: Frames, what: str) -> float:
+    """PSNR of an engine's output against the reference's, in dB for a peak of 1.
+
+    Raises EngineBuildError if the candidate is not finite or below `BOUND_DB`.
+    """
+    if not np.isfinite(candidate).all():
+        count = int(np.count_nonzero(~np.isfinite(candidate)))
+        raise EngineBuildError(f"the {what} engine's output has {count} values that are not finite.")
+    error = float(np.mean((np.clip(reference, 0, 1).astype(np.float64) - np.clip(candidate, 0, 1)) ** 2))
+    psnr = 10 * np.log10(1 / max(error, 1e-20))
+    if psnr < BOUND_DB:
+        raise EngineBuildError(f"the {what} engine agrees with fp32 to {psnr:.1f} dB only, {BOUND_DB:.0f} are needed.")
+    return float(psnr)

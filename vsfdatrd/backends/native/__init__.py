@@ -1,0 +1,1 @@
+"""The backend for processors with AVX2: kernels of our own."""

@@ -1,0 +1,244 @@
+"""The blocks of FDAT-RD by the kernels of `_native/cpu_*.c`. Maps are (N, C), row-major; h heads, M words.
+
+Small matrices that see the whole frame are float64, in numpy.
+"""
+
+import math
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vsfdatrd.archs import zero_branches
+from vsfdatrd.archs.fdat_rd import WINDOW, FdatRdConfig, Kind
+from vsfdatrd.backends.native.kernels import BLOCK, KEYS, LEVELS, Floats, Kept, Memory, function
+from vsfdatrd.backends.native.threads import Crew
+from vsfdatrd.graph.weights import Weights as Tensors
+
+HEAD = 32
+"""Channels of a head; the kernels know no other."""
+TOKENS = math.prod(WINDOW)
+LOG2E = math.log2(math.e)
+NOWHERE = -1e30
+"""A score that no key can win with."""
+
+type Doubles = NDArray[np.float64]
+
+
+class Block:
+    """One transformer block; t and c are maps, (N, C)."""
+
+    kind: ClassVar[Kind]
+
+    def __init__(self, config: FdatRdConfig, weights: Tensors, kept: Kept, window: tuple[int, int]) -> None:
+        self.kept, self.config, self.window = kept, config, window
+        self.mixes, self.feeds = zero_branches.mixes(weights, self.kind), zero_branches.feeds(weights)
+        if self.mixes:
+            self.n1 = kept.norm(weights["n1.weight"], weights["n1.bias"])
+            self.prepare(weights, weights.below("attn"))
+        if self.feeds:
+            self.n2 = kept.norm(weights["n2.weight"], weights["n2.bias"])
+            ffn = weights.below("ffn")
+            self.fc1, self.fc2 = kept.matrix(ffn["fc1.weight"]), kept.matrix(ffn["fc2.weight"])
+            self.smix = kept.floats(_depthwise(ffn["smix.weight"]))
+
+    def run(self, crew: Crew, t: Floats, c: Floats) -> None:
+        """t becomes what the block makes of it; c is memory to use."""
+        if self.mixes:
+            self.attend(crew, t, c)
+        if self.feeds:
+            self.feed_forward(crew, t)
+
+    def prepare(self, weights: Tensors, attn: Tensors) -> None:
+        """Make what a kind of block has of its own."""
+        raise NotImplementedError
+
+    def attend(self, crew: Crew, t: Floats, c: Floats) -> None:
+        """t += what attention (and the convolution beside it) finds; c is memory to use."""
+        raise NotImplementedError
+
+    def feed_forward(self, crew: Crew, t: Floats) -> None:
+        """t += the feed-forward network's word."""
+        run = function("feed_forward")
+        rows = t.reshape(crew.height, -1)
+        # What threads see of each other's rows, as it was before.
+        edges = {y: rows[y].copy() for part in crew.parts(crew.height) for y in (part[0] - 1, part[1])
+                 if 0 <= y < crew.height}  # fmt: skip
+        crew.rows(
+            lambda a, b, s: run(
+                t, edges.get(a - 1), edges.get(b), *crew.size, a, b, self.n2, self.fc1, self.smix, self.fc2, s
+            ),
+        )
+
+    def local(self, crew: Crew, t: Floats, c: Floats, around: Floats | None = None) -> tuple[Doubles, ...]:
+        """c = GELU(depthwise(n1(t))). -> sums of c (C); with `around` also moments and sums of n1(t) less `around`."""
+        run, channels = function("local"), self.config.embed_dim
+        found: list[tuple[Doubles, ...]] = []
+
+        def work(first: int, last: int, s: NDArray[np.uint8]) -> None:
+            sums = np.zeros(channels)
+            more = None if around is None else (np.zeros((channels, channels)), np.zeros(channels))
+            found.append((sums, *(more or ())))
+            run(t, c, crew.height, crew.width, channels, first, last, self.n1, self.depthwise, sums, around,
+                *(more or (None, None)), s)  # fmt: skip
+
+        crew.rows(work)
+        return tuple(sum(parts[1:], parts[0]) for parts in zip(*found, strict=True))
+
+    depthwise: Floats
+
+
+class Spatial(Block):
+    """Attention in windows, gated by the mean of a convolution over the frame."""
+
+    kind = "spatial"
+
+    def prepare(self, weights: Tensors, attn: Tensors) -> None:
+        """See `Block.prepare`."""
+        kept, heads = self.kept, self.config.heads
+        self.depthwise = kept.floats(_depthwise(weights["conv.0.weight"]))
+        q, k, v = attn["qkv.weight"].reshape(3, heads, HEAD, -1)
+        self.qkv = kept.matrices([np.concatenate([q[i] * (LOG2E / math.sqrt(HEAD)), k[i], v[i]]) for i in range(heads)])
+        places = np.full((heads, TOKENS, KEYS), NOWHERE, np.float32)
+        places[:, :, :TOKENS] = attn["rel_pos_bias"] * LOG2E
+        self.places = kept.floats(places)
+        self.proj, self.bias = kept.matrix(attn["proj.weight"]), kept.floats(attn["proj.bias"])
+        self.inward, self.outward = (weights[f"inter.cg.{i}.weight"][:, :, 0, 0] for i in (1, 3))
+
+    def attend(self, crew: Crew, t: Floats, c: Floats) -> None:
+        """See `Block.attend`."""
+        (sums,) = self.local(crew, t, c)
+        pooled = self.inward @ (sums / crew.count)
+        pooled *= 0.5 * (1 + np.array([math.erf(x / math.sqrt(2)) for x in pooled]))
+        gate = np.ascontiguousarray(1 / (1 + np.exp(-(self.outward @ pooled))), np.float32)
+        run, (tall, wide) = function("windows"), self.window
+        crew.each(
+            crew.count // TOKENS,
+            lambda a, b, s: run(
+                t, c, crew.width, tall, wide, a, b, self.n1, self.qkv, self.config.heads, self.places, self.proj,
+                self.bias, gate, s,
+            ),
+        )  # fmt: skip
+
+
+class Channel(Block):
+    """Attention between channels over the whole frame, and a convolution gated by it."""
+
+    kind = "channel"
+
+    def prepare(self, weights: Tensors, attn: Tensors) -> None:
+        """See `Block.prepare`."""
+        kept, heads = self.kept, self.config.heads
+        self.depthwise = kept.floats(_depthwise(weights["conv.0.weight"]))
+        self.scale, self.shift = weights["n1.weight"], weights["n1.bias"]
+        self.q, self.k, self.v = attn["qkv.weight"].reshape(3, heads, HEAD, -1)
+        self.temp, self.proj = attn["temp"], attn["proj.weight"]
+        self.bias = kept.floats(attn["proj.bias"])
+        self.gate = kept.floats(weights["inter.sg.0.weight"][0, :, 0, 0])
+
+    def attend(self, crew: Crew, t: Floats, c: Floats) -> None:
+        """See `Block.attend`."""
+        token = t[0].astype(np.float64)
+        token = (token - token.mean()) / np.sqrt(token.var() + 1e-5) * self.scale + self.shift
+        around = token.astype(np.float32)
+        _, moments, sums = self.local(crew, t, c, around)
+        own = Kept()
+        matrix = own.matrix(self.folded(moments, sums, around.astype(np.float64), crew.count))
+        run = function("channels")
+        crew.each(
+            crew.count // BLOCK,
+            lambda a, b, s: run(t, c, a * BLOCK, b * BLOCK, self.n1, matrix, self.bias, self.gate, s),
+        )
+
+    def folded(self, moments: Doubles, sums: Doubles, around: Doubles, count: int) -> Doubles:
+        """Channel attention as one matrix (C, C), from sums over `count` tokens n less `around` (C).
+
+        As `graph.attention` does it: of tokens less their mean, with the mean's own share added, so that nothing
+        cancels where all are alike.
+        """
+        upper = np.triu(moments)
+        away = sums / count
+        spread = (upper + np.triu(upper, 1).T) / count - np.outer(away, away)  # (C, C)
+        mean = around + away
+        qs, ks = self.q @ spread, self.k @ spread  # (h, d, C)
+        qm, km = self.q @ mean, self.k @ mean  # (h, d)
+        floor = 1e-24 / count  # 1e-12 is the norm's own
+        q_norm = np.sqrt(np.maximum((qs * self.q).sum(2) + qm**2, floor))
+        k_norm = np.sqrt(np.maximum((ks * self.k).sum(2) + km**2, floor))
+        products = qs @ self.k.transpose(0, 2, 1) + qm[:, :, None] * km[:, None]  # (h, d, d)
+        logits = products / (q_norm[:, :, None] * k_norm[:, None]) * self.temp
+        shares = np.exp(logits - logits.max(-1, keepdims=True))
+        mixed = (shares / shares.sum(-1, keepdims=True)) @ self.v  # (h, d, C)
+        matrix: Doubles = self.proj @ mixed.reshape(len(self.proj), -1)
+        return matrix
+
+
+class Dictionary(Block):
+    """Attention to a dictionary that has read the frame."""
+
+    kind = "dictionary"
+
+    def prepare(self, weights: Tensors, attn: Tensors) -> None:
+        """See `Block.prepare`."""
+        kept, heads = self.kept, self.config.heads
+        self.words = attn["dictionary"]
+        self.inner = kept.norm(attn["r_norm.weight"], attn["r_norm.bias"])
+        k, v = attn["r_kv.weight"].reshape(2, heads, HEAD, -1)
+        self.kv = kept.matrices([np.concatenate([k[i], v[i]]) for i in range(heads)])
+        factor = LOG2E / math.sqrt(HEAD)
+        # The dictionary's own queries depend on weights alone: (M, C) -> (h, M, d), filled up to a multiple of 6
+        asking = (self.words @ attn["r_q.weight"].T * factor).reshape(-1, heads, HEAD).transpose(1, 0, 2)
+        self.rows = -(-len(self.words) // 6) * 6
+        asking = np.pad(asking, ((0, 0), (0, self.rows - len(self.words)), (0, 0)))
+        steps = np.maximum(np.abs(asking).max(2), 1e-30) / LEVELS
+        self.asking = kept.keep(np.ascontiguousarray(np.rint(asking / steps[:, :, None]), np.int16))
+        self.steps = kept.floats(steps)
+        self.e_q = kept.matrix(attn["e_q.weight"] * factor)
+        self.e_k, self.e_v = np.split(attn["e_kv.weight"], 2)
+        self.proj, self.bias = kept.matrix(attn["proj.weight"]), kept.floats(attn["proj.bias"])
+
+    def attend(self, crew: Crew, t: Floats, c: Floats) -> None:
+        """See `Block.attend`."""
+        refined = self.words + self.read(crew, t)
+        heads, count = self.config.heads, len(self.words)
+        own = Kept()
+        keys, values = own.floats(refined @ self.e_k.T), own.floats(refined @ self.e_v.T)
+        key_panels, value_panels = (own.keep(np.empty((heads, count * HEAD), np.int16)) for _ in range(2))
+        key_scale, value_scale = (own.keep(np.empty((heads, n), np.float32)) for n in (count, HEAD))
+        function("memorise")(keys, values, heads, count, key_panels, key_scale, value_panels, value_scale)
+        arrays = (key_panels, key_scale, value_panels, value_scale)
+        words = (Memory * heads)(*(Memory(*(a[i].ctypes.data for a in arrays), count, count) for i in range(heads)))
+        run = function("look_up")
+        crew.each(
+            crew.count // BLOCK,
+            lambda a, b, s: run(
+                t, a * BLOCK, b * BLOCK, self.n1, self.e_q, words, heads, self.proj, self.bias, s
+            ),
+        )  # fmt: skip
+
+    def read(self, crew: Crew, t: Floats) -> Doubles:
+        """What the dictionary finds in the frame: (M, C)."""
+        run, heads, rows = function("read"), self.config.heads, self.rows
+        parts: list[tuple[Floats, Floats, Floats]] = []
+
+        def work(first: int, last: int, s: NDArray[np.uint8]) -> None:
+            found = np.empty((heads, rows, HEAD), np.float32)
+            tops, sums = (np.empty((heads, rows), np.float32) for _ in range(2))
+            parts.append((found, tops, sums))
+            run(t, first, last, self.n1, self.inner, self.kv, heads, rows, self.asking, self.steps, found, tops, sums,
+                s)  # fmt: skip
+
+        crew.each(crew.count // TOKENS, work)
+        found, tops, sums = (np.stack(a).astype(np.float64) for a in zip(*parts, strict=True))
+        share = sums * np.exp2(tops - tops.max(0))  # (parts, h, rows), as in flash decoding (Dao et al. 2023)
+        mean = (found * (share / share.sum(0))[..., None]).sum(0)
+        # (h, rows, d) -> (M, h, d) -> (M, C)
+        return mean[:, : len(self.words)].transpose(1, 0, 2).reshape(len(self.words), -1)
+
+
+KINDS: dict[Kind, type[Block]] = {block.kind: block for block in (Spatial, Channel, Dictionary)}
+
+
+def _depthwise(weight: Doubles) -> Doubles:
+    """(C, 1, 3, 3) -> (9, C)."""
+    return weight.reshape(len(weight), 9).T

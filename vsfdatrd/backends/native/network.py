@@ -1,0 +1,162 @@
+"""FDAT-RD by the kernels of `_native/cpu_*.c`: the same function as `nn.fdat_rd.FdatRd`, its maps as (H·W, C).
+
+`Weights` holds what depends on the checkpoint alone; a `Lane` has the memory of one frame and the threads that share
+its layers.
+"""
+
+from collections.abc import Mapping
+from ctypes import Array as CArray
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vsfdatrd.archs import zero_branches
+from vsfdatrd.archs.fdat_rd import FdatRdConfig, in_turn
+from vsfdatrd.backends.base import Frames
+from vsfdatrd.backends.native.blocks import HEAD, KINDS, Block, Doubles
+from vsfdatrd.backends.native.kernels import Floats, Kept, function
+from vsfdatrd.backends.native.threads import Crew
+from vsfdatrd.graph.weights import Weights as Tensors
+
+WIDEST = 1024
+"""Channels up to which the sums of integers leave weights at least ten bits."""
+
+
+def unsuitable(config: FdatRdConfig) -> str | None:
+    """Why the kernels cannot run a network of this kind; None if they can."""
+    if config.upsampler != "transpose+conv" or config.tail_scale not in (2, 4):
+        return f"its tail ({config.upsampler}, {config.tail_scale} times) is none they have"
+    if config.embed_dim != config.heads * HEAD:
+        return f"its heads have {config.embed_dim // config.heads} channels, not {HEAD}"
+    if config.dict_tokens % 16 or config.ffn_dim % 16:
+        return f"its widths ({config.dict_tokens} words, {config.ffn_dim} hidden) are no multiples of 16"
+    if max(config.embed_dim, config.dict_tokens, config.ffn_dim) > WIDEST:
+        return f"it is wider than {WIDEST} channels"
+    if config.in_channels != 3 or config.out_channels != 3:
+        return "it is not for RGB"
+    return None
+
+
+class Weights:
+    """A checkpoint's weights as the kernels read them."""
+
+    def __init__(self, config: FdatRdConfig, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Raises ValueError for a network that is `unsuitable`."""
+        if reason := unsuitable(config):
+            raise ValueError(f"the native kernels cannot run this network: {reason}")
+        self.config = config
+        kept, every = Kept(), Tensors(tensors)
+        self._kept = kept
+        first = every.below("conv_first" if config.unshuffle == 1 else "conv_first.1")
+        u, c = config.unshuffle, config.embed_dim
+        # channel (p, y, x) of the unshuffled picture under tap (i, j) is pixel (u·i + y, u·j + x) of plane p's patch
+        patch = first["weight"].reshape(c, 3, u, u, 3, 3).transpose(0, 1, 4, 2, 5, 3).reshape(c, -1)
+        self.first, self.first_bias = kept.matrix(patch), kept.floats(first["bias"])
+        self.groups: list[tuple[list[Block], CArray[Any]]] = []
+        for i, kinds in enumerate(in_turn(config.groups, config.windows)):
+            group = every.below(f"groups.{i}")
+            blocks: list[Block] = []
+            for j, (kind, window) in enumerate(kinds):
+                blocks.append(KINDS[kind](config, group.below(f"blocks.{j}"), kept, window))
+            self.groups.append((blocks, kept.matrices(_taps(group["conv.weight"]))))
+        self.after = kept.matrices(_taps(every["conv_after.weight"]))
+        tail = every.below("upsampler")
+        self.squares = self.square_bias = None
+        layer = 0
+        if config.tail_scale == 4:
+            heard = zero_branches.heard(tail)  # the other channels are zero
+            self.squares = kept.matrices(_squares(tail["0.weight"] * heard[:, None, None]))
+            self.square_bias = kept.floats(tail["0.bias"] * heard)
+            layer = 2
+        self.planes = kept.matrices(_nine(tail[f"{layer}.weight"]))
+        self.planes_bias = kept.floats(tail[f"{layer}.bias"])
+        self.last = kept.floats(tail[f"{layer + 1}.weight"])
+        self.last_bias = kept.floats(tail[f"{layer + 1}.bias"])
+
+
+class Lane:
+    """The memory for one frame in flight, and the threads that compute it."""
+
+    def __init__(self, weights: Weights, height: int, width: int, threads: int) -> None:
+        """height, width: of the padded picture in pixels, multiples of `config.multiple`."""
+        config = weights.config
+        self.weights = weights
+        self._crew = crew = Crew(height // config.unshuffle, width // config.unshuffle, config, threads)
+        self._maps = [np.empty((crew.count, config.embed_dim), np.float32) for _ in range(4)]
+        s = config.tail_scale
+        self._planes = np.empty((3, crew.height * s, crew.width * s), np.float32)
+
+    def run(self, picture: Frames, result: Frames) -> None:
+        """picture: (3, H·u, W·u) -> result (3, H·s, W·s), both float32 and C-contiguous. Raises ValueError if not."""
+        w, crew = self.weights, self._crew
+        for frame, shape in (
+            (picture, (3, *(n * w.config.unshuffle for n in crew.size))),
+            (result, self._planes.shape),
+        ):
+            if frame.shape != shape or frame.dtype != np.float32 or not frame.flags.c_contiguous:
+                raise ValueError(
+                    f"the frame is {frame.dtype} of shape {frame.shape}, not contiguous float32 of {shape}"
+                )
+        shallow, *free = self._maps
+        first, u = function("first"), w.config.unshuffle
+        crew.rows(lambda a, b, s: first(picture, shallow, *crew.size, u, a, b, w.first, w.first_bias, s))
+        deep = shallow
+        for blocks, taps in w.groups:
+            t, c = free[0], free[1]
+            t[:] = deep
+            for block in blocks:
+                block.run(crew, t, c)
+            self._convolve(t, deep, c, taps)
+            free = [buffer for buffer in self._maps[1:] if buffer is not c]
+            deep = c
+        out, planes = free[0], self._planes
+        self._convolve(deep, shallow, out, w.after)
+        if w.squares is not None:
+            four, squares = function("four_times"), (w.squares, w.square_bias)
+            crew.rows(lambda a, b, s: four(out, planes, *crew.size, a, b, *squares, w.planes, w.planes_bias, s))
+        else:
+            twice = function("twice")
+            crew.rows(lambda a, b, s: twice(out, planes, *crew.size, a, b, w.planes, w.planes_bias, s))
+        last, (tall, wide) = function("last"), planes.shape[1:]
+        crew.each(tall, lambda a, b, s: last(planes, result, tall, wide, a, b, w.last, w.last_bias))
+
+    def _convolve(self, t: Floats, more: Floats, out: Floats, taps: CArray[Any]) -> None:
+        conv, crew = function("conv"), self._crew
+        crew.rows(lambda a, b, s: conv(t, more, out, *crew.size, a, b, taps, s))
+
+
+def _taps(weight: Doubles) -> list[Doubles]:
+    """(O, C, 3, 3) -> nine of (O, C)."""
+    return [weight[:, :, i // 3, i % 3] for i in range(9)]
+
+
+def _source_tap(pixel: int, source: int) -> int | None:
+    """The tap of a 4-wide transposed convolution with which pixel 2i + `pixel` sees source pixel i + `source`."""
+    return {(0, -1): 3, (0, 0): 1, (1, 0): 2, (1, 1): 0}.get((pixel, source))
+
+
+def _squares(weight: Doubles) -> list[Doubles]:
+    """(C, O, 4, 4) of a transposed convolution -> 16 of (O, C): pixel (a, b) of a square, source row i, column j."""
+    found = []
+    for a in (0, 1):
+        for b in (0, 1):
+            for i in (0, 1):
+                for j in (0, 1):
+                    found.append(weight[:, :, _source_tap(a, i - 1 + a), _source_tap(b, j - 1 + b)].T)
+    return found
+
+
+def _nine(weight: Doubles) -> list[Doubles]:
+    """(C, 3, 4, 4) of a transposed convolution -> nine of (12, C), one for each source pixel around a square."""
+    found = []
+    for y in (-1, 0, 1):
+        for x in (-1, 0, 1):
+            matrix = np.zeros((2, 2, 3, len(weight)))
+            for a in (0, 1):
+                for b in (0, 1):
+                    tall, wide = _source_tap(a, y), _source_tap(b, x)
+                    if tall is not None and wide is not None:
+                        matrix[a, b] = weight[:, :, tall, wide].T
+            found.append(matrix.reshape(12, -1))
+    return found

@@ -1,0 +1,75 @@
+"""The other side of `native.py`: the process in which our kernels run. Started as a module, never imported there."""
+
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's small matrices; threads of its own would be in the way
+
+import mmap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from vsfdatrd.archs.fdat_rd import META, from_shapes
+from vsfdatrd.backends.accuracy import compare, drawing
+from vsfdatrd.backends.base import Frames
+from vsfdatrd.backends.native.backend import REFERENCE, WEIGHTS
+from vsfdatrd.backends.native.network import Lane, Weights
+from vsfdatrd.errors import CheckpointError, EngineError
+from vsfdatrd.workers.server import Serving, converse
+
+
+class Native(Serving):
+    """The weights that are loaded, if any, and a lane for every frame in flight."""
+
+    def __init__(self, write: Callable[[str], Any], flush: Callable[[], Any]) -> None:
+        super().__init__(write, flush)
+        self._lanes: list[Lane] = []
+        self._frames: list[tuple[Frames, Frames]] = []
+
+    def do_describe(self) -> dict[str, Any]:
+        """Nothing that the other side does not know."""
+        return {}
+
+    def do_verify(self, directory: str, height: int, width: int, threads: int) -> float:
+        """Run the drawing and compare. -> PSNR in dB. Raises EngineBuildError if it is too low."""
+        weights = _weights(directory)
+        reference = np.load(Path(directory, REFERENCE), allow_pickle=False).astype(np.float32)
+        result = np.empty((3, height * weights.config.scale, width * weights.config.scale), np.float32)
+        Lane(weights, height, width, threads).run(drawing(height, width), result)
+        return compare(reference, result, "int16")
+
+    def do_load(self, directory: str, height: int, width: int, streams: int, threads: int) -> dict[str, Any]:
+        """Load the weights. -> shapes of a frame as it comes and goes."""
+        weights = _weights(directory)
+        self._lanes = [Lane(weights, height, width, threads) for _ in range(streams)]
+        scale = weights.config.scale
+        self.shapes = ([3, height, width], [3, height * scale, width * scale])
+        return {"input": self.shapes[0], "output": self.shapes[1]}
+
+    def prepare(self, memory: mmap.mmap, frames: list[tuple[Frames, Frames]]) -> None:
+        """See `Serving.prepare`."""
+        self._frames = frames
+
+    def submit(self, slot: int) -> None:
+        """See `Serving.submit`; the slot's own thread does the work."""
+
+    def collect(self, slot: int) -> None:
+        """See `Serving.collect`."""
+        self._lanes[slot].run(*self._frames[slot])
+
+
+def _weights(directory: str) -> Weights:
+    try:
+        with np.load(Path(directory, WEIGHTS), allow_pickle=False) as tensors:
+            read = dict(tensors)
+        config = from_shapes({name: tensor.shape for name, tensor in read.items()}, [int(n) for n in read[META]])
+        return Weights(config, read)
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile, CheckpointError) as error:
+        raise EngineError(f"the native engine's weights cannot be read: {error}") from error
+
+
+if __name__ == "__main__":
+    converse(Native)

@@ -1,0 +1,197 @@
+"""The other side of `probe.py`: a process that reads one ONNX file, and runs it on small pictures."""
+
+import contextlib
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import openvino
+import psutil
+from numpy.typing import NDArray
+
+from vsfdatrd.archs import onnx_checks, onnx_range
+from vsfdatrd.archs.onnx import Layout, OnnxConfig, Range
+from vsfdatrd.backends import accuracy
+from vsfdatrd.backends.openvino import probe_range
+from vsfdatrd.backends.openvino.worker import reason, settings
+from vsfdatrd.errors import CheckpointError, FdatrdError
+from vsfdatrd.graph.adapt_io import normalised
+from vsfdatrd.weights.files import refuse
+
+MULTIPLES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 15, 16, 20, 24, 28, 30, 32, 36, 40, 48, 56, 60, 64, 96, 128)
+"""What sizes may have to be multiples of, where a network does not say."""
+FACTORS = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 131, 137)
+"""Primes: the greatest common divisor of two sides that are different ones of a multiple is that multiple."""
+LEAST = 40
+"""Smallest side in pixels that is tried at first."""
+MOST_SCALE = 8
+
+
+class Misfit(Exception):
+    """Why a network does not run at a size, or what comes out is no picture of that size."""
+
+
+def describe(path: Path, multiple: int | None, input_range: Range | None) -> dict[str, Any]:
+    """Fields of a `Description`, and `remarks`, sentences for the user. Raises CheckpointError."""
+    model, external = onnx_checks.read(path)
+    config = onnx_checks.ends(path, model)
+    told = input_range or onnx_range.white(model.graph, config.input)
+    config = replace(config, external=external, range=told or "1")
+    frame = next(value for value in model.graph.input if value.name == config.input)
+    taken = onnx_checks.channels(frame, config.layout)
+    core = openvino.Core()
+    tried: list[str] = []
+    for step, height, width in _sizes(config, multiple):
+        try:
+            result, largest = _run(core, model, config, height, width)
+            config, given, scale = _ends(result, config, height, width)
+        except Misfit as why:
+            tried.append(f"{width}×{height}: {why}")
+            continue
+        _check(path, taken, given, scale)
+        remarks = []
+        if told == "255" != input_range and frame.type.tensor_type.elem_type != onnx.TensorProto.UINT8:
+            remarks.append('white is taken for 255, as its first operators do; input_range="1" says otherwise')
+        if taken == given != 2 and config.style is None:
+
+            def again(other: OnnxConfig, height: int = height, width: int = width) -> NDArray[np.float32]:
+                return _planes(_run(core, model, other, height, width)[0], other)
+
+            picture = accuracy.drawing(height, width)[:taken]
+            first = _planes(result, config)
+            with contextlib.suppress(Misfit):  # of numbers to 255, which nobody said it takes
+                config, remark = probe_range.settle(config, told is not None, picture, scale, first, again)
+                remarks += [remark] if remark else []
+        else:
+            config = replace(config, output_range=config.range)
+        return {
+            "scale": scale, "in_channels": taken, "out_channels": given, "multiple": step,
+            "minimum": 0 if config.size else min(height, width),
+            "parameters": sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer if tensor.dims),
+            "largest": largest,
+            "dtype": "+".join(sorted(_dtypes(model))) or "fp32",
+            "onnx": asdict(config), "remarks": remarks,
+        }  # fmt: skip
+    cure = "" if multiple or config.size else "; if its sides must be multiples of a number, give multiple="
+    raise refuse(path, f"does not run as a network for pictures, the last try being {tried[-1]}{cure}")
+
+
+def _sizes(config: OnnxConfig, multiple: int | None) -> Iterator[tuple[int, int, int]]:
+    """(multiple, height, width) to try, in this order."""
+    if config.size:
+        yield 1, *config.size
+        return
+    for least in (LEAST, 3 * LEAST):
+        for step in (multiple,) if multiple else MULTIPLES:
+            first = next(i for i, factor in enumerate(FACTORS) if factor * step >= least)
+            yield step, FACTORS[first] * step, FACTORS[first + 1] * step
+
+
+def _run(
+    core: openvino.Core, model: onnx.ModelProto, config: OnnxConfig, height: int, width: int
+) -> tuple[NDArray[np.float32], int]:
+    """Try one size. -> what comes out of a drawing, `Description.largest`. Raises Misfit."""
+    graph = normalised(model, config, height, width)
+    try:
+        readable = core.read_model(graph.SerializeToString())
+        largest = -(-_largest(readable) // (height * width))
+        compiled = core.compile_model(readable, "CPU", settings("fp32", 1))
+        _, channels, rows, _ = compiled.input(0).shape
+        picture = np.pad(accuracy.drawing(height, width)[:channels], ((0, 0), (0, rows - height), (0, 0)), "symmetric")
+        return np.array(compiled(picture[None])[0], np.float32), largest
+    except (RuntimeError, ValueError, MemoryError) as error:
+        raise Misfit(reason(error)[:200].rstrip(".") or "memory ran out") from error
+
+
+def _ends(result: NDArray[np.float32], config: OnnxConfig, height: int, width: int) -> tuple[OnnxConfig, int, int]:
+    """-> what is known of the ends now, channels of a result, scale. Raises Misfit if it is no picture of the size."""
+    if result.ndim != 4 or result.shape[0] != 1:
+        raise Misfit(f"what comes out has the shape {list(result.shape)}, which is no picture")
+    layouts: tuple[tuple[Layout, tuple[int, int, int]], ...] = (("NCHW", (1, 2, 3)), ("NHWC", (3, 1, 2)))
+    for layout, (c, h, w) in layouts:
+        given, tall, wide = (result.shape[axis] for axis in (c, h, w))
+        scale = tall // height
+        if 1 <= given <= 3 and scale and (tall, wide) == (height * scale, width * scale):
+            if not np.isfinite(result).all():
+                raise Misfit("what comes out is not finite")
+            return replace(config, output_layout=layout), int(given), int(scale)
+    raise Misfit(f"what comes out has the shape {list(result.shape)}, no whole multiple of the frame's")
+
+
+def _planes(result: NDArray[np.float32], config: OnnxConfig) -> NDArray[np.float32]:
+    """What a network gave before it was known how, as (C, H, W)."""
+    planes: NDArray[np.float32] = result[0] if config.output_layout == "NCHW" else result[0].transpose(2, 0, 1)
+    return planes
+
+
+def _largest(model: openvino.Model) -> int:
+    """Values in the largest tensor of fractions that is not a constant."""
+    return max(
+        (
+            math.prod(output.get_partial_shape().to_shape())
+            for operator in model.get_ordered_ops()
+            if operator.get_type_name() != "Constant"
+            for output in operator.outputs()
+            if output.get_partial_shape().is_static and output.get_element_type().is_real()
+        ),
+        default=0,
+    )
+
+
+def _check(path: Path, taken: int, given: int, scale: int) -> None:
+    if scale > MOST_SCALE:
+        raise refuse(path, f"enlarges {scale} times, and {MOST_SCALE} times are the most that can be used")
+    if (taken, given) not in ((1, 1), (3, 3), (2, 2), (3, 2)):
+        raise refuse(
+            path, f"is a network from {taken} to {given} channels; only RGB to RGB (3 to 3), luma to luma (1 to 1) and "
+            "chroma to chroma (2 or 3 to 2) can be used"
+        )  # fmt: skip
+    if given == 2 and scale != 1:
+        raise refuse(path, f"is a chroma network that enlarges {scale} times; only those of 1× can be used")
+
+
+def _dtypes(model: onnx.ModelProto) -> set[str]:
+    names = {1: "fp32", 10: "fp16", 11: "fp64", 16: "bf16"}
+    return {names[tensor.data_type] for tensor in model.graph.initializer if tensor.data_type in names}
+
+
+def _limit_memory() -> None:
+    """Let a shape of billions fail here, and not the machine. Windows has no such limit, but refuses what neither
+    memory nor its page file holds."""
+    if sys.platform != "win32":
+        import resource
+
+        with contextlib.suppress(ValueError, OSError):
+            most = psutil.virtual_memory().available * 3 // 4
+            resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
+def main() -> None:
+    """argv: the file, and a JSON object with `multiple` and `range`. Answers with a line of JSON."""
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    _limit_memory()
+    asked = json.loads(sys.argv[2])
+    said: dict[str, Any]
+    try:
+        said = describe(Path(sys.argv[1]), asked["multiple"], asked["range"])
+    except FdatrdError as error:
+        said = {"error": str(error)}
+    except Exception as error:  # a file may break what it likes
+        path = Path(sys.argv[1])
+        broken: CheckpointError = refuse(path, f"cannot be used: {reason(error)[:200]}")
+        said = {"error": str(broken)}
+    answer.write(json.dumps(said) + "\n")
+    answer.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

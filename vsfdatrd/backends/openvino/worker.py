@@ -1,0 +1,127 @@
+"""The other side of `openvino.py`: the process in which OpenVINO runs. Started as a module, never imported there."""
+
+import io
+import mmap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+
+from vsfdatrd.backends.accuracy import compare, drawing
+from vsfdatrd.backends.base import Frames
+from vsfdatrd.errors import EngineBuildError, EngineError
+from vsfdatrd.workers.server import Serving, converse
+
+FILE = "model.blob"
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+
+
+class OpenVino(Serving):
+    """OpenVINO's core, and the model that is loaded, if any."""
+
+    def __init__(self, write: Callable[[str], Any], flush: Callable[[], Any]) -> None:
+        super().__init__(write, flush)
+        self._core = openvino.Core()
+        self._compiled: openvino.CompiledModel | None = None
+        self._requests: list[openvino.InferRequest] = []
+
+    def do_describe(self) -> dict[str, Any]:
+        """The processor: its name, and what OpenVINO can compute in on it."""
+        return {
+            "version": openvino.__version__,
+            "name": self._core.get_property("CPU", "FULL_DEVICE_NAME"),
+            "abilities": sorted(self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+        }
+
+    def do_build(self, graph: str, directory: str, precision: str, streams: int) -> float | None:
+        """Compile a graph file and export the result. -> PSNR against fp32 for a half precision."""
+        try:
+            model = self._core.read_model(graph)
+            compiled = self._core.compile_model(model, "CPU", settings(precision, streams))
+            psnr = None
+            if precision != "fp32":
+                picture = picture_for(model.input(0).shape)
+                exact = self._core.compile_model(model, "CPU", settings("fp32", 1))
+                psnr = compare(exact(picture)[0], compiled(picture)[0], precision)
+            blob = io.BytesIO()
+            compiled.export_model(blob)
+        except RuntimeError as error:
+            raise EngineBuildError(f"OpenVINO could not compile the network: {reason(error)}") from error
+        Path(directory, FILE).write_bytes(blob.getbuffer())
+        return psnr
+
+    def do_reference(self, graph: str, target: str) -> None:
+        """Write what a graph file makes of the drawing in fp32, as float16."""
+        try:
+            exact = self._core.compile_model(self._core.read_model(graph), "CPU", settings("fp32", 1))
+            result = exact(picture_for(exact.input(0).shape))[0][0]
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO could not compute the reference: {reason(error)}") from error
+        np.save(target, result.astype(np.float16), allow_pickle=False)
+
+    def do_load(self, directory: str, precision: str, streams: int) -> dict[str, Any]:
+        """Load an exported model. -> how many frames it takes at once, and their shapes."""
+        try:
+            self._compiled = self._core.import_model(
+                Path(directory, FILE).read_bytes(), "CPU", settings(precision, streams)
+            )
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO does not load the engine: {reason(error)}") from error
+        self.shapes = (list(self._compiled.input(0).shape)[1:], list(self._compiled.output(0).shape)[1:])
+        return {"slots": streams, "input": self.shapes[0], "output": self.shapes[1]}
+
+    def prepare(self, memory: mmap.mmap, frames: list[tuple[Frames, Frames]]) -> None:
+        """See `Serving.prepare`."""
+        if self._compiled is None:
+            raise EngineError("no engine is loaded")
+        self._frames = frames  # OpenVINO does not keep what it borrows
+        for source, result in frames:
+            request = self._compiled.create_infer_request()
+            request.set_input_tensor(openvino.Tensor(source[None], shared_memory=True))
+            request.set_output_tensor(openvino.Tensor(result[None], shared_memory=True))
+            self._requests.append(request)
+
+    def submit(self, slot: int) -> None:
+        """See `Serving.submit`."""
+        self._requests[slot].start_async()
+
+    def collect(self, slot: int) -> None:
+        """See `Serving.collect`; OpenVINO computes on its own threads."""
+        try:
+            self._requests[slot].wait()
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO failed on it: {reason(error)}") from error
+
+    def reason(self, error: BaseException) -> str:
+        """See `Serving.reason`."""
+        return reason(error)
+
+
+def picture_for(shape: Sequence[int]) -> Frames:
+    """The drawing as an input of shape (1, C, H, W), C being 3 at most."""
+    _, channels, height, width = shape
+    return drawing(height, width)[None, :channels]
+
+
+def settings(precision: str, streams: int) -> dict[str, Any]:
+    """How a model is compiled: all cores on one frame, or shared by several frames."""
+    chosen: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
+        "NUM_STREAMS": str(streams),
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+    }
+    if precision == "fp32":
+        chosen["EXECUTION_MODE_HINT"] = "ACCURACY"
+    return chosen
+
+
+def reason(error: BaseException) -> str:
+    """The last line of OpenVINO's message that says something; the lines before are its own source files."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+if __name__ == "__main__":
+    converse(OpenVino)

@@ -1,0 +1,211 @@
+"""Choosing, building, verifying and sharing engines."""
+
+import contextlib
+import logging
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+from vsfdatrd.archs.descriptor import Description
+from vsfdatrd.backends import graphs, traced_graphs
+from vsfdatrd.backends.base import Backend, Job, Lanes
+from vsfdatrd.backends.gpus import gpu_count
+from vsfdatrd.backends.native import backend as native
+from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.manifest import Key
+from vsfdatrd.checkpoint import Checkpoint
+from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, EngineUnavailable, MemoryShort
+from vsfdatrd.options import BACKENDS, Options, Precision
+from vsfdatrd.system.progress import working
+from vsfdatrd.video.tiling import sides
+
+log = logging.getLogger(__name__)
+
+_MODULES = {
+    "tensorrt": "vsfdatrd.backends.tensorrt.backend",
+    "native": "vsfdatrd.backends.native.backend",
+    "openvino": "vsfdatrd.backends.openvino.backend",
+    "torch": "vsfdatrd.backends.torch",
+}
+
+_shared: weakref.WeakValueDictionary[tuple[object, ...], Lanes] = weakref.WeakValueDictionary()
+_opening = threading.Lock()
+
+
+def backend(name: str) -> Backend:
+    """The backend's module; imports no engine library yet."""
+    return cast(Backend, import_module(_MODULES[name]))
+
+
+def usable() -> dict[str, str | None]:
+    """Every backend's name, and why it cannot be used here (None if it can)."""
+    return {name: backend(name).unavailable() for name in BACKENDS}
+
+
+def warm_up(wanted: str, device: Sequence[int] = (0,)) -> None:
+    """Begin to start the engine that a wish most likely means. Never fails; `choose` says what is wrong."""
+    likely = (wanted,) if wanted != "auto" else ("tensorrt", "torch") if gpu_count() else _on_processors()
+    for name in likely:
+        module = backend(name)
+        if module.unavailable(device) is None:
+            with contextlib.suppress(EngineError):
+                module.warm_up()
+            return
+
+
+def _on_processors() -> tuple[str, ...]:
+    """The engines for processors, the fastest first."""
+    return ("native", "openvino") if native.preferred() else ("openvino", "native")
+
+
+def candidates(wanted: str, checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> list[tuple[str, Backend]]:
+    """The backends for a wish, the best first; for ``auto`` every one that can be used with these GPUs.
+
+    Raises EngineUnavailable with every reason if there is none.
+    """
+    about = checkpoint.description
+    if wanted != "auto":
+        found = backend(wanted)
+        if wanted == "torch" and about.onnx:
+            raise EngineUnavailable(
+                f"backend='torch' cannot run {checkpoint.path.name!r}, an ONNX file; leave it out, or give tensorrt or "
+                "openvino"
+            )
+        if reason := found.unavailable(device):
+            raise EngineUnavailable(f"backend={wanted!r} cannot be used here: {reason}")
+        if wanted == "native" and (reason := native.unsuited(checkpoint)):
+            raise EngineUnavailable(
+                f"backend='native' cannot run {checkpoint.path.name!r}: {reason}; leave it out, or give openvino"
+            )
+        return [(wanted, found)]
+    # A GPU is faster under torch than a processor under anything.
+    order = ["tensorrt", "torch", *_on_processors()] if gpu_count() else ["tensorrt", *_on_processors(), "torch"]
+    if about.onnx:
+        order.remove("torch")  # there is no module
+    if native.unsuited(checkpoint):
+        order.remove("native")
+    reasons = {name: backend(name).unavailable(device) for name in order}
+    usable = [(name, backend(name)) for name, reason in reasons.items() if reason is None]
+    if not usable:
+        listing = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise EngineUnavailable(f"no engine can be used here ({listing})")
+    return usable
+
+
+def open_engine(checkpoint: Checkpoint, height: int, width: int, options: Options, store: Store) -> Lanes:
+    """An engine for frames of `height` × `width` pixels, from the cache or built now, and its free slots.
+
+    The frame is padded to the network's multiple first, so sizes that pad alike share an engine. Filters that need
+    the same engine at the same time share it as well. With ``backend="auto"``, the next backend is taken, with a
+    warning, if one fails for a reason of its own.
+
+    Raises ArgumentError (precision or device the machine does not have), MemoryShort, EngineUnavailable,
+    EngineBuildError, StoreError.
+    """
+    found = candidates(options.backend, checkpoint, options.device)
+    if options.precision != "auto":  # integers are the native engine's, and it has nothing else
+        found = [pair for pair in found if (pair[0] == "native") == (options.precision == "int16")] or found
+    with _opening:
+        try:
+            for name, module in found[:-1]:
+                try:
+                    return _open_with(name, module, checkpoint, height, width, options, store)
+                except EngineError as error:
+                    log.warning("The %s engine cannot be used: %s. Trying the next one.", name, str(error).rstrip("."))
+            return _open_with(*found[-1], checkpoint, height, width, options, store)
+        finally:
+            native.rest()  # which was started on the chance, before the model was known
+
+
+def frame_of(about: Description, height: int, width: int) -> tuple[int, int]:
+    """Height and width of the padded frame that an engine for frames of `height` × `width` is for.
+
+    Raises ArgumentError if the network takes no frame so large.
+    """
+    if about.fixed is None:
+        return sides(height, width, about.multiple, about.minimum, about.square)
+    if height > about.fixed[0] or width > about.fixed[1]:
+        tall, wide = about.fixed
+        raise ArgumentError(
+            f"the network takes frames of {wide}×{tall} pixels and no others, and {width}×{height} are more; "
+            f'give tile=[{wide}, {tall}], or fit="resize" to send whole frames through it at its size'
+        )
+    return about.fixed
+
+
+def _open_with(
+    name: str, module: Backend, checkpoint: Checkpoint, height: int, width: int, options: Options, store: Store
+) -> Lanes:
+    possible = module.precisions(checkpoint, options.device)
+    if options.precision != "auto" and options.precision not in possible:
+        raise ArgumentError(
+            f"precision={options.precision!r} is not possible with the {name} engine on this machine; "
+            f"choose one of auto, {', '.join(possible)}"
+        )
+    known = max(1, gpu_count()) if name in ("tensorrt", "torch") else 1
+    if max(options.device) >= known:
+        what = f"the {known} GPUs of this machine" if known > 1 else "device 0, the only one here"
+        raise ArgumentError(f"device={list(options.device)} is not there; the {name} engine can use {what}")
+    wanted = possible if options.precision == "auto" else (cast(Precision, options.precision),)
+    padded = frame_of(checkpoint.description, height, width)
+    for precision in wanted:
+        job = Job(checkpoint, *padded, precision, options.device, options.streams)
+        try:
+            return _open(name, module, job, store)
+        except EngineBuildError as error:
+            if precision == wanted[-1]:
+                raise
+            log.warning("%s with %s did not pass: %s Trying the next safer precision.", name, precision, error)
+    raise EngineBuildError(f"the {name} engine offers no precision for this model")
+
+
+def _open(name: str, module: Backend, job: Job, store: Store) -> Lanes:
+    key = Key(
+        weights=job.checkpoint.description.sha256,
+        graph=module.GRAPH_VERSION,
+        shape="any" if module.ANY_SIZE else f"{job.width}x{job.height}",
+        precision=job.precision,
+        engine=f"{name} {module.version(job.device)}",
+        device=module.device_name(job),
+        options=" ".join(filter(None, (module.identity(job), graphs.identity(job.checkpoint.description)))),
+    )
+    identity = (key, job.height, job.width, job.device, job.streams)
+    if (lanes := _shared.get(identity)) and not lanes.failed:
+        return lanes
+    job = replace(_fitting(name, module, job), state=store.state(key))
+    what = f"{name} engine of {job.checkpoint.path.name} for {job.width}×{job.height}, {job.precision}"
+
+    def build(directory: Path) -> None:
+        with working(f"building the {what}"):
+            if name != "torch":
+                traced_graphs.check(job.checkpoint)
+            module.build(job, directory)
+
+    lanes = Lanes(store.open(key, build, lambda directory: module.load(job, directory)))
+    _shared[identity] = lanes
+    return lanes
+
+
+def _fitting(name: str, module: Backend, job: Job) -> Job:
+    """The job, with fewer frames in flight if only so its memory suffices. Raises MemoryShort if not even one fits."""
+    needed, free = module.memory_estimate(job)
+    if needed <= free:
+        return job
+    alone = replace(job, streams=1)
+    least, free = module.memory_estimate(alone)
+    if least <= free and job.streams is None:
+        log.warning("There is memory for one frame in flight only, which is slower (the %s engine, %d MiB free).",
+                    name, free >> 20)  # fmt: skip
+        return alone
+    if job.streams is None:
+        needed = least
+    short = MemoryShort(
+        f"a frame of {job.width}×{job.height} pixels (padded) needs about {needed / 2**30:.1f} GiB in this network "
+        f"and {free / 2**30:.1f} GiB are free; upscale it in parts, for example tile=[720, 540], or a smaller clip"
+    )
+    short.divide = name == "tensorrt" or (name == "torch" and gpu_count() > 0)
+    raise short

@@ -1,0 +1,59 @@
+"""Small facts under a sha256, such as what a weights file holds: ``notes/<kind>/<digest>.json`` in the cache."""
+
+import contextlib
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vsfdatrd.cache.directory import CacheFolder
+from vsfdatrd.cache.manifest import digest_of
+from vsfdatrd.errors import StoreError
+
+log = logging.getLogger(__name__)
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+KIND = re.compile(r"[a-z][a-z0-9-]{0,31}")
+
+
+class Notes:
+    """Small JSON objects under a sha256, kept beside the engines, such as what a weights file holds."""
+
+    def __init__(self, folder: CacheFolder, kind: str) -> None:
+        """kind: lower-case letters, digits and hyphens; ValueError for others."""
+        if not KIND.fullmatch(kind):
+            raise ValueError(f"{kind!r} cannot name a kind of notes")
+        self._folder, self._kind = folder, kind
+
+    def _path(self, digest: str) -> Path:
+        if not _DIGEST.fullmatch(digest):
+            raise ValueError(f"{digest!r} is not a sha256")
+        return self._folder.root / "notes" / self._kind / f"{digest}.json"
+
+    def recall(self, digest: str) -> dict[str, Any] | None:
+        """What was remembered; None if nothing was, or it is damaged or cannot be read."""
+        path = self._path(digest)
+        try:
+            found = json.loads(path.read_bytes())
+            data = found["data"]
+            return data if isinstance(data, dict) and found["sha256"] == digest_of(data) else None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+
+    def remember(self, digest: str, data: Mapping[str, Any]) -> None:
+        """Keep `data` for `recall`. Where the cache cannot be written nothing is kept, and nothing is raised."""
+        path = self._path(digest)
+        text = json.dumps({"data": dict(data), "sha256": digest_of(data)})
+        temporary = self._folder.temporary("note")
+        try:
+            self._folder.prepare()
+            path.parent.mkdir(exist_ok=True)
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        except (OSError, StoreError) as error:
+            log.debug("%s is not kept: %s", path, error)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Subcommands of ``vsfdatrd`` other than encode and compare."""

@@ -1,0 +1,388 @@
+"""A model for other programs: as an ONNX graph, or its weights in another format and precision.
+
+ONNX files are plain: one input, one output, operator set 20 (23 for bf16), no operators of a runtime's own, so that
+vs-mlrt's plugins (core.ort, core.ov, core.trt) run them. Nothing is at the target before it has passed verification.
+"""
+
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vsfdatrd import __version__
+from vsfdatrd.archs.descriptor import Description
+from vsfdatrd.archs.fdat import Config
+from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+from vsfdatrd.commands import export_check
+from vsfdatrd.commands.export_check import failed
+from vsfdatrd.commands.export_graph import graph_for_others, least
+from vsfdatrd.errors import ArgumentError, CheckpointError, EngineBuildError, EngineUnavailable
+from vsfdatrd.options import Precision
+from vsfdatrd.video.tiling import padded, sides
+from vsfdatrd.weights.catalog import CATALOGUE, resolve
+
+type Format = Literal["onnx", "safetensors", "pth"]
+type Array = NDArray[Any]
+
+FORMATS: tuple[Format, ...] = ("onnx", "safetensors", "pth")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
+SIZE = (720, 540)
+"""Width and height in pixels of the frames an ONNX graph is for, unless said otherwise."""
+MAX_SIDE = 32768
+MAX_TABLE = 2**31 - 2**28
+"""Most bytes of constants that depend on the size: what an ONNX file may have, less room for weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A file that was written, and what is known of it."""
+
+    path: Path
+    format: Format
+    precision: Precision
+    size: tuple[int, int] | None
+    """Width and height in pixels that an ONNX graph is for; None for one of any size, and for weights."""
+    bytes: int
+    verified: str | None
+    """How it was verified, to follow "verified"; None if it was not."""
+    unverified: str | None
+    """Why it was not verified, to follow "not verified:"; None if it was."""
+    psnr: float | None = None
+    """Lowest PSNR of an ONNX graph's output against PyTorch's in fp32, in dB for a peak of 1."""
+    difference: float | None = None
+    """Largest difference of an ONNX graph's output from PyTorch's, for values from 0 to 1."""
+
+
+def export(
+    model: str | Path,
+    target: Path,
+    *,
+    format: str | None = None,
+    size: tuple[int, int] | None = None,
+    dynamic: bool = False,
+    precision: Precision = "fp32",
+    verify: bool = True,
+) -> Exported:
+    """Write a model for another program. An existing file is replaced, once the new one is complete and verified.
+
+    model: a name of the catalogue, or the path of a weights file.
+    format: ``onnx``, ``safetensors`` or ``pth``; None goes by the target's suffix.
+    size: (width, height) in pixels of the frames an ONNX graph is for, `SIZE` if None. The graph pads what is no
+        multiple of the network's own, by mirroring, and crops after; sides must be over half that multiple.
+    dynamic: an ONNX graph for frames of any size (over half the multiple) instead; not of traced networks.
+    precision: what the file computes in, or stores weights as. An ONNX graph takes and gives float32 in every
+        precision, so its clip is RGBS: ``input`` (1, C, H, W) in [0, 1] -> ``output`` (1, C, H·scale, W·scale). That of
+        an ArtCNN is for luma (1 channel), or for chroma (3 to 2).
+    verify: run an ONNX graph in ONNX Runtime beside PyTorch (a large one at a smaller size, see `Exported.verified`);
+        read weights back. On a CPU, ONNX Runtime computes inside of most fp16 operators in fp32: results beyond
+        fp16's range are noticed, sums that a GPU would take in fp16 are not. It has no kernels for bf16 there, so such
+        files are not verified, and `Exported.unverified` says it.
+
+    Raises ArgumentError for what cannot be asked for and for a target that cannot be written, CheckpointError for a
+    weights file that cannot be used, EngineUnavailable if a library is missing, EngineError if the network has no
+    graph, EngineBuildError if a weight does not fit the precision or verification failed.
+    """
+    target = Path(target)
+    kind = _format(target, format)
+    _check(kind, size, dynamic, precision)
+    if kind == "onnx" and verify and find_spec("onnxruntime") is None:
+        raise EngineUnavailable(
+            "verifying an ONNX file needs ONNX Runtime, which is not installed: pip install onnxruntime, "
+            "or do without verification (--no-verify)"
+        )
+    checkpoint = open_checkpoint(resolve(model), any_channels=kind != "onnx")
+    if checkpoint.description.onnx is not None:
+        raise ArgumentError(
+            f"model={str(checkpoint.path)!r} is an ONNX file already, which is not taken apart; use it as it is"
+        )
+    about = _about(model, checkpoint, precision)
+    with _replacing(target, checkpoint.path) as temporary:
+        if kind != "onnx":
+            exported = _export_weights(checkpoint, target, temporary, kind, precision, about, verify)
+        else:
+            exported = _export_graph(checkpoint, target, temporary, size, dynamic, precision, about, verify)
+    return exported
+
+
+# What was asked for
+
+
+def _format(target: Path, given: str | None) -> Format:
+    name = target.suffix.removeprefix(".").lower() if given is None else given.lower()
+    for known in FORMATS:
+        if name == known:
+            return known
+    if given is None:
+        raise ArgumentError(
+            f"target={str(target)!r} does not tell its format; name it .onnx, .safetensors or .pth, or give format"
+        )
+    raise ArgumentError(f"format={given!r} is unknown; choose one of {', '.join(FORMATS)}")
+
+
+def _check(kind: Format, size: tuple[int, int] | None, dynamic: bool, precision: Precision) -> None:
+    if precision not in PRECISIONS:
+        raise ArgumentError(f"precision={precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+    if kind != "onnx" and (dynamic or size is not None):
+        given = "dynamic=True" if dynamic else f"size={_by(size)}"
+        raise ArgumentError(f"{given} means nothing for weights, which fit every frame; leave it out, or write .onnx")
+    if size is None:
+        return
+    if dynamic:
+        raise ArgumentError(f"size={_by(size)} contradicts dynamic=True, a graph for any size; give one of them")
+    if not all(type(side) is int and 1 <= side <= MAX_SIDE for side in size):
+        raise ArgumentError(
+            f"size={_by(size)} is out of range; give width and height in pixels, each 1 to {MAX_SIDE:,}, "
+            f"for example {_by(SIZE)}"
+        )
+
+
+def _by(size: tuple[int, int] | None) -> str:
+    return "x".join(map(str, size or ()))
+
+
+def _about(model: str | Path, checkpoint: Checkpoint, precision: Precision) -> dict[str, str]:
+    """What a file says of where it is from. No paths and no dates: the same model gives the same file."""
+    given = os.fspath(model)
+    return {
+        "model": given.lower() if given.lower() in CATALOGUE else checkpoint.path.name,
+        "weights_sha256": checkpoint.description.sha256,
+        "scale": str(checkpoint.description.scale),
+        "precision": precision,
+        "vsfdatrd": __version__,
+    }
+
+
+# The file
+
+
+@contextmanager
+def _replacing(target: Path, source: Path) -> Iterator[Path]:
+    """An empty file beside the target, to be filled; it takes the target's place at the end, or goes after an error.
+
+    Raises ArgumentError if the target cannot be written, before any work is done.
+    """
+    try:
+        final = Path(os.path.realpath(target))  # a link stays one
+        if not final.parent.is_dir():
+            raise ArgumentError(
+                f"target={str(target)!r} cannot be written: there is no directory {str(final.parent)!r}; create it"
+            )
+        if final.exists() and not final.is_file():
+            raise ArgumentError(f"target={str(target)!r} is a directory or a device; give the path of a file")
+        if final.exists() and final.samefile(source):
+            raise ArgumentError(f"target={str(target)!r} is the model's own weights file; give the path of another")
+        temporary = final.with_name(f".vsfdatrd-{secrets.token_hex(8)}.tmp")
+        temporary.open("xb").close()  # not mkstemp, whose files are for their owner only
+    except ArgumentError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        raise _unwritable(target, error) from error
+    try:
+        yield temporary
+        try:
+            temporary.replace(final)
+        except OSError as error:
+            raise _unwritable(target, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _unwritable(target: Path, error: Exception) -> ArgumentError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return ArgumentError(f"target={str(target)!r} cannot be written ({reason}); give a path where you may write")
+
+
+def _write(temporary: Path, target: Path, data: bytes) -> None:
+    try:
+        temporary.write_bytes(data)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+
+
+# Graphs
+
+
+def _export_graph(
+    checkpoint: Checkpoint,
+    target: Path,
+    temporary: Path,
+    size: tuple[int, int] | None,
+    dynamic: bool,
+    precision: Precision,
+    about: dict[str, str],
+    verify: bool,
+) -> Exported:
+    size = None if dynamic else size or SIZE
+    if size is not None:
+        _check_size(checkpoint.description, size)
+    shape = None if size is None else size[::-1]
+    graph = _graph(checkpoint, shape, precision, about)
+    _write(temporary, target, graph)
+    verified = unverified = psnr = difference = None
+    if verify:
+        trials = export_check.trials(checkpoint.description, shape)
+        same = shape is None or trials == [shape]
+        export_check.check_structure(graph)
+        session = export_check.session(temporary, precision)
+        if session is None:
+            unverified = (
+                f"ONNX Runtime {export_check.runtime()} cannot compute {precision} on a CPU (its structure was checked)"
+            )
+        else:
+            if not same:
+                session = export_check.session(_graph(checkpoint, trials[0], precision, about), precision)
+            psnr, difference = export_check.compared(checkpoint, session, trials, precision)
+            sizes = " and ".join(f"{width}×{height}" for height, width in trials)
+            sizes += "" if same else ", by a graph that was written alike"
+            verified = (
+                f"in ONNX Runtime {export_check.runtime()} against PyTorch at {sizes}: "
+                f"PSNR {psnr:.1f} dB, largest difference {difference:.1g}"
+            )
+    else:
+        unverified = "it was not asked for"
+    return Exported(target, "onnx", precision, size, len(graph), verified, unverified, psnr, difference)
+
+
+def _check_size(about: Description, size: tuple[int, int]) -> None:
+    """Raises ArgumentError for frames that are too small for the network, or too large for an ONNX file."""
+    width, height = size
+    tall, wide = sides(height, width, about.multiple, about.minimum, about.square)
+    if tall >= 2 * height or wide >= 2 * width:
+        fewest = least(about)
+        w, h = (max(fewest, max(size) if about.square else side) for side in size)
+        asked = f"{wide}×{tall}" if about.minimum or about.square else f"multiples of {about.multiple}"
+        raise ArgumentError(
+            f"size={_by(size)} is too small: frames are mirrored up to {asked}, which takes "
+            f"{fewest} pixels a side; give {_by((w, h))} or larger"
+        )
+    config = about.written
+    if config is not None and _table(config, size) > MAX_TABLE:
+        raise ArgumentError(
+            f"size={_by(size)} is too large for the {config.upsampler} tail, whose table of places would pass the 2 GB "
+            "that an ONNX file may have; give a smaller size and upscale in tiles"
+        )
+
+
+def _table(config: Config, size: tuple[int, int]) -> int:
+    """Bytes of the constant that tails which sample at computed places have for every pixel of the result."""
+    moving = {"dysample": 8, "lda": 18} if config.tail_scale > 1 else {}
+    width, height = (padded(side, config.multiple) * config.scale for side in size)
+    return 4 * moving.get(config.upsampler, 0) * width * height
+
+
+def _graph(checkpoint: Checkpoint, shape: tuple[int, int] | None, precision: Precision, about: dict[str, str]) -> bytes:
+    """The graph for frames of (height, width), or of any size, as the content of a file."""
+    import onnx
+
+    from vsfdatrd.backends.graphs import serialized
+    from vsfdatrd.backends.traced_graphs import graph_for
+
+    try:
+        model = graph_for_others(checkpoint, shape, precision, graph_for)
+    except OverflowError as error:
+        raise _too_large(checkpoint, precision, str(error)) from error
+    except ValueError as error:
+        if shape is not None:
+            raise
+        config = checkpoint.description.written
+        why = f"its {config.upsampler} tail needs a fixed frame size" if config else str(error)
+        raise ArgumentError(
+            f"dynamic=True is not possible with model={str(checkpoint.path)!r}: {why}; give the size instead, for "
+            f"example {_by(SIZE)}"
+        ) from error
+    model.producer_version = __version__
+    onnx.helper.set_model_props(model, about)
+    return serialized(model)
+
+
+def _too_large(checkpoint: Checkpoint, precision: Precision, reason: str) -> EngineBuildError:
+    others = "bf16 or fp32" if precision == "fp16" else "fp32"
+    return EngineBuildError(
+        f"model={str(checkpoint.path)!r} cannot be written in {precision}: {reason}; write it in {others}"
+    )
+
+
+# Weights
+
+
+def _export_weights(
+    checkpoint: Checkpoint,
+    target: Path,
+    temporary: Path,
+    kind: Literal["safetensors", "pth"],
+    precision: Precision,
+    about: dict[str, str],
+    verify: bool,
+) -> Exported:
+    rounded = {name: _rounded(checkpoint, name, v, precision) for name, v in checkpoint.tensors().items()}
+    data = _safetensors(rounded, about) if kind == "safetensors" else _pth(rounded)
+    _write(temporary, target, data)
+    if verify:
+        _read_back(temporary, checkpoint, rounded, precision)
+    verified, unverified = ("by reading it back", None) if verify else (None, "it was not asked for")
+    return Exported(target, kind, precision, None, len(data), verified, unverified)
+
+
+def _rounded(checkpoint: Checkpoint, name: str, values: Array, precision: Precision) -> Array:
+    """Values in a precision's type; what is no fraction, such as an index, as it is."""
+    import ml_dtypes
+
+    if values.dtype.kind != "f":
+        return values
+    types: dict[Precision, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
+    with np.errstate(over="ignore"):
+        result: Array = values.astype(types[precision])
+    if np.isinf(result.astype(np.float32)).any():
+        largest = float(np.abs(values).max())
+        raise _too_large(checkpoint, precision, f"a weight of {largest:.3g} in {name!r} is beyond its range")
+    return result
+
+
+def _safetensors(tensors: Mapping[str, Array], about: dict[str, str]) -> bytes:
+    from safetensors.numpy import save
+
+    # One entry, since the library writes several in another order every time.
+    return save(dict(tensors), {"vsfdatrd": json.dumps(about)})
+
+
+def _pth(tensors: Mapping[str, Array]) -> bytes:
+    """As training programs write weights, under ``params_ema``; `torch.load(..., weights_only=True)` reads it."""
+    from io import BytesIO
+
+    import torch
+
+    state = {
+        # PyTorch does not know NumPy's bf16
+        name: torch.from_numpy(v.astype(np.float32)).bfloat16() if v.dtype.name == "bfloat16" else torch.from_numpy(v)
+        for name, v in tensors.items()
+    }
+    buffer = BytesIO()  # not the file, whose name would become part of the content
+    torch.save({"params_ema": state}, buffer)
+    return buffer.getvalue()
+
+
+def _read_back(path: Path, source: Checkpoint, tensors: Mapping[str, Array], precision: Precision) -> None:
+    """Raises EngineBuildError unless the file holds these tensors, and is taken for the network it was."""
+    try:
+        written = open_checkpoint(path, any_channels=True)
+        found = written.tensors()
+    except CheckpointError as error:
+        raise failed(f"it cannot be read back ({error})") from error
+    if found.keys() != tensors.keys():
+        some = min(found.keys() ^ tensors.keys())
+        raise failed(f"it does not have the same tensors ({some!r})")
+    for name, values in tensors.items():
+        wide = values.astype(np.float32) if values.dtype.itemsize == 2 and found[name].dtype.kind == "f" else values
+        if found[name].dtype != wide.dtype or not np.array_equal(found[name], wide):
+            raise failed(f"its tensor {name!r} has other values")
+    before, after = source.description, written.description
+    if replace(before, sha256=after.sha256, dtype=precision) != after:
+        raise failed(f"it is taken for {after.architecture} {after.scale}x in {after.dtype}")

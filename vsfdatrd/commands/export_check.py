@@ -1,0 +1,147 @@
+"""An exported graph held against PyTorch, through ONNX Runtime."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vsfdatrd.archs.descriptor import Description
+from vsfdatrd.checkpoint import Checkpoint
+from vsfdatrd.errors import EngineBuildError
+from vsfdatrd.options import Precision
+from vsfdatrd.video.tiling import fill_padding, sides
+
+if TYPE_CHECKING:
+    import onnxruntime
+    from torch import nn
+
+type Array = NDArray[Any]
+
+LARGEST_TRIAL = 150 * 150
+"""Most tokens that a graph is verified at: 300×300 pixels of a network that folds 2×2, some seconds of PyTorch."""
+SMALLEST_TRIAL = 32
+"""Pixels of a side that make a picture for networks of small windows, or of none."""
+BOUND = 1e-4
+"""Largest difference of an fp32 graph from PyTorch, as a part of the output's standard deviation."""
+
+
+def trials(about: Description, shape: tuple[int, int] | None) -> list[tuple[int, int]]:
+    """Sizes (height, width) that a graph is compared at; another one than its own only where that is large."""
+    m, u = about.multiple, about.written.unshuffle if about.written else 1
+    if about.config is None:
+        # Windows that a network fills up by itself are mostly of 8 to 16 pixels a side.
+        m = math.lcm(m, u * about.fdat.window if about.fdat else 1)
+        m *= -(-SMALLEST_TRIAL // m)
+    if shape is None:
+        return [(m, 2 * m), (97, 143)]  # without padding, and with some in both directions
+    height, width = shape
+    if math.prod(sides(height, width, about.multiple, about.minimum, about.square)) <= LARGEST_TRIAL * u**2:
+        return [shape]
+    # More than one window each way, and as much padding as the graph itself has.
+    least = max(m + 1, about.minimum)
+    side = _smaller(height, least, m), _smaller(width, max(2 * m + 1, least), m)
+    return [(max(side),) * 2 if about.square else side]
+
+
+def _smaller(side: int, least: int, multiple: int) -> int:
+    """The smallest side from `least` up with the same remainder, or the side itself if that is smaller."""
+    return side if side <= least else least + (side - least) % multiple
+
+
+def check_structure(graph: bytes) -> None:
+    """Raises EngineBuildError unless onnx finds every operator sound and every shape as it is declared."""
+    import onnx
+
+    try:
+        onnx.checker.check_model(graph, full_check=True)
+    except Exception as error:  # onnx raises several kinds that have no base in common
+        raise failed(f"onnx finds it unsound ({_first_line(error)})") from error
+
+
+def runtime() -> str:
+    """ONNX Runtime's version."""
+    import onnxruntime
+
+    return str(onnxruntime.__version__)
+
+
+def session(graph: Path | bytes, precision: Precision) -> "onnxruntime.InferenceSession | None":
+    """A graph in ONNX Runtime; None if it is bf16, for which that may have no kernels."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised
+    try:
+        return onnxruntime.InferenceSession(
+            graph if isinstance(graph, bytes) else str(graph), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # its exceptions have no base of their own
+        if precision == "bf16" and "NOT_IMPLEMENTED" in str(error):
+            return None
+        raise failed(f"ONNX Runtime does not load it ({_first_line(error)})") from error
+
+
+def compared(
+    checkpoint: Checkpoint, session: "onnxruntime.InferenceSession", sizes: list[tuple[int, int]], precision: Precision
+) -> tuple[float, float]:
+    """Lowest PSNR and largest difference over pictures of these sizes. Raises EngineBuildError if they do not do."""
+    from vsfdatrd.backends import accuracy
+
+    network = checkpoint.network()
+    channels = checkpoint.description.frame_channels[0]
+    lowest, largest = np.inf, 0.0
+    for height, width in sizes:
+        picture = accuracy.drawing(height, width)[None, :channels]  # (1, C, H, W)
+        expected = by_pytorch(network, checkpoint.description, picture)
+        try:
+            out: Array = session.run(["output"], {"input": picture})[0]
+        except Exception as error:  # as above
+            raise failed(f"ONNX Runtime does not run it ({_first_line(error)})") from error
+        if out.shape != expected.shape:
+            raise failed(f"it makes {out.shape} of {picture.shape}, and not {expected.shape}")
+        try:
+            psnr = accuracy.compare(expected, out, f"exported {precision}")
+        except EngineBuildError as error:
+            raise failed(str(error).rstrip(".")) from error
+        difference = float(np.abs(out - expected).max())
+        bound = BOUND * float(expected.std())
+        if precision == "fp32" and difference > bound:
+            raise failed(f"its values differ by up to {difference:.2g} from PyTorch's, {bound:.2g} are allowed")
+        lowest, largest = min(lowest, psnr), max(largest, difference)
+    return lowest, largest
+
+
+def by_pytorch(network: "nn.Module", about: Description, picture: Array) -> Array:
+    """What the checkpoint's own module makes of a picture (1, C, H, W) of any size. Nothing is clamped."""
+    import torch
+
+    from vsfdatrd.nn.spandrel_network import OtherNetwork
+
+    if not isinstance(network, OtherNetwork):
+        with torch.inference_mode():
+            result: Array = network(torch.from_numpy(picture)).numpy()
+        return result
+    height, width = picture.shape[2:]
+    whole = np.zeros(
+        (*picture.shape[:2], *sides(height, width, about.multiple, about.minimum, about.square)), np.float32
+    )
+    whole[..., :height, :width] = picture
+    for plane in whole[0]:
+        fill_padding(plane, height, width)
+    with torch.inference_mode():
+        result = network.bare(torch.from_numpy(whole)).numpy()
+    return result[..., : height * about.scale, : width * about.scale]
+
+
+def failed(reason: str) -> EngineBuildError:
+    """The error for a file that is not what it should be."""
+    return EngineBuildError(
+        f"the exported file did not pass verification and was not kept: {reason}; "
+        "choose another precision, or write it all the same with --no-verify"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,102 @@
+"""Any checkpoint -> a graph for other programs: for frames of one size that is no multiple of anything, or of any size.
+
+Where a network asks for more than it is given, its graph continues the frame at the bottom and the right by mirroring,
+as the filter does around an engine, and crops after.
+"""
+
+from collections.abc import Callable
+from itertools import count
+from typing import TYPE_CHECKING
+
+from vsfdatrd.archs.descriptor import Description
+from vsfdatrd.checkpoint import Checkpoint
+from vsfdatrd.graph.target import Dialect
+from vsfdatrd.options import Precision
+from vsfdatrd.video.tiling import sides
+
+if TYPE_CHECKING:
+    import onnx
+
+    type Trace = Callable[[Checkpoint, int, int], onnx.ModelProto]
+
+
+def graph_for_others(
+    checkpoint: Checkpoint, shape: tuple[int, int] | None, precision: Precision, trace: "Trace"
+) -> "onnx.ModelProto":
+    """The network for frames of shape (height, width) in pixels; None leaves it open.
+
+    trace: what makes a float32 graph of a network that is not written, for padded frames of a height and width.
+    -> a model from ``input`` (1, C_in, H, W) to ``output`` (1, C_out, H·scale, W·scale), both float32; the channels are
+        those of `Description.frame_channels`.
+    Raises ValueError if the size is left open and the graph needs to know it, OverflowError if a weight is beyond the
+    range of the precision, EngineError for a network that has no graph.
+    """
+    about = checkpoint.description
+    dialect = Dialect(precision, padding=True)
+    if about.written is not None:
+        from vsfdatrd.graph import fdat_rd_graph, open_graph
+
+        if shape is None:
+            return open_graph(about.written, checkpoint.tensors(), dialect)
+        return fdat_rd_graph(about.written, checkpoint.tensors(), *shape, dialect)
+    if about.artcnn is not None:
+        from vsfdatrd.graph import artcnn
+
+        return artcnn.write(about.artcnn, checkpoint.tensors(), shape, dialect)
+    if shape is None:
+        raise ValueError(f"a graph of {about.architecture} is traced for one size of frame")
+    from vsfdatrd.graph.half_precision import lowered
+
+    whole = sides(*shape, about.multiple, about.minimum, about.square)
+    return _continued(lowered(_as_new_as(trace(checkpoint, *whole), dialect), dialect), about, shape, whole)
+
+
+def least(about: Description) -> int:
+    """Pixels that a side must have so that mirroring it makes what the network asks for."""
+    return next(n for n in count(1) if sides(n, n, about.multiple, about.minimum)[0] < 2 * n)
+
+
+def _as_new_as(model: "onnx.ModelProto", dialect: Dialect) -> "onnx.ModelProto":
+    """A graph in the operator set that the dialect needs."""
+    import onnx
+
+    from vsfdatrd.graph.builder import IR_VERSIONS
+
+    if model.opset_import[0].version >= dialect.opset:
+        return model
+    newer: onnx.ModelProto = onnx.version_converter.convert_version(model, dialect.opset)
+    newer.ir_version = IR_VERSIONS[dialect.opset]
+    return newer
+
+
+def _continued(
+    model: "onnx.ModelProto", about: Description, shape: tuple[int, int], whole: tuple[int, int]
+) -> "onnx.ModelProto":
+    """A graph for frames of `whole`, as one for frames of `shape`."""
+    import numpy as np
+    import onnx
+    from onnx import helper, numpy_helper
+
+    taken, given = about.frame_channels
+    out = [side * about.scale for side in shape]
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    before, after = [], []
+    if shape != whole:
+        for node in graph.node:
+            node.input[:] = ["frame/continued" if name == "input" else name for name in node.input]
+            node.output[:] = ["frame/whole" if name == "output" else name for name in node.output]
+        sizes = {"frame/pads": [0] * 6 + [whole[0] - shape[0], whole[1] - shape[1]], "frame/start": [0, 0],
+                 "frame/end": out, "frame/axes": [2, 3]}  # fmt: skip
+        graph.initializer.extend(numpy_helper.from_array(np.array(v, np.int64), name) for name, v in sizes.items())
+        before.append(helper.make_node("Pad", ["input", "frame/pads"], ["frame/continued"], mode="reflect"))
+        after.append(helper.make_node("Slice", ["frame/whole", "frame/start", "frame/end", "frame/axes"], ["output"]))
+    nodes = [*before, *graph.node, *after]
+    del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    float32 = onnx.TensorProto.FLOAT
+    graph.input.append(helper.make_tensor_value_info("input", float32, (1, taken, *shape)))
+    graph.output.append(helper.make_tensor_value_info("output", float32, (1, given, *out)))
+    result.producer_name = "vsfdatrd"
+    return result

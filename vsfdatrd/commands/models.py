@@ -1,0 +1,177 @@
+"""``vsfdatrd models`` and ``vsfdatrd info``: what there is, what files hold, checksums, names of one's own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vsfdatrd.archs import zero_branches
+from vsfdatrd.archs.fdat_rd import FdatRdConfig
+from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.checkpoint import Checkpoint, Description, open_checkpoint
+from vsfdatrd.errors import ArgumentError, CheckpointError, FdatrdError
+from vsfdatrd.graph.weights import Weights
+from vsfdatrd.weights import aliases
+from vsfdatrd.weights.aliases import OwnModel
+from vsfdatrd.weights.catalog import CATALOGUE, Model, installed, resolve
+from vsfdatrd.weights.files import sha256
+
+_NONE = "-"
+
+
+def show() -> int:
+    """Print every model that has a name: scale, licence, measured speed, and what and where it is."""
+    rows = [("name", "scale", "licence", "speed", "")]
+    for model in CATALOGUE.values():
+        rows.append((model.name, f"{model.scale}x", model.licence, _speed(model) or _NONE, model.file))
+    for own in aliases.read().values():
+        try:
+            found = open_checkpoint(own.file, memory=Store(None).notes("checkpoint")).description
+            scale, what = f"{found.scale}x", f"{found.architecture}, {own.file}"
+        except FdatrdError as error:
+            scale, what = _NONE, str(error)
+        rows.append((own.name, scale, _NONE, _NONE, what))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for row in rows:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip())
+    return 0
+
+
+def info(file: str, as_json: bool) -> int:
+    """Print what a model's file holds. file: a name or a path."""
+    path = resolve(file)
+    checkpoint = open_checkpoint(path)
+    rows = _rows(path, checkpoint.description)
+    if config := checkpoint.description.config:
+        rows["at work"] = _at_work(config, checkpoint)
+    if as_json:
+        print(json.dumps(rows, ensure_ascii=False, indent=2))
+        return 0
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"{name:<{width}}  {value:,}" if isinstance(value, int) else f"{name:<{width}}  {value}")
+    return 0
+
+
+def verify() -> int:
+    """Compare every file with its checksum; status 1 if one is missing or is another."""
+    damaged = 0
+    for model in CATALOGUE.values():
+        try:
+            print(f"{model.name}: as released, {installed(model)}")
+        except CheckpointError as error:
+            damaged += 1
+            print(f"{model.name}: {error}")
+    for own in aliases.read().values():
+        damaged += not _verify_own(own)
+    return 1 if damaged else 0
+
+
+def add(file: Path, name: str) -> int:
+    """Give a file a name, if it is a model that can be used."""
+    aliases.check_name(name, CATALOGUE)
+    path = file.expanduser().absolute()
+    found = open_checkpoint(path).description
+    aliases.add(OwnModel(name, path, found.sha256), CATALOGUE)
+    print(f'{name}: {found.architecture}, {found.scale}x, {path}; in scripts model="{name}"')
+    return 0
+
+
+def remove(name: str) -> int:
+    """Take a name of one's own away."""
+    if name in CATALOGUE:
+        raise ArgumentError(f"{name!r} ships with the package and cannot be removed; only models that were added can")
+    print(f"{name} removed; its file {aliases.remove(name).file} stays")
+    return 0
+
+
+def _verify_own(own: OwnModel) -> bool:
+    try:
+        same = own.sha256 is None or sha256(own.file) == own.sha256
+    except CheckpointError as error:
+        print(f"{own.name}: {error}")
+        return False
+    said = "as it was when it was added" if same else "not the file that was added; remove the name and add it again"
+    print(f"{own.name}: {said if own.sha256 else 'no checksum was written down'}, {own.file}")
+    return same
+
+
+def _speed(model: Model) -> str | None:
+    """Frames a second, with size and machine, from a checkout's benchmarks/results; None if nobody measured."""
+    best: tuple[int, str] | None = None
+    folder = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+    for path in sorted(folder.glob("speed_*.json")):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            machine, groups = found["machine"], found["result"]["groups"]
+            for row in (row for group in groups for row in group["rows"]):
+                measured = row["contestant"], row["measure"], Path(row["model"]).name
+                if measured != ("vsfdatrd", "vapoursynth", model.file) or "fps" not in row:
+                    continue
+                (width, height), fps = row["size"], row["fps"]["median"]
+                said = f"{fps:.2f} fps at {width}×{height} on {machine['cores']} cores of {machine['cpu']}"
+                best = max(best or (0, ""), (width * height, said))
+        except (OSError, ValueError, KeyError, TypeError):  # not one of ours
+            continue
+    return best[1] if best else None
+
+
+def _at_work(config: FdatRdConfig, checkpoint: Checkpoint) -> str:
+    """How many of an FDAT-RD's parts are trained so far that they add something."""
+    try:
+        weights = Weights(checkpoint.tensors())
+    except CheckpointError as error:
+        return str(error)
+    blocks = [(kind, weights.below(f"groups.{i}.blocks.{j}")) for i, group in enumerate(config.groups)
+              for j, kind in enumerate(group)]  # fmt: skip
+    attention = sum(zero_branches.mixes(block, kind) for kind, block in blocks)
+    networks = sum(zero_branches.feeds(block) for _, block in blocks)
+    return f"attention in {attention}, feed-forward networks in {networks} of {len(blocks)} blocks"
+
+
+def _rows(path: Path, found: Description) -> dict[str, Any]:
+    rows: dict[str, Any] = {
+        "file": str(path),
+        "sha256": found.sha256,
+        "architecture": found.architecture,
+        "works on": found.planes,
+        "scale": found.scale,
+        "parameters": found.parameters,
+        "padded to multiples of": found.multiple,
+    }
+    match found.config:
+        case FdatRdConfig() as config:
+            first = config.groups[0]
+            same = all(group == first for group in config.groups)
+            return rows | {
+                "embed_dim": config.embed_dim,
+                "heads": config.heads,
+                "groups": len(config.groups),
+                "blocks of a group": " ".join(first) if same else "; ".join(" ".join(g) for g in config.groups),
+                "dictionary tokens": config.dict_tokens,
+                "ffn width": config.ffn_dim,
+                "upsampler": config.upsampler,
+                "unshuffle": config.unshuffle,
+                "mid_dim": config.mid_dim,
+                "TFLOP per 720×540 frame": round(config.work(540, 720) / 1e12, 3),
+            }
+    if fdat := found.fdat:
+        rows |= {
+            "embed_dim": fdat.embed_dim,
+            "heads": fdat.heads,
+            "groups": len(fdat.groups),
+            "blocks of a group": " ".join(fdat.groups[0]),
+            "window": f"{fdat.window}×{fdat.window}",
+            "ffn width": fdat.ffn_dim,
+            "upsampler": fdat.upsampler,
+            "unshuffle": fdat.unshuffle,
+        }
+    if ends := found.onnx:
+        rows |= {"white": f"{ends.range} in its input, {ends.output_range} in its output"}
+    if art := found.artcnn:
+        rows |= {
+            "filters": art.filters,
+            "residual blocks" if art.residual else "inner convolutions": art.blocks,
+            "looks": f"{art.reach} pixels far",
+            "TFLOP per 720×540 frame": round(art.work(540, 720) / 1e12, 3),
+        }
+    return rows

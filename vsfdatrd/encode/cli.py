@@ -1,0 +1,160 @@
+"""The command line of `vsfdatrd encode`."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from vsfdatrd.encode.presets import PRESETS
+from vsfdatrd.errors import ArgumentError, FdatrdError
+
+if TYPE_CHECKING:
+    from vsfdatrd.encode.progress import Show
+    from vsfdatrd.encode.settings import Settings
+    from vsfdatrd.encode.workers import Workers
+
+_EPILOG = """\
+An interrupted encode goes on where it was when the same command is run again. Options for the video encoder follow --,
+for example: vsfdatrd encode in.mkv out.mkv -- -crf 14 -preset slow
+"""
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command to the parser of the command line."""
+    about = "encode a film: upscaled, in parts, resumed by itself"
+    parser = commands.add_parser("encode", help=about, description=about, epilog=_EPILOG)
+    parser.add_argument("paths", nargs="+", type=Path, metavar="file", help="input and output; or inputs, with --out")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="folder for the outputs (.mkv) of any number of inputs"
+    )
+    ways = "; ".join(f"{preset.name}: {preset.about}" for preset in PRESETS.values())
+    parser.add_argument("--preset", default="x265", metavar="NAME", help=f"{ways} (x265)")
+    parser.add_argument("--model", default="medium", help="a name of the catalogue, or a weights file (medium)")
+    parser.add_argument("--backend", default="auto", help="tensorrt, native, openvino, torch or auto")
+    parser.add_argument("--precision", default="auto", help="fp16, mixed, bf16, fp32 or auto")
+    parser.add_argument("--device", type=int, nargs="+", metavar="N",
+                        help="numbers of GPUs; each makes parts of its own (0)")  # fmt: skip
+    parser.add_argument("--ray", metavar="ADDRESS",
+                        help="make the parts on a Ray cluster: auto, or host:port of its head")  # fmt: skip
+    parser.add_argument("--field", default="auto", help="auto, progressive, ivtc (telecined film) or deint (auto)")
+    parser.add_argument(
+        "--crop", default="none", help="auto, none or left,top,right,bottom in pixels of the source (none)"
+    )
+    parser.add_argument("--keep-sar", action="store_true", help="keep pixels that are not square")
+    parser.add_argument("--chunk", type=float, default=5.0, metavar="MINUTES", help="length of a part (5)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there already")
+    parser.add_argument("--script", action="store_true", help="print the VapourSynth script, and do nothing else")
+    parser.add_argument("--json", action="store_true", help="tell what happens as JSON, one event a line, on stdout")
+    parser.set_defaults(run=run)
+
+
+def split(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """The command line before ``--``, and what follows it, which is ffmpeg's."""
+    given = list(arguments)
+    if given[:1] != ["encode"] or "--" not in given:
+        return given, ()
+    at = given.index("--")
+    return given[:at], tuple(given[at + 1 :])
+
+
+def run(a: argparse.Namespace) -> int:
+    """Encode all inputs, one after the other; 0 if every one is done, 130 if it was stopped.
+
+    Raises FdatrdError if any fails; the others are made all the same.
+    """
+    from vsfdatrd.encode import progress, settings
+    from vsfdatrd.encode.settings import Settings
+
+    if a.ray is not None and a.device is not None:
+        raise ArgumentError("--device chooses GPUs of this machine, and with --ray it is Ray that deals them out; "
+                            "leave one of the two out")  # fmt: skip
+    wanted = Settings(
+        model=a.model, backend=a.backend.lower(), precision=a.precision.lower(), devices=tuple(a.device or [0]),
+        field=a.field.lower(), crop=a.crop.lower(), keep_sar=a.keep_sar, preset=a.preset.lower(),
+        further=tuple(a.further), minutes=a.chunk, overwrite=a.overwrite,
+    )  # fmt: skip
+    if a.script:
+        return _print_script(a.paths[0], wanted)
+    if a.out is not None:
+        _make_folder(a.out)
+    pairs = settings.outputs(a.paths, a.out)
+    settings.check_ffmpeg(wanted, [target for _, target in pairs])
+    from vsfdatrd.encode.encode import encode
+
+    failed = 0
+    with _terminated_like_interrupted(), progress.choose(a.json) as screen, _workers(a.ray, wanted, screen) as workers:
+        for number, (source, target) in enumerate(pairs, 1):
+            try:
+                if len(pairs) > 1:
+                    screen.say("input", f"film {number} of {len(pairs)}", input=source)
+                encode(source, target.absolute(), wanted, workers, screen)
+            except FdatrdError as error:
+                screen.rest()
+                if a.json:
+                    screen.say("failed", str(error), input=source)
+                if len(pairs) == 1:
+                    raise
+                failed += 1  # the others still can be made
+                if not a.json:
+                    screen.say("failed", f"{source}: {error}", input=source)
+            except KeyboardInterrupt:
+                screen.rest()
+                print("vsfdatrd: stopped; run the same command again to go on", file=sys.stderr)
+                return 130
+    if failed:
+        raise FdatrdError(f"{failed} of {len(pairs)} were not encoded; what is done of them is kept")
+    return 0
+
+
+def _print_script(path: Path, wanted: "Settings") -> int:
+    """The script for one input, on stdout; what was decided on stderr."""
+    from vsfdatrd.checkpoint import open_checkpoint
+    from vsfdatrd.encode.encode import understand
+    from vsfdatrd.encode.progress import Show
+    from vsfdatrd.weights.catalog import resolve
+
+    scale = open_checkpoint(resolve(wanted.model)).description.scale
+    print(understand(path, None, wanted, scale, Show()).script, end="")
+    return 0
+
+
+@contextmanager
+def _workers(ray: str | None, wanted: "Settings", screen: "Show") -> "Iterator[Workers]":
+    """Those who make the parts: the devices of this machine, or a cluster."""
+    if ray is None:
+        from vsfdatrd.encode.local_workers import Devices
+
+        yield Devices(wanted.devices)
+        return
+    from vsfdatrd.encode.ray.scheduler import Cluster
+
+    with Cluster(ray, screen.say) as cluster:
+        yield cluster
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArgumentError(f"--out {folder} cannot be made ({error.strerror}); give another folder") from error
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM and SIGHUP (a closed terminal; SIGBREAK on Windows) end an encode as Ctrl-C does: programs ended, a
+    sentence, resumable."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    names = [name for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
+    before = {name: signal.signal(getattr(signal, name), interrupt) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)

@@ -1,0 +1,276 @@
+"""The story of one encode, from top to bottom: look, decide, plan, make, join."""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from vsfdatrd import __version__
+from vsfdatrd.checkpoint import open_checkpoint
+from vsfdatrd.encode import field_detection as fields_
+from vsfdatrd.encode import presets, script, streams, timing
+from vsfdatrd.encode import scenes as plan_
+from vsfdatrd.encode.chunk import Recipe
+from vsfdatrd.encode.crop import Borders, check_crop, find_borders, square
+from vsfdatrd.encode.field_detection import Fields
+from vsfdatrd.encode.journal import Journal, Made
+from vsfdatrd.encode.mux import TAG, Film, join
+from vsfdatrd.encode.presets import CONTAINERS
+from vsfdatrd.encode.progress import Show, clock, size_of
+from vsfdatrd.encode.script import Upscaling
+from vsfdatrd.encode.settings import Settings
+from vsfdatrd.encode.source import Source, identity, open_source, require_av
+from vsfdatrd.encode.timing import Timing, rate_of
+from vsfdatrd.encode.workers import Material, Progress, Retry, Workers
+from vsfdatrd.encode.workspace import Workplace, resume, workplace
+from vsfdatrd.errors import ArgumentError, EncodeError
+from vsfdatrd.weights.catalog import resolve
+
+
+@dataclass(frozen=True, slots=True)
+class Understood:
+    """What was found out about a source, and what follows."""
+
+    source: Source
+    fields: Fields
+    clip: Any
+    """Frames that can be upscaled."""
+    timing: Timing
+    prepared: str
+    script: str
+    sar: Fraction
+    """Of the output's pixels."""
+
+
+def encode(path: Path, target: Path, settings: Settings, workers: Workers, show: Show) -> None:
+    """Make `target` from `path`, going on from where an earlier call was interrupted.
+
+    Raises FdatrdError; what is done by then is kept, and the next call goes on with it.
+    """
+    begun = time.monotonic()
+    weights = open_checkpoint(resolve(settings.model)).description
+    with workplace(target) as place:
+        fingerprint = _fingerprint(path, settings, weights.sha256)
+        if _is_done(target, fingerprint, settings):
+            show.say("finished", f"{target} is finished already, with these settings", output=target)
+            return
+        found = understand(path, place.index, settings, weights.scale, show)
+        with place.journal(lambda text: show.say("anew", text)) as journal:
+            _prepare(place, journal, found, fingerprint, settings, show)
+            material = Material(path.resolve(), _model(settings), weights.sha256, place.script, place.index.resolve())
+            colours = _first_frame(material, journal, workers, show)
+            recipe = Recipe(
+                place.script, _options(settings, colours, found.sar), found.timing.rate, place.chunks
+            )  # fmt: skip
+            kept = streams.choose(path, found.source.video, CONTAINERS[target.suffix.lower()])
+            _say_streams(kept, show)
+            parts = _make(place, journal, material, recipe, workers, show)
+            show.say("joining", f"joining {len(parts)} {'part' if len(parts) == 1 else 'parts'}")
+            tag = _tag(fingerprint)
+            join(Film(found.source, found.timing, parts, place.chunks, kept, found.sar, tag), place.joined)
+        _finish(place, target, settings)
+    frames, size = parts[-1].chunk.stop, target.stat().st_size
+    seconds = time.monotonic() - begun
+    show.say(
+        "finished", f"{target} is done: {frames} frames, {size_of(size)}, in {clock(seconds)}",
+        output=target, frames=frames, bytes=size, seconds=round(seconds, 1),
+    )  # fmt: skip
+
+
+def understand(path: Path, index: Path | None, settings: Settings, scale: int, show: Show) -> Understood:
+    """Look at the source, decide what to do with it, and say so. index: as `open_source` takes it."""
+    show.say("reading", f"reading {path}")
+    source = open_source(path, index)
+    clip = source.clip
+    median = sorted(b - a for a, b in zip(source.timestamps, source.timestamps[1:], strict=False))
+    coded = (
+        1 / (median[len(median) // 2] * source.time_base) if median and median[len(median) // 2] > 0 else source.rate
+    )
+    fields = fields_.decide(clip, coded if abs(coded / source.rate - 1) > 0.1 else source.rate, settings.field)
+    show.say(
+        "source", f"source: {clip.width}×{clip.height}, {clip.format.name}, {_shape(source.sar)}, {clip.num_frames} "
+        f"frames, {rate_of(source.rate)} a second",
+        width=clip.width, height=clip.height, frames=clip.num_frames, rate=source.rate, sar=source.sar,
+    )  # fmt: skip
+    show.say("fields", f"fields: {_MEANING[fields.kind]}; {fields.why}", kind=fields.kind, why=fields.why)
+    device = ",".join(map(str, settings.devices))
+    where = path.resolve()
+    index = index and index.resolve()
+
+    def prepared(crop: Borders) -> str:
+        return script.prepare(where, source.video, index, fields, crop, device, __version__)
+
+    whole = script.evaluate(prepared(Borders()))
+    crop = settings.borders
+    black = find_borders(whole)
+    if crop is None:
+        crop = black
+    elif black and not crop:
+        show.say(
+            "borders", f"black borders of {black} pixels (left,top,right,bottom) are kept; --crop auto removes them"
+        )
+    check_crop(crop, whole)
+    text = prepared(crop)
+    clip = script.evaluate(text)
+    when = timing.timing(source, fields, clip.num_frames)
+    width, height = clip.width * scale, clip.height * scale
+    size = square(width, height, source.sar)
+    if settings.keep_sar or size == (width, height):
+        size = (width, height)
+        sar = source.sar
+    else:
+        sar = Fraction(1)
+    show.say(
+        "output", f"output: {size[0]}×{size[1]}{f', {crop} cropped' if crop else ''}, {_shape(sar)}, {clip.num_frames} "
+        f"frames, {when}",
+        width=size[0], height=size[1], frames=clip.num_frames, rate=when.rate, crop=str(crop),
+    )  # fmt: skip
+    up = Upscaling(
+        _model(settings), settings.backend, settings.precision, settings.way.format,
+        None if size == (width, height) else size, sar,
+    )  # fmt: skip
+    return Understood(source, fields, clip, when, text, text + script.upscaled(up, when.rate), sar)
+
+
+def _model(settings: Settings) -> str:
+    """A model as scripts name it: what is a path, as an absolute one."""
+    return str(resolve(settings.model).resolve()) if Path(settings.model).suffix else settings.model
+
+
+def _shape(sar: Fraction) -> str:
+    return "square pixels" if sar == 1 else f"pixels {sar.numerator}:{sar.denominator} (width to height)"
+
+
+_MEANING = {
+    "progressive": "progressive, left alone",
+    "ivtc": "telecined film, the film's own frames are restored",
+    "match": "film with shifted fields, put together again",
+    "deint": "interlaced, deinterlaced",
+}
+
+
+def _fingerprint(path: Path, settings: Settings, weights: str) -> dict[str, Any]:
+    """Everything that the output depends on."""
+    if not path.is_file():
+        raise ArgumentError(f"the input {str(path)!r} is not a file; give the path of a video file")
+    asked = asdict(settings)
+    for name in ("overwrite", "devices"):
+        del asked[name]
+    asked["further"] = list(settings.further)
+    asked["ffmpeg options of the preset"] = list(settings.way.options)
+    return asked | {"weights": weights, "vsfdatrd": __version__, "ffmpeg": presets.version(), "source": identity(path)}
+
+
+def _tag(fingerprint: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
+    return f"{__version__} {fingerprint['model']} {digest[:32]}"
+
+
+def _is_done(target: Path, fingerprint: dict[str, Any], settings: Settings) -> bool:
+    """Whether the output is there, made with these settings. Raises ArgumentError if it is there but is another."""
+    if not target.exists():
+        return False
+    av = require_av()
+    with contextlib.suppress(av.FFmpegError), av.open(str(target)) as container:
+        tags = {name.upper(): value for name, value in container.metadata.items()}
+        if tags.get(TAG) == _tag(fingerprint):
+            return True
+    if settings.overwrite:
+        return False
+    raise ArgumentError(
+        f"the output {str(target)!r} is there already, and was made from something else or with other settings; "
+        "give another name, or --overwrite"
+    )
+
+
+def _prepare(
+    place: Workplace, journal: Journal, found: Understood, fingerprint: dict[str, Any], settings: Settings, show: Show
+) -> None:
+    """A journal with a plan that fits, and the script: of an earlier run, or anew if anything is not as it was."""
+    now = fingerprint | {"script": script.without_devices(found.script)}
+    before = journal.fact("settings")
+    if before is not None and before != now:
+        names = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
+        reason = ", ".join(names)
+        show.say("anew", f"beginning anew, since this is not as it was in the interrupted run: {reason}", changed=names)
+        before = None
+    if before is None:
+        place.forget()
+        chunks = plan_.plan(found.clip, found.timing.rate, settings.minutes)
+        journal.begin(now, chunks)
+    place.script.write_text(found.script, encoding="utf-8")
+
+
+def _first_frame(material: Material, journal: Journal, workers: Workers, show: Show) -> dict[str, int]:
+    """Properties of the first output frame. Making it also builds the engine, once, before anything is at work."""
+    if (known := journal.fact("first frame")) is not None:
+        return dict(known)
+    show.say("engine", "making one frame as a trial, which builds the engine if there is none yet")
+    colours = workers.first_frame(material)
+    journal.note("first frame", colours)
+    return colours
+
+
+def _options(settings: Settings, colours: dict[str, int], sar: Fraction) -> tuple[str, ...]:
+    way = settings.way
+    return ("-c:v", way.encoder, *presets.colour_options(colours, sar), *way.options, *settings.further)
+
+
+def _say_streams(kept: streams.Kept, show: Show) -> None:
+    if kept.about:
+        show.say("kept", f"kept: {'; '.join(kept.about)}", streams=kept.about)
+    if kept.left:
+        show.say("left", f"NOT kept: {'; '.join(kept.left)}", streams=kept.left)
+
+
+def _make(
+    place: Workplace, journal: Journal, material: Material, recipe: Recipe, workers: Workers, show: Show
+) -> list[Made]:
+    """All chunks: those that are there, and those that are made now."""
+    done = resume(place, journal, recipe)
+    chunks = journal.chunks()
+    total = chunks[-1].stop
+    there = {made.chunk.number: made for made in done}
+    ready, size = sum(made.chunk.frames for made in done), sum(made.bytes for made in done)
+    if done:
+        show.say("resuming", f"{len(done)} of {len(chunks)} parts are there already ({ready} of {total} frames)",
+                 parts=len(done), frames=ready)  # fmt: skip
+    waiting = [chunk for chunk in chunks if chunk.number not in there]
+    running: dict[int, int] = {}
+    show.begin(total, ready, workers.name)
+    with contextlib.closing(workers.make(material, waiting, recipe)) as events:
+        for event in events:
+            match event:
+                case Progress(chunk, frames):
+                    running[chunk.number] = frames
+                case Retry(chunk, error):
+                    running[chunk.number] = 0
+                    show.say("retry", f"{error}; trying it once more", part=chunk.number + 1)
+                case Made(chunk):
+                    journal.add(event)
+                    there[chunk.number] = event
+                    running.pop(chunk.number, None)
+                    ready, size = ready + chunk.frames, size + event.bytes
+                    show.say("part", f"part {chunk.number + 1} of {len(chunks)}: {chunk.frames} frames, "
+                             f"{size_of(event.bytes)}, {clock(event.seconds)}", part=chunk.number + 1)  # fmt: skip
+            show.frames(ready + sum(running.values()), size)
+    show.rest()
+    return [replace(there[chunk.number]) for chunk in chunks]
+
+
+def _finish(place: Workplace, target: Path, settings: Settings) -> None:
+    """Give the joined file its name, and clear up."""
+    try:
+        if not settings.overwrite and target.exists():
+            raise EncodeError(f"{target} has appeared in the meantime; {place.joined} is the finished film")
+        os.replace(place.joined, target)
+    except OSError as error:
+        raise EncodeError(
+            f"{target} cannot be written ({error.strerror}); {place.joined} is the finished film"
+        ) from error
+    place.clear()

@@ -1,0 +1,146 @@
+"""Chunks dealt to devices, one worker each, and what they tell, in the order that it happens."""
+
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+
+from vsfdatrd.encode.chunk import Pipeline, Recipe, Stopped
+from vsfdatrd.encode.scenes import Chunk
+from vsfdatrd.encode.trial import first_frame
+from vsfdatrd.encode.workers import Event, Material, Progress, Retry
+from vsfdatrd.errors import EncodeError
+
+_ATTEMPTS = 2  # of a chunk: a driver may reset, a machine may run out of memory for a moment
+
+
+class Devices:
+    """The GPUs of this machine, or its CPU."""
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        """numbers: of the GPUs."""
+        self._numbers = numbers
+
+    @property
+    def name(self) -> str:
+        """Names of the GPUs."""
+        from vsfdatrd.backends.gpus import gpus
+
+        there = gpus()
+        names = Counter(there[n].name.removeprefix("NVIDIA ") for n in self._numbers if n < len(there))
+        return ", ".join(f"{count}× {name}" if count > 1 else name for name, count in names.items()) or "CPU"
+
+    def first_frame(self, material: Material) -> dict[str, int]:
+        """See `Workers.first_frame`; made on the first GPU."""
+        return first_frame(material.script, str(self._numbers[0]), material.script.with_name("frame.json"))
+
+    def make(self, material: Material, chunks: Sequence[Chunk], recipe: Recipe) -> Generator[Event]:
+        """See `Workers.make`."""
+        return make(chunks, recipe, [str(number) for number in self._numbers])
+
+
+def make(chunks: Sequence[Chunk], recipe: Recipe, devices: Sequence[str]) -> Generator[Event]:
+    """Make chunks, as many at once as there are devices; yields what happens.
+
+    While ffmpeg ends a chunk and its file is looked through, the device is at work on the next one already.
+    Raises the EncodeError of a chunk that failed twice. Closing the iterator ends all programs.
+    """
+    crew = _Crew(chunks, recipe)
+    workers = [threading.Thread(target=crew.work, args=(device,), daemon=True) for device in devices[: len(chunks)]]
+    for worker in workers:
+        worker.start()
+    working = len(workers)
+    try:
+        while working:
+            try:
+                event = crew.events.get(timeout=0.5)  # with a timeout, so that Ctrl-C is noticed while it waits
+            except queue.Empty:
+                continue
+            if event is None:
+                working -= 1
+            elif isinstance(event, BaseException):
+                raise event
+            else:
+                yield event
+    finally:
+        crew.stop()
+        for worker in workers:
+            worker.join()
+
+
+class _Crew:
+    def __init__(self, chunks: Sequence[Chunk], recipe: Recipe) -> None:
+        self.events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
+        self._recipe = recipe
+        self._waiting: queue.SimpleQueue[tuple[Chunk, int]] = queue.SimpleQueue()
+        for chunk in chunks:
+            self._waiting.put((chunk, 1))
+        self._running: set[Pipeline] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def work(self, device: str) -> None:
+        """Make chunks on one device until none waits; None in `events` says that it has ended."""
+        ending: threading.Thread | None = None
+        try:
+            while True:
+                try:
+                    chunk, attempt = self._waiting.get_nowait()
+                except queue.Empty:
+                    if ending is None:
+                        break
+                    ending.join()  # it may have to be tried once more
+                    ending = None
+                    continue
+                pipeline = self._start(chunk, device)
+                pipeline.feed(self._telling(chunk))
+                if ending is not None:
+                    ending.join()
+                ending = threading.Thread(target=self._end, args=(pipeline, attempt), daemon=True)
+                ending.start()
+                if pipeline.failed:  # known before the next one meets the same
+                    ending.join()
+        except Stopped:
+            pass
+        except BaseException as error:
+            self.events.put(error)
+        finally:
+            if ending is not None:
+                ending.join()
+            self.events.put(None)
+
+    def stop(self) -> None:
+        """End what is running, and begin nothing more."""
+        with self._lock:
+            self._stopped = True
+            running = list(self._running)
+        for pipeline in running:
+            pipeline.stop()
+
+    def _start(self, chunk: Chunk, device: str) -> Pipeline:
+        with self._lock:
+            if self._stopped:
+                raise Stopped
+            pipeline = Pipeline(chunk, self._recipe, device)
+            self._running.add(pipeline)
+        return pipeline
+
+    def _telling(self, chunk: Chunk) -> Callable[[int], None]:
+        return lambda frames: self.events.put(Progress(chunk, frames))
+
+    def _end(self, pipeline: Pipeline, attempt: int) -> None:
+        try:
+            self.events.put(pipeline.finish())
+        except Stopped:
+            pass
+        except EncodeError as error:
+            if attempt < _ATTEMPTS and not self._stopped and "no space is left" not in str(error):
+                self.events.put(Retry(pipeline.chunk, error))
+                self._waiting.put((pipeline.chunk, attempt + 1))
+            else:
+                self.events.put(error)
+        except BaseException as error:
+            self.events.put(error)
+        finally:
+            with self._lock:
+                self._running.discard(pipeline)

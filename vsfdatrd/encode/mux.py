@@ -1,0 +1,281 @@
+"""Chunks joined to one film, packet by packet, with the source's times, sound, subtitles, chapters and attachments."""
+
+import hashlib
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from vsfdatrd.encode import streams
+from vsfdatrd.encode.header import essential
+from vsfdatrd.encode.journal import Made
+from vsfdatrd.encode.presets import CONTAINERS
+from vsfdatrd.encode.source import Source, require_av
+from vsfdatrd.encode.streams import Kept
+from vsfdatrd.encode.timing import Timing
+from vsfdatrd.errors import EncodeError
+from vsfdatrd.system.programs import ffmpeg, run
+
+TAG = "VSFDATRD"
+"""Name of the tag that says with which settings a file was made."""
+
+_FINE = 12000  # ticks a second that a clock has at least
+_LOST = Fraction(1, 2)  # seconds: a stream that goes back by more has begun to count anew
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """All that makes the output."""
+
+    source: Source
+    timing: Timing
+    parts: Sequence[Made]
+    folder: Path
+    """Where the chunks are."""
+    kept: Kept
+    sar: Fraction
+    """Width of the output's pixels, their height being 1."""
+    tag: str
+    """What TAG says."""
+
+
+def join(film: Film, target: Path) -> None:
+    """Write the output to a file, read it back, and see that it is on the disk. Raises EncodeError."""
+    av = require_av()
+    try:
+        sent = _write(av, film, target)
+        if film.sar != 1:
+            _write_aspect(film, target)
+        _read_back(av, film, target, sent)
+        with target.open("rb+") as file:
+            os.fsync(file.fileno())
+    except (av.FFmpegError, OSError) as error:
+        target.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or error
+        raise EncodeError(
+            f"the parts cannot be joined in {target.parent} ({reason}); free some space there if it is full, "
+            "then run the same command again: what is done is kept"
+        ) from error
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+
+
+def _write(av: Any, film: Film, target: Path) -> dict[int, int]:
+    """Write all streams; how many packets each one of the output has. The first one is the film."""
+    container = CONTAINERS[target.suffix.lower()]
+    options = {} if container == "matroska" else {"movflags": "+faststart+use_metadata_tags"}
+    first = film.folder / film.parts[0].chunk.name
+    counts: dict[int, int] = {}
+    with (
+        av.open(str(film.source.path)) as source,
+        av.open(str(first)) as sample,
+        av.open(str(target), "w", format=container, options=options) as out,
+    ):
+        video = out.add_stream_from_template(sample.streams.video[0], opaque=True)
+        video.time_base = _clock(film.timing)
+        if film.timing.times is None:
+            video.codec_context.framerate = film.timing.rate
+        if container != "matroska" and video.codec_context.name == "hevc":
+            video.codec_context.codec_tag = "hvc1"  # what some players insist on
+        video.metadata.update(_named(source.streams[film.source.video].metadata))
+        outputs = {}
+        for index in sorted((*film.kept.copied, *film.kept.rewritten)):
+            outputs[index] = _output(av, out, source.streams[index], film.kept)
+        _attach(av, out, source, film.kept)
+        out.metadata.update(_named(source.metadata) | {TAG: film.tag})
+        out.set_chapters(_chapters(source, film.source.origin))
+        for packet in _merged(_video(av, film, video), _others(film, source, outputs)):
+            counts[packet.stream.index] = counts.get(packet.stream.index, 0) + 1
+            out.mux_one(packet)
+        for index in film.kept.rewritten:
+            for packet in outputs[index].encode(None):
+                counts[packet.stream.index] = counts.get(packet.stream.index, 0) + 1
+                out.mux_one(packet)
+    return counts
+
+
+def _write_aspect(film: Film, target: Path) -> None:
+    """Say in the container that pixels are not square, which PyAV cannot."""
+    with_aspect = target.with_stem("aspect")
+    first = film.folder / film.parts[0].chunk.name
+    with require_av().open(str(first)) as sample:
+        size = sample.streams.video[0]
+        aspect = film.sar * Fraction(size.width, size.height)
+    command = [ffmpeg(), "-v", "error", "-y", "-i", str(target), "-map", "0", "-c", "copy", "-map_metadata", "0"]
+    command += ["-aspect:v:0", f"{aspect.numerator}:{aspect.denominator}", "-movflags", "+faststart+use_metadata_tags"]
+    try:
+        run([*command, str(with_aspect)])
+        os.replace(with_aspect, target)
+    finally:
+        with_aspect.unlink(missing_ok=True)
+
+
+def _clock(timing: Timing) -> Fraction:
+    """Seconds of a tick, of which each frame of a constant rate takes a whole number."""
+    if timing.times is not None:
+        return Fraction(1, 90000)
+    return Fraction(1, timing.rate.numerator * math.ceil(_FINE / timing.rate.numerator))
+
+
+def _named(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Tags that are still true of the output; what muxers count for themselves is not."""
+    stale = ("encoder", "duration", "handler_name", "vendor_id", "major_brand", "minor_version", "compatible_brands")
+    return {
+        name: value
+        for name, value in metadata.items()
+        if name.lower() not in stale and not name.upper().startswith(("BPS", "NUMBER_OF_", "_STATISTICS", "DURATION"))
+    }
+
+
+def _output(av: Any, out: Any, stream: Any, kept: Kept) -> Any:
+    if stream.index in kept.rewritten:
+        deep = stream.codec_context.format.bits > 16
+        output = out.add_stream("pcm_s24le" if deep else "pcm_s16le", rate=stream.codec_context.sample_rate)
+        output.codec_context.layout = stream.codec_context.layout
+    else:
+        output = out.add_stream_from_template(stream, opaque=True)
+    output.metadata.update(_named(stream.metadata))
+    output.disposition = stream.disposition
+    return output
+
+
+def _attach(av: Any, out: Any, source: Any, kept: Kept) -> None:
+    for index in kept.attached:
+        stream = source.streams[index]
+        name = stream.metadata.get("filename", f"attachment{index}")
+        out.add_attachment(name, stream.mimetype or "application/octet-stream", stream.data)
+    for index in kept.covers:
+        with av.open(source.name) as again:  # so that the other one stays where it is
+            picture = next(iter(again.demux(again.streams[index])))
+            out.add_attachment(*streams.cover(again.streams[index], bytes(picture)))
+
+
+def _chapters(source: Any, origin: Fraction) -> list[Any]:
+    """The source's chapters on the clock of the output, which begins at 0."""
+    found = []
+    for chapter in source.chapters():
+        shift = round(origin / Fraction(chapter["time_base"]))
+        found.append({**chapter, "start": max(0, chapter["start"] - shift), "end": max(0, chapter["end"] - shift)})
+    return found
+
+
+def _video(av: Any, film: Film, output: Any) -> Iterator[Any]:
+    """The film's packets, in the order in which they are stored."""
+    tick = _clock(film.timing)
+    reorder = max(made.reorder for made in film.parts)
+    extradata = None
+    for made in film.parts:
+        path = film.folder / made.chunk.name
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            header = essential(bytes(stream.codec_context.extradata or b""), stream.codec_context.name)
+            if extradata is None:
+                extradata = header
+            elif header != extradata:
+                raise EncodeError(
+                    f"{path.name} was encoded with other headers than the first part; leave out options that make "
+                    "the encoder decide by content, or delete the folder beside the output to begin anew"
+                )
+            beginning = None
+            stored = made.chunk.start
+            for packet in container.demux(stream):
+                if not packet.size or packet.pts is None:
+                    continue
+                if beginning is None:
+                    beginning = packet.pts
+                place = made.chunk.start + round(
+                    (packet.pts - beginning) * Fraction(stream.time_base) * film.timing.rate
+                )
+                packet.stream = output
+                packet.time_base = tick
+                packet.pts = round(film.timing.at(place) / tick)
+                packet.dts = round(film.timing.at(stored - reorder) / tick)
+                packet.duration = round(film.timing.at(place + 1) / tick) - packet.pts if _has_next(film, place) else 0
+                stored += 1
+                yield packet
+
+
+def _has_next(film: Film, place: int) -> bool:
+    return film.timing.times is None or place + 1 < len(film.timing.times)
+
+
+def _others(film: Film, source: Any, outputs: Mapping[int, Any]) -> Iterator[Any]:
+    """The packets of sound and subtitles, on a clock that begins at 0."""
+    if not outputs:
+        return
+    last: dict[int, int] = {}
+    for packet in source.demux([source.streams[index] for index in outputs]):
+        index = packet.stream.index
+        if index in film.kept.rewritten:
+            yield from _as_pcm(packet, outputs[index], film.source.origin)
+            continue
+        if not packet.size or (packet.pts is None and packet.dts is None):
+            continue
+        base = Fraction(packet.time_base)
+        shift = round(film.source.origin / base)
+        pts = packet.dts if packet.pts is None else packet.pts
+        dts = pts if packet.dts is None else packet.dts
+        if index in last and dts - shift < last[index] - _LOST / base:
+            raise EncodeError(
+                f"the timestamps of {streams.describe(packet.stream)} go back after {float(last[index] * base):.1f} s; "
+                "remux the source first, for example with MakeMKV or ffmpeg -fflags +genpts"
+            )
+        packet.pts = pts - shift
+        packet.dts = last[index] = max(dts - shift, last.get(index, dts - shift))
+        packet.stream = outputs[index]
+        yield packet
+
+
+def _as_pcm(packet: Any, output: Any, origin: Fraction) -> Iterator[Any]:
+    for frame in packet.decode():
+        if frame.pts is not None:
+            frame.pts -= round(origin / Fraction(frame.time_base))
+        yield from output.encode(frame)
+
+
+def _merged(video: Iterator[Any], others: Iterator[Any]) -> Iterator[Any]:
+    """Packets of both, in the order of their time, so that the muxer has little to hold back."""
+    sound = next(others, None)
+    for packet in video:
+        now = packet.dts * Fraction(packet.time_base)
+        while sound is not None and (sound.dts or 0) * Fraction(sound.time_base) <= now:
+            yield sound
+            sound = next(others, None)
+        yield packet
+    while sound is not None:
+        yield sound
+        sound = next(others, None)
+
+
+def _read_back(av: Any, film: Film, target: Path, sent: Mapping[int, int]) -> None:
+    """Raises EncodeError unless the output holds what was sent: every packet, the film's data and times unchanged."""
+    found: dict[int, int] = dict.fromkeys(sent, 0)
+    payload = hashlib.sha256()
+    shown: list[Fraction] = []
+    with av.open(str(target)) as container:
+        wanted = [stream for stream in container.streams if stream.index in sent]
+        for packet in container.demux(wanted):
+            if not packet.size:
+                continue
+            index = packet.stream.index
+            found[index] = found.get(index, 0) + 1
+            if index == 0 and packet.pts is not None:
+                payload.update(packet)
+                shown.append(packet.pts * Fraction(packet.time_base))
+    expected = hashlib.sha256()
+    for made in film.parts:
+        with av.open(str(film.folder / made.chunk.name)) as container:
+            for packet in container.demux(container.streams.video[0]):
+                if packet.size:
+                    expected.update(packet)
+    frames = film.parts[-1].chunk.stop
+    short = any(found[index] < count for index, count in sent.items())  # there may be more: mp4 fills gaps of subtitles
+    if short or len(shown) != frames or payload.digest() != expected.digest():
+        raise EncodeError(f"the joined file does not hold what was put into it ({found} packets of {dict(sent)})")
+    worst = max(abs(time - film.timing.at(n)) for n, time in enumerate(sorted(shown)))
+    if worst > Fraction(1, 500):
+        raise EncodeError(f"a frame of the joined file is shown {float(worst * 1000):.1f} ms from where it belongs")

@@ -1,0 +1,1 @@
+"""Chunks encoded by the machines of a Ray cluster."""

@@ -1,0 +1,110 @@
+"""Runs one job for a Ray worker and kills its own children when that worker disappears.
+
+Started as ``python -m vsfdatrd.encode.ray.supervisor``. Ray may kill its worker at any moment; without this process,
+vspipe and ffmpeg would go on alone. The first line of its stdin is the job as JSON; once its stdin
+is closed nobody waits for the result. It answers in lines of JSON, the last of which has ``whole``, ``props``,
+``complaint`` or ``failed``.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock, Timeout
+
+from vsfdatrd.encode.chunk import Pipeline, Recipe
+from vsfdatrd.encode.ray.preflight import Expected
+from vsfdatrd.encode.scenes import Chunk
+from vsfdatrd.encode.trial import first_frame
+from vsfdatrd.errors import FdatrdError
+
+_EVERY = 0.5  # seconds between two numbers of frames
+
+
+def main() -> None:
+    """Read an errand, do it, answer."""
+    errand = json.loads(sys.stdin.readline())
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever prints to stdout does not disturb
+    threading.Thread(target=_end_with_the_other, daemon=True).start()
+    try:
+        answer = _DO[errand["do"]](errand, lambda told: _say(answers, told))
+    except (FdatrdError, OSError) as error:
+        answer = {"failed": str(error)}
+    _say(answers, answer)
+
+
+def _look(errand: dict[str, Any], say: Any) -> dict[str, Any]:
+    return {"complaint": Expected(**errand["expected"]).complaint()}
+
+
+def _trial(errand: dict[str, Any], say: Any) -> dict[str, Any]:
+    script = Path(errand["script"])
+    return {"props": first_frame(script, errand["device"], Path(errand["folder"]) / "frame.json")}
+
+
+def _chunk(errand: dict[str, Any], say: Any) -> dict[str, Any]:
+    recipe = Recipe(
+        Path(errand["script"]), tuple(errand["options"]), Fraction(errand["rate"]), Path(errand["folder"])
+    )  # fmt: skip
+    spoken = 0.0
+
+    def progress(frames: int) -> None:
+        nonlocal spoken
+        if time.monotonic() >= spoken + _EVERY:
+            spoken = time.monotonic()
+            say({"frames": frames})
+
+    with some_cpus(errand["cpus"], Path(errand["locks"])) as cpus:
+        pipeline = Pipeline(Chunk(*errand["chunk"]), recipe, errand["device"], cpus)
+        pipeline.feed(progress)
+        whole, seconds = pipeline.end()
+    return {"whole": str(whole), "seconds": seconds}
+
+
+_DO = {"look": _look, "trial": _trial, "chunk": _chunk}
+
+
+def _say(answers: Any, what: dict[str, Any]) -> None:
+    print(json.dumps(what), file=answers, flush=True)
+
+
+def _end_with_the_other() -> None:
+    """Wait until nobody holds the other end of stdin; then end whatever was started here."""
+    with contextlib.suppress(OSError, ValueError):
+        while os.read(0, 1 << 12):
+            pass
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def some_cpus(count: int | None, folder: Path) -> Iterator[frozenset[int] | None]:
+    """So many CPUs, which no other process that asks here uses at the same time; None where all may be used.
+
+    An engine takes all CPUs that it sees; with several of them on one machine, each would wait for the others.
+    """
+    if count is not None and hasattr(psutil.Process, "cpu_affinity"):  # not on a Mac
+        there = sorted(psutil.Process().cpu_affinity())
+        for group in range(len(there) // count):
+            lock = FileLock(folder / f"cpus-{count}-{group}.lock")
+            with contextlib.suppress(Timeout):
+                lock.acquire(blocking=False)
+                with lock:
+                    yield frozenset(there[group * count : (group + 1) * count])
+                return
+    yield None  # also if all are taken: the system sees to it
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""The folder beside an output in which it is made: one process at a time, and nothing in it that is not ours.
+
+film.mkv.vsfdatrd/
+  lock             held by the process at work; freed with it
+  journal.sqlite   what has been done
+  script.vpy       what vspipe runs
+  index*           BestSource's index of the source
+  chunks/          the parts
+  joined.mkv       all of them, until it takes the output's name
+"""
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from vsfdatrd.encode.chunk import Recipe, accept, digest
+from vsfdatrd.encode.journal import Journal, Made
+from vsfdatrd.encode.scenes import Chunk
+from vsfdatrd.errors import EncodeError
+
+_SUFFIX = ".vsfdatrd"
+_JOURNAL = "journal.sqlite"
+
+
+class Workplace:
+    """The folder of one output, locked."""
+
+    def __init__(self, folder: Path, target: Path) -> None:
+        self.folder = folder
+        self.chunks = folder / "chunks"
+        self.script = folder / "script.vpy"
+        self.index = folder / "index"
+        self.frame = folder / "frame.json"
+        self.joined = folder / f"joined{target.suffix.lower()}"
+
+    def journal(self, say: Callable[[str], None]) -> Journal:
+        """The journal; a damaged one is put away, after saying so."""
+        path = self.folder / _JOURNAL
+        try:
+            return Journal(path)
+        except sqlite3.OperationalError as error:
+            raise EncodeError(
+                f"the journal {path} cannot be opened ({error}); see that the folder can be written and has space"
+            ) from error
+        except sqlite3.DatabaseError as error:
+            say(f"the journal {path} is damaged ({error}); beginning anew")
+            path.unlink()
+            Path(f"{path}-journal").unlink(missing_ok=True)
+            self.forget()
+            return Journal(path)
+
+    def forget(self) -> None:
+        """Remove all parts."""
+        shutil.rmtree(self.chunks, ignore_errors=True)
+        self.joined.unlink(missing_ok=True)
+        self.frame.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove the folder: the output is done."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextmanager
+def workplace(target: Path) -> Iterator[Workplace]:
+    """The folder for an output, made if it is not there. Raises EncodeError if another process is at work in it."""
+    folder = target.with_name(target.name + _SUFFIX)
+    try:
+        folder.mkdir(exist_ok=True)
+        lock = FileLock(folder / "lock")
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise EncodeError(
+            f"another process is making {target} already (it holds {folder / 'lock'}); "
+            "wait for it, or give another output"
+        ) from error
+    except OSError as error:
+        raise EncodeError(
+            f"the folder {folder} cannot be used ({error.strerror}); give an output where you may write"
+        ) from error
+    try:
+        if not (folder / "lock").exists():  # the other one finished between our two steps, and removed it
+            raise EncodeError(f"another process has just finished {target}; run the same command again")
+        yield Workplace(folder, target)
+    finally:
+        if not (folder / _JOURNAL).exists():  # nothing was begun, or all is done
+            shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+        if sys.platform == "win32":  # which does not remove what is open: the lock, and so the folder
+            with contextlib.suppress(OSError):  # there is a journal in it
+                folder.rmdir()
+
+
+def resume(place: Workplace, journal: Journal, recipe: Recipe) -> list[Made]:
+    """What is done and still as it was; the rest is swept away, and forgotten in the journal."""
+    place.chunks.mkdir(exist_ok=True)
+    kept: list[Made] = []
+    wanted = {chunk.number: chunk for chunk in journal.chunks()}
+    for made in journal.made():
+        path = place.chunks / made.chunk.name
+        if path.is_file() and path.stat().st_size == made.bytes and digest(path) == made.sha256:
+            kept.append(made)
+            del wanted[made.chunk.number]
+        else:
+            journal.lose(made.chunk)
+    for chunk in wanted.values():
+        if found := _unrecorded(place, chunk, recipe):
+            journal.add(found)
+            kept.append(found)
+    names = {made.chunk.name for made in kept}
+    for entry in os.scandir(place.chunks):
+        if entry.name not in names:
+            Path(entry.path).unlink(missing_ok=True)
+    return sorted(kept, key=lambda made: made.chunk.number)
+
+
+def _unrecorded(place: Workplace, chunk: Chunk, recipe: Recipe) -> Made | None:
+    """A part that was whole when the process was killed, between its last byte and its row in the journal."""
+    whole = place.chunks / f"{chunk.number + 1:05}.whole.mkv"
+    final = place.chunks / chunk.name
+    if final.is_file():  # looked through once, but by whom nobody noted
+        os.replace(final, whole)
+    if not whole.is_file():
+        return None
+    try:
+        return accept(whole, chunk, recipe, 0.0)
+    except EncodeError:
+        return None

@@ -1,0 +1,105 @@
+"""An ONNX network of any kind -> the graph that engines read: float32 planes in [0, 1] at both ends, one fixed size."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from vsfdatrd.archs.onnx import Layout, OnnxConfig
+from vsfdatrd.archs.onnx_checks import FLOATS, channels, graphs, tensors
+
+
+def normalised(model: onnx.ModelProto, config: OnnxConfig, height: int, width: int) -> onnx.ModelProto:
+    """The network between the ends of `graph.of_checkpoint.graph_of`, in float32 throughout.
+
+    model: as `read` gives it, left as it is. height, width: of the padded frame in pixels.
+    -> from ``input`` (1, C, H + `OnnxConfig.style_rows`, W) to ``output`` (1, C, H·scale, W·scale).
+    """
+    inner = onnx.compose.add_prefix(_in_float32(model), "net/")
+    graph = inner.graph
+    by_name = {value.name: value for value in graph.input}
+    frame = by_name[f"net/{config.input}"]
+    kinds = {name: value.type.tensor_type.elem_type for name, value in by_name.items()}
+    count = channels(frame, config.layout)
+    before: list[NodeProto] = []
+    constants: list[TensorProto] = []
+
+    def constant(values: Any, dtype: Any = np.int64) -> str:
+        name = f"end/{len(constants)}"
+        constants.append(numpy_helper.from_array(np.asarray(values, dtype), name))
+        return name
+
+    def op(nodes: list[NodeProto], kind: str, inputs: Iterable[str], output: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
+        return output
+
+    def into(x: str, value: onnx.ValueInfoProto, layout: Layout) -> None:
+        """Bring (1, C, H, W) in [0, 1] to what an input of the network takes."""
+        end = value.name
+        if config.range == "255":
+            x = op(before, "Mul", (x, constant(255, np.float32)), f"{end}/scaled")
+        if kinds[end] != TensorProto.FLOAT:
+            if kinds[end] == TensorProto.UINT8:
+                x = op(before, "Clip", (x, constant(0, np.float32), constant(255, np.float32)), f"{end}/limited")
+                x = op(before, "Round", (x,), f"{end}/rounded")
+            x = op(before, "Cast", (x,), f"{end}/cast", to=kinds[end])
+        if layout == "NHWC":
+            op(before, "Transpose", (x,), end, perm=[0, 2, 3, 1])
+        else:
+            op(before, "Identity", (x,), end)
+
+    x, taken = "input", {1: 1, 2: 3, 3: 3}[count]
+    rows = config.style_rows(height, width)
+    if rows:
+        tall, wide = config.style_size(height, width)
+        x = op(before, "Slice", ("input", constant([0]), constant([height]), constant([2])), "end/frame")
+        below = op(
+            before, "Slice", ("input", constant([height]), constant([height + rows]), constant([2])), "end/below"
+        )
+        flat = op(before, "Reshape", (below, constant([1, taken, rows * width])), "end/flat")
+        flat = op(before, "Slice", (flat, constant([0]), constant([tall * wide]), constant([2])), "end/pixels")
+        style = op(before, "Reshape", (flat, constant([1, taken, tall, wide])), "end/style")
+        into(style, by_name[f"net/{config.style}"], config.style_layout)
+    if count == 2:  # U and V; Y is not asked for
+        x = op(before, "Slice", (x, constant([1]), constant([3]), constant([1])), "end/chroma")
+    into(x, frame, config.layout)
+
+    after: list[NodeProto] = []
+    y = f"net/{config.output}"
+    output = next(value for value in graph.output if value.name == y)
+    if output.type.tensor_type.elem_type != TensorProto.FLOAT:
+        y = op(after, "Cast", (y,), "end/out", to=TensorProto.FLOAT)
+    if config.output_layout == "NHWC":
+        y = op(after, "Transpose", (y,), "end/planes", perm=[0, 3, 1, 2])
+    if config.output_range == "255":
+        y = op(after, "Mul", (y, constant(1 / 255, np.float32)), "end/unscaled")
+    op(after, "Identity", (y,), "output")
+
+    nodes = [*before, *graph.node, *after]
+    del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(constants)
+    graph.input.append(helper.make_tensor_value_info("input", TensorProto.FLOAT, (1, taken, height + rows, width)))
+    graph.output.append(helper.make_tensor_value_info("output", TensorProto.FLOAT, (1, None, None, None)))
+    return inner
+
+
+def _in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which every fraction is float32."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for tensor in tensors(copy.graph):
+        if tensor.data_type in FLOATS[1:]:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+    for graph in graphs(copy.graph):
+        for values in (graph.input, graph.output, graph.value_info):
+            for value in values:
+                if value.type.tensor_type.elem_type in FLOATS[1:]:
+                    value.type.tensor_type.elem_type = TensorProto.FLOAT
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.name in ("to", "dtype") and attribute.i in FLOATS[1:]:
+                    attribute.i = TensorProto.FLOAT
+    return copy

@@ -1,0 +1,155 @@
+"""A float32 graph of any origin -> the same graph in half precision, for engines that compute in just the types it has.
+
+With ``fp16`` and ``bf16`` everything that depends on the picture is in half precision; with ``mixed``, products and
+convolutions are fp16 and all else fp32, sums of residual branches, norms and softmax included. What does not depend on
+the picture (sizes, coordinates, masks) is computed in fp32 as before, since half of it is whole numbers beyond 2048.
+Whether a graph bears it is not judged here: engines are compared with fp32 before they are used.
+"""
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
+
+from vsfdatrd.errors import EngineBuildError
+from vsfdatrd.graph.target import Dialect
+
+PRODUCTS = frozenset({"Attention", "Conv", "ConvTranspose", "DeformConv", "Einsum", "Gemm", "MatMul"})
+"""What `mixed` computes in half precision."""
+MOVES = frozenset({
+    "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Pad", "Reshape",
+    "ScatterElements", "ScatterND", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+})  # fmt: skip
+"""What only moves values, and takes them as they are."""
+FULL_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
+"""Inputs that are float32 in every precision."""
+FULL_OPS = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "NonMaxSuppression", "QuantizeLinear", "Range"})
+RANDOM = ("Bernoulli", "Multinomial", "Random")
+
+
+def lowered(model: onnx.ModelProto, dialect: Dialect) -> onnx.ModelProto:
+    """The graph in a dialect's precision, float32 at both ends; itself for fp32. Everything else is as it was.
+
+    model: all its floating-point values are float32.
+    Raises EngineBuildError for graphs with loops, branches or functions, OverflowError if a constant is beyond the
+    range of the half precision.
+    """
+    if dialect.precision == "fp32":
+        return model
+    if model.functions or any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in _attributes(model)):
+        raise EngineBuildError(f"a graph with loops, branches or functions is not computed in {dialect.precision}.")
+    return _Lowering(model, dialect).run()
+
+
+def _attributes(model: onnx.ModelProto) -> list[AttributeProto]:
+    return [attribute for node in model.graph.node for attribute in node.attribute]
+
+
+class _Lowering:
+    def __init__(self, model: onnx.ModelProto, dialect: Dialect) -> None:
+        self.half = int(helper.np_dtype_to_tensor_dtype(dialect.compute))
+        self.half_dtype, self.mixed = dialect.compute, dialect.precision == "mixed"
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(model)
+        graph = self.model.graph
+        self.before = _types(model)
+        self.now = dict(self.before)
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        self.fixed = set(self.constants) | {""}  # names of what does not depend on the picture
+        self.nodes: list[NodeProto] = []
+        self.casts: dict[tuple[str, int], str] = {}
+
+    def run(self) -> onnx.ModelProto:
+        graph = self.model.graph
+        results = {value.name for value in graph.output}
+        for node in list(graph.node):
+            if _is_fixed(node, self.fixed):
+                self.fixed.update(node.output)
+                self.nodes.append(node)
+            else:
+                self._lower(node, results)
+        del graph.node[:], graph.value_info[:]
+        graph.node.extend(self.nodes)
+        used = {name for node in self.nodes for name in node.input} | results
+        kept = [tensor for tensor in graph.initializer if tensor.name in used]
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
+        return self.model
+
+    def _lower(self, node: NodeProto, results: set[str]) -> None:
+        target = self._target(node)
+        for i, name in enumerate(node.input):
+            if self.before.get(name) != TensorProto.FLOAT or node.op_type == "Cast":
+                continue
+            node.input[i] = self._as(name, TensorProto.FLOAT if i in FULL_INPUTS.get(node.op_type, ()) else target)
+        after = []
+        for i, name in enumerate(node.output):
+            if self.before.get(name) != TensorProto.FLOAT:
+                continue
+            if node.op_type == "Cast":
+                _set_target(node, target)
+            if name in results and target != TensorProto.FLOAT:
+                node.output[i] = f"{name}/lowered"
+                after.append(helper.make_node("Cast", [node.output[i]], [name], to=TensorProto.FLOAT))
+            else:
+                self.now[name] = target
+        self.nodes += [node, *after]
+
+    def _target(self, node: NodeProto) -> int:
+        """The type in which a node computes."""
+        full = int(TensorProto.FLOAT)
+        if node.op_type in FULL_OPS or node.op_type.startswith(RANDOM):
+            return full
+        if node.op_type == "ConvTranspose" and self.half == TensorProto.BFLOAT16:
+            return full  # TensorRT-RTX 1.7 has none in bf16
+        if not self.mixed or node.op_type in PRODUCTS:
+            return self.half
+        if node.op_type in MOVES:
+            floats = [name for name in node.input if self.before.get(name) == full and name not in self.fixed]
+            return full if any(self.now[name] == full for name in floats) else self.half
+        return full
+
+    def _as(self, name: str, target: int) -> str:
+        """The value in another type."""
+        if self.now[name] == target:
+            return name
+        if (name, target) not in self.casts:
+            # told apart from every other name by what no exporter writes
+            self.casts[name, target] = new = f"{name}/as_{TensorProto.DataType.Name(target).lower()}"
+            if name in self.constants:
+                self.model.graph.initializer.append(self._halved(self.constants[name], new))
+            else:
+                self.nodes.append(helper.make_node("Cast", [name], [new], to=target))
+        return self.casts[name, target]
+
+    def _halved(self, tensor: TensorProto, name: str) -> TensorProto:
+        given = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            values = given.astype(self.half_dtype)
+        if (np.isinf(values.astype(np.float32)) & np.isfinite(given)).any():
+            largest = float(np.abs(given[np.isfinite(given)]).max())
+            raise OverflowError(f"a weight of {largest:.3g} is beyond the range of {self.half_dtype}")
+        return numpy_helper.from_array(np.ascontiguousarray(values), name)
+
+
+def _types(model: onnx.ModelProto) -> dict[str, int]:
+    """The type of every value of a graph."""
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=False).graph
+    found = {tensor.name: int(tensor.data_type) for tensor in graph.initializer}
+    for values in (graph.input, graph.value_info, graph.output):
+        found |= {value.name: int(value.type.tensor_type.elem_type) for value in values}
+    for node in graph.node:
+        if missing := [name for name in node.output if name and not found.get(name)]:
+            raise EngineBuildError(f"the type of {missing[0]!r} ({node.op_type}) is not known, so it stays in fp32.")
+    return found
+
+
+def _is_fixed(node: NodeProto, fixed: set[str]) -> bool:
+    if node.op_type.startswith(RANDOM):
+        return False
+    return node.op_type in ("Shape", "Size") or all(name in fixed for name in node.input)
+
+
+def _set_target(node: NodeProto, target: int) -> None:
+    for attribute in node.attribute:
+        if attribute.name == "to":
+            attribute.i = target

@@ -1,0 +1,211 @@
+"""The eight tails as graphs; the same functions as `nn.upsample`, layer by layer.
+
+Tails that sample at computed places (dysample, lda) are fp32 throughout: in half precision a place at the right of a
+wide picture would be off by a third of a pixel.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vsfdatrd.archs import zero_branches
+from vsfdatrd.archs.fdat import Config
+from vsfdatrd.archs.fdat_rd import GROUPS, steps
+from vsfdatrd.graph.builder import Name, Side, Writer
+from vsfdatrd.graph.weights import Array, Weights
+
+FULL = np.float32
+
+type Channels = NDArray[np.bool_] | slice
+ALL = slice(None)
+
+
+def write_tail(g: Writer, config: Config, weights: Weights, x: Name, height: Side, width: Side) -> Name:
+    """Add the tail. x: (1, C, H, W) in the writer's type -> (1, O, H·s, W·s) float32.
+
+    Raises ValueError if the size is open and the tail needs to know it.
+    """
+    compute = g.dtype
+    if config.upsampler not in ("dysample", "lda") or config.tail_scale == 1:
+        return g.cast(_Tail(g, config, weights).write(x), compute, FULL)
+    if not (isinstance(height, int) and isinstance(width, int)):
+        raise ValueError(f"a graph with the {config.upsampler} tail needs a fixed frame size; give one")
+    x, g.dtype = g.cast(x, compute, FULL), np.dtype(FULL)
+    try:
+        return _Tail(g, config, weights, height, width).write(x)
+    finally:
+        g.dtype = compute
+
+
+class _Tail:
+    def __init__(self, g: Writer, config: Config, weights: Weights, height: int = 0, width: int = 0) -> None:
+        self.g, self.config, self.weights = g, config, weights
+        self.height, self.width = height, width
+        self.layer = 0
+
+    def write(self, x: Name) -> Name:
+        g, config, s = self.g, self.config, self.config.tail_scale
+        match "conv" if s == 1 else config.upsampler:
+            case "conv":
+                return self._conv(x)
+            case "pixelshuffledirect":
+                return self._shuffle(self._conv(x), s)
+            case "pixelshuffle":
+                x = self._leaky(self._conv(x), 0.01)
+                for step in steps(s, config.upsampler):
+                    x = self._shuffle(self._conv(x), step)
+                return self._conv(x)
+            case "nearest+conv":
+                for step in steps(s, config.upsampler):
+                    x = self._leaky(self._nearest(self._conv(x), step))
+                return self._conv(self._leaky(self._conv(x)))
+            case "transpose+conv":
+                if s == 4:
+                    heard = zero_branches.heard(self.weights)
+                    x = g.op("Gelu", self._transposed(x, 2, out=heard))
+                    self.layer += 1
+                    x = self._transposed(x, 2, into=heard)
+                else:
+                    x = self._transposed(x, s)
+                return self._conv(x)
+            case "pa_up":
+                for step in steps(s, config.upsampler):
+                    x = self._conv(self._nearest(x, step))
+                    w = self.weights.below(f"{self.layer}.conv.0")
+                    self.layer += 1
+                    x = g.op("Mul", x, g.op("Sigmoid", g.conv(x, w["weight"], w["bias"])))
+                    x = self._leaky(self._conv(self._leaky(x)))
+                return self._conv(x)
+            case "dysample" | "lda" as moving:
+                if config.mid_dim != config.embed_dim:
+                    x = self._leaky(self._conv(x), 0.01)
+                w = self.weights.below(str(self.layer))
+                self.layer += 1
+                return self._dysample(x, w) if moving == "dysample" else self._conv(self._lda(x, w))
+
+    def _conv(self, x: Name) -> Name:
+        w = self.weights.below(str(self.layer))
+        self.layer += 1
+        return self.g.conv(x, w["weight"], w["bias"])
+
+    def _leaky(self, x: Name, slope: float = 0.2) -> Name:
+        self.layer += 1
+        return self.g.op("LeakyRelu", x, alpha=slope)
+
+    def _shuffle(self, x: Name, step: int) -> Name:
+        self.layer += 1
+        return self.g.op("DepthToSpace", x, blocksize=step, mode="CRD")
+
+    def _nearest(self, x: Name, step: int) -> Name:
+        self.layer += 1
+        return self.g.op(
+            "Resize", x, "", self.g.constant([1, 1, step, step], FULL), mode="nearest", nearest_mode="floor",
+            coordinate_transformation_mode="asymmetric",
+        )  # fmt: skip
+
+    def _transposed(self, x: Name, step: int, into: Channels = ALL, out: Channels = ALL) -> Name:
+        """into, out: which of its channels are there, and which are wanted."""
+        w = self.weights.below(str(self.layer))
+        self.layer += 1
+        weight, bias = w["weight"][into][:, out], w["bias"][out]
+        if self.g.dtype.name == "bfloat16":
+            return self._interleaved(x, weight, bias, step)
+        side, pad = (3, 0) if step == 3 else (4, 1)
+        return self.g.op(
+            "ConvTranspose", x, self.g.constant(weight), self.g.constant(bias),
+            kernel_shape=[side, side], strides=[step, step], pads=[pad] * 4,
+        )  # fmt: skip
+
+    def _interleaved(self, x: Name, weight: Array, bias: Array, step: int) -> Name:
+        """The transposed convolution as a plain one whose results are put in order; TensorRT has no other in bf16.
+
+        weight: (C, O, 4, 4) for step 2, (C, O, 3, 3) for step 3. x: (1, C, H, W) -> (1, O, H·step, W·step)
+        """
+        g, (c, o) = self.g, weight.shape[:2]
+        if step == 3:  # no pixel of the result sees two of the source
+            phases = g.conv(x, weight.transpose(1, 2, 3, 0).reshape(9 * o, c, 1, 1), np.repeat(bias, 9))
+            return g.op("DepthToSpace", phases, blocksize=3, mode="CRD")
+        # Pixel 2i + a of the result sees source pixels i - 1 and i through taps 3 and 1 (a = 0), i and i + 1 through
+        # taps 2 and 0 (a = 1): one convolution of 2×2 over the source with a border, read with an offset of a.
+        taps = np.array([[3, 1], [2, 0]])
+        kernel = weight[:, :, taps][:, :, :, :, taps]  # (C, O, a, i, b, j)
+        kernel = kernel.transpose(2, 4, 1, 0, 3, 5).reshape(4 * o, c, 2, 2)  # (a, b, O, C, i, j)
+        phases = g.conv(x, kernel, np.tile(bias, 4), pad=1)  # (1, 4·O, H + 1, W + 1)
+        parts = []
+        for a in (0, 1):
+            for b in (0, 1):
+                first = 2 * a + b
+                # the last row or column falls away on one side or the other
+                starts, ends = [first * o, a, b], [(first + 1) * o, a - 1 or 2**31, b - 1 or 2**31]
+                parts.append(g.op("Slice", phases, g.sides(*starts), g.sides(*ends), g.sides(1, 2, 3)))
+        return g.op("DepthToSpace", g.op("Concat", *parts, axis=1), blocksize=2, mode="DCR")
+
+    def _dysample(self, x: Name, weights: Weights) -> Name:
+        g, s, c = self.g, self.config.tail_scale, self.config.mid_dim
+        height, width = self.height, self.width
+        size = np.array([width, height], np.float64).reshape(2, 1, 1, 1)
+        # What does not depend on the picture: 2 (pixel centre + initial place) / size - 1, (1, 2·g·s², H, W)
+        start = weights["init_pos"].reshape(2, GROUPS * s * s, 1, 1)
+        centres = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5))[:, None]  # (2, 1, H, W)
+        base = (2 * (centres + start) / size - 1).reshape(1, -1, height, width)
+        reach = np.repeat(1 / size.ravel(), GROUPS * s * s)  # 2 · 0.5 / size, folded into the offset's weights
+        moved = g.conv(x, weights["offset.weight"] * reach[:, None, None, None], weights["offset.bias"] * reach)
+        scope = g.op("Sigmoid", g.conv(x, weights["scope.weight"]))
+        grid = g.op("Add", g.op("Mul", moved, scope), g.constant(base))
+        # (1, 2·g·s², H, W) -> (1, 2·g, H·s, W·s) -> (2, g, H·s, W·s) -> (g, H·s, W·s, 2)
+        grid = g.op("DepthToSpace", grid, blocksize=s, mode="CRD")
+        grid = g.transpose(g.reshape(grid, 2, GROUPS, height * s, width * s), 1, 2, 3, 0)
+        maps = g.reshape(x, GROUPS, c // GROUPS, height, width)  # (1, C, H, W) -> (g, C/g, H, W)
+        out = g.op("GridSample", maps, grid, mode="linear", padding_mode="border", align_corners=0)
+        return g.conv(g.reshape(out, 1, c, height * s, width * s), weights["end_conv.weight"], weights["end_conv.bias"])
+
+    def _lda(self, x: Name, weights: Weights) -> Name:
+        g, s, c = self.g, self.config.tail_scale, self.config.mid_dim
+        height, width, groups, reach = self.height, self.width, 2, 11
+        ho, wo, hidden = height * s, width * s, c // 4
+        part = hidden // groups
+        n = self._channel_norm(x, weights.below("layer_norm"))
+        q = g.op(
+            "Resize", g.conv(n, weights["proj_q.weight"]), "", "", g.constant([1, hidden, ho, wo], np.int64),
+            mode="linear", coordinate_transformation_mode="align_corners",
+        )  # fmt: skip
+        k = g.conv(n, weights["proj_k.weight"])
+        # Where each of the nine places lies: (1, hidden, Ho, Wo) -> (g, hidden/g, Ho, Wo) -> (g, 18, Ho, Wo)
+        w = weights.below("conv_offset")
+        y = g.conv(g.reshape(q, groups, part, ho, wo), w["0.weight"], groups=part)
+        y = self._channel_norm(y, w.below("1"))
+        y = g.conv(g.op("Mul", y, g.op("Sigmoid", y)), w["3.weight"], w["3.bias"])
+        # 2 (reach · tanh + place + pixel) / (size - 1) - 1, y before x; what is constant is added as one
+        size = np.array([ho - 1, wo - 1], np.float64)
+        place = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], indexing="ij"), -1).reshape(9, 2, 1, 1)
+        pixel = np.stack(np.meshgrid(np.arange(ho), np.arange(wo), indexing="ij"))  # (2, Ho, Wo)
+        base = 2 * (place + pixel) / size.reshape(2, 1, 1) - 1  # (9, 2, Ho, Wo)
+        factor = np.tile(2 * reach / size, 9).reshape(1, 18, 1, 1)
+        y = g.op("Add", g.op("Mul", g.op("Tanh", y), g.constant(factor)), g.constant(base.reshape(1, 18, ho, wo)))
+        # (g, 3, 3, 2, Ho, Wo) -> (g, 3, Ho, 3, Wo, 2), x first -> (g, 3·Ho, 3·Wo, 2)
+        y = g.transpose(g.reshape(y, groups, 3, 3, 2, ho, wo), 0, 1, 4, 2, 5, 3)
+        y = g.op("Gather", y, g.constant([1, 0], np.int64), axis=5)
+        grid = g.reshape(y, groups, 3 * ho, 3 * wo, 2)
+
+        def sample(maps: Name, channels: int) -> Name:
+            """(g, K, H, W) at the nine places of every pixel -> (Ho·Wo, 9, g·K)."""
+            z = g.op("GridSample", maps, grid, mode="linear", padding_mode="zeros", align_corners=1)
+            # (g, K, 3·Ho, 3·Wo) -> (g, K, 3, Ho, 3, Wo) -> (Ho, Wo, 3, 3, g, K)
+            z = g.transpose(g.reshape(z, groups, channels, 3, ho, 3, wo), 3, 5, 2, 4, 0, 1)
+            return g.reshape(z, ho * wo, 9, groups * channels)
+
+        keys = sample(g.reshape(k, groups, part, height, width), part)
+        bias = weights["relative_position_bias_table"].reshape(1, 9, hidden)
+        keys = g.transpose(g.op("Add", keys, g.constant(bias)), 0, 2, 1)  # (Ho·Wo, hidden, 9)
+        values = sample(g.reshape(x, groups, c // groups, height, width), c // groups)
+        # (1, hidden, Ho, Wo) -> (1, Ho, Wo, hidden) -> (Ho·Wo, 1, hidden)
+        queries = g.reshape(g.transpose(q, 0, 2, 3, 1), ho * wo, 1, hidden)
+        scores = g.op("Mul", g.op("MatMul", queries, keys), g.constant(1 / math.sqrt(hidden)))
+        out = g.op("MatMul", g.op("Softmax", scores, axis=-1), values)  # (Ho·Wo, 1, C)
+        return g.transpose(g.reshape(out, 1, ho, wo, c), 0, 3, 1, 2)
+
+    def _channel_norm(self, x: Name, weights: Weights) -> Name:
+        g = self.g
+        y = g.layer_norm(g.transpose(x, 0, 2, 3, 1), weights["weight"], weights["bias"], 1e-6)
+        return g.transpose(y, 0, 3, 1, 2)

@@ -1,0 +1,127 @@
+"""Frames through an engine: planes in, padded; planes out, cropped; the next frames already under way.
+
+The clip is dealt out to as many lanes as the engine has slots, in turn, and put together again in order. Each lane
+holds one frame in flight: while it waits for the engine, the other lanes copy their planes in and out, which is the
+double buffering of any engine. A lane's frames know nothing of each other, so random access, seeking and a failing
+frame need nothing special, and at most `slots` of VapourSynth's threads wait at a time. A picture that is held for
+several frames is computed once (`_native/reuse.c`).
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import vapoursynth as vs
+
+from vsfdatrd.backends.base import Frames, Lanes
+from vsfdatrd.errors import PREFIX, FdatrdError, FrameError
+from vsfdatrd.style_input import PROPERTY, Style
+from vsfdatrd.video.clamp import Plane, Worst, clamp_add, clamp_copy
+from vsfdatrd.video.malloc_trim import trimmer
+from vsfdatrd.video.tiling import Tile, Tiling, fill_padding
+
+
+def run(
+    clip: vs.VideoNode,
+    lanes: Lanes,
+    tiling: Tiling,
+    scale: int,
+    reuse: float | None = None,
+    style: Style | None = None,
+) -> vs.VideoNode:
+    """Upscale a clip with an open engine.
+
+    clip: RGBS or GRAYS, as many planes as the engine takes, nominally [0, 1]; values outside are clamped.
+    -> the same format in [0, 1], `scale` times as large, properties kept. Of an engine that gives fewer planes than it
+        takes, they are the first; the others are 0.
+    reuse: a frame whose values differ from those of an earlier one by no more than this is given that one's result;
+        None computes every frame.
+    style: where the engine takes the picture that every frame has in its properties (`style.attached`).
+    A frame with NaN in it, or whose result is not finite, fails alone with a message that gives its number; infinity
+    in a source is clamped like any value.
+    """
+    source = clip.std.RemoveFrameProps("_FdatrdNone")  # a node of our own, so that its cache is ours to set
+    function = _frame_function(lanes, tiling, scale, style)
+    width, height = clip.width * scale, clip.height * scale
+    dealt = [_per_frame(source, function, width, height) for _ in range(min(lanes.count, clip.num_frames))]
+    return vs.core.fdatrd.Deal(source, dealt, threshold=reuse)
+
+
+def _per_frame(
+    clip: vs.VideoNode, function: Callable[[int, vs.VideoFrame], vs.VideoFrame | str], width: int, height: int
+) -> vs.VideoNode:
+    return vs.core.fdatrd.PerFrame(clip, func=function, width=width, height=height)
+
+
+def _frame_function(
+    lanes: Lanes, tiling: Tiling, scale: int, style: Style | None
+) -> Callable[[int, vs.VideoFrame], vs.VideoFrame | str]:
+    """The function a lane calls for each of its frames: the upscaled frame, or what went wrong as text."""
+
+    def upscale_frame(n: int, f: vs.VideoFrame) -> vs.VideoFrame | str:
+        try:
+            out = vs.core.create_video_frame(f.format, f.width * scale, f.height * scale)
+            out.props.update({name: value for name, value in f.props.items() if name != PROPERTY})
+            with lanes.slot() as slot:
+                if style:
+                    _write_style(lanes.engine.input(slot), f, style)
+                _through(lanes, slot, tiling, scale, f, out, style.rows if style else 0)
+            trimmer.tick()
+        except FdatrdError as error:
+            return f"{PREFIX}frame {n}: {error}"
+        return out
+
+    return upscale_frame
+
+
+def _through(
+    lanes: Lanes, slot: int, tiling: Tiling, scale: int, source: vs.VideoFrame, out: vs.VideoFrame, below: int
+) -> None:
+    """Send one frame through a slot, tile by tile.
+
+    below: rows of the engine's input that are not the frame's.
+    Raises FrameError for a source with NaN in it, and for a result that is not finite.
+    """
+    engine = lanes.engine
+    planes = [np.asarray(source[i]) for i in range(source.format.num_planes)]
+    targets = [np.asarray(out[i]) for i in range(out.format.num_planes)]
+    single = len(tiling.tiles) == 1
+    if not single:
+        for target in targets:
+            target.fill(0)
+    for tile in tiling.tiles:
+        padded = engine.input(slot)
+        _write(padded[:, : padded.shape[1] - below], planes, tile, tiling)
+        engine.submit(slot)
+        result = engine.collect(slot)[:, : tiling.height * scale, : tiling.width * scale]
+        for unused in targets[len(result) :]:
+            unused.fill(0)
+        for target, plane in zip(targets, result, strict=False):
+            if single:
+                worst = clamp_copy(plane, target)
+            else:
+                top, left = tile.top * scale, tile.left * scale
+                part = target[top : top + plane.shape[0], left : left + plane.shape[1]]
+                worst = clamp_add(plane, part, tile.rows, tile.columns)
+            if worst:
+                raise FrameError('the network\'s output for it is not finite (NaN or infinity). Try precision="fp32".')
+
+
+def _write(padded: Frames, planes: list[Plane], tile: Tile, tiling: Tiling) -> None:
+    """Copy a tile of the planes into an engine's input, clamped, and continue it into the padding."""
+    height, width = tiling.height, tiling.width
+    for target, plane in zip(padded, planes, strict=True):
+        part = plane[tile.top : tile.top + height, tile.left : tile.left + width]
+        if clamp_copy(part, target[:height, :width]) == Worst.NAN:
+            raise FrameError("the source is not finite (NaN). Look at the filters before this one.")
+        fill_padding(target, height, width)
+
+
+def _write_style(padded: Frames, frame: vs.VideoFrame, style: Style) -> None:
+    """Copy the frame's style, clamped, into the rows below it."""
+    picture = frame.props[PROPERTY]
+    if not isinstance(picture, vs.VideoFrame):
+        raise FrameError("the picture of style that goes with it was lost on the way")
+    for i, plane in enumerate(padded):
+        pixels = plane[plane.shape[0] - style.rows :].reshape(-1)[: style.height * style.width]
+        if clamp_copy(np.asarray(picture[i]), pixels.reshape(style.height, style.width)) == Worst.NAN:
+            raise FrameError("the picture of style that goes with it is not finite (NaN); give another")

@@ -1,0 +1,133 @@
+"""Image networks other than FDAT-RD, loaded through spandrel (the optional extra ``vsfdatrd[spandrel]``)."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vsfdatrd.video.tiling import sides
+from vsfdatrd.weights.files import refuse
+
+
+class OtherNetwork(nn.Module):
+    """A network of another architecture, called like an FDAT-RD.
+
+    spandrel pads to the network's smallest side and multiple, crops after, and clamps to [0, 1].
+    """
+
+    def __init__(self, descriptor: Any) -> None:
+        super().__init__()
+        self.model: nn.Module = descriptor.model.requires_grad_(False)
+        self._descriptor = descriptor
+        self.architecture = str(descriptor.architecture.id)
+        self.scale = int(descriptor.scale)
+        self.channels = (int(descriptor.input_channels), int(descriptor.output_channels))
+        self.multiple = int(descriptor.size_requirements.multiple_of)
+        self.minimum = int(descriptor.size_requirements.minimum)
+        self.square = bool(descriptor.size_requirements.square)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W) in [0, 1] -> (B, C, H·scale, W·scale)."""
+        return self._through(self._descriptor, x)
+
+    def bare(self, x: Tensor) -> Tensor:
+        """`forward` without padding, cropping and clamping, for frames of a size the network takes as it is."""
+        return self._through(partial(self._descriptor._call_fn, self.model), x)
+
+    def largest(self) -> int:
+        """Values in the largest tensor on the way through the network, per pixel of a small frame.
+
+        Raises RuntimeError or whatever else the network does where it does not run.
+        """
+        height, width = sides(64, 64, self.multiple, self.minimum, self.square)
+        with torch.inference_mode(), _Largest() as found:  # type: ignore[no-untyped-call]
+            self.bare(torch.zeros(1, self.channels[0], height, width))
+        values: int = found.values
+        return -(-values // (height * width))
+
+    def _through(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        with _Settled():
+            return network(x)
+
+
+def _correct(state: dict[str, Tensor]) -> None:
+    """FDAT's note of its own shape: with the pa_up tail the width of the tail stands where spandrel 0.4 expects that of
+    the body. The body's tensors tell."""
+    note, norm = state.get("upsampler.MetaUpsample"), state.get("groups.0.blocks.0.n1.weight")
+    if note is not None and norm is not None and note.numel() == 7 and norm.numel() <= torch.iinfo(note.dtype).max:
+        note[3] = norm.numel()
+
+
+class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Looks at what every operator gives."""
+
+    values = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                self.values = max(self.values, tensor.numel())
+        return out
+
+
+class _Settled(TorchFunctionMode):
+    """What networks leave to chance, or to the machine: the order of equals where they are sorted, which is theirs from
+    before; memory pinned for a GPU where there is none, which fails; and views of tensors whose order in memory is not
+    what the authors thought of (channels last), which are copies then."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if "pin_memory" in given and not torch.cuda.is_available():
+            del given["pin_memory"]
+        if func in (torch.sort, torch.Tensor.sort):
+            return func(
+                args[0], **dict(zip(("dim", "descending"), args[1:], strict=False)), **(given | {"stable": True})
+            )
+        if func is torch.Tensor.view and not isinstance(args[1] if args[1:] else given.get("dtype"), torch.dtype):
+            return torch.Tensor.reshape(*args, **given)
+        return func(*args, **given)
+
+
+def load(path: Path, tensors: Mapping[str, NDArray[Any]]) -> OtherNetwork:
+    """The network these tensors are the weights of. path: the file they are from, for messages.
+
+    Raises CheckpointError if spandrel is not installed or knows no image network with these tensors.
+    """
+    try:
+        from spandrel import MAIN_REGISTRY, ImageModelDescriptor, UnsupportedModelError
+    except ImportError as error:
+        raise refuse(
+            path, "is not an FDAT-RD; other image networks need the package spandrel: pip install vsfdatrd[spandrel]"
+        ) from error  # fmt: skip
+    from vsfdatrd.nn.spandrel_arch import register
+
+    register()
+    state = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in tensors.items()}
+    _correct(state)
+    try:
+        descriptor = MAIN_REGISTRY.load(state)
+    except UnsupportedModelError as error:
+        some = ", ".join(sorted(tensors)[:3])
+        raise refuse(
+            path, f"is no image network that is known here (its tensors are {some}, ...); "
+            "give the weights of an FDAT-RD or of an architecture spandrel supports"
+        ) from error  # fmt: skip
+    except Exception as error:  # every architecture fails in its own way on tensors it did not expect
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise refuse(path, f"resembles a known network but does not load ({reason[:99]}); download it again") from error
+    if not isinstance(descriptor, ImageModelDescriptor):
+        raise refuse(path, f"is {descriptor.architecture.name}, which needs a mask beside the picture; give another")
+    return OtherNetwork(descriptor)

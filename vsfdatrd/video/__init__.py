@@ -1,0 +1,1 @@
+"""Clips: color, frame properties, padding and tiles."""

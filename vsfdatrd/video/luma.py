@@ -1,0 +1,71 @@
+"""Networks of one channel, such as luma doublers: Y goes through them, chroma is resized. No trip through RGB.
+
+    YUV   Y ─► network ─► Y'            U, V ─► Spline36 ─► U', V'
+    RGB   Y = luma(R, G, B) ─► Y'       R - Y, G - Y, B - Y ─► Spline36 ─► + Y'
+
+The network's pixels share their middle with the pixel they are made from, which is how the resizer enlarges, too; where
+chroma lies between them (its siting) is known to it from every frame's own tags. YUV keeps its matrix: nothing is
+converted, so it does not matter which one it is.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import vapoursynth as vs
+
+from vsfdatrd.video.color import Source, Target, is_subsampled, tagged, to_rgb
+from vsfdatrd.video.frame_props import name_of
+
+log = logging.getLogger(__name__)
+
+type Network = Callable[[vs.VideoNode], vs.VideoNode]
+"""From clips to clips of single floats in [0, 1], every plane a channel."""
+
+
+def enlarge(source: Source, target: Target, scale: int, network: Network) -> vs.VideoNode:
+    """The clip, `scale` times as large, of single floats, for `colour.deliver`.
+
+    network: GRAYS -> GRAYS, `scale` times as large.
+    -> YUV or GRAY with the source's matrix, chroma as the target has it if that one is kept, else 4:4:4; RGBS for RGB.
+    """
+    if source.format.color_family == vs.RGB:
+        return _rgb(to_rgb(source), target, scale, network)
+    clip = tagged(source, converts=target.matrix is not None)
+    luma = clip if source.format.color_family == vs.GRAY else clip.std.ShufflePlanes(0, vs.GRAY)
+    y = network(luma.resize.Point(format=vs.GRAYS))
+    grey = target.format.color_family == vs.GRAY
+    if source.format.color_family == vs.GRAY or (grey and target.matrix is None):
+        return y
+    form = vs.core.get_video_format(vs.YUV444PS)
+    location: dict[str, Any] = {}
+    if target.matrix is None and is_subsampled(target.format):
+        form = target.format.replace(sample_type=vs.FLOAT, bits_per_sample=32)
+        location = {"chromaloc": target.chroma}
+    # its luma is not used, and the quickest there is
+    chroma = clip.resize.Point(
+        clip.width * scale, clip.height * scale, format=form.id, resample_filter_uv="spline36", **location
+    )
+    joined = vs.core.std.ShufflePlanes([y, chroma, chroma], [0, 1, 2], vs.YUV)
+    if grey:  # luma of another matrix, which colours are a part of
+        return joined.resize.Point(format=vs.YUV444PS, matrix=target.matrix).std.ShufflePlanes(0, vs.GRAY)
+    if location:
+        return joined.std.SetFrameProps(_ChromaLocation=target.chroma)
+    return joined.std.RemoveFrameProps("_ChromaLocation")
+
+
+def _rgb(full: vs.VideoNode, target: Target, scale: int, network: Network) -> vs.VideoNode:
+    """RGB as luma and each colour's difference from it, which a grey clip has none of, to the last bit."""
+    matrix = target.matrix or 1
+    log.warning(
+        "the network works on luma alone: RGB goes through it as the luma of matrix %s, its colours are resized",
+        name_of(matrix),
+    )
+    before = full.resize.Point(format=vs.GRAYS, matrix=matrix)
+    differences = vs.core.std.Expr([full, vs.core.std.ShufflePlanes([before] * 3, [0] * 3, vs.RGB)], "x y -")
+    differences = differences.resize.Spline36(full.width * scale, full.height * scale)
+    after = network(before)
+    joined = vs.core.std.Expr(
+        [vs.core.std.ShufflePlanes([after] * 3, [0] * 3, vs.RGB), differences], "x y + 0 max 1 min"
+    )
+    return joined.std.SetFrameProps(_Matrix=0, _Range=1)

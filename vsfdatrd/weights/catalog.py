@@ -1,0 +1,104 @@
+"""The models that have names: their files, licences and checksums, and where the files are.
+
+Those that ship are listed here; a user's own are in `own_models.py`, and may not take the others' names.
+"""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from os import PathLike, fspath
+from pathlib import Path
+
+from vsfdatrd.errors import ArgumentError, CheckpointError
+from vsfdatrd.weights import aliases
+from vsfdatrd.weights.files import sha256
+
+SMALL_SHA256 = "9cb2c9914e5c6df7ba122f25447d27988152f793b98f3ab20ea23548eb9a0f62"
+"""SHA-256 of models/fdat_rd_small_2x.safetensors."""
+MEDIUM_SHA256 = "3a1869b2361bdbd59f2a89688b46d55fefa7ca7bcb695a95c5d6c9a9b267df86"
+"""SHA-256 of models/fdat_rd_medium_2x.safetensors."""
+LARGE_SHA256 = "74127face1936dd7ec91e7839e57cab180ac14cbec6ae021962d34736ef0cca5"
+"""SHA-256 of models/fdat_rd_large_2x.safetensors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One entry of the catalogue."""
+
+    name: str
+    """What a script calls it."""
+    file: str
+    """Its weights, a file in models/."""
+    scale: int
+    """Output pixels per input pixel, along each side."""
+    licence: str
+    """SPDX identifier of the weights' licence."""
+    sha256: str
+    """SHA-256 of the file."""
+    card: str
+    """What it was trained on and what it is good for, a file in models/."""
+
+
+_MODELS = (
+    Model("small", "fdat_rd_small_2x.safetensors", 2, "CC-BY-4.0", SMALL_SHA256, "small.md"),
+    Model("medium", "fdat_rd_medium_2x.safetensors", 2, "CC-BY-4.0", MEDIUM_SHA256, "medium.md"),
+    Model("aligned", "fdat_rd_medium_2x.safetensors", 2, "CC-BY-4.0", MEDIUM_SHA256, "medium.md"),
+    Model("large", "fdat_rd_large_2x.safetensors", 2, "CC-BY-4.0", LARGE_SHA256, "large.md"),
+)
+CATALOGUE = {model.name: model for model in _MODELS}
+"""Every model by its name; ``aligned`` is another name of ``medium``."""
+
+
+def folders() -> tuple[Path, ...]:
+    """Where weights may lie: inside an installed package, or beside the package in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    return (package / "models", package.parent / "models")
+
+
+def resolve(model: str | PathLike[str]) -> Path:
+    """The weights file that a model's name, or a path, stands for.
+
+    A name of the catalogue comes first, then one of the user's own; anything else is a path, relative to the current
+    directory, ``~`` being the home directory. A path is not checked here (`checkpoint.open_checkpoint` does); a
+    catalogue file is, against its checksum.
+
+    Raises ArgumentError for a name that is unknown, and for a list of own models that cannot be read; CheckpointError
+    for a damaged installation.
+    """
+    given = fspath(model)
+    name = given.lower()
+    if entry := CATALOGUE.get(name):
+        return installed(entry)
+    own = aliases.read() if aliases.NAME.fullmatch(name) else {}
+    if name in own:
+        return own[name].file
+    try:
+        path = Path(given).expanduser()
+        is_path = len(path.parts) > 1 or bool(path.suffix) or given.startswith((".", "~")) or path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # no such user; too long; a zero byte
+        raise ArgumentError(f"model={given!r} cannot be a path ({error}); give the path of a weights file") from error
+    if not is_path:
+        names = [*CATALOGUE, *own]
+        near = get_close_matches(name, names, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise ArgumentError(
+            f"model={given!r} is neither a name of the catalogue nor a file{hint} "
+            f"Give one of {', '.join(names)}, or the path of a .safetensors, .pth, .onnx or .glsl file"
+        )
+    return path
+
+
+def installed(model: Model) -> Path:
+    """The weights of a model that ships. Raises CheckpointError if they are missing or not those that were released."""
+    for folder in folders():
+        path = folder / model.file
+        if path.is_file():
+            if sha256(path) != model.sha256:
+                raise CheckpointError(
+                    f"the weights of model={model.name!r}, {str(path)!r}, are not those that were released; "
+                    "reinstall the package: pip install --force-reinstall vsfdatrd"
+                )
+            return path
+    raise CheckpointError(
+        f"the weights of model={model.name!r} are missing: {model.file} is neither in {str(folders()[0])!r} nor in "
+        f"{str(folders()[1])!r}; reinstall the package: pip install --force-reinstall vsfdatrd"
+    )

@@ -1,0 +1,306 @@
+"""An engine in a process of its own.
+
+Some libraries cannot share a process with whatever else a script loads: two plugins that bring different builds of
+OpenVINO stop each other from loading, and anything that a library prints to stdout would end up in the video. In a
+process of its own a library meets nobody, its output goes to stderr, and if it crashes, frames fail with a sentence
+instead of taking the encode with them. Frames travel through shared memory, so nothing is copied on the way.
+
+The two sides talk in lines of JSON: a request ``{"do": name, ...}`` is answered by ``{"result": ...}`` or
+``{"error": text, "kind": class}``; once an engine is loaded, ``{"do": "run", "slot": n}`` is answered whenever that
+slot's frame is done, by ``{"slot": n}`` with or without an error.
+"""
+
+import contextlib
+import json
+import mmap
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from vsfdatrd.backends.base import Frames
+from vsfdatrd.errors import EngineBuildError, EngineError, EngineUnavailable
+from vsfdatrd.workers import spawn
+
+_PATIENCE = 5.0  # seconds a process may take to end by itself
+_KINDS: dict[str | None, type[EngineError]] = {kind.__name__: kind for kind in (EngineBuildError, EngineUnavailable)}
+
+
+class SharedMemory:
+    """Memory that two processes map. The second one does so with `map_shared`, by what `address` says."""
+
+    def __init__(self) -> None:
+        self._path: str | None = None
+        self._name: str | None = None
+        self.fd = -1
+        if sys.platform == "win32":
+            self._name = f"fdatrd-frames-{secrets.token_hex(16)}"
+        elif hasattr(os, "memfd_create"):
+            self.fd = os.memfd_create("fdatrd-frames")
+        else:
+            self.fd, self._path = tempfile.mkstemp("-frames", "fdatrd-")
+        self.map: mmap.mmap | None = None
+
+    @property
+    def address(self) -> str | int:
+        """The memory's name on Windows; elsewhere a path, or the number of an inherited file descriptor."""
+        return self._name or self._path or self.fd
+
+    def resize(self, size: int) -> mmap.mmap:
+        """Make it `size` bytes large and map it. Once only."""
+        if sys.platform == "win32":  # a file would be written to the disk, and stay there if this process is killed
+            self.map = mmap.mmap(-1, size, tagname=self._name)
+        else:
+            os.ftruncate(self.fd, size)
+            self.map = mmap.mmap(self.fd, size)
+        return self.map
+
+    def close(self) -> None:
+        """Let go of it; memory is freed when the other process has done so too."""
+        if self.map is not None:
+            with contextlib.suppress(BufferError):  # a frame may still be looked at; it goes with its last view
+                self.map.close()
+            self.map = None
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        if self._path:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+
+
+def map_shared(address: str | int, size: int) -> mmap.mmap:
+    """The memory of a `SharedMemory` in another process; a file descriptor is closed."""
+    if sys.platform == "win32":
+        memory = mmap.mmap(-1, size, tagname=str(address))
+    else:
+        fd = address if isinstance(address, int) else os.open(address, os.O_RDWR)
+        memory = mmap.mmap(fd, size)
+        os.close(fd)
+    return memory
+
+
+def buffers(
+    memory: mmap.mmap, slots: int, input_shape: list[int], output_shape: list[int]
+) -> list[tuple[Frames, Frames]]:
+    """Each slot's input and output, (C, H, W) float32, laid one after the other into shared memory."""
+    found = []
+    offset = 0
+    for _ in range(slots):
+        pair = []
+        for shape in (input_shape, output_shape):
+            count = int(np.prod(shape))
+            pair.append(np.frombuffer(memory, np.float32, count, offset).reshape(shape))
+            offset += 4 * count
+        found.append((pair[0], pair[1]))
+    return found
+
+
+class Worker:
+    """A running process and the conversation with it."""
+
+    def __init__(self, module: str) -> None:
+        """Start `python -m module`. Raises EngineError if that is not possible."""
+        interpreter = spawn.python()
+        self.memory = SharedMemory()
+        root = str(Path(__file__).resolve().parents[2])
+        paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        inherited = () if isinstance(self.memory.address, str) else (self.memory.fd,)
+        try:
+            self._process = subprocess.Popen(
+                [interpreter, "-m", module],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=spawn.stderr(),
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+                pass_fds=inherited,
+                creationflags=spawn.no_window(),
+            )
+        except OSError as error:
+            self.memory.close()
+            raise EngineError(f"the engine's process cannot be started: {error}") from error
+        self._sending = threading.Lock()
+        self.followed = False  # by a thread that reads the replies to their end, and closes them
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
+    @property
+    def replies(self) -> IO[bytes]:
+        """Where its answers arrive, a line each."""
+        if self._process.stdout is None:
+            raise EngineError("the engine's process was started without a pipe")
+        return self._process.stdout
+
+    def send(self, **message: Any) -> None:
+        """Send one request. Raises EngineError if the process is gone."""
+        if self._process.stdin is None:
+            raise EngineError("the engine's process was started without a pipe")
+        try:
+            with self._sending:
+                self._process.stdin.write(json.dumps(message).encode() + b"\n")
+                self._process.stdin.flush()
+        except (OSError, ValueError) as error:
+            raise EngineError(self.obituary()) from error
+
+    def ask(self, do: str, **arguments: Any) -> Any:
+        """Send a request and wait for its answer. Raises what the other side raised, or EngineError if it died."""
+        self.send(do=do, **arguments)
+        line = self.replies.readline()
+        if not line:
+            raise EngineError(self.obituary())
+        answer = json.loads(line)
+        if "error" in answer:
+            raise _KINDS.get(answer.get("kind"), EngineError)(answer["error"])
+        return answer["result"]
+
+    def obituary(self) -> str:
+        """How the process ended, as a sentence."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_PATIENCE)
+        code = self._process.returncode
+        how = "it has not quite ended yet" if code is None else spawn.ending(code)
+        return f"the engine's process ended unexpectedly ({how}); its last words are on stderr. Memory may have run out"
+
+    def close(self) -> None:
+        """End the process, at first kindly: it leaves when its requests end."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None and not self.followed:
+            self._process.stdout.close()
+        self.memory.close()
+
+
+class Spare:
+    """The process for the next engine: asked what the machine can do, it then builds and loads, and becomes that
+    engine's own.
+    """
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+        self._worker: Worker | None = None
+        self._about: dict[str, Any] | None = None
+        self._talking = threading.Lock()
+
+    def describe(self) -> dict[str, Any]:
+        """What its library can use here; asked once."""
+        if self._about is None:
+            self._about = self.ask("describe")
+        return self._about
+
+    def start(self) -> Worker:
+        """The process, started if there is none."""
+        with self._talking:
+            if self._worker is None:
+                self._worker = Worker(self._module)
+            return self._worker
+
+    def ask(self, do: str, **arguments: Any) -> Any:
+        """Ask the process. One that failed is ended; the next question starts another."""
+        worker = self.start()
+        with self._talking:
+            try:
+                return worker.ask(do, **arguments)
+            except EngineError:
+                worker.close()
+                if self._worker is worker:
+                    self._worker = None
+                raise
+
+    def rest(self) -> None:
+        """End the process, if nobody took it; the next question starts another."""
+        with self._talking:
+            worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
+
+    def take(self) -> Worker:
+        """The process, to keep."""
+        with self._talking:
+            worker, self._worker = self._worker, None
+        if worker is None:
+            raise EngineError("the engine's process is gone")
+        return worker
+
+
+class RemoteEngine:
+    """The engine that a worker has loaded, as this process sees it."""
+
+    def __init__(self, worker: Worker, slots: int, input_shape: list[int], output_shape: list[int]) -> None:
+        self.slots = slots
+        self._worker = worker
+        size = 4 * slots * (int(np.prod(input_shape)) + int(np.prod(output_shape)))
+        self._buffers = buffers(worker.memory.resize(size), slots, input_shape, output_shape)
+        try:
+            worker.ask("map", address=worker.memory.address, size=size)
+        except EngineError:
+            self._buffers.clear()
+            worker.close()
+            raise
+        self._done = [threading.Event() for _ in range(slots)]
+        self._errors: list[str | None] = [None] * slots
+        self._dead: str | None = None
+        self._closed = False
+        worker.followed = True
+        self._listener = threading.Thread(target=self._listen, name="fdatrd-engine", daemon=True)
+        self._listener.start()
+
+    def input(self, slot: int) -> Frames:
+        """See `Engine.input`."""
+        return self._buffers[slot][0]
+
+    def submit(self, slot: int) -> None:
+        """See `Engine.submit`."""
+        if self._closed:
+            raise EngineError("the engine is closed; no frame can be sent to it")
+        if self._dead:
+            raise EngineError(self._dead)
+        self._done[slot].clear()
+        self._errors[slot] = None
+        self._worker.send(do="run", slot=slot)
+
+    def collect(self, slot: int) -> Frames:
+        """See `Engine.collect`."""
+        while not self._done[slot].wait(1.0):
+            if self._dead:  # it died between the submission and its notice
+                raise EngineError(self._dead)
+        if error := self._errors[slot]:
+            raise EngineError(error)
+        if self._closed:
+            raise EngineError("the engine was closed before the frame was collected")
+        return self._buffers[slot][1]
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        if self._closed:
+            return
+        self._closed = True
+        self._buffers.clear()
+        self._worker.close()
+
+    def _listen(self) -> None:
+        """Wake whoever waits for a slot; when the process ends, all of them."""
+        with contextlib.suppress(OSError, ValueError), self._worker.replies as replies:
+            for line in replies:
+                answer = json.loads(line)
+                self._errors[answer["slot"]] = answer.get("error")
+                self._done[answer["slot"]].set()
+        if not self._closed:
+            self._dead = self._worker.obituary()
+            self._errors = [self._dead] * self.slots
+        for event in self._done:
+            event.set()
