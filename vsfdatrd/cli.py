@@ -13,11 +13,14 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 from vsfdatrd import __version__
 from vsfdatrd.compare import cli as compare
 from vsfdatrd.encode import cli as encode
 from vsfdatrd.errors import FdatrdError
+from vsfdatrd.system.files import format_bytes
+from vsfdatrd.system.terminal import printable, printable_stream
 
 LIBRARIES = (
     "vapoursynth",
@@ -34,7 +37,8 @@ LIBRARIES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 done, 1 it failed (one sentence on stderr), 2 wrong usage."""
-    parser = argparse.ArgumentParser(prog="vsfdatrd", description="FDAT-RD super-resolution for VapourSynth.")
+    _write_any_character()
+    parser: argparse.ArgumentParser = _Parser(prog="vsfdatrd", description="FDAT-RD super-resolution for VapourSynth.")
     parser.add_argument("--version", action="version", version=f"vsfdatrd {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
@@ -95,9 +99,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     encode.add_to(commands)
 
-    _write_any_character()
     given, further = encode.split(sys.argv[1:] if argv is None else argv)
     arguments = parser.parse_args(given, argparse.Namespace(further=further))
+    before = sys.stdout, sys.stderr
+    if sys.stdout is not None:
+        sys.stdout = printable_stream(sys.stdout)
+    if sys.stderr is not None:
+        sys.stderr = printable_stream(sys.stderr)
+    try:
+        return _run(arguments)
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Run a parsed command; see `main`."""
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
         status = int(arguments.run(arguments))
@@ -111,10 +127,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except OSError as error:
         if not _nobody_reads(error):
-            raise
+            where = f"{error.filename}: " if error.filename is not None else ""
+            print(f"vsfdatrd: {where}{error.strerror or error}", file=sys.stderr)
+            return 1
         # Whoever read has seen enough; Python would write what is left once more, at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors repeat no control characters of what was typed, or of names that a shell filled in."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
 
 
 def _write_any_character() -> None:
@@ -124,7 +149,8 @@ def _write_any_character() -> None:
         if isinstance(stream, io.TextIOWrapper):
             if os.name == "nt" and not stream.isatty() and "PYTHONIOENCODING" not in os.environ:
                 stream.reconfigure(encoding="utf-8")
-            if stream.errors == "strict":
+            # surrogateescape: Python's choice in the C locale, which fails for characters outside ASCII as well
+            if stream.errors == "strict" or (stream.errors == "surrogateescape" and stream.encoding != "utf-8"):
                 stream.reconfigure(errors="backslashreplace")
 
 
@@ -160,7 +186,7 @@ def _build(a: argparse.Namespace) -> int:
     here = not a.targets
     found = [ahead.build(options, width, height)] if here else ahead.build_for(options, width, height, a.targets)
     for built in found:
-        print(f"{built.what}: {_size(built.size)} in {built.path}, {built.seconds:.1f} s")
+        print(f"{built.what}: {format_bytes(built.size)} in {built.path}, {built.seconds:.1f} s")
     return 0
 
 
@@ -171,17 +197,9 @@ def _export(a: argparse.Namespace) -> int:
         a.model, a.output, format=a.format, size=a.size, dynamic=a.dynamic, precision=a.precision,
         verify=not a.no_verify,
     )  # fmt: skip
-    print(f"{done.path}: {done.format}, {done.precision}, {_size(done.bytes)}")
+    print(f"{done.path}: {done.format}, {done.precision}, {format_bytes(done.bytes)}")
     print(f"verified {done.verified}" if done.verified else f"not verified: {done.unverified}")
     return 0
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
 
 
 def _cache(action: str, directory: Path | None) -> int:
@@ -196,11 +214,11 @@ def _cache(action: str, directory: Path | None) -> int:
         key = entry.fields
         used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
         print(
-            f"{entry.digest[:12]}  {_size(entry.size):>10}  last used {used}  {key.get('shape')}  "
+            f"{entry.digest[:12]}  {format_bytes(entry.size):>10}  last used {used}  {key.get('shape')}  "
             f"{key.get('precision')}  {key.get('options')}  {key.get('engine')}  "
             f"weights {str(key.get('weights'))[:12]}  {key.get('device')}"
         )
-    print(f"{len(entries)} engines, {_size(store.size)}, in {store.directory}")
+    print(f"{len(entries)} engines, {format_bytes(store.size)}, in {store.directory}")
     return 0
 
 
@@ -228,7 +246,7 @@ def _doctor(directory: Path | None) -> int:
         print(f"  {name}: {model.file}")
     store = Store(directory)
     entries = store.entries()
-    print(f"cache: {store.directory}, {len(entries)} engines, {_size(store.size)}")
+    print(f"cache: {store.directory}, {len(entries)} engines, {format_bytes(store.size)}")
     return _self_test(directory)
 
 

@@ -16,12 +16,17 @@ Messages are whole sentences: the value that was given, what is wrong with it, a
 In a script they arrive as ``vapoursynth.Error`` with ``fdatrd.upscale:`` in front.
 """
 
+from vsfdatrd.system.terminal import printable
+
 PREFIX = "fdatrd.upscale: "
 """What every error of a script starts with; _native/vsfdatrd.c has it too."""
 
 
 class FdatrdError(Exception):
     """Base of every error this package raises on purpose."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())  # messages repeat names and words out of files, and reach terminals
 
 
 class ArgumentError(FdatrdError, ValueError):

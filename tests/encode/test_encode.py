@@ -143,6 +143,15 @@ def test_further_options_go_to_the_encoder(encode: Encode, film: Path, tmp_path:
         assert b"crf=7.0" in bytes(next(iter(container.demux(video=0))))  # x264 tells its settings
 
 
+def test_options_that_the_encoder_refuses_are_told_before_any_work(encode: Encode, film: Path, tmp_path: Path) -> None:
+    result = encode(film, tmp_path / "out.mkv", "--preset", "x264", further=("-preset", "nosuch"))
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("vsfdatrd: ffmpeg cannot encode 192×128 with libx264 and these options (")
+    assert "nosuch" in last
+    assert "making one frame as a trial" not in result.stderr
+
+
 def test_many_inputs_go_into_a_folder_and_are_done_once(encode: Encode, film: Path, tmp_path: Path) -> None:
     for name in ("one.mkv", "two.mkv"):
         (tmp_path / name).write_bytes(film.read_bytes())

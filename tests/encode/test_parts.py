@@ -1,10 +1,13 @@
 """The pieces by themselves: rates, cuts, borders, the journal, what the terminal is told."""
 
+import contextlib
 import io
 import json
 import os
+import resource
 import shutil
-import sqlite3
+import signal
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,18 +17,32 @@ import vapoursynth as vs
 
 from tests.encode.conftest import LENGTH, moving, write
 from vsfdatrd.encode import field_detection, script, settings
+from vsfdatrd.encode.chunk import try_encoder
 from vsfdatrd.encode.cli import split
 from vsfdatrd.encode.crop import Borders, check_crop, find_borders, parse_borders, square
 from vsfdatrd.encode.header import essential
-from vsfdatrd.encode.journal import Journal, Made
-from vsfdatrd.encode.progress import JsonShow, Rate, Show, clock, size_of
+from vsfdatrd.encode.journal import DamagedJournalError, Journal, Made
+from vsfdatrd.encode.progress import JsonShow, Rate, Show, clock
 from vsfdatrd.encode.scenes import Chunk, plan
 from vsfdatrd.encode.settings import Settings
 from vsfdatrd.encode.source import open_source
 from vsfdatrd.encode.timing import constant_rate
-from vsfdatrd.errors import ArgumentError
+from vsfdatrd.errors import ArgumentError, EncodeError
 
 FILM = Fraction(24000, 1001)
+
+
+@contextlib.contextmanager
+def small_files() -> Iterator[None]:
+    """Let files grow to 64 KiB only, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_rates_are_found_through_pulldown_and_rounding() -> None:
@@ -85,20 +102,45 @@ def test_real_interlace_is_told_from_telecine(tmp_path: Path) -> None:
 
 def test_the_journal_remembers_and_refuses_damage(tmp_path: Path) -> None:
     chunks = [Chunk(0, 0, 10), Chunk(1, 10, 25)]
-    with Journal(tmp_path / "journal.sqlite") as journal:
-        journal.begin({"a": 1}, chunks)
-        journal.add(Made(chunks[1], 5, "f" * 64, 2, 1.5))
-        journal.note("first frame", {"_Matrix": 1})
-    with Journal(tmp_path / "journal.sqlite") as journal:
-        assert journal.fact("settings") == {"a": 1}
-        assert journal.fact("first frame") == {"_Matrix": 1}
-        assert journal.chunks() == chunks
-        assert journal.made() == [Made(chunks[1], 5, "f" * 64, 2, 1.5)]
-        journal.lose(chunks[1])
-        assert journal.made() == []
-    (tmp_path / "bad").write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 20)
-    with pytest.raises(sqlite3.DatabaseError):
-        Journal(tmp_path / "bad")
+    path = tmp_path / "journal.json"
+    journal = Journal(path)
+    assert not path.exists()
+    journal.begin({"a": 1}, chunks)
+    journal.add(Made(chunks[1], 5, "f" * 64, 2, 1.5))
+    journal.note("first frame", {"_Matrix": 1})
+    again = Journal(path)
+    assert again.fact("settings") == {"a": 1}
+    assert again.fact("first frame") == {"_Matrix": 1}
+    assert again.fact("anything else") is None
+    assert again.chunks() == chunks
+    assert again.made() == [Made(chunks[1], 5, "f" * 64, 2, 1.5)]
+    again.lose(chunks[1])
+    assert Journal(path).made() == []
+    Journal(path).begin({"b": 2}, chunks[:1])
+    assert (Journal(path).fact("first frame"), Journal(path).chunks()) == (None, chunks[:1])
+    assert os.listdir(tmp_path) == ["journal.json"]
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"nonsense", b"\xff\0", b"[]", b"null", b'{"facts": {}}', b'{"facts": 1, "chunks": [], "done": []}',
+    b'{"facts": {}, "chunks": [[0, 1]], "done": [[1, 1, "", 0, 0]]}', b'{"facts": {}, "chunks": [[0]], "done": []}',
+    b"[" * 100_000,
+])  # fmt: skip
+def test_a_damaged_journal_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "journal.json").write_bytes(content)
+    with pytest.raises(DamagedJournalError):
+        Journal(tmp_path / "journal.json")
+
+
+def test_a_journal_on_a_full_disk_keeps_the_last_record(tmp_path: Path) -> None:
+    path = tmp_path / "journal.json"
+    journal = Journal(path)
+    journal.begin({"a": 1}, [Chunk(0, 0, 10)])
+    before = path.read_bytes()
+    with small_files(), pytest.raises(EncodeError, match=r"cannot be written .*; free some space there"):
+        journal.note("first frame", "x" * 100_000)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["journal.json"]
 
 
 def test_parts_of_machines_with_other_cpus_belong_together(tmp_path: Path) -> None:
@@ -130,7 +172,7 @@ def test_where_frames_are_made_is_no_other_setting() -> None:
 def test_settings_are_checked() -> None:
     for wrong, words in (
         ({"preset": "divx"}, "--preset divx is unknown"), ({"field": "both"}, "--field both is unknown"),
-        ({"minutes": 0.0}, "--chunk 0 is out of range"), ({"further": ("-map", "0")}, "-map after --"),
+        ({"minutes": 0.0}, "--chunk 0 is out of range"),
         ({"backend": "cuda"}, "backend='cuda' is unknown"), ({"crop": "all"}, "is no crop"),
     ):  # fmt: skip
         with pytest.raises(ArgumentError, match=words):
@@ -139,6 +181,44 @@ def test_settings_are_checked() -> None:
         settings.outputs([Path("x/a.mkv"), Path("y/a.mpg")], Path("/tmp"))
     assert split(["encode", "a", "b", "--", "-crf", "3"]) == (["encode", "a", "b"], ("-crf", "3"))
     assert split(["info", "--", "-odd"]) == (["info", "--", "-odd"], ())
+
+
+@pytest.mark.parametrize("words", [
+    "-frames 3", "-frames:v 3", "-vframes 3", "-i x.mkv", "-map 0", "-map:v 0", "-c copy", "-c:a aac", "-codec:s srt",
+    "-acodec aac", "-r 25", "-r:v 25", "-t 3", "-to 3", "-ss 3", "-fs 1000", "-f mp4", "-vn", "-an", "-vsync 0",
+    "-pass 1", "-fps_mode:v cfr", "-shortest", "-s 100x100", "-filter_complex x", "-crf 3 -metadata title=x",
+    "-crf 3 -frames 1",
+])  # fmt: skip
+def test_options_that_are_not_the_encoders_are_refused(words: str) -> None:
+    with pytest.raises(ArgumentError, match="after -- would change which frames or streams"):
+        Settings(further=tuple(words.split()))
+
+
+@pytest.mark.parametrize("words", ["out2.mkv", "-crf 3 out2.mkv", "-crf 3 -preset slow x"])
+def test_a_second_output_is_refused(words: str) -> None:
+    with pytest.raises(ArgumentError, match="after -- is not the value of an option"):
+        Settings(further=tuple(words.split()))
+
+
+@pytest.mark.parametrize(("words", "encoder"), [
+    ("-crf 14 -preset slow", "libx265"), ("-x265-params log-level=none:aq-mode=3", "libx265"), ("-crf -1", "libx265"),
+    ("-c:v libx264 -b:v 4M", "libx264"), ("-vcodec libx264 -codec:v libaom-av1", "libaom-av1"), ("", "libx265"),
+    ("-bsf:v hevc_metadata=level=5", "libx265"), ("-vf noise=alls=3", "libx265"), ("-tag:v hvc1", "libx265"),
+])  # fmt: skip
+def test_options_of_the_encoder_are_taken(words: str, encoder: str) -> None:
+    assert Settings(further=tuple(words.split())).encoder == encoder
+
+
+@pytest.mark.parametrize(("options", "reason"), [
+    ("-c:v libx265 -preset nosuch", "Error setting preset/tune nosuch"),
+    ("-c:v libx264 -crf much", 'Unable to parse "crf" option value "much"'),
+    ("-c:v libx264 -nosuchoption 1", "nosuchoption"), ("-c:v ffv1 -vf nosuchfilter", "No such filter: 'nosuchfilter'"),
+])  # fmt: skip
+def test_options_that_an_encoder_refuses(options: str, reason: str) -> None:
+    with pytest.raises(EncodeError, match=r"ffmpeg cannot encode 192×128 with \S+ and these options") as raised:
+        try_encoder(options.split(), "yuv420p10le", (192, 128))
+    assert reason in str(raised.value)
+    try_encoder(["-c:v", "ffv1"], "yuv422p10le", (192, 128))
 
 
 def test_what_is_shown() -> None:
@@ -161,7 +241,6 @@ def test_what_is_shown() -> None:
     assert rate.fps == 0
     assert rate.left is None
     assert (clock(6000), clock(200), clock(12)) == ("1 h 40 min", "3 min", "12 s")
-    assert size_of(3 << 30) == "3.0 GiB"
 
 
 def test_an_index_can_be_used_elsewhere(film: Path, tmp_path: Path) -> None:

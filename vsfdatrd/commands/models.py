@@ -44,7 +44,7 @@ def info(file: str, as_json: bool) -> int:
     if config := checkpoint.description.config:
         rows["at work"] = _at_work(config, checkpoint)
     if as_json:
-        print(json.dumps(rows, ensure_ascii=False, indent=2))
+        print(json.dumps(rows, indent=2))
         return 0
     width = max(map(len, rows))
     for name, value in rows.items():

@@ -6,7 +6,6 @@
 """
 
 import contextlib
-import hashlib
 import os
 import re
 import secrets
@@ -16,7 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,18 +23,20 @@ from typing import IO
 
 import psutil
 
-from vsfdatrd.cache.manifest import sync_folder
 from vsfdatrd.encode.journal import Made
+from vsfdatrd.encode.presets import encoder_of
 from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.encode.source import require_av
 from vsfdatrd.errors import PREFIX, EncodeError
-from vsfdatrd.system.programs import ffmpeg, vspipe
+from vsfdatrd.system.files import commit, sha256_file
+from vsfdatrd.system.programs import ffmpeg, main_reason, vspipe
 from vsfdatrd.workers.spawn import ending, no_window
 
 _PROGRESS = re.compile(r"Frame: (\d+)/\d+")
 _UNHEARD = "fwrite() call failed"
 _SMALL_TALK = re.compile(r"^(Script evaluation done|Output \d+ frames|Information: )")  # of vspipe
-_WORDS = 40  # lines kept of what a program says
+_WORDS = 40  # lines kept of what a program says at first, and as many of the last ones
+_TRIAL = 120.0  # seconds for one black frame
 _PATIENCE = 10.0  # seconds a program may take to end after it was told to
 
 
@@ -56,6 +57,24 @@ class Stopped(Exception):
     """Work was stopped on purpose."""
 
 
+class _Words:
+    """What a program has written: its first lines, which say why it failed, and its last ones."""
+
+    def __init__(self) -> None:
+        self._first: list[str] = []
+        self._last: deque[str] = deque(maxlen=_WORDS)
+
+    def add(self, line: str) -> None:
+        if len(self._first) < _WORDS:
+            self._first.append(line)
+        else:
+            self._last.append(line)
+
+    @property
+    def lines(self) -> list[str]:
+        return [*self._first, *self._last]
+
+
 class Pipeline:
     """The two programs at work on one chunk."""
 
@@ -67,7 +86,18 @@ class Pipeline:
         self._file = recipe.folder / f"{chunk.number + 1:05}.{secrets.token_hex(4)}.tmp.mkv"
         frames = ["-s", str(chunk.start), "-e", str(chunk.stop - 1)]
         source = [vspipe(), "-c", "y4m", "-p", "-a", f"device={device}", *frames, str(recipe.script), "-"]
-        coder = [ffmpeg(), "-v", "error", "-nostats", "-y", "-f", "yuv4mpegpipe", "-i", "-", "-an"]
+        coder = [
+            ffmpeg(encoder_of(recipe.options)),
+            "-v",
+            "error",
+            "-nostats",
+            "-y",
+            "-f",
+            "yuv4mpegpipe",
+            "-i",
+            "-",
+            "-an",
+        ]
         coder += [*recipe.options, "-fps_mode", "passthrough", "-f", "matroska", str(self._file)]
         try:
             self._source = subprocess.Popen(
@@ -90,7 +120,7 @@ class Pipeline:
             raise EncodeError(f"vspipe and ffmpeg cannot be started ({error})") from error
         if self._source.stdout is not None:
             self._source.stdout.close()  # ffmpeg has it; vspipe notices if ffmpeg goes
-        self._said: dict[str, deque[str]] = {"vspipe": deque(maxlen=_WORDS), "ffmpeg": deque(maxlen=_WORDS)}
+        self._said = {"vspipe": _Words(), "ffmpeg": _Words()}
         self._listener = threading.Thread(target=self._listen, name="encode-ffmpeg", daemon=True)
         self._listener.start()
 
@@ -100,7 +130,7 @@ class Pipeline:
             if match := _PROGRESS.match(line):
                 progress(int(match[1]))
             elif line.strip():
-                self._said["vspipe"].append(line.strip())
+                self._said["vspipe"].add(line.strip())
         self._source.wait()
 
     @property
@@ -126,7 +156,7 @@ class Pipeline:
                 raise Stopped
             self._check()
             whole = self._recipe.folder / f"{self.chunk.number + 1:05}.whole.mkv"
-            settle(self._file, whole)
+            commit(self._file, whole)
         except BaseException:
             with contextlib.suppress(OSError):
                 self._file.unlink(missing_ok=True)
@@ -148,21 +178,54 @@ class Pipeline:
     def _listen(self) -> None:
         for line in _lines(self._coder.stderr):
             if line.strip():
-                self._said["ffmpeg"].append(line.strip())
+                self._said["ffmpeg"].add(line.strip())
 
     def _check(self) -> None:
         """Raises EncodeError unless both programs ended well."""
         source, coder = self._source.returncode, self._coder.returncode
-        spoken = [line for line in self._said["vspipe"] if not _SMALL_TALK.match(line)]
+        spoken = [line for line in self._said["vspipe"].lines if not _SMALL_TALK.match(line)]
         which = f"chunk {self.chunk.number + 1} (frames {self.chunk.start} to {self.chunk.stop - 1})"
         # Where ffmpeg ends first, vspipe has nobody left to write to.
-        unheard = any(_UNHEARD in line for line in self._said["vspipe"])
+        unheard = any(_UNHEARD in line for line in self._said["vspipe"].lines)
         if sys.platform != "win32":
             unheard = unheard or source == -signal.SIGPIPE
         if source and not (coder and unheard):
             raise EncodeError(f"{which} failed: {_ending('vspipe', source)}: {_last(spoken)}")
         if coder:
-            raise EncodeError(f"{which} failed: {_ending('ffmpeg', coder)}: {_last(list(self._said['ffmpeg']))}")
+            raise EncodeError(f"{which} failed: {_ending('ffmpeg', coder)}: {_last(self._said['ffmpeg'].lines)}")
+
+
+def try_encoder(options: Sequence[str], pixel_format: str, size: tuple[int, int]) -> None:
+    """Encode one black frame, so that options that the encoder refuses are found before hours of work.
+
+    Args:
+        options: Of ffmpeg, for its output.
+        pixel_format: Of the frame, as ffmpeg names it.
+        size: Width and height.
+
+    Raises:
+        EncodeError: ffmpeg failed; with the reason that it gave.
+    """
+    width, height = size
+    samples = width * height * (4 if "422" in pixel_format else 3) // 2
+    encoder = encoder_of(options)
+    command = [ffmpeg(encoder), "-v", "error", "-nostats", "-f", "rawvideo", "-pix_fmt", pixel_format]
+    command += ["-s", f"{width}x{height}", "-r", "25", "-i", "-", "-an", *options, "-f", "null", "-"]
+    try:
+        done = subprocess.run(
+            command, input=bytes(samples * (2 if pixel_format.endswith("le") else 1)), capture_output=True, check=False,
+            timeout=_TRIAL, creationflags=no_window(),
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return  # slow, which is no reason to refuse it
+    except OSError as error:
+        raise EncodeError(f"ffmpeg cannot be started ({error})") from error
+    if done.returncode:
+        words = main_reason(done.stderr.decode(errors="replace").splitlines())
+        raise EncodeError(
+            f"ffmpeg cannot encode {width}×{height} with {encoder} and these options ({words}); "
+            "change what follows --, or choose another --preset"
+        )
 
 
 def accept(whole: Path, chunk: Chunk, recipe: Recipe, seconds: float) -> Made:
@@ -170,8 +233,8 @@ def accept(whole: Path, chunk: Chunk, recipe: Recipe, seconds: float) -> Made:
     final = recipe.folder / chunk.name
     try:
         reorder = look_through(whole, chunk.frames, recipe.rate)
-        made = Made(chunk, whole.stat().st_size, digest(whole), reorder, seconds)
-        settle(whole, final)
+        made = Made(chunk, whole.stat().st_size, sha256_file(whole), reorder, seconds)
+        commit(whole, final)
     except EncodeError:
         whole.unlink(missing_ok=True)
         raise
@@ -211,20 +274,6 @@ def look_through(path: Path, frames: int, rate: Fraction) -> int:
     return max(number - place for number, place in enumerate(places))
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def settle(path: Path, final: Path) -> None:
-    """Rename a file once all of it is on the disk, and see that the new name is as well."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(path, final)
-    sync_folder(final.parent)
-
-
 def _lines(stream: IO[bytes] | None) -> Iterator[str]:
     """What a program writes, split where a line ends or is written anew."""
     if stream is None:
@@ -242,11 +291,11 @@ def _ending(program: str, code: int) -> str:
 
 
 def _last(lines: list[str]) -> str:
-    """The line that says most: of upscale if there is one, of a full disk, else the last ones."""
+    """The line that says most: of upscale if there is one, of a full disk, else the first ones that give a reason."""
     for line in lines:
         if PREFIX in line:
             return line[line.index(PREFIX) :].removeprefix(PREFIX)
     for line in lines:
         if "No space left" in line:
             return "no space is left on the disk; free some, then run the same command again: what is done is kept"
-    return "; ".join(lines[-3:]) or "it said nothing"
+    return main_reason(lines)

@@ -21,7 +21,7 @@ from vsfdatrd.encode.field_detection import Fields
 from vsfdatrd.encode.journal import Journal, Made
 from vsfdatrd.encode.mux import TAG, Film, join
 from vsfdatrd.encode.presets import CONTAINERS
-from vsfdatrd.encode.progress import Show, clock, size_of
+from vsfdatrd.encode.progress import Show, clock
 from vsfdatrd.encode.script import Upscaling
 from vsfdatrd.encode.settings import Settings
 from vsfdatrd.encode.source import Source, identity, open_source, require_av
@@ -29,6 +29,7 @@ from vsfdatrd.encode.timing import Timing, rate_of
 from vsfdatrd.encode.workers import Material, Progress, Retry, Workers
 from vsfdatrd.encode.workspace import Workplace, resume, workplace
 from vsfdatrd.errors import ArgumentError, EncodeError
+from vsfdatrd.system.files import format_bytes, write_atomic
 from vsfdatrd.weights.catalog import resolve
 
 
@@ -43,6 +44,8 @@ class Understood:
     timing: Timing
     prepared: str
     script: str
+    size: tuple[int, int]
+    """Width and height of the output."""
     sar: Fraction
     """Of the output's pixels."""
 
@@ -60,24 +63,26 @@ def encode(path: Path, target: Path, settings: Settings, workers: Workers, show:
             show.say("finished", f"{target} is finished already, with these settings", output=target)
             return
         found = understand(path, place.index, settings, weights.scale, show)
-        with place.journal(lambda text: show.say("anew", text)) as journal:
-            _prepare(place, journal, found, fingerprint, settings, show)
-            material = Material(path.resolve(), _model(settings), weights.sha256, place.script, place.index.resolve())
-            colours = _first_frame(material, journal, workers, show)
-            recipe = Recipe(
-                place.script, _options(settings, colours, found.sar), found.timing.rate, place.chunks
-            )  # fmt: skip
-            kept = streams.choose(path, found.source.video, CONTAINERS[target.suffix.lower()])
-            _say_streams(kept, show)
-            parts = _make(place, journal, material, recipe, workers, show)
-            show.say("joining", f"joining {len(parts)} {'part' if len(parts) == 1 else 'parts'}")
-            tag = _tag(fingerprint)
-            join(Film(found.source, found.timing, parts, place.chunks, kept, found.sar, tag), place.joined)
+        journal = place.journal(lambda text: show.say("anew", text))
+        _prepare(place, journal, found, fingerprint, settings, show)
+        material = Material(
+            path.resolve(), _model(settings), weights.sha256, settings.encoder, place.script, place.index.resolve()
+        )  # fmt: skip
+        if journal.fact("first frame") is None:
+            workers.try_encoder(_options(settings, {}, found.sar), settings.way.pixel_format, found.size)
+        colours = _first_frame(material, journal, workers, show)
+        recipe = Recipe(place.script, _options(settings, colours, found.sar), found.timing.rate, place.chunks)
+        kept = streams.choose(path, found.source.video, CONTAINERS[target.suffix.lower()])
+        _say_streams(kept, show)
+        parts = _make(place, journal, material, recipe, workers, show)
+        show.say("joining", f"joining {len(parts)} {'part' if len(parts) == 1 else 'parts'}")
+        tag = _tag(fingerprint)
+        join(Film(found.source, found.timing, parts, place.chunks, kept, found.sar, tag), place.joined)
         _finish(place, target, settings)
     frames, size = parts[-1].chunk.stop, target.stat().st_size
     seconds = time.monotonic() - begun
     show.say(
-        "finished", f"{target} is done: {frames} frames, {size_of(size)}, in {clock(seconds)}",
+        "finished", f"{target} is done: {frames} frames, {format_bytes(size)}, in {clock(seconds)}",
         output=target, frames=frames, bytes=size, seconds=round(seconds, 1),
     )  # fmt: skip
 
@@ -134,7 +139,7 @@ def understand(path: Path, index: Path | None, settings: Settings, scale: int, s
         _model(settings), settings.backend, settings.precision, settings.way.format,
         None if size == (width, height) else size, sar,
     )  # fmt: skip
-    return Understood(source, fields, clip, when, text, text + script.upscaled(up, when.rate), sar)
+    return Understood(source, fields, clip, when, text, text + script.upscaled(up, when.rate), size, sar)
 
 
 def _model(settings: Settings) -> str:
@@ -163,7 +168,8 @@ def _fingerprint(path: Path, settings: Settings, weights: str) -> dict[str, Any]
         del asked[name]
     asked["further"] = list(settings.further)
     asked["ffmpeg options of the preset"] = list(settings.way.options)
-    return asked | {"weights": weights, "vsfdatrd": __version__, "ffmpeg": presets.version(), "source": identity(path)}
+    ffmpeg = presets.version(settings.encoder)
+    return asked | {"weights": weights, "vsfdatrd": __version__, "ffmpeg": ffmpeg, "source": identity(path)}
 
 
 def _tag(fingerprint: dict[str, Any]) -> str:
@@ -203,7 +209,13 @@ def _prepare(
         place.forget()
         chunks = plan_.plan(found.clip, found.timing.rate, settings.minutes)
         journal.begin(now, chunks)
-    place.script.write_text(found.script, encoding="utf-8")
+    try:
+        write_atomic(place.script, found.script)
+    except OSError as error:
+        raise EncodeError(
+            f"{place.script} cannot be written ({error.strerror}); free some space there, "
+            "then run the same command again: what is done is kept"
+        ) from error
 
 
 def _first_frame(material: Material, journal: Journal, workers: Workers, show: Show) -> dict[str, int]:
@@ -257,7 +269,7 @@ def _make(
                     running.pop(chunk.number, None)
                     ready, size = ready + chunk.frames, size + event.bytes
                     show.say("part", f"part {chunk.number + 1} of {len(chunks)}: {chunk.frames} frames, "
-                             f"{size_of(event.bytes)}, {clock(event.seconds)}", part=chunk.number + 1)  # fmt: skip
+                             f"{format_bytes(event.bytes)}, {clock(event.seconds)}", part=chunk.number + 1)  # fmt: skip
             show.frames(ready + sum(running.values()), size)
     show.rest()
     return [replace(there[chunk.number]) for chunk in chunks]

@@ -1,33 +1,23 @@
-"""What has been done of an encode, in a small database beside the parts.
+"""The record of an encode: its settings, its chunks, and which of them are done, as one JSON file.
 
-A row is written after the part that it tells of is complete, verified and on the disk; so whatever is in the journal is
-there, and whatever is not is made again.
+A chunk is recorded only after its file has been verified and fsynced. Chunks without a record are encoded again. The
+file is replaced as a whole at every change, so a crash leaves the last record or the new one.
 """
 
 import json
-import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.errors import EncodeError
-
-_TABLES = """
-CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS part (
-    number INTEGER PRIMARY KEY, start INTEGER NOT NULL, stop INTEGER NOT NULL,
-    bytes INTEGER, sha256 TEXT, reorder INTEGER, seconds REAL
-);
-"""
+from vsfdatrd.system.files import write_atomic
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A chunk that has been made."""
+    """A chunk that has been encoded."""
 
     chunk: Chunk
     bytes: int
@@ -39,87 +29,78 @@ class Made:
     """How long it took."""
 
 
+class DamagedJournalError(ValueError):
+    """A file that is not a journal."""
+
+
 class Journal:
-    """An open journal. Of one thread and one process; a lock beside it sees to that."""
+    """The journal of one output, for one thread of one process; the workspace's lock sees to that."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create it. Raises sqlite3.DatabaseError if it is damaged."""
+        """Read the journal, or begin an empty one, which is written with the first change.
+
+        Raises:
+            OSError: It cannot be read.
+            DamagedJournalError: It is damaged.
+        """
         self._path = path
-        self._base = sqlite3.connect(path, isolation_level=None)
+        self._facts: dict[str, Any] = {}
+        self._chunks: list[Chunk] = []
+        self._made: dict[int, Made] = {}
         try:
-            self._base.executescript("PRAGMA synchronous=FULL;" + _TABLES)
-            if self._base.execute("PRAGMA quick_check").fetchone() != ("ok",):
-                raise sqlite3.DatabaseError("it is damaged")
-        except sqlite3.Error:
-            self._base.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._base.close()
+            content = json.loads(path.read_bytes())
+            self._facts = dict(content["facts"])
+            self._chunks = [Chunk(n, int(start), int(stop)) for n, (start, stop) in enumerate(content["chunks"])]
+            for number, size, sha256, reorder, seconds in content["done"]:
+                self._made[number] = Made(self._chunks[number], int(size), str(sha256), int(reorder), float(seconds))
+        except FileNotFoundError:
+            pass
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+            raise DamagedJournalError(f"{type(error).__name__}: {error}") from error
 
     def fact(self, name: str) -> Any:
-        """What was noted under a name; None if nothing was."""
-        row = self._base.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
-        return None if row is None else json.loads(row[0])
+        """Return what was noted under a name; None if nothing was."""
+        return self._facts.get(name)
 
     def note(self, name: str, value: Any) -> None:
         """Note anything that JSON can hold. Raises EncodeError."""
-        with self._explained():
-            self._base.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, json.dumps(value)))
+        self._facts[name] = value
+        self._write()
 
     def begin(self, settings: Mapping[str, Any], chunks: list[Chunk]) -> None:
-        """Forget all, and note what is going to be done. Raises EncodeError."""
-        with self._explained(), self._transaction():
-            self._base.execute("DELETE FROM fact")
-            self._base.execute("DELETE FROM part")
-            self._base.execute("INSERT INTO fact VALUES ('settings', ?)", (json.dumps(settings),))
-            rows = [(chunk.number, chunk.start, chunk.stop) for chunk in chunks]
-            self._base.executemany("INSERT INTO part (number, start, stop) VALUES (?, ?, ?)", rows)
+        """Forget everything, and note what is going to be done. Raises EncodeError."""
+        self._facts, self._chunks, self._made = {"settings": dict(settings)}, list(chunks), {}
+        self._write()
 
     def chunks(self) -> list[Chunk]:
-        """The parts of the film."""
-        return [Chunk(*row) for row in self._base.execute("SELECT number, start, stop FROM part ORDER BY number")]
+        """Return all chunks of the film."""
+        return list(self._chunks)
 
     def made(self) -> list[Made]:
-        """Those that have been made."""
-        rows = self._base.execute(
-            "SELECT number, start, stop, bytes, sha256, reorder, seconds FROM part "
-            "WHERE sha256 IS NOT NULL ORDER BY number"
-        )
-        return [Made(Chunk(*row[:3]), *row[3:]) for row in rows]
+        """Return those that are done, in the order of the film."""
+        return [self._made[number] for number in sorted(self._made)]
 
-    def add(self, made: Made) -> None:
-        """Note that a chunk has been made. Raises EncodeError."""
-        values = (made.bytes, made.sha256, made.reorder, made.seconds, made.chunk.number)
-        with self._explained():
-            self._base.execute("UPDATE part SET bytes=?, sha256=?, reorder=?, seconds=? WHERE number=?", values)
+    def add(self, *made: Made) -> None:
+        """Note that chunks are done. Raises EncodeError."""
+        self._made |= {one.chunk.number: one for one in made}
+        self._write()
 
-    def lose(self, chunk: Chunk) -> None:
-        """Note that a chunk's file is gone. Raises EncodeError."""
-        with self._explained():
-            self._base.execute("UPDATE part SET sha256=NULL WHERE number=?", (chunk.number,))
+    def lose(self, *chunks: Chunk) -> None:
+        """Note that the files of chunks are gone. Raises EncodeError."""
+        for chunk in chunks:
+            self._made.pop(chunk.number, None)
+        self._write()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._base.execute("BEGIN IMMEDIATE")
+    def _write(self) -> None:
+        content = {
+            "facts": self._facts,
+            "chunks": [(chunk.start, chunk.stop) for chunk in self._chunks],
+            "done": [(m.chunk.number, m.bytes, m.sha256, m.reorder, m.seconds) for m in self.made()],
+        }
         try:
-            yield
-        except BaseException:
-            self._base.execute("ROLLBACK")
-            raise
-        self._base.execute("COMMIT")
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
+            write_atomic(self._path, json.dumps(content))
+        except OSError as error:
             raise EncodeError(
-                f"the journal {self._path} cannot be written ({error}); free some space there, "
+                f"the journal {self._path} cannot be written ({error.strerror}); free some space there, "
                 "then run the same command again: what is done is kept"
             ) from error

@@ -5,7 +5,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 
-from vsfdatrd.encode.chunk import Pipeline, Recipe, Stopped
+from vsfdatrd.encode.chunk import Pipeline, Recipe, Stopped, try_encoder
 from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.encode.trial import first_frame
 from vsfdatrd.encode.workers import Event, Material, Progress, Retry
@@ -29,6 +29,10 @@ class Devices:
         there = gpus()
         names = Counter(there[n].name.removeprefix("NVIDIA ") for n in self._numbers if n < len(there))
         return ", ".join(f"{count}× {name}" if count > 1 else name for name, count in names.items()) or "CPU"
+
+    def try_encoder(self, options: Sequence[str], pixel_format: str, size: tuple[int, int]) -> None:
+        """See `chunk.try_encoder`."""
+        try_encoder(options, pixel_format, size)
 
     def first_frame(self, material: Material) -> dict[str, int]:
         """See `Workers.first_frame`; made on the first GPU."""

@@ -17,6 +17,7 @@ from vsfdatrd.encode.source import Source, require_av
 from vsfdatrd.encode.streams import Kept
 from vsfdatrd.encode.timing import Timing
 from vsfdatrd.errors import EncodeError
+from vsfdatrd.system.files import sync_file
 from vsfdatrd.system.programs import ffmpeg, run
 
 TAG = "VSFDATRD"
@@ -46,12 +47,12 @@ def join(film: Film, target: Path) -> None:
     """Write the output to a file, read it back, and see that it is on the disk. Raises EncodeError."""
     av = require_av()
     try:
+        target.unlink(missing_ok=True)
         sent = _write(av, film, target)
         if film.sar != 1:
             _write_aspect(film, target)
         _read_back(av, film, target, sent)
-        with target.open("rb+") as file:
-            os.fsync(file.fileno())
+        sync_file(target)
     except (av.FFmpegError, OSError) as error:
         target.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or error

@@ -1,15 +1,12 @@
 """Ways to encode, as options of ffmpeg."""
 
-import re
-import subprocess
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
 
-from vsfdatrd.errors import ArgumentError, EncodeError
-from vsfdatrd.system.programs import ffmpeg
-from vsfdatrd.workers.spawn import no_window
+from vsfdatrd.errors import ArgumentError
+from vsfdatrd.system.programs import ffmpeg, ffmpeg_version
 
 CONTAINERS = {".mkv": "matroska", ".mp4": "mp4", ".mov": "mov"}
 """Suffixes of outputs, and what ffmpeg calls their formats."""
@@ -28,6 +25,11 @@ class Preset:
     suffixes: tuple[str, ...]
     """Of the files that can hold it."""
     about: str
+
+    @property
+    def pixel_format(self) -> str:
+        """The format as ffmpeg names it, for raw frames."""
+        return {"YUV420P8": "yuv420p", "YUV420P10": "yuv420p10le", "YUV422P10": "yuv422p10le"}[self.format]
 
 
 _ALL = (".mkv", ".mp4", ".mov")
@@ -48,41 +50,26 @@ PRESETS = {preset.name: preset for preset in _PRESETS}
 """Every preset by its name."""
 
 
-def check(preset: Preset, suffix: str) -> None:
-    """Raises ArgumentError if a file with this suffix cannot hold it, EncodeError if ffmpeg lacks the encoder."""
+def check(preset: Preset, suffix: str, encoder: str) -> None:
+    """Raise ArgumentError if a file with this suffix cannot hold it, EncodeError if no ffmpeg has the encoder."""
     if suffix not in preset.suffixes:
         raise ArgumentError(
             f"the preset {preset.name} ({preset.about}) cannot be held by a {suffix or 'nameless'} file; "
             f"give an output that ends in {' or '.join(preset.suffixes)}"
         )
-    if not re.search(rf"^ \S+ +{preset.encoder} ", _encoders(), re.MULTILINE):
-        raise EncodeError(
-            f"{ffmpeg()} has no encoder {preset.encoder}, which the preset {preset.name} needs; "
-            "install another ffmpeg, or choose another preset"
-        )
+    ffmpeg(encoder)
 
 
-@cache
-def _encoders() -> str:
-    return _ask("-encoders")
+def encoder_of(options: Sequence[str], default: str = "") -> str:
+    """Return the video encoder that options of ffmpeg choose, the last of several; `default` if they choose none."""
+    names = ("-c:v", "-codec:v", "-vcodec", "-c:v:0", "-codec:v:0")
+    chosen = [value for option, value in itertools.pairwise(options) if option in names]
+    return chosen[-1] if chosen else default
 
 
-@cache
-def version() -> str:
-    """What ffmpeg says of itself: its first line."""
-    return _ask("-version").partition("\n")[0]
-
-
-def _ask(option: str) -> str:
-    try:
-        done = subprocess.run(
-            [ffmpeg(), "-hide_banner", option], capture_output=True, check=False, timeout=60, creationflags=no_window()
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise EncodeError(
-            f"{ffmpeg()} cannot be run ({error}); install ffmpeg, or pip install imageio-ffmpeg"
-        ) from error
-    return done.stdout.decode(errors="replace")
+def version(encoder: str) -> str:
+    """Return what the ffmpeg that encodes says of itself."""
+    return ffmpeg_version(ffmpeg(encoder))
 
 
 def colour_options(props: Mapping[str, int], sar: Fraction) -> tuple[str, ...]:

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from vsfdatrd.system.files import format_bytes
+from vsfdatrd.system.terminal import printable, raw_stream
+
 _EVERY = 30.0  # seconds between plain lines
 _SPAN = 120.0  # seconds over which the rate is taken
 _BAR = 40  # columns that a bar, and what stands before it, should have at least
@@ -85,10 +88,10 @@ class Show:
             self._next = time.monotonic() + _EVERY
             share = 100 * rate.done / rate.total
             self._line(f"{rate.done} of {rate.total} frames ({share:.1f} %), {rate.fps:.2f} fps, "
-                       f"{clock(rate.left)} to go, {size_of(size)}, {self._what}")  # fmt: skip
+                       f"{clock(rate.left)} to go, {format_bytes(size)}, {self._what}")  # fmt: skip
 
     def _line(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        print(printable(text), file=self._stream, flush=True)
 
 
 class JsonShow(Show):
@@ -114,7 +117,8 @@ class JsonShow(Show):
                          "seconds_left": left, "bytes": size, "device": self._what})  # fmt: skip
 
     def _write(self, what: Mapping[str, Any]) -> None:
-        print(json.dumps(what, ensure_ascii=False, default=str), file=self._stream, flush=True)
+        # In ASCII: it is JSON whatever stdout's encoding is, and for names that are not UTF-8 as well.
+        print(json.dumps(what, default=str), file=self._stream, flush=True)
 
 
 class TerminalShow(Show):
@@ -126,7 +130,7 @@ class TerminalShow(Show):
         from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
         from rich.table import Column
 
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(file=raw_stream(sys.stderr), highlight=False)
         # Where it is narrow the bar gives way, and no number is cut off.
         numbers = TextColumn("{task.fields[numbers]}", markup=False, table_column=Column(no_wrap=True))
         self._bar = Progress(SpinnerColumn(), TaskProgressColumn(), BarColumn(None), numbers, console=self._console,
@@ -167,13 +171,13 @@ class TerminalShow(Show):
         if rate.fps:
             numbers += f"  {rate.fps:.2f} fps  {clock(rate.left)} left"
         if size:
-            numbers += f"  {size_of(size)}"
+            numbers += f"  {format_bytes(size)}"
         self._numbers = numbers
         self._bar.update(self._task, completed=rate.done)
 
     def __str__(self) -> str:
         """The numbers beside the bar; asked for whenever it is drawn, since the terminal may have become narrow."""
-        longer = f"{self._numbers}  {self._what}"
+        longer = f"{self._numbers}  {printable(self._what)}"
         return longer if len(longer) + _BAR <= self._console.width else self._numbers
 
     def _wait_no_more(self) -> None:
@@ -183,7 +187,7 @@ class TerminalShow(Show):
             self._clock.stop()
 
     def _line(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(printable(text), markup=False)
 
 
 def choose(as_json: bool) -> Show:
@@ -206,12 +210,3 @@ def clock(seconds: float | None) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 90 else f"{minutes} min"
-
-
-def size_of(count: float) -> str:
-    """Bytes as people write them."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"

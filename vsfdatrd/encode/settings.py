@@ -1,6 +1,7 @@
 """What the user asked for: one frozen record, checked as far as it can be without looking at the film."""
 
-import re
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from vsfdatrd.encode import field_detection, presets
 from vsfdatrd.encode.crop import Borders, parse_borders
 from vsfdatrd.encode.presets import CONTAINERS, PRESETS, Preset
 from vsfdatrd.errors import ArgumentError
+from vsfdatrd.system.files import longest_name
 
 MIN_MINUTES, MAX_MINUTES = 0.01, 240.0
 
@@ -53,12 +55,7 @@ class Settings:
             )
         if self.crop not in ("none", "auto"):
             parse_borders(self.crop)
-        for option in self.further:
-            if option in ("-i", "-map", "-f", "-ss", "-t", "-to", "-r", "-frames:v", "-vframes", "-an", "-c:a", "-c"):
-                raise ArgumentError(
-                    f"{option} after -- would change which frames or streams there are, which encode sees to itself; "
-                    "give options of the video encoder only, such as -crf 14 or -preset slow"
-                )
+        _check_further(self.further)
 
     @property
     def way(self) -> Preset:
@@ -66,9 +63,45 @@ class Settings:
         return PRESETS[self.preset]
 
     @property
+    def encoder(self) -> str:
+        """The video encoder, as ffmpeg calls it: the preset's, unless further options choose another."""
+        return presets.encoder_of(self.further, self.way.encoder)
+
+    @property
     def borders(self) -> Borders | None:
         """What to crop; None where that is to be found out."""
         return None if self.crop == "auto" else Borders() if self.crop == "none" else parse_borders(self.crop)
+
+
+# Options of ffmpeg that would change what encode sees to itself, or be lost when chunks are joined.
+_NOT_FURTHER = frozenset((
+    "-i", "-map", "-f", "-ss", "-sseof", "-t", "-to", "-r", "-fpsmax", "-frames", "-vframes", "-aframes", "-dframes",
+    "-fs", "-an", "-vn", "-sn", "-dn", "-acodec", "-scodec", "-filter_complex", "-lavfi", "-fps_mode", "-vsync",
+    "-shortest", "-itsoffset", "-itsscale", "-stream_loop", "-copyts", "-start_at_zero", "-map_metadata",
+    "-map_chapters", "-attach", "-dump_attachment", "-pass", "-passlogfile", "-s", "-aspect", "-metadata",
+    "-disposition", "-target", "-force_key_frames", "-timestamp", "-program", "-stream_group", "-streamid",
+))  # fmt: skip
+
+
+def _check_further(words: Sequence[str]) -> None:
+    """Raise ArgumentError unless words can be options of a video encoder."""
+    name = ""
+    for word in words:
+        if not word.startswith("-"):
+            if not name:
+                raise ArgumentError(
+                    f"{word!r} after -- is not the value of an option, and ffmpeg would take it for another output; "
+                    "give options of the video encoder only, such as -crf 14 or -preset slow"
+                )
+            name = ""
+            continue
+        name, _, specifier = word.partition(":")
+        other = name in ("-c", "-codec") and not specifier.startswith("v")
+        if name in _NOT_FURTHER or other:
+            raise ArgumentError(
+                f"{word} after -- would change which frames or streams there are, or how they are written, which "
+                "encode sees to itself; give options of the video encoder only, such as -crf 14 or -preset slow"
+            )
 
 
 def outputs(paths: list[Path], folder: Path | None) -> list[tuple[Path, Path]]:
@@ -91,6 +124,12 @@ def outputs(paths: list[Path], folder: Path | None) -> list[tuple[Path, Path]]:
     for source, target in pairs:
         if target.suffix.lower() not in CONTAINERS:
             raise ArgumentError(f"the output {str(target)!r} has no suffix that is known; end it in .mkv, .mp4 or .mov")
+        most = longest_name(target.parent)
+        if len(os.fsencode(target.name)) > most:
+            raise ArgumentError(
+                f"the output's name {target.name!r} has {len(os.fsencode(target.name))} bytes, and its folder allows "
+                f"{most}; give a shorter name" + (f" with {str(source)!r} and an output of its own" if folder else "")
+            )
         if target.exists() and source.exists() and target.samefile(source):
             raise ArgumentError(f"the output {str(target)!r} is the input itself; give another name")
         if target.is_dir():
@@ -103,9 +142,4 @@ def outputs(paths: list[Path], folder: Path | None) -> list[tuple[Path, Path]]:
 def check_ffmpeg(settings: Settings, targets: list[Path]) -> None:
     """Raises ArgumentError or EncodeError unless ffmpeg can encode so, into such files."""
     for suffix in {target.suffix.lower() for target in targets}:
-        presets.check(settings.way, suffix)
-
-
-def safe(name: str) -> str:
-    """A file's name without what terminals would take for commands."""
-    return re.sub(r"[\x00-\x1f\x7f]", "?", name)
+        presets.check(settings.way, suffix, settings.encoder)

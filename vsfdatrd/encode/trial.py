@@ -20,6 +20,7 @@ def first_frame(script: Path, device: str, told: Path) -> dict[str, int]:
     """
     command = [vspipe(), "-c", "y4m", "-s", "0", "-e", "0", "-j", str(told)]
     command += ["-a", f"device={device}", str(script), os.devnull]
+    told.unlink(missing_ok=True)  # vspipe would write into whatever is there
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_PATIENCE,

@@ -21,6 +21,8 @@ class Material:
     """As the script names it: a name of the catalogue, or an absolute path."""
     weights: str
     """SHA-256 of its file."""
+    encoder: str
+    """The video encoder, as ffmpeg calls it."""
     script: Path
     index: Path
     """BestSource's index: what the names of its files begin with."""
@@ -51,6 +53,10 @@ class Workers(Protocol):
     @property
     def name(self) -> str:
         """What they are, for the progress line."""
+        ...
+
+    def try_encoder(self, options: Sequence[str], pixel_format: str, size: tuple[int, int]) -> None:
+        """See `chunk.try_encoder`; where chunks are encoded elsewhere, it is left to the first of them."""
         ...
 
     def first_frame(self, material: Material) -> dict[str, int]:

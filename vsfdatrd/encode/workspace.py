@@ -2,7 +2,7 @@
 
 film.mkv.vsfdatrd/
   lock             held by the process at work; freed with it
-  journal.sqlite   what has been done
+  journal.json     what has been done
   script.vpy       what vspipe runs
   index*           BestSource's index of the source
   chunks/          the parts
@@ -12,7 +12,6 @@ film.mkv.vsfdatrd/
 import contextlib
 import os
 import shutil
-import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,13 +19,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from vsfdatrd.encode.chunk import Recipe, accept, digest
-from vsfdatrd.encode.journal import Journal, Made
+from vsfdatrd.encode.chunk import Recipe, accept
+from vsfdatrd.encode.journal import DamagedJournalError, Journal, Made
 from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.errors import EncodeError
+from vsfdatrd.system.files import is_plain, longest_name, sha256_file, shortened
 
 _SUFFIX = ".vsfdatrd"
-_JOURNAL = "journal.sqlite"
+_JOURNAL = "journal.json"
 
 
 class Workplace:
@@ -45,14 +45,11 @@ class Workplace:
         path = self.folder / _JOURNAL
         try:
             return Journal(path)
-        except sqlite3.OperationalError as error:
-            raise EncodeError(
-                f"the journal {path} cannot be opened ({error}); see that the folder can be written and has space"
-            ) from error
-        except sqlite3.DatabaseError as error:
+        except OSError as error:
+            raise EncodeError(f"the journal {path} cannot be read ({error.strerror}); check its permissions") from error
+        except DamagedJournalError as error:
             say(f"the journal {path} is damaged ({error}); beginning anew")
             path.unlink()
-            Path(f"{path}-journal").unlink(missing_ok=True)
             self.forget()
             return Journal(path)
 
@@ -69,10 +66,15 @@ class Workplace:
 
 @contextmanager
 def workplace(target: Path) -> Iterator[Workplace]:
-    """The folder for an output, made if it is not there. Raises EncodeError if another process is at work in it."""
-    folder = target.with_name(target.name + _SUFFIX)
+    """The folder for an output, made if it is not there.
+
+    Raises EncodeError if another process is at work in it, or there are links in it.
+    """
+    folder = target.with_name(shortened(target.name, _SUFFIX, longest_name(target.parent)))
     try:
-        folder.mkdir(exist_ok=True)
+        _check_links(folder)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _check_links(folder)  # once more: somebody may have been faster
         lock = FileLock(folder / "lock")
         lock.acquire(blocking=False)
     except Timeout as error:
@@ -97,6 +99,27 @@ def workplace(target: Path) -> Iterator[Workplace]:
                 folder.rmdir()
 
 
+def _check_links(folder: Path) -> None:
+    """Raise EncodeError if the folder or anything in it leads elsewhere: in a folder that others can write, somebody
+    may have made it first, and what is written or removed in it would be a file of their choice."""
+    for path in _contents(folder):
+        # Hard links too, but not of chunks, whose files are never written twice: a copy of the folder may have those.
+        linked = path.parent == folder and path.is_file() and path.lstat().st_nlink > 1
+        if linked or not is_plain(path):
+            raise EncodeError(
+                f"{path} is a link (or a device), which encode does not follow; remove it, or give another output"
+            )
+
+
+def _contents(folder: Path) -> Iterator[Path]:
+    yield folder
+    if folder.is_dir() and not folder.is_symlink():
+        for path in folder.iterdir():
+            yield path
+            if path.name == "chunks" and path.is_dir() and not path.is_symlink():
+                yield from path.iterdir()
+
+
 def resume(place: Workplace, journal: Journal, recipe: Recipe) -> list[Made]:
     """What is done and still as it was; the rest is swept away, and forgotten in the journal."""
     place.chunks.mkdir(exist_ok=True)
@@ -104,15 +127,15 @@ def resume(place: Workplace, journal: Journal, recipe: Recipe) -> list[Made]:
     wanted = {chunk.number: chunk for chunk in journal.chunks()}
     for made in journal.made():
         path = place.chunks / made.chunk.name
-        if path.is_file() and path.stat().st_size == made.bytes and digest(path) == made.sha256:
+        if path.is_file() and path.stat().st_size == made.bytes and sha256_file(path) == made.sha256:
             kept.append(made)
             del wanted[made.chunk.number]
         else:
-            journal.lose(made.chunk)
-    for chunk in wanted.values():
-        if found := _unrecorded(place, chunk, recipe):
-            journal.add(found)
-            kept.append(found)
+            path.unlink(missing_ok=True)  # damaged since; not to be taken for a chunk that is whole but not recorded
+    found = [whole for chunk in wanted.values() if (whole := _unrecorded(place, chunk, recipe))]
+    journal.lose(*wanted.values())
+    journal.add(*found)
+    kept += found
     names = {made.chunk.name for made in kept}
     for entry in os.scandir(place.chunks):
         if entry.name not in names:

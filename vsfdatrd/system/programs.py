@@ -1,26 +1,80 @@
 """The programs beside us: where vspipe and ffmpeg are, and running them."""
 
+import os
+import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 from vsfdatrd.errors import EncodeError
-from vsfdatrd.workers.spawn import no_window
+from vsfdatrd.workers.spawn import ending, no_window
 
 
 @cache
-def ffmpeg() -> str:
-    """ffmpeg from PATH, else the one in the imageio-ffmpeg wheel. Raises EncodeError if there is neither."""
-    if found := shutil.which("ffmpeg"):
-        return found
+def ffmpegs() -> tuple[str, ...]:
+    """Return every ffmpeg there is, in order of preference: those on PATH, then the one of imageio-ffmpeg.
+
+    Raises EncodeError if there is none.
+    """
+    found = [shutil.which("ffmpeg", path=folder) for folder in os.get_exec_path() if folder]
+    reason: Exception | None = None
     try:
         import imageio_ffmpeg
 
-        return str(imageio_ffmpeg.get_ffmpeg_exe())
-    except (ImportError, RuntimeError) as error:
-        raise EncodeError("there is no ffmpeg on PATH; install it, or pip install imageio-ffmpeg") from error
+        found.append(shutil.which(imageio_ffmpeg.get_ffmpeg_exe()))
+    except (ImportError, RuntimeError, OSError) as error:
+        reason = error
+    programs = {os.path.realpath(path): path for path in reversed(found) if path}  # of one program, the first name
+    if not programs:
+        raise EncodeError("there is no ffmpeg on PATH; install it, or pip install imageio-ffmpeg") from reason
+    return tuple(reversed(programs.values()))
+
+
+@cache
+def ffmpeg(encoder: str = "") -> str:
+    """Return the first ffmpeg that runs and has an encoder, or the first that runs if none is named.
+
+    Raises EncodeError, which tells of each ffmpeg what it lacks.
+    """
+    lacking = []
+    for program in ffmpegs():
+        try:
+            if not encoder or encoder in _encoders(program):
+                ffmpeg_version(program)
+                return program
+            lacking.append(f"{program} has no encoder {encoder}")
+        except EncodeError as error:
+            lacking.append(str(error))
+    cure = "install an ffmpeg that has it, or choose another --preset" if encoder else "install another"
+    raise EncodeError(f"{'; '.join(lacking)}; {cure} (pip install imageio-ffmpeg brings one)")
+
+
+@cache
+def ffmpeg_version(program: str) -> str:
+    """Return what an ffmpeg says of itself: its first line. Raises EncodeError if it does not run."""
+    return _ask(program, "-version").partition("\n")[0].strip()
+
+
+@cache
+def _encoders(program: str) -> frozenset[str]:
+    return frozenset(re.findall(r"^ \S{6} +(\S+) ", _ask(program, "-encoders"), re.MULTILINE))
+
+
+def _ask(program: str, question: str) -> str:
+    try:
+        done = subprocess.run(
+            [program, "-hide_banner", question], stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=60,
+            creationflags=no_window(),
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EncodeError(f"{program} cannot be run ({getattr(error, 'strerror', None) or error})") from error
+    if done.returncode:
+        words = main_reason(done.stderr.decode(errors="replace").splitlines())
+        raise EncodeError(f"{program} does not run ({ending(done.returncode)}: {words})")
+    return done.stdout.decode(errors="replace")
 
 
 @cache
@@ -34,10 +88,28 @@ def vspipe() -> str:
     raise EncodeError("vspipe was not found; it comes with pip install vapoursynth")
 
 
+# What ffmpeg adds after a program's own words, which only says that something failed.
+_CONSEQUENCES = re.compile(
+    r"(Error (while opening encoder|sending frames|while filtering|initializing|reinitializing|muxing|writing trailer|"
+    r"submitting a packet|closing file)|Task finished with error|Terminating thread|Nothing was written|"
+    r"Could not open encoder before EOF|Conversion failed|Exiting (normally|with)|Last message repeated|"
+    r"Error opening output files?|maybe incorrect parameters|Finishing stream|Error encoding a frame)",
+)
+_ADDRESS = re.compile(r"^(?:\[([^\]@]+?) @ (?:0x)?[0-9a-fA-F]+\] ?)+")
+
+
+def main_reason(lines: Sequence[str]) -> str:
+    """Return the lines that say why a program failed, of all that it wrote: the first ones that are no consequences."""
+    said = [line.strip() for line in lines if line.strip()]
+    causes = [line for line in said if not _CONSEQUENCES.search(line)] or said
+    plain = dict.fromkeys(_ADDRESS.sub(lambda match: f"{match[1]}: ", line) for line in causes)
+    return "; ".join(list(plain)[:3]) or "it said nothing"
+
+
 def run(command: list[str], data: bytes | None = None) -> bytes:
     """Run a program to its end and return its standard output. Raises EncodeError with its last words."""
     done = subprocess.run(command, input=data, capture_output=True, check=False, creationflags=no_window())
     if done.returncode:
-        words = done.stderr.decode(errors="replace").strip()[-2000:]
-        raise EncodeError(f"{Path(command[0]).name} ended with {done.returncode}: {words}")
+        words = main_reason(done.stderr.decode(errors="replace").splitlines())[:2000]
+        raise EncodeError(f"{Path(command[0]).name} ended with {ending(done.returncode)}: {words}")
     return done.stdout

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import TextIO
 
+from vsfdatrd.system.terminal import printable, raw_stream
+
 STDOUT, STDERR = 1, 2
 
 _writing = threading.Lock()
@@ -34,7 +36,7 @@ def working(what: str, delay: float = 0.5, every: float | None = None) -> Iterat
     if sys.stderr is None or not logging.getLogger("vsfdatrd").isEnabledFor(logging.WARNING):
         yield
         return
-    line = _Line(sys.stderr, f"fdatrd: {what}")
+    line = _Line(raw_stream(sys.stderr), f"fdatrd: {printable(what)}")
     start = time.monotonic()
     finished = threading.Event()
 

@@ -23,15 +23,17 @@ class Expected:
     """Of the source: size and checksums, but not when it was changed, which a copy need not keep."""
     model: str
     weights: str
+    encoder: str
+    """The video encoder."""
     ffmpeg: str
-    """What it says of itself: joined parts have to be of one encoder."""
+    """What the program with this encoder says of itself: joined parts have to be of one encoder."""
     packages: dict[str, str]
 
     @classmethod
     def of(cls, material: Material) -> "Expected":
         """What is expected of others."""
         return cls(str(material.source), _content(material.source), material.model, material.weights,
-                   presets.version(), _packages())  # fmt: skip
+                   material.encoder, presets.version(material.encoder), _packages())  # fmt: skip
 
     def complaint(self) -> str | None:
         """What is not so on the machine where this is asked, as a sentence without its name; None if all is well."""
@@ -47,7 +49,7 @@ class Expected:
         try:
             if open_checkpoint(resolve(self.model)).description.sha256 != self.weights:
                 return f"has other weights as {self.model}; copy the file there"
-            found = presets.version()
+            found = presets.version(self.encoder)
         except FdatrdError as error:
             return f"cannot do it: {error}"
         if found != self.ffmpeg:

@@ -6,9 +6,9 @@ import hashlib
 import secrets
 from pathlib import Path
 
-from vsfdatrd.encode.chunk import settle
 from vsfdatrd.encode.journal import Made
 from vsfdatrd.errors import EncodeError
+from vsfdatrd.system.files import commit
 
 
 class Arrival:
@@ -21,7 +21,7 @@ class Arrival:
         self._path = folder / f"{made.chunk.number + 1:05}.{secrets.token_hex(4)}.tmp.mkv"
         self._digest = hashlib.sha256()
         try:
-            self._file = self._path.open("wb")
+            self._file = self._path.open("xb")
         except OSError as error:
             raise _unwritable(self._path, error) from error
 
@@ -41,7 +41,7 @@ class Arrival:
             self._file.close()
             if self._digest.hexdigest() != self._made.sha256:
                 raise EncodeError(f"chunk {self._made.chunk.number + 1} was damaged on its way here")
-            settle(self._path, self._final)
+            commit(self._path, self._final)
         except OSError as error:
             raise _unwritable(self._final, error) from error
         finally:

@@ -28,6 +28,7 @@ from vsfdatrd.encode.chunk import Recipe, accept
 from vsfdatrd.encode.ray.preflight import Expected
 from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.errors import EncodeError
+from vsfdatrd.system.files import is_private, write_atomic
 from vsfdatrd.workers.spawn import ending, no_window
 
 PIECE = 8 << 20
@@ -93,7 +94,10 @@ def hand_over(
 
 def clear(machine: str, index: Mapping[str, bytes], order: Order) -> Iterator[Told]:
     """Remove what the encode has left here."""
-    shutil.rmtree(_folder(order).parent, ignore_errors=True)
+    folder = _folder(order).parent
+    with contextlib.suppress(OSError):  # there is none
+        if is_private(folder.parent):
+            shutil.rmtree(folder, ignore_errors=True)
     yield ("cleared",)
 
 
@@ -108,9 +112,13 @@ def _work(
                 return
     try:
         home = _folder(order)
+        _make_private(home.parent.parent)
         _prepare(order, home, index)
         folder = home / secrets.token_hex(4)
         folder.mkdir()
+    except EncodeError as error:
+        yield ("unfit", str(error))
+        return
     except OSError as error:
         yield ("unfit", f"cannot write into {tempfile.gettempdir()} ({error.strerror}); see that there is space")
         return
@@ -140,6 +148,23 @@ def _folder(order: Order) -> Path:
     return Path(tempfile.gettempdir()) / f"vsfdatrd-encode-{getpass.getuser()}" / order.output / order.run
 
 
+def _make_private(folder: Path) -> None:
+    """Make the folder that holds this user's encodes, for this user only.
+
+    In a temporary folder that everybody can write, another user may have made it first, to put a script of their own
+    where vspipe runs it. Raises EncodeError, as the end of a sentence about the machine, if somebody else can write it.
+    """
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if not is_private(folder):
+        raise EncodeError(
+            f"has a folder {folder} that is a link, or that another user owns or can write; "
+            "remove it there, or set TMPDIR to a folder of your own"
+        )
+    if os.name != "nt":
+        folder.chmod(0o700)  # earlier versions let others read it
+
+
 def _prepare(order: Order, home: Path, index: Mapping[str, bytes]) -> None:
     """The script and the index, and nothing of earlier runs. Any number of workers may do this at once."""
     home.mkdir(parents=True, exist_ok=True)
@@ -149,9 +174,7 @@ def _prepare(order: Order, home: Path, index: Mapping[str, bytes]) -> None:
     text = script.with_index(order.script, order.index, home / order.index.name)
     for name, content in {**index, "script.vpy": text.encode()}.items():
         if not (home / name).exists():
-            new = home / f"{name}.{secrets.token_hex(4)}.tmp"
-            new.write_bytes(content)
-            os.replace(new, home / name)
+            write_atomic(home / name, content, durable=False)
 
 
 def _leashed(errand: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -64,6 +64,9 @@ class Cluster:
         finally:
             self._connection.__exit__(kind, error, trace)
 
+    def try_encoder(self, options: Sequence[str], pixel_format: str, size: tuple[int, int]) -> None:
+        """Do nothing: this machine may lack the GPU that encodes."""
+
     def first_frame(self, material: Material) -> dict[str, int]:
         """See `Workers.first_frame`; made on one of the machines."""
         recipe = Recipe(material.script, (), Fraction(1), material.script.parent)

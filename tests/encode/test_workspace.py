@@ -1,0 +1,135 @@
+"""The folders in which films are made: with long names, with links that somebody put there, of somebody else."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.encode.conftest import Encode
+from vsfdatrd.encode import settings
+from vsfdatrd.encode.ray.preflight import Expected
+from vsfdatrd.encode.ray.remote_tasks import Order, clear, trial
+from vsfdatrd.encode.workspace import workplace
+from vsfdatrd.errors import ArgumentError, EncodeError
+
+
+def ascii_of(name: str) -> str:
+    """A short name for a test."""
+    return f"{name[0]!a}x{len(name)}"
+
+
+IN_IT = ("script.vpy", "journal.json", "lock", "index.1.bsindex", "frame.json", "joined.mkv")
+
+
+@pytest.mark.parametrize("kind", [os.symlink, os.link])
+@pytest.mark.parametrize("name", IN_IT)
+def test_links_to_files_are_refused(tmp_path: Path, name: str, kind: Callable[[Path, Path], None]) -> None:
+    folder, victim = tmp_path / "out.mkv.vsfdatrd", tmp_path / "victim"
+    folder.mkdir()
+    victim.write_text("precious")
+    kind(victim, folder / name)
+    with pytest.raises(EncodeError, match=f"{name} is a link .*; remove it"), workplace(tmp_path / "out.mkv"):
+        pass
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["", "chunks", "chunks/00001.mkv", "script.vpy"])
+def test_links_to_folders_are_refused(tmp_path: Path, name: str) -> None:
+    folder, victim = tmp_path / "out.mkv.vsfdatrd", tmp_path / "victim"
+    victim.mkdir()
+    (victim / "00001.mkv").write_text("precious")
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).symlink_to(victim)
+    with pytest.raises(EncodeError, match="is a link"), workplace(tmp_path / "out.mkv"):
+        pass
+    assert (victim / "00001.mkv").read_text() == "precious"
+    (folder / name).unlink()
+    (folder / name).symlink_to(tmp_path / "nothing")
+    with pytest.raises(EncodeError, match="is a link"), workplace(tmp_path / "out.mkv"):
+        pass
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_link_is_a_sentence_of_the_command(encode: Encode, film: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.mkv.vsfdatrd").symlink_to(tmp_path)
+    result = encode(film, tmp_path / "out.mkv")
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"vsfdatrd: {tmp_path / 'out.mkv.vsfdatrd'} is a link")
+    assert os.listdir(tmp_path) == ["out.mkv.vsfdatrd"]
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".mkv", "魔" * 83 + ".mkv", "魔" * 81 + ".mkv", "e\u0301" * 83 + ".mp4",
+                                  os.fsdecode(b"\xff" * 251) + ".mkv"], ids=ascii_of)  # fmt: skip
+def test_any_name_that_a_file_can_have(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with workplace(tmp_path / name) as place:
+        assert place.folder.is_dir()
+        place.script.touch()
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_long_names_cut_alike_have_folders_of_their_own(tmp_path: Path) -> None:
+    with workplace(tmp_path / f"{'x' * 250}1.mkv") as one, workplace(tmp_path / f"{'x' * 250}2.mkv") as other:
+        assert one.folder != other.folder
+    with workplace(tmp_path / f"{'x' * 250}1.mkv") as again:
+        assert again.folder == one.folder  # an interrupted encode is found again
+
+
+@pytest.mark.parametrize("name", ["x" * 252 + ".mkv", "魔" * 84 + ".mkv"], ids=ascii_of)
+def test_names_that_are_too_long_are_a_sentence(encode: Encode, film: Path, tmp_path: Path, name: str) -> None:
+    size = len(os.fsencode(name))
+    with pytest.raises(ArgumentError, match=f"has {size} bytes, and its folder allows 255; give a shorter name"):
+        settings.outputs([film, tmp_path / name], None)
+    with pytest.raises(ArgumentError, match="give a shorter name with"):
+        settings.outputs([Path(name).with_suffix(".x")], tmp_path)
+    for words in ((tmp_path / name, tmp_path / "out.mkv"), (film, tmp_path / ("y" * 300) / "out.mkv")):
+        result = encode(*words)
+        assert result.returncode == 1
+        assert "Traceback" not in result.stderr
+        assert result.stderr.startswith("vsfdatrd: ")
+
+
+@pytest.fixture
+def order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Order:
+    """Of an encode on this machine, as one of a cluster, with a temporary folder of its own."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("getpass.getuser", lambda: "somebody")
+    return Order("output", "run", Expected("", {}, "", "", "", "", {}), "", Path("index"), None)
+
+
+@pytest.mark.parametrize("plant", ["link", "writable", "group", "owner", "file"])
+def test_a_temporary_folder_of_somebody_else_is_not_used(order: Order, tmp_path: Path, plant: str) -> None:
+    folder, other = tmp_path / "vsfdatrd-encode-somebody", tmp_path / "other"
+    (other / "output").mkdir(parents=True)
+    (other / "output" / "precious").touch()
+    if plant == "link":
+        folder.symlink_to(other)
+    elif plant == "file":
+        folder.touch()
+    else:
+        other.rename(folder)
+        folder.chmod({"writable": 0o777, "group": 0o770, "owner": 0o700}[plant])
+        if plant == "owner":
+            if os.geteuid():
+                pytest.skip("only root can give a folder away")
+            os.chown(folder, 12345, 12345)
+    told = list(trial("here", {}, order, frozenset(["here"])))
+    assert [one[0] for one in told] == ["begun", "unfit"]
+    assert "that another user owns or can write; remove it there" in told[1][1]
+    list(clear("here", {}, order))
+    if plant != "file":
+        assert (folder / "output" / "precious").exists()
+
+
+def test_the_temporary_folder_is_private(order: Order, tmp_path: Path) -> None:
+    folder = tmp_path / "vsfdatrd-encode-somebody"
+    for _ in range(2):
+        told = list(trial("here", {"index": b"x"}, order, frozenset(["here"])))
+        assert "unfit" not in [one[0] for one in told]  # it fails, but later: there is no film
+        assert folder.stat().st_mode & 0o7777 == 0o700
+        assert (folder / "output" / "run" / "script.vpy").exists()
+        folder.chmod(0o755)  # as earlier versions made it
+    list(clear("here", {}, order))
+    assert not (folder / "output").exists()

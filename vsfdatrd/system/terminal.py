@@ -1,0 +1,44 @@
+"""Text that is safe to print: names and metadata from files cannot move the cursor or recolour the terminal."""
+
+import re
+from typing import TextIO, cast
+
+# C0 and C1 controls except tab and newline, separators that some terminals break lines at, and what turns the direction
+# of the text behind it. Joiners and direction marks stay: names in Persian, Arabic or emoji need them.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Return text with control characters as escapes (``\\x1b``), except tabs and newlines."""
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+class PrintableStream:
+    """A text stream whose `write` passes everything through `printable`."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.raw = stream
+        """The stream itself, for programs that move the cursor on purpose."""
+
+    def write(self, text: str) -> int:
+        """Write text without control characters."""
+        self.raw.write(printable(text))
+        return len(text)
+
+    def writelines(self, lines: list[str]) -> None:
+        """Write each of the lines."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.raw, name)
+
+
+def printable_stream(stream: TextIO) -> TextIO:
+    """Return the stream wrapped in a `PrintableStream`, unless it is one already."""
+    return stream if isinstance(stream, PrintableStream) else cast(TextIO, PrintableStream(stream))
+
+
+def raw_stream(stream: TextIO) -> TextIO:
+    """Return the stream inside a `PrintableStream`; any other as it is."""
+    return stream.raw if isinstance(stream, PrintableStream) else stream
