@@ -28,6 +28,7 @@ def test_defaults() -> None:
         ({"matrix": 1}, "matrix", "1"),
         ({"model": Path("a/b.pth")}, "model", str(Path("a/b.pth"))),
         ({"cache": "engines"}, "cache", Path("engines")),
+        ({"chroma_filter": "Luma_Guided"}, "chroma_filter", "luma_guided"),
         ({"reuse": "exact"}, "reuse", 0.0),
         ({"reuse": "Off"}, "reuse", None),
         ({"reuse": 0.01}, "reuse", 0.01),
@@ -50,6 +51,10 @@ def test_enum_members_are_taken_by_number() -> None:
         ({"model": ""}, 'model="" names nothing'),
         ({"backend": "openvina"}, "backend='openvina' is unknown; did you mean 'openvino'? Choose one of auto, "),
         ({"backend": "cuda"}, "backend='cuda' is unknown"),
+        (
+            {"chroma_filter": "guided"},
+            "chroma_filter='guided' is unknown; did you mean 'luma_guided'? Choose one of none",
+        ),
         ({"precision": "int8"}, "precision='int8' is unknown"),
         ({"device": []}, "device=[] is not a list of GPU numbers"),
         ({"device": [-1]}, "device=[-1] is not a list"),

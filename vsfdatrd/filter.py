@@ -23,6 +23,7 @@ from vsfdatrd.options import Options
 from vsfdatrd.style_input import Given
 from vsfdatrd.system.progress import stdout_to_stderr
 from vsfdatrd.video import chroma, color, luma
+from vsfdatrd.video import chroma_filter as chroma_filters
 from vsfdatrd.video import tiling as geometry
 from vsfdatrd.weights.catalog import resolve
 
@@ -48,6 +49,7 @@ def upscale(
     input_range: str | float | None = None,
     fit: str = "tiles",
     style: str | PathLike[str] | vs.VideoNode | None = None,
+    chroma_filter: str = "none",
 ) -> vs.VideoNode:
     """Upscale a clip with an FDAT-RD (or another image) network.
 
@@ -75,6 +77,8 @@ def upscale(
         ``resize`` to it, and of the result to `scale` times the clip.
     style: for networks with a second input, the picture whose style a frame is given: the path of a picture, or a clip;
         by default the frame itself.
+    chroma_filter: ``luma_guided`` averages the chroma of the result over what lies near and has the same luma, so that
+        colour which has bled over lines, as on LaserDisc, goes back behind them; ``none``, the default, does nothing.
 
     -> the clip, `scale` times as large (2 for the models that ship), with its properties and corrected colour tags.
     Raises vapoursynth.Error starting with ``fdatrd.upscale:``. A frame that cannot be upscaled fails alone.
@@ -95,6 +99,7 @@ def upscale(
                 multiple,
                 input_range,
                 fit,
+                chroma_filter,
             )
             return _upscale(clip, options, style)
     except FdatrdError as error:
@@ -141,6 +146,8 @@ def _upscale(clip: vs.VideoNode, options: Options, style: Given) -> vs.VideoNode
         upscaled = chroma.reconstruct(source, target, network)
     else:
         upscaled = network(color.to_rgb(source))
+    if options.chroma_filter == "luma_guided":
+        upscaled = chroma_filters.luma_guided(upscaled, source, target, scale)
     return color.deliver(upscaled, target)
 
 

@@ -18,6 +18,7 @@ BACKENDS = ("tensorrt", "native", "openvino", "torch")
 PRECISIONS: tuple[Precision, ...] = get_args(Precision.__value__)
 
 FITS = ("tiles", "resize")
+CHROMA_FILTERS = ("none", "luma_guided")
 MIN_TILE = 32
 MAX_MULTIPLE = 512
 MAX_STREAMS = 32
@@ -57,6 +58,8 @@ class Options:
     """White in an ONNX network's numbers, ``1`` or ``255``; None finds out."""
     fit: str = "tiles"
     """How frames go through a network of one fixed size: in ``tiles`` of it, or by a ``resize`` to it and back."""
+    chroma_filter: str = "none"
+    """What is done to the chroma of the upscaled clip: nothing, or ``luma_guided`` smoothing."""
 
     def __post_init__(self) -> None:
         if not self.model:
@@ -64,6 +67,7 @@ class Options:
         _choice("backend", self.backend, ("auto", *BACKENDS))
         _choice("precision", self.precision, ("auto", *PRECISIONS))
         _choice("fit", self.fit, FITS)
+        _choice("chroma_filter", self.chroma_filter, CHROMA_FILTERS)
         if self.multiple is not None and not 1 <= self.multiple <= MAX_MULTIPLE:
             raise ArgumentError(
                 f"multiple={self.multiple} is out of range; give 1 to {MAX_MULTIPLE}, what the sides of the network's "
@@ -97,6 +101,7 @@ class Options:
         multiple: int | None = None,
         input_range: str | float | None = None,
         fit: str = "tiles",
+        chroma_filter: str = "none",
     ) -> "Options":
         """Options from what a script or VapourSynth passes: single numbers for lists, numbers for names, paths.
 
@@ -117,6 +122,7 @@ class Options:
             multiple=multiple,
             input_range=_range(input_range),
             fit=fit.lower(),
+            chroma_filter=chroma_filter.lower(),
         )
 
 

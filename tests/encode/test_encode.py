@@ -168,8 +168,9 @@ def test_many_inputs_go_into_a_folder_and_are_done_once(encode: Encode, film: Pa
 
 
 def test_the_script_is_printed_and_runs(encode: Encode, telecined: Path, tmp_path: Path) -> None:
-    result = encode(telecined, tmp_path / "out.mkv", "--script")
+    result = encode(telecined, tmp_path / "out.mkv", "--script", "--chroma-filter", "luma_guided")
     done(result)
+    assert "chroma_filter='luma_guided'" in result.stdout
     names: dict[str, object] = {}
     exec(result.stdout, names)
     clip = names["clip"]

@@ -13,7 +13,8 @@ from tests.namespace.conftest import Calls, upscale
 
 SIGNATURE = (
     "clip:vnode;model:data:opt;backend:data:opt;device:int[]:opt;precision:data:opt;format:data:opt;matrix:data:opt;"
-    "streams:int:opt;tile:int[]:opt;cache:data:opt;reuse:data:opt;multiple:int:opt;input_range:data:opt;fit:data:opt;any"
+    "streams:int:opt;tile:int[]:opt;cache:data:opt;reuse:data:opt;multiple:int:opt;input_range:data:opt;fit:data:opt;"
+    "chroma_filter:data:opt;any"
 )
 
 

@@ -23,6 +23,7 @@
 #include <dlfcn.h>
 #endif
 
+#include "chroma_filter.h"
 #include "reuse.h"
 #include "frame_callback.h"
 
@@ -31,6 +32,7 @@
 #define UPSCALE_ARGS                                                                                                   \
     "clip:vnode;model:data:opt;backend:data:opt;device:int[]:opt;precision:data:opt;format:data:opt;matrix:data:opt;"  \
     "streams:int:opt;tile:int[]:opt;cache:data:opt;reuse:data:opt;multiple:int:opt;input_range:data:opt;fit:data:opt;"  \
+    "chroma_filter:data:opt;"                                                                                          \
     "any" /* style is a clip or the path of a picture, which only "any" can be; _plugin.py refuses what else comes */
 
 /* ---- the process's Python: a few functions of its stable ABI ---------------------------------------------------- */
@@ -242,6 +244,7 @@ VS_EXTERNAL_API(void) VapourSynthPluginInit2(VSPlugin *plugin, const VSPLUGINAPI
                          VAPOURSYNTH_API_VERSION, 0, plugin);
     vspapi->registerFunction("upscale", UPSCALE_ARGS, "clip:vnode;", upscale, NULL, plugin);
     vspapi->registerFunction("InternalBind", "func:func;", "", internal_bind, NULL, plugin);
+    chroma_filter_register(plugin, vspapi);
     per_frame_register(plugin, vspapi);
     deal_register(plugin, vspapi);
 }

@@ -36,6 +36,10 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument("--model", default="medium", help="a name of the catalogue, or a weights file (medium)")
     parser.add_argument("--backend", default="auto", help="tensorrt, native, openvino, torch or auto")
     parser.add_argument("--precision", default="auto", help="fp16, mixed, bf16, fp32 or auto")
+    parser.add_argument(
+        "--chroma-filter", default="none", metavar="NAME",
+        help="luma_guided puts colours that bled over lines, as on LaserDisc, back behind them (none)",
+    )  # fmt: skip
     parser.add_argument("--device", type=int, nargs="+", metavar="N",
                         help="numbers of GPUs; each makes parts of its own (0)")  # fmt: skip
     parser.add_argument("--ray", metavar="ADDRESS",
@@ -73,7 +77,8 @@ def run(a: argparse.Namespace) -> int:
         raise ArgumentError("--device chooses GPUs of this machine, and with --ray it is Ray that deals them out; "
                             "leave one of the two out")  # fmt: skip
     wanted = Settings(
-        model=a.model, backend=a.backend.lower(), precision=a.precision.lower(), devices=tuple(a.device or [0]),
+        model=a.model, backend=a.backend.lower(), precision=a.precision.lower(),
+        chroma_filter=a.chroma_filter.lower(), devices=tuple(a.device or [0]),
         field=a.field.lower(), crop=a.crop.lower(), keep_sar=a.keep_sar, preset=a.preset.lower(),
         further=tuple(a.further), minutes=a.chunk, overwrite=a.overwrite,
     )  # fmt: skip

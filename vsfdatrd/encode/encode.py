@@ -136,7 +136,7 @@ def understand(path: Path, index: Path | None, settings: Settings, scale: int, s
         width=size[0], height=size[1], frames=clip.num_frames, rate=when.rate, crop=str(crop),
     )  # fmt: skip
     up = Upscaling(
-        _model(settings), settings.backend, settings.precision, settings.way.format,
+        _model(settings), settings.backend, settings.precision, settings.chroma_filter, settings.way.format,
         None if size == (width, height) else size, sar,
     )  # fmt: skip
     return Understood(source, fields, clip, when, text, text + script.upscaled(up, when.rate), size, sar)

@@ -46,6 +46,7 @@ class Upscaling:
     model: str
     backend: str
     precision: str
+    chroma_filter: str
     format: str
     """Of the output, as VapourSynth names it."""
     size: tuple[int, int] | None
@@ -77,6 +78,8 @@ def prepare(
 def upscaled(up: Upscaling, rate: Fraction) -> str:
     """What follows `prepare`, to the end of the script. rate: frames a second, of a variable rate the mean."""
     options = f"model={up.model!r}, backend={up.backend!r}, precision={up.precision!r}, device=device"
+    if up.chroma_filter != "none":
+        options += f", chroma_filter={up.chroma_filter!r}"
     text = "\n"
     if up.size is None:
         text += f"clip = core.fdatrd.upscale(clip, {options}, format={up.format!r})\n"

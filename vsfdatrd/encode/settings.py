@@ -24,6 +24,8 @@ class Settings:
     """The engine, as `upscale` takes it."""
     precision: str = "auto"
     """Arithmetic, as `upscale` takes it."""
+    chroma_filter: str = "none"
+    """What is done to the upscaled chroma, as `upscale` takes it."""
     devices: tuple[int, ...] = (0,)
     """Numbers of the GPUs; each makes chunks of its own."""
     field: str = "auto"
@@ -44,7 +46,7 @@ class Settings:
     def __post_init__(self) -> None:
         from vsfdatrd.options import Options
 
-        Options.parse(self.model, self.backend, self.devices, self.precision)
+        Options.parse(self.model, self.backend, self.devices, self.precision, chroma_filter=self.chroma_filter)
         if self.preset not in PRESETS:
             raise ArgumentError(f"--preset {self.preset} is unknown; choose one of {', '.join(PRESETS)}")
         if self.field not in field_detection.CHOICES:
