@@ -86,18 +86,8 @@ class Pipeline:
         self._file = recipe.folder / f"{chunk.number + 1:05}.{secrets.token_hex(4)}.tmp.mkv"
         frames = ["-s", str(chunk.start), "-e", str(chunk.stop - 1)]
         source = [vspipe(), "-c", "y4m", "-p", "-a", f"device={device}", *frames, str(recipe.script), "-"]
-        coder = [
-            ffmpeg(encoder_of(recipe.options)),
-            "-v",
-            "error",
-            "-nostats",
-            "-y",
-            "-f",
-            "yuv4mpegpipe",
-            "-i",
-            "-",
-            "-an",
-        ]
+        coder = [ffmpeg(encoder_of(recipe.options)), "-v", "error", "-nostats", "-y", "-f", "yuv4mpegpipe"]
+        coder += ["-i", "-", "-an"]
         coder += [*recipe.options, "-fps_mode", "passthrough", "-f", "matroska", str(self._file)]
         try:
             self._source = subprocess.Popen(

@@ -13,11 +13,13 @@ from typing import Any
 from vsfdatrd import __version__
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.encode import field_detection as fields_
-from vsfdatrd.encode import presets, script, streams, timing
+from vsfdatrd.encode import frame_metadata, presets, script, streams, timing
 from vsfdatrd.encode import scenes as plan_
+from vsfdatrd.encode.bitstream import codec_of
 from vsfdatrd.encode.chunk import Recipe
 from vsfdatrd.encode.crop import Borders, check_crop, find_borders, square
 from vsfdatrd.encode.field_detection import Fields
+from vsfdatrd.encode.frame_metadata import FrameMetadata
 from vsfdatrd.encode.journal import Journal, Made
 from vsfdatrd.encode.mux import TAG, Film, join
 from vsfdatrd.encode.presets import CONTAINERS
@@ -73,11 +75,12 @@ def encode(path: Path, target: Path, settings: Settings, workers: Workers, show:
         colours = _first_frame(material, journal, workers, show)
         recipe = Recipe(place.script, _options(settings, colours, found.sar), found.timing.rate, place.chunks)
         kept = streams.choose(path, found.source.video, CONTAINERS[target.suffix.lower()])
-        _say_streams(kept, show)
+        metadata = frame_metadata.find(found.source)
+        _say_streams(kept, metadata, settings.encoder, show)
         parts = _make(place, journal, material, recipe, workers, show)
         show.say("joining", f"joining {len(parts)} {'part' if len(parts) == 1 else 'parts'}")
         tag = _tag(fingerprint)
-        join(Film(found.source, found.timing, parts, place.chunks, kept, found.sar, tag), place.joined)
+        join(Film(found.source, found.timing, parts, place.chunks, kept, found.sar, tag, metadata), place.joined)
         _finish(place, target, settings)
     frames, size = parts[-1].chunk.stop, target.stat().st_size
     seconds = time.monotonic() - begun
@@ -233,11 +236,13 @@ def _options(settings: Settings, colours: dict[str, int], sar: Fraction) -> tupl
     return ("-c:v", way.encoder, *presets.colour_options(colours, sar), *way.options, *settings.further)
 
 
-def _say_streams(kept: streams.Kept, show: Show) -> None:
-    if kept.about:
-        show.say("kept", f"kept: {'; '.join(kept.about)}", streams=kept.about)
-    if kept.left:
-        show.say("left", f"NOT kept: {'; '.join(kept.left)}", streams=kept.left)
+def _say_streams(kept: streams.Kept, metadata: FrameMetadata, encoder: str, show: Show) -> None:
+    codec = codec_of(encoder)
+    there, lost = [*kept.about, *metadata.kept(codec)], [*kept.left, *metadata.left(codec, encoder)]
+    if there:
+        show.say("kept", f"kept: {'; '.join(there)}", streams=there)
+    if lost:
+        show.say("left", f"NOT kept: {'; '.join(lost)}", streams=lost)
 
 
 def _make(

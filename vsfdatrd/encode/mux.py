@@ -3,13 +3,15 @@
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from vsfdatrd.encode import streams
+from vsfdatrd.encode.bitstream import CODECS, Messages, inserter
+from vsfdatrd.encode.frame_metadata import FrameMetadata, has_hdr
 from vsfdatrd.encode.header import essential
 from vsfdatrd.encode.journal import Made
 from vsfdatrd.encode.presets import CONTAINERS
@@ -41,6 +43,8 @@ class Film:
     """Width of the output's pixels, their height being 1."""
     tag: str
     """What TAG says."""
+    metadata: FrameMetadata
+    """Of its frames; goes into them if the codec has a place for it."""
 
 
 def join(film: Film, target: Path) -> None:
@@ -48,10 +52,10 @@ def join(film: Film, target: Path) -> None:
     av = require_av()
     try:
         target.unlink(missing_ok=True)
-        sent = _write(av, film, target)
+        sent, payload = _write(av, film, target)
         if film.sar != 1:
             _write_aspect(film, target)
-        _read_back(av, film, target, sent)
+        _read_back(av, film, target, sent, payload)
         sync_file(target)
     except (av.FFmpegError, OSError) as error:
         target.unlink(missing_ok=True)
@@ -65,12 +69,13 @@ def join(film: Film, target: Path) -> None:
         raise
 
 
-def _write(av: Any, film: Film, target: Path) -> dict[int, int]:
-    """Write all streams; how many packets each one of the output has. The first one is the film."""
+def _write(av: Any, film: Film, target: Path) -> tuple[dict[int, int], bytes]:
+    """Write all streams; how many packets each one of the output has, and a digest of the first one, the film."""
     container = CONTAINERS[target.suffix.lower()]
     options = {} if container == "matroska" else {"movflags": "+faststart+use_metadata_tags"}
     first = film.folder / film.parts[0].chunk.name
     counts: dict[int, int] = {}
+    payload = hashlib.sha256()
     with (
         av.open(str(film.source.path)) as source,
         av.open(str(first)) as sample,
@@ -91,12 +96,14 @@ def _write(av: Any, film: Film, target: Path) -> dict[int, int]:
         out.set_chapters(_chapters(source, film.source.origin))
         for packet in _merged(_video(av, film, video), _others(film, source, outputs)):
             counts[packet.stream.index] = counts.get(packet.stream.index, 0) + 1
+            if packet.stream.index == video.index:
+                payload.update(packet)
             out.mux_one(packet)
         for index in film.kept.rewritten:
             for packet in outputs[index].encode(None):
                 counts[packet.stream.index] = counts.get(packet.stream.index, 0) + 1
                 out.mux_one(packet)
-    return counts
+    return counts, payload.digest()
 
 
 def _write_aspect(film: Film, target: Path) -> None:
@@ -169,6 +176,7 @@ def _video(av: Any, film: Film, output: Any) -> Iterator[Any]:
     tick = _clock(film.timing)
     reorder = max(made.reorder for made in film.parts)
     extradata = None
+    insert: Callable[[int, Any], Any] = _nothing
     for made in film.parts:
         path = film.folder / made.chunk.name
         with av.open(str(path)) as container:
@@ -176,6 +184,8 @@ def _video(av: Any, film: Film, output: Any) -> Iterator[Any]:
             header = essential(bytes(stream.codec_context.extradata or b""), stream.codec_context.name)
             if extradata is None:
                 extradata = header
+                codec = stream.codec_context.codec.canonical_name
+                insert = _inserting(av, film, codec, bytes(stream.codec_context.extradata or b""))
             elif header != extradata:
                 raise EncodeError(
                     f"{path.name} was encoded with other headers than the first part; leave out options that make "
@@ -191,6 +201,7 @@ def _video(av: Any, film: Film, output: Any) -> Iterator[Any]:
                 place = made.chunk.start + round(
                     (packet.pts - beginning) * Fraction(stream.time_base) * film.timing.rate
                 )
+                packet = insert(place, packet)
                 packet.stream = output
                 packet.time_base = tick
                 packet.pts = round(film.timing.at(place) / tick)
@@ -198,6 +209,31 @@ def _video(av: Any, film: Film, output: Any) -> Iterator[Any]:
                 packet.duration = round(film.timing.at(place + 1) / tick) - packet.pts if _has_next(film, place) else 0
                 stored += 1
                 yield packet
+
+
+def _nothing(place: int, packet: Any) -> Any:
+    return packet
+
+
+def _inserting(av: Any, film: Film, codec: str, header: bytes) -> Callable[[int, Any], Any]:
+    """What puts the source's metadata into a packet of the film, given the frame's number."""
+    metadata = film.metadata
+    hdr = (metadata.display or metadata.light) and not has_hdr(film.folder / film.parts[0].chunk.name)
+    if codec not in CODECS or not (hdr or metadata.captions):
+        return _nothing
+    captions = metadata.per_frame(film.timing, film.parts[-1].chunk.stop)
+    put = inserter(codec, header)
+
+    def insert(place: int, packet: Any) -> Any:
+        known = hdr and packet.is_keyframe  # whoever begins to play there has to know
+        messages = Messages(metadata.display if known else None, metadata.light if known else None, captions[place])
+        if not messages:
+            return packet
+        new = av.Packet(put(bytes(packet), messages))
+        new.is_keyframe = packet.is_keyframe
+        return new
+
+    return insert
 
 
 def _has_next(film: Film, place: int) -> bool:
@@ -252,7 +288,7 @@ def _merged(video: Iterator[Any], others: Iterator[Any]) -> Iterator[Any]:
         sound = next(others, None)
 
 
-def _read_back(av: Any, film: Film, target: Path, sent: Mapping[int, int]) -> None:
+def _read_back(av: Any, film: Film, target: Path, sent: Mapping[int, int], sent_payload: bytes) -> None:
     """Raises EncodeError unless the output holds what was sent: every packet, the film's data and times unchanged."""
     found: dict[int, int] = dict.fromkeys(sent, 0)
     payload = hashlib.sha256()
@@ -267,15 +303,9 @@ def _read_back(av: Any, film: Film, target: Path, sent: Mapping[int, int]) -> No
             if index == 0 and packet.pts is not None:
                 payload.update(packet)
                 shown.append(packet.pts * Fraction(packet.time_base))
-    expected = hashlib.sha256()
-    for made in film.parts:
-        with av.open(str(film.folder / made.chunk.name)) as container:
-            for packet in container.demux(container.streams.video[0]):
-                if packet.size:
-                    expected.update(packet)
     frames = film.parts[-1].chunk.stop
     short = any(found[index] < count for index, count in sent.items())  # there may be more: mp4 fills gaps of subtitles
-    if short or len(shown) != frames or payload.digest() != expected.digest():
+    if short or len(shown) != frames or payload.digest() != sent_payload:
         raise EncodeError(f"the joined file does not hold what was put into it ({found} packets of {dict(sent)})")
     worst = max(abs(time - film.timing.at(n)) for n, time in enumerate(sorted(shown)))
     if worst > Fraction(1, 500):
