@@ -60,7 +60,7 @@ def test_it_computes_what_the_network_computes(tiny_model: Path, backend: str, w
     import torch
 
     clip = picture(width, height)
-    out = vs.core.fdatrd.upscale(clip, model=str(tiny_model), backend=backend).get_frame(0)
+    out = vs.core.fdatrd.upscale(clip, model=str(tiny_model), backend=backend, precision="fp32").get_frame(0)
     assert (out.width, out.height, out.format.id) == (2 * width, 2 * height, vs.RGBS)
     source = torch.from_numpy(planes_of(clip.get_frame(0)))[None].clamp(0, 1)
     with torch.inference_mode():
@@ -341,7 +341,9 @@ def test_a_source_that_raises_in_the_middle_spoils_only_its_frame(identity_2x: P
             raise RuntimeError("sector 4 is scratched")
         return f
 
-    out = vs.core.fdatrd.upscale(vs.core.std.ModifyFrame(source, source, fail), model=str(identity_2x))
+    out = vs.core.fdatrd.upscale(
+        vs.core.std.ModifyFrame(source, source, fail), model=str(identity_2x), precision="fp32"
+    )
     for n in range(9):
         if n == 4:
             with pytest.raises(vs.Error, match="sector 4 is scratched"):

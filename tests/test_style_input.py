@@ -128,7 +128,7 @@ def reference(path: Path, content: Any, style: Any) -> Any:
 
 def test_the_style_is_the_frame_itself_by_default(tmp_path: Path) -> None:
     clip = pictures(56, 48)
-    result = upscale(clip, model=toned(tmp_path / "x.onnx"), backend="openvino")
+    result = upscale(clip, model=toned(tmp_path / "x.onnx"), backend="openvino", precision="fp32")
     for n in range(2):
         source = array(clip, n)
         np.testing.assert_allclose(array(result, n), source / 2 + source.mean((1, 2), keepdims=True) / 2, atol=2e-3)
@@ -139,7 +139,7 @@ def test_the_style_is_the_frame_itself_by_default(tmp_path: Path) -> None:
 def test_the_style_is_resized_as_the_network_wants(tmp_path: Path, size: tuple[int, int] | None) -> None:
     clip, style = pictures(56, 48), pictures(90, 70, length=1, seed=5)
     model = toned(tmp_path / "x.onnx", style=size)
-    result = upscale(clip, model=model, backend="openvino", style=style)
+    result = upscale(clip, model=model, backend="openvino", precision="fp32", style=style)
     tall, wide = size or (48, 56)
     mean = array(style.resize.Spline36(wide, tall)).clip(0, 1).mean((1, 2), keepdims=True)
     for n in range(2):
@@ -149,7 +149,9 @@ def test_the_style_is_resized_as_the_network_wants(tmp_path: Path, size: tuple[i
 def test_a_clip_of_styles_goes_along_frame_by_frame_even_where_the_picture_stands_still(tmp_path: Path) -> None:
     clip = pictures(56, 48, length=1) * 4
     style = pictures(56, 48, length=3, seed=5)
-    result = upscale_by_name(clip, model=str(toned(tmp_path / "x.onnx")), backend="openvino", style=style)
+    result = upscale_by_name(
+        clip, model=str(toned(tmp_path / "x.onnx")), backend="openvino", precision="fp32", style=style
+    )
     for n in range(4):
         mean = array(style, min(n, 2)).clip(0, 1).mean((1, 2), keepdims=True)
         np.testing.assert_allclose(array(result, n), array(clip) / 2 + mean / 2, atol=2e-5)
@@ -169,7 +171,7 @@ def test_a_picture_gives_the_style(tmp_path: Path) -> None:
 def test_attention_between_frame_and_style(tmp_path: Path) -> None:
     model = transfer(tmp_path / "x.onnx")
     clip, style = pictures(32, 32), pictures(32, 32, length=1, seed=3)
-    result = upscale(clip, model=model, backend="openvino", style=style)
+    result = upscale(clip, model=model, backend="openvino", precision="fp32", style=style)
     found, expected = array(result, 1), reference(model, array(clip, 1), array(style))
     assert np.abs(expected - array(clip, 1)).max() > 0.05, "the network does nothing"
     np.testing.assert_allclose(found, expected, atol=1e-4)
@@ -179,7 +181,7 @@ def test_attention_between_frame_and_style(tmp_path: Path) -> None:
 def test_a_network_of_one_size_takes_larger_frames(tmp_path: Path, fit: str) -> None:
     model = transfer(tmp_path / "x.onnx")
     clip, style = pictures(75, 50), pictures(32, 32, length=1, seed=3)
-    result = upscale(clip, model=model, backend="openvino", style=style, fit=fit)
+    result = upscale(clip, model=model, backend="openvino", precision="fp32", style=style, fit=fit)
     assert (result.width, result.height) == (75, 50)
     if fit == "resize":
         small = array(clip.resize.Spline36(32, 32)).clip(0, 1)
@@ -192,8 +194,8 @@ def test_a_network_of_one_size_takes_larger_frames(tmp_path: Path, fit: str) -> 
 
 def test_smaller_frames_are_padded_to_the_one_size(tmp_path: Path) -> None:
     clip = pictures(40, 30, length=1)
-    whole = upscale(clip, model=doubler(tmp_path / "x.onnx", size=(48, 64)), backend="openvino")
-    free = upscale(clip, model=doubler(tmp_path / "y.onnx"), backend="openvino")
+    whole = upscale(clip, model=doubler(tmp_path / "x.onnx", size=(48, 64)), backend="openvino", precision="fp32")
+    free = upscale(clip, model=doubler(tmp_path / "y.onnx"), backend="openvino", precision="fp32")
     # at the right and bottom edges one is padded by mirroring and the other by zeros
     np.testing.assert_allclose(array(whole)[:, :56, :76], array(free)[:, :56, :76], atol=1e-5)
 

@@ -14,7 +14,14 @@ from vsfdatrd.backends.base import Frames, Job, Lanes
 from vsfdatrd.backends.native import kernels
 from vsfdatrd.cache.engine_cache import Store
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
-from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, EngineUnavailable, MemoryShort
+from vsfdatrd.errors import (
+    ArgumentError,
+    EngineBuildError,
+    EngineError,
+    EngineInaccurate,
+    EngineUnavailable,
+    MemoryShort,
+)
 from vsfdatrd.options import BACKENDS, Options, Precision
 
 # ---- compare -----------------------------------------------------------------------------------------------------
@@ -105,6 +112,7 @@ class FakeBackend:
 
     def __init__(self, failing: tuple[Precision, ...] = ()) -> None:
         self.failing = failing
+        self.breaking: tuple[Precision, ...] = ()
         self.built: list[Precision] = []
         self.needs, self.has = 1 << 20, 1 << 30
         self.reason: str | None = None
@@ -136,8 +144,10 @@ class FakeBackend:
 
     def build(self, job: Job, directory: Path) -> None:
         self.built.append(job.precision)
+        if job.precision in self.breaking:
+            raise EngineBuildError("the compiler ran out of memory.")
         if job.precision in self.failing:
-            raise EngineBuildError(f"the {job.precision} engine agrees with fp32 to 31.4 dB only, 50 are needed.")
+            raise EngineInaccurate(f"the {job.precision} engine agrees with fp32 to 31.4 dB only, 50 are needed.")
         (directory / "note").write_text(job.precision)
 
     def load(self, job: Job, directory: Path) -> FakeEngine:
@@ -202,6 +212,25 @@ def test_the_next_safer_precision_is_tried_with_a_warning(
     assert "openvino with fp16" in warnings[0]
     assert "31.4 dB" in warnings[0]
     assert "next safer precision" in warnings[0]
+
+
+def test_a_precision_that_strayed_too_far_is_not_built_at_every_start(backends: Backends, opened: Opened) -> None:
+    fake = backends["openvino"]
+    fake.failing = ("fp16",)
+    assert opened().job.precision == "bf16"
+    selection._shared.clear()
+    assert opened().job.precision == "bf16"
+    assert fake.built == ["fp16", "bf16"], "a warm start built an engine"
+    with pytest.raises(EngineBuildError, match="the fp16 engine agrees"):
+        opened(precision="fp16", backend="openvino")  # whoever asks for it is told
+
+
+def test_an_engine_that_could_not_be_built_is_tried_again(backends: Backends, opened: Opened) -> None:
+    fake = backends["openvino"]
+    fake.breaking = ("fp16",)
+    assert opened().job.precision == "bf16"
+    fake.breaking = ()
+    assert opened().job.precision == "fp16"
 
 
 def test_when_the_last_precision_fails_it_is_an_error(backends: Backends, opened: Opened, tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_the_plugin_is_given_the_same_picture(
     results = list(quality_methods.network(str(identity_2x))([small, 255 - small]))
     for picture, result in zip((small, 255 - small), results, strict=True):
         expected = picture.repeat(2, 0).repeat(2, 1) / 255
-        np.testing.assert_allclose(result, expected, atol=1e-3)
+        np.testing.assert_allclose(result, expected, atol=3e-3)  # `auto` may take half precision
 
 
 def altered(change: str) -> Method:

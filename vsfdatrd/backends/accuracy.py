@@ -3,7 +3,7 @@
 import numpy as np
 
 from vsfdatrd.backends.base import Frames
-from vsfdatrd.errors import EngineBuildError
+from vsfdatrd.errors import EngineInaccurate
 
 BOUND_DB = 50.0
 """Lowest PSNR at which an engine counts as the same network: its errors are then under half a step of 8 bits."""
@@ -33,13 +33,13 @@ def drawing(height: int, width: int) -> Frames:
 def compare(reference: Frames, candidate: Frames, what: str) -> float:
     """PSNR of an engine's output against the reference's, in dB for a peak of 1.
 
-    Raises EngineBuildError if the candidate is not finite or below `BOUND_DB`.
+    Raises EngineInaccurate if the candidate is not finite or below `BOUND_DB`.
     """
     if not np.isfinite(candidate).all():
         count = int(np.count_nonzero(~np.isfinite(candidate)))
-        raise EngineBuildError(f"the {what} engine's output has {count} values that are not finite.")
+        raise EngineInaccurate(f"the {what} engine's output has {count} values that are not finite.")
     error = float(np.mean((np.clip(reference, 0, 1).astype(np.float64) - np.clip(candidate, 0, 1)) ** 2))
     psnr = 10 * np.log10(1 / max(error, 1e-20))
     if psnr < BOUND_DB:
-        raise EngineBuildError(f"the {what} engine agrees with fp32 to {psnr:.1f} dB only, {BOUND_DB:.0f} are needed.")
+        raise EngineInaccurate(f"the {what} engine agrees with fp32 to {psnr:.1f} dB only, {BOUND_DB:.0f} are needed.")
     return float(psnr)

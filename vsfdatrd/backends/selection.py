@@ -18,7 +18,14 @@ from vsfdatrd.backends.native import backend as native
 from vsfdatrd.cache.engine_cache import Store
 from vsfdatrd.cache.manifest import Key
 from vsfdatrd.checkpoint import Checkpoint
-from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, EngineUnavailable, MemoryShort
+from vsfdatrd.errors import (
+    ArgumentError,
+    EngineBuildError,
+    EngineError,
+    EngineInaccurate,
+    EngineUnavailable,
+    MemoryShort,
+)
 from vsfdatrd.options import BACKENDS, Options, Precision
 from vsfdatrd.system.progress import working
 from vsfdatrd.video.tiling import sides
@@ -34,6 +41,9 @@ _MODULES = {
 
 _shared: weakref.WeakValueDictionary[tuple[object, ...], Lanes] = weakref.WeakValueDictionary()
 _opening = threading.Lock()
+
+REFUSED = "refused"
+"""Kind of the notes on engines that were built and were too far from fp32, by their keys' digests."""
 
 
 def backend(name: str) -> Backend:
@@ -154,6 +164,9 @@ def _open_with(
     padded = frame_of(checkpoint.description, height, width)
     for precision in wanted:
         job = Job(checkpoint, *padded, precision, options.device, options.streams)
+        if precision != wanted[-1] and (before := store.notes(REFUSED).recall(_key(name, module, job).digest)):
+            log.info("%s with %s did not pass when it was tried: %s", name, precision, before.get("why"))
+            continue
         try:
             return _open(name, module, job, store)
         except EngineBuildError as error:
@@ -163,8 +176,8 @@ def _open_with(
     raise EngineBuildError(f"the {name} engine offers no precision for this model")
 
 
-def _open(name: str, module: Backend, job: Job, store: Store) -> Lanes:
-    key = Key(
+def _key(name: str, module: Backend, job: Job) -> Key:
+    return Key(
         weights=job.checkpoint.description.sha256,
         graph=module.GRAPH_VERSION,
         shape="any" if module.ANY_SIZE else f"{job.width}x{job.height}",
@@ -173,6 +186,10 @@ def _open(name: str, module: Backend, job: Job, store: Store) -> Lanes:
         device=module.device_name(job),
         options=" ".join(filter(None, (module.identity(job), graphs.identity(job.checkpoint.description)))),
     )
+
+
+def _open(name: str, module: Backend, job: Job, store: Store) -> Lanes:
+    key = _key(name, module, job)
     identity = (key, job.height, job.width, job.device, job.streams)
     if (lanes := _shared.get(identity)) and not lanes.failed:
         return lanes
@@ -183,7 +200,11 @@ def _open(name: str, module: Backend, job: Job, store: Store) -> Lanes:
         with working(f"building the {what}"):
             if name != "torch":
                 traced_graphs.check(job.checkpoint)
-            module.build(job, directory)
+            try:
+                module.build(job, directory)
+            except EngineInaccurate as error:  # it would be so the next time, too, and takes as long as a build
+                store.notes(REFUSED).remember(key.digest, {"why": str(error)})
+                raise
 
     lanes = Lanes(store.open(key, build, lambda directory: module.load(job, directory)))
     _shared[identity] = lanes

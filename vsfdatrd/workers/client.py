@@ -25,11 +25,13 @@ from typing import IO, Any
 import numpy as np
 
 from vsfdatrd.backends.base import Frames
-from vsfdatrd.errors import EngineBuildError, EngineError, EngineUnavailable
+from vsfdatrd.errors import EngineBuildError, EngineError, EngineInaccurate, EngineUnavailable
 from vsfdatrd.workers import spawn
 
 _PATIENCE = 5.0  # seconds a process may take to end by itself
-_KINDS: dict[str | None, type[EngineError]] = {kind.__name__: kind for kind in (EngineBuildError, EngineUnavailable)}
+_KINDS: dict[str | None, type[EngineError]] = {
+    kind.__name__: kind for kind in (EngineBuildError, EngineInaccurate, EngineUnavailable)
+}
 
 
 class SharedMemory:

@@ -41,7 +41,7 @@ def test_a_race(identity_2x: Path, tmp_path: Path) -> None:
         assert len(fps["rounds"]) == 2
         assert found["model"] == identity_2x.name
     for name in ("vsfdatrd", "vsfdatrd, engine alone", "vapoursynth-mlrt-ov"):
-        assert rated[name]["psnr_to_pytorch_db"] > 100
+        assert rated[name]["psnr_to_pytorch_db"] > 50, "less than `auto` promises"  # it may take half precision
         assert rated[name]["cpu_seconds_per_frame"] > 0
         assert 50 < rated[name]["peak_memory_mib"] < 3000
     assert "psnr_to_pytorch_db" not in rated["nnedi3"]
