@@ -37,7 +37,7 @@ test-gpu: GPU_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 test-gpu:
 	@$(GPU_PYTHON) -c 'import cuda.bindings, numpy, onnx, psutil, pytest, pytest_timeout, safetensors, torch' || { \
 	  echo "$(GPU_PYTHON) lacks what the tests need: make setup, or name a Python that has it: make test-gpu PYTHON=python3" >&2; exit 1; }
-	$(GPU_PYTHON) -m pytest tests/gpu -v
+	$(GPU_PYTHON) -m pytest tests/gpu -v -W default  # whose Python may have newer libraries, which announce changes
 
 # Frames a second on this machine, beside whatever else is installed; two minutes.
 bench: setup

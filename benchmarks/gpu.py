@@ -1,6 +1,6 @@
-"""Forms of the graph on an NVIDIA GPU, the engine alone: which one TensorRT makes the most of.
+"""Forms of the graph on an NVIDIA GPU, the engine alone: which one TensorRT makes the most of, and PyTorch beside it.
 
-    python -m benchmarks.gpu [--size 720x540] [--models small medium large] [--frames 200]
+    python -m benchmarks.gpu [--size 720x540] [--models small medium large] [--frames 200] [--out FOLDER]
 
 What does not run is a row that says why. Weights of small and large are random until they are trained; speed does not
 depend on them. `python -m benchmarks` measures everything else.
@@ -12,13 +12,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.on_gpu import on_gpu
-from benchmarks.report import save
+from benchmarks.gpu_visit import engines
+from benchmarks.gpu_visit.sizes import Sizes
+from benchmarks.on_gpu import on_gpu, refused
+from benchmarks.report import RESULTS, save
 from benchmarks.weights import weights_file
 from vsfdatrd.backends.gpus import gpus
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.graph.target import Dialect
 from vsfdatrd.graph.target import tensorrt as deploy
+from vsfdatrd.options import Precision
 
 GRAPHS: dict[str, Dialect] = {
     "deploy fp16": deploy("fp16"),
@@ -28,6 +31,7 @@ GRAPHS: dict[str, Dialect] = {
     "fp16, whole sums": Dialect("fp16", attention=True),
     "fp16, products": Dialect("fp16", parts=True),
 }
+PYTORCH: tuple[Precision, ...] = ("fp16", "bf16")
 
 
 def rate(checkpoint: Checkpoint, height: int, width: int, dialect: Dialect, frames: int) -> dict[str, Any]:
@@ -44,28 +48,60 @@ def rate(checkpoint: Checkpoint, height: int, width: int, dialect: Dialect, fram
     }
 
 
+def rate_of_torch(checkpoint: Checkpoint, height: int, width: int, precision: Precision, frames: int) -> dict[str, Any]:
+    """PyTorch's network as a CUDA graph, in the same numbers."""
+    config = checkpoint.description.config
+    turns = min(5, frames)
+    sizes = Sizes(height=height, width=width, turns=turns, frames=frames // turns)
+    found = engines.row(checkpoint, precision, sizes, engines.exact(checkpoint, sizes))
+    fps = found["fps_alone"]["median"]
+    return {
+        "fps": fps,
+        "tflops": round(config.work(height, width) * fps / 1e12, 1) if config else None,
+        "load_seconds": found["load_s"],
+        "psnr_db": found["psnr_db"],
+        "memory_mib": found["memory_mib"],
+    }
+
+
 def main() -> int:
     """Measure; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])
     parser.add_argument("--size", default="720x540")
     parser.add_argument("--models", nargs="+", default=["medium", "small", "large"])
     parser.add_argument("--frames", type=int, default=200)
+    parser.add_argument("--engines", nargs="+", choices=("tensorrt", "pytorch"), default=["tensorrt", "pytorch"])
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result (benchmarks/results)")
     a = parser.parse_args()
     if not gpus():
         raise SystemExit("there is no NVIDIA GPU here, or no driver for it")
     width, height = map(int, a.size.split("x"))
     rows: list[dict[str, Any]] = []
+    why = refused() if "tensorrt" in a.engines else None  # once, not for each of the builds that would be in vain
+
+    def add(model: str, graph: str, found: dict[str, Any]) -> None:
+        rows.append({"model": model, "graph": graph} | found)
+        print(model, graph, found, file=sys.stderr, flush=True)
+        save(f"gpu_{a.size}", {"gpu": gpus()[0].name, "size": [width, height], "rows": rows}, quiet=True, folder=a.out)
+
+    if why:
+        add("all", "TensorRT", {"error": why})
     with tempfile.TemporaryDirectory() as folder:
         for model in a.models:
             checkpoint = open_checkpoint(weights_file(model, Path(folder))[0])
-            for name, dialect in GRAPHS.items():
+            for name, dialect in GRAPHS.items() if why is None and "tensorrt" in a.engines else ():
                 try:
                     found = rate(checkpoint, height, width, dialect, a.frames)
                 except Exception as error:  # a row that says why; the others go on
                     found = {"error": f"{type(error).__name__}: {error}"}
-                rows.append({"model": model, "graph": name} | found)
-                print(model, name, found, file=sys.stderr, flush=True)
-                save(f"gpu_graphs_{width}x{height}", {"gpu": gpus()[0].name, "size": [width, height], "rows": rows})
+                add(model, name, found)
+            for precision in PYTORCH if "pytorch" in a.engines else ():
+                try:
+                    found = rate_of_torch(checkpoint, height, width, precision, a.frames)
+                except Exception as error:
+                    found = {"error": f"{type(error).__name__}: {error}"}
+                add(model, f"PyTorch {precision}", found)
+    print(f"saved {a.out / f'gpu_{a.size}.json'}")
     return 0
 
 

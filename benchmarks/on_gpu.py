@@ -10,10 +10,31 @@ from typing import Any
 from vsfdatrd.backends.gpus import gpus
 from vsfdatrd.backends.tensorrt.library import choose
 from vsfdatrd.checkpoint import Checkpoint
-from vsfdatrd.errors import EngineUnavailable
+from vsfdatrd.errors import EngineError, EngineUnavailable
 from vsfdatrd.graph import fdat_rd_graph
 from vsfdatrd.graph.target import Dialect
 from vsfdatrd.workers.client import Worker
+
+
+def refused() -> str | None:
+    """Why TensorRT runs nothing on the first GPU, as a sentence; None if it does.
+
+    Asked of an engine of one layer: a build whose engine would be refused takes seconds.
+    """
+    if not gpus():
+        return "there is no NVIDIA GPU here, or no driver for it"
+    library = choose(gpus()[0].capability)
+    if library is None:
+        return "TensorRT is not installed; pip install vsfdatrd[rtx]"
+    major, minor = gpus()[0].capability
+    worker = Worker("vsfdatrd.backends.tensorrt.worker")
+    try:
+        why: str | None = worker.ask("refuse", library=library.module, devices=[0], targets=[f"sm{major}{minor}"])
+        return why
+    except EngineError as error:
+        return str(error)
+    finally:
+        worker.close()
 
 
 @contextmanager
@@ -22,12 +43,16 @@ def on_gpu(
 ) -> Iterator[tuple[Worker, dict[str, Any]]]:
     """The engine's process, and what is known of the build: its own facts and `load_seconds`.
 
-    height, width: of the padded frame. Raises EngineUnavailable without a GPU or TensorRT.
+    height, width: of the padded frame. Raises EngineUnavailable without a GPU or TensorRT, or if the one refuses the
+    other.
     """
     config = checkpoint.description.config
-    library = choose(gpus()[0].capability) if gpus() else None
-    if config is None or library is None:
-        raise EngineUnavailable("this needs an FDAT-RD, an NVIDIA GPU and TensorRT (pip install vsfdatrd[rtx])")
+    if config is None:
+        raise EngineUnavailable(f"{checkpoint.path.name} is no FDAT-RD")
+    if why := refused():
+        raise EngineUnavailable(why)
+    library = choose(gpus()[0].capability)
+    assert library is not None
     worker = Worker("vsfdatrd.backends.tensorrt.worker")
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder, "graph.onnx")
@@ -35,9 +60,14 @@ def on_gpu(
         major, minor = gpus()[0].capability
         try:
             facts: dict[str, Any] = worker.ask(
-                "build", library=library.module, graph=str(graph), directory=folder, targets=[f"sm{major}{minor}"],
-                how={}, log=str(Path(folder, "log")),
-            )  # fmt: skip
+                "build",
+                library=library.module,
+                graph=str(graph),
+                directory=folder,
+                targets=[f"sm{major}{minor}"],
+                how={},
+                log=str(Path(folder, "log")),
+            )
             start = time.perf_counter()
             worker.ask("load", library=library.module, directory=folder, devices=[0], streams=1, state=None)
             yield worker, facts | {"load_seconds": round(time.perf_counter() - start, 2)}

@@ -60,10 +60,10 @@ def machine() -> dict[str, Any]:
     }
 
 
-def save(name: str, result: dict[str, Any], *, quiet: bool = False) -> Path:
-    """Write benchmarks/results/<name>.json and return its path."""
-    RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / f"{name}.json"
+def save(name: str, result: dict[str, Any], *, quiet: bool = False, folder: Path = RESULTS) -> Path:
+    """Write <name>.json into benchmarks/results, or another folder, and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{name}.json"
     text = json.dumps({"machine": machine(), "result": result}, indent=1, ensure_ascii=False)
     file.write_text(text + "\n", encoding="utf-8")
     if not quiet:

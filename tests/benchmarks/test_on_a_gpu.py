@@ -11,7 +11,7 @@ import pytest
 from benchmarks import guard
 from benchmarks.layers import by_kind
 
-FAKE_GPU = Path(__file__).parents[1] / "backends" / "fake_gpu"
+FAKE_GPU = Path(__file__).parents[1] / "engines" / "fake_gpu"
 
 
 def on_fake_gpu(module: str, *arguments: str, faults: str = "") -> "subprocess.CompletedProcess[str]":
@@ -54,3 +54,24 @@ def test_layers_of_tensorrt(tiny_model: Path) -> None:
     ]  # fmt: skip
     silent = on_fake_gpu("benchmarks.layers", "tensorrt", str(tiny_model), "60x60", faults="silent")
     assert "does not tell how long its layers take" in silent.stderr
+
+
+def test_forms_of_the_graph(tiny_model: Path, tmp_path: Path) -> None:
+    asked = ("--size", "60x60", "--frames", "5", "--models", str(tiny_model), "--out", str(tmp_path))
+    done = on_fake_gpu("benchmarks.gpu", *asked, "--engines", "tensorrt")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "gpu_60x60.json").read_text())["result"]["rows"]
+    assert len(rows) == 6
+    assert all(row["fps"] > 0 for row in rows), rows
+
+
+def test_a_gpu_that_tensorrt_refuses_is_asked_once_and_builds_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    asked = ("--size", "60x60", "--frames", "1", "--models", str(tiny_model), "--out", str(tmp_path))
+    done = on_fake_gpu("benchmarks.gpu", *asked, faults="invalid")
+    assert done.returncode == 0, done.stderr
+    first, *others = json.loads((tmp_path / "gpu_60x60.json").read_text())["result"]["rows"]
+    assert "cannot run on this GPU" in first["error"]
+    assert [row["graph"] for row in others] == ["PyTorch fp16", "PyTorch bf16"]
+    assert all(row["fps"] > 0 and row["psnr_db"] > 30 for row in others), others
+    layers = on_fake_gpu("benchmarks.layers", "tensorrt", str(tiny_model), "60x60", faults="invalid")
+    assert "cannot run on this GPU" in layers.stderr

@@ -18,6 +18,7 @@ from typing import Any
 from vsfdatrd.backends.tensorrt.kept_file import keep, read
 from vsfdatrd.errors import ArgumentError, EngineUnavailable
 
+_DISTRIBUTIONS = ("cu13", "cu12", "cu13_bindings", "cu12_bindings", "bindings")
 OLDEST = (7, 5)
 """The first compute capability (Turing) that either of them takes."""
 
@@ -41,7 +42,8 @@ class Library:
     @property
     def version(self) -> str:
         """Its version. Raises EngineUnavailable if it is not installed."""
-        for package in (self.module, f"{self.module}_cu13", f"{self.module}_cu12"):
+        # Packages for one CUDA version, and their bindings alone, come without the one that has the module's name.
+        for package in (self.module, *(f"{self.module}_{kind}" for kind in _DISTRIBUTIONS)):
             try:
                 return installed_version(package)
             except PackageNotFoundError:

@@ -1,0 +1,153 @@
+"""PyTorch's fp16 and bf16 on the GPU: how exact against fp32, how many frames a second alone."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+
+from benchmarks.gpu_visit.sizes import Sizes
+from benchmarks.gpu_visit.timing import device, seconds, spread, synchronize
+from benchmarks.weights import random_tensors, weights_file
+from vsfdatrd.archs.fdat_rd import FdatRdConfig
+from vsfdatrd.backends.accuracy import drawing
+from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+from vsfdatrd.options import Precision
+from vsfdatrd.video.tiling import padded
+from vsfdatrd.weights.catalog import resolve
+
+SMALL = FdatRdConfig(
+    embed_dim=32,
+    heads=1,
+    groups=(("spatial", "channel", "dictionary"),),
+    dict_tokens=32,
+    ffn_dim=64,
+    gate_dim=4,
+    upsampler="transpose+conv",
+    tail_scale=2,
+    unshuffle=1,
+    mid_dim=32,
+)
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def checkpoints(folder: Path, sizes: Sizes) -> dict[str, Checkpoint]:
+    """medium as it ships, whose idle parts engines leave out, and with all parts at work. folder: for the latter.
+
+    A rehearsal has a network of one block of each kind instead of both.
+    """
+    if sizes.small:
+        file = folder / "small.safetensors"
+        save_file(random_tensors(SMALL), file)
+        return {"whole": open_checkpoint(file)}
+    shipped = resolve("medium")
+    return {"shipped": open_checkpoint(shipped), "whole": open_checkpoint(weights_file("medium", folder)[0])}
+
+
+def picture(checkpoint: Checkpoint, height: int, width: int) -> torch.Tensor:
+    """The drawing as the network takes it, (1, 3, H, W) float32 on the device; sides are padded to its multiple."""
+    multiple = checkpoint.description.multiple
+    return torch.from_numpy(drawing(padded(height, multiple), padded(width, multiple)))[None].to(device())
+
+
+def exactly() -> AbstractContextManager[None]:
+    """Have fp32 be just that: neither products nor convolutions in TF32's ten bits."""
+    torch.set_float32_matmul_precision("highest")
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    return flags
+
+
+def psnr(result: torch.Tensor, reference: torch.Tensor) -> tuple[float, bool]:
+    """(PSNR in dB for a peak of 1, whether a value is not finite)."""
+    wrong = not bool(result.isfinite().all())
+    difference = (result.float().clamp(0, 1) - reference.float().clamp(0, 1)).double()
+    error = float((difference**2).mean())
+    return (float("nan") if wrong else round(10 * float(np.log10(1 / max(error, 1e-20))), 2)), wrong
+
+
+@torch.inference_mode()
+def network(checkpoint: Checkpoint, precision: Precision) -> torch.nn.Module:
+    """The network on the device, its kernels with channels last, as the product's engine has it."""
+    found = checkpoint.network().to(device(), DTYPES[precision])
+    for tensor in (*found.parameters(), *found.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return found
+
+
+@torch.inference_mode()
+def started(
+    module: torch.nn.Module, frame: torch.Tensor, precision: Precision
+) -> tuple[Callable[[], Any], torch.Tensor]:
+    """(what computes the frame again, the tensor it computes): one CUDA graph on a GPU, as in the product's engine."""
+    source = frame.clone()
+    if device().type == "cpu":
+        result = module(source.to(DTYPES[precision])).float()
+        return (lambda: result.copy_(module(source.to(DTYPES[precision])))), result
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            module(source.to(DTYPES[precision]))
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = module(source.to(DTYPES[precision])).float()
+    return graph.replay, result
+
+
+@torch.inference_mode()
+def row(checkpoint: Checkpoint, precision: Precision, sizes: Sizes, reference: torch.Tensor) -> dict[str, Any]:
+    """One engine of PyTorch's. reference: what fp32 makes of the picture."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    frame = picture(checkpoint, sizes.height, sizes.width)
+    run, result = started(network(checkpoint, precision), frame, precision)
+    run()
+    synchronize()
+    loaded = time.perf_counter() - start
+    decibels, wrong = psnr(result, reference)
+    rates = [1 / each for each in seconds(run, sizes.frames, sizes.turns, warm=1)]
+    peak = torch.cuda.max_memory_reserved() >> 20 if torch.cuda.is_available() else None
+    return {
+        "psnr_db": decibels,
+        "nan": wrong,
+        "fps_alone": spread(rates),
+        "memory_mib": peak,
+        "load_s": round(loaded, 2),
+    }
+
+
+@torch.inference_mode()
+def exact(checkpoint: Checkpoint, sizes: Sizes) -> torch.Tensor:
+    """What the network makes of the picture in fp32, with TF32 off."""
+    with exactly():
+        result: torch.Tensor = network(checkpoint, "fp32")(picture(checkpoint, sizes.height, sizes.width))
+        return result
+
+
+def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
+    """Measure every precision with the shipped and the whole weights."""
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for weights, checkpoint in checkpoints(Path(folder), sizes).items():
+            reference = exact(checkpoint, sizes)
+            for precision in (*sizes.precisions, "fp32"):
+                about = {"backend": "torch", "graph": "network", "precision": precision, "weights": weights}
+                try:
+                    if precision == "fp32":
+                        with exactly():
+                            found = row(checkpoint, precision, sizes, reference)
+                    else:
+                        found = row(checkpoint, precision, sizes, reference)
+                except RuntimeError as error:  # a row that says why; the others go on
+                    found = {"error": str(error).splitlines()[0]}
+                rows.append(about | {"size": [sizes.width, sizes.height]} | found)
+                record({"engines": rows})

@@ -1,0 +1,46 @@
+"""tests/gpu on the visited machine, each test with what it said if it failed."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu_visit.sizes import Sizes
+
+ROOT = Path(__file__).parents[2]
+FILES = ("tests/gpu/test_streams.py", "tests/gpu/test_cuda.py", "tests/gpu/test_tensorrt.py")
+"""The most basic first: what fails there explains what fails later."""
+
+
+def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
+    """Run one file after the other; a file that hangs costs its own results alone."""
+    found: dict[str, Any] = {"passed": 0, "failed": [], "skipped": []}
+    for file in FILES:
+        with tempfile.TemporaryDirectory() as folder:
+            report = Path(folder, "report.xml")
+            # Warnings are shown, not raised: the libraries there are newer than ours, and announce their changes.
+            command = [sys.executable, "-m", "pytest", file, "-q", "-W", "default", "--timeout", "60"]
+            command += ["-p", "no:cacheprovider", f"--junitxml={report}"]
+            done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
+            if report.exists():
+                add(report, found)
+            else:
+                found["failed"].append({"id": file, "text": (done.stdout + done.stderr)[-1500:]})
+        record({"tests": found})
+
+
+def add(report: Path, found: dict[str, Any]) -> None:
+    """Count a JUnit report's tests in `passed`, `failed` and `skipped`."""
+    for case in ET.parse(report).getroot().iter("testcase"):
+        name = f"{case.get('classname')}::{case.get('name')}"
+        outcome = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
+        if outcome is None:
+            found["passed"] += 1
+        elif outcome.tag == "skipped":
+            found["skipped"].append({"id": name, "text": (outcome.get("message") or "")[:200]})
+        else:
+            found["failed"].append({"id": name, "text": f"{outcome.get('message')}\n{(outcome.text or '')[-1200:]}"})

@@ -1,0 +1,55 @@
+"""The graphs that TensorRT gets, computed operator by operator on the GPU: the precision that it can have at best."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.gpu_visit.engines import checkpoints, exact, exactly, picture, psnr
+from benchmarks.gpu_visit.onnx_operators import execute
+from benchmarks.gpu_visit.sizes import Sizes
+from benchmarks.gpu_visit.timing import device, synchronize
+from vsfdatrd.backends.graphs import graph_of
+from vsfdatrd.checkpoint import Checkpoint
+from vsfdatrd.graph.target import Dialect, tensorrt
+
+GRAPHS: dict[str, Dialect] = {
+    "fp32": Dialect(),
+    "deploy fp16": tensorrt("fp16"),
+    "deploy mixed": tensorrt("mixed"),
+    "deploy bf16": tensorrt("bf16"),
+    "plain fp16": Dialect("fp16"),
+}
+
+
+def row(checkpoint: Checkpoint, dialect: Dialect, sizes: Sizes, reference: torch.Tensor) -> dict[str, Any]:
+    """PSNR of one form of the graph against the network in fp32."""
+    frame = picture(checkpoint, sizes.height, sizes.width)
+    height, width = frame.shape[2:]
+    graph = graph_of(checkpoint, height, width, dialect)
+    start = time.perf_counter()
+    with exactly():
+        (result,) = execute(graph, {graph.graph.input[0].name: frame}, device())
+    synchronize()
+    decibels, wrong = psnr(result, reference)
+    return {"psnr_db": decibels, "nan": wrong, "seconds": round(time.perf_counter() - start, 2)}
+
+
+def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
+    """Every form of the graph with the shipped and the whole weights."""
+    rows: list[dict[str, Any]] = []
+    graphs = {name: GRAPHS[name] for name in ("fp32", "deploy bf16")} if sizes.small else GRAPHS
+    with tempfile.TemporaryDirectory() as folder:
+        for weights, checkpoint in checkpoints(Path(folder), sizes).items():
+            reference = exact(checkpoint, sizes)
+            for name, dialect in graphs.items():
+                about = {"graph": name, "precision": dialect.precision, "weights": weights}
+                try:
+                    found = row(checkpoint, dialect, sizes, reference)
+                except (RuntimeError, NotImplementedError) as error:  # a row that says why; the others go on
+                    found = {"error": str(error).splitlines()[0]}
+                rows.append(about | {"size": [sizes.width, sizes.height]} | found)
+                record({"graphs": rows})

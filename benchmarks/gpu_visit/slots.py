@@ -1,0 +1,253 @@
+"""Frames through `cuda.py`'s double buffering with PyTorch's network in the middle: which share of its rate is left.
+
+The host does what the product's does: frames are clamped into shared, pinned memory, submitted, waited for, and clamped
+out of it again, on several threads.
+"""
+
+import ctypes
+import mmap
+import queue
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.gpu_visit.engines import DTYPES, checkpoints, exact, network, picture, psnr
+from benchmarks.gpu_visit.sizes import Sizes
+from benchmarks.gpu_visit.timing import device
+from vsfdatrd.backends.accuracy import drawing
+from vsfdatrd.backends.base import Frames
+from vsfdatrd.backends.tensorrt import cuda
+from vsfdatrd.backends.tensorrt.copy_pipeline import Conveyor, Slot
+from vsfdatrd.checkpoint import Checkpoint
+from vsfdatrd.options import Precision
+
+THREADS = 4
+"""That ask for frames, as VapourSynth's do."""
+
+
+class OnDevice:
+    """A network between two fixed places of the device's memory, started in a stream of `cuda.py`."""
+
+    def __init__(self, checkpoint: Checkpoint, precision: Precision, height: int, width: int) -> None:
+        frame = picture(checkpoint, height, width)
+        self.input_shape = tuple(frame.shape[1:])
+        scale = checkpoint.description.scale
+        self.output_shape = (3, self.input_shape[1] * scale, self.input_shape[2] * scale)
+        self.source, self.result = (
+            cuda.DeviceMemory(4 * int(np.prod(s))) for s in (self.input_shape, self.output_shape)
+        )
+        self._dtype, self._module = DTYPES[precision], network(checkpoint, precision)
+        self._in, self._out = _tensor(self.source, self.input_shape), _tensor(self.result, self.output_shape)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        if device().type == "cuda":
+            self._capture()
+
+    @torch.inference_mode()
+    def _compute(self) -> None:
+        self._out.copy_(self._module(self._in.to(self._dtype)[None])[0])
+
+    def _capture(self) -> None:
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self._compute()
+        torch.cuda.synchronize()
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._compute()
+
+    def launch(self, stream: cuda.Stream) -> None:
+        """Start the network in a stream, and return at once."""
+        if self._graph is None:  # a rehearsal: the stream is a thread of the fake GPU, which takes tasks
+            stream.handle.put(self._compute)
+            return
+        with torch.cuda.stream(torch.cuda.ExternalStream(int(stream.handle))):  # type: ignore[no-untyped-call]
+            self._graph.replay()
+
+    def close(self) -> None:
+        """Give its memory back."""
+        del self._in, self._out, self._graph, self._module
+        self.source.close()
+        self.result.close()
+
+
+class _Memory:
+    """Device memory as PyTorch takes it from other libraries."""
+
+    def __init__(self, memory: cuda.DeviceMemory, shape: tuple[int, ...]) -> None:
+        self.__cuda_array_interface__ = {
+            "shape": shape, "typestr": "<f4", "data": (memory.address, False), "version": 3, "strides": None,
+            "stream": None,
+        }  # fmt: skip
+
+
+def _tensor(memory: cuda.DeviceMemory, shape: tuple[int, ...]) -> torch.Tensor:
+    """A float32 tensor over device memory, which stays its owner's."""
+    if device().type == "cuda":
+        return torch.as_tensor(_Memory(memory, shape), device="cuda")
+    count = int(np.prod(shape))  # the fake GPU's memory is this process's
+    return torch.from_numpy(
+        np.frombuffer((ctypes.c_float * count).from_address(memory.address), np.float32).reshape(shape)
+    )
+
+
+class Pipeline:
+    """An engine of so many slots, as `backends.base.Engine` has them: a network, and our double buffering around it."""
+
+    def __init__(self, net: OnDevice, slots: int) -> None:
+        self._held = ExitStack()
+        hold = self._held.enter_context
+        sizes = [4 * int(np.prod(shape)) for shape in (net.input_shape, net.output_shape)]
+        memory = mmap.mmap(-1, slots * sum(sizes))
+        hold(cuda.PinnedMemory(cuda.address_of(memory), len(memory)))
+        upload, compute, download = (hold(cuda.Stream()) for _ in range(3))
+        self._frames: list[tuple[Frames, Frames]] = []
+        places: list[Slot[cuda.Event]] = []
+        offset = 0
+        for _ in range(slots):
+            pair = []
+            for shape, size in zip((net.input_shape, net.output_shape), sizes, strict=True):
+                pair.append(np.frombuffer(memory, np.float32, size // 4, offset).reshape(shape))
+                offset += size
+            self._frames.append((pair[0], pair[1]))
+            there, back = (hold(cuda.DeviceMemory(size)) for size in sizes)
+            events = [hold(cuda.Event()) for _ in range(3)]
+            places.append(Slot(pair[0].ctypes.data, pair[1].ctypes.data, there, back, *events))
+
+        def launch(number: int) -> None:
+            compute.copy(net.source, places[number].device_source)
+            net.launch(compute)
+            compute.copy(places[number].device_result, net.result)
+
+        self.slots = slots
+        self._conveyor = Conveyor(upload, compute, download, places, launch)
+        self._submitting = threading.Lock()  # the product's worker submits on one thread
+
+    def input(self, slot: int) -> Frames:
+        """See `Engine.input`."""
+        return self._frames[slot][0]
+
+    def submit(self, slot: int) -> None:
+        """See `Engine.submit`."""
+        with self._submitting:
+            cuda.use(0)
+            self._conveyor.submit(slot)
+
+    def collect(self, slot: int) -> Frames:
+        """See `Engine.collect`."""
+        cuda.use(0)
+        self._conveyor.wait(slot)
+        return self._frames[slot][1]
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._held.close()
+
+
+def drive(engine: Pipeline, frames: int, threads: int = THREADS) -> tuple[float, dict[str, float]]:
+    """(frames a second, milliseconds of the host by what it does), for frames asked for by several threads at once."""
+    free: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for slot in range(engine.slots):
+        free.put(slot)
+    shape = engine.input(0).shape
+    source = drawing(*shape[1:])[: shape[0]]
+    spent: dict[str, list[float]] = {name: [] for name in ("write", "submit", "collect", "clip")}
+    left = iter(range(frames))
+    taking = threading.Lock()
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        out: Frames | None = None
+        while not failures:
+            with taking:
+                if next(left, None) is None:
+                    return
+            slot = free.get()
+            try:
+                times = [time.perf_counter()]
+                np.clip(source, 0, 1, out=engine.input(slot))
+                times.append(time.perf_counter())
+                engine.submit(slot)
+                times.append(time.perf_counter())
+                result = engine.collect(slot)
+                times.append(time.perf_counter())
+                if out is None:
+                    out = np.empty_like(result)
+                np.clip(result, 0, 1, out=out)
+                times.append(time.perf_counter())
+                for name, a, b in zip(spent, times, times[1:], strict=False):
+                    spent[name].append(1000 * (b - a))
+            except BaseException as error:
+                failures.append(error)
+            finally:
+                free.put(slot)
+
+    workers = [threading.Thread(target=work) for _ in range(threads)]
+    start = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    seconds = time.perf_counter() - start
+    if failures:
+        raise failures[0]
+    return frames / seconds, {name: round(statistics.median(values), 3) for name, values in spent.items()}
+
+
+def alone(net: OnDevice, frames: int, turns: int) -> float:
+    """Frames a second of the network in one of our streams, with nothing copied."""
+    with cuda.Stream() as stream:
+        rates = []
+        for _ in range(1 + turns):
+            start = time.perf_counter()
+            for _ in range(frames):
+                net.launch(stream)
+            stream.synchronize()
+            rates.append(frames / (time.perf_counter() - start))
+    return statistics.median(rates[1:])
+
+
+def _through(engine: Pipeline) -> torch.Tensor:
+    """What the drawing becomes in the last slot, after every slot had a frame."""
+    for slot in range(engine.slots):
+        shape = engine.input(slot).shape
+        np.copyto(engine.input(slot), drawing(*shape[1:])[: shape[0]])
+        engine.submit(slot)
+    results = [engine.collect(slot) for slot in range(engine.slots)]
+    return torch.from_numpy(results[-1].copy()).to(device())
+
+
+def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
+    """Every number of slots, with the shipped and the whole weights; the pictures are compared with one slot's."""
+    cuda.require()
+    cuda.use(0)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for weights, checkpoint in checkpoints(Path(folder), sizes).items():
+            precision = sizes.precisions[0]
+            reference = exact(checkpoint, sizes)[0]
+            net = OnDevice(checkpoint, precision, sizes.height, sizes.width)
+            rate = alone(net, sizes.frames, sizes.turns)
+            about: dict[str, Any] = {"backend": "cuda.py with PyTorch", "precision": precision, "weights": weights}
+            about |= {"size": [sizes.width, sizes.height], "fps_alone": round(rate, 2), "threads": THREADS}
+            for slots in sizes.slots:
+                engine = Pipeline(net, slots)
+                decibels, wrong = psnr(_through(engine), reference)
+                fps, host = drive(engine, sizes.frames * sizes.turns)
+                engine.close()
+                rows.append(
+                    about
+                    | {"slots": slots, "fps": round(fps, 2), "share": round(fps / rate, 3), "host_ms": host}
+                    | {"psnr_db": decibels, "nan": wrong}
+                )
+                record({"slots": rows})
+            net.close()

@@ -1,0 +1,42 @@
+"""Time on whatever device PyTorch has here: a GPU works on after a call has returned."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def device() -> torch.device:
+    """The first GPU, or the processor in a rehearsal."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def synchronize() -> None:
+    """Wait until the GPU has done everything it was asked to do."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def seconds(run: Callable[[], Any], count: int, turns: int, warm: int = 3) -> list[float]:
+    """Seconds that a call takes when `count` of them follow each other, for each of some turns.
+
+    The first calls, `warm` of them, are not counted: they choose and load kernels.
+    """
+    for _ in range(warm):
+        run()
+    found = []
+    for _ in range(turns):
+        synchronize()
+        start = time.perf_counter()
+        for _ in range(count):
+            run()
+        synchronize()
+        found.append((time.perf_counter() - start) / count)
+    return found
+
+
+def spread(rates: list[float]) -> dict[str, float]:
+    """Median, lowest and highest of some rates."""
+    return {name: round(pick(rates), 2) for name, pick in (("median", statistics.median), ("min", min), ("max", max))}
