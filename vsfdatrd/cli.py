@@ -18,9 +18,11 @@ from typing import NoReturn
 from vsfdatrd import __version__
 from vsfdatrd.compare import cli as compare
 from vsfdatrd.encode import cli as encode
-from vsfdatrd.errors import FdatrdError
+from vsfdatrd.errors import FdatrdError, sentence
 from vsfdatrd.system.files import format_bytes
 from vsfdatrd.system.terminal import printable, printable_stream
+
+log = logging.getLogger(__name__)
 
 LIBRARIES = (
     "vapoursynth",
@@ -40,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _write_any_character()
     parser: argparse.ArgumentParser = _Parser(prog="vsfdatrd", description="FDAT-RD super-resolution for VapourSynth.")
     parser.add_argument("--version", action="version", version=f"vsfdatrd {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log everything, and where errors come from")
     commands = parser.add_subparsers(required=True, metavar="command")
 
     info = commands.add_parser("info", help="what a weights file holds")
@@ -115,6 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     """Run a parsed command; see `main`."""
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s", level=logging.WARNING)
+    if arguments.verbose:
+        logging.getLogger("vsfdatrd").setLevel(logging.DEBUG)
     try:
         status = int(arguments.run(arguments))
         sys.stdout.flush()  # here, so that a closed pipe is noticed here
@@ -133,6 +138,15 @@ def _run(arguments: argparse.Namespace) -> int:
         # Whoever read has seen enough; Python would write what is left once more, at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> int:
+    """Tell an error that is nobody's own sentence; where it came from goes to the log, which --verbose shows."""
+    log.debug("where it happened:", exc_info=error)
+    print(f"vsfdatrd: {sentence(error)}", file=sys.stderr)
+    return 1
 
 
 class _Parser(argparse.ArgumentParser):

@@ -75,3 +75,18 @@ class StoreError(FdatrdError):
 
 class EncodeError(FdatrdError, RuntimeError):
     """An encode that cannot begin or go on; what was done so far is kept."""
+
+
+def sentence(error: Exception) -> str:
+    """Return what to tell a user of any error that ended a command."""
+    if isinstance(error, FdatrdError):
+        return str(error)
+    text = " ".join(f"{error}".split()) or "nothing more is known"
+    if type(error).__module__ == "vapoursynth":
+        return f"VapourSynth cannot do it: {text.removeprefix(PREFIX)}"
+    if isinstance(error, MemoryError):
+        return f"memory ran out ({text}); end other programs, or choose a smaller model"
+    return (
+        f"{type(error).__name__}: {text}. This should not happen: run the same command with --verbose, "
+        "and report what it prints"
+    )

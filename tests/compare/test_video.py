@@ -2,6 +2,7 @@
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
@@ -73,19 +74,33 @@ def test_interlaced_video_that_fields_cannot_be_matched_in_shows_no_combs(write:
     assert rows[0] < 0.05
 
 
-def test_formats_that_field_matching_does_not_take_show_one_field(write: Writer, film: list[Drawing]) -> None:
+def test_formats_that_vivtc_does_not_take_are_matched_by_luma(write: Writer, film: list[Drawing]) -> None:
     clip = clip_of(film[:6], vs.YUV444P8).resize.Point(format=vs.YUV411P8)
     found = open_video(write("a.y4m", clip, tags="Ib A1:1"))
-    assert "one field" in found.treatment
+    assert "fields were matched" in found.treatment
     assert found.clip.num_frames == 6
     assert np.abs(luma(shown(found, 3)) - luma(np.float32(1 / 255) * film[3])).mean() < 0.03
 
 
-def test_a_height_that_cannot_hold_two_fields_is_shown_as_it_is(write: Writer, film: list[Drawing]) -> None:
+@pytest.mark.parametrize("lacking", [(), ("vivtc",), ("vivtc", "bwdif")])
+def test_a_height_that_cannot_hold_two_fields_of_chroma(
+    write: Writer, film: list[Drawing], monkeypatch: pytest.MonkeyPatch, lacking: tuple[str, ...]
+) -> None:
+    class Fewer:
+        def __getattr__(self, name: str) -> Any:
+            if name in lacking:
+                raise AttributeError(name)
+            return getattr(core, name)
+
+    core = vs.core
     clip = clip_of([np.ascontiguousarray(picture[:158]) for picture in film[:2]], vs.YUV420P8)
-    found = open_video(write("a.y4m", clip, tags="It A1:1"))
-    assert "shown as it is" in found.treatment
+    path = write("a.y4m", clip, tags="It A1:1")
+    monkeypatch.setattr(vs, "core", Fewer())
+    found = open_video(path)
+    monkeypatch.undo()
+    assert ("fields were matched", "one field", "shown as it is")[len(lacking)] in found.treatment
     assert shown(found, 1).shape == (158, 240, 3)
+    assert np.abs(luma(shown(found, 1)) - luma(np.float32(1 / 255) * film[1][:158])).mean() < 0.03
 
 
 def test_progressive_files_are_left_alone(write: Writer, film: list[Drawing]) -> None:

@@ -25,6 +25,8 @@ def add_to(commands: "argparse._SubParsersAction[Any]") -> None:
                         help="what AFTER leaves out at the start of BEFORE (0)")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the pictures go (AFTER's name and _compare)")
     parser.add_argument("--html", action="store_true", help="also a page with sliders, one file that works offline")
+    parser.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS,
+                        help="log everything, and where errors come from")  # fmt: skip
     parser.set_defaults(run=_run)
 
 

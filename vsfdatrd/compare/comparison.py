@@ -78,7 +78,8 @@ def compare(
         done.shots.append(_shot(done, sizes, chosen, pair, with_uris=html))
     if html:
         file = folder / "compare.html"
-        pictures.write(file, page.render(done.before, done.after, done.shots, done.notes, done.mean).encode())
+        text = page.render(done.before, done.after, done.shots, done.notes, done.mean)
+        pictures.write(file, text.encode(errors="replace"))  # names may hold what is not UTF-8
         done.files.append(file)
     return done
 

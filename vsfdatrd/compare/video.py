@@ -15,6 +15,9 @@ import numpy as np
 import vapoursynth as vs
 from numpy.typing import NDArray
 
+from vsfdatrd.encode.field_detection import eight_bits, padding_of
+from vsfdatrd.encode.input_file import video_track
+from vsfdatrd.encode.source import check_constant, file_name
 from vsfdatrd.errors import ArgumentError, ClipError, FdatrdError, FrameError
 from vsfdatrd.system.progress import working
 from vsfdatrd.video import color
@@ -68,11 +71,12 @@ def open_video(path: Path) -> Video:
         )
     try:
         with working(f"reading {path.name}", delay=2):
-            clip, times = _decoded(str(path.resolve()))
+            clip, times = _decoded(path)
     except vs.Error as error:
         raise ArgumentError(
             f"{path} cannot be read as video ({error}); give a file that players show, such as episode.mkv"
         ) from error
+    check_constant(path, clip)
     try:
         with clip.get_frame(0) as first:
             props: dict[str, Any] = dict(first.props)
@@ -110,16 +114,34 @@ def luma(picture: Picture) -> Plane:
     return plane
 
 
-def _decoded(path: str) -> tuple[vs.VideoNode, NDArray[np.float64]]:
+def _decoded(path: Path) -> tuple[vs.VideoNode, NDArray[np.float64]]:
     """The frames of a file as they are stored, and their times."""
+    name, track = file_name(path), _track(path)
     with TemporaryDirectory() as folder:
         stamps = Path(folder) / "timecodes.txt"
         try:
-            clip = vs.core.bs.VideoSource(path, timecodes=str(stamps), showprogress=0)
+            clip = vs.core.bs.VideoSource(name, track=track, timecodes=file_name(stamps), showprogress=0)
         except vs.Error as error:  # raw streams, and discs that were joined, do not say the times of all frames
             log.debug("%s: %s", path, error)
-            clip = vs.core.bs.VideoSource(path, showprogress=0)
+            clip = vs.core.bs.VideoSource(name, track=track, showprogress=0)
         return clip, _times(clip, stamps)
+
+
+def _track(path: Path) -> int:
+    """Number of the stream to show, as `encode` chooses it; -1, the first video, where PyAV is not installed."""
+    try:
+        import av
+    except ImportError:
+        return -1
+    try:
+        track = video_track(path)
+    except av.FFmpegError as error:
+        raise ArgumentError(
+            f"{path} cannot be read as video ({error.strerror}); give a file that players show, such as episode.mkv"
+        ) from error
+    if track is None:
+        raise ArgumentError(f"{path} holds no video; give a file that players show, such as episode.mkv")
+    return track.index
 
 
 def _times(clip: vs.VideoNode, file: Path) -> NDArray[np.float64]:
@@ -145,22 +167,38 @@ def _progressive(clip: vs.VideoNode) -> tuple[vs.VideoNode, str]:
     if not field:
         return clip, ""
     top = int(field == vs.FIELD_TOP)
-    done = "is interlaced: its frames show one field, interpolated"
-    try:
-        shown = single = clip.resize.Bob(tff=top)[::2]
-    except vs.Error as error:  # 478 lines of 4:2:0, say, cannot be two fields
-        log.debug("Bob: %s", error)
-        return clip.std.SetFrameProps(_FieldBased=0), "says that it is interlaced, and is shown as it is"
-    if hasattr(vs.core, "vivtc") and clip.format.color_family in (vs.YUV, vs.GRAY):
-        eight = clip.format.replace(bits_per_sample=8, sample_type=vs.INTEGER)
-        try:
-            matched = clip.resize.Point(format=eight.id).vivtc.VFM(order=top, clip2=clip)
-        except vs.Error as error:  # 4:1:1, and whatever else it does not take
-            log.debug("VFM: %s", error)
-        else:
-            done = "is interlaced: fields were matched as for telecined film, none dropped"
+    single = _one_field(clip, top)
+    shown, done = single, "is interlaced: its frames show one field, interpolated"
+    if hasattr(vs.core, "vivtc") and clip.format.color_family in (vs.YUV, vs.GRAY) and clip.height % 2 == 0:
+        padded = _padded(clip)
+        matched = eight_bits(padded).vivtc.VFM(order=top, clip2=padded).std.Crop(bottom=padded.height - clip.height)
+        done = "is interlaced: fields were matched as for telecined film, none dropped"
+        shown = matched
+        if single is not None:
             shown = matched.std.FrameEval(
                 lambda n, f: single if f.props.get("_Combed") else matched, prop_src=matched, clip_src=[single, matched]
             )
+    if shown is None:
+        return clip.std.SetFrameProps(_FieldBased=0), "says that it is interlaced, and is shown as it is"
     # A frame between may still be flagged; every one of them is progressive now.
     return shown.std.SetFrameProps(_FieldBased=0), done
+
+
+def _one_field(clip: vs.VideoNode, top: int) -> vs.VideoNode | None:
+    """One field of each frame, the lines between interpolated; None where nothing here can do that."""
+    try:
+        return clip.resize.Bob(tff=top)[::2]
+    except vs.Error as error:  # 478 lines of 4:2:0, say, of whose chroma the fields would have different heights
+        log.debug("Bob: %s", error)
+    try:
+        padded = _padded(clip)
+        return vs.core.bwdif.Bwdif(padded, field=top).std.Crop(bottom=padded.height - clip.height)
+    except (AttributeError, vs.Error) as error:
+        log.debug("bwdif: %s", error)
+        return None
+
+
+def _padded(clip: vs.VideoNode) -> vs.VideoNode:
+    """The clip with as many lines as VFM and Bwdif need."""
+    lines = padding_of(clip)
+    return vs.core.std.StackVertical([clip, clip.std.Crop(top=clip.height - lines)]) if lines else clip

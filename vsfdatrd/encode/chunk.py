@@ -23,13 +23,13 @@ from typing import IO
 
 import psutil
 
+from vsfdatrd.encode.input_file import require_av
 from vsfdatrd.encode.journal import Made
 from vsfdatrd.encode.presets import encoder_of
 from vsfdatrd.encode.scenes import Chunk
-from vsfdatrd.encode.source import require_av
 from vsfdatrd.errors import PREFIX, EncodeError
 from vsfdatrd.system.files import commit, sha256_file
-from vsfdatrd.system.programs import ffmpeg, main_reason, vspipe
+from vsfdatrd.system.programs import ffmpeg, main_reason, utf8_environment, vspipe
 from vsfdatrd.workers.spawn import ending, no_window
 
 _PROGRESS = re.compile(r"Frame: (\d+)/\d+")
@@ -85,14 +85,14 @@ class Pipeline:
         self._stopped = False
         self._file = recipe.folder / f"{chunk.number + 1:05}.{secrets.token_hex(4)}.tmp.mkv"
         frames = ["-s", str(chunk.start), "-e", str(chunk.stop - 1)]
-        source = [vspipe(), "-c", "y4m", "-p", "-a", f"device={device}", *frames, str(recipe.script), "-"]
+        source = [vspipe(), "-c", "y4m", "-p", "-a", f"device={device}", *frames, recipe.script.name, "-"]
         coder = [ffmpeg(encoder_of(recipe.options)), "-v", "error", "-nostats", "-y", "-f", "yuv4mpegpipe"]
         coder += ["-i", "-", "-an"]
         coder += [*recipe.options, "-fps_mode", "passthrough", "-f", "matroska", str(self._file)]
         try:
             self._source = subprocess.Popen(
                 source, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                creationflags=no_window(),
+                creationflags=no_window(), cwd=recipe.script.parent, env=utf8_environment(),  # see trial.first_frame
             )  # fmt: skip
             if cpus:  # not ffmpeg: it counts CPUs to choose its threads, and x264 writes other bits with fewer
                 with contextlib.suppress(psutil.Error):  # it has ended already, and is about to be heard of

@@ -1,6 +1,7 @@
 """The command line of `vsfdatrd encode`."""
 
 import argparse
+import logging
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,12 +11,14 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from vsfdatrd.encode.presets import PRESETS
-from vsfdatrd.errors import ArgumentError, FdatrdError
+from vsfdatrd.errors import ArgumentError, FdatrdError, sentence
 
 if TYPE_CHECKING:
     from vsfdatrd.encode.progress import Show
     from vsfdatrd.encode.settings import Settings
     from vsfdatrd.encode.workers import Workers
+
+log = logging.getLogger(__name__)
 
 _EPILOG = """\
 An interrupted encode goes on where it was when the same command is run again. Options for the video encoder follow --,
@@ -53,6 +56,8 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument("--overwrite", action="store_true", help="replace an output that is there already")
     parser.add_argument("--script", action="store_true", help="print the VapourSynth script, and do nothing else")
     parser.add_argument("--json", action="store_true", help="tell what happens as JSON, one event a line, on stdout")
+    parser.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS,
+                        help="log everything, and where errors come from")  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -97,15 +102,16 @@ def run(a: argparse.Namespace) -> int:
                 if len(pairs) > 1:
                     screen.say("input", f"film {number} of {len(pairs)}", input=source)
                 encode(source, target.absolute(), wanted, workers, screen)
-            except FdatrdError as error:
+            except Exception as error:  # of whatever kind: the other films still can be made
                 screen.rest()
+                log.debug("where it happened:", exc_info=True)
                 if a.json:
-                    screen.say("failed", str(error), input=source)
+                    screen.say("failed", sentence(error), input=source)
                 if len(pairs) == 1:
                     raise
-                failed += 1  # the others still can be made
+                failed += 1
                 if not a.json:
-                    screen.say("failed", f"{source}: {error}", input=source)
+                    screen.say("failed", f"{source}: {sentence(error)}", input=source)
             except KeyboardInterrupt:
                 screen.rest()
                 print("vsfdatrd: stopped; run the same command again to go on", file=sys.stderr)

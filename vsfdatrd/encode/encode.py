@@ -20,13 +20,14 @@ from vsfdatrd.encode.chunk import Recipe
 from vsfdatrd.encode.crop import Borders, check_crop, find_borders, square
 from vsfdatrd.encode.field_detection import Fields
 from vsfdatrd.encode.frame_metadata import FrameMetadata
+from vsfdatrd.encode.input_file import require_av
 from vsfdatrd.encode.journal import Journal, Made
 from vsfdatrd.encode.mux import TAG, Film, join
 from vsfdatrd.encode.presets import CONTAINERS
 from vsfdatrd.encode.progress import Show, clock
 from vsfdatrd.encode.script import Upscaling
 from vsfdatrd.encode.settings import Settings
-from vsfdatrd.encode.source import Source, identity, open_source, require_av
+from vsfdatrd.encode.source import Source, check_file, identity, open_source
 from vsfdatrd.encode.timing import Timing, rate_of
 from vsfdatrd.encode.workers import Material, Progress, Retry, Workers
 from vsfdatrd.encode.workspace import Workplace, resume, workplace
@@ -99,12 +100,15 @@ def understand(path: Path, index: Path | None, settings: Settings, scale: int, s
     coded = (
         1 / (median[len(median) // 2] * source.time_base) if median and median[len(median) // 2] > 0 else source.rate
     )
-    fields = fields_.decide(clip, coded if abs(coded / source.rate - 1) > 0.1 else source.rate, settings.field)
+    rate = coded if abs(coded / source.rate - 1) > 0.1 else source.rate
+    fields = fields_.decide(clip, rate, settings.field, source.survey)
     show.say(
         "source", f"source: {clip.width}×{clip.height}, {clip.format.name}, {_shape(source.sar)}, {clip.num_frames} "
         f"frames, {rate_of(source.rate)} a second",
         width=clip.width, height=clip.height, frames=clip.num_frames, rate=source.rate, sar=source.sar,
     )  # fmt: skip
+    for remark in source.remarks:
+        show.say("remark", remark)
     show.say("fields", f"fields: {_MEANING[fields.kind]}; {fields.why}", kind=fields.kind, why=fields.why)
     device = ",".join(map(str, settings.devices))
     where = path.resolve()
@@ -164,8 +168,7 @@ _MEANING = {
 
 def _fingerprint(path: Path, settings: Settings, weights: str) -> dict[str, Any]:
     """Everything that the output depends on."""
-    if not path.is_file():
-        raise ArgumentError(f"the input {str(path)!r} is not a file; give the path of a video file")
+    check_file(path)
     asked = asdict(settings)
     for name in ("overwrite", "devices"):
         del asked[name]

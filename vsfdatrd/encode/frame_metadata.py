@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from vsfdatrd.encode.bitstream import CODECS, LightLevel, MasteringDisplay
-from vsfdatrd.encode.source import Source, require_av
+from vsfdatrd.encode.input_file import require_av
+from vsfdatrd.encode.source import Source
 from vsfdatrd.encode.timing import Timing
 
 _LOOK = 8  # frames that are looked at for what a film has from its beginning

@@ -13,9 +13,10 @@ from vsfdatrd.encode import streams
 from vsfdatrd.encode.bitstream import CODECS, Messages, inserter
 from vsfdatrd.encode.frame_metadata import FrameMetadata, has_hdr
 from vsfdatrd.encode.header import essential
+from vsfdatrd.encode.input_file import open_input, require_av
 from vsfdatrd.encode.journal import Made
 from vsfdatrd.encode.presets import CONTAINERS
-from vsfdatrd.encode.source import Source, require_av
+from vsfdatrd.encode.source import Source
 from vsfdatrd.encode.streams import Kept
 from vsfdatrd.encode.timing import Timing
 from vsfdatrd.errors import EncodeError
@@ -77,7 +78,7 @@ def _write(av: Any, film: Film, target: Path) -> tuple[dict[int, int], bytes]:
     counts: dict[int, int] = {}
     payload = hashlib.sha256()
     with (
-        av.open(str(film.source.path)) as source,
+        open_input(film.source.path) as source,
         av.open(str(first)) as sample,
         av.open(str(target), "w", format=container, options=options) as out,
     ):

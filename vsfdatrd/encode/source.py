@@ -1,18 +1,23 @@
 """The file that is to be encoded: what is in it, and its frames as a clip."""
 
 import hashlib
+import itertools
 import logging
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from vsfdatrd.errors import ArgumentError, EncodeError
+from vsfdatrd.encode.input_file import PIP, VideoTrack, require_av, video_track
+from vsfdatrd.encode.pixel_shape import pixel_shapes, prevailing
+from vsfdatrd.encode.survey import Survey, survey
+from vsfdatrd.encode.timestamps import UNKNOWN, filled
+from vsfdatrd.errors import ArgumentError, ClipError, EncodeError
 
-PIP = "pip install 'vsfdatrd[encode]'"
 _EDGE = 1 << 20
-_ODDEST = Fraction(4)
+_USUAL = Fraction(25)  # frames a second where nothing tells
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +32,17 @@ class Source:
     time_base: Fraction
     """Seconds."""
     sar: Fraction
-    """Width of a pixel, its height being 1."""
+    """Width of a pixel, its height being 1; where it changes, of most frames."""
     origin: Fraction
     """When the file begins, in seconds on the clock of its timestamps: what comes first of all its streams."""
     video: int
     """Number of the video stream in the file."""
-
-    @property
-    def rate(self) -> Fraction:
-        """Frames a second, as the file declares."""
-        return Fraction(self.clip.fps_num, self.clip.fps_den)
+    rate: Fraction
+    """Frames a second, as the file declares."""
+    survey: Survey
+    """What a sample of the frames say of themselves."""
+    remarks: Sequence[str] = field(default=())
+    """What a user should know: a choice among several videos, shapes of pixels that disagree, missing timestamps."""
 
     def start(self) -> Fraction:
         """When the first frame is shown, in seconds after the beginning of the file."""
@@ -46,54 +52,109 @@ class Source:
 def open_source(path: Path, index: Path | None) -> Source:
     """Open a video file and index it, which decodes all of it once.
 
-    index: where the index is kept, to find it again in the next process; None for BestSource's own place.
-    Raises ArgumentError for what is no video file, EncodeError where a plugin or library is missing.
+    Args:
+        path: The file.
+        index: Where the index is kept, to find it again in the next process; None for BestSource's own place.
+
+    Raises:
+        ArgumentError: It is no video file.
+        ClipError: Its frames change their size or format, or cannot be decoded.
+        EncodeError: A plugin or library is missing.
     """
     import vapoursynth as vs
 
     av = require_av()
     check_plugins(vs.core)
-    if not path.is_file():
-        raise ArgumentError(f"the input {str(path)!r} is not a file; give the path of a video file")
+    check_file(path)
     try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise ArgumentError(f"{str(path)!r} holds no video; give a video file")
-            number = container.streams.video[0].index
-            begin = container.start_time
+        track = video_track(path)
     except av.FFmpegError as error:
         raise ArgumentError(f"{str(path)!r} cannot be read as video ({error.strerror}); give a video file") from error
-    place: dict[str, Any] = {"cachemode": 4, "cachepath": str(index)} if index else {}
+    if track is None:
+        raise ArgumentError(f"{str(path)!r} holds no video that can be read; give a video file")
+    place: dict[str, Any] = {"cachemode": 4, "cachepath": file_name(index)} if index else {}
     logger = logging.getLogger("vapoursynth")
     level = logger.level
     logger.setLevel(logging.ERROR)  # VapourSynth warns that the timestamps are not among what the function declares
     try:
-        opened: Any = vs.core.bs.VideoSource(str(path), track=number, exporttimestamps=1, showprogress=0, **place)
-        clip = opened["clip"]
-        props = clip.get_frame(0).props
+        opened: Any = vs.core.bs.VideoSource(
+            file_name(path), track=track.index, exporttimestamps=1, showprogress=0, **place
+        )
     except vs.Error as error:
         raise ArgumentError(f"{str(path)!r} cannot be read as video ({error}); give a video file") from error
     finally:
         logger.setLevel(level)
+    clip = opened["clip"]
+    try:
+        check_constant(path, clip)
+        seen = survey(clip)
+    except vs.Error as error:
+        raise ClipError(
+            f"frames of {str(path)!r} cannot be decoded ({error}); the file may be damaged: copy it again, "
+            "or let ffmpeg repair it (ffmpeg -err_detect ignore_err -i IN -c:v ffv1 -c:a copy OUT.mkv)"
+        ) from error
     stamps, base = opened["timestamps"], Fraction(opened["timebasenum"], opened["timebaseden"])
     stamps = [stamps] if isinstance(stamps, int) else list(stamps)
+    remarks = [f"the video is stream {track.index}, {track.why} of several"] if track.why else []
+    if missing := stamps.count(UNKNOWN):
+        remarks.append(f"{missing} of {len(stamps)} frames have no timestamps; they are spread evenly")
+    rate = _rate(clip, stamps, base, track)
+    stamps = filled(stamps, 1 / (rate * base))
     first = stamps[0] * base
-    sar = Fraction(int(props.get("_SARNum", 1)) or 1, int(props.get("_SARDen", 1)) or 1)
-    if not 1 / _ODDEST <= sar <= _ODDEST:
-        sar = Fraction(1)  # damaged: no picture is four times as wide as it is stored
-    origin = min(first, Fraction(begin, av.time_base)) if begin is not None else first
-    return Source(path, clip, stamps, base, sar, origin, number)
-
-
-def require_av() -> Any:
-    """PyAV. Raises EncodeError with the command that installs it."""
+    origin = first if track.start is None else min(first, track.start)
     try:
-        import av
-        import av.error
-    except ImportError as error:
-        raise EncodeError(f"encode needs PyAV, which is not installed; {PIP}") from error
-    av.logging.set_level(None)
-    return av
+        sar, told = prevailing(pixel_shapes(path, track.index, len(stamps)), track.sar)
+    except av.FFmpegError as error:
+        raise ArgumentError(f"{str(path)!r} cannot be read to its end ({error.strerror}); copy it again") from error
+    remarks += told
+    return Source(path, clip, stamps, base, sar, origin, track.index, rate, seen, remarks)
+
+
+def check_file(path: Path) -> None:
+    """Raises ArgumentError for a path that is no file."""
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "is not there" if not path.exists() else "is not a file"
+        raise ArgumentError(f"the input {str(path)!r} {what}; give the path of a video file")
+
+
+def file_name(path: Path) -> str | bytes:
+    """Return a path as VapourSynth's functions take it, whatever the locale.
+
+    They hand UTF-8 to the system, which is the file's name where that is UTF-8; else the bytes themselves are given.
+    """
+    if os.name == "nt":
+        return str(path.absolute())
+    name = os.fsencode(path.absolute())
+    try:
+        return name.decode("utf-8")
+    except UnicodeDecodeError:
+        return name
+
+
+def check_constant(path: Path, clip: Any) -> None:
+    """Raises ClipError unless all frames of a clip have one size and format, vs.Error if they cannot be decoded."""
+    if clip.width and clip.height and clip.format and clip.format.id:  # 0, or none, if it changes
+        return
+    forms = survey(clip).forms.most_common()
+    width, _, height = forms[0][0].split()[0].partition("×")
+    found = ", ".join(f"{form} in {count}" for form, count in forms)
+    raise ClipError(
+        f"the frames of {str(path)!r} change their size or format in the course of the film (of those looked at: "
+        f"{found}); make them equal first, for example with ffmpeg -i IN -vf scale={width}:{height} -c:v ffv1 -c:a "
+        "copy OUT.mkv, or cut the file where they change"
+    )
+
+
+def _rate(clip: Any, stamps: Sequence[int], base: Fraction, track: VideoTrack) -> Fraction:
+    """Frames a second: what BestSource says unless it had to guess from frames without timestamps."""
+    said = Fraction(clip.fps_num, clip.fps_den) if clip.fps_num > 0 and clip.fps_den > 0 else None
+    if len(stamps) < 2:  # it takes the clock of the container for the rate
+        return track.rate if track.rate and 1 <= track.rate <= 240 else _USUAL
+    steps = sorted(b - a for a, b in itertools.pairwise(stamps) if a != UNKNOWN and b > a)
+    usual = 1 / (steps[len(steps) // 2] * base) if steps else None
+    if said is None or (usual is not None and UNKNOWN in stamps and abs(usual / said - 1) > Fraction(1, 10)):
+        return usual or track.rate or _USUAL
+    return said
 
 
 def check_plugins(core: Any) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vsfdatrd.encode.source import require_av
+from vsfdatrd.encode.input_file import open_input, require_av
 
 _COVER = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 
@@ -38,7 +38,7 @@ def choose(source: Path, video: int, container: str) -> Kept:
     left: list[str] = []
     about: list[str] = []
     mkv = container == "matroska"
-    with av.open(str(source)) as file:
+    with open_input(source) as file:
         for stream in file.streams:
             if stream.index == video:
                 continue
@@ -53,7 +53,7 @@ def choose(source: Path, video: int, container: str) -> Kept:
                 if stream.disposition & av.stream.Disposition.attached_pic and mkv and stream.name in _COVER:
                     covers.append(stream.index)
                 else:
-                    left.append(f"{what} (only the first video is encoded)")
+                    left.append(f"{what} (only one video is encoded)")
                 continue
             if stream.type not in ("audio", "subtitle"):
                 left.append(f"{what} (data for the disc player)")

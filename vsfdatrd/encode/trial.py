@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from vsfdatrd.errors import PREFIX, EncodeError
-from vsfdatrd.system.programs import vspipe
+from vsfdatrd.system.programs import utf8_environment, vspipe
 from vsfdatrd.workers.spawn import no_window
 
 _COLOURS = ("_Matrix", "_Transfer", "_Primaries", "_Range", "_ChromaLocation")
@@ -18,13 +18,14 @@ def first_frame(script: Path, device: str, told: Path) -> dict[str, int]:
 
     told: a file that vspipe may write. Raises EncodeError with what vspipe said.
     """
-    command = [vspipe(), "-c", "y4m", "-s", "0", "-e", "0", "-j", str(told)]
-    command += ["-a", f"device={device}", str(script), os.devnull]
+    # From its folder: vspipe takes no names that are not UTF-8.
+    command = [vspipe(), "-c", "y4m", "-s", "0", "-e", "0", "-j", os.path.relpath(told, script.parent)]
+    command += ["-a", f"device={device}", script.name, os.devnull]
     told.unlink(missing_ok=True)  # vspipe would write into whatever is there
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_PATIENCE,
-            creationflags=no_window(),
+            creationflags=no_window(), cwd=script.parent, env=utf8_environment(),
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise EncodeError("the first frame took more than an hour; try a smaller model") from error

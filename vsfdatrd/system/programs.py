@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -86,6 +87,17 @@ def vspipe() -> str:
     if found := inside or shutil.which("vspipe"):
         return found
     raise EncodeError("vspipe was not found; it comes with pip install vapoursynth")
+
+
+def utf8_environment() -> dict[str, str] | None:
+    """Return `env` for vspipe, in which its Python can use any name; None: the one of this process.
+
+    In the C locale, which scripts and timers have, Python itself reads names as UTF-8, but one that a program like
+    vspipe embeds is limited to ASCII (PYTHONUTF8 does not reach it either).
+    """
+    if os.name == "nt" or (sys.getfilesystemencoding() == "utf-8" and not sys.flags.utf8_mode):
+        return None
+    return os.environ | {"LC_ALL": "C.UTF-8"}
 
 
 # What ffmpeg adds after a program's own words, which only says that something failed.
