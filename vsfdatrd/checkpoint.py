@@ -4,7 +4,8 @@
 can be remembered by the file's SHA-256 (`Memory`), so that a second start with any other file needs no torch either.
 """
 
-from collections.abc import Collection, Mapping
+import logging
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from os import PathLike
@@ -21,10 +22,14 @@ from vsfdatrd.archs.fdat_rd import META, FdatRdConfig, from_shapes, is_fdat_rd
 from vsfdatrd.archs.fdat_shapes import is_buffer, tensor_shapes
 from vsfdatrd.archs.onnx import OnnxConfig, Range
 from vsfdatrd.errors import ArgumentError, CheckpointError
-from vsfdatrd.weights.files import Array, Entry, WeightsFile, is_onnx, open_weights, refuse, require_torch, sha256
+from vsfdatrd.weights.files import Array, Entry, WeightsFile, is_onnx, refuse, require_torch, sha256
+from vsfdatrd.weights.format import open_weights
+from vsfdatrd.weights.state_dicts import StateDict, find, state_dicts
 
 if TYPE_CHECKING:
     from torch import nn
+
+log = logging.getLogger(__name__)
 
 
 class Memory(Protocol):
@@ -53,7 +58,10 @@ class Checkpoint:
         """
         self.check_unchanged()
         file = open_weights(self.path)
-        return dict(file.read(network_names(file.entries)))
+        found = find(file.entries, self.description.part)
+        if found is None:
+            raise refuse(self.path, "was changed while it was in use; run the script again")
+        return dict(file.read(own_names(found.names)))
 
     def network(self) -> "nn.Module":
         """The network with its weights, float32, on the CPU, in evaluation mode; a new one at every call.
@@ -145,24 +153,10 @@ def load_model(path: str | PathLike[str]) -> "nn.Module":
     return open_checkpoint(path, any_channels=True).network()
 
 
-def network_names(entries: Collection[str]) -> dict[str, str]:
-    """Names of the network's tensors -> their names in the file, which may have prefixes and hold other things.
-
-    The averaged weights are taken where a file has them beside the last ones.
-    """
-    names = {name.replace("_orig_mod.", ""): name for name in entries}  # left there by torch.compile
-    # An FDAT-RD is recognised under any prefix.
-    prefixes = [name.removesuffix(META) for name in names if name.endswith(META)]
-    for prefix in sorted(prefixes, key=lambda prefix: ("ema" not in prefix, len(prefix))):
-        found = {name.removeprefix(prefix): stored for name, stored in names.items() if name.startswith(prefix)}
-        if is_fdat_rd(found):
-            return found
-    for prefix in ("params_ema.", "params.", "module.", "net_g.", "netG.", "module."):
-        found = {name.removeprefix(prefix): stored for name, stored in names.items() if name.startswith(prefix)}
-        if found and (len(found) == len(names) or prefix.startswith("params")):
-            names = found
+def own_names(names: Mapping[str, str]) -> dict[str, str]:
+    """Names of tensors as the network has them here -> their names in the file. names: as a `StateDict` has them."""
     artcnn = artcnn_config.own_names(names)
-    return names if artcnn is None else {own: names[name] for own, name in artcnn.items()}
+    return dict(names) if artcnn is None else {own: names[name] for own, name in artcnn.items()}
 
 
 def _recall(memory: Memory | None, digest: str) -> Description | None:
@@ -188,12 +182,56 @@ def _describe(path: Path, digest: str, multiple: int | None, input_range: Range 
     if is_onnx(path) and (multiple or input_range or not _is_artcnn(path)):
         return _probed(path, digest, multiple, input_range)
     file = open_weights(path)
-    names = network_names(file.entries)
-    entries = {name: file.entries[stored] for name, stored in names.items()}
-    if not any(entry.is_float for entry in entries.values()):
+    if not any(entry.is_float for entry in file.entries.values()):
         raise refuse(path, "holds no weights; give a file saved from a trained network")
+    candidates = state_dicts(file.entries)
+    found: Description | None = None
+    wrong: CheckpointError | None = None
+    for candidate in candidates:
+        try:
+            found = _written(path, file, candidate, digest)
+        except CheckpointError as error:
+            wrong = wrong or error
+        if found is not None:
+            _tell(path, candidate, candidates)
+            return found
+    if wrong is not None:
+        raise wrong
+    require_torch(path, "is not an FDAT-RD; telling what it is")
+    return _of_spandrel(path, file, candidates, digest)
+
+
+def _common(
+    file: WeightsFile, candidate: StateDict, digest: str
+) -> tuple[dict[str, str], dict[str, Entry], Callable[..., Description]]:
+    """A candidate's names, entries, and a `Description` without what its architecture tells."""
+    names = own_names(candidate.names)
+    entries = {name: file.entries[stored] for name, stored in names.items()}
     kinds = {entry.dtype for name, entry in entries.items() if entry.is_float and not is_buffer(name)}
-    common = partial(Description, dtype="+".join(sorted(kinds)), sha256=digest)
+    common = partial(Description, dtype="+".join(sorted(kinds)), sha256=digest, part=candidate.part)
+    return names, entries, common
+
+
+def _tell(path: Path, chosen: StateDict, candidates: Collection[StateDict]) -> None:
+    """Log which weights of a file are used where it has several sets of them."""
+    same = [other for other in candidates if other.names.keys() == chosen.names.keys() and other.part != chosen.part]
+    if not same:
+        return
+    others = ", ".join(repr(other.part) for other in same[:3])
+    if chosen.averaged:
+        log.info("%s: the averaged weights %r are used; it also has %s", path.name, chosen.part, others)
+    elif any(other.averaged for other in same):
+        log.warning("%s: the weights %r are used, as the averaged ones (%s) do not fit", path.name, chosen.part, others)
+    else:
+        log.info("%s: the weights %r are used; it also has %s", path.name, chosen.part, others)
+
+
+def _written(path: Path, file: WeightsFile, candidate: StateDict, digest: str) -> Description | None:
+    """What a state dict is, if it is a network that is known here; None if it is another.
+
+    Raises CheckpointError if it is one of ours that does not fit together.
+    """
+    names, entries, common = _common(file, candidate, digest)
     if is_fdat_rd(entries):
         config = _configuration(path, file, names, entries)
         return common(
@@ -230,27 +268,50 @@ def _describe(path: Path, digest: str, multiple: int | None, input_range: Range 
             largest=fdat.largest,
             fdat=fdat,
         )
-    require_torch(path, "is not an FDAT-RD; telling what it is")
-    from vsfdatrd.nn.spandrel_network import load
+    return None
 
-    network = load(path, dict(file.read(names)))
-    channels = network.channels
-    try:
-        largest = network.largest() if channels in ((3, 3), (1, 1)) else 0
-    except Exception as error:  # every architecture fails in its own way
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        raise refuse(path, f"is {network.architecture}, which does not run with these weights: {reason}") from error
-    return common(
-        architecture=network.architecture,
-        scale=network.scale,
-        in_channels=channels[0],
-        out_channels=channels[1],
-        largest=largest,
-        multiple=network.multiple,
-        minimum=network.minimum,
-        square=network.square,
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
-    )
+
+def _of_spandrel(path: Path, file: WeightsFile, candidates: Collection[StateDict], digest: str) -> Description:
+    """What a network is that spandrel knows, the first of the candidates that it does."""
+    from vsfdatrd.nn.spandrel_network import is_known, load
+
+    wrong: CheckpointError | None = None
+    shapes = {name: entry.shape for name, entry in file.entries.items()}
+    for candidate in candidates:
+        names, _, common = _common(file, candidate, digest)
+        if not is_known(path, {name: shapes[stored] for name, stored in names.items()}):
+            continue
+        try:
+            network = load(path, dict(file.read(names)))
+        except CheckpointError as error:
+            wrong = wrong or error
+            continue
+        channels = network.channels
+        try:
+            largest = network.largest() if channels in ((3, 3), (1, 1)) else 0
+        except Exception as error:  # every architecture fails in its own way
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+            wrong = wrong or refuse(path, f"is {network.architecture}, which does not run with these weights: {reason}")
+            continue
+        _tell(path, candidate, candidates)
+        return common(
+            architecture=network.architecture,
+            scale=network.scale,
+            in_channels=channels[0],
+            out_channels=channels[1],
+            largest=largest,
+            multiple=network.multiple,
+            minimum=network.minimum,
+            square=network.square,
+            parameters=sum(parameter.numel() for parameter in network.parameters()),
+        )
+    if wrong is not None:
+        raise wrong
+    some = ", ".join(sorted(next(iter(candidates)).names if candidates else file.entries)[:3])
+    raise refuse(
+        path, f"is no image network that is known here (its tensors are {some}, ...); "
+        "give the weights of an FDAT-RD or of an architecture spandrel supports"
+    )  # fmt: skip
 
 
 def _is_artcnn(path: Path) -> bool:

@@ -13,7 +13,7 @@ from tests.artcnns import C_CHROMA, C_LUMA, Tensors, random_tensors
 from vsfdatrd.archs.artcnn import ArtCnnConfig
 from vsfdatrd.archs.artcnn_glsl import GlslFile
 from vsfdatrd.errors import CheckpointError
-from vsfdatrd.weights.files import is_shader
+from vsfdatrd.weights.format import is_shader
 
 
 def read(path: Path) -> Tensors:

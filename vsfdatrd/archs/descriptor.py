@@ -39,6 +39,8 @@ class Description:
     """How the file stores them: ``fp16``, ``bf16``, ``fp32``, ``fp64``, or several joined by ``+``."""
     sha256: str
     """SHA-256 of the file, as hexadecimal digits."""
+    part: str = ""
+    """Which part of the file is the network, such as ``params_ema/``; empty for all of it (`state_dicts`)."""
     largest: int = 0
     """Values in the largest tensor on the way, per pixel of the padded frame; 0 where a configuration tells more."""
     square: bool = False

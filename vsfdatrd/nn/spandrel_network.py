@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vsfdatrd.video.tiling import sides
 from vsfdatrd.weights.files import refuse
+
+if TYPE_CHECKING:
+    from spandrel import ArchRegistry
 
 
 class OtherNetwork(nn.Module):
@@ -101,13 +104,24 @@ class _Settled(TorchFunctionMode):
         return func(*args, **given)
 
 
-def load(path: Path, tensors: Mapping[str, NDArray[Any]]) -> OtherNetwork:
-    """The network these tensors are the weights of. path: the file they are from, for messages.
+def is_known(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether tensors of these names and shapes look like a network that spandrel knows. path: for messages.
 
-    Raises CheckpointError if spandrel is not installed or knows no image network with these tensors.
+    Raises CheckpointError if spandrel is not installed.
     """
+    state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    for architecture in _registry(path).architectures("detection"):
+        try:
+            if architecture.detect(state):
+                return True
+        except (LookupError, AttributeError, ValueError, TypeError, RuntimeError):  # names that it did not expect
+            continue
+    return False
+
+
+def _registry(path: Path) -> "ArchRegistry":
     try:
-        from spandrel import MAIN_REGISTRY, ImageModelDescriptor, UnsupportedModelError
+        from spandrel import MAIN_REGISTRY
     except ImportError as error:
         raise refuse(
             path, "is not an FDAT-RD; other image networks need the package spandrel: pip install vsfdatrd[spandrel]"
@@ -115,16 +129,21 @@ def load(path: Path, tensors: Mapping[str, NDArray[Any]]) -> OtherNetwork:
     from vsfdatrd.nn.spandrel_arch import register
 
     register()
+    return MAIN_REGISTRY
+
+
+def load(path: Path, tensors: Mapping[str, NDArray[Any]]) -> OtherNetwork:
+    """The network these tensors are the weights of. path: the file they are from, for messages.
+
+    Raises CheckpointError if spandrel is not installed or knows no image network with these tensors.
+    """
+    registry = _registry(path)
+    from spandrel import ImageModelDescriptor
+
     state = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in tensors.items()}
     _correct(state)
     try:
-        descriptor = MAIN_REGISTRY.load(state)
-    except UnsupportedModelError as error:
-        some = ", ".join(sorted(tensors)[:3])
-        raise refuse(
-            path, f"is no image network that is known here (its tensors are {some}, ...); "
-            "give the weights of an FDAT-RD or of an architecture spandrel supports"
-        ) from error  # fmt: skip
+        descriptor = registry.load(state)
     except Exception as error:  # every architecture fails in its own way on tensors it did not expect
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise refuse(path, f"resembles a known network but does not load ({reason[:99]}); download it again") from error

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from tests.weights.checkpoint.conftest import Tensors
 from vsfdatrd.archs.fdat_rd import META
 from vsfdatrd.archs.fdat_shapes import is_buffer
-from vsfdatrd.checkpoint import Description, load_model, network_names, open_checkpoint
+from vsfdatrd.checkpoint import Description, load_model, open_checkpoint
 from vsfdatrd.nn.fdat_rd import FdatRd
 
 
@@ -117,15 +117,6 @@ def test_prefixes_in_safetensors(tmp_path: Path, tensors: Tensors) -> None:
             _same(open_checkpoint(path).tensors(), tensors)
         save_file({f"{prefix}{name}": values for name, values in tensors.items()}, path)
         _same(open_checkpoint(path).tensors(), tensors)
-
-
-def test_names_of_other_networks() -> None:
-    assert network_names(["module.a.weight", "module.b"]) == {"a.weight": "module.a.weight", "b": "module.b"}
-    assert network_names(["model.0.weight", "model.1.weight"]) == {
-        "model.0.weight": "model.0.weight", "model.1.weight": "model.1.weight",
-    }  # fmt: skip
-    assert network_names(["params_ema.a", "params.a"]) == {"a": "params_ema.a"}
-    assert network_names([]) == {}
 
 
 def test_legacy_pth_and_names_that_mislead(tmp_path: Path, tensors: Tensors, state: Tensors) -> None:

@@ -1,0 +1,61 @@
+"""Which format a weights file has, told by its content and not by its name, and the reader for it."""
+
+import re
+from pathlib import Path
+
+from vsfdatrd.archs.artcnn_glsl import GlslFile
+from vsfdatrd.weights.files import ONNX, WeightsFile, check_file, refuse
+from vsfdatrd.weights.safetensors_file import MAX_HEADER, SafetensorsFile
+from vsfdatrd.weights.torch_file import TorchFile
+
+# Files that are often there instead of the weights, told by how they begin.
+_IMPOSTORS = (
+    (b"<", "is a web page or an XML file, not weights; the download went wrong, fetch the file itself"),
+    (b"version https://git-lfs", "is a Git LFS pointer, not the weights; fetch them with 'git lfs pull'"),
+    (b"GGUF", "is a GGUF language model, not an image network"),
+    (b"\x89HDF", "is an HDF5 file; convert the weights to .safetensors"),
+    (ONNX, "looks like an ONNX file; give the .safetensors or .pth file the network was exported from"),
+)
+
+
+def is_shader(head: bytes, suffix: str) -> bool:
+    """Whether a file that begins so is a shader for mpv, of ArtCNN or another. suffix: of its name, as ``.glsl``."""
+    return suffix.lower() in (".glsl", ".hook") or re.search(rb"^//!(?:DESC|HOOK|BIND) ", head, re.M) is not None
+
+
+def open_weights(path: Path) -> WeightsFile:
+    """Read what a weights file says of its tensors.
+
+    Raises CheckpointError, naming the reason and a cure, for anything that is not a sound file of tensors.
+    """
+    size = check_file(path).st_size
+    try:
+        with path.open("rb") as file:
+            head = file.read(1 << 16)
+    except OSError as error:
+        raise refuse(path, f"cannot be read ({error}); check its permissions") from error
+    length = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and length <= max(size, MAX_HEADER):
+        return SafetensorsFile(path)
+    if is_shader(head, path.suffix):
+        return GlslFile(path)
+    if head.startswith(ONNX):
+        from vsfdatrd.archs.artcnn_onnx import ArtCnnFile
+
+        if (artcnn := ArtCnnFile.of(path)) is not None:
+            return artcnn
+    if head.startswith(b"PK\x03\x04") or (head[0] == 0x80 and head[1:2] <= b"\x05") or head[257:262] == b"ustar":
+        return TorchFile(path)
+    raise refuse(path, _why_not(head, size, path.suffix))
+
+
+def _why_not(head: bytes, size: int, suffix: str) -> str:
+    """What a file is that is in none of the formats, and a cure."""
+    known = next((reason for start, reason in _IMPOSTORS if head.startswith(start)), None)
+    length = int.from_bytes(head[:8], "little")
+    if suffix.lower() != ".safetensors" or (known and head[0] != 8):
+        return known or "is neither a safetensors nor a PyTorch file; give a .safetensors or .pth file of weights"
+    if length > size - 8:
+        what = f"it announces a header of {length:,} bytes and has {max(0, size - 8):,} in all"
+        return f"is damaged: {what}; download it again"
+    return "is damaged: no safetensors header follows its first eight bytes; download it again"

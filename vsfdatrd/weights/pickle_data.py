@@ -1,0 +1,356 @@
+"""Pickles as data: nothing that a pickle names is imported, and nothing is called.
+
+A pickle is a program for a small stack machine. `load` runs that program on plain values only: numbers, text, bytes,
+lists, tuples and dicts come out as they are, and a call of a named function is answered by the caller's own table
+(`torch_file` has one that describes tensors). Whatever is named and not in that table becomes an `Opaque`, which stands
+for an object that nobody here needs; names from the standard library that are no plain types are refused, since a file
+of weights has no use for them and they are how pickles run code.
+
+Time and memory are bounded by the length of the pickle: no call copies anything, keys of dicts are plain (a tuple that
+contains itself forty times takes for ever to hash), and there is a limit on the number of steps.
+"""
+
+import builtins
+import pickletools
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+MAX_STEPS = 2_000_000
+"""Most instructions of a pickle that are followed; those of 10,000 tensors with an optimizer are some 300,000."""
+
+_PLAIN_MODULES = frozenset(
+    [
+        "_codecs",
+        "_io",
+        "abc",
+        "argparse",
+        "array",
+        "collections",
+        "copyreg",
+        "dataclasses",
+        "datetime",
+        "decimal",
+        "enum",
+        "fractions",
+        "functools",
+        "logging",
+        "numbers",
+        "pathlib",
+        "random",
+        "re",
+        "string",
+        "time",
+        "typing",
+        "uuid",
+        "zoneinfo",
+    ]
+)
+"""Modules of the standard library whose objects are settings and notes, as training programs keep them."""
+_PLAIN_NAMES = frozenset({"builtins.getattr", "types.SimpleNamespace", "types.MappingProxyType"})  # enums use getattr
+_OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # Python 2, and protocols up to 2
+
+
+class PickleError(Exception):
+    """A pickle that is damaged, or is no pickle."""
+
+
+class ForbiddenName(PickleError):
+    """A pickle that names something which a file of weights has no use for. The message is that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A function or a class that a pickle names: ``module.name``."""
+
+    full: str
+
+
+@dataclass(slots=True)
+class Opaque:
+    """Stands for an object that a pickle describes and nobody here needs."""
+
+    name: str
+    """What the pickle made it from, such as ``argparse.Namespace``."""
+    items: dict[Any, Any] = field(default_factory=dict)
+    """What the pickle put into it by key, as into subclasses of dict."""
+
+
+type Call = Callable[[tuple[Any, ...]], Any]
+"""What stands for a named function: arguments -> value. It must not copy or build anything large."""
+
+
+def load(
+    file: IO[bytes], calls: Mapping[str, Call], persistent: Callable[[Any], Any], build: Callable[[Any, Any], Any]
+) -> Any:
+    """Read the pickle that begins where a file is at.
+
+    Args:
+        file: Open for reading; afterwards it is right behind the pickle.
+        calls: What stands for functions and classes, by their full names.
+        persistent: What a persistent id stands for.
+        build: Gives an object that `calls` made a state; it returns that object or another one.
+
+    Returns:
+        What the pickle describes.
+
+    Raises:
+        ForbiddenName: It names something of the standard library that is no plain type.
+        PickleError: It is damaged, or not a pickle.
+    """
+    try:
+        return _Machine(calls, persistent, build).run(file)
+    except PickleError:
+        raise
+    except Exception as error:  # pickletools raises nearly anything for damaged pickles, and so do pops of empty stacks
+        raise PickleError(f"its pickle is damaged: {str(error) or type(error).__name__}") from error
+
+
+def _checked(full: str) -> Name:
+    module, _, rest = full.partition(".")
+    module = _OLD_MODULES.get(module, module)
+    full = f"{module}.{rest}"
+    if module == "builtins":
+        plain = isinstance(getattr(builtins, rest, type), type)
+    else:
+        plain = module not in sys.stdlib_module_names or module in _PLAIN_MODULES
+    if not plain and full not in _PLAIN_NAMES:
+        raise ForbiddenName(full[:100])
+    return Name(full)
+
+
+class _Machine:
+    """The stack, the stacks below it that marks have put aside, and the memo."""
+
+    def __init__(
+        self, calls: Mapping[str, Call], persistent: Callable[[Any], Any], build: Callable[[Any, Any], Any]
+    ) -> None:
+        self._calls, self._persistent, self._build = calls, persistent, build
+        self._stack: list[Any] = []
+        self._below: list[list[Any]] = []
+        self._memo: dict[int, Any] = {}
+
+    def run(self, file: IO[bytes]) -> Any:
+        for step, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+            if step >= MAX_STEPS:
+                raise PickleError(f"its pickle has more than {MAX_STEPS:,} steps, which no file of weights needs")
+            if opcode.name == "STOP":
+                return self._stack.pop()
+            act = _ACTIONS.get(opcode.name)
+            if act is None:
+                raise PickleError(f"its pickle uses the instruction {opcode.name}, which no file of weights needs")
+            act(self, argument)
+        raise PickleError("its pickle has no end")
+
+    def _to_mark(self) -> list[Any]:
+        """Everything since the last mark; the stack is again what it was before it."""
+        items, self._stack = self._stack, self._below.pop()
+        return items
+
+    # What instructions do. `argument` is what follows the instruction in the file.
+
+    def push(self, argument: Any) -> None:
+        self._stack.append(argument)
+
+    def ignore(self, argument: Any) -> None:
+        pass
+
+    def mark(self, argument: Any) -> None:
+        self._below.append(self._stack)
+        self._stack = []
+
+    def pop(self, argument: Any) -> None:
+        if self._stack:
+            self._stack.pop()
+        else:
+            self._to_mark()
+
+    def pop_mark(self, argument: Any) -> None:
+        self._to_mark()
+
+    def duplicate(self, argument: Any) -> None:
+        self._stack.append(self._stack[-1])
+
+    def put(self, argument: Any) -> None:
+        self._memo[argument] = self._stack[-1]
+
+    def memoize(self, argument: Any) -> None:
+        self._memo[len(self._memo)] = self._stack[-1]
+
+    def get(self, argument: Any) -> None:
+        self._stack.append(self._memo[argument])
+
+    def small_tuple(self, size: int) -> None:
+        items = tuple(self._stack[-size:])
+        if len(items) < size:
+            raise PickleError("its pickle is damaged: a tuple lacks members")
+        self._stack[-size:] = [items]
+
+    def marked_tuple(self, argument: Any) -> None:
+        items = tuple(self._to_mark())
+        self._stack.append(items)
+
+    def marked_list(self, argument: Any) -> None:
+        items = self._to_mark()
+        self._stack.append(items)
+
+    def marked_dict(self, argument: Any) -> None:
+        items = self._to_mark()
+        self._stack.append(filled({}, items))
+
+    def append(self, argument: Any) -> None:
+        item = self._stack.pop()
+        if isinstance(self._stack[-1], list):
+            self._stack[-1].append(item)
+
+    def appends(self, argument: Any) -> None:
+        items = self._to_mark()
+        if isinstance(self._stack[-1], list):
+            self._stack[-1].extend(items)
+
+    def set_item(self, argument: Any) -> None:
+        value, key = self._stack.pop(), self._stack.pop()
+        self._set_items([key, value])
+
+    def set_items(self, argument: Any) -> None:
+        self._set_items(self._to_mark())
+
+    def _set_items(self, items: list[Any]) -> None:
+        target = self._stack[-1]
+        if isinstance(target, Opaque):
+            target = target.items
+        if isinstance(target, dict):
+            filled(target, items)
+
+    def new_set(self, argument: Any) -> None:
+        self._stack.append(Opaque("builtins.set"))
+
+    def frozen_set(self, argument: Any) -> None:
+        self._to_mark()
+        self.new_set(argument)
+
+    def name(self, argument: str) -> None:
+        self._stack.append(_checked(argument.replace(" ", ".", 1)))
+
+    def stack_name(self, argument: Any) -> None:
+        name, module = self._stack.pop(), self._stack.pop()
+        if not isinstance(name, str) or not isinstance(module, str):
+            raise PickleError("its pickle is damaged: it names something that is no text")
+        self._stack.append(_checked(f"{module}.{name}"))
+
+    def call(self, argument: Any) -> None:
+        arguments, function = self._stack.pop(), self._stack.pop()
+        self._called(function, arguments)
+
+    def call_with_keywords(self, argument: Any) -> None:
+        self._stack.pop()
+        self.call(argument)
+
+    def instance(self, argument: str) -> None:
+        arguments = tuple(self._to_mark())
+        self._called(_checked(argument.replace(" ", ".", 1)), arguments)
+
+    def object(self, argument: Any) -> None:
+        function, *arguments = self._to_mark()
+        self._called(function, tuple(arguments))
+
+    def _called(self, function: Any, arguments: Any) -> None:
+        name = function.full if isinstance(function, Name) else "an object"
+        known = self._calls.get(name)
+        if known is None or not isinstance(arguments, tuple):
+            self._stack.append(Opaque(name))
+            return
+        try:
+            value = known(arguments)
+        except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+            raise PickleError(
+                f"its pickle is damaged: {name} is called with arguments that it does not take"
+            ) from error
+        self._stack.append(value)
+
+    def build_state(self, argument: Any) -> None:
+        state = self._stack.pop()
+        self._stack[-1] = self._build(self._stack[-1], state)
+
+    def persistent_id(self, argument: Any) -> None:
+        self._stack.append(self._persistent(argument))
+
+    def stacked_persistent_id(self, argument: Any) -> None:
+        self._stack.append(self._persistent(self._stack.pop()))
+
+
+def filled(target: dict[Any, Any], items: list[Any]) -> dict[Any, Any]:
+    """Put keys and values, which alternate, into a dict; what is under a key that is not plain is left out."""
+    if len(items) % 2:
+        raise PickleError("its pickle is damaged: a key has no value")
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        # A key is hashed each time; that of an integer of a million digits takes long.
+        if isinstance(key, str | bytes | float) or (isinstance(key, int) and abs(key) < 1 << 64):
+            target[key] = value
+    return target
+
+
+_VALUES = [
+    "INT",
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG",
+    "LONG1",
+    "LONG4",
+    "FLOAT",
+    "BINFLOAT",
+    "STRING",
+    "BINSTRING",
+    "SHORT_BINSTRING",
+    "BINBYTES",
+    "SHORT_BINBYTES",
+    "BINBYTES8",
+    "BYTEARRAY8",
+    "UNICODE",
+    "SHORT_BINUNICODE",
+    "BINUNICODE",
+    "BINUNICODE8",
+    "NONE",
+]
+"""Instructions with a value behind them, which pickletools reads; it gives None for NONE."""
+
+_ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
+    **dict.fromkeys(_VALUES, _Machine.push),
+    **dict.fromkeys(("PROTO", "FRAME"), _Machine.ignore),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _Machine.put),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _Machine.get),
+    **dict.fromkeys(("REDUCE", "NEWOBJ"), _Machine.call),
+    "NEWTRUE": lambda machine, _: machine.push(True),
+    "NEWFALSE": lambda machine, _: machine.push(False),
+    "EMPTY_TUPLE": lambda machine, _: machine.push(()),
+    "EMPTY_LIST": lambda machine, _: machine.push([]),
+    "EMPTY_DICT": lambda machine, _: machine.push({}),
+    "EMPTY_SET": _Machine.new_set,
+    "MARK": _Machine.mark,
+    "POP": _Machine.pop,
+    "POP_MARK": _Machine.pop_mark,
+    "DUP": _Machine.duplicate,
+    "MEMOIZE": _Machine.memoize,
+    "TUPLE": _Machine.marked_tuple,
+    "TUPLE1": lambda machine, _: machine.small_tuple(1),
+    "TUPLE2": lambda machine, _: machine.small_tuple(2),
+    "TUPLE3": lambda machine, _: machine.small_tuple(3),
+    "LIST": _Machine.marked_list,
+    "DICT": _Machine.marked_dict,
+    "APPEND": _Machine.append,
+    "APPENDS": _Machine.appends,
+    "SETITEM": _Machine.set_item,
+    "SETITEMS": _Machine.set_items,
+    "ADDITEMS": _Machine.pop_mark,
+    "FROZENSET": _Machine.frozen_set,
+    "GLOBAL": _Machine.name,
+    "STACK_GLOBAL": _Machine.stack_name,
+    "NEWOBJ_EX": _Machine.call_with_keywords,
+    "INST": _Machine.instance,
+    "OBJ": _Machine.object,
+    "BUILD": _Machine.build_state,
+    "PERSID": _Machine.persistent_id,
+    "BINPERSID": _Machine.stacked_persistent_id,
+}

@@ -1,0 +1,74 @@
+"""Safetensors files as named tensors: the header by the format's own reader, values when they are asked for.
+
+That reader checks that every tensor fills its place and that nothing is left over, but it maps the file, and a mapped
+file that another program truncates ends this process. So values are read, not mapped.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from vsfdatrd.errors import CheckpointError
+from vsfdatrd.weights.files import STORED, Array, Entry, check_file, finite, plain_shape, refuse, widened
+
+MAX_HEADER = 1 << 24
+"""Longest header that is read, in bytes; a network of 100,000 tensors has a shorter one."""
+
+_DTYPES = {
+    "F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16", "F8_E4M3": "fp8_e4m3", "F8_E5M2": "fp8_e5m2",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+
+
+class SafetensorsFile:
+    """A .safetensors file: eight bytes of header length, a JSON header, then the tensors' values without gaps."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        size = check_file(path).st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(size - 8, MAX_HEADER):
+            raise self._damaged(f"its header cannot be {length:,} bytes long in a file of {size:,} bytes")
+        self.entries: dict[str, Entry] = {}
+        self._starts: dict[str, int] = {}
+        """Where the values of each tensor begin in the file."""
+        start = 8 + length
+        try:
+            with safe_open(path, "np") as opened:
+                for name in opened.offset_keys():
+                    said = opened.get_slice(name)
+                    entry = self.entries[name] = self._entry(name, said.get_dtype(), tuple(said.get_shape()))
+                    self._starts[name] = start
+                    start += entry.count * np.dtype(STORED[entry.dtype]).itemsize
+        except SafetensorError as error:
+            reason = str(error).removeprefix("Error while deserializing header: ")
+            raise self._damaged(f"its header does not describe it ({reason[:160]})") from error
+        except OSError as error:
+            raise refuse(path, f"cannot be read ({error}); check its permissions") from error
+
+    def _damaged(self, reason: str) -> CheckpointError:
+        return refuse(self.path, f"is damaged: {reason}; download it again")
+
+    def _entry(self, name: str, dtype: str, shape: tuple[int, ...]) -> Entry:
+        if dtype not in _DTYPES:
+            raise refuse(self.path, f"stores {name!r} as {dtype[:20]}; convert it to fp16, bf16 or fp32")
+        if not plain_shape(shape):
+            raise self._damaged(f"its tensor {name!r} has the shape {str(shape)[:80]}")
+        return Entry(_DTYPES[dtype], shape)
+
+    def read(self, names: Mapping[str, str]) -> Iterator[tuple[str, Array]]:
+        """Read tensors; see `WeightsFile.read`."""
+        with self.path.open("rb") as file:
+            for name, key in names.items():
+                entry = self.entries[key]
+                values = np.empty(math.prod(entry.shape), STORED[entry.dtype])
+                file.seek(self._starts[key])
+                if values.size and file.readinto(values.view(np.uint8)) != values.nbytes:
+                    raise self._damaged("it ended early")
+                values = values.reshape(entry.shape)
+                yield name, finite(self.path, name, widened(values, entry.dtype)) if entry.is_float else values

@@ -1,0 +1,433 @@
+"""PyTorch's own files (``.pth``, ``.pt``, ``.ckpt``, ``.bin``) as named tensors, read without PyTorch.
+
+Both formats of `torch.save` are a pickle that describes a tree of dicts and tensors, and the values beside it:
+
+    zip (since 1.6)     <name>/data.pkl, and <name>/data/<key> for each storage, not compressed
+    legacy              five pickles (magic number, version, system, the tree, the storages' keys), then the storages
+
+The pickle is read as data (`pickle_data`): nothing in it can run. Values are read when they are asked for, and only as
+many as the file can hold.
+"""
+
+import io
+import math
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from vsfdatrd.errors import CheckpointError
+from vsfdatrd.weights import pickle_data
+from vsfdatrd.weights.files import STORED, Array, Entry, check_file, finite, plain_shape, refuse, widened
+from vsfdatrd.weights.pickle_data import Name, Opaque
+
+MAX_PICKLE = 64 << 20
+"""Bytes of a pickle; that of a network of 10,000 tensors with its optimizer has some 5 million."""
+MAX_DIRECTORY = 16 << 20
+"""Bytes of a zip archive's directory; that of 100,000 storages has 10 million."""
+MAX_DEPTH = 8
+"""Dicts within dicts in which tensors are looked for."""
+MAX_VISITS = 300_000
+"""Places in the tree that are looked at; a dict that is used in several places counts each time."""
+MAX_KEY = 400
+"""Characters of a key of a dict that leads to tensors."""
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+
+_SAVE = "save its state_dict() as .safetensors on a machine where you trust it"
+
+_STORAGES = {
+    f"{name}Storage": kind
+    for name, kind in (
+        *(("Double", "fp64"), ("Float", "fp32"), ("Half", "fp16"), ("BFloat16", "bf16"), ("Bool", "bool")),
+        *(("Long", "int64"), ("Int", "int32"), ("Short", "int16"), ("Char", "int8"), ("Byte", "uint8")),
+    )
+}
+"""Classes of torch -> what values they hold. Complex and quantised numbers are no weights that are known here."""
+_WHOLE = ("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool")
+_TORCH_DTYPES = dict(zip(_WHOLE, _WHOLE, strict=True)) | {
+    **{"float64": "fp64", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16"},
+    **{"float8_e4m3fn": "fp8_e4m3", "float8_e5m2": "fp8_e5m2"},
+}
+_NUMPY_DTYPES = {STORED[kind].lstrip("<"): kind for kind in (*_WHOLE[:-1], "fp64", "fp32", "fp16")} | {"b1": "bool"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Storage:
+    """A row of values somewhere in the file."""
+
+    key: str
+    dtype: str
+    """Empty if it is given by the tensor."""
+    count: int
+    """Values, or bytes without a dtype."""
+    start: int = 0
+    """The first value, within what the key stands for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """A tensor as its pickle describes it: a view of a storage. Nothing of it is checked yet."""
+
+    storage: _Storage
+    dtype: str
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _NumPyDtype:
+    code: str
+    order: str = "<"
+
+
+@dataclass(slots=True)
+class _NumPyArray:
+    """A NumPy array, whose values are in the pickle. Filled in by `_build`."""
+
+    dtype: str = ""
+    shape: tuple[int, ...] = ()
+    fortran: bool = False
+    data: object = b""
+
+
+@dataclass(frozen=True, slots=True)
+class _Latin1:
+    """Bytes that a pickle of protocol 2 keeps as text. Kept so: a pickle may ask for them any number of times."""
+
+    text: str
+
+
+# What stands for the functions that describe tensors
+
+
+def _rebuilt(arguments: tuple[Any, ...]) -> Any:
+    """``torch._utils._rebuild_tensor_v2(storage, offset, size, stride, ...)``, and `_rebuild_tensor`."""
+    storage, offset, shape, strides = arguments[:4]
+    flags = arguments[6] if len(arguments) > 6 else None
+    if not isinstance(storage, _Storage) or not storage.dtype or (isinstance(flags, dict) and any(flags.values())):
+        return Opaque("torch.Tensor")  # flags: conjugated or negated when it is used
+    return _Tensor(storage, storage.dtype, offset, tuple(shape), tuple(strides))
+
+
+def _rebuilt_typed(arguments: tuple[Any, ...]) -> Any:
+    """``torch._utils._rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype)``."""
+    storage, offset, shape, strides, _, _, dtype = arguments[:7]
+    known = _TORCH_DTYPES.get(dtype.full.removeprefix("torch.")) if isinstance(dtype, Name) else None
+    if not isinstance(storage, _Storage) or known is None:
+        return Opaque("torch.Tensor")
+    return _Tensor(storage, known, offset, tuple(shape), tuple(strides))
+
+
+def _first(arguments: tuple[Any, ...]) -> Any:
+    """A parameter, or a tensor that is copied elsewhere: its data."""
+    return arguments[0]
+
+
+def _of_subclass(arguments: tuple[Any, ...]) -> Any:
+    """``torch._tensor._rebuild_from_type_v2(function, type, arguments, state)``."""
+    function, _, inner = arguments[:3]
+    known = _CALLS.get(function.full) if isinstance(function, Name) else None
+    return known(inner) if known and known is not _of_subclass else Opaque("torch.Tensor")
+
+
+def _ordered(arguments: tuple[Any, ...]) -> Any:
+    """``OrderedDict()`` and, as Python 2 wrote it, ``OrderedDict([[key, value], ...])``."""
+    pairs = arguments[0] if arguments else []
+    if isinstance(pairs, dict):
+        return pairs
+    return pickle_data.filled({}, [part for key, value in pairs for part in (key, value)])
+
+
+def _array(arguments: tuple[Any, ...]) -> Any:
+    """``numpy._core.numeric._frombuffer(buffer, dtype, shape, order)``."""
+    data, dtype, shape, order = arguments
+    return _NumPyArray(_values_of(dtype), tuple(shape), order == "F", data)
+
+
+_CALLS: dict[str, pickle_data.Call] = {
+    "torch._utils._rebuild_tensor": _rebuilt,
+    "torch._utils._rebuild_tensor_v2": _rebuilt,
+    "torch._utils._rebuild_tensor_v3": _rebuilt_typed,
+    "torch._utils._rebuild_parameter": _first,
+    "torch._utils._rebuild_parameter_with_state": _first,
+    "torch._utils._rebuild_device_tensor_from_numpy": _first,
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _first,
+    "torch._tensor._rebuild_from_type_v2": _of_subclass,
+    "torch.nn.parameter.Parameter": _first,
+    "torch.nn.parameter.Buffer": _first,
+    "collections.OrderedDict": _ordered,
+    "typing.OrderedDict": _ordered,
+    "collections.Counter": _ordered,
+    "collections.defaultdict": lambda arguments: {},
+    "_codecs.encode": lambda arguments: _Latin1(arguments[0]),
+    "numpy.dtype": lambda arguments: _NumPyDtype(str(arguments[0])[:8]),
+    **dict.fromkeys(
+        ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"), lambda arguments: _NumPyArray()
+    ),
+    **dict.fromkeys(("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer"), _array),
+}
+
+
+def _build(target: Any, state: Any) -> Any:
+    """Give an object its state. Of objects that are not known it is left out."""
+    if isinstance(target, _NumPyDtype):
+        target.order = state[1]
+    elif isinstance(target, _NumPyArray):
+        _, shape, dtype, target.fortran, target.data = state
+        target.dtype, target.shape = _values_of(dtype), tuple(shape)
+    return target
+
+
+def _values_of(dtype: Any) -> str:
+    """What values a NumPy array holds; empty for what is no weights, or of another byte order."""
+    if not isinstance(dtype, _NumPyDtype) or dtype.order not in ("<", "|", "="):
+        return ""
+    return _NUMPY_DTYPES.get(dtype.code.lstrip("<|="), "")
+
+
+def _persistent(said: Any) -> Any:
+    """``("storage", class, key, device, count)``, in legacy files with ``(key, start, count)`` of a view."""
+    match said:
+        case ("storage", Name(full=kind), str(key), _, int(count), *rest):
+            dtype = "" if kind.endswith("UntypedStorage") else _STORAGES.get(kind.rpartition(".")[2])
+            if dtype is None:
+                return Opaque(kind)
+            match rest:
+                case [(_, int(start), int(size))]:
+                    return _Storage(key, dtype, size, start)
+            return _Storage(key, dtype, count)
+    return Opaque("a persistent object")
+
+
+# The file
+
+
+class TorchFile:
+    """A file written by `torch.save`: a state dict, alone or within what a training program keeps beside it.
+
+    Names of tensors are the keys that lead to them, with ``/`` between the keys of dicts within dicts.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._size = check_file(path).st_size
+        self._places: dict[str, tuple[int, int]] = {}
+        """Where storages are: offset in the file, bytes."""
+        self._objects: list[str] = []
+        """Classes of what is neither a tensor nor a dict."""
+        try:
+            with path.open("rb") as file:
+                tree = self._read_zip(file) if file.read(4) == b"PK\x03\x04" else self._read_legacy(file)
+        except pickle_data.ForbiddenName as error:
+            raise refuse(path, f"was refused because reading it would run code ({error}); {_SAVE}") from error
+        except pickle_data.PickleError as error:
+            raise self._damaged(str(error)) from error
+        except OSError as error:
+            raise refuse(path, f"cannot be read ({error}); check its permissions") from error
+        self._tensors = self._found(tree)
+        self.entries: dict[str, Entry] = {}
+        claimed = 0
+        for name, tensor in self._tensors.items():
+            entry = self.entries[name] = Entry(tensor.dtype, tensor.shape)
+            reach = _reach(tensor) if isinstance(tensor, _Tensor) else 0
+            claimed += max(entry.count, reach) * np.dtype(STORED[tensor.dtype]).itemsize
+        # A tensor may repeat a single stored value any number of times; believed, that would fill the memory.
+        if claimed > 8 * self._size:
+            raise self._damaged(f"its {self._size:,} bytes claim to hold {claimed:,}")
+        if not self.entries and self._objects:
+            what = f"a Python object ({self._objects[0][:100]}) in place of weights"
+            raise refuse(path, f"holds {what}, and making one would run code; {_SAVE}")
+
+    def _damaged(self, reason: str) -> CheckpointError:
+        return refuse(self.path, f"is truncated or damaged: {reason[:200]}; download it again")
+
+    def _load(self, file: IO[bytes]) -> Any:
+        return pickle_data.load(file, _CALLS, _persistent, _build)
+
+    def _read_zip(self, file: IO[bytes]) -> Any:
+        try:
+            with zipfile.ZipFile(_Bounded(file)) as archive:
+                records = archive.infolist()
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            raise self._damaged(str(error)) from error
+        pickles = [record for record in records if record.filename.rpartition("/")[2] == "data.pkl"]
+        if not pickles:
+            cure = "unpack it, or give a .safetensors or .pth file"
+            raise refuse(self.path, f"is a zip archive without PyTorch weights; {cure}")
+        folder = pickles[0].filename.removesuffix("data.pkl")
+        found = {record.filename: record for record in records}
+        if not all(map(_is_stored, records)):
+            raise refuse(self.path, "has compressed parts, which PyTorch does not write; download the original file")
+        if f"{folder}constants.pkl" in found:
+            raise refuse(self.path, f"is a TorchScript program, which would run code; {_SAVE}")
+        if (order := found.get(f"{folder}byteorder")) and self._part(file, order, 16) != b"little":
+            raise refuse(self.path, "was written by a computer of another byte order; save it again as .safetensors")
+        for name, record in found.items():
+            if name.startswith(f"{folder}data/"):
+                self._places[name.removeprefix(f"{folder}data/")] = self._span(file, record)
+        return self._load(io.BytesIO(self._part(file, pickles[0], MAX_PICKLE)))
+
+    def _span(self, file: IO[bytes], record: zipfile.ZipInfo) -> tuple[int, int]:
+        """Where a part's content is: offset in the file, bytes."""
+        file.seek(record.header_offset)
+        head = file.read(30)
+        if head[:4] != b"PK\x03\x04" or len(head) < 30:
+            raise self._damaged(f"its part {record.filename[:60]!r} is not where its directory says")
+        start = record.header_offset + 30 + sum(struct.unpack("<HH", head[26:]))  # a name and further fields
+        if start + record.file_size > self._size:
+            raise self._damaged(f"its part {record.filename[:60]!r} is not whole")
+        return start, record.file_size
+
+    def _part(self, file: IO[bytes], record: zipfile.ZipInfo, most: int) -> bytes:
+        start, size = self._span(file, record)
+        if size > most:
+            raise self._damaged(f"its part {record.filename[:60]!r} has {size:,} bytes")
+        file.seek(start)
+        return file.read(size)
+
+    def _read_legacy(self, file: IO[bytes]) -> Any:
+        file.seek(257)
+        if file.read(5) == b"ustar":
+            raise refuse(self.path, f"is in PyTorch's format of before 2017, which is not read; {_SAVE}")
+        file.seek(0)
+        head = io.BytesIO(file.read(MAX_PICKLE))
+        first = self._load(head)
+        if first != LEGACY_MAGIC:
+            return first  # a pickle of NumPy arrays, perhaps
+        _, system = self._load(head), self._load(head)
+        if isinstance(system, dict) and system.get("little_endian") is False:
+            raise refuse(self.path, "was written by a computer of another byte order; save it again as .safetensors")
+        sizes: dict[str, int] = {}
+
+        def persistent(said: Any) -> Any:
+            storage = _persistent(said)
+            if isinstance(storage, _Storage) and storage.dtype:
+                sizes[storage.key] = np.dtype(STORED[storage.dtype]).itemsize
+            return storage
+
+        tree = pickle_data.load(head, _CALLS, persistent, _build)
+        keys = self._load(head)
+        place = head.tell()
+        for key in keys if isinstance(keys, list) else []:
+            file.seek(place)
+            count = int.from_bytes(file.read(8), "little")
+            if not isinstance(key, str) or key not in sizes:
+                break  # of values that are no weights; how long they are is not known
+            self._places[key] = (place + 8, count * sizes[key])
+            place += 8 + count * sizes[key]
+            if place > self._size:
+                raise self._damaged(f"it ends within its storage {key[:40]!r}")
+        return tree
+
+    def _found(self, tree: Any) -> dict[str, "_Tensor | _NumPyArray"]:
+        """Every tensor in a tree of dicts, by the keys that lead to it. What is no sound tensor is left out."""
+        found: dict[str, _Tensor | _NumPyArray] = {}
+        waiting = [("", tree, 0)]
+        visits = 0
+        while waiting:
+            prefix, node, depth = waiting.pop()
+            if isinstance(node, Opaque):
+                self._objects.append(node.name)
+                node = node.items
+            elif isinstance(node, list | tuple):
+                node = dict(enumerate(node)) if depth == 0 else {}
+            if not isinstance(node, dict):
+                continue
+            below = []
+            for key, value in node.items():
+                visits += 1
+                if visits > MAX_VISITS:
+                    raise self._damaged("it is nested in a way that no weights are")
+                name = f"{prefix}{str(key)[:MAX_KEY]}"
+                if isinstance(value, _Tensor | _NumPyArray):
+                    if self._is_sound(name, value):
+                        found[name] = value
+                elif isinstance(value, dict | Opaque) and depth < MAX_DEPTH:
+                    below.append((f"{name}/", value, depth + 1))
+            waiting += reversed(below)
+        return found
+
+    def _is_sound(self, name: str, tensor: "_Tensor | _NumPyArray") -> bool:
+        """Whether it is a tensor of a kind that is known. Raises CheckpointError for one that cannot be."""
+        if not tensor.dtype:
+            return False
+        if not plain_shape(tensor.shape):
+            raise self._damaged(f"its tensor {name!r} has the shape {str(tensor.shape)[:80]}")
+        size, length = np.dtype(STORED[tensor.dtype]).itemsize, math.prod(tensor.shape)
+        if isinstance(tensor, _NumPyArray):
+            data = tensor.data.text if isinstance(tensor.data, _Latin1) else tensor.data
+            if not isinstance(data, bytes | bytearray | str) or len(data) != length * size:
+                raise self._damaged(f"its array {name!r} of shape {tensor.shape} is not whole")
+            return True
+        numbers = (tensor.offset, tensor.storage.start, *tensor.strides)
+        if len(tensor.strides) != len(tensor.shape) or not all(type(n) is int and 0 <= n < 1 << 40 for n in numbers):
+            raise self._damaged(f"its tensor {name!r} does not lie in the file as tensors do")
+        if tensor.storage.key not in self._places:
+            raise self._damaged(f"the values of its tensor {name!r} are missing")
+        if (tensor.storage.start + tensor.offset + _reach(tensor)) * size > self._places[tensor.storage.key][1]:
+            raise self._damaged(f"the values of its tensor {name!r} are not whole")
+        return True
+
+    def read(self, names: Mapping[str, str]) -> Iterator[tuple[str, Array]]:
+        """Read tensors; see `WeightsFile.read`."""
+        with self.path.open("rb") as file:
+            for name, key in names.items():
+                tensor = self._tensors[key]
+                values = (
+                    self._unpacked(key, tensor) if isinstance(tensor, _NumPyArray) else self._values(file, key, tensor)
+                )
+                is_float = self.entries[key].is_float
+                yield name, finite(self.path, name, widened(values, tensor.dtype)) if is_float else values
+
+    def _values(self, file: IO[bytes], key: str, tensor: _Tensor) -> Array:
+        """A tensor's values in their stored form, contiguous."""
+        kind = np.dtype(STORED[tensor.dtype])
+        row = np.empty(_reach(tensor), kind)
+        file.seek(self._places[tensor.storage.key][0] + (tensor.storage.start + tensor.offset) * kind.itemsize)
+        if row.size and file.readinto(row.view(np.uint8)) != row.nbytes:  # type: ignore[attr-defined]
+            raise self._damaged(f"it ends within its tensor {key!r}")
+        strides = [step * kind.itemsize for step in tensor.strides]
+        if not row.size:
+            return np.empty(tensor.shape, kind)
+        return np.ascontiguousarray(np.lib.stride_tricks.as_strided(row, tensor.shape, strides)).reshape(tensor.shape)
+
+    def _unpacked(self, key: str, array: _NumPyArray) -> Array:
+        """A NumPy array's values."""
+        data = array.data.text if isinstance(array.data, _Latin1) else array.data
+        try:
+            data = data.encode("latin-1") if isinstance(data, str) else data
+        except UnicodeEncodeError as error:
+            raise self._damaged(f"its array {key!r} holds other things than bytes") from error
+        values: Array = np.frombuffer(data, STORED[array.dtype])  # type: ignore[call-overload]
+        return values.reshape(array.shape, order="F" if array.fortran else "C").copy()
+
+
+class _Bounded(io.RawIOBase):
+    """A file for `zipfile`, which reads a directory as long as the file says it is."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell  # type: ignore[method-assign]
+
+    def read(self, size: int = -1) -> bytes:
+        if size > MAX_DIRECTORY:
+            raise ValueError(f"its directory cannot be {size:,} bytes long")
+        return self._file.read(size)
+
+
+def _is_stored(record: zipfile.ZipInfo) -> bool:
+    """Whether a part is neither compressed nor encrypted."""
+    plain = record.compress_type == zipfile.ZIP_STORED and not record.flag_bits & 1
+    return plain and record.file_size == record.compress_size
+
+
+def _reach(tensor: _Tensor) -> int:
+    """Values of a storage from a tensor's first to its last one."""
+    if 0 in tensor.shape:
+        return 0
+    return 1 + sum((side - 1) * step for side, step in zip(tensor.shape, tensor.strides, strict=True))
