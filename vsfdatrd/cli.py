@@ -20,6 +20,7 @@ from vsfdatrd.compare import cli as compare
 from vsfdatrd.encode import cli as encode
 from vsfdatrd.errors import FdatrdError, sentence
 from vsfdatrd.system.files import format_bytes
+from vsfdatrd.system.standard_streams import fill_standard_streams
 from vsfdatrd.system.terminal import printable, printable_stream
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ LIBRARIES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 done, 1 it failed (one sentence on stderr), 2 wrong usage."""
+    _open_streams()
     _write_any_character()
     parser: argparse.ArgumentParser = _Parser(prog="vsfdatrd", description="FDAT-RD super-resolution for VapourSynth.")
     parser.add_argument("--version", action="version", version=f"vsfdatrd {__version__}")
@@ -147,6 +149,17 @@ def _unexpected(error: Exception) -> int:
     log.debug("where it happened:", exc_info=error)
     print(f"vsfdatrd: {sentence(error)}", file=sys.stderr)
     return 1
+
+
+def _open_streams() -> None:
+    """Give a program that was started without a standard input, output or error output one that leads nowhere."""
+    fill_standard_streams()
+    posix = os.name == "posix"
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            mode = "w" if number else "r"
+            where = number if posix else os.devnull
+            setattr(sys, name, open(where, mode, encoding="utf-8", closefd=not posix))  # noqa: SIM115 - for good
 
 
 class _Parser(argparse.ArgumentParser):

@@ -22,6 +22,7 @@ from vsfdatrd.errors import PREFIX, ArgumentError, FdatrdError, MemoryShort
 from vsfdatrd.options import Options
 from vsfdatrd.style_input import Given
 from vsfdatrd.system.progress import stdout_to_stderr
+from vsfdatrd.system.standard_streams import fill_standard_streams
 from vsfdatrd.video import chroma, color, luma
 from vsfdatrd.video import chroma_filter as chroma_filters
 from vsfdatrd.video import tiling as geometry
@@ -83,6 +84,7 @@ def upscale(
     -> the clip, `scale` times as large (2 for the models that ship), with its properties and corrected colour tags.
     Raises vapoursynth.Error starting with ``fdatrd.upscale:``. A frame that cannot be upscaled fails alone.
     """
+    fill_standard_streams()
     try:
         with stdout_to_stderr():
             options = Options.parse(

@@ -1,6 +1,7 @@
 """An engine in a process of its own: what happens when either process dies, talks too much, or is told to stop."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from vsfdatrd.backends.base import Frames, Job
 from vsfdatrd.backends.openvino import backend as openvino
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.errors import EngineError
+from vsfdatrd.system.programs import vspipe
 from vsfdatrd.workers import client as process_module
 from vsfdatrd.workers import spawn
 from vsfdatrd.workers.client import RemoteEngine, SharedMemory, Worker, buffers
@@ -255,6 +257,130 @@ def test_a_worker_ends_with_its_parent(tiny_model: Path, tmp_path: Path) -> None
         assert psutil.pid_exists(pid)
         parent.kill()
     assert ended(pid)
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("stopped", [False, True])
+def test_no_worker_stays_behind(tiny_model: Path, tmp_path: Path, end: signal.Signals, stopped: bool) -> None:
+    """Not even one that cannot see that its parent has ended: stopped, or with a pipe that a fork holds open."""
+    body = f"""
+    if {stopped}:
+        os.kill(engine._worker.pid, signal.SIGSTOP)
+    fork = 0 if {stopped} else os.fork()
+    if not fork and not {stopped}:
+        time.sleep(60)
+    print(engine._worker.pid, fork, flush=True)
+    time.sleep(60)
+    """
+    with subprocess.Popen([*program(body), str(tiny_model), str(tmp_path)], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        pid, fork = map(int, parent.stdout.readline().split())
+        parent.send_signal(end)
+    gone = ended(pid, 5)
+    for left in [fork] if gone else [fork, pid]:
+        if left:
+            os.kill(left, signal.SIGKILL)
+    assert gone
+
+
+def test_a_worker_outlives_the_thread_that_asked_for_it() -> None:
+    workers: list[Worker] = []
+    for _ in range(2):  # a second one, from the same starter
+        thread = threading.Thread(target=lambda: workers.append(Worker("vsfdatrd.backends.native.worker")))
+        thread.start()
+        thread.join()
+    time.sleep(0.2)
+    for worker in workers:
+        assert worker.ask("describe") == {}
+        worker.close()
+
+
+def test_a_worker_of_a_forked_process_works() -> None:
+    """Whose parent had a thread that starts processes, which a fork does not have."""
+    script = """
+    import os
+    from vsfdatrd.workers.client import Worker
+    def once():
+        worker = Worker("vsfdatrd.backends.native.worker")
+        assert worker.ask("describe") == {}
+        worker.close()
+    once()
+    if child := os.fork():
+        raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    once()
+    """
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_where_the_kernel_does_not_watch_a_thread_does() -> None:
+    """As on macOS."""
+    child = "import os, time; from vsfdatrd.workers import spawn as c; c.sys.platform = 'darwin'; c.end_with({}); "
+    child += "print(os.getpid(), flush=True); time.sleep(60)"
+    parent = f"import os, subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}.format(os.getpid())])"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        time.sleep(0.2)
+        assert psutil.pid_exists(pid)
+        process.kill()
+    assert ended(pid, 5)
+
+
+KILLED = """
+import os, signal
+import vapoursynth as vs
+from vsfdatrd.backends.openvino import backend as openvino
+from vsfdatrd.workers.client import Worker
+left = 0
+send = Worker.send
+def killing(worker, **message):
+    global left
+    if left == 0:
+        os.kill(worker.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+        said.append(message["do"])
+    left -= 1
+    send(worker, **message)
+Worker.send = killing
+clip = vs.core.std.BlankClip(width=60, height=60, format=vs.RGB24, length=2)
+said = []
+for n in range(20):
+    left = n
+    openvino._spare._about = None  # so that it is asked again
+    try:
+        up = vs.core.fdatrd.upscale(clip, model=MODEL, backend="openvino", precision="fp32", cache=f"{FOLDER}/{n}")
+        up.get_frame(0)
+        break
+    except vs.Error as error:
+        said.append(str(error))
+open(f"{FOLDER}/said", "w").write("\\n".join(said))
+up.set_output()
+"""
+
+
+def test_a_worker_killed_before_any_message_is_a_sentence_in_vspipe(tiny_model: Path, tmp_path: Path) -> None:
+    """In vspipe SIGPIPE ends the process, unlike in Python."""
+    script = tmp_path / "script.vpy"
+    script.write_text(f"MODEL, FOLDER = {str(tiny_model)!r}, {str(tmp_path)!r}\n{KILLED}")
+    done = subprocess.run([vspipe(), str(script), "."], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    lines = (tmp_path / "said").read_text().splitlines()
+    asked, said = lines[::2], lines[1::2]
+    assert asked == ["describe", "build", "load", "map", "run"]
+    for sentence in said:
+        assert sentence.startswith("fdatrd.upscale: ")
+        assert re.search(UNEXPECTED, sentence)
+
+
+def test_an_answer_cut_off_by_death_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dying.py").write_text("import os; os.write(1, b'{\"resu'); os.kill(os.getpid(), 9)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    worker = Worker("dying")
+    with pytest.raises(EngineError, match=UNEXPECTED):
+        worker.ask("describe")
+    worker.close()
 
 
 def test_ctrl_c_is_for_the_script_only(tiny_model: Path, tmp_path: Path) -> None:

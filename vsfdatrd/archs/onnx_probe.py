@@ -13,6 +13,7 @@ from typing import Any
 
 from vsfdatrd.archs.onnx import Range
 from vsfdatrd.errors import CheckpointError, EngineError
+from vsfdatrd.system.standard_streams import fill_standard_streams
 from vsfdatrd.weights.files import refuse
 from vsfdatrd.workers.spawn import ending, no_window, python
 
@@ -34,9 +35,11 @@ def probe(path: Path, multiple: int | None = None, input_range: Range | None = N
     asked = json.dumps({"multiple": multiple, "range": input_range})
     root = str(Path(__file__).resolve().parents[2])
     paths = os.pathsep.join([root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
+    fill_standard_streams()
     try:
+        # On this thread, which waits: the process would not outlive it.
         done = subprocess.run(
-            [python(), "-m", "vsfdatrd.backends.openvino.probe_worker", os.path.abspath(path), asked],
+            [python(), "-m", "vsfdatrd.backends.openvino.probe_worker", os.path.abspath(path), asked, str(os.getpid())],
             stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False,
             env=os.environ | {"PYTHONPATH": paths}, creationflags=no_window(),
         )  # fmt: skip

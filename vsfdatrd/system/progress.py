@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import TextIO
 
+from vsfdatrd.system.standard_streams import has_stderr
 from vsfdatrd.system.terminal import printable, raw_stream
 
 STDOUT, STDERR = 1, 2
@@ -149,10 +150,7 @@ def _redirect() -> tuple[int, bool] | None:
         inheritable = os.get_inheritable(STDOUT)
     except OSError:
         return None
-    try:
-        target = os.dup(STDERR)
-    except OSError:
-        target = os.open(os.devnull, os.O_WRONLY)
+    target = os.dup(STDERR) if has_stderr() else os.open(os.devnull, os.O_WRONLY)
     try:
         saved = os.dup(STDOUT)
         os.dup2(target, STDOUT)

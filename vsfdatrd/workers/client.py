@@ -15,6 +15,7 @@ import json
 import mmap
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import tempfile
@@ -26,9 +27,11 @@ import numpy as np
 
 from vsfdatrd.backends.base import Frames
 from vsfdatrd.errors import EngineBuildError, EngineError, EngineInaccurate, EngineUnavailable
+from vsfdatrd.system.standard_streams import fill_standard_streams
 from vsfdatrd.workers import spawn
 
 _PATIENCE = 5.0  # seconds a process may take to end by itself
+_SO_NOSIGPIPE = 0x1022  # of macOS; Python has no name for it
 _KINDS: dict[str | None, type[EngineError]] = {
     kind.__name__: kind for kind in (EngineBuildError, EngineInaccurate, EngineUnavailable)
 }
@@ -104,20 +107,65 @@ def buffers(
     return found
 
 
+class _Requests:
+    """The way of requests to a process: a socket, or a pipe on Windows.
+
+    Writing to a pipe whose reader has died ends a program with SIGPIPE unless it ignores that signal, as Python
+    does and vspipe does not. A socket can be written to without it.
+    """
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+        self._pipe: IO[bytes] | None = None
+        self.other: socket.socket | int = subprocess.PIPE
+        """The other end, as `stdin` for subprocess."""
+        if sys.platform != "win32":
+            self._socket, self.other = socket.socketpair()
+            if sys.platform == "darwin":
+                self._socket.setsockopt(socket.SOL_SOCKET, _SO_NOSIGPIPE, 1)
+
+    def started(self, process: "subprocess.Popen[bytes] | None") -> None:
+        """Let go of the other end once a process has it; None if none could be started."""
+        if isinstance(self.other, socket.socket):
+            self.other.close()
+        if process is None:
+            self.close()
+        else:
+            self._pipe = process.stdin
+
+    def send(self, line: bytes) -> None:
+        """Send a line. Raises OSError or ValueError if the process is gone or the way is closed."""
+        if self._socket is not None:
+            self._socket.sendall(line, getattr(socket, "MSG_NOSIGNAL", 0))
+        elif self._pipe is not None:
+            self._pipe.write(line)
+            self._pipe.flush()
+
+    def close(self) -> None:
+        """Close it, which tells the process that there is nothing more to do."""
+        with contextlib.suppress(OSError):
+            if self._socket is not None:
+                self._socket.close()
+            if self._pipe is not None:
+                self._pipe.close()
+
+
 class Worker:
     """A running process and the conversation with it."""
 
     def __init__(self, module: str) -> None:
         """Start `python -m module`. Raises EngineError if that is not possible."""
         interpreter = spawn.python()
+        fill_standard_streams()
         self.memory = SharedMemory()
         root = str(Path(__file__).resolve().parents[2])
         paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         inherited = () if isinstance(self.memory.address, str) else (self.memory.fd,)
+        self._requests = _Requests()
         try:
-            self._process = subprocess.Popen(
-                [interpreter, "-m", module],
-                stdin=subprocess.PIPE,
+            self._process = spawn.start(
+                [interpreter, "-m", module, str(os.getpid())],
+                stdin=self._requests.other,
                 stdout=subprocess.PIPE,
                 stderr=spawn.stderr(),
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
@@ -125,8 +173,10 @@ class Worker:
                 creationflags=spawn.no_window(),
             )
         except OSError as error:
+            self._requests.started(None)
             self.memory.close()
             raise EngineError(f"the engine's process cannot be started: {error}") from error
+        self._requests.started(self._process)
         self._sending = threading.Lock()
         self.followed = False  # by a thread that reads the replies to their end, and closes them
 
@@ -144,12 +194,9 @@ class Worker:
 
     def send(self, **message: Any) -> None:
         """Send one request. Raises EngineError if the process is gone."""
-        if self._process.stdin is None:
-            raise EngineError("the engine's process was started without a pipe")
         try:
             with self._sending:
-                self._process.stdin.write(json.dumps(message).encode() + b"\n")
-                self._process.stdin.flush()
+                self._requests.send(json.dumps(message).encode() + b"\n")
         except (OSError, ValueError) as error:
             raise EngineError(self.obituary()) from error
 
@@ -157,7 +204,7 @@ class Worker:
         """Send a request and wait for its answer. Raises what the other side raised, or EngineError if it died."""
         self.send(do=do, **arguments)
         line = self.replies.readline()
-        if not line:
+        if not line.endswith(b"\n"):  # nothing, or what it had said when it died
             raise EngineError(self.obituary())
         answer = json.loads(line)
         if "error" in answer:
@@ -174,9 +221,7 @@ class Worker:
 
     def close(self) -> None:
         """End the process, at first kindly: it leaves when its requests end."""
-        if self._process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
+        self._requests.close()
         try:
             self._process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:

@@ -14,6 +14,7 @@ from typing import Any
 from vsfdatrd.backends.base import Frames
 from vsfdatrd.errors import EngineError
 from vsfdatrd.workers.client import buffers, map_shared
+from vsfdatrd.workers.spawn import end_with
 
 
 class Serving:
@@ -72,8 +73,11 @@ class Serving:
 
     def _answer(self, answer: dict[str, Any]) -> None:
         with self._answering:
-            self._write(json.dumps(answer) + "\n")
-            self._flush()
+            try:
+                self._write(json.dumps(answer) + "\n")
+                self._flush()
+            except OSError:  # nobody listens any more
+                os._exit(0)
 
     def _collect(self, slot: int) -> None:
         try:
@@ -84,7 +88,11 @@ class Serving:
 
 
 def converse(serving: Callable[[Callable[[str], Any], Callable[[], Any]], Serving]) -> None:
-    """Answer requests until the pipe closes. Called by a process's main module, with its kind of `Serving`."""
+    """Answer requests until there are no more. Called by a process's main module, with its kind of `Serving`.
+
+    argv: the process number of who sends them, with whom this process ends.
+    """
+    end_with(int(sys.argv[1]))
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the script's; it closes the pipe

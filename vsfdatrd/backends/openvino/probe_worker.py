@@ -24,6 +24,7 @@ from vsfdatrd.backends.openvino.worker import reason, settings
 from vsfdatrd.errors import CheckpointError, FdatrdError
 from vsfdatrd.graph.adapt_io import normalised
 from vsfdatrd.weights.files import refuse
+from vsfdatrd.workers.spawn import end_with
 
 MULTIPLES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 15, 16, 20, 24, 28, 30, 32, 36, 40, 48, 56, 60, 64, 96, 128)
 """What sizes may have to be multiples of, where a network does not say."""
@@ -174,7 +175,9 @@ def _limit_memory() -> None:
 
 
 def main() -> None:
-    """argv: the file, and a JSON object with `multiple` and `range`. Answers with a line of JSON."""
+    """argv: the file, a JSON object with `multiple` and `range`, and the number of the process that waits for the
+    answer, a line of JSON."""
+    end_with(int(sys.argv[3]))
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     _limit_memory()
