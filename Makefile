@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INPUT ?=
 FRAMES ?= 6
 
-.PHONY: setup demo test lint test-gpu bench clean
+.PHONY: setup demo test lint test-gpu bench wheels clean
 
 setup: $(VENV)/.done
 
@@ -42,6 +42,15 @@ test-gpu:
 # Frames a second on this machine, beside whatever else is installed; two minutes.
 bench: setup
 	$(BIN)/python -m benchmarks --quick
+
+# The source archive and a wheel for every kind of machine, cross-compiled here and checked; docs/release.md.
+wheels: setup
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --sdist --outdir dist
+	for target in $$($(BIN)/python -c 'import hatch_build; print(*hatch_build.TARGETS)'); do \
+	  VSFDATRD_TARGET=$$target $(BIN)/python -m build --no-isolation --wheel --outdir dist || exit 1; done
+	$(BIN)/twine check --strict dist/*
+	DIST=dist $(BIN)/python -m pytest tests/test_wheels.py
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
