@@ -97,8 +97,8 @@ def find(source: Source) -> FrameMetadata:
         for frame in itertools.islice(_frames(av, container, stream), _LOOK):
             if any(component.is_alpha for component in frame.format.components) and not frame.format.has_palette:
                 lost["transparency"] = None
-            for kind in frame.side_data:
-                found.setdefault(kind.name, bytes(memoryview(frame.side_data[kind])))
+            for name, content in _side_data(frame):
+                found.setdefault(name, content)
     lost |= dict.fromkeys(_LOST[name] for name in found if name in _LOST)
     display = _mastering_display(found.get("MASTERING_DISPLAY_METADATA", b""))
     light = found.get("CONTENT_LIGHT_LEVEL", b"")
@@ -114,7 +114,7 @@ def has_hdr(path: Path) -> bool:
     with av.open(str(path.absolute())) as container:
         frame = next(_frames(av, container, container.streams.video[0]), None)
         return frame is not None and bool(
-            {kind.name for kind in frame.side_data} & {"MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"}
+            {name for name, _ in _side_data(frame)} & {"MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"}
         )
 
 
@@ -132,6 +132,12 @@ def _frames(av: Any, container: Any, stream: Any) -> Iterator[Any]:
             yield from packet.decode()
         except av.FFmpegError:
             continue
+
+
+def _side_data(frame: Any) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each piece."""
+    for kind in frame.side_data:
+        yield kind.name, bytes(memoryview(frame.side_data[kind]))
 
 
 def _mastering_display(content: bytes) -> MasteringDisplay | None:
@@ -160,10 +166,9 @@ def _captions(av: Any, source: Source) -> list[tuple[Fraction, bytes]]:
     with _opened(av, source) as (container, stream):
         base = Fraction(stream.time_base)
         for n, frame in enumerate(_frames(av, container, stream)):
-            for kind in frame.side_data:
-                if kind.name != "A53_CC":
+            for name, triplets in _side_data(frame):
+                if name != "A53_CC":
                     continue
-                triplets = bytes(memoryview(frame.side_data[kind]))
                 speaks = speaks or any(a & 127 or b & 127 for _, a, b in itertools.batched(_valid(triplets), 3))
                 time = source.start() + n / source.rate if frame.pts is None else frame.pts * base - source.origin
                 found.append((time, triplets))

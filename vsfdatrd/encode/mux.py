@@ -90,12 +90,12 @@ def _write(av: Any, film: Film, target: Path) -> tuple[dict[int, int], bytes]:
             video.codec_context.codec_tag = "hvc1"  # what some players insist on
         video.metadata.update(_named(source.streams[film.source.video].metadata))
         outputs = {}
-        for index in sorted((*film.kept.copied, *film.kept.rewritten)):
-            outputs[index] = _output(av, out, source.streams[index], film.kept)
+        for index in sorted((*film.kept.copied, *film.kept.rewritten, *film.kept.converted)):
+            outputs[index] = _output(out, source.streams[index], film.kept, container)
         _attach(av, out, source, film.kept)
         out.metadata.update(_named(source.metadata) | {TAG: film.tag})
         out.set_chapters(_chapters(source, film.source.origin))
-        for packet in _merged(_video(av, film, video), _others(film, source, outputs)):
+        for packet in _merged(_video(av, film, video), _others(av, film, source, outputs)):
             counts[packet.stream.index] = counts.get(packet.stream.index, 0) + 1
             if packet.stream.index == video.index:
                 payload.update(packet)
@@ -140,11 +140,13 @@ def _named(metadata: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _output(av: Any, out: Any, stream: Any, kept: Kept) -> Any:
+def _output(out: Any, stream: Any, kept: Kept, container: str) -> Any:
     if stream.index in kept.rewritten:
         deep = stream.codec_context.format.bits > 16
         output = out.add_stream("pcm_s24le" if deep else "pcm_s16le", rate=stream.codec_context.sample_rate)
         output.codec_context.layout = stream.codec_context.layout
+    elif stream.index in kept.converted:
+        output = streams.converting(out, stream, container)
     else:
         output = out.add_stream_from_template(stream, opaque=True)
     output.metadata.update(_named(stream.metadata))
@@ -241,7 +243,7 @@ def _has_next(film: Film, place: int) -> bool:
     return film.timing.times is None or place + 1 < len(film.timing.times)
 
 
-def _others(film: Film, source: Any, outputs: Mapping[int, Any]) -> Iterator[Any]:
+def _others(av: Any, film: Film, source: Any, outputs: Mapping[int, Any]) -> Iterator[Any]:
     """The packets of sound and subtitles, on a clock that begins at 0."""
     if not outputs:
         return
@@ -251,6 +253,14 @@ def _others(film: Film, source: Any, outputs: Mapping[int, Any]) -> Iterator[Any
         if index in film.kept.rewritten:
             yield from _as_pcm(packet, outputs[index], film.source.origin)
             continue
+        if index in film.kept.converted:
+            try:  # the empty packet at the end too: decoders of captions hold back what nothing has erased
+                new = streams.converted(av, packet, outputs[index])
+            except av.FFmpegError:
+                continue  # damaged, as decoders leave it out
+            if new is None:
+                continue
+            packet = new
         if not packet.size or (packet.pts is None and packet.dts is None):
             continue
         base = Fraction(packet.time_base)
@@ -259,8 +269,9 @@ def _others(film: Film, source: Any, outputs: Mapping[int, Any]) -> Iterator[Any
         dts = pts if packet.dts is None else packet.dts
         if index in last and dts - shift < last[index] - _LOST / base:
             raise EncodeError(
-                f"the timestamps of {streams.describe(packet.stream)} go back after {float(last[index] * base):.1f} s; "
-                "remux the source first, for example with MakeMKV or ffmpeg -fflags +genpts"
+                f"the timestamps of {streams.describe(source.streams[index])} go back after "
+                f"{float(last[index] * base):.1f} s; remux the source first, for example with MakeMKV or "
+                "ffmpeg -fflags +genpts"
             )
         packet.pts = pts - shift
         packet.dts = last[index] = max(dts - shift, last.get(index, dts - shift))

@@ -2,12 +2,15 @@
 
 import io
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from vsfdatrd.encode.input_file import open_input, require_av
 
 _COVER = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
+TEXT = {"matroska": "subrip", "mp4": "mov_text", "mov": "mov_text"}
+"""What subtitles of text become where a container does not know their format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +21,8 @@ class Kept:
     """Packet by packet."""
     rewritten: tuple[int, ...]
     """Disc formats of PCM sound that other containers do not know: the same samples, as ordinary PCM."""
+    converted: tuple[int, ...]
+    """Subtitles of text in a format that the output's container does not know: the same text, in TEXT of it."""
     attached: tuple[int, ...]
     """Fonts and the like."""
     covers: tuple[int, ...]
@@ -33,6 +38,7 @@ def choose(source: Path, video: int, container: str) -> Kept:
     av = require_av()
     copied: list[int] = []
     rewritten: list[int] = []
+    converted: list[int] = []
     attached: list[int] = []
     covers: list[int] = []
     left: list[str] = []
@@ -64,12 +70,19 @@ def choose(source: Path, video: int, container: str) -> Kept:
                 if stream.type == "audio" and stream.name.startswith("pcm_"):
                     rewritten.append(stream.index)
                     about.append(f"{what}, as ordinary PCM")
+                elif stream.type == "subtitle" and _can_convert(av, stream, container):
+                    converted.append(stream.index)
+                    about.append(f"{what}, as {TEXT[container]}")
+                elif stream.type == "subtitle" and stream.codec_context and stream.codec_context.codec.bitmap_sub:
+                    left.append(f"{what} (pictures, which a {container} file cannot hold)")
                 else:
                     left.append(f"{what} (a {container} file cannot hold it)")
                 continue
             copied.append(stream.index)
             about.append(what)
-    return Kept(tuple(copied), tuple(rewritten), tuple(attached), tuple(covers), tuple(left), tuple(about))
+    return Kept(
+        tuple(copied), tuple(rewritten), tuple(converted), tuple(attached), tuple(covers), tuple(left), tuple(about)
+    )  # fmt: skip
 
 
 def describe(stream: Any) -> str:
@@ -85,6 +98,47 @@ def _check_header(av: Any, stream: Any, container: str) -> None:
     with av.open(io.BytesIO(), "w", format=container) as trial:
         trial.add_stream_from_template(stream, opaque=True)
         trial.start_encoding()
+
+
+def _can_convert(av: Any, stream: Any, container: str) -> bool:
+    """Whether a subtitle is text that FFmpeg reads, and writes as what the container knows."""
+    if stream.codec_context is None or not stream.codec_context.codec.text_sub:
+        return False
+    try:
+        with av.open(io.BytesIO(), "w", format=container) as trial:
+            converting(trial, stream, container)
+            trial.start_encoding()
+    except (ValueError, av.FFmpegError):
+        return False
+    return True
+
+
+def converting(out: Any, stream: Any, container: str) -> Any:
+    """Add a stream to an output, for the text of a source's subtitle.
+
+    Raises an FFmpegError or ValueError.
+    """
+    stream.codec_context.open(strict=False)  # which makes the header that the encoder needs
+    output = out.add_stream(TEXT[container])
+    output.codec_context.subtitle_header = stream.codec_context.subtitle_header
+    output.codec_context.time_base = Fraction(1, 1000)
+    return output
+
+
+def converted(av: Any, packet: Any, output: Any) -> Any:
+    """One subtitle as a packet of the output, at the same time in milliseconds; None for what shows nothing."""
+    found = packet.stream.codec_context.decode2(packet)
+    if found is None or not len(found) or found.pts is None:
+        return None
+    new = output.codec_context.encode_subtitle(found)
+    start = Fraction(found.pts, av.time_base) + Fraction(found.start_display_time, 1000)
+    length = Fraction(found.end_display_time - found.start_display_time, 1000)
+    if not 0 < length < 1 << 20:  # nothing is said, or that it stays for ever
+        length = packet.duration * Fraction(packet.time_base)
+    new.time_base = Fraction(1, 1000)
+    new.pts = new.dts = round(start * 1000)
+    new.duration = round(length * 1000)
+    return new
 
 
 def cover(stream: Any, packet: bytes) -> tuple[str, str, bytes]:
