@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INPUT ?=
 FRAMES ?= 6
 
-.PHONY: setup demo test lint test-gpu bench wheels clean
+.PHONY: setup demo test lint test-gpu gpu-visit bench wheels clean
 
 setup: $(VENV)/.done
 
@@ -38,6 +38,13 @@ test-gpu:
 	@$(GPU_PYTHON) -c 'import cuda.bindings, numpy, onnx, psutil, pytest, pytest_timeout, safetensors, torch' || { \
 	  echo "$(GPU_PYTHON) lacks what the tests need: make setup, or name a Python that has it: make test-gpu PYTHON=python3" >&2; exit 1; }
 	$(GPU_PYTHON) -m pytest tests/gpu -v -W default  # whose Python may have newer libraries, which announce changes
+
+# A visit to a machine with an NVIDIA GPU: VISIT="--rehearse" (the default), "--pack", "--part facts", "--part train",
+# "--restore"; docs/gpu.md tells the order.
+VISIT ?= --rehearse
+gpu-visit: GPU_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+gpu-visit:
+	$(GPU_PYTHON) -m benchmarks.gpu_visit $(VISIT)
 
 # Frames a second on this machine, beside whatever else is installed; two minutes.
 bench: setup

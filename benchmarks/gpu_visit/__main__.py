@@ -1,0 +1,109 @@
+"""A visit to a machine with an NVIDIA GPU, for which nothing can be fetched there and every minute counts.
+
+python -m benchmarks.gpu_visit --rehearse                       all of it on a processor, with tiny sizes
+python -m benchmarks.gpu_visit --pack [--pictures FOLDER]       fill .gpu_visit/, move weights files out of the tree
+python -m benchmarks.gpu_visit --part facts --limit 230 --out DIR       there: what only a GPU can tell
+python -m benchmarks.gpu_visit --part train --limit 440 --out DIR       there: train until then
+python -m benchmarks.gpu_visit --restore                        put the weights files back
+python -m benchmarks.gpu_visit --report DIR/visit.json ...      results, docs/gpu.md and its picture from what came back
+
+The tree and .gpu_visit/ travel together. visit.json in --out is written anew after every part.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.gpu_visit import pack
+from benchmarks.gpu_visit.parts import FACTS, TRAIN, Part, run_all
+from benchmarks.gpu_visit.record import ROOT, Visit
+from benchmarks.gpu_visit.sizes import FULL, TINY
+
+LIMITS = {"facts": 230.0, "train": 440.0}
+"""Seconds that a call has where nothing else is said."""
+
+
+def environment(out: Path, limit: float) -> dict[str, str]:
+    """What parts get: folders of their own for everything that is cached, which the next call finds again."""
+    caches = Path(tempfile.gettempdir(), "vsfdatrd-gpu-visit")
+    caches.mkdir(exist_ok=True)
+    return {
+        "FDATRD_CACHE": str(caches / "engines"),
+        "FDATRD_MODELS": str(caches / "models.toml"),
+        "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
+        "TRITON_CACHE_DIR": str(caches / "triton"),
+        "GPU_VISIT_OUT": str(out),
+        "GPU_VISIT_SECONDS": str(limit),
+    }
+
+
+def visit(name: str, out: Path, limit: float, *, tiny: bool, only: list[str] | None) -> int:
+    """Run the parts of one call."""
+    out = out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    pack.unpack()
+    measured = pack.COMMIT.read_text(encoding="utf-8") if pack.COMMIT.exists() else None
+    known = FACTS if name == "facts" else (Part(TRAIN.name, limit),)
+    parts = [part for part in known if not only or part.name in only]
+    run = Visit(out / "visit.json", measured, rehearsal=tiny)
+    run_all(run, parts, limit, environment(out, limit), tiny=tiny)
+    return 0 if all(part["status"] in ("ok", "skipped") for part in run.document["parts"]) else 1
+
+
+def show(contents: list[tuple[str, int]]) -> None:
+    """Print what travels."""
+    for what, count in contents:
+        print(f"{count / 2**20:8.2f} MiB  {what}")
+    total = sum(count for _, count in contents)
+    print(f"{total / 2**20:8.2f} MiB  in all, of {pack.MOST >> 20}")
+    print(f"weights files are in {pack.KEPT.name}/ until `python -m benchmarks.gpu_visit --restore`")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """See the module's docstring. Exit status: 0 done, 1 something failed, 2 wrong usage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu_visit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--pack", action="store_true", help="prepare what travels")
+    action.add_argument("--restore", action="store_true", help="undo what --pack did to the tree")
+    action.add_argument("--part", choices=("facts", "train"), help="on the machine with the GPU")
+    action.add_argument("--rehearse", action="store_true", help="everything on this machine's processor")
+    action.add_argument("--report", nargs="+", type=Path, metavar="JSON", help="visits to publish")
+    parser.add_argument("--limit", type=float, metavar="SECONDS", help="of a part's call (facts 230, train 440)")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "gpu_visit", help="folder of results")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these of the parts")
+    parser.add_argument("--pictures", type=Path, help="of --pack: pictures and drawings to train with")
+    parser.add_argument("--tiles", type=Path, help="of --pack: what models.training.pack made of them")
+    parser.add_argument("--checkpoint", type=Path, help="of --pack: an earlier visit's, from which training goes on")
+    parser.add_argument("--tiny", action="store_true", help="sizes of a rehearsal")
+    a = parser.parse_args(arguments)
+    try:
+        if a.restore:
+            names = pack.restore()
+            print(f"put back {', '.join(names)}" if names else "nothing was moved")
+        elif a.pack:
+            usual = pack.PICTURES if pack.PICTURES.is_dir() and not a.tiles else None
+            sizes = TINY if a.tiny else FULL
+            show(pack.pack(sizes, pictures=a.pictures or usual, tiles=a.tiles, checkpoint=a.checkpoint))
+        elif a.rehearse:
+            from benchmarks.gpu_visit.rehearsal import rehearse
+
+            return rehearse()
+        elif a.report:
+            from benchmarks.gpu_visit.report import publish
+
+            publish(a.report)
+        else:
+            os.environ.setdefault("PYTHONUNBUFFERED", "1")
+            return visit(a.part, a.out, a.limit or LIMITS[a.part], tiny=a.tiny, only=a.only)
+    except pack.PackError as error:
+        print(f"gpu_visit: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""What a visit takes along: compressed weights and everything for the training, in one folder that git ignores.
+
+The tree and this folder travel together and may have 64 MiB. Weights files are most of the tree, so they are moved out
+of it for the call, into a folder that does not travel, and put back by `restore`, whatever happened in between.
+"""
+
+import contextlib
+import json
+import lzma
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu_visit.record import ROOT, commit
+from benchmarks.gpu_visit.sizes import Sizes
+from models.training.recipe import Recipe
+
+PACK = ROOT / ".gpu_visit"
+"""Travels."""
+KEPT = ROOT / ".gpu_visit_kept"
+"""Where the weights files are meanwhile; stays."""
+MODELS = ROOT / "models"
+START = MODELS / "fdat_rd_medium_2x.safetensors"
+"""What is measured, and what the training starts from."""
+COMMIT, TILES, VALIDATION = PACK / "commit.txt", PACK / "tiles.zip", PACK / "validation.npz"
+CHECKPOINT = PACK / "checkpoint.safetensors"
+"""Of an earlier visit, from which the training goes on."""
+RECIPE = ROOT / "models" / "training" / "medium_visit.toml"
+MOST = 62 << 20
+"""Bytes of tree and pack together; 64 MiB would be refused."""
+ROOM = 1 << 20
+"""Bytes that are left for what is not known beforehand: the validation pairs."""
+PICTURES = ROOT.parent / "shared" / "data" / "train"
+TINY = {
+    "variant": "tiny",
+    "batch": 2,
+    "size": 60,
+    "pairs": 0,
+    "validate_crops": 1,
+    "ramp": 2,
+    "checkpoint_minutes": 0.02,
+}
+"""What a rehearsal changes in the recipe."""
+
+
+class PackError(Exception):
+    """Says what is in the way, and what to do about it."""
+
+
+def recipe_values(sizes: Sizes) -> dict[str, Any]:
+    """The visit's recipe, as a file has it."""
+    values = tomllib.loads(RECIPE.read_text(encoding="utf-8"))
+    return values | TINY if sizes.small else values
+
+
+def recipe_for(sizes: Sizes) -> Recipe:
+    """The visit's recipe."""
+    return Recipe.from_mapping(recipe_values(sizes))
+
+
+def recipe_file(sizes: Sizes, folder: Path) -> Path:
+    """The visit's recipe as a file; one that is written into a folder for a rehearsal."""
+    if not sizes.small:
+        return RECIPE
+    file = folder / "recipe.toml"
+    lines = (f"{name} = {json.dumps(value)}\n" for name, value in recipe_values(sizes).items())
+    file.write_text("".join(lines), encoding="utf-8")
+    return file
+
+
+def travelling() -> list[Path]:
+    """Files of the tree that travel: those that git tracks and those that it does not ignore, if they are there."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise PackError(f"git does not list the files of {ROOT}, which are what travels: {error}") from error
+    names = dict.fromkeys(name for name in done.stdout.decode().split("\0") if name)
+    return [file for name in names if (file := ROOT / name).is_file()]
+
+
+def size(files: list[Path]) -> int:
+    """Bytes of files."""
+    return sum(file.stat().st_size for file in files)
+
+
+def weights_files() -> list[Path]:
+    """Those in the tree."""
+    return sorted(MODELS.glob("*.safetensors"))
+
+
+@contextlib.contextmanager
+def undone_if_it_fails() -> Iterator[None]:
+    """Put the weights files back if the block fails or is told to end."""
+
+    def told(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, told)
+    try:
+        yield
+    except BaseException:
+        restore()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def pack(
+    sizes: Sizes, *, pictures: Path | None = None, tiles: Path | None = None, checkpoint: Path | None = None
+) -> list[tuple[str, int]]:
+    """Fill the pack and move the weights files out of the tree. -> (what, bytes), the tree first.
+
+    Args:
+        sizes: Of the visit; a rehearsal's recipe is another one.
+        pictures: A folder of pictures and drawings, from which the training's tiles are made.
+        tiles: Instead of it, a file that `models.training.pack` has made.
+        checkpoint: Of an earlier visit's training, which is to go on.
+
+    Raises:
+        PackError: It would be too much, or something is missing. The tree is then as it was.
+    """
+    restore()
+    with undone_if_it_fails():
+        PACK.mkdir(exist_ok=True)
+        COMMIT.write_text(commit() or "", encoding="utf-8")
+        (PACK / "models").mkdir(exist_ok=True)
+        compress(START, PACK / "models" / f"{START.name}.xz")
+        _take(checkpoint, CHECKPOINT)
+        tree = size([file for file in travelling() if file not in weights_files()])
+        left = MOST - ROOM - tree - size([file for file in packed() if file not in (TILES, VALIDATION)])
+        if (tiles or pictures) and RECIPE.exists():
+            pack_training(sizes, pictures, tiles, left)
+        contents = [("the tree without weights files", tree)]
+        contents += [(str(file.relative_to(ROOT)), file.stat().st_size) for file in packed()]
+        total = sum(count for _, count in contents)
+        if total > MOST:
+            raise PackError(
+                f"the tree and {PACK.name}/ have {total / 2**20:.1f} MiB, and {MOST >> 20} are the most: remove files "
+                "that git does not ignore, or give fewer pictures"
+            )
+        KEPT.mkdir(exist_ok=True)
+        for file in weights_files():
+            file.replace(KEPT / file.name)
+    return contents
+
+
+def packed() -> list[Path]:
+    """The pack's files."""
+    return sorted(file for file in PACK.rglob("*") if file.is_file())
+
+
+def compress(source: Path, target: Path) -> None:
+    """Write a file's content as .xz; what is there already is kept if it is of that content."""
+    content = source.read_bytes()
+    if target.exists() and lzma.decompress(target.read_bytes()) == content:
+        return
+    target.write_bytes(lzma.compress(content, preset=6))
+
+
+def pack_training(sizes: Sizes, pictures: Path | None, tiles: Path | None, room: int) -> None:
+    """The training's tiles within so many bytes, and the held-back pairs that it is measured with."""
+    if tiles:
+        _take(tiles, TILES)
+    elif pictures:
+        made = PACK.parent / f"{PACK.name}_tiles.zip"  # outside, until it is whole
+        limits = ["--budget", f"{room / 2**20:.1f}", "--quality", "95", *(["--lettering", "4"] if sizes.small else [])]
+        _run("models.training.pack", str(pictures), str(made), *limits)
+        made.replace(TILES)
+    if (count := TILES.stat().st_size) > room:
+        raise PackError(
+            f"the training's tiles have {count / 2**20:.1f} MiB, and there is room for {room / 2**20:.1f}; pack fewer "
+            "(python -m models.training.pack --budget)"
+        )
+    VALIDATION.unlink(missing_ok=True)
+    recipe = recipe_file(sizes, PACK)
+    _run("models.training.validate", "--recipe", str(recipe), "--data", str(TILES), "--out", str(VALIDATION))
+
+
+def _run(module: str, *arguments: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, check=False)
+    if done.returncode:
+        raise PackError(f"python -m {module} failed (status {done.returncode}); what it said stands above")
+
+
+def _take(source: Path | None, target: Path) -> None:
+    """Copy a file into the pack; without one, an earlier pack's goes."""
+    if source is None:
+        target.unlink(missing_ok=True)
+    elif not source.is_file():
+        raise PackError(f"{source} is no file")
+    elif source.resolve() != target.resolve():
+        shutil.copyfile(source, target)
+
+
+def restore() -> list[str]:
+    """Put the weights files back into the tree; names of those that were. Nothing to do is no error.
+
+    Raises:
+        PackError: Another file is in a weights file's place.
+    """
+    names = []
+    for kept in sorted(KEPT.glob("*.safetensors")):
+        place = MODELS / kept.name
+        if place.exists() and place.read_bytes() != kept.read_bytes():
+            raise PackError(f"{place} is another file than {kept}, which belongs there; remove one of them")
+        kept.replace(place)
+        names.append(kept.name)
+    with contextlib.suppress(OSError):  # not there, or not empty
+        KEPT.rmdir()
+    return names
+
+
+def unpack() -> None:
+    """On the visited machine: write the weights files that the tree has come without."""
+    for source in sorted((PACK / "models").glob("*.xz")):
+        target = MODELS / source.stem
+        if not target.exists():
+            partial = target.with_name(f".{target.name}.{os.getpid()}")
+            partial.write_bytes(lzma.decompress(source.read_bytes()))
+            partial.replace(target)

@@ -1,0 +1,219 @@
+"""The whole visit on this machine's processor, in a copy of the tree and with a Python that lacks what the other lacks.
+
+What is rehearsed is what will run: packing, the travel of just those files that would travel, the facts, a training
+that is killed and goes on, what comes back, and the restored tree.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu_visit.parts import FACTS
+from benchmarks.gpu_visit.record import ROOT, problems
+
+ABSENT = Path(__file__).parent / "absent"
+FILES_BACK, BYTES_BACK, CHECKPOINT_BYTES = 8, 16 << 20, 15 << 20
+"""Files, and bytes of each, that come back from the visited machine; bytes of a checkpoint."""
+TRAINING_SECONDS = 15.0
+"""Of the training that goes on, at least; on a busy machine it gets three times what the first step took to come."""
+PAGES = 13
+"""Pictures to train with; one in twelve is held back to measure with."""
+
+
+class RehearsalError(Exception):
+    """What would have gone wrong."""
+
+
+def expect(holds: object, sentence: str) -> None:
+    """Raises RehearsalError with the sentence if something does not hold."""
+    if not holds:
+        raise RehearsalError(sentence)
+
+
+def rehearse() -> int:
+    """Rehearse; prints what became of it. Exit status 0 if a visit would have gone well."""
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="gpu-visit-") as folder:
+        try:
+            _rehearse(Path(folder))
+        except RehearsalError as error:
+            print(f"gpu_visit: the rehearsal failed: {error}", file=sys.stderr)
+            return 1
+    print(f"rehearsed in {time.monotonic() - begun:.0f} s; nothing ran on a GPU")
+    return 0
+
+
+def _rehearse(folder: Path) -> None:
+    home, there = folder / "home", folder / "there"
+    copy_tree(home)
+    pictures = folder / "pictures"
+    draw(pictures)
+    models = {file.name: file.stat().st_size for file in (home / "models").glob("*.safetensors")}
+    expect(models, "the tree has no weights files")
+
+    say("pack")
+    print(call(home, "--pack", "--tiny", "--pictures", str(pictures), limit=150), end="")
+    expect(
+        not list((home / "models").glob("*.safetensors")), "--pack leaves weights files in the tree, and they travel"
+    )
+    travel(home, there)
+    count = sum(file.stat().st_size for file in there.rglob("*") if file.is_file())
+    expect(count < 64 << 20, f"what travels has {count / 2**20:.1f} MiB, and 64 are the most")
+
+    say("facts")
+    facts = folder / "facts"
+    call(there, "--part", "facts", "--tiny", "--limit", "400", "--out", str(facts), limit=420, away=True)
+    document = check(facts)
+    for part in document["parts"]:
+        print(f"{part['seconds']:8.1f} s    {part['name']}: {part['status']} {part.get('error', '')}")
+    expect([part["name"] for part in document["parts"]] == [part.name for part in FACTS], "a part did not run")
+
+    if (there / ".gpu_visit" / "tiles.zip").exists():
+        say("train, killed and called again")
+        train(there, folder / "train")
+
+    say("restore")
+    call(home, "--restore", limit=60)
+    found = {file.name: file.stat().st_size for file in (home / "models").glob("*.safetensors")}
+    expect(found == models, f"--restore does not bring back what was there: {found} instead of {models}")
+
+
+def say(what: str) -> None:
+    """Print what begins."""
+    print(f"-- {what}", flush=True)
+
+
+def copy_tree(home: Path) -> None:
+    """The tree as it would travel, as a git repository of its own; weights files are linked, since they are large."""
+    names = _listed(ROOT)
+    home.mkdir()
+    for name in names:
+        source, target = ROOT / name, home / name
+        if not source.is_file():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.suffix == ".safetensors":
+            try:
+                os.link(source, target)
+                continue
+            except OSError:  # on another file system
+                pass
+        shutil.copy2(source, target)
+    subprocess.run(["git", "init", "-q"], cwd=home, check=True)
+
+
+def _listed(root: Path) -> list[str]:
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(command, cwd=root, capture_output=True, check=True)
+    return [name for name in done.stdout.decode().split("\0") if name]
+
+
+def travel(home: Path, there: Path) -> None:
+    """Copy what travels, and nothing else."""
+    there.mkdir()
+    for name in _listed(home):
+        if (home / name).is_file():
+            (there / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(home / name, there / name)
+    shutil.copytree(home / ".gpu_visit", there / ".gpu_visit")
+
+
+def draw(folder: Path) -> None:
+    """Pictures and drawings to train with."""
+    import numpy as np
+    from PIL import Image
+
+    from vsfdatrd.backends.accuracy import drawing
+
+    folder.mkdir()
+    picture = drawing(400, 400)
+    for n in range(PAGES):
+        page = np.roll(picture, (31 * n, 17 * n, n), (1, 2, 0)).transpose(1, 2, 0)
+        Image.fromarray((255 * page).astype(np.uint8)).save(folder / f"page{n:02}.png")
+        disc = f'<circle cx="50" cy="50" r="{20 + 2 * n}" fill="rgb({20 * n},90,{255 - 19 * n})" stroke="black"/>'
+        disc += f'<path d="M10 {10 + 5 * n} L90 50" stroke="black" stroke-width="3"/>'
+        svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 100">{disc}</svg>'
+        (folder / f"disc{n:02}.svg").write_text(svg, encoding="utf-8")
+
+
+def _environment(away: bool) -> dict[str, str]:
+    found = os.environ | {"PYTHONPATH": str(ABSENT) if away else "", "CUDA_VISIBLE_DEVICES": ""}
+    for name in ("FDATRD_CACHE", "FDATRD_MODELS"):
+        found.pop(name, None)
+    return found
+
+
+def call(tree: Path, *arguments: str, limit: float, away: bool = False) -> str:
+    """A call of this program in a tree. -> what it printed. away: on the visited machine, which lacks packages."""
+    command = [sys.executable, "-m", "benchmarks.gpu_visit", *arguments]
+    try:
+        done = subprocess.run(
+            command, cwd=tree, env=_environment(away), capture_output=True, text=True, timeout=limit, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RehearsalError(f"{' '.join(arguments[:2])} took more than {limit:.0f} s") from error
+    said = f"{done.stdout}{done.stderr}"
+    out = Path(arguments[arguments.index("--out") + 1], "visit.json") if "--out" in arguments else None
+    if done.returncode and out and out.exists():
+        failed = [part for part in json.loads(out.read_text())["parts"] if part["status"] not in ("ok", "skipped")]
+        said += "".join(f"\n{part['name']}: {part.get('output', part.get('error'))}" for part in failed)
+    expect(done.returncode == 0, f"{' '.join(arguments[:2])} failed: {said[-3000:]}")
+    return done.stdout
+
+
+def check(out: Path) -> dict[str, Any]:
+    """A visit's document, after a look at everything that would come back."""
+    document: dict[str, Any] = json.loads((out / "visit.json").read_text(encoding="utf-8"))
+    wrong = problems(document)
+    expect(not wrong, f"{out.name}/visit.json: {'; '.join(wrong)}")
+    files = [file for file in out.rglob("*") if file.is_file() and not file.name.startswith(".")]
+    expect(len(files) <= FILES_BACK, f"{len(files)} files come back, and {FILES_BACK} are the most: {files}")
+    for file in files:
+        expect(file.stat().st_size <= BYTES_BACK, f"{file.name} has more than {BYTES_BACK >> 20} MiB")
+        expect(len(file.relative_to(out).parts) <= 3, f"{file} is too deep to come back")
+    return document
+
+
+def train(there: Path, out: Path) -> None:
+    """Train, kill it after its first checkpoint, go on; look at the weights."""
+    arguments = ["--part", "train", "--tiny", "--limit", "600", "--out", str(out)]
+    command = [sys.executable, "-m", "benchmarks.gpu_visit", *arguments]
+    folder = out / "training"
+    with subprocess.Popen(
+        command, cwd=there, env=_environment(True), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        begun = time.monotonic()
+        while steps(folder) < 1:
+            expect(process.poll() is None, "the training ended before it wrote a checkpoint")
+            expect(time.monotonic() < begun + 180, "the training wrote no checkpoint within 180 s")
+            time.sleep(0.2)
+        limit = round(max(TRAINING_SECONDS, 3 * (time.monotonic() - begun)))
+        process.send_signal(signal.SIGKILL)
+    time.sleep(0.5)  # its part ends with it
+    before = steps(folder)
+    arguments[arguments.index("--limit") + 1] = str(limit)
+    begun = time.monotonic()
+    call(there, *arguments, limit=limit + 60, away=True)
+    seconds = time.monotonic() - begun
+    expect(seconds <= limit + 15, f"a training of {limit} s took {seconds:.0f}")
+    after = steps(folder)
+    expect(after > before, f"the training did not go on from step {before}: it is at {after}")
+    document = check(out)
+    training = document["training"]
+    expect(training["attention"]["at_work"], "attention is still without effect after the training")
+    expect({"before", "after"} <= training.keys(), "there are no scores from before and after the training")
+    for file in folder.glob("checkpoint*"):
+        expect(file.stat().st_size <= CHECKPOINT_BYTES, f"{file.name} has more than {CHECKPOINT_BYTES >> 20} MiB")
+
+
+def steps(folder: Path) -> int:
+    """Steps behind a training's last checkpoint; 0 before the first."""
+    file = folder / "summary.json"
+    return int(json.loads(file.read_text(encoding="utf-8")).get("step", 0)) if file.exists() else 0
