@@ -1,5 +1,6 @@
 """Crops composed beforehand, for a processor: there composing one takes longer than learning from it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +28,13 @@ class Bank:
         self.crops = crops
 
     @classmethod
-    def open(cls, file: Path, pool: Pool, count: int, size: int) -> "Bank":
-        """The bank in `file`; composed from `pool` first, `count` crops of `size` pixels a side, if there is none."""
+    def open(cls, file: Path, pool: Callable[[], Pool], count: int, size: int) -> "Bank":
+        """The bank in `file`; composed from a pool first, `count` crops of `size` pixels a side, if there is none."""
         if not file.exists():
+            source = pool()
             crops = np.empty((count, 3, size, size), np.uint8)
             for first in tqdm(range(0, count, AT_ONCE), desc="composing crops", unit="batch"):
-                some = pool.sample(min(AT_ONCE, count - first), size)
+                some = source.sample(min(AT_ONCE, count - first), size)
                 crops[first : first + AT_ONCE] = (some * 255).round().byte().cpu().numpy()
             write(file, lambda opened: np.save(opened, crops))
         # Copy on write: nothing is written, and torch asks for memory that could be.

@@ -6,6 +6,7 @@ Nothing is decoded while training: tiles lie on the device as uint8, and a batch
 
 import io
 import math
+import random
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,9 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from models.training.recipe import Recipe
+
+ASPECTS = (8 / 9, 32 / 27, 16 / 15, 64 / 45)
+"""Shapes of DVD's pixels, width by height: NTSC and PAL at 4:3 and at 16:9 (ITU-R BT.601, 702 of 720 samples aside)."""
 
 HELD_BACK = 12
 """Of every so many pages and drawings one is never trained on, but measured with."""
@@ -33,10 +37,12 @@ def load(file: Path, folder: str, *, held_back: bool, most: int = 0) -> Tensor:
         names = sorted(name for name in archive.namelist() if name.startswith(f"{folder}/"))
         names = [name for name in names if (_number(name) % HELD_BACK == 0) == held_back]
         contents = [archive.read(name) for name in (names[:most] if most else names)]
+    if not contents and folder == "lettering":
+        return torch.empty(0)
     if not contents:
         raise ValueError(f"{file} has no {folder} {'to hold back' if held_back else 'to train on'}; pack more pictures")
 
-    mode = "RGBA" if folder == "sprites" else "RGB"
+    mode = "RGB" if folder == "pages" else "RGBA"
 
     def decode(content: bytes) -> Tensor:
         with Image.open(io.BytesIO(content)) as image:
@@ -61,19 +67,23 @@ def flat_colours(count: int, generator: Generator) -> Tensor:
 class Pool:
     """Crops without end. All randomness comes from `generator`, whose device is where everything happens.
 
-    pages: (K, 3, T, T) uint8. sprites: (S, 4, T, T) uint8, colour multiplied by alpha.
+    pages: (K, 3, T, T) uint8. sprites, lettering: (S, 4, T, T) uint8, colour multiplied by alpha; there may be no
+    lettering.
     """
 
-    def __init__(self, pages: Tensor, sprites: Tensor, recipe: Recipe, generator: Generator) -> None:
+    def __init__(self, pages: Tensor, sprites: Tensor, lettering: Tensor, recipe: Recipe, generator: Generator) -> None:
         self.generator, self.device, self.recipe = generator, generator.device, recipe
-        self.pages, self.sprites = pages.to(self.device), sprites.to(self.device)
+        self.pages, self.sprites, self.words = (t.to(self.device) for t in (pages, sprites, lettering))
+        self.aspects = torch.tensor(ASPECTS, device=self.device)
+        self.chance = random.Random(generator.initial_seed())
 
     @classmethod
     def open(cls, file: Path, recipe: Recipe, generator: Generator, *, held_back: bool = False) -> "Pool":
         """The pool of a packed file."""
         pages = load(file, "pages", held_back=held_back)
         sprites = load(file, "sprites", held_back=held_back, most=recipe.sprites)
-        return cls(pages, sprites, recipe, generator)
+        lettering = load(file, "lettering", held_back=held_back)
+        return cls(pages, sprites, lettering, recipe, generator)
 
     def sample(self, batch: int, size: int) -> Tensor:
         """(batch, 3, size, size) RGB in [0, 1], size at most about 260."""
@@ -81,6 +91,8 @@ class Pool:
         for share in (1.0, 0.35):  # some have a second drawing before the first
             out = self._some(out, share * self.recipe.drawings, self._with_drawing)
         out = self._some(out, self.recipe.lines, self._with_lines)
+        if len(self.words):
+            out = self._some(out, self.recipe.lettering, self._with_words)
         # The master's own tone: gamma, contrast and a slight tint belong to the truth and are to be kept.
         gamma = self._between(batch, 0.8, 1.3)
         tint = 1 + 0.06 * self._normal(batch, 3)[..., None, None]
@@ -102,8 +114,8 @@ class Pool:
 
     def _some(self, x: Tensor, share: float, change: Callable[[Tensor], Tensor]) -> Tensor:
         """Change a share of the batch, always whole samples; which ones differs from call to call."""
-        # Counted on the CPU, or every batch would wait for the device.
-        count = min(len(x), int(share * len(x) + torch.rand(()).item()))
+        # Counted here, or every batch would wait for the device.
+        count = min(len(x), int(share * len(x) + self.chance.random()))
         if count == 0:
             return x
         order = torch.randperm(len(x), generator=self.generator, device=self.device)
@@ -152,16 +164,19 @@ class Pool:
         """Random tiles, seen through a square of `size` pixels: (batch, C, size, size), about in [0, 1].
 
         zoom: tile pixels per pixel, at random between. straight: share that is neither zoomed nor turned, whose
-        pixels are the tile's own. beyond: how far the view may leave the tile, in its sides; outside is 0.
+        pixels are the tile's own; of the others half are squeezed or stretched across, as on DVDs. beyond: how far the
+        view may leave the tile, in its sides; outside is 0.
         """
         tile = bank.shape[-1]
         plain = self._uniform(batch, 1, 1) < straight
         low, high = math.log(zoom[0]), math.log(zoom[1])
         step = torch.where(plain, 1.0, torch.exp(low + (high - low) * self._uniform(batch, 1, 1)))
+        aspects = self.aspects[self._pick(len(ASPECTS), batch)].view(batch, 1, 1)
+        aspect = torch.where(plain | (self._uniform(batch, 1, 1) < 0.5), 1.0, aspects)
         angle = torch.where(plain, 0.0, 0.15 * self._normal(batch, 1, 1).clamp(-2, 2))
         mirror = torch.where(self._uniform(batch, 1, 1) < 0.5, -1.0, 1.0)
         # The middle of the view lies so far from the middle of the tile, in whole pixels; odd sides would need halves.
-        room = ((tile - size * step) / 2).clamp_min(0) + beyond * tile
+        room = torch.stack([tile - size * step * aspect, tile - size * step]).clamp_min(0) / 2 + beyond * tile
         centre_x, centre_y = torch.round((2 * self._uniform(2, batch, 1, 1) - 1) * room)
         ys, xs = self._axes(size, size)
         cos, sin = step * torch.cos(angle), step * torch.sin(angle)
@@ -170,7 +185,7 @@ class Pool:
         # Where the view is smaller than the tile, four looks per pixel, as far apart as a box of its footprint has it.
         apart = torch.sqrt((step * step - 1).clamp_min(0)) / 4 / step
         for dy, dx in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
-            x, y = xs + dx * apart, ys + dy * apart
+            x, y = (xs + dx * apart) * aspect, ys + dy * apart
             at_x, at_y = mirror * (cos * x - sin * y) + centre_x, sin * x + cos * y + centre_y
             grid = torch.stack([at_x, at_y], -1) * (2 / tile)  # (B, size, size, 2) in [-1, 1]
             look = F.grid_sample(picked, grid, mode="bicubic", padding_mode="zeros" if beyond else "reflection",
@@ -203,6 +218,15 @@ class Pool:
         return torch.lerp(x, ink.expand_as(x), use)
 
     # Lines
+
+    def _with_words(self, x: Tensor) -> Tensor:
+        """Titles, credits, subtitles: white, light or of any colour, with their outlines if they have them."""
+        b = len(x)
+        seen = self._view(self.words, b, x.shape[-1], zoom=(1.0, 2.0), straight=0.5)
+        alpha = seen[:, 3:].clamp(0, 1)
+        any_colour, white = self._uniform(b, 3, 1, 1), self._uniform(b, 1, 1, 1) < 0.5
+        ink = torch.where(white, 1 - 0.15 * any_colour, any_colour)
+        return x * (1 - alpha) + (seen[:, :3] * ink).clamp_min(0).minimum(alpha)
 
     def _with_lines(self, x: Tensor) -> Tensor:
         """Ink, or sometimes light, in one of three ways: strokes and hair, grids, lettering."""

@@ -13,6 +13,7 @@ noise has mean zero. The network learns to restore, not to shift. Drifts of colo
 
 import math
 from collections.abc import Mapping
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +21,15 @@ from torch import Generator, Tensor
 
 from models.training.lines import (
     SAMPLING,
+    around_carrier,
     band,
+    displaced,
     film,
     gaussian,
     halo,
+    one_field,
     quarter,
+    ringing,
     soft_band,
     subsample,
     supersample,
@@ -40,6 +45,15 @@ SUBCARRIER = 3.579545 / SAMPLING
 _TO_YCC = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 """R'G'B' to Y'CbCr of ITU-R BT.601; chroma from -0.5 to 0.5."""
 
+_COMPOSITE = (0.872, 1.230)
+"""U and V on a composite line, in shares of Cb and Cr (SMPTE 170M)."""
+
+
+@cache
+def _matrices(device: torch.device) -> tuple[Tensor, Tensor]:
+    """To Y'CbCr and back. Kept, or every batch would wait for them."""
+    return _TO_YCC.to(device), torch.linalg.inv(_TO_YCC).to(device)
+
 
 @torch.no_grad()
 def degrade(hr: Tensor, strengths: Strengths, generator: Generator) -> Tensor:
@@ -47,21 +61,24 @@ def degrade(hr: Tensor, strengths: Strengths, generator: Generator) -> Tensor:
     b, _, h2, w2 = hr.shape
     h, w = h2 // 2, w2 // 2
     s = strengths.steps
-    ycc = _coloured(hr, _TO_YCC)
+    to_ycc, to_rgb = _matrices(hr.device)
+    ycc = _coloured(hr, to_ycc)
 
     # Film, telecine, master.
     across, down = film(w2, strengths), film(h2, strengths)
     smeared = twitter(h, s["twitter"])
-    luma_across = halo(w, s["halo"], s["halo_width"]) @ band(w, s["luma"]) @ across
+    luma_across = ringing(w, s["ringing"]) @ halo(w, s["halo"], s["halo_width"]) @ band(w, s["luma"]) @ across
     luma_down = smeared @ halo(h, s["halo_down"], s["halo_width"]) @ down
-    chroma_across = quarter(w, s["quarter"]) @ soft_band(w, s["chroma"]) @ across
+    sides, odd = torch.randint(2, (2, b), generator=generator, device=hr.device)
+    late = displaced(w, s["delay"] * (2 * sides - 1))
+    chroma_across = late @ quarter(w, s["quarter"]) @ soft_band(w, s["chroma"]) @ across
     luma = through(ycc[:, :1], luma_down, luma_across)
     chroma = through(ycc[:, 1:], smeared @ down, chroma_across)
 
-    luma, chroma = _composite(luma, chroma, s["dots"], s["rainbow"], generator)
+    luma, chroma = _composite(luma, chroma, s, generator)
     luma, chroma = _level(luma, chroma, s["level"], generator)
     luma = luma + _dust(luma, s["dust"], generator)
-    still = torch.cat([luma, chroma], 1)
+    still = _combed(torch.cat([luma, chroma], 1), s["combing"] * (2 * sides - 1))
     now = still + _grain(still, s, generator)
     before = still + _grain(still, s, generator)  # the same drawing a frame earlier
 
@@ -74,7 +91,8 @@ def degrade(hr: Tensor, strengths: Strengths, generator: Generator) -> Tensor:
     sampled = through(half, supersample(h, 2, middle), supersample(w, 2, 0.5 * middle + s["siting"]))
     chroma = torch.lerp(now[:, 1:], sampled, maps(s["half"]))
 
-    lr = _coloured(torch.cat([luma, chroma], 1), torch.linalg.inv(_TO_YCC))
+    field = torch.where(maps(s["one_field"])[:, 0] > 0, one_field(h, odd), torch.eye(h, device=hr.device))
+    lr = _coloured(field[:, None] @ torch.cat([luma, chroma], 1), to_rgb)
     lr = torch.where(maps(strengths.clean), F.avg_pool2d(hr, 2), lr)
     return torch.round(lr.clamp(0, 1) * 255) / 255
 
@@ -104,23 +122,42 @@ def _normal(like: Tensor, generator: Generator) -> Tensor:
 
 def _blurred(x: Tensor, across: float, down: float) -> Tensor:
     h, w = x.shape[-2:]
-    return through(x, gaussian(h, x.new_tensor([down])), gaussian(w, x.new_tensor([across])))
+    return through(x, gaussian(h, x.new_full((1,), down)), gaussian(w, x.new_full((1,), across)))
 
 
-def _composite(
-    luma: Tensor, chroma: Tensor, dots: Tensor, rainbow: Tensor, generator: Generator
-) -> tuple[Tensor, Tensor]:
-    """Luma and chroma once sent over one wire and not told apart again: dot crawl at edges of colour, cross-colour."""
+def _composite(luma: Tensor, chroma: Tensor, s: Mapping[str, Tensor], generator: Generator) -> tuple[Tensor, Tensor]:
+    """Luma and chroma once sent over one wire and not told apart again: dot crawl at edges of colour, cross-colour.
+
+    Either some of each was left in the other, or a 1H comb took out what turns from line to line.
+    """
     b, _, h, w = luma.shape
-    phase, woven = torch.rand(2, b, 1, 1, 1, generator=generator, device=luma.device)
+    phase, woven, width = torch.rand(3, b, 1, 1, 1, generator=generator, device=luma.device)
     # The carrier turns by half a cycle from line to line; where two fields are woven, by half in every second line.
     turn = torch.where(woven < 0.5, 0.5, 0.25) * torch.arange(h, device=luma.device).view(h, 1)
     cycles = phase + turn + SUBCARRIER * torch.arange(w, device=luma.device)
     carrier = torch.cat([torch.sin(math.tau * cycles), torch.cos(math.tau * cycles)], 1)  # (B, 2, H, W)
+    combed = maps(s["comb"]) > 0
     edges = chroma - _blurred(chroma, 2.5, 1.0)
     fine = luma - _blurred(luma, 1.0, 0.01)
-    luma = luma + maps(dots) * (edges * carrier).sum(1, keepdim=True)
-    return luma, chroma + maps(rainbow) * _blurred(2 * fine * carrier, 1.4, 0.6)
+    left_luma = luma + maps(s["dots"]) * (edges * carrier).sum(1, keepdim=True)
+    left_chroma = chroma + maps(s["rainbow"]) * _blurred(2 * fine * carrier, 1.4, 0.6)
+
+    strength = torch.cat([torch.full_like(luma[:, :, :1, :1], share) for share in _COMPOSITE], 1)
+    signal = luma + (chroma * strength * carrier).sum(1, keepdim=True)
+    near, far = (F.pad(signal, (0, 0, k, k), "reflect") for k in (1, 2))
+    beside = torch.where(woven < 0.5, near[:, :, :-2] + near[:, :, 2:], far[:, :, :-4] + far[:, :, 4:])
+    turning = ((2 * signal - beside) / 4) @ around_carrier(w, SUBCARRIER, 1.6 + width.view(b))[:, None].mT
+    low = soft_band(w, s["chroma"])[:, None].mT
+    return (
+        torch.where(combed, signal - turning, left_luma),
+        torch.where(combed, (2 * turning * carrier) @ low / strength, left_chroma),
+    )
+
+
+def _combed(x: Tensor, by: Tensor) -> Tensor:
+    """Odd lines displaced by (B,) pixels, as of a field from another moment. (B, C, H, W) -> the same."""
+    odd = (torch.arange(x.shape[-2], device=x.device) % 2 == 1)[:, None]
+    return torch.where(odd, x @ displaced(x.shape[-1], by)[:, None].mT, x)
 
 
 def _level(luma: Tensor, chroma: Tensor, level: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:

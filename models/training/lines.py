@@ -91,6 +91,42 @@ def halo(n: int, amount: Tensor, sigma: Tensor) -> Tensor:
     return (1 + a) * torch.eye(n, device=amount.device) - a * gaussian(n, sigma)
 
 
+def ringing(n: int, share: Tensor, cycles: float = 0.31, decay: float = 2.2) -> Tensor:
+    """What follows an edge on its right alone, as after analogue filters: (B, n, n).
+
+    Neither the mean nor the place of what is drawn changes: sum and first moment of what is added are zero.
+    cycles: of the ringing in a sample, 4.2 MHz. decay: in samples.
+    """
+    d = -_square(n, share.device)
+    after = torch.exp(-d / decay) * torch.cos(math.tau * cycles * d) * (d > 0.5)
+    taps = [math.exp(-k / decay) * math.cos(math.tau * cycles * k) for k in range(1, n)]
+    moment = sum(k * tap for k, tap in enumerate(taps, 1))
+    at_once, beside = (d.abs() < 0.5).to(d), ((d - 1).abs() < 0.5).to(d) - ((d + 1).abs() < 0.5).to(d)
+    added = after - sum(taps) * at_once - moment / 2 * beside
+    return _normalised(at_once + share.view(-1, 1, 1) * added)
+
+
+def displaced(n: int, by: Tensor) -> Tensor:
+    """Moved to the right by (B,) samples, straight lines between them: (B, n, n)."""
+    return _normalised(_triangle(_square(n, by.device) + by.view(-1, 1, 1)) + 1e-6)
+
+
+def around_carrier(n: int, cycles: float, sigma: Tensor) -> Tensor:
+    """A band-pass around so many cycles a sample, where it is 1; (B,) σ in samples -> (B, n, n), rows of sum zero."""
+    d = _square(n, sigma.device)
+    envelope = _normalised(torch.exp(-0.5 * (d / sigma.view(-1, 1, 1)) ** 2))
+    kernel = 2 * envelope * torch.cos(math.tau * cycles * d)
+    return kernel - envelope * kernel.sum(-1, keepdim=True)
+
+
+def one_field(n: int, odd: Tensor) -> Tensor:
+    """Every second line made from the others by cubic interpolation: (B, n, n). odd: (B,) which of them, 0 or 1."""
+    d = _square(n, odd.device).abs()
+    made = ((torch.arange(n, device=odd.device) + odd.view(-1, 1)) % 2).bool()[..., None]
+    cubic = 9 * ((d - 1).abs() < 0.5).to(d) - ((d - 3).abs() < 0.5).to(d)
+    return torch.where(made, _normalised(cubic), (d < 0.5).to(d))
+
+
 def twitter(n: int, share: Tensor) -> Tensor:
     """Odd lines partly replaced by the mean of their neighbours: (B, n, n)."""
     d = _square(n, share.device)

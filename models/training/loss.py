@@ -12,7 +12,8 @@ from torch import Tensor
 
 from models.training.recipe import Recipe
 
-_LUMA = (0.299, 0.587, 0.114)
+_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+"""R'G'B' to Y'CbCr of ITU-R BT.601."""
 
 
 def charbonnier(difference: Tensor, epsilon: float = 1e-3) -> Tensor:
@@ -40,7 +41,7 @@ def texture(output: Tensor, truth: Tensor, scales: int = 2) -> Tensor:
     Strength is the length of a pair of Gabor filters' answers, a quarter of a wave apart: it says that there is a line
     and how it runs, and hardly where in its few pixels. A blurred line answers weakly, a displaced one does not.
     """
-    kernels = _gabor().to(output)
+    kernels = _gabor(output.device)
     total = output.new_zeros(())
     both = torch.cat([_luma(output), _luma(truth)])
     for scale in range(scales):
@@ -58,18 +59,36 @@ def structure(output: Tensor, truth: Tensor, scales: int = 3) -> Tensor:
 
     Unlike a distance it counts an error for more where the truth is calm, and for less beside strong lines.
     """
-    row = _gauss().to(output)
-    mine, theirs = _luma(output), _luma(truth)
-    total = output.new_zeros(())
+    return _unlike(_luma(output), _luma(truth), scales, 9e-4)
+
+
+def colour_structure(output: Tensor, truth: Tensor, scales: int = 3) -> Tensor:
+    """The same of Cb and Cr, whose contrasts are smaller. (B, 3, H, W) twice -> scalar.
+
+    At the halved sizes it counts colour that bled over a line, which hardly changes any pixel's distance.
+    """
+    mine, theirs = (ycc(x)[:, 1:].flatten(0, 1)[:, None] + 0.5 for x in (output, truth))
+    return _unlike(mine, theirs, scales, 2e-4)
+
+
+def _unlike(mine: Tensor, theirs: Tensor, scales: int, calm: float) -> Tensor:
+    """One minus SSIM, the mean of `scales` halved sizes; `calm` is what its contrasts are held against."""
+    total = mine.new_zeros(())
     for scale in range(scales):
         if scale:
             mine, theirs = F.avg_pool2d(mine, 2), F.avg_pool2d(theirs, 2)
         maps = torch.cat([mine, theirs, mine * mine, theirs * theirs, mine * theirs])
-        a, b, aa, bb, ab = F.conv2d(F.conv2d(maps, row), row.mT).chunk(5)
+        down, across = (_window(side, maps.device) for side in maps.shape[2:])
+        a, b, aa, bb, ab = (down @ maps @ across.mT).chunk(5)
         light = (2 * a * b + 1e-4) / (a * a + b * b + 1e-4)
-        contrast = (2 * (ab - a * b) + 9e-4) / (aa - a * a + bb - b * b + 9e-4)
+        contrast = (2 * (ab - a * b) + calm) / (aa - a * a + bb - b * b + calm)
         total = total + (1 - light * contrast).mean()
     return total / scales
+
+
+def colour(difference: Tensor) -> Tensor:
+    """Charbonnier distance of Cb and Cr. (B, 3, H, W) -> scalar."""
+    return charbonnier(ycc(difference)[:, 1:])
 
 
 def flat(output: Tensor, colours: Tensor) -> Tensor:
@@ -91,23 +110,43 @@ def total(output: Tensor, truth: Tensor, recipe: Recipe) -> Tensor:
         result = result + recipe.texture * texture(output, truth)
     if recipe.structure:
         result = result + recipe.structure * structure(output, truth)
+    if recipe.colour:
+        result = result + recipe.colour * colour(difference)
+    if recipe.colour_structure:
+        result = result + recipe.colour_structure * colour_structure(output, truth)
     return result
 
 
 def _luma(x: Tensor) -> Tensor:
-    return (x * x.new_tensor(_LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+    return F.conv2d(x, _matrix(x.device)[:1])
+
+
+def ycc(x: Tensor) -> Tensor:
+    """R'G'B' to Y'CbCr, chroma from -0.5 to 0.5. (B, 3, H, W) -> the same."""
+    return F.conv2d(x, _matrix(x.device))
+
+
+# Constants are kept for each device, or every step would wait for them.
 
 
 @cache
-def _gauss(sigma: float = 1.5, reach: int = 4) -> Tensor:
-    """(1, 1, 1, 2·reach + 1): a window of sum one."""
-    x = torch.arange(-reach, reach + 1.0)
-    window = torch.exp(-(x * x) / (2 * sigma * sigma))
-    return (window / window.sum())[None, None, None]
+def _matrix(device: torch.device) -> Tensor:
+    return torch.tensor(_YCC, device=device)[..., None, None]
 
 
 @cache
-def _gabor(directions: int = 6, wavelength: float = 4.0, sigma: float = 1.6) -> Tensor:
+def _window(side: int, device: torch.device, sigma: float = 1.5, reach: int = 4) -> Tensor:
+    """A Gaussian window of sum one at every place where it fits: (side - 2·reach, side).
+
+    As a matrix: processors are slow at convolutions of a single channel.
+    """
+    x = torch.arange(side) - torch.arange(reach, side - reach)[:, None]
+    window = torch.exp(-(x * x) / (2 * sigma * sigma)) * (x.abs() <= reach)
+    return (window / window.sum(1, keepdim=True)).to(device)
+
+
+@cache
+def _gabor(device: torch.device, directions: int = 6, wavelength: float = 4.0, sigma: float = 1.6) -> Tensor:
     """(2·directions, 1, 9, 9): even filters, then odd ones, each of mean zero and length one."""
     y, x = torch.meshgrid(torch.arange(-4.0, 5.0), torch.arange(-4.0, 5.0), indexing="ij")
     envelope = torch.exp(-(x * x + y * y) / (2 * sigma * sigma))
@@ -118,4 +157,4 @@ def _gabor(directions: int = 6, wavelength: float = 4.0, sigma: float = 1.6) -> 
             kernel = envelope * wave(math.tau / wavelength * (x * math.cos(angle) + y * math.sin(angle)))
             kernel = kernel - envelope * kernel.sum() / envelope.sum()
             filters.append(kernel / kernel.norm())
-    return torch.stack(filters)[:, None]
+    return torch.stack(filters)[:, None].to(device)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -21,6 +22,17 @@ _OTHER = torch.full((8, 8), 16.0)
 _DCT = torch.tensor(
     [[math.sqrt((2 if k else 1) / 8) * math.cos(math.pi * (2 * n + 1) * k / 16) for n in range(8)] for k in range(8)]
 )
+
+
+@cache
+def _constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Transform, intra and other matrix, and rounding of intra coefficients. Kept, or every batch would wait for them.
+
+    Encoders round down a little, but for the DC coefficient.
+    """
+    bias = torch.full((8, 8), 0.42)
+    bias[0, 0] = 0.5
+    return _DCT.to(device), _INTRA.to(device), _OTHER.to(device), bias.to(device)
 
 
 def mpeg2(x: Tensor, before: Tensor, s: Mapping[str, Tensor], levels: int, offset: Tensor) -> Tensor:
@@ -51,7 +63,7 @@ def mpeg2(x: Tensor, before: Tensor, s: Mapping[str, Tensor], levels: int, offse
         columns = torch.arange(w, device=x.device) + offset[1][:, None]
         return grid[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2) / levels
 
-    dct = _DCT.to(x)
+    dct = _constants(x.device)[0]
     intra = quantised(blocks(torch.where(maps(s["predicted"]) > 0, before, x)), q)
     predicted = intra + quantised_difference(blocks(x) - intra, q)
     result = picture(torch.where(s["predicted"].view(b, 1, 1, 1, 1, 1) > 0, predicted, intra))
@@ -61,18 +73,16 @@ def mpeg2(x: Tensor, before: Tensor, s: Mapping[str, Tensor], levels: int, offse
 def quantised(coefficients: Tensor, q: Tensor) -> Tensor:
     """Intra blocks (B, C, …, 8, 8) of levels through MPEG-2's quantiser at scales q (B,), and back.
 
-    ISO/IEC 13818-2, 7.4.2; the DC coefficient has its own step, 2 at 10 bit. Encoders round down a little.
+    ISO/IEC 13818-2, 7.4.2; the DC coefficient has its own step, 2 at 10 bit.
     """
-    step = _INTRA.to(coefficients) * q.view(-1, 1, 1, 1, 1, 1) / 16
-    step = step.clone()
+    _, intra, _, bias = _constants(coefficients.device)
+    step = intra * q.view(-1, 1, 1, 1, 1, 1) / 16
     step[..., 0, 0] = 2
-    bias = torch.full_like(_INTRA, 0.42).to(coefficients)
-    bias[0, 0] = 0.5
     return coefficients.sign() * torch.floor(coefficients.abs() / step + bias) * step
 
 
 def quantised_difference(coefficients: Tensor, q: Tensor) -> Tensor:
     """Predicted blocks' differences likewise: a dead zone around 0, and values put back mid-step."""
-    step = _OTHER.to(coefficients) * q.view(-1, 1, 1, 1, 1, 1) / 16
+    step = _constants(coefficients.device)[2] * q.view(-1, 1, 1, 1, 1, 1) / 16
     whole = torch.floor(coefficients.abs() / step)
     return torch.where(whole > 0, coefficients.sign() * (whole + 0.5) * step, 0)

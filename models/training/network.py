@@ -6,6 +6,7 @@ interpolate, and the groups of blocks, whose sum is multiplied by zero at first,
 """
 
 from dataclasses import replace
+from types import MethodType
 from typing import cast
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from models.training.recipe import Recipe
 from vsfdatrd.archs.fdat_rd import FdatRdConfig, default_drop_path, variant
-from vsfdatrd.nn.fdat_rd import FdatRd
+from vsfdatrd.nn.fdat_rd import Block, DepthwiseConv, FdatRd, WindowAttention
 
 TINY = "tiny"
 
@@ -34,6 +35,51 @@ def new(recipe: Recipe) -> FdatRd:
     network = FdatRd(configuration(recipe.variant), drop_path=rate)
     interpolate(network)
     return network
+
+
+BIAS_WIDTHS = ((1.0, 1.0), (2.3, 0.8), (4.5, 1.5), (8.0, 3.0))
+"""Of a window's heads in turn: how far tokens look across and down at first, as σ of a Gaussian in tokens."""
+
+
+@torch.no_grad()
+def let_attention_join(network: FdatRd) -> None:
+    """Give windows that add nothing yet position biases of several widths, so that they begin as different blurs.
+
+    With biases of zero every token begins with the mean of its whole window, and has to find its place first.
+    """
+    for module in network.modules():
+        if not isinstance(module, WindowAttention) or module.proj.weight.any() or module.rel_pos_bias.any():
+            continue
+        height, width = module.window
+        y, x = torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing="ij")
+        down, across = ((axis.flatten()[:, None] - axis.flatten()).square() / 2 for axis in (y, x))
+        for head, bias in enumerate(module.rel_pos_bias):
+            sigma_x, sigma_y = BIAS_WIDTHS[head % len(BIAS_WIDTHS)]
+            bias.copy_(-across / sigma_x**2 - down / sigma_y**2)
+
+
+def leave_attention_out(network: FdatRd) -> FdatRd:
+    """The same network, whose blocks compute as if attention gave zeros, and whose attention does not learn.
+
+    Its gates learn nothing either: that by place is a half wherever attention is zero, that by channel scales zeros.
+    """
+    for module in network.modules():
+        if isinstance(module, Block):
+            module.forward = MethodType(_without_attention, module)  # type: ignore[method-assign]
+            for part in (module.attn, getattr(module, "inter", None)):
+                if part is not None:
+                    part.requires_grad_(False)
+            if module.kind == "dictionary":
+                module.n1.requires_grad_(False)
+    return network
+
+
+def _without_attention(block: Block, t: Tensor, size: tuple[int, int]) -> Tensor:
+    """`Block.forward` where attention's last projection is zero."""
+    if block.kind != "dictionary":
+        local = F.gelu(cast(DepthwiseConv, block.conv[0]).tokens(block.n1(t), size))
+        t = t + block.drop_path(local if block.kind == "spatial" else local / 2)
+    return t + cast(Tensor, block.drop_path(block.ffn(block.n2(t), size)))
 
 
 def shallow(network: FdatRd, x: Tensor) -> Tensor:

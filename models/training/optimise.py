@@ -11,7 +11,7 @@ _MUON_NAMES = ("groups.", "after", "spread")
 """Where the inner matrices of an unfolded network are; the outermost layers are AdamW's."""
 
 
-def optimisers(network: nn.Module, recipe: Recipe, *, fused: bool) -> list[torch.optim.Optimizer]:
+def optimisers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """AdamW for everything, or Muon for the inner matrices of a network that holds its kernels as such.
 
     Norms, biases, temperatures and the windows' position biases do not decay. Muon (Jordan et al. 2024) makes each step
@@ -21,6 +21,8 @@ def optimisers(network: nn.Module, recipe: Recipe, *, fused: bool) -> list[torch
     decay: list[nn.Parameter] = []
     keep: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
         if recipe.optimiser == "muon" and parameter.ndim == 2 and name.startswith(_MUON_NAMES):
             matrices.append(parameter)
         elif parameter.ndim < 2 or name.endswith((".temp", ".rel_pos_bias")):
@@ -29,7 +31,7 @@ def optimisers(network: nn.Module, recipe: Recipe, *, fused: bool) -> list[torch
             decay.append(parameter)
     groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": keep, "weight_decay": 0.0}]
     found: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, recipe.beta2), fused=fused)
+        torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, recipe.beta2), fused=True)
     ]
     if matrices:
         found.append(
@@ -45,5 +47,5 @@ def rate(recipe: Recipe, progress: float, since: int) -> float:
     if recipe.schedule == "cosine":
         share = 0.5 + 0.5 * math.cos(math.pi * progress)
     else:
-        share = min(1.0, (1 - progress) / recipe.decay)
+        share = min(1.0, (1 - progress) / recipe.decay) if recipe.decay else 1.0
     return recipe.learning_rate * min(1.0, (since + 1) / recipe.ramp) * share + 1e-8

@@ -16,6 +16,9 @@ class Recipe:
     """``small``, ``medium`` or ``large``; ``tiny`` is one group of three blocks, for rehearsals and tests."""
     form: Literal["whole", "unfolded"] = "whole"
     """``unfolded`` trains a part of it on single pixels (`unfolded.py`), a good start at a fraction of the cost."""
+    attention: bool = True
+    """Where false, a ``whole`` training leaves attention out and as it is: all convolutions and feed-forward networks
+    learn, at a third of the cost."""
     blocks: int = 1
     """How many blocks of every group an ``unfolded`` training has, from the first on; more reach further."""
     drop_path: float = -1.0
@@ -46,7 +49,7 @@ class Recipe:
     schedule: Literal["cosine", "wsd"] = "cosine"
     """``cosine`` falls all the way; ``wsd`` stays at the highest until the last `decay` of the plan, then falls."""
     decay: float = 0.3
-    """Share of the plan in which ``wsd`` falls to nothing."""
+    """Share of the plan in which ``wsd`` falls to nothing; 0 never falls, 1 falls from the first step on."""
     ramp: int = 200
     """Steps in which the rate rises from 0, at the start and again when the whole network joins."""
     weight_decay: float = 1e-4
@@ -70,6 +73,15 @@ class Recipe:
     structure: float = 0.0
     """One minus SSIM of luma at three sizes."""
 
+    colour: float = 0.0
+    """Charbonnier distance of Cb and Cr, besides that of pixels."""
+    colour_structure: float = 0.0
+    """One minus SSIM of Cb and Cr at three sizes."""
+    consistency: float = 0.0
+    """Distance of the outputs for two noisy copies of one truth, so that held cels do not boil."""
+
+    pairs: int = 0
+    """So many crops of every batch are a second noisy copy of another one."""
     flat_colours: int = 0
     """So many flat colours are shown besides in every step; they are to stay as they are, without shift or pattern."""
 
@@ -85,11 +97,15 @@ class Recipe:
     flat: float = 0.15
     """With a flat or shaded background instead of a painting."""
     lines: float = 0.35
-    """With drawn strokes, hair, grids or lettering over everything."""
+    """With drawn strokes, hair, grids or marks like letters over everything."""
+    lettering: float = 0.08
+    """With words over everything, where the tiles have some."""
     sprites: int = 0
     """Drawings to load; 0 is all. Each takes 0.6 MB of the device's memory."""
 
     # While it runs
+    checkpoint: Literal["full", "slim"] = "full"
+    """``full`` is everything, ``slim`` the averaged weights as fp16 and the place in the plan: a tenth of the size."""
     checkpoint_minutes: float = 1.0
     """Between two saved states: what a crash can cost."""
     validate_minutes: float = 3.0
@@ -104,10 +120,16 @@ class Recipe:
             raise ValueError(f"clean {self.clean} and laserdisc {self.laserdisc} are more than the whole")
         if self.schedule not in ("cosine", "wsd"):
             raise ValueError(f"schedule {self.schedule!r} is not known: choose cosine or wsd")
+        if self.form == "unfolded" and not self.attention:
+            raise ValueError("an unfolded network has no attention to leave out; remove attention = false")
         if self.form not in ("whole", "unfolded"):
             raise ValueError(f"form {self.form!r} is not known: choose whole or unfolded")
         if self.optimiser not in ("adamw", "muon") or (self.optimiser == "muon" and self.form == "whole"):
             raise ValueError(f"optimiser {self.optimiser!r} is not for the form {self.form!r}: choose adamw")
+        if self.checkpoint not in ("full", "slim"):
+            raise ValueError(f"checkpoint {self.checkpoint!r} is not known: choose full or slim")
+        if self.pairs > self.batch // 2:
+            raise ValueError(f"pairs {self.pairs} are more than half of a batch of {self.batch}")
         if self.batch < 1 or (self.minutes <= 0 and self.steps <= 0):
             raise ValueError("a training needs at least one crop per step and a plan longer than nothing")
 

@@ -1,11 +1,13 @@
 """What a training must not lose: written so that a crash at any moment leaves the last state or the new one."""
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -35,6 +37,21 @@ def save_state(file: Path, state: Mapping[str, Any]) -> None:
 def load_state(file: Path) -> dict[str, Any]:
     """What `save_state` wrote, on the CPU. Nothing in the file is run."""
     return cast(dict[str, Any], torch.load(file, map_location="cpu", weights_only=True))
+
+
+def save_slim(file: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Weights as fp16, and numbers and text beside them, in one .safetensors: what a training can go on from.
+
+    What it has learned about its own steps (the optimisers' moments) is left out. Raises ValueError as `export` does.
+    """
+    export(file, tensors, json.dumps(state))
+
+
+def load_slim(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `save_slim` wrote, on the CPU."""
+    with safe_open(file, "pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (it is no mapping)
+        return tensors, cast(dict[str, Any], json.loads(opened.metadata()["about"]))
 
 
 def export(file: Path, tensors: Mapping[str, Tensor], about: str) -> None:

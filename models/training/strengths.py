@@ -9,22 +9,27 @@ step        strength                                                     DVD    
 optics      σ of the blur by lens, film and scanner, HR pixels           80 %: 0.3 – 1.4   90 %: 0.4 – 1.6
 weave       distance of two exposures laid over each other, HR pixels    15 %: 0.4 – 1.4   25 %: 0.4 – 1.8
 luma        bandwidth of luma, MHz                                       60 %: 6.5 – 4.6   100 %: 5.3 – 4.2
-chroma      bandwidth of chroma, MHz                                     60 %: 3.2 – 1.2   100 %: 1.5 – 0.6
+chroma      bandwidth of chroma, MHz                                     60 %: 3.2 – 1.2   100 %: 1.5 – 0.33
 halo        edge enhancement across, share of the removed detail         50 %: 0.1 – 0.8   40 %: 0.1 – 0.7
 halo_width  σ of the detail it works on, LR pixels                       100 %: 0.6 – 1.6  100 %: 0.6 – 1.6
 halo_down   the enhancement down                                         25 %: 0.05 – 0.4  15 %: 0.05 – 0.3
+ringing     one-sided ringing after edges, share of the edge             12 %: 0.04 – 0.2  30 %: 0.05 – 0.3
 twitter     odd lines made of their neighbours, share                    8 %: 0.2 – 0.8    15 %: 0.2 – 0.8
 quarter     chroma at a quarter of the width (4:1:1), share              3 %: 1            25 %: 1
 half        chroma at half the width and height (4:2:0), share           100 %: 1          85 %: 1
 siting      4:2:0 read back half-way from left to centre siting, pixels  10 %: 0.1 – 0.25  10 %: 0.1 – 0.25
+delay       chroma displaced across, either way, LR pixels               10 %: 0.2 – 1     25 %: 0.2 – 1.5
+comb        sent as composite, colour taken out by a 1H comb, share      5 %: 1            50 %: 1
 dots        dot crawl: chroma's carrier left in luma, share              8 %: 0.05 – 0.3   70 %: 0.1 – 0.6
 rainbow     cross-colour: fine luma taken for chroma, share              8 %: 0.05 – 0.3   70 %: 0.1 – 0.5
+combing     odd lines from another moment, displaced across, LR pixels   3 %: 0.5 – 4      3 %: 0.5 – 4
 grain       σ of film grain and noise in luma, levels of 255             75 %: 0.4 – 5     90 %: 0.8 – 6
 grain_size  σ of the blur on that grain, LR pixels                       50 %: 0.3 – 0.9   60 %: 0.4 – 1
 speckle     σ of coloured noise, levels of 255                           20 %: 0.3 – 1.5   80 %: 0.5 – 4
 dust        specks on the cel, per 10,000 LR pixels                      6 %: 0.5 – 4      6 %: 0.5 – 4
 quantiser   MPEG-2 quantiser_scale                                       85 %: 3 – 24      40 %: 3 – 16
 predicted   the frame is a P frame over an intra frame, share            50 %: 1           50 %: 1
+one_field   lines of one field made from those of the other, share       10 %: 1           10 %: 1
 level       error of black and of contrast, levels of 255                30 %: 0.1 – 0.5   50 %: 0.1 – 0.7
 =========== ============================================================ ================= =================
 
@@ -34,6 +39,7 @@ at 13.5 MHz, ITU-R BT.601. A bandwidth's weak end is the wide one.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -62,22 +68,27 @@ STEPS: Mapping[str, Step] = {
     "optics": Step(Range(0.80, 0.3, 1.4), Range(0.90, 0.4, 1.6)),
     "weave": Step(Range(0.15, 0.4, 1.4), Range(0.25, 0.4, 1.8)),
     "luma": Step(Range(0.60, 6.5, 4.6), Range(1.00, 5.3, 4.2)),
-    "chroma": Step(Range(0.60, 3.2, 1.2), Range(1.00, 1.5, 0.6)),
+    "chroma": Step(Range(0.60, 3.2, 1.2), Range(1.00, 1.5, 0.33)),
     "halo": Step(Range(0.50, 0.1, 0.8), Range(0.40, 0.1, 0.7)),
     "halo_width": Step(Range(1.00, 0.6, 1.6), Range(1.00, 0.6, 1.6)),
     "halo_down": Step(Range(0.25, 0.05, 0.4), Range(0.15, 0.05, 0.3)),
+    "ringing": Step(Range(0.12, 0.04, 0.2), Range(0.30, 0.05, 0.3)),
     "twitter": Step(Range(0.08, 0.2, 0.8), Range(0.15, 0.2, 0.8)),
     "quarter": Step(Range(0.03, 1, 1), Range(0.25, 1, 1)),
     "half": Step(Range(1.00, 1, 1), Range(0.85, 1, 1)),
     "siting": Step(Range(0.10, 0.1, 0.25), Range(0.10, 0.1, 0.25)),
+    "delay": Step(Range(0.10, 0.2, 1.0), Range(0.25, 0.2, 1.5)),
+    "comb": Step(Range(0.05, 1, 1), Range(0.50, 1, 1)),
     "dots": Step(Range(0.08, 0.05, 0.3), Range(0.70, 0.1, 0.6)),
     "rainbow": Step(Range(0.08, 0.05, 0.3), Range(0.70, 0.1, 0.5)),
+    "combing": Step(Range(0.03, 0.5, 4.0), Range(0.03, 0.5, 4.0)),
     "grain": Step(Range(0.75, 0.4, 5.0), Range(0.90, 0.8, 6.0)),
     "grain_size": Step(Range(0.50, 0.3, 0.9), Range(0.60, 0.4, 1.0)),
     "speckle": Step(Range(0.20, 0.3, 1.5), Range(0.80, 0.5, 4.0)),
     "dust": Step(Range(0.06, 0.5, 4.0), Range(0.06, 0.5, 4.0)),
     "quantiser": Step(Range(0.85, 3, 24), Range(0.40, 3, 16)),
     "predicted": Step(Range(0.50, 1, 1), Range(0.50, 1, 1)),
+    "one_field": Step(Range(0.10, 1, 1), Range(0.10, 1, 1)),
     "level": Step(Range(0.30, 0.1, 0.5), Range(0.50, 0.1, 0.7)),
 }
 """The table above, as numbers."""
@@ -94,6 +105,11 @@ class Strengths:
     steps: Mapping[str, Tensor]
     """(B,) strength of every step of `STEPS`; 0 is off."""
 
+    def repeated(self, order: Tensor) -> "Strengths":
+        """Those of the samples `order` (N,) names by number, in its order."""
+        steps = {name: strength[order] for name, strength in self.steps.items()}
+        return Strengths(self.clean[order], self.kernel[order], steps)
+
     @classmethod
     def only(
         cls, batch: int, steps: Mapping[str, float], kernel: str = "area", device: torch.device | str = "cpu"
@@ -106,6 +122,13 @@ class Strengths:
         return cls(torch.zeros(batch, dtype=torch.bool, device=device), index, found)
 
 
+@cache
+def _table(device: torch.device) -> tuple[Tensor, Tensor]:
+    """LaserDisc's and DVD's ranges: (3, steps, 1) twice. Kept, or every batch would wait for them."""
+    table = torch.tensor([[*step.dvd, *step.laserdisc] for step in STEPS.values()], device=device)  # (steps, 6)
+    return table[:, 3:].T[..., None], table[:, :3].T[..., None]
+
+
 def draw(batch: int, generator: Generator, *, clean: float, laserdisc: float) -> Strengths:
     """Strengths of `batch` samples, on the generator's device.
 
@@ -115,8 +138,7 @@ def draw(batch: int, generator: Generator, *, clean: float, laserdisc: float) ->
     kind = torch.rand(batch, generator=generator, device=device)
     is_laserdisc = (kind >= clean) & (kind < clean + laserdisc)
     kernel = torch.randint(len(KERNELS), (batch,), generator=generator, device=device)
-    table = torch.tensor([[*step.dvd, *step.laserdisc] for step in STEPS.values()], device=device)  # (steps, 6)
-    share, weak, strong = torch.where(is_laserdisc, table[:, 3:].T[..., None], table[:, :3].T[..., None])
+    share, weak, strong = torch.where(is_laserdisc, *_table(device))
     happens, place = torch.rand(2, len(STEPS), batch, generator=generator, device=device)
     strength = weak * (strong / weak) ** place * (happens < share)  # (steps, B)
     return Strengths(kind < clean, kernel, dict(zip(STEPS, strength, strict=True)))

@@ -1,20 +1,24 @@
 """Trains a network for some minutes, and goes on from where it was when called again.
 
     python -m models.training.train --recipe medium.toml --data tiles.zip --out runs/medium --minutes 9 [--compile]
+    python -m models.training.train --recipe medium_visit.toml --data tiles.zip --out DIR --start FILE --deadline 440
 
-In the folder `--out` lie `checkpoint.pt` (everything, once a minute), `fdat_rd_<variant>_2x.safetensors` (the averaged
-weights, fp16, as the package reads them), `log.jsonl`, `curve.png` and `validation.png`. A training that is killed
-loses at most the last minute. Needs the extra `train`.
+In the folder `--out` lie the checkpoint (once a minute, or as often as the recipe says), the averaged weights
+`fdat_rd_<variant>_2x.safetensors` (fp16, as the package reads them), `summary.json`, `log.jsonl`, `curve.png` and
+`validation.png`. Each is written beside its place and renamed, so that a training that is killed loses what came after
+the last checkpoint and nothing else. Needs the extra `train`.
 """
 
 import argparse
 import copy
+import json
+import resource
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,43 +34,62 @@ from models.training.degrade import degrade, noisy
 from models.training.folding import fold, unfold
 from models.training.optimise import optimisers, rate
 from models.training.recipe import Recipe
-from models.training.state import export, load_state, save_state
-from models.training.strengths import draw
+from models.training.state import export, load_slim, load_state, save_slim, save_state, write
+from models.training.strengths import Strengths, draw
 from models.training.unfolded import Unfolded
-from models.training.validate import Validation
+from models.training.validate import Scores, Validation
 from models.training.widen import widen
 from vsfdatrd.checkpoint import load_model
-from vsfdatrd.nn.fdat_rd import FdatRd
+from vsfdatrd.nn.fdat_rd import Block, FdatRd
 
-CHECKPOINT = "checkpoint.pt"
+BEGUN = time.monotonic()
+"""When the process began, about: what `--deadline` counts from."""
+CHECKPOINTS = {"full": "checkpoint.pt", "slim": "checkpoint.safetensors"}
+"""Files in a training's folder by the recipe's `checkpoint`."""
 BANK = "bank.npy"
-FLAT = 36
-"""Side of a flat crop in pixels: in its middle an unfolded network sees no border."""
 LOG_SECONDS = 5.0
 
 
-def enlarge(net: FdatRd | Unfolded, x: Tensor) -> Tensor:
-    """The network as it is trained: on CUDA the blocks in bf16, what touches pixels in float32.
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 faster than float32: GPUs, and processors with AVX512_BF16 or AMX."""
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return device.type == "cuda"
 
-    bf16 has eight bits, pictures need more; the first convolution and the tail are a small part of the work. An
-    unfolded network is all pixels.
+
+def enlarge(net: FdatRd | Unfolded, x: Tensor) -> Tensor:
+    """The network as it is trained: its blocks in bf16 where that is faster, what touches pixels in float32.
+
+    bf16 has eight bits, pictures need more; the first convolution and the tail are a small part of the work.
     (B, 3, H, W), sides multiples of the network's -> (B, 3, 2H, 2W) float32.
     """
+    lower = torch.autocast(x.device.type, torch.bfloat16, enabled=has_bf16(x.device))
     if isinstance(net, Unfolded):
-        return cast(Tensor, net(x))
+        shallow = net.first(x)
+        with lower:
+            deep = net.inner(shallow)
+        return net.tail(deep.float() + shallow)
     first: Tensor = net.conv_first(x)
     deep = first
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):
+    with lower:
         for group in net.groups:
             deep = group(deep)
         deep = net.conv_after(deep)
     return cast(Tensor, net.upsampler(deep.float() + first))
 
 
+def compile_blocks(net: FdatRd, **options: Any) -> None:
+    """`torch.compile` every block by itself: one compilation for each kind of block instead of one for all of them."""
+    for module in net.modules():
+        if isinstance(module, Block):
+            module.compile(dynamic=False, **options)
+
+
 def begin(recipe: Recipe) -> FdatRd | Unfolded:
     """What the recipe trains, before its first step: it interpolates. Random weights are torch's global generator's."""
     if recipe.form == "whole":
-        return network.new(recipe)
+        whole = network.new(recipe)
+        return whole if recipe.attention else network.leave_attention_out(whole)
     # Channels last, in which pixels' channels are neighbours: no convolution or linear layer has to move data.
     return Unfolded(network.configuration(recipe.variant), recipe.blocks).to(memory_format=torch.channels_last)
 
@@ -97,43 +120,76 @@ def started(found: FdatRd, recipe: Recipe) -> FdatRd | Unfolded:
         return widen(unfold(found), config, recipe.blocks)
     if found.config != config:
         raise ValueError(f"it is no FDAT-RD {recipe.variant} 2x like the recipe's")
+    if recipe.attention:
+        network.let_attention_join(found)
     return found
+
+
+@dataclass(slots=True)
+class Deadline:
+    """A plan that ends at a moment, however fast steps are. Training alone counts; compiling and measuring do not."""
+
+    end: float
+    """When the last step is to be done, by `time.monotonic`."""
+    trained: float = 0.0
+    """Seconds of training so far."""
+
+    @property
+    def progress(self) -> float:
+        """Of what was and what still can be trained, from 0 to 1."""
+        left = max(0.0, self.end - time.monotonic())
+        return self.trained / (self.trained + left) if left else 1.0
 
 
 class Trainer:
     """A training's state, and one step of it."""
 
     def __init__(
-        self, recipe: Recipe, tiles: Path, device: torch.device, *, compiled: bool = False, folder: Path | None = None
+        self, recipe: Recipe, tiles: Path, device: torch.device, *, compiled: bool = False, bank: Path | None = None
     ) -> None:
-        """folder: where the recipe's bank of crops is kept, if it has one."""
+        """bank: the file of the recipe's crops, if it has them composed beforehand."""
         self.recipe, self.device = recipe, device
         torch.manual_seed(recipe.seed)
         self.generator = torch.Generator(device).manual_seed(recipe.seed)
-        self.pool: Pool | Bank = Pool.open(tiles, recipe, self.generator)
+        self.pool: Pool | Bank
         if recipe.bank:
-            if folder is None:
-                raise ValueError("the recipe has a bank of crops, which needs a folder to be in")
-            self.pool = Bank.open(folder / BANK, self.pool, recipe.bank, 4 * recipe.size)
+            if bank is None:
+                raise ValueError("the recipe has a bank of crops, which needs a file to be in")
+            self.pool = Bank.open(bank, lambda: Pool.open(tiles, recipe, self.generator), recipe.bank, 4 * recipe.size)
+        else:
+            self.pool = Pool.open(tiles, recipe, self.generator)
         self.network = begin(recipe).to(device).train()
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
-        self.optimisers = optimisers(self.network, recipe, fused=device.type == "cuda")
-        self.deep: Callable[[FdatRd | Unfolded, Tensor], Tensor] = torch.compile(enlarge) if compiled else enlarge
+        self.optimisers = optimisers(self.network, recipe)
+        self.compiled = compiled
+        self.deep: Callable[[FdatRd | Unfolded, Tensor], Tensor] = enlarge
+        if compiled and isinstance(self.network, FdatRd):
+            compile_blocks(self.network)
+        elif compiled:
+            self.deep = torch.compile(enlarge, dynamic=False)
         self.step, self.minutes = 0, 0.0
+        self.deadline: Deadline | None = None
         self.joined = -1
         """Step at which the whole network joined; -1 is not yet."""
-        self.skipped = 0
-        """Steps left out because their loss or gradient was not finite."""
+        self.resumed = 0
+        """Step from which on the optimisers' moments are kept: the learning rate rises again from there."""
+        self.left_out = torch.zeros((), dtype=torch.int64, device=device)
 
     @property
     def progress(self) -> float:
         """Of the plan, from 0 to 1."""
-        return self.recipe.progress(self.step, self.minutes)
+        return self.deadline.progress if self.deadline else self.recipe.progress(self.step, self.minutes)
+
+    @property
+    def skipped(self) -> int:
+        """Steps left out because their loss or gradient was not finite."""
+        return int(self.left_out)
 
     def start_from(self, weights: Path, minutes: float) -> None:
         """Take weights from a file and the schedule from a minute of the plan; the whole network learns at once.
 
-        An unfolded training takes those of an unfolded one, narrower ones too.
+        An unfolded training takes those of an unfolded one, narrower ones too. In a whole one attention that added
+        nothing joins (`network.let_attention_join`).
         Raises CheckpointError for a file that cannot be read, ValueError for another network's.
         """
         found = load_model(weights)
@@ -147,51 +203,96 @@ class Trainer:
             net.load_state_dict(start.state_dict())
         self.minutes, self.joined = minutes, 0
 
-    def train_step(self) -> tuple[Tensor, float]:
-        """One batch: (the loss as a scalar on the device, the learning rate)."""
+    # A step, by its phases.
+
+    def sample(self) -> tuple[Tensor, Strengths]:
+        """What is to be restored, (B, 3, 2H, 2W), and what happens to it. The last `pairs` are the first again."""
         recipe = self.recipe
-        net = self.network
-        warm = isinstance(net, FdatRd) and self.joined < 0 and self.progress < recipe.warm
-        if not warm and self.joined < 0:
-            self.joined = self.step
-        learning_rate = rate(recipe, self.progress, self.step - max(0, self.joined))
+        single = recipe.batch - recipe.pairs
+        truth = self.pool.sample(single, 2 * recipe.size)
+        strengths = draw(single, self.generator, clean=recipe.clean, laserdisc=recipe.laserdisc)
+        if recipe.pairs:
+            order = torch.arange(recipe.batch, device=self.device) % single
+            truth, strengths = truth.to(self.device)[order], strengths.repeated(order)
+        return truth.to(self.device), strengths
+
+    def degrade(self, truth: Tensor, strengths: Strengths) -> Tensor:
+        """(B, 3, 2H, 2W) -> (B, 3, H, W)."""
+        degraded = degrade(truth, strengths, self.generator)
+        if self.recipe.clean_noise:
+            degraded = noisy(degraded, strengths.clean, self.recipe.clean_noise, self.generator)
+        return degraded
+
+    def loss(self, degraded: Tensor, truth: Tensor) -> Tensor:
+        """Of a batch and its truth, and of the flat colours shown besides."""
+        recipe, net = self.recipe, self.network
+        if isinstance(net, FdatRd) and self._is_warming_up():
+            return loss.total(network.shallow(net, degraded).float(), truth, recipe)
+        colours = flat_colours(recipe.flat_colours, self.generator)
+        # All of one size, so that there is one network to compile.
+        shown = torch.cat([degraded, colours.expand(-1, -1, *degraded.shape[2:])])
+        if isinstance(net, Unfolded):
+            shown = shown.contiguous(memory_format=torch.channels_last)
+        both = self.deep(net, shown).float()
+        output = both[: recipe.batch]
+        value = loss.total(output, truth, recipe)
+        if recipe.flat_colours:
+            value = value + loss.flat(both[recipe.batch :], colours)
+        if recipe.pairs and recipe.consistency:
+            apart = loss.charbonnier(output[: recipe.pairs] - output[-recipe.pairs :])
+            value = value + recipe.consistency * recipe.pairs / recipe.batch * apart
+        return value
+
+    def backward(self, value: Tensor) -> None:
+        """The loss's gradient."""
+        self.network.zero_grad(set_to_none=True)
+        value.backward()  # type: ignore[no-untyped-call]
+
+    def update(self, value: Tensor) -> float:
+        """Change the weights, unless loss or gradient is not finite; returns the learning rate.
+
+        Nothing waits for the device here: the fused optimiser leaves the step out by itself.
+        """
+        since = self.step - max(0, self.joined, self.resumed)
+        learning_rate = rate(self.recipe, self.progress, since)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
+        unusable = ~(value.detach() + norm).isfinite()
+        fused = all(optimiser.defaults.get("fused") for optimiser in self.optimisers)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate
-        truth = self.pool.sample(recipe.batch, 2 * recipe.size)
-        shares = draw(recipe.batch, self.generator, clean=recipe.clean, laserdisc=recipe.laserdisc)
-        degraded = degrade(truth, shares, self.generator)
-        if recipe.clean_noise:
-            degraded = noisy(degraded, shares.clean, recipe.clean_noise, self.generator)
-        if warm and isinstance(net, FdatRd):
-            value = loss.total(network.shallow(net, degraded).float(), truth, recipe)
-        else:
-            value = self._loss(degraded, truth)
-        net.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
-        self.step += 1
-        if bool((value + norm).isfinite()):
+            if fused:
+                optimiser.found_inf = unusable.float()  # type: ignore[attr-defined]
+        if fused or not bool(unusable):
             for optimiser in self.optimisers:
                 optimiser.step()
             self._average()
-        else:
-            self.skipped += 1
-        return value.detach(), learning_rate
+        self.left_out += unusable
+        self.step += 1
+        return learning_rate
 
-    def _loss(self, degraded: Tensor, truth: Tensor) -> Tensor:
-        """Of a batch (B, 3, H, W) and its truth (B, 3, 2H, 2W), and of the flat colours shown besides."""
-        recipe, net = self.recipe, self.network
-        if not recipe.flat_colours:
-            return loss.total(self.deep(net, degraded).float(), truth, recipe)
-        colours = flat_colours(recipe.flat_colours, self.generator)
-        if isinstance(net, Unfolded):
-            output = self.deep(net, degraded).float()
-            flat = self.deep(net, colours.expand(-1, -1, FLAT, FLAT).contiguous()).float()
-        else:  # of one size, so that there is one network to compile
-            both = self.deep(net, torch.cat([degraded, colours.expand(-1, -1, *degraded.shape[2:])])).float()
-            output, flat = both[: recipe.batch], both[recipe.batch :]
-        return loss.total(output, truth, recipe) + loss.flat(flat, colours)
+    def train_step(self) -> tuple[Tensor, float]:
+        """One batch: (the loss as a scalar on the device, the learning rate)."""
+        if self.joined < 0 and not self._is_warming_up():
+            self.joined = self.step
+        truth, strengths = self.sample()
+        value = self.loss(self.degrade(truth, strengths), truth)
+        self.backward(value)
+        return value.detach(), self.update(value)
+
+    def warm_up(self) -> float:
+        """Compile what is compiled, with one batch from which nothing is learned; returns the seconds it took."""
+        begun = time.monotonic()
+        if self.compiled:
+            truth, strengths = self.sample()
+            value = self.loss(self.degrade(truth, strengths), truth)
+            self.backward(value)
+            float(value)
+        return time.monotonic() - begun
+
+    def _is_warming_up(self) -> bool:
+        """Whether the outer layers of a whole network still learn alone."""
+        return self.recipe.form == "whole" and self.joined < 0 and self.progress < self.recipe.warm
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -199,38 +300,82 @@ class Trainer:
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), 1 - decay)
 
     def output(self, x: Tensor) -> Tensor:
-        """The averaged network's."""
-        return enlarge(self.averaged, x)
+        """The averaged network's; on processors in float32."""
+        return cast(Tensor, self.averaged(x)) if x.device.type == "cpu" else enlarge(self.averaged, x)
+
+    # What is kept.
+
+    def _place(self) -> dict[str, Any]:
+        return {
+            "recipe": asdict(self.recipe),
+            "step": self.step,
+            "minutes": self.minutes,
+            "joined": self.joined,
+            "skipped": self.skipped,
+        }
 
     def state(self) -> dict[str, Any]:
         """Everything, for `save_state`."""
         return {
-            "recipe": asdict(self.recipe), "step": self.step, "minutes": self.minutes, "joined": self.joined,
-            "skipped": self.skipped, "network": self.network.state_dict(), "averaged": self.averaged.state_dict(),
+            **self._place(),
+            "network": self.network.state_dict(),
+            "averaged": self.averaged.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-            "generator": self.generator.get_state(), "random": torch.get_rng_state(), "device": self.device.type,
+            "generator": self.generator.get_state(),
+            "random": torch.get_rng_state(),
+            "chance": self.pool.chance.getstate() if isinstance(self.pool, Pool) else None,
+            "device": self.device.type,
             "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
-        }  # fmt: skip
+        }
 
-    def resume(self, state: dict[str, Any]) -> None:
-        """Take up what `state` gave. Raises ValueError if it was another network's."""
+    def save(self, file: Path) -> None:
+        """Write a checkpoint: by the file's suffix a full or a slim one."""
+        if file.suffix == ".pt":
+            save_state(file, self.state())
+        else:
+            save_slim(file, self.averaged.state_dict(), self._place())
+
+    def resume(self, file: Path) -> None:
+        """Take up what `save` wrote. Raises ValueError if it was another network's."""
+        if file.suffix != ".pt":
+            tensors, state = load_slim(file)
+            self._resume_place(state)
+            for net in (self.network, self.averaged):
+                net.load_state_dict(tensors)
+            self.resumed = self.step
+            torch.manual_seed(self.recipe.seed + self.step)  # not the same crops again
+            self.generator.manual_seed(self.recipe.seed + self.step)
+            return
+        state = load_state(file)
+        self._resume_place(state)
+        self.network.load_state_dict(state["network"])
+        self.averaged.load_state_dict(state["averaged"])
+        for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
+        torch.set_rng_state(state["random"])
+        if isinstance(self.pool, Pool) and state["chance"]:
+            version, numbers, gauss = state["chance"]
+            self.pool.chance.setstate((version, tuple(numbers), gauss))
+        if state["device"] == self.device.type:  # random numbers of one device mean nothing to another
+            self.generator.set_state(state["generator"])
+            if state["cuda"] is not None:
+                torch.cuda.set_rng_state(state["cuda"], self.device)
+
+    def _resume_place(self, state: Mapping[str, Any]) -> None:
         theirs, ours = (
             f"{r['variant']}, {r['form']}, {r.get('blocks', 1)} blocks a group"
             for r in (state["recipe"], asdict(self.recipe))
         )
         if theirs != ours:
             raise ValueError(f"the checkpoint is of {theirs}, the recipe of {ours}")
-        self.network.load_state_dict(state["network"])
-        self.averaged.load_state_dict(state["averaged"])
-        for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(kept)
-        self.step, self.minutes = state["step"], state["minutes"]
-        self.joined, self.skipped = state["joined"], state["skipped"]
-        torch.set_rng_state(state["random"])
-        if state["device"] == self.device.type:  # random numbers of one device mean nothing to another
-            self.generator.set_state(state["generator"])
-            if state["cuda"] is not None:
-                torch.cuda.set_rng_state(state["cuda"], self.device)
+        self.step, self.minutes, self.joined = state["step"], state["minutes"], state["joined"]
+        self.left_out.fill_(state["skipped"])
+
+
+def checkpoint_in(folder: Path, recipe: Recipe) -> Path | None:
+    """The checkpoint to go on from, the recipe's own kind first; None in a folder without one."""
+    files = [folder / CHECKPOINTS[kind] for kind in sorted(CHECKPOINTS, key=lambda kind: kind != recipe.checkpoint)]
+    return next((file for file in files if file.exists()), None)
 
 
 @contextmanager
@@ -255,26 +400,47 @@ def export_weights(file: Path, recipe: Recipe, averaged: Mapping[str, Tensor], s
     export(file, finished(recipe, averaged), f"FDAT-RD {recipe.variant} 2x after {step} steps")
 
 
-def run(trainer: Trainer, validation: Validation, folder: Path, *, minutes: float, steps: int) -> None:
-    """Train until the plan is done, or for so many minutes or steps (0: no limit), or until asked to end."""
+def run(
+    trainer: Trainer, validation: Validation, folder: Path, *, minutes: float = 0, steps: int = 0, deadline: float = 0
+) -> None:
+    """Train until the plan is done, or for so many minutes or steps (0: no limit), or until asked to end.
+
+    deadline: when everything is to have ended, by `time.monotonic`, and the plan with it; 0 leaves that to the recipe.
+    """
     recipe, log = trainer.recipe, Log(folder / "log.jsonl", trainer.step)
+    summary: dict[str, Any] = {
+        "weights": weights_file(folder, recipe).name,
+        "checkpoint": CHECKPOINTS[recipe.checkpoint],
+    }
+    summary |= {"batch": recipe.batch, "size": recipe.size, "bicubic": validation.baseline._asdict()}
 
     def save() -> None:
-        save_state(folder / CHECKPOINT, trainer.state())
+        trainer.save(folder / CHECKPOINTS[recipe.checkpoint])
         export_weights(weights_file(folder, recipe), recipe, trainer.averaged.state_dict(), trainer.step)
+        done = trainer.step - first
+        summary.update(
+            step=trainer.step,
+            steps=done,
+            crops=done * recipe.batch,
+            seconds=round(trained, 2),
+            seconds_per_step=round(trained / done, 4) if done else None,
+            skipped=trainer.skipped,
+            memory_gib=round(memory(trainer.device) / 2**30, 2),
+        )
+        write(folder / "summary.json", lambda opened: opened.write(json.dumps(summary, indent=1).encode()))
 
-    def measure() -> dict[str, float]:
+    def measure(name: str) -> Scores:
         scores = validation.measure(trainer.output)
+        summary[name] = scores._asdict()
         log.add({
-            "step": trainer.step, "minutes": round(trainer.minutes, 4), "psnr": scores,
-            "bicubic": validation.baseline, "skipped": trainer.skipped,
+            "step": trainer.step, "minutes": round(trainer.minutes, 4), **scores._asdict(),
+            "bicubic": validation.baseline.psnr, "skipped": trainer.skipped,
         })  # fmt: skip
         validation.picture(trainer.output, folder / "validation.png")
         log.draw(folder / "curve.png")
         return scores
 
-    begun, first = time.monotonic(), trainer.step
-    saved = measured = logged = last = begun
+    begun, first, trained = time.monotonic(), trainer.step, 0.0
     losses: list[Tensor] = []
     stepping = 0.0
     shown: dict[str, str] = {}
@@ -283,18 +449,26 @@ def run(trainer: Trainer, validation: Validation, folder: Path, *, minutes: floa
         tqdm(total=100, unit="%", initial=round(100 * trainer.progress, 2), file=sys.stderr,
              bar_format="{l_bar}{bar}| {elapsed} {postfix}") as bar,
     ):  # fmt: skip
-        if trainer.step == 0:
-            measure()  # what it starts from
+        if trainer.step == 0 or deadline:
+            measure("before")
+            save()
+        closing = time.monotonic() - begun  # what the same takes at the end
+        summary["compile_s"] = round(trainer.warm_up(), 2)
+        if deadline:
+            trainer.deadline = Deadline(deadline - 1.5 * closing - 1)
+        saved = measured = logged = last = time.monotonic()
         while trainer.progress < 1 and not asked:
-            started = time.monotonic()
             value, learning_rate = trainer.train_step()
             losses.append(value)
             now = time.monotonic()
-            stepping += now - started
-            trainer.minutes += (now - last) / 60
-            last = now
-            limit = (minutes and now - begun >= 60 * minutes) or (steps and trainer.step - first >= steps)
-            ends = bool(limit) or trainer.progress >= 1 or bool(asked)
+            spent, last = now - last, now
+            stepping, trained = stepping + spent, trained + spent
+            trainer.minutes += spent / 60
+            if trainer.deadline:
+                trainer.deadline.trained = trained
+            ends = bool(asked) or trainer.progress >= 1
+            ends |= bool(minutes and now - begun >= 60 * minutes) or bool(steps and trainer.step - first >= steps)
+            ends |= trainer.deadline is not None and now + spent > trainer.deadline.end
             if now - logged >= LOG_SECONDS or ends:
                 mean = float(torch.stack(losses).mean())
                 log.add({
@@ -304,19 +478,27 @@ def run(trainer: Trainer, validation: Validation, folder: Path, *, minutes: floa
                 shown |= {"step": str(trainer.step), "loss": f"{mean:.4f}", "rate": f"{learning_rate:.1e}"}
                 logged, losses, stepping = now, [], 0.0
             if now - measured >= 60 * recipe.validate_minutes or ends:
-                shown["dB"] = "/".join(f"{score:.2f}" for score in measure().values())
-                measured = time.monotonic()
+                shown["dB"] = "/".join(f"{score:.2f}" for score in measure("after").psnr.values())
+                measured = last = time.monotonic()
             if now - saved >= 60 * recipe.checkpoint_minutes or ends:
                 save()
-                saved = time.monotonic()
+                saved = last = time.monotonic()
             bar.n = round(100 * trainer.progress, 2)
             bar.set_postfix(shown)
             if ends:
                 break
 
 
+def memory(device: torch.device) -> int:
+    """Bytes in use at the most so far: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Train; see the module's docstring."""
+    began = BEGUN if arguments is None else time.monotonic()
     parser = argparse.ArgumentParser(prog="python -m models.training.train", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--recipe", type=Path, required=True, help="a TOML file, or the name of one beside this program"
@@ -329,18 +511,26 @@ def main(arguments: list[str] | None = None) -> int:
         "--minutes", type=float, default=0, help="end this call after so long (the plan is the recipe's)"
     )
     parser.add_argument("--steps", type=int, default=0, help="end this call after so many steps")
+    parser.add_argument(
+        "--deadline", type=float, default=0, help="be done so many seconds after the start; the plan ends then too"
+    )
     parser.add_argument("--start", type=Path, help="weights to begin with, where there is no checkpoint")
     parser.add_argument("--at", type=float, default=0, help="with --start: the minute of the plan to begin at")
+    parser.add_argument("--resume", type=Path, help="a checkpoint to go on from, where the folder has none")
+    parser.add_argument("--bank", type=Path, help=f"the recipe's crops, composed if there are none ({BANK} in --out)")
+    parser.add_argument("--validation", type=Path, help="what to measure with, composed if there is none")
     parser.add_argument("--export", type=Path, metavar="FILE", help="only write the checkpoint's averaged weights")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=0, help="of the processor; 0 leaves it to PyTorch")
     a = parser.parse_args(arguments)
     recipe = Recipe.read(a.recipe)
-    checkpoint = a.out / CHECKPOINT
+    checkpoint = checkpoint_in(a.out, recipe) or a.resume
     if a.export:
-        state = load_state(checkpoint)
-        export_weights(a.export, Recipe.from_mapping(state["recipe"]), state["averaged"], state["step"])
+        if checkpoint is None:
+            parser.error(f"{a.out} holds no checkpoint to export")
+        tensors, state = averaged_weights(checkpoint)
+        export_weights(a.export, Recipe.from_mapping(state["recipe"]), tensors, state["step"])
         return 0
     if a.data is None:
         parser.error("--data is needed to train")
@@ -348,14 +538,24 @@ def main(arguments: list[str] | None = None) -> int:
         torch.set_num_threads(a.threads)
     a.out.mkdir(parents=True, exist_ok=True)
     device = torch.device(a.device)
-    trainer = Trainer(recipe, a.data, device, compiled=a.compile, folder=a.out)
-    if checkpoint.exists():
-        trainer.resume(load_state(checkpoint))
+    trainer = Trainer(recipe, a.data, device, compiled=a.compile, bank=a.bank or a.out / BANK)
+    if checkpoint:
+        trainer.resume(checkpoint)
         print(f"going on from step {trainer.step}, minute {trainer.minutes:.1f}", file=sys.stderr)
     elif a.start:
         trainer.start_from(a.start, a.at)
-    run(trainer, Validation(a.data, recipe, device), a.out, minutes=a.minutes, steps=a.steps)
+    validation = Validation.open(a.validation or a.out / "validation.npz", a.data, recipe, device)
+    deadline = began + a.deadline if a.deadline else 0
+    run(trainer, validation, a.out, minutes=a.minutes, steps=a.steps, deadline=deadline)
     return 0
+
+
+def averaged_weights(checkpoint: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+    """A checkpoint's averaged weights, and what else it holds."""
+    if checkpoint.suffix != ".pt":
+        return load_slim(checkpoint)
+    state = load_state(checkpoint)
+    return state["averaged"], state
 
 
 if __name__ == "__main__":

@@ -160,8 +160,15 @@ class Unfolded(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W), H and W even -> (B, 3, 2H, 2W)."""
         first: Tensor = self.first(x)
-        deep = first
+        return self.tail(self.inner(first) + first)
+
+    def inner(self, x: Tensor) -> Tensor:
+        """What lies between the first convolution and the tail. (B, C/4, H, W) -> the same."""
         for group in self.groups:
-            deep = group(deep)
-        middle = convolve(convolve(deep, self.after) + first, self.spread, self.spread_bias)
+            x = group(x)
+        return convolve(x, self.after)
+
+    def tail(self, x: Tensor) -> Tensor:
+        """(B, C/4, H, W) -> (B, 3, 2H, 2W)."""
+        middle = convolve(x, self.spread, self.spread_bias)
         return cast(Tensor, self.last(self.gather(F.gelu(middle))))

@@ -1,8 +1,14 @@
-"""Measuring on held-back pictures: always the same crops with the same degradation, on any device."""
+"""Measuring on held-back pictures: always the same crops with the same degradation, on any device.
 
+python -m models.training.validate --recipe medium_visit.toml --data tiles.zip --out validation.npz
+"""
+
+import argparse
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -11,6 +17,7 @@ from torch import Tensor
 
 from models.training.data import Pool
 from models.training.degrade import degrade
+from models.training.loss import ycc
 from models.training.network import bicubic
 from models.training.recipe import Recipe
 from models.training.state import write
@@ -25,38 +32,79 @@ _LUMA = (0.2126, 0.7152, 0.0722)
 _BORDER = 8
 
 
+class Scores(NamedTuple):
+    """Means by kind."""
+
+    psnr: dict[str, float]
+    """Of luma, dB."""
+    chroma: dict[str, float]
+    """Root mean square error of Cb and Cr, levels of 255."""
+
+
+def _inside(x: Tensor) -> Tensor:
+    return x[..., _BORDER:-_BORDER, _BORDER:-_BORDER]
+
+
 def psnr(output: Tensor, truth: Tensor) -> Tensor:
     """PSNR of luma in dB without a border of 8 pixels, at most 50: (B, 3, H, W) twice -> (B,)."""
-    error = ((output.clamp(0, 1) - truth) * truth.new_tensor(_LUMA).view(3, 1, 1)).sum(1)
-    error = error[:, _BORDER:-_BORDER, _BORDER:-_BORDER]
+    error = _inside(((output.clamp(0, 1) - truth) * truth.new_tensor(_LUMA).view(3, 1, 1)).sum(1))
     return -10 * torch.log10((error * error).mean((1, 2)).clamp_min(1e-5))
 
 
-class Validation:
-    """Fixed pairs of every kind."""
+def chroma_error(output: Tensor, truth: Tensor) -> Tensor:
+    """Root mean square error of Cb and Cr in levels of 255, without the border: (B, 3, H, W) twice -> (B,)."""
+    return 255 * _inside(ycc(output.clamp(0, 1) - truth)[:, 1:]).square().mean((1, 2, 3)).sqrt()
 
-    def __init__(self, tiles: Path, recipe: Recipe, device: torch.device) -> None:
+
+class Validation:
+    """Fixed pairs of every kind, all of 8 bit."""
+
+    def __init__(self, truth: Tensor, inputs: dict[str, Tensor]) -> None:
+        """truth: (N, 3, 2H, 2W). inputs: (N, 3, H, W) by kind."""
+        self.truth, self.inputs = truth, inputs
+        self.baseline = self.measure(bicubic)
+        """Cubic interpolation's scores."""
+
+    @classmethod
+    def compose(cls, tiles: Path, recipe: Recipe, device: torch.device) -> Self:
+        """From the tiles that no training sees."""
         random = torch.Generator().manual_seed(20_000)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(20_000)
             pool = Pool.open(tiles, replace(recipe, sprites=0), random, held_back=True)
-            truth = pool.sample(recipe.validate_crops, 2 * recipe.size)
-        self.truth = truth.to(device)
-        self.inputs = {
+            truth = torch.round(255 * pool.sample(recipe.validate_crops, 2 * recipe.size)) / 255
+        inputs = {
             kind: degrade(truth, draw(len(truth), random, clean=clean, laserdisc=laserdisc), random).to(device)
             for kind, (clean, laserdisc) in KINDS.items()
         }
-        self.baseline = self.measure(bicubic)
-        """Cubic interpolation's PSNR, in dB by kind."""
+        return cls(truth.to(device), inputs)
+
+    @classmethod
+    def open(cls, file: Path, tiles: Path, recipe: Recipe, device: torch.device) -> Self:
+        """What `write` wrote; composed and written first, if there is none."""
+        if not file.exists():
+            composed = cls.compose(tiles, recipe, device)
+            composed.write(file)
+            return composed
+        with np.load(file) as arrays:
+            pictures = {name: torch.from_numpy(arrays[name]).to(device).float() / 255 for name in arrays.files}
+        return cls(pictures.pop("truth"), pictures)
+
+    def write(self, file: Path) -> None:
+        """As compressed .npz of uint8."""
+        pictures = {"truth": self.truth, **self.inputs}
+        arrays = {name: (255 * x).round().byte().cpu().numpy() for name, x in pictures.items()}
+        write(file, lambda opened: np.savez_compressed(opened, allow_pickle=False, **arrays))
 
     @torch.no_grad()
-    def measure(self, enlarge: Enlarge) -> dict[str, float]:
-        """Mean PSNR in dB by kind. enlarge: (B, 3, H, W) -> (B, 3, 2H, 2W)."""
-        result = {}
+    def measure(self, enlarge: Enlarge) -> Scores:
+        """Of a network's outputs. enlarge: (B, 3, H, W) -> (B, 3, 2H, 2W)."""
+        scores = Scores({}, {})
         for kind, inputs in self.inputs.items():
-            scores = [psnr(enlarge(x).float(), y) for x, y in self._parts(inputs)]
-            result[kind] = round(float(torch.cat(scores).mean()), 3)
-        return result
+            pairs = [(enlarge(x).float(), y) for x, y in self._parts(inputs)]
+            for results, measure in ((scores.psnr, psnr), (scores.chroma, chroma_error)):
+                results[kind] = round(float(torch.cat([measure(x, y) for x, y in pairs]).mean()), 3)
+        return scores
 
     def _parts(self, inputs: Tensor, most: int = 8) -> list[tuple[Tensor, Tensor]]:
         return list(zip(torch.split(inputs, most), torch.split(self.truth, most), strict=True))
@@ -72,3 +120,18 @@ class Validation:
             rows.append(torch.cat(list(columns), 1))
         pixels = (torch.cat(rows, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
         write(file, lambda opened: Image.fromarray(np.ascontiguousarray(pixels)).save(opened, "PNG"))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the pairs that a training measures with, to be carried elsewhere."""
+    parser = argparse.ArgumentParser(prog="python -m models.training.validate", description=main.__doc__)
+    parser.add_argument("--recipe", type=Path, required=True, help="of the training")
+    parser.add_argument("--data", type=Path, required=True, help="what models.training.pack wrote")
+    parser.add_argument("--out", type=Path, required=True)
+    a = parser.parse_args(arguments)
+    Validation.compose(a.data, Recipe.read(a.recipe), torch.device("cpu")).write(a.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

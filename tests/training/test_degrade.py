@@ -145,3 +145,53 @@ def test_only_clean_samples_get_more_noise() -> None:
     assert 0.4 < float((sigma[clean] > 0.3).float().mean()) < 0.6
     assert 3 < float(sigma.max()) < 4.5
     assert abs(float(noise[clean].mean() - noise[~clean].mean())) < 0.05
+
+
+def test_a_bar_that_rings_stays_where_it_is() -> None:
+    """On one side alone, and yet it keeps its mean and its centre."""
+    hr = torch.full((64, 3, 32, 128), 0.4)
+    hr[..., 56:72] = 0.6
+    lr = [degrade(hr, Strengths.only(64, steps), seeded()) for steps in ({"ringing": 0.3}, {})]
+    there, none = (x.mean((0, 1, 2)) - 0.4 for x in lr)
+    x = torch.arange(64.0)
+    assert float(there.sum()) == pytest.approx(float(none.sum()), abs=0.02)
+    assert float((there * x).sum() / there.sum()) == pytest.approx(float((none * x).sum() / none.sum()), abs=0.06)
+    assert float((lr[0] - lr[1]).abs().max()) > 2 / 255
+
+
+def test_a_comb_leaves_colour_only_where_lines_differ() -> None:
+    """Bars of colour from top to bottom come through a comb without dots; across, dots hang below every border."""
+    hr = torch.full((8, 3, 96, 96), 0.5)
+    red = torch.tensor([0.2, -0.1, -0.02]).view(3, 1, 1)  # of equal luma
+    comb = {"chroma": 0.4, "comb": 1.0}
+
+    def dots(picture: Tensor) -> float:
+        g = seeded()
+        both = [degrade(picture, Strengths.only(8, steps), g) for steps in (comb, {"chroma": 0.4})]
+        luma = [(x * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1) for x in both]
+        return float((luma[0] - luma[1])[:, 8:-8, 8:-8].abs().mean((0, 2)).max())  # of the line that has most
+
+    down, across = hr.clone(), hr.clone()
+    down[..., 48:] += red
+    across[..., 48:, :] += red
+    assert dots(across) > 3 * dots(down)
+
+
+def test_one_field_s_lines_are_kept_and_the_others_made() -> None:
+    hr = torch.rand(6, 3, 64, 64, generator=seeded())
+    whole = degrade(hr, Strengths.only(6, {}), seeded())
+    field = degrade(hr, Strengths.only(6, {"one_field": 1}), seeded())
+    changed = (field - whole).abs().amax((1, 3)) > 1.5 / 255  # (B, H)
+    for lines in changed:
+        assert not lines[0::2].any() or not lines[1::2].any()
+        assert lines.any()
+
+
+def test_samples_can_be_drawn_once_and_happen_twice() -> None:
+    """As of two frames of a held cel: the same degradation, other noise."""
+    g = seeded()
+    drawn = draw(3, g, clean=0.0, laserdisc=1.0)
+    twice = drawn.repeated(torch.tensor([0, 1, 2, 0]))
+    assert all(torch.equal(strength[3], strength[0]) for strength in twice.steps.values())
+    lr = degrade(pictures(1).expand(4, -1, -1, -1), twice, g)
+    assert 0 < float((lr[3] - lr[0]).abs().mean()) < 0.1

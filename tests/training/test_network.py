@@ -2,11 +2,13 @@ import pytest
 import torch
 
 from models.training import loss, network
+from models.training.folding import fold
 from models.training.recipe import Recipe
+from models.training.unfolded import Unfolded
 from tests.training.reach import untouched
 from vsfdatrd.archs.fdat_rd import variant
 from vsfdatrd.compare.metrics import ssim
-from vsfdatrd.nn.fdat_rd import FdatRd
+from vsfdatrd.nn.fdat_rd import FdatRd, WindowAttention
 
 
 @pytest.mark.parametrize("name", ["tiny", "small"])
@@ -34,12 +36,12 @@ def test_another_network_is_refused() -> None:
 
 def test_the_loss_is_least_at_the_truth() -> None:
     torch.manual_seed(0)
-    recipe = Recipe(texture=0.5, structure=0.5)
+    recipe = Recipe(texture=0.5, structure=0.5, colour=2.0, colour_structure=0.25)
     truth = torch.rand(2, 3, 48, 48)
     near, far = truth + 0.01 * torch.randn_like(truth), truth + 0.1 * torch.randn_like(truth)
     values = [float(loss.total(output, truth, recipe)) for output in (truth, near, far)]
     assert values == sorted(values)
-    assert values[0] < 2e-3
+    assert values[0] < 4e-3
 
 
 def test_structure_is_that_of_ssim() -> None:
@@ -60,3 +62,56 @@ def test_texture_minds_blur_more_than_displacement() -> None:
     truth = torch.nn.functional.avg_pool2d(truth, 3, 1, 1)
     moved, blurred = truth.roll(1, -1), torch.nn.functional.avg_pool2d(truth, 3, 1, 1)
     assert loss.texture(moved, truth) < loss.texture(blurred, truth)
+
+
+def test_colour_terms_see_colour_alone() -> None:
+    """Colour that bled over a line; a change of grey is nothing to them."""
+    generator = torch.Generator().manual_seed(1)
+    truth = 0.3 + 0.4 * torch.rand(2, 3, 48, 48, generator=generator).round()
+    grey = (truth + 0.1 * torch.rand(2, 1, 48, 48, generator=generator)).clamp(0, 1)
+    blur = torch.nn.functional.avg_pool2d(truth, (1, 9), 1, (0, 4), count_include_pad=False)
+    luma = torch.tensor(loss._YCC[0]).view(3, 1, 1)
+    bled = blur + ((truth - blur) * luma).sum(1, keepdim=True)
+    for of_grey, of_bled in (
+        (loss.colour(grey - truth), loss.colour(bled - truth)),
+        (loss.colour_structure(grey, truth), loss.colour_structure(bled, truth)),
+    ):
+        assert float(of_grey) < 2e-3
+        assert float(of_bled) > 20 * float(of_grey)
+    assert float(loss.structure(bled, truth)) < 1e-3
+
+
+def test_windows_join_as_gaussians(one_thread: None) -> None:
+    """Idle windows begin as blurs of several widths around each token; those that were taught are left alone."""
+    net = network.new(Recipe(variant="tiny", drop_path=0.0))
+    attentions = [module for module in net.modules() if isinstance(module, WindowAttention)]
+    for module in attentions:
+        torch.nn.init.zeros_(module.proj.weight)
+    network.let_attention_join(net)
+    for module in attentions:
+        place = torch.arange(len(module.rel_pos_bias[0]))
+        shares = module.rel_pos_bias.softmax(-1)
+        assert torch.equal(shares.argmax(-1), place.expand(len(shares), -1)), "each token looks at itself first"
+        own = shares.diagonal(dim1=1, dim2=2).mean(1)
+        assert (own[:-1] > own[1:]).all(), "heads look ever further"
+        torch.nn.init.ones_(module.proj.weight)
+        module.rel_pos_bias.data.zero_()
+    network.let_attention_join(net)
+    assert not any(module.rel_pos_bias.any() for module in attentions)
+
+
+def test_without_attention_it_computes_the_same_where_attention_adds_nothing(one_thread: None) -> None:
+    config = network.configuration("tiny")
+    net = fold(Unfolded(config), network.new(Recipe(variant="tiny", drop_path=0.0)))
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if "attn.proj" not in name:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    picture = torch.rand(1, 3, 60, 60)
+    with torch.no_grad():
+        expected = net(picture)
+        torch.testing.assert_close(network.leave_attention_out(net)(picture), expected)
+    net.train()(picture).square().mean().backward()
+    learning = {name for name, parameter in net.named_parameters() if parameter.grad is not None}
+    assert not any("attn" in name or "inter" in name for name in learning)
+    assert {"groups.0.blocks.0.conv.0.weight", "groups.0.blocks.1.ffn.fc1.weight", "conv_after.weight"} <= learning
