@@ -23,7 +23,7 @@ from vsfdatrd.options import Options
 from vsfdatrd.style_input import Given
 from vsfdatrd.system.progress import stdout_to_stderr
 from vsfdatrd.system.standard_streams import fill_standard_streams
-from vsfdatrd.video import chroma, color, luma
+from vsfdatrd.video import alpha, chroma, color, luma
 from vsfdatrd.video import chroma_filter as chroma_filters
 from vsfdatrd.video import tiling as geometry
 from vsfdatrd.weights.catalog import resolve
@@ -150,7 +150,8 @@ def _upscale(clip: vs.VideoNode, options: Options, style: Given) -> vs.VideoNode
         upscaled = network(color.to_rgb(source))
     if options.chroma_filter == "luma_guided":
         upscaled = chroma_filters.luma_guided(upscaled, source, target, scale)
-    return color.deliver(upscaled, target)
+    result = color.deliver(upscaled, target)
+    return alpha.attach(clip, result) if source.alpha else result
 
 
 def _network_size(clip: vs.VideoNode, about: Description, options: Options) -> tuple[int, int]:

@@ -1,20 +1,24 @@
 """The native engine: built, loaded, run, and chosen."""
 
+import contextlib
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
 from tests.backends.closeness import decibels, of_network
+from vsfdatrd.archs.fdat_rd import META
 from vsfdatrd.backends import reference, selection
 from vsfdatrd.backends.accuracy import drawing
 from vsfdatrd.backends.base import Engine, Frames, Job
 from vsfdatrd.backends.native import backend as native
-from vsfdatrd.backends.native import kernels
+from vsfdatrd.backends.native import kernels, worker
 from vsfdatrd.cache.engine_cache import Store
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineBuildError, EngineError, EngineUnavailable
@@ -94,6 +98,44 @@ def test_damaged_weights_are_a_sentence(job: Job, artefact: Path, tmp_path: Path
         (tmp_path / native.WEIGHTS).write_bytes(content)
         with pytest.raises(EngineError, match="weights cannot be read"):
             native.load(job, tmp_path)
+
+
+def test_every_tensor_is_compared_with_the_architecture(artefact: Path, tmp_path: Path) -> None:
+    """A kernel that is given a smaller array than it takes would read beyond it."""
+    with np.load(artefact / native.WEIGHTS) as file:
+        tensors: dict[str, np.ndarray[Any, Any]] = dict(file)
+    assert len(tensors) > 40
+
+    def refused(changed: dict[str, np.ndarray[Any, Any]]) -> bool:
+        np.savez(tmp_path / native.WEIGHTS, allow_pickle=False, **changed)
+        with pytest.raises(EngineError, match="weights cannot be read: "):
+            worker._weights(str(tmp_path))
+        return True
+
+    for name, tensor in tensors.items():
+        for axis in range(tensor.ndim):
+            shorter = np.delete(tensor, -1, axis)
+            assert refused({**tensors, name: shorter}), (name, axis)
+        assert refused({**tensors, name: tensor[None]})
+        assert refused({other: values for other, values in tensors.items() if other != name})
+        if name != META:
+            assert refused({**tensors, name: tensor.astype(np.int32)})
+    meta = tensors[META]
+    for place in range(len(meta)):
+        for value in (np.nan, np.inf, -1.0, 0.0, 99.0):
+            changed = meta.astype(np.float64)
+            changed[place] = value
+            np.savez(tmp_path / native.WEIGHTS, allow_pickle=False, **{**tensors, META: changed})
+            with contextlib.suppress(EngineError):  # some numbers mean nothing to this network
+                worker._weights(str(tmp_path))
+
+
+def test_another_networks_weights_are_refused(
+    job: Job, tmp_path: Path, make_tensors: Callable[..., dict[str, Any]]
+) -> None:
+    np.savez(tmp_path / native.WEIGHTS, allow_pickle=False, **make_tensors(tail_scale=4))
+    with pytest.raises(EngineError, match="of another network"):
+        native.load(job, tmp_path)
 
 
 def test_an_engine_that_strays_is_not_built(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,8 @@ import os
 import re
 import secrets
 import shutil
+import stat
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,6 +33,20 @@ _STALE = 3600.0  # seconds after which a temporary file that has no lock is a de
 _CURE = "give another directory as cache= or in the environment variable FDATRD_CACHE"
 
 
+FOLDER_MODE = 0o775  # of folders, less the umask: never writable by everybody, even where the umask is 0
+
+
+def _trusted() -> set[int]:
+    """The users whose files are as good as this user's own: the administrator, and who became it by sudo."""
+    users = {0}
+    if sys.platform != "win32":
+        asked = os.environ.get("SUDO_UID", "")
+        if os.geteuid() == 0 and asked.isdecimal():
+            users.add(int(asked))
+        users.add(os.geteuid())
+    return users
+
+
 class CacheFolder:
     """One cache folder, cheap to name: nothing is read or written before the first use."""
 
@@ -44,15 +60,43 @@ class CacheFolder:
     def prepare(self) -> None:
         """Make the folders. Raises StoreError."""
         with self.explained():
-            self.root.mkdir(parents=True, exist_ok=True)
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(FOLDER_MODE, exist_ok=True)
             tag = self.root / "CACHEDIR.TAG"
             if not tag.exists() and not any(self.root.iterdir()):
                 tag.write_bytes(_TAG)
             self._check_ours()
             for folder in self._folders:
-                folder.mkdir(exist_ok=True)
+                folder.mkdir(FOLDER_MODE, exist_ok=True)
+
+    def check_trust(self, *paths: Path) -> None:
+        """Check that no other user could have put something here for us to load.
+
+        An engine is code. Folders, and what lies in them under the names of `paths`, have to belong to this user or to
+        the system's administrator, and must not be writable by everybody. Members of a folder's group are trusted: it
+        is their owner who lets them write. POSIX only; what is not there is no reason.
+
+        Raises:
+            StoreError: If another user owns one of them, or all may write to it.
+        """
+        if os.name != "posix":
+            return
+        for path in (self.root, *self._folders, *paths):
+            with contextlib.suppress(OSError):
+                status = path.stat(follow_symlinks=False)
+                if status.st_uid not in _trusted():
+                    raise StoreError(
+                        f"{path} belongs to another user (number {status.st_uid}), who could have put a harmful engine "
+                        f"there, and is not used; {_CURE}"
+                    )
+                if status.st_mode & stat.S_IWOTH and not stat.S_ISLNK(status.st_mode):
+                    raise StoreError(
+                        f"every user may write to {path} and could have put a harmful engine there; it is not used: "
+                        f"remove it, or {_CURE}"
+                    )
 
     def _check_ours(self) -> None:
+        self.check_trust()
         for path in (self.root, *self._folders):
             if path.is_symlink() or path.is_junction():
                 raise StoreError(f"{path} is a link, which the cache does not follow; remove it, or {_CURE}")
@@ -138,6 +182,14 @@ class CacheFolder:
 def no_space(error: BaseException) -> bool:
     """Whether an error says that a disk or a quota is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def take_from_all(path: Path) -> None:
+    """Take the right to write from everybody, which a umask of 0 gives, for a file or a folder and all in it."""
+    if os.name == "posix":
+        for item in (path, *path.rglob("*")):
+            if not item.is_symlink():
+                item.chmod(stat.S_IMODE(item.stat().st_mode) & ~stat.S_IWOTH)
 
 
 def rename(source: Path, target: Path) -> None:

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from vsfdatrd.cache.directory import CacheFolder, delete, no_space, rename
+from vsfdatrd.cache.directory import CacheFolder, delete, no_space, rename, take_from_all
 from vsfdatrd.cache.manifest import DamagedError, Entry, Key, describe, seal, sync_folder, verified
 from vsfdatrd.cache.metadata import KIND, Notes
 from vsfdatrd.errors import EngineUnavailable, StoreError
@@ -77,6 +77,8 @@ class Store:
 
         Raises StoreError if the cache directory cannot be used, and what `build` and `load` raise.
         """
+        engine = self._engines / key.digest
+        self._folder.check_trust(engine, *engine.rglob("*"), self._state / key.digest)
         self._folder.sweep()
         rejected: str | None = None
         reason = ""
@@ -205,6 +207,7 @@ class Store:
                 raise
             with self._folder.explained():
                 seal(directory, key)
+                take_from_all(directory)
                 rename(directory, self._engines / key.digest)
                 sync_folder(self._engines)
                 return describe(self._engines / key.digest)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vsfdatrd.cache.directory import CacheFolder
+from vsfdatrd.cache.directory import FOLDER_MODE, CacheFolder, take_from_all
 from vsfdatrd.cache.manifest import digest_of
 from vsfdatrd.errors import StoreError
 
@@ -37,10 +37,11 @@ class Notes:
         """What was remembered; None if nothing was, or it is damaged or cannot be read."""
         path = self._path(digest)
         try:
+            self._folder.check_trust(path.parent, path)
             found = json.loads(path.read_bytes())
             data = found["data"]
             return data if isinstance(data, dict) and found["sha256"] == digest_of(data) else None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, StoreError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def remember(self, digest: str, data: Mapping[str, Any]) -> None:
@@ -50,8 +51,9 @@ class Notes:
         temporary = self._folder.temporary("note")
         try:
             self._folder.prepare()
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(FOLDER_MODE, exist_ok=True)
             temporary.write_text(text, encoding="utf-8")
+            take_from_all(temporary)
             os.replace(temporary, path)
         except (OSError, StoreError) as error:
             log.debug("%s is not kept: %s", path, error)

@@ -23,7 +23,7 @@ from typing import Any
 import vapoursynth as vs
 
 from vsfdatrd.errors import PREFIX, ArgumentError, ClipError
-from vsfdatrd.video import frame_props
+from vsfdatrd.video import alpha, frame_props
 from vsfdatrd.video.frame_props import MATRICES
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,8 @@ class Source:
     """Whether the user has been told of what the clip does not say."""
     unconvertible: str | None
     """Why the colours of its first frame cannot be converted, if they cannot."""
+    alpha: bool = False
+    """Whether its first frame has transparency."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ def describe(clip: vs.VideoNode) -> Source:
         chroma=frame_props.number(known, "_ChromaLocation", 0) if is_subsampled(form) else None,
         told=told,
         unconvertible=unconvertible,
+        alpha=isinstance(known.get(alpha.PROPERTY), vs.VideoFrame),
     )
 
 
@@ -175,10 +178,10 @@ def tagged(source: Source, converts: bool = True) -> vs.VideoNode:
     converts: whether colours will be converted, for which some tags are no use. A frame that cannot be upscaled fails
     alone, with its number in the message.
     """
-    form, told = source.format, source.told
+    form, told, warned = source.format, source.told, source.alpha
 
     def tag(n: int, f: vs.VideoFrame) -> vs.VideoFrame | str:
-        nonlocal told
+        nonlocal told, warned
         props = f.props
         refusal = frame_props.interlaced(n, props)
         if converts and refusal is None:
@@ -186,12 +189,18 @@ def tagged(source: Source, converts: bool = True) -> vs.VideoNode:
         if refusal is not None:
             return PREFIX + refusal  # it fails later than filter.py could add that
         repairs = frame_props.repairs(props, form, f.width, f.height)
-        if not repairs:
+        transparent = alpha.of(f) is not None
+        if not repairs and not transparent:
             return f
         if not told:
             told = frame_props.tell(f"frame {n}", repairs, form, f.width, f.height)
         out = f.copy()
         out.props.update(repairs)
+        if transparent:
+            del out.props[alpha.PROPERTY]  # of the source's size; filter.py attaches one of the result's
+            if not warned:
+                log.warning("frame %d has transparency (_Alpha) and the first frame has none: it is left out", n)
+                warned = True
         return out
 
     # Not std.ModifyFrame, where an error is an exception and reaches the user as a traceback.

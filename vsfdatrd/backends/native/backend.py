@@ -126,6 +126,9 @@ def load(job: Job, directory: Path) -> Engine:
     loaded = _spare.ask(
         "load", directory=str(directory), height=job.height, width=job.width, streams=streams, threads=threads
     )
+    scale = job.checkpoint.description.scale
+    if loaded["output"] != [3, job.height * scale, job.width * scale]:
+        raise EngineError("the native engine is of another network, which enlarges otherwise")
     return RemoteEngine(_spare.take(), streams, loaded["input"], loaded["output"])
 
 

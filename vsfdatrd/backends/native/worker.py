@@ -5,14 +5,16 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's small matrices; threads of its own would be in the way
 
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vsfdatrd.archs.fdat_rd import META, from_shapes
+from vsfdatrd.archs.fdat_rd import META, FdatRdConfig, from_shapes
+from vsfdatrd.archs.fdat_shapes import tensor_shapes
 from vsfdatrd.backends.accuracy import compare, drawing
 from vsfdatrd.backends.base import Frames
 from vsfdatrd.backends.native.backend import REFERENCE, WEIGHTS
@@ -44,6 +46,8 @@ class Native(Serving):
     def do_load(self, directory: str, height: int, width: int, streams: int, threads: int) -> dict[str, Any]:
         """Load the weights. -> shapes of a frame as it comes and goes."""
         weights = _weights(directory)
+        if height % weights.config.multiple or width % weights.config.multiple:
+            raise EngineError(f"the native engine is of another network, which takes no frames of {width}×{height}")
         self._lanes = [Lane(weights, height, width, threads) for _ in range(streams)]
         scale = weights.config.scale
         self.shapes = ([3, height, width], [3, height * scale, width * scale])
@@ -66,9 +70,28 @@ def _weights(directory: str) -> Weights:
         with np.load(Path(directory, WEIGHTS), allow_pickle=False) as tensors:
             read = dict(tensors)
         config = from_shapes({name: tensor.shape for name, tensor in read.items()}, [int(n) for n in read[META]])
+        _check(config, read)
         return Weights(config, read)
-    except (OSError, EOFError, ValueError, KeyError, BadZipFile, CheckpointError) as error:
+    except (OSError, EOFError, ValueError, TypeError, KeyError, ArithmeticError, BadZipFile, CheckpointError) as error:
         raise EngineError(f"the native engine's weights cannot be read: {error}") from error
+
+
+def _check(config: FdatRdConfig, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Compare every tensor with the architecture's table: the kernels trust shapes, and would read beyond an array.
+
+    Raises ValueError for a tensor that is missing, of another shape, not of floats, or of no part of the network.
+    """
+    expected = tensor_shapes(config)
+    if unknown := tensors.keys() - expected.keys():
+        raise ValueError(f"{min(unknown)!r} is of no part of the network")
+    for name, shape in expected.items():
+        tensor = tensors.get(name)
+        if tensor is None:
+            raise ValueError(f"{name!r} is missing")
+        if tensor.shape != shape:
+            raise ValueError(f"{name!r} has shape {tensor.shape} instead of {shape}")
+        if name != META and tensor.dtype.kind != "f":
+            raise ValueError(f"{name!r} holds {tensor.dtype} and not floats")
 
 
 if __name__ == "__main__":

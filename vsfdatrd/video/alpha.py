@@ -1,0 +1,77 @@
+"""Transparency: frames of pictures with an alpha channel carry it as the frame property ``_Alpha``.
+
+It is what `std.PropToClip` reads and `set_output(alpha=)` takes, which wants it as large and as deep as the frame. A
+network is made for pictures, not for masks, so alpha is enlarged by the resizer.
+"""
+
+import logging
+from typing import Any
+
+import vapoursynth as vs
+
+log = logging.getLogger(__name__)
+
+PROPERTY = "_Alpha"
+
+type Kind = tuple[int, int, int]
+"""Format, width and height."""
+
+
+def of(frame: vs.VideoFrame) -> vs.VideoFrame | None:
+    """Return a frame's alpha, or None if it has none."""
+    if PROPERTY not in frame.props:
+        return None
+    alpha = frame.props[PROPERTY]
+    return alpha if isinstance(alpha, vs.VideoFrame) else None
+
+
+def attach(source: vs.VideoNode, upscaled: vs.VideoNode) -> vs.VideoNode:
+    """Give each upscaled frame the alpha of its source frame, enlarged.
+
+    Args:
+        source: The clip whose frames have alpha, not necessarily all, and not necessarily of one size or format.
+        upscaled: The clip to attach it to.
+
+    Returns:
+        The upscaled clip, where the source has alpha with ``_Alpha`` of its own size and bits, in full range.
+    """
+    made: dict[Kind, vs.VideoNode] = {}
+    refused: set[str] = set()
+
+    def with_alpha(n: int, f: vs.VideoFrame) -> vs.VideoNode:
+        alpha = of(f)
+        if alpha is None:
+            return upscaled
+        if alpha.format.color_family != vs.GRAY or alpha.format.bits_per_sample not in (*range(8, 17), 32):
+            if alpha.format.name not in refused:
+                refused.add(alpha.format.name)
+                log.warning("frame %d has an _Alpha in %s, which is left out; give it as GRAY8", n, alpha.format.name)
+            return upscaled
+        kind = (alpha.format.id, alpha.width, alpha.height)
+        if kind not in made:
+            made[kind] = upscaled.std.ClipToProp(_enlarged(source, kind, upscaled), prop=PROPERTY)
+        return made[kind]
+
+    return vs.core.std.FrameEval(upscaled, with_alpha, prop_src=source)
+
+
+def _enlarged(source: vs.VideoNode, kind: Kind, like: vs.VideoNode) -> vs.VideoNode:
+    """The alpha of frames that have one of this kind, as a clip of another clip's size and bits."""
+
+    def extract(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        alpha = of(f)
+        if alpha is None:  # cannot be: such frames are not asked for
+            raise KeyError(PROPERTY)
+        out = alpha.copy()
+        for name in list(out.props):  # such as _Matrix of RGB, which the resizer refuses for GRAY
+            del out.props[name]
+        return out
+
+    form, width, height = kind
+    small = vs.core.fdatrd.PerFrame(source, func=extract, format=form, width=width, height=height)
+    wanted = vs.core.query_video_format(vs.GRAY, like.format.sample_type, like.format.bits_per_sample)
+    # Alpha is in full range, whatever the picture is in.
+    options: dict[str, Any] = {"format": wanted.id, "range_in": vs.RANGE_FULL, "range": vs.RANGE_FULL}
+    large = small.resize.Spline36(like.width, like.height, **options)
+    # Spline36 overshoots at edges, which integers cannot show.
+    return large if wanted.sample_type == vs.INTEGER else large.std.Expr("x 0 max 1 min")
