@@ -102,6 +102,20 @@ def test_flash_video_whose_sound_begins_late(tmp_path: Path) -> None:
         assert sum(p.size > 0 for p in container.demux(video=0)) == 225
 
 
+def test_what_an_edit_list_cuts_away_is_not_heard(encode: Encode, tmp_path: Path) -> None:
+    """A clip cut without encoding: its file begins with the key frame before, and says what is not to be shown."""
+    make(*lavfi("testsrc=size=96x64:rate=25:duration=1", "sine=duration=1"), "-c:v", "mpeg4", "-g", "25", "-c:a", "aac",
+         tmp_path / "full.mp4")  # fmt: skip
+    make("-ss", "0.6", "-i", tmp_path / "full.mp4", "-c", "copy", tmp_path / "cut.mp4")
+    assert times(tmp_path / "cut.mp4", "audio")[0] < -0.5
+    result = encode(tmp_path / "cut.mp4", tmp_path / "out.mkv")
+    assert result.returncode == 0, result.stderr
+    assert len(times(tmp_path / "out.mkv")) == 10
+    shown, heard = times(tmp_path / "out.mkv")[0], times(tmp_path / "out.mkv", "audio")
+    assert abs(shown - heard[0]) < 0.13
+    assert abs(heard[-1] - shown - times(tmp_path / "cut.mp4", "audio")[-1]) < 0.005
+
+
 # ---- which video --------------------------------------------------------------------------------------------------
 
 SMALL, STILL, FILM = (
@@ -184,6 +198,12 @@ def test_frames_without_timestamps_have_their_rate(tmp_path: Path, name: str, ra
     assert abs(source.rate / Fraction(rate) - 1) < Fraction(1, 1000)
 
 
+def test_a_frame_that_lasts_twice_as_long_makes_no_other_rate() -> None:
+    """As in AVI, where a picture that is left out takes its time all the same."""
+    assert constant_rate([Fraction(n, 25) for n in (0, *range(2, 11))], Fraction(25)) == 25
+    assert constant_rate([Fraction(n * 1001, 24000) for n in range(10)], Fraction(24)) == Fraction(24000, 1001)
+
+
 def test_one_frame_has_a_rate_that_can_be(tmp_path: Path) -> None:
     make(*lavfi("testsrc=size=64x48"), "-frames:v", "1", "-c:v", "ffv1", tmp_path / "one.mkv")
     source = open_source(tmp_path / "one.mkv", tmp_path / "index")
@@ -239,6 +259,14 @@ def test_shapes_that_nobody_means_are_not_believed() -> None:
     assert prevailing(Counter(), None)[0] == 1
     assert prevailing(Counter(), Fraction(64, 45))[0] == Fraction(64, 45)
     assert prevailing(Counter({Fraction(8, 9): 3}), Fraction(90, 101))[0] == Fraction(8, 9)  # rounded, that is all
+
+
+def test_pixels_of_a_picture_that_is_turned_are_turned(tmp_path: Path) -> None:
+    source = "testsrc=size=96x64:rate=25:duration=0.2,setsar=4/3"
+    make(*lavfi(source), "-pix_fmt", "yuv420p", "-c:v", "libx264", tmp_path / "flat.mp4")
+    make("-display_rotation", "90", "-i", tmp_path / "flat.mp4", "-c", "copy", tmp_path / "tall.mp4")
+    found = open_source(tmp_path / "tall.mp4", tmp_path / "index")
+    assert (found.clip.width, found.clip.height, found.sar) == (64, 96, Fraction(3, 4))
 
 
 def test_shapes_are_found_in_streams_without_times(tmp_path: Path) -> None:
@@ -302,6 +330,39 @@ def test_what_fails_is_told_in_a_sentence(
         assert said.splitlines()[-1].startswith("vsfdatrd: ")
         assert sentence(error) in said
         assert said.count("This should not happen") == (1 + several) * isinstance(error, (ValueError, av.FFmpegError))
+
+
+@pytest.mark.parametrize(("name", "options", "words"), [
+    ("turned.mp4", ("-display_rotation", "45"), "by 315 degrees, and only multiples of 90"),
+    ("mono.nut", (), "convert it first: ffmpeg"),
+])  # fmt: skip
+def test_what_cannot_be_read_says_what_helps(tmp_path: Path, name: str, options: tuple[str, ...], words: str) -> None:
+    picture = "testsrc=size=96x64:rate=25:duration=0.2"
+    if options:
+        make(*lavfi(picture), "-pix_fmt", "yuv420p", "-c:v", "libx264", tmp_path / "flat.mp4")
+        make(*options, "-i", tmp_path / "flat.mp4", "-c", "copy", tmp_path / name)
+    else:
+        make(*lavfi(picture), "-c:v", "rawvideo", "-pix_fmt", "monob", tmp_path / name)
+    with pytest.raises(ArgumentError, match=words):
+        open_source(tmp_path / name, tmp_path / "index")
+
+
+@pytest.mark.parametrize("name", ["text.mkv", "empty.mkv", "folder.mkv", "nothing.mkv", "sound.mka", "cut.mp4"])
+def test_what_is_no_video_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "text.mkv":
+        path.write_text("to do: everything")
+    elif name == "empty.mkv":
+        path.write_bytes(b"")
+    elif name == "folder.mkv":
+        path.mkdir()
+    elif name == "sound.mka":
+        make(*lavfi("sine=duration=0.2"), path)
+    elif name == "cut.mp4":
+        make(*lavfi("testsrc=size=96x64:rate=25:duration=0.2"), "-c:v", "mpeg4", tmp_path / "whole.mp4")
+        path.write_bytes((tmp_path / "whole.mp4").read_bytes()[:2000])
+    with pytest.raises(ArgumentError, match=name):
+        open_source(path, tmp_path / "index")
 
 
 # ---- names --------------------------------------------------------------------------------------------------------

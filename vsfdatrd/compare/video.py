@@ -167,9 +167,10 @@ def _progressive(clip: vs.VideoNode) -> tuple[vs.VideoNode, str]:
     if not field:
         return clip, ""
     top = int(field == vs.FIELD_TOP)
-    single = _one_field(clip, top)
+    fits = clip.height % 2 == 0 and min(clip.width, clip.height) >= 16  # VIVTC and Bwdif need that many
+    single = _one_field(clip, top) if fits else None
     shown, done = single, "is interlaced: its frames show one field, interpolated"
-    if hasattr(vs.core, "vivtc") and clip.format.color_family in (vs.YUV, vs.GRAY) and clip.height % 2 == 0:
+    if hasattr(vs.core, "vivtc") and clip.format.color_family in (vs.YUV, vs.GRAY) and fits:
         padded = _padded(clip)
         matched = eight_bits(padded).vivtc.VFM(order=top, clip2=padded).std.Crop(bottom=padded.height - clip.height)
         done = "is interlaced: fields were matched as for telecined film, none dropped"

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vsfdatrd.errors import ArgumentError
+from vsfdatrd.errors import ArgumentError, ClipError
 
 _BLACK = 28  # of 255, limited range: black is 16, and old transfers have some noise in it
 _SAMPLES = 16
@@ -62,9 +62,11 @@ def find_borders(clip: Any) -> Borders:
 
 
 def check_crop(borders: Borders, clip: Any) -> None:
-    """Raises ArgumentError unless a clip can be cropped so."""
+    """Raises ArgumentError unless a clip can be cropped so, ClipError if it is too small as it is."""
     across, down = 1 << clip.format.subsampling_w, 1 << clip.format.subsampling_h
     width, height = clip.width - borders.left - borders.right, clip.height - borders.top - borders.bottom
+    if (width < 16 or height < 16) and not borders:
+        raise ClipError(f"the frames have {clip.width}×{clip.height} pixels, and 16×16 are the least to be encoded")
     if width < 16 or height < 16:
         raise ArgumentError(f"--crop {borders} leaves {width}×{height} of {clip.width}×{clip.height} pixels; crop less")
     if (borders.left | borders.right) % across or (borders.top | borders.bottom) % down:

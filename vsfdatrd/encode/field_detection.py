@@ -19,6 +19,7 @@ type Kind = Literal["progressive", "ivtc", "match", "deint"]
 
 CHOICES = ("auto", "progressive", "ivtc", "deint")
 _TESTS = 8  # combed frames of a part, or so, that are tested for drawn lines
+_SMALLEST = 16  # pixels a side of what can have fields
 _MOVES = 0.0004  # mean difference from the frame before, of 1: less is grain
 _SOME = 0.08  # share of moving frames that is no longer a few bad ones
 _LEFT = 0.3  # share of those combed that may stay so, as credits in video over film do
@@ -88,18 +89,18 @@ def _decide(clip: Any, rate: Fraction, asked: str, seen: Survey | None) -> Field
     says = {0: "progressive", 1: "interlaced, bottom field first", 2: "interlaced, top field first"}[marked]
     if asked == "progressive":
         return Fields("progressive", top, "as asked")
-    if asked in ("deint", "ivtc") and (clip.height % 2 or clip.num_frames < 2):
-        raise ArgumentError(
-            f"--field {asked} is for frames of two fields, and {clip.num_frames} frames of {clip.height} lines hold "
-            "none; leave it out"
-        )
+    # VFM and Bwdif overrun their buffers where there are fewer pixels than a block has.
+    fieldless = clip.height % 2 or clip.num_frames < 2 or min(clip.width, clip.height) < _SMALLEST
+    count = f"{clip.num_frames} frame{'s'[: clip.num_frames - 1]} of {clip.width}×{clip.height} pixels"
+    if asked in ("deint", "ivtc") and fieldless:
+        raise ArgumentError(f"--field {asked} is for frames of two fields, and there are none in {count}; leave it out")
     if asked == "deint":
         return Fields("deint", top, f"as asked, {'top' if top else 'bottom'} field first")
     if asked == "ivtc":
         kind: Kind = "ivtc" if _is_ntsc_video(rate) else "match"
         return Fields(kind, top, f"as asked, {'top' if top else 'bottom'} field first")
-    if clip.height % 2 or clip.num_frames < 2:
-        return Fields("progressive", top, f"{clip.num_frames} frames of {clip.height} lines hold no fields")
+    if fieldless:
+        return Fields("progressive", top, f"no fields in {count}")
     found = _look(clip, top)
     if found.combed < max(2, _SOME * found.moving):
         lines = f", {found.drawn} have drawn lines that look like them" if found.drawn else ""

@@ -30,7 +30,6 @@ _LOST = {
     "ICC_PROFILE": "the ICC profile",
     "STEREO3D": "the marks of stereoscopic pictures",
     "SPHERICAL": "the marks of spherical pictures",
-    "DISPLAYMATRIX": "the rotation for players",
     "LCEVC": "the LCEVC enhancement layer",
     "VIEW_ID": "the other views of stereoscopic pictures",
 }

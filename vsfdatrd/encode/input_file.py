@@ -24,6 +24,8 @@ class VideoTrack:
     """Number of the stream in the file."""
     why: str
     """Why this one of several was chosen; empty where there is only one."""
+    size: tuple[int, int]
+    """Width and height as they are stored, whatever rotation is asked for."""
     rate: Fraction | None
     """Frames a second, where the container tells or ffmpeg can guess."""
     sar: Fraction | None
@@ -87,6 +89,7 @@ def video_track(path: Path) -> VideoTrack | None:
         return VideoTrack(
             stream.index,
             why,
+            (stream.codec_context.width, stream.codec_context.height),
             Fraction(rate) if rate else None,
             Fraction(stream.sample_aspect_ratio) if stream.sample_aspect_ratio else None,
             Fraction(begin, av.time_base) if begin is not None else None,

@@ -27,6 +27,7 @@ TAG = "VSFDATRD"
 """Name of the tag that says with which settings a file was made."""
 
 _FINE = 12000  # ticks a second that a clock has at least
+_WARM_UP = Fraction(1, 10)  # seconds of sound that decoders need before what is heard
 _LOST = Fraction(1, 2)  # seconds: a stream that goes back by more has begun to count anew
 
 
@@ -266,6 +267,8 @@ def _others(av: Any, film: Film, source: Any, outputs: Mapping[int, Any]) -> Ite
         base = Fraction(packet.time_base)
         shift = round(film.source.origin / base)
         pts = packet.dts if packet.pts is None else packet.pts
+        if packet.is_discard and pts * base < film.source.origin - _WARM_UP:
+            continue  # cut away by an MP4's edit list, as in clips that were cut without encoding
         dts = pts if packet.dts is None else packet.dts
         if index in last and dts - shift < last[index] - _LOST / base:
             raise EncodeError(

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import logging
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -81,7 +82,7 @@ def open_source(path: Path, index: Path | None) -> Source:
             file_name(path), track=track.index, exporttimestamps=1, showprogress=0, **place
         )
     except vs.Error as error:
-        raise ArgumentError(f"{str(path)!r} cannot be read as video ({error}); give a video file") from error
+        raise ArgumentError(_refusal(path, str(error).removeprefix("VideoSource: "))) from error
     finally:
         logger.setLevel(level)
     clip = opened["clip"]
@@ -107,7 +108,25 @@ def open_source(path: Path, index: Path | None) -> Source:
     except av.FFmpegError as error:
         raise ArgumentError(f"{str(path)!r} cannot be read to its end ({error.strerror}); copy it again") from error
     remarks += told
+    if (clip.width, clip.height) == track.size[::-1] != track.size:  # turned by BestSource, as the file asks for
+        sar = 1 / sar
     return Source(path, clip, stamps, base, sar, origin, track.index, rate, seen, remarks)
+
+
+def _refusal(path: Path, reason: str) -> str:
+    """A sentence on a file that BestSource does not open."""
+    if "rotation" in reason:
+        degrees = re.sub(r"\D+", " ", reason).split()[0]
+        return (
+            f"{str(path)!r} is to be turned by {degrees} degrees, and only multiples of 90 are possible; "
+            "take the rotation out of it first: ffmpeg -display_rotation 0 -i IN -c copy OUT"
+        )
+    if "format" in reason:
+        return (
+            f"{str(path)!r} cannot be read ({reason}); convert it first: "
+            "ffmpeg -i IN -pix_fmt yuv444p -c:v ffv1 -c:a copy OUT.mkv"
+        )
+    return f"{str(path)!r} cannot be read as video ({reason}); give a video file"
 
 
 def check_file(path: Path) -> None:

@@ -1,6 +1,7 @@
 """When each frame is shown: at a constant rate where the file means one, else as the file says."""
 
 import itertools
+import statistics
 from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,12 +80,15 @@ def constant_rate(times: Sequence[Fraction], declared: Fraction) -> Fraction | N
     ordered = sorted(RATES)
     at = bisect(ordered, mean)
     near = sorted(ordered[max(0, at - 2) : at + 2], key=lambda rate: abs(rate - mean))
+    fitting: list[tuple[float, Fraction]] = []
     for rate in (*near, declared):
         tolerance = min(_JITTER, 1 / rate / 2)
         errors = [time - n / rate for n, time in enumerate(times)]
         if max(errors) - min(errors) <= 2 * tolerance and max(map(abs, errors)) <= 2 * tolerance:
-            return rate
-    return None
+            # Of a short film several rates do; most of its frames lie where the right one puts them.
+            middle = statistics.median(errors)
+            fitting.append((float(sum(abs(error - middle) for error in errors)), rate))
+    return min(fitting, key=lambda found: found[0])[1] if fitting else None
 
 
 def _four_of_five(times: Sequence[Fraction], frames: int, rate: Fraction) -> list[Fraction]:
