@@ -1,7 +1,6 @@
 """What a training must not lose: written so that a crash at any moment leaves the last state or the new one."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -11,22 +10,13 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from vsfdatrd.system.files import replacing
+
 
 def write(file: Path, content: Callable[[BinaryIO], Any]) -> None:
     """Write a file beside its place, flush it to the disk, and rename it into place."""
-    partial = file.with_name(f"{file.name}.{os.getpid()}.part")
-    try:
-        with partial.open("wb") as opened:
-            content(opened)
-            opened.flush()
-            os.fsync(opened.fileno())
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
-    folder = os.open(file.parent, os.O_RDONLY) if hasattr(os, "O_DIRECTORY") else None
-    if folder is not None:  # the rename itself; Windows has no such thing
-        os.fsync(folder)
-        os.close(folder)
+    with replacing(file) as partial, partial.open("wb") as opened:
+        content(opened)
 
 
 def save_state(file: Path, state: Mapping[str, Any]) -> None:

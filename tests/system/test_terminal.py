@@ -79,7 +79,7 @@ def test_names_and_metadata_on_a_terminal(tmp_path: Path, make_tensors: Any, mon
         assert told.encode() in said, (words, said)
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "cp1252", "ascii:strict", "ascii:surrogateescape"])
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8", "ascii:strict", "ascii:surrogateescape"])
 def test_json_is_json_in_every_encoding(tmp_path: Path, encoding: str) -> None:
     names = ["café.mkv", "魔女.mkv", EVIL + ".mkv", os.fsdecode(b"caf\xe9.mkv")]
     for name in names:

@@ -69,7 +69,7 @@ def test_it_reaches_the_end_of_its_plan(trained: Path) -> None:
     assert summary["after"]["psnr"] == entries[-1]["psnr"]
     for name in ("curve.png", "validation.png"):
         assert (trained / name).read_bytes().startswith(b"\x89PNG")
-    assert not list(trained.glob("*.part"))
+    assert not list(trained.glob(".*"))
 
 
 def test_its_weights_open_and_compute(trained: Path) -> None:

@@ -25,9 +25,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vsfdatrd.cache.directory import CacheFolder, delete, no_space, rename, take_from_all
-from vsfdatrd.cache.manifest import DamagedError, Entry, Key, describe, seal, sync_folder, verified
+from vsfdatrd.cache.manifest import DamagedError, Entry, Key, describe, seal, verified
 from vsfdatrd.cache.metadata import KIND, Notes
 from vsfdatrd.errors import EngineUnavailable, StoreError
+from vsfdatrd.system.files import sync_folder
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import secrets
 import stat
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vsfdatrd.errors import EngineBuildError
+from vsfdatrd.system.files import sha256_file, sync_file, sync_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +87,13 @@ def seal(directory: Path, key: Key) -> None:
     files = {}
     for path in sorted(directory.rglob("*")):
         if path.is_file() and not path.is_symlink():
-            files[path.relative_to(directory).as_posix()] = {"size": path.stat().st_size, "sha256": _sha256(path)}
-            _sync(path)
+            files[path.relative_to(directory).as_posix()] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
+            sync_file(path)
     if not files:
         raise EngineBuildError(f"building the engine ({key}) left no file behind")
     content = {"key": asdict(key), "build": secrets.token_hex(8), "built": time.time(), "files": files}
     manifest.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    _sync(manifest)
+    sync_file(manifest)
     sync_folder(directory)
 
 
@@ -127,7 +127,7 @@ def verified(path: Path) -> Entry:
                 raise DamagedError(f"{name} is not a file")
             if status.st_size != size:
                 raise DamagedError(f"{name} has {status.st_size} bytes instead of {size}")
-            if _sha256(file) != sha256:
+            if sha256_file(file) != sha256:
                 raise DamagedError(f"{name} has changed since it was built")
         except OSError as error:
             raise DamagedError(f"{name} cannot be read ({error.strerror})") from error
@@ -151,23 +151,3 @@ def describe(path: Path) -> Entry:
         with contextlib.suppress(OSError):
             size += file.lstat().st_size if not file.is_dir() else 0
     return Entry(path, fields, size, built, used, build)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb", buffering=0) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    with path.open("r+b" if os.name == "nt" else "rb") as file:  # Windows flushes only what is open for writing
-        os.fsync(file.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a directory durable, where the system can."""
-    with contextlib.suppress(OSError):  # not every system and file system can
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

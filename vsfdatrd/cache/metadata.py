@@ -1,9 +1,7 @@
 """Small facts under a sha256, such as what a weights file holds: ``notes/<kind>/<digest>.json`` in the cache."""
 
-import contextlib
 import json
 import logging
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 from vsfdatrd.cache.directory import FOLDER_MODE, CacheFolder, take_from_all
 from vsfdatrd.cache.manifest import digest_of
 from vsfdatrd.errors import StoreError
+from vsfdatrd.system.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +47,12 @@ class Notes:
         """Keep `data` for `recall`. Where the cache cannot be written nothing is kept, and nothing is raised."""
         path = self._path(digest)
         text = json.dumps({"data": dict(data), "sha256": digest_of(data)})
-        temporary = self._folder.temporary("note")
         try:
             self._folder.prepare()
             path.parent.mkdir(FOLDER_MODE, exist_ok=True)
-            temporary.write_text(text, encoding="utf-8")
-            take_from_all(temporary)
-            os.replace(temporary, path)
+            # In tmp/, which is swept of what dead processes leave.
+            with replacing(path, durable=False, folder=self._folder.tmp) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+                take_from_all(temporary)
         except (OSError, StoreError) as error:
             log.debug("%s is not kept: %s", path, error)
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)

@@ -6,7 +6,6 @@ vs-mlrt's plugins (core.ort, core.ov, core.trt) run them. Nothing is at the targ
 
 import json
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from vsfdatrd.commands.export_check import failed
 from vsfdatrd.commands.export_graph import graph_for_others, least
 from vsfdatrd.errors import ArgumentError, CheckpointError, EngineBuildError, EngineUnavailable
 from vsfdatrd.options import Precision
+from vsfdatrd.system.files import replacing
 from vsfdatrd.video.tiling import padded, sides
 from vsfdatrd.weights.catalog import CATALOGUE, resolve
 
@@ -179,20 +179,15 @@ def _replacing(target: Path, source: Path) -> Iterator[Path]:
             raise ArgumentError(f"target={str(target)!r} is a directory or a device; give the path of a file")
         if final.exists() and final.samefile(source):
             raise ArgumentError(f"target={str(target)!r} is the model's own weights file; give the path of another")
-        temporary = final.with_name(f".vsfdatrd-{secrets.token_hex(8)}.tmp")
-        temporary.open("xb").close()  # not mkstemp, whose files are for their owner only
     except ArgumentError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise _unwritable(target, error) from error
     try:
-        yield temporary
-        try:
-            temporary.replace(final)
-        except OSError as error:
-            raise _unwritable(target, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        with replacing(final) as temporary:
+            yield temporary
+    except OSError as error:
+        raise _unwritable(target, error) from error
 
 
 def _unwritable(target: Path, error: Exception) -> ArgumentError:

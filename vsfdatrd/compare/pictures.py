@@ -5,8 +5,6 @@ Pixels are 8-bit R'G'B', as a screen shows them.
 
 import base64
 import io
-import os
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from vsfdatrd.compare.video import Picture, luma
 from vsfdatrd.errors import ArgumentError
+from vsfdatrd.system.files import write_atomic
 
 type Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels; right and bottom lie outside."""
@@ -98,13 +97,8 @@ def write(file: Path, content: bytes) -> None:
 
     Raises ArgumentError where that is not possible.
     """
-    unfinished = file.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        try:
-            unfinished.write_bytes(content)
-            os.replace(unfinished, file)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        write_atomic(file, content, durable=False)
     except OSError as error:
         raise ArgumentError(
             f"{file} cannot be written ({error.strerror or error}); give another folder with --out, or make room"

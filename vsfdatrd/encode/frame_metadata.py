@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vsfdatrd.encode.bitstream import CODECS, LightLevel, MasteringDisplay
-from vsfdatrd.encode.input_file import require_av
+from vsfdatrd.encode.input_file import open_input, require_av
 from vsfdatrd.encode.source import Source
 from vsfdatrd.encode.timing import Timing
 
@@ -90,7 +90,7 @@ def find(source: Source) -> FrameMetadata:
     av = require_av()
     found: dict[str, bytes] = {}
     lost: dict[str, None] = {}
-    with _opened(av, source) as (container, stream):
+    with _opened(source) as (container, stream):
         if stream.metadata.get("alpha_mode") == "1":  # VP8 and VP9 keep it in a second picture
             lost["transparency"] = None
         for frame in itertools.islice(_frames(av, container, stream), _LOOK):
@@ -103,7 +103,7 @@ def find(source: Source) -> FrameMetadata:
     light = found.get("CONTENT_LIGHT_LEVEL", b"")
     return FrameMetadata(
         display, LightLevel(*struct.unpack("=2I", light[:8])) if len(light) >= 8 else None,
-        _captions(av, source) if _has_marks(av, source) else (), tuple(lost),
+        _captions(av, source) if _has_marks(source) else (), tuple(lost),
     )  # fmt: skip
 
 
@@ -118,8 +118,8 @@ def has_hdr(path: Path) -> bool:
 
 
 @contextmanager
-def _opened(av: Any, source: Source) -> Iterator[tuple[Any, Any]]:
-    with av.open(str(source.path.absolute())) as container:
+def _opened(source: Source) -> Iterator[tuple[Any, Any]]:
+    with open_input(source.path) as container:
         yield container, container.streams[source.video]
 
 
@@ -150,9 +150,9 @@ def _mastering_display(content: bytes) -> MasteringDisplay | None:
     return MasteringDisplay(tuple(colours), brightest, darkest)
 
 
-def _has_marks(av: Any, source: Source) -> bool:
+def _has_marks(source: Source) -> bool:
     """Whether anything in the stream looks like captions. Reads packets only, which is far faster than decoding."""
-    with _opened(av, source) as (container, stream):
+    with _opened(source) as (container, stream):
         if stream.codec_context.codec.canonical_name not in _CODECS_WITH_CAPTIONS:
             return False
         return any(mark in packet for packet in map(bytes, container.demux(stream)) for mark in _MARKS)
@@ -162,7 +162,7 @@ def _captions(av: Any, source: Source) -> list[tuple[Fraction, bytes]]:
     """All captions of the video; none if they only fill up."""
     found = []
     speaks = False
-    with _opened(av, source) as (container, stream):
+    with _opened(source) as (container, stream):
         base = Fraction(stream.time_base)
         for n, frame in enumerate(_frames(av, container, stream)):
             for name, triplets in _side_data(frame):

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,7 +19,7 @@ from vsfdatrd.encode.source import Source
 from vsfdatrd.encode.streams import Kept
 from vsfdatrd.encode.timing import Timing
 from vsfdatrd.errors import EncodeError
-from vsfdatrd.system.files import sync_file
+from vsfdatrd.system.files import replacing, sync_file
 from vsfdatrd.system.programs import ffmpeg, run
 
 TAG = "VSFDATRD"
@@ -110,18 +109,14 @@ def _write(av: Any, film: Film, target: Path) -> tuple[dict[int, int], bytes]:
 
 def _write_aspect(film: Film, target: Path) -> None:
     """Say in the container that pixels are not square, which PyAV cannot."""
-    with_aspect = target.with_stem("aspect")
     first = film.folder / film.parts[0].chunk.name
     with require_av().open(str(first)) as sample:
         size = sample.streams.video[0]
         aspect = film.sar * Fraction(size.width, size.height)
     command = [ffmpeg(), "-v", "error", "-y", "-i", str(target), "-map", "0", "-c", "copy", "-map_metadata", "0"]
     command += ["-aspect:v:0", f"{aspect.numerator}:{aspect.denominator}", "-movflags", "+faststart+use_metadata_tags"]
-    try:
+    with replacing(target, durable=False) as with_aspect:
         run([*command, str(with_aspect)])
-        os.replace(with_aspect, target)
-    finally:
-        with_aspect.unlink(missing_ok=True)
 
 
 def _clock(timing: Timing) -> Fraction:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
+def replacing(path: Path, durable: bool = True, folder: Path | None = None) -> Iterator[Path]:
     """Yield a new, empty file beside `path` to be filled; it takes that name at the end, or is removed after an error.
 
     A link at `path` is replaced, not followed. Whoever reads `path` sees the old content or the new one, never a part.
@@ -20,13 +20,14 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     Args:
         path: The file to replace or create, in a folder that exists.
         durable: Whether the content and the new name survive a power cut once this returns.
+        folder: Where the new file is made, on the same file system; beside `path` if None.
 
     Raises:
         OSError: The file cannot be written; what was there is unchanged.
     """
     # Not derived from the file's name, which may already be as long as a name can be. The suffix tells writers that
     # choose a format by it.
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp{path.suffix if len(path.suffix) < 16 else ''}")
+    temporary = (folder or path.parent) / (f".{secrets.token_hex(8)}.tmp{path.suffix if len(path.suffix) < 16 else ''}")
     temporary.open("xb").close()  # exclusive: no link that somebody made is followed
     try:
         yield temporary
@@ -39,14 +40,21 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_atomic(path: Path, content: bytes | str, durable: bool = True) -> None:
+def write_atomic(path: Path, content: bytes | str, durable: bool = True, folder: Path | None = None) -> None:
     """Replace or create a file, as `replacing` does. Text is written as UTF-8.
 
     Raises:
         OSError: The file cannot be written; what was there is unchanged.
     """
-    with replacing(path, durable) as temporary:
+    with replacing(path, durable, folder) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def keep_if_possible(path: Path, content: bytes) -> None:
+    """Write a file that only saves time, and its folder, whole or not at all; where that fails nothing is raised."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, content, durable=False)
 
 
 def read_or_none(path: Path | None) -> bytes | None:

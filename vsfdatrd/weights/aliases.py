@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vsfdatrd.errors import ArgumentError
+from vsfdatrd.system.files import write_atomic
 
 VARIABLE = "FDATRD_MODELS"
 """Environment variable: another file than the usual one."""
@@ -152,7 +153,6 @@ def _quoted(text: str) -> str:
 def _write(text: str, what: str, expected: dict[str, OwnModel]) -> None:
     """Put the file in place, whole or not at all, if it says what it is meant to say."""
     where = path()
-    temporary = where.with_name(f"{where.name}.{os.getpid()}")
     by_hand = f"it is written in a way of its own; {what} by hand, in {str(where)!r}"
     try:
         found: dict[str, Any] = tomllib.loads(text).get("models", {})
@@ -163,10 +163,8 @@ def _write(text: str, what: str, expected: dict[str, OwnModel]) -> None:
         raise ArgumentError(f"the list of your own models cannot be changed, since {by_hand}")
     try:
         where.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(where)
+        write_atomic(where, text)
     except (OSError, ValueError) as error:  # ValueError: a path that is no text
-        temporary.unlink(missing_ok=True)
         raise ArgumentError(
             f"the list of your own models, {str(where)!r}, cannot be written ({error}); check its permissions, or set "
             f"${VARIABLE} to another file"

@@ -1,6 +1,5 @@
 """What a weights file is, whatever its format: named tensors. `format` finds the reader for a file."""
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vsfdatrd.errors import CheckpointError
+from vsfdatrd.system.files import sha256_file
 
 type Array = NDArray[Any]
 
@@ -99,8 +99,7 @@ def sha256(path: Path) -> str:
 @lru_cache(maxsize=64)
 def _sha256(path: Path, size: int, modified: int, inode: int) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_file(path)
     except OSError as error:
         raise refuse(path, f"cannot be read ({error}); check its permissions") from error
 

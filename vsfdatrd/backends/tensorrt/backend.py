@@ -19,7 +19,6 @@ from vsfdatrd.backends.base import Engine, Job
 from vsfdatrd.backends.gpus import first, gpus
 from vsfdatrd.backends.graphs import serialized
 from vsfdatrd.backends.tensorrt.builder import REFERENCE
-from vsfdatrd.backends.tensorrt.kept_file import keep, read
 from vsfdatrd.backends.tensorrt.library import OLDEST, Library, choose
 from vsfdatrd.backends.traced_graphs import graph_for
 from vsfdatrd.checkpoint import Checkpoint
@@ -27,6 +26,7 @@ from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, Engine
 from vsfdatrd.graph import GRAPH_VERSION as WRITTEN
 from vsfdatrd.graph.target import tensorrt as dialect
 from vsfdatrd.options import Precision
+from vsfdatrd.system.files import keep_if_possible, read_or_none
 from vsfdatrd.workers.client import RemoteEngine, Spare
 
 log = logging.getLogger(__name__)
@@ -216,12 +216,12 @@ def load(job: Job, directory: Path) -> Engine:
     names = ", ".join(gpus()[index].name for index in job.device)
     who = f"{names}, driver for CUDA {_spare.describe()['driver']}, {version()}"
     note = job.state and job.state / "verified.json"
-    verified = _json(read(note))
+    verified = _json(read_or_none(note))
     if who not in verified:
         psnr = _spare.ask("verify", directory=str(directory), precision=job.precision)
         log.info("%s agrees with fp32 to %.1f dB on %s", job.precision, psnr, who)
         if note:
-            keep(note, json.dumps(verified | {who: round(psnr, 2)}).encode())
+            keep_if_possible(note, json.dumps(verified | {who: round(psnr, 2)}).encode())
     _references.clear()
     return RemoteEngine(_spare.take(), loaded["slots"], loaded["input"], loaded["output"])
 

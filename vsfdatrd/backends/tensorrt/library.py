@@ -15,8 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from vsfdatrd.backends.tensorrt.kept_file import keep, read
 from vsfdatrd.errors import ArgumentError, EngineUnavailable
+from vsfdatrd.system.files import keep_if_possible, read_or_none
 
 _DISTRIBUTIONS = ("cu13", "cu12", "cu13_bindings", "cu12_bindings", "bindings")
 OLDEST = (7, 5)
@@ -102,13 +102,13 @@ class Library:
         if how.get("level") is not None:
             config.builder_optimization_level = how["level"]
         path = Path(how["timings"]) if how.get("timings") else None
-        cache = config.create_timing_cache(read(path) or b"")
+        cache = config.create_timing_cache(read_or_none(path) or b"")
         if cache is None or not config.set_timing_cache(cache, False):  # damaged, or of another GPU: begun anew
             cache = config.create_timing_cache(b"")
             config.set_timing_cache(cache, False)
         yield
         if path and (timings := cache.serialize()) is not None:
-            keep(path, bytes(timings))
+            keep_if_possible(path, bytes(timings))
 
     def context(self, engine: Any, cached: bytes | None) -> tuple[Any, Any]:
         """(execution context, what `compiled` takes and must live as long). cached: what `compiled` returned before."""

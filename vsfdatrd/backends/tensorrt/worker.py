@@ -19,9 +19,9 @@ from vsfdatrd.backends.gpus import gpus
 from vsfdatrd.backends.tensorrt import cuda
 from vsfdatrd.backends.tensorrt.builder import FILE, REFERENCE, build, logger, smallest
 from vsfdatrd.backends.tensorrt.copy_pipeline import Conveyor, Slot
-from vsfdatrd.backends.tensorrt.kept_file import keep, read
 from vsfdatrd.backends.tensorrt.library import CLASSIC, RTX, Library
 from vsfdatrd.errors import EngineError
+from vsfdatrd.system.files import keep_if_possible, read_or_none
 from vsfdatrd.workers.server import Serving, converse
 
 
@@ -148,7 +148,7 @@ class _Device:
             raise EngineError(f"TensorRT does not load the engine: {self._log.why()}")
         name = gpus()[index].name
         kept = state / f"compiled for {name}, CUDA {cuda.driver_version()}" if state else None
-        before = read(kept)
+        before = read_or_none(kept)
         self._context, self._kept = library.context(self._engine, before)
         if self._context is None:
             raise EngineError(f"TensorRT cannot prepare the engine on {name}: {self._log.why()}")
@@ -167,7 +167,7 @@ class _Device:
         plain = self.once(picture)  # compiles what is to be compiled, and does what is done at the first time only
         after = library.compiled(self._kept)
         if kept and after and after != before:
-            keep(kept, after)
+            keep_if_possible(kept, after)
         self._capture(picture, plain)
 
     def once(self, picture: Frames) -> Frames:
