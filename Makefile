@@ -28,8 +28,9 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 vsfdatrd
 
+# ISA=avx2 lets a newer processor stand in for one that has AVX2 and nothing newer (docs/cpu.md says what else it may be).
 test: lint
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(if $(ISA),FDATRD_MAX_ISA=$(ISA)) $(BIN)/python -m pytest --cov --cov-report=term:skip-covered
 
 # What needs an NVIDIA GPU: engine against reference on real frames, streams, CUDA graphs, memory. Nothing is fetched for
 # it: without a virtual environment, PYTHON runs it with what it has, and what that lacks is skipped.

@@ -5,12 +5,16 @@ In a script ``core.fdatrd.upscale(clip)`` needs no import; ``vsfdatrd.upscale`` 
 
 from typing import TYPE_CHECKING, Any
 
+from vsfdatrd.system import instructions
+
 if TYPE_CHECKING:
     from vsfdatrd.checkpoint import load_model as load_model
     from vsfdatrd.filter import upscale as upscale
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_model", "upscale"]
+
+instructions.apply()  # before any library is loaded that it is for
 
 
 def __getattr__(name: str) -> Any:

@@ -27,6 +27,7 @@ from vsfdatrd.errors import (
     MemoryShort,
 )
 from vsfdatrd.options import BACKENDS, Options, Precision
+from vsfdatrd.system import instructions
 from vsfdatrd.system.progress import working
 from vsfdatrd.video.tiling import sides
 
@@ -75,8 +76,9 @@ def _on_processors() -> tuple[str, ...]:
 def candidates(wanted: str, checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> list[tuple[str, Backend]]:
     """The backends for a wish, the best first; for ``auto`` every one that can be used with these GPUs.
 
-    Raises EngineUnavailable with every reason if there is none.
+    Raises EngineUnavailable with every reason if there is none, ArgumentError for a cap on instructions that is none.
     """
+    instructions.cap()
     about = checkpoint.description
     if wanted != "auto":
         found = backend(wanted)

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vsfdatrd.system.instructions import VARIABLE, cap
+
 type Floats = NDArray[np.float32]
 type Argument = NDArray[Any] | Structure | Array[Any] | int | None
 
@@ -69,7 +71,10 @@ def unsupported() -> str | None:
         able = bool(library().fdatrd_cpu_supported())
     except (OSError, AttributeError) as error:
         return f"the native kernels are not there: {error}"
-    return None if able else "the processor has no AVX2"
+    if able:
+        return None
+    given = cap()
+    return f"{VARIABLE}={given} leaves it no AVX2" if given == "sse41" else "the processor has no AVX2"
 
 
 def wider() -> bool:

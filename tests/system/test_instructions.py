@@ -1,0 +1,70 @@
+"""A cap on instruction sets reaches every engine, and what is no cap is named."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vsfdatrd.errors import ArgumentError
+from vsfdatrd.system import instructions
+
+FOUND = """
+import json, sys
+import vsfdatrd
+from vsfdatrd.backends.native import kernels
+from vsfdatrd.backends.openvino import backend as openvino
+import torch
+print(json.dumps({
+    "native": kernels.unsupported(), "wider": kernels.wider(), "openvino": openvino._spare.describe()["abilities"],
+    "torch": torch.backends.cpu.get_cpu_capability(), "bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+}))
+openvino._spare.rest()
+"""
+
+
+def found(cap: str) -> dict[str, object]:
+    """What the engines of another process say that they can do."""
+    names = ("ONEDNN_MAX_CPU_ISA", "OV_CPU_MAX_ISA", "ATEN_CPU_CAPABILITY")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run(
+        [sys.executable, "-c", FOUND], capture_output=True, text=True, check=True,
+        env=environment | {instructions.VARIABLE: cap}, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    result: dict[str, object] = json.loads(done.stdout)
+    return result
+
+
+def test_avx2_is_all_there_is() -> None:
+    able = found("AVX2")
+    if able["native"] is not None:
+        pytest.skip(f"this processor is no AVX2 processor: {able['native']}")
+    assert able["wider"] is False
+    assert able["torch"] == "AVX2"
+    assert able["bf16"] is False
+    assert not {"BF16", "FP16"} & set(str(name) for name in able["openvino"])  # type: ignore[attr-defined]
+
+
+def test_less_than_avx2_is_no_native_engine() -> None:
+    able = found("sse41")
+    assert able["native"] == "FDATRD_MAX_ISA=sse41 leaves it no AVX2"
+    assert able["torch"] == "DEFAULT"
+
+
+def test_what_is_no_cap_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(instructions.VARIABLE, "avx3")
+    instructions.apply()  # a script that does not upscale goes on
+    with pytest.raises(ArgumentError, match=r"FDATRD_MAX_ISA='avx3' is no set of instructions; set it to "):
+        instructions.cap()
+
+
+def test_a_librarys_own_variable_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(instructions.VARIABLE, "avx2")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+    monkeypatch.delenv("OV_CPU_MAX_ISA", raising=False)
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "")
+    instructions.apply()
+    assert (os.environ["ONEDNN_MAX_CPU_ISA"], os.environ["OV_CPU_MAX_ISA"]) == ("SSE41", "AVX2")
+    monkeypatch.delenv("OV_CPU_MAX_ISA")
