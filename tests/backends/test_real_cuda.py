@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from cuda.bindings import driver, runtime
+from cuda.bindings import nvml as management
 
 from vsfdatrd.backends.gpus import gpus
-from vsfdatrd.backends.tensorrt import cuda
+from vsfdatrd.backends.tensorrt import cuda, nvml
 from vsfdatrd.errors import EngineError, EngineUnavailable
 from vsfdatrd.workers.client import Worker
 
@@ -19,6 +20,7 @@ from .apis import SURFACE, Use, counts, differences, find, script, takes, uses
 
 without_gpu = pytest.mark.skipif(bool(gpus()), reason="there is a GPU, which tests/gpu is for")
 
+MANAGED = [*uses("tensorrt/nvml.py", {"nvml": ""})]
 OURS = [*uses("tensorrt/cuda.py", {"rt": ""})]
 DRIVERS = [*uses("gpus.py", {"driver": "", "kinds": "CUdevice_attribute"})]
 
@@ -39,7 +41,9 @@ def unfit(use: Use, library: ModuleType) -> str | None:
 def test_what_we_call_is_there_and_takes_what_we_give() -> None:
     assert len(OURS) > 40
     assert len(DRIVERS) > 6
-    wrong = [unfit(use, runtime) for use in OURS] + [unfit(use, driver) for use in DRIVERS]
+    assert len(MANAGED) == 5
+    wrong = [unfit(use, management) for use in MANAGED]
+    wrong += [unfit(use, runtime) for use in OURS] + [unfit(use, driver) for use in DRIVERS]
     assert not list(filter(None, wrong))
 
 
@@ -49,11 +53,11 @@ def test_a_name_or_an_argument_that_is_not_there_is_noticed() -> None:
     assert "takes [(0, 0)], not 1" in (unfit(Use("cudaGetDeviceCount", None, "here"), runtime) or "")
 
 
-@pytest.mark.parametrize("name", ["runtime", "driver"])
+@pytest.mark.parametrize("name", ["runtime", "driver", "nvml"])
 def test_the_fake_is_like_it(name: str) -> None:
     fake = script(SURFACE % f"cuda.bindings.{name}", fake=True)
-    assert len(fake) > 5
-    assert not differences(fake, {"runtime": runtime, "driver": driver}[name])
+    assert len(fake) >= 5
+    assert not differences(fake, {"runtime": runtime, "driver": driver, "nvml": management}[name])
     assert differences({"cudaFree": [2, 2], "cudaStreamNonBlocking": 7, "cuFly": [0, 0]}, runtime) == [
         "cudaFree takes [(1, 1)], not [2, 2]", "cudaStreamNonBlocking is 1, not 7", "cuFly is not there",
     ]  # fmt: skip
@@ -75,6 +79,8 @@ for name in ("cudaDriverGetVersion", "cudaRuntimeGetVersion", "cudaGetDeviceCoun
 for name in ("cudaGetErrorName", "cudaGetErrorString"):
     assert isinstance(do(name, rt.cudaError_t.cudaErrorMemoryAllocation), bytes)
 do("cudaSetDevice", 0)
+do("cudaDeviceGetPCIBusId", 16, 0)
+pinned = do("cudaHostAlloc", 64, rt.cudaHostAllocPortable)
 here = ctypes.create_string_buffer(64)
 address = ctypes.addressof(here)
 do("cudaHostRegister", address, 64, rt.cudaHostRegisterPortable)
@@ -94,6 +100,7 @@ do("cudaGraphLaunch", ready, stream)
 for name, handle in (
     ("cudaGraphDestroy", graph), ("cudaGraphExecDestroy", ready), ("cudaEventDestroy", event),
     ("cudaStreamDestroy", stream), ("cudaFree", place), ("cudaHostUnregister", address),
+    ("cudaFreeHost", pinned or 0),
 ):
     do(name, handle)
 print(json.dumps(lengths))
@@ -113,8 +120,11 @@ def test_without_a_driver_everything_is_a_sentence() -> None:
     with pytest.raises(EngineUnavailable, match=r"driver is missing or too old \(it supports CUDA 0\.0, and 1\d is"):
         cuda.require()
     assert cuda.driver_version() == "0.0"
+    assert cuda.driver() == "CUDA 0.0"
+    assert nvml.free_memory("0000:01:00.0") is None
     makers: list[Any] = [
         cuda.Stream, cuda.Event, lambda: cuda.DeviceMemory(1 << 20), lambda: cuda.PinnedMemory(4096, 4096),
+        lambda: cuda.HostMemory(1 << 20), lambda: cuda.free_memory_before(0),
         lambda: cuda.use(0), lambda: cuda.free_memory(0),
     ]  # fmt: skip
     for make in makers:

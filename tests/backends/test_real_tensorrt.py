@@ -29,6 +29,7 @@ ROOTS: dict[tuple[str, str], dict[str, str]] = {
     ("tensorrt/library.py", "tune"): {"config": "IBuilderConfig", "cache": "ITimingCache"},
     ("tensorrt/library.py", "context"): {
         "engine": "ICudaEngine", "config": "IRuntimeConfig", "cache": "IRuntimeCache",
+        "strategies": "CudaGraphStrategy",
     },
     ("tensorrt/library.py", "compiled"): {"kept[1]": "IRuntimeCache"},
     ("tensorrt/library.py", "capturable"): {"context": "IExecutionContext"},
@@ -45,6 +46,7 @@ ROOTS: dict[tuple[str, str], dict[str, str]] = {
     ("tensorrt/builder.py", "logger"): {"trt": "", "severity": "ILogger.ERROR"},
     ("tensorrt/worker.py", "_check_validity"): {"trt": "", "runtime": "Runtime"},
     ("tensorrt/worker.py", "do_refuse"): {"trt": ""},
+    ("tensorrt/worker.py", "_prepared"): {"context": "IExecutionContext"},
 }  # fmt: skip
 DEVICE = {"trt": "", "self._runtime": "Runtime", "self._engine": "ICudaEngine", "self._context": "IExecutionContext"}
 # Asked for by name, or read through a name of their own.

@@ -123,9 +123,9 @@ def test_auto_takes_it_builds_verifies_and_keeps_it(run: Run, tmp_path: Path) ->
     assert (key["engine"], key["device"]) == ("tensorrt tensorrt_rtx 9.9.9", "sm89")
     assert (key["shape"], key["precision"]) == ("90x60", "fp16")
     kept = state(tmp_path)
-    assert kept["compiled for Fake RTX, CUDA 13.1"] == b"kernels"
+    assert kept["compiled for Fake RTX, driver 590.1 for CUDA 13.1"] == b"kernels"
     (verified,) = json.loads(kept["verified.json"]).items()
-    assert verified[0] == "Fake RTX, driver for CUDA 13.1, tensorrt_rtx 9.9.9"
+    assert verified[0] == "Fake RTX, driver 590.1 for CUDA 13.1, tensorrt_rtx 9.9.9"
     assert verified[1] >= 50
 
     again = run()
@@ -134,14 +134,29 @@ def test_auto_takes_it_builds_verifies_and_keeps_it(run: Run, tmp_path: Path) ->
     assert engines(tmp_path) == [key]
 
 
-def test_another_driver_verifies_again_and_builds_nothing(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("newer", [{"FAKE_DRIVER": "13020"}, {"FAKE_RELEASE": "590.2"}])
+def test_another_driver_verifies_again_and_builds_nothing(run: Run, tmp_path: Path, newer: dict[str, str]) -> None:
+    """Also one that supports the same CUDA."""
     run()
     built = [path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("store-1/engines/*/engine.trt")]
-    newer = run(gpu={"FAKE_DRIVER": "13020"})
-    assert newer.sound
-    assert "agrees with" in newer.stderr
+    again = run(gpu=newer)
+    assert again.sound
+    assert "agrees with" in again.stderr
     assert [path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("store-1/engines/*/engine.trt")] == built
     assert len(json.loads(state(tmp_path)["verified.json"])) == 2
+    assert len([name for name in state(tmp_path) if name.startswith("compiled for")]) == 2
+
+
+def test_without_nvml_the_cuda_version_names_the_driver(run: Run, tmp_path: Path) -> None:
+    assert run("unmanaged").sound
+    assert "compiled for Fake RTX, driver CUDA 13.1" in state(tmp_path)
+
+
+def test_a_context_that_asking_makes_is_not_counted_twice(run: Run) -> None:
+    """What TensorRT's process needs contains it."""
+    size = {"width": 360, "height": 240, "length": 3, "streams": 1, "backend": "tensorrt"}
+    assert run("context", gpu={"FAKE_FREE": str(700 << 20)}, **size).error is None
+    assert "needs about" in (run("context unmanaged", gpu={"FAKE_FREE": str(700 << 20)}, **size).error or "")
 
 
 @pytest.mark.parametrize("streams", [2, 5])
@@ -200,9 +215,12 @@ def test_an_engine_that_turns_bad_with_a_new_driver_is_replaced(run: Run, tmp_pa
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("register", "fdatrd: pinning 1 MiB failed: "),
+        ("register", "frames go through pinned buffers, which takes a copy more"),
+        ("register hostalloc", "copies wait for each other and for the network, which costs speed"),
         ("capture", "fdatrd: without a CUDA graph: capturing a graph failed: "),
-        ("dynamic", "fdatrd: without a CUDA graph: TensorRT says that this network cannot be one"),
+        ("dynamic", ""),
+        ("dynamic own-replay", "fdatrd: without a CUDA graph: it computes something else"),
+        ("nocache", "the library takes no cache of what it compiles"),
         ("replay", "fdatrd: without a CUDA graph: it computes something else"),
         ("rejected", ""),
         ("uncached", ""),
@@ -213,6 +231,17 @@ def test_what_only_costs_time_is_no_error(run: Run, fault: str, said: str) -> No
     assert outcome.sound, outcome
     assert said in outcome.stderr
     assert ("without a CUDA graph" in outcome.stderr) == ("graph" in said)
+    assert ("pinn" in outcome.stderr) == ("register" in fault)
+
+
+def test_what_another_driver_compiled_is_told_and_compiled_again(run: Run, tmp_path: Path) -> None:
+    run()
+    (kept,) = (path for path in (tmp_path / "cache").glob("store-1/state/*/*") if path.name.startswith("compiled for"))
+    kept.write_bytes(b"of another one")
+    outcome = run("rejected")
+    assert outcome.sound, outcome
+    assert "what was compiled before is not taken; it is compiled again" in outcome.stderr
+    assert kept.read_bytes() == b"kernels"
 
 
 @pytest.mark.parametrize(
@@ -227,6 +256,7 @@ def test_what_only_costs_time_is_no_error(run: Run, fault: str, said: str) -> No
         ("invalid", "the engine cannot run on this GPU: unsupported cc"),
         ("unreadable", "the engine cannot run on this GPU: the GPU's properties cannot be read"),
         ("allocate", "failed: out of memory (cudaErrorMemoryAllocation)"),
+        ("address", "TensorRT does not take the memory of its input"),
         ("nan", "engine's output has 1 values that are not finite"),
     ],
 )
@@ -324,3 +354,54 @@ def test_an_unwritable_cache_is_an_error_and_a_filled_one_serves(run: Run, tmp_p
     outcome = run(cache=str(tmp_path / "file"), backend="tensorrt")
     assert outcome.error is not None
     assert "is a file" in outcome.error
+
+
+def test_frames_through_pinned_buffers_keep_apart(run: Run) -> None:
+    assert run("register", streams=4, length=40).sound
+    assert run("register", gpu={"FAKE_GPUS": "Fake RTX 8.9,Fake RTX 8.9"}, device=[0, 1], length=24).sound
+
+
+@pytest.mark.parametrize("gpus", ["Fake RTX 8.9", "Fake RTX 8.9,Fake RTX 8.9"])
+def test_two_networks_at_the_same_time(run: Run, gpus: str) -> None:
+    """Each with a context, stream, graph and places of its own: frames do not meet."""
+    gpu = {"FAKE_GPUS": gpus, "FDATRD_TENSORRT_CONTEXTS": "2"}
+    outcome = run(gpu=gpu, device=[0, 1][: gpus.count("RTX")], streams=4, length=40)
+    assert outcome.sound, outcome
+    assert "no memory" not in outcome.stderr
+
+
+def test_a_second_network_needs_memory(run: Run) -> None:
+    outcome = run("large", gpu={"FDATRD_TENSORRT_CONTEXTS": "2"})
+    assert outcome.sound, outcome
+    assert "fdatrd: GPU 0 has no memory for one more network at the same time" in outcome.stderr
+
+
+def test_a_wrong_number_of_networks(run: Run) -> None:
+    outcome = run(gpu={"FDATRD_TENSORRT_CONTEXTS": "two"}, backend="tensorrt")
+    assert "FDATRD_TENSORRT_CONTEXTS='two' is no number of networks" in (outcome.error or "")
+
+
+def test_layers_are_measured_apart_from_frames(run: Run, tmp_path: Path, identity_2x: Path) -> None:
+    """No profiler stays with the context that computes frames, and its graph is as before."""
+    run()
+    (engine,) = (tmp_path / "cache").glob("store-1/engines/*")
+    script = (
+        "import sys\n"
+        "from vsfdatrd.backends.tensorrt.worker import TensorRt\n"
+        "side = TensorRt(print, lambda: None)\n"
+        "side.do_load('tensorrt_rtx', sys.argv[1], [0], 1, None)\n"
+        "device = side._devices[0]\n"
+        "before = device._context, device._graph\n"
+        "assert set(side.do_layers(2)) == {'conv_1', 'attention_2', 'conv_3'}\n"
+        "assert (device._context, device._graph) == before\n"
+        "assert device._context.profiler is None\n"
+        "assert side.do_verify(sys.argv[1], 'fp16') >= 50\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(engine)],
+        env=os.environ | {"PYTHONPATH": str(FAKE)},
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert done.returncode == 0, done.stderr

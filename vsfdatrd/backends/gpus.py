@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ def gpus() -> tuple[Gpu, ...]:
 
         if driver.cuInit(0)[0] != driver.CUresult.CUDA_SUCCESS:
             return ()
-        return tuple(_gpu(driver.cuDeviceGet(i)[1]) for i in range(driver.cuDeviceGetCount()[1]))
+        return tuple(_gpu(_told(driver.cuDeviceGet(i))) for i in range(_told(driver.cuDeviceGetCount())))
     except Exception:  # no bindings, no driver, a broken driver: each has its own error class
         return ()
 
@@ -42,8 +43,16 @@ def _gpu(device: object) -> Gpu:
     from cuda.bindings import driver
 
     kinds = driver.CUdevice_attribute
-    major = driver.cuDeviceGetAttribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device)[1]
-    minor = driver.cuDeviceGetAttribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)[1]
-    name = driver.cuDeviceGetName(256, device)[1]
+    major = _told(driver.cuDeviceGetAttribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device))
+    minor = _told(driver.cuDeviceGetAttribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device))
+    name = _told(driver.cuDeviceGetName(256, device))
     # A string of C in 256 bytes: what lies behind its end is not the driver's.
     return Gpu(name.partition(b"\0")[0].decode(errors="replace"), (int(major), int(minor)))
+
+
+def _told(result: tuple[Any, Any]) -> Any:
+    """What a function of the driver returned, without its status. Raises OSError if that is not success."""
+    status, value = result
+    if int(status):
+        raise OSError(f"the driver answers {status}")
+    return value

@@ -8,11 +8,15 @@ allocate: there is no memory. invalid: engines are for another GPU. load: engine
 parse: graphs are not read. wrong-<precision>: an engine of that precision computes something else. nan: engines give
 NaN. rejected: what was compiled before is not taken. uncached: what was compiled is not given. silent: no profiler is
 told anything. unreadable: the library does not say what is wrong with an engine, but to its log. dynamic: engines fetch
-memory while they run. replay: what is captured computes something else.
+memory while they run. replay: what is captured computes something else. hostalloc: there is no pinned memory at all.
+own-replay: what the library captures by itself computes something else. address: memory for frames is not taken.
+nocache: the library takes no runtime cache. context: asking for memory takes 300 MiB of it. unmanaged: no NVML.
+large: engines take 5 GiB.
 """
 GPUS = tuple(filter(None, os.environ.get("FAKE_GPUS", "Fake RTX 8.9").split(",")))
 """Name and compute capability of each."""
 DRIVER = int(os.environ.get("FAKE_DRIVER", "13010"))
+RELEASE = os.environ.get("FAKE_RELEASE", "590.1")
 FREE = int(os.environ.get("FAKE_FREE", str(8 << 30)))
 
 

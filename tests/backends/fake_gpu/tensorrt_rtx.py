@@ -156,13 +156,19 @@ class IRuntimeCache:
         return self._content or b"kernels"
 
 
+class CudaGraphStrategy(IntEnum):
+    DISABLED, WHOLE_GRAPH_CAPTURE = 0, 1
+
+
 class IRuntimeConfig:
+    cuda_graph_strategy = CudaGraphStrategy.DISABLED
+
     def create_runtime_cache(self):
         return IRuntimeCache()
 
     def set_runtime_cache(self, cache):
         self._cache = cache
-        return True
+        return not settings.fails("nocache")
 
 
 class Runtime:
@@ -185,6 +191,8 @@ class Runtime:
 
 
 class ICudaEngine:
+    device_memory_size_v2 = (5 << 30) if settings.fails("large") else (100 << 20)
+
     def __init__(self, content):
         self._content = content
 
@@ -195,18 +203,18 @@ class ICudaEngine:
         return IRuntimeConfig()
 
     def create_execution_context(self, runtime_config=None):
-        return IExecutionContext(self)
+        return IExecutionContext(self, runtime_config.cuda_graph_strategy if runtime_config else 0)
 
 
 class IExecutionContext:
     profiler = None
 
-    def __init__(self, engine):
-        self._engine, self._places, self._frames = engine, {}, 0
+    def __init__(self, engine, own_graph):
+        self._engine, self._places, self._frames, self._own_graph = engine, {}, 0, own_graph
 
     def set_tensor_address(self, name, memory):
         self._places[name] = memory
-        return True
+        return not settings.fails("address")
 
     def is_stream_capturable(self, stream):
         return self._engine._content["static"] and not settings.fails("dynamic")
@@ -228,7 +236,11 @@ class IExecutionContext:
             if settings.fails("launch") and self._frames > 8:
                 runtime._fail_from_now_on()
             np.copyto(views["output"], views["input"].repeat(scale, 2).repeat(scale, 3))
-            if settings.fails(f"wrong-{precision}") or (replayed and settings.fails("replay")):
+            if (
+                settings.fails(f"wrong-{precision}")
+                or (replayed and settings.fails("replay"))
+                or (self._own_graph and settings.fails("own-replay"))
+            ):
                 views["output"][...] += 0.02
             if settings.fails("nan"):
                 views["output"][0, 0, 0, 0] = np.nan

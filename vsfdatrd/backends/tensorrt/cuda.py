@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from cuda.bindings import runtime as rt
 
+from vsfdatrd.backends.tensorrt import nvml
 from vsfdatrd.errors import EngineError, EngineUnavailable
 
 
@@ -27,6 +28,15 @@ def driver_version() -> str:
     """The CUDA version the driver supports, such as ``13.1``; ``0.0`` without a driver."""
     number = int(check(rt.cudaDriverGetVersion(), "asking for the driver's version"))
     return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def driver() -> str:
+    """The driver's own version and the CUDA it supports, such as ``580.95 for CUDA 13.1``.
+
+    Drivers of one CUDA version differ in what they compile; where NVML does not tell, that is all that is known.
+    """
+    release, supported = nvml.driver_version(), f"CUDA {driver_version()}"
+    return f"{release} for {supported}" if release else supported
 
 
 def require() -> None:
@@ -54,10 +64,16 @@ def use(index: int) -> None:
 
 
 def free_memory(index: int) -> int:
-    """Bytes free on a GPU."""
+    """Bytes free on a GPU. Asking makes a context there, of some hundred MiB."""
     use(index)
     free, _ = check(rt.cudaMemGetInfo(), f"asking for the memory of GPU {index}")
     return int(free)
+
+
+def free_memory_before(index: int) -> int | None:
+    """Bytes free on a GPU, as NVML tells without a context there; None if it does not."""
+    place = check(rt.cudaDeviceGetPCIBusId(16, index), f"asking where GPU {index} is")
+    return nvml.free_memory(place.partition(b"\0")[0].decode())
 
 
 class _Owner:
@@ -103,6 +119,28 @@ class PinnedMemory(_Owner):
     def __init__(self, address: int, size: int) -> None:
         check(rt.cudaHostRegister(address, size, rt.cudaHostRegisterPortable), f"pinning {size / 2**20:.0f} MiB")
         super().__init__(address, rt.cudaHostUnregister)
+
+
+class HostMemory(_Owner):
+    """Pinned memory of the driver's own."""
+
+    def __init__(self, size: int) -> None:
+        address = check(rt.cudaHostAlloc(size, rt.cudaHostAllocPortable), f"reserving {size / 2**20:.0f} MiB, pinned")
+        super().__init__(address, rt.cudaFreeHost)
+        self.size = size
+
+    @property
+    def address(self) -> int:
+        """Where it begins."""
+        return int(self._handle)
+
+    def read(self, address: int) -> None:
+        """Fill it from this process's memory."""
+        ctypes.memmove(self.address, address, self.size)
+
+    def write(self, address: int) -> None:
+        """Copy it into this process's memory."""
+        ctypes.memmove(address, self.address, self.size)
 
 
 class Event(_Owner):
@@ -177,7 +215,7 @@ class Capture:
         try:
             self.graph = Graph(check(rt.cudaGraphInstantiate(graph, 0), "preparing a graph"))
         finally:
-            rt.cudaGraphDestroy(graph)
+            rt.cudaGraphDestroy(graph)  # what was made of it stays; a failure costs its memory at most
 
 
 class Graph(_Owner):

@@ -7,6 +7,7 @@ cards, and all others) times kernels on the very GPU it builds for, and keeps th
 
 import contextlib
 import importlib.util
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from vsfdatrd.errors import ArgumentError, EngineUnavailable
+from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineUnavailable
 from vsfdatrd.system.files import keep_if_possible, read_or_none
 
 _DISTRIBUTIONS = ("cu13", "cu12", "cu13_bindings", "cu12_bindings", "bindings")
@@ -80,7 +81,8 @@ class Library:
             return
         config.num_compute_capabilities = len(known)
         for index, capability in enumerate(known):
-            config.set_compute_capability(capability, index)
+            if not config.set_compute_capability(capability, index):
+                raise EngineBuildError(f"{self.module} does not build for {targets[index]}")
 
     def reserve(self, trt: Any, config: Any) -> None:
         """Have all memory reserved when an engine is loaded: kernels for which more is fetched while they run cannot be
@@ -105,21 +107,36 @@ class Library:
         cache = config.create_timing_cache(read_or_none(path) or b"")
         if cache is None or not config.set_timing_cache(cache, False):  # damaged, or of another GPU: begun anew
             cache = config.create_timing_cache(b"")
-            config.set_timing_cache(cache, False)
+            if cache is None or not config.set_timing_cache(cache, False):
+                cache, path = None, None
+                say("the library takes no cache of timings; it times everything anew")
         yield
         if path and (timings := cache.serialize()) is not None:
             keep_if_possible(path, bytes(timings))
 
-    def context(self, engine: Any, cached: bytes | None) -> tuple[Any, Any]:
-        """(execution context, what `compiled` takes and must live as long). cached: what `compiled` returned before."""
+    def context(self, engine: Any, cached: bytes | None, own_graph: bool = False) -> tuple[Any, Any]:
+        """(execution context, what `compiled` takes and must live as long).
+
+        cached: what `compiled` returned before. own_graph: have the library collect its kernels into a CUDA graph
+        itself; for a library that `has_own_graph`.
+        """
         if not self.portable:
             return engine.create_execution_context(), None
         config = engine.create_runtime_config()
         cache = config.create_runtime_cache()
-        if cached:
-            cache.deserialize(cached)  # says no to what another driver or GPU has made
-        config.set_runtime_cache(cache)
+        if cached and not cache.deserialize(cached):  # of another driver or GPU
+            say("what was compiled before is not taken; it is compiled again")
+        if not config.set_runtime_cache(cache):
+            say("the library takes no cache of what it compiles; it compiles at every start")
+        if own_graph:
+            strategies: Any = self.load().CudaGraphStrategy
+            config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE
         return engine.create_execution_context(config), (config, cache)
+
+    @property
+    def has_own_graph(self) -> bool:
+        """Whether it can collect a network's kernels into a CUDA graph itself."""
+        return self.portable and hasattr(self.load(), "CudaGraphStrategy")
 
     def compiled(self, kept: Any) -> bytes | None:
         """What was compiled for this GPU so far, for the next run; None where there is no such thing."""
@@ -131,6 +148,11 @@ class Library:
         asked, trying tells.
         """
         return not self.portable or bool(context.is_stream_capturable(stream))
+
+
+def say(what: str) -> None:
+    """Print a line for the user; the engine's process has no logging but stderr."""
+    print(f"fdatrd: {what}", file=sys.stderr)
 
 
 RTX = Library("tensorrt_rtx", "rtx", portable=True)

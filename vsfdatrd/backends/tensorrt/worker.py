@@ -4,8 +4,8 @@ A process of its own, so that no other plugin's TensorRT is met, nothing is prin
 free again the moment a script lets go of its engine, and a crash of the driver is a frame's error.
 """
 
+import copy
 import mmap
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +19,13 @@ from vsfdatrd.backends.gpus import gpus
 from vsfdatrd.backends.tensorrt import cuda
 from vsfdatrd.backends.tensorrt.builder import FILE, REFERENCE, build, logger, smallest
 from vsfdatrd.backends.tensorrt.copy_pipeline import Conveyor, Slot
-from vsfdatrd.backends.tensorrt.library import CLASSIC, RTX, Library
+from vsfdatrd.backends.tensorrt.library import CLASSIC, RTX, Library, say
 from vsfdatrd.errors import EngineError
 from vsfdatrd.system.files import keep_if_possible, read_or_none
 from vsfdatrd.workers.server import Serving, converse
+
+MOST_OF_CONTEXT = 600 << 20
+"""Bytes of a CUDA context at most; what vanishes beyond that while it is made is another process's."""
 
 
 class TensorRt(Serving):
@@ -31,16 +34,25 @@ class TensorRt(Serving):
     def __init__(self, write: Callable[[str], Any], flush: Callable[[], Any]) -> None:
         super().__init__(write, flush)
         self._devices: list[_Device] = []
+        self._own: dict[int, int] = {}
+        """Bytes of each GPU that this process took by asking for the first time."""
 
     def do_describe(self) -> dict[str, Any]:
-        """What CUDA the driver supports. Raises EngineUnavailable if that is not enough."""
+        """Which driver it is. Raises EngineUnavailable if its CUDA is not enough."""
         cuda.require()
-        return {"driver": cuda.driver_version()}
+        return {"driver": cuda.driver()}
 
     def do_free(self, devices: list[int]) -> list[int]:
-        """Bytes free on each of some GPUs; the others are left alone, since asking costs memory there."""
+        """Bytes free on each of some GPUs, what this process takes there before it has an engine included.
+
+        The others are left alone, since asking costs memory there.
+        """
         cuda.require()
-        return [cuda.free_memory(index) for index in devices]
+        for index in devices:
+            if index not in self._own:
+                before = cuda.free_memory_before(index)
+                self._own[index] = min(max(0, (before or 0) - cuda.free_memory(index)), MOST_OF_CONTEXT)
+        return [cuda.free_memory(index) + self._own[index] for index in devices]
 
     def do_refuse(self, library: str, devices: list[int], targets: list[str]) -> str | None:
         """Why the library cannot run its engines for these kinds of GPU on these GPUs; None if it can, for all it says.
@@ -68,14 +80,20 @@ class TensorRt(Serving):
         return build(_library(library), Path(graph), Path(directory), targets, how, Path(log))
 
     def do_load(
-        self, library: str, directory: str, devices: list[int], streams: int, state: str | None
+        self, library: str, directory: str, devices: list[int], streams: int, state: str | None, contexts: int = 1
     ) -> dict[str, Any]:
         """Load an engine on every device. -> slots and shapes.
 
-        state: a folder for what was compiled for a GPU, and is only compiled once.
+        state: a folder for what was compiled for a GPU, and is only compiled once. contexts: networks computed at the
+        same time on each GPU, where its memory suffices; frames go to them in turn.
         """
         chosen, blob = _library(library), Path(directory, FILE).read_bytes()
         self._devices = [_Device(chosen, blob, index, Path(state) if state else None) for index in devices]
+        for first in self._devices[: len(devices)] * (min(contexts, streams) - 1):
+            if first.has_room_for_another(streams):
+                self._devices.append(first.another())
+            else:
+                say(f"GPU {first.index} has no memory for one more network at the same time")
         self.shapes = self._devices[0].shapes
         return {
             "slots": streams * len(devices),
@@ -104,32 +122,34 @@ class TensorRt(Serving):
     def prepare(self, memory: mmap.mmap, frames: list[tuple[Frames, Frames]]) -> None:
         """See `Serving.prepare`. Slots go to the devices in turn."""
         self._mapped = (memory, frames)  # the GPU knows addresses only
+        pinned = True
         try:
             cuda.use(self._devices[0].index)
             self._pinned = cuda.PinnedMemory(cuda.address_of(memory), len(memory))
-        except EngineError as error:  # frames still travel, though not while the GPU computes
-            print(f"fdatrd: {error}; frames travel a little slower", file=sys.stderr)
+        except EngineError as error:
+            pinned = False
+            say(f"{error}; frames go through pinned buffers, which takes a copy more")
         for number, device in enumerate(self._devices):
-            device.open(frames[number :: len(self._devices)])
+            device.open(frames[number :: len(self._devices)], pinned)
 
     def submit(self, slot: int) -> None:
         """See `Serving.submit`."""
         device, number = self._place(slot)
         cuda.use(device.index)
-        device.conveyor.submit(number)
+        device.submit(number)
 
     def collect(self, slot: int) -> None:
         """See `Serving.collect`."""
         device, number = self._place(slot)
         cuda.use(device.index)
-        device.conveyor.wait(number)
+        device.wait(number)
 
     def _place(self, slot: int) -> tuple["_Device", int]:
         return self._devices[slot % len(self._devices)], slot // len(self._devices)
 
 
 class _Device:
-    """An engine on one GPU."""
+    """An engine on one GPU, and a context in which it computes one frame after the other."""
 
     conveyor: Conveyor[cuda.Event]
 
@@ -147,28 +167,50 @@ class _Device:
         if self._engine is None:
             raise EngineError(f"TensorRT does not load the engine: {self._log.why()}")
         name = gpus()[index].name
-        kept = state / f"compiled for {name}, CUDA {cuda.driver_version()}" if state else None
+        kept = state / f"compiled for {name}, driver {cuda.driver()}" if state else None
         before = read_or_none(kept)
-        self._context, self._kept = library.context(self._engine, before)
-        if self._context is None:
-            raise EngineError(f"TensorRT cannot prepare the engine on {name}: {self._log.why()}")
         shape = {name: [int(side) for side in self._engine.get_tensor_shape(name)] for name in ("input", "output")}
         self.shapes = (shape["input"][1:], shape["output"][1:])
-        self._stream = cuda.Stream()
         self._size = [4 * int(np.prod(side)) for side in self.shapes]
+        self._begin(before)
+        after = library.compiled(self._kept)
+        if kept and after and after != before:
+            keep_if_possible(kept, after)
+
+    def _begin(self, compiled: bytes | None) -> None:
+        """Make the context and what belongs to it alone, and have it compute a frame."""
+        self._stream = cuda.Stream()
         # The network computes between these two places for good, and frames are moved there and away, in thousandths of
         # the time it takes: a CUDA graph knows addresses only, and TensorRT does not vouch for one whose context was
         # given others since.
         self._source, self._result = (cuda.DeviceMemory(size) for size in self._size)
-        self._context.set_tensor_address("input", self._source.address)
-        self._context.set_tensor_address("output", self._result.address)
+        self._context, self._kept = self._prepared(compiled)
         self._graph: cuda.Graph | None = None
         picture = np.random.default_rng(0).random(self.shapes[0], np.float32)
         plain = self.once(picture)  # compiles what is to be compiled, and does what is done at the first time only
-        after = library.compiled(self._kept)
-        if kept and after and after != before:
-            keep_if_possible(kept, after)
         self._capture(picture, plain)
+
+    def has_room_for_another(self, slots: int) -> bool:
+        """Whether the GPU has memory for one more context, and as much again for other programs."""
+        return cuda.free_memory(self.index) > 2 * (int(self._engine.device_memory_size_v2) + slots * sum(self._size))
+
+    def another(self) -> "_Device":
+        """The same engine in a context of its own, beside this one."""
+        cuda.use(self.index)
+        other = copy.copy(self)
+        other._begin(self._library.compiled(self._kept))
+        return other
+
+    def _prepared(self, cached: bytes | None, own_graph: bool = False) -> tuple[Any, Any]:
+        """An execution context that computes between the two places, and what has to live as long."""
+        context, kept = self._library.context(self._engine, cached, own_graph)
+        if context is None:
+            name = gpus()[self.index].name
+            raise EngineError(f"TensorRT cannot prepare the engine on {name}: {self._log.why()}")
+        for name, memory in (("input", self._source), ("output", self._result)):
+            if not context.set_tensor_address(name, memory.address):
+                raise EngineError(f"TensorRT does not take the memory of its {name}: {self._log.why()}")
+        return context, kept
 
     def once(self, picture: Frames) -> Frames:
         """One frame, start to end."""
@@ -204,21 +246,28 @@ class _Device:
             def report_layer_time(self, layer_name: str, ms: float) -> None:
                 seconds[layer_name] = seconds.get(layer_name, 0.0) + ms / 1000 / runs
 
-        profiler = Profiler()
-        self._context.profiler = profiler
-        picture = drawing(*self.shapes[0][1:])[: self.shapes[0][0]]
-        graph, self._graph = self._graph, None  # whose layers nobody is told of
-        for _ in range(runs):
-            self.once(picture)
-        self._graph = graph
+        # In a context of its own: some versions keep a profiler for good, and measure every frame that comes after.
+        usual, graph = (self._context, self._kept), self._graph
+        self._context, self._kept = self._prepared(None)
+        self._graph = None  # whose layers nobody is told of
+        try:
+            profiler = Profiler()
+            self._context.profiler = profiler
+            picture = drawing(*self.shapes[0][1:])[: self.shapes[0][0]]
+            for _ in range(runs):
+                self.once(picture)
+        finally:
+            (self._context, self._kept), self._graph = usual, graph
         if not seconds:
             raise EngineError("this TensorRT does not tell how long its layers take")
         return seconds
 
-    def open(self, frames: list[tuple[Frames, Frames]]) -> None:
-        """Make slots for these frames of shared memory."""
+    def open(self, frames: list[tuple[Frames, Frames]], pinned: bool) -> None:
+        """Make slots for these frames of shared memory. pinned: whether the GPU reads and writes it by itself."""
         cuda.use(self.index)
-        slots = [self._slot(source, result) for source, result in frames]
+        self._frames = frames
+        self._staging = None if pinned else self._staged(len(frames))
+        slots = [self._slot(number) for number in range(len(frames))]
 
         def launch(number: int) -> None:
             slot = slots[number]
@@ -228,10 +277,34 @@ class _Device:
 
         self.conveyor = Conveyor(cuda.Stream(), self._stream, cuda.Stream(), slots, launch)
 
-    def _slot(self, source: Frames, result: Frames) -> Slot[cuda.Event]:
+    def _staged(self, count: int) -> list[tuple[cuda.HostMemory, cuda.HostMemory]] | None:
+        """Pinned buffers for so many frames on their way there and back; None if there is no memory to pin."""
+        try:
+            return [(cuda.HostMemory(self._size[0]), cuda.HostMemory(self._size[1])) for _ in range(count)]
+        except EngineError as error:
+            say(f"{error}; copies wait for each other and for the network, which costs speed")
+            return None
+
+    def submit(self, number: int) -> None:
+        """Send a slot's frame on its way."""
+        if self._staging:
+            self._staging[number][0].read(self._frames[number][0].ctypes.data)
+        self.conveyor.submit(number)
+
+    def wait(self, number: int) -> None:
+        """Wait until a slot's frame has come back."""
+        self.conveyor.wait(number)
+        if self._staging:
+            self._staging[number][1].write(self._frames[number][1].ctypes.data)
+
+    def _slot(self, number: int) -> Slot[cuda.Event]:
+        if self._staging:
+            source, result = (memory.address for memory in self._staging[number])
+        else:
+            source, result = (frame.ctypes.data for frame in self._frames[number])
         there, back = (cuda.DeviceMemory(size) for size in self._size)
         events = (cuda.Event(), cuda.Event(), cuda.Event())
-        return Slot(source.ctypes.data, result.ctypes.data, there, back, *events)
+        return Slot(source, result, there, back, *events)
 
     def _run(self) -> None:
         """Start the network."""
@@ -251,18 +324,39 @@ class _Device:
         """
         try:
             if not self._library.capturable(self._context, int(self._stream.handle)):
-                raise EngineError("TensorRT says that this network cannot be one")
+                self._let_library_capture(picture, plain)
+                return
             with self._stream.captured() as capture:
                 self._enqueue()
             self._graph = capture.graph
-            # Room for sums in another order; not for a picture of another frame.
-            if not np.allclose(self.once(picture), plain, atol=0.01, equal_nan=True):
-                raise EngineError("it computes something else")
+            self._compare(picture, plain)
         except EngineError as error:
             graph, self._graph = self._graph, None
             if graph is not None:
                 graph.close()
-            print(f"fdatrd: without a CUDA graph: {error}", file=sys.stderr)
+            say(f"without a CUDA graph: {error}")
+
+    def _let_library_capture(self, picture: Frames, plain: Frames) -> None:
+        """Have TensorRT make the graph, which does so around the kernels that cannot be part of one.
+
+        Raises EngineError if it cannot, or if that gives something else; the context is the former one then.
+        """
+        if not self._library.has_own_graph:
+            raise EngineError("TensorRT says that this network cannot be one")
+        plainly = self._context, self._kept
+        try:
+            self._context, self._kept = self._prepared(self._library.compiled(self._kept), own_graph=True)
+            self.once(picture)  # which is when it is captured
+            self._compare(picture, plain)
+        except EngineError:
+            self._context, self._kept = plainly
+            raise
+
+    def _compare(self, picture: Frames, plain: Frames) -> None:
+        """Raises EngineError if a picture becomes something else than it did without a graph."""
+        # Room for sums in another order; not for a picture of another frame.
+        if not np.allclose(self.once(picture), plain, atol=0.01, equal_nan=True):
+            raise EngineError("it computes something else")
 
 
 def _library(name: str) -> Library:

@@ -9,6 +9,7 @@ from enum import IntEnum
 
 import fake_gpu_settings as settings
 
+cudaHostAllocPortable = 1
 cudaHostRegisterPortable, cudaEventBlockingSync, cudaEventDisableTiming, cudaStreamNonBlocking = 1, 1, 2, 1
 
 
@@ -111,7 +112,11 @@ def cudaSetDevice(device):
 
 
 def cudaMemGetInfo():
-    return _OK, settings.FREE, 8 << 30
+    return _OK, settings.FREE - (300 << 20) * settings.fails("context"), 8 << 30
+
+
+def cudaDeviceGetPCIBusId(length, device):
+    return _OK, f"0000:0{device}:00.0".encode().ljust(length, b"\0")
 
 
 def cudaMalloc(size):
@@ -134,6 +139,22 @@ def cudaHostRegister(ptr, size, flags):
 
 
 def cudaHostUnregister(ptr):
+    return (_OK,)
+
+
+_host: dict[int, ctypes.Array] = {}
+
+
+def cudaHostAlloc(size, flags):
+    if settings.fails("hostalloc"):
+        return cudaError_t.cudaErrorMemoryAllocation, None
+    block = ctypes.create_string_buffer(size)
+    _host[ctypes.addressof(block)] = block
+    return _OK, ctypes.addressof(block)
+
+
+def cudaFreeHost(ptr):
+    del _host[ptr]
     return (_OK,)
 
 

@@ -1,0 +1,40 @@
+"""What NVIDIA's management library knows and CUDA does not: the driver's version, and memory without a context.
+
+It comes with the driver. cuda-bindings before 13 have no module for it; then, and whenever it fails, nothing is known.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+def driver_version() -> str | None:
+    """Return the driver's version, such as ``580.95.05``; None if it is not told."""
+    return _asked(lambda nvml: str(nvml.system_get_driver_version()))
+
+
+def free_memory(bus_id: str) -> int | None:
+    """Return the bytes free on the GPU with a PCI bus id, such as ``0000:01:00.0``; None if it is not told."""
+
+    def ask(nvml: Any) -> int:
+        handle = nvml.device_get_handle_by_pci_bus_id_v2(bus_id)
+        memory = nvml.device_get_memory_info_v2(handle)
+        return int(memory.free)
+
+    return _asked(ask)
+
+
+def _asked[T](question: Callable[[Any], T]) -> T | None:
+    try:
+        from cuda.bindings import nvml
+
+        nvml.init_v2()
+        try:
+            return question(nvml)
+        finally:
+            nvml.shutdown()
+    except Exception as error:  # no module, no library, no driver, no permission: each has its own error class
+        log.debug("NVML does not tell: %s", error)
+        return None
