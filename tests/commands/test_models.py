@@ -146,7 +146,7 @@ def test_verify_finds_what_is_not_as_released(
     assert main(["models", "verify"]) == 0
     out = capsys.readouterr().out
     assert "medium: as released, " in out
-    assert "large: as released, " in out
+    assert "dvd: as released, " in out
     (tmp_path / CATALOGUE["medium"].file).write_bytes(b"something else")
     monkeypatch.setattr(catalog, "folders", lambda: (tmp_path, tmp_path))
     assert main(["models", "verify"]) == 1

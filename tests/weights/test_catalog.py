@@ -10,7 +10,7 @@ from vsfdatrd.errors import ArgumentError, CheckpointError
 from vsfdatrd.weights import catalog
 from vsfdatrd.weights.catalog import CATALOGUE, Model, resolve
 
-MODELS = Path(__file__).resolve().parents[1] / "models"
+MODELS = Path(__file__).resolve().parents[2] / "models"
 
 
 @pytest.fixture
@@ -29,8 +29,9 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_names() -> None:
-    assert list(CATALOGUE) == ["small", "medium", "aligned", "large"]
-    assert CATALOGUE["aligned"] == dataclasses.replace(CATALOGUE["medium"], name="aligned")
+    assert list(CATALOGUE) == ["small", "medium", "dvd", "aligned"]
+    for other in ("dvd", "aligned"):
+        assert CATALOGUE[other] == dataclasses.replace(CATALOGUE["medium"], name=other)
     assert all(model.scale == 2 for model in CATALOGUE.values())
 
 
@@ -63,7 +64,7 @@ def test_a_wheel_comes_before_a_checkout(shipped: Path, monkeypatch: pytest.Monk
 
 
 def test_where_weights_are_looked_for() -> None:
-    package = Path(catalog.__file__).parent
+    package = Path(catalog.__file__).parents[1]
     assert catalog.folders() == (package / "models", package.parent / "models")
 
 
@@ -86,14 +87,25 @@ def test_missing_from_the_installation(shipped: Path) -> None:
         resolve("medium")
 
 
-@pytest.mark.parametrize(("given", "near"), [("mediun", "medium"), ("Larg", "large"), ("smal", "small")])
+@pytest.mark.parametrize(("given", "near"), [("mediun", "medium"), ("aligne", "aligned"), ("smal", "small")])
 def test_unknown_name_with_a_near_one(given: str, near: str) -> None:
     with pytest.raises(ArgumentError) as caught:
         resolve(given)
     assert str(caught.value) == (
         f"model={given!r} is neither a name of the catalogue nor a file; did you mean {near!r}? "
-        "Give one of small, medium, aligned, large, or the path of a .safetensors, .pth, .onnx or .glsl file"
+        "Give one of small, medium, dvd, aligned, or the path of a .safetensors, .pth, .onnx or .glsl file"
     )
+
+
+def test_a_withdrawn_model_says_why_and_what_to_use() -> None:
+    with pytest.raises(ArgumentError, match=r"model='Large' no longer ships: .* no better .*; use model=\"medium\""):
+        resolve("Large")
+
+
+def test_a_file_of_that_name_is_still_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "large").write_bytes(b"w")
+    assert resolve("./large") == Path("large")
 
 
 def test_unknown_name_without_a_near_one() -> None:

@@ -1,6 +1,6 @@
 """The models that have names: their files, licences and checksums, and where the files are.
 
-Those that ship are listed here; a user's own are in `own_models.py`, and may not take the others' names.
+Those that ship are listed here; a user's own are in `aliases.py`, and may not take the others' names.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,6 @@ SMALL_SHA256 = "9cb2c9914e5c6df7ba122f25447d27988152f793b98f3ab20ea23548eb9a0f62
 """SHA-256 of models/fdat_rd_small_2x.safetensors."""
 MEDIUM_SHA256 = "3a1869b2361bdbd59f2a89688b46d55fefa7ca7bcb695a95c5d6c9a9b267df86"
 """SHA-256 of models/fdat_rd_medium_2x.safetensors."""
-LARGE_SHA256 = "74127face1936dd7ec91e7839e57cab180ac14cbec6ae021962d34736ef0cca5"
-"""SHA-256 of models/fdat_rd_large_2x.safetensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +36,22 @@ class Model:
     """What it was trained on and what it is good for, a file in models/."""
 
 
+def _named(file: str, digest: str, card: str, *names: str) -> list[Model]:
+    """A model of scale 2 under all its names."""
+    return [Model(name, file, 2, "CC-BY-4.0", digest, card) for name in names]
+
+
+# One line a file. The first name is the one that cards and tables use; the others say what it is for, or are older.
 _MODELS = (
-    Model("small", "fdat_rd_small_2x.safetensors", 2, "CC-BY-4.0", SMALL_SHA256, "small.md"),
-    Model("medium", "fdat_rd_medium_2x.safetensors", 2, "CC-BY-4.0", MEDIUM_SHA256, "medium.md"),
-    Model("aligned", "fdat_rd_medium_2x.safetensors", 2, "CC-BY-4.0", MEDIUM_SHA256, "medium.md"),
-    Model("large", "fdat_rd_large_2x.safetensors", 2, "CC-BY-4.0", LARGE_SHA256, "large.md"),
+    *_named("fdat_rd_small_2x.safetensors", SMALL_SHA256, "small.md", "small"),
+    *_named("fdat_rd_medium_2x.safetensors", MEDIUM_SHA256, "medium.md", "medium", "dvd", "aligned"),
 )
 CATALOGUE = {model.name: model for model in _MODELS}
-"""Every model by its name; ``aligned`` is another name of ``medium``."""
+"""Every model by its names; ``dvd`` and ``aligned`` are other names of ``medium``."""
+WITHDRAWN = {
+    "large": "at three times the work of medium it was no better (-0.07 ± 0.02 dB on DVD and LaserDisc pictures)",
+}
+"""Models that shipped once, and why they do not any more."""
 
 
 def folders() -> tuple[Path, ...]:
@@ -61,13 +67,15 @@ def resolve(model: str | PathLike[str]) -> Path:
     directory, ``~`` being the home directory. A path is not checked here (`checkpoint.open_checkpoint` does); a
     catalogue file is, against its checksum.
 
-    Raises ArgumentError for a name that is unknown, and for a list of own models that cannot be read; CheckpointError
-    for a damaged installation.
+    Raises ArgumentError for a name that is unknown or withdrawn, and for a list of own models that cannot be read;
+    CheckpointError for a damaged installation.
     """
     given = fspath(model)
     name = given.lower()
     if entry := CATALOGUE.get(name):
         return installed(entry)
+    if reason := WITHDRAWN.get(name):
+        raise ArgumentError(f'model={given!r} no longer ships: {reason}; use model="medium"')
     own = aliases.read() if aliases.NAME.fullmatch(name) else {}
     if name in own:
         return own[name].file

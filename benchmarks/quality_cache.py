@@ -1,0 +1,59 @@
+"""What methods made of pictures, and the measures of it, on the disk: a rerun computes only what has changed."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import quality_measures, ssimulacra2
+
+type Picture = NDArray[np.uint8]
+type Result = NDArray[np.float32]
+type Numbers = dict[str, float | None]
+
+_MEASURES = hashlib.sha256(
+    b"".join(Path(module.__file__ or "").read_bytes() for module in (quality_measures, ssimulacra2))
+).hexdigest()
+
+
+class Cache:
+    """A folder of results; None for one that keeps nothing."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """Make the folder."""
+        self._folder = folder
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def result(self, method: str, source: Picture) -> Result | None:
+        """What a method (its name, version and weights) made of a source, to 16 bits; None if that is not known."""
+        file = self._file(method, source, ".npy")
+        if file is None or not file.is_file():
+            return None
+        rounded: NDArray[np.uint16] = np.load(file)
+        return (rounded / np.float32(65535)).astype(np.float32)
+
+    def keep(self, method: str, source: Picture, result: Result) -> Result:
+        """Keep it -> the result as the cache will give it."""
+        rounded = np.rint(np.clip(result, 0, 1) * 65535).astype(np.uint16)
+        if (file := self._file(method, source, ".npy")) is not None:
+            part = file.with_suffix(".part.npy")
+            np.save(part, rounded)
+            part.replace(file)
+        return (rounded / np.float32(65535)).astype(np.float32)
+
+    def numbers(self, method: str, source: Picture, truth: Picture) -> tuple[Numbers, Path | None]:
+        """Measures of that result against a truth, as far as they are known, and where `write` keeps them."""
+        file = self._file(method + _MEASURES + hashlib.sha256(truth.tobytes()).hexdigest(), source, ".json")
+        if file is None or not file.is_file():
+            return {}, file
+        known: Numbers = json.loads(file.read_text(encoding="utf-8"))
+        return known, file
+
+    def _file(self, method: str, source: Picture, suffix: str) -> Path | None:
+        if self._folder is None:
+            return None
+        digest = hashlib.sha256(method.encode() + bytes(str(source.shape), "ascii") + source.tobytes())
+        return self._folder / (digest.hexdigest()[:40] + suffix)

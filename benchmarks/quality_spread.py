@@ -1,0 +1,70 @@
+"""How sure a difference between two methods is: its mean over the pictures, the mean's standard error, and who wins."""
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+import numpy as np
+
+type Row = dict[str, Any]
+
+HIGHER_IS_BETTER = {
+    "psnr_y_db": True, "ssim": True, "ssimulacra2": True, "ssimulacra2_vszip": True, "xpsnr_y_db": True,
+    "chroma_error_steps": False, "halo_steps": False, "flat_noise_steps": False, "flicker_steps": False,
+    "chroma_flicker_steps": False,
+}  # fmt: skip
+"""Measures that have a better and a worse; sharpness is best at 1."""
+
+
+class Difference(TypedDict):
+    """One method's measure minus another's."""
+
+    mean: float
+    standard_error: float | None
+    wins: int
+    pictures: int
+
+
+def difference(
+    first: Mapping[str, float | None], second: Mapping[str, float | None], measure: str
+) -> Difference | None:
+    """Of two methods' values by picture; None where they have no picture in common. A win is the first method's."""
+    pairs = [(a, b) for name, a in first.items() if a is not None and (b := second.get(name)) is not None]
+    if not pairs:
+        return None
+    a, b = np.array(pairs).T
+    worse = np.abs(1 - np.array([a, b])) if measure == "sharpness" else np.array([a, b])
+    wins = worse[0] > worse[1] if HIGHER_IS_BETTER.get(measure) else worse[0] < worse[1]
+    error = float((a - b).std(ddof=1) / np.sqrt(len(a))) if len(a) > 1 else None
+    return Difference(
+        mean=round(float((a - b).mean()), 4),
+        standard_error=None if error is None else round(error, 4),
+        wins=int(wins.sum()),
+        pictures=len(a),
+    )
+
+
+def differences(rows: Mapping[str, Row | str], reference: str) -> dict[str, dict[str, dict[str, Difference]]]:
+    """The reference minus every other method, by method, kind and measure."""
+    own = rows[reference]
+    if isinstance(own, str):
+        return {}
+    found: dict[str, dict[str, dict[str, Difference]]] = {}
+    for name, row in rows.items():
+        if isinstance(row, str) or name == reference:
+            continue
+        found[name] = {}
+        for kind, measures in own.items():
+            found[name][kind] = {}
+            for measure, entry in measures.items():
+                one = difference(entry["pictures"], row[kind][measure]["pictures"], measure)
+                if one is not None:
+                    found[name][kind][measure] = one
+    return found
+
+
+def spread(found: Difference | None, digits: int = 2) -> str:
+    """As text: mean ± standard error (wins of pictures)."""
+    if found is None:
+        return "–"
+    error = "" if found["standard_error"] is None else f" ± {found['standard_error']:.{digits}f}"
+    return f"{found['mean']:+.{digits}f}{error} ({found['wins']}/{found['pictures']})"
