@@ -93,7 +93,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     doctor = commands.add_parser("doctor", help="versions, engines, cache, and one frame upscaled as a test")
     doctor.add_argument("--cache", type=Path, help="cache directory, if not the usual one")
-    doctor.set_defaults(run=lambda a: _doctor(a.cache))
+    doctor.add_argument(
+        "--gpu", action="store_true", help="measure the engines on the NVIDIA GPU, for a report to post"
+    )
+    doctor.add_argument("--json", type=Path, metavar="FILE", help="of --gpu: the report (vsfdatrd_gpu_<card>.json)")
+    doctor.add_argument("--model", default="medium", help="of --gpu: a name of the catalogue, or a weights file")
+    doctor.add_argument("--size", type=_size_of, default=(720, 540), metavar="WxH", help="of --gpu: the clip (720x540)")
+    doctor.add_argument("--seconds", type=float, default=5.0, help="of --gpu: of each measurement (5)")
+    doctor.set_defaults(run=lambda a: _report_gpu(a) if a.gpu else _doctor(a.cache))
 
     cache = commands.add_parser("cache", help="built engines")
     cache.add_argument("action", choices=("list", "clear"))
@@ -247,6 +254,12 @@ def _cache(action: str, directory: Path | None) -> int:
         )
     print(f"{len(entries)} engines, {format_bytes(store.size)}, in {store.directory}")
     return 0
+
+
+def _report_gpu(a: argparse.Namespace) -> int:
+    from vsfdatrd.commands import gpu_report
+
+    return gpu_report.run(a.model, a.size, a.json, a.seconds)
 
 
 def _doctor(directory: Path | None) -> int:

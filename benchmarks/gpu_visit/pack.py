@@ -43,6 +43,7 @@ TINY = {
     "size": 60,
     "pairs": 0,
     "validate_crops": 1,
+    "sprites": 4,
     "ramp": 2,
     "checkpoint_minutes": 0.02,
 }
@@ -135,7 +136,7 @@ def pack(
         _take(checkpoint, CHECKPOINT)
         tree = size([file for file in travelling() if file not in weights_files()])
         left = MOST - ROOM - tree - size([file for file in packed() if file not in (TILES, VALIDATION)])
-        if (tiles or pictures) and RECIPE.exists():
+        if tiles or pictures:
             pack_training(sizes, pictures, tiles, left)
         contents = [("the tree without weights files", tree)]
         contents += [(str(file.relative_to(ROOT)), file.stat().st_size) for file in packed()]
@@ -170,7 +171,13 @@ def pack_training(sizes: Sizes, pictures: Path | None, tiles: Path | None, room:
         _take(tiles, TILES)
     elif pictures:
         made = PACK.parent / f"{PACK.name}_tiles.zip"  # outside, until it is whole
-        limits = ["--budget", f"{room / 2**20:.1f}", "--quality", "95", *(["--lettering", "4"] if sizes.small else [])]
+        limits = [
+            "--budget",
+            f"{room / 2**20:.1f}",
+            "--quality",
+            "95",
+            *(["--lettering", "4", "--scales", "1"] if sizes.small else []),
+        ]
         _run("models.training.pack", str(pictures), str(made), *limits)
         made.replace(TILES)
     if (count := TILES.stat().st_size) > room:

@@ -31,8 +31,6 @@ class Sizes:
     """Crops in a training step that is probed."""
     steps: int = 20
     """Training steps that are probed."""
-    crop: int = 120
-    """Side of their crops in pixels."""
 
 
 FULL = Sizes()
@@ -49,5 +47,4 @@ TINY = Sizes(
     slots=(1, 2),
     batches=(1,),
     steps=1,
-    crop=60,
 )

@@ -1,0 +1,379 @@
+"""`vsfdatrd doctor --gpu`: what the engines do on this machine's NVIDIA GPU, as JSON that its owner can post."""
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vsfdatrd import __version__
+from vsfdatrd.backends.accuracy import drawing
+from vsfdatrd.backends.base import Engine, Frames, Lanes
+from vsfdatrd.backends.gpus import gpus
+from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+from vsfdatrd.errors import ArgumentError, EngineError, FdatrdError
+from vsfdatrd.options import Options
+from vsfdatrd.workers import spawn
+
+SCHEMA = 1
+BACKENDS = ("tensorrt", "torch")
+LIBRARIES = ("tensorrt_rtx", "tensorrt", "torch", "cuda-bindings", "openvino", "onnx", "numpy", "vapoursynth")
+SECONDS = 5.0
+"""That a measurement of a rate takes, about."""
+RESULTS = "benchmarks/results/community/"
+"""Where such reports are collected, in the project's repository."""
+
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "schema": int, "vsfdatrd": str, "date": str, "machine": dict, "libraries": dict, "model": str, "weights": str,
+    "size": list, "engines": list,
+}  # fmt: skip
+_MACHINE: dict[str, type | tuple[type, ...]] = {
+    "gpu": str, "capability": str, "gpus": int, "driver": (str, type(None)), "cuda": str,
+    "memory_mib": (int, type(None)),
+    "system": str, "cpu": str, "cores": (int, type(None)), "python": str,
+}  # fmt: skip
+_NUMBER = (int, float)
+_ENGINE: dict[str, type | tuple[type, ...]] = {
+    "backend": str, "library": str, "precision": str, "opening_s": _NUMBER, "reopening_s": _NUMBER,
+    "psnr_db": _NUMBER, "fps_alone": _NUMBER, "fps_vapoursynth": (int, float, type(None)),
+    "share": (int, float, type(None)), "memory_mib": _NUMBER,
+}  # fmt: skip
+
+
+def problems(report: Any) -> list[str]:
+    """What is wrong with a report, as sentences; none if it can be collected with the others."""
+    if not isinstance(report, Mapping) or report.get("schema") != SCHEMA:
+        return [f"it is no report of schema {SCHEMA}"]
+    found = _differences("the report", report, _FIELDS)
+    if isinstance(report.get("machine"), Mapping):
+        found += _differences("machine", report["machine"], _MACHINE)
+    for row in report["engines"] if isinstance(report.get("engines"), list) else ():
+        if not isinstance(row, Mapping) or not isinstance(row.get("backend"), str):
+            found.append("a row of engines has no backend")
+        elif "error" not in row:
+            found += _differences(row["backend"], row, _ENGINE)
+            if isinstance(row.get("psnr_db"), _NUMBER) and not 0 < row["psnr_db"] < 250:
+                found.append(f"{row['backend']}: {row['psnr_db']} dB cannot be")
+    return found
+
+
+def _differences(what: str, given: Mapping[str, Any], fields: Mapping[str, type | tuple[type, ...]]) -> list[str]:
+    wrong = [f"{what} lacks {name}" for name in fields if name not in given]
+    wrong += [f"{what} has {name}, which is not known" for name in given if name not in fields]
+    wrong += [
+        f"{what}: {name} is {given[name]!r}"
+        for name, kind in fields.items()
+        if name in given and (not isinstance(given[name], kind) or isinstance(given[name], bool))
+    ]
+    return wrong
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """What is measured."""
+
+    checkpoint: Checkpoint
+    height: int
+    width: int
+    cache: Path
+
+
+def run(model: str, size: tuple[int, int], target: Path | None, seconds: float = SECONDS) -> int:
+    """Measure every engine for GPUs, print a table, and write the report.
+
+    Args:
+        model: A name of the catalog, or the path of a weights file.
+        size: Width and height of the clip in pixels.
+        target: The file to write; by default one in the current directory that is named after the GPU.
+        seconds: Length of each measurement of a rate.
+
+    Returns:
+        The exit status: 0 if an engine works, 1 if none does or there is no GPU.
+
+    Raises:
+        FdatrdError: The model cannot be read, or the report not be written where it was asked for.
+    """
+    if not gpus():
+        print("there is no NVIDIA GPU here, or no driver for it, so there is nothing to report")
+        return 1
+    from vsfdatrd.weights.catalog import resolve
+
+    file = target or Path(f"vsfdatrd_gpu_{_slug(gpus()[0].name)}.json")
+    if not file.absolute().parent.is_dir():  # said now, not after minutes of measuring
+        raise ArgumentError(f"{file} cannot be written, since there is no such folder; give another place with --json")
+    checkpoint = open_checkpoint(resolve(model))
+    width, height = size
+    report: dict[str, Any] = {
+        "schema": SCHEMA,
+        "vsfdatrd": __version__,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "libraries": libraries(),
+        "model": checkpoint.path.stem,
+        "weights": checkpoint.description.sha256[:16],
+        "size": [width, height],
+        "engines": [],
+    }
+    print(f"{report['machine']['gpu']}, {checkpoint.path.name} at {width}×{height}")
+    with tempfile.TemporaryDirectory(prefix="vsfdatrd-", ignore_cleanup_errors=True) as folder:
+        case = _Case(checkpoint, height, width, Path(folder))
+        for name in BACKENDS:
+            try:
+                row = measure(case, name, seconds)
+            except FdatrdError as error:
+                row = {"backend": name, "error": str(error)}
+            report["engines"].append(row)
+            print(f"  {describe(row)}", flush=True)
+    try:
+        file.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        print(f"{file} cannot be written ({error.strerror}); give another place with --json", file=sys.stderr)
+        return 1
+    print(f"written to {file}; please post it, as an issue or a pull request that adds it to {RESULTS}")
+    return 0 if any("error" not in row for row in report["engines"]) else 1
+
+
+def describe(row: Mapping[str, Any]) -> str:
+    """A row of the report as a line."""
+    if "error" in row:
+        return f"{row['backend']}: {row['error']}"
+    through = row["fps_vapoursynth"]
+    return (
+        f"{row['backend']} ({row['library']}), {row['precision']}: {row['fps_alone']} fps alone, "
+        + (f"{through} through VapourSynth ({row['share']:.0%})" if through else "VapourSynth is not installed")
+        + f", {row['psnr_db']} dB to fp32, {row['memory_mib']} MiB, first start {row['opening_s']} s, "
+        f"second {row['reopening_s']} s"
+    )
+
+
+def measure(case: _Case, name: str, seconds: float) -> dict[str, Any]:
+    """One backend: opened twice, compared with fp32, timed alone and through VapourSynth. Raises FdatrdError."""
+    from vsfdatrd.backends import selection
+
+    module = selection.backend(name)
+    if reason := module.unavailable() or (None if name != "torch" else _without_cuda()):
+        raise EngineError(reason)
+    options = Options(str(case.checkpoint.path), backend=name, cache=case.cache)
+    store = Store(case.cache)
+    before = free_memory()
+
+    def opened() -> tuple[Lanes, float]:
+        start = time.perf_counter()
+        lanes = selection.open_engine(case.checkpoint, case.height, case.width, options, store)
+        return lanes, time.perf_counter() - start
+
+    lanes, opening = opened()
+    lanes.engine.close()
+    lanes.failed = True  # so that the second start does not share it, but finds everything in the cache
+    del lanes
+    lanes, reopening = opened()
+    engine = lanes.engine
+    entry = store.entries()[-1]
+    try:
+        picture = drawing(*engine.input(0).shape[1:])[: engine.input(0).shape[0]]
+        decibels = psnr(_through(engine, picture), reference(case, entry.path))
+        memory = before - free_memory()
+        alone = rate(engine, seconds)
+    finally:
+        engine.close()
+    lanes.failed = True
+    if name == "tensorrt":
+        alone = rate_of_tensorrt(entry.path, alone, seconds)
+    through = vapoursynth_rate(case, name, alone, seconds)
+    return {
+        "backend": name,
+        "library": module.version(),
+        "precision": entry.fields["precision"],
+        "opening_s": round(opening, 2),
+        "reopening_s": round(reopening, 2),
+        "psnr_db": round(decibels, 2),
+        "fps_alone": round(alone, 2),
+        "fps_vapoursynth": through and round(through, 2),
+        "share": through and round(through / alone, 3),
+        "memory_mib": memory >> 20,
+    }
+
+
+def _without_cuda() -> str | None:
+    import torch
+
+    return None if torch.cuda.is_available() else "this PyTorch is built without CUDA, or does not see the GPU"
+
+
+def _through(engine: Engine, picture: Frames) -> Frames:
+    np.copyto(engine.input(0), picture)
+    engine.submit(0)
+    return engine.collect(0).copy()
+
+
+def psnr(result: Frames, expected: Frames) -> float:
+    """PSNR of a result in dB for a peak of 1. Raises EngineError if it is not finite."""
+    if not np.isfinite(result).all():
+        raise EngineError("its output has values that are not finite")
+    error = float(np.mean((np.clip(result, 0, 1).astype(np.float64) - np.clip(expected, 0, 1)) ** 2))
+    return float(10 * np.log10(1 / max(error, 1e-20)))
+
+
+def reference(case: _Case, engine: Path) -> Frames:
+    """What the network makes of the picture in fp32: from the engine's folder, or computed on the processor."""
+    from vsfdatrd.backends import reference as references
+    from vsfdatrd.backends.graphs import serialized
+    from vsfdatrd.backends.selection import frame_of
+    from vsfdatrd.backends.tensorrt.builder import REFERENCE
+    from vsfdatrd.backends.traced_graphs import graph_for
+
+    places = [engine / REFERENCE, case.cache / REFERENCE]
+    place = next((place for place in places if place.exists()), None)
+    if place is None:
+        place = case.cache / REFERENCE
+        graph = case.cache / "exact.onnx"
+        size = frame_of(case.checkpoint.description, case.height, case.width)
+        graph.write_bytes(serialized(graph_for(case.checkpoint, *size)))
+        references.compute(graph, place)
+    found: Frames = np.load(place, allow_pickle=False).astype(np.float32)
+    if place.parent != case.cache:
+        np.save(case.cache / REFERENCE, found.astype(np.float16), allow_pickle=False)
+    return found
+
+
+def rate(engine: Engine, seconds: float) -> float:
+    """Frames a second of an engine that is always busy, copies to and from the GPU included."""
+    count = 0
+    for slot in range(engine.slots):
+        engine.submit(slot)
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds or count < 2 * engine.slots:
+        slot = count % engine.slots
+        engine.collect(slot)
+        engine.submit(slot)
+        count += 1
+    spent = time.perf_counter() - start
+    for slot in range(engine.slots):
+        engine.collect(slot)
+    return count / spent
+
+
+def rate_of_tensorrt(directory: Path, about: float, seconds: float) -> float:
+    """Frames a second of a TensorRT engine with nothing copied. about: what its rate is near."""
+    from vsfdatrd.backends.tensorrt.library import choose
+    from vsfdatrd.workers.client import Worker
+
+    library = choose(gpus()[0].capability)
+    if library is None:
+        return about
+    worker = Worker("vsfdatrd.backends.tensorrt.worker")
+    try:
+        worker.ask("load", library=library.module, directory=str(directory), devices=[0], streams=1, state=None)
+        return float(worker.ask("rate", runs=max(10, round(about * seconds))))
+    finally:
+        worker.close()
+
+
+def vapoursynth_rate(case: _Case, name: str, about: float, seconds: float) -> float | None:
+    """Frames a second through `core.fdatrd.upscale`, for a YUV clip whose frames are all computed."""
+    try:
+        import vapoursynth as vs
+    except ImportError:
+        return None
+    if not hasattr(vs.core, "fdatrd"):
+        raise EngineError("VapourSynth does not load the plugin (core.fdatrd is missing); install vsfdatrd again")
+    warm, count = 10, max(20, round(about * seconds))
+    clip = vs.core.std.BlankClip(
+        width=case.width, height=case.height, format=vs.YUV420P8, length=warm + count, color=[120, 90, 160]
+    )
+    clip = clip.std.SetFrameProps(_Matrix=6, _Range=0)
+    try:
+        out = vs.core.fdatrd.upscale(
+            clip, model=str(case.checkpoint.path), backend=name, reuse="off", cache=str(case.cache)
+        )
+        start = time.perf_counter()
+        for n, _ in enumerate(out.frames(close=True)):
+            if n + 1 == warm:
+                start = time.perf_counter()
+        return count / (time.perf_counter() - start)
+    except vs.Error as error:
+        raise EngineError(str(error)) from error
+
+
+def free_memory() -> int:
+    """Bytes free on the first GPU, asked by a process of its own, which is gone afterwards."""
+    from vsfdatrd.workers.client import Worker
+
+    worker = Worker("vsfdatrd.backends.tensorrt.worker")
+    try:
+        return int(worker.ask("free", devices=[0])[0])
+    finally:
+        worker.close()
+
+
+def machine() -> dict[str, Any]:
+    """The GPU, its driver, the system and the processor; no names of people or places."""
+    from vsfdatrd.backends.tensorrt import cuda
+
+    first = gpus()[0]
+    driver, memory = _told_by_smi()
+    return {
+        "gpu": first.name,
+        "capability": f"{first.capability[0]}.{first.capability[1]}",
+        "gpus": len(gpus()),
+        "driver": driver,
+        "cuda": cuda.driver_version(),
+        "memory_mib": memory,
+        "system": f"{platform.system()} {platform.release()}",
+        "cpu": _processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+
+
+def libraries() -> dict[str, str]:
+    """Versions of those that are installed."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _told_by_smi() -> tuple[str | None, int | None]:
+    """The driver's version and the first GPU's memory in MiB; None where nvidia-smi is not there."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None, None
+    command = [program, "-i", "0", "--query-gpu=driver_version,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=20, check=True, creationflags=spawn.no_window()
+        )
+        driver, _, memory = done.stdout.splitlines()[0].partition(",")
+        return driver.strip(), int(memory)
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None, None
+
+
+def _processor() -> str:
+    """The processor's name, as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
