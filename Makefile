@@ -4,22 +4,29 @@ VENV := .venv
 BIN := $(VENV)/bin
 INPUT ?=
 FRAMES ?= 6
+FAST := tests/archs tests/cache tests/nn tests/video tests/weights tests/system tests/namespace tests/test_options.py \
+  tests/test_inference.py tests/test_filter.py tests/test_cli.py
 
-.PHONY: setup demo test lint test-gpu gpu-visit bench wheels clean
+.PHONY: setup demo test check lint test-gpu gpu-visit bench wheels clean
 
 setup: $(VENV)/.done
 
-$(VENV)/.done: pyproject.toml constraints.txt hatch_build.py $(wildcard vsfdatrd/_native/*)
+# A virtual environment with what a user needs: `make demo` waits for nothing else. `make setup` adds to the same one.
+$(VENV)/.demo: pyproject.toml constraints.txt hatch_build.py $(wildcard vsfdatrd/_native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
 	  echo "$(PYTHON) is older than 3.12, which VapourSynth needs; name another: make $(MAKECMDGOALS) PYTHON=python3.13" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[encode]'
+	$(BIN)/vapoursynth config
+	touch $@
+
+$(VENV)/.done: $(VENV)/.demo
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/vapoursynth config
 	$(BIN)/vsstubs --quiet
 	touch $@
 
-demo: setup
+demo: $(VENV)/.demo
 	$(BIN)/python -m benchmarks.demo --frames $(FRAMES) $(if $(INPUT),--input '$(INPUT)')
 
 lint: setup
@@ -27,6 +34,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 vsfdatrd
+
+# ruff, mypy and the tests that take little time: a few minutes, to be run before every commit.
+check: lint
+	$(BIN)/python -m pytest -q -m "not slow" $(FAST)
 
 # ISA=avx2 lets a newer processor stand in for one that has AVX2 and nothing newer (docs/cpu.md says what else it may be).
 test: lint

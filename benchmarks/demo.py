@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import vapoursynth as vs
 from PIL import Image, ImageDraw
-from tqdm import tqdm
+from rich.console import Console
+from rich.progress import Progress
 
 from benchmarks.cartoon import write_dvd
 from vsfdatrd.system.programs import ffmpeg, vspipe
@@ -55,7 +56,8 @@ def encode(script: Path, output: Path, frames: int) -> float:
     pipe.stdout.close()
     words = []
     os.set_blocking(pipe.stderr.fileno(), True)
-    with tqdm(total=frames, unit="frame", desc="upscaling", dynamic_ncols=True) as bar:
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("upscaling", total=frames)
         line = b""
         while byte := pipe.stderr.read(1):
             if byte not in b"\r\n":
@@ -63,11 +65,12 @@ def encode(script: Path, output: Path, frames: int) -> float:
                 continue
             text, line = line.decode(errors="replace"), b""
             if text.startswith("Frame: "):
-                bar.update(int(text.removeprefix("Frame: ").split("/")[0]) - bar.n)
+                bar.update(task, completed=int(text.removeprefix("Frame: ").split("/")[0]))
             elif text.strip() and not text.startswith("Output "):
                 words.append(text)
-                tqdm.write(text, file=sys.stderr)
-        bar.update(frames - bar.n if pipe.wait() == 0 else 0)
+                bar.console.print(text, markup=False, highlight=False)
+        if pipe.wait() == 0:
+            bar.update(task, completed=frames)
     if coder.wait() or pipe.returncode:
         raise RuntimeError(f"vspipe ended with {pipe.returncode}, ffmpeg with {coder.returncode}; see above")
     return time.perf_counter() - start

@@ -22,6 +22,7 @@ from vsfdatrd.archs.fdat_rd import META, FdatRdConfig, from_shapes, is_fdat_rd
 from vsfdatrd.archs.fdat_shapes import is_buffer, tensor_shapes
 from vsfdatrd.archs.onnx import OnnxConfig, Range
 from vsfdatrd.errors import ArgumentError, CheckpointError
+from vsfdatrd.weights.catalog import resolve
 from vsfdatrd.weights.files import Array, Entry, WeightsFile, is_onnx, refuse, require_torch, sha256
 from vsfdatrd.weights.format import open_weights
 from vsfdatrd.weights.state_dicts import StateDict, find, state_dicts
@@ -142,15 +143,17 @@ def open_checkpoint(
     return Checkpoint(path, description)
 
 
-def load_model(path: str | PathLike[str]) -> "nn.Module":
-    """The network in a weights file as a PyTorch module: float32, on the CPU, in evaluation mode.
+def load_model(model: str | PathLike[str]) -> "nn.Module":
+    """The network in a weights file as a PyTorch module: float32, on the CPU, in evaluation mode. Needs PyTorch.
+
+    model: a name from the catalog, or the path of a weights file.
 
     Hyper-parameters are found from the tensors. An FDAT-RD comes as `vsfdatrd.nn.fdat_rd.FdatRd` and can be trained
     further; other architectures come ready for inference alone. (1, 3, H, W) in [0, 1] -> (1, 3, H·scale, W·scale).
 
     Raises CheckpointError as `open_checkpoint` does.
     """
-    return open_checkpoint(path, any_channels=True).network()
+    return open_checkpoint(resolve(model), any_channels=True).network()
 
 
 def own_names(names: Mapping[str, str]) -> dict[str, str]:

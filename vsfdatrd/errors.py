@@ -19,6 +19,8 @@ In a script they arrive as ``vapoursynth.Error`` with ``fdatrd.upscale:`` in fro
 
 from vsfdatrd.system.terminal import printable
 
+TORCH_PIP = "pip install 'vsfdatrd[torch]'"
+"""Installs PyTorch; for messages."""
 PREFIX = "fdatrd.upscale: "
 """What every error of a script starts with; _native/vsfdatrd.c has it too."""
 

@@ -76,7 +76,7 @@ def _picture(path: Path) -> vs.VideoNode:
         from PIL import Image
     except ImportError as error:
         raise ArgumentError(
-            f"style={str(path)!r} is the path of a picture, and reading it needs Pillow: pip install vsfdatrd[style]; "
+            f"style={str(path)!r} is the path of a picture; reading it needs Pillow: pip install 'vsfdatrd[style]'; "
             "or give a clip"
         ) from error
     try:

@@ -346,7 +346,7 @@ def test_auto_takes_openvino_on_a_cpu_and_tensorrt_on_a_gpu(
     assert [name for name, _ in selection.candidates("auto", tiny)] == ["torch", "openvino"]
     backends["tensorrt"].reason = None
     assert [name for name, _ in selection.candidates("auto", tiny)] == ["tensorrt", "torch", "openvino"]
-    backends["torch"].reason = "PyTorch is not installed; pip install torch"
+    backends["torch"].reason = "PyTorch is not installed; pip install 'vsfdatrd[torch]'"
     assert [name for name, _ in selection.candidates("auto", tiny)] == ["tensorrt", "openvino"]
 
 
@@ -365,7 +365,7 @@ def test_auto_goes_on_to_the_next_engine_with_a_warning(
 
 def test_no_backend_is_an_error_with_every_reason(backends: Backends, tiny: Checkpoint) -> None:
     backends["openvino"].reason = "OpenVINO is not installed; pip install openvino"
-    backends["torch"].reason = "PyTorch is not installed; pip install torch"
+    backends["torch"].reason = "PyTorch is not installed; pip install 'vsfdatrd[torch]'"
     every = r"tensorrt: there is no .*; openvino: OpenVINO is .*; native: .* AVX2; torch: PyTorch is"
     with pytest.raises(EngineUnavailable, match=every):
         selection.candidates("auto", tiny)
@@ -378,7 +378,7 @@ def test_warming_up_never_fails(backends: Backends) -> None:
     backends["openvino"].loading = EngineError("there is no Python")
     selection.warm_up("auto")
     selection.warm_up("torch")
-    backends["torch"].reason = "PyTorch is not installed; pip install torch"
+    backends["torch"].reason = "PyTorch is not installed; pip install 'vsfdatrd[torch]'"
     selection.warm_up("torch")
     assert (backends["openvino"].warm, backends["torch"].warm) == (1, 1)
 

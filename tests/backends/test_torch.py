@@ -208,7 +208,7 @@ def test_it_says_what_it_is(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine_module.device_name(job) == "CPU"
     assert engine_module.unavailable() is None
     monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
-    assert engine_module.unavailable() == "PyTorch is not installed; pip install torch"
+    assert engine_module.unavailable() == "PyTorch is not installed; pip install 'vsfdatrd[torch]'"
 
 
 def test_memory_grows_with_frame_and_streams(job: Job) -> None:

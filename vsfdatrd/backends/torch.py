@@ -20,7 +20,7 @@ from vsfdatrd.archs.fdat import Config, FdatConfig
 from vsfdatrd.backends.base import Engine, Frames, Job
 from vsfdatrd.backends.gpus import gpu_count
 from vsfdatrd.checkpoint import Checkpoint
-from vsfdatrd.errors import EngineError
+from vsfdatrd.errors import TORCH_PIP, EngineError
 from vsfdatrd.options import Precision
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ LARGEST_AT_ONCE = 13
 def unavailable(device: Sequence[int] = (0,)) -> str | None:
     """None if PyTorch is installed."""
     if importlib.util.find_spec("torch") is None:
-        return "PyTorch is not installed; pip install torch"
+        return f"PyTorch is not installed; {TORCH_PIP}"
     return None
 
 

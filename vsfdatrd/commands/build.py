@@ -54,7 +54,7 @@ def build_for(options: Options, width: int, height: int, targets: Sequence[str])
     if options.backend not in ("auto", "tensorrt"):
         raise ArgumentError(f"backend={options.backend!r} is not built for GPUs; leave it out with --for")
     if not RTX.installed:
-        raise EngineUnavailable("engines for other GPUs need tensorrt_rtx; pip install vsfdatrd[rtx]")
+        raise EngineUnavailable("engines for other GPUs need tensorrt_rtx; pip install 'vsfdatrd[rtx]'")
     store = Store(options.cache)
     checkpoint = _opened(options, store)
     frame = selection.frame_of(checkpoint.description, height, width)

@@ -23,7 +23,7 @@ from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.commands import export_check
 from vsfdatrd.commands.export_check import failed
 from vsfdatrd.commands.export_graph import graph_for_others, least
-from vsfdatrd.errors import ArgumentError, CheckpointError, EngineBuildError, EngineUnavailable
+from vsfdatrd.errors import TORCH_PIP, ArgumentError, CheckpointError, EngineBuildError, EngineUnavailable
 from vsfdatrd.options import Precision
 from vsfdatrd.system.files import replacing
 from vsfdatrd.video.tiling import padded, sides
@@ -93,10 +93,14 @@ def export(
     target = Path(target)
     kind = _format(target, format)
     _check(kind, size, dynamic, precision)
-    if kind == "onnx" and verify and find_spec("onnxruntime") is None:
+    if kind == "onnx" and verify and (missing := _missing("onnxruntime", "torch")):
         raise EngineUnavailable(
-            "verifying an ONNX file needs ONNX Runtime, which is not installed: pip install onnxruntime, "
+            f"verifying an ONNX file needs {missing}, not installed here: pip install 'vsfdatrd[export]', "
             "or do without verification (--no-verify)"
+        )
+    if kind == "pth" and (missing := _missing("torch")):
+        raise EngineUnavailable(
+            f"writing a .pth file needs {missing}, not installed here: {TORCH_PIP}; or write a .safetensors file"
         )
     checkpoint = open_checkpoint(resolve(model), any_channels=kind != "onnx")
     if checkpoint.description.onnx is not None:
@@ -113,6 +117,12 @@ def export(
 
 
 # What was asked for
+
+
+def _missing(*packages: str) -> str:
+    """Those of the packages that are not installed, by the names people know them by; empty if all are there."""
+    names = {"onnxruntime": "ONNX Runtime", "torch": "PyTorch"}
+    return " and ".join(names[package] for package in packages if find_spec(package) is None)
 
 
 def _format(target: Path, given: str | None) -> Format:
@@ -379,5 +389,5 @@ def _read_back(path: Path, source: Checkpoint, tensors: Mapping[str, Array], pre
         if found[name].dtype != wide.dtype or not np.array_equal(found[name], wide):
             raise failed(f"its tensor {name!r} has other values")
     before, after = source.description, written.description
-    if replace(before, sha256=after.sha256, dtype=precision) != after:
+    if replace(before, sha256=after.sha256, dtype=precision, part=after.part) != after:
         raise failed(f"it is taken for {after.architecture} {after.scale}x in {after.dtype}")

@@ -124,7 +124,7 @@ def _registry(path: Path) -> "ArchRegistry":
         from spandrel import MAIN_REGISTRY
     except ImportError as error:
         raise refuse(
-            path, "is not an FDAT-RD; other image networks need the package spandrel: pip install vsfdatrd[spandrel]"
+            path, "is not an FDAT-RD; other image networks need the package spandrel: pip install 'vsfdatrd[spandrel]'"
         ) from error  # fmt: skip
     from vsfdatrd.nn.spandrel_arch import register
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vsfdatrd.errors import CheckpointError
+from vsfdatrd.errors import TORCH_PIP, CheckpointError
 from vsfdatrd.system.files import sha256_file
 
 type Array = NDArray[Any]
@@ -107,7 +107,7 @@ def _sha256(path: Path, size: int, modified: int, inode: int) -> str:
 def require_torch(path: Path, what: str) -> None:
     """Raises CheckpointError unless PyTorch is installed. what: continues "the weights file X ..." up to "needs"."""
     if find_spec("torch") is None:
-        raise refuse(path, f"{what} needs PyTorch: pip install torch")
+        raise refuse(path, f"{what} needs PyTorch: {TORCH_PIP}")
 
 
 def is_onnx(path: Path) -> bool:

@@ -54,7 +54,7 @@ def test_without_onnxruntime(tiny_model: Path, target: Path, monkeypatch: pytest
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "onnxruntime" else 1)
     with monkeypatch.context() as patch:
         patch.setattr(module, "open_checkpoint", None)  # it is said before any work
-        refuses(EngineUnavailable, r"needs ONNX Runtime, .*: pip install onnxruntime, or .* \(--no-verify\)",
+        refuses(EngineUnavailable, r"needs ONNX Runtime, .*: pip install 'vsfdatrd\[export\]', or .* \(--no-verify\)",
                 target, tiny_model)  # fmt: skip
     done = export(tiny_model, target, verify=False)
     assert (done.verified, done.unverified, done.psnr) == (None, "it was not asked for", None)
@@ -62,6 +62,6 @@ def test_without_onnxruntime(tiny_model: Path, target: Path, monkeypatch: pytest
 
 
 def test_importing_it_imports_nothing_heavy() -> None:
-    heavy = ("torch", "onnx", "onnxruntime", "safetensors", "openvino", "vapoursynth", "ml_dtypes")
+    heavy = ("torch", "onnx", "onnxruntime", "openvino", "vapoursynth", "ml_dtypes")
     code = f"import sys, vsfdatrd.commands.export; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

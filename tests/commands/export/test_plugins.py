@@ -58,7 +58,7 @@ def test_medium(plugin: Plugin, target: Path, precision: Precision) -> None:
         "vsfdatrd": __version__,
     }  # fmt: skip
     picture = accuracy.drawing(120, 120)
-    expected = by_torch(Path(__file__).parents[2] / "models/fdat_rd_medium_2x.safetensors", picture)
+    expected = by_torch(Path(__file__).parents[3] / "models/fdat_rd_medium_2x.safetensors", picture)
     assert off(plugin("ort", target, picture), expected) < (1e-4 if precision == "fp32" else 1e-2)
 
 

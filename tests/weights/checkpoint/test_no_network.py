@@ -53,7 +53,7 @@ def test_network_for_something_else(tmp_path: Path) -> None:
 def test_other_networks_without_spandrel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_file(BERT, path := tmp_path / "bert.safetensors")
     monkeypatch.setitem(sys.modules, "spandrel", None)
-    assert "is not an FDAT-RD; other image networks need the package spandrel: pip install vsfdatrd[spandrel]" in (
+    assert "is not an FDAT-RD; other image networks need the package spandrel: pip install 'vsfdatrd[spandrel]'" in (
         refused(path)
     )
 

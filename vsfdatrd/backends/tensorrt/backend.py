@@ -75,7 +75,7 @@ def unavailable(device: Sequence[int] = (0,)) -> str | None:
     if gpu.capability < OLDEST:
         return f"{gpu.name} is older than TensorRT supports (RTX 20 and GTX 16 are the oldest)"
     if choose(gpu.capability) is None:
-        return "TensorRT is not installed; pip install vsfdatrd[rtx]"
+        return "TensorRT is not installed; pip install 'vsfdatrd[rtx]'"
     return None
 
 
@@ -242,7 +242,7 @@ def _library(device: Sequence[int]) -> Library:
     gpu = first(device)
     library = choose(gpu.capability if gpu else None)
     if library is None:
-        raise EngineUnavailable("TensorRT is not installed; pip install vsfdatrd[rtx]")
+        raise EngineUnavailable("TensorRT is not installed; pip install 'vsfdatrd[rtx]'")
     return library
 
 
