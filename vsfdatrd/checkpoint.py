@@ -5,6 +5,7 @@ can be remembered by the file's SHA-256 (`Memory`), so that a second start with 
 """
 
 import logging
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
@@ -21,7 +22,7 @@ from vsfdatrd.archs.descriptor import Description as Description
 from vsfdatrd.archs.fdat_rd import META, FdatRdConfig, from_shapes, is_fdat_rd
 from vsfdatrd.archs.fdat_shapes import is_buffer, tensor_shapes
 from vsfdatrd.archs.onnx import OnnxConfig, Range
-from vsfdatrd.errors import ArgumentError, CheckpointError
+from vsfdatrd.errors import ArgumentError, CheckpointError, TrialError
 from vsfdatrd.weights.catalog import resolve
 from vsfdatrd.weights.files import Array, Entry, WeightsFile, is_onnx, refuse, require_torch, sha256
 from vsfdatrd.weights.format import open_weights
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 log = logging.getLogger(__name__)
+
+DAY = 86400.0
+"""Seconds for which a network that took too long is not tried again."""
 
 
 class Memory(Protocol):
@@ -109,7 +113,7 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Look at a weights file: which network it holds, and whether it is sound.
 
-    path: a .safetensors or .pth file of an FDAT-RD, an ArtCNN (also as .onnx or .glsl), or of another image network
+    path: a .safetensors or .pth file of an FDAT-RD, an ArtCNN (also as .glsl), or of another image network
         that spandrel knows.
     memory: where to look first, and to keep what was found.
     any_channels: also accept networks that cannot take RGB and give RGB.
@@ -125,7 +129,14 @@ def open_checkpoint(
         memory = None  # which knows of files, not of what is said of them
     description = _recall(memory, digest)
     if description is None or (description.onnx is not None and _moved(path, description.onnx)):
-        description = _describe(path, digest, multiple, input_range)
+        if memory is not None and (why := _given_up(memory.recall(digest))):
+            raise refuse(path, why)
+        try:
+            description = _describe(path, digest, multiple, input_range)
+        except TrialError as error:
+            if memory is not None:
+                memory.remember(digest, {"given_up": error.why, "at": time.time()})
+            raise
         if memory is not None:
             memory.remember(digest, description.to_dict())
     if description.onnx is None and (multiple or input_range):
@@ -162,6 +173,13 @@ def own_names(names: Mapping[str, str]) -> dict[str, str]:
     return dict(names) if artcnn is None else {own: names[name] for own, name in artcnn.items()}
 
 
+def _given_up(plain: Mapping[str, Any] | None) -> str | None:
+    """Why a file's network was given up within the last day, to continue "the weights file X ..."; else None."""
+    if plain is None or not isinstance(at := plain.get("at"), float) or not 0 <= time.time() - at < DAY:
+        return None
+    return str(plain.get("given_up"))[:500]
+
+
 def _recall(memory: Memory | None, digest: str) -> Description | None:
     if memory is None or (plain := memory.recall(digest)) is None:
         return None
@@ -182,7 +200,7 @@ def _moved(path: Path, ends: OnnxConfig) -> bool:
 
 
 def _describe(path: Path, digest: str, multiple: int | None, input_range: Range | None) -> Description:
-    if is_onnx(path) and (multiple or input_range or not _is_artcnn(path)):
+    if is_onnx(path):
         return _probed(path, digest, multiple, input_range)
     file = open_weights(path)
     if not any(entry.is_float for entry in file.entries.values()):
@@ -315,12 +333,6 @@ def _of_spandrel(path: Path, file: WeightsFile, candidates: Collection[StateDict
         path, f"is no image network that is known here (its tensors are {some}, ...); "
         "give the weights of an FDAT-RD or of an architecture spandrel supports"
     )  # fmt: skip
-
-
-def _is_artcnn(path: Path) -> bool:
-    from vsfdatrd.archs.artcnn_onnx import ArtCnnFile
-
-    return ArtCnnFile.of(path) is not None
 
 
 def _probed(path: Path, digest: str, multiple: int | None, input_range: Range | None) -> Description:

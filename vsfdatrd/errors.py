@@ -6,6 +6,7 @@
     │   └── MemoryShort         frames too large for the memory there is
     ├── FrameError          one frame that failed; the frames around it are unaffected
     ├── CheckpointError     a weights file that is missing, damaged, unsafe or not an image network
+    │   └── TrialError          a network that took too long, or crashed its library, when it was tried
     ├── EngineError         an engine that failed
     │   ├── EngineUnavailable   its library or its device is not there
     │   └── EngineBuildError    it could not be built or did not pass verification
@@ -53,6 +54,17 @@ class FrameError(FdatrdError):
 
 class CheckpointError(FdatrdError):
     """A weights file that is missing, damaged, unsafe or not an image network."""
+
+
+class TrialError(CheckpointError):
+    """A network that was given up when it was tried: it took too long, or crashed its library.
+
+    why: continues "the weights file X ...". Trying it again takes as long again.
+    """
+
+    def __init__(self, message: str, why: str) -> None:
+        super().__init__(message)
+        self.why = why
 
 
 class EngineError(FdatrdError):

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 from vsfdatrd.archs.onnx import Range
 from vsfdatrd.errors import ArgumentError
+from vsfdatrd.system.home import expand_user
 
 type Precision = Literal["fp32", "bf16", "fp16", "mixed", "int16"]
 
@@ -117,7 +118,7 @@ class Options:
             matrix=None if matrix is None else str(int(matrix) if isinstance(matrix, int) else matrix),
             streams=streams,
             tile=_tile(tile),
-            cache=None if cache is None else Path(cache).expanduser(),
+            cache=None if cache is None else expand_user(cache),
             reuse=_reuse(reuse),
             multiple=multiple,
             input_range=_range(input_range),

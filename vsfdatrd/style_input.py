@@ -5,7 +5,7 @@ engine's input (`nn.onnx_config.OnnxConfig.style_rows`).
 """
 
 from dataclasses import dataclass
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import vapoursynth as vs
 
 from vsfdatrd.archs.descriptor import Description
 from vsfdatrd.errors import ArgumentError
+from vsfdatrd.system.home import expand_user
 from vsfdatrd.video import color
 
 type Given = str | PathLike[str] | vs.VideoNode | None
@@ -56,7 +57,7 @@ def attached(clip: vs.VideoNode, given: Given, where: Style) -> vs.VideoNode:
     if isinstance(given, vs.VideoNode):
         style = color.to_rgb(color.describe(given))
     else:
-        style = clip if given is None else _picture(Path(fspath(given)).expanduser())
+        style = clip if given is None else _picture(expand_user(given))
     if (style.width, style.height) != (where.width, where.height):
         style = style.resize.Spline36(where.width, where.height)
     if style.num_frames < clip.num_frames:

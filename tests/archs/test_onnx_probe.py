@@ -1,6 +1,5 @@
 """ONNX files of other people: found out, run with the right ends, and refused in a sentence."""
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,15 +8,20 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from safetensors.numpy import save_file
 
+from tests.artcnns import C_CHROMA, C_LUMA, random_tensors
 from tests.onnx_files import doubler, expected, kernel, write
 from vsfdatrd.archs import onnx_probe
+from vsfdatrd.archs.artcnn import ArtCnnConfig
 from vsfdatrd.backends.base import Frames, Job
 from vsfdatrd.backends.openvino import backend as openvino
 from vsfdatrd.backends.tensorrt import backend as tensorrt
 from vsfdatrd.backends.tensorrt.library import RTX
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
-from vsfdatrd.errors import ArgumentError, CheckpointError
+from vsfdatrd.errors import ArgumentError, CheckpointError, EngineError
+from vsfdatrd.graph.artcnn import write as write_artcnn
+from vsfdatrd.graph.target import OPENVINO
 
 value = helper.make_tensor_value_info
 node = helper.make_node
@@ -137,13 +141,12 @@ def test_weights_beside_the_file_are_part_of_it(tmp_path: Path, monkeypatch: pyt
         open_checkpoint(path, memory=memory)
 
 
-@pytest.mark.parametrize("location", ["../weights.bin", "/etc/passwd", "link", "a/../../weights.bin", "..\\w", ""])
+@pytest.mark.parametrize("location", ["../weights.bin", "/etc/passwd", "a/../../weights.bin", "..\\w", "C:/w", ""])
 def test_weights_outside_the_folder_are_refused(tmp_path: Path, location: str) -> None:
     folder = tmp_path / "inner"
     folder.mkdir()
     (tmp_path / "weights.bin").write_bytes(bytes(4096))
     path = external(folder, location)
-    os.symlink(tmp_path / "weights.bin", folder / "link")
     with pytest.raises(CheckpointError, match="outside its own folder"):
         open_checkpoint(path)
 
@@ -275,3 +278,40 @@ def test_tensorrt_builds_onnx_files(tmp_path: Path, precision: Any) -> None:
     facts = tensorrt.build_for(Job(checkpoint, 48, 64, precision), tmp_path, RTX, ["sm89"])
     assert facts["activation_bytes"] > 0
     assert np.load(tmp_path / "reference.npy").shape == (3, 96, 128)
+
+
+def test_a_file_that_was_given_up_is_not_tried_again_for_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, memory = doubler(tmp_path / "x.onnx"), Kept()
+    monkeypatch.setattr(onnx_probe, "PATIENCE", 0.01)
+    with pytest.raises(CheckpointError, match="did not finish a small picture within 0 seconds, and is not"):
+        open_checkpoint(path, memory=memory)
+    with monkeypatch.context() as patch:
+        patch.setattr(onnx_probe, "probe", lambda *_: pytest.fail("it was tried again"))
+        with pytest.raises(CheckpointError, match=r"x.onnx' did not finish a small picture within 0 seconds.*; give"):
+            open_checkpoint(path, memory=memory)
+    monkeypatch.setattr(onnx_probe, "PATIENCE", 100)
+    (kept,) = memory.values()
+    kept["at"] -= 90_000
+    assert open_checkpoint(path, memory=memory).description.scale == 2
+    assert open_checkpoint(path, memory=memory).description.scale == 2
+
+
+def test_a_process_that_cannot_run_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "openvino.py").write_text("raise ImportError('libtbb.so is missing')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(EngineError, match=r"failed \(status 1\): ImportError: libtbb.so is missing"):
+        open_checkpoint(doubler(tmp_path / "x.onnx"))
+
+
+@pytest.mark.parametrize("config", [C_LUMA, C_CHROMA], ids=["luma", "chroma"])
+def test_artcnn_as_onnx_is_the_same_picture_as_its_weights(tmp_path: Path, config: ArtCnnConfig) -> None:
+    tensors = random_tensors(config)
+    save_file(tensors, tmp_path / "a.safetensors")
+    onnx.save(write_artcnn(config, tensors, None, OPENVINO), tmp_path / "a.onnx")
+    pictures = []
+    for name in ("a.safetensors", "a.onnx"):
+        checkpoint = open_checkpoint(tmp_path / name)
+        assert checkpoint.description.planes == ("chroma" if config is C_CHROMA else "luma")
+        frame = np.random.default_rng(0).random((checkpoint.description.frame_channels[0], 40, 48), np.float32)
+        pictures.append(through(checkpoint, frame, tmp_path / f"engine {name}"))
+    np.testing.assert_allclose(pictures[0], pictures[1], atol=1e-5)

@@ -1,5 +1,6 @@
 """The user's own models: read by hand or by command, and never left broken."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,7 @@ def test_removing_what_is_not_there() -> None:
     ('[models.b]\nfile = ""\n', r"has no file"),
     ("\nmodels = [1]\n", r'"models" is no table but \[1\] \(at line 2\)'),
     ("x = " + "[" * 5000, "cannot be read"),
-    ("#" * (1 << 20) + "#", "more than 1 MiB"),
+    ("#\n" * (1 << 17), "more than 128 KiB"),
 ])  # fmt: skip
 def test_a_broken_list_is_a_sentence_with_its_path(file: Path, text: str, why: str) -> None:
     write(file, text)
@@ -134,3 +135,38 @@ def test_unknown_names_are_corrected_to_own_ones() -> None:
     aliases.add(OwnModel("sharp", Path("/a.pth")), CATALOGUE)
     with pytest.raises(ArgumentError, match="did you mean 'sharp'"):
         resolve("shapr")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" + ".a" * 60_000 + " = 1",
+        '[models.a]\nfile = "~nobody-of-this-name/x.onnx"',
+        "a = " + "9" * 4900,
+        "a = " + "[" * 4900,
+        "a = 2026-13-45",
+        "\0",
+        '[models.a]\nfile = "x"\nsha256 = 5',
+    ],
+    ids=["dots", "no such home", "digits", "brackets", "date", "zero", "number"],
+)
+def test_every_fault_of_the_list_is_a_sentence_and_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("FDATRD_MODELS", str(tmp_path / "m.toml"))
+    (tmp_path / "m.toml").write_text(text)
+    begin = time.process_time()
+    with pytest.raises(ArgumentError, match=r"m.toml'?, cannot be read: .*; correct it, or move it away"):
+        aliases.read()
+    assert time.process_time() - begin < 5
+
+
+def test_a_user_without_a_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(*_: object) -> str:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("FDATRD_MODELS", raising=False)
+    monkeypatch.setattr("platformdirs.user_config_dir", nowhere)
+    assert aliases.read() == {}
+    with pytest.raises(ArgumentError, match=r"no home directory to keep a list .*; set \$FDATRD_MODELS to a file"):
+        aliases.add(OwnModel("a", tmp_path / "a.onnx"), ())

@@ -23,6 +23,14 @@ class OnnxConfig:
     height: int | None = None
     """Height and width in pixels of the only frames that the network takes; None if it takes others, too."""
     width: int | None = None
+    channels: int = 3
+    """Channels of the input for the frame, which the file need not say."""
+    margin: int = 0
+    """Pixels that are put around the frame on each side, for networks whose convolutions cut off a border."""
+    crop: int = 0
+    """Pixels of the output that are cut off above and on the left."""
+    crop_end: int = 0
+    """Pixels of the output that are cut off below and on the right."""
     style: str | None = None
     """The input for a second picture, whose style the frame is given; None if there is none."""
     style_layout: Layout = "NCHW"

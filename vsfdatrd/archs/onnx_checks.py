@@ -4,15 +4,17 @@ Nothing in a file is believed: weights beside it are read from its own folder on
 in a process of its own (`engines.probe`).
 """
 
+import contextlib
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import quote, unquote
 
 import onnx
-from onnx import AttributeProto, GraphProto, TensorProto, helper
+import onnx.inliner
+from onnx import AttributeProto, GraphProto, TensorProto, helper, numpy_helper
 
 from vsfdatrd.archs.onnx import Layout, OnnxConfig
 from vsfdatrd.weights.files import check_file, refuse, sha256
@@ -22,6 +24,12 @@ LARGEST = 2**31 - 1
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 PIXELS = (*FLOATS, TensorProto.UINT8)
 """Types in which networks take pictures."""
+MAX_NODES = 50_000
+"""Operators of a graph that is used; the largest of known networks, traced at one size, have some 20,000."""
+MAX_TURNS = 1_000_000
+"""Turns of a loop; networks that go through a picture pixel by pixel would take as many."""
+MAX_CALLS = 30
+"""Functions that call each other."""
 DOMAINS = ("", "ai.onnx", "com.microsoft", "org.openvinotoolkit")
 """Whose operators engines know."""
 
@@ -42,6 +50,14 @@ def read(path: Path) -> tuple[onnx.ModelProto, str]:
         raise refuse(path, "is no ONNX file, or a damaged one; download it again") from error
     if not model.graph.node or not model.graph.output:
         raise refuse(path, "is an ONNX file without a network; download it again, or export it again")
+    if (count := _count(path, model)) > MAX_NODES:
+        raise refuse(path, f"has {count:,} operators, and {MAX_NODES:,} are the most that are used; simplify it")
+    if model.functions:
+        try:
+            model = onnx.inliner.inline_local_functions(model)
+        except Exception as error:  # it raises what it likes
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise refuse(path, f"has functions that cannot be put in place of their calls: {reason[:160]}") from error
     files = external_files(path, model)
     _load_external(path, model, files)
     _check(path, model)
@@ -61,18 +77,16 @@ def external_files(path: Path, model: onnx.ModelProto) -> dict[str, Path]:
 
 
 def _beside(path: Path, name: str) -> Path:
-    folder = Path(os.path.realpath(path.parent))
-    try:
-        file = Path(os.path.realpath(folder / name))
-        outside = not name or os.path.isabs(name) or "\\" in name or not file.is_relative_to(folder)
-        present = file.is_file()
-    except (OSError, ValueError):  # too long; a zero byte
-        outside, present, file = True, False, path
-    if outside:
+    """A file that lies beside this one, or beside the one that this is a link to, by its name. Links are followed: the
+    cache of huggingface_hub is made of them, and a file alone cannot make one."""
+    inside = PurePosixPath(name).parts and not PureWindowsPath(name).anchor and ".." not in PureWindowsPath(name).parts
+    if not inside or name.startswith("/") or "\\" in name:
         raise refuse(path, f"wants weights from {name[:200]!r}, outside its own folder, which is not allowed")
-    if not present:
-        raise refuse(path, f"keeps its weights in {name!r}, which is not beside it; download that file, too")
-    return file
+    for folder in (path.parent, Path(os.path.realpath(path)).parent):
+        with contextlib.suppress(OSError, ValueError):  # too long; a zero byte
+            if (file := folder / name).is_file():
+                return file
+    raise refuse(path, f"keeps its weights in {name[:200]!r}, which is not beside it; download that file, too")
 
 
 def _load_external(path: Path, model: onnx.ModelProto, files: Mapping[str, Path]) -> None:
@@ -108,6 +122,32 @@ def changed(path: Path, config: OnnxConfig) -> bool:
     return any(sha256(_beside(path, unquote(name))) != before for name, _, before in said)
 
 
+def _count(path: Path, model: onnx.ModelProto) -> int:
+    """Operators of a graph once every function is in place of its calls: one of ten lines may stand for millions."""
+    bodies = {(function.domain, function.name): function.node for function in model.functions}
+    counts: dict[tuple[str, str], int] = {}
+
+    def total(nodes: Iterable[onnx.NodeProto], calls: frozenset[tuple[str, str]]) -> int:
+        found = 0
+        for node in nodes:
+            called = (node.domain, node.op_type)
+            if called in calls or len(calls) > MAX_CALLS:
+                raise refuse(
+                    path, f"has a function {node.op_type[:60]!r} that calls itself, or calls too deep; export it again"
+                )
+            if called in bodies and called not in counts:
+                counts[called] = total(bodies[called], calls | {called})
+            found += counts.get(called, 1)
+            for attribute in node.attribute:
+                for graph in (attribute.g, *attribute.graphs):
+                    found += total(graph.node, calls)
+            if found > MAX_NODES:
+                break
+        return found
+
+    return total(model.graph.node, frozenset())
+
+
 def graphs(graph: GraphProto) -> Iterator[GraphProto]:
     """A graph, and those that its nodes hold, as branches do."""
     yield graph
@@ -132,13 +172,21 @@ def tensors(graph: GraphProto) -> Iterator[TensorProto]:
 
 def _check(path: Path, model: onnx.ModelProto) -> None:
     """Raises CheckpointError for operators nobody knows, and for a graph that is none."""
-    own = {function.name for function in model.functions}
     for graph in graphs(model.graph):
         for node in graph.node:
             known = node.domain in DOMAINS[2:] or onnx.defs.has(node.op_type, node.domain)
-            if node.op_type not in own and not (node.domain in DOMAINS and known):
+            if not (node.domain in DOMAINS and known):
                 where = f" of {node.domain!r}" if node.domain else ""
                 raise refuse(path, f"uses the operator {node.op_type[:60]!r}{where}, which engines do not know")
+    for graph in graphs(model.graph):
+        whole = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.INT64}
+        for node in graph.node:
+            if node.op_type == "Loop" and node.input[0] in whole:
+                turns = numpy_helper.to_array(whole[node.input[0]])
+                if turns.size == 1 and turns.item() > MAX_TURNS:
+                    raise refuse(
+                        path, f"has a loop of {turns.item():,} turns, and {MAX_TURNS:,} are the most that are run"
+                    )
     known_names = {value.name for value in model.graph.input} | {tensor.name for tensor in model.graph.initializer}
     known_names |= {tensor.values.name for tensor in model.graph.sparse_initializer} | {""}
     for node in model.graph.node:
@@ -154,9 +202,10 @@ def _check(path: Path, model: onnx.ModelProto) -> None:
 # Ends
 
 
-def ends(path: Path, model: onnx.ModelProto) -> OnnxConfig:
+def ends(path: Path, model: onnx.ModelProto) -> list[OnnxConfig]:
     """What the file itself says of its ends' shapes; of the output nothing is known before it has run.
 
+    Several where it leaves open which axis is that of the channels, or how many there are: the likeliest first.
     Raises CheckpointError for a network that does not take pictures.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
@@ -167,32 +216,33 @@ def ends(path: Path, model: onnx.ModelProto) -> OnnxConfig:
             path, f"has {len(inputs)} inputs ({names}); networks that are used here have one for the frame, and may "
             "have a second one for a picture whose style it is given"
         )  # fmt: skip
-    layouts = [_layout(path, value) for value in inputs]
-    sizes = [_size(path, value, layout) for value, layout in zip(inputs, layouts, strict=True)]
-    if len(inputs) == 2 and any(channels(value, layout) != 3 for value, layout in zip(inputs, layouts, strict=True)):
-        raise refuse(path, "has two inputs that are not both RGB pictures; only those of 3 channels can be used")
     output = model.graph.output[0].name
-    found = OnnxConfig(
-        inputs[0].name, layouts[0], output, "NCHW",
-        height=sizes[0] and sizes[0][0], width=sizes[0] and sizes[0][1],
-    )  # fmt: skip
+    frames = [_picture(path, model, inputs[0], output, *layout) for layout in _layouts(path, model, inputs[0])]
     if len(inputs) == 1:
-        return found
-    style = sizes[1]
-    return replace(
-        found, style=inputs[1].name, style_layout=layouts[1],
-        style_height=style and style[0], style_width=style and style[1],
-    )  # fmt: skip
+        return frames
+    styles = [_picture(path, model, inputs[1], output, *layout) for layout in _layouts(path, model, inputs[1])]
+    if all(config.channels != 3 for config in frames) or all(config.channels != 3 for config in styles):
+        raise refuse(path, "has two inputs that are not both RGB pictures; only those of 3 channels can be used")
+    return [
+        replace(
+            frame,
+            style=style.input,
+            style_layout=style.layout,
+            style_height=style.height,
+            style_width=style.width,
+        )
+        for frame in frames
+        for style in styles
+        if frame.channels == style.channels == 3
+    ]
 
 
-def channels(value: onnx.ValueInfoProto, layout: Layout) -> int:
-    """Channels of a picture's value."""
-    return int(value.type.tensor_type.shape.dim[1 if layout == "NCHW" else 3].dim_value)
-
-
-def _layout(path: Path, value: onnx.ValueInfoProto) -> Layout:
+def _dims(path: Path, value: onnx.ValueInfoProto) -> list[int]:
+    """An input's sides, 0 where one is open. Raises CheckpointError if it is no picture."""
     tensor = value.type.tensor_type
-    dims = [int(dim.dim_value) for dim in tensor.shape.dim]
+    dims = [max(0, int(dim.dim_value)) for dim in tensor.shape.dim]
+    if tensor.elem_type in PIXELS and not tensor.HasField("shape"):
+        dims = [0] * 4  # nothing is said
     kind = TensorProto.DataType.Name(tensor.elem_type).lower() if tensor.elem_type else "things that are no tensors"
     if tensor.elem_type not in PIXELS or len(dims) != 4:
         raise refuse(
@@ -201,19 +251,57 @@ def _layout(path: Path, value: onnx.ValueInfoProto) -> Layout:
         )  # fmt: skip
     if dims[0] > 1:
         raise refuse(path, f"takes {dims[0]} frames at once; export it for a batch of one")
-    layouts: tuple[tuple[Layout, int], ...] = (("NCHW", 1), ("NHWC", 3))
-    for layout, axis in layouts:
+    return dims
+
+
+def _layouts(path: Path, model: onnx.ModelProto, value: onnx.ValueInfoProto) -> list[tuple[Layout, int]]:
+    """Which axis of an input is that of the channels, and how many there are."""
+    dims = _dims(path, value)
+    axes: tuple[tuple[Layout, int], ...] = (("NCHW", 1), ("NHWC", 3))
+    for layout, axis in axes:
         if 1 <= dims[axis] <= 3:
-            return layout
-    shape = " × ".join(str(side) if side > 0 else "?" for side in dims)
-    raise refuse(path, f"has an input of {shape}, and networks of 1, 2 or 3 channels are used here")
+            return [(layout, dims[axis])]
+    open_axes = [(layout, axis) for layout, axis in axes if not dims[axis]]
+    if dims[1] and not dims[2]:  # channels, but more than 3: a height has a width beside it
+        open_axes = [one for one in open_axes if one[0] == "NCHW"]
+    if not open_axes:
+        shape = " × ".join(str(side) if side > 0 else "?" for side in dims)
+        raise refuse(path, f"has an input of {shape}, and networks of 1, 2 or 3 channels are used here")
+    counts = _taken(model, value.name)
+    if counts and not counts & {1, 2, 3}:
+        raise refuse(
+            path, f"does not say how many channels its input {value.name[:40]!r} has, and its first convolution takes "
+            f"{min(counts)}; networks of 1, 2 or 3 channels are used here"
+        )  # fmt: skip
+    return [(layout, count) for layout, _ in open_axes for count in (3, 1, 2) if not counts or count in counts]
 
 
-def _size(path: Path, value: onnx.ValueInfoProto, layout: Layout) -> tuple[int, int] | None:
-    dims = [int(dim.dim_value) for dim in value.type.tensor_type.shape.dim]
+def _taken(model: onnx.ModelProto, name: str) -> set[int]:
+    """Channels that the first convolutions behind an input take; empty if there are none right behind it."""
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    same = {name}
+    found: set[int] = set()
+    for node in model.graph.node:
+        if node.input and node.input[0] in same:
+            if node.op_type in ("Identity", "Cast", "Transpose", "Mul", "Add", "Sub", "Div", "Clip", "Pad"):
+                same.update(node.output)
+            elif node.op_type == "Conv" and (weight := weights.get(node.input[1])) is not None:
+                groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+                found.add(int(weight.dims[1]) * groups)
+    return found
+
+
+def _picture(
+    path: Path, model: onnx.ModelProto, value: onnx.ValueInfoProto, output: str, layout: Layout, channels: int
+) -> OnnxConfig:
+    """An input's ends for a layout."""
+    dims = _dims(path, value)
     height, width = dims[2:] if layout == "NCHW" else dims[1:3]
-    if height <= 0 and width <= 0:
-        return None
-    if min(height, width) <= 0 or max(height, width) > 16384:
-        raise refuse(path, f"takes pictures of {width} × {height} pixels; export it for a size that frames can have")
-    return height, width
+    if height or width:
+        height, width = height or width, width or height  # where one is open, a square fits
+        if max(height, width) > 16384:
+            raise refuse(
+                path, f"takes pictures of {width} × {height} pixels; export it for a size that frames can have"
+            )
+    config = OnnxConfig(value.name, layout, output, "NCHW", channels=channels)
+    return replace(config, height=height, width=width) if height else config

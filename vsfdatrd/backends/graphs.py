@@ -17,7 +17,7 @@ from vsfdatrd.weights.files import refuse
 if TYPE_CHECKING:
     import onnx
 
-FOREIGN_VERSION = 3
+FOREIGN_VERSION = 4
 """Raised with every change in how graphs other than FDAT-RD's and FDAT's come about."""
 LARGEST = 2**31 - 2**20
 """Bytes of an ONNX file that engines read: one message of protobuf."""

@@ -22,13 +22,15 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 from vsfdatrd.cache.directory import CacheFolder, delete, no_space, rename, take_from_all
 from vsfdatrd.cache.manifest import DamagedError, Entry, Key, describe, seal, verified
 from vsfdatrd.cache.metadata import KIND, Notes
-from vsfdatrd.errors import EngineUnavailable, StoreError
+from vsfdatrd.errors import ArgumentError, EngineUnavailable, StoreError
 from vsfdatrd.system.files import sync_folder
+from vsfdatrd.system.home import expand_user, private_temporary_directory, user_directory
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +59,11 @@ class Store:
         """
         chosen = directory or os.environ.get("FDATRD_CACHE")
         if not chosen:
-            import platformdirs
-
-            chosen = platformdirs.user_cache_path("vsfdatrd", False)
-        self.directory = Path(os.path.abspath(os.path.expanduser(chosen)))
+            chosen = user_directory("cache") or _without_home()
+        try:
+            self.directory = Path(os.path.abspath(expand_user(chosen)))
+        except ArgumentError as error:
+            raise StoreError(f"{error}; set FDATRD_CACHE to a directory") from error
         self.limit = _limit() if limit is None else limit
         self._folder = CacheFolder(self.directory, LAYOUT, _FOLDERS)
         self._engines, self._state, self._notes = (self._folder.root / name for name in _FOLDERS)
@@ -240,6 +243,21 @@ class Store:
         delete(doomed)
         delete(self._state / digest)
         return True
+
+
+@lru_cache(maxsize=1)
+def _without_home() -> Path:
+    """Where engines of a user without a home directory go. Raises StoreError if there is no place."""
+    try:
+        found = private_temporary_directory("vsfdatrd-cache")
+    except OSError as error:
+        raise StoreError(
+            f"there is no home directory to keep built engines in, and {error}; set FDATRD_CACHE to a directory"
+        ) from error
+    log.warning(
+        "there is no home directory: built engines are kept in %s; set FDATRD_CACHE to a directory that lasts", found
+    )
+    return found
 
 
 def _limit() -> int:

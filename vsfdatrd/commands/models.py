@@ -10,6 +10,7 @@ from vsfdatrd.cache.engine_cache import Store
 from vsfdatrd.checkpoint import Checkpoint, Description, open_checkpoint
 from vsfdatrd.errors import ArgumentError, CheckpointError, FdatrdError
 from vsfdatrd.graph.weights import Weights
+from vsfdatrd.system.home import expand_user
 from vsfdatrd.weights import aliases
 from vsfdatrd.weights.aliases import OwnModel
 from vsfdatrd.weights.catalog import CATALOGUE, Model, installed, resolve
@@ -69,7 +70,7 @@ def verify() -> int:
 def add(file: Path, name: str) -> int:
     """Give a file a name, if it is a model that can be used."""
     aliases.check_name(name, CATALOGUE)
-    path = file.expanduser().absolute()
+    path = expand_user(file).absolute()
     found = open_checkpoint(path).description
     aliases.add(OwnModel(name, path, found.sha256), CATALOGUE)
     print(f'{name}: {found.architecture}, {found.scale}x, {path}; in scripts model="{name}"')
@@ -138,6 +139,8 @@ def _rows(path: Path, found: Description) -> dict[str, Any]:
         "parameters": found.parameters,
         "padded to multiples of": found.multiple,
     }
+    if found.part:
+        rows["part of the file"] = found.part.rstrip("/.*")
     match found.config:
         case FdatRdConfig() as config:
             first = config.groups[0]

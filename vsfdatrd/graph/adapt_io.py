@@ -8,7 +8,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from vsfdatrd.archs.onnx import Layout, OnnxConfig
-from vsfdatrd.archs.onnx_checks import FLOATS, channels, graphs, tensors
+from vsfdatrd.archs.onnx_checks import FLOATS, graphs, tensors
 
 
 def normalised(model: onnx.ModelProto, config: OnnxConfig, height: int, width: int) -> onnx.ModelProto:
@@ -17,12 +17,13 @@ def normalised(model: onnx.ModelProto, config: OnnxConfig, height: int, width: i
     model: as `read` gives it, left as it is. height, width: of the padded frame in pixels.
     -> from ``input`` (1, C, H + `OnnxConfig.style_rows`, W) to ``output`` (1, C, H·scale, W·scale).
     """
-    inner = onnx.compose.add_prefix(_in_float32(model), "net/")
+    inner = _in_float32(model)
     graph = inner.graph
+    _rename(graph, "net/")
     by_name = {value.name: value for value in graph.input}
     frame = by_name[f"net/{config.input}"]
     kinds = {name: value.type.tensor_type.elem_type for name, value in by_name.items()}
-    count = channels(frame, config.layout)
+    count = config.channels
     before: list[NodeProto] = []
     constants: list[TensorProto] = []
 
@@ -38,6 +39,9 @@ def normalised(model: onnx.ModelProto, config: OnnxConfig, height: int, width: i
     def into(x: str, value: onnx.ValueInfoProto, layout: Layout) -> None:
         """Bring (1, C, H, W) in [0, 1] to what an input of the network takes."""
         end = value.name
+        if config.margin:
+            around = [0, 0, config.margin, config.margin]
+            x = op(before, "Pad", (x, constant(around * 2)), f"{end}/padded", mode="edge")
         if config.range == "255":
             x = op(before, "Mul", (x, constant(255, np.float32)), f"{end}/scaled")
         if kinds[end] != TensorProto.FLOAT:
@@ -73,6 +77,9 @@ def normalised(model: onnx.ModelProto, config: OnnxConfig, height: int, width: i
         y = op(after, "Cast", (y,), "end/out", to=TensorProto.FLOAT)
     if config.output_layout == "NHWC":
         y = op(after, "Transpose", (y,), "end/planes", perm=[0, 3, 1, 2])
+    if config.crop or config.crop_end:
+        stop = -config.crop_end or 2**31
+        y = op(after, "Slice", (y, constant([config.crop] * 2), constant([stop] * 2), constant([2, 3])), "end/cropped")
     if config.output_range == "255":
         y = op(after, "Mul", (y, constant(1 / 255, np.float32)), "end/unscaled")
     op(after, "Identity", (y,), "output")
@@ -84,6 +91,23 @@ def normalised(model: onnx.ModelProto, config: OnnxConfig, height: int, width: i
     graph.input.append(helper.make_tensor_value_info("input", TensorProto.FLOAT, (1, taken, height + rows, width)))
     graph.output.append(helper.make_tensor_value_info("output", TensorProto.FLOAT, (1, None, None, None)))
     return inner
+
+
+def _rename(graph: onnx.GraphProto, prefix: str) -> None:
+    """Put a prefix before every name of a value, also in branches and loops, which use values of the graph around."""
+    for part in graphs(graph):
+        for value in (*part.input, *part.output, *part.value_info, *part.initializer):
+            value.name = prefix + value.name
+        for sparse in part.sparse_initializer:
+            sparse.values.name = prefix + sparse.values.name
+        for annotation in part.quantization_annotation:
+            annotation.tensor_name = prefix + annotation.tensor_name
+            for entry in annotation.quant_parameter_tensor_names:
+                entry.value = prefix + entry.value
+        for node in part.node:
+            node.input[:] = [name and prefix + name for name in node.input]
+            node.output[:] = [name and prefix + name for name in node.output]
+            node.name = prefix + node.name
 
 
 def _in_float32(model: onnx.ModelProto) -> onnx.ModelProto:

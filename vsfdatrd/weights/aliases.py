@@ -18,10 +18,14 @@ from typing import Any
 
 from vsfdatrd.errors import ArgumentError
 from vsfdatrd.system.files import write_atomic
+from vsfdatrd.system.home import expand_user, user_directory
 
 VARIABLE = "FDATRD_MODELS"
 """Environment variable: another file than the usual one."""
-MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 17
+"""Size of the file; a thousand models have less."""
+MAX_LINE = 5000
+"""Characters of a line; the time that a key with dots takes to read grows with the square of their number."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 _HEAD = '# Names for models of your own: model="name" in scripts. `vsfdatrd models add FILE --name NAME` writes here.\n'
@@ -38,12 +42,14 @@ class OwnModel:
 
 
 def path() -> Path:
-    """The TOML file, which need not exist."""
+    """The TOML file, which need not exist. Raises ArgumentError for a user without a home directory."""
     if given := os.environ.get(VARIABLE):
-        return Path(given).expanduser()
-    import platformdirs
-
-    return Path(platformdirs.user_config_dir("vsfdatrd", False), "models.toml")
+        return expand_user(given)
+    if (folder := user_directory("config")) is None:
+        raise ArgumentError(
+            f"there is no home directory to keep a list of your own models in; set ${VARIABLE} to a file"
+        )
+    return folder / "models.toml"
 
 
 def read() -> dict[str, OwnModel]:
@@ -51,12 +57,10 @@ def read() -> dict[str, OwnModel]:
 
     Raises ArgumentError with the file's path, and the line where it is known, if it cannot be understood.
     """
+    if not os.environ.get(VARIABLE) and user_directory("config") is None:
+        return {}
     text = _text()
-    try:
-        tree = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise _broken(str(error) or type(error).__name__) from error
-    models = tree.get("models", {})
+    models = _parsed(text).get("models", {})
     if not isinstance(models, dict):
         raise _broken(f'"models" is no table but {str(models)[:40]}{_line(text, "models")}')
     return {name: _entry(name, said, text) for name, said in models.items()}
@@ -103,11 +107,21 @@ def remove(name: str) -> OwnModel:
     return models[name]
 
 
+def _parsed(text: str) -> dict[str, Any]:
+    """The file's content. Raises ArgumentError if it is no TOML, or long in a way that takes tomllib long to read."""
+    if (longest := max(map(len, text.splitlines()), default=0)) > MAX_LINE:
+        raise _broken(f"it has a line of {longest:,} characters, and {MAX_LINE:,} are the most that are read")
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
+        raise _broken(str(error) or type(error).__name__) from error
+
+
 def _text() -> str:
     where = path()
     try:
         if where.stat().st_size > MAX_BYTES:
-            raise _broken(f"it has more than {MAX_BYTES >> 20} MiB")
+            raise _broken(f"it has more than {MAX_BYTES >> 10} KiB")
         return where.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return ""
@@ -122,7 +136,10 @@ def _entry(name: str, said: object, text: str) -> OwnModel:
         raise _broken(
             f'its model {name!r} has no file = "..." that is text, or a sha256 that is none{_line(text, name)}'
         )
-    location = Path(file).expanduser()
+    try:
+        location = expand_user(file)
+    except ArgumentError as error:
+        raise _broken(f"of its model {name!r}, {error}") from error
     return OwnModel(name, location if location.is_absolute() else path().absolute().parent / location, digest)
 
 
@@ -155,9 +172,9 @@ def _write(text: str, what: str, expected: dict[str, OwnModel]) -> None:
     where = path()
     by_hand = f"it is written in a way of its own; {what} by hand, in {str(where)!r}"
     try:
-        found: dict[str, Any] = tomllib.loads(text).get("models", {})
+        found: dict[str, Any] = _parsed(text).get("models", {})
         same = {name: _entry(name, said, text) for name, said in found.items()} == expected
-    except tomllib.TOMLDecodeError:
+    except ArgumentError:
         same = False
     if not same:
         raise ArgumentError(f"the list of your own models cannot be changed, since {by_hand}")

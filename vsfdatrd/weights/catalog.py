@@ -9,6 +9,7 @@ from os import PathLike, fspath
 from pathlib import Path
 
 from vsfdatrd.errors import ArgumentError, CheckpointError
+from vsfdatrd.system.home import expand_user
 from vsfdatrd.weights import aliases
 from vsfdatrd.weights.files import sha256
 
@@ -80,7 +81,7 @@ def resolve(model: str | PathLike[str]) -> Path:
     if name in own:
         return own[name].file
     try:
-        path = Path(given).expanduser()
+        path = expand_user(given)
         is_path = len(path.parts) > 1 or bool(path.suffix) or given.startswith((".", "~")) or path.exists()
     except (OSError, RuntimeError, ValueError) as error:  # no such user; too long; a zero byte
         raise ArgumentError(f"model={given!r} cannot be a path ({error}); give the path of a weights file") from error

@@ -6,7 +6,7 @@ from pathlib import Path
 from vsfdatrd.archs.artcnn_glsl import GlslFile
 from vsfdatrd.weights.files import ONNX, WeightsFile, check_file, refuse
 from vsfdatrd.weights.safetensors_file import MAX_HEADER, SafetensorsFile
-from vsfdatrd.weights.torch_file import TorchFile
+from vsfdatrd.weights.torch_file import LEGACY_TEXT, TorchFile
 
 # Files that are often there instead of the weights, told by how they begin.
 _IMPOSTORS = (
@@ -39,12 +39,8 @@ def open_weights(path: Path) -> WeightsFile:
         return SafetensorsFile(path)
     if is_shader(head, path.suffix):
         return GlslFile(path)
-    if head.startswith(ONNX):
-        from vsfdatrd.archs.artcnn_onnx import ArtCnnFile
-
-        if (artcnn := ArtCnnFile.of(path)) is not None:
-            return artcnn
-    if head.startswith(b"PK\x03\x04") or (head[0] == 0x80 and head[1:2] <= b"\x05") or head[257:262] == b"ustar":
+    pickled = (head[0] == 0x80 and head[1:2] <= b"\x05") or head.startswith(LEGACY_TEXT)
+    if pickled or head.startswith(b"PK\x03\x04") or head[257:262] == b"ustar":
         return TorchFile(path)
     raise refuse(path, _why_not(head, size, path.suffix))
 

@@ -11,6 +11,7 @@ many as the file can hold.
 
 import io
 import math
+import re
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -36,6 +37,8 @@ MAX_VISITS = 300_000
 MAX_KEY = 400
 """Characters of a key of a dict that leads to tensors."""
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_TEXT = b"L%dL\n" % LEGACY_MAGIC
+"""How a legacy file of pickle's protocols 0 and 1 begins; others begin with ``\\x80`` and their number."""
 
 _SAVE = "save its state_dict() as .safetensors on a machine where you trust it"
 
@@ -53,6 +56,10 @@ _TORCH_DTYPES = dict(zip(_WHOLE, _WHOLE, strict=True)) | {
     **{"float8_e4m3fn": "fp8_e4m3", "float8_e5m2": "fp8_e5m2"},
 }
 _NUMPY_DTYPES = {STORED[kind].lstrip("<"): kind for kind in (*_WHOLE[:-1], "fp64", "fp32", "fp16")} | {"b1": "bool"}
+
+
+_PERSISTENT_TEXT = re.compile(r"\('storage', <class '([\w.]{1,60})'>, '(\w{1,20})', '[\w:]{1,20}', (\d{1,15})[,)]")
+"""What pickle's protocol 0 makes of a persistent id, which may be text only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +199,8 @@ def _values_of(dtype: Any) -> str:
 
 def _persistent(said: Any) -> Any:
     """``("storage", class, key, device, count)``, in legacy files with ``(key, start, count)`` of a view."""
+    if isinstance(said, str) and (text := _PERSISTENT_TEXT.match(said)):
+        said = ("storage", Name(text[1]), text[2], "", int(text[3]))
     match said:
         case ("storage", Name(full=kind), str(key), _, int(count), *rest):
             dtype = "" if kind.endswith("UntypedStorage") else _STORAGES.get(kind.rpartition(".")[2])
@@ -274,6 +283,8 @@ class TorchFile:
 
     def _span(self, file: IO[bytes], record: zipfile.ZipInfo) -> tuple[int, int]:
         """Where a part's content is: offset in the file, bytes."""
+        if not 0 <= record.header_offset < self._size:
+            raise self._damaged(f"its part {record.filename[:60]!r} is not where its directory says")
         file.seek(record.header_offset)
         head = file.read(30)
         if head[:4] != b"PK\x03\x04" or len(head) < 30:

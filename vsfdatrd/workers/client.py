@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -158,8 +157,6 @@ class Worker:
         interpreter = spawn.python()
         fill_standard_streams()
         self.memory = SharedMemory()
-        root = str(Path(__file__).resolve().parents[2])
-        paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         inherited = () if isinstance(self.memory.address, str) else (self.memory.fd,)
         self._requests = _Requests()
         try:
@@ -168,7 +165,7 @@ class Worker:
                 stdin=self._requests.other,
                 stdout=subprocess.PIPE,
                 stderr=spawn.stderr(),
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+                env=spawn.environment(),
                 pass_fds=inherited,
                 creationflags=spawn.no_window(),
             )

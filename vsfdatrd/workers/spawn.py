@@ -7,6 +7,7 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import Future
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vsfdatrd.errors import EngineError
+from vsfdatrd.system.home import private_temporary_directory, user_directory
 from vsfdatrd.system.standard_streams import has_stderr
 
 
@@ -26,6 +28,22 @@ def python() -> str:
         if (found := Path(sys.prefix, place)).exists():
             return str(found)
     raise EngineError(f"there is no Python in {sys.prefix!r} to run the engine in; is the environment damaged?")
+
+
+def environment() -> dict[str, str]:
+    """The environment of a Python process of ours: this package comes first, and there is a home directory.
+
+    OpenVINO looks for one when it is imported, and does not bear it that a user has none.
+    """
+    root = str(Path(__file__).resolve().parents[2])
+    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    found = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    if user_directory("cache") is None:
+        try:
+            found["HOME"] = str(private_temporary_directory("vsfdatrd-home"))
+        except OSError:
+            found["HOME"] = tempfile.gettempdir()
+    return found
 
 
 def no_window() -> int:

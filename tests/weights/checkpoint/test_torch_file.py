@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.artcnns import C_LUMA, random_tensors
 from tests.weights.checkpoint.conftest import Tensors, refused
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.errors import CheckpointError
@@ -43,7 +44,7 @@ def _read(path: Path) -> Tensors:
     return dict(file.read({name: name for name in file.entries}))
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("zipped", [True, False])
 def test_every_protocol(tmp_path: Path, state: Tensors, tensors: Tensors, protocol: int, zipped: bool) -> None:
     path = tmp_path / "a.pth"
@@ -264,6 +265,15 @@ def test_directories_that_lie(tmp_path: Path, state: Tensors) -> None:
     first[start + 42 : start + 46] = (10**6).to_bytes(4, "little")  # where the first part begins
     path.write_bytes(first)
     assert "; download it again" in refused(path)
+    far = bytearray(content)  # the first part gets an offset of 64 bits, as in zip64
+    name, extra = int.from_bytes(far[start + 28 : start + 30], "little"), b"\1\0\x08\0" + b"\xff" * 7 + b"\x7f"
+    far[start + 30 : start + 32] = len(extra).to_bytes(2, "little")
+    far[start + 42 : start + 46] = b"\xff" * 4
+    far[start + 46 + name : start + 46 + name] = extra
+    size = int.from_bytes(content[end + 12 : end + 16], "little") + len(extra)
+    far[end + len(extra) + 12 : end + len(extra) + 16] = size.to_bytes(4, "little")
+    path.write_bytes(far)
+    assert "; download it again" in refused(path)
     long = bytearray(content)
     long[start + 20 : start + 28] = b"\xf0\xff\xff\x7f" * 2  # how long it is
     path.write_bytes(long)
@@ -295,12 +305,14 @@ def test_old_formats(tmp_path: Path, state: Tensors) -> None:
 def test_torch_is_not_needed(tmp_path: Path, state: Tensors) -> None:
     torch.save({"params": state}, path := tmp_path / "a.pth")
     torch.save(state, old := tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    artcnn = {name: torch.from_numpy(values) for name, values in random_tensors(C_LUMA).items()}
+    torch.save({"params_ema": artcnn, "params": artcnn}, luma := tmp_path / "artcnn.pth")
     script = f"""
 import sys
 sys.modules["torch"] = None
 from vsfdatrd.checkpoint import open_checkpoint
-for path in ({str(path)!r}, {str(old)!r}):
+for path in ({str(path)!r}, {str(old)!r}, {str(luma)!r}):
     print(len(open_checkpoint(path).tensors()))
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", script], timeout=60, capture_output=True, text=True)
-    assert done.stdout.split() == [str(len(state))] * 2, done.stderr
+    assert done.stdout.split() == [str(len(state))] * 2 + [str(len(artcnn))], done.stderr

@@ -5,8 +5,9 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ FACTORS = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 131, 137)
 LEAST = 40
 """Smallest side in pixels that is tried at first."""
 MOST_SCALE = 8
+MOST_MARGIN = 128
+"""Pixels of the frame along a side that a network may leave out."""
 
 
 class Misfit(Exception):
@@ -42,17 +45,24 @@ class Misfit(Exception):
 def describe(path: Path, multiple: int | None, input_range: Range | None) -> dict[str, Any]:
     """Fields of a `Description`, and `remarks`, sentences for the user. Raises CheckpointError."""
     model, external = onnx_checks.read(path)
-    config = onnx_checks.ends(path, model)
-    told = input_range or onnx_range.white(model.graph, config.input)
-    config = replace(config, external=external, range=told or "1")
-    frame = next(value for value in model.graph.input if value.name == config.input)
-    taken = onnx_checks.channels(frame, config.layout)
+    configs = onnx_checks.ends(path, model)
+    told = input_range or onnx_range.white(model.graph, configs[0].input)
+    configs = [replace(config, external=external, range=told or "1") for config in configs]
+    frame = next(value for value in model.graph.input if value.name == configs[0].input)
     core = openvino.Core()
     tried: list[str] = []
-    for step, height, width in _sizes(config, multiple):
+    for config, step, height, width in _tries(configs, multiple):
+        taken = config.channels
         try:
             result, largest = _run(core, model, config, height, width)
-            config, given, scale = _ends(result, config, height, width)
+            config, given, scale = _ends(result, config, height, width, step)
+            if config.margin or config.crop or config.crop_end:
+                height, width = config.size or (height, width)
+                result, largest = _run(core, model, config, height, width)
+                if result.shape != (1, given, height * scale, width * scale):
+                    raise Misfit(
+                        f"a margin is missing in what comes out, {list(result.shape)}, and no other frame helps"
+                    )
         except Misfit as why:
             tried.append(f"{width}×{height}: {why}")
             continue
@@ -63,10 +73,12 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
         if taken == given != 2 and config.style is None:
 
             def again(other: OnnxConfig, height: int = height, width: int = width) -> NDArray[np.float32]:
-                return _planes(_run(core, model, other, height, width)[0], other)
+                planes: NDArray[np.float32] = _run(core, model, other, height, width)[0][0]
+                return planes
 
             picture = accuracy.drawing(height, width)[:taken]
-            first = _planes(result, config)
+            cropped = config.margin or config.crop or config.crop_end  # then it ran with all that is known
+            first = result[0] if cropped else _planes(result, config)
             with contextlib.suppress(Misfit):  # of numbers to 255, which nobody said it takes
                 config, remark = probe_range.settle(config, told is not None, picture, scale, first, again)
                 remarks += [remark] if remark else []
@@ -80,7 +92,11 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
             "dtype": "+".join(sorted(_dtypes(model))) or "fp32",
             "onnx": asdict(config), "remarks": remarks,
         }  # fmt: skip
-    cure = "" if multiple or config.size else "; if its sides must be multiples of a number, give multiple="
+    cure = "" if multiple or configs[0].size else "; if its sides must be multiples of a number, give multiple="
+    if "a margin" in tried[-1]:
+        cure = "; export it with padding in its convolutions"
+    elif len(configs) > 1:
+        cure = "; its channels are open, so 3, 1 and 2 were tried: export it with a number of channels"
     raise refuse(path, f"does not run as a network for pictures, the last try being {tried[-1]}{cure}")
 
 
@@ -95,6 +111,14 @@ def _sizes(config: OnnxConfig, multiple: int | None) -> Iterator[tuple[int, int,
             yield step, FACTORS[first] * step, FACTORS[first + 1] * step
 
 
+def _tries(configs: Sequence[OnnxConfig], multiple: int | None) -> Iterator[tuple[OnnxConfig, int, int, int]]:
+    """What to try, with the sizes of `_sizes`; the next size when the last way to read the file did not run."""
+    for sizes in zip_longest(*(_sizes(config, multiple) for config in configs)):
+        for config, size in zip(configs, sizes, strict=True):
+            if size is not None:
+                yield config, *size
+
+
 def _run(
     core: openvino.Core, model: onnx.ModelProto, config: OnnxConfig, height: int, width: int
 ) -> tuple[NDArray[np.float32], int]:
@@ -106,24 +130,58 @@ def _run(
         compiled = core.compile_model(readable, "CPU", settings("fp32", 1))
         _, channels, rows, _ = compiled.input(0).shape
         picture = np.pad(accuracy.drawing(height, width)[:channels], ((0, 0), (0, rows - height), (0, 0)), "symmetric")
-        return np.array(compiled(picture[None])[0], np.float32), largest
+        result = np.array(compiled(picture[None])[0], np.float32)
+        return result, max(largest, -(-result.size // (height * width)))  # branches do not say what is in them
     except (RuntimeError, ValueError, MemoryError) as error:
         raise Misfit(reason(error)[:200].rstrip(".") or "memory ran out") from error
 
 
-def _ends(result: NDArray[np.float32], config: OnnxConfig, height: int, width: int) -> tuple[OnnxConfig, int, int]:
-    """-> what is known of the ends now, channels of a result, scale. Raises Misfit if it is no picture of the size."""
+def _ends(
+    result: NDArray[np.float32], config: OnnxConfig, height: int, width: int, step: int
+) -> tuple[OnnxConfig, int, int]:
+    """-> what is known of the ends now, channels of a result, scale. Raises Misfit if it is no picture of the size.
+
+    step: what sides of frames are multiples of.
+    """
     if result.ndim != 4 or result.shape[0] != 1:
         raise Misfit(f"what comes out has the shape {list(result.shape)}, which is no picture")
     layouts: tuple[tuple[Layout, tuple[int, int, int]], ...] = (("NCHW", (1, 2, 3)), ("NHWC", (3, 1, 2)))
-    for layout, (c, h, w) in layouts:
-        given, tall, wide = (result.shape[axis] for axis in (c, h, w))
+    for layout, axes in layouts:
+        given, tall, wide = (result.shape[axis] for axis in axes)
         scale = tall // height
         if 1 <= given <= 3 and scale and (tall, wide) == (height * scale, width * scale):
             if not np.isfinite(result).all():
                 raise Misfit("what comes out is not finite")
             return replace(config, output_layout=layout), int(given), int(scale)
+    for layout, axes in layouts:
+        given, tall, wide = (int(result.shape[axis]) for axis in axes)
+        if 1 <= given <= 3 and config.style is None and (found := _margin(height, width, tall, wide, step)):
+            scale, margin, crop, crop_end = found
+            config = replace(config, output_layout=layout, margin=margin, crop=crop, crop_end=crop_end)
+            if config.size:
+                config = replace(config, height=height - 2 * margin, width=width - 2 * margin)
+            return config, given, scale
     raise Misfit(f"what comes out has the shape {list(result.shape)}, no whole multiple of the frame's")
+
+
+def _margin(height: int, width: int, tall: int, wide: int, step: int) -> tuple[int, int, int, int] | None:
+    """For a network that gives a constant number of rows and columns fewer or more than a multiple of its input's.
+
+    height, width: of its input; tall, wide: of its output.
+    -> scale, pixels to put around the frame, pixels to cut off the output before and behind; None if it is no such
+        network. Its output lies in the middle of its input, as that of convolutions without padding does.
+    """
+    scale, rest = divmod(wide - tall, width - height) if width != height else (round(tall / height), 0)
+    missing = scale * height - tall
+    if rest or scale < 1 or missing != scale * width - wide or abs(missing) > MOST_MARGIN * scale or missing % 2:
+        return None
+    around = 0  # along one side in all; with it the network's input is still a multiple of `step`
+    while around * scale < missing or around % 2:
+        around += step
+    crop = (scale * around - missing) // 2
+    if min(height, width) <= around:
+        return None
+    return scale, around // 2, crop, crop
 
 
 def _planes(result: NDArray[np.float32], config: OnnxConfig) -> NDArray[np.float32]:
