@@ -138,6 +138,9 @@ def pack(
         left = MOST - ROOM - tree - size([file for file in packed() if file not in (TILES, VALIDATION)])
         if tiles or pictures:
             pack_training(sizes, pictures, tiles, left)
+        else:  # an earlier pack's
+            TILES.unlink(missing_ok=True)
+            VALIDATION.unlink(missing_ok=True)
         contents = [("the tree without weights files", tree)]
         contents += [(str(file.relative_to(ROOT)), file.stat().st_size) for file in packed()]
         total = sum(count for _, count in contents)
@@ -167,24 +170,23 @@ def compress(source: Path, target: Path) -> None:
 
 def pack_training(sizes: Sizes, pictures: Path | None, tiles: Path | None, room: int) -> None:
     """The training's tiles within so many bytes, and the held-back pairs that it is measured with."""
-    if tiles:
-        _take(tiles, TILES)
-    elif pictures:
-        made = PACK.parent / f"{PACK.name}_tiles.zip"  # outside, until it is whole
-        limits = [
-            "--budget",
-            f"{room / 2**20:.1f}",
-            "--quality",
-            "95",
-            *(["--lettering", "4", "--scales", "1"] if sizes.small else []),
-        ]
+    made = PACK.parent / f"{PACK.name}_tiles.zip"  # outside of the pack, until it is whole
+    if tiles is None:
+        limits = ["--budget", f"{room / 2**20:.1f}", "--quality", "95"]
+        limits += ["--lettering", "4", "--scales", "1"] if sizes.small else []
         _run("models.training.pack", str(pictures), str(made), *limits)
-        made.replace(TILES)
-    if (count := TILES.stat().st_size) > room:
+    elif not tiles.is_file():
+        raise PackError(f"{tiles} is no file")
+    found = tiles or made
+    if (count := found.stat().st_size) > room:
         raise PackError(
             f"the training's tiles have {count / 2**20:.1f} MiB, and there is room for {room / 2**20:.1f}; pack fewer "
             "(python -m models.training.pack --budget)"
         )
+    if tiles:
+        _take(tiles, TILES)
+    else:
+        made.replace(TILES)
     VALIDATION.unlink(missing_ok=True)
     recipe = recipe_file(sizes, PACK)
     _run("models.training.validate", "--recipe", str(recipe), "--data", str(TILES), "--out", str(VALIDATION))

@@ -79,9 +79,12 @@ def test_a_pack_that_is_too_large_is_refused_and_leaves_the_tree_as_it_was(tree:
     with pytest.raises(pack.PackError, match=r"have 62\.0 MiB, and 62 are the most: remove files"):
         pack.pack(TINY)
     assert weights(tree) == before
-    (tree / "film.mkv").rename(tree / ".gpu_visit" / "tiles.zip")
+    (tree / "film.mkv").rename(tree / "runs.zip")
     with pytest.raises(pack.PackError, match=r"the training's tiles have 62\.0 MiB, and there is room for 60\."):
-        pack.pack_training(TINY, None, tree / ".gpu_visit" / "tiles.zip", 60 << 20)
+        pack.pack_training(TINY, None, tree / "runs.zip", 60 << 20)
+    assert not pack.TILES.exists()
+    with pytest.raises(pack.PackError, match=r"nowhere\.zip is no file"):
+        pack.pack_training(TINY, None, tree / "nowhere.zip", 60 << 20)
     assert weights(tree) == before
 
 
