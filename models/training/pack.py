@@ -120,7 +120,7 @@ def page_tiles(file: Path, scales: Sequence[float], quality: int) -> list[bytes]
     with Image.open(file) as image:
         rgb = image.convert("RGB")
     tiles: list[Pixels] = []
-    if is_text(np.asarray(rgb)):
+    if is_text(np.asarray(rgb.reduce(4))):  # smaller, so that letters are as grey as lines of them look
         return []
     for scale in scales:
         size = (round(rgb.width * scale), round(rgb.height * scale))
@@ -268,7 +268,8 @@ def pack(
     pages = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURES)
     vectors = list(drawings(folder))
     random.Random(0).shuffle(vectors)
-    vectors.sort(key=lambda drawing: FACES not in drawing[0])  # all heads
+    vectors.sort(key=lambda drawing: FACES not in drawing[0])  # all heads are among those that are asked for
+    vectors[:count] = random.Random(1).sample(vectors[:count], len(vectors[:count]))
     types = fonts([folder, *font_folders])
     shares = {"pages": 0.66, "sprites": 0.30, "lettering": 0.04}
     room = {kind: share * budget * 2**20 if budget else float("inf") for kind, share in shares.items()}

@@ -66,6 +66,11 @@ class Recipe:
     """Charbonnier distance of pixels."""
     gradient: float = 0.1
     """Differences of neighbouring pixels."""
+    edges: float = 0.0
+    """Charbonnier distance of luma on the truth's lines and edges alone: more for their shape than for all between."""
+    crisp: float = 0.0
+    """By so much, 1 being twice its detail, the truth's lines are steepened before it is compared: solid lines, at a
+    cost in PSNR."""
     frequency: float = 0.05
     """Amplitudes of the spectrum."""
     texture: float = 0.0

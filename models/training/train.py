@@ -12,7 +12,6 @@ the last checkpoint and nothing else. Needs the extra `train`.
 import argparse
 import copy
 import json
-import resource
 import signal
 import sys
 import time
@@ -22,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import psutil
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -490,10 +490,10 @@ def run(
 
 
 def memory(device: torch.device) -> int:
-    """Bytes in use at the most so far: of the GPU, or of this process."""
+    """Bytes in use: at the most so far of the GPU, or now by this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(psutil.Process().memory_info().rss)
 
 
 def main(arguments: list[str] | None = None) -> int:

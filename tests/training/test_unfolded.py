@@ -15,7 +15,7 @@ from models.training.bank import Bank
 from models.training.data import Pool
 from models.training.folding import fold, fold_kernel, unfold
 from models.training.recipe import Recipe
-from models.training.state import load_state
+from models.training.state import load_slim, load_state
 from models.training.unfolded import FOLD, PixelBlock, PixelGroup, TokenNorm, Unfolded
 from tests.training.reach import untouched
 from vsfdatrd.archs.fdat_rd import FdatRdConfig, variant
@@ -236,6 +236,38 @@ def test_resuming_an_unfolded_training(one_thread: None, tiles: Path, tmp_path: 
     assert load_state(out / train.CHECKPOINTS["full"])["step"] == 4
     assert (out / train.BANK).stat().st_mtime_ns == bank.st_mtime_ns, "the crops were composed again"
     load_model(out / "fdat_rd_tiny_2x.safetensors")
+
+
+def test_what_is_committed_can_be_gone_on_with() -> None:
+    """The trunk of medium's training, by the recipe that makes it."""
+    folder = Path(train.__file__).parent
+    recipe = Recipe.read(folder / "medium_trunk.toml")
+    tensors, state = load_slim(folder / "trunk.safetensors")
+    kept = Recipe.from_mapping(state["recipe"])
+    assert (kept.variant, kept.form, kept.blocks) == (recipe.variant, recipe.form, recipe.blocks)
+    Unfolded(network.configuration(recipe.variant), recipe.blocks).load_state_dict(tensors)
+    assert (folder / "trunk.safetensors").stat().st_size < 2_000_000
+
+
+def test_the_whole_network_is_taught_without_attention(one_thread: None, tiles: Path, tmp_path: Path) -> None:
+    """From an unfolded training's weights; attention stays as it is, in the weights that are written too."""
+    start = tmp_path / "weights.safetensors"
+    unfolded = restless(Unfolded(network.configuration("tiny")))
+    train.export_weights(start, UNFOLDED, unfolded.state_dict(), 0)
+    recipe = Recipe.from_mapping({
+        "variant": "tiny", "attention": False, "steps": 9, "batch": 2, "pairs": 1, "consistency": 0.1, "size": 60,
+        "drop_path": 0.0, "ema": 0.0, "sprites": 4, "ramp": 1,
+    })  # fmt: skip
+    trainer = train.Trainer(recipe, tiles, torch.device("cpu"))
+    trainer.start_from(start, 0.0)
+    for _ in range(2):
+        trainer.train_step()
+    assert trainer.skipped == 0
+    train.export_weights(tmp_path / "after.safetensors", recipe, trainer.averaged.state_dict(), 2)
+    before, after = (load_model(file).state_dict() for file in (start, tmp_path / "after.safetensors"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {"groups.0.blocks.0.conv.0.weight", "groups.0.blocks.1.ffn.fc2.weight", "upsampler.0.weight"} <= changed
+    assert not any("attn" in name or "inter" in name for name in changed)
 
 
 def test_a_bank_shows_what_was_composed(tiles: Path, tmp_path: Path) -> None:
