@@ -34,8 +34,8 @@ CHECKPOINT = PACK / "checkpoint.safetensors"
 RECIPE = ROOT / "models" / "training" / "medium_visit.toml"
 MOST = 62 << 20
 """Bytes of tree and pack together; 64 MiB would be refused."""
-ROOM = 1 << 20
-"""Bytes that are left for what is not known beforehand: the validation pairs."""
+ROOM = 5 << 20
+"""Bytes that are left for what is not known beforehand: the validation pairs, 3.3 MiB of 24 crops."""
 PICTURES = ROOT.parent / "shared" / "data" / "train"
 TINY = {
     "variant": "tiny",
