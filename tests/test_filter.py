@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import vapoursynth as vs
+from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
 import vsfdatrd
+from tests.onnx_files import doubler, write
 from vsfdatrd.backends import selection
+from vsfdatrd.backends.accuracy import sky, steps
 
 type Maker = Callable[..., dict[str, np.ndarray[Any, np.dtype[Any]]]]
 
@@ -150,6 +153,33 @@ def test_tiles_are_announced_and_close_to_the_whole(tiny_model: Path, caplog: py
     tiled = planes_of(vs.core.fdatrd.upscale(clip, model=str(tiny_model), tile=[90, 60]).get_frame(0))
     assert "tiles of 90×60 pixels" in caplog.text
     assert np.abs(whole - tiled).mean() < 0.05
+
+
+@pytest.mark.parametrize("name", ["small", "repeating", "resize", "layers"])
+def test_a_sky_has_no_bands_by_default(name: str, identity_2x: Path, tmp_path: Path) -> None:
+    """Whatever engine and precision are taken: 97 % of the steps of ten bits, which is what encodes have."""
+    model = {"repeating": str(identity_2x), "resize": _enlarging(tmp_path), "layers": str(doubler(tmp_path / "l.onnx"))}
+    smooth = sky(32, 256)
+    blank = vs.core.std.BlankClip(width=256, height=32, format=vs.RGBS, length=1)
+
+    def draw(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        out = f.copy()
+        for i, plane in enumerate(smooth):
+            np.copyto(np.asarray(out[i]), plane)
+        return out
+
+    out = vs.core.fdatrd.upscale(vs.core.std.ModifyFrame(blank, blank, draw), model=model.get(name, name))
+    assert steps(planes_of(out.get_frame(0))) >= 0.97 * steps(smooth)
+
+
+def _enlarging(folder: Path) -> str:
+    """A network that is a resize and nothing else."""
+    node = helper.make_node(
+        "Resize", ["x", "", "s"], ["y"], mode="nearest", nearest_mode="floor",
+        coordinate_transformation_mode="asymmetric",
+    )  # fmt: skip
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3, f"{n}h", f"{n}w"]) for n in "xy"]
+    return str(write(folder / "r.onnx", [node], ends[:1], ends[1], {"s": np.array([1, 1, 2, 2], np.float32)}))
 
 
 def test_a_tile_larger_than_the_frame_is_the_frame(tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:

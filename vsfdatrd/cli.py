@@ -13,7 +13,7 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from vsfdatrd import __version__
 from vsfdatrd.compare import cli as compare
@@ -22,6 +22,9 @@ from vsfdatrd.errors import FdatrdError, sentence
 from vsfdatrd.system.files import format_bytes
 from vsfdatrd.system.standard_streams import fill_standard_streams
 from vsfdatrd.system.terminal import printable, printable_stream
+
+if TYPE_CHECKING:
+    from vsfdatrd.cache.engine_cache import Store
 
 log = logging.getLogger(__name__)
 
@@ -287,12 +290,14 @@ def _doctor(directory: Path | None) -> int:
     store = Store(directory)
     entries = store.entries()
     print(f"cache: {store.directory}, {len(entries)} engines, {format_bytes(store.size)}")
-    return _self_test(directory)
+    return _self_test(store)
 
 
-def _self_test(directory: Path | None) -> int:
-    """Upscale one small frame through core.fdatrd, as a script would."""
+def _self_test(store: "Store") -> int:
+    """Upscale one small frame through core.fdatrd, as a script would, and print what engines were timed at."""
     import vapoursynth as vs
+
+    from vsfdatrd.backends.selection import timed
 
     if not hasattr(vs.core, "fdatrd"):
         print(
@@ -304,11 +309,13 @@ def _self_test(directory: Path | None) -> int:
     clip = clip.std.SetFrameProps(_Matrix=6, _Range=0)
     start = time.perf_counter()
     try:
-        frame = vs.core.fdatrd.upscale(clip, cache=str(directory) if directory else None).get_frame(0)
+        frame = vs.core.fdatrd.upscale(clip, cache=str(store.directory)).get_frame(0)
     except vs.Error as error:
         print(f"self-test: failed: {error}")
         return 1
     seconds = time.perf_counter() - start
+    for line in timed(store):
+        print(f"timed: {line}")
     print(f"self-test: a 60×60 frame became {frame.width}×{frame.height} in {seconds:.2f} s, start included")
     return 0
 

@@ -10,7 +10,7 @@
     ├── EngineError         an engine that failed
     │   ├── EngineUnavailable   its library or its device is not there
     │   └── EngineBuildError    it could not be built or did not pass verification
-    │       └── EngineInaccurate    it was built, and strays too far from fp32
+    │       └── PrecisionUnfit      its precision is too coarse for the network
     ├── StoreError          the cache directory cannot be used
     └── EncodeError         an encode that cannot begin or go on: programs, files, disks
 
@@ -79,8 +79,8 @@ class EngineBuildError(EngineError):
     """An engine that could not be built or did not pass verification."""
 
 
-class EngineInaccurate(EngineBuildError):
-    """An engine that was built and strays too far from fp32, as it would if it were built again."""
+class PrecisionUnfit(EngineBuildError):
+    """An engine in a precision that is too coarse for its network, as it would be if it were built again."""
 
 
 class StoreError(FdatrdError):

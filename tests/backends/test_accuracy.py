@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vsfdatrd.backends import selection
-from vsfdatrd.backends.accuracy import BOUND_DB, compare, drawing
+from vsfdatrd.backends.accuracy import BOUND_DB, compare, compare_steps, drawing, sky, steps
 from vsfdatrd.backends.base import Frames, Job, Lanes
 from vsfdatrd.backends.native import kernels
 from vsfdatrd.cache.engine_cache import Store
@@ -18,9 +18,9 @@ from vsfdatrd.errors import (
     ArgumentError,
     EngineBuildError,
     EngineError,
-    EngineInaccurate,
     EngineUnavailable,
     MemoryShort,
+    PrecisionUnfit,
 )
 from vsfdatrd.options import BACKENDS, Options, Precision
 
@@ -77,6 +77,32 @@ def test_the_drawing_is_a_picture(height: int, width: int) -> None:
     assert edges.max() > 0.3, "it has lines"
     assert np.median(edges) < 0.03, "and flat parts between them"
     assert np.abs(picture[0] - picture[1]).mean() > 0.02, "and colours"
+
+
+# ---- sky ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("height", "width", "count"), [(60, 60, 30), (30, 540, 160), (16, 1920, 160)])
+def test_a_sky_has_steps_that_an_eye_could_count(height: int, width: int, count: int) -> None:
+    smooth = sky(height, width)
+    assert smooth.shape == (3, height, width)
+    assert smooth.dtype == np.float32
+    assert (np.diff(smooth, axis=1) == 0).all()
+    assert (np.diff(smooth, axis=2) > 0).all()
+    assert steps(smooth) == pytest.approx(9 * count, abs=9), "three rows of three planes"
+
+
+def test_eight_bits_have_bands_and_eleven_have_none() -> None:
+    import ml_dtypes
+
+    smooth = sky(60, 540)
+    whole = steps(smooth)
+    compare_steps(whole, steps(smooth.astype(np.float16).astype(np.float32)), "fp16")
+    noise = np.random.default_rng(0).normal(0, 0.2 / 1023, smooth.shape).astype(np.float32)
+    compare_steps(whole, steps(smooth + noise), "int16")
+    banded = steps(smooth.astype(ml_dtypes.bfloat16).astype(np.float32))
+    with pytest.raises(PrecisionUnfit, match=rf"the bf16 engine leaves {banded} of a sky's {whole} steps"):
+        compare_steps(whole, banded, "bf16")
 
 
 # ---- choosing ----------------------------------------------------------------------------------------------------
@@ -147,7 +173,7 @@ class FakeBackend:
         if job.precision in self.breaking:
             raise EngineBuildError("the compiler ran out of memory.")
         if job.precision in self.failing:
-            raise EngineInaccurate(f"the {job.precision} engine agrees with fp32 to 31.4 dB only, 50 are needed.")
+            raise PrecisionUnfit(f"the {job.precision} engine agrees with fp32 to 31.4 dB only, 50 are needed.")
         (directory / "note").write_text(job.precision)
 
     def load(self, job: Job, directory: Path) -> FakeEngine:

@@ -139,12 +139,20 @@ def test_another_networks_weights_are_refused(
 
 
 def test_an_engine_that_strays_is_not_built(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def another(graph: Path, target: Path) -> None:
+    def another(graph: Path, target: Path, sky: Path) -> int:
         with target.open("wb") as file:
             np.save(file, np.zeros((3, 240, 360), np.float16))
+        return 0
 
     monkeypatch.setattr(reference, "compute", another)
     with pytest.raises(EngineBuildError, match=r"agrees with fp32 to .* dB only"):
+        native.build(job, tmp_path)
+
+
+def test_an_engine_whose_sky_has_bands_is_not_built(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    through = reference.compute
+    monkeypatch.setattr(reference, "compute", lambda *files: 2 * through(*files))
+    with pytest.raises(EngineBuildError, match=r"leaves \d+ of a sky's \d+ steps of ten bits, which shows as bands"):
         native.build(job, tmp_path)
 
 

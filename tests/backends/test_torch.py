@@ -149,7 +149,7 @@ def test_precisions_are_those_of_the_processor(job: Job, tmp_path: Path) -> None
     assert ("bf16" in possible) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
     results = {}
     for precision in possible:
-        engine = load(replace(job, precision=precision), tmp_path)
+        engine = engine_module.load(replace(job, precision=precision), tmp_path)
         np.copyto(engine.input(0), drawing(60, 90))
         engine.submit(0)
         results[precision] = engine.collect(0).copy()

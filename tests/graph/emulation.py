@@ -262,6 +262,7 @@ ARITHMETIC: dict[str, Operator] = {
     "Mul": lambda v, _: v[0] * v[1],
     "ReduceMax": lambda v, a: v[0].amax(v[1].tolist(), bool(a["keepdims"])),
     "ReduceMean": lambda v, a: v[0].mean(v[1].tolist(), bool(a["keepdims"])),
+    "Relu": lambda v, _: v[0].relu(),
     "ReduceSum": lambda v, a: v[0].sum(v[1].tolist(), bool(a["keepdims"])),
     "Resize": _resize,
     "Sigmoid": lambda v, _: v[0].sigmoid(),

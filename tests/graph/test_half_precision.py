@@ -21,9 +21,11 @@ RESULT = value("y", TensorProto.FLOAT, [1, 3, 32, 32])
 
 
 def network(path: Path, **constants: Any) -> onnx.ModelProto:
-    """A convolution, a residual, a softmax, sizes reckoned from the frame's shape, and a resize by them."""
+    """Two convolutions, a residual, a softmax, sizes reckoned from the frame's shape, a resize by them, and a
+    convolution."""
     nodes = [
-        node("Conv", ["x", "w"], ["c"], kernel_shape=[3, 3], pads=[1] * 4),
+        node("Conv", ["x", "w"], ["p"], kernel_shape=[3, 3], pads=[1] * 4),
+        node("Conv", ["p", "w"], ["c"], kernel_shape=[3, 3], pads=[1] * 4),
         node("Add", ["c", "x"], ["r"]),
         node("Softmax", ["r"], ["s"], axis=1),
         node("Transpose", ["s"], ["t"], perm=[0, 1, 3, 2]),
@@ -32,7 +34,8 @@ def network(path: Path, **constants: Any) -> onnx.ModelProto:
         node("Cast", ["shape"], ["fractions"], to=TensorProto.FLOAT),
         node("Mul", ["fractions", "factors"], ["large"]),
         node("Cast", ["large"], ["sizes"], to=TensorProto.INT64),
-        node("Resize", ["m", "", "", "sizes"], ["y"], mode="nearest"),
+        node("Resize", ["m", "", "", "sizes"], ["e"], mode="nearest"),
+        node("Conv", ["e", "w"], ["y"], kernel_shape=[3, 3], pads=[1] * 4),
     ]
     given = {"w": kernel(3, 3), "gain": np.float32(2), "factors": np.array([1, 1, 2, 2], np.float32)} | constants
     return onnx.load(write(path, nodes, [FRAME], RESULT, given))
@@ -66,7 +69,11 @@ def test_it_computes_the_same(tmp_path: Path, precision: Any, bound: float) -> N
 def test_what_is_lowered(tmp_path: Path) -> None:
     model = network(tmp_path / "x.onnx")
     half, mixed = (kinds(lowered(model, Dialect(precision))) for precision in ("fp16", "mixed"))
-    assert {half[name] for name in "crstm"} == {TensorProto.FLOAT16}
+    assert {half[name] for name in "crstme"} == {TensorProto.FLOAT16}
+    assert {half["p"], mixed["p"]} == {TensorProto.FLOAT}, "the first layer"
+    narrow = kinds(lowered(model, Dialect("bf16")))
+    assert narrow["c"] == TensorProto.BFLOAT16
+    assert {narrow[name] for name in "prstme"} == {TensorProto.FLOAT}, "what passes by the layers between"
     assert mixed["c"] == TensorProto.FLOAT16
     assert {mixed[name] for name in "rstm"} == {TensorProto.FLOAT}
     for found in (half, mixed):

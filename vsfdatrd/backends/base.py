@@ -126,8 +126,10 @@ class Backend(Protocol):
 class Lanes:
     """An engine and its free slots. Filters with the same engine share it, and wait here for a slot in turn."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, digest: str = "") -> None:
         self.engine = engine
+        self.digest = digest
+        """Digest of the engine's key in the cache."""
         self.failed = False
         """Whether a frame was lost in it, as all are once a GPU's context or its process is: nobody new shares it."""
         self._free: queue.SimpleQueue[int] = queue.SimpleQueue()

@@ -18,10 +18,17 @@ def library() -> str | None:
     return next((name for name in _PROCESSES if importlib.util.find_spec(name) is not None), None)
 
 
-def compute(graph: Path, target: Path) -> None:
-    """Write what a graph makes of `verify.drawing` in fp32, as float16, which is exact enough to judge half precisions.
+def compute(graph: Path, target: Path, sky: Path | None = None) -> int:
+    """Write what a graph makes of `accuracy.drawing` in fp32, as float16, which is exact enough to judge half
+    precisions. In a process that ends with it.
 
-    Runs in a process that ends with it.
+    Args:
+        graph: An ONNX file in fp32.
+        target: The file to write, (C, H·scale, W·scale).
+        sky: The same network's graph for `accuracy.sky`, which may be the same file; None for none.
+
+    Returns:
+        The steps that fp32 leaves of the sky; 0 without its graph.
 
     Raises:
         EngineUnavailable: Neither OpenVINO nor ONNX Runtime is installed.
@@ -34,6 +41,6 @@ def compute(graph: Path, target: Path) -> None:
         )
     worker = Worker(_PROCESSES[chosen])
     try:
-        worker.ask("reference", graph=str(graph), target=str(target))
+        return int(worker.ask("reference", graph=str(graph), target=str(target), sky=sky and str(sky)))
     finally:
         worker.close()

@@ -4,30 +4,32 @@ import contextlib
 import logging
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from vsfdatrd.archs.descriptor import Description
-from vsfdatrd.backends import graphs, traced_graphs
+from vsfdatrd.backends import graphs, speed, traced_graphs
 from vsfdatrd.backends.base import Backend, Job, Lanes
 from vsfdatrd.backends.gpus import gpu_count
 from vsfdatrd.backends.native import backend as native
+from vsfdatrd.backends.openvino import backend as openvino
 from vsfdatrd.cache.engine_cache import Store
-from vsfdatrd.cache.manifest import Key
+from vsfdatrd.cache.manifest import Key, digest_of
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.errors import (
     ArgumentError,
     EngineBuildError,
     EngineError,
-    EngineInaccurate,
     EngineUnavailable,
+    FdatrdError,
     MemoryShort,
+    PrecisionUnfit,
 )
 from vsfdatrd.options import BACKENDS, Options, Precision
-from vsfdatrd.system import instructions
+from vsfdatrd.system import instructions, processor
 from vsfdatrd.system.progress import working
 from vsfdatrd.video.tiling import sides
 
@@ -43,6 +45,15 @@ _MODULES = {
 _shared: weakref.WeakValueDictionary[tuple[object, ...], Lanes] = weakref.WeakValueDictionary()
 _opening = threading.Lock()
 
+TIMED = ("native", "openvino")
+"""Engines that are timed against each other."""
+LARGEST_TIMED = (240, 320)
+"""Height and width of a frame above which engines are timed on one of this size instead: which is the fastest does not
+change with the size, and a large frame takes seconds."""
+NOISE = 0.02
+"""Share of a rate by which it differs from one turn to the next."""
+SPEED = "speed"
+"""Kind of the notes on what engines were timed at."""
 REFUSED = "refused"
 """Kind of the notes on engines that were built and were too far from fp32, by their keys' digests."""
 
@@ -122,7 +133,9 @@ def open_engine(checkpoint: Checkpoint, height: int, width: int, options: Option
     if options.precision != "auto":  # integers are the native engine's, and it has nothing else
         found = [pair for pair in found if (pair[0] == "native") == (options.precision == "int16")] or found
     with _opening:
+        held: list[Lanes] = []  # what was opened to be timed, so that the fastest need not be opened again
         try:
+            found = _fastest_first(found, checkpoint, height, width, options, store, held)
             for name, module in found[:-1]:
                 try:
                     return _open_with(name, module, checkpoint, height, width, options, store)
@@ -130,7 +143,76 @@ def open_engine(checkpoint: Checkpoint, height: int, width: int, options: Option
                     log.warning("The %s engine cannot be used: %s. Trying the next one.", name, str(error).rstrip("."))
             return _open_with(*found[-1], checkpoint, height, width, options, store)
         finally:
-            native.rest()  # which was started on the chance, before the model was known
+            for module in (native, openvino):
+                module.rest()  # which was started on the chance, before the model was known
+
+
+def _fastest_first(
+    found: list[tuple[str, Backend]],
+    checkpoint: Checkpoint,
+    height: int,
+    width: int,
+    options: Options,
+    store: Store,
+    held: list[Lanes],
+) -> list[tuple[str, Backend]]:
+    """The candidates in the order in which they were fastest here, timed now if they never were.
+
+    Only engines for processors are timed, where there are several and no GPU: any GPU is faster. PyTorch is not, being
+    slower than OpenVINO in every comparison (docs/cpu.md), and its import would take longer than all else.
+    """
+    rivals = [pair for pair in found if pair[0] in TIMED]
+    if options.backend != "auto" or len(rivals) < 2 or gpu_count():
+        return found
+    tall, wide = height, width
+    if height * width > LARGEST_TIMED[0] * LARGEST_TIMED[1]:
+        tall, wide = min(height, LARGEST_TIMED[0]), min(width, LARGEST_TIMED[1])
+    padded = frame_of(checkpoint.description, tall, wide)
+    identity = {
+        "weights": checkpoint.description.sha256, "size": list(padded), "streams": options.streams,
+        "precision": options.precision, "cap": instructions.cap(), "processor": processor.identity(),
+        "engines": {name: [module.version(), module.GRAPH_VERSION] for name, module in rivals},
+    }  # fmt: skip
+    what = f"{checkpoint.path.name} at {padded[1]}×{padded[0]}"
+
+    def time_them() -> dict[str, Any]:
+        opened: dict[str, Lanes] = {}
+        failed: dict[str, str] = {}
+        for name, module in rivals:
+            try:
+                opened[name] = _open_with(name, module, checkpoint, tall, wide, options, store)
+                held.append(opened[name])
+            except EngineError as error:
+                log.warning("The %s engine cannot be used: %s.", name, str(error).rstrip("."))
+                failed[name] = str(error)
+        if not opened:
+            raise EngineError("no engine could be timed")
+        with working(f"timing engines on {what}"):
+            measured = speed.rates(opened)
+        said = ", ".join(f"{name} {rate:.3g}" for name, rate in measured.items())
+        log.info("Frames a second of %s: %s", what, said)
+        return {"model": checkpoint.path.name, "size": f"{padded[1]}×{padded[0]}", "rates": measured, "failed": failed}
+
+    try:
+        known = store.once(SPEED, digest_of(identity), f"timing engines on {what}", time_them)
+        measured = {name: float(known["rates"].get(name, 0)) for name, _ in rivals}
+    except (FdatrdError, KeyError, TypeError, ValueError, AttributeError) as error:
+        log.debug("engines are not chosen by their speed: %s", error)
+        return found
+    # Within the noise, the order is as it always was.
+    best = max(measured.values()) * (1 - NOISE)
+    first = next((pair for pair in rivals if measured[pair[0]] >= best), rivals[0])
+    return [first, *(pair for pair in found if pair != first)]
+
+
+def timed(store: Store) -> Iterator[str]:
+    """What engines were timed at on this machine, a line for every network and size, the oldest first."""
+    for known in store.notes(SPEED).every():
+        with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+            found = {str(name): float(rate) for name, rate in known["rates"].items()}
+            said = [f"{name} {found[name]:.3g}" for name in sorted(found, key=lambda name: -found[name])]
+            said += [f"{name} cannot be used" for name in known["failed"]]
+            yield f"{known['model']} at {known['size']}: {', '.join(said)} frames a second"
 
 
 def frame_of(about: Description, height: int, width: int) -> tuple[int, int]:
@@ -204,11 +286,11 @@ def _open(name: str, module: Backend, job: Job, store: Store) -> Lanes:
                 traced_graphs.check(job.checkpoint)
             try:
                 module.build(job, directory)
-            except EngineInaccurate as error:  # it would be so the next time, too, and takes as long as a build
+            except PrecisionUnfit as error:  # it would be so the next time, too, and takes as long as a build
                 store.notes(REFUSED).remember(key.digest, {"why": str(error)})
                 raise
 
-    lanes = Lanes(store.open(key, build, lambda directory: module.load(job, directory)))
+    lanes = Lanes(store.open(key, build, lambda directory: module.load(job, directory)), key.digest)
     _shared[identity] = lanes
     return lanes
 

@@ -6,9 +6,11 @@ It runs the network itself, so its artefact holds nothing but a note; any archit
 import contextlib
 import importlib.util
 import json
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,17 +19,24 @@ import numpy as np
 import psutil
 
 from vsfdatrd.archs.fdat import Config, FdatConfig
+from vsfdatrd.backends.accuracy import compare, compare_steps, drawing, sky, steps
 from vsfdatrd.backends.base import Engine, Frames, Job
 from vsfdatrd.backends.gpus import gpu_count
 from vsfdatrd.checkpoint import Checkpoint
-from vsfdatrd.errors import TORCH_PIP, EngineError
+from vsfdatrd.errors import TORCH_PIP, EngineBuildError, EngineError
 from vsfdatrd.options import Precision
+from vsfdatrd.video.tiling import sides
 
 if TYPE_CHECKING:
     import torch
 
-GRAPH_VERSION = "network"
+log = logging.getLogger(__name__)
+
+GRAPH_VERSION = "network 2"
 ANY_SIZE = False
+
+VERIFIED = (120, 180)
+"""Height and width of the pictures on which half precisions are held against fp32, about."""
 
 # What one frame of FDAT-RD takes per token of the map and channel of the feed-forward network, in float32 on a CPU:
 # 90 to 101 bytes were measured for medium from 240×240 to 480×480.
@@ -120,7 +129,12 @@ def _body(config: Config) -> int:
 
 
 def build(job: Job, directory: Path) -> None:
-    """Write the note; the network itself is read from the weights file."""
+    """Hold a half precision against fp32 and write a note; the network itself is read from the weights file.
+
+    Raises EngineBuildError as `_agreement` does.
+    """
+    if job.precision != "fp32":
+        log.info("%s agrees with fp32 to %.1f dB", job.precision, _agreement(job))
     (directory / "torch.json").write_text(json.dumps({"weights": job.checkpoint.description.sha256}), encoding="utf-8")
 
 
@@ -174,14 +188,49 @@ def _dtype(precision: Precision) -> "torch.dtype":
 
 
 def _network(job: Job, device: "torch.device") -> "torch.nn.Module":
-    """The network on its device, its kernels with channels last."""
+    """The network on its device, for frames in float32, its kernels with channels last."""
     import torch
 
-    network = job.checkpoint.network().to(device, _dtype(job.precision))
+    network, half = job.checkpoint.network().to(device), _dtype(job.precision)
+    inner: Any = getattr(network, "model", network)  # spandrel's are wrapped
+    if half == torch.float32:
+        pass
+    elif all(hasattr(inner, name) for name in ("conv_first", "groups", "conv_after", "upsampler")):
+        # FDAT-RD and FDAT: the ends and what passes by the groups stay float32, or skies have bands.
+        inner.groups.to(half)
+        inner.conv_after.to(half)
+        inner.groups[0].register_forward_pre_hook(lambda _, given: (given[0].to(half), *given[1:]))
+    else:
+        network.to(half).register_forward_pre_hook(lambda _, given: (given[0].to(half),))
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.dim() == 4:  # `Module.to` would try those of five, too, and fail over them
             tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
     return network
+
+
+def _agreement(job: Job) -> float:
+    """PSNR of a half precision against fp32 on a small picture, on the job's own device.
+
+    Raises PrecisionUnfit if they are too far apart, EngineBuildError if the device refuses.
+    """
+    import torch
+
+    about = job.checkpoint.description
+    size = about.fixed or sides(*VERIFIED, about.multiple, about.minimum, about.square)
+    device = torch.device("cuda", job.device[0]) if _on_gpu() else torch.device("cpu")
+    pictures = [picture[None, : about.frame_channels[0]] for picture in (drawing(*size), sky(*size))]
+    found: list[list[Frames]] = []
+    for exactly in (replace(job, precision="fp32"), job):
+        try:
+            network = _network(exactly, device)
+            with torch.inference_mode(), _exactly(exactly.precision):
+                results = [network(torch.from_numpy(picture).to(device)) for picture in pictures]
+        except RuntimeError as error:
+            raise EngineBuildError(f"PyTorch could not compute the network in {exactly.precision}: {error}") from error
+        found.append([result[0].float().cpu().numpy() for result in results])
+    psnr = compare(found[0][0], found[1][0], job.precision)
+    compare_steps(steps(found[0][1]), steps(found[1][1]), job.precision)
+    return psnr
 
 
 class _Slots:
@@ -207,7 +256,6 @@ class _Cpu(_Slots):
         import torch
 
         super().__init__(job, job.streams or 1)
-        dtype = _dtype(job.precision)
         network = _network(job, torch.device("cpu"))
         inputs = [torch.zeros(self._input_shape) for _ in range(self.slots)]
         outputs = [torch.empty(self._output_shape) for _ in range(self.slots)]
@@ -218,7 +266,7 @@ class _Cpu(_Slots):
 
         def run(slot: int) -> None:
             with torch.inference_mode():
-                outputs[slot].copy_(network(inputs[slot].to(dtype)))
+                outputs[slot].copy_(network(inputs[slot]))
 
         self._run = run
         self._pool = ThreadPoolExecutor(
@@ -253,9 +301,7 @@ class _Cpu(_Slots):
 class _Lane:
     """One slot on one GPU: pinned host buffers, device buffers, a stream, and the network as a CUDA graph."""
 
-    def __init__(
-        self, network: Any, stream: "torch.cuda.Stream", dtype: "torch.dtype", shapes: tuple[Any, Any]
-    ) -> None:
+    def __init__(self, network: Any, stream: "torch.cuda.Stream", shapes: tuple[Any, Any]) -> None:
         import torch
 
         self.host_in = torch.zeros(shapes[0], pin_memory=True)
@@ -269,12 +315,12 @@ class _Lane:
         with torch.cuda.device(self.device), torch.cuda.stream(stream), torch.inference_mode():
             self.device_in = torch.zeros(shapes[0], device=self.device)
             for _ in range(3):  # lets cuDNN and cuBLAS choose their kernels before the capture
-                network(self.device_in.to(dtype))
+                network(self.device_in)
             stream.synchronize()
             self.graph = torch.cuda.CUDAGraph()
             # Other engines' threads go on meanwhile: what they do is no error of this capture.
             with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
-                self.device_out = network(self.device_in.to(dtype)).float()
+                self.device_out = network(self.device_in).float()
 
     def submit(self) -> None:
         import torch
@@ -294,7 +340,6 @@ class _Cuda(_Slots):
 
         per_gpu = job.streams or 2
         super().__init__(job, per_gpu * len(job.device))
-        dtype = _dtype(job.precision)
         lanes: list[_Lane] = []
         shapes = (self._input_shape, self._output_shape)
         networks = {}
@@ -304,7 +349,7 @@ class _Cuda(_Slots):
             if index not in networks:
                 networks[index] = _network(job, device)
             with _exactly(job.precision):
-                lanes.append(_Lane(networks[index], _stream(index, slot // len(job.device)), dtype, shapes))
+                lanes.append(_Lane(networks[index], _stream(index, slot // len(job.device)), shapes))
         self._lanes = lanes
 
     def input(self, slot: int) -> Frames:

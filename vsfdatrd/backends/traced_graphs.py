@@ -53,6 +53,14 @@ def graph_for(checkpoint: Checkpoint, height: int, width: int, dialect: Dialect 
     return graph_of(checkpoint, height, width, dialect)
 
 
+def sky_size(about: Description, height: int, width: int) -> tuple[int, int]:
+    """Height and width of the frame on which `accuracy.sky` is judged for an engine for frames of height × width:
+    as wide, and as low as the network takes, since all rows are the same."""
+    if about.fixed is not None or height * width < LARGE:
+        return height, width
+    return sides(min(height, SIDES[0]), width, about.multiple, about.minimum, about.square)
+
+
 def check(checkpoint: Checkpoint) -> float | None:
     """How well a traced graph agrees with PyTorch on a small picture, in dB; None for networks that are not traced.
 

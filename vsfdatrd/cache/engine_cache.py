@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from vsfdatrd.cache.directory import CacheFolder, delete, no_space, rename, take_from_all
 from vsfdatrd.cache.manifest import DamagedError, Entry, Key, describe, seal, verified
@@ -161,6 +162,29 @@ class Store:
     def notes(self, kind: str) -> Notes:
         """The notes of one kind. kind: lower-case letters, digits and hyphens; ValueError for others."""
         return Notes(self._folder, kind)
+
+    def once(self, kind: str, digest: str, what: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Recall a note, or find it out and remember it; only one process at a time does, and the others wait for it.
+
+        Args:
+            kind: The kind of notes.
+            digest: A sha256.
+            what: What is found out, for those who wait.
+            find: Finds it out. What it raises is passed on, and nothing is remembered.
+
+        Raises:
+            StoreError: The cache directory cannot be used.
+        """
+        notes = self.notes(kind)
+        if (known := notes.recall(digest)) is not None:
+            return known
+        self._folder.prepare()
+        with self._folder.locked(digest, what):
+            known = notes.recall(digest)  # another process may have been faster
+            if known is None:
+                known = find()
+                notes.remember(digest, known)
+        return known
 
     # Building
 

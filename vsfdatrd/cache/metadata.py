@@ -1,9 +1,10 @@
 """Small facts under a sha256, such as what a weights file holds: ``notes/<kind>/<digest>.json`` in the cache."""
 
+import contextlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,14 @@ class Notes:
             return data if isinstance(data, dict) and found["sha256"] == digest_of(data) else None
         except (OSError, StoreError, ValueError, KeyError, TypeError, RecursionError):
             return None
+
+    def every(self) -> Iterator[dict[str, Any]]:
+        """All that was remembered, the oldest first."""
+        with contextlib.suppress(OSError):
+            files = (self._folder.root / "notes" / self._kind).glob("*.json")
+            for file in sorted(files, key=lambda file: file.stat().st_mtime):
+                if _DIGEST.fullmatch(file.stem) and (data := self.recall(file.stem)) is not None:
+                    yield data
 
     def remember(self, digest: str, data: Mapping[str, Any]) -> None:
         """Keep `data` for `recall`. Where the cache cannot be written nothing is kept, and nothing is raised."""

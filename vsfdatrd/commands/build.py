@@ -40,8 +40,8 @@ def build(options: Options, width: int, height: int) -> Built:
     start = time.monotonic()
     lanes = selection.open_engine(checkpoint, height, width, options, store)
     seconds = time.monotonic() - start
+    entry = next(entry for entry in store.entries() if entry.digest == lanes.digest)
     del lanes
-    entry = store.entries()[-1]
     return Built(", ".join((entry.fields["engine"], entry.fields["precision"])), entry.path, entry.size, seconds)
 
 

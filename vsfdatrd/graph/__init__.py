@@ -16,7 +16,7 @@ from vsfdatrd.graph.target import OPENVINO, Dialect
 if TYPE_CHECKING:
     import onnx
 
-GRAPH_VERSION = "7"
+GRAPH_VERSION = "8"
 
 
 def fdat_rd_graph(

@@ -1,6 +1,7 @@
 """ArtCNN as a graph. `nn.artcnn_config` says what it is, `nn.artcnn` is the same function in PyTorch."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -29,32 +30,28 @@ def write(
 
 
 def _body(g: Writer, config: ArtCnnConfig, weights: Weights, dialect: Dialect) -> Name:
-    """Everything from the picture to the result, float32 at both ends; what is added to is in the stream's type."""
+    """Everything from the picture to the result, float32 at both ends; so are the first and the last layer, and what
+    passes by all others."""
     compute, stream = dialect.compute, dialect.stream
 
-    def conv(x: Name, layer: str) -> Name:
-        return g.conv(x, weights[f"{layer}.weight"], weights[f"{layer}.bias"])
-
-    def add(x: Name, y: Name) -> Name:
-        """x, of the stream, and y, a convolution's result -> their sum, of the stream."""
-        return g.op("Add", x, g.cast(y, compute, stream))
+    def conv(x: Name, layer: str, dtype: Any = None) -> Name:
+        return g.conv(x, weights[f"{layer}.weight"], weights[f"{layer}.bias"], dtype=dtype)
 
     first, *body, closing, last = layers(config)
-    start = conv(g.cast("input", FULL, compute), first)
-    y = start
+    start = conv("input", first, FULL)
     if config.residual:
-        total = g.cast(start, compute, stream)
+        total = g.cast(start, FULL, stream)
         for i in range(0, len(body), 3):
             inner = g.cast(total, stream, compute)
             inner = g.op("Relu", conv(inner, body[i]))
             inner = g.op("Relu", conv(inner, body[i + 1]))
-            total = add(total, conv(inner, body[i + 2]))
+            total = g.op("Add", total, g.cast(conv(inner, body[i + 2]), compute, stream))
         y = g.cast(total, stream, compute)
     else:
+        y = g.cast(start, FULL, compute)
         for layer in body:
             y = g.op("Relu", conv(y, layer))
-    total = add(g.cast(start, compute, stream), conv(y, closing))
-    features = conv(g.cast(total, stream, compute), last)
+    features = conv(g.op("Add", start, g.cast(conv(y, closing), compute, FULL)), last, FULL)
     if config.scale > 1:
         features = g.op("DepthToSpace", features, blocksize=config.scale, mode="CRD")
-    return g.cast(features, compute, FULL)
+    return features

@@ -60,14 +60,18 @@ class _Network:
         self.attention = Attention(g, config, dialect, self.height, self.width)
 
     def body(self, x: Name) -> Name:
-        """Everything from the padded picture to the padded result, float32 at both ends."""
+        """Everything from the padded picture to the padded result, float32 at both ends.
+
+        What the first convolution sees stays float32 until the last sum: bf16 has 8 bits, and skies would have bands.
+        """
         config, g, dialect = self.config, self.g, self.dialect
-        shallow = self._up(self._first(g.cast(x, FULL, dialect.compute)))
-        deep = shallow
+        shallow = self._first(x)
+        deep = g.cast(shallow, FULL, dialect.stream)
         for i, blocks in enumerate(in_turn(config.groups, config.windows)):
             deep = self._group(deep, blocks, self.weights.below(f"groups.{i}"))
-        deep = g.op("Add", self._up(g.conv(self._down(deep), self.weights["conv_after.weight"])), shallow)
-        return write_tail(g, config, self.weights.below("upsampler"), self._down(deep), self.height, self.width)
+        mixed = g.cast(g.conv(self._down(deep), self.weights["conv_after.weight"]), dialect.compute, FULL)
+        total = g.op("Add", mixed, shallow)
+        return write_tail(g, config, self.weights.below("upsampler"), total, self.height, self.width)
 
     def _up(self, x: Name) -> Name:
         return self.g.cast(x, self.dialect.compute, self.dialect.stream)
@@ -78,12 +82,12 @@ class _Network:
     def _first(self, x: Name) -> Name:
         u, c = self.config.unshuffle, self.config.in_channels
         if u == 1:
-            return self.g.conv(x, self.weights["conv_first.weight"], self.weights["conv_first.bias"])
+            return self.g.conv(x, self.weights["conv_first.weight"], self.weights["conv_first.bias"], dtype=FULL)
         # Unshuffling and a 3×3 kernel are one kernel of 3u × 3u pixels that steps by u: channel (c, y, x) of the
         # unshuffled picture under tap (i, j) is pixel (u·i + y, u·j + x) under the large one.
         weight = self.weights["conv_first.1.weight"].reshape(-1, c, u, u, 3, 3)
         large = weight.transpose(0, 1, 4, 2, 5, 3).reshape(-1, c, 3 * u, 3 * u)
-        return self.g.conv(x, large, self.weights["conv_first.1.bias"], stride=u, pad=u)
+        return self.g.conv(x, large, self.weights["conv_first.1.bias"], stride=u, pad=u, dtype=FULL)
 
     def _to_tokens(self, maps: Name, channels: int) -> Name:
         tokens = self.g.reckon("Mul", self.height, self.width) if isinstance(self.height, int) else -1

@@ -3,6 +3,10 @@
 With ``fp16`` and ``bf16`` everything that depends on the picture is in half precision; with ``mixed``, products and
 convolutions are fp16 and all else fp32, sums of residual branches, norms and softmax included. What does not depend on
 the picture (sizes, coordinates, masks) is computed in fp32 as before, since half of it is whole numbers beyond 2048.
+
+What the picture itself passes through stays fp32, since its steps would be lost in fewer bits and skies have bands: the
+first and the last layer in all of them; in ``bf16``, which has 8 bits, also what passes by all other layers (the sums
+of residual branches), and the layers after the last such sum, which end it.
 Whether a graph bears it is not judged here: engines are compared with fp32 before they are used.
 """
 
@@ -10,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
-from vsfdatrd.errors import EngineBuildError
+from vsfdatrd.errors import PrecisionUnfit
 from vsfdatrd.graph.target import Dialect
 
 PRODUCTS = frozenset({"Attention", "Conv", "ConvTranspose", "DeformConv", "Einsum", "Gemm", "MatMul"})
@@ -20,6 +24,8 @@ MOVES = frozenset({
     "ScatterElements", "ScatterND", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 })  # fmt: skip
 """What only moves values, and takes them as they are."""
+TAIL = 8
+"""Layers after the last residual sum, up to which bf16 leaves them in fp32: more than that are no tail."""
 FULL_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
 """Inputs that are float32 in every precision."""
 FULL_OPS = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "NonMaxSuppression", "QuantizeLinear", "Range"})
@@ -30,13 +36,13 @@ def lowered(model: onnx.ModelProto, dialect: Dialect) -> onnx.ModelProto:
     """The graph in a dialect's precision, float32 at both ends; itself for fp32. Everything else is as it was.
 
     model: all its floating-point values are float32.
-    Raises EngineBuildError for graphs with loops, branches or functions, OverflowError if a constant is beyond the
+    Raises PrecisionUnfit for graphs with loops, branches or functions, OverflowError if a constant is beyond the
     range of the half precision.
     """
     if dialect.precision == "fp32":
         return model
     if model.functions or any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in _attributes(model)):
-        raise EngineBuildError(f"a graph with loops, branches or functions is not computed in {dialect.precision}.")
+        raise PrecisionUnfit(f"a graph with loops, branches or functions is not computed in {dialect.precision}.")
     return _Lowering(model, dialect).run()
 
 
@@ -48,6 +54,7 @@ class _Lowering:
     def __init__(self, model: onnx.ModelProto, dialect: Dialect) -> None:
         self.half = int(helper.np_dtype_to_tensor_dtype(dialect.compute))
         self.half_dtype, self.mixed = dialect.compute, dialect.precision == "mixed"
+        self.narrow = dialect.precision == "bf16"
         self.model = onnx.ModelProto()
         self.model.CopyFrom(model)
         graph = self.model.graph
@@ -60,6 +67,7 @@ class _Lowering:
 
     def run(self) -> onnx.ModelProto:
         graph = self.model.graph
+        self.full = _ends(list(graph.node), self.fixed, [value.name for value in graph.output], not self.narrow)
         results = {value.name for value in graph.output}
         for node in list(graph.node):
             if _is_fixed(node, self.fixed):
@@ -98,6 +106,8 @@ class _Lowering:
         """The type in which a node computes."""
         full = int(TensorProto.FLOAT)
         if node.op_type in FULL_OPS or node.op_type.startswith(RANDOM):
+            return full
+        if node.output and node.output[0] in self.full:
             return full
         if node.op_type == "ConvTranspose" and self.half == TensorProto.BFLOAT16:
             return full  # TensorRT-RTX 1.7 has none in bf16
@@ -139,7 +149,71 @@ def _types(model: onnx.ModelProto) -> dict[str, int]:
         found |= {value.name: int(value.type.tensor_type.elem_type) for value in values}
     for node in graph.node:
         if missing := [name for name in node.output if name and not found.get(name)]:
-            raise EngineBuildError(f"the type of {missing[0]!r} ({node.op_type}) is not known, so it stays in fp32.")
+            raise PrecisionUnfit(f"the type of {missing[0]!r} ({node.op_type}) is not known, so it stays in fp32.")
+    return found
+
+
+def _ends(nodes: list[NodeProto], constant: set[str], results: list[str], layers_only: bool) -> set[str]:
+    """The first results of the nodes that stay fp32.
+
+    nodes: in the order in which they are computed. constant: names of what does not depend on the picture.
+    layers_only: only layers, the first and the last; else also what passes by the layers between, and the tail.
+    """
+    fixed = set(constant)
+    moving: list[tuple[NodeProto, list[str]]] = []  # nodes that depend on the picture, and their inputs that do
+    for node in nodes:
+        if _is_fixed(node, fixed):
+            fixed.update(node.output)
+        else:
+            moving.append((node, [name for name in node.input if name not in fixed]))
+    kept: set[str] = set()
+    before: dict[str, int] = {}  # layers on the shortest way from the picture
+    for node, inputs in moving:
+        ways = [before.get(name, 0) for name in inputs] or [0]
+        # What is put side by side is of one type: of the longest way, or all of a dense block would be fp32.
+        depth = (max if node.op_type in MOVES else min)(ways) + (node.op_type in PRODUCTS)
+        before.update(dict.fromkeys(node.output, depth))
+        if depth <= 1 and (not layers_only or node.op_type in PRODUCTS):
+            kept.add(node.output[0])
+    after = dict.fromkeys(results, 0)  # layers on the shortest way to the result
+    for node, inputs in reversed(moving):
+        ways = [after[name] for name in node.output if name in after]
+        if not ways:
+            continue
+        depth = min(ways) + (node.op_type in PRODUCTS)
+        for name in inputs:
+            after[name] = min(after.get(name, depth), depth)
+        if depth <= 1 and (not layers_only or node.op_type in PRODUCTS):
+            kept.add(node.output[0])
+    return kept if layers_only else kept | _tail(moving, results)
+
+
+def _tail(moving: list[tuple[NodeProto, list[str]]], results: list[str]) -> set[str]:
+    """The first results of the nodes from the last residual sum before a layer to the end; none if there is no such
+    sum, or if more than `TAIL` layers follow it."""
+    makers = {name: (node, inputs) for node, inputs in moving for name in node.output}
+    found: set[str] = set()
+    layers: set[str] = set()
+    seen: set[tuple[str, bool]] = set()
+    waiting = [(name, False) for name in results]
+    while waiting:
+        name, crossed = waiting.pop()
+        if (name, crossed) in seen:
+            continue
+        seen.add((name, crossed))
+        if name not in makers:
+            if crossed:
+                return set()  # the whole network
+            continue
+        node, inputs = makers[name]
+        found.add(node.output[0])
+        if node.op_type in PRODUCTS:
+            layers.add(name)
+            crossed = True
+        if len(layers) > TAIL:
+            return set()
+        if not (crossed and node.op_type == "Add" and len(inputs) > 1):
+            waiting += [(source, crossed) for source in inputs]
     return found
 
 

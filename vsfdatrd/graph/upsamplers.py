@@ -13,7 +13,7 @@ from vsfdatrd.archs import zero_branches
 from vsfdatrd.archs.fdat import Config
 from vsfdatrd.archs.fdat_rd import GROUPS, steps
 from vsfdatrd.graph.builder import Name, Side, Writer
-from vsfdatrd.graph.weights import Array, Weights
+from vsfdatrd.graph.weights import Weights
 
 FULL = np.float32
 
@@ -22,18 +22,22 @@ ALL = slice(None)
 
 
 def write_tail(g: Writer, config: Config, weights: Weights, x: Name, height: Side, width: Side) -> Name:
-    """Add the tail. x: (1, C, H, W) in the writer's type -> (1, O, H·s, W·s) float32.
+    """Add the tail. x: (1, C, H, W) float32 -> (1, O, H·s, W·s) float32.
+
+    Its last layer is fp32 in every precision. In bf16 all of it is: the whole picture passes here, nothing is added to
+    it any more, and its 8 bits would show as bands in a sky (124 of 477 steps of ten bits were left of a ramp).
 
     Raises ValueError if the size is open and the tail needs to know it.
     """
     compute = g.dtype
-    if config.upsampler not in ("dysample", "lda") or config.tail_scale == 1:
-        return g.cast(_Tail(g, config, weights).write(x), compute, FULL)
-    if not (isinstance(height, int) and isinstance(width, int)):
+    moving = config.upsampler in ("dysample", "lda") and config.tail_scale > 1
+    if moving and not (isinstance(height, int) and isinstance(width, int)):
         raise ValueError(f"a graph with the {config.upsampler} tail needs a fixed frame size; give one")
-    x, g.dtype = g.cast(x, compute, FULL), np.dtype(FULL)
+    tall, wide = (height, width) if isinstance(height, int) and isinstance(width, int) else (0, 0)
+    if moving or compute.name == "bfloat16":
+        g.dtype = np.dtype(FULL)
     try:
-        return _Tail(g, config, weights, height, width).write(x)
+        return _Tail(g, config, weights, tall, wide).write(g.cast(x, FULL, g.dtype))
     finally:
         g.dtype = compute
 
@@ -48,18 +52,18 @@ class _Tail:
         g, config, s = self.g, self.config, self.config.tail_scale
         match "conv" if s == 1 else config.upsampler:
             case "conv":
-                return self._conv(x)
+                return self._last(x)
             case "pixelshuffledirect":
-                return self._shuffle(self._conv(x), s)
+                return self._shuffle(self._last(x), s)
             case "pixelshuffle":
                 x = self._leaky(self._conv(x), 0.01)
                 for step in steps(s, config.upsampler):
                     x = self._shuffle(self._conv(x), step)
-                return self._conv(x)
+                return self._last(x)
             case "nearest+conv":
                 for step in steps(s, config.upsampler):
                     x = self._leaky(self._nearest(self._conv(x), step))
-                return self._conv(self._leaky(self._conv(x)))
+                return self._last(self._leaky(self._conv(x)))
             case "transpose+conv":
                 if s == 4:
                     heard = zero_branches.heard(self.weights)
@@ -68,7 +72,7 @@ class _Tail:
                     x = self._transposed(x, 2, into=heard)
                 else:
                     x = self._transposed(x, s)
-                return self._conv(x)
+                return self._last(x)
             case "pa_up":
                 for step in steps(s, config.upsampler):
                     x = self._conv(self._nearest(x, step))
@@ -76,18 +80,24 @@ class _Tail:
                     self.layer += 1
                     x = g.op("Mul", x, g.op("Sigmoid", g.conv(x, w["weight"], w["bias"])))
                     x = self._leaky(self._conv(self._leaky(x)))
-                return self._conv(x)
+                return self._last(x)
             case "dysample" | "lda" as moving:
                 if config.mid_dim != config.embed_dim:
                     x = self._leaky(self._conv(x), 0.01)
                 w = self.weights.below(str(self.layer))
                 self.layer += 1
-                return self._dysample(x, w) if moving == "dysample" else self._conv(self._lda(x, w))
+                return self._dysample(x, w) if moving == "dysample" else self._last(self._lda(x, w))
 
     def _conv(self, x: Name) -> Name:
         w = self.weights.below(str(self.layer))
         self.layer += 1
         return self.g.conv(x, w["weight"], w["bias"])
+
+    def _last(self, x: Name) -> Name:
+        """The layer whose results are the picture's values, in fp32."""
+        w = self.weights.below(str(self.layer))
+        self.layer += 1
+        return self.g.conv(self.g.cast(x, self.g.dtype, FULL), w["weight"], w["bias"], dtype=FULL)
 
     def _leaky(self, x: Name, slope: float = 0.2) -> Name:
         self.layer += 1
@@ -109,37 +119,11 @@ class _Tail:
         w = self.weights.below(str(self.layer))
         self.layer += 1
         weight, bias = w["weight"][into][:, out], w["bias"][out]
-        if self.g.dtype.name == "bfloat16":
-            return self._interleaved(x, weight, bias, step)
         side, pad = (3, 0) if step == 3 else (4, 1)
         return self.g.op(
             "ConvTranspose", x, self.g.constant(weight), self.g.constant(bias),
             kernel_shape=[side, side], strides=[step, step], pads=[pad] * 4,
         )  # fmt: skip
-
-    def _interleaved(self, x: Name, weight: Array, bias: Array, step: int) -> Name:
-        """The transposed convolution as a plain one whose results are put in order; TensorRT has no other in bf16.
-
-        weight: (C, O, 4, 4) for step 2, (C, O, 3, 3) for step 3. x: (1, C, H, W) -> (1, O, H·step, W·step)
-        """
-        g, (c, o) = self.g, weight.shape[:2]
-        if step == 3:  # no pixel of the result sees two of the source
-            phases = g.conv(x, weight.transpose(1, 2, 3, 0).reshape(9 * o, c, 1, 1), np.repeat(bias, 9))
-            return g.op("DepthToSpace", phases, blocksize=3, mode="CRD")
-        # Pixel 2i + a of the result sees source pixels i - 1 and i through taps 3 and 1 (a = 0), i and i + 1 through
-        # taps 2 and 0 (a = 1): one convolution of 2×2 over the source with a border, read with an offset of a.
-        taps = np.array([[3, 1], [2, 0]])
-        kernel = weight[:, :, taps][:, :, :, :, taps]  # (C, O, a, i, b, j)
-        kernel = kernel.transpose(2, 4, 1, 0, 3, 5).reshape(4 * o, c, 2, 2)  # (a, b, O, C, i, j)
-        phases = g.conv(x, kernel, np.tile(bias, 4), pad=1)  # (1, 4·O, H + 1, W + 1)
-        parts = []
-        for a in (0, 1):
-            for b in (0, 1):
-                first = 2 * a + b
-                # the last row or column falls away on one side or the other
-                starts, ends = [first * o, a, b], [(first + 1) * o, a - 1 or 2**31, b - 1 or 2**31]
-                parts.append(g.op("Slice", phases, g.sides(*starts), g.sides(*ends), g.sides(1, 2, 3)))
-        return g.op("DepthToSpace", g.op("Concat", *parts, axis=1), blocksize=2, mode="DCR")
 
     def _dysample(self, x: Name, weights: Weights) -> Name:
         g, s, c = self.g, self.config.tail_scale, self.config.mid_dim

@@ -25,14 +25,14 @@ from typing import IO, Any
 import numpy as np
 
 from vsfdatrd.backends.base import Frames
-from vsfdatrd.errors import EngineBuildError, EngineError, EngineInaccurate, EngineUnavailable
+from vsfdatrd.errors import EngineBuildError, EngineError, EngineUnavailable, PrecisionUnfit
 from vsfdatrd.system.standard_streams import fill_standard_streams
 from vsfdatrd.workers import spawn
 
 _PATIENCE = 5.0  # seconds a process may take to end by itself
 _SO_NOSIGPIPE = 0x1022  # of macOS; Python has no name for it
 _KINDS: dict[str | None, type[EngineError]] = {
-    kind.__name__: kind for kind in (EngineBuildError, EngineInaccurate, EngineUnavailable)
+    kind.__name__: kind for kind in (EngineBuildError, PrecisionUnfit, EngineUnavailable)
 }
 
 

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
-import torch.nn.functional as F
 
 from tests.fdats import named
 from tests.graph.emulation import emulate
@@ -29,10 +27,7 @@ from tests.graph.targets.conftest import Medium
 from vsfdatrd.archs.fdat_rd import UPSAMPLERS
 from vsfdatrd.backends.accuracy import drawing
 from vsfdatrd.graph import open_graph
-from vsfdatrd.graph.builder import Writer
 from vsfdatrd.graph.target import Dialect, tensorrt
-from vsfdatrd.graph.upsamplers import _Tail
-from vsfdatrd.graph.weights import Weights
 
 # fmt: off
 FORMS = (
@@ -129,16 +124,3 @@ def test_any_size_with_padding(make_config: Make, make_tensors: Make, changes: d
         assert off(by_runtime(model, x), expected) <= 3e-6, (height, width)
         if unknown is not None:
             assert off(by_runtime(unknown, x), expected) <= 3e-6, (height, width)
-
-
-@pytest.mark.parametrize(("step", "side", "pad"), [(2, 4, 1), (3, 3, 0)])
-def test_interleaved_convolutions_are_a_transposed_one(make_config: Make, step: int, side: int, pad: int) -> None:
-    random = np.random.default_rng(step)
-    x, weight, bias = (random.standard_normal(s).astype(np.float32) for s in ((1, 6, 5, 7), (6, 4, side, side), (4,)))
-    g = Writer("transposed")
-    out = _Tail(g, make_config(), Weights({}))._interleaved("input", weight, bias, step)
-    model = g.model((1, 6, 5, 7), out, (1, 4, 5 * step, 7 * step))
-    onnx.checker.check_model(model, full_check=True)
-    torched = [torch.from_numpy(values) for values in (x, weight, bias)]
-    expected = F.conv_transpose2d(torched[0], torched[1], torched[2], step, pad).numpy()
-    assert off(by_runtime(model, x), expected) <= 1e-6

@@ -98,7 +98,7 @@ def memory_estimate(job: Job) -> tuple[int, int]:
 
 
 def build(job: Job, directory: Path) -> None:
-    """Write the weights, and hold what the kernels make of them against OpenVINO's fp32.
+    """Write the weights, and hold what the kernels make of two pictures against OpenVINO's fp32.
 
     Raises EngineBuildError if they stray too far, EngineUnavailable or EngineError as OpenVINO does.
     """
@@ -107,8 +107,10 @@ def build(job: Job, directory: Path) -> None:
     graph = directory / "graph.onnx"
     graph.write_bytes(serialized(graph_of(job.checkpoint, height, width)))
     try:
-        reference.compute(graph, directory / REFERENCE)
-        psnr = _spare.ask("verify", directory=str(directory), height=height, width=width, threads=_cores())
+        count = reference.compute(graph, directory / REFERENCE, graph)
+        psnr = _spare.ask(
+            "verify", directory=str(directory), height=height, width=width, threads=_cores(), expected=count
+        )
     except EngineBuildError:
         raise
     except EngineError as error:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vsfdatrd.archs.fdat_rd import META, FdatRdConfig, from_shapes
 from vsfdatrd.archs.fdat_shapes import tensor_shapes
-from vsfdatrd.backends.accuracy import compare, drawing
+from vsfdatrd.backends.accuracy import compare, compare_steps, drawing, sky, steps
 from vsfdatrd.backends.base import Frames
 from vsfdatrd.backends.native.backend import REFERENCE, WEIGHTS
 from vsfdatrd.backends.native.network import Lane, Weights
@@ -35,13 +35,20 @@ class Native(Serving):
         """Nothing that the other side does not know."""
         return {}
 
-    def do_verify(self, directory: str, height: int, width: int, threads: int) -> float:
-        """Run the drawing and compare. -> PSNR in dB. Raises EngineBuildError if it is too low."""
+    def do_verify(self, directory: str, height: int, width: int, threads: int, expected: int) -> float:
+        """Run the drawing and the sky and compare. expected: the sky's steps in fp32. -> PSNR in dB.
+
+        Raises PrecisionUnfit if it is too low, or if the sky has bands.
+        """
         weights = _weights(directory)
         reference = np.load(Path(directory, REFERENCE), allow_pickle=False).astype(np.float32)
         result = np.empty((3, height * weights.config.scale, width * weights.config.scale), np.float32)
-        Lane(weights, height, width, threads).run(drawing(height, width), result)
-        return compare(reference, result, "int16")
+        lane = Lane(weights, height, width, threads)
+        lane.run(drawing(height, width), result)
+        psnr = compare(reference, result, "int16")
+        lane.run(sky(height, width), result)
+        compare_steps(expected, steps(result), "int16")
+        return psnr
 
     def do_load(self, directory: str, height: int, width: int, streams: int, threads: int) -> dict[str, Any]:
         """Load the weights. -> shapes of a frame as it comes and goes."""

@@ -6,6 +6,7 @@ bound to the library's version and to the processor, and both are part of its id
 
 import importlib.util
 import logging
+import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -16,10 +17,11 @@ import psutil
 from vsfdatrd.archs.fdat import Config, FdatConfig
 from vsfdatrd.backends.base import Engine, Job
 from vsfdatrd.backends.graphs import serialized
-from vsfdatrd.backends.traced_graphs import graph_for
+from vsfdatrd.backends.traced_graphs import graph_for, sky_size
 from vsfdatrd.checkpoint import Checkpoint
-from vsfdatrd.errors import EngineBuildError, EngineError
+from vsfdatrd.errors import EngineBuildError, EngineError, PrecisionUnfit
 from vsfdatrd.graph import GRAPH_VERSION as GRAPH_VERSION
+from vsfdatrd.graph.target import Dialect
 from vsfdatrd.options import Precision
 from vsfdatrd.workers.client import RemoteEngine, Spare
 
@@ -60,6 +62,11 @@ def warm_up() -> None:
     _spare.start()
 
 
+def rest() -> None:
+    """End the process that `warm_up` started, if it did not become an engine's."""
+    _spare.rest()
+
+
 def version(device: Sequence[int] = (0,)) -> str:
     """OpenVINO's version."""
     return installed_version("openvino")
@@ -93,18 +100,33 @@ def build(job: Job, directory: Path) -> None:
 
     Raises EngineBuildError if OpenVINO cannot compile it, or if a half precision strays too far from fp32.
     """
-    graph = directory / "graph.onnx"
-    graph.write_bytes(serialized(graph_for(job.checkpoint, job.height, job.width)))
-    try:
-        psnr = _spare.ask("build", graph=str(graph), directory=str(directory), **_how(job))
-    except EngineBuildError:
-        raise
-    except EngineError as error:
-        raise EngineBuildError(str(error)) from error
-    finally:
-        graph.unlink()
+    sizes = [(job.height, job.width)]
+    if job.precision != "fp32":  # and then the sky's, where that is another
+        sizes = list(dict.fromkeys((*sizes, sky_size(job.checkpoint.description, *sizes[0]))))
+    with tempfile.TemporaryDirectory(prefix="graphs-", dir=directory) as folder:
+        graphs = [_write(job, Path(folder), *size, job.precision) for size in sizes]
+        exact = [_write(job, Path(folder), *size, "fp32") for size in sizes] if job.precision != "fp32" else []
+        try:
+            psnr = _spare.ask(
+                "build", graph=graphs[0], directory=str(directory), exact=exact[0] if exact else None,
+                skies=[graphs[1], exact[1]] if len(exact) > 1 else None, **_how(job),
+            )  # fmt: skip
+        except EngineBuildError:
+            raise
+        except EngineError as error:
+            raise EngineBuildError(str(error)) from error
     if psnr is not None:
         log.info("%s agrees with fp32 to %.1f dB", job.precision, psnr)
+
+
+def _write(job: Job, folder: Path, height: int, width: int, precision: Precision) -> str:
+    """Write the job's graph for a size and precision. -> its path. Raises PrecisionUnfit."""
+    path = folder / f"{width}x{height}-{precision}.onnx"
+    try:
+        path.write_bytes(serialized(graph_for(job.checkpoint, height, width, Dialect(precision))))
+    except OverflowError as error:
+        raise PrecisionUnfit(f"{job.checkpoint.path.name} cannot be computed in {precision}: {error}.") from error
+    return str(path)
 
 
 def load(job: Job, directory: Path) -> Engine:

@@ -2,20 +2,20 @@
 
 import io
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openvino
 
-from vsfdatrd.backends.accuracy import compare, drawing
+from vsfdatrd.backends.accuracy import compare, compare_steps, drawing, steps
+from vsfdatrd.backends.accuracy import sky as clear_sky
 from vsfdatrd.backends.base import Frames
 from vsfdatrd.errors import EngineBuildError, EngineError
 from vsfdatrd.workers.server import Serving, converse
 
 FILE = "model.blob"
-_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
 class OpenVino(Serving):
@@ -35,16 +35,24 @@ class OpenVino(Serving):
             "abilities": sorted(self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
         }
 
-    def do_build(self, graph: str, directory: str, precision: str, streams: int) -> float | None:
-        """Compile a graph file and export the result. -> PSNR against fp32 for a half precision."""
+    def do_build(
+        self, graph: str, directory: str, precision: str, streams: int, exact: str | None, skies: list[str] | None
+    ) -> float | None:
+        """Compile a graph file and export the result. -> PSNR against fp32 for a half precision.
+
+        exact: the fp32 graph, for a half precision. skies: both graphs for a smaller `accuracy.sky`, if its own size
+        is not to be used.
+        """
         try:
-            model = self._core.read_model(graph)
-            compiled = self._core.compile_model(model, "CPU", settings(precision, streams))
+            compiled = self._compile(graph, precision, streams)
             psnr = None
-            if precision != "fp32":
-                picture = picture_for(model.input(0).shape)
-                exact = self._core.compile_model(model, "CPU", settings("fp32", 1))
-                psnr = compare(exact(picture)[0], compiled(picture)[0], precision)
+            if exact is not None:
+                reference = self._compile(exact, "fp32", 1)
+                psnr = compare(_of(reference, drawing), _of(compiled, drawing), precision)
+                half, full = compiled, reference
+                if skies:
+                    half, full = self._compile(skies[0], precision, 1), self._compile(skies[1], "fp32", 1)
+                compare_steps(steps(_of(full, clear_sky)), steps(_of(half, clear_sky)), precision)
             blob = io.BytesIO()
             compiled.export_model(blob)
         except RuntimeError as error:
@@ -52,14 +60,23 @@ class OpenVino(Serving):
         Path(directory, FILE).write_bytes(blob.getbuffer())
         return psnr
 
-    def do_reference(self, graph: str, target: str) -> None:
-        """Write what a graph file makes of the drawing in fp32, as float16."""
+    def _compile(self, graph: str, precision: str, streams: int) -> openvino.CompiledModel:
+        return self._core.compile_model(self._core.read_model(graph), "CPU", settings(precision, streams))
+
+    def do_reference(self, graph: str, target: str, sky: str | None) -> int:
+        """Write what a graph file makes of the drawing in fp32, as float16. -> the steps of the sky in another file's
+        graph, which may be the same; 0 without one."""
         try:
-            exact = self._core.compile_model(self._core.read_model(graph), "CPU", settings("fp32", 1))
-            result = exact(picture_for(exact.input(0).shape))[0][0]
+            exact = self._compile(graph, "fp32", 1)
+            result = _of(exact, drawing)
+            count = 0
+            if sky is not None:
+                small = exact if sky == graph else self._compile(sky, "fp32", 1)
+                count = steps(_of(small, clear_sky))
         except RuntimeError as error:
             raise EngineError(f"OpenVINO could not compute the reference: {reason(error)}") from error
         np.save(target, result.astype(np.float16), allow_pickle=False)
+        return count
 
     def do_load(self, directory: str, precision: str, streams: int) -> dict[str, Any]:
         """Load an exported model. -> how many frames it takes at once, and their shapes."""
@@ -99,18 +116,20 @@ class OpenVino(Serving):
         return reason(error)
 
 
-def picture_for(shape: Sequence[int]) -> Frames:
-    """The drawing as an input of shape (1, C, H, W), C being 3 at most."""
-    _, channels, height, width = shape
-    return drawing(height, width)[None, :channels]
+def _of(model: openvino.CompiledModel, picture: Callable[[int, int], Frames]) -> Frames:
+    """What a model makes of a picture, (C, H, W). picture: makes one of three channels for a height and width."""
+    _, channels, height, width = model.input(0).shape
+    result: Frames = model(picture(height, width)[None, :channels])[0][0]
+    return result
 
 
 def settings(precision: str, streams: int) -> dict[str, Any]:
-    """How a model is compiled: all cores on one frame, or shared by several frames."""
+    """How a model is compiled: all cores on one frame, or shared by several frames. In half precisions the graph says
+    what is computed in which type."""
     chosen: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
         "NUM_STREAMS": str(streams),
-        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "dynamic",
     }
     if precision == "fp32":
         chosen["EXECUTION_MODE_HINT"] = "ACCURACY"

@@ -18,11 +18,11 @@ from vsfdatrd.backends import reference
 from vsfdatrd.backends.base import Engine, Job
 from vsfdatrd.backends.gpus import first, gpus
 from vsfdatrd.backends.graphs import serialized
-from vsfdatrd.backends.tensorrt.builder import REFERENCE
+from vsfdatrd.backends.tensorrt.builder import REFERENCE, SKY
 from vsfdatrd.backends.tensorrt.library import OLDEST, Library, choose
-from vsfdatrd.backends.traced_graphs import graph_for
+from vsfdatrd.backends.traced_graphs import graph_for, sky_size
 from vsfdatrd.checkpoint import Checkpoint
-from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, EngineUnavailable
+from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, EngineUnavailable, PrecisionUnfit
 from vsfdatrd.graph import GRAPH_VERSION as WRITTEN
 from vsfdatrd.graph.target import tensorrt as dialect
 from vsfdatrd.options import Precision
@@ -170,7 +170,7 @@ def build_for(job: Job, directory: Path, library: Library, targets: Sequence[str
         written = dialect(job.precision, turing="sm75" in targets)
         graph.write_bytes(serialized(graph_for(job.checkpoint, job.height, job.width, written)))
     except OverflowError as error:
-        raise EngineBuildError(f"{job.checkpoint.path.name} cannot be computed in {job.precision}: {error}.") from error
+        raise PrecisionUnfit(f"{job.checkpoint.path.name} cannot be computed in {job.precision}: {error}.") from error
     number, full_log = tempfile.mkstemp(".log", "vsfdatrd-tensorrt-")
     os.close(number)
     # Timings serve every engine of this library.
@@ -181,7 +181,9 @@ def build_for(job: Job, directory: Path, library: Library, targets: Sequence[str
             "build", library=library.module, graph=str(graph), directory=str(directory), targets=list(targets), how=how,
             log=full_log,
         )  # fmt: skip
-        (directory / REFERENCE).write_bytes(_reference(job, directory))
+        drawn, count = _reference(job, directory)
+        (directory / REFERENCE).write_bytes(drawn)
+        (directory / SKY).write_text(json.dumps(count))
     except (EngineBuildError, EngineUnavailable):
         raise
     except EngineError as error:
@@ -192,19 +194,21 @@ def build_for(job: Job, directory: Path, library: Library, targets: Sequence[str
     return facts
 
 
-def _reference(job: Job, directory: Path) -> bytes:
-    """The content of `REFERENCE`: it takes a processor as long as the size asks for, and is the same for every kind of
-    GPU and every precision, so it is computed once. directory: where there is room for a graph."""
+def _reference(job: Job, directory: Path) -> tuple[bytes, int]:
+    """The contents of `REFERENCE` and `SKY`: they take a processor as long as the size asks for, and are the same for
+    every kind of GPU and every precision, so they are computed once. directory: where there is room for a graph."""
     key = job.checkpoint, job.height, job.width
     if key not in _references:
-        exact, result = directory / "exact.onnx", directory / REFERENCE
-        try:
+        result = directory / REFERENCE
+        with tempfile.TemporaryDirectory(prefix="graphs-", dir=directory) as folder:
+            exact = sky = Path(folder, "exact.onnx")
             exact.write_bytes(serialized(graph_for(*key)))
-            reference.compute(exact, result)
-        finally:
-            exact.unlink(missing_ok=True)
+            if (size := sky_size(job.checkpoint.description, job.height, job.width)) != (job.height, job.width):
+                sky = Path(folder, "sky.onnx")
+                sky.write_bytes(serialized(graph_for(job.checkpoint, *size)))
+            count = reference.compute(exact, result, sky)
         _references.clear()
-        _references[key] = result.read_bytes()
+        _references[key] = result.read_bytes(), count
     return _references[key]
 
 
@@ -263,5 +267,5 @@ def _level() -> int | None:
 
 
 _spare = Spare("vsfdatrd.backends.tensorrt.worker")
-_references: dict[tuple[Checkpoint, int, int], bytes] = {}
+_references: dict[tuple[Checkpoint, int, int], tuple[bytes, int]] = {}
 """The latest one, until an engine has passed."""

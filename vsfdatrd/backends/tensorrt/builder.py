@@ -14,6 +14,8 @@ FILE = "engine.trt"
 FACTS = "facts.json"
 REFERENCE = "reference.npy"
 """What fp32 makes of `verify.drawing`, as float16: lies beside the engine, so that it can be verified again."""
+SKY = "sky.json"
+"""How many `accuracy.steps` fp32 leaves of `accuracy.sky` of the engine's width; beside it, too."""
 
 
 def build(

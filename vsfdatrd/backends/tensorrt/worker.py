@@ -5,6 +5,7 @@ free again the moment a script lets go of its engine, and a crash of the driver 
 """
 
 import copy
+import json
 import mmap
 import time
 from collections.abc import Callable
@@ -13,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from vsfdatrd.backends.accuracy import compare, drawing
+from vsfdatrd.backends.accuracy import compare, compare_steps, drawing, sky, steps
 from vsfdatrd.backends.base import Frames
 from vsfdatrd.backends.gpus import gpus
 from vsfdatrd.backends.tensorrt import cuda
-from vsfdatrd.backends.tensorrt.builder import FILE, REFERENCE, build, logger, smallest
+from vsfdatrd.backends.tensorrt.builder import FILE, REFERENCE, SKY, build, logger, smallest
 from vsfdatrd.backends.tensorrt.copy_pipeline import Conveyor, Slot
 from vsfdatrd.backends.tensorrt.library import CLASSIC, RTX, Library, say
 from vsfdatrd.errors import EngineError
@@ -102,14 +103,20 @@ class TensorRt(Serving):
         }
 
     def do_verify(self, directory: str, precision: str) -> float:
-        """Run a picture through the engine on every device. -> the lowest PSNR against the reference in the directory.
+        """Run a picture and a sky through the engine on every device. -> the lowest PSNR against the reference in the
+        directory.
 
-        Raises EngineBuildError if one is below the bound or not finite.
+        Raises PrecisionUnfit if one is below the bound or not finite, or if the sky has bands.
         """
         reference = np.load(Path(directory, REFERENCE), allow_pickle=False).astype(np.float32)
+        expected = int(json.loads(Path(directory, SKY).read_bytes()))
         channels, height, width = self._devices[0].shapes[0]
-        picture = drawing(height, width)[:channels]
-        return min(compare(reference, device.once(picture), precision) for device in self._devices)
+        picture, smooth = drawing(height, width)[:channels], sky(height, width)[:channels]
+        found = []
+        for device in self._devices:
+            found.append(compare(reference, device.once(picture), precision))
+            compare_steps(expected, steps(device.once(smooth)), precision)
+        return min(found)
 
     def do_rate(self, runs: int) -> float:
         """Frames a second of the network alone, with nothing copied, on the first device."""
