@@ -64,7 +64,7 @@ def flat_colours(count: int, generator: Generator) -> Tensor:
     return torch.round(torch.where(grey, colours[:, :1], colours) * 255) / 255
 
 
-class Pool:
+class CropSampler:
     """Crops without end. All randomness comes from `generator`, whose device is where everything happens.
 
     pages: (K, 3, T, T) uint8. sprites, lettering: (S, 4, T, T) uint8, colour multiplied by alpha; there may be no
@@ -78,7 +78,7 @@ class Pool:
         self.chance = random.Random(generator.initial_seed())
 
     @classmethod
-    def open(cls, file: Path, recipe: Recipe, generator: Generator, *, held_back: bool = False) -> "Pool":
+    def open(cls, file: Path, recipe: Recipe, generator: Generator, *, held_back: bool = False) -> "CropSampler":
         """The pool of a packed file."""
         pages = load(file, "pages", held_back=held_back)
         sprites = load(file, "sprites", held_back=held_back, most=recipe.sprites)

@@ -97,7 +97,7 @@ def degrade(hr: Tensor, strengths: Strengths, generator: Generator) -> Tensor:
     return torch.round(lr.clamp(0, 1) * 255) / 255
 
 
-def noisy(lr: Tensor, clean: Tensor, most: float, generator: Generator) -> Tensor:
+def add_noise(lr: Tensor, clean: Tensor, most: float, generator: Generator) -> Tensor:
     """With white noise, of up to `most` 8-bit steps, on a half of the clean samples. (B, 3, H, W), (B,) -> as lr.
 
     That lines are as sharp as can be is no sign that a picture has no noise.

@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.training.unfolded import FOLD, PixelBlock, PixelGroup, Unfolded, as_kernel
+from models.training.pixel_network import FOLD, PixelBlock, PixelGroup, PixelNetwork, as_kernel
 from vsfdatrd.nn.fdat_rd import Block, FdatRd
 
 
@@ -55,7 +55,7 @@ def _each_place(values: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def fold(unfolded: Unfolded, network: FdatRd) -> FdatRd:
+def fold(unfolded: PixelNetwork, network: FdatRd) -> FdatRd:
     """Fill `network`, of the same configuration, with weights that compute what `unfolded` computes; returns it.
 
     Its other blocks and all attention keep their random weights, but for the last of each, which become zero: they
@@ -112,9 +112,9 @@ def _at_work(network: FdatRd) -> int:
 
 
 @torch.no_grad()
-def unfold(network: FdatRd) -> Unfolded:
+def unfold(network: FdatRd) -> PixelNetwork:
     """What `fold` made `network` from. Raises ValueError if it was trained since then, or never was unfolded."""
-    unfolded, places = Unfolded(network.config, _at_work(network)), FdatRd(network.config)
+    unfolded, places = PixelNetwork(network.config, _at_work(network)), FdatRd(network.config)
     counts = [parameter.numel() for parameter in unfolded.parameters()]
     # Folding only copies: sent through it, running numbers tell where every weight went. 0 is none of them.
     numbers = torch.split(torch.arange(1.0, 1.0 + sum(counts)), counts)

@@ -15,7 +15,7 @@ class Recipe:
     variant: str = "medium"
     """``small``, ``medium`` or ``large``; ``tiny`` is one group of three blocks, for rehearsals and tests."""
     form: Literal["whole", "unfolded"] = "whole"
-    """``unfolded`` trains a part of it on single pixels (`unfolded.py`), a good start at a fraction of the cost."""
+    """``unfolded`` trains a part of it on single pixels (`pixel_network.py`), a good start that costs little."""
     attention: bool = True
     """Where false, a ``whole`` training leaves attention out and as it is: all convolutions and feed-forward networks
     learn, at a third of the cost."""

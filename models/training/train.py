@@ -27,16 +27,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from models.training import loss, network
-from models.training.bank import Bank
+from models.training.crop_cache import CropCache
 from models.training.curve import Log
-from models.training.data import Pool, flat_colours
-from models.training.degrade import degrade, noisy
+from models.training.data import CropSampler, flat_colours
+from models.training.degrade import add_noise, degrade
 from models.training.folding import fold, unfold
 from models.training.optimise import optimisers, rate
+from models.training.pixel_network import PixelNetwork
 from models.training.recipe import Recipe
 from models.training.state import export, load_slim, load_state, save_slim, save_state, write
 from models.training.strengths import Strengths, draw
-from models.training.unfolded import Unfolded
 from models.training.validate import Scores, Validation
 from models.training.widen import widen
 from vsfdatrd.checkpoint import load_model
@@ -57,14 +57,14 @@ def has_bf16(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def enlarge(net: FdatRd | Unfolded, x: Tensor) -> Tensor:
+def enlarge(net: FdatRd | PixelNetwork, x: Tensor) -> Tensor:
     """The network as it is trained: its blocks in bf16 where that is faster, what touches pixels in float32.
 
     bf16 has eight bits, pictures need more; the first convolution and the tail are a small part of the work.
     (B, 3, H, W), sides multiples of the network's -> (B, 3, 2H, 2W) float32.
     """
     lower = torch.autocast(x.device.type, torch.bfloat16, enabled=has_bf16(x.device))
-    if isinstance(net, Unfolded):
+    if isinstance(net, PixelNetwork):
         shallow = net.first(x)
         with lower:
             deep = net.inner(shallow)
@@ -85,13 +85,13 @@ def compile_blocks(net: FdatRd, **options: Any) -> None:
             module.compile(dynamic=False, **options)
 
 
-def begin(recipe: Recipe) -> FdatRd | Unfolded:
+def begin(recipe: Recipe) -> FdatRd | PixelNetwork:
     """What the recipe trains, before its first step: it interpolates. Random weights are torch's global generator's."""
     if recipe.form == "whole":
         whole = network.new(recipe)
         return whole if recipe.attention else network.leave_attention_out(whole)
     # Channels last, in which pixels' channels are neighbours: no convolution or linear layer has to move data.
-    return Unfolded(network.configuration(recipe.variant), recipe.blocks).to(memory_format=torch.channels_last)
+    return PixelNetwork(network.configuration(recipe.variant), recipe.blocks).to(memory_format=torch.channels_last)
 
 
 def finished(recipe: Recipe, trained: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -102,7 +102,7 @@ def finished(recipe: Recipe, trained: Mapping[str, Tensor]) -> Mapping[str, Tens
     """
     if recipe.form == "whole":
         return trained
-    unfolded = Unfolded(network.configuration(recipe.variant), recipe.blocks)
+    unfolded = PixelNetwork(network.configuration(recipe.variant), recipe.blocks)
     unfolded.load_state_dict(trained)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(recipe.seed)
@@ -113,7 +113,7 @@ def finished(recipe: Recipe, trained: Mapping[str, Tensor]) -> Mapping[str, Tens
         return fold(unfolded, whole).state_dict()
 
 
-def started(found: FdatRd, recipe: Recipe) -> FdatRd | Unfolded:
+def started(found: FdatRd, recipe: Recipe) -> FdatRd | PixelNetwork:
     """The recipe's network with the weights of one there is. Raises ValueError if they are of no use for it."""
     config = network.configuration(recipe.variant)
     if recipe.form == "unfolded":
@@ -151,18 +151,20 @@ class Trainer:
         self.recipe, self.device = recipe, device
         torch.manual_seed(recipe.seed)
         self.generator = torch.Generator(device).manual_seed(recipe.seed)
-        self.pool: Pool | Bank
+        self.pool: CropSampler | CropCache
         if recipe.bank:
             if bank is None:
                 raise ValueError("the recipe has a bank of crops, which needs a file to be in")
-            self.pool = Bank.open(bank, lambda: Pool.open(tiles, recipe, self.generator), recipe.bank, 4 * recipe.size)
+            self.pool = CropCache.open(
+                bank, lambda: CropSampler.open(tiles, recipe, self.generator), recipe.bank, 4 * recipe.size
+            )
         else:
-            self.pool = Pool.open(tiles, recipe, self.generator)
+            self.pool = CropSampler.open(tiles, recipe, self.generator)
         self.network = begin(recipe).to(device).train()
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimisers = optimisers(self.network, recipe)
         self.compiled = compiled
-        self.deep: Callable[[FdatRd | Unfolded, Tensor], Tensor] = enlarge
+        self.deep: Callable[[FdatRd | PixelNetwork, Tensor], Tensor] = enlarge
         if compiled and isinstance(self.network, FdatRd):
             compile_blocks(self.network)
         elif compiled:
@@ -220,7 +222,7 @@ class Trainer:
         """(B, 3, 2H, 2W) -> (B, 3, H, W)."""
         degraded = degrade(truth, strengths, self.generator)
         if self.recipe.clean_noise:
-            degraded = noisy(degraded, strengths.clean, self.recipe.clean_noise, self.generator)
+            degraded = add_noise(degraded, strengths.clean, self.recipe.clean_noise, self.generator)
         return degraded
 
     def loss(self, degraded: Tensor, truth: Tensor) -> Tensor:
@@ -231,7 +233,7 @@ class Trainer:
         colours = flat_colours(recipe.flat_colours, self.generator)
         # All of one size, so that there is one network to compile.
         shown = torch.cat([degraded, colours.expand(-1, -1, *degraded.shape[2:])])
-        if isinstance(net, Unfolded):
+        if isinstance(net, PixelNetwork):
             shown = shown.contiguous(memory_format=torch.channels_last)
         both = self.deep(net, shown).float()
         output = both[: recipe.batch]
@@ -323,7 +325,7 @@ class Trainer:
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "generator": self.generator.get_state(),
             "random": torch.get_rng_state(),
-            "chance": self.pool.chance.getstate() if isinstance(self.pool, Pool) else None,
+            "chance": self.pool.chance.getstate() if isinstance(self.pool, CropSampler) else None,
             "device": self.device.type,
             "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
@@ -353,7 +355,7 @@ class Trainer:
         for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(kept)
         torch.set_rng_state(state["random"])
-        if isinstance(self.pool, Pool) and state["chance"]:
+        if isinstance(self.pool, CropSampler) and state["chance"]:
             version, numbers, gauss = state["chance"]
             self.pool.chance.setstate((version, tuple(numbers), gauss))
         if state["device"] == self.device.type:  # random numbers of one device mean nothing to another

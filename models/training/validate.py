@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from models.training.data import Pool
+from models.training.data import CropSampler
 from models.training.degrade import degrade
 from models.training.loss import ycc
 from models.training.network import bicubic
@@ -71,7 +71,7 @@ class Validation:
         random = torch.Generator().manual_seed(20_000)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(20_000)
-            pool = Pool.open(tiles, replace(recipe, sprites=0), random, held_back=True)
+            pool = CropSampler.open(tiles, replace(recipe, sprites=0), random, held_back=True)
             truth = torch.round(255 * pool.sample(recipe.validate_crops, 2 * recipe.size)) / 255
         inputs = {
             kind: degrade(truth, draw(len(truth), random, clean=clean, laserdisc=laserdisc), random).to(device)

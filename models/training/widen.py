@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from models.training.unfolded import PixelBlock, PixelGroup, Unfolded, as_kernel
+from models.training.pixel_network import PixelBlock, PixelGroup, PixelNetwork, as_kernel
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
 
 NOISE = 0.1
@@ -39,17 +39,17 @@ class Copies:
         return weights[:, self.of] * self.share.view(-1, *[1] * (weights.ndim - 2))
 
 
-def _first(network: Unfolded) -> PixelBlock:
+def _first(network: PixelNetwork) -> PixelBlock:
     return cast(PixelBlock, cast(PixelGroup, network.groups[0]).blocks[0])
 
 
 @torch.no_grad()
-def widen(narrow: Unfolded, config: FdatRdConfig, blocks: int = 1) -> Unfolded:
+def widen(narrow: PixelNetwork, config: FdatRdConfig, blocks: int = 1) -> PixelNetwork:
     """A network of `config`, with so many blocks in every group, that computes nearly what `narrow` does.
 
     Copies' noise comes from torch's global generator. Raises ValueError for a narrower, shorter or shallower one.
     """
-    wide = Unfolded(config, blocks)
+    wide = PixelNetwork(config, blocks)
     groups = [cast(PixelGroup, group) for group in narrow.groups]
     wider = [cast(PixelGroup, group) for group in wide.groups]
     sizes = [

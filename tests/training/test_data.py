@@ -8,16 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
-from models.training.data import Pool, load
+from models.training.data import CropSampler, load
 from models.training.pack import TILE, cut, fonts, lettering_tile, pack, page_tiles, panels
 from models.training.recipe import Recipe
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><circle cx="4" cy="5" r="4" fill="#c00"/></svg>'
 
 
-def pool(tiles: Path, seed: int = 1, **changes: float) -> Pool:
+def pool(tiles: Path, seed: int = 1, **changes: float) -> CropSampler:
     torch.manual_seed(seed)
-    return Pool.open(tiles, replace(Recipe(), **changes), torch.Generator().manual_seed(seed))  # type: ignore[arg-type]
+    return CropSampler.open(tiles, replace(Recipe(), **changes), torch.Generator().manual_seed(seed))  # type: ignore[arg-type]
 
 
 def test_crops_are_pictures(tiles: Path) -> None:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from models.training import strengths as module
-from models.training.degrade import degrade, noisy
+from models.training.degrade import add_noise, degrade
 from models.training.mpeg2 import quantised, quantised_difference
 from models.training.strengths import KERNELS, STEPS, Strengths, draw
 
@@ -139,7 +139,7 @@ def test_chroma_comes_back_where_it_was() -> None:
 def test_only_clean_samples_get_more_noise() -> None:
     grey = torch.full((400, 3, 16, 16), 128 / 255)
     clean = torch.arange(400) % 4 < 2
-    noise = 255 * (noisy(grey, clean, 4.0, seeded()) - grey)
+    noise = 255 * (add_noise(grey, clean, 4.0, seeded()) - grey)
     sigma = noise.std((1, 2, 3))
     assert (sigma[~clean] < 0.01).all()
     assert 0.4 < float((sigma[clean] > 0.3).float().mean()) < 0.6

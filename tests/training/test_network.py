@@ -3,8 +3,8 @@ import torch
 
 from models.training import loss, network
 from models.training.folding import fold
+from models.training.pixel_network import PixelNetwork
 from models.training.recipe import Recipe
-from models.training.unfolded import Unfolded
 from tests.training.reach import untouched
 from vsfdatrd.archs.fdat_rd import variant
 from vsfdatrd.compare.metrics import ssim
@@ -132,7 +132,7 @@ def test_windows_join_as_gaussians(one_thread: None) -> None:
 
 def test_without_attention_it_computes_the_same_where_attention_adds_nothing(one_thread: None) -> None:
     config = network.configuration("tiny")
-    net = fold(Unfolded(config), network.new(Recipe(variant="tiny", drop_path=0.0)))
+    net = fold(PixelNetwork(config), network.new(Recipe(variant="tiny", drop_path=0.0)))
     with torch.no_grad():
         for name, parameter in net.named_parameters():
             if "attn.proj" not in name:

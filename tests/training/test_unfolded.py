@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 
 from models.training import network, train, widen
-from models.training.bank import Bank
-from models.training.data import Pool
+from models.training.crop_cache import CropCache
+from models.training.data import CropSampler
 from models.training.folding import fold, fold_kernel, unfold
+from models.training.pixel_network import FOLD, PixelBlock, PixelGroup, PixelNetwork, TokenNorm
 from models.training.recipe import Recipe
 from models.training.state import load_slim, load_state
-from models.training.unfolded import FOLD, PixelBlock, PixelGroup, TokenNorm, Unfolded
 from tests.training.reach import untouched
 from vsfdatrd.archs.fdat_rd import FdatRdConfig, variant
 from vsfdatrd.checkpoint import load_model
@@ -28,7 +28,7 @@ UNFOLDED = Recipe(
 )  # fmt: skip
 
 
-def restless(unfolded: Unfolded) -> Unfolded:
+def restless(unfolded: PixelNetwork) -> PixelNetwork:
     """With no weight left at zero or one."""
     with torch.no_grad():
         for parameter in unfolded.parameters():
@@ -44,7 +44,7 @@ def block_of(group: torch.nn.Module, number: int = 0) -> PixelBlock:
 @pytest.mark.parametrize(("name", "blocks"), [("tiny", 1), ("tiny", 2), ("small", 6), ("medium", 3), ("large", 1)])
 def test_folded_it_computes_the_same_to_the_border(one_thread: None, name: str, blocks: int) -> None:
     config = network.configuration(name)
-    unfolded = restless(Unfolded(config, blocks))
+    unfolded = restless(PixelNetwork(config, blocks))
     assert all(len(cast(PixelGroup, group).blocks) == blocks for group in unfolded.groups)
     folded = fold(unfolded, FdatRd(config)).eval()
     picture = torch.rand(1, 3, 60, 120)
@@ -54,7 +54,7 @@ def test_folded_it_computes_the_same_to_the_border(one_thread: None, name: str, 
 
 
 def test_it_begins_as_interpolation(one_thread: None) -> None:
-    unfolded = Unfolded(variant("small")).eval()
+    unfolded = PixelNetwork(variant("small")).eval()
     with torch.no_grad():
         unfolded.gather.weight[24:] = 0  # what is to learn starts small, not at nothing
         enlarged = unfolded(torch.rand(1, 3, 60, 60, generator=torch.Generator().manual_seed(1)))
@@ -67,7 +67,7 @@ def test_it_begins_as_interpolation(one_thread: None) -> None:
 @pytest.mark.parametrize(("name", "blocks"), [("tiny", 1), ("tiny", 3), ("large", 2)])
 def test_unfolding_gives_back_what_was_folded(name: str, blocks: int) -> None:
     config = network.configuration(name)
-    unfolded = restless(Unfolded(config, blocks))
+    unfolded = restless(PixelNetwork(config, blocks))
     again = unfold(fold(unfolded, FdatRd(config)))
     for (of, parameter), expected in zip(again.named_parameters(), unfolded.parameters(), strict=True):
         assert torch.equal(parameter, expected), of
@@ -75,7 +75,7 @@ def test_unfolding_gives_back_what_was_folded(name: str, blocks: int) -> None:
 
 def test_what_was_trained_on_does_not_unfold() -> None:
     config = network.configuration("tiny")
-    folded = fold(Unfolded(config), FdatRd(config))
+    folded = fold(PixelNetwork(config), FdatRd(config))
     with torch.no_grad():
         folded.conv_after.weight[1, 2, 1, 1] += 0.25
     with pytest.raises(ValueError, match="not those of an unfolded network"):
@@ -83,7 +83,7 @@ def test_what_was_trained_on_does_not_unfold() -> None:
 
 
 def test_a_wider_network_begins_where_the_narrow_one_stands(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    narrow = restless(Unfolded(variant("medium")))
+    narrow = restless(PixelNetwork(variant("medium")))
     picture = torch.rand(1, 3, 60, 60)
     monkeypatch.setattr(widen, "NOISE", 0.0)
     for group in narrow.groups:  # norms compute something else, so here they stay out of it
@@ -102,7 +102,7 @@ def test_a_wider_network_begins_where_the_narrow_one_stands(one_thread: None, mo
 def test_feed_forward_networks_are_widened_too(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """On doubled channels norms have the same mean and spread."""
     config = network.configuration("tiny")
-    narrow = restless(Unfolded(config))
+    narrow = restless(PixelNetwork(config))
     monkeypatch.setattr(widen, "NOISE", 0.0)
     wide = widen.widen(narrow, replace(config, embed_dim=96, ffn_dim=96)).eval()
     picture = torch.rand(1, 3, 60, 60)
@@ -112,7 +112,7 @@ def test_feed_forward_networks_are_widened_too(one_thread: None, monkeypatch: py
 
 def test_more_blocks_begin_where_fewer_stand(one_thread: None) -> None:
     config = network.configuration("tiny")
-    shallow = restless(Unfolded(config))
+    shallow = restless(PixelNetwork(config))
     deep = widen.widen(shallow, config, blocks=3).eval()
     picture = torch.rand(1, 3, 60, 60)
     with torch.no_grad():
@@ -139,13 +139,13 @@ def test_the_norm_is_that_of_tokens() -> None:
 
 
 def test_the_rest_of_a_folded_network_can_learn(one_thread: None) -> None:
-    net = fold(Unfolded(network.configuration("tiny")), network.new(Recipe(variant="tiny", drop_path=0.0)))
+    net = fold(PixelNetwork(network.configuration("tiny")), network.new(Recipe(variant="tiny", drop_path=0.0)))
     assert untouched(net) == []
 
 
 def test_finished_weights_can_learn_and_pack_well() -> None:
     recipe = replace(UNFOLDED, variant="small", drop_path=0.0)
-    tensors = train.finished(recipe, restless(Unfolded(network.configuration("small"))).state_dict())
+    tensors = train.finished(recipe, restless(PixelNetwork(network.configuration("small"))).state_dict())
     net = network.new(recipe)
     net.load_state_dict(tensors)
     assert untouched(net) == []
@@ -159,7 +159,7 @@ def test_finished_weights_can_learn_and_pack_well() -> None:
 )
 def test_another_network_does_not_unfold(config: FdatRdConfig) -> None:
     with pytest.raises(ValueError, match="only a network of 2x"):
-        Unfolded(config)
+        PixelNetwork(config)
 
 
 def test_a_training_writes_weights_of_fdat_rd_and_goes_on(one_thread: None, tiles: Path, tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_its_loss_falls(one_thread: None, tiles: Path) -> None:
     """From weights that were spoilt, on clean pairs of waves and discs."""
     recipe = replace(UNFOLDED, steps=60, batch=2, learning_rate=3e-3, ramp=3, clean=1.0, laserdisc=0.0, lines=0.0)
     trainer = train.Trainer(recipe, tiles, torch.device("cpu"))
-    restless(cast(Unfolded, trainer.network)).train()
+    restless(cast(PixelNetwork, trainer.network)).train()
     losses = [float(trainer.train_step()[0]) for _ in range(60)]
     assert sum(losses[-10:]) < 0.4 * sum(losses[:10])
 
@@ -213,7 +213,7 @@ def test_flat_colours_come_back(one_thread: None, tiles: Path, form: str) -> Non
             return float((trainer.output(colour.expand(-1, -1, 60, 60)) - colour)[..., 56:64, 56:64].abs().max())
 
     net = trainer.network
-    tail = cast(torch.nn.ConvTranspose2d, net.gather if isinstance(net, Unfolded) else net.upsampler[2])
+    tail = cast(torch.nn.ConvTranspose2d, net.gather if isinstance(net, PixelNetwork) else net.upsampler[2])
     with torch.no_grad():
         tail.weight.mul_(1 + 0.03 * torch.rand_like(tail.weight))
         trainer.averaged.load_state_dict(trainer.network.state_dict())
@@ -245,14 +245,14 @@ def test_what_is_committed_can_be_gone_on_with() -> None:
     tensors, state = load_slim(folder / "trunk.safetensors")
     kept = Recipe.from_mapping(state["recipe"])
     assert (kept.variant, kept.form, kept.blocks) == (recipe.variant, recipe.form, recipe.blocks)
-    Unfolded(network.configuration(recipe.variant), recipe.blocks).load_state_dict(tensors)
+    PixelNetwork(network.configuration(recipe.variant), recipe.blocks).load_state_dict(tensors)
     assert (folder / "trunk.safetensors").stat().st_size < 2_000_000
 
 
 def test_the_whole_network_is_taught_without_attention(one_thread: None, tiles: Path, tmp_path: Path) -> None:
     """From an unfolded training's weights; attention stays as it is, in the weights that are written too."""
     start = tmp_path / "weights.safetensors"
-    unfolded = restless(Unfolded(network.configuration("tiny")))
+    unfolded = restless(PixelNetwork(network.configuration("tiny")))
     train.export_weights(start, UNFOLDED, unfolded.state_dict(), 0)
     recipe = Recipe.from_mapping({
         "variant": "tiny", "attention": False, "steps": 9, "batch": 2, "pairs": 1, "consistency": 0.1, "size": 60,
@@ -272,9 +272,9 @@ def test_the_whole_network_is_taught_without_attention(one_thread: None, tiles: 
 
 def test_a_bank_shows_what_was_composed(tiles: Path, tmp_path: Path) -> None:
     torch.manual_seed(3)
-    pool = Pool.open(tiles, Recipe(variant="tiny", sprites=4), torch.Generator().manual_seed(3))
-    bank = Bank.open(tmp_path / "bank.npy", lambda: pool, 20, 120)
-    again = Bank.open(tmp_path / "bank.npy", lambda: pool, 20, 120)
+    pool = CropSampler.open(tiles, Recipe(variant="tiny", sprites=4), torch.Generator().manual_seed(3))
+    bank = CropCache.open(tmp_path / "bank.npy", lambda: pool, 20, 120)
+    again = CropCache.open(tmp_path / "bank.npy", lambda: pool, 20, 120)
     assert torch.equal(bank.crops, again.crops)
     assert list(tmp_path.iterdir()) == [tmp_path / "bank.npy"]
     views = bank.sample(8, 120)  # as large as the crops: nothing but mirrored, turned, recoloured

@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.training import network, train
 from models.training.folding import fold
+from models.training.pixel_network import PixelNetwork
 from models.training.recipe import Recipe
 from models.training.state import export, load_slim, save_slim
-from models.training.unfolded import Unfolded
 from vsfdatrd.checkpoint import load_model
 from vsfdatrd.nn.fdat_rd import FdatRd, WindowAttention
 
@@ -35,7 +35,7 @@ VISIT = {
 def idle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights as an unfolded training leaves them: attention adds nothing."""
     torch.manual_seed(2)
-    unfolded = Unfolded(network.configuration("tiny"))
+    unfolded = PixelNetwork(network.configuration("tiny"))
     torch.nn.init.normal_(unfolded.after, std=0.01)  # at the very first it is zero, and nothing behind it learns
     net = fold(unfolded, network.new(Recipe(variant="tiny")))
     file = tmp_path_factory.mktemp("idle") / "weights.safetensors"

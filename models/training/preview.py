@@ -1,8 +1,8 @@
 """Pictures to judge the training data by.
 
-python -m models.training.sheet tiles.zip steps.webp            # every step alone, weak and strong, enlarged
-python -m models.training.sheet tiles.zip mixes.webp --mixes    # whole degradations as they are drawn
-python -m models.training.sheet tiles.zip crops.webp --crops    # what is to be restored
+python -m models.training.preview tiles.zip steps.webp            # every step alone, weak and strong, enlarged
+python -m models.training.preview tiles.zip mixes.webp --mixes    # whole degradations as they are drawn
+python -m models.training.preview tiles.zip crops.webp --crops    # what is to be restored
 """
 
 import argparse
@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from models.training.data import Pool
+from models.training.data import CropSampler
 from models.training.degrade import degrade
 from models.training.recipe import Recipe
 from models.training.strengths import STEPS, Strengths, draw
@@ -67,7 +67,7 @@ def steps(truth: Tensor, generator: torch.Generator) -> list[tuple[str, Tensor]]
     return pictures
 
 
-def mixes(pool: Pool, count: int, size: int, recipe: Recipe) -> list[tuple[str, Tensor]]:
+def mixes(pool: CropSampler, count: int, size: int, recipe: Recipe) -> list[tuple[str, Tensor]]:
     """Pairs as training draws them: each degraded crop, enlarged, beside its truth."""
     truth = pool.sample(count, size)
     pictures = []
@@ -80,7 +80,7 @@ def mixes(pool: Pool, count: int, size: int, recipe: Recipe) -> list[tuple[str, 
 
 def main() -> int:
     """Write a picture; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m models.training.sheet", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m models.training.preview", description=__doc__.splitlines()[0])
     parser.add_argument("tiles", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--mixes", action="store_true", help="whole degradations beside the truth")
@@ -91,7 +91,7 @@ def main() -> int:
     torch.manual_seed(a.seed)
     generator = torch.Generator().manual_seed(a.seed)
     recipe = replace(Recipe(), sprites=400)
-    pool = Pool.open(a.tiles, recipe, generator)
+    pool = CropSampler.open(a.tiles, recipe, generator)
     if a.crops:
         sheet = labelled([("", picture) for picture in pool.sample(30, a.size or 240)], 6)
     elif a.mixes:

@@ -112,7 +112,7 @@ class PixelGroup(nn.Module):
         return x + convolve(self.blocks(x), self.conv)
 
 
-class Unfolded(nn.Module):
+class PixelNetwork(nn.Module):
     """The network on pixels, that at first is cubic interpolation. Raises ValueError if `config` cannot be unfolded.
 
     It wants 2x, unshuffle 2, the tail transpose+conv, and channels that are a multiple of 8 and 48 at least.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from models.training.data import Pool
+from models.training.data import CropSampler
 from models.training.state import write
 
 AT_ONCE = 16
@@ -18,7 +18,7 @@ _MIRRORED, _TURNED, _SWAPPED = 0.5, 0.3, 0.3
 """Shares of crops mirrored along an axis, with axes exchanged, with colours exchanged."""
 
 
-class Bank:
+class CropCache:
     """Stored crops that are seen through smaller views, mirrored and recoloured, so that hardly one comes twice.
 
     crops: (K, 3, T, T) uint8 on the CPU, perhaps a file's. Random numbers come from torch's global generator.
@@ -28,7 +28,7 @@ class Bank:
         self.crops = crops
 
     @classmethod
-    def open(cls, file: Path, pool: Callable[[], Pool], count: int, size: int) -> "Bank":
+    def open(cls, file: Path, pool: Callable[[], CropSampler], count: int, size: int) -> "CropCache":
         """The bank in `file`; composed from a pool first, `count` crops of `size` pixels a side, if there is none."""
         if not file.exists():
             source = pool()
