@@ -227,7 +227,7 @@ def test_one_stream_where_memory_is_short(job: Job, monkeypatch: pytest.MonkeyPa
 def test_settings_use_all_cores_for_one_frame_and_exact_arithmetic() -> None:
     assert settings("fp32", 1)["INFERENCE_PRECISION_HINT"] == "f32"
     assert settings("bf16", 2) == {
-        "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": "2", "INFERENCE_PRECISION_HINT": "bf16",
+        "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": "2", "INFERENCE_PRECISION_HINT": "dynamic",
     }  # fmt: skip
 
 

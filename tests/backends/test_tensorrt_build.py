@@ -230,8 +230,9 @@ class Config:
         self.capabilities: list[int] = []
         self.timings = b""
 
-    def set_compute_capability(self, capability: int, index: int) -> None:
+    def set_compute_capability(self, capability: int, index: int) -> bool:
         self.capabilities.append(capability)
+        return True
 
     def create_timing_cache(self, content: bytes) -> "Config | None":
         if content == b"damaged":

@@ -55,6 +55,10 @@ def test_what_is_multiplied_has_the_precisions_type(
     model = fdat_rd_graph(config, make_tensors(), 60, 60, tensorrt(precision, turing))
     types = typed(model)
     large, small, sums = Counter[int](), Counter[int](), Counter[int]()
+    layers = [
+        node.name for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose") and len(node.input) == 3
+    ]
+    ends = {layers[0], *(layers[-2:] if precision == "bf16" else layers[-1:])}  # bf16 has the whole tail in fp32
     for node in model.graph.node:
         inputs = {types[name][0] for name in node.input if name} - {TensorProto.INT64}
         assert len(inputs) == 1, f"{node.name} mixes types"
@@ -62,11 +66,14 @@ def test_what_is_multiplied_has_the_precisions_type(
         if node.op_type in ("MatMul", "Gemm", "Conv", "ConvTranspose", "Attention"):
             # of the frame, or of the channels alone
             whole = np.prod(shape) >= tokens or np.prod(types[node.input[0]][1]) >= tokens
+            if node.name in ends:
+                assert tensor == TensorProto.FLOAT, "skies would have bands"
+                continue
             (large if whole else small)[tensor] += 1
         if node.op_type == "Add" and {node.input[0], node.input[1]}.isdisjoint(c.name for c in model.graph.initializer):
             sums[tensor] += shape == (tokens, config.embed_dim)
     assert set(large) == {compute}
-    assert large[compute] >= 20
+    assert large[compute] >= 18
     assert set(small) - {compute} <= {TensorProto.FLOAT}, "channel attention's matrices and pooled gates are fp32"
     assert small[TensorProto.FLOAT] >= 7
     assert sums[stream] >= 6, "two for a block"
@@ -89,9 +96,13 @@ def test_what_is_float32_in_a_whole_frame(medium: Medium) -> None:
             found[node.op_type, shape] += 1
     pictures = (1, 3, 2 * FRAME[0], 2 * FRAME[1])
     allowed = {
-        ("Cast", pictures): 1,  # what comes out
+        ("Cast", pictures): 1,  # what the last layer reads
+        ("Conv", pictures): 1,
         ("Identity", pictures): 1,
-        ("Cast", (1, c, height, width)): blocks,  # read by the mean of a pooled gate
+        # the first layer, the last sum, and what is added to it; read by the mean of a pooled gate
+        ("Conv", (1, c, height, width)): 1,
+        ("Add", (1, c, height, width)): 1,
+        ("Cast", (1, c, height, width)): blocks + 1,
         ("Cast", (n, c)): blocks,  # read by the mean of channel attention's tokens
         # shares in the dictionary's reading: to be summed, and divided by their sum
         ("Cast", (n // 1296, config.heads, m, 1296)): blocks,
