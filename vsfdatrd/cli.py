@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from vsfdatrd import __version__
 from vsfdatrd.compare import cli as compare
+from vsfdatrd.compare import preview_cli as preview
 from vsfdatrd.encode import cli as encode
 from vsfdatrd.errors import FdatrdError, sentence
 from vsfdatrd.system.files import format_bytes
@@ -111,6 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     cache.set_defaults(run=lambda a: _cache(a.action, a.cache))
 
     compare.add_to(commands)
+
+    preview.add_to(commands)
 
     encode.add_to(commands)
 

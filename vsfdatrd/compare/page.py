@@ -1,6 +1,7 @@
 """One page that holds a comparison: every picture inside it, nothing loaded from anywhere.
 
-The markup stands in page.html and shot.html beside this file; here their places are filled in.
+The markup stands in page.html and shot.html beside this file; here their places are filled in. How a page looks and how
+its sliders work stands in look.css, slider.css and slider.js, which `preview` uses as well.
 """
 
 import math
@@ -41,7 +42,7 @@ def clock(seconds: float) -> str:
 
 def render(before: Video, after: Video, shots: Sequence[Shot], notes: Sequence[str], mean: Metrics) -> str:
     """The page as HTML. Names and notes are escaped; the page forbids itself to load anything."""
-    return _template("page.html").substitute(
+    return template("page.html").substitute(
         title=escape(f"{before.path.name} and {after.path.name}"),
         before=_file(before),
         after=_file(after),
@@ -54,11 +55,26 @@ def render(before: Video, after: Video, shots: Sequence[Shot], notes: Sequence[s
         ),
         shots="\n".join(_shot(shot) for shot in shots),
         version=escape(__version__),
+        **assets(),
     )
 
 
-def _template(name: str) -> Template:
-    return Template(files("vsfdatrd.compare").joinpath(name).read_text(encoding="utf-8"))
+def assets() -> dict[str, str]:
+    """Styles and scripts that pages share, by their names in templates."""
+    return {
+        "look": _text("look.css"),
+        "slider": _text("slider.css"),
+        "follow_slider": _text("slider.js"),
+    }
+
+
+def template(name: str) -> Template:
+    """One of the templates beside this file."""
+    return Template(_text(name))
+
+
+def _text(name: str) -> str:
+    return files("vsfdatrd.compare").joinpath(name).read_text(encoding="utf-8").rstrip("\n")
 
 
 def _file(video: Video) -> str:
@@ -73,7 +89,7 @@ def _file(video: Video) -> str:
 
 def _shot(shot: Shot) -> str:
     width, height = shot.size
-    return _template("shot.html").substitute(
+    return template("shot.html").substitute(
         number=shot.pair.after,
         other=shot.pair.before,
         clock=clock(shot.seconds),

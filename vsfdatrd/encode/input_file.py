@@ -81,7 +81,7 @@ def video_track(path: Path) -> VideoTrack | None:
     """
     av = require_av()
     with open_input(path) as container:
-        stream, why = _choose(av, container)
+        stream, why = choose_video(container)
         if stream is None:
             return None
         rate = stream.average_rate or stream.guessed_rate
@@ -96,7 +96,9 @@ def video_track(path: Path) -> VideoTrack | None:
         )
 
 
-def _choose(av: Any, container: Any) -> tuple[Any, str]:
+def choose_video(container: Any) -> tuple[Any, str]:
+    """Return the video stream of an open container, None if it has none, and why it was chosen among several."""
+    av = require_av()
     flags = av.stream.Disposition
     films = [
         stream

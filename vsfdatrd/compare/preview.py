@@ -1,0 +1,294 @@
+"""The story of one preview: a film goes in, a page with some of its frames as each model would make them comes out.
+
+The page is written as soon as there is a picture, and again with each that follows.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import vapoursynth as vs
+
+from vsfdatrd.checkpoint import open_checkpoint
+from vsfdatrd.compare import pick, pictures, preview_page
+from vsfdatrd.compare.excerpt import Excerpt, make_excerpt
+from vsfdatrd.compare.match import Thumbnails
+from vsfdatrd.compare.page import clock
+from vsfdatrd.compare.preview_page import Candidate, Preview, Shot, Views
+from vsfdatrd.compare.video import Video, frame
+from vsfdatrd.encode.crop import square
+from vsfdatrd.encode.encode import Understood, understand
+from vsfdatrd.encode.progress import Show
+from vsfdatrd.encode.settings import Settings
+from vsfdatrd.encode.source import check_file
+from vsfdatrd.encode.timing import rate_of
+from vsfdatrd.errors import PREFIX, ArgumentError, ClipError, FdatrdError
+from vsfdatrd.filter import upscale
+from vsfdatrd.system.progress import working
+from vsfdatrd.video import color
+from vsfdatrd.weights.catalog import CATALOGUE, resolve
+
+MEASURED = 4.0
+"""Seconds for which frames are counted, at least."""
+FEWEST = 3
+"""Frames that are counted, at least."""
+
+_ENDLESS = 1 << 24  # frames
+
+type Say = Callable[[str], None]
+
+
+def shipped() -> list[str]:
+    """Names of the models that ship, one for each file."""
+    return list({model.file: model.name for model in reversed(CATALOGUE.values())}.values())[::-1]
+
+
+def preview(
+    film: Path,
+    out: Path,
+    settings: Settings,
+    models: Sequence[str],
+    count: int,
+    say: Say = lambda text: None,
+    written: Callable[[], None] = lambda: None,
+) -> list[Candidate]:
+    """Write a page that shows frames of a film as each of the models would make them.
+
+    Args:
+        film: The video file.
+        out: The page.
+        settings: How `encode` would be told to treat the film; its model does not count.
+        models: Names of the catalogue, or weights files.
+        count: Frames that are wanted; fewer are shown of a film that has fewer that differ.
+        say: Called with a line for each step.
+        written: Called once, when there is a first picture to look at.
+
+    Returns:
+        The models with their speeds.
+
+    Raises:
+        FdatrdError: A file, a model or an engine cannot be used. Pictures made by then stay on the page.
+    """
+    if not 1 <= count <= pick.MOST:
+        raise ArgumentError(f"--frames {count} is not possible; give 1 to {pick.MOST}")
+    check_file(film)
+    _check_output(out)
+    files = [resolve(model) for model in models]
+    scales = [open_checkpoint(file).description.scale for file in files]
+    with TemporaryDirectory() as place:
+        with working(f"reading {film.name}", delay=2):
+            look = _look(film, Path(place), settings)
+        say(look.about)
+        say("choosing frames")
+        with working("looking at frames", delay=5):
+            chosen = pick.telling(Thumbnails(look.video), count, range(look.video.clip.num_frames))
+        frames = _Frames(look, [one.frame for one in chosen], max(scales))
+        candidates = [Candidate(_name(model)) for model in models]
+        page = Preview(film.name, look.about, candidates, len(chosen))
+        try:
+            for number, (file, scale) in enumerate(zip(files, scales, strict=True)):
+                _model(page, number, frames, file, scale, settings, say, lambda: _write(out, page, written))
+            page.state = "done"
+        finally:
+            if page.state != "done":
+                page.state = "stopped"
+            if page.shots:
+                _write(out, page)
+    return candidates
+
+
+def _name(model: str) -> str:
+    return model if model.lower() in CATALOGUE else Path(model).name
+
+
+def _check_output(out: Path) -> None:
+    """Raises ArgumentError unless a page can be written there, before anything takes time."""
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ArgumentError(f"--out {str(out)!r} is not the name of a page; end it in .html")
+    if out.is_dir():
+        raise ArgumentError(f"--out {str(out)!r} is a folder; give a file, such as {str(out / 'preview.html')!r}")
+    if out.exists():
+        with out.open("rb") as file:
+            if b'content="vsfdatrd preview' not in file.read(2000):
+                raise ArgumentError(f"{str(out)!r} is there already and is no preview; give another name with --out")
+    probe = out.with_name(f".{out.name[:100]}.writable")
+    pictures.write(probe, b"")
+    probe.unlink()
+
+
+def _write(out: Path, page: Preview, written: Callable[[], None] | None = None) -> None:
+    first = sum(len(shot.made) for shot in page.shots) == 1
+    pictures.write(out, preview_page.render(page).encode(errors="replace"))  # names may hold what is not UTF-8
+    if written and first and page.candidates[0].fps is None:
+        written()
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What was found out about a film."""
+
+    video: Video
+    """The frames that `encode` would upscale, of the film or of an excerpt."""
+    prepared: vs.VideoNode
+    """The same as they are upscaled."""
+    sar: Fraction
+    frames: int
+    """Of the whole film, once its fields are put right."""
+    excerpt: Excerpt | None
+    about: str
+
+    def seconds(self, number: int) -> float:
+        """When a frame is shown in the film."""
+        at = float(self.video.times[number])
+        return self.excerpt.in_film(at) if self.excerpt else at
+
+
+class _Quiet(Show):
+    """`encode`'s account of a film, of which most is not told."""
+
+    def __init__(self, told: Sequence[str]) -> None:
+        super().__init__()
+        self._told = told
+        self.fields = ""
+
+    def say(self, event: str, text: str, **facts: Any) -> None:
+        """Keep what is decided about fields, tell what is to be told."""
+        if event == "fields":
+            self.fields = text
+        elif event in self._told:
+            super().say(event, text, **facts)
+
+
+def _look(film: Path, place: Path, settings: Settings) -> _Look:
+    excerpt = make_excerpt(film, place / "excerpt")
+    show, found = _Quiet(["borders"]), None  # what is remarkable in an excerpt was not so in the film
+    if excerpt is not None:
+        # Where pieces do not fit together: the film itself tells what is wrong, if anything is.
+        with contextlib.suppress(FdatrdError):
+            found = understand(excerpt.path, place / "index", settings, 2, show)
+    if found is None:
+        excerpt, show = None, _Quiet(["borders", "remark"])
+        found = understand(film, place / "whole", settings, 2, show)
+    clip = found.clip
+    # Seams disturb the times of an excerpt.
+    rate = found.fields.rate(found.source.rate) if excerpt else found.timing.rate
+    try:
+        rgb = color.to_rgb(color.describe(clip))
+    except FdatrdError as error:
+        raise ClipError(f"{film}: {error}") from error
+    start = found.timing.at(0)
+    times = np.array([float(found.timing.at(n) - start) for n in range(clip.num_frames)])
+    frames = round(excerpt.duration * rate) if excerpt else clip.num_frames
+    video = Video(film, rgb, clip, times, float(found.source.sar), "")
+    return _Look(video, clip, found.source.sar, frames, excerpt, _about(found, frames, rate, show.fields))
+
+
+def _about(found: Understood, frames: int, rate: Fraction, fields: str) -> str:
+    clip = found.clip
+    length = clock(frames / float(rate)).partition(".")[0]
+    decided = fields.removeprefix("fields: ").partition(";")[0]
+    return f"{clip.width}×{clip.height} pixels; {length} long, {frames:,} frames at {rate_of(rate)} a second; {decided}"
+
+
+class _Frames:
+    """The chosen frames, which are decoded once, and the resized source at the size of the largest picture."""
+
+    def __init__(self, look: _Look, numbers: list[int], scale: int) -> None:
+        clip = look.prepared
+        self.look, self.numbers = look, numbers
+        self._held = [clip.get_frame(n) for n in numbers]
+        # Again and again, and each time computed anew: VapourSynth keeps what it has made by the number.
+        blank = clip.std.BlankClip(length=_ENDLESS, keep=True)
+        self.clip = blank.std.ModifyFrame(blank, lambda n, f: self._held[n % len(self._held)])
+        self.size = square(clip.width * scale, clip.height * scale, look.sar)
+        self.source = color.to_rgb(color.describe(self.clip)).resize.Spline36(*self.size)
+
+    def views(self, clip: vs.VideoNode, number: int, box: pictures.Box) -> Views:
+        """One of the frames of an RGB clip, as a page shows it."""
+        one = pictures.image(frame(self.look.video, clip, number))
+        return Views(pictures.frame_uri(one), pictures.png_uri(one.crop(box)))
+
+    def shot(self, number: int) -> Shot:
+        """One of the frames, from the source alone; its detail is where the source has most."""
+        picture = frame(self.look.video, self.source, number)
+        one, box = pictures.image(picture), self.box(picture)
+        views = Views(pictures.frame_uri(one), pictures.png_uri(one.crop(box)))
+        seconds = self.look.seconds(self.numbers[number])
+        return Shot(seconds, one.size, (box[2] - box[0], box[3] - box[1]), views)
+
+    @staticmethod
+    def box(picture: Any) -> pictures.Box:
+        """Where a picture has its sharpest detail."""
+        return pictures.detail(picture, 1)[0]
+
+
+def _model(
+    page: Preview, number: int, frames: _Frames, file: Path, scale: int, settings: Settings, say: Say,
+    write: Callable[[], None],
+) -> None:  # fmt: skip
+    """Make the pictures of one model and measure its speed after the first of them."""
+    candidate = page.candidates[number]
+    say(f"{candidate.name}: preparing the engine")
+    with _ours():
+        upscaled = _upscaled(frames, file, scale, settings)
+        shown = color.to_rgb(color.describe(upscaled))
+        shown = shown if (shown.width, shown.height) == frames.size else shown.resize.Spline36(*frames.size)
+        for i in range(len(frames.numbers)):
+            if i == len(page.shots):
+                page.shots.append(frames.shot(i))
+            box = frames.box(frame(frames.look.video, frames.source, i))
+            page.shots[i].made[number] = frames.views(shown, i, box)
+            write()
+            say(f"{candidate.name}: frame {i + 1} of {len(frames.numbers)}")
+            if i == 0:
+                candidate.fps = _fps(upscaled[len(frames.numbers) :])
+                candidate.hours = frames.look.frames / candidate.fps / 3600
+                say(f"{candidate.name}: {preview_page.speed(candidate.fps)} frames a second, "
+                    f"about {preview_page.duration(candidate.hours)} for the film")  # fmt: skip
+
+
+@contextlib.contextmanager
+def _ours() -> Iterator[None]:
+    """Errors of `upscale` as it raises them outside of scripts."""
+    try:
+        yield
+    except vs.Error as error:
+        text = str(error)
+        if PREFIX not in text:
+            raise
+        raise FdatrdError(text.partition(PREFIX)[2]) from error
+
+
+def _upscaled(frames: _Frames, file: Path, scale: int, settings: Settings) -> vs.VideoNode:
+    """The frames as `encode` would hand them to the video encoder."""
+    clip = frames.clip
+    size = square(clip.width * scale, clip.height * scale, frames.look.sar)
+    form = vs.core.get_video_format(vs.PresetVideoFormat[settings.way.format])
+    fits = size == (clip.width * scale, clip.height * scale)
+    deep = form if fits else form.replace(bits_per_sample=16)
+    # Every frame is computed: here the same ones come again and again, in a film they do not.
+    result = upscale(
+        clip, file, settings.backend, settings.devices, settings.precision, deep.id, reuse="off",
+        chroma_filter=settings.chroma_filter,
+    )  # fmt: skip
+    return result if fits else result.resize.Spline36(*size, format=form.id, dither_type="error_diffusion")
+
+
+def _fps(clip: vs.VideoNode) -> float:
+    """Frames a second that come of an endless clip, as many at once as vspipe asks for."""
+    ahead = vs.core.num_threads
+    begun, counted = 0.0, 0
+    for n, _ in enumerate(clip.frames(prefetch=ahead, close=True), 1):
+        if n == ahead:  # the first ones came together
+            begun = time.monotonic()
+        elif n > ahead:
+            counted = n - ahead
+            if counted >= FEWEST and time.monotonic() - begun >= MEASURED:
+                break
+    return counted / (time.monotonic() - begun)

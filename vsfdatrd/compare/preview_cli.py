@@ -1,0 +1,64 @@
+"""The sub-command ``vsfdatrd preview FILE``: its arguments, and what it prints. Imports nothing heavy."""
+
+import argparse
+import sys
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+from vsfdatrd.errors import FdatrdError
+
+
+def add_to(commands: "argparse._SubParsersAction[Any]") -> None:
+    """Add the sub-command to the command line's."""
+    about = "a page with some frames of a film as each model would make them, and how long the film would take"
+    parser = commands.add_parser("preview", help=about, description=about)
+    parser.add_argument("file", type=Path, help="the film, such as episode.mkv")
+    parser.add_argument("--model", nargs="+", metavar="MODEL",
+                        help="names of the catalogue, or weights files (those that ship)")  # fmt: skip
+    parser.add_argument("--frames", type=int, default=6, metavar="N", help="how many frames are chosen (6)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the page (beside the film: NAME.preview.html)")
+    parser.add_argument("--open", action="store_true", help="show the page once it has a picture")
+    parser.add_argument("--backend", default="auto", help="tensorrt, native, openvino, torch or auto")
+    parser.add_argument("--precision", default="auto", help="fp16, mixed, bf16, fp32 or auto")
+    parser.add_argument("--device", type=int, nargs="+", metavar="N", help="numbers of GPUs (0)")
+    parser.add_argument("--chroma-filter", default="none", metavar="NAME", help="as encode takes it (none)")
+    parser.add_argument("--field", default="auto", help="auto, progressive, ivtc (telecined film) or deint (auto)")
+    parser.add_argument("--crop", default="none", help="auto, none or left,top,right,bottom in pixels (none)")
+    parser.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS,
+                        help="log everything, and where errors come from")  # fmt: skip
+    parser.set_defaults(run=_run)
+
+
+def _run(a: argparse.Namespace) -> int:
+    try:
+        import PIL  # noqa: F401
+    except ImportError as error:
+        raise FdatrdError(
+            "pictures are written with Pillow, which is not installed; install it with: pip install pillow"
+        ) from error
+    from vsfdatrd.compare.preview import preview, shipped
+    from vsfdatrd.compare.preview_page import duration, speed
+    from vsfdatrd.encode.settings import Settings
+
+    settings = Settings(
+        backend=a.backend.lower(), precision=a.precision.lower(), devices=tuple(a.device or [0]),
+        chroma_filter=a.chroma_filter.lower(), field=a.field.lower(), crop=a.crop.lower(),
+    )  # fmt: skip
+    out: Path = a.out or a.file.with_name(f"{a.file.stem}.preview.html")
+
+    def written() -> None:
+        _say(f"a first picture is in {out}, more follow")
+        if a.open:
+            webbrowser.open(out.absolute().as_uri())
+
+    models = list(dict.fromkeys(a.model or shipped()))
+    for one in preview(a.file, out, settings, models, a.frames, _say, written):
+        if one.fps is not None and one.hours is not None:
+            print(f"{one.name}: {speed(one.fps)} frames a second, about {duration(one.hours)}")
+    print(out)
+    return 0
+
+
+def _say(text: str) -> None:
+    print(f"preview: {text}", file=sys.stderr, flush=True)
