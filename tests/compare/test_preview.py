@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
+import vapoursynth as vs
 
 from tests.compare.browser import Browser, chromium
 from tests.compare.conftest import Drawing, Writer, clip_of, scenes, write_y4m
 from vsfdatrd.cli import main
 from vsfdatrd.compare import excerpt, preview, preview_page
-from vsfdatrd.compare.excerpt import make_excerpt
+from vsfdatrd.compare.excerpt import Excerpt, Piece, make_excerpt
 
 STILL: Any = {"prefers_reduced_motion": "reduce"}
 SLIDER = "document.querySelector('.whole input')"
@@ -152,6 +154,19 @@ def test_an_excerpt_has_whole_pieces_from_all_of_a_film(tmp_path: Path, monkeypa
         assert excerpt.PIECES * 10 <= len(shades) <= excerpt.PIECES * 30, name
         for n, shade in enumerate(shades):
             assert (shade - 40) / 3 == pytest.approx(found.in_film(n / 25), abs=1.6), (name, n)
+
+
+def test_frames_at_seams_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their fields may be matched with those of another piece."""
+    monkeypatch.setattr(excerpt, "SEAM", 0.19)
+    found = Excerpt(Path("film"), [Piece(0, 10), Piece(1, 50), Piece(2, 90)], 100)
+    blank = vs.core.std.BlankClip(format=vs.GRAY8, width=16, height=16, length=75, fpsnum=25, fpsden=1)
+    clip = blank.std.FrameEval(lambda n: blank.std.SetFrameProps(number=n))
+    left, times = preview._without_seams(clip, np.arange(75) / 25, found)
+    numbers = [frame.props["number"] for frame in left.frames(close=True)]
+    assert numbers == [*range(5, 21), *range(30, 46), *range(55, 75)]
+    assert [round(time * 25) for time in times] == numbers
+    assert found.in_film(times[16]) == pytest.approx(50.2)
 
 
 def test_a_short_film_is_no_excerpt(write: Writer, film: list[Drawing], tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ LONG = 180.0
 PIECES = 20
 SECONDS = 2.5
 """Of a piece, or a little more: it ends where a group of pictures does."""
+SEAM = 0.2
+"""Seconds to either side of a piece's beginning in which frames may lean on those of another."""
 MOST_SECONDS = 6.0
 """Of a piece whose groups of pictures are long."""
 
@@ -46,6 +48,10 @@ class Excerpt:
         """Return when in the film something is shown that the excerpt shows after so many seconds."""
         piece = self.pieces[max(0, bisect([piece.at for piece in self.pieces], seconds + 1e-3) - 1)]
         return piece.film + seconds - piece.at
+
+    def is_inside(self, seconds: float) -> bool:
+        """Return whether what is shown after so many seconds is well away from where pieces begin and end."""
+        return all(abs(seconds - piece.at) > SEAM for piece in self.pieces)
 
 
 def make_excerpt(film: Path, target: Path) -> Excerpt | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import vapoursynth as vs
+from numpy.typing import NDArray
 
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.compare import pick, pictures, preview_page
@@ -178,15 +179,29 @@ def _look(film: Path, place: Path, settings: Settings) -> _Look:
     clip = found.clip
     # Seams disturb the times of an excerpt.
     rate = found.fields.rate(found.source.rate) if excerpt else found.timing.rate
+    start = found.timing.at(0)
+    times = np.array([float(found.timing.at(n) - start) for n in range(clip.num_frames)])
+    frames = round(excerpt.duration * rate) if excerpt else clip.num_frames
+    about = _about(found, frames, rate, show.fields)
+    if excerpt:
+        clip, times = _without_seams(clip, times, excerpt)
     try:
         rgb = color.to_rgb(color.describe(clip))
     except FdatrdError as error:
         raise ClipError(f"{film}: {error}") from error
-    start = found.timing.at(0)
-    times = np.array([float(found.timing.at(n) - start) for n in range(clip.num_frames)])
-    frames = round(excerpt.duration * rate) if excerpt else clip.num_frames
     video = Video(film, rgb, clip, times, float(found.source.sar), "")
-    return _Look(video, clip, found.source.sar, frames, excerpt, _about(found, frames, rate, show.fields))
+    return _Look(video, clip, found.source.sar, frames, excerpt, about)
+
+
+def _without_seams(
+    clip: vs.VideoNode, times: NDArray[np.float64], excerpt: Excerpt
+) -> tuple[vs.VideoNode, NDArray[np.float64]]:
+    """The frames whose fields, and whose neighbours in deinterlacing, are all of one piece, and their times."""
+    inside = [n for n, at in enumerate(times) if excerpt.is_inside(at)]
+    starts = [i for i, n in enumerate(inside) if not i or inside[i - 1] != n - 1]
+    ends = [*starts[1:], len(inside)]
+    parts = [clip[inside[first] : inside[end - 1] + 1] for first, end in zip(starts, ends, strict=True)]
+    return (vs.core.std.Splice(parts), times[inside]) if parts else (clip, times)
 
 
 def _about(found: Understood, frames: int, rate: Fraction, fields: str) -> str:
