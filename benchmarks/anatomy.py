@@ -17,10 +17,10 @@ from benchmarks.report import save
 from benchmarks.speed.material import drawn_clip
 from benchmarks.weights import weights_file
 from vsfdatrd import inference
-from vsfdatrd.backends.base import Frames, Lanes
+from vsfdatrd.backends.base import FramePlanes, SlotPool
 from vsfdatrd.backends.gpus import gpus
 from vsfdatrd.backends.selection import open_engine, usable
-from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineError
 from vsfdatrd.options import Options
@@ -36,17 +36,17 @@ class Idle:
     slots = 1
 
     def __init__(self, height: int, width: int, scale: int) -> None:
-        self._input: Frames = np.zeros((3, height, width), np.float32)
-        self._output: Frames = np.zeros((3, height * scale, width * scale), np.float32)
+        self._input: FramePlanes = np.zeros((3, height, width), np.float32)
+        self._output: FramePlanes = np.zeros((3, height * scale, width * scale), np.float32)
 
-    def input(self, slot: int) -> Frames:
+    def input(self, slot: int) -> FramePlanes:
         """The padded frame."""
         return self._input
 
     def submit(self, slot: int) -> None:
         """Nothing."""
 
-    def collect(self, slot: int) -> Frames:
+    def collect(self, slot: int) -> FramePlanes:
         """Zeros."""
         return self._output
 
@@ -56,15 +56,15 @@ class Idle:
 
 def timeline(checkpoint: Checkpoint, width: int, height: int) -> dict[str, float]:
     """Seconds a frame spends in each step, each measured by itself, one frame at a time; and in all of them."""
-    scale, multiple = checkpoint.description.scale, checkpoint.description.multiple
+    scale = checkpoint.description.scale
     rgb = drawn_clip(width, height, RUNS)
     source = color.describe(_kept(rgb.resize.Spline36(format=vs.YUV420P8, matrix=6)))
     tiling = geometry.whole(height, width, scale)
-    tall, wide = geometry.padded(height, multiple), geometry.padded(width, multiple)
-    host = inference.run(rgb, Lanes(Idle(tall, wide, scale)), tiling, scale)
+    tall, wide = checkpoint.description.size.padded(height, width)
+    host = inference.run(rgb, SlotPool(Idle(tall, wide, scale)), tiling, scale)
     large = _kept(rgb.resize.Point(width * scale, height * scale))
     with tempfile.TemporaryDirectory() as folder:
-        lanes = open_engine(checkpoint, height, width, Options(streams=1), Store(Path(folder)))
+        lanes = open_engine(checkpoint, height, width, Options(streams=1), EngineCache(Path(folder)))
 
         def infer() -> None:
             lanes.engine.submit(0)

@@ -26,7 +26,6 @@ import numpy as np
 from benchmarks.report import RESULTS, save
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import FdatrdError
-from vsfdatrd.video.tiling import sides
 
 PATIENCE = 240
 SIDES = (48, 64)
@@ -113,14 +112,14 @@ def difference(checkpoint: Checkpoint, folder: Path) -> tuple[float, float]:
     """Largest difference of OpenVINO's result from spandrel's, and the standard deviation of that."""
     import torch
 
-    from vsfdatrd.backends.base import Job
+    from vsfdatrd.backends.base import EngineSpec
     from vsfdatrd.backends.openvino import backend as openvino
 
     about = checkpoint.description
-    height, width = sides(*SIDES, about.multiple, about.minimum, about.square)
+    height, width = about.size.padded(*SIDES)
     picture = np.random.default_rng(0).random((about.frame_channels[0], height, width), np.float32)
-    openvino.build(Job(checkpoint, height, width, "fp32", streams=1), folder)
-    engine = openvino.load(Job(checkpoint, height, width, "fp32", streams=1), folder)
+    openvino.build(EngineSpec(checkpoint, height, width, "fp32", streams=1), folder)
+    engine = openvino.load(EngineSpec(checkpoint, height, width, "fp32", streams=1), folder)
     np.copyto(engine.input(0), picture)
     engine.submit(0)
     found = engine.collect(0).copy().clip(0, 1)
@@ -132,13 +131,13 @@ def difference(checkpoint: Checkpoint, folder: Path) -> tuple[float, float]:
 
 def build(checkpoint: Checkpoint, precision: Any, folder: Path) -> None:
     """An engine for a GPU. Raises EngineBuildError."""
-    from vsfdatrd.backends.base import Job
+    from vsfdatrd.backends.base import EngineSpec
     from vsfdatrd.backends.tensorrt import backend as tensorrt
     from vsfdatrd.backends.tensorrt.library import RTX
 
     about = checkpoint.description
-    height, width = sides(*SIDES, about.multiple, about.minimum, about.square)
-    tensorrt.build_for(Job(checkpoint, height, width, precision), folder, RTX, ["sm89"])
+    height, width = about.size.padded(*SIDES)
+    tensorrt.build_for(EngineSpec(checkpoint, height, width, precision), folder, RTX, ["sm89"])
 
 
 def attempt(name: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from vsfdatrd.backends.tensorrt.library import RTX
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.errors import EngineError
 from vsfdatrd.graph import fdat_rd_graph
-from vsfdatrd.graph.target import Dialect, tensorrt
+from vsfdatrd.graph.target import GraphTarget, tensorrt
 from vsfdatrd.options import Precision
 from vsfdatrd.weights.catalog import CATALOGUE, resolve
 from vsfdatrd.workers.client import Worker
@@ -57,10 +57,10 @@ class Case:
     """``whole``: all parts at work; ``shipped``: as the weights are."""
 
     @property
-    def dialect(self) -> Dialect:
+    def dialect(self) -> GraphTarget:
         """Of its graph."""
         if self.graph == "plain":
-            return Dialect(self.precision)
+            return GraphTarget(self.precision)
         return tensorrt(self.precision, turing=self.target == "sm75")
 
 

@@ -30,14 +30,14 @@ from benchmarks.weights import weights_file
 from vsfdatrd.backends.openvino.worker import settings
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.graph import fdat_rd_graph
-from vsfdatrd.graph.target import OPENVINO, Dialect
+from vsfdatrd.graph.target import OPENVINO, GraphTarget
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
     """One way to run the network."""
 
-    dialect: Dialect | None = OPENVINO
+    dialect: GraphTarget | None = OPENVINO
     """None is PyTorch's own export."""
     settings: dict[str, Any] = field(default_factory=dict)
     """OpenVINO's, on top of those that are used."""
@@ -46,9 +46,9 @@ class Form:
 FORMS: dict[str, Form] = {
     "as used": Form(),
     "PyTorch's export": Form(None),
-    "ONNX's attention operator": Form(Dialect(attention=True)),
-    "sums over the frame in parts": Form(Dialect(parts=True)),
-    "the same, depthwise convolutions as sums": Form(Dialect(parts=True, turing=True)),
+    "ONNX's attention operator": Form(GraphTarget(attention=True)),
+    "sums over the frame in parts": Form(GraphTarget(parts=True)),
+    "the same, depthwise convolutions as sums": Form(GraphTarget(parts=True, turing=True)),
     "without fused kernels (snippets)": Form(settings={"SNIPPETS_MODE": "DISABLE"}),
     "denormals flushed": Form(settings={"CPU_DENORMALS_OPTIMIZATION": True}),
     "throughput hint": Form(settings={"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": "1"}),

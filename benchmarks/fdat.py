@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import RESULTS, save
-from vsfdatrd.backends.base import Job
+from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.backends.graphs import graph_of, serialized
 from vsfdatrd.backends.tensorrt.backend import needed
 from vsfdatrd.backends.tensorrt.library import RTX
@@ -76,7 +76,7 @@ def measure(checkpoint: Checkpoint, size: tuple[int, int], target: str, precisio
             "build_seconds": facts["seconds"],
             "activation_mib": facts["activation_bytes"] >> 20,
             "engine_mib": (folder / "engine.trt").stat().st_size >> 20,
-            "estimated_mib": needed(Job(checkpoint, height, width, precision)) >> 20,
+            "estimated_mib": needed(EngineSpec(checkpoint, height, width, precision)) >> 20,
         }
 
 

@@ -19,22 +19,22 @@ from benchmarks.report import RESULTS, save
 from benchmarks.weights import weights_file
 from vsfdatrd.backends.gpus import gpus
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
-from vsfdatrd.graph.target import Dialect
+from vsfdatrd.graph.target import GraphTarget
 from vsfdatrd.graph.target import tensorrt as deploy
 from vsfdatrd.options import Precision
 
-GRAPHS: dict[str, Dialect] = {
+GRAPHS: dict[str, GraphTarget] = {
     "deploy fp16": deploy("fp16"),
     "deploy bf16": deploy("bf16"),
     "deploy mixed": deploy("mixed"),
-    "plain fp16": Dialect("fp16"),
-    "fp16, whole sums": Dialect("fp16", attention=True),
-    "fp16, products": Dialect("fp16", parts=True),
+    "plain fp16": GraphTarget("fp16"),
+    "fp16, whole sums": GraphTarget("fp16", attention=True),
+    "fp16, products": GraphTarget("fp16", parts=True),
 }
 PYTORCH: tuple[Precision, ...] = ("fp16", "bf16")
 
 
-def rate(checkpoint: Checkpoint, height: int, width: int, dialect: Dialect, frames: int) -> dict[str, Any]:
+def rate(checkpoint: Checkpoint, height: int, width: int, dialect: GraphTarget, frames: int) -> dict[str, Any]:
     """Build, load, run."""
     config = checkpoint.description.config
     with on_gpu(checkpoint, height, width, dialect) as (worker, facts):

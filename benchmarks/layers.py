@@ -21,11 +21,12 @@ import numpy as np
 
 from benchmarks.on_gpu import on_gpu
 from benchmarks.speed.material import drawings
+from vsfdatrd.archs.size import padded
 from vsfdatrd.backends.graphs import graph_of
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineError
 from vsfdatrd.graph.target import tensorrt as dialect
-from vsfdatrd.video.tiling import fill_padding, padded
+from vsfdatrd.video.tiling import fill_padding
 
 type Layer = tuple[str, str, float]
 
@@ -87,7 +88,7 @@ def native_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Layer
     picture = padded_picture(checkpoint, width, height)
     _, tall, wide = picture.shape
     result = np.empty((3, tall * config.scale, wide * config.scale), np.float32)
-    lane = native_network.Lane(native_network.Weights(config, checkpoint.tensors()), tall, wide, 1)
+    lane = native_network.FrameContext(native_network.Weights(config, checkpoint.tensors()), tall, wide, 1)
     lane.run(picture, result)
     found: defaultdict[str, float] = defaultdict(float)
 

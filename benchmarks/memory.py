@@ -14,10 +14,10 @@ import vapoursynth as vs
 from tqdm import tqdm
 
 from benchmarks.report import save
-from vsfdatrd.backends.base import Job
+from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.backends.openvino import backend as openvino
 from vsfdatrd.backends.selection import open_engine
-from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.options import Options
 from vsfdatrd.weights.catalog import resolve
@@ -56,7 +56,7 @@ def by_size(model: str, sizes: list[str]) -> int:
     rows: list[dict[str, Any]] = []
     for size in sizes:
         width, height = map(int, size.split("x"))
-        engine = open_engine(checkpoint, height, width, Options(backend="openvino", streams=1), Store()).engine
+        engine = open_engine(checkpoint, height, width, Options(backend="openvino", streams=1), EngineCache()).engine
         child = psutil.Process().children()[-1]
         before = child.memory_info().rss
         engine.submit(0)
@@ -64,7 +64,7 @@ def by_size(model: str, sizes: list[str]) -> int:
         status = Path(f"/proc/{child.pid}/status").read_text(encoding="utf-8")
         peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
         _, padded_height, padded_width = engine.input(0).shape
-        job = Job(checkpoint, padded_height, padded_width, "fp32")
+        job = EngineSpec(checkpoint, padded_height, padded_width, "fp32")
         tokens = job.height * job.width / config.unshuffle**2
         row = {
             "size": [width, height],

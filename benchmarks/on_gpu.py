@@ -12,7 +12,7 @@ from vsfdatrd.backends.tensorrt.library import choose
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.errors import EngineError, EngineUnavailable
 from vsfdatrd.graph import fdat_rd_graph
-from vsfdatrd.graph.target import Dialect
+from vsfdatrd.graph.target import GraphTarget
 from vsfdatrd.workers.client import Worker
 
 
@@ -39,7 +39,7 @@ def refused() -> str | None:
 
 @contextmanager
 def on_gpu(
-    checkpoint: Checkpoint, height: int, width: int, dialect: Dialect
+    checkpoint: Checkpoint, height: int, width: int, dialect: GraphTarget
 ) -> Iterator[tuple[Worker, dict[str, Any]]]:
     """The engine's process, and what is known of the build: its own facts and `load_seconds`.
 

@@ -25,14 +25,13 @@ from safetensors.numpy import save_file
 from benchmarks.fdat import VARIANTS
 from benchmarks.report import RESULTS, save
 from benchmarks.weights import random_tensors
-from vsfdatrd.archs.descriptor import Description
+from vsfdatrd.archs.descriptor import ModelDescriptor
 from vsfdatrd.archs.fdat import Config, FdatConfig
 from vsfdatrd.archs.fdat_rd import UPSAMPLERS, Upsampler, variant
-from vsfdatrd.backends.base import Job
+from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.backends.selection import backend
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.options import Precision
-from vsfdatrd.video.tiling import sides
 
 PATIENCE = 500
 ENGINES = ("openvino fp32", "torch fp32", "tensorrt fp16", "tensorrt fp32")
@@ -56,7 +55,7 @@ def network(name: str, tail: Upsampler) -> Config:
 def estimated(engine: str, config: Config, height: int, width: int) -> int:
     """Bytes that are expected of one frame, without the process and the weights."""
     kind = {"fdat": config} if isinstance(config, FdatConfig) else {"config": config}
-    about = Description(
+    about = ModelDescriptor(
         "", config.scale, config.in_channels, config.out_channels, config.multiple, 0, 0, "fp32", "", **kind
     )  # fmt: skip
     job = _job(engine, Checkpoint(Path(), about), height, width)
@@ -70,10 +69,10 @@ def estimated(engine: str, config: Config, height: int, width: int) -> int:
     return module.memory_estimate(job)[0] - module.memory_estimate(nothing)[0]
 
 
-def _job(engine: str, checkpoint: Checkpoint, height: int, width: int) -> Job:
+def _job(engine: str, checkpoint: Checkpoint, height: int, width: int) -> EngineSpec:
     about = checkpoint.description
-    tall, wide = sides(height, width, about.multiple, about.minimum)
-    return Job(checkpoint, tall, wide, cast(Precision, engine.split()[1]), streams=1)
+    tall, wide = about.size.padded(height, width)
+    return EngineSpec(checkpoint, tall, wide, cast(Precision, engine.split()[1]), streams=1)
 
 
 def _measured(engine: str, config: Config, height: int, width: int) -> int:
@@ -87,7 +86,7 @@ def _measured(engine: str, config: Config, height: int, width: int) -> int:
         return measure(engine, job, Path(text) / "engine")
 
 
-def _run(name: str, job: Job, directory: Path) -> int:
+def _run(name: str, job: EngineSpec, directory: Path) -> int:
     module = backend(name.split()[0])
     module.build(job, directory)
     engine = module.load(job, directory)
@@ -102,7 +101,7 @@ def _run(name: str, job: Job, directory: Path) -> int:
     return peak - before
 
 
-def _built(_: str, job: Job, directory: Path) -> int:
+def _built(_: str, job: EngineSpec, directory: Path) -> int:
     from vsfdatrd.backends.tensorrt import backend as tensorrt
     from vsfdatrd.backends.tensorrt.library import RTX
 

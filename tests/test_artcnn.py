@@ -32,8 +32,8 @@ from tests.artcnns import (
 from tests.clips import Array, blank, clip_of, core, planes, props_of, yuv
 from vsfdatrd import load_model
 from vsfdatrd.archs.artcnn import ArtCnnConfig
-from vsfdatrd.archs.descriptor import Description
-from vsfdatrd.backends.base import Job
+from vsfdatrd.archs.descriptor import ModelDescriptor
+from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.backends.tensorrt import backend as tensorrt
 from vsfdatrd.backends.tensorrt.library import RTX
 from vsfdatrd.checkpoint import open_checkpoint
@@ -104,7 +104,7 @@ def test_so_is_the_r_family(tmp_path: Path, config: ArtCnnConfig, kind: str) -> 
 def test_its_description_can_be_remembered(tmp_path: Path) -> None:
     for config in KINDS.values():
         found = open_checkpoint(saved(tmp_path, config, "safetensors", random_tensors(config))).description
-        assert Description.from_dict(found.to_dict()) == found
+        assert ModelDescriptor.from_dict(found.to_dict()) == found
 
 
 @pytest.mark.parametrize(("name", "architecture"), [("c4f16", "ArtCNN C4F16"), ("c4f32", "ArtCNN C4F32")])
@@ -325,7 +325,7 @@ def test_engines_for_gpus_are_built(tmp_path: Path, cache: Path, config: ArtCnnC
     path = saved(tmp_path, config, "safetensors", random_tensors(config))
     (engine,) = build.build_for(Options(str(path), cache=cache), 320, 240, ["sm89"])
     facts = json.loads((engine.path / "facts.json").read_text())
-    estimate = tensorrt.needed(Job(open_checkpoint(path), 240, 320, "fp16")) - tensorrt.BYTES_OF_PROCESS
+    estimate = tensorrt.needed(EngineSpec(open_checkpoint(path), 240, 320, "fp16")) - tensorrt.BYTES_OF_PROCESS
     assert 0.5 * estimate < facts["activation_bytes"] < estimate
     reference = np.load(engine.path / "reference.npy")
     assert reference.shape == (config.out_channels, 240 * config.scale, 320 * config.scale)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from vsfdatrd import __version__, cli
-from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.cache.manifest import Key
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.cli import main
@@ -112,7 +112,7 @@ def fill(directory: Path, *shapes: str) -> None:
 
     for shape in shapes:
         key = Key("a" * 64, "1", shape, "fp32", "openvino 2026.4.0", "some CPU (FP32)", "streams=auto")
-        Store(directory).open(key, build, lambda _: None)
+        EngineCache(directory).open(key, build, lambda _: None)
 
 
 def test_cache_lists_and_clears(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,7 +142,7 @@ def test_cache_of_another_directory(tmp_path: Path, cache: Path, capsys: pytest.
     fill(other, "90x90")
     assert main(["cache", "clear", "--cache", str(other)]) == 0
     assert capsys.readouterr().out == f"removed 1 engines from {other}\n"
-    assert len(Store(cache).entries()) == 1
+    assert len(EngineCache(cache).entries()) == 1
 
 
 def test_cache_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,7 +178,7 @@ def test_doctor_tries_a_frame_with_the_engine_there_is(
     assert f"cache: {cache}, 0 engines" in text
     for name, model in catalog.CATALOGUE.items():
         assert f"  {name}: {model.file}" in text
-    assert len(Store(cache).entries()) == 1, "the test frame's engine went somewhere else"
+    assert len(EngineCache(cache).entries()) == 1, "the test frame's engine went somewhere else"
 
 
 def test_doctor_says_what_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,7 +203,7 @@ def test_doctor_with_another_cache(
     status, text = doctor(capsys, "--cache", str(tmp_path / "other"))
     assert status == 0, text
     assert f"cache: {tmp_path / 'other'}, 0 engines" in text
-    assert len(Store(tmp_path / "other").entries()) == 1
+    assert len(EngineCache(tmp_path / "other").entries()) == 1
     assert not cache.exists()
 
 

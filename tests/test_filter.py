@@ -127,7 +127,7 @@ def test_two_filters_of_one_script_share_one_engine(tiny_model: Path) -> None:
 def test_held_pictures_are_computed_once(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch, reuse: Any, computed: int
 ) -> None:
-    from vsfdatrd.workers.client import RemoteEngine
+    from vsfdatrd.backends.remote_engine import RemoteEngine
 
     submitted: list[int] = []
     original = RemoteEngine.submit

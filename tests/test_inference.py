@@ -9,7 +9,7 @@ import pytest
 import vapoursynth as vs
 
 from vsfdatrd import inference
-from vsfdatrd.backends.base import Frames, Lanes
+from vsfdatrd.backends.base import FramePlanes, SlotPool
 from vsfdatrd.errors import EngineError
 from vsfdatrd.video import tiling as geometry
 
@@ -29,7 +29,7 @@ class CountingEngine:
         self.in_flight = self.most = self.closed = 0
         self.lock = threading.Lock()
 
-    def input(self, slot: int) -> Frames:
+    def input(self, slot: int) -> FramePlanes:
         return self.inputs[slot]
 
     def submit(self, slot: int) -> None:
@@ -40,7 +40,7 @@ class CountingEngine:
             self.most = max(self.most, self.in_flight)
         self.ready[slot] = time.perf_counter() + self.seconds
 
-    def collect(self, slot: int) -> Frames:
+    def collect(self, slot: int) -> FramePlanes:
         time.sleep(max(0.0, self.ready[slot] - time.perf_counter()))
         with self.lock:
             self.in_flight -= 1
@@ -71,7 +71,7 @@ def numbered(length: int, width: int = 70, height: int = 50, broken: tuple[int, 
 
 def upscaled(clip: vs.VideoNode, engine: CountingEngine) -> vs.VideoNode:
     tiling = geometry.whole(clip.height, clip.width, SCALE)
-    return inference.run(clip, Lanes(engine), tiling, SCALE)
+    return inference.run(clip, SlotPool(engine), tiling, SCALE)
 
 
 def red(frame: vs.VideoFrame) -> float:
@@ -161,7 +161,7 @@ class OneFormEngine(CountingEngine):
         self.inputs = [np.zeros((planes, 60, 120), np.float32)]
         self.place, self.value = place, value
 
-    def collect(self, slot: int) -> Frames:
+    def collect(self, slot: int) -> FramePlanes:
         result = super().collect(slot)
         result[self.place] = self.value
         return result
@@ -183,7 +183,7 @@ def test_an_output_that_is_not_finite_is_named(
         ((plane, 0, width), False),
     ]:
         engine = OneFormEngine(source.format.num_planes, place, value)
-        clip = inference.run(source, Lanes(engine), tiling, SCALE)
+        clip = inference.run(source, SlotPool(engine), tiling, SCALE)
         if kept:
             with pytest.raises(vs.Error, match=r"^fdatrd\.upscale: frame 1: the network's output for it is not finite"):
                 clip.get_frame(1)
@@ -193,7 +193,7 @@ def test_an_output_that_is_not_finite_is_named(
 
 def test_two_filters_share_an_engine_and_its_slots() -> None:
     engine = CountingEngine(60, 120, slots=2, seconds=0.005)
-    lanes = Lanes(engine)
+    lanes = SlotPool(engine)
     tiling = geometry.whole(50, 70, SCALE)
     first = inference.run(numbered(20), lanes, tiling, SCALE)
     second = inference.run(numbered(20), lanes, tiling, SCALE)
@@ -206,7 +206,7 @@ def test_tiles_give_the_whole_picture_without_a_seam() -> None:
     source = numbered(3, 150, 90)
     tiling = geometry.tile(90, 150, 64, 64, SCALE)
     assert len(tiling.tiles) > 4
-    clip = inference.run(source, Lanes(CountingEngine(90, 90)), tiling, SCALE)
+    clip = inference.run(source, SlotPool(CountingEngine(90, 90)), tiling, SCALE)
     expected = np.clip(np.asarray(source.get_frame(2)[1]), 0, 1).repeat(SCALE, 0).repeat(SCALE, 1)
     np.testing.assert_allclose(np.asarray(clip.get_frame(2)[1]), expected, atol=1e-5)
 

@@ -1,7 +1,7 @@
 """From a weights file to what is known of its network, its tensors, and the network itself.
 
 `open_checkpoint` reads no more than it must: of an FDAT-RD in .safetensors the header, without torch. What it found
-can be remembered by the file's SHA-256 (`Memory`), so that a second start with any other file needs no torch either.
+is cached under the file's SHA-256 (`DescriptorCache`), so a second start with any other file needs no torch either.
 """
 
 import logging
@@ -18,9 +18,9 @@ import numpy as np
 from vsfdatrd.archs import artcnn as artcnn_config
 from vsfdatrd.archs import fdat as fdat_config
 from vsfdatrd.archs.descriptor import FDAT, FDAT_RD
-from vsfdatrd.archs.descriptor import Description as Description
+from vsfdatrd.archs.descriptor import ModelDescriptor as ModelDescriptor
 from vsfdatrd.archs.fdat_rd import META, FdatRdConfig, from_shapes, is_fdat_rd
-from vsfdatrd.archs.fdat_shapes import is_buffer, tensor_shapes
+from vsfdatrd.archs.fdat_shapes import fdat_from_shapes, is_buffer, tensor_shapes
 from vsfdatrd.archs.onnx import OnnxConfig, Range
 from vsfdatrd.errors import ArgumentError, CheckpointError, TrialError
 from vsfdatrd.weights.catalog import resolve
@@ -37,7 +37,7 @@ DAY = 86400.0
 """Seconds for which a network that took too long is not tried again."""
 
 
-class Memory(Protocol):
+class DescriptorCache(Protocol):
     """Where descriptions are kept from one run to the next, by the file's SHA-256."""
 
     def recall(self, sha256: str) -> Mapping[str, Any] | None:
@@ -54,7 +54,7 @@ class Checkpoint:
     """A weights file that has been looked at. Holds neither the file nor its tensors."""
 
     path: Path
-    description: Description
+    description: ModelDescriptor
 
     def tensors(self) -> dict[str, Array]:
         """Every tensor by the network's own name for it, freshly read: weights as float32, integer buffers as stored.
@@ -106,7 +106,7 @@ class Checkpoint:
 def open_checkpoint(
     path: str | PathLike[str],
     *,
-    memory: Memory | None = None,
+    memory: DescriptorCache | None = None,
     any_channels: bool = False,
     multiple: int | None = None,
     input_range: Range | None = None,
@@ -180,11 +180,11 @@ def _given_up(plain: Mapping[str, Any] | None) -> str | None:
     return str(plain.get("given_up"))[:500]
 
 
-def _recall(memory: Memory | None, digest: str) -> Description | None:
+def _recall(memory: DescriptorCache | None, digest: str) -> ModelDescriptor | None:
     if memory is None or (plain := memory.recall(digest)) is None:
         return None
     try:
-        description = Description.from_dict(plain)
+        description = ModelDescriptor.from_dict(plain)
     except ValueError:  # written by another version
         return None
     return description if description.sha256 == digest else None
@@ -199,14 +199,14 @@ def _moved(path: Path, ends: OnnxConfig) -> bool:
     return changed(path, ends)
 
 
-def _describe(path: Path, digest: str, multiple: int | None, input_range: Range | None) -> Description:
+def _describe(path: Path, digest: str, multiple: int | None, input_range: Range | None) -> ModelDescriptor:
     if is_onnx(path):
         return _probed(path, digest, multiple, input_range)
     file = open_weights(path)
     if not any(entry.is_float for entry in file.entries.values()):
         raise refuse(path, "holds no weights; give a file saved from a trained network")
     candidates = state_dicts(file.entries)
-    found: Description | None = None
+    found: ModelDescriptor | None = None
     wrong: CheckpointError | None = None
     for candidate in candidates:
         try:
@@ -224,12 +224,12 @@ def _describe(path: Path, digest: str, multiple: int | None, input_range: Range 
 
 def _common(
     file: WeightsFile, candidate: StateDict, digest: str
-) -> tuple[dict[str, str], dict[str, Entry], Callable[..., Description]]:
-    """A candidate's names, entries, and a `Description` without what its architecture tells."""
+) -> tuple[dict[str, str], dict[str, Entry], Callable[..., ModelDescriptor]]:
+    """A candidate's names, entries, and a `ModelDescriptor` without what its architecture tells."""
     names = own_names(candidate.names)
     entries = {name: file.entries[stored] for name, stored in names.items()}
     kinds = {entry.dtype for name, entry in entries.items() if entry.is_float and not is_buffer(name)}
-    common = partial(Description, dtype="+".join(sorted(kinds)), sha256=digest, part=candidate.part)
+    common = partial(ModelDescriptor, dtype="+".join(sorted(kinds)), sha256=digest, part=candidate.part)
     return names, entries, common
 
 
@@ -247,7 +247,7 @@ def _tell(path: Path, chosen: StateDict, candidates: Collection[StateDict]) -> N
         log.info("%s: the weights %r are used; it also has %s", path.name, chosen.part, others)
 
 
-def _written(path: Path, file: WeightsFile, candidate: StateDict, digest: str) -> Description | None:
+def _written(path: Path, file: WeightsFile, candidate: StateDict, digest: str) -> ModelDescriptor | None:
     """What a state dict is, if it is a network that is known here; None if it is another.
 
     Raises CheckpointError if it is one of ours that does not fit together.
@@ -292,7 +292,7 @@ def _written(path: Path, file: WeightsFile, candidate: StateDict, digest: str) -
     return None
 
 
-def _of_spandrel(path: Path, file: WeightsFile, candidates: Collection[StateDict], digest: str) -> Description:
+def _of_spandrel(path: Path, file: WeightsFile, candidates: Collection[StateDict], digest: str) -> ModelDescriptor:
     """What a network is that spandrel knows, the first of the candidates that it does."""
     from vsfdatrd.nn.spandrel_network import is_known, load
 
@@ -335,15 +335,15 @@ def _of_spandrel(path: Path, file: WeightsFile, candidates: Collection[StateDict
     )  # fmt: skip
 
 
-def _probed(path: Path, digest: str, multiple: int | None, input_range: Range | None) -> Description:
+def _probed(path: Path, digest: str, multiple: int | None, input_range: Range | None) -> ModelDescriptor:
     """A network that is a graph already: tried in a process of its own."""
     from vsfdatrd.archs.onnx_probe import (
         probe,  # an engine's process, which is above this file, but nothing else can tell
     )
 
     found = probe(path, multiple, input_range)
-    plain = {field.name: found.get(field.name, field.default) for field in fields(Description)}
-    return Description.from_dict(plain | {"architecture": "ONNX", "sha256": digest})
+    plain = {field.name: found.get(field.name, field.default) for field in fields(ModelDescriptor)}
+    return ModelDescriptor.from_dict(plain | {"architecture": "ONNX", "sha256": digest})
 
 
 def _configuration(
@@ -381,7 +381,7 @@ def _fdat(file: WeightsFile, names: Mapping[str, str], entries: Mapping[str, Ent
         return None
     (_, meta), *_ = file.read({META: names[META]})
     try:
-        return fdat_config.from_shapes({name: entry.shape for name, entry in entries.items()}, _whole(meta))
+        return fdat_from_shapes({name: entry.shape for name, entry in entries.items()}, _whole(meta))
     except ValueError:
         return None
 

@@ -25,7 +25,7 @@ from vsfdatrd.system.standard_streams import fill_standard_streams
 from vsfdatrd.system.terminal import printable, printable_stream
 
 if TYPE_CHECKING:
-    from vsfdatrd.cache.engine_cache import Store
+    from vsfdatrd.cache.engine_cache import EngineCache
 
 log = logging.getLogger(__name__)
 
@@ -243,9 +243,9 @@ def _export(a: argparse.Namespace) -> int:
 
 
 def _cache(action: str, directory: Path | None) -> int:
-    from vsfdatrd.cache.engine_cache import Store
+    from vsfdatrd.cache.engine_cache import EngineCache
 
-    store = Store(directory)
+    store = EngineCache(directory)
     entries = store.entries()
     if action == "clear":
         print(f"removed {store.clear()} engines from {store.directory}")
@@ -272,7 +272,7 @@ def _doctor(directory: Path | None) -> int:
     """Print what is there; status 1 if no engine works or the test frame fails."""
     from vsfdatrd.backends.gpus import gpus
     from vsfdatrd.backends.selection import usable
-    from vsfdatrd.cache.engine_cache import Store
+    from vsfdatrd.cache.engine_cache import EngineCache
 
     print(f"vsfdatrd {__version__}, Python {platform.python_version()}, {platform.platform()}")
     for name in LIBRARIES:
@@ -290,13 +290,13 @@ def _doctor(directory: Path | None) -> int:
     print("models:")
     for name, model in CATALOGUE.items():
         print(f"  {name}: {model.file}")
-    store = Store(directory)
+    store = EngineCache(directory)
     entries = store.entries()
     print(f"cache: {store.directory}, {len(entries)} engines, {format_bytes(store.size)}")
     return _self_test(store)
 
 
-def _self_test(store: "Store") -> int:
+def _self_test(store: "EngineCache") -> int:
     """Upscale one small frame through core.fdatrd, as a script would, and print what engines were timed at."""
     import vapoursynth as vs
 

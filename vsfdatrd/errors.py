@@ -3,7 +3,7 @@
     FdatrdError
     ├── ArgumentError       an argument of upscale() (or of the command line) that cannot be used
     ├── ClipError           a clip that cannot be upscaled as it is
-    │   └── MemoryShort         frames too large for the memory there is
+    │   └── InsufficientMemory         frames too large for the memory there is
     ├── FrameError          one frame that failed; the frames around it are unaffected
     ├── CheckpointError     a weights file that is missing, damaged, unsafe or not an image network
     │   └── TrialError          a network that took too long, or crashed its library, when it was tried
@@ -41,7 +41,7 @@ class ClipError(FdatrdError):
     """A clip that cannot be upscaled as it is."""
 
 
-class MemoryShort(ClipError):
+class InsufficientMemory(ClipError):
     """Frames too large for the memory there is."""
 
     divide = False

@@ -13,12 +13,12 @@ import vapoursynth as vs
 
 from vsfdatrd import inference
 from vsfdatrd import style_input as styles
-from vsfdatrd.archs.descriptor import Description
-from vsfdatrd.backends.base import Lanes
+from vsfdatrd.archs.descriptor import ModelDescriptor
+from vsfdatrd.backends.base import SlotPool
 from vsfdatrd.backends.selection import frame_of, open_engine, warm_up
-from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
-from vsfdatrd.errors import PREFIX, ArgumentError, FdatrdError, MemoryShort
+from vsfdatrd.errors import PREFIX, ArgumentError, FdatrdError, InsufficientMemory
 from vsfdatrd.options import Options
 from vsfdatrd.style_input import Given
 from vsfdatrd.system.progress import stdout_to_stderr
@@ -111,7 +111,7 @@ def upscale(
 def _upscale(clip: vs.VideoNode, options: Options, style: Given) -> vs.VideoNode:
     warm_up(options.backend, options.device)
     source = color.describe(clip)
-    store = Store(options.cache)
+    store = EngineCache(options.cache)
     checkpoint = open_checkpoint(
         resolve(options.model),
         memory=store.notes("checkpoint"),
@@ -154,7 +154,7 @@ def _upscale(clip: vs.VideoNode, options: Options, style: Given) -> vs.VideoNode
     return alpha.attach(clip, result) if source.alpha else result
 
 
-def _network_size(clip: vs.VideoNode, about: Description, options: Options) -> tuple[int, int]:
+def _network_size(clip: vs.VideoNode, about: ModelDescriptor, options: Options) -> tuple[int, int]:
     """(height, width) in which frames go through the network, tiles aside. Raises ArgumentError."""
     if options.fit != "resize":
         return clip.height, clip.width
@@ -166,8 +166,8 @@ def _network_size(clip: vs.VideoNode, about: Description, options: Options) -> t
 
 
 def _open(
-    height: int, width: int, checkpoint: Checkpoint, options: Options, store: Store
-) -> tuple[Lanes, geometry.Tiling]:
+    height: int, width: int, checkpoint: Checkpoint, options: Options, store: EngineCache
+) -> tuple[SlotPool, geometry.Tiling]:
     """An engine, and the parts of the frame it is for: those the script asks for, else the frame as a whole.
 
     A frame too large for the memory of a GPU goes there in the fewest parts that fit; a frame too large for the
@@ -180,11 +180,11 @@ def _open(
         return open_engine(checkpoint, tiling.height, tiling.width, options, store), tiling
     try:
         return open_engine(checkpoint, height, width, options, store), geometry.whole(height, width, scale)
-    except MemoryShort as error:
+    except InsufficientMemory as error:
         if not error.divide:
             raise
         short = error
     for tiling in geometry.divisions(height, width, scale, MOST_TILES):
-        with contextlib.suppress(MemoryShort):
+        with contextlib.suppress(InsufficientMemory):
             return open_engine(checkpoint, tiling.height, tiling.width, options, store), tiling
     raise short

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import vapoursynth as vs
 
-from vsfdatrd.backends.base import Frames, Lanes
+from vsfdatrd.backends.base import FramePlanes, SlotPool
 from vsfdatrd.errors import PREFIX, FdatrdError, FrameError
 from vsfdatrd.style_input import PROPERTY, Style
 from vsfdatrd.video.clamp import Plane, Worst, clamp_add, clamp_copy
@@ -22,7 +22,7 @@ from vsfdatrd.video.tiling import Tile, Tiling, fill_padding
 
 def run(
     clip: vs.VideoNode,
-    lanes: Lanes,
+    lanes: SlotPool,
     tiling: Tiling,
     scale: int,
     reuse: float | None = None,
@@ -53,7 +53,7 @@ def _per_frame(
 
 
 def _frame_function(
-    lanes: Lanes, tiling: Tiling, scale: int, style: Style | None
+    lanes: SlotPool, tiling: Tiling, scale: int, style: Style | None
 ) -> Callable[[int, vs.VideoFrame], vs.VideoFrame | str]:
     """The function a lane calls for each of its frames: the upscaled frame, or what went wrong as text."""
 
@@ -74,7 +74,7 @@ def _frame_function(
 
 
 def _through(
-    lanes: Lanes, slot: int, tiling: Tiling, scale: int, source: vs.VideoFrame, out: vs.VideoFrame, below: int
+    lanes: SlotPool, slot: int, tiling: Tiling, scale: int, source: vs.VideoFrame, out: vs.VideoFrame, below: int
 ) -> None:
     """Send one frame through a slot, tile by tile.
 
@@ -106,7 +106,7 @@ def _through(
                 raise FrameError('the network\'s output for it is not finite (NaN or infinity). Try precision="fp32".')
 
 
-def _write(padded: Frames, planes: list[Plane], tile: Tile, tiling: Tiling) -> None:
+def _write(padded: FramePlanes, planes: list[Plane], tile: Tile, tiling: Tiling) -> None:
     """Copy a tile of the planes into an engine's input, clamped, and continue it into the padding."""
     height, width = tiling.height, tiling.width
     for target, plane in zip(padded, planes, strict=True):
@@ -116,7 +116,7 @@ def _write(padded: Frames, planes: list[Plane], tile: Tile, tiling: Tiling) -> N
         fill_padding(target, height, width)
 
 
-def _write_style(padded: Frames, frame: vs.VideoFrame, style: Style) -> None:
+def _write_style(padded: FramePlanes, frame: vs.VideoFrame, style: Style) -> None:
     """Copy the frame's style, clamped, into the rows below it."""
     picture = frame.props[PROPERTY]
     if not isinstance(picture, vs.VideoFrame):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import vapoursynth as vs
 
-from vsfdatrd.archs.descriptor import Description
+from vsfdatrd.archs.descriptor import ModelDescriptor
 from vsfdatrd.errors import ArgumentError
 from vsfdatrd.system.home import expand_user
 from vsfdatrd.video import color
@@ -31,14 +31,14 @@ class Style:
     width: int
 
 
-def place(about: Description, height: int, width: int) -> Style | None:
+def place(about: ModelDescriptor, height: int, width: int) -> Style | None:
     """The place of the style for padded frames of a size; None for networks without one."""
     if about.onnx is None or about.onnx.style is None:
         return None
     return Style(about.onnx.style_rows(height, width), *about.onnx.style_size(height, width))
 
 
-def check(given: Given, about: Description) -> None:
+def check(given: Given, about: ModelDescriptor) -> None:
     """Raises ArgumentError for a style that the network has no place for, or that cannot be one."""
     if given is None:
         return

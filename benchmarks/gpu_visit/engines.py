@@ -15,10 +15,10 @@ from benchmarks.gpu_visit.sizes import Sizes
 from benchmarks.gpu_visit.timing import device, seconds, spread, synchronize
 from benchmarks.weights import random_tensors, weights_file
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
+from vsfdatrd.archs.size import padded
 from vsfdatrd.backends.accuracy import drawing
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.options import Precision
-from vsfdatrd.video.tiling import padded
 from vsfdatrd.weights.catalog import resolve
 
 SMALL = FdatRdConfig(

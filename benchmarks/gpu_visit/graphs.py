@@ -14,18 +14,18 @@ from benchmarks.gpu_visit.sizes import Sizes
 from benchmarks.gpu_visit.timing import device, synchronize
 from vsfdatrd.backends.graphs import graph_of
 from vsfdatrd.checkpoint import Checkpoint
-from vsfdatrd.graph.target import Dialect, tensorrt
+from vsfdatrd.graph.target import GraphTarget, tensorrt
 
-GRAPHS: dict[str, Dialect] = {
-    "fp32": Dialect(),
+GRAPHS: dict[str, GraphTarget] = {
+    "fp32": GraphTarget(),
     "deploy fp16": tensorrt("fp16"),
     "deploy mixed": tensorrt("mixed"),
     "deploy bf16": tensorrt("bf16"),
-    "plain fp16": Dialect("fp16"),
+    "plain fp16": GraphTarget("fp16"),
 }
 
 
-def row(checkpoint: Checkpoint, dialect: Dialect, sizes: Sizes, reference: torch.Tensor) -> dict[str, Any]:
+def row(checkpoint: Checkpoint, dialect: GraphTarget, sizes: Sizes, reference: torch.Tensor) -> dict[str, Any]:
     """PSNR of one form of the graph against the network in fp32."""
     frame = picture(checkpoint, sizes.height, sizes.width)
     height, width = frame.shape[2:]

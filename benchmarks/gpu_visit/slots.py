@@ -23,9 +23,9 @@ from benchmarks.gpu_visit.engines import DTYPES, checkpoints, exact, network, pi
 from benchmarks.gpu_visit.sizes import Sizes
 from benchmarks.gpu_visit.timing import device
 from vsfdatrd.backends.accuracy import drawing
-from vsfdatrd.backends.base import Frames
+from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.tensorrt import cuda
-from vsfdatrd.backends.tensorrt.copy_pipeline import Conveyor, Slot
+from vsfdatrd.backends.tensorrt.copy_pipeline import Slot, TransferPipeline
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.options import Precision
 
@@ -110,7 +110,7 @@ class Pipeline:
         memory = mmap.mmap(-1, slots * sum(sizes))
         hold(cuda.PinnedMemory(cuda.address_of(memory), len(memory)))
         upload, compute, download = (hold(cuda.Stream()) for _ in range(3))
-        self._frames: list[tuple[Frames, Frames]] = []
+        self._frames: list[tuple[FramePlanes, FramePlanes]] = []
         places: list[Slot[cuda.Event]] = []
         offset = 0
         for _ in range(slots):
@@ -129,10 +129,10 @@ class Pipeline:
             compute.copy(places[number].device_result, net.result)
 
         self.slots = slots
-        self._conveyor = Conveyor(upload, compute, download, places, launch)
+        self._conveyor = TransferPipeline(upload, compute, download, places, launch)
         self._submitting = threading.Lock()  # the product's worker submits on one thread
 
-    def input(self, slot: int) -> Frames:
+    def input(self, slot: int) -> FramePlanes:
         """See `Engine.input`."""
         return self._frames[slot][0]
 
@@ -142,7 +142,7 @@ class Pipeline:
             cuda.use(0)
             self._conveyor.submit(slot)
 
-    def collect(self, slot: int) -> Frames:
+    def collect(self, slot: int) -> FramePlanes:
         """See `Engine.collect`."""
         cuda.use(0)
         self._conveyor.wait(slot)
@@ -166,7 +166,7 @@ def drive(engine: Pipeline, frames: int, threads: int = THREADS) -> tuple[float,
     failures: list[BaseException] = []
 
     def work() -> None:
-        out: Frames | None = None
+        out: FramePlanes | None = None
         while not failures:
             with taking:
                 if next(left, None) is None:

@@ -45,7 +45,7 @@ class Alone(Contestant):
 
     def __init__(self, case: Case, weights: Path, cache: Path) -> None:
         from vsfdatrd.backends.selection import open_engine
-        from vsfdatrd.cache.engine_cache import Store
+        from vsfdatrd.cache.engine_cache import EngineCache
         from vsfdatrd.checkpoint import open_checkpoint
         from vsfdatrd.options import Options
         from vsfdatrd.video.tiling import fill_padding
@@ -53,7 +53,7 @@ class Alone(Contestant):
         options = Options.parse(str(weights), case.backend, (0,), case.precision, streams=case.streams, cache=cache)
         width, height = case.size
         checkpoint = open_checkpoint(weights)
-        self._lanes = open_engine(checkpoint, height, width, options, Store(cache))
+        self._lanes = open_engine(checkpoint, height, width, options, EngineCache(cache))
         self.depth = self._lanes.count
         self._cropped = (height * checkpoint.description.scale, width * checkpoint.description.scale)
         for slot in range(self.depth):

@@ -24,7 +24,7 @@ from benchmarks.speed.exports import Kind, exported
 from benchmarks.speed.material import Frame, drawings, endless
 from vsfdatrd import load_model
 from vsfdatrd.backends.gpus import gpus
-from vsfdatrd.graph.target import Dialect
+from vsfdatrd.graph.target import GraphTarget
 from vsfdatrd.workers.client import Worker
 
 type Open = Callable[[Case, Path, Path], Contestant]
@@ -110,7 +110,7 @@ def in_fp16(plain: Path, half: Path) -> None:
 
     from vsfdatrd.graph.half_precision import lowered
 
-    onnx.save(lowered(onnx.load(plain), Dialect("fp16")), half)
+    onnx.save(lowered(onnx.load(plain), GraphTarget("fp16")), half)
 
 
 class _Network(Loop):

@@ -15,10 +15,10 @@ from safetensors.numpy import load_file, save_file
 pytest.importorskip("spandrel")
 
 from tests.fdats import BODIES, TAILS, fdat, named
-from vsfdatrd.archs.descriptor import Description
-from vsfdatrd.archs.fdat import FdatConfig, from_shapes
+from vsfdatrd.archs.descriptor import ModelDescriptor
+from vsfdatrd.archs.fdat import FdatConfig
 from vsfdatrd.archs.fdat_rd import META
-from vsfdatrd.archs.fdat_shapes import tensor_shapes
+from vsfdatrd.archs.fdat_shapes import fdat_from_shapes, tensor_shapes
 from vsfdatrd.checkpoint import open_checkpoint
 
 type Tensors = dict[str, NDArray[Any]]
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(
 
 
 def config_of(tensors: Tensors) -> FdatConfig | None:
-    return from_shapes({name: values.shape for name, values in tensors.items()}, tensors[META].tolist())
+    return fdat_from_shapes({name: values.shape for name, values in tensors.items()}, tensors[META].tolist())
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_every_fdat_is_found(tmp_path: Path, changes: dict[str, Any]) -> None:
     # What spandrel's module holds on its way; windows over the edge of its small frame are the difference.
     assert found.largest <= network.largest() <= 1.6 * found.largest
     assert config.window == changes.get("window_size", 8)
-    assert Description.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert ModelDescriptor.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
 CHANGES: dict[str, Callable[[Tensors], Tensors]] = {

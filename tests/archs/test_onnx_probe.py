@@ -14,7 +14,7 @@ from tests.artcnns import C_CHROMA, C_LUMA, random_tensors
 from tests.onnx_files import doubler, expected, kernel, write
 from vsfdatrd.archs import onnx_probe
 from vsfdatrd.archs.artcnn import ArtCnnConfig
-from vsfdatrd.backends.base import Frames, Job
+from vsfdatrd.backends.base import EngineSpec, FramePlanes
 from vsfdatrd.backends.openvino import backend as openvino
 from vsfdatrd.backends.tensorrt import backend as tensorrt
 from vsfdatrd.backends.tensorrt.library import RTX
@@ -27,9 +27,9 @@ value = helper.make_tensor_value_info
 node = helper.make_node
 
 
-def through(checkpoint: Checkpoint, picture: Frames, folder: Path) -> Frames:
+def through(checkpoint: Checkpoint, picture: FramePlanes, folder: Path) -> FramePlanes:
     _, height, width = picture.shape
-    job = Job(checkpoint, height, width, "fp32", streams=1)
+    job = EngineSpec(checkpoint, height, width, "fp32", streams=1)
     folder.mkdir()
     openvino.build(job, folder)
     engine = openvino.load(job, folder)
@@ -275,7 +275,7 @@ def test_a_file_that_takes_for_ever_is_given_up(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize("precision", ["fp16", "mixed", "bf16", "fp32"])
 def test_tensorrt_builds_onnx_files(tmp_path: Path, precision: Any) -> None:
     checkpoint = open_checkpoint(doubler(tmp_path / "x.onnx", nhwc=True, kind="fp16"))
-    facts = tensorrt.build_for(Job(checkpoint, 48, 64, precision), tmp_path, RTX, ["sm89"])
+    facts = tensorrt.build_for(EngineSpec(checkpoint, 48, 64, precision), tmp_path, RTX, ["sm89"])
     assert facts["activation_bytes"] > 0
     assert np.load(tmp_path / "reference.npy").shape == (3, 96, 128)
 

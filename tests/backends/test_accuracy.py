@@ -10,16 +10,16 @@ import pytest
 
 from vsfdatrd.backends import selection
 from vsfdatrd.backends.accuracy import BOUND_DB, compare, compare_steps, drawing, sky, steps
-from vsfdatrd.backends.base import Frames, Job, Lanes
+from vsfdatrd.backends.base import EngineSpec, FramePlanes, SlotPool
 from vsfdatrd.backends.native import kernels
-from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import (
     ArgumentError,
     EngineBuildError,
     EngineError,
     EngineUnavailable,
-    MemoryShort,
+    InsufficientMemory,
     PrecisionUnfit,
 )
 from vsfdatrd.options import BACKENDS, Options, Precision
@@ -113,17 +113,17 @@ class FakeEngine:
 
     slots = 1
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: EngineSpec) -> None:
         self.job = job
         self.closed = 0
 
-    def input(self, slot: int) -> Frames:
+    def input(self, slot: int) -> FramePlanes:
         return np.zeros((3, self.job.height, self.job.width), np.float32)
 
     def submit(self, slot: int) -> None:
         pass
 
-    def collect(self, slot: int) -> Frames:
+    def collect(self, slot: int) -> FramePlanes:
         return np.zeros((3, 2 * self.job.height, 2 * self.job.width), np.float32)
 
     def close(self) -> None:
@@ -159,16 +159,16 @@ class FakeBackend:
     def precisions(self, checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
         return ("fp16", "bf16", "fp32")
 
-    def device_name(self, job: Job) -> str:
+    def device_name(self, job: EngineSpec) -> str:
         return "a device"
 
-    def identity(self, job: Job) -> str:
+    def identity(self, job: EngineSpec) -> str:
         return ""
 
-    def memory_estimate(self, job: Job) -> tuple[int, int]:
+    def memory_estimate(self, job: EngineSpec) -> tuple[int, int]:
         return self.needs * (job.streams or 2), self.has
 
-    def build(self, job: Job, directory: Path) -> None:
+    def build(self, job: EngineSpec, directory: Path) -> None:
         self.built.append(job.precision)
         if job.precision in self.breaking:
             raise EngineBuildError("the compiler ran out of memory.")
@@ -176,7 +176,7 @@ class FakeBackend:
             raise PrecisionUnfit(f"the {job.precision} engine agrees with fp32 to 31.4 dB only, 50 are needed.")
         (directory / "note").write_text(job.precision)
 
-    def load(self, job: Job, directory: Path) -> FakeEngine:
+    def load(self, job: EngineSpec, directory: Path) -> FakeEngine:
         if self.loading:
             raise self.loading
         return FakeEngine(job)
@@ -210,7 +210,7 @@ def opened(tiny: Checkpoint, tmp_path: Path) -> Callable[..., FakeEngine]:
 
     def opener(checkpoint: Checkpoint = tiny, **options: object) -> FakeEngine:
         wanted = Options(str(checkpoint.path), **options)  # type: ignore[arg-type]
-        engine = selection.open_engine(checkpoint, 40, 50, wanted, Store(tmp_path / "cache")).engine
+        engine = selection.open_engine(checkpoint, 40, 50, wanted, EngineCache(tmp_path / "cache")).engine
         assert isinstance(engine, FakeEngine)
         return engine
 
@@ -283,7 +283,9 @@ def test_an_engine_that_does_not_load_is_no_reason_for_another_precision(backend
 def test_a_frame_that_does_not_fit_is_refused_before_anything_is_built(backends: Backends, opened: Opened) -> None:
     backends["openvino"].needs = 20 << 30
     backends["openvino"].has = 15 << 30
-    with pytest.raises(MemoryShort, match=r"60×60 .* needs about 20\.0 GiB .* 15\.0 GiB are free; .* tile=") as caught:
+    with pytest.raises(
+        InsufficientMemory, match=r"60×60 .* needs about 20\.0 GiB .* 15\.0 GiB are free; .* tile="
+    ) as caught:
         opened()
     assert not caught.value.divide
     assert backends["openvino"].built == []
@@ -295,7 +297,7 @@ def test_what_fits_once_only_is_run_once_at_a_time(
     backends["openvino"].needs, backends["openvino"].has = 10 << 30, 15 << 30
     assert opened().job.streams == 1
     assert "memory for one frame in flight only" in caplog.text
-    with pytest.raises(MemoryShort, match=r"needs about 20\.0 GiB"):
+    with pytest.raises(InsufficientMemory, match=r"needs about 20\.0 GiB"):
         opened(streams=2)
 
 
@@ -306,7 +308,7 @@ def test_parts_are_for_gpus(
     monkeypatch.setattr(selection, "gpu_count", lambda: 1)
     backends["tensorrt"].reason = None
     backends[backend].needs = 20 << 30
-    with pytest.raises(MemoryShort) as caught:
+    with pytest.raises(InsufficientMemory) as caught:
         opened(backend=backend)
     assert caught.value.divide == divide
 
@@ -344,8 +346,8 @@ def first(wanted: str, checkpoint: Checkpoint) -> str:
 def test_an_engine_that_lost_a_frame_is_shared_with_nobody_new(
     backends: Backends, tiny: Checkpoint, tmp_path: Path
 ) -> None:
-    def open() -> Lanes:
-        return selection.open_engine(tiny, 50, 40, Options(str(tiny.path)), Store(tmp_path))
+    def open() -> SlotPool:
+        return selection.open_engine(tiny, 50, 40, Options(str(tiny.path)), EngineCache(tmp_path))
 
     first = open()
     assert open() is first
@@ -412,7 +414,7 @@ def test_warming_up_never_fails(backends: Backends) -> None:
 def test_filters_share_an_engine_until_the_last_one_lets_go(
     backends: Backends, tiny: Checkpoint, tmp_path: Path
 ) -> None:
-    options, store = Options(str(tiny.path)), Store(tmp_path)
+    options, store = Options(str(tiny.path)), EngineCache(tmp_path)
     first = selection.open_engine(tiny, 60, 60, options, store)
     second = selection.open_engine(tiny, 31, 45, options, store)
     assert first is second

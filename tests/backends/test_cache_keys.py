@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vsfdatrd.backends import selection
-from vsfdatrd.backends.base import Job
+from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.cache.manifest import Key
 from vsfdatrd.checkpoint import open_checkpoint
 
@@ -45,7 +45,7 @@ def test_keys_are_fixed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = open_checkpoint(SMALL)
     graph, shape, precision, engine, device, options = KEYS[name]
     recorder = KeyRecorder()
-    job = Job(checkpoint, 240, 240, precision, (0,), None)  # type: ignore[arg-type]
+    job = EngineSpec(checkpoint, 240, 240, precision, (0,), None)  # type: ignore[arg-type]
     with pytest.raises(LookupError):
         selection._open(name, module, job, recorder)  # type: ignore[arg-type]
     assert recorder.key == Key(checkpoint.description.sha256, graph, shape, precision, engine, device, options)

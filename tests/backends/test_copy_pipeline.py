@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from vsfdatrd.backends.tensorrt.copy_pipeline import Conveyor, Slot
+from vsfdatrd.backends.tensorrt.copy_pipeline import Slot, TransferPipeline
 
 type Places = dict[str, float]
 
@@ -84,7 +84,7 @@ class Rig:
         def launch(number: int) -> None:
             compute.work(lambda: self.places.__setitem__(f"back{number}", self.places[f"there{number}"] ** 2))
 
-        self.conveyor = Conveyor(up, compute, down, slots, launch)
+        self.conveyor = TransferPipeline(up, compute, down, slots, launch)
         self.count = count
 
     def run(self, frames: int) -> list[float]:

@@ -17,12 +17,12 @@ from benchmarks.architectures import saved as made
 from tests.fdats import fdat, named
 from vsfdatrd.backends import selection
 from vsfdatrd.backends import torch as torch_engine
-from vsfdatrd.backends.base import Frames, Job
+from vsfdatrd.backends.base import EngineSpec, FramePlanes
 from vsfdatrd.backends.graphs import graph_of
 from vsfdatrd.backends.openvino import backend as openvino
 from vsfdatrd.backends.tensorrt import backend as tensorrt
 from vsfdatrd.backends.tensorrt.library import RTX
-from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineError
 from vsfdatrd.graph import trace
@@ -36,10 +36,10 @@ def saved(network: nn.Module, path: Path) -> Checkpoint:
     return open_checkpoint(path)
 
 
-def through_openvino(checkpoint: Checkpoint, picture: Frames, directory: Path) -> Frames:
+def through_openvino(checkpoint: Checkpoint, picture: FramePlanes, directory: Path) -> FramePlanes:
     """One frame through an engine that was built for it."""
     _, height, width = picture.shape
-    job = Job(checkpoint, height, width, "fp32", streams=1)
+    job = EngineSpec(checkpoint, height, width, "fp32", streams=1)
     directory.mkdir(exist_ok=True)
     openvino.build(job, directory)
     engine = openvino.load(job, directory)
@@ -50,10 +50,10 @@ def through_openvino(checkpoint: Checkpoint, picture: Frames, directory: Path) -
     return result
 
 
-def through_torch(checkpoint: Checkpoint, picture: Frames) -> Frames:
+def through_torch(checkpoint: Checkpoint, picture: FramePlanes) -> FramePlanes:
     network: Any = checkpoint.network()
     with torch.inference_mode():
-        return cast(Frames, network.bare(torch.from_numpy(picture)[None])[0].numpy())
+        return cast(FramePlanes, network.bare(torch.from_numpy(picture)[None])[0].numpy())
 
 
 @pytest.mark.parametrize("changes", [{}, {"unshuffle_mod": True}, {"upsampler_type": "lda"}], ids=named)
@@ -80,7 +80,7 @@ def test_a_network_of_one_channel_gets_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp16", "mixed", "bf16", "fp32"])
 def test_tensorrt_builds_other_networks_in_every_precision(tmp_path: Path, precision: Any) -> None:
     checkpoint = made("DAT", tmp_path)
-    job = Job(checkpoint, 200, 240, precision)
+    job = EngineSpec(checkpoint, 200, 240, precision)
     facts = tensorrt.build_for(job, tmp_path, RTX, ["sm89"])
     largest = replace(checkpoint.description, largest=0)
     estimate = tensorrt.needed(job) - tensorrt.needed(replace(job, checkpoint=Checkpoint(checkpoint.path, largest)))
@@ -122,7 +122,7 @@ def test_the_torch_engine_takes_over_from_what_cannot_be_traced(
     monkeypatch.setattr(torch.onnx, "export", fail)
     monkeypatch.setattr(selection, "gpu_count", lambda: 0)
     with caplog.at_level("WARNING", "vsfdatrd"):
-        lanes = selection.open_engine(checkpoint, 40, 48, Options(precision="fp32"), Store(tmp_path / "cache"))
+        lanes = selection.open_engine(checkpoint, 40, 48, Options(precision="fp32"), EngineCache(tmp_path / "cache"))
     assert type(lanes.engine).__module__ == "vsfdatrd.backends.torch"
     (line,) = [record.getMessage() for record in caplog.records if record.name == "vsfdatrd.backends.selection"]
     assert line == (
@@ -135,6 +135,6 @@ def test_what_a_network_holds_is_told_by_its_largest_tensor(tmp_path: Path) -> N
     make: Any = Compact
     checkpoint = saved(make(num_feat=24, num_conv=2, upscale=2), tmp_path / "compact.safetensors")
     assert checkpoint.description.largest == 24
-    job = Job(checkpoint, 400, 600, "fp32", streams=1)
+    job = EngineSpec(checkpoint, 400, 600, "fp32", streams=1)
     for engine in (openvino, torch_engine):
         assert engine.memory_estimate(job)[0] > 4 * 24 * 400 * 600

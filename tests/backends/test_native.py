@@ -16,10 +16,10 @@ from tests.backends.closeness import decibels, of_network
 from vsfdatrd.archs.fdat_rd import META
 from vsfdatrd.backends import reference, selection
 from vsfdatrd.backends.accuracy import drawing
-from vsfdatrd.backends.base import Engine, Frames, Job
+from vsfdatrd.backends.base import Engine, EngineSpec, FramePlanes
 from vsfdatrd.backends.native import backend as native
 from vsfdatrd.backends.native import kernels, worker
-from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineBuildError, EngineError, EngineUnavailable
 from vsfdatrd.options import Options
@@ -33,25 +33,27 @@ def tiny(tiny_model: Path) -> Checkpoint:
 
 
 @pytest.fixture(scope="module")
-def job(tiny: Checkpoint) -> Job:
-    return Job(tiny, 60, 90, "int16")
+def job(tiny: Checkpoint) -> EngineSpec:
+    return EngineSpec(tiny, 60, 90, "int16")
 
 
 @pytest.fixture(scope="module")
-def artefact(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def artefact(job: EngineSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("native")
     native.build(job, directory)
     return directory
 
 
-def once(engine: Engine, picture: Frames, slot: int = 0) -> Frames:
+def once(engine: Engine, picture: FramePlanes, slot: int = 0) -> FramePlanes:
     np.copyto(engine.input(slot), picture)
     engine.submit(slot)
     return engine.collect(slot).copy()
 
 
 @pytest.mark.parametrize("streams", [None, 1, 3])
-def test_an_engine_runs_frame_after_frame(tiny: Checkpoint, job: Job, artefact: Path, streams: int | None) -> None:
+def test_an_engine_runs_frame_after_frame(
+    tiny: Checkpoint, job: EngineSpec, artefact: Path, streams: int | None
+) -> None:
     engine = native.load(replace(job, streams=streams), artefact)
     try:
         assert engine.slots == (streams or 2)
@@ -65,7 +67,7 @@ def test_an_engine_runs_frame_after_frame(tiny: Checkpoint, job: Job, artefact: 
         engine.close()
 
 
-def test_frames_in_flight_together_do_not_meet(job: Job, artefact: Path) -> None:
+def test_frames_in_flight_together_do_not_meet(job: EngineSpec, artefact: Path) -> None:
     engine = native.load(replace(job, streams=2), artefact)
     try:
         pictures = [drawing(60, 90), np.ascontiguousarray(drawing(60, 90)[:, ::-1])]
@@ -80,7 +82,7 @@ def test_frames_in_flight_together_do_not_meet(job: Job, artefact: Path) -> None
         engine.close()
 
 
-def test_a_closed_engine_says_so(job: Job, artefact: Path) -> None:
+def test_a_closed_engine_says_so(job: EngineSpec, artefact: Path) -> None:
     engine = native.load(job, artefact)
     engine.close()
     engine.close()
@@ -92,7 +94,7 @@ def test_the_artefact_is_the_weights_alone(artefact: Path) -> None:
     assert [file.name for file in artefact.iterdir()] == [native.WEIGHTS]
 
 
-def test_damaged_weights_are_a_sentence(job: Job, artefact: Path, tmp_path: Path) -> None:
+def test_damaged_weights_are_a_sentence(job: EngineSpec, artefact: Path, tmp_path: Path) -> None:
     whole = (artefact / native.WEIGHTS).read_bytes()
     for content in (b"", whole[: len(whole) // 2], b"x" * 1000):
         (tmp_path / native.WEIGHTS).write_bytes(content)
@@ -131,14 +133,14 @@ def test_every_tensor_is_compared_with_the_architecture(artefact: Path, tmp_path
 
 
 def test_another_networks_weights_are_refused(
-    job: Job, tmp_path: Path, make_tensors: Callable[..., dict[str, Any]]
+    job: EngineSpec, tmp_path: Path, make_tensors: Callable[..., dict[str, Any]]
 ) -> None:
     np.savez(tmp_path / native.WEIGHTS, allow_pickle=False, **make_tensors(tail_scale=4))
     with pytest.raises(EngineError, match="of another network"):
         native.load(job, tmp_path)
 
 
-def test_an_engine_that_strays_is_not_built(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_strays_is_not_built(job: EngineSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def another(graph: Path, target: Path, sky: Path) -> int:
         with target.open("wb") as file:
             np.save(file, np.zeros((3, 240, 360), np.float16))
@@ -149,7 +151,9 @@ def test_an_engine_that_strays_is_not_built(job: Job, tmp_path: Path, monkeypatc
         native.build(job, tmp_path)
 
 
-def test_an_engine_whose_sky_has_bands_is_not_built(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_whose_sky_has_bands_is_not_built(
+    job: EngineSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     through = reference.compute
     monkeypatch.setattr(reference, "compute", lambda *files: 2 * through(*files))
     with pytest.raises(EngineBuildError, match=r"leaves \d+ of a sky's \d+ steps of ten bits, which shows as bands"):
@@ -163,14 +167,14 @@ def test_frames_in_flight_go_by_cores_and_memory(
 ) -> None:
     monkeypatch.setattr(native, "_cores", lambda: cores)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=memory << 30))
-    assert native._streams(Job(tiny, 1080, 1440, "int16")) == streams
+    assert native._streams(EngineSpec(tiny, 1080, 1440, "int16")) == streams
 
 
 @pytest.mark.parametrize("size", [(60, 90), (120, 300)])
 def test_memory_is_estimated(tiny: Checkpoint, size: tuple[int, int]) -> None:
-    needed, free = native.memory_estimate(Job(tiny, *size, "int16"))
+    needed, free = native.memory_estimate(EngineSpec(tiny, *size, "int16"))
     assert 0 < needed < free
-    more, _ = native.memory_estimate(Job(tiny, *size, "int16", streams=8))
+    more, _ = native.memory_estimate(EngineSpec(tiny, *size, "int16", streams=8))
     assert more > needed
 
 
@@ -204,22 +208,22 @@ def test_a_wish_for_fp32_goes_to_another_engine(
     tiny: Checkpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        lanes = selection.open_engine(tiny, 60, 60, Options(precision="fp32"), Store(tmp_path))
+        lanes = selection.open_engine(tiny, 60, 60, Options(precision="fp32"), EngineCache(tmp_path))
     assert not caplog.records
     del lanes
-    assert [entry.fields["engine"].split()[0] for entry in Store(tmp_path).entries()] == ["openvino"]
+    assert [entry.fields["engine"].split()[0] for entry in EngineCache(tmp_path).entries()] == ["openvino"]
 
 
 def test_a_wish_for_integers_goes_to_it_wherever_it_stands(
     tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels, "wider", lambda: True)
-    selection.open_engine(tiny, 60, 60, Options(precision="int16"), Store(tmp_path))
-    assert [entry.fields["engine"].split()[0] for entry in Store(tmp_path).entries()] == ["native"]
+    selection.open_engine(tiny, 60, 60, Options(precision="int16"), EngineCache(tmp_path))
+    assert [entry.fields["engine"].split()[0] for entry in EngineCache(tmp_path).entries()] == ["native"]
 
 
 def test_one_artefact_serves_every_size(tiny: Checkpoint, tmp_path: Path) -> None:
-    store, options = Store(tmp_path), Options(backend="native")
+    store, options = EngineCache(tmp_path), Options(backend="native")
     small = selection.open_engine(tiny, 60, 60, options, store)
     large = selection.open_engine(tiny, 90, 120, options, store)
     assert small.engine.input(0).shape == (3, 60, 60)

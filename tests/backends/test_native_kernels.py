@@ -14,15 +14,15 @@ from tests.backends.closeness import decibels, of_network
 from tests.silence import FOUR_TIMES, PATTERN, silence, unheard
 from vsfdatrd.archs.fdat_rd import FdatRdConfig, variant
 from vsfdatrd.backends.accuracy import drawing
-from vsfdatrd.backends.base import Frames
+from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.native import backend as native
 from vsfdatrd.backends.native import blocks as native_blocks
 from vsfdatrd.backends.native import kernels as native_kernels
 from vsfdatrd.backends.native import threads as native_crew
 from vsfdatrd.backends.native.blocks import Channel
-from vsfdatrd.backends.native.kernels import BLOCK, LEVELS, Kept, function, scratch, spans_of
-from vsfdatrd.backends.native.network import Lane, Weights, unsuitable
-from vsfdatrd.backends.native.threads import Crew
+from vsfdatrd.backends.native.kernels import BLOCK, LEVELS, KernelArrays, function, scratch, spans_of
+from vsfdatrd.backends.native.network import FrameContext, Weights, unsuitable
+from vsfdatrd.backends.native.threads import RowThreads
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.graph.weights import Weights as Tensors
 
@@ -32,11 +32,13 @@ type MakeConfig = Callable[..., FdatRdConfig]
 type Maker = Callable[..., dict[str, NDArray[Any]]]
 
 
-def of_kernels(config: FdatRdConfig, tensors: dict[str, NDArray[Any]], picture: Frames, threads: int = 1) -> Frames:
+def of_kernels(
+    config: FdatRdConfig, tensors: dict[str, NDArray[Any]], picture: FramePlanes, threads: int = 1
+) -> FramePlanes:
     """What the kernels make of it."""
     _, height, width = picture.shape
     result = np.full((3, height * config.scale, width * config.scale), np.nan, np.float32)
-    Lane(Weights(config, tensors), height, width, threads).run(np.ascontiguousarray(picture), result)
+    FrameContext(Weights(config, tensors), height, width, threads).run(np.ascontiguousarray(picture), result)
     return result
 
 
@@ -151,7 +153,7 @@ def test_blocks_of_zeros_are_left_out_of_products(share: float) -> None:
         there = np.kron(random.random((4, inner // 8)) < share, np.ones((16, 8)))
         return (there * random.standard_normal((64, inner))).astype(np.float32)
 
-    kept, taps = Kept(), [matrix(64) for _ in range(9)]
+    kept, taps = KernelArrays(), [matrix(64) for _ in range(9)]
     t, more = (random.standard_normal((900, 64)).astype(np.float32) for _ in range(2))
     out = np.empty_like(t)
     function("conv")(t, more, out, 30, 30, 0, 30, kept.matrices(taps), scratch(30, 64, 64, 32))
@@ -176,7 +178,7 @@ def test_the_largest_weights_and_tokens_do_not_overflow(channels: int) -> None:
     weights = np.full((channels, channels), 3.0)
     weights[1] = -3
     weights[2, ::2] = -3
-    taps = Kept()
+    taps = KernelArrays()
     matrices = taps.matrices([weights] * 9)
     t = np.full((900, channels), 1e4, np.float32)
     out = np.empty_like(t)
@@ -203,7 +205,7 @@ def test_packed_weights_leave_room_for_any_token(inner: int) -> None:
     weights[3, :-1] = 0  # a single one
     weights[4] *= 1e-20
     weights[5] *= 1e20
-    kept = Kept()
+    kept = KernelArrays()
     integers, scale = integers_of(kept.matrix(weights))
     assert (np.abs(integers.astype(np.int64)).sum(1) * LEVELS < 2**31).all()
     error = np.abs(integers * scale[:, None].astype(np.float64) - weights).max(1)
@@ -213,7 +215,7 @@ def test_packed_weights_leave_room_for_any_token(inner: int) -> None:
 
 
 def test_weights_that_are_not_finite_show() -> None:
-    kept = Kept()
+    kept = KernelArrays()
     weights = np.ones((16, 32), np.float32)
     weights[3, 5] = np.inf
     weights[4, 5] = np.nan
@@ -239,7 +241,7 @@ def test_a_frame_of_one_colour_is_no_special_case(make_config: MakeConfig, make_
 
 
 def test_only_frames_of_the_right_shape_reach_the_kernels(make_config: MakeConfig, make_tensors: Maker) -> None:
-    lane = Lane(Weights(make_config(), make_tensors()), 60, 90, 1)
+    lane = FrameContext(Weights(make_config(), make_tensors()), 60, 90, 1)
     picture, result = np.zeros((3, 60, 90), np.float32), np.zeros((3, 120, 180), np.float32)
     for frames in (
         (picture[:, :30], result), (picture, result[:2]), (picture.astype(np.float64), result), (picture, result[::-1]),
@@ -289,7 +291,7 @@ def test_channel_attention_does_not_cancel(make_config: MakeConfig, make_tensors
     """Where all tokens are nearly alike, their second moment alone would lose what sets them apart."""
     config, tensors = make_config(), make_tensors(2)
     block = Tensors(tensors, "groups.0.blocks.1.")
-    channel = Channel(config, block, Kept(), (10, 30))
+    channel = Channel(config, block, KernelArrays(), (10, 30))
     random = np.random.default_rng(0)
     n = (3 + random.standard_normal(32) + 1e-6 * random.standard_normal((900, 32))).astype(np.float64)
     q, k, v = block["attn.qkv.weight"].reshape(3, 1, 32, 32) @ n.T
@@ -303,7 +305,7 @@ def test_channel_attention_does_not_cancel(make_config: MakeConfig, make_tensors
 
 
 def test_a_stretch_is_shared_out_whole(make_config: MakeConfig) -> None:
-    crew = Crew(60, 60, make_config(), 7)
+    crew = RowThreads(60, 60, make_config(), 7)
     for count in (1, 2, 6, 7, 8, 60, 3600 // BLOCK):
         parts: list[tuple[int, int]] = []
         crew.each(count, lambda first, last, _, parts=parts: parts.append((first, last)))  # type: ignore[misc]

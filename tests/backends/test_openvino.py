@@ -10,10 +10,10 @@ import psutil
 import pytest
 
 from vsfdatrd.backends.accuracy import compare, drawing
-from vsfdatrd.backends.base import Engine, Frames, Job
+from vsfdatrd.backends.base import Engine, EngineSpec, FramePlanes
 from vsfdatrd.backends.openvino import backend as openvino
 from vsfdatrd.backends.openvino.worker import FILE, reason, settings
-from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.cache.manifest import Key
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineBuildError, EngineError
@@ -25,19 +25,19 @@ def tiny(tiny_model: Path) -> Checkpoint:
 
 
 @pytest.fixture(scope="module")
-def job(tiny: Checkpoint) -> Job:
-    return Job(tiny, 60, 90, "fp32")
+def job(tiny: Checkpoint) -> EngineSpec:
+    return EngineSpec(tiny, 60, 90, "fp32")
 
 
 @pytest.fixture(scope="module")
-def artefact(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def artefact(job: EngineSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny network, built."""
     directory = tmp_path_factory.mktemp("engine")
     openvino.build(job, directory)
     return directory
 
 
-def once(engine: Engine, picture: Frames, slot: int = 0) -> Frames:
+def once(engine: Engine, picture: FramePlanes, slot: int = 0) -> FramePlanes:
     """One frame, sent and collected; the engine is closed."""
     np.copyto(engine.input(slot), picture)
     engine.submit(slot)
@@ -46,16 +46,16 @@ def once(engine: Engine, picture: Frames, slot: int = 0) -> Frames:
     return result
 
 
-def expected(checkpoint: Checkpoint, picture: Frames) -> Frames:
+def expected(checkpoint: Checkpoint, picture: FramePlanes) -> FramePlanes:
     """What the network itself makes of a picture."""
     import torch
 
     with torch.inference_mode():
-        result: Frames = checkpoint.network()(torch.from_numpy(picture)[None])[0].numpy()
+        result: FramePlanes = checkpoint.network()(torch.from_numpy(picture)[None])[0].numpy()
     return result
 
 
-def test_it_computes_what_the_network_computes(job: Job, artefact: Path) -> None:
+def test_it_computes_what_the_network_computes(job: EngineSpec, artefact: Path) -> None:
     picture = drawing(60, 90)
     engine = openvino.load(job, artefact)
     assert engine.slots == openvino.STREAMS
@@ -72,7 +72,7 @@ def test_the_artefact_is_the_exported_model_alone(artefact: Path) -> None:
     assert [file.name for file in artefact.iterdir()] == [FILE]
 
 
-def test_an_engine_runs_frame_after_frame(job: Job, artefact: Path) -> None:
+def test_an_engine_runs_frame_after_frame(job: EngineSpec, artefact: Path) -> None:
     engine = openvino.load(job, artefact)
     first, second = drawing(60, 90), drawing(60, 90)[:, ::-1]
     results = []
@@ -85,7 +85,7 @@ def test_an_engine_runs_frame_after_frame(job: Job, artefact: Path) -> None:
     assert np.abs(results[0] - results[1]).max() > 0.1
 
 
-def test_two_streams_give_what_one_gives(job: Job, artefact: Path, tmp_path: Path) -> None:
+def test_two_streams_give_what_one_gives(job: EngineSpec, artefact: Path, tmp_path: Path) -> None:
     pictures = [drawing(60, 90), drawing(60, 90)[:, :, ::-1]]
     alone = [once(openvino.load(job, artefact), picture) for picture in pictures]
     two = replace(job, streams=2)
@@ -101,7 +101,9 @@ def test_two_streams_give_what_one_gives(job: Job, artefact: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("damage", ["truncated", "random bytes", "empty", "missing", "flipped"])
-def test_a_damaged_engine_is_an_error_and_nothing_worse(job: Job, artefact: Path, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_engine_is_an_error_and_nothing_worse(
+    job: EngineSpec, artefact: Path, tmp_path: Path, damage: str
+) -> None:
     data = (artefact / FILE).read_bytes()
     match damage:
         case "truncated":
@@ -122,7 +124,7 @@ def test_a_damaged_engine_is_an_error_and_nothing_worse(job: Job, artefact: Path
 
 
 def test_a_network_that_cannot_be_compiled_is_a_build_error(
-    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: EngineSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Nonsense:
         def ByteSize(self) -> int:  # noqa: N802
@@ -137,7 +139,7 @@ def test_a_network_that_cannot_be_compiled_is_a_build_error(
     assert not list(tmp_path.iterdir()), "the graph is left behind"
 
 
-def test_a_process_that_dies_while_building_is_a_build_error(job: Job, tmp_path: Path) -> None:
+def test_a_process_that_dies_while_building_is_a_build_error(job: EngineSpec, tmp_path: Path) -> None:
     openvino._spare.start()._process.kill()
     with pytest.raises(EngineBuildError, match=r"ended unexpectedly \(signal 9\)"):
         openvino.build(job, tmp_path)
@@ -153,13 +155,15 @@ def test_unavailable_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> No
     assert openvino.unavailable() == "OpenVINO is not installed; pip install openvino"
 
 
-def test_the_processor_is_part_of_the_identity(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_processor_is_part_of_the_identity(
+    job: EngineSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from vsfdatrd.backends import selection
     from vsfdatrd.options import Options
 
     keys: list[Key] = []
 
-    class Noting(Store):
+    class Noting(EngineCache):
         def open[T](self, key: Key, build: Callable[[Path], None], load: Callable[[Path], T]) -> T:
             keys.append(key)
             return super().open(key, build, load)
@@ -188,7 +192,7 @@ def test_precisions_end_with_fp32_and_hold_what_the_processor_has(
     assert openvino.precisions(tiny) == ("bf16", "fp16", "fp32")
 
 
-def test_memory_grows_with_frame_and_streams(job: Job) -> None:
+def test_memory_grows_with_frame_and_streams(job: EngineSpec) -> None:
     needed, free = openvino.memory_estimate(replace(job, streams=1))
     assert 0 < needed < free
     large = replace(job, height=600, width=900, streams=1)
@@ -206,11 +210,11 @@ def test_memory_of_medium_is_estimated_as_measured(
     shared: Path, height: int, width: int, streams: int, measured: int
 ) -> None:
     medium = open_checkpoint(shared / "weights/fdat_rd_medium_2x_standin.safetensors")
-    needed, _ = openvino.memory_estimate(Job(medium, height, width, "fp32", streams=streams))
+    needed, _ = openvino.memory_estimate(EngineSpec(medium, height, width, "fp32", streams=streams))
     assert measured <= needed / 2**20 <= 1.4 * measured
 
 
-def test_one_stream_where_memory_is_short(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_stream_where_memory_is_short(job: EngineSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     def machine(total: int) -> None:
         memory = psutil.virtual_memory()._replace(total=total)
         monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
@@ -254,7 +258,7 @@ def test_half_precision_agrees_with_fp32_on_a_real_frame(
     results = {}
     with caplog.at_level(logging.INFO):
         for precision in (half[0], "fp32"):
-            job = Job(medium, 240, 240, precision)
+            job = EngineSpec(medium, 240, 240, precision)
             directory = tmp_path / precision
             directory.mkdir()
             openvino.build(job, directory)

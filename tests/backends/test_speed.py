@@ -11,9 +11,9 @@ import pytest
 
 from tests.backends.test_accuracy import FakeBackend, FakeEngine
 from vsfdatrd.backends import selection, speed
-from vsfdatrd.backends.base import Frames, Job, Lanes
+from vsfdatrd.backends.base import EngineSpec, FramePlanes, SlotPool
 from vsfdatrd.backends.native import backend as native
-from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineError
 from vsfdatrd.options import BACKENDS, Options
@@ -24,14 +24,14 @@ type Opened = Callable[..., str]
 class Timed(FakeEngine):
     """An engine that takes its time."""
 
-    def __init__(self, job: Job, name: str, seconds: float) -> None:
+    def __init__(self, job: EngineSpec, name: str, seconds: float) -> None:
         super().__init__(job)
         self.name, self.seconds = name, seconds
 
-    def input(self, slot: int) -> Frames:
+    def input(self, slot: int) -> FramePlanes:
         return np.zeros((3, 20, 20), np.float32)
 
-    def collect(self, slot: int) -> Frames:
+    def collect(self, slot: int) -> FramePlanes:
         if self.seconds < 0:
             raise EngineError("the engine's process ended unexpectedly")
         time.sleep(self.seconds)
@@ -50,7 +50,7 @@ class TimedBackend(FakeBackend):
     def version(self, device: object = (0,)) -> str:
         return self.revision
 
-    def load(self, job: Job, directory: Path) -> Timed:
+    def load(self, job: EngineSpec, directory: Path) -> Timed:
         if self.loading:
             raise self.loading
         self.opened.append((job.height, job.width))
@@ -88,7 +88,7 @@ def opened(tiny: Checkpoint, tmp_path: Path) -> Opened:
     def opener(height: int = 40, width: int = 50, **given: Any) -> str:
         selection._shared.clear()
         options = Options(str(tiny.path), **given)
-        engine = selection.open_engine(tiny, height, width, options, Store(tmp_path / "cache")).engine
+        engine = selection.open_engine(tiny, height, width, options, EngineCache(tmp_path / "cache")).engine
         assert isinstance(engine, Timed)
         return engine.name
 
@@ -102,7 +102,7 @@ def test_the_fastest_is_taken_and_timed_once(rivals: dict[str, TimedBackend], op
     assert opened() == "native", "it was measured again"
     assert rivals["openvino"].opened == [(60, 60)], "a warm start opens the fastest alone"
     assert rivals["torch"].opened == []
-    (line,) = selection.timed(Store(tmp_path / "cache"))
+    (line,) = selection.timed(EngineCache(tmp_path / "cache"))
     assert line.startswith("tiny_2x.safetensors at 60×60: native ")
     assert ", openvino " in line
 
@@ -171,7 +171,7 @@ def test_a_measurement_that_breaks_leaves_the_order_as_it_is(
 
 def test_filters_that_use_an_engine_are_not_disturbed() -> None:
     """Slots in use are waited for, and all are free afterwards."""
-    lanes = Lanes(Timed.__new__(Timed))
+    lanes = SlotPool(Timed.__new__(Timed))
     lanes.engine.name, lanes.engine.seconds, lanes.engine.job = "x", 0.001, None  # type: ignore[attr-defined]
     lanes.engine.closed = 0  # type: ignore[attr-defined]
     assert speed.rates({"x": lanes})["x"] > 10
@@ -186,7 +186,7 @@ def _find(folder: str) -> dict[str, Any]:
         time.sleep(0.3)
         return {"answer": 42}
 
-    return Store(folder + "/cache").once("speed", "0" * 64, "a test", find)
+    return EngineCache(folder + "/cache").once("speed", "0" * 64, "a test", find)
 
 
 def test_processes_at_once_find_a_thing_out_once(tmp_path: Path) -> None:

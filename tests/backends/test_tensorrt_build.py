@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from benchmarks.weights import weights_file
 from vsfdatrd.backends import reference
-from vsfdatrd.backends.base import Job
+from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.backends.gpus import gpus
 from vsfdatrd.backends.tensorrt import backend as tensorrt
 from vsfdatrd.backends.tensorrt import builder as tensorrt_build
@@ -92,7 +92,7 @@ def test_fp32_is_not_rounded(tiny_model: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(tensorrt, "_reference", lambda *_: (b"", 0))
     precisions: tuple[Precision, ...] = ("mixed", "fp32")
     for precision in precisions:
-        job = Job(open_checkpoint(tiny_model), 60, 60, precision)
+        job = EngineSpec(open_checkpoint(tiny_model), 60, 60, precision)
         tensorrt.build_for(job, tmp_path, RTX, ["sm89"])
     flags = RTX.load().BuilderFlag
     assert [config.get_flag(flags.TF32) for config in configs] == [True, False]

@@ -15,7 +15,7 @@ from torch import nn
 
 from vsfdatrd.backends import torch as engine_module
 from vsfdatrd.backends.accuracy import compare, drawing
-from vsfdatrd.backends.base import Engine, Frames, Job
+from vsfdatrd.backends.base import Engine, EngineSpec, FramePlanes
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineBuildError, EngineError
 
@@ -29,24 +29,24 @@ def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def job(tiny_model: Path) -> Job:
-    return Job(open_checkpoint(tiny_model), 60, 90, "fp32")
+def job(tiny_model: Path) -> EngineSpec:
+    return EngineSpec(open_checkpoint(tiny_model), 60, 90, "fp32")
 
 
-def load(job: Job, directory: Path) -> Engine:
+def load(job: EngineSpec, directory: Path) -> Engine:
     engine_module.build(job, directory)
     return engine_module.load(job, directory)
 
 
-def expected(checkpoint: Checkpoint, picture: Frames) -> Frames:
+def expected(checkpoint: Checkpoint, picture: FramePlanes) -> FramePlanes:
     import torch
 
     with torch.inference_mode():
-        result: Frames = checkpoint.network()(torch.from_numpy(picture.copy())[None])[0].numpy()
+        result: FramePlanes = checkpoint.network()(torch.from_numpy(picture.copy())[None])[0].numpy()
     return result
 
 
-def test_it_computes_what_the_network_computes(job: Job, tmp_path: Path) -> None:
+def test_it_computes_what_the_network_computes(job: EngineSpec, tmp_path: Path) -> None:
     engine = load(job, tmp_path)
     assert engine.slots == 1
     assert engine.input(0).shape == (3, 60, 90)
@@ -61,7 +61,7 @@ def test_it_computes_what_the_network_computes(job: Job, tmp_path: Path) -> None
     engine.close()
 
 
-def test_two_streams_at_once(job: Job, tmp_path: Path) -> None:
+def test_two_streams_at_once(job: EngineSpec, tmp_path: Path) -> None:
     engine = load(replace(job, streams=2), tmp_path)
     assert engine.slots == 2
     pictures = [drawing(60, 90), drawing(60, 90)[:, :, ::-1]]
@@ -74,7 +74,7 @@ def test_two_streams_at_once(job: Job, tmp_path: Path) -> None:
     engine.close()
 
 
-def test_streams_share_the_threads(job: Job, tmp_path: Path) -> None:
+def test_streams_share_the_threads(job: EngineSpec, tmp_path: Path) -> None:
     import torch
 
     torch.set_num_threads(4)
@@ -96,7 +96,7 @@ class Failing(nn.Module):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("the size of tensor a must match"), IndexError("out of range")])
-def test_a_network_that_fails_fails_its_frame(job: Job, tmp_path: Path, error: Exception) -> None:
+def test_a_network_that_fails_fails_its_frame(job: EngineSpec, tmp_path: Path, error: Exception) -> None:
     failing: Any = SimpleNamespace(description=job.checkpoint.description, network=lambda: Failing(error))
     engine = load(replace(job, checkpoint=failing), tmp_path)
     for _ in range(2):  # the engine itself lives on
@@ -106,7 +106,7 @@ def test_a_network_that_fails_fails_its_frame(job: Job, tmp_path: Path, error: E
     engine.close()
 
 
-def test_a_network_that_does_not_load_is_an_engine_error(job: Job, tmp_path: Path) -> None:
+def test_a_network_that_does_not_load_is_an_engine_error(job: EngineSpec, tmp_path: Path) -> None:
     def network() -> NoReturn:
         raise RuntimeError("not enough memory: you tried to allocate 99 bytes")
 
@@ -115,7 +115,7 @@ def test_a_network_that_does_not_load_is_an_engine_error(job: Job, tmp_path: Pat
         load(replace(job, checkpoint=failing), tmp_path)
 
 
-def test_closing_waits_for_frames_and_ends_the_threads(job: Job, tmp_path: Path) -> None:
+def test_closing_waits_for_frames_and_ends_the_threads(job: EngineSpec, tmp_path: Path) -> None:
     engine = load(job, tmp_path)
     np.copyto(engine.input(0), drawing(60, 90))
     engine.submit(0)
@@ -129,19 +129,19 @@ def test_closing_waits_for_frames_and_ends_the_threads(job: Job, tmp_path: Path)
         engine.collect(0)
 
 
-def test_nothing_is_collected_that_was_not_submitted(job: Job, tmp_path: Path) -> None:
+def test_nothing_is_collected_that_was_not_submitted(job: EngineSpec, tmp_path: Path) -> None:
     engine = load(job, tmp_path)
     with pytest.raises(EngineError, match="nothing was submitted to slot 0"):
         engine.collect(0)
     engine.close()
 
 
-def test_the_note_names_the_weights(job: Job, tmp_path: Path) -> None:
+def test_the_note_names_the_weights(job: EngineSpec, tmp_path: Path) -> None:
     engine_module.build(job, tmp_path)
     assert job.checkpoint.description.sha256 in (tmp_path / "torch.json").read_text()
 
 
-def test_precisions_are_those_of_the_processor(job: Job, tmp_path: Path) -> None:
+def test_precisions_are_those_of_the_processor(job: EngineSpec, tmp_path: Path) -> None:
     import torch
 
     possible = engine_module.precisions(job.checkpoint)
@@ -164,7 +164,7 @@ def test_bf16_is_close_to_fp32_in_a_trained_network(shared: Path, tmp_path: Path
     if "bf16" not in engine_module.precisions(medium):
         pytest.skip("PyTorch does not compute in bf16 on this CPU")
     picture = drawing(120, 120)
-    engine = load(Job(medium, 120, 120, "bf16"), tmp_path)
+    engine = load(EngineSpec(medium, 120, 120, "bf16"), tmp_path)
     np.copyto(engine.input(0), picture)
     engine.submit(0)
     result = engine.collect(0).copy()
@@ -178,7 +178,7 @@ def test_bf16_is_close_to_fp32_in_a_trained_network(shared: Path, tmp_path: Path
 def test_it_runs_weights_of_five_dimensions(make_tensors: Any, tmp_path: Path) -> None:
     """The lda tail has some."""
     save_file(make_tensors(upsampler="lda"), path := tmp_path / "lda.safetensors")
-    job, picture = Job(open_checkpoint(path), 30, 30, "fp32"), drawing(30, 30)
+    job, picture = EngineSpec(open_checkpoint(path), 30, 30, "fp32"), drawing(30, 30)
     engine = load(job, tmp_path)
     np.copyto(engine.input(0), picture)
     engine.submit(0)
@@ -193,7 +193,7 @@ def test_it_runs_networks_that_look_at_memory_in_order(tmp_path: Path, name: str
     pytest.importorskip("spandrel")
     from benchmarks.architectures import saved
 
-    job, picture = Job(saved(name, tmp_path), 40, 48, "fp32"), drawing(40, 48)
+    job, picture = EngineSpec(saved(name, tmp_path), 40, 48, "fp32"), drawing(40, 48)
     engine = load(job, tmp_path)
     np.copyto(engine.input(0), picture)
     engine.submit(0)
@@ -201,7 +201,7 @@ def test_it_runs_networks_that_look_at_memory_in_order(tmp_path: Path, name: str
     engine.close()
 
 
-def test_it_says_what_it_is(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_says_what_it_is(job: EngineSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     assert engine_module.version() == torch.__version__.split("+")[0] or engine_module.version() == torch.__version__
@@ -211,7 +211,7 @@ def test_it_says_what_it_is(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine_module.unavailable() == "PyTorch is not installed; pip install 'vsfdatrd[torch]'"
 
 
-def test_memory_grows_with_frame_and_streams(job: Job) -> None:
+def test_memory_grows_with_frame_and_streams(job: EngineSpec) -> None:
     def needed(**change: Any) -> int:
         return engine_module.memory_estimate(replace(job, **change))[0]
 

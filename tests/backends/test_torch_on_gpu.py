@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vsfdatrd.backends import torch as engine_module
-from vsfdatrd.backends.base import Job
+from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.errors import EngineError
 
@@ -39,14 +39,14 @@ def memory() -> Memory:
 def test_what_a_failure_had_reserved_is_free_when_it_is_told(
     tiny_model: Path, tmp_path: Path, alive: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(job: Job) -> None:
+    def full(job: EngineSpec) -> None:
         lanes = [memory(), memory()]
         raise RuntimeError(f"out of memory after {len(lanes)} lanes")
 
     monkeypatch.setattr(engine_module, "_on_gpu", lambda: True)
     monkeypatch.setattr(engine_module, "_Cuda", full)
     with pytest.raises(EngineError, match=r"for 90×60: out of memory after 2 lanes$"):
-        engine_module.load(Job(open_checkpoint(tiny_model), 60, 90, "fp16"), tmp_path)
+        engine_module.load(EngineSpec(open_checkpoint(tiny_model), 60, 90, "fp16"), tmp_path)
     assert alive == [False, False]
 
 

@@ -19,10 +19,10 @@ from tests.artcnns import C_LUMA, random_tensors
 from tests.fdats import fdat
 from tests.onnx_files import doubler
 from vsfdatrd.backends import accuracy, reference, selection, traced_graphs
-from vsfdatrd.backends.base import Job
+from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.backends.tensorrt import backend as tensorrt
 from vsfdatrd.backends.tensorrt.library import RTX
-from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.commands import build
 from vsfdatrd.errors import EngineError
@@ -83,7 +83,7 @@ def test_torch_takes_over(
     checkpoint = saved("Compact", tmp_path)
     monkeypatch.setattr(selection, "gpu_count", lambda: 0)
     with caplog.at_level("WARNING", "vsfdatrd"):
-        lanes = selection.open_engine(checkpoint, 40, 48, Options(precision="fp32"), Store(tmp_path / "cache"))
+        lanes = selection.open_engine(checkpoint, 40, 48, Options(precision="fp32"), EngineCache(tmp_path / "cache"))
     assert type(lanes.engine).__module__ == "vsfdatrd.backends.torch"
     (line,) = [record.getMessage() for record in caplog.records if record.name == "vsfdatrd.backends.selection"]
     assert line.startswith("The openvino engine cannot be used: Compact.safetensors (Compact) as a graph is not what ")
@@ -95,7 +95,7 @@ def test_nothing_is_built_for_other_gpus(tmp_path: Path, spoilt: None) -> None:
     options = Options(model=str(saved("Compact", tmp_path).path), cache=tmp_path / "cache")
     with pytest.raises(EngineError, match="as a graph is not what PyTorch computes"):
         build.build_for(options, 48, 40, ["sm89"])
-    assert not Store(tmp_path / "cache").entries()
+    assert not EngineCache(tmp_path / "cache").entries()
 
 
 def test_it_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +218,7 @@ def test_the_sizes_tried_differ_from_the_traced_one(tmp_path: Path) -> None:
 def test_tensorrt_builds_an_open_trace(tmp_path: Path, passes: list[tuple[int, int]], precision: Any) -> None:
     checkpoint = saved("DAT", tmp_path)
     passes.clear()
-    facts = tensorrt.build_for(Job(checkpoint, 264, 260, precision), tmp_path, RTX, ["sm89"])
+    facts = tensorrt.build_for(EngineSpec(checkpoint, 264, 260, precision), tmp_path, RTX, ["sm89"])
     assert (264, 260) not in passes
     assert facts["activation_bytes"] > 0
     assert np.load(tmp_path / "reference.npy").shape == (3, 528, 520)

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("spandrel")
 
 from benchmarks.architectures import NETWORKS, difference, saved, table
-from vsfdatrd.archs.descriptor import Description
+from vsfdatrd.archs.descriptor import ModelDescriptor
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::UserWarning")]
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(
 )  # fmt: skip
 def test_openvino_gives_what_spandrel_gives(tmp_path: Path, name: str, scale: int, multiple: int) -> None:
     checkpoint = saved(name, tmp_path)
-    about: Description = checkpoint.description
+    about: ModelDescriptor = checkpoint.description
     assert (about.scale, about.multiple, about.planes) == (scale, multiple, "rgb")
     (tmp_path / "engine").mkdir()
     found, deviation = difference(checkpoint, tmp_path / "engine")

@@ -22,7 +22,7 @@ def test_guard_measures_the_code_of_the_other_commit(tmp_path: Path) -> None:
         pytest.skip("this is no git checkout")
     for name in listed.stdout.split():
         if (
-            name.startswith(("vsfdatrd/", "pyproject", "README", "LICENSE", "models/"))
+            name.startswith(("vsfdatrd/", "hatch_build.py", "pyproject", "README", "LICENSE", "models/"))
             and (guard.ROOT / name).is_file()
         ):
             (source / name).parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import guard
 from benchmarks.layers import by_kind
 
-FAKE_GPU = Path(__file__).parents[1] / "engines" / "fake_gpu"
+FAKE_GPU = Path(__file__).parents[1] / "backends" / "fake_gpu"
 
 
 def on_fake_gpu(module: str, *arguments: str, faults: str = "") -> "subprocess.CompletedProcess[str]":

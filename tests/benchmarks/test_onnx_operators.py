@@ -14,7 +14,7 @@ from benchmarks.gpu_visit.onnx_operators import execute
 from vsfdatrd.backends.accuracy import drawing
 from vsfdatrd.backends.graphs import graph_of
 from vsfdatrd.checkpoint import open_checkpoint
-from vsfdatrd.graph.target import Dialect, tensorrt
+from vsfdatrd.graph.target import GraphTarget, tensorrt
 
 CPU = torch.device("cpu")
 
@@ -32,7 +32,7 @@ def test_our_graph_in_fp32(tiny_model: Path, turing: bool, one_thread: None) -> 
 def test_our_graph_in_half_precision_is_computed_in_it(tiny_model: Path, one_thread: None) -> None:
     checkpoint = open_checkpoint(tiny_model)
     picture = torch.from_numpy(drawing(60, 60)[None])
-    (exact,) = execute(graph_of(checkpoint, 60, 60, Dialect()), {"input": picture}, CPU)
+    (exact,) = execute(graph_of(checkpoint, 60, 60, GraphTarget()), {"input": picture}, CPU)
     (half,) = execute(graph_of(checkpoint, 60, 60, tensorrt("bf16")), {"input": picture}, CPU)
     assert half.dtype == torch.float32
     error = float((half - exact).abs().max() / exact.abs().max())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.cache.manifest import Entry, Key
 
 KEY = Key(
@@ -34,14 +34,14 @@ def read(directory: Path) -> dict[str, bytes]:
     return {name: (directory / name).read_bytes() for name in FILES}
 
 
-def entry_of(store: Store, key: Key = KEY) -> Entry:
+def entry_of(store: EngineCache, key: Key = KEY) -> Entry:
     return next(entry for entry in store.entries() if entry.digest == key.digest)
 
 
-def temporary(store: Store) -> list[Path]:
+def temporary(store: EngineCache) -> list[Path]:
     return list((store.directory / "store-1" / "tmp").iterdir())
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "cache")
+def store(tmp_path: Path) -> EngineCache:
+    return EngineCache(tmp_path / "cache")

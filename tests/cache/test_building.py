@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.cache.conftest import FILES, KEY, Builder, entry_of, read, temporary
-from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.errors import EngineBuildError
 
 
-def test_built_once(store: Store) -> None:
+def test_built_once(store: EngineCache) -> None:
     builder = Builder()
     for _ in range(3):
         assert store.open(KEY, builder, read) == FILES
@@ -23,14 +23,14 @@ def test_built_once(store: Store) -> None:
     assert temporary(store) == []
 
 
-def test_another_store_finds_it(store: Store) -> None:
+def test_another_store_finds_it(store: EngineCache) -> None:
     store.open(KEY, Builder(), read)
     builder = Builder()
-    assert Store(store.directory).open(KEY, builder, read) == FILES
+    assert EngineCache(store.directory).open(KEY, builder, read) == FILES
     assert builder.count == 0
 
 
-def test_entry_tells_what_it_is(store: Store) -> None:
+def test_entry_tells_what_it_is(store: EngineCache) -> None:
     before = time.time()
     assert store.entries() == []
     assert store.size == 0
@@ -46,14 +46,14 @@ def test_entry_tells_what_it_is(store: Store) -> None:
 
 
 def test_nothing_happens_before_the_first_use(tmp_path: Path) -> None:
-    store = Store(tmp_path / "cache")
+    store = EngineCache(tmp_path / "cache")
     assert store.clear() == 0
     assert store.notes("checkpoint").recall("a" * 64) is None
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("error", [EngineBuildError("no"), KeyboardInterrupt(), OSError(errno.ENOENT, "no weights")])
-def test_failed_build_leaves_nothing(store: Store, error: BaseException) -> None:
+def test_failed_build_leaves_nothing(store: EngineCache, error: BaseException) -> None:
     def build(directory: Path) -> None:
         Builder()(directory)
         raise error
@@ -67,7 +67,7 @@ def test_failed_build_leaves_nothing(store: Store, error: BaseException) -> None
     assert builder.count == 1
 
 
-def test_build_without_files_is_refused(store: Store) -> None:
+def test_build_without_files_is_refused(store: EngineCache) -> None:
     with pytest.raises(EngineBuildError, match="left no file"):
         store.open(KEY, lambda directory: None, read)
     with pytest.raises(EngineBuildError, match=r"manifest\.json"):

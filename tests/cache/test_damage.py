@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.cache.conftest import BODY, FILES, KEY, Builder, entry_of, read, temporary
-from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.errors import EngineError, EngineUnavailable
 
 
@@ -101,7 +101,7 @@ def _empty(entry: Path) -> None:
     ],
 )  # fmt: skip
 def test_damaged_entry_is_rebuilt(
-    store: Store, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None], reason: str
+    store: EngineCache, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None], reason: str
 ) -> None:
     store.open(KEY, Builder(), read)
     path = entry_of(store).path
@@ -119,7 +119,7 @@ def test_damaged_entry_is_rebuilt(
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), name=st.sampled_from([*FILES, "manifest.json"]))
-def test_any_flipped_bit_is_harmless(store: Store, where: float, bit: int, name: str) -> None:
+def test_any_flipped_bit_is_harmless(store: EngineCache, where: float, bit: int, name: str) -> None:
     """Whatever bit flips in whichever file, what is loaded is what was built."""
     store.open(KEY, Builder(), read)
     path = entry_of(store).path / name
@@ -133,7 +133,7 @@ def test_any_flipped_bit_is_harmless(store: Store, where: float, bit: int, name:
         assert builder.count == 1
 
 
-def test_entry_that_does_not_load_is_rebuilt_once(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_entry_that_does_not_load_is_rebuilt_once(store: EngineCache, caplog: pytest.LogCaptureFixture) -> None:
     old = Builder({"model.bin": b"of an older driver"})
     store.open(KEY, old, lambda path: None)
 
@@ -148,7 +148,7 @@ def test_entry_that_does_not_load_is_rebuilt_once(store: Store, caplog: pytest.L
     assert "it does not load: wrong driver" in caplog.text
 
 
-def test_new_engine_that_does_not_load_is_an_error(store: Store) -> None:
+def test_new_engine_that_does_not_load_is_an_error(store: EngineCache) -> None:
     def load(path: Path) -> None:
         raise EngineError("never")
 
@@ -164,7 +164,7 @@ def test_new_engine_that_does_not_load_is_an_error(store: Store) -> None:
 
 
 @pytest.mark.parametrize("error", [EngineUnavailable("the GPU is gone"), MemoryError()])
-def test_engine_stays_when_the_machine_is_at_fault(store: Store, error: Exception) -> None:
+def test_engine_stays_when_the_machine_is_at_fault(store: EngineCache, error: Exception) -> None:
     store.open(KEY, Builder(), read)
 
     def load(path: Path) -> None:
@@ -178,7 +178,7 @@ def test_engine_stays_when_the_machine_is_at_fault(store: Store, error: Exceptio
     assert builder.count == 0
 
 
-def test_discard(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_discard(store: EngineCache, caplog: pytest.LogCaptureFixture) -> None:
     store.discard(KEY, "nothing is there")
     assert not store.directory.exists()
     store.open(KEY, Builder(), read)

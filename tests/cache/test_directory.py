@@ -8,23 +8,23 @@ from pathlib import Path
 import pytest
 
 from tests.cache.conftest import FILES, KEY, Builder, read, temporary
-from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.errors import StoreError
 
 
 def test_directory_choice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FDATRD_CACHE", str(tmp_path / "env"))
-    assert Store().directory == tmp_path / "env"
-    assert Store(tmp_path / "given").directory == tmp_path / "given"
+    assert EngineCache().directory == tmp_path / "env"
+    assert EngineCache(tmp_path / "given").directory == tmp_path / "given"
     monkeypatch.setenv("FDATRD_CACHE", "~/engines")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert Store().directory == tmp_path / "engines"
+    assert EngineCache().directory == tmp_path / "engines"
     monkeypatch.delenv("FDATRD_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     if sys.platform == "linux":
-        assert Store().directory == tmp_path / ".cache" / "vsfdatrd"
+        assert EngineCache().directory == tmp_path / ".cache" / "vsfdatrd"
     monkeypatch.chdir(tmp_path)
-    relative = Store("here")
+    relative = EngineCache("here")
     monkeypatch.chdir("/")
     assert relative.directory == tmp_path / "here"
 
@@ -34,7 +34,7 @@ def test_file_in_the_way(tmp_path: Path, where: str) -> None:
     directory = tmp_path if where == "store-1" else tmp_path / "file" / where
     in_the_way = tmp_path / (where if where == "store-1" else "file")
     in_the_way.write_text("mine")
-    store = Store(directory)
+    store = EngineCache(directory)
     builder = Builder()
     with pytest.raises(StoreError, match=rf"{in_the_way} is a file.*cache=.*FDATRD_CACHE"):
         store.open(KEY, builder, read)
@@ -43,7 +43,7 @@ def test_file_in_the_way(tmp_path: Path, where: str) -> None:
     assert in_the_way.read_text() == "mine"
 
 
-def test_clear_leaves_what_is_not_ours(store: Store, tmp_path: Path) -> None:
+def test_clear_leaves_what_is_not_ours(store: EngineCache, tmp_path: Path) -> None:
     keys = [replace(KEY, shape=shape) for shape in "abc"]
     for key in keys:
         store.open(key, Builder(), read)
@@ -73,17 +73,17 @@ def test_directory_of_someone_else(tmp_path: Path) -> None:
     precious = root / "engines" / KEY.digest / "precious"
     precious.parent.mkdir(parents=True)
     precious.write_text("mine")
-    for call in (lambda: Store(tmp_path).clear(), lambda: Store(tmp_path).open(KEY, Builder(), read)):
+    for call in (lambda: EngineCache(tmp_path).clear(), lambda: EngineCache(tmp_path).open(KEY, Builder(), read)):
         with pytest.raises(StoreError, match="was not made by vsfdatrd"):
             call()
     (root / "CACHEDIR.TAG").write_text("Signature: another program's")
     with pytest.raises(StoreError, match="was not made by vsfdatrd"):
-        Store(tmp_path).clear()
+        EngineCache(tmp_path).clear()
     assert precious.read_text() == "mine"
 
 
 @pytest.mark.parametrize("folder", ["", "engines", "tmp", "notes", "locks"])
-def test_links_are_not_followed(store: Store, tmp_path: Path, folder: str) -> None:
+def test_links_are_not_followed(store: EngineCache, tmp_path: Path, folder: str) -> None:
     store.open(KEY, Builder(), read)
     path = store.directory / "store-1" / folder
     outside = tmp_path / "outside"
@@ -98,7 +98,7 @@ def test_links_are_not_followed(store: Store, tmp_path: Path, folder: str) -> No
     assert precious.read_text() == "mine"
 
 
-def test_missing_folders_come_back(store: Store) -> None:
+def test_missing_folders_come_back(store: EngineCache) -> None:
     """Someone tidied up inside."""
     root = store.directory / "store-1"
     for act in (lambda: store.clear(), lambda: store.discard(KEY, "no")):
@@ -115,6 +115,6 @@ def test_missing_folders_come_back(store: Store) -> None:
 def test_half_made_directory_is_completed(tmp_path: Path) -> None:
     (tmp_path / "store-1").mkdir()
     (tmp_path / "store-1" / "CACHEDIR.TAG").write_text("Sign")  # killed while writing it
-    store = Store(tmp_path)
+    store = EngineCache(tmp_path)
     assert store.open(KEY, Builder(), read) == FILES
     assert store.clear() == 1

@@ -8,12 +8,12 @@ import pytest
 
 from tests.cache.conftest import BODY, KEY, Builder, read, temporary
 from vsfdatrd.cache import engine_cache as store_module
-from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.cache.manifest import Key
 from vsfdatrd.errors import StoreError
 
 
-def _sized(store: Store, name: str, used: float | None) -> Key:
+def _sized(store: EngineCache, name: str, used: float | None) -> Key:
     key = replace(KEY, shape=name)
     store.open(key, Builder({"model.bin": bytes(100_000)}), lambda path: None)
     if used is not None:
@@ -21,12 +21,12 @@ def _sized(store: Store, name: str, used: float | None) -> Key:
     return key
 
 
-def _shapes(store: Store) -> list[str]:
+def _shapes(store: EngineCache) -> list[str]:
     return [entry.fields["shape"] for entry in store.entries()]
 
 
 def test_least_recently_used_go_first(tmp_path: Path) -> None:
-    store = Store(tmp_path, limit=350_000)
+    store = EngineCache(tmp_path, limit=350_000)
     a = _sized(store, "a", 1000)
     _sized(store, "b", 1001)
     _sized(store, "c", 1002)
@@ -40,7 +40,7 @@ def test_least_recently_used_go_first(tmp_path: Path) -> None:
 
 
 def test_new_and_used_engines_stay(tmp_path: Path) -> None:
-    store = Store(tmp_path, limit=0)
+    store = EngineCache(tmp_path, limit=0)
     _sized(store, "a", None)
     _sized(store, "b", 1000)
     assert sorted(_shapes(store)) == ["a", "b"]
@@ -50,14 +50,14 @@ def test_new_and_used_engines_stay(tmp_path: Path) -> None:
 
 def test_the_new_engine_stays_even_if_it_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "_IN_USE", 0.0)
-    store = Store(tmp_path, limit=0)
+    store = EngineCache(tmp_path, limit=0)
     for name in "abc":
         _sized(store, name, None)
         assert _shapes(store) == [name]
 
 
 def test_engine_that_is_being_rebuilt_is_not_evicted(tmp_path: Path) -> None:
-    store = Store(tmp_path, limit=0)
+    store = EngineCache(tmp_path, limit=0)
     a = _sized(store, "a", 1000)
     with store._folder.lock_if_free(a.digest) as held:
         assert held
@@ -66,7 +66,7 @@ def test_engine_that_is_being_rebuilt_is_not_evicted(tmp_path: Path) -> None:
 
 
 def test_damaged_entries_count_and_go(tmp_path: Path) -> None:
-    store = Store(tmp_path, limit=150_000)
+    store = EngineCache(tmp_path, limit=150_000)
     a = _sized(store, "a", None)
     path = tmp_path / "store-1" / "engines" / a.digest
     (path / "manifest.json").unlink()
@@ -77,12 +77,12 @@ def test_damaged_entries_count_and_go(tmp_path: Path) -> None:
     assert _shapes(store) == ["b"]
 
 
-def test_removed_while_in_use(store: Store) -> None:
+def test_removed_while_in_use(store: EngineCache) -> None:
     """On POSIX a file that is open outlives its removal."""
 
     def load(path: Path) -> bytes:
         with (path / "model.bin").open("rb") as file:
-            assert Store(store.directory).clear() == 1
+            assert EngineCache(store.directory).clear() == 1
             return file.read()
 
     store.open(KEY, Builder(), read)
@@ -93,11 +93,11 @@ def test_removed_while_in_use(store: Store) -> None:
 @pytest.mark.parametrize(("given", "limit"), [("1", 2**30), ("0.5", 2**29), ("0", 0), ("", 20 * 2**30)])
 def test_limit_from_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str, limit: int) -> None:
     monkeypatch.setenv("FDATRD_CACHE_LIMIT", given)
-    assert Store(tmp_path).limit == limit
+    assert EngineCache(tmp_path).limit == limit
 
 
 @pytest.mark.parametrize("given", ["much", "-1", "nan", "inf", "1 GiB"])
 def test_wrong_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str) -> None:
     monkeypatch.setenv("FDATRD_CACHE_LIMIT", given)
     with pytest.raises(StoreError, match=r"FDATRD_CACHE_LIMIT=.*GiB"):
-        Store(tmp_path)
+        EngineCache(tmp_path)

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.cache.conftest import FILES, KEY, Builder, read, temporary
-from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.errors import EngineBuildError, EngineError, StoreError
 
 
-def test_no_space_reported_by_the_builder(store: Store) -> None:
+def test_no_space_reported_by_the_builder(store: EngineCache) -> None:
     def build(directory: Path) -> None:
         Builder()(directory)
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -33,7 +33,7 @@ def test_no_space_reported_by_the_builder(store: Store) -> None:
     ("number", "says"), [(errno.ENOSPC, "no space is left"), (errno.EACCES, "cannot be written"), (errno.EIO, "cannot")]
 )
 def test_system_error_after_the_build(
-    store: Store, monkeypatch: pytest.MonkeyPatch, call: str, number: int, says: str
+    store: EngineCache, monkeypatch: pytest.MonkeyPatch, call: str, number: int, says: str
 ) -> None:
     def fail(*arguments: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -63,7 +63,7 @@ def disk() -> Iterator[Path]:
 
 
 def test_full_disk(disk: Path) -> None:
-    store = Store(disk / "cache")
+    store = EngineCache(disk / "cache")
     store.open(KEY, Builder(), read)
     too_much = Builder({"model.bin": bytes(6 << 20)})
     with pytest.raises(StoreError, match=rf"no space is left.*{store.directory}.*cache=.*FDATRD_CACHE"):
@@ -88,7 +88,7 @@ def test_full_disk(disk: Path) -> None:
 
 
 def test_read_only_cache(disk: Path, caplog: pytest.LogCaptureFixture) -> None:
-    store = Store(disk / "cache")
+    store = EngineCache(disk / "cache")
     store.open(KEY, Builder(), read)
     store.notes("checkpoint").remember("a" * 64, {"scale": 2})
     (store.directory / "store-1" / "tmp" / f"{'e' * 64}.1.aa").mkdir()
@@ -106,7 +106,7 @@ def test_read_only_cache(disk: Path, caplog: pytest.LogCaptureFixture) -> None:
 
     for act in (
         lambda: store.open(replace(KEY, shape="another"), builder, read),
-        lambda: Store(disk / "new").open(KEY, builder, read),
+        lambda: EngineCache(disk / "new").open(KEY, builder, read),
         lambda: store.open(KEY, builder, load),
         lambda: store.clear(),
         lambda: store.discard(KEY, "no"),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cache.conftest import KEY, Builder, read
-from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.cache.manifest import Key
 
 
@@ -17,7 +17,7 @@ def test_digest_is_fixed() -> None:
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(Key)])
-def test_every_field_counts(name: str, store: Store) -> None:
+def test_every_field_counts(name: str, store: EngineCache) -> None:
     builder = Builder()
     store.open(KEY, builder, read)
     store.open(replace(KEY, **{name: "another"}), builder, read)

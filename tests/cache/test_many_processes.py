@@ -13,7 +13,7 @@ import pytest
 
 from tests.cache.conftest import BODY, FILES, KEY, Builder, read, temporary
 from vsfdatrd.cache import directory as cache_folder
-from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.engine_cache import EngineCache
 
 PRELUDE = """
 import os, sys, time
@@ -36,7 +36,7 @@ print(len(Store(cache).open(key, build, lambda path: (path / "model.bin").read_b
 """
 
 
-def process(store: Store, log: Path, mode: str) -> "subprocess.Popen[str]":
+def process(store: EngineCache, log: Path, mode: str) -> "subprocess.Popen[str]":
     """A Python that opens KEY once a line arrives on its stdin."""
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", PRELUDE, str(store.directory), str(log), mode],
@@ -49,7 +49,7 @@ def quiet(err: str) -> str:
     return "".join(line for line in err.splitlines() if not line.startswith("fdatrd: waiting for another process"))
 
 
-def test_eight_processes_build_once(store: Store, tmp_path: Path) -> None:
+def test_eight_processes_build_once(store: EngineCache, tmp_path: Path) -> None:
     log = tmp_path / "builds"
     processes = [process(store, log, "0.5") for _ in range(8)]
     for each in processes:
@@ -66,7 +66,7 @@ def test_eight_processes_build_once(store: Store, tmp_path: Path) -> None:
     assert temporary(store) == []
 
 
-def test_kill_during_build(store: Store, tmp_path: Path) -> None:
+def test_kill_during_build(store: EngineCache, tmp_path: Path) -> None:
     """The waiting process builds in its place; nothing of the dead one remains."""
     log = tmp_path / "builds"
     victim = process(store, log, "hang")
@@ -95,7 +95,9 @@ def test_kill_during_build(store: Store, tmp_path: Path) -> None:
     assert temporary(store) == []
 
 
-def test_waiting_is_announced(store: Store, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_waiting_is_announced(
+    store: EngineCache, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(cache_folder, "_PATIENCE", 0.1)
     building, go_on = threading.Event(), threading.Event()
 
@@ -122,7 +124,7 @@ def test_waiting_is_announced(store: Store, monkeypatch: pytest.MonkeyPatch, cap
     assert "720x540" in err
 
 
-def test_different_keys_build_at_once(store: Store) -> None:
+def test_different_keys_build_at_once(store: EngineCache) -> None:
     """Each builder waits until the other one has started too."""
     meeting = threading.Barrier(2, timeout=20)
 
@@ -139,7 +141,7 @@ def test_different_keys_build_at_once(store: Store) -> None:
     assert {entry.digest for entry in store.entries()} == {key.digest for key in keys}
 
 
-def test_old_leftovers_are_swept(store: Store) -> None:
+def test_old_leftovers_are_swept(store: EngineCache) -> None:
     store.open(KEY, Builder(), read)
     tmp = store.directory / "store-1" / "tmp"
     old, new = tmp / "note.1.aa", tmp / "note.2.bb"

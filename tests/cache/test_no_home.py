@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vsfdatrd.cache import engine_cache
-from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.errors import ArgumentError, StoreError
 from vsfdatrd.system.home import expand_user
 from vsfdatrd.workers.spawn import environment
@@ -28,8 +28,8 @@ def homeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_engines_are_kept_in_a_temporary_directory(homeless: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        directory = Store().directory
-        assert Store().directory == directory
+        directory = EngineCache().directory
+        assert EngineCache().directory == directory
     assert directory.parent == homeless
     assert directory.stat().st_mode & 0o777 == 0o700
     assert [record.message for record in caplog.records] == [
@@ -40,7 +40,7 @@ def test_engines_are_kept_in_a_temporary_directory(homeless: Path, caplog: pytes
 
 @pytest.mark.parametrize("what", ["open to others", "a link", "a file"])
 def test_a_directory_that_others_could_have_made_is_not_used(homeless: Path, what: str) -> None:
-    directory = Store().directory
+    directory = EngineCache().directory
     directory.rmdir()
     engine_cache._without_home.cache_clear()
     if what == "open to others":
@@ -52,11 +52,11 @@ def test_a_directory_that_others_could_have_made_is_not_used(homeless: Path, wha
     else:
         directory.touch()
     with pytest.raises(StoreError, match=r"there is no home directory .*; set FDATRD_CACHE to a directory"):
-        Store()
+        EngineCache()
 
 
 def test_homes_of_nobody() -> None:
     with pytest.raises(ArgumentError, match="there is no such home directory; write the whole path"):
         expand_user("~nobody-of-this-name/x.pth")
     with pytest.raises(StoreError, match="set FDATRD_CACHE"):
-        Store("~nobody-of-this-name/cache")
+        EngineCache("~nobody-of-this-name/cache")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cache.conftest import KEY, Builder, read
-from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.errors import StoreError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other rights")
@@ -40,7 +40,7 @@ def opened(path: Path) -> None:
 
 
 @pytest.fixture
-def filled(store: Store) -> Store:
+def filled(store: EngineCache) -> EngineCache:
     """A cache with an engine and a note."""
     store.open(KEY, Builder(), read)
     store.notes("checkpoint").remember("a" * 64, {"scale": 2})
@@ -53,7 +53,7 @@ def filled(store: Store) -> Store:
     ("spoil", "words"), [(given_away, "belongs to another user"), (opened, "every user may write")]
 )
 def test_what_others_could_have_put_there_is_not_loaded(
-    filled: Store, place: str, spoil: Callable[[Path], None], words: str
+    filled: EngineCache, place: str, spoil: Callable[[Path], None], words: str
 ) -> None:
     path = filled.directory / "store-1" / place
     spoil(path)
@@ -68,7 +68,7 @@ def test_what_others_could_have_put_there_is_not_loaded(
 
 @pytest.mark.parametrize("spoil", [given_away, opened])
 @pytest.mark.parametrize("place", ["notes/checkpoint", f"notes/checkpoint/{'a' * 64}.json"])
-def test_a_note_of_somebody_else_is_no_note(filled: Store, place: str, spoil: Callable[[Path], None]) -> None:
+def test_a_note_of_somebody_else_is_no_note(filled: EngineCache, place: str, spoil: Callable[[Path], None]) -> None:
     spoil(filled.directory / "store-1" / place)
     assert filled.notes("checkpoint").recall("a" * 64) is None
     filled.open(KEY, Builder(), read)
@@ -79,7 +79,7 @@ def test_what_is_made_here_is_trusted_whatever_the_umask(tmp_path: Path, umask: 
     before = os.umask(umask)
     try:
         for _ in range(2):
-            store = Store(tmp_path / "cache")
+            store = EngineCache(tmp_path / "cache")
             assert store.open(KEY, Builder(), read)
             store.notes("checkpoint").remember("a" * 64, {"scale": 2})
             assert store.notes("checkpoint").recall("a" * 64) == {"scale": 2}
@@ -93,11 +93,11 @@ def test_what_is_made_here_is_trusted_whatever_the_umask(tmp_path: Path, umask: 
 def test_a_folder_for_all_may_hold_a_cache_of_ones_own(tmp_path: Path) -> None:
     """Such as /tmp, in which nobody can exchange what belongs to somebody else."""
     tmp_path.chmod(0o1777)
-    Store(tmp_path).open(KEY, Builder(), read)
-    Store(tmp_path).open(KEY, Builder(), read)
+    EngineCache(tmp_path).open(KEY, Builder(), read)
+    EngineCache(tmp_path).open(KEY, Builder(), read)
 
 
-def test_what_the_administrator_made_is_trusted(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_administrator_made_is_trusted(filled: EngineCache, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in [filled.directory, *filled.directory.rglob("*")]:
         given_away(path)
     monkeypatch.setattr(os, "geteuid", lambda: STRANGER)  # now they are ours

@@ -315,7 +315,7 @@ def test_what_fails_is_told_in_a_sentence(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("vsfdatrd.encode.encode.understand", fail)
+    monkeypatch.setattr("vsfdatrd.encode.encode.analyze", fail)
     inputs = [str(film), str(film.with_name("twin.mkv"))] if several else [str(film)]
     target = ["--out", str(tmp_path)] if several else [str(tmp_path / "o.mkv")]
     if several:

@@ -21,8 +21,8 @@ from vsfdatrd.encode.chunk import try_encoder
 from vsfdatrd.encode.cli import split
 from vsfdatrd.encode.crop import Borders, check_crop, find_borders, parse_borders, square
 from vsfdatrd.encode.header import essential
-from vsfdatrd.encode.journal import DamagedJournalError, Journal, Made
-from vsfdatrd.encode.progress import JsonShow, Rate, Show, clock
+from vsfdatrd.encode.journal import DamagedJournalError, DoneChunk, Journal
+from vsfdatrd.encode.progress import JsonShow, Rate, Reporter, clock
 from vsfdatrd.encode.scenes import Chunk, plan
 from vsfdatrd.encode.settings import Settings
 from vsfdatrd.encode.source import open_source
@@ -106,14 +106,14 @@ def test_the_journal_remembers_and_refuses_damage(tmp_path: Path) -> None:
     journal = Journal(path)
     assert not path.exists()
     journal.begin({"a": 1}, chunks)
-    journal.add(Made(chunks[1], 5, "f" * 64, 2, 1.5))
+    journal.add(DoneChunk(chunks[1], 5, "f" * 64, 2, 1.5))
     journal.note("first frame", {"_Matrix": 1})
     again = Journal(path)
     assert again.fact("settings") == {"a": 1}
     assert again.fact("first frame") == {"_Matrix": 1}
     assert again.fact("anything else") is None
     assert again.chunks() == chunks
-    assert again.made() == [Made(chunks[1], 5, "f" * 64, 2, 1.5)]
+    assert again.made() == [DoneChunk(chunks[1], 5, "f" * 64, 2, 1.5)]
     again.lose(chunks[1])
     assert Journal(path).made() == []
     Journal(path).begin({"b": 2}, chunks[:1])
@@ -223,7 +223,7 @@ def test_options_that_an_encoder_refuses(options: str, reason: str) -> None:
 
 def test_what_is_shown() -> None:
     stream = io.StringIO()
-    with Show(stream) as show:
+    with Reporter(stream) as show:
         show.say("part", "part 1 of 2")
         show.begin(100, 20, "CPU")
         show._next = 0

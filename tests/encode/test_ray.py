@@ -16,9 +16,9 @@ import pytest
 
 from tests.encode.conftest import CHUNK, command, decoded
 from tests.encode.machines import Machines, machines, networks_can_be_made, until
-from vsfdatrd.encode.journal import Made
+from vsfdatrd.encode.journal import DoneChunk
 from vsfdatrd.encode.ray import connect
-from vsfdatrd.encode.ray.receive import Arrival
+from vsfdatrd.encode.ray.receive import ChunkDownload
 from vsfdatrd.encode.ray.supervisor import some_cpus
 from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.errors import ArgumentError, EncodeError
@@ -270,13 +270,13 @@ def test_parts_on_one_machine_keep_to_cpus_of_their_own(tmp_path: Path, monkeypa
 def test_a_file_that_changes_on_its_way_is_not_taken(tmp_path: Path) -> None:
     content = b"some frames" * 10
     (tmp_path / "there").write_bytes(content)
-    made = Made(Chunk(2, 20, 30), len(content), sha256_file(tmp_path / "there"), 0, 1.0)
-    arrival = Arrival(tmp_path, made)
+    made = DoneChunk(Chunk(2, 20, 30), len(content), sha256_file(tmp_path / "there"), 0, 1.0)
+    arrival = ChunkDownload(tmp_path, made)
     assert not arrival.add(content[:50])
     assert arrival.add(content[50:])
     assert arrival.settle() == made
     assert (tmp_path / "00003.mkv").read_bytes() == content
-    other = Arrival(tmp_path, made)
+    other = ChunkDownload(tmp_path, made)
     assert other.add(content[::-1])
     with pytest.raises(EncodeError, match="chunk 3 was damaged on its way"):
         other.settle()

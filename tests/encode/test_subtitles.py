@@ -11,7 +11,7 @@ from tests.encode.test_frame_metadata import insert
 from vsfdatrd.encode import streams
 from vsfdatrd.encode.bitstream import Messages
 from vsfdatrd.encode.frame_metadata import FrameMetadata
-from vsfdatrd.encode.journal import Made
+from vsfdatrd.encode.journal import DoneChunk
 from vsfdatrd.encode.mux import Film, join
 from vsfdatrd.encode.presets import CONTAINERS
 from vsfdatrd.encode.scenes import Chunk
@@ -56,7 +56,7 @@ def joined(film: Path, source: Path, target: Path) -> streams.Kept:
     kept = streams.choose(source, opened.video, CONTAINERS[target.suffix])
     chunk = Chunk(0, 0, LENGTH)
     (target.parent / chunk.name).write_bytes(film.read_bytes())
-    made = Made(chunk, film.stat().st_size, "", 0, 0)
+    made = DoneChunk(chunk, film.stat().st_size, "", 0, 0)
     timing = Timing(RATE, opened.start())
     join(Film(opened, timing, [made], target.parent, kept, Fraction(1), "", FrameMetadata()), target)
     return kept

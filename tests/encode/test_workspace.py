@@ -10,7 +10,7 @@ import pytest
 from tests.encode.conftest import Encode
 from vsfdatrd.cli import main
 from vsfdatrd.encode import settings
-from vsfdatrd.encode.ray.preflight import Expected
+from vsfdatrd.encode.ray.preflight import Environment
 from vsfdatrd.encode.ray.remote_tasks import Order, clear, trial
 from vsfdatrd.encode.workspace import workplace
 from vsfdatrd.errors import ArgumentError, EncodeError
@@ -97,7 +97,7 @@ def order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Order:
     """Of an encode on this machine, as one of a cluster, with a temporary folder of its own."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr("getpass.getuser", lambda: "somebody")
-    return Order("output", "run", Expected("", {}, "", "", "", "", {}), "", Path("index"), None)
+    return Order("output", "run", Environment("", {}, "", "", "", "", {}), "", Path("index"), None)
 
 
 @pytest.mark.parametrize("plant", ["link", "writable", "group", "owner", "file"])

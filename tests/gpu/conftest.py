@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.weights import weights_file
 from vsfdatrd.backends.accuracy import drawing
-from vsfdatrd.backends.base import Frames
+from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.gpus import gpus
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 
@@ -54,21 +54,21 @@ def panned(length: int) -> "vs.VideoNode":
     return vs.core.std.ModifyFrame(blank, blank, draw)
 
 
-def panned_picture(n: int) -> Frames:
+def panned_picture(n: int) -> FramePlanes:
     """Frame n of `panned`, (3, 57, 83)."""
     return np.roll(drawing(57, 83), 5 * n, 2)
 
 
-def on_cpu(checkpoint: Checkpoint, picture: Frames) -> Frames:
+def on_cpu(checkpoint: Checkpoint, picture: FramePlanes) -> FramePlanes:
     """What the network makes of a picture (3, H, W) in float32 on the CPU."""
     import torch
 
     with torch.inference_mode():
-        result: Frames = checkpoint.network()(torch.from_numpy(picture.copy())[None])[0].numpy()
+        result: FramePlanes = checkpoint.network()(torch.from_numpy(picture.copy())[None])[0].numpy()
     return result
 
 
 @pytest.fixture(scope="session")
-def reference(medium: Checkpoint) -> Frames:
+def reference(medium: Checkpoint) -> FramePlanes:
     """What the shipped network makes of the drawing on the CPU."""
     return on_cpu(medium, drawing(*SIDES))

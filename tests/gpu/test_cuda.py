@@ -9,7 +9,7 @@ import pytest
 
 from vsfdatrd.backends import torch as engine_module
 from vsfdatrd.backends.accuracy import compare, drawing
-from vsfdatrd.backends.base import Engine, Frames, Job
+from vsfdatrd.backends.base import Engine, EngineSpec, FramePlanes
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineError
 
@@ -26,7 +26,7 @@ def _torch() -> None:
         pytest.skip("this PyTorch is built without CUDA")
 
 
-def load(job: Job, directory: Path) -> Engine:
+def load(job: EngineSpec, directory: Path) -> Engine:
     engine_module.build(job, directory)
     return engine_module.load(job, directory)
 
@@ -34,7 +34,7 @@ def load(job: Job, directory: Path) -> Engine:
 def test_the_gpu_is_what_the_engine_runs_on(medium: Checkpoint) -> None:
     import torch
 
-    job = Job(medium, *SIDES, "fp16")
+    job = EngineSpec(medium, *SIDES, "fp16")
     assert engine_module.device_name(job) == torch.cuda.get_device_name(0)
     assert engine_module.precisions(medium)[0] == "fp16"
     needed, free = engine_module.memory_estimate(job)
@@ -43,11 +43,11 @@ def test_the_gpu_is_what_the_engine_runs_on(medium: Checkpoint) -> None:
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
 def test_it_computes_what_the_cpu_computes(
-    medium: Checkpoint, reference: Frames, tmp_path: Path, precision: Any
+    medium: Checkpoint, reference: FramePlanes, tmp_path: Path, precision: Any
 ) -> None:
     if precision not in engine_module.precisions(medium):
         pytest.skip(f"this GPU does not compute in {precision}")
-    engine = load(Job(medium, *SIDES, precision), tmp_path)
+    engine = load(EngineSpec(medium, *SIDES, precision), tmp_path)
     np.copyto(engine.input(0), drawing(*SIDES))
     engine.submit(0)
     result = engine.collect(0).copy()
@@ -66,7 +66,7 @@ def test_it_computes_what_the_cpu_computes(
 def test_frames_in_flight_do_not_meet(medium: Checkpoint, tmp_path: Path, streams: int) -> None:
     """Alone and together, in turn and again, every frame comes out as it should."""
     pictures = [np.roll(drawing(*SIDES), 31 * i, 2) for i in range(6)]
-    alone = load(Job(medium, *SIDES, "fp16", streams=1), tmp_path)
+    alone = load(EngineSpec(medium, *SIDES, "fp16", streams=1), tmp_path)
     expected = []
     for picture in pictures:
         np.copyto(alone.input(0), picture)
@@ -75,7 +75,7 @@ def test_frames_in_flight_do_not_meet(medium: Checkpoint, tmp_path: Path, stream
     alone.close()
     assert np.abs(expected[0] - expected[1]).max() > 0.1
 
-    engine = load(Job(medium, *SIDES, "fp16", streams=streams), tmp_path)
+    engine = load(EngineSpec(medium, *SIDES, "fp16", streams=streams), tmp_path)
     assert engine.slots == streams
     for start in range(0, 6, streams):
         for slot, picture in enumerate(pictures[start : start + streams]):
@@ -92,7 +92,7 @@ def test_the_weights_stay_where_the_graph_reads_them(tiny_model: Path, tmp_path:
 
     checkpoint = open_checkpoint(tiny_model)
     picture = drawing(60, 90)
-    engine = load(Job(checkpoint, 60, 90, "fp32"), tmp_path)
+    engine = load(EngineSpec(checkpoint, 60, 90, "fp32"), tmp_path)
     others = [torch.full((size,), float("nan"), device="cuda") for size in (64, 1024, 4096, 16384, 90000) * 50]
     np.copyto(engine.input(0), picture)
     engine.submit(0)
@@ -113,7 +113,7 @@ def test_memory_returns_when_an_engine_is_closed(medium: Checkpoint, tmp_path: P
         torch.cuda.empty_cache()
         return torch.cuda.memory_allocated()
 
-    job = Job(medium, *SIDES, "fp16", streams=2)
+    job = EngineSpec(medium, *SIDES, "fp16", streams=2)
     load(job, tmp_path).close()  # workspaces of cuBLAS and cuDNN stay, and serve every engine after it
     before = used()
     engine = load(job, tmp_path)
@@ -124,7 +124,7 @@ def test_memory_returns_when_an_engine_is_closed(medium: Checkpoint, tmp_path: P
 
 
 def test_closing_twice_and_sending_afterwards(tiny_model: Path, tmp_path: Path) -> None:
-    engine = load(Job(open_checkpoint(tiny_model), 60, 90, "fp16"), tmp_path)
+    engine = load(EngineSpec(open_checkpoint(tiny_model), 60, 90, "fp16"), tmp_path)
     engine.submit(0)
     engine.close()
     engine.close()
@@ -144,12 +144,12 @@ def test_a_gpu_that_is_full_is_an_engine_error(medium: Checkpoint, tmp_path: Pat
     try:
         assert free > 1 << 30
         with pytest.raises(EngineError, match=r"could not prepare the network for 720×540: .*out of memory"):
-            load(replace(Job(medium, 540, 720, "fp32"), streams=3), tmp_path)
+            load(replace(EngineSpec(medium, 540, 720, "fp32"), streams=3), tmp_path)
         assert torch.cuda.memory_reserved() <= reserved + (2 << 20), "a failure holds on to memory"
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
         torch.cuda.empty_cache()
-    load(Job(medium, *SIDES, "fp16"), tmp_path).close()  # nothing is spoilt
+    load(EngineSpec(medium, *SIDES, "fp16"), tmp_path).close()  # nothing is spoilt
 
 
 @pytest.mark.parametrize("streams", [1, 3])

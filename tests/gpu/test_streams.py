@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vsfdatrd.backends.tensorrt import cuda
-from vsfdatrd.backends.tensorrt.copy_pipeline import Conveyor, Slot
+from vsfdatrd.backends.tensorrt.copy_pipeline import Slot, TransferPipeline
 from vsfdatrd.errors import EngineError
 
 pytestmark = pytest.mark.gpu
@@ -60,7 +60,7 @@ def test_frames_through_a_graph_and_back(held: ExitStack, pinned: bool) -> None:
         graph.launch(network)
         network.copy(slots[number].device_result, result)
 
-    conveyor = Conveyor(there, network, back, slots, launch)
+    conveyor = TransferPipeline(there, network, back, slots, launch)
     random = np.random.default_rng(1)
     for _ in range(20):
         pictures = random.integers(0, 256, (3, BYTES), np.uint8)

@@ -13,9 +13,9 @@ import pytest
 
 from vsfdatrd.backends import selection
 from vsfdatrd.backends.accuracy import compare, drawing
-from vsfdatrd.backends.base import Engine, Frames, Job, Lanes
+from vsfdatrd.backends.base import Engine, EngineSpec, FramePlanes, SlotPool
 from vsfdatrd.backends.tensorrt import backend as tensorrt
-from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineError
 from vsfdatrd.options import Options, Precision
@@ -33,7 +33,7 @@ def _tensorrt(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Non
     """Skips with TensorRT's own words where it does not run on this GPU."""
     if reason := tensorrt.unavailable():
         pytest.skip(reason)
-    store = Store(tmp_path_factory.mktemp("first"))
+    store = EngineCache(tmp_path_factory.mktemp("first"))
     try:
         selection.open_engine(open_checkpoint(tiny_model), 60, 60, Options(str(tiny_model), backend="tensorrt"), store)
     except EngineError as error:
@@ -45,11 +45,11 @@ def _tensorrt(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Non
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Open]:
     """Opens engines, and closes them."""
-    lanes: list[Lanes] = []
+    lanes: list[SlotPool] = []
 
     def opener(checkpoint: Checkpoint, sides: tuple[int, int] = SIDES, **options: object) -> Engine:
         wanted = Options(str(checkpoint.path), backend="tensorrt", **options)  # type: ignore[arg-type]
-        lanes.append(selection.open_engine(checkpoint, *sides, wanted, Store(tmp_path / "cache")))
+        lanes.append(selection.open_engine(checkpoint, *sides, wanted, EngineCache(tmp_path / "cache")))
         return lanes[-1].engine
 
     yield opener
@@ -57,7 +57,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
         made.engine.close()
 
 
-def run(engine: Engine, picture: Frames, slot: int = 0) -> Frames:
+def run(engine: Engine, picture: FramePlanes, slot: int = 0) -> FramePlanes:
     np.copyto(engine.input(slot), picture)
     engine.submit(slot)
     return engine.collect(slot).copy()
@@ -74,7 +74,7 @@ def free_memory() -> int:
 
 @pytest.mark.parametrize("precision", ["fp16", "mixed", "bf16", "fp32"])
 def test_it_computes_what_the_network_computes(
-    opened: Open, medium: Checkpoint, reference: Frames, precision: Precision
+    opened: Open, medium: Checkpoint, reference: FramePlanes, precision: Precision
 ) -> None:
     if precision not in tensorrt.precisions(medium):
         pytest.skip(f"this GPU has no engines in {precision}")
@@ -130,7 +130,7 @@ def test_the_second_start_neither_builds_nor_verifies(
     medium: Checkpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "vsfdatrd")
-    options, store = Options(str(medium.path), backend="tensorrt"), Store(tmp_path)
+    options, store = Options(str(medium.path), backend="tensorrt"), EngineCache(tmp_path)
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
@@ -158,7 +158,7 @@ sys.stdin.read()
 
 def test_a_gpu_that_is_full_is_a_sentence(medium: Checkpoint, tmp_path: Path) -> None:
     """Where the estimate is wrong, or others come in between, the failure must still be an error and no crash."""
-    job = Job(medium, 540, 720, "fp16", state=tmp_path / "state")
+    job = EngineSpec(medium, 540, 720, "fp16", state=tmp_path / "state")
     folder = tmp_path / "engine"
     folder.mkdir()
     tensorrt.build(job, folder)

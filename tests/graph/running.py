@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.graph import fdat_rd_graph
-from vsfdatrd.graph.target import Dialect
+from vsfdatrd.graph.target import GraphTarget
 from vsfdatrd.nn.fdat_rd import FdatRd
 from vsfdatrd.options import Precision
 
@@ -55,7 +55,7 @@ def noise(config: FdatRdConfig, tokens: int = 60) -> Array:
     return np.random.default_rng(2).random((1, config.in_channels, side, side), np.float32)
 
 
-def graph_for(x: Array, config: FdatRdConfig, tensors: Tensors, dialect: Dialect) -> onnx.ModelProto:
+def graph_for(x: Array, config: FdatRdConfig, tensors: Tensors, dialect: GraphTarget) -> onnx.ModelProto:
     _, _, height, width = x.shape
     return fdat_rd_graph(config, tensors, height, width, dialect)
 

@@ -14,7 +14,7 @@ from benchmarks.architectures import saved
 from vsfdatrd.commands.export import export
 from vsfdatrd.errors import EngineError
 from vsfdatrd.graph import trace
-from vsfdatrd.graph.export_patches import Spectrum, Traceable
+from vsfdatrd.graph.export_patches import ComplexPair, ExportPatches
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:torch.meshgrid")]
 NORMS = (None, "backward", "ortho", "forward")
@@ -26,9 +26,9 @@ def test_transforms_there_and_back(height: int, width: int, norm: Any) -> None:
     x, gain = torch.randn(2, 3, height, width), torch.randn(3, 1, width // 2 + 1)
     waves = torch.fft.rfft2(x, norm=norm)
     expected = torch.fft.irfft2(waves * gain + waves * waves, s=(height, width), norm=norm)
-    with Traceable():
+    with ExportPatches():
         found: Any = torch.fft.rfft2(x, norm=norm)
-        assert isinstance(found, Spectrum)
+        assert isinstance(found, ComplexPair)
         assert found.shape == waves.shape
         torch.testing.assert_close(torch.complex(found.real, found.imag), waves, atol=1e-5, rtol=1e-5)
         # gain first: PyTorch itself is given one of these
@@ -39,13 +39,13 @@ def test_transforms_there_and_back(height: int, width: int, norm: Any) -> None:
 
 def test_the_width_of_an_inverse_is_even_unless_said_otherwise() -> None:
     x = torch.randn(1, 4, 6)
-    with Traceable():
+    with ExportPatches():
         torch.testing.assert_close(torch.fft.irfft2(torch.fft.rfft2(x)), x, atol=1e-5, rtol=1e-5)
 
 
 def test_what_is_not_known_is_an_error_and_not_another_number() -> None:
     x = torch.randn(1, 4, 6)
-    with Traceable():
+    with ExportPatches():
         waves = torch.fft.rfft2(x)
         for transform, given, to in (
             (torch.fft.rfft2, x, {"dim": (0, 1)}),
@@ -76,5 +76,5 @@ def test_a_network_of_patches_is_left_to_pytorch(tmp_path: Path) -> None:
     ):
         trace.traced(checkpoint, 48, 64)
     maps = torch.rand(1, 4, 6)
-    with Traceable():
+    with ExportPatches():
         torch.testing.assert_close(functional.fold(maps, (4, 6), 2, stride=2).sum(), maps.sum())

@@ -16,20 +16,20 @@ from tests.fdats import BODIES, TAILS, by_spandrel, fdat, named
 from tests.graph.emulation import emulate
 from tests.graph.running import by_runtime, strayed
 from vsfdatrd.backends import graphs
-from vsfdatrd.backends.base import Job
+from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.backends.graphs import graph_of
 from vsfdatrd.backends.tensorrt import backend as engine
 from vsfdatrd.backends.tensorrt.library import RTX
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.graph import open_graph
-from vsfdatrd.graph.target import OPENVINO, Dialect, tensorrt
+from vsfdatrd.graph.target import OPENVINO, GraphTarget, tensorrt
 from vsfdatrd.options import Precision
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:torch.meshgrid")]
 
 FORMS = (
-    Dialect(parts=True), Dialect(lanes=8), Dialect(attention=True, parts=True, lanes=8),
-    Dialect(parts=True, turing=True, lanes=8),
+    GraphTarget(parts=True), GraphTarget(lanes=8), GraphTarget(attention=True, parts=True, lanes=8),
+    GraphTarget(parts=True, turing=True, lanes=8),
 )  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def test_it_is_what_spandrel_computes(tmp_path: Path, changes: dict[str, Any]) -
 
 @pytest.mark.parametrize("size", [(40, 56), (33, 45), (17, 29)], ids=str)
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.attention} {form.parts} {form.turing} {form.lanes}")
-def test_every_dialect_computes_the_same(small: Checkpoint, form: Dialect, size: tuple[int, int]) -> None:
+def test_every_dialect_computes_the_same(small: Checkpoint, form: GraphTarget, size: tuple[int, int]) -> None:
     """17 × 29 tokens are divided by nothing that would make parts."""
     x = noise(*size)
     assert off(by_runtime(graph_of(small, *size, form), x), by_spandrel(small, x)) < 3e-5
@@ -145,7 +145,7 @@ def test_a_weight_beyond_half_precision_is_refused(tmp_path: Path) -> None:
 def test_tensorrt_builds_it(
     small: Checkpoint, tmp_path: Path, precision: Precision, target: str, size: tuple[int, int]
 ) -> None:
-    job = Job(small, *size, precision)
+    job = EngineSpec(small, *size, precision)
     facts = engine.build_for(job, tmp_path, RTX, [target])
     assert facts["targets"] == [target]
     bare = replace(small.description, fdat=None, largest=0)

@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from tests.onnx_files import kernel, write
 from vsfdatrd.errors import EngineBuildError
 from vsfdatrd.graph.half_precision import lowered
-from vsfdatrd.graph.target import Dialect
+from vsfdatrd.graph.target import GraphTarget
 
 value, node = helper.make_tensor_value_info, helper.make_node
 FRAME = value("x", TensorProto.FLOAT, [1, 3, 16, 16])
@@ -59,19 +59,19 @@ def test_it_computes_the_same(tmp_path: Path, precision: Any, bound: float) -> N
     picture = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
     before: Any = run(model, picture)
     if precision == "bf16":  # for which the evaluator has no resize; its types are what there is to see
-        assert kinds(lowered(model, Dialect(precision)))["c"] == TensorProto.BFLOAT16
+        assert kinds(lowered(model, GraphTarget(precision)))["c"] == TensorProto.BFLOAT16
         return
-    after = run(lowered(model, Dialect(precision)), picture)
+    after = run(lowered(model, GraphTarget(precision)), picture)
     assert after.dtype == np.float32
     assert 0 < np.abs(after - before).max() < bound, "nothing is computed in half precision, or too much"
 
 
 def test_what_is_lowered(tmp_path: Path) -> None:
     model = network(tmp_path / "x.onnx")
-    half, mixed = (kinds(lowered(model, Dialect(precision))) for precision in ("fp16", "mixed"))
+    half, mixed = (kinds(lowered(model, GraphTarget(precision))) for precision in ("fp16", "mixed"))
     assert {half[name] for name in "crstme"} == {TensorProto.FLOAT16}
     assert {half["p"], mixed["p"]} == {TensorProto.FLOAT}, "the first layer"
-    narrow = kinds(lowered(model, Dialect("bf16")))
+    narrow = kinds(lowered(model, GraphTarget("bf16")))
     assert narrow["c"] == TensorProto.BFLOAT16
     assert {narrow[name] for name in "prstme"} == {TensorProto.FLOAT}, "what passes by the layers between"
     assert mixed["c"] == TensorProto.FLOAT16
@@ -79,7 +79,7 @@ def test_what_is_lowered(tmp_path: Path) -> None:
     for found in (half, mixed):
         assert found["large"] == TensorProto.FLOAT, "sizes beyond 2048 are not whole in fp16"
         assert found["y"] == TensorProto.FLOAT
-    assert lowered(model, Dialect("fp32")) is model
+    assert lowered(model, GraphTarget("fp32")) is model
     assert kinds(model)["c"] == TensorProto.FLOAT, "the graph that was given has changed"
 
 
@@ -89,16 +89,16 @@ def test_no_value_is_cast_twice(tmp_path: Path) -> None:
     ]  # fmt: skip
     result = value("y", TensorProto.FLOAT, [1, 3, 16, 16])
     model = onnx.load(write(tmp_path / "x.onnx", nodes, [FRAME], result, {}))
-    found = Counter(each.op_type for each in lowered(model, Dialect("fp16")).graph.node)
+    found = Counter(each.op_type for each in lowered(model, GraphTarget("fp16")).graph.node)
     assert found["Cast"] == 2, "once for x, and once for the result"
 
 
 def test_a_weight_beyond_fp16_is_not_made_infinite(tmp_path: Path) -> None:
     model = network(tmp_path / "x.onnx", gain=np.float32(7e4))
     with pytest.raises(OverflowError, match=r"a weight of 7e\+04 is beyond the range of float16"):
-        lowered(model, Dialect("fp16"))
-    lowered(model, Dialect("mixed"))
-    lowered(model, Dialect("bf16"))
+        lowered(model, GraphTarget("fp16"))
+    lowered(model, GraphTarget("mixed"))
+    lowered(model, GraphTarget("bf16"))
 
 
 def test_branches_stay_in_fp32(tmp_path: Path) -> None:
@@ -106,4 +106,4 @@ def test_branches_stay_in_fp32(tmp_path: Path) -> None:
     nodes = [node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch)]
     model = onnx.load(write(tmp_path / "x.onnx", nodes, [FRAME], RESULT, {"yes": np.array(True)}))
     with pytest.raises(EngineBuildError, match="with loops, branches or functions is not computed in fp16"):
-        lowered(model, Dialect("fp16"))
+        lowered(model, GraphTarget("fp16"))

@@ -20,9 +20,10 @@ from tests.reference import FIXTURES
 from tests.silence import FOUR_TIMES, PATTERN, silence, unheard
 from vsfdatrd.archs.fdat_rd import META, UPSAMPLERS, FdatRdConfig, from_shapes, variant
 from vsfdatrd.archs.fdat_shapes import tensor_shapes
+from vsfdatrd.archs.size import padded
 from vsfdatrd.graph import GRAPH_VERSION, fdat_rd_graph
 from vsfdatrd.nn.fdat_rd import FdatRd
-from vsfdatrd.video.tiling import fill_padding, padded
+from vsfdatrd.video.tiling import fill_padding
 
 type Make = Callable[..., Any]
 type Array = NDArray[Any]

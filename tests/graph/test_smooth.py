@@ -19,14 +19,14 @@ from vsfdatrd.backends.graphs import graph_of
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.graph import artcnn
 from vsfdatrd.graph.half_precision import lowered
-from vsfdatrd.graph.target import OPENVINO, Dialect, tensorrt
+from vsfdatrd.graph.target import OPENVINO, GraphTarget, tensorrt
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SIZE = (60, 180)
 PRECISIONS = ("bf16", "fp16", "mixed")
 
-type Written = Callable[[Dialect], onnx.ModelProto]
+type Written = Callable[[GraphTarget], onnx.ModelProto]
 
 
 def shares(written: Written, precision: Any, channels: int = 3) -> list[float]:
@@ -34,7 +34,7 @@ def shares(written: Written, precision: Any, channels: int = 3) -> list[float]:
     picture = sky(*SIZE)[None, :channels]
     before = steps(emulate(written(OPENVINO), picture).output[0])
     assert before > 100, "there is no sky to lose"
-    forms = (Dialect(precision), tensorrt(precision))
+    forms = (GraphTarget(precision), tensorrt(precision))
     return [steps(emulate(written(form), picture).output[0]) / before for form in forms]
 
 
@@ -117,7 +117,7 @@ def test_networks_of_others(tmp_path: Path, precision: Any) -> None:
 
 def test_what_bf16_leaves_of_a_network_of_others(tmp_path: Path) -> None:
     """The long skip, the first layer and the two behind the sum are fp32; the branch is not."""
-    half = lowered(residual(tmp_path / "x.onnx"), Dialect("bf16"))
+    half = lowered(residual(tmp_path / "x.onnx"), GraphTarget("bf16"))
     graph = onnx.shape_inference.infer_shapes(half).graph
     types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
     assert {types[name] for name in "fsuh"} == {TensorProto.FLOAT}
@@ -126,7 +126,7 @@ def test_what_bf16_leaves_of_a_network_of_others(tmp_path: Path) -> None:
 
 def test_fdat(tmp_path: Path) -> None:
     checkpoint = fdat(tmp_path / "fdat.safetensors", **SMALL)
-    graph = graph_of(checkpoint, 64, 64, Dialect("bf16")).graph
+    graph = graph_of(checkpoint, 64, 64, GraphTarget("bf16")).graph
     constants = {tensor.name: tensor.data_type for tensor in graph.initializer}
     layers = [node for node in graph.node if node.op_type in ("Conv", "ConvTranspose") and len(node.input) == 3]
     assert constants[layers[0].input[1]] == constants[layers[-1].input[1]] == TensorProto.FLOAT

@@ -19,7 +19,7 @@ from vsfdatrd.checkpoint import load_model, open_checkpoint  # noqa: E402
 from vsfdatrd.errors import CheckpointError  # noqa: E402
 from vsfdatrd.nn.fdat_rd import FdatRd  # noqa: E402
 from vsfdatrd.nn.spandrel_arch import ID, register  # noqa: E402
-from vsfdatrd.nn.spandrel_network import _Settled  # noqa: E402
+from vsfdatrd.nn.spandrel_network import DeterministicOps  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -171,6 +171,6 @@ def test_the_order_of_equals_is_not_left_to_the_machine(how: dict[str, Any]) -> 
     """Without `stable`, PyTorch sorts by what the processor has."""
     kinds = torch.randint(0, 5, (1, 5000))
     expected = torch.sort(kinds, **(how | {"stable": True})).indices
-    with _Settled():
+    with DeterministicOps():
         assert torch.equal(torch.sort(kinds, **how).indices, expected)
         assert torch.equal(kinds.sort(-1, bool(how.get("descending"))).indices, expected)

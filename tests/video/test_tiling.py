@@ -12,21 +12,6 @@ from vsfdatrd.video import tiling as geometry
 sides = st.integers(1, 130)
 
 
-@given(sides, st.integers(1, 64))
-def test_padded_is_the_next_multiple(side: int, multiple: int) -> None:
-    result = geometry.padded(side, multiple)
-    assert result % multiple == 0
-    assert side <= result < side + multiple
-
-
-@given(sides, sides, st.integers(1, 64), st.integers(0, 128), st.booleans())
-def test_sides_are_those_spandrel_asks_for(height: int, width: int, multiple: int, least: int, square: bool) -> None:
-    spandrel = pytest.importorskip("spandrel")
-    wanted = spandrel.SizeRequirements(minimum=least, multiple_of=multiple, square=square)
-    right, below = wanted.get_padding(width, height)
-    assert geometry.sides(height, width, multiple, least, square) == (height + below, width + right)
-
-
 @given(sides, sides, st.integers(0, 70), st.integers(0, 70))
 def test_padding_is_numpys_reflect_or_edge_and_keeps_the_picture(
     height: int, width: int, bottom: int, right: int

@@ -16,14 +16,16 @@ import psutil
 import pytest
 
 from vsfdatrd.backends.accuracy import drawing
-from vsfdatrd.backends.base import Frames, Job
+from vsfdatrd.backends.base import EngineSpec, FramePlanes
 from vsfdatrd.backends.openvino import backend as openvino
+from vsfdatrd.backends.remote_engine import RemoteEngine
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.errors import EngineError
 from vsfdatrd.system.programs import vspipe
 from vsfdatrd.workers import client as process_module
 from vsfdatrd.workers import spawn
-from vsfdatrd.workers.client import RemoteEngine, SharedMemory, Worker, buffers
+from vsfdatrd.workers.client import Worker
+from vsfdatrd.workers.shared_memory import SharedMemory, buffers
 from vsfdatrd.workers.spawn import python
 
 type Open = Callable[..., RemoteEngine]
@@ -37,7 +39,7 @@ def open_engine(tiny_model: Path, tmp_path: Path) -> Iterator[Open]:
     opened: list[RemoteEngine] = []
 
     def opener(height: int = 60, width: int = 60, streams: int = 1) -> RemoteEngine:
-        job = Job(open_checkpoint(tiny_model), height, width, "fp32", streams=streams)
+        job = EngineSpec(open_checkpoint(tiny_model), height, width, "fp32", streams=streams)
         directory = tmp_path / f"{height}x{width}x{streams}"
         if not directory.is_dir():
             directory.mkdir()
@@ -52,7 +54,7 @@ def open_engine(tiny_model: Path, tmp_path: Path) -> Iterator[Open]:
         engine.close()
 
 
-def once(engine: RemoteEngine, picture: Frames, slot: int = 0) -> Frames:
+def once(engine: RemoteEngine, picture: FramePlanes, slot: int = 0) -> FramePlanes:
     """One frame, sent and collected."""
     np.copyto(engine.input(slot), picture)
     engine.submit(slot)
@@ -135,7 +137,7 @@ def test_closing_while_a_frame_is_waited_for_is_an_error_not_a_frame(
 
 
 def test_a_worker_that_dies_between_questions_is_replaced(tiny_model: Path, tmp_path: Path) -> None:
-    job = Job(open_checkpoint(tiny_model), 60, 60, "fp32")
+    job = EngineSpec(open_checkpoint(tiny_model), 60, 60, "fp32")
     openvino.warm_up()
     worker = openvino._spare.start()
     os.kill(worker.pid, signal.SIGKILL)
@@ -200,7 +202,7 @@ def test_slots_keep_their_frames_apart(open_engine: Open) -> None:
     assert (alone.slots, engine.slots) == (1, 3)
     pictures = [np.roll(drawing(60, 60), 7 * i, 2) for i in range(9)]
     expected = [once(alone, picture) for picture in pictures]
-    found: list[Frames | None] = [None] * 9
+    found: list[FramePlanes | None] = [None] * 9
 
     def work(slot: int) -> None:
         for n in range(slot, 9, 3):
@@ -434,7 +436,7 @@ def test_what_a_library_prints_never_reaches_stdout(tmp_path: Path) -> None:
         "    os.write(1, b'from a library\\n')\n"
         "    return quiet(self)\n"
         "it.OpenVino.do_describe = noisy\n"
-        "it.converse(it.OpenVino)\n"
+        "it.serve_forever(it.OpenVino)\n"
     )
     script = (
         "from vsfdatrd.workers.client import Worker\n"

@@ -31,7 +31,8 @@ converse(Negative)
 
 PROGRAM = """
 import os, sys
-from vsfdatrd.workers.client import RemoteEngine, Worker
+from vsfdatrd.backends.remote_engine import RemoteEngine
+from vsfdatrd.workers.client import Worker
 from vsfdatrd.system.progress import stdout_to_stderr
 video = open(sys.argv[1], "xb") if sys.argv[2] == "first" else None  # gets the number of what is closed
 worker = Worker("negative")

@@ -8,6 +8,7 @@ from vsfdatrd.archs.artcnn import ArtCnnConfig
 from vsfdatrd.archs.fdat import Config, FdatConfig
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.archs.onnx import OnnxConfig
+from vsfdatrd.archs.size import SizeRequirements
 
 FDAT_RD = "FDAT-RD"
 FDAT = "FDAT"
@@ -18,7 +19,7 @@ _CHANNELS: dict[Planes, tuple[int, int]] = {"rgb": (3, 3), "luma": (1, 1), "chro
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class ModelDescriptor:
     """What is known of a checkpoint's network without running it."""
 
     architecture: str
@@ -60,6 +61,11 @@ class Description:
         return self.config or self.fdat
 
     @property
+    def size(self) -> SizeRequirements:
+        """What both sides of the network's input must be."""
+        return SizeRequirements(self.multiple, self.minimum, self.square)
+
+    @property
     def planes(self) -> Planes:
         """What of a clip the network takes. ``rgb``: R, G and B; ``luma`` (1 channel to 1): Y alone; ``chroma`` (2 or 3
         to 2): Y, U and V at full size, and U and V come out."""
@@ -82,7 +88,7 @@ class Description:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> "Description":
+    def from_dict(cls, plain: Mapping[str, Any]) -> "ModelDescriptor":
         """The description `to_dict` made, possibly by way of JSON. Raises ValueError if it is something else."""
         try:
             values = {field.name: plain[field.name] for field in fields(cls)}

@@ -4,13 +4,11 @@ FDAT is FDAT-RD's ancestor, as the package spandrel has it: the same blocks, gro
 with square attention windows of any size, over whose edge a map is continued with zeros.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vsfdatrd.archs.fdat_rd import META, UPSAMPLERS, FdatRdConfig, Kind, Upsampler, largest_in_tail
-from vsfdatrd.archs.fdat_shapes import tensor_shapes
+from vsfdatrd.archs.fdat_rd import META, FdatRdConfig, Kind, Upsampler, largest_in_tail
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,51 +65,6 @@ class FdatConfig:
 
 type Config = FdatRdConfig | FdatConfig
 """A network that `vsfdatrd.graph` writes."""
-
-
-def from_shapes(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatConfig | None:
-    """Find the configuration from a checkpoint's tensor shapes and its `MetaUpsample` numbers.
-
-    None for everything that is not exactly an FDAT as spandrel builds it: spandrel may still know what it is.
-    """
-    try:
-        config = _read(shapes, meta)
-        return config if tensor_shapes(config) == dict(shapes) else None
-    except (KeyError, ValueError, IndexError, ZeroDivisionError):
-        return None
-
-
-def _read(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatConfig:
-    """As `from_shapes`; raises one of several errors where a shape is missing or odd."""
-    _, index, tail_scale, _, out_channels, mid_dim, _ = meta
-    unshuffled = "conv_first.1.weight" in shapes
-    embed_dim, first_in, _, _ = shapes["conv_first.1.weight" if unshuffled else "conv_first.weight"]
-    unshuffle = math.isqrt(first_in // out_channels) if unshuffled else 1
-    if unshuffled and (unshuffle not in (2, 4) or tail_scale != 4):
-        raise ValueError("spandrel unshuffles by 2 or 4, before a tail of 4")
-    heads, tokens, _ = shapes["groups.0.blocks.0.attn.bias"]
-    groups: list[tuple[Kind, ...]] = []
-    while (first := f"groups.{len(groups)}.blocks.0.n1.weight") in shapes:
-        prefix, blocks = first.removesuffix("0.n1.weight"), 0
-        while f"{prefix}{blocks}.n1.weight" in shapes:
-            blocks += 1
-        groups.append(("spatial", "channel") * (blocks // 2))
-    if embed_dim % heads or len(set(groups)) != 1:
-        raise ValueError("channels are split evenly over heads, and all groups are alike")
-    return FdatConfig(
-        embed_dim=embed_dim,
-        heads=heads,
-        groups=tuple(groups),
-        window=math.isqrt(tokens),
-        ffn_dim=shapes["groups.0.blocks.0.ffn.fc1.weight"][0],
-        gate_dim=shapes["groups.0.blocks.0.inter.cg.1.weight"][0],
-        upsampler="conv" if tail_scale == 1 else UPSAMPLERS[index],
-        tail_scale=tail_scale,
-        unshuffle=unshuffle,
-        mid_dim=mid_dim,
-        in_channels=first_in // unshuffle**2,
-        out_channels=out_channels,
-    )
 
 
 def is_fdat(names: Mapping[str, object]) -> bool:

@@ -1,16 +1,14 @@
-"""Name and shape of every tensor an FDAT-RD, or an FDAT, of a given configuration has. Needs no torch.
+"""Name and shape of every tensor of an FDAT-RD or FDAT, and an FDAT's configuration from them. Needs no torch.
 
 A checkpoint is compared with it before anything is built from it; tests/archs/test_fdat_shapes.py compares it with the
 networks themselves.
 """
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
-from vsfdatrd.archs.fdat_rd import GROUPS, META, Kind, steps
-
-if TYPE_CHECKING:
-    from vsfdatrd.archs.fdat import Config
+from vsfdatrd.archs.fdat import Config, FdatConfig
+from vsfdatrd.archs.fdat_rd import GROUPS, META, UPSAMPLERS, Kind, steps
 
 type Shape = tuple[int, ...]
 
@@ -22,7 +20,7 @@ def is_buffer(name: str) -> bool:
     return name == META or name.endswith(".init_pos")
 
 
-def tensor_shapes(config: "Config") -> dict[str, Shape]:
+def tensor_shapes(config: Config) -> dict[str, Shape]:
     """Every tensor of the network, buffers included, by name.
 
     Raises ValueError for a tail that the configuration's widths do not allow.
@@ -48,7 +46,7 @@ def _norm(name: str, dim: int) -> dict[str, Shape]:
     return {f"{name}.weight": (dim,), f"{name}.bias": (dim,)}
 
 
-def _block(config: "Config", kind: Kind) -> dict[str, Shape]:
+def _block(config: Config, kind: Kind) -> dict[str, Shape]:
     c, f, gate = config.embed_dim, config.ffn_dim, config.gate_dim
     tokens = math.prod(config.windows[0])
     shapes = _norm("n1", c) | _norm("n2", c)
@@ -69,7 +67,7 @@ def _block(config: "Config", kind: Kind) -> dict[str, Shape]:
     return shapes | {"ffn.fc1.weight": (f, c), "ffn.smix.weight": (f, 1, 3, 3), "ffn.fc2.weight": (c, f)}
 
 
-def _tail(config: "Config") -> dict[str, Shape]:
+def _tail(config: Config) -> dict[str, Shape]:
     """Tensors of the upsampler, named by their place in its sequence of layers."""
     c, m, o, s = config.embed_dim, config.mid_dim, config.out_channels, config.tail_scale
     shapes: dict[str, Shape] = {}
@@ -126,3 +124,48 @@ def _tail(config: "Config") -> dict[str, Shape]:
                 width = m
             shapes |= _conv(f"{6 * count}", m, o)
     return shapes
+
+
+def fdat_from_shapes(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatConfig | None:
+    """Find the configuration from a checkpoint's tensor shapes and its `MetaUpsample` numbers.
+
+    None for everything that is not exactly an FDAT as spandrel builds it: spandrel may still know what it is.
+    """
+    try:
+        config = _read(shapes, meta)
+        return config if tensor_shapes(config) == dict(shapes) else None
+    except (KeyError, ValueError, IndexError, ZeroDivisionError):
+        return None
+
+
+def _read(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatConfig:
+    """As `fdat_from_shapes`; raises one of several errors where a shape is missing or odd."""
+    _, index, tail_scale, _, out_channels, mid_dim, _ = meta
+    unshuffled = "conv_first.1.weight" in shapes
+    embed_dim, first_in, _, _ = shapes["conv_first.1.weight" if unshuffled else "conv_first.weight"]
+    unshuffle = math.isqrt(first_in // out_channels) if unshuffled else 1
+    if unshuffled and (unshuffle not in (2, 4) or tail_scale != 4):
+        raise ValueError("spandrel unshuffles by 2 or 4, before a tail of 4")
+    heads, tokens, _ = shapes["groups.0.blocks.0.attn.bias"]
+    groups: list[tuple[Kind, ...]] = []
+    while (first := f"groups.{len(groups)}.blocks.0.n1.weight") in shapes:
+        prefix, blocks = first.removesuffix("0.n1.weight"), 0
+        while f"{prefix}{blocks}.n1.weight" in shapes:
+            blocks += 1
+        groups.append(("spatial", "channel") * (blocks // 2))
+    if embed_dim % heads or len(set(groups)) != 1:
+        raise ValueError("channels are split evenly over heads, and all groups are alike")
+    return FdatConfig(
+        embed_dim=embed_dim,
+        heads=heads,
+        groups=tuple(groups),
+        window=math.isqrt(tokens),
+        ffn_dim=shapes["groups.0.blocks.0.ffn.fc1.weight"][0],
+        gate_dim=shapes["groups.0.blocks.0.inter.cg.1.weight"][0],
+        upsampler="conv" if tail_scale == 1 else UPSAMPLERS[index],
+        tail_scale=tail_scale,
+        unshuffle=unshuffle,
+        mid_dim=mid_dim,
+        in_channels=first_in // unshuffle**2,
+        out_channels=out_channels,
+    )

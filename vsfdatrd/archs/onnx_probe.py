@@ -32,7 +32,7 @@ AGAIN = "and is not tried again for a day; give another file"
 
 
 def probe(path: Path, multiple: int | None = None, input_range: Range | None = None) -> dict[str, Any]:
-    """The fields of a `Description` that an ONNX file has an answer for.
+    """The fields of a `ModelDescriptor` that an ONNX file has an answer for.
 
     multiple: what sides have to be multiples of; None tries. input_range: white in the network's numbers; None goes by
     what its first operators do, then by trying, and what is found is logged unless it is 1. Raises CheckpointError with

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vsfdatrd.backends.base import Frames
+from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.errors import PrecisionUnfit
 
 BOUND_DB = 50.0
@@ -14,7 +14,7 @@ SKY = (0.61, 0.64, 0.67)
 """Red, green and blue at the left of the sky: where half precisions are coarsest and screens are bright."""
 
 
-def drawing(height: int, width: int) -> Frames:
+def drawing(height: int, width: int) -> FramePlanes:
     """A picture with what cel animation is made of: flat colours, soft gradients, thin lines of every slope, text-like
     dots. (3, height, width) in [0, 1], the same at every call.
     """
@@ -31,11 +31,11 @@ def drawing(height: int, width: int) -> Frames:
         across = (x * np.cos(angle) + y * np.sin(angle)) % 47
         picture *= 1 - 0.7 * np.clip(1 - np.abs(across - 23), 0, 1) * (rng.random() > 0.3)
     picture += rng.normal(0, 0.008, picture.shape)
-    finished: Frames = np.clip(picture, 0, 1).astype(np.float32)
+    finished: FramePlanes = np.clip(picture, 0, 1).astype(np.float32)
     return finished
 
 
-def sky(height: int, width: int) -> Frames:
+def sky(height: int, width: int) -> FramePlanes:
     """A clear sky: every row the same and brighter to the right, two pixels for a step of ten bits or more, and 160
     steps at most. (3, height, width) in [0, 1], with 16 bits as films have.
     """
@@ -45,7 +45,7 @@ def sky(height: int, width: int) -> Frames:
     return np.repeat(values[:, None].astype(np.float32), height, axis=1)
 
 
-def steps(result: Frames) -> int:
+def steps(result: FramePlanes) -> int:
     """How many values of ten bits three rows of an upscaled `sky` have in all planes. result: (C, H, W) in [0, 1]."""
     height = result.shape[1]
     rows = (plane[height * i // 4] for plane in result for i in (1, 2, 3))
@@ -60,7 +60,7 @@ def compare_steps(reference: int, candidate: int, what: str) -> None:
         )
 
 
-def compare(reference: Frames, candidate: Frames, what: str) -> float:
+def compare(reference: FramePlanes, candidate: FramePlanes, what: str) -> float:
     """PSNR of an engine's output against the reference's, in dB for a peak of 1.
 
     Raises PrecisionUnfit if the candidate is not finite or below `BOUND_DB`.

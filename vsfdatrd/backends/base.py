@@ -11,18 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.errors import EngineError
 from vsfdatrd.options import Precision
-
-type Frames = NDArray[np.float32]
+from vsfdatrd.workers.shared_memory import FramePlanes as FramePlanes
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class EngineSpec:
     """What an engine is to be made for."""
 
     checkpoint: Checkpoint
@@ -47,10 +43,10 @@ class Engine(Protocol):
     slots: int
     """How many frames may be in flight."""
 
-    def input(self, slot: int) -> Frames:
+    def input(self, slot: int) -> FramePlanes:
         """The slot's input, (C, H, W) float32 in [0, 1], to be filled before `submit`.
 
-        C is what `Description.frame_channels` says goes in.
+        C is what `ModelDescriptor.frame_channels` says goes in.
         """
         ...
 
@@ -58,7 +54,7 @@ class Engine(Protocol):
         """Start work on the slot's input and return at once. Raises EngineError if the engine is closed."""
         ...
 
-    def collect(self, slot: int) -> Frames:
+    def collect(self, slot: int) -> FramePlanes:
         """Wait for the slot's output, (C, H·scale, W·scale) float32, valid until the slot is submitted again.
 
         Raises EngineError if the work failed.
@@ -102,28 +98,28 @@ class Backend(Protocol):
         """What the device computes in, the best choice first, the safest last."""
         ...
 
-    def device_name(self, job: Job) -> str:
+    def device_name(self, job: EngineSpec) -> str:
         """The device as part of an engine's identity: an artefact is never used on another."""
         ...
 
-    def identity(self, job: Job) -> str:
+    def identity(self, job: EngineSpec) -> str:
         """Whatever else of a job changes its artefact, as text."""
         ...
 
-    def memory_estimate(self, job: Job) -> tuple[int, int]:
+    def memory_estimate(self, job: EngineSpec) -> tuple[int, int]:
         """(bytes the engine will need, bytes its device has free)."""
         ...
 
-    def build(self, job: Job, directory: Path) -> None:
+    def build(self, job: EngineSpec, directory: Path) -> None:
         """Write the artefact into an empty directory. Raises EngineBuildError."""
         ...
 
-    def load(self, job: Job, directory: Path) -> Engine:
+    def load(self, job: EngineSpec, directory: Path) -> Engine:
         """An engine from an artefact. Raises EngineError."""
         ...
 
 
-class Lanes:
+class SlotPool:
     """An engine and its free slots. Filters with the same engine share it, and wait here for a slot in turn."""
 
     def __init__(self, engine: Engine, digest: str = "") -> None:

@@ -7,11 +7,11 @@ is traced; an ONNX file is given the ends that engines expect.
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from vsfdatrd.archs.descriptor import Description
+from vsfdatrd.archs.descriptor import ModelDescriptor
 from vsfdatrd.cache.manifest import digest_of
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.errors import EngineBuildError
-from vsfdatrd.graph.target import OPENVINO, Dialect
+from vsfdatrd.graph.target import OPENVINO, GraphTarget
 from vsfdatrd.weights.files import refuse
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ LARGEST = 2**31 - 2**20
 """Bytes of an ONNX file that engines read: one message of protobuf."""
 
 
-def graph_of(checkpoint: Checkpoint, height: int, width: int, dialect: Dialect = OPENVINO) -> "onnx.ModelProto":
+def graph_of(checkpoint: Checkpoint, height: int, width: int, dialect: GraphTarget = OPENVINO) -> "onnx.ModelProto":
     """The checkpoint's network for padded frames of height × width pixels.
 
     -> a model from ``input`` (1, C_in, H, W) to ``output`` (1, C_out, H·scale, W·scale), both float32 and nominally in
-        [0, 1]; the channels are those of `Description.frame_channels`.
+        [0, 1]; the channels are those of `ModelDescriptor.frame_channels`.
     Raises EngineError for a network that has no graph, OverflowError if a weight is beyond the range of the dialect's
     half precision, CheckpointError as `Checkpoint.tensors` does.
     """
@@ -62,7 +62,7 @@ def _of_file(checkpoint: Checkpoint, height: int, width: int) -> "onnx.ModelProt
     return normalised(read(path)[0], ends, height, width)
 
 
-def identity(description: Description) -> str:
+def identity(description: ModelDescriptor) -> str:
     """What, beside the weights and `graph.GRAPH_VERSION`, a graph comes from; as text for an engine's key."""
     if description.written is not None:
         return ""

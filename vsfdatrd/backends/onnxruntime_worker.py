@@ -8,12 +8,12 @@ import onnxruntime
 
 from vsfdatrd.backends.accuracy import drawing, steps
 from vsfdatrd.backends.accuracy import sky as clear_sky
-from vsfdatrd.backends.base import Frames
+from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.errors import EngineError
-from vsfdatrd.workers.server import Serving, converse
+from vsfdatrd.workers.server import WorkerServer, serve_forever
 
 
-class OnnxRuntime(Serving):
+class OnnxRuntime(WorkerServer):
     """Computes graphs in fp32 on the processor."""
 
     def do_reference(self, graph: str, target: str, sky: str | None) -> int:
@@ -28,19 +28,19 @@ class OnnxRuntime(Serving):
         return count
 
     def reason(self, error: BaseException) -> str:
-        """See `Serving.reason`."""
+        """See `WorkerServer.reason`."""
         return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _run(graph: str, picture: Callable[[int, int], Frames]) -> Frames:
+def _run(graph: str, picture: Callable[[int, int], FramePlanes]) -> FramePlanes:
     """What a graph file makes of a picture, (C, H, W). picture: makes one of three channels for a height and width."""
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     (source,) = session.get_inputs()
     _, channels, height, width = source.shape
     result: Any = session.run(None, {source.name: picture(height, width)[None, :channels]})[0]
-    frame: Frames = result[0]
+    frame: FramePlanes = result[0]
     return frame
 
 
 if __name__ == "__main__":
-    converse(OnnxRuntime)
+    serve_forever(OnnxRuntime)

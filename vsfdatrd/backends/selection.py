@@ -10,13 +10,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
-from vsfdatrd.archs.descriptor import Description
+from vsfdatrd.archs.descriptor import ModelDescriptor
 from vsfdatrd.backends import graphs, speed, traced_graphs
-from vsfdatrd.backends.base import Backend, Job, Lanes
+from vsfdatrd.backends.base import Backend, EngineSpec, SlotPool
 from vsfdatrd.backends.gpus import gpu_count
 from vsfdatrd.backends.native import backend as native
 from vsfdatrd.backends.openvino import backend as openvino
-from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.cache.manifest import Key, digest_of
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.errors import (
@@ -25,13 +25,12 @@ from vsfdatrd.errors import (
     EngineError,
     EngineUnavailable,
     FdatrdError,
-    MemoryShort,
+    InsufficientMemory,
     PrecisionUnfit,
 )
 from vsfdatrd.options import BACKENDS, Options, Precision
 from vsfdatrd.system import instructions, processor
 from vsfdatrd.system.progress import working
-from vsfdatrd.video.tiling import sides
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ _MODULES = {
     "torch": "vsfdatrd.backends.torch",
 }
 
-_shared: weakref.WeakValueDictionary[tuple[object, ...], Lanes] = weakref.WeakValueDictionary()
+_shared: weakref.WeakValueDictionary[tuple[object, ...], SlotPool] = weakref.WeakValueDictionary()
 _opening = threading.Lock()
 
 TIMED = ("native", "openvino")
@@ -119,21 +118,21 @@ def candidates(wanted: str, checkpoint: Checkpoint, device: Sequence[int] = (0,)
     return usable
 
 
-def open_engine(checkpoint: Checkpoint, height: int, width: int, options: Options, store: Store) -> Lanes:
+def open_engine(checkpoint: Checkpoint, height: int, width: int, options: Options, store: EngineCache) -> SlotPool:
     """An engine for frames of `height` × `width` pixels, from the cache or built now, and its free slots.
 
     The frame is padded to the network's multiple first, so sizes that pad alike share an engine. Filters that need
     the same engine at the same time share it as well. With ``backend="auto"``, the next backend is taken, with a
     warning, if one fails for a reason of its own.
 
-    Raises ArgumentError (precision or device the machine does not have), MemoryShort, EngineUnavailable,
+    Raises ArgumentError (precision or device the machine does not have), InsufficientMemory, EngineUnavailable,
     EngineBuildError, StoreError.
     """
     found = candidates(options.backend, checkpoint, options.device)
     if options.precision != "auto":  # integers are the native engine's, and it has nothing else
         found = [pair for pair in found if (pair[0] == "native") == (options.precision == "int16")] or found
     with _opening:
-        held: list[Lanes] = []  # what was opened to be timed, so that the fastest need not be opened again
+        held: list[SlotPool] = []  # what was opened to be timed, so that the fastest need not be opened again
         try:
             found = _fastest_first(found, checkpoint, height, width, options, store, held)
             for name, module in found[:-1]:
@@ -153,8 +152,8 @@ def _fastest_first(
     height: int,
     width: int,
     options: Options,
-    store: Store,
-    held: list[Lanes],
+    store: EngineCache,
+    held: list[SlotPool],
 ) -> list[tuple[str, Backend]]:
     """The candidates in the order in which they were fastest here, timed now if they never were.
 
@@ -176,7 +175,7 @@ def _fastest_first(
     what = f"{checkpoint.path.name} at {padded[1]}×{padded[0]}"
 
     def time_them() -> dict[str, Any]:
-        opened: dict[str, Lanes] = {}
+        opened: dict[str, SlotPool] = {}
         failed: dict[str, str] = {}
         for name, module in rivals:
             try:
@@ -205,7 +204,7 @@ def _fastest_first(
     return [first, *(pair for pair in found if pair != first)]
 
 
-def timed(store: Store) -> Iterator[str]:
+def timed(store: EngineCache) -> Iterator[str]:
     """What engines were timed at on this machine, a line for every network and size, the oldest first."""
     for known in store.notes(SPEED).every():
         with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
@@ -215,13 +214,13 @@ def timed(store: Store) -> Iterator[str]:
             yield f"{known['model']} at {known['size']}: {', '.join(said)} frames a second"
 
 
-def frame_of(about: Description, height: int, width: int) -> tuple[int, int]:
+def frame_of(about: ModelDescriptor, height: int, width: int) -> tuple[int, int]:
     """Height and width of the padded frame that an engine for frames of `height` × `width` is for.
 
     Raises ArgumentError if the network takes no frame so large.
     """
     if about.fixed is None:
-        return sides(height, width, about.multiple, about.minimum, about.square)
+        return about.size.padded(height, width)
     if height > about.fixed[0] or width > about.fixed[1]:
         tall, wide = about.fixed
         raise ArgumentError(
@@ -232,8 +231,8 @@ def frame_of(about: Description, height: int, width: int) -> tuple[int, int]:
 
 
 def _open_with(
-    name: str, module: Backend, checkpoint: Checkpoint, height: int, width: int, options: Options, store: Store
-) -> Lanes:
+    name: str, module: Backend, checkpoint: Checkpoint, height: int, width: int, options: Options, store: EngineCache
+) -> SlotPool:
     possible = module.precisions(checkpoint, options.device)
     if options.precision != "auto" and options.precision not in possible:
         raise ArgumentError(
@@ -247,7 +246,7 @@ def _open_with(
     wanted = possible if options.precision == "auto" else (cast(Precision, options.precision),)
     padded = frame_of(checkpoint.description, height, width)
     for precision in wanted:
-        job = Job(checkpoint, *padded, precision, options.device, options.streams)
+        job = EngineSpec(checkpoint, *padded, precision, options.device, options.streams)
         if precision != wanted[-1] and (before := store.notes(REFUSED).recall(_key(name, module, job).digest)):
             log.info("%s with %s did not pass when it was tried: %s", name, precision, before.get("why"))
             continue
@@ -260,7 +259,7 @@ def _open_with(
     raise EngineBuildError(f"the {name} engine offers no precision for this model")
 
 
-def _key(name: str, module: Backend, job: Job) -> Key:
+def _key(name: str, module: Backend, job: EngineSpec) -> Key:
     return Key(
         weights=job.checkpoint.description.sha256,
         graph=module.GRAPH_VERSION,
@@ -272,7 +271,7 @@ def _key(name: str, module: Backend, job: Job) -> Key:
     )
 
 
-def _open(name: str, module: Backend, job: Job, store: Store) -> Lanes:
+def _open(name: str, module: Backend, job: EngineSpec, store: EngineCache) -> SlotPool:
     key = _key(name, module, job)
     identity = (key, job.height, job.width, job.device, job.streams)
     if (lanes := _shared.get(identity)) and not lanes.failed:
@@ -290,13 +289,13 @@ def _open(name: str, module: Backend, job: Job, store: Store) -> Lanes:
                 store.notes(REFUSED).remember(key.digest, {"why": str(error)})
                 raise
 
-    lanes = Lanes(store.open(key, build, lambda directory: module.load(job, directory)), key.digest)
+    lanes = SlotPool(store.open(key, build, lambda directory: module.load(job, directory)), key.digest)
     _shared[identity] = lanes
     return lanes
 
 
-def _fitting(name: str, module: Backend, job: Job) -> Job:
-    """The job, with fewer frames in flight if only so its memory suffices. Raises MemoryShort if not even one fits."""
+def _fitting(name: str, module: Backend, job: EngineSpec) -> EngineSpec:
+    """The job, with one frame in flight if more would not fit. Raises InsufficientMemory if not even one fits."""
     needed, free = module.memory_estimate(job)
     if needed <= free:
         return job
@@ -308,7 +307,7 @@ def _fitting(name: str, module: Backend, job: Job) -> Job:
         return alone
     if job.streams is None:
         needed = least
-    short = MemoryShort(
+    short = InsufficientMemory(
         f"a frame of {job.width}×{job.height} pixels (padded) needs about {needed / 2**30:.1f} GiB in this network "
         f"and {free / 2**30:.1f} GiB are free; upscale it in parts, for example tile=[720, 540], or a smaller clip"
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from vsfdatrd.backends.accuracy import drawing
-from vsfdatrd.backends.base import Engine, Lanes
+from vsfdatrd.backends.base import Engine, SlotPool
 
 SECONDS = 1.0
 """Time that each engine is run for, about; two turns at least."""
@@ -16,7 +16,7 @@ TURN = 0.25
 """Seconds of a turn. A machine is busier at one time than at another: engines take turns, and the best one counts."""
 
 
-def rates(engines: Mapping[str, Lanes]) -> dict[str, float]:
+def rates(engines: Mapping[str, SlotPool]) -> dict[str, float]:
     """Run engines with all their slots busy; other filters that share one wait meanwhile.
 
     Args:

@@ -20,12 +20,11 @@ import psutil
 
 from vsfdatrd.archs.fdat import Config, FdatConfig
 from vsfdatrd.backends.accuracy import compare, compare_steps, drawing, sky, steps
-from vsfdatrd.backends.base import Engine, Frames, Job
+from vsfdatrd.backends.base import Engine, EngineSpec, FramePlanes
 from vsfdatrd.backends.gpus import gpu_count
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.errors import TORCH_PIP, EngineBuildError, EngineError
 from vsfdatrd.options import Precision
-from vsfdatrd.video.tiling import sides
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +86,7 @@ def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Pr
     return ("bf16", "fp32") if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ("fp32",)
 
 
-def device_name(job: Job) -> str:
+def device_name(job: EngineSpec) -> str:
     """The GPUs' names, or the CPU."""
     import torch
 
@@ -96,12 +95,12 @@ def device_name(job: Job) -> str:
     return ", ".join(torch.cuda.get_device_name(i) for i in job.device)
 
 
-def identity(job: Job) -> str:
+def identity(job: EngineSpec) -> str:
     """Nothing: the artefact is a note."""
     return ""
 
 
-def memory_estimate(job: Job) -> tuple[int, int]:
+def memory_estimate(job: EngineSpec) -> tuple[int, int]:
     """(bytes needed for activations and buffers, bytes free)."""
     about = job.checkpoint.description
     pixels = job.height * job.width
@@ -128,7 +127,7 @@ def _body(config: Config) -> int:
     return config.ffn_dim * BYTES_PER_TOKEN_CHANNEL
 
 
-def build(job: Job, directory: Path) -> None:
+def build(job: EngineSpec, directory: Path) -> None:
     """Hold a half precision against fp32 and write a note; the network itself is read from the weights file.
 
     Raises EngineBuildError as `_agreement` does.
@@ -138,7 +137,7 @@ def build(job: Job, directory: Path) -> None:
     (directory / "torch.json").write_text(json.dumps({"weights": job.checkpoint.description.sha256}), encoding="utf-8")
 
 
-def load(job: Job, directory: Path) -> Engine:
+def load(job: EngineSpec, directory: Path) -> Engine:
     """The network on its device, ready for frames. Raises EngineError if the device refuses."""
     on_gpu = _on_gpu()
     try:
@@ -187,7 +186,7 @@ def _dtype(precision: Precision) -> "torch.dtype":
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
-def _network(job: Job, device: "torch.device") -> "torch.nn.Module":
+def _network(job: EngineSpec, device: "torch.device") -> "torch.nn.Module":
     """The network on its device, for frames in float32, its kernels with channels last."""
     import torch
 
@@ -208,7 +207,7 @@ def _network(job: Job, device: "torch.device") -> "torch.nn.Module":
     return network
 
 
-def _agreement(job: Job) -> float:
+def _agreement(job: EngineSpec) -> float:
     """PSNR of a half precision against fp32 on a small picture, on the job's own device.
 
     Raises PrecisionUnfit if they are too far apart, EngineBuildError if the device refuses.
@@ -216,10 +215,10 @@ def _agreement(job: Job) -> float:
     import torch
 
     about = job.checkpoint.description
-    size = about.fixed or sides(*VERIFIED, about.multiple, about.minimum, about.square)
+    size = about.fixed or about.size.padded(*VERIFIED)
     device = torch.device("cuda", job.device[0]) if _on_gpu() else torch.device("cpu")
     pictures = [picture[None, : about.frame_channels[0]] for picture in (drawing(*size), sky(*size))]
-    found: list[list[Frames]] = []
+    found: list[list[FramePlanes]] = []
     for exactly in (replace(job, precision="fp32"), job):
         try:
             network = _network(exactly, device)
@@ -236,7 +235,7 @@ def _agreement(job: Job) -> float:
 class _Slots:
     """Host buffers of the slots, and the bookkeeping both devices share."""
 
-    def __init__(self, job: Job, slots: int) -> None:
+    def __init__(self, job: EngineSpec, slots: int) -> None:
         self.slots = slots
         scale = job.checkpoint.description.scale
         taken, given = job.checkpoint.description.frame_channels
@@ -252,15 +251,15 @@ class _Slots:
 class _Cpu(_Slots):
     """Whole frames on the CPU's cores, one after the other unless more streams are asked for."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: EngineSpec) -> None:
         import torch
 
         super().__init__(job, job.streams or 1)
         network = _network(job, torch.device("cpu"))
         inputs = [torch.zeros(self._input_shape) for _ in range(self.slots)]
         outputs = [torch.empty(self._output_shape) for _ in range(self.slots)]
-        self._inputs: list[Frames] = [t.numpy()[0] for t in inputs]
-        self._outputs: list[Frames] = [t.numpy()[0] for t in outputs]
+        self._inputs: list[FramePlanes] = [t.numpy()[0] for t in inputs]
+        self._outputs: list[FramePlanes] = [t.numpy()[0] for t in outputs]
         self._running: list[Future[None] | None] = [None] * self.slots
         threads = max(1, torch.get_num_threads() // self.slots)
 
@@ -273,14 +272,14 @@ class _Cpu(_Slots):
             self.slots, "fdatrd-torch", initializer=torch.set_num_threads, initargs=(threads,)
         )
 
-    def input(self, slot: int) -> Frames:
+    def input(self, slot: int) -> FramePlanes:
         return self._inputs[slot]
 
     def submit(self, slot: int) -> None:
         self._check_open()
         self._running[slot] = self._pool.submit(self._run, slot)
 
-    def collect(self, slot: int) -> Frames:
+    def collect(self, slot: int) -> FramePlanes:
         self._check_open()
         running = self._running[slot]
         if running is None:
@@ -298,7 +297,7 @@ class _Cpu(_Slots):
             del self._run, self._inputs, self._outputs
 
 
-class _Lane:
+class CudaSlot:
     """One slot on one GPU: pinned host buffers, device buffers, a stream, and the network as a CUDA graph."""
 
     def __init__(self, network: Any, stream: "torch.cuda.Stream", shapes: tuple[Any, Any]) -> None:
@@ -323,6 +322,7 @@ class _Lane:
                 self.device_out = network(self.device_in).float()
 
     def submit(self) -> None:
+        """Queue upload, network and download on the stream; `done` is recorded behind them."""
         import torch
 
         with torch.cuda.device(self.device), torch.cuda.stream(self.stream), torch.inference_mode():
@@ -335,12 +335,12 @@ class _Lane:
 class _Cuda(_Slots):
     """Double buffering on one or more GPUs: while one slot computes, the other's frame is copied."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: EngineSpec) -> None:
         import torch
 
         per_gpu = job.streams or 2
         super().__init__(job, per_gpu * len(job.device))
-        lanes: list[_Lane] = []
+        lanes: list[CudaSlot] = []
         shapes = (self._input_shape, self._output_shape)
         networks = {}
         for slot in range(self.slots):
@@ -349,10 +349,10 @@ class _Cuda(_Slots):
             if index not in networks:
                 networks[index] = _network(job, device)
             with _exactly(job.precision):
-                lanes.append(_Lane(networks[index], _stream(index, slot // len(job.device)), shapes))
+                lanes.append(CudaSlot(networks[index], _stream(index, slot // len(job.device)), shapes))
         self._lanes = lanes
 
-    def input(self, slot: int) -> Frames:
+    def input(self, slot: int) -> FramePlanes:
         return np.asarray(self._lanes[slot].host_in.numpy()[0])
 
     def submit(self, slot: int) -> None:
@@ -362,7 +362,7 @@ class _Cuda(_Slots):
         except RuntimeError as error:
             raise EngineError(f"the GPU did not take the frame: {error}") from error
 
-    def collect(self, slot: int) -> Frames:
+    def collect(self, slot: int) -> FramePlanes:
         try:
             lane = self._lanes[slot]
         except IndexError:

@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vsfdatrd.archs.descriptor import Description
+from vsfdatrd.archs.descriptor import ModelDescriptor
 from vsfdatrd.backends import accuracy, reference
 from vsfdatrd.backends.graphs import graph_of, serialized
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.errors import EngineBuildError, EngineError
-from vsfdatrd.graph.target import OPENVINO, Dialect
-from vsfdatrd.video.tiling import sides
+from vsfdatrd.graph.target import OPENVINO, GraphTarget
 
 if TYPE_CHECKING:
     import onnx
@@ -41,7 +40,7 @@ BOUND_DB = 70.0
 which is 77 dB away from what it stands for at worst."""
 
 
-def graph_for(checkpoint: Checkpoint, height: int, width: int, dialect: Dialect = OPENVINO) -> "onnx.ModelProto":
+def graph_for(checkpoint: Checkpoint, height: int, width: int, dialect: GraphTarget = OPENVINO) -> "onnx.ModelProto":
     """As `graph_of`, by a trace at a small size where that has been seen to be right for others."""
     if _is_traced(checkpoint.description) and height * width >= LARGE:
         tall, wide = _small(checkpoint.description)
@@ -53,12 +52,12 @@ def graph_for(checkpoint: Checkpoint, height: int, width: int, dialect: Dialect 
     return graph_of(checkpoint, height, width, dialect)
 
 
-def sky_size(about: Description, height: int, width: int) -> tuple[int, int]:
+def sky_size(about: ModelDescriptor, height: int, width: int) -> tuple[int, int]:
     """Height and width of the frame on which `accuracy.sky` is judged for an engine for frames of height × width:
     as wide, and as low as the network takes, since all rows are the same."""
     if about.fixed is not None or height * width < LARGE:
         return height, width
-    return sides(min(height, SIDES[0]), width, about.multiple, about.minimum, about.square)
+    return about.size.padded(min(height, SIDES[0]), width)
 
 
 def check(checkpoint: Checkpoint) -> float | None:
@@ -70,14 +69,14 @@ def check(checkpoint: Checkpoint) -> float | None:
     return _agreement(checkpoint) if _is_traced(checkpoint.description) else None
 
 
-def _is_traced(about: Description) -> bool:
+def _is_traced(about: ModelDescriptor) -> bool:
     return about.written is None and about.artcnn is None and about.onnx is None
 
 
-def _small(about: Description, below: int = 0, right: int = 0) -> tuple[int, int]:
+def _small(about: ModelDescriptor, below: int = 0, right: int = 0) -> tuple[int, int]:
     """Height and width of a small frame that the network takes, so much larger than the smallest."""
-    height, width = sides(*SIDES, about.multiple, about.minimum, about.square)
-    return sides(height + below, width + right, about.multiple, about.minimum, about.square)
+    height, width = about.size.padded(*SIDES)
+    return about.size.padded(height + below, width + right)
 
 
 @lru_cache(maxsize=16)

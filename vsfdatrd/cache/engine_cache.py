@@ -28,7 +28,7 @@ from typing import Any
 
 from vsfdatrd.cache.directory import CacheFolder, delete, no_space, rename, take_from_all
 from vsfdatrd.cache.manifest import DamagedError, Entry, Key, describe, seal, verified
-from vsfdatrd.cache.metadata import KIND, Notes
+from vsfdatrd.cache.metadata import KIND, MetadataCache
 from vsfdatrd.errors import ArgumentError, EngineUnavailable, StoreError
 from vsfdatrd.system.files import sync_folder
 from vsfdatrd.system.home import expand_user, private_temporary_directory, user_directory
@@ -46,7 +46,7 @@ _IN_USE = 60.0  # seconds after its last use in which an engine is not evicted: 
 _FULL = 1 << 20  # bytes free below which a failed build is put down to the disk
 
 
-class Store:
+class EngineCache:
     """The cache in one directory. Cheap to make: nothing is read or written before the first use.
 
     Any number of processes and threads may use one directory, over NFS too where its locks work.
@@ -159,9 +159,9 @@ class Store:
         self._folder.sweep()
         return removed
 
-    def notes(self, kind: str) -> Notes:
+    def notes(self, kind: str) -> MetadataCache:
         """The notes of one kind. kind: lower-case letters, digits and hyphens; ValueError for others."""
-        return Notes(self._folder, kind)
+        return MetadataCache(self._folder, kind)
 
     def once(self, kind: str, digest: str, what: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Recall a note, or find it out and remember it; only one process at a time does, and the others wait for it.

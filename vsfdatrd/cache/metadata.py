@@ -19,7 +19,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 KIND = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
-class Notes:
+class MetadataCache:
     """Small JSON objects under a sha256, kept beside the engines, such as what a weights file holds."""
 
     def __init__(self, folder: CacheFolder, kind: str) -> None:

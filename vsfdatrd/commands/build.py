@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vsfdatrd.backends import graphs, selection, traced_graphs
-from vsfdatrd.backends.base import Job
+from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.backends.tensorrt import backend as tensorrt
 from vsfdatrd.backends.tensorrt.library import RTX, parse_target
-from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.cache.manifest import Key
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import ArgumentError, EngineUnavailable
@@ -35,7 +35,7 @@ def build(options: Options, width: int, height: int) -> Built:
 
     Raises what `upscale` raises.
     """
-    store = Store(options.cache)
+    store = EngineCache(options.cache)
     checkpoint = _opened(options, store)
     start = time.monotonic()
     lanes = selection.open_engine(checkpoint, height, width, options, store)
@@ -55,11 +55,11 @@ def build_for(options: Options, width: int, height: int, targets: Sequence[str])
         raise ArgumentError(f"backend={options.backend!r} is not built for GPUs; leave it out with --for")
     if not RTX.installed:
         raise EngineUnavailable("engines for other GPUs need tensorrt_rtx; pip install 'vsfdatrd[rtx]'")
-    store = Store(options.cache)
+    store = EngineCache(options.cache)
     checkpoint = _opened(options, store)
     frame = selection.frame_of(checkpoint.description, height, width)
     precision: Precision = "fp16" if options.precision == "auto" else options.precision  # type: ignore[assignment]
-    job = Job(checkpoint, *frame, precision)
+    job = EngineSpec(checkpoint, *frame, precision)
     built = []
     try:
         for target in dict.fromkeys(map(parse_target, targets)):
@@ -69,7 +69,7 @@ def build_for(options: Options, width: int, height: int, targets: Sequence[str])
     return built
 
 
-def _opened(options: Options, store: Store) -> Checkpoint:
+def _opened(options: Options, store: EngineCache) -> Checkpoint:
     return open_checkpoint(
         resolve(options.model),
         memory=store.notes("checkpoint"),
@@ -78,7 +78,7 @@ def _opened(options: Options, store: Store) -> Checkpoint:
     )
 
 
-def _build_for(store: Store, job: Job, target: str) -> Built:
+def _build_for(store: EngineCache, job: EngineSpec, target: str) -> Built:
     checkpoint, precision = job.checkpoint, job.precision
     if target == "sm75" and precision not in ("fp16", "mixed"):
         raise ArgumentError(f"sm75 (RTX 20) has no engines in {precision}; build fp16 or mixed for it")

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vsfdatrd import __version__
-from vsfdatrd.archs.descriptor import Description
+from vsfdatrd.archs.descriptor import ModelDescriptor
 from vsfdatrd.archs.fdat import Config
+from vsfdatrd.archs.size import padded
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.commands import export_check
 from vsfdatrd.commands.export_check import failed
@@ -26,7 +27,6 @@ from vsfdatrd.commands.export_graph import graph_for_others, least
 from vsfdatrd.errors import TORCH_PIP, ArgumentError, CheckpointError, EngineBuildError, EngineUnavailable
 from vsfdatrd.options import Precision
 from vsfdatrd.system.files import replacing
-from vsfdatrd.video.tiling import padded, sides
 from vsfdatrd.weights.catalog import CATALOGUE, resolve
 
 type Format = Literal["onnx", "safetensors", "pth"]
@@ -194,7 +194,7 @@ def _replacing(target: Path, source: Path) -> Iterator[Path]:
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise _unwritable(target, error) from error
     try:
-        with replacing(final) as temporary:
+        with replacing(final, suffix="") as temporary:  # the format may be another than the name's
             yield temporary
     except OSError as error:
         raise _unwritable(target, error) from error
@@ -256,10 +256,10 @@ def _export_graph(
     return Exported(target, "onnx", precision, size, len(graph), verified, unverified, psnr, difference)
 
 
-def _check_size(about: Description, size: tuple[int, int]) -> None:
+def _check_size(about: ModelDescriptor, size: tuple[int, int]) -> None:
     """Raises ArgumentError for frames that are too small for the network, or too large for an ONNX file."""
     width, height = size
-    tall, wide = sides(height, width, about.multiple, about.minimum, about.square)
+    tall, wide = about.size.padded(height, width)
     if tall >= 2 * height or wide >= 2 * width:
         fewest = least(about)
         w, h = (max(fewest, max(size) if about.square else side) for side in size)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vsfdatrd.archs.descriptor import Description
+from vsfdatrd.archs.descriptor import ModelDescriptor
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.errors import EngineBuildError
 from vsfdatrd.options import Precision
-from vsfdatrd.video.tiling import fill_padding, sides
+from vsfdatrd.video.tiling import fill_padding
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -27,7 +27,7 @@ BOUND = 1e-4
 """Largest difference of an fp32 graph from PyTorch, as a part of the output's standard deviation."""
 
 
-def trials(about: Description, shape: tuple[int, int] | None) -> list[tuple[int, int]]:
+def trials(about: ModelDescriptor, shape: tuple[int, int] | None) -> list[tuple[int, int]]:
     """Sizes (height, width) that a graph is compared at; another one than its own only where that is large."""
     m, u = about.multiple, about.written.unshuffle if about.written else 1
     if about.config is None:
@@ -37,7 +37,7 @@ def trials(about: Description, shape: tuple[int, int] | None) -> list[tuple[int,
     if shape is None:
         return [(m, 2 * m), (97, 143)]  # without padding, and with some in both directions
     height, width = shape
-    if math.prod(sides(height, width, about.multiple, about.minimum, about.square)) <= LARGEST_TRIAL * u**2:
+    if math.prod(about.size.padded(height, width)) <= LARGEST_TRIAL * u**2:
         return [shape]
     # More than one window each way, and as much padding as the graph itself has.
     least = max(m + 1, about.minimum)
@@ -113,7 +113,7 @@ def compared(
     return lowest, largest
 
 
-def by_pytorch(network: "nn.Module", about: Description, picture: Array) -> Array:
+def by_pytorch(network: "nn.Module", about: ModelDescriptor, picture: Array) -> Array:
     """What the checkpoint's own module makes of a picture (1, C, H, W) of any size. Nothing is clamped."""
     import torch
 
@@ -124,9 +124,7 @@ def by_pytorch(network: "nn.Module", about: Description, picture: Array) -> Arra
             result: Array = network(torch.from_numpy(picture)).numpy()
         return result
     height, width = picture.shape[2:]
-    whole = np.zeros(
-        (*picture.shape[:2], *sides(height, width, about.multiple, about.minimum, about.square)), np.float32
-    )
+    whole = np.zeros((*picture.shape[:2], *about.size.padded(height, width)), np.float32)
     whole[..., :height, :width] = picture
     for plane in whole[0]:
         fill_padding(plane, height, width)

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING
 
-from vsfdatrd.archs.descriptor import Description
+from vsfdatrd.archs.descriptor import ModelDescriptor
 from vsfdatrd.checkpoint import Checkpoint
-from vsfdatrd.graph.target import Dialect
+from vsfdatrd.graph.target import GraphTarget
 from vsfdatrd.options import Precision
-from vsfdatrd.video.tiling import sides
 
 if TYPE_CHECKING:
     import onnx
@@ -27,12 +26,12 @@ def graph_for_others(
 
     trace: what makes a float32 graph of a network that is not written, for padded frames of a height and width.
     -> a model from ``input`` (1, C_in, H, W) to ``output`` (1, C_out, H·scale, W·scale), both float32; the channels are
-        those of `Description.frame_channels`.
+        those of `ModelDescriptor.frame_channels`.
     Raises ValueError if the size is left open and the graph needs to know it, OverflowError if a weight is beyond the
     range of the precision, EngineError for a network that has no graph.
     """
     about = checkpoint.description
-    dialect = Dialect(precision, padding=True)
+    dialect = GraphTarget(precision, padding=True)
     if about.written is not None:
         from vsfdatrd.graph import fdat_rd_graph, open_graph
 
@@ -47,16 +46,16 @@ def graph_for_others(
         raise ValueError(f"a graph of {about.architecture} is traced for one size of frame")
     from vsfdatrd.graph.half_precision import lowered
 
-    whole = sides(*shape, about.multiple, about.minimum, about.square)
+    whole = about.size.padded(*shape)
     return _continued(lowered(_as_new_as(trace(checkpoint, *whole), dialect), dialect), about, shape, whole)
 
 
-def least(about: Description) -> int:
+def least(about: ModelDescriptor) -> int:
     """Pixels that a side must have so that mirroring it makes what the network asks for."""
-    return next(n for n in count(1) if sides(n, n, about.multiple, about.minimum)[0] < 2 * n)
+    return next(n for n in count(1) if about.size.padded(n, n)[0] < 2 * n)
 
 
-def _as_new_as(model: "onnx.ModelProto", dialect: Dialect) -> "onnx.ModelProto":
+def _as_new_as(model: "onnx.ModelProto", dialect: GraphTarget) -> "onnx.ModelProto":
     """A graph in the operator set that the dialect needs."""
     import onnx
 
@@ -70,7 +69,7 @@ def _as_new_as(model: "onnx.ModelProto", dialect: Dialect) -> "onnx.ModelProto":
 
 
 def _continued(
-    model: "onnx.ModelProto", about: Description, shape: tuple[int, int], whole: tuple[int, int]
+    model: "onnx.ModelProto", about: ModelDescriptor, shape: tuple[int, int], whole: tuple[int, int]
 ) -> "onnx.ModelProto":
     """A graph for frames of `whole`, as one for frames of `shape`."""
     import numpy as np

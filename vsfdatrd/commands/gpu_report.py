@@ -20,9 +20,9 @@ import numpy as np
 
 from vsfdatrd import __version__
 from vsfdatrd.backends.accuracy import drawing
-from vsfdatrd.backends.base import Engine, Frames, Lanes
+from vsfdatrd.backends.base import Engine, FramePlanes, SlotPool
 from vsfdatrd.backends.gpus import gpus
-from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import ArgumentError, EngineError, FdatrdError
 from vsfdatrd.options import Options
@@ -167,10 +167,10 @@ def measure(case: _Case, name: str, seconds: float) -> dict[str, Any]:
     if reason := module.unavailable() or (None if name != "torch" else _without_cuda()):
         raise EngineError(reason)
     options = Options(str(case.checkpoint.path), backend=name, cache=case.cache)
-    store = Store(case.cache)
+    store = EngineCache(case.cache)
     before = free_memory()
 
-    def opened() -> tuple[Lanes, float]:
+    def opened() -> tuple[SlotPool, float]:
         start = time.perf_counter()
         lanes = selection.open_engine(case.checkpoint, case.height, case.width, options, store)
         return lanes, time.perf_counter() - start
@@ -213,13 +213,13 @@ def _without_cuda() -> str | None:
     return None if torch.cuda.is_available() else "this PyTorch is built without CUDA, or does not see the GPU"
 
 
-def _through(engine: Engine, picture: Frames) -> Frames:
+def _through(engine: Engine, picture: FramePlanes) -> FramePlanes:
     np.copyto(engine.input(0), picture)
     engine.submit(0)
     return engine.collect(0).copy()
 
 
-def psnr(result: Frames, expected: Frames) -> float:
+def psnr(result: FramePlanes, expected: FramePlanes) -> float:
     """PSNR of a result in dB for a peak of 1. Raises EngineError if it is not finite."""
     if not np.isfinite(result).all():
         raise EngineError("its output has values that are not finite")
@@ -227,7 +227,7 @@ def psnr(result: Frames, expected: Frames) -> float:
     return float(10 * np.log10(1 / max(error, 1e-20)))
 
 
-def reference(case: _Case, engine: Path) -> Frames:
+def reference(case: _Case, engine: Path) -> FramePlanes:
     """What the network makes of the picture in fp32: from the engine's folder, or computed on the processor."""
     from vsfdatrd.backends import reference as references
     from vsfdatrd.backends.graphs import serialized
@@ -243,7 +243,7 @@ def reference(case: _Case, engine: Path) -> Frames:
         size = frame_of(case.checkpoint.description, case.height, case.width)
         graph.write_bytes(serialized(graph_for(case.checkpoint, *size)))
         references.compute(graph, place)
-    found: Frames = np.load(place, allow_pickle=False).astype(np.float32)
+    found: FramePlanes = np.load(place, allow_pickle=False).astype(np.float32)
     if place.parent != case.cache:
         np.save(case.cache / REFERENCE, found.astype(np.float16), allow_pickle=False)
     return found

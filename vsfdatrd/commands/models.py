@@ -6,8 +6,8 @@ from typing import Any
 
 from vsfdatrd.archs import zero_branches
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
-from vsfdatrd.cache.engine_cache import Store
-from vsfdatrd.checkpoint import Checkpoint, Description, open_checkpoint
+from vsfdatrd.cache.engine_cache import EngineCache
+from vsfdatrd.checkpoint import Checkpoint, ModelDescriptor, open_checkpoint
 from vsfdatrd.errors import ArgumentError, CheckpointError, FdatrdError
 from vsfdatrd.graph.weights import Weights
 from vsfdatrd.system.home import expand_user
@@ -26,7 +26,7 @@ def show() -> int:
         rows.append((model.name, f"{model.scale}x", model.licence, _speed(model) or _NONE, model.file))
     for own in aliases.read().values():
         try:
-            found = open_checkpoint(own.file, memory=Store(None).notes("checkpoint")).description
+            found = open_checkpoint(own.file, memory=EngineCache(None).notes("checkpoint")).description
             scale, what = f"{found.scale}x", f"{found.architecture}, {own.file}"
         except FdatrdError as error:
             scale, what = _NONE, str(error)
@@ -129,7 +129,7 @@ def _at_work(config: FdatRdConfig, checkpoint: Checkpoint) -> str:
     return f"attention in {attention}, feed-forward networks in {networks} of {len(blocks)} blocks"
 
 
-def _rows(path: Path, found: Description) -> dict[str, Any]:
+def _rows(path: Path, found: ModelDescriptor) -> dict[str, Any]:
     rows: dict[str, Any] = {
         "file": str(path),
         "sha256": found.sha256,

@@ -24,8 +24,8 @@ from vsfdatrd.compare.page import clock
 from vsfdatrd.compare.preview_page import Candidate, Preview, Shot, Views
 from vsfdatrd.compare.video import Video, frame
 from vsfdatrd.encode.crop import square
-from vsfdatrd.encode.encode import Understood, understand
-from vsfdatrd.encode.progress import Show
+from vsfdatrd.encode.encode import SourceAnalysis, analyze
+from vsfdatrd.encode.progress import Reporter
 from vsfdatrd.encode.settings import Settings
 from vsfdatrd.encode.source import check_file
 from vsfdatrd.encode.timing import rate_of
@@ -150,7 +150,7 @@ class _Look:
         return self.excerpt.in_film(at) if self.excerpt else at
 
 
-class _Quiet(Show):
+class _Quiet(Reporter):
     """`encode`'s account of a film, of which most is not told."""
 
     def __init__(self, told: Sequence[str]) -> None:
@@ -172,10 +172,10 @@ def _look(film: Path, place: Path, settings: Settings) -> _Look:
     if excerpt is not None:
         # Where pieces do not fit together: the film itself tells what is wrong, if anything is.
         with contextlib.suppress(FdatrdError):
-            found = understand(excerpt.path, place / "index", settings, 2, show)
+            found = analyze(excerpt.path, place / "index", settings, 2, show)
     if found is None:
         excerpt, show = None, _Quiet(["borders", "remark"])
-        found = understand(film, place / "whole", settings, 2, show)
+        found = analyze(film, place / "whole", settings, 2, show)
     clip = found.clip
     # Seams disturb the times of an excerpt.
     rate = found.fields.rate(found.source.rate) if excerpt else found.timing.rate
@@ -204,7 +204,7 @@ def _without_seams(
     return (vs.core.std.Splice(parts), times[inside]) if parts else (clip, times)
 
 
-def _about(found: Understood, frames: int, rate: Fraction, fields: str) -> str:
+def _about(found: SourceAnalysis, frames: int, rate: Fraction, fields: str) -> str:
     clip = found.clip
     length = clock(frames / float(rate)).partition(".")[0]
     decided = fields.removeprefix("fields: ").partition(";")[0]

@@ -24,7 +24,7 @@ from typing import IO
 import psutil
 
 from vsfdatrd.encode.input_file import require_av
-from vsfdatrd.encode.journal import Made
+from vsfdatrd.encode.journal import DoneChunk
 from vsfdatrd.encode.presets import encoder_of
 from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.errors import PREFIX, EncodeError
@@ -41,7 +41,7 @@ _PATIENCE = 10.0  # seconds a program may take to end after it was told to
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class EncodeParams:
     """How chunks are made: the same for all of them."""
 
     script: Path
@@ -78,7 +78,7 @@ class _Words:
 class Pipeline:
     """The two programs at work on one chunk."""
 
-    def __init__(self, chunk: Chunk, recipe: Recipe, device: str, cpus: frozenset[int] | None = None) -> None:
+    def __init__(self, chunk: Chunk, recipe: EncodeParams, device: str, cpus: frozenset[int] | None = None) -> None:
         """Start them. cpus: those that upscaling keeps to. Raises EncodeError if that is not possible."""
         self.chunk, self._recipe = chunk, recipe
         self._begun = time.monotonic()
@@ -128,7 +128,7 @@ class Pipeline:
         """Whether vspipe, once it has ended, did so badly."""
         return bool(self._source.returncode)
 
-    def finish(self) -> Made:
+    def finish(self) -> DoneChunk:
         """Wait for ffmpeg, look the file through and put it in its place. Raises as `end` does."""
         whole, seconds = self.end()
         return accept(whole, self.chunk, self._recipe, seconds)
@@ -218,12 +218,12 @@ def try_encoder(options: Sequence[str], pixel_format: str, size: tuple[int, int]
         )
 
 
-def accept(whole: Path, chunk: Chunk, recipe: Recipe, seconds: float) -> Made:
+def accept(whole: Path, chunk: Chunk, recipe: EncodeParams, seconds: float) -> DoneChunk:
     """Look a whole file through and put it in its place. Raises EncodeError, and removes it, if it does not do."""
     final = recipe.folder / chunk.name
     try:
         reorder = look_through(whole, chunk.frames, recipe.rate)
-        made = Made(chunk, whole.stat().st_size, sha256_file(whole), reorder, seconds)
+        made = DoneChunk(chunk, whole.stat().st_size, sha256_file(whole), reorder, seconds)
         commit(whole, final)
     except EncodeError:
         whole.unlink(missing_ok=True)

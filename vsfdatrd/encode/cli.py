@@ -14,7 +14,7 @@ from vsfdatrd.encode.presets import PRESETS
 from vsfdatrd.errors import ArgumentError, FdatrdError, sentence
 
 if TYPE_CHECKING:
-    from vsfdatrd.encode.progress import Show
+    from vsfdatrd.encode.progress import Reporter
     from vsfdatrd.encode.settings import Settings
     from vsfdatrd.encode.workers import Workers
 
@@ -124,17 +124,17 @@ def run(a: argparse.Namespace) -> int:
 def _print_script(path: Path, wanted: "Settings") -> int:
     """The script for one input, on stdout; what was decided on stderr."""
     from vsfdatrd.checkpoint import open_checkpoint
-    from vsfdatrd.encode.encode import understand
-    from vsfdatrd.encode.progress import Show
+    from vsfdatrd.encode.encode import analyze
+    from vsfdatrd.encode.progress import Reporter
     from vsfdatrd.weights.catalog import resolve
 
     scale = open_checkpoint(resolve(wanted.model)).description.scale
-    print(understand(path, None, wanted, scale, Show()).script, end="")
+    print(analyze(path, None, wanted, scale, Reporter()).script, end="")
     return 0
 
 
 @contextmanager
-def _workers(ray: str | None, wanted: "Settings", screen: "Show") -> "Iterator[Workers]":
+def _workers(ray: str | None, wanted: "Settings", screen: "Reporter") -> "Iterator[Workers]":
     """Those who make the parts: the devices of this machine, or a cluster."""
     if ray is None:
         from vsfdatrd.encode.local_workers import Devices

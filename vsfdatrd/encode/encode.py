@@ -16,28 +16,28 @@ from vsfdatrd.encode import field_detection as fields_
 from vsfdatrd.encode import frame_metadata, presets, script, streams, timing
 from vsfdatrd.encode import scenes as plan_
 from vsfdatrd.encode.bitstream import codec_of
-from vsfdatrd.encode.chunk import Recipe
+from vsfdatrd.encode.chunk import EncodeParams
 from vsfdatrd.encode.crop import Borders, check_crop, find_borders, square
 from vsfdatrd.encode.field_detection import Fields
 from vsfdatrd.encode.frame_metadata import FrameMetadata
 from vsfdatrd.encode.input_file import require_av
-from vsfdatrd.encode.journal import Journal, Made
+from vsfdatrd.encode.journal import DoneChunk, Journal
 from vsfdatrd.encode.mux import TAG, Film, join
 from vsfdatrd.encode.presets import CONTAINERS
-from vsfdatrd.encode.progress import Show, clock
+from vsfdatrd.encode.progress import Reporter, clock
 from vsfdatrd.encode.script import Upscaling
 from vsfdatrd.encode.settings import Settings
 from vsfdatrd.encode.source import Source, check_file, identity, open_source
 from vsfdatrd.encode.timing import Timing, rate_of
-from vsfdatrd.encode.workers import Material, Progress, Retry, Workers
-from vsfdatrd.encode.workspace import Workplace, resume, workplace
+from vsfdatrd.encode.workers import ChunkInputs, Progress, Retry, Workers
+from vsfdatrd.encode.workspace import Workspace, resume, workplace
 from vsfdatrd.errors import ArgumentError, EncodeError
 from vsfdatrd.system.files import format_bytes, write_atomic
 from vsfdatrd.weights.catalog import resolve
 
 
 @dataclass(frozen=True, slots=True)
-class Understood:
+class SourceAnalysis:
     """What was found out about a source, and what follows."""
 
     source: Source
@@ -53,7 +53,7 @@ class Understood:
     """Of the output's pixels."""
 
 
-def encode(path: Path, target: Path, settings: Settings, workers: Workers, show: Show) -> None:
+def encode(path: Path, target: Path, settings: Settings, workers: Workers, show: Reporter) -> None:
     """Make `target` from `path`, going on from where an earlier call was interrupted.
 
     Raises FdatrdError; what is done by then is kept, and the next call goes on with it.
@@ -65,16 +65,16 @@ def encode(path: Path, target: Path, settings: Settings, workers: Workers, show:
         if _is_done(target, fingerprint, settings):
             show.say("finished", f"{target} is finished already, with these settings", output=target)
             return
-        found = understand(path, place.index, settings, weights.scale, show)
+        found = analyze(path, place.index, settings, weights.scale, show)
         journal = place.journal(lambda text: show.say("anew", text))
         _prepare(place, journal, found, fingerprint, settings, show)
-        material = Material(
+        material = ChunkInputs(
             path.resolve(), _model(settings), weights.sha256, settings.encoder, place.script, place.index.resolve()
         )  # fmt: skip
         if journal.fact("first frame") is None:
             workers.try_encoder(_options(settings, {}, found.sar), settings.way.pixel_format, found.size)
         colours = _first_frame(material, journal, workers, show)
-        recipe = Recipe(place.script, _options(settings, colours, found.sar), found.timing.rate, place.chunks)
+        recipe = EncodeParams(place.script, _options(settings, colours, found.sar), found.timing.rate, place.chunks)
         kept = streams.choose(path, found.source.video, CONTAINERS[target.suffix.lower()])
         metadata = frame_metadata.find(found.source)
         _say_streams(kept, metadata, settings.encoder, show)
@@ -91,7 +91,7 @@ def encode(path: Path, target: Path, settings: Settings, workers: Workers, show:
     )  # fmt: skip
 
 
-def understand(path: Path, index: Path | None, settings: Settings, scale: int, show: Show) -> Understood:
+def analyze(path: Path, index: Path | None, settings: Settings, scale: int, show: Reporter) -> SourceAnalysis:
     """Look at the source, decide what to do with it, and say so. index: as `open_source` takes it."""
     show.say("reading", f"reading {path}")
     source = open_source(path, index)
@@ -146,7 +146,7 @@ def understand(path: Path, index: Path | None, settings: Settings, scale: int, s
         _model(settings), settings.backend, settings.precision, settings.chroma_filter, settings.way.format,
         None if size == (width, height) else size, sar,
     )  # fmt: skip
-    return Understood(source, fields, clip, when, text, text + script.upscaled(up, when.rate), size, sar)
+    return SourceAnalysis(source, fields, clip, when, text, text + script.upscaled(up, when.rate), size, sar)
 
 
 def _model(settings: Settings) -> str:
@@ -201,7 +201,12 @@ def _is_done(target: Path, fingerprint: dict[str, Any], settings: Settings) -> b
 
 
 def _prepare(
-    place: Workplace, journal: Journal, found: Understood, fingerprint: dict[str, Any], settings: Settings, show: Show
+    place: Workspace,
+    journal: Journal,
+    found: SourceAnalysis,
+    fingerprint: dict[str, Any],
+    settings: Settings,
+    show: Reporter,
 ) -> None:
     """A journal with a plan that fits, and the script: of an earlier run, or anew if anything is not as it was."""
     now = fingerprint | {"script": script.without_devices(found.script)}
@@ -224,7 +229,7 @@ def _prepare(
         ) from error
 
 
-def _first_frame(material: Material, journal: Journal, workers: Workers, show: Show) -> dict[str, int]:
+def _first_frame(material: ChunkInputs, journal: Journal, workers: Workers, show: Reporter) -> dict[str, int]:
     """Properties of the first output frame. Making it also builds the engine, once, before anything is at work."""
     if (known := journal.fact("first frame")) is not None:
         return dict(known)
@@ -239,7 +244,7 @@ def _options(settings: Settings, colours: dict[str, int], sar: Fraction) -> tupl
     return ("-c:v", way.encoder, *presets.colour_options(colours, sar), *way.options, *settings.further)
 
 
-def _say_streams(kept: streams.Kept, metadata: FrameMetadata, encoder: str, show: Show) -> None:
+def _say_streams(kept: streams.Kept, metadata: FrameMetadata, encoder: str, show: Reporter) -> None:
     codec = codec_of(encoder)
     there, lost = [*kept.about, *metadata.kept(codec)], [*kept.left, *metadata.left(codec, encoder)]
     if there:
@@ -249,8 +254,8 @@ def _say_streams(kept: streams.Kept, metadata: FrameMetadata, encoder: str, show
 
 
 def _make(
-    place: Workplace, journal: Journal, material: Material, recipe: Recipe, workers: Workers, show: Show
-) -> list[Made]:
+    place: Workspace, journal: Journal, material: ChunkInputs, recipe: EncodeParams, workers: Workers, show: Reporter
+) -> list[DoneChunk]:
     """All chunks: those that are there, and those that are made now."""
     done = resume(place, journal, recipe)
     chunks = journal.chunks()
@@ -271,7 +276,7 @@ def _make(
                 case Retry(chunk, error):
                     running[chunk.number] = 0
                     show.say("retry", f"{error}; trying it once more", part=chunk.number + 1)
-                case Made(chunk):
+                case DoneChunk(chunk):
                     journal.add(event)
                     there[chunk.number] = event
                     running.pop(chunk.number, None)
@@ -283,7 +288,7 @@ def _make(
     return [replace(there[chunk.number]) for chunk in chunks]
 
 
-def _finish(place: Workplace, target: Path, settings: Settings) -> None:
+def _finish(place: Workspace, target: Path, settings: Settings) -> None:
     """Give the joined file its name, and clear up."""
     try:
         if not settings.overwrite and target.exists():

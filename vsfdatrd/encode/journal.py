@@ -16,7 +16,7 @@ from vsfdatrd.system.files import write_atomic
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class DoneChunk:
     """A chunk that has been encoded."""
 
     chunk: Chunk
@@ -46,13 +46,15 @@ class Journal:
         self._path = path
         self._facts: dict[str, Any] = {}
         self._chunks: list[Chunk] = []
-        self._made: dict[int, Made] = {}
+        self._made: dict[int, DoneChunk] = {}
         try:
             content = json.loads(path.read_bytes())
             self._facts = dict(content["facts"])
             self._chunks = [Chunk(n, int(start), int(stop)) for n, (start, stop) in enumerate(content["chunks"])]
             for number, size, sha256, reorder, seconds in content["done"]:
-                self._made[number] = Made(self._chunks[number], int(size), str(sha256), int(reorder), float(seconds))
+                self._made[number] = DoneChunk(
+                    self._chunks[number], int(size), str(sha256), int(reorder), float(seconds)
+                )
         except FileNotFoundError:
             pass
         except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
@@ -76,11 +78,11 @@ class Journal:
         """Return all chunks of the film."""
         return list(self._chunks)
 
-    def made(self) -> list[Made]:
+    def made(self) -> list[DoneChunk]:
         """Return those that are done, in the order of the film."""
         return [self._made[number] for number in sorted(self._made)]
 
-    def add(self, *made: Made) -> None:
+    def add(self, *made: DoneChunk) -> None:
         """Note that chunks are done. Raises EncodeError."""
         self._made |= {one.chunk.number: one for one in made}
         self._write()

@@ -5,10 +5,10 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 
-from vsfdatrd.encode.chunk import Pipeline, Recipe, Stopped, try_encoder
+from vsfdatrd.encode.chunk import EncodeParams, Pipeline, Stopped, try_encoder
 from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.encode.trial import first_frame
-from vsfdatrd.encode.workers import Event, Material, Progress, Retry
+from vsfdatrd.encode.workers import ChunkInputs, Event, Progress, Retry
 from vsfdatrd.errors import EncodeError
 
 _ATTEMPTS = 2  # of a chunk: a driver may reset, a machine may run out of memory for a moment
@@ -34,22 +34,22 @@ class Devices:
         """See `chunk.try_encoder`."""
         try_encoder(options, pixel_format, size)
 
-    def first_frame(self, material: Material) -> dict[str, int]:
+    def first_frame(self, material: ChunkInputs) -> dict[str, int]:
         """See `Workers.first_frame`; made on the first GPU."""
         return first_frame(material.script, str(self._numbers[0]), material.script.with_name("frame.json"))
 
-    def make(self, material: Material, chunks: Sequence[Chunk], recipe: Recipe) -> Generator[Event]:
+    def make(self, material: ChunkInputs, chunks: Sequence[Chunk], recipe: EncodeParams) -> Generator[Event]:
         """See `Workers.make`."""
         return make(chunks, recipe, [str(number) for number in self._numbers])
 
 
-def make(chunks: Sequence[Chunk], recipe: Recipe, devices: Sequence[str]) -> Generator[Event]:
+def make(chunks: Sequence[Chunk], recipe: EncodeParams, devices: Sequence[str]) -> Generator[Event]:
     """Make chunks, as many at once as there are devices; yields what happens.
 
     While ffmpeg ends a chunk and its file is looked through, the device is at work on the next one already.
     Raises the EncodeError of a chunk that failed twice. Closing the iterator ends all programs.
     """
-    crew = _Crew(chunks, recipe)
+    crew = ChunkScheduler(chunks, recipe)
     workers = [threading.Thread(target=crew.work, args=(device,), daemon=True) for device in devices[: len(chunks)]]
     for worker in workers:
         worker.start()
@@ -72,8 +72,10 @@ def make(chunks: Sequence[Chunk], recipe: Recipe, devices: Sequence[str]) -> Gen
             worker.join()
 
 
-class _Crew:
-    def __init__(self, chunks: Sequence[Chunk], recipe: Recipe) -> None:
+class ChunkScheduler:
+    """Hands chunks to the devices of this machine, each chunk again if its first attempt fails."""
+
+    def __init__(self, chunks: Sequence[Chunk], recipe: EncodeParams) -> None:
         self.events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
         self._recipe = recipe
         self._waiting: queue.SimpleQueue[tuple[Chunk, int]] = queue.SimpleQueue()

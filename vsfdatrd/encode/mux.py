@@ -13,7 +13,7 @@ from vsfdatrd.encode.bitstream import CODECS, Messages, inserter
 from vsfdatrd.encode.frame_metadata import FrameMetadata, has_hdr
 from vsfdatrd.encode.header import essential
 from vsfdatrd.encode.input_file import open_input, require_av
-from vsfdatrd.encode.journal import Made
+from vsfdatrd.encode.journal import DoneChunk
 from vsfdatrd.encode.presets import CONTAINERS
 from vsfdatrd.encode.source import Source
 from vsfdatrd.encode.streams import Kept
@@ -36,7 +36,7 @@ class Film:
 
     source: Source
     timing: Timing
-    parts: Sequence[Made]
+    parts: Sequence[DoneChunk]
     folder: Path
     """Where the chunks are."""
     kept: Kept

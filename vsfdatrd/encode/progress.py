@@ -46,7 +46,7 @@ class Rate:
         return (self.total - self.done) / self.fps if self.fps else None
 
 
-class Show:
+class Reporter:
     """Plain lines on stderr; the base of the others."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -94,7 +94,7 @@ class Show:
         print(printable(text), file=self._stream, flush=True)
 
 
-class JsonShow(Show):
+class JsonShow(Reporter):
     """One event a line, on stdout."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -105,7 +105,7 @@ class JsonShow(Show):
         self._write({"event": event, "text": text, **facts})
 
     def begin(self, total: int, done: int, device: str) -> None:
-        """See `Show.begin`; the first frames are told at once."""
+        """See `Reporter.begin`; the first frames are told at once."""
         super().begin(total, done, device)
         self._next = 0.0
 
@@ -121,7 +121,7 @@ class JsonShow(Show):
         print(json.dumps(what, default=str), file=self._stream, flush=True)
 
 
-class TerminalShow(Show):
+class TerminalShow(Reporter):
     """One line that is kept up to date, by rich; a clock while something takes long that cannot be counted."""
 
     def __init__(self) -> None:
@@ -142,7 +142,7 @@ class TerminalShow(Show):
         self._waiting: Any = None
 
     def say(self, event: str, text: str, **facts: Any) -> None:
-        """See `Show.say`."""
+        """See `Reporter.say`."""
         self._wait_no_more()
         super().say(event, text, **facts)
         if event in _LONG and self._task is None:
@@ -150,7 +150,7 @@ class TerminalShow(Show):
             self._clock.start()
 
     def begin(self, total: int, done: int, device: str) -> None:
-        """See `Show.begin`."""
+        """See `Reporter.begin`."""
         self._wait_no_more()
         super().begin(total, done, device)
         self._numbers = f"{done}/{total}"
@@ -158,7 +158,7 @@ class TerminalShow(Show):
         self._bar.start()
 
     def rest(self) -> None:
-        """See `Show.rest`."""
+        """See `Reporter.rest`."""
         super().rest()
         self._wait_no_more()
         if self._task is not None:
@@ -190,7 +190,7 @@ class TerminalShow(Show):
         self._console.print(printable(text), markup=False)
 
 
-def choose(as_json: bool) -> Show:
+def choose(as_json: bool) -> Reporter:
     """JSON where it was asked for, the progress line on a terminal if rich is there, else plain lines."""
     if as_json:
         return JsonShow()
@@ -199,7 +199,7 @@ def choose(as_json: bool) -> Show:
             return TerminalShow()
         except ImportError:
             pass  # plain lines say the same
-    return Show()
+    return Reporter()
 
 
 def clock(seconds: float | None) -> str:

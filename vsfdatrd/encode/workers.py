@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from vsfdatrd.encode.chunk import Recipe
-from vsfdatrd.encode.journal import Made
+from vsfdatrd.encode.chunk import EncodeParams
+from vsfdatrd.encode.journal import DoneChunk
 from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.errors import FdatrdError
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class ChunkInputs:
     """What has to be at hand wherever frames are made."""
 
     source: Path
@@ -44,7 +44,7 @@ class Retry:
     error: FdatrdError
 
 
-type Event = Progress | Retry | Made
+type Event = Progress | Retry | DoneChunk
 
 
 class Workers(Protocol):
@@ -59,11 +59,11 @@ class Workers(Protocol):
         """See `chunk.try_encoder`; where chunks are encoded elsewhere, it is left to the first of them."""
         ...
 
-    def first_frame(self, material: Material) -> dict[str, int]:
+    def first_frame(self, material: ChunkInputs) -> dict[str, int]:
         """Make one frame as a trial: see `trial.first_frame`."""
         ...
 
-    def make(self, material: Material, chunks: Sequence[Chunk], recipe: Recipe) -> Generator[Event]:
+    def make(self, material: ChunkInputs, chunks: Sequence[Chunk], recipe: EncodeParams) -> Generator[Event]:
         """Make chunks, in any order; yields what happens.
 
         Raises the EncodeError of a chunk that failed too often. Closing the iterator ends all programs.

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from vsfdatrd.encode.chunk import Recipe, accept
-from vsfdatrd.encode.journal import DamagedJournalError, Journal, Made
+from vsfdatrd.encode.chunk import EncodeParams, accept
+from vsfdatrd.encode.journal import DamagedJournalError, DoneChunk, Journal
 from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.errors import EncodeError
 from vsfdatrd.system.files import is_plain, longest_name, sha256_file, shortened
@@ -29,7 +29,7 @@ _SUFFIX = ".vsfdatrd"
 _JOURNAL = "journal.json"
 
 
-class Workplace:
+class Workspace:
     """The folder of one output, locked."""
 
     def __init__(self, folder: Path, target: Path) -> None:
@@ -65,7 +65,7 @@ class Workplace:
 
 
 @contextmanager
-def workplace(target: Path) -> Iterator[Workplace]:
+def workplace(target: Path) -> Iterator[Workspace]:
     """The folder for an output, made if it is not there.
 
     Raises EncodeError if another process is at work in it, or there are links in it.
@@ -89,7 +89,7 @@ def workplace(target: Path) -> Iterator[Workplace]:
     try:
         if not (folder / "lock").exists():  # the other one finished between our two steps, and removed it
             raise EncodeError(f"another process has just finished {target}; run the same command again")
-        yield Workplace(folder, target)
+        yield Workspace(folder, target)
     finally:
         if not (folder / _JOURNAL).exists():  # nothing was begun, or all is done
             shutil.rmtree(folder, ignore_errors=True)
@@ -120,10 +120,10 @@ def _contents(folder: Path) -> Iterator[Path]:
                 yield from path.iterdir()
 
 
-def resume(place: Workplace, journal: Journal, recipe: Recipe) -> list[Made]:
+def resume(place: Workspace, journal: Journal, recipe: EncodeParams) -> list[DoneChunk]:
     """What is done and still as it was; the rest is swept away, and forgotten in the journal."""
     place.chunks.mkdir(exist_ok=True)
-    kept: list[Made] = []
+    kept: list[DoneChunk] = []
     wanted = {chunk.number: chunk for chunk in journal.chunks()}
     for made in journal.made():
         path = place.chunks / made.chunk.name
@@ -143,7 +143,7 @@ def resume(place: Workplace, journal: Journal, recipe: Recipe) -> list[Made]:
     return sorted(kept, key=lambda made: made.chunk.number)
 
 
-def _unrecorded(place: Workplace, chunk: Chunk, recipe: Recipe) -> Made | None:
+def _unrecorded(place: Workspace, chunk: Chunk, recipe: EncodeParams) -> DoneChunk | None:
     """A part that was whole when the process was killed, between its last byte and its row in the journal."""
     whole = place.chunks / f"{chunk.number + 1:05}.whole.mkv"
     final = place.chunks / chunk.name

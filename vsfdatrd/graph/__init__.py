@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from vsfdatrd.archs.fdat import Config
-from vsfdatrd.graph.target import OPENVINO, Dialect
+from vsfdatrd.graph.target import OPENVINO, GraphTarget
 
 if TYPE_CHECKING:
     import onnx
@@ -24,7 +24,7 @@ def fdat_rd_graph(
     tensors: Mapping[str, NDArray[Any]],
     height: int,
     width: int,
-    dialect: Dialect = OPENVINO,
+    dialect: GraphTarget = OPENVINO,
 ) -> "onnx.ModelProto":
     """The network for frames of one size.
 
@@ -41,7 +41,7 @@ def fdat_rd_graph(
     return write(config, tensors, (height, width), dialect)
 
 
-def open_graph(config: Config, tensors: Mapping[str, NDArray[Any]], dialect: Dialect) -> "onnx.ModelProto":
+def open_graph(config: Config, tensors: Mapping[str, NDArray[Any]], dialect: GraphTarget) -> "onnx.ModelProto":
     """The network for frames of any size: as `fdat_rd_graph`, with H and W open. Padding is part of it."""
     from dataclasses import replace
 

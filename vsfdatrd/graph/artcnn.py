@@ -8,14 +8,14 @@ import onnx
 
 from vsfdatrd.archs.artcnn import ArtCnnConfig, layers
 from vsfdatrd.graph.builder import Name, Writer
-from vsfdatrd.graph.target import Dialect
+from vsfdatrd.graph.target import GraphTarget
 from vsfdatrd.graph.weights import Array, Weights
 
 FULL = np.float32
 
 
 def write(
-    config: ArtCnnConfig, tensors: Mapping[str, Array], size: tuple[int, int] | None, dialect: Dialect
+    config: ArtCnnConfig, tensors: Mapping[str, Array], size: tuple[int, int] | None, dialect: GraphTarget
 ) -> onnx.ModelProto:
     """The network for frames of size (height, width) pixels, any size; None leaves it open.
 
@@ -29,7 +29,7 @@ def write(
     return g.model((1, config.in_channels, h, w), out, (1, config.out_channels, h_out, w_out))
 
 
-def _body(g: Writer, config: ArtCnnConfig, weights: Weights, dialect: Dialect) -> Name:
+def _body(g: Writer, config: ArtCnnConfig, weights: Weights, dialect: GraphTarget) -> Name:
     """Everything from the picture to the result, float32 at both ends; so are the first and the last layer, and what
     passes by all others."""
     compute, stream = dialect.compute, dialect.stream

@@ -11,7 +11,7 @@ import numpy as np
 
 from vsfdatrd.archs.fdat import Config
 from vsfdatrd.graph.builder import Name, Side, Writer
-from vsfdatrd.graph.target import Dialect
+from vsfdatrd.graph.target import GraphTarget
 from vsfdatrd.graph.weights import Array, Weights
 
 FULL = np.float32
@@ -24,7 +24,7 @@ SAFE = 60000.0
 class Attention:
     """Writes attention over the tokens of one map of height × width."""
 
-    def __init__(self, g: Writer, config: Config, dialect: Dialect, height: Side, width: Side) -> None:
+    def __init__(self, g: Writer, config: Config, dialect: GraphTarget, height: Side, width: Side) -> None:
         self.g, self.config, self.dialect = g, config, dialect
         self.height, self.width = height, width
         self.tokens = height * width if isinstance(height, int) and isinstance(width, int) else None

@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 
-class Traceable(TorchFunctionMode):
+class ExportPatches(TorchFunctionMode):
     """Within it, sorting says nothing of equals, and Fourier transforms of maps are products with constants.
 
     ONNX has equals in their order, and ONNX Runtime does it; OpenVINO 2026.4 does not. Where that would show, the graph
@@ -24,7 +24,7 @@ class Traceable(TorchFunctionMode):
         return _REPLACED.get(func, func)(*args, **(kwargs or {}))
 
 
-class Spectrum:
+class ComplexPair:
     """Complex numbers as two tensors, for graphs have no others. Of arithmetic, what networks do: sums and products."""
 
     def __init__(self, real: Tensor, imag: Tensor) -> None:
@@ -35,16 +35,16 @@ class Spectrum:
         """As a complex tensor's."""
         return self.real.shape
 
-    def __mul__(self, other: "Spectrum | Tensor | float") -> "Spectrum":
-        if isinstance(other, Spectrum):
+    def __mul__(self, other: "ComplexPair | Tensor | float") -> "ComplexPair":
+        if isinstance(other, ComplexPair):
             real = self.real * other.real - self.imag * other.imag
-            return Spectrum(real, self.real * other.imag + self.imag * other.real)
-        return Spectrum(self.real * other, self.imag * other)
+            return ComplexPair(real, self.real * other.imag + self.imag * other.real)
+        return ComplexPair(self.real * other, self.imag * other)
 
-    def __add__(self, other: "Spectrum | Tensor | float") -> "Spectrum":
-        if isinstance(other, Spectrum):
-            return Spectrum(self.real + other.real, self.imag + other.imag)
-        return Spectrum(self.real + other, self.imag)
+    def __add__(self, other: "ComplexPair | Tensor | float") -> "ComplexPair":
+        if isinstance(other, ComplexPair):
+            return ComplexPair(self.real + other.real, self.imag + other.imag)
+        return ComplexPair(self.real + other, self.imag)
 
     __rmul__, __radd__ = __mul__, __add__
 
@@ -55,9 +55,9 @@ class Spectrum:
         """Called where PyTorch is given one; NotImplemented, a TypeError for the caller, where it is not known."""
         match func, args:
             case ((torch.Tensor.mul | torch.Tensor.__rmul__ | torch.mul), (one, other)):
-                return other * one if isinstance(other, Spectrum) else one * other
+                return other * one if isinstance(other, ComplexPair) else one * other
             case ((torch.Tensor.add | torch.Tensor.__radd__ | torch.add), (one, other)):
-                return other + one if isinstance(other, Spectrum) else one + other
+                return other + one if isinstance(other, ComplexPair) else one + other
         return NotImplemented
 
 
@@ -75,7 +75,7 @@ def _fold(x: Tensor, output_size: Any, *others: Any, **named: Any) -> Tensor:
     return functional.fold(x, output_size, *others, **named)
 
 
-def _rfft2(x: Tensor, s: Any = None, dim: Sequence[int] = (-2, -1), norm: str | None = None) -> Spectrum:
+def _rfft2(x: Tensor, s: Any = None, dim: Sequence[int] = (-2, -1), norm: str | None = None) -> ComplexPair:
     """x: (..., H, W) -> (..., H, W/2 + 1)."""
     height, width = (int(side) for side in x.shape[-2:])
     _expect(dim, s, (height, width))
@@ -84,12 +84,12 @@ def _rfft2(x: Tensor, s: Any = None, dim: Sequence[int] = (-2, -1), norm: str | 
     gain = {None: 1, "backward": 1, "ortho": whole**-0.5, "forward": 1 / whole}[norm]
     real, imag = (x @ _constant(gain * wave, x) for wave in (across.real, across.imag))
     c, d = (_constant(wave, x) for wave in (down.real, down.imag))
-    return Spectrum(c @ real - d @ imag, c @ imag + d @ real)
+    return ComplexPair(c @ real - d @ imag, c @ imag + d @ real)
 
 
 def _irfft2(x: Any, s: Any = None, dim: Sequence[int] = (-2, -1), norm: str | None = None) -> Tensor:
     """x: (..., H, W/2 + 1) -> (..., H, W)."""
-    if not isinstance(x, Spectrum):
+    if not isinstance(x, ComplexPair):
         raise TypeError(f"an inverse transform of {type(x).__name__} has no graph")
     height, half = (int(side) for side in x.shape[-2:])
     width = int(s[1]) if s is not None else 2 * (half - 1)

@@ -15,7 +15,7 @@ from vsfdatrd.archs.fdat import Config, FdatConfig
 from vsfdatrd.archs.fdat_rd import Kind, in_turn
 from vsfdatrd.graph.attention import Attention
 from vsfdatrd.graph.builder import Name, Side, Writer
-from vsfdatrd.graph.target import Dialect
+from vsfdatrd.graph.target import GraphTarget
 from vsfdatrd.graph.upsamplers import write_tail
 from vsfdatrd.graph.weights import Array, Weights
 
@@ -23,7 +23,7 @@ FULL = np.float32
 
 
 def write(
-    config: Config, tensors: Mapping[str, Array], size: tuple[int, int] | None, dialect: Dialect
+    config: Config, tensors: Mapping[str, Array], size: tuple[int, int] | None, dialect: GraphTarget
 ) -> onnx.ModelProto:
     """The whole network for frames of size (height, width) pixels; None leaves the size open."""
     weights = Weights(tensors)
@@ -53,7 +53,7 @@ def _cropped(g: Writer, x: Name, height: Side, width: Side) -> Name:
 
 class _Network:
     def __init__(
-        self, config: Config, weights: Weights, height: Side, width: Side, dialect: Dialect, g: Writer
+        self, config: Config, weights: Weights, height: Side, width: Side, dialect: GraphTarget, g: Writer
     ) -> None:
         self.config, self.weights, self.g, self.dialect = config, weights, g, dialect
         self.height, self.width = (g.reckon("Div", side, config.unshuffle) for side in (height, width))

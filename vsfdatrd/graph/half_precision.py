@@ -15,7 +15,7 @@ import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
 from vsfdatrd.errors import PrecisionUnfit
-from vsfdatrd.graph.target import Dialect
+from vsfdatrd.graph.target import GraphTarget
 
 PRODUCTS = frozenset({"Attention", "Conv", "ConvTranspose", "DeformConv", "Einsum", "Gemm", "MatMul"})
 """What `mixed` computes in half precision."""
@@ -32,7 +32,7 @@ FULL_OPS = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "NonMaxSuppre
 RANDOM = ("Bernoulli", "Multinomial", "Random")
 
 
-def lowered(model: onnx.ModelProto, dialect: Dialect) -> onnx.ModelProto:
+def lowered(model: onnx.ModelProto, dialect: GraphTarget) -> onnx.ModelProto:
     """The graph in a dialect's precision, float32 at both ends; itself for fp32. Everything else is as it was.
 
     model: all its floating-point values are float32.
@@ -51,7 +51,7 @@ def _attributes(model: onnx.ModelProto) -> list[AttributeProto]:
 
 
 class _Lowering:
-    def __init__(self, model: onnx.ModelProto, dialect: Dialect) -> None:
+    def __init__(self, model: onnx.ModelProto, dialect: GraphTarget) -> None:
         self.half = int(helper.np_dtype_to_tensor_dtype(dialect.compute))
         self.half_dtype, self.mixed = dialect.compute, dialect.precision == "mixed"
         self.narrow = dialect.precision == "bf16"

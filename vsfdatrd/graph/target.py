@@ -9,7 +9,7 @@ from vsfdatrd.options import Precision
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
+class GraphTarget:
     """Arithmetic, and the operators an engine has its best kernels for."""
 
     precision: Precision = "fp32"
@@ -48,12 +48,12 @@ class Dialect:
         return 23 if self.attention or self.precision == "bf16" else 20
 
 
-OPENVINO = Dialect()
+OPENVINO = GraphTarget()
 """For OpenVINO, which lowers the precision itself."""
 
 
-def tensorrt(precision: Precision, turing: bool = False) -> Dialect:
+def tensorrt(precision: Precision, turing: bool = False) -> GraphTarget:
     """For TensorRT, which computes in just the types the graph has. Its fused attention has no fp32 kernels, and wants
     heads of eights."""
     fused = precision != "fp32"
-    return Dialect(precision, attention=fused, parts=True, turing=turing, lanes=8 if fused else 1)
+    return GraphTarget(precision, attention=fused, parts=True, turing=turing, lanes=8 if fused else 1)

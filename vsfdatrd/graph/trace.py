@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.errors import EngineError
-from vsfdatrd.graph.export_patches import Traceable
+from vsfdatrd.graph.export_patches import ExportPatches
 from vsfdatrd.nn.spandrel_network import OtherNetwork
 
 OPSET = 20
@@ -63,7 +63,7 @@ def _traced(checkpoint: Checkpoint, height: int, width: int, sides_open: bool = 
     names = {end: {2: f"{end}_height", 3: f"{end}_width"} for end in ends} if sides_open else None
     file = io.BytesIO()
     try:
-        with warnings.catch_warnings(), torch.no_grad(), Traceable():
+        with warnings.catch_warnings(), torch.no_grad(), ExportPatches():
             warnings.simplefilter("ignore")  # of values that are fixed with the size, which is what is wanted
             # PyTorch's newer exporter needs another package, and takes longer for small frames.
             torch.onnx.export(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vsfdatrd.video.tiling import sides
+from vsfdatrd.archs.size import SizeRequirements
 from vsfdatrd.weights.files import refuse
 
 if TYPE_CHECKING:
@@ -50,14 +50,14 @@ class OtherNetwork(nn.Module):
 
         Raises RuntimeError or whatever else the network does where it does not run.
         """
-        height, width = sides(64, 64, self.multiple, self.minimum, self.square)
+        height, width = SizeRequirements(self.multiple, self.minimum, self.square).padded(64, 64)
         with torch.inference_mode(), _Largest() as found:  # type: ignore[no-untyped-call]
             self.bare(torch.zeros(1, self.channels[0], height, width))
         values: int = found.values
         return -(-values // (height * width))
 
     def _through(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        with _Settled():
+        with DeterministicOps():
             return network(x)
 
 
@@ -84,7 +84,7 @@ class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-class _Settled(TorchFunctionMode):
+class DeterministicOps(TorchFunctionMode):
     """What networks leave to chance, or to the machine: the order of equals where they are sorted, which is theirs from
     before; memory pinned for a GPU where there is none, which fails; and views of tensors whose order in memory is not
     what the authors thought of (channels last), which are copies then."""

@@ -12,7 +12,9 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: Path, durable: bool = True, folder: Path | None = None) -> Iterator[Path]:
+def replacing(
+    path: Path, durable: bool = True, folder: Path | None = None, suffix: str | None = None
+) -> Iterator[Path]:
     """Yield a new, empty file beside `path` to be filled; it takes that name at the end, or is removed after an error.
 
     A link at `path` is replaced, not followed. Whoever reads `path` sees the old content or the new one, never a part.
@@ -21,13 +23,15 @@ def replacing(path: Path, durable: bool = True, folder: Path | None = None) -> I
         path: The file to replace or create, in a folder that exists.
         durable: Whether the content and the new name survive a power cut once this returns.
         folder: Where the new file is made, on the same file system; beside `path` if None.
+        suffix: The new file's suffix, for libraries that choose a format by it; that of `path` if None.
 
     Raises:
         OSError: The file cannot be written; what was there is unchanged.
     """
-    # Not derived from the file's name, which may already be as long as a name can be. The suffix tells writers that
-    # choose a format by it.
-    temporary = (folder or path.parent) / (f".{secrets.token_hex(8)}.tmp{path.suffix if len(path.suffix) < 16 else ''}")
+    if suffix is None:
+        suffix = path.suffix if len(path.suffix) < 16 else ""
+    # Not derived from the file's name, which may already be as long as a name can be.
+    temporary = (folder or path.parent) / f".{secrets.token_hex(8)}.tmp{suffix}"
     temporary.open("xb").close()  # exclusive: no link that somebody made is followed
     try:
         yield temporary

@@ -17,17 +17,6 @@ OVERLAP = 32
 """Pixels by which neighbouring tiles overlap, where tiles are large enough."""
 
 
-def padded(side: int, multiple: int) -> int:
-    """The smallest multiple of `multiple` that is at least `side`."""
-    return -(-side // multiple) * multiple
-
-
-def sides(height: int, width: int, multiple: int, minimum: int = 0, square: bool = False) -> tuple[int, int]:
-    """Height and width of a frame after padding: each a multiple, each at least the minimum, equal if they must be."""
-    height, width = (padded(max(side, minimum), multiple) for side in (height, width))
-    return (max(height, width),) * 2 if square else (height, width)
-
-
 def padding_mode(height: int, width: int, bottom: int, right: int) -> Literal["reflect", "replicate"]:
     """How a picture is continued: mirrored at its last line, or that line repeated where it is too small for that."""
     return "reflect" if bottom < height and right < width else "replicate"

@@ -12,98 +12,23 @@ slot's frame is done, by ``{"slot": n}`` with or without an error.
 
 import contextlib
 import json
-import mmap
 import os
-import secrets
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from typing import IO, Any
 
-import numpy as np
-
-from vsfdatrd.backends.base import Frames
 from vsfdatrd.errors import EngineBuildError, EngineError, EngineUnavailable, PrecisionUnfit
 from vsfdatrd.system.standard_streams import fill_standard_streams
 from vsfdatrd.workers import spawn
+from vsfdatrd.workers.shared_memory import SharedMemory
 
 _PATIENCE = 5.0  # seconds a process may take to end by itself
 _SO_NOSIGPIPE = 0x1022  # of macOS; Python has no name for it
 _KINDS: dict[str | None, type[EngineError]] = {
     kind.__name__: kind for kind in (EngineBuildError, PrecisionUnfit, EngineUnavailable)
 }
-
-
-class SharedMemory:
-    """Memory that two processes map. The second one does so with `map_shared`, by what `address` says."""
-
-    def __init__(self) -> None:
-        self._path: str | None = None
-        self._name: str | None = None
-        self.fd = -1
-        if sys.platform == "win32":
-            self._name = f"fdatrd-frames-{secrets.token_hex(16)}"
-        elif hasattr(os, "memfd_create"):
-            self.fd = os.memfd_create("fdatrd-frames")
-        else:
-            self.fd, self._path = tempfile.mkstemp("-frames", "fdatrd-")
-        self.map: mmap.mmap | None = None
-
-    @property
-    def address(self) -> str | int:
-        """The memory's name on Windows; elsewhere a path, or the number of an inherited file descriptor."""
-        return self._name or self._path or self.fd
-
-    def resize(self, size: int) -> mmap.mmap:
-        """Make it `size` bytes large and map it. Once only."""
-        if sys.platform == "win32":  # a file would be written to the disk, and stay there if this process is killed
-            self.map = mmap.mmap(-1, size, tagname=self._name)
-        else:
-            os.ftruncate(self.fd, size)
-            self.map = mmap.mmap(self.fd, size)
-        return self.map
-
-    def close(self) -> None:
-        """Let go of it; memory is freed when the other process has done so too."""
-        if self.map is not None:
-            with contextlib.suppress(BufferError):  # a frame may still be looked at; it goes with its last view
-                self.map.close()
-            self.map = None
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-        if self._path:
-            with contextlib.suppress(OSError):
-                os.unlink(self._path)
-
-
-def map_shared(address: str | int, size: int) -> mmap.mmap:
-    """The memory of a `SharedMemory` in another process; a file descriptor is closed."""
-    if sys.platform == "win32":
-        memory = mmap.mmap(-1, size, tagname=str(address))
-    else:
-        fd = address if isinstance(address, int) else os.open(address, os.O_RDWR)
-        memory = mmap.mmap(fd, size)
-        os.close(fd)
-    return memory
-
-
-def buffers(
-    memory: mmap.mmap, slots: int, input_shape: list[int], output_shape: list[int]
-) -> list[tuple[Frames, Frames]]:
-    """Each slot's input and output, (C, H, W) float32, laid one after the other into shared memory."""
-    found = []
-    offset = 0
-    for _ in range(slots):
-        pair = []
-        for shape in (input_shape, output_shape):
-            count = int(np.prod(shape))
-            pair.append(np.frombuffer(memory, np.float32, count, offset).reshape(shape))
-            offset += 4 * count
-        found.append((pair[0], pair[1]))
-    return found
 
 
 class _Requests:
@@ -195,20 +120,20 @@ class Worker:
             with self._sending:
                 self._requests.send(json.dumps(message).encode() + b"\n")
         except (OSError, ValueError) as error:
-            raise EngineError(self.obituary()) from error
+            raise EngineError(self.exit_reason()) from error
 
     def ask(self, do: str, **arguments: Any) -> Any:
         """Send a request and wait for its answer. Raises what the other side raised, or EngineError if it died."""
         self.send(do=do, **arguments)
         line = self.replies.readline()
         if not line.endswith(b"\n"):  # nothing, or what it had said when it died
-            raise EngineError(self.obituary())
+            raise EngineError(self.exit_reason())
         answer = json.loads(line)
         if "error" in answer:
             raise _KINDS.get(answer.get("kind"), EngineError)(answer["error"])
         return answer["result"]
 
-    def obituary(self) -> str:
+    def exit_reason(self) -> str:
         """How the process ended, as a sentence."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_PATIENCE)
@@ -229,7 +154,7 @@ class Worker:
         self.memory.close()
 
 
-class Spare:
+class StandbyWorker:
     """The process for the next engine: asked what the machine can do, it then builds and loads, and becomes that
     engine's own.
     """
@@ -279,72 +204,3 @@ class Spare:
         if worker is None:
             raise EngineError("the engine's process is gone")
         return worker
-
-
-class RemoteEngine:
-    """The engine that a worker has loaded, as this process sees it."""
-
-    def __init__(self, worker: Worker, slots: int, input_shape: list[int], output_shape: list[int]) -> None:
-        self.slots = slots
-        self._worker = worker
-        size = 4 * slots * (int(np.prod(input_shape)) + int(np.prod(output_shape)))
-        self._buffers = buffers(worker.memory.resize(size), slots, input_shape, output_shape)
-        try:
-            worker.ask("map", address=worker.memory.address, size=size)
-        except EngineError:
-            self._buffers.clear()
-            worker.close()
-            raise
-        self._done = [threading.Event() for _ in range(slots)]
-        self._errors: list[str | None] = [None] * slots
-        self._dead: str | None = None
-        self._closed = False
-        worker.followed = True
-        self._listener = threading.Thread(target=self._listen, name="fdatrd-engine", daemon=True)
-        self._listener.start()
-
-    def input(self, slot: int) -> Frames:
-        """See `Engine.input`."""
-        return self._buffers[slot][0]
-
-    def submit(self, slot: int) -> None:
-        """See `Engine.submit`."""
-        if self._closed:
-            raise EngineError("the engine is closed; no frame can be sent to it")
-        if self._dead:
-            raise EngineError(self._dead)
-        self._done[slot].clear()
-        self._errors[slot] = None
-        self._worker.send(do="run", slot=slot)
-
-    def collect(self, slot: int) -> Frames:
-        """See `Engine.collect`."""
-        while not self._done[slot].wait(1.0):
-            if self._dead:  # it died between the submission and its notice
-                raise EngineError(self._dead)
-        if error := self._errors[slot]:
-            raise EngineError(error)
-        if self._closed:
-            raise EngineError("the engine was closed before the frame was collected")
-        return self._buffers[slot][1]
-
-    def close(self) -> None:
-        """See `Engine.close`."""
-        if self._closed:
-            return
-        self._closed = True
-        self._buffers.clear()
-        self._worker.close()
-
-    def _listen(self) -> None:
-        """Wake whoever waits for a slot; when the process ends, all of them."""
-        with contextlib.suppress(OSError, ValueError), self._worker.replies as replies:
-            for line in replies:
-                answer = json.loads(line)
-                self._errors[answer["slot"]] = answer.get("error")
-                self._done[answer["slot"]].set()
-        if not self._closed:
-            self._dead = self._worker.obituary()
-            self._errors = [self._dead] * self.slots
-        for event in self._done:
-            event.set()

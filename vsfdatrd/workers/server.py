@@ -11,13 +11,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from vsfdatrd.backends.base import Frames
 from vsfdatrd.errors import EngineError
-from vsfdatrd.workers.client import buffers, map_shared
+from vsfdatrd.workers.shared_memory import FramePlanes, buffers, map_shared
 from vsfdatrd.workers.spawn import end_with
 
 
-class Serving:
+class WorkerServer:
     """One conversation: requests are methods named ``do_<request>``; `run` computes a slot's frame.
 
     A backend's process defines them, sets `shapes` once an engine is loaded, and says in `reason` what its library's
@@ -55,7 +54,7 @@ class Serving:
         self._waiting = ThreadPoolExecutor(slots, "slot")
         self.prepare(memory, buffers(memory, slots, *self.shapes))
 
-    def prepare(self, memory: mmap.mmap, frames: list[tuple[Frames, Frames]]) -> None:
+    def prepare(self, memory: mmap.mmap, frames: list[tuple[FramePlanes, FramePlanes]]) -> None:
         """Make slots whose input and output lie in these frames."""
         raise NotImplementedError
 
@@ -87,8 +86,8 @@ class Serving:
             self._answer({"slot": slot, "error": str(error) if isinstance(error, EngineError) else self.reason(error)})
 
 
-def converse(serving: Callable[[Callable[[str], Any], Callable[[], Any]], Serving]) -> None:
-    """Answer requests until there are no more. Called by a process's main module, with its kind of `Serving`.
+def serve_forever(serving: Callable[[Callable[[str], Any], Callable[[], Any]], WorkerServer]) -> None:
+    """Answer requests until there are no more. Called by a process's main module, with its kind of `WorkerServer`.
 
     argv: the process number of who sends them, with whom this process ends.
     """

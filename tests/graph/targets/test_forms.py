@@ -27,12 +27,12 @@ from tests.graph.targets.conftest import Medium
 from vsfdatrd.archs.fdat_rd import UPSAMPLERS
 from vsfdatrd.backends.accuracy import drawing
 from vsfdatrd.graph import open_graph
-from vsfdatrd.graph.target import Dialect, tensorrt
+from vsfdatrd.graph.target import GraphTarget, tensorrt
 
 # fmt: off
 FORMS = (
-    Dialect(), Dialect(parts=True), Dialect(attention=True), Dialect(attention=True, parts=True),
-    Dialect(parts=True, turing=True), Dialect(attention=True, parts=True, turing=True),
+    GraphTarget(), GraphTarget(parts=True), GraphTarget(attention=True), GraphTarget(attention=True, parts=True),
+    GraphTarget(parts=True, turing=True), GraphTarget(attention=True, parts=True, turing=True),
 )
 PATTERNS: tuple[dict[str, Any], ...] = (
     {"groups": (("spatial",),)},
@@ -81,7 +81,7 @@ def test_every_tail_in_every_precision(make_config: Make, make_tensors: Make, ch
     expected = by_torch(network_of(config, tensors), x)
     # lda samples at places that are up to 11 tokens away, where the slightest difference of a place is one of values
     bound = 5e-5 if config.upsampler == "lda" else 8e-6
-    model = graph_for(x, config, tensors, Dialect(attention=True, parts=True))
+    model = graph_for(x, config, tensors, GraphTarget(attention=True, parts=True))
     out = by_runtime(model, x)
     assert off(out, expected) <= bound
     assert off(emulate(model, x).output, out) <= bound, "the emulation is wrong"
@@ -112,7 +112,9 @@ def test_the_shipped_weights_in_every_form(medium: Medium) -> None:
 @tiny
 @pytest.mark.parametrize("changes", [{}, {"tail_scale": 4, "unshuffle": 2}], ids=named)
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_any_size_with_padding(make_config: Make, make_tensors: Make, changes: dict[str, Any], form: Dialect) -> None:
+def test_any_size_with_padding(
+    make_config: Make, make_tensors: Make, changes: dict[str, Any], form: GraphTarget
+) -> None:
     config, tensors = make_config(**changes), make_tensors(**changes)
     network = network_of(config, tensors)
     unknown = None if form.turing else open_graph(config, tensors, form)

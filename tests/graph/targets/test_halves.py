@@ -12,7 +12,7 @@ from tests.graph.running import FRAME, HALF, TOKENS, Array, Make, by_torch, grap
 from tests.graph.targets.conftest import Medium
 from vsfdatrd.backends.accuracy import drawing
 from vsfdatrd.graph import fdat_rd_graph
-from vsfdatrd.graph.target import Dialect, tensorrt
+from vsfdatrd.graph.target import GraphTarget, tensorrt
 from vsfdatrd.options import Precision
 
 
@@ -119,8 +119,8 @@ def test_a_weight_beyond_half_precision_is_refused(make_config: Make, make_tenso
     config, tensors = make_config(), make_tensors()
     tensors["groups.0.blocks.0.ffn.fc1.weight"][3, 4] = -7e4
     x = noise(config)
-    for dialect in (tensorrt("fp16"), tensorrt("mixed"), Dialect("fp16")):
+    for dialect in (tensorrt("fp16"), tensorrt("mixed"), GraphTarget("fp16")):
         with pytest.raises(OverflowError, match=r"a weight of 7e\+04 is beyond the range of float16"):
             graph_for(x, config, tensors, dialect)
-    for dialect in (tensorrt("bf16"), tensorrt("fp32"), Dialect("bf16")):
+    for dialect in (tensorrt("bf16"), tensorrt("fp32"), GraphTarget("bf16")):
         assert emulate(graph_for(x, config, tensors, dialect), x).first_bad is None

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from tests.weights.checkpoint.conftest import Tensors
 from vsfdatrd.archs.fdat_rd import META
 from vsfdatrd.archs.fdat_shapes import is_buffer
-from vsfdatrd.checkpoint import Description, load_model, open_checkpoint
+from vsfdatrd.checkpoint import ModelDescriptor, load_model, open_checkpoint
 from vsfdatrd.nn.fdat_rd import FdatRd
 
 
@@ -41,7 +41,7 @@ def test_shipping_size(shared: Path) -> None:
     found = open_checkpoint(shared / "weights/fdat_rd_medium_2x_standin.safetensors").description
     assert (found.parameters, found.dtype, found.scale, found.multiple) == (7_728_503, "fp16", 2, 60)
     assert found.sha256 == "d1e6dcf5017b4c2760994271649952d091a9d4474ec7d187ed01cf647b0507bd"
-    assert Description.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert ModelDescriptor.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
 @pytest.mark.parametrize(("dtype", "name", "tolerance"), [

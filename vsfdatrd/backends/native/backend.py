@@ -14,14 +14,15 @@ import numpy as np
 import psutil
 
 from vsfdatrd.backends import reference
-from vsfdatrd.backends.base import Engine, Job
+from vsfdatrd.backends.base import Engine, EngineSpec
 from vsfdatrd.backends.graphs import graph_of, serialized
 from vsfdatrd.backends.native import kernels as native_kernels
 from vsfdatrd.backends.native.network import unsuitable
+from vsfdatrd.backends.remote_engine import RemoteEngine
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.errors import EngineBuildError, EngineError
 from vsfdatrd.options import Precision
-from vsfdatrd.workers.client import RemoteEngine, Spare
+from vsfdatrd.workers.client import StandbyWorker
 
 log = logging.getLogger(__name__)
 
@@ -82,22 +83,22 @@ def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Pr
     return ("int16",)
 
 
-def device_name(job: Job) -> str:
+def device_name(job: EngineSpec) -> str:
     """Any processor with AVX2 runs the same artefact and gives the same picture."""
     return "AVX2"
 
 
-def identity(job: Job) -> str:
+def identity(job: EngineSpec) -> str:
     """Nothing else."""
     return ""
 
 
-def memory_estimate(job: Job) -> tuple[int, int]:
+def memory_estimate(job: EngineSpec) -> tuple[int, int]:
     """(bytes the engine's buffers and frames will need, bytes free in the machine)."""
     return _needed(job, _streams(job)), int(psutil.virtual_memory().available)
 
 
-def build(job: Job, directory: Path) -> None:
+def build(job: EngineSpec, directory: Path) -> None:
     """Write the weights, and hold what the kernels make of two pictures against OpenVINO's fp32.
 
     Raises EngineBuildError if they stray too far, EngineUnavailable or EngineError as OpenVINO does.
@@ -121,7 +122,7 @@ def build(job: Job, directory: Path) -> None:
     log.info("the native engine agrees with fp32 to %.1f dB", psnr)
 
 
-def load(job: Job, directory: Path) -> Engine:
+def load(job: EngineSpec, directory: Path) -> Engine:
     """The engine from its weights. Raises EngineError if they cannot be read."""
     streams = _streams(job)
     threads = max(1, math.ceil(_cores() / streams))
@@ -140,14 +141,14 @@ def _cores() -> int:
     return max(1, min(able or 1, psutil.cpu_count(logical=False) or 1))
 
 
-def _verified(job: Job) -> tuple[int, int]:
+def _verified(job: EngineSpec) -> tuple[int, int]:
     config = job.checkpoint.description.config
     multiple = config.multiple if config else 1
     height, width = (max(multiple, side // multiple * multiple) for side in VERIFIED)
     return height, width
 
 
-def _streams(job: Job) -> int:
+def _streams(job: EngineSpec) -> int:
     """Frames computed at once: what was asked for, else as many as take half the machine's memory at most."""
     if job.streams:
         return job.streams
@@ -158,7 +159,7 @@ def _streams(job: Job) -> int:
     return streams
 
 
-def _needed(job: Job, streams: int) -> int:
+def _needed(job: EngineSpec, streams: int) -> int:
     """Bytes for so many frames at once, the process included."""
     description = job.checkpoint.description
     config = description.config
@@ -173,4 +174,4 @@ def _needed(job: Job, streams: int) -> int:
     return int(streams * frame + max(_cores(), streams) * scratch + 8 * description.parameters + BYTES_OF_PROCESS)
 
 
-_spare = Spare("vsfdatrd.backends.native.worker")
+_spare = StandbyWorker("vsfdatrd.backends.native.worker")

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from vsfdatrd.archs import zero_branches
 from vsfdatrd.archs.fdat_rd import WINDOW, FdatRdConfig, Kind
-from vsfdatrd.backends.native.kernels import BLOCK, KEYS, LEVELS, Floats, Kept, Memory, function
-from vsfdatrd.backends.native.threads import Crew
+from vsfdatrd.backends.native.kernels import BLOCK, KEYS, LEVELS, Floats, KernelArrays, KeyValue, function
+from vsfdatrd.backends.native.threads import RowThreads
 from vsfdatrd.graph.weights import Weights as Tensors
 
 HEAD = 32
@@ -30,7 +30,7 @@ class Block:
 
     kind: ClassVar[Kind]
 
-    def __init__(self, config: FdatRdConfig, weights: Tensors, kept: Kept, window: tuple[int, int]) -> None:
+    def __init__(self, config: FdatRdConfig, weights: Tensors, kept: KernelArrays, window: tuple[int, int]) -> None:
         self.kept, self.config, self.window = kept, config, window
         self.mixes, self.feeds = zero_branches.mixes(weights, self.kind), zero_branches.feeds(weights)
         if self.mixes:
@@ -42,7 +42,7 @@ class Block:
             self.fc1, self.fc2 = kept.matrix(ffn["fc1.weight"]), kept.matrix(ffn["fc2.weight"])
             self.smix = kept.floats(_depthwise(ffn["smix.weight"]))
 
-    def run(self, crew: Crew, t: Floats, c: Floats) -> None:
+    def run(self, crew: RowThreads, t: Floats, c: Floats) -> None:
         """t becomes what the block makes of it; c is memory to use."""
         if self.mixes:
             self.attend(crew, t, c)
@@ -53,11 +53,11 @@ class Block:
         """Make what a kind of block has of its own."""
         raise NotImplementedError
 
-    def attend(self, crew: Crew, t: Floats, c: Floats) -> None:
+    def attend(self, crew: RowThreads, t: Floats, c: Floats) -> None:
         """t += what attention (and the convolution beside it) finds; c is memory to use."""
         raise NotImplementedError
 
-    def feed_forward(self, crew: Crew, t: Floats) -> None:
+    def feed_forward(self, crew: RowThreads, t: Floats) -> None:
         """t += the feed-forward network's word."""
         run = function("feed_forward")
         rows = t.reshape(crew.height, -1)
@@ -70,7 +70,7 @@ class Block:
             ),
         )
 
-    def local(self, crew: Crew, t: Floats, c: Floats, around: Floats | None = None) -> tuple[Doubles, ...]:
+    def local(self, crew: RowThreads, t: Floats, c: Floats, around: Floats | None = None) -> tuple[Doubles, ...]:
         """c = GELU(depthwise(n1(t))). -> sums of c (C); with `around` also moments and sums of n1(t) less `around`."""
         run, channels = function("local"), self.config.embed_dim
         found: list[tuple[Doubles, ...]] = []
@@ -105,7 +105,7 @@ class Spatial(Block):
         self.proj, self.bias = kept.matrix(attn["proj.weight"]), kept.floats(attn["proj.bias"])
         self.inward, self.outward = (weights[f"inter.cg.{i}.weight"][:, :, 0, 0] for i in (1, 3))
 
-    def attend(self, crew: Crew, t: Floats, c: Floats) -> None:
+    def attend(self, crew: RowThreads, t: Floats, c: Floats) -> None:
         """See `Block.attend`."""
         (sums,) = self.local(crew, t, c)
         pooled = self.inward @ (sums / crew.count)
@@ -136,13 +136,13 @@ class Channel(Block):
         self.bias = kept.floats(attn["proj.bias"])
         self.gate = kept.floats(weights["inter.sg.0.weight"][0, :, 0, 0])
 
-    def attend(self, crew: Crew, t: Floats, c: Floats) -> None:
+    def attend(self, crew: RowThreads, t: Floats, c: Floats) -> None:
         """See `Block.attend`."""
         token = t[0].astype(np.float64)
         token = (token - token.mean()) / np.sqrt(token.var() + 1e-5) * self.scale + self.shift
         around = token.astype(np.float32)
         _, moments, sums = self.local(crew, t, c, around)
-        own = Kept()
+        own = KernelArrays()
         matrix = own.matrix(self.folded(moments, sums, around.astype(np.float64), crew.count))
         run = function("channels")
         crew.each(
@@ -197,17 +197,17 @@ class Dictionary(Block):
         self.e_k, self.e_v = np.split(attn["e_kv.weight"], 2)
         self.proj, self.bias = kept.matrix(attn["proj.weight"]), kept.floats(attn["proj.bias"])
 
-    def attend(self, crew: Crew, t: Floats, c: Floats) -> None:
+    def attend(self, crew: RowThreads, t: Floats, c: Floats) -> None:
         """See `Block.attend`."""
         refined = self.words + self.read(crew, t)
         heads, count = self.config.heads, len(self.words)
-        own = Kept()
+        own = KernelArrays()
         keys, values = own.floats(refined @ self.e_k.T), own.floats(refined @ self.e_v.T)
         key_panels, value_panels = (own.keep(np.empty((heads, count * HEAD), np.int16)) for _ in range(2))
         key_scale, value_scale = (own.keep(np.empty((heads, n), np.float32)) for n in (count, HEAD))
         function("memorise")(keys, values, heads, count, key_panels, key_scale, value_panels, value_scale)
         arrays = (key_panels, key_scale, value_panels, value_scale)
-        words = (Memory * heads)(*(Memory(*(a[i].ctypes.data for a in arrays), count, count) for i in range(heads)))
+        words = (KeyValue * heads)(*(KeyValue(*(a[i].ctypes.data for a in arrays), count, count) for i in range(heads)))
         run = function("look_up")
         crew.each(
             crew.count // BLOCK,
@@ -216,7 +216,7 @@ class Dictionary(Block):
             ),
         )  # fmt: skip
 
-    def read(self, crew: Crew, t: Floats) -> Doubles:
+    def read(self, crew: RowThreads, t: Floats) -> Doubles:
         """What the dictionary finds in the frame: (M, C)."""
         run, heads, rows = function("read"), self.config.heads, self.rows
         parts: list[tuple[Floats, Floats, Floats]] = []

@@ -32,7 +32,7 @@ LEVELS = 8191
 
 
 class Matrix(Structure):
-    """Weights made ready for products of 16-bit integers; see `Kept.matrix`."""
+    """Weights made ready for products of 16-bit integers; see `KernelArrays.matrix`."""
 
     _fields_ = (
         ("panels", c_void_p), ("scale", c_void_p), ("inner", c_int64), ("columns", c_int64), ("spans", c_void_p),
@@ -46,7 +46,7 @@ class Norm(Structure):
     _fields_ = (("scale", c_void_p), ("shift", c_void_p))
 
 
-class Memory(Structure):
+class KeyValue(Structure):
     """Keys and values of one head, made ready by the function ``memorise``."""
 
     _fields_ = (
@@ -107,7 +107,7 @@ def scratch(width: int, channels: int, hidden: int, words: int) -> NDArray[np.ui
     return buffer[-buffer.ctypes.data % 64 :]
 
 
-class Kept:
+class KernelArrays:
     """Structures for the kernels and the arrays they point to, which live as long as this."""
 
     def __init__(self) -> None:

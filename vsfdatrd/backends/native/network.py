@@ -1,7 +1,7 @@
 """FDAT-RD by the kernels of `_native/cpu_*.c`: the same function as `nn.fdat_rd.FdatRd`, its maps as (H·W, C).
 
-`Weights` holds what depends on the checkpoint alone; a `Lane` has the memory of one frame and the threads that share
-its layers.
+`Weights` holds what depends on the checkpoint alone; a `FrameContext` has the memory of one frame and the threads
+that share its layers.
 """
 
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from vsfdatrd.archs import zero_branches
 from vsfdatrd.archs.fdat_rd import FdatRdConfig, in_turn
-from vsfdatrd.backends.base import Frames
+from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.native.blocks import HEAD, KINDS, Block, Doubles
-from vsfdatrd.backends.native.kernels import Floats, Kept, function
-from vsfdatrd.backends.native.threads import Crew
+from vsfdatrd.backends.native.kernels import Floats, KernelArrays, function
+from vsfdatrd.backends.native.threads import RowThreads
 from vsfdatrd.graph.weights import Weights as Tensors
 
 WIDEST = 1024
@@ -46,7 +46,7 @@ class Weights:
         if reason := unsuitable(config):
             raise ValueError(f"the native kernels cannot run this network: {reason}")
         self.config = config
-        kept, every = Kept(), Tensors(tensors)
+        kept, every = KernelArrays(), Tensors(tensors)
         self._kept = kept
         first = every.below("conv_first" if config.unshuffle == 1 else "conv_first.1")
         u, c = config.unshuffle, config.embed_dim
@@ -75,19 +75,19 @@ class Weights:
         self.last_bias = kept.floats(tail[f"{layer + 1}.bias"])
 
 
-class Lane:
+class FrameContext:
     """The memory for one frame in flight, and the threads that compute it."""
 
     def __init__(self, weights: Weights, height: int, width: int, threads: int) -> None:
         """height, width: of the padded picture in pixels, multiples of `config.multiple`."""
         config = weights.config
         self.weights = weights
-        self._crew = crew = Crew(height // config.unshuffle, width // config.unshuffle, config, threads)
+        self._crew = crew = RowThreads(height // config.unshuffle, width // config.unshuffle, config, threads)
         self._maps = [np.empty((crew.count, config.embed_dim), np.float32) for _ in range(4)]
         s = config.tail_scale
         self._planes = np.empty((3, crew.height * s, crew.width * s), np.float32)
 
-    def run(self, picture: Frames, result: Frames) -> None:
+    def run(self, picture: FramePlanes, result: FramePlanes) -> None:
         """picture: (3, H·u, W·u) -> result (3, H·s, W·s), both float32 and C-contiguous. Raises ValueError if not."""
         w, crew = self.weights, self._crew
         for frame, shape in (

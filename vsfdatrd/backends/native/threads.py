@@ -15,7 +15,7 @@ type Work = Callable[[int, int, Scratch], None]
 """What is done for [first, last) of something, with a thread's scratch."""
 
 
-class Crew:
+class RowThreads:
     """Threads for maps of one size."""
 
     def __init__(self, height: int, width: int, config: FdatRdConfig, threads: int) -> None:

@@ -16,20 +16,20 @@ from numpy.typing import NDArray
 from vsfdatrd.archs.fdat_rd import META, FdatRdConfig, from_shapes
 from vsfdatrd.archs.fdat_shapes import tensor_shapes
 from vsfdatrd.backends.accuracy import compare, compare_steps, drawing, sky, steps
-from vsfdatrd.backends.base import Frames
+from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.native.backend import REFERENCE, WEIGHTS
-from vsfdatrd.backends.native.network import Lane, Weights
+from vsfdatrd.backends.native.network import FrameContext, Weights
 from vsfdatrd.errors import CheckpointError, EngineError
-from vsfdatrd.workers.server import Serving, converse
+from vsfdatrd.workers.server import WorkerServer, serve_forever
 
 
-class Native(Serving):
+class Native(WorkerServer):
     """The weights that are loaded, if any, and a lane for every frame in flight."""
 
     def __init__(self, write: Callable[[str], Any], flush: Callable[[], Any]) -> None:
         super().__init__(write, flush)
-        self._lanes: list[Lane] = []
-        self._frames: list[tuple[Frames, Frames]] = []
+        self._lanes: list[FrameContext] = []
+        self._frames: list[tuple[FramePlanes, FramePlanes]] = []
 
     def do_describe(self) -> dict[str, Any]:
         """Nothing that the other side does not know."""
@@ -43,7 +43,7 @@ class Native(Serving):
         weights = _weights(directory)
         reference = np.load(Path(directory, REFERENCE), allow_pickle=False).astype(np.float32)
         result = np.empty((3, height * weights.config.scale, width * weights.config.scale), np.float32)
-        lane = Lane(weights, height, width, threads)
+        lane = FrameContext(weights, height, width, threads)
         lane.run(drawing(height, width), result)
         psnr = compare(reference, result, "int16")
         lane.run(sky(height, width), result)
@@ -55,20 +55,20 @@ class Native(Serving):
         weights = _weights(directory)
         if height % weights.config.multiple or width % weights.config.multiple:
             raise EngineError(f"the native engine is of another network, which takes no frames of {width}×{height}")
-        self._lanes = [Lane(weights, height, width, threads) for _ in range(streams)]
+        self._lanes = [FrameContext(weights, height, width, threads) for _ in range(streams)]
         scale = weights.config.scale
         self.shapes = ([3, height, width], [3, height * scale, width * scale])
         return {"input": self.shapes[0], "output": self.shapes[1]}
 
-    def prepare(self, memory: mmap.mmap, frames: list[tuple[Frames, Frames]]) -> None:
-        """See `Serving.prepare`."""
+    def prepare(self, memory: mmap.mmap, frames: list[tuple[FramePlanes, FramePlanes]]) -> None:
+        """See `WorkerServer.prepare`."""
         self._frames = frames
 
     def submit(self, slot: int) -> None:
-        """See `Serving.submit`; the slot's own thread does the work."""
+        """See `WorkerServer.submit`; the slot's own thread does the work."""
 
     def collect(self, slot: int) -> None:
-        """See `Serving.collect`."""
+        """See `WorkerServer.collect`."""
         self._lanes[slot].run(*self._frames[slot])
 
 
@@ -102,4 +102,4 @@ def _check(config: FdatRdConfig, tensors: Mapping[str, NDArray[Any]]) -> None:
 
 
 if __name__ == "__main__":
-    converse(Native)
+    serve_forever(Native)

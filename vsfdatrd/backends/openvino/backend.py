@@ -15,15 +15,16 @@ from typing import Any
 import psutil
 
 from vsfdatrd.archs.fdat import Config, FdatConfig
-from vsfdatrd.backends.base import Engine, Job
+from vsfdatrd.backends.base import Engine, EngineSpec
 from vsfdatrd.backends.graphs import serialized
+from vsfdatrd.backends.remote_engine import RemoteEngine
 from vsfdatrd.backends.traced_graphs import graph_for, sky_size
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.errors import EngineBuildError, EngineError, PrecisionUnfit
 from vsfdatrd.graph import GRAPH_VERSION as GRAPH_VERSION
-from vsfdatrd.graph.target import Dialect
+from vsfdatrd.graph.target import GraphTarget
 from vsfdatrd.options import Precision
-from vsfdatrd.workers.client import RemoteEngine, Spare
+from vsfdatrd.workers.client import StandbyWorker
 
 log = logging.getLogger(__name__)
 
@@ -79,23 +80,23 @@ def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Pr
     return (*(name for ability, name in half if ability in able), "fp32")
 
 
-def device_name(job: Job) -> str:
+def device_name(job: EngineSpec) -> str:
     """The processor and what it can compute in."""
     about = _spare.describe()
     return f"{about['name']} ({' '.join(about['abilities'])})"
 
 
-def identity(job: Job) -> str:
+def identity(job: EngineSpec) -> str:
     """The streams, which OpenVINO compiles for."""
     return f"streams={job.streams or 'auto'}"
 
 
-def memory_estimate(job: Job) -> tuple[int, int]:
+def memory_estimate(job: EngineSpec) -> tuple[int, int]:
     """(bytes the engine's buffers and frames will need, bytes free in the machine)."""
     return _needed(job, _streams(job)), int(psutil.virtual_memory().available)
 
 
-def build(job: Job, directory: Path) -> None:
+def build(job: EngineSpec, directory: Path) -> None:
     """Compile the graph for the job's size, verify it, and export it.
 
     Raises EngineBuildError if OpenVINO cannot compile it, or if a half precision strays too far from fp32.
@@ -119,23 +120,23 @@ def build(job: Job, directory: Path) -> None:
         log.info("%s agrees with fp32 to %.1f dB", job.precision, psnr)
 
 
-def _write(job: Job, folder: Path, height: int, width: int, precision: Precision) -> str:
+def _write(job: EngineSpec, folder: Path, height: int, width: int, precision: Precision) -> str:
     """Write the job's graph for a size and precision. -> its path. Raises PrecisionUnfit."""
     path = folder / f"{width}x{height}-{precision}.onnx"
     try:
-        path.write_bytes(serialized(graph_for(job.checkpoint, height, width, Dialect(precision))))
+        path.write_bytes(serialized(graph_for(job.checkpoint, height, width, GraphTarget(precision))))
     except OverflowError as error:
         raise PrecisionUnfit(f"{job.checkpoint.path.name} cannot be computed in {precision}: {error}.") from error
     return str(path)
 
 
-def load(job: Job, directory: Path) -> Engine:
+def load(job: EngineSpec, directory: Path) -> Engine:
     """The engine from its exported model. Raises EngineError if OpenVINO does not take it."""
     loaded = _spare.ask("load", directory=str(directory), **_how(job))
     return RemoteEngine(_spare.take(), loaded["slots"], loaded["input"], loaded["output"])
 
 
-def _needed(job: Job, streams: int) -> int:
+def _needed(job: EngineSpec, streams: int) -> int:
     """Bytes for so many frames at once, the process included."""
     description = job.checkpoint.description
     pixels = job.height * job.width
@@ -157,7 +158,7 @@ def _body(config: Config) -> int:
     return config.ffn_dim * BYTES_PER_TOKEN_CHANNEL
 
 
-def _streams(job: Job) -> int:
+def _streams(job: EngineSpec) -> int:
     """How many frames are computed at once: what was asked for, else `STREAMS` if they take half the memory at most.
 
     It goes by the machine's memory and not by what is free now, so that it is the same every time.
@@ -167,8 +168,8 @@ def _streams(job: Job) -> int:
     return STREAMS if 2 * _needed(job, STREAMS) <= psutil.virtual_memory().total else 1
 
 
-def _how(job: Job) -> dict[str, Any]:
+def _how(job: EngineSpec) -> dict[str, Any]:
     return {"precision": job.precision, "streams": _streams(job)}
 
 
-_spare = Spare("vsfdatrd.backends.openvino.worker")
+_spare = StandbyWorker("vsfdatrd.backends.openvino.worker")

@@ -43,7 +43,7 @@ class Misfit(Exception):
 
 
 def describe(path: Path, multiple: int | None, input_range: Range | None) -> dict[str, Any]:
-    """Fields of a `Description`, and `remarks`, sentences for the user. Raises CheckpointError."""
+    """Fields of a `ModelDescriptor`, and `remarks`, sentences for the user. Raises CheckpointError."""
     model, external = onnx_checks.read(path)
     configs = onnx_checks.ends(path, model)
     told = input_range or onnx_range.white(model.graph, configs[0].input)
@@ -122,7 +122,7 @@ def _tries(configs: Sequence[OnnxConfig], multiple: int | None) -> Iterator[tupl
 def _run(
     core: openvino.Core, model: onnx.ModelProto, config: OnnxConfig, height: int, width: int
 ) -> tuple[NDArray[np.float32], int]:
-    """Try one size. -> what comes out of a drawing, `Description.largest`. Raises Misfit."""
+    """Try one size. -> what comes out of a drawing, `ModelDescriptor.largest`. Raises Misfit."""
     graph = normalised(model, config, height, width)
     try:
         readable = core.read_model(graph.SerializeToString())

@@ -11,14 +11,14 @@ import openvino
 
 from vsfdatrd.backends.accuracy import compare, compare_steps, drawing, steps
 from vsfdatrd.backends.accuracy import sky as clear_sky
-from vsfdatrd.backends.base import Frames
+from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.errors import EngineBuildError, EngineError
-from vsfdatrd.workers.server import Serving, converse
+from vsfdatrd.workers.server import WorkerServer, serve_forever
 
 FILE = "model.blob"
 
 
-class OpenVino(Serving):
+class OpenVino(WorkerServer):
     """OpenVINO's core, and the model that is loaded, if any."""
 
     def __init__(self, write: Callable[[str], Any], flush: Callable[[], Any]) -> None:
@@ -89,8 +89,8 @@ class OpenVino(Serving):
         self.shapes = (list(self._compiled.input(0).shape)[1:], list(self._compiled.output(0).shape)[1:])
         return {"slots": streams, "input": self.shapes[0], "output": self.shapes[1]}
 
-    def prepare(self, memory: mmap.mmap, frames: list[tuple[Frames, Frames]]) -> None:
-        """See `Serving.prepare`."""
+    def prepare(self, memory: mmap.mmap, frames: list[tuple[FramePlanes, FramePlanes]]) -> None:
+        """See `WorkerServer.prepare`."""
         if self._compiled is None:
             raise EngineError("no engine is loaded")
         self._frames = frames  # OpenVINO does not keep what it borrows
@@ -101,25 +101,25 @@ class OpenVino(Serving):
             self._requests.append(request)
 
     def submit(self, slot: int) -> None:
-        """See `Serving.submit`."""
+        """See `WorkerServer.submit`."""
         self._requests[slot].start_async()
 
     def collect(self, slot: int) -> None:
-        """See `Serving.collect`; OpenVINO computes on its own threads."""
+        """See `WorkerServer.collect`; OpenVINO computes on its own threads."""
         try:
             self._requests[slot].wait()
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed on it: {reason(error)}") from error
 
     def reason(self, error: BaseException) -> str:
-        """See `Serving.reason`."""
+        """See `WorkerServer.reason`."""
         return reason(error)
 
 
-def _of(model: openvino.CompiledModel, picture: Callable[[int, int], Frames]) -> Frames:
+def _of(model: openvino.CompiledModel, picture: Callable[[int, int], FramePlanes]) -> FramePlanes:
     """What a model makes of a picture, (C, H, W). picture: makes one of three channels for a height and width."""
     _, channels, height, width = model.input(0).shape
-    result: Frames = model(picture(height, width)[None, :channels])[0][0]
+    result: FramePlanes = model(picture(height, width)[None, :channels])[0][0]
     return result
 
 
@@ -143,4 +143,4 @@ def reason(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    converse(OpenVino)
+    serve_forever(OpenVino)

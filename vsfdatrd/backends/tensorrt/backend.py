@@ -15,9 +15,10 @@ from typing import Any
 
 from vsfdatrd.archs.fdat import Config, FdatConfig
 from vsfdatrd.backends import reference
-from vsfdatrd.backends.base import Engine, Job
+from vsfdatrd.backends.base import Engine, EngineSpec
 from vsfdatrd.backends.gpus import first, gpus
 from vsfdatrd.backends.graphs import serialized
+from vsfdatrd.backends.remote_engine import RemoteEngine
 from vsfdatrd.backends.tensorrt.builder import REFERENCE, SKY
 from vsfdatrd.backends.tensorrt.library import OLDEST, Library, choose
 from vsfdatrd.backends.traced_graphs import graph_for, sky_size
@@ -27,7 +28,7 @@ from vsfdatrd.graph import GRAPH_VERSION as WRITTEN
 from vsfdatrd.graph.target import tensorrt as dialect
 from vsfdatrd.options import Precision
 from vsfdatrd.system.files import keep_if_possible, read_or_none
-from vsfdatrd.workers.client import RemoteEngine, Spare
+from vsfdatrd.workers.client import StandbyWorker
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Pr
     return ("fp16", "mixed", "bf16", "fp32") if modern else ("fp16", "mixed")
 
 
-def device_name(job: Job) -> str:
+def device_name(job: EngineSpec) -> str:
     """What kind of GPU an engine is for. Raises ArgumentError if those asked for are of different kinds."""
     found = [gpus()[index] for index in job.device]
     targets = {_library(job.device).target(gpu.capability, gpu.name) for gpu in found}
@@ -109,18 +110,18 @@ def device_name(job: Job) -> str:
     return targets.pop()
 
 
-def identity(job: Job) -> str:
+def identity(job: EngineSpec) -> str:
     """The level, for the library that has one."""
     level = None if _library(job.device).portable else _level()
     return "" if level is None else f"level={level}"
 
 
-def memory_estimate(job: Job) -> tuple[int, int]:
+def memory_estimate(job: EngineSpec) -> tuple[int, int]:
     """(bytes the engine will need on its GPU, bytes free there)."""
     return needed(job), min(_spare.ask("free", devices=list(job.device)))
 
 
-def needed(job: Job) -> int:
+def needed(job: EngineSpec) -> int:
     """Bytes of GPU memory for an engine and its frames."""
     description = job.checkpoint.description
     pixels = job.height * job.width
@@ -151,7 +152,7 @@ def rest() -> None:
     _references.clear()
 
 
-def build(job: Job, directory: Path) -> None:
+def build(job: EngineSpec, directory: Path) -> None:
     """Build an engine for the job's GPU.
 
     Raises EngineUnavailable if TensorRT does not run on it, EngineBuildError, saying where TensorRT's full log is.
@@ -163,7 +164,7 @@ def build(job: Job, directory: Path) -> None:
     build_for(job, directory, library, targets)
 
 
-def build_for(job: Job, directory: Path, library: Library, targets: Sequence[str]) -> dict[str, Any]:
+def build_for(job: EngineSpec, directory: Path, library: Library, targets: Sequence[str]) -> dict[str, Any]:
     """Build an engine for kinds of GPU, such as ``sm89``. -> what the builder tells of it."""
     graph = directory / "graph.onnx"
     try:
@@ -194,7 +195,7 @@ def build_for(job: Job, directory: Path, library: Library, targets: Sequence[str
     return facts
 
 
-def _reference(job: Job, directory: Path) -> tuple[bytes, int]:
+def _reference(job: EngineSpec, directory: Path) -> tuple[bytes, int]:
     """The contents of `REFERENCE` and `SKY`: they take a processor as long as the size asks for, and are the same for
     every kind of GPU and every precision, so they are computed once. directory: where there is room for a graph."""
     key = job.checkpoint, job.height, job.width
@@ -212,7 +213,7 @@ def _reference(job: Job, directory: Path) -> tuple[bytes, int]:
     return _references[key]
 
 
-def load(job: Job, directory: Path) -> Engine:
+def load(job: EngineSpec, directory: Path) -> Engine:
     """The engine on its GPUs, held against the reference if this GPU and driver have not run it before.
 
     Raises EngineError if the engine does not load, EngineBuildError if it strays too far from the reference.
@@ -266,6 +267,6 @@ def _level() -> int | None:
     return None if given is None else int(given)
 
 
-_spare = Spare("vsfdatrd.backends.tensorrt.worker")
+_spare = StandbyWorker("vsfdatrd.backends.tensorrt.worker")
 _references: dict[tuple[Checkpoint, int, int], tuple[bytes, int]] = {}
 """The latest one, until an engine has passed."""

@@ -48,7 +48,7 @@ class Slot[E: Event]:
     done: E
 
 
-class Conveyor[E: Event]:
+class TransferPipeline[E: Event]:
     """The slots of one device and its three streams. A slot is submitted again only after it was waited for."""
 
     def __init__(

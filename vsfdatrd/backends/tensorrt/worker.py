@@ -15,21 +15,21 @@ from typing import Any
 import numpy as np
 
 from vsfdatrd.backends.accuracy import compare, compare_steps, drawing, sky, steps
-from vsfdatrd.backends.base import Frames
+from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.gpus import gpus
 from vsfdatrd.backends.tensorrt import cuda
 from vsfdatrd.backends.tensorrt.builder import FILE, REFERENCE, SKY, build, logger, smallest
-from vsfdatrd.backends.tensorrt.copy_pipeline import Conveyor, Slot
+from vsfdatrd.backends.tensorrt.copy_pipeline import Slot, TransferPipeline
 from vsfdatrd.backends.tensorrt.library import CLASSIC, RTX, Library, say
 from vsfdatrd.errors import EngineError
 from vsfdatrd.system.files import keep_if_possible, read_or_none
-from vsfdatrd.workers.server import Serving, converse
+from vsfdatrd.workers.server import WorkerServer, serve_forever
 
 MOST_OF_CONTEXT = 600 << 20
 """Bytes of a CUDA context at most; what vanishes beyond that while it is made is another process's."""
 
 
-class TensorRt(Serving):
+class TensorRt(WorkerServer):
     """TensorRT's runtime, and the engine that is loaded on one or more GPUs, if any."""
 
     def __init__(self, write: Callable[[str], Any], flush: Callable[[], Any]) -> None:
@@ -126,8 +126,8 @@ class TensorRt(Serving):
         """Seconds a frame takes in each layer of the engine, on the first device, as TensorRT's profiler tells."""
         return self._devices[0].layers(runs)
 
-    def prepare(self, memory: mmap.mmap, frames: list[tuple[Frames, Frames]]) -> None:
-        """See `Serving.prepare`. Slots go to the devices in turn."""
+    def prepare(self, memory: mmap.mmap, frames: list[tuple[FramePlanes, FramePlanes]]) -> None:
+        """See `WorkerServer.prepare`. Slots go to the devices in turn."""
         self._mapped = (memory, frames)  # the GPU knows addresses only
         pinned = True
         try:
@@ -140,13 +140,13 @@ class TensorRt(Serving):
             device.open(frames[number :: len(self._devices)], pinned)
 
     def submit(self, slot: int) -> None:
-        """See `Serving.submit`."""
+        """See `WorkerServer.submit`."""
         device, number = self._place(slot)
         cuda.use(device.index)
         device.submit(number)
 
     def collect(self, slot: int) -> None:
-        """See `Serving.collect`."""
+        """See `WorkerServer.collect`."""
         device, number = self._place(slot)
         cuda.use(device.index)
         device.wait(number)
@@ -158,7 +158,7 @@ class TensorRt(Serving):
 class _Device:
     """An engine on one GPU, and a context in which it computes one frame after the other."""
 
-    conveyor: Conveyor[cuda.Event]
+    conveyor: TransferPipeline[cuda.Event]
 
     def __init__(self, library: Library, blob: bytes, index: int, state: Path | None) -> None:
         trt = library.load()
@@ -219,7 +219,7 @@ class _Device:
                 raise EngineError(f"TensorRT does not take the memory of its {name}: {self._log.why()}")
         return context, kept
 
-    def once(self, picture: Frames) -> Frames:
+    def once(self, picture: FramePlanes) -> FramePlanes:
         """One frame, start to end."""
         cuda.use(self.index)
         picture, result = np.ascontiguousarray(picture, np.float32), np.empty(self.shapes[1], np.float32)
@@ -269,7 +269,7 @@ class _Device:
             raise EngineError("this TensorRT does not tell how long its layers take")
         return seconds
 
-    def open(self, frames: list[tuple[Frames, Frames]], pinned: bool) -> None:
+    def open(self, frames: list[tuple[FramePlanes, FramePlanes]], pinned: bool) -> None:
         """Make slots for these frames of shared memory. pinned: whether the GPU reads and writes it by itself."""
         cuda.use(self.index)
         self._frames = frames
@@ -282,7 +282,7 @@ class _Device:
             self._run()
             self._stream.copy(slot.device_result, self._result)
 
-        self.conveyor = Conveyor(cuda.Stream(), self._stream, cuda.Stream(), slots, launch)
+        self.conveyor = TransferPipeline(cuda.Stream(), self._stream, cuda.Stream(), slots, launch)
 
     def _staged(self, count: int) -> list[tuple[cuda.HostMemory, cuda.HostMemory]] | None:
         """Pinned buffers for so many frames on their way there and back; None if there is no memory to pin."""
@@ -324,7 +324,7 @@ class _Device:
         if not self._context.execute_async_v3(int(self._stream.handle)):
             raise EngineError(f"TensorRT could not start the network: {self._log.why()}")
 
-    def _capture(self, picture: Frames, plain: Frames) -> None:
+    def _capture(self, picture: FramePlanes, plain: FramePlanes) -> None:
         """Have the network start as a graph from now on, some hundred launches in one, if that gives the same.
 
         picture, plain: an input, and what became of it without a graph.
@@ -343,7 +343,7 @@ class _Device:
                 graph.close()
             say(f"without a CUDA graph: {error}")
 
-    def _let_library_capture(self, picture: Frames, plain: Frames) -> None:
+    def _let_library_capture(self, picture: FramePlanes, plain: FramePlanes) -> None:
         """Have TensorRT make the graph, which does so around the kernels that cannot be part of one.
 
         Raises EngineError if it cannot, or if that gives something else; the context is the former one then.
@@ -359,7 +359,7 @@ class _Device:
             self._context, self._kept = plainly
             raise
 
-    def _compare(self, picture: Frames, plain: Frames) -> None:
+    def _compare(self, picture: FramePlanes, plain: FramePlanes) -> None:
         """Raises EngineError if a picture becomes something else than it did without a graph."""
         # Room for sums in another order; not for a picture of another frame.
         if not np.allclose(self.once(picture), plain, atol=0.01, equal_nan=True):
@@ -384,4 +384,4 @@ def _check_validity(trt: Any, runtime: Any, blob: bytes, log: Any) -> None:
 
 
 if __name__ == "__main__":
-    converse(TensorRt)
+    serve_forever(TensorRt)

@@ -8,13 +8,13 @@ _MOST_CPUS = 8  # of one task: beyond, two chunks beside each other are faster t
 
 
 class Say(Protocol):
-    """Tells the user something; `Show.say`."""
+    """Tells the user something; `Reporter.say`."""
 
     def __call__(self, event: str, text: str, **facts: Any) -> None:
         """event, facts: for programs. text: for people."""
 
 
-class Machines:
+class Nodes:
     """As one film sees them. A machine is known by Ray's number of it."""
 
     def __init__(self, ray: Any, say: Say) -> None:

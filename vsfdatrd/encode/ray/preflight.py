@@ -7,7 +7,7 @@ from pathlib import Path
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.encode import presets
 from vsfdatrd.encode.source import check_plugins, identity
-from vsfdatrd.encode.workers import Material
+from vsfdatrd.encode.workers import ChunkInputs
 from vsfdatrd.errors import FdatrdError
 from vsfdatrd.weights.catalog import resolve
 
@@ -15,7 +15,7 @@ _PACKAGES = ("vapoursynth", "vapoursynth-bestsource", "vapoursynth-vivtc", "vapo
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class Environment:
     """What this machine has. Made of plain values, to travel as JSON."""
 
     source: str
@@ -30,7 +30,7 @@ class Expected:
     packages: dict[str, str]
 
     @classmethod
-    def of(cls, material: Material) -> "Expected":
+    def of(cls, material: ChunkInputs) -> "Environment":
         """What is expected of others."""
         return cls(str(material.source), _content(material.source), material.model, material.weights,
                    material.encoder, presets.version(material.encoder), _packages())  # fmt: skip

@@ -6,15 +6,15 @@ import hashlib
 import secrets
 from pathlib import Path
 
-from vsfdatrd.encode.journal import Made
+from vsfdatrd.encode.journal import DoneChunk
 from vsfdatrd.errors import EncodeError
 from vsfdatrd.system.files import commit
 
 
-class Arrival:
+class ChunkDownload:
     """A file that is being received; it takes its place only when all of it is there, and on the disk."""
 
-    def __init__(self, folder: Path, made: Made) -> None:
+    def __init__(self, folder: Path, made: DoneChunk) -> None:
         """folder: of the parts. Raises EncodeError if it cannot be written."""
         self._made = made
         self._final = folder / made.chunk.name
@@ -35,7 +35,7 @@ class Arrival:
             raise _unwritable(self._path, error) from error
         return self._file.tell() >= self._made.bytes
 
-    def settle(self) -> Made:
+    def settle(self) -> DoneChunk:
         """Put the file in its place. Raises EncodeError if it is not what was sent, or cannot be written."""
         try:
             self._file.close()

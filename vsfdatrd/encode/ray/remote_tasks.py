@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from vsfdatrd.encode import script
-from vsfdatrd.encode.chunk import Recipe, accept
-from vsfdatrd.encode.ray.preflight import Expected
+from vsfdatrd.encode.chunk import EncodeParams, accept
+from vsfdatrd.encode.ray.preflight import Environment
 from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.errors import EncodeError
 from vsfdatrd.system.files import is_private, write_atomic
@@ -34,7 +34,7 @@ from vsfdatrd.workers.spawn import ending, no_window
 PIECE = 8 << 20
 """Bytes of a part's file that travel at once."""
 
-type Told = tuple[Any, ...]
+type Message = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Order:
     """A name for the output that no other one has."""
     run: str
     """A name for this run, which sweeps away what earlier ones left."""
-    expected: Expected
+    expected: Environment
     script: str
     """Its text."""
     index: Path
@@ -54,14 +54,14 @@ class Order:
     """How many CPUs a task may use; None if all of them, since it is the GPU that is dealt out."""
 
 
-def look(machine: str, index: Mapping[str, bytes], order: Order) -> Iterator[Told]:
+def look(machine: str, index: Mapping[str, bytes], order: Order) -> Iterator[Message]:
     """Whether this machine has all that is needed: ``fit``, or ``unfit`` with a sentence."""
     for answer in _leashed({"do": "look", "expected": asdict(order.expected)}):
         complaint = answer.get("complaint") or answer.get("failed")
         yield ("unfit", complaint) if complaint else ("fit",)
 
 
-def trial(machine: str, index: Mapping[str, bytes], order: Order, known: frozenset[str], *_: Any) -> Iterator[Told]:
+def trial(machine: str, index: Mapping[str, bytes], order: Order, known: frozenset[str], *_: Any) -> Iterator[Message]:
     """The first frame: ``props``. known: machines with which `look` was content already."""
     yield from _work(machine, index, order, known, {"do": "trial"})
 
@@ -69,7 +69,7 @@ def trial(machine: str, index: Mapping[str, bytes], order: Order, known: frozens
 def part(
     machine: str, index: Mapping[str, bytes], order: Order, known: frozenset[str], chunk: Chunk,
     options: tuple[str, ...], rate: Fraction,
-) -> Iterator[Told]:  # fmt: skip
+) -> Iterator[Message]:  # fmt: skip
     """A part, not looked through yet: ``frames`` several times, at last ``whole`` with its path here and seconds."""
     errand = {"do": "chunk", "options": options, "rate": str(rate), "chunk": [chunk.number, chunk.start, chunk.stop]}
     yield from _work(machine, index, order, known, errand)
@@ -77,11 +77,11 @@ def part(
 
 def hand_over(
     machine: str, index: Mapping[str, bytes], order: Order, rate: Fraction, chunk: Chunk, path: Path, seconds: float
-) -> Iterator[Told]:
+) -> Iterator[Message]:
     """Look a part through and tell of it (``made``), then its file (``piece``), which is removed."""
     folder = path.parent
     try:
-        made = accept(path, chunk, Recipe(Path(), (), rate, folder), seconds)
+        made = accept(path, chunk, EncodeParams(Path(), (), rate, folder), seconds)
         yield ("made", made)
         with (folder / chunk.name).open("rb") as file:
             while piece := file.read(PIECE):
@@ -92,7 +92,7 @@ def hand_over(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def clear(machine: str, index: Mapping[str, bytes], order: Order) -> Iterator[Told]:
+def clear(machine: str, index: Mapping[str, bytes], order: Order) -> Iterator[Message]:
     """Remove what the encode has left here."""
     folder = _folder(order).parent
     with contextlib.suppress(OSError):  # there is none
@@ -103,7 +103,7 @@ def clear(machine: str, index: Mapping[str, bytes], order: Order) -> Iterator[To
 
 def _work(
     machine: str, index: Mapping[str, bytes], order: Order, known: frozenset[str], errand: dict[str, Any]
-) -> Iterator[Told]:
+) -> Iterator[Message]:
     yield ("begun",)
     if machine not in known:
         for told in look(machine, index, order):

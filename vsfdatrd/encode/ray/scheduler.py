@@ -18,15 +18,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from vsfdatrd.encode.chunk import Recipe
+from vsfdatrd.encode.chunk import EncodeParams
 from vsfdatrd.encode.ray.connect import connected
-from vsfdatrd.encode.ray.nodes import Machines, Say
-from vsfdatrd.encode.ray.preflight import Expected
-from vsfdatrd.encode.ray.receive import Arrival
-from vsfdatrd.encode.ray.remote_tasks import Order, Told
-from vsfdatrd.encode.ray.transport import Door
+from vsfdatrd.encode.ray.nodes import Nodes, Say
+from vsfdatrd.encode.ray.preflight import Environment
+from vsfdatrd.encode.ray.receive import ChunkDownload
+from vsfdatrd.encode.ray.remote_tasks import Message, Order
+from vsfdatrd.encode.ray.transport import RayTransport
 from vsfdatrd.encode.scenes import Chunk
-from vsfdatrd.encode.workers import Event, Material, Progress, Retry
+from vsfdatrd.encode.workers import ChunkInputs, Event, Progress, Retry
 from vsfdatrd.errors import EncodeError
 
 _ATTEMPTS = 2  # of a chunk that fails
@@ -44,11 +44,11 @@ class Cluster:
     name = "Ray"
 
     def __init__(self, address: str, say: Say) -> None:
-        """address: ``auto``, or ``host:port`` of its head. say: `Show.say`."""
+        """address: ``auto``, or ``host:port`` of its head. say: `Reporter.say`."""
         self._connection = connected(address)
         self._ray: Any = None
         self._say = say
-        self._film: _Film | None = None
+        self._film: RayScheduler | None = None
 
     def __enter__(self) -> Self:
         """Connect. Raises as `connection.connected` does."""
@@ -67,9 +67,9 @@ class Cluster:
     def try_encoder(self, options: Sequence[str], pixel_format: str, size: tuple[int, int]) -> None:
         """Do nothing: this machine may lack the GPU that encodes."""
 
-    def first_frame(self, material: Material) -> dict[str, int]:
+    def first_frame(self, material: ChunkInputs) -> dict[str, int]:
         """See `Workers.first_frame`; made on one of the machines."""
-        recipe = Recipe(material.script, (), Fraction(1), material.script.parent)
+        recipe = EncodeParams(material.script, (), Fraction(1), material.script.parent)
         with contextlib.closing(self._on(material).run([_Task(Chunk(0, 0, 1), "trial", "trial")], recipe)) as events:
             for event in events:
                 match event:
@@ -79,7 +79,7 @@ class Cluster:
                         return event
         raise EncodeError("the first frame was not made")
 
-    def make(self, material: Material, chunks: Sequence[Chunk], recipe: Recipe) -> Generator[Event]:
+    def make(self, material: ChunkInputs, chunks: Sequence[Chunk], recipe: EncodeParams) -> Generator[Event]:
         """See `Workers.make`."""
         if not chunks:
             return
@@ -89,11 +89,11 @@ class Cluster:
                 if not isinstance(event, dict):
                     yield event
 
-    def _on(self, material: Material) -> "_Film":
+    def _on(self, material: ChunkInputs) -> "RayScheduler":
         if self._film is None or self._film.material != material:
             if self._film is not None:
                 self._film.clear()
-            self._film = _Film(self._ray, self._say, material)
+            self._film = RayScheduler(self._ray, self._say, material)
             self._film.look()
         return self._film
 
@@ -116,23 +116,23 @@ class _Task:
     losses: int = 0
     avoid: set[str] = field(default_factory=set)
     """Machines on which it failed."""
-    arrival: Arrival | None = None
+    arrival: ChunkDownload | None = None
 
 
-class _Film:
+class RayScheduler:
     """One film on the cluster: its tasks, and what becomes of them."""
 
-    def __init__(self, ray: Any, say: Say, material: Material) -> None:
+    def __init__(self, ray: Any, say: Say, material: ChunkInputs) -> None:
         self.material = material
         self._ray, self._say = ray, say
         place = f"{socket.gethostname()} {material.script}"
         self._order = Order(
-            hashlib.sha256(place.encode()).hexdigest()[:16], secrets.token_hex(4), Expected.of(material),
+            hashlib.sha256(place.encode()).hexdigest()[:16], secrets.token_hex(4), Environment.of(material),
             material.script.read_text(encoding="utf-8"), material.index, None,
         )  # fmt: skip
         files = material.index.parent.glob(f"{material.index.name}*")
-        self._door = Door(ray, {file.name: file.read_bytes() for file in files})
-        self._machines = Machines(ray, say)
+        self._door = RayTransport(ray, {file.name: file.read_bytes() for file in files})
+        self._machines = Nodes(ray, say)
         self._used: set[str] = set()
         self._told = -_PATIENCE
         self._seen = 0.0
@@ -162,7 +162,7 @@ class _Film:
             self._door.cancel(handle)
         self._order = replace(self._order, cpus=self._machines.share_out())
 
-    def run(self, tasks: Sequence[_Task], recipe: Recipe) -> Generator[Event | dict[str, int]]:
+    def run(self, tasks: Sequence[_Task], recipe: EncodeParams) -> Generator[Event | dict[str, int]]:
         """Do all tasks; yields what happens, and the properties that a trial finds.
 
         Raises the EncodeError of a task that failed too often. Closing the iterator ends what is at work.
@@ -212,7 +212,7 @@ class _Film:
                     if told is None or told[0] == "lost":
                         waiting.remove(handle)
 
-    def _event(self, task: _Task, told: Told, recipe: Recipe) -> Event | dict[str, int] | None:
+    def _event(self, task: _Task, told: Message, recipe: EncodeParams) -> Event | dict[str, int] | None:
         """What a message means; `task.next` is set if anything follows from it."""
         match told:
             case ("at", machine):
@@ -228,7 +228,7 @@ class _Film:
                 task.path, task.seconds, task.next = path, seconds, "hand_over"
                 return Progress(task.chunk, task.chunk.frames)
             case ("made", made):
-                task.arrival = Arrival(recipe.folder, made)
+                task.arrival = ChunkDownload(recipe.folder, made)
             case ("piece", piece) if task.arrival is not None:
                 if task.arrival.add(piece):
                     arrival, task.arrival = task.arrival, None
@@ -260,7 +260,7 @@ class _Film:
         task.next = task.kind
         return Retry(task.chunk, error)
 
-    def _submit(self, task: _Task, recipe: Recipe) -> Any:
+    def _submit(self, task: _Task, recipe: EncodeParams) -> Any:
         """Have the next step of a task done."""
         step, task.next = task.next, ""
         if step == "hand_over":

@@ -20,8 +20,8 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-from vsfdatrd.encode.chunk import Pipeline, Recipe
-from vsfdatrd.encode.ray.preflight import Expected
+from vsfdatrd.encode.chunk import EncodeParams, Pipeline
+from vsfdatrd.encode.ray.preflight import Environment
 from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.encode.trial import first_frame
 from vsfdatrd.errors import FdatrdError
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def _look(errand: dict[str, Any], say: Any) -> dict[str, Any]:
-    return {"complaint": Expected(**errand["expected"]).complaint()}
+    return {"complaint": Environment(**errand["expected"]).complaint()}
 
 
 def _trial(errand: dict[str, Any], say: Any) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def _trial(errand: dict[str, Any], say: Any) -> dict[str, Any]:
 
 
 def _chunk(errand: dict[str, Any], say: Any) -> dict[str, Any]:
-    recipe = Recipe(
+    recipe = EncodeParams(
         Path(errand["script"]), tuple(errand["options"]), Fraction(errand["rate"]), Path(errand["folder"])
     )  # fmt: skip
     spoken = 0.0

@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from vsfdatrd import __version__
-from vsfdatrd.encode.ray.remote_tasks import Told
+from vsfdatrd.encode.ray.remote_tasks import Message
 
 _AHEAD = 8  # pieces of a file that wait in the object store until they are fetched
 
 
-class Door:
+class RayTransport:
     """Of one film, whose index travels once, through the object store."""
 
     def __init__(self, ray: Any, index: dict[str, bytes]) -> None:
@@ -41,7 +41,7 @@ class Door:
         """End a task."""
         self._ray.cancel(handle, force=True)
 
-    def replies(self, waiting: Collection[Any]) -> Iterator[tuple[Any, Told | None]]:
+    def replies(self, waiting: Collection[Any]) -> Iterator[tuple[Any, Message | None]]:
         """What tasks have told, after half a second at most; None where one has ended, ``lost`` where it died."""
         ready, _ = self._ray.wait(list(waiting), timeout=0.5)
         for handle in ready:
@@ -58,7 +58,7 @@ class Door:
                 yield handle, told
 
 
-def _enter() -> Callable[..., Iterator[Told]]:
+def _enter() -> Callable[..., Iterator[Message]]:
     """What Ray sends to a machine: a function that travels whole, since there may be no vsfdatrd, or another one."""
 
     def enter(version: str, step: str, arguments: bytes, index: dict[str, bytes]) -> Iterator[Any]:  # nothing of ours

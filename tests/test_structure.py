@@ -1,0 +1,87 @@
+"""The package's layers: imports run downwards only, nothing goes in a circle, and new files go into folders."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1] / "vsfdatrd"
+LAYERS = (
+    {"cli", "commands", "encode", "compare"},
+    {"filter", "_plugin", "__init__"},
+    {"inference", "style_input"},
+    {"backends"},
+    {"video"},
+    {"graph", "cache"},
+    {"checkpoint", "options", "archs", "weights", "nn"},
+    {"workers", "system", "errors"},
+)
+"""Folders and files of the package, top to bottom. What is in one layer may import each other, without circles."""
+FLAT = set(["__init__", "_plugin", "checkpoint", "cli", "errors", "filter", "inference", "options", "style_input"])
+"""Python files that lie in no folder."""
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module by its name below ``vsfdatrd``, with dots; a package by its folder's name."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(parts if parts == ("__init__",) or parts[-1] != "__init__" else parts[:-1])] = path
+    return found
+
+
+@cache
+def imports() -> dict[str, set[str]]:
+    """What every module imports of the package, inside functions too."""
+    found: dict[str, set[str]] = {}
+    for module, path in modules().items():
+        names = found.setdefault(module, set())
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or (node.module or "").split(".")[0] != "vsfdatrd":
+                continue
+            base = (node.module or "").removeprefix("vsfdatrd").lstrip(".")
+            for alias in node.names:
+                name = f"{base}.{alias.name}" if base else alias.name
+                names.add(name if name in modules() else base or "__init__")
+    return found
+
+
+def layer(module: str) -> int:
+    """The number of a module's layer; 0 is the top."""
+    top = module.split(".")[0]
+    return next(number for number, names in enumerate(LAYERS) if top in names)
+
+
+def test_every_file_has_a_place() -> None:
+    known = set().union(*LAYERS)
+    assert {module.split(".")[0] for module in modules()} == known
+    assert {path.stem for path in PACKAGE.glob("*.py")} == FLAT
+
+
+def test_imports_run_downwards() -> None:
+    upward = [
+        f"{module} -> {name}"
+        for module, names in imports().items()
+        for name in names
+        # Everybody may ask for the version.
+        if layer(name) < layer(module) and name != "__init__"
+    ]
+    assert upward == []
+
+
+def test_nothing_imports_itself_by_way_of_others() -> None:
+    order: list[str] = []
+    open_now: list[str] = []
+
+    def visit(module: str) -> None:
+        assert module not in open_now, " -> ".join([*open_now[open_now.index(module) :], module])
+        if module in order:
+            return
+        open_now.append(module)
+        for name in sorted(imports()[module] - {"__init__"}):
+            visit(name)
+        open_now.pop()
+        order.append(module)
+
+    for module in sorted(modules()):
+        visit(module)

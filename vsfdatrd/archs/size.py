@@ -1,0 +1,33 @@
+"""Frame sizes that a network takes. Sizes are in pixels."""
+
+from dataclasses import dataclass
+
+
+def padded(side: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is at least `side`."""
+    return -(-side // multiple) * multiple
+
+
+@dataclass(frozen=True, slots=True)
+class SizeRequirements:
+    """What both sides of a network's input must be. The defaults accept every size."""
+
+    multiple_of: int = 1
+    """Each side is a multiple of this."""
+    minimum: int = 0
+    """Each side is at least this; 0 is no limit."""
+    square: bool = False
+    """Whether the sides must be equal."""
+
+    def padded(self, height: int, width: int) -> tuple[int, int]:
+        """Compute the smallest size that meets the requirements.
+
+        Args:
+            height: Height of the frame, at least 0.
+            width: Width of the frame, at least 0.
+
+        Returns:
+            Height and width of the frame after padding at the bottom and at the right.
+        """
+        height, width = (padded(max(side, self.minimum), self.multiple_of) for side in (height, width))
+        return (max(height, width),) * 2 if self.square else (height, width)
