@@ -55,8 +55,8 @@ def upscale(
     """Upscale a clip with an FDAT-RD (or another image) network.
 
     clip: constant format and size, progressive; YUV, GRAY or RGB of 8 to 16 bits, half or single float.
-    model: a name of the catalogue (``small``, ``medium``, also ``dvd``), one of your own (``vsfdatrd models add``), or
-        the path of a weights file.
+    model: a name of the catalogue (``small``, ``medium``, ``dvd``, ``ld``), one of your own (``vsfdatrd models add``),
+        or the path of a weights file.
     backend: ``auto``, ``tensorrt``, ``native``, ``openvino`` or ``torch``.
     device: numbers of the GPUs to use; frames go to them in turn.
     precision: ``fp16``, ``mixed`` (fp16 with fp32 sums), ``bf16``, ``fp32``, or ``auto``, the fastest that passes

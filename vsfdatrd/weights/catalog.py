@@ -17,6 +17,8 @@ SMALL_SHA256 = "9cb2c9914e5c6df7ba122f25447d27988152f793b98f3ab20ea23548eb9a0f62
 """SHA-256 of models/fdat_rd_small_2x.safetensors."""
 MEDIUM_SHA256 = "3a1869b2361bdbd59f2a89688b46d55fefa7ca7bcb695a95c5d6c9a9b267df86"
 """SHA-256 of models/fdat_rd_medium_2x.safetensors."""
+LD_SHA256 = "3da1af2e3c689956b6691816a5d5a1afb75cd4e59df2744cc5c6c11498e9ee51"
+"""SHA-256 of models/fdat_rd_ld_2x.safetensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ def _named(file: str, digest: str, card: str, *names: str) -> list[Model]:
 _MODELS = (
     *_named("fdat_rd_small_2x.safetensors", SMALL_SHA256, "small.md", "small"),
     *_named("fdat_rd_medium_2x.safetensors", MEDIUM_SHA256, "medium.md", "medium", "dvd", "aligned"),
+    *_named("fdat_rd_ld_2x.safetensors", LD_SHA256, "ld.md", "ld"),
 )
 CATALOGUE = {model.name: model for model in _MODELS}
 """Every model by its names; ``dvd`` and ``aligned`` are other names of ``medium``."""
