@@ -1,7 +1,8 @@
-"""From a weights file to what is known of its network, its tensors, and the network itself.
+"""Open a weights file: descriptor, tensors, and the network as a PyTorch module.
 
-`open_checkpoint` reads no more than it must: of an FDAT-RD in .safetensors the header, without torch. What it found
-is cached under the file's SHA-256 (`DescriptorCache`), so a second start with any other file needs no torch either.
+`open_checkpoint` reads as little as possible: only the header of an FDAT-RD in .safetensors, without torch. Descriptors
+are cached under the SHA-256 of the file (`DescriptorCache`), so opening any other file a second time needs no torch,
+either.
 """
 
 import logging
@@ -34,32 +35,36 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DAY = 86400.0
-"""Seconds for which a network that took too long is not tried again."""
+"""Seconds for which a network whose trial timed out is not tried again."""
 
 
 class DescriptorCache(Protocol):
-    """Where descriptions are kept from one run to the next, by the file's SHA-256."""
+    """Persistent cache of model descriptors, keyed by the SHA-256 of the file."""
 
     def recall(self, sha256: str) -> Mapping[str, Any] | None:
-        """What was remembered, or None."""
+        """Return the cached descriptor as plain values, or None."""
         ...
 
     def remember(self, sha256: str, description: Mapping[str, Any]) -> None:
-        """Keep it. Should not raise: what cannot be kept is found out again."""
+        """Store a descriptor. Should not raise: if storing fails, the file is examined again next time."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A weights file that has been looked at. Holds neither the file nor its tensors."""
+    """A weights file that has been identified and validated. Holds neither an open file nor tensors."""
 
     path: Path
     description: ModelDescriptor
 
     def tensors(self) -> dict[str, Array]:
-        """Every tensor by the network's own name for it, freshly read: weights as float32, integer buffers as stored.
+        """Read every tensor from the file.
 
-        Raises CheckpointError if the file has changed since it was opened, or holds values that are not finite.
+        Returns:
+            Tensors by the network's own names: weights as float32, integer buffers as stored.
+
+        Raises:
+            CheckpointError: The file has changed since it was opened, or contains values that are not finite.
         """
         self.check_unchanged()
         file = open_weights(self.path)
@@ -69,10 +74,14 @@ class Checkpoint:
         return dict(file.read(own_names(found.names)))
 
     def network(self) -> "nn.Module":
-        """The network with its weights, float32, on the CPU, in evaluation mode; a new one at every call.
+        """Build the network with its weights as a PyTorch module.
 
-        (1, in_channels, H, W) in [0, 1] -> (1, out_channels, H·scale, W·scale).
-        Raises CheckpointError as `tensors` does.
+        Returns:
+            A new module at every call: float32, on the CPU, in evaluation mode.
+            It maps (1, in_channels, H, W) in [0, 1] to (1, out_channels, H·scale, W·scale).
+
+        Raises:
+            CheckpointError: As for `tensors`; also for an ONNX file, and if PyTorch is missing.
         """
         if self.description.onnx is not None:
             raise refuse(self.path, "is an ONNX file, which is no PyTorch module; use another engine")
@@ -98,7 +107,7 @@ class Checkpoint:
         return network.eval()
 
     def check_unchanged(self) -> None:
-        """Raises CheckpointError if the file is another than when it was opened."""
+        """Raise CheckpointError if the file has changed since it was opened."""
         if sha256(self.path) != self.description.sha256:
             raise refuse(self.path, "was changed while it was in use; run the script again")
 
@@ -111,22 +120,29 @@ def open_checkpoint(
     multiple: int | None = None,
     input_range: Range | None = None,
 ) -> Checkpoint:
-    """Look at a weights file: which network it holds, and whether it is sound.
+    """Identify and validate the network in a weights file.
 
-    path: a .safetensors or .pth file of an FDAT-RD, an ArtCNN (also as .glsl), or of another image network
-        that spandrel knows.
-    memory: where to look first, and to keep what was found.
-    any_channels: also accept networks that cannot take RGB and give RGB.
-    multiple, input_range: of an ONNX file, what its sizes must be multiples of, and white in its numbers, where it is
-        wrong about them or does not say.
+    Args:
+        path: A .safetensors or .pth file of an FDAT-RD, an ArtCNN (also .glsl) or another image network that spandrel
+            supports, or an .onnx file.
+        memory: Descriptor cache to use; None for no caching.
+        any_channels: Also accept networks that do not map RGB to RGB or luma to luma.
+        multiple: For an ONNX file that does not state it or states it wrongly: multiple in pixels that both sides of
+            the input must have.
+        input_range: For an ONNX file, likewise: value of white at the input.
 
-    Raises CheckpointError, a sentence with the path, the reason and a cure, for a file that is missing, damaged,
-    unsafe, or no image network that can be used here.
+    Returns:
+        The checkpoint.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, unsafe, or not a usable image network. The message is a sentence
+            with the path, the reason and what to do.
+        ArgumentError: `multiple` or `input_range` is given for a file that is not ONNX.
     """
     path = Path(path)
     digest = sha256(path)
     if is_onnx(path) and (multiple or input_range):
-        memory = None  # which knows of files, not of what is said of them
+        memory = None  # the cache is keyed by the file, not by these arguments
     description = _recall(memory, digest)
     if description is None or (description.onnx is not None and _moved(path, description.onnx)):
         if memory is not None and (why := _given_up(memory.recall(digest))):
@@ -145,7 +161,7 @@ def open_checkpoint(
             f"{what} is for ONNX files that do not say it themselves, and {path.name!r} is none; leave it out"
         )
     channels = (description.in_channels, description.out_channels)
-    known = description.artcnn or description.onnx  # which are looked at by themselves, and may be for chroma
+    known = description.artcnn or description.onnx  # checked elsewhere; they may be chroma networks
     if not any_channels and not known and channels not in ((3, 3), (1, 1)):
         raise refuse(
             path, f"is a network from {channels[0]} to {channels[1]} channels; only networks from RGB to RGB "
@@ -155,26 +171,40 @@ def open_checkpoint(
 
 
 def load_model(model: str | PathLike[str]) -> "nn.Module":
-    """The network in a weights file as a PyTorch module: float32, on the CPU, in evaluation mode. Needs PyTorch.
+    """Load the network in a weights file as a PyTorch module. Needs PyTorch.
 
-    model: a name from the catalog, or the path of a weights file.
+    Hyper-parameters are derived from the tensors. An FDAT-RD is returned as `vsfdatrd.nn.fdat_rd.FdatRd` and can be
+    trained further; other architectures are for inference only.
 
-    Hyper-parameters are found from the tensors. An FDAT-RD comes as `vsfdatrd.nn.fdat_rd.FdatRd` and can be trained
-    further; other architectures come ready for inference alone. (1, 3, H, W) in [0, 1] -> (1, 3, H·scale, W·scale).
+    Args:
+        model: Name from the catalog, or path of a weights file.
 
-    Raises CheckpointError as `open_checkpoint` does.
+    Returns:
+        The module: float32, on the CPU, in evaluation mode. It maps (1, 3, H, W) in [0, 1] to (1, 3, H·scale, W·scale).
+
+    Raises:
+        CheckpointError: As for `open_checkpoint`.
     """
     return open_checkpoint(resolve(model), any_channels=True).network()
 
 
 def own_names(names: Mapping[str, str]) -> dict[str, str]:
-    """Names of tensors as the network has them here -> their names in the file. names: as a `StateDict` has them."""
+    """Map the tensor names used by the network here to the names in the file.
+
+    Args:
+        names: Names as in `StateDict.names`.
+
+    Returns:
+        Network's name -> name in the file.
+    """
     artcnn = artcnn_config.own_names(names)
     return dict(names) if artcnn is None else {own: names[name] for own, name in artcnn.items()}
 
 
 def _given_up(plain: Mapping[str, Any] | None) -> str | None:
-    """Why a file's network was given up within the last day, to continue "the weights file X ..."; else None."""
+    """Reason why the trial of a network failed within the last day, completing "the weights file X ..."; otherwise
+    None.
+    """
     if plain is None or not isinstance(at := plain.get("at"), float) or not 0 <= time.time() - at < DAY:
         return None
     return str(plain.get("given_up"))[:500]
@@ -191,7 +221,7 @@ def _recall(memory: DescriptorCache | None, digest: str) -> ModelDescriptor | No
 
 
 def _moved(path: Path, ends: OnnxConfig) -> bool:
-    """Whether weights beside an ONNX file have changed since it was described."""
+    """Return whether external data of an ONNX file has changed since the file was described."""
     if not ends.external:
         return False
     from vsfdatrd.archs.onnx_checks import changed
@@ -225,7 +255,9 @@ def _describe(path: Path, digest: str, multiple: int | None, input_range: Range 
 def _common(
     file: WeightsFile, candidate: StateDict, digest: str
 ) -> tuple[dict[str, str], dict[str, Entry], Callable[..., ModelDescriptor]]:
-    """A candidate's names, entries, and a `ModelDescriptor` without what its architecture tells."""
+    """Names and entries of a candidate, and `ModelDescriptor` with all fields bound that do not depend on the
+    architecture.
+    """
     names = own_names(candidate.names)
     entries = {name: file.entries[stored] for name, stored in names.items()}
     kinds = {entry.dtype for name, entry in entries.items() if entry.is_float and not is_buffer(name)}
@@ -234,7 +266,7 @@ def _common(
 
 
 def _tell(path: Path, chosen: StateDict, candidates: Collection[StateDict]) -> None:
-    """Log which weights of a file are used where it has several sets of them."""
+    """Log which weights are used if a file contains several sets."""
     same = [other for other in candidates if other.names.keys() == chosen.names.keys() and other.part != chosen.part]
     if not same:
         return
@@ -248,9 +280,10 @@ def _tell(path: Path, chosen: StateDict, candidates: Collection[StateDict]) -> N
 
 
 def _written(path: Path, file: WeightsFile, candidate: StateDict, digest: str) -> ModelDescriptor | None:
-    """What a state dict is, if it is a network that is known here; None if it is another.
+    """Describe a state dict of an FDAT-RD, ArtCNN or FDAT; None if it is another network.
 
-    Raises CheckpointError if it is one of ours that does not fit together.
+    Raises:
+        CheckpointError: It is one of these networks, but its tensors are inconsistent.
     """
     names, entries, common = _common(file, candidate, digest)
     if is_fdat_rd(entries):
@@ -293,7 +326,7 @@ def _written(path: Path, file: WeightsFile, candidate: StateDict, digest: str) -
 
 
 def _of_spandrel(path: Path, file: WeightsFile, candidates: Collection[StateDict], digest: str) -> ModelDescriptor:
-    """What a network is that spandrel knows, the first of the candidates that it does."""
+    """Describe the first candidate that spandrel recognizes and that runs."""
     from vsfdatrd.nn.spandrel_network import is_known, load
 
     wrong: CheckpointError | None = None
@@ -310,7 +343,7 @@ def _of_spandrel(path: Path, file: WeightsFile, candidates: Collection[StateDict
         channels = network.channels
         try:
             largest = network.largest() if channels in ((3, 3), (1, 1)) else 0
-        except Exception as error:  # every architecture fails in its own way
+        except Exception as error:  # architectures raise errors of any type
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
             wrong = wrong or refuse(path, f"is {network.architecture}, which does not run with these weights: {reason}")
             continue
@@ -336,9 +369,9 @@ def _of_spandrel(path: Path, file: WeightsFile, candidates: Collection[StateDict
 
 
 def _probed(path: Path, digest: str, multiple: int | None, input_range: Range | None) -> ModelDescriptor:
-    """A network that is a graph already: tried in a process of its own."""
+    """Describe an ONNX file by running it in a separate process."""
     from vsfdatrd.archs.onnx_probe import (
-        probe,  # an engine's process, which is above this file, but nothing else can tell
+        probe,  # starts a backend's worker process, the only way to find out
     )
 
     found = probe(path, multiple, input_range)
@@ -349,7 +382,7 @@ def _probed(path: Path, digest: str, multiple: int | None, input_range: Range | 
 def _configuration(
     path: Path, file: WeightsFile, names: Mapping[str, str], entries: Mapping[str, Entry]
 ) -> FdatRdConfig:
-    """An FDAT-RD's configuration, after every tensor's name and shape was held against it."""
+    """Configuration of an FDAT-RD, after comparing the name and shape of every tensor with it."""
     again = "download it again, or save the whole state dict"
     for name, entry in entries.items():
         if not entry.count:
@@ -376,7 +409,7 @@ def _configuration(
 
 
 def _fdat(file: WeightsFile, names: Mapping[str, str], entries: Mapping[str, Entry]) -> fdat_config.FdatConfig | None:
-    """An FDAT's configuration; None for what is none, or another one than spandrel builds."""
+    """Configuration of an FDAT; None if it is not an FDAT, or not as spandrel builds it."""
     if not fdat_config.is_fdat(entries) or not all(entry.is_float for name, entry in entries.items() if name != META):
         return None
     (_, meta), *_ = file.read({META: names[META]})
@@ -387,7 +420,7 @@ def _fdat(file: WeightsFile, names: Mapping[str, str], entries: Mapping[str, Ent
 
 
 def _artcnn(path: Path, entries: Mapping[str, Entry]) -> artcnn_config.ArtCnnConfig:
-    """An ArtCNN's configuration. Raises CheckpointError if its tensors do not fit together."""
+    """Configuration of an ArtCNN. Raises CheckpointError if its tensors are inconsistent."""
     for name, entry in entries.items():
         if not entry.is_float:
             raise refuse(path, f"stores {name!r} as {entry.dtype}; convert it to fp16, bf16 or fp32")
@@ -398,7 +431,9 @@ def _artcnn(path: Path, entries: Mapping[str, Entry]) -> artcnn_config.ArtCnnCon
 
 
 def _whole(meta: Array) -> list[int]:
-    """The numbers of `MetaUpsample`, which some converters turn into fractions' types with the weights."""
+    """Values of the `MetaUpsample` buffer as integers; some converters cast it to a floating-point type with the
+    weights.
+    """
     if meta.ndim != 1 or (meta != np.floor(meta)).any() or (meta < 0).any():
         raise ValueError(f"its {META} holds no list of whole numbers")
     return [int(value) for value in meta]

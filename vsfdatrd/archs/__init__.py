@@ -1,1 +1,3 @@
-"""What a weights file holds: architecture, configuration, sizes; no torch, no VapourSynth."""
+"""Architectures: detecting a network from a weights file, its configuration and input sizes. No torch, no
+VapourSynth.
+"""

@@ -1,15 +1,16 @@
-"""What an ArtCNN is, found from the names and shapes of its tensors. Needs no torch.
+"""ArtCNN: configuration from the names and shapes of the tensors. Needs no torch.
 
-ArtCNN (Joao Chrisostomo and Kacper Michajłow, MIT) are networks of 3×3 convolutions trained on animation. Both families
-are a long skip connection around a body, and all work is done at the input's resolution:
+ArtCNN (Joao Chrisostomo and Kacper Michajłow, MIT) is a family of networks of 3×3 convolutions trained on animation.
+The body is wrapped in a long skip connection, and all layers run at the resolution of the input:
 
     a = first(x);  b = closing(body(a));  out = PixelShuffle(last(a + b))
 
     C4F32   the body is 4 convolutions of 32 channels, each followed by a ReLU
-    R8F64   the body is 8 blocks of 64 channels, y + conv(ReLU(conv(ReLU(conv(y)))))
+    R8F64   the body is 8 residual blocks of 64 channels, y + conv(ReLU(conv(ReLU(conv(y)))))
 
-Luma doublers take one channel and give one, twice as large. Chroma models take Y, Cb and Cr, the chroma enlarged to the
-luma's size before and 0.5 being neutral, and give better Cb and Cr of the same size. A few take and give RGB.
+Luma doublers have one input channel and one output channel of twice the width and height. Chroma models take Y, Cb
+and Cr, with the chroma upscaled to luma size beforehand and 0.5 as neutral, and output improved Cb and Cr of the same
+size. A few models take and output RGB.
 """
 
 import math
@@ -25,7 +26,7 @@ LARGEST_SCALE = 8
 _LAST_OF_R = "depth_to_space.upscale.0"
 _CHAIN = re.compile(r"conv(\d+)\.(?:weight|bias)")
 
-# Other ways to name the same tensors -> ours. The project's own training notebooks use these.
+# Alternative tensor names (from ArtCNN's own training notebooks) -> names used here.
 _C_NAMES = {
     r"conv_skip1\.": "first",
     r"conv_inner\.(\d+)\.": "inner",
@@ -44,54 +45,64 @@ class ArtCnnConfig:
     """Hyper-parameters of an ArtCNN."""
 
     filters: int
-    """Channels between the first and the last convolution."""
+    """Channels of all layers between the first and the last convolution."""
     blocks: int
-    """Convolutions of the body, or residual blocks if `residual`."""
+    """Number of convolutions in the body, or of residual blocks if `residual`."""
     residual: bool
-    """Whether it is of the R family."""
+    """True for the R family, False for the C family."""
     in_channels: int
-    """1 is luma; 3 is Y, Cb and Cr if `out_channels` is 2, else RGB."""
+    """1: luma; 3: Y, Cb and Cr if `out_channels` is 2, otherwise RGB."""
     out_channels: int
-    """1 is luma, 2 is Cb and Cr, 3 is RGB."""
+    """1: luma; 2: Cb and Cr; 3: RGB."""
     scale: int
     """Output pixels per input pixel, along each side."""
     kernel: int = 3
-    """Side of every convolution's kernel in pixels, odd."""
+    """Kernel size of every convolution in pixels; odd."""
 
     @property
     def name(self) -> str:
-        """As its authors call it, such as ``ArtCNN C4F32`` or ``ArtCNN R8F64 Chroma``."""
+        """Name in the style of ArtCNN's authors, such as ``ArtCNN C4F32`` or ``ArtCNN R8F64 Chroma``."""
         kind = {1: "", 2: " Chroma", 3: " RGB"}[self.out_channels]
         enlarges = f" {self.scale}x" if self.scale not in (1 if self.out_channels == 2 else 2,) else ""
         return f"ArtCNN {'R' if self.residual else 'C'}{self.blocks}F{self.filters}{kind}{enlarges}"
 
     @property
     def body(self) -> int:
-        """Number of convolutions of the body."""
+        """Number of convolutions in the body."""
         return self.blocks * (3 if self.residual else 1)
 
     @property
     def held(self) -> int:
-        """Values for each pixel that have to be held at once: the first map, the body's, a convolution's input and
-        its result."""
+        """Peak number of live values per pixel: the first feature map, that of the body, and the input and output of
+        one convolution.
+        """
         return self.filters * (4 if self.residual else 3)
 
     @property
     def reach(self) -> int:
-        """How far, in pixels of the input, an output pixel looks."""
+        """Radius of the receptive field in input pixels."""
         return (self.body + 3) * (self.kernel // 2)
 
     def work(self, height: int, width: int) -> float:
-        """Operations (two for a multiply-add) for one frame."""
+        """Estimate the cost of one frame.
+
+        Args:
+            height: Height of the input in pixels.
+            width: Width of the input in pixels.
+
+        Returns:
+            Floating-point operations; a multiply-add counts as two.
+        """
         f = self.filters
         per_pixel = self.in_channels * f + (self.body + 1) * f * f + f * self.out_channels * self.scale**2
         return 2.0 * height * width * self.kernel**2 * per_pixel
 
 
 def layers(config: ArtCnnConfig) -> list[str]:
-    """Names of the convolutions in the order in which they run: the first, the body's, the closing one, the last.
+    """List the names of the convolutions in execution order: first, body, closing, last.
 
-    They are those of the files: ``conv0``, ``conv1``, ... of the C family, traiNNer-redux's names of the R family.
+    The names are those used in the files: ``conv0``, ``conv1``, ... in the C family, traiNNer-redux's names in the R
+    family.
     """
     if not config.residual:
         return [f"conv{i}" for i in range(config.blocks + 3)]
@@ -100,7 +111,7 @@ def layers(config: ArtCnnConfig) -> list[str]:
 
 
 def tensor_shapes(config: ArtCnnConfig) -> dict[str, Shape]:
-    """Every tensor of the network by name."""
+    """Map the name of every tensor of the network to its shape."""
     names, f, k = layers(config), config.filters, config.kernel
     widths = [config.in_channels, *[f] * (len(names) - 1), config.out_channels * config.scale**2]
     shapes: dict[str, Shape] = {}
@@ -110,11 +121,17 @@ def tensor_shapes(config: ArtCnnConfig) -> dict[str, Shape]:
 
 
 def own_names(names: Collection[str]) -> dict[str, str] | None:
-    """Our names of an ArtCNN's tensors -> those of its file; None if these are no ArtCNN's.
+    """Map the tensor names used here to the names in a file.
 
-    Told apart by a name that only one layout has: ``depth_to_space.upscale.0`` is traiNNer-redux's R family,
-    ``feats_conv`` and ``conv_out`` the R and C families of the project's own notebooks; nothing but ``conv0``,
-    ``conv1``, ... without a gap is the plain layout of the C family.
+    The layout is recognized by a name that no other layout has: ``depth_to_space.upscale.0`` is traiNNer-redux's R
+    family, ``feats_conv`` and ``conv_out`` are the R and C families of ArtCNN's own notebooks. A file with nothing but
+    ``conv0``, ``conv1``, ... without a gap is the plain layout of the C family.
+
+    Args:
+        names: Tensor names in the file.
+
+    Returns:
+        Name used here -> name in the file; None if the tensors are not those of an ArtCNN.
     """
     found = set(names)
     if {"conv0.weight", f"{_LAST_OF_R}.weight"} <= found:
@@ -130,9 +147,16 @@ def own_names(names: Collection[str]) -> dict[str, str] | None:
 
 
 def from_shapes(shapes: Mapping[str, Shape]) -> ArtCnnConfig:
-    """Find the configuration from the shapes of tensors that `own_names` recognised.
+    """Derive the configuration from tensor shapes.
 
-    Raises CheckpointError, a reason without the file's name, where they are incomplete or contradict each other.
+    Args:
+        shapes: Shapes of tensors that `own_names` recognized, by the names used here.
+
+    Returns:
+        The configuration; every tensor has been checked against it.
+
+    Raises:
+        CheckpointError: Tensors are missing or contradict each other. The message does not contain the file name.
     """
     residual = f"{_LAST_OF_R}.weight" in shapes
     if residual:
@@ -167,7 +191,9 @@ def _kernel(shapes: Mapping[str, Shape], layer: str) -> Shape:
 
 
 def _channels(inputs: int, features: int) -> tuple[int, int, int]:
-    """(channels in, channels out, scale) of a network with so many inputs and features before the pixel shuffle."""
+    """Compute (input channels, output channels, scale) from the input channels and the features before the pixel
+    shuffle.
+    """
     outputs = 2 if (inputs, features) == (3, 2) else inputs
     scale = math.isqrt(features // outputs) if inputs in (1, 3) else 0
     if not 1 <= scale <= LARGEST_SCALE or outputs * scale**2 != features:
@@ -182,7 +208,7 @@ def _renamed_r(name: str, names: Collection[str]) -> str:
     for pattern, ours in _R_NAMES.items():
         if re.match(pattern, name):
             return re.sub(pattern, ours, name)
-    if name.startswith("conv1."):  # closes the body, after as many blocks as there are
+    if name.startswith("conv1."):  # closing convolution: its index is the number of blocks
         count = len({match[1] for other in names if (match := re.match(r"res_blocks\.(\d+)\.", other))})
         return f"res_block.{count}.{name.removeprefix('conv1.')}"
     return name

@@ -1,14 +1,15 @@
-"""ArtCNN as a shader for mpv: the weights are read out of its constants. Nothing in the file is compiled or run.
+"""ArtCNN as an mpv shader: reads the weights from the constants in the text. No shader code is compiled or run.
 
-Such a file is a list of passes, each with a head of ``//!`` lines and a function. A convolution is written out as a sum
-of ``mat4(...) * pixel`` (``vec4(...) * pixel.x`` where there is one channel), four channels at a time, in one of two
+A shader file is a list of passes, each with a header of ``//!`` lines and a function. A convolution is written as a sum
+of ``mat4(...) * pixel`` (``vec4(...) * pixel.x`` for a single input channel), four channels at a time, in one of two
 layouts:
 
-    fragment shaders   a pass for every four channels; pixels are ``conv2d_0_texOff(vec2(-1, 0))``
-    compute shaders    a pass for every convolution; its channels lie beside each other in one texture, at the places
-                       that ``ivec2(x, y)`` names, and pixels are ``inp[2][... + 1][... + 0]`` or a variable for that
+    fragment shaders   one pass for every four channels; pixels are ``conv2d_0_texOff(vec2(-1, 0))``
+    compute shaders    one pass for every convolution; its channels are stored side by side in one texture, at the
+                       offsets given by ``ivec2(x, y)``; pixels are ``inp[2][... + 1][... + 0]`` or a variable holding
+                       that value
 
-What was read has to be the C family of `nn.artcnn_config` in every pass, term and connection, or it is refused.
+The result must match the C family of `archs.artcnn` in every pass, term and connection; otherwise the file is rejected.
 """
 
 import re
@@ -21,18 +22,18 @@ import numpy as np
 from vsfdatrd.weights.files import Array, Entry, check_file, finite, refuse
 
 MAX_BYTES = 2 << 20
-"""Largest file that is read; the largest shader there is has less than a megabyte."""
+"""Largest accepted file in bytes; the largest published shader is under one megabyte."""
 MAX_LINE = 1000
-"""Longest line; sixteen numbers and what they are multiplied with take 400 characters."""
+"""Longest accepted line in characters; a line with sixteen numbers and their factor takes 400."""
 LARGEST_REACH = 4
-"""Pixels between the middle of a kernel and its border, at most."""
+"""Largest kernel radius in pixels (distance from the center to the border)."""
 
 type Place = tuple[str, str]
-"""Four channels: a texture's name, and where in it they lie (empty if they are all of it)."""
+"""Four channels: texture name and their offset in it (empty if they fill the whole texture)."""
 type Source = frozenset[Place]
-"""What a pixel is the sum of; one place, or two at the end of a skip connection."""
+"""Textures whose sum is a pixel: one, or two at the end of a skip connection."""
 type Pixel = tuple[Source, int, int]
-"""Where a pixel is read, and its offset (y, x), counted from any corner."""
+"""Source of a pixel and its offset (y, x), relative to an arbitrary corner."""
 
 _LINE = re.compile(r"^//!([A-Z]+)[ \t]+(.+?)[ \t]*$", re.M)
 _TYPE = r"(?:f16)?(?:vec4|mat4|V4|M4)"
@@ -50,7 +51,7 @@ _LAST_OFFSET = re.compile(r"ivec2\((\d+), (\d+)\)[^()]*$")
 
 @dataclass(slots=True)
 class _Pass:
-    """One pass of a shader, as its text says."""
+    """One pass of a shader, as parsed."""
 
     desc: str
     hook: str
@@ -58,31 +59,31 @@ class _Pass:
     width: str
     code: str
     biases: dict[str, list[float]] = field(default_factory=dict)
-    """By the result's name."""
+    """By result name."""
     terms: dict[str, dict[Pixel, tuple[bool, list[float]]]] = field(default_factory=dict)
-    """By the result's name and the pixel: whether the factor is a matrix, and its numbers."""
+    """By result name and pixel: whether the factor is a matrix, and its numbers."""
     sources: frozenset[Source] = frozenset()
-    """All that its pixels are read from."""
+    """All sources that the pixels of this pass are read from."""
 
 
 @dataclass(slots=True)
 class _Layer:
-    """A convolution, put together from its passes."""
+    """A convolution, assembled from its passes."""
 
     sources: frozenset[Source]
     places: list[Place]
-    """Where its results are stored, in the order of its channels."""
+    """Where the results are stored, in channel order."""
     relu: bool
     parts: list[tuple[_Pass, str]]
-    """The pass and the name of each four channels."""
+    """For each group of four channels, the pass and the result name."""
 
 
 class _Unlike(Exception):
-    """What is not as in an ArtCNN, to be continued after "is no ArtCNN that can be read: "."""
+    """Deviation from ArtCNN. The message completes "is no ArtCNN shader that can be read: "."""
 
 
 class GlslFile:
-    """An ArtCNN shader as a weights file (`weights_file.WeightsFile`), its tensors named ``conv0.weight``, ..."""
+    """An ArtCNN shader as a `weights.files.WeightsFile` with tensors named ``conv0.weight``, ``conv0.bias``, ..."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -115,13 +116,13 @@ class GlslFile:
         }
 
     def read(self, names: Mapping[str, str]) -> Iterator[tuple[str, Array]]:
-        """See `WeightsFile.read`."""
+        """Read tensors; see `WeightsFile.read`."""
         for name, key in names.items():
             yield name, finite(self.path, name, self._tensors[key])
 
 
 def _passes(text: str) -> list[_Pass]:
-    """The shader's passes. A pass begins where ``//!`` lines follow something else."""
+    """Split the shader into passes; each begins with a ``//!DESC`` line."""
     heads = re.split(r"(?m)^(?=//!DESC )", text)[1:]
     found = []
     for part in heads:
@@ -134,7 +135,7 @@ def _passes(text: str) -> list[_Pass]:
 
 
 def _tensors(passes: Sequence[_Pass]) -> dict[str, Array]:
-    """The convolutions' weights (O, I, k, k) and biases (O,), float32."""
+    """Extract weights (O, I, k, k) and biases (O,) of the convolutions, float32."""
     for one in passes:
         _read_terms(one)
     layers = _layers([one for one in passes if one.terms])
@@ -152,7 +153,7 @@ def _tensors(passes: Sequence[_Pass]) -> dict[str, Array]:
 
 
 def _read_terms(one: _Pass) -> None:
-    """Fill in a pass's biases and terms. Raises _Unlike for a sum that is written in another way."""
+    """Fill in the biases and terms of a pass. Raises _Unlike for a sum in any other form."""
     loads = {number: _source(loaded) for number, loaded in _LOAD.findall(one.code)}
     defined = dict(_DEFINED.findall(one.code))
     one.biases = {result: _numbers(text, 4, one) for result, text in _BIAS.findall(one.code)}
@@ -169,7 +170,7 @@ def _read_terms(one: _Pass) -> None:
 
 
 def _pixel(text: str, loads: Mapping[str, Source], one: _Pass) -> Pixel:
-    """What a term multiplies."""
+    """Parse the pixel that a term multiplies."""
     if match := _LOCAL.fullmatch(text):
         number, y, x = match.groups()
     else:
@@ -185,7 +186,7 @@ def _pixel(text: str, loads: Mapping[str, Source], one: _Pass) -> Pixel:
 
 
 def _source(loaded: str) -> Source:
-    """The places that a line which fills ``inp`` reads from."""
+    """Collect the textures and offsets that a statement filling ``inp`` reads from."""
     return frozenset((name, f"{x},{y}" if x else "") for name, x, y in _FETCH.findall(loaded))
 
 
@@ -200,7 +201,7 @@ def _numbers(text: str, count: int, one: _Pass) -> list[float]:
 
 
 def _layers(passes: Sequence[_Pass]) -> list[_Layer]:
-    """Convolutions in the order in which they run; passes one after the other that read the same are one."""
+    """Group passes into convolutions in execution order; consecutive passes with the same sources belong together."""
     layers: list[_Layer] = []
     for one in passes:
         defined = dict(_DEFINED.findall(one.code))
@@ -227,13 +228,13 @@ def _layers(passes: Sequence[_Pass]) -> list[_Layer]:
 
 
 def _offset(place: str) -> str:
-    """Where ``imageStore`` puts four channels, ``x,y``; empty if it does not say."""
+    """Offset at which ``imageStore`` writes four channels, as ``x,y``; empty if there is none."""
     found = _LAST_OFFSET.search(place)
     return f"{found[1]},{found[2]}" if found else ""
 
 
 def _check(layers: Sequence[_Layer], picture: str) -> None:
-    """Raises _Unlike unless the layers are connected and activated as those of the C family."""
+    """Raise _Unlike unless the layers are connected and activated like those of the C family."""
     if len(layers) < 4:
         raise _Unlike(f"it has {len(layers)} convolutions, and ArtCNN has at least 4")
     first, closing = layers[0], layers[-2]
@@ -254,7 +255,9 @@ def _check(layers: Sequence[_Layer], picture: str) -> None:
 
 
 def _shuffled(rest: Sequence[_Pass], features: int) -> int:
-    """Features that the last pass turns into pixels, all of them. Raises _Unlike for another last pass."""
+    """Check that the last pass is a pixel shuffle of all features, and return their number. Raises _Unlike
+    otherwise.
+    """
     widths = [re.fullmatch(r"\w+\.w (\d)(?:\.0)? \*", one.width) for one in rest if "Depth-To-Space" in one.desc]
     if len(rest) != 1 or len(widths) != 1 or not widths[0] or int(widths[0][1]) ** 2 != features:
         raise _Unlike(f"it does not end in a pass that turns {features} features into pixels")
@@ -264,9 +267,13 @@ def _shuffled(rest: Sequence[_Pass], features: int) -> int:
 def _convolution(
     layer: _Layer, before: Sequence[Place] | None, inputs: int, outputs: int | None
 ) -> tuple[Array, Array]:
-    """A layer's weight (O, I, k, k) and bias (O,). before: places of its input's channels; None is the picture.
+    """Assemble the weight (O, I, k, k) and bias (O,) of a layer.
 
-    inputs: the picture's channels. outputs: how many channels count; None is all.
+    Args:
+        layer: The convolution.
+        before: Storage of its input channels, in order; None if the input is the image.
+        inputs: Number of channels of the image.
+        outputs: Number of output channels to keep; None for all.
     """
     used = [at for part, result in layer.parts for at in part.terms[result]]
     top, left = min(y for _, y, _ in used), min(x for _, _, x in used)
@@ -284,7 +291,7 @@ def _convolution(
                 raise _Unlike(f"its pass {part.desc!r} has no square kernel")
             g = 0 if before is None else min(order[place] for place in source if place in order)
             at = weight[4 * k : 4 * k + 4, 4 * g : 4 * g + 4, y - top, x - left]
-            if matrix:  # columns of four numbers, one for each channel of the pixel
+            if matrix:  # column-major: four numbers for each channel of the pixel
                 at[...] = np.reshape(values, (4, 4)).T
             else:
                 at[:, 0] = values

@@ -1,4 +1,4 @@
-"""What is known of a checkpoint's network without running it: the record that everything else goes by."""
+"""ModelDescriptor: everything known about the network in a checkpoint without running it."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -20,32 +20,32 @@ _CHANNELS: dict[Planes, tuple[int, int]] = {"rgb": (3, 3), "luma": (1, 1), "chro
 
 @dataclass(frozen=True, slots=True)
 class ModelDescriptor:
-    """What is known of a checkpoint's network without running it."""
+    """Everything known about the network in a checkpoint without running it."""
 
     architecture: str
-    """``FDAT-RD``, or the name spandrel has for it."""
+    """``FDAT-RD``, ``FDAT``, ``ONNX``, the name of an ArtCNN, or spandrel's name of the architecture."""
     scale: int
     """Output pixels per input pixel, along each side."""
     in_channels: int
-    """Channels of the network's input; see `planes` for what goes there."""
+    """Channels of the network's input; `planes` says which planes of a clip they are."""
     out_channels: int
-    """Channels of its output."""
+    """Channels of the network's output."""
     multiple: int
-    """Both sides of the input are padded to a multiple of this many pixels."""
+    """Height and width of the input are padded to a multiple of this, in pixels."""
     minimum: int
-    """Smallest side of the padded input in pixels; 0 is none."""
+    """Smallest height and width of the padded input in pixels; 0 is no limit."""
     parameters: int
-    """Number of trained values."""
+    """Number of trained parameters."""
     dtype: str
-    """How the file stores them: ``fp16``, ``bf16``, ``fp32``, ``fp64``, or several joined by ``+``."""
+    """Storage type of the parameters: ``fp16``, ``bf16``, ``fp32``, ``fp64``, or several joined by ``+``."""
     sha256: str
-    """SHA-256 of the file, as hexadecimal digits."""
+    """SHA-256 of the file as hexadecimal digits."""
     part: str = ""
-    """Which part of the file is the network, such as ``params_ema/``; empty for all of it (`state_dicts`)."""
+    """Key of the state dict in the file, such as ``params_ema/``; empty for the whole file (see `state_dicts`)."""
     largest: int = 0
-    """Values in the largest tensor on the way, per pixel of the padded frame; 0 where a configuration tells more."""
+    """Peak activation: elements of the largest intermediate tensor per input pixel. 0 if the config computes it."""
     square: bool = False
-    """Whether the padded input must be as high as it is wide."""
+    """Whether height and width of the padded input must be equal."""
     config: FdatRdConfig | None = None
     """Hyper-parameters of an FDAT-RD; None for other architectures."""
     fdat: FdatConfig | None = None
@@ -53,43 +53,56 @@ class ModelDescriptor:
     artcnn: ArtCnnConfig | None = None
     """Hyper-parameters of an ArtCNN; None for other architectures."""
     onnx: OnnxConfig | None = None
-    """Ends of a network that comes as an ONNX file; None for weights."""
+    """Inputs and outputs of a network that is stored as an ONNX file; None for a file of weights."""
 
     @property
     def written(self) -> Config | None:
-        """Hyper-parameters of a network of FDAT's kind, whose graph is written from its weights."""
+        """Hyper-parameters of an FDAT-RD or FDAT, whose ONNX graph is written from the weights; None for others."""
         return self.config or self.fdat
 
     @property
     def size(self) -> SizeRequirements:
-        """What both sides of the network's input must be."""
+        """Size requirements of the network's input."""
         return SizeRequirements(self.multiple, self.minimum, self.square)
 
     @property
     def planes(self) -> Planes:
-        """What of a clip the network takes. ``rgb``: R, G and B; ``luma`` (1 channel to 1): Y alone; ``chroma`` (2 or 3
-        to 2): Y, U and V at full size, and U and V come out."""
+        """Planes of a clip that the network processes.
+
+        ``rgb``: R, G and B; ``luma`` (1 channel in, 1 out): Y only; ``chroma`` (2 or 3 channels in, 2 out): takes Y, U
+        and V at full size and outputs U and V.
+        """
         if self.out_channels == 2:
             return "chroma"
         return "luma" if (self.in_channels, self.out_channels) == (1, 1) else "rgb"
 
     @property
     def frame_channels(self) -> tuple[int, int]:
-        """Planes that go into an engine for this network, and planes that come out."""
+        """Number of planes that an engine for this network takes, and that it returns."""
         return _CHANNELS[self.planes]
 
     @property
     def fixed(self) -> tuple[int, int] | None:
-        """(height, width) of the only frames the network takes; None if it takes others, too."""
+        """(height, width) in pixels if the network accepts a single frame size only; None if it accepts others."""
         return self.onnx.size if self.onnx else None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values that JSON can hold."""
+        """Convert to plain values that JSON can store."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "ModelDescriptor":
-        """The description `to_dict` made, possibly by way of JSON. Raises ValueError if it is something else."""
+        """Restore a descriptor from the result of `to_dict`.
+
+        Args:
+            plain: Result of `to_dict`, possibly after a round trip through JSON.
+
+        Returns:
+            An equal descriptor.
+
+        Raises:
+            ValueError: A field is missing or has the wrong type.
+        """
         try:
             values = {field.name: plain[field.name] for field in fields(cls)}
             kinds: dict[str, type[FdatRdConfig] | type[FdatConfig]] = {"config": FdatRdConfig, "fdat": FdatConfig}

@@ -1,7 +1,7 @@
-"""What makes one FDAT different from another, as numbers. Needs neither torch nor the weights themselves.
+"""FDAT configuration. Needs neither torch nor the weights.
 
-FDAT is FDAT-RD's ancestor, as the package spandrel has it: the same blocks, groups and tails, without dictionaries, and
-with square attention windows of any size, over whose edge a map is continued with zeros.
+FDAT, as implemented in spandrel, is the predecessor of FDAT-RD: the same blocks, groups and tails, but no dictionary
+attention, and square attention windows of any size. Maps that do not fit the window are padded with zeros.
 """
 
 from collections.abc import Mapping
@@ -13,13 +13,15 @@ from vsfdatrd.archs.fdat_rd import META, FdatRdConfig, Kind, Upsampler, largest_
 
 @dataclass(frozen=True, slots=True)
 class FdatConfig:
-    """Hyper-parameters of one FDAT, as far as they shape its tensors. Where nothing is said, as in `FdatRdConfig`."""
+    """Hyper-parameters that determine the tensors of an FDAT. Undocumented fields mean the same as in
+    `FdatRdConfig`.
+    """
 
     embed_dim: int
     heads: int
     groups: tuple[tuple[Kind, ...], ...]
     window: int
-    """Side of an attention window in tokens."""
+    """Height and width of an attention window in tokens."""
     ffn_dim: int
     gate_dim: int
     upsampler: Upsampler
@@ -39,34 +41,36 @@ class FdatConfig:
 
     @property
     def multiple(self) -> int:
-        """Both sides of the input are padded to a multiple of this many pixels."""
+        """Height and width of the input are padded to a multiple of this, in pixels."""
         return self.unshuffle
 
     @property
     def windows(self) -> tuple[tuple[int, int], ...]:
-        """Height and width of the attention windows that spatial blocks have in turn."""
+        """Attention windows (height, width) in tokens; spatial blocks cycle through them."""
         return ((self.window, self.window),)
 
     @property
     def largest(self) -> int:
-        """Values in the largest tensor on the way through the network as spandrel runs it, per pixel of the frame."""
+        """Elements of the largest intermediate tensor of spandrel's implementation, per input pixel."""
         return -(-max(self.largest_in_body, self.largest_in_tail) // self.unshuffle**2)
 
     @property
     def largest_in_body(self) -> int:
-        """Values in the largest tensor before the tail, per token: q, k and v; a hidden layer; scores."""
+        """Elements of the largest tensor before the tail, per token: q, k and v; an FFN's hidden layer; attention
+        scores.
+        """
         return max(3 * self.embed_dim, self.ffn_dim, self.heads * self.window**2)
 
     @property
     def largest_in_tail(self) -> int:
-        """Values in the largest tensor of the tail, per token."""
+        """Elements of the largest tensor of the tail, per token."""
         return largest_in_tail(self.upsampler, self.tail_scale, self.embed_dim, self.mid_dim, self.out_channels)
 
 
 type Config = FdatRdConfig | FdatConfig
-"""A network that `vsfdatrd.graph` writes."""
+"""Configurations of networks that `vsfdatrd.graph.fdat` writes as ONNX."""
 
 
 def is_fdat(names: Mapping[str, object]) -> bool:
-    """Whether tensors of these names may be an FDAT's."""
+    """Return whether tensors with these names may belong to an FDAT."""
     return META in names and "groups.0.blocks.0.attn.bias" in names

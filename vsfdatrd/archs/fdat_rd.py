@@ -1,7 +1,7 @@
-"""What makes one FDAT-RD different from another, as numbers. Needs neither torch nor the weights themselves.
+"""FDAT-RD configuration. Needs neither torch nor the weights.
 
-A configuration comes from a variant's name (`variant`) or is found from the shapes of a checkpoint's tensors
-(`from_shapes`); the network (`fdat_rd.py`) and the engine graph (`vsfdatrd.graph`) are both built from it.
+A configuration comes from a variant's name (`variant`) or from the tensor shapes of a checkpoint (`from_shapes`). Both
+the PyTorch module (`nn.fdat_rd`) and the ONNX graph (`vsfdatrd.graph`) are built from it.
 """
 
 import math
@@ -21,13 +21,13 @@ type Upsampler = Literal[
 UPSAMPLERS: tuple[Upsampler, ...] = get_args(Upsampler.__value__)
 
 WINDOW = (10, 30)
-"""Attention window, height × width in tokens; every second spatial block uses it turned (30, 10)."""
+"""Attention window, height × width in tokens; every second spatial block uses it transposed (30, 10)."""
 
 GROUPS = 4
-"""Channel groups that the dysample tail moves independently."""
+"""Number of channel groups in the dysample tail, each with its own sampling offsets."""
 
 META = "upsampler.MetaUpsample"
-"""Buffer by which a checkpoint tells its tail: version, index of the upsampler, scale, and widths."""
+"""Buffer that identifies the tail of a checkpoint: version, index of the upsampler, scale, and widths."""
 
 _VARIANTS = {
     # name: (embed_dim, heads, groups, dictionary tokens)
@@ -36,40 +36,40 @@ _VARIANTS = {
     "large": (192, 6, 6, 256),
 }
 VARIANTS = (*_VARIANTS, "aligned")
-"""Names `variant` knows; ``aligned`` is another name of ``medium``."""
+"""Names that `variant` accepts; ``aligned`` is an alias of ``medium``."""
 
 _DROP_PATH = {"large": 0.15}
 
 
 @dataclass(frozen=True, slots=True)
 class FdatRdConfig:
-    """Hyper-parameters of one FDAT-RD network, as far as they shape its tensors."""
+    """Hyper-parameters that determine the tensors of an FDAT-RD."""
 
     embed_dim: int
-    """Channels C of a token."""
+    """Embedding dimension C (channels of a token)."""
     heads: int
-    """Attention heads; C / heads channels each."""
+    """Number of attention heads; each has C / heads channels."""
     groups: tuple[tuple[Kind, ...], ...]
-    """The block kinds of every residual group, in order."""
+    """Block kinds of every residual group, in order."""
     dict_tokens: int
-    """Dictionary tokens M (0 without dictionary blocks)."""
+    """Number of dictionary tokens M; 0 without dictionary blocks."""
     ffn_dim: int
     """Hidden width of the feed-forward networks."""
     gate_dim: int
     """Hidden width of the pooled gate in spatial blocks."""
     upsampler: Upsampler
-    """The tail that turns tokens into pixels."""
+    """The tail, which turns tokens into pixels."""
     tail_scale: int
-    """Factor by which the tail enlarges the token map."""
+    """Upscaling factor of the tail, from the token map to the output."""
     unshuffle: int
-    """Factor u by which pixels are folded into channels before the first convolution; 1 is none."""
+    """Factor u of the pixel unshuffle before the first convolution; 1 for none."""
     mid_dim: int = 64
-    """Width inside the tails that have one of their own."""
+    """Inner channels of the tails that have an inner width."""
     in_channels: int = 3
     out_channels: int = 3
 
     windows_bias: ClassVar[str] = "rel_pos_bias"
-    """What spatial attention calls its bias for every pair of places in a window."""
+    """Tensor name of the relative position bias in spatial attention."""
 
     @property
     def scale(self) -> int:
@@ -78,28 +78,35 @@ class FdatRdConfig:
 
     @property
     def multiple(self) -> int:
-        """Both sides of the input are padded to a multiple of this many pixels."""
+        """Height and width of the input are padded to a multiple of this, in pixels."""
         return self.unshuffle * math.lcm(*WINDOW)
 
     @property
     def windows(self) -> tuple[tuple[int, int], ...]:
-        """Height and width of the attention windows that spatial blocks have in turn."""
+        """Attention windows (height, width) in tokens; spatial blocks cycle through them."""
         return (WINDOW, WINDOW[::-1])
 
     @property
     def blocks(self) -> int:
-        """Number of blocks in all groups together."""
+        """Total number of blocks in all groups."""
         return sum(map(len, self.groups))
 
     @property
     def largest_in_tail(self) -> int:
-        """Values in the largest tensor of the tail, per token."""
+        """Elements of the largest tensor of the tail, per token."""
         return largest_in_tail(self.upsampler, self.tail_scale, self.embed_dim, self.mid_dim, self.out_channels)
 
     def work(self, height: int, width: int) -> float:
-        """Operations (two for a multiply-add) for one frame, padding included.
+        """Estimate the cost of one frame, padding included.
 
-        Counts matrix products, convolutions and attention; element-wise work, under 2 %, is left out.
+        Counts matrix products, convolutions and attention; element-wise operations, under 2 %, are ignored.
+
+        Args:
+            height: Height of the input in pixels.
+            width: Width of the input in pixels.
+
+        Returns:
+            Floating-point operations; a multiply-add counts as two.
         """
         p, c, f = self.multiple, self.embed_dim, self.ffn_dim
         n = math.ceil(height / p) * math.ceil(width / p) * p * p / self.unshuffle**2
@@ -109,7 +116,7 @@ class FdatRdConfig:
         per_token = {
             "spatial": 4 * c * c + 2 * window * c + 9 * c + ffn,
             "channel": 4 * c * c + 2 * head * c + 9 * c + ffn,
-            # x -> k, v of the refinement; x -> q; both attentions over M tokens; proj
+            # in order: x -> k, v of the refinement; x -> q; both attentions over M tokens; proj
             "dictionary": 2 * c * c + c * c + 4 * self.dict_tokens * c + c * c + ffn,
         }
         macs = 9 * self.in_channels * self.unshuffle**2 * c + conv
@@ -157,12 +164,23 @@ def variant(
     depth: int = 2,
     mid_dim: int = 64,
 ) -> FdatRdConfig:
-    """Configuration of a published variant.
+    """Build the configuration of a published variant.
 
-    ``unshuffle_mod`` folds pixels into channels first when ``scale`` is 1 or 2, so that the network works on a
-    quarter (a sixteenth) of the tokens; ``pattern`` is repeated ``depth`` times in each group.
+    Args:
+        name: One of `VARIANTS`.
+        scale: Output pixels per input pixel along each side, 1 to 4.
+        unshuffle_mod: Apply a pixel unshuffle first if `scale` is 1 or 2, so that the network processes a sixteenth or
+            a quarter of the tokens.
+        upsampler: The tail.
+        pattern: Block kinds, repeated `depth` times in each group.
+        depth: Repetitions of `pattern` in each group.
+        mid_dim: Inner channels of the tails that have an inner width.
 
-    Raises ValueError for an unknown name or a scale outside 1 to 4.
+    Returns:
+        The configuration.
+
+    Raises:
+        ValueError: Unknown name, or a scale outside 1 to 4.
     """
     key = "medium" if name == "aligned" else name
     if key not in _VARIANTS:
@@ -187,7 +205,18 @@ def variant(
 
 
 def steps(scale: int, upsampler: str) -> list[int]:
-    """A scale as the factors a tail takes one after the other: 4 is 2 · 2. Raises ValueError if it cannot."""
+    """Factorize a scale into the successive upscaling steps of a tail; 4 is [2, 2].
+
+    Args:
+        scale: Upscaling factor: a power of two, or 3.
+        upsampler: Name of the tail, for the error message.
+
+    Returns:
+        The factors; their product is `scale`.
+
+    Raises:
+        ValueError: The tail does not support this scale.
+    """
     if scale == 3:
         return [3]
     if scale > 0 and scale & (scale - 1) == 0:
@@ -198,7 +227,17 @@ def steps(scale: int, upsampler: str) -> list[int]:
 def in_turn(
     groups: Iterable[tuple[Kind, ...]], windows: Iterable[tuple[int, int]]
 ) -> list[list[tuple[Kind, tuple[int, int]]]]:
-    """Kind and attention window of every block, by group; the window turns with every spatial one of all groups."""
+    """Assign an attention window to every block.
+
+    The window advances after every spatial block, across group boundaries.
+
+    Args:
+        groups: Block kinds of every group.
+        windows: Windows (height, width) in tokens to cycle through.
+
+    Returns:
+        Kind and window of every block, by group.
+    """
     turn = cycle(windows)
     window = next(turn)
     found: list[list[tuple[Kind, tuple[int, int]]]] = []
@@ -211,7 +250,18 @@ def in_turn(
 
 
 def largest_in_tail(upsampler: Upsampler, scale: int, dim: int, mid_dim: int, out_channels: int) -> int:
-    """Values in the largest tensor of a tail from `dim` channels, per token."""
+    """Compute the peak activation of a tail.
+
+    Args:
+        upsampler: The tail.
+        scale: Its upscaling factor.
+        dim: Its input channels.
+        mid_dim: Its inner channels.
+        out_channels: Its output channels.
+
+    Returns:
+        Elements of the largest tensor, per token.
+    """
     pixels = scale * scale
     match upsampler:
         case "conv" | "pixelshuffledirect":
@@ -222,31 +272,39 @@ def largest_in_tail(upsampler: Upsampler, scale: int, dim: int, mid_dim: int, ou
             return dim * pixels
         case "transpose+conv":
             return max(dim, out_channels * pixels, 4 * dim * (scale == 4))
-        case "lda":  # looks at nine places for every pixel
+        case "lda":  # samples nine positions per pixel
             return 9 * mid_dim * pixels
         case "pa_up":
             return max(dim * steps(scale, upsampler)[0] ** 2, mid_dim * pixels)
 
 
 def default_drop_path(name: str) -> float:
-    """Stochastic-depth rate the variant is trained with."""
+    """Stochastic depth (drop path) rate that the variant is trained with."""
     return _DROP_PATH.get(name, 0.1)
 
 
 def is_fdat_rd(names: Collection[str]) -> bool:
-    """Whether tensors of these names are an FDAT-RD's.
+    """Return whether tensors with these names belong to an FDAT-RD.
 
-    FDAT, its ancestor, has the same layout; its windows' bias is called ``attn.bias`` and it has no dictionary.
+    FDAT, its predecessor, has the same layout, but calls the window bias ``attn.bias`` and has no dictionary.
     """
     found = {name.rpartition(".attn.")[2] for name in names if ".attn." in name}
     return META in names and "bias" not in found and not found.isdisjoint({"dictionary", "rel_pos_bias", "temp"})
 
 
 def from_shapes(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatRdConfig:
-    """Find the configuration from a checkpoint's tensor shapes and its `MetaUpsample` numbers.
+    """Derive the configuration from the tensor shapes and the `MetaUpsample` buffer of a checkpoint.
 
-    ``meta``: (version, upsampler index, tail scale, C, output channels, mid_dim, groups).
-    Raises CheckpointError when a tensor is missing or the shapes contradict each other.
+    Args:
+        shapes: Tensor shapes by name.
+        meta: (version, upsampler index, tail scale, C, output channels, mid_dim, groups).
+
+    Returns:
+        The configuration.
+
+    Raises:
+        CheckpointError: A tensor is missing, or the shapes contradict each other. The message does not contain the file
+            name.
     """
 
     def shape(name: str, rank: int) -> tuple[int, ...]:
@@ -294,7 +352,7 @@ def from_shapes(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatR
         groups.append(tuple(kinds))
     if not groups:
         raise CheckpointError("it has no residual groups; the file is incomplete")
-    heads = heads or max(1, embed_dim // 32)  # only dictionary blocks: their tensors do not tell
+    heads = heads or max(1, embed_dim // 32)  # with dictionary blocks only, no tensor reveals the number of heads
     if embed_dim % heads:
         raise CheckpointError(f"{embed_dim} channels cannot be split over {heads} heads")
     return FdatRdConfig(

@@ -1,7 +1,7 @@
-"""Name and shape of every tensor of an FDAT-RD or FDAT, and an FDAT's configuration from them. Needs no torch.
+"""Tensor names and shapes of FDAT-RD and FDAT, and the configuration of an FDAT from them. Needs no torch.
 
-A checkpoint is compared with it before anything is built from it; tests/archs/test_fdat_shapes.py compares it with the
-networks themselves.
+A checkpoint is compared with these shapes before a network is built from it; tests/archs/test_fdat_shapes.py compares
+them with the modules themselves.
 """
 
 import math
@@ -16,14 +16,21 @@ _LDA_REDUCTION, _LDA_GROUPS = 4, 2
 
 
 def is_buffer(name: str) -> bool:
-    """Whether a tensor is stored beside the weights but is not one (it is never trained)."""
+    """Return whether a tensor of the state dict is a buffer, which is never trained."""
     return name == META or name.endswith(".init_pos")
 
 
 def tensor_shapes(config: Config) -> dict[str, Shape]:
-    """Every tensor of the network, buffers included, by name.
+    """Map the name of every tensor of the network, buffers included, to its shape.
 
-    Raises ValueError for a tail that the configuration's widths do not allow.
+    Args:
+        config: The configuration.
+
+    Returns:
+        Shapes by name.
+
+    Raises:
+        ValueError: The tail is not possible with the widths of the configuration.
     """
     c = config.embed_dim
     first = "conv_first" if config.unshuffle == 1 else "conv_first.1"
@@ -68,7 +75,7 @@ def _block(config: Config, kind: Kind) -> dict[str, Shape]:
 
 
 def _tail(config: Config) -> dict[str, Shape]:
-    """Tensors of the upsampler, named by their place in its sequence of layers."""
+    """Tensors of the upsampler, named by their index in its `nn.Sequential`."""
     c, m, o, s = config.embed_dim, config.mid_dim, config.out_channels, config.tail_scale
     shapes: dict[str, Shape] = {}
     match "conv" if s == 1 else config.upsampler:
@@ -90,7 +97,7 @@ def _tail(config: Config) -> dict[str, Shape]:
                 shapes |= _conv(f"{3 * i}", c, c)
             shapes |= _conv(f"{3 * count}", c, c) | _conv(f"{3 * count + 2}", c, o)
         case "transpose+conv":
-            # A transposed convolution keeps its inputs first; by factor: 4×4 with stride 2, 3×3 with stride 3.
+            # ConvTranspose2d weights are (in, out, k, k). Scale 2: 4×4 with stride 2; scale 3: 3×3 with stride 3.
             if s == 4:
                 shapes = {"0.weight": (c, c, 4, 4), "0.bias": (c,), "2.weight": (c, o, 4, 4), "2.bias": (o,)}
                 shapes |= _conv("3", o, o)
@@ -127,9 +134,15 @@ def _tail(config: Config) -> dict[str, Shape]:
 
 
 def fdat_from_shapes(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatConfig | None:
-    """Find the configuration from a checkpoint's tensor shapes and its `MetaUpsample` numbers.
+    """Derive the configuration of an FDAT from the tensor shapes and the `MetaUpsample` buffer of a checkpoint.
 
-    None for everything that is not exactly an FDAT as spandrel builds it: spandrel may still know what it is.
+    Args:
+        shapes: Tensor shapes by name.
+        meta: (version, upsampler index, tail scale, C, output channels, mid_dim, groups).
+
+    Returns:
+        The configuration; None if the tensors are not exactly those of spandrel's FDAT. spandrel may still recognize
+        such a file.
     """
     try:
         config = _read(shapes, meta)
@@ -139,7 +152,7 @@ def fdat_from_shapes(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> 
 
 
 def _read(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatConfig:
-    """As `fdat_from_shapes`; raises one of several errors where a shape is missing or odd."""
+    """Do the work of `fdat_from_shapes`; raise one of several errors where a shape is missing or unexpected."""
     _, index, tail_scale, _, out_channels, mid_dim, _ = meta
     unshuffled = "conv_first.1.weight" in shapes
     embed_dim, first_in, _, _ = shapes["conv_first.1.weight" if unshuffled else "conv_first.weight"]

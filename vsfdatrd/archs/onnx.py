@@ -1,4 +1,4 @@
-"""What is known of a network that comes as an ONNX file: how pictures go in and come out."""
+"""OnnxConfig: layout, value range and size of the inputs and outputs of a network stored as an ONNX file."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,53 +9,68 @@ type Range = Literal["1", "255"]
 
 @dataclass(frozen=True, slots=True)
 class OnnxConfig:
-    """The ends of an ONNX graph. Names are those in the file."""
+    """Inputs and outputs of an ONNX graph. Names are those in the file."""
 
     input: str
-    """The input for the frame."""
+    """Name of the input for the frame."""
     layout: Layout
     output: str
     output_layout: Layout
     range: Range = "1"
-    """White in the numbers that the network takes: 1, or 255."""
+    """Value of white at the input: 1 or 255."""
     output_range: Range = "1"
-    """White in the numbers that it gives."""
+    """Value of white at the output: 1 or 255."""
     height: int | None = None
-    """Height and width in pixels of the only frames that the network takes; None if it takes others, too."""
+    """Height in pixels if the network accepts a single frame size only, as does `width`; None if it accepts others."""
     width: int | None = None
     channels: int = 3
-    """Channels of the input for the frame, which the file need not say."""
+    """Channels of the frame input; the file does not always state them."""
     margin: int = 0
-    """Pixels that are put around the frame on each side, for networks whose convolutions cut off a border."""
+    """Pixels of padding added on each side of the frame, for networks with unpadded (valid) convolutions."""
     crop: int = 0
-    """Pixels of the output that are cut off above and on the left."""
+    """Output pixels to crop at the top and at the left."""
     crop_end: int = 0
-    """Pixels of the output that are cut off below and on the right."""
+    """Output pixels to crop at the bottom and at the right."""
     style: str | None = None
-    """The input for a second picture, whose style the frame is given; None if there is none."""
+    """Name of the input for a second picture whose style is transferred to the frame; None if there is none."""
     style_layout: Layout = "NCHW"
     style_height: int | None = None
-    """Size in pixels of that picture; None if it is that of the frame."""
+    """Height in pixels of the second picture, like `style_width`; None if it has the size of the frame."""
     style_width: int | None = None
     external: str = ""
-    """``name=sha256`` of every file that holds weights beside it, joined by spaces, names in percent-encoding."""
+    """``name=sha256`` of every external data file, separated by spaces; names are percent-encoded."""
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """(height, width) of the only frames the network takes."""
+        """(height, width) if the network accepts a single frame size only, otherwise None."""
         return None if self.height is None or self.width is None else (self.height, self.width)
 
     def style_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the second picture for frames of a padded size."""
+        """Compute the size of the second picture.
+
+        Args:
+            height: Height of the padded frame in pixels.
+            width: Width of the padded frame in pixels.
+
+        Returns:
+            (height, width) in pixels.
+        """
         if self.style_height is None or self.style_width is None:
             return height, width
         return self.style_height, self.style_width
 
     def style_rows(self, height: int, width: int) -> int:
-        """Rows that the second picture takes below the frame, in an engine's input.
+        """Compute the number of rows that the second picture occupies below the frame in an engine's input.
 
-        Engines have one input: the pixels of each of the second picture's planes follow those of the frame's, row after
-        row, in rows as wide as the frame.
+        Engines have a single input. In each plane the pixels of the second picture follow those of the frame, in
+        row-major order, wrapped into rows as wide as the frame.
+
+        Args:
+            height: Height of the padded frame in pixels.
+            width: Width of the padded frame in pixels.
+
+        Returns:
+            Rows, 0 if there is no second picture.
         """
         if self.style is None:
             return 0

@@ -1,7 +1,7 @@
-"""ONNX files that others made: read as data and checked. `onnx_normal.py` makes graphs for engines of them.
+"""Third-party ONNX files: parsing and validation. `graph.adapt_io` turns them into graphs for engines.
 
-Nothing in a file is believed: weights beside it are read from its own folder only, and whether the graph runs is tried
-in a process of its own (`engines.probe`).
+The content of a file is not trusted: external data is only read from the file's own folder, and whether the graph runs
+is tried in a separate process (`onnx_probe`).
 """
 
 import contextlib
@@ -20,33 +20,40 @@ from vsfdatrd.archs.onnx import Layout, OnnxConfig
 from vsfdatrd.weights.files import check_file, refuse, sha256
 
 LARGEST = 2**31 - 1
-"""Bytes of a message of protobuf."""
+"""Largest protobuf message in bytes."""
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 PIXELS = (*FLOATS, TensorProto.UINT8)
-"""Types in which networks take pictures."""
+"""Accepted data types of image inputs."""
 MAX_NODES = 50_000
-"""Operators of a graph that is used; the largest of known networks, traced at one size, have some 20,000."""
+"""Largest accepted number of operators; the largest known networks, traced at a fixed size, have about 20,000."""
 MAX_TURNS = 1_000_000
-"""Turns of a loop; networks that go through a picture pixel by pixel would take as many."""
+"""Largest accepted trip count of a Loop; a network that iterates over the pixels of a picture would need as many."""
 MAX_CALLS = 30
-"""Functions that call each other."""
+"""Largest accepted nesting depth of function calls."""
 DOMAINS = ("", "ai.onnx", "com.microsoft", "org.openvinotoolkit")
-"""Whose operators engines know."""
+"""Operator set domains that the engines support."""
 
 
 # Reading
 
 
 def read(path: Path) -> tuple[onnx.ModelProto, str]:
-    """The graph of a file, all weights in it, and `OnnxConfig.external`.
+    """Parse and validate an ONNX file, inlining functions and loading external data.
 
-    Raises CheckpointError for one that is damaged, unsafe or incomplete.
+    Args:
+        path: The file.
+
+    Returns:
+        The model with all weights in it, and the value of `OnnxConfig.external`.
+
+    Raises:
+        CheckpointError: The file is damaged, unsafe or incomplete.
     """
     if (size := check_file(path).st_size) > LARGEST:
         raise refuse(path, f"has {size:,} bytes, more than an ONNX file can have; keep its weights as external data")
     try:
         model = onnx.load_model_from_string(path.read_bytes())
-    except Exception as error:  # protobuf raises what it likes
+    except Exception as error:  # protobuf documents no exception types
         raise refuse(path, "is no ONNX file, or a damaged one; download it again") from error
     if not model.graph.node or not model.graph.output:
         raise refuse(path, "is an ONNX file without a network; download it again, or export it again")
@@ -55,7 +62,7 @@ def read(path: Path) -> tuple[onnx.ModelProto, str]:
     if model.functions:
         try:
             model = onnx.inliner.inline_local_functions(model)
-        except Exception as error:  # it raises what it likes
+        except Exception as error:  # onnx documents no exception types
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise refuse(path, f"has functions that cannot be put in place of their calls: {reason[:160]}") from error
     files = external_files(path, model)
@@ -65,7 +72,18 @@ def read(path: Path) -> tuple[onnx.ModelProto, str]:
 
 
 def external_files(path: Path, model: onnx.ModelProto) -> dict[str, Path]:
-    """Files with weights of this one, by the names it gives them. Raises CheckpointError for any outside its folder."""
+    """Locate the external data files of a model.
+
+    Args:
+        path: The ONNX file.
+        model: Its content.
+
+    Returns:
+        Paths by the names used in the model.
+
+    Raises:
+        CheckpointError: A file is missing or outside the folder of the ONNX file.
+    """
     found: dict[str, Path] = {}
     for tensor in tensors(model.graph):
         if tensor.data_location != TensorProto.EXTERNAL:
@@ -77,8 +95,8 @@ def external_files(path: Path, model: onnx.ModelProto) -> dict[str, Path]:
 
 
 def _beside(path: Path, name: str) -> Path:
-    """A file that lies beside this one, or beside the one that this is a link to, by its name. Links are followed: the
-    cache of huggingface_hub is made of them, and a file alone cannot make one."""
+    """Locate a file by name in the folder of the ONNX file, or in the folder of the file that it is a symlink to."""
+    # Symlinks are followed: the cache of huggingface_hub consists of them, and an ONNX file cannot create one.
     inside = PurePosixPath(name).parts and not PureWindowsPath(name).anchor and ".." not in PureWindowsPath(name).parts
     if not inside or name.startswith("/") or "\\" in name:
         raise refuse(path, f"wants weights from {name[:200]!r}, outside its own folder, which is not allowed")
@@ -117,13 +135,20 @@ def _bytes(tensor: TensorProto) -> int:
 
 
 def changed(path: Path, config: OnnxConfig) -> bool:
-    """Whether a file with weights beside an ONNX file is another now. Raises CheckpointError if one is gone."""
+    """Return whether an external data file differs from when the model was described.
+
+    Raises:
+        CheckpointError: An external data file is missing.
+    """
     said = (entry.partition("=") for entry in config.external.split())
     return any(sha256(_beside(path, unquote(name))) != before for name, _, before in said)
 
 
 def _count(path: Path, model: onnx.ModelProto) -> int:
-    """Operators of a graph once every function is in place of its calls: one of ten lines may stand for millions."""
+    """Count the operators of a graph with every function call expanded.
+
+    A small file can expand to millions of operators, so they are counted before anything is inlined.
+    """
     bodies = {(function.domain, function.name): function.node for function in model.functions}
     counts: dict[tuple[str, str], int] = {}
 
@@ -149,7 +174,7 @@ def _count(path: Path, model: onnx.ModelProto) -> int:
 
 
 def graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """A graph, and those that its nodes hold, as branches do."""
+    """Yield a graph and all its subgraphs (the bodies of If, Loop and Scan)."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
@@ -160,7 +185,7 @@ def graphs(graph: GraphProto) -> Iterator[GraphProto]:
 
 
 def tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    """Every constant of a graph."""
+    """Yield every constant tensor of a graph and its subgraphs."""
     for part in graphs(graph):
         yield from part.initializer
         for node in part.node:
@@ -171,7 +196,9 @@ def tensors(graph: GraphProto) -> Iterator[TensorProto]:
 
 
 def _check(path: Path, model: onnx.ModelProto) -> None:
-    """Raises CheckpointError for operators nobody knows, and for a graph that is none."""
+    """Raise CheckpointError for unsupported operators, long loops, and graphs whose values are undefined or defined
+    twice.
+    """
     for graph in graphs(model.graph):
         for node in graph.node:
             known = node.domain in DOMAINS[2:] or onnx.defs.has(node.op_type, node.domain)
@@ -199,14 +226,24 @@ def _check(path: Path, model: onnx.ModelProto) -> None:
         raise refuse(path, f"is damaged: nothing makes its output {missing[0][:60]!r}")
 
 
-# Ends
+# Inputs and outputs
 
 
 def ends(path: Path, model: onnx.ModelProto) -> list[OnnxConfig]:
-    """What the file itself says of its ends' shapes; of the output nothing is known before it has run.
+    """Derive the input configuration from the shapes that the file declares.
 
-    Several where it leaves open which axis is that of the channels, or how many there are: the likeliest first.
-    Raises CheckpointError for a network that does not take pictures.
+    Nothing is known about the output before the network has run. Several candidates are returned if the file leaves the
+    layout or the number of channels open.
+
+    Args:
+        path: The file, for error messages.
+        model: Its content.
+
+    Returns:
+        Candidates, most likely first.
+
+    Raises:
+        CheckpointError: The network does not take images.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
@@ -238,11 +275,11 @@ def ends(path: Path, model: onnx.ModelProto) -> list[OnnxConfig]:
 
 
 def _dims(path: Path, value: onnx.ValueInfoProto) -> list[int]:
-    """An input's sides, 0 where one is open. Raises CheckpointError if it is no picture."""
+    """Dimensions of an input, 0 for dynamic ones. Raises CheckpointError if it is not an image."""
     tensor = value.type.tensor_type
     dims = [max(0, int(dim.dim_value)) for dim in tensor.shape.dim]
     if tensor.elem_type in PIXELS and not tensor.HasField("shape"):
-        dims = [0] * 4  # nothing is said
+        dims = [0] * 4  # no shape is declared
     kind = TensorProto.DataType.Name(tensor.elem_type).lower() if tensor.elem_type else "things that are no tensors"
     if tensor.elem_type not in PIXELS or len(dims) != 4:
         raise refuse(
@@ -255,14 +292,14 @@ def _dims(path: Path, value: onnx.ValueInfoProto) -> list[int]:
 
 
 def _layouts(path: Path, model: onnx.ModelProto, value: onnx.ValueInfoProto) -> list[tuple[Layout, int]]:
-    """Which axis of an input is that of the channels, and how many there are."""
+    """Possible layouts of an input, each with its number of channels; the most likely first."""
     dims = _dims(path, value)
     axes: tuple[tuple[Layout, int], ...] = (("NCHW", 1), ("NHWC", 3))
     for layout, axis in axes:
         if 1 <= dims[axis] <= 3:
             return [(layout, dims[axis])]
     open_axes = [(layout, axis) for layout, axis in axes if not dims[axis]]
-    if dims[1] and not dims[2]:  # channels, but more than 3: a height has a width beside it
+    if dims[1] and not dims[2]:  # more than 3, so not channels: H, and NHWC would have a fixed W, too
         open_axes = [one for one in open_axes if one[0] == "NCHW"]
     if not open_axes:
         shape = " × ".join(str(side) if side > 0 else "?" for side in dims)
@@ -277,7 +314,7 @@ def _layouts(path: Path, model: onnx.ModelProto, value: onnx.ValueInfoProto) -> 
 
 
 def _taken(model: onnx.ModelProto, name: str) -> set[int]:
-    """Channels that the first convolutions behind an input take; empty if there are none right behind it."""
+    """Input channels of the first convolutions after an input; empty if other operators come before them."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     same = {name}
     found: set[int] = set()
@@ -294,11 +331,11 @@ def _taken(model: onnx.ModelProto, name: str) -> set[int]:
 def _picture(
     path: Path, model: onnx.ModelProto, value: onnx.ValueInfoProto, output: str, layout: Layout, channels: int
 ) -> OnnxConfig:
-    """An input's ends for a layout."""
+    """Configuration of an image input for one layout."""
     dims = _dims(path, value)
     height, width = dims[2:] if layout == "NCHW" else dims[1:3]
     if height or width:
-        height, width = height or width, width or height  # where one is open, a square fits
+        height, width = height or width, width or height  # if one side is dynamic, use a square
         if max(height, width) > 16384:
             raise refuse(
                 path, f"takes pictures of {width} × {height} pixels; export it for a size that frames can have"

@@ -1,6 +1,6 @@
-"""What an ONNX file is, found out by running it on small pictures, in a process of its own.
+"""Inspect an ONNX file by running it on small pictures in a separate process.
 
-Files of strangers may crash a library or keep it busy for ever; then it is that process that ends.
+An untrusted file may crash the library or never finish; then only that process is affected.
 """
 
 import contextlib
@@ -24,19 +24,29 @@ from vsfdatrd.workers.spawn import ending, environment, no_window, python
 log = logging.getLogger(__name__)
 
 PATIENCE = 15.0
-"""Seconds after which a file is given up, which takes two; a loop in it may have no end."""
+"""Timeout in seconds; a typical file takes two. A loop in the graph may never end."""
 PATIENCE_PER_MIB = 5.0
-"""More of them for large files; a network of the largest kind has a hundred MiB and takes some 30."""
+"""Additional timeout in seconds per MiB; the largest kind of network has a hundred MiB and takes about 30 s."""
 MOST_PATIENCE = 180.0
 AGAIN = "and is not tried again for a day; give another file"
 
 
 def probe(path: Path, multiple: int | None = None, input_range: Range | None = None) -> dict[str, Any]:
-    """The fields of a `ModelDescriptor` that an ONNX file has an answer for.
+    """Determine the `ModelDescriptor` fields of an ONNX file by running it.
 
-    multiple: what sides have to be multiples of; None tries. input_range: white in the network's numbers; None goes by
-    what its first operators do, then by trying, and what is found is logged unless it is 1. Raises CheckpointError with
-    the reason and a cure for files that cannot be used.
+    Args:
+        path: The ONNX file.
+        multiple: Multiple in pixels that both sides of the input must have; None determines it by trial.
+        input_range: Value of white at the input. None derives it from the first operators, then by trial; a result
+            other than 1 is logged.
+
+    Returns:
+        Values by field name; fields that the file does not determine are missing.
+
+    Raises:
+        CheckpointError: The file cannot be used (`TrialError` if it timed out or crashed the process). The message has
+            the reason and what to do.
+        EngineError: The process could not be started or failed for another reason.
     """
     if find_spec("openvino") is None:
         raise refuse(path, "is an ONNX file; finding out how it is used needs OpenVINO: pip install openvino")
@@ -44,7 +54,7 @@ def probe(path: Path, multiple: int | None = None, input_range: Range | None = N
     asked = json.dumps({"multiple": multiple, "range": input_range})
     fill_standard_streams()
     try:
-        # On this thread, which waits: the process would not outlive it.
+        # Start it on this thread, which waits for it: the process ends when the thread that started it ends.
         process = subprocess.Popen(
             [python(), "-m", "vsfdatrd.backends.openvino.probe_worker", os.path.abspath(path), asked, str(os.getpid())],
             stdin=subprocess.DEVNULL,
@@ -79,10 +89,11 @@ def probe(path: Path, multiple: int | None = None, input_range: Range | None = N
 
 
 def _wait(process: "subprocess.Popen[bytes]", patience: float) -> tuple[bytes, bytes]:
-    """What a process writes to stdout and stderr until it ends.
+    """Collect stdout and stderr of a process until it ends.
 
-    Raises subprocess.TimeoutExpired once it has run for longer than `patience` seconds. Those in which a busy machine
-    let it wait do not count, up to MOST_PATIENCE.
+    Raises:
+        subprocess.TimeoutExpired: It has run for more than `patience` seconds. Time in which a busy machine did not
+            schedule it does not count, up to MOST_PATIENCE.
     """
     begin = time.monotonic()
     while True:

@@ -1,4 +1,4 @@
-"""White in the numbers of an ONNX network, by what its first operators do with them."""
+"""Value range of an ONNX network's input, [0, 1] or [0, 255], derived from its first operators."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,14 +13,21 @@ from vsfdatrd.archs.onnx import Range
 type Constants = Mapping[str, NDArray[Any]]
 
 PASSING = ("Identity", "Cast", "Transpose", "Pad", "Unsqueeze", "Squeeze")
-"""Operators that leave a picture's numbers as they are."""
+"""Operators that do not change pixel values."""
 
 
 def white(graph: onnx.GraphProto, name: str) -> Range | None:
-    """What white is for an input; None if the graph does not tell, or contradicts itself.
+    """Determine the value of white at an input.
 
-    Bytes go to 255. Nobody divides numbers by 255 that are fractions already, takes a mean of bytes from them or cuts
-    them off at 255; and nobody multiplies bytes by 255, or takes a mean of fractions from them.
+    uint8 means [0, 255]. A division by 255, a mean of 80 to 150, or a clip at 255 implies [0, 255]; a multiplication by
+    255 or a mean of 0.3 to 0.6 implies [0, 1].
+
+    Args:
+        graph: The graph.
+        name: Name of the input.
+
+    Returns:
+        ``"1"`` or ``"255"``; None if the operators are inconclusive or contradict each other.
     """
     if any(value.name == name and value.type.tensor_type.elem_type == TensorProto.UINT8 for value in graph.input):
         return "255"
@@ -32,7 +39,7 @@ def white(graph: onnx.GraphProto, name: str) -> Range | None:
             constants[node.output[0]] = np.array(node.attribute[0].f)
     found: set[Range] = set()
     names = {name}
-    for node in graph.node:  # each after those it uses
+    for node in graph.node:  # in topological order
         if node.input and node.input[0] in names and node.op_type in PASSING:
             names.update(node.output)
         elif not names.isdisjoint(node.input) and (told := _told(node, names, constants)):
@@ -41,7 +48,7 @@ def white(graph: onnx.GraphProto, name: str) -> Range | None:
 
 
 def _told(node: NodeProto, names: set[str], constants: Constants) -> Range | None:
-    """What an operator on the picture's own numbers tells."""
+    """Range implied by an operator that is applied to unmodified pixel values; None if it implies none."""
     known = [np.asarray(constants[i], np.float64) for i in node.input if i in constants and constants[i].size]
     first = node.input[0] in names
     match node.op_type, known:
@@ -58,12 +65,15 @@ def _told(node: NodeProto, names: set[str], constants: Constants) -> Range | Non
         case "Conv", [weight, bias] if first and weight.shape[2:] == (1, 1) and weight.shape[0] == weight.shape[1]:
             gains = weight[:, :, 0, 0].diagonal()
             alone = np.count_nonzero(weight) == len(gains) and gains.all()
-            return _mean(-bias / gains) if alone else None  # a mean, as EDSR and its kin have it
+            return _mean(-bias / gains) if alone else None  # mean subtraction as in EDSR (MeanShift)
     return None
 
 
 def _byte(gain: NDArray[np.float64]) -> Range | None:
-    """gain: of the whole range of a byte. To fractions, or to -1 to 1, which is by 127.5 or 128."""
+    """Return "255" if a byte range is scaled to a width of 1 ([0, 1]) or 2 ([-1, 1], by 127.5 or 128); otherwise None.
+
+    gain: Width of the scaled range, 255 times the factor.
+    """
     return "255" if _within(gain, 0.98, 1.02) or _within(gain, 1.96, 2.04) else None
 
 

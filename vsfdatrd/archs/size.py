@@ -1,16 +1,16 @@
-"""Frame sizes that a network takes. Sizes are in pixels."""
+"""Input size requirements of a network. Sizes are in pixels."""
 
 from dataclasses import dataclass
 
 
 def padded(side: int, multiple: int) -> int:
-    """The smallest multiple of `multiple` that is at least `side`."""
+    """Round `side` up to a multiple of `multiple`."""
     return -(-side // multiple) * multiple
 
 
 @dataclass(frozen=True, slots=True)
 class SizeRequirements:
-    """What both sides of a network's input must be. The defaults accept every size."""
+    """Requirements for height and width of a network's input. The defaults accept every size."""
 
     multiple_of: int = 1
     """Each side is a multiple of this."""

@@ -1,6 +1,6 @@
-"""Parts of a network that add nothing, because their last weights are zero: engines leave them out.
+"""Detect branches whose output projection is zero, so that graphs can omit them.
 
-Trainings begin with such parts, and where one was short it ends with them. What is left out changes no output.
+Training starts with such branches, and after a short training some remain. Omitting them changes no output.
 """
 
 from typing import Any, Protocol
@@ -12,27 +12,34 @@ from vsfdatrd.archs.fdat_rd import Kind
 
 
 class Tensors(Protocol):
-    """The tensors of a block, or of a tail, by their names in a checkpoint."""
+    """The tensors of a block or a tail, by their names relative to it."""
 
     def __getitem__(self, name: str) -> NDArray[Any]: ...
 
 
 def mixes(block: Tensors, kind: Kind) -> bool:
-    """Whether attention, or the convolution beside it, adds anything to the tokens; GELU(0) is 0, gates are finite."""
+    """Return whether attention, or the parallel convolution, contributes to the tokens of a block.
+
+    GELU(0) is 0 and gates are finite, so zero weights give a zero contribution.
+    """
     if block["attn.proj.weight"].any() or block["attn.proj.bias"].any():
         return True
     return kind != "dictionary" and bool(block["conv.0.weight"].any())
 
 
 def feeds(block: Tensors) -> bool:
-    """Whether the feed-forward network adds anything to the tokens."""
+    """Return whether the feed-forward network contributes to the tokens of a block."""
     return bool(block["ffn.fc2.weight"].any())
 
 
 def heard(tail: Tensors) -> NDArray[np.bool_]:
-    """Which channels of the map between the two transposed convolutions of `transpose+conv` the second one reads: (C).
+    """Return which channels between the two transposed convolutions of `transpose+conv` the second one uses.
 
-    All, if it reads none: a map without channels is none.
+    Args:
+        tail: The tensors of the tail.
+
+    Returns:
+        Mask (C,). All True if no channel is used, because a map must have at least one channel.
     """
     found: NDArray[np.bool_] = tail["2.weight"].any(axis=(1, 2, 3))
     return found if found.any() else ~found
