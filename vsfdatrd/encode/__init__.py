@@ -1,1 +1,1 @@
-"""`vsfdatrd encode`: a film from file to file, in parts, so that nothing is lost. `command.py` tells the story."""
+"""`vsfdatrd encode`: upscale and encode a film in chunks; an interrupted encode resumes. Start at `encode.py`."""

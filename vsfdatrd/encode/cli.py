@@ -27,7 +27,11 @@ for example: vsfdatrd encode in.mkv out.mkv -- -crf 14 -preset slow
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command to the parser of the command line."""
+    """Add the ``encode`` subcommand.
+
+    Args:
+        commands: The subparsers of the ``vsfdatrd`` command line.
+    """
     about = "encode a film: upscaled, in parts, resumed by itself"
     parser = commands.add_parser("encode", help=about, description=about, epilog=_EPILOG)
     parser.add_argument("paths", nargs="+", type=Path, metavar="file", help="input and output; or inputs, with --out")
@@ -62,7 +66,14 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
-    """The command line before ``--``, and what follows it, which is ffmpeg's."""
+    """Split the command line at ``--``.
+
+    Args:
+        arguments: The command line without the program name.
+
+    Returns:
+        The arguments before ``--``, and the ffmpeg options after it. Commands other than ``encode`` are not split.
+    """
     given = list(arguments)
     if given[:1] != ["encode"] or "--" not in given:
         return given, ()
@@ -71,9 +82,16 @@ def split(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
 
 
 def run(a: argparse.Namespace) -> int:
-    """Encode all inputs, one after the other; 0 if every one is done, 130 if it was stopped.
+    """Encode all inputs, one after the other.
 
-    Raises FdatrdError if any fails; the others are made all the same.
+    Args:
+        a: The parsed command line.
+
+    Returns:
+        The exit status: 0 if all inputs were encoded, 130 if the user interrupted.
+
+    Raises:
+        FdatrdError: An input failed. The remaining inputs are encoded before it is raised.
     """
     from vsfdatrd.encode import progress, settings
     from vsfdatrd.encode.settings import Settings
@@ -102,7 +120,7 @@ def run(a: argparse.Namespace) -> int:
                 if len(pairs) > 1:
                     screen.say("input", f"film {number} of {len(pairs)}", input=source)
                 encode(source, target.absolute(), wanted, workers, screen)
-            except Exception as error:  # of whatever kind: the other films still can be made
+            except Exception as error:  # any kind: the remaining inputs can still be encoded
                 screen.rest()
                 log.debug("where it happened:", exc_info=True)
                 if a.json:
@@ -122,7 +140,7 @@ def run(a: argparse.Namespace) -> int:
 
 
 def _print_script(path: Path, wanted: "Settings") -> int:
-    """The script for one input, on stdout; what was decided on stderr."""
+    """Print the script for one input to stdout, and the choices made to stderr."""
     from vsfdatrd.checkpoint import open_checkpoint
     from vsfdatrd.encode.encode import analyze
     from vsfdatrd.encode.progress import Reporter
@@ -135,7 +153,7 @@ def _print_script(path: Path, wanted: "Settings") -> int:
 
 @contextmanager
 def _workers(ray: str | None, wanted: "Settings", screen: "Reporter") -> "Iterator[Workers]":
-    """Those who make the parts: the devices of this machine, or a cluster."""
+    """Yield the workers that encode chunks: the devices of this machine, or a Ray cluster."""
     if ray is None:
         from vsfdatrd.encode.local_workers import Devices
 
@@ -156,8 +174,10 @@ def _make_folder(folder: Path) -> None:
 
 @contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM and SIGHUP (a closed terminal; SIGBREAK on Windows) end an encode as Ctrl-C does: programs ended, a
-    sentence, resumable."""
+    """Handle SIGTERM and SIGHUP (closed terminal; SIGBREAK on Windows) like Ctrl-C.
+
+    The programs are terminated, a message is printed, and the encode can be resumed.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

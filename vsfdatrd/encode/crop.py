@@ -1,4 +1,4 @@
-"""The picture's frame: black borders, and the size of the output where pixels are not square."""
+"""Black borders and cropping, and the output size for square pixels."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -8,13 +8,13 @@ import numpy as np
 
 from vsfdatrd.errors import ArgumentError, ClipError
 
-_BLACK = 28  # of 255, limited range: black is 16, and old transfers have some noise in it
-_SAMPLES = 16
+_BLACK = 28  # of 255, limited range: black is 16, plus the noise of old transfers
+_SAMPLES = 16  # frames examined
 
 
 @dataclass(frozen=True, slots=True)
 class Borders:
-    """Rows and columns, in pixels of the source."""
+    """Number of columns and rows at each side, in source pixels. False if all are 0."""
 
     left: int = 0
     top: int = 0
@@ -29,7 +29,14 @@ class Borders:
 
 
 def parse_borders(text: str) -> Borders:
-    """``L,T,R,B`` as borders. Raises ArgumentError."""
+    """Parse ``left,top,right,bottom``.
+
+    Args:
+        text: The argument of ``--crop``.
+
+    Raises:
+        ArgumentError: `text` is not four non-negative integers.
+    """
     parts = text.split(",")
     if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
         raise ArgumentError(f"--crop {text} is no crop; give auto, none or left,top,right,bottom, such as 8,0,8,0")
@@ -37,7 +44,14 @@ def parse_borders(text: str) -> Borders:
 
 
 def find_borders(clip: Any) -> Borders:
-    """Black borders that all of some frames share, rounded down to what chroma allows. Dark frames do not count."""
+    """Detect black borders common to 16 frames spread over the clip. Dark frames are ignored.
+
+    Args:
+        clip: A vapoursynth.VideoNode; RGB clips have no detected borders.
+
+    Returns:
+        The borders, rounded down to multiples of the chroma subsampling and of 2.
+    """
     import vapoursynth as vs
 
     form = clip.format
@@ -51,7 +65,7 @@ def find_borders(clip: Any) -> Borders:
             lit = np.asarray(frame[0]) > _BLACK / 255 * peak
         if lit.mean() < 0.05:
             continue
-        rows |= lit.mean(axis=1) > 0.02  # a few specks do not make a picture
+        rows |= lit.mean(axis=1) > 0.02  # ignore a few bright specks
         columns |= lit.mean(axis=0) > 0.02
     if not rows.any() or not columns.any():
         return Borders()
@@ -62,7 +76,16 @@ def find_borders(clip: Any) -> Borders:
 
 
 def check_crop(borders: Borders, clip: Any) -> None:
-    """Raises ArgumentError unless a clip can be cropped so, ClipError if it is too small as it is."""
+    """Check that a clip can be cropped by these borders.
+
+    Args:
+        borders: The borders to remove.
+        clip: A vapoursynth.VideoNode.
+
+    Raises:
+        ArgumentError: Less than 16×16 pixels would be left, or the crop cuts through chroma samples.
+        ClipError: The uncropped clip is smaller than 16×16 pixels.
+    """
     across, down = 1 << clip.format.subsampling_w, 1 << clip.format.subsampling_h
     width, height = clip.width - borders.left - borders.right, clip.height - borders.top - borders.bottom
     if (width < 16 or height < 16) and not borders:
@@ -76,7 +99,18 @@ def check_crop(borders: Borders, clip: Any) -> None:
 
 
 def square(width: int, height: int, sar: Fraction) -> tuple[int, int]:
-    """The size that shows pixels of aspect `sar` as square ones. Nothing shrinks: the side that is too short grows."""
+    """Return the frame size that displays the same picture with square pixels.
+
+    Only one side is enlarged, none is reduced; both become even.
+
+    Args:
+        width: Width in pixels.
+        height: Height in pixels.
+        sar: Sample aspect ratio (pixel width / pixel height).
+
+    Returns:
+        Width and height.
+    """
     if sar >= 1:
         return _even(width * sar), height + height % 2
     return width + width % 2, _even(height / sar)

@@ -1,4 +1,4 @@
-"""The story of one encode, from top to bottom: look, decide, plan, make, join."""
+"""One encode from start to finish: analyze the source, plan chunks, encode them, mux the output."""
 
 import contextlib
 import hashlib
@@ -38,25 +38,35 @@ from vsfdatrd.weights.catalog import resolve
 
 @dataclass(frozen=True, slots=True)
 class SourceAnalysis:
-    """What was found out about a source, and what follows."""
+    """Properties of a source, and the processing and output parameters derived from them."""
 
     source: Source
     fields: Fields
     clip: Any
-    """Frames that can be upscaled."""
+    """The prepared frames (fields processed, cropped), ready to be upscaled."""
     timing: Timing
     prepared: str
+    """VapourSynth script that produces `clip`."""
     script: str
+    """The complete VapourSynth script, including upscaling."""
     size: tuple[int, int]
-    """Width and height of the output."""
+    """Width and height of the output in pixels."""
     sar: Fraction
-    """Of the output's pixels."""
+    """Sample aspect ratio of the output."""
 
 
 def encode(path: Path, target: Path, settings: Settings, workers: Workers, show: Reporter) -> None:
-    """Make `target` from `path`, going on from where an earlier call was interrupted.
+    """Encode `path` into `target`, resuming where an earlier call was interrupted.
 
-    Raises FdatrdError; what is done by then is kept, and the next call goes on with it.
+    Args:
+        path: The source video file.
+        target: The output file.
+        settings: What to encode and how.
+        workers: What encodes the chunks: local devices or a Ray cluster.
+        show: Receives messages and progress.
+
+    Raises:
+        FdatrdError: The encode failed. Finished chunks are kept, and the next call resumes with them.
     """
     begun = time.monotonic()
     weights = open_checkpoint(resolve(settings.model)).description
@@ -92,7 +102,21 @@ def encode(path: Path, target: Path, settings: Settings, workers: Workers, show:
 
 
 def analyze(path: Path, index: Path | None, settings: Settings, scale: int, show: Reporter) -> SourceAnalysis:
-    """Look at the source, decide what to do with it, and say so. index: as `open_source` takes it."""
+    """Inspect the source, choose field processing, crop and output size, and report the choices.
+
+    Args:
+        path: The source video file.
+        index: Where BestSource's index is stored, as in `open_source`.
+        settings: What to encode and how.
+        scale: Upscaling factor of the model.
+        show: Receives the messages.
+
+    Returns:
+        The properties of the source and the scripts for it.
+
+    Raises:
+        FdatrdError: The source cannot be encoded with these settings.
+    """
     show.say("reading", f"reading {path}")
     source = open_source(path, index)
     clip = source.clip
@@ -150,7 +174,7 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, show
 
 
 def _model(settings: Settings) -> str:
-    """A model as scripts name it: what is a path, as an absolute one."""
+    """Return the model as it appears in scripts: a catalog name, or an absolute path."""
     return str(resolve(settings.model).resolve()) if Path(settings.model).suffix else settings.model
 
 
@@ -167,7 +191,7 @@ _MEANING = {
 
 
 def _fingerprint(path: Path, settings: Settings, weights: str) -> dict[str, Any]:
-    """Everything that the output depends on."""
+    """Return everything that the output depends on."""
     check_file(path)
     asked = asdict(settings)
     for name in ("overwrite", "devices"):
@@ -184,7 +208,11 @@ def _tag(fingerprint: dict[str, Any]) -> str:
 
 
 def _is_done(target: Path, fingerprint: dict[str, Any], settings: Settings) -> bool:
-    """Whether the output is there, made with these settings. Raises ArgumentError if it is there but is another."""
+    """Return True if the output exists and was made with these settings.
+
+    Raises:
+        ArgumentError: The output exists, was made differently, and may not be overwritten.
+    """
     if not target.exists():
         return False
     av = require_av()
@@ -208,7 +236,7 @@ def _prepare(
     settings: Settings,
     show: Reporter,
 ) -> None:
-    """A journal with a plan that fits, and the script: of an earlier run, or anew if anything is not as it was."""
+    """Write the script, and keep the journal of an earlier run; start a new one if any setting has changed."""
     now = fingerprint | {"script": script.without_devices(found.script)}
     before = journal.fact("settings")
     if before is not None and before != now:
@@ -230,7 +258,10 @@ def _prepare(
 
 
 def _first_frame(material: ChunkInputs, journal: Journal, workers: Workers, show: Reporter) -> dict[str, int]:
-    """Properties of the first output frame. Making it also builds the engine, once, before anything is at work."""
+    """Return the color properties of the first output frame.
+
+    Rendering it also builds the engine once, before any chunk is started.
+    """
     if (known := journal.fact("first frame")) is not None:
         return dict(known)
     show.say("engine", "making one frame as a trial, which builds the engine if there is none yet")
@@ -256,7 +287,7 @@ def _say_streams(kept: streams.Kept, metadata: FrameMetadata, encoder: str, show
 def _make(
     place: Workspace, journal: Journal, material: ChunkInputs, recipe: EncodeParams, workers: Workers, show: Reporter
 ) -> list[DoneChunk]:
-    """All chunks: those that are there, and those that are made now."""
+    """Encode the missing chunks and return all chunks in order, including those of earlier runs."""
     done = resume(place, journal, recipe)
     chunks = journal.chunks()
     total = chunks[-1].stop
@@ -289,7 +320,7 @@ def _make(
 
 
 def _finish(place: Workspace, target: Path, settings: Settings) -> None:
-    """Give the joined file its name, and clear up."""
+    """Rename the muxed file to the output's name and remove the workspace."""
     try:
         if not settings.overwrite and target.exists():
             raise EncodeError(f"{target} has appeared in the meantime; {place.joined} is the finished film")

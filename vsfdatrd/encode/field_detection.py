@@ -1,8 +1,8 @@
-"""Progressive, telecined or interlaced: what frames show, whatever their flags say.
+"""Detect progressive, telecined or interlaced video from the picture, independent of field flags.
 
-VFM (VIVTC) tells how much combing each frame has with its own fields and with those of its neighbours. Where things
-move, a progressive frame has none; telecined film has some until fields are matched (two frames in five); video that
-was shot in fields keeps it however they are matched.
+VFM (VIVTC) measures the combing of each frame with its own fields and with those of the adjacent frames. In moving
+frames, progressive video has none; telecined film has combing in two of five frames until fields are matched;
+interlaced video has combing with any match.
 """
 
 from dataclasses import dataclass, replace
@@ -18,56 +18,68 @@ from vsfdatrd.errors import ArgumentError
 type Kind = Literal["progressive", "ivtc", "match", "deint"]
 
 CHOICES = ("auto", "progressive", "ivtc", "deint")
-_TESTS = 8  # combed frames of a part, or so, that are tested for drawn lines
-_SMALLEST = 16  # pixels a side of what can have fields
-_MOVES = 0.0004  # mean difference from the frame before, of 1: less is grain
-_SOME = 0.08  # share of moving frames that is no longer a few bad ones
-_LEFT = 0.3  # share of those combed that may stay so, as credits in video over film do
-_OWN = 1  # among the matches p, c, n, b, u: the frame's own two fields
+_TESTS = 8  # approximate number of combed frames per window that are tested for drawn lines
+_SMALLEST = 16  # minimum width and height in pixels of interlaced video
+_MOVES = 0.0004  # mean difference from the previous frame, of 1; smaller ones are grain
+_SOME = 0.08  # share of moving frames; fewer combed ones are isolated bad frames
+_LEFT = 0.3  # share of combed frames that may stay combed after matching, such as interlaced credits over film
+_OWN = 1  # index of match c (the frame's own two fields) in VFM's matches p, c, n, b, u
 
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """What is to be done with fields, and why."""
+    """How to process the fields of a clip, and why."""
 
     kind: Kind
-    """``match``: frames whose fields are shifted, as on some PAL discs; put together again, none is dropped."""
+    """``match`` is for shifted fields, as on some PAL discs: fields are matched, but no frame is dropped."""
     top_first: bool
     why: str
+    """The reason for the decision, as a phrase for the user."""
     seen_as: str = "clip"
-    """The 8-bit format in which VIVTC looks at the frames, as VapourSynth names it; ``clip``: in their own."""
+    """VapourSynth's name of the 8-bit format in which VIVTC analyzes the frames; ``clip`` for the clip's own format."""
     padding: int = 0
-    """Lines to add below while fields are put right, see `padding_of`."""
+    """Lines to add at the bottom during field processing, see `padding_of`."""
 
     def rate(self, rate: Fraction) -> Fraction:
-        """Frames a second that come of so many."""
+        """Return the frame rate after field processing.
+
+        Args:
+            rate: Frames per second of the source.
+        """
         return rate * 4 / 5 if self.kind == "ivtc" else rate
 
 
 @dataclass(frozen=True, slots=True)
 class _Evidence:
+    """Counts from the sampled frames."""
+
     moving: int
+    """Frames with motion."""
     combed: int
-    """Of these: combed as they are stored."""
+    """Moving frames that are combed as stored."""
     left: int
-    """Of these: combed with the best fields of the neighbours as well."""
+    """Combed frames that are still combed with the best match."""
     repaired: tuple[int, ...]
-    """Of these: the matches that took the combing away, how often each."""
+    """Combed frames by the match that VFM chose: p, c, n, b, u."""
     drawn: int
-    """Moving frames that look combed for lines that are drawn; not among the combed ones."""
+    """Moving frames that look combed because of drawn lines; not included in `combed`."""
 
 
 def decide(clip: Any, rate: Fraction, asked: str, seen: Survey | None = None) -> Fields:
-    """Decide what to do with the fields of a clip.
+    """Choose the field processing for a clip.
 
     Args:
-        clip: Frames as they are stored.
-        rate: Frames a second.
-        asked: One of CHOICES.
-        seen: What `survey` says of the clip, if it is known already.
+        clip: The frames as stored, a vapoursynth.VideoNode.
+        rate: Frames per second.
+        asked: The user's choice, one of `CHOICES`.
+        seen: Result of `survey` for the clip; None to compute it here.
+
+    Returns:
+        The field processing and the reason for it.
 
     Raises:
-        ArgumentError: Fields are asked for that the clip cannot have: those of RGB, or of an odd number of lines.
+        ArgumentError: Field processing was requested for a clip that cannot have fields: RGB, an odd number of lines,
+            fewer than two frames, or fewer than 16 pixels a side.
         vs.Error: A frame cannot be decoded.
     """
     form = matched_format(clip.format)
@@ -89,7 +101,7 @@ def _decide(clip: Any, rate: Fraction, asked: str, seen: Survey | None) -> Field
     says = {0: "progressive", 1: "interlaced, bottom field first", 2: "interlaced, top field first"}[marked]
     if asked == "progressive":
         return Fields("progressive", top, "as asked")
-    # VFM and Bwdif overrun their buffers where there are fewer pixels than a block has.
+    # VFM and Bwdif overrun their buffers if the frame is smaller than a block.
     fieldless = clip.height % 2 or clip.num_frames < 2 or min(clip.width, clip.height) < _SMALLEST
     count = f"{clip.num_frames} frame{'s'[: clip.num_frames - 1]} of {clip.width}×{clip.height} pixels"
     if asked in ("deint", "ivtc") and fieldless:
@@ -126,7 +138,14 @@ def _decide(clip: Any, rate: Fraction, asked: str, seen: Survey | None) -> Field
 
 
 def matched_format(form: Any) -> Any:
-    """Return the 8-bit format in which VIVTC looks at clips of a format: luma alone where it lacks the subsampling."""
+    """Return the 8-bit format in which VIVTC analyzes clips of a format.
+
+    Args:
+        form: A vapoursynth.VideoFormat.
+
+    Returns:
+        The 8-bit YUV format of the same subsampling; GRAY8 (luma only) if VIVTC does not support the subsampling.
+    """
     import vapoursynth as vs
 
     taken = (vs.YUV420P8, vs.YUV422P8, vs.YUV440P8, vs.YUV444P8)
@@ -140,21 +159,29 @@ def matched_format(form: Any) -> Any:
 
 
 def padding_of(clip: Any) -> int:
-    """Return how many lines a clip lacks for VFM and Bwdif.
+    """Return the number of lines to add at the bottom for VFM and Bwdif.
 
-    They leave the last line of chroma unwritten if the number of its lines is odd: 486 lines of 4:2:0 have 243.
+    They leave the last chroma line unwritten if the number of chroma lines is odd: 486 lines in 4:2:0 have 243.
+
+    Args:
+        clip: A vapoursynth.VideoNode.
     """
     return int(-clip.height % (2 << clip.format.subsampling_h))
 
 
 def eight_bits(clip: Any) -> Any:
-    """Return a clip as VIVTC takes it, see `matched_format`."""
+    """Convert a clip to the format in which VIVTC analyzes it, see `matched_format`.
+
+    Args:
+        clip: A vapoursynth.VideoNode.
+    """
     import vapoursynth as vs
 
     form = matched_format(clip.format)
     if clip.format.id == form.id:
         return clip
-    # Only bits are dropped. Frames marked as interlaced would be resized by fields, for which chroma may lack a line.
+    # The resizer would process frames marked as interlaced field by field, for which chroma may lack a line; only the
+    # bit depth changes here.
     clip = clip.std.SetFieldBased(0)
     luma = clip.std.ShufflePlanes(0, vs.GRAY) if form.color_family == vs.GRAY else clip
     return luma if luma.format.id == form.id else luma.resize.Point(format=form.id)
@@ -171,7 +198,7 @@ def _look(clip: Any, top: bool) -> _Evidence:
     repaired = [0] * 5
     for window in windows(clip.num_frames):
         tested = 0
-        lines = lines_left = False  # what the frame tested last was: numpy is slow, and neighbours are alike
+        lines = lines_left = False  # result for the last tested frame; numpy is slow, and adjacent frames are similar
         every = max(1, len(window) // _TESTS)
         for n in window[1:]:
             with matched.get_frame(n) as frame:
@@ -196,7 +223,7 @@ def _look(clip: Any, top: bool) -> _Evidence:
 
 
 def _drawn(clip: Any, number: int) -> bool:
-    """Whether what looks like combing in a frame is drawn, see `are_drawn`."""
+    """Return True if the combing of a frame is drawn lines, see `are_drawn`."""
     before, frame, after = (_luma(clip, n) for n in (number - 1, number, number + 1))
     return frame is not None and are_drawn(before, frame, after)
 

@@ -1,4 +1,4 @@
-"""Open a source with PyAV, with all of its streams, and choose the video among them."""
+"""Open a source with PyAV, find all of its streams, and choose the video stream."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -11,31 +11,38 @@ from vsfdatrd.errors import EncodeError
 PIP = "pip install 'vsfdatrd[encode]'"
 
 _LATE = frozenset({"mpeg", "mpegts", "flv", "live_flv", "wtv"})
-"""Formats of ffmpeg's that list no streams, or not how they are coded, at the start of a file."""
+"""ffmpeg formats whose files do not list their streams, or the codecs of them, at the start."""
 _EVERYTHING = 10**12  # microseconds: longer than any file
-_STILLS = 200  # video packets after which a stream with a single one is a still picture
+_STILLS = 200  # after this many video packets, a stream with only one of them is a still picture
 
 
 @dataclass(frozen=True, slots=True)
 class VideoTrack:
-    """The video of a file, as its container describes it."""
+    """The video stream of a file, as the container describes it."""
 
     index: int
-    """Number of the stream in the file."""
+    """Index of the stream in the file."""
     why: str
-    """Why this one of several was chosen; empty where there is only one."""
+    """Why this one of several streams was chosen; empty if it is the only one."""
     size: tuple[int, int]
-    """Width and height as they are stored, whatever rotation is asked for."""
+    """Width and height as stored, before any rotation tag is applied."""
     rate: Fraction | None
-    """Frames a second, where the container tells or ffmpeg can guess."""
+    """Frames per second; None if the container does not declare it and ffmpeg cannot guess it."""
     sar: Fraction | None
-    """Width of a pixel, its height being 1; None where nothing is said."""
+    """Sample aspect ratio (pixel width / pixel height); None if not declared."""
     start: Fraction | None
-    """When the first of all streams begins, in seconds on the clock of the file's timestamps."""
+    """Earliest start of all streams in the file, in seconds on the clock of its timestamps."""
 
 
 def require_av() -> Any:
-    """Import PyAV. Raises EncodeError with the command that installs it."""
+    """Import PyAV.
+
+    Returns:
+        The module `av`, with logging turned off.
+
+    Raises:
+        EncodeError: PyAV is not installed; the message has the command that installs it.
+    """
     try:
         import av
         import av.error
@@ -46,24 +53,31 @@ def require_av() -> Any:
 
 
 def open_input(path: Path) -> Any:
-    """Open a media file with PyAV -> a container that knows every stream of it, at its first packet.
+    """Open a media file with PyAV and find all of its streams.
 
-    By default ffmpeg looks at 5 MB and 7 seconds for streams; the second sound and the subtitles of a disc often begin
-    later. Formats that need it are therefore looked through to their end.
+    By default ffmpeg probes 5 MB and 7 seconds for streams, but the second audio track and the subtitles of a disc
+    often start later. Formats without a stream list are therefore probed to the end of the file.
 
-    Raises av.FFmpegError.
+    Args:
+        path: The file.
+
+    Returns:
+        The input container, positioned at its first packet.
+
+    Raises:
+        av.FFmpegError: The file cannot be opened.
     """
     av = require_av()
-    name = str(path.absolute())  # ffmpeg takes what stands before a colon in a relative name for a protocol
+    name = str(path.absolute())  # in a relative name, ffmpeg takes the text before a colon for a protocol
     container = av.open(name)
     if container.format.name not in _LATE:
         return container
     container.close()
-    # nobuffer: else ffmpeg keeps all that it has looked at in memory, which for a disc is 8 GB.
+    # nobuffer: otherwise ffmpeg keeps everything it has probed in memory, which is 8 GB for a disc.
     options = {"probesize": str(max(path.stat().st_size, 1 << 20)), "analyzeduration": str(_EVERYTHING)}
     container = av.open(name, options=options | {"fflags": "nobuffer"})
     try:
-        container.seek(0, unsupported_byte_offset=True)  # what was looked at is gone: begin again
+        container.seek(0, unsupported_byte_offset=True)  # probed packets were discarded: start over
     except BaseException:
         container.close()
         raise
@@ -71,10 +85,15 @@ def open_input(path: Path) -> Any:
 
 
 def video_track(path: Path) -> VideoTrack | None:
-    """Choose the video of a file: the default one, else the largest; no cover, and no still picture beside a film.
+    """Find the video stream of a file: the default one, otherwise the largest.
+
+    Cover art is never chosen, nor a still picture if there is a moving one.
+
+    Args:
+        path: The file.
 
     Returns:
-        None if the file holds no video.
+        The video stream; None if the file has none.
 
     Raises:
         av.FFmpegError: The file cannot be read.
@@ -97,7 +116,14 @@ def video_track(path: Path) -> VideoTrack | None:
 
 
 def choose_video(container: Any) -> tuple[Any, str]:
-    """Return the video stream of an open container, None if it has none, and why it was chosen among several."""
+    """Choose the video stream of an open container, as `video_track` does.
+
+    Args:
+        container: A PyAV input container. Packets may be read from it.
+
+    Returns:
+        The stream, None if there is no video; and why it was chosen, empty if it is the only one.
+    """
     av = require_av()
     flags = av.stream.Disposition
     films = [

@@ -1,4 +1,4 @@
-"""The shape of a film's pixels, which may change in its course: a logo in 4:3 before a film in 16:9."""
+"""The sample aspect ratio (SAR) of a video, which may change within it: a 4:3 logo before a 16:9 film."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -8,32 +8,35 @@ from typing import Any
 
 from vsfdatrd.encode.input_file import open_input, require_av
 
-_SAMPLES = 1024  # key frames that are decoded at most, where the file is read from its beginning
-_SEEKS = 48  # places that are looked at where a file can be sought in
-_ODDEST = Fraction(4)
-_ROUNDING = Fraction(1, 50)  # by which a container, which rounds the picture's width, may differ from the frames
+_SAMPLES = 1024  # maximum number of key frames decoded in a file that is read sequentially
+_SEEKS = 48  # number of positions decoded in a seekable file
+_ODDEST = Fraction(4)  # largest plausible SAR; its inverse is the smallest
+_ROUNDING = Fraction(1, 50)  # tolerated difference from the container, which may round the display width
 
 _STREAMED = ("mpeg", "mpegts", "mpegvideo", "h264", "hevc", "m4v", "dv", "obu", "vc1", "cavsvideo", "flv")
-"""Formats of ffmpeg's in which places cannot be found by their time, or not exactly."""
+"""ffmpeg formats that cannot be seeked by time, or not accurately."""
 
 
 def pixel_shapes(path: Path, video: int, frames: int) -> Counter[Fraction]:
-    """Return the shapes that pixels have in a film, each with a number of frames that have it.
+    """Count the sample aspect ratios found in a sample of the frames.
 
     Args:
         path: The file.
-        video: Number of the video stream.
-        frames: How many it has.
+        video: Index of the video stream.
+        frames: Number of frames of the stream.
 
     Returns:
-        Widths of a pixel, its height being 1; none where the frames do not tell.
+        Approximate weight of each SAR (pixel width / pixel height); empty if the frames do not declare any.
+
+    Raises:
+        av.FFmpegError: The file cannot be read.
     """
     av = require_av()
     shapes: Counter[Fraction] = Counter()
     with open_input(path) as container:
         stream = container.streams[video]
         context = stream.codec_context
-        context.thread_type = "NONE"  # each packet by itself, at once
+        context.thread_type = "NONE"  # no frame threading: each packet is decoded immediately
         streamed = container.format.name in _STREAMED or not container.duration
         packets = _key_packets(container, stream, frames) if streamed else _sought(av, container, stream)
         for packet, weight in packets:
@@ -47,7 +50,7 @@ def pixel_shapes(path: Path, video: int, frames: int) -> Counter[Fraction]:
 
 
 def _key_packets(container: Any, stream: Any, frames: int) -> Iterator[tuple[Any, int]]:
-    """Key frames from all of a file, and of how many frames each is the first."""
+    """Yield key-frame packets from the complete file, each with the number of frames it stands for."""
     step = max(1, frames // _SAMPLES)
     latest, count = None, 0
     for packet in container.demux(stream):
@@ -75,19 +78,23 @@ def _sought(av: Any, container: Any, stream: Any) -> Iterator[tuple[Any, int]]:
 
 
 def plausible(sar: Fraction) -> Fraction:
-    """Return a pixel's shape, or 1 if it cannot be meant: no picture is four times as wide as it is stored."""
+    """Return the SAR if it is between 1:4 and 4:1, otherwise 1.
+
+    Args:
+        sar: A declared sample aspect ratio.
+    """
     return sar if 1 / _ODDEST <= sar <= _ODDEST else Fraction(1)
 
 
 def prevailing(shapes: Counter[Fraction], container: Fraction | None) -> tuple[Fraction, Sequence[str]]:
-    """Choose one shape for the film.
+    """Choose one SAR for the complete video.
 
     Args:
-        shapes: What `pixel_shapes` found.
-        container: What the container says, if it says anything.
+        shapes: Result of `pixel_shapes`.
+        container: The SAR declared by the container; None if it declares none.
 
     Returns:
-        The shape, and a remark where frames, or frames and container, disagree.
+        The SAR, and a remark if the frames disagree with each other or with the container.
     """
     told = plausible(container) if container else None
     if not shapes:
@@ -100,11 +107,11 @@ def prevailing(shapes: Counter[Fraction], container: Fraction | None) -> tuple[F
             "since a picture can have only one",
         )
     if told is not None and abs(told / sar - 1) > _ROUNDING:
-        # Players believe the container, and it is there that people correct what is wrong.
+        # Players use the container's value, and it is where users correct a wrong SAR.
         return told, (f"pixels are {name(sar)} by the frames and {name(told)} by the container, which is believed",)
     return sar, ()
 
 
 def name(sar: Fraction) -> str:
-    """A shape as people write it: ``8:9``."""
+    """Format a SAR as ``8:9``."""
     return f"{sar.numerator}:{sar.denominator}"

@@ -1,4 +1,4 @@
-"""Ways to encode, as options of ffmpeg."""
+"""Encoder presets as ffmpeg options."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -9,26 +9,28 @@ from vsfdatrd.errors import ArgumentError
 from vsfdatrd.system.programs import ffmpeg, ffmpeg_version
 
 CONTAINERS = {".mkv": "matroska", ".mp4": "mp4", ".mov": "mov"}
-"""Suffixes of outputs, and what ffmpeg calls their formats."""
+"""Output suffixes and ffmpeg's names of the container formats."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """One way to encode."""
+    """A video encoder and its options."""
 
     name: str
     encoder: str
-    """What ffmpeg calls it."""
+    """ffmpeg's name of the encoder."""
     options: tuple[str, ...]
+    """ffmpeg output options."""
     format: str
-    """Of the frames that it is given, as VapourSynth names it."""
+    """VapourSynth's name of the encoder's input format."""
     suffixes: tuple[str, ...]
-    """Of the files that can hold it."""
+    """Suffixes of the containers that can hold the stream."""
     about: str
+    """Short description for the command-line help."""
 
     @property
     def pixel_format(self) -> str:
-        """The format as ffmpeg names it, for raw frames."""
+        """ffmpeg's name of `format`, for raw frames."""
         return {"YUV420P8": "yuv420p", "YUV420P10": "yuv420p10le", "YUV422P10": "yuv422p10le"}[self.format]
 
 
@@ -51,7 +53,17 @@ PRESETS = {preset.name: preset for preset in _PRESETS}
 
 
 def check(preset: Preset, suffix: str, encoder: str) -> None:
-    """Raise ArgumentError if a file with this suffix cannot hold it, EncodeError if no ffmpeg has the encoder."""
+    """Check a preset against the container and the installed ffmpeg.
+
+    Args:
+        preset: The preset.
+        suffix: Suffix of the output, such as ``.mkv``.
+        encoder: ffmpeg's name of the encoder; it may differ from the preset's.
+
+    Raises:
+        ArgumentError: A file with this suffix cannot hold the preset's codec.
+        EncodeError: No ffmpeg has the encoder.
+    """
     if suffix not in preset.suffixes:
         raise ArgumentError(
             f"the preset {preset.name} ({preset.about}) cannot be held by a {suffix or 'nameless'} file; "
@@ -61,22 +73,30 @@ def check(preset: Preset, suffix: str, encoder: str) -> None:
 
 
 def encoder_of(options: Sequence[str], default: str = "") -> str:
-    """Return the video encoder that options of ffmpeg choose, the last of several; `default` if they choose none."""
+    """Return the video encoder selected by ffmpeg options.
+
+    Args:
+        options: ffmpeg options; the last of several selections counts.
+        default: Returned if the options do not select an encoder.
+    """
     names = ("-c:v", "-codec:v", "-vcodec", "-c:v:0", "-codec:v:0")
     chosen = [value for option, value in itertools.pairwise(options) if option in names]
     return chosen[-1] if chosen else default
 
 
 def version(encoder: str) -> str:
-    """Return what the ffmpeg that encodes says of itself."""
+    """Return the version string of the ffmpeg executable that has this encoder."""
     return ffmpeg_version(ffmpeg(encoder))
 
 
 def colour_options(props: Mapping[str, int], sar: Fraction) -> tuple[str, ...]:
-    """Options that write into the file what y4m does not carry: how its colours are meant, and the pixels' aspect.
+    """Return ffmpeg options for the metadata that y4m does not carry: color tags and sample aspect ratio.
 
-    props: of an output frame. H.273 numbers, which ffmpeg shares; its ranges are one higher.
+    Args:
+        props: Frame properties of an output frame.
+        sar: Sample aspect ratio of the output.
     """
+    # ffmpeg shares the H.273 numbers of frame properties, but its range and chroma location are one higher.
     colour_range = int(props.get("_Range", 0)) + 1
     matrix, transfer, primaries = (int(props.get(name, 2)) for name in ("_Matrix", "_Transfer", "_Primaries"))
     tags = f"range={colour_range}:colorspace={matrix}:color_primaries={primaries}:color_trc={transfer}"

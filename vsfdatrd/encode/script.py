@@ -1,4 +1,4 @@
-"""The script that vspipe runs: the source, its fields put right, upscaled, in the encoder's format."""
+"""The VapourSynth script that vspipe runs: source, field processing, crop, upscaling, conversion for the encoder."""
 
 import re
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ _DECIMATED = """\
 eight = {eight}
 clip = core.vivtc.VDecimate(eight, clip2=clip)
 """
-# Only bits are dropped: frames marked as interlaced would be resized by fields.
+# SetFieldBased(0): the resizer would process frames marked as interlaced field by field; only the bit depth changes.
 _EIGHT = {
     "clip": "clip",
     "GRAY8": "clip.std.SetFieldBased(0).std.ShufflePlanes(0, vs.GRAY).resize.Point(format=vs.GRAY8)",
@@ -52,24 +52,37 @@ clip = core.bwdif.Bwdif(clip, field={order})
 
 @dataclass(frozen=True, slots=True)
 class Upscaling:
-    """What the script asks of `core.fdatrd.upscale`, and of the frames that come out."""
+    """Arguments of `core.fdatrd.upscale` in the script, and properties of the output frames."""
 
     model: str
     backend: str
     precision: str
     chroma_filter: str
     format: str
-    """Of the output, as VapourSynth names it."""
+    """VapourSynth's name of the output format."""
     size: tuple[int, int] | None
-    """Width and height that make pixels square; None leaves them as they are."""
+    """Width and height to resize to for square pixels; None to keep the upscaled size."""
     sar: Fraction
-    """Of the output's pixels."""
+    """Sample aspect ratio of the output."""
 
 
 def prepare(
     path: Path, video: int, index: Path | None, fields: Fields, crop: Borders, device: str, version: str
 ) -> str:
-    """The script as far as frames that can be upscaled, in `clip`. Paths are absolute."""
+    """Write the first part of the script, which defines `clip`: the frames ready to be upscaled.
+
+    Args:
+        path: The source file, absolute.
+        video: Index of the video stream.
+        index: Absolute path prefix of BestSource's index; None for BestSource's default.
+        fields: Field processing to apply.
+        crop: Borders to remove.
+        device: Default of the script's ``device`` argument: GPU numbers separated by commas.
+        version: Version of vsfdatrd, for the header comment.
+
+    Returns:
+        The text of the script.
+    """
     where = f", cachemode=4, cachepath={file_name(index)!r}" if index else ""
     text = _HEAD.format(version=version, device=device)
     text += f"\nclip = core.bs.VideoSource({file_name(path)!r}, track={video}, showprogress=0{where})\n"
@@ -93,7 +106,15 @@ def prepare(
 
 
 def upscaled(up: Upscaling, rate: Fraction) -> str:
-    """What follows `prepare`, to the end of the script. rate: frames a second, of a variable rate the mean."""
+    """Write the rest of the script, after `prepare`: upscaling, resizing, frame properties and output.
+
+    Args:
+        up: Arguments of the upscaling, and properties of the output.
+        rate: Frames per second; the mean if the rate is variable.
+
+    Returns:
+        The text to append.
+    """
     options = f"model={_text(up.model)!r}, backend={up.backend!r}, precision={up.precision!r}, device=device"
     if up.chroma_filter != "none":
         options += f", chroma_filter={up.chroma_filter!r}"
@@ -113,22 +134,36 @@ def upscaled(up: Upscaling, rate: Fraction) -> str:
 
 
 def _text(model: str) -> str | bytes:
-    """A model's name or path as VapourSynth takes it: bytes where it is not UTF-8."""
+    """Return the model's name or path in the form VapourSynth expects: bytes if it is not valid UTF-8."""
     return file_name(Path(model)) if Path(model).is_absolute() else model
 
 
 def without_devices(text: str) -> str:
-    """What of a script makes a difference to the picture: not on which GPUs it is made."""
+    """Remove the line that selects GPUs from a script, leaving only what affects the picture.
+
+    Args:
+        text: A script made by `prepare`.
+    """
     return re.sub(r"^device = .*\n", "", text, flags=re.MULTILINE)
 
 
 def with_index(text: str, before: Path, after: Path) -> str:
-    """A script of ours for a machine on which BestSource's index lies elsewhere."""
+    """Replace the path of BestSource's index, for a machine that stores it elsewhere.
+
+    Args:
+        text: A script made by `prepare`.
+        before: The path prefix in the script.
+        after: The new path prefix.
+    """
     return text.replace(f"cachepath={file_name(before)!r}", f"cachepath={file_name(after)!r}")
 
 
 def evaluate(text: str) -> Any:
-    """The clip that a script of ours makes, in this process."""
+    """Run a script made by `prepare` in this process and return its `clip`.
+
+    Args:
+        text: The script.
+    """
     names: dict[str, Any] = {}
-    exec(compile(text, "<vsfdatrd encode>", "exec"), names)  # a text that this file has written
+    exec(compile(text, "<vsfdatrd encode>", "exec"), names)  # safe: the text was generated by this module
     return names["clip"]

@@ -1,4 +1,4 @@
-"""What the user asked for: one frozen record, checked as far as it can be without looking at the film."""
+"""The user's settings for an encode, validated as far as possible without reading the source."""
 
 import os
 from collections.abc import Sequence
@@ -16,32 +16,36 @@ MIN_MINUTES, MAX_MINUTES = 0.01, 240.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that makes a difference to the output, and how the work is to be done."""
+    """Everything that affects the output, and the devices that encode it.
+
+    Raises:
+        ArgumentError: A value is invalid.
+    """
 
     model: str = "medium"
-    """A name of the catalogue, or the path of a weights file."""
+    """Catalog name, or path of a weights file."""
     backend: str = "auto"
-    """The engine, as `upscale` takes it."""
+    """Inference backend, as in `upscale`."""
     precision: str = "auto"
-    """Arithmetic, as `upscale` takes it."""
+    """Arithmetic precision, as in `upscale`."""
     chroma_filter: str = "none"
-    """What is done to the upscaled chroma, as `upscale` takes it."""
+    """Filter for the upscaled chroma, as in `upscale`."""
     devices: tuple[int, ...] = (0,)
-    """Numbers of the GPUs; each makes chunks of its own."""
+    """GPU numbers; each GPU encodes its own chunks."""
     field: str = "auto"
-    """One of `fields.CHOICES`."""
+    """Field processing, one of `field_detection.CHOICES`."""
     crop: str = "none"
-    """``none``, ``auto`` or ``left,top,right,bottom`` in pixels of the source."""
+    """``none``, ``auto`` or ``left,top,right,bottom`` in source pixels."""
     keep_sar: bool = False
-    """Whether pixels stay as they are, instead of becoming square."""
+    """Keep non-square pixels instead of resizing to square ones."""
     preset: str = "x265"
-    """One of `presets.PRESETS`."""
+    """Encoder preset, one of `presets.PRESETS`."""
     further: tuple[str, ...] = ()
-    """More options for ffmpeg; they win over the preset's."""
+    """Additional ffmpeg options; they override those of the preset."""
     minutes: float = 5.0
-    """Of a chunk."""
+    """Length of a chunk in minutes, `MIN_MINUTES` to `MAX_MINUTES`."""
     overwrite: bool = False
-    """Whether an output that is there already is replaced."""
+    """Replace an existing output."""
 
     def __post_init__(self) -> None:
         from vsfdatrd.options import Options
@@ -61,21 +65,21 @@ class Settings:
 
     @property
     def way(self) -> Preset:
-        """The preset."""
+        """The selected preset."""
         return PRESETS[self.preset]
 
     @property
     def encoder(self) -> str:
-        """The video encoder, as ffmpeg calls it: the preset's, unless further options choose another."""
+        """ffmpeg's name of the video encoder: the preset's, unless additional options select another."""
         return presets.encoder_of(self.further, self.way.encoder)
 
     @property
     def borders(self) -> Borders | None:
-        """What to crop; None where that is to be found out."""
+        """The borders to crop; None if they are to be detected."""
         return None if self.crop == "auto" else Borders() if self.crop == "none" else parse_borders(self.crop)
 
 
-# Options of ffmpeg that would change what encode sees to itself, or be lost when chunks are joined.
+# ffmpeg options that conflict with those set by encode, or whose effect would be lost when chunks are joined.
 _NOT_FURTHER = frozenset((
     "-i", "-map", "-f", "-ss", "-sseof", "-t", "-to", "-r", "-fpsmax", "-frames", "-vframes", "-aframes", "-dframes",
     "-fs", "-an", "-vn", "-sn", "-dn", "-acodec", "-scodec", "-filter_complex", "-lavfi", "-fps_mode", "-vsync",
@@ -86,7 +90,7 @@ _NOT_FURTHER = frozenset((
 
 
 def _check_further(words: Sequence[str]) -> None:
-    """Raise ArgumentError unless words can be options of a video encoder."""
+    """Raise ArgumentError unless `words` can be options of a video encoder."""
     name = ""
     for word in words:
         if not word.startswith("-"):
@@ -107,9 +111,17 @@ def _check_further(words: Sequence[str]) -> None:
 
 
 def outputs(paths: list[Path], folder: Path | None) -> list[tuple[Path, Path]]:
-    """Inputs and outputs, from what stands on the command line: ``in out``, or any number of inputs and a folder.
+    """Pair inputs with outputs, from ``in out`` or from any number of inputs and a folder.
 
-    Raises ArgumentError.
+    Args:
+        paths: Positional paths of the command line.
+        folder: The folder given with ``--out``; None if `paths` is one input and one output.
+
+    Returns:
+        Pairs of input and output path.
+
+    Raises:
+        ArgumentError: The number of paths is wrong, or an output cannot be used.
     """
     if folder is None:
         if len(paths) != 2:
@@ -142,6 +154,15 @@ def outputs(paths: list[Path], folder: Path | None) -> list[tuple[Path, Path]]:
 
 
 def check_ffmpeg(settings: Settings, targets: list[Path]) -> None:
-    """Raises ArgumentError or EncodeError unless ffmpeg can encode so, into such files."""
+    """Check that ffmpeg has the encoder and that the containers can hold its output.
+
+    Args:
+        settings: The encode's settings.
+        targets: All output files.
+
+    Raises:
+        ArgumentError: A container cannot hold the preset's codec.
+        EncodeError: No ffmpeg has the encoder.
+    """
     for suffix in {target.suffix.lower() for target in targets}:
         presets.check(settings.way, suffix, settings.encoder)

@@ -1,4 +1,4 @@
-"""The file that is to be encoded: what is in it, and its frames as a clip."""
+"""The source file: its video track, timing, pixel shape and frames."""
 
 import hashlib
 import itertools
@@ -17,49 +17,52 @@ from vsfdatrd.encode.survey import Survey, survey
 from vsfdatrd.encode.timestamps import UNKNOWN, filled
 from vsfdatrd.errors import ArgumentError, ClipError, EncodeError
 
-_EDGE = 1 << 20
-_USUAL = Fraction(25)  # frames a second where nothing tells
+_EDGE = 1 << 20  # bytes hashed at each end of the file, see `identity`
+_USUAL = Fraction(25)  # frames per second if neither the timestamps nor the container give a rate
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A video file as BestSource reads it: its frames as they are stored, pulldown flags not followed."""
+    """A video file as BestSource reads it: frames as stored, without applying pulldown flags."""
 
     path: Path
     clip: Any
     """The frames, a vapoursynth.VideoNode of constant format."""
     timestamps: Sequence[int]
-    """When each frame is shown, in units of `time_base`."""
+    """Presentation time of each frame, in units of `time_base`."""
     time_base: Fraction
-    """Seconds."""
+    """Duration of one timestamp tick in seconds."""
     sar: Fraction
-    """Width of a pixel, its height being 1; where it changes, of most frames."""
+    """Sample aspect ratio (pixel width / pixel height); that of most frames if it changes."""
     origin: Fraction
-    """When the file begins, in seconds on the clock of its timestamps: what comes first of all its streams."""
+    """Timestamp of the start of the file in seconds: the earliest start of all its streams."""
     video: int
-    """Number of the video stream in the file."""
+    """Index of the video stream in the file."""
     rate: Fraction
-    """Frames a second, as the file declares."""
+    """Declared frame rate, frames per second."""
     survey: Survey
-    """What a sample of the frames say of themselves."""
+    """Frame properties of a sample of the frames."""
     remarks: Sequence[str] = field(default=())
-    """What a user should know: a choice among several videos, shapes of pixels that disagree, missing timestamps."""
+    """Warnings for the user: choice among several videos, contradictory pixel shapes, missing timestamps."""
 
     def start(self) -> Fraction:
-        """When the first frame is shown, in seconds after the beginning of the file."""
+        """Return when the first frame is shown, in seconds after the start of the file."""
         return self.timestamps[0] * self.time_base - self.origin
 
 
 def open_source(path: Path, index: Path | None) -> Source:
-    """Open a video file and index it, which decodes all of it once.
+    """Open and index a video file. Indexing decodes the complete file once.
 
     Args:
         path: The file.
-        index: Where the index is kept, to find it again in the next process; None for BestSource's own place.
+        index: Path prefix of BestSource's index, so that later processes can reuse it; None for BestSource's default.
+
+    Returns:
+        The source.
 
     Raises:
-        ArgumentError: It is no video file.
-        ClipError: Its frames change their size or format, or cannot be decoded.
+        ArgumentError: The file is not a readable video.
+        ClipError: Frame size or format changes, or frames cannot be decoded.
         EncodeError: A plugin or library is missing.
     """
     import vapoursynth as vs
@@ -76,7 +79,7 @@ def open_source(path: Path, index: Path | None) -> Source:
     place: dict[str, Any] = {"cachemode": 4, "cachepath": file_name(index)} if index else {}
     logger = logging.getLogger("vapoursynth")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # VapourSynth warns that the timestamps are not among what the function declares
+    logger.setLevel(logging.ERROR)  # VapourSynth warns that the function does not declare its timestamps output
     try:
         opened: Any = vs.core.bs.VideoSource(
             file_name(path), track=track.index, exporttimestamps=1, showprogress=0, **place
@@ -108,13 +111,13 @@ def open_source(path: Path, index: Path | None) -> Source:
     except av.FFmpegError as error:
         raise ArgumentError(f"{str(path)!r} cannot be read to its end ({error.strerror}); copy it again") from error
     remarks += told
-    if (clip.width, clip.height) == track.size[::-1] != track.size:  # turned by BestSource, as the file asks for
+    if (clip.width, clip.height) == track.size[::-1] != track.size:  # BestSource applied the file's rotation tag
         sar = 1 / sar
     return Source(path, clip, stamps, base, sar, origin, track.index, rate, seen, remarks)
 
 
 def _refusal(path: Path, reason: str) -> str:
-    """A sentence on a file that BestSource does not open."""
+    """Return an error message for a file that BestSource cannot open."""
     if "rotation" in reason:
         degrees = re.sub(r"\D+", " ", reason).split()[0]
         return (
@@ -130,20 +133,31 @@ def _refusal(path: Path, reason: str) -> str:
 
 
 def check_file(path: Path) -> None:
-    """Raises ArgumentError for a path that is no file."""
+    """Check that the input exists and is a file.
+
+    Args:
+        path: The input.
+
+    Raises:
+        ArgumentError: `path` does not exist or is not a file.
+    """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is not there" if not path.exists() else "is not a file"
         raise ArgumentError(f"the input {str(path)!r} {what}; give the path of a video file")
 
 
 def file_name(path: Path) -> str | bytes:
-    """Return a path as VapourSynth's functions take it, whatever the locale.
+    """Return the absolute path in the form VapourSynth functions expect, independent of the locale.
 
-    They hand UTF-8 to the system, which is the file's name where that is UTF-8; else the bytes themselves are given.
+    Args:
+        path: Any path.
+
+    Returns:
+        A string if the name is valid UTF-8 (always on Windows), otherwise the raw bytes of the name.
     """
     if os.name == "nt":
         return str(path.absolute())
-    name = os.fsencode(path.absolute())
+    name = os.fsencode(path.absolute())  # VapourSynth passes strings to the system as UTF-8
     try:
         return name.decode("utf-8")
     except UnicodeDecodeError:
@@ -151,8 +165,17 @@ def file_name(path: Path) -> str | bytes:
 
 
 def check_constant(path: Path, clip: Any) -> None:
-    """Raises ClipError unless all frames of a clip have one size and format, vs.Error if they cannot be decoded."""
-    if clip.width and clip.height and clip.format and clip.format.id:  # 0, or none, if it changes
+    """Check that all frames of a clip have one size and format.
+
+    Args:
+        path: The file, for the message.
+        clip: A vapoursynth.VideoNode.
+
+    Raises:
+        ClipError: Size or format changes within the clip.
+        vs.Error: A frame cannot be decoded.
+    """
+    if clip.width and clip.height and clip.format and clip.format.id:  # 0 or None if variable
         return
     forms = survey(clip).forms.most_common()
     width, _, height = forms[0][0].split()[0].partition("×")
@@ -165,9 +188,9 @@ def check_constant(path: Path, clip: Any) -> None:
 
 
 def _rate(clip: Any, stamps: Sequence[int], base: Fraction, track: VideoTrack) -> Fraction:
-    """Frames a second: what BestSource says unless it had to guess from frames without timestamps."""
+    """Return the frame rate: BestSource's, unless it was derived from missing timestamps."""
     said = Fraction(clip.fps_num, clip.fps_den) if clip.fps_num > 0 and clip.fps_den > 0 else None
-    if len(stamps) < 2:  # it takes the clock of the container for the rate
+    if len(stamps) < 2:  # for a single frame, BestSource reports the container's time base as the rate
         return track.rate if track.rate and 1 <= track.rate <= 240 else _USUAL
     steps = sorted(b - a for a, b in itertools.pairwise(stamps) if a != UNKNOWN and b > a)
     usual = 1 / (steps[len(steps) // 2] * base) if steps else None
@@ -177,14 +200,21 @@ def _rate(clip: Any, stamps: Sequence[int], base: Fraction, track: VideoTrack) -
 
 
 def check_plugins(core: Any) -> None:
-    """Raises EncodeError unless VapourSynth has what scripts need."""
+    """Check that VapourSynth has the plugins that scripts use.
+
+    Args:
+        core: The vapoursynth.Core.
+
+    Raises:
+        EncodeError: A plugin is missing.
+    """
     names = {"bs": "bestsource", "vivtc": "vivtc", "bwdif": "bwdif", "fdatrd": None}
     if missing := [name for name in names if not hasattr(core, name)]:
         raise EncodeError(f"VapourSynth lacks the plugins {', '.join(missing)}; {PIP}")
 
 
 def identity(path: Path) -> dict[str, str | int]:
-    """What tells whether a file is still the same: size, time of change, and SHA-256 of its first and last MiB."""
+    """Return a cheap fingerprint of a file: size, modification time, and SHA-256 of its first and last MiB."""
     status = path.stat()
     digest = hashlib.sha256()
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What else is in the source, sound, subtitles, attachments, chapters, and what of it the output can hold."""
+"""The other streams of the source (audio, subtitles, attachments), and which of them the output can hold."""
 
 import io
 from dataclasses import dataclass
@@ -10,31 +10,43 @@ from vsfdatrd.encode.input_file import open_input, require_av
 
 _COVER = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 TEXT = {"matroska": "subrip", "mp4": "mov_text", "mov": "mov_text"}
-"""What subtitles of text become where a container does not know their format."""
+"""Text subtitle codec of each container, used if it does not support the source's subtitle format."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The streams of a source that go into the output, by their numbers in the source."""
+    """The source streams that go into the output, as stream indices in the source."""
 
     copied: tuple[int, ...]
-    """Packet by packet."""
+    """Streams copied packet by packet."""
     rewritten: tuple[int, ...]
-    """Disc formats of PCM sound that other containers do not know: the same samples, as ordinary PCM."""
+    """PCM audio in disc formats that other containers do not support; the same samples as ordinary PCM."""
     converted: tuple[int, ...]
-    """Subtitles of text in a format that the output's container does not know: the same text, in TEXT of it."""
+    """Text subtitles in a format the container does not support; the same text in the codec given by `TEXT`."""
     attached: tuple[int, ...]
-    """Fonts and the like."""
+    """Attachments, such as fonts."""
     covers: tuple[int, ...]
-    """Pictures that are marked as covers."""
+    """Pictures marked as cover art."""
     left: tuple[str, ...]
-    """What cannot be kept and why, a phrase each."""
+    """A phrase for each stream that is dropped, with the reason."""
     about: tuple[str, ...]
-    """What is kept, a phrase each."""
+    """A phrase for each stream that is kept."""
 
 
 def choose(source: Path, video: int, container: str) -> Kept:
-    """Ask a muxer of this format about every stream of the source but the video itself."""
+    """Choose the streams to keep by trying each with a muxer of the output's format.
+
+    Args:
+        source: The source file.
+        video: Index of the encoded video stream, which is skipped.
+        container: ffmpeg's name of the output format.
+
+    Returns:
+        The streams to copy or convert, and those to drop.
+
+    Raises:
+        av.FFmpegError: The source cannot be opened.
+    """
     av = require_av()
     copied: list[int] = []
     rewritten: list[int] = []
@@ -86,7 +98,7 @@ def choose(source: Path, video: int, container: str) -> Kept:
 
 
 def describe(stream: Any) -> str:
-    """A stream in a few words."""
+    """Return a short description of a PyAV stream: type, index, codec, language."""
     language = f" ({stream.language})" if getattr(stream, "language", None) else ""
     if stream.type == "attachment":
         return f"attachment {stream.metadata.get('filename', stream.index)}"
@@ -94,14 +106,14 @@ def describe(stream: Any) -> str:
 
 
 def _check_header(av: Any, stream: Any, container: str) -> None:
-    """Raises an FFmpegError or ValueError unless a file with only this stream can be begun."""
+    """Write the header of a file with only this stream; raise FFmpegError or ValueError if the muxer rejects it."""
     with av.open(io.BytesIO(), "w", format=container) as trial:
         trial.add_stream_from_template(stream, opaque=True)
         trial.start_encoding()
 
 
 def _can_convert(av: Any, stream: Any, container: str) -> bool:
-    """Whether a subtitle is text that FFmpeg reads, and writes as what the container knows."""
+    """Return True if ffmpeg can decode the subtitles as text and encode them in the container's format."""
     if stream.codec_context is None or not stream.codec_context.codec.text_sub:
         return False
     try:
@@ -114,11 +126,20 @@ def _can_convert(av: Any, stream: Any, container: str) -> bool:
 
 
 def converting(out: Any, stream: Any, container: str) -> Any:
-    """Add a stream to an output, for the text of a source's subtitle.
+    """Add an output stream for text subtitles converted from a source stream.
 
-    Raises an FFmpegError or ValueError.
+    Args:
+        out: The PyAV output container.
+        stream: The source's subtitle stream; its decoder is opened.
+        container: ffmpeg's name of the output format.
+
+    Returns:
+        The new output stream.
+
+    Raises:
+        av.FFmpegError, ValueError: The subtitles cannot be decoded or encoded.
     """
-    stream.codec_context.open(strict=False)  # which makes the header that the encoder needs
+    stream.codec_context.open(strict=False)  # opening creates the header that the encoder needs
     output = out.add_stream(TEXT[container])
     output.codec_context.subtitle_header = stream.codec_context.subtitle_header
     output.codec_context.time_base = Fraction(1, 1000)
@@ -126,14 +147,26 @@ def converting(out: Any, stream: Any, container: str) -> Any:
 
 
 def converted(av: Any, packet: Any, output: Any) -> Any:
-    """One subtitle as a packet of the output, at the same time in milliseconds; None for what shows nothing."""
+    """Convert one subtitle packet.
+
+    Args:
+        av: The PyAV module.
+        packet: A packet of the source's subtitle stream.
+        output: The stream added by `converting`.
+
+    Returns:
+        The packet for the output with its time in milliseconds; None if the packet contains no subtitle.
+
+    Raises:
+        av.FFmpegError: The packet is damaged.
+    """
     found = packet.stream.codec_context.decode2(packet)
     if found is None or not len(found) or found.pts is None:
         return None
     new = output.codec_context.encode_subtitle(found)
     start = Fraction(found.pts, av.time_base) + Fraction(found.start_display_time, 1000)
     length = Fraction(found.end_display_time - found.start_display_time, 1000)
-    if not 0 < length < 1 << 20:  # nothing is said, or that it stays for ever
+    if not 0 < length < 1 << 20:  # seconds: the duration is unknown or infinite
         length = packet.duration * Fraction(packet.time_base)
     new.time_base = Fraction(1, 1000)
     new.pts = new.dts = round(start * 1000)
@@ -142,6 +175,6 @@ def converted(av: Any, packet: Any, output: Any) -> Any:
 
 
 def cover(stream: Any, packet: bytes) -> tuple[str, str, bytes]:
-    """A cover as an attachment: name, kind, content."""
+    """Return cover art as an attachment: file name, MIME type, content."""
     name, kind = _COVER[stream.name]
     return stream.metadata.get("filename", name), stream.metadata.get("mimetype", kind), packet

@@ -1,4 +1,4 @@
-"""Look at some frames of a film, spread evenly over it: what they say of their fields and size."""
+"""Sample frames evenly across a clip and collect their field flags, sizes and formats."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,32 +6,42 @@ from dataclasses import dataclass, field
 from typing import Any
 
 WINDOWS, LENGTH = 16, 25
-"""Parts of a film that are looked at, and frames of each (five cycles of telecine)."""
+"""Number of sampled windows, and frames per window (five telecine cycles)."""
 
-_EACH = 10  # frames of a part that are asked for their properties
+_EACH = 10  # frames per window whose properties are read
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What a sample of the frames say, each frame counting the same."""
+    """Frame properties of the sampled frames, all weighted equally."""
 
     flags: Sequence[int]
-    """_FieldBased of each: 0 progressive, 1 bottom field first, 2 top field first."""
+    """_FieldBased of each frame: 0 progressive, 1 bottom field first, 2 top field first."""
     repeats: bool
-    """Whether fields are to be repeated (soft telecine)."""
+    """True if more than a quarter of the frames have RepeatField set (soft telecine)."""
     forms: Counter[str] = field(default_factory=Counter)
-    """Sizes and formats, such as ``720×480 YUV420P8``."""
+    """Frame count by size and format, such as ``720×480 YUV420P8``."""
 
 
 def windows(frames: int) -> Sequence[range]:
-    """Return the parts of a film to look at: spread evenly over it, all of a short one."""
+    """Return the frame ranges to sample, spread evenly; a short clip is one range with all frames.
+
+    Args:
+        frames: Number of frames of the clip.
+    """
     if frames <= WINDOWS * LENGTH:
         return (range(frames),)
     return [range(at, at + LENGTH) for at in (i * (frames - LENGTH) // (WINDOWS - 1) for i in range(WINDOWS))]
 
 
 def survey(clip: Any) -> Survey:
-    """Ask some frames of a clip for their properties.
+    """Read the properties of sampled frames.
+
+    Args:
+        clip: A vapoursynth.VideoNode.
+
+    Returns:
+        The field flags, sizes and formats.
 
     Raises:
         vs.Error: A frame cannot be decoded.
@@ -40,7 +50,7 @@ def survey(clip: Any) -> Survey:
     repeats = 0
     forms: Counter[str] = Counter()
     for part in windows(clip.num_frames):
-        # Of a short film frames from all of it; else neighbours, which are decoded together anyway.
+        # In a short clip, frames from all of it; otherwise consecutive ones, which are decoded together anyway.
         step = max(1, len(part) // (WINDOWS * _EACH))
         for n in part[::step] if len(part) > LENGTH else part[:_EACH]:
             with clip.get_frame(n) as frame:

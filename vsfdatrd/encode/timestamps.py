@@ -1,25 +1,28 @@
-"""Timestamps of frames, with those that a file leaves out."""
+"""Fill in missing frame timestamps."""
 
 import itertools
 from collections.abc import Sequence
 from fractions import Fraction
 
 UNKNOWN = -(2**63)
-"""What BestSource gives for a frame without a timestamp (ffmpeg's AV_NOPTS_VALUE)."""
+"""BestSource's value for a frame without a timestamp (ffmpeg's AV_NOPTS_VALUE)."""
 
-_GLITCH = 2  # frames by which a timestamp may fall behind without being a clock that begins anew
+_GLITCH = 2  # frames by which a timestamp may go backward before it counts as a clock reset
 
 
 def filled(stamps: Sequence[int], lasts: Fraction) -> list[int]:
-    """Return timestamps in which none is missing.
+    """Return timestamps with missing ones filled in.
 
-    Raw streams have none, AVI files with B-frames and discs with several frames a packet have some. A missing one lies
-    evenly between its known neighbours, or a frame's length from the nearest. One that repeats or falls behind the one
-    before it by a frame or two counts as missing.
+    Raw streams have no timestamps; AVI files with B-frames and discs with several frames per packet have only some.
+    A missing timestamp is interpolated between its known neighbors, or extrapolated from the nearest by whole frame
+    durations. A timestamp that repeats the previous one, or is up to two frames before it, counts as missing.
 
     Args:
-        stamps: In the order of the frames; UNKNOWN where there is none.
-        lasts: How long a frame lasts, in the same unit.
+        stamps: Timestamps in frame order; `UNKNOWN` where missing.
+        lasts: Duration of a frame, in the same unit.
+
+    Returns:
+        A timestamp for every frame.
     """
     known: list[tuple[int, int]] = []
     for n, stamp in enumerate(stamps):

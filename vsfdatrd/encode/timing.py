@@ -1,4 +1,4 @@
-"""When each frame is shown: at a constant rate where the file means one, else as the file says."""
+"""Presentation times of frames: a constant rate if the timestamps fit one, otherwise the file's timestamps."""
 
 import itertools
 import statistics
@@ -16,23 +16,27 @@ RATES = tuple(
     for rate in ((24000, 1001), (24, 1), (25, 1), (30000, 1001), (30, 1), (50, 1), (60000, 1001), (60, 1), (15, 1),
                  (12, 1), (18, 1), (16, 1), (20, 1))
 )  # fmt: skip
-"""Frames a second that films have."""
+"""Common frame rates, frames per second."""
 _JITTER = Fraction(1, 50)  # seconds: pulldown flags move frames by up to half a field, containers round to milliseconds
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """When the frames of a clip are shown."""
+    """Presentation times of the frames of a clip."""
 
     rate: Fraction
-    """Frames a second; of a variable rate the mean."""
+    """Frames per second; the mean if the rate is variable."""
     start: Fraction
-    """Of the first frame: seconds after the beginning of the file."""
+    """Time of the first frame, in seconds after the start of the file."""
     times: tuple[Fraction, ...] | None = None
-    """Of each frame, seconds after the first one; None at a constant rate."""
+    """Time of each frame in seconds after the first one; None if the rate is constant."""
 
     def at(self, number: int) -> Fraction:
-        """When a frame is shown, in seconds after the beginning of the file; frames before the first one too."""
+        """Return when a frame is shown, in seconds after the start of the file.
+
+        Args:
+            number: Frame number; negative numbers extrapolate before the first frame.
+        """
         if self.times is None or number < 0:
             return self.start + number / self.rate
         return self.start + self.times[number]
@@ -43,15 +47,25 @@ class Timing:
 
 
 def rate_of(rate: Fraction) -> str:
-    """Frames a second as people write them: 25, 23.976."""
+    """Format a frame rate with at most three decimals, such as 25 or 23.976."""
     return f"{float(rate):.3f}".rstrip("0").rstrip(".")
 
 
 def timing(source: Source, fields: Fields, frames: int) -> Timing:
-    """When the frames of the prepared clip are shown.
+    """Compute the presentation times of the prepared clip.
 
-    frames: how many there are after `fields` was done. Telecined film has four for each five of the source; they are
-    spread evenly over the time of those five. Raises ClipError for timestamps that go back.
+    Inverse telecine leaves four of every five source frames; they are spread evenly over the time of the five.
+
+    Args:
+        source: The source, with the timestamps of its frames.
+        fields: The field processing that was applied.
+        frames: Number of frames after field processing.
+
+    Returns:
+        The times of the prepared frames.
+
+    Raises:
+        ClipError: Timestamps repeat or go backward.
     """
     times = [(stamp - source.timestamps[0]) * source.time_base for stamp in source.timestamps]
     for n, (before, after) in enumerate(itertools.pairwise(times), 1):
@@ -72,10 +86,20 @@ def timing(source: Source, fields: Fields, frames: int) -> Timing:
 
 
 def constant_rate(times: Sequence[Fraction], declared: Fraction) -> Fraction | None:
-    """The rate that puts every frame within 20 ms, and half a frame, of its time; None if there is none."""
+    """Find a constant rate that fits the timestamps.
+
+    Every frame must be within 20 ms, and within half a frame, of its timestamp, up to a common offset of the same size.
+
+    Args:
+        times: Time of each frame in seconds after the first.
+        declared: The rate that the file declares, frames per second.
+
+    Returns:
+        The best-fitting rate among the declared one and the nearest of `RATES`; None if none fits.
+    """
     if len(times) < 2:
         return declared
-    # The rate of films that is nearest, then what the file declares.
+    # Candidates: the nearest common rates, then the declared one.
     mean = (len(times) - 1) / (times[-1] - times[0])
     ordered = sorted(RATES)
     at = bisect(ordered, mean)
@@ -85,14 +109,14 @@ def constant_rate(times: Sequence[Fraction], declared: Fraction) -> Fraction | N
         tolerance = min(_JITTER, 1 / rate / 2)
         errors = [time - n / rate for n, time in enumerate(times)]
         if max(errors) - min(errors) <= 2 * tolerance and max(map(abs, errors)) <= 2 * tolerance:
-            # Of a short film several rates do; most of its frames lie where the right one puts them.
+            # In a short clip several rates fit; take the one with the smallest total deviation from the median error.
             middle = statistics.median(errors)
             fitting.append((float(sum(abs(error - middle) for error in errors)), rate))
     return min(fitting, key=lambda found: found[0])[1] if fitting else None
 
 
 def _four_of_five(times: Sequence[Fraction], frames: int, rate: Fraction) -> list[Fraction]:
-    """Times of what VDecimate leaves of frames with these times."""
+    """Return the times of the frames that VDecimate keeps."""
     found = []
     for n in range(frames):
         cycle, place = divmod(n, 4)
