@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_model", "upscale"]
 
-instructions.apply()  # before any library is loaded that it is for
+instructions.apply()  # must run before the libraries that it configures are loaded
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when first used, so that the command line and the plugin start without what they do not need.
+    # Imported on first use, so that the command line and the plugin do not load modules they do not need.
     if name == "upscale":
         from vsfdatrd.filter import upscale
 

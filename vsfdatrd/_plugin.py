@@ -1,7 +1,7 @@
 """The Python half of ``core.fdatrd``: what the C shim (_native/vsfdatrd.c) calls.
 
-For each ``core.fdatrd.upscale`` the shim imports this module, calls `bind`, and then calls the function it was handed
-with the arguments as VapourSynth holds them. Nothing heavy is imported here.
+For each ``core.fdatrd.upscale`` call the shim imports this module, calls `bind`, and then calls the function it
+received, with the arguments as VapourSynth holds them. Nothing heavy is imported here.
 """
 
 import logging
@@ -18,20 +18,27 @@ log = logging.getLogger(__name__)
 
 
 def bind() -> None:
-    """Hand `upscale` to the plugin, for the call that this thread is in. Only the shim calls this."""
+    """Pass `upscale` to the plugin for the call running on this thread. Only the shim calls this."""
     vs.core.fdatrd.InternalBind(func=upscale)
 
 
 def upscale(clip: vs.VideoNode, **given: Any) -> dict[str, vs.VideoNode | bytes]:
-    """Call `vsfdatrd.upscale` for the shim: ``{"clip": ...}``, or ``{"error": ...}`` with a text for the script.
+    """Call `vsfdatrd.upscale` on behalf of the shim and report errors as text.
 
-    given: as VapourSynth passes them: two values and more as a list, one by itself, text as str, or as bytes if it was
-        given as bytes or comes from a program that is not Python; what was left out or None is not there.
-    What is not an error of the call (KeyboardInterrupt, SystemExit) is raised; VapourSynth carries it to the script.
+    KeyboardInterrupt and SystemExit are raised; VapourSynth passes them on to the script.
+
+    Args:
+        clip: The clip to upscale.
+        given: The other arguments as VapourSynth passes them: two or more values as a list, a single value by itself.
+            Text is str, or bytes if the script passed bytes or the caller is not Python. Arguments that were omitted
+            or None are missing.
+
+    Returns:
+        ``{"clip": ...}``, or ``{"error": ...}`` with the message for the script.
     """
     try:
         from vsfdatrd.filter import upscale as public_upscale
-    except Exception as error:  # a library that does not load may raise anything
+    except Exception as error:  # a library that fails to load may raise anything
         log.debug("vsfdatrd cannot be imported", exc_info=True)
         return _failure(
             f"cannot import vsfdatrd: {type(error).__name__}: {error}. Install vsfdatrd with its dependencies into the "
@@ -55,7 +62,7 @@ def upscale(clip: vs.VideoNode, **given: Any) -> dict[str, vs.VideoNode | bytes]
 
 
 def _text(value: Any) -> Any:
-    """Bytes as the text they are; those that are not UTF-8 stay usable as a path."""
+    """Decode bytes to str. Bytes that are not UTF-8 survive (surrogateescape), so the result still works as a path."""
     return os.fsdecode(value) if isinstance(value, bytes) else value
 
 

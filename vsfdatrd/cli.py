@@ -43,7 +43,14 @@ LIBRARIES = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0 done, 1 it failed (one sentence on stderr), 2 wrong usage."""
+    """Run a command.
+
+    Args:
+        argv: Command-line arguments without the program name; None for `sys.argv`.
+
+    Returns:
+        The exit status: 0 for success, 1 for failure (one sentence on stderr), 2 for wrong usage.
+    """
     _open_streams()
     _write_any_character()
     parser: argparse.ArgumentParser = _Parser(prog="vsfdatrd", description="FDAT-RD super-resolution for VapourSynth.")
@@ -137,7 +144,7 @@ def _run(arguments: argparse.Namespace) -> int:
         logging.getLogger("vsfdatrd").setLevel(logging.DEBUG)
     try:
         status = int(arguments.run(arguments))
-        sys.stdout.flush()  # here, so that a closed pipe is noticed here
+        sys.stdout.flush()  # so that a closed pipe raises here and not at interpreter shutdown
         return status
     except FdatrdError as error:
         print(f"vsfdatrd: {error}", file=sys.stderr)
@@ -150,7 +157,7 @@ def _run(arguments: argparse.Namespace) -> int:
             where = f"{error.filename}: " if error.filename is not None else ""
             print(f"vsfdatrd: {where}{error.strerror or error}", file=sys.stderr)
             return 1
-        # Whoever read has seen enough; Python would write what is left once more, at its end.
+        # The reader closed the pipe. Python would try to write the buffered rest again at shutdown.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
@@ -158,14 +165,14 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _unexpected(error: Exception) -> int:
-    """Tell an error that is nobody's own sentence; where it came from goes to the log, which --verbose shows."""
+    """Print an exception that is not an FdatrdError as one sentence; log its traceback, which --verbose shows."""
     log.debug("where it happened:", exc_info=error)
     print(f"vsfdatrd: {sentence(error)}", file=sys.stderr)
     return 1
 
 
 def _open_streams() -> None:
-    """Give a program that was started without a standard input, output or error output one that leads nowhere."""
+    """Open stdin, stdout and stderr on the null device if the program was started without them."""
     fill_standard_streams()
     posix = os.name == "posix"
     for number, name in enumerate(("stdin", "stdout", "stderr")):
@@ -176,15 +183,17 @@ def _open_streams() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors repeat no control characters of what was typed, or of names that a shell filled in."""
+    """A parser that escapes control characters in its error messages (typed, or from file names a shell expanded)."""
 
     def error(self, message: str) -> NoReturn:
         super().error(printable(message))
 
 
 def _write_any_character() -> None:
-    """Let names and signs that an old code page lacks end no command. On Windows files and programs get UTF-8, as
-    everywhere else; its consoles show all characters anyway."""
+    """Keep characters that the output encoding lacks from ending a command with an error.
+
+    On Windows, files and pipes get UTF-8, as on other systems; its consoles show all characters anyway.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             if os.name == "nt" and not stream.isatty() and "PYTHONIOENCODING" not in os.environ:
@@ -269,7 +278,7 @@ def _report_gpu(a: argparse.Namespace) -> int:
 
 
 def _doctor(directory: Path | None) -> int:
-    """Print what is there; status 1 if no engine works or the test frame fails."""
+    """Print versions, devices, backends, models and the cache; return 1 if no backend works or the test frame fails."""
     from vsfdatrd.backends.gpus import gpus
     from vsfdatrd.backends.selection import usable
     from vsfdatrd.cache.engine_cache import EngineCache
@@ -297,7 +306,7 @@ def _doctor(directory: Path | None) -> int:
 
 
 def _self_test(store: "EngineCache") -> int:
-    """Upscale one small frame through core.fdatrd, as a script would, and print what engines were timed at."""
+    """Upscale one small frame through core.fdatrd, as a script would, and print the cached engine timings."""
     import vapoursynth as vs
 
     from vsfdatrd.backends.selection import timed

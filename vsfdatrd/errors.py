@@ -1,65 +1,69 @@
-"""Everything that can go wrong, as one tree.
+"""The exception hierarchy.
 
     FdatrdError
-    ├── ArgumentError       an argument of upscale() (or of the command line) that cannot be used
-    ├── ClipError           a clip that cannot be upscaled as it is
-    │   └── InsufficientMemory         frames too large for the memory there is
-    ├── FrameError          one frame that failed; the frames around it are unaffected
-    ├── CheckpointError     a weights file that is missing, damaged, unsafe or not an image network
-    │   └── TrialError          a network that took too long, or crashed its library, when it was tried
-    ├── EngineError         an engine that failed
-    │   ├── EngineUnavailable   its library or its device is not there
+    ├── ArgumentError       an argument of upscale() (or of the command line) cannot be used
+    ├── ClipError           the clip cannot be upscaled as it is
+    │   └── InsufficientMemory         frames are too large for the available memory
+    ├── FrameError          one frame failed; the frames around it are unaffected
+    ├── CheckpointError     a weights file is missing, damaged, unsafe or not an image network
+    │   └── TrialError          the trial run of a network took too long or crashed its library
+    ├── EngineError         an engine failed
+    │   ├── EngineUnavailable   its library or its device is missing
     │   └── EngineBuildError    it could not be built or did not pass verification
     │       └── PrecisionUnfit      its precision is too coarse for the network
     ├── StoreError          the cache directory cannot be used
-    └── EncodeError         an encode that cannot begin or go on: programs, files, disks
+    └── EncodeError         an encode cannot start or continue: programs, files, disks
 
-Messages are whole sentences: the value that was given, what is wrong with it, and what to do.
+Messages are complete sentences: the value, what is wrong with it, and what to do.
 In a script they arrive as ``vapoursynth.Error`` with ``fdatrd.upscale:`` in front.
 """
 
 from vsfdatrd.system.terminal import printable
 
 TORCH_PIP = "pip install 'vsfdatrd[torch]'"
-"""Installs PyTorch; for messages."""
+"""Command that installs PyTorch, for use in messages."""
 PREFIX = "fdatrd.upscale: "
-"""What every error of a script starts with; _native/vsfdatrd.c has it too."""
+"""Prefix of every error message in a script; also defined in _native/vsfdatrd.c."""
 
 
 class FdatrdError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base class of every error this package raises on purpose."""
 
     def __str__(self) -> str:
-        return printable(super().__str__())  # messages repeat names and words out of files, and reach terminals
+        return printable(super().__str__())  # messages quote text from files and are printed on terminals
 
 
 class ArgumentError(FdatrdError, ValueError):
-    """An argument that cannot be used."""
+    """An argument cannot be used."""
 
 
 class ClipError(FdatrdError):
-    """A clip that cannot be upscaled as it is."""
+    """The clip cannot be upscaled as it is."""
 
 
 class InsufficientMemory(ClipError):
-    """Frames too large for the memory there is."""
+    """Frames are too large for the available memory."""
 
     divide = False
-    """Whether they are worth sending in parts."""
+    """Whether upscaling the frame in tiles is worthwhile."""
 
 
 class FrameError(FdatrdError):
-    """One frame that failed; the frames around it are unaffected."""
+    """One frame failed; the frames around it are unaffected."""
 
 
 class CheckpointError(FdatrdError):
-    """A weights file that is missing, damaged, unsafe or not an image network."""
+    """A weights file is missing, damaged, unsafe or not an image network."""
 
 
 class TrialError(CheckpointError):
-    """A network that was given up when it was tried: it took too long, or crashed its library.
+    """The trial run of a network took too long or crashed its library.
 
-    why: continues "the weights file X ...". Trying it again takes as long again.
+    Another trial would take as long again.
+
+    Args:
+        message: The complete message.
+        why: The reason, phrased to continue "the weights file X ...".
     """
 
     def __init__(self, message: str, why: str) -> None:
@@ -68,31 +72,31 @@ class TrialError(CheckpointError):
 
 
 class EngineError(FdatrdError):
-    """An engine that failed."""
+    """An engine failed."""
 
 
 class EngineUnavailable(EngineError):
-    """An engine whose library or device is not there."""
+    """The library or device of an engine is missing."""
 
 
 class EngineBuildError(EngineError):
-    """An engine that could not be built or did not pass verification."""
+    """An engine could not be built or did not pass verification."""
 
 
 class PrecisionUnfit(EngineBuildError):
-    """An engine in a precision that is too coarse for its network, as it would be if it were built again."""
+    """The precision of an engine is too coarse for its network; building it again would not help."""
 
 
 class StoreError(FdatrdError):
-    """A cache directory that cannot be used."""
+    """The cache directory cannot be used."""
 
 
 class EncodeError(FdatrdError, RuntimeError):
-    """An encode that cannot begin or go on; what was done so far is kept."""
+    """An encode cannot start or continue; finished chunks are kept."""
 
 
 def sentence(error: Exception) -> str:
-    """Return what to tell a user of any error that ended a command."""
+    """Return the message for the user for any exception that ended a command."""
     if isinstance(error, FdatrdError):
         return str(error)
     text = " ".join(f"{error}".split()) or "nothing more is known"

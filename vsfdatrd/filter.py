@@ -1,7 +1,7 @@
-"""`upscale`: the story of one call, from a clip to a clip.
+"""`upscale`: checks its arguments, opens an engine and builds the node graph.
 
-Everything is checked and made ready while the script is evaluated, cheapest first: arguments, clip, weights, memory,
-engine. What runs afterwards, frame by frame, is the node graph that `upscale` returns.
+Everything is checked and prepared while the script is evaluated, cheapest first: arguments, clip, weights, memory,
+engine. Afterwards only the node graph that `upscale` returns runs, frame by frame.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from vsfdatrd.weights.catalog import resolve
 log = logging.getLogger(__name__)
 
 MOST_TILES = 16
-"""Parts into which a frame is divided at most where the script does not say."""
+"""Largest number of tiles per frame if the script does not set `tile`."""
 
 
 def upscale(
@@ -54,35 +54,47 @@ def upscale(
 ) -> vs.VideoNode:
     """Upscale a clip with an FDAT-RD (or another image) network.
 
-    clip: constant format and size, progressive; YUV, GRAY or RGB of 8 to 16 bits, half or single float.
-    model: a name of the catalogue (``small``, ``medium``, ``dvd``, ``ld``), one of your own (``vsfdatrd models add``),
-        or the path of a weights file.
-    backend: ``auto``, ``tensorrt``, ``native``, ``openvino`` or ``torch``.
-    device: numbers of the GPUs to use; frames go to them in turn.
-    precision: ``fp16``, ``mixed`` (fp16 with fp32 sums), ``bf16``, ``fp32``, or ``auto``, the fastest that passes
-        verification against fp32.
-    format: output format by name or number; by default the input's family and subsampling, 16 bit for integer input.
-    matrix: matrix of a YUV or GRAY output: ``auto`` (709 once SD becomes HD, else the source's), ``source``, ``709``,
-        ``170m``, ``470bg``, ``2020`` or a number. Networks for luma or chroma convert nothing unless a matrix is named.
-    streams: frames in flight; by default what is fastest.
-    tile: [width, height] in source pixels of the largest part that goes through the network at once, for GPUs with
-        little memory. The network looks at the whole frame, so tiles change the picture a little everywhere.
-    cache: directory for built engines; by default $FDATRD_CACHE or the platform's cache directory.
-    reuse: what happens to a frame that shows the same picture as one shortly before, as animation does: ``exact`` (the
-        default) does not compute it again if they are equal; a number up to 0.1 also if no RGB value (0 to 1) differs
-        by more, which film grain does; ``off`` computes every frame. No picture is held for more than twelve frames.
-    multiple: of an ONNX file, what the sides of its frames must be multiples of; by default that is found out.
-    input_range: of an ONNX file, what white is in its numbers, ``1`` or ``255``; by default what its first operators or
-        a trial say, 1 where that leaves doubt.
-    fit: how frames go through a network that takes those of one size only: in ``tiles`` of that size, or by a
-        ``resize`` to it, and of the result to `scale` times the clip.
-    style: for networks with a second input, the picture whose style a frame is given: the path of a picture, or a clip;
-        by default the frame itself.
-    chroma_filter: ``luma_guided`` averages the chroma of the result over what lies near and has the same luma, so that
-        colour which has bled over lines, as on LaserDisc, goes back behind them; ``none``, the default, does nothing.
+    A frame that cannot be upscaled fails alone; the others are unaffected.
 
-    -> the clip, `scale` times as large (2 for the models that ship), with its properties and corrected colour tags.
-    Raises vapoursynth.Error starting with ``fdatrd.upscale:``. A frame that cannot be upscaled fails alone.
+    Args:
+        clip: Constant format and size, progressive; YUV, GRAY or RGB of 8 to 16 bits, half or single float.
+        model: Name from the catalog (``small``, ``medium``, ``dvd``, ``ld``), a name you defined with
+            ``vsfdatrd models add``, or the path of a weights file.
+        backend: ``auto``, ``tensorrt``, ``native``, ``openvino`` or ``torch``.
+        device: Numbers of the GPUs to use; frames are distributed to them in turn.
+        precision: ``fp16``, ``mixed`` (fp16 with fp32 sums), ``bf16``, ``fp32``, or ``auto``, the fastest that passes
+            verification against fp32.
+        format: Output format by name or number; by default the input's family and subsampling, 16 bit for integer
+            input.
+        matrix: Matrix of a YUV or GRAY output: ``auto`` (709 if SD becomes HD, else the source's), ``source``,
+            ``709``, ``170m``, ``470bg``, ``2020`` or a number. Luma and chroma networks convert the matrix only if one
+            is named.
+        streams: Frames in flight; by default the fastest number for the device.
+        tile: Largest tile as [width, height] in source pixels, for GPUs with little memory. The network's receptive
+            field is the complete frame, so tiles change the picture slightly everywhere.
+        cache: Directory for built engines; by default $FDATRD_CACHE or the platform's cache directory.
+        reuse: Whether to reuse the result of a recent frame that shows the same picture, as is common in animation:
+            ``exact`` (the default) if the frames are equal; a number up to 0.1 also if no RGB value (0 to 1) differs
+            by more than that, so that film grain is frozen; ``off`` computes every frame. A result is reused for at
+            most twelve frames.
+        multiple: For ONNX files, the number that frame width and height must be multiples of; by default it is
+            determined from the file.
+        input_range: For ONNX files, the value of white in the network's input, ``1`` or ``255``; by default it is
+            derived from the first operators or a trial run, and 1 if that is inconclusive.
+        fit: How frames are passed to a network of one fixed size: in ``tiles`` of that size, or with a ``resize`` to
+            it and of the result to `scale` times the clip's size.
+        style: For networks with a second image input, the picture whose style is applied: the path of a picture, or a
+            clip; by default the frame itself.
+        chroma_filter: ``luma_guided`` averages the chroma of the result over nearby pixels of the same luma, which
+            moves color that has bled over lines (as on LaserDisc) back behind them. ``none``, the default, does
+            nothing.
+
+    Returns:
+        The clip, `scale` times as large (2 for the models that ship), with its frame properties and corrected color
+        properties.
+
+    Raises:
+        vapoursynth.Error: The message starts with ``fdatrd.upscale:``.
     """
     fill_standard_streams()
     try:
@@ -155,7 +167,11 @@ def _upscale(clip: vs.VideoNode, options: Options, style: Given) -> vs.VideoNode
 
 
 def _network_size(clip: vs.VideoNode, about: ModelDescriptor, options: Options) -> tuple[int, int]:
-    """(height, width) in which frames go through the network, tiles aside. Raises ArgumentError."""
+    """Return the frame size (height, width) that the network processes, before tiling.
+
+    Raises:
+        ArgumentError: ``fit="resize"`` does not apply to this network or contradicts `tile`.
+    """
     if options.fit != "resize":
         return clip.height, clip.width
     if about.fixed is None:
@@ -168,10 +184,10 @@ def _network_size(clip: vs.VideoNode, about: ModelDescriptor, options: Options) 
 def _open(
     height: int, width: int, checkpoint: Checkpoint, options: Options, store: EngineCache
 ) -> tuple[SlotPool, geometry.Tiling]:
-    """An engine, and the parts of the frame it is for: those the script asks for, else the frame as a whole.
+    """Open an engine and return it with the tiling it was opened for: the requested tiles, or the complete frame.
 
-    A frame too large for the memory of a GPU goes there in the fewest parts that fit; a frame too large for the
-    machine's own memory is an error, since parts of it would still take hours.
+    A frame that is too large for a GPU's memory is divided into the fewest tiles that fit. A frame that is too large
+    for the main memory is an error, since its tiles would still take hours.
     """
     about, scale = checkpoint.description, checkpoint.description.scale
     largest = options.tile[::-1] if options.tile is not None else about.fixed

@@ -1,10 +1,10 @@
-"""Frames through an engine: planes in, padded; planes out, cropped; the next frames already under way.
+"""Run the frames of a clip through an engine: pad the planes, compute, crop, with several frames in flight.
 
-The clip is dealt out to as many lanes as the engine has slots, in turn, and put together again in order. Each lane
-holds one frame in flight: while it waits for the engine, the other lanes copy their planes in and out, which is the
-double buffering of any engine. A lane's frames know nothing of each other, so random access, seeking and a failing
-frame need nothing special, and at most `slots` of VapourSynth's threads wait at a time. A picture that is held for
-several frames is computed once (`_native/reuse.c`).
+The clip is distributed in turn to as many copies of the frame filter as the engine has slots, and merged again in
+order. Each copy has one frame in flight: while it waits for the engine, the others copy their planes in and out, which
+gives every engine double buffering. Frames are independent, so random access, seeking and failing frames need no
+special handling, and at most `slots` VapourSynth threads wait at a time. A picture that is repeated for several frames
+is computed once (`_native/reuse.c`).
 """
 
 from collections.abc import Callable
@@ -30,16 +30,24 @@ def run(
 ) -> vs.VideoNode:
     """Upscale a clip with an open engine.
 
-    clip: RGBS or GRAYS, as many planes as the engine takes, nominally [0, 1]; values outside are clamped.
-    -> the same format in [0, 1], `scale` times as large, properties kept. Of an engine that gives fewer planes than it
-        takes, they are the first; the others are 0.
-    reuse: a frame whose values differ from those of an earlier one by no more than this is given that one's result;
-        None computes every frame.
-    style: where the engine takes the picture that every frame has in its properties (`style.attached`).
-    A frame with NaN in it, or whose result is not finite, fails alone with a message that gives its number; infinity
-    in a source is clamped like any value.
+    A frame that contains NaN, or whose result is not finite, fails alone with a message that gives its number.
+    Infinity in a source is clamped like any value.
+
+    Args:
+        clip: RGBS or GRAYS with as many planes as the engine takes, nominally [0, 1]; values outside are clamped.
+        lanes: The engine and its free slots.
+        tiling: The tiles of a frame.
+        scale: Output pixels per source pixel along each side.
+        reuse: A frame whose values differ from those of an earlier frame by at most this much gets that frame's
+            result; None computes every frame.
+        style: Where in its input the engine takes the style picture from each frame's properties
+            (`style_input.attached`); None for networks without one.
+
+    Returns:
+        A clip of the same format in [0, 1], `scale` times as large, with the frame properties of `clip`. If the engine
+        returns fewer planes than it takes, they are the first planes and the others are 0.
     """
-    source = clip.std.RemoveFrameProps("_FdatrdNone")  # a node of our own, so that its cache is ours to set
+    source = clip.std.RemoveFrameProps("_FdatrdNone")  # a new node, whose cache options can be set freely
     function = _frame_function(lanes, tiling, scale, style)
     width, height = clip.width * scale, clip.height * scale
     dealt = [_per_frame(source, function, width, height) for _ in range(min(lanes.count, clip.num_frames))]
@@ -55,7 +63,7 @@ def _per_frame(
 def _frame_function(
     lanes: SlotPool, tiling: Tiling, scale: int, style: Style | None
 ) -> Callable[[int, vs.VideoFrame], vs.VideoFrame | str]:
-    """The function a lane calls for each of its frames: the upscaled frame, or what went wrong as text."""
+    """Return the callback of the frame filter: it returns the upscaled frame, or an error message."""
 
     def upscale_frame(n: int, f: vs.VideoFrame) -> vs.VideoFrame | str:
         try:
@@ -76,10 +84,19 @@ def _frame_function(
 def _through(
     lanes: SlotPool, slot: int, tiling: Tiling, scale: int, source: vs.VideoFrame, out: vs.VideoFrame, below: int
 ) -> None:
-    """Send one frame through a slot, tile by tile.
+    """Compute one frame in a slot, tile by tile.
 
-    below: rows of the engine's input that are not the frame's.
-    Raises FrameError for a source with NaN in it, and for a result that is not finite.
+    Args:
+        lanes: The engine and its free slots.
+        slot: The slot to use.
+        tiling: The tiles of a frame.
+        scale: Output pixels per source pixel along each side.
+        source: The frame to upscale.
+        out: The frame to write.
+        below: Rows at the bottom of the engine's input that do not belong to the frame (the style picture).
+
+    Raises:
+        FrameError: The source contains NaN, or the result is not finite.
     """
     engine = lanes.engine
     planes = [np.asarray(source[i]) for i in range(source.format.num_planes)]
@@ -107,7 +124,7 @@ def _through(
 
 
 def _write(padded: FramePlanes, planes: list[Plane], tile: Tile, tiling: Tiling) -> None:
-    """Copy a tile of the planes into an engine's input, clamped, and continue it into the padding."""
+    """Copy a tile of the planes into an engine's input, clamped, and fill the padding."""
     height, width = tiling.height, tiling.width
     for target, plane in zip(padded, planes, strict=True):
         part = plane[tile.top : tile.top + height, tile.left : tile.left + width]
@@ -117,7 +134,7 @@ def _write(padded: FramePlanes, planes: list[Plane], tile: Tile, tiling: Tiling)
 
 
 def _write_style(padded: FramePlanes, frame: vs.VideoFrame, style: Style) -> None:
-    """Copy the frame's style, clamped, into the rows below it."""
+    """Copy the frame's style picture, clamped, into the rows below the frame."""
     picture = frame.props[PROPERTY]
     if not isinstance(picture, vs.VideoFrame):
         raise FrameError("the picture of style that goes with it was lost on the way")

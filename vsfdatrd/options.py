@@ -1,4 +1,4 @@
-"""The arguments of `upscale`: one frozen record, a line of prose and the checks for each. Needs nothing heavy."""
+"""The arguments of `upscale` as one frozen dataclass with their checks. Imports nothing heavy."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from vsfdatrd.system.home import expand_user
 type Precision = Literal["fp32", "bf16", "fp16", "mixed", "int16"]
 
 BACKENDS = ("tensorrt", "native", "openvino", "torch")
-"""Engines there are, in the order `backend="auto"` tries them."""
+"""All backends, in the order in which `backend="auto"` tries them."""
 PRECISIONS: tuple[Precision, ...] = get_args(Precision.__value__)
 
 FITS = ("tiles", "resize")
@@ -24,43 +24,44 @@ MIN_TILE = 32
 MAX_MULTIPLE = 512
 MAX_STREAMS = 32
 MAX_REUSE = 0.1
-"""Largest difference between frames that count as one, for RGB in [0, 1]; more than that is another drawing."""
+"""Largest allowed `reuse` threshold, for RGB in [0, 1]; larger differences are visible in line art."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user asked for, checked as far as it can be without looking at the clip, the model or the machine."""
+    """The user's options, checked as far as possible without the clip, the model or the machine."""
 
     model: str = "medium"
-    """A name of the catalogue, or the path of a weights file."""
+    """Name from the catalog, or path of a weights file."""
     backend: str = "auto"
-    """The engine: ``auto``, ``tensorrt``, ``native``, ``openvino`` or ``torch``."""
+    """``auto``, ``tensorrt``, ``native``, ``openvino`` or ``torch``."""
     device: tuple[int, ...] = (0,)
-    """Numbers of the GPUs to use, frames going to them in turn; (0,) on a CPU."""
+    """Numbers of the GPUs to use; frames are distributed to them in turn. (0,) on a CPU."""
     precision: str = "auto"
     """Arithmetic in the network: ``fp32``, ``bf16``, ``fp16``, ``mixed`` (fp16 products, fp32 sums), ``int16``
-    (products of integers, the rest fp32), or ``auto`` (the fastest that passes verification)."""
+    (integer products, everything else fp32), or ``auto`` (the fastest that passes verification)."""
     format: str | None = None
-    """Format of the output, by name or number; None follows the input."""
+    """Output format by name or number; None follows the input."""
     matrix: str | None = None
-    """Matrix of a YUV or GRAY output, by name or number; None is ``auto``."""
+    """Matrix of a YUV or GRAY output by name or number; None is ``auto``."""
     streams: int | None = None
-    """Frames in flight at once; None is what is fastest on the device."""
+    """Frames in flight at once; None is the fastest number for the device."""
     tile: tuple[int, int] | None = None
-    """Largest part of a frame, (width, height) in source pixels, that goes through the network at once; None is all."""
+    """Largest tile as (width, height) in source pixels; None upscales whole frames."""
     cache: Path | None = None
     """Directory of built engines; None is $FDATRD_CACHE or the platform's cache directory."""
     reuse: float | None = 0.0
-    """Frames that differ from an earlier one by no more than this are not computed again; None computes every frame."""
+    """Largest difference from an earlier frame, in RGB values of [0, 1], at which its result is reused; None computes
+    every frame."""
 
     multiple: int | None = None
-    """What the sides of an ONNX network's frames must be multiples of; None finds out."""
+    """Number that width and height of an ONNX network's input must be multiples of; None determines it."""
     input_range: Range | None = None
-    """White in an ONNX network's numbers, ``1`` or ``255``; None finds out."""
+    """Value of white in an ONNX network's input, ``1`` or ``255``; None determines it."""
     fit: str = "tiles"
-    """How frames go through a network of one fixed size: in ``tiles`` of it, or by a ``resize`` to it and back."""
+    """How frames are passed to a network of one fixed size: in ``tiles`` of it, or with a ``resize`` to it and back."""
     chroma_filter: str = "none"
-    """What is done to the chroma of the upscaled clip: nothing, or ``luma_guided`` smoothing."""
+    """Filter for the chroma of the upscaled clip: ``none``, or ``luma_guided`` smoothing."""
 
     def __post_init__(self) -> None:
         if not self.model:
@@ -104,16 +105,20 @@ class Options:
         fit: str = "tiles",
         chroma_filter: str = "none",
     ) -> "Options":
-        """Options from what a script or VapourSynth passes: single numbers for lists, numbers for names, paths.
+        """Create options from the values a script or VapourSynth passes.
 
-        Raises ArgumentError naming the argument, the value and what to give instead.
+        Accepts a single number in place of a list, a number in place of a name, and path objects. For the meaning of
+        each argument see the field of the same name.
+
+        Raises:
+            ArgumentError: An argument cannot be used; the message names it, its value and what to use instead.
         """
         return cls(
             model=fspath(model),
             backend=backend.lower(),
             device=(device,) if isinstance(device, int) else tuple(device),
             precision=precision.lower(),
-            # An enum member prints as its number, which both look-ups accept.
+            # An enum member becomes its number, which both look-ups accept.
             format=None if format is None else str(int(format) if isinstance(format, int) else format),
             matrix=None if matrix is None else str(int(matrix) if isinstance(matrix, int) else matrix),
             streams=streams,

@@ -1,7 +1,7 @@
-"""The second picture of networks that give a frame the style of another: where it is from, and how it travels.
+"""The style picture: the second image input of style-transfer networks.
 
-It goes along with each frame as a property, at the size the network takes it in, and lies below the frame in the
-engine's input (`nn.onnx_config.OnnxConfig.style_rows`).
+It is attached to each frame as a frame property, at the size the network expects, and is written below the frame in the
+engine's input (`archs.onnx.OnnxConfig.style_rows`).
 """
 
 from dataclasses import dataclass
@@ -23,23 +23,27 @@ PROPERTY = "_FdatrdStyle"
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """Where pictures of style go in an engine's input."""
+    """Layout of the style picture in an engine's input."""
 
     rows: int
-    """Rows below the frame that they take."""
+    """Rows below the frame that it occupies."""
     height: int
     width: int
 
 
 def place(about: ModelDescriptor, height: int, width: int) -> Style | None:
-    """The place of the style for padded frames of a size; None for networks without one."""
+    """Return the layout of the style picture for padded frames of `height` × `width`; None for networks without one."""
     if about.onnx is None or about.onnx.style is None:
         return None
     return Style(about.onnx.style_rows(height, width), *about.onnx.style_size(height, width))
 
 
 def check(given: Given, about: ModelDescriptor) -> None:
-    """Raises ArgumentError for a style that the network has no place for, or that cannot be one."""
+    """Check the `style` argument against the network.
+
+    Raises:
+        ArgumentError: The network has no style input, or the value is neither a clip nor a path.
+    """
     if given is None:
         return
     if about.onnx is None or about.onnx.style is None:
@@ -49,10 +53,20 @@ def check(given: Given, about: ModelDescriptor) -> None:
 
 
 def attached(clip: vs.VideoNode, given: Given, where: Style) -> vs.VideoNode:
-    """The clip with its style in every frame's properties.
+    """Attach the style picture to every frame as a property.
 
-    clip: RGBS. given: a clip, whose frames go with those of the same number, its last one with all after; the path of a
-    picture; None for the frame itself. Raises ArgumentError or ClipError for what cannot be used.
+    Args:
+        clip: RGBS.
+        given: A clip, whose frames are paired by number and whose last frame is repeated; the path of a picture; or
+            None to use the frame itself.
+        where: The layout in the engine's input, which determines the size.
+
+    Returns:
+        The clip with the property `PROPERTY` on every frame.
+
+    Raises:
+        ArgumentError: The picture cannot be read.
+        ClipError: The style clip cannot be converted to RGB.
     """
     if isinstance(given, vs.VideoNode):
         style = color.to_rgb(color.describe(given))
@@ -67,12 +81,12 @@ def attached(clip: vs.VideoNode, given: Given, where: Style) -> vs.VideoNode:
 
 
 def moves(given: Given) -> bool:
-    """Whether equal frames may have different styles."""
+    """Return whether equal frames may have different styles."""
     return isinstance(given, vs.VideoNode) and given.num_frames > 1
 
 
 def _picture(path: Path) -> vs.VideoNode:
-    """A picture's file as a clip of one frame, RGBS."""
+    """Read a picture file as an RGBS clip of one frame."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -83,7 +97,7 @@ def _picture(path: Path) -> vs.VideoNode:
     try:
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert("RGB"))
-    except Exception as error:  # Pillow raises what its readers do
+    except Exception as error:  # Pillow passes on any exception of its readers
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0][:120]
         raise ArgumentError(f"style={str(path)!r} cannot be read as a picture ({reason}); give another") from error
     height, width, _ = pixels.shape

@@ -1,4 +1,4 @@
-"""Write files whole or not at all, make them durable, hash them, and give their sizes as text."""
+"""Atomic and durable file writes, SHA-256 of files, and sizes as text."""
 
 import contextlib
 import hashlib
@@ -15,24 +15,25 @@ from pathlib import Path
 def replacing(
     path: Path, durable: bool = True, folder: Path | None = None, suffix: str | None = None
 ) -> Iterator[Path]:
-    """Yield a new, empty file beside `path` to be filled; it takes that name at the end, or is removed after an error.
+    """Yield a temporary file that replaces `path` when the block ends, or is deleted after an error.
 
-    A link at `path` is replaced, not followed. Whoever reads `path` sees the old content or the new one, never a part.
+    A link at `path` is replaced, not followed. Readers of `path` see the old content or the complete new content, never
+    a partial file.
 
     Args:
-        path: The file to replace or create, in a folder that exists.
-        durable: Whether the content and the new name survive a power cut once this returns.
-        folder: Where the new file is made, on the same file system; beside `path` if None.
-        suffix: The new file's suffix, for libraries that choose a format by it; that of `path` if None.
+        path: The file to replace or create, in an existing folder.
+        durable: Whether the content and the new name survive a power failure once this returns.
+        folder: Folder of the temporary file, on the same file system; that of `path` if None.
+        suffix: Suffix of the temporary file, for libraries that choose a format by it; that of `path` if None.
 
     Raises:
-        OSError: The file cannot be written; what was there is unchanged.
+        OSError: The file cannot be written; the old file is unchanged.
     """
     if suffix is None:
         suffix = path.suffix if len(path.suffix) < 16 else ""
-    # Not derived from the file's name, which may already be as long as a name can be.
+    # Not derived from the file's name, which may already have the maximum length.
     temporary = (folder or path.parent) / f".{secrets.token_hex(8)}.tmp{suffix}"
-    temporary.open("xb").close()  # exclusive: no link that somebody made is followed
+    temporary.open("xb").close()  # exclusive: does not follow a link planted by another user
     try:
         yield temporary
         if durable:
@@ -45,31 +46,37 @@ def replacing(
 
 
 def write_atomic(path: Path, content: bytes | str, durable: bool = True, folder: Path | None = None) -> None:
-    """Replace or create a file, as `replacing` does. Text is written as UTF-8.
+    """Replace or create a file atomically, as `replacing` does.
+
+    Args:
+        path: The file to replace or create, in an existing folder.
+        content: The new content; text is written as UTF-8.
+        durable: Whether the content and the new name survive a power failure once this returns.
+        folder: Folder of the temporary file, on the same file system; that of `path` if None.
 
     Raises:
-        OSError: The file cannot be written; what was there is unchanged.
+        OSError: The file cannot be written; the old file is unchanged.
     """
     with replacing(path, durable, folder) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def keep_if_possible(path: Path, content: bytes) -> None:
-    """Write a file that only saves time, and its folder, whole or not at all; where that fails nothing is raised."""
+    """Write a cache file atomically and create its folder. Best effort; errors are ignored."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, content, durable=False)
 
 
 def read_or_none(path: Path | None) -> bytes | None:
-    """Return a file's content, or None if there is no such file or it cannot be read."""
+    """Return a file's content, or None if it does not exist or cannot be read."""
     with contextlib.suppress(OSError):
         return path.read_bytes() if path else None
     return None
 
 
 def commit(path: Path, final: Path) -> None:
-    """Rename a file once all of its content is on the disk, and make the new name durable too.
+    """Flush a file to disk, rename it, and make the new name durable.
 
     Raises:
         OSError: The file cannot be flushed or renamed.
@@ -81,13 +88,13 @@ def commit(path: Path, final: Path) -> None:
 
 def sync_file(path: Path) -> None:
     """Flush a file's content to the disk."""
-    with path.open("r+b" if os.name == "nt" else "rb") as file:  # Windows flushes only what is open for writing
+    with path.open("r+b" if os.name == "nt" else "rb") as file:  # Windows flushes only files that are open for writing
         os.fsync(file.fileno())
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable, where the system can."""
-    with contextlib.suppress(OSError):  # not every system and file system can
+    """Make the names in a folder durable, where the system supports it."""
+    with contextlib.suppress(OSError):  # not supported by every system and file system
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -106,7 +113,7 @@ def sha256_file(path: Path) -> str:
 
 
 def is_plain(path: Path) -> bool:
-    """Return whether a path is a regular file or a folder itself: no link, device or pipe. True if nothing is there."""
+    """Return whether a path is a regular file or a folder, not a link, device or pipe. True if it does not exist."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -115,9 +122,9 @@ def is_plain(path: Path) -> bool:
 
 
 def is_private(path: Path) -> bool:
-    """Return whether a path is a folder of this user's own that nobody else can write.
+    """Return whether a path is a folder that this user owns and no other user can write to.
 
-    On Windows, whose temporary folders belong to one user, whether it is a folder.
+    On Windows, where temporary folders belong to one user, return whether it is a folder.
     """
     status = path.lstat()
     private = stat.S_ISDIR(status.st_mode)
@@ -127,7 +134,7 @@ def is_private(path: Path) -> bool:
 
 
 def longest_name(folder: Path) -> int:
-    """Return how many bytes a file's name may have in a folder; 255 where the system does not tell."""
+    """Return the maximum length of a file name in a folder, in bytes; 255 if the system does not report it."""
     try:
         return os.pathconf(folder, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
     except (OSError, ValueError):
@@ -135,17 +142,17 @@ def longest_name(folder: Path) -> int:
 
 
 def shortened(name: str, suffix: str, most: int) -> str:
-    """Return a name with a suffix, cut to `most` bytes; a digest of the name then tells it from others cut alike."""
+    """Return a name with a suffix, truncated to `most` bytes. A digest keeps truncated names distinct."""
     if len(os.fsencode(name + suffix)) <= most:
         return name + suffix
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
     room = max(0, most - len(os.fsencode(f"~{digest}{suffix}")))
-    begin = os.fsencode(name)[:room].decode(errors="ignore")  # no half of a character
+    begin = os.fsencode(name)[:room].decode(errors="ignore")  # drops a truncated character
     return f"{begin}~{digest}{suffix}"
 
 
 def format_bytes(count: float) -> str:
-    """Return a number of bytes as people write it: ``512 B``, ``1.5 MiB``."""
+    """Format a number of bytes: ``512 B``, ``1.5 MiB``."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""Directories of the user, who may have none: a container runs as any number, without an entry in passwd and HOME."""
+"""The user's directories. There may be none: a container may run as any UID, without a passwd entry or HOME."""
 
 import os
 import stat
@@ -12,7 +12,11 @@ from vsfdatrd.errors import ArgumentError
 
 
 def expand_user(path: str | PathLike[str]) -> Path:
-    """A path with its ``~`` replaced. Raises ArgumentError if that is nobody's home directory."""
+    """Return a path with ``~`` expanded.
+
+    Raises:
+        ArgumentError: There is no such home directory.
+    """
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -22,7 +26,7 @@ def expand_user(path: str | PathLike[str]) -> Path:
 
 
 def user_directory(kind: Literal["cache", "config"]) -> Path | None:
-    """Where this system keeps a program's files of this kind; None for a user without a home directory."""
+    """Return the platform's cache or config directory for vsfdatrd; None for a user without a home directory."""
     import platformdirs
 
     find = platformdirs.user_cache_dir if kind == "cache" else platformdirs.user_config_dir
@@ -30,13 +34,17 @@ def user_directory(kind: Literal["cache", "config"]) -> Path | None:
         found = Path(find("vsfdatrd", False))
     except RuntimeError:
         return None
-    return None if found.parts[:1] == ("~",) else found  # what os.path.expanduser leaves where it knows no home
+    return None if found.parts[:1] == ("~",) else found  # os.path.expanduser leaves "~" if it finds no home directory
 
 
 def private_temporary_directory(name: str) -> Path:
-    """A directory of this user alone below the temporary one, the same at every start; made if it is not there.
+    """Return a directory below the temporary directory that only this user can access; create it if missing.
 
-    Raises OSError if it cannot be made, or if what has its name is another user's or open to others.
+    Args:
+        name: Its name; on POSIX the user ID is appended, so the path is the same at every start.
+
+    Raises:
+        OSError: It cannot be created, or the path belongs to another user or is accessible to others.
     """
     if sys.platform != "win32":
         path = Path(tempfile.gettempdir(), f"{name}-{os.getuid()}")

@@ -1,8 +1,8 @@
-"""The cap on instruction sets, by which a newer processor stands in for an older one.
+"""The instruction-set cap: makes a newer CPU compute like an older one.
 
-``FDATRD_MAX_ISA=avx2`` makes every engine for processors compute as on one that has AVX2 and nothing newer. The native
-kernels read it themselves (`_native/cpu_check.c`), and the libraries have variables of their own, which `apply`
-sets before they are loaded. A library's variable that is set already is left as it is.
+``FDATRD_MAX_ISA=avx2`` makes every CPU backend compute as on a CPU with AVX2 and nothing newer. The native kernels read
+the variable themselves (`_native/cpu_check.c`); the libraries have their own variables, which `apply` sets before they
+are loaded. Library variables that are already set are left unchanged.
 """
 
 import os
@@ -19,14 +19,14 @@ CAPS = {
     "avx512_bf16": ("AVX512_CORE_BF16", "avx512"),
     "amx": ("AVX512_CORE_AMX", "avx512"),
 }
-"""What the variable may say, and what that is to oneDNN and OpenVINO, and to PyTorch."""
+"""Accepted values, with the corresponding values for oneDNN and OpenVINO, and for PyTorch."""
 
 
 def cap() -> str | None:
-    """Return the cap, a key of `CAPS`; None without one.
+    """Return the cap, a key of `CAPS`; None if there is none.
 
     Raises:
-        ArgumentError: The variable has a value that is none.
+        ArgumentError: The variable has an unknown value.
     """
     given = os.environ.get(VARIABLE, "").strip().lower()
     if given and given not in CAPS:
@@ -38,14 +38,15 @@ def cap() -> str | None:
 
 
 def apply() -> None:
-    """Hand the cap on to the libraries, which look at it when they are first used. Never fails: `cap` complains."""
+    """Set the libraries' variables, which they read on first use. Ignores unknown values; `cap` reports them."""
     try:
         chosen = cap()
     except ArgumentError:
         return
     if chosen is not None:
         onednn, aten = CAPS[chosen]
-        # oneDNN reads the first; OpenVINO's own kernels, and what it says it can do, go by the second (since 2026.4).
+        # oneDNN reads the first variable; OpenVINO's own kernels and reported capabilities follow the second (since
+        # 2026.4).
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", onednn)
         os.environ.setdefault("OV_CPU_MAX_ISA", onednn)
         os.environ.setdefault("ATEN_CPU_CAPABILITY", aten)

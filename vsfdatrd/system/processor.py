@@ -1,4 +1,4 @@
-"""What processor this is, as text that differs where engines would compute differently."""
+"""Identity of the CPU, as text that differs wherever engines would compute differently."""
 
 import hashlib
 import platform
@@ -10,14 +10,14 @@ import psutil
 
 @cache
 def identity() -> str:
-    """The processor's name, a digest of what it can do, and the cores that this process may use."""
+    """Return the CPU's name, a digest of its feature flags, and the number of cores this process may use."""
     able = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count()
     name, flags = platform.processor() or platform.machine(), ""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         lines = []
-    for line in reversed(lines):  # the first of each counts
+    for line in reversed(lines):  # so that the first line of each key wins
         key, _, value = line.partition(":")
         if key.strip() == "model name":
             name = value.strip()

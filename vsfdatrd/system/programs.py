@@ -1,4 +1,4 @@
-"""The programs beside us: where vspipe and ffmpeg are, and running them."""
+"""Locate and run vspipe and ffmpeg."""
 
 import os
 import re
@@ -16,9 +16,10 @@ from vsfdatrd.workers.spawn import ending, no_window
 
 @cache
 def ffmpegs() -> tuple[str, ...]:
-    """Return every ffmpeg there is, in order of preference: those on PATH, then the one of imageio-ffmpeg.
+    """Return every ffmpeg found, in order of preference: those on PATH, then the one from imageio-ffmpeg.
 
-    Raises EncodeError if there is none.
+    Raises:
+        EncodeError: There is none.
     """
     found = [shutil.which("ffmpeg", path=folder) for folder in os.get_exec_path() if folder]
     reason: Exception | None = None
@@ -28,7 +29,8 @@ def ffmpegs() -> tuple[str, ...]:
         found.append(shutil.which(imageio_ffmpeg.get_ffmpeg_exe()))
     except (ImportError, RuntimeError, OSError) as error:
         reason = error
-    programs = {os.path.realpath(path): path for path in reversed(found) if path}  # of one program, the first name
+    # Of several paths to the same program, keep the first.
+    programs = {os.path.realpath(path): path for path in reversed(found) if path}
     if not programs:
         raise EncodeError("there is no ffmpeg on PATH; install it, or pip install imageio-ffmpeg") from reason
     return tuple(reversed(programs.values()))
@@ -36,9 +38,13 @@ def ffmpegs() -> tuple[str, ...]:
 
 @cache
 def ffmpeg(encoder: str = "") -> str:
-    """Return the first ffmpeg that runs and has an encoder, or the first that runs if none is named.
+    """Return the first ffmpeg that runs and has the encoder.
 
-    Raises EncodeError, which tells of each ffmpeg what it lacks.
+    Args:
+        encoder: Name of an encoder; empty accepts any ffmpeg that runs.
+
+    Raises:
+        EncodeError: There is none; the message gives the reason for each ffmpeg.
     """
     lacking = []
     for program in ffmpegs():
@@ -55,7 +61,11 @@ def ffmpeg(encoder: str = "") -> str:
 
 @cache
 def ffmpeg_version(program: str) -> str:
-    """Return what an ffmpeg says of itself: its first line. Raises EncodeError if it does not run."""
+    """Return the version line of an ffmpeg.
+
+    Raises:
+        EncodeError: It does not run.
+    """
     return _ask(program, "-version").partition("\n")[0].strip()
 
 
@@ -80,8 +90,12 @@ def _ask(program: str, question: str) -> str:
 
 @cache
 def vspipe() -> str:
-    """The vspipe of this Python's VapourSynth, else the one on PATH. Raises EncodeError if there is neither."""
-    # The program itself: the one in bin/ is a Python script that starts it, and does not end it when it is ended.
+    """Return the vspipe of this Python's VapourSynth, else the one on PATH.
+
+    Raises:
+        EncodeError: There is neither.
+    """
+    # The binary itself: bin/vspipe is a Python script that starts it and does not stop it when the script is killed.
     package = find_spec("vapoursynth")
     inside = package and package.origin and shutil.which("vspipe", path=str(Path(package.origin).parent))
     if found := inside or shutil.which("vspipe"):
@@ -90,17 +104,17 @@ def vspipe() -> str:
 
 
 def utf8_environment() -> dict[str, str] | None:
-    """Return `env` for vspipe, in which its Python can use any name; None: the one of this process.
+    """Return the environment for vspipe with which its Python can use any file name; None to inherit this process's.
 
-    In the C locale, which scripts and timers have, Python itself reads names as UTF-8, but one that a program like
-    vspipe embeds is limited to ASCII (PYTHONUTF8 does not reach it either).
+    In the C locale (cron jobs, systemd timers) Python itself decodes file names as UTF-8, but a Python embedded in a
+    program such as vspipe is limited to ASCII (and ignores PYTHONUTF8).
     """
     if os.name == "nt" or (sys.getfilesystemencoding() == "utf-8" and not sys.flags.utf8_mode):
         return None
     return os.environ | {"LC_ALL": "C.UTF-8"}
 
 
-# What ffmpeg adds after a program's own words, which only says that something failed.
+# Lines that ffmpeg adds after the actual error, which only say that something failed.
 _CONSEQUENCES = re.compile(
     r"(Error (while opening encoder|sending frames|while filtering|initializing|reinitializing|muxing|writing trailer|"
     r"submitting a packet|closing file)|Task finished with error|Terminating thread|Nothing was written|"
@@ -111,7 +125,7 @@ _ADDRESS = re.compile(r"^(?:\[([^\]@]+?) @ (?:0x)?[0-9a-fA-F]+\] ?)+")
 
 
 def main_reason(lines: Sequence[str]) -> str:
-    """Return the lines that say why a program failed, of all that it wrote: the first ones that are no consequences."""
+    """Return the lines of a program's output that say why it failed: up to three, without consequential errors."""
     said = [line.strip() for line in lines if line.strip()]
     causes = [line for line in said if not _CONSEQUENCES.search(line)] or said
     plain = dict.fromkeys(_ADDRESS.sub(lambda match: f"{match[1]}: ", line) for line in causes)
@@ -119,7 +133,18 @@ def main_reason(lines: Sequence[str]) -> str:
 
 
 def run(command: list[str], data: bytes | None = None) -> bytes:
-    """Run a program to its end and return its standard output. Raises EncodeError with its last words."""
+    """Run a program to completion.
+
+    Args:
+        command: The program and its arguments.
+        data: Bytes for its standard input.
+
+    Returns:
+        Its standard output.
+
+    Raises:
+        EncodeError: It failed; the message quotes its stderr.
+    """
     done = subprocess.run(command, input=data, capture_output=True, check=False, creationflags=no_window())
     if done.returncode:
         words = main_reason(done.stderr.decode(errors="replace").splitlines())[:2000]

@@ -1,7 +1,7 @@
-"""Signs of life on stderr, and a stdout that carries nothing but video.
+"""Progress messages on stderr, and a guard that keeps everything but video off stdout.
 
-Progress does not go through `logging`, which shows nothing below WARNING unless a script sets it up, and cannot update
-a line in place. Who wants silence sets the logger ``vsfdatrd`` to ERROR.
+Progress does not use `logging`, which shows nothing below WARNING unless a script configures it, and cannot update a
+line in place. To silence it, set the logger ``vsfdatrd`` to ERROR.
 """
 
 import contextlib
@@ -25,14 +25,15 @@ _writing = threading.Lock()
 
 @contextlib.contextmanager
 def working(what: str, delay: float = 0.5, every: float | None = None) -> Iterator[None]:
-    """Say on stderr that `what` is being done, for how long, and how it ended.
+    """Report on stderr that an operation is running, for how long, and how it ended.
 
-    what: a phrase such as ``building the engine``, without a full stop.
-    delay: seconds before anything is said; what is done sooner stays silent.
-    every: seconds between signs of life; by default 1 on a terminal, where one line is kept up to date, else 10.
+    Thread-safe. Silent if there is no stderr or the logger ``vsfdatrd`` is set above WARNING. Errors of stderr are
+    ignored.
 
-    Any number of threads may be at work at once. Silent if there is no stderr, or the logger ``vsfdatrd`` is set above
-    WARNING. Never raises because of what stderr is.
+    Args:
+        what: The operation, a phrase such as ``building the engine``, without a period.
+        delay: Seconds before the first message; shorter operations print nothing.
+        every: Seconds between messages; by default 1 on a terminal, where one line is updated in place, else 10.
     """
     if sys.stderr is None or not logging.getLogger("vsfdatrd").isEnabledFor(logging.WARNING):
         yield
@@ -48,7 +49,7 @@ def working(what: str, delay: float = 0.5, every: float | None = None) -> Iterat
         while not finished.wait(every or (1 if line.on_terminal else 10)):
             line.show(f"... {time.monotonic() - start:.0f} s")
 
-    # A daemon: a process that ends in the middle must not wait for it.
+    # A daemon thread, so that a process that exits meanwhile does not wait for it.
     reporter = threading.Thread(target=report, name="fdatrd-progress", daemon=True)
     reporter.start()
     outcome = "failed after"
@@ -66,7 +67,7 @@ def working(what: str, delay: float = 0.5, every: float | None = None) -> Iterat
 
 
 class _Line:
-    """One line on a stream: rewritten in place on a terminal, written again elsewhere. Stops at the first failure."""
+    """One status line on a stream: rewritten in place on a terminal, printed again elsewhere. Ignores write errors."""
 
     def __init__(self, stream: TextIO, start: str) -> None:
         self._stream = stream
@@ -81,8 +82,8 @@ class _Line:
         self.shown = True
         text = f"{self._start} {state}"
         if self.on_terminal:
-            # Never wraps, so that it can be overwritten, and leaves the cursor in front, so that a log line from
-            # elsewhere starts at the left edge. Spaces, not escape codes: every console understands them.
+            # Truncated so that it never wraps and can be overwritten. The cursor is left at the start, so that a log
+            # line from elsewhere begins at the left edge. Spaces instead of escape codes: they work on every console.
             text = text[: self._columns() - 1]
             padding = " " * (self._length - len(text))
             self._length = len(text)
@@ -101,7 +102,7 @@ class _Line:
             return 80
 
     def _write(self, text: str) -> None:
-        # ValueError: closed, or characters its encoding lacks. OSError: the reader is gone.
+        # ValueError: closed stream, or characters its encoding lacks. OSError: the reader closed the pipe.
         with contextlib.suppress(AttributeError, ValueError, OSError), _writing:
             self._stream.write(text)
             self._stream.flush()
@@ -114,16 +115,15 @@ _saved: tuple[int, bool] | None = None
 
 @contextlib.contextmanager
 def stdout_to_stderr() -> Iterator[None]:
-    """Let everything that is printed to stdout go to stderr for the duration, also what libraries print from C.
+    """Redirect stdout to stderr while the block runs, including output of C libraries.
 
-    vspipe and scripts write video to file descriptor 1, and one line of a library's chatter in between makes it
-    unreadable. The descriptor belongs to the whole process, so this is for the time while a script is evaluated, before
-    any frame is asked for: later it would send the video itself to stderr. For the same reason it does nothing on
-    threads that Python did not start, such as those on which VapourSynth calls FrameEval functions while vspipe writes
-    frames.
+    vspipe and scripts write video to file descriptor 1, and a single line of library output in between corrupts it. The
+    descriptor belongs to the complete process, so use this only while a script is evaluated, before frames are
+    requested: later it would send the video itself to stderr. For the same reason it does nothing on threads that
+    Python did not start, such as those on which VapourSynth calls FrameEval functions while vspipe writes frames.
 
-    May be nested, and used by several threads at once: the first to enter redirects, the last to leave restores.
-    Does nothing if stdout is closed; if stderr is closed, what is printed is dropped.
+    May be nested and used by several threads at once: the first to enter redirects, the last to leave restores. Does
+    nothing if stdout is closed; if stderr is closed, the output is discarded.
     """
     if isinstance(threading.current_thread(), threading._DummyThread):
         yield
@@ -139,13 +139,13 @@ def _enter() -> None:
     global _depth, _saved
     with _guarding:
         if _depth == 0:
-            _flush()  # what was printed before still belongs to stdout
+            _flush()  # output printed before still belongs to stdout
             _saved = _redirect()
         _depth += 1
 
 
 def _redirect() -> tuple[int, bool] | None:
-    """Point stdout at stderr -> a copy of what it was and whether children inherit it; None if it is closed."""
+    """Point stdout at stderr. Return a duplicate of the old descriptor and its inheritable flag; None if closed."""
     try:
         inheritable = os.get_inheritable(STDOUT)
     except OSError:
@@ -175,8 +175,8 @@ def _leave() -> None:
 
 
 def _flush() -> None:
-    """Empty the buffers in front of the descriptor: Python's and the C library's."""
-    with contextlib.suppress(AttributeError, ValueError, OSError):  # None, closed, or the reader is gone
+    """Flush Python's and the C library's stdout buffers."""
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # None, closed, or a broken pipe
         sys.stdout.flush()
     if found := _c_stdout():
         library, stream = found
@@ -185,13 +185,13 @@ def _flush() -> None:
 
 @cache
 def _c_stdout() -> tuple[ctypes.CDLL, ctypes.c_void_p | None] | None:
-    """The C library and its stdout (None: all its streams); None if there is no such library."""
+    """Return the C library and its stdout (None: all its streams); None if the library is not found."""
     try:
         library = ctypes.CDLL("ucrtbase" if sys.platform == "win32" else None)
     except OSError:
         return None
     for name in ("stdout", "__stdoutp"):  # glibc and musl; macOS
-        # Not all streams where it can be helped: that waits for any thread that is reading from one.
+        # Flushing all streams would wait for any thread that is reading from one, so avoid it where possible.
         with contextlib.suppress(ValueError):
             return library, ctypes.c_void_p.in_dll(library, name)
     return library, None

@@ -1,13 +1,13 @@
-"""Standard input, output and error output of a program that may have been started without them."""
+"""Standard streams of a program that may have been started without them."""
 
 import os
 import sys
 
 
 def has_stderr() -> bool:
-    """Whether file descriptor 2 is this program's error output.
+    """Return whether file descriptor 2 is this program's stderr.
 
-    Where it was closed when Python started, as `sys.__stderr__` tells, the number may since be any file's.
+    If it was closed when Python started (`sys.__stderr__` is None), the number may since belong to any file.
     """
     if sys.__stderr__ is None:
         return False
@@ -19,10 +19,11 @@ def has_stderr() -> bool:
 
 
 def fill_standard_streams() -> None:
-    """Open those of the file descriptors 0, 1 and 2 that are closed, on nothing.
+    """Open closed file descriptors among 0, 1 and 2 on the null device.
 
-    The next files opened would get these numbers, and then be taken for a stream: covered by a child's pipes, moved
-    away by `stdout_to_stderr`, written to by whatever prints. POSIX only: Windows does not tell children by number.
+    Otherwise the next files opened would get these numbers and be mistaken for a standard stream: replaced by a child's
+    pipes, redirected by `stdout_to_stderr`, written to by anything that prints. POSIX only: Windows does not pass
+    standard streams to children by number.
     """
     if os.name != "posix":
         return
@@ -31,7 +32,7 @@ def fill_standard_streams() -> None:
             os.fstat(number)
         except OSError:
             opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
-            if opened > 2:  # another thread was faster
+            if opened > 2:  # another thread took the number meanwhile
                 os.close(opened)
             else:
                 os.set_inheritable(opened, True)

@@ -1,15 +1,15 @@
-"""Text that is safe to print: names and metadata from files cannot move the cursor or recolour the terminal."""
+"""Make text safe to print: names and metadata from files must not move the cursor or recolor the terminal."""
 
 import re
 from typing import TextIO, cast
 
-# C0 and C1 controls except tab and newline, separators that some terminals break lines at, and what turns the direction
-# of the text behind it. Joiners and direction marks stay: names in Persian, Arabic or emoji need them.
+# C0 and C1 controls except tab and newline, separators at which some terminals break lines, and characters that
+# override text direction. Joiners and direction marks stay: names in Persian, Arabic or emoji need them.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def printable(text: str) -> str:
-    """Return text with control characters as escapes (``\\x1b``), except tabs and newlines."""
+    """Return text with control characters escaped (``\\x1b``), except tabs and newlines."""
     return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
@@ -18,10 +18,10 @@ class PrintableStream:
 
     def __init__(self, stream: TextIO) -> None:
         self.raw = stream
-        """The stream itself, for programs that move the cursor on purpose."""
+        """The wrapped stream, for code that moves the cursor on purpose."""
 
     def write(self, text: str) -> int:
-        """Write text without control characters."""
+        """Write text with control characters escaped; return the length of `text`."""
         self.raw.write(printable(text))
         return len(text)
 
@@ -40,5 +40,5 @@ def printable_stream(stream: TextIO) -> TextIO:
 
 
 def raw_stream(stream: TextIO) -> TextIO:
-    """Return the stream inside a `PrintableStream`; any other as it is."""
+    """Return the stream inside a `PrintableStream`; any other stream unchanged."""
     return stream.raw if isinstance(stream, PrintableStream) else stream

@@ -1,7 +1,7 @@
-"""Transparency: frames of pictures with an alpha channel carry it as the frame property ``_Alpha``.
+"""Transparency: the alpha channel of a frame, stored as the frame property ``_Alpha``.
 
-It is what `std.PropToClip` reads and `set_output(alpha=)` takes, which wants it as large and as deep as the frame. A
-network is made for pictures, not for masks, so alpha is enlarged by the resizer.
+This is the property `std.PropToClip` reads; `set_output(alpha=)` requires alpha of the same size and bit depth as the
+frame. The network is trained on pictures, not masks, so alpha is enlarged with the resizer.
 """
 
 import logging
@@ -29,11 +29,12 @@ def attach(source: vs.VideoNode, upscaled: vs.VideoNode) -> vs.VideoNode:
     """Give each upscaled frame the alpha of its source frame, enlarged.
 
     Args:
-        source: The clip whose frames have alpha, not necessarily all, and not necessarily of one size or format.
+        source: The clip whose frames have alpha; some may have none, and size and format may vary.
         upscaled: The clip to attach it to.
 
     Returns:
-        The upscaled clip, where the source has alpha with ``_Alpha`` of its own size and bits, in full range.
+        The upscaled clip. Where the source has alpha, frames have ``_Alpha`` of their own size and bit depth, in full
+        range.
     """
     made: dict[Kind, vs.VideoNode] = {}
     refused: set[str] = set()
@@ -56,22 +57,22 @@ def attach(source: vs.VideoNode, upscaled: vs.VideoNode) -> vs.VideoNode:
 
 
 def _enlarged(source: vs.VideoNode, kind: Kind, like: vs.VideoNode) -> vs.VideoNode:
-    """The alpha of frames that have one of this kind, as a clip of another clip's size and bits."""
+    """Return the alpha of frames whose alpha is of this kind, as a clip of the size and bit depth of `like`."""
 
     def extract(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
         alpha = of(f)
-        if alpha is None:  # cannot be: such frames are not asked for
+        if alpha is None:  # cannot happen: such frames are not requested
             raise KeyError(PROPERTY)
         out = alpha.copy()
-        for name in list(out.props):  # such as _Matrix of RGB, which the resizer refuses for GRAY
+        for name in list(out.props):  # such as _Matrix=0 (RGB), which the resizer rejects for GRAY
             del out.props[name]
         return out
 
     form, width, height = kind
     small = vs.core.fdatrd.PerFrame(source, func=extract, format=form, width=width, height=height)
     wanted = vs.core.query_video_format(vs.GRAY, like.format.sample_type, like.format.bits_per_sample)
-    # Alpha is in full range, whatever the picture is in.
+    # Alpha is full range regardless of the picture's range.
     options: dict[str, Any] = {"format": wanted.id, "range_in": vs.RANGE_FULL, "range": vs.RANGE_FULL}
     large = small.resize.Spline36(like.width, like.height, **options)
-    # Spline36 overshoots at edges, which integers cannot show.
+    # Spline36 overshoots at edges; integer formats clip that by themselves.
     return large if wanted.sample_type == vs.INTEGER else large.std.Expr("x 0 max 1 min")

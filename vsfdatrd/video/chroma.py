@@ -1,6 +1,6 @@
-"""Chroma models: 4:2:0 in, its chroma reconstructed with the luma's help at the luma's size. Luma stays as it is.
+"""Chroma networks: reconstruct the chroma of 4:2:0 at luma resolution, guided by luma. Luma is unchanged.
 
-The model gets Y and the chroma enlarged linearly from where it lies, as it was trained, with 0.5 for neutral.
+The network gets Y and bilinearly enlarged chroma (chroma location respected, 0.5 is neutral), as in its training.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,11 @@ type Network = Callable[[vs.VideoNode], vs.VideoNode]
 
 
 def check(source: Source) -> None:
-    """Raises ClipError unless the clip is one that a chroma model is for."""
+    """Check that the clip is 4:2:0.
+
+    Raises:
+        ClipError: It is not, so chroma networks do not apply to it.
+    """
     form = source.format
     if form.color_family == vs.YUV and form.subsampling_w == form.subsampling_h == 1:
         return
@@ -32,9 +36,16 @@ def check(source: Source) -> None:
 
 
 def reconstruct(source: Source, target: Target, network: Network) -> vs.VideoNode:
-    """The clip as 4:4:4 of single floats with the network's chroma, for `colour.deliver`.
+    """Replace the chroma of a clip with the network's.
 
-    network: RGBS, the planes being Y, Cb and Cr in [0, 1] -> RGBS of the same size, the first two being Cb and Cr.
+    Args:
+        source: The 4:2:0 clip.
+        target: The output of `color.deliver`.
+        network: Takes RGBS whose planes are Y, Cb and Cr in [0, 1]; returns RGBS of the same size whose first two
+            planes are Cb and Cr.
+
+    Returns:
+        A YUV444PS clip for `color.deliver`.
     """
     clip = tagged(source, converts=target.matrix is not None)
     full = clip.resize.Bilinear(format=vs.YUV444PS)

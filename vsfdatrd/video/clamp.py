@@ -1,4 +1,4 @@
-"""Planes copied, clamped to [0, 1] and checked for NaN and infinity, in one pass over memory (`_native/clamp.c`)."""
+"""Copy planes, clamp them to [0, 1] and check for NaN and infinity, in one pass over memory (`_native/clamp.c`)."""
 
 import ctypes
 from ctypes import c_int64, c_void_p
@@ -15,7 +15,7 @@ type Plane = NDArray[np.float32]
 
 
 class Worst(IntEnum):
-    """The worst value that a plane holds."""
+    """The worst value in a plane."""
 
     FINITE = 0
     INFINITE = 1
@@ -23,42 +23,49 @@ class Worst(IntEnum):
 
 
 def clamp_copy(source: Plane, target: Plane) -> Worst:
-    """Copy a plane, every value clamped to [0, 1]; other threads of Python run meanwhile.
+    """Copy a plane and clamp every value to [0, 1]. Releases the GIL.
 
     Args:
-        source: (height, width) float32. Rows may lie any number of bytes apart; the pixels of a row lie side by side.
-        target: Of the same shape, writable, elsewhere in memory.
+        source: (height, width) float32. Any row stride; the pixels of a row are contiguous.
+        target: The same shape, writable, not overlapping `source`.
 
     Returns:
-        The worst value of `source`. Infinity becomes 0 or 1 by its sign, NaN 0 or 1.
+        The worst value of `source`. Infinity becomes 0 or 1 by its sign; NaN becomes 0 or 1.
 
     Raises:
-        ValueError: For arrays that are not as described.
-        EngineUnavailable: If the plugin's library is of another version of vsfdatrd.
+        ValueError: The arrays are not as described.
+        EngineUnavailable: The plugin library belongs to another version of vsfdatrd.
     """
     return Worst(_function("fdatrd_clamp_copy")(*_planes(source, target)))
 
 
 def clamp_add(source: Plane, target: Plane, rows: Plane, columns: Plane) -> Worst:
-    """Add ``clamp(source) * rows * columns`` to `target`; otherwise as `clamp_copy`.
+    """Add ``clamp(source) * rows * columns`` to `target`; otherwise like `clamp_copy`.
 
     Args:
         source: (height, width) float32.
-        target: Of the same shape; what is added to.
+        target: The accumulator, the same shape.
         rows: Weight of each row, (height, 1).
         columns: Weight of each column, (1, width).
+
+    Returns:
+        The worst value of `source`.
+
+    Raises:
+        ValueError: The arrays are not as described.
+        EngineUnavailable: The plugin library belongs to another version of vsfdatrd.
     """
     planes = _planes(source, target)
     if rows.shape != (source.shape[0], 1) or columns.shape != (1, source.shape[1]):
         raise ValueError(f"weights of {rows.shape} and {columns.shape} do not belong to a plane of {source.shape}")
-    # Owned by names, so that a copy made here lives until the call is over.
+    # Bound to names, so that a copy made here lives until the call returns.
     row_weights, column_weights = (np.ascontiguousarray(weights, np.float32) for weights in (rows, columns))
     weights = c_void_p(row_weights.ctypes.data), c_void_p(column_weights.ctypes.data)
     return Worst(_function("fdatrd_clamp_add")(*planes, *weights))
 
 
 def _planes(source: Plane, target: Plane) -> tuple[c_void_p | c_int64, ...]:
-    """The arguments of C for two planes."""
+    """Return the C arguments for two planes: pointer and row stride of each, height, width."""
     for plane in (source, target):
         if plane.dtype != np.float32 or plane.ndim != 2 or (plane.shape[1] > 1 and plane.strides[1] != plane.itemsize):
             raise ValueError(
@@ -79,7 +86,7 @@ def _planes(source: Plane, target: Plane) -> tuple[c_void_p | c_int64, ...]:
 
 @cache
 def _function(name: str) -> "ctypes._NamedFuncPointer":
-    """A function of the library that VapourSynth has loaded as the plugin, wherever that lies."""
+    """Return a function of the library that VapourSynth loaded as the plugin, wherever it is installed."""
     path = vs.core.fdatrd.plugin_path
     try:
         function = ctypes.CDLL(path)[name]

@@ -1,17 +1,17 @@
-"""Any constant-format clip to RGB floats and back, with the right colours by default.
+"""Convert any constant-format clip to RGB floats and back, with correct colors by default.
 
     describe ─► Source ─► to_rgb ─► (RGBS, [0, 1], through the network) ─► deliver ─► out
                    └────► target ─► Target ─────────────────────────────────┘
 
-Networks that do not work on RGB go another way between `tagged` and `deliver`: see `luma.py` and `chroma.py`.
+Networks that do not work on RGB use a different path between `tagged` and `deliver`: see `luma.py` and `chroma.py`.
 
-Every frame says in its properties how its numbers are meant (`tags.py`); where it does not, its size decides, as in
-players. VapourSynth's own resizer (zimg) converts. Its ``matrix_in`` would override what frames say of themselves, so
-what is missing is filled in frame by frame instead, and clips of mixed origin stay right.
+Matrix, range and the other color properties are read per frame (`frame_props.py`); where they are missing, the frame
+size decides, as in players. VapourSynth's resizer (zimg) converts. Its ``matrix_in`` would override the frame
+properties, so missing properties are filled in frame by frame instead, and clips of mixed origin stay correct.
 
 The network works on gamma-encoded R'G'B', the way animation is stored: transfer and primaries are never converted,
 only passed on. Luma is never resampled. Chroma is, with Spline36 both ways: flat areas stay exact, and 4:2:0 to RGB and
-back keeps 2.7 dB more of the chroma of drawings than Catmull-Rom does (0.6 dB after 2x), with a little less ringing at
+back preserves the chroma of line art 2.7 dB better than Catmull-Rom (0.6 dB after 2x), with slightly less ringing at
 the hard edges of cels than Lanczos.
 """
 
@@ -33,7 +33,7 @@ MIN_SIDE = 8
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A clip that can be upscaled, and how its first frame is to be understood."""
+    """A clip that can be upscaled, with the color properties of its first frame."""
 
     clip: vs.VideoNode
     format: vs.VideoFormat
@@ -42,31 +42,39 @@ class Source:
     range: int
     """0 is limited, 1 is full."""
     chroma: int | None
-    """Chroma location; None where chroma is not subsampled."""
+    """Chroma location; None if chroma is not subsampled."""
     told: bool
-    """Whether the user has been told of what the clip does not say."""
+    """Whether the assumptions about missing properties have been logged."""
     unconvertible: str | None
-    """Why the colours of its first frame cannot be converted, if they cannot."""
+    """Why the colors of its first frame cannot be converted; None if they can."""
     alpha: bool = False
-    """Whether its first frame has transparency."""
+    """Whether its first frame has alpha."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the output is to be; the fields are as in Source."""
+    """The output; fields as in `Source`."""
 
     format: vs.VideoFormat
     matrix: int | None
-    """None leaves every frame its own; nothing is converted then."""
+    """None keeps the matrix of every frame and converts nothing."""
     range: int
     chroma: int | None
 
 
 def describe(clip: vs.VideoNode) -> Source:
-    """Look at a clip and its first frame; log what has to be guessed.
+    """Inspect a clip and its first frame; log which properties have to be guessed.
 
-    Raises ClipError for a variable format or size, a format or size that cannot be upscaled, and a first frame that is
-    interlaced. A first frame that cannot be read is not an error here.
+    A first frame that cannot be read is not an error here.
+
+    Args:
+        clip: Any clip.
+
+    Returns:
+        The clip with its color properties.
+
+    Raises:
+        ClipError: Format or size are variable or unsupported, or the first frame is interlaced.
     """
     form = clip.format
     if form.color_family == vs.UNDEFINED or not clip.width or not clip.height:
@@ -108,24 +116,33 @@ def describe(clip: vs.VideoNode) -> Source:
 
 
 def to_rgb(source: Source) -> vs.VideoNode:
-    """The clip as RGBS, gamma-encoded, nominally [0, 1].
+    """Convert a clip to RGBS, gamma-encoded, nominally [0, 1].
 
-    Not clamped: YUV holds colours that RGB does not, and those come out below 0 or above 1. A frame that is interlaced
-    or cannot be converted fails alone, with its number in the message; the others are not affected.
+    The result is not clamped: YUV colors outside the RGB gamut become values below 0 or above 1. A frame that is
+    interlaced or cannot be converted fails alone, with its number in the message; the others are unaffected.
     """
     clip = tagged(source)
     return clip if source.format.id == vs.RGBS else clip.resize.Spline36(format=vs.RGBS, range=1)
 
 
 def target(source: Source, scale: int, format: str | None, matrix: str | None, planes: str = "rgb") -> Target:
-    """What the output is to be, from what was asked for and what the source is.
+    """Determine the output format, matrix, range and chroma location.
 
-    format: a name or a number; None for the source's family and subsampling, 16 bit if it is of integers.
-    matrix: ``auto`` or None, ``source``, a name of MATRICES or its number.
-    planes: what the network works on: ``rgb``, ``luma`` or ``chroma``. The latter two leave YUV as it is: without a
-        matrix that is asked for by name, none is converted. Chroma models give 4:4:4 where no format is asked for.
-    Raises ArgumentError for an unknown format or matrix, and for a format that does not go with the size; ClipError for
-    a clip whose colours would have to be converted and cannot.
+    Args:
+        source: The clip to upscale.
+        scale: Output pixels per source pixel along each side.
+        format: Requested format, a name or a number; None for the source's family and subsampling, 16 bit if it is an
+            integer format.
+        matrix: Requested matrix: ``auto`` or None, ``source``, a name from `MATRICES` or its number.
+        planes: The input of the network: ``rgb``, ``luma`` or ``chroma``. With ``luma`` and ``chroma``, YUV keeps its
+            matrix unless another one is named, and ``chroma`` gives 4:4:4 unless a format is requested.
+
+    Returns:
+        The output properties.
+
+    Raises:
+        ArgumentError: The format or matrix is unknown, or the format does not allow this frame size.
+        ClipError: The colors would have to be converted and cannot be.
     """
     usual = source.format.replace(subsampling_w=0, subsampling_h=0) if planes == "chroma" else source.format
     form = _output_format(usual, format)
@@ -151,10 +168,17 @@ def target(source: Source, scale: int, format: str | None, matrix: str | None, p
 
 
 def deliver(clip: vs.VideoNode, target: Target) -> vs.VideoNode:
-    """The upscaled clip, of single floats, in its output format.
+    """Convert the upscaled clip (single float) to the output format.
 
-    All properties stay, but _Matrix, _Range, _ChromaLocation and _FieldBased, which say what the clip now holds.
-    Integers of less than 16 bits are dithered.
+    All frame properties are kept except _Matrix, _Range, _ChromaLocation and _FieldBased, which are set for the new
+    format. Integer formats of less than 16 bits are dithered.
+
+    Args:
+        clip: The upscaled clip, single float.
+        target: The output properties.
+
+    Returns:
+        The clip in its output format.
     """
     form = target.format
     matrix = None if form.color_family == vs.RGB else target.matrix
@@ -165,7 +189,7 @@ def deliver(clip: vs.VideoNode, target: Target) -> vs.VideoNode:
         if target.chroma is not None:
             arguments["chromaloc"] = target.chroma
         if form.sample_type == vs.INTEGER and form.bits_per_sample < 16:
-            arguments["dither_type"] = "error_diffusion"  # fewer steps than the network makes: no bands in skies
+            arguments["dither_type"] = "error_diffusion"  # avoids banding in gradients such as skies
         clip = clip.resize.Spline36(format=form.id, **arguments)
     if target.chroma is None:
         clip = clip.std.RemoveFrameProps("_ChromaLocation")
@@ -173,10 +197,16 @@ def deliver(clip: vs.VideoNode, target: Target) -> vs.VideoNode:
 
 
 def tagged(source: Source, converts: bool = True) -> vs.VideoNode:
-    """The clip with what its frames do not say filled in; planes are shared, not copied.
+    """Fill in missing color properties of every frame; planes are shared, not copied.
 
-    converts: whether colours will be converted, for which some tags are no use. A frame that cannot be upscaled fails
-    alone, with its number in the message.
+    A frame that cannot be upscaled fails alone, with its number in the message.
+
+    Args:
+        source: The clip.
+        converts: Whether its colors will be converted; frames whose matrix zimg cannot convert then fail.
+
+    Returns:
+        The clip with complete color properties and without alpha.
     """
     form, told, warned = source.format, source.told, source.alpha
 
@@ -187,7 +217,7 @@ def tagged(source: Source, converts: bool = True) -> vs.VideoNode:
         if converts and refusal is None:
             refusal = frame_props.unconvertible(n, props, form, f.width, f.height)
         if refusal is not None:
-            return PREFIX + refusal  # it fails later than filter.py could add that
+            return PREFIX + refusal  # filter.py adds the prefix only to errors raised while the script is evaluated
         repairs = frame_props.repairs(props, form, f.width, f.height)
         transparent = alpha.of(f) is not None
         if not repairs and not transparent:
@@ -197,13 +227,13 @@ def tagged(source: Source, converts: bool = True) -> vs.VideoNode:
         out = f.copy()
         out.props.update(repairs)
         if transparent:
-            del out.props[alpha.PROPERTY]  # of the source's size; filter.py attaches one of the result's
+            del out.props[alpha.PROPERTY]  # has the source's size; filter.py attaches one of the output's size
             if not warned:
                 log.warning("frame %d has transparency (_Alpha) and the first frame has none: it is left out", n)
                 warned = True
         return out
 
-    # Not std.ModifyFrame, where an error is an exception and reaches the user as a traceback.
+    # Not std.ModifyFrame: its errors are exceptions, which reach the user as a traceback.
     return vs.core.fdatrd.PerFrame(source.clip, func=tag)
 
 
@@ -211,7 +241,7 @@ def _first_props(clip: vs.VideoNode) -> dict[str, Any] | None:
     try:
         with clip.get_frame(0) as frame:
             return dict(frame.props)
-    except vs.Error as error:  # a bad first frame fails when it is asked for, alone
+    except vs.Error as error:  # a damaged first frame fails alone when it is requested
         log.debug("the first frame cannot be read: %s", error)
         return None
 
@@ -220,7 +250,7 @@ def _first_props(clip: vs.VideoNode) -> dict[str, Any] | None:
 
 
 def _supported(form: vs.VideoFormat) -> bool:
-    """Whether it is one that zimg converts, which 17 to 32 bit integers and chroma at less than a quarter are not."""
+    """Return whether zimg converts the format; it does not for 17 to 32 bit integers or chroma below a quarter size."""
     bits = range(8, 17) if form.sample_type == vs.INTEGER else (16, 32)
     return (
         form.color_family != vs.UNDEFINED
@@ -230,7 +260,7 @@ def _supported(form: vs.VideoFormat) -> bool:
 
 
 def is_subsampled(form: vs.VideoFormat) -> bool:
-    """Whether it has less chroma than luma."""
+    """Return whether chroma has a lower resolution than luma."""
     return bool(form.subsampling_w or form.subsampling_h)
 
 
@@ -270,6 +300,6 @@ def _output_matrix(source: Source, form: vs.VideoFormat, asked: str, hd: bool) -
         return int(name)
     if source.format.color_family == vs.RGB:
         return 1 if hd else 6
-    # Players take HD for 709 whatever it says, so what grows from SD to HD is converted.
+    # Players assume 709 for HD regardless of the tags, so SD that becomes HD is converted.
     grown = hd and not frame_props.is_hd(source.clip.width, source.clip.height)
     return 1 if name == "auto" and grown and source.matrix in frame_props.SD_MATRICES else source.matrix

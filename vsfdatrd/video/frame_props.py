@@ -1,6 +1,6 @@
-"""What a frame says of itself in its properties, what is missing, and why it cannot be upscaled.
+"""Color properties of frames: missing values, defaults, and reasons why a frame cannot be upscaled.
 
-Constants and numbers are those of ITU-T H.273, which VapourSynth's properties use.
+Constants are those of ITU-T H.273, which VapourSynth's frame properties use.
 """
 
 import logging
@@ -16,7 +16,7 @@ type Props = Mapping[str, Any]
 MATRICES = {
     "709": 1, "fcc": 4, "470bg": 5, "601": 6, "170m": 6, "240m": 7, "ycgco": 8, "2020": 9, "2020ncl": 9,
 }  # fmt: skip
-"""Names a script may use for the matrix of a YUV output, and their numbers."""
+"""Accepted names for the matrix of a YUV output, with their numbers."""
 SD_MATRICES = (4, 5, 6, 7)
 
 _UNSPECIFIED = 2
@@ -24,7 +24,7 @@ _MATRIX_NAMES = {0: "rgb", 10: "2020cl", 12: "chromancl", 13: "chromacl", 14: "i
     number: name for name, number in MATRICES.items() if name not in ("601", "2020ncl")
 }
 _LEGEND = "_Matrix: 1 is 709, 5 is 470bg, 6 is 170m, 9 is 2020; _Range: 0 is limited, 1 is full"
-# What zimg knows. It refuses the reserved numbers even where nothing is to be converted.
+# Values that zimg accepts. It rejects reserved values even if nothing is converted.
 _CURVES = (1, *range(4, 19))
 _TRANSFERS = (*_CURVES, _UNSPECIFIED)
 _DERIVABLE = (1, *range(4, 10), 11, 12, 22)
@@ -33,28 +33,37 @@ _CHROMA_LOCATIONS = range(6)
 
 
 def name_of(matrix: int) -> str:
-    """What a matrix is called, or its number."""
+    """Return the name of a matrix, or its number as text."""
     return _MATRIX_NAMES.get(matrix, str(matrix))
 
 
 def number(props: Props, name: str, default: int) -> int:
-    """A property that should be one number."""
+    """Return an integer property, or `default` if it is missing or not a single integer."""
     value = props.get(name, default)
     return int(value) if isinstance(value, int) else default
 
 
 def repairs(props: Props, form: vs.VideoFormat, width: int, height: int) -> dict[str, int]:
-    """What to set so that the resizer takes a frame as it is meant: all that is missing, says nothing or cannot be.
+    """Return replacements for missing, unspecified or impossible color properties.
 
-    VapourSynth itself turns the older _ColorRange into _Range (with the opposite numbers).
+    VapourSynth itself converts the older _ColorRange to _Range (with swapped values).
+
+    Args:
+        props: The frame's properties.
+        form: The frame's format.
+        width: Frame width in pixels.
+        height: Frame height in pixels.
+
+    Returns:
+        The properties to set so that the resizer interprets the frame correctly; empty if none.
     """
     found: dict[str, int] = {}
     matrix = number(props, "_Matrix", _UNSPECIFIED)
     if form.color_family == vs.RGB:
         if matrix != 0:
-            found["_Matrix"] = 0  # another one is left over from the YUV it once was
+            found["_Matrix"] = 0  # any other value is left over from a conversion from YUV
     elif matrix == _UNSPECIFIED or (form.color_family == vs.GRAY and not converts(props)):
-        found["_Matrix"] = usual_matrix(width, height)  # grey is luma, even where it says that it was a part of RGB
+        found["_Matrix"] = usual_matrix(width, height)  # gray is treated as luma, even if tagged as RGB
     if number(props, "_Range", -1) not in (0, 1):
         found["_Range"] = int(form.color_family == vs.RGB)
     if number(props, "_Transfer", _UNSPECIFIED) not in _TRANSFERS:
@@ -67,7 +76,7 @@ def repairs(props: Props, form: vs.VideoFormat, width: int, height: int) -> dict
 
 
 def interlaced(n: int, props: Props) -> str | None:
-    """Why frame n cannot be upscaled, and what to do, if it is marked as interlaced; else None."""
+    """Return an error message with advice if frame `n` is marked as interlaced; else None."""
     field = number(props, "_FieldBased", 0)
     if not field:
         return None
@@ -81,7 +90,7 @@ def interlaced(n: int, props: Props) -> str | None:
 
 
 def unconvertible(n: int, props: Props, form: vs.VideoFormat, width: int, height: int) -> str | None:
-    """Why the colours of frame n cannot be converted, and what to do; None if they can."""
+    """Return an error message with advice if the colors of frame `n` cannot be converted; else None."""
     matrix = number(props, "_Matrix", _UNSPECIFIED)
     if form.color_family != vs.YUV or matrix == _UNSPECIFIED or converts(props):
         return None
@@ -96,10 +105,10 @@ def unconvertible(n: int, props: Props, form: vs.VideoFormat, width: int, height
 
 
 def converts(props: Props) -> bool:
-    """Whether zimg can convert YUV so marked to gamma-encoded RGB."""
+    """Return whether zimg can convert YUV with these properties to gamma-encoded RGB."""
     transfer, primaries = number(props, "_Transfer", 0), number(props, "_Primaries", 0)
     match matrix := number(props, "_Matrix", _UNSPECIFIED):
-        case 10:  # constant luminance: the curve is part of the conversion
+        case 10:  # constant luminance: the transfer curve is part of the conversion
             return transfer in (1, 6, 7, 14, 15)
         case 12 | 13:  # derived from the primaries
             return primaries in _DERIVABLE and (matrix == 12 or transfer in _CURVES)
@@ -109,7 +118,18 @@ def converts(props: Props) -> bool:
 
 
 def tell(whose: str, repairs: Mapping[str, int], form: vs.VideoFormat, width: int, height: int) -> bool:
-    """Log what had to be guessed; whether there was anything. Range means nothing for floats, nor matrix for grey."""
+    """Log which matrix and range are assumed. Range does not apply to floats, nor matrix to gray.
+
+    Args:
+        whose: Subject of the message, such as ``the clip`` or ``frame 7``.
+        repairs: The result of `repairs`.
+        form: The frame's format.
+        width: Frame width in pixels.
+        height: Frame height in pixels.
+
+    Returns:
+        Whether anything was logged.
+    """
     guesses = {}
     if form.color_family == vs.YUV and "_Matrix" in repairs:
         guesses["matrix"] = _MATRIX_NAMES[repairs["_Matrix"]]
@@ -126,10 +146,10 @@ def tell(whose: str, repairs: Mapping[str, int], form: vs.VideoFormat, width: in
 
 
 def usual_matrix(width: int, height: int) -> int:
-    """The matrix that players take for YUV of a size which does not say: 709, 470bg or 170m."""
+    """Return the matrix that players assume for untagged YUV of this size: 709, 470bg or 170m."""
     return 1 if is_hd(width, height) else 5 if height > 540 else 6
 
 
 def is_hd(width: int, height: int) -> bool:
-    """Whether players take a size for HD, and so for 709."""
+    """Return whether players treat this size as HD, and so as 709."""
     return width >= 1280 or height > 576

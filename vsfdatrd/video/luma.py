@@ -1,11 +1,10 @@
-"""Networks of one channel, such as luma doublers: Y goes through them, chroma is resized. No trip through RGB.
+"""Single-channel networks, such as luma doublers: Y is upscaled by the network, chroma is resized. YUV stays YUV.
 
     YUV   Y ─► network ─► Y'            U, V ─► Spline36 ─► U', V'
     RGB   Y = luma(R, G, B) ─► Y'       R - Y, G - Y, B - Y ─► Spline36 ─► + Y'
 
-The network's pixels share their middle with the pixel they are made from, which is how the resizer enlarges, too; where
-chroma lies between them (its siting) is known to it from every frame's own tags. YUV keeps its matrix: nothing is
-converted, so it does not matter which one it is.
+Network and resizer both keep pixel centers aligned. The resizer takes chroma siting from each frame's properties. YUV
+keeps its matrix: nothing is converted, so it does not matter which one it is.
 """
 
 import logging
@@ -20,14 +19,21 @@ from vsfdatrd.video.frame_props import name_of
 log = logging.getLogger(__name__)
 
 type Network = Callable[[vs.VideoNode], vs.VideoNode]
-"""From clips to clips of single floats in [0, 1], every plane a channel."""
+"""Maps a clip to a clip, both single float in [0, 1], one channel per plane."""
 
 
 def enlarge(source: Source, target: Target, scale: int, network: Network) -> vs.VideoNode:
-    """The clip, `scale` times as large, of single floats, for `colour.deliver`.
+    """Upscale a clip with a luma network, before `color.deliver`.
 
-    network: GRAYS -> GRAYS, `scale` times as large.
-    -> YUV or GRAY with the source's matrix, chroma as the target has it if that one is kept, else 4:4:4; RGBS for RGB.
+    Args:
+        source: The clip.
+        target: The output of `color.deliver`.
+        scale: Output pixels per source pixel along each side.
+        network: Maps GRAYS to GRAYS, `scale` times as large.
+
+    Returns:
+        A single float clip, `scale` times as large: YUV or GRAY with the source's matrix, with the target's chroma
+        subsampling if the matrix is kept, else 4:4:4; RGBS for RGB sources.
     """
     if source.format.color_family == vs.RGB:
         return _rgb(to_rgb(source), target, scale, network)
@@ -42,12 +48,12 @@ def enlarge(source: Source, target: Target, scale: int, network: Network) -> vs.
     if target.matrix is None and is_subsampled(target.format):
         form = target.format.replace(sample_type=vs.FLOAT, bits_per_sample=32)
         location = {"chromaloc": target.chroma}
-    # its luma is not used, and the quickest there is
+    # The luma of this clip is discarded, so it uses the fastest kernel (Point).
     chroma = clip.resize.Point(
         clip.width * scale, clip.height * scale, format=form.id, resample_filter_uv="spline36", **location
     )
     joined = vs.core.std.ShufflePlanes([y, chroma, chroma], [0, 1, 2], vs.YUV)
-    if grey:  # luma of another matrix, which colours are a part of
+    if grey:  # luma of another matrix depends on chroma
         return joined.resize.Point(format=vs.YUV444PS, matrix=target.matrix).std.ShufflePlanes(0, vs.GRAY)
     if location:
         return joined.std.SetFrameProps(_ChromaLocation=target.chroma)
@@ -55,7 +61,7 @@ def enlarge(source: Source, target: Target, scale: int, network: Network) -> vs.
 
 
 def _rgb(full: vs.VideoNode, target: Target, scale: int, network: Network) -> vs.VideoNode:
-    """RGB as luma and each colour's difference from it, which a grey clip has none of, to the last bit."""
+    """Upscale RGB as luma plus per-channel differences from luma. For a gray clip the differences are exactly zero."""
     matrix = target.matrix or 1
     log.warning(
         "the network works on luma alone: RGB goes through it as the luma of matrix %s, its colours are resized",

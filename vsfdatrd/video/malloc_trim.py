@@ -1,10 +1,10 @@
-"""Memory that is free again goes back to the system, now and then.
+"""Return freed memory to the operating system from time to time (glibc's malloc_trim).
 
-VapourSynth allocates every plane aligned. Up to glibc 2.37 (Debian 12, Ubuntu 22.04) an aligned block that was freed is
-seldom found again by the next request for the same size (glibc bug 14581), so the heap of a script with small frames
-grows for thousands of frames, with any filter at all: 120×120 to 240×240 by a plain resize went from 45 to 650 MB in
-12,000 frames, and stayed at 60 MB with the heap's free pages handed back (glibc 2.36). Larger planes are not concerned:
-from 720×480 on, the same resize stays flat by itself, and a trim then takes a tenth of a millisecond.
+VapourSynth allocates every plane aligned. Up to glibc 2.37 (Debian 12, Ubuntu 22.04), a freed aligned block is seldom
+reused for the next request of the same size (glibc bug 14581), so the heap of a script with small frames grows for
+thousands of frames, with any filter: a plain resize from 120×120 to 240×240 grew from 45 to 650 MB in 12,000 frames,
+and stayed at 60 MB with trimming (glibc 2.36). Larger planes are not affected: from 720×480 on, the same resize does
+not grow, and a trim takes 0.1 ms.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ INTERVAL = 1.0  # seconds between two trims; one takes 0.1 to 20 ms
 
 
 def _system_trim() -> Callable[[int], int] | None:
-    """glibc's malloc_trim; None where the C library has none, and its allocator no need of it."""
+    """Return glibc's malloc_trim; None for other C libraries, which lack it and do not need it."""
     try:
         trim = ctypes.CDLL(None).malloc_trim
     except (OSError, AttributeError, TypeError):  # TypeError: Windows has no library without a name
@@ -26,7 +26,7 @@ def _system_trim() -> Callable[[int], int] | None:
 
 
 class Trimmer:
-    """Hands free memory back at most once in `interval` seconds; for any number of threads."""
+    """Calls `trim` at most once in `interval` seconds. Thread-safe."""
 
     def __init__(self, trim: Callable[[int], int] | None, interval: float = INTERVAL) -> None:
         self._trim = trim
@@ -35,7 +35,7 @@ class Trimmer:
         self._busy = threading.Lock()
 
     def tick(self) -> None:
-        """Say that a frame is done. The thread that finds a trim due does it; the others go on."""
+        """Call this after each frame. One thread performs a due trim; the others do not wait for it."""
         if self._trim is None or time.monotonic() - self._last < self._interval:
             return
         if self._busy.acquire(blocking=False):

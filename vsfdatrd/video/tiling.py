@@ -1,6 +1,6 @@
-"""Where pixels go: padding to what a network needs, cropping back, and tiles. Pure; sizes are in pixels.
+"""Padding, cropping and tiling of frames. Pure functions; sizes are in pixels.
 
-A plane is an array (height, width). Everything that is added lies at the bottom and at the right, so a crop is
+A plane is an array (height, width). Padding is added at the bottom and right only, so cropping is
 `out[:height, :width]`.
 """
 
@@ -14,19 +14,26 @@ from numpy.typing import NDArray
 type Plane = NDArray[np.float32]
 
 OVERLAP = 32
-"""Pixels by which neighbouring tiles overlap, where tiles are large enough."""
+"""Pixels by which neighboring tiles overlap if they are large enough."""
 
 
 def padding_mode(height: int, width: int, bottom: int, right: int) -> Literal["reflect", "replicate"]:
-    """How a picture is continued: mirrored at its last line, or that line repeated where it is too small for that."""
+    """Return the padding mode: reflect, or replicate if the plane is too small to reflect.
+
+    Args:
+        height: Height of the picture.
+        width: Width of the picture.
+        bottom: Rows of padding.
+        right: Columns of padding.
+    """
     return "reflect" if bottom < height and right < width else "replicate"
 
 
 def fill_padding(plane: Plane, height: int, width: int) -> None:
-    """Continue the picture in `plane[:height, :width]` into the rest of the plane, in place."""
+    """Fill the padding of a plane in place; the picture is `plane[:height, :width]`."""
     bottom, right = plane.shape[0] - height, plane.shape[1] - width
     if padding_mode(height, width, bottom, right) == "reflect":
-        # Column width-1 is the mirror's axis and is not repeated.
+        # Column width - 1 is the axis of reflection and is not repeated.
         plane[:height, width:] = plane[:height, width - 1 - right : width - 1][:, ::-1]
         plane[height:] = plane[height - 1 - bottom : height - 1][::-1]
     else:
@@ -36,7 +43,7 @@ def fill_padding(plane: Plane, height: int, width: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One part of a frame: its top left corner in the source, and how much it counts where tiles overlap."""
+    """One tile of a frame: its top left corner in the source, and its blend weights."""
 
     top: int
     left: int
@@ -48,7 +55,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """A frame cut into tiles of one size. The weights of all tiles add up to 1 at every output pixel."""
+    """A frame divided into tiles of one size. The weights of all tiles sum to 1 at every output pixel."""
 
     height: int
     width: int
@@ -56,15 +63,25 @@ class Tiling:
 
 
 def whole(height: int, width: int, scale: int) -> Tiling:
-    """The frame as one tile."""
+    """Return a tiling whose only tile is the complete frame."""
     return tile(height, width, height, width, scale)
 
 
 def tile(height: int, width: int, tile_height: int, tile_width: int, scale: int) -> Tiling:
-    """Cut a frame into overlapping tiles of one size, at most `tile_height` × `tile_width`.
+    """Divide a frame into overlapping tiles of one size.
 
-    Neighbours overlap by at least `OVERLAP` pixels (a quarter of the tile if it is small) and fade into each other
-    linearly, so that no edge of a tile can be seen as a line.
+    Neighbors overlap by at least `OVERLAP` pixels (a quarter of the tile if it is small) and are blended linearly, so
+    that no tile edge is visible as a line.
+
+    Args:
+        height: Frame height in source pixels.
+        width: Frame width in source pixels.
+        tile_height: Largest tile height in source pixels.
+        tile_width: Largest tile width in source pixels.
+        scale: Output pixels per source pixel along each side.
+
+    Returns:
+        The tiles with their blend weights at output resolution.
     """
     tile_height, tile_width = min(tile_height, height), min(tile_width, width)
     tops, rows = _axis(height, tile_height, scale)
@@ -81,14 +98,21 @@ def tile(height: int, width: int, tile_height: int, tile_width: int, scale: int)
 
 
 def divisions(height: int, width: int, scale: int, most: int) -> Iterator[Tiling]:
-    """Ways to cut a frame into 2, 3, 4, 6, 8, ... tiles, `most` at most, as square as they come; the fewest first."""
+    """Yield tilings of 2, 3, 4, 6, 8, ... tiles that are as square as possible, the fewest tiles first.
+
+    Args:
+        height: Frame height in source pixels.
+        width: Frame width in source pixels.
+        scale: Output pixels per source pixel along each side.
+        most: Largest number of tiles.
+    """
     seen = {1}
     cut = (1, 1)
     while True:
         # one more cut across the longer side of a tile
         rows, columns = cut
         cut = (rows + 1, columns) if height / rows > width / columns else (rows, columns + 1)
-        # so that parts with their overlaps fill the side
+        # tile sides, chosen so that the tiles with their overlaps cover the frame
         parts = [-(-(side + (n - 1) * OVERLAP) // n) for side, n in zip((height, width), cut, strict=True)]
         if min(parts) <= 2 * OVERLAP:
             return
@@ -101,7 +125,7 @@ def divisions(height: int, width: int, scale: int, most: int) -> Iterator[Tiling
 
 
 def _axis(side: int, part: int, scale: int) -> tuple[list[int], list[Plane]]:
-    """Starts of the parts along one side, evenly spread, and each part's weights at the output's resolution."""
+    """Return the evenly spaced starts of the tiles along one side, and each tile's weights at output resolution."""
     overlap = min(OVERLAP, part // 4)
     count = 1 if part >= side else -(-(side - overlap) // (part - overlap))
     starts = [round(i * (side - part) / max(1, count - 1)) for i in range(count)]
@@ -110,7 +134,7 @@ def _axis(side: int, part: int, scale: int) -> tuple[list[int], list[Plane]]:
     weights: list[Plane] = []
     for i in range(count):
         weight = np.ones(length, np.float32)
-        if i > 0:  # fade in over what is shared with the part before
+        if i > 0:  # fade in over the overlap with the previous tile
             shared = (starts[i - 1] + part - starts[i]) * scale
             weight *= np.clip(place / shared, 0, 1)
         if i < count - 1:
