@@ -1,8 +1,7 @@
-"""FDAT-RD (or FDAT) and a frame size -> an ONNX graph, written node by node from the weights. Needs no torch, takes a
-second.
+"""ONNX graphs of FDAT-RD and FDAT, written node by node from the weights. Needs no torch; takes about a second.
 
-The same function as `nn.fdat_rd.FdatRd`, or spandrel's FDAT, shaped for engines: batch of one, everything that depends
-on weights alone computed here, in float64. `GRAPH_VERSION` is part of an engine's identity; raise it with every change.
+A graph computes the same function as `nn.fdat_rd.FdatRd`, or spandrel's FDAT, in a form suited to inference engines:
+batch size one, and everything that depends on the weights alone is precomputed in float64.
 """
 
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from vsfdatrd.graph.target import OPENVINO, GraphTarget
 if TYPE_CHECKING:
     import onnx
 
+# Part of the cache key of engines: increment it with every change of the graphs.
 GRAPH_VERSION = "8"
 
 
@@ -26,13 +26,21 @@ def fdat_rd_graph(
     width: int,
     dialect: GraphTarget = OPENVINO,
 ) -> "onnx.ModelProto":
-    """The network for frames of one size.
+    """Write the network for frames of one size.
 
-    tensors: the checkpoint's, by the network's names for them, float32.
-    height, width: of the frame in pixels; unless the dialect pads, multiples of `config.multiple`. Raises ValueError
-        if they are not.
-    -> a model from ``input`` (1, C, H, W) to ``output`` (1, C, H·scale, W·scale), both float32.
-    Raises OverflowError if a weight is beyond the range of the dialect's half precision.
+    Args:
+        config: The configuration.
+        tensors: The checkpoint's tensors by the network's names, float32.
+        height: Height of the frame in pixels; a multiple of `config.multiple` unless the target pads.
+        width: Width of the frame in pixels, likewise.
+        dialect: The engine to write for.
+
+    Returns:
+        A model from ``input`` (1, C, H, W) to ``output`` (1, C, H·scale, W·scale), both float32.
+
+    Raises:
+        ValueError: The size is not a multiple of `config.multiple`.
+        OverflowError: A weight exceeds the range of the target's half precision.
     """
     from vsfdatrd.graph.fdat import write
 
@@ -42,7 +50,16 @@ def fdat_rd_graph(
 
 
 def open_graph(config: Config, tensors: Mapping[str, NDArray[Any]], dialect: GraphTarget) -> "onnx.ModelProto":
-    """The network for frames of any size: as `fdat_rd_graph`, with H and W open. Padding is part of it."""
+    """Write the network for frames of any size: like `fdat_rd_graph`, with dynamic H and W. The graph pads and crops.
+
+    Args:
+        config: The configuration.
+        tensors: The checkpoint's tensors by the network's names, float32.
+        dialect: The engine to write for.
+
+    Returns:
+        A model from ``input`` (1, C, H, W) to ``output`` (1, C, H·scale, W·scale), both float32.
+    """
     from dataclasses import replace
 
     from vsfdatrd.graph.fdat import write

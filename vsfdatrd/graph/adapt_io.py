@@ -1,4 +1,4 @@
-"""An ONNX network of any kind -> the graph that engines read: float32 planes in [0, 1] at both ends, one fixed size."""
+"""Convert any ONNX network to the form engines read: float32 planes in [0, 1] at input and output, one fixed size."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,10 +12,18 @@ from vsfdatrd.archs.onnx_checks import FLOATS, graphs, tensors
 
 
 def normalised(model: onnx.ModelProto, config: OnnxConfig, height: int, width: int) -> onnx.ModelProto:
-    """The network between the ends of `graph.of_checkpoint.graph_of`, in float32 throughout.
+    """Wrap the network so that its input and output are as engines expect, with all values in float32.
 
-    model: as `read` gives it, left as it is. height, width: of the padded frame in pixels.
-    -> from ``input`` (1, C, H + `OnnxConfig.style_rows`, W) to ``output`` (1, C, H·scale, W·scale).
+    The added layers adapt layout, data type, value range and padding, and extract the second picture.
+
+    Args:
+        model: Result of `onnx_checks.read`; not modified.
+        config: Its inputs and outputs.
+        height: Height of the padded frame in pixels.
+        width: Width of the padded frame in pixels.
+
+    Returns:
+        A model from ``input`` (1, C, H + `OnnxConfig.style_rows`, W) to ``output`` (1, C, H·scale, W·scale).
     """
     inner = _in_float32(model)
     graph = inner.graph
@@ -37,7 +45,7 @@ def normalised(model: onnx.ModelProto, config: OnnxConfig, height: int, width: i
         return output
 
     def into(x: str, value: onnx.ValueInfoProto, layout: Layout) -> None:
-        """Bring (1, C, H, W) in [0, 1] to what an input of the network takes."""
+        """Convert (1, C, H, W) in [0, 1] to the form that an input of the network takes."""
         end = value.name
         if config.margin:
             around = [0, 0, config.margin, config.margin]
@@ -66,7 +74,7 @@ def normalised(model: onnx.ModelProto, config: OnnxConfig, height: int, width: i
         flat = op(before, "Slice", (flat, constant([0]), constant([tall * wide]), constant([2])), "end/pixels")
         style = op(before, "Reshape", (flat, constant([1, taken, tall, wide])), "end/style")
         into(style, by_name[f"net/{config.style}"], config.style_layout)
-    if count == 2:  # U and V; Y is not asked for
+    if count == 2:  # the network takes U and V only: drop Y
         x = op(before, "Slice", (x, constant([1]), constant([3]), constant([1])), "end/chroma")
     into(x, frame, config.layout)
 
@@ -94,7 +102,7 @@ def normalised(model: onnx.ModelProto, config: OnnxConfig, height: int, width: i
 
 
 def _rename(graph: onnx.GraphProto, prefix: str) -> None:
-    """Put a prefix before every name of a value, also in branches and loops, which use values of the graph around."""
+    """Prefix every value and node name, also in subgraphs, which refer to values of the enclosing graph."""
     for part in graphs(graph):
         for value in (*part.input, *part.output, *part.value_info, *part.initializer):
             value.name = prefix + value.name
@@ -111,7 +119,7 @@ def _rename(graph: onnx.GraphProto, prefix: str) -> None:
 
 
 def _in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which every fraction is float32."""
+    """Copy a model with all floating-point tensors and values converted to float32."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for tensor in tensors(copy.graph):

@@ -1,4 +1,4 @@
-"""ArtCNN as a graph. `nn.artcnn_config` says what it is, `nn.artcnn` is the same function in PyTorch."""
+"""ArtCNN as an ONNX graph. `archs.artcnn` describes the network; `nn.artcnn` is the same function in PyTorch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,10 +17,19 @@ FULL = np.float32
 def write(
     config: ArtCnnConfig, tensors: Mapping[str, Array], size: tuple[int, int] | None, dialect: GraphTarget
 ) -> onnx.ModelProto:
-    """The network for frames of size (height, width) pixels, any size; None leaves it open.
+    """Write the network for frames of one size, or of any size.
 
-    -> a model from ``input`` (1, in_channels, H, W) to ``output`` (1, out_channels, H·scale, W·scale), both float32.
-    Raises OverflowError if a weight is beyond the range of the dialect's half precision.
+    Args:
+        config: The configuration.
+        tensors: The tensors by the names in `archs.artcnn.layers`.
+        size: (height, width) of the frame in pixels, without restrictions; None for dynamic sizes.
+        dialect: The engine to write for.
+
+    Returns:
+        A model from ``input`` (1, in_channels, H, W) to ``output`` (1, out_channels, H·scale, W·scale), both float32.
+
+    Raises:
+        OverflowError: A weight exceeds the range of the target's half precision.
     """
     g = Writer("artcnn", dialect.compute, dialect.opset)
     out = _body(g, config, Weights(tensors), dialect)
@@ -30,8 +39,10 @@ def write(
 
 
 def _body(g: Writer, config: ArtCnnConfig, weights: Weights, dialect: GraphTarget) -> Name:
-    """Everything from the picture to the result, float32 at both ends; so are the first and the last layer, and what
-    passes by all others."""
+    """Write all layers, with float32 input and output.
+
+    The first and the last layer, and the skip connection around the others, are float32, too.
+    """
     compute, stream = dialect.compute, dialect.stream
 
     def conv(x: Name, layer: str, dtype: Any = None) -> Name:

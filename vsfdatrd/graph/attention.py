@@ -1,8 +1,8 @@
-"""The attentions of FDAT-RD and FDAT as graphs. Tokens (N, C) in, tokens out; h heads of d channels.
+"""The attention variants of FDAT-RD and FDAT as ONNX. Input and output are tokens (N, C); h heads of d channels.
 
-Where a dialect asks for `parts`, what looks at the whole frame (97,200 tokens at 720×540) is computed for stretches of
-it side by side and put together in fp32: one sum over so many products would overflow fp16, one softmax over so many
-keys would leave each of them under fp16's smallest normal number, and neither would fill a GPU.
+If the target has `parts` set, reductions over the whole frame (97,200 tokens at 720×540) are computed in parallel over
+chunks of tokens and combined in fp32. A single sum of so many products would overflow fp16, a single softmax over so
+many keys would push every weight below fp16's smallest normal number, and neither would fill a GPU.
 """
 
 import math
@@ -16,27 +16,35 @@ from vsfdatrd.graph.weights import Array, Weights
 
 FULL = np.float32
 LONGEST = 1536
-"""Tokens of a part at most."""
+"""Largest number of tokens in a chunk."""
 SAFE = 60000.0
-"""Largest sum that fp16 (65,504) is trusted with."""
+"""Largest sum allowed in fp16, whose maximum is 65,504."""
 
 
 class Attention:
-    """Writes attention over the tokens of one map of height × width."""
+    """Writes attention over the tokens of a map of height × width."""
 
     def __init__(self, g: Writer, config: Config, dialect: GraphTarget, height: Side, width: Side) -> None:
         self.g, self.config, self.dialect = g, config, dialect
         self.height, self.width = height, width
         self.tokens = height * width if isinstance(height, int) and isinstance(width, int) else None
-        """N; None where the size is open."""
+        """Number of tokens N; None if the size is dynamic."""
         self.heads, self.depth = config.heads, config.embed_dim // config.heads
         self.lanes = -(-self.depth // dialect.lanes) * dialect.lanes
-        """Channels of a head in attention over places, filled up with zeros."""
+        """Channels per head in attention over tokens, padded with zeros to the multiple that the target needs."""
 
     def windows(self, n: Name, weights: Weights, window: tuple[int, int]) -> Name:
-        """Attention inside windows of so many tokens (height, width), with a bias for every pair of places.
+        """Write window attention with a relative position bias.
 
-        A map that is no multiple of the window is continued with zeros, which are attended to like everything else.
+        A map that is not a multiple of the window is padded with zeros, which are attended to like all other tokens.
+
+        Args:
+            n: Normalized tokens (N, C).
+            weights: Tensors of the attention module.
+            window: (height, width) of the window in tokens.
+
+        Returns:
+            Tokens (N, C).
         """
         g, c = self.g, self.config.embed_dim
         wh, ww = window
@@ -60,23 +68,30 @@ class Attention:
         return g.reshape(out, self.tokens or -1, c)
 
     def _filled(self, side: Side, window: int) -> Side:
-        """The map's side, continued to a multiple of a window's."""
+        """Height or width of the map, rounded up to a multiple of the window's."""
         g = self.g
         if self.config.multiple // self.config.unshuffle % window == 0:
-            return side  # as it is, whatever the frame
+            return side  # frames are padded to a multiple of the window already
         return g.reckon("Mul", g.reckon("Div", g.reckon("Add", side, window - 1), window), window)
 
     def channels(self, n: Name, weights: Weights, largest: float) -> Name:
-        """Channel attention, folded: one second moment and one C × C product a token.
+        """Write channel attention, folded into one second moment matrix and one C × C product per token.
 
-        With S = xᵀx, q kᵀ of a head is Wq S Wkᵀ, the squared norms of q and k over the frame are the diagonals of
-        Wq S Wqᵀ and Wk S Wkᵀ, and the branch is x · (Wproj · blockdiag(A) · Wv)ᵀ + b.
+        With S = xᵀx, q kᵀ of a head is Wq S Wkᵀ, the squared norms of q and k over the frame are the diagonals of Wq S
+        Wqᵀ and Wk S Wkᵀ, and the branch is x · (Wproj · blockdiag(A) · Wv)ᵀ + b. The small matrices are fp32.
 
-        largest: no value of n is larger. The small matrices are fp32.
+        Args:
+            n: Normalized tokens x (N, C).
+            weights: Tensors of the attention module.
+            largest: Upper bound of the absolute values in n.
+
+        Returns:
+            Tokens (N, C).
         """
         g, c, h, d = self.g, self.config.embed_dim, self.heads, self.depth
-        # Of tokens less their mean m; products and norms get m's own share back. Where the frame is all alike (black,
-        # say), that share is everything, and would be what cancellation leaves of Wq S Wkᵀ.
+        # S is computed from tokens minus their mean m, and the contribution of m is added to products and norms
+        # afterwards. In a uniform frame (such as black) that contribution is everything, and without this step
+        # cancellation in Wq S Wkᵀ would destroy it.
         mean = g.op("ReduceMean", g.cast(n, self.dialect.compute, FULL), g.constant([0], np.int64), keepdims=1)
         centred = g.op("Sub", n, g.cast(mean, FULL, self.dialect.compute))  # (N, C) - (1, C)
         s = self._second_moment(centred, 2 * largest)  # (C, C)
@@ -85,12 +100,12 @@ class Attention:
         qs, ks = (small.of_matrix(w, s) for w in (wq, wk))  # (h, d, C)
         norms, means = [], []
         for ws, w in ((qs, wq), (ks, wk)):
-            # w m: (C, C), (1, C) -> (h, d, 1); in three dimensions TensorRT-RTX 1.7 fails over it for sm75, one head
+            # w m: (C, C), (1, C) -> (h, d, 1); in 2-D, as TensorRT-RTX 1.7 fails on the 3-D form for sm75 with one head
             by_mean = g.op("Mul", g.constant(w.reshape(c, c), FULL), mean)
             means.append(g.reshape(g.op("ReduceSum", by_mean, g.constant([1], np.int64), keepdims=1), h, d, 1))
             squares = g.op("ReduceSum", g.op("Mul", ws, g.constant(w, FULL)), g.constant([2], np.int64), keepdims=1)
             squares = g.op("Add", squares, g.op("Mul", means[-1], means[-1]))
-            # A sum of squares, which rounding may still put below zero; 1e-12 is the norm's own floor.
+            # Rounding may make this sum of squares negative; the floor corresponds to eps=1e-12 of F.normalize.
             floor = g.constant(1e-24 / self._count(), FULL)
             norms.append(g.op("Sqrt", g.op("Max", squares, floor)))  # (h, d, 1)
         products = small.by_heads_turned(qs, wk)  # (h, d, d)
@@ -103,10 +118,18 @@ class Attention:
         return g.op("Add", out, g.constant(weights["proj.bias"]))
 
     def dictionary(self, n: Name, weights: Weights) -> Name:
-        """The dictionary reads the frame; every token reads the refined dictionary."""
+        """Write dictionary attention: the dictionary attends to the frame, then every token to the refined dictionary.
+
+        Args:
+            n: Normalized tokens (N, C).
+            weights: Tensors of the attention module.
+
+        Returns:
+            Tokens (N, C).
+        """
         g, c = self.g, self.config.embed_dim
         words = weights["dictionary"]
-        # The dictionary's own queries depend on weights alone: (M, C) -> (1, h, M, d)
+        # The dictionary's queries depend on the weights alone, so they are precomputed: (M, C) -> (1, h, M, d)
         q = ((words @ weights["r_q.weight"].T) * self.depth**-0.5).reshape(1, len(words), self.heads, self.depth)
         tokens = self.tokens or -1
         n = g.reshape(n, 1, tokens, c)
@@ -119,10 +142,10 @@ class Attention:
         out = self._attend(n, weights["e_q.weight"] * self.depth**-0.5, refined, wk, wv)
         return g.reshape(self._projected(out, weights), tokens, c)
 
-    # Attention itself
+    # Scaled dot-product attention
 
     def _attend(self, x: Name, wq: Array, y: Name, wk: Array, wv: Array, bias: Array | None = None) -> Name:
-        """softmax(q k + bias) v of B windows: queries of x (B, T, C), the rest of y (B, K, C) -> (B, T, h·lanes)."""
+        """softmax(q k + bias) v of B windows: q from x (B, T, C), k and v from y (B, K, C). Returns (B, T, h·lanes)."""
         wq, wk, wv = (self._by_lanes(w) for w in (wq, wk, wv))
         if not self.dialect.attention:
             return self._products(self._split(x, wq), self._keys(y, wk), self._split(y, wv), self.lanes, bias)
@@ -130,34 +153,37 @@ class Attention:
         inputs = [self._split(x, wq), self._split(y, wk), self._split(y, wv)]  # (B, h, T or K, lanes)
         if bias is not None:
             inputs.append(g.constant(bias))
-        out = g.op("Attention", *inputs, scale=1.0)  # 1/√d is in the queries' weights already
+        out = g.op("Attention", *inputs, scale=1.0)  # 1/√d is folded into the query weights
         return self._joined(out, self.lanes)
 
     def _by_lanes(self, weight: Array) -> Array:
-        """Weights of queries, keys or values, every head filled up: (h·d, C) -> (h·lanes, C)."""
+        """Pad each head of query, key or value weights with zeros: (h·d, C) -> (h·lanes, C)."""
         by_head = weight.reshape(self.heads, self.depth, -1)
         return np.pad(by_head, ((0, 0), (0, self.lanes - self.depth), (0, 0))).reshape(self.heads * self.lanes, -1)
 
     def _projected(self, out: Name, weights: Weights) -> Name:
-        """What heads found, mixed: (B, T, h·lanes) -> (B, T, C)."""
+        """Apply the output projection: (B, T, h·lanes) -> (B, T, C)."""
         weight = self._by_lanes(weights["proj.weight"].T).T
         return self.g.op("Add", self.g.matmul(out, weight), self.g.constant(weights["proj.bias"]))
 
-    # Written so that OpenVINO's CPU plugin takes everything between the four products for one kernel; that needs all
-    # four sides, even where B is 1.
+    # In this form OpenVINO's CPU plugin fuses everything between the four products into one kernel; it requires all
+    # four dimensions, even if B is 1.
 
     def _split(self, x: Name, weight: Array) -> Name:
-        """Queries or values: (B, T, C) -> (B, h, T, d); d is what the weights (h·d, C) have for a head."""
+        """Project to queries or values and split into heads: (B, T, C) -> (B, h, T, d), with weight (h·d, C)."""
         depth = len(weight) // self.heads
         return self.g.transpose(self.g.reshape(self.g.matmul(x, weight), 0, 0, self.heads, depth), 0, 2, 1, 3)
 
     def _keys(self, x: Name, weight: Array) -> Name:
-        """Keys, made in the layout that the product with queries wants: (B, T, C) -> (B, h, d, T)."""
+        """Project to keys, transposed for the product with the queries: (B, T, C) -> (B, h, d, T)."""
         k = self.g.op("MatMul", self.g.constant(weight), self.g.transpose(x, 0, 2, 1))  # (B, C, T)
         return self.g.reshape(k, 0, self.heads, len(weight) // self.heads, -1)
 
     def _products(self, q: Name, k: Name, v: Name, depth: int, bias: Array | None = None) -> Name:
-        """softmax(q k + bias) v. q: (B, h, T, d), k: (B, h, d, K), v: (B, h, K, d) -> (B, T, h·d). depth: d."""
+        """softmax(q k + bias) v as separate operators.
+
+        q: (B, h, T, d), k: (B, h, d, K), v: (B, h, K, d) -> (B, T, h·d). depth: d.
+        """
         g = self.g
         scores = g.op("MatMul", q, k)
         if bias is not None:
@@ -165,16 +191,16 @@ class Attention:
         return self._joined(g.op("MatMul", g.op("Softmax", scores, axis=-1), v), depth)
 
     def _joined(self, out: Name, depth: int) -> Name:
-        """(B, h, T, d) -> (B, T, h·d)."""
+        """Merge the heads: (B, h, T, d) -> (B, T, h·d)."""
         return self.g.reshape(self.g.transpose(out, 0, 2, 1, 3), 0, 0, self.heads * depth)
 
-    # What looks at the whole frame
+    # Reductions over the whole frame
 
     def _second_moment(self, n: Name, largest: float) -> Name:
-        """xᵀx / N in fp32: (N, C) -> (C, C). Divided by N, it stays small whatever the frame's size."""
+        """xᵀx / N in fp32: (N, C) -> (C, C). Divided by N, it stays small for every frame size."""
         g, c, compute = self.g, self.config.embed_dim, self.dialect.compute
-        # No sum over a part can pass what fp16 holds, whatever the frame shows. Values are halved, which is exact,
-        # until a part may be so long that all sums together are smaller than the tokens.
+        # The sum over a chunk must not exceed the range of fp16, whatever the content. Values are halved (which is
+        # exact) until chunks can be so long that all partial sums together are smaller than the tokens.
         halvings = max(0, math.ceil(math.log2(largest / math.sqrt(SAFE / (3 * c))))) if self.dialect.parts else 0
         if halvings:
             n = g.op("Mul", n, g.constant(0.5**halvings))
@@ -184,7 +210,7 @@ class Attention:
         else:
             most = min(LONGEST, int(SAFE * 4**halvings / largest**2))
             length = self._part(most) or 0
-            if length < most // 4:  # tokens of zeros add nothing
+            if length < most // 4:  # no suitable divisor: pad with zero tokens, which add nothing
                 length = most // 8 * 8
                 n = g.op("Pad", n, g.sides(0, 0, -self.tokens % length, 0))
             x = g.reshape(n, -(-self.tokens // length), length, c)  # (N, C) -> (P, T, C)
@@ -195,13 +221,13 @@ class Attention:
         return g.op("Div", total, g.cast(g.length(n, 0), np.int64, FULL))
 
     def _read(self, queries: Array, x: Name, wk: Array, wv: Array) -> Name:
-        """What constant queries (1, h, M, d) find in the frame's tokens x (1, N, C) -> (1, M, C)."""
+        """Attention of constant queries (1, h, M, d) over the frame's tokens x (1, N, C) -> (1, M, C)."""
         g, h, d, compute = self.g, self.heads, self.depth, self.dialect.compute
         length = self._part(LONGEST) if self.dialect.parts else None
         if length is None:
             return self._products(g.constant(queries), self._keys(x, wk), self._split(x, wv), d)
-        # Softmax over parts of the keys, and what each part has to say to the whole (as in flash decoding, Dao et al.
-        # 2023): with m the largest score of a part and l = Σ exp(s - m), its share is l · exp(m) of the sum.
+        # Softmax over chunks of the keys, each weighted by its share of the total (as in flash decoding, Dao et al.
+        # 2023): with m the largest score of a chunk and l = Σ exp(s - m), its weight is l · exp(m).
         parts = self._count() // length
         # (1, N, C) -> (P, T, h, d) -> (P, h, T, d), and keys (P, h, d, T)
         k = g.transpose(g.reshape(g.matmul(x, wk), parts, length, h, d), 0, 2, 3, 1)
@@ -221,11 +247,11 @@ class Attention:
         return self._joined(g.cast(found, FULL, compute), d)
 
     def _count(self) -> int:
-        """N; where the size is open, that of a 720×540 frame after unshuffling by 2, which serves as a scale."""
+        """N; for dynamic sizes that of a 720×540 frame after unshuffling by 2, which then only serves as a scale."""
         return self.tokens or 97200
 
     def _part(self, most: int) -> int | None:
-        """The longest part of at most so many tokens, by eights if possible; None if the frame cannot be divided so."""
+        """Longest chunk of at most `most` tokens that divides N, a multiple of 8 if possible; None if there is none."""
         if self.tokens is None:
             return None
         found = [t for t in range(8, min(most, LONGEST) + 1) if self.tokens % t == 0]
@@ -233,7 +259,7 @@ class Attention:
 
 
 class _Products:
-    """The small fp32 products of channel attention, each with a constant of h heads: (h, d, C)."""
+    """The small fp32 matrix products of channel attention, each with a constant (h, d, C), as MatMul."""
 
     def __init__(self, g: Writer) -> None:
         self.g = g
@@ -243,21 +269,21 @@ class _Products:
         return self.g.op("MatMul", self.g.constant(w, FULL), s)
 
     def by_heads_turned(self, x: Name, w: Array) -> Name:
-        """x wᵀ of every head: (h, d, C) · (h, C, d) -> (h, d, d)."""
+        """x wᵀ per head: (h, d, C) · (h, C, d) -> (h, d, d)."""
         return self.g.op("MatMul", x, self.g.constant(w.transpose(0, 2, 1), FULL))
 
     def by_heads(self, x: Name, w: Array) -> Name:
-        """x w of every head: (h, d, d) · (h, d, C) -> (h, d, C)."""
+        """x w per head: (h, d, d) · (h, d, C) -> (h, d, C)."""
         return self.g.op("MatMul", x, self.g.constant(w, FULL))
 
     def turned(self, x: Name, w: Array) -> Name:
-        """(w x)ᵀ of all heads together: (h, d, C), constant (C, C) -> (C, C)."""
+        """(w x)ᵀ with the heads concatenated: (h, d, C), constant (C, C) -> (C, C)."""
         c = len(w)
         return self.g.op("Gemm", self.g.reshape(x, c, c), self.g.constant(w.T, FULL), transA=1)
 
 
 class _Convolutions(_Products):
-    """The same as convolutions of 1×1, for devices that have no fp32 products. A head is a group of channels."""
+    """The same products as 1×1 convolutions, for GPUs without fp32 matrix products. A head is a group of channels."""
 
     def of_matrix(self, w: Array, s: Name) -> Name:
         h, d, c = w.shape

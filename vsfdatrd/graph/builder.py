@@ -1,4 +1,4 @@
-"""Writes ONNX graphs: operators by name, constants from arrays. Knows nothing of any network."""
+"""ONNX graph builder: operators by name, constants from arrays. Independent of any network."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,17 +9,20 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 IR_VERSIONS = {20: 9, 23: 11}
-"""The file format's version that came with an operator set."""
+"""ONNX file format (IR) version for each operator set."""
 
 type Name = str
 type Side = int | Name
-"""A length: a number where it is known, else the name of a tensor (1,) of int64."""
+"""A dimension: an int if it is known, otherwise the name of an int64 tensor of shape (1,)."""
 
 
 class Writer:
-    """A graph being written. Every method adds nodes and returns the name of their result.
+    """A graph under construction. Every method adds nodes and returns the name of their result.
 
-    dtype: of constants and results unless said otherwise.
+    Args:
+        name: Name of the graph.
+        dtype: Default type of constants and results.
+        opset: ONNX operator set.
     """
 
     def __init__(self, name: str, dtype: Any = np.float32, opset: int = 20) -> None:
@@ -35,7 +38,7 @@ class Writer:
         return f"{what}_{self._count}"
 
     def constant(self, values: ArrayLike, dtype: Any = None) -> Name:
-        """A constant tensor. Raises OverflowError if a finite value is infinite in its type."""
+        """Add a constant tensor. Raises OverflowError if a finite value becomes infinite in the target type."""
         name = self._fresh("constant")
         given = np.asarray(values)
         with np.errstate(over="ignore"):
@@ -46,23 +49,23 @@ class Writer:
         return name
 
     def op(self, kind: str, *inputs: Name, **attributes: Any) -> Name:
-        """One operator with one result."""
+        """Add an operator with a single output."""
         output = self._fresh(kind.lower())
         self._nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
 
     def cast(self, x: Name, source: Any, target: Any) -> Name:
-        """x in another type; x itself if the types are one."""
+        """Convert x to another type; returns x itself if the types are equal."""
         if np.dtype(source) == np.dtype(target):
             return x
         return self.op("Cast", x, to=helper.np_dtype_to_tensor_dtype(np.dtype(target)))
 
     def length(self, x: Name, axis: int) -> Name:
-        """A side of x that is not known before the graph runs."""
+        """Size of x along an axis, read when the graph runs."""
         return self.op("Shape", x, start=axis, end=axis + 1)
 
     def reckon(self, kind: str, left: Side, right: Side) -> Side:
-        """Add, Sub, Mul, Div (whole) or Mod of two lengths; a number if both are."""
+        """Add, Sub, Mul, Div (integer) or Mod of two dimensions; computed at once if both are known."""
         if isinstance(left, int) and isinstance(right, int):
             match kind:
                 case "Add":
@@ -79,22 +82,22 @@ class Writer:
         return self.op(kind, self.sides(left), self.sides(right))
 
     def sides(self, *lengths: Side) -> Name:
-        """Lengths as one tensor of int64."""
+        """Concatenate dimensions into one int64 tensor."""
         if all(isinstance(length, int) for length in lengths):
             return self.constant(lengths, np.int64)
         named = [self.constant([v], np.int64) if isinstance(v, int) else v for v in lengths]
         return named[0] if len(named) == 1 else self.op("Concat", *named, axis=0)
 
     def reshape(self, x: Name, *shape: Side) -> Name:
-        """x with another shape; 0 copies a side, -1 is what is left."""
+        """Reshape x; 0 copies a dimension, -1 infers it."""
         return self.op("Reshape", x, self.sides(*shape))
 
     def transpose(self, x: Name, *order: int) -> Name:
-        """x with its axes in another order."""
+        """Permute the axes of x."""
         return self.op("Transpose", x, perm=order)
 
     def matmul(self, x: Name, weight: NDArray[Any]) -> Name:
-        """x (..., I) by a constant (O, I), as a linear layer stores it -> (..., O)."""
+        """Multiply x (..., I) by a constant in the layout of a linear layer, (O, I) -> (..., O)."""
         return self.op("MatMul", x, self.constant(np.ascontiguousarray(weight.T)))
 
     def conv(
@@ -108,7 +111,17 @@ class Writer:
         groups: int = 1,
         dtype: Any = None,
     ) -> Name:
-        """A convolution with a square kernel, by default padded to keep the size."""
+        """Add a convolution with a square kernel.
+
+        Args:
+            x: Input (1, I, H, W).
+            weight: (O, I / groups, k, k).
+            bias: (O,), or None.
+            stride: Stride in both directions.
+            pad: Zero padding on every side; None keeps the size at stride 1.
+            groups: Number of groups.
+            dtype: Type of the constants; None for the default.
+        """
         side = weight.shape[-1]
         border = side // 2 if pad is None else pad
         inputs = [x, self.constant(weight, dtype)] + ([] if bias is None else [self.constant(bias, dtype)])
@@ -119,14 +132,14 @@ class Writer:
     def layer_norm(
         self, x: Name, weight: NDArray[Any], bias: NDArray[Any], eps: float = 1e-5, dtype: Any = None
     ) -> Name:
-        """LayerNorm over the last axis. dtype: of x; mean and variance are fp32 in any case."""
+        """Add a LayerNorm over the last axis. dtype: type of x; mean and variance are always fp32."""
         scale, shift = self.constant(weight, dtype), self.constant(bias, dtype)
         return self.op("LayerNormalization", x, scale, shift, axis=-1, epsilon=eps)
 
     def model(
         self, input_shape: Sequence[int | str], output: Name, output_shape: Sequence[int | str]
     ) -> onnx.ModelProto:
-        """The finished model from ``input`` to ``output``, both float32. Names in a shape are sides left open."""
+        """Finish the model from ``input`` to ``output``, both float32. Strings in a shape name dynamic dimensions."""
         self._nodes.append(helper.make_node("Identity", [output], ["output"], name="output"))
         graph = helper.make_graph(
             self._nodes,

@@ -1,4 +1,4 @@
-"""Functions of PyTorch that its exporter cannot write, as others that it can; in force while a network is traced."""
+"""Replacements for PyTorch functions that its ONNX exporter does not support, active while a network is traced."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,10 +12,10 @@ from torch.overrides import TorchFunctionMode
 
 
 class ExportPatches(TorchFunctionMode):
-    """Within it, sorting says nothing of equals, and Fourier transforms of maps are products with constants.
+    """Context in which sorts need not be stable, and Fourier transforms of maps are products with constants.
 
-    ONNX has equals in their order, and ONNX Runtime does it; OpenVINO 2026.4 does not. Where that would show, the graph
-    fails the comparison with PyTorch.
+    ONNX defines that equal values keep their order, and ONNX Runtime complies; OpenVINO 2026.4 does not. If that
+    affects the result, the graph fails the comparison with PyTorch.
     """
 
     def __torch_function__(
@@ -25,14 +25,14 @@ class ExportPatches(TorchFunctionMode):
 
 
 class ComplexPair:
-    """Complex numbers as two tensors, for graphs have no others. Of arithmetic, what networks do: sums and products."""
+    """A complex tensor as two real ones, because ONNX has no complex type. Supports sums and products only."""
 
     def __init__(self, real: Tensor, imag: Tensor) -> None:
         self.real, self.imag = real, imag
 
     @property
     def shape(self) -> torch.Size:
-        """As a complex tensor's."""
+        """Shape of the complex tensor."""
         return self.real.shape
 
     def __mul__(self, other: "ComplexPair | Tensor | float") -> "ComplexPair":
@@ -52,7 +52,9 @@ class ComplexPair:
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Called where PyTorch is given one; NotImplemented, a TypeError for the caller, where it is not known."""
+        """Called for PyTorch functions with such an argument; NotImplemented (a TypeError for the caller) for
+        others.
+        """
         match func, args:
             case ((torch.Tensor.mul | torch.Tensor.__rmul__ | torch.mul), (one, other)):
                 return other * one if isinstance(other, ComplexPair) else one * other
@@ -66,8 +68,9 @@ def _sort(x: Tensor, dim: int = -1, descending: bool = False, stable: bool = Fal
 
 
 def _fold(x: Tensor, output_size: Any, *others: Any, **named: Any) -> Tensor:
-    """Networks that reckon with the frame's size cut it into patches, and compute those in batches: a graph would hold
-    them all, and grow with the frame, which PyTorch does not."""
+    """Fold, except for output sizes that depend on the frame size."""
+    # Networks that compute with the frame size cut it into overlapping patches and process those in batches. A graph
+    # would hold all of them at once and grow with the frame, unlike in PyTorch.
     if isinstance(output_size, Sequence) and any(isinstance(side, Tensor) for side in output_size):
         raise NotImplementedError(
             "it computes overlapping patches of the frame, each of which a graph would have to hold"
@@ -76,7 +79,7 @@ def _fold(x: Tensor, output_size: Any, *others: Any, **named: Any) -> Tensor:
 
 
 def _rfft2(x: Tensor, s: Any = None, dim: Sequence[int] = (-2, -1), norm: str | None = None) -> ComplexPair:
-    """x: (..., H, W) -> (..., H, W/2 + 1)."""
+    """torch.fft.rfft2 as matrix products: x (..., H, W) to (..., H, W/2 + 1)."""
     height, width = (int(side) for side in x.shape[-2:])
     _expect(dim, s, (height, width))
     across, down = _waves(width, width // 2 + 1), _waves(height, height)
@@ -88,7 +91,7 @@ def _rfft2(x: Tensor, s: Any = None, dim: Sequence[int] = (-2, -1), norm: str | 
 
 
 def _irfft2(x: Any, s: Any = None, dim: Sequence[int] = (-2, -1), norm: str | None = None) -> Tensor:
-    """x: (..., H, W/2 + 1) -> (..., H, W)."""
+    """torch.fft.irfft2 as matrix products: x (..., H, W/2 + 1) to (..., H, W)."""
     if not isinstance(x, ComplexPair):
         raise TypeError(f"an inverse transform of {type(x).__name__} has no graph")
     height, half = (int(side) for side in x.shape[-2:])
@@ -97,7 +100,9 @@ def _irfft2(x: Any, s: Any = None, dim: Sequence[int] = (-2, -1), norm: str | No
     if half != width // 2 + 1:
         raise ValueError(f"an inverse transform of {half} waves to {width} values has no graph")
     across, down = _waves(width, half).conj().T, _waves(height, height)
-    twice = np.where((np.arange(half) == 0) | (2 * np.arange(half) == width), 1, 2)[:, None]  # those left out, too
+    twice = np.where((np.arange(half) == 0) | (2 * np.arange(half) == width), 1, 2)[
+        :, None
+    ]  # count the omitted mirrored frequencies
     whole = height * width
     gain = {None: 1 / whole, "backward": 1 / whole, "ortho": whole**-0.5, "forward": 1}[norm]
     c, d = (_constant(wave, x.real) for wave in (down.real, down.imag))
@@ -112,7 +117,7 @@ def _expect(dim: Sequence[int], s: Any, size: tuple[int, int]) -> None:
 
 
 def _waves(places: int, waves: int) -> Any:
-    """exp(-2πi · place · wave / places), (places, waves)."""
+    """DFT matrix exp(-2πi · place · wave / places), shape (places, waves)."""
     return np.exp(-2j * math.pi * np.outer(np.arange(places), np.arange(waves)) / places)
 
 

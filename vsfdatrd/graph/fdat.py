@@ -1,8 +1,8 @@
-"""The body of FDAT-RD and FDAT as a graph: first convolution, groups, blocks. Attention and tails have files of their
-own.
+"""The body of FDAT-RD and FDAT as ONNX: first convolution, groups and blocks.
 
-Tokens are a matrix (N, C), row-major from the map (1, C, H, W). Shapes in comments as in `nn.fdat_rd`: h heads of d
-channels, M dictionary tokens. H and W may be unknown until the graph runs.
+Attention and tails are in `attention` and `upsamplers`. Tokens are a matrix (N, C), in row-major order of the map
+(1, C, H, W). Shapes in comments are as in `nn.fdat_rd`: h heads of d channels, M dictionary tokens. H and W may be
+unknown until the graph runs.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,17 @@ FULL = np.float32
 def write(
     config: Config, tensors: Mapping[str, Array], size: tuple[int, int] | None, dialect: GraphTarget
 ) -> onnx.ModelProto:
-    """The whole network for frames of size (height, width) pixels; None leaves the size open."""
+    """Write the complete network.
+
+    Args:
+        config: The configuration.
+        tensors: The checkpoint's tensors by the network's names.
+        size: (height, width) of the frame in pixels; None for dynamic sizes.
+        dialect: The engine to write for.
+
+    Returns:
+        A model from ``input`` (1, C, H, W) to ``output`` (1, C, H·scale, W·scale), both float32.
+    """
     weights = Weights(tensors)
     g = Writer("fdat" if isinstance(config, FdatConfig) else "fdat_rd", dialect.compute, dialect.opset)
     height, width = size or (g.length("input", 2), g.length("input", 3))
@@ -39,7 +49,7 @@ def write(
 
 
 def _padded(g: Writer, config: Config, height: Side, width: Side) -> tuple[Name, Side, Side]:
-    """The picture reflected at its bottom and right up to the network's multiple, and its new sides."""
+    """Pad the frame at the bottom and right by reflection to the network's multiple. Returns it and its new sides."""
     below, right = (g.reckon("Mod", g.reckon("Sub", 0, n), config.multiple) for n in (height, width))
     if below == right == 0:
         return "input", height, width
@@ -60,9 +70,10 @@ class _Network:
         self.attention = Attention(g, config, dialect, self.height, self.width)
 
     def body(self, x: Name) -> Name:
-        """Everything from the padded picture to the padded result, float32 at both ends.
+        """Write everything from the padded frame to the padded result, with float32 input and output.
 
-        What the first convolution sees stays float32 until the last sum: bf16 has 8 bits, and skies would have bands.
+        The output of the first convolution stays float32 until the last sum: bf16 has 8 bits, and skies would have
+        bands.
         """
         config, g, dialect = self.config, self.g, self.dialect
         shallow = self._first(x)
@@ -83,8 +94,8 @@ class _Network:
         u, c = self.config.unshuffle, self.config.in_channels
         if u == 1:
             return self.g.conv(x, self.weights["conv_first.weight"], self.weights["conv_first.bias"], dtype=FULL)
-        # Unshuffling and a 3×3 kernel are one kernel of 3u × 3u pixels that steps by u: channel (c, y, x) of the
-        # unshuffled picture under tap (i, j) is pixel (u·i + y, u·j + x) under the large one.
+        # Pixel unshuffle and a 3×3 kernel are one 3u × 3u kernel with stride u: channel (c, y, x) of the
+        # unshuffled image at tap (i, j) is pixel (u·i + y, u·j + x) in the large kernel.
         weight = self.weights["conv_first.1.weight"].reshape(-1, c, u, u, 3, 3)
         large = weight.transpose(0, 1, 4, 2, 5, 3).reshape(-1, c, 3 * u, 3 * u)
         return self.g.conv(x, large, self.weights["conv_first.1.bias"], stride=u, pad=u, dtype=FULL)
@@ -115,7 +126,7 @@ class _Network:
         return t
 
     def _mixed(self, n: Name, kind: Kind, window: tuple[int, int], weights: Weights) -> Name:
-        """What attention, and the convolution beside it, make of normalised tokens."""
+        """Attention and the parallel convolution, gated, on normalized tokens."""
         attn = weights.below("attn")
         match kind:
             case "spatial":
@@ -139,7 +150,7 @@ class _Network:
         return g.matmul(self._to_tokens(mixed, hidden), weights["fc2.weight"])
 
     def _local(self, n: Name, weights: Weights) -> Name:
-        """GELU of a depthwise convolution, as a map."""
+        """GELU of a depthwise convolution, as a map (1, C, H, W)."""
         return self.g.op("Gelu", self._by_channel(n, weights["conv.0.weight"], self.config.embed_dim))
 
     def _by_channel(self, tokens: Name, weight: Array, channels: int) -> Name:
@@ -162,8 +173,8 @@ class _Network:
     def _gate_by_pool(self, attn: Name, local: Name, weights: Weights) -> Name:
         """attn · sigmoid(W3 GELU(W1 mean(local))) + local."""
         g, c, compute = self.g, self.config.embed_dim, self.dialect.compute
-        # As 1×1 convolutions, not products: OpenVINO 2026.4 takes a chain of small products for an MLP to fuse, and
-        # crashes over this one when it has a single thread.
+        # As 1×1 convolutions, not products: OpenVINO 2026.4 fuses a chain of small products as an MLP, and crashes on
+        # this one if it has a single thread.
         axes = g.constant([2, 3], np.int64)
         mean = g.op("ReduceMean", g.cast(local, compute, FULL), axes, keepdims=1)  # (1, C, H, W) -> (1, C, 1, 1)
         hidden = g.op("Gelu", g.conv(mean, weights["inter.cg.1.weight"], dtype=FULL))
@@ -178,5 +189,5 @@ class _Network:
 
 
 def _largest(scale: Array, shift: Array, channels: int) -> float:
-    """The largest value that a LayerNorm over so many channels can give, whatever goes in."""
+    """Upper bound of the absolute values that a LayerNorm over `channels` channels can output."""
     return float(np.max(np.abs(scale) * np.sqrt(channels) + np.abs(shift)))

@@ -1,13 +1,13 @@
-"""A float32 graph of any origin -> the same graph in half precision, for engines that compute in just the types it has.
+"""Convert a float32 graph to half precision, for engines that compute in exactly the types of the graph.
 
-With ``fp16`` and ``bf16`` everything that depends on the picture is in half precision; with ``mixed``, products and
-convolutions are fp16 and all else fp32, sums of residual branches, norms and softmax included. What does not depend on
-the picture (sizes, coordinates, masks) is computed in fp32 as before, since half of it is whole numbers beyond 2048.
+In ``fp16`` and ``bf16`` everything that depends on the image is in half precision. In ``mixed``, products and
+convolutions are fp16 and all else is fp32, including residual sums, norms and softmax. Values that do not depend on the
+image (sizes, coordinates, masks) stay fp32, because many of them are integers above 2048, which fp16 cannot represent.
 
-What the picture itself passes through stays fp32, since its steps would be lost in fewer bits and skies have bands: the
-first and the last layer in all of them; in ``bf16``, which has 8 bits, also what passes by all other layers (the sums
-of residual branches), and the layers after the last such sum, which end it.
-Whether a graph bears it is not judged here: engines are compared with fp32 before they are used.
+Layers that carry the image itself stay fp32, since its gradations would be lost in fewer bits and skies would show
+bands: the first and the last layer in every precision; in ``bf16``, which has 8 bits, also what bypasses all other
+layers (the residual sums), and the layers after the last such sum.
+Whether the network tolerates the precision is not decided here: engines are compared with fp32 before they are used.
 """
 
 import numpy as np
@@ -18,26 +18,33 @@ from vsfdatrd.errors import PrecisionUnfit
 from vsfdatrd.graph.target import GraphTarget
 
 PRODUCTS = frozenset({"Attention", "Conv", "ConvTranspose", "DeformConv", "Einsum", "Gemm", "MatMul"})
-"""What `mixed` computes in half precision."""
+"""Operators that `mixed` computes in half precision."""
 MOVES = frozenset({
     "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Pad", "Reshape",
     "ScatterElements", "ScatterND", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 })  # fmt: skip
-"""What only moves values, and takes them as they are."""
+"""Operators that only move values, so they keep the type of their input."""
 TAIL = 8
-"""Layers after the last residual sum, up to which bf16 leaves them in fp32: more than that are no tail."""
+"""Largest number of layers after the last residual sum that bf16 keeps in fp32; more are not a tail."""
 FULL_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
-"""Inputs that are float32 in every precision."""
+"""Inputs that are float32 in every precision, by operator."""
 FULL_OPS = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "NonMaxSuppression", "QuantizeLinear", "Range"})
 RANDOM = ("Bernoulli", "Multinomial", "Random")
 
 
 def lowered(model: onnx.ModelProto, dialect: GraphTarget) -> onnx.ModelProto:
-    """The graph in a dialect's precision, float32 at both ends; itself for fp32. Everything else is as it was.
+    """Convert a graph to the target's precision, keeping float32 input and output.
 
-    model: all its floating-point values are float32.
-    Raises PrecisionUnfit for graphs with loops, branches or functions, OverflowError if a constant is beyond the
-    range of the half precision.
+    Args:
+        model: A model whose floating-point values are all float32.
+        dialect: The target.
+
+    Returns:
+        The converted model; `model` itself for fp32.
+
+    Raises:
+        PrecisionUnfit: The graph has loops, branches or functions.
+        OverflowError: A constant exceeds the range of the half precision.
     """
     if dialect.precision == "fp32":
         return model
@@ -61,7 +68,7 @@ class _Lowering:
         self.before = _types(model)
         self.now = dict(self.before)
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
-        self.fixed = set(self.constants) | {""}  # names of what does not depend on the picture
+        self.fixed = set(self.constants) | {""}  # names of values that do not depend on the image
         self.nodes: list[NodeProto] = []
         self.casts: dict[tuple[str, int], str] = {}
 
@@ -103,14 +110,14 @@ class _Lowering:
         self.nodes += [node, *after]
 
     def _target(self, node: NodeProto) -> int:
-        """The type in which a node computes."""
+        """Type in which a node computes."""
         full = int(TensorProto.FLOAT)
         if node.op_type in FULL_OPS or node.op_type.startswith(RANDOM):
             return full
         if node.output and node.output[0] in self.full:
             return full
         if node.op_type == "ConvTranspose" and self.half == TensorProto.BFLOAT16:
-            return full  # TensorRT-RTX 1.7 has none in bf16
+            return full  # TensorRT-RTX 1.7 has no bf16 ConvTranspose
         if not self.mixed or node.op_type in PRODUCTS:
             return self.half
         if node.op_type in MOVES:
@@ -119,11 +126,11 @@ class _Lowering:
         return full
 
     def _as(self, name: str, target: int) -> str:
-        """The value in another type."""
+        """Cast a value to a type, reusing an earlier cast."""
         if self.now[name] == target:
             return name
         if (name, target) not in self.casts:
-            # told apart from every other name by what no exporter writes
+            # a suffix that no exporter writes keeps the name unique
             self.casts[name, target] = new = f"{name}/as_{TensorProto.DataType.Name(target).lower()}"
             if name in self.constants:
                 self.model.graph.initializer.append(self._halved(self.constants[name], new))
@@ -142,7 +149,7 @@ class _Lowering:
 
 
 def _types(model: onnx.ModelProto) -> dict[str, int]:
-    """The type of every value of a graph."""
+    """Type of every value in the graph."""
     graph = onnx.shape_inference.infer_shapes(model, data_prop=False).graph
     found = {tensor.name: int(tensor.data_type) for tensor in graph.initializer}
     for values in (graph.input, graph.value_info, graph.output):
@@ -154,28 +161,32 @@ def _types(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _ends(nodes: list[NodeProto], constant: set[str], results: list[str], layers_only: bool) -> set[str]:
-    """The first results of the nodes that stay fp32.
+    """Select the nodes that stay fp32, each by the name of its first output.
 
-    nodes: in the order in which they are computed. constant: names of what does not depend on the picture.
-    layers_only: only layers, the first and the last; else also what passes by the layers between, and the tail.
+    Args:
+        nodes: All nodes in topological order.
+        constant: Names of values that do not depend on the image.
+        results: Names of the graph's outputs.
+        layers_only: Select only the first and the last layers; otherwise also what bypasses the layers between them,
+            and the tail.
     """
     fixed = set(constant)
-    moving: list[tuple[NodeProto, list[str]]] = []  # nodes that depend on the picture, and their inputs that do
+    moving: list[tuple[NodeProto, list[str]]] = []  # nodes that depend on the image, with those of their inputs that do
     for node in nodes:
         if _is_fixed(node, fixed):
             fixed.update(node.output)
         else:
             moving.append((node, [name for name in node.input if name not in fixed]))
     kept: set[str] = set()
-    before: dict[str, int] = {}  # layers on the shortest way from the picture
+    before: dict[str, int] = {}  # number of layers on the shortest path from the input
     for node, inputs in moving:
         ways = [before.get(name, 0) for name in inputs] or [0]
-        # What is put side by side is of one type: of the longest way, or all of a dense block would be fp32.
+        # Concatenated values share one type: use the longest path, otherwise all of a dense block would be fp32.
         depth = (max if node.op_type in MOVES else min)(ways) + (node.op_type in PRODUCTS)
         before.update(dict.fromkeys(node.output, depth))
         if depth <= 1 and (not layers_only or node.op_type in PRODUCTS):
             kept.add(node.output[0])
-    after = dict.fromkeys(results, 0)  # layers on the shortest way to the result
+    after = dict.fromkeys(results, 0)  # number of layers on the shortest path to the output
     for node, inputs in reversed(moving):
         ways = [after[name] for name in node.output if name in after]
         if not ways:
@@ -189,8 +200,10 @@ def _ends(nodes: list[NodeProto], constant: set[str], results: list[str], layers
 
 
 def _tail(moving: list[tuple[NodeProto, list[str]]], results: list[str]) -> set[str]:
-    """The first results of the nodes from the last residual sum before a layer to the end; none if there is no such
-    sum, or if more than `TAIL` layers follow it."""
+    """Nodes from the last residual sum that precedes a layer to the output, each by the name of its first output.
+
+    Empty if there is no such sum, or if more than `TAIL` layers follow it.
+    """
     makers = {name: (node, inputs) for node, inputs in moving for name in node.output}
     found: set[str] = set()
     layers: set[str] = set()
@@ -203,7 +216,7 @@ def _tail(moving: list[tuple[NodeProto, list[str]]], results: list[str]) -> set[
         seen.add((name, crossed))
         if name not in makers:
             if crossed:
-                return set()  # the whole network
+                return set()  # no residual sum: this would be the entire network
             continue
         node, inputs = makers[name]
         found.add(node.output[0])

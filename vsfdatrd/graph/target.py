@@ -1,4 +1,4 @@
-"""How a graph is written for the engine that will read it. What it computes is the same in every dialect."""
+"""Target engine of a graph: precision and preferred operators. All targets compute the same function."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,26 +10,28 @@ from vsfdatrd.options import Precision
 
 @dataclass(frozen=True, slots=True)
 class GraphTarget:
-    """Arithmetic, and the operators an engine has its best kernels for."""
+    """Precision, and the operators for which an engine has its best kernels."""
 
     precision: Precision = "fp32"
-    """Arithmetic of products, convolutions and attention. With ``mixed`` they are fp16, and the stream of tokens that
-    blocks add to is fp32; sums over a whole frame, norms and the small matrices are fp32 in any case."""
+    """Type of products, convolutions and attention. With ``mixed`` they are fp16, and the residual stream of tokens is
+    fp32; sums over a whole frame, norms and the small matrices are always fp32.
+    """
     attention: bool = False
-    """Attention as ONNX's own operator (since operator set 23) instead of products and a softmax."""
+    """Use the ONNX operator Attention (since operator set 23) instead of products and a softmax."""
     parts: bool = False
-    """Reductions over the whole frame in parts that run side by side and whose sums cannot overflow half precision."""
+    """Split reductions over the whole frame into parallel chunks whose sums cannot overflow half precision."""
     turing: bool = False
-    """For GPUs of compute capability 7.5, where TensorRT-RTX has no fp32 products (convolutions do the small ones) and
-    makes tables of hundreds of megabytes for convolutions by channel (sums of shifted maps do those)."""
+    """For GPUs of compute capability 7.5. TensorRT-RTX has no fp32 matrix products there (1×1 convolutions do the small
+    ones), and builds tables of hundreds of megabytes for depthwise convolutions (sums of shifted maps replace those).
+    """
     lanes: int = 1
-    """What the channels of a head are a multiple of in attention over places, filled up with zeros if they are not."""
+    """In attention over tokens, the channels of a head are padded with zeros to a multiple of this."""
     padding: bool = False
-    """Any frame size: the graph pads to the network's multiple and crops, as the filter does around an engine."""
+    """Accept any frame size: the graph pads to the network's multiple and crops, as the filter otherwise does."""
 
     @property
     def compute(self) -> np.dtype[Any]:
-        """Type of what is multiplied."""
+        """Type of products and convolutions."""
         if self.precision == "bf16":
             import ml_dtypes
 
@@ -39,21 +41,27 @@ class GraphTarget:
 
     @property
     def stream(self) -> np.dtype[Any]:
-        """Type of the tokens and maps that blocks and groups add to."""
+        """Type of the tokens and maps that blocks and groups are added to (residual stream)."""
         return np.dtype(np.float32) if self.precision == "mixed" else self.compute
 
     @property
     def opset(self) -> int:
-        """ONNX operator set: 20 is the first with Gelu, 23 the first with Attention and with bf16 everywhere."""
+        """ONNX operator set: 20 is the first with Gelu, 23 the first with Attention and with bf16 in all operators."""
         return 23 if self.attention or self.precision == "bf16" else 20
 
 
 OPENVINO = GraphTarget()
-"""For OpenVINO, which lowers the precision itself."""
+"""For OpenVINO, which converts to lower precision itself."""
 
 
 def tensorrt(precision: Precision, turing: bool = False) -> GraphTarget:
-    """For TensorRT, which computes in just the types the graph has. Its fused attention has no fp32 kernels, and wants
-    heads of eights."""
+    """Build the target for TensorRT, which computes in exactly the types of the graph.
+
+    Its fused attention has no fp32 kernels and needs head sizes that are a multiple of 8.
+
+    Args:
+        precision: Precision of the graph.
+        turing: Write for compute capability 7.5.
+    """
     fused = precision != "fp32"
     return GraphTarget(precision, attention=fused, parts=True, turing=turing, lanes=8 if fused else 1)

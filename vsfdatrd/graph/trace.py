@@ -1,6 +1,6 @@
-"""A network that exists as a PyTorch module alone -> an ONNX graph, by tracing it over one frame.
+"""Export a network that only exists as a PyTorch module to ONNX, by tracing it with one frame.
 
-When a trace at a small size will do is up to `engines.traced`.
+`backends.traced_graphs` decides when a trace at a small size is sufficient.
 """
 
 import io
@@ -17,28 +17,57 @@ from vsfdatrd.graph.export_patches import ExportPatches
 from vsfdatrd.nn.spandrel_network import OtherNetwork
 
 OPSET = 20
-"""The first operator set with Gelu, which engines have kernels for."""
+"""The first ONNX operator set with Gelu, for which engines have kernels."""
 
 
 def traced(checkpoint: Checkpoint, height: int, width: int) -> onnx.ModelProto:
-    """A checkpoint's module as a float32 graph for frames of a size it takes without padding.
+    """Trace a checkpoint's module as a float32 graph for one frame size.
 
-    One forward pass in PyTorch on the CPU, with its time and memory: the graph is what was computed for this one size,
-    so that whatever a network decides by size is decided as PyTorch decides it.
+    This runs one forward pass in PyTorch on the CPU, with its time and memory. The graph is what was computed for this
+    size, so every size-dependent decision of the network is the same as in PyTorch.
 
-    -> as `graph.of_checkpoint.graph_of`. Raises EngineError if PyTorch cannot run the network or write a part of it.
+    Args:
+        checkpoint: The network.
+        height: Height of the frame in pixels; the network must accept the size without padding.
+        width: Width of the frame in pixels, likewise.
+
+    Returns:
+        A model as from `backends.graphs.graph_of`.
+
+    Raises:
+        EngineError: PyTorch cannot run the network or cannot export one of its operators.
     """
     return _traced(checkpoint, height, width)
 
 
 def traced_open(checkpoint: Checkpoint, height: int, width: int) -> onnx.ModelProto:
-    """As `traced`, with the sides left open. Whatever the network decided by this one size stays decided: whether the
-    graph is right for others has to be tried. Raises EngineError as `traced` does."""
+    """Trace like `traced`, with dynamic height and width.
+
+    Size-dependent decisions of the network stay as they were at this size, so the result has to be verified at others.
+
+    Args:
+        checkpoint: The network.
+        height: Height in pixels of the frame used for tracing.
+        width: Width in pixels of that frame.
+
+    Returns:
+        A model with dynamic sizes.
+
+    Raises:
+        EngineError: As for `traced`.
+    """
     return _traced(checkpoint, height, width, sides_open=True)
 
 
 def for_size(model: onnx.ModelProto, checkpoint: Checkpoint, height: int, width: int) -> onnx.ModelProto:
-    """An open graph for frames of one size; the given one stays as it is."""
+    """Copy a dynamic model with a fixed frame size.
+
+    Args:
+        model: The dynamic model; not modified.
+        checkpoint: Its network.
+        height: Height of the frame in pixels.
+        width: Width of the frame in pixels.
+    """
     result = onnx.ModelProto()
     result.CopyFrom(model)
     about = checkpoint.description
@@ -53,7 +82,7 @@ def for_size(model: onnx.ModelProto, checkpoint: Checkpoint, height: int, width:
     return result
 
 
-@lru_cache(maxsize=1)  # an engine's precisions and its reference come from one graph
+@lru_cache(maxsize=1)  # the precisions of an engine and its reference use the same graph
 def _traced(checkpoint: Checkpoint, height: int, width: int, sides_open: bool = False) -> onnx.ModelProto:
     network = checkpoint.network()
     if not isinstance(network, OtherNetwork):
@@ -64,13 +93,13 @@ def _traced(checkpoint: Checkpoint, height: int, width: int, sides_open: bool = 
     file = io.BytesIO()
     try:
         with warnings.catch_warnings(), torch.no_grad(), ExportPatches():
-            warnings.simplefilter("ignore")  # of values that are fixed with the size, which is what is wanted
-            # PyTorch's newer exporter needs another package, and takes longer for small frames.
+            warnings.simplefilter("ignore")  # about values that become constants for this size, as intended
+            # dynamo=False: the newer exporter needs another package, and is slower for small frames.
             torch.onnx.export(
                 _Bare(network), (picture,), file,  # type: ignore[arg-type]  # this exporter takes it
                 input_names=ends[:1], output_names=ends[1:], opset_version=OPSET, dynamo=False, dynamic_axes=names,
             )  # fmt: skip
-    except Exception as error:  # networks and the exporter raise whatever they like
+    except Exception as error:  # networks and the exporter raise errors of any type
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise EngineError(
             f"{checkpoint.path.name} ({checkpoint.description.architecture}) cannot be written as a graph: "
@@ -80,7 +109,7 @@ def _traced(checkpoint: Checkpoint, height: int, width: int, sides_open: bool = 
 
 
 class _Bare(nn.Module):
-    """What is traced: the network itself, without padding to sizes and clamping of values."""
+    """The module to trace: the network without padding and clamping."""
 
     def __init__(self, network: OtherNetwork) -> None:
         super().__init__()

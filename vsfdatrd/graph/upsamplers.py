@@ -1,7 +1,7 @@
-"""The eight tails as graphs; the same functions as `nn.upsample`, layer by layer.
+"""The eight tails as ONNX; the same functions as `nn.upsamplers`, layer by layer.
 
-Tails that sample at computed places (dysample, lda) are fp32 throughout: in half precision a place at the right of a
-wide picture would be off by a third of a pixel.
+Tails that sample at computed positions (dysample, lda) are fp32 throughout: in half precision a position at the right
+of a wide frame would be off by a third of a pixel.
 """
 
 import math
@@ -22,12 +22,24 @@ ALL = slice(None)
 
 
 def write_tail(g: Writer, config: Config, weights: Weights, x: Name, height: Side, width: Side) -> Name:
-    """Add the tail. x: (1, C, H, W) float32 -> (1, O, H·s, W·s) float32.
+    """Add the tail to a graph.
 
-    Its last layer is fp32 in every precision. In bf16 all of it is: the whole picture passes here, nothing is added to
-    it any more, and its 8 bits would show as bands in a sky (124 of 477 steps of ten bits were left of a ramp).
+    Its last layer is fp32 in every precision. In bf16 the entire tail is fp32: the image passes through it, nothing is
+    added to it afterwards, and 8 bits would show as bands in a sky (124 of 477 10-bit steps of a ramp were left).
 
-    Raises ValueError if the size is open and the tail needs to know it.
+    Args:
+        g: The graph.
+        config: The configuration.
+        weights: Tensors of the tail.
+        x: Map (1, C, H, W), float32.
+        height: H.
+        width: W.
+
+    Returns:
+        Image (1, O, H·s, W·s), float32.
+
+    Raises:
+        ValueError: The size is dynamic, and the tail needs to know it.
     """
     compute = g.dtype
     moving = config.upsampler in ("dysample", "lda") and config.tail_scale > 1
@@ -94,7 +106,7 @@ class _Tail:
         return self.g.conv(x, w["weight"], w["bias"])
 
     def _last(self, x: Name) -> Name:
-        """The layer whose results are the picture's values, in fp32."""
+        """The layer whose outputs are pixel values, in fp32."""
         w = self.weights.below(str(self.layer))
         self.layer += 1
         return self.g.conv(self.g.cast(x, self.g.dtype, FULL), w["weight"], w["bias"], dtype=FULL)
@@ -115,7 +127,14 @@ class _Tail:
         )  # fmt: skip
 
     def _transposed(self, x: Name, step: int, into: Channels = ALL, out: Channels = ALL) -> Name:
-        """into, out: which of its channels are there, and which are wanted."""
+        """Transposed convolution.
+
+        Args:
+            x: Input.
+            step: Upscaling factor.
+            into: Mask of the input channels that are present in x.
+            out: Mask of the output channels that are needed.
+        """
         w = self.weights.below(str(self.layer))
         self.layer += 1
         weight, bias = w["weight"][into][:, out], w["bias"][out]
@@ -129,7 +148,7 @@ class _Tail:
         g, s, c = self.g, self.config.tail_scale, self.config.mid_dim
         height, width = self.height, self.width
         size = np.array([width, height], np.float64).reshape(2, 1, 1, 1)
-        # What does not depend on the picture: 2 (pixel centre + initial place) / size - 1, (1, 2·g·s², H, W)
+        # Independent of the image: 2 (pixel center + initial position) / size - 1, (1, 2·g·s², H, W)
         start = weights["init_pos"].reshape(2, GROUPS * s * s, 1, 1)
         centres = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5))[:, None]  # (2, 1, H, W)
         base = (2 * (centres + start) / size - 1).reshape(1, -1, height, width)
@@ -155,12 +174,12 @@ class _Tail:
             mode="linear", coordinate_transformation_mode="align_corners",
         )  # fmt: skip
         k = g.conv(n, weights["proj_k.weight"])
-        # Where each of the nine places lies: (1, hidden, Ho, Wo) -> (g, hidden/g, Ho, Wo) -> (g, 18, Ho, Wo)
+        # Offsets of the nine sampling positions: (1, hidden, Ho, Wo) -> (g, hidden/g, Ho, Wo) -> (g, 18, Ho, Wo)
         w = weights.below("conv_offset")
         y = g.conv(g.reshape(q, groups, part, ho, wo), w["0.weight"], groups=part)
         y = self._channel_norm(y, w.below("1"))
         y = g.conv(g.op("Mul", y, g.op("Sigmoid", y)), w["3.weight"], w["3.bias"])
-        # 2 (reach · tanh + place + pixel) / (size - 1) - 1, y before x; what is constant is added as one
+        # 2 (reach · tanh + place + pixel) / (size - 1) - 1, y before x; the constant terms are combined
         size = np.array([ho - 1, wo - 1], np.float64)
         place = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], indexing="ij"), -1).reshape(9, 2, 1, 1)
         pixel = np.stack(np.meshgrid(np.arange(ho), np.arange(wo), indexing="ij"))  # (2, Ho, Wo)
@@ -173,7 +192,7 @@ class _Tail:
         grid = g.reshape(y, groups, 3 * ho, 3 * wo, 2)
 
         def sample(maps: Name, channels: int) -> Name:
-            """(g, K, H, W) at the nine places of every pixel -> (Ho·Wo, 9, g·K)."""
+            """Sample (g, K, H, W) at the nine positions of every pixel -> (Ho·Wo, 9, g·K)."""
             z = g.op("GridSample", maps, grid, mode="linear", padding_mode="zeros", align_corners=1)
             # (g, K, 3·Ho, 3·Wo) -> (g, K, 3, Ho, 3, Wo) -> (Ho, Wo, 3, 3, g, K)
             z = g.transpose(g.reshape(z, groups, channels, 3, ho, 3, wo), 3, 5, 2, 4, 0, 1)

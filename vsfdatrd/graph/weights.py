@@ -1,4 +1,4 @@
-"""A checkpoint's tensors, as the parts of the graph ask for them."""
+"""Access to a checkpoint's tensors by module prefix."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ type Array = NDArray[Any]
 
 
 class Weights:
-    """A checkpoint's tensors below a prefix, as float64 so that folded constants lose nothing."""
+    """A checkpoint's tensors under a prefix, as float64, so that folding constants loses no precision."""
 
     def __init__(self, tensors: Mapping[str, Array], prefix: str = "") -> None:
         self._tensors, self._prefix = tensors, prefix
@@ -19,5 +19,5 @@ class Weights:
         return np.asarray(self._tensors[self._prefix + name], np.float64)
 
     def below(self, name: str) -> "Weights":
-        """The tensors one level down."""
+        """The tensors one level down, under another prefix component."""
         return Weights(self._tensors, f"{self._prefix}{name}.")

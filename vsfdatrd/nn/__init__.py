@@ -1,1 +1,1 @@
-"""The networks: what FDAT-RD computes, free of VapourSynth and of any engine."""
+"""PyTorch modules of the networks, independent of VapourSynth and of any backend."""

@@ -1,6 +1,6 @@
-"""ArtCNN in PyTorch, to be read beside `artcnn_config`, which says what the two families are.
+"""ArtCNN in PyTorch; `archs.artcnn` describes the two families.
 
-Shapes in comments: B pictures, F channels inside, s the scale.
+Shapes in comments: B batch, F filters, s scale.
 """
 
 import torch
@@ -10,10 +10,10 @@ from vsfdatrd.archs.artcnn import ArtCnnConfig, layers
 
 
 class ArtCnn(nn.Module):
-    """An ArtCNN of either family. Its tensors have the names of `artcnn_config.layers`.
+    """An ArtCNN of either family. Its tensors have the names of `archs.artcnn.layers`.
 
-    (B, in_channels, H, W) in [0, 1] -> (B, out_channels, H·s, W·s), not clamped. Beyond the border a picture is zero,
-    as in training.
+    Maps (B, in_channels, H, W) in [0, 1] to (B, out_channels, H·s, W·s), not clamped. Convolutions pad with zeros, as
+    in training.
     """
 
     def __init__(self, config: ArtCnnConfig) -> None:
@@ -26,7 +26,7 @@ class ArtCnn(nn.Module):
             self._place(name, nn.Conv2d(inputs, outputs, config.kernel, padding=config.kernel // 2))
 
     def _place(self, name: str, layer: nn.Module) -> None:
-        """Put a layer where its dotted name says."""
+        """Add a layer under its dotted name, creating the modules in between."""
         *folders, leaf = name.split(".")
         at: nn.Module = self
         for folder in folders:
@@ -36,7 +36,7 @@ class ArtCnn(nn.Module):
         at.add_module(leaf, layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """Map x (B, in_channels, H, W) to (B, out_channels, H·s, W·s)."""
         first, *body, closing, last = (self.get_submodule(name) for name in self._order)
         a = first(x)  # (B, F, H, W)
         y = a

@@ -1,9 +1,9 @@
 """FDAT-RD, a super-resolution transformer, to be read from top to bottom.
 
-Three kinds of block alternate: attention inside rectangular windows (spatial), attention between channels over the
-whole frame (channel), and attention to a learned dictionary of tokens that is first refined by the frame
-(dictionary). In every shape comment B is the batch, H × W the token map, N = H·W, C the channels of a token, h the
-heads, d = C / h, M the dictionary's tokens.
+Three kinds of blocks alternate: attention inside rectangular windows (spatial), attention between channels over the
+whole frame (channel), and attention to a learned dictionary of tokens that is first refined by the frame (dictionary).
+In shape comments B is the batch size, H × W the token map, N = H·W, C the embedding dimension, h the number of heads,
+d = C / h, and M the number of dictionary tokens.
 
 Source: the public FDAT-RD release (June 2026); its outputs are reproduced in tests/nn/test_fdat_rd.py.
 """
@@ -20,7 +20,7 @@ from vsfdatrd.nn.upsamplers import build_upsampler
 
 
 class WindowAttention(nn.Module):
-    """Attention inside windows of 300 tokens, with a learned bias for every pair of places."""
+    """Attention inside windows of 300 tokens, with a learned bias for every pair of positions."""
 
     def __init__(self, dim: int, heads: int, window: tuple[int, int]) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """x: (B, N, C) of a map of `size` (H, W), multiples of the window -> (B, N, C)."""
+        """Map tokens x (B, N, C) to (B, N, C). `size` (H, W) of the map must be a multiple of the window."""
         b, _, c = x.shape
         (height, width), (wh, ww) = size, self.window
         rows, cols, d = height // wh, width // ww, c // self.heads
@@ -56,11 +56,11 @@ class ChannelAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """x: (B, N, C) -> (B, N, C)."""
+        """Map tokens x (B, N, C) to (B, N, C)."""
         b, n, c = x.shape
         # (B, N, 3C) -> (B, N, 3, h, d) -> (3, B, h, d, N)
         q, k, v = self.qkv(x).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 4, 1)
-        # Norms over N tokens: in half precision a sum of squares over a frame overflows, so they are taken in float32.
+        # Norms over N tokens in float32, because in half precision a sum of squares over a frame overflows.
         q, k = F.normalize(q.float(), dim=-1), F.normalize(k.float(), dim=-1)
         with torch.autocast(x.device.type, enabled=False):
             attn = ((q @ k.transpose(-1, -2)) * self.temp.float()).softmax(-1)  # (B, h, d, d)
@@ -70,7 +70,7 @@ class ChannelAttention(nn.Module):
 
 
 class DictionaryAttention(nn.Module):
-    """A learned dictionary reads the frame, then every token reads the refined dictionary."""
+    """A learned dictionary attends to the frame, then every token attends to the refined dictionary."""
 
     def __init__(self, dim: int, heads: int, tokens: int) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class DictionaryAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def _attend(self, q: Tensor, kv: Tensor) -> Tensor:
-        """q: (B, Nq, C), kv: (B, Nk, 2C) -> (B, Nq, C)."""
+        """Multi-head attention of q (B, Nq, C) to kv (B, Nk, 2C), without projections. Returns (B, Nq, C)."""
         b, nq, c = q.shape
         q = q.view(b, nq, self.heads, -1).transpose(1, 2)  # (B, Nq, h, d) -> (B, h, Nq, d)
         # (B, Nk, 2C) -> (B, Nk, 2, h, d) -> (2, B, h, Nk, d)
@@ -94,20 +94,20 @@ class DictionaryAttention(nn.Module):
         return out.transpose(1, 2).reshape(b, nq, c)  # (B, h, Nq, d) -> (B, Nq, C)
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """x: (B, N, C) -> (B, N, C)."""
+        """Map tokens x (B, N, C) to (B, N, C)."""
         words = self.dictionary.expand(x.shape[0], -1, -1)  # (M, C) -> (B, M, C)
         words = words + self._attend(self.r_q(words), self.r_kv(self.r_norm(x)))
         return cast(Tensor, self.proj(self._attend(self.e_q(x), self.e_kv(words))))
 
 
 class DepthwiseConv(nn.Conv2d):
-    """3×3 convolution of each channel on its own, over tokens."""
+    """Depthwise 3×3 convolution over tokens."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, dim, 3, padding=1, groups=dim, bias=False)
 
     def tokens(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """x: (B, N, C) -> (B, N, C); the map in between is channels-last, so no data moves."""
+        """Map tokens x (B, N, C) to (B, N, C). The map in between is a channels-last view, so no data is copied."""
         b, n, c = x.shape
         maps = x.view(b, *size, c).permute(0, 3, 1, 2)  # (B, N, C) -> (B, C, H, W)
         mixed: Tensor = self(maps)
@@ -124,12 +124,12 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Linear(hidden, dim, bias=False)
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """x: (B, N, C) -> (B, N, C)."""
+        """Map tokens x (B, N, C) to (B, N, C)."""
         return cast(Tensor, self.fc2(self.smix.tokens(F.gelu(self.fc1(x)), size)))
 
 
 class Interaction(nn.Module):
-    """Lets attention and convolution gate each other. Both sets of weights exist in both kinds of block."""
+    """Mutual gating of attention and convolution. Both kinds of blocks have both sets of weights, but use one."""
 
     def __init__(self, dim: int, hidden: int, kind: Kind) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class Interaction(nn.Module):
         )
 
     def forward(self, attn: Tensor, conv: Tensor) -> Tensor:
-        """attn, conv: (B, N, C) -> (B, N, C)."""
+        """Combine attn and conv, both (B, N, C), into (B, N, C)."""
         if self.kind == "spatial":
             gate: Tensor = self.cg(conv.transpose(1, 2).unsqueeze(-1))  # (B, N, C) -> (B, C, N, 1) -> (B, C, 1, 1)
             return attn * gate.flatten(1).unsqueeze(1) + conv  # gate: (B, 1, C)
@@ -153,14 +153,14 @@ class Interaction(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: leaves a residual branch out for some samples while training."""
+    """Stochastic depth: skips a residual branch for random samples in training."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (B, N, C) -> the same."""
+        """Scale or zero each sample of x (B, N, C). Returns (B, N, C)."""
         if not self.training or self.rate == 0:
             return x
         keep = 1 - self.rate
@@ -191,7 +191,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, t: Tensor, size: tuple[int, int]) -> Tensor:
-        """t: (B, N, C) of a map of `size` (H, W) -> (B, N, C)."""
+        """Map tokens t (B, N, C) of a map of `size` (H, W) to (B, N, C)."""
         n = self.n1(t)
         mixed = self.attn(n, size)
         if self.kind != "dictionary":
@@ -201,7 +201,7 @@ class Block(nn.Module):
 
 
 class ResidualGroup(nn.Module):
-    """Some blocks and a convolution, added to what came in."""
+    """A sequence of blocks and a convolution with a residual connection."""
 
     def __init__(self, dim: int, blocks: list[Block], use_checkpoint: bool) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ class ResidualGroup(nn.Module):
         self.use_checkpoint = use_checkpoint
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (B, C, H, W) -> (B, C, H, W)."""
+        """Map x (B, C, H, W) to (B, C, H, W)."""
         b, c, height, width = x.shape
         t = x.flatten(2).transpose(1, 2).contiguous()  # (B, C, H, W) -> (B, C, N) -> (B, N, C)
         for block in self.blocks:
@@ -223,10 +223,12 @@ class ResidualGroup(nn.Module):
 
 
 class FdatRd(nn.Module):
-    """The whole network: RGB in about [0, 1], any size from 1×1 up, to RGB `config.scale` times as large.
+    """The complete network: RGB in about [0, 1], any size from 1×1, to RGB `config.scale` times as large.
 
-    ``drop_path`` (the last block's rate, rising linearly from 0) and ``use_checkpoint`` (recompute blocks in the
-    backward pass to save memory) act in training alone.
+    Args:
+        config: The configuration.
+        drop_path: Stochastic depth rate of the last block, rising linearly from 0 at the first; training only.
+        use_checkpoint: Recompute blocks in the backward pass to save memory; training only.
     """
 
     def __init__(self, config: FdatRdConfig, *, drop_path: float = 0.0, use_checkpoint: bool = False) -> None:
@@ -257,14 +259,16 @@ class FdatRd(nn.Module):
         return self.config.scale
 
     def pad(self, x: Tensor) -> Tensor:
-        """Fill bottom and right up to the multiple the windows need: mirrored, or repeated if too small for that."""
+        """Pad at the bottom and right to the multiple that the windows need, by reflection, or replication if too
+        small.
+        """
         height, width = x.shape[-2:]
         bottom, right = -height % self.config.multiple, -width % self.config.multiple
         mode = "reflect" if bottom < height and right < width else "replicate"
         return F.pad(x, (0, right, 0, bottom), mode)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (B, 3, H, W) -> (B, 3, H·scale, W·scale)."""
+        """Upscale x (B, 3, H, W) to (B, 3, H·scale, W·scale)."""
         height, width = x.shape[-2:]
         shallow = self.conv_first(self.pad(x))
         deep = shallow
@@ -283,9 +287,21 @@ def build(
     drop_path: float | None = None,
     use_checkpoint: bool = False,
 ) -> FdatRd:
-    """An untrained network of a published variant: ``small``, ``medium`` (``aligned``) or ``large``.
+    """Build an untrained network of a published variant.
 
-    ``drop_path`` None takes the rate the variant is trained with. Raises ValueError as `config.variant` does.
+    Args:
+        name: ``small``, ``medium`` (``aligned``) or ``large``.
+        scale: As for `archs.fdat_rd.variant`.
+        unshuffle_mod: As for `archs.fdat_rd.variant`.
+        upsampler: As for `archs.fdat_rd.variant`.
+        drop_path: Stochastic depth rate; None for the rate that the variant is trained with.
+        use_checkpoint: Recompute blocks in the backward pass to save memory.
+
+    Returns:
+        The network, in training mode.
+
+    Raises:
+        ValueError: As for `archs.fdat_rd.variant`.
     """
     config = variant(name, scale=scale, unshuffle_mod=unshuffle_mod, upsampler=upsampler)
     rate = default_drop_path(name) if drop_path is None else drop_path

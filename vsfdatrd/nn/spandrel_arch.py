@@ -1,6 +1,6 @@
 """FDAT-RD for spandrel.
 
-Importing this module is enough: ``spandrel.ModelLoader`` then loads FDAT-RD files in the whole process.
+Importing this module registers it: ``spandrel.ModelLoader`` then loads FDAT-RD files anywhere in the process.
 """
 
 from spandrel import (
@@ -27,7 +27,7 @@ class FdatRdArch(Architecture[FdatRd]):
         super().__init__(id=ID, name="FDAT-RD", detect=is_fdat_rd)
 
     def load(self, state_dict: StateDict) -> ImageModelDescriptor[FdatRd]:
-        """The network of a state dict. Raises CheckpointError or RuntimeError for one that is incomplete."""
+        """Build the network of a state dict. Raises CheckpointError or RuntimeError for an incomplete one."""
         shapes = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
         config = from_shapes(shapes, [int(number) for number in state_dict[META].tolist()])
         return ImageModelDescriptor(
@@ -36,13 +36,13 @@ class FdatRdArch(Architecture[FdatRd]):
             architecture=self,
             purpose="Restoration" if config.scale == 1 else "SR",
             tags=_tags(config),
-            supports_half=True,  # its sums over the whole frame are taken in float32
+            supports_half=True,  # sums over the whole frame are in float32
             supports_bfloat16=True,
             scale=config.scale,
             input_channels=config.in_channels,
             output_channels=config.out_channels,
-            # The network pads by itself and crops after, so there are no size requirements to state.
-            # Three of its operations look at the whole frame: tiles change the picture.
+            # The network pads and crops by itself, so there are no size requirements.
+            # Three of its operations depend on the whole frame: tiling changes the result.
             tiling=ModelTiling.DISCOURAGED,
         )
 
@@ -59,7 +59,7 @@ def _tags(config: FdatRdConfig) -> list[str]:
 
 
 def register(registry: ArchRegistry = MAIN_REGISTRY) -> None:
-    """Add FDAT-RD to a registry, to be asked before FDAT, its ancestor. Doing it again changes nothing."""
+    """Add FDAT-RD to a registry, to be tried before FDAT, its predecessor. Repeated calls have no effect."""
     registry.add(ArchSupport.from_architecture(FdatRdArch(), before=(ArchId("FDAT"),)), ignore_duplicates=True)
 
 

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 class OtherNetwork(nn.Module):
-    """A network of another architecture, called like an FDAT-RD.
+    """A network of another architecture, with the interface of an FDAT-RD.
 
-    spandrel pads to the network's smallest side and multiple, crops after, and clamps to [0, 1].
+    spandrel pads to the network's minimum size and multiple, crops afterwards, and clamps to [0, 1].
     """
 
     def __init__(self, descriptor: Any) -> None:
@@ -38,17 +38,21 @@ class OtherNetwork(nn.Module):
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (B, C, H, W) in [0, 1] -> (B, C, H·scale, W·scale)."""
+        """Upscale x (B, C, H, W) in [0, 1] to (B, C, H·scale, W·scale)."""
         return self._through(self._descriptor, x)
 
     def bare(self, x: Tensor) -> Tensor:
-        """`forward` without padding, cropping and clamping, for frames of a size the network takes as it is."""
+        """`forward` without padding, cropping and clamping, for frames of a size that the network accepts."""
         return self._through(partial(self._descriptor._call_fn, self.model), x)
 
     def largest(self) -> int:
-        """Values in the largest tensor on the way through the network, per pixel of a small frame.
+        """Measure the peak activation on a small frame.
 
-        Raises RuntimeError or whatever else the network does where it does not run.
+        Returns:
+            Elements of the largest intermediate tensor, per input pixel.
+
+        Raises:
+            RuntimeError: The network does not run; it may also raise errors of any other type.
         """
         height, width = SizeRequirements(self.multiple, self.minimum, self.square).padded(64, 64)
         with torch.inference_mode(), _Largest() as found:  # type: ignore[no-untyped-call]
@@ -62,15 +66,16 @@ class OtherNetwork(nn.Module):
 
 
 def _correct(state: dict[str, Tensor]) -> None:
-    """FDAT's note of its own shape: with the pa_up tail the width of the tail stands where spandrel 0.4 expects that of
-    the body. The body's tensors tell."""
+    """Correct FDAT's `MetaUpsample` buffer, in place."""
+    # With the pa_up tail it stores the width of the tail where spandrel 0.4 expects that of the body, which is taken
+    # from the body's tensors.
     note, norm = state.get("upsampler.MetaUpsample"), state.get("groups.0.blocks.0.n1.weight")
     if note is not None and norm is not None and note.numel() == 7 and norm.numel() <= torch.iinfo(note.dtype).max:
         note[3] = norm.numel()
 
 
 class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Looks at what every operator gives."""
+    """Records the number of elements of the largest floating-point tensor that any operator returns."""
 
     values = 0
 
@@ -85,36 +90,42 @@ class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class DeterministicOps(TorchFunctionMode):
-    """What networks leave to chance, or to the machine: the order of equals where they are sorted, which is theirs from
-    before; memory pinned for a GPU where there is none, which fails; and views of tensors whose order in memory is not
-    what the authors thought of (channels last), which are copies then."""
+    """Remove nondeterminism and platform dependence from a network."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         given = dict(kwargs or {})
+        # pin_memory fails without CUDA
         if "pin_memory" in given and not torch.cuda.is_available():
             del given["pin_memory"]
+        # stable: equal values keep their order
         if func in (torch.sort, torch.Tensor.sort):
             return func(
                 args[0], **dict(zip(("dim", "descending"), args[1:], strict=False)), **(given | {"stable": True})
             )
+        # view fails for memory layouts that the authors did not expect (channels last); reshape copies then
         if func is torch.Tensor.view and not isinstance(args[1] if args[1:] else given.get("dtype"), torch.dtype):
             return torch.Tensor.reshape(*args, **given)
         return func(*args, **given)
 
 
 def is_known(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether tensors of these names and shapes look like a network that spandrel knows. path: for messages.
+    """Return whether spandrel recognizes a network from tensor names and shapes.
 
-    Raises CheckpointError if spandrel is not installed.
+    Args:
+        path: The file, for messages.
+        shapes: Tensor shapes by name.
+
+    Raises:
+        CheckpointError: spandrel is not installed.
     """
     state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     for architecture in _registry(path).architectures("detection"):
         try:
             if architecture.detect(state):
                 return True
-        except (LookupError, AttributeError, ValueError, TypeError, RuntimeError):  # names that it did not expect
+        except (LookupError, AttributeError, ValueError, TypeError, RuntimeError):  # unexpected names
             continue
     return False
 
@@ -133,9 +144,17 @@ def _registry(path: Path) -> "ArchRegistry":
 
 
 def load(path: Path, tensors: Mapping[str, NDArray[Any]]) -> OtherNetwork:
-    """The network these tensors are the weights of. path: the file they are from, for messages.
+    """Build the network of a state dict through spandrel.
 
-    Raises CheckpointError if spandrel is not installed or knows no image network with these tensors.
+    Args:
+        path: The file, for messages.
+        tensors: Tensors by name.
+
+    Returns:
+        The network.
+
+    Raises:
+        CheckpointError: spandrel is not installed, or these are not the tensors of an image network that it supports.
     """
     registry = _registry(path)
     from spandrel import ImageModelDescriptor
@@ -144,7 +163,7 @@ def load(path: Path, tensors: Mapping[str, NDArray[Any]]) -> OtherNetwork:
     _correct(state)
     try:
         descriptor = registry.load(state)
-    except Exception as error:  # every architecture fails in its own way on tensors it did not expect
+    except Exception as error:  # architectures raise errors of any type for unexpected tensors
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise refuse(path, f"resembles a known network but does not load ({reason[:99]}); download it again") from error
     if not isinstance(descriptor, ImageModelDescriptor):

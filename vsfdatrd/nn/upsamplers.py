@@ -1,7 +1,7 @@
-"""The eight tails that turn a map of tokens into a larger picture.
+"""The eight tails (upsamplers), which turn a map of tokens into a larger image.
 
-Each is an `nn.Sequential` whose indices and names are those of the published checkpoints, and carries the
-`MetaUpsample` buffer by which a checkpoint tells its tail. Shapes: (B, C, H, W) -> (B, O, H·s, W·s).
+Each is an `nn.Sequential` with the indices and names of the published checkpoints, and has the `MetaUpsample` buffer,
+by which the tail of a checkpoint is identified. Shapes: (B, C, H, W) -> (B, O, H·s, W·s).
 
 Sources: PixelShuffle (Shi et al. 2016), DySample (Liu et al. 2023, arXiv:2308.15085), LDA-AQU (Du et al. 2024,
 arXiv:2411.19585), pixel attention (Zhao et al. 2020, arXiv:2010.01073).
@@ -25,14 +25,14 @@ def _leaky(slope: float = 0.2) -> nn.LeakyReLU:
 
 
 class PixelAttention(nn.Module):
-    """Every value weighted by a sigmoid of a 1×1 convolution."""
+    """Multiplies every value by the sigmoid of a 1×1 convolution."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.conv = nn.Sequential(nn.Conv2d(dim, dim, 1), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (B, C, H, W) -> the same."""
+        """Map x (B, C, H, W) to (B, C, H, W)."""
         return x * cast(Tensor, self.conv(x))
 
 
@@ -51,13 +51,13 @@ class DySample(nn.Module):
         self.scope = nn.Conv2d(dim, 2 * GROUPS * scale**2, 1, bias=False)
         nn.init.trunc_normal_(self.offset.weight, std=0.02)
         nn.init.zeros_(self.scope.weight)
-        # Where the s × s new pixels lie around an old one's centre, x first, the same for every group.
+        # Positions of the s × s output pixels relative to the center of an input pixel, x first, equal for all groups.
         places = (torch.arange(scale) - (scale - 1) / 2) / scale
         grid = torch.stack(torch.meshgrid(places, places, indexing="ij")).transpose(1, 2)  # (2, s, s)
         self.register_buffer("init_pos", grid.repeat(1, GROUPS, 1).reshape(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (B, C, H, W) -> (B, O, H·s, W·s)."""
+        """Upscale x (B, C, H, W) to (B, O, H·s, W·s)."""
         b, c, height, width = x.shape
         s = self.scale
         offset = self.offset(x) * self.scope(x).sigmoid() * 0.5 + self.init_pos
@@ -84,13 +84,13 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (B, C, H, W) -> the same."""
+        """Normalize x (B, C, H, W) over C. Returns (B, C, H, W)."""
         x = x.permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
         return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, 1e-6).permute(0, 3, 1, 2)
 
 
 class LdaAqu(nn.Module):
-    """Each new pixel attends to nine old ones at learned offsets (local deformable attention)."""
+    """Each output pixel attends to nine input positions at learned offsets (local deformable attention)."""
 
     base: Tensor
 
@@ -116,7 +116,7 @@ class LdaAqu(nn.Module):
         self.register_buffer("base", base.reshape(1, 18, 1, 1), persistent=False)
 
     def _sample(self, x: Tensor, grid: Tensor) -> Tensor:
-        """x: (B·g, K, H, W) at grid (B·g, 3·Ho, 3·Wo, 2) -> (B, Ho·Wo, 9, g·K)."""
+        """x: (B·g, K, H, W), sampled at grid (B·g, 3·Ho, 3·Wo, 2). Returns (B, Ho·Wo, 9, g·K)."""
         y = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
         bg, k, h3, w3 = y.shape
         # (B·g, K, 3·Ho, 3·Wo) -> (B, g, K, 3, Ho, 3, Wo) -> (B, Ho, Wo, 3, 3, g, K)
@@ -124,7 +124,7 @@ class LdaAqu(nn.Module):
         return y.reshape(bg // self.groups, h3 * w3 // 9, 9, self.groups * k)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (B, C, H, W) -> (B, C, H·s, W·s)."""
+        """Upscale x (B, C, H, W) to (B, C, H·s, W·s)."""
         b, c, height, width = x.shape
         ho, wo, g = height * self.scale, width * self.scale, self.groups
         n = self.layer_norm(x)
@@ -148,7 +148,7 @@ class LdaAqu(nn.Module):
 
 
 class UpsampleTail(nn.Sequential):
-    """A tail with the buffer by which checkpoints tell it."""
+    """A tail with the `MetaUpsample` buffer that identifies it."""
 
     def __init__(self, layers: list[nn.Module], meta: list[int]) -> None:
         super().__init__(*layers)
@@ -156,9 +156,20 @@ class UpsampleTail(nn.Sequential):
 
 
 def build_upsampler(kind: Upsampler, scale: int, dim: int, out_channels: int, mid_dim: int) -> UpsampleTail:
-    """The tail `kind` that enlarges (B, dim, H, W) to (B, out_channels, H·scale, W·scale).
+    """Build a tail that maps (B, dim, H, W) to (B, out_channels, H·scale, W·scale).
 
-    Raises ValueError for a scale or a width that the tail cannot have.
+    Args:
+        kind: The tail.
+        scale: Upscaling factor.
+        dim: Input channels.
+        out_channels: Output channels.
+        mid_dim: Inner channels of the tails that have an inner width.
+
+    Returns:
+        The tail.
+
+    Raises:
+        ValueError: The tail does not support this scale or width.
     """
     layers: list[nn.Module] = []
     meta_dim = dim

@@ -1,1 +1,1 @@
-"""Model names and weights files."""
+"""Model names and readers for weights files."""

@@ -1,10 +1,10 @@
-"""The user's own models: names for weights files, in a TOML file that may also be edited by hand.
+"""User-defined model names, stored in a TOML file that can also be edited by hand.
 
     [models.sharp]
     file = "/films/ArtCNN_C4F32_DS.onnx"
     sha256 = "..."         # optional: `vsfdatrd models verify` compares it
 
-It lies in the user's configuration directory, or where $FDATRD_MODELS says.
+The file is in the user's configuration directory, or at the path in $FDATRD_MODELS.
 """
 
 import json
@@ -21,11 +21,11 @@ from vsfdatrd.system.files import write_atomic
 from vsfdatrd.system.home import expand_user, user_directory
 
 VARIABLE = "FDATRD_MODELS"
-"""Environment variable: another file than the usual one."""
+"""Environment variable with the path of the file, overriding the default."""
 MAX_BYTES = 1 << 17
-"""Size of the file; a thousand models have less."""
+"""Largest accepted file in bytes; a thousand models need less."""
 MAX_LINE = 5000
-"""Characters of a line; the time that a key with dots takes to read grows with the square of their number."""
+"""Longest accepted line in characters; tomllib's time for a dotted key grows with the square of the number of dots."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 _HEAD = '# Names for models of your own: model="name" in scripts. `vsfdatrd models add FILE --name NAME` writes here.\n'
@@ -33,16 +33,23 @@ _HEAD = '# Names for models of your own: model="name" in scripts. `vsfdatrd mode
 
 @dataclass(frozen=True, slots=True)
 class OwnModel:
-    """One entry."""
+    """One entry of the file."""
 
     name: str
     file: Path
     sha256: str | None = None
-    """What the file was when it was added; None if nobody wrote it down."""
+    """SHA-256 of the weights file when it was added; None if it is not recorded."""
 
 
 def path() -> Path:
-    """The TOML file, which need not exist. Raises ArgumentError for a user without a home directory."""
+    """Locate the TOML file, which may not exist.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        ArgumentError: The user has no home directory.
+    """
     if given := os.environ.get(VARIABLE):
         return expand_user(given)
     if (folder := user_directory("config")) is None:
@@ -53,9 +60,13 @@ def path() -> Path:
 
 
 def read() -> dict[str, OwnModel]:
-    """Every entry by its name; none if there is no file.
+    """Read all entries.
 
-    Raises ArgumentError with the file's path, and the line where it is known, if it cannot be understood.
+    Returns:
+        Entries by name; empty if there is no file.
+
+    Raises:
+        ArgumentError: The file is invalid. The message has its path, and the line if it is known.
     """
     if not os.environ.get(VARIABLE) and user_directory("config") is None:
         return {}
@@ -67,7 +78,15 @@ def read() -> dict[str, OwnModel]:
 
 
 def check_name(name: str, taken: Collection[str]) -> None:
-    """Raises ArgumentError unless a model may be called so. taken: names of models that ship, which stay theirs."""
+    """Check that a model can have this name.
+
+    Args:
+        name: The name.
+        taken: Names of the built-in models, which cannot be redefined.
+
+    Raises:
+        ArgumentError: The name is invalid or taken.
+    """
     if not NAME.fullmatch(name):
         raise ArgumentError(
             f"the name {name!r} is not possible; take up to 64 small letters, digits, - and _, beginning with a letter "
@@ -78,7 +97,15 @@ def check_name(name: str, taken: Collection[str]) -> None:
 
 
 def add(model: OwnModel, taken: Collection[str]) -> None:
-    """Write an entry. Raises ArgumentError for a name that cannot be or is taken, and if it cannot be written."""
+    """Add an entry to the file.
+
+    Args:
+        model: The entry.
+        taken: Names of the built-in models.
+
+    Raises:
+        ArgumentError: The name is invalid or taken, or the file cannot be written.
+    """
     check_name(model.name, taken)
     if other := read().get(model.name):
         raise ArgumentError(
@@ -93,7 +120,17 @@ def add(model: OwnModel, taken: Collection[str]) -> None:
 
 
 def remove(name: str) -> OwnModel:
-    """Take an entry out. -> what it was. Raises ArgumentError if there is none, and if the file cannot be written."""
+    """Remove an entry from the file.
+
+    Args:
+        name: Its name.
+
+    Returns:
+        The removed entry.
+
+    Raises:
+        ArgumentError: There is no such entry, or the file cannot be written.
+    """
     models = read()
     if name not in models:
         there = ", ".join(sorted(models)) or "none"
@@ -108,12 +145,12 @@ def remove(name: str) -> OwnModel:
 
 
 def _parsed(text: str) -> dict[str, Any]:
-    """The file's content. Raises ArgumentError if it is no TOML, or long in a way that takes tomllib long to read."""
+    """Parse the file. Raises ArgumentError for invalid TOML, and for long lines that would take tomllib too long."""
     if (longest := max(map(len, text.splitlines()), default=0)) > MAX_LINE:
         raise _broken(f"it has a line of {longest:,} characters, and {MAX_LINE:,} are the most that are read")
     try:
         return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
+    except (ValueError, RecursionError) as error:  # ValueError also stands for a number with thousands of digits
         raise _broken(str(error) or type(error).__name__) from error
 
 
@@ -125,7 +162,7 @@ def _text() -> str:
         return where.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return ""
-    except (OSError, ValueError) as error:  # ValueError: no UTF-8
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8
         raise _broken(str(error)) from error
 
 
@@ -144,12 +181,12 @@ def _entry(name: str, said: object, text: str) -> OwnModel:
 
 
 def _header(name: str) -> re.Pattern[str]:
-    """The line with which a model's table begins."""
+    """Pattern of the line that starts the table of a model."""
     return re.compile(rf"\s*\[\s*models\s*\.\s*[\"']?{re.escape(name)}[\"']?\s*\]")
 
 
 def _line(text: str, name: str) -> str:
-    """Where a name is first written, as part of a sentence."""
+    """Line number at which a name first occurs, as a phrase for messages; empty if it is not found."""
     for number, line in enumerate(text.splitlines(), 1):
         if _header(name).match(line) or re.match(rf"\s*[\"']?{re.escape(name)}[\"']?\s*[.=]", line):
             return f" (at line {number})"
@@ -163,12 +200,14 @@ def _broken(why: str) -> ArgumentError:
 
 
 def _quoted(text: str) -> str:
-    """As a TOML string. JSON's escapes are among TOML's, but it leaves one more character as it is."""
+    """Format as a TOML string. JSON's escapes are valid in TOML, but JSON leaves DEL unescaped, which TOML does not
+    allow.
+    """
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _write(text: str, what: str, expected: dict[str, OwnModel]) -> None:
-    """Put the file in place, whole or not at all, if it says what it is meant to say."""
+    """Replace the file atomically, after checking that the new text parses to the expected entries."""
     where = path()
     by_hand = f"it is written in a way of its own; {what} by hand, in {str(where)!r}"
     try:
@@ -181,7 +220,7 @@ def _write(text: str, what: str, expected: dict[str, OwnModel]) -> None:
     try:
         where.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(where, text)
-    except (OSError, ValueError) as error:  # ValueError: a path that is no text
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise ArgumentError(
             f"the list of your own models, {str(where)!r}, cannot be written ({error}); check its permissions, or set "
             f"${VARIABLE} to another file"

@@ -1,6 +1,6 @@
-"""The models that have names: their files, licences and checksums, and where the files are.
+"""Catalog of the built-in models: files, licenses, checksums, and where the files are installed.
 
-Those that ship are listed here; a user's own are in `aliases.py`, and may not take the others' names.
+User-defined names are in `aliases.py` and cannot override these.
 """
 
 from dataclasses import dataclass
@@ -23,28 +23,28 @@ LD_SHA256 = "3da1af2e3c689956b6691816a5d5a1afb75cd4e59df2744cc5c6c11498e9ee51"
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One entry of the catalogue."""
+    """One entry of the catalog."""
 
     name: str
-    """What a script calls it."""
+    """Name used in scripts."""
     file: str
-    """Its weights, a file in models/."""
+    """File name of the weights in models/."""
     scale: int
     """Output pixels per input pixel, along each side."""
     licence: str
-    """SPDX identifier of the weights' licence."""
+    """SPDX identifier of the license of the weights."""
     sha256: str
-    """SHA-256 of the file."""
+    """SHA-256 of the weights file."""
     card: str
-    """What it was trained on and what it is good for, a file in models/."""
+    """File name in models/ of the model card: training data and purpose."""
 
 
 def _named(file: str, digest: str, card: str, *names: str) -> list[Model]:
-    """A model of scale 2 under all its names."""
+    """One entry for each name of a model of scale 2."""
     return [Model(name, file, 2, "CC-BY-4.0", digest, card) for name in names]
 
 
-# One line a file. The first name is the one that cards and tables use; the others say what it is for, or are older.
+# One line per file. The first name is the one that model cards and tables use; the others name a purpose or are older.
 _MODELS = (
     *_named("fdat_rd_small_2x.safetensors", SMALL_SHA256, "small.md", "small"),
     *_named("fdat_rd_medium_2x.safetensors", MEDIUM_SHA256, "medium.md", "medium", "dvd", "aligned"),
@@ -55,24 +55,31 @@ CATALOGUE = {model.name: model for model in _MODELS}
 WITHDRAWN = {
     "large": "at three times the work of medium it was no better (-0.07 ± 0.02 dB on DVD and LaserDisc pictures)",
 }
-"""Models that shipped once, and why they do not any more."""
+"""Models that are no longer shipped, and the reason."""
 
 
 def folders() -> tuple[Path, ...]:
-    """Where weights may lie: inside an installed package, or beside the package in a checkout."""
+    """Folders to search for built-in weights: inside an installed package, or next to the package in a checkout."""
     package = Path(__file__).resolve().parents[1]
     return (package / "models", package.parent / "models")
 
 
 def resolve(model: str | PathLike[str]) -> Path:
-    """The weights file that a model's name, or a path, stands for.
+    """Resolve a model name or path to a weights file.
 
-    A name of the catalogue comes first, then one of the user's own; anything else is a path, relative to the current
-    directory, ``~`` being the home directory. A path is not checked here (`checkpoint.open_checkpoint` does); a
-    catalogue file is, against its checksum.
+    Names in the catalog have priority, then user-defined names; everything else is a path, relative to the current
+    directory, with ``~`` as the home directory. Built-in files are compared with their checksum; other paths are not
+    checked here (see `checkpoint.open_checkpoint`).
 
-    Raises ArgumentError for a name that is unknown or withdrawn, and for a list of own models that cannot be read;
-    CheckpointError for a damaged installation.
+    Args:
+        model: Name or path.
+
+    Returns:
+        Path of the weights file.
+
+    Raises:
+        ArgumentError: The name is unknown or withdrawn, or the list of user-defined models cannot be read.
+        CheckpointError: The installation is damaged.
     """
     given = fspath(model)
     name = given.lower()
@@ -100,7 +107,17 @@ def resolve(model: str | PathLike[str]) -> Path:
 
 
 def installed(model: Model) -> Path:
-    """The weights of a model that ships. Raises CheckpointError if they are missing or not those that were released."""
+    """Locate the weights of a built-in model.
+
+    Args:
+        model: Entry of the catalog.
+
+    Returns:
+        Path of the weights file.
+
+    Raises:
+        CheckpointError: The file is missing or differs from the released one.
+    """
     for folder in folders():
         path = folder / model.file
         if path.is_file():

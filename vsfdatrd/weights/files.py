@@ -1,4 +1,4 @@
-"""What a weights file is, whatever its format: named tensors. `format` finds the reader for a file."""
+"""A weights file of any format as named tensors. `format` selects the reader for a file."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -23,16 +23,16 @@ STORED = {
     "int64": "<i8", "int32": "<i4", "int16": "<i2", "int8": "i1",
     "uint64": "<u8", "uint32": "<u4", "uint16": "<u2", "uint8": "u1", "bool": "?",
 }  # fmt: skip
-"""Types of values -> how NumPy reads them from a file. It has no bf16 and no fp8, see `widened`."""
+"""Data types -> NumPy type codes for reading them from a file. NumPy has no bf16 and no fp8; see `widened`."""
 _FLOATS = ("fp64", "fp32", "fp16", "bf16", "fp8_e4m3", "fp8_e5m2")
 
 ONNX = b"\x08"
-"""How an ONNX file begins: with its format's version, as protobuf writes it."""
+"""First byte of an ONNX file: the protobuf tag of its format version."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a file says of one tensor."""
+    """Data type and shape of one tensor in a file."""
 
     dtype: str
     """A key of `STORED`."""
@@ -40,7 +40,7 @@ class Entry:
 
     @property
     def is_float(self) -> bool:
-        """Whether it can hold weights."""
+        """Whether the tensor can hold weights."""
         return self.dtype in _FLOATS
 
     @property
@@ -50,28 +50,47 @@ class Entry:
 
 
 class WeightsFile(Protocol):
-    """A weights file of any format, its tensors not read yet."""
+    """A weights file of any format. Tensors are read on demand."""
 
     @property
     def entries(self) -> Mapping[str, Entry]:
-        """The tensors by the names the file gives them; between keys of dicts within dicts there is a ``/``."""
+        """The tensors by their names in the file; keys of nested dicts are joined by ``/``."""
         ...
 
     def read(self, names: Mapping[str, str]) -> Iterator[tuple[str, Array]]:
-        """Read tensors. names: name to give -> name in the file. Float values come as float32, others as they are.
+        """Read tensors.
 
-        Raises CheckpointError if the file cannot be read (any more), or for values that are not finite.
+        Args:
+            names: Name in the result -> name in the file.
+
+        Yields:
+            Name and values; floating-point values as float32, others as stored.
+
+        Raises:
+            CheckpointError: The file can no longer be read, or contains values that are not finite.
         """
         ...
 
 
 def refuse(path: Path, reason: str) -> CheckpointError:
-    """The error for a file. reason: continues "the weights file X ..."."""
+    """Build the error for a rejected file.
+
+    Args:
+        path: The file.
+        reason: Completes "the weights file X ...".
+    """
     return CheckpointError(f"the weights file {str(path)!r} {reason}")
 
 
 def check_file(path: Path) -> stat_result:
-    """The file's status. Raises CheckpointError unless it is a regular file with something in it."""
+    """Check that a path is a non-empty regular file.
+
+    Returns:
+        The status of the file.
+
+    Raises:
+        CheckpointError: It is not.
+    """
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -88,9 +107,13 @@ def check_file(path: Path) -> stat_result:
 
 
 def sha256(path: Path) -> str:
-    """The file's SHA-256 as hexadecimal digits; computed once as long as the file does not change.
+    """Compute the SHA-256 of a file, cached until the file changes.
 
-    Raises CheckpointError if it cannot be read.
+    Returns:
+        Hexadecimal digits.
+
+    Raises:
+        CheckpointError: The file cannot be read.
     """
     status = check_file(path)
     return _sha256(path.absolute(), status.st_size, status.st_mtime_ns, status.st_ino)
@@ -105,30 +128,50 @@ def _sha256(path: Path, size: int, modified: int, inode: int) -> str:
 
 
 def require_torch(path: Path, what: str) -> None:
-    """Raises CheckpointError unless PyTorch is installed. what: continues "the weights file X ..." up to "needs"."""
+    """Check that PyTorch is installed.
+
+    Args:
+        path: The file, for the message.
+        what: Completes "the weights file X ..." up to "needs".
+
+    Raises:
+        CheckpointError: PyTorch is not installed.
+    """
     if find_spec("torch") is None:
         raise refuse(path, f"{what} needs PyTorch: {TORCH_PIP}")
 
 
 def is_onnx(path: Path) -> bool:
-    """Whether the file is an ONNX file by its name, or by how it begins. Raises CheckpointError if it is no file."""
+    """Return whether a file is ONNX, by its suffix or its first bytes.
+
+    Raises:
+        CheckpointError: It is not a readable file.
+    """
     check_file(path)
     try:
         with path.open("rb") as file:
             head = file.read(9)
     except OSError as error:
         raise refuse(path, f"cannot be read ({error}); check its permissions") from error
-    return path.suffix.lower() == ".onnx" or (head.startswith(ONNX) and head[8:9] != b"{")  # that is safetensors
+    return path.suffix.lower() == ".onnx" or (head.startswith(ONNX) and head[8:9] != b"{")  # `{` would be safetensors
 
 
 def plain_shape(shape: tuple[object, ...]) -> bool:
-    """Whether a tensor can have this shape. One side of zero does not excuse the others: NumPy multiplies them."""
+    """Return whether a tensor can have this shape: at most 8 dimensions and fewer than 2^40 elements.
+
+    Dimensions of zero count as one, because NumPy checks the product of the others.
+    """
     sides = [side for side in shape if type(side) is int and 0 <= side < 1 << 40]
     return len(sides) == len(shape) <= 8 and math.prod(side or 1 for side in sides) < 1 << 40
 
 
 def widened(values: Array, dtype: str) -> Array:
-    """Values as they are stored -> as NumPy calculates with them. dtype: a key of `STORED`."""
+    """Convert stored values to a type that NumPy can calculate with; bf16 and fp8 become float32.
+
+    Args:
+        values: Values as stored.
+        dtype: A key of `STORED`.
+    """
     if dtype == "bf16":  # the upper half of a float32
         return (values.astype(np.uint32) << 16).view(np.float32)
     if dtype.startswith("fp8"):
@@ -140,7 +183,7 @@ def widened(values: Array, dtype: str) -> Array:
 
 
 def finite(path: Path, name: str, values: Array) -> Array:
-    """The values as contiguous float32 of their own. Raises CheckpointError if one is NaN or too large."""
+    """Copy values to a contiguous float32 array. Raises CheckpointError if one is NaN or beyond float32."""
     with np.errstate(over="ignore"):
         values = np.array(values, np.float32, order="C", copy=True)
     if not np.isfinite(values).all():

@@ -1,4 +1,4 @@
-"""Which format a weights file has, told by its content and not by its name, and the reader for it."""
+"""Detect the format of a weights file by its content, not its name, and open it with the right reader."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from vsfdatrd.weights.files import ONNX, WeightsFile, check_file, refuse
 from vsfdatrd.weights.safetensors_file import MAX_HEADER, SafetensorsFile
 from vsfdatrd.weights.torch_file import LEGACY_TEXT, TorchFile
 
-# Files that are often there instead of the weights, told by how they begin.
+# Files often mistaken for weights, by their first bytes.
 _IMPOSTORS = (
     (b"<", "is a web page or an XML file, not weights; the download went wrong, fetch the file itself"),
     (b"version https://git-lfs", "is a Git LFS pointer, not the weights; fetch them with 'git lfs pull'"),
@@ -19,14 +19,26 @@ _IMPOSTORS = (
 
 
 def is_shader(head: bytes, suffix: str) -> bool:
-    """Whether a file that begins so is a shader for mpv, of ArtCNN or another. suffix: of its name, as ``.glsl``."""
+    """Return whether a file is an mpv shader, of ArtCNN or another network.
+
+    Args:
+        head: First bytes of the file.
+        suffix: Suffix of its name, such as ``.glsl``.
+    """
     return suffix.lower() in (".glsl", ".hook") or re.search(rb"^//!(?:DESC|HOOK|BIND) ", head, re.M) is not None
 
 
 def open_weights(path: Path) -> WeightsFile:
-    """Read what a weights file says of its tensors.
+    """Open a weights file of any format and read its list of tensors.
 
-    Raises CheckpointError, naming the reason and a cure, for anything that is not a sound file of tensors.
+    Args:
+        path: The file.
+
+    Returns:
+        The reader; values are read on demand.
+
+    Raises:
+        CheckpointError: It is not a valid file of tensors. The message has the reason and what to do.
     """
     size = check_file(path).st_size
     try:
@@ -46,7 +58,7 @@ def open_weights(path: Path) -> WeightsFile:
 
 
 def _why_not(head: bytes, size: int, suffix: str) -> str:
-    """What a file is that is in none of the formats, and a cure."""
+    """Explain what an unrecognized file is, and what to do."""
     known = next((reason for start, reason in _IMPOSTORS if head.startswith(start)), None)
     length = int.from_bytes(head[:8], "little")
     if suffix.lower() != ".safetensors" or (known and head[0] != 8):

@@ -1,13 +1,13 @@
-"""Pickles as data: nothing that a pickle names is imported, and nothing is called.
+"""Read pickles as data: nothing that a pickle names is imported or called.
 
-A pickle is a program for a small stack machine. `load` runs that program on plain values only: numbers, text, bytes,
-lists, tuples and dicts come out as they are, and a call of a named function is answered by the caller's own table
-(`torch_file` has one that describes tensors). Whatever is named and not in that table becomes an `Opaque`, which stands
-for an object that nobody here needs; names from the standard library that are no plain types are refused, since a file
-of weights has no use for them and they are how pickles run code.
+A pickle is a program for a small stack machine. `load` executes it on plain values only: numbers, text, bytes, lists,
+tuples and dicts are created as usual, and a call of a named function is looked up in a table that the caller supplies
+(that of `torch_file` describes tensors). A name that is not in the table becomes an `Opaque`, a placeholder for an
+object that is not needed. Names from the standard library are rejected unless they are plain types: weights do not need
+them, and they are how pickles execute code.
 
-Time and memory are bounded by the length of the pickle: no call copies anything, keys of dicts are plain (a tuple that
-contains itself forty times takes for ever to hash), and there is a limit on the number of steps.
+Time and memory are bounded by the length of the pickle: no call copies anything, dict keys are plain values (hashing a
+tuple that contains itself forty times would take forever), and the number of steps is limited.
 """
 
 import builtins
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 MAX_STEPS = 2_000_000
-"""Most instructions of a pickle that are followed; those of 10,000 tensors with an optimizer are some 300,000."""
+"""Largest number of instructions executed; 10,000 tensors with an optimizer take about 300,000."""
 
 _PLAIN_MODULES = frozenset(
     [
@@ -47,63 +47,67 @@ _PLAIN_MODULES = frozenset(
         "zoneinfo",
     ]
 )
-"""Modules of the standard library whose objects are settings and notes, as training programs keep them."""
-_PLAIN_NAMES = frozenset({"builtins.getattr", "types.SimpleNamespace", "types.MappingProxyType"})  # enums use getattr
+"""Standard library modules whose objects training programs store as settings and metadata."""
+_PLAIN_NAMES = frozenset(
+    {"builtins.getattr", "types.SimpleNamespace", "types.MappingProxyType"}
+)  # getattr: used by enums
 _OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # Python 2, and protocols up to 2
 
 
 class PickleError(Exception):
-    """A pickle that is damaged, or is no pickle."""
+    """The pickle is damaged, or not a pickle."""
 
 
 class ForbiddenName(PickleError):
-    """A pickle that names something which a file of weights has no use for. The message is that name."""
+    """The pickle refers to a name that weights do not need. The message is that name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A function or a class that a pickle names: ``module.name``."""
+    """Reference to a function or class in a pickle: ``module.name``."""
 
     full: str
 
 
 @dataclass(slots=True)
 class Opaque:
-    """Stands for an object that a pickle describes and nobody here needs."""
+    """Placeholder for an object that a pickle describes and that is not needed."""
 
     name: str
-    """What the pickle made it from, such as ``argparse.Namespace``."""
+    """Class or function that it was made from, such as ``argparse.Namespace``."""
     items: dict[Any, Any] = field(default_factory=dict)
-    """What the pickle put into it by key, as into subclasses of dict."""
+    """Items assigned to it, as for subclasses of dict."""
 
 
 type Call = Callable[[tuple[Any, ...]], Any]
-"""What stands for a named function: arguments -> value. It must not copy or build anything large."""
+"""Replacement for a named function: takes the arguments, returns the value. It must not copy or build anything
+large.
+"""
 
 
 def load(
     file: IO[bytes], calls: Mapping[str, Call], persistent: Callable[[Any], Any], build: Callable[[Any, Any], Any]
 ) -> Any:
-    """Read the pickle that begins where a file is at.
+    """Read one pickle from a file.
 
     Args:
-        file: Open for reading; afterwards it is right behind the pickle.
-        calls: What stands for functions and classes, by their full names.
-        persistent: What a persistent id stands for.
-        build: Gives an object that `calls` made a state; it returns that object or another one.
+        file: Binary file, positioned at the pickle; afterwards it is positioned directly after it.
+        calls: Replacements for functions and classes, by full name.
+        persistent: Resolves a persistent id.
+        build: Applies a state to an object that `calls` created; returns that object or another one.
 
     Returns:
-        What the pickle describes.
+        The object that the pickle describes.
 
     Raises:
-        ForbiddenName: It names something of the standard library that is no plain type.
+        ForbiddenName: It refers to a name of the standard library that is not a plain type.
         PickleError: It is damaged, or not a pickle.
     """
     try:
         return _Machine(calls, persistent, build).run(file)
     except PickleError:
         raise
-    except Exception as error:  # pickletools raises nearly anything for damaged pickles, and so do pops of empty stacks
+    except Exception as error:  # damaged pickles make pickletools, and pops of empty stacks, raise nearly anything
         raise PickleError(f"its pickle is damaged: {str(error) or type(error).__name__}") from error
 
 
@@ -121,7 +125,7 @@ def _checked(full: str) -> Name:
 
 
 class _Machine:
-    """The stack, the stacks below it that marks have put aside, and the memo."""
+    """Pickle stack machine: the stack, the stacks saved by MARK, and the memo."""
 
     def __init__(
         self, calls: Mapping[str, Call], persistent: Callable[[Any], Any], build: Callable[[Any, Any], Any]
@@ -144,11 +148,11 @@ class _Machine:
         raise PickleError("its pickle has no end")
 
     def _to_mark(self) -> list[Any]:
-        """Everything since the last mark; the stack is again what it was before it."""
+        """Return everything pushed since the last mark, and restore the stack below it."""
         items, self._stack = self._stack, self._below.pop()
         return items
 
-    # What instructions do. `argument` is what follows the instruction in the file.
+    # The instructions. `argument` is the value that follows the opcode in the file.
 
     def push(self, argument: Any) -> None:
         self._stack.append(argument)
@@ -281,11 +285,22 @@ class _Machine:
 
 
 def filled(target: dict[Any, Any], items: list[Any]) -> dict[Any, Any]:
-    """Put keys and values, which alternate, into a dict; what is under a key that is not plain is left out."""
+    """Insert alternating keys and values into a dict. Entries whose key is not a plain value are dropped.
+
+    Args:
+        target: The dict.
+        items: Key, value, key, value, ...
+
+    Returns:
+        `target`.
+
+    Raises:
+        PickleError: The last key has no value.
+    """
     if len(items) % 2:
         raise PickleError("its pickle is damaged: a key has no value")
     for key, value in zip(items[::2], items[1::2], strict=True):
-        # A key is hashed each time; that of an integer of a million digits takes long.
+        # Keys are hashed; hashing an integer with a million digits would be slow.
         if isinstance(key, str | bytes | float) or (isinstance(key, int) and abs(key) < 1 << 64):
             target[key] = value
     return target
@@ -314,7 +329,7 @@ _VALUES = [
     "BINUNICODE8",
     "NONE",
 ]
-"""Instructions with a value behind them, which pickletools reads; it gives None for NONE."""
+"""Instructions followed by a value, which pickletools decodes; the value of NONE is None."""
 
 _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     **dict.fromkeys(_VALUES, _Machine.push),

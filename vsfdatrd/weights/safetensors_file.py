@@ -1,7 +1,7 @@
-"""Safetensors files as named tensors: the header by the format's own reader, values when they are asked for.
+"""Safetensors files as named tensors. The safetensors package parses the header; values are read on demand.
 
-That reader checks that every tensor fills its place and that nothing is left over, but it maps the file, and a mapped
-file that another program truncates ends this process. So values are read, not mapped.
+The package checks that tensors have the right number of bytes and that there are no gaps, but it memory-maps the file,
+and if another program truncates a mapped file, this process crashes. So values are read with ordinary file reads.
 """
 
 import math
@@ -15,7 +15,7 @@ from vsfdatrd.errors import CheckpointError
 from vsfdatrd.weights.files import STORED, Array, Entry, check_file, finite, plain_shape, refuse, widened
 
 MAX_HEADER = 1 << 24
-"""Longest header that is read, in bytes; a network of 100,000 tensors has a shorter one."""
+"""Longest accepted header in bytes; the header of a network with 100,000 tensors is shorter."""
 
 _DTYPES = {
     "F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16", "F8_E4M3": "fp8_e4m3", "F8_E5M2": "fp8_e5m2",
@@ -25,7 +25,7 @@ _DTYPES = {
 
 
 class SafetensorsFile:
-    """A .safetensors file: eight bytes of header length, a JSON header, then the tensors' values without gaps."""
+    """A .safetensors file: an eight-byte header length, a JSON header, then the tensor values without gaps."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

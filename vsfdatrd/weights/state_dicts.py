@@ -1,9 +1,9 @@
-"""Which tensors of a file are the network: what training programs wrap around it, keep beside it, and call it.
+"""Find the network's state dict in a file: remove wrappers, and skip optimizers, discriminators and other extras.
 
-Names have dots between modules and ``/`` between keys of dicts within dicts (`torch_file`). Nothing says which part of
-a name is a wrapper's and which the network's own: ``model.0.weight`` is a whole name in ESRGAN, and ``0.weight`` of the
-``model`` of a Lightning module. So there are candidates, the best first, and whoever knows architectures tries
-them:
+Names have dots between modules and ``/`` between keys of nested dicts (`torch_file`). A name does not tell which part
+of it belongs to a wrapper and which to the network: ``model.0.weight`` is a complete name in ESRGAN, but ``0.weight``
+of the ``model`` of a Lightning module. So there are several candidates, best first, which the caller compares with the
+known architectures:
 
     {"params": {...}, "params_ema": {...}}                      BasicSR, traiNNer-redux, neosr
     {"state_dict": {"generator.conv.weight": ...}, ...}         Lightning, MMEditing
@@ -19,14 +19,14 @@ from functools import lru_cache
 from vsfdatrd.weights.files import Entry
 
 MAX_DEPTH = 8
-"""Names of wrappers around each other."""
+"""Largest nesting depth of wrapper names."""
 MAX_COUNT = 200
-"""State dicts that are looked at; a checkpoint with everything there is has some 20."""
+"""Largest number of candidates considered; a checkpoint with every kind of state has about 20."""
 MAX_MIXED = 4
-"""Prefixes at one place of which each may be in front of a part of the names only."""
+"""Largest number of prefixes at one level that are each tried as a wrapper of only a part of the network."""
 
 _AVERAGED = frozenset({"ema", "swa", "averaged", "average", "averaging", "avg", "polyak", "shadow"})
-"""Words for weights averaged over many steps of training, which give better pictures than those of the last step."""
+"""Words for weights averaged over many training steps, which give better images than those of the last step."""
 _NETWORKS = frozenset(
     [
         "params",
@@ -50,7 +50,7 @@ _NETWORKS = frozenset(
 )
 """Words for the network."""
 _EARLIER = frozenset({"online", "current", "last", "raw", "init", "initial", "start", "previous", "old"})
-"""Words for weights that are not those to use where there are others."""
+"""Words for weights that are not preferred if there are others."""
 _OTHERS = frozenset(
     [
         "opt",
@@ -83,15 +83,15 @@ _OTHERS = frozenset(
         "teacher",
     ]
 )
-"""Words for what is beside the network: the optimizer, a network that judges, a loss."""
+"""Words for everything that is not the network: optimizer, discriminator, losses."""
 _COUNTERS = frozenset(
     ["n_averaged", "initted", "step", "steps", "num_updates", "decay", "epoch", "iter", "global_step"]
 )
-"""Single numbers that wrappers keep among the tensors of the network."""
+"""Scalars that wrappers store among the tensors of the network."""
 _WRAPPER = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
-"""What torch.compile, FSDP, checkpointing of activations and DeepSpeed put into names, wherever they are used."""
+"""Name components inserted by torch.compile, FSDP, activation checkpointing and DeepSpeed, at any position."""
 META = "upsampler.MetaUpsample"
-"""The tensor under which an FDAT and an FDAT-RD are found behind any prefix."""
+"""Name of a tensor that identifies FDAT and FDAT-RD behind any prefix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +99,22 @@ class StateDict:
     """Tensors that may be a network."""
 
     part: str
-    """Where in the file they are: ``params_ema``, ``state_dict/generator``; empty for all of it."""
+    """Key in the file, such as ``params_ema/`` or ``state_dict/generator.``; empty for the whole file."""
     names: Mapping[str, str]
-    """The network's names for them -> the file's."""
+    """Names as the network has them -> names in the file."""
     averaged: bool
-    """Whether they are averages over training's last steps, by what they are called."""
+    """Whether the name says that they are averages over training steps (EMA, SWA)."""
 
 
 def state_dicts(entries: Mapping[str, Entry]) -> list[StateDict]:
-    """Find the state dicts in a file, those that most likely are the network first: averaged ones before others."""
+    """List the candidate state dicts in a file.
+
+    Args:
+        entries: The tensors in the file.
+
+    Returns:
+        Candidates, most likely first; averaged weights before others.
+    """
     found = sorted(_below(entries, {name: name for name in entries}), key=lambda item: item[0])
     found = found[:MAX_COUNT]
     plain = [names for rank, _, names in found if rank.not_averaged]
@@ -118,26 +125,34 @@ def state_dicts(entries: Mapping[str, Entry]) -> list[StateDict]:
 
 
 def find(entries: Mapping[str, Entry], part: str) -> StateDict | None:
-    """The state dict of this name; None if the file has none."""
+    """Return the state dict with this `part`, or None if the file has none."""
     return next((found for found in state_dicts(entries) if found.part == part), None)
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class _Rank:
-    """How likely a state dict is the one to use; smaller is better."""
+    """Sort key of a candidate; smaller is better."""
 
     indirect: bool = False
-    """All its tensors are in dicts within it."""
+    """Whether all its tensors are in nested dicts."""
     not_averaged: bool = True
     earlier: int = 0
     unknown: int = 0
-    """Names around it that say nothing."""
+    """Number of enclosing names that are not known words."""
 
 
 def _below(
     entries: Mapping[str, Entry], names: dict[str, str], part: str = "", depth: int = 0, rank: _Rank = _Rank()
 ) -> Iterator[tuple[_Rank, str, dict[str, str]]]:
-    """Every state dict among tensors. names: what is left of a name behind `part` -> the name in the file."""
+    """Yield every candidate among tensors, recursively.
+
+    Args:
+        entries: The tensors in the file.
+        names: Rest of the name after `part` -> name in the file.
+        part: Prefix that has been removed.
+        depth: Number of prefixes that have been removed.
+        rank: Rank of the enclosing candidate.
+    """
     own = _cleaned(entries, names)
     if any(_is_weight(entries[stored]) for stored in own.values()):
         direct = any("/" not in name and _is_weight(entries[stored]) for name, stored in own.items())
@@ -155,7 +170,8 @@ def _below(
     for first, group in groups.items():
         words = _words(first)
         known = not words.isdisjoint(_NETWORKS | _AVERAGED)
-        # A dict in a dict is a part by itself; a name with dots is only where it says so, or all have it in front.
+        # A nested dict is always a candidate. A dotted prefix is one only if it is a known word, all names have it, or
+        # an FDAT is behind it.
         if first.endswith(".") and not (known or dotted == 1 or any(name.endswith(META) for name in group)):
             continue
         inner = _Rank(
@@ -167,18 +183,17 @@ def _below(
         if not (first.endswith(".") and known and mixed <= MAX_MIXED):
             continue
         others = {name: stored for name, stored in own.items() if not name.startswith(first)}
-        if others and others.keys().isdisjoint(group):  # only a part of the network was wrapped
+        if others and others.keys().isdisjoint(group):  # only a part of the network is wrapped
             yield replace(inner, unknown=inner.unknown + 1), f"{part}{first}*", _cleaned(entries, group) | others
 
 
 def _boundary(name: str) -> str:
-    """What ends the first part of a name; a key of a dict may have dots in it."""
+    """Separator after the first component of a name; ``/`` has priority, because dict keys may contain dots."""
     return "/" if "/" in name else "." if "." in name else ""
 
 
 def _cleaned(entries: Mapping[str, Entry], names: Mapping[str, str]) -> dict[str, str]:
-    """Names without what wrappers put into them, without single numbers that count something, and without what lies
-    under other words in dicts beside the network."""
+    """Names without wrapper components, scalar counters, and nested dicts that are not the network."""
     plain = {
         name: stored
         for name, stored in names.items()
@@ -190,7 +205,7 @@ def _cleaned(entries: Mapping[str, Entry], names: Mapping[str, str]) -> dict[str
 
 
 def _is_weight(entry: Entry) -> bool:
-    """Whether a tensor is a convolution's, a product's or the like: every network has some."""
+    """Return whether a tensor is a weight matrix or convolution kernel; every network has some."""
     return entry.is_float and len(entry.shape) >= 2
 
 
@@ -202,15 +217,16 @@ def _is_other(part: str) -> bool:
 
 @lru_cache(maxsize=10_000)
 def _words(part: str) -> frozenset[str]:
-    """``netG_ema/`` and ``netGEma/`` -> net, g, ema."""
+    """Split a name into lower-case words: ``netG_ema/`` and ``netGEma/`` -> net, g, ema."""
     apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", part)
     return frozenset(word.lower() for word in re.split(r"[^A-Za-z0-9]+", apart) if word)
 
 
 def _with_dots(names: dict[str, str], others: Iterable[dict[str, str]]) -> dict[str, str]:
-    """Names of averages that lost their dots, as in latent diffusion's LitEma, by those of the weights beside them.
+    """Restore names of averaged weights that were saved without dots, as in latent diffusion's LitEma.
 
-    Only what is trained is averaged there; running statistics are the last ones.
+    The names are matched with those of the other state dicts in the file. Only trained parameters are averaged there;
+    for buffers such as running statistics the last values are used.
     """
     if not any("." in name for name in names):
         for other in others:

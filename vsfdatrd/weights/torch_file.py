@@ -1,12 +1,13 @@
-"""PyTorch's own files (``.pth``, ``.pt``, ``.ckpt``, ``.bin``) as named tensors, read without PyTorch.
+"""PyTorch files (``.pth``, ``.pt``, ``.ckpt``, ``.bin``) as named tensors, read without PyTorch.
 
-Both formats of `torch.save` are a pickle that describes a tree of dicts and tensors, and the values beside it:
+Both formats of `torch.save` consist of a pickle that describes a tree of dicts and tensors, and the tensor values
+outside of it:
 
     zip (since 1.6)     <name>/data.pkl, and <name>/data/<key> for each storage, not compressed
     legacy              five pickles (magic number, version, system, the tree, the storages' keys), then the storages
 
-The pickle is read as data (`pickle_data`): nothing in it can run. Values are read when they are asked for, and only as
-many as the file can hold.
+The pickle is read as data (`pickle_data`), so nothing in it can run. Values are read on demand, and never more than the
+file can hold.
 """
 
 import io
@@ -27,18 +28,18 @@ from vsfdatrd.weights.files import STORED, Array, Entry, check_file, finite, pla
 from vsfdatrd.weights.pickle_data import Name, Opaque
 
 MAX_PICKLE = 64 << 20
-"""Bytes of a pickle; that of a network of 10,000 tensors with its optimizer has some 5 million."""
+"""Largest accepted pickle in bytes; that of 10,000 tensors with an optimizer has about 5 million."""
 MAX_DIRECTORY = 16 << 20
-"""Bytes of a zip archive's directory; that of 100,000 storages has 10 million."""
+"""Largest accepted zip directory in bytes; that of 100,000 storages has 10 million."""
 MAX_DEPTH = 8
-"""Dicts within dicts in which tensors are looked for."""
+"""Largest nesting depth of dicts that are searched for tensors."""
 MAX_VISITS = 300_000
-"""Places in the tree that are looked at; a dict that is used in several places counts each time."""
+"""Largest number of tree entries visited; a dict that is referenced several times counts each time."""
 MAX_KEY = 400
-"""Characters of a key of a dict that leads to tensors."""
+"""Longest dict key in characters; longer ones are truncated."""
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_TEXT = b"L%dL\n" % LEGACY_MAGIC
-"""How a legacy file of pickle's protocols 0 and 1 begins; others begin with ``\\x80`` and their number."""
+"""First bytes of a legacy file in pickle protocol 0 or 1; later protocols start with ``\\x80`` and their number."""
 
 _SAVE = "save its state_dict() as .safetensors on a machine where you trust it"
 
@@ -49,7 +50,7 @@ _STORAGES = {
         *(("Long", "int64"), ("Int", "int32"), ("Short", "int16"), ("Char", "int8"), ("Byte", "uint8")),
     )
 }
-"""Classes of torch -> what values they hold. Complex and quantised numbers are no weights that are known here."""
+"""torch storage classes -> data types. Complex and quantized types are not supported."""
 _WHOLE = ("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool")
 _TORCH_DTYPES = dict(zip(_WHOLE, _WHOLE, strict=True)) | {
     **{"float64": "fp64", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16"},
@@ -59,25 +60,25 @@ _NUMPY_DTYPES = {STORED[kind].lstrip("<"): kind for kind in (*_WHOLE[:-1], "fp64
 
 
 _PERSISTENT_TEXT = re.compile(r"\('storage', <class '([\w.]{1,60})'>, '(\w{1,20})', '[\w:]{1,20}', (\d{1,15})[,)]")
-"""What pickle's protocol 0 makes of a persistent id, which may be text only."""
+"""Persistent id in pickle protocol 0, where it has to be text."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Storage:
-    """A row of values somewhere in the file."""
+    """A contiguous run of values in the file."""
 
     key: str
     dtype: str
-    """Empty if it is given by the tensor."""
+    """Data type; empty if the tensor specifies it (UntypedStorage)."""
     count: int
-    """Values, or bytes without a dtype."""
+    """Number of values, or of bytes if there is no dtype."""
     start: int = 0
-    """The first value, within what the key stands for."""
+    """Index of the first value within the storage that the key refers to."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
-    """A tensor as its pickle describes it: a view of a storage. Nothing of it is checked yet."""
+    """A tensor as its pickle describes it: a view of a storage. Not validated yet."""
 
     storage: _Storage
     dtype: str
@@ -94,7 +95,7 @@ class _NumPyDtype:
 
 @dataclass(slots=True)
 class _NumPyArray:
-    """A NumPy array, whose values are in the pickle. Filled in by `_build`."""
+    """A NumPy array, whose values are in the pickle itself. Filled in by `_build`."""
 
     dtype: str = ""
     shape: tuple[int, ...] = ()
@@ -104,12 +105,12 @@ class _NumPyArray:
 
 @dataclass(frozen=True, slots=True)
 class _Latin1:
-    """Bytes that a pickle of protocol 2 keeps as text. Kept so: a pickle may ask for them any number of times."""
+    """Bytes that pickle protocol 2 stores as text. Not decoded here, because a pickle may refer to them many times."""
 
     text: str
 
 
-# What stands for the functions that describe tensors
+# Replacements for the functions that describe tensors
 
 
 def _rebuilt(arguments: tuple[Any, ...]) -> Any:
@@ -117,7 +118,7 @@ def _rebuilt(arguments: tuple[Any, ...]) -> Any:
     storage, offset, shape, strides = arguments[:4]
     flags = arguments[6] if len(arguments) > 6 else None
     if not isinstance(storage, _Storage) or not storage.dtype or (isinstance(flags, dict) and any(flags.values())):
-        return Opaque("torch.Tensor")  # flags: conjugated or negated when it is used
+        return Opaque("torch.Tensor")  # flags: lazily conjugated or negated
     return _Tensor(storage, storage.dtype, offset, tuple(shape), tuple(strides))
 
 
@@ -131,7 +132,7 @@ def _rebuilt_typed(arguments: tuple[Any, ...]) -> Any:
 
 
 def _first(arguments: tuple[Any, ...]) -> Any:
-    """A parameter, or a tensor that is copied elsewhere: its data."""
+    """Parameter, buffer or device tensor: return its data."""
     return arguments[0]
 
 
@@ -143,7 +144,7 @@ def _of_subclass(arguments: tuple[Any, ...]) -> Any:
 
 
 def _ordered(arguments: tuple[Any, ...]) -> Any:
-    """``OrderedDict()`` and, as Python 2 wrote it, ``OrderedDict([[key, value], ...])``."""
+    """``OrderedDict()`` and, as written by Python 2, ``OrderedDict([[key, value], ...])``."""
     pairs = arguments[0] if arguments else []
     if isinstance(pairs, dict):
         return pairs
@@ -181,7 +182,7 @@ _CALLS: dict[str, pickle_data.Call] = {
 
 
 def _build(target: Any, state: Any) -> Any:
-    """Give an object its state. Of objects that are not known it is left out."""
+    """Apply a state to an object; the state of unknown objects is discarded."""
     if isinstance(target, _NumPyDtype):
         target.order = state[1]
     elif isinstance(target, _NumPyArray):
@@ -191,14 +192,14 @@ def _build(target: Any, state: Any) -> Any:
 
 
 def _values_of(dtype: Any) -> str:
-    """What values a NumPy array holds; empty for what is no weights, or of another byte order."""
+    """Data type of a NumPy array; empty for unsupported types and big-endian values."""
     if not isinstance(dtype, _NumPyDtype) or dtype.order not in ("<", "|", "="):
         return ""
     return _NUMPY_DTYPES.get(dtype.code.lstrip("<|="), "")
 
 
 def _persistent(said: Any) -> Any:
-    """``("storage", class, key, device, count)``, in legacy files with ``(key, start, count)`` of a view."""
+    """Resolve ``("storage", class, key, device, count)``; in legacy files ``(key, start, count)`` of a view follows."""
     if isinstance(said, str) and (text := _PERSISTENT_TEXT.match(said)):
         said = ("storage", Name(text[1]), text[2], "", int(text[3]))
     match said:
@@ -217,18 +218,18 @@ def _persistent(said: Any) -> Any:
 
 
 class TorchFile:
-    """A file written by `torch.save`: a state dict, alone or within what a training program keeps beside it.
+    """A file written by `torch.save`: a state dict, by itself or within a training checkpoint.
 
-    Names of tensors are the keys that lead to them, with ``/`` between the keys of dicts within dicts.
+    A tensor's name consists of the dict keys that lead to it, joined by ``/``.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._size = check_file(path).st_size
         self._places: dict[str, tuple[int, int]] = {}
-        """Where storages are: offset in the file, bytes."""
+        """Location of each storage: offset in the file and size, in bytes."""
         self._objects: list[str] = []
-        """Classes of what is neither a tensor nor a dict."""
+        """Class names of objects that are neither tensors nor dicts."""
         try:
             with path.open("rb") as file:
                 tree = self._read_zip(file) if file.read(4) == b"PK\x03\x04" else self._read_legacy(file)
@@ -245,7 +246,7 @@ class TorchFile:
             entry = self.entries[name] = Entry(tensor.dtype, tensor.shape)
             reach = _reach(tensor) if isinstance(tensor, _Tensor) else 0
             claimed += max(entry.count, reach) * np.dtype(STORED[tensor.dtype]).itemsize
-        # A tensor may repeat a single stored value any number of times; believed, that would fill the memory.
+        # A tensor with strides of 0 repeats stored values; without a limit, a small file could fill the memory.
         if claimed > 8 * self._size:
             raise self._damaged(f"its {self._size:,} bytes claim to hold {claimed:,}")
         if not self.entries and self._objects:
@@ -282,14 +283,16 @@ class TorchFile:
         return self._load(io.BytesIO(self._part(file, pickles[0], MAX_PICKLE)))
 
     def _span(self, file: IO[bytes], record: zipfile.ZipInfo) -> tuple[int, int]:
-        """Where a part's content is: offset in the file, bytes."""
+        """Offset and size in bytes of the content of a zip member."""
         if not 0 <= record.header_offset < self._size:
             raise self._damaged(f"its part {record.filename[:60]!r} is not where its directory says")
         file.seek(record.header_offset)
         head = file.read(30)
         if head[:4] != b"PK\x03\x04" or len(head) < 30:
             raise self._damaged(f"its part {record.filename[:60]!r} is not where its directory says")
-        start = record.header_offset + 30 + sum(struct.unpack("<HH", head[26:]))  # a name and further fields
+        start = (
+            record.header_offset + 30 + sum(struct.unpack("<HH", head[26:]))
+        )  # lengths of the name and the extra field
         if start + record.file_size > self._size:
             raise self._damaged(f"its part {record.filename[:60]!r} is not whole")
         return start, record.file_size
@@ -309,7 +312,7 @@ class TorchFile:
         head = io.BytesIO(file.read(MAX_PICKLE))
         first = self._load(head)
         if first != LEGACY_MAGIC:
-            return first  # a pickle of NumPy arrays, perhaps
+            return first  # possibly a plain pickle of NumPy arrays
         _, system = self._load(head), self._load(head)
         if isinstance(system, dict) and system.get("little_endian") is False:
             raise refuse(self.path, "was written by a computer of another byte order; save it again as .safetensors")
@@ -328,7 +331,7 @@ class TorchFile:
             file.seek(place)
             count = int.from_bytes(file.read(8), "little")
             if not isinstance(key, str) or key not in sizes:
-                break  # of values that are no weights; how long they are is not known
+                break  # not a weight: its element size, and so the offset of the next storage, is unknown
             self._places[key] = (place + 8, count * sizes[key])
             place += 8 + count * sizes[key]
             if place > self._size:
@@ -336,7 +339,7 @@ class TorchFile:
         return tree
 
     def _found(self, tree: Any) -> dict[str, "_Tensor | _NumPyArray"]:
-        """Every tensor in a tree of dicts, by the keys that lead to it. What is no sound tensor is left out."""
+        """Every tensor in a tree of dicts, by its name. Tensors of unsupported types are skipped."""
         found: dict[str, _Tensor | _NumPyArray] = {}
         waiting = [("", tree, 0)]
         visits = 0
@@ -364,7 +367,7 @@ class TorchFile:
         return found
 
     def _is_sound(self, name: str, tensor: "_Tensor | _NumPyArray") -> bool:
-        """Whether it is a tensor of a kind that is known. Raises CheckpointError for one that cannot be."""
+        """Return whether a tensor's type is supported. Raises CheckpointError if its shape or values are invalid."""
         if not tensor.dtype:
             return False
         if not plain_shape(tensor.shape):
@@ -396,7 +399,7 @@ class TorchFile:
                 yield name, finite(self.path, name, widened(values, tensor.dtype)) if is_float else values
 
     def _values(self, file: IO[bytes], key: str, tensor: _Tensor) -> Array:
-        """A tensor's values in their stored form, contiguous."""
+        """Read the values of a tensor in their stored type, contiguous."""
         kind = np.dtype(STORED[tensor.dtype])
         row = np.empty(_reach(tensor), kind)
         file.seek(self._places[tensor.storage.key][0] + (tensor.storage.start + tensor.offset) * kind.itemsize)
@@ -408,7 +411,7 @@ class TorchFile:
         return np.ascontiguousarray(np.lib.stride_tricks.as_strided(row, tensor.shape, strides)).reshape(tensor.shape)
 
     def _unpacked(self, key: str, array: _NumPyArray) -> Array:
-        """A NumPy array's values."""
+        """Decode the values of a NumPy array."""
         data = array.data.text if isinstance(array.data, _Latin1) else array.data
         try:
             data = data.encode("latin-1") if isinstance(data, str) else data
@@ -419,7 +422,7 @@ class TorchFile:
 
 
 class _Bounded(io.RawIOBase):
-    """A file for `zipfile`, which reads a directory as long as the file says it is."""
+    """File wrapper for `zipfile`, which otherwise reads a directory of any size that the file claims."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -432,13 +435,13 @@ class _Bounded(io.RawIOBase):
 
 
 def _is_stored(record: zipfile.ZipInfo) -> bool:
-    """Whether a part is neither compressed nor encrypted."""
+    """Return whether a zip member is neither compressed nor encrypted."""
     plain = record.compress_type == zipfile.ZIP_STORED and not record.flag_bits & 1
     return plain and record.file_size == record.compress_size
 
 
 def _reach(tensor: _Tensor) -> int:
-    """Values of a storage from a tensor's first to its last one."""
+    """Number of storage values from the first to the last one of a tensor."""
     if 0 in tensor.shape:
         return 0
     return 1 + sum((side - 1) * step for side, step in zip(tensor.shape, tensor.strides, strict=True))
