@@ -1,1 +1,1 @@
-"""Engines: what runs a network on a device. `choice.py` opens one; `base.py` says what one is."""
+"""Backends run a network on a device. `selection.py` opens an engine; `base.py` defines the interfaces."""

@@ -1,4 +1,4 @@
-"""Holding an engine against a reference: finite, close enough on a drawing, and smooth in a sky."""
+"""Compare an engine with a reference: finite values, PSNR on line art, and no banding in a smooth sky."""
 
 import numpy as np
 
@@ -6,22 +6,28 @@ from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.errors import PrecisionUnfit
 
 BOUND_DB = 50.0
-"""Lowest PSNR at which an engine counts as the same network: its errors are then under half a step of 8 bits."""
+"""Lowest acceptable PSNR in dB. Errors are then below half an 8-bit step."""
 
 SHARE_OF_STEPS = 0.97
-"""Smallest share of a sky's steps of ten bits, counted in fp32, that an engine may leave: fewer are seen as bands."""
+"""Smallest acceptable ratio of an engine's 10-bit steps in a sky to those of fp32. Fewer steps are visible as bands."""
 SKY = (0.61, 0.64, 0.67)
-"""Red, green and blue at the left of the sky: where half precisions are coarsest and screens are bright."""
+"""Red, green and blue at the left edge of the sky: a range where half precisions are coarse and screens are bright."""
 
 
 def drawing(height: int, width: int) -> FramePlanes:
-    """A picture with what cel animation is made of: flat colours, soft gradients, thin lines of every slope, text-like
-    dots. (3, height, width) in [0, 1], the same at every call.
+    """Draw synthetic cel animation: flat colors, soft gradients, thin lines of every slope, text-like dots.
+
+    Args:
+        height: Height in pixels.
+        width: Width in pixels.
+
+    Returns:
+        (3, height, width) in [0, 1], identical on every call.
     """
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     picture = np.stack([0.35 + 0.3 * y / height, 0.5 + 0.2 * x / width, 0.7 - 0.3 * y / height])
     rng = np.random.default_rng(1)
-    for _ in range(12):  # cels: flat discs with an ink line around them
+    for _ in range(12):  # cels: flat discs with an ink outline
         cx, cy, radius = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(0.05, 0.25) * min(height, width)
         distance = np.hypot(x - cx, y - cy) - radius
         cover = np.clip(0.5 - distance, 0, 1)
@@ -36,8 +42,16 @@ def drawing(height: int, width: int) -> FramePlanes:
 
 
 def sky(height: int, width: int) -> FramePlanes:
-    """A clear sky: every row the same and brighter to the right, two pixels for a step of ten bits or more, and 160
-    steps at most. (3, height, width) in [0, 1], with 16 bits as films have.
+    """Draw a clear sky with identical rows, which gets brighter to the right.
+
+    A 10-bit step is at least two pixels wide, and there are at most 160 steps. Values have 16 bits, as in video.
+
+    Args:
+        height: Height in pixels.
+        width: Width in pixels.
+
+    Returns:
+        (3, height, width) in [0, 1].
     """
     span = min(160, width / 2) / 1023
     rows = [np.linspace(start, start + span, width) for start in SKY]
@@ -46,14 +60,27 @@ def sky(height: int, width: int) -> FramePlanes:
 
 
 def steps(result: FramePlanes) -> int:
-    """How many values of ten bits three rows of an upscaled `sky` have in all planes. result: (C, H, W) in [0, 1]."""
+    """Count the distinct 10-bit values in three rows of an upscaled `sky`, summed over all planes.
+
+    Args:
+        result: (C, H, W) in [0, 1].
+    """
     height = result.shape[1]
     rows = (plane[height * i // 4] for plane in result for i in (1, 2, 3))
     return sum(len(np.unique(np.rint(np.clip(row, 0, 1) * 1023))) for row in rows)
 
 
 def compare_steps(reference: int, candidate: int, what: str) -> None:
-    """Raise PrecisionUnfit if an engine's sky has fewer than `SHARE_OF_STEPS` of the reference's `steps`."""
+    """Check an engine's output for banding.
+
+    Args:
+        reference: `steps` of the sky in fp32.
+        candidate: `steps` of the engine's sky.
+        what: The engine's precision, for the message.
+
+    Raises:
+        PrecisionUnfit: The engine has fewer than `SHARE_OF_STEPS` of the reference's steps.
+    """
     if candidate < SHARE_OF_STEPS * reference:
         raise PrecisionUnfit(
             f"the {what} engine leaves {candidate} of a sky's {reference} steps of ten bits, which shows as bands."
@@ -61,9 +88,18 @@ def compare_steps(reference: int, candidate: int, what: str) -> None:
 
 
 def compare(reference: FramePlanes, candidate: FramePlanes, what: str) -> float:
-    """PSNR of an engine's output against the reference's, in dB for a peak of 1.
+    """Compute the PSNR of an engine's output against the reference, for a peak of 1.
 
-    Raises PrecisionUnfit if the candidate is not finite or below `BOUND_DB`.
+    Args:
+        reference: (C, H, W) in [0, 1].
+        candidate: The engine's output, of the same shape.
+        what: The engine's precision, for the message.
+
+    Returns:
+        PSNR in dB.
+
+    Raises:
+        PrecisionUnfit: The candidate has values that are not finite, or its PSNR is below `BOUND_DB`.
     """
     if not np.isfinite(candidate).all():
         count = int(np.count_nonzero(~np.isfinite(candidate)))

@@ -1,7 +1,8 @@
-"""What an engine is: a network for one size of frame, made ready for one device.
+"""Interfaces of backends and engines.
 
-A *backend* (a module beside this one) builds and loads engines; an *engine* runs frames. Neither knows of clips.
-To add a backend: write a module with the functions of `Backend`, list it in `backends/__init__.py`.
+A *backend* (a module in this package) builds and loads engines. An *engine* runs a network on frames of one size on
+one device. Neither depends on VapourSynth. To add a backend, write a module with the functions of `Backend` and list
+it in `selection.py`.
 """
 
 import queue
@@ -19,127 +20,207 @@ from vsfdatrd.workers.shared_memory import FramePlanes as FramePlanes
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """What an engine is to be made for."""
+    """Parameters of an engine."""
 
     checkpoint: Checkpoint
-    """The weights, and what is known of their network."""
+    """The weights and the description of their network."""
     height: int
     """Height of the padded frame in pixels."""
     width: int
     """Width of the padded frame in pixels."""
     precision: Precision
-    """Arithmetic inside the network; frames go in and come out as float32."""
+    """Arithmetic inside the network. Input and output frames are float32 in any case."""
     device: tuple[int, ...] = (0,)
     """Numbers of the GPUs to use."""
     streams: int | None = None
-    """Frames in flight; None is the backend's own choice."""
+    """Frames in flight; None to let the backend choose."""
     state: Path | None = None
-    """A folder for what saves time and may be lost: what was compiled, measured or verified on this machine."""
+    """Folder for data that saves time and can be recreated: compiled kernels, timings, verification results of this
+    machine.
+    """
 
 
 class Engine(Protocol):
     """Runs frames of one size. A slot holds one frame in flight and is used by one thread at a time."""
 
     slots: int
-    """How many frames may be in flight."""
+    """Maximum number of frames in flight."""
 
     def input(self, slot: int) -> FramePlanes:
-        """The slot's input, (C, H, W) float32 in [0, 1], to be filled before `submit`.
+        """Return a slot's input buffer, to be filled before `submit`.
 
-        C is what `ModelDescriptor.frame_channels` says goes in.
+        Args:
+            slot: Number of the slot.
+
+        Returns:
+            (C, H, W) float32 in [0, 1], with the input channels of `ModelDescriptor.frame_channels`.
         """
         ...
 
     def submit(self, slot: int) -> None:
-        """Start work on the slot's input and return at once. Raises EngineError if the engine is closed."""
+        """Start processing a slot's input and return at once.
+
+        Args:
+            slot: Number of the slot.
+
+        Raises:
+            EngineError: The engine is closed.
+        """
         ...
 
     def collect(self, slot: int) -> FramePlanes:
-        """Wait for the slot's output, (C, H·scale, W·scale) float32, valid until the slot is submitted again.
+        """Wait for a slot's output.
 
-        Raises EngineError if the work failed.
+        Args:
+            slot: Number of the slot.
+
+        Returns:
+            (C, H·scale, W·scale) float32, valid until the slot is submitted again.
+
+        Raises:
+            EngineError: Processing failed.
         """
         ...
 
     def close(self) -> None:
-        """Free memory and device. A frame in flight is given up: its `collect` raises. Closing twice is harmless."""
+        """Free memory and device. Frames in flight are abandoned and their `collect` raises. May be called more than
+        once.
+        """
         ...
 
 
 class Backend(Protocol):
-    """What a backend's module offers."""
+    """Functions and constants of a backend's module.
+
+    `device` holds the numbers of the GPUs to use; CPU backends ignore it.
+    """
 
     @property
     def GRAPH_VERSION(self) -> str:  # noqa: N802 - a constant of the module
-        """Changes when the same weights would give another artefact."""
+        """Version of the code behind the built files; changes whenever the same weights would give different files."""
         ...
 
     @property
     def ANY_SIZE(self) -> bool:  # noqa: N802 - a constant of the module
-        """Whether one artefact serves frames of every size."""
+        """Whether one set of built files serves frames of every size."""
         ...
 
     def unavailable(self, device: Sequence[int] = (0,)) -> str | None:
-        """Why this backend cannot be used here, as a sentence with the cure; None if it can.
+        """Explain why this backend cannot be used on this machine.
 
-        device: numbers of the GPUs that are meant, here and below; a backend for processors does not look.
+        Args:
+            device: Numbers of the GPUs to use.
+
+        Returns:
+            A sentence with the remedy; None if the backend can be used.
         """
         ...
 
     def warm_up(self) -> None:
-        """Begin what takes a while to start, and return at once; called while the clip is still being looked at."""
+        """Start slow initialization in the background and return at once. Called while the clip is being inspected."""
         ...
 
     def version(self, device: Sequence[int] = (0,)) -> str:
-        """Name and version of the library that runs the engine."""
+        """Return name and version of the library that runs the engine.
+
+        Args:
+            device: Numbers of the GPUs to use.
+        """
         ...
 
     def precisions(self, checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
-        """What the device computes in, the best choice first, the safest last."""
+        """List the precisions that the device supports for a network.
+
+        Args:
+            checkpoint: The network.
+            device: Numbers of the GPUs to use.
+
+        Returns:
+            The preferred precision first, the safest last.
+        """
         ...
 
     def device_name(self, job: EngineSpec) -> str:
-        """The device as part of an engine's identity: an artefact is never used on another."""
+        """Return the device as part of the engine's identity. Built files are never used on another device.
+
+        Args:
+            job: Parameters of the engine.
+        """
         ...
 
     def identity(self, job: EngineSpec) -> str:
-        """Whatever else of a job changes its artefact, as text."""
+        """Return any other parameters that change the built files, as text.
+
+        Args:
+            job: Parameters of the engine.
+        """
         ...
 
     def memory_estimate(self, job: EngineSpec) -> tuple[int, int]:
-        """(bytes the engine will need, bytes its device has free)."""
+        """Estimate the memory of an engine.
+
+        Args:
+            job: Parameters of the engine.
+
+        Returns:
+            (bytes the engine will need, bytes free on its device).
+        """
         ...
 
     def build(self, job: EngineSpec, directory: Path) -> None:
-        """Write the artefact into an empty directory. Raises EngineBuildError."""
+        """Write the engine's files into an empty directory.
+
+        Args:
+            job: Parameters of the engine.
+            directory: The directory.
+
+        Raises:
+            EngineBuildError: The build failed.
+        """
         ...
 
     def load(self, job: EngineSpec, directory: Path) -> Engine:
-        """An engine from an artefact. Raises EngineError."""
+        """Load an engine from its files.
+
+        Args:
+            job: Parameters of the engine.
+            directory: The files that `build` wrote.
+
+        Raises:
+            EngineError: The engine cannot be loaded.
+        """
         ...
 
 
 class SlotPool:
-    """An engine and its free slots. Filters with the same engine share it, and wait here for a slot in turn."""
+    """An engine and its free slots. Filters with the same engine share the pool and wait here for a free slot."""
 
     def __init__(self, engine: Engine, digest: str = "") -> None:
+        """Take over an engine, which is closed with this object.
+
+        Args:
+            engine: The engine.
+            digest: Digest of its key in the cache.
+        """
         self.engine = engine
         self.digest = digest
         """Digest of the engine's key in the cache."""
         self.failed = False
-        """Whether a frame was lost in it, as all are once a GPU's context or its process is: nobody new shares it."""
+        """True once a frame has failed with an EngineError (GPU context lost, worker dead). A failed engine is not
+        shared with new filters.
+        """
         self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slot in range(engine.slots):
             self._free.put(slot)
 
     @property
     def count(self) -> int:
-        """Frames that may be in flight."""
+        """Maximum number of frames in flight."""
         return self.engine.slots
 
     @contextmanager
     def slot(self) -> Iterator[int]:
-        """A slot for the duration of one frame."""
+        """Reserve a slot for the duration of one frame, waiting until one is free."""
         slot = self._free.get()
         try:
             yield slot

@@ -1,4 +1,6 @@
-"""The GPUs of this machine, as their driver tells. Takes no memory on them, and imports no engine's library."""
+"""The NVIDIA GPUs of this machine according to their driver. Allocates no memory on them and imports no engine
+library.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ class Gpu:
 
 @cache
 def gpus() -> tuple[Gpu, ...]:
-    """NVIDIA GPUs the driver sees, in its order; none without a driver."""
+    """List the NVIDIA GPUs that the driver reports, in its order; empty without a driver."""
     try:
         from cuda.bindings import driver
 
@@ -29,13 +31,17 @@ def gpus() -> tuple[Gpu, ...]:
 
 
 def first(device: Sequence[int]) -> Gpu | None:
-    """The first GPU of those meant by their numbers, or number 0 if it is not there; None without any."""
+    """Return the first of the selected GPUs, or GPU 0 if that number does not exist; None without any GPU.
+
+    Args:
+        device: Numbers of the selected GPUs.
+    """
     found = gpus()
     return (found[device[0]] if device[0] < len(found) else found[0]) if found else None
 
 
 def gpu_count() -> int:
-    """How many there are."""
+    """Return the number of NVIDIA GPUs."""
     return len(gpus())
 
 
@@ -46,12 +52,16 @@ def _gpu(device: object) -> Gpu:
     major = _told(driver.cuDeviceGetAttribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device))
     minor = _told(driver.cuDeviceGetAttribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device))
     name = _told(driver.cuDeviceGetName(256, device))
-    # A string of C in 256 bytes: what lies behind its end is not the driver's.
+    # A NUL-terminated string in 256 bytes; the bytes after the NUL are undefined.
     return Gpu(name.partition(b"\0")[0].decode(errors="replace"), (int(major), int(minor)))
 
 
 def _told(result: tuple[Any, Any]) -> Any:
-    """What a function of the driver returned, without its status. Raises OSError if that is not success."""
+    """Return the value of a driver call, without its status.
+
+    Raises:
+        OSError: The status is not success.
+    """
     status, value = result
     if int(status):
         raise OSError(f"the driver answers {status}")

@@ -1,7 +1,7 @@
-"""Any checkpoint -> a graph for frames of one size: the one way from a file to what every graph engine reads.
+"""Turn any checkpoint into an ONNX graph for frames of one size, for all backends that read graphs.
 
-FDAT-RD, FDAT and ArtCNN are written from their weights; any other network that exists as a PyTorch module (spandrel's)
-is traced; an ONNX file is given the ends that engines expect.
+Graphs of FDAT-RD, FDAT and ArtCNN are written from their weights. Any other network that is available as a PyTorch
+module (from spandrel) is traced. The inputs and outputs of ONNX files are replaced with those that engines expect.
 """
 
 from dataclasses import asdict
@@ -18,18 +18,28 @@ if TYPE_CHECKING:
     import onnx
 
 FOREIGN_VERSION = 4
-"""Raised with every change in how graphs other than FDAT-RD's and FDAT's come about."""
+"""Incremented with every change to the graphs of architectures other than FDAT-RD and FDAT."""
 LARGEST = 2**31 - 2**20
-"""Bytes of an ONNX file that engines read: one message of protobuf."""
+"""Maximum size in bytes of an ONNX file that engines read: one protobuf message."""
 
 
 def graph_of(checkpoint: Checkpoint, height: int, width: int, dialect: GraphTarget = OPENVINO) -> "onnx.ModelProto":
-    """The checkpoint's network for padded frames of height × width pixels.
+    """Create the graph of a network for padded frames of one size.
 
-    -> a model from ``input`` (1, C_in, H, W) to ``output`` (1, C_out, H·scale, W·scale), both float32 and nominally in
-        [0, 1]; the channels are those of `ModelDescriptor.frame_channels`.
-    Raises EngineError for a network that has no graph, OverflowError if a weight is beyond the range of the dialect's
-    half precision, CheckpointError as `Checkpoint.tensors` does.
+    Args:
+        checkpoint: The network.
+        height: Height of the padded frame in pixels.
+        width: Width of the padded frame in pixels.
+        dialect: The library and precision that the graph is for.
+
+    Returns:
+        A model from ``input`` (1, C_in, H, W) to ``output`` (1, C_out, H·scale, W·scale), both float32 and nominally
+        in [0, 1]; the channels are those of `ModelDescriptor.frame_channels`.
+
+    Raises:
+        EngineError: The network cannot be turned into a graph.
+        OverflowError: A weight exceeds the range of the half precision.
+        CheckpointError: As in `Checkpoint.tensors`.
     """
     description = checkpoint.description
     if description.written is not None:
@@ -63,7 +73,11 @@ def _of_file(checkpoint: Checkpoint, height: int, width: int) -> "onnx.ModelProt
 
 
 def identity(description: ModelDescriptor) -> str:
-    """What, beside the weights and `graph.GRAPH_VERSION`, a graph comes from; as text for an engine's key."""
+    """Return the properties of a graph other than the weights and `graph.GRAPH_VERSION`, as text for an engine's key.
+
+    Args:
+        description: The network.
+    """
     if description.written is not None:
         return ""
     text = f"foreign {FOREIGN_VERSION}"
@@ -71,7 +85,14 @@ def identity(description: ModelDescriptor) -> str:
 
 
 def serialized(model: "onnx.ModelProto") -> bytes:
-    """The model as the content of a file. Raises EngineBuildError if it is larger than such a file can be."""
+    """Serialize a model as the content of a file.
+
+    Args:
+        model: The graph.
+
+    Raises:
+        EngineBuildError: It is larger than `LARGEST`.
+    """
     if (size := model.ByteSize()) > LARGEST:
         raise EngineBuildError(
             f"the network's graph has {size / 2**30:.1f} GiB, and 2 GiB are the most that engines read"

@@ -1,4 +1,4 @@
-"""ONNX Runtime in a process of its own: computes references where there is no OpenVINO. Started as a module."""
+"""Worker with ONNX Runtime: computes references where OpenVINO is not installed. Run as a module."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,15 +14,26 @@ from vsfdatrd.workers.server import WorkerServer, serve_forever
 
 
 class OnnxRuntime(WorkerServer):
-    """Computes graphs in fp32 on the processor."""
+    """Run graphs in fp32 on the CPU."""
 
     def do_reference(self, graph: str, target: str, sky: str | None) -> int:
-        """Write what a graph file makes of the drawing in fp32, as float16. -> the steps of the sky in another file's
-        graph, which may be the same; 0 without one."""
+        """Run a graph on `accuracy.drawing` in fp32 and save the output as float16.
+
+        Args:
+            graph: Path of the graph.
+            target: The .npy file to write.
+            sky: Path of the graph for `accuracy.sky`, which may be the same; None to skip the sky.
+
+        Returns:
+            `accuracy.steps` of the sky; 0 without `sky`.
+
+        Raises:
+            EngineError: ONNX Runtime does not run the graph.
+        """
         try:
             result = _run(graph, drawing)
             count = steps(_run(sky, clear_sky)) if sky is not None else 0
-        except Exception as error:  # its errors share no base class but this one
+        except Exception as error:  # the common base class of its errors
             raise EngineError(f"ONNX Runtime could not compute the reference: {self.reason(error)}") from error
         np.save(target, result.astype(np.float16), allow_pickle=False)
         return count
@@ -33,7 +44,15 @@ class OnnxRuntime(WorkerServer):
 
 
 def _run(graph: str, picture: Callable[[int, int], FramePlanes]) -> FramePlanes:
-    """What a graph file makes of a picture, (C, H, W). picture: makes one of three channels for a height and width."""
+    """Run a graph file on an image.
+
+    Args:
+        graph: Path of the graph.
+        picture: Creates an image (3, H, W) for a height and width.
+
+    Returns:
+        (C, H·scale, W·scale).
+    """
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     (source,) = session.get_inputs()
     _, channels, height, width = source.shape

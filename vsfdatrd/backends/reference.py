@@ -1,4 +1,4 @@
-"""Compute what engines are compared with: a graph in fp32, by a library independent of theirs."""
+"""Compute fp32 reference outputs with a library independent of the engine under test."""
 
 import importlib.util
 from pathlib import Path
@@ -10,25 +10,26 @@ _PROCESSES = {
     "openvino": "vsfdatrd.backends.openvino.worker",
     "onnxruntime": "vsfdatrd.backends.onnxruntime_worker",
 }
-"""Libraries that can compute a reference, the preferred one first, and the processes in which they run."""
+"""Libraries that can compute a reference, preferred first, and the worker modules in which they run."""
 
 
 def library() -> str | None:
-    """The library that computes references here; None if there is none."""
+    """Return the name of the library that computes references on this machine; None if neither is installed."""
     return next((name for name in _PROCESSES if importlib.util.find_spec(name) is not None), None)
 
 
 def compute(graph: Path, target: Path, sky: Path | None = None) -> int:
-    """Write what a graph makes of `accuracy.drawing` in fp32, as float16, which is exact enough to judge half
-    precisions. In a process that ends with it.
+    """Run a graph on `accuracy.drawing` in fp32 and save the output, in a worker process that ends afterwards.
+
+    The output is stored as float16, which is precise enough to judge half precisions.
 
     Args:
         graph: An ONNX file in fp32.
-        target: The file to write, (C, H·scale, W·scale).
-        sky: The same network's graph for `accuracy.sky`, which may be the same file; None for none.
+        target: The .npy file to write, (C, H·scale, W·scale).
+        sky: Graph of the same network for `accuracy.sky`, which may be the same file; None to skip the sky.
 
     Returns:
-        The steps that fp32 leaves of the sky; 0 without its graph.
+        `accuracy.steps` of the sky in fp32; 0 without `sky`.
 
     Raises:
         EngineUnavailable: Neither OpenVINO nor ONNX Runtime is installed.

@@ -12,9 +12,20 @@ from vsfdatrd.workers.shared_memory import FramePlanes, buffers
 
 
 class RemoteEngine:
-    """The engine that a worker has loaded, as this process sees it."""
+    """Client of the engine that a worker has loaded; implements `Engine`."""
 
     def __init__(self, worker: Worker, slots: int, input_shape: list[int], output_shape: list[int]) -> None:
+        """Take over a worker with a loaded engine and map shared memory for its frames.
+
+        Args:
+            worker: The worker, which is closed with the engine.
+            slots: Number of slots.
+            input_shape: (C, H, W) of the input.
+            output_shape: (C, H·scale, W·scale) of the output.
+
+        Raises:
+            EngineError: The worker could not map the memory; it is closed.
+        """
         self.slots = slots
         self._worker = worker
         size = 4 * slots * (int(np.prod(input_shape)) + int(np.prod(output_shape)))
@@ -50,7 +61,7 @@ class RemoteEngine:
     def collect(self, slot: int) -> FramePlanes:
         """See `Engine.collect`."""
         while not self._done[slot].wait(1.0):
-            if self._dead:  # it died between the submission and its notice
+            if self._dead:  # the process died after `submit` had checked
                 raise EngineError(self._dead)
         if error := self._errors[slot]:
             raise EngineError(error)
@@ -67,7 +78,7 @@ class RemoteEngine:
         self._worker.close()
 
     def _listen(self) -> None:
-        """Wake whoever waits for a slot; when the process ends, all of them."""
+        """Wake the threads that wait for a slot; all of them when the process ends."""
         with contextlib.suppress(OSError, ValueError), self._worker.replies as replies:
             for line in replies:
                 answer = json.loads(line)

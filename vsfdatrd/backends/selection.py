@@ -1,4 +1,4 @@
-"""Choosing, building, verifying and sharing engines."""
+"""Select, build, verify and share engines."""
 
 import contextlib
 import logging
@@ -45,30 +45,44 @@ _shared: weakref.WeakValueDictionary[tuple[object, ...], SlotPool] = weakref.Wea
 _opening = threading.Lock()
 
 TIMED = ("native", "openvino")
-"""Engines that are timed against each other."""
+"""Backends whose engines are timed against each other."""
 LARGEST_TIMED = (240, 320)
-"""Height and width of a frame above which engines are timed on one of this size instead: which is the fastest does not
-change with the size, and a large frame takes seconds."""
+"""Height and width of a frame above which engines are timed on a frame of this size instead. Which one is fastest
+does not depend on the size, and a large frame takes seconds.
+"""
 NOISE = 0.02
-"""Share of a rate by which it differs from one turn to the next."""
+"""Relative variation of a rate from one turn to the next."""
 SPEED = "speed"
-"""Kind of the notes on what engines were timed at."""
+"""Kind of the cached metadata with the measured speeds of engines."""
 REFUSED = "refused"
-"""Kind of the notes on engines that were built and were too far from fp32, by their keys' digests."""
+"""Kind of the cached metadata about engines that were built but differed too much from fp32, by the digests of their
+keys.
+"""
 
 
 def backend(name: str) -> Backend:
-    """The backend's module; imports no engine library yet."""
+    """Import a backend's module. This imports no engine library yet.
+
+    Args:
+        name: Name of the backend.
+    """
     return cast(Backend, import_module(_MODULES[name]))
 
 
 def usable() -> dict[str, str | None]:
-    """Every backend's name, and why it cannot be used here (None if it can)."""
+    """Map every backend's name to the reason why it cannot be used on this machine; None if it can."""
     return {name: backend(name).unavailable() for name in BACKENDS}
 
 
 def warm_up(wanted: str, device: Sequence[int] = (0,)) -> None:
-    """Begin to start the engine that a wish most likely means. Never fails; `choose` says what is wrong."""
+    """Start the worker of the backend that will probably be selected, while the clip is inspected.
+
+    Errors are ignored; `candidates` reports them.
+
+    Args:
+        wanted: The requested backend, or ``auto``.
+        device: Numbers of the GPUs to use.
+    """
     likely = (wanted,) if wanted != "auto" else ("tensorrt", "torch") if gpu_count() else _on_processors()
     for name in likely:
         module = backend(name)
@@ -79,14 +93,24 @@ def warm_up(wanted: str, device: Sequence[int] = (0,)) -> None:
 
 
 def _on_processors() -> tuple[str, ...]:
-    """The engines for processors, the fastest first."""
+    """The CPU backends, the one expected to be faster first."""
     return ("native", "openvino") if native.preferred() else ("openvino", "native")
 
 
 def candidates(wanted: str, checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> list[tuple[str, Backend]]:
-    """The backends for a wish, the best first; for ``auto`` every one that can be used with these GPUs.
+    """List the backends that can run a network.
 
-    Raises EngineUnavailable with every reason if there is none, ArgumentError for a cap on instructions that is none.
+    Args:
+        wanted: The requested backend; ``auto`` for all that can be used with these GPUs.
+        checkpoint: The network.
+        device: Numbers of the GPUs to use.
+
+    Returns:
+        Names and modules, preferred first.
+
+    Raises:
+        EngineUnavailable: There is none; the message lists every reason.
+        ArgumentError: The environment variable that limits the instruction set has an invalid value.
     """
     instructions.cap()
     about = checkpoint.description
@@ -104,10 +128,10 @@ def candidates(wanted: str, checkpoint: Checkpoint, device: Sequence[int] = (0,)
                 f"backend='native' cannot run {checkpoint.path.name!r}: {reason}; leave it out, or give openvino"
             )
         return [(wanted, found)]
-    # A GPU is faster under torch than a processor under anything.
+    # PyTorch on a GPU is faster than any backend on a CPU.
     order = ["tensorrt", "torch", *_on_processors()] if gpu_count() else ["tensorrt", *_on_processors(), "torch"]
     if about.onnx:
-        order.remove("torch")  # there is no module
+        order.remove("torch")  # there is no PyTorch module for an ONNX file
     if native.unsuited(checkpoint):
         order.remove("native")
     reasons = {name: backend(name).unavailable(device) for name in order}
@@ -119,20 +143,34 @@ def candidates(wanted: str, checkpoint: Checkpoint, device: Sequence[int] = (0,)
 
 
 def open_engine(checkpoint: Checkpoint, height: int, width: int, options: Options, store: EngineCache) -> SlotPool:
-    """An engine for frames of `height` × `width` pixels, from the cache or built now, and its free slots.
+    """Open an engine from the cache, after building it if necessary.
 
-    The frame is padded to the network's multiple first, so sizes that pad alike share an engine. Filters that need
-    the same engine at the same time share it as well. With ``backend="auto"``, the next backend is taken, with a
-    warning, if one fails for a reason of its own.
+    Frames are padded to the network's multiple, so sizes with the same padded size share an engine, as do all filters
+    that need the same engine at the same time. With ``backend="auto"``, a backend that fails is logged as a warning
+    and the next one is tried.
 
-    Raises ArgumentError (precision or device the machine does not have), InsufficientMemory, EngineUnavailable,
-    EngineBuildError, StoreError.
+    Args:
+        checkpoint: The network.
+        height: Height of the frame in pixels.
+        width: Width of the frame in pixels.
+        options: Backend, precision, devices and streams.
+        store: The engine cache.
+
+    Returns:
+        The engine and its free slots.
+
+    Raises:
+        ArgumentError: Precision or device is not available on this machine.
+        InsufficientMemory: Not even one frame fits into memory.
+        EngineUnavailable: No backend can be used.
+        EngineBuildError: The engine cannot be built, or fails verification.
+        StoreError: The cache directory cannot be used.
     """
     found = candidates(options.backend, checkpoint, options.device)
-    if options.precision != "auto":  # integers are the native engine's, and it has nothing else
+    if options.precision != "auto":  # int16 belongs to the native backend, which has no other precision
         found = [pair for pair in found if (pair[0] == "native") == (options.precision == "int16")] or found
     with _opening:
-        held: list[SlotPool] = []  # what was opened to be timed, so that the fastest need not be opened again
+        held: list[SlotPool] = []  # keeps the timed engines open, so that the fastest need not be opened again
         try:
             found = _fastest_first(found, checkpoint, height, width, options, store, held)
             for name, module in found[:-1]:
@@ -143,7 +181,7 @@ def open_engine(checkpoint: Checkpoint, height: int, width: int, options: Option
             return _open_with(*found[-1], checkpoint, height, width, options, store)
         finally:
             for module in (native, openvino):
-                module.rest()  # which was started on the chance, before the model was known
+                module.rest()  # end workers that were started before the model was known and are not needed
 
 
 def _fastest_first(
@@ -155,10 +193,11 @@ def _fastest_first(
     store: EngineCache,
     held: list[SlotPool],
 ) -> list[tuple[str, Backend]]:
-    """The candidates in the order in which they were fastest here, timed now if they never were.
+    """Sort the candidates by their measured speed on this machine; time them now if there is no measurement.
 
-    Only engines for processors are timed, where there are several and no GPU: any GPU is faster. PyTorch is not, being
-    slower than OpenVINO in every comparison (docs/cpu.md), and its import would take longer than all else.
+    Only CPU engines are timed, and only if there are several and no GPU, since any GPU is faster. PyTorch is not
+    timed: it was slower than OpenVINO in every comparison (docs/cpu.md), and importing it would take longer than
+    everything else.
     """
     rivals = [pair for pair in found if pair[0] in TIMED]
     if options.backend != "auto" or len(rivals) < 2 or gpu_count():
@@ -198,14 +237,21 @@ def _fastest_first(
     except (FdatrdError, KeyError, TypeError, ValueError, AttributeError) as error:
         log.debug("engines are not chosen by their speed: %s", error)
         return found
-    # Within the noise, the order is as it always was.
+    # Between engines that differ by less than the noise, the default order decides.
     best = max(measured.values()) * (1 - NOISE)
     first = next((pair for pair in rivals if measured[pair[0]] >= best), rivals[0])
     return [first, *(pair for pair in found if pair != first)]
 
 
 def timed(store: EngineCache) -> Iterator[str]:
-    """What engines were timed at on this machine, a line for every network and size, the oldest first."""
+    """Report measured speeds of engines on this machine, oldest first.
+
+    Args:
+        store: The engine cache.
+
+    Yields:
+        A line of text for each network and size.
+    """
     for known in store.notes(SPEED).every():
         with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
             found = {str(name): float(rate) for name, rate in known["rates"].items()}
@@ -215,9 +261,18 @@ def timed(store: EngineCache) -> Iterator[str]:
 
 
 def frame_of(about: ModelDescriptor, height: int, width: int) -> tuple[int, int]:
-    """Height and width of the padded frame that an engine for frames of `height` × `width` is for.
+    """Compute the size of the padded frame for which an engine is built.
 
-    Raises ArgumentError if the network takes no frame so large.
+    Args:
+        about: The network.
+        height: Height of the frame in pixels.
+        width: Width of the frame in pixels.
+
+    Returns:
+        Height and width in pixels.
+
+    Raises:
+        ArgumentError: The network takes frames of one size only, and this frame is larger.
     """
     if about.fixed is None:
         return about.size.padded(height, width)
@@ -285,7 +340,7 @@ def _open(name: str, module: Backend, job: EngineSpec, store: EngineCache) -> Sl
                 traced_graphs.check(job.checkpoint)
             try:
                 module.build(job, directory)
-            except PrecisionUnfit as error:  # it would be so the next time, too, and takes as long as a build
+            except PrecisionUnfit as error:  # remember it, since finding out takes as long as a build
                 store.notes(REFUSED).remember(key.digest, {"why": str(error)})
                 raise
 
@@ -295,7 +350,11 @@ def _open(name: str, module: Backend, job: EngineSpec, store: EngineCache) -> Sl
 
 
 def _fitting(name: str, module: Backend, job: EngineSpec) -> EngineSpec:
-    """The job, with one frame in flight if more would not fit. Raises InsufficientMemory if not even one fits."""
+    """Reduce the engine to one frame in flight if more would not fit into memory.
+
+    Raises:
+        InsufficientMemory: Not even one frame fits.
+    """
     needed, free = module.memory_estimate(job)
     if needed <= free:
         return job

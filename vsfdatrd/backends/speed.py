@@ -1,4 +1,4 @@
-"""Time engines on this machine, by turns, so that the fastest can be chosen."""
+"""Measure the speed of engines on this machine, in turns, to select the fastest."""
 
 import contextlib
 import time
@@ -11,19 +11,21 @@ from vsfdatrd.backends.accuracy import drawing
 from vsfdatrd.backends.base import Engine, SlotPool
 
 SECONDS = 1.0
-"""Time that each engine is run for, about; two turns at least."""
+"""Approximate time for which each engine is run; at least two turns."""
 TURN = 0.25
-"""Seconds of a turn. A machine is busier at one time than at another: engines take turns, and the best one counts."""
+"""Length of a turn in seconds. The load of a machine varies, so engines run in turns and the best turn of each
+counts.
+"""
 
 
 def rates(engines: Mapping[str, SlotPool]) -> dict[str, float]:
-    """Run engines with all their slots busy; other filters that share one wait meanwhile.
+    """Run engines with all their slots busy. Other filters that share an engine wait meanwhile.
 
     Args:
-        engines: Open engines for frames of one size, by their backends' names.
+        engines: Open engines for frames of one size, by backend name.
 
     Returns:
-        Frames a second of each.
+        Frames per second of each engine.
 
     Raises:
         EngineError: An engine fails.
@@ -38,7 +40,7 @@ def rates(engines: Mapping[str, SlotPool]) -> dict[str, float]:
                 np.copyto(frame, drawing(*frame.shape[1:])[: len(frame)])
         best = dict.fromkeys(engines, 0.0)
         spent = dict.fromkeys(engines, 0.0)
-        first = True  # what is made ready with the first frames makes that turn slower, so it seldom counts
+        first = True  # initialization slows down the first turn, so it seldom is the best; run a second one
         while first or max(spent.values()) < SECONDS:
             for _ in range(2 if first else 1):
                 for name, lanes in engines.items():
@@ -50,7 +52,16 @@ def rates(engines: Mapping[str, SlotPool]) -> dict[str, float]:
 
 
 def _turn(engine: Engine, slots: Sequence[int], seconds: float) -> tuple[int, float]:
-    """Run frames for so long, one in every slot at least. -> how many were done, in how many seconds."""
+    """Run frames for some time, at least one in every slot.
+
+    Args:
+        engine: The engine.
+        slots: Numbers of its slots.
+        seconds: Time after which no more frames are submitted.
+
+    Returns:
+        (number of frames, seconds they took).
+    """
     start = time.perf_counter()
     running = deque(slots)
     for slot in slots:

@@ -1,6 +1,7 @@
-"""The PyTorch engine: the reference on a CPU, and CUDA with streams, pinned buffers and graphs.
+"""PyTorch backend: the reference on CPUs, and CUDA with streams, pinned buffers and CUDA graphs.
 
-It runs the network itself, so its artefact holds nothing but a note; any architecture that loads can run here.
+It runs the network itself, so any architecture that can be loaded runs here, and the cache stores no more than a
+marker file.
 """
 
 import contextlib
@@ -35,40 +36,40 @@ GRAPH_VERSION = "network 2"
 ANY_SIZE = False
 
 VERIFIED = (120, 180)
-"""Height and width of the pictures on which half precisions are held against fp32, about."""
+"""Approximate height and width of the images on which half precisions are compared with fp32."""
 
-# What one frame of FDAT-RD takes per token of the map and channel of the feed-forward network, in float32 on a CPU:
-# 90 to 101 bytes were measured for medium from 240×240 to 480×480.
+# Memory of one frame of FDAT-RD per token of the feature map and channel of the feed-forward network, in bytes, for
+# float32 on a CPU: 90 to 101 were measured for medium from 240×240 to 480×480.
 BYTES_PER_TOKEN_CHANNEL = 104
-# What one takes in a tail that is heavier than that, as so many tensors of its largest one's size: 3.0 to 3.4 of lda
-# (`python -m benchmarks.tails`); no other was seen to be heavier.
+# Memory of one frame in an upsampler that takes more than that, in multiples of its largest tensor: 3.0 to 3.4 for lda
+# (`python -m benchmarks.tails`); no other upsampler was seen to take more.
 TAIL_AT_ONCE = 3.5
-# Of other networks, and of FDAT before its tail, what one frame takes, as so many tensors of their largest one's size:
-# 2.6 to 9.0 were measured for small ones (DAT, HAT, ESRGAN, FDAT, RealCUGAN, SwinIR) at 240×240 on a CPU, 5.0 to 12.4
-# for FDAT tiny to large.
+# Memory of one frame of other networks, and of FDAT before its upsampler, in multiples of the largest tensor: 2.6 to
+# 9.0 were measured for small networks (DAT, HAT, ESRGAN, FDAT, RealCUGAN, SwinIR) at 240×240 on a CPU, 5.0 to 12.4 for
+# FDAT tiny to large.
 LARGEST_AT_ONCE = 13
 
 
 def unavailable(device: Sequence[int] = (0,)) -> str | None:
-    """None if PyTorch is installed."""
+    """Return None if PyTorch is installed; see `Backend.unavailable`."""
     if importlib.util.find_spec("torch") is None:
         return f"PyTorch is not installed; {TORCH_PIP}"
     return None
 
 
 def warm_up() -> None:
-    """Nothing: importing PyTorch would hold up everything else."""
+    """Do nothing: importing PyTorch would delay everything else."""
 
 
 def version(device: Sequence[int] = (0,)) -> str:
-    """PyTorch's version."""
+    """Return PyTorch's version."""
     from importlib.metadata import version as installed
 
     return installed("torch")
 
 
 def _on_gpu() -> bool:
-    """Whether PyTorch can use the GPU there is; not every build of it can."""
+    """Return whether PyTorch can use the GPU; not every build of it can."""
     if not gpu_count():
         return False
     import torch
@@ -77,7 +78,9 @@ def _on_gpu() -> bool:
 
 
 def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
-    """fp16 first on a GPU; bf16 first on CPUs that have instructions for it; fp32 always."""
+    """List fp16 first on a GPU, bf16 first on CPUs with bf16 instructions, and always fp32 last (fp16 and fp32 only
+    on GPUs before compute capability 8.0).
+    """
     import torch
 
     if _on_gpu():
@@ -87,7 +90,7 @@ def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Pr
 
 
 def device_name(job: EngineSpec) -> str:
-    """The GPUs' names, or the CPU."""
+    """Return the GPUs' names, or ``CPU``."""
     import torch
 
     if not _on_gpu():
@@ -96,12 +99,19 @@ def device_name(job: EngineSpec) -> str:
 
 
 def identity(job: EngineSpec) -> str:
-    """Nothing: the artefact is a note."""
+    """Return an empty string: nothing else changes the marker file."""
     return ""
 
 
 def memory_estimate(job: EngineSpec) -> tuple[int, int]:
-    """(bytes needed for activations and buffers, bytes free)."""
+    """Estimate activations and buffers; see `Backend.memory_estimate`.
+
+    Args:
+        job: Parameters of the engine.
+
+    Returns:
+        (bytes needed, bytes free).
+    """
     about = job.checkpoint.description
     pixels = job.height * job.width
     if config := about.written:
@@ -121,16 +131,22 @@ def memory_estimate(job: EngineSpec) -> tuple[int, int]:
 
 
 def _body(config: Config) -> int:
-    """Bytes per token before the tail."""
+    """Bytes per token before the upsampler."""
     if isinstance(config, FdatConfig):
         return 4 * config.largest_in_body * LARGEST_AT_ONCE
     return config.ffn_dim * BYTES_PER_TOKEN_CHANNEL
 
 
 def build(job: EngineSpec, directory: Path) -> None:
-    """Hold a half precision against fp32 and write a note; the network itself is read from the weights file.
+    """Compare a half precision with fp32 and write a marker file. The network itself is read from the weights file.
 
-    Raises EngineBuildError as `_agreement` does.
+    Args:
+        job: Parameters of the engine.
+        directory: The directory to write to.
+
+    Raises:
+        PrecisionUnfit: The half precision differs too much from fp32.
+        EngineBuildError: PyTorch cannot compute the network.
     """
     if job.precision != "fp32":
         log.info("%s agrees with fp32 to %.1f dB", job.precision, _agreement(job))
@@ -138,29 +154,39 @@ def build(job: EngineSpec, directory: Path) -> None:
 
 
 def load(job: EngineSpec, directory: Path) -> Engine:
-    """The network on its device, ready for frames. Raises EngineError if the device refuses."""
+    """Prepare the network on its device.
+
+    Args:
+        job: Parameters of the engine.
+        directory: Not used.
+
+    Raises:
+        EngineError: PyTorch cannot prepare the network, for example for lack of memory.
+    """
     on_gpu = _on_gpu()
     try:
         return _Cuda(job) if on_gpu else _Cpu(job)
     except RuntimeError as error:
         why = str(error)
-    # Here, since the traceback would hold on to what was reserved already, which the next attempt needs.
+    # Outside the except block: the traceback keeps references to memory that the next attempt needs.
     if on_gpu:
         _give_back_memory()
     raise EngineError(f"PyTorch could not prepare the network for {job.width}×{job.height}: {why}")
 
 
 def _give_back_memory() -> None:
-    """Let other programs have the GPU memory that PyTorch keeps for itself."""
+    """Return the GPU memory that PyTorch caches, so that other programs can use it."""
     import torch
 
-    with contextlib.suppress(RuntimeError):  # after a failure of the GPU every call fails
+    with contextlib.suppress(RuntimeError):  # after a GPU error every CUDA call fails
         torch.cuda.empty_cache()
 
 
 @cache
 def _stream(index: int, lane: int) -> "torch.cuda.Stream":
-    """The stream of a GPU's lane, the same for every engine: cuBLAS keeps tens of MiB for each that it has seen."""
+    """Return the CUDA stream of a GPU's slot. All engines share it, because cuBLAS keeps tens of MiB per stream it
+    has seen.
+    """
     import torch
 
     return torch.cuda.Stream(index)  # type: ignore[no-untyped-call]
@@ -168,14 +194,14 @@ def _stream(index: int, lane: int) -> "torch.cuda.Stream":
 
 @contextlib.contextmanager
 def _exactly(precision: Precision) -> Iterator[None]:
-    """Have convolutions in fp32 be just that: cuDNN takes the 10 bits of TF32 unless told otherwise."""
+    """Disable TF32 in fp32: by default cuDNN computes convolutions with TF32's 10-bit mantissa."""
     import torch
 
     if precision != "fp32":
         yield
         return
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some versions announce another name for it
+        warnings.simplefilter("ignore")  # some versions announce that the flag will be renamed
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             yield
 
@@ -187,30 +213,32 @@ def _dtype(precision: Precision) -> "torch.dtype":
 
 
 def _network(job: EngineSpec, device: "torch.device") -> "torch.nn.Module":
-    """The network on its device, for frames in float32, its kernels with channels last."""
+    """Load the network on a device, for float32 frames, with its kernels in channels-last format."""
     import torch
 
     network, half = job.checkpoint.network().to(device), _dtype(job.precision)
-    inner: Any = getattr(network, "model", network)  # spandrel's are wrapped
+    inner: Any = getattr(network, "model", network)  # networks from spandrel are wrapped
     if half == torch.float32:
         pass
     elif all(hasattr(inner, name) for name in ("conv_first", "groups", "conv_after", "upsampler")):
-        # FDAT-RD and FDAT: the ends and what passes by the groups stay float32, or skies have bands.
+        # FDAT-RD and FDAT: keep the first and last layers and the long skip connection in float32 to avoid banding.
         inner.groups.to(half)
         inner.conv_after.to(half)
         inner.groups[0].register_forward_pre_hook(lambda _, given: (given[0].to(half), *given[1:]))
     else:
         network.to(half).register_forward_pre_hook(lambda _, given: (given[0].to(half),))
     for tensor in (*network.parameters(), *network.buffers()):
-        if tensor.dim() == 4:  # `Module.to` would try those of five, too, and fail over them
+        if tensor.dim() == 4:  # `Module.to(memory_format=...)` would fail on tensors with five dimensions
             tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
     return network
 
 
 def _agreement(job: EngineSpec) -> float:
-    """PSNR of a half precision against fp32 on a small picture, on the job's own device.
+    """Compute the PSNR of a half precision against fp32 on a small image, on the engine's own device.
 
-    Raises PrecisionUnfit if they are too far apart, EngineBuildError if the device refuses.
+    Raises:
+        PrecisionUnfit: They differ too much.
+        EngineBuildError: PyTorch cannot compute the network.
     """
     import torch
 
@@ -233,7 +261,7 @@ def _agreement(job: EngineSpec) -> float:
 
 
 class _Slots:
-    """Host buffers of the slots, and the bookkeeping both devices share."""
+    """Shapes and state common to both devices."""
 
     def __init__(self, job: EngineSpec, slots: int) -> None:
         self.slots = slots
@@ -249,7 +277,7 @@ class _Slots:
 
 
 class _Cpu(_Slots):
-    """Whole frames on the CPU's cores, one after the other unless more streams are asked for."""
+    """Run complete frames on the CPU's cores, one at a time unless more streams are requested."""
 
     def __init__(self, job: EngineSpec) -> None:
         import torch
@@ -286,7 +314,7 @@ class _Cpu(_Slots):
             raise EngineError(f"nothing was submitted to slot {slot}")
         try:
             running.result()
-        except Exception as error:  # networks of other architectures raise whatever they like
+        except Exception as error:  # networks of other architectures may raise anything
             raise EngineError(f"PyTorch failed on it: {error}") from error
         return self._outputs[slot]
 
@@ -301,28 +329,35 @@ class CudaSlot:
     """One slot on one GPU: pinned host buffers, device buffers, a stream, and the network as a CUDA graph."""
 
     def __init__(self, network: Any, stream: "torch.cuda.Stream", shapes: tuple[Any, Any]) -> None:
+        """Allocate the buffers and capture the network.
+
+        Args:
+            network: The network, on the stream's device.
+            stream: The stream of this slot.
+            shapes: (1, C, H, W) of input and output.
+        """
         import torch
 
         self.host_in = torch.zeros(shapes[0], pin_memory=True)
         self.host_out = torch.empty(shapes[1], pin_memory=True)
         self.device = stream.device
-        self.network = network  # the graph knows its weights by their addresses only
+        self.network = network  # keep the weights alive: the graph only stores their addresses
         self.stream = stream
-        self.done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # who waits leaves the core
+        self.done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # sleep instead of spinning
         with torch.cuda.device(self.device):
-            stream.wait_stream(torch.cuda.current_stream())  # which has brought the weights
+            stream.wait_stream(torch.cuda.current_stream())  # which uploads the weights
         with torch.cuda.device(self.device), torch.cuda.stream(stream), torch.inference_mode():
             self.device_in = torch.zeros(shapes[0], device=self.device)
-            for _ in range(3):  # lets cuDNN and cuBLAS choose their kernels before the capture
+            for _ in range(3):  # let cuDNN and cuBLAS choose their kernels before the capture
                 network(self.device_in)
             stream.synchronize()
             self.graph = torch.cuda.CUDAGraph()
-            # Other engines' threads go on meanwhile: what they do is no error of this capture.
+            # Threads of other engines keep using CUDA meanwhile; their calls must not invalidate this capture.
             with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
                 self.device_out = network(self.device_in).float()
 
     def submit(self) -> None:
-        """Queue upload, network and download on the stream; `done` is recorded behind them."""
+        """Queue upload, network and download on the stream, followed by the event `done`."""
         import torch
 
         with torch.cuda.device(self.device), torch.cuda.stream(self.stream), torch.inference_mode():
@@ -333,7 +368,7 @@ class CudaSlot:
 
 
 class _Cuda(_Slots):
-    """Double buffering on one or more GPUs: while one slot computes, the other's frame is copied."""
+    """Run frames on one or more GPUs with double buffering: while one slot computes, the other's frame is copied."""
 
     def __init__(self, job: EngineSpec) -> None:
         import torch
@@ -368,7 +403,7 @@ class _Cuda(_Slots):
         except IndexError:
             raise EngineError("the engine was closed before the frame was collected") from None
         try:
-            lane.done.synchronize()  # lets other Python threads run
+            lane.done.synchronize()  # releases the GIL
         except RuntimeError as error:
             raise EngineError(f"the GPU failed on it: {error}") from error
         return np.asarray(lane.host_out.numpy()[0])
@@ -377,8 +412,8 @@ class _Cuda(_Slots):
         if self._closed:
             return
         self._closed = True
-        streams = [lane.stream for lane in self._lanes]  # a name for the last lane would keep its memory
-        with contextlib.suppress(RuntimeError):  # after a failure of the GPU every call fails
+        streams = [lane.stream for lane in self._lanes]  # a loop variable would keep the last slot's memory alive
+        with contextlib.suppress(RuntimeError):  # after a GPU error every CUDA call fails
             for stream in streams:
                 stream.synchronize()
         self._lanes.clear()

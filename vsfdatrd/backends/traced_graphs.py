@@ -1,12 +1,12 @@
-"""Graphs for engines, and what is done so that a traced one can be trusted.
+"""Graphs for engines, and the checks that make traced graphs trustworthy.
 
-FDAT-RD, FDAT and ArtCNN are written, and the tests hold what is written against PyTorch. What an exporter makes of a
-network that nobody here has seen is judged by trying it on small pictures, beside PyTorch, before an engine is made.
+Graphs of FDAT-RD, FDAT and ArtCNN are written by this package, and the tests compare them with PyTorch. A traced
+graph of an unknown network is compared with PyTorch on small images before an engine is built.
 
-A trace takes one pass through the network, which at the size of a film takes minutes on a CPU. So a network is traced
-at a small size first, its sides left open. Most networks that are convolutions all through are the same graph at every
-size; others have masks, windows or padding that are right for the traced size alone, and show it at the next. Those
-are traced at the frame's own size.
+Tracing runs the network once, which takes minutes on a CPU at the size of a film. So a network is first traced at a
+small size with dynamic height and width. Most purely convolutional networks have the same graph at every size. Others
+contain masks, windows or padding that are right for the traced size only, and fail the comparison at the next size.
+Those are traced at the frame's own size.
 """
 
 import logging
@@ -30,18 +30,32 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SIDES = (48, 64)
-"""Height and width of the small picture in pixels, before it is padded to what the network asks for."""
+"""Height and width of the small image in pixels, before padding to the network's requirements."""
 LARGE = 256 * 256
-"""Pixels of a frame from which on a trace at its own size is worth avoiding."""
+"""Number of pixels in a frame from which on tracing at its own size should be avoided."""
 PERIOD = 64
-"""What sides of frames are told apart by: a graph for any size is tried on one with the frame's remainders."""
+"""A graph with dynamic size is tested at a size with the same remainders modulo this number as the frame's."""
 BOUND_DB = 70.0
-"""Lowest PSNR against PyTorch at which a graph counts as the same network at another size. Results come as float16,
-which is 77 dB away from what it stands for at worst."""
+"""Lowest PSNR in dB against PyTorch at which a graph is accepted at another size. Results are stored as float16,
+which alone limits the PSNR to 77 dB in the worst case.
+"""
 
 
 def graph_for(checkpoint: Checkpoint, height: int, width: int, dialect: GraphTarget = OPENVINO) -> "onnx.ModelProto":
-    """As `graph_of`, by a trace at a small size where that has been seen to be right for others."""
+    """Create a graph as `graph_of` does, but trace at a small size if the result has been verified at other sizes.
+
+    Args:
+        checkpoint: The network.
+        height: Height of the padded frame in pixels.
+        width: Width of the padded frame in pixels.
+        dialect: The library and precision that the graph is for.
+
+    Returns:
+        As `graph_of`.
+
+    Raises:
+        EngineError: As in `graph_of`; also OverflowError and CheckpointError.
+    """
     if _is_traced(checkpoint.description) and height * width >= LARGE:
         tall, wide = _small(checkpoint.description)
         if _is_open(checkpoint, (height - tall) % PERIOD, (width - wide) % PERIOD):
@@ -53,18 +67,34 @@ def graph_for(checkpoint: Checkpoint, height: int, width: int, dialect: GraphTar
 
 
 def sky_size(about: ModelDescriptor, height: int, width: int) -> tuple[int, int]:
-    """Height and width of the frame on which `accuracy.sky` is judged for an engine for frames of height × width:
-    as wide, and as low as the network takes, since all rows are the same."""
+    """Choose the size of `accuracy.sky` for verifying an engine.
+
+    It has the engine's width, and the smallest height that the network takes, since all rows are the same.
+
+    Args:
+        about: The network.
+        height: Height of the engine's frames in pixels.
+        width: Width of the engine's frames in pixels.
+
+    Returns:
+        Height and width in pixels.
+    """
     if about.fixed is not None or height * width < LARGE:
         return height, width
     return about.size.padded(min(height, SIDES[0]), width)
 
 
 def check(checkpoint: Checkpoint) -> float | None:
-    """How well a traced graph agrees with PyTorch on a small picture, in dB; None for networks that are not traced.
+    """Compare a traced graph with PyTorch on a small image. Takes seconds, once per process and checkpoint.
 
-    Takes seconds, once in a process for each checkpoint. Raises EngineError if they do not agree to
-    `verify.BOUND_DB`, or if the network cannot be traced.
+    Args:
+        checkpoint: The network.
+
+    Returns:
+        PSNR in dB; None for networks that are not traced.
+
+    Raises:
+        EngineError: The PSNR is below `accuracy.BOUND_DB`, or the network cannot be traced.
     """
     return _agreement(checkpoint) if _is_traced(checkpoint.description) else None
 
@@ -74,7 +104,9 @@ def _is_traced(about: ModelDescriptor) -> bool:
 
 
 def _small(about: ModelDescriptor, below: int = 0, right: int = 0) -> tuple[int, int]:
-    """Height and width of a small frame that the network takes, so much larger than the smallest."""
+    """Height and width of a small frame that the network takes, enlarged by at least `below` rows and `right`
+    columns.
+    """
     height, width = about.size.padded(*SIDES)
     return about.size.padded(height + below, width + right)
 
@@ -94,7 +126,11 @@ def _agreement(checkpoint: Checkpoint) -> float:
 
 @lru_cache(maxsize=64)
 def _is_open(checkpoint: Checkpoint, below: int, right: int) -> bool:
-    """Whether a trace at a small size is right for others: for odd ones, and for one with these remainders."""
+    """Test a trace with dynamic size at two other sizes: an odd one, and one with these remainders modulo `PERIOD`.
+
+    Returns:
+        Whether it is right at both.
+    """
     from vsfdatrd.graph.trace import for_size, traced_open
 
     about = checkpoint.description
@@ -103,15 +139,19 @@ def _is_open(checkpoint: Checkpoint, below: int, right: int) -> bool:
         for height, width in (_small(about, 27, 53), _small(about, PERIOD + below, PERIOD + right)):
             if _compared(checkpoint, for_size(model, checkpoint, height, width), height, width) < BOUND_DB:
                 return False
-    except EngineError as error:  # it does not even run there
+    except EngineError as error:  # it does not run at that size
         log.debug("%s is traced at every frame's own size: %s", checkpoint.path.name, error)
         return False
     return True
 
 
 def _compared(checkpoint: Checkpoint, model: "onnx.ModelProto", height: int, width: int) -> float:
-    """PSNR of a graph in OpenVINO against PyTorch on a picture of its size. Raises EngineError as `verify.compare`, and
-    if OpenVINO does not run it."""
+    """Compute the PSNR of a graph in OpenVINO against PyTorch on an image of the graph's size.
+
+    Raises:
+        EngineError: OpenVINO does not run the graph, or the outputs differ in shape or by more than
+            `accuracy.compare` allows.
+    """
     import torch
 
     from vsfdatrd.nn.spandrel_network import OtherNetwork

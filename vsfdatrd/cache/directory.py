@@ -1,10 +1,10 @@
-"""A folder that holds a cache: made with care, locked by name, never anybody else's. Knows nothing of what lies in it.
+"""The directory of a cache: safe creation, locks by name, ownership checks. Independent of the cached contents.
 
 <directory>/<layout>/
-  CACHEDIR.TAG                  says what this is; without it nothing here is ever removed
-  locks/<name>.lock             held while something of that name is made or removed; freed with its process
-  tmp/<name>.<pid>.<random>/    what is being made or removed; what dead processes left there is swept
-  ...                           folders of whoever uses it
+  CACHEDIR.TAG                  marks the directory as ours; without it nothing here is ever removed
+  locks/<name>.lock             held while an item of that name is made or removed; released when its process ends
+  tmp/<name>.<pid>.<random>/    items being made or removed; leftovers of dead processes are deleted
+  ...                           folders of the cache that uses it
 """
 
 import contextlib
@@ -28,16 +28,16 @@ _TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 # Engines built by vsfdatrd. `vsfdatrd cache clear` removes them; they are built again when needed.
 """
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_PATIENCE = 3.0  # seconds to wait for another builder before saying so
-_STALE = 3600.0  # seconds after which a temporary file that has no lock is a dead process's
+_PATIENCE = 3.0  # seconds to wait for another process before telling the user
+_STALE = 3600.0  # age in seconds from which a temporary file without a lock counts as left by a dead process
 _CURE = "give another directory as cache= or in the environment variable FDATRD_CACHE"
 
 
-FOLDER_MODE = 0o775  # of folders, less the umask: never writable by everybody, even where the umask is 0
+FOLDER_MODE = 0o775  # mode of folders before the umask: never world-writable, even if the umask is 0
 
 
 def _trusted() -> set[int]:
-    """The users whose files are as good as this user's own: the administrator, and who became it by sudo."""
+    """Return the ids of users whose files are trusted: this user, root, and as root the user who invoked sudo."""
     users = {0}
     if sys.platform != "win32":
         asked = os.environ.get("SUDO_UID", "")
@@ -48,17 +48,27 @@ def _trusted() -> set[int]:
 
 
 class CacheFolder:
-    """One cache folder, cheap to name: nothing is read or written before the first use."""
+    """One cache directory. Creating the object is cheap: nothing is read or written before the first use."""
 
     def __init__(self, directory: Path, layout: str, folders: Sequence[str]) -> None:
-        """directory: what a user named. layout: the folder inside it, which changes with its shape."""
+        """Select a directory.
+
+        Args:
+            directory: The cache directory as set by the user.
+            layout: Name of the folder inside it; changes whenever the layout does.
+            folders: Names of the cache's own folders.
+        """
         self.directory = directory
         self.root = directory / layout
         self._locks, self.tmp = self.root / "locks", self.root / "tmp"
         self._folders = (self._locks, self.tmp, *(self.root / name for name in folders))
 
     def prepare(self) -> None:
-        """Make the folders. Raises StoreError."""
+        """Create the folders.
+
+        Raises:
+            StoreError: They cannot be created, or the directory is not ours.
+        """
         with self.explained():
             self.directory.mkdir(parents=True, exist_ok=True)
             self.root.mkdir(FOLDER_MODE, exist_ok=True)
@@ -70,14 +80,17 @@ class CacheFolder:
                 folder.mkdir(FOLDER_MODE, exist_ok=True)
 
     def check_trust(self, *paths: Path) -> None:
-        """Check that no other user could have put something here for us to load.
+        """Check that no other user could have placed files here for us to load. Engines contain code.
 
-        An engine is code. Folders, and what lies in them under the names of `paths`, have to belong to this user or to
-        the system's administrator, and must not be writable by everybody. Members of a folder's group are trusted: it
-        is their owner who lets them write. POSIX only; what is not there is no reason.
+        Folders, and the contents of folders under the names of `paths`, must belong to this user or to root and must
+        not be world-writable. Members of a folder's group are trusted, because its owner granted them write access.
+        Paths that do not exist are ignored. Checks on POSIX only.
+
+        Args:
+            *paths: Files and folders to check in addition to the cache's folders.
 
         Raises:
-            StoreError: If another user owns one of them, or all may write to it.
+            StoreError: Another user owns one of them, or it is world-writable.
         """
         if os.name != "posix":
             return
@@ -105,12 +118,20 @@ class CacheFolder:
                 tag = (self.root / "CACHEDIR.TAG").read_bytes()
             except FileNotFoundError:
                 tag = b"\0"
-            if not _TAG.startswith(tag):  # a part of it: another process is writing it
+            if not _TAG.startswith(tag):  # accept an incomplete tag: another process is writing it
                 raise StoreError(f"{self.root} was not made by vsfdatrd and is left alone; move it away, or {_CURE}")
 
     @contextlib.contextmanager
     def locked(self, digest: str, what: str) -> Iterator[None]:
-        """Hold an engine's lock, saying so on stderr if it takes long to get it."""
+        """Hold an engine's lock, with a message on stderr if waiting for it takes long.
+
+        Args:
+            digest: Name of the lock.
+            what: The engine, for the message.
+
+        Raises:
+            StoreError: The lock file cannot be used.
+        """
         lock = FileLock(self._locks / f"{digest}.lock", poll_interval=0.05)
         with self.explained():
             try:
@@ -125,7 +146,14 @@ class CacheFolder:
 
     @contextlib.contextmanager
     def lock_if_free(self, digest: str) -> Iterator[bool]:
-        """Hold the lock if nobody else does; whether it is held."""
+        """Hold a lock if it is free.
+
+        Args:
+            digest: Name of the lock.
+
+        Yields:
+            Whether the lock is held.
+        """
         lock = FileLock(self._locks / f"{digest}.lock")
         try:
             lock.acquire(blocking=False)
@@ -139,7 +167,11 @@ class CacheFolder:
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
-        """Turn OSError into StoreError: which directory, why, and what to do."""
+        """Turn OSError into StoreError with the directory, the reason and a remedy.
+
+        Raises:
+            StoreError: An OSError was raised inside the block.
+        """
         try:
             yield
         except OSError as error:
@@ -155,11 +187,11 @@ class CacheFolder:
             raise StoreError(f"the cache directory {self.directory} {why}; {_CURE}") from error
 
     def full(self) -> str:
-        """That the disk is full, as the beginning of a sentence."""
+        """Return the beginning of an error message for a full disk."""
         return f"no space is left for the cache directory {self.directory}; free some space on that disk, or {_CURE}"
 
     def sweep(self) -> None:
-        """Remove what dead processes left in tmp/. Never fails: it is nobody's errand."""
+        """Delete temporary files of dead processes. Best effort; errors are ignored."""
         with contextlib.suppress(OSError, StoreError):
             items = list(os.scandir(self.tmp))
             if items:
@@ -167,7 +199,7 @@ class CacheFolder:
             for item in items:
                 digest = item.name.partition(".")[0]
                 if _DIGEST.fullmatch(digest):
-                    # Whoever builds or removes an engine holds its lock for as long as it lives.
+                    # A process that builds or removes an engine holds its lock until it has finished or died.
                     with self.lock_if_free(digest) as held:
                         if held:
                             delete(Path(item.path))
@@ -175,17 +207,30 @@ class CacheFolder:
                     delete(Path(item.path))
 
     def temporary(self, name: str) -> Path:
-        """A name in tmp/ that nobody has, for something of this name."""
+        """Return an unused path in tmp/ for an item.
+
+        Args:
+            name: Name of the item.
+        """
         return self.tmp / f"{name}.{os.getpid()}.{secrets.token_hex(4)}"
 
 
 def no_space(error: BaseException) -> bool:
-    """Whether an error says that a disk or a quota is full."""
+    """Return whether an error reports a full disk or quota.
+
+    Args:
+        error: Any exception.
+    """
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def take_from_all(path: Path) -> None:
-    """Take the right to write from everybody, which a umask of 0 gives, for a file or a folder and all in it."""
+    """Remove the world-writable bit, which a umask of 0 leaves set, from a file, or from a folder and all its
+    contents.
+
+    Args:
+        path: The file or folder.
+    """
     if os.name == "posix":
         for item in (path, *path.rglob("*")):
             if not item.is_symlink():
@@ -193,7 +238,15 @@ def take_from_all(path: Path) -> None:
 
 
 def rename(source: Path, target: Path) -> None:
-    """Move a directory to a name that is free."""
+    """Move a directory to an unused path.
+
+    Args:
+        source: The directory.
+        target: Its new path.
+
+    Raises:
+        OSError: It cannot be moved.
+    """
     for pause in (0.05, 0.1, 0.2, 0.4):
         try:
             os.rename(source, target)
@@ -201,12 +254,16 @@ def rename(source: Path, target: Path) -> None:
         except PermissionError:
             if os.name != "nt":
                 raise
-            time.sleep(pause)  # a virus scanner has a look at the new files
+            time.sleep(pause)  # a virus scanner may have the new files open
     os.rename(source, target)
 
 
 def delete(path: Path) -> None:
-    """Delete a file or a directory, never through a link. What cannot be deleted is swept another time."""
+    """Delete a file or directory, without following links. Errors are ignored; leftovers in tmp/ are deleted later.
+
+    Args:
+        path: The file or directory.
+    """
     with contextlib.suppress(OSError):
         if path.is_symlink() or path.is_junction() or not path.is_dir():
             path.unlink(missing_ok=True)

@@ -1,17 +1,17 @@
-"""The cache of built engines: identity, lock, atomic write, repair, eviction. Knows nothing of what it keeps.
+"""Cache of built engines: identity, locking, atomic writes, repair, eviction. Independent of the files' contents.
 
     <directory>/store-1/
-      CACHEDIR.TAG                  says what this is; without it nothing here is ever removed
-      engines/<digest>/             what a builder wrote, and manifest.json (its mtime is when the engine was last used)
-      state/<digest>/               what users of an engine keep beside it and may lose; goes with the engine
-      notes/<kind>/<digest>.json    small facts, such as what a weights file holds
-      locks/<digest>.lock           held while an engine is built or removed; the system frees it with its process
-      tmp/<digest>.<pid>.<random>/  what is being built or removed
+      CACHEDIR.TAG                  marks the directory as ours; without it nothing here is ever removed
+      engines/<digest>/             the built files and manifest.json (its mtime is the time of the engine's last use)
+      state/<digest>/               data that users of an engine store and can recreate; removed with the engine
+      notes/<kind>/<digest>.json    metadata, such as what a weights file contains
+      locks/<digest>.lock           held while an engine is built or removed; released by the system when a process ends
+      tmp/<digest>.<pid>.<random>/  engines being built or removed
 
-Only finished engines are ever renamed into ``engines/``, so readers take no lock, a cache that cannot be written still
-serves what it holds, and a process killed at any moment leaves nothing worse than files in ``tmp/``, which the next one
-sweeps. An engine in use may be removed by another process: open and mapped files stay valid on POSIX, and Windows
-refuses the removal, which then is left for another time.
+Only complete engines are renamed into ``engines/``. So readers need no lock, a read-only cache still serves its
+engines, and a process killed at any moment leaves nothing but files in ``tmp/``, which the next process deletes.
+Another process may remove an engine in use: open and mapped files stay valid on POSIX; Windows refuses the removal,
+and it is tried again later.
 """
 
 import contextlib
@@ -36,27 +36,34 @@ from vsfdatrd.system.home import expand_user, private_temporary_directory, user_
 log = logging.getLogger(__name__)
 
 LAYOUT = "store-1"
-"""Name of the folder inside the cache directory; changes with the layout above."""
+"""Name of the folder inside the cache directory; changes whenever the layout above does."""
 LIMIT_GIB = 20.0
-"""Total size of the engines in GiB beyond which the least recently used are removed; $FDATRD_CACHE_LIMIT overrides."""
+"""Total size of the engines in GiB above which the least recently used are removed; $FDATRD_CACHE_LIMIT overrides it.
+"""
 
 _FOLDERS = ("engines", "state", "notes")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_IN_USE = 60.0  # seconds after its last use in which an engine is not evicted: someone may be about to load it
-_FULL = 1 << 20  # bytes free below which a failed build is put down to the disk
+_IN_USE = 60.0  # seconds after its last use during which an engine is not evicted: a process may be about to load it
+_FULL = 1 << 20  # free bytes below which a failed build is attributed to a full disk
 
 
 class EngineCache:
-    """The cache in one directory. Cheap to make: nothing is read or written before the first use.
+    """The engine cache in one directory. Creating the object is cheap: nothing is read or written before the first
+    use.
 
-    Any number of processes and threads may use one directory, over NFS too where its locks work.
+    Any number of processes and threads may use one directory, also over NFS if its locks work.
     """
 
     def __init__(self, directory: str | os.PathLike[str] | None = None, limit: int | None = None) -> None:
-        """A store in `directory`, by default $FDATRD_CACHE or the platform's cache directory.
+        """Select the cache directory.
 
-        limit: bytes beyond which the least recently used engines are removed; by default $FDATRD_CACHE_LIMIT (GiB), or
-        LIMIT_GIB. Raises StoreError if that variable is not a number.
+        Args:
+            directory: The cache directory; by default $FDATRD_CACHE or the platform's cache directory.
+            limit: Size in bytes above which the least recently used engines are removed; by default
+                $FDATRD_CACHE_LIMIT (in GiB) or LIMIT_GIB.
+
+        Raises:
+            StoreError: $FDATRD_CACHE_LIMIT is not a number, or no directory is possible.
         """
         chosen = directory or os.environ.get("FDATRD_CACHE")
         if not chosen:
@@ -72,15 +79,25 @@ class EngineCache:
     # Engines
 
     def open[T](self, key: Key, build: Callable[[Path], None], load: Callable[[Path], T]) -> T:
-        """What `load` makes of the engine's directory, after building it if the cache does not hold it.
+        """Load an engine, after building it if it is not in the cache.
 
-        build: writes files (and folders) into the empty directory it is given. Only one process at a time builds a key;
-            the others wait for it and use the result. If it raises, nothing is left behind.
-        load: reads that directory and must not change it. If it raises on an engine from the cache, that engine is
-            built again, once; if it raises on a new one, the engine is removed and the error is passed on.
-            MemoryError and EngineUnavailable are not the engine's fault and are passed on at once.
+        Only one process at a time builds a key; the others wait for it and use the result.
 
-        Raises StoreError if the cache directory cannot be used, and what `build` and `load` raise.
+        Args:
+            key: Identity of the engine.
+            build: Writes files (and folders) into the empty directory passed to it. If it raises, nothing is left
+                behind.
+            load: Reads that directory, without changing it, and returns the engine. If it raises for a cached engine,
+                the engine is rebuilt once. If it raises for a new engine, the engine is removed and the error is
+                passed on. MemoryError and EngineUnavailable are not caused by the engine's files and are passed on at
+                once.
+
+        Returns:
+            What `load` returned.
+
+        Raises:
+            StoreError: The cache directory cannot be used.
+            Exception: Whatever `build` and `load` raise.
         """
         engine = self._engines / key.digest
         self._folder.check_trust(engine, *engine.rglob("*"), self._state / key.digest)
@@ -103,13 +120,26 @@ class EngineCache:
                 rejected = entry.build
 
     def state(self, key: Key) -> Path:
-        """A folder, not made yet, for what may change while an engine is used: kernels compiled for a GPU, what was
-        verified. Whoever writes there writes whole files and expects them gone at any time.
+        """Return the folder for data that may change while an engine is used: kernels compiled for a GPU,
+        verification results.
+
+        The folder may not exist yet. Files there must be written atomically and may disappear at any time.
+
+        Args:
+            key: Identity of the engine.
         """
         return self._state / key.digest
 
     def discard(self, key: Key, reason: str) -> None:
-        """Remove an engine, saying why in the log. Raises StoreError if it cannot be removed."""
+        """Remove an engine and log the reason.
+
+        Args:
+            key: Identity of the engine.
+            reason: Why it is removed, as part of a sentence.
+
+        Raises:
+            StoreError: It cannot be removed.
+        """
         if not os.path.lexists(self._engines / key.digest):
             return
         self._folder.prepare()
@@ -118,7 +148,11 @@ class EngineCache:
                 log.warning("the cached engine %s (%s) is removed: %s", self._engines / key.digest, key, reason)
 
     def entries(self) -> list[Entry]:
-        """All engines, the least recently used first. Raises StoreError if the directory cannot be read."""
+        """List all engines, least recently used first.
+
+        Raises:
+            StoreError: The directory cannot be read.
+        """
         found = []
         with self._folder.explained():
             try:
@@ -127,20 +161,23 @@ class EngineCache:
                 return []
             for item in candidates:
                 if _DIGEST.fullmatch(item.name) and item.is_dir(follow_symlinks=False):
-                    with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+                    with contextlib.suppress(FileNotFoundError):  # removed by another process meanwhile
                         found.append(describe(Path(item.path)))
         return sorted(found, key=lambda entry: entry.used)
 
     @property
     def size(self) -> int:
-        """Bytes all engines take on disk."""
+        """Size of all engines on disk in bytes."""
         return sum(entry.size for entry in self.entries())
 
     def clear(self) -> int:
-        """Remove all engines and notes, and return how many engines were removed.
+        """Remove all engines and metadata. Engines that another process is building stay.
 
-        Engines that another process is building stay. Raises StoreError if the directory was not made by a store, is a
-        symbolic link, or cannot be written.
+        Returns:
+            Number of engines removed.
+
+        Raises:
+            StoreError: The directory was not made by this cache, is a symbolic link, or cannot be written.
         """
         if not os.path.lexists(self._folder.root):
             return 0
@@ -160,17 +197,27 @@ class EngineCache:
         return removed
 
     def notes(self, kind: str) -> MetadataCache:
-        """The notes of one kind. kind: lower-case letters, digits and hyphens; ValueError for others."""
+        """Open the metadata of one kind.
+
+        Args:
+            kind: Lower-case letters, digits and hyphens, at most 32.
+
+        Raises:
+            ValueError: `kind` is not of that form.
+        """
         return MetadataCache(self._folder, kind)
 
     def once(self, kind: str, digest: str, what: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Recall a note, or find it out and remember it; only one process at a time does, and the others wait for it.
+        """Read metadata, or compute and store it. Only one process at a time computes it; the others wait.
 
         Args:
-            kind: The kind of notes.
+            kind: The kind of metadata.
             digest: A sha256.
-            what: What is found out, for those who wait.
-            find: Finds it out. What it raises is passed on, and nothing is remembered.
+            what: What is computed, for the message shown while another process is waited for.
+            find: Computes the object. Its exceptions are passed on, and nothing is stored.
+
+        Returns:
+            The stored or computed object.
 
         Raises:
             StoreError: The cache directory cannot be used.
@@ -180,7 +227,7 @@ class EngineCache:
             return known
         self._folder.prepare()
         with self._folder.locked(digest, what):
-            known = notes.recall(digest)  # another process may have been faster
+            known = notes.recall(digest)  # another process may have stored it meanwhile
             if known is None:
                 known = find()
                 notes.remember(digest, known)
@@ -191,12 +238,12 @@ class EngineCache:
     def _find_or_build(
         self, key: Key, build: Callable[[Path], None], rejected: str | None, reason: str
     ) -> tuple[Entry, bool]:
-        """A sound entry that is not the `rejected` build, and whether it was built just now."""
+        """Return an intact entry other than the `rejected` build, and whether it was built by this call."""
         if rejected is None and isinstance(found := self._examine(key.digest), Entry):
             return found, False
         self._folder.prepare()
         with self._folder.locked(key.digest, str(key)):
-            found = self._examine(key.digest)  # another process may have been faster
+            found = self._examine(key.digest)  # another process may have built it meanwhile
             if isinstance(found, Entry):
                 if found.build != rejected:
                     return found, False
@@ -214,7 +261,8 @@ class EngineCache:
 
     def _examine(self, digest: str) -> Entry | DamagedError | None:
         path = self._engines / digest
-        with contextlib.suppress(OSError):  # read-only; before the work, so that nobody evicts it meanwhile
+        # Before reading it, so that no other process evicts it meanwhile. Fails in a read-only cache.
+        with contextlib.suppress(OSError):
             os.utime(path / "manifest.json")
         try:
             return verified(path) if os.path.lexists(path) else None
@@ -229,7 +277,7 @@ class EngineCache:
             try:
                 build(directory)
             except Exception as error:
-                # Libraries report a full disk in their own ways, so the disk is asked.
+                # Every library reports a full disk differently, so check the free space.
                 if no_space(error) or shutil.disk_usage(self._folder.tmp).free < _FULL:
                     raise StoreError(f"{self._folder.full()}; the build failed with: {error}") from error
                 raise
@@ -243,7 +291,7 @@ class EngineCache:
             delete(directory)
 
     def _evict(self, keep: str) -> None:
-        """Remove the least recently used engines beyond the limit. What cannot be removed stays."""
+        """Remove the least recently used engines until the limit is met. Engines that cannot be removed stay."""
         with contextlib.suppress(OSError, StoreError):
             entries = self.entries()
             total = sum(entry.size for entry in entries)
@@ -258,7 +306,11 @@ class EngineCache:
                         log.info("the engine %s is removed: the cache is beyond its limit", entry.path)
 
     def _remove(self, digest: str) -> bool:
-        """Take an entry out of sight at once, then delete it; False if there is none. Its lock must be held."""
+        """Move an entry to tmp/, so that it disappears at once, then delete it. The caller must hold its lock.
+
+        Returns:
+            False if there is no such entry.
+        """
         doomed = self._folder.temporary(digest)
         try:
             rename(self._engines / digest, doomed)
@@ -271,7 +323,11 @@ class EngineCache:
 
 @lru_cache(maxsize=1)
 def _without_home() -> Path:
-    """Where engines of a user without a home directory go. Raises StoreError if there is no place."""
+    """Return the cache directory for a user without a home directory.
+
+    Raises:
+        StoreError: No directory is possible.
+    """
     try:
         found = private_temporary_directory("vsfdatrd-cache")
     except OSError as error:

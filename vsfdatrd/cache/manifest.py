@@ -1,6 +1,7 @@
-"""What the cache keeps of one engine: its identity, and a manifest by which damage shows.
+"""Identity and integrity of cached engines.
 
-``manifest.json`` lies beside an engine's files: the fields of its key, and size and sha256 of every file.
+``manifest.json`` is stored with an engine's files. It contains the fields of the key, and size and sha256 of every
+file.
 """
 
 import contextlib
@@ -20,26 +21,26 @@ from vsfdatrd.system.files import sha256_file, sync_file, sync_folder
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Everything that makes one built engine differ from another. All fields are plain text."""
+    """All properties that distinguish one built engine from another. All fields are plain text."""
 
     weights: str
     """sha256 of the weights file."""
     graph: str
-    """Version of the code that turns weights into what the engine runs."""
+    """Version of the code that turns the weights into the graph that the engine runs."""
     shape: str
     """Padded frame size, as ``720x540``."""
     precision: str
     """Arithmetic inside the network."""
     engine: str
-    """Name of the engine, name and version of the library behind it."""
+    """Name of the backend, and name and version of its library."""
     device: str
-    """The device it was built for."""
+    """The device the engine was built for."""
     options: str = ""
-    """Whatever else changes the result of the build."""
+    """Anything else that changes the result of the build."""
 
     @property
     def digest(self) -> str:
-        """sha256 of the canonical JSON of all fields, 64 hexadecimal digits."""
+        """Sha256 of the canonical JSON of all fields, 64 hexadecimal digits."""
         return digest_of(asdict(self))
 
     def __str__(self) -> str:
@@ -51,36 +52,49 @@ class Entry:
     """An engine in the cache."""
 
     path: Path
-    """The directory that holds its files."""
+    """The directory of its files."""
     fields: Mapping[str, str]
-    """The fields of its key; empty if its manifest is damaged."""
+    """Fields of its key; empty if its manifest is damaged."""
     size: int
-    """Bytes on disk."""
+    """Size on disk in bytes."""
     built: float
-    """When it was built, in seconds since the epoch."""
+    """Time of the build in seconds since the epoch."""
     used: float
-    """When it was last opened, in seconds since the epoch."""
+    """Time of the last use in seconds since the epoch."""
     build: str
-    """Differs between one build of an engine and the next."""
+    """Random text that distinguishes one build of a key from the next."""
 
     @property
     def digest(self) -> str:
-        """The digest of its key."""
+        """Digest of its key."""
         return self.path.name
 
 
 class DamagedError(Exception):
-    """What is wrong with an entry, as the end of a sentence."""
+    """An entry is damaged; the message says how, as the end of a sentence."""
 
 
 def digest_of(data: Mapping[str, Any]) -> str:
-    """sha256 of the canonical JSON of some fields, 64 hexadecimal digits."""
+    """Return the sha256 of the canonical JSON of some fields, 64 hexadecimal digits.
+
+    Args:
+        data: Values that JSON can represent.
+    """
     text = json.dumps(dict(data), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def seal(directory: Path, key: Key) -> None:
-    """Write the manifest of a finished build and make all of it durable, so that a rename cannot outrun the data."""
+    """Write the manifest of a finished build and fsync all files, so that a rename cannot reach the disk before the
+    data.
+
+    Args:
+        directory: The files of the build.
+        key: Identity of the engine.
+
+    Raises:
+        EngineBuildError: The build wrote no file, or one named ``manifest.json``.
+    """
     manifest = directory / "manifest.json"
     if manifest.exists():
         raise EngineBuildError(f"building the engine ({key}) wrote manifest.json, a name that belongs to the cache")
@@ -98,10 +112,13 @@ def seal(directory: Path, key: Key) -> None:
 
 
 def verified(path: Path) -> Entry:
-    """The entry, after reading all of it. Raises DamagedError.
+    """Read an entry and verify size and sha256 of all its files.
 
-    Files are hashed each time: 0.1 s for 100 MB with SHA instructions, little beside reading and compiling them, and
-    the only way to notice a flipped bit in weights, which would load well and give a wrong picture.
+    Args:
+        path: Directory of the entry.
+
+    Raises:
+        DamagedError: The entry is damaged.
     """
     if path.is_symlink() or not path.is_dir():
         raise DamagedError("it is not a directory")
@@ -127,6 +144,8 @@ def verified(path: Path) -> Entry:
                 raise DamagedError(f"{name} is not a file")
             if status.st_size != size:
                 raise DamagedError(f"{name} has {status.st_size} bytes instead of {size}")
+            # Hashing takes 0.1 s for 100 MB with SHA instructions, little compared with reading and compiling the
+            # files. Nothing else detects a flipped bit in the weights, which would load and give a wrong image.
             if sha256_file(file) != sha256:
                 raise DamagedError(f"{name} has changed since it was built")
         except OSError as error:
@@ -136,7 +155,14 @@ def verified(path: Path) -> Entry:
 
 
 def describe(path: Path) -> Entry:
-    """The entry as far as it can be told without reading its files. Raises FileNotFoundError if it is gone."""
+    """Read what is known of an entry without reading its files.
+
+    Args:
+        path: Directory of the entry.
+
+    Raises:
+        FileNotFoundError: The entry does not exist.
+    """
     status = path.lstat()
     fields: Mapping[str, str] = {}
     built = used = status.st_mtime

@@ -1,4 +1,4 @@
-"""Small facts under a sha256, such as what a weights file holds: ``notes/<kind>/<digest>.json`` in the cache."""
+"""Cache of small JSON objects by sha256, such as metadata of a weights file: ``notes/<kind>/<digest>.json``."""
 
 import contextlib
 import json
@@ -20,10 +20,18 @@ KIND = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
 class MetadataCache:
-    """Small JSON objects under a sha256, kept beside the engines, such as what a weights file holds."""
+    """JSON objects of one kind, stored by sha256 in the cache directory, next to the engines."""
 
     def __init__(self, folder: CacheFolder, kind: str) -> None:
-        """kind: lower-case letters, digits and hyphens; ValueError for others."""
+        """Create a view of one kind of metadata; nothing is read or written yet.
+
+        Args:
+            folder: The cache directory.
+            kind: Lower-case letters, digits and hyphens, at most 32.
+
+        Raises:
+            ValueError: `kind` is not of that form.
+        """
         if not KIND.fullmatch(kind):
             raise ValueError(f"{kind!r} cannot name a kind of notes")
         self._folder, self._kind = folder, kind
@@ -34,7 +42,14 @@ class MetadataCache:
         return self._folder.root / "notes" / self._kind / f"{digest}.json"
 
     def recall(self, digest: str) -> dict[str, Any] | None:
-        """What was remembered; None if nothing was, or it is damaged or cannot be read."""
+        """Read an object.
+
+        Args:
+            digest: A sha256, 64 hexadecimal digits.
+
+        Returns:
+            The stored object; None if there is none, or if it is damaged or unreadable.
+        """
         path = self._path(digest)
         try:
             self._folder.check_trust(path.parent, path)
@@ -45,7 +60,7 @@ class MetadataCache:
             return None
 
     def every(self) -> Iterator[dict[str, Any]]:
-        """All that was remembered, the oldest first."""
+        """Iterate over all stored objects, oldest first."""
         with contextlib.suppress(OSError):
             files = (self._folder.root / "notes" / self._kind).glob("*.json")
             for file in sorted(files, key=lambda file: file.stat().st_mtime):
@@ -53,13 +68,18 @@ class MetadataCache:
                     yield data
 
     def remember(self, digest: str, data: Mapping[str, Any]) -> None:
-        """Keep `data` for `recall`. Where the cache cannot be written nothing is kept, and nothing is raised."""
+        """Store an object for `recall`. If the cache is not writable, nothing is stored and no error is raised.
+
+        Args:
+            digest: A sha256, 64 hexadecimal digits.
+            data: Values that JSON can represent.
+        """
         path = self._path(digest)
         text = json.dumps({"data": dict(data), "sha256": digest_of(data)})
         try:
             self._folder.prepare()
             path.parent.mkdir(FOLDER_MODE, exist_ok=True)
-            # In tmp/, which is swept of what dead processes leave.
+            # In tmp/, where files of dead processes are deleted later.
             with replacing(path, durable=False, folder=self._folder.tmp) as temporary:
                 temporary.write_text(text, encoding="utf-8")
                 take_from_all(temporary)

@@ -1,1 +1,1 @@
-"""Worker processes: starting them, talking to them, serving in them."""
+"""Worker processes: starting them, sending them requests, and the server loop that runs inside them."""

@@ -1,13 +1,13 @@
-"""An engine in a process of its own.
+"""Client side of a worker process that runs an engine.
 
-Some libraries cannot share a process with whatever else a script loads: two plugins that bring different builds of
-OpenVINO stop each other from loading, and anything that a library prints to stdout would end up in the video. In a
-process of its own a library meets nobody, its output goes to stderr, and if it crashes, frames fail with a sentence
-instead of taking the encode with them. Frames travel through shared memory, so nothing is copied on the way.
+Some libraries cannot share a process with everything else a script loads: two plugins that bring different builds of
+OpenVINO prevent each other from loading, and anything a library prints to stdout would end up in the video. In a
+separate process the library is isolated, its output goes to stderr, and a crash makes frames fail with an error
+message instead of ending the encode. Frames travel through shared memory, so no copy is needed.
 
-The two sides talk in lines of JSON: a request ``{"do": name, ...}`` is answered by ``{"result": ...}`` or
-``{"error": text, "kind": class}``; once an engine is loaded, ``{"do": "run", "slot": n}`` is answered whenever that
-slot's frame is done, by ``{"slot": n}`` with or without an error.
+Both sides exchange lines of JSON. A request ``{"do": name, ...}`` is answered by ``{"result": ...}`` or ``{"error":
+text, "kind": class}``. Once an engine is loaded, ``{"do": "run", "slot": n}`` is answered as soon as that slot's
+frame is done, by ``{"slot": n}`` with or without an error.
 """
 
 import contextlib
@@ -24,32 +24,37 @@ from vsfdatrd.system.standard_streams import fill_standard_streams
 from vsfdatrd.workers import spawn
 from vsfdatrd.workers.shared_memory import SharedMemory
 
-_PATIENCE = 5.0  # seconds a process may take to end by itself
-_SO_NOSIGPIPE = 0x1022  # of macOS; Python has no name for it
+_PATIENCE = 5.0  # seconds a process may take to exit by itself
+_SO_NOSIGPIPE = 0x1022  # macOS socket option; Python has no name for it
 _KINDS: dict[str | None, type[EngineError]] = {
     kind.__name__: kind for kind in (EngineBuildError, PrecisionUnfit, EngineUnavailable)
 }
 
 
 class _Requests:
-    """The way of requests to a process: a socket, or a pipe on Windows.
+    """Channel for requests to a process: a socket, or a pipe on Windows.
 
-    Writing to a pipe whose reader has died ends a program with SIGPIPE unless it ignores that signal, as Python
-    does and vspipe does not. A socket can be written to without it.
+    Writing to a pipe whose reader has died raises SIGPIPE, which ends a host program that does not ignore the signal.
+    Python ignores it, vspipe does not. Writes to a socket can suppress the signal.
     """
 
     def __init__(self) -> None:
+        """Open the channel."""
         self._socket: socket.socket | None = None
         self._pipe: IO[bytes] | None = None
         self.other: socket.socket | int = subprocess.PIPE
-        """The other end, as `stdin` for subprocess."""
+        """The child's end, to be passed as `stdin` to subprocess."""
         if sys.platform != "win32":
             self._socket, self.other = socket.socketpair()
             if sys.platform == "darwin":
                 self._socket.setsockopt(socket.SOL_SOCKET, _SO_NOSIGPIPE, 1)
 
     def started(self, process: "subprocess.Popen[bytes] | None") -> None:
-        """Let go of the other end once a process has it; None if none could be started."""
+        """Close this process's copy of the child's end.
+
+        Args:
+            process: The process that has inherited the end; None if it could not be started.
+        """
         if isinstance(self.other, socket.socket):
             self.other.close()
         if process is None:
@@ -58,7 +63,15 @@ class _Requests:
             self._pipe = process.stdin
 
     def send(self, line: bytes) -> None:
-        """Send a line. Raises OSError or ValueError if the process is gone or the way is closed."""
+        """Send a line.
+
+        Args:
+            line: The request, ending in a newline.
+
+        Raises:
+            OSError: The process is gone.
+            ValueError: The channel is closed.
+        """
         if self._socket is not None:
             self._socket.sendall(line, getattr(socket, "MSG_NOSIGNAL", 0))
         elif self._pipe is not None:
@@ -66,7 +79,7 @@ class _Requests:
             self._pipe.flush()
 
     def close(self) -> None:
-        """Close it, which tells the process that there is nothing more to do."""
+        """Close the channel. The process reads end of file and exits."""
         with contextlib.suppress(OSError):
             if self._socket is not None:
                 self._socket.close()
@@ -75,10 +88,17 @@ class _Requests:
 
 
 class Worker:
-    """A running process and the conversation with it."""
+    """A running worker process and its request channel."""
 
     def __init__(self, module: str) -> None:
-        """Start `python -m module`. Raises EngineError if that is not possible."""
+        """Start ``python -m module``.
+
+        Args:
+            module: The module to run in the process.
+
+        Raises:
+            EngineError: The process cannot be started.
+        """
         interpreter = spawn.python()
         fill_standard_streams()
         self.memory = SharedMemory()
@@ -100,22 +120,29 @@ class Worker:
             raise EngineError(f"the engine's process cannot be started: {error}") from error
         self._requests.started(self._process)
         self._sending = threading.Lock()
-        self.followed = False  # by a thread that reads the replies to their end, and closes them
+        self.followed = False  # True once another thread reads the replies to end of file and closes them
 
     @property
     def pid(self) -> int:
-        """The process's number."""
+        """Process id."""
         return self._process.pid
 
     @property
     def replies(self) -> IO[bytes]:
-        """Where its answers arrive, a line each."""
+        """Stream of the answers, one per line."""
         if self._process.stdout is None:
             raise EngineError("the engine's process was started without a pipe")
         return self._process.stdout
 
     def send(self, **message: Any) -> None:
-        """Send one request. Raises EngineError if the process is gone."""
+        """Send one request.
+
+        Args:
+            **message: Fields of the request; values that JSON can represent.
+
+        Raises:
+            EngineError: The process is gone.
+        """
         try:
             with self._sending:
                 self._requests.send(json.dumps(message).encode() + b"\n")
@@ -123,10 +150,21 @@ class Worker:
             raise EngineError(self.exit_reason()) from error
 
     def ask(self, do: str, **arguments: Any) -> Any:
-        """Send a request and wait for its answer. Raises what the other side raised, or EngineError if it died."""
+        """Send a request and wait for its answer.
+
+        Args:
+            do: Name of the request.
+            **arguments: Arguments of the request; values that JSON can represent.
+
+        Returns:
+            The result field of the answer.
+
+        Raises:
+            EngineError: The process died, or the request failed there (also subclasses, as raised by the worker).
+        """
         self.send(do=do, **arguments)
         line = self.replies.readline()
-        if not line.endswith(b"\n"):  # nothing, or what it had said when it died
+        if not line.endswith(b"\n"):  # end of file, or a line cut off when the process died
             raise EngineError(self.exit_reason())
         answer = json.loads(line)
         if "error" in answer:
@@ -134,7 +172,7 @@ class Worker:
         return answer["result"]
 
     def exit_reason(self) -> str:
-        """How the process ended, as a sentence."""
+        """Describe in a sentence how the process ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_PATIENCE)
         code = self._process.returncode
@@ -142,7 +180,7 @@ class Worker:
         return f"the engine's process ended unexpectedly ({how}); its last words are on stderr. Memory may have run out"
 
     def close(self) -> None:
-        """End the process, at first kindly: it leaves when its requests end."""
+        """End the process. Closing the request channel asks it to exit; it is killed after `_PATIENCE` seconds."""
         self._requests.close()
         try:
             self._process.wait(_PATIENCE)
@@ -155,31 +193,46 @@ class Worker:
 
 
 class StandbyWorker:
-    """The process for the next engine: asked what the machine can do, it then builds and loads, and becomes that
-    engine's own.
+    """A worker kept ready for the next engine.
+
+    It answers capability queries, builds and loads the engine, and is then handed over by `take`.
     """
 
     def __init__(self, module: str) -> None:
+        """Prepare a standby worker without starting the process.
+
+        Args:
+            module: The module to run in the process.
+        """
         self._module = module
         self._worker: Worker | None = None
         self._about: dict[str, Any] | None = None
         self._talking = threading.Lock()
 
     def describe(self) -> dict[str, Any]:
-        """What its library can use here; asked once."""
+        """Query the library's capabilities on this machine. The process is asked once; later calls return the same
+        answer.
+        """
         if self._about is None:
             self._about = self.ask("describe")
         return self._about
 
     def start(self) -> Worker:
-        """The process, started if there is none."""
+        """Return the process, starting it if necessary.
+
+        Raises:
+            EngineError: The process cannot be started.
+        """
         with self._talking:
             if self._worker is None:
                 self._worker = Worker(self._module)
             return self._worker
 
     def ask(self, do: str, **arguments: Any) -> Any:
-        """Ask the process. One that failed is ended; the next question starts another."""
+        """Send a request to the process and wait for its answer; see `Worker.ask`.
+
+        After an error the process is ended, and the next request starts another one.
+        """
         worker = self.start()
         with self._talking:
             try:
@@ -191,14 +244,18 @@ class StandbyWorker:
                 raise
 
     def rest(self) -> None:
-        """End the process, if nobody took it; the next question starts another."""
+        """End the process if it has not been handed over. The next request starts another one."""
         with self._talking:
             worker, self._worker = self._worker, None
         if worker is not None:
             worker.close()
 
     def take(self) -> Worker:
-        """The process, to keep."""
+        """Hand over the process: it belongs to the caller, who has to close it.
+
+        Raises:
+            EngineError: There is no process.
+        """
         with self._talking:
             worker, self._worker = self._worker, None
         if worker is None:

@@ -1,4 +1,4 @@
-"""An engine's own process: the other end of `process.py`. A backend's `*_process.py` says what it can do."""
+"""Server side of a worker process; `client.py` is the other end. Each backend's `worker.py` defines the requests."""
 
 import json
 import math
@@ -17,22 +17,33 @@ from vsfdatrd.workers.spawn import end_with
 
 
 class WorkerServer:
-    """One conversation: requests are methods named ``do_<request>``; `run` computes a slot's frame.
+    """Base class of a worker's request handler.
 
-    A backend's process defines them, sets `shapes` once an engine is loaded, and says in `reason` what its library's
-    errors mean.
+    A request is handled by the method ``do_<request>``; the request `run` computes a slot's frame. A backend's
+    subclass defines these methods, sets `shapes` once an engine is loaded, and translates its library's errors in
+    `reason`.
     """
 
     shapes: tuple[list[int], list[int]] | None = None
-    """(C, H, W) of the input and the output of the engine that is loaded."""
+    """(C, H, W) of the input and of the output of the loaded engine."""
 
     def __init__(self, write: Callable[[str], Any], flush: Callable[[], Any]) -> None:
+        """Create a handler without an engine.
+
+        Args:
+            write: Writes text to the client.
+            flush: Flushes what was written.
+        """
         self._write, self._flush = write, flush
         self._answering = threading.Lock()
         self._waiting = ThreadPoolExecutor(1)
 
     def serve(self, message: dict[str, Any]) -> None:
-        """Do what a request says, and answer."""
+        """Handle one request and answer it.
+
+        Args:
+            message: The request: `do`, its name, and its arguments.
+        """
         do = message.pop("do")
         try:
             if do == "run":
@@ -40,13 +51,21 @@ class WorkerServer:
                 self._waiting.submit(self._collect, message["slot"])
             else:
                 self._answer({"result": getattr(self, f"do_{do}")(**message)})
-        except Exception as error:  # every failure is an answer; the other side makes an error of it
+        except Exception as error:  # every failure is sent as an answer; the client raises it
             text = str(error) if isinstance(error, EngineError) else self.reason(error)
             slot = {"slot": message["slot"]} if do == "run" else {}
             self._answer(slot | {"error": text, "kind": type(error).__name__})
 
     def do_map(self, address: str | int, size: int) -> None:
-        """Map the frames' memory of so many bytes, and make ready for them."""
+        """Map the shared memory for frames and prepare one slot per pair of input and output in it.
+
+        Args:
+            address: `SharedMemory.address` of the client.
+            size: Size of the memory in bytes.
+
+        Raises:
+            EngineError: No engine is loaded.
+        """
         if self.shapes is None:
             raise EngineError("no engine is loaded")
         memory = map_shared(address, size)
@@ -55,19 +74,36 @@ class WorkerServer:
         self.prepare(memory, buffers(memory, slots, *self.shapes))
 
     def prepare(self, memory: mmap.mmap, frames: list[tuple[FramePlanes, FramePlanes]]) -> None:
-        """Make slots whose input and output lie in these frames."""
+        """Create the slots.
+
+        Args:
+            memory: The mapped memory.
+            frames: Input and output of each slot, views of `memory`.
+        """
         raise NotImplementedError
 
     def submit(self, slot: int) -> None:
-        """Start a slot's frame. Called on one thread, in the order in which frames arrive."""
+        """Start computing a slot's frame. Called on one thread, in the order in which frames arrive.
+
+        Args:
+            slot: Number of the slot.
+        """
         raise NotImplementedError
 
     def collect(self, slot: int) -> None:
-        """Wait for a slot's frame; on a thread of the slot's own."""
+        """Wait for a slot's frame. Called on a thread of the slot's own.
+
+        Args:
+            slot: Number of the slot.
+        """
         raise NotImplementedError
 
     def reason(self, error: BaseException) -> str:
-        """What went wrong, as part of a sentence."""
+        """Describe an error of the library, as part of a sentence.
+
+        Args:
+            error: Any exception other than EngineError.
+        """
         return str(error) or type(error).__name__
 
     def _answer(self, answer: dict[str, Any]) -> None:
@@ -75,7 +111,7 @@ class WorkerServer:
             try:
                 self._write(json.dumps(answer) + "\n")
                 self._flush()
-            except OSError:  # nobody listens any more
+            except OSError:  # the client is gone
                 os._exit(0)
 
     def _collect(self, slot: int) -> None:
@@ -87,15 +123,18 @@ class WorkerServer:
 
 
 def serve_forever(serving: Callable[[Callable[[str], Any], Callable[[], Any]], WorkerServer]) -> None:
-    """Answer requests until there are no more. Called by a process's main module, with its kind of `WorkerServer`.
+    """Answer requests until the client closes the channel, then end the process.
 
-    argv: the process number of who sends them, with whom this process ends.
+    Called by a worker's main module. ``sys.argv[1]`` is the client's process id; this process ends with it.
+
+    Args:
+        serving: Creates the backend's `WorkerServer` from functions that write and flush text.
     """
     end_with(int(sys.argv[1]))
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the script's; it closes the pipe
+    os.dup2(2, 1)  # send what a library prints to stderr, so that the client does not read it as an answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the script, which then closes the pipe
     side = serving(replies.write, replies.flush)
     for line in sys.stdin:
         side.serve(json.loads(line))
-    os._exit(0)  # at once: frames in flight are for nobody any more
+    os._exit(0)  # without waiting for frames in flight, which are no longer needed

@@ -1,4 +1,4 @@
-"""Memory that a script and its worker process both map: frames travel through it without a copy."""
+"""Memory mapped by a script and its worker process, through which frames travel without a copy."""
 
 import contextlib
 import mmap
@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 type FramePlanes = NDArray[np.float32]
-"""The planes of a frame, (C, H, W)."""
+"""Planes of a frame, (C, H, W)."""
 
 
 class SharedMemory:
-    """Memory that two processes map. The second one does so with `map_shared`, by what `address` says."""
+    """Memory that two processes map. The second process maps it with `map_shared` and `address`."""
 
     def __init__(self) -> None:
+        """Create the memory object. It has no size before `resize`."""
         self._path: str | None = None
         self._name: str | None = None
         self.fd = -1
@@ -31,12 +32,19 @@ class SharedMemory:
 
     @property
     def address(self) -> str | int:
-        """The memory's name on Windows; elsewhere a path, or the number of an inherited file descriptor."""
+        """Name of the memory on Windows; elsewhere a path, or the number of an inherited file descriptor."""
         return self._name or self._path or self.fd
 
     def resize(self, size: int) -> mmap.mmap:
-        """Make it `size` bytes large and map it. Once only."""
-        if sys.platform == "win32":  # a file would be written to the disk, and stay there if this process is killed
+        """Set the size and map the memory. May be called once.
+
+        Args:
+            size: Size in bytes.
+
+        Returns:
+            The mapped memory.
+        """
+        if sys.platform == "win32":  # a file would be written to disk and remain there if this process is killed
             self.map = mmap.mmap(-1, size, tagname=self._name)
         else:
             os.ftruncate(self.fd, size)
@@ -44,9 +52,9 @@ class SharedMemory:
         return self.map
 
     def close(self) -> None:
-        """Let go of it; memory is freed when the other process has done so too."""
+        """Unmap the memory. It is freed when the other process has unmapped it too."""
         if self.map is not None:
-            with contextlib.suppress(BufferError):  # a frame may still be looked at; it goes with its last view
+            with contextlib.suppress(BufferError):  # an array may still refer to it; the last one unmaps it
                 self.map.close()
             self.map = None
         if self.fd >= 0:
@@ -58,7 +66,12 @@ class SharedMemory:
 
 
 def map_shared(address: str | int, size: int) -> mmap.mmap:
-    """The memory of a `SharedMemory` in another process; a file descriptor is closed."""
+    """Map the memory of another process's `SharedMemory`. An inherited file descriptor is closed.
+
+    Args:
+        address: `SharedMemory.address`.
+        size: Size in bytes.
+    """
     if sys.platform == "win32":
         memory = mmap.mmap(-1, size, tagname=str(address))
     else:
@@ -71,7 +84,17 @@ def map_shared(address: str | int, size: int) -> mmap.mmap:
 def buffers(
     memory: mmap.mmap, slots: int, input_shape: list[int], output_shape: list[int]
 ) -> list[tuple[FramePlanes, FramePlanes]]:
-    """Each slot's input and output, (C, H, W) float32, laid one after the other into shared memory."""
+    """Divide shared memory into the inputs and outputs of slots, one after the other.
+
+    Args:
+        memory: The mapped memory.
+        slots: Number of slots.
+        input_shape: (C, H, W) of an input.
+        output_shape: (C, H·scale, W·scale) of an output.
+
+    Returns:
+        Input and output of each slot, float32 views of `memory`.
+    """
     found = []
     offset = 0
     for _ in range(slots):

@@ -1,4 +1,6 @@
-"""What every process that is started here has in common, on every system: a Python, no window, a stderr, an end."""
+"""Start child processes on every platform: which Python, without a console window, with a stderr, tied to the
+parent's life.
+"""
 
 import contextlib
 import ctypes
@@ -20,10 +22,15 @@ from vsfdatrd.system.standard_streams import has_stderr
 
 
 def python() -> str:
-    """The Python to start; in vspipe and other hosts `sys.executable` may be empty or the host itself."""
+    """Find the Python interpreter to start. In vspipe and other hosts `sys.executable` may be empty or the host
+    itself.
+
+    Raises:
+        EngineError: No interpreter exists under `sys.prefix`.
+    """
     if "python" in Path(sys.executable or "").name.lower():
         return sys.executable
-    # Scripts: environments on Windows. Installations and embedded Pythons have it in no folder there.
+    # Scripts/ exists in virtual environments on Windows; installed and embedded Pythons have python.exe in the root.
     for place in ("bin/python3", "bin/python", "Scripts/python.exe", "python.exe"):
         if (found := Path(sys.prefix, place)).exists():
             return str(found)
@@ -31,14 +38,13 @@ def python() -> str:
 
 
 def environment() -> dict[str, str]:
-    """The environment of a Python process of ours: this package comes first, and there is a home directory.
-
-    OpenVINO looks for one when it is imported, and does not bear it that a user has none.
+    """Return the environment variables for one of our Python processes: this package comes first in PYTHONPATH, HOME
+    is set.
     """
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     found = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    if user_directory("cache") is None:
+    if user_directory("cache") is None:  # OpenVINO looks for a home directory on import and fails without one
         try:
             found["HOME"] = str(private_temporary_directory("vsfdatrd-home"))
         except OSError:
@@ -47,26 +53,27 @@ def environment() -> dict[str, str]:
 
 
 def no_window() -> int:
-    """`creationflags` for subprocess under which a program opens no window.
+    """Return the `creationflags` for subprocess with which a program opens no window.
 
-    Windows opens a console for every console program that a program without one starts: an editor, a player.
+    Windows opens a console window for a console program started by a program without a console, such as an editor or
+    a player.
     """
     if sys.platform == "win32":
-        if not ctypes.windll.kernel32.GetConsoleCP():  # 0: this process has no console that a child could share
+        if not ctypes.windll.kernel32.GetConsoleCP():  # 0: this process has no console for a child to share
             return subprocess.CREATE_NO_WINDOW
     return 0
 
 
 def stderr() -> int | None:
-    """`stderr` for subprocess: ours, as None says; nowhere if we have none, as programs with a window on Windows."""
+    """Return `stderr` for subprocess: None to inherit ours; DEVNULL if we have none, as in GUI programs on Windows."""
     return None if has_stderr() else subprocess.DEVNULL
 
 
 class _Starter:
-    """A thread that starts child processes for all others and lives as long as this process.
+    """A thread that starts child processes on behalf of all other threads and lives as long as this process.
 
-    A child that asked the kernel to end with its parent (`end_with`) ends with the thread that started it, and threads
-    on which a script is evaluated or frames are computed come and go.
+    A child that asked the kernel to end it with its parent (`end_with`) ends when the thread that started it does,
+    and the threads on which a script is evaluated or frames are computed come and go.
     """
 
     def __init__(self) -> None:
@@ -87,7 +94,7 @@ class _Starter:
                 started.set_result(subprocess.Popen(command, **how))
             except BaseException as error:
                 started.set_exception(error)
-            del started, command, how  # not kept while waiting for the next
+            del started, command, how  # do not keep references while waiting for the next request
 
 
 _starter: _Starter | None = None
@@ -95,10 +102,21 @@ _starting = threading.Lock()
 
 
 def start(command: list[str], **how: Any) -> subprocess.Popen[bytes]:
-    """`subprocess.Popen` from a thread that does not end before this process does. Raises what Popen raises."""
+    """Run `subprocess.Popen` on a thread that lives as long as this process.
+
+    Args:
+        command: Program and arguments.
+        **how: Keyword arguments of `subprocess.Popen`.
+
+    Returns:
+        The started process.
+
+    Raises:
+        OSError: As `subprocess.Popen` does.
+    """
     global _starter
     with _starting:
-        if _starter is None or _starter.pid != os.getpid():  # a fork has no threads but one
+        if _starter is None or _starter.pid != os.getpid():  # after a fork only the forking thread exists
             _starter = _Starter()
         starter = _starter
     return starter.start(command, **how)
@@ -108,7 +126,7 @@ if sys.platform != "win32":
 
     def _unlocked() -> None:
         global _starting
-        _starting = threading.Lock()  # whoever held it is not there after a fork
+        _starting = threading.Lock()  # the thread that held it does not exist after a fork
 
     os.register_at_fork(after_in_child=_unlocked)
 
@@ -116,10 +134,13 @@ _PR_SET_PDEATHSIG = 1
 
 
 def end_with(parent: int) -> None:
-    """Let this process end when its parent ends, even one that was stopped or whose pipes others hold open.
+    """End this process when its parent ends, even if it is stopped or other processes hold its pipes open.
 
-    parent: the process number of who started this one. On Linux the kernel sees to it, elsewhere a thread, which a
-    stopped process does not run; on Windows a parent's end is seen by its pipe alone.
+    On Linux the kernel does it. Other POSIX systems use a thread, which does not run in a stopped process. On Windows
+    only the closed pipe shows that the parent has ended.
+
+    Args:
+        parent: Process id of the parent.
     """
     if os.name != "posix":
         return
@@ -129,7 +150,7 @@ def end_with(parent: int) -> None:
             watched = ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0
     if not watched:
         threading.Thread(target=_watch, args=(parent,), name="fdatrd-parent", daemon=True).start()
-    if os.getppid() != parent:  # it was gone before
+    if os.getppid() != parent:  # the parent had ended before the calls above
         os._exit(0)
 
 
@@ -140,9 +161,13 @@ def _watch(parent: int) -> None:
 
 
 def ending(code: int) -> str:
-    """How a process ended, by its return code: ``signal 9``, ``status 1``.
+    """Describe how a process ended, by its return code: ``signal 9``, ``status 1``.
 
-    Windows has no signals: a crash is a status such as 0xC0000005, which is found by that spelling only.
+    Windows has no signals. A crash there is a status such as 0xC0000005, which users can look up only in that
+    spelling.
+
+    Args:
+        code: `returncode` of `subprocess.Popen`.
     """
     if code < 0:
         return f"signal {-code}"

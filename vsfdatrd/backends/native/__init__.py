@@ -1,1 +1,1 @@
-"""The backend for processors with AVX2: kernels of our own."""
+"""The native backend for CPUs with AVX2, with kernels of this package."""

@@ -1,8 +1,9 @@
-"""The native engine: FDAT-RD by kernels of our own, for processors with AVX2; the default where nothing wider is there.
+"""Native backend: FDAT-RD with kernels of this package for CPUs with AVX2; the default on CPUs without AVX-512.
 
-It computes in integers of 16 bits with sums of 32 (see `_native/cpu.h`), 1.7 times as fast as OpenVINO in fp32 where
-both were measured (docs/cpu.md). It runs in a process of its own (`native_process.py`), so that a crash is an error and
-not the end of the encode. Its artefact is the weights, written once they were verified against fp32.
+It computes in 16-bit integers with 32-bit sums (see `_native/cpu.h`), 1.7 times as fast as OpenVINO in fp32 where
+both were measured (docs/cpu.md). It runs in a worker process (`worker.py`), so that a crash is an error message and
+not the end of the encode. An engine's file contains the weights and is written once they have been verified against
+fp32.
 """
 
 import logging
@@ -27,31 +28,37 @@ from vsfdatrd.workers.client import StandbyWorker
 log = logging.getLogger(__name__)
 
 GRAPH_VERSION = "3"
-"""Raised when the kernels would give other pictures: then they are verified again."""
+"""Incremented when the kernels would give different images; engines are then verified again."""
 ANY_SIZE = True
 WEIGHTS = "weights.npz"
 REFERENCE = "reference.npy"
 VERIFIED = (120, 180)
-"""Height and width of the picture that is verified, about: a multiple of what the network needs."""
+"""Approximate height and width of the image used for verification; rounded to a multiple that the network takes."""
 
 THREADS = 4
-"""Cores that share a frame unless the script says otherwise: the more they are, the more rows at the edges of their
-stretches are computed twice."""
+"""Default number of cores that share a frame. With more cores, more rows at the edges of their ranges are computed
+twice.
+"""
 STREAMS = (2, 8)
-"""Fewest and most frames computed at once unless the script says otherwise. One frame's copying and colour conversion
-hides behind the other's network."""
+"""Smallest and largest default number of frames computed at once. Copying and color conversion of one frame overlap
+with the network of another.
+"""
 BYTES_OF_PROCESS = 100 << 20
 
 
 def unavailable(device: Sequence[int] = (0,)) -> str | None:
-    """None if the processor has AVX2."""
+    """Return None if the CPU has AVX2; see `Backend.unavailable`."""
     if reason := native_kernels.unsupported():
         return f'{reason}; leave backend out, or give backend="openvino"'
     return None
 
 
 def unsuited(checkpoint: Checkpoint) -> str | None:
-    """Why the kernels cannot run this network; None if they can."""
+    """Explain why the kernels cannot run a network; None if they can.
+
+    Args:
+        checkpoint: The network.
+    """
     config = checkpoint.description.config
     if config is None:
         return "it is no FDAT-RD"
@@ -59,49 +66,62 @@ def unsuited(checkpoint: Checkpoint) -> str | None:
 
 
 def preferred() -> bool:
-    """Whether `auto` tries it before OpenVINO, which has kernels twice as wide where there is AVX-512."""
+    """Return whether `auto` tries this backend first. On CPUs with AVX-512, OpenVINO has kernels twice as wide."""
     return native_kernels.unsupported() is None and not native_kernels.wider()
 
 
 def warm_up() -> None:
-    """Start the process that will run the engine."""
+    """Start the worker that will run the engine."""
     _spare.start()
 
 
 def rest() -> None:
-    """End the process that `warm_up` started, if it did not become an engine's."""
+    """End the worker that `warm_up` started, unless it has been handed over to an engine."""
     _spare.rest()
 
 
 def version(device: Sequence[int] = (0,)) -> str:
-    """The engine changes with `GRAPH_VERSION` alone."""
+    """Return a constant: the engine only changes with `GRAPH_VERSION`."""
     return "AVX2"
 
 
 def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
-    """Integers of 16 bits, and nothing else."""
+    """List the only precision, 16-bit integers."""
     return ("int16",)
 
 
 def device_name(job: EngineSpec) -> str:
-    """Any processor with AVX2 runs the same artefact and gives the same picture."""
+    """Return a constant: every CPU with AVX2 runs the same files and gives the same image."""
     return "AVX2"
 
 
 def identity(job: EngineSpec) -> str:
-    """Nothing else."""
+    """Return an empty string: nothing else changes the files."""
     return ""
 
 
 def memory_estimate(job: EngineSpec) -> tuple[int, int]:
-    """(bytes the engine's buffers and frames will need, bytes free in the machine)."""
+    """Estimate buffers and frames; see `Backend.memory_estimate`.
+
+    Args:
+        job: Parameters of the engine.
+
+    Returns:
+        (bytes needed, bytes free in the machine).
+    """
     return _needed(job, _streams(job)), int(psutil.virtual_memory().available)
 
 
 def build(job: EngineSpec, directory: Path) -> None:
-    """Write the weights, and hold what the kernels make of two pictures against OpenVINO's fp32.
+    """Write the weights, and compare the output of the kernels for two images with an fp32 reference.
 
-    Raises EngineBuildError if they stray too far, EngineUnavailable or EngineError as OpenVINO does.
+    Args:
+        job: Parameters of the engine.
+        directory: The directory to write to.
+
+    Raises:
+        PrecisionUnfit: The output differs too much.
+        EngineBuildError: The comparison failed with an error.
     """
     np.savez(directory / WEIGHTS, allow_pickle=False, **job.checkpoint.tensors())
     height, width = _verified(job)
@@ -123,7 +143,15 @@ def build(job: EngineSpec, directory: Path) -> None:
 
 
 def load(job: EngineSpec, directory: Path) -> Engine:
-    """The engine from its weights. Raises EngineError if they cannot be read."""
+    """Load an engine from its weights.
+
+    Args:
+        job: Parameters of the engine.
+        directory: The files that `build` wrote.
+
+    Raises:
+        EngineError: They cannot be read, or are of another network.
+    """
     streams = _streams(job)
     threads = max(1, math.ceil(_cores() / streams))
     loaded = _spare.ask(
@@ -136,7 +164,9 @@ def load(job: EngineSpec, directory: Path) -> Engine:
 
 
 def _cores() -> int:
-    """Cores this process may use; what shares a core would only wait for it."""
+    """Return the number of physical cores this process may use; two threads on one core would only wait for each
+    other.
+    """
     able = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count()
     return max(1, min(able or 1, psutil.cpu_count(logical=False) or 1))
 
@@ -149,7 +179,9 @@ def _verified(job: EngineSpec) -> tuple[int, int]:
 
 
 def _streams(job: EngineSpec) -> int:
-    """Frames computed at once: what was asked for, else as many as take half the machine's memory at most."""
+    """Return the number of frames computed at once: as requested, else as many as need at most half the machine's
+    memory.
+    """
     if job.streams:
         return job.streams
     fewest, most = STREAMS
@@ -160,13 +192,13 @@ def _streams(job: EngineSpec) -> int:
 
 
 def _needed(job: EngineSpec, streams: int) -> int:
-    """Bytes for so many frames at once, the process included."""
+    """Bytes needed for `streams` frames at once, including the process."""
     description = job.checkpoint.description
     config = description.config
     if config is None:
         return 0
     pixels = job.height * job.width
-    # four maps of tokens, the planes before the last convolution, the frame as it comes and goes
+    # four feature maps, the planes before the last convolution, the input and output frames
     frame = pixels * (16 * config.embed_dim / config.unshuffle**2 + 24 * config.scale**2 + 12)
     scratch = native_kernels.scratch_bytes(
         job.width // config.unshuffle, config.embed_dim, config.ffn_dim, config.dict_tokens

@@ -1,6 +1,7 @@
-"""The blocks of FDAT-RD by the kernels of `_native/cpu_*.c`. Maps are (N, C), row-major; h heads, M words.
+"""Blocks of FDAT-RD with the kernels of `_native/cpu_*.c`. Feature maps are (N, C), row-major; h heads, M dictionary
+tokens.
 
-Small matrices that see the whole frame are float64, in numpy.
+Small matrices that depend on the complete frame are computed in float64 with NumPy.
 """
 
 import math
@@ -16,21 +17,29 @@ from vsfdatrd.backends.native.threads import RowThreads
 from vsfdatrd.graph.weights import Weights as Tensors
 
 HEAD = 32
-"""Channels of a head; the kernels know no other."""
+"""Channels of a head; the kernels support no other number."""
 TOKENS = math.prod(WINDOW)
 LOG2E = math.log2(math.e)
 NOWHERE = -1e30
-"""A score that no key can win with."""
+"""Score of padded keys, which gives them a weight of zero."""
 
 type Doubles = NDArray[np.float64]
 
 
 class Block:
-    """One transformer block; t and c are maps, (N, C)."""
+    """Base class of the transformer blocks. The maps t and c are (N, C)."""
 
     kind: ClassVar[Kind]
 
     def __init__(self, config: FdatRdConfig, weights: Tensors, kept: KernelArrays, window: tuple[int, int]) -> None:
+        """Pack the block's weights.
+
+        Args:
+            config: The network.
+            weights: Tensors of this block.
+            kept: Owner of the packed arrays.
+            window: Height and width of a window in tokens.
+        """
         self.kept, self.config, self.window = kept, config, window
         self.mixes, self.feeds = zero_branches.mixes(weights, self.kind), zero_branches.feeds(weights)
         if self.mixes:
@@ -43,25 +52,47 @@ class Block:
             self.smix = kept.floats(_depthwise(ffn["smix.weight"]))
 
     def run(self, crew: RowThreads, t: Floats, c: Floats) -> None:
-        """t becomes what the block makes of it; c is memory to use."""
+        """Apply the block to t in place.
+
+        Args:
+            crew: The threads.
+            t: Feature map, (N, C).
+            c: Scratch memory, (N, C).
+        """
         if self.mixes:
             self.attend(crew, t, c)
         if self.feeds:
             self.feed_forward(crew, t)
 
     def prepare(self, weights: Tensors, attn: Tensors) -> None:
-        """Make what a kind of block has of its own."""
+        """Pack the weights that are specific to a kind of block.
+
+        Args:
+            weights: Tensors of the block.
+            attn: Tensors of its attention.
+        """
         raise NotImplementedError
 
     def attend(self, crew: RowThreads, t: Floats, c: Floats) -> None:
-        """t += what attention (and the convolution beside it) finds; c is memory to use."""
+        """Add the output of attention and of the parallel convolution, if any, to t in place.
+
+        Args:
+            crew: The threads.
+            t: Feature map, (N, C).
+            c: Scratch memory, (N, C).
+        """
         raise NotImplementedError
 
     def feed_forward(self, crew: RowThreads, t: Floats) -> None:
-        """t += the feed-forward network's word."""
+        """t += FFN(t), in place.
+
+        Args:
+            crew: The threads.
+            t: Feature map, (N, C).
+        """
         run = function("feed_forward")
         rows = t.reshape(crew.height, -1)
-        # What threads see of each other's rows, as it was before.
+        # Copies of the rows next to each thread's range, since another thread overwrites them.
         edges = {y: rows[y].copy() for part in crew.parts(crew.height) for y in (part[0] - 1, part[1])
                  if 0 <= y < crew.height}  # fmt: skip
         crew.rows(
@@ -71,7 +102,18 @@ class Block:
         )
 
     def local(self, crew: RowThreads, t: Floats, c: Floats, around: Floats | None = None) -> tuple[Doubles, ...]:
-        """c = GELU(depthwise(n1(t))). -> sums of c (C); with `around` also moments and sums of n1(t) less `around`."""
+        """c = GELU(depthwise(n1(t))).
+
+        Args:
+            crew: The threads.
+            t: Feature map, (N, C).
+            c: Output, (N, C); overwritten.
+            around: Vector (C) to subtract from n1(t) before its moments are summed; None to skip the moments.
+
+        Returns:
+            Sums of c over the tokens (C); with `around` also the second moments (C, C) and sums (C) of n1(t) -
+            around.
+        """
         run, channels = function("local"), self.config.embed_dim
         found: list[tuple[Doubles, ...]] = []
 
@@ -89,7 +131,7 @@ class Block:
 
 
 class Spatial(Block):
-    """Attention in windows, gated by the mean of a convolution over the frame."""
+    """Window attention, gated by the mean of a convolution over the complete frame."""
 
     kind = "spatial"
 
@@ -122,7 +164,7 @@ class Spatial(Block):
 
 
 class Channel(Block):
-    """Attention between channels over the whole frame, and a convolution gated by it."""
+    """Channel attention over the complete frame, and a convolution gated by it."""
 
     kind = "channel"
 
@@ -151,10 +193,19 @@ class Channel(Block):
         )
 
     def folded(self, moments: Doubles, sums: Doubles, around: Doubles, count: int) -> Doubles:
-        """Channel attention as one matrix (C, C), from sums over `count` tokens n less `around` (C).
+        """Fold channel attention into one matrix.
 
-        As `graph.attention` does it: of tokens less their mean, with the mean's own share added, so that nothing
-        cancels where all are alike.
+        As in `graph.attention`, the covariance is used, with the mean's share added separately, so that nothing
+        cancels if all tokens are nearly equal.
+
+        Args:
+            moments: Sum of the outer products of n - around over the tokens, (C, C); the upper triangle is read.
+            sums: Sum of n - around over the tokens, (C).
+            around: A vector near the mean of the tokens n, (C).
+            count: Number of tokens.
+
+        Returns:
+            The matrix, (C, C).
         """
         upper = np.triu(moments)
         away = sums / count
@@ -162,7 +213,7 @@ class Channel(Block):
         mean = around + away
         qs, ks = self.q @ spread, self.k @ spread  # (h, d, C)
         qm, km = self.q @ mean, self.k @ mean  # (h, d)
-        floor = 1e-24 / count  # 1e-12 is the norm's own
+        floor = 1e-24 / count  # the norm itself is limited to 1e-12
         q_norm = np.sqrt(np.maximum((qs * self.q).sum(2) + qm**2, floor))
         k_norm = np.sqrt(np.maximum((ks * self.k).sum(2) + km**2, floor))
         products = qs @ self.k.transpose(0, 2, 1) + qm[:, :, None] * km[:, None]  # (h, d, d)
@@ -174,7 +225,7 @@ class Channel(Block):
 
 
 class Dictionary(Block):
-    """Attention to a dictionary that has read the frame."""
+    """Cross-attention to a dictionary that has been refined by attention to the frame."""
 
     kind = "dictionary"
 
@@ -186,7 +237,7 @@ class Dictionary(Block):
         k, v = attn["r_kv.weight"].reshape(2, heads, HEAD, -1)
         self.kv = kept.matrices([np.concatenate([k[i], v[i]]) for i in range(heads)])
         factor = LOG2E / math.sqrt(HEAD)
-        # The dictionary's own queries depend on weights alone: (M, C) -> (h, M, d), filled up to a multiple of 6
+        # The dictionary's queries depend on weights alone: (M, C) -> (h, M, d), padded to a multiple of 6
         asking = (self.words @ attn["r_q.weight"].T * factor).reshape(-1, heads, HEAD).transpose(1, 0, 2)
         self.rows = -(-len(self.words) // 6) * 6
         asking = np.pad(asking, ((0, 0), (0, self.rows - len(self.words)), (0, 0)))
@@ -217,7 +268,15 @@ class Dictionary(Block):
         )  # fmt: skip
 
     def read(self, crew: RowThreads, t: Floats) -> Doubles:
-        """What the dictionary finds in the frame: (M, C)."""
+        """Attend from the dictionary to the frame.
+
+        Args:
+            crew: The threads.
+            t: Feature map, (N, C).
+
+        Returns:
+            Update of the dictionary, (M, C).
+        """
         run, heads, rows = function("read"), self.config.heads, self.rows
         parts: list[tuple[Floats, Floats, Floats]] = []
 

@@ -1,6 +1,7 @@
-"""The functions of `_native/cpu_*.c`, called through ctypes, which lets go of the GIL meanwhile.
+"""Bindings of `_native/cpu_*.c` through ctypes, which releases the GIL during calls.
 
-They are part of the plugin's library. Arrays are C-contiguous; shapes and meanings stand in the C files.
+The functions are part of the plugin's library. Arrays must be C-contiguous; shapes and meanings are documented in the
+C files.
 """
 
 import ctypes
@@ -20,19 +21,19 @@ type Floats = NDArray[np.float32]
 type Argument = NDArray[Any] | Structure | Array[Any] | int | None
 
 COLUMNS = 16
-"""Columns of a matrix come in multiples of so many."""
+"""Column alignment of packed matrices."""
 STEP = 8
-"""Rows of a matrix that a product takes at a time."""
+"""Rows of a matrix per block in a product."""
 BLOCK = 60
 """Tokens that go through a layer together."""
 KEYS = 304
-"""Room for a window's 300 tokens in a row of its bias."""
+"""Row length of the position bias of a window, which has 300 tokens."""
 LEVELS = 8191
-"""The largest integer of a quantised row."""
+"""Largest magnitude in a row quantized to 16-bit integers."""
 
 
 class Matrix(Structure):
-    """Weights made ready for products of 16-bit integers; see `KernelArrays.matrix`."""
+    """Weights packed for products of 16-bit integers; see `KernelArrays.matrix`."""
 
     _fields_ = (
         ("panels", c_void_p), ("scale", c_void_p), ("inner", c_int64), ("columns", c_int64), ("spans", c_void_p),
@@ -41,13 +42,13 @@ class Matrix(Structure):
 
 
 class Norm(Structure):
-    """A LayerNorm's scale and shift, (C) each."""
+    """Scale and shift of a LayerNorm, (C) each."""
 
     _fields_ = (("scale", c_void_p), ("shift", c_void_p))
 
 
 class KeyValue(Structure):
-    """Keys and values of one head, made ready by the function ``memorise``."""
+    """Keys and values of one head, packed by the C function ``memorise``."""
 
     _fields_ = (
         ("keys", c_void_p), ("key_scale", c_void_p), ("values", c_void_p), ("value_scale", c_void_p),
@@ -57,7 +58,11 @@ class KeyValue(Structure):
 
 @cache
 def library() -> ctypes.CDLL:
-    """The plugin's library. Raises OSError if it is not there or does not load."""
+    """Load the plugin's library.
+
+    Raises:
+        OSError: It is missing or does not load.
+    """
     spec = importlib.util.find_spec("vapoursynth")
     for folder in (spec and spec.submodule_search_locations) or ():
         for found in sorted(Path(folder, "plugins", "vsfdatrd").glob("vsfdatrd.*")):
@@ -66,7 +71,7 @@ def library() -> ctypes.CDLL:
 
 
 def unsupported() -> str | None:
-    """None if this machine's processor runs the functions, else why not."""
+    """Explain why this machine's CPU cannot run the kernels; None if it can."""
     try:
         able = bool(library().fdatrd_cpu_supported())
     except (OSError, AttributeError) as error:
@@ -78,13 +83,17 @@ def unsupported() -> str | None:
 
 
 def wider() -> bool:
-    """Whether the processor has AVX-512 as well."""
+    """Return whether the CPU also has AVX-512."""
     return bool(library().fdatrd_cpu_wider())
 
 
 @cache
 def function(name: str) -> Callable[..., None]:
-    """The function ``fdatrd_cpu_<name>``, for arrays, structures, whole numbers and None."""
+    """Return the C function ``fdatrd_cpu_<name>`` as a callable for arrays, structures, integers and None.
+
+    Args:
+        name: Its name without the prefix.
+    """
     called = library()[f"fdatrd_cpu_{name}"]
     called.restype = None
 
@@ -95,45 +104,78 @@ def function(name: str) -> Callable[..., None]:
 
 
 def scratch_bytes(width: int, channels: int, hidden: int, words: int) -> int:
-    """Size of a thread's own buffer for maps `width` tokens wide."""
+    """Return the size of a thread's scratch memory in bytes.
+
+    Args:
+        width: Width of the feature map in tokens.
+        channels: Embedding channels.
+        hidden: Channels of the feed-forward network.
+        words: Tokens of the dictionary.
+    """
     size = library().fdatrd_cpu_scratch
     size.restype = c_int64
     return int(size(*map(c_int64, (width, channels, hidden, words))))
 
 
 def scratch(width: int, channels: int, hidden: int, words: int) -> NDArray[np.uint8]:
-    """A thread's own buffer for maps `width` tokens wide, 64-byte aligned."""
+    """Allocate a thread's scratch memory, aligned to 64 bytes.
+
+    Args:
+        width: Width of the feature map in tokens.
+        channels: Embedding channels.
+        hidden: Channels of the feed-forward network.
+        words: Tokens of the dictionary.
+    """
     buffer = np.empty(scratch_bytes(width, channels, hidden, words) + 64, np.uint8)
     return buffer[-buffer.ctypes.data % 64 :]
 
 
 class KernelArrays:
-    """Structures for the kernels and the arrays they point to, which live as long as this."""
+    """Structures for the kernels, and the arrays they point to, which live as long as this object."""
 
     def __init__(self) -> None:
+        """Create an empty collection."""
         self._arrays: list[NDArray[Any]] = []
 
     def keep[T: NDArray[Any]](self, array: T) -> T:
-        """The array, kept."""
+        """Keep an array alive and return it.
+
+        Args:
+            array: The array.
+        """
         self._arrays.append(array)
         return array
 
     def floats(self, values: Any) -> Floats:
-        """Values as an array of float32, kept."""
+        """Convert values to a contiguous float32 array and keep it alive.
+
+        Args:
+            values: Anything that NumPy converts.
+        """
         return self.keep(np.ascontiguousarray(values, np.float32))
 
     def norm(self, scale: Any, shift: Any) -> Norm:
-        """A LayerNorm."""
+        """Create the structure of a LayerNorm.
+
+        Args:
+            scale: (C).
+            shift: (C).
+        """
         return Norm(self.floats(scale).ctypes.data, self.floats(shift).ctypes.data)
 
     def matrices(self, weights: Sequence[Any]) -> Array[Matrix]:
-        """Matrices (columns, inner), all of one shape."""
+        """Pack matrices of one shape.
+
+        Args:
+            weights: Matrices (columns, inner).
+        """
         return (Matrix * len(weights))(*map(self.matrix, weights))
 
     def matrix(self, weights: Any) -> Matrix:
-        """A matrix (columns, inner); columns and inner are filled up with zeros to multiples of 16.
+        """Quantize and pack a matrix. Both dimensions are zero-padded to multiples of 16.
 
-        Zeros in blocks of 16 columns and 8 rows cost nothing in a product.
+        Args:
+            weights: (columns, inner).
         """
         source = np.asarray(weights, np.float32)
         columns, inner = (-(-side // COLUMNS) * COLUMNS for side in source.shape)
@@ -142,13 +184,21 @@ class KernelArrays:
         panels = self.keep(np.empty(columns * inner, np.int16))
         scale = self.keep(np.empty(columns, np.float32))
         function("pack")(full, columns, inner, panels, scale)
+        # Products skip blocks of 16 columns and 8 rows that are zero.
         spans, bounds = map(self.keep, spans_of(full))
         return Matrix(panels.ctypes.data, scale.ctypes.data, inner, columns, spans.ctypes.data, bounds.ctypes.data)
 
 
 def spans_of(weights: Floats) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Where the panels of a matrix (columns, inner) are not zero: (first row, length) of every span, (spans, 2), and
-    the number of spans before each panel and after the last, (columns / 16 + 1)."""
+    """Find the nonzero blocks of a matrix, for block-sparse products.
+
+    Args:
+        weights: (columns, inner), padded.
+
+    Returns:
+        (first row, length) of every nonzero span of every panel of 16 columns, (spans, 2); and the number of spans
+        before each panel and after the last, (columns / 16 + 1).
+    """
     columns, inner = weights.shape
     blocks = weights.reshape(columns // COLUMNS, COLUMNS, inner // STEP, STEP).any(axis=(1, 3))
     edges = np.diff(np.pad(blocks, ((0, 0), (1, 1))).astype(np.int8), axis=1)

@@ -1,6 +1,7 @@
-"""FDAT-RD by the kernels of `_native/cpu_*.c`: the same function as `nn.fdat_rd.FdatRd`, its maps as (H·W, C).
+"""FDAT-RD with the kernels of `_native/cpu_*.c`: the same function as `nn.fdat_rd.FdatRd`, with feature maps as (H·W,
+C).
 
-`Weights` holds what depends on the checkpoint alone; a `FrameContext` has the memory of one frame and the threads
+`Weights` holds what depends on the checkpoint alone. A `FrameContext` owns the memory of one frame and the threads
 that share its layers.
 """
 
@@ -20,11 +21,15 @@ from vsfdatrd.backends.native.threads import RowThreads
 from vsfdatrd.graph.weights import Weights as Tensors
 
 WIDEST = 1024
-"""Channels up to which the sums of integers leave weights at least ten bits."""
+"""Largest number of channels for which 32-bit sums leave at least ten bits for the weights."""
 
 
 def unsuitable(config: FdatRdConfig) -> str | None:
-    """Why the kernels cannot run a network of this kind; None if they can."""
+    """Explain why the kernels cannot run a network; None if they can.
+
+    Args:
+        config: The network.
+    """
     if config.upsampler != "transpose+conv" or config.tail_scale not in (2, 4):
         return f"its tail ({config.upsampler}, {config.tail_scale} times) is none they have"
     if config.embed_dim != config.heads * HEAD:
@@ -39,10 +44,18 @@ def unsuitable(config: FdatRdConfig) -> str | None:
 
 
 class Weights:
-    """A checkpoint's weights as the kernels read them."""
+    """Weights of a checkpoint, packed for the kernels."""
 
     def __init__(self, config: FdatRdConfig, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Raises ValueError for a network that is `unsuitable`."""
+        """Pack the weights.
+
+        Args:
+            config: The network.
+            tensors: Its tensors by name.
+
+        Raises:
+            ValueError: The network is `unsuitable`.
+        """
         if reason := unsuitable(config):
             raise ValueError(f"the native kernels cannot run this network: {reason}")
         self.config = config
@@ -50,7 +63,7 @@ class Weights:
         self._kept = kept
         first = every.below("conv_first" if config.unshuffle == 1 else "conv_first.1")
         u, c = config.unshuffle, config.embed_dim
-        # channel (p, y, x) of the unshuffled picture under tap (i, j) is pixel (u·i + y, u·j + x) of plane p's patch
+        # channel (p, y, x) of the unshuffled image under tap (i, j) is pixel (u·i + y, u·j + x) of plane p's patch
         patch = first["weight"].reshape(c, 3, u, u, 3, 3).transpose(0, 1, 4, 2, 5, 3).reshape(c, -1)
         self.first, self.first_bias = kept.matrix(patch), kept.floats(first["bias"])
         self.groups: list[tuple[list[Block], CArray[Any]]] = []
@@ -65,7 +78,7 @@ class Weights:
         self.squares = self.square_bias = None
         layer = 0
         if config.tail_scale == 4:
-            heard = zero_branches.heard(tail)  # the other channels are zero
+            heard = zero_branches.heard(tail)  # channels that later layers use; set the others to zero
             self.squares = kept.matrices(_squares(tail["0.weight"] * heard[:, None, None]))
             self.square_bias = kept.floats(tail["0.bias"] * heard)
             layer = 2
@@ -76,10 +89,17 @@ class Weights:
 
 
 class FrameContext:
-    """The memory for one frame in flight, and the threads that compute it."""
+    """Memory for one frame in flight, and the threads that compute it."""
 
     def __init__(self, weights: Weights, height: int, width: int, threads: int) -> None:
-        """height, width: of the padded picture in pixels, multiples of `config.multiple`."""
+        """Allocate the memory and start the threads.
+
+        Args:
+            weights: The weights.
+            height: Height of the padded frame in pixels, a multiple of `config.multiple`.
+            width: Width of the padded frame in pixels, a multiple of `config.multiple`.
+            threads: Number of threads.
+        """
         config = weights.config
         self.weights = weights
         self._crew = crew = RowThreads(height // config.unshuffle, width // config.unshuffle, config, threads)
@@ -88,7 +108,15 @@ class FrameContext:
         self._planes = np.empty((3, crew.height * s, crew.width * s), np.float32)
 
     def run(self, picture: FramePlanes, result: FramePlanes) -> None:
-        """picture: (3, H·u, W·u) -> result (3, H·s, W·s), both float32 and C-contiguous. Raises ValueError if not."""
+        """Upscale one frame.
+
+        Args:
+            picture: Input, (3, H·unshuffle, W·unshuffle) float32, C-contiguous.
+            result: Output, (3, H·tail_scale, W·tail_scale) float32, C-contiguous; overwritten.
+
+        Raises:
+            ValueError: An array has another shape, type or layout.
+        """
         w, crew = self.weights, self._crew
         for frame, shape in (
             (picture, (3, *(n * w.config.unshuffle for n in crew.size))),
@@ -127,12 +155,14 @@ class FrameContext:
 
 
 def _taps(weight: Doubles) -> list[Doubles]:
-    """(O, C, 3, 3) -> nine of (O, C)."""
+    """(O, C, 3, 3) -> nine matrices (O, C)."""
     return [weight[:, :, i // 3, i % 3] for i in range(9)]
 
 
 def _source_tap(pixel: int, source: int) -> int | None:
-    """The tap of a 4-wide transposed convolution with which pixel 2i + `pixel` sees source pixel i + `source`."""
+    """The tap of a 4-wide transposed convolution that connects output pixel 2i + `pixel` with source pixel i +
+    `source`.
+    """
     return {(0, -1): 3, (0, 0): 1, (1, 0): 2, (1, 1): 0}.get((pixel, source))
 
 

@@ -1,4 +1,4 @@
-"""The threads that compute one frame together, each with memory of its own."""
+"""Threads that compute one frame together, each with its own scratch memory."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,27 +12,46 @@ from vsfdatrd.backends.native.kernels import scratch
 
 type Scratch = NDArray[np.uint8]
 type Work = Callable[[int, int, Scratch], None]
-"""What is done for [first, last) of something, with a thread's scratch."""
+"""Function of (first, last, scratch): processes items [first, last) with the scratch memory of its thread."""
 
 
 class RowThreads:
-    """Threads for maps of one size."""
+    """Threads for feature maps of one size."""
 
     def __init__(self, height: int, width: int, config: FdatRdConfig, threads: int) -> None:
-        """height, width: of the map in tokens."""
+        """Allocate scratch memory and start the threads.
+
+        Args:
+            height: Height of the feature map in tokens.
+            width: Width of the feature map in tokens.
+            config: The network.
+            threads: Number of threads; 1 computes on the calling thread.
+        """
         self.height, self.width = self.size = (height, width)
         self.count = height * width
-        """Tokens of a map."""
+        """Tokens of a feature map."""
         self._scratch = [scratch(width, config.embed_dim, config.ffn_dim, config.dict_tokens) for _ in range(threads)]
         self._pool = ThreadPoolExecutor(threads, "native") if threads > 1 else None
 
     def parts(self, count: int) -> list[tuple[int, int]]:
-        """[0, count) as stretches (first, last), one a thread."""
+        """Divide [0, count) into one range per thread.
+
+        Args:
+            count: Number of items.
+
+        Returns:
+            Ranges (first, last) that are not empty, `last` exclusive.
+        """
         ends = [round(count * i / len(self._scratch)) for i in range(len(self._scratch) + 1)]
         return [(first, last) for first, last in pairwise(ends) if first < last]
 
     def each(self, count: int, work: Work) -> None:
-        """Do the work for the `parts` of [0, count)."""
+        """Process [0, count) on all threads and wait.
+
+        Args:
+            count: Number of items.
+            work: Called with each of the `parts`.
+        """
         parts = self.parts(count)
         if self._pool is None or len(parts) == 1:
             work(*parts[0], self._scratch[0])
@@ -41,5 +60,9 @@ class RowThreads:
         list(self._pool.map(work, firsts, lasts, self._scratch))
 
     def rows(self, work: Work) -> None:
-        """Do the work for all rows of the map."""
+        """Process all rows of the feature map on all threads and wait.
+
+        Args:
+            work: Called with a range of rows and scratch memory.
+        """
         self.each(self.height, work)

@@ -1,8 +1,10 @@
-"""The other side of `native.py`: the process in which our kernels run. Started as a module, never imported there."""
+"""Worker process in which the native kernels run; `backend.py` is the client. Run as a module, never imported by the
+client.
+"""
 
 import os
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's small matrices; threads of its own would be in the way
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy only multiplies small matrices; its threads would compete
 
 import mmap
 from collections.abc import Callable, Mapping
@@ -24,7 +26,7 @@ from vsfdatrd.workers.server import WorkerServer, serve_forever
 
 
 class Native(WorkerServer):
-    """The weights that are loaded, if any, and a lane for every frame in flight."""
+    """Request handler with the loaded weights, if any, and a context for every frame in flight."""
 
     def __init__(self, write: Callable[[str], Any], flush: Callable[[], Any]) -> None:
         super().__init__(write, flush)
@@ -32,13 +34,24 @@ class Native(WorkerServer):
         self._frames: list[tuple[FramePlanes, FramePlanes]] = []
 
     def do_describe(self) -> dict[str, Any]:
-        """Nothing that the other side does not know."""
+        """Return nothing: the client knows everything about this backend."""
         return {}
 
     def do_verify(self, directory: str, height: int, width: int, threads: int, expected: int) -> float:
-        """Run the drawing and the sky and compare. expected: the sky's steps in fp32. -> PSNR in dB.
+        """Run `accuracy.drawing` and `accuracy.sky` and compare the outputs with the fp32 reference.
 
-        Raises PrecisionUnfit if it is too low, or if the sky has bands.
+        Args:
+            directory: The weights and the reference.
+            height: Height of the images in pixels.
+            width: Width of the images in pixels.
+            threads: Number of threads.
+            expected: `accuracy.steps` of the sky in fp32.
+
+        Returns:
+            PSNR in dB.
+
+        Raises:
+            PrecisionUnfit: The PSNR is too low, or the sky has bands.
         """
         weights = _weights(directory)
         reference = np.load(Path(directory, REFERENCE), allow_pickle=False).astype(np.float32)
@@ -51,7 +64,21 @@ class Native(WorkerServer):
         return psnr
 
     def do_load(self, directory: str, height: int, width: int, streams: int, threads: int) -> dict[str, Any]:
-        """Load the weights. -> shapes of a frame as it comes and goes."""
+        """Load the weights and allocate the contexts.
+
+        Args:
+            directory: The weights.
+            height: Height of a padded frame in pixels.
+            width: Width of a padded frame in pixels.
+            streams: Frames computed at once.
+            threads: Threads per frame.
+
+        Returns:
+            (C, H, W) of input and output.
+
+        Raises:
+            EngineError: The weights cannot be read, or are of a network that does not take this size.
+        """
         weights = _weights(directory)
         if height % weights.config.multiple or width % weights.config.multiple:
             raise EngineError(f"the native engine is of another network, which takes no frames of {width}×{height}")
@@ -65,7 +92,7 @@ class Native(WorkerServer):
         self._frames = frames
 
     def submit(self, slot: int) -> None:
-        """See `WorkerServer.submit`; the slot's own thread does the work."""
+        """See `WorkerServer.submit`. The work is done in `collect`, on the slot's own thread."""
 
     def collect(self, slot: int) -> None:
         """See `WorkerServer.collect`."""
@@ -84,9 +111,11 @@ def _weights(directory: str) -> Weights:
 
 
 def _check(config: FdatRdConfig, tensors: Mapping[str, NDArray[Any]]) -> None:
-    """Compare every tensor with the architecture's table: the kernels trust shapes, and would read beyond an array.
+    """Compare every tensor with the architecture's table. The kernels trust the shapes and would read beyond an
+    array.
 
-    Raises ValueError for a tensor that is missing, of another shape, not of floats, or of no part of the network.
+    Raises:
+        ValueError: A tensor is missing, has another shape, does not contain floats, or is not part of the network.
     """
     expected = tensor_shapes(config)
     if unknown := tensors.keys() - expected.keys():

@@ -1,7 +1,8 @@
-"""The OpenVINO engine: the default on CPUs. It runs in a process of its own (`openvino_process.py`); see `process.py`.
+"""OpenVINO backend, the default on CPUs unless the native backend is preferred. Runs in a worker process
+(`worker.py`).
 
-Its artefact is the compiled model as OpenVINO exports it, which loads in half the time of compiling it again. It is
-bound to the library's version and to the processor, and both are part of its identity in the store.
+An engine's file is the compiled model as exported by OpenVINO, which loads in half the time of compiling it again. It
+depends on the library's version and on the CPU, and both are part of its identity in the cache.
 """
 
 import importlib.util
@@ -30,79 +31,93 @@ log = logging.getLogger(__name__)
 
 ANY_SIZE = False
 
-# What one frame in flight takes, its buffers included, per token of the map and channel of the feed-forward network, in
-# float32: 23.0 to 23.4 bytes for medium from 240×240 to 720×540 (`python -m benchmarks.memory --sizes`).
+# Memory of one frame in flight including its buffers, per token of the feature map and channel of the feed-forward
+# network, in float32: 23.0 to 23.4 bytes for medium from 240×240 to 720×540 (`python -m benchmarks.memory --sizes`).
 BYTES_PER_TOKEN_CHANNEL = 24
-# Of an FDAT, per token and channel of a token: 32.6 to 37.5 bytes for tiny, medium and large from 240×240 to 480×480.
+# The same for FDAT, per token and embedding channel: 32.6 to 37.5 bytes for tiny, medium and large from 240×240 to
+# 480×480.
 BYTES_PER_FDAT_CHANNEL = 38
-# Where a tail takes more than that, it is so many float32 tensors of its largest one's size: 3.5 of pa_up, 2.2 to 2.6
-# of the others were measured (`python -m benchmarks.tails`).
+# Memory of an upsampler, where that is more, in multiples of its largest float32 tensor: 3.5 for pa_up and 2.2 to 2.6
+# for the others were measured (`python -m benchmarks.tails`).
 TAIL_AT_ONCE = {"pa_up": 3.6}
 OTHER_TAILS_AT_ONCE = 2.7
-# Of other networks, what one frame takes, as so many float32 tensors of their largest one's size: 2.4 to 8.3 were
-# measured for small ones (DAT, HAT, ESRGAN, FDAT, RealCUGAN, SwinIR) at 240×240, some 60 MB of code and all.
+# Memory of one frame of other networks, in multiples of their largest float32 tensor: 2.4 to 8.3 were measured for
+# small networks (DAT, HAT, ESRGAN, FDAT, RealCUGAN, SwinIR) at 240×240, including about 60 MB of code.
 LARGEST_AT_ONCE = 7
 BYTES_OF_PROCESS = 200 << 20
 
-# Frames computed at once unless the script says otherwise. On 2 cores two streams of one core each gave 2 to 4 % more
-# frames a second than both cores on one frame by the best times, 6 to 14 % by the medians of a busy machine (120×120 to
-# 720×540): no core waits for the other at every layer, and one frame's copying and colour conversion hides behind the
-# other's network. A single frame takes nearly twice as long.
+# Default number of frames computed at once. On 2 cores, two streams of one core each gave 2 to 4 % more frames per
+# second than both cores on one frame by the best times, 6 to 14 % by the medians of a busy machine (120×120 to
+# 720×540): no core waits for the other at every layer, and copying and color conversion of one frame overlap with the
+# network of the other. A single frame takes nearly twice as long.
 STREAMS = 2
 
 
 def unavailable(device: Sequence[int] = (0,)) -> str | None:
-    """None if OpenVINO is installed."""
+    """Return None if OpenVINO is installed; see `Backend.unavailable`."""
     if importlib.util.find_spec("openvino") is None:
         return "OpenVINO is not installed; pip install openvino"
     return None
 
 
 def warm_up() -> None:
-    """Start the process that will run the engine; it imports OpenVINO meanwhile."""
+    """Start the worker that will run the engine, so that it imports OpenVINO in the background."""
     _spare.start()
 
 
 def rest() -> None:
-    """End the process that `warm_up` started, if it did not become an engine's."""
+    """End the worker that `warm_up` started, unless it has been handed over to an engine."""
     _spare.rest()
 
 
 def version(device: Sequence[int] = (0,)) -> str:
-    """OpenVINO's version."""
+    """Return OpenVINO's version."""
     return installed_version("openvino")
 
 
 def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
-    """bf16 or fp16 first where the processor computes in it, fp32 last; half precisions are verified when built."""
+    """List bf16 or fp16 first if the CPU supports it, and fp32 last. Half precisions are verified when built."""
     able = _spare.describe()["abilities"]
     half: tuple[tuple[str, Precision], ...] = (("BF16", "bf16"), ("FP16", "fp16"))
     return (*(name for ability, name in half if ability in able), "fp32")
 
 
 def device_name(job: EngineSpec) -> str:
-    """The processor and what it can compute in."""
+    """Return the CPU's name and the precisions it supports."""
     about = _spare.describe()
     return f"{about['name']} ({' '.join(about['abilities'])})"
 
 
 def identity(job: EngineSpec) -> str:
-    """The streams, which OpenVINO compiles for."""
+    """Return the number of streams, for which OpenVINO compiles the model."""
     return f"streams={job.streams or 'auto'}"
 
 
 def memory_estimate(job: EngineSpec) -> tuple[int, int]:
-    """(bytes the engine's buffers and frames will need, bytes free in the machine)."""
+    """Estimate buffers and frames; see `Backend.memory_estimate`.
+
+    Args:
+        job: Parameters of the engine.
+
+    Returns:
+        (bytes needed, bytes free in the machine).
+    """
     return _needed(job, _streams(job)), int(psutil.virtual_memory().available)
 
 
 def build(job: EngineSpec, directory: Path) -> None:
-    """Compile the graph for the job's size, verify it, and export it.
+    """Compile the graph, verify a half precision against fp32, and export the compiled model.
 
-    Raises EngineBuildError if OpenVINO cannot compile it, or if a half precision strays too far from fp32.
+    Args:
+        job: Parameters of the engine.
+        directory: The directory to write to.
+
+    Raises:
+        PrecisionUnfit: The half precision differs too much from fp32.
+        EngineBuildError: OpenVINO cannot compile the network.
     """
     sizes = [(job.height, job.width)]
-    if job.precision != "fp32":  # and then the sky's, where that is another
+    if job.precision != "fp32":  # add the sky's size, if that is different
         sizes = list(dict.fromkeys((*sizes, sky_size(job.checkpoint.description, *sizes[0]))))
     with tempfile.TemporaryDirectory(prefix="graphs-", dir=directory) as folder:
         graphs = [_write(job, Path(folder), *size, job.precision) for size in sizes]
@@ -121,7 +136,14 @@ def build(job: EngineSpec, directory: Path) -> None:
 
 
 def _write(job: EngineSpec, folder: Path, height: int, width: int, precision: Precision) -> str:
-    """Write the job's graph for a size and precision. -> its path. Raises PrecisionUnfit."""
+    """Write the graph for a size and precision.
+
+    Returns:
+        Its path.
+
+    Raises:
+        PrecisionUnfit: A weight exceeds the range of the precision.
+    """
     path = folder / f"{width}x{height}-{precision}.onnx"
     try:
         path.write_bytes(serialized(graph_for(job.checkpoint, height, width, GraphTarget(precision))))
@@ -131,13 +153,21 @@ def _write(job: EngineSpec, folder: Path, height: int, width: int, precision: Pr
 
 
 def load(job: EngineSpec, directory: Path) -> Engine:
-    """The engine from its exported model. Raises EngineError if OpenVINO does not take it."""
+    """Load an engine from its exported model.
+
+    Args:
+        job: Parameters of the engine.
+        directory: The files that `build` wrote.
+
+    Raises:
+        EngineError: OpenVINO does not load the model.
+    """
     loaded = _spare.ask("load", directory=str(directory), **_how(job))
     return RemoteEngine(_spare.take(), loaded["slots"], loaded["input"], loaded["output"])
 
 
 def _needed(job: EngineSpec, streams: int) -> int:
-    """Bytes for so many frames at once, the process included."""
+    """Bytes needed for `streams` frames at once, including the process."""
     description = job.checkpoint.description
     pixels = job.height * job.width
     if config := description.written:
@@ -152,19 +182,19 @@ def _needed(job: EngineSpec, streams: int) -> int:
 
 
 def _body(config: Config) -> int:
-    """Bytes per token before the tail."""
+    """Bytes per token before the upsampler."""
     if isinstance(config, FdatConfig):
         return config.embed_dim * BYTES_PER_FDAT_CHANNEL
     return config.ffn_dim * BYTES_PER_TOKEN_CHANNEL
 
 
 def _streams(job: EngineSpec) -> int:
-    """How many frames are computed at once: what was asked for, else `STREAMS` if they take half the memory at most.
-
-    It goes by the machine's memory and not by what is free now, so that it is the same every time.
+    """Return the number of frames computed at once: as requested, else `STREAMS` if they need at most half the
+    memory.
     """
     if job.streams:
         return job.streams
+    # The total memory and not the free memory, so that the result is the same every time.
     return STREAMS if 2 * _needed(job, STREAMS) <= psutil.virtual_memory().total else 1
 
 

@@ -1,8 +1,8 @@
-"""White in the numbers of an ONNX network, 1 or 255, by trying: a drawing that goes in should come out as a drawing.
+"""Find the value of white in an ONNX network's tensors, 1 or 255, by running it on a drawing.
 
-Of networks that make another picture of it (styles, light, haze), and of those that take any range alike, a trial tells
-nothing; then white is what it would be without one. A false 255 would spoil every picture, so it takes more than that
-255 looks better: that what comes out of numbers from 0 to 1 is no picture at all.
+The output should look like the input. For networks that change the image (style transfer, relighting, dehazing), or
+that accept either range, the trial is inconclusive and the default is kept. A wrong 255 would ruin every image, so it
+is not enough that 255 gives the better result: in addition, the output for [0, 1] must be no image at all.
 """
 
 from collections.abc import Callable
@@ -16,24 +16,32 @@ from vsfdatrd.archs.onnx import OnnxConfig, Range
 type Planes = NDArray[np.float32]
 
 BLOCK = 8
-"""Side in pixels of the blocks whose means are compared: what a network does to details does not count."""
+"""Side in pixels of the blocks whose means are compared, so that changes in detail do not count."""
 LIKE_DB = 20.0
-"""Agreement of means from which on a picture counts as the one that went in."""
+"""PSNR of the block means in dB from which on an output counts as the same image as the input."""
 SURE_DB = 25.0
-"""The same, where more hangs on it."""
+"""The same for decisions that need more certainty."""
 UNLIKE_DB = 15.0
-"""Agreement below which a picture is another."""
+"""PSNR in dB below which an output counts as a different image."""
 LARGEST = 2.0
-"""Values that fractions stay below, ringing and all."""
+"""Upper bound of values in the range [0, 1], including ringing."""
 
 
 def settle(
     config: OnnxConfig, certain: bool, picture: Planes, scale: int, first: Planes, run: Callable[[OnnxConfig], Planes]
 ) -> tuple[OnnxConfig, str | None]:
-    """Both ranges of a network, and what there is to be said of them.
+    """Determine the input and output ranges of a network.
 
-    certain: whether that of the input is known. picture: a drawing (C, H, W) in [0, 1]. first: what the network makes
-    of it by `config.range`, in its own numbers, (C, H·scale, W·scale). run: the same by other ends.
+    Args:
+        config: The network, with its presumed range.
+        certain: Whether the input range is known.
+        picture: A drawing (C, H, W) in [0, 1].
+        scale: Scale factor of the network.
+        first: Output for the drawing with `config.range`, in the network's own numbers, (C, H·scale, W·scale).
+        run: Returns the same for another config.
+
+    Returns:
+        The config with both ranges, and a remark for the user or None.
     """
 
     def agreement(planes: Planes, white: Range) -> float:
@@ -50,7 +58,7 @@ def settle(
     before, second = agreement(first, out), run(replace(config, range="255", output_range="1"))
     out = max(whites, key=lambda white: agreement(second, white))
     after = agreement(second, out)
-    if not (after >= SURE_DB and before < UNLIKE_DB):  # also where either is no number
+    if not (after >= SURE_DB and before < UNLIKE_DB):  # also if either is NaN
         return config, None
     how = f"({before:.0f} dB against {after:.0f})"
     if np.mean(np.abs(_means(first, BLOCK * scale) - 0.5) > 1) > 0.5:
@@ -65,7 +73,7 @@ def settle(
 
 
 def _means(planes: Planes, side: int) -> NDArray[np.float64]:
-    """Means of square blocks; what is left at the right and the bottom is left out."""
+    """Compute the means of square blocks. Incomplete blocks at the right and bottom edges are ignored."""
     c, height, width = planes.shape
     rows, columns = height // side, width // side
     parts = planes[:, : rows * side, : columns * side].reshape(c, rows, side, columns, side)

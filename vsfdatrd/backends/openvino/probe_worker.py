@@ -1,4 +1,4 @@
-"""The other side of `probe.py`: a process that reads one ONNX file, and runs it on small pictures."""
+"""Worker process that reads one ONNX file and runs it on small images; `archs/onnx_probe.py` is the client."""
 
 import contextlib
 import json
@@ -28,22 +28,36 @@ from vsfdatrd.weights.files import refuse
 from vsfdatrd.workers.spawn import end_with
 
 MULTIPLES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 15, 16, 20, 24, 28, 30, 32, 36, 40, 48, 56, 60, 64, 96, 128)
-"""What sizes may have to be multiples of, where a network does not say."""
+"""Multiples of height and width to try if the network declares none."""
 FACTORS = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 131, 137)
-"""Primes: the greatest common divisor of two sides that are different ones of a multiple is that multiple."""
+"""Primes, so that the greatest common divisor of height and width, two different primes times a multiple, is that
+multiple.
+"""
 LEAST = 40
-"""Smallest side in pixels that is tried at first."""
+"""Smallest height or width in pixels in the first round of trials."""
 MOST_SCALE = 8
 MOST_MARGIN = 128
-"""Pixels of the frame along a side that a network may leave out."""
+"""Maximum number of pixels that a network may drop from the frame in each dimension."""
 
 
 class Misfit(Exception):
-    """Why a network does not run at a size, or what comes out is no picture of that size."""
+    """The network does not run at a size, or its output is not an image of that size; the message says why."""
 
 
 def describe(path: Path, multiple: int | None, input_range: Range | None) -> dict[str, Any]:
-    """Fields of a `ModelDescriptor`, and `remarks`, sentences for the user. Raises CheckpointError."""
+    """Inspect an ONNX file and run it on small images.
+
+    Args:
+        path: The ONNX file.
+        multiple: Number of which height and width must be multiples; None to find it by trying.
+        input_range: Value of white in the input; None to find it out.
+
+    Returns:
+        Fields of a `ModelDescriptor`, and `remarks`, sentences for the user.
+
+    Raises:
+        CheckpointError: The file cannot be used.
+    """
     model, external = onnx_checks.read(path)
     configs = onnx_checks.ends(path, model)
     told = input_range or onnx_range.white(model.graph, configs[0].input)
@@ -77,9 +91,9 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
                 return planes
 
             picture = accuracy.drawing(height, width)[:taken]
-            cropped = config.margin or config.crop or config.crop_end  # then it ran with all that is known
+            cropped = config.margin or config.crop or config.crop_end  # if so, it ran with the final config
             first = result[0] if cropped else _planes(result, config)
-            with contextlib.suppress(Misfit):  # of numbers to 255, which nobody said it takes
+            with contextlib.suppress(Misfit):  # the network may fail on values up to 255; keep the default then
                 config, remark = probe_range.settle(config, told is not None, picture, scale, first, again)
                 remarks += [remark] if remark else []
         else:
@@ -101,7 +115,7 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
 
 
 def _sizes(config: OnnxConfig, multiple: int | None) -> Iterator[tuple[int, int, int]]:
-    """(multiple, height, width) to try, in this order."""
+    """Yield (multiple, height, width) in the order in which they should be tried."""
     if config.size:
         yield 1, *config.size
         return
@@ -112,7 +126,7 @@ def _sizes(config: OnnxConfig, multiple: int | None) -> Iterator[tuple[int, int,
 
 
 def _tries(configs: Sequence[OnnxConfig], multiple: int | None) -> Iterator[tuple[OnnxConfig, int, int, int]]:
-    """What to try, with the sizes of `_sizes`; the next size when the last way to read the file did not run."""
+    """Yield configs with the sizes of `_sizes`; every config is tried at a size before the next size."""
     for sizes in zip_longest(*(_sizes(config, multiple) for config in configs)):
         for config, size in zip(configs, sizes, strict=True):
             if size is not None:
@@ -122,7 +136,14 @@ def _tries(configs: Sequence[OnnxConfig], multiple: int | None) -> Iterator[tupl
 def _run(
     core: openvino.Core, model: onnx.ModelProto, config: OnnxConfig, height: int, width: int
 ) -> tuple[NDArray[np.float32], int]:
-    """Try one size. -> what comes out of a drawing, `ModelDescriptor.largest`. Raises Misfit."""
+    """Run the network on a drawing of one size.
+
+    Returns:
+        The output, and `ModelDescriptor.largest`.
+
+    Raises:
+        Misfit: It does not run.
+    """
     graph = normalised(model, config, height, width)
     try:
         readable = core.read_model(graph.SerializeToString())
@@ -131,7 +152,7 @@ def _run(
         _, channels, rows, _ = compiled.input(0).shape
         picture = np.pad(accuracy.drawing(height, width)[:channels], ((0, 0), (0, rows - height), (0, 0)), "symmetric")
         result = np.array(compiled(picture[None])[0], np.float32)
-        return result, max(largest, -(-result.size // (height * width)))  # branches do not say what is in them
+        return result, max(largest, -(-result.size // (height * width)))  # tensors inside branches are not counted
     except (RuntimeError, ValueError, MemoryError) as error:
         raise Misfit(reason(error)[:200].rstrip(".") or "memory ran out") from error
 
@@ -139,9 +160,20 @@ def _run(
 def _ends(
     result: NDArray[np.float32], config: OnnxConfig, height: int, width: int, step: int
 ) -> tuple[OnnxConfig, int, int]:
-    """-> what is known of the ends now, channels of a result, scale. Raises Misfit if it is no picture of the size.
+    """Derive layout, channels, scale and margins from the shape of an output.
 
-    step: what sides of frames are multiples of.
+    Args:
+        result: The output.
+        config: The network.
+        height: Height of the input in pixels.
+        width: Width of the input in pixels.
+        step: Number of which height and width of frames must be multiples.
+
+    Returns:
+        The completed config, the number of output channels, the scale.
+
+    Raises:
+        Misfit: The output is not an image of the expected size.
     """
     if result.ndim != 4 or result.shape[0] != 1:
         raise Misfit(f"what comes out has the shape {list(result.shape)}, which is no picture")
@@ -165,17 +197,27 @@ def _ends(
 
 
 def _margin(height: int, width: int, tall: int, wide: int, step: int) -> tuple[int, int, int, int] | None:
-    """For a network that gives a constant number of rows and columns fewer or more than a multiple of its input's.
+    """Find scale and margins of a network whose output is a constant number of pixels smaller or larger than the
+    scaled input.
 
-    height, width: of its input; tall, wide: of its output.
-    -> scale, pixels to put around the frame, pixels to cut off the output before and behind; None if it is no such
-        network. Its output lies in the middle of its input, as that of convolutions without padding does.
+    The output is assumed to be centered in the input, as for convolutions without padding.
+
+    Args:
+        height: Height of the input.
+        width: Width of the input.
+        tall: Height of the output.
+        wide: Width of the output.
+        step: Number of which height and width of frames must be multiples.
+
+    Returns:
+        Scale, pixels to add on each side of the frame, pixels to crop from the output at the start and at the end of
+        each dimension; None if the sizes do not fit such a network.
     """
     scale, rest = divmod(wide - tall, width - height) if width != height else (round(tall / height), 0)
     missing = scale * height - tall
     if rest or scale < 1 or missing != scale * width - wide or abs(missing) > MOST_MARGIN * scale or missing % 2:
         return None
-    around = 0  # along one side in all; with it the network's input is still a multiple of `step`
+    around = 0  # total padding in one dimension, a multiple of `step`, so that the input remains one
     while around * scale < missing or around % 2:
         around += step
     crop = (scale * around - missing) // 2
@@ -185,13 +227,13 @@ def _margin(height: int, width: int, tall: int, wide: int, step: int) -> tuple[i
 
 
 def _planes(result: NDArray[np.float32], config: OnnxConfig) -> NDArray[np.float32]:
-    """What a network gave before it was known how, as (C, H, W)."""
+    """Convert an output to (C, H, W)."""
     planes: NDArray[np.float32] = result[0] if config.output_layout == "NCHW" else result[0].transpose(2, 0, 1)
     return planes
 
 
 def _largest(model: openvino.Model) -> int:
-    """Values in the largest tensor of fractions that is not a constant."""
+    """Return the number of elements of the largest floating-point tensor that is not a constant."""
     return max(
         (
             math.prod(output.get_partial_shape().to_shape())
@@ -222,9 +264,10 @@ def _dtypes(model: onnx.ModelProto) -> set[str]:
 
 
 def _limit_memory() -> None:
-    """Let a shape of billions fail here, and not the machine. Windows has no such limit, but refuses what neither
-    memory nor its page file holds."""
-    if sys.platform != "win32":
+    """Limit this process's memory, so that a shape with billions of elements fails here instead of exhausting the
+    machine.
+    """
+    if sys.platform != "win32":  # Windows has no such limit, but refuses what exceeds memory plus page file
         import resource
 
         with contextlib.suppress(ValueError, OSError):
@@ -233,8 +276,10 @@ def _limit_memory() -> None:
 
 
 def main() -> None:
-    """argv: the file, a JSON object with `multiple` and `range`, and the number of the process that waits for the
-    answer, a line of JSON."""
+    """Describe a file and print the answer, a line of JSON.
+
+    ``sys.argv``: the file, a JSON object with `multiple` and `range`, and the process id of the client.
+    """
     end_with(int(sys.argv[3]))
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -245,7 +290,7 @@ def main() -> None:
         said = describe(Path(sys.argv[1]), asked["multiple"], asked["range"])
     except FdatrdError as error:
         said = {"error": str(error)}
-    except Exception as error:  # a file may break what it likes
+    except Exception as error:  # a malformed file may cause any exception
         path = Path(sys.argv[1])
         broken: CheckpointError = refuse(path, f"cannot be used: {reason(error)[:200]}")
         said = {"error": str(broken)}

@@ -1,4 +1,4 @@
-"""The other side of `openvino.py`: the process in which OpenVINO runs. Started as a module, never imported there."""
+"""Worker process in which OpenVINO runs; `backend.py` is the client. Run as a module, never imported by the client."""
 
 import io
 import mmap
@@ -19,7 +19,7 @@ FILE = "model.blob"
 
 
 class OpenVino(WorkerServer):
-    """OpenVINO's core, and the model that is loaded, if any."""
+    """Request handler with OpenVINO's core and the loaded model, if any."""
 
     def __init__(self, write: Callable[[str], Any], flush: Callable[[], Any]) -> None:
         super().__init__(write, flush)
@@ -28,7 +28,7 @@ class OpenVino(WorkerServer):
         self._requests: list[openvino.InferRequest] = []
 
     def do_describe(self) -> dict[str, Any]:
-        """The processor: its name, and what OpenVINO can compute in on it."""
+        """Return OpenVINO's version, the CPU's name and the precisions it supports."""
         return {
             "version": openvino.__version__,
             "name": self._core.get_property("CPU", "FULL_DEVICE_NAME"),
@@ -38,10 +38,23 @@ class OpenVino(WorkerServer):
     def do_build(
         self, graph: str, directory: str, precision: str, streams: int, exact: str | None, skies: list[str] | None
     ) -> float | None:
-        """Compile a graph file and export the result. -> PSNR against fp32 for a half precision.
+        """Compile a graph file and export the compiled model.
 
-        exact: the fp32 graph, for a half precision. skies: both graphs for a smaller `accuracy.sky`, if its own size
-        is not to be used.
+        Args:
+            graph: Path of the graph.
+            directory: The directory to write to.
+            precision: Precision of the graph.
+            streams: Frames computed at once.
+            exact: Path of the fp32 graph, to verify a half precision; None for fp32.
+            skies: Paths of the half-precision and fp32 graphs for a smaller `accuracy.sky`; None to use the other
+                graphs.
+
+        Returns:
+            PSNR of a half precision against fp32 in dB; None for fp32.
+
+        Raises:
+            EngineBuildError: OpenVINO cannot compile the network.
+            PrecisionUnfit: The half precision differs too much from fp32.
         """
         try:
             compiled = self._compile(graph, precision, streams)
@@ -64,8 +77,19 @@ class OpenVino(WorkerServer):
         return self._core.compile_model(self._core.read_model(graph), "CPU", settings(precision, streams))
 
     def do_reference(self, graph: str, target: str, sky: str | None) -> int:
-        """Write what a graph file makes of the drawing in fp32, as float16. -> the steps of the sky in another file's
-        graph, which may be the same; 0 without one."""
+        """Run a graph on `accuracy.drawing` in fp32 and save the output as float16.
+
+        Args:
+            graph: Path of the graph.
+            target: The .npy file to write.
+            sky: Path of the graph for `accuracy.sky`, which may be the same; None to skip the sky.
+
+        Returns:
+            `accuracy.steps` of the sky; 0 without `sky`.
+
+        Raises:
+            EngineError: OpenVINO does not run the graph.
+        """
         try:
             exact = self._compile(graph, "fp32", 1)
             result = _of(exact, drawing)
@@ -79,7 +103,19 @@ class OpenVino(WorkerServer):
         return count
 
     def do_load(self, directory: str, precision: str, streams: int) -> dict[str, Any]:
-        """Load an exported model. -> how many frames it takes at once, and their shapes."""
+        """Load an exported model.
+
+        Args:
+            directory: The files that `do_build` wrote.
+            precision: Precision of the model.
+            streams: Frames computed at once.
+
+        Returns:
+            Number of slots, and (C, H, W) of input and output.
+
+        Raises:
+            EngineError: OpenVINO does not load the model.
+        """
         try:
             self._compiled = self._core.import_model(
                 Path(directory, FILE).read_bytes(), "CPU", settings(precision, streams)
@@ -93,7 +129,7 @@ class OpenVino(WorkerServer):
         """See `WorkerServer.prepare`."""
         if self._compiled is None:
             raise EngineError("no engine is loaded")
-        self._frames = frames  # OpenVINO does not keep what it borrows
+        self._frames = frames  # OpenVINO's tensors do not keep these arrays alive
         for source, result in frames:
             request = self._compiled.create_infer_request()
             request.set_input_tensor(openvino.Tensor(source[None], shared_memory=True))
@@ -105,7 +141,7 @@ class OpenVino(WorkerServer):
         self._requests[slot].start_async()
 
     def collect(self, slot: int) -> None:
-        """See `WorkerServer.collect`; OpenVINO computes on its own threads."""
+        """See `WorkerServer.collect`. OpenVINO computes on its own threads."""
         try:
             self._requests[slot].wait()
         except RuntimeError as error:
@@ -117,15 +153,27 @@ class OpenVino(WorkerServer):
 
 
 def _of(model: openvino.CompiledModel, picture: Callable[[int, int], FramePlanes]) -> FramePlanes:
-    """What a model makes of a picture, (C, H, W). picture: makes one of three channels for a height and width."""
+    """Run a model on an image.
+
+    Args:
+        model: The compiled model.
+        picture: Creates an image (3, H, W) for a height and width.
+
+    Returns:
+        (C, H·scale, W·scale).
+    """
     _, channels, height, width = model.input(0).shape
     result: FramePlanes = model(picture(height, width)[None, :channels])[0][0]
     return result
 
 
 def settings(precision: str, streams: int) -> dict[str, Any]:
-    """How a model is compiled: all cores on one frame, or shared by several frames. In half precisions the graph says
-    what is computed in which type."""
+    """Return the options for compiling a model: all cores on one frame, or shared by several frames.
+
+    Args:
+        precision: Precision of the graph. In half precisions the graph itself declares the type of each operation.
+        streams: Frames computed at once.
+    """
     chosen: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
         "NUM_STREAMS": str(streams),
@@ -137,7 +185,11 @@ def settings(precision: str, streams: int) -> dict[str, Any]:
 
 
 def reason(error: BaseException) -> str:
-    """The last line of OpenVINO's message that says something; the lines before are its own source files."""
+    """Return the last non-empty line of OpenVINO's message; the lines before it name its own source files.
+
+    Args:
+        error: The exception.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
