@@ -1,7 +1,7 @@
-"""Put metadata into encoded frames: closed captions and HDR10's static metadata, in H.264, HEVC and AV1.
+"""Insert closed captions and HDR10 static metadata into encoded H.264, HEVC and AV1 frames.
 
-The messages are those of ITU-T H.264 and H.265, annex D (SEI), and of the AV1 specification, 5.8 (metadata OBU);
-captions travel in all of them as ATSC A/53 says, registered by ITU-T T.35.
+The message formats are defined in ITU-T H.264 and H.265, annex D (SEI), and in the AV1 specification, 5.8 (metadata
+OBU). Captions are carried in all three as ATSC A/53 user data registered by ITU-T T.35.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 CODECS = ("h264", "hevc", "av1")
-"""Codecs that have a place for it."""
+"""Codecs that can carry this metadata."""
 
 _MDCV_SEI, _CLL_SEI, _T35_SEI = 137, 144, 4
 _CLL_OBU, _MDCV_OBU, _T35_OBU = 1, 2, 4
@@ -17,60 +17,70 @@ _CLL_OBU, _MDCV_OBU, _T35_OBU = 1, 2, 4
 
 @dataclass(frozen=True, slots=True)
 class MasteringDisplay:
-    """The display on which a film was graded (SMPTE ST 2086)."""
+    """Mastering display color volume (SMPTE ST 2086)."""
 
     primaries: tuple[Fraction, ...]
     """CIE 1931 x and y of red, green, blue and white: eight numbers."""
     brightest: Fraction
-    """cd/m²."""
+    """Maximum luminance in cd/m²."""
     darkest: Fraction
-    """cd/m²."""
+    """Minimum luminance in cd/m²."""
 
 
 @dataclass(frozen=True, slots=True)
 class LightLevel:
-    """How bright a film's content is (CTA-861.3), in cd/m²."""
+    """Content light level (CTA-861.3), in cd/m²."""
 
     pixel: int
-    """Of its brightest pixel (MaxCLL)."""
+    """Brightest pixel (MaxCLL)."""
     frame: int
-    """Of its brightest frame, on average (MaxFALL)."""
+    """Average of the brightest frame (MaxFALL)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """What goes into one frame."""
+    """Metadata to insert into one frame. False if there is none."""
 
     display: MasteringDisplay | None = None
     light: LightLevel | None = None
     captions: bytes = b""
-    """Triplets of cc_data (CTA-708), 31 at most."""
+    """cc_data triplets (CTA-708), at most 31."""
 
     def __bool__(self) -> bool:
         return bool(self.display or self.light or self.captions)
 
 
 def codec_of(encoder: str) -> str:
-    """Return which of CODECS an encoder of ffmpeg writes; empty if none of them."""
+    """Return the codec of an ffmpeg encoder.
+
+    Args:
+        encoder: ffmpeg's name of the encoder.
+
+    Returns:
+        One of `CODECS`; empty if the encoder writes another codec.
+    """
     names = {"264": "h264", "265": "hevc", "hevc": "hevc", "av1": "av1"}
     return next((codec for part, codec in names.items() if part in encoder), "")
 
 
 def inserter(codec: str, header: bytes) -> Callable[[bytes, Messages], bytes]:
-    """Return a function that puts messages into a frame of a stream.
+    """Return a function that inserts messages into the packets of a stream.
 
     Args:
-        codec: One of CODECS.
-        header: The stream's, as in a Matroska file (avcC, hvcC).
+        codec: One of `CODECS`.
+        header: The stream's codec extradata, as in a Matroska file (avcC, hvcC).
+
+    Returns:
+        A function of a packet's data and the messages, which returns the new data.
     """
     if codec == "av1":
         return _into_av1
-    width = (header[4 if codec == "h264" else 21] & 3) + 1 if len(header) > 21 else 4  # bytes of a NAL unit's length
+    width = (header[4 if codec == "h264" else 21] & 3) + 1 if len(header) > 21 else 4  # bytes of the NAL length field
     return lambda frame, messages: _into_nal_units(frame, messages, codec == "hevc", width)
 
 
 def _into_nal_units(frame: bytes, messages: Messages, hevc: bool, width: int) -> bytes:
-    """Put an SEI unit before the first unit of a picture."""
+    """Insert an SEI unit before the first slice of a picture."""
     at = 0
     while at + width < len(frame):
         kind = frame[at + width] >> 1 & 63 if hevc else frame[at + width] & 31
@@ -100,7 +110,7 @@ def _sei(kind: int, payload: bytes) -> bytes:
 
 
 def _escaped(payload: bytes) -> bytes:
-    """Keep start codes out of a unit: 0, 0 and a byte below 4 are parted by a 3."""
+    """Add emulation prevention bytes: insert 3 between two zeros and a byte below 4."""
     result = bytearray()
     zeros = 0
     for byte in payload:
@@ -113,7 +123,7 @@ def _escaped(payload: bytes) -> bytes:
 
 
 def _into_av1(frame: bytes, messages: Messages) -> bytes:
-    """Put metadata units before the first frame of a temporal unit."""
+    """Insert metadata OBUs before the first frame of a temporal unit."""
     at = 0
     while (
         at < len(frame) and frame[at] >> 3 & 15 in (1, 2, 5) and frame[at] & 2
@@ -147,10 +157,10 @@ def _obu(kind: int, payload: bytes) -> bytes:
 
 
 def _a53(triplets: bytes) -> bytes:
-    """Captions as registered user data: the United States, ATSC, GA94, cc_data."""
+    """Wrap captions as T.35 registered user data: country code United States, provider ATSC, GA94, cc_data."""
     return b"\xb5\x00\x31GA94\x03" + bytes([0x40 | len(triplets) // 3, 0xFF]) + triplets + b"\xff"
 
 
 def _whole(number: Fraction | int, size: int) -> bytes:
-    """The nearest number that so many bytes hold."""
+    """Round and clamp a number to an unsigned big-endian integer of `size` bytes."""
     return min(max(round(number), 0), (1 << 8 * size) - 1).to_bytes(size)

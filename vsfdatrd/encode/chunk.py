@@ -1,8 +1,8 @@
-"""One chunk: vspipe into ffmpeg, into a file that takes its place only when it is whole and has been looked through.
+"""Encode one chunk: vspipe piped into ffmpeg, writing a file that gets its final name only after verification.
 
-00003.<random>.tmp.mkv   being written; worthless if its process dies
-00003.whole.mkv          both programs ended well and it is on the disk; not yet looked through
-00003.mkv                every frame decodes and none is missing
+00003.<random>.tmp.mkv   being written; discarded if its process dies
+00003.whole.mkv          both programs succeeded and the file is fsynced; not yet verified
+00003.mkv                verified: every frame decodes and none is missing
 """
 
 import contextlib
@@ -35,30 +35,31 @@ from vsfdatrd.workers.spawn import ending, no_window
 _PROGRESS = re.compile(r"Frame: (\d+)/\d+")
 _UNHEARD = "fwrite() call failed"
 _SMALL_TALK = re.compile(r"^(Script evaluation done|Output \d+ frames|Information: )")  # of vspipe
-_WORDS = 40  # lines kept of what a program says at first, and as many of the last ones
-_TRIAL = 120.0  # seconds for one black frame
-_PATIENCE = 10.0  # seconds a program may take to end after it was told to
+_WORDS = 40  # number of first lines, and of last lines, kept from a program's output
+_TRIAL = 120.0  # seconds for encoding one black frame
+_PATIENCE = 10.0  # seconds for a program to exit after terminate()
 
 
 @dataclass(frozen=True, slots=True)
 class EncodeParams:
-    """How chunks are made: the same for all of them."""
+    """Parameters common to all chunks of an encode."""
 
     script: Path
+    """The VapourSynth script."""
     options: tuple[str, ...]
-    """Of ffmpeg, for its output."""
+    """ffmpeg output options."""
     rate: Fraction
-    """Frames a second in a chunk's file."""
+    """Frames per second in the chunk files."""
     folder: Path
-    """Where the files go."""
+    """Folder of the chunk files."""
 
 
 class Stopped(Exception):
-    """Work was stopped on purpose."""
+    """The pipeline was stopped on request."""
 
 
 class _Words:
-    """What a program has written: its first lines, which say why it failed, and its last ones."""
+    """A program's output: the first lines, which usually have the reason of a failure, and the last ones."""
 
     def __init__(self) -> None:
         self._first: list[str] = []
@@ -76,10 +77,20 @@ class _Words:
 
 
 class Pipeline:
-    """The two programs at work on one chunk."""
+    """The vspipe and ffmpeg processes that encode one chunk."""
 
     def __init__(self, chunk: Chunk, recipe: EncodeParams, device: str, cpus: frozenset[int] | None = None) -> None:
-        """Start them. cpus: those that upscaling keeps to. Raises EncodeError if that is not possible."""
+        """Start both programs.
+
+        Args:
+            chunk: The frames to encode.
+            recipe: Parameters common to all chunks.
+            device: The script's ``device`` argument: GPU numbers separated by commas.
+            cpus: CPU affinity of vspipe; None for all CPUs.
+
+        Raises:
+            EncodeError: A program cannot be started.
+        """
         self.chunk, self._recipe = chunk, recipe
         self._begun = time.monotonic()
         self._stopped = False
@@ -91,17 +102,26 @@ class Pipeline:
         coder += [*recipe.options, "-fps_mode", "passthrough", "-f", "matroska", str(self._file)]
         try:
             self._source = subprocess.Popen(
-                source, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                creationflags=no_window(), cwd=recipe.script.parent, env=utf8_environment(),  # see trial.first_frame
-            )  # fmt: skip
-            if cpus:  # not ffmpeg: it counts CPUs to choose its threads, and x264 writes other bits with fewer
-                with contextlib.suppress(psutil.Error):  # it has ended already, and is about to be heard of
+                source,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                creationflags=no_window(),
+                cwd=recipe.script.parent,
+                env=utf8_environment(),  # see trial.first_frame
+            )
+            # Not for ffmpeg: it chooses its thread count by the CPUs it sees, and x264's output depends on that count.
+            if cpus:
+                with contextlib.suppress(psutil.Error):  # vspipe has exited already, which is reported later
                     psutil.Process(self._source.pid).cpu_affinity(sorted(cpus))
             try:
                 self._coder = subprocess.Popen(
-                    coder, stdin=self._source.stdout, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                    coder,
+                    stdin=self._source.stdout,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
                     creationflags=no_window(),
-                )  # fmt: skip
+                )
             except OSError:
                 self._source.kill()
                 self._source.wait()
@@ -109,13 +129,17 @@ class Pipeline:
         except OSError as error:
             raise EncodeError(f"vspipe and ffmpeg cannot be started ({error})") from error
         if self._source.stdout is not None:
-            self._source.stdout.close()  # ffmpeg has it; vspipe notices if ffmpeg goes
+            self._source.stdout.close()  # only ffmpeg holds the pipe now, so vspipe notices if ffmpeg exits
         self._said = {"vspipe": _Words(), "ffmpeg": _Words()}
         self._listener = threading.Thread(target=self._listen, name="encode-ffmpeg", daemon=True)
         self._listener.start()
 
     def feed(self, progress: Callable[[int], None]) -> None:
-        """Wait until vspipe has made all frames. progress: told how many there are, each time that changes."""
+        """Wait until vspipe exits.
+
+        Args:
+            progress: Called with the number of frames rendered so far, whenever it changes.
+        """
         for line in _lines(self._source.stderr):
             if match := _PROGRESS.match(line):
                 progress(int(match[1]))
@@ -125,18 +149,31 @@ class Pipeline:
 
     @property
     def failed(self) -> bool:
-        """Whether vspipe, once it has ended, did so badly."""
+        """True if vspipe has exited with an error."""
         return bool(self._source.returncode)
 
     def finish(self) -> DoneChunk:
-        """Wait for ffmpeg, look the file through and put it in its place. Raises as `end` does."""
+        """Wait for ffmpeg, verify the file and give it its final name.
+
+        Returns:
+            The record of the chunk.
+
+        Raises:
+            EncodeError: A program failed, or the file is not valid.
+            Stopped: `stop` was called.
+        """
         whole, seconds = self.end()
         return accept(whole, self.chunk, self._recipe, seconds)
 
     def end(self) -> tuple[Path, float]:
-        """Wait for ffmpeg -> its file, complete but not yet looked through, and the seconds that it took.
+        """Wait for ffmpeg.
 
-        Raises EncodeError with the program that failed and what it said, Stopped if `stop` was called.
+        Returns:
+            The complete but unverified file, and the seconds since the programs were started.
+
+        Raises:
+            EncodeError: A program failed; the message has its output.
+            Stopped: `stop` was called.
         """
         self._source.wait()
         self._coder.wait()
@@ -154,7 +191,7 @@ class Pipeline:
         return whole, time.monotonic() - self._begun
 
     def stop(self) -> None:
-        """End both programs, at first kindly."""
+        """Terminate both programs; kill them if they do not exit within 10 seconds."""
         self._stopped = True
         for process in (self._source, self._coder):
             if process.poll() is None:
@@ -171,11 +208,11 @@ class Pipeline:
                 self._said["ffmpeg"].add(line.strip())
 
     def _check(self) -> None:
-        """Raises EncodeError unless both programs ended well."""
+        """Raise EncodeError if a program failed."""
         source, coder = self._source.returncode, self._coder.returncode
         spoken = [line for line in self._said["vspipe"].lines if not _SMALL_TALK.match(line)]
         which = f"chunk {self.chunk.number + 1} (frames {self.chunk.start} to {self.chunk.stop - 1})"
-        # Where ffmpeg ends first, vspipe has nobody left to write to.
+        # If ffmpeg exits first, vspipe fails to write to the pipe; ffmpeg's error is then the cause.
         unheard = any(_UNHEARD in line for line in self._said["vspipe"].lines)
         if sys.platform != "win32":
             unheard = unheard or source == -signal.SIGPIPE
@@ -186,15 +223,15 @@ class Pipeline:
 
 
 def try_encoder(options: Sequence[str], pixel_format: str, size: tuple[int, int]) -> None:
-    """Encode one black frame, so that options that the encoder refuses are found before hours of work.
+    """Encode one black frame, so that invalid encoder options are found before hours of work.
 
     Args:
-        options: Of ffmpeg, for its output.
-        pixel_format: Of the frame, as ffmpeg names it.
-        size: Width and height.
+        options: ffmpeg output options.
+        pixel_format: ffmpeg's name of the frame's pixel format.
+        size: Width and height in pixels.
 
     Raises:
-        EncodeError: ffmpeg failed; with the reason that it gave.
+        EncodeError: ffmpeg failed; the message has its reason.
     """
     width, height = size
     samples = width * height * (4 if "422" in pixel_format else 3) // 2
@@ -203,11 +240,15 @@ def try_encoder(options: Sequence[str], pixel_format: str, size: tuple[int, int]
     command += ["-s", f"{width}x{height}", "-r", "25", "-i", "-", "-an", *options, "-f", "null", "-"]
     try:
         done = subprocess.run(
-            command, input=bytes(samples * (2 if pixel_format.endswith("le") else 1)), capture_output=True, check=False,
-            timeout=_TRIAL, creationflags=no_window(),
-        )  # fmt: skip
+            command,
+            input=bytes(samples * (2 if pixel_format.endswith("le") else 1)),
+            capture_output=True,
+            check=False,
+            timeout=_TRIAL,
+            creationflags=no_window(),
+        )
     except subprocess.TimeoutExpired:
-        return  # slow, which is no reason to refuse it
+        return  # slow options are allowed
     except OSError as error:
         raise EncodeError(f"ffmpeg cannot be started ({error})") from error
     if done.returncode:
@@ -219,7 +260,20 @@ def try_encoder(options: Sequence[str], pixel_format: str, size: tuple[int, int]
 
 
 def accept(whole: Path, chunk: Chunk, recipe: EncodeParams, seconds: float) -> DoneChunk:
-    """Look a whole file through and put it in its place. Raises EncodeError, and removes it, if it does not do."""
+    """Verify a complete chunk file and give it its final name.
+
+    Args:
+        whole: The file; it is removed if it is not valid.
+        chunk: The frames it must contain.
+        recipe: Parameters common to all chunks.
+        seconds: How long encoding took.
+
+    Returns:
+        The record of the chunk.
+
+    Raises:
+        EncodeError: The file is not valid, or cannot be renamed.
+    """
     final = recipe.folder / chunk.name
     try:
         reorder = look_through(whole, chunk.frames, recipe.rate)
@@ -234,9 +288,18 @@ def accept(whole: Path, chunk: Chunk, recipe: EncodeParams, seconds: float) -> D
 
 
 def look_through(path: Path, frames: int, rate: Fraction) -> int:
-    """Decode all of a chunk's file; by how many places its packets are stored ahead of their turn.
+    """Verify a chunk file by decoding all of it.
 
-    Raises EncodeError unless it begins with a key frame and holds exactly so many frames, one after the other.
+    Args:
+        path: The file.
+        frames: Number of frames it must contain.
+        rate: Frames per second.
+
+    Returns:
+        Reorder depth: the largest number of places by which a packet is stored before its display position.
+
+    Raises:
+        EncodeError: The file does not start with a key frame, a frame does not decode, or frames are missing or extra.
     """
     av = require_av()
     count = 0
@@ -265,7 +328,7 @@ def look_through(path: Path, frames: int, rate: Fraction) -> int:
 
 
 def _lines(stream: IO[bytes] | None) -> Iterator[str]:
-    """What a program writes, split where a line ends or is written anew."""
+    """Yield the lines that a program writes, split at line feeds and carriage returns."""
     if stream is None:
         return
     rest = b""
@@ -281,7 +344,7 @@ def _ending(program: str, code: int) -> str:
 
 
 def _last(lines: list[str]) -> str:
-    """The line that says most: of upscale if there is one, of a full disk, else the first ones that give a reason."""
+    """Return the most informative lines: those of `upscale`, then of a full disk, then the first that give a reason."""
     for line in lines:
         if PREFIX in line:
             return line[line.index(PREFIX) :].removeprefix(PREFIX)

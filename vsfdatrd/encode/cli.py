@@ -44,13 +44,17 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument("--backend", default="auto", help="tensorrt, native, openvino, torch or auto")
     parser.add_argument("--precision", default="auto", help="fp16, mixed, bf16, fp32 or auto")
     parser.add_argument(
-        "--chroma-filter", default="none", metavar="NAME",
+        "--chroma-filter",
+        default="none",
+        metavar="NAME",
         help="luma_guided puts colours that bled over lines, as on LaserDisc, back behind them (none)",
-    )  # fmt: skip
-    parser.add_argument("--device", type=int, nargs="+", metavar="N",
-                        help="numbers of GPUs; each makes parts of its own (0)")  # fmt: skip
-    parser.add_argument("--ray", metavar="ADDRESS",
-                        help="make the parts on a Ray cluster: auto, or host:port of its head")  # fmt: skip
+    )
+    parser.add_argument(
+        "--device", type=int, nargs="+", metavar="N", help="numbers of GPUs; each makes parts of its own (0)"
+    )
+    parser.add_argument(
+        "--ray", metavar="ADDRESS", help="make the parts on a Ray cluster: auto, or host:port of its head"
+    )
     parser.add_argument("--field", default="auto", help="auto, progressive, ivtc (telecined film) or deint (auto)")
     parser.add_argument(
         "--crop", default="none", help="auto, none or left,top,right,bottom in pixels of the source (none)"
@@ -60,8 +64,13 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument("--overwrite", action="store_true", help="replace an output that is there already")
     parser.add_argument("--script", action="store_true", help="print the VapourSynth script, and do nothing else")
     parser.add_argument("--json", action="store_true", help="tell what happens as JSON, one event a line, on stdout")
-    parser.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS,
-                        help="log everything, and where errors come from")  # fmt: skip
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="log everything, and where errors come from",
+    )
     parser.set_defaults(run=run)
 
 
@@ -97,14 +106,24 @@ def run(a: argparse.Namespace) -> int:
     from vsfdatrd.encode.settings import Settings
 
     if a.ray is not None and a.device is not None:
-        raise ArgumentError("--device chooses GPUs of this machine, and with --ray it is Ray that deals them out; "
-                            "leave one of the two out")  # fmt: skip
+        raise ArgumentError(
+            "--device chooses GPUs of this machine, and with --ray it is Ray that deals them out; "
+            "leave one of the two out"
+        )
     wanted = Settings(
-        model=a.model, backend=a.backend.lower(), precision=a.precision.lower(),
-        chroma_filter=a.chroma_filter.lower(), devices=tuple(a.device or [0]),
-        field=a.field.lower(), crop=a.crop.lower(), keep_sar=a.keep_sar, preset=a.preset.lower(),
-        further=tuple(a.further), minutes=a.chunk, overwrite=a.overwrite,
-    )  # fmt: skip
+        model=a.model,
+        backend=a.backend.lower(),
+        precision=a.precision.lower(),
+        chroma_filter=a.chroma_filter.lower(),
+        devices=tuple(a.device or [0]),
+        field=a.field.lower(),
+        crop=a.crop.lower(),
+        keep_sar=a.keep_sar,
+        preset=a.preset.lower(),
+        further=tuple(a.further),
+        minutes=a.chunk,
+        overwrite=a.overwrite,
+    )
     if a.script:
         return _print_script(a.paths[0], wanted)
     if a.out is not None:

@@ -80,7 +80,7 @@ def encode(path: Path, target: Path, settings: Settings, workers: Workers, show:
         _prepare(place, journal, found, fingerprint, settings, show)
         material = ChunkInputs(
             path.resolve(), _model(settings), weights.sha256, settings.encoder, place.script, place.index.resolve()
-        )  # fmt: skip
+        )
         if journal.fact("first frame") is None:
             workers.try_encoder(_options(settings, {}, found.sar), settings.way.pixel_format, found.size)
         colours = _first_frame(material, journal, workers, show)
@@ -96,9 +96,13 @@ def encode(path: Path, target: Path, settings: Settings, workers: Workers, show:
     frames, size = parts[-1].chunk.stop, target.stat().st_size
     seconds = time.monotonic() - begun
     show.say(
-        "finished", f"{target} is done: {frames} frames, {format_bytes(size)}, in {clock(seconds)}",
-        output=target, frames=frames, bytes=size, seconds=round(seconds, 1),
-    )  # fmt: skip
+        "finished",
+        f"{target} is done: {frames} frames, {format_bytes(size)}, in {clock(seconds)}",
+        output=target,
+        frames=frames,
+        bytes=size,
+        seconds=round(seconds, 1),
+    )
 
 
 def analyze(path: Path, index: Path | None, settings: Settings, scale: int, show: Reporter) -> SourceAnalysis:
@@ -127,10 +131,15 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, show
     rate = coded if abs(coded / source.rate - 1) > 0.1 else source.rate
     fields = fields_.decide(clip, rate, settings.field, source.survey)
     show.say(
-        "source", f"source: {clip.width}×{clip.height}, {clip.format.name}, {_shape(source.sar)}, {clip.num_frames} "
+        "source",
+        f"source: {clip.width}×{clip.height}, {clip.format.name}, {_shape(source.sar)}, {clip.num_frames} "
         f"frames, {rate_of(source.rate)} a second",
-        width=clip.width, height=clip.height, frames=clip.num_frames, rate=source.rate, sar=source.sar,
-    )  # fmt: skip
+        width=clip.width,
+        height=clip.height,
+        frames=clip.num_frames,
+        rate=source.rate,
+        sar=source.sar,
+    )
     for remark in source.remarks:
         show.say("remark", remark)
     show.say("fields", f"fields: {_MEANING[fields.kind]}; {fields.why}", kind=fields.kind, why=fields.why)
@@ -162,14 +171,24 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, show
     else:
         sar = Fraction(1)
     show.say(
-        "output", f"output: {size[0]}×{size[1]}{f', {crop} cropped' if crop else ''}, {_shape(sar)}, {clip.num_frames} "
+        "output",
+        f"output: {size[0]}×{size[1]}{f', {crop} cropped' if crop else ''}, {_shape(sar)}, {clip.num_frames} "
         f"frames, {when}",
-        width=size[0], height=size[1], frames=clip.num_frames, rate=when.rate, crop=str(crop),
-    )  # fmt: skip
+        width=size[0],
+        height=size[1],
+        frames=clip.num_frames,
+        rate=when.rate,
+        crop=str(crop),
+    )
     up = Upscaling(
-        _model(settings), settings.backend, settings.precision, settings.chroma_filter, settings.way.format,
-        None if size == (width, height) else size, sar,
-    )  # fmt: skip
+        _model(settings),
+        settings.backend,
+        settings.precision,
+        settings.chroma_filter,
+        settings.way.format,
+        None if size == (width, height) else size,
+        sar,
+    )
     return SourceAnalysis(source, fields, clip, when, text, text + script.upscaled(up, when.rate), size, sar)
 
 
@@ -294,8 +313,12 @@ def _make(
     there = {made.chunk.number: made for made in done}
     ready, size = sum(made.chunk.frames for made in done), sum(made.bytes for made in done)
     if done:
-        show.say("resuming", f"{len(done)} of {len(chunks)} parts are there already ({ready} of {total} frames)",
-                 parts=len(done), frames=ready)  # fmt: skip
+        show.say(
+            "resuming",
+            f"{len(done)} of {len(chunks)} parts are there already ({ready} of {total} frames)",
+            parts=len(done),
+            frames=ready,
+        )
     waiting = [chunk for chunk in chunks if chunk.number not in there]
     running: dict[int, int] = {}
     show.begin(total, ready, workers.name)
@@ -312,8 +335,12 @@ def _make(
                     there[chunk.number] = event
                     running.pop(chunk.number, None)
                     ready, size = ready + chunk.frames, size + event.bytes
-                    show.say("part", f"part {chunk.number + 1} of {len(chunks)}: {chunk.frames} frames, "
-                             f"{format_bytes(event.bytes)}, {clock(event.seconds)}", part=chunk.number + 1)  # fmt: skip
+                    show.say(
+                        "part",
+                        f"part {chunk.number + 1} of {len(chunks)}: {chunk.frames} frames, "
+                        f"{format_bytes(event.bytes)}, {clock(event.seconds)}",
+                        part=chunk.number + 1,
+                    )
             show.frames(ready + sum(running.values()), size)
     show.rest()
     return [replace(there[chunk.number]) for chunk in chunks]

@@ -152,8 +152,9 @@ def matched_format(form: Any) -> Any:
     for preset in taken:
         known = vs.core.get_video_format(preset)
         if form.color_family == vs.YUV and (form.subsampling_w, form.subsampling_h) == (
-            known.subsampling_w, known.subsampling_h,
-        ):  # fmt: skip
+            known.subsampling_w,
+            known.subsampling_h,
+        ):
             return known
     return vs.core.get_video_format(vs.GRAY8)
 

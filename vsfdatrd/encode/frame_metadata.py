@@ -1,4 +1,4 @@
-"""What a film's frames carry beside their pictures (HDR metadata, captions, transparency), and what of it is kept."""
+"""Side data of the source's frames (HDR metadata, captions, transparency), and which of it is kept in the output."""
 
 import itertools
 import struct
@@ -15,10 +15,10 @@ from vsfdatrd.encode.input_file import open_input, require_av
 from vsfdatrd.encode.source import Source
 from vsfdatrd.encode.timing import Timing
 
-_LOOK = 8  # frames that are looked at for what a film has from its beginning
-_MOST = 31  # triplets of captions in a frame; the field for their number has five bits
+_LOOK = 8  # frames at the start of the file that are examined for HDR metadata and transparency
+_MOST = 31  # caption triplets per frame; their count is a five-bit field
 _CODECS_WITH_CAPTIONS = ("mpeg1video", "mpeg2video", "h264", "hevc", "av1", "vvc")
-# How user data with captions begins: of ATSC A/53, of DVDs, of SCTE 20 (in MPEG-2, behind its start code).
+# Start of user data with captions: ATSC A/53, DVD, SCTE 20 (the last two after MPEG-2's start code for user data).
 _MARKS = (b"GA94\x03", b"\0\0\1\xb2CC\x01", b"\0\0\1\xb2\x03\x01", b"\0\0\1\xb2\x03\x81")
 _LOST = {
     "DYNAMIC_HDR_PLUS": "HDR10+ dynamic metadata",
@@ -37,33 +37,51 @@ _LOST = {
 
 @dataclass(frozen=True, slots=True)
 class FrameMetadata:
-    """What was found in a film."""
+    """Metadata found in a source."""
 
     display: MasteringDisplay | None = None
     light: LightLevel | None = None
     captions: Sequence[tuple[Fraction, bytes]] = ()
-    """Triplets of cc_data with the time of their frame, in seconds after the beginning of the file."""
+    """cc_data triplets with the time of their frame, in seconds after the start of the file."""
     lost: tuple[str, ...] = ()
-    """What no output can hold, a phrase each."""
+    """A phrase for each kind of metadata that is never kept."""
 
     def kept(self, codec: str) -> list[str]:
-        """Return what goes into a video of this codec, a phrase each."""
+        """Return a phrase for each kind of metadata that is kept.
+
+        Args:
+            codec: Codec of the output, as from `codec_of`.
+        """
         return self._carried() if codec in CODECS else []
 
     def left(self, codec: str, encoder: str) -> list[str]:
-        """Return what does not, a phrase each."""
+        """Return a phrase for each kind of metadata that is dropped.
+
+        Args:
+            codec: Codec of the output, as from `codec_of`.
+            encoder: ffmpeg's name of the encoder, for the phrases.
+        """
         nowhere = [] if codec in CODECS else [f"{what} ({encoder} has no place for it)" for what in self._carried()]
         return [*nowhere, *self.lost]
 
     def _carried(self) -> list[str]:
         found = {
-            "HDR mastering display": self.display, "HDR content light level": self.light,
+            "HDR mastering display": self.display,
+            "HDR content light level": self.light,
             "closed captions": self.captions,
-        }  # fmt: skip
+        }
         return [what for what, there in found.items() if there]
 
     def per_frame(self, timing: Timing, frames: int) -> list[bytes]:
-        """Return the captions of each output frame, which are those of the source's frames nearest to it in time."""
+        """Assign captions to output frames, each to the frame nearest in time.
+
+        Args:
+            timing: Presentation times of the output frames.
+            frames: Number of output frames.
+
+        Returns:
+            cc_data triplets of each frame, at most 31 of them (3 bytes each); excess triplets move to later frames.
+        """
         times = [timing.at(n) for n in range(frames)]
         due: list[list[bytes]] = [[] for _ in times]
         for time, triplets in self.captions:
@@ -73,7 +91,7 @@ class FrameMetadata:
         result = []
         waiting = b""
         for pieces in due:
-            if waiting or len(pieces) > 1:  # fewer frames than before: without what only fills up
+            if waiting or len(pieces) > 1:  # fewer frames than in the source: drop padding triplets
                 waiting += b"".join(map(_valid, pieces))
             elif pieces:
                 waiting = pieces[0]
@@ -83,15 +101,22 @@ class FrameMetadata:
 
 
 def find(source: Source) -> FrameMetadata:
-    """Look for metadata: at the first frames for what all of them have, in the whole file for captions.
+    """Find a source's metadata: HDR and transparency in the first frames, captions in the complete file.
 
-    Raises av.FFmpegError if the file cannot be opened any more.
+    Args:
+        source: The opened source.
+
+    Returns:
+        The metadata.
+
+    Raises:
+        av.FFmpegError: The file can no longer be opened.
     """
     av = require_av()
     found: dict[str, bytes] = {}
     lost: dict[str, None] = {}
     with _opened(source) as (container, stream):
-        if stream.metadata.get("alpha_mode") == "1":  # VP8 and VP9 keep it in a second picture
+        if stream.metadata.get("alpha_mode") == "1":  # VP8 and VP9 store alpha as a second picture
             lost["transparency"] = None
         for frame in itertools.islice(_frames(av, container, stream), _LOOK):
             if any(component.is_alpha for component in frame.format.components) and not frame.format.has_palette:
@@ -102,13 +127,19 @@ def find(source: Source) -> FrameMetadata:
     display = _mastering_display(found.get("MASTERING_DISPLAY_METADATA", b""))
     light = found.get("CONTENT_LIGHT_LEVEL", b"")
     return FrameMetadata(
-        display, LightLevel(*struct.unpack("=2I", light[:8])) if len(light) >= 8 else None,
-        _captions(av, source) if _has_marks(source) else (), tuple(lost),
-    )  # fmt: skip
+        display,
+        LightLevel(*struct.unpack("=2I", light[:8])) if len(light) >= 8 else None,
+        _captions(av, source) if _has_marks(source) else (),
+        tuple(lost),
+    )
 
 
 def has_hdr(path: Path) -> bool:
-    """Return whether a video's first frame has HDR metadata, as where options of the encoder give some."""
+    """Return True if the first frame of a video has HDR metadata, for example from encoder options.
+
+    Args:
+        path: A video file.
+    """
     av = require_av()
     with av.open(str(path.absolute())) as container:
         frame = next(_frames(av, container, container.streams.video[0]), None)
@@ -124,7 +155,7 @@ def _opened(source: Source) -> Iterator[tuple[Any, Any]]:
 
 
 def _frames(av: Any, container: Any, stream: Any) -> Iterator[Any]:
-    """The frames that decode; damaged ones are left out."""
+    """Yield decoded frames, skipping damaged packets."""
     stream.thread_type = "AUTO"
     for packet in container.demux(stream):
         try:
@@ -134,13 +165,13 @@ def _frames(av: Any, container: Any, stream: Any) -> Iterator[Any]:
 
 
 def _side_data(frame: Any) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each piece."""
+    """Yield the name and content of each side data entry."""
     for kind in frame.side_data:
         yield kind.name, bytes(memoryview(frame.side_data[kind]))
 
 
 def _mastering_display(content: bytes) -> MasteringDisplay | None:
-    """AVMasteringDisplayMetadata: ten fractions, then whether those of colour, and of luminance, are known."""
+    """Parse AVMasteringDisplayMetadata: ten fractions, then flags for valid primaries and valid luminance."""
     if len(content) < 88:
         return None
     numbers = struct.unpack("=22i", content[:88])
@@ -151,7 +182,7 @@ def _mastering_display(content: bytes) -> MasteringDisplay | None:
 
 
 def _has_marks(source: Source) -> bool:
-    """Whether anything in the stream looks like captions. Reads packets only, which is far faster than decoding."""
+    """Return True if any packet contains a caption marker. Packets are not decoded, which is far faster."""
     with _opened(source) as (container, stream):
         if stream.codec_context.codec.canonical_name not in _CODECS_WITH_CAPTIONS:
             return False
@@ -159,7 +190,7 @@ def _has_marks(source: Source) -> bool:
 
 
 def _captions(av: Any, source: Source) -> list[tuple[Fraction, bytes]]:
-    """All captions of the video; none if they only fill up."""
+    """Return all captions of the video in order of time; an empty list if all of them are padding."""
     found = []
     speaks = False
     with _opened(source) as (container, stream):
@@ -175,5 +206,5 @@ def _captions(av: Any, source: Source) -> list[tuple[Fraction, bytes]]:
 
 
 def _valid(triplets: bytes) -> bytes:
-    """Captions without those triplets that are marked as not valid, which fill up."""
+    """Remove the caption triplets marked as not valid, which are padding."""
     return b"".join(triplets[n : n + 3] for n in range(0, len(triplets) - 2, 3) if triplets[n] & 4)

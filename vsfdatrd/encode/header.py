@@ -1,12 +1,20 @@
-"""What a stream's header says of how to decode it, to tell whether parts belong together."""
+"""Normalize codec headers, to check that chunks can be decoded as one stream."""
 
-_SEI = (39, 40)  # kinds of NAL units that a decoder may skip
+_SEI = (39, 40)  # HEVC NAL unit types: prefix SEI, suffix SEI
 
 
 def essential(header: bytes, codec: str) -> bytes:
-    """A stream's header, without what only tells: x265 notes there on which CPU and in how many threads it ran.
+    """Return codec extradata without SEI units, so that chunks from different machines compare equal.
 
-    header: as in a Matroska file; of HEVC that is a record of ISO/IEC 14496-15, 8.3.3.1, in arrays of NAL units.
+    x265 writes the CPU and the number of threads into an SEI unit.
+
+    Args:
+        header: Codec extradata as in a Matroska file; for HEVC the record of ISO/IEC 14496-15, 8.3.3.1, which holds
+            arrays of NAL units.
+        codec: PyAV's name of the codec or encoder.
+
+    Returns:
+        The extradata; for codecs other than HEVC unchanged.
     """
     if codec not in ("hevc", "libx265") or len(header) < 23:
         return header

@@ -22,26 +22,29 @@ class DoneChunk:
     chunk: Chunk
     bytes: int
     sha256: str
-    """Of its file."""
+    """Checksum of the file."""
     reorder: int
-    """By how many places packets are stored ahead of their turn (B frames)."""
+    """Reorder depth: how many places packets are stored before their display position (B-frames)."""
     seconds: float
-    """How long it took."""
+    """Encoding time."""
 
 
 class DamagedJournalError(ValueError):
-    """A file that is not a journal."""
+    """The journal file cannot be parsed."""
 
 
 class Journal:
-    """The journal of one output, for one thread of one process; the workspace's lock sees to that."""
+    """The journal of one output. Not thread-safe; the workspace's lock keeps other processes out."""
 
     def __init__(self, path: Path) -> None:
-        """Read the journal, or begin an empty one, which is written with the first change.
+        """Read the journal, or start an empty one, which is written at the first change.
+
+        Args:
+            path: The JSON file.
 
         Raises:
-            OSError: It cannot be read.
-            DamagedJournalError: It is damaged.
+            OSError: The file cannot be read.
+            DamagedJournalError: The file cannot be parsed.
         """
         self._path = path
         self._facts: dict[str, Any] = {}
@@ -61,16 +64,39 @@ class Journal:
             raise DamagedJournalError(f"{type(error).__name__}: {error}") from error
 
     def fact(self, name: str) -> Any:
-        """Return what was noted under a name; None if nothing was."""
+        """Return a stored value.
+
+        Args:
+            name: The key used with `note`.
+
+        Returns:
+            The value; None if there is none.
+        """
         return self._facts.get(name)
 
     def note(self, name: str, value: Any) -> None:
-        """Note anything that JSON can hold. Raises EncodeError."""
+        """Store a value and write the journal.
+
+        Args:
+            name: The key.
+            value: Anything that JSON can represent.
+
+        Raises:
+            EncodeError: The journal cannot be written.
+        """
         self._facts[name] = value
         self._write()
 
     def begin(self, settings: Mapping[str, Any], chunks: list[Chunk]) -> None:
-        """Forget everything, and note what is going to be done. Raises EncodeError."""
+        """Start a new encode: discard all records, and store its settings and chunks.
+
+        Args:
+            settings: Everything that the output depends on.
+            chunks: All chunks of the film, in order.
+
+        Raises:
+            EncodeError: The journal cannot be written.
+        """
         self._facts, self._chunks, self._made = {"settings": dict(settings)}, list(chunks), {}
         self._write()
 
@@ -79,16 +105,30 @@ class Journal:
         return list(self._chunks)
 
     def made(self) -> list[DoneChunk]:
-        """Return those that are done, in the order of the film."""
+        """Return the finished chunks, in order."""
         return [self._made[number] for number in sorted(self._made)]
 
     def add(self, *made: DoneChunk) -> None:
-        """Note that chunks are done. Raises EncodeError."""
+        """Record finished chunks.
+
+        Args:
+            made: Chunks whose files are verified and fsynced.
+
+        Raises:
+            EncodeError: The journal cannot be written.
+        """
         self._made |= {one.chunk.number: one for one in made}
         self._write()
 
     def lose(self, *chunks: Chunk) -> None:
-        """Note that the files of chunks are gone. Raises EncodeError."""
+        """Remove the records of chunks whose files are missing or damaged.
+
+        Args:
+            chunks: The chunks to encode again.
+
+        Raises:
+            EncodeError: The journal cannot be written.
+        """
         for chunk in chunks:
             self._made.pop(chunk.number, None)
         self._write()

@@ -1,4 +1,4 @@
-"""Chunks dealt to devices, one worker each, and what they tell, in the order that it happens."""
+"""Encode chunks on the devices of this machine: one worker thread per device, events in order of occurrence."""
 
 import queue
 import threading
@@ -11,19 +11,23 @@ from vsfdatrd.encode.trial import first_frame
 from vsfdatrd.encode.workers import ChunkInputs, Event, Progress, Retry
 from vsfdatrd.errors import EncodeError
 
-_ATTEMPTS = 2  # of a chunk: a driver may reset, a machine may run out of memory for a moment
+_ATTEMPTS = 2  # per chunk: a driver may reset, or memory may run short for a moment
 
 
 class Devices:
-    """The GPUs of this machine, or its CPU."""
+    """The `Workers` of this machine: its GPUs, or its CPU."""
 
     def __init__(self, numbers: Sequence[int]) -> None:
-        """numbers: of the GPUs."""
+        """Use these devices.
+
+        Args:
+            numbers: GPU numbers.
+        """
         self._numbers = numbers
 
     @property
     def name(self) -> str:
-        """Names of the GPUs."""
+        """Names of the GPUs, for the progress line; ``CPU`` if there are none."""
         from vsfdatrd.backends.gpus import gpus
 
         there = gpus()
@@ -35,7 +39,7 @@ class Devices:
         try_encoder(options, pixel_format, size)
 
     def first_frame(self, material: ChunkInputs) -> dict[str, int]:
-        """See `Workers.first_frame`; made on the first GPU."""
+        """See `Workers.first_frame`; rendered on the first GPU."""
         return first_frame(material.script, str(self._numbers[0]), material.script.with_name("frame.json"))
 
     def make(self, material: ChunkInputs, chunks: Sequence[Chunk], recipe: EncodeParams) -> Generator[Event]:
@@ -44,10 +48,20 @@ class Devices:
 
 
 def make(chunks: Sequence[Chunk], recipe: EncodeParams, devices: Sequence[str]) -> Generator[Event]:
-    """Make chunks, as many at once as there are devices; yields what happens.
+    """Encode chunks, one at a time per device. Closing the generator terminates all programs.
 
-    While ffmpeg ends a chunk and its file is looked through, the device is at work on the next one already.
-    Raises the EncodeError of a chunk that failed twice. Closing the iterator ends all programs.
+    While ffmpeg finishes a chunk and its file is verified, the device already renders the next one.
+
+    Args:
+        chunks: The chunks to encode.
+        recipe: Parameters common to all chunks.
+        devices: The script's ``device`` argument for each worker.
+
+    Yields:
+        Progress, retries and finished chunks.
+
+    Raises:
+        EncodeError: A chunk failed twice.
     """
     crew = ChunkScheduler(chunks, recipe)
     workers = [threading.Thread(target=crew.work, args=(device,), daemon=True) for device in devices[: len(chunks)]]
@@ -73,9 +87,15 @@ def make(chunks: Sequence[Chunk], recipe: EncodeParams, devices: Sequence[str]) 
 
 
 class ChunkScheduler:
-    """Hands chunks to the devices of this machine, each chunk again if its first attempt fails."""
+    """Assigns chunks to the devices of this machine, and retries a chunk once if it fails."""
 
     def __init__(self, chunks: Sequence[Chunk], recipe: EncodeParams) -> None:
+        """Queue the chunks.
+
+        Args:
+            chunks: The chunks to encode.
+            recipe: Parameters common to all chunks.
+        """
         self.events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
         self._recipe = recipe
         self._waiting: queue.SimpleQueue[tuple[Chunk, int]] = queue.SimpleQueue()
@@ -86,7 +106,11 @@ class ChunkScheduler:
         self._stopped = False
 
     def work(self, device: str) -> None:
-        """Make chunks on one device until none waits; None in `events` says that it has ended."""
+        """Encode chunks on one device until the queue is empty; then put None into `events`.
+
+        Args:
+            device: The script's ``device`` argument.
+        """
         ending: threading.Thread | None = None
         try:
             while True:
@@ -95,7 +119,7 @@ class ChunkScheduler:
                 except queue.Empty:
                     if ending is None:
                         break
-                    ending.join()  # it may have to be tried once more
+                    ending.join()  # if the chunk fails, it is queued again
                     ending = None
                     continue
                 pipeline = self._start(chunk, device)
@@ -104,7 +128,7 @@ class ChunkScheduler:
                     ending.join()
                 ending = threading.Thread(target=self._end, args=(pipeline, attempt), daemon=True)
                 ending.start()
-                if pipeline.failed:  # known before the next one meets the same
+                if pipeline.failed:  # report the error before the next chunk fails for the same reason
                     ending.join()
         except Stopped:
             pass
@@ -116,7 +140,7 @@ class ChunkScheduler:
             self.events.put(None)
 
     def stop(self) -> None:
-        """End what is running, and begin nothing more."""
+        """Terminate running pipelines and start no more."""
         with self._lock:
             self._stopped = True
             running = list(self._running)

@@ -1,4 +1,4 @@
-"""Chunks joined to one film, packet by packet, with the source's times, sound, subtitles, chapters and attachments."""
+"""Mux the chunks, packet by packet, with the source's timing, audio, subtitles, chapters and attachments."""
 
 import hashlib
 import math
@@ -23,33 +23,42 @@ from vsfdatrd.system.files import replacing, sync_file
 from vsfdatrd.system.programs import ffmpeg, run
 
 TAG = "VSFDATRD"
-"""Name of the tag that says with which settings a file was made."""
+"""Name of the container tag that identifies the settings with which a file was made."""
 
-_FINE = 12000  # ticks a second that a clock has at least
-_WARM_UP = Fraction(1, 10)  # seconds of sound that decoders need before what is heard
-_LOST = Fraction(1, 2)  # seconds: a stream that goes back by more has begun to count anew
+_FINE = 12000  # minimum ticks per second of the video time base
+_WARM_UP = Fraction(1, 10)  # seconds of audio before an edit list's start that decoders need as preroll
+_LOST = Fraction(1, 2)  # seconds: timestamps that go backward by more are a clock reset
 
 
 @dataclass(frozen=True, slots=True)
 class Film:
-    """All that makes the output."""
+    """Everything that is muxed into the output."""
 
     source: Source
     timing: Timing
     parts: Sequence[DoneChunk]
     folder: Path
-    """Where the chunks are."""
+    """Folder of the chunk files."""
     kept: Kept
+    """Streams of the source that go into the output."""
     sar: Fraction
-    """Width of the output's pixels, their height being 1."""
+    """Sample aspect ratio of the output (pixel width / pixel height)."""
     tag: str
-    """What TAG says."""
+    """Value of `TAG`."""
     metadata: FrameMetadata
-    """Of its frames; goes into them if the codec has a place for it."""
+    """Metadata to insert into the frames if the codec can carry it."""
 
 
 def join(film: Film, target: Path) -> None:
-    """Write the output to a file, read it back, and see that it is on the disk. Raises EncodeError."""
+    """Mux the output, verify it by reading it back, and fsync it.
+
+    Args:
+        film: What to mux.
+        target: The file to write; it is removed on failure.
+
+    Raises:
+        EncodeError: The file cannot be written or is not valid, or the chunks do not fit together.
+    """
     av = require_av()
     try:
         target.unlink(missing_ok=True)
@@ -71,7 +80,7 @@ def join(film: Film, target: Path) -> None:
 
 
 def _write(av: Any, film: Film, target: Path) -> tuple[dict[int, int], bytes]:
-    """Write all streams; how many packets each one of the output has, and a digest of the first one, the film."""
+    """Write all streams; return the packet count of each output stream, and a digest of the video packets."""
     container = CONTAINERS[target.suffix.lower()]
     options = {} if container == "matroska" else {"movflags": "+faststart+use_metadata_tags"}
     first = film.folder / film.parts[0].chunk.name
@@ -87,7 +96,7 @@ def _write(av: Any, film: Film, target: Path) -> tuple[dict[int, int], bytes]:
         if film.timing.times is None:
             video.codec_context.framerate = film.timing.rate
         if container != "matroska" and video.codec_context.name == "hevc":
-            video.codec_context.codec_tag = "hvc1"  # what some players insist on
+            video.codec_context.codec_tag = "hvc1"  # required by some players
         video.metadata.update(_named(source.streams[film.source.video].metadata))
         outputs = {}
         for index in sorted((*film.kept.copied, *film.kept.rewritten, *film.kept.converted)):
@@ -108,7 +117,7 @@ def _write(av: Any, film: Film, target: Path) -> tuple[dict[int, int], bytes]:
 
 
 def _write_aspect(film: Film, target: Path) -> None:
-    """Say in the container that pixels are not square, which PyAV cannot."""
+    """Remux with ffmpeg to set the container's aspect ratio, which PyAV cannot do."""
     first = film.folder / film.parts[0].chunk.name
     with require_av().open(str(first)) as sample:
         size = sample.streams.video[0]
@@ -120,14 +129,14 @@ def _write_aspect(film: Film, target: Path) -> None:
 
 
 def _clock(timing: Timing) -> Fraction:
-    """Seconds of a tick, of which each frame of a constant rate takes a whole number."""
+    """Return the video time base in seconds; at a constant rate, a frame lasts an integer number of ticks."""
     if timing.times is not None:
         return Fraction(1, 90000)
     return Fraction(1, timing.rate.numerator * math.ceil(_FINE / timing.rate.numerator))
 
 
 def _named(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Tags that are still true of the output; what muxers count for themselves is not."""
+    """Return the tags that are still valid for the output, without those written or computed by muxers."""
     stale = ("encoder", "duration", "handler_name", "vendor_id", "major_brand", "minor_version", "compatible_brands")
     return {
         name: value
@@ -156,13 +165,13 @@ def _attach(av: Any, out: Any, source: Any, kept: Kept) -> None:
         name = stream.metadata.get("filename", f"attachment{index}")
         out.add_attachment(name, stream.mimetype or "application/octet-stream", stream.data)
     for index in kept.covers:
-        with av.open(source.name) as again:  # so that the other one stays where it is
+        with av.open(source.name) as again:  # a second container, so that the first keeps its position
             picture = next(iter(again.demux(again.streams[index])))
             out.add_attachment(*streams.cover(again.streams[index], bytes(picture)))
 
 
 def _chapters(source: Any, origin: Fraction) -> list[Any]:
-    """The source's chapters on the clock of the output, which begins at 0."""
+    """Return the source's chapters, shifted to the output's clock, which starts at 0."""
     found = []
     for chapter in source.chapters():
         shift = round(origin / Fraction(chapter["time_base"]))
@@ -171,7 +180,7 @@ def _chapters(source: Any, origin: Fraction) -> list[Any]:
 
 
 def _video(av: Any, film: Film, output: Any) -> Iterator[Any]:
-    """The film's packets, in the order in which they are stored."""
+    """Yield the video packets of all chunks in decoding order, with timestamps for the output."""
     tick = _clock(film.timing)
     reorder = max(made.reorder for made in film.parts)
     extradata = None
@@ -215,7 +224,7 @@ def _nothing(place: int, packet: Any) -> Any:
 
 
 def _inserting(av: Any, film: Film, codec: str, header: bytes) -> Callable[[int, Any], Any]:
-    """What puts the source's metadata into a packet of the film, given the frame's number."""
+    """Return a function of frame number and packet that inserts the source's metadata into the packet."""
     metadata = film.metadata
     hdr = (metadata.display or metadata.light) and not has_hdr(film.folder / film.parts[0].chunk.name)
     if codec not in CODECS or not (hdr or metadata.captions):
@@ -224,7 +233,7 @@ def _inserting(av: Any, film: Film, codec: str, header: bytes) -> Callable[[int,
     put = inserter(codec, header)
 
     def insert(place: int, packet: Any) -> Any:
-        known = hdr and packet.is_keyframe  # whoever begins to play there has to know
+        known = hdr and packet.is_keyframe  # repeated at every key frame, for players that seek there
         messages = Messages(metadata.display if known else None, metadata.light if known else None, captions[place])
         if not messages:
             return packet
@@ -240,7 +249,7 @@ def _has_next(film: Film, place: int) -> bool:
 
 
 def _others(av: Any, film: Film, source: Any, outputs: Mapping[int, Any]) -> Iterator[Any]:
-    """The packets of sound and subtitles, on a clock that begins at 0."""
+    """Yield audio and subtitle packets, shifted to the output's clock, which starts at 0."""
     if not outputs:
         return
     last: dict[int, int] = {}
@@ -250,10 +259,10 @@ def _others(av: Any, film: Film, source: Any, outputs: Mapping[int, Any]) -> Ite
             yield from _as_pcm(packet, outputs[index], film.source.origin)
             continue
         if index in film.kept.converted:
-            try:  # the empty packet at the end too: decoders of captions hold back what nothing has erased
+            try:  # including the empty packet at the end, which flushes captions that were never erased
                 new = streams.converted(av, packet, outputs[index])
             except av.FFmpegError:
-                continue  # damaged, as decoders leave it out
+                continue  # damaged packet: skip it, as players do
             if new is None:
                 continue
             packet = new
@@ -263,7 +272,7 @@ def _others(av: Any, film: Film, source: Any, outputs: Mapping[int, Any]) -> Ite
         shift = round(film.source.origin / base)
         pts = packet.dts if packet.pts is None else packet.pts
         if packet.is_discard and pts * base < film.source.origin - _WARM_UP:
-            continue  # cut away by an MP4's edit list, as in clips that were cut without encoding
+            continue  # excluded by an MP4 edit list, as in clips that were cut without encoding
         dts = pts if packet.dts is None else packet.dts
         if index in last and dts - shift < last[index] - _LOST / base:
             raise EncodeError(
@@ -285,7 +294,7 @@ def _as_pcm(packet: Any, output: Any, origin: Fraction) -> Iterator[Any]:
 
 
 def _merged(video: Iterator[Any], others: Iterator[Any]) -> Iterator[Any]:
-    """Packets of both, in the order of their time, so that the muxer has little to hold back."""
+    """Interleave packets by time, so that the muxer has little to buffer."""
     sound = next(others, None)
     for packet in video:
         now = packet.dts * Fraction(packet.time_base)
@@ -299,7 +308,7 @@ def _merged(video: Iterator[Any], others: Iterator[Any]) -> Iterator[Any]:
 
 
 def _read_back(av: Any, film: Film, target: Path, sent: Mapping[int, int], sent_payload: bytes) -> None:
-    """Raises EncodeError unless the output holds what was sent: every packet, the film's data and times unchanged."""
+    """Raise EncodeError unless the output has every packet, and the video's data and times are unchanged."""
     found: dict[int, int] = dict.fromkeys(sent, 0)
     payload = hashlib.sha256()
     shown: list[Fraction] = []
@@ -314,7 +323,7 @@ def _read_back(av: Any, film: Film, target: Path, sent: Mapping[int, int], sent_
                 payload.update(packet)
                 shown.append(packet.pts * Fraction(packet.time_base))
     frames = film.parts[-1].chunk.stop
-    short = any(found[index] < count for index, count in sent.items())  # there may be more: mp4 fills gaps of subtitles
+    short = any(found[index] < count for index, count in sent.items())  # more is allowed: mp4 fills gaps in subtitles
     if short or len(shown) != frames or payload.digest() != sent_payload:
         raise EncodeError(f"the joined file does not hold what was put into it ({found} packets of {dict(sent)})")
     worst = max(abs(time - film.timing.at(n)) for n, time in enumerate(sorted(shown)))

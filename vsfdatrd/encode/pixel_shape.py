@@ -113,5 +113,9 @@ def prevailing(shapes: Counter[Fraction], container: Fraction | None) -> tuple[F
 
 
 def name(sar: Fraction) -> str:
-    """Format a SAR as ``8:9``."""
+    """Format a sample aspect ratio, such as ``8:9``.
+
+    Args:
+        sar: Pixel width / pixel height.
+    """
     return f"{sar.numerator}:{sar.denominator}"

@@ -85,7 +85,14 @@ def encoder_of(options: Sequence[str], default: str = "") -> str:
 
 
 def version(encoder: str) -> str:
-    """Return the version string of the ffmpeg executable that has this encoder."""
+    """Return the version string of the ffmpeg executable that has this encoder.
+
+    Args:
+        encoder: ffmpeg's name of the encoder.
+
+    Raises:
+        EncodeError: No ffmpeg has the encoder.
+    """
     return ffmpeg_version(ffmpeg(encoder))
 
 

@@ -1,4 +1,4 @@
-"""What an encode tells while it runs: a progress line on a terminal, plain lines elsewhere, or events as JSON."""
+"""Report messages and progress: a progress bar on a terminal, plain lines elsewhere, or JSON events."""
 
 import json
 import sys
@@ -12,20 +12,30 @@ from vsfdatrd.system.files import format_bytes
 from vsfdatrd.system.terminal import printable, raw_stream
 
 _EVERY = 30.0  # seconds between plain lines
-_SPAN = 120.0  # seconds over which the rate is taken
-_BAR = 40  # columns that a bar, and what stands before it, should have at least
-_LONG = ("reading", "fields", "output", "engine", "joining")  # events after which nothing can be counted for a while
+_SPAN = 120.0  # seconds over which the frame rate is averaged
+_BAR = 40  # minimum columns for the bar and what precedes it
+_LONG = ("reading", "fields", "output", "engine", "joining")  # events followed by a long step without progress counts
 
 
 class Rate:
-    """Frames a second of late, and how long the rest will take."""
+    """Recent frame rate and estimated time remaining."""
 
     def __init__(self, total: int, done: int) -> None:
+        """Start counting.
+
+        Args:
+            total: Number of frames of the film.
+            done: Frames finished by an earlier run.
+        """
         self.total, self.done = total, done
         self._seen: deque[tuple[float, int]] = deque([(time.monotonic(), done)])
 
     def update(self, done: int) -> None:
-        """Take down how many frames there are now; fewer than before where a chunk is tried once more."""
+        """Record the number of finished frames.
+
+        Args:
+            done: Number of frames; it decreases when a chunk is retried.
+        """
         now = time.monotonic()
         if done < self.done:
             self._seen.clear()
@@ -36,20 +46,25 @@ class Rate:
 
     @property
     def fps(self) -> float:
-        """Frames a second; 0 as long as nobody knows."""
+        """Frames per second; 0 if not known yet."""
         (begin, first), (end, last) = self._seen[0], self._seen[-1]
         return (last - first) / (end - begin) if last > first and end > begin else 0.0
 
     @property
     def left(self) -> float | None:
-        """Seconds to go."""
+        """Estimated seconds remaining; None if not known yet."""
         return (self.total - self.done) / self.fps if self.fps else None
 
 
 class Reporter:
-    """Plain lines on stderr; the base of the others."""
+    """Reports as plain lines on stderr; base class of the other reporters."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
+        """Report to a stream.
+
+        Args:
+            stream: A text stream; None for stderr.
+        """
         self._stream = stream or sys.stderr
         self._rate: Rate | None = None
         self._what = ""
@@ -64,48 +79,72 @@ class Reporter:
         self.rest()
 
     def say(self, event: str, text: str, **facts: Any) -> None:
-        """Tell something as a line. event, facts: the same for programs."""
+        """Report a message.
+
+        Args:
+            event: Kind of message, for programs.
+            text: The message, for people.
+            facts: Further values for programs; they are part of JSON events only.
+        """
         self._line(text)
 
     def begin(self, total: int, done: int, device: str) -> None:
-        """Frames are going to be made: `total` of them, of which some are done; device: who makes them."""
+        """Start reporting progress.
+
+        Args:
+            total: Number of frames of the film.
+            done: Frames finished by an earlier run.
+            device: Name of the workers.
+        """
         self._rate = Rate(total, done)
         self._what = device
         self._next = time.monotonic() + _EVERY
 
     def frames(self, done: int, size: int) -> None:
-        """So many are done, which fill so many bytes."""
+        """Report progress.
+
+        Args:
+            done: Number of finished frames.
+            size: Bytes of the finished chunks.
+        """
         if self._rate is not None:
             self._rate.update(done)
             self._progress(self._rate, size)
 
     def rest(self) -> None:
-        """No more progress for now."""
+        """Stop reporting progress."""
         self._rate = None
 
     def _progress(self, rate: Rate, size: int) -> None:
         if time.monotonic() >= self._next and rate.done < rate.total:
             self._next = time.monotonic() + _EVERY
             share = 100 * rate.done / rate.total
-            self._line(f"{rate.done} of {rate.total} frames ({share:.1f} %), {rate.fps:.2f} fps, "
-                       f"{clock(rate.left)} to go, {format_bytes(size)}, {self._what}")  # fmt: skip
+            self._line(
+                f"{rate.done} of {rate.total} frames ({share:.1f} %), {rate.fps:.2f} fps, "
+                f"{clock(rate.left)} to go, {format_bytes(size)}, {self._what}"
+            )
 
     def _line(self, text: str) -> None:
         print(printable(text), file=self._stream, flush=True)
 
 
 class JsonShow(Reporter):
-    """One event a line, on stdout."""
+    """Reports as JSON on stdout, one event per line."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
+        """Report to a stream.
+
+        Args:
+            stream: A text stream; None for stdout.
+        """
         super().__init__(stream or sys.stdout)
 
     def say(self, event: str, text: str, **facts: Any) -> None:
-        """As an object: event, text and facts."""
+        """Write an object with the event, the text and the facts. See `Reporter.say`."""
         self._write({"event": event, "text": text, **facts})
 
     def begin(self, total: int, done: int, device: str) -> None:
-        """See `Reporter.begin`; the first frames are told at once."""
+        """See `Reporter.begin`; the first progress is reported immediately."""
         super().begin(total, done, device)
         self._next = 0.0
 
@@ -113,16 +152,25 @@ class JsonShow(Reporter):
         if time.monotonic() >= self._next or rate.done == rate.total:
             self._next = time.monotonic() + 1
             left = None if rate.left is None else round(rate.left, 1)
-            self._write({"event": "progress", "frames": rate.done, "total": rate.total, "fps": round(rate.fps, 3),
-                         "seconds_left": left, "bytes": size, "device": self._what})  # fmt: skip
+            self._write(
+                {
+                    "event": "progress",
+                    "frames": rate.done,
+                    "total": rate.total,
+                    "fps": round(rate.fps, 3),
+                    "seconds_left": left,
+                    "bytes": size,
+                    "device": self._what,
+                }
+            )
 
     def _write(self, what: Mapping[str, Any]) -> None:
-        # In ASCII: it is JSON whatever stdout's encoding is, and for names that are not UTF-8 as well.
+        # ASCII only, so that it is valid JSON with any encoding of stdout, and with file names that are not UTF-8.
         print(json.dumps(what, default=str), file=self._stream, flush=True)
 
 
 class TerminalShow(Reporter):
-    """One line that is kept up to date, by rich; a clock while something takes long that cannot be counted."""
+    """Shows a progress bar with rich, and a clock during long steps without progress counts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,12 +179,26 @@ class TerminalShow(Reporter):
         from rich.table import Column
 
         self._console = Console(file=raw_stream(sys.stderr), highlight=False)
-        # Where it is narrow the bar gives way, and no number is cut off.
+        # On a narrow terminal the bar shrinks, so that the numbers are never cut off.
         numbers = TextColumn("{task.fields[numbers]}", markup=False, table_column=Column(no_wrap=True))
-        self._bar = Progress(SpinnerColumn(), TaskProgressColumn(), BarColumn(None), numbers, console=self._console,
-                             expand=True, refresh_per_second=4, redirect_stdout=False)  # fmt: skip
-        self._clock = Progress(SpinnerColumn(), TimeElapsedColumn(), console=self._console, transient=True,
-                               refresh_per_second=4, redirect_stdout=False)  # fmt: skip
+        self._bar = Progress(
+            SpinnerColumn(),
+            TaskProgressColumn(),
+            BarColumn(None),
+            numbers,
+            console=self._console,
+            expand=True,
+            refresh_per_second=4,
+            redirect_stdout=False,
+        )
+        self._clock = Progress(
+            SpinnerColumn(),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            refresh_per_second=4,
+            redirect_stdout=False,
+        )
         self._task: Any = None
         self._numbers = ""
         self._waiting: Any = None
@@ -176,7 +238,10 @@ class TerminalShow(Reporter):
         self._bar.update(self._task, completed=rate.done)
 
     def __str__(self) -> str:
-        """The numbers beside the bar; asked for whenever it is drawn, since the terminal may have become narrow."""
+        """Return the numbers next to the bar.
+
+        rich calls this at every redraw, since the width of the terminal may have changed.
+        """
         longer = f"{self._numbers}  {printable(self._what)}"
         return longer if len(longer) + _BAR <= self._console.width else self._numbers
 
@@ -191,19 +256,27 @@ class TerminalShow(Reporter):
 
 
 def choose(as_json: bool) -> Reporter:
-    """JSON where it was asked for, the progress line on a terminal if rich is there, else plain lines."""
+    """Choose a reporter: JSON if requested, a progress bar on a terminal if rich is installed, otherwise plain lines.
+
+    Args:
+        as_json: Whether ``--json`` was given.
+    """
     if as_json:
         return JsonShow()
     if sys.stderr is not None and sys.stderr.isatty():
         try:
             return TerminalShow()
         except ImportError:
-            pass  # plain lines say the same
+            pass  # without rich: plain lines have the same information
     return Reporter()
 
 
 def clock(seconds: float | None) -> str:
-    """A duration as people write it: ``1 h 05 min``, ``3 min``, ``12 s``."""
+    """Format a duration, such as ``1 h 05 min``, ``3 min`` or ``12 s``.
+
+    Args:
+        seconds: The duration; None if unknown.
+    """
     if seconds is None:
         return "some time"
     if seconds < 90:

@@ -1,4 +1,4 @@
-"""Where a film is cut into parts: at scene cuts, some minutes apart."""
+"""Split a film into chunks at scene changes, a few minutes apart."""
 
 import itertools
 from collections.abc import Callable
@@ -6,39 +6,48 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-_REACH = 5  # seconds around the middle of a cut in which a scene change is looked for
-_SMALL = 64  # pixels a side of the pictures that are compared
+_REACH = 5  # seconds before and after a planned cut in which a scene change is searched
+_SMALL = 64  # width and height in pixels of the downscaled frames that are compared
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A part of the film."""
+    """A range of frames that is encoded as one file."""
 
     number: int
-    """From 0."""
+    """Chunk number, from 0."""
     start: int
-    """Its first frame."""
+    """First frame."""
     stop: int
-    """The frame after its last one."""
+    """Frame after the last one."""
 
     @property
     def frames(self) -> int:
-        """How many it has."""
+        """Number of frames."""
         return self.stop - self.start
 
     @property
     def name(self) -> str:
-        """Of its file."""
+        """Name of the chunk's file."""
         return f"{self.number + 1:05}.mkv"
 
 
 def plan(
     clip: Any, rate: Fraction, minutes: float, seen: Callable[[int, int], None] = lambda n, of: None
 ) -> list[Chunk]:
-    """Chunks of about so many minutes, all of them together every frame of the clip once.
+    """Split a clip into chunks of about equal length; every frame is in exactly one chunk.
 
-    A chunk begins where the picture changes most within five seconds (a quarter of a chunk at most) of where it should.
-    The last one is between a half and one and a half as long as the others. seen: told of each cut found.
+    A chunk starts where the picture changes most within 5 seconds (at most a quarter of a chunk) of its planned start.
+    The last chunk is between 0.5 and 1.5 times as long as the others.
+
+    Args:
+        clip: A vapoursynth.VideoNode.
+        rate: Frames per second.
+        minutes: Length of a chunk in minutes.
+        seen: Called with the number of cuts found so far and the total number of cuts.
+
+    Returns:
+        The chunks in order, at least one.
     """
     length = max(1, round(minutes * 60 * rate))
     count = max(1, round(clip.num_frames / length))
@@ -53,7 +62,7 @@ def plan(
 
 
 def _scene_start(clip: Any, middle: int, reach: int) -> int:
-    """The frame that differs most from the one before it, at most `reach` frames from the middle."""
+    """Return the frame that differs most from the previous one, at most `reach` frames from `middle`."""
     import vapoursynth as vs
 
     first = middle - reach
@@ -66,7 +75,7 @@ def _scene_start(clip: Any, middle: int, reach: int) -> int:
         return middle
     compared = small[1:].std.PlaneStats(small[:-1])
     changes = [float(frame.props["PlaneStatsDiff"]) for frame in compared.frames(close=True)]
-    # of equal changes the one nearest to the middle: in a still the cut is where it should be
+    # among equal changes, the one nearest to the middle: in a still picture the cut stays where it was planned
     return max(
         (offset + 1 + n for n in range(len(changes))),
         key=lambda n: (round(changes[n - offset - 1], 3), -abs(n - middle)),

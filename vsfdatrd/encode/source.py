@@ -214,7 +214,17 @@ def check_plugins(core: Any) -> None:
 
 
 def identity(path: Path) -> dict[str, str | int]:
-    """Return a cheap fingerprint of a file: size, modification time, and SHA-256 of its first and last MiB."""
+    """Return a cheap fingerprint of a file, to detect whether it has changed.
+
+    Args:
+        path: The file.
+
+    Returns:
+        ``size`` in bytes, modification time ``changed`` in ns, and the SHA-256 of the first and last MiB as ``edges``.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
     status = path.stat()
     digest = hashlib.sha256()
     with path.open("rb") as file:

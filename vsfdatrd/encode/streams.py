@@ -94,11 +94,15 @@ def choose(source: Path, video: int, container: str) -> Kept:
             about.append(what)
     return Kept(
         tuple(copied), tuple(rewritten), tuple(converted), tuple(attached), tuple(covers), tuple(left), tuple(about)
-    )  # fmt: skip
+    )
 
 
 def describe(stream: Any) -> str:
-    """Return a short description of a PyAV stream: type, index, codec, language."""
+    """Return a short description of a stream: type, index, codec, language; for attachments the file name.
+
+    Args:
+        stream: A PyAV stream.
+    """
     language = f" ({stream.language})" if getattr(stream, "language", None) else ""
     if stream.type == "attachment":
         return f"attachment {stream.metadata.get('filename', stream.index)}"
@@ -175,6 +179,14 @@ def converted(av: Any, packet: Any, output: Any) -> Any:
 
 
 def cover(stream: Any, packet: bytes) -> tuple[str, str, bytes]:
-    """Return cover art as an attachment: file name, MIME type, content."""
+    """Return cover art as an attachment.
+
+    Args:
+        stream: The PyAV video stream of the cover.
+        packet: Its only packet, which is the image file.
+
+    Returns:
+        File name, MIME type and content of the attachment.
+    """
     name, kind = _COVER[stream.name]
     return stream.metadata.get("filename", name), stream.metadata.get("mimetype", kind), packet

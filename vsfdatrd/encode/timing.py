@@ -47,7 +47,11 @@ class Timing:
 
 
 def rate_of(rate: Fraction) -> str:
-    """Format a frame rate with at most three decimals, such as 25 or 23.976."""
+    """Format a frame rate with at most three decimals, such as 25 or 23.976.
+
+    Args:
+        rate: Frames per second.
+    """
     return f"{float(rate):.3f}".rstrip("0").rstrip(".")
 
 

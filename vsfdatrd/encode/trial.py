@@ -1,4 +1,4 @@
-"""One output frame before all others: whether it can be made at all, and what its properties say of its colours."""
+"""Render one output frame before the encode, to check the script and to read the color properties."""
 
 import json
 import os
@@ -10,23 +10,38 @@ from vsfdatrd.system.programs import utf8_environment, vspipe
 from vsfdatrd.workers.spawn import no_window
 
 _COLOURS = ("_Matrix", "_Transfer", "_Primaries", "_Range", "_ChromaLocation")
-_PATIENCE = 3600.0  # seconds: on a CPU an engine may be built first
+_PATIENCE = 3600.0  # seconds; includes building the engine, which is slow on a CPU
 
 
 def first_frame(script: Path, device: str, told: Path) -> dict[str, int]:
-    """Make the first frame of a script, which also builds its engine -> its colour properties, as H.273 numbers.
+    """Render the first frame of a script, which also builds its engine.
 
-    told: a file that vspipe may write. Raises EncodeError with what vspipe said.
+    Args:
+        script: The VapourSynth script.
+        device: The script's ``device`` argument: GPU numbers separated by commas.
+        told: File into which vspipe writes the frame properties as JSON.
+
+    Returns:
+        The color properties of the frame, as H.273 numbers.
+
+    Raises:
+        EncodeError: vspipe failed or took more than an hour; the message has its output.
     """
-    # From its folder: vspipe takes no names that are not UTF-8.
+    # Relative to the script's folder: vspipe accepts only names that are valid UTF-8.
     command = [vspipe(), "-c", "y4m", "-s", "0", "-e", "0", "-j", os.path.relpath(told, script.parent)]
     command += ["-a", f"device={device}", script.name, os.devnull]
-    told.unlink(missing_ok=True)  # vspipe would write into whatever is there
+    told.unlink(missing_ok=True)  # vspipe would write into whatever exists under this name, such as a link
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_PATIENCE,
-            creationflags=no_window(), cwd=script.parent, env=utf8_environment(),
-        )  # fmt: skip
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=_PATIENCE,
+            creationflags=no_window(),
+            cwd=script.parent,
+            env=utf8_environment(),
+        )
     except subprocess.TimeoutExpired as error:
         raise EncodeError("the first frame took more than an hour; try a smaller model") from error
     if done.returncode:

@@ -1,4 +1,4 @@
-"""Who makes chunks, whatever they are: what they are given, and what they tell."""
+"""Interface of the workers that encode chunks, local or on a Ray cluster: their inputs and events."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -13,24 +13,25 @@ from vsfdatrd.errors import FdatrdError
 
 @dataclass(frozen=True, slots=True)
 class ChunkInputs:
-    """What has to be at hand wherever frames are made."""
+    """Inputs that every machine needs to encode chunks."""
 
     source: Path
-    """The film, absolute."""
+    """Absolute path of the source."""
     model: str
-    """As the script names it: a name of the catalogue, or an absolute path."""
+    """The model as in the script: a catalog name, or an absolute path."""
     weights: str
-    """SHA-256 of its file."""
+    """SHA-256 of the model's file."""
     encoder: str
-    """The video encoder, as ffmpeg calls it."""
+    """ffmpeg's name of the video encoder."""
     script: Path
+    """The VapourSynth script."""
     index: Path
-    """BestSource's index: what the names of its files begin with."""
+    """Path prefix of BestSource's index files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Frames of a chunk that have been upscaled; of one that is tried once more they count from 0 again."""
+    """Number of frames of a chunk upscaled so far; a retried chunk counts from 0 again."""
 
     chunk: Chunk
     frames: int
@@ -38,7 +39,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """A chunk that failed and is tried once more."""
+    """A chunk that failed and will be tried again."""
 
     chunk: Chunk
     error: FdatrdError
@@ -48,24 +49,37 @@ type Event = Progress | Retry | DoneChunk
 
 
 class Workers(Protocol):
-    """Those who make chunks."""
+    """Encodes chunks: `local_workers.Devices` or `ray.scheduler.Cluster`."""
 
     @property
     def name(self) -> str:
-        """What they are, for the progress line."""
+        """Name of the devices, for the progress line."""
         ...
 
     def try_encoder(self, options: Sequence[str], pixel_format: str, size: tuple[int, int]) -> None:
-        """See `chunk.try_encoder`; where chunks are encoded elsewhere, it is left to the first of them."""
+        """See `chunk.try_encoder`; does nothing if chunks are encoded on other machines."""
         ...
 
     def first_frame(self, material: ChunkInputs) -> dict[str, int]:
-        """Make one frame as a trial: see `trial.first_frame`."""
+        """Render one frame and return its color properties, see `trial.first_frame`.
+
+        Args:
+            material: Inputs of the encode.
+        """
         ...
 
     def make(self, material: ChunkInputs, chunks: Sequence[Chunk], recipe: EncodeParams) -> Generator[Event]:
-        """Make chunks, in any order; yields what happens.
+        """Encode chunks in any order. Closing the generator terminates all programs.
 
-        Raises the EncodeError of a chunk that failed too often. Closing the iterator ends all programs.
+        Args:
+            material: Inputs of the encode.
+            chunks: The chunks to encode.
+            recipe: Parameters common to all chunks.
+
+        Yields:
+            Progress, retries and finished chunks.
+
+        Raises:
+            EncodeError: A chunk failed too often.
         """
         ...

@@ -1,12 +1,13 @@
-"""The folder beside an output in which it is made: one process at a time, and nothing in it that is not ours.
+"""The working folder next to an output, locked by one process and without links to files elsewhere.
 
 film.mkv.vsfdatrd/
-  lock             held by the process at work; freed with it
-  journal.json     what has been done
-  script.vpy       what vspipe runs
+  lock             held by the encoding process; released when it exits
+  journal.json     settings, and records of finished chunks
+  script.vpy       the script that vspipe runs
   index*           BestSource's index of the source
-  chunks/          the parts
-  joined.mkv       all of them, until it takes the output's name
+  chunks/          the chunk files
+  frame.json       properties of the first frame
+  joined.mkv       the muxed film, until it is renamed to the output
 """
 
 import contextlib
@@ -33,6 +34,12 @@ class Workspace:
     """The folder of one output, locked."""
 
     def __init__(self, folder: Path, target: Path) -> None:
+        """Name the files in a folder; nothing is created.
+
+        Args:
+            folder: The working folder, locked by `workplace`.
+            target: The output file, whose suffix the muxed file gets.
+        """
         self.folder = folder
         self.chunks = folder / "chunks"
         self.script = folder / "script.vpy"
@@ -41,7 +48,17 @@ class Workspace:
         self.joined = folder / f"joined{target.suffix.lower()}"
 
     def journal(self, say: Callable[[str], None]) -> Journal:
-        """The journal; a damaged one is put away, after saying so."""
+        """Open the journal. A damaged one is reported and deleted, together with all chunks.
+
+        Args:
+            say: Receives a message if the journal is damaged.
+
+        Returns:
+            The journal; empty if there was none.
+
+        Raises:
+            EncodeError: The journal cannot be read.
+        """
         path = self.folder / _JOURNAL
         try:
             return Journal(path)
@@ -54,27 +71,31 @@ class Workspace:
             return Journal(path)
 
     def forget(self) -> None:
-        """Remove all parts."""
+        """Remove all chunks and the muxed file."""
         shutil.rmtree(self.chunks, ignore_errors=True)
         self.joined.unlink(missing_ok=True)
         self.frame.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Remove the folder: the output is done."""
+        """Remove the folder, once the output is finished."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @contextmanager
 def workplace(target: Path) -> Iterator[Workspace]:
-    """The folder for an output, made if it is not there.
+    """Create (if necessary) and lock the working folder of an output, for the duration of the ``with``.
 
-    Raises EncodeError if another process is at work in it, or there are links in it.
+    Args:
+        target: The output file.
+
+    Raises:
+        EncodeError: Another process uses the folder, it cannot be written, or it contains links.
     """
     folder = target.with_name(shortened(target.name, _SUFFIX, longest_name(target.parent)))
     try:
         _check_links(folder)
         folder.mkdir(mode=0o700, exist_ok=True)
-        _check_links(folder)  # once more: somebody may have been faster
+        _check_links(folder)  # again: another user may have created it in the meantime
         lock = FileLock(folder / "lock")
         lock.acquire(blocking=False)
     except Timeout as error:
@@ -87,23 +108,27 @@ def workplace(target: Path) -> Iterator[Workspace]:
             f"the folder {folder} cannot be used ({error.strerror}); give an output where you may write"
         ) from error
     try:
-        if not (folder / "lock").exists():  # the other one finished between our two steps, and removed it
+        if not (folder / "lock").exists():  # another process finished and removed the folder before we had the lock
             raise EncodeError(f"another process has just finished {target}; run the same command again")
         yield Workspace(folder, target)
     finally:
-        if not (folder / _JOURNAL).exists():  # nothing was begun, or all is done
+        if not (folder / _JOURNAL).exists():  # nothing was started, or the output is finished
             shutil.rmtree(folder, ignore_errors=True)
         lock.release()
-        if sys.platform == "win32":  # which does not remove what is open: the lock, and so the folder
-            with contextlib.suppress(OSError):  # there is a journal in it
+        if sys.platform == "win32":  # Windows cannot remove open files: the lock file, and thus the folder
+            with contextlib.suppress(OSError):  # not empty: it contains a journal
                 folder.rmdir()
 
 
 def _check_links(folder: Path) -> None:
-    """Raise EncodeError if the folder or anything in it leads elsewhere: in a folder that others can write, somebody
-    may have made it first, and what is written or removed in it would be a file of their choice."""
+    """Raise EncodeError if the folder, or anything in it, is a link.
+
+    In a directory that others can write, another user may have created the folder first, so that we would overwrite or
+    remove files of their choice.
+    """
     for path in _contents(folder):
-        # Hard links too, but not of chunks, whose files are never written twice: a copy of the folder may have those.
+        # Hard links are refused too, except for chunks: their files are never written twice, and a hard-linked copy of
+        # the folder has them.
         linked = path.parent == folder and path.is_file() and path.lstat().st_nlink > 1
         if linked or not is_plain(path):
             raise EncodeError(
@@ -121,7 +146,21 @@ def _contents(folder: Path) -> Iterator[Path]:
 
 
 def resume(place: Workspace, journal: Journal, recipe: EncodeParams) -> list[DoneChunk]:
-    """What is done and still as it was; the rest is swept away, and forgotten in the journal."""
+    """Return the finished chunks whose files are unchanged; remove other files and their records.
+
+    Chunks whose files are complete but not recorded are verified and recorded.
+
+    Args:
+        place: The working folder.
+        journal: Its journal, which is updated.
+        recipe: Parameters common to all chunks.
+
+    Returns:
+        The finished chunks, in order.
+
+    Raises:
+        EncodeError: The journal cannot be written.
+    """
     place.chunks.mkdir(exist_ok=True)
     kept: list[DoneChunk] = []
     wanted = {chunk.number: chunk for chunk in journal.chunks()}
@@ -131,7 +170,7 @@ def resume(place: Workspace, journal: Journal, recipe: EncodeParams) -> list[Don
             kept.append(made)
             del wanted[made.chunk.number]
         else:
-            path.unlink(missing_ok=True)  # damaged since; not to be taken for a chunk that is whole but not recorded
+            path.unlink(missing_ok=True)  # damaged; otherwise `_unrecorded` would accept it as complete
     found = [whole for chunk in wanted.values() if (whole := _unrecorded(place, chunk, recipe))]
     journal.lose(*wanted.values())
     journal.add(*found)
@@ -144,10 +183,10 @@ def resume(place: Workspace, journal: Journal, recipe: EncodeParams) -> list[Don
 
 
 def _unrecorded(place: Workspace, chunk: Chunk, recipe: EncodeParams) -> DoneChunk | None:
-    """A part that was whole when the process was killed, between its last byte and its row in the journal."""
+    """Verify and return a chunk whose process was killed after writing the file but before recording it."""
     whole = place.chunks / f"{chunk.number + 1:05}.whole.mkv"
     final = place.chunks / chunk.name
-    if final.is_file():  # looked through once, but by whom nobody noted
+    if final.is_file():  # renamed but not recorded: verify it again
         os.replace(final, whole)
     if not whole.is_file():
         return None

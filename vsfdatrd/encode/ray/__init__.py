@@ -1,1 +1,1 @@
-"""Chunks encoded by the machines of a Ray cluster."""
+"""Encode chunks on the machines of a Ray cluster."""

@@ -1,4 +1,4 @@
-"""The way to an existing Ray cluster, and sentences for where there is none."""
+"""Connect to an existing Ray cluster, with error messages for users if that fails."""
 
 import importlib
 import logging
@@ -15,12 +15,19 @@ from typing import Any
 from vsfdatrd.errors import ArgumentError, EncodeError
 
 PIP = "pip install 'vsfdatrd[ray]'"
-_KNOCK = 5.0  # seconds for the cluster's address to answer
+_KNOCK = 5.0  # seconds to wait for a TCP connection to the cluster's address
 _AUTO = "auto"
 
 
 def check_address(address: str) -> None:
-    """Raises ArgumentError unless it is ``auto`` or ``host:port``."""
+    """Check the syntax of a cluster address.
+
+    Args:
+        address: The argument of ``--ray``.
+
+    Raises:
+        ArgumentError: `address` is neither ``auto`` nor ``host:port``.
+    """
     if address.startswith("ray://"):
         raise ArgumentError(
             f"--ray {address} is an address of Ray Client, through which files cannot come back; run this on a machine "
@@ -34,11 +41,17 @@ def check_address(address: str) -> None:
 
 @contextmanager
 def connected(address: str) -> Iterator[Any]:
-    """The module ray, connected until the end of the ``with``. address: as `check_address` allows.
+    """Connect to a Ray cluster for the duration of the ``with``, and yield the module `ray`.
 
-    What is printed to `sys.stdout` meanwhile is thrown away: Ray tells there, from a thread, of workers that died.
-    Raises EncodeError where Ray is not installed, nothing answers, this machine is not of the cluster, or versions
-    differ.
+    Output to `sys.stdout` is discarded meanwhile: a thread of Ray prints there when workers die.
+
+    Args:
+        address: ``auto`` or ``host:port``, see `check_address`.
+
+    Raises:
+        ArgumentError: The address is invalid.
+        EncodeError: Ray is not installed, nothing answers, this machine is not part of the cluster, or the versions of
+            Ray or Python differ.
     """
     check_address(address)
     try:
@@ -75,7 +88,7 @@ def _knock(address: str) -> None:
 
 
 def _reason(address: str, text: str) -> str:
-    """What Ray says over many lines, in one sentence."""
+    """Condense Ray's multi-line error message into one sentence."""
     if "ersion mismatch" in text:
         found = re.findall(r"(?:Ray|Python): (\S+)", text)
         theirs, ours = found[:2], found[2:4]
@@ -94,7 +107,7 @@ def _reason(address: str, text: str) -> str:
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Ray takes SIGTERM for itself; here it ends an encode as Ctrl-C does."""
+    """Restore the SIGTERM handler that `ray.init` replaces, so that SIGTERM still ends an encode like Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

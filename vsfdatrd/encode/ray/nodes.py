@@ -1,34 +1,46 @@
-"""The machines of a Ray cluster: which are there, which of them lack something, and what a task is given of one."""
+"""The machines of a Ray cluster: which are alive, which are excluded, and the resources of a task."""
 
 from typing import Any, Protocol
 
 from vsfdatrd.errors import EncodeError
 
-_MOST_CPUS = 8  # of one task: beyond, two chunks beside each other are faster than one
+_MOST_CPUS = 8  # per task: with more CPUs, two chunks in parallel are faster than one
 
 
 class Say(Protocol):
-    """Tells the user something; `Reporter.say`."""
+    """Reports a message to the user, as `Reporter.say` does."""
 
     def __call__(self, event: str, text: str, **facts: Any) -> None:
-        """event, facts: for programs. text: for people."""
+        """Report a message.
+
+        Args:
+            event: Kind of message, for programs.
+            text: The message, for people.
+            facts: Further values for programs.
+        """
 
 
 class Nodes:
-    """As one film sees them. A machine is known by Ray's number of it."""
+    """The machines of the cluster during one encode. A machine is identified by its Ray node ID."""
 
     def __init__(self, ray: Any, say: Say) -> None:
+        """Start without knowledge of any machine.
+
+        Args:
+            ray: The connected module `ray`.
+            say: Receives messages.
+        """
         self._ray, self._say = ray, say
         self.fit: set[str] = set()
-        """Those that said they have everything."""
+        """Machines that have passed the preflight check."""
         self.unfit: dict[str, str] = {}
-        """Those that do not, and what they lack."""
+        """Excluded machines, with the reason."""
         self.needs: dict[str, int] = {}
-        """What a task is given, as Ray's options; see `share_out`."""
+        """Resources of a task, as Ray options; set by `share_out`."""
         self._names: dict[str, str] = {}
 
     def alive(self) -> dict[str, dict[str, float]]:
-        """Machines that are there, and what each has to give."""
+        """Return the machines that are alive, with the total resources of each."""
         found = {}
         for node in self._ray.nodes():
             if node["Alive"]:
@@ -37,19 +49,32 @@ class Nodes:
         return found
 
     def able(self) -> dict[str, dict[str, float]]:
-        """Those of them that can do a task, as far as is known."""
+        """Return the machines that are alive, not excluded, and have the resources for a task."""
         wanted = (("GPU", self.needs.get("num_gpus", 0)), ("CPU", self.needs.get("num_cpus", 0)))
         return {
-            machine: resources for machine, resources in self.alive().items()
+            machine: resources
+            for machine, resources in self.alive().items()
             if machine not in self.unfit and all(resources.get(name, 0) >= count for name, count in wanted)
-        }  # fmt: skip
+        }
 
     def name(self, machine: str) -> str:
-        """As people call it; ``Ray`` for none in particular."""
+        """Return a machine's name and address for messages.
+
+        Args:
+            machine: A Ray node ID.
+
+        Returns:
+            Host name and address; ``Ray`` if the machine is unknown.
+        """
         return self._names.get(machine, "Ray")
 
     def leave_out(self, machine: str, complaint: str) -> None:
-        """Give it nothing to do any more."""
+        """Exclude a machine from further tasks, and report it.
+
+        Args:
+            machine: A Ray node ID.
+            complaint: The reason, as a phrase that follows the machine's name.
+        """
         if machine in self.unfit:
             return
         self.unfit[machine] = complaint
@@ -59,15 +84,23 @@ class Nodes:
         self._say("left out", f"{self._names[machine]} is left out: it {complaint}", machine=self._names[machine])
 
     def none_left(self) -> None:
-        """Raises EncodeError if every machine was left out."""
+        """Check that a machine is left.
+
+        Raises:
+            EncodeError: Every machine that is alive has been excluded.
+        """
         if self.alive().keys() <= self.unfit.keys():
             machine, complaint = next(iter(self.unfit.items()))
             raise EncodeError(f"no machine of the Ray cluster can do it: {self._names[machine]} {complaint}")
 
     def share_out(self) -> int | None:
-        """Settle what a task is given, and tell: a GPU where there is one, else some CPUs. -> how many CPUs, or None.
+        """Choose and report the resources of a task: one GPU if any machine has one, otherwise up to 8 CPUs.
 
-        Raises EncodeError if nobody has anything to give.
+        Returns:
+            The number of CPUs per task; None for GPU tasks, which may use all CPUs.
+
+        Raises:
+            EncodeError: No machine is left, or none has GPUs or CPUs.
         """
         self.none_left()
         able = [resources for machine, resources in self.alive().items() if machine not in self.unfit]

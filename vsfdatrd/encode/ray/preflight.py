@@ -1,4 +1,4 @@
-"""Whether another machine has what frames are made from: the same film, weights and programs."""
+"""Check that another machine has the same source, weights and programs as this one."""
 
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -16,27 +16,46 @@ _PACKAGES = ("vapoursynth", "vapoursynth-bestsource", "vapoursynth-vivtc", "vapo
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What this machine has. Made of plain values, to travel as JSON."""
+    """The environment in which chunks are encoded. Its values are plain types, so that it can be sent as JSON."""
 
     source: str
+    """Absolute path of the source."""
     content: dict[str, str | int]
-    """Of the source: size and checksums, but not when it was changed, which a copy need not keep."""
+    """Size and checksums of the source, without the modification time, which a copy may not preserve."""
     model: str
+    """The model as in the script: a catalog name, or an absolute path."""
     weights: str
+    """SHA-256 of the model's file."""
     encoder: str
-    """The video encoder."""
+    """ffmpeg's name of the video encoder."""
     ffmpeg: str
-    """What the program with this encoder says of itself: joined parts have to be of one encoder."""
+    """Version of the ffmpeg with this encoder: all chunks of a film must come from the same encoder."""
     packages: dict[str, str]
+    """Versions of the VapourSynth packages."""
 
     @classmethod
     def of(cls, material: ChunkInputs) -> "Environment":
-        """What is expected of others."""
-        return cls(str(material.source), _content(material.source), material.model, material.weights,
-                   material.encoder, presets.version(material.encoder), _packages())  # fmt: skip
+        """Return the environment of this machine, which other machines must match.
+
+        Args:
+            material: Inputs of the encode.
+        """
+        return cls(
+            str(material.source),
+            _content(material.source),
+            material.model,
+            material.weights,
+            material.encoder,
+            presets.version(material.encoder),
+            _packages(),
+        )
 
     def complaint(self) -> str | None:
-        """What is not so on the machine where this is asked, as a sentence without its name; None if all is well."""
+        """Compare with the machine on which this method runs.
+
+        Returns:
+            How the machine differs, phrased to follow its name; None if it matches.
+        """
         try:
             content = _content(Path(self.source))
         except OSError as error:

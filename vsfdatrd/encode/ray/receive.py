@@ -1,4 +1,4 @@
-"""A part's file that comes from another machine, piece by piece."""
+"""Receive a chunk's file from another machine, block by block."""
 
 import contextlib
 import errno
@@ -12,10 +12,18 @@ from vsfdatrd.system.files import commit
 
 
 class ChunkDownload:
-    """A file that is being received; it takes its place only when all of it is there, and on the disk."""
+    """A chunk file being received. It gets its final name only when it is complete and fsynced."""
 
     def __init__(self, folder: Path, made: DoneChunk) -> None:
-        """folder: of the parts. Raises EncodeError if it cannot be written."""
+        """Create the temporary file.
+
+        Args:
+            folder: Folder of the chunk files.
+            made: Record of the chunk, with the file's size and checksum.
+
+        Raises:
+            EncodeError: The file cannot be created.
+        """
         self._made = made
         self._final = folder / made.chunk.name
         self._path = folder / f"{made.chunk.number + 1:05}.{secrets.token_hex(4)}.tmp.mkv"
@@ -26,7 +34,17 @@ class ChunkDownload:
             raise _unwritable(self._path, error) from error
 
     def add(self, piece: bytes) -> bool:
-        """The next bytes; whether these were the last ones. Raises EncodeError if they cannot be written."""
+        """Append a block.
+
+        Args:
+            piece: The next bytes of the file.
+
+        Returns:
+            True if the file is now complete.
+
+        Raises:
+            EncodeError: The block cannot be written.
+        """
         self._digest.update(piece)
         try:
             self._file.write(piece)
@@ -36,7 +54,14 @@ class ChunkDownload:
         return self._file.tell() >= self._made.bytes
 
     def settle(self) -> DoneChunk:
-        """Put the file in its place. Raises EncodeError if it is not what was sent, or cannot be written."""
+        """Verify the checksum and give the file its final name.
+
+        Returns:
+            The record of the chunk.
+
+        Raises:
+            EncodeError: The checksum differs, or the file cannot be written.
+        """
         try:
             self._file.close()
             if self._digest.hexdigest() != self._made.sha256:
@@ -49,7 +74,7 @@ class ChunkDownload:
         return self._made
 
     def drop(self) -> None:
-        """Remove what has not been put in its place."""
+        """Close and remove the temporary file. Errors are ignored."""
         with contextlib.suppress(OSError):
             self._file.close()
         with contextlib.suppress(OSError):

@@ -1,11 +1,11 @@
-"""What happens on a machine of a Ray cluster. Everything here runs in a worker of Ray's, as a task that tells tuples.
+"""Tasks that run on the machines of a Ray cluster, in Ray's worker processes. Each task yields messages as tuples.
 
 <temporary folder>/vsfdatrd-encode-<user>/<output>/<run>/
-  index*          BestSource's index of the film, sent once
+  index*          BestSource's index of the source, sent once
   script.vpy
-  <random>/       of one part, until it has been handed over
+  <random>/       folder of one chunk, until it has been sent back
 
-What is told is ``(kind, ...)``: begun, frames, whole, props, fit, made, piece, failed or unfit.
+A message is ``(kind, ...)``, with kind one of begun, frames, whole, props, fit, made, piece, failed, unfit or cleared.
 """
 
 import contextlib
@@ -32,45 +32,84 @@ from vsfdatrd.system.files import is_private, write_atomic
 from vsfdatrd.workers.spawn import ending, no_window
 
 PIECE = 8 << 20
-"""Bytes of a part's file that travel at once."""
+"""Block size in bytes for sending a chunk's file."""
 
 type Message = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What tasks of one encode have in common."""
+    """Parameters common to all tasks of an encode."""
 
     output: str
-    """A name for the output that no other one has."""
+    """Unique name of the output."""
     run: str
-    """A name for this run, which sweeps away what earlier ones left."""
+    """Unique name of this run; folders of other runs for the same output are removed."""
     expected: Environment
+    """The environment that a machine must have."""
     script: str
-    """Its text."""
+    """Text of the VapourSynth script."""
     index: Path
-    """Where the script looks for the index."""
+    """Path prefix of BestSource's index in the script."""
     cpus: int | None
-    """How many CPUs a task may use; None if all of them, since it is the GPU that is dealt out."""
+    """Number of CPUs a task may use; None for all of them, if tasks are limited by GPUs."""
 
 
 def look(machine: str, index: Mapping[str, bytes], order: Order) -> Iterator[Message]:
-    """Whether this machine has all that is needed: ``fit``, or ``unfit`` with a sentence."""
+    """Check that this machine has everything that is needed.
+
+    Args:
+        machine: Ray node ID of this machine.
+        index: Not used.
+        order: Parameters common to all tasks.
+
+    Yields:
+        ``fit``, or ``unfit`` with the reason.
+    """
     for answer in _leashed({"do": "look", "expected": asdict(order.expected)}):
         complaint = answer.get("complaint") or answer.get("failed")
         yield ("unfit", complaint) if complaint else ("fit",)
 
 
 def trial(machine: str, index: Mapping[str, bytes], order: Order, known: frozenset[str], *_: Any) -> Iterator[Message]:
-    """The first frame: ``props``. known: machines with which `look` was content already."""
+    """Render the first frame.
+
+    Args:
+        machine: Ray node ID of this machine.
+        index: Contents of BestSource's index files by name.
+        order: Parameters common to all tasks.
+        known: Machines that have passed `look` and are not checked again.
+
+    Yields:
+        ``begun``, then ``props`` with the color properties, or ``failed`` or ``unfit`` with the reason.
+    """
     yield from _work(machine, index, order, known, {"do": "trial"})
 
 
 def part(
-    machine: str, index: Mapping[str, bytes], order: Order, known: frozenset[str], chunk: Chunk,
-    options: tuple[str, ...], rate: Fraction,
-) -> Iterator[Message]:  # fmt: skip
-    """A part, not looked through yet: ``frames`` several times, at last ``whole`` with its path here and seconds."""
+    machine: str,
+    index: Mapping[str, bytes],
+    order: Order,
+    known: frozenset[str],
+    chunk: Chunk,
+    options: tuple[str, ...],
+    rate: Fraction,
+) -> Iterator[Message]:
+    """Encode a chunk, without verifying it.
+
+    Args:
+        machine: Ray node ID of this machine.
+        index: Contents of BestSource's index files by name.
+        order: Parameters common to all tasks.
+        known: Machines that have passed `look` and are not checked again.
+        chunk: The frames to encode.
+        options: ffmpeg output options.
+        rate: Frames per second in the chunk's file.
+
+    Yields:
+        ``begun``, ``frames`` with the number of frames several times, then ``whole`` with the file's path on this
+        machine and the encoding time in seconds; or ``failed`` or ``unfit`` with the reason.
+    """
     errand = {"do": "chunk", "options": options, "rate": str(rate), "chunk": [chunk.number, chunk.start, chunk.stop]}
     yield from _work(machine, index, order, known, errand)
 
@@ -78,7 +117,20 @@ def part(
 def hand_over(
     machine: str, index: Mapping[str, bytes], order: Order, rate: Fraction, chunk: Chunk, path: Path, seconds: float
 ) -> Iterator[Message]:
-    """Look a part through and tell of it (``made``), then its file (``piece``), which is removed."""
+    """Verify a chunk, send its file, and remove it.
+
+    Args:
+        machine: Ray node ID of this machine.
+        index: Not used.
+        order: Parameters common to all tasks.
+        rate: Frames per second in the chunk's file.
+        chunk: The frames it must contain.
+        path: The file, as sent with ``whole``.
+        seconds: The encoding time.
+
+    Yields:
+        ``made`` with the record of the chunk, then ``piece`` with each block of the file; ``failed`` with the reason.
+    """
     folder = path.parent
     try:
         made = accept(path, chunk, EncodeParams(Path(), (), rate, folder), seconds)
@@ -93,9 +145,18 @@ def hand_over(
 
 
 def clear(machine: str, index: Mapping[str, bytes], order: Order) -> Iterator[Message]:
-    """Remove what the encode has left here."""
+    """Remove the files of the encode from this machine.
+
+    Args:
+        machine: Ray node ID of this machine.
+        index: Not used.
+        order: Parameters common to all tasks.
+
+    Yields:
+        ``cleared``.
+    """
     folder = _folder(order).parent
-    with contextlib.suppress(OSError):  # there is none
+    with contextlib.suppress(OSError):  # the folder does not exist
         if is_private(folder.parent):
             shutil.rmtree(folder, ignore_errors=True)
     yield ("cleared",)
@@ -122,8 +183,13 @@ def _work(
     except OSError as error:
         yield ("unfit", f"cannot write into {tempfile.gettempdir()} ({error.strerror}); see that there is space")
         return
-    errand |= {"script": str(home / "script.vpy"), "folder": str(folder), "device": "0", "cpus": order.cpus,
-               "locks": str(home.parent.parent)}  # fmt: skip
+    errand |= {
+        "script": str(home / "script.vpy"),
+        "folder": str(folder),
+        "device": "0",
+        "cpus": order.cpus,
+        "locks": str(home.parent.parent),
+    }
     whole = False
     try:
         for answer in _leashed(errand):
@@ -149,10 +215,10 @@ def _folder(order: Order) -> Path:
 
 
 def _make_private(folder: Path) -> None:
-    """Make the folder that holds this user's encodes, for this user only.
+    """Create the folder for this user's encodes, writable by this user only.
 
-    In a temporary folder that everybody can write, another user may have made it first, to put a script of their own
-    where vspipe runs it. Raises EncodeError, as the end of a sentence about the machine, if somebody else can write it.
+    In a world-writable temporary directory, another user may have created the folder first, to have vspipe run a script
+    of theirs. Raises EncodeError, phrased to follow the machine's name, if another user can write the folder.
     """
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
@@ -162,11 +228,11 @@ def _make_private(folder: Path) -> None:
             "remove it there, or set TMPDIR to a folder of your own"
         )
     if os.name != "nt":
-        folder.chmod(0o700)  # earlier versions let others read it
+        folder.chmod(0o700)  # earlier versions created it readable by others
 
 
 def _prepare(order: Order, home: Path, index: Mapping[str, bytes]) -> None:
-    """The script and the index, and nothing of earlier runs. Any number of workers may do this at once."""
+    """Write the script and the index, and remove folders of earlier runs. Safe to run in several workers at once."""
     home.mkdir(parents=True, exist_ok=True)
     for entry in home.parent.iterdir():
         if entry.name != order.run:
@@ -178,16 +244,19 @@ def _prepare(order: Order, home: Path, index: Mapping[str, bytes]) -> None:
 
 
 def _leashed(errand: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Have an errand done by a process of its own, which ends when this one does; its answers."""
+    """Run a job in a `supervisor` process, which exits together with this process; yield its answers."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "vsfdatrd.encode.ray.supervisor"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        encoding="utf-8", creationflags=no_window(),
-    )  # fmt: skip
+        [sys.executable, "-m", "vsfdatrd.encode.ray.supervisor"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        creationflags=no_window(),
+    )
     if process.stdin is None or process.stdout is None:
         raise RuntimeError("a process was started without pipes")
     last: dict[str, Any] = {}
     try:
-        with contextlib.suppress(OSError):  # it is gone: BrokenPipeError, on Windows "invalid argument"
+        with contextlib.suppress(OSError):  # the process has died: BrokenPipeError, on Windows "invalid argument"
             process.stdin.write(json.dumps(errand) + "\n")
             process.stdin.flush()
         for line in process.stdout:
@@ -196,7 +265,7 @@ def _leashed(errand: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if not last or last.keys() == {"frames"}:
             yield {"failed": f"its process ended with {ending(process.wait())}"}
     finally:
-        with contextlib.suppress(OSError):  # it is gone, and what was written is still in the buffer
+        with contextlib.suppress(OSError):  # the process has died, and close() cannot flush the buffer
             process.stdin.close()
         process.stdout.close()
         process.wait()

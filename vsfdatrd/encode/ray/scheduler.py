@@ -1,9 +1,9 @@
-"""The machines of a Ray cluster as workers: each chunk is a task, and its file comes back through the object store.
+"""Encode chunks on a Ray cluster. Chunk files come back through Ray's object store.
 
-A chunk takes two tasks. The first has a GPU, or CPUs, and leaves a file on its machine; the second, on the same machine
-and without either, looks the file through and sends it, so that the GPU is at work on the next chunk meanwhile.
-Ray places tasks wherever there is room, also on machines that join later; those that turn out to lack something are
-left out. Ray itself repeats nothing: what is lost is begun again here, so that it is told, and counted.
+Each chunk takes two tasks. The first reserves a GPU, or CPUs, and leaves a file on its machine. The second runs on the
+same machine without reserving either; it verifies the file and sends it, while the GPU already renders the next chunk.
+Ray places tasks wherever resources are free, also on machines that join later; machines that fail the preflight check
+are excluded. Ray's own retries are disabled: lost tasks are resubmitted here, so that they are reported and counted.
 """
 
 import contextlib
@@ -29,29 +29,34 @@ from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.encode.workers import ChunkInputs, Event, Progress, Retry
 from vsfdatrd.errors import EncodeError
 
-_ATTEMPTS = 2  # of a chunk that fails
-_LOSSES = 5  # of a chunk whose worker or machine dies, which is seldom the chunk's fault
-_LOOK = 120.0  # seconds in which a machine is expected to say whether it has everything
-_TELL = 20.0  # seconds without any task at work after which that is told
-_COUNT = 5.0  # seconds after which it is seen once more which machines are there
-_PATIENCE = 900.0  # seconds without any machine that could do it: one that starts anew is back by then
-_GOODBYE = 10.0  # seconds for the machines to clear up
+_ATTEMPTS = 2  # attempts per chunk if encoding fails
+_LOSSES = 5  # attempts per chunk if its worker or machine dies, which is rarely caused by the chunk
+_LOOK = 120.0  # seconds for a machine to answer the preflight check
+_TELL = 20.0  # seconds without a running task before the user is told
+_COUNT = 5.0  # seconds between checks of which machines are alive
+_PATIENCE = 900.0  # seconds without a usable machine before giving up: enough for a machine to reboot
+_GOODBYE = 10.0  # seconds for the machines to remove their files
 
 
 class Cluster:
-    """An existing Ray cluster, connected until the end of the ``with``. One at a time in a process."""
+    """The `Workers` of an existing Ray cluster, connected within the ``with``. Only one at a time per process."""
 
     name = "Ray"
 
     def __init__(self, address: str, say: Say) -> None:
-        """address: ``auto``, or ``host:port`` of its head. say: `Reporter.say`."""
+        """Prepare the connection, which `__enter__` opens.
+
+        Args:
+            address: ``auto``, or ``host:port`` of the cluster's head.
+            say: Receives messages, such as `Reporter.say`.
+        """
         self._connection = connected(address)
         self._ray: Any = None
         self._say = say
         self._film: RayScheduler | None = None
 
     def __enter__(self) -> Self:
-        """Connect. Raises as `connection.connected` does."""
+        """Connect to the cluster; raises the same errors as `connect.connected`."""
         self._ray = self._connection.__enter__()
         return self
 
@@ -65,10 +70,10 @@ class Cluster:
             self._connection.__exit__(kind, error, trace)
 
     def try_encoder(self, options: Sequence[str], pixel_format: str, size: tuple[int, int]) -> None:
-        """Do nothing: this machine may lack the GPU that encodes."""
+        """Do nothing, since this machine may lack the GPU that encodes; the first chunk tests the encoder."""
 
     def first_frame(self, material: ChunkInputs) -> dict[str, int]:
-        """See `Workers.first_frame`; made on one of the machines."""
+        """See `Workers.first_frame`; rendered on one of the machines."""
         recipe = EncodeParams(material.script, (), Fraction(1), material.script.parent)
         with contextlib.closing(self._on(material).run([_Task(Chunk(0, 0, 1), "trial", "trial")], recipe)) as events:
             for event in events:
@@ -100,36 +105,51 @@ class Cluster:
 
 @dataclass(eq=False, slots=True)
 class _Task:
-    """What has to be done for one chunk."""
+    """The state of one chunk on the cluster."""
 
     chunk: Chunk
     kind: str
-    """``part`` or ``trial``."""
+    """The first step, a function of `remote_tasks`: ``part`` or ``trial``."""
     next: str
-    """A function of `node` that is to be called; empty while one is at work, or nothing is left to do."""
+    """The function of `remote_tasks` to call next; empty while a step runs, or if none is left."""
     machine: str = ""
-    """Where it is at work, or was; empty while it waits."""
+    """Ray node ID where the task runs or ran last; empty while it waits."""
     path: Path = Path()
-    """Of the part, there."""
+    """The unverified chunk file on that machine."""
     seconds: float = 0.0
+    """Encoding time."""
     failures: int = 0
+    """How many times encoding has failed."""
     losses: int = 0
+    """How many times the worker or machine has died."""
     avoid: set[str] = field(default_factory=set)
-    """Machines on which it failed."""
+    """Machines on which the task failed or was lost."""
     arrival: ChunkDownload | None = None
+    """The file while it is being received."""
 
 
 class RayScheduler:
-    """One film on the cluster: its tasks, and what becomes of them."""
+    """Runs the tasks of one encode on the cluster, and resubmits failed and lost ones."""
 
     def __init__(self, ray: Any, say: Say, material: ChunkInputs) -> None:
+        """Read the script and the index files, and put the index into the object store.
+
+        Args:
+            ray: The connected module `ray`.
+            say: Receives messages.
+            material: Inputs of the encode.
+        """
         self.material = material
         self._ray, self._say = ray, say
         place = f"{socket.gethostname()} {material.script}"
         self._order = Order(
-            hashlib.sha256(place.encode()).hexdigest()[:16], secrets.token_hex(4), Environment.of(material),
-            material.script.read_text(encoding="utf-8"), material.index, None,
-        )  # fmt: skip
+            hashlib.sha256(place.encode()).hexdigest()[:16],
+            secrets.token_hex(4),
+            Environment.of(material),
+            material.script.read_text(encoding="utf-8"),
+            material.index,
+            None,
+        )
         files = material.index.parent.glob(f"{material.index.name}*")
         self._door = RayTransport(ray, {file.name: file.read_bytes() for file in files})
         self._machines = Nodes(ray, say)
@@ -138,9 +158,10 @@ class RayScheduler:
         self._seen = 0.0
 
     def look(self) -> None:
-        """Ask every machine whether it has everything, and how much there is to deal out.
+        """Run the preflight check on every machine, exclude those that fail, and choose the resources of a task.
 
-        Raises EncodeError if none can do it.
+        Raises:
+            EncodeError: No machine is usable.
         """
         waiting = {
             self._door.send("look", (self._order,), {"num_cpus": 0}, machine): machine
@@ -163,9 +184,17 @@ class RayScheduler:
         self._order = replace(self._order, cpus=self._machines.share_out())
 
     def run(self, tasks: Sequence[_Task], recipe: EncodeParams) -> Generator[Event | dict[str, int]]:
-        """Do all tasks; yields what happens, and the properties that a trial finds.
+        """Run all tasks. Closing the generator cancels running ones.
 
-        Raises the EncodeError of a task that failed too often. Closing the iterator ends what is at work.
+        Args:
+            tasks: One task per chunk, or one of kind ``trial``.
+            recipe: Parameters common to all chunks.
+
+        Yields:
+            Progress, retries and finished chunks; for ``trial`` the color properties of the frame.
+
+        Raises:
+            EncodeError: A task failed too often, or no machine is usable.
         """
         running: dict[Any, _Task] = {}
         try:
@@ -181,7 +210,7 @@ class RayScheduler:
                         yield event
                     if task.next:
                         running[self._submit(task, recipe)] = task
-                for handle in self._gone(running):  # Ray says nothing of tasks behind a cable that was cut
+                for handle in self._gone(running):  # Ray reports no error if a machine loses its network connection
                     task = running.pop(handle)
                     self._door.cancel(handle)
                     if (event := self._event(task, ("lost", "the machine went away"), recipe)) is not None:
@@ -189,7 +218,7 @@ class RayScheduler:
                     running[self._submit(task, recipe)] = task
                 if self._idle(running.values()):
                     for handle, task in list(running.items()):
-                        if task.avoid:  # those that it would rather have may have gone
+                        if task.avoid:  # the other machines may be gone: allow those where the task failed
                             task.avoid.clear()
                             self._door.cancel(handle)
                             task.next = task.kind
@@ -201,11 +230,14 @@ class RayScheduler:
                     task.arrival.drop()
 
     def clear(self) -> None:
-        """Have the machines that were at work remove what is left there."""
+        """Remove the encode's files from all machines that were used; wait at most `_GOODBYE` seconds."""
         with contextlib.suppress(self._ray.exceptions.RayError):
             alive = self._machines.alive()
-            waiting = [self._door.send("clear", (self._order,), {"num_cpus": 0}, machine)
-                       for machine in self._used if machine in alive]  # fmt: skip
+            waiting = [
+                self._door.send("clear", (self._order,), {"num_cpus": 0}, machine)
+                for machine in self._used
+                if machine in alive
+            ]
             end = time.monotonic() + _GOODBYE
             while waiting and time.monotonic() < end:
                 for handle, told in self._door.replies(waiting):
@@ -213,7 +245,7 @@ class RayScheduler:
                         waiting.remove(handle)
 
     def _event(self, task: _Task, told: Message, recipe: EncodeParams) -> Event | dict[str, int] | None:
-        """What a message means; `task.next` is set if anything follows from it."""
+        """Handle a message of a task and return the event to yield, if any; set `task.next` if a step follows."""
         match told:
             case ("at", machine):
                 task.machine = machine
@@ -250,7 +282,7 @@ class RayScheduler:
         return None
 
     def _again(self, task: _Task, text: str, once_more: bool) -> Retry:
-        """Begin a task anew. Raises EncodeError if that is not to be done once more."""
+        """Schedule a task to start again; raise EncodeError if it has no attempts left."""
         if task.arrival is not None:
             task.arrival.drop()
             task.arrival = None
@@ -261,7 +293,7 @@ class RayScheduler:
         return Retry(task.chunk, error)
 
     def _submit(self, task: _Task, recipe: EncodeParams) -> Any:
-        """Have the next step of a task done."""
+        """Submit the next step of a task to Ray and return its handle."""
         step, task.next = task.next, ""
         if step == "hand_over":
             made = (self._order, recipe.rate, task.chunk, task.path, task.seconds)
@@ -277,7 +309,7 @@ class RayScheduler:
         )
 
     def _gone(self, running: Mapping[Any, _Task]) -> list[Any]:
-        """Tasks that were at work on machines that are not there any more; looked for now and then."""
+        """Return the tasks on machines that are no longer alive; checked at most every `_COUNT` seconds."""
         if time.monotonic() < self._seen + _COUNT:
             return []
         self._seen = time.monotonic()
@@ -285,9 +317,9 @@ class RayScheduler:
         return [handle for handle, task in running.items() if task.machine and task.machine not in alive]
 
     def _idle(self, tasks: Collection[_Task]) -> bool:
-        """Whether for long nothing was at work, which is told.
+        """Return True if no task has run for `_TELL` seconds, and tell the user; at most once per `_PATIENCE`.
 
-        Raises EncodeError if for very long there was no machine that could do anything.
+        Raises EncodeError if there has been no usable machine for `_PATIENCE` seconds.
         """
         now = time.monotonic()
         if not tasks or any(task.machine for task in tasks) or now < self._door.heard + _TELL:

@@ -1,9 +1,9 @@
 """Runs one job for a Ray worker and kills its own children when that worker disappears.
 
 Started as ``python -m vsfdatrd.encode.ray.supervisor``. Ray may kill its worker at any moment; without this process,
-vspipe and ffmpeg would go on alone. The first line of its stdin is the job as JSON; once its stdin
-is closed nobody waits for the result. It answers in lines of JSON, the last of which has ``whole``, ``props``,
-``complaint`` or ``failed``.
+vspipe and ffmpeg would keep running. The first line of stdin is the job as JSON; when stdin is closed, the Ray worker
+no longer waits for the result. Answers are lines of JSON, the last of which has ``whole``, ``props``, ``complaint`` or
+``failed``.
 """
 
 import contextlib
@@ -26,14 +26,14 @@ from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.encode.trial import first_frame
 from vsfdatrd.errors import FdatrdError
 
-_EVERY = 0.5  # seconds between two numbers of frames
+_EVERY = 0.5  # seconds between progress messages
 
 
 def main() -> None:
-    """Read an errand, do it, answer."""
+    """Read a job from stdin, run it, and write the answers to stdout."""
     errand = json.loads(sys.stdin.readline())
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever prints to stdout does not disturb
+    os.dup2(2, 1)  # output of libraries to stdout goes to stderr, so that it does not corrupt the answers
     threading.Thread(target=_end_with_the_other, daemon=True).start()
     try:
         answer = _DO[errand["do"]](errand, lambda told: _say(answers, told))
@@ -54,7 +54,7 @@ def _trial(errand: dict[str, Any], say: Any) -> dict[str, Any]:
 def _chunk(errand: dict[str, Any], say: Any) -> dict[str, Any]:
     recipe = EncodeParams(
         Path(errand["script"]), tuple(errand["options"]), Fraction(errand["rate"]), Path(errand["folder"])
-    )  # fmt: skip
+    )
     spoken = 0.0
 
     def progress(frames: int) -> None:
@@ -78,7 +78,7 @@ def _say(answers: Any, what: dict[str, Any]) -> None:
 
 
 def _end_with_the_other() -> None:
-    """Wait until nobody holds the other end of stdin; then end whatever was started here."""
+    """Wait until stdin is closed; then kill all child processes and exit."""
     with contextlib.suppress(OSError, ValueError):
         while os.read(0, 1 << 12):
             pass
@@ -90,11 +90,18 @@ def _end_with_the_other() -> None:
 
 @contextlib.contextmanager
 def some_cpus(count: int | None, folder: Path) -> Iterator[frozenset[int] | None]:
-    """So many CPUs, which no other process that asks here uses at the same time; None where all may be used.
+    """Reserve CPUs for the duration of the ``with``, by locking a file per group of CPUs.
 
-    An engine takes all CPUs that it sees; with several of them on one machine, each would wait for the others.
+    An engine uses all CPUs that it sees; several engines on one machine would compete for the same CPUs.
+
+    Args:
+        count: Number of CPUs to reserve; None for no limit.
+        folder: Folder of the lock files, shared by all processes of this machine.
+
+    Yields:
+        The numbers of the CPUs; None if all may be used: no limit, all groups taken, or affinity not supported.
     """
-    if count is not None and hasattr(psutil.Process, "cpu_affinity"):  # not on a Mac
+    if count is not None and hasattr(psutil.Process, "cpu_affinity"):  # not supported on macOS
         there = sorted(psutil.Process().cpu_affinity())
         for group in range(len(there) // count):
             lock = FileLock(folder / f"cpus-{count}-{group}.lock")
@@ -103,7 +110,7 @@ def some_cpus(count: int | None, folder: Path) -> Iterator[frozenset[int] | None
                 with lock:
                     yield frozenset(there[group * count : (group + 1) * count])
                 return
-    yield None  # also if all are taken: the system sees to it
+    yield None  # also if all groups are taken: the system's scheduler shares the CPUs
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The way to the machines of a Ray cluster: tasks go out, and what they tell comes back, a message at a time."""
+"""Submit tasks to the machines of a Ray cluster, and receive the messages that they yield."""
 
 import pickle
 import time
@@ -8,24 +8,36 @@ from typing import Any
 from vsfdatrd import __version__
 from vsfdatrd.encode.ray.remote_tasks import Message
 
-_AHEAD = 8  # pieces of a file that wait in the object store until they are fetched
+_AHEAD = 8  # maximum number of unread messages (file blocks) per task in the object store
 
 
 class RayTransport:
-    """Of one film, whose index travels once, through the object store."""
+    """Task submission and messages of one encode. The source's index is sent once, through the object store."""
 
     def __init__(self, ray: Any, index: dict[str, bytes]) -> None:
-        """index: files of the source's index by their names."""
+        """Put the index into the object store.
+
+        Args:
+            ray: The connected module `ray`.
+            index: Contents of BestSource's index files by name.
+        """
         self._ray = ray
         self._index = ray.put(index)
         self._enter = ray.remote(_enter())
         self.heard = time.monotonic()
-        """When a message last came."""
+        """Time of the last message, on the clock `time.monotonic`."""
 
     def send(self, step: str, arguments: Sequence[Any], options: dict[str, Any], machine: str = "") -> Any:
-        """Give a task to Ray -> where its messages come from.
+        """Submit a task.
 
-        step: a function of `node`. options: Ray's. machine: the only one that may do it; else any.
+        Args:
+            step: Name of a function of `remote_tasks`.
+            arguments: Its arguments after `machine` and `index`.
+            options: Ray task options.
+            machine: Ray node ID of the machine that must run the task; empty for any.
+
+        Returns:
+            A handle for `replies` and `cancel`.
         """
         if machine:
             from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -38,11 +50,22 @@ class RayTransport:
         return remote.remote(__version__, step, pickle.dumps(arguments), index)
 
     def cancel(self, handle: Any) -> None:
-        """End a task."""
+        """Cancel a task and kill its worker process.
+
+        Args:
+            handle: Result of `send`.
+        """
         self._ray.cancel(handle, force=True)
 
     def replies(self, waiting: Collection[Any]) -> Iterator[tuple[Any, Message | None]]:
-        """What tasks have told, after half a second at most; None where one has ended, ``lost`` where it died."""
+        """Receive messages, waiting up to half a second for one.
+
+        Args:
+            waiting: Handles of running tasks.
+
+        Yields:
+            A handle and its message: None if the task has finished, ``lost`` with the reason if it died.
+        """
         ready, _ = self._ray.wait(list(waiting), timeout=0.5)
         for handle in ready:
             try:
@@ -59,9 +82,13 @@ class RayTransport:
 
 
 def _enter() -> Callable[..., Iterator[Message]]:
-    """What Ray sends to a machine: a function that travels whole, since there may be no vsfdatrd, or another one."""
+    """Return the function that Ray runs on a machine.
 
-    def enter(version: str, step: str, arguments: bytes, index: dict[str, bytes]) -> Iterator[Any]:  # nothing of ours
+    It is a closure, which Ray pickles by value, since the machine may have no vsfdatrd or another version.
+    """
+
+    # Its signature and top level must not use names of this package.
+    def enter(version: str, step: str, arguments: bytes, index: dict[str, bytes]) -> Iterator[Any]:
         import pickle
 
         import ray
@@ -84,7 +111,7 @@ def _enter() -> Callable[..., Iterator[Message]]:
 
 
 def _cause(error: Exception) -> str:
-    """Why a task was lost."""
+    """Return why a task was lost, as a phrase for the user."""
     known = {
         "NodeDiedError": "the machine went away",
         "WorkerCrashedError": "its process there was ended",
