@@ -164,9 +164,10 @@ def open_checkpoint(
     known = description.artcnn or description.onnx  # checked elsewhere; they may be chroma networks
     if not any_channels and not known and channels not in ((3, 3), (1, 1)):
         raise refuse(
-            path, f"is a network from {channels[0]} to {channels[1]} channels; only networks from RGB to RGB "
-            "(3 to 3), or from luma to luma (1 to 1), can upscale a clip"
-        )  # fmt: skip
+            path,
+            f"is a network from {channels[0]} to {channels[1]} channels; only networks from RGB to RGB "
+            "(3 to 3), or from luma to luma (1 to 1), can upscale a clip",
+        )
     return Checkpoint(path, description)
 
 
@@ -363,9 +364,10 @@ def _of_spandrel(path: Path, file: WeightsFile, candidates: Collection[StateDict
         raise wrong
     some = ", ".join(sorted(next(iter(candidates)).names if candidates else file.entries)[:3])
     raise refuse(
-        path, f"is no image network that is known here (its tensors are {some}, ...); "
-        "give the weights of an FDAT-RD or of an architecture spandrel supports"
-    )  # fmt: skip
+        path,
+        f"is no image network that is known here (its tensors are {some}, ...); "
+        "give the weights of an FDAT-RD or of an architecture spandrel supports",
+    )
 
 
 def _probed(path: Path, digest: str, multiple: int | None, input_range: Range | None) -> ModelDescriptor:
@@ -400,9 +402,10 @@ def _configuration(
     for name, shape in expected.items():
         if entries[name].shape != shape:
             raise refuse(
-                path, f"contradicts itself: its tensor {name!r} has shape {entries[name].shape} where the others "
-                f"ask for {shape}; {again}"
-            )  # fmt: skip
+                path,
+                f"contradicts itself: its tensor {name!r} has shape {entries[name].shape} where the others "
+                f"ask for {shape}; {again}",
+            )
         if not entries[name].is_float and name != META:
             raise refuse(path, f"stores {name!r} as {entries[name].dtype}; convert it to fp16, bf16 or fp32")
     return config

@@ -31,7 +31,7 @@ LARGEST_REACH = 4
 type Place = tuple[str, str]
 """Four channels: texture name and their offset in it (empty if they fill the whole texture)."""
 type Source = frozenset[Place]
-"""Textures whose sum is a pixel: one, or two at the end of a skip connection."""
+"""What a pixel is the sum of: one texture, or two at the end of a skip connection."""
 type Pixel = tuple[Source, int, int]
 """Source of a pixel and its offset (y, x), relative to an arbitrary corner."""
 
@@ -83,7 +83,14 @@ class _Unlike(Exception):
 
 
 class GlslFile:
-    """An ArtCNN shader as a `weights.files.WeightsFile` with tensors named ``conv0.weight``, ``conv0.bias``, ..."""
+    """An ArtCNN shader as a `weights.files.WeightsFile` with tensors named ``conv0.weight``, ``conv0.bias``, ...
+
+    Args:
+        path: The shader.
+
+    Raises:
+        CheckpointError: The file is not an ArtCNN shader of a known layout.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -101,16 +108,17 @@ class GlslFile:
         if not any("ArtCNN" in one.desc for one in passes):
             what = f"{passes[0].desc!r}" if passes else "no pass of its own"
             raise refuse(
-                path, f"is a shader for mpv, but not ArtCNN's (its first pass is {what}); of shaders only ArtCNN's can "
-                "be read, give another network's .safetensors, .pth or .onnx file"
-            )  # fmt: skip
+                path,
+                f"is a shader for mpv, but not ArtCNN's (its first pass is {what}); of shaders only ArtCNN's can "
+                "be read, give another network's .safetensors, .pth or .onnx file",
+            )
         try:
             self._tensors = _tensors(passes)
         except _Unlike as error:
             raise refuse(
-                path, f"is no ArtCNN shader that can be read: {error}; download it again, or give the network's .onnx "
-                "file"
-            ) from error  # fmt: skip
+                path,
+                f"is no ArtCNN shader that can be read: {error}; download it again, or give the network's .onnx file",
+            ) from error
         self.entries: Mapping[str, Entry] = {
             name: Entry("fp32", values.shape) for name, values in self._tensors.items()
         }

@@ -279,7 +279,11 @@ def largest_in_tail(upsampler: Upsampler, scale: int, dim: int, mid_dim: int, ou
 
 
 def default_drop_path(name: str) -> float:
-    """Stochastic depth (drop path) rate that the variant is trained with."""
+    """Return the stochastic depth (drop path) rate that a variant is trained with.
+
+    Args:
+        name: One of `VARIANTS`.
+    """
     return _DROP_PATH.get(name, 0.1)
 
 

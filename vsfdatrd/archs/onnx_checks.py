@@ -137,6 +137,10 @@ def _bytes(tensor: TensorProto) -> int:
 def changed(path: Path, config: OnnxConfig) -> bool:
     """Return whether an external data file differs from when the model was described.
 
+    Args:
+        path: The ONNX file.
+        config: Its configuration when it was described.
+
     Raises:
         CheckpointError: An external data file is missing.
     """
@@ -250,9 +254,10 @@ def ends(path: Path, model: onnx.ModelProto) -> list[OnnxConfig]:
     if not 1 <= len(inputs) <= 2:
         names = ", ".join(repr(value.name[:40]) for value in inputs[:4]) or "none"
         raise refuse(
-            path, f"has {len(inputs)} inputs ({names}); networks that are used here have one for the frame, and may "
-            "have a second one for a picture whose style it is given"
-        )  # fmt: skip
+            path,
+            f"has {len(inputs)} inputs ({names}); networks that are used here have one for the frame, and may "
+            "have a second one for a picture whose style it is given",
+        )
     output = model.graph.output[0].name
     frames = [_picture(path, model, inputs[0], output, *layout) for layout in _layouts(path, model, inputs[0])]
     if len(inputs) == 1:
@@ -283,9 +288,10 @@ def _dims(path: Path, value: onnx.ValueInfoProto) -> list[int]:
     kind = TensorProto.DataType.Name(tensor.elem_type).lower() if tensor.elem_type else "things that are no tensors"
     if tensor.elem_type not in PIXELS or len(dims) != 4:
         raise refuse(
-            path, f"is no network for pictures: its input {value.name[:40]!r} takes {kind} of {len(dims)} dimensions, "
-            "and pictures are fractions of 4 (1, channels, height, width)"
-        )  # fmt: skip
+            path,
+            f"is no network for pictures: its input {value.name[:40]!r} takes {kind} of {len(dims)} dimensions, "
+            "and pictures are fractions of 4 (1, channels, height, width)",
+        )
     if dims[0] > 1:
         raise refuse(path, f"takes {dims[0]} frames at once; export it for a batch of one")
     return dims
@@ -299,7 +305,7 @@ def _layouts(path: Path, model: onnx.ModelProto, value: onnx.ValueInfoProto) -> 
         if 1 <= dims[axis] <= 3:
             return [(layout, dims[axis])]
     open_axes = [(layout, axis) for layout, axis in axes if not dims[axis]]
-    if dims[1] and not dims[2]:  # more than 3, so not channels: H, and NHWC would have a fixed W, too
+    if dims[1] and not dims[2]:  # a channel count above 3: if it were H of NHWC, W would be fixed, too
         open_axes = [one for one in open_axes if one[0] == "NCHW"]
     if not open_axes:
         shape = " × ".join(str(side) if side > 0 else "?" for side in dims)
@@ -307,9 +313,10 @@ def _layouts(path: Path, model: onnx.ModelProto, value: onnx.ValueInfoProto) -> 
     counts = _taken(model, value.name)
     if counts and not counts & {1, 2, 3}:
         raise refuse(
-            path, f"does not say how many channels its input {value.name[:40]!r} has, and its first convolution takes "
-            f"{min(counts)}; networks of 1, 2 or 3 channels are used here"
-        )  # fmt: skip
+            path,
+            f"does not say how many channels its input {value.name[:40]!r} has, and its first convolution takes "
+            f"{min(counts)}; networks of 1, 2 or 3 channels are used here",
+        )
     return [(layout, count) for layout, _ in open_axes for count in (3, 1, 2) if not counts or count in counts]
 
 

@@ -21,6 +21,10 @@ def mixes(block: Tensors, kind: Kind) -> bool:
     """Return whether attention, or the parallel convolution, contributes to the tokens of a block.
 
     GELU(0) is 0 and gates are finite, so zero weights give a zero contribution.
+
+    Args:
+        block: Tensors of the block.
+        kind: Its kind.
     """
     if block["attn.proj.weight"].any() or block["attn.proj.bias"].any():
         return True

@@ -22,7 +22,15 @@ SAFE = 60000.0
 
 
 class Attention:
-    """Writes attention over the tokens of a map of height × width."""
+    """Writes attention over the tokens of a map.
+
+    Args:
+        g: The graph.
+        config: The configuration.
+        dialect: The engine to write for.
+        height: Height of the map in tokens.
+        width: Width of the map in tokens.
+    """
 
     def __init__(self, g: Writer, config: Config, dialect: GraphTarget, height: Side, width: Side) -> None:
         self.g, self.config, self.dialect = g, config, dialect

@@ -38,7 +38,15 @@ class Writer:
         return f"{what}_{self._count}"
 
     def constant(self, values: ArrayLike, dtype: Any = None) -> Name:
-        """Add a constant tensor. Raises OverflowError if a finite value becomes infinite in the target type."""
+        """Add a constant tensor.
+
+        Args:
+            values: Its values.
+            dtype: Its type; None for the default.
+
+        Raises:
+            OverflowError: A finite value becomes infinite in this type.
+        """
         name = self._fresh("constant")
         given = np.asarray(values)
         with np.errstate(over="ignore"):
@@ -132,14 +140,28 @@ class Writer:
     def layer_norm(
         self, x: Name, weight: NDArray[Any], bias: NDArray[Any], eps: float = 1e-5, dtype: Any = None
     ) -> Name:
-        """Add a LayerNorm over the last axis. dtype: type of x; mean and variance are always fp32."""
+        """Add a LayerNorm over the last axis.
+
+        Args:
+            x: Input (..., C).
+            weight: Scale (C,).
+            bias: Shift (C,).
+            eps: Added to the variance.
+            dtype: Type of x; None for the default. Mean and variance are always fp32.
+        """
         scale, shift = self.constant(weight, dtype), self.constant(bias, dtype)
         return self.op("LayerNormalization", x, scale, shift, axis=-1, epsilon=eps)
 
     def model(
         self, input_shape: Sequence[int | str], output: Name, output_shape: Sequence[int | str]
     ) -> onnx.ModelProto:
-        """Finish the model from ``input`` to ``output``, both float32. Strings in a shape name dynamic dimensions."""
+        """Finish the model from ``input`` to ``output``, both float32.
+
+        Args:
+            input_shape: Dimensions of the input; strings name dynamic dimensions.
+            output: Name of the value to output.
+            output_shape: Dimensions of the output, likewise.
+        """
         self._nodes.append(helper.make_node("Identity", [output], ["output"], name="output"))
         graph = helper.make_graph(
             self._nodes,

@@ -72,8 +72,9 @@ def for_size(model: onnx.ModelProto, checkpoint: Checkpoint, height: int, width:
     result.CopyFrom(model)
     about = checkpoint.description
     for values, scale, channels in (
-        (result.graph.input, 1, about.frame_channels[0]), (result.graph.output, about.scale, about.frame_channels[1]),
-    ):  # fmt: skip
+        (result.graph.input, 1, about.frame_channels[0]),
+        (result.graph.output, about.scale, about.frame_channels[1]),
+    ):
         shape = values[0].type.tensor_type.shape
         del shape.dim[:]
         for side in (1, channels, height * scale, width * scale):
@@ -96,9 +97,15 @@ def _traced(checkpoint: Checkpoint, height: int, width: int, sides_open: bool = 
             warnings.simplefilter("ignore")  # about values that become constants for this size, as intended
             # dynamo=False: the newer exporter needs another package, and is slower for small frames.
             torch.onnx.export(
-                _Bare(network), (picture,), file,  # type: ignore[arg-type]  # this exporter takes it
-                input_names=ends[:1], output_names=ends[1:], opset_version=OPSET, dynamo=False, dynamic_axes=names,
-            )  # fmt: skip
+                _Bare(network),
+                (picture,),
+                file,  # type: ignore[arg-type]  # this exporter takes it
+                input_names=ends[:1],
+                output_names=ends[1:],
+                opset_version=OPSET,
+                dynamo=False,
+                dynamic_axes=names,
+            )
     except Exception as error:  # networks and the exporter raise errors of any type
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise EngineError(

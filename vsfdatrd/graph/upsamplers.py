@@ -122,9 +122,14 @@ class _Tail:
     def _nearest(self, x: Name, step: int) -> Name:
         self.layer += 1
         return self.g.op(
-            "Resize", x, "", self.g.constant([1, 1, step, step], FULL), mode="nearest", nearest_mode="floor",
+            "Resize",
+            x,
+            "",
+            self.g.constant([1, 1, step, step], FULL),
+            mode="nearest",
+            nearest_mode="floor",
             coordinate_transformation_mode="asymmetric",
-        )  # fmt: skip
+        )
 
     def _transposed(self, x: Name, step: int, into: Channels = ALL, out: Channels = ALL) -> Name:
         """Transposed convolution.
@@ -140,9 +145,14 @@ class _Tail:
         weight, bias = w["weight"][into][:, out], w["bias"][out]
         side, pad = (3, 0) if step == 3 else (4, 1)
         return self.g.op(
-            "ConvTranspose", x, self.g.constant(weight), self.g.constant(bias),
-            kernel_shape=[side, side], strides=[step, step], pads=[pad] * 4,
-        )  # fmt: skip
+            "ConvTranspose",
+            x,
+            self.g.constant(weight),
+            self.g.constant(bias),
+            kernel_shape=[side, side],
+            strides=[step, step],
+            pads=[pad] * 4,
+        )
 
     def _dysample(self, x: Name, weights: Weights) -> Name:
         g, s, c = self.g, self.config.tail_scale, self.config.mid_dim
@@ -170,9 +180,14 @@ class _Tail:
         part = hidden // groups
         n = self._channel_norm(x, weights.below("layer_norm"))
         q = g.op(
-            "Resize", g.conv(n, weights["proj_q.weight"]), "", "", g.constant([1, hidden, ho, wo], np.int64),
-            mode="linear", coordinate_transformation_mode="align_corners",
-        )  # fmt: skip
+            "Resize",
+            g.conv(n, weights["proj_q.weight"]),
+            "",
+            "",
+            g.constant([1, hidden, ho, wo], np.int64),
+            mode="linear",
+            coordinate_transformation_mode="align_corners",
+        )
         k = g.conv(n, weights["proj_k.weight"])
         # Offsets of the nine sampling positions: (1, hidden, Ho, Wo) -> (g, hidden/g, Ho, Wo) -> (g, 18, Ho, Wo)
         w = weights.below("conv_offset")

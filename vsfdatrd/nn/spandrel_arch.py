@@ -27,7 +27,18 @@ class FdatRdArch(Architecture[FdatRd]):
         super().__init__(id=ID, name="FDAT-RD", detect=is_fdat_rd)
 
     def load(self, state_dict: StateDict) -> ImageModelDescriptor[FdatRd]:
-        """Build the network of a state dict. Raises CheckpointError or RuntimeError for an incomplete one."""
+        """Build the network of a state dict.
+
+        Args:
+            state_dict: Tensors by name.
+
+        Returns:
+            The descriptor with the network.
+
+        Raises:
+            CheckpointError: The configuration cannot be derived from the tensors.
+            RuntimeError: Tensors are missing or have other shapes.
+        """
         shapes = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
         config = from_shapes(shapes, [int(number) for number in state_dict[META].tolist()])
         return ImageModelDescriptor(

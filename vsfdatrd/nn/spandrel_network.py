@@ -90,7 +90,7 @@ class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class DeterministicOps(TorchFunctionMode):
-    """Remove nondeterminism and platform dependence from a network."""
+    """Context that removes nondeterminism and platform dependence from a network's operators."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -136,7 +136,7 @@ def _registry(path: Path) -> "ArchRegistry":
     except ImportError as error:
         raise refuse(
             path, "is not an FDAT-RD; other image networks need the package spandrel: pip install 'vsfdatrd[spandrel]'"
-        ) from error  # fmt: skip
+        ) from error
     from vsfdatrd.nn.spandrel_arch import register
 
     register()

@@ -188,7 +188,8 @@ def finite(path: Path, name: str, values: Array) -> Array:
         values = np.array(values, np.float32, order="C", copy=True)
     if not np.isfinite(values).all():
         raise refuse(
-            path, f"holds values that are not finite numbers, in {name!r}: its training diverged or it is damaged; "
-            "use an earlier checkpoint or download it again"
-        )  # fmt: skip
+            path,
+            f"holds values that are not finite numbers, in {name!r}: its training diverged or it is damaged; "
+            "use an earlier checkpoint or download it again",
+        )
     return values

@@ -25,7 +25,14 @@ _DTYPES = {
 
 
 class SafetensorsFile:
-    """A .safetensors file: an eight-byte header length, a JSON header, then the tensor values without gaps."""
+    """A .safetensors file: an eight-byte header length, a JSON header, then the tensor values without gaps.
+
+    Args:
+        path: The file.
+
+    Raises:
+        CheckpointError: The file is damaged, or stores a tensor in an unsupported type.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path

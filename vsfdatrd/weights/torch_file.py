@@ -221,6 +221,12 @@ class TorchFile:
     """A file written by `torch.save`: a state dict, by itself or within a training checkpoint.
 
     A tensor's name consists of the dict keys that lead to it, joined by ``/``.
+
+    Args:
+        path: The file.
+
+    Raises:
+        CheckpointError: The file is damaged, unsafe, or in an unsupported format.
     """
 
     def __init__(self, path: Path) -> None:
