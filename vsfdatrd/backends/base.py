@@ -35,9 +35,7 @@ class EngineSpec:
     streams: int | None = None
     """Frames in flight; None to let the backend choose."""
     state: Path | None = None
-    """Folder for data that saves time and can be recreated: compiled kernels, timings, verification results of this
-    machine.
-    """
+    """Folder for data that can be recreated: compiled kernels, timings, verification results of this machine."""
 
 
 class Engine(Protocol):
@@ -83,8 +81,9 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Free memory and device. Frames in flight are abandoned and their `collect` raises. May be called more than
-        once.
+        """Free memory and device. May be called more than once.
+
+        Frames in flight are abandoned and their `collect` raises.
         """
         ...
 
@@ -206,8 +205,9 @@ class SlotPool:
         self.digest = digest
         """Digest of the engine's key in the cache."""
         self.failed = False
-        """True once a frame has failed with an EngineError (GPU context lost, worker dead). A failed engine is not
-        shared with new filters.
+        """True once a frame has failed with an EngineError (GPU context lost, worker dead).
+
+        A failed engine is not shared with new filters.
         """
         self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slot in range(engine.slots):

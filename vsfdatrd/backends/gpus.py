@@ -1,5 +1,6 @@
-"""The NVIDIA GPUs of this machine according to their driver. Allocates no memory on them and imports no engine
-library.
+"""The NVIDIA GPUs of this machine, as reported by their driver.
+
+Allocates no memory on them and imports no engine library.
 """
 
 from collections.abc import Sequence

@@ -47,17 +47,16 @@ _opening = threading.Lock()
 TIMED = ("native", "openvino")
 """Backends whose engines are timed against each other."""
 LARGEST_TIMED = (240, 320)
-"""Height and width of a frame above which engines are timed on a frame of this size instead. Which one is fastest
-does not depend on the size, and a large frame takes seconds.
+"""Height and width of a frame above which engines are timed on a frame of this size instead.
+
+Which one is fastest does not depend on the size, and a large frame takes seconds.
 """
 NOISE = 0.02
 """Relative variation of a rate from one turn to the next."""
 SPEED = "speed"
 """Kind of the cached metadata with the measured speeds of engines."""
 REFUSED = "refused"
-"""Kind of the cached metadata about engines that were built but differed too much from fp32, by the digests of their
-keys.
-"""
+"""Kind of the cached metadata, by key digest, about engines that were built but differed too much from fp32."""
 
 
 def backend(name: str) -> Backend:
@@ -207,10 +206,14 @@ def _fastest_first(
         tall, wide = min(height, LARGEST_TIMED[0]), min(width, LARGEST_TIMED[1])
     padded = frame_of(checkpoint.description, tall, wide)
     identity = {
-        "weights": checkpoint.description.sha256, "size": list(padded), "streams": options.streams,
-        "precision": options.precision, "cap": instructions.cap(), "processor": processor.identity(),
+        "weights": checkpoint.description.sha256,
+        "size": list(padded),
+        "streams": options.streams,
+        "precision": options.precision,
+        "cap": instructions.cap(),
+        "processor": processor.identity(),
         "engines": {name: [module.version(), module.GRAPH_VERSION] for name, module in rivals},
-    }  # fmt: skip
+    }
     what = f"{checkpoint.path.name} at {padded[1]}×{padded[0]}"
 
     def time_them() -> dict[str, Any]:
@@ -361,8 +364,11 @@ def _fitting(name: str, module: Backend, job: EngineSpec) -> EngineSpec:
     alone = replace(job, streams=1)
     least, free = module.memory_estimate(alone)
     if least <= free and job.streams is None:
-        log.warning("There is memory for one frame in flight only, which is slower (the %s engine, %d MiB free).",
-                    name, free >> 20)  # fmt: skip
+        log.warning(
+            "There is memory for one frame in flight only, which is slower (the %s engine, %d MiB free).",
+            name,
+            free >> 20,
+        )
         return alone
     if job.streams is None:
         needed = least

@@ -13,8 +13,9 @@ from vsfdatrd.backends.base import Engine, SlotPool
 SECONDS = 1.0
 """Approximate time for which each engine is run; at least two turns."""
 TURN = 0.25
-"""Length of a turn in seconds. The load of a machine varies, so engines run in turns and the best turn of each
-counts.
+"""Length of a turn in seconds.
+
+The load of a machine varies, so engines run in turns and the best turn of each counts.
 """
 
 

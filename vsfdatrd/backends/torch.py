@@ -78,8 +78,9 @@ def _on_gpu() -> bool:
 
 
 def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
-    """List fp16 first on a GPU, bf16 first on CPUs with bf16 instructions, and always fp32 last (fp16 and fp32 only
-    on GPUs before compute capability 8.0).
+    """List the precisions of the device, preferred first; fp32 is always last.
+
+    GPUs: fp16, then bf16 from compute capability 8.0. CPUs: bf16 if they have instructions for it.
     """
     import torch
 
@@ -184,8 +185,9 @@ def _give_back_memory() -> None:
 
 @cache
 def _stream(index: int, lane: int) -> "torch.cuda.Stream":
-    """Return the CUDA stream of a GPU's slot. All engines share it, because cuBLAS keeps tens of MiB per stream it
-    has seen.
+    """Return the CUDA stream of a GPU's slot.
+
+    All engines share it, because cuBLAS keeps tens of MiB for each stream it has seen.
     """
     import torch
 

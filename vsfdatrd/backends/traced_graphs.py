@@ -36,8 +36,9 @@ LARGE = 256 * 256
 PERIOD = 64
 """A graph with dynamic size is tested at a size with the same remainders modulo this number as the frame's."""
 BOUND_DB = 70.0
-"""Lowest PSNR in dB against PyTorch at which a graph is accepted at another size. Results are stored as float16,
-which alone limits the PSNR to 77 dB in the worst case.
+"""Lowest PSNR in dB against PyTorch at which a graph is accepted at another size.
+
+Results are stored as float16, which alone limits the PSNR to 77 dB in the worst case.
 """
 
 

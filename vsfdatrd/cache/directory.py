@@ -225,11 +225,10 @@ def no_space(error: BaseException) -> bool:
 
 
 def take_from_all(path: Path) -> None:
-    """Remove the world-writable bit, which a umask of 0 leaves set, from a file, or from a folder and all its
-    contents.
+    """Remove the world-writable bit, which a umask of 0 leaves set, from a path and everything in it.
 
     Args:
-        path: The file or folder.
+        path: A file or folder.
     """
     if os.name == "posix":
         for item in (path, *path.rglob("*")):

@@ -120,8 +120,7 @@ class EngineCache:
                 rejected = entry.build
 
     def state(self, key: Key) -> Path:
-        """Return the folder for data that may change while an engine is used: kernels compiled for a GPU,
-        verification results.
+        """Return the folder for an engine's mutable data: kernels compiled for a GPU, verification results.
 
         The folder may not exist yet. Files there must be written atomically and may disappear at any time.
 
@@ -251,8 +250,10 @@ class EngineCache:
             if found:
                 log.warning(
                     "the cached engine %s (%s) is thrown away and built again: %s",
-                    self._engines / key.digest, key, found,
-                )  # fmt: skip
+                    self._engines / key.digest,
+                    key,
+                    found,
+                )
                 with self._folder.explained():
                     self._remove(key.digest)
             entry = self._build(key, build)

@@ -85,8 +85,9 @@ def digest_of(data: Mapping[str, Any]) -> str:
 
 
 def seal(directory: Path, key: Key) -> None:
-    """Write the manifest of a finished build and fsync all files, so that a rename cannot reach the disk before the
-    data.
+    """Write the manifest of a finished build and fsync all files.
+
+    After that, a rename cannot reach the disk before the data.
 
     Args:
         directory: The files of the build.

@@ -210,9 +210,7 @@ class StandbyWorker:
         self._talking = threading.Lock()
 
     def describe(self) -> dict[str, Any]:
-        """Query the library's capabilities on this machine. The process is asked once; later calls return the same
-        answer.
-        """
+        """Return the library's capabilities on this machine. The process is asked only once."""
         if self._about is None:
             self._about = self.ask("describe")
         return self._about

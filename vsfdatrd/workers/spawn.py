@@ -1,5 +1,6 @@
-"""Start child processes on every platform: which Python, without a console window, with a stderr, tied to the
-parent's life.
+"""Start child processes on every platform.
+
+Finds the Python to run, opens no console window, provides a stderr, and ends children with their parent.
 """
 
 import contextlib
@@ -22,12 +23,12 @@ from vsfdatrd.system.standard_streams import has_stderr
 
 
 def python() -> str:
-    """Find the Python interpreter to start. In vspipe and other hosts `sys.executable` may be empty or the host
-    itself.
+    """Find the Python interpreter to start.
 
     Raises:
         EngineError: No interpreter exists under `sys.prefix`.
     """
+    # In vspipe and other hosts `sys.executable` may be empty or the host itself.
     if "python" in Path(sys.executable or "").name.lower():
         return sys.executable
     # Scripts/ exists in virtual environments on Windows; installed and embedded Pythons have python.exe in the root.
@@ -38,9 +39,7 @@ def python() -> str:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment variables for one of our Python processes: this package comes first in PYTHONPATH, HOME
-    is set.
-    """
+    """Return the environment for one of our Python processes: this package first in PYTHONPATH, and HOME set."""
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     found = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}

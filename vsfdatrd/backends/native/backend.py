@@ -36,12 +36,14 @@ VERIFIED = (120, 180)
 """Approximate height and width of the image used for verification; rounded to a multiple that the network takes."""
 
 THREADS = 4
-"""Default number of cores that share a frame. With more cores, more rows at the edges of their ranges are computed
-twice.
+"""Default number of cores that share a frame.
+
+With more cores, more rows at the edges of their ranges are computed twice.
 """
 STREAMS = (2, 8)
-"""Smallest and largest default number of frames computed at once. Copying and color conversion of one frame overlap
-with the network of another.
+"""Smallest and largest default number of frames computed at once.
+
+Copying and color conversion of one frame overlap with the network of another.
 """
 BYTES_OF_PROCESS = 100 << 20
 
@@ -164,9 +166,7 @@ def load(job: EngineSpec, directory: Path) -> Engine:
 
 
 def _cores() -> int:
-    """Return the number of physical cores this process may use; two threads on one core would only wait for each
-    other.
-    """
+    """Return the number of physical cores this process may use; a second thread on a core gains nothing."""
     able = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count()
     return max(1, min(able or 1, psutil.cpu_count(logical=False) or 1))
 
@@ -179,9 +179,7 @@ def _verified(job: EngineSpec) -> tuple[int, int]:
 
 
 def _streams(job: EngineSpec) -> int:
-    """Return the number of frames computed at once: as requested, else as many as need at most half the machine's
-    memory.
-    """
+    """Return the number of frames computed at once: as requested, else as many as fit into half the memory."""
     if job.streams:
         return job.streams
     fewest, most = STREAMS

@@ -1,7 +1,7 @@
-"""Blocks of FDAT-RD with the kernels of `_native/cpu_*.c`. Feature maps are (N, C), row-major; h heads, M dictionary
-tokens.
+"""Blocks of FDAT-RD with the kernels of `_native/cpu_*.c`.
 
-Small matrices that depend on the complete frame are computed in float64 with NumPy.
+Feature maps are (N, C), row-major; h is the number of heads, M of dictionary tokens. Small matrices that depend on
+the complete frame are computed in float64 with NumPy.
 """
 
 import math
@@ -93,8 +93,12 @@ class Block:
         run = function("feed_forward")
         rows = t.reshape(crew.height, -1)
         # Copies of the rows next to each thread's range, since another thread overwrites them.
-        edges = {y: rows[y].copy() for part in crew.parts(crew.height) for y in (part[0] - 1, part[1])
-                 if 0 <= y < crew.height}  # fmt: skip
+        edges = {
+            y: rows[y].copy()
+            for part in crew.parts(crew.height)
+            for y in (part[0] - 1, part[1])
+            if 0 <= y < crew.height
+        }
         crew.rows(
             lambda a, b, s: run(
                 t, edges.get(a - 1), edges.get(b), *crew.size, a, b, self.n2, self.fc1, self.smix, self.fc2, s
@@ -121,8 +125,21 @@ class Block:
             sums = np.zeros(channels)
             more = None if around is None else (np.zeros((channels, channels)), np.zeros(channels))
             found.append((sums, *(more or ())))
-            run(t, c, crew.height, crew.width, channels, first, last, self.n1, self.depthwise, sums, around,
-                *(more or (None, None)), s)  # fmt: skip
+            run(
+                t,
+                c,
+                crew.height,
+                crew.width,
+                channels,
+                first,
+                last,
+                self.n1,
+                self.depthwise,
+                sums,
+                around,
+                *(more or (None, None)),
+                s,
+            )
 
         crew.rows(work)
         return tuple(sum(parts[1:], parts[0]) for parts in zip(*found, strict=True))
@@ -157,10 +174,23 @@ class Spatial(Block):
         crew.each(
             crew.count // TOKENS,
             lambda a, b, s: run(
-                t, c, crew.width, tall, wide, a, b, self.n1, self.qkv, self.config.heads, self.places, self.proj,
-                self.bias, gate, s,
+                t,
+                c,
+                crew.width,
+                tall,
+                wide,
+                a,
+                b,
+                self.n1,
+                self.qkv,
+                self.config.heads,
+                self.places,
+                self.proj,
+                self.bias,
+                gate,
+                s,
             ),
-        )  # fmt: skip
+        )
 
 
 class Channel(Block):
@@ -262,10 +292,8 @@ class Dictionary(Block):
         run = function("look_up")
         crew.each(
             crew.count // BLOCK,
-            lambda a, b, s: run(
-                t, a * BLOCK, b * BLOCK, self.n1, self.e_q, words, heads, self.proj, self.bias, s
-            ),
-        )  # fmt: skip
+            lambda a, b, s: run(t, a * BLOCK, b * BLOCK, self.n1, self.e_q, words, heads, self.proj, self.bias, s),
+        )
 
     def read(self, crew: RowThreads, t: Floats) -> Doubles:
         """Attend from the dictionary to the frame.
@@ -284,8 +312,9 @@ class Dictionary(Block):
             found = np.empty((heads, rows, HEAD), np.float32)
             tops, sums = (np.empty((heads, rows), np.float32) for _ in range(2))
             parts.append((found, tops, sums))
-            run(t, first, last, self.n1, self.inner, self.kv, heads, rows, self.asking, self.steps, found, tops, sums,
-                s)  # fmt: skip
+            run(
+                t, first, last, self.n1, self.inner, self.kv, heads, rows, self.asking, self.steps, found, tops, sums, s
+            )
 
         crew.each(crew.count // TOKENS, work)
         found, tops, sums = (np.stack(a).astype(np.float64) for a in zip(*parts, strict=True))

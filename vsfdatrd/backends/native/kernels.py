@@ -36,9 +36,13 @@ class Matrix(Structure):
     """Weights packed for products of 16-bit integers; see `KernelArrays.matrix`."""
 
     _fields_ = (
-        ("panels", c_void_p), ("scale", c_void_p), ("inner", c_int64), ("columns", c_int64), ("spans", c_void_p),
+        ("panels", c_void_p),
+        ("scale", c_void_p),
+        ("inner", c_int64),
+        ("columns", c_int64),
+        ("spans", c_void_p),
         ("bounds", c_void_p),
-    )  # fmt: skip
+    )
 
 
 class Norm(Structure):
@@ -51,9 +55,13 @@ class KeyValue(Structure):
     """Keys and values of one head, packed by the C function ``memorise``."""
 
     _fields_ = (
-        ("keys", c_void_p), ("key_scale", c_void_p), ("values", c_void_p), ("value_scale", c_void_p),
-        ("count", c_int64), ("padded", c_int64),
-    )  # fmt: skip
+        ("keys", c_void_p),
+        ("key_scale", c_void_p),
+        ("values", c_void_p),
+        ("value_scale", c_void_p),
+        ("count", c_int64),
+        ("padded", c_int64),
+    )
 
 
 @cache

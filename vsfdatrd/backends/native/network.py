@@ -1,8 +1,7 @@
-"""FDAT-RD with the kernels of `_native/cpu_*.c`: the same function as `nn.fdat_rd.FdatRd`, with feature maps as (H·W,
-C).
+"""FDAT-RD with the kernels of `_native/cpu_*.c`.
 
-`Weights` holds what depends on the checkpoint alone. A `FrameContext` owns the memory of one frame and the threads
-that share its layers.
+Computes the same function as `nn.fdat_rd.FdatRd`, with feature maps as (H·W, C). `Weights` holds what depends on the
+checkpoint alone. A `FrameContext` owns the memory of one frame and the threads that share its layers.
 """
 
 from collections.abc import Mapping
@@ -160,9 +159,7 @@ def _taps(weight: Doubles) -> list[Doubles]:
 
 
 def _source_tap(pixel: int, source: int) -> int | None:
-    """The tap of a 4-wide transposed convolution that connects output pixel 2i + `pixel` with source pixel i +
-    `source`.
-    """
+    """The tap of a 4-wide transposed convolution from source pixel i + `source` to output pixel 2i + `pixel`."""
     return {(0, -1): 3, (0, 0): 1, (1, 0): 2, (1, 1): 0}.get((pixel, source))
 
 

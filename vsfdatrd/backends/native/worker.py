@@ -1,5 +1,6 @@
-"""Worker process in which the native kernels run; `backend.py` is the client. Run as a module, never imported by the
-client.
+"""Worker process in which the native kernels run; `backend.py` is the client.
+
+Run as a module, never imported by the client.
 """
 
 import os
@@ -111,8 +112,9 @@ def _weights(directory: str) -> Weights:
 
 
 def _check(config: FdatRdConfig, tensors: Mapping[str, NDArray[Any]]) -> None:
-    """Compare every tensor with the architecture's table. The kernels trust the shapes and would read beyond an
-    array.
+    """Compare every tensor with the architecture's table, because the kernels trust the shapes.
+
+    A wrong shape would make them read beyond an array.
 
     Raises:
         ValueError: A tensor is missing, has another shape, does not contain floats, or is not part of the network.

@@ -1,8 +1,8 @@
-"""OpenVINO backend, the default on CPUs unless the native backend is preferred. Runs in a worker process
-(`worker.py`).
+"""OpenVINO backend, the default on CPUs unless the native backend is preferred.
 
-An engine's file is the compiled model as exported by OpenVINO, which loads in half the time of compiling it again. It
-depends on the library's version and on the CPU, and both are part of its identity in the cache.
+The library runs in a worker process (`worker.py`). An engine's file is the compiled model as exported by OpenVINO,
+which loads in half the time of compiling it again. It depends on the library's version and on the CPU, and both are
+part of its identity in the cache.
 """
 
 import importlib.util
@@ -124,9 +124,13 @@ def build(job: EngineSpec, directory: Path) -> None:
         exact = [_write(job, Path(folder), *size, "fp32") for size in sizes] if job.precision != "fp32" else []
         try:
             psnr = _spare.ask(
-                "build", graph=graphs[0], directory=str(directory), exact=exact[0] if exact else None,
-                skies=[graphs[1], exact[1]] if len(exact) > 1 else None, **_how(job),
-            )  # fmt: skip
+                "build",
+                graph=graphs[0],
+                directory=str(directory),
+                exact=exact[0] if exact else None,
+                skies=[graphs[1], exact[1]] if len(exact) > 1 else None,
+                **_how(job),
+            )
         except EngineBuildError:
             raise
         except EngineError as error:
@@ -189,9 +193,7 @@ def _body(config: Config) -> int:
 
 
 def _streams(job: EngineSpec) -> int:
-    """Return the number of frames computed at once: as requested, else `STREAMS` if they need at most half the
-    memory.
-    """
+    """Return the number of frames computed at once: as requested, else `STREAMS` if they fit into half the memory."""
     if job.streams:
         return job.streams
     # The total memory and not the free memory, so that the result is the same every time.

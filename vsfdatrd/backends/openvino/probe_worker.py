@@ -30,8 +30,9 @@ from vsfdatrd.workers.spawn import end_with
 MULTIPLES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 15, 16, 20, 24, 28, 30, 32, 36, 40, 48, 56, 60, 64, 96, 128)
 """Multiples of height and width to try if the network declares none."""
 FACTORS = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 131, 137)
-"""Primes, so that the greatest common divisor of height and width, two different primes times a multiple, is that
-multiple.
+"""Primes by which a multiple is scaled to get test sizes.
+
+Height and width use different primes, so their greatest common divisor is exactly the multiple.
 """
 LEAST = 40
 """Smallest height or width in pixels in the first round of trials."""
@@ -99,13 +100,17 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
         else:
             config = replace(config, output_range=config.range)
         return {
-            "scale": scale, "in_channels": taken, "out_channels": given, "multiple": step,
+            "scale": scale,
+            "in_channels": taken,
+            "out_channels": given,
+            "multiple": step,
             "minimum": 0 if config.size else min(height, width),
             "parameters": sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer if tensor.dims),
             "largest": largest,
             "dtype": "+".join(sorted(_dtypes(model))) or "fp32",
-            "onnx": asdict(config), "remarks": remarks,
-        }  # fmt: skip
+            "onnx": asdict(config),
+            "remarks": remarks,
+        }
     cure = "" if multiple or configs[0].size else "; if its sides must be multiples of a number, give multiple="
     if "a margin" in tried[-1]:
         cure = "; export it with padding in its convolutions"
@@ -251,9 +256,10 @@ def _check(path: Path, taken: int, given: int, scale: int) -> None:
         raise refuse(path, f"enlarges {scale} times, and {MOST_SCALE} times are the most that can be used")
     if (taken, given) not in ((1, 1), (3, 3), (2, 2), (3, 2)):
         raise refuse(
-            path, f"is a network from {taken} to {given} channels; only RGB to RGB (3 to 3), luma to luma (1 to 1) and "
-            "chroma to chroma (2 or 3 to 2) can be used"
-        )  # fmt: skip
+            path,
+            f"is a network from {taken} to {given} channels; only RGB to RGB (3 to 3), luma to luma (1 to 1) and "
+            "chroma to chroma (2 or 3 to 2) can be used",
+        )
     if given == 2 and scale != 1:
         raise refuse(path, f"is a chroma network that enlarges {scale} times; only those of 1× can be used")
 
@@ -264,9 +270,7 @@ def _dtypes(model: onnx.ModelProto) -> set[str]:
 
 
 def _limit_memory() -> None:
-    """Limit this process's memory, so that a shape with billions of elements fails here instead of exhausting the
-    machine.
-    """
+    """Limit this process's memory, so that a shape with billions of elements fails here."""
     if sys.platform != "win32":  # Windows has no such limit, but refuses what exceeds memory plus page file
         import resource
 

@@ -1,4 +1,7 @@
-"""Worker process in which OpenVINO runs; `backend.py` is the client. Run as a module, never imported by the client."""
+"""Worker process in which OpenVINO runs; `backend.py` is the client.
+
+Run as a module, never imported by the client.
+"""
 
 import io
 import mmap

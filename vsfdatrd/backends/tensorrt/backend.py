@@ -1,8 +1,8 @@
-"""The TensorRT engine, the fastest on NVIDIA GPUs. It runs in a process of its own (`tensorrt_process.py`).
+"""TensorRT backend, the fastest on NVIDIA GPUs. It runs in a worker process (`worker.py`).
 
-Its artefact is the built engine and what an exact network makes of one picture: every engine is held against that
-before its first frame, on each GPU and with each driver anew. Which of the two TensorRTs runs it, and how they differ,
-is in `tensorrt_library.py`.
+An engine's files are the serialized engine and the fp32 output for one image. Every engine is compared with that
+reference before its first frame, again for each GPU and each driver. `library.py` selects one of the two TensorRT
+libraries and contains all their differences.
 """
 
 import json
@@ -33,43 +33,52 @@ from vsfdatrd.workers.client import StandbyWorker
 log = logging.getLogger(__name__)
 
 GRAPH_VERSION = f"{WRITTEN}.1"
-"""Of the graph, and of how it is built."""
+"""Version of the graph and of the way it is built."""
 ANY_SIZE = False
 
-# Activations per token of the map: bytes for each channel of the feed-forward network, and for each of a token's scores
-# in the dictionary's reading. As the builder of TensorRT-RTX 1.7 reports them (`python -m benchmarks.builds`) for all
-# variants and sizes, rounded up.
+# Activations per token of the feature map: bytes per channel of the feed-forward network, and bytes per attention score
+# of a token in the dictionary's attention to the frame. As reported by the builder of TensorRT-RTX 1.7
+# (`python -m benchmarks.builds`) for all variants and sizes, rounded up.
 BYTES_PER_CHANNEL: dict[Precision, float] = {"fp16": 6.8, "bf16": 6.8, "mixed": 11.2, "fp32": 52}
 BYTES_PER_SCORE = 4.4
-# Of an FDAT, per token and channel of a token: 21.1 to 23.0 in fp16 (sm75: 24.3 to 26.7) and bf16, 28.1 to 30.0 in
-# mixed and 40.4 to 51.4 in fp32 were reported for tiny to xl at 720×540.
+# The same for FDAT, per token and embedding channel: 21.1 to 23.0 in fp16 (sm75: 24.3 to 26.7) and bf16, 28.1 to 30.0
+# in mixed and 40.4 to 51.4 in fp32 were reported for tiny to xl at 720×540.
 BYTES_PER_FDAT_CHANNEL: dict[Precision, float] = {"fp16": 27, "bf16": 23.5, "mixed": 30.5, "fp32": 52}
-# Where a tail takes more than that, it is so many float32 tensors of its largest one's size, in half precisions and in
-# fp32: 2.2 to 2.9 of lda, which is fp32 in all of them; of others 1.2 to 1.6, and 2.4 to 3.5 (`benchmarks.tails`).
+# Memory of an upsampler, where that is more, in multiples of its largest float32 tensor, (half precisions, fp32): 2.2
+# to 2.9 for lda, which is fp32 in every precision; 1.2 to 1.6 and 2.4 to 3.5 for the others (`benchmarks.tails`).
 LDA_AT_ONCE = (3.0, 3.0)
 TAIL_AT_ONCE = (1.6, 3.6)
-# Of an ArtCNN, bytes for each value that `ArtCnnConfig.held` counts: 2.1 to 2.4, 3.6 to 3.8 and 4.1 to 4.4 were
-# reported for R8F64, C4F32 and C4F16 at 720×540; the smaller a network is, the more do its ends weigh.
+# Bytes per value counted by `ArtCnnConfig.held` for ArtCNN: 2.1 to 2.4, 3.6 to 3.8 and 4.1 to 4.4 were reported for
+# R8F64, C4F32 and C4F16 at 720×540. The smaller a network, the larger the share of its first and last layers.
 BYTES_PER_HELD: dict[Precision, float] = {"fp16": 2.5, "bf16": 2.5, "mixed": 3.8, "fp32": 4.5}
-# Of other networks, activations as so many float32 tensors of their largest one's size, in half precisions and in fp32:
-# the builder reported 1.0 to 4.2 and 1.8 to 5.4 for eleven small networks at 240×240.
+# Activations of other networks in multiples of their largest float32 tensor, (half precisions, fp32): the builder
+# reported 1.0 to 4.2 and 1.8 to 5.4 for eleven small networks at 240×240.
 LARGEST_AT_ONCE = (4.4, 5.6)
 BYTES_OF_PROCESS = 600 << 20
-"""GPU memory of a CUDA context, the library's kernels and small change."""
+"""GPU memory of a CUDA context, the library's kernels and small allocations."""
 
 STREAMS = 3
-"""Frames in flight on a GPU: one on its way there, one computed, one on its way back."""
+"""Frames in flight on a GPU: one being uploaded, one computed, one downloaded."""
 
 LEVEL = "FDATRD_TENSORRT_LEVEL"
-"""Environment variable: how hard `tensorrt` tries when it builds, 0 to 5. `tensorrt_rtx` has no such choice."""
+"""Environment variable: builder optimization level of `tensorrt`, 0 to 5. `tensorrt_rtx` has no such setting."""
 
 CONTEXTS = "FDATRD_TENSORRT_CONTEXTS"
-"""Environment variable: networks computed at the same time on a GPU, 1 to 4, where its memory suffices; 1 by default.
-Where one network leaves a GPU's processors idle, another one fills them; how much that gains has not been measured."""
+"""Environment variable: execution contexts on a GPU, 1 to 4, as far as memory allows; 1 by default.
+
+Where one network leaves multiprocessors of the GPU idle, another can use them; the gain has not been measured.
+"""
 
 
 def unavailable(device: Sequence[int] = (0,)) -> str | None:
-    """Why it cannot be used here; None if it can. device: numbers of the GPUs, which are of one kind; also below."""
+    """Explain why TensorRT cannot be used on this machine.
+
+    Args:
+        device: Numbers of the GPUs, which must be of one kind; also below.
+
+    Returns:
+        A sentence with the remedy; None if it can be used.
+    """
     gpu = first(device)
     if gpu is None:
         return "there is no NVIDIA GPU here, or no driver for it"
@@ -81,25 +90,32 @@ def unavailable(device: Sequence[int] = (0,)) -> str | None:
 
 
 def warm_up() -> None:
-    """Start the process that will run the engine."""
+    """Start the worker that will run the engine."""
     _spare.start()
 
 
 def version(device: Sequence[int] = (0,)) -> str:
-    """Which TensorRT it is, and its version."""
+    """Return the name and version of the TensorRT library used for these GPUs."""
     library = _library(device)
     return f"{library.module} {library.version}"
 
 
 def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
-    """fp16 first, fp32 last; Turing (RTX 20) has neither fp32 products in TensorRT-RTX nor bf16."""
+    """List fp16 first, fp32 last. Turing (RTX 20) has neither bf16 nor, in TensorRT-RTX, fp32 matrix products."""
     gpu = first(device)
     modern = gpu is not None and gpu.capability >= (8, 0)
     return ("fp16", "mixed", "bf16", "fp32") if modern else ("fp16", "mixed")
 
 
 def device_name(job: EngineSpec) -> str:
-    """What kind of GPU an engine is for. Raises ArgumentError if those asked for are of different kinds."""
+    """Return the kind of GPU for which an engine is built.
+
+    Args:
+        job: Parameters of the engine.
+
+    Raises:
+        ArgumentError: The requested GPUs are of different kinds.
+    """
     found = [gpus()[index] for index in job.device]
     targets = {_library(job.device).target(gpu.capability, gpu.name) for gpu in found}
     if len(targets) > 1:
@@ -111,18 +127,29 @@ def device_name(job: EngineSpec) -> str:
 
 
 def identity(job: EngineSpec) -> str:
-    """The level, for the library that has one."""
+    """Return the builder optimization level, for the library that has one."""
     level = None if _library(job.device).portable else _level()
     return "" if level is None else f"level={level}"
 
 
 def memory_estimate(job: EngineSpec) -> tuple[int, int]:
-    """(bytes the engine will need on its GPU, bytes free there)."""
+    """Estimate the GPU memory of an engine; see `Backend.memory_estimate`.
+
+    Args:
+        job: Parameters of the engine.
+
+    Returns:
+        (bytes needed, bytes free on the GPU with the least free memory).
+    """
     return needed(job), min(_spare.ask("free", devices=list(job.device)))
 
 
 def needed(job: EngineSpec) -> int:
-    """Bytes of GPU memory for an engine and its frames."""
+    """Estimate the GPU memory of an engine and its frames in bytes.
+
+    Args:
+        job: Parameters of the engine.
+    """
     description = job.checkpoint.description
     pixels = job.height * job.width
     if config := description.written:
@@ -133,13 +160,13 @@ def needed(job: EngineSpec) -> int:
         activations = pixels * description.artcnn.held * BYTES_PER_HELD[job.precision]
     else:
         activations = 4 * pixels * description.largest * LARGEST_AT_ONCE[job.precision == "fp32"]
-    # One frame more than are in flight: the places between which the network computes.
+    # One frame more than are in flight: the buffers that the network reads and writes.
     frames = 12 * pixels * (1 + description.scale**2) * ((job.streams or STREAMS) + 1)
     return int(activations + frames + 4 * description.parameters + BYTES_OF_PROCESS)
 
 
 def _body(config: Config, precision: Precision) -> float:
-    """Bytes of activations per token before the tail."""
+    """Bytes of activations per token before the upsampler."""
     if isinstance(config, FdatConfig):
         return config.embed_dim * BYTES_PER_FDAT_CHANNEL[precision]
     scores = config.heads * config.dict_tokens if precision != "fp32" else 0  # in fp32 they are not the peak
@@ -147,15 +174,21 @@ def _body(config: Config, precision: Precision) -> float:
 
 
 def rest() -> None:
-    """End the process that waits to build or run the next engine, and forget what it would be held against."""
+    """End the standby worker and discard the reference output for the next engine."""
     _spare.rest()
     _references.clear()
 
 
 def build(job: EngineSpec, directory: Path) -> None:
-    """Build an engine for the job's GPU.
+    """Build an engine for the requested GPUs.
 
-    Raises EngineUnavailable if TensorRT does not run on it, EngineBuildError, saying where TensorRT's full log is.
+    Args:
+        job: Parameters of the engine.
+        directory: The directory to write to.
+
+    Raises:
+        EngineUnavailable: TensorRT does not run on them.
+        EngineBuildError: The build failed; the message names the file with TensorRT's full log.
     """
     library = _library(job.device)
     targets = [f"sm{major}{minor}" for major, minor in sorted({gpus()[index].capability for index in job.device})]
@@ -165,7 +198,22 @@ def build(job: EngineSpec, directory: Path) -> None:
 
 
 def build_for(job: EngineSpec, directory: Path, library: Library, targets: Sequence[str]) -> dict[str, Any]:
-    """Build an engine for kinds of GPU, such as ``sm89``. -> what the builder tells of it."""
+    """Build an engine for kinds of GPU.
+
+    Args:
+        job: Parameters of the engine.
+        directory: The directory to write to.
+        library: The TensorRT to use.
+        targets: Kinds of GPU, such as ``sm89``.
+
+    Returns:
+        The facts that `builder.build` reports.
+
+    Raises:
+        PrecisionUnfit: A weight exceeds the range of the precision.
+        EngineUnavailable: The library does not load.
+        EngineBuildError: The build failed; the message names the file with TensorRT's full log.
+    """
     graph = directory / "graph.onnx"
     try:
         written = dialect(job.precision, turing="sm75" in targets)
@@ -174,14 +222,19 @@ def build_for(job: EngineSpec, directory: Path, library: Library, targets: Seque
         raise PrecisionUnfit(f"{job.checkpoint.path.name} cannot be computed in {job.precision}: {error}.") from error
     number, full_log = tempfile.mkstemp(".log", "vsfdatrd-tensorrt-")
     os.close(number)
-    # Timings serve every engine of this library.
+    # The timing cache is shared by all engines of this library.
     timings = job.state.parent / f"{library.module} {library.version}.timings" if job.state else None
     how = {"level": _level(), "timings": timings and str(timings), "exact": job.precision == "fp32"}
     try:
         facts: dict[str, Any] = _spare.ask(
-            "build", library=library.module, graph=str(graph), directory=str(directory), targets=list(targets), how=how,
+            "build",
+            library=library.module,
+            graph=str(graph),
+            directory=str(directory),
+            targets=list(targets),
+            how=how,
             log=full_log,
-        )  # fmt: skip
+        )
         drawn, count = _reference(job, directory)
         (directory / REFERENCE).write_bytes(drawn)
         (directory / SKY).write_text(json.dumps(count))
@@ -196,8 +249,14 @@ def build_for(job: EngineSpec, directory: Path, library: Library, targets: Seque
 
 
 def _reference(job: EngineSpec, directory: Path) -> tuple[bytes, int]:
-    """The contents of `REFERENCE` and `SKY`: they take a processor as long as the size asks for, and are the same for
-    every kind of GPU and every precision, so they are computed once. directory: where there is room for a graph."""
+    """Compute the contents of `REFERENCE` and `SKY`.
+
+    They take long on a CPU for large frames and do not depend on the GPU or the precision, so they are computed once.
+
+    Args:
+        job: Parameters of the engine.
+        directory: A directory for temporary graphs.
+    """
     key = job.checkpoint, job.height, job.width
     if key not in _references:
         result = directory / REFERENCE
@@ -214,14 +273,25 @@ def _reference(job: EngineSpec, directory: Path) -> tuple[bytes, int]:
 
 
 def load(job: EngineSpec, directory: Path) -> Engine:
-    """The engine on its GPUs, held against the reference if this GPU and driver have not run it before.
+    """Load an engine on its GPUs, and verify it if this GPU and driver have not done so before.
 
-    Raises EngineError if the engine does not load, EngineBuildError if it strays too far from the reference.
+    Args:
+        job: Parameters of the engine.
+        directory: The files that `build` wrote.
+
+    Raises:
+        EngineError: The engine does not load.
+        EngineBuildError: The output differs too much from the reference.
     """
     loaded = _spare.ask(
-        "load", library=_library(job.device).module, directory=str(directory), devices=list(job.device),
-        streams=job.streams or STREAMS, state=job.state and str(job.state), contexts=_contexts(),
-    )  # fmt: skip
+        "load",
+        library=_library(job.device).module,
+        directory=str(directory),
+        devices=list(job.device),
+        streams=job.streams or STREAMS,
+        state=job.state and str(job.state),
+        contexts=_contexts(),
+    )
     names = ", ".join(gpus()[index].name for index in job.device)
     who = f"{names}, driver {_spare.describe()['driver']}, {version()}"
     note = job.state and job.state / "verified.json"
@@ -269,4 +339,4 @@ def _level() -> int | None:
 
 _spare = StandbyWorker("vsfdatrd.backends.tensorrt.worker")
 _references: dict[tuple[Checkpoint, int, int], tuple[bytes, int]] = {}
-"""The latest one, until an engine has passed."""
+"""The latest reference, until an engine has passed verification."""

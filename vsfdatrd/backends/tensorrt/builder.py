@@ -1,4 +1,7 @@
-"""From a graph to an engine, with either TensorRT. Runs in the engine's process; `tensorrt_rtx` needs no GPU for it."""
+"""Build an engine from a graph with either TensorRT library.
+
+Runs in the worker process. `tensorrt_rtx` needs no GPU for it.
+"""
 
 import contextlib
 import json
@@ -13,26 +16,36 @@ from vsfdatrd.errors import EngineBuildError
 FILE = "engine.trt"
 FACTS = "facts.json"
 REFERENCE = "reference.npy"
-"""What fp32 makes of `verify.drawing`, as float16: lies beside the engine, so that it can be verified again."""
+"""File with the fp32 output for `accuracy.drawing` as float16, stored with the engine for later verification."""
 SKY = "sky.json"
-"""How many `accuracy.steps` fp32 leaves of `accuracy.sky` of the engine's width; beside it, too."""
+"""File with `accuracy.steps` of `accuracy.sky` in fp32 for the engine's width, also stored with the engine."""
 
 
 def build(
     library: Library, graph: Path, directory: Path, targets: Sequence[str], how: dict[str, Any], log: Path
 ) -> dict[str, Any]:
-    """Write `FILE` and `FACTS` into a directory. -> the facts: bytes for activations and weights, seconds, targets.
+    """Write `FILE` and `FACTS` into a directory.
 
-    graph: an ONNX file. targets: kinds of GPU, such as ``sm89``. how: see `Library.tune`; besides, `exact` is true
-    where float32 products are to be nothing less. log: a file that everything the library says is written to.
-    Raises EngineBuildError, naming that file.
+    Args:
+        library: The TensorRT to use.
+        graph: An ONNX file.
+        directory: The directory.
+        targets: Kinds of GPU, such as ``sm89``.
+        how: See `Library.tune`; in addition, `exact` is true if TF32 must not be used for float32 products.
+        log: File to which all messages of the library are written.
+
+    Returns:
+        The facts: bytes of activations and of weights, seconds of the build, targets.
+
+    Raises:
+        EngineBuildError: The build failed; the message names `log`.
     """
     trt = library.load()
     start = time.monotonic()
     with contextlib.closing(logger(trt, log)) as said:
         try:
             builder = trt.Builder(said)
-        except TypeError as error:  # how its bindings say that they got none
+        except TypeError as error:  # the bindings raise it if creating the object failed
             raise EngineBuildError(f"TensorRT does not start: {said.why()}; its full log is {log}") from error
         network = builder.create_network(library.network_flags(trt))
         parser = trt.OnnxParser(network, said)
@@ -46,9 +59,9 @@ def build(
         library.aim(trt, config, targets)
         library.reserve(trt, config)
         if how.get("exact"):
-            config.clear_flag(trt.BuilderFlag.TF32)  # set by default: float32 products with the 10 bits of fp16
+            config.clear_flag(trt.BuilderFlag.TF32)  # set by default; has the 10-bit mantissa of fp16
         with library.tune(config, how):
-            said.errors.clear()  # such as of timings that were not taken, which are no cause of what follows
+            said.errors.clear()  # such as those about a rejected timing cache, which cannot cause the build to fail
             blob = builder.build_serialized_network(network, config)
         if blob is None:
             raise EngineBuildError(f"TensorRT could not build the network: {said.why()}; its full log is {log}")
@@ -64,9 +77,19 @@ def build(
 
 
 def smallest(library: Library, targets: Sequence[str]) -> bytes:
-    """An engine that does nothing, made in an instant as `build` makes them: to ask whether one runs on a GPU at all.
+    """Build an engine that does nothing, to ask whether a GPU could run one built with the settings of `build`.
 
-    Raises EngineBuildError.
+    Takes an instant.
+
+    Args:
+        library: The TensorRT to use.
+        targets: Kinds of GPU, such as ``sm89``.
+
+    Returns:
+        The serialized engine.
+
+    Raises:
+        EngineBuildError: The build failed.
     """
     trt = library.load()
     said = logger(trt)
@@ -86,17 +109,22 @@ def smallest(library: Library, targets: Sequence[str]) -> bytes:
 
 
 def _allow_decomposition(trt: Any, network: Any) -> None:
-    """Let attention that has no kernel of its own (one head, say) be built from products: builds fail over it else."""
+    """Allow attention without a fused kernel (with one head, for example) to be built from matrix products."""
     kind = getattr(trt.LayerType, "ATTENTION_INPUT", None) if hasattr(trt, "LayerType") else None
     for index in range(network.num_layers if kind is not None else 0):
         layer = network.get_layer(index)
-        if layer.type == kind:
-            layer.__class__ = trt.IAttentionInputLayer  # as the bindings have it: layers arrive as their base class
+        if layer.type == kind:  # a build fails without this if there is no fused kernel
+            layer.__class__ = trt.IAttentionInputLayer  # downcast, since get_layer returns the base class
             layer.attention.decomposable = True
 
 
 def logger(trt: Any, path: Path | None = None) -> Any:
-    """An ILogger that remembers errors and sizes, and writes everything to a file if there is one."""
+    """Create an ILogger that records errors and sizes, and optionally writes all messages to a file.
+
+    Args:
+        trt: The module.
+        path: The file; None for none.
+    """
 
     class Log(trt.ILogger):  # type: ignore[misc]  # its base is known when TensorRT is loaded
         def __init__(self) -> None:
@@ -118,12 +146,12 @@ def logger(trt: Any, path: Path | None = None) -> Any:
                 self._file.flush()
 
         def close(self) -> None:
-            """Close the file; what is said afterwards is not written."""
+            """Close the file; later messages are not written."""
             if self._file:
                 self._file.close()
 
         def why(self) -> str:
-            """The first error, which is the cause of the others."""
+            """Return the first error, which is the cause of the others."""
             return self.errors[0].strip().rstrip(".") if self.errors else "it does not say why"
 
     return Log()

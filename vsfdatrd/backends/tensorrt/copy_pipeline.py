@@ -1,8 +1,8 @@
-"""Double buffering on a GPU: frames are uploaded, computed and downloaded by three streams at the same time.
+"""Overlapped transfers: frames are uploaded, computed and downloaded concurrently on three CUDA streams.
 
-While frame n comes back, n + 1 is computed and n + 2 goes there. Each slot has memory of its own on both sides, so the
-only order to keep is that of one frame: its upload, then its computing, then its download. Events say so to the
-streams; nobody on this side waits for anything but a finished frame.
+Download of frame n overlaps compute of n + 1 and upload of n + 2. Each slot has its own host and device memory, so
+the only order to keep is that within a frame: upload, compute, download. Events enforce it between the streams; the
+host waits for finished frames only.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,33 +14,51 @@ class Event(Protocol):
     """A point in a stream; see `cuda.Event`."""
 
     def wait(self) -> None:
-        """Wait, on this side, until the stream has come past it."""
+        """Block the calling thread until the stream has passed the event."""
 
 
 class Stream[E: Event](Protocol):
-    """Work done in order, beside other streams; see `cuda.Stream`."""
+    """Work executed in order, concurrently with other streams; see `cuda.Stream`."""
 
     def upload(self, memory: Any, address: Any) -> None:
-        """Copy to the device."""
+        """Queue a copy from the host to the device.
+
+        Args:
+            memory: Device memory.
+            address: Host address.
+        """
 
     def download(self, address: Any, memory: Any) -> None:
-        """Copy from the device."""
+        """Queue a copy from the device to the host.
+
+        Args:
+            address: Host address.
+            memory: Device memory.
+        """
 
     def record(self, event: E) -> None:
-        """Let the event stand for all work so far."""
+        """Record an event after all work queued so far.
+
+        Args:
+            event: The event.
+        """
 
     def wait_for(self, event: E) -> None:
-        """Let further work wait for the event."""
+        """Make work queued later wait for an event.
+
+        Args:
+            event: The event.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Slot[E: Event]:
-    """One frame's places on both sides, and how far it has come."""
+    """Buffers and events of one frame in flight."""
 
     source: Any
-    """Where the frame is written on this side."""
+    """Host address of the input."""
     result: Any
-    """Where it comes back on this side."""
+    """Host address of the output."""
     device_source: Any
     device_result: Any
     uploaded: E
@@ -49,18 +67,34 @@ class Slot[E: Event]:
 
 
 class TransferPipeline[E: Event]:
-    """The slots of one device and its three streams. A slot is submitted again only after it was waited for."""
+    """The slots of one device and its three streams. A slot must be waited for before it is submitted again."""
 
     def __init__(
-        self, upload: Stream[E], compute: Stream[E], download: Stream[E],
-        slots: Sequence[Slot[E]], launch: Callable[[int], None],
-    ) -> None:  # fmt: skip
-        """launch: start the network for a slot, by its number, in the `compute` stream, and return at once."""
+        self,
+        upload: Stream[E],
+        compute: Stream[E],
+        download: Stream[E],
+        slots: Sequence[Slot[E]],
+        launch: Callable[[int], None],
+    ) -> None:
+        """Create a pipeline.
+
+        Args:
+            upload: Stream for uploads.
+            compute: Stream for the network.
+            download: Stream for downloads.
+            slots: The slots.
+            launch: Queues the network for a slot, by its number, on the `compute` stream, and returns at once.
+        """
         self._upload, self._compute, self._download = upload, compute, download
         self._slots, self._launch = slots, launch
 
     def submit(self, number: int) -> None:
-        """Send a slot's frame on its way, and return at once."""
+        """Queue upload, network and download of a slot's frame, and return at once.
+
+        Args:
+            number: Number of the slot.
+        """
         slot = self._slots[number]
         self._upload.upload(slot.device_source, slot.source)
         self._upload.record(slot.uploaded)
@@ -72,5 +106,9 @@ class TransferPipeline[E: Event]:
         self._download.record(slot.done)
 
     def wait(self, number: int) -> None:
-        """Wait until a slot's frame has come back."""
+        """Wait for a slot's output.
+
+        Args:
+            number: Number of the slot.
+        """
         self._slots[number].done.wait()

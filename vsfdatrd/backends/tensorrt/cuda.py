@@ -1,6 +1,6 @@
-"""Owners of what a GPU lends: memory, streams, events, graphs. Through cuda-bindings; no torch.
+"""Owners of CUDA resources: memory, streams, events, graphs. Uses cuda-bindings, without PyTorch.
 
-Every owner belongs to one device, which must be the current one when it is made, and is given back by `close()`, once.
+Every owner belongs to one device, which must be current when the owner is created. `close()` releases the resource.
 """
 
 import contextlib
@@ -16,7 +16,18 @@ from vsfdatrd.errors import EngineError, EngineUnavailable
 
 
 def check(result: tuple[Any, ...], doing: str) -> Any:
-    """What a CUDA call returned, without its status. Raises EngineError saying what was being done."""
+    """Check the status of a CUDA call.
+
+    Args:
+        result: What the call returned: its status, then values.
+        doing: What the call was for, for the message.
+
+    Returns:
+        The value, or a tuple of the values if there is not exactly one.
+
+    Raises:
+        EngineError: The call failed.
+    """
     status, *values = result
     if status != rt.cudaError_t.cudaSuccess:
         name, text = rt.cudaGetErrorName(status)[1], rt.cudaGetErrorString(status)[1]
@@ -25,25 +36,30 @@ def check(result: tuple[Any, ...], doing: str) -> Any:
 
 
 def driver_version() -> str:
-    """The CUDA version the driver supports, such as ``13.1``; ``0.0`` without a driver."""
+    """Return the CUDA version that the driver supports, such as ``13.1``; ``0.0`` without a driver."""
     number = int(check(rt.cudaDriverGetVersion(), "asking for the driver's version"))
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def driver() -> str:
-    """The driver's own version and the CUDA it supports, such as ``580.95 for CUDA 13.1``.
+    """Return the driver's version and the CUDA version it supports, such as ``580.95 for CUDA 13.1``.
 
-    Drivers of one CUDA version differ in what they compile; where NVML does not tell, that is all that is known.
+    Drivers that support one CUDA version differ in what they compile. If NVML does not report the driver's version,
+    only the CUDA version is returned.
     """
     release, supported = nvml.driver_version(), f"CUDA {driver_version()}"
     return f"{release} for {supported}" if release else supported
 
 
 def require() -> None:
-    """Raises EngineUnavailable, saying why, if CUDA cannot use the GPUs there are."""
+    """Check that CUDA can use the GPUs.
+
+    Raises:
+        EngineUnavailable: It cannot; the message says why.
+    """
     status, count = rt.cudaGetDeviceCount()
     if status == rt.cudaError_t.cudaErrorInsufficientDriver:
-        # Of the runtime inside cuda-bindings; `getLocalRuntimeVersion` looks for a libcudart, which nobody needs.
+        # Version of the runtime inside cuda-bindings; `getLocalRuntimeVersion` would need a separate libcudart.
         version = check(rt.cudaRuntimeGetVersion(), "asking for CUDA's version")
         raise EngineUnavailable(
             f"the NVIDIA driver is missing or too old (it supports CUDA {driver_version()}, and {version // 1000} is "
@@ -59,36 +75,51 @@ def require() -> None:
 
 
 def use(index: int) -> None:
-    """Make a GPU this thread's current one."""
+    """Make a GPU current for this thread.
+
+    Args:
+        index: Number of the GPU.
+    """
     check(rt.cudaSetDevice(index), f"choosing GPU {index}")
 
 
 def free_memory(index: int) -> int:
-    """Bytes free on a GPU. Asking makes a context there, of some hundred MiB."""
+    """Return the free memory of a GPU in bytes. Creates a context there, which takes some hundred MiB.
+
+    Args:
+        index: Number of the GPU.
+    """
     use(index)
     free, _ = check(rt.cudaMemGetInfo(), f"asking for the memory of GPU {index}")
     return int(free)
 
 
 def free_memory_before(index: int) -> int | None:
-    """Bytes free on a GPU, as NVML tells without a context there; None if it does not."""
+    """Return the free memory of a GPU in bytes according to NVML, without creating a context; None if it is unknown.
+
+    Args:
+        index: Number of the GPU.
+    """
     place = check(rt.cudaDeviceGetPCIBusId(16, index), f"asking where GPU {index} is")
     return nvml.free_memory(place.partition(b"\0")[0].decode())
 
 
 class _Owner:
-    """Gives something back once."""
+    """Base class of owners: releases a handle once."""
 
     def __init__(self, handle: Any, give_back: Callable[[Any], tuple[Any, ...]]) -> None:
         self._handle, self._give_back = handle, give_back
 
     @property
     def handle(self) -> Any:
-        """CUDA's own handle."""
+        """CUDA's handle."""
         return self._handle
 
     def close(self) -> None:
-        """Give it back. What fails here failed before, and is no news."""
+        """Release the resource. May be called more than once.
+
+        Errors are ignored: CUDA returns errors of earlier calls here, which have already been reported.
+        """
         if self._handle is not None:
             handle, self._handle = self._handle, None
             self._give_back(handle)
@@ -101,134 +132,221 @@ class _Owner:
 
 
 class DeviceMemory(_Owner):
-    """Bytes on the GPU."""
+    """Memory on the GPU."""
 
     def __init__(self, size: int) -> None:
+        """Allocate memory.
+
+        Args:
+            size: Size in bytes.
+
+        Raises:
+            EngineError: There is not enough memory.
+        """
         self.size = size
         super().__init__(check(rt.cudaMalloc(size), f"reserving {size / 2**20:.0f} MiB on the GPU"), rt.cudaFree)
 
     @property
     def address(self) -> int:
-        """Where it begins."""
+        """Start address."""
         return int(self._handle)
 
 
 class PinnedMemory(_Owner):
-    """Memory of this process that the GPU reads and writes by itself, while it stays where it is."""
+    """Memory of this process, pinned in place, so that the GPU can access it directly."""
 
     def __init__(self, address: int, size: int) -> None:
+        """Pin existing memory.
+
+        Args:
+            address: Start address.
+            size: Size in bytes.
+
+        Raises:
+            EngineError: It cannot be pinned.
+        """
         check(rt.cudaHostRegister(address, size, rt.cudaHostRegisterPortable), f"pinning {size / 2**20:.0f} MiB")
         super().__init__(address, rt.cudaHostUnregister)
 
 
 class HostMemory(_Owner):
-    """Pinned memory of the driver's own."""
+    """Pinned memory allocated by the driver."""
 
     def __init__(self, size: int) -> None:
+        """Allocate pinned memory.
+
+        Args:
+            size: Size in bytes.
+
+        Raises:
+            EngineError: There is not enough memory.
+        """
         address = check(rt.cudaHostAlloc(size, rt.cudaHostAllocPortable), f"reserving {size / 2**20:.0f} MiB, pinned")
         super().__init__(address, rt.cudaFreeHost)
         self.size = size
 
     @property
     def address(self) -> int:
-        """Where it begins."""
+        """Start address."""
         return int(self._handle)
 
     def read(self, address: int) -> None:
-        """Fill it from this process's memory."""
+        """Fill it from this process's memory.
+
+        Args:
+            address: Start address of the source.
+        """
         ctypes.memmove(self.address, address, self.size)
 
     def write(self, address: int) -> None:
-        """Copy it into this process's memory."""
+        """Copy it into this process's memory.
+
+        Args:
+            address: Start address of the destination.
+        """
         ctypes.memmove(address, self.address, self.size)
 
 
 class Event(_Owner):
-    """A point in a stream that another stream or a thread can wait for."""
+    """A point in a stream for which another stream or a thread can wait."""
 
     def __init__(self) -> None:
-        # Blocking: who waits sleeps, and leaves the core to the frames around it.
+        # Blocking: a waiting thread sleeps and leaves the core to others.
         flags = rt.cudaEventBlockingSync | rt.cudaEventDisableTiming
         super().__init__(check(rt.cudaEventCreateWithFlags(flags), "making an event"), rt.cudaEventDestroy)
 
     def wait(self) -> None:
-        """Wait until the stream has come past it. Raises EngineError if what came before failed."""
+        """Block the calling thread until the stream has passed the event.
+
+        Raises:
+            EngineError: Work before the event failed.
+        """
         check(rt.cudaEventSynchronize(self._handle), "computing on the GPU")
 
 
 class Stream(_Owner):
-    """Work that the GPU does in order, beside other streams."""
+    """Work that the GPU executes in order, concurrently with other streams. Methods queue work and return at once."""
 
     def __init__(self) -> None:
         stream = check(rt.cudaStreamCreateWithFlags(rt.cudaStreamNonBlocking), "making a stream")
         super().__init__(stream, rt.cudaStreamDestroy)
 
     def upload(self, memory: DeviceMemory, address: int) -> None:
-        """Copy from this process's memory into the GPU's."""
+        """Copy from host memory to GPU memory.
+
+        Args:
+            memory: Destination; its size is copied.
+            address: Start address of the source.
+        """
         kind = rt.cudaMemcpyKind.cudaMemcpyHostToDevice
         check(rt.cudaMemcpyAsync(memory.address, address, memory.size, kind, self._handle), "sending a frame")
 
     def download(self, address: int, memory: DeviceMemory) -> None:
-        """Copy from the GPU's memory into this process's."""
+        """Copy from GPU memory to host memory.
+
+        Args:
+            address: Start address of the destination.
+            memory: Source; its size is copied.
+        """
         kind = rt.cudaMemcpyKind.cudaMemcpyDeviceToHost
         check(rt.cudaMemcpyAsync(address, memory.address, memory.size, kind, self._handle), "fetching a frame")
 
     def copy(self, target: DeviceMemory, source: DeviceMemory) -> None:
-        """Copy between two places of one size on the GPU."""
+        """Copy between two buffers of the same size on the GPU.
+
+        Args:
+            target: Destination.
+            source: Source.
+        """
         kind = rt.cudaMemcpyKind.cudaMemcpyDeviceToDevice
         check(rt.cudaMemcpyAsync(target.address, source.address, source.size, kind, self._handle), "moving a frame")
 
     def record(self, event: Event) -> None:
-        """Let the event stand for all work so far."""
+        """Record an event after all work queued so far.
+
+        Args:
+            event: The event.
+        """
         check(rt.cudaEventRecord(event.handle, self._handle), "recording an event")
 
     def wait_for(self, event: Event) -> None:
-        """Let further work wait for the event, without waiting here."""
+        """Make work queued later wait for an event.
+
+        Args:
+            event: The event.
+        """
         check(rt.cudaStreamWaitEvent(self._handle, event.handle, 0), "waiting for an event")
 
     def synchronize(self) -> None:
-        """Wait until all work is done."""
+        """Block the calling thread until all work is done."""
         check(rt.cudaStreamSynchronize(self._handle), "computing on the GPU")
 
     @contextlib.contextmanager
     def captured(self) -> Iterator["Capture"]:
-        """Collect the work of this block into a graph instead of doing it."""
+        """Capture the work queued in this block in a graph instead of executing it.
+
+        Yields:
+            The capture, whose `graph` is set after the block.
+
+        Raises:
+            EngineError: The work cannot be captured.
+        """
         mode = rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         check(rt.cudaStreamBeginCapture(self._handle, mode), "capturing a graph")
         capture = Capture()
         try:
             yield capture
         except BaseException:
-            rt.cudaStreamEndCapture(self._handle)  # the stream must leave the mode; what it collected is spoilt
+            rt.cudaStreamEndCapture(self._handle)  # leave capture mode; the captured work is invalid
             raise
         capture.finish(check(rt.cudaStreamEndCapture(self._handle), "capturing a graph"))
 
 
 class Capture:
-    """What a stream was asked to do, as a graph that starts with one call."""
+    """The work captured from a stream, as a graph that starts with one call."""
 
     def __init__(self) -> None:
         self.graph: Graph | None = None
 
     def finish(self, graph: Any) -> None:
-        """Make the graph ready to run."""
+        """Instantiate the graph.
+
+        Args:
+            graph: CUDA's handle of the captured graph, which is destroyed.
+
+        Raises:
+            EngineError: It cannot be instantiated.
+        """
         try:
             self.graph = Graph(check(rt.cudaGraphInstantiate(graph, 0), "preparing a graph"))
         finally:
-            rt.cudaGraphDestroy(graph)  # what was made of it stays; a failure costs its memory at most
+            rt.cudaGraphDestroy(graph)  # the instance remains valid; a failure here only leaks memory
 
 
 class Graph(_Owner):
-    """Work that starts as a whole."""
+    """An executable graph."""
 
     def __init__(self, executable: Any) -> None:
+        """Take over an executable graph.
+
+        Args:
+            executable: CUDA's handle.
+        """
         super().__init__(executable, rt.cudaGraphExecDestroy)
 
     def launch(self, stream: Stream) -> None:
-        """Run it in a stream."""
+        """Launch the graph on a stream.
+
+        Args:
+            stream: The stream.
+        """
         check(rt.cudaGraphLaunch(self._handle, stream.handle), "starting the network")
 
 
 def address_of(buffer: Any) -> int:
-    """Where a writable buffer (an mmap, an array) lies in memory."""
+    """Return the address of a writable buffer (an mmap, an array).
+
+    Args:
+        buffer: The buffer.
+    """
     return ctypes.addressof(ctypes.c_char.from_buffer(buffer))

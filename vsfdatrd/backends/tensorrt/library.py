@@ -1,8 +1,8 @@
-"""The two TensorRTs, and everything in which they differ.
+"""The two TensorRT libraries and all their differences.
 
-`tensorrt_rtx` (consumer cards from Turing on) builds in seconds for any card, without one too, and compiles its kernels
-for the card it finds when an engine is loaded; what it has compiled is kept in a runtime cache. `tensorrt` (data-centre
-cards, and all others) times kernels on the very GPU it builds for, and keeps the timings in a timing cache.
+`tensorrt_rtx` (consumer GPUs since Turing) builds in seconds for any GPU, even on a machine without one, and compiles
+its kernels for the actual GPU when an engine is loaded; compiled kernels are stored in a runtime cache. `tensorrt`
+(data-center GPUs, and all others) times kernels on the GPU it builds for, and stores the timings in a timing cache.
 """
 
 import contextlib
@@ -21,29 +21,33 @@ from vsfdatrd.system.files import keep_if_possible, read_or_none
 
 _DISTRIBUTIONS = ("cu13", "cu12", "cu13_bindings", "cu12_bindings", "bindings")
 OLDEST = (7, 5)
-"""The first compute capability (Turing) that either of them takes."""
+"""Lowest compute capability (Turing) that either library supports."""
 
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """One of the two."""
+    """One of the two libraries."""
 
     module: str
     """Name of the Python module, and of the package whose version counts."""
     extra: str
-    """What installs it: ``pip install vsfdatrd[extra]``."""
+    """Extra that installs it: ``pip install vsfdatrd[extra]``."""
     portable: bool
     """Whether engines are built for any GPU, on any machine."""
 
     @property
     def installed(self) -> bool:
-        """Whether it can be imported."""
+        """Whether the module can be imported."""
         return importlib.util.find_spec(self.module) is not None
 
     @property
     def version(self) -> str:
-        """Its version. Raises EngineUnavailable if it is not installed."""
-        # Packages for one CUDA version, and their bindings alone, come without the one that has the module's name.
+        """Version of the installed package.
+
+        Raises:
+            EngineUnavailable: It is not installed.
+        """
+        # Packages for one CUDA version, or with the bindings only, may be installed without the one of that name.
         for package in (self.module, *(f"{self.module}_{kind}" for kind in _DISTRIBUTIONS)):
             try:
                 return installed_version(package)
@@ -52,13 +56,22 @@ class Library:
         raise EngineUnavailable(f"{self.module} is not installed; pip install vsfdatrd[{self.extra}]")
 
     def target(self, capability: tuple[int, int], name: str) -> str:
-        """What an engine is built for, as part of its identity: a kind of GPU, or one model of it."""
+        """Return what an engine is built for, as part of its identity: a compute capability, or one model of GPU.
+
+        Args:
+            capability: Compute capability, such as (8, 9).
+            name: Name of the GPU.
+        """
         return f"sm{capability[0]}{capability[1]}" + ("" if self.portable else f" {name}")
 
-    # What follows needs the module itself, and is called in the engine's process only.
+    # The methods below need the module itself and are called in the worker process only.
 
     def load(self) -> ModuleType:
-        """The module. Raises EngineUnavailable if it does not import."""
+        """Import the module.
+
+        Raises:
+            EngineUnavailable: It cannot be imported.
+        """
         try:
             return importlib.import_module(self.module)
         except (ImportError, OSError) as error:
@@ -66,13 +79,26 @@ class Library:
             raise EngineUnavailable(f"{self.module} does not load ({error}); {cure}") from error
 
     def network_flags(self, trt: Any) -> int:
-        """Flags of a network whose types are those of the graph, nothing else."""
+        """Return the flags for a network whose types are exactly those of the graph.
+
+        Args:
+            trt: The module.
+        """
         flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         return 0 if flag is None or self.portable else 1 << int(flag)
 
     def aim(self, trt: Any, config: Any, targets: Sequence[str]) -> None:
-        """Have a build made for kinds of GPU, such as ``sm89``. Those the library has no name for get the engine that
-        runs on all of them.
+        """Set the kinds of GPU for a build.
+
+        If the library has no name for one of them, the engine is built to run on all GPUs.
+
+        Args:
+            trt: The module.
+            config: The builder's configuration.
+            targets: Kinds of GPU, such as ``sm89``.
+
+        Raises:
+            EngineBuildError: The library does not build for one of them.
         """
         if not self.portable:
             return
@@ -85,18 +111,25 @@ class Library:
                 raise EngineBuildError(f"{self.module} does not build for {targets[index]}")
 
     def reserve(self, trt: Any, config: Any) -> None:
-        """Have all memory reserved when an engine is loaded: kernels for which more is fetched while they run cannot be
-        collected into a CUDA graph. The classic library fetches none.
+        """Have all memory allocated when an engine is loaded.
+
+        Kernels that allocate memory while they run cannot be captured in a CUDA graph. The classic library has no
+        such kernels.
+
+        Args:
+            trt: The module.
+            config: The builder's configuration.
         """
         if self.portable:
             config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
 
     @contextlib.contextmanager
     def tune(self, config: Any, how: Mapping[str, Any]) -> Iterator[None]:
-        """Set how hard a build is to try, for the duration of the build.
+        """Set optimization level and timing cache for the duration of a build. The portable library has neither.
 
-        how: `level` 0 to 5 (None: the library's own), `timings` the path of the timing cache. The portable library
-        times nothing, and takes neither.
+        Args:
+            config: The builder's configuration.
+            how: `level`, 0 to 5, or None for the library's default; `timings`, the path of the timing cache, or None.
         """
         if self.portable:
             yield
@@ -105,7 +138,7 @@ class Library:
             config.builder_optimization_level = how["level"]
         path = Path(how["timings"]) if how.get("timings") else None
         cache = config.create_timing_cache(read_or_none(path) or b"")
-        if cache is None or not config.set_timing_cache(cache, False):  # damaged, or of another GPU: begun anew
+        if cache is None or not config.set_timing_cache(cache, False):  # damaged or from another GPU: start a new one
             cache = config.create_timing_cache(b"")
             if cache is None or not config.set_timing_cache(cache, False):
                 cache, path = None, None
@@ -115,16 +148,21 @@ class Library:
             keep_if_possible(path, bytes(timings))
 
     def context(self, engine: Any, cached: bytes | None, own_graph: bool = False) -> tuple[Any, Any]:
-        """(execution context, what `compiled` takes and must live as long).
+        """Create an execution context.
 
-        cached: what `compiled` returned before. own_graph: have the library collect its kernels into a CUDA graph
-        itself; for a library that `has_own_graph`.
+        Args:
+            engine: The engine.
+            cached: What `compiled` returned earlier; None for none.
+            own_graph: Have the library capture its kernels in a CUDA graph; only if it `has_own_graph`.
+
+        Returns:
+            The context, and an object that `compiled` takes and that must live as long as the context.
         """
         if not self.portable:
             return engine.create_execution_context(), None
         config = engine.create_runtime_config()
         cache = config.create_runtime_cache()
-        if cached and not cache.deserialize(cached):  # of another driver or GPU
+        if cached and not cache.deserialize(cached):  # from another driver or GPU
             say("what was compiled before is not taken; it is compiled again")
         if not config.set_runtime_cache(cache):
             say("the library takes no cache of what it compiles; it compiles at every start")
@@ -135,23 +173,39 @@ class Library:
 
     @property
     def has_own_graph(self) -> bool:
-        """Whether it can collect a network's kernels into a CUDA graph itself."""
+        """Whether the library can capture a network's kernels in a CUDA graph itself."""
         return self.portable and hasattr(self.load(), "CudaGraphStrategy")
 
     def compiled(self, kept: Any) -> bytes | None:
-        """What was compiled for this GPU so far, for the next run; None where there is no such thing."""
+        """Return the kernels compiled for this GPU so far, to be stored for the next run.
+
+        Args:
+            kept: The second result of `context`.
+
+        Returns:
+            Content of the runtime cache; None if the library has none.
+        """
         content = None if kept is None else kept[1].serialize()
         return None if content is None else bytes(content)
 
     def capturable(self, context: Any, stream: int) -> bool:
-        """Whether a context's kernels can be collected from a stream into a CUDA graph. Where the library cannot be
-        asked, trying tells.
+        """Return whether a context's kernels can be captured from a stream in a CUDA graph.
+
+        Also True if the library cannot be asked; then a capture has to be tried.
+
+        Args:
+            context: The execution context.
+            stream: Handle of the stream.
         """
         return not self.portable or bool(context.is_stream_capturable(stream))
 
 
 def say(what: str) -> None:
-    """Print a line for the user; the engine's process has no logging but stderr."""
+    """Print a line for the user on stderr, since the worker process has no other logging.
+
+    Args:
+        what: The text.
+    """
     print(f"fdatrd: {what}", file=sys.stderr)
 
 
@@ -160,15 +214,32 @@ CLASSIC = Library("tensorrt", "tensorrt", portable=False)
 
 
 def choose(capability: tuple[int, int] | None) -> Library | None:
-    """The library for a GPU (None: for no GPU in particular), of those installed; None if neither is."""
-    # GeForce and RTX cards: x.5, x.6, x.9 and 12.x; 7.0, 8.0, 9.0 and 10.x are data-centre cards.
+    """Select the installed library for a GPU.
+
+    Args:
+        capability: Compute capability; None for no GPU in particular.
+
+    Returns:
+        The preferred library that is installed; None if neither is.
+    """
+    # GeForce and RTX cards have x.5, x.6, x.9 and 12.x; 7.0, 8.0, 9.0 and 10.x are data-center cards.
     data_centre = capability is not None and capability[0] < 12 and capability[1] == 0
     order = (CLASSIC, RTX) if data_centre else (RTX, CLASSIC)
     return next((library for library in order if library.installed), None)
 
 
 def parse_target(text: str) -> str:
-    """A kind of GPU as people write it: ``sm89``, ``SM_89``, ``8.9``. Raises ArgumentError."""
+    """Parse a kind of GPU as users write it: ``sm89``, ``SM_89``, ``8.9``.
+
+    Args:
+        text: The user's text.
+
+    Returns:
+        Normalized form, such as ``sm89``.
+
+    Raises:
+        ArgumentError: It is not a compute capability, or too old.
+    """
     digits = text.lower().removeprefix("sm").removeprefix("_").replace(".", "")
     if not digits.isdecimal() or not 2 <= len(digits) <= 3:
         raise ArgumentError(f"{text!r} is no compute capability; give one such as sm89 (RTX 40) or sm120 (RTX 50)")

@@ -1,6 +1,7 @@
-"""What NVIDIA's management library knows and CUDA does not: the driver's version, and memory without a context.
+"""NVML (NVIDIA's management library): the driver's version, and free memory without creating a CUDA context.
 
-It comes with the driver. cuda-bindings before 13 have no module for it; then, and whenever it fails, nothing is known.
+NVML is part of the driver. cuda-bindings before 13 have no module for it; then, and after any error, the functions
+return None.
 """
 
 import logging
@@ -11,12 +12,16 @@ log = logging.getLogger(__name__)
 
 
 def driver_version() -> str | None:
-    """Return the driver's version, such as ``580.95.05``; None if it is not told."""
+    """Return the driver's version, such as ``580.95.05``; None if it is unknown."""
     return _asked(lambda nvml: str(nvml.system_get_driver_version()))
 
 
 def free_memory(bus_id: str) -> int | None:
-    """Return the bytes free on the GPU with a PCI bus id, such as ``0000:01:00.0``; None if it is not told."""
+    """Return the free memory of a GPU in bytes; None if it is unknown.
+
+    Args:
+        bus_id: PCI bus id, such as ``0000:01:00.0``.
+    """
 
     def ask(nvml: Any) -> int:
         handle = nvml.device_get_handle_by_pci_bus_id_v2(bus_id)

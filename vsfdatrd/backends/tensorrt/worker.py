@@ -1,7 +1,7 @@
-"""The other side of `tensorrt.py`: the process in which TensorRT and CUDA run. Started as a module.
+"""Worker process in which TensorRT and CUDA run; `backend.py` is the client. Run as a module.
 
-A process of its own, so that no other plugin's TensorRT is met, nothing is printed into the video, all GPU memory is
-free again the moment a script lets go of its engine, and a crash of the driver is a frame's error.
+In a separate process it cannot clash with another plugin's TensorRT, nothing is printed into the video, all GPU
+memory is free as soon as a script releases its engine, and a crash of the driver becomes the error of a frame.
 """
 
 import copy
@@ -26,27 +26,43 @@ from vsfdatrd.system.files import keep_if_possible, read_or_none
 from vsfdatrd.workers.server import WorkerServer, serve_forever
 
 MOST_OF_CONTEXT = 600 << 20
-"""Bytes of a CUDA context at most; what vanishes beyond that while it is made is another process's."""
+"""Maximum size of a CUDA context in bytes.
+
+If more memory than that disappears while it is created, the rest was taken by another process.
+"""
 
 
 class TensorRt(WorkerServer):
-    """TensorRT's runtime, and the engine that is loaded on one or more GPUs, if any."""
+    """Request handler with TensorRT's runtime and the engine loaded on one or more GPUs, if any."""
 
     def __init__(self, write: Callable[[str], Any], flush: Callable[[], Any]) -> None:
         super().__init__(write, flush)
         self._devices: list[_Device] = []
         self._own: dict[int, int] = {}
-        """Bytes of each GPU that this process took by asking for the first time."""
+        """Bytes of each GPU that this process allocated by its first memory query (its CUDA context)."""
 
     def do_describe(self) -> dict[str, Any]:
-        """Which driver it is. Raises EngineUnavailable if its CUDA is not enough."""
+        """Return the driver's version.
+
+        Raises:
+            EngineUnavailable: CUDA cannot use the GPUs, for example because the driver is too old.
+        """
         cuda.require()
         return {"driver": cuda.driver()}
 
     def do_free(self, devices: list[int]) -> list[int]:
-        """Bytes free on each of some GPUs, what this process takes there before it has an engine included.
+        """Return the free memory of GPUs, including what this process uses there before it has an engine.
 
-        The others are left alone, since asking costs memory there.
+        Other GPUs are not queried, since a query allocates memory on the GPU.
+
+        Args:
+            devices: Numbers of the GPUs.
+
+        Returns:
+            Free bytes of each.
+
+        Raises:
+            EngineUnavailable: CUDA cannot use the GPUs.
         """
         cuda.require()
         for index in devices:
@@ -56,9 +72,15 @@ class TensorRt(WorkerServer):
         return [cuda.free_memory(index) + self._own[index] for index in devices]
 
     def do_refuse(self, library: str, devices: list[int], targets: list[str]) -> str | None:
-        """Why the library cannot run its engines for these kinds of GPU on these GPUs; None if it can, for all it says.
+        """Find out before a build whether its engine would be refused. Takes an instant.
 
-        Takes an instant, and spares a build whose engine would be refused.
+        Args:
+            library: Module name of the TensorRT to use.
+            devices: Numbers of the GPUs on which the engine would run.
+            targets: Kinds of GPU for which it would be built, such as ``sm89``.
+
+        Returns:
+            Why the library cannot run the engine; None if it can, or cannot be asked.
         """
         chosen = _library(library)
         trt = chosen.load()
@@ -77,16 +99,29 @@ class TensorRt(WorkerServer):
     def do_build(
         self, library: str, graph: str, directory: str, targets: list[str], how: dict[str, Any], log: str
     ) -> dict[str, Any]:
-        """Build an engine from a graph file. -> what is known of it. See `tensorrt_build.build`."""
+        """Build an engine from a graph file; see `builder.build` for arguments and result."""
         return build(_library(library), Path(graph), Path(directory), targets, how, Path(log))
 
     def do_load(
         self, library: str, directory: str, devices: list[int], streams: int, state: str | None, contexts: int = 1
     ) -> dict[str, Any]:
-        """Load an engine on every device. -> slots and shapes.
+        """Load an engine on every GPU.
 
-        state: a folder for what was compiled for a GPU, and is only compiled once. contexts: networks computed at the
-        same time on each GPU, where its memory suffices; frames go to them in turn.
+        Args:
+            library: Module name of the TensorRT to use.
+            directory: The engine's files.
+            devices: Numbers of the GPUs.
+            streams: Frames in flight on each GPU.
+            state: Folder in which kernels compiled for a GPU are stored, so that they are compiled only once; None
+                for none.
+            contexts: Execution contexts on each GPU, as far as memory allows. Frames are distributed over them in
+                turn.
+
+        Returns:
+            Number of slots, and (C, H, W) of input and output.
+
+        Raises:
+            EngineError: TensorRT does not load the engine.
         """
         chosen, blob = _library(library), Path(directory, FILE).read_bytes()
         self._devices = [_Device(chosen, blob, index, Path(state) if state else None) for index in devices]
@@ -103,10 +138,17 @@ class TensorRt(WorkerServer):
         }
 
     def do_verify(self, directory: str, precision: str) -> float:
-        """Run a picture and a sky through the engine on every device. -> the lowest PSNR against the reference in the
-        directory.
+        """Run `accuracy.drawing` and `accuracy.sky` on every GPU and compare the outputs with the fp32 reference.
 
-        Raises PrecisionUnfit if one is below the bound or not finite, or if the sky has bands.
+        Args:
+            directory: The engine's files, including the reference.
+            precision: Precision of the engine, for messages.
+
+        Returns:
+            The lowest PSNR in dB.
+
+        Raises:
+            PrecisionUnfit: A PSNR is below the limit, values are not finite, or the sky has bands.
         """
         reference = np.load(Path(directory, REFERENCE), allow_pickle=False).astype(np.float32)
         expected = int(json.loads(Path(directory, SKY).read_bytes()))
@@ -119,16 +161,30 @@ class TensorRt(WorkerServer):
         return min(found)
 
     def do_rate(self, runs: int) -> float:
-        """Frames a second of the network alone, with nothing copied, on the first device."""
+        """Measure the speed of the network alone on the first GPU, without copies.
+
+        Args:
+            runs: Number of frames.
+
+        Returns:
+            Frames per second.
+        """
         return self._devices[0].rate(runs)
 
     def do_layers(self, runs: int) -> dict[str, float]:
-        """Seconds a frame takes in each layer of the engine, on the first device, as TensorRT's profiler tells."""
+        """Measure each layer on the first GPU with TensorRT's profiler.
+
+        Args:
+            runs: Number of frames.
+
+        Returns:
+            Seconds per frame by layer name.
+        """
         return self._devices[0].layers(runs)
 
     def prepare(self, memory: mmap.mmap, frames: list[tuple[FramePlanes, FramePlanes]]) -> None:
-        """See `WorkerServer.prepare`. Slots go to the devices in turn."""
-        self._mapped = (memory, frames)  # the GPU knows addresses only
+        """See `WorkerServer.prepare`. Slots are distributed over the GPUs in turn."""
+        self._mapped = (memory, frames)  # keep them alive: the GPU only has their addresses
         pinned = True
         try:
             cuda.use(self._devices[0].index)
@@ -156,7 +212,7 @@ class TensorRt(WorkerServer):
 
 
 class _Device:
-    """An engine on one GPU, and a context in which it computes one frame after the other."""
+    """An engine on one GPU, and an execution context that computes one frame at a time."""
 
     conveyor: TransferPipeline[cuda.Event]
 
@@ -167,7 +223,7 @@ class _Device:
         self._log = logger(trt)
         try:
             self._runtime = trt.Runtime(self._log)
-        except TypeError as error:  # how its bindings say that they got none
+        except TypeError as error:  # the bindings raise it if creating the object failed
             raise EngineError(f"TensorRT does not start: {self._log.why()}") from error
         _check_validity(trt, self._runtime, blob, self._log)
         self._engine = self._runtime.deserialize_cuda_engine(blob)
@@ -185,31 +241,39 @@ class _Device:
             keep_if_possible(kept, after)
 
     def _begin(self, compiled: bytes | None) -> None:
-        """Make the context and what belongs to it alone, and have it compute a frame."""
+        """Create the execution context and everything that belongs to it alone, and run one frame."""
         self._stream = cuda.Stream()
-        # The network computes between these two places for good, and frames are moved there and away, in thousandths of
-        # the time it takes: a CUDA graph knows addresses only, and TensorRT does not vouch for one whose context was
-        # given others since.
+        # The network always reads and writes these two buffers, and frames are copied to and from them, which takes
+        # about a thousandth of its time. A CUDA graph contains fixed addresses, and TensorRT does not guarantee that it
+        # stays valid if the context's addresses are changed.
         self._source, self._result = (cuda.DeviceMemory(size) for size in self._size)
         self._context, self._kept = self._prepared(compiled)
         self._graph: cuda.Graph | None = None
         picture = np.random.default_rng(0).random(self.shapes[0], np.float32)
-        plain = self.once(picture)  # compiles what is to be compiled, and does what is done at the first time only
+        plain = self.once(picture)  # triggers just-in-time compilation and one-time initialization
         self._capture(picture, plain)
 
     def has_room_for_another(self, slots: int) -> bool:
-        """Whether the GPU has memory for one more context, and as much again for other programs."""
+        """Return whether the GPU has memory for one more context, and the same amount again for other programs.
+
+        Args:
+            slots: Frames in flight.
+        """
         return cuda.free_memory(self.index) > 2 * (int(self._engine.device_memory_size_v2) + slots * sum(self._size))
 
     def another(self) -> "_Device":
-        """The same engine in a context of its own, beside this one."""
+        """Create another execution context of the same engine."""
         cuda.use(self.index)
         other = copy.copy(self)
         other._begin(self._library.compiled(self._kept))
         return other
 
     def _prepared(self, cached: bytes | None, own_graph: bool = False) -> tuple[Any, Any]:
-        """An execution context that computes between the two places, and what has to live as long."""
+        """Create an execution context that reads and writes the two buffers.
+
+        Returns:
+            The context, and objects that must live as long.
+        """
         context, kept = self._library.context(self._engine, cached, own_graph)
         if context is None:
             name = gpus()[self.index].name
@@ -220,7 +284,14 @@ class _Device:
         return context, kept
 
     def once(self, picture: FramePlanes) -> FramePlanes:
-        """One frame, start to end."""
+        """Run one frame and wait for it.
+
+        Args:
+            picture: (C, H, W).
+
+        Returns:
+            (C, H·scale, W·scale) float32.
+        """
         cuda.use(self.index)
         picture, result = np.ascontiguousarray(picture, np.float32), np.empty(self.shapes[1], np.float32)
         self._stream.upload(self._source, picture.ctypes.data)
@@ -230,11 +301,18 @@ class _Device:
         return result
 
     def rate(self, runs: int) -> float:
-        """Frames a second of the network between memory of its own, frames following each other at once."""
+        """Measure the speed of the network on fixed buffers, with frames queued back to back.
+
+        Args:
+            runs: Number of frames.
+
+        Returns:
+            Frames per second.
+        """
         cuda.use(self.index)
         start = 0.0
         for turn in range(runs + 5):
-            if turn == 5:  # clocks have risen, caches are warm
+            if turn == 5:  # by now clocks have risen and caches are warm
                 self._stream.synchronize()
                 start = time.perf_counter()
             self._run()
@@ -242,7 +320,17 @@ class _Device:
         return runs / (time.perf_counter() - start)
 
     def layers(self, runs: int) -> dict[str, float]:
-        """Seconds a frame takes in each layer. Raises EngineError if this TensorRT does not tell."""
+        """Measure each layer.
+
+        Args:
+            runs: Number of frames.
+
+        Returns:
+            Seconds per frame by layer name.
+
+        Raises:
+            EngineError: This TensorRT does not report layer times.
+        """
         trt = self._library.load()
         seconds: dict[str, float] = {}
 
@@ -253,10 +341,10 @@ class _Device:
             def report_layer_time(self, layer_name: str, ms: float) -> None:
                 seconds[layer_name] = seconds.get(layer_name, 0.0) + ms / 1000 / runs
 
-        # In a context of its own: some versions keep a profiler for good, and measure every frame that comes after.
+        # In a separate context: in some versions a profiler cannot be removed and would measure all later frames.
         usual, graph = (self._context, self._kept), self._graph
         self._context, self._kept = self._prepared(None)
-        self._graph = None  # whose layers nobody is told of
+        self._graph = None  # layers inside a CUDA graph are not reported
         try:
             profiler = Profiler()
             self._context.profiler = profiler
@@ -270,7 +358,12 @@ class _Device:
         return seconds
 
     def open(self, frames: list[tuple[FramePlanes, FramePlanes]], pinned: bool) -> None:
-        """Make slots for these frames of shared memory. pinned: whether the GPU reads and writes it by itself."""
+        """Create the slots.
+
+        Args:
+            frames: Input and output of each slot in shared memory.
+            pinned: Whether this memory is pinned, so that the GPU can access it directly.
+        """
         cuda.use(self.index)
         self._frames = frames
         self._staging = None if pinned else self._staged(len(frames))
@@ -285,7 +378,9 @@ class _Device:
         self.conveyor = TransferPipeline(cuda.Stream(), self._stream, cuda.Stream(), slots, launch)
 
     def _staged(self, count: int) -> list[tuple[cuda.HostMemory, cuda.HostMemory]] | None:
-        """Pinned buffers for so many frames on their way there and back; None if there is no memory to pin."""
+        """Allocate pinned staging buffers for the inputs and outputs of `count` slots; None if no memory can be
+        pinned.
+        """
         try:
             return [(cuda.HostMemory(self._size[0]), cuda.HostMemory(self._size[1])) for _ in range(count)]
         except EngineError as error:
@@ -293,13 +388,21 @@ class _Device:
             return None
 
     def submit(self, number: int) -> None:
-        """Send a slot's frame on its way."""
+        """Queue a slot's frame.
+
+        Args:
+            number: Number of the slot on this device.
+        """
         if self._staging:
             self._staging[number][0].read(self._frames[number][0].ctypes.data)
         self.conveyor.submit(number)
 
     def wait(self, number: int) -> None:
-        """Wait until a slot's frame has come back."""
+        """Wait for a slot's output.
+
+        Args:
+            number: Number of the slot on this device.
+        """
         self.conveyor.wait(number)
         if self._staging:
             self._staging[number][1].write(self._frames[number][1].ctypes.data)
@@ -314,7 +417,7 @@ class _Device:
         return Slot(source, result, there, back, *events)
 
     def _run(self) -> None:
-        """Start the network."""
+        """Start the network on its stream."""
         if self._graph is None:
             self._enqueue()
         else:
@@ -325,9 +428,12 @@ class _Device:
             raise EngineError(f"TensorRT could not start the network: {self._log.why()}")
 
     def _capture(self, picture: FramePlanes, plain: FramePlanes) -> None:
-        """Have the network start as a graph from now on, some hundred launches in one, if that gives the same.
+        """Capture the network as a CUDA graph, which replaces hundreds of launches by one, if it gives the same
+        output.
 
-        picture, plain: an input, and what became of it without a graph.
+        Args:
+            picture: An input.
+            plain: The output for it without a graph.
         """
         try:
             if not self._library.capturable(self._context, int(self._stream.handle)):
@@ -344,24 +450,29 @@ class _Device:
             say(f"without a CUDA graph: {error}")
 
     def _let_library_capture(self, picture: FramePlanes, plain: FramePlanes) -> None:
-        """Have TensorRT make the graph, which does so around the kernels that cannot be part of one.
+        """Let TensorRT make the graph, which can leave out kernels that cannot be part of one.
 
-        Raises EngineError if it cannot, or if that gives something else; the context is the former one then.
+        Raises:
+            EngineError: It cannot, or the output differs. The previous context is restored.
         """
         if not self._library.has_own_graph:
             raise EngineError("TensorRT says that this network cannot be one")
         plainly = self._context, self._kept
         try:
             self._context, self._kept = self._prepared(self._library.compiled(self._kept), own_graph=True)
-            self.once(picture)  # which is when it is captured
+            self.once(picture)  # TensorRT captures the graph in the first run
             self._compare(picture, plain)
         except EngineError:
             self._context, self._kept = plainly
             raise
 
     def _compare(self, picture: FramePlanes, plain: FramePlanes) -> None:
-        """Raises EngineError if a picture becomes something else than it did without a graph."""
-        # Room for sums in another order; not for a picture of another frame.
+        """Compare the output with that without a graph.
+
+        Raises:
+            EngineError: They differ.
+        """
+        # Tolerates a different order of summation, but not the output for another frame.
         if not np.allclose(self.once(picture), plain, atol=0.01, equal_nan=True):
             raise EngineError("it computes something else")
 
@@ -371,7 +482,11 @@ def _library(name: str) -> Library:
 
 
 def _check_validity(trt: Any, runtime: Any, blob: bytes, log: Any) -> None:
-    """Ask before loading, where the library can say more than yes or no."""
+    """Ask the library why it would refuse an engine, if it can tell.
+
+    Raises:
+        EngineError: The engine cannot run on the current GPU.
+    """
     if not hasattr(runtime, "get_engine_validity"):
         return
     validity, diagnostics = runtime.get_engine_validity(blob)
