@@ -1,9 +1,9 @@
-"""Build hook: compile the plugin, put it where VapourSynth loads plugins from, and pack the weights that ship.
+"""Build hook: compile the plugin, install it in VapourSynth's plugin folder, and include the shipped weights.
 
-The plugin needs only VapourSynth4.h, which the ``vapoursynth`` wheel carries. The compiler is ``$CC``, else cc, gcc or
-clang from PATH (not on Windows), else ``ziglang``, which is asked for as a build dependency only where it is needed.
+The plugin needs only VapourSynth4.h, which the ``vapoursynth`` wheel contains. The compiler is ``$CC``, else cc, gcc or
+clang from PATH (not on Windows), else ``ziglang``, which is a build dependency only if it is needed.
 
-``$VSFDATRD_TARGET`` builds a wheel for another kind of machine with ``ziglang``: a name from `TARGETS`. `make wheels`
+``$VSFDATRD_TARGET``, a name from `TARGETS`, cross-compiles a wheel for another platform with ``ziglang``. `make wheels`
 builds all of them.
 """
 
@@ -31,18 +31,18 @@ MODEL_FILES = ("*.safetensors", "*.md")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A kind of machine that a wheel is built for."""
+    """A platform that a wheel is built for."""
 
     system: str
-    """As sys.platform names it."""
+    """The value of sys.platform."""
     tag: str
-    """The platform part of the wheel's name."""
+    """The platform tag of the wheel's name."""
     zig: str
-    """The machine as ziglang names it, with the oldest C library or system the plugin runs on."""
+    """The target triple for ziglang, with the oldest C library or operating system that the plugin supports."""
 
     @property
     def compiler(self) -> list[str]:
-        """The start of a command that compiles for this machine."""
+        """Compiler command prefix for this platform."""
         return [sys.executable, "-m", "ziglang", "cc", "-target", self.zig]
 
 
@@ -52,14 +52,14 @@ TARGETS = {
     "windows-x86_64": Target("win32", "win_amd64", "x86_64-windows-gnu"),
     "macos-arm64": Target("darwin", "macosx_11_0_arm64", "aarch64-macos.11.0"),
 }
-"""Every wheel that a release has, by the name that ``$VSFDATRD_TARGET`` takes."""
+"""The wheels of a release, by the value of ``$VSFDATRD_TARGET``."""
 
 
 class PluginHook(BuildHookInterface[Any]):
-    """hatchling's custom hook: runs for wheels and for editable installs."""
+    """hatchling's custom hook, which runs for wheels and editable installs."""
 
     def dependencies(self) -> list[str]:
-        """Build requirements beyond pyproject.toml's: a compiler, where the machine has none."""
+        """Return build requirements beyond pyproject.toml's: a compiler, if none is installed."""
         return [] if system_compiler() and not named_target() else ["ziglang"]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
@@ -74,14 +74,14 @@ class PluginHook(BuildHookInterface[Any]):
         self.app.display_info("building the VapourSynth plugin: " + shlex.join(command))
         compile_plugin(command)
         manifest.write_text(f"[VapourSynth Manifest V1]\n{NAME}\n", encoding="utf-8", newline="\n")
-        # Not everything beside the library belongs to it: the Windows linker also writes an import library.
+        # List the files explicitly: the Windows linker also writes an import library to this folder.
         plugin = {str(path): f"{PLUGIN_DIR}/{path.name}" for path in (library, manifest)}
 
         build_data["pure_python"] = False
         # Bound to the operating system and processor, not to a Python version.
         build_data["tag"] = f"py3-none-{target.tag if target else platform_tag()}"
         if version == "editable":
-            # An editable wheel reads a map of its own. The weights stay in the checkout, where catalog.py finds them.
+            # Editable wheels use a separate map. The weights stay in the checkout, where catalog.py finds them.
             build_data["force_include_editable"].update(plugin)
         else:
             models = Path(self.root, "models")
@@ -89,12 +89,16 @@ class PluginHook(BuildHookInterface[Any]):
             build_data["force_include"].update(plugin | {str(path): f"{NAME}/models/{path.name}" for path in weights})
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        """Remove what was compiled; the wheel holds a copy."""
+        """Remove the compiled files; the wheel contains a copy."""
         self.folder.cleanup()
 
 
 def named_target() -> Target | None:
-    """The machine that ``$VSFDATRD_TARGET`` names; None if it is not set. Ends the build if there is no such target."""
+    """Return the target that ``$VSFDATRD_TARGET`` names; None if it is not set.
+
+    Raises:
+        SystemExit: There is no such target.
+    """
     name = os.environ.get("VSFDATRD_TARGET")
     if name and name not in TARGETS:
         raise SystemExit(f"vsfdatrd: VSFDATRD_TARGET={name!r} is not a target; choose one of {', '.join(TARGETS)}.")
@@ -102,13 +106,13 @@ def named_target() -> Target | None:
 
 
 def platform_tag() -> str:
-    """The platform part of a wheel's name for this machine. A compiler on a Mac compiles for its own processor only."""
+    """Return the platform tag for this machine. On macOS the compiler targets its own CPU only, not universal2."""
     tag = sysconfig.get_platform().replace("-", "_").replace(".", "_")
     return tag.replace("universal2", platform.machine())
 
 
 def system_compiler() -> list[str] | None:
-    """The C compiler of this machine as the start of a command, or None where ziglang has to do."""
+    """Return the command prefix of the installed C compiler, or None if ziglang is needed."""
     if cc := os.environ.get("CC"):
         return shlex.split(cc, posix=os.name == "posix")
     # A clang found on Windows targets MSVC and needs its libraries; ziglang needs nothing.
@@ -119,7 +123,14 @@ def system_compiler() -> list[str] | None:
 def compile_command(
     sources: Path, library: Path, compiler: Sequence[str] | None = None, system: str = sys.platform
 ) -> list[str]:
-    """The command that compiles every C file of a folder into one plugin for a system (as sys.platform names it)."""
+    """Return the command that compiles all C files of a folder into one plugin.
+
+    Args:
+        sources: Folder of the C files.
+        library: The library to write.
+        compiler: Compiler command prefix; None for the installed compiler or ziglang.
+        system: The target's value of sys.platform.
+    """
     import vapoursynth
 
     compiler = compiler or system_compiler() or [sys.executable, "-m", "ziglang", "cc"]
@@ -130,7 +141,11 @@ def compile_command(
 
 
 def compile_plugin(command: list[str]) -> None:
-    """Run the compiler. Ends the build with its output and one sentence when that fails."""
+    """Run the compiler.
+
+    Raises:
+        SystemExit: It failed; its output is on stderr.
+    """
     advice = "Set CC to a working C compiler, or unset it and install one (on Debian: apt install gcc)."
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace")

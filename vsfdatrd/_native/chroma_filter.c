@@ -1,11 +1,11 @@
-/* fdatrd.ChromaFilter: chroma becomes a weighted mean of the chroma around it; luma is passed on, the same plane.
+/* fdatrd.ChromaFilter: replaces chroma by a weighted mean of the surrounding chroma; the luma plane is shared.
  *
- * A joint (cross) bilateral filter (Petschnigg et al.; Eisemann and Durand, 2004): the weight of a neighbour falls with
- * its distance and with how much its luma differs, so colour that has bled over a line goes back behind it. Colour beside
- * a line may itself have bled: `confidence`, by which it is weighted too, falls with luma's slope around it. LaserDisc's
- * chroma has a tenth of luma's bandwidth along a line and nearly all of it from line to line, hence a wide, low window.
+ * A joint (cross) bilateral filter (Petschnigg et al.; Eisemann and Durand, 2004): the weight of a neighbor decreases with
+ * its distance and its luma difference, so color that has bled over a line moves back behind it. Color next to a line may
+ * itself have bled, so it is also weighted by `confidence`, which decreases with the luma gradient around it. LaserDisc
+ * chroma has a tenth of luma's bandwidth horizontally and nearly all of it vertically, hence a wide, low window.
  *
- * Products are never fused with sums, so every processor makes the same picture.
+ * Multiplications and additions are never fused, so every CPU computes the same picture.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -15,40 +15,40 @@
 #include "chroma_filter.h"
 
 #ifdef __clang__
-#pragma STDC FP_CONTRACT OFF /* what -std=c11 alone does in GCC */
+#pragma STDC FP_CONTRACT OFF /* GCC does this with -std=c11 */
 #endif
 
 enum {
     LANES = 8,
-    REACH_X = 9, /* of the window, in pixels of the source, one tap each */
+    REACH_X = 9, /* radius of the window in source pixels, one tap each */
     REACH_Y = 2,
     TAPS = (2 * REACH_X + 1) * (2 * REACH_Y + 1),
-    SLOPE_X = 3,   /* of the mean that confidence is made of, in pixels of the source */
-    MAX_SCALE = 8, /* of the network */
+    SLOPE_X = 3,   /* radius of the mean used for confidence, in source pixels */
+    MAX_SCALE = 8, /* largest scale of the network */
 };
 
-#define SIGMA_X 5.0f     /* of the weight by distance, in pixels of the source */
+#define SIGMA_X 5.0f     /* spatial sigma, in source pixels */
 #define SIGMA_Y 2.0f
-#define RANGE 0.04f      /* of luma, white being 1: from this difference on a neighbour has no weight */
-#define DOUBT 200.0f     /* how fast confidence falls with luma's slope */
-#define SLOPE_DOWN 0.3f  /* what a slope down counts: chroma bleeds along lines */
+#define RANGE 0.04f      /* luma difference (white is 1) from which on a neighbor has no weight */
+#define DOUBT 200.0f     /* how fast confidence decreases with the luma gradient */
+#define SLOPE_DOWN 0.3f  /* weight of vertical gradients: chroma bleeds horizontally */
 
 typedef float Floats __attribute__((vector_size(LANES * sizeof(float))));
 typedef int32_t Ints __attribute__((vector_size(LANES * sizeof(int32_t))));
 
-/* Planes of floats with borders around them, all of one stride, a multiple of LANES. */
+/* Float planes with borders. All have the same stride, a multiple of LANES. */
 typedef struct {
     int width, height;      /* of the picture */
-    int border_x, border_y; /* left of it and above it */
-    int rows;               /* with borders */
-    ptrdiff_t stride, first; /* first: column from which on, and to the end before which, confidence is known */
+    int border_x, border_y; /* left and right, above and below */
+    int rows;               /* including borders */
+    ptrdiff_t stride, first; /* confidence is valid in columns [first, stride - first) */
     float *luma, *u, *v, *confidence;
-    float *sums; /* one row */
+    float *sums; /* buffer of one row */
 } Planes;
 
 typedef struct {
     ptrdiff_t offset;
-    float root; /* of the weight of its distance: the biweight kernel (1 - d²/r²)² is squared together with it */
+    float root; /* square root of the spatial weight; it is squared together with the luma kernel (1 - d²/r²) */
 } Tap;
 
 #define load(from)                                                                                                     \
@@ -74,7 +74,7 @@ typedef struct {
 #undef NAMED
 
 #if defined(__x86_64__)
-int64_t fdatrd_cpu_supported(void); /* of cpu_check.c: AVX2 */
+int64_t fdatrd_cpu_supported(void); /* from cpu_check.c: AVX2 */
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
 #else
@@ -108,7 +108,7 @@ static ptrdiff_t whole_vectors(ptrdiff_t columns) { return (columns + LANES - 1)
 
 static int clamp(int value, int most) { return value < 0 ? 0 : value > most ? most : value; }
 
-/* A plane of the picture into one with borders, which repeat its outermost pixels. */
+/* Copies a plane and replicates its edge pixels into the borders. */
 static void extend(const Planes *p, float *to, const uint8_t *from, ptrdiff_t bytes) {
     for (int y = 0; y < p->rows; y++) {
         const float *source = (const float *)(from + clamp(y - p->border_y, p->height - 1) * bytes);
@@ -119,7 +119,7 @@ static void extend(const Planes *p, float *to, const uint8_t *from, ptrdiff_t by
     }
 }
 
-/* (1 - d²/(8 σ²))⁴ is a Gaussian but for its tails; here as its square root. */
+/* The spatial weight (1 - d²/(8 σ²))⁴ approximates a Gaussian except for its tails; taps store its square root. */
 static void make_taps(Tap *taps, int scale, ptrdiff_t stride) {
     for (int y = -REACH_Y; y <= REACH_Y; y++)
         for (int x = -REACH_X; x <= REACH_X; x++, taps++) {
@@ -130,13 +130,13 @@ static void make_taps(Tap *taps, int scale, ptrdiff_t stride) {
         }
 }
 
-/* Filters a frame's chroma into out; 0 if there is no memory for it. */
+/* Filters a frame's chroma into `out`; returns 0 if out of memory. */
 static int filter(const ChromaFilter *d, const VSFrame *source, VSFrame *out, const VSAPI *vsapi) {
     const int s = d->scale;
     Planes p = {.width = d->info.width, .height = d->info.height};
     p.first = whole_vectors(SLOPE_X * s + 1);
     p.border_x = (int)(p.first + whole_vectors(REACH_X * s));
-    p.border_y = REACH_Y * s + 2; /* slopes are unknown in the outermost row, confidence in the next as well */
+    p.border_y = REACH_Y * s + 2; /* gradients are undefined in the outermost row, confidence in the next one as well */
     p.rows = p.height + 2 * p.border_y;
     p.stride = whole_vectors(p.width) + 2 * p.border_x;
     const size_t plane = (size_t)p.rows * (size_t)p.stride;
@@ -154,7 +154,7 @@ static int filter(const ChromaFilter *d, const VSFrame *source, VSFrame *out, co
 
     Tap taps[TAPS];
     make_taps(taps, s, p.stride);
-    const ptrdiff_t to = vsapi->getStride(out, 1); /* of both; VapourSynth's rows have room for whole vectors */
+    const ptrdiff_t to = vsapi->getStride(out, 1); /* of both planes; VapourSynth's rows have room for complete vectors */
     uint8_t *u = vsapi->getWritePtr(out, 1), *v = vsapi->getWritePtr(out, 2);
     for (int y = 0; y < p.height; y++) d->run.filter_row(&p, taps, y, (float *)(u + y * to), (float *)(v + y * to));
     free(memory);

@@ -1,6 +1,8 @@
-/* Included by chroma_filter.c once for each instruction set, with NAMED(name) as the name of each function. */
+/* Included by chroma_filter.c once per instruction set; NAMED(name) gives the functions their names. */
 
-/* |luma's slope| across and down, into two buffers of the planes' size; 0 in the outermost rows and columns. */
+/* Absolute horizontal and vertical luma gradients, into two buffers of the planes' size. Outermost rows and columns are
+ * not written and stay 0.
+ */
 static void NAMED(find_slopes)(const Planes *p, float *across, float *down) {
     for (int y = 1; y < p->rows - 1; y++)
         for (ptrdiff_t x = LANES; x < p->stride - LANES; x += LANES) {
@@ -10,7 +12,7 @@ static void NAMED(find_slopes)(const Planes *p, float *across, float *down) {
         }
 }
 
-/* 1 / (1 + DOUBT · slope), the slopes being means over 3 rows and 2 · reach + 1 columns (across) or 3 (down). */
+/* 1 / (1 + DOUBT · gradient), with gradients averaged over 3 rows and 2 · reach + 1 (horizontal) or 3 columns (vertical). */
 static void NAMED(find_confidence)(const Planes *p, const float *across, const float *down, int reach) {
     const float share = 1.0f / (3 * (2 * reach + 1)), share_down = SLOPE_DOWN / 9;
     for (int y = 1; y < p->rows - 1; y++) {
@@ -27,7 +29,7 @@ static void NAMED(find_confidence)(const Planes *p, const float *across, const f
     }
 }
 
-/* A row of filtered chroma, as long as the picture's rows rounded up to whole vectors. */
+/* One row of filtered chroma; its length is the picture's width rounded up to complete vectors. */
 static void NAMED(filter_row)(const Planes *p, const Tap *taps, int y, float *u, float *v) {
     const float falloff = 1 / (RANGE * RANGE);
     for (int x = 0; x < p->width; x += LANES) {

@@ -1,12 +1,12 @@
-/* Planes of floats on their way to and from an engine: copied with strides, clamped to [0, 1] and checked for NaN and
- * infinity in one pass over memory.
+/* Copies float planes to and from an engine's buffers with strides, clamps them to [0, 1] and checks for NaN and infinity,
+ * in one pass over memory.
  *
- * Everything is done on the bits of the floats as integers. For IEEE 754 numbers of one sign the order of the bits is
- * the order of the values, so clamping is max(0, min(bits, bits of 1.0)), and the largest magnitude tells whether
- * there was an infinity or a NaN. Integers also mean that no option of a compiler (-ffast-math) can drop the check.
+ * Floats are processed as integers. For IEEE 754 numbers of one sign, the order of the bit patterns is the order of the
+ * values, so clamping is max(0, min(bits, bits of 1.0)), and the largest magnitude shows whether there was an infinity or
+ * NaN. With integers, no compiler option (-ffast-math) can remove the check.
  *
- * Vectors are the compiler's own extension, 16 bytes: SSE2 on every x86-64, NEON on ARM. Wider ones gain little, as
- * memory is the limit.
+ * Uses the compiler's vector extension with 16 bytes: SSE2 on every x86-64, NEON on ARM. Wider vectors gain little, since
+ * memory bandwidth is the limit.
  */
 #include <stdint.h>
 #include <string.h>
@@ -35,14 +35,14 @@ static inline Ints clamped(Ints bits) {
     return (positive & ~above) | (above & ONE);
 }
 
-/* The last pixels of a row, fewer than LANES, with zeros after them. */
+/* Loads the last pixels of a row, fewer than LANES, padded with zeros. */
 static inline Ints load_part(const char *p, int64_t pixels) {
     Ints v = {0};
     memcpy(&v, p, (size_t)(4 * pixels));
     return v;
 }
 
-/* 0 if no magnitude is larger than a finite float's, 1 for an infinity, 2 for a NaN. */
+/* Returns 0 if all magnitudes are finite, 1 if the largest is infinity, 2 if there is a NaN. */
 static int64_t worst_of(Ints magnitudes) {
     int32_t most = 0;
     for (int i = 0; i < LANES; i++)
@@ -52,7 +52,7 @@ static int64_t worst_of(Ints magnitudes) {
 }
 
 /* target = clamp(source, 0, 1), (height, width) floats; strides are bytes from row to row. The planes do not overlap.
- * Returns the worst that was in the source: 0 finite, 1 infinite, 2 NaN, of which target holds 0 or 1.
+ * Returns the worst value of the source: 0 finite, 1 infinite, 2 NaN. In target, NaN becomes 0 or 1.
  */
 EXPORT int64_t fdatrd_clamp_copy(const char *source, int64_t source_stride, char *target, int64_t target_stride,
                                  int64_t height, int64_t width) {
@@ -81,7 +81,7 @@ static inline Ints added(Ints target, Ints source, Floats weights) {
     return (Ints)((Floats)target + (Floats)clamped(source) * weights);
 }
 
-/* target += clamp(source, 0, 1) * rows * columns, rows (height) and columns (width) being weights; otherwise as
+/* target += clamp(source, 0, 1) * rows * columns, with weights rows (height) and columns (width); otherwise like
  * fdatrd_clamp_copy.
  */
 EXPORT int64_t fdatrd_clamp_add(const char *source, int64_t source_stride, char *target, int64_t target_stride,

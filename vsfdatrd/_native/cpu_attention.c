@@ -1,21 +1,20 @@
-/* The three attentions of FDAT-RD. See cpu.h.
+/* The three kinds of attention in FDAT-RD. See cpu.h.
  *
- * Softmax is taken to base 2; the queries' weights (and the bias) are multiplied by log2(e) beforehand, the queries' by
- * 1/√32 as well.
+ * Softmax uses base 2: query weights and bias are multiplied by log2(e) beforehand, query weights also by 1/√32.
  */
 #if defined(__x86_64__)
 #include "cpu_math.h"
 
-/* Half of the range of 32-bit sums, by LEVELS / 2: what the integers of a row's weights may add up to. */
+/* Half of the range of 32-bit sums, divided by LEVELS / 2: limit for the sum of a row's integer attention weights. */
 #define SHARES 520000.0f
 enum { VALUES = 4095 };
 
-/* Queries (count, 32) of tokens `apart` floats from one another -> integers and what a step of each is worth. */
+/* Quantizes queries (count, 32) with a token stride of `apart` floats; steps: (count) value of one step of each. */
 static inline void queries(const float *x, int64_t apart, int64_t count, int16_t *q, float *steps) {
     for (int64_t i = 0; i < count; i++) steps[i] = quantise(x + i * apart, HEAD, q + i * HEAD);
 }
 
-/* Eight rows of eight 32-bit numbers, transposed. */
+/* Transposes 8x8 32-bit numbers. */
 static inline void transpose(__m256i r[8]) {
     __m256i a[8], b[8];
     UNROLL for (int i = 0; i < 8; i += 2) {
@@ -34,8 +33,8 @@ static inline void transpose(__m256i r[8]) {
     }
 }
 
-/* Keys and values (count, 32) of tokens `apart` floats from one another -> what `attend` reads. `padded` is the next
- * multiple of 16, at most KEYS of which may lie beyond count. key_scale is 0 there.
+/* Packs keys and values (count, 32) with a token stride of `apart` floats for `attend`. `padded` is `count` rounded up to
+ * a multiple of 16; key_scale is 0 for the padding.
  */
 static inline void memorise(const float *keys, const float *values, int64_t apart, int64_t count, int64_t padded,
                             int16_t *key_panels, float *key_scale, int16_t *value_panels, float *value_scale) {
@@ -62,7 +61,7 @@ static inline void memorise(const float *keys, const float *values, int64_t apar
             most[i] = _mm256_max_epi32(most[i], magnitude(_mm256_loadu_ps(values + row * apart + 8 * i)));
     __m256 factor[4];
     UNROLL for (int i = 0; i < 4; i++) {
-        /* Not finite: the scale becomes infinite or NaN, the integers whatever they become. */
+        /* For non-finite values the scale becomes infinite or NaN, so the integers do not matter. */
         __m256 peak = _mm256_max_ps(_mm256_set1_ps(1e-30f), _mm256_castsi256_ps(most[i]));
         factor[i] = _mm256_div_ps(_mm256_set1_ps(VALUES), peak);
         _mm256_storeu_ps(value_scale + 8 * i, _mm256_div_ps(peak, _mm256_set1_ps(VALUES)));
@@ -87,9 +86,9 @@ static inline void memorise(const float *keys, const float *values, int64_t apar
 
 /* softmax2(q kᵀ + bias) v for `rows` queries (a multiple of 6), a head of 32 channels.
  *
- * q: (rows, 32) integers. bias: from row to row `bias_apart` floats (0: the same for all), (padded) each, very negative
- * where there is no key. out: `apart` floats from row to row. tops, sums: (rows) the largest score and the sum of
- * 2^(score - top), or NULL. scores: room for (6, padded) floats; shares: for as many integers.
+ * q: (rows, 32) integers. bias: (padded) per row with a row stride of `bias_apart` floats (0: the same for all rows), very
+ * negative where there is no key. out: row stride of `apart` floats. tops, sums: (rows) the largest score and the sum of
+ * 2^(score - top), or NULL. scores: scratch of (6, padded) floats; shares: scratch of (6, padded) integers.
  */
 static inline void attend(const int16_t *q, const float *steps, int64_t rows, const Memory *memory, const float *bias,
                           int64_t bias_apart, float *out, int64_t apart, float *tops, float *sums, float *scores,
@@ -157,7 +156,7 @@ static inline void attend(const int16_t *q, const float *steps, int64_t rows, co
     }
 }
 
-/* Keys and values of WINDOW or fewer tokens of one head, with scratch for them. */
+/* Allocates packed keys and values of one head for `count` tokens, at most WINDOW, from scratch. */
 static Memory small_memory(char **scratch, int64_t count) {
     int64_t padded = (count + COLUMNS - 1) / COLUMNS * COLUMNS;
     Memory memory = {take(scratch, padded * HEAD * 2), take(scratch, padded * 4), take(scratch, padded * HEAD * 2),
@@ -170,8 +169,8 @@ static void fill(const Memory *memory, const float *keys, const float *values, i
              (int16_t *)memory->values, (float *)memory->value_scale);
 }
 
-/* Keys and values of `heads` heads (count, heads·32) each, `count` a multiple of 16, made ready: panels (heads, count·32),
- * scales (heads, count) and (heads, 32).
+/* Packs the keys and values (count, heads·32) of all heads, `count` a multiple of 16: panels (heads, count·32), scales
+ * (heads, count) and (heads, 32).
  */
 EXPORT void fdatrd_cpu_memorise(const float *keys, const float *values, int64_t heads, int64_t count,
                                 int16_t *key_panels, float *key_scale, int16_t *value_panels, float *value_scale) {
@@ -180,11 +179,12 @@ EXPORT void fdatrd_cpu_memorise(const float *keys, const float *values, int64_t 
                  key_scale + head * count, value_panels + head * count * HEAD, value_scale + head * HEAD);
 }
 
-/* Window attention and its gate, for windows [first, last) counted row by row: t += gate · (proj(attention(norm(t))) +
+/* Window attention with its gate, for windows [first, last) in row-major order: t += gate · (proj(attention(norm(t))) +
  * bias) + c.
  *
- * t, c: (H, W, C); tall, wide: a window's sides in tokens, 300 together. qkv: `heads` matrices (96, C) with a head's
- * queries, keys and values. places: (heads, 300, KEYS) the bias of every pair of places. bias, gate: (C).
+ * t, c: (H, W, C); tall, wide: height and width of a window in tokens, with tall · wide = 300. qkv: `heads` matrices
+ * (96, C) for a head's queries, keys and values. places: (heads, 300, KEYS) position bias of each query and key. bias,
+ * gate: (C).
  */
 EXPORT void fdatrd_cpu_windows(float *t, const float *c, int64_t width, int64_t tall, int64_t wide, int64_t first,
                                int64_t last, const Norm *norm, const Matrix *qkv, int64_t heads, const float *places,
@@ -197,7 +197,7 @@ EXPORT void fdatrd_cpu_windows(float *t, const float *c, int64_t width, int64_t 
     int16_t *shares = take(&scratch, ROWS * KEYS * 2);
     Memory memory = small_memory(&scratch, WINDOW);
     for (int64_t window = first; window < last; window++) {
-        int64_t corner = window / across * tall * width + window % across * wide; /* the token at its upper left */
+        int64_t corner = window / across * tall * width + window % across * wide; /* the window's top left token */
         for (int64_t i = 0; i < WINDOW; i++) {
             normalise(t + (corner + i / wide * width + i % wide) * channels, channels, *norm, token);
             steps[i] = quantise(token, channels, a + i * channels);
@@ -222,7 +222,7 @@ EXPORT void fdatrd_cpu_windows(float *t, const float *c, int64_t width, int64_t 
     }
 }
 
-/* Channel attention, folded into one matrix, and its gate, for tokens [first, last): with a = m(norm(t)) + bias,
+/* Channel attention, folded into one matrix, with its gate, for tokens [first, last): with a = m(norm(t)) + bias,
  * t += a + c · sigmoid(gate · a). bias, gate: (C).
  */
 EXPORT void fdatrd_cpu_channels(float *t, const float *c, int64_t first, int64_t last, const Norm *norm, const Matrix *m,
@@ -243,7 +243,7 @@ EXPORT void fdatrd_cpu_channels(float *t, const float *c, int64_t first, int64_t
                 _mm256_storeu_ps(mixed + j, x);
                 sum = _mm256_fmadd_ps(x, _mm256_loadu_ps(gate + j), sum);
             }
-            /* 1 / (1 + e^-s), by the power of two of something not above zero; NaN stays NaN */
+            /* 1 / (1 + e^-s), using power_of_two of a value <= 0; NaN stays NaN */
             float s = total(sum), away = s < 0 ? s : -s;
             float power = _mm256_cvtss_f32(power_of_two(_mm256_set1_ps(away * 1.4426950409f)));
             float open = (s < 0 ? power : 1) / (1 + power) + (s - s);
@@ -255,11 +255,11 @@ EXPORT void fdatrd_cpu_channels(float *t, const float *c, int64_t first, int64_t
     }
 }
 
-/* What a dictionary's queries find in stretches [first, last) of 300 tokens of t.
+/* Cross-attention of the dictionary's queries to blocks [first, last) of 300 tokens of t.
  *
- * queries: (heads, rows, 32) integers, `rows` of them a multiple of 6; query_steps: (heads, rows). kv: `heads` matrices
- * (64, C) with a head's keys and values, of inner_norm(norm(t)). -> found (heads, rows, 32), the weighted mean of values;
- * tops and sums (heads, rows) of the softmax, by which several stretches' results are put together.
+ * asking: (heads, rows, 32) integer queries, `rows` a multiple of 6; asking_steps: (heads, rows). kv: `heads` matrices
+ * (64, C) for a head's keys and values from inner_norm(norm(t)). Writes found (heads, rows, 32), the weighted mean of the
+ * values, and tops and sums (heads, rows) of the softmax, with which the results of several ranges are combined.
  */
 EXPORT void fdatrd_cpu_read(const float *t, int64_t first, int64_t last, const Norm *norm, const Norm *inner_norm,
                             const Matrix *kv, int64_t heads, int64_t rows, const int16_t *asking,
@@ -307,9 +307,9 @@ EXPORT void fdatrd_cpu_read(const float *t, int64_t first, int64_t last, const N
     }
 }
 
-/* t += proj(attention of e_q(norm(t)) to a refined dictionary) + bias, for tokens [first, last).
+/* Dictionary attention: t += proj(attention of e_q(norm(t)) to the refined dictionary) + bias, for tokens [first, last).
  *
- * words: `heads` Memory of the dictionary's keys and values. bias: (C).
+ * words: the packed keys and values of the dictionary, one Memory per head. bias: (C).
  */
 EXPORT void fdatrd_cpu_look_up(float *t, int64_t first, int64_t last, const Norm *norm, const Matrix *e_q,
                                const Memory *words, int64_t heads, const Matrix *proj, const float *bias, char *scratch) {

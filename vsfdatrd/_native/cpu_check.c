@@ -1,4 +1,4 @@
-/* What the processor is able to. Compiled for any processor, unlike the rest of cpu_*.c. */
+/* CPU feature detection. Compiled for any CPU, unlike the rest of cpu_*.c. */
 #include "cpu.h"
 
 #include <stdlib.h>
@@ -7,7 +7,7 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 
-/* 1 if FDATRD_MAX_ISA (system/instructions.py) says nothing, or one of these in any case of letters. */
+/* Returns 1 if FDATRD_MAX_ISA (system/instructions.py) is empty or one of these names, ignoring case. */
 static int allowed(const char *const names[], int count) {
     const char *cap = getenv("FDATRD_MAX_ISA");
     char low[16] = "";
@@ -19,10 +19,10 @@ static int allowed(const char *const names[], int count) {
     return 0;
 }
 
-/* From the oldest to the newest that each of the functions below may use. */
+/* Caps that allow AVX2, oldest first; the functions below accept all of them from some entry on. */
 static const char *const CAPS[] = {"avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx"};
 
-/* Registers that the operating system keeps for a process, as bits of XCR0. */
+/* Register sets that the operating system saves on context switches, as bits of XCR0. */
 static unsigned kept_registers(void) {
     unsigned a, b, c, d, low, high;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return 0;
@@ -30,7 +30,7 @@ static unsigned kept_registers(void) {
     return low;
 }
 
-/* 1 if cpu_*.c runs here: AVX2 and fused multiply-adds, and no cap below them. */
+/* Returns 1 if cpu_*.c can run: the CPU has AVX2 and FMA, and the cap is not below them. */
 EXPORT int64_t fdatrd_cpu_supported(void) {
     unsigned a, b, c, d;
     if (!allowed(CAPS, 5) || (kept_registers() & 0x6) != 0x6) return 0;
@@ -38,7 +38,7 @@ EXPORT int64_t fdatrd_cpu_supported(void) {
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2);
 }
 
-/* 1 if the processor has AVX-512 as well, and no cap below it. */
+/* Returns 1 if the CPU has AVX-512 as well, and the cap is not below it. */
 EXPORT int64_t fdatrd_cpu_wider(void) {
     unsigned a, b, c, d;
     if (!allowed(CAPS + 1, 4) || (kept_registers() & 0xE6) != 0xE6) return 0;

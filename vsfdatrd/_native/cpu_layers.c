@@ -1,27 +1,27 @@
-/* The layers of FDAT-RD that are no attention: weights made ready, the first convolution, depthwise convolutions with what
- * comes before and after them, 3x3 convolutions. See cpu.h.
+/* The layers of FDAT-RD other than attention: weight packing, the first convolution, depthwise convolutions fused with the
+ * operations around them, 3x3 convolutions. See cpu.h.
  */
 #if defined(__x86_64__)
 #include <math.h>
 
 #include "cpu_math.h"
 
-/* Bytes of scratch a thread needs for maps `width` tokens wide, C channels, `hidden` of the feed-forward network and a
- * dictionary of `words`.
+/* Returns the bytes of scratch per thread for maps `width` tokens wide with C channels, `hidden` channels in the
+ * feed-forward network and a dictionary of `words` tokens.
  */
 EXPORT int64_t fdatrd_cpu_scratch(int64_t width, int64_t channels, int64_t hidden, int64_t words) {
     int64_t wide = hidden > 3 * channels ? hidden : 3 * channels;
-    int64_t rows = (width + 2) * (16 * hidden + 40 * channels + 64); /* no layer keeps more of a map than this */
+    int64_t rows = (width + 2) * (16 * hidden + 40 * channels + 64); /* upper bound for the map rows of all layers */
     int64_t windows = KEYS * (wide + 4 * channels) * 4 + 8 * KEYS * HEAD * 4;
     int64_t dictionary = (words + ROWS) * (HEAD + 2 * channels) * 8;
     return rows + windows + dictionary + BLOCK * wide * 8 + (1 << 20);
 }
 
-/* Weights (columns, inner) fp32, both multiples of 16 -> panels and scales of a Matrix.
+/* Packs fp32 weights (columns, inner), both multiples of 16, into the panels and scales of a Matrix.
  *
- * No sum can overflow: a token's integers are at most LEVELS, and a column's are scaled so that the sum of their
- * magnitudes times LEVELS stays under 2^31 (rounding included, which adds 1/2 a weight). A weight that is not finite
- * makes its column's scale NaN.
+ * No sum can overflow: a token's integers are at most LEVELS, and a column is scaled so that the sum of its magnitudes
+ * times LEVELS stays below 2^31 (including rounding, which adds up to 1/2 per weight). A non-finite weight makes the scale
+ * of its column NaN.
  */
 EXPORT void fdatrd_cpu_pack(const float *weights, int64_t columns, int64_t inner, int16_t *panels, float *scale) {
     memset(panels, 0, (size_t)(columns * inner * 2));
@@ -48,7 +48,7 @@ EXPORT void fdatrd_cpu_pack(const float *weights, int64_t columns, int64_t inner
 
 /* ---- depthwise 3x3 convolution of rows of a map -------------------------------------------------------------------- */
 
-/* Pixels x and x + 1 of a row, from three rows of (W + 2, channels) with a border of zeros left and right. weights:
+/* Computes pixels x and x + 1 of a row from three rows of (W + 2, channels) with zero borders left and right. weights:
  * (9, channels). out: (2, channels).
  */
 static inline void depthwise_pair(const float *const rows[3], const float *weights, int64_t channels, int64_t x,
@@ -72,7 +72,7 @@ static inline void depthwise_pair(const float *const rows[3], const float *weigh
     }
 }
 
-/* Four rows of a map with a border, of which the fourth is always zero: row y lies in slot y mod 3. */
+/* Four rows of a map with a border: row y is in slot y mod 3, and the fourth slot is always zero. */
 typedef struct {
     float *slots[4];
 } Ring;
@@ -86,7 +86,7 @@ static Ring ring_of(char **scratch, int64_t width, int64_t channels) {
     return ring;
 }
 
-/* The rows above, at and below y. */
+/* Returns the rows above, at and below y; zeros outside of the map. */
 static inline void neighbours(const Ring *ring, int64_t y, int64_t height, const float *rows[3]) {
     rows[0] = y ? ring->slots[(y - 1) % 3] : ring->slots[3];
     rows[1] = ring->slots[y % 3];
@@ -97,8 +97,8 @@ static void normalised_row(const float *t, int64_t width, int64_t channels, Norm
     for (int64_t x = 0; x < width; x++) normalise(t + x * channels, channels, norm, row + (x + 1) * channels);
 }
 
-/* sums (C, C) += nᵀ n over `count` tokens n less `around`, which are left in `less`. Only what is at or above the diagonal
- * is meant.
+/* sums (C, C) += mᵀ m over `count` tokens, with m = n - around, which is stored in `less`. Only the diagonal and above is
+ * valid.
  */
 static void moment(const float *n, int64_t count, int64_t channels, const float *around, float *less, double *sums) {
     for (int64_t token = 0; token < count; token++)
@@ -131,9 +131,9 @@ static void moment(const float *n, int64_t count, int64_t channels, const float 
 
 /* c = GELU(depthwise(norm(t))) for rows [first, last) of a map.
  *
- * t, c: (H, W, C). weights: (9, C). sums: (C) doubles, to which c is added up. For channel attention also moments (C, C)
- * and means (C) doubles, to which nᵀn and n are added up, n being norm(t) less `around` (C); of moments only what is at or
- * above the diagonal is meant. NULL without.
+ * t, c: (H, W, C). weights: (9, C). sums: (C) doubles, accumulates c. For channel attention also moments (C, C) and means
+ * (C), doubles that accumulate nᵀn and n with n = norm(t) - around (C); in moments only the diagonal and above is valid.
+ * Otherwise NULL.
  */
 EXPORT void fdatrd_cpu_local(const float *t, float *c, int64_t height, int64_t width, int64_t channels, int64_t first,
                              int64_t last, const Norm *norm, const float *weights, double *sums, const float *around,
@@ -149,7 +149,7 @@ EXPORT void fdatrd_cpu_local(const float *t, float *c, int64_t height, int64_t w
                 for (int64_t i = 0; i < channels; i++) added[i] += less[x * channels + i];
             for (int64_t i = 0; i < channels; i++) means[i] += added[i];
         }
-        for (int64_t done = y - 1; done <= y; done++) { /* a row is ready when the one below it is, or there is none */
+        for (int64_t done = y - 1; done <= y; done++) { /* a row can be computed once the row below it is available, or it is the last */
             if (done < first || done >= last || (done == y && y + 1 < height)) continue;
             const float *rows[3];
             neighbours(&ring, done, height, rows);
@@ -172,8 +172,8 @@ EXPORT void fdatrd_cpu_local(const float *t, float *c, int64_t height, int64_t w
 
 /* t += fc2(depthwise(GELU(fc1(norm(t))))) for rows [first, last) of a map, (H, W, C).
  *
- * above, below: rows first - 1 and last as they were, (W, C), which another thread may be changing; NULL where the map
- * ends. weights: (9, hidden).
+ * above, below: copies of rows first - 1 and last before this layer, (W, C), since another thread may be changing them;
+ * NULL at the edges of the map. weights: (9, hidden).
  */
 EXPORT void fdatrd_cpu_feed_forward(float *t, const float *above, const float *below, int64_t height, int64_t width,
                                     int64_t first, int64_t last, const Norm *norm, const Matrix *fc1,
@@ -212,10 +212,10 @@ EXPORT void fdatrd_cpu_feed_forward(float *t, const float *above, const float *b
 
 /* ---- 3x3 convolutions ---------------------------------------------------------------------------------------------- */
 
-/* The first convolution, with unshuffling: rows [first, last) of the token map from a picture of 3 planes.
+/* The first convolution including pixel unshuffle: rows [first, last) of the token map from a picture of 3 planes.
  *
- * picture: (3, H·u, W·u). m: inner is what of 3·(3u)² a multiple of 16 needs, in the order plane, row, column of the
- * patch of 3u x 3u pixels around a token; beyond that weights are zero. out: (H, W, C).
+ * picture: (3, H·u, W·u). m: inner is 3·(3u)² rounded up to a multiple of 16, in the order plane, row, column of the
+ * patch of 3u x 3u pixels around a token; the weights of the padding are zero. out: (H, W, C).
  */
 EXPORT void fdatrd_cpu_first(const float *picture, float *out, int64_t height, int64_t width, int64_t unshuffle,
                              int64_t first, int64_t last, const Matrix *m, const float *bias, char *scratch) {
@@ -244,7 +244,7 @@ EXPORT void fdatrd_cpu_first(const float *picture, float *out, int64_t height, i
 }
 
 /* out = conv(t) + more for rows [first, last) of a map; 3x3, no bias. t, out, more: (H, W, C); out is not t. taps: nine
- * matrices, row by row.
+ * matrices in row-major order.
  */
 EXPORT void fdatrd_cpu_conv(const float *t, const float *more, float *out, int64_t height, int64_t width, int64_t first,
                             int64_t last, const Matrix *taps, char *scratch) {
@@ -269,7 +269,7 @@ EXPORT void fdatrd_cpu_conv(const float *t, const float *more, float *out, int64
                 for (int tap = 0; tap < 9; tap++) {
                     int64_t from = done + tap / 3 - 1;
                     if (from < 0 || from >= height) continue;
-                    int64_t at = x + tap % 3; /* of the row with its border */
+                    int64_t at = x + tap % 3; /* index in the row including its border */
                     product(rows[from % 3] + at * channels, steps[from % 3] + at, count, taps + tap, to + x * channels,
                             channels, 1);
                 }

@@ -1,5 +1,6 @@
-/* What the layers are made of, for AVX2: included by cpu_*.c, which are compiled for it whatever the compiler's target.
- * Rows come in sixes everywhere: a tile of a product is 6 rows by 16 columns, which fills the sixteen registers.
+/* AVX2 building blocks of the layers, included by cpu_*.c, which are compiled for AVX2 whatever the compiler's target.
+ * Row counts are multiples of 6 everywhere: a tile of a matrix product is 6 rows by 16 columns, which fills the sixteen
+ * registers.
  */
 #ifndef FDATRD_CPU_MATH_H
 #define FDATRD_CPU_MATH_H
@@ -10,7 +11,7 @@
 
 #include "cpu.h"
 
-/* What stands between here and AVX2_END may use AVX2, and must run on nothing less. */
+/* Code between here and AVX2_END may use AVX2, and must not run on older CPUs. */
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #define AVX2_END _Pragma("clang attribute pop")
@@ -23,28 +24,28 @@
 enum {
     ROWS = 6,      /* of a tile */
     COLUMNS = 16,  /* of a tile */
-    BLOCK = 60,    /* rows that go through a layer together; every stretch of tokens is a multiple of 30 */
-    LEVELS = 8191, /* largest integer of a quantised token */
+    BLOCK = 60,    /* rows processed together in a layer; every range of tokens is a multiple of 30 */
+    LEVELS = 8191, /* largest integer of a quantized token */
     HEAD = 32,     /* channels of a head */
     WINDOW = 300,  /* tokens of a window */
-    KEYS = 304,    /* the same as a multiple of 16 */
+    KEYS = 304,    /* WINDOW rounded up to a multiple of 16 */
 };
 
-/* Before a loop over registers: it must vanish, or they lie in memory. */
+/* For loops over registers: they must be unrolled completely, or the registers are spilled to memory. */
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
-/* The next `bytes` of a scratch buffer, 64-byte aligned. */
+/* Allocates `bytes` from a scratch buffer, 64-byte aligned. */
 static inline void *take(char **scratch, int64_t bytes) {
     char *found = *scratch;
     *scratch += (bytes + 63) / 64 * 64;
     return found;
 }
 
-/* The largest of eight magnitudes, as integers: so compared, infinity is larger than any number and NaN than infinity. */
+/* The largest of eight magnitudes, compared as integers: infinity is larger than any number, and NaN than infinity. */
 static inline float largest(__m256i x) {
     __m128i half = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
     half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0x4E));
@@ -62,14 +63,14 @@ static inline float total(__m256 x) {
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
 }
 
-/* Sixteen floats, scaled and rounded to integers. */
+/* Scales sixteen floats and rounds them to 16-bit integers. */
 static inline __m256i integers(__m256 low, __m256 high, __m256 scale) {
     __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(low, scale)), b = _mm256_cvtps_epi32(_mm256_mul_ps(high, scale));
     return _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xD8);
 }
 
-/* A row of `length` floats (a multiple of 16) -> integers up to LEVELS; returns what one step is worth: NaN where a value
- * is not finite, so that what comes of it is not either.
+/* Quantizes a row of `length` floats (a multiple of 16) to integers up to LEVELS. Returns the value of one step; NaN if a
+ * value is not finite, so that the result is not finite either.
  */
 static inline float quantise(const float *x, int64_t length, int16_t *row) {
     __m256i most = _mm256_setzero_si256(), more = most;
@@ -89,7 +90,7 @@ static inline float quantise(const float *x, int64_t length, int16_t *row) {
 
 /* LayerNorm of one token over C channels (a multiple of 32), eps 1e-5. */
 static inline void normalise(const float *x, int64_t channels, Norm norm, float *out) {
-    __m256 sum[4], squares[4]; /* four each, for an addition takes four times as long as the next may begin */
+    __m256 sum[4], squares[4]; /* four accumulators each, since additions have a latency of four issue slots */
     UNROLL for (int k = 0; k < 4; k++) sum[k] = squares[k] = _mm256_setzero_ps();
     for (int64_t i = 0; i < channels; i += 32)
         UNROLL for (int k = 0; k < 4; k++) sum[k] = _mm256_add_ps(sum[k], _mm256_loadu_ps(x + i + 8 * k));
@@ -110,7 +111,7 @@ static inline void normalise(const float *x, int64_t channels, Norm norm, float 
     }
 }
 
-/* `count` tokens as they enter a product: normalised and quantised. token: (C) of scratch; a: (count, C); steps: (count). */
+/* Normalizes and quantizes `count` tokens for a product. token: (C) scratch; a: (count, C); steps: (count). */
 static inline void enter(const float *t, int64_t count, int64_t channels, Norm norm, float *token, int16_t *a,
                          float *steps) {
     for (int64_t i = 0; i < count; i++) {
@@ -133,7 +134,7 @@ static inline __m256 gelu(__m256 x) {
     return _mm256_mul_ps(x, _mm256_fmadd_ps(near, sum, _mm256_set1_ps(0.5f)));
 }
 
-/* 2 to the power of x for x <= 0, to 4e-6 of it; what is below 2^-126 becomes that. Taylor's series of 2^f, |f| <= 1/2. */
+/* 2^x for x <= 0, relative error 4e-6; results below 2^-126 become 2^-126. Taylor series of 2^f, |f| <= 1/2. */
 static inline __m256 power_of_two(__m256 x) {
     x = _mm256_max_ps(x, _mm256_set1_ps(-126));
     __m256 whole = _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -148,9 +149,9 @@ static inline __m256 power_of_two(__m256 x) {
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sum), exponent));
 }
 
-/* Six rows of `a` (`stride` bytes apart) times a panel of 16 columns: sums[2 i], sums[2 i + 1] are row i's. Of the
- * panel's rows only `count` spans are taken, at least one: see Matrix. In assembly because compilers move accumulators to
- * memory and back at every step, which halves it.
+/* Multiplies six rows of `a` (`stride` bytes apart) by a panel of 16 columns: sums[2 i], sums[2 i + 1] belong to row i.
+ * Only the `count` nonzero spans (at least one) of the panel's rows are used: see Matrix. Written in assembly because
+ * compilers spill the accumulators to memory at every step, which halves the speed.
  */
 static inline __attribute__((always_inline)) void tile(const int16_t *a, int64_t stride, const int16_t *panel,
                                                        const int32_t *spans, int64_t count, __m256i sums[12]) {
@@ -202,8 +203,8 @@ static inline __attribute__((always_inline)) void tile(const int16_t *a, int64_t
 #undef FDATRD_ZERO
 }
 
-/* Rows of integers (rows, inner), each worth `steps[row]`, times a matrix -> out (rows, columns), `apart` floats from
- * row to row; `rows` is a multiple of 6. With `more`, added to what is there. Where a panel is zero, nothing is computed.
+/* Multiplies integers (rows, inner), with step `steps[row]`, by a matrix: out (rows, columns) with a row stride of `apart`
+ * floats; `rows` is a multiple of 6. With `more`, adds to `out` instead of overwriting it. Zero panels are skipped.
  */
 static inline void product(const int16_t *a, const float *steps, int64_t rows, const Matrix *m, float *out,
                            int64_t apart, int more) {

@@ -1,12 +1,12 @@
-/* The tail `transpose+conv`: tokens to pixels, twice or four times as large. See cpu.h.
+/* The upsampler `transpose+conv`: tokens to pixels, 2x or 4x. See cpu.h.
  *
- * A transposed convolution of 4x4 that steps by two is four convolutions of 2x2, one for each pixel of a square: pixel
- * 2 i + a sees source pixels i - 1 + a and i + a, through taps 3 and 1 (a = 0) or 2 and 0 (a = 1).
+ * A 4x4 transposed convolution with stride 2 equals four 2x2 convolutions, one for each pixel of a 2x2 square: pixel
+ * 2 i + a depends on source pixels i - 1 + a and i + a, through taps 3 and 1 (a = 0) or 2 and 0 (a = 1).
  */
 #if defined(__x86_64__)
 #include "cpu_math.h"
 
-/* Three rows of a map as integers, with a border left and right; row y lies in slot y mod 3. */
+/* Three quantized rows of a map, with a border left and right; row y is in slot y mod 3. */
 typedef struct {
     int16_t *rows[3];
     float *steps[3];
@@ -31,15 +31,15 @@ static void fill(Rows *rows, const float *z, int64_t width, int64_t y) {
             quantise(z + (y * width + x) * channels, channels, rows->rows[y % 3] + (x + 1) * channels);
 }
 
-/* out (count, columns) += the tap's product with pixels from x on of row y; nothing if there is no such row. */
+/* out (count, columns) += product of one tap with `count` pixels from x on in row y; nothing outside of the map. */
 static inline void tap(const Rows *rows, int64_t y, int64_t height, int64_t x, int64_t count, const Matrix *m,
                        float *out) {
     if (y < 0 || y >= height) return;
     product(rows->rows[y % 3] + (x + 1) * rows->channels, rows->steps[y % 3] + x + 1, count, m, out, m->columns, 1);
 }
 
-/* The last transposed convolution: row y of a map -> rows 2 y and 2 y + 1 of three planes. taps: nine matrices (16, C),
- * column (2 a + b)·3 + plane for pixel (2 y + a, 2 x + b).
+/* The last transposed convolution: computes rows 2 y and 2 y + 1 of three planes from row y of a map. taps: nine matrices
+ * (16, C), column (2 a + b)·3 + plane for pixel (2 y + a, 2 x + b).
  */
 static void to_planes(const Rows *rows, int64_t y, int64_t height, int64_t width, const Matrix *taps, const float *bias,
                       float *planes) {
@@ -58,7 +58,7 @@ static void to_planes(const Rows *rows, int64_t y, int64_t height, int64_t width
     }
 }
 
-/* Rows [first, last) of z (H, W, C) -> the rows of planes (3, 2H, 2W) that lie over them. */
+/* Upsamples rows [first, last) of z (H, W, C) to the corresponding rows of planes (3, 2H, 2W). */
 EXPORT void fdatrd_cpu_twice(const float *z, float *planes, int64_t height, int64_t width, int64_t first, int64_t last,
                              const Matrix *taps, const float *bias, char *scratch) {
     Rows rows = rows_of(&scratch, width, taps->inner);
@@ -69,11 +69,11 @@ EXPORT void fdatrd_cpu_twice(const float *z, float *planes, int64_t height, int6
     }
 }
 
-/* Rows [first, last) of z (H, W, C) -> the rows of planes (3, 4H, 4W) that lie over them, by way of GELU of a map twice as
- * large, of which only three rows exist at a time.
+/* Upsamples rows [first, last) of z (H, W, C) to the corresponding rows of planes (3, 4H, 4W), through the GELU of a map
+ * of twice the size, of which only three rows are stored at a time.
  *
- * squares: 16 matrices (C, C): of pixel (a, b) of a square, source row i, source column j the one at ((2 a + b)·2 + i)·2
- * + j. square_bias: (C). taps, bias: as for fdatrd_cpu_twice.
+ * squares: 16 matrices (C, C); the one for pixel (a, b) of a square, source row i and source column j has the index
+ * ((2 a + b)·2 + i)·2 + j. square_bias: (C). taps, bias: as for fdatrd_cpu_twice.
  */
 EXPORT void fdatrd_cpu_four_times(const float *z, float *planes, int64_t height, int64_t width, int64_t first,
                                   int64_t last, const Matrix *squares, const float *square_bias, const Matrix *taps,
@@ -106,8 +106,8 @@ EXPORT void fdatrd_cpu_four_times(const float *z, float *planes, int64_t height,
     }
 }
 
-/* Rows [first, last) of a 3x3 convolution of three planes: planes, out: (3, H, W). weights: (3, 3, 3, 3) as of a
- * convolution; bias: (3).
+/* Computes rows [first, last) of a 3x3 convolution of three planes: planes, out: (3, H, W). weights: (3, 3, 3, 3) in
+ * PyTorch's layout; bias: (3).
  */
 EXPORT void fdatrd_cpu_last(const float *planes, float *out, int64_t height, int64_t width, int64_t first, int64_t last,
                             const float *weights, const float *bias) {

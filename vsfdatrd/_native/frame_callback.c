@@ -1,7 +1,7 @@
-/* fdatrd.PerFrame: a filter that hands every frame to a function, as std.ModifyFrame does, but
- *  - an error is text that the function returns, so a script's author reads a sentence and no traceback,
- *  - the result may have another size and format, without a blank clip to say so.
- * One frame at a time per filter; instances run side by side.
+/* fdatrd.PerFrame: a filter that passes every frame to a callback, like std.ModifyFrame, except that
+ *  - the callback returns errors as text, so that users see a sentence and not a traceback,
+ *  - the result may have another size and format, without a blank clip that defines them.
+ * One frame at a time per instance; instances run in parallel.
  */
 #include <stdio.h>
 #include <stdlib.h>

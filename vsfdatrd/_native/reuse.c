@@ -1,14 +1,15 @@
-/* fdatrd.Deal: every frame from one of several filters that all can make it, in turn; and a frame that repeats a picture
- * is copied from where that picture was made first, its anchor.
+/* fdatrd.Deal: distributes frames in turn to several equivalent filters ("lanes"), and copies the result of a frame that
+ * repeats an earlier picture from that picture's first frame, its anchor.
  *
- * With a threshold of 0, frames are known by a hash of their values: one that equals another at most REACH frames away,
- * which was asked for before, is a copy of that one's result. No frame is read for another's sake, so one that cannot be
- * read fails alone, and since equal frames have equal results, the order in which frames are asked for changes nothing.
+ * With a threshold of 0, frames are identified by a hash of their values: a frame that equals a previously requested frame
+ * less than REACH frames away is a copy of that frame's result. No frame is read for the sake of another, so an unreadable
+ * frame fails alone; and since equal frames have equal results, the order of requests does not change the output.
  *
- * With a larger threshold, frames are looked at in blocks of REACH, the first of which is always an anchor, and a frame
- * repeats the last anchor before it if no value differs by more. It is the anchor that it is compared with, not the frame
- * just before, so that nothing drifts. That takes all frames from the block's first on, or from the last one whose anchor
- * is remembered; if one of them cannot be read, whoever asks next fails once, for the core lets nobody go on.
+ * With a larger threshold, frames are grouped in blocks of REACH, whose first frame is always an anchor, and a frame
+ * repeats the last anchor before it if no value differs by more than the threshold. It is compared with the anchor, not
+ * with the previous frame, so that differences do not accumulate. This needs all frames from the start of the block, or
+ * from the last frame whose anchor is remembered; if one of them cannot be read, the next request fails once, because the
+ * core cannot resume it.
  */
 #include <math.h>
 #include <stdatomic.h>
@@ -20,7 +21,7 @@
 enum { REACH = 12, REMEMBERED = 256, KEPT = 3 };
 
 typedef struct {
-    int n, anchor; /* frame n repeats this one; n is -1 where nothing is remembered */
+    int n, anchor; /* frame n repeats frame `anchor`; n is -1 in an empty entry */
 } Found;
 
 typedef struct {
@@ -28,31 +29,31 @@ typedef struct {
 } Hash;
 
 typedef struct {
-    int anchor, lane; /* which filter makes it */
+    int anchor, lane; /* index of the filter that computes it */
 } Dealt;
 
 typedef struct {
-    int n; /* a frame with this hash; -1 for none */
+    int n; /* a frame with this hash; -1 in an empty entry */
     Hash hash;
 } Seen;
 
 typedef struct {
     VSNode *source, **lanes;
     int count, turn;
-    double threshold; /* largest difference of frames that count as one; below 0: every frame is an anchor */
-    atomic_flag busy; /* held for a few instructions at a time */
+    double threshold; /* largest difference at which a result is reused; below 0: every frame is an anchor */
+    atomic_flag busy; /* spin lock, held for a few instructions at a time */
     Found found[REMEMBERED];
     Dealt dealt[REMEMBERED];
     Seen seen[4 * REACH];
-    int next; /* place in `seen` */
+    int next; /* index of the entry of `seen` to overwrite next */
 } Deal;
 
-/* One frame on its way. */
+/* State of one frame request. */
 typedef struct {
-    int reached; /* with a threshold, the frame after which it is looked at; else the one that it seems to equal, or -1 */
+    int reached; /* with a threshold, the last frame before n with a known anchor; else the frame with n's hash, or -1 */
     int start;   /* the anchor of that frame */
-    int anchor;  /* -1 as long as it is not known */
-    int lane;    /* -1 as long as its result was not asked for */
+    int anchor;  /* -1 until known */
+    int lane;    /* -1 until the result has been requested */
     const VSFrame *own;
 } Job;
 
@@ -65,7 +66,7 @@ static void unlock(Deal *d) {
     atomic_flag_clear_explicit(&d->busy, memory_order_release);
 }
 
-/* The anchor of a frame, if it is remembered or the block's first; else -1. */
+/* Returns the anchor of a frame if it is remembered or the frame is the first of its block; else -1. */
 static int recall(Deal *d, int n) {
     if (n % REACH == 0)
         return n;
@@ -100,7 +101,7 @@ static int same(const VSFrame *a, const VSFrame *b, double threshold, const VSAP
         ptrdiff_t left_stride = vsapi->getStride(a, plane), right_stride = vsapi->getStride(b, plane);
         int width = vsapi->getFrameWidth(a, plane), height = vsapi->getFrameHeight(a, plane);
         if (left == right)
-            continue; /* two references to one plane */
+            continue; /* two references to the same plane */
         for (int y = 0; y < height; y++, left += left_stride, right += right_stride) {
             if (!memcmp(left, right, (size_t)width * sizeof(float)))
                 continue;
@@ -109,7 +110,7 @@ static int same(const VSFrame *a, const VSFrame *b, double threshold, const VSAP
             const float *p = (const float *)left, *q = (const float *)right;
             int apart = 0;
             for (int x = 0; x < width; x++)
-                apart |= !(fabsf(p[x] - q[x]) <= (float)threshold); /* so that NaN equals nothing */
+                apart |= !(fabsf(p[x] - q[x]) <= (float)threshold); /* NaN equals nothing */
             if (apart)
                 return 0;
         }
@@ -117,7 +118,7 @@ static int same(const VSFrame *a, const VSFrame *b, double threshold, const VSAP
     return 1;
 }
 
-/* Whether two frames of the source, both asked for, count as one. */
+/* Returns whether two source frames, both requested before, differ by at most the threshold. */
 static int equal(Deal *d, int left, int right, VSFrameContext *context, const VSAPI *vsapi) {
     const VSFrame *a = vsapi->getFrameFilter(left, d->source, context);
     const VSFrame *b = vsapi->getFrameFilter(right, d->source, context);
@@ -127,7 +128,7 @@ static int equal(Deal *d, int left, int right, VSFrameContext *context, const VS
     return found;
 }
 
-/* 128 bits of all values: four sums of products that know nothing of each other, so that they are made side by side. */
+/* Returns a 128-bit hash of all values. Four independent chains of products, so that they run in parallel. */
 static Hash hash_of(const VSFrame *frame, const VSAPI *vsapi) {
     const uint64_t factor = 0x9E3779B97F4A7C15u;
     uint64_t part[4] = {1, 2, 3, 4};
@@ -156,7 +157,7 @@ static Hash hash_of(const VSFrame *frame, const VSAPI *vsapi) {
     return (Hash){part[0] * factor + part[1], part[2] * factor + part[3]};
 }
 
-/* A frame near n that has this hash; n itself if there is none, and from now on it is one. */
+/* Returns the first nearby frame with this hash; n itself if there is none, which is then recorded. */
 static int meet(Deal *d, int n, Hash hash) {
     int found = n, known = 0;
     lock(d);
@@ -176,7 +177,7 @@ static int meet(Deal *d, int n, Hash hash) {
     return found;
 }
 
-/* Ask for the frames that a threshold needs looked at, beside n itself. */
+/* Requests the frames that are compared with a threshold, in addition to n itself. */
 static void begin(Deal *d, int n, Job *job, VSFrameContext *context, const VSAPI *vsapi) {
     job->reached = n - 1;
     while ((job->start = recall(d, job->reached)) < 0)
@@ -186,7 +187,7 @@ static void begin(Deal *d, int n, Job *job, VSFrameContext *context, const VSAPI
         vsapi->requestFrameFilter(m, d->source, context);
 }
 
-/* Look at what has arrived. Leaves the anchor at -1 if it asks for one more. */
+/* Compares the frames that have arrived. Leaves the anchor at -1 if it requests another frame. */
 static void look(Deal *d, int n, Job *job, VSFrameContext *context, const VSAPI *vsapi) {
     if (d->threshold > 0) {
         int anchor = job->start;
@@ -202,14 +203,14 @@ static void look(Deal *d, int n, Job *job, VSFrameContext *context, const VSAPI 
         int twin = meet(d, n, hash_of(job->own, vsapi));
         if (twin == n) {
             job->anchor = n;
-        } else { /* read before, so it can be read again; a hash may err */
+        } else { /* compare the frames too, since hashes may collide; `twin` was readable before */
             job->reached = twin;
             vsapi->requestFrameFilter(twin, d->source, context);
         }
     }
 }
 
-/* Ask for the anchor's result. */
+/* Requests the anchor's result. */
 static void finish(Deal *d, Job *job, VSFrameContext *context, const VSAPI *vsapi) {
     job->lane = lane_of(d, job->anchor);
     vsapi->requestFrameFilter(job->anchor, d->lanes[job->lane], context);
@@ -259,7 +260,7 @@ static const VSFrame *VS_CC get_frame(int n, int reason, void *instance, void **
         return NULL;
     }
     const VSFrame *result = vsapi->getFrameFilter(job->anchor, d->lanes[job->lane], context);
-    if (job->anchor != n) { /* the picture of one frame with the properties of another */
+    if (job->anchor != n) { /* the anchor's picture with the properties of frame n */
         VSFrame *copy = vsapi->copyFrame(result, core);
         VSMap *properties = vsapi->getFramePropertiesRW(copy);
         vsapi->clearMap(properties);
@@ -310,7 +311,7 @@ static void VS_CC create(const VSMap *in, VSMap *out, void *user, VSCore *core, 
     for (int i = 0; i < 4 * REACH; i++)
         d->seen[i].n = -1;
     d->source = vsapi->mapGetNode(in, "source", 0, NULL);
-    int pattern = d->threshold < 0 ? rpNoFrameReuse : rpGeneral; /* what nobody asks for again needs no cache */
+    int pattern = d->threshold < 0 ? rpNoFrameReuse : rpGeneral; /* without reuse, each frame is requested once: no cache */
     dependencies[0] = (VSFilterDependency){d->source, pattern};
     for (int i = 0; i < d->count; i++) {
         d->lanes[i] = vsapi->mapGetNode(in, "lanes", i, NULL);
@@ -326,7 +327,7 @@ static void VS_CC create(const VSMap *in, VSMap *out, void *user, VSCore *core, 
         return;
     }
     if (d->threshold >= 0) {
-        /* Frames that others repeat soon are kept for them; and the source's, which are read here and by a lane. */
+        /* Cache results that later frames may repeat, and source frames, which are read both here and by a lane. */
         vsapi->setCacheMode(d->source, cmForceEnable);
         vsapi->setCacheOptions(d->source, 1, REACH + d->count, 0);
         for (int i = 0; i < d->count; i++) {

@@ -1,12 +1,12 @@
-/* The VapourSynth plugin that owns the namespace `fdatrd`. What it does is written in Python (vsfdatrd/_plugin.py);
- * this file only gets there, for any core, from any thread, in any program that has a Python in it:
+/* The VapourSynth plugin with the namespace `fdatrd`. The implementation is in Python (vsfdatrd/_plugin.py); this file
+ * only calls it, for any core, from any thread, in any program that has Python loaded:
  *
  *     core.fdatrd.upscale(clip, ...) ─► upscale() ─► import vsfdatrd._plugin, call its bind()
  *                                                        └─► core.fdatrd.InternalBind(func) ─► internal_bind()
  *                                     ◄─ func, called with upscale's own arguments, returns the clip or an error
  *
- * VapourSynth converts the arguments and the result. Only VapourSynth4.h is needed to compile it: the functions of
- * Python are looked up in the running process, so one library serves every Python version.
+ * VapourSynth converts the arguments and the result. Only VapourSynth4.h is needed to compile it: Python's functions are
+ * looked up in the running process, so one library works with every Python version.
  */
 #if defined(__linux__) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE /* RTLD_DEFAULT */
@@ -16,7 +16,7 @@
 
 #ifdef _WIN32
 #define WIN32_LEAN_AND_MEAN
-#define PSAPI_VERSION 2 /* EnumProcessModules is kernel32's */
+#define PSAPI_VERSION 2 /* EnumProcessModules from kernel32 */
 #include <windows.h>
 #include <psapi.h>
 #else
@@ -33,9 +33,9 @@
     "clip:vnode;model:data:opt;backend:data:opt;device:int[]:opt;precision:data:opt;format:data:opt;matrix:data:opt;"  \
     "streams:int:opt;tile:int[]:opt;cache:data:opt;reuse:data:opt;multiple:int:opt;input_range:data:opt;fit:data:opt;"  \
     "chroma_filter:data:opt;"                                                                                          \
-    "any" /* style is a clip or the path of a picture, which only "any" can be; _plugin.py refuses what else comes */
+    "any" /* style is a clip or a path, which only "any" allows; _plugin.py rejects unknown arguments */
 
-/* ---- the process's Python: a few functions of its stable ABI ---------------------------------------------------- */
+/* ---- the Python of this process: a few functions of the stable ABI ---------------------------------------------- */
 
 typedef struct PyObject PyObject;
 typedef void (*Symbol)(void);
@@ -56,7 +56,7 @@ typedef struct {
 } Python;
 
 #ifdef _WIN32
-/* VapourSynth's own module is linked with python3.dll; any other module with Python's functions is second best. */
+/* VapourSynth's own module is linked with python3.dll; otherwise use any module that exports Python's functions. */
 static HMODULE python_module(void) {
     HMODULE module = GetModuleHandleW(L"python3.dll");
     if (module)
@@ -81,12 +81,12 @@ static Symbol symbol(const char *name) {
 #else
     void *address = dlsym(RTLD_DEFAULT, name);
     Symbol function = NULL;
-    memcpy(&function, &address, sizeof function); /* ISO C has no cast from void * to a function */
+    memcpy(&function, &address, sizeof function); /* ISO C has no cast from void * to a function pointer */
     return function;
 #endif
 }
 
-/* Looked up at each call: microseconds, and no state to share between threads. */
+/* Looked up at each call: takes microseconds, and needs no state shared between threads. */
 static int find_python(Python *py) {
     int all = 1;
 #define FIND(name)                                                                                                     \
@@ -112,9 +112,9 @@ static int find_python(Python *py) {
 }
 
 #define ERROR_SIZE 2048
-#define ADVICE_SIZE 512 /* of it for the advice that follows somebody else's message, however long that is */
+#define ADVICE_SIZE 512 /* part of ERROR_SIZE reserved for the advice after an exception's message of any length */
 
-/* Appends as much as fits, whole UTF-8 characters only: half of one could not be decoded. */
+/* Appends as much as fits, in complete UTF-8 characters: a truncated character could not be decoded. */
 static void append(char *text, size_t size, const char *more) {
     size_t used = strlen(text), room = size - used - 1, length = strlen(more);
     if (length > room)
@@ -124,7 +124,7 @@ static void append(char *text, size_t size, const char *more) {
     text[used + length] = '\0';
 }
 
-/* Appends a str; takes the reference. A NULL or something unprintable adds nothing and leaves no exception. */
+/* Appends a str; steals the reference. NULL or a str without UTF-8 form appends nothing and sets no exception. */
 static size_t append_str(const Python *py, PyObject *str, char *text, size_t size) {
     size_t before = strlen(text);
     const char *utf8 = str ? py->PyUnicode_AsUTF8AndSize(str, NULL) : NULL;
@@ -137,7 +137,7 @@ static size_t append_str(const Python *py, PyObject *str, char *text, size_t siz
     return strlen(text) - before;
 }
 
-/* Appends "Type: message" of the exception that is set and clears it. */
+/* Appends "Type: message" of the current exception and clears it. */
 static void append_exception(const Python *py, char *text, size_t size) {
     PyObject *exception = py->PyErr_GetRaisedException();
     if (!exception) {
@@ -155,10 +155,10 @@ static void append_exception(const Python *py, char *text, size_t size) {
     py->Py_DecRef(exception);
 }
 
-/* ---- the hand-over ----------------------------------------------------------------------------------------------- */
+/* ---- passing the Python function to the plugin -------------------------------------------------------------------- */
 
-/* One per running call, on its stack; `waiting` is the innermost of this thread. So calls in other threads, for other
- * cores, or nested ones (a script run by an import) never see each other's function. */
+/* One per running call, on its stack; `waiting` is the innermost of this thread. So calls on other threads, for other
+ * cores, or nested calls (an import that runs a script) never see each other's function. */
 typedef struct HandOver {
     VSCore *core;
     VSFunction *function;
@@ -181,7 +181,7 @@ static void VS_CC internal_bind(const VSMap *in, VSMap *out, void *user, VSCore 
     waiting->function = vsapi->mapGetFunction(in, "func", 0, NULL);
 }
 
-/* Fills in call->function, or writes what went wrong to error. */
+/* Sets call->function, or writes an error message to `error`. */
 static void fetch_function(HandOver *call, char *error, size_t size) {
     Python py;
     if (!find_python(&py)) {
@@ -224,8 +224,8 @@ static void VS_CC upscale(const VSMap *in, VSMap *out, void *user, VSCore *core,
     if (*error) {
         vsapi->mapSetError(out, error);
     } else {
-        /* An error comes back as text under "error": an exception would arrive as a whole traceback. Those that do
-         * come as exceptions (Ctrl-C) are VapourSynth's to raise again, from their text as it is. */
+        /* Errors are returned as text under "error", since an exception would arrive as a complete traceback. Those that
+         * do arrive as exceptions (Ctrl-C) are passed on unchanged for VapourSynth to raise again. */
         VSMap *result = vsapi->createMap();
         vsapi->callFunction(call.function, in, result);
         const char *raised = vsapi->mapGetError(result);

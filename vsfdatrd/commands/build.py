@@ -1,4 +1,4 @@
-"""Engines built before they are needed: on this machine for itself, or for GPUs of other machines."""
+"""Build engines ahead of time, for this machine or for GPUs of other machines."""
 
 import time
 from collections.abc import Sequence
@@ -20,20 +20,29 @@ from vsfdatrd.weights.catalog import resolve
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """An engine that is in the cache now."""
+    """An engine in the cache."""
 
     what: str
     path: Path
     size: int
     """Bytes."""
     seconds: float
-    """How long it took; next to nothing if it was there before."""
+    """Build time; almost 0 if it was cached."""
 
 
 def build(options: Options, width: int, height: int) -> Built:
-    """Build, verify and keep the engine that `upscale` with these options takes for frames of this size, here.
+    """Build, verify and cache the engine that `upscale` uses on this machine.
 
-    Raises what `upscale` raises.
+    Args:
+        options: The options of `upscale`.
+        width: Frame width in pixels.
+        height: Frame height in pixels.
+
+    Returns:
+        The cached engine.
+
+    Raises:
+        FdatrdError: As for `upscale`.
     """
     store = EngineCache(options.cache)
     checkpoint = _opened(options, store)
@@ -46,10 +55,25 @@ def build(options: Options, width: int, height: int) -> Built:
 
 
 def build_for(options: Options, width: int, height: int, targets: Sequence[str]) -> list[Built]:
-    """Build and keep TensorRT-RTX engines for kinds of GPU, such as ``sm89``; no GPU is needed.
+    """Build and cache TensorRT-RTX engines for GPU architectures; no GPU is needed.
 
-    An engine is verified where it is first used. precision ``auto`` is fp16 here: what passes, only a GPU can tell.
-    Raises ArgumentError, EngineUnavailable if `tensorrt_rtx` is not installed, EngineBuildError, StoreError.
+    An engine is verified when it is first used. Precision ``auto`` means fp16 here, since the accuracy check needs a
+    GPU.
+
+    Args:
+        options: The options of `upscale`.
+        width: Frame width in pixels.
+        height: Frame height in pixels.
+        targets: GPU architectures such as ``sm89``.
+
+    Returns:
+        One cached engine per architecture.
+
+    Raises:
+        ArgumentError: The options or an architecture cannot be used.
+        EngineUnavailable: `tensorrt_rtx` is not installed.
+        EngineBuildError: A build failed.
+        StoreError: The cache directory cannot be used.
     """
     if options.backend not in ("auto", "tensorrt"):
         raise ArgumentError(f"backend={options.backend!r} is not built for GPUs; leave it out with --for")
@@ -82,7 +106,7 @@ def _build_for(store: EngineCache, job: EngineSpec, target: str) -> Built:
     checkpoint, precision = job.checkpoint, job.precision
     if target == "sm75" and precision not in ("fp16", "mixed"):
         raise ArgumentError(f"sm75 (RTX 20) has no engines in {precision}; build fp16 or mixed for it")
-    key = Key(  # as `choice` finds it on a machine with such a GPU
+    key = Key(  # must equal the key that `selection` computes on a machine with such a GPU
         weights=checkpoint.description.sha256,
         graph=tensorrt.GRAPH_VERSION,
         shape=f"{job.width}x{job.height}",

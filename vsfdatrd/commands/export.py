@@ -1,7 +1,7 @@
-"""A model for other programs: as an ONNX graph, or its weights in another format and precision.
+"""Export a model for other programs: as an ONNX graph, or as weights in another format and precision.
 
-ONNX files are plain: one input, one output, operator set 20 (23 for bf16), no operators of a runtime's own, so that
-vs-mlrt's plugins (core.ort, core.ov, core.trt) run them. Nothing is at the target before it has passed verification.
+ONNX files are plain: one input, one output, operator set 20 (23 for bf16), no runtime-specific operators, so that
+vs-mlrt's plugins (core.ort, core.ov, core.trt) run them. The target file is written only after verification.
 """
 
 import json
@@ -35,30 +35,30 @@ type Array = NDArray[Any]
 FORMATS: tuple[Format, ...] = ("onnx", "safetensors", "pth")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
 SIZE = (720, 540)
-"""Width and height in pixels of the frames an ONNX graph is for, unless said otherwise."""
+"""Default frame size of an ONNX graph: width and height in pixels."""
 MAX_SIDE = 32768
 MAX_TABLE = 2**31 - 2**28
-"""Most bytes of constants that depend on the size: what an ONNX file may have, less room for weights."""
+"""Limit for size-dependent constants in bytes: the size limit of an ONNX file, minus room for the weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A file that was written, and what is known of it."""
+    """An exported file and the result of its verification."""
 
     path: Path
     format: Format
     precision: Precision
     size: tuple[int, int] | None
-    """Width and height in pixels that an ONNX graph is for; None for one of any size, and for weights."""
+    """Frame size of an ONNX graph, width and height in pixels; None for dynamic graphs and for weights."""
     bytes: int
     verified: str | None
-    """How it was verified, to follow "verified"; None if it was not."""
+    """How it was verified, phrased to follow "verified"; None if it was not."""
     unverified: str | None
-    """Why it was not verified, to follow "not verified:"; None if it was."""
+    """Why it was not verified, phrased to follow "not verified:"; None if it was."""
     psnr: float | None = None
-    """Lowest PSNR of an ONNX graph's output against PyTorch's in fp32, in dB for a peak of 1."""
+    """Lowest PSNR of an ONNX graph's output compared with PyTorch's in fp32, in dB for a peak of 1."""
     difference: float | None = None
-    """Largest difference of an ONNX graph's output from PyTorch's, for values from 0 to 1."""
+    """Largest absolute difference between an ONNX graph's output and PyTorch's, for values in [0, 1]."""
 
 
 def export(
@@ -71,24 +71,32 @@ def export(
     precision: Precision = "fp32",
     verify: bool = True,
 ) -> Exported:
-    """Write a model for another program. An existing file is replaced, once the new one is complete and verified.
+    """Export a model. An existing file is replaced once the new one is complete and verified.
 
-    model: a name of the catalogue, or the path of a weights file.
-    format: ``onnx``, ``safetensors`` or ``pth``; None goes by the target's suffix.
-    size: (width, height) in pixels of the frames an ONNX graph is for, `SIZE` if None. The graph pads what is no
-        multiple of the network's own, by mirroring, and crops after; sides must be over half that multiple.
-    dynamic: an ONNX graph for frames of any size (over half the multiple) instead; not of traced networks.
-    precision: what the file computes in, or stores weights as. An ONNX graph takes and gives float32 in every
-        precision, so its clip is RGBS: ``input`` (1, C, H, W) in [0, 1] -> ``output`` (1, C, H·scale, W·scale). That of
-        an ArtCNN is for luma (1 channel), or for chroma (3 to 2).
-    verify: run an ONNX graph in ONNX Runtime beside PyTorch (a large one at a smaller size, see `Exported.verified`);
-        read weights back. On a CPU, ONNX Runtime computes inside of most fp16 operators in fp32: results beyond
-        fp16's range are noticed, sums that a GPU would take in fp16 are not. It has no kernels for bf16 there, so such
-        files are not verified, and `Exported.unverified` says it.
+    Args:
+        model: Name from the catalog, or path of a weights file.
+        target: The file to write.
+        format: ``onnx``, ``safetensors`` or ``pth``; None derives it from the target's suffix.
+        size: Frame size (width, height) of an ONNX graph in pixels, `SIZE` if None. The graph reflect-pads sizes that
+            are not a multiple of the network's own and crops the result; sides must exceed half that multiple.
+        dynamic: Write an ONNX graph for frames of any size (over half the multiple) instead; not for traced networks.
+        precision: Precision the graph computes in, or the weights are stored in. The input and output of an ONNX graph
+            are float32 in every precision, so its clip is RGBS: ``input`` (1, C, H, W) in [0, 1] to ``output``
+            (1, C, H·scale, W·scale). ArtCNN graphs are for luma (1 channel) or chroma (3 channels to 2).
+        verify: Compare an ONNX graph in ONNX Runtime with PyTorch (a large graph at a smaller size, see
+            `Exported.verified`); read weights back. On a CPU, ONNX Runtime computes most fp16 operators internally in
+            fp32: results beyond the fp16 range are detected, inaccurate sums that a GPU would compute in fp16 are not.
+            It has no bf16 kernels for CPUs, so bf16 files are not verified, which `Exported.unverified` reports.
 
-    Raises ArgumentError for what cannot be asked for and for a target that cannot be written, CheckpointError for a
-    weights file that cannot be used, EngineUnavailable if a library is missing, EngineError if the network has no
-    graph, EngineBuildError if a weight does not fit the precision or verification failed.
+    Returns:
+        The file and the result of its verification.
+
+    Raises:
+        ArgumentError: The request is invalid, or the target cannot be written.
+        CheckpointError: The weights file cannot be used.
+        EngineUnavailable: A library is missing.
+        EngineError: The network cannot be written as a graph.
+        EngineBuildError: A weight exceeds the range of the precision, or verification failed.
     """
     target = Path(target)
     kind = _format(target, format)
@@ -116,11 +124,11 @@ def export(
     return exported
 
 
-# What was asked for
+# Arguments
 
 
 def _missing(*packages: str) -> str:
-    """Those of the packages that are not installed, by the names people know them by; empty if all are there."""
+    """Return the display names of the packages that are not installed; empty if none is missing."""
     names = {"onnxruntime": "ONNX Runtime", "torch": "PyTorch"}
     return " and ".join(names[package] for package in packages if find_spec(package) is None)
 
@@ -159,7 +167,7 @@ def _by(size: tuple[int, int] | None) -> str:
 
 
 def _about(model: str | Path, checkpoint: Checkpoint, precision: Precision) -> dict[str, str]:
-    """What a file says of where it is from. No paths and no dates: the same model gives the same file."""
+    """Return the provenance metadata for a file. No paths and no dates: the same model gives the same file."""
     given = os.fspath(model)
     return {
         "model": given.lower() if given.lower() in CATALOGUE else checkpoint.path.name,
@@ -175,12 +183,13 @@ def _about(model: str | Path, checkpoint: Checkpoint, precision: Precision) -> d
 
 @contextmanager
 def _replacing(target: Path, source: Path) -> Iterator[Path]:
-    """An empty file beside the target, to be filled; it takes the target's place at the end, or goes after an error.
+    """Yield a temporary file that replaces the target when the block ends, or is deleted after an error.
 
-    Raises ArgumentError if the target cannot be written, before any work is done.
+    Raises:
+        ArgumentError: The target cannot be written; raised before the block runs if that is known by then.
     """
     try:
-        final = Path(os.path.realpath(target))  # a link stays one
+        final = Path(os.path.realpath(target))  # replaces the link's target, not the link
         if not final.parent.is_dir():
             raise ArgumentError(
                 f"target={str(target)!r} cannot be written: there is no directory {str(final.parent)!r}; create it"
@@ -191,10 +200,10 @@ def _replacing(target: Path, source: Path) -> Iterator[Path]:
             raise ArgumentError(f"target={str(target)!r} is the model's own weights file; give the path of another")
     except ArgumentError:
         raise
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise _unwritable(target, error) from error
     try:
-        with replacing(final, suffix="") as temporary:  # the format may be another than the name's
+        with replacing(final, suffix="") as temporary:  # the format may differ from the name's suffix
             yield temporary
     except OSError as error:
         raise _unwritable(target, error) from error
@@ -257,7 +266,7 @@ def _export_graph(
 
 
 def _check_size(about: ModelDescriptor, size: tuple[int, int]) -> None:
-    """Raises ArgumentError for frames that are too small for the network, or too large for an ONNX file."""
+    """Raise ArgumentError for frames that are too small for the network or too large for an ONNX file."""
     width, height = size
     tall, wide = about.size.padded(height, width)
     if tall >= 2 * height or wide >= 2 * width:
@@ -277,14 +286,14 @@ def _check_size(about: ModelDescriptor, size: tuple[int, int]) -> None:
 
 
 def _table(config: Config, size: tuple[int, int]) -> int:
-    """Bytes of the constant that tails which sample at computed places have for every pixel of the result."""
+    """Return the bytes of the per-output-pixel coordinate constant of upsamplers with computed sampling positions."""
     moving = {"dysample": 8, "lda": 18} if config.tail_scale > 1 else {}
     width, height = (padded(side, config.multiple) * config.scale for side in size)
     return 4 * moving.get(config.upsampler, 0) * width * height
 
 
 def _graph(checkpoint: Checkpoint, shape: tuple[int, int] | None, precision: Precision, about: dict[str, str]) -> bytes:
-    """The graph for frames of (height, width), or of any size, as the content of a file."""
+    """Return the serialized graph for frames of shape (height, width), or of any size if None."""
     import onnx
 
     from vsfdatrd.backends.graphs import serialized
@@ -337,7 +346,7 @@ def _export_weights(
 
 
 def _rounded(checkpoint: Checkpoint, name: str, values: Array, precision: Precision) -> Array:
-    """Values in a precision's type; what is no fraction, such as an index, as it is."""
+    """Convert floating-point values to the precision; return others, such as indices, unchanged."""
     import ml_dtypes
 
     if values.dtype.kind != "f":
@@ -354,28 +363,28 @@ def _rounded(checkpoint: Checkpoint, name: str, values: Array, precision: Precis
 def _safetensors(tensors: Mapping[str, Array], about: dict[str, str]) -> bytes:
     from safetensors.numpy import save
 
-    # One entry, since the library writes several in another order every time.
+    # A single metadata entry, since the library writes several in random order.
     return save(dict(tensors), {"vsfdatrd": json.dumps(about)})
 
 
 def _pth(tensors: Mapping[str, Array]) -> bytes:
-    """As training programs write weights, under ``params_ema``; `torch.load(..., weights_only=True)` reads it."""
+    """Serialize as training programs do, under ``params_ema``; `torch.load(..., weights_only=True)` reads it."""
     from io import BytesIO
 
     import torch
 
     state = {
-        # PyTorch does not know NumPy's bf16
+        # torch.from_numpy does not accept ml_dtypes' bfloat16
         name: torch.from_numpy(v.astype(np.float32)).bfloat16() if v.dtype.name == "bfloat16" else torch.from_numpy(v)
         for name, v in tensors.items()
     }
-    buffer = BytesIO()  # not the file, whose name would become part of the content
+    buffer = BytesIO()  # torch.save to a file would write its name into the archive
     torch.save({"params_ema": state}, buffer)
     return buffer.getvalue()
 
 
 def _read_back(path: Path, source: Checkpoint, tensors: Mapping[str, Array], precision: Precision) -> None:
-    """Raises EngineBuildError unless the file holds these tensors, and is taken for the network it was."""
+    """Raise EngineBuildError unless the file holds these tensors and is detected as the same network."""
     try:
         written = open_checkpoint(path, any_channels=True)
         found = written.tensors()

@@ -1,4 +1,4 @@
-"""An exported graph held against PyTorch, through ONNX Runtime."""
+"""Verify an exported graph: compare ONNX Runtime's output with PyTorch's."""
 
 import math
 from pathlib import Path
@@ -20,64 +20,83 @@ if TYPE_CHECKING:
 type Array = NDArray[Any]
 
 LARGEST_TRIAL = 150 * 150
-"""Most tokens that a graph is verified at: 300×300 pixels of a network that folds 2×2, some seconds of PyTorch."""
+"""Most tokens in a trial: 300×300 pixels of a network that unshuffles 2×2, a few seconds in PyTorch."""
 SMALLEST_TRIAL = 32
-"""Pixels of a side that make a picture for networks of small windows, or of none."""
+"""Smallest side of a trial picture in pixels, for networks with small windows or none."""
 BOUND = 1e-4
-"""Largest difference of an fp32 graph from PyTorch, as a part of the output's standard deviation."""
+"""Largest allowed difference of an fp32 graph from PyTorch, relative to the output's standard deviation."""
 
 
 def trials(about: ModelDescriptor, shape: tuple[int, int] | None) -> list[tuple[int, int]]:
-    """Sizes (height, width) that a graph is compared at; another one than its own only where that is large."""
+    """Return the sizes (height, width) at which a graph is compared.
+
+    Args:
+        about: The model.
+        shape: Frame size (height, width) of the graph; None if it is dynamic.
+
+    Returns:
+        The graph's own size, or a smaller size with the same padding if that is large; two sizes for a dynamic graph.
+    """
     m, u = about.multiple, about.written.unshuffle if about.written else 1
     if about.config is None:
-        # Windows that a network fills up by itself are mostly of 8 to 16 pixels a side.
+        # Networks that pad to their window size internally mostly have windows of 8 to 16 pixels a side.
         m = math.lcm(m, u * about.fdat.window if about.fdat else 1)
         m *= -(-SMALLEST_TRIAL // m)
     if shape is None:
-        return [(m, 2 * m), (97, 143)]  # without padding, and with some in both directions
+        return [(m, 2 * m), (97, 143)]  # without padding, and with padding in both directions
     height, width = shape
     if math.prod(about.size.padded(height, width)) <= LARGEST_TRIAL * u**2:
         return [shape]
-    # More than one window each way, and as much padding as the graph itself has.
+    # More than one window in each direction, and the same padding as the graph itself.
     least = max(m + 1, about.minimum)
     side = _smaller(height, least, m), _smaller(width, max(2 * m + 1, least), m)
     return [(max(side),) * 2 if about.square else side]
 
 
 def _smaller(side: int, least: int, multiple: int) -> int:
-    """The smallest side from `least` up with the same remainder, or the side itself if that is smaller."""
+    """Return the smallest side >= `least` with the same remainder modulo `multiple`, or the side if it is smaller."""
     return side if side <= least else least + (side - least) % multiple
 
 
 def check_structure(graph: bytes) -> None:
-    """Raises EngineBuildError unless onnx finds every operator sound and every shape as it is declared."""
+    """Raise EngineBuildError unless onnx's checker accepts every operator and every declared shape."""
     import onnx
 
     try:
         onnx.checker.check_model(graph, full_check=True)
-    except Exception as error:  # onnx raises several kinds that have no base in common
+    except Exception as error:  # onnx raises several exceptions without a common base class
         raise failed(f"onnx finds it unsound ({_first_line(error)})") from error
 
 
 def runtime() -> str:
-    """ONNX Runtime's version."""
+    """Return ONNX Runtime's version."""
     import onnxruntime
 
     return str(onnxruntime.__version__)
 
 
 def session(graph: Path | bytes, precision: Precision) -> "onnxruntime.InferenceSession | None":
-    """A graph in ONNX Runtime; None if it is bf16, for which that may have no kernels."""
+    """Load a graph in ONNX Runtime on the CPU.
+
+    Args:
+        graph: Path of the file, or its content.
+        precision: Precision of the graph.
+
+    Returns:
+        The session; None for a bf16 graph if ONNX Runtime has no kernels for it.
+
+    Raises:
+        EngineBuildError: The graph does not load.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised
+    options.log_severity_level = 4  # errors are raised, so do not log them as well
     try:
         return onnxruntime.InferenceSession(
             graph if isinstance(graph, bytes) else str(graph), options, providers=["CPUExecutionProvider"]
         )
-    except Exception as error:  # its exceptions have no base of their own
+    except Exception as error:  # ONNX Runtime's exceptions have no common base class
         if precision == "bf16" and "NOT_IMPLEMENTED" in str(error):
             return None
         raise failed(f"ONNX Runtime does not load it ({_first_line(error)})") from error
@@ -86,7 +105,20 @@ def session(graph: Path | bytes, precision: Precision) -> "onnxruntime.Inference
 def compared(
     checkpoint: Checkpoint, session: "onnxruntime.InferenceSession", sizes: list[tuple[int, int]], precision: Precision
 ) -> tuple[float, float]:
-    """Lowest PSNR and largest difference over pictures of these sizes. Raises EngineBuildError if they do not do."""
+    """Compare a session with PyTorch on test pictures.
+
+    Args:
+        checkpoint: The model.
+        session: The exported graph.
+        sizes: Picture sizes (height, width).
+        precision: Precision of the graph.
+
+    Returns:
+        The lowest PSNR in dB and the largest absolute difference.
+
+    Raises:
+        EngineBuildError: The graph does not run, its output has another shape, or it is not accurate enough.
+    """
     from vsfdatrd.backends import accuracy
 
     network = checkpoint.network()
@@ -97,7 +129,7 @@ def compared(
         expected = by_pytorch(network, checkpoint.description, picture)
         try:
             out: Array = session.run(["output"], {"input": picture})[0]
-        except Exception as error:  # as above
+        except Exception as error:  # no common base class, as above
             raise failed(f"ONNX Runtime does not run it ({_first_line(error)})") from error
         if out.shape != expected.shape:
             raise failed(f"it makes {out.shape} of {picture.shape}, and not {expected.shape}")
@@ -114,7 +146,16 @@ def compared(
 
 
 def by_pytorch(network: "nn.Module", about: ModelDescriptor, picture: Array) -> Array:
-    """What the checkpoint's own module makes of a picture (1, C, H, W) of any size. Nothing is clamped."""
+    """Run the checkpoint's PyTorch module, without clamping.
+
+    Args:
+        network: The module.
+        about: The model.
+        picture: (1, C, H, W) of any size.
+
+    Returns:
+        (1, C_out, H·scale, W·scale).
+    """
     import torch
 
     from vsfdatrd.nn.spandrel_network import OtherNetwork
@@ -134,7 +175,7 @@ def by_pytorch(network: "nn.Module", about: ModelDescriptor, picture: Array) -> 
 
 
 def failed(reason: str) -> EngineBuildError:
-    """The error for a file that is not what it should be."""
+    """Return the error for an exported file that did not pass verification."""
     return EngineBuildError(
         f"the exported file did not pass verification and was not kept: {reason}; "
         "choose another precision, or write it all the same with --no-verify"

@@ -1,7 +1,7 @@
-"""Any checkpoint -> a graph for other programs: for frames of one size that is no multiple of anything, or of any size.
+"""Write the ONNX graph of any checkpoint for other programs, for frames of one arbitrary size or of any size.
 
-Where a network asks for more than it is given, its graph continues the frame at the bottom and the right by mirroring,
-as the filter does around an engine, and crops after.
+If the network needs larger frames, the graph reflect-pads them at the bottom and right, as the filter does for an
+engine, and crops the result.
 """
 
 from collections.abc import Callable
@@ -22,13 +22,22 @@ if TYPE_CHECKING:
 def graph_for_others(
     checkpoint: Checkpoint, shape: tuple[int, int] | None, precision: Precision, trace: "Trace"
 ) -> "onnx.ModelProto":
-    """The network for frames of shape (height, width) in pixels; None leaves it open.
+    """Build the ONNX model of a network.
 
-    trace: what makes a float32 graph of a network that is not written, for padded frames of a height and width.
-    -> a model from ``input`` (1, C_in, H, W) to ``output`` (1, C_out, H·scale, W·scale), both float32; the channels are
-        those of `ModelDescriptor.frame_channels`.
-    Raises ValueError if the size is left open and the graph needs to know it, OverflowError if a weight is beyond the
-    range of the precision, EngineError for a network that has no graph.
+    Args:
+        checkpoint: The network.
+        shape: Frame size (height, width) in pixels; None for a dynamic graph.
+        precision: Precision the graph computes in.
+        trace: Exports a network that has no graph writer to a float32 graph, for padded frames of a height and width.
+
+    Returns:
+        A model from ``input`` (1, C_in, H, W) to ``output`` (1, C_out, H·scale, W·scale), both float32; the channels
+        are those of `ModelDescriptor.frame_channels`.
+
+    Raises:
+        ValueError: A dynamic graph was requested and this network's graph depends on the size.
+        OverflowError: A weight exceeds the range of the precision.
+        EngineError: The network cannot be exported to a graph.
     """
     about = checkpoint.description
     dialect = GraphTarget(precision, padding=True)
@@ -51,12 +60,12 @@ def graph_for_others(
 
 
 def least(about: ModelDescriptor) -> int:
-    """Pixels that a side must have so that mirroring it makes what the network asks for."""
+    """Return the smallest side in pixels for which reflect padding reaches the size the network needs."""
     return next(n for n in count(1) if about.size.padded(n, n)[0] < 2 * n)
 
 
 def _as_new_as(model: "onnx.ModelProto", dialect: GraphTarget) -> "onnx.ModelProto":
-    """A graph in the operator set that the dialect needs."""
+    """Convert a graph to the operator set of the target, if its own is older."""
     import onnx
 
     from vsfdatrd.graph.builder import IR_VERSIONS
@@ -71,7 +80,7 @@ def _as_new_as(model: "onnx.ModelProto", dialect: GraphTarget) -> "onnx.ModelPro
 def _continued(
     model: "onnx.ModelProto", about: ModelDescriptor, shape: tuple[int, int], whole: tuple[int, int]
 ) -> "onnx.ModelProto":
-    """A graph for frames of `whole`, as one for frames of `shape`."""
+    """Wrap a graph for padded frames (`whole`) with padding and cropping, so that it takes frames of `shape`."""
     import numpy as np
     import onnx
     from onnx import helper, numpy_helper

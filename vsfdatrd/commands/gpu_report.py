@@ -1,4 +1,4 @@
-"""`vsfdatrd doctor --gpu`: what the engines do on this machine's NVIDIA GPU, as JSON that its owner can post."""
+"""`vsfdatrd doctor --gpu`: benchmark the backends on this machine's NVIDIA GPU and write a JSON report to share."""
 
 import json
 import os
@@ -32,9 +32,9 @@ SCHEMA = 1
 BACKENDS = ("tensorrt", "torch")
 LIBRARIES = ("tensorrt_rtx", "tensorrt", "torch", "cuda-bindings", "openvino", "onnx", "numpy", "vapoursynth")
 SECONDS = 5.0
-"""That a measurement of a rate takes, about."""
+"""Approximate duration of a frame-rate measurement."""
 RESULTS = "benchmarks/results/community/"
-"""Where such reports are collected, in the project's repository."""
+"""Folder in the project's repository where reports are collected."""
 
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "schema": int, "vsfdatrd": str, "date": str, "machine": dict, "libraries": dict, "model": str, "weights": str,
@@ -54,7 +54,14 @@ _ENGINE: dict[str, type | tuple[type, ...]] = {
 
 
 def problems(report: Any) -> list[str]:
-    """What is wrong with a report, as sentences; none if it can be collected with the others."""
+    """Validate a report.
+
+    Args:
+        report: The parsed JSON.
+
+    Returns:
+        One sentence per problem; empty if the report is valid.
+    """
     if not isinstance(report, Mapping) or report.get("schema") != SCHEMA:
         return [f"it is no report of schema {SCHEMA}"]
     found = _differences("the report", report, _FIELDS)
@@ -83,7 +90,7 @@ def _differences(what: str, given: Mapping[str, Any], fields: Mapping[str, type 
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """What is measured."""
+    """The model, frame size and cache of a measurement."""
 
     checkpoint: Checkpoint
     height: int
@@ -92,19 +99,19 @@ class _Case:
 
 
 def run(model: str, size: tuple[int, int], target: Path | None, seconds: float = SECONDS) -> int:
-    """Measure every engine for GPUs, print a table, and write the report.
+    """Measure every GPU backend, print a table, and write the report.
 
     Args:
-        model: A name of the catalog, or the path of a weights file.
+        model: Name from the catalog, or path of a weights file.
         size: Width and height of the clip in pixels.
         target: The file to write; by default one in the current directory that is named after the GPU.
-        seconds: Length of each measurement of a rate.
+        seconds: Duration of each frame-rate measurement.
 
     Returns:
-        The exit status: 0 if an engine works, 1 if none does or there is no GPU.
+        The exit status: 0 if a backend works, 1 if none does or there is no GPU.
 
     Raises:
-        FdatrdError: The model cannot be read, or the report not be written where it was asked for.
+        FdatrdError: The model cannot be read, or the report cannot be written to `target`.
     """
     if not gpus():
         print("there is no NVIDIA GPU here, or no driver for it, so there is nothing to report")
@@ -112,7 +119,7 @@ def run(model: str, size: tuple[int, int], target: Path | None, seconds: float =
     from vsfdatrd.weights.catalog import resolve
 
     file = target or Path(f"vsfdatrd_gpu_{_slug(gpus()[0].name)}.json")
-    if not file.absolute().parent.is_dir():  # said now, not after minutes of measuring
+    if not file.absolute().parent.is_dir():  # fail now, not after minutes of measuring
         raise ArgumentError(f"{file} cannot be written, since there is no such folder; give another place with --json")
     checkpoint = open_checkpoint(resolve(model))
     width, height = size
@@ -147,7 +154,7 @@ def run(model: str, size: tuple[int, int], target: Path | None, seconds: float =
 
 
 def describe(row: Mapping[str, Any]) -> str:
-    """A row of the report as a line."""
+    """Format a row of the report as a line of text."""
     if "error" in row:
         return f"{row['backend']}: {row['error']}"
     through = row["fps_vapoursynth"]
@@ -160,7 +167,19 @@ def describe(row: Mapping[str, Any]) -> str:
 
 
 def measure(case: _Case, name: str, seconds: float) -> dict[str, Any]:
-    """One backend: opened twice, compared with fp32, timed alone and through VapourSynth. Raises FdatrdError."""
+    """Measure one backend: open it twice, compare it with fp32, time it alone and through VapourSynth.
+
+    Args:
+        case: The model, frame size and cache.
+        name: Name of the backend.
+        seconds: Duration of each frame-rate measurement.
+
+    Returns:
+        A row of the report.
+
+    Raises:
+        FdatrdError: The backend cannot be used.
+    """
     from vsfdatrd.backends import selection
 
     module = selection.backend(name)
@@ -177,7 +196,7 @@ def measure(case: _Case, name: str, seconds: float) -> dict[str, Any]:
 
     lanes, opening = opened()
     lanes.engine.close()
-    lanes.failed = True  # so that the second start does not share it, but finds everything in the cache
+    lanes.failed = True  # so that the second start loads it from the cache instead of sharing it
     del lanes
     lanes, reopening = opened()
     engine = lanes.engine
@@ -220,7 +239,11 @@ def _through(engine: Engine, picture: FramePlanes) -> FramePlanes:
 
 
 def psnr(result: FramePlanes, expected: FramePlanes) -> float:
-    """PSNR of a result in dB for a peak of 1. Raises EngineError if it is not finite."""
+    """Return the PSNR of a result in dB for a peak of 1; both arguments are clipped to [0, 1].
+
+    Raises:
+        EngineError: The result is not finite.
+    """
     if not np.isfinite(result).all():
         raise EngineError("its output has values that are not finite")
     error = float(np.mean((np.clip(result, 0, 1).astype(np.float64) - np.clip(expected, 0, 1)) ** 2))
@@ -228,7 +251,7 @@ def psnr(result: FramePlanes, expected: FramePlanes) -> float:
 
 
 def reference(case: _Case, engine: Path) -> FramePlanes:
-    """What the network makes of the picture in fp32: from the engine's folder, or computed on the processor."""
+    """Return the fp32 output for the test picture: from the engine's folder, or computed on the CPU."""
     from vsfdatrd.backends import reference as references
     from vsfdatrd.backends.graphs import serialized
     from vsfdatrd.backends.selection import frame_of
@@ -250,7 +273,7 @@ def reference(case: _Case, engine: Path) -> FramePlanes:
 
 
 def rate(engine: Engine, seconds: float) -> float:
-    """Frames a second of an engine that is always busy, copies to and from the GPU included."""
+    """Measure the frames per second of a saturated engine, including copies to and from the GPU."""
     count = 0
     for slot in range(engine.slots):
         engine.submit(slot)
@@ -267,7 +290,13 @@ def rate(engine: Engine, seconds: float) -> float:
 
 
 def rate_of_tensorrt(directory: Path, about: float, seconds: float) -> float:
-    """Frames a second of a TensorRT engine with nothing copied. about: what its rate is near."""
+    """Measure the frames per second of a TensorRT engine without copies.
+
+    Args:
+        directory: The cached engine.
+        about: Approximate frame rate, which determines the number of runs; returned if the library is missing.
+        seconds: Approximate duration of the measurement.
+    """
     from vsfdatrd.backends.tensorrt.library import choose
     from vsfdatrd.workers.client import Worker
 
@@ -283,7 +312,20 @@ def rate_of_tensorrt(directory: Path, about: float, seconds: float) -> float:
 
 
 def vapoursynth_rate(case: _Case, name: str, about: float, seconds: float) -> float | None:
-    """Frames a second through `core.fdatrd.upscale`, for a YUV clip whose frames are all computed."""
+    """Measure the frames per second of `core.fdatrd.upscale` for a YUV clip, without frame reuse.
+
+    Args:
+        case: The model, frame size and cache.
+        name: Name of the backend.
+        about: Approximate frame rate, which determines the number of frames.
+        seconds: Approximate duration of the measurement.
+
+    Returns:
+        The frame rate; None if VapourSynth is not installed.
+
+    Raises:
+        EngineError: The plugin is not loaded, or a frame failed.
+    """
     try:
         import vapoursynth as vs
     except ImportError:
@@ -309,7 +351,7 @@ def vapoursynth_rate(case: _Case, name: str, about: float, seconds: float) -> fl
 
 
 def free_memory() -> int:
-    """Bytes free on the first GPU, asked by a process of its own, which is gone afterwards."""
+    """Return the free memory of the first GPU in bytes, queried in a separate process that exits afterwards."""
     from vsfdatrd.workers.client import Worker
 
     worker = Worker("vsfdatrd.backends.tensorrt.worker")
@@ -320,7 +362,7 @@ def free_memory() -> int:
 
 
 def machine() -> dict[str, Any]:
-    """The GPU, its driver, the system and the processor; no names of people or places."""
+    """Return the GPU, driver, operating system and CPU; nothing that identifies the user."""
     from vsfdatrd.backends.tensorrt import cuda
 
     first = gpus()[0]
@@ -340,7 +382,7 @@ def machine() -> dict[str, Any]:
 
 
 def libraries() -> dict[str, str]:
-    """Versions of those that are installed."""
+    """Return the versions of the installed `LIBRARIES`."""
     found = {}
     for name in LIBRARIES:
         try:
@@ -351,7 +393,7 @@ def libraries() -> dict[str, str]:
 
 
 def _told_by_smi() -> tuple[str | None, int | None]:
-    """The driver's version and the first GPU's memory in MiB; None where nvidia-smi is not there."""
+    """Return the driver version and the first GPU's memory in MiB from nvidia-smi; None if it is not available."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None, None
@@ -367,7 +409,7 @@ def _told_by_smi() -> tuple[str | None, int | None]:
 
 
 def _processor() -> str:
-    """The processor's name, as the system gives it."""
+    """Return the CPU name reported by the system."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

@@ -1,4 +1,4 @@
-"""``vsfdatrd models`` and ``vsfdatrd info``: what there is, what files hold, checksums, names of one's own."""
+"""``vsfdatrd models`` and ``vsfdatrd info``: list models, describe files, verify checksums, manage aliases."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ _NONE = "-"
 
 
 def show() -> int:
-    """Print every model that has a name: scale, licence, measured speed, and what and where it is."""
+    """Print every named model with its scale, license, measured speed, architecture and file."""
     rows = [("name", "scale", "licence", "speed", "")]
     for model in CATALOGUE.values():
         rows.append((model.name, f"{model.scale}x", model.licence, _speed(model) or _NONE, model.file))
@@ -38,7 +38,18 @@ def show() -> int:
 
 
 def info(file: str, as_json: bool) -> int:
-    """Print what a model's file holds. file: a name or a path."""
+    """Print a description of a model file.
+
+    Args:
+        file: Name or path of the model.
+        as_json: Print JSON.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        FdatrdError: The file cannot be read.
+    """
     path = resolve(file)
     checkpoint = open_checkpoint(path)
     rows = _rows(path, checkpoint.description)
@@ -54,7 +65,7 @@ def info(file: str, as_json: bool) -> int:
 
 
 def verify() -> int:
-    """Compare every file with its checksum; status 1 if one is missing or is another."""
+    """Compare every file with its checksum; return 1 if one is missing or differs, else 0."""
     damaged = 0
     for model in CATALOGUE.values():
         try:
@@ -68,7 +79,7 @@ def verify() -> int:
 
 
 def add(file: Path, name: str) -> int:
-    """Give a file a name, if it is a model that can be used."""
+    """Define an alias for a model file, after checking that the file can be used."""
     aliases.check_name(name, CATALOGUE)
     path = expand_user(file).absolute()
     found = open_checkpoint(path).description
@@ -78,7 +89,7 @@ def add(file: Path, name: str) -> int:
 
 
 def remove(name: str) -> int:
-    """Take a name of one's own away."""
+    """Remove an alias; its file stays."""
     if name in CATALOGUE:
         raise ArgumentError(f"{name!r} ships with the package and cannot be removed; only models that were added can")
     print(f"{name} removed; its file {aliases.remove(name).file} stays")
@@ -117,7 +128,7 @@ def _speed(model: Model) -> str | None:
 
 
 def _at_work(config: FdatRdConfig, checkpoint: Checkpoint) -> str:
-    """How many of an FDAT-RD's parts are trained so far that they add something."""
+    """Return how many attention and feed-forward branches of an FDAT-RD have a nonzero output projection."""
     try:
         weights = Weights(checkpoint.tensors())
     except CheckpointError as error:

@@ -1,4 +1,4 @@
-"""The sub-command ``vsfdatrd compare BEFORE AFTER``: its arguments, and what it prints. Imports nothing heavy."""
+"""The subcommand ``vsfdatrd compare BEFORE AFTER``: arguments and output. Imports nothing heavy."""
 
 import argparse
 import math
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_to(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Add the sub-command to the command line's."""
+    """Add the subcommand to the command line."""
     parser = commands.add_parser("compare", help="two videos beside each other: pictures, numbers, a page")
     parser.add_argument("before", type=Path, help="the original, such as episode.mkv")
     parser.add_argument("after", type=Path, help="what became of it, such as episode_hd.mkv")

@@ -1,7 +1,7 @@
-"""The story of one comparison: two files go in, pictures, numbers and a page come out.
+"""Compare two files and write pictures, metrics and an HTML page.
 
-Frames are counted in AFTER. BEFORE is enlarged to its size with Spline36, the way a player without a network would show
-it, from its own matrix and range; an AFTER whose pixels are not square is made as wide as a player would.
+Frame numbers refer to AFTER. BEFORE is enlarged to AFTER's size with Spline36, as a player without a network would show
+it, using its own matrix and range. AFTER is resized to square pixels, as a player would.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,19 +21,19 @@ LABELS = ("before", "after")
 
 @dataclass(slots=True)
 class Comparison:
-    """What was found, frame by frame."""
+    """The result of a comparison, frame by frame."""
 
     before: Video
     after: Video
     folder: Path
     notes: list[str] = field(default_factory=list)
-    """Sentences a reader must know: what was done to the files, and where they do not agree."""
+    """Remarks for the reader, as sentences: processing of the files, and where they disagree."""
     shots: list[page.Shot] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
 
     @property
     def mean(self) -> metrics.Metrics:
-        """The numbers of all frames."""
+        """The mean of the metrics over all frames."""
         return metrics.mean([shot.metrics for shot in self.shots])
 
 
@@ -48,13 +48,26 @@ def compare(
     html: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> Comparison:
-    """Compare two video files; writes into `folder` three PNG files or so for each frame, and ``compare.html``.
+    """Compare two video files; write about three PNG files per frame, and ``compare.html``, into `folder`.
 
-    frames: numbers of AFTER's frames to show; none: `count` of them are chosen.
-    offset: seconds at the start of BEFORE that AFTER does not have.
-    say: called with a line for each step.
-    Raises ArgumentError for files, frames or a folder that cannot be used, FrameError for frames that cannot be read.
-    Files that show something else are compared all the same, and a note says so.
+    Files with different content are compared as well, with a note.
+
+    Args:
+        before: The original file.
+        after: The upscaled file.
+        folder: Output folder; created if missing.
+        frames: Numbers of the frames of AFTER to show; if empty, `count` frames are chosen.
+        count: Number of frames to choose.
+        offset: Seconds at the start of BEFORE that are missing in AFTER.
+        html: Write ``compare.html`` as well.
+        say: Called with a line of text for each step.
+
+    Returns:
+        The frames with their metrics, the notes and the files written.
+
+    Raises:
+        ArgumentError: A file, a frame number or the folder cannot be used.
+        FrameError: A frame cannot be read.
     """
     pick.check(frames, count)
     check_file(before)
@@ -64,7 +77,7 @@ def compare(
     say("choosing frames")
     shared = common(done.before, done.after, offset)
     small = Thumbnails(done.after)
-    with working("looking at frames", delay=5):  # minutes, where a file has to be decoded from its start
+    with working("looking at frames", delay=5):  # takes minutes if a file has to be decoded from its start
         picks = pick.asked(done.after, frames) if frames else pick.telling(small, count, shared)
     say("finding the same frames in the first file")
     with working("looking for frames", delay=5):
@@ -79,13 +92,13 @@ def compare(
     if html:
         file = folder / "compare.html"
         text = page.render(done.before, done.after, done.shots, done.notes, done.mean)
-        pictures.write(file, text.encode(errors="replace"))  # names may hold what is not UTF-8
+        pictures.write(file, text.encode(errors="replace"))  # file names may not be valid UTF-8
         done.files.append(file)
     return done
 
 
 def _claim(folder: Path) -> None:
-    """Make the folder, and be sure that files can be written there, before anything takes time."""
+    """Create the folder and check that it is writable, before any long computation."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -120,7 +133,7 @@ def _notes(whole: Video, before: Video, after: Video, found: list[Pair]) -> list
 
 
 def _lengths(before: Video, after: Video, shared: range) -> list[str]:
-    """What to know where AFTER goes on for more than a second where BEFORE has nothing."""
+    """Return a note if AFTER extends beyond BEFORE by more than a second at either end."""
     start, end = float(after.times[shared[0]]), float(after.times[shared[-1]])
     lacks = [f"before {page.clock(start)}"] if start > 1 else []
     lacks += [f"after {page.clock(end)}"] if after.times[-1] - end > 1 else []
@@ -128,7 +141,7 @@ def _lengths(before: Video, after: Video, shared: range) -> list[str]:
 
 
 class _Sizes:
-    """Both files at the size of AFTER, where they are looked at, and at the smaller one's, where they are compared."""
+    """Both clips at the size of AFTER, for viewing, and at the size of the smaller one, for metrics."""
 
     def __init__(self, before: Video, after: Video) -> None:
         width, height = round(after.clip.width * after.pixel_aspect), after.clip.height

@@ -1,4 +1,4 @@
-"""Pieces of a long film as a short file, copied without decoding: BestSource has to decode a whole film to index it."""
+"""Copy excerpts of a long film to a short file without decoding. (BestSource decodes the complete file to index it.)"""
 
 import logging
 from bisect import bisect
@@ -13,61 +13,61 @@ from vsfdatrd.encode.input_file import choose_video, require_av
 log = logging.getLogger(__name__)
 
 LONG = 180.0
-"""Seconds: films that are shorter are read as a whole."""
+"""Seconds; shorter films are read completely."""
 PIECES = 20
 SECONDS = 2.5
-"""Of a piece, or a little more: it ends where a group of pictures does."""
+"""Minimum length of a piece; it ends at the next GOP boundary."""
 SEAM = 0.2
-"""Seconds to either side of a piece's beginning in which frames may lean on those of another."""
+"""Seconds on either side of a piece's start in which frames may reference frames of another piece."""
 MOST_SECONDS = 6.0
-"""Of a piece whose groups of pictures are long."""
+"""Maximum length of a piece, for films with long GOPs."""
 
 _MPEG = ("mpeg1video", "mpeg2video")
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of the film in the excerpt."""
+    """One continuous section of the film in the excerpt."""
 
     at: float
-    """When it begins in the excerpt, in seconds."""
+    """Its start in the excerpt, in seconds."""
     film: float
-    """When it begins in the film, in seconds."""
+    """Its start in the film, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Excerpt:
-    """A short file made of pieces of a film, spread evenly over it."""
+    """A short file of pieces that are evenly spread over a film."""
 
     path: Path
     pieces: list[Piece]
     duration: float
-    """Of the whole film, in seconds, as its container tells."""
+    """Duration of the complete film in seconds, according to its container."""
 
     def in_film(self, seconds: float) -> float:
-        """Return when in the film something is shown that the excerpt shows after so many seconds."""
+        """Convert a time in the excerpt to the time in the film, both in seconds."""
         piece = self.pieces[max(0, bisect([piece.at for piece in self.pieces], seconds + 1e-3) - 1)]
         return piece.film + seconds - piece.at
 
     def is_inside(self, seconds: float) -> bool:
-        """Return whether what is shown after so many seconds is well away from where pieces begin and end."""
+        """Return whether a time in the excerpt, in seconds, is more than `SEAM` away from the start of any piece."""
         return all(abs(seconds - piece.at) > SEAM for piece in self.pieces)
 
 
 def make_excerpt(film: Path, target: Path) -> Excerpt | None:
-    """Copy pieces of a film's video to another file.
+    """Copy pieces of a film's video stream to another file.
 
     Args:
         film: The file.
-        target: Where the pieces go.
+        target: The file to write.
 
     Returns:
-        None for a film that is short, has no times, cannot be sought in or cannot be copied: it has to be
-        read as a whole.
+        The excerpt; None if the film is short, has no timestamps, is not seekable or cannot be copied, and has to be
+        read completely.
     """
     av = require_av()
     try:
-        # genpts: program streams tell the times of few frames.
+        # genpts: program streams have timestamps for few frames.
         with av.open(str(film.absolute()), options={"fflags": "+genpts"}) as source:
             stream, _ = choose_video(source)
             if stream is None or not source.duration or source.duration / av.time_base < LONG:
@@ -82,7 +82,7 @@ def make_excerpt(film: Path, target: Path) -> Excerpt | None:
 
 
 def _groups(av: Any, source: Any, stream: Any) -> Iterator[tuple[float, list[Any]]]:
-    """Packets of each piece from a key frame on, and when it is shown, in seconds."""
+    """Yield the start time of each piece in seconds and its packets, beginning with a key frame."""
     begin = (source.start_time or 0) / av.time_base
     tick = float(stream.time_base)
     reached = -1.0
@@ -98,7 +98,7 @@ def _groups(av: Any, source: Any, stream: Any) -> Iterator[tuple[float, list[Any
             if not packets:
                 if not packet.is_keyframe or stamp is None:
                     continue
-                if now <= reached:  # its group of pictures was copied already
+                if now <= reached:  # this GOP has been copied already
                     break
                 first = now
             elif (packet.is_keyframe and now - first >= SECONDS) or now - first >= MOST_SECONDS:
@@ -110,7 +110,7 @@ def _groups(av: Any, source: Any, stream: Any) -> Iterator[tuple[float, list[Any
 
 
 def _copy_mpeg(av: Any, source: Any, stream: Any, target: Path) -> list[Piece]:
-    """Copy pieces of MPEG-1 or 2 to a bare stream, which needs no times: on discs many frames have none."""
+    """Copy pieces of MPEG-1 or 2 to an elementary stream, which needs no timestamps: on discs many frames lack them."""
     rate = float(stream.average_rate or stream.guessed_rate or 25)
     pieces: list[Piece] = []
     count = 0
@@ -118,7 +118,7 @@ def _copy_mpeg(av: Any, source: Any, stream: Any, target: Path) -> list[Piece]:
         for first, packets in _groups(av, source, stream):
             pieces.append(Piece(count / rate, first))
             pictures = [bytes(packet) for packet in packets]
-            # B pictures after the first one are shown before it, and lean on the group before.
+            # B-frames after the first I-frame are displayed before it and reference the previous GOP: drop them.
             leading = sum(1 for _ in takewhile(_is_b, pictures[1:]))
             kept = [pictures[0], *pictures[1 + leading :]]
             file.write(b"".join(kept))
@@ -127,13 +127,13 @@ def _copy_mpeg(av: Any, source: Any, stream: Any, target: Path) -> list[Piece]:
 
 
 def _is_b(data: bytes) -> bool:
-    """Whether MPEG data are a picture that leans on one shown later, as its header says."""
+    """Return whether MPEG data are a B-frame, according to the picture header."""
     at = data.find(b"\0\0\1\0")
     return 0 <= at < len(data) - 6 and data[at + 5] >> 3 & 7 == 3
 
 
 def _copy(av: Any, source: Any, stream: Any, target: Path) -> list[Piece]:
-    """Copy pieces to a Matroska file, one after the other without gaps."""
+    """Copy pieces to a Matroska file, concatenated without gaps."""
     pieces: list[Piece] = []
     tick = float(stream.time_base)
     usual = round(1 / float(stream.average_rate or stream.guessed_rate or 25) / tick)
@@ -144,11 +144,11 @@ def _copy(av: Any, source: Any, stream: Any, target: Path) -> list[Piece]:
             pieces.append(Piece(at * tick, seconds))
             first, end = packets[0].pts, 0
             for packet in packets:
-                if packet.pts is None or packet.pts < first:  # leans on the group before
+                if packet.pts is None or packet.pts < first:  # references the previous GOP
                     continue
                 end = max(end, packet.pts - first)
                 packet.pts = packet.pts - first + at
-                # Where frames are left out at a seam the order of decoding would go back.
+                # Dropping frames at a seam would make DTS go backwards.
                 packet.dts = last_dts = max(last_dts, min(packet.pts, (packet.dts or packet.pts) - first + at))
                 packet.stream = out
                 copy.mux(packet)

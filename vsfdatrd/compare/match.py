@@ -1,7 +1,7 @@
-"""Which frame of BEFORE shows what a frame of AFTER shows: the nearest in time, then the most alike of its neighbours.
+"""Match frames of AFTER to frames of BEFORE: the nearest in time, then the most similar of its neighbors.
 
-Time alone is a frame off after inverse telecine, and where a player, a muxer or an editor shifted one of the files.
-Times count from the first frame of each file.
+Time alone is off by a frame after inverse telecine, or if a player, muxer or editor shifted one of the files. Times are
+relative to the first frame of each file.
 """
 
 import logging
@@ -18,31 +18,31 @@ from vsfdatrd.errors import ArgumentError, FrameError
 log = logging.getLogger(__name__)
 
 NEIGHBOURS = 3
-"""Frames of BEFORE looked at to either side of the nearest in time."""
+"""Frames of BEFORE examined on either side of the nearest in time."""
 SEARCH = 1.0
-"""Seconds to either side that are searched where none of the neighbours fits."""
+"""Seconds searched on either side if no neighbor matches."""
 FITS = 0.9
-"""Likeness above which two frames are taken for the same moment without searching further."""
+"""Likeness above which two frames are accepted as a match without further search."""
 DIFFERENT = 0.7
 """Likeness below which two frames do not show the same moment."""
 THUMBNAIL = (192, 144)
-"""Width and height at which frames are compared: noise and lines of the encoder are gone, a moved mouth is not."""
+"""Width and height at which frames are compared: hides noise and coding artifacts, but not a moved mouth."""
 
-_HELD = 2e-4  # likeness by which a frame further away must be better: held drawings differ by noise alone
+_HELD = 2e-4  # required gain in likeness per frame of distance: repeated drawings differ only by noise
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Frames of the two files that belong together."""
+    """A matched pair of frame numbers."""
 
     after: int
     before: int
     likeness: float
-    """Correlation of the two pictures: 1 is the same, about 0 unrelated."""
+    """Correlation of the two pictures: 1 if equal, about 0 if unrelated."""
 
 
 class Thumbnails:
-    """The frames of a video as small luma pictures, (144, 192), 0 to 1."""
+    """The frames of a video as small luma planes, (144, 192), 0 to 1."""
 
     def __init__(self, video: Video) -> None:
         self.video = video
@@ -50,29 +50,42 @@ class Thumbnails:
         self._kept: dict[int, Plane] = {}
 
     def at(self, number: int) -> Plane:
-        """One of them, not kept. Raises FrameError for a frame that cannot be read."""
+        """Return the thumbnail of a frame without caching it.
+
+        Raises:
+            FrameError: The frame cannot be read.
+        """
         return self._kept[number] if number in self._kept else frame(self.video, self._clip, number)[..., 0]
 
     def keep(self, number: int) -> Plane:
-        """One of them; a file that cannot be sought in is not decoded again for it."""
+        """Return the thumbnail of a frame and cache it, so that a file without seeking is not decoded again."""
         self._kept[number] = self.at(number)
         return self._kept[number]
 
 
 def likeness(a: Plane, b: Plane) -> float:
-    """Correlation of two luma pictures of one size, whatever their contrast and brightness; flat ones by brightness."""
+    """Return the correlation of two luma planes of one size.
+
+    It is independent of contrast and brightness. If a plane is flat, the result is 1 if both are flat and of similar
+    brightness, else 0.
+    """
     x, y = a - a.mean(), b - b.mean()
     norm = float(np.sqrt((x * x).mean() * (y * y).mean()))
-    if norm < 1e-5:  # one of them, or both, is one colour
+    if norm < 1e-5:  # at least one plane is flat
         return 1.0 if abs(float(a.mean() - b.mean())) < 0.05 and float(x.std() + y.std()) < 0.02 else 0.0
     return float((x * y).mean()) / norm
 
 
 def moments(before: Video, after: Video, offset: float) -> NDArray[np.float64]:
-    """Seconds into BEFORE for each frame of AFTER.
+    """Return the time in BEFORE, in seconds, for each frame of AFTER.
 
-    offset: seconds of BEFORE that AFTER leaves out at its start.
-    Files of as many frames (but for a hundredth) and of another speed, as PAL's, go frame by frame.
+    Files with the same number of frames (within 1 %) but a different speed, such as PAL speedup, are matched frame by
+    frame.
+
+    Args:
+        before: The original.
+        after: The upscaled video.
+        offset: Seconds at the start of BEFORE that are missing in AFTER.
     """
     frames, others = before.clip.num_frames, after.clip.num_frames
     speed = (float(before.times[-1]) + 1e-9) / (float(after.times[-1]) + 1e-9)
@@ -82,9 +95,15 @@ def moments(before: Video, after: Video, offset: float) -> NDArray[np.float64]:
 
 
 def common(before: Video, after: Video, offset: float) -> range:
-    """The frames of AFTER at whose time BEFORE also has one.
+    """Return the range of frames of AFTER that overlaps BEFORE in time.
 
-    Raises ArgumentError if there is none, which only an offset can cause.
+    Args:
+        before: The original.
+        after: The upscaled video.
+        offset: Seconds at the start of BEFORE that are missing in AFTER.
+
+    Raises:
+        ArgumentError: There is no overlap, which only an offset can cause.
     """
     length, frame_lasts = float(before.times[-1]), float(before.times[-1]) / max(1, len(before.times) - 1)
     when = moments(before, after, offset)
@@ -98,9 +117,19 @@ def common(before: Video, after: Video, offset: float) -> range:
 
 
 def pairs(before: Video, after: Thumbnails, numbers: list[int], offset: float = 0.0) -> list[Pair]:
-    """The frame of BEFORE for each of these frames of AFTER; its first or last where BEFORE has none at that time.
+    """Match frames of AFTER to frames of BEFORE, or to its first or last frame outside of its duration.
 
-    Raises FrameError where one of AFTER, or all there are of BEFORE, cannot be read.
+    Args:
+        before: The original.
+        after: Thumbnails of the upscaled video.
+        numbers: Frame numbers of AFTER.
+        offset: Seconds at the start of BEFORE that are missing in AFTER.
+
+    Returns:
+        One pair per frame.
+
+    Raises:
+        FrameError: A frame of AFTER, or every candidate frame of BEFORE, cannot be read.
     """
     when = moments(before, after.video, offset)
     small = Thumbnails(before)
@@ -118,7 +147,7 @@ def _partner(small: Thumbnails, number: int, when: float, wanted: Plane) -> Pair
         for n in candidates:
             try:
                 found[n] = likeness(small.at(n), wanted)
-            except FrameError:  # damaged, as discs are; another of them will do
+            except FrameError:  # damaged, as on some discs; try the other candidates
                 if n == candidates[-1] and not found:
                     raise
         chosen = max(found, key=lambda n: found[n] - _HELD * abs(n - nearest))
@@ -137,14 +166,22 @@ def _partner(small: Thumbnails, number: int, when: float, wanted: Plane) -> Pair
 def without_borders(
     before: Video, after: Thumbnails, found: list[Pair], offset: float = 0.0
 ) -> tuple[Video, list[Pair]]:
-    """BEFORE without its black borders, if AFTER was made without them, and the pairs that there are then.
+    """Crop the black borders of BEFORE, if AFTER was made without them, and match again.
 
-    found, offset: what `pairs` returned, and was given. Borders are those that `vsfdatrd encode` cuts off. They go only
-    if that makes the pairs more alike.
+    The borders are those that `vsfdatrd encode` crops. They are cropped only if that makes the pairs more similar.
+
+    Args:
+        before: The original.
+        after: Thumbnails of the upscaled video.
+        found: The result of `pairs`.
+        offset: The offset passed to `pairs`.
+
+    Returns:
+        BEFORE, cropped or unchanged, and its pairs.
     """
     try:
         borders = find_borders(before.stored)
-    except vs.Error as error:  # one of the frames it looks at is damaged
+    except vs.Error as error:  # one of the examined frames is damaged
         log.debug("borders: %s", error)
         return before, found
     if not borders:

@@ -1,7 +1,7 @@
-"""What can be said in numbers of a picture before and after, without knowing the truth.
+"""Metrics of a picture before and after upscaling, without ground truth.
 
-All planes are luma, (H, W), 0 to 1. Steps are those of 8 bits (1/255). None of the numbers is a judgement by itself:
-sharper lines may have halos, flat areas may have lost their paper, and SSIM of one says that nothing was done.
+All planes are luma, (H, W), 0 to 1. A step is 1/255, one level of 8 bits. No metric is a verdict by itself: sharper
+lines may have halos, flat areas may have lost their paper texture, and an SSIM of 1 means that nothing changed.
 """
 
 from dataclasses import dataclass
@@ -20,33 +20,36 @@ type Pair = tuple[Picture, Picture]
 """BEFORE and AFTER."""
 
 BLOCK = 16
-"""Side of the blocks whose noise is measured, in pixels."""
+"""Side of the blocks in which noise is measured, in pixels."""
 WINDOW = 11
 """Side of SSIM's window, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """The numbers of one pair of frames, or their mean; NaN is what could not be measured."""
+    """The metrics of one pair of frames, or their mean; NaN if a metric could not be measured."""
 
     lines_before: float
-    """Steepness of lines of BEFORE, enlarged to the size of AFTER, in steps per pixel."""
+    """Line steepness in BEFORE, enlarged to the size of AFTER, in steps per pixel."""
     lines_after: float
-    """The same of AFTER, at the same lines."""
+    """Line steepness in AFTER, at the same lines."""
     noise_before: float
-    """RMS of what is not smooth in flat areas of BEFORE, enlarged, in steps."""
+    """RMS noise in flat areas of BEFORE, enlarged to the size of AFTER, in steps."""
     noise_after: float
-    """The same of AFTER, in the same areas."""
+    """RMS noise of AFTER in the same areas."""
     ssim: float
-    """SSIM of AFTER, made as small as BEFORE, to BEFORE: 1 is equal."""
+    """SSIM of AFTER, resized to BEFORE, compared with BEFORE: 1 is equal."""
     ssimulacra2: float
-    """SSIMULACRA2 of the same: 100 is equal, 90 hardly visible, 50 middling; NaN without the plugin vszip."""
+    """SSIMULACRA2 of the same pair: 100 is equal, 90 hardly visible, 50 medium; NaN without the plugin vszip."""
 
 
 def measure(large: Pair, small: Pair, score: float) -> Metrics:
     """Measure a pair of frames.
 
-    large: BEFORE and AFTER at the size of AFTER. small: both at the size of BEFORE. score: their SSIMULACRA2.
+    Args:
+        large: BEFORE and AFTER at the size of AFTER.
+        small: BEFORE and AFTER at the smaller of their sizes.
+        score: The SSIMULACRA2 of `small`.
     """
     lines, noise = (how(*map(luma, large)) for how in (steepness, flat_noise))
     x, y = map(luma, small)
@@ -54,16 +57,23 @@ def measure(large: Pair, small: Pair, score: float) -> Metrics:
 
 
 def mean(all_of_them: list[Metrics]) -> Metrics:
-    """The mean of each number over the frames in which it could be measured."""
+    """Return the mean of each metric over the frames in which it could be measured."""
     values = ([found for one in all_of_them if not np.isnan(found := getattr(one, name))] for name in Metrics.__slots__)
     return Metrics(*(fmean(of_one) if of_one else float("nan") for of_one in values))
 
 
 def steepness(before: Plane, after: Plane) -> tuple[float, float]:
-    """Mean steepness of the lines of two planes of one size, at the lines of the first, in steps per pixel.
+    """Measure the mean steepness of the lines in two planes of one size.
 
-    A line is where BEFORE is steepest, a tenth of the picture; its steepness is the largest within two pixels, since a
-    soft line and a sharp one climb equally high, but not equally fast. NaN in a picture without lines.
+    Lines are the steepest tenth of the pixels of `before`. Their steepness is the largest gradient within two pixels,
+    since a soft and a sharp line have the same amplitude but different gradients.
+
+    Args:
+        before: The plane that defines where lines are.
+        after: A plane of the same size.
+
+    Returns:
+        The steepness of both in steps per pixel; NaN if there are no lines.
     """
     slopes = [np.hypot(*np.gradient(plane)) for plane in (before, after)]
     where = slopes[0] >= max(float(np.quantile(slopes[0], 0.9)), 4 / 255)
@@ -74,11 +84,18 @@ def steepness(before: Plane, after: Plane) -> tuple[float, float]:
 
 
 def flat_noise(before: Plane, after: Plane) -> tuple[float, float]:
-    """RMS of noise in the flat areas of two planes of one size, in steps.
+    """Measure the RMS noise in the flat areas of two planes of one size.
 
-    Flat is the quarter of all blocks where the mean of both, softened, is closest to a plane; blocks that are one value
-    in both, borders above all, do not count. Noise is what remains of a block without its own plane, so that a gradient
-    of the sky is none. NaN where no block counts.
+    Flat areas are the quarter of all blocks in which the blurred mean of both planes is closest to a linear ramp;
+    blocks that are constant in both, such as borders, are ignored. Noise is the residual of a block after subtracting
+    its own best-fit ramp, so that a sky gradient does not count as noise.
+
+    Args:
+        before: A plane.
+        after: A plane of the same size.
+
+    Returns:
+        The noise of both in steps; NaN if every block is constant.
     """
     both = _box((before + after) / 2, 2)
     texture, first, second = (_unevenness(plane) for plane in (both, before, after))
@@ -90,7 +107,7 @@ def flat_noise(before: Plane, after: Plane) -> tuple[float, float]:
 
 
 def ssim(x: Plane, y: Plane) -> float:
-    """SSIM of two planes of one size, at least 11×11 (Wang, Bovik, Sheikh, Simoncelli, 2004).
+    """Return the SSIM of two planes of one size, at least 11×11 (Wang, Bovik, Sheikh, Simoncelli, 2004).
 
     Gaussian window of 11 pixels, σ 1.5; 1 is equal.
     """
@@ -109,13 +126,13 @@ def ssim(x: Plane, y: Plane) -> float:
 
 
 def ssimulacra2(before: vs.VideoNode, after: vs.VideoNode) -> float:
-    """SSIMULACRA2 (Sneyers, 2022) of the first frames of two RGBS clips of one size, by the plugin vszip.
+    """Return the SSIMULACRA2 (Sneyers, 2022) of the first frames of two RGBS clips of one size, using the plugin vszip.
 
-    NaN without it, and for pictures of less than 8 pixels.
+    NaN without the plugin, and for pictures with a side of less than 8 pixels.
     """
     if not hasattr(vs.core, "vszip") or min(before.width, before.height) < 8:
         return float("nan")
-    # The measure is defined on sRGB, which is what a screen takes the frames for.
+    # SSIMULACRA2 is defined on sRGB, and screens interpret the frames as sRGB.
     as_shown = (
         clip[0].std.Limiter().std.SetFrameProps(_Matrix=0, _Transfer=13, _Primaries=1) for clip in (before, after)
     )
@@ -125,7 +142,7 @@ def ssimulacra2(before: vs.VideoNode, after: vs.VideoNode) -> float:
 
 
 def _unevenness(plane: Plane) -> Plane:
-    """Mean square, block by block, of what is left of each without the plane that fits it best."""
+    """Return the mean square residual of each block after subtracting its best-fit linear ramp."""
     rows, columns = (side // BLOCK * BLOCK for side in plane.shape)
     blocks = np.asarray(plane[:rows, :columns], np.float64)
     blocks = blocks.reshape(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK).swapaxes(1, 2)
@@ -139,12 +156,12 @@ def _unevenness(plane: Plane) -> Plane:
 
 
 def _highest(plane: Plane, reach: int) -> Plane:
-    """Maximum over (2 reach + 1)² pixels; borders reflected."""
+    """Return the maximum over (2 reach + 1)² pixels; borders are reflected."""
     return _over(plane, reach, "max")
 
 
 def _box(plane: Plane, reach: int) -> Plane:
-    """Mean over (2 reach + 1)² pixels; borders reflected."""
+    """Return the mean over (2 reach + 1)² pixels; borders are reflected."""
     return _over(plane, reach, "mean")
 
 

@@ -1,7 +1,7 @@
-"""One page that holds a comparison: every picture inside it, nothing loaded from anywhere.
+"""Render a comparison as one self-contained HTML page: all pictures are embedded, nothing is loaded.
 
-The markup stands in page.html and shot.html beside this file; here their places are filled in. How a page looks and how
-its sliders work stands in look.css, slider.css and slider.js, which `preview` uses as well.
+The templates are page.html and shot.html in this folder. Styles and slider scripts are in look.css, slider.css and
+slider.js, which `preview` uses as well.
 """
 
 import math
@@ -19,7 +19,7 @@ from vsfdatrd.compare.video import Video
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """A pair of frames as it is shown."""
+    """A pair of frames on the page."""
 
     pair: Pair
     why: str
@@ -31,17 +31,27 @@ class Shot:
     frames: tuple[str, ...]
     """Data URIs of BEFORE and AFTER."""
     crops: list[tuple[str, str, tuple[int, int]]]
-    """Data URIs of both at each place of detail, and its size."""
+    """Data URIs of BEFORE and AFTER for each detail crop, and the size of the crop."""
 
 
 def clock(seconds: float) -> str:
-    """Seconds as hours, minutes, seconds and tenths: 0:01:02.5."""
+    """Format seconds as hours, minutes, seconds and tenths: 0:01:02.5."""
     tenths = round(seconds * 10)
     return f"{tenths // 36000}:{tenths // 600 % 60:02}:{tenths // 10 % 60:02}.{tenths % 10}"
 
 
 def render(before: Video, after: Video, shots: Sequence[Shot], notes: Sequence[str], mean: Metrics) -> str:
-    """The page as HTML. Names and notes are escaped; the page forbids itself to load anything."""
+    """Render the page as HTML.
+
+    Names and notes are escaped, and the page's content security policy forbids loading anything.
+
+    Args:
+        before: The original.
+        after: The upscaled video.
+        shots: The pairs of frames.
+        notes: Remarks for the reader, as sentences.
+        mean: The mean of the metrics.
+    """
     return template("page.html").substitute(
         title=escape(f"{before.path.name} and {after.path.name}"),
         before=_file(before),
@@ -60,7 +70,7 @@ def render(before: Video, after: Video, shots: Sequence[Shot], notes: Sequence[s
 
 
 def assets() -> dict[str, str]:
-    """Styles and scripts that pages share, by their names in templates."""
+    """Return the shared styles and scripts by their placeholder names in the templates."""
     return {
         "look": _text("look.css"),
         "slider": _text("slider.css"),
@@ -69,7 +79,7 @@ def assets() -> dict[str, str]:
 
 
 def template(name: str) -> Template:
-    """One of the templates beside this file."""
+    """Read one of the templates in this folder."""
     return Template(_text(name))
 
 
@@ -115,7 +125,7 @@ def _crop(number: int, crop: tuple[str, str, tuple[int, int]]) -> str:
 
 
 def _rows(m: Metrics) -> str:
-    """Rows of a table: what, before, after."""
+    """Return the table rows of the metrics: name, before, after, change."""
     lines = _change(m.lines_before, m.lines_after, "sharper", "softer")
     noise = _change(m.noise_before, m.noise_after, "noisier", "cleaner")
     rows = [
@@ -135,7 +145,7 @@ def _number(value: float, digits: int) -> str:
 
 
 def _change(before: float, after: float, more: str, less: str) -> str:
-    """In words: ``1.8 × sharper``; nothing where it cannot be said or is less than a twentieth."""
+    """Describe a change in words, such as ``1.8 × sharper``; ``the same`` below 5 %; empty if it is undefined."""
     if not before > 0 or not after > 0:
         return ""
     ratio = after / before

@@ -1,7 +1,7 @@
-"""Which frames of a video tell most about how it was upscaled, and why.
+"""Choose the frames of a video that are most informative about its upscaling.
 
 Half of them have the sharpest lines of their part of the film, where there is most to gain; half start a scene, where
-an encoder has nothing to lean on and a wrong match would show. Frames that show nothing are left out.
+an encoder has no reference frame and a wrong match would be visible. Empty frames are skipped.
 """
 
 import logging
@@ -17,11 +17,11 @@ from vsfdatrd.errors import ArgumentError, FrameError
 log = logging.getLogger(__name__)
 
 MOST = 50
-"""Frames that one comparison may have: a page of more is too large to open."""
+"""Maximum number of frames in a comparison: a page with more is too large to open."""
 CANDIDATES = 4
-"""Frames looked at for each that is wanted."""
+"""Frames examined per frame to choose."""
 SCAN = 120
-"""Frames through which the next cut is looked for."""
+"""Frames searched for the next scene cut."""
 
 _EMPTY = 0.03  # standard deviation of luma below which a frame shows nothing: black, white, the middle of a fade
 _ALIKE = 0.97  # likeness of thumbnails above which two frames show the same drawing
@@ -29,7 +29,7 @@ _ALIKE = 0.97  # likeness of thumbnails above which two frames show the same dra
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """A frame that was chosen."""
+    """A chosen frame and the reason."""
 
     frame: int
     why: str
@@ -40,7 +40,7 @@ class _Candidate:
     frame: int
     small: Plane
     lines: float
-    """Mean square of luma's steepness: thin strong lines count, noise hardly does."""
+    """Mean squared luma gradient: dominated by thin strong lines, hardly affected by noise."""
 
     @property
     def empty(self) -> bool:
@@ -48,9 +48,14 @@ class _Candidate:
 
 
 def check(frames: Sequence[int], count: int) -> None:
-    """Whether so many frames can be shown, before any file is opened.
+    """Check the number of frames before any file is opened.
 
-    Raises ArgumentError for more than 50, and for a count of none.
+    Args:
+        frames: Requested frame numbers.
+        count: Number of frames to choose.
+
+    Raises:
+        ArgumentError: There are more than `MOST`, or `count` is less than 1.
     """
     if len(set(frames)) > MOST:
         raise ArgumentError(f"--frames names {len(set(frames))} frames, and one page holds {MOST} at most; name fewer")
@@ -59,9 +64,10 @@ def check(frames: Sequence[int], count: int) -> None:
 
 
 def asked(video: Video, frames: Sequence[int]) -> list[Pick]:
-    """The frames a user asked for, each once, in order.
+    """Return the requested frames, sorted and without duplicates.
 
-    Raises ArgumentError if the video does not have one of them.
+    Raises:
+        ArgumentError: The video does not have one of them.
     """
     count = video.clip.num_frames
     if outside := [n for n in frames if not 0 <= n < count]:
@@ -73,15 +79,26 @@ def asked(video: Video, frames: Sequence[int]) -> list[Pick]:
 
 
 def telling(video: Thumbnails, count: int, among: range) -> list[Pick]:
-    """At most `count` of these frames that are worth looking at, in order; fewer if fewer differ.
+    """Choose informative frames.
 
-    Frames that cannot be read are passed over. They are read in order, since there are files in which seeking means
-    decoding from the start. Raises FrameError if none of those that are tried can be read.
+    Frames that cannot be read are skipped. Frames are read in order, since in some files seeking means decoding from
+    the start.
+
+    Args:
+        video: Thumbnails of the video.
+        count: Number of frames to choose.
+        among: The frames to choose from.
+
+    Returns:
+        At most `count` frames in order; fewer if fewer differ.
+
+    Raises:
+        FrameError: None of the examined frames can be read.
     """
     wanted = count // 2
     total = len(among)
     places = min(total, max(12, CANDIDATES * count))
-    searched = max(1, places // (2 * wanted)) if wanted else places + 1  # every so manyth place a cut is looked for
+    searched = max(1, places // (2 * wanted)) if wanted else places + 1  # search a cut at every n-th
     candidates: list[_Candidate] = []
     starts: list[_Candidate] = []
     for i in range(places):
@@ -95,7 +112,7 @@ def telling(video: Thumbnails, count: int, among: range) -> list[Pick]:
         )
     chosen = [(start, "a scene starts") for start in sorted(starts, key=lambda c: -c.lines)[:wanted]]
     shown = [c for c in candidates if not c.empty] or candidates[:1]
-    for apart in (total / (2 * count), 1):  # first spread over the film, then wherever something else is shown
+    for apart in (total / (2 * count), 1):  # first spread over the film, then any that differ
         for candidate in sorted(shown, key=lambda c: -c.lines):
             taken = [c for c, _ in chosen]
             if len(chosen) < count and all(_new(candidate, other, apart) for other in taken):
@@ -108,7 +125,7 @@ def _new(candidate: _Candidate, other: _Candidate, apart: float) -> bool:
 
 
 def _seen(video: Thumbnails, number: int) -> list[_Candidate]:
-    """A frame as a candidate; none if it cannot be read."""
+    """Return a frame as a list of one candidate; empty if it cannot be read."""
     try:
         small = video.keep(number)
         plane = luma(frame(video.video, video.video.clip, number))
@@ -120,9 +137,9 @@ def _seen(video: Thumbnails, number: int) -> list[_Candidate]:
 
 
 def _next_cut(video: Thumbnails, numbers: range) -> list[_Candidate]:
-    """The first of these frames that starts a scene: it shows something, and not what the frame before it shows.
+    """Return the first frame that starts a scene, as a list of one candidate; empty if there is none.
 
-    In a fade or a pan neighbours are alike.
+    Such a frame is not empty and differs from the frame before it. In fades and pans, neighboring frames are similar.
     """
     last: Plane | None = None
     for number in numbers:

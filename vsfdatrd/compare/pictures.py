@@ -1,6 +1,6 @@
-"""Pictures of a comparison: BEFORE and AFTER beside each other, and crops where the detail is; PNG files and data URIs.
+"""Pictures of a comparison: BEFORE and AFTER side by side, and detail crops, as PNG files and data URIs.
 
-Pixels are 8-bit R'G'B', as a screen shows them.
+Pixels are 8-bit R'G'B', as displayed on a screen.
 """
 
 import base64
@@ -16,28 +16,35 @@ from vsfdatrd.errors import ArgumentError
 from vsfdatrd.system.files import write_atomic
 
 type Box = tuple[int, int, int, int]
-"""Left, top, right, bottom in pixels; right and bottom lie outside."""
+"""Left, top, right, bottom in pixels; right and bottom are exclusive."""
 
 WIDEST = 1920
-"""Pixels across of the frames that a page holds; larger ones are made smaller there, not in the PNG files."""
+"""Maximum width of frames on a page in pixels; wider frames are downscaled there, but not in the PNG files."""
 MAGNIFIED = 2
-"""Pixels of a crop's PNG for each of its own, along each side."""
+"""Integer magnification of crops in PNG files."""
 
 _GAP, _HEAD = 8, 34
 _INK, _PAPER = (240, 240, 240), (24, 24, 27)
 
 
 def image(picture: Picture) -> Image.Image:
-    """(H, W, 3), 0 to 1, as 8-bit RGB; what lies outside is clamped."""
+    """Convert (H, W, 3) in [0, 1] to an 8-bit RGB image; values outside are clamped."""
     pixels: NDArray[np.uint8] = np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
     return Image.fromarray(pixels)
 
 
 def detail(picture: Picture, count: int = 2) -> list[Box]:
-    """Where a picture has its sharpest detail: at most `count` boxes of a quarter of its sides that do not overlap.
+    """Find the boxes with the sharpest detail.
 
-    The first has the largest sum of luma's squared steepness of all boxes, the second of those beside it. Boxes are 96
-    to 480 pixels wide and high, or all of a small picture.
+    The first box has the largest sum of squared luma gradients, each further one the largest of those that do not
+    overlap earlier ones. Sides are a quarter of the picture's, limited to 96 to 480 pixels and to the picture itself.
+
+    Args:
+        picture: (H, W, 3).
+        count: Maximum number of boxes.
+
+    Returns:
+        At least one box.
     """
     height, width = picture.shape[:2]
     high, wide = (min(side, max(96, side // 4), 480) for side in (height, width))
@@ -47,17 +54,24 @@ def detail(picture: Picture, count: int = 2) -> list[Box]:
     for _ in range(count):
         total = np.pad(energy.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
         sums = total[high:, wide:] - total[:-high, wide:] - total[high:, :-wide] + total[:-high, :-wide]
-        for left, top, right, bottom in boxes:  # what would overlap does not count
+        for left, top, right, bottom in boxes:  # exclude boxes that would overlap
             sums[max(0, top - high + 1) : bottom, max(0, left - wide + 1) : right] = -1
         y, x = (int(i) for i in np.unravel_index(int(sums.argmax()), sums.shape))
         if sums[y, x] <= 1e-6 and boxes:
-            break  # nothing else to see, or no room
+            break  # no further detail, or no room
         boxes.append((x, y, x + wide, y + high))
     return boxes
 
 
 def side_by_side(before: Image.Image, after: Image.Image, labels: tuple[str, str], magnified: int = 1) -> Image.Image:
-    """Two pictures of one size beside each other under their labels, pixels repeated `magnified` times."""
+    """Draw two pictures of one size side by side under their labels.
+
+    Args:
+        before: The left picture.
+        after: The right picture.
+        labels: Text above each picture.
+        magnified: Integer magnification (nearest neighbor).
+    """
     width, height = (side * magnified for side in before.size)
     sheet = Image.new("RGB", (2 * width + _GAP, height + _HEAD), _PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -72,14 +86,14 @@ def side_by_side(before: Image.Image, after: Image.Image, labels: tuple[str, str
 
 
 def png(one: Image.Image) -> bytes:
-    """As a PNG file: every pixel as it is."""
+    """Encode an image as PNG."""
     held = io.BytesIO()
     one.save(held, "PNG", optimize=False, compress_level=6)
     return held.getvalue()
 
 
 def frame_uri(one: Image.Image) -> str:
-    """A whole frame for a page: WebP near to lossless to the eye, some hundred kilobytes, no wider than `WIDEST`."""
+    """Encode a frame as a data URI: visually lossless WebP, a few hundred kB, at most `WIDEST` pixels wide."""
     if one.width > WIDEST:
         one = one.resize((WIDEST, round(one.height * WIDEST / one.width)), Image.Resampling.LANCZOS)
     held = io.BytesIO()
@@ -88,14 +102,15 @@ def frame_uri(one: Image.Image) -> str:
 
 
 def png_uri(one: Image.Image) -> str:
-    """A crop for a page, exact."""
+    """Encode a crop as a data URI: lossless PNG."""
     return _uri("png", png(one))
 
 
 def write(file: Path, content: bytes) -> None:
-    """Write a file as a whole or not at all.
+    """Write a file atomically.
 
-    Raises ArgumentError where that is not possible.
+    Raises:
+        ArgumentError: The file cannot be written.
     """
     try:
         write_atomic(file, content, durable=False)

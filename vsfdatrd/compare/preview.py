@@ -1,6 +1,6 @@
-"""The story of one preview: a film goes in, a page with some of its frames as each model would make them comes out.
+"""Write an HTML page that shows some frames of a film upscaled by each model.
 
-The page is written as soon as there is a picture, and again with each that follows.
+The page is written when the first picture is ready, and again after each further picture.
 """
 
 import contextlib
@@ -36,9 +36,9 @@ from vsfdatrd.video import color
 from vsfdatrd.weights.catalog import CATALOGUE, resolve
 
 MEASURED = 4.0
-"""Seconds for which frames are counted, at least."""
+"""Minimum duration of a speed measurement in seconds."""
 FEWEST = 3
-"""Frames that are counted, at least."""
+"""Minimum number of frames in a speed measurement."""
 
 _ENDLESS = 1 << 24  # frames
 
@@ -46,7 +46,7 @@ type Say = Callable[[str], None]
 
 
 def shipped() -> list[str]:
-    """Names of the models that ship, one for each file."""
+    """Return the names of the shipped models, one per file."""
     return list({model.file: model.name for model in reversed(CATALOGUE.values())}.values())[::-1]
 
 
@@ -59,22 +59,22 @@ def preview(
     say: Say = lambda text: None,
     written: Callable[[], None] = lambda: None,
 ) -> list[Candidate]:
-    """Write a page that shows frames of a film as each of the models would make them.
+    """Write a page that shows frames of a film upscaled by each of the models.
 
     Args:
         film: The video file.
-        out: The page.
-        settings: How `encode` would be told to treat the film; its model does not count.
-        models: Names of the catalogue, or weights files.
-        count: Frames that are wanted; fewer are shown of a film that has fewer that differ.
-        say: Called with a line for each step.
-        written: Called once, when there is a first picture to look at.
+        out: The page to write.
+        settings: Settings of `encode`; its model is ignored.
+        models: Names from the catalog, or weights files.
+        count: Number of frames to show; fewer are shown if fewer frames of the film differ.
+        say: Called with a line of text for each step.
+        written: Called once, when the page has its first picture.
 
     Returns:
         The models with their speeds.
 
     Raises:
-        FdatrdError: A file, a model or an engine cannot be used. Pictures made by then stay on the page.
+        FdatrdError: A file, a model or an engine cannot be used. Finished pictures stay on the page.
     """
     if not 1 <= count <= pick.MOST:
         raise ArgumentError(f"--frames {count} is not possible; give 1 to {pick.MOST}")
@@ -109,7 +109,7 @@ def _name(model: str) -> str:
 
 
 def _check_output(out: Path) -> None:
-    """Raises ArgumentError unless a page can be written there, before anything takes time."""
+    """Raise ArgumentError unless the page can be written, before any long computation."""
     if out.suffix.lower() not in (".html", ".htm"):
         raise ArgumentError(f"--out {str(out)!r} is not the name of a page; end it in .html")
     if out.is_dir():
@@ -125,33 +125,33 @@ def _check_output(out: Path) -> None:
 
 def _write(out: Path, page: Preview, written: Callable[[], None] | None = None) -> None:
     first = sum(len(shot.made) for shot in page.shots) == 1
-    pictures.write(out, preview_page.render(page).encode(errors="replace"))  # names may hold what is not UTF-8
+    pictures.write(out, preview_page.render(page).encode(errors="replace"))  # file names may not be valid UTF-8
     if written and first and page.candidates[0].fps is None:
         written()
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What was found out about a film."""
+    """The analysis of a film."""
 
     video: Video
     """The frames that `encode` would upscale, of the film or of an excerpt."""
     prepared: vs.VideoNode
-    """The same as they are upscaled."""
+    """The same frames as the clip to upscale."""
     sar: Fraction
     frames: int
-    """Of the whole film, once its fields are put right."""
+    """Number of frames of the complete film, after inverse telecine or deinterlacing."""
     excerpt: Excerpt | None
     about: str
 
     def seconds(self, number: int) -> float:
-        """When a frame is shown in the film."""
+        """Return the time of a frame in the film, in seconds."""
         at = float(self.video.times[number])
         return self.excerpt.in_film(at) if self.excerpt else at
 
 
 class _Quiet(Reporter):
-    """`encode`'s account of a film, of which most is not told."""
+    """A reporter for `encode`'s analysis that prints only the selected events."""
 
     def __init__(self, told: Sequence[str]) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class _Quiet(Reporter):
         self.fields = ""
 
     def say(self, event: str, text: str, **facts: Any) -> None:
-        """Keep what is decided about fields, tell what is to be told."""
+        """Store the field decision, print selected events, drop the rest."""
         if event == "fields":
             self.fields = text
         elif event in self._told:
@@ -168,16 +168,16 @@ class _Quiet(Reporter):
 
 def _look(film: Path, place: Path, settings: Settings) -> _Look:
     excerpt = make_excerpt(film, place / "excerpt")
-    show, found = _Quiet(["borders"]), None  # what is remarkable in an excerpt was not so in the film
+    show, found = _Quiet(["borders"]), None  # remarks about an excerpt do not apply to the film
     if excerpt is not None:
-        # Where pieces do not fit together: the film itself tells what is wrong, if anything is.
+        # An error may come from the seams of the excerpt; analyzing the film itself will report real ones.
         with contextlib.suppress(FdatrdError):
             found = analyze(excerpt.path, place / "index", settings, 2, show)
     if found is None:
         excerpt, show = None, _Quiet(["borders", "remark"])
         found = analyze(film, place / "whole", settings, 2, show)
     clip = found.clip
-    # Seams disturb the times of an excerpt.
+    # The timestamps of an excerpt are disturbed at its seams.
     rate = found.fields.rate(found.source.rate) if excerpt else found.timing.rate
     start = found.timing.at(0)
     times = np.array([float(found.timing.at(n) - start) for n in range(clip.num_frames)])
@@ -196,7 +196,7 @@ def _look(film: Path, place: Path, settings: Settings) -> _Look:
 def _without_seams(
     clip: vs.VideoNode, times: NDArray[np.float64], excerpt: Excerpt
 ) -> tuple[vs.VideoNode, NDArray[np.float64]]:
-    """The frames whose fields, and whose neighbours in deinterlacing, are all of one piece, and their times."""
+    """Keep the frames whose fields, including neighbors used in deinterlacing, all belong to one piece."""
     inside = [n for n, at in enumerate(times) if excerpt.is_inside(at)]
     starts = [i for i, n in enumerate(inside) if not i or inside[i - 1] != n - 1]
     ends = [*starts[1:], len(inside)]
@@ -212,25 +212,25 @@ def _about(found: SourceAnalysis, frames: int, rate: Fraction, fields: str) -> s
 
 
 class _Frames:
-    """The chosen frames, which are decoded once, and the resized source at the size of the largest picture."""
+    """The chosen frames, decoded once, and the resized source at the size of the largest result."""
 
     def __init__(self, look: _Look, numbers: list[int], scale: int) -> None:
         clip = look.prepared
         self.look, self.numbers = look, numbers
         self._held = [clip.get_frame(n) for n in numbers]
-        # Again and again, and each time computed anew: VapourSynth keeps what it has made by the number.
+        # Repeats the frames under new numbers, so that VapourSynth's cache does not return earlier results.
         blank = clip.std.BlankClip(length=_ENDLESS, keep=True)
         self.clip = blank.std.ModifyFrame(blank, lambda n, f: self._held[n % len(self._held)])
         self.size = square(clip.width * scale, clip.height * scale, look.sar)
         self.source = color.to_rgb(color.describe(self.clip)).resize.Spline36(*self.size)
 
     def views(self, clip: vs.VideoNode, number: int, box: pictures.Box) -> Views:
-        """One of the frames of an RGB clip, as a page shows it."""
+        """Encode one frame of an RGB clip and its detail for the page."""
         one = pictures.image(frame(self.look.video, clip, number))
         return Views(pictures.frame_uri(one), pictures.png_uri(one.crop(box)))
 
     def shot(self, number: int) -> Shot:
-        """One of the frames, from the source alone; its detail is where the source has most."""
+        """Return the page entry of one frame with the source only; its crop is where the source has most detail."""
         picture = frame(self.look.video, self.source, number)
         one, box = pictures.image(picture), self.box(picture)
         views = Views(pictures.frame_uri(one), pictures.png_uri(one.crop(box)))
@@ -239,7 +239,7 @@ class _Frames:
 
     @staticmethod
     def box(picture: Any) -> pictures.Box:
-        """Where a picture has its sharpest detail."""
+        """Return the box with the sharpest detail of a picture."""
         return pictures.detail(picture, 1)[0]
 
 
@@ -247,7 +247,7 @@ def _model(
     page: Preview, number: int, frames: _Frames, file: Path, scale: int, settings: Settings, say: Say,
     write: Callable[[], None],
 ) -> None:  # fmt: skip
-    """Make the pictures of one model and measure its speed after the first of them."""
+    """Make the pictures of one model, and measure its speed after the first."""
     candidate = page.candidates[number]
     say(f"{candidate.name}: preparing the engine")
     with _ours():
@@ -270,7 +270,7 @@ def _model(
 
 @contextlib.contextmanager
 def _ours() -> Iterator[None]:
-    """Errors of `upscale` as it raises them outside of scripts."""
+    """Convert `vapoursynth.Error` raised by `upscale` back to FdatrdError, without the prefix."""
     try:
         yield
     except vs.Error as error:
@@ -281,13 +281,13 @@ def _ours() -> Iterator[None]:
 
 
 def _upscaled(frames: _Frames, file: Path, scale: int, settings: Settings) -> vs.VideoNode:
-    """The frames as `encode` would hand them to the video encoder."""
+    """Return the frames as `encode` would pass them to the video encoder."""
     clip = frames.clip
     size = square(clip.width * scale, clip.height * scale, frames.look.sar)
     form = vs.core.get_video_format(vs.PresetVideoFormat[settings.way.format])
     fits = size == (clip.width * scale, clip.height * scale)
     deep = form if fits else form.replace(bits_per_sample=16)
-    # Every frame is computed: here the same ones come again and again, in a film they do not.
+    # reuse="off": the clip repeats the same frames, unlike a film, and the speed is measured.
     result = upscale(
         clip, file, settings.backend, settings.devices, settings.precision, deep.id, reuse="off",
         chroma_filter=settings.chroma_filter,
@@ -296,11 +296,11 @@ def _upscaled(frames: _Frames, file: Path, scale: int, settings: Settings) -> vs
 
 
 def _fps(clip: vs.VideoNode) -> float:
-    """Frames a second that come of an endless clip, as many at once as vspipe asks for."""
+    """Measure the frames per second of an endless clip, with as many requests in flight as vspipe has."""
     ahead = vs.core.num_threads
     begun, counted = 0.0, 0
     for n, _ in enumerate(clip.frames(prefetch=ahead, close=True), 1):
-        if n == ahead:  # the first ones came together
+        if n == ahead:  # the first frames arrive together, so start the clock after them
             begun = time.monotonic()
         elif n > ahead:
             counted = n - ahead

@@ -1,4 +1,4 @@
-"""The sub-command ``vsfdatrd preview FILE``: its arguments, and what it prints. Imports nothing heavy."""
+"""The subcommand ``vsfdatrd preview FILE``: arguments and output. Imports nothing heavy."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ from vsfdatrd.errors import FdatrdError
 
 
 def add_to(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Add the sub-command to the command line's."""
+    """Add the subcommand to the command line."""
     about = "a page with some frames of a film as each model would make them, and how long the film would take"
     parser = commands.add_parser("preview", help=about, description=about)
     parser.add_argument("file", type=Path, help="the film, such as episode.mkv")

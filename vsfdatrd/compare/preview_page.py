@@ -1,6 +1,6 @@
-"""The page of a preview: frames, models and their speeds, in one file.
+"""Render a preview as one self-contained HTML page: frames, models and their speeds.
 
-The markup stands in preview.html and preview_shot.html beside this file.
+The templates are preview.html and preview_shot.html in this folder.
 """
 
 import shlex
@@ -16,18 +16,18 @@ SOURCE = "Source, resized"
 
 @dataclass(slots=True)
 class Candidate:
-    """A model that is looked at."""
+    """A model in the preview."""
 
     name: str
     fps: float | None = None
-    """Frames a second that were measured; None as long as nobody knows."""
+    """Measured frames per second; None until measured."""
     hours: float | None = None
-    """For the whole film."""
+    """Estimated hours for the complete film; None until measured."""
 
 
 @dataclass(slots=True)
 class Views:
-    """Data URIs of a frame as one of the pictures shows it."""
+    """Data URIs of one version of a frame: the complete frame and a detail crop."""
 
     whole: str
     detail: str
@@ -35,37 +35,37 @@ class Views:
 
 @dataclass(slots=True)
 class Shot:
-    """A frame of the film, from the source and from each model that has made it."""
+    """A frame of the film: the source and the results so far."""
 
     seconds: float
     """Since the start of the film."""
     size: tuple[int, int]
-    """Width and height of the whole frame."""
+    """Width and height of the complete frame."""
     detail: tuple[int, int]
-    """Width and height of the part that is looked at closely."""
+    """Width and height of the detail crop."""
     source: Views
     made: dict[int, Views] = field(default_factory=dict)
-    """By the model's place in the list."""
+    """Results by the model's index in the list."""
 
 
 @dataclass(slots=True)
 class Preview:
-    """All that the page shows."""
+    """The content of the page."""
 
     name: str
-    """Of the film's file."""
+    """Name of the film's file."""
     about: str
-    """What is known of the film, as a sentence."""
+    """Description of the film, one line."""
     candidates: list[Candidate]
     count: int
-    """Frames that there will be."""
+    """Number of frames on the finished page."""
     shots: list[Shot] = field(default_factory=list)
     state: str = "working"
     """``working``, ``done`` or ``stopped``."""
 
 
 def duration(hours: float) -> str:
-    """Hours as people say them: ``35 hours``, ``6.5 hours``, ``40 minutes``."""
+    """Format hours: ``35 hours``, ``6.5 hours``, ``40 minutes``."""
     minutes = max(1, round(hours * 60))
     if minutes < 90:
         return f"{minutes} minute{'s'[: minutes - 1]}"
@@ -73,12 +73,12 @@ def duration(hours: float) -> str:
 
 
 def speed(fps: float) -> str:
-    """Frames a second, with two digits that count or more."""
+    """Format frames per second with at least two significant digits."""
     return f"{fps:.0f}" if fps >= 20 else f"{fps:.1f}" if fps >= 2 else f"{fps:.2f}"
 
 
 def render(preview: Preview) -> str:
-    """The page as HTML. Names are escaped; the page forbids itself to load anything."""
+    """Render the page as HTML. Names are escaped, and the content security policy forbids loading anything."""
     made = sum(len(shot.made) for shot in preview.shots)
     total = preview.count * len(preview.candidates)
     told = {

@@ -1,7 +1,8 @@
-"""A video file as progressive RGB frames with their times, whatever it holds: the one place that reads files.
+"""Read a video file as progressive RGB frames with timestamps. The only place in this package that reads files.
 
-BestSource decodes. A telecined or interlaced file becomes progressive here without losing or inventing frames, since it
-is only looked at: fields are matched (VFM), and what stays combed shows one field, interpolated. Nothing is decimated.
+BestSource decodes. Telecined and interlaced files are made progressive without dropping or adding frames, which is
+enough for viewing: fields are matched (VFM), and frames that stay combed show one interpolated field. Nothing is
+decimated.
 """
 
 import contextlib
@@ -30,38 +31,46 @@ type Plane = NDArray[np.float32]
 """(H, W), nominally 0 to 1."""
 
 LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
-"""Rec. 709's parts of R'G'B' in luma; one measure for both files, whatever matrix they were stored with."""
+"""Rec. 709 luma coefficients, used for both files regardless of their own matrix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """A file that can be looked at frame by frame."""
+    """An open video file with random access to its frames."""
 
     path: Path
     clip: vs.VideoNode
     """RGBS of constant size, progressive."""
     stored: vs.VideoNode
-    """The same frames with the numbers of the file."""
+    """The same frames in the file's own format."""
     times: NDArray[np.float64]
-    """Seconds from the first frame, one a frame, increasing."""
+    """Seconds since the first frame, one value per frame, increasing."""
     pixel_aspect: float
-    """Width of a pixel by its height."""
+    """Width of a pixel divided by its height."""
     treatment: str
     """What was done to interlaced frames, as a sentence; empty for progressive files."""
 
 
 def check_file(path: Path) -> None:
-    """Raises ArgumentError for a file that is not there."""
+    """Raise ArgumentError if the path is not a file."""
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ArgumentError(f"{path} {what}; give a video file, such as episode.mkv")
 
 
 def open_video(path: Path) -> Video:
-    """Open a file; takes as long as decoding it once, where BestSource does not know it yet.
+    """Open a file. Takes as long as decoding it once if BestSource has no index of it yet.
 
-    Raises ArgumentError for a file that is missing or not video, ClipError for a clip whose colours cannot be told, and
-    FdatrdError where BestSource is missing.
+    Args:
+        path: The video file.
+
+    Returns:
+        The open file.
+
+    Raises:
+        ArgumentError: The file is missing, damaged or not a video.
+        ClipError: The colors of the clip cannot be converted.
+        FdatrdError: BestSource is not installed.
     """
     check_file(path)
     if not hasattr(vs.core, "bs"):
@@ -94,9 +103,18 @@ def open_video(path: Path) -> Video:
 
 
 def frame(video: Video, clip: vs.VideoNode, number: int) -> Picture:
-    """One frame of a clip made from a video's: (H, W, 3), or (H, W, 1) of a grey clip.
+    """Return one frame of a clip derived from a video.
 
-    Raises FrameError, which names the file, for a frame that cannot be read.
+    Args:
+        video: The file, for the error message.
+        clip: The clip.
+        number: The frame number.
+
+    Returns:
+        (H, W, 3), or (H, W, 1) for a gray clip.
+
+    Raises:
+        FrameError: The frame cannot be read; the message names the file.
     """
     try:
         with clip.get_frame(number) as got:
@@ -109,26 +127,26 @@ def frame(video: Video, clip: vs.VideoNode, number: int) -> Picture:
 
 
 def luma(picture: Picture) -> Plane:
-    """(H, W, 3) to (H, W), 0 to 1."""
+    """Convert (H, W, 3) to luma (H, W), clipped to [0, 1]."""
     plane: Plane = np.clip(picture @ LUMA, 0, 1)
     return plane
 
 
 def _decoded(path: Path) -> tuple[vs.VideoNode, NDArray[np.float64]]:
-    """The frames of a file as they are stored, and their times."""
+    """Return the decoded clip and the times of its frames in seconds."""
     name, track = file_name(path), _track(path)
     with TemporaryDirectory() as folder:
         stamps = Path(folder) / "timecodes.txt"
         try:
             clip = vs.core.bs.VideoSource(name, track=track, timecodes=file_name(stamps), showprogress=0)
-        except vs.Error as error:  # raw streams, and discs that were joined, do not say the times of all frames
+        except vs.Error as error:  # raw streams and joined discs lack timestamps for some frames
             log.debug("%s: %s", path, error)
             clip = vs.core.bs.VideoSource(name, track=track, showprogress=0)
         return clip, _times(clip, stamps)
 
 
 def _track(path: Path) -> int:
-    """Number of the stream to show, as `encode` chooses it; -1, the first video, where PyAV is not installed."""
+    """Return the index of the stream that `encode` would choose; -1, the first video stream, without PyAV."""
     try:
         import av
     except ImportError:
@@ -145,9 +163,9 @@ def _track(path: Path) -> int:
 
 
 def _times(clip: vs.VideoNode, file: Path) -> NDArray[np.float64]:
-    """The times in a timecodes file (version 2: milliseconds, a line each) if they make sense, else the frame rate's.
+    """Return times from a timecodes file (version 2: milliseconds, one per line) if valid, else from the frame rate.
 
-    25 frames a second where there is neither.
+    Assumes 25 frames per second if there is neither.
     """
     try:
         stamps = np.loadtxt(file, comments="#", ndmin=1) / 1000
@@ -159,15 +177,15 @@ def _times(clip: vs.VideoNode, file: Path) -> NDArray[np.float64]:
 
 
 def _progressive(clip: vs.VideoNode) -> tuple[vs.VideoNode, str]:
-    """The clip without combs, and what was done; some frames say for all of them whether they are interlaced."""
+    """Make the clip progressive; return it with a description. Three sampled frames decide whether it is interlaced."""
     field = 0
     for number in sorted({0, clip.num_frames // 3, clip.num_frames * 2 // 3}):
-        with contextlib.suppress(vs.Error), clip.get_frame(number) as got:  # one may be damaged
+        with contextlib.suppress(vs.Error), clip.get_frame(number) as got:  # a frame may be damaged
             field = field or int(got.props.get("_FieldBased", 0))
     if not field:
         return clip, ""
     top = int(field == vs.FIELD_TOP)
-    fits = clip.height % 2 == 0 and min(clip.width, clip.height) >= 16  # VIVTC and Bwdif need that many
+    fits = clip.height % 2 == 0 and min(clip.width, clip.height) >= 16  # required by VIVTC and Bwdif
     single = _one_field(clip, top) if fits else None
     shown, done = single, "is interlaced: its frames show one field, interpolated"
     if hasattr(vs.core, "vivtc") and clip.format.color_family in (vs.YUV, vs.GRAY) and fits:
@@ -181,15 +199,15 @@ def _progressive(clip: vs.VideoNode) -> tuple[vs.VideoNode, str]:
             )
     if shown is None:
         return clip.std.SetFrameProps(_FieldBased=0), "says that it is interlaced, and is shown as it is"
-    # A frame between may still be flagged; every one of them is progressive now.
+    # Some frames may still be flagged as interlaced; all of them are progressive now.
     return shown.std.SetFrameProps(_FieldBased=0), done
 
 
 def _one_field(clip: vs.VideoNode, top: int) -> vs.VideoNode | None:
-    """One field of each frame, the lines between interpolated; None where nothing here can do that."""
+    """Return one field of each frame with the other lines interpolated; None if no installed filter supports it."""
     try:
         return clip.resize.Bob(tff=top)[::2]
-    except vs.Error as error:  # 478 lines of 4:2:0, say, of whose chroma the fields would have different heights
+    except vs.Error as error:  # such as 478 lines of 4:2:0: the fields' chroma would differ in height
         log.debug("Bob: %s", error)
     try:
         padded = _padded(clip)
@@ -200,6 +218,6 @@ def _one_field(clip: vs.VideoNode, top: int) -> vs.VideoNode | None:
 
 
 def _padded(clip: vs.VideoNode) -> vs.VideoNode:
-    """The clip with as many lines as VFM and Bwdif need."""
+    """Pad the clip to the number of lines that VFM and Bwdif require."""
     lines = padding_of(clip)
     return vs.core.std.StackVertical([clip, clip.std.Crop(top=clip.height - lines)]) if lines else clip
