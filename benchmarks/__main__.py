@@ -1,9 +1,9 @@
-"""The speed of upscaling on this machine, ours beside others', in one run.
+"""Measure the speed of upscaling on this machine, compared with other software, in one run.
 
 python -m benchmarks [--quick | --full]          measure; prints tables, writes JSON and a PNG
 python -m benchmarks --compare OLD.json NEW.json  ratios between two results
 python -m benchmarks --chart A.json B.json ...    several machines in one picture
-python -m benchmarks --profile                    where a frame's time goes
+python -m benchmarks --profile                    time per step and layer of a frame
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Where a frame's time goes: steps from clip to clip, layers of the network, and how near it is to the ceiling."""
+"""Profile one frame: steps from clip to clip, layers of the network, and the share of the hardware ceiling."""
 
 import tempfile
 import time
@@ -31,7 +31,7 @@ RUNS = 5
 
 
 class Idle:
-    """An engine that does nothing: what is left is copying, padding and cropping."""
+    """An engine that computes nothing; the remaining time is copying, padding and cropping."""
 
     slots = 1
 
@@ -55,7 +55,7 @@ class Idle:
 
 
 def timeline(checkpoint: Checkpoint, width: int, height: int) -> dict[str, float]:
-    """Seconds a frame spends in each step, each measured by itself, one frame at a time; and in all of them."""
+    """Seconds per frame of each step, measured separately, one frame at a time; and of all steps together."""
     scale = checkpoint.description.scale
     rgb = drawn_clip(width, height, RUNS)
     source = color.describe(_kept(rgb.resize.Spline36(format=vs.YUV420P8, matrix=6)))
@@ -82,7 +82,7 @@ def timeline(checkpoint: Checkpoint, width: int, height: int) -> dict[str, float
 
 
 def _kept(clip: vs.VideoNode) -> vs.VideoNode:
-    """The clip, its frames made once and kept."""
+    """The clip with its frames computed once and cached."""
     vs.core.std.SetVideoCache(clip, mode=1, fixedsize=clip.num_frames)
     for frame in clip.frames(close=True):
         del frame
@@ -90,7 +90,7 @@ def _kept(clip: vs.VideoNode) -> vs.VideoNode:
 
 
 def _seconds(clip: vs.VideoNode) -> float:
-    """Median seconds of a frame, one at a time, after the first."""
+    """Median seconds per frame, requested one at a time; the first frame is excluded."""
     vs.core.std.SetVideoCache(clip, mode=0)
     return median([_timed(partial(_get, clip, n)) for n in range(clip.num_frames)][1:])
 
@@ -146,7 +146,7 @@ def report(model: str, size: tuple[int, int] | None) -> int:
 
 
 def _listed(library: str, found: list[Layer]) -> dict[str, Any]:
-    """Print a library's layers by kind, and the ten longest. -> the same, to be saved."""
+    """Print the layers of a library by kind, and the ten longest; return the same data for the JSON file."""
     total = sum(seconds for *_, seconds in found)
     kinds = by_kind(found)
     print(f"\n{library}: {total * 1000:,.0f} ms in {len(found)} layers")

@@ -3,8 +3,8 @@ for TensorRT-RTX?
 
 python -m benchmarks.architectures [NAME ...]
 
-Networks are as small as their files may be; what is tried is the way, not the speed. Each has a process of its own and
-`PATIENCE` seconds. Writes results/architectures.json and the table in docs/models.md.
+Networks are as small as their file format permits: this tests whether they run, not their speed. Each runs in its own
+process with a limit of `PATIENCE` seconds. Writes results/architectures.json and the table in docs/models.md.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from vsfdatrd.errors import FdatrdError
 
 PATIENCE = 240
 SIDES = (48, 64)
-"""Height and width of the frame, before it is padded to what the network asks for."""
+"""Height and width of the frame before it is padded to a size that the network accepts."""
 TABLE = Path(__file__).resolve().parents[1] / "docs" / "models.md"
 MARKS = ("<!-- table: python -m benchmarks.architectures -->", "<!-- end of table -->")
 
@@ -89,12 +89,12 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "SwinIR": ("SwinIR.SwinIR", _SWIN | {"window_size": 8, "upsampler": "pixelshuffledirect"}),
     "Uformer": ("Uformer.Uformer", {"embed_dim": 16, "depths": [1] * 9}),
 }  # fmt: skip
-"""Every network tried: where spandrel has it, and what makes it small. Not among them: AuraSR and GFPGAN, of which no
-small configuration was found that loads."""
+"""Every tested network: its module in spandrel, and the arguments that make it small. AuraSR and GFPGAN are missing,
+because no small configuration of them was found that loads."""
 
 
 def saved(name: str, folder: Path) -> Checkpoint:
-    """A network of `NETWORKS` with random weights, as a file that was opened. Raises CheckpointError."""
+    """Save a network of `NETWORKS` with random weights and open the file. Raises CheckpointError."""
     import torch
     from safetensors.torch import save_file
 
@@ -130,7 +130,7 @@ def difference(checkpoint: Checkpoint, folder: Path) -> tuple[float, float]:
 
 
 def build(checkpoint: Checkpoint, precision: Any, folder: Path) -> None:
-    """An engine for a GPU. Raises EngineBuildError."""
+    """Build an engine for a GPU. Raises EngineBuildError."""
     from vsfdatrd.backends.base import EngineSpec
     from vsfdatrd.backends.tensorrt import backend as tensorrt
     from vsfdatrd.backends.tensorrt.library import RTX
@@ -141,7 +141,7 @@ def build(checkpoint: Checkpoint, precision: Any, folder: Path) -> None:
 
 
 def attempt(name: str) -> dict[str, Any]:
-    """Everything for one network."""
+    """Run every test for one network."""
     found: dict[str, Any] = {"name": name}
     start = time.monotonic()
 
@@ -151,7 +151,7 @@ def attempt(name: str) -> dict[str, Any]:
         except FdatrdError as error:
             found[what] = re.sub(r"/\S*/", "", str(error))[:300]
             return None
-        except Exception as error:  # a network that cannot be made as it is listed here
+        except Exception as error:  # a listed network that cannot be constructed
             found[what] = f"{type(error).__name__}: {error}"[:300]
             return None
         found[what] = "yes"
@@ -178,7 +178,7 @@ def attempt(name: str) -> dict[str, Any]:
 
 
 def apart(name: str) -> dict[str, Any]:
-    """`attempt` in a process of its own."""
+    """Run `attempt` in a separate process."""
     command = [sys.executable, "-m", "benchmarks.architectures", "--one", name]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
@@ -190,7 +190,7 @@ def apart(name: str) -> dict[str, Any]:
 
 
 def table(results: Iterable[dict[str, Any]]) -> str:
-    """The results in Markdown."""
+    """Format the results as a Markdown table."""
     lines = [
         "| network | loads | scale | size | OpenVINO against PyTorch | TensorRT-RTX builds in |",
         "|---|---|---|---|---|---|",
@@ -217,7 +217,7 @@ def _short(reason: str) -> str:
 
 
 def main() -> None:
-    """See the module."""
+    """Run all tests; see the module docstring."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--one", help=argparse.SUPPRESS)

@@ -1,9 +1,9 @@
-"""TensorRT-RTX engines built for several GPUs, without one: seconds, memory for activations, size.
+"""Build TensorRT-RTX engines for several GPUs on a machine without one: seconds, activation memory, size.
 
 python -m benchmarks.builds [--quick]
 
-Networks with all parts at work have random weights; neither time nor memory depends on them. Weights that ship leave
-out what adds nothing (`vsfdatrd.archs.zero_branches`).
+Networks without zero branches have random weights; neither time nor memory depends on their values. With the shipped
+weights, branches that add nothing are left out (`vsfdatrd.archs.zero_branches`).
 """
 
 import argparse
@@ -40,25 +40,25 @@ MODELS = ("small", "medium", "large")
 TARGETS = ("sm75", "sm86", "sm89", "sm120")
 SIZES = ((720, 540), (720, 480))
 PLAIN: tuple[Precision, ...] = ("fp16", "fp32")
-"""Precisions of graphs that are not made for TensorRT."""
+"""Precisions of graphs that are not specialized for TensorRT."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One engine."""
+    """One engine to build."""
 
     model: str
     size: tuple[int, int]
     target: str
     precision: Precision
     graph: str = "deploy"
-    """``deploy``: the graph for TensorRT; ``plain``: without what is done for it; ``export``: PyTorch's own export."""
+    """``deploy``: the graph for TensorRT; ``plain``: without its specializations; ``export``: PyTorch's own export."""
     weights: str = "whole"
-    """``whole``: all parts at work; ``shipped``: as the weights are."""
+    """``whole``: random weights without zero branches; ``shipped``: the weights as they are."""
 
     @property
     def dialect(self) -> GraphTarget:
-        """Of its graph."""
+        """The target of its graph."""
         if self.graph == "plain":
             return GraphTarget(self.precision)
         return tensorrt(self.precision, turing=self.target == "sm75")
@@ -98,7 +98,7 @@ def measure(case: Case, write: Write) -> dict[str, Any]:
 
 
 def cases(quick: bool) -> list[Case]:
-    """What is built."""
+    """The engines to build."""
     found: list[Case] = []
     half: tuple[Precision, ...] = ("fp16", "bf16")
     for weights, model, size, target, precision in itertools.product(
@@ -119,7 +119,7 @@ def cases(quick: bool) -> list[Case]:
 
 
 def writer(model: str, weights: str, folder: Path) -> Write:
-    """What writes the graphs of a model. folder: where exports are kept."""
+    """Return a function that writes the graphs of a model. folder: cache for exports."""
     if weights == "shipped":
         checkpoint = open_checkpoint(resolve(model))
         return lambda case: graph_of(checkpoint, case.size[1], case.size[0], case.dialect)
@@ -135,7 +135,7 @@ def writer(model: str, weights: str, folder: Path) -> Write:
 
 
 def _export(case: Case, folder: Path) -> "onnx.ModelProto":
-    """What PyTorch's exporter makes of the network, as the users of other plugins build it."""
+    """The network exported by PyTorch, as the users of other plugins build it."""
     import onnx
 
     file = exported("plain", weights_file(case.model, folder)[0], case.size, folder)
@@ -168,7 +168,7 @@ def main() -> int:
 
 
 def _row(case: Case, write: Write) -> dict[str, Any]:
-    """What became of one engine."""
+    """The result row of one engine."""
     row = {
         "model": case.model, "weights": case.weights, "size": list(case.size), "target": case.target,
         "precision": case.precision, "graph": case.graph,
@@ -178,7 +178,7 @@ def _row(case: Case, write: Write) -> dict[str, Any]:
     )
     try:
         found = measure(case, write)
-    except EngineError as error:  # a row that says why; the others go on
+    except EngineError as error:  # recorded as a row with the reason; the others continue
         tqdm.write(f"{said}: {error}")
         return row | {"error": str(error).splitlines()[0]}
     tqdm.write(

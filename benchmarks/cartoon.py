@@ -1,7 +1,7 @@
-"""A small cel animation, drawn on the spot: material for the demo, benchmarks and tests that is free of any licence.
+"""Draw a small synthetic cel animation: license-free material for the demo, benchmarks and tests.
 
 Ink lines of every slope and width, flat cels over a painted background, held drawings ("on twos") and a slow pan:
-what DVD and LaserDisc animation is made of.
+the typical content of DVD and LaserDisc animation.
 """
 
 import math
@@ -83,7 +83,7 @@ def _figure(draw: ImageDraw.ImageDraw, number: int, s: float, width: int, height
         tip = at(hand[0] + 30 * math.cos(angle), hand[1] + 30 * math.sin(angle))
         draw.line((x, y - 4 * s, *tip), INK, round(10 * s))
         draw.line((x, y - 4 * s, *tip), SKIN, round(7 * s))
-    # head, hair behind and before it, single strands of falling width
+    # head, hair behind and in front of it, single strands of decreasing width
     x, y = at(0, 0)
     draw.ellipse((x - 96 * s, y - 104 * s, x + 96 * s, y + 96 * s), HAIR, INK, line)
     draw.ellipse((x - 72 * s, y - 74 * s, x + 72 * s, y + 88 * s), SKIN, INK, line)
@@ -110,7 +110,7 @@ def _figure(draw: ImageDraw.ImageDraw, number: int, s: float, width: int, height
 
 
 def write_dvd(file: Path, frames: int) -> None:
-    """Encode the animation as an NTSC DVD holds film: 720×480 MPEG-2 at 24000/1001, SAR 8:9, SMPTE 170M."""
+    """Encode the animation like film on an NTSC DVD: 720×480 MPEG-2 at 24000/1001, SAR 8:9, SMPTE 170M."""
     command = [ffmpeg(), "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "1440x1080"]
     command += ["-r", "24000/1001", "-i", "-", "-vf"]
     command += ["scale=720:480:flags=bicubic:out_color_matrix=smpte170m:out_range=tv,setsar=8/9,format=yuv420p"]

@@ -1,4 +1,4 @@
-"""What the machine can do at most: multiply-adds in matrix products, and bytes to and from memory, measured once."""
+"""Measure the hardware ceiling: multiply-adds in matrix products, and memory bandwidth."""
 
 import time
 from collections.abc import Callable
@@ -12,14 +12,14 @@ BYTES = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """Highest rates seen."""
+    """Highest measured rates."""
 
     flops: float
     """Operations a second (two for a multiply-add) in a product of large matrices."""
     bandwidth: float
-    """Bytes a second, read and written, copying what no cache holds."""
+    """Bytes a second, read and written, when copying more than the caches hold."""
     how: str
-    """What they were measured with."""
+    """The method of measurement."""
 
 
 def ceiling(*, gpu: bool) -> Ceiling:
@@ -38,7 +38,7 @@ def ceiling(*, gpu: bool) -> Ceiling:
 
 
 def best(work: Callable[[], object], wait: Callable[[], object], times: int = 7) -> float:
-    """Shortest seconds of some runs; a ceiling is what is reached when nothing disturbs."""
+    """Shortest time of several runs in seconds: a ceiling is reached only without interference."""
     taken = []
     for _ in range(times):
         start = time.perf_counter()

@@ -1,9 +1,9 @@
-"""Forms of the graph and settings of OpenVINO on this CPU: what each costs beside the one that is used.
+"""Compare forms of the graph and settings of OpenVINO on this CPU with the ones in use.
 
     python -m benchmarks.cpu [--model medium] [--size 240x240] [--rounds 5]
 
-One frame on all cores, forms taking turns. CPU seconds count beside wall time: they tell forms apart even where other
-programs run.
+One frame on all cores, forms taking turns. CPU seconds are reported along with wall time: they
+distinguish forms even if other programs run.
 """
 
 import argparse
@@ -35,12 +35,12 @@ from vsfdatrd.graph.target import OPENVINO, GraphTarget
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One way to run the network."""
+    """One graph form with its OpenVINO settings."""
 
     dialect: GraphTarget | None = OPENVINO
-    """None is PyTorch's own export."""
+    """None means PyTorch's own export."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """OpenVINO's, on top of those that are used."""
+    """OpenVINO settings, in addition to the usual ones."""
 
 
 FORMS: dict[str, Form] = {
@@ -58,7 +58,7 @@ FORMS: dict[str, Form] = {
 
 
 def compiled(form: Form, checkpoint: Checkpoint, picture: "np.ndarray[Any, Any]", folder: Path) -> Callable[[], Any]:
-    """A function that computes one frame. Raises RuntimeError if OpenVINO does not take the form."""
+    """A function that computes one frame. Raises RuntimeError if OpenVINO rejects the form."""
     core = openvino.Core()
     _, height, width = picture.shape
     if form.dialect is None:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.demo [--input disc.vob] [--frames 6] [--model medium] [--out demo]
 
-Without an input it draws a small animation and encodes it as a DVD would hold it (MPEG-2, 720×480, SMPTE 170M).
+Without an input it draws a small animation and encodes it like a DVD (MPEG-2, 720×480, SMPTE 170M).
 """
 
 import argparse
@@ -30,7 +30,7 @@ clip = core.bs.VideoSource({source!r}, cachemode=0)
 core.fdatrd.upscale(clip, model={model!r}).set_output()
 """
 
-# An interlaced DVD of animation holds telecined film; its first frame says which field is first.
+# An interlaced animation DVD contains telecined film; the first frame gives the field order.
 IVTC = "clip = core.vivtc.VDecimate(core.vivtc.VFM(clip, order={order}))\n"
 
 
@@ -47,7 +47,7 @@ def encode(script: Path, output: Path, frames: int) -> float:
         [vspipe(), "-c", "y4m", "-p", str(script), "-"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     encoder = [ffmpeg(), "-v", "error", "-y", "-i", "-", "-c:v", "libx265", "-preset", "fast", "-crf", "16"]
-    # y4m does not carry the matrix; this says what it is without converting anything.
+    # y4m does not carry the matrix; this only sets the tag, without any conversion.
     encoder += ["-vf", "setparams=colorspace=bt709", "-pix_fmt", "yuv420p10le"]
     encoder += ["-x265-params", "log-level=none", str(output)]
     coder = subprocess.Popen(encoder, stdin=pipe.stdout)
@@ -83,7 +83,7 @@ def picture(clip: vs.VideoNode, number: int) -> Image.Image:
 
 
 def busiest(image: Image.Image, side: int) -> tuple[int, int, int, int]:
-    """The square with the most edges: where a before/after picture has something to show."""
+    """The square with the most edges, where differences are most visible."""
     grey = np.asarray(image.convert("L"), np.float32)
     edges = np.abs(np.diff(grey, axis=0))[:, 1:] + np.abs(np.diff(grey, axis=1))[1:]
     total = edges.cumsum(0).cumsum(1)
@@ -142,7 +142,7 @@ def main() -> int:
 
 
 def matrix(clip: vs.VideoNode) -> int:
-    """The matrix the first frame names, else what its size makes likely."""
+    """The matrix property of the first frame; if missing, the usual matrix for the size."""
     named = int(clip.get_frame(0).props.get("_Matrix", 2))
     return named if named != 2 else 1 if clip.height > 576 else 6
 

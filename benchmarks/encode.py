@@ -1,11 +1,11 @@
-"""What `vsfdatrd encode` costs beside one straight `vspipe | ffmpeg` of the same script, in turns.
+"""Compare the cost of `vsfdatrd encode` with a single `vspipe | ffmpeg` of the same script, in turns.
 
     python -m benchmarks.encode [--model medium] [--size 120x90] [--frames 1200] [--parts 2] [--rounds 2]
 
 Both read and index the film, upscale every frame and encode it with the same options; engines are built beforehand.
-`encode` does more: it looks at fields and borders, makes one frame as a trial, starts both programs anew for each part,
-decodes every part to see that it is whole, joins the parts, and reads the output back. That costs some seconds a part
-whatever its length, so the share falls with the length of a part: it is given for the length that was measured.
+`encode` does more: it analyzes fields and borders, computes one trial frame, restarts both programs for each chunk,
+decodes every chunk to verify that it is complete, joins the chunks, and reads the output back. That costs some seconds
+per chunk, whatever its length, so the relative overhead falls with the length; it is reported for the measured length.
 """
 
 import argparse
@@ -30,7 +30,7 @@ _CODER = ("-c:v", "libx265", "-preset", "medium", "-tune", "animation", "-crf", 
 
 
 def write(path: Path, width: int, height: int, frames: int) -> None:
-    """A drawn film, as a disc would hold it: MPEG-2, a key frame every half second."""
+    """Write a synthetic film as on a disc: MPEG-2, a key frame every half second."""
     form = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(RATE), "-i", "-"]
     tags = ["-colorspace", "smpte170m", "-color_primaries", "smpte170m", "-color_trc", "smpte170m"]
     coder = ["-vf", "scale=out_color_matrix=bt601,setsar=1", "-pix_fmt", "yuv420p", "-c:v", "mpeg2video", "-q:v", "3"]
@@ -39,7 +39,7 @@ def write(path: Path, width: int, height: int, frames: int) -> None:
 
 
 def straight(script: Path, output: Path) -> dict[str, float]:
-    """Seconds of vspipe into ffmpeg, once; and seconds of all CPUs."""
+    """Wall and CPU seconds of a single vspipe | ffmpeg."""
     start, used = time.perf_counter(), _used()
     coder = [ffmpeg(), "-v", "error", "-y", "-i", "-", *_CODER, str(output)]
     source = [vspipe(), "-c", "y4m", str(script), "-"]
@@ -53,7 +53,7 @@ def straight(script: Path, output: Path) -> dict[str, float]:
 
 
 def in_parts(words: list[str], output: Path) -> dict[str, float]:
-    """Seconds of `vsfdatrd encode`: all of it, of all CPUs, until the first frame was made, for joining the parts."""
+    """Seconds of `vsfdatrd encode`: wall time, CPU time, until the first frame, and for joining the chunks."""
     start, used = time.perf_counter(), _used()
     at: dict[str, float] = {}
     with subprocess.Popen([*words, "--json"], stdout=subprocess.PIPE, text=True) as process:
@@ -73,7 +73,7 @@ def in_parts(words: list[str], output: Path) -> dict[str, float]:
 
 
 def _used() -> float:
-    """Seconds of all CPUs that programs started here have used and that have ended."""
+    """CPU seconds of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                  "--chunk", f"{minutes:.4f}"]  # fmt: skip
         text = subprocess.run([*words, "--script"], check=True, capture_output=True, text=True).stdout
         script.write_text(text.replace("showprogress=0)", "showprogress=0, cachemode=0)"))  # an index of its own
-        run([vspipe(), "-e", "0", str(script), "."])  # builds the engine, if there is none
+        run([vspipe(), "-e", "0", str(script), "."])  # builds the engine if it is not cached
         for number in range(a.rounds):
             turns = {
                 "straight": lambda: straight(script, output),

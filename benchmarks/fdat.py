@@ -1,5 +1,5 @@
 """FDAT of every published size at one frame size: seconds to write its graph, to build engines and the reference they
-are held against, and memory.
+are compared with, and memory.
 
 python -m benchmarks.fdat [VARIANT ...] [--size 720x540] [--quick]
 
@@ -29,7 +29,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tiny": {"embed_dim": 96, "num_groups": 2, "depth_per_group": 2, "num_heads": 3, "ffn_expansion_ratio": 1.5},
     "light": {"embed_dim": 108, "num_groups": 3, "depth_per_group": 2, "num_heads": 4, "ffn_expansion_ratio": 1.5},
     "medium": {"embed_dim": 120, "num_groups": 4, "depth_per_group": 3, "num_heads": 4, "ffn_expansion_ratio": 1.5},
-    # FDAT's authors name no such size; FDAT-RD's `aligned` is 128 channels in heads of 32, which is what is taken here.
+    # Not a size of FDAT's authors: it has the 128 channels in heads of 32 of FDAT-RD's `aligned`.
     "aligned": {"embed_dim": 128, "num_groups": 4, "depth_per_group": 3, "num_heads": 4, "ffn_expansion_ratio": 1.5},
     "large": {"embed_dim": 180, "num_groups": 4, "depth_per_group": 4, "num_heads": 6, "ffn_expansion_ratio": 2.0},
     "xl": {"embed_dim": 180, "num_groups": 6, "depth_per_group": 6, "num_heads": 6, "ffn_expansion_ratio": 2.0},
@@ -43,7 +43,7 @@ CASES: tuple[tuple[str, Precision], ...] = (
 
 
 def saved(name: str, folder: Path) -> Checkpoint:
-    """A variant with random weights, as a file that was opened."""
+    """Save a variant with random weights and open the file."""
     import torch
     from safetensors.torch import save_file
     from spandrel.architectures.FDAT import FDAT
@@ -81,14 +81,14 @@ def measure(checkpoint: Checkpoint, size: tuple[int, int], target: str, precisio
 
 
 def whole(checkpoint: Checkpoint, size: tuple[int, int]) -> float:
-    """Seconds of `vsfdatrd build --for sm89`, with the reference that the engine is held against on its GPU."""
+    """Seconds of `vsfdatrd build --for sm89`, including the reference for checking the engine on its GPU."""
     with tempfile.TemporaryDirectory() as cache:
         (built,) = ahead.build_for(Options(model=str(checkpoint.path), cache=Path(cache)), *size, ["sm89"])
         return round(built.seconds, 1)
 
 
 def rows(name: str, size: tuple[int, int], quick: bool) -> Iterator[dict[str, Any]]:
-    """One for every kind of GPU and precision."""
+    """Yield one result for every GPU type and precision."""
     with tempfile.TemporaryDirectory() as text:
         checkpoint = saved(name, Path(text))
         about = {"variant": name, "parameters": checkpoint.description.parameters}
@@ -101,7 +101,7 @@ def rows(name: str, size: tuple[int, int], quick: bool) -> Iterator[dict[str, An
 
 
 def main() -> None:
-    """See the module."""
+    """Measure; see the module docstring."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("variants", nargs="*", metavar="VARIANT", choices=[*VARIANTS, []])
     parser.add_argument("--size", default="720x540")

@@ -1,9 +1,9 @@
-"""Forms of the graph on an NVIDIA GPU, the engine alone: which one TensorRT makes the most of, and PyTorch beside it.
+"""Compare forms of the graph in TensorRT, and PyTorch, on an NVIDIA GPU: frames per second of the engine alone.
 
     python -m benchmarks.gpu [--size 720x540] [--models small medium large] [--frames 200] [--out FOLDER]
 
-What does not run is a row that says why. Weights of small and large are random until they are trained; speed does not
-depend on them. `python -m benchmarks` measures everything else.
+A form that does not run is a row with the reason. Weights of small and large are random until they are trained; speed
+does not depend on them. `python -m benchmarks` measures everything else.
 """
 
 import argparse
@@ -35,7 +35,7 @@ PYTORCH: tuple[Precision, ...] = ("fp16", "bf16")
 
 
 def rate(checkpoint: Checkpoint, height: int, width: int, dialect: GraphTarget, frames: int) -> dict[str, Any]:
-    """Build, load, run."""
+    """Build, load and run an engine; return the result row."""
     config = checkpoint.description.config
     with on_gpu(checkpoint, height, width, dialect) as (worker, facts):
         fps = worker.ask("rate", runs=frames)
@@ -49,7 +49,7 @@ def rate(checkpoint: Checkpoint, height: int, width: int, dialect: GraphTarget, 
 
 
 def rate_of_torch(checkpoint: Checkpoint, height: int, width: int, precision: Precision, frames: int) -> dict[str, Any]:
-    """PyTorch's network as a CUDA graph, in the same numbers."""
+    """Measure the PyTorch network as a CUDA graph; return the same fields as `rate`."""
     config = checkpoint.description.config
     turns = min(5, frames)
     sizes = Sizes(height=height, width=width, turns=turns, frames=frames // turns)
@@ -77,7 +77,7 @@ def main() -> int:
         raise SystemExit("there is no NVIDIA GPU here, or no driver for it")
     width, height = map(int, a.size.split("x"))
     rows: list[dict[str, Any]] = []
-    why = refused() if "tensorrt" in a.engines else None  # once, not for each of the builds that would be in vain
+    why = refused() if "tensorrt" in a.engines else None  # checked once, so that no engine is built in vain
 
     def add(model: str, graph: str, found: dict[str, Any]) -> None:
         rows.append({"model": model, "graph": graph} | found)
@@ -92,7 +92,7 @@ def main() -> int:
             for name, dialect in GRAPHS.items() if why is None and "tensorrt" in a.engines else ():
                 try:
                     found = rate(checkpoint, height, width, dialect, a.frames)
-                except Exception as error:  # a row that says why; the others go on
+                except Exception as error:  # recorded as a row with the reason; the others continue
                     found = {"error": f"{type(error).__name__}: {error}"}
                 add(model, name, found)
             for precision in PYTORCH if "pytorch" in a.engines else ():

@@ -1,10 +1,10 @@
-"""Whether a change made upscaling slower: two commits measured in turns, in one run, on the same weights.
+"""Check whether a change made upscaling slower: measure two commits in turns, in one run, on the same weights.
 
     python -m benchmarks.guard BASE [HEAD] [--size 240x240] [--rounds 7] [--bound 0.97]
 
-Each commit is installed into an environment of its own that shares every other package with this one, and is used as
-scripts use it. HEAD is the checkout as it is, uncommitted changes included, unless a commit is named. Exit code 1 if
-the ratio of the medians is below the bound.
+Each commit is installed into its own environment, which shares every other package with this one, and is used in the
+same way as by scripts. Unless a commit is given, HEAD is the checkout including uncommitted changes. The exit code is 1
+if the ratio of the medians is below the bound.
 """
 
 import argparse
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def source_of(commit: str | None, folder: Path) -> Path:
-    """A commit's files in a folder; None is the checkout itself. Raises SystemExit for a commit that is not there."""
+    """Extract the files of a commit into a folder; None means the checkout. Raises SystemExit for an unknown commit."""
     if commit is None:
         return ROOT
     done = subprocess.run(["git", "-C", str(ROOT), "archive", commit], capture_output=True, check=False)
@@ -41,9 +41,12 @@ def source_of(commit: str | None, folder: Path) -> Path:
 
 
 def environment(source: Path, folder: Path) -> Path:
-    """An environment with a source tree's vsfdatrd and everything else of this one. -> its Python.
+    """Create an environment with vsfdatrd from a source tree and all other packages of this environment.
 
-    VapourSynth loads the plugins that lie in its own package, so that package is copied, without our plugin.
+    VapourSynth loads the plugins inside its own package, so that package is copied, without our plugin.
+
+    Returns:
+        The path of its Python interpreter.
     """
     venv.create(folder, symlinks=True)
     python = folder / "bin" / "python"
@@ -78,7 +81,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="vsfdatrd-guard-") as temporary:
         folder = Path(temporary)
         (folder / "lib").mkdir()
-        (folder / "lib" / "benchmarks").symlink_to(ROOT / "benchmarks")  # this checkout's, for both
+        (folder / "lib" / "benchmarks").symlink_to(ROOT / "benchmarks")  # the same for both commits
         weights, _ = weights_file(a.model, folder)
         pythons = {}
         for label, commit in (("base", a.base), ("head", a.head)):

@@ -1,9 +1,9 @@
-"""Milliseconds for taking an engine's result over into a VapourSynth frame: clamp, copy and finiteness check of RGBS.
+"""Milliseconds for copying an engine's result into a VapourSynth frame: clamp, copy and finiteness check of RGBS.
 
 python -m benchmarks.host_copy [--sizes 1440x1080 1438x1080] [--rounds 60]
 
-Three NumPy passes (minimum, maximum, clip), as it was done before, and the one pass in C take turns on the same
-memory. A width that is not a multiple of 16 has rows with padding in VapourSynth.
+The former three NumPy passes (minimum, maximum, clip) and the single pass in C take turns on the same memory.
+If the width is not a multiple of 16, rows have padding in VapourSynth.
 """
 
 import argparse
@@ -25,7 +25,7 @@ type Copy = Callable[[Planes, list[Planes]], bool]
 
 
 def three_passes(result: Planes, targets: list[Planes]) -> bool:
-    """Clamp and copy with NumPy. -> whether all of `result` is finite."""
+    """Clamp and copy with NumPy; return whether all of `result` is finite."""
     finite = bool(np.isfinite(result.min()) and np.isfinite(result.max()))
     for target, plane in zip(targets, result, strict=True):
         np.clip(plane, 0, 1, out=target)
@@ -41,7 +41,7 @@ COPIES: dict[str, Copy] = {"three NumPy passes": three_passes, "one C pass": one
 
 
 def measure(width: int, height: int, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of every round, by way of copying. Frames alternate, so that none stays in a cache."""
+    """Milliseconds of every round, by copying method. Frames alternate, so that none stays in a cache."""
     frames = [vs.core.create_video_frame(vs.core.get_video_format(vs.RGBS), width, height) for _ in range(3)]
     targets = [[np.asarray(frame[i]) for i in range(3)] for frame in frames]
     result = np.random.default_rng(0).uniform(-0.1, 1.1, (3, height, width)).astype(np.float32)
@@ -51,7 +51,7 @@ def measure(width: int, height: int, rounds: int) -> dict[str, list[float]]:
             start = time.perf_counter()
             if not copy(result, targets[turn % len(frames)]):
                 raise AssertionError(f"{name} finds values that are not finite")
-            if turn >= len(frames):  # the first turns meet memory that the system has not handed out yet
+            if turn >= len(frames):  # the first turns include page faults of fresh memory
                 found[name].append(1000 * (time.perf_counter() - start))
     return found
 

@@ -1,8 +1,8 @@
-"""Seconds in each layer of a network, as the library that runs it tells, in a process of its own.
+"""Seconds per layer of a network, as reported by the library that runs it, in a separate process.
 
 python -m benchmarks.layers tensorrt|native|openvino|torch WEIGHTS 720x540
 
-prints them as JSON: [layer, kind, seconds a frame], the longest first, for a frame of the drawn animation.
+This prints JSON: [layer, kind, seconds per frame], the longest first, for a frame of the synthetic animation.
 """
 
 import io
@@ -34,9 +34,9 @@ RUNS = 3
 
 
 def layers(library: str, weights: Path, width: int, height: int) -> list[Layer]:
-    """The layers of a network in a library. Raises EngineError if it does not tell.
+    """The layers of a network in a library. Raises EngineError if the library does not report them.
 
-    Apart from this process, where VapourSynth's plugins may have brought another build of the same library.
+    Measured in a child process, because VapourSynth plugins may have loaded another build of the library into this one.
     """
     command = [sys.executable, "-m", __spec__.name, library, str(weights), f"{width}x{height}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -46,7 +46,7 @@ def layers(library: str, weights: Path, width: int, height: int) -> list[Layer]:
 
 
 def padded_picture(checkpoint: Checkpoint, width: int, height: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The first drawing as the network gets it, (3, H, W)."""
+    """The first drawing, padded for the network, (3, H, W)."""
     multiple = checkpoint.description.multiple
     picture = np.zeros((3, padded(height, multiple), padded(width, multiple)), np.float32)
     for plane, source in zip(picture, drawings(width, height, 1)[0], strict=True):
@@ -77,7 +77,7 @@ def openvino_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Lay
 
 
 def native_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Layer]:
-    """The kernels' own time on one thread: one layer is all calls of one kernel."""
+    """Time of the native kernels on one thread; one layer stands for all calls of one kernel."""
     from vsfdatrd.backends.native import blocks
     from vsfdatrd.backends.native import kernels as native_kernels
     from vsfdatrd.backends.native import network as native_network
@@ -109,7 +109,7 @@ def native_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Layer
 
 
 def torch_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Layer]:
-    """PyTorch's profiler: operators of the network as it is written, on the GPU if there is one."""
+    """PyTorch's profiler: operators of the PyTorch network, on the GPU if there is one."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -140,7 +140,7 @@ def tensorrt_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Lay
 
 
 def _kind(name: str) -> str:
-    """What the builder names a layer by: the operators it is made of, without their numbers."""
+    """The kind of a layer: the operators in its name, without their numbers."""
     return re.sub(r"[\d_.]+", " ", name).strip()[:60] or name
 
 

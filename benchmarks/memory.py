@@ -1,4 +1,4 @@
-"""Memory: whether it stays flat over many frames, and how much an engine takes.
+"""Check that memory stays flat over many frames, and measure how much an engine takes.
 
 python -m benchmarks.memory [--model medium] [--frames 500]
 python -m benchmarks.memory --sizes 240x240 480x480 720x540
@@ -24,7 +24,7 @@ from vsfdatrd.weights.catalog import resolve
 
 
 def in_use() -> int:
-    """Bytes in memory of this process and of the engines' own."""
+    """Resident bytes of this process and of the engine workers."""
     process = psutil.Process()
     return sum(p.memory_info().rss for p in (process, *process.children(recursive=True)))
 
@@ -48,7 +48,7 @@ def flat(model: str, frames: int, settle: int) -> int:
 
 
 def by_size(model: str, sizes: list[str]) -> int:
-    """Peak memory of the OpenVINO engine's process for frames of some sizes, beside what is estimated for it."""
+    """Compare the peak memory of the OpenVINO worker with its estimate, for several frame sizes."""
     checkpoint = open_checkpoint(resolve(model))
     config = checkpoint.description.config
     if config is None:

@@ -1,4 +1,4 @@
-"""TensorRT on the first GPU and nothing else: a graph built, loaded and ready to be asked."""
+"""Build and load a graph with TensorRT on the first GPU."""
 
 import tempfile
 import time
@@ -17,9 +17,9 @@ from vsfdatrd.workers.client import Worker
 
 
 def refused() -> str | None:
-    """Why TensorRT runs nothing on the first GPU, as a sentence; None if it does.
+    """The reason why TensorRT cannot run on the first GPU; None if it can.
 
-    Asked of an engine of one layer: a build whose engine would be refused takes seconds.
+    Tested with an engine of one layer, because building a full engine only to have it refused takes seconds.
     """
     if not gpus():
         return "there is no NVIDIA GPU here, or no driver for it"
@@ -41,10 +41,16 @@ def refused() -> str | None:
 def on_gpu(
     checkpoint: Checkpoint, height: int, width: int, dialect: GraphTarget
 ) -> Iterator[tuple[Worker, dict[str, Any]]]:
-    """The engine's process, and what is known of the build: its own facts and `load_seconds`.
+    """The worker of the engine, and the facts of the build with `load_seconds`.
 
-    height, width: of the padded frame. Raises EngineUnavailable without a GPU or TensorRT, or if the one refuses the
-    other.
+    Args:
+        checkpoint: The network.
+        height: Of the padded frame.
+        width: Of the padded frame.
+        dialect: The target of the graph.
+
+    Raises:
+        EngineUnavailable: There is no GPU or no TensorRT, or TensorRT does not support the GPU.
     """
     config = checkpoint.description.config
     if config is None:

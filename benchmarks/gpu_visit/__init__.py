@@ -1,4 +1,4 @@
-"""One rehearsed visit to a machine with an NVIDIA GPU: what is taken along, what is found out there, in which order.
+"""A rehearsed visit to a machine with an NVIDIA GPU: packing, measurements in order of value, and the report.
 
 See `__main__.py` for the commands and docs/gpu.md for the plan of the minutes.
 """

@@ -1,13 +1,13 @@
-"""A visit to a machine with an NVIDIA GPU, for which nothing can be fetched there and every minute counts.
+"""Visit a machine with an NVIDIA GPU for a few minutes, without downloads on that machine.
 
-python -m benchmarks.gpu_visit --rehearse                       all of it on a processor, with tiny sizes
+python -m benchmarks.gpu_visit --rehearse                       all of it on a CPU, with tiny sizes
 python -m benchmarks.gpu_visit --pack [--pictures FOLDER]       fill .gpu_visit/, move weights files out of the tree
 python -m benchmarks.gpu_visit --part facts --limit 230 --out DIR       there: what only a GPU can tell
 python -m benchmarks.gpu_visit --part train --limit 440 --out DIR       there: train until then
 python -m benchmarks.gpu_visit --restore                        put the weights files back
 python -m benchmarks.gpu_visit --report DIR/visit.json ...      results, docs/gpu.md and its picture from what came back
 
-The tree and .gpu_visit/ travel together. visit.json in --out is written anew after every part.
+The working tree and .gpu_visit/ are copied to that machine. visit.json in --out is rewritten after every part.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from benchmarks.gpu_visit.record import ROOT, Visit
 from benchmarks.gpu_visit.sizes import FULL, TINY
 
 LIMITS = {"facts": 230.0, "train": 440.0}
-"""Seconds that a call has where nothing else is said."""
+"""Default time limit of a call, in seconds."""
 
 
 def environment(out: Path, limit: float) -> dict[str, str]:
-    """What parts get: folders of their own for everything that is cached, which the next call finds again."""
+    """Environment variables for the parts: cache folders that the next call reuses."""
     caches = Path(tempfile.gettempdir(), "vsfdatrd-gpu-visit")
     caches.mkdir(exist_ok=True)
     return {
@@ -53,7 +53,7 @@ def visit(name: str, out: Path, limit: float, *, tiny: bool, only: list[str] | N
 
 
 def show(contents: list[tuple[str, int]]) -> None:
-    """Print what travels."""
+    """Print the contents of the pack."""
     for what, count in contents:
         print(f"{count / 2**20:8.2f} MiB  {what}")
     total = sum(count for _, count in contents)

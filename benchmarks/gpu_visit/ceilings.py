@@ -1,4 +1,4 @@
-"""What the GPU can do at most: copies, products of matrices, transfers to and from the host."""
+"""Measure the ceilings of the GPU: copies, matrix products, transfers to and from the host."""
 
 import mmap
 import statistics
@@ -32,7 +32,7 @@ def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
 
 
 def copying(count: int, turns: int) -> float:
-    """Seconds for a copy of so many float32 within the device's memory."""
+    """Seconds for copying `count` float32 values within the device memory."""
     source, target = (torch.ones(count, dtype=torch.float32, device=device()) for _ in range(2))
     return statistics.median(seconds(lambda: target.copy_(source), 10, turns))
 
@@ -47,13 +47,13 @@ def multiplying(side: int, dtype: torch.dtype, turns: int) -> float:
 
 
 def transfers(sizes: Sizes, add: Callable[[str, float], None]) -> None:
-    """Host to device, back, and both at once, with shared memory that is pinned where it lies, as engines have it."""
+    """Host to device, back, and both at once, with shared memory pinned in place, as in the engines."""
     cuda.require()
     cuda.use(0)
     size = sizes.transfer_bytes
     with ExitStack() as held:
         memory = mmap.mmap(-1, 2 * size)
-        memory[::4096] = b"\1" * len(range(0, 2 * size, 4096))  # every page is there
+        memory[::4096] = b"\1" * len(range(0, 2 * size, 4096))  # touch every page
         start = time.perf_counter()
         held.enter_context(cuda.PinnedMemory(cuda.address_of(memory), len(memory)))
         add("pinning_ms", 1000 * (time.perf_counter() - start))

@@ -1,4 +1,4 @@
-"""PyTorch's fp16 and bf16 on the GPU: how exact against fp32, how many frames a second alone."""
+"""Measure PyTorch in fp16 and bf16 on the GPU: accuracy against fp32, and frames per second of the engine alone."""
 
 import tempfile
 import time
@@ -37,9 +37,9 @@ DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.flo
 
 
 def checkpoints(folder: Path, sizes: Sizes) -> dict[str, Checkpoint]:
-    """medium as it ships, whose idle parts engines leave out, and with all parts at work. folder: for the latter.
+    """The shipped medium, whose zero branches are left out, and medium without zero branches. folder: for the latter.
 
-    A rehearsal has a network of one block of each kind instead of both.
+    A rehearsal uses a network with one block of each kind instead of both.
     """
     if sizes.small:
         file = folder / "small.safetensors"
@@ -56,7 +56,7 @@ def picture(checkpoint: Checkpoint, height: int, width: int) -> torch.Tensor:
 
 
 def exactly() -> AbstractContextManager[None]:
-    """Have fp32 be just that: neither products nor convolutions in TF32's ten bits."""
+    """Compute fp32 in full precision: neither products nor convolutions in TF32 (10 bits)."""
     torch.set_float32_matmul_precision("highest")
     flags: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     return flags
@@ -72,7 +72,7 @@ def psnr(result: torch.Tensor, reference: torch.Tensor) -> tuple[float, bool]:
 
 @torch.inference_mode()
 def network(checkpoint: Checkpoint, precision: Precision) -> torch.nn.Module:
-    """The network on the device, its kernels with channels last, as the product's engine has it."""
+    """The network on the device in channels-last format, as in the torch backend."""
     found = checkpoint.network().to(device(), DTYPES[precision])
     for tensor in (*found.parameters(), *found.buffers()):
         if tensor.dim() == 4:
@@ -103,7 +103,7 @@ def started(
 
 @torch.inference_mode()
 def row(checkpoint: Checkpoint, precision: Precision, sizes: Sizes, reference: torch.Tensor) -> dict[str, Any]:
-    """One engine of PyTorch's. reference: what fp32 makes of the picture."""
+    """The result row of one PyTorch engine. reference: the result in fp32."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -127,14 +127,14 @@ def row(checkpoint: Checkpoint, precision: Precision, sizes: Sizes, reference: t
 
 @torch.inference_mode()
 def exact(checkpoint: Checkpoint, sizes: Sizes) -> torch.Tensor:
-    """What the network makes of the picture in fp32, with TF32 off."""
+    """The result of the network in fp32, with TF32 off."""
     with exactly():
         result: torch.Tensor = network(checkpoint, "fp32")(picture(checkpoint, sizes.height, sizes.width))
         return result
 
 
 def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
-    """Measure every precision with the shipped and the whole weights."""
+    """Measure every precision with the shipped weights and with those without zero branches."""
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for weights, checkpoint in checkpoints(Path(folder), sizes).items():
@@ -147,7 +147,7 @@ def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
                             found = row(checkpoint, precision, sizes, reference)
                     else:
                         found = row(checkpoint, precision, sizes, reference)
-                except RuntimeError as error:  # a row that says why; the others go on
+                except RuntimeError as error:  # recorded as a row with the reason; the others continue
                     found = {"error": str(error).splitlines()[0]}
                 rows.append(about | {"size": [sizes.width, sizes.height]} | found)
                 record({"engines": rows})

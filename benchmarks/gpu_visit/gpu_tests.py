@@ -1,4 +1,4 @@
-"""tests/gpu on the visited machine, each test with what it said if it failed."""
+"""Run tests/gpu on the GPU machine, and record the message of every failed test."""
 
 import os
 import subprocess
@@ -13,16 +13,16 @@ from benchmarks.gpu_visit.sizes import Sizes
 
 ROOT = Path(__file__).parents[2]
 FILES = ("tests/gpu/test_streams.py", "tests/gpu/test_cuda.py", "tests/gpu/test_tensorrt.py")
-"""The most basic first: what fails there explains what fails later."""
+"""The most basic tests first: their failures explain later ones."""
 
 
 def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
-    """Run one file after the other; a file that hangs costs its own results alone."""
+    """Run one file after the other; a file that hangs loses only its own results."""
     found: dict[str, Any] = {"passed": 0, "failed": [], "skipped": []}
     for files in [FILES] if sizes.small else [(file,) for file in FILES]:
         with tempfile.TemporaryDirectory() as folder:
             report = Path(folder, "report.xml")
-            # Warnings are shown, not raised: the libraries there are newer than ours, and announce their changes.
+            # Warnings are shown, not raised: newer libraries on that machine may emit deprecation warnings.
             command = [sys.executable, "-m", "pytest", *files, "-q", "-W", "default", "--timeout", "60"]
             command += ["-p", "no:cacheprovider", f"--junitxml={report}"]
             done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The graphs that TensorRT gets, computed operator by operator on the GPU: the precision that it can have at best."""
+"""Compute TensorRT's graphs operator by operator on the GPU: the best precision that TensorRT can reach."""
 
 import tempfile
 import time
@@ -39,7 +39,7 @@ def row(checkpoint: Checkpoint, dialect: GraphTarget, sizes: Sizes, reference: t
 
 
 def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
-    """Every form of the graph with the shipped and the whole weights."""
+    """Measure every form of the graph with the shipped weights and with those without zero branches."""
     rows: list[dict[str, Any]] = []
     graphs = {name: GRAPHS[name] for name in ("fp32", "deploy bf16")} if sizes.small else GRAPHS
     with tempfile.TemporaryDirectory() as folder:
@@ -49,7 +49,7 @@ def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
                 about = {"graph": name, "precision": dialect.precision, "weights": weights}
                 try:
                     found = row(checkpoint, dialect, sizes, reference)
-                except (RuntimeError, NotImplementedError) as error:  # a row that says why; the others go on
+                except (RuntimeError, NotImplementedError) as error:  # recorded as a row; the others continue
                     found = {"error": str(error).splitlines()[0]}
                 rows.append(about | {"size": [sizes.width, sizes.height]} | found)
                 record({"graphs": rows})

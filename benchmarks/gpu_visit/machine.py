@@ -22,7 +22,7 @@ _QUERIES = {
     "pcie_width": "pcie.link.width.current",
     "power_limit_w": "power.limit",
 }
-"""Fact: what nvidia-smi calls it."""
+"""The nvidia-smi field of each fact."""
 
 
 def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
@@ -47,7 +47,7 @@ def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
 
 
 def smi() -> dict[str, Any]:
-    """What nvidia-smi tells of the first GPU; nothing where there is none."""
+    """Facts of the first GPU from nvidia-smi; empty without a GPU."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return {}

@@ -1,6 +1,6 @@
-"""Run an ONNX graph operator by operator with PyTorch, each in the very type that the graph gives it.
+"""Run an ONNX graph operator by operator with PyTorch, each in exactly the type that the graph specifies.
 
-What a GPU computes of a graph in fp16 or bf16, without a library that fuses or reorders: products accumulate in fp32,
+This is the result of a GPU in fp16 or bf16 without a library that fuses or reorders: products accumulate in fp32,
 as tensor cores do, and every result is rounded to the graph's type. Knows the operators of the graphs written here.
 """
 
@@ -27,10 +27,10 @@ def execute(model: "onnx.ModelProto", feeds: Mapping[str, Tensor], device: torch
     Args:
         model: The graph; its subgraphs and functions are not run.
         feeds: The graph's inputs by name, on the device.
-        device: Where floating-point tensors are. Whole numbers, such as shapes, stay on the processor.
+        device: Where floating-point tensors are. Integers, such as shapes, stay on the CPU.
 
     Raises:
-        NotImplementedError: The graph has an operator that is not known here; the message names it.
+        NotImplementedError: The graph has an unsupported operator; the message names it.
     """
     import onnx
     from onnx import numpy_helper
@@ -51,7 +51,7 @@ def execute(model: "onnx.ModelProto", feeds: Mapping[str, Tensor], device: torch
         found = operator(attributes, *(values[name] if name else None for name in node.input))
         results = found if isinstance(found, tuple) else (found,)
         values.update({name: result for name, result in zip(node.output, results, strict=False) if name})
-        for name in node.input:  # memory of whole frames is not kept to the end
+        for name in node.input:  # free intermediate frames as early as possible
             uses[name] -= 1
             if not uses[name]:
                 values.pop(name, None)
@@ -66,7 +66,7 @@ def _constant(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
 
 
 def _whole(tensor: Tensor | None) -> list[int] | None:
-    """Whole numbers that an operator takes as a tensor."""
+    """Integers that an operator takes as a tensor."""
     return None if tensor is None else [int(value) for value in tensor.reshape(-1).tolist()]
 
 
@@ -86,7 +86,7 @@ def _cast(a: Attributes, x: Tensor) -> Tensor:
 
 
 def _padded(x: Tensor, pads: Sequence[int], dims: int) -> tuple[Tensor, list[int]]:
-    """(x, padding of the last dims that a convolution can do itself): ONNX pads both ends by numbers of their own."""
+    """(x, padding of the last dims that a convolution can do itself): ONNX pads each end separately."""
     before, after = list(pads[:dims]), list(pads[dims:])
     if before == after:
         return x, before
@@ -162,7 +162,7 @@ def _pad(a: Attributes, x: Tensor, pads: Tensor, value: Tensor | None = None, ax
     if mode == "constant":
         flat = [side for axis in reversed(range(x.dim())) for side in sides.get(axis, (0, 0))]
         return F.pad(x, flat, value=0.0 if value is None else float(value))
-    for axis, (before, after) in sides.items():  # one at a time, as indices: PyTorch pads the last sides only
+    for axis, (before, after) in sides.items():  # one axis at a time, by indices: PyTorch can only pad the last axes
         if before or after:
             x = x.index_select(axis, _reached(x.shape[axis], before, after, mode).to(x.device))
     return x
@@ -222,12 +222,12 @@ def _unsqueezed(a: Attributes, x: Tensor, axes: Tensor) -> Tensor:
 
 
 def _of(function: Callable[..., Tensor]) -> Operator:
-    """An operator that takes tensors alone."""
+    """Wrap a function as an operator without attributes."""
     return lambda a, *tensors: function(*tensors)
 
 
 def _folded(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
-    """An operator over any number of tensors."""
+    """Wrap a binary function as an operator on any number of tensors."""
 
     def fold(a: Attributes, first: Tensor, *others: Tensor) -> Tensor:
         for other in others:
@@ -285,4 +285,4 @@ OPERATORS: dict[str, Operator] = {
     "Unsqueeze": _unsqueezed,
     "Where": lambda a, condition, x, y: torch.where(condition.to(x.device), x, y),
 }
-"""By ONNX's name: attributes and input tensors (None where one is left out) to the result."""
+"""Functions by ONNX name, from attributes and input tensors (None for an omitted one) to the result."""

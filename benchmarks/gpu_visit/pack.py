@@ -1,7 +1,7 @@
-"""What a visit takes along: compressed weights and everything for the training, in one folder that git ignores.
+"""Pack the compressed weights and the training data for a visit, in one folder that git ignores.
 
-The tree and this folder travel together and may have 64 MiB. Weights files are most of the tree, so they are moved out
-of it for the call, into a folder that does not travel, and put back by `restore`, whatever happened in between.
+The tree and this folder are copied to the GPU machine and may have 64 MiB together. Weights files are most of the tree,
+so they are moved to a folder that is not copied, and `restore` puts them back, whatever happened in between.
 """
 
 import contextlib
@@ -22,20 +22,20 @@ from benchmarks.gpu_visit.sizes import Sizes
 from models.training.recipe import Recipe
 
 PACK = ROOT / ".gpu_visit"
-"""Travels."""
+"""Folder that is copied to the GPU machine."""
 KEPT = ROOT / ".gpu_visit_kept"
-"""Where the weights files are meanwhile; stays."""
+"""Folder for the weights files during the visit; not copied."""
 MODELS = ROOT / "models"
 START = MODELS / "fdat_rd_medium_2x.safetensors"
-"""What is measured, and what the training starts from."""
+"""The weights that are measured, and from which the training starts."""
 COMMIT, TILES, VALIDATION = PACK / "commit.txt", PACK / "tiles.zip", PACK / "validation.npz"
 CHECKPOINT = PACK / "checkpoint.safetensors"
-"""Of an earlier visit, from which the training goes on."""
+"""Checkpoint of an earlier visit, from which the training continues."""
 RECIPE = ROOT / "models" / "training" / "medium_visit.toml"
 MOST = 62 << 20
 """Bytes of tree and pack together; 64 MiB would be refused."""
 ROOM = 5 << 20
-"""Bytes that are left for what is not known beforehand: the validation pairs, 3.3 MiB of 24 crops."""
+"""Bytes reserved for data whose size is not known in advance: the validation pairs, 3.3 MiB of 24 crops."""
 PICTURES = ROOT.parent / "shared" / "data" / "train"
 TINY = {
     "variant": "tiny",
@@ -47,15 +47,15 @@ TINY = {
     "ramp": 2,
     "checkpoint_minutes": 0.02,
 }
-"""What a rehearsal changes in the recipe."""
+"""Recipe values for a rehearsal."""
 
 
 class PackError(Exception):
-    """Says what is in the way, and what to do about it."""
+    """The problem, and what to do about it."""
 
 
 def recipe_values(sizes: Sizes) -> dict[str, Any]:
-    """The visit's recipe, as a file has it."""
+    """The recipe of the visit, as in its TOML file."""
     values = tomllib.loads(RECIPE.read_text(encoding="utf-8"))
     return values | TINY if sizes.small else values
 
@@ -66,7 +66,7 @@ def recipe_for(sizes: Sizes) -> Recipe:
 
 
 def recipe_file(sizes: Sizes, folder: Path) -> Path:
-    """The visit's recipe as a file; one that is written into a folder for a rehearsal."""
+    """The recipe file of the visit; for a rehearsal it is written into `folder`."""
     if not sizes.small:
         return RECIPE
     file = folder / "recipe.toml"
@@ -76,7 +76,7 @@ def recipe_file(sizes: Sizes, folder: Path) -> Path:
 
 
 def travelling() -> list[Path]:
-    """Files of the tree that travel: those that git tracks and those that it does not ignore, if they are there."""
+    """Files of the tree that are copied: existing files that git tracks or does not ignore."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
@@ -98,7 +98,7 @@ def weights_files() -> list[Path]:
 
 @contextlib.contextmanager
 def undone_if_it_fails() -> Iterator[None]:
-    """Put the weights files back if the block fails or is told to end."""
+    """Put the weights files back if the block fails or receives a signal to end."""
 
     def told(number: int, _: object) -> None:
         raise SystemExit(128 + number)
@@ -116,7 +116,7 @@ def undone_if_it_fails() -> Iterator[None]:
 def pack(
     sizes: Sizes, *, pictures: Path | None = None, tiles: Path | None = None, checkpoint: Path | None = None
 ) -> list[tuple[str, int]]:
-    """Fill the pack and move the weights files out of the tree. -> (what, bytes), the tree first.
+    """Fill the pack and move the weights files out of the tree.
 
     Args:
         sizes: Of the visit; a rehearsal's recipe is another one.
@@ -124,8 +124,11 @@ def pack(
         tiles: Instead of it, a file that `models.training.pack` has made.
         checkpoint: Of an earlier visit's training, which is to go on.
 
+    Returns:
+        (description, bytes) of every item, the tree first.
+
     Raises:
-        PackError: It would be too much, or something is missing. The tree is then as it was.
+        PackError: The pack would be too large, or something is missing. The tree is then unchanged.
     """
     restore()
     with undone_if_it_fails():
@@ -161,7 +164,7 @@ def packed() -> list[Path]:
 
 
 def compress(source: Path, target: Path) -> None:
-    """Write a file's content as .xz; what is there already is kept if it is of that content."""
+    """Write a file's content as .xz; an existing file with the same content is kept."""
     content = source.read_bytes()
     if target.exists() and lzma.decompress(target.read_bytes()) == content:
         return
@@ -169,8 +172,8 @@ def compress(source: Path, target: Path) -> None:
 
 
 def pack_training(sizes: Sizes, pictures: Path | None, tiles: Path | None, room: int) -> None:
-    """The training's tiles within so many bytes, and the held-back pairs that it is measured with."""
-    made = PACK.parent / f"{PACK.name}_tiles.zip"  # outside of the pack, until it is whole
+    """Pack the training tiles within `room` bytes, and the held-back pairs for validation."""
+    made = PACK.parent / f"{PACK.name}_tiles.zip"  # outside of the pack until it is complete
     if tiles is None:
         limits = ["--budget", f"{room / 2**20:.1f}", "--quality", "95"]
         limits += ["--lettering", "4", "--scales", "1"] if sizes.small else []
@@ -199,7 +202,7 @@ def _run(module: str, *arguments: str) -> None:
 
 
 def _take(source: Path | None, target: Path) -> None:
-    """Copy a file into the pack; without one, an earlier pack's goes."""
+    """Copy a file into the pack; without a source, remove the file of an earlier pack."""
     if source is None:
         target.unlink(missing_ok=True)
     elif not source.is_file():
@@ -209,7 +212,7 @@ def _take(source: Path | None, target: Path) -> None:
 
 
 def restore() -> list[str]:
-    """Put the weights files back into the tree; names of those that were. Nothing to do is no error.
+    """Put the weights files back into the tree, if there are any; return their names.
 
     Raises:
         PackError: Another file is in a weights file's place.
@@ -227,7 +230,7 @@ def restore() -> list[str]:
 
 
 def unpack() -> None:
-    """On the visited machine: write the weights files that the tree has come without."""
+    """On the GPU machine: write the weights files that are missing from the tree."""
     for source in sorted((PACK / "models").glob("*.xz")):
         target = MODELS / source.stem
         if not target.exists():

@@ -1,4 +1,4 @@
-"""Frames to measure with: the drawn animation or a real clip. Never zeros, which compress and compute too well."""
+"""Test frames: the synthetic animation or a real clip. Never zeros, which compress and compute too fast."""
 
 from functools import cache
 from pathlib import Path
@@ -12,9 +12,9 @@ from benchmarks.cartoon import drawing
 type Frame = NDArray[np.float32]
 
 DRAWINGS = 8
-"""Different frames; longer clips repeat them."""
+"""Number of different frames; longer clips repeat them."""
 LENGTH = 1 << 20
-"""Frames of the endless clip."""
+"""Length of the endless clip in frames."""
 
 
 @cache
@@ -46,7 +46,7 @@ def drawn_clip(width: int, height: int, count: int = DRAWINGS) -> vs.VideoNode:
 
 @cache
 def endless(width: int, height: int) -> vs.VideoNode:
-    """The drawings over and over, RGBS."""
+    """The drawings repeated endlessly, RGBS."""
     return drawn_clip(width, height).std.Loop(times=LENGTH // DRAWINGS)
 
 

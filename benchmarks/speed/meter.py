@@ -1,4 +1,4 @@
-"""What a contestant uses: CPU seconds and memory of its processes, and what the driver says of the GPU meanwhile."""
+"""Resource usage of a contestant: CPU seconds and memory of its processes, and GPU readings from the driver."""
 
 import contextlib
 import shutil
@@ -19,7 +19,7 @@ INTERVAL = 0.1
 
 
 def family(pid: int) -> Iterator[psutil.Process]:
-    """A process and all it has started that still run."""
+    """A process and all of its descendants that still run."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         yield process
@@ -27,7 +27,7 @@ def family(pid: int) -> Iterator[psutil.Process]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of a process and all it has started, also of those that have ended."""
+    """CPU time of a process and its descendants, including those that have ended."""
     total = 0.0
     for process in family(pid):
         with contextlib.suppress(psutil.Error):
@@ -36,7 +36,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def peak_memory(pid: int) -> int:
-    """Bytes of memory that a process and its children held at their largest, each counted at its own peak."""
+    """Sum of the peak memory of a process and its children, in bytes."""
     total = 0
     for process in family(pid):
         with contextlib.suppress(psutil.Error, OSError, StopIteration):
@@ -50,7 +50,7 @@ class Reading:
     """The GPU at one moment."""
 
     memory: float
-    """MiB in use, by everyone."""
+    """MiB in use, by all processes."""
     busy: float
     """Share of the time since the last reading in which it computed, 0 to 1."""
     clock: float
@@ -63,7 +63,7 @@ class Reading:
 
 @dataclass
 class GpuMeter:
-    """Reads the first GPU ten times a second through nvidia-smi; where there is none, it knows nothing."""
+    """Reads the first GPU ten times a second through nvidia-smi; without a GPU it returns no data."""
 
     readings: list[Reading] = field(default_factory=list)
     _process: subprocess.Popen[str] | None = None
@@ -92,16 +92,16 @@ class GpuMeter:
         for line in process.stdout or ():
             try:
                 memory, busy, clock, power, temperature = (float(value) for value in line.split(","))
-            except ValueError:  # "[N/A]": this GPU does not tell
+            except ValueError:  # "[N/A]": this GPU does not report the value
                 continue
             self.readings.append(Reading(memory, busy / 100, clock, power, temperature))
 
     def mark(self) -> int:
-        """A moment, for `since`."""
+        """The current position, for `since`."""
         return len(self.readings)
 
     def since(self, mark: int) -> dict[str, Any]:
-        """What was read since a moment; empty if nothing was."""
+        """Summary of the readings since a mark; empty if there are none."""
         found = self.readings[mark:]
         if not found:
             return {}

@@ -1,6 +1,6 @@
 """vsfdatrd as a contestant: the engine alone, the filter, and a script through vspipe into ffmpeg.
 
-The filter is used as scripts use it, so that any version of it can be measured (`benchmarks.guard`).
+The filter is used in the same way as by scripts, so that any version can be measured (`benchmarks.guard`).
 """
 
 import subprocess
@@ -41,7 +41,7 @@ def open_ours(case: Case, weights: Path, cache: Path) -> Contestant:
 
 
 class Alone(Contestant):
-    """The engine and nothing else, all of its slots at work. Writing the input is left out, reading the output too."""
+    """The engine alone with all of its slots busy, without writing the input or reading the output."""
 
     def __init__(self, case: Case, weights: Path, cache: Path) -> None:
         from vsfdatrd.backends.selection import open_engine
@@ -62,7 +62,7 @@ class Alone(Contestant):
                 fill_padding(target, height, width)
 
     def run(self, first: int, count: int) -> None:
-        """Work through `count` frames."""
+        """Upscale `count` frames."""
         engine = self._lanes.engine
         flying: deque[int] = deque()
         for n in range(count):
@@ -75,7 +75,7 @@ class Alone(Contestant):
             engine.collect(flying.popleft())
 
     def picture(self) -> Frame:
-        """What the engine makes of the first drawing."""
+        """The result for the first drawing."""
         self._lanes.engine.submit(0)
         height, width = self._cropped
         return np.clip(self._lanes.engine.collect(0)[:, :height, :width], 0, 1)
@@ -102,7 +102,7 @@ clip.set_output()
 
 
 class Encode(Contestant):
-    """A DVD's format through vspipe into ffmpeg. The rate is that of frames once they flow."""
+    """A clip in DVD format through vspipe into ffmpeg. The rate excludes the start-up until the first frame."""
 
     def __init__(self, case: Case, weights: Path, cache: Path) -> None:
         self._folder = tempfile.TemporaryDirectory()

@@ -1,8 +1,8 @@
-"""The alternatives, each optional: the same network by other means, and what people use instead.
+"""Optional competitors: the same network in other software, and other upscaling methods.
 
-A peer that runs FDAT-RD gets the same weights as we do: as PyTorch's own ONNX export, which is what its users have, or,
-where its name says so, as the graph that `vsfdatrd export` writes. All take RGBS or float32 frames and are used with
-their defaults.
+A peer that runs FDAT-RD gets the same weights as vsfdatrd: as PyTorch's own ONNX export, which is what its users have,
+or, if its name says so, as the graph that `vsfdatrd export` writes. All of them take RGBS or float32 frames and run
+with their defaults.
 """
 
 import importlib
@@ -37,9 +37,9 @@ class Peer:
 
     open: Open
     same_network: bool = False
-    """Whether it runs FDAT-RD with our weights, so that its picture must be ours."""
+    """Whether it runs FDAT-RD with our weights, so that its output must equal ours."""
     prepare: Callable[[Case, Path, Path], object] = lambda case, weights, folder: None
-    """What is done before the clock starts: exporting the network. Raises Missing."""
+    """Preparation before the timing starts: exports the network. Raises Missing."""
 
 
 def _plugin(name: str, package: str) -> Any:
@@ -103,7 +103,7 @@ def _mlrt_tensorrt(name: str, module: str) -> Peer:
 def in_fp16(plain: Path, half: Path) -> None:
     """The export computing in fp16, float32 at both ends.
 
-    By our own means, which does peers a favour: what onnxconverter-common makes of it, strongly typed TensorRT refuses
+    Converted by our own code, in favor of the peers: strongly typed TensorRT rejects the result of onnxconverter-common
     (a quotient of an fp16 and an fp32 tensor, in channel attention).
     """
     import onnx
@@ -211,4 +211,4 @@ PEERS: dict[str, Peer] = {
     "waifu2x": Peer(_waifu2x),
     "Real-CUGAN": Peer(_real_cugan),
 }
-"""By the names they have in the table."""
+"""Peers by their names in the table."""

@@ -1,6 +1,6 @@
 """Results as a picture: bars for the headline, a curve for the sweep; several machines in one chart.
 
-Bars are of the same network with the same weights; what other methods do is in the table.
+Bars show the same network with the same weights; other methods are only in the table.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def draw(results: Sequence[dict[str, Any]], file: Path) -> None:
 
 
 def machine_name(result: dict[str, Any]) -> str:
-    """The GPU a result is from, or the processor."""
+    """The GPU that a result was measured on, or the CPU."""
     machine = result["machine"]
     return str(machine["gpus"][0]) if machine["gpus"] else f"{machine['cpu']}, {machine['cores']} cores"
 

@@ -1,4 +1,4 @@
-"""A contestant in a process of its own: its memory and CPU time are its own, and its libraries meet nobody.
+"""Run a contestant in a separate process, so that its memory, CPU time and libraries are isolated from the others.
 
 Lines of JSON: ``{"do": "open", ...}``, ``{"do": "run", "first": n, "count": m}``, ``{"do": "picture", "file": path}``;
 each is answered by ``{"result": ...}``, ``{"missing": reason}`` or ``{"error": text}``.
@@ -19,14 +19,14 @@ from benchmarks.speed.material import endless
 
 
 class _Side:
-    """The process's side of the conversation."""
+    """Handles the requests inside the contestant's process."""
 
     contestant: Contestant
 
     def open(self, case: dict[str, Any], weights: str, folder: str, cache: str) -> dict[str, Any]:
-        """Open the contestant and upscale one frame. -> the seconds both took, and the frames it has in flight."""
+        """Open the contestant and upscale one frame; return the seconds for both and the number of frames in flight."""
         asked = Case.from_dict(case)
-        endless(*asked.size)  # drawn before the clock starts
+        endless(*asked.size)  # drawn before the timing starts
         if asked.contestant == OURS:
             from benchmarks.speed.ours import open_ours
 
@@ -43,14 +43,14 @@ class _Side:
         return {"ready": time.perf_counter() - start, "first": first, "depth": self.contestant.depth}
 
     def run(self, first: int, count: int) -> float:
-        """Upscale some frames. -> seconds."""
+        """Upscale some frames; return the seconds."""
         start = time.perf_counter()
         self.contestant.run(first, count)
         taken = time.perf_counter() - start
         return self.contestant.seconds or taken
 
     def picture(self, file: str) -> bool:
-        """Write what becomes of frame 0 as .npy; False if that cannot be had."""
+        """Write the result of frame 0 as .npy; return False if it is not available."""
         found = self.contestant.picture()
         if found is not None:
             np.save(file, found)
@@ -60,7 +60,7 @@ class _Side:
 def main() -> None:
     """Answer until the pipe closes."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print must not be taken for an answer
+    os.dup2(2, 1)  # output of libraries must not be mistaken for an answer
     side = _Side()
     for line in sys.stdin:
         request = json.loads(line)
@@ -68,7 +68,7 @@ def main() -> None:
             answer = {"result": getattr(side, request.pop("do"))(**request)}
         except Missing as reason:
             answer = {"missing": str(reason)}
-        except Exception as error:  # a row of the table says it
+        except Exception as error:  # reported as a row of the table
             answer = {"error": f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0]}"}
         replies.write(json.dumps(answer) + "\n")
         replies.flush()

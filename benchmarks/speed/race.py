@@ -1,7 +1,7 @@
-"""Measuring in turns: every contestant of a group, once a round, each in its own process.
+"""Measure in turns: every contestant of a group runs once per round, each in its own process.
 
-What the machine does besides meets all alike; the rate is the median of the rounds, and ratios are those of medians
-from one run. A contestant that cannot take part is a row that says why.
+Other load on the machine therefore affects all contestants equally. A rate is the median of the rounds, and ratios are
+of medians from one run. A contestant that cannot run is a row with the reason.
 """
 
 import contextlib
@@ -29,30 +29,30 @@ from benchmarks.speed.peers import PEERS
 from benchmarks.weights import weights_file
 
 ROOM = 1.2
-"""Free memory that another contestant needs, as a multiple of what the largest so far has taken."""
+"""Free memory required for another contestant, as a multiple of the largest usage so far."""
 GARBAGE_DB = 12.0
-"""Pictures further than this from the source, enlarged without a network, are no pictures of it."""
+"""A PSNR below this against the source, enlarged without a network, means that the output is garbage."""
 
 type Row = dict[str, Any]
-"""What is known of one case; see `benchmarks/README.md` for its fields."""
+"""The results of one case; see `benchmarks/README.md` for its fields."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How long, and with what."""
+    """Duration and environment of a measurement."""
 
     seconds: float
     """Length of a contestant's turn, if a frame takes less."""
     folder: Path
-    """Where exports, random weights and engines are kept while the run lasts."""
+    """Folder for exports, random weights and engines during the run."""
     pythons: tuple[Path, ...] = ()
-    """Interpreters for the cases of a group, in order, instead of this one; `guard` compares commits so."""
+    """Interpreters for the cases of a group, in order, instead of this one; used by `guard` to compare commits."""
     path: Path | None = None
-    """Where those find `benchmarks`."""
+    """Folder from which those interpreters import `benchmarks`."""
 
 
 class Remote:
-    """A contestant's process, from outside."""
+    """Client of a contestant's process."""
 
     def __init__(self, python: Path | None = None, path: Path | None = None) -> None:
         environment = {name: value for name, value in os.environ.items() if name != "FDATRD_CACHE"}
@@ -66,7 +66,7 @@ class Remote:
 
     @property
     def pid(self) -> int:
-        """The process's number."""
+        """The process ID."""
         return self._process.pid
 
     def ask(self, do: str, **request: Any) -> Any:
@@ -89,7 +89,7 @@ class Remote:
         return answer["result"]
 
     def close(self) -> None:
-        """End it and all it has started."""
+        """End the process and its children."""
         for process in reversed(list(family(self.pid))):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -104,7 +104,7 @@ class Remote:
 
 @dataclass
 class Runner:
-    """One case of a group that is under way."""
+    """One running case of a group."""
 
     case: Case
     row: Row
@@ -116,7 +116,7 @@ class Runner:
     gpu: list[dict[str, Any]] = field(default_factory=list)
 
     def turn(self, meter: GpuMeter, *, counts: bool) -> float:
-        """Upscale this turn's frames. -> seconds. counts: whether it is measured, or warms up."""
+        """Upscale this turn's frames; return the seconds. counts: False for the warm-up turn, which is not recorded."""
         before, mark = cpu_seconds(self.remote.pid), meter.mark()
         seconds = float(self.remote.ask("run", first=self.position, count=self.frames))
         self.position += self.frames
@@ -148,9 +148,16 @@ class Runner:
 
 
 def race(group: Group, settings: Settings, said: Callable[[str], None], tick: Callable[[int], None]) -> list[Row]:
-    """Measure a group. -> a row a case, in the group's order.
+    """Measure a group.
 
-    said: told what happens now. tick: told how many steps of `steps(group)` are done.
+    Args:
+        group: The cases.
+        settings: Duration and environment.
+        said: Called with a description of the current step.
+        tick: Called with the number of steps done since the last call, of `steps(group)`.
+
+    Returns:
+        One row for each case, in the order of the group.
     """
     rows: list[Row] = [_row(case) for case in group.cases]
     runners: list[Runner] = []
@@ -173,9 +180,9 @@ def race(group: Group, settings: Settings, said: Callable[[str], None], tick: Ca
 
 
 def turn_length(depth: int, wanted: float) -> int:
-    """Frames of a turn: about as many as wanted, at least twice as many as are in flight and a multiple of them.
+    """Number of frames in a turn: about `wanted`, but a multiple of `depth` and at least twice `depth`.
 
-    Frames in flight together end together; were one left over, it would have the machine for itself.
+    Frames in flight together end together; a remaining single frame would have the machine to itself.
     """
     return depth * max(2, min(math.ceil(wanted / depth), 4096 // depth))
 
@@ -186,7 +193,7 @@ def steps(group: Group) -> int:
 
 
 def _row(case: Case) -> Row:
-    """A row to be filled; of files it names, only the names."""
+    """An empty row for a case; files are given by name, without their folder."""
     row = case.to_dict()
     row["same_network"] = case.contestant == OURS or PEERS[case.contestant].same_network
     return row | {"model": Path(case.model).name, "clip": Path(case.clip).name if case.clip else None}
@@ -223,7 +230,7 @@ def _take_turns(
 
 
 def _make_sure_of_memory(runners: Sequence[Runner]) -> None:
-    """Raises Missing if what runs already leaves no room for one more that is as large as the largest of them."""
+    """Raise Missing if free memory does not suffice for another contestant as large as the largest one so far."""
     largest = max((peak_memory(runner.remote.pid) for runner in runners), default=0)
     free = psutil.virtual_memory().available
     if free < ROOM * largest:
@@ -231,10 +238,10 @@ def _make_sure_of_memory(runners: Sequence[Runner]) -> None:
 
 
 def _opened(number: int, case: Case, row: Row, settings: Settings, meter: GpuMeter) -> Runner:
-    """A case ready to run; how long it took to begin is in its row. Raises Missing or RuntimeError."""
+    """Open a case; its start-up time is stored in its row. Raises Missing or RuntimeError."""
     weights, row["trained"] = weights_file(case.model, settings.folder)
     weights = weights.absolute()  # programs that run elsewhere read it too
-    # versions that take each other's would be equal
+    # versions must not use each other's engines
     cache = settings.folder / (f"engines_{number}" if settings.pythons else "engines")
     if case.contestant == OURS and case.measure == "vapoursynth":
         with tempfile.TemporaryDirectory(dir=settings.folder) as empty:
@@ -261,7 +268,7 @@ def _start(number: int, case: Case, weights: Path, cache: Path, settings: Settin
 
 
 def _compare_pictures(runners: list[Runner], folder: Path) -> None:
-    """How far the pictures of the same network are apart, and whether all are pictures of the source at all."""
+    """Compare the outputs of the same network with each other, and check all outputs against the source."""
     pictures: dict[int, np.ndarray[Any, np.dtype[np.float32]]] = {}
     for index, runner in enumerate(runners):
         file = folder / f"picture_{index}.npy"

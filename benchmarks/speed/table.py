@@ -17,7 +17,7 @@ def tables(groups: Sequence[dict[str, Any]]) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A group's rows. What could not run is a line with the reason."""
+    """Format the rows of a group; a contestant that could not run is a line with the reason."""
     gpu = any("gpu" in row for row in rows)
     columns = [*COLUMNS, *(GPU_COLUMNS if gpu else ())]
     names = _names(rows)
@@ -32,12 +32,12 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def rate(fps: float) -> str:
-    """Frames a second with three digits that count."""
+    """Frames per second with three significant digits."""
     return f"{fps:.1f}" if fps >= 100 else f"{fps:.2f}" if fps >= 10 else f"{fps:.3f}"
 
 
 def compared(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """Two results side by side: cases that both have, and by how much the second is faster."""
+    """Compare two results: cases that both contain, and the speedup of the second."""
     before = {_identity(row): row for group in old["groups"] for row in group["rows"] if "fps" in row}
     columns = ["", "first", "second", "ratio"]
     lines = [columns, ["---"] * 4]
@@ -58,7 +58,7 @@ def _identity(row: Row) -> tuple[Any, ...]:
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
-    """What tells rows apart: the label, and the model and the size where the group has several."""
+    """Names that distinguish the rows: the label, plus model and size if the group has several."""
     several = {key for key in ("model", "size") if len({str(row[key]) for row in rows}) > 1}
     return [
         ", ".join(
