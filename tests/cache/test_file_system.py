@@ -125,11 +125,11 @@ def test_directory_without_permission(tmp_path: Path) -> None:
     code = """
 import os, sys
 from vsfdatrd.cache.manifest import Key
-from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.errors import StoreError
 os.setgid(65534); os.setuid(65534)
 try:
-    Store(sys.argv[1]).open(Key(*"abcdefg"), None, None)
+    EngineCache(sys.argv[1]).open(Key(*"abcdefg"), None, None)
 except StoreError as error:
     print(error)
 """

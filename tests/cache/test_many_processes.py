@@ -19,7 +19,7 @@ PRELUDE = """
 import os, sys, time
 from pathlib import Path
 from vsfdatrd.cache.manifest import Key
-from vsfdatrd.cache.engine_cache import Store
+from vsfdatrd.cache.engine_cache import EngineCache
 key = Key("ab" * 32, "1", "720x540", "fp32", "openvino 2026.4", "CPU", "x")
 cache, log, mode = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 def build(directory):
@@ -32,7 +32,7 @@ def build(directory):
     time.sleep(float(mode))
 print("ready", flush=True)
 sys.stdin.readline()
-print(len(Store(cache).open(key, build, lambda path: (path / "model.bin").read_bytes())), flush=True)
+print(len(EngineCache(cache).open(key, build, lambda path: (path / "model.bin").read_bytes())), flush=True)
 """
 
 

@@ -228,11 +228,11 @@ from pathlib import Path
 import numpy as np
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.backends.openvino import backend as openvino
-from vsfdatrd.backends.base import Job
+from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.backends.accuracy import drawing
 
 def main():
-    job = Job(open_checkpoint(sys.argv[1]), 60, 60, "fp32")
+    job = EngineSpec(open_checkpoint(sys.argv[1]), 60, 60, "fp32")
     openvino.build(job, Path(sys.argv[2]))
     engine = openvino.load(job, Path(sys.argv[2]))
     np.copyto(engine.input(0), drawing(60, 60))

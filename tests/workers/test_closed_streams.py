@@ -17,8 +17,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="descriptors are
 COMBINATIONS = [closed for count in range(4) for closed in itertools.combinations((0, 1, 2), count)]
 
 SERVING = """
-from vsfdatrd.workers.server import Serving, converse
-class Negative(Serving):
+from vsfdatrd.workers.server import WorkerServer, serve_forever
+class Negative(WorkerServer):
     shapes = ([1, 4, 4], [1, 4, 4])
     def prepare(self, memory, frames): self.frames = frames
     def submit(self, slot): print("chatter", flush=True)
@@ -26,7 +26,7 @@ class Negative(Serving):
     def do_streams(self):
         import os
         return [os.path.samestat(os.fstat(n), os.stat(os.devnull)) for n in (0, 1, 2)]
-converse(Negative)
+serve_forever(Negative)
 """
 
 PROGRAM = """

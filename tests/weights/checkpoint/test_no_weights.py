@@ -34,10 +34,10 @@ def test_unreadable(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.Monkey
     path.write_bytes(tiny_model.read_bytes())
     opened = Path.open
 
-    def refuse(self: Path, *arguments: Any) -> Any:  # what the system does to users who may not read it
+    def refuse(self: Path, *arguments: Any, **options: Any) -> Any:  # what the system does to users who may not read it
         if self == path:
             raise PermissionError(13, "Permission denied")
-        return opened(self, *arguments)
+        return opened(self, *arguments, **options)
 
     monkeypatch.setattr(Path, "open", refuse)
     assert "cannot be read ([Errno 13] Permission denied); check its permissions" in refused(path)
