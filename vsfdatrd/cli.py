@@ -204,7 +204,7 @@ def _write_any_character() -> None:
 
 
 def _nobody_reads(error: OSError) -> bool:
-    """Whether an error says that the other end of a pipe is closed; Windows calls that an invalid argument."""
+    """Return whether an error means that the reader closed the pipe; Windows reports that as EINVAL."""
     unnamed = error.errno == errno.EINVAL and error.filename is None
     return isinstance(error, BrokenPipeError) or (os.name == "nt" and unnamed)
 

@@ -108,7 +108,7 @@ def _verify_own(own: OwnModel) -> bool:
 
 
 def _speed(model: Model) -> str | None:
-    """Frames a second, with size and machine, from a checkout's benchmarks/results; None if nobody measured."""
+    """Return the speed at the largest measured size, from a checkout's benchmarks/results; None if not measured."""
     best: tuple[int, str] | None = None
     folder = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
     for path in sorted(folder.glob("speed_*.json")):
@@ -122,7 +122,7 @@ def _speed(model: Model) -> str | None:
                 (width, height), fps = row["size"], row["fps"]["median"]
                 said = f"{fps:.2f} fps at {width}×{height} on {machine['cores']} cores of {machine['cpu']}"
                 best = max(best or (0, ""), (width * height, said))
-        except (OSError, ValueError, KeyError, TypeError):  # not one of ours
+        except (OSError, ValueError, KeyError, TypeError):  # not a speed result of this project
             continue
     return best[1] if best else None
 
