@@ -1,4 +1,4 @@
-"""What methods made of pictures, and the measures of it, on the disk: a rerun computes only what has changed."""
+"""Cache results of methods and their measures on disk, so that a rerun computes only what has changed."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ _MEASURES = hashlib.sha256(
 
 
 class Cache:
-    """A folder of results; None for one that keeps nothing."""
+    """A folder of results; with None, nothing is cached."""
 
     def __init__(self, folder: Path | None) -> None:
         """Make the folder."""

@@ -1,4 +1,4 @@
-"""What an upscaler must not do, whatever its PSNR: shift colours or the picture, draw a grid, let held cels boil."""
+"""Checks independent of PSNR: no color shift, no displacement, no grid, no flicker of held cels."""
 
 from typing import TypedDict
 
@@ -26,7 +26,7 @@ pixels of the output itself (10, 30); and what a pixel shuffle may leave (2, 4).
 
 
 class Check(TypedDict):
-    """How a check went. worst: the measured value that is held against the limit, in `unit`."""
+    """How a check went. worst: the measured value that is compared with the limit, in `unit`."""
 
     passed: bool
     worst: float
@@ -123,5 +123,5 @@ CHECKS = {"colour shift": colour_shift, "grid": grid, "held cels": held_cels, "s
 
 
 def run_checks(method: Method) -> dict[str, Check]:
-    """All of them, by name."""
+    """Run all checks; return them by name."""
     return {name: check(method) for name, check in CHECKS.items()}

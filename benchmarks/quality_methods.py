@@ -1,6 +1,6 @@
 """The networks under test and their peers, all as: 8-bit RGB pictures in, float RGB pictures of twice the size out.
 
-Every method gets the very same 8-bit pictures. Interpolators and networks keep the place of the picture: output pixels
+Every method gets exactly the same 8-bit pictures. Interpolators and networks keep the picture's position: output pixels
 2i and 2i+1 cover input pixel i.
 """
 
@@ -126,7 +126,7 @@ def _package(module: str, name: str) -> Path:
 
 
 def _ncnn(weights: Path, source: str, result: str, border: int) -> Method:
-    """A network of ncnn, frames as a whole, in fp32. border: pixels around the frame, by reflection. Raises Missing."""
+    """A network of ncnn, without tiles, in fp32. border: pixels around the frame, by reflection. Raises Missing."""
     try:
         ncnn = importlib.import_module("ncnn")
     except (ImportError, OSError) as error:
@@ -201,4 +201,4 @@ PEERS: dict[str, Callable[[], Method]] = {
     "ArtCNN C4F16": lambda: artcnn("c4f16"),
     "ArtCNN C4F32": lambda: artcnn("c4f32"),
 }
-"""What a network is measured against; each raises Missing where it cannot run."""
+"""The methods that a network is compared with; each raises Missing if it cannot run."""

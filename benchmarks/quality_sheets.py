@@ -2,7 +2,7 @@
 
     python -m benchmarks.quality_sheets FOLDER          the picture of the README, docs/before_after.webp
 
-The parts are fixed beforehand, so that none is chosen because it flatters: the middle of the samples of
+The crops are fixed beforehand, so that none is chosen to flatter a method: the middle of the samples of
 `quality_discs.py`, which is a face or lettering, and the busiest part of all others.
 """
 

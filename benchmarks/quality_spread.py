@@ -1,4 +1,4 @@
-"""How sure a difference between two methods is: its mean over the pictures, the mean's standard error, and who wins."""
+"""Statistics of the difference between two methods: mean over the pictures, its standard error, and number of wins."""
 
 from collections.abc import Mapping
 from typing import Any, TypedDict

@@ -41,7 +41,7 @@ def flags() -> list[str]:
 
 
 def machine() -> dict[str, Any]:
-    """What a number was measured on."""
+    """Description of the machine for a result."""
     versions = {}
     for name in PACKAGES:
         try:

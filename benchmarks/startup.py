@@ -22,7 +22,7 @@ print("torch" if "torch" in sys.modules else "no torch")
 
 
 def once(model: str, cache: str) -> tuple[float, bool]:
-    """Run the script in a process of its own: (seconds, whether it imported torch)."""
+    """Run the script in a separate process: (seconds, whether it imported torch)."""
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(model=model, cache=cache)], capture_output=True, text=True, check=False

@@ -1,9 +1,9 @@
-"""How much memory the seven tails of FDAT-RD and FDAT that enlarge take, beside what is estimated for them.
+"""Compare the memory of the seven enlarging tails of FDAT-RD and FDAT with its estimate.
 
 python -m benchmarks.tails [--sizes 120x120 240x240] [--tails lda ...]
 
 A case is a network of one group with `medium`'s widths, which holds a little less at a time than `medium`, on one
-engine, one frame in flight, in a process of its own. Of TensorRT-RTX the builder tells, without a GPU. Weights are
+engine, one frame in flight, in a separate process. For TensorRT-RTX the builder reports it, without a GPU. Weights are
 random; memory does not depend on them. Writes results/tails_memory.json.
 """
 
@@ -92,7 +92,7 @@ def _run(name: str, job: EngineSpec, directory: Path) -> int:
     engine = module.load(job, directory)
     process = psutil.Process().children()[-1] if name.startswith("openvino") else psutil.Process()
     before = int(process.memory_info().rss)
-    Path(f"/proc/{process.pid}/clear_refs").write_text("5", encoding="utf-8")  # the peak begins anew
+    Path(f"/proc/{process.pid}/clear_refs").write_text("5", encoding="utf-8")  # reset the peak
     engine.submit(0)
     engine.collect(0)
     status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
