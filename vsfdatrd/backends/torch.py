@@ -62,7 +62,7 @@ def warm_up() -> None:
 
 
 def version(device: Sequence[int] = (0,)) -> str:
-    """Return PyTorch's version."""
+    """Return PyTorch's version; see `Backend.version`."""
     from importlib.metadata import version as installed
 
     return installed("torch")
@@ -78,7 +78,7 @@ def _on_gpu() -> bool:
 
 
 def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
-    """List the precisions of the device, preferred first; fp32 is always last.
+    """List the precisions of the device, preferred first; fp32 is always last. See `Backend.precisions`.
 
     GPUs: fp16, then bf16 from compute capability 8.0. CPUs: bf16 if they have instructions for it.
     """
@@ -91,7 +91,7 @@ def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Pr
 
 
 def device_name(job: EngineSpec) -> str:
-    """Return the GPUs' names, or ``CPU``."""
+    """Return the GPUs' names, or ``CPU``; see `Backend.device_name`."""
     import torch
 
     if not _on_gpu():
@@ -100,7 +100,7 @@ def device_name(job: EngineSpec) -> str:
 
 
 def identity(job: EngineSpec) -> str:
-    """Return an empty string: nothing else changes the marker file."""
+    """Return an empty string: nothing else changes the marker file. See `Backend.identity`."""
     return ""
 
 

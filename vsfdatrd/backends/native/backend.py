@@ -83,22 +83,22 @@ def rest() -> None:
 
 
 def version(device: Sequence[int] = (0,)) -> str:
-    """Return a constant: the engine only changes with `GRAPH_VERSION`."""
+    """Return a constant: the engine only changes with `GRAPH_VERSION`. See `Backend.version`."""
     return "AVX2"
 
 
 def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
-    """List the only precision, 16-bit integers."""
+    """List the only precision, 16-bit integers. See `Backend.precisions`."""
     return ("int16",)
 
 
 def device_name(job: EngineSpec) -> str:
-    """Return a constant: every CPU with AVX2 runs the same files and gives the same image."""
+    """Return a constant: CPUs with AVX2 all give the same image from the same files. See `Backend.device_name`."""
     return "AVX2"
 
 
 def identity(job: EngineSpec) -> str:
-    """Return an empty string: nothing else changes the files."""
+    """Return an empty string: nothing else changes the files. See `Backend.identity`."""
     return ""
 
 

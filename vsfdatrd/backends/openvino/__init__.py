@@ -1,1 +1,1 @@
-"""The OpenVINO backend for processors."""
+"""The OpenVINO backend for CPUs."""

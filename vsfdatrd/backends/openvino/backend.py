@@ -71,25 +71,28 @@ def rest() -> None:
 
 
 def version(device: Sequence[int] = (0,)) -> str:
-    """Return OpenVINO's version."""
+    """Return OpenVINO's version; see `Backend.version`."""
     return installed_version("openvino")
 
 
 def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
-    """List bf16 or fp16 first if the CPU supports it, and fp32 last. Half precisions are verified when built."""
+    """List bf16 or fp16 first if the CPU supports it, and fp32 last; see `Backend.precisions`.
+
+    Half precisions are verified when an engine is built.
+    """
     able = _spare.describe()["abilities"]
     half: tuple[tuple[str, Precision], ...] = (("BF16", "bf16"), ("FP16", "fp16"))
     return (*(name for ability, name in half if ability in able), "fp32")
 
 
 def device_name(job: EngineSpec) -> str:
-    """Return the CPU's name and the precisions it supports."""
+    """Return the CPU's name and the precisions it supports; see `Backend.device_name`."""
     about = _spare.describe()
     return f"{about['name']} ({' '.join(about['abilities'])})"
 
 
 def identity(job: EngineSpec) -> str:
-    """Return the number of streams, for which OpenVINO compiles the model."""
+    """Return the number of streams, for which OpenVINO compiles the model; see `Backend.identity`."""
     return f"streams={job.streams or 'auto'}"
 
 

@@ -95,13 +95,16 @@ def warm_up() -> None:
 
 
 def version(device: Sequence[int] = (0,)) -> str:
-    """Return the name and version of the TensorRT library used for these GPUs."""
+    """Return the name and version of the TensorRT library used for these GPUs; see `Backend.version`."""
     library = _library(device)
     return f"{library.module} {library.version}"
 
 
 def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
-    """List fp16 first, fp32 last. Turing (RTX 20) has neither bf16 nor, in TensorRT-RTX, fp32 matrix products."""
+    """List fp16 first and the safest precision last; see `Backend.precisions`.
+
+    Turing (RTX 20) has neither bf16 nor, in TensorRT-RTX, fp32 matrix products.
+    """
     gpu = first(device)
     modern = gpu is not None and gpu.capability >= (8, 0)
     return ("fp16", "mixed", "bf16", "fp32") if modern else ("fp16", "mixed")
@@ -127,7 +130,7 @@ def device_name(job: EngineSpec) -> str:
 
 
 def identity(job: EngineSpec) -> str:
-    """Return the builder optimization level, for the library that has one."""
+    """Return the builder optimization level, for the library that has one; see `Backend.identity`."""
     level = None if _library(job.device).portable else _level()
     return "" if level is None else f"level={level}"
 
