@@ -51,8 +51,9 @@ typedef struct {
     float root; /* square root of the spatial weight; it is squared together with the luma kernel (1 - d²/r²) */
 } Tap;
 
+/* Statement expressions, since functions that take vectors would have another ABI with AVX2 than without. */
 #define load(from)                                                                                                     \
-    ({                                                                                                                 \
+    __extension__({                                                                                                    \
         Floats loaded_;                                                                                                \
         memcpy(&loaded_, from, sizeof loaded_);                                                                        \
         loaded_;                                                                                                       \
@@ -63,7 +64,7 @@ typedef struct {
         memcpy(to, &stored_, sizeof stored_);                                                                          \
     } while (0)
 #define positive(values)                                                                                               \
-    ({                                                                                                                 \
+    __extension__({                                                                                                    \
         const Floats signed_ = values;                                                                                 \
         (Floats)((Ints)signed_ & (signed_ > 0.0f));                                                                    \
     })
