@@ -100,10 +100,10 @@ def weights_files() -> list[Path]:
 def undone_if_it_fails() -> Iterator[None]:
     """Put the weights files back if the block fails or receives a signal to end."""
 
-    def told(number: int, _: object) -> None:
+    def stop_on_sigterm(number: int, _: object) -> None:
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, told)
+    before = signal.signal(signal.SIGTERM, stop_on_sigterm)
     try:
         yield
     except BaseException:
