@@ -40,10 +40,16 @@ def measure(a: argparse.Namespace) -> int:
         wanted = [name for name in PEERS if not a.only or name in a.only]
         plan = list(
             groups(
-                extent, gpu=bool(gpus()), backends=kinds, peers=wanted, model=a.model, size=a.size, rounds=a.rounds,
+                extent,
+                gpu=bool(gpus()),
+                backends=kinds,
+                peers=wanted,
+                model=a.model,
+                size=a.size,
+                rounds=a.rounds,
                 clip=a.clip,
             )
-        )  # fmt: skip
+        )
         plan = [group for group in plan if not a.groups or group.name in a.groups]
         settings = Settings(a.seconds or (1 if a.quick else 5), folder)
         name = (a.out or f"speed_{_slug()}{'_quick' if a.quick else ''}").removesuffix(".json")

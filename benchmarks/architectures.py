@@ -50,21 +50,45 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "FBCNN": ("FBCNN.FBCNN", {}),
     "FDAT": ("FDAT.FDAT", {"embed_dim": 32, "num_heads": 2, "num_groups": 1, "scale": 2}),
     "FFTformer": ("FFTformer.FFTformer", {"dim": 16, "num_blocks": [1, 1, 1], "num_refinement_blocks": 1}),
-    "GRL": ("GRL.GRL", {
-        "embed_dim": 32, "depths": [2], "num_heads_window": [2], "num_heads_stripe": [2], "window_size": 8,
-        "stripe_size": [8, 8], "upscale": 2, "upsampler": "pixelshuffledirect", "mlp_ratio": 2,
-    }),
+    "GRL": (
+        "GRL.GRL",
+        {
+            "embed_dim": 32,
+            "depths": [2],
+            "num_heads_window": [2],
+            "num_heads_stripe": [2],
+            "window_size": 8,
+            "stripe_size": [8, 8],
+            "upscale": 2,
+            "upsampler": "pixelshuffledirect",
+            "mlp_ratio": 2,
+        },
+    ),
     "HAT": ("HAT.HAT", _SWIN | {"window_size": 8, "upsampler": "pixelshuffle", "squeeze_factor": 8}),
     "HVICIDNet": ("HVICIDNet.HVICIDNet", {"channels": [12, 12, 24, 48]}),
     "IPT": ("IPT.IPT", {"n_feats": 16, "patch_size": 24, "num_heads": 4, "num_layers": 2, "scale": [2]}),
-    "KBNet_s": ("KBNet.KBNet_s", {
-        "width": 16, "middle_blk_num": 1, "enc_blk_nums": [1, 1, 1, 1], "dec_blk_nums": [1, 1, 1, 1],
-    }),
+    "KBNet_s": (
+        "KBNet.KBNet_s",
+        {
+            "width": 16,
+            "middle_blk_num": 1,
+            "enc_blk_nums": [1, 1, 1, 1],
+            "dec_blk_nums": [1, 1, 1, 1],
+        },
+    ),
     "LaMa": ("LaMa.LaMa", {}),
-    "MMRealSR": ("MMRealSR.MMRealSR", {
-        "num_in_ch": 3, "num_out_ch": 3, "num_feat": 16, "num_block": 1, "num_grow_ch": 8,
-        "num_feats": [16, 16, 16, 16], "num_blocks": [1, 1, 1, 1],
-    }),
+    "MMRealSR": (
+        "MMRealSR.MMRealSR",
+        {
+            "num_in_ch": 3,
+            "num_out_ch": 3,
+            "num_feat": 16,
+            "num_block": 1,
+            "num_grow_ch": 8,
+            "num_feats": [16, 16, 16, 16],
+            "num_blocks": [1, 1, 1, 1],
+        },
+    ),
     "MixDehazeNet": ("MixDehazeNet.MixDehazeNet", {}),
     "MoESR": ("MoESR.MoESR", {"dim": 16, "n_blocks": 1, "n_block": 1, "scale": 2, "upsample_dim": 16}),
     "MoSR": ("MoSR.MoSR", {"n_block": 2, "dim": 16, "upscale": 2}),
@@ -88,7 +112,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "Swin2SR": ("Swin2SR.Swin2SR", _SWIN | {"window_size": 8, "upsampler": "pixelshuffledirect"}),
     "SwinIR": ("SwinIR.SwinIR", _SWIN | {"window_size": 8, "upsampler": "pixelshuffledirect"}),
     "Uformer": ("Uformer.Uformer", {"embed_dim": 16, "depths": [1] * 9}),
-}  # fmt: skip
+}
 """Every tested network: its module in spandrel, and the arguments that make it small. AuraSR and GFPGAN are missing,
 because no small configuration of them was found that loads."""
 
@@ -163,9 +187,13 @@ def attempt(name: str) -> dict[str, Any]:
         if checkpoint:
             about = checkpoint.description
             found |= {
-                "architecture": about.architecture, "scale": about.scale, "channels": about.in_channels,
-                "multiple": about.multiple, "minimum": about.minimum, "square": about.square,
-            }  # fmt: skip
+                "architecture": about.architecture,
+                "scale": about.scale,
+                "channels": about.in_channels,
+                "multiple": about.multiple,
+                "minimum": about.minimum,
+                "square": about.square,
+            }
             for what in ("openvino", "fp16", "mixed", "fp32"):
                 (folder / what).mkdir()
             compared = step("openvino", lambda: difference(checkpoint, folder / "openvino"))

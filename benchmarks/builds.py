@@ -81,9 +81,14 @@ def measure(case: Case, write: Write) -> dict[str, Any]:
         path.write_bytes(graph)
         try:
             facts = worker.ask(
-                "build", library=RTX.module, graph=str(path), directory=folder, targets=[case.target], how={},
+                "build",
+                library=RTX.module,
+                graph=str(path),
+                directory=folder,
+                targets=[case.target],
+                how={},
                 log=str(Path(folder, "log")),
-            )  # fmt: skip
+            )
             size_on_disk = Path(folder, "engine.trt").stat().st_size
         finally:
             worker.close()
@@ -170,9 +175,13 @@ def main() -> int:
 def _row(case: Case, write: Write) -> dict[str, Any]:
     """The result row of one engine."""
     row = {
-        "model": case.model, "weights": case.weights, "size": list(case.size), "target": case.target,
-        "precision": case.precision, "graph": case.graph,
-    }  # fmt: skip
+        "model": case.model,
+        "weights": case.weights,
+        "size": list(case.size),
+        "target": case.target,
+        "precision": case.precision,
+        "graph": case.graph,
+    }
     said = (
         f"{case.model:6} {case.weights:7} {case.size[0]}x{case.size[1]} {case.target:5} {case.precision:5} {case.graph}"
     )

@@ -34,8 +34,10 @@ def write(path: Path, width: int, height: int, frames: int) -> None:
     form = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(RATE), "-i", "-"]
     tags = ["-colorspace", "smpte170m", "-color_primaries", "smpte170m", "-color_trc", "smpte170m"]
     coder = ["-vf", "scale=out_color_matrix=bt601,setsar=1", "-pix_fmt", "yuv420p", "-c:v", "mpeg2video", "-q:v", "3"]
-    run([ffmpeg(), "-v", "error", "-y", *form, *coder, *tags, "-g", "12", str(path)],
-        b"".join(drawing(n, width, height).tobytes() for n in range(frames)))  # fmt: skip
+    run(
+        [ffmpeg(), "-v", "error", "-y", *form, *coder, *tags, "-g", "12", str(path)],
+        b"".join(drawing(n, width, height).tobytes() for n in range(frames)),
+    )
 
 
 def straight(script: Path, output: Path) -> dict[str, float]:
@@ -93,8 +95,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         film, output, script = (Path(folder) / name for name in ("film.mkv", "out.mkv", "straight.vpy"))
         write(film, width, height, a.frames)
-        words = [sys.executable, "-m", "vsfdatrd.cli", "encode", str(film), str(output), "--model", a.model,
-                 "--chunk", f"{minutes:.4f}"]  # fmt: skip
+        words = [
+            sys.executable,
+            "-m",
+            "vsfdatrd.cli",
+            "encode",
+            str(film),
+            str(output),
+            "--model",
+            a.model,
+            "--chunk",
+            f"{minutes:.4f}",
+        ]
         text = subprocess.run([*words, "--script"], check=True, capture_output=True, text=True).stdout
         script.write_text(text.replace("showprogress=0)", "showprogress=0, cachemode=0)"))  # an index of its own
         run([vspipe(), "-e", "0", str(script), "."])  # builds the engine if it is not cached
@@ -115,10 +127,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     print(f"straight: {once:.1f} s ({a.frames / once:.2f} fps)")
     lasts = (whole - until - joining) / a.parts
-    print(f"in {a.parts} parts of {lasts:.0f} s: {whole:.1f} s, {100 * share:+.1f} % time, {100 * work:+.1f} % work "
-          f"(until the first frame {until:.1f} s, joining {joining:.1f} s)")  # fmt: skip
-    save("encode_" + a.size, {"model": a.model, "frames": a.frames, "parts": a.parts, "rounds": both,
-                              "more_time": round(share, 4), "more_work": round(work, 4)})  # fmt: skip
+    print(
+        f"in {a.parts} parts of {lasts:.0f} s: {whole:.1f} s, {100 * share:+.1f} % time, {100 * work:+.1f} % work "
+        f"(until the first frame {until:.1f} s, joining {joining:.1f} s)"
+    )
+    save(
+        "encode_" + a.size,
+        {
+            "model": a.model,
+            "frames": a.frames,
+            "parts": a.parts,
+            "rounds": both,
+            "more_time": round(share, 4),
+            "more_work": round(work, 4),
+        },
+    )
     return 0
 
 

@@ -37,9 +37,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 CASES: tuple[tuple[str, Precision], ...] = (
-    ("sm75", "fp16"), ("sm86", "fp16"), ("sm89", "fp16"), ("sm120", "fp16"),
-    ("sm89", "bf16"), ("sm89", "mixed"), ("sm89", "fp32"),
-)  # fmt: skip
+    ("sm75", "fp16"),
+    ("sm86", "fp16"),
+    ("sm89", "fp16"),
+    ("sm120", "fp16"),
+    ("sm89", "bf16"),
+    ("sm89", "mixed"),
+    ("sm89", "fp32"),
+)
 
 
 def saved(name: str, folder: Path) -> Checkpoint:
@@ -66,9 +71,14 @@ def measure(checkpoint: Checkpoint, size: tuple[int, int], target: str, precisio
         worker = Worker("vsfdatrd.backends.tensorrt.worker")
         try:
             facts = worker.ask(
-                "build", library=RTX.module, graph=str(folder / "graph.onnx"), directory=text, targets=[target], how={},
+                "build",
+                library=RTX.module,
+                graph=str(folder / "graph.onnx"),
+                directory=text,
+                targets=[target],
+                how={},
                 log=str(folder / "log"),
-            )  # fmt: skip
+            )
         finally:
             worker.close()
         return {

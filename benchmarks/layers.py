@@ -162,8 +162,11 @@ def main(library: str, weights: str, size: str) -> None:
     """Print the layers."""
     width, height = map(int, size.split("x"))
     known = {
-        "tensorrt": tensorrt_layers, "native": native_layers, "openvino": openvino_layers, "torch": torch_layers,
-    }  # fmt: skip
+        "tensorrt": tensorrt_layers,
+        "native": native_layers,
+        "openvino": openvino_layers,
+        "torch": torch_layers,
+    }
     print(json.dumps(known[library](open_checkpoint(weights), width, height)))
 
 

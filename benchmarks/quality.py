@@ -48,10 +48,18 @@ type Shown = dict[tuple[str, str, str], Picture]
 KINDS = (*DEGRADATIONS, "made_dvd", "made_laserdisc", "film")
 FILM = Path(__file__).resolve().parents[2] / "shared" / "data" / "clips" / "popeye_hd_1440x1074_24p.mkv"
 COLUMNS = {
-    "psnr_y_db": "PSNR-Y", "chroma_error_steps": "chroma error", "ssim": "SSIM", "ssimulacra2": "SSIMULACRA2",
-    "ssimulacra2_vszip": "by vszip", "xpsnr_y_db": "XPSNR-Y", "sharpness": "sharpness", "halo_steps": "halo",
-    "flat_noise_steps": "flat noise", "flicker_steps": "flicker", "chroma_flicker_steps": "chroma flicker",
-}  # fmt: skip
+    "psnr_y_db": "PSNR-Y",
+    "chroma_error_steps": "chroma error",
+    "ssim": "SSIM",
+    "ssimulacra2": "SSIMULACRA2",
+    "ssimulacra2_vszip": "by vszip",
+    "xpsnr_y_db": "XPSNR-Y",
+    "sharpness": "sharpness",
+    "halo_steps": "halo",
+    "flat_noise_steps": "flat noise",
+    "flicker_steps": "flicker",
+    "chroma_flicker_steps": "chroma flicker",
+}
 COMPARED = ("psnr_y_db", "chroma_error_steps", "ssimulacra2", "ssimulacra2_vszip", "sharpness", "flat_noise_steps")
 """Measures whose differences are shown."""
 

@@ -11,9 +11,15 @@ from benchmarks.quality_measures import displacement, flicker, luma
 from benchmarks.quality_methods import Method, Picture
 
 CELS = (
-    (128, 128, 128), (28, 22, 34), (246, 208, 178), (232, 148, 132),
-    (58, 74, 150), (206, 62, 60), (248, 226, 150), (64, 160, 88),
-)  # fmt: skip
+    (128, 128, 128),
+    (28, 22, 34),
+    (246, 208, 178),
+    (232, 148, 132),
+    (58, 74, 150),
+    (206, 62, 60),
+    (248, 226, 150),
+    (64, 160, 88),
+)
 """Flat colours of cels: grey, ink, skin, blush, hair, coat, trim, green."""
 COLOUR_LIMIT = 0.5
 GRID_LIMIT = 0.125

@@ -51,10 +51,16 @@ HELD = 3
 SAMPLING = 13.5
 """MHz of a line of 720 pixels, Rec. 601."""
 FOCUS = {
-    "morevna_sita": (0.41, 0.29), "renpy_concert1": (0.74, 0.37), "renpy_demo_0": (0.52, 0.23),
-    "renpy_question_0": (0.20, 0.20), "renpy_question_3": (0.40, 0.18), "snowy_1": (0.55, 0.33),
-    "snowy_cg": (0.40, 0.43), "wapuu_edinburgh-wapuu": (0.47, 0.22), "wapuu_wapuu-tiger": (0.34, 0.42),
-}  # fmt: skip
+    "morevna_sita": (0.41, 0.29),
+    "renpy_concert1": (0.74, 0.37),
+    "renpy_demo_0": (0.52, 0.23),
+    "renpy_question_0": (0.20, 0.20),
+    "renpy_question_3": (0.40, 0.18),
+    "snowy_1": (0.55, 0.33),
+    "snowy_cg": (0.40, 0.43),
+    "wapuu_edinburgh-wapuu": (0.47, 0.22),
+    "wapuu_wapuu-tiger": (0.34, 0.42),
+}
 """Where the faces (of the tiger, the lettering) are, as shares of the pictures' widths and heights."""
 TO_YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 
@@ -134,8 +140,10 @@ def _frame(image: Image.Image, name: str, pixel: tuple[int, int]) -> tuple[Pictu
         left, top, right, bottom = busiest(image, min(2 * LR[1], image.width - 2, image.height - 2))
         x, y = (left + right) / 2, (top + bottom) / 2
     # The frame's middle is the focus, as far as the picture reaches.
-    left, top = (int(np.clip(m - s / 2, 0, max(0, full - s))) // 2 * 2
-                 for m, s, full in ((x, width, image.width), (y, height, image.height)))  # fmt: skip
+    left, top = (
+        int(np.clip(m - s / 2, 0, max(0, full - s))) // 2 * 2
+        for m, s, full in ((x, width, image.width), (y, height, image.height))
+    )
     part = np.asarray(image.crop((left, top, min(image.width, left + width), min(image.height, top + height))))
     below, right_of = height - part.shape[0], width - part.shape[1]
     frame = np.pad(part, ((0, below), (0, right_of), (0, 0)), "symmetric" if min(part.shape[:2]) > 1 else "edge")
@@ -200,8 +208,24 @@ def _through_mpeg2(frames: list[Picture], rate: float) -> list[Picture]:
     coder += ["-maxrate", f"{1.5 * bits:.0f}", "-bufsize", "1835008", "-threads", "1", "-flags", "+bitexact"]
     video = run([*command, *coder, "-f", "mpeg2video", "-"], b"".join(frame.tobytes() for frame in frames))
     back = ["-vf", "scale=in_color_matrix=smpte170m:flags=accurate_rnd+full_chroma_int+bicubic,format=rgb24"]
-    pixels = run([ffmpeg(), "-v", "error", "-f", "mpegvideo", "-i", "-", *back, "-fps_mode", "passthrough",
-                  "-f", "rawvideo", "-"], video)  # fmt: skip
+    pixels = run(
+        [
+            ffmpeg(),
+            "-v",
+            "error",
+            "-f",
+            "mpegvideo",
+            "-i",
+            "-",
+            *back,
+            "-fps_mode",
+            "passthrough",
+            "-f",
+            "rawvideo",
+            "-",
+        ],
+        video,
+    )
     return list(np.frombuffer(pixels, np.uint8).reshape(-1, height, width, 3))
 
 

@@ -8,10 +8,17 @@ import numpy as np
 type Row = dict[str, Any]
 
 HIGHER_IS_BETTER = {
-    "psnr_y_db": True, "ssim": True, "ssimulacra2": True, "ssimulacra2_vszip": True, "xpsnr_y_db": True,
-    "chroma_error_steps": False, "halo_steps": False, "flat_noise_steps": False, "flicker_steps": False,
+    "psnr_y_db": True,
+    "ssim": True,
+    "ssimulacra2": True,
+    "ssimulacra2_vszip": True,
+    "xpsnr_y_db": True,
+    "chroma_error_steps": False,
+    "halo_steps": False,
+    "flat_noise_steps": False,
+    "flicker_steps": False,
     "chroma_flicker_steps": False,
-}  # fmt: skip
+}
 """Measures that have a better and a worse; sharpness is best at 1."""
 
 

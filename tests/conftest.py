@@ -20,9 +20,17 @@ type Tensors = dict[str, NDArray[Any]]
 type Maker = Callable[..., Tensors]
 
 TINY: dict[str, Any] = {
-    "embed_dim": 32, "heads": 1, "groups": (("spatial", "channel", "dictionary"),), "dict_tokens": 32, "ffn_dim": 64,
-    "gate_dim": 4, "upsampler": "transpose+conv", "tail_scale": 2, "unshuffle": 1, "mid_dim": 32,
-}  # fmt: skip
+    "embed_dim": 32,
+    "heads": 1,
+    "groups": (("spatial", "channel", "dictionary"),),
+    "dict_tokens": 32,
+    "ffn_dim": 64,
+    "gate_dim": 4,
+    "upsampler": "transpose+conv",
+    "tail_scale": 2,
+    "unshuffle": 1,
+    "mid_dim": 32,
+}
 
 
 @pytest.fixture(scope="session")

@@ -28,9 +28,12 @@ def write(
     opset: int = 18,
 ) -> Path:
     graph = helper.make_graph(
-        list(nodes), "g", list(inputs), [output],
+        list(nodes),
+        "g",
+        list(inputs),
+        [output],
         [numpy_helper.from_array(np.asarray(values), name) for name, values in constants.items()],
-    )  # fmt: skip
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
     path.write_bytes(model.SerializeToString())
     return path
@@ -66,17 +69,18 @@ def doubler(
         x = "unfolded"
     nodes.append(helper.make_node("Conv", [x, "w", "b"], ["c"], kernel_shape=[3, 3], pads=[1] * 4))
     nodes.append(helper.make_node("DepthToSpace", ["c"], ["s"], blocksize=scale, mode="CRD"))
-    last = helper.make_node("Transpose", ["s"], ["y"], perm=[0, 2, 3, 1]) if nhwc else helper.make_node(
-        "Identity", ["s"], ["y"])  # fmt: skip
+    last = (
+        helper.make_node("Transpose", ["s"], ["y"], perm=[0, 2, 3, 1])
+        if nhwc
+        else helper.make_node("Identity", ["s"], ["y"])
+    )
     h, w = size or ("h", "w")
     out: list[Any] = [1, given, "oh", "ow"] if not size else [1, given, size[0] * scale, size[1] * scale]
     taken: list[Any] = [1, channels, h, w]
     if nhwc:
         taken, out = [taken[i] for i in (0, 2, 3, 1)], [out[i] for i in (0, 2, 3, 1)]
     value = helper.make_tensor_value_info
-    return write(
-        path, [*nodes, last], [value("x", KINDS[kind], taken)], value("y", KINDS[kind], out), constants
-    )  # fmt: skip
+    return write(path, [*nodes, last], [value("x", KINDS[kind], taken)], value("y", KINDS[kind], out), constants)
 
 
 def expected(

@@ -22,9 +22,12 @@ def silence(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     Left are the convolution of the channel block, the second spatial block, and one part of each of the last two.
     """
     idle = {
-        "groups.0.blocks.0": (*MIXING, *FEEDING), "groups.0.blocks.1": (*MIXING[:2], *FEEDING),
-        "groups.0.blocks.2": (*MIXING, *FEEDING), "groups.1.blocks.0": FEEDING, "groups.1.blocks.1": MIXING,
-    }  # fmt: skip
+        "groups.0.blocks.0": (*MIXING, *FEEDING),
+        "groups.0.blocks.1": (*MIXING[:2], *FEEDING),
+        "groups.0.blocks.2": (*MIXING, *FEEDING),
+        "groups.1.blocks.0": FEEDING,
+        "groups.1.blocks.1": MIXING,
+    }
     names = {f"{block}.{part}" for block, parts in idle.items() for part in parts}
     return {name: np.zeros_like(values) if name in names else values for name, values in tensors.items()}
 

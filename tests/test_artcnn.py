@@ -135,13 +135,16 @@ def broken(folder: Path, name: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("name", "said"), [
-    ("incomplete", "incomplete ArtCNN R2F8"),
-    ("contradictory", r"has shape \(5,\)"),
-    ("not finite", "not finite"),
-    ("another shader", "but not ArtCNN's"),
-    ("half a shader", "no ArtCNN shader that can be read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("incomplete", "incomplete ArtCNN R2F8"),
+        ("contradictory", r"has shape \(5,\)"),
+        ("not finite", "not finite"),
+        ("another shader", "but not ArtCNN's"),
+        ("half a shader", "no ArtCNN shader that can be read"),
+    ],
+)
 def test_bad_files_are_sentences(tmp_path: Path, name: str, said: str) -> None:
     path = broken(tmp_path, name)
     with pytest.raises(vs.Error, match=said) as caught:
@@ -319,8 +322,9 @@ def test_luma_then_chroma(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not RTX.installed, reason="tensorrt_rtx is not installed")
-@pytest.mark.parametrize("config", [ArtCnnConfig(32, 4, False, 1, 1, 2), ArtCnnConfig(64, 2, True, 3, 2, 1)],
-                         ids=["luma", "chroma"])  # fmt: skip
+@pytest.mark.parametrize(
+    "config", [ArtCnnConfig(32, 4, False, 1, 1, 2), ArtCnnConfig(64, 2, True, 3, 2, 1)], ids=["luma", "chroma"]
+)
 def test_engines_for_gpus_are_built(tmp_path: Path, cache: Path, config: ArtCnnConfig) -> None:
     path = saved(tmp_path, config, "safetensors", random_tensors(config))
     (engine,) = build.build_for(Options(str(path), cache=cache), 320, 240, ["sm89"])

@@ -254,8 +254,11 @@ def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 def test_a_character_that_the_encoding_lacks_ends_nothing() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "vsfdatrd.cli", "info", "small"],
-        capture_output=True, encoding="ascii", timeout=50, env=os.environ | {"PYTHONIOENCODING": "ascii"},
-    )  # fmt: skip
+        capture_output=True,
+        encoding="ascii",
+        timeout=50,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert "TFLOP per 720\\xd7540 frame" in done.stdout
 
@@ -277,7 +280,10 @@ def test_a_closed_pipe_is_no_traceback(cache: Path) -> None:
     with os.fdopen(write, "wb") as target:
         done = subprocess.run(
             [sys.executable, "-m", "vsfdatrd.cli", "cache", "list"],
-            stdout=target, stderr=subprocess.PIPE, text=True, timeout=50,
-        )  # fmt: skip
+            stdout=target,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=50,
+        )
     assert "Traceback" not in done.stderr
     assert done.returncode != 0

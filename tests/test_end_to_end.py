@@ -55,8 +55,11 @@ def encode(script: Path, output: Path) -> str:
     pipe = subprocess.Popen([vspipe(), "-c", "y4m", str(script), "-"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     coder = subprocess.run(
         [ffmpeg(), "-v", "error", "-y", "-i", "-", "-c:v", "ffv1", str(output)],
-        stdin=pipe.stdout, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        stdin=pipe.stdout,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert pipe.stdout is not None
     pipe.stdout.close()
     assert pipe.stderr is not None

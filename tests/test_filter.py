@@ -84,11 +84,19 @@ def test_the_python_function_is_the_same(tiny_model: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (vs.YUV420P8, vs.YUV420P16), (vs.YUV422P10, vs.YUV422P16), (vs.YUV444P16, vs.YUV444P16),
-        (vs.YUV444PS, vs.YUV444PS), (vs.YUV420PH, vs.YUV420PH), (vs.GRAY8, vs.GRAY16), (vs.GRAYS, vs.GRAYS),
-        (vs.GRAYH, vs.GRAYH), (vs.RGB24, vs.RGB48), (vs.RGBS, vs.RGBS), (vs.RGBH, vs.RGBH),
+        (vs.YUV420P8, vs.YUV420P16),
+        (vs.YUV422P10, vs.YUV422P16),
+        (vs.YUV444P16, vs.YUV444P16),
+        (vs.YUV444PS, vs.YUV444PS),
+        (vs.YUV420PH, vs.YUV420PH),
+        (vs.GRAY8, vs.GRAY16),
+        (vs.GRAYS, vs.GRAYS),
+        (vs.GRAYH, vs.GRAYH),
+        (vs.RGB24, vs.RGB48),
+        (vs.RGBS, vs.RGBS),
+        (vs.RGBH, vs.RGBH),
     ],
-)  # fmt: skip
+)
 def test_the_output_follows_the_input(identity_2x: Path, given: int, expected: int) -> None:
     clip = picture(64, 48, given, _SARNum=8, _SARDen=9, keep="this")
     out = vs.core.fdatrd.upscale(clip, model=str(identity_2x))
@@ -175,9 +183,13 @@ def test_a_sky_has_no_bands_by_default(name: str, identity_2x: Path, tmp_path: P
 def _enlarging(folder: Path) -> str:
     """A network that is a resize and nothing else."""
     node = helper.make_node(
-        "Resize", ["x", "", "s"], ["y"], mode="nearest", nearest_mode="floor",
+        "Resize",
+        ["x", "", "s"],
+        ["y"],
+        mode="nearest",
+        nearest_mode="floor",
         coordinate_transformation_mode="asymmetric",
-    )  # fmt: skip
+    )
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3, f"{n}h", f"{n}w"]) for n in "xy"]
     return str(write(folder / "r.onnx", [node], ends[:1], ends[1], {"s": np.array([1, 1, 2, 2], np.float32)}))
 
@@ -326,10 +338,17 @@ def broken_file(name: str, folder: Path, good: Path, make: Maker) -> Path:
 @pytest.mark.parametrize(
     "name",
     [
-        "missing", "directory", "empty", "truncated", "random bytes", "wrong header", "pickle with code",
-        "no image network", "NaN weights",
+        "missing",
+        "directory",
+        "empty",
+        "truncated",
+        "random bytes",
+        "wrong header",
+        "pickle with code",
+        "no image network",
+        "NaN weights",
     ],
-)  # fmt: skip
+)
 def test_files_that_are_no_weights(
     name: str, tmp_path: Path, tiny_model: Path, make_tensors: Maker, cache: Path
 ) -> None:

@@ -90,9 +90,20 @@ class Environment:
 
     def install(self, *what: str | Path, **environment: str) -> None:
         self.run(
-            sys.executable, "-m", "pip", "--python", self.python, "--disable-pip-version-check", "install",
-            "--quiet", "--no-deps", "--no-index", "--no-build-isolation", *what, **environment,
-        )  # fmt: skip
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            self.python,
+            "--disable-pip-version-check",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-index",
+            "--no-build-isolation",
+            *what,
+            **environment,
+        )
 
     @property
     def plugin_files(self) -> set[str]:
@@ -204,8 +215,12 @@ def test_ziglang_is_a_build_dependency_only_where_there_is_no_compiler(
     def requires(**environment: str) -> str:
         done = subprocess.run(
             [sys.executable, "-c", ask],
-            cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            cwd=ROOT,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         return done.stdout
 
     assert "ziglang" in requires(**no_compiler)
@@ -227,8 +242,11 @@ def test_ziglang_is_a_build_dependency_only_where_there_is_no_compiler(
 def test_failing_compiler_ends_the_build_in_a_sentence(tmp_path: Path, cc: str, words: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", tmp_path, ROOT],
-        capture_output=True, text=True, env=os.environ | {"CC": cc}, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=os.environ | {"CC": cc},
+        timeout=120,
+    )
     assert done.returncode != 0
     assert not list(tmp_path.iterdir())
     assert words in done.stderr

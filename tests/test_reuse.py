@@ -210,10 +210,13 @@ def test_grey_clips_are_held_by_their_one_plane() -> None:
     assert computed == [0, 3]
 
 
-@pytest.mark.parametrize("make", [
-    lambda: vs.core.std.BlankClip(width=32, height=16, format=vs.YUV420P8, length=2),
-    lambda: vs.core.std.BlankClip(width=32, height=16, format=vs.RGB24, length=2),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: vs.core.std.BlankClip(width=32, height=16, format=vs.YUV420P8, length=2),
+        lambda: vs.core.std.BlankClip(width=32, height=16, format=vs.RGB24, length=2),
+    ],
+)
 def test_other_clips_are_refused(make: Callable[[], vs.VideoNode]) -> None:
     with pytest.raises(vs.Error, match="Deal takes RGBS or GRAYS clips of one size"):
         vs.core.fdatrd.Deal(make(), [make()], threshold=0)

@@ -1,6 +1,7 @@
 """The package's layers: imports run downwards only, nothing goes in a circle, and new files go into folders."""
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -85,3 +86,10 @@ def test_nothing_imports_itself_by_way_of_others() -> None:
 
     for module in sorted(modules()):
         visit(module)
+
+
+def test_the_formatter_skips_nothing() -> None:
+    root = PACKAGE.parent
+    marks = re.compile(r"#\s*fmt:\s*(skip|off)")
+    files = [path for name in ("vsfdatrd", "tests", "benchmarks", "models") for path in (root / name).rglob("*.py")]
+    assert [path.name for path in files if marks.search(path.read_text(encoding="utf-8"))] == []

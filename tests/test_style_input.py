@@ -58,16 +58,21 @@ def array(clip: vs.VideoNode, n: int = 0) -> np.ndarray[Any, np.dtype[np.float32
 def toned(path: Path, style: tuple[int, int] | None = None, frame: tuple[int, int] | None = None) -> Path:
     """A network that gives each channel of the frame half its own value and half the style's mean."""
     nodes = [
-        node("ReduceMean", ["s", "axes"], ["mean"], keepdims=1), node("Mul", ["mean", "half"], ["m"]),
-        node("Mul", ["x", "half"], ["h"]), node("Add", ["h", "m"], ["y"]),
-    ]  # fmt: skip
+        node("ReduceMean", ["s", "axes"], ["mean"], keepdims=1),
+        node("Mul", ["mean", "half"], ["m"]),
+        node("Mul", ["x", "half"], ["h"]),
+        node("Add", ["h", "m"], ["y"]),
+    ]
     return write(
-        path, nodes,
-        [value("x", TensorProto.FLOAT, [1, 3, *(frame or ("h", "w"))]),
-         value("s", TensorProto.FLOAT, [1, 3, *(style or ("sh", "sw"))])],
+        path,
+        nodes,
+        [
+            value("x", TensorProto.FLOAT, [1, 3, *(frame or ("h", "w"))]),
+            value("s", TensorProto.FLOAT, [1, 3, *(style or ("sh", "sw"))]),
+        ],
         value("y", TensorProto.FLOAT, [1, 3, *(frame or ("h", "w"))]),
         {"axes": np.array([2, 3], np.int64), "half": np.float32(0.5)},
-    )  # fmt: skip
+    )
 
 
 def transfer(path: Path, size: int = 32, dim: int = 16) -> Path:
@@ -78,14 +83,23 @@ def transfer(path: Path, size: int = 32, dim: int = 16) -> Path:
     constants: dict[str, Any] = {
         name: (random.standard_normal(shape) * scale).astype(np.float32)
         for name, shape, scale in (
-            ("patch", (dim, 3, 4, 4), 0.2), ("q", (dim, dim), 0.3), ("k", (dim, dim), 0.3), ("v", (dim, dim), 0.3),
-            ("to_scale", (dim, dim), 0.1), ("to_shift", (dim, dim), 0.1), ("out", (dim, 3, 4, 4), 0.1),
+            ("patch", (dim, 3, 4, 4), 0.2),
+            ("q", (dim, dim), 0.3),
+            ("k", (dim, dim), 0.3),
+            ("v", (dim, dim), 0.3),
+            ("to_scale", (dim, dim), 0.1),
+            ("to_shift", (dim, dim), 0.1),
+            ("out", (dim, 3, 4, 4), 0.1),
         )
     } | {
-        "one": np.float32(1), "ones": np.ones(dim, np.float32), "zeros": np.zeros(dim, np.float32),
-        "tokens": np.array([1, dim, -1], np.int64), "maps": np.array([1, dim, size // 4, size // 4], np.int64),
-        "axes": np.array([1], np.int64), "small": np.float32(1e-4),
-    }  # fmt: skip
+        "one": np.float32(1),
+        "ones": np.ones(dim, np.float32),
+        "zeros": np.zeros(dim, np.float32),
+        "tokens": np.array([1, dim, -1], np.int64),
+        "maps": np.array([1, dim, size // 4, size // 4], np.int64),
+        "axes": np.array([1], np.int64),
+        "small": np.float32(1e-4),
+    }
     nodes: list[onnx.NodeProto] = []
 
     def op(kind: str, *inputs: str, **attributes: Any) -> str:
@@ -114,9 +128,12 @@ def transfer(path: Path, size: int = 32, dim: int = 16) -> Path:
     nodes.append(node("Add", ["content", change], ["y"]))
     shape = [1, 3, size, size]
     return write(
-        path, nodes, [value("content", TensorProto.FLOAT, shape), value("style", TensorProto.FLOAT, shape)],
-        value("y", TensorProto.FLOAT, shape), constants,
-    )  # fmt: skip
+        path,
+        nodes,
+        [value("content", TensorProto.FLOAT, shape), value("style", TensorProto.FLOAT, shape)],
+        value("y", TensorProto.FLOAT, shape),
+        constants,
+    )
 
 
 def reference(path: Path, content: Any, style: Any) -> Any:
@@ -188,8 +205,9 @@ def test_a_network_of_one_size_takes_larger_frames(tmp_path: Path, fit: str) -> 
         expected = reference(model, small, array(style))
         np.testing.assert_allclose(array(result), array(clip_of(expected[None]).resize.Spline36(75, 50)), atol=1e-3)
     else:
-        np.testing.assert_allclose(array(result)[:, :16, :16], reference(model, array(clip)[:, :32, :32], array(style))[
-            :, :16, :16], atol=1e-4)  # fmt: skip
+        np.testing.assert_allclose(
+            array(result)[:, :16, :16], reference(model, array(clip)[:, :32, :32], array(style))[:, :16, :16], atol=1e-4
+        )
 
 
 def test_smaller_frames_are_padded_to_the_one_size(tmp_path: Path) -> None:

@@ -87,8 +87,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     build.add_argument("--precision", default="auto", help="fp16, mixed, bf16, fp32 or auto")
     build.add_argument("--backend", default="auto", help="tensorrt, native, openvino, torch or auto")
     build.add_argument("--streams", type=int, help="frames in flight, as upscale() will be told")
-    build.add_argument("--for", nargs="+", dest="targets", default=(), metavar="SM",
-                       help="kinds of GPU, such as sm89 sm120: TensorRT-RTX engines, built without one")  # fmt: skip
+    build.add_argument(
+        "--for",
+        nargs="+",
+        dest="targets",
+        default=(),
+        metavar="SM",
+        help="kinds of GPU, such as sm89 sm120: TensorRT-RTX engines, built without one",
+    )
     build.add_argument("--cache", help="cache directory, if not the usual one")
     build.set_defaults(run=_build)
 
@@ -243,9 +249,14 @@ def _export(a: argparse.Namespace) -> int:
     from vsfdatrd.commands.export import export
 
     done = export(
-        a.model, a.output, format=a.format, size=a.size, dynamic=a.dynamic, precision=a.precision,
+        a.model,
+        a.output,
+        format=a.format,
+        size=a.size,
+        dynamic=a.dynamic,
+        precision=a.precision,
         verify=not a.no_verify,
-    )  # fmt: skip
+    )
     print(f"{done.path}: {done.format}, {done.precision}, {format_bytes(done.bytes)}")
     print(f"verified {done.verified}" if done.verified else f"not verified: {done.unverified}")
     return 0

@@ -141,8 +141,10 @@ def _upscale(clip: vs.VideoNode, options: Options, style: Given) -> vs.VideoNode
     if len(tiling.tiles) > 1:
         log.warning(
             "upscaling in %d tiles of %d×%d pixels: the picture differs a little from that of whole frames",
-            len(tiling.tiles), tiling.width, tiling.height,
-        )  # fmt: skip
+            len(tiling.tiles),
+            tiling.width,
+            tiling.height,
+        )
 
     def network(planes: vs.VideoNode) -> vs.VideoNode:
         place = styles.place(about, *frame_of(about, tiling.height, tiling.width))

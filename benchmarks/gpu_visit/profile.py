@@ -44,7 +44,11 @@ def rows(profiler: Any, frames: int) -> list[dict[str, Any]]:
             continue  # operators of the host, whose kernels are events of their own
         microseconds = event.self_device_time_total if gpu else event.self_cpu_time_total
         if microseconds:
-            spent.append({
-                "name": event.key[:160], "calls": event.count / frames, "ms": round(microseconds / 1000 / frames, 4),
-            })  # fmt: skip
+            spent.append(
+                {
+                    "name": event.key[:160],
+                    "calls": event.count / frames,
+                    "ms": round(microseconds / 1000 / frames, 4),
+                }
+            )
     return sorted(spent, key=lambda row: -row["ms"])[:KERNELS]

@@ -69,8 +69,13 @@ class Visit:
         self.file = file
         date = datetime.now(UTC).strftime("%Y-%m-%d")
         self.document: dict[str, Any] = {
-            "schema": SCHEMA, "date": date, "commit": measured, "rehearsal": rehearsal, "parts": [], "files": [],
-        }  # fmt: skip
+            "schema": SCHEMA,
+            "date": date,
+            "commit": measured,
+            "rehearsal": rehearsal,
+            "parts": [],
+            "files": [],
+        }
         self.save()
 
     def add(self, part: Mapping[str, Any], found: Mapping[str, Any]) -> None:

@@ -77,31 +77,46 @@ def section(document: Mapping[str, Any], file: str) -> str:
     )
     if ceilings := document.get("ceilings"):
         names = {
-            "copy_gbs": "copy, GB/s", "fp16_tf": "fp16, TFLOP/s", "bf16_tf": "bf16, TFLOP/s", "h2d_gbs": "to it, GB/s",
-            "d2h_gbs": "from it, GB/s", "both_gbs": "both at once, GB/s",
-        }  # fmt: skip
+            "copy_gbs": "copy, GB/s",
+            "fp16_tf": "fp16, TFLOP/s",
+            "bf16_tf": "bf16, TFLOP/s",
+            "h2d_gbs": "to it, GB/s",
+            "d2h_gbs": "from it, GB/s",
+            "both_gbs": "both at once, GB/s",
+        }
         lines += table(list(names.values()), [[ceilings.get(name) for name in names]])
     if tests := document.get("tests"):
         failed = ", ".join(test["id"] for test in tests["failed"]) or "none"
         lines += ["", f"tests/gpu: {tests['passed']} passed, {len(tests['skipped'])} skipped, failed: {failed}.", ""]
     if engines := document.get("engines"):
-        lines += table(("PyTorch", "weights", "PSNR to fp32, dB", "fps alone", "MiB"), [
-            (row["precision"], row["weights"], row.get("psnr_db", row.get("error")),
-             row.get("fps_alone", {}).get("median"), row.get("memory_mib"))
-            for row in engines
-        ])  # fmt: skip
+        lines += table(
+            ("PyTorch", "weights", "PSNR to fp32, dB", "fps alone", "MiB"),
+            [
+                (
+                    row["precision"],
+                    row["weights"],
+                    row.get("psnr_db", row.get("error")),
+                    row.get("fps_alone", {}).get("median"),
+                    row.get("memory_mib"),
+                )
+                for row in engines
+            ],
+        )
     if slots := document.get("slots"):
-        lines += table(("weights", "slots", "fps", "share of the engine's own rate", "PSNR, dB"), [
-            (row["weights"], row["slots"], row["fps"], f"{row['share']:.0%}", row.get("psnr_db")) for row in slots
-        ])  # fmt: skip
+        lines += table(
+            ("weights", "slots", "fps", "share of the engine's own rate", "PSNR, dB"),
+            [(row["weights"], row["slots"], row["fps"], f"{row['share']:.0%}", row.get("psnr_db")) for row in slots],
+        )
     if graphs := document.get("graphs"):
-        lines += table(("graph, operator by operator", "weights", "PSNR to fp32, dB"), [
-            (row["graph"], row["weights"], row.get("psnr_db", row.get("error"))) for row in graphs
-        ])  # fmt: skip
+        lines += table(
+            ("graph, operator by operator", "weights", "PSNR to fp32, dB"),
+            [(row["graph"], row["weights"], row.get("psnr_db", row.get("error"))) for row in graphs],
+        )
     if profile := document.get("profile"):
-        lines += table(("kernel", "calls a frame", "ms a frame"), [
-            (f"`{row['name'][:80]}`", row["calls"], row["ms"]) for row in profile[:12]
-        ])  # fmt: skip
+        lines += table(
+            ("kernel", "calls a frame", "ms a frame"),
+            [(f"`{row['name'][:80]}`", row["calls"], row["ms"]) for row in profile[:12]],
+        )
     for row in document.get("probe", {}).get("steps", []):
         phases = ", ".join(f"{name} {ms} ms" for name, ms in row.get("phase_ms", {}).items())
         lines += ["", f"A training step of {row['batch']} crops: {row.get('step_ms')} ms ({phases}).", ""]
@@ -109,9 +124,10 @@ def section(document: Mapping[str, Any], file: str) -> str:
         before, after = (training.get(name, {}).get("psnr", {}) for name in ("before", "after"))
         lines += ["", f"Training: {training.get('steps')} steps, {training.get('seconds_per_step')} s each.", ""]
         kinds = list(after)
-        lines += table(("PSNR, dB", *kinds), [
-            ("before", *(before.get(kind) for kind in kinds)), ("after", *(after.get(kind) for kind in kinds))
-        ])  # fmt: skip
+        lines += table(
+            ("PSNR, dB", *kinds),
+            [("before", *(before.get(kind) for kind in kinds)), ("after", *(after.get(kind) for kind in kinds))],
+        )
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n\n"
 
 

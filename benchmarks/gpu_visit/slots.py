@@ -85,9 +85,13 @@ class _Memory:
 
     def __init__(self, memory: cuda.DeviceMemory, shape: tuple[int, ...]) -> None:
         self.__cuda_array_interface__ = {
-            "shape": shape, "typestr": "<f4", "data": (memory.address, False), "version": 3, "strides": None,
+            "shape": shape,
+            "typestr": "<f4",
+            "data": (memory.address, False),
+            "version": 3,
+            "strides": None,
             "stream": None,
-        }  # fmt: skip
+        }
 
 
 def _tensor(memory: cuda.DeviceMemory, shape: tuple[int, ...]) -> torch.Tensor:

@@ -46,9 +46,14 @@ def _trace(weights: Path, size: Size, file: Path) -> None:
     with warnings.catch_warnings(), torch.no_grad():  # with gradients, 720×540 is too much for 24 GiB
         warnings.simplefilter("ignore")  # tracing warns of every size it takes as fixed, which is what we want
         torch.onnx.export(
-            load_model(weights), (torch.zeros(1, 3, height, width),), str(file), dynamo=False, opset_version=17,
-            input_names=["input"], output_names=["output"],
-        )  # fmt: skip
+            load_model(weights),
+            (torch.zeros(1, 3, height, width),),
+            str(file),
+            dynamo=False,
+            opset_version=17,
+            input_names=["input"],
+            output_names=["output"],
+        )
 
 
 if __name__ == "__main__":

@@ -72,9 +72,13 @@ class GpuMeter:
     def __enter__(self) -> "GpuMeter":
         if program := shutil.which("nvidia-smi"):
             command = [
-                program, "-i", "0", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits",
+                program,
+                "-i",
+                "0",
+                f"--query-gpu={','.join(QUERY)}",
+                "--format=csv,noheader,nounits",
                 f"--loop-ms={round(INTERVAL * 1000)}",
-            ]  # fmt: skip
+            ]
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             self._reader = threading.Thread(target=self._read, args=[self._process], daemon=True)
             self._reader.start()

@@ -33,11 +33,16 @@ def open_ours(case: Case, weights: Path, cache: Path) -> Contestant:
     )  # older ones have none
     return Filter(
         vs.core.fdatrd.upscale(
-            source, model=str(weights), backend=case.backend, precision=case.precision, streams=case.streams,
-            cache=str(cache), **options,
+            source,
+            model=str(weights),
+            backend=case.backend,
+            precision=case.precision,
+            streams=case.streams,
+            cache=str(cache),
+            **options,
         ),
         case.streams or 2,
-    )  # fmt: skip
+    )
 
 
 class Alone(Contestant):
@@ -113,10 +118,26 @@ class Encode(Contestant):
             np.round(frame.transpose(1, 2, 0) * 255).astype(np.uint8).tobytes() for frame in drawings(width, height)
         )
         encoder = [
-            ffmpeg(), "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}",
-            "-r", "24000/1001", "-i", "-", "-vf", "scale=out_color_matrix=smpte170m:out_range=tv,format=yuv420p",
-            "-c:v", "ffv1", str(self._source),
-        ]  # fmt: skip
+            ffmpeg(),
+            "-v",
+            "error",
+            "-y",
+            "-f",
+            "rawvideo",
+            "-pix_fmt",
+            "rgb24",
+            "-s",
+            f"{width}x{height}",
+            "-r",
+            "24000/1001",
+            "-i",
+            "-",
+            "-vf",
+            "scale=out_color_matrix=smpte170m:out_range=tv,format=yuv420p",
+            "-c:v",
+            "ffv1",
+            str(self._source),
+        ]
         subprocess.run(encoder, input=raw, check=True, capture_output=True)
         self.depth = case.streams or 2
         self.seconds: float | None = None
@@ -129,10 +150,16 @@ class Encode(Contestant):
         case = self._case
         script.write_text(
             SCRIPT.format(
-                times=str(times), source=str(self._source), count=count + 1, model=str(self._weights),
-                backend=case.backend, precision=case.precision, streams=case.streams, cache=str(self._cache),
+                times=str(times),
+                source=str(self._source),
+                count=count + 1,
+                model=str(self._weights),
+                backend=case.backend,
+                precision=case.precision,
+                streams=case.streams,
+                cache=str(self._cache),
             ).replace("streams=None, ", "")
-        )  # fmt: skip
+        )
         piped = subprocess.Popen([vspipe(), "-c", "y4m", str(script), "-"], stdout=subprocess.PIPE)
         encoder = [
             ffmpeg(),

@@ -86,9 +86,14 @@ def _mlrt_tensorrt(name: str, module: str) -> Peer:
         built = tempfile.mkdtemp(dir=folder)
         try:
             worker.ask(
-                "build", library=module, graph=str(half), directory=built, targets=[f"sm{major}{minor}"], how={},
+                "build",
+                library=module,
+                graph=str(half),
+                directory=built,
+                targets=[f"sm{major}{minor}"],
+                how={},
                 log=os.path.join(built, "log"),
-            )  # fmt: skip
+            )
         finally:
             worker.close()
         try:

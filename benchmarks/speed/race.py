@@ -61,8 +61,13 @@ class Remote:
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process; a pipe could fill up
         self._process = subprocess.Popen(
             [str(python or sys.executable), "-m", "benchmarks.speed.process"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words, text=True, env=environment, cwd=path,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._words,
+            text=True,
+            env=environment,
+            cwd=path,
+        )
 
     @property
     def pid(self) -> int:

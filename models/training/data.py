@@ -188,8 +188,9 @@ class CropSampler:
             x, y = (xs + dx * apart) * aspect, ys + dy * apart
             at_x, at_y = mirror * (cos * x - sin * y) + centre_x, sin * x + cos * y + centre_y
             grid = torch.stack([at_x, at_y], -1) * (2 / tile)  # (B, size, size, 2) in [-1, 1]
-            look = F.grid_sample(picked, grid, mode="bicubic", padding_mode="zeros" if beyond else "reflection",
-                                 align_corners=False)  # fmt: skip
+            look = F.grid_sample(
+                picked, grid, mode="bicubic", padding_mode="zeros" if beyond else "reflection", align_corners=False
+            )
             total = look if total is None else total + look
         assert total is not None
         return total / 4

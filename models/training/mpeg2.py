@@ -10,12 +10,19 @@ from torch import Tensor
 from models.training.strengths import maps
 
 # MPEG-2's default intra quantiser matrix (ISO/IEC 13818-2, 6.3.11); that of other blocks is 16 throughout.
-_INTRA = torch.tensor([
-    [8, 16, 19, 22, 26, 27, 29, 34], [16, 16, 22, 24, 27, 29, 34, 37],
-    [19, 22, 26, 27, 29, 34, 34, 38], [22, 22, 26, 27, 29, 34, 37, 40],
-    [22, 26, 27, 29, 32, 35, 40, 48], [26, 27, 29, 32, 35, 40, 48, 58],
-    [26, 27, 29, 34, 38, 46, 56, 69], [27, 29, 35, 38, 46, 56, 69, 83],
-], dtype=torch.float32)  # fmt: skip
+_INTRA = torch.tensor(
+    [
+        [8, 16, 19, 22, 26, 27, 29, 34],
+        [16, 16, 22, 24, 27, 29, 34, 37],
+        [19, 22, 26, 27, 29, 34, 34, 38],
+        [22, 22, 26, 27, 29, 34, 37, 40],
+        [22, 26, 27, 29, 32, 35, 40, 48],
+        [26, 27, 29, 32, 35, 40, 48, 58],
+        [26, 27, 29, 34, 38, 46, 56, 69],
+        [27, 29, 35, 38, 46, 56, 69, 83],
+    ],
+    dtype=torch.float32,
+)
 _OTHER = torch.full((8, 8), 16.0)
 
 # Orthonormal DCT-II of 8 samples: row k holds the k-th cosine.

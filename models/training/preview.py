@@ -21,10 +21,14 @@ from models.training.recipe import Recipe
 from models.training.strengths import STEPS, Strengths, draw
 
 _TOGETHER = {
-    "halo": {"halo_width": 1.0}, "halo_down": {"halo_width": 1.0}, "grain_size": {"grain": 5.0},
-    "siting": {"half": 1.0}, "predicted": {"quantiser": 12.0, "grain": 3.0, "half": 1.0}, "quantiser": {"half": 1.0},
+    "halo": {"halo_width": 1.0},
+    "halo_down": {"halo_width": 1.0},
+    "grain_size": {"grain": 5.0},
+    "siting": {"half": 1.0},
+    "predicted": {"quantiser": 12.0, "grain": 3.0, "half": 1.0},
+    "quantiser": {"half": 1.0},
     "comb": {"chroma": 0.8},
-}  # fmt: skip
+}
 """What a step needs beside itself to be seen."""
 
 _NOT_ALONE = {"halo_width"}

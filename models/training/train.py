@@ -434,10 +434,15 @@ def run(
     def measure(name: str) -> Scores:
         scores = validation.measure(trainer.output)
         summary[name] = scores._asdict()
-        log.add({
-            "step": trainer.step, "minutes": round(trainer.minutes, 4), **scores._asdict(),
-            "bicubic": validation.baseline.psnr, "skipped": trainer.skipped,
-        })  # fmt: skip
+        log.add(
+            {
+                "step": trainer.step,
+                "minutes": round(trainer.minutes, 4),
+                **scores._asdict(),
+                "bicubic": validation.baseline.psnr,
+                "skipped": trainer.skipped,
+            }
+        )
         validation.picture(trainer.output, folder / "validation.png")
         log.draw(folder / "curve.png")
         return scores
@@ -448,9 +453,14 @@ def run(
     shown: dict[str, str] = {}
     with (
         stopping() as asked,
-        tqdm(total=100, unit="%", initial=round(100 * trainer.progress, 2), file=sys.stderr,
-             bar_format="{l_bar}{bar}| {elapsed} {postfix}") as bar,
-    ):  # fmt: skip
+        tqdm(
+            total=100,
+            unit="%",
+            initial=round(100 * trainer.progress, 2),
+            file=sys.stderr,
+            bar_format="{l_bar}{bar}| {elapsed} {postfix}",
+        ) as bar,
+    ):
         if trainer.step == 0 or deadline:
             measure("before")
             save()
@@ -473,10 +483,15 @@ def run(
             ends |= trainer.deadline is not None and now + spent > trainer.deadline.end
             if now - logged >= LOG_SECONDS or ends:
                 mean = float(torch.stack(losses).mean())
-                log.add({
-                    "step": trainer.step, "minutes": round(trainer.minutes, 4), "loss": mean,
-                    "rate": learning_rate, "seconds_per_step": round(stepping / len(losses), 4),
-                })  # fmt: skip
+                log.add(
+                    {
+                        "step": trainer.step,
+                        "minutes": round(trainer.minutes, 4),
+                        "loss": mean,
+                        "rate": learning_rate,
+                        "seconds_per_step": round(stepping / len(losses), 4),
+                    }
+                )
                 shown |= {"step": str(trainer.step), "loss": f"{mean:.4f}", "rate": f"{learning_rate:.1e}"}
                 logged, losses, stepping = now, [], 0.0
             if now - measured >= 60 * recipe.validate_minutes or ends:

@@ -118,29 +118,32 @@ def changed(change: str) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize(("change", "reason"), [
-    ("another network", "not ArtCNN's"),
-    ("no passes", "not ArtCNN's"),
-    ("a term is missing", "no square kernel"),
-    ("a term is there twice", "twice"),
-    ("a number is missing", "not 16 numbers"),
-    ("code in a constant", "no weight times a pixel"),
-    ("a name for a number", "not 16 numbers"),
-    ("another pixel", "multiplies"),
-    ("a far pixel", "no square kernel"),
-    ("a pixel aside", "no square kernel"),
-    ("no ReLU", "lacks its ReLU"),
-    ("one ReLU less", "another activation"),
-    ("another activation", "lacks its ReLU"),
-    ("no skip", "does not read what"),
-    ("no bias", "bias"),
-    ("too few passes", "convolutions"),
-    ("no end", "does not end"),
-    ("another size", "does not end"),
-    ("not a number", "not finite"),
-    ("compute: not loaded", "does not load"),
-    ("compute: another place", "twice"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("another network", "not ArtCNN's"),
+        ("no passes", "not ArtCNN's"),
+        ("a term is missing", "no square kernel"),
+        ("a term is there twice", "twice"),
+        ("a number is missing", "not 16 numbers"),
+        ("code in a constant", "no weight times a pixel"),
+        ("a name for a number", "not 16 numbers"),
+        ("another pixel", "multiplies"),
+        ("a far pixel", "no square kernel"),
+        ("a pixel aside", "no square kernel"),
+        ("no ReLU", "lacks its ReLU"),
+        ("one ReLU less", "another activation"),
+        ("another activation", "lacks its ReLU"),
+        ("no skip", "does not read what"),
+        ("no bias", "bias"),
+        ("too few passes", "convolutions"),
+        ("no end", "does not end"),
+        ("another size", "does not end"),
+        ("not a number", "not finite"),
+        ("compute: not loaded", "does not load"),
+        ("compute: another place", "twice"),
+    ],
+)
 def test_what_is_no_artcnn_is_a_sentence(tmp_path: Path, change: str, reason: str) -> None:
     path = shader(tmp_path, changed(change))
     with pytest.raises(CheckpointError, match=reason) as error:
@@ -149,10 +152,17 @@ def test_what_is_no_artcnn_is_a_sentence(tmp_path: Path, change: str, reason: st
     assert ";" in str(error.value) or "use an earlier checkpoint" in str(error.value)
 
 
-@pytest.mark.parametrize("text", [
-    "inp[0][y][x] = " * 60, "imageStore(out_image, " * 40, "    result += mat4(" * 45, "vec4 result = vec4(" * 45,
-    "max(result" * 90, "result0 = result0 + " * 45,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "inp[0][y][x] = " * 60,
+        "imageStore(out_image, " * 40,
+        "    result += mat4(" * 45,
+        "vec4 result = vec4(" * 45,
+        "max(result" * 90,
+        "result0 = result0 + " * 45,
+    ],
+)
 def test_large_nonsense_is_refused_soon(tmp_path: Path, text: str) -> None:
     line = f"{text}\n"
     path = shader(tmp_path, "//!DESC ArtCNN\n//!HOOK LUMA\n" + line * ((2 << 20) // len(line.encode()) - 1))

@@ -44,8 +44,10 @@ def test_every_fdat_is_found(tmp_path: Path, changes: dict[str, Any]) -> None:
     assert tensor_shapes(config) == {name: values.shape for name, values in load_file(checkpoint.path).items()}
     network: Any = checkpoint.network()
     assert (found.architecture, found.scale, found.parameters) == (
-        network.architecture, network.scale, sum(parameter.numel() for parameter in network.parameters()),
-    )  # fmt: skip
+        network.architecture,
+        network.scale,
+        sum(parameter.numel() for parameter in network.parameters()),
+    )
     # What spandrel's module holds on its way; windows over the edge of its small frame are the difference.
     assert found.largest <= network.largest() <= 1.6 * found.largest
     assert config.window == changes.get("window_size", 8)

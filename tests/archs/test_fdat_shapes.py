@@ -28,9 +28,15 @@ def test_tensors_of_every_tail(make_config: Make, upsampler: str, tail_scale: in
 @pytest.mark.parametrize("unshuffle", [1, 2, 4])
 def test_tensors_of_other_bodies(make_config: Make, unshuffle: int) -> None:
     config = make_config(
-        embed_dim=48, heads=3, groups=(("channel",), ("dictionary", "spatial")), dict_tokens=7, ffn_dim=72, gate_dim=6,
-        tail_scale=4, unshuffle=unshuffle,
-    )  # fmt: skip
+        embed_dim=48,
+        heads=3,
+        groups=(("channel",), ("dictionary", "spatial")),
+        dict_tokens=7,
+        ffn_dim=72,
+        gate_dim=6,
+        tail_scale=4,
+        unshuffle=unshuffle,
+    )
     shapes = {name: tuple(tensor.shape) for name, tensor in FdatRd(config).state_dict().items()}
     assert tensor_shapes(config) == shapes
 

@@ -22,14 +22,23 @@ type Planes = NDArray[np.float32]
 node, value = helper.make_node, helper.make_tensor_value_info
 X, Y = (value(name, TensorProto.FLOAT, [1, 3, f"{name}h", f"{name}w"]) for name in "xy")
 CONSTANTS = {
-    "s": np.array([1, 1, 2, 2], np.float32), "yes": np.array(True), "two": np.array(2), "one": np.array(1, np.float32),
+    "s": np.array([1, 1, 2, 2], np.float32),
+    "yes": np.array(True),
+    "two": np.array(2),
+    "one": np.array(1, np.float32),
     "w": np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1),
-}  # fmt: skip
+}
 
 
 def doubled(source: str, target: str, scales: str = "s") -> onnx.NodeProto:
-    return node("Resize", [source, "", scales], [target], mode="nearest", nearest_mode="floor",
-                coordinate_transformation_mode="asymmetric")  # fmt: skip
+    return node(
+        "Resize",
+        [source, "", scales],
+        [target],
+        mode="nearest",
+        nearest_mode="floor",
+        coordinate_transformation_mode="asymmetric",
+    )
 
 
 def save(
@@ -58,8 +67,9 @@ def found(path: Path) -> dict[str, Any]:
     height, width = config.size or (60, 80)
     model = normalised(read(path)[0], config, height, width)
     picture = np.random.default_rng(0).random((about["in_channels"], height, width), np.float32)
-    compiled = openvino.Core().compile_model(openvino.Core().read_model(model.SerializeToString()), "CPU",
-                                             {"INFERENCE_PRECISION_HINT": "f32"})  # fmt: skip
+    compiled = openvino.Core().compile_model(
+        openvino.Core().read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
     result: Planes = compiled(picture[None])[0][0]
     np.testing.assert_allclose(result, picture.repeat(2, 1).repeat(2, 2), atol=1e-5)
     assert about["scale"] == 2
@@ -116,41 +126,58 @@ def branches_in_branches(path: Path) -> Path:
 
 def condition_from_the_picture(path: Path) -> Path:
     nodes = [
-        node("ReduceMean", ["x"], ["m"], keepdims=0), node("Less", ["m", "one"], ["c"]),
-        node("If", ["c"], ["k"], then_branch=branch("p"), else_branch=branch("q")), doubled("k", "y"),
-    ]  # fmt: skip
+        node("ReduceMean", ["x"], ["m"], keepdims=0),
+        node("Less", ["m", "one"], ["c"]),
+        node("If", ["c"], ["k"], then_branch=branch("p"), else_branch=branch("q")),
+        doubled("k", "y"),
+    ]
     return save(path, nodes)
 
 
 def loop(path: Path) -> Path:
     dims: list[str | int | None] = [1, 3, "p", "q"]
     body = helper.make_graph(
-        [node("Conv", ["in", "w"], ["out"]), node("Identity", ["go"], ["still"])], "body",
+        [node("Conv", ["in", "w"], ["out"]), node("Identity", ["go"], ["still"])],
+        "body",
         [value("i", TensorProto.INT64, []), value("go", TensorProto.BOOL, []), value("in", TensorProto.FLOAT, dims)],
         [value("still", TensorProto.BOOL, []), value("out", TensorProto.FLOAT, None)],
-    )  # fmt: skip
+    )
     return save(path, [node("Loop", ["two", "yes", "x"], ["k"], body=body), doubled("k", "y")])
 
 
 def scan(path: Path) -> Path:
     body = helper.make_graph(
-        [node("Mul", ["row", "one"], ["out"])], "body", [value("row", TensorProto.FLOAT, None)],
+        [node("Mul", ["row", "one"], ["out"])],
+        "body",
+        [value("row", TensorProto.FLOAT, None)],
         [value("out", TensorProto.FLOAT, None)],
-    )  # fmt: skip
+    )
     nodes = [node("Scan", ["x"], ["k"], body=body, num_scan_inputs=1, scan_input_axes=[2], scan_output_axes=[2])]
     return save(path, [*nodes, doubled("k", "y")])
 
 
 def names_of_our_own(path: Path) -> Path:
     nodes = [node("Conv", ["input", "w"], ["output"], name="output"), doubled("output", "end/cropped")]
-    return save(path, nodes, [value("input", TensorProto.FLOAT, [1, 3, "h", "w"])],
-                output=value("end/cropped", TensorProto.FLOAT, None))  # fmt: skip
+    return save(
+        path,
+        nodes,
+        [value("input", TensorProto.FLOAT, [1, 3, "h", "w"])],
+        output=value("end/cropped", TensorProto.FLOAT, None),
+    )
 
 
 GRAPHS: list[Callable[[Path], Path]] = [
-    function, functions_in_functions, function_called_like_an_operator, function_with_a_branch, weights_in_branches,
-    branches_in_branches, condition_from_the_picture, loop, scan, names_of_our_own,
-]  # fmt: skip
+    function,
+    functions_in_functions,
+    function_called_like_an_operator,
+    function_with_a_branch,
+    weights_in_branches,
+    branches_in_branches,
+    condition_from_the_picture,
+    loop,
+    scan,
+    names_of_our_own,
+]
 
 
 @pytest.mark.parametrize("make", GRAPHS)
@@ -187,8 +214,12 @@ def test_axes_that_are_open(tmp_path: Path, dims: Any, channels: int, size: tupl
 
 
 def test_open_axes_with_channels_last(tmp_path: Path) -> None:
-    nodes = [node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]), node("Conv", ["t", "w"], ["k"]), doubled("k", "d"),
-             node("Transpose", ["d"], ["y"], perm=[0, 2, 3, 1])]  # fmt: skip
+    nodes = [
+        node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]),
+        node("Conv", ["t", "w"], ["k"]),
+        doubled("k", "d"),
+        node("Transpose", ["d"], ["y"], perm=[0, 2, 3, 1]),
+    ]
     about = found(save(tmp_path / "x.onnx", nodes, [value("x", TensorProto.FLOAT, ["n", "h", "w", "c"])]))
     assert (about["onnx"]["layout"], about["onnx"]["output_layout"]) == ("NHWC", "NHWC")
 
@@ -214,7 +245,7 @@ def _middle(side: int) -> NDArray[np.float32]:
         ([doubled("x", "d"), node("Pad", ["d", "around"], ["y"], mode="edge")], 0, 4),  # more than the frame
     ],
     ids=["before", "after", "more"],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("size", [None, (40, 52), (48, 48)])
 def test_borders_that_are_cut_off(
     tmp_path: Path, nodes: list[onnx.NodeProto], margin: int, crop: int, size: tuple[int, int] | None
@@ -230,9 +261,11 @@ def test_borders_that_are_cut_off(
 def test_borders_and_multiples(tmp_path: Path) -> None:
     """As waifu2x's cunet: sides are multiples of 4, and 3 pixels are cut off on every side."""
     nodes = [
-        node("SpaceToDepth", ["x"], ["a"], blocksize=4), node("DepthToSpace", ["a"], ["b"], blocksize=4),
-        node("Conv", ["b", "v"], ["k"]), doubled("k", "y"),
-    ]  # fmt: skip
+        node("SpaceToDepth", ["x"], ["a"], blocksize=4),
+        node("DepthToSpace", ["a"], ["b"], blocksize=4),
+        node("Conv", ["b", "v"], ["k"]),
+        doubled("k", "y"),
+    ]
     about = found(save(tmp_path / "x.onnx", nodes, v=_middle(7)))
     config = OnnxConfig(**about["onnx"])
     assert about["multiple"] == 4
@@ -257,8 +290,13 @@ def test_links_to_a_model_and_its_weights(tmp_path: Path) -> None:
     (tmp_path / "link.onnx").symlink_to(plain)
     (tmp_path / "link to link.onnx").symlink_to("link.onnx")
     (tmp_path / "folder").symlink_to(plain.parent)
-    for path in (plain, snapshot / "x.onnx", tmp_path / "link.onnx", tmp_path / "link to link.onnx",
-                 tmp_path / "folder/x.onnx"):  # fmt: skip
+    for path in (
+        plain,
+        snapshot / "x.onnx",
+        tmp_path / "link.onnx",
+        tmp_path / "link to link.onnx",
+        tmp_path / "folder/x.onnx",
+    ):
         assert read(path)[1] == read(plain)[1]
     (tmp_path / "broken.onnx").symlink_to("nowhere")
     with pytest.raises(CheckpointError, match="does not exist"):

@@ -156,15 +156,21 @@ PICTURE = value("y", TensorProto.FLOAT, [1, 3, "h", "w"])
 
 
 def _cycle(path: Path) -> Path:
-    return write(path, [node("Add", ["x", "b"], ["a"]), node("Relu", ["a"], ["b"]), node("Relu", ["b"], ["y"])],
-                 [FRAME], PICTURE, {})  # fmt: skip
+    return write(
+        path,
+        [node("Add", ["x", "b"], ["a"]), node("Relu", ["a"], ["b"]), node("Relu", ["b"], ["y"])],
+        [FRAME],
+        PICTURE,
+        {},
+    )
 
 
 def _huge(path: Path) -> Path:
     nodes = [
-        node("ConstantOfShape", ["shape"], ["big"]), node("ReduceSum", ["big"], ["sum"], keepdims=0),
+        node("ConstantOfShape", ["shape"], ["big"]),
+        node("ReduceSum", ["big"], ["sum"], keepdims=0),
         node("Add", ["x", "sum"], ["y"]),
-    ]  # fmt: skip
+    ]
     return write(path, nodes, [FRAME], PICTURE, {"shape": np.array([2**31, 2**20], np.int64)})
 
 

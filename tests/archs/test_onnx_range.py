@@ -45,12 +45,14 @@ BYTES = {
     "cut off at 255": ([node("Clip", ["x", "a", "b"], ["y"])], {"a": np.float32(0), "b": np.float32(255)}),
     "behind a transpose and a cast": (
         [
-            node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]), node("Cast", ["t"], ["u"], to=1),
-            node("Constant", [], ["c"], value_float=255.0), node("Div", ["u", "c"], ["y"]),
+            node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]),
+            node("Cast", ["t"], ["u"], to=1),
+            node("Constant", [], ["c"], value_float=255.0),
+            node("Div", ["u", "c"], ["y"]),
         ],
         {},
     ),
-}  # fmt: skip
+}
 
 FRACTIONS = {
     "times 255": one("Mul", 255),

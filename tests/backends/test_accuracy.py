@@ -323,9 +323,14 @@ def test_parts_are_for_gpus(
     ],
 )
 def test_a_device_that_is_not_there(
-    backends: Backends, opened: Opened, monkeypatch: pytest.MonkeyPatch, backend: str, gpus: int,
-    device: tuple[int, ...], said: str,
-) -> None:  # fmt: skip
+    backends: Backends,
+    opened: Opened,
+    monkeypatch: pytest.MonkeyPatch,
+    backend: str,
+    gpus: int,
+    device: tuple[int, ...],
+    said: str,
+) -> None:
     monkeypatch.setattr(selection, "gpu_count", lambda: gpus)
     with pytest.raises(ArgumentError) as caught:
         opened(backend=backend, device=device)

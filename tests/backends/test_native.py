@@ -160,8 +160,10 @@ def test_an_engine_whose_sky_has_bands_is_not_built(
         native.build(job, tmp_path)
 
 
-@pytest.mark.parametrize(("cores", "memory", "streams"), [(1, 64, 2), (2, 64, 2), (8, 64, 2), (16, 64, 4), (64, 64, 8),
-                                                          (64, 8, 4), (2, 1, 1)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("cores", "memory", "streams"),
+    [(1, 64, 2), (2, 64, 2), (8, 64, 2), (16, 64, 4), (64, 64, 8), (64, 8, 4), (2, 1, 1)],
+)
 def test_frames_in_flight_go_by_cores_and_memory(
     tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch, cores: int, memory: int, streams: int
 ) -> None:

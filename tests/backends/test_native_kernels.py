@@ -244,8 +244,11 @@ def test_only_frames_of_the_right_shape_reach_the_kernels(make_config: MakeConfi
     lane = FrameContext(Weights(make_config(), make_tensors()), 60, 90, 1)
     picture, result = np.zeros((3, 60, 90), np.float32), np.zeros((3, 120, 180), np.float32)
     for frames in (
-        (picture[:, :30], result), (picture, result[:2]), (picture.astype(np.float64), result), (picture, result[::-1]),
-    ):  # fmt: skip
+        (picture[:, :30], result),
+        (picture, result[:2]),
+        (picture.astype(np.float64), result),
+        (picture, result[::-1]),
+    ):
         with pytest.raises(ValueError, match="not contiguous float32"):
             lane.run(*frames)
 
@@ -269,9 +272,12 @@ def test_threads_do_not_change_the_picture_much(make_config: MakeConfig, make_te
     ids=str,
 )
 def test_scratch_is_never_left(
-    make_config: MakeConfig, make_tensors: Maker, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any],
+    make_config: MakeConfig,
+    make_tensors: Maker,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
     size: tuple[int, int],
-) -> None:  # fmt: skip
+) -> None:
     guards = []
 
     def guarded(*arguments: int) -> NDArray[np.uint8]:

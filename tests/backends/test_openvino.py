@@ -231,8 +231,10 @@ def test_one_stream_where_memory_is_short(job: EngineSpec, monkeypatch: pytest.M
 def test_settings_use_all_cores_for_one_frame_and_exact_arithmetic() -> None:
     assert settings("fp32", 1)["INFERENCE_PRECISION_HINT"] == "f32"
     assert settings("bf16", 2) == {
-        "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": "2", "INFERENCE_PRECISION_HINT": "dynamic",
-    }  # fmt: skip
+        "PERFORMANCE_HINT": "THROUGHPUT",
+        "NUM_STREAMS": "2",
+        "INFERENCE_PRECISION_HINT": "dynamic",
+    }
 
 
 def test_reasons_are_the_last_line_that_says_something() -> None:

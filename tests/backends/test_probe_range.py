@@ -67,9 +67,14 @@ def test_a_network_that_makes_no_picture_of_fractions_gets_bytes(
     middle = np.zeros((3, 3, 3, 3))
     middle[range(3), range(3), 1, 1] = 1
     path = network(  # nothing is darker than 9 of 255; the first operator does not show what numbers it is for
-        tmp_path / "x.onnx", node("Conv", ["x", "w", "a"], ["c"], pads=[1] * 4), node("Relu", ["c"], ["r"]),
-        node("Add", ["r", "b"], ["y"]), w=middle, a=[-9.0] * 3, b=9.0,
-    )  # fmt: skip
+        tmp_path / "x.onnx",
+        node("Conv", ["x", "w", "a"], ["c"], pads=[1] * 4),
+        node("Relu", ["c"], ["r"]),
+        node("Add", ["r", "b"], ["y"]),
+        w=middle,
+        a=[-9.0] * 3,
+        b=9.0,
+    )
     assert ranges(path) == ("255", "255")
     (line,) = caplog.messages
     assert "white is taken for 255 in its numbers: from 0 to 1 a drawing comes out as no picture" in line
@@ -80,9 +85,14 @@ def test_a_network_that_makes_no_picture_of_fractions_gets_bytes(
 def enhancer(path: Path) -> Path:
     """x + 0.9 (1 - tanh x): makes fractions much brighter, and leaves bytes as they are."""
     return network(
-        path, node("Tanh", ["x"], ["a"]), node("Sub", ["one", "a"], ["b"]), node("Mul", ["b", "much"], ["c"]),
-        node("Add", ["x", "c"], ["y"]), one=1, much=0.9,
-    )  # fmt: skip
+        path,
+        node("Tanh", ["x"], ["a"]),
+        node("Sub", ["one", "a"], ["b"]),
+        node("Mul", ["b", "much"], ["c"]),
+        node("Add", ["x", "c"], ["y"]),
+        one=1,
+        much=0.9,
+    )
 
 
 def test_a_network_that_changes_pictures_is_left_at_1(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -59,8 +59,10 @@ def test_the_fake_is_like_it(name: str) -> None:
     assert len(fake) >= 5
     assert not differences(fake, {"runtime": runtime, "driver": driver, "nvml": management}[name])
     assert differences({"cudaFree": [2, 2], "cudaStreamNonBlocking": 7, "cuFly": [0, 0]}, runtime) == [
-        "cudaFree takes [(1, 1)], not [2, 2]", "cudaStreamNonBlocking is 1, not 7", "cuFly is not there",
-    ]  # fmt: skip
+        "cudaFree takes [(1, 1)], not [2, 2]",
+        "cudaStreamNonBlocking is 1, not 7",
+        "cuFly is not there",
+    ]
 
 
 # Every function of the runtime that `cuda.py` has, in an order that makes sense; how many things each returns, itself
@@ -123,10 +125,15 @@ def test_without_a_driver_everything_is_a_sentence() -> None:
     assert cuda.driver() == "CUDA 0.0"
     assert nvml.free_memory("0000:01:00.0") is None
     makers: list[Any] = [
-        cuda.Stream, cuda.Event, lambda: cuda.DeviceMemory(1 << 20), lambda: cuda.PinnedMemory(4096, 4096),
-        lambda: cuda.HostMemory(1 << 20), lambda: cuda.free_memory_before(0),
-        lambda: cuda.use(0), lambda: cuda.free_memory(0),
-    ]  # fmt: skip
+        cuda.Stream,
+        cuda.Event,
+        lambda: cuda.DeviceMemory(1 << 20),
+        lambda: cuda.PinnedMemory(4096, 4096),
+        lambda: cuda.HostMemory(1 << 20),
+        lambda: cuda.free_memory_before(0),
+        lambda: cuda.use(0),
+        lambda: cuda.free_memory(0),
+    ]
     for make in makers:
         with pytest.raises(EngineError, match=r" failed: .* \(cudaErrorInsufficientDriver\)$"):
             make()
@@ -200,8 +207,9 @@ def paper_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = str(tmp_path / "libcuda.so.1")
     subprocess.run(
         [*command, "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", library, str(tmp_path / "driver.c"), "-ldl"],
-        check=True, timeout=100,
-    )  # fmt: skip
+        check=True,
+        timeout=100,
+    )
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
 
 

@@ -28,35 +28,53 @@ ROOTS: dict[tuple[str, str], dict[str, str]] = {
     ("tensorrt/library.py", "reserve"): {"trt": "", "config": "IBuilderConfig"},
     ("tensorrt/library.py", "tune"): {"config": "IBuilderConfig", "cache": "ITimingCache"},
     ("tensorrt/library.py", "context"): {
-        "engine": "ICudaEngine", "config": "IRuntimeConfig", "cache": "IRuntimeCache",
+        "engine": "ICudaEngine",
+        "config": "IRuntimeConfig",
+        "cache": "IRuntimeCache",
         "strategies": "CudaGraphStrategy",
     },
     ("tensorrt/library.py", "compiled"): {"kept[1]": "IRuntimeCache"},
     ("tensorrt/library.py", "capturable"): {"context": "IExecutionContext"},
     ("tensorrt/builder.py", "build"): {
-        "trt": "", "builder": "Builder", "network": "INetworkDefinition", "parser": "OnnxParser",
-        "error": "ParserError", "config": "IBuilderConfig",
+        "trt": "",
+        "builder": "Builder",
+        "network": "INetworkDefinition",
+        "parser": "OnnxParser",
+        "error": "ParserError",
+        "config": "IBuilderConfig",
     },
     ("tensorrt/builder.py", "smallest"): {
-        "trt": "", "builder": "Builder", "network": "INetworkDefinition", "layer": "ILayer", "config": "IBuilderConfig",
+        "trt": "",
+        "builder": "Builder",
+        "network": "INetworkDefinition",
+        "layer": "ILayer",
+        "config": "IBuilderConfig",
     },
     ("tensorrt/builder.py", "_allow_decomposition"): {
-        "trt": "", "network": "INetworkDefinition", "layer": "IAttentionInputLayer", "layer.attention": "IAttention",
+        "trt": "",
+        "network": "INetworkDefinition",
+        "layer": "IAttentionInputLayer",
+        "layer.attention": "IAttention",
     },
     ("tensorrt/builder.py", "logger"): {"trt": "", "severity": "ILogger.ERROR"},
     ("tensorrt/worker.py", "_check_validity"): {"trt": "", "runtime": "Runtime"},
     ("tensorrt/worker.py", "do_refuse"): {"trt": ""},
     ("tensorrt/worker.py", "_prepared"): {"context": "IExecutionContext"},
-}  # fmt: skip
+}
 DEVICE = {"trt": "", "self._runtime": "Runtime", "self._engine": "ICudaEngine", "self._context": "IExecutionContext"}
 # Asked for by name, or read through a name of their own.
 BESIDES = [
     Use(name, None, "by name")
     for name in (
-        "LayerType.ATTENTION_INPUT", "IAttentionInputLayer.attention", "EngineInvalidityDiagnostics.__members__",
-        "ComputeCapability.SM75", "ComputeCapability.SM86", "ComputeCapability.SM89", "ComputeCapability.SM120",
+        "LayerType.ATTENTION_INPUT",
+        "IAttentionInputLayer.attention",
+        "EngineInvalidityDiagnostics.__members__",
+        "ComputeCapability.SM75",
+        "ComputeCapability.SM86",
+        "ComputeCapability.SM89",
+        "ComputeCapability.SM120",
     )
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +121,9 @@ def test_the_fake_is_like_it(trt: ModuleType) -> None:
     assert {"Runtime.get_engine_validity", "IExecutionContext.set_tensor_address"} <= fake.keys()
     assert not differences(fake, trt)
     assert differences({"Runtime.get_engine_validity": [0, 0], "EngineValidity.VALID": 3}, trt) == [
-        "Runtime.get_engine_validity takes [(1, 1)], not [0, 0]", "EngineValidity.VALID is 0, not 3",
-    ]  # fmt: skip
+        "Runtime.get_engine_validity takes [(1, 1)], not [0, 0]",
+        "EngineValidity.VALID is 0, not 3",
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -198,10 +198,16 @@ def test_what_is_no_kind_of_gpu(text: str) -> None:
 @pytest.mark.parametrize(
     ("capability", "both", "wanted"),
     [
-        ((8, 9), True, RTX), ((12, 0), True, RTX), ((7, 5), True, RTX), (None, True, RTX),
-        ((9, 0), True, CLASSIC), ((8, 0), True, CLASSIC), ((10, 0), True, CLASSIC), ((9, 0), False, RTX),
+        ((8, 9), True, RTX),
+        ((12, 0), True, RTX),
+        ((7, 5), True, RTX),
+        (None, True, RTX),
+        ((9, 0), True, CLASSIC),
+        ((8, 0), True, CLASSIC),
+        ((10, 0), True, CLASSIC),
+        ((9, 0), False, RTX),
     ],
-)  # fmt: skip
+)
 def test_data_centre_cards_prefer_their_own_library(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] | None, both: bool, wanted: object
 ) -> None:
@@ -289,8 +295,11 @@ def test_only_the_portable_library_is_aimed() -> None:
         NetworkDefinitionCreationFlag=SimpleNamespace(STRONGLY_TYPED=1),
     )
     for library, targets, expected in (
-        (RTX, ["sm89"], [89]), (RTX, ["sm86", "sm89"], [86, 89]), (RTX, ["sm90"], []), (CLASSIC, ["sm89"], []),
-    ):  # fmt: skip
+        (RTX, ["sm89"], [89]),
+        (RTX, ["sm86", "sm89"], [86, 89]),
+        (RTX, ["sm90"], []),
+        (CLASSIC, ["sm89"], []),
+    ):
         config = Config()
         library.aim(trt, config, targets)
         assert config.capabilities == expected

@@ -108,9 +108,11 @@ def test_it_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_what_is_written_is_not_tried(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_file(random_tensors(C_LUMA), tmp_path / "art.safetensors")
     written = [
-        open_checkpoint(tiny_model), fdat(tmp_path / "fdat.safetensors"), open_checkpoint(tmp_path / "art.safetensors"),
+        open_checkpoint(tiny_model),
+        fdat(tmp_path / "fdat.safetensors"),
+        open_checkpoint(tmp_path / "art.safetensors"),
         open_checkpoint(doubler(tmp_path / "given.onnx")),
-    ]  # fmt: skip
+    ]
     monkeypatch.setattr(traced_graphs, "graph_of", None)
     assert [traced_graphs.check(checkpoint) for checkpoint in written] == [None] * 4
 
@@ -182,9 +184,12 @@ class Moody(nn.Module):
 
 @pytest.mark.parametrize(("size", "open_to_all"), [((300, 404), True), ((320, 384), False)], ids=str)
 def test_a_network_that_decides_by_remainders(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: list[tuple[int, int]], size: tuple[int, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    passes: list[tuple[int, int]],
+    size: tuple[int, int],
     open_to_all: bool,
-) -> None:  # fmt: skip
+) -> None:
     """320 and 384 leave nothing, divided by 64; 300 and 404 do."""
     checkpoint = saved("Compact", tmp_path)
     loaded: Any = checkpoint.network()

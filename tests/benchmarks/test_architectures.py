@@ -15,11 +15,24 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(
 @pytest.mark.parametrize(
     ("name", "scale", "multiple"),
     [
-        ("Compact", 2, 1), ("ESRGAN", 4, 1), ("ESRGAN 2x", 2, 1), ("SPAN", 2, 1), ("SwinIR", 2, 1), ("HAT", 2, 1),
-        ("DAT", 2, 1), ("RealCUGAN 3x", 3, 1), ("RealPLKSR", 2, 1), ("SAFMN", 2, 8), ("NAFNet", 1, 1), ("MoSR", 2, 1),
-        ("RCAN", 2, 1), ("DRUNet", 1, 8), ("CRAFT", 2, 16), ("FFTformer", 1, 32),
+        ("Compact", 2, 1),
+        ("ESRGAN", 4, 1),
+        ("ESRGAN 2x", 2, 1),
+        ("SPAN", 2, 1),
+        ("SwinIR", 2, 1),
+        ("HAT", 2, 1),
+        ("DAT", 2, 1),
+        ("RealCUGAN 3x", 3, 1),
+        ("RealPLKSR", 2, 1),
+        ("SAFMN", 2, 8),
+        ("NAFNet", 1, 1),
+        ("MoSR", 2, 1),
+        ("RCAN", 2, 1),
+        ("DRUNet", 1, 8),
+        ("CRAFT", 2, 16),
+        ("FFTformer", 1, 32),
     ],
-)  # fmt: skip
+)
 def test_openvino_gives_what_spandrel_gives(tmp_path: Path, name: str, scale: int, multiple: int) -> None:
     checkpoint = saved(name, tmp_path)
     about: ModelDescriptor = checkpoint.description
@@ -31,8 +44,19 @@ def test_openvino_gives_what_spandrel_gives(tmp_path: Path, name: str, scale: in
 
 
 def test_the_table_says_what_was_found() -> None:
-    done = {"name": "A", "loads": "yes", "scale": 2, "multiple": 8, "minimum": 16, "square": True, "openvino": "yes",
-            "difference": 2.5e-7, "fp16": "yes", "mixed": "no kernel", "fp32": "yes"}  # fmt: skip
+    done = {
+        "name": "A",
+        "loads": "yes",
+        "scale": 2,
+        "multiple": 8,
+        "minimum": 16,
+        "square": True,
+        "openvino": "yes",
+        "difference": 2.5e-7,
+        "fp16": "yes",
+        "mixed": "no kernel",
+        "fp32": "yes",
+    }
     untraced = done | {"name": "B", "openvino": "X (B) cannot be written as a graph: no sort"}
     del untraced["difference"]
     text = table([done, untraced, {"name": "C", "loads": "it is | odd"}])

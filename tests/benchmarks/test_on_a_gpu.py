@@ -24,9 +24,24 @@ def on_fake_gpu(module: str, *arguments: str, faults: str = "") -> "subprocess.C
 def test_the_harness_on_a_gpu(identity_2x: Path, tmp_path: Path) -> None:
     out = tmp_path / "speed"
     done = on_fake_gpu(
-        "benchmarks", "--full", "--groups", "headline", "engines", "--model", str(identity_2x), "--size", "60x60",
-        "--rounds", "1", "--seconds", "0.05", "--only", "vapoursynth-mlrt-trt-rtx", "--out", str(out),
-    )  # fmt: skip
+        "benchmarks",
+        "--full",
+        "--groups",
+        "headline",
+        "engines",
+        "--model",
+        str(identity_2x),
+        "--size",
+        "60x60",
+        "--rounds",
+        "1",
+        "--seconds",
+        "0.05",
+        "--only",
+        "vapoursynth-mlrt-trt-rtx",
+        "--out",
+        str(out),
+    )
     assert done.returncode == 0, done.stderr
     saved = json.loads(out.with_suffix(".json").read_text())
     assert saved["machine"]["gpus"] == ["Fake RTX"]
@@ -50,8 +65,9 @@ def test_layers_of_tensorrt(tiny_model: Path) -> None:
     found = [(name, kind, seconds) for name, kind, seconds in json.loads(done.stdout.splitlines()[-1])]
     assert [name for name, *_ in found] == ["attention_2", "conv_3", "conv_1"]
     assert [(kind, count, round(seconds, 6)) for kind, count, seconds in by_kind(found)] == [
-        ("attention", 1, 0.003), ("conv", 2, 0.0025),
-    ]  # fmt: skip
+        ("attention", 1, 0.003),
+        ("conv", 2, 0.0025),
+    ]
     silent = on_fake_gpu("benchmarks.layers", "tensorrt", str(tiny_model), "60x60", faults="silent")
     assert "does not tell how long its layers take" in silent.stderr
 

@@ -66,17 +66,23 @@ CASES: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
     "norm": ("LayerNormalization", [random(2, 5, 8), random(8), random(8)], {"axis": -1, "epsilon": 1e-3}),
     "largest": ("ReduceMax", [random(2, 5, 8), whole(1, 2)], {"keepdims": 0}),
     "mean of all": ("ReduceMean", [random(2, 5, 8)], {}),
-    "spread": ("ConvTranspose", [random(1, 4, 3, 5), random(4, 2, 4, 4), random(2)],
-               {"strides": [2, 2], "pads": [1, 1, 1, 1], "kernel_shape": [4, 4]}),
-    "uneven": ("Conv", [random(1, 4, 7, 9), random(4, 1, 3, 3), random(4)],
-               {"group": 4, "pads": [0, 1, 2, 1], "strides": [2, 1], "kernel_shape": [3, 3]}),
+    "spread": (
+        "ConvTranspose",
+        [random(1, 4, 3, 5), random(4, 2, 4, 4), random(2)],
+        {"strides": [2, 2], "pads": [1, 1, 1, 1], "kernel_shape": [4, 4]},
+    ),
+    "uneven": (
+        "Conv",
+        [random(1, 4, 7, 9), random(4, 1, 3, 3), random(4)],
+        {"group": 4, "pads": [0, 1, 2, 1], "strides": [2, 1], "kernel_shape": [3, 3]},
+    ),
     "shape that keeps": ("Reshape", [random(2, 6, 4), whole(0, 3, -1)], {}),
     "gathered": ("Gather", [random(4, 5), whole(3, 0)], {"axis": 1}),
     "softened": ("Softmax", [random(3, 4, 5)], {"axis": 1}),
     "unsqueezed": ("Unsqueeze", [random(3, 4), whole(0, 3)], {}),
     "expanded": ("Expand", [random(3, 1), whole(2, 1, 4)], {}),
     "rounded to tanh": ("Gelu", [random(3, 4)], {"approximate": "tanh"}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -216,10 +216,14 @@ def altered(change: str) -> Method:
 @pytest.mark.parametrize(
     ("change", "failing"),
     [
-        ("nothing", set()), ("shifted", {"shift"}), ("gridded", {"grid"}), ("windowed", {"grid"}),
-        ("coloured", {"colour shift"}), ("boiling", {"held cels"}),
+        ("nothing", set()),
+        ("shifted", {"shift"}),
+        ("gridded", {"grid"}),
+        ("windowed", {"grid"}),
+        ("coloured", {"colour shift"}),
+        ("boiling", {"held cels"}),
     ],
-)  # fmt: skip
+)
 def test_checks_find_the_fault_and_only_that(change: str, failing: set[str]) -> None:
     checks = quality_checks.run_checks(altered(change))
     found = {name for name, check in checks.items() if not check["passed"]}
@@ -317,8 +321,9 @@ def test_differences_have_a_spread_and_winners() -> None:
     assert quality_spread.difference({}, other, "ssim") is None
     assert quality_spread.spread(found) == "+0.83 ± 0.73 (2/3)"
     assert set(quality_measures.MEASURES) | set(quality_measures.HELD_MEASURES) == {
-        *quality_spread.HIGHER_IS_BETTER, "sharpness"
-    }  # fmt: skip
+        *quality_spread.HIGHER_IS_BETTER,
+        "sharpness",
+    }
 
 
 def test_ssimulacra2_is_the_one_of_its_authors(truth: Floats) -> None:

@@ -99,7 +99,7 @@ def _empty(entry: Path) -> None:
         (_a_link, "not a directory"),
         (_empty, "manifest.json cannot be read"),
     ],
-)  # fmt: skip
+)
 def test_damaged_entry_is_rebuilt(
     store: EngineCache, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None], reason: str
 ) -> None:

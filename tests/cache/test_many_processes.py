@@ -40,8 +40,11 @@ def process(store: EngineCache, log: Path, mode: str) -> "subprocess.Popen[str]"
     """A Python that opens KEY once a line arrives on its stdin."""
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", PRELUDE, str(store.directory), str(log), mode],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def quiet(err: str) -> str:

@@ -22,9 +22,14 @@ def doctor(folder: Path, model: Path, *more: str, faults: str = "") -> "subproce
     environment = os.environ | {"PYTHONPATH": f"{FAKE_GPU}{os.pathsep}{ROOT}", "FAKE_GPU": faults}
     command = [sys.executable, "-m", "vsfdatrd.cli", "doctor", "--gpu", "--model", str(model), "--size", "90x60"]
     return subprocess.run(
-        [*command, "--seconds", "0.3", *more], cwd=folder, env=environment, capture_output=True, text=True,
-        timeout=200, check=False,
-    )  # fmt: skip
+        [*command, "--seconds", "0.3", *more],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
 
 
 def test_a_report_of_everything(identity_2x: Path, tmp_path: Path) -> None:
@@ -76,21 +81,41 @@ def test_no_gpu_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 
 GOOD: dict[str, Any] = {
-    "schema": 1, "vsfdatrd": "1.0", "date": "2026-01-01", "libraries": {"torch": "2.11"}, "model": "medium",
-    "weights": "0123456789abcdef", "size": [720, 540],
+    "schema": 1,
+    "vsfdatrd": "1.0",
+    "date": "2026-01-01",
+    "libraries": {"torch": "2.11"},
+    "model": "medium",
+    "weights": "0123456789abcdef",
+    "size": [720, 540],
     "machine": {
-        "gpu": "RTX 4090", "capability": "8.9", "gpus": 1, "driver": None, "cuda": "13.1", "memory_mib": 24564,
-        "system": "Linux 6", "cpu": "a processor", "cores": 16, "python": "3.12.3",
+        "gpu": "RTX 4090",
+        "capability": "8.9",
+        "gpus": 1,
+        "driver": None,
+        "cuda": "13.1",
+        "memory_mib": 24564,
+        "system": "Linux 6",
+        "cpu": "a processor",
+        "cores": 16,
+        "python": "3.12.3",
     },
     "engines": [
         {
-            "backend": "tensorrt", "library": "tensorrt_rtx 1.7", "precision": "fp16", "opening_s": 9.0,
-            "reopening_s": 1, "psnr_db": 61.5, "fps_alone": 40.1, "fps_vapoursynth": None, "share": None,
+            "backend": "tensorrt",
+            "library": "tensorrt_rtx 1.7",
+            "precision": "fp16",
+            "opening_s": 9.0,
+            "reopening_s": 1,
+            "psnr_db": 61.5,
+            "fps_alone": 40.1,
+            "fps_vapoursynth": None,
+            "share": None,
             "memory_mib": 900,
         },
         {"backend": "torch", "error": "this PyTorch is built without CUDA"},
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(

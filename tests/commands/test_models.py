@@ -165,12 +165,15 @@ def test_verify_finds_own_files_that_changed(model: Path, capsys: pytest.Capture
     assert "does not exist" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("name", "content", "said"), [
-    ("medium", b"", "is that of a model that ships"),
-    ("mine", b"", "is empty"),
-    ("mine", b"<html>", "web page"),
-    ("no name", b"", "is not possible"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("medium", b"", "is that of a model that ships"),
+        ("mine", b"", "is empty"),
+        ("mine", b"<html>", "web page"),
+        ("no name", b"", "is not possible"),
+    ],
+)
 def test_what_cannot_be_used_is_not_added(
     tmp_path: Path, own: Path, name: str, content: bytes, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

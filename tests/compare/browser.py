@@ -29,11 +29,20 @@ class Browser:
         theirs_in, self._out = os.pipe()
         self._in, theirs_out = os.pipe()
         arguments = [
-            program, "--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--no-first-run",
-            "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update",
-            "--force-color-profile=srgb", "--host-resolver-rules=MAP * ~NOTFOUND",
-            f"--user-data-dir={profile}", "about:blank",
-        ]  # fmt: skip
+            program,
+            "--headless=new",
+            "--remote-debugging-pipe",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            "--disable-dev-shm-usage",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--force-color-profile=srgb",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            f"--user-data-dir={profile}",
+            "about:blank",
+        ]
         # Above 9, so that neither of them is closed when the other takes its place.
         ends = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (theirs_in, theirs_out)]
         nothing = [(os.POSIX_SPAWN_OPEN, n, os.devnull, os.O_RDWR, 0) for n in range(3)]
@@ -99,8 +108,11 @@ class Browser:
 
     def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
         """Press the mouse at one place of the window, move it, and let go at another."""
-        steps = [("mousePressed", start), *(("mouseMoved", _between(start, end, i / 8)) for i in range(1, 9)),
-                 ("mouseReleased", end)]  # fmt: skip
+        steps = [
+            ("mousePressed", start),
+            *(("mouseMoved", _between(start, end, i / 8)) for i in range(1, 9)),
+            ("mouseReleased", end),
+        ]
         for kind, (x, y) in steps:
             self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
 

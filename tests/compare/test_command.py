@@ -153,9 +153,14 @@ def test_cut_borders_and_lengths_are_said(
     ],
 )
 def test_errors_are_one_sentence(
-    arguments: list[str], said: str, write: Writer, film: list[Drawing], tmp_path: Path,
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    arguments: list[str],
+    said: str,
+    write: Writer,
+    film: list[Drawing],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     write("a.y4m", clip_of(film[:4]))
     (tmp_path / "notes.txt").write_text("nothing to see")
     monkeypatch.chdir(tmp_path)

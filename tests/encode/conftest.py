@@ -44,8 +44,13 @@ def encode(identity_2x: Path) -> Encode:
     """`vsfdatrd encode ...` with a network that repeats every pixel, lossless unless told otherwise."""
 
     def start(*arguments: str | Path, further: tuple[str, ...] = (), timeout: float = 90) -> Any:
-        return subprocess.run(command(identity_2x, *arguments, further=further), capture_output=True, text=True,
-                              timeout=timeout, check=False)  # fmt: skip
+        return subprocess.run(
+            command(identity_2x, *arguments, further=further),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
 
     return start
 
@@ -78,8 +83,10 @@ def write(frames: Frames, path: Path, rate: str, *options: str) -> Path:
     named = "setparams=range=tv:colorspace=smpte170m:color_primaries=smpte170m:color_trc=smpte170m"
     chain = ",".join([named, *(option[3:] for option in filters)])
     rest = [option for option in options if not option.startswith("vf=")]
-    run([ffmpeg(), "-v", "error", "-y", *form, "-vf", chain, *coder, *tags, "-color_range", "tv", *rest, str(path)],
-        b"".join(frame.tobytes() + bytes([128]) * (WIDTH * HEIGHT // 2) for frame in frames))  # fmt: skip
+    run(
+        [ffmpeg(), "-v", "error", "-y", *form, "-vf", chain, *coder, *tags, "-color_range", "tv", *rest, str(path)],
+        b"".join(frame.tobytes() + bytes([128]) * (WIDTH * HEIGHT // 2) for frame in frames),
+    )
     return path
 
 
@@ -93,8 +100,17 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def telecined(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same film, telecined to 30000/1001, top field first."""
     path = tmp_path_factory.mktemp("films") / "telecined.mkv"
-    return write(moving(LENGTH), path, "24000/1001", "vf=telecine=first_field=top:pattern=23", "vf=setfield=tff",
-                 "-field_order", "tt", "-flags", "+ildct")  # fmt: skip
+    return write(
+        moving(LENGTH),
+        path,
+        "24000/1001",
+        "vf=telecine=first_field=top:pattern=23",
+        "vf=setfield=tff",
+        "-field_order",
+        "tt",
+        "-flags",
+        "+ildct",
+    )
 
 
 def decoded(path: Path) -> list[str]:

@@ -20,8 +20,14 @@ class Machine:
     def __init__(self, command: list[str], environment: dict[str, str], log: Path) -> None:
         self._log = log
         with log.open("wb") as file:
-            self._process = subprocess.Popen(command, env=os.environ | environment, stdin=subprocess.DEVNULL,
-                                             stdout=file, stderr=file, start_new_session=True)  # fmt: skip
+            self._process = subprocess.Popen(
+                command,
+                env=os.environ | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
 
     def wait(self) -> None:
         """Until it is up."""
@@ -82,9 +88,16 @@ class Machines:
             "--temp-dir",
             str(self._folder / "ray"),
         ]
-        command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats",
-                   "--object-store-memory", "80000000", *(["--address", self.address] if number else place),
-                   *options]  # fmt: skip
+        command = [
+            str(Path(sys.executable).with_name("ray")),
+            "start",
+            "--block",
+            "--disable-usage-stats",
+            "--object-store-memory",
+            "80000000",
+            *(["--address", self.address] if number else place),
+            *options,
+        ]
         if self._apart:
             command[2:2] = ["--node-ip-address", f"10.77.0.{number + 1}"]
             command = [*self._network(number), *command]
@@ -123,13 +136,27 @@ class Machines:
         if number:
             head = self._networks[0].pid
             steps += [
-                ["ip", "link", "add", "name", f"v{number}", "netns", str(head), "type", "veth",
-                 "peer", "name", "v0", "netns", str(process.pid)],
+                [
+                    "ip",
+                    "link",
+                    "add",
+                    "name",
+                    f"v{number}",
+                    "netns",
+                    str(head),
+                    "type",
+                    "veth",
+                    "peer",
+                    "name",
+                    "v0",
+                    "netns",
+                    str(process.pid),
+                ],
                 ["nsenter", "-t", str(head), "-n", "ip", "addr", "add", "10.77.0.1/24", "dev", f"v{number}"],
                 ["nsenter", "-t", str(head), "-n", "ip", "link", "set", f"v{number}", "up"],
                 [*enter, "ip", "addr", "add", f"10.77.0.{number + 1}/24", "dev", "v0"],
                 [*enter, "ip", "link", "set", "v0", "up"],
-            ]  # fmt: skip
+            ]
         else:
             steps.append([*enter, "ip", "addr", "add", "10.77.0.1/32", "dev", "lo"])
         for step in steps:

@@ -28,9 +28,14 @@ class Terminal:
         self._here, there = os.openpty()
         self._wide(columns)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _OWN, *command], stdin=there, stdout=there, stderr=there, start_new_session=True,
-            env=os.environ | {"TERM": "xterm-256color"}, pass_fds=pass_fds,
-        )  # fmt: skip
+            [sys.executable, "-c", _OWN, *command],
+            stdin=there,
+            stdout=there,
+            stderr=there,
+            start_new_session=True,
+            env=os.environ | {"TERM": "xterm-256color"},
+            pass_fds=pass_fds,
+        )
         os.close(there)
 
     def lines(self) -> list[str]:

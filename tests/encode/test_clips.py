@@ -32,11 +32,36 @@ def test_discs_with_sound_and_subtitles(shared: Path, encode: Encode, tmp_path: 
     coder = "ffv1" if name.startswith("pal") else "copy"
     (tmp_path / "text.srt").write_text(SUBTITLE)
     source = tmp_path / "short.mkv"
-    run([
-        ffmpeg(), "-v", "error", "-i", str(shared / "data" / "clips" / name), "-f", "lavfi",
-        "-i", "sine=330:sample_rate=48000", "-i", str(tmp_path / "text.srt"), "-map", "0:v", "-map", "1:a", "-map",
-        "2:s", "-c:v", coder, "-c:a", "ac3", "-c:s", "srt", "-t", str(seconds), str(source),
-    ])  # fmt: skip
+    run(
+        [
+            ffmpeg(),
+            "-v",
+            "error",
+            "-i",
+            str(shared / "data" / "clips" / name),
+            "-f",
+            "lavfi",
+            "-i",
+            "sine=330:sample_rate=48000",
+            "-i",
+            str(tmp_path / "text.srt"),
+            "-map",
+            "0:v",
+            "-map",
+            "1:a",
+            "-map",
+            "2:s",
+            "-c:v",
+            coder,
+            "-c:a",
+            "ac3",
+            "-c:s",
+            "srt",
+            "-t",
+            str(seconds),
+            str(source),
+        ]
+    )
     output = tmp_path / "out.mkv"
     result = encode(source, output, "--preset", "x264", "--chunk", "0.01", further=("-preset", "ultrafast"))
     assert result.returncode == 0, result.stderr

@@ -52,13 +52,50 @@ def test_sound_subtitles_chapters_and_attachments_stay_and_in_sync(
         "[CHAPTER]\nTIMEBASE=1/1000\nSTART=1000\nEND=2500\ntitle=Two\n"
     )
     source = tmp_path / "all.mkv"
-    run([
-        ffmpeg(), "-v", "error", "-i", str(telecined), "-f", "lavfi", "-i", "sine=440:duration=2.5:sample_rate=48000",
-        "-i", str(tmp_path / "text.srt"), "-i", str(tmp_path / "meta.txt"), "-map", "0:v", "-map", "1:a", "-map", "2:s",
-        "-map_metadata", "3", "-map_chapters", "3", "-c:v", "copy", "-c:a", "ac3", "-c:s", "srt",
-        "-metadata:s:a:0", "language=jpn", "-metadata:s:s:0", "language=eng", "-disposition:s:0", "forced",
-        "-attach", str(tmp_path / "font.ttf"), "-metadata:s:t", "mimetype=font/ttf", str(source),
-    ])  # fmt: skip
+    run(
+        [
+            ffmpeg(),
+            "-v",
+            "error",
+            "-i",
+            str(telecined),
+            "-f",
+            "lavfi",
+            "-i",
+            "sine=440:duration=2.5:sample_rate=48000",
+            "-i",
+            str(tmp_path / "text.srt"),
+            "-i",
+            str(tmp_path / "meta.txt"),
+            "-map",
+            "0:v",
+            "-map",
+            "1:a",
+            "-map",
+            "2:s",
+            "-map_metadata",
+            "3",
+            "-map_chapters",
+            "3",
+            "-c:v",
+            "copy",
+            "-c:a",
+            "ac3",
+            "-c:s",
+            "srt",
+            "-metadata:s:a:0",
+            "language=jpn",
+            "-metadata:s:s:0",
+            "language=eng",
+            "-disposition:s:0",
+            "forced",
+            "-attach",
+            str(tmp_path / "font.ttf"),
+            "-metadata:s:t",
+            "mimetype=font/ttf",
+            str(source),
+        ]
+    )
     output = tmp_path / "out.mkv"
     said = done(encode(source, output, "--chunk", "0.03"))
     assert "kept: audio 1: ac3 (jpn); subtitle 2: srt (eng)" in said
@@ -78,10 +115,7 @@ def test_sound_subtitles_chapters_and_attachments_stay_and_in_sync(
         chapters = [(c["metadata"]["title"], c["start"] * c["time_base"]) for c in after.chapters()]
         assert [(name, float(start)) for name, start in chapters] == [("One", 0.0), ("Two", 1.0)]
         for kind in ("audio", "subtitles"):
-            packets = [
-                [bytes(p) for p in c.demux(getattr(c.streams, kind)[0]) if p.size]
-                for c in (before, after)
-            ]  # fmt: skip
+            packets = [[bytes(p) for p in c.demux(getattr(c.streams, kind)[0]) if p.size] for c in (before, after)]
             assert packets[0] == packets[1]
     for kind in ("audio", "subtitles"):
         shift = {abs(a - b) for a, b in zip(times(source, kind), times(output, kind), strict=True)}
@@ -120,9 +154,15 @@ def test_a_variable_rate_is_kept(encode: Encode, tmp_path: Path) -> None:
     assert [round(time * 1000) for time in times(tmp_path / "out.mp4")] == stamps
 
 
-@pytest.mark.parametrize(("name", "preset", "codec"), [
-    ("a.mkv", "x265", "hevc"), ("b.mp4", "x264", "h264"), ("c.mkv", "svtav1", "av1"), ("d.mov", "prores", "prores"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "preset", "codec"),
+    [
+        ("a.mkv", "x265", "hevc"),
+        ("b.mp4", "x264", "h264"),
+        ("c.mkv", "svtav1", "av1"),
+        ("d.mov", "prores", "prores"),
+    ],
+)
 def test_presets_make_what_they_say_and_join_without_loss(
     encode: Encode, film: Path, tmp_path: Path, name: str, preset: str, codec: str
 ) -> None:

@@ -20,10 +20,18 @@ type Luma = NDArray[np.uint8]
 
 NTSC = Fraction(30000, 1001)
 FORMS = {
-    "4:2:0": vs.YUV420P8, "4:2:2": vs.YUV422P8, "4:1:1": vs.YUV411P8, "4:4:0": vs.YUV440P8, "4:4:4": vs.YUV444P8,
-    "4:1:0": vs.YUV410P8, "gray": vs.GRAY8, "4:2:2, 10 bit": vs.YUV422P10, "4:2:0, 10 bit": vs.YUV420P10,
-    "gray, 16 bit": vs.GRAY16, "4:4:4, float": vs.YUV444PS,
-}  # fmt: skip
+    "4:2:0": vs.YUV420P8,
+    "4:2:2": vs.YUV422P8,
+    "4:1:1": vs.YUV411P8,
+    "4:4:0": vs.YUV440P8,
+    "4:4:4": vs.YUV444P8,
+    "4:1:0": vs.YUV410P8,
+    "gray": vs.GRAY8,
+    "4:2:2, 10 bit": vs.YUV422P10,
+    "4:2:0, 10 bit": vs.YUV420P10,
+    "gray, 16 bit": vs.GRAY16,
+    "4:4:4, float": vs.YUV444PS,
+}
 
 
 def pictures(count: int, height: int, width: int = 96) -> list[Luma]:
@@ -166,11 +174,14 @@ def pulsing(count: int) -> list[Luma]:
 
 
 DRAWN = {
-    "scan lines": scan_lines(48), "scan lines of a small television": scan_lines(48, part=0.4),
-    "black scan lines": scan_lines(48, dark=0.05), "a still striped title": stripes(48, 0),
-    "a title that scrolls by one line": stripes(48, 1), "a title that scrolls by two lines": stripes(48, 2),
+    "scan lines": scan_lines(48),
+    "scan lines of a small television": scan_lines(48, part=0.4),
+    "black scan lines": scan_lines(48, dark=0.05),
+    "a still striped title": stripes(48, 0),
+    "a title that scrolls by one line": stripes(48, 1),
+    "a title that scrolls by two lines": stripes(48, 2),
     "lines that pulse": pulsing(48),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("flag", [0, 2])

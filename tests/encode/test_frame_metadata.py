@@ -21,8 +21,9 @@ COUNT = 5
 RATE = Fraction(30000, 1001)
 DISPLAY = MasteringDisplay(
     tuple(Fraction(n, 50000) for n in (34000, 16000, 13250, 34500, 7500, 3000, 15635, 16450)),
-    Fraction(1000), Fraction(50, 10000),
-)  # fmt: skip
+    Fraction(1000),
+    Fraction(50, 10000),
+)
 LIGHT = LightLevel(1000, 400)
 HDR10 = (
     "log-level=none:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc:hdr10=1:max-cll=1000,400:"
@@ -76,8 +77,11 @@ def test_decoders_find_what_was_put_in(codec: str, suffix: str, tmp_path: Path) 
     found = find(open_source(path, tmp_path / "index"))
     assert found.light == LIGHT
     assert found.display is not None
-    pairs = zip((*found.display.primaries, found.display.brightest, found.display.darkest),
-                (*DISPLAY.primaries, DISPLAY.brightest, DISPLAY.darkest), strict=True)  # fmt: skip
+    pairs = zip(
+        (*found.display.primaries, found.display.brightest, found.display.darkest),
+        (*DISPLAY.primaries, DISPLAY.brightest, DISPLAY.darkest),
+        strict=True,
+    )
     assert max(abs(a - b) for a, b in pairs) < (1e-4 if codec == "av1" else 1e-9)  # AV1 has other units
     assert [captions for _, captions in found.captions] == [spoken(n) for n in range(COUNT)]
     assert [round(time * RATE) for time, _ in found.captions] == list(range(COUNT))
@@ -107,8 +111,22 @@ def mpeg2(tmp_path: Path) -> Callable[[Callable[[int], bytes], str], Path]:
             rb"\x00\x00\x01\x01", lambda match: b"\0\0\1\xb2" + user_data(next(count)) + match[0], plain.read_bytes()
         )
         (tmp_path / "b.m2v").write_bytes(content)
-        run([ffmpeg(), "-v", "error", "-fflags", "+genpts", "-r", "30000/1001", "-i", str(tmp_path / "b.m2v"), "-c",
-             "copy", str(tmp_path / name)])  # fmt: skip
+        run(
+            [
+                ffmpeg(),
+                "-v",
+                "error",
+                "-fflags",
+                "+genpts",
+                "-r",
+                "30000/1001",
+                "-i",
+                str(tmp_path / "b.m2v"),
+                "-c",
+                "copy",
+                str(tmp_path / name),
+            ]
+        )
         return tmp_path / name
 
     return make
@@ -160,12 +178,19 @@ def test_captions_go_to_the_nearest_frame_and_none_is_lost() -> None:
     assert much.per_frame(Timing(Fraction(4), Fraction(0)), 6) == [full, full, b"", b"", b"\xfcxy", b""]
 
 
-@pytest.mark.parametrize(("codec", "options", "lost"), [
-    ("ffv1", ("-pix_fmt", "yuva420p"), ["transparency"]), ("png", ("-pix_fmt", "rgba"), ["transparency"]),
-    ("qtrle", ("-pix_fmt", "argb"), ["transparency"]), ("prores_ks", ("-pix_fmt", "yuva444p10le"), ["transparency"]),
-    ("libvpx-vp9", ("-pix_fmt", "yuva420p"), ["transparency"]), ("ffv1", ("-pix_fmt", "yuv420p"), []),
-    ("png", ("-pix_fmt", "rgb24"), []), ("png", ("-pix_fmt", "pal8"), []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("codec", "options", "lost"),
+    [
+        ("ffv1", ("-pix_fmt", "yuva420p"), ["transparency"]),
+        ("png", ("-pix_fmt", "rgba"), ["transparency"]),
+        ("qtrle", ("-pix_fmt", "argb"), ["transparency"]),
+        ("prores_ks", ("-pix_fmt", "yuva444p10le"), ["transparency"]),
+        ("libvpx-vp9", ("-pix_fmt", "yuva420p"), ["transparency"]),
+        ("ffv1", ("-pix_fmt", "yuv420p"), []),
+        ("png", ("-pix_fmt", "rgb24"), []),
+        ("png", ("-pix_fmt", "pal8"), []),
+    ],
+)
 def test_transparency_is_told(codec: str, options: tuple[str, ...], lost: list[str], tmp_path: Path) -> None:
     suffix = ".mov" if codec == "qtrle" else ".mkv"
     path = write(moving(2), tmp_path / f"film{suffix}", "25", "-c:v", codec, *options)
@@ -173,10 +198,34 @@ def test_transparency_is_told(codec: str, options: tuple[str, ...], lost: list[s
 
 
 def test_names_of_encoders() -> None:
-    assert [codec_of(name) for name in ("libx264", "h264_nvenc", "libx265", "hevc_nvenc", "hevc_amf", "libsvtav1",
-                                        "av1_nvenc", "libaom-av1", "ffv1", "prores_ks", "libvpx-vp9")] == [
-        "h264", "h264", "hevc", "hevc", "hevc", "av1", "av1", "av1", "", "", "",
-    ]  # fmt: skip
+    assert [
+        codec_of(name)
+        for name in (
+            "libx264",
+            "h264_nvenc",
+            "libx265",
+            "hevc_nvenc",
+            "hevc_amf",
+            "libsvtav1",
+            "av1_nvenc",
+            "libaom-av1",
+            "ffv1",
+            "prores_ks",
+            "libvpx-vp9",
+        )
+    ] == [
+        "h264",
+        "h264",
+        "hevc",
+        "hevc",
+        "hevc",
+        "av1",
+        "av1",
+        "av1",
+        "",
+        "",
+        "",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -184,16 +233,38 @@ def hdr(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A film in HDR10, with captions."""
     folder = tmp_path_factory.mktemp("hdr")
     plain = folder / "plain.mkv"
-    run([ffmpeg(), "-v", "error", "-f", "lavfi", "-i", f"testsrc2=size={WIDTH}x{HEIGHT}:rate=30000/1001", "-frames:v",
-         str(COUNT), "-pix_fmt", "yuv420p10le", "-c:v", "libx265", "-preset", "ultrafast", "-x265-params", HDR10,
-         str(plain)])  # fmt: skip
+    run(
+        [
+            ffmpeg(),
+            "-v",
+            "error",
+            "-f",
+            "lavfi",
+            "-i",
+            f"testsrc2=size={WIDTH}x{HEIGHT}:rate=30000/1001",
+            "-frames:v",
+            str(COUNT),
+            "-pix_fmt",
+            "yuv420p10le",
+            "-c:v",
+            "libx265",
+            "-preset",
+            "ultrafast",
+            "-x265-params",
+            HDR10,
+            str(plain),
+        ]
+    )
     return insert(plain, folder / "hdr.mkv", lambda n: Messages(captions=spoken(n)))
 
 
-@pytest.mark.parametrize(("name", "further"), [
-    ("a.mkv", ("-preset", "ultrafast")),
-    ("b.mp4", ("-preset", "ultrafast", "-x265-params", "log-level=none:max-cll=7,3")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "further"),
+    [
+        ("a.mkv", ("-preset", "ultrafast")),
+        ("b.mp4", ("-preset", "ultrafast", "-x265-params", "log-level=none:max-cll=7,3")),
+    ],
+)
 def test_a_film_in_hdr_with_captions(
     encode: Encode, hdr: Path, tmp_path: Path, name: str, further: tuple[str, ...]
 ) -> None:

@@ -49,9 +49,14 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("name", "form", "sounds"), [
-    ("a.vob", "vob", ("ac3", "mp2", "ac3")), ("b.mpg", "mpeg", ("mp2", "mp2")), ("c.ts", "mpegts", ("ac3", "mp2")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "form", "sounds"),
+    [
+        ("a.vob", "vob", ("ac3", "mp2", "ac3")),
+        ("b.mpg", "mpeg", ("mp2", "mp2")),
+        ("c.ts", "mpegts", ("ac3", "mp2")),
+    ],
+)
 def test_streams_that_begin_late_are_there(big: Path, tmp_path: Path, name: str, form: str, sounds: tuple[str]) -> None:
     """The first sound begins at once, the others after 8 seconds and 7 MB."""
     inputs, options = ["-i", str(big)], []
@@ -93,8 +98,21 @@ def test_a_subtitle_that_begins_late_is_there(big: Path, tmp_path: Path) -> None
 
 
 def test_flash_video_whose_sound_begins_late(tmp_path: Path) -> None:
-    make(*lavfi(NOISE.format(9)), "-itsoffset", "8", *lavfi("sine=duration=0.5:sample_rate=44100"), "-c:v", "flv",
-         "-q:v", "1", "-g", "1", "-c:a", "mp3", tmp_path / "a.flv")  # fmt: skip
+    make(
+        *lavfi(NOISE.format(9)),
+        "-itsoffset",
+        "8",
+        *lavfi("sine=duration=0.5:sample_rate=44100"),
+        "-c:v",
+        "flv",
+        "-q:v",
+        "1",
+        "-g",
+        "1",
+        "-c:a",
+        "mp3",
+        tmp_path / "a.flv",
+    )
     with av.open(str(tmp_path / "a.flv")) as container:
         assert not container.streams.audio
     with open_input(tmp_path / "a.flv") as container:
@@ -104,8 +122,16 @@ def test_flash_video_whose_sound_begins_late(tmp_path: Path) -> None:
 
 def test_what_an_edit_list_cuts_away_is_not_heard(encode: Encode, tmp_path: Path) -> None:
     """A clip cut without encoding: its file begins with the key frame before, and says what is not to be shown."""
-    make(*lavfi("testsrc=size=96x64:rate=25:duration=1", "sine=duration=1"), "-c:v", "mpeg4", "-g", "25", "-c:a", "aac",
-         tmp_path / "full.mp4")  # fmt: skip
+    make(
+        *lavfi("testsrc=size=96x64:rate=25:duration=1", "sine=duration=1"),
+        "-c:v",
+        "mpeg4",
+        "-g",
+        "25",
+        "-c:a",
+        "aac",
+        tmp_path / "full.mp4",
+    )
     make("-ss", "0.6", "-i", tmp_path / "full.mp4", "-c", "copy", tmp_path / "cut.mp4")
     assert times(tmp_path / "cut.mp4", "audio")[0] < -0.5
     result = encode(tmp_path / "cut.mp4", tmp_path / "out.mkv")
@@ -119,21 +145,25 @@ def test_what_an_edit_list_cuts_away_is_not_heard(encode: Encode, tmp_path: Path
 # ---- which video --------------------------------------------------------------------------------------------------
 
 SMALL, STILL, FILM = (
-    "testsrc=size=32x32:rate=25:duration=0.4", "testsrc=size=320x240:rate=1:duration=1",
+    "testsrc=size=32x32:rate=25:duration=0.4",
+    "testsrc=size=320x240:rate=1:duration=1",
     "testsrc=size=96x64:rate=25:duration=0.4",
-)  # fmt: skip
+)
 
 
-@pytest.mark.parametrize(("sources", "dispositions", "taken"), [
-    ((STILL, FILM), ("0", "default"), 1),  # a cover not marked as one
-    ((STILL, FILM), ("0", "0"), 1),
-    ((SMALL, FILM), ("0", "0"), 1),  # a preview
-    ((FILM, SMALL), ("0", "default"), 1),
-    ((FILM, FILM), ("0", "default"), 1),  # two angles
-    ((FILM, FILM), ("0", "0"), 0),
-    ((FILM, FILM, FILM), ("default", "default", "0"), 0),
-    ((STILL,), ("0",), 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sources", "dispositions", "taken"),
+    [
+        ((STILL, FILM), ("0", "default"), 1),  # a cover not marked as one
+        ((STILL, FILM), ("0", "0"), 1),
+        ((SMALL, FILM), ("0", "0"), 1),  # a preview
+        ((FILM, SMALL), ("0", "default"), 1),
+        ((FILM, FILM), ("0", "default"), 1),  # two angles
+        ((FILM, FILM), ("0", "0"), 0),
+        ((FILM, FILM, FILM), ("default", "default", "0"), 0),
+        ((STILL,), ("0",), 0),
+    ],
+)
 def test_which_video_is_taken(tmp_path: Path, sources: tuple[str], dispositions: tuple[str], taken: int) -> None:
     maps = [word for n in range(len(sources)) for word in ("-map", str(n))]
     flags = [word for n, which in enumerate(dispositions) for word in (f"-disposition:v:{n}", which)]
@@ -145,8 +175,22 @@ def test_which_video_is_taken(tmp_path: Path, sources: tuple[str], dispositions:
 
 
 def test_a_cover_is_no_film(tmp_path: Path) -> None:
-    make(*lavfi(STILL, FILM), "-map", "0", "-map", "1", "-c:v:0", "mjpeg", "-c:v:1", "mpeg4", "-disposition:v:0",
-         "attached_pic", "-disposition:v:1", "0", tmp_path / "a.mp4")  # fmt: skip
+    make(
+        *lavfi(STILL, FILM),
+        "-map",
+        "0",
+        "-map",
+        "1",
+        "-c:v:0",
+        "mjpeg",
+        "-c:v:1",
+        "mpeg4",
+        "-disposition:v:0",
+        "attached_pic",
+        "-disposition:v:1",
+        "0",
+        tmp_path / "a.mp4",
+    )
     found = video_track(tmp_path / "a.mp4")
     assert found is not None
     with av.open(str(tmp_path / "a.mp4")) as container:
@@ -165,28 +209,34 @@ def test_a_cover_alone_is_no_video(tmp_path: Path) -> None:
 # ---- timestamps ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("stamps", "expected"), [
-    ([10, 20, 30], [10, 20, 30]),
-    ([UNKNOWN] * 4, [0, 10, 20, 30]),  # a raw stream
-    ([UNKNOWN, 20, 30, UNKNOWN], [10, 20, 30, 40]),  # B-frames of a raw stream
-    ([5, UNKNOWN, UNKNOWN, 65], [5, 25, 45, 65]),  # several frames a packet; the neighbours decide
-    ([UNKNOWN, UNKNOWN, 7], [-13, -3, 7]),
-    ([10, 20, 20, 40], [10, 20, 30, 40]),  # one twice
-    ([10, 20, 15, 40], [10, 20, 30, 40]),
-    ([1000, 1010, 0, 10], [1000, 1010, 0, 10]),  # a clock that begins anew is not hidden
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("stamps", "expected"),
+    [
+        ([10, 20, 30], [10, 20, 30]),
+        ([UNKNOWN] * 4, [0, 10, 20, 30]),  # a raw stream
+        ([UNKNOWN, 20, 30, UNKNOWN], [10, 20, 30, 40]),  # B-frames of a raw stream
+        ([5, UNKNOWN, UNKNOWN, 65], [5, 25, 45, 65]),  # several frames a packet; the neighbours decide
+        ([UNKNOWN, UNKNOWN, 7], [-13, -3, 7]),
+        ([10, 20, 20, 40], [10, 20, 30, 40]),  # one twice
+        ([10, 20, 15, 40], [10, 20, 30, 40]),
+        ([1000, 1010, 0, 10], [1000, 1010, 0, 10]),  # a clock that begins anew is not hidden
+    ],
+)
 def test_missing_timestamps_are_filled_in(stamps: list[int], expected: list[int]) -> None:
     assert filled(stamps, Fraction(10)) == expected
 
 
-@pytest.mark.parametrize(("name", "rate", "options"), [
-    ("a.m2v", "30000/1001", ["-c:v", "mpeg2video", "-bf", "2", "-f", "mpeg2video"]),
-    ("b.avi", "25", ["-c:v", "mpeg4", "-bf", "2"]),
-    ("c.264", "24000/1001", ["-c:v", "libx264", "-f", "h264"]),
-    ("d.265", "50", ["-c:v", "libx265", "-x265-params", "log-level=error", "-f", "hevc"]),
-    ("e.m4v", "24000/1001", ["-c:v", "mpeg4", "-f", "m4v"]),
-    ("f.vob", "30000/1001", ["-target", "ntsc-dvd", "-bf", "0"]),  # several small frames a packet
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "rate", "options"),
+    [
+        ("a.m2v", "30000/1001", ["-c:v", "mpeg2video", "-bf", "2", "-f", "mpeg2video"]),
+        ("b.avi", "25", ["-c:v", "mpeg4", "-bf", "2"]),
+        ("c.264", "24000/1001", ["-c:v", "libx264", "-f", "h264"]),
+        ("d.265", "50", ["-c:v", "libx265", "-x265-params", "log-level=error", "-f", "hevc"]),
+        ("e.m4v", "24000/1001", ["-c:v", "mpeg4", "-f", "m4v"]),
+        ("f.vob", "30000/1001", ["-target", "ntsc-dvd", "-bf", "0"]),  # several small frames a packet
+    ],
+)
 def test_frames_without_timestamps_have_their_rate(tmp_path: Path, name: str, rate: str, options: list[str]) -> None:
     size = "720x480" if name.endswith("vob") else "96x64"
     held = f"color=c=0x406080:size={size}:rate={rate},drawbox=20:15:20:12:c=orange:t=fill"
@@ -220,8 +270,17 @@ def joined(folder: Path, shapes: list[tuple[str, int]], suffix: str = "ts") -> P
     with film.open("wb") as out:
         for shape, frames in shapes:
             coder = ["-pix_fmt", "yuv420p", "-aspect", shape, "-c:v", "mpeg2video", "-g", "5"]
-            make(*lavfi("testsrc=size=96x64:rate=25"), "-frames:v", str(frames), *coder, "-output_ts_offset", str(at),
-                 "-f", "mpegts", folder / "part.ts")  # fmt: skip
+            make(
+                *lavfi("testsrc=size=96x64:rate=25"),
+                "-frames:v",
+                str(frames),
+                *coder,
+                "-output_ts_offset",
+                str(at),
+                "-f",
+                "mpegts",
+                folder / "part.ts",
+            )
             out.write((folder / "part.ts").read_bytes())
             at += frames / 25
     if suffix != "ts":
@@ -230,10 +289,15 @@ def joined(folder: Path, shapes: list[tuple[str, int]], suffix: str = "ts") -> P
     return film
 
 
-@pytest.mark.parametrize(("shapes", "expected"), [
-    ([("4:3", 5), ("16:9", 40)], Fraction(16, 9)), ([("4:3", 40), ("16:9", 5)], Fraction(4, 3)),
-    ([("16:9", 10), ("4:3", 20), ("16:9", 15)], Fraction(16, 9)), ([("16:9", 10)], Fraction(16, 9)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("shapes", "expected"),
+    [
+        ([("4:3", 5), ("16:9", 40)], Fraction(16, 9)),
+        ([("4:3", 40), ("16:9", 5)], Fraction(4, 3)),
+        ([("16:9", 10), ("4:3", 20), ("16:9", 15)], Fraction(16, 9)),
+        ([("16:9", 10)], Fraction(16, 9)),
+    ],
+)
 def test_the_shape_of_most_of_the_film_is_taken(
     tmp_path: Path, shapes: list[tuple[str, int]], expected: Fraction
 ) -> None:
@@ -283,8 +347,18 @@ def test_frames_that_change_are_refused_in_a_sentence(encode: Encode, tmp_path: 
     with (tmp_path / "film.ts").open("wb") as out:
         for n, form in enumerate(forms):
             size, pixels = form.split(",")
-            make(*lavfi(f"testsrc=size={size}:rate=25:duration=0.4"), "-pix_fmt", pixels, "-c:v", "mpeg2video",
-                 "-output_ts_offset", str(1 + 0.4 * n), "-f", "mpegts", tmp_path / "part.ts")  # fmt: skip
+            make(
+                *lavfi(f"testsrc=size={size}:rate=25:duration=0.4"),
+                "-pix_fmt",
+                pixels,
+                "-c:v",
+                "mpeg2video",
+                "-output_ts_offset",
+                str(1 + 0.4 * n),
+                "-f",
+                "mpegts",
+                tmp_path / "part.ts",
+            )
             out.write((tmp_path / "part.ts").read_bytes())
     with pytest.raises(ClipError, match=r"change their size or format.*96×64 YUV420P8.*scale="):
         open_source(tmp_path / "film.ts", tmp_path / "index")
@@ -301,15 +375,28 @@ def quiet() -> Iterator[logging.Logger]:
     logger.setLevel(level)
 
 
-@pytest.mark.parametrize("error", [
-    vs.Error("Resize error 1027"), ValueError("operands could not be broadcast"), av.InvalidDataError(1, "bad data"),
-    MemoryError(), FdatrdError("a sentence"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [
+        vs.Error("Resize error 1027"),
+        ValueError("operands could not be broadcast"),
+        av.InvalidDataError(1, "bad data"),
+        MemoryError(),
+        FdatrdError("a sentence"),
+    ],
+)
 @pytest.mark.parametrize("several", [False, True])
 def test_what_fails_is_told_in_a_sentence(
-    error: Exception, several: bool, film: Path, tmp_path: Path, identity_2x: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, quiet: logging.Logger,
-) -> None:  # fmt: skip
+    error: Exception,
+    several: bool,
+    film: Path,
+    tmp_path: Path,
+    identity_2x: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    quiet: logging.Logger,
+) -> None:
     """Whatever goes wrong where nobody thought of it; tracebacks are for --verbose."""
 
     def fail(*_: object) -> None:
@@ -332,10 +419,13 @@ def test_what_fails_is_told_in_a_sentence(
         assert said.count("This should not happen") == (1 + several) * isinstance(error, (ValueError, av.FFmpegError))
 
 
-@pytest.mark.parametrize(("name", "options", "words"), [
-    ("turned.mp4", ("-display_rotation", "45"), "by 315 degrees, and only multiples of 90"),
-    ("mono.nut", (), "convert it first: ffmpeg"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("turned.mp4", ("-display_rotation", "45"), "by 315 degrees, and only multiples of 90"),
+        ("mono.nut", (), "convert it first: ffmpeg"),
+    ],
+)
 def test_what_cannot_be_read_says_what_helps(tmp_path: Path, name: str, options: tuple[str, ...], words: str) -> None:
     picture = "testsrc=size=96x64:rate=25:duration=0.2"
     if options:

@@ -55,8 +55,10 @@ def test_rates_are_found_through_pulldown_and_rounding() -> None:
 
 
 def test_cuts_fall_on_scene_changes_and_leave_nothing_out() -> None:
-    scenes = [vs.core.std.BlankClip(format=vs.GRAY8, width=64, height=64, length=n, color=c)
-              for n, c in ((110, 40), (85, 200), (105, 90))]  # fmt: skip
+    scenes = [
+        vs.core.std.BlankClip(format=vs.GRAY8, width=64, height=64, length=n, color=c)
+        for n, c in ((110, 40), (85, 200), (105, 90))
+    ]
     clip = scenes[0] + scenes[1] + scenes[2]
     chunks = plan(clip, Fraction(25), 100 / 25 / 60)
     assert [chunk.start for chunk in chunks] == [0, 110, 195]
@@ -65,10 +67,15 @@ def test_cuts_fall_on_scene_changes_and_leave_nothing_out() -> None:
     assert [chunk.start for chunk in still] == list(range(0, 110, 10))
 
 
-@pytest.mark.parametrize(("size", "sar", "expected"), [
-    ((1440, 960), Fraction(8, 9), (1440, 1080)), ((1440, 960), Fraction(32, 27), (1706, 960)),
-    ((1440, 1152), Fraction(16, 15), (1536, 1152)), ((1440, 1080), Fraction(1), (1440, 1080)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "sar", "expected"),
+    [
+        ((1440, 960), Fraction(8, 9), (1440, 1080)),
+        ((1440, 960), Fraction(32, 27), (1706, 960)),
+        ((1440, 1152), Fraction(16, 15), (1536, 1152)),
+        ((1440, 1080), Fraction(1), (1440, 1080)),
+    ],
+)
 def test_square_pixels_never_shrink(size: tuple[int, int], sar: Fraction, expected: tuple[int, int]) -> None:
     assert square(*size, sar) == expected
 
@@ -121,11 +128,21 @@ def test_the_journal_remembers_and_refuses_damage(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["journal.json"]
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"nonsense", b"\xff\0", b"[]", b"null", b'{"facts": {}}', b'{"facts": 1, "chunks": [], "done": []}',
-    b'{"facts": {}, "chunks": [[0, 1]], "done": [[1, 1, "", 0, 0]]}', b'{"facts": {}, "chunks": [[0]], "done": []}',
-    b"[" * 100_000,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"nonsense",
+        b"\xff\0",
+        b"[]",
+        b"null",
+        b'{"facts": {}}',
+        b'{"facts": 1, "chunks": [], "done": []}',
+        b'{"facts": {}, "chunks": [[0, 1]], "done": [[1, 1, "", 0, 0]]}',
+        b'{"facts": {}, "chunks": [[0]], "done": []}',
+        b"[" * 100_000,
+    ],
+)
 def test_a_damaged_journal_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "journal.json").write_bytes(content)
     with pytest.raises(DamagedJournalError):
@@ -171,10 +188,12 @@ def test_where_frames_are_made_is_no_other_setting() -> None:
 
 def test_settings_are_checked() -> None:
     for wrong, words in (
-        ({"preset": "divx"}, "--preset divx is unknown"), ({"field": "both"}, "--field both is unknown"),
+        ({"preset": "divx"}, "--preset divx is unknown"),
+        ({"field": "both"}, "--field both is unknown"),
         ({"minutes": 0.0}, "--chunk 0 is out of range"),
-        ({"backend": "cuda"}, "backend='cuda' is unknown"), ({"crop": "all"}, "is no crop"),
-    ):  # fmt: skip
+        ({"backend": "cuda"}, "backend='cuda' is unknown"),
+        ({"crop": "all"}, "is no crop"),
+    ):
         with pytest.raises(ArgumentError, match=words):
             Settings(**wrong)
     with pytest.raises(ArgumentError, match=r"two inputs would both become a\.mkv"):
@@ -183,12 +202,38 @@ def test_settings_are_checked() -> None:
     assert split(["info", "--", "-odd"]) == (["info", "--", "-odd"], ())
 
 
-@pytest.mark.parametrize("words", [
-    "-frames 3", "-frames:v 3", "-vframes 3", "-i x.mkv", "-map 0", "-map:v 0", "-c copy", "-c:a aac", "-codec:s srt",
-    "-acodec aac", "-r 25", "-r:v 25", "-t 3", "-to 3", "-ss 3", "-fs 1000", "-f mp4", "-vn", "-an", "-vsync 0",
-    "-pass 1", "-fps_mode:v cfr", "-shortest", "-s 100x100", "-filter_complex x", "-crf 3 -metadata title=x",
-    "-crf 3 -frames 1",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        "-frames 3",
+        "-frames:v 3",
+        "-vframes 3",
+        "-i x.mkv",
+        "-map 0",
+        "-map:v 0",
+        "-c copy",
+        "-c:a aac",
+        "-codec:s srt",
+        "-acodec aac",
+        "-r 25",
+        "-r:v 25",
+        "-t 3",
+        "-to 3",
+        "-ss 3",
+        "-fs 1000",
+        "-f mp4",
+        "-vn",
+        "-an",
+        "-vsync 0",
+        "-pass 1",
+        "-fps_mode:v cfr",
+        "-shortest",
+        "-s 100x100",
+        "-filter_complex x",
+        "-crf 3 -metadata title=x",
+        "-crf 3 -frames 1",
+    ],
+)
 def test_options_that_are_not_the_encoders_are_refused(words: str) -> None:
     with pytest.raises(ArgumentError, match="after -- would change which frames or streams"):
         Settings(further=tuple(words.split()))
@@ -200,20 +245,33 @@ def test_a_second_output_is_refused(words: str) -> None:
         Settings(further=tuple(words.split()))
 
 
-@pytest.mark.parametrize(("words", "encoder"), [
-    ("-crf 14 -preset slow", "libx265"), ("-x265-params log-level=none:aq-mode=3", "libx265"), ("-crf -1", "libx265"),
-    ("-c:v libx264 -b:v 4M", "libx264"), ("-vcodec libx264 -codec:v libaom-av1", "libaom-av1"), ("", "libx265"),
-    ("-bsf:v hevc_metadata=level=5", "libx265"), ("-vf noise=alls=3", "libx265"), ("-tag:v hvc1", "libx265"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "encoder"),
+    [
+        ("-crf 14 -preset slow", "libx265"),
+        ("-x265-params log-level=none:aq-mode=3", "libx265"),
+        ("-crf -1", "libx265"),
+        ("-c:v libx264 -b:v 4M", "libx264"),
+        ("-vcodec libx264 -codec:v libaom-av1", "libaom-av1"),
+        ("", "libx265"),
+        ("-bsf:v hevc_metadata=level=5", "libx265"),
+        ("-vf noise=alls=3", "libx265"),
+        ("-tag:v hvc1", "libx265"),
+    ],
+)
 def test_options_of_the_encoder_are_taken(words: str, encoder: str) -> None:
     assert Settings(further=tuple(words.split())).encoder == encoder
 
 
-@pytest.mark.parametrize(("options", "reason"), [
-    ("-c:v libx265 -preset nosuch", "Error setting preset/tune nosuch"),
-    ("-c:v libx264 -crf much", 'Unable to parse "crf" option value "much"'),
-    ("-c:v libx264 -nosuchoption 1", "nosuchoption"), ("-c:v ffv1 -vf nosuchfilter", "No such filter: 'nosuchfilter'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("-c:v libx265 -preset nosuch", "Error setting preset/tune nosuch"),
+        ("-c:v libx264 -crf much", 'Unable to parse "crf" option value "much"'),
+        ("-c:v libx264 -nosuchoption 1", "nosuchoption"),
+        ("-c:v ffv1 -vf nosuchfilter", "No such filter: 'nosuchfilter'"),
+    ],
+)
 def test_options_that_an_encoder_refuses(options: str, reason: str) -> None:
     with pytest.raises(EncodeError, match=r"ffmpeg cannot encode 192×128 with \S+ and these options") as raised:
         try_encoder(options.split(), "yuv420p10le", (192, 128))
@@ -253,7 +311,7 @@ def test_an_index_can_be_used_elsewhere(film: Path, tmp_path: Path) -> None:
     os.utime(copy, (1, 1))
     text = script.prepare(
         film, source.video, here / "index", field_detection.Fields("progressive", True, ""), Borders(), "0", ""
-    )  # fmt: skip
+    )
     assert script.evaluate(script.with_index(text, here / "index", there / "index")).num_frames == LENGTH
     assert copy.stat().st_mtime == 1  # not written anew
     copy.write_bytes(b"nonsense")

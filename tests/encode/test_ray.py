@@ -37,9 +37,7 @@ def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster(engines: Path, temporary: Path) -> Iterator[Machines]:
     """One machine that is said to have two GPUs; the engine does not need them."""
     with machines() as cluster:
-        cluster.start(
-            "--num-cpus", "2", "--num-gpus", "2", FDATRD_CACHE=str(engines), TMPDIR=str(temporary)
-        )  # fmt: skip
+        cluster.start("--num-cpus", "2", "--num-gpus", "2", FDATRD_CACHE=str(engines), TMPDIR=str(temporary))
         yield cluster
 
 
@@ -51,9 +49,13 @@ def start(identity_2x: Path, tmp_path: Path) -> Iterator[Any]:
     def encode(cluster: Machines, *arguments: str | Path, json: bool = True) -> subprocess.Popen[str]:
         words = command(identity_2x, *arguments, "--preset", "x264", *CHUNK, "--ray", cluster.address)
         process = subprocess.Popen(
-            [*cluster.inside(), *words, *(["--json"] if json else [])], text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, start_new_session=True, cwd=tmp_path,
-        )  # fmt: skip
+            [*cluster.inside(), *words, *(["--json"] if json else [])],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            cwd=tmp_path,
+        )
         begun.append(process)
         return process
 
@@ -98,8 +100,17 @@ def test_the_same_film_comes_out(
     out, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
     assert out == ""
-    beginnings = ("reading ", "source: 96×64", "fields: ", "output: ", "making one frame as a trial",
-                  "Ray: 2 parts at once", "part ", "joining 4 parts", str(tmp_path / "out.mkv"))  # fmt: skip
+    beginnings = (
+        "reading ",
+        "source: 96×64",
+        "fields: ",
+        "output: ",
+        "making one frame as a trial",
+        "Ray: 2 parts at once",
+        "part ",
+        "joining 4 parts",
+        str(tmp_path / "out.mkv"),
+    )
     assert [line for line in error.splitlines() if not line.startswith(beginnings)] == []
     assert error.count("\npart ") == 4
     assert decoded(tmp_path / "out.mkv") == reference
@@ -114,8 +125,12 @@ def test_a_killed_worker_costs_its_part_and_leaves_no_programs(
     process = start(cluster, film, tmp_path / "out.mkv")
     told = wait_for(process, "part")
     until(lambda: cluster.head.named("vspipe"))
-    leash = next(parent for pipe in cluster.head.named("vspipe") for parent in pipe.parents()
-                 if "vsfdatrd.encode.ray.supervisor" in parent.cmdline())  # fmt: skip
+    leash = next(
+        parent
+        for pipe in cluster.head.named("vspipe")
+        for parent in pipe.parents()
+        if "vsfdatrd.encode.ray.supervisor" in parent.cmdline()
+    )
     programs = [leash, *leash.children(recursive=True)]
     leash.parent().kill()
     _, alive = psutil.wait_procs(programs, timeout=10)
@@ -200,8 +215,9 @@ def test_machines_that_lack_something_are_left_out_and_say_why(
         left = texts([json.loads(line) for line in out.splitlines()], "left out")
         assert len(left) == 2
         assert any("is left out: it lacks vsfdatrd (No module named 'vsfdatrd'); pip install it" in one for one in left)
-        assert any(f"is left out: it cannot read {film} (No such file or directory); put the film" in one
-                   for one in left)  # fmt: skip
+        assert any(
+            f"is left out: it cannot read {film} (No such file or directory); put the film" in one for one in left
+        )
         assert "has neither GPUs nor CPUs to give" in error.splitlines()[-1]
         cluster.start("--num-cpus", "1", **environment)
         told = finish(start(cluster, film, tmp_path / "out.mkv"))
@@ -218,8 +234,11 @@ def run(*words: str) -> tuple[int, str]:
 
 def test_addresses_that_are_none(identity_2x: Path, film: Path, tmp_path: Path) -> None:
     words = command(identity_2x, film, tmp_path / "out.mkv")
-    for address, sentence in (("ray://here:10001", "is an address of Ray Client"), ("here", "is no address"),
-                              ("here:port", "is no address")):  # fmt: skip
+    for address, sentence in (
+        ("ray://here:10001", "is an address of Ray Client"),
+        ("here", "is no address"),
+        ("here:port", "is no address"),
+    ):
         with pytest.raises(ArgumentError, match=sentence):
             connect.check_address(address)
         status, said = run(*words, "--ray", address)
@@ -251,8 +270,7 @@ def test_without_a_cluster_there_is_a_sentence(identity_2x: Path, film: Path, tm
 @with_ray
 def test_another_version_is_a_sentence(cluster: Machines, identity_2x: Path, film: Path, tmp_path: Path) -> None:
     words = command(identity_2x, film, tmp_path / "out.mkv", "--ray", cluster.address)
-    program = ("import ray, sys; ray.__version__ = '1.2.3'; from vsfdatrd.cli import main; "
-               "sys.exit(main(sys.argv[1:]))")  # fmt: skip
+    program = "import ray, sys; ray.__version__ = '1.2.3'; from vsfdatrd.cli import main; sys.exit(main(sys.argv[1:]))"
     status, said = run(sys.executable, "-c", program, *words[3:])
     assert (status, said.count("\n")) == (1, 0), said
     assert "and here is Ray 1.2.3 on Python 3" in said

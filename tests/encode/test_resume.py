@@ -34,8 +34,11 @@ def start(identity_2x: Path) -> Iterator[Any]:
     def encode(*arguments: str | Path) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             command(identity_2x, *arguments, "--preset", "x264", "--json", *CHUNK),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
         begun.append(process)
         return process
 

@@ -45,8 +45,31 @@ def with_text(film: Path, path: Path, codec: str, *more: str) -> Path:
     """The film with subtitles in a format."""
     text = path.with_suffix(".srt")
     text.write_text(TEXT, encoding="utf-8")
-    run([ffmpeg(), "-v", "error", "-i", str(film), "-i", str(text), "-map", "0", "-map", "1", "-c", "copy", "-c:s",
-         codec, "-metadata:s:s:0", "language=jpn", "-disposition:s:0", "forced", *more, str(path)])  # fmt: skip
+    run(
+        [
+            ffmpeg(),
+            "-v",
+            "error",
+            "-i",
+            str(film),
+            "-i",
+            str(text),
+            "-map",
+            "0",
+            "-map",
+            "1",
+            "-c",
+            "copy",
+            "-c:s",
+            codec,
+            "-metadata:s:s:0",
+            "language=jpn",
+            "-disposition:s:0",
+            "forced",
+            *more,
+            str(path),
+        ]
+    )
     return path
 
 
@@ -68,19 +91,31 @@ def shown(path: Path) -> list[tuple[float, float, str]]:
     found = []
     for block in text.replace("\r", "").strip().split("\n\n"):
         _, times, *lines = block.splitlines()
-        begin, end = (sum(float(part) * 60**n for n, part in enumerate(reversed(time.replace(",", ".").split(":"))))
-                      for time in times.split(" --> "))  # fmt: skip
+        begin, end = (
+            sum(float(part) * 60**n for n, part in enumerate(reversed(time.replace(",", ".").split(":"))))
+            for time in times.split(" --> ")
+        )
         found.append((begin, end, "\n".join(lines)))
     return found
 
 
-@pytest.mark.parametrize(("codec", "before", "after", "becomes"), [
-    ("mov_text", ".mp4", ".mkv", "subrip"), ("mov_text", ".mov", ".mkv", "subrip"), ("srt", ".mkv", ".mp4", "mov_text"),
-    ("srt", ".mkv", ".mov", "mov_text"), ("ass", ".mkv", ".mp4", "mov_text"), ("webvtt", ".mkv", ".mp4", "mov_text"),
-    ("text", ".mkv", ".mp4", "mov_text"), ("ass", ".mkv", ".mkv", "ass"), ("srt", ".mkv", ".mkv", "subrip"),
-    ("webvtt", ".mkv", ".mkv", "webvtt"), ("mov_text", ".mp4", ".mp4", "mov_text"),
-    ("mov_text", ".mp4", ".mov", "mov_text"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("codec", "before", "after", "becomes"),
+    [
+        ("mov_text", ".mp4", ".mkv", "subrip"),
+        ("mov_text", ".mov", ".mkv", "subrip"),
+        ("srt", ".mkv", ".mp4", "mov_text"),
+        ("srt", ".mkv", ".mov", "mov_text"),
+        ("ass", ".mkv", ".mp4", "mov_text"),
+        ("webvtt", ".mkv", ".mp4", "mov_text"),
+        ("text", ".mkv", ".mp4", "mov_text"),
+        ("ass", ".mkv", ".mkv", "ass"),
+        ("srt", ".mkv", ".mkv", "subrip"),
+        ("webvtt", ".mkv", ".mkv", "webvtt"),
+        ("mov_text", ".mp4", ".mp4", "mov_text"),
+        ("mov_text", ".mp4", ".mov", "mov_text"),
+    ],
+)
 def test_text_stays(film: Path, codec: str, before: str, after: str, becomes: str, tmp_path: Path) -> None:
     source = with_text(film, tmp_path / f"in{before}", codec)
     target = tmp_path / f"out{after}"
@@ -95,8 +130,9 @@ def test_text_stays(film: Path, codec: str, before: str, after: str, becomes: st
             assert stream.disposition & av.stream.Disposition.forced
     told = shown(target)
     assert [text for _, _, text in told] == LINES
-    assert all(abs(a - b) < 0.011 for one, times in zip(told, TIMES, strict=True)
-               for a, b in zip(one[:2], times, strict=True))  # fmt: skip
+    assert all(
+        abs(a - b) < 0.011 for one, times in zip(told, TIMES, strict=True) for a, b in zip(one[:2], times, strict=True)
+    )
 
 
 def test_italics_stay(film: Path, tmp_path: Path) -> None:
@@ -115,9 +151,34 @@ def test_text_of_a_file_that_does_not_begin_at_0(film: Path, tmp_path: Path) -> 
 def test_several_subtitles_and_sound(film: Path, tmp_path: Path) -> None:
     first = with_text(film, tmp_path / "first.mkv", "ass")
     source = tmp_path / "in.mkv"
-    run([ffmpeg(), "-v", "error", "-i", str(first), "-i", str(first.with_suffix(".srt")), "-f", "lavfi", "-i",
-         "sine=d=2", "-map", "0", "-map", "1", "-map", "2", "-c", "copy", "-c:s:1", "srt", "-c:a", "aac",
-         str(source)])  # fmt: skip
+    run(
+        [
+            ffmpeg(),
+            "-v",
+            "error",
+            "-i",
+            str(first),
+            "-i",
+            str(first.with_suffix(".srt")),
+            "-f",
+            "lavfi",
+            "-i",
+            "sine=d=2",
+            "-map",
+            "0",
+            "-map",
+            "1",
+            "-map",
+            "2",
+            "-c",
+            "copy",
+            "-c:s:1",
+            "srt",
+            "-c:a",
+            "aac",
+            str(source),
+        ]
+    )
     kept = joined(film, source, tmp_path / "out.mp4")
     assert (kept.converted, len(kept.copied)) == ((1, 2), 1)
     with av.open(str(tmp_path / "out.mp4")) as container:
@@ -134,8 +195,24 @@ def test_tracks_of_captions(film: Path, after: str, tmp_path: Path) -> None:
     plain = write(moving(LENGTH), tmp_path / "plain.mkv", "30000/1001", "-c:v", "libx264", "-preset", "ultrafast")
     insert(plain, tmp_path / "said.mkv", lambda n: Messages(captions=bytes([0xFC, *WORDS[n % len(WORDS)]])))
     source = tmp_path / "in.mov"
-    run([ffmpeg(), "-v", "error", "-f", "lavfi", "-i", f"movie={tmp_path / 'said.mkv'}[out0+subcc]", "-map", "0",
-         "-c:v", "libx264", "-c:s", "copy", str(source)])  # fmt: skip
+    run(
+        [
+            ffmpeg(),
+            "-v",
+            "error",
+            "-f",
+            "lavfi",
+            "-i",
+            f"movie={tmp_path / 'said.mkv'}[out0+subcc]",
+            "-map",
+            "0",
+            "-c:v",
+            "libx264",
+            "-c:s",
+            "copy",
+            str(source),
+        ]
+    )
     kept = joined(film, source, tmp_path / f"out{after}")
     assert kept.left == ()
     told = shown(tmp_path / f"out{after}")
@@ -143,9 +220,15 @@ def test_tracks_of_captions(film: Path, after: str, tmp_path: Path) -> None:
     assert [round(begin * 30000 / 1001) for begin, _, _ in told] == [6, 44]
 
 
-@pytest.mark.parametrize(("codec", "after", "stays"), [
-    ("dvdsub", ".mkv", True), ("dvbsub", ".mkv", True), ("dvbsub", ".mp4", False), ("dvbsub", ".mov", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("codec", "after", "stays"),
+    [
+        ("dvdsub", ".mkv", True),
+        ("dvbsub", ".mkv", True),
+        ("dvbsub", ".mp4", False),
+        ("dvbsub", ".mov", False),
+    ],
+)
 def test_pictures_stay_or_are_told(film: Path, codec: str, after: str, stays: bool, tmp_path: Path) -> None:
     pictures, source = tmp_path / "pictures.mkv", tmp_path / "in.mkv"
     with av.open(str(pictures), "w") as out:
@@ -154,8 +237,24 @@ def test_pictures_stay_or_are_told(film: Path, codec: str, after: str, stays: bo
         packet.pts = packet.dts = 0
         packet.duration, packet.time_base, packet.stream = 500, Fraction(1, 1000), stream
         out.mux(packet)
-    run([ffmpeg(), "-v", "error", "-i", str(film), "-i", str(pictures), "-map", "0:v", "-map", "1:s", "-c", "copy",
-         str(source)])  # fmt: skip
+    run(
+        [
+            ffmpeg(),
+            "-v",
+            "error",
+            "-i",
+            str(film),
+            "-i",
+            str(pictures),
+            "-map",
+            "0:v",
+            "-map",
+            "1:s",
+            "-c",
+            "copy",
+            str(source),
+        ]
+    )
     kept = joined(film, source, tmp_path / f"out{after}")
     if stays:
         assert (kept.copied, kept.left) == ((1,), ())

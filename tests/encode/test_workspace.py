@@ -61,8 +61,17 @@ def test_a_link_is_a_sentence_of_the_command(encode: Encode, film: Path, tmp_pat
     assert os.listdir(tmp_path) == ["out.mkv.vsfdatrd"]
 
 
-@pytest.mark.parametrize("name", ["x" * 251 + ".mkv", "魔" * 83 + ".mkv", "魔" * 81 + ".mkv", "e\u0301" * 83 + ".mp4",
-                                  os.fsdecode(b"\xff" * 251) + ".mkv"], ids=ascii_of)  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x" * 251 + ".mkv",
+        "魔" * 83 + ".mkv",
+        "魔" * 81 + ".mkv",
+        "e\u0301" * 83 + ".mp4",
+        os.fsdecode(b"\xff" * 251) + ".mkv",
+    ],
+    ids=ascii_of,
+)
 def test_any_name_that_a_file_can_have(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     with workplace(tmp_path / name) as place:

@@ -48,12 +48,16 @@ def test_frames_through_a_graph_and_back(held: ExitStack, pinned: bool) -> None:
     graph = held.enter_context(capture.graph)
     slots = [
         Slot(
-            frame[0].ctypes.data, frame[1].ctypes.data,
-            held.enter_context(cuda.DeviceMemory(BYTES)), held.enter_context(cuda.DeviceMemory(BYTES)),
-            held.enter_context(cuda.Event()), held.enter_context(cuda.Event()), held.enter_context(cuda.Event()),
+            frame[0].ctypes.data,
+            frame[1].ctypes.data,
+            held.enter_context(cuda.DeviceMemory(BYTES)),
+            held.enter_context(cuda.DeviceMemory(BYTES)),
+            held.enter_context(cuda.Event()),
+            held.enter_context(cuda.Event()),
+            held.enter_context(cuda.Event()),
         )
         for frame in frames
-    ]  # fmt: skip
+    ]
 
     def launch(number: int) -> None:
         network.copy(source, slots[number].device_source)

@@ -215,8 +215,10 @@ def _resize(inputs: list[Tensor], a: Attributes) -> Tensor:
     x, last = inputs
     if last.is_floating_point():
         assert (a["mode"], a["nearest_mode"], a["coordinate_transformation_mode"]) == (
-            b"nearest", b"floor", b"asymmetric",
-        )  # fmt: skip
+            b"nearest",
+            b"floor",
+            b"asymmetric",
+        )
         return F.interpolate(x, scale_factor=last.tolist()[2:], mode="nearest")
     assert (a["mode"], a["coordinate_transformation_mode"]) == (b"linear", b"align_corners")
     return F.interpolate(x, last.tolist()[2:], mode="bilinear", align_corners=True)

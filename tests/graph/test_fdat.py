@@ -28,9 +28,11 @@ from vsfdatrd.options import Precision
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:torch.meshgrid")]
 
 FORMS = (
-    GraphTarget(parts=True), GraphTarget(lanes=8), GraphTarget(attention=True, parts=True, lanes=8),
+    GraphTarget(parts=True),
+    GraphTarget(lanes=8),
+    GraphTarget(attention=True, parts=True, lanes=8),
     GraphTarget(parts=True, turing=True, lanes=8),
-)  # fmt: skip
+)
 
 
 def noise(height: int, width: int) -> Any:

@@ -85,8 +85,10 @@ def test_what_is_lowered(tmp_path: Path) -> None:
 
 def test_no_value_is_cast_twice(tmp_path: Path) -> None:
     nodes = [
-        node("Relu", ["x"], ["a"]), node("Add", ["a", "x"], ["b"]), node("Mul", ["b", "x"], ["y"]),
-    ]  # fmt: skip
+        node("Relu", ["x"], ["a"]),
+        node("Add", ["a", "x"], ["b"]),
+        node("Mul", ["b", "x"], ["y"]),
+    ]
     result = value("y", TensorProto.FLOAT, [1, 3, 16, 16])
     model = onnx.load(write(tmp_path / "x.onnx", nodes, [FRAME], result, {}))
     found = Counter(each.op_type for each in lowered(model, GraphTarget("fp16")).graph.node)

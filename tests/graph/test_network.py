@@ -31,7 +31,7 @@ type Run = Callable[[onnx.ModelProto, Array], Array]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# fmt: off
+
 VARIANTS: tuple[dict[str, Any], ...] = (
     {"upsampler": "conv", "tail_scale": 1},
     *({"upsampler": kind, "tail_scale": scale} for kind in UPSAMPLERS[1:] for scale in (2, 3, 4)),
@@ -50,7 +50,7 @@ VARIANTS: tuple[dict[str, Any], ...] = (
     {"embed_dim": 64, "heads": 4, "mid_dim": 32, "upsampler": "lda"},
     {"embed_dim": 64, "heads": 4, "mid_dim": 16, "upsampler": "pa_up", "tail_scale": 4},
 )
-# fmt: on
+
 
 # OpenVINO must not meet VapourSynth, which loads plugins with a build of their own, so it runs in another process.
 RUNNER = """

@@ -88,10 +88,12 @@ def residual(path: Path) -> onnx.ModelProto:
         return (size * random.standard_normal(shape)).astype(np.float32)
 
     weights = {
-        "first": passing + noise(passing.shape, 0.01), "a": noise((16, 16, 3, 3), 0.05),
-        "b": noise((16, 16, 3, 3), 0.01), "up": up + noise(up.shape, 0.003),
+        "first": passing + noise(passing.shape, 0.01),
+        "a": noise((16, 16, 3, 3), 0.05),
+        "b": noise((16, 16, 3, 3), 0.01),
+        "up": up + noise(up.shape, 0.003),
         "last": ending + noise(ending.shape, 0.003),
-    }  # fmt: skip
+    }
     around: dict[str, Any] = {"kernel_shape": [3, 3], "pads": [1] * 4, "strides": [1, 1], "group": 1}
     nodes = [
         helper.make_node("Conv", ["x", "first"], ["f"], **around),
@@ -103,9 +105,13 @@ def residual(path: Path) -> onnx.ModelProto:
         helper.make_node("DepthToSpace", ["u"], ["h"], blocksize=2, mode="CRD"),
         helper.make_node("Conv", ["h", "last"], ["y"], **around),
     ]
-    ends = [helper.make_tensor_value_info(*end) for end in (
-        ("x", TensorProto.FLOAT, [1, 3, *SIZE]), ("y", TensorProto.FLOAT, [1, 3, *(2 * n for n in SIZE)]),
-    )]  # fmt: skip
+    ends = [
+        helper.make_tensor_value_info(*end)
+        for end in (
+            ("x", TensorProto.FLOAT, [1, 3, *SIZE]),
+            ("y", TensorProto.FLOAT, [1, 3, *(2 * n for n in SIZE)]),
+        )
+    ]
     return onnx.load(write(path, nodes, ends[:1], ends[1], weights))
 
 

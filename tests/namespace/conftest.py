@@ -65,8 +65,12 @@ def run(script: str, **environment: str) -> str:
     """What a fresh Python prints; warnings are errors there too."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script],
-        capture_output=True, text=True, timeout=120, env=os.environ | environment, cwd=Path.home(),
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | environment,
+        cwd=Path.home(),
+    )
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     return done.stdout

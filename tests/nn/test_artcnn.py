@@ -63,11 +63,14 @@ def test_its_work_counts_every_product() -> None:
     assert config.work(10, 20) == 2 * 10 * 20 * products
 
 
-@pytest.mark.parametrize("names", [
-    ["conv0.weight", "conv0.bias"],
-    ["conv0.weight", "conv0.bias", "conv1.weight", "conv1.bias", "conv3.weight", "conv3.bias", "fc.weight"],
-    ["conv_first.weight", "body.0.weight", "upsampler.0.weight"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["conv0.weight", "conv0.bias"],
+        ["conv0.weight", "conv0.bias", "conv1.weight", "conv1.bias", "conv3.weight", "conv3.bias", "fc.weight"],
+        ["conv_first.weight", "body.0.weight", "upsampler.0.weight"],
+    ],
+)
 def test_other_networks_are_not_taken_for_it(names: list[str]) -> None:
     assert own_names(names) is None
 
@@ -96,17 +99,20 @@ def broken(name: str) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-@pytest.mark.parametrize(("name", "text"), [
-    ("missing", "lacks 'res_block.1.conv.0.0.bias'"),
-    ("extra", "also has 'attention.weight'"),
-    ("shape", r"'res_block.0.conv.1.0.weight' has shape \(8, 9, 3, 3\)"),
-    ("no body", "has no body"),
-    ("even kernel", "no convolution with a square, odd kernel"),
-    ("features", "turns 1 channels into 5 features"),
-    ("channels", "turns 4 channels into 4 features"),
-    ("nothing", "no convolution"),
-    ("flat", "no convolution"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("missing", "lacks 'res_block.1.conv.0.0.bias'"),
+        ("extra", "also has 'attention.weight'"),
+        ("shape", r"'res_block.0.conv.1.0.weight' has shape \(8, 9, 3, 3\)"),
+        ("no body", "has no body"),
+        ("even kernel", "no convolution with a square, odd kernel"),
+        ("features", "turns 1 channels into 5 features"),
+        ("channels", "turns 4 channels into 4 features"),
+        ("nothing", "no convolution"),
+        ("flat", "no convolution"),
+    ],
+)
 def test_what_contradicts_itself_is_refused(name: str, text: str) -> None:
     with pytest.raises(CheckpointError, match=text):
         from_shapes(broken(name))

@@ -91,10 +91,17 @@ def test_tails_refuse_scales_they_cannot_have(kind: str) -> None:
 @pytest.mark.parametrize(
     ("height", "width", "mode"),
     [
-        (30, 30, None), (31, 45, "reflect"), (16, 30, "reflect"), (16, 16, "reflect"), (15, 30, "replicate"),
-        (31, 15, "replicate"), (8, 8, "replicate"), (1, 1, "replicate"), (8, 100, "replicate"),
+        (30, 30, None),
+        (31, 45, "reflect"),
+        (16, 30, "reflect"),
+        (16, 16, "reflect"),
+        (15, 30, "replicate"),
+        (31, 15, "replicate"),
+        (8, 8, "replicate"),
+        (1, 1, "replicate"),
+        (8, 100, "replicate"),
     ],
-)  # fmt: skip
+)
 def test_padding(make_tensors: Make, make_config: Make, height: int, width: int, mode: str | None) -> None:
     network = _network(make_tensors, make_config)
     x = torch.rand(1, 3, height, width)

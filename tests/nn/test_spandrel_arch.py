@@ -133,9 +133,16 @@ def test_other_channels_are_refused_for_clips_alone(compact: Callable[[int, int]
 @pytest.mark.filterwarnings("ignore:torch.meshgrid:UserWarning")  # spandrel's SwinIR calls it the old way
 def test_size_requirements(tmp_path: Path) -> None:
     network = SwinIR(
-        img_size=16, window_size=8, embed_dim=12, depths=[1], num_heads=[2], mlp_ratio=2, upscale=2,
-        upsampler="pixelshuffledirect", resi_connection="1conv",
-    )  # fmt: skip
+        img_size=16,
+        window_size=8,
+        embed_dim=12,
+        depths=[1],
+        num_heads=[2],
+        mlp_ratio=2,
+        upscale=2,
+        upsampler="pixelshuffledirect",
+        resi_connection="1conv",
+    )
     path = _saved(network, tmp_path / "swinir.safetensors")
     descriptor = spandrel.ModelLoader().load_from_file(path)
     checkpoint = open_checkpoint(path)

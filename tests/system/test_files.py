@@ -79,8 +79,13 @@ def test_what_is_plain(tmp_path: Path) -> None:
     (tmp_path / "lost").symlink_to("nothing")
     os.mkfifo(tmp_path / "pipe")
     assert [is_plain(tmp_path / name) for name in ("file", ".", "nothing", "link", "lost", "pipe")] == [
-        True, True, True, False, False, False,
-    ]  # fmt: skip
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_what_is_private(tmp_path: Path) -> None:

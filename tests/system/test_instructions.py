@@ -30,9 +30,13 @@ def found(cap: str) -> dict[str, object]:
     names = ("ONEDNN_MAX_CPU_ISA", "OV_CPU_MAX_ISA", "ATEN_CPU_CAPABILITY")
     environment = {name: value for name, value in os.environ.items() if name not in names}
     done = subprocess.run(
-        [sys.executable, "-c", FOUND], capture_output=True, text=True, check=True,
-        env=environment | {instructions.VARIABLE: cap}, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
+        [sys.executable, "-c", FOUND],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment | {instructions.VARIABLE: cap},
+        cwd=Path(__file__).parents[2],
+    )
     result: dict[str, object] = json.loads(done.stdout)
     return result
 

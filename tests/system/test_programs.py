@@ -88,13 +88,21 @@ X265 = """[libx265 @ 0x5586c0389e40] Error setting preset/tune nosuch/animation.
 """
 
 
-@pytest.mark.parametrize(("said", "reason"), [
-    (X265, "libx265: Error setting preset/tune nosuch/animation.; "
-           "libx265: Possible presets: ultrafast superfast veryfast"),
-    ("\n\nno such option\n", "no such option"), ("", "it said nothing"),
-    ("a\nb\nc\nd", "a; b; c"), ("same\nsame\nother", "same; other"),
-    ("[vf#0:0 @ 0x7f] Task finished with error code: -22", "vf#0:0: Task finished with error code: -22"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (
+            X265,
+            "libx265: Error setting preset/tune nosuch/animation.; "
+            "libx265: Possible presets: ultrafast superfast veryfast",
+        ),
+        ("\n\nno such option\n", "no such option"),
+        ("", "it said nothing"),
+        ("a\nb\nc\nd", "a; b; c"),
+        ("same\nsame\nother", "same; other"),
+        ("[vf#0:0 @ 0x7f] Task finished with error code: -22", "vf#0:0: Task finished with error code: -22"),
+    ],
+)
 def test_the_reason_is_what_was_said_first(said: str, reason: str) -> None:
     assert programs.main_reason(said.splitlines()) == reason
 

@@ -200,8 +200,12 @@ video(b"FRAME")
 """)
     assert (done.returncode, done.stdout) == (0, b"Y4M before buffered FRAME")
     assert sorted(done.stderr.replace(b"newline", b"newline\n").replace(b"write", b"write\n").split(b"\n")) == [
-        b"", b"print", b"printf, no newline", b"puts", b"write"
-    ]  # fmt: skip
+        b"",
+        b"print",
+        b"printf, no newline",
+        b"puts",
+        b"write",
+    ]
 
 
 @posix

@@ -19,11 +19,19 @@ from vsfdatrd.system.terminal import printable, printable_stream, raw_stream
 EVIL = "\x1b]0;OWNED\x07\x1b[31m"
 
 
-@pytest.mark.parametrize(("text", "safe"), [
-    ("plain, ünïcode, 魔女, \u200d\u200c", "plain, ünïcode, 魔女, \u200d\u200c"), ("tab\tline\n", "tab\tline\n"),
-    ("\x1b[2J", r"\x1b[2J"), ("a\rb\bc\x7f\0", r"a\rb\x08c\x7f\x00"), ("\x9b31m", r"\x9b31m"),
-    ("\u202egnp.exe", r"\u202egnp.exe"), ("a\u2028b\u2066", r"a\u2028b\u2066"), ("\udcff", "\udcff"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("plain, ünïcode, 魔女, \u200d\u200c", "plain, ünïcode, 魔女, \u200d\u200c"),
+        ("tab\tline\n", "tab\tline\n"),
+        ("\x1b[2J", r"\x1b[2J"),
+        ("a\rb\bc\x7f\0", r"a\rb\x08c\x7f\x00"),
+        ("\x9b31m", r"\x9b31m"),
+        ("\u202egnp.exe", r"\u202egnp.exe"),
+        ("a\u2028b\u2066", r"a\u2028b\u2066"),
+        ("\udcff", "\udcff"),
+    ],
+)
 def test_controls_become_escapes(text: str, safe: str) -> None:
     assert printable(text) == safe
 
@@ -49,9 +57,13 @@ def on_terminal(*words: str | Path, cwd: Path) -> bytes:
     """What `vsfdatrd` writes to a terminal."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
-        [sys.executable, "-m", "vsfdatrd.cli", *words], cwd=cwd, stdin=theirs, stdout=theirs, stderr=theirs,
+        [sys.executable, "-m", "vsfdatrd.cli", *words],
+        cwd=cwd,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
         env=os.environ | {"TERM": "xterm", "NO_COLOR": "1"},
-    ):  # fmt: skip
+    ):
         os.close(theirs)
         said = b""
         try:
@@ -70,9 +82,11 @@ def test_names_and_metadata_on_a_terminal(tmp_path: Path, make_tensors: Any, mon
     save_file(make_tensors(), tmp_path / network, metadata={"model": EVIL})
     save_file({f"{EVIL}conv.weight": np.zeros((3, 3), np.float32)}, tmp_path / "odd.safetensors", metadata={"a": EVIL})
     for words, told in (
-        (("encode", film, "out.mkv", "--model", "small"), "film.mkv"), (("info", network), "architecture"),
-        (("info", "odd.safetensors"), "vsfdatrd: "), (("info", "x", film), "OWNED"),
-    ):  # fmt: skip
+        (("encode", film, "out.mkv", "--model", "small"), "film.mkv"),
+        (("info", network), "architecture"),
+        (("info", "odd.safetensors"), "vsfdatrd: "),
+        (("info", "x", film), "OWNED"),
+    ):
         said = on_terminal(*words, cwd=tmp_path)
         assert b"\x1b" not in said.replace(b"\x1b[?25", b"").replace(b"\x1b[2K", b""), (words, said)
         assert b"\x07" not in said
@@ -85,10 +99,25 @@ def test_json_is_json_in_every_encoding(tmp_path: Path, encoding: str) -> None:
     for name in names:
         (tmp_path / name).write_bytes(b"no film")
     done = subprocess.run(
-        [sys.executable, "-m", "vsfdatrd.cli", "encode", *names, "--out", "hd", "--preset", "ffv1", "--json",
-         "--model", "small"],
-        cwd=tmp_path, capture_output=True, check=False, env=os.environ | {"PYTHONIOENCODING": encoding},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "vsfdatrd.cli",
+            "encode",
+            *names,
+            "--out",
+            "hd",
+            "--preset",
+            "ffv1",
+            "--json",
+            "--model",
+            "small",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+    )
     assert done.returncode == 1
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [event["input"] for event in events if event["event"] == "input"] == names

@@ -85,8 +85,9 @@ def bar(width: int, soft: int) -> torch.Tensor:
     """A dark line on grey, its edges blurred."""
     picture = torch.full((1, 3, 48, 48), 0.7)
     picture[..., 24 - width : 24 + width] = 0.2
-    return torch.nn.functional.avg_pool2d(torch.nn.functional.pad(picture, (soft, soft, 0, 0), "replicate"),
-                                          (1, 2 * soft + 1), 1)  # fmt: skip
+    return torch.nn.functional.avg_pool2d(
+        torch.nn.functional.pad(picture, (soft, soft, 0, 0), "replicate"), (1, 2 * soft + 1), 1
+    )
 
 
 def test_crisper_lines_are_steeper_and_have_no_halo() -> None:

@@ -20,8 +20,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def recipe_file(folder: Path, **changes: Any) -> Path:
     values: dict[str, Any] = {
-        "variant": "tiny", "steps": 20, "batch": 1, "size": 60, "ramp": 2, "ema": 0.9, "validate_crops": 1,
-    }  # fmt: skip
+        "variant": "tiny",
+        "steps": 20,
+        "batch": 1,
+        "size": 60,
+        "ramp": 2,
+        "ema": 0.9,
+        "validate_crops": 1,
+    }
     file = folder / "recipe.toml"
     file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in (values | changes).items()))
     return file
@@ -122,9 +128,18 @@ def test_resuming_is_as_if_never_stopped(tiles: Path, tmp_path: Path, one_thread
 def test_the_loss_falls(tiles: Path, one_thread: None) -> None:
     """From weights that were spoilt, on clean pairs of waves and discs."""
     recipe = Recipe(
-        variant="tiny", steps=60, batch=2, size=60, ramp=3, sprites=4, clean=1.0, laserdisc=0.0, lines=0.0, warm=0.8,
+        variant="tiny",
+        steps=60,
+        batch=2,
+        size=60,
+        ramp=3,
+        sprites=4,
+        clean=1.0,
+        laserdisc=0.0,
+        lines=0.0,
+        warm=0.8,
         learning_rate=3e-3,
-    )  # fmt: skip
+    )
     trainer = train.Trainer(recipe, tiles, torch.device("cpu"))
     assert isinstance(trainer.network, FdatRd)
     with torch.no_grad():
@@ -162,11 +177,17 @@ def test_presets_can_be_read(file: Path) -> None:
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [({"sizes": 60}, "is nothing a recipe has"), ({"size": 50}, "multiple of 60"), ({"batch": "8"}, "is no int"),
-     ({"clean": 0.9}, "more than the whole"), ({"schedule": "flat"}, "is not known"),
-     ({"checkpoint": "half"}, "is not known"), ({"batch": 3, "pairs": 2}, "more than half"),
-     ({"form": "unfolded", "attention": False}, "no attention to leave out")],
-)  # fmt: skip
+    [
+        ({"sizes": 60}, "is nothing a recipe has"),
+        ({"size": 50}, "multiple of 60"),
+        ({"batch": "8"}, "is no int"),
+        ({"clean": 0.9}, "more than the whole"),
+        ({"schedule": "flat"}, "is not known"),
+        ({"checkpoint": "half"}, "is not known"),
+        ({"batch": 3, "pairs": 2}, "more than half"),
+        ({"form": "unfolded", "attention": False}, "no attention to leave out"),
+    ],
+)
 def test_a_wrong_recipe_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Recipe.from_mapping(values)

@@ -23,9 +23,17 @@ from vsfdatrd.checkpoint import load_model
 from vsfdatrd.nn.fdat_rd import FdatRd
 
 UNFOLDED = Recipe(
-    variant="tiny", form="unfolded", optimiser="muon", steps=12, batch=1, size=60, ramp=2, ema=0.5, sprites=4,
+    variant="tiny",
+    form="unfolded",
+    optimiser="muon",
+    steps=12,
+    batch=1,
+    size=60,
+    ramp=2,
+    ema=0.5,
+    sprites=4,
     validate_crops=1,
-)  # fmt: skip
+)
 
 
 def restless(unfolded: PixelNetwork) -> PixelNetwork:
@@ -201,10 +209,24 @@ def test_its_loss_falls(one_thread: None, tiles: Path) -> None:
 @pytest.mark.parametrize("form", ["unfolded", "whole"])
 def test_flat_colours_come_back(one_thread: None, tiles: Path, form: str) -> None:
     """Shown alone, they drive out a shift and a pattern that were put into the last bias and kernel."""
-    recipe = Recipe.from_mapping({
-        "variant": "tiny", "form": form, "steps": 60, "batch": 1, "size": 60, "ramp": 2, "ema": 0.5, "warm": 0.0,
-        "sprites": 4, "learning_rate": 1e-4, "flat_colours": 4, "pixel": 0.0, "gradient": 0.0, "frequency": 0.0,
-    })  # fmt: skip
+    recipe = Recipe.from_mapping(
+        {
+            "variant": "tiny",
+            "form": form,
+            "steps": 60,
+            "batch": 1,
+            "size": 60,
+            "ramp": 2,
+            "ema": 0.5,
+            "warm": 0.0,
+            "sprites": 4,
+            "learning_rate": 1e-4,
+            "flat_colours": 4,
+            "pixel": 0.0,
+            "gradient": 0.0,
+            "frequency": 0.0,
+        }
+    )
     trainer = train.Trainer(recipe, tiles, torch.device("cpu"))
     colour = torch.tensor([0.5, 0.3, 0.8]).view(1, 3, 1, 1)
 
@@ -225,8 +247,17 @@ def test_flat_colours_come_back(one_thread: None, tiles: Path, form: str) -> Non
 
 def test_resuming_an_unfolded_training(one_thread: None, tiles: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
-    values = {"variant": "tiny", "form": "unfolded", "optimiser": "muon", "steps": 4, "batch": 1, "size": 60,
-              "bank": 20, "sprites": 4, "validate_crops": 1}  # fmt: skip
+    values = {
+        "variant": "tiny",
+        "form": "unfolded",
+        "optimiser": "muon",
+        "steps": 4,
+        "batch": 1,
+        "size": 60,
+        "bank": 20,
+        "sprites": 4,
+        "validate_crops": 1,
+    }
     recipe.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()))
     out = tmp_path / "run"
     arguments = ["--recipe", str(recipe), "--data", str(tiles), "--out", str(out), "--threads", "1", "--device", "cpu"]
@@ -254,10 +285,21 @@ def test_the_whole_network_is_taught_without_attention(one_thread: None, tiles: 
     start = tmp_path / "weights.safetensors"
     unfolded = restless(PixelNetwork(network.configuration("tiny")))
     train.export_weights(start, UNFOLDED, unfolded.state_dict(), 0)
-    recipe = Recipe.from_mapping({
-        "variant": "tiny", "attention": False, "steps": 9, "batch": 2, "pairs": 1, "consistency": 0.1, "size": 60,
-        "drop_path": 0.0, "ema": 0.0, "sprites": 4, "ramp": 1,
-    })  # fmt: skip
+    recipe = Recipe.from_mapping(
+        {
+            "variant": "tiny",
+            "attention": False,
+            "steps": 9,
+            "batch": 2,
+            "pairs": 1,
+            "consistency": 0.1,
+            "size": 60,
+            "drop_path": 0.0,
+            "ema": 0.0,
+            "sprites": 4,
+            "ramp": 1,
+        }
+    )
     trainer = train.Trainer(recipe, tiles, torch.device("cpu"))
     trainer.start_from(start, 0.0)
     for _ in range(2):

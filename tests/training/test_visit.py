@@ -25,10 +25,25 @@ from vsfdatrd.nn.fdat_rd import FdatRd, WindowAttention
 
 ROOT = Path(__file__).resolve().parents[2]
 VISIT = {
-    "variant": "tiny", "drop_path": 0.0, "batch": 2, "pairs": 1, "size": 60, "warm": 0.0, "ramp": 1, "ema": 0.5,
-    "schedule": "wsd", "consistency": 0.1, "colour": 2.0, "colour_structure": 0.25, "structure": 0.5,
-    "flat_colours": 1, "sprites": 4, "checkpoint": "slim", "validate_crops": 1, "validate_minutes": 1000,
-}  # fmt: skip
+    "variant": "tiny",
+    "drop_path": 0.0,
+    "batch": 2,
+    "pairs": 1,
+    "size": 60,
+    "warm": 0.0,
+    "ramp": 1,
+    "ema": 0.5,
+    "schedule": "wsd",
+    "consistency": 0.1,
+    "colour": 2.0,
+    "colour_structure": 0.25,
+    "structure": 0.5,
+    "flat_colours": 1,
+    "sprites": 4,
+    "checkpoint": "slim",
+    "validate_crops": 1,
+    "validate_minutes": 1000,
+}
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +106,15 @@ def test_a_visit_ends_on_time_and_attention_has_joined(
     # Another visit goes on from what came back, whatever it is told to start from.
     capsys.readouterr()
     files = {file.name for file in out.iterdir()}
-    assert files == {summary["weights"], summary["checkpoint"], "summary.json", "log.jsonl", "curve.png",
-                     "validation.png", "validation.npz"}  # fmt: skip
+    assert files == {
+        summary["weights"],
+        summary["checkpoint"],
+        "summary.json",
+        "log.jsonl",
+        "curve.png",
+        "validation.png",
+        "validation.npz",
+    }
     assert train.main(call(recipe, tiles, out, "--start", str(idle), "--steps", "1")) == 0
     assert f"going on from step {summary['step']}" in capsys.readouterr().err
     assert json.loads((out / "summary.json").read_text())["step"] == summary["step"] + 1

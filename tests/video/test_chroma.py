@@ -62,10 +62,16 @@ def test_a_format_that_is_asked_for_is_made() -> None:
     assert reconstruct(noise().resize.Point(format=vs.YUV420PS)).format.id == vs.YUV444PS
 
 
-@pytest.mark.parametrize(("format", "cure"), [
-    (vs.YUV444P8, "needs no such model"), (vs.YUV422P8, "convert it first"), (vs.GRAY8, "give a luma model"),
-    (vs.RGB24, "needs no such model"), (vs.YUV411P8, "convert it first"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("format", "cure"),
+    [
+        (vs.YUV444P8, "needs no such model"),
+        (vs.YUV422P8, "convert it first"),
+        (vs.GRAY8, "give a luma model"),
+        (vs.RGB24, "needs no such model"),
+        (vs.YUV411P8, "convert it first"),
+    ],
+)
 def test_clips_it_is_not_for_are_refused(format: int, cure: str) -> None:
     with pytest.raises(ClipError, match=cure) as caught:
         chroma.check(colour.describe(blank(format)))

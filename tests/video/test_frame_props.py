@@ -25,10 +25,16 @@ def _quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 def test_every_frame_is_read_by_its_own_tags() -> None:
     codes = np.array([90, 110, 150])
     tags: list[dict[str, int]] = [
-        {"_Matrix": 1, "_Range": 0}, {"_Matrix": 6, "_Range": 1}, {}, {"_Matrix": 9}, {"_Range": 1}, {"_Matrix": 2},
-        {"_Matrix": 8, "_Range": 9}, {"_Matrix": 1, "_Range": 0, "_Transfer": 0, "_Primaries": 3},
+        {"_Matrix": 1, "_Range": 0},
+        {"_Matrix": 6, "_Range": 1},
+        {},
+        {"_Matrix": 9},
+        {"_Range": 1},
+        {"_Matrix": 2},
+        {"_Matrix": 8, "_Range": 9},
+        {"_Matrix": 1, "_Range": 0, "_Transfer": 0, "_Primaries": 3},
         {"_Matrix": 1, "_Range": 0, "_ChromaLocation": 6},
-    ]  # fmt: skip
+    ]
     part = core.std.BlankClip(width=64, height=48, format=vs.YUV420P8, length=1, color=codes.tolist())
     clip = core.std.Splice([part.std.SetFrameProps(**tag) if tag else part for tag in tags])
     source = colour.describe(clip)
@@ -49,10 +55,20 @@ def test_every_frame_is_read_by_its_own_tags() -> None:
 @pytest.mark.parametrize(
     ("width", "height", "expected"),
     [
-        (720, 480, 6), (720, 540, 6), (640, 360, 6), (720, 542, 5), (720, 576, 5), (768, 576, 5), (720, 578, 1),
-        (1278, 540, 6), (1280, 536, 1), (1280, 720, 1), (1920, 1080, 1), (8, 8, 6),
+        (720, 480, 6),
+        (720, 540, 6),
+        (640, 360, 6),
+        (720, 542, 5),
+        (720, 576, 5),
+        (768, 576, 5),
+        (720, 578, 1),
+        (1278, 540, 6),
+        (1280, 536, 1),
+        (1280, 720, 1),
+        (1920, 1080, 1),
+        (8, 8, 6),
     ],
-)  # fmt: skip
+)
 def test_a_missing_matrix_follows_from_the_size(width: int, height: int, expected: int) -> None:
     for tags in ({}, {"_Matrix": 2}):
         clip = core.std.BlankClip(width=width, height=height, format=vs.YUV420P8, length=1, color=[90, 110, 150])
@@ -136,9 +152,11 @@ def test_a_guess_is_logged_once_with_what_to_do(caplog: pytest.LogCaptureFixture
         out.get_frame(n).close()
     assert len(caplog.messages) == 1
     for words in (
-        "the clip does not say its matrix and range", "470bg and limited", "720×576",
+        "the clip does not say its matrix and range",
+        "470bg and limited",
+        "720×576",
         "core.std.SetFrameProps(clip, _Matrix=5, _Range=0)",
-    ):  # fmt: skip
+    ):
         assert words in caplog.messages[0]
     assert "\n" not in caplog.messages[0]
 

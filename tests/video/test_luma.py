@@ -20,9 +20,11 @@ def doubler(gray: vs.VideoNode) -> vs.VideoNode:
 
 
 def enlarge(
-    clip: vs.VideoNode, format: str | None = None, matrix: str | None = None,
+    clip: vs.VideoNode,
+    format: str | None = None,
+    matrix: str | None = None,
     network: Callable[[vs.VideoNode], vs.VideoNode] = doubler,
-) -> vs.VideoNode:  # fmt: skip
+) -> vs.VideoNode:
     source = color.describe(clip)
     target = color.target(source, 2, format, matrix, "luma")
     return color.deliver(luma.enlarge(source, target, 2, network), target)
@@ -129,10 +131,23 @@ def test_chroma_that_becomes_whole_lies_over_its_luma(location: int) -> None:
     np.testing.assert_allclose(planes(out)[2], expected[2].astype(float), atol=1)
 
 
-@pytest.mark.parametrize("format", [
-    vs.YUV420P8, vs.YUV422P10, vs.YUV444P16, vs.YUV444PS, vs.YUV420PS, vs.GRAY8, vs.GRAYS, vs.GRAYH, vs.RGB24, vs.RGB48,
-    vs.RGBS, vs.RGBH,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "format",
+    [
+        vs.YUV420P8,
+        vs.YUV422P10,
+        vs.YUV444P16,
+        vs.YUV444PS,
+        vs.YUV420PS,
+        vs.GRAY8,
+        vs.GRAYS,
+        vs.GRAYH,
+        vs.RGB24,
+        vs.RGB48,
+        vs.RGBS,
+        vs.RGBH,
+    ],
+)
 @pytest.mark.parametrize("to", [None, "YUV420P8", "RGB30", "RGBS"])
 def test_neutral_grey_stays_exactly_neutral(format: int, to: str | None) -> None:
     """Grey noise of every level: chroma is the neutral code everywhere, and R, G and B are one plane."""
@@ -160,8 +175,11 @@ def test_neutral_grey_stays_exactly_neutral(format: int, to: str | None) -> None
 def test_luma_codes_come_back(bits: int, limits: int) -> None:
     """A network that repeats pixels gives back every code of luma."""
     top, bottom = 16 << (bits - 8), 235 << (bits - 8)
-    codes = np.linspace(top, bottom, 64 * 48).round().reshape(48, 64) if limits == 0 else \
-        np.linspace(0, 2**bits - 1, 64 * 48).round().reshape(48, 64)  # fmt: skip
+    codes = (
+        np.linspace(top, bottom, 64 * 48).round().reshape(48, 64)
+        if limits == 0
+        else np.linspace(0, 2**bits - 1, 64 * 48).round().reshape(48, 64)
+    )
     chroma = np.full((24, 32), 1 << (bits - 1))
     clip = clip_of(yuv(bits, "420"), [[codes, chroma, chroma]], _Matrix=1, _Range=limits)
     out = enlarge(clip, network=lambda gray: gray.resize.Point(128, 96))

@@ -119,9 +119,13 @@ def test_rgb_clips_come_back_within_a_code(range_name: str, bits: int) -> None:
 def test_matrices_that_depend_on_other_tags(matrix: int, transfer: int, primaries: int) -> None:
     codes = np.array([[400, 600, 940, 64], [500, 520, 512, 512], [520, 500, 512, 512]]).reshape(3, 2, 2)
     clip = clip_of(
-        yuv(10, "444"), [list(codes.repeat(16, 1).repeat(16, 2))],
-        _Matrix=matrix, _Transfer=transfer, _Primaries=primaries, _Range=0,
-    )  # fmt: skip
+        yuv(10, "444"),
+        [list(codes.repeat(16, 1).repeat(16, 2))],
+        _Matrix=matrix,
+        _Transfer=transfer,
+        _Primaries=primaries,
+        _Range=0,
+    )
     out = there_and_back(clip)
     for i, (found, expected) in enumerate(zip(planes(out), codes, strict=True)):
         assert worst(found[::16, ::16], expected, 10, 0, i) <= 1

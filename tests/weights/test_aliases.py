@@ -34,9 +34,14 @@ def test_there_are_none_at_first() -> None:
     assert aliases.read() == {}
 
 
-@pytest.mark.parametrize("path", [
-    "/films/weights.onnx", '/a "quoted" name\\with\tall\x7f.pth', "/ünï/コード.glsl",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/films/weights.onnx",
+        '/a "quoted" name\\with\tall\x7f.pth',
+        "/ünï/コード.glsl",
+    ],
+)
 def test_what_is_added_is_read_and_what_is_removed_is_gone(file: Path, path: str) -> None:
     one, other = OwnModel("sharp", Path(path), "ab" * 32), OwnModel("soft-2_x", Path("/other.pth"))
     aliases.add(one, CATALOGUE)
@@ -53,8 +58,10 @@ def test_what_was_written_by_hand_stays(file: Path) -> None:
     write(file, before)
     aliases.add(OwnModel("c", Path("/c.pth")), CATALOGUE)
     aliases.remove("b")
-    assert file.read_text(encoding="utf-8") == before.replace('[ models . "b" ]\nfile = "b.pth"\n\n', "") + \
-        '\n[models.c]\nfile = "/c.pth"\n'  # fmt: skip
+    assert (
+        file.read_text(encoding="utf-8")
+        == before.replace('[ models . "b" ]\nfile = "b.pth"\n\n', "") + '\n[models.c]\nfile = "/c.pth"\n'
+    )
     assert aliases.read()["a"].file == file.parent / "a.pth"  # beside the list
 
 
@@ -77,22 +84,27 @@ def test_removing_what_is_not_there() -> None:
         aliases.remove("shrap")
 
 
-@pytest.mark.parametrize(("text", "why"), [
-    ("[models.a\nfile = 1", r"at line 1, column"),
-    ('[models.a]\nfile = "a"\n\n[models.b]\nfile = 3\n', r"its model 'b' has no file .* \(at line 4\)"),
-    ('# x\n[models]\nb = "b.pth"\n', r"its model 'b' has no file .* \(at line 3\)"),
-    ('[models.b]\nfile = "b"\nsha256 = 5\n', r"its model 'b' has no file .* \(at line 1\)"),
-    ('[models.b]\nfile = ""\n', r"has no file"),
-    ("\nmodels = [1]\n", r'"models" is no table but \[1\] \(at line 2\)'),
-    ("x = " + "[" * 5000, "cannot be read"),
-    ("#\n" * (1 << 17), "more than 128 KiB"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[models.a\nfile = 1", r"at line 1, column"),
+        ('[models.a]\nfile = "a"\n\n[models.b]\nfile = 3\n', r"its model 'b' has no file .* \(at line 4\)"),
+        ('# x\n[models]\nb = "b.pth"\n', r"its model 'b' has no file .* \(at line 3\)"),
+        ('[models.b]\nfile = "b"\nsha256 = 5\n', r"its model 'b' has no file .* \(at line 1\)"),
+        ('[models.b]\nfile = ""\n', r"has no file"),
+        ("\nmodels = [1]\n", r'"models" is no table but \[1\] \(at line 2\)'),
+        ("x = " + "[" * 5000, "cannot be read"),
+        ("#\n" * (1 << 17), "more than 128 KiB"),
+    ],
+)
 def test_a_broken_list_is_a_sentence_with_its_path(file: Path, text: str, why: str) -> None:
     write(file, text)
     for attempt in (
-        aliases.read, lambda: resolve("sharp"), lambda: aliases.remove("a"),
+        aliases.read,
+        lambda: resolve("sharp"),
+        lambda: aliases.remove("a"),
         lambda: aliases.add(OwnModel("c", Path("/c")), CATALOGUE),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ArgumentError, match=why) as caught:
             attempt()
         assert repr(str(file)) in str(caught.value)

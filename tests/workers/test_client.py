@@ -405,8 +405,11 @@ def test_ctrl_c_is_for_the_script_only(tiny_model: Path, tmp_path: Path) -> None
     """
     done = subprocess.run(
         [*program(body), str(tiny_model), str(tmp_path)],
-        capture_output=True, text=True, timeout=50, start_new_session=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=50,
+        start_new_session=True,
+    )
     assert done.stdout.split() == ["interrupted", "True", "0"], done.stderr
 
 
@@ -446,9 +449,12 @@ def test_what_a_library_prints_never_reaches_stdout(tmp_path: Path) -> None:
         "worker.close()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": str(tmp_path)},
-        capture_output=True, text=True, timeout=50,
-    )  # fmt: skip
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert done.stderr.count("from Python") == done.stderr.count("from a library") == 2

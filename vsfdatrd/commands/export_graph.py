@@ -95,8 +95,12 @@ def _continued(
         for node in graph.node:
             node.input[:] = ["frame/continued" if name == "input" else name for name in node.input]
             node.output[:] = ["frame/whole" if name == "output" else name for name in node.output]
-        sizes = {"frame/pads": [0] * 6 + [whole[0] - shape[0], whole[1] - shape[1]], "frame/start": [0, 0],
-                 "frame/end": out, "frame/axes": [2, 3]}  # fmt: skip
+        sizes = {
+            "frame/pads": [0] * 6 + [whole[0] - shape[0], whole[1] - shape[1]],
+            "frame/start": [0, 0],
+            "frame/end": out,
+            "frame/axes": [2, 3],
+        }
         graph.initializer.extend(numpy_helper.from_array(np.array(v, np.int64), name) for name, v in sizes.items())
         before.append(helper.make_node("Pad", ["input", "frame/pads"], ["frame/continued"], mode="reflect"))
         after.append(helper.make_node("Slice", ["frame/whole", "frame/start", "frame/end", "frame/axes"], ["output"]))

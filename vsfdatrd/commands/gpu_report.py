@@ -37,20 +37,41 @@ RESULTS = "benchmarks/results/community/"
 """Folder in the project's repository where reports are collected."""
 
 _FIELDS: dict[str, type | tuple[type, ...]] = {
-    "schema": int, "vsfdatrd": str, "date": str, "machine": dict, "libraries": dict, "model": str, "weights": str,
-    "size": list, "engines": list,
-}  # fmt: skip
+    "schema": int,
+    "vsfdatrd": str,
+    "date": str,
+    "machine": dict,
+    "libraries": dict,
+    "model": str,
+    "weights": str,
+    "size": list,
+    "engines": list,
+}
 _MACHINE: dict[str, type | tuple[type, ...]] = {
-    "gpu": str, "capability": str, "gpus": int, "driver": (str, type(None)), "cuda": str,
+    "gpu": str,
+    "capability": str,
+    "gpus": int,
+    "driver": (str, type(None)),
+    "cuda": str,
     "memory_mib": (int, type(None)),
-    "system": str, "cpu": str, "cores": (int, type(None)), "python": str,
-}  # fmt: skip
+    "system": str,
+    "cpu": str,
+    "cores": (int, type(None)),
+    "python": str,
+}
 _NUMBER = (int, float)
 _ENGINE: dict[str, type | tuple[type, ...]] = {
-    "backend": str, "library": str, "precision": str, "opening_s": _NUMBER, "reopening_s": _NUMBER,
-    "psnr_db": _NUMBER, "fps_alone": _NUMBER, "fps_vapoursynth": (int, float, type(None)),
-    "share": (int, float, type(None)), "memory_mib": _NUMBER,
-}  # fmt: skip
+    "backend": str,
+    "library": str,
+    "precision": str,
+    "opening_s": _NUMBER,
+    "reopening_s": _NUMBER,
+    "psnr_db": _NUMBER,
+    "fps_alone": _NUMBER,
+    "fps_vapoursynth": (int, float, type(None)),
+    "share": (int, float, type(None)),
+    "memory_mib": _NUMBER,
+}
 
 
 def problems(report: Any) -> list[str]:

@@ -133,8 +133,11 @@ def _at_work(config: FdatRdConfig, checkpoint: Checkpoint) -> str:
         weights = Weights(checkpoint.tensors())
     except CheckpointError as error:
         return str(error)
-    blocks = [(kind, weights.below(f"groups.{i}.blocks.{j}")) for i, group in enumerate(config.groups)
-              for j, kind in enumerate(group)]  # fmt: skip
+    blocks = [
+        (kind, weights.below(f"groups.{i}.blocks.{j}"))
+        for i, group in enumerate(config.groups)
+        for j, kind in enumerate(group)
+    ]
     attention = sum(zero_branches.mixes(block, kind) for kind, block in blocks)
     networks = sum(zero_branches.feeds(block) for _, block in blocks)
     return f"attention in {attention}, feed-forward networks in {networks} of {len(blocks)} blocks"

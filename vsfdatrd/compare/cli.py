@@ -18,15 +18,27 @@ def add_to(commands: "argparse._SubParsersAction[Any]") -> None:
     parser = commands.add_parser("compare", help="two videos beside each other: pictures, numbers, a page")
     parser.add_argument("before", type=Path, help="the original, such as episode.mkv")
     parser.add_argument("after", type=Path, help="what became of it, such as episode_hd.mkv")
-    parser.add_argument("--frames", type=int, nargs="+", default=(), metavar="N",
-                        help="frames to show, counted in AFTER from 0; without it telling ones are chosen")  # fmt: skip
+    parser.add_argument(
+        "--frames",
+        type=int,
+        nargs="+",
+        default=(),
+        metavar="N",
+        help="frames to show, counted in AFTER from 0; without it telling ones are chosen",
+    )
     parser.add_argument("--count", type=int, default=6, help="how many frames are chosen (6)")
-    parser.add_argument("--offset", type=float, default=0.0, metavar="SECONDS",
-                        help="what AFTER leaves out at the start of BEFORE (0)")  # fmt: skip
+    parser.add_argument(
+        "--offset", type=float, default=0.0, metavar="SECONDS", help="what AFTER leaves out at the start of BEFORE (0)"
+    )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the pictures go (AFTER's name and _compare)")
     parser.add_argument("--html", action="store_true", help="also a page with sliders, one file that works offline")
-    parser.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS,
-                        help="log everything, and where errors come from")  # fmt: skip
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="log everything, and where errors come from",
+    )
     parser.set_defaults(run=_run)
 
 
@@ -41,9 +53,15 @@ def _run(a: argparse.Namespace) -> int:
 
     folder = a.out or Path(f"{a.after.stem}_compare")
     done = compare(
-        a.before, a.after, folder, frames=a.frames, count=a.count, offset=a.offset, html=a.html,
+        a.before,
+        a.after,
+        folder,
+        frames=a.frames,
+        count=a.count,
+        offset=a.offset,
+        html=a.html,
         say=lambda text: print(f"compare: {text}", file=sys.stderr, flush=True),
-    )  # fmt: skip
+    )
     for note in done.notes:
         print(f"compare: {note}", file=sys.stderr)
     for line in _table(done):
@@ -60,8 +78,10 @@ def _table(done: "Comparison") -> Iterator[str]:
 
 
 def _numbers(m: Any) -> str:
-    lines, noise = (f"{_short(a, 1)} → {_short(b, 1)}" for a, b in (
-        (m.lines_before, m.lines_after), (m.noise_before, m.noise_after)))  # fmt: skip
+    lines, noise = (
+        f"{_short(a, 1)} → {_short(b, 1)}"
+        for a, b in ((m.lines_before, m.lines_after), (m.noise_before, m.noise_after))
+    )
     return f"{lines:>13}  {noise:>13}  {_short(m.ssim, 3):>5}  {_short(m.ssimulacra2, 1):>11}"
 
 

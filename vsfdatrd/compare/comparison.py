@@ -174,10 +174,14 @@ def _shot(done: Comparison, sizes: _Sizes, chosen: pick.Pick, pair: Pair, *, wit
         _keep(done, f"{stem}_crop_{i}.png", pictures.png(sheet))
         crops.append((first, second))
     return page.Shot(
-        pair, chosen.why, seconds, both[0].size, numbers,
+        pair,
+        chosen.why,
+        seconds,
+        both[0].size,
+        numbers,
         frames=tuple(pictures.frame_uri(one) for one in both) if with_uris else (),
         crops=[(pictures.png_uri(a), pictures.png_uri(b), a.size) for a, b in crops] if with_uris else [],
-    )  # fmt: skip
+    )
 
 
 def _keep(done: Comparison, name: str, content: bytes) -> None:

@@ -244,9 +244,15 @@ class _Frames:
 
 
 def _model(
-    page: Preview, number: int, frames: _Frames, file: Path, scale: int, settings: Settings, say: Say,
+    page: Preview,
+    number: int,
+    frames: _Frames,
+    file: Path,
+    scale: int,
+    settings: Settings,
+    say: Say,
     write: Callable[[], None],
-) -> None:  # fmt: skip
+) -> None:
     """Make the pictures of one model, and measure its speed after the first."""
     candidate = page.candidates[number]
     say(f"{candidate.name}: preparing the engine")
@@ -264,8 +270,10 @@ def _model(
             if i == 0:
                 candidate.fps = _fps(upscaled[len(frames.numbers) :])
                 candidate.hours = frames.look.frames / candidate.fps / 3600
-                say(f"{candidate.name}: {preview_page.speed(candidate.fps)} frames a second, "
-                    f"about {preview_page.duration(candidate.hours)} for the film")  # fmt: skip
+                say(
+                    f"{candidate.name}: {preview_page.speed(candidate.fps)} frames a second, "
+                    f"about {preview_page.duration(candidate.hours)} for the film"
+                )
 
 
 @contextlib.contextmanager
@@ -289,9 +297,15 @@ def _upscaled(frames: _Frames, file: Path, scale: int, settings: Settings) -> vs
     deep = form if fits else form.replace(bits_per_sample=16)
     # reuse="off": the clip repeats the same frames, unlike a film, and the speed is measured.
     result = upscale(
-        clip, file, settings.backend, settings.devices, settings.precision, deep.id, reuse="off",
+        clip,
+        file,
+        settings.backend,
+        settings.devices,
+        settings.precision,
+        deep.id,
+        reuse="off",
         chroma_filter=settings.chroma_filter,
-    )  # fmt: skip
+    )
     return result if fits else result.resize.Spline36(*size, format=form.id, dither_type="error_diffusion")
 
 

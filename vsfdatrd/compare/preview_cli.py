@@ -14,8 +14,9 @@ def add_to(commands: "argparse._SubParsersAction[Any]") -> None:
     about = "a page with some frames of a film as each model would make them, and how long the film would take"
     parser = commands.add_parser("preview", help=about, description=about)
     parser.add_argument("file", type=Path, help="the film, such as episode.mkv")
-    parser.add_argument("--model", nargs="+", metavar="MODEL",
-                        help="names of the catalogue, or weights files (those that ship)")  # fmt: skip
+    parser.add_argument(
+        "--model", nargs="+", metavar="MODEL", help="names of the catalogue, or weights files (those that ship)"
+    )
     parser.add_argument("--frames", type=int, default=6, metavar="N", help="how many frames are chosen (6)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the page (beside the film: NAME.preview.html)")
     parser.add_argument("--open", action="store_true", help="show the page once it has a picture")
@@ -25,8 +26,13 @@ def add_to(commands: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument("--chroma-filter", default="none", metavar="NAME", help="as encode takes it (none)")
     parser.add_argument("--field", default="auto", help="auto, progressive, ivtc (telecined film) or deint (auto)")
     parser.add_argument("--crop", default="none", help="auto, none or left,top,right,bottom in pixels (none)")
-    parser.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS,
-                        help="log everything, and where errors come from")  # fmt: skip
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="log everything, and where errors come from",
+    )
     parser.set_defaults(run=_run)
 
 
@@ -42,9 +48,13 @@ def _run(a: argparse.Namespace) -> int:
     from vsfdatrd.encode.settings import Settings
 
     settings = Settings(
-        backend=a.backend.lower(), precision=a.precision.lower(), devices=tuple(a.device or [0]),
-        chroma_filter=a.chroma_filter.lower(), field=a.field.lower(), crop=a.crop.lower(),
-    )  # fmt: skip
+        backend=a.backend.lower(),
+        precision=a.precision.lower(),
+        devices=tuple(a.device or [0]),
+        chroma_filter=a.chroma_filter.lower(),
+        field=a.field.lower(),
+        crop=a.crop.lower(),
+    )
     out: Path = a.out or a.file.with_name(f"{a.file.stem}.preview.html")
 
     def written() -> None:

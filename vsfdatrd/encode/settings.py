@@ -80,13 +80,56 @@ class Settings:
 
 
 # ffmpeg options that conflict with those set by encode, or whose effect would be lost when chunks are joined.
-_NOT_FURTHER = frozenset((
-    "-i", "-map", "-f", "-ss", "-sseof", "-t", "-to", "-r", "-fpsmax", "-frames", "-vframes", "-aframes", "-dframes",
-    "-fs", "-an", "-vn", "-sn", "-dn", "-acodec", "-scodec", "-filter_complex", "-lavfi", "-fps_mode", "-vsync",
-    "-shortest", "-itsoffset", "-itsscale", "-stream_loop", "-copyts", "-start_at_zero", "-map_metadata",
-    "-map_chapters", "-attach", "-dump_attachment", "-pass", "-passlogfile", "-s", "-aspect", "-metadata",
-    "-disposition", "-target", "-force_key_frames", "-timestamp", "-program", "-stream_group", "-streamid",
-))  # fmt: skip
+_NOT_FURTHER = frozenset(
+    (
+        "-i",
+        "-map",
+        "-f",
+        "-ss",
+        "-sseof",
+        "-t",
+        "-to",
+        "-r",
+        "-fpsmax",
+        "-frames",
+        "-vframes",
+        "-aframes",
+        "-dframes",
+        "-fs",
+        "-an",
+        "-vn",
+        "-sn",
+        "-dn",
+        "-acodec",
+        "-scodec",
+        "-filter_complex",
+        "-lavfi",
+        "-fps_mode",
+        "-vsync",
+        "-shortest",
+        "-itsoffset",
+        "-itsscale",
+        "-stream_loop",
+        "-copyts",
+        "-start_at_zero",
+        "-map_metadata",
+        "-map_chapters",
+        "-attach",
+        "-dump_attachment",
+        "-pass",
+        "-passlogfile",
+        "-s",
+        "-aspect",
+        "-metadata",
+        "-disposition",
+        "-target",
+        "-force_key_frames",
+        "-timestamp",
+        "-program",
+        "-stream_group",
+        "-streamid",
+    )
+)
 
 
 def _check_further(words: Sequence[str]) -> None:

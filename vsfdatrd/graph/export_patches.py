@@ -126,6 +126,9 @@ def _constant(values: Any, like: Tensor) -> Tensor:
 
 
 _REPLACED: dict[Any, Callable[..., Any]] = {
-    torch.sort: _sort, torch.Tensor.sort: _sort, torch.fft.rfft2: _rfft2, torch.fft.irfft2: _irfft2,
+    torch.sort: _sort,
+    torch.Tensor.sort: _sort,
+    torch.fft.rfft2: _rfft2,
+    torch.fft.irfft2: _irfft2,
     functional.fold: _fold,
-}  # fmt: skip
+}

@@ -19,10 +19,29 @@ from vsfdatrd.graph.target import GraphTarget
 
 PRODUCTS = frozenset({"Attention", "Conv", "ConvTranspose", "DeformConv", "Einsum", "Gemm", "MatMul"})
 """Operators that `mixed` computes in half precision."""
-MOVES = frozenset({
-    "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Pad", "Reshape",
-    "ScatterElements", "ScatterND", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
-})  # fmt: skip
+MOVES = frozenset(
+    {
+        "Concat",
+        "DepthToSpace",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "Identity",
+        "Pad",
+        "Reshape",
+        "ScatterElements",
+        "ScatterND",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
 """Operators that only move values, so they keep the type of their input."""
 TAIL = 8
 """Largest number of layers after the last residual sum that bf16 keeps in fp32; more are not a tail."""

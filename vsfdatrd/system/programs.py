@@ -77,9 +77,13 @@ def _encoders(program: str) -> frozenset[str]:
 def _ask(program: str, question: str) -> str:
     try:
         done = subprocess.run(
-            [program, "-hide_banner", question], stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=60,
+            [program, "-hide_banner", question],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=60,
             creationflags=no_window(),
-        )  # fmt: skip
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EncodeError(f"{program} cannot be run ({getattr(error, 'strerror', None) or error})") from error
     if done.returncode:

@@ -14,8 +14,16 @@ log = logging.getLogger(__name__)
 type Props = Mapping[str, Any]
 
 MATRICES = {
-    "709": 1, "fcc": 4, "470bg": 5, "601": 6, "170m": 6, "240m": 7, "ycgco": 8, "2020": 9, "2020ncl": 9,
-}  # fmt: skip
+    "709": 1,
+    "fcc": 4,
+    "470bg": 5,
+    "601": 6,
+    "170m": 6,
+    "240m": 7,
+    "ycgco": 8,
+    "2020": 9,
+    "2020ncl": 9,
+}
 """Accepted names for the matrix of a YUV output, with their numbers."""
 SD_MATRICES = (4, 5, 6, 7)
 
@@ -139,9 +147,14 @@ def tell(whose: str, repairs: Mapping[str, int], form: vs.VideoFormat, width: in
         log.warning(
             "%s does not say its %s; taken as %s, as is usual for %d×%d. If that is wrong, set it before upscaling: "
             "core.std.SetFrameProps(clip, %s) (%s)",
-            whose, " and ".join(guesses), " and ".join(guesses.values()), width, height,
-            ", ".join(f"_{name.title()}={repairs[f'_{name.title()}']}" for name in guesses), _LEGEND,
-        )  # fmt: skip
+            whose,
+            " and ".join(guesses),
+            " and ".join(guesses.values()),
+            width,
+            height,
+            ", ".join(f"_{name.title()}={repairs[f'_{name.title()}']}" for name in guesses),
+            _LEGEND,
+        )
     return bool(guesses)
 
 

@@ -19,10 +19,22 @@ from vsfdatrd.system.files import sha256_file
 type Array = NDArray[Any]
 
 STORED = {
-    "fp64": "<f8", "fp32": "<f4", "fp16": "<f2", "bf16": "<u2", "fp8_e4m3": "u1", "fp8_e5m2": "u1",
-    "int64": "<i8", "int32": "<i4", "int16": "<i2", "int8": "i1",
-    "uint64": "<u8", "uint32": "<u4", "uint16": "<u2", "uint8": "u1", "bool": "?",
-}  # fmt: skip
+    "fp64": "<f8",
+    "fp32": "<f4",
+    "fp16": "<f2",
+    "bf16": "<u2",
+    "fp8_e4m3": "u1",
+    "fp8_e5m2": "u1",
+    "int64": "<i8",
+    "int32": "<i4",
+    "int16": "<i2",
+    "int8": "i1",
+    "uint64": "<u8",
+    "uint32": "<u4",
+    "uint16": "<u2",
+    "uint8": "u1",
+    "bool": "?",
+}
 """Data types -> NumPy type codes for reading them from a file. NumPy has no bf16 and no fp8; see `widened`."""
 _FLOATS = ("fp64", "fp32", "fp16", "bf16", "fp8_e4m3", "fp8_e5m2")
 

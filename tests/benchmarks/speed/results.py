@@ -8,9 +8,17 @@ from benchmarks.speed.race import Row
 def row(label: str, fps: float, **given: Any) -> Row:
     rates = {"median": fps, "min": fps * 0.9, "max": fps * 1.1, "rounds": [fps]}
     return {
-        "label": label, "contestant": label, "model": "medium", "size": [720, 540], "clip": None, "fps": rates,
-        "first_frame_s": 1.0, "cpu_seconds_per_frame": 2.0, "peak_memory_mib": 700, "same_network": True,
-    } | given  # fmt: skip
+        "label": label,
+        "contestant": label,
+        "model": "medium",
+        "size": [720, 540],
+        "clip": None,
+        "fps": rates,
+        "first_frame_s": 1.0,
+        "cpu_seconds_per_frame": 2.0,
+        "peak_memory_mib": 700,
+        "same_network": True,
+    } | given
 
 
 def result(*rows: Row, gpus: tuple[str, ...] = ()) -> dict[str, Any]:

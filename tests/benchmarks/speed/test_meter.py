@@ -53,8 +53,12 @@ def test_the_gpu_is_read_while_frames_run(tmp_path: Path, monkeypatch: pytest.Mo
         wait(meter, 3)
         found = meter.since(mark)
     assert found == {
-        "memory_mib": 3000, "busy": pytest.approx(0.8), "clock_mhz": 1940, "power_w": 250.5, "temperature_c": 61,
-    }  # fmt: skip
+        "memory_mib": 3000,
+        "busy": pytest.approx(0.8),
+        "clock_mhz": 1940,
+        "power_w": 250.5,
+        "temperature_c": 61,
+    }
     assert meter.since(meter.mark()) == {}
 
 

@@ -23,18 +23,24 @@ def test_a_race(identity_2x: Path, tmp_path: Path) -> None:
     ours = Case(OURS, str(identity_2x), (60, 60))
     others = ("PyTorch", "vapoursynth-mlrt-ov", "nnedi3", "vapoursynth-mlrt-trt")
     cases = (
-        ours, replace(ours, measure="engine"), replace(ours, measure="encode"),
+        ours,
+        replace(ours, measure="engine"),
+        replace(ours, measure="encode"),
         *(replace(ours, contestant=name) for name in others),
-    )  # fmt: skip
+    )
     done: list[int] = []
     group = Group("headline", "a test", cases, rounds=2)
     rows = race(group, Settings(0.05, tmp_path), lambda _: None, done.append)
     assert sum(done) == steps(group)
     rated = {row["label"]: row for row in rows if "fps" in row}
     assert list(rated) == [
-        "vsfdatrd", "vsfdatrd, engine alone", "vsfdatrd, vspipe into ffmpeg",
-        "PyTorch", "vapoursynth-mlrt-ov", "nnedi3",
-    ]  # fmt: skip
+        "vsfdatrd",
+        "vsfdatrd, engine alone",
+        "vsfdatrd, vspipe into ffmpeg",
+        "PyTorch",
+        "vapoursynth-mlrt-ov",
+        "nnedi3",
+    ]
     for name, found in rated.items():
         fps = found["fps"]
         assert 0 < fps["min"] <= fps["median"] <= fps["max"], name

@@ -54,8 +54,12 @@ def test_without_onnxruntime(tiny_model: Path, target: Path, monkeypatch: pytest
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "onnxruntime" else 1)
     with monkeypatch.context() as patch:
         patch.setattr(module, "open_checkpoint", None)  # it is said before any work
-        refuses(EngineUnavailable, r"needs ONNX Runtime, .*: pip install 'vsfdatrd\[export\]', or .* \(--no-verify\)",
-                target, tiny_model)  # fmt: skip
+        refuses(
+            EngineUnavailable,
+            r"needs ONNX Runtime, .*: pip install 'vsfdatrd\[export\]', or .* \(--no-verify\)",
+            target,
+            tiny_model,
+        )
     done = export(tiny_model, target, verify=False)
     assert (done.verified, done.unverified, done.psnr) == (None, "it was not asked for", None)
     assert export(tiny_model, target.with_suffix(".pth")).verified is not None

@@ -152,14 +152,26 @@ def test_a_wrong_traced_graph(compact: Path, target: Path, monkeypatch: pytest.M
 
 
 def test_what_traced_networks_cannot(compact: Path, tmp_path: Path, target: Path) -> None:
-    refuses(ArgumentError, r"dynamic=True is not possible .*compact.safetensors': a graph of Compact is traced for one "
-            "size of frame; give the size instead", target, compact, dynamic=True)  # fmt: skip
+    refuses(
+        ArgumentError,
+        r"dynamic=True is not possible .*compact.safetensors': a graph of Compact is traced for one "
+        "size of frame; give the size instead",
+        target,
+        compact,
+        dynamic=True,
+    )
     hat = made("HAT", tmp_path).path
-    refuses(ArgumentError, "size=40x8 is too small: frames are mirrored up to 40×16, which takes 9 pixels a side; give "
-            "40x9 or larger", target, hat, size=(40, 8))  # fmt: skip
+    refuses(
+        ArgumentError,
+        "size=40x8 is too small: frames are mirrored up to 40×16, which takes 9 pixels a side; give 40x9 or larger",
+        target,
+        hat,
+        size=(40, 8),
+    )
 
 
 def test_onnx_files_are_no_weights(tmp_path: Path, target: Path) -> None:
     model = doubler(tmp_path / "given.onnx")
-    refuses(ArgumentError, "given.onnx' is an ONNX file already, which is not taken apart; use it as it is",
-            target, model)  # fmt: skip
+    refuses(
+        ArgumentError, "given.onnx' is an ONNX file already, which is not taken apart; use it as it is", target, model
+    )

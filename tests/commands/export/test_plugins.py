@@ -54,9 +54,12 @@ def test_medium(plugin: Plugin, target: Path, precision: Precision) -> None:
     assert done.psnr > (110 if precision == "fp32" else 70)
     about = {entry.key: entry.value for entry in onnx.load(target).metadata_props}
     assert about == {
-        "model": "medium", "weights_sha256": MEDIUM_SHA256, "scale": "2", "precision": precision,
+        "model": "medium",
+        "weights_sha256": MEDIUM_SHA256,
+        "scale": "2",
+        "precision": precision,
         "vsfdatrd": __version__,
-    }  # fmt: skip
+    }
     picture = accuracy.drawing(120, 120)
     expected = by_torch(Path(__file__).parents[3] / "models/fdat_rd_medium_2x.safetensors", picture)
     assert off(plugin("ort", target, picture), expected) < (1e-4 if precision == "fp32" else 1e-2)

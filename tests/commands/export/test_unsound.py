@@ -29,9 +29,13 @@ def test_a_graph_that_fails_the_comparison(
 
     monkeypatch.setattr(accuracy, "compare", compare)
     refuses(
-        EngineBuildError, rf"not kept: the exported {precision} engine agrees .* 12\.3 dB only, 50 are needed; choose",
-        target, tiny_model, size=(60, 30), precision=precision,
-    )  # fmt: skip
+        EngineBuildError,
+        rf"not kept: the exported {precision} engine agrees .* 12\.3 dB only, 50 are needed; choose",
+        target,
+        tiny_model,
+        size=(60, 30),
+        precision=precision,
+    )
     assert export(tiny_model, target, size=(60, 30), precision=precision, verify=False).verified is None
 
 
@@ -48,8 +52,13 @@ def test_a_wrong_graph(
         return write(config, tensors | {"conv_after.weight": tensors["conv_after.weight"] * np.float32(1.0005)}, *rest)
 
     monkeypatch.setattr(fdat, "write", wrong)
-    refuses(EngineBuildError, "its values differ by up to .* from PyTorch's, .* are allowed; choose another",
-            target, tiny_model, **arguments)  # fmt: skip
+    refuses(
+        EngineBuildError,
+        "its values differ by up to .* from PyTorch's, .* are allowed; choose another",
+        target,
+        tiny_model,
+        **arguments,
+    )
 
 
 def test_a_graph_of_another_size(tiny_model: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,8 +82,14 @@ def test_sums_beyond_fp16(make_tensors: Make, tmp_path: Path, target: Path) -> N
     tensors["conv_first.bias"][:] = 6e4
     tensors["upsampler.0.weight"] /= 3e5
     save_file(tensors, model := tmp_path / "large.safetensors")
-    refuses(EngineBuildError, "the exported fp16 engine's output has .* values that are not finite; choose another",
-            target, model, size=(30, 30), precision="fp16")  # fmt: skip
+    refuses(
+        EngineBuildError,
+        "the exported fp16 engine's output has .* values that are not finite; choose another",
+        target,
+        model,
+        size=(30, 30),
+        precision="fp16",
+    )
     assert export(model, target, size=(30, 30)).verified is not None
 
 
@@ -83,8 +98,13 @@ def test_weights_beyond_fp16(make_tensors: Make, tmp_path: Path, target: Path, s
     tensors = make_tensors()
     tensors["conv_after.weight"][0, 0, 0, 0] = -1e5
     save_file(tensors, model := tmp_path / "large.safetensors")
-    refuses(EngineBuildError, r"large.safetensors' cannot be written in fp16: a weight of 1e\+05 .*range.*bf16 or fp32",
-            target.with_suffix(f".{suffix}"), model, precision="fp16")  # fmt: skip
+    refuses(
+        EngineBuildError,
+        r"large.safetensors' cannot be written in fp16: a weight of 1e\+05 .*range.*bf16 or fp32",
+        target.with_suffix(f".{suffix}"),
+        model,
+        precision="fp16",
+    )
     export(model, target.with_suffix(f".{suffix}"), precision="bf16", verify=suffix != "onnx")
 
 
@@ -92,8 +112,13 @@ def test_weights_beyond_bf16(make_tensors: Make, tmp_path: Path, target: Path) -
     tensors = make_tensors()
     tensors["conv_after.weight"][0, 0, 0, 0] = np.finfo(np.float32).max
     save_file(tensors, model := tmp_path / "large.safetensors")
-    refuses(EngineBuildError, r"in bf16: a weight of 3.4e\+38 in 'conv_after.weight' is beyond .*; write it in fp32",
-            target.with_suffix(".pth"), model, precision="bf16")  # fmt: skip
+    refuses(
+        EngineBuildError,
+        r"in bf16: a weight of 3.4e\+38 in 'conv_after.weight' is beyond .*; write it in fp32",
+        target.with_suffix(".pth"),
+        model,
+        precision="bf16",
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,11 +149,17 @@ def test_weights_in_another_precision_than_they_should_be(
     write = module._safetensors
     wide = {np.dtype(np.float16): np.float32}
     monkeypatch.setattr(
-        module, "_safetensors",
+        module,
+        "_safetensors",
         lambda tensors, about: write({n: v.astype(wide.get(v.dtype, v.dtype)) for n, v in tensors.items()}, about),
-    )  # fmt: skip
-    refuses(EngineBuildError, "it is taken for FDAT-RD 2x in fp32", target.with_suffix(".safetensors"), tiny_model,
-            precision="fp16")  # fmt: skip
+    )
+    refuses(
+        EngineBuildError,
+        "it is taken for FDAT-RD 2x in fp32",
+        target.with_suffix(".safetensors"),
+        tiny_model,
+        precision="fp16",
+    )
 
 
 def test_interrupted(tiny_model: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:

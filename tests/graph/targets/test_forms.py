@@ -29,10 +29,13 @@ from vsfdatrd.backends.accuracy import drawing
 from vsfdatrd.graph import open_graph
 from vsfdatrd.graph.target import GraphTarget, tensorrt
 
-# fmt: off
 FORMS = (
-    GraphTarget(), GraphTarget(parts=True), GraphTarget(attention=True), GraphTarget(attention=True, parts=True),
-    GraphTarget(parts=True, turing=True), GraphTarget(attention=True, parts=True, turing=True),
+    GraphTarget(),
+    GraphTarget(parts=True),
+    GraphTarget(attention=True),
+    GraphTarget(attention=True, parts=True),
+    GraphTarget(parts=True, turing=True),
+    GraphTarget(attention=True, parts=True, turing=True),
 )
 PATTERNS: tuple[dict[str, Any], ...] = (
     {"groups": (("spatial",),)},
@@ -48,7 +51,6 @@ TAILS: tuple[dict[str, Any], ...] = (
     *({"upsampler": kind, "tail_scale": scale} for kind in UPSAMPLERS[1:] for scale in (2, 3, 4)),
     {"upsampler": "dysample", "tail_scale": 4, "unshuffle": 2, "mid_dim": 16},
 )
-# fmt: on
 
 
 @tiny

@@ -29,9 +29,14 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Build]:
     def ask(model: onnx.ModelProto, target: str) -> dict[str, Any]:
         (folder / "graph.onnx").write_bytes(model.SerializeToString())
         facts: dict[str, Any] = worker.ask(
-            "build", library="tensorrt_rtx", graph=str(folder / "graph.onnx"), directory=str(folder),
-            targets=[target], how={}, log=str(folder / "log"),
-        )  # fmt: skip
+            "build",
+            library="tensorrt_rtx",
+            graph=str(folder / "graph.onnx"),
+            directory=str(folder),
+            targets=[target],
+            how={},
+            log=str(folder / "log"),
+        )
         return facts | {"size": (folder / "engine.trt").stat().st_size}
 
     yield ask

@@ -31,9 +31,15 @@ from vsfdatrd.graph.target import tensorrt
 def whole_frame(make_config: Make, make_tensors: Make) -> tuple[FdatRdConfig, Tensors]:
     """A group of medium's width whose norms' results have a mean square of 10."""
     changes = {
-        "embed_dim": 128, "heads": 4, "dict_tokens": 128, "ffn_dim": 128, "gate_dim": 16,
-        "upsampler": "pixelshuffledirect", "tail_scale": 2, "unshuffle": 2,
-    }  # fmt: skip
+        "embed_dim": 128,
+        "heads": 4,
+        "dict_tokens": 128,
+        "ffn_dim": 128,
+        "gate_dim": 16,
+        "upsampler": "pixelshuffledirect",
+        "tail_scale": 2,
+        "unshuffle": 2,
+    }
     tensors = make_tensors(3, **changes)
     for name in tensors:
         if name.endswith(("n1.weight", "n2.weight", "r_norm.weight")):

@@ -59,7 +59,7 @@ def _entry(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict
         ({"a": _entry(shape=(4,), offsets=(0, 16))}, "not fully covered"),
         ({}, "not fully covered"),
     ],
-)  # fmt: skip
+)
 def test_header_that_is_wrong(tmp_path: Path, header: object, said: str) -> None:
     found = refused(_with_header(tmp_path / "a.safetensors", header, bytes(8)))
     assert said in found

@@ -38,8 +38,9 @@ def test_values_too_large_for_float32(tmp_path: Path, tensors: Tensors) -> None:
 
 BERT = {
     f"encoder.layer.0.attention.self.{part}.{kind}": np.zeros((8, 8) if kind == "weight" else 8, np.float32)
-    for part in ("query", "key", "value") for kind in ("weight", "bias")
-}  # fmt: skip
+    for part in ("query", "key", "value")
+    for kind in ("weight", "bias")
+}
 
 
 def test_network_for_something_else(tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ def test_other_networks_without_spandrel(tmp_path: Path, monkeypatch: pytest.Mon
         ({META: np.array([3, 5, 4, 32, 3, 32, 4], np.uint8)}, "FDAT-RD: it lacks 'upsampler.2.bias' and "),
         ({"groups.0.blocks.0.attn.temp": np.ones((5, 1, 1), np.float32)}, "32 channels cannot be split over 5 "),
     ],
-)  # fmt: skip
+)
 def test_fdat_rd_that_does_not_fit_together(tmp_path: Path, tensors: Tensors, change: Tensors, said: str) -> None:
     changed = {name: values for name, values in (tensors | change).items() if values is not None}
     save_file(changed, path := tmp_path / "a.safetensors")

@@ -44,9 +44,15 @@ def test_shipping_size(shared: Path) -> None:
     assert ModelDescriptor.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
-@pytest.mark.parametrize(("dtype", "name", "tolerance"), [
-    ("float16", "fp16", 1e-3), ("bfloat16", "bf16", 1e-2), ("float32", "fp32", 0), ("float64", "fp64", 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("dtype", "name", "tolerance"),
+    [
+        ("float16", "fp16", 1e-3),
+        ("bfloat16", "bf16", 1e-2),
+        ("float32", "fp32", 0),
+        ("float64", "fp64", 0),
+    ],
+)
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_every_precision(
     tmp_path: Path, tensors: Tensors, state: Tensors, dtype: str, name: str, tolerance: float, suffix: str

@@ -59,20 +59,52 @@ def _tree(state: State) -> Tree:
 ALONE: dict[str, Tree | list[Tree]] = {
     "plain": BEST,
     "with numbers": BEST | {"n_averaged": torch.tensor(3)},
-    **{key: {key: BEST, **REST} for key in (
-        "params", "state_dict", "model", "model_state_dict", "net", "net_g", "netG", "generator", "gen", "G", "g_ema",
-        "net_g_ema", "ema", "module", "network", "student", "weights_of_my_network", "model.state_dict",
-    )},
+    **{
+        key: {key: BEST, **REST}
+        for key in (
+            "params",
+            "state_dict",
+            "model",
+            "model_state_dict",
+            "net",
+            "net_g",
+            "netG",
+            "generator",
+            "gen",
+            "G",
+            "g_ema",
+            "net_g_ema",
+            "ema",
+            "module",
+            "network",
+            "student",
+            "weights_of_my_network",
+            "model.state_dict",
+        )
+    },
     "gan": {"generator": BEST, "discriminator": JUDGE},
     "gan of capitals": {"G": BEST, "D": JUDGE, "G_optim": OPTIMIZER, "D_optim": OPTIMIZER},
     "optimizer first": {"optimizer": OPTIMIZER, "opt_d": OPTIMIZER, "net_d": JUDGE, "net_g": BEST},
     "nested": {"checkpoint": {"model": {"state_dict": BEST}, **REST}},
     "nested, unknown": {"a": {"b": {"c": BEST}}},
     "dicts of tensors": _tree(BEST),
-    **{prefix: {"state_dict": _behind(prefix, BEST), **REST} for prefix in (
-        "module.", "model.", "generator.", "net_g.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "my_net.",
-        "model.net.", "model.generator.module.", "_forward_module.model.", "_fsdp_wrapped_module.",
-    )},
+    **{
+        prefix: {"state_dict": _behind(prefix, BEST), **REST}
+        for prefix in (
+            "module.",
+            "model.",
+            "generator.",
+            "net_g.",
+            "_orig_mod.",
+            "module._orig_mod.",
+            "_orig_mod.module.",
+            "my_net.",
+            "model.net.",
+            "model.generator.module.",
+            "_forward_module.model.",
+            "_fsdp_wrapped_module.",
+        )
+    },
     "lightning gan": {"state_dict": _behind("generator.", BEST) | _behind("discriminator.", JUDGE), **REST},
     "lightning loss": {"state_dict": _behind("upscaling.", BEST) | _behind("perceptual_loss.vgg.", JUDGE), **REST},
     "averaged model": _behind("module.", BEST) | {"n_averaged": torch.tensor(9)},
@@ -80,12 +112,13 @@ ALONE: dict[str, Tree | list[Tree]] = {
     "half wrapped": _half("module."),
     "half wrapped in a dict": {"params": _half("model.")},
     "half compiled": {"params": _half("_orig_mod.")},
-    "checkpointed layer": {"params": {name.replace("body.0.", "body.0._checkpoint_wrapped_module."): value
-                                      for name, value in BEST.items()}},
+    "checkpointed layer": {
+        "params": {name.replace("body.0.", "body.0._checkpoint_wrapped_module."): value for name, value in BEST.items()}
+    },
     "deepspeed": {"module": BEST, "optimizer": OPTIMIZER, "ds_config": {"fp16": {"enabled": False}}},
     "beside a loss": {"model": BEST, "loss": {"net.conv.weight": torch.zeros(3, 3)}, "losses": torch.zeros(4, 4)},
     "list": [BEST, OPTIMIZER],
-}  # fmt: skip
+}
 
 BOTH: dict[str, Tree] = {
     "basicsr": {"params": LAST, "params_ema": BEST},
@@ -101,17 +134,25 @@ BOTH: dict[str, Tree] = {
     "averaged model": {"model": LAST, "averaged_model": BEST},
     "averaged inside": {"model": {"state_dict": LAST, "ema": {"state_dict": BEST}}},
     "lightning prefixes": {"state_dict": _behind("net.", LAST) | _behind("net_ema.", BEST), **REST},
-    "mmediting": {"meta": {}, "state_dict": _behind("generator.", LAST) | _behind("generator_ema.", BEST)
-                  | _behind("discriminator.", JUDGE) | {"step_counter": torch.tensor(2)}},
+    "mmediting": {
+        "meta": {},
+        "state_dict": _behind("generator.", LAST)
+        | _behind("generator_ema.", BEST)
+        | _behind("discriminator.", JUDGE)
+        | {"step_counter": torch.tensor(2)},
+    },
     "mmengine": {"state_dict": LAST, "ema_state_dict": _behind("module.", BEST) | {"steps": torch.tensor(1)}},
-    "ema-pytorch": _behind("online_model.", LAST) | _behind("ema_model.", BEST) | {
-        "initted": torch.tensor(True), "step": torch.tensor(9)},
+    "ema-pytorch": _behind("online_model.", LAST)
+    | _behind("ema_model.", BEST)
+    | {"initted": torch.tensor(True), "step": torch.tensor(9)},
     "weight averaging": {"current_model_state": LAST, "state_dict": BEST},
-    "latent diffusion": {"state_dict": _behind("model.", LAST) | _behind(
-        "model_ema.", {name.replace(".", ""): value for name, value in BEST.items()}
-    ) | {"model_ema.decay": torch.tensor(0.99), "model_ema.num_updates": torch.tensor(7)}},
+    "latent diffusion": {
+        "state_dict": _behind("model.", LAST)
+        | _behind("model_ema.", {name.replace(".", ""): value for name, value in BEST.items()})
+        | {"model_ema.decay": torch.tensor(0.99), "model_ema.num_updates": torch.tensor(7)}
+    },
     "flat": _behind("params.", LAST) | _behind("params_ema.", BEST),
-}  # fmt: skip
+}
 
 
 def _is_best(path: Path, name: str) -> None:
