@@ -1,7 +1,7 @@
 """The whole visit on this machine's processor, in a copy of the tree and with a Python that lacks what the other lacks.
 
 What is rehearsed is what will run: packing, the travel of just those files that would travel, the facts, a training
-that is killed and goes on, what comes back, and the restored tree.
+that is killed and goes on, what comes back, the report, and the restored tree.
 """
 
 import json
@@ -12,17 +12,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_visit.parts import FACTS
+from benchmarks.gpu_visit.parts import FACTS, TRAIN
 from benchmarks.gpu_visit.record import ROOT, problems
+from benchmarks.gpu_visit.report import DOCS, publish
 
 ABSENT = Path(__file__).parent / "absent"
 FILES_BACK, BYTES_BACK, CHECKPOINT_BYTES = 8, 16 << 20, 15 << 20
 """Files, and bytes of each, that come back from the visited machine; bytes of a checkpoint."""
 TRAINING_SECONDS = 10.0
 """Of the training that goes on, besides twice what it took until the first one's first checkpoint."""
+REPORTED = ("| copy, GB/s |", "| PyTorch |", "| weights | slots |", "| graph, operator by operator |", "Training: ")
+"""What the report of a visit contains, besides the parts."""
 PAGES = 13
 """Pictures to train with; one in twelve is held back to measure with."""
 
@@ -77,6 +81,9 @@ def _rehearse(folder: Path) -> None:
 
     say("train, killed and called again")
     train(there, folder / "train")
+
+    say("report")
+    report([facts, folder / "train"], folder)
 
     say("restore")
     call(home, "--restore", limit=60)
@@ -210,6 +217,27 @@ def train(there: Path, out: Path) -> None:
     expect({"before", "after"} <= training.keys(), "there are no scores from before and after the training")
     for file in folder.glob("checkpoint*"):
         expect(file.stat().st_size <= CHECKPOINT_BYTES, f"{file.name} has more than {CHECKPOINT_BYTES >> 20} MiB")
+
+
+def report(visits: Sequence[Path], folder: Path) -> None:
+    """Publish the rehearsed calls as if they were real ones: into copies, since their numbers mean nothing."""
+    files = []
+    for out in visits:
+        document = json.loads((out / "visit.json").read_text(encoding="utf-8"))
+        files.append(folder / f"{out.name}.json")
+        files[-1].write_text(json.dumps(document | {"rehearsal": False}), encoding="utf-8")
+    docs, plot = folder / "gpu.md", folder / "visit.png"
+    shutil.copy(DOCS, docs)
+    results = publish(files, docs=docs, plot=plot, results=folder)
+    expect(not problems(json.loads(results.read_text(encoding="utf-8"))), f"{results.name} is no visit's document")
+    text = docs.read_text(encoding="utf-8")
+    for part in [*FACTS, TRAIN]:
+        expect(f"| {part.name} |" in text, f"the report does not say what became of {part.name}")
+    for heading in REPORTED:
+        expect(heading in text, f"the report has no {heading!r}")
+    expect(plot.stat().st_size > 0, "the report has no picture")
+    again = publish(files, docs=docs, plot=plot, results=folder)
+    expect(again == results and docs.read_text(encoding="utf-8") == text, "reporting twice is not the same as once")
 
 
 def steps(folder: Path) -> int:
