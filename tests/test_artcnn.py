@@ -327,7 +327,7 @@ def test_luma_then_chroma(tmp_path: Path) -> None:
 )
 def test_engines_for_gpus_are_built(tmp_path: Path, cache: Path, config: ArtCnnConfig) -> None:
     path = saved(tmp_path, config, "safetensors", random_tensors(config))
-    (engine,) = build.build_for(Options(str(path), cache=cache), 320, 240, ["sm89"])
+    (engine,) = build.build_for(Options(model=str(path), cache=cache), 320, 240, ["sm89"])
     facts = json.loads((engine.path / "facts.json").read_text())
     estimate = tensorrt.needed(EngineSpec(open_checkpoint(path), 240, 320, "fp16")) - tensorrt.BYTES_OF_PROCESS
     assert 0.5 * estimate < facts["activation_bytes"] < estimate

@@ -1,5 +1,11 @@
 """Arguments as scripts and VapourSynth pass them, and what is said of wrong ones."""
 
+import ast
+import inspect
+import re
+import sys
+from dataclasses import FrozenInstanceError, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +14,70 @@ import pytest
 from vsfdatrd.errors import ArgumentError
 from vsfdatrd.options import Options
 
+ROOT = Path(__file__).resolve().parents[1]
+SHIM = ROOT / "vsfdatrd" / "_native" / "vsfdatrd.c"
+USAGE = ROOT / "docs" / "usage.md"
 
-def test_defaults() -> None:
-    assert Options.parse() == Options()
+
+@pytest.fixture(scope="module")
+def parameters() -> dict[str, inspect.Parameter]:
+    """The options as `upscale` takes them: its arguments except the pictures."""
+    pytest.importorskip("vapoursynth")
+    from vsfdatrd.filter import upscale
+
+    found = dict(inspect.signature(upscale).parameters)
+    return {name: found[name] for name in found if name not in ("clip", "style")}
+
+
+def test_the_function_takes_every_option_with_its_default(parameters: dict[str, inspect.Parameter]) -> None:
+    given = {field.name: field.default for field in fields(Options)}
+    assert {name: parameter.default for name, parameter in parameters.items()} == given
+    assert list(parameters) == list(given)
+    assert all(field.kw_only for field in fields(Options))
+
+
+def test_every_option_is_described(parameters: dict[str, inspect.Parameter]) -> None:
+    (options,) = (
+        node
+        for node in ast.parse(inspect.getsource(sys.modules[Options.__module__])).body
+        if isinstance(node, ast.ClassDef) and node.name == "Options"
+    )
+    described = [
+        field.target.id
+        for field, text in pairwise(options.body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+    ]
+    assert described == list(parameters)
+
+
+def test_the_plugin_takes_every_option_by_its_type(parameters: dict[str, inspect.Parameter]) -> None:
+    (text,) = re.findall(r"#define UPSCALE_ARGS[\s\\]*((?:\"[^\"]*\"[\s\\]*)+)", SHIM.read_text(encoding="utf-8"))
+    *declared, rest = "".join(re.findall(r'"([^"]*)"', text)).split(";")
+
+    def kind(annotation: str) -> str:
+        numbers = "Sequence[int]" in annotation or "Iterable[int]" in annotation
+        return "int[]" if numbers else "data" if "str" in annotation else "int"
+
+    expected = {name: kind(str(parameter.annotation)) for name, parameter in parameters.items()}
+    assert declared == ["clip:vnode", *(f"{name}:{kind}:opt" for name, kind in expected.items())]
+    assert rest == "any"  # style
+
+
+def test_the_documentation_lists_every_option_with_its_default(parameters: dict[str, inspect.Parameter]) -> None:
+    table = USAGE.read_text(encoding="utf-8").split("| argument |")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in table.splitlines()[2:]]
+    listed = {name: default for names, default in rows for name in re.findall(r"`(\w+)`", names)}
+    assert set(listed) == {"clip", "style", *parameters}
+    for name, parameter in parameters.items():
+        literal = re.fullmatch("`(.+)`", listed[name])
+        if parameter.default is None:  # in words: what happens without it
+            assert not literal, name
+        else:
+            assert literal, name
+            assert getattr(Options(**{name: ast.literal_eval(literal[1])}), name) == getattr(Options(), name)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +93,7 @@ def test_defaults() -> None:
         ({"format": 805830659}, "format", "805830659"),
         ({"format": "YUV420P10"}, "format", "YUV420P10"),
         ({"matrix": 1}, "matrix", "1"),
+        ({"matrix": None}, "matrix", "auto"),
         ({"model": Path("a/b.pth")}, "model", str(Path("a/b.pth"))),
         ({"cache": "engines"}, "cache", Path("engines")),
         ({"chroma_filter": "Luma_Guided"}, "chroma_filter", "luma_guided"),
@@ -35,14 +103,18 @@ def test_defaults() -> None:
         ({"reuse": "0.01"}, "reuse", 0.01),
     ],
 )
-def test_accepted(given: dict[str, Any], field: str, expected: object) -> None:
-    assert getattr(Options.parse(**given), field) == expected
+def test_accepted(given: dict[str, Any], field: str, expected: Any) -> None:
+    options = Options(**given)
+    assert getattr(options, field) == expected
+    assert replace(options, streams=3) == replace(Options(**{field: expected}), streams=3)  # normal forms stay
+    with pytest.raises(FrozenInstanceError):
+        options.model = "small"  # type: ignore[misc]
 
 
 def test_enum_members_are_taken_by_number() -> None:
     vs = pytest.importorskip("vapoursynth")
-    assert Options.parse(format=vs.YUV420P10).format == str(int(vs.YUV420P10))
-    assert Options.parse(matrix=vs.MATRIX_BT709).matrix == "1"
+    assert Options(format=vs.YUV420P10).format == str(int(vs.YUV420P10))
+    assert Options(matrix=vs.MATRIX_BT709).matrix == "1"
 
 
 @pytest.mark.parametrize(
@@ -72,5 +144,5 @@ def test_enum_members_are_taken_by_number() -> None:
 )
 def test_refused_with_value_and_cure(given: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ArgumentError) as caught:
-        Options.parse(**given)
+        Options(**given)
     assert sentence in str(caught.value)

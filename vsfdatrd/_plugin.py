@@ -6,13 +6,12 @@ received, with the arguments as VapourSynth holds them. Nothing heavy is importe
 
 import logging
 import os
-from difflib import get_close_matches
 from inspect import Parameter, signature
 from typing import Any
 
 import vapoursynth as vs
 
-from vsfdatrd.errors import PREFIX, FdatrdError
+from vsfdatrd.errors import PREFIX, FdatrdError, did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +46,7 @@ def upscale(clip: vs.VideoNode, **given: Any) -> dict[str, vs.VideoNode | bytes]
     known = signature(public_upscale).parameters
     any_name = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in known.values())
     if unknown := [name for name in given if name not in known and not any_name]:
-        near = get_close_matches(unknown[0], known, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else f". There are {', '.join(known)}."
+        hint = did_you_mean(unknown[0], known) or f". There are {', '.join(known)}."
         return _failure(f"there is no argument {unknown[0]!r}{hint}")
     try:
         result = public_upscale(clip, **{name: _text(value) for name, value in given.items()})

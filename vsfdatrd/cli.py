@@ -236,7 +236,7 @@ def _build(a: argparse.Namespace) -> int:
     from vsfdatrd.commands import build as ahead
     from vsfdatrd.options import Options
 
-    options = Options.parse(a.model, backend=a.backend, precision=a.precision, streams=a.streams, cache=a.cache)
+    options = Options(model=a.model, backend=a.backend, precision=a.precision, streams=a.streams, cache=a.cache)
     width, height = a.size
     here = not a.targets
     found = [ahead.build(options, width, height)] if here else ahead.build_for(options, width, height, a.targets)

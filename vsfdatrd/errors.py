@@ -18,6 +18,9 @@ Messages are complete sentences: the value, what is wrong with it, and what to d
 In a script they arrive as ``vapoursynth.Error`` with ``fdatrd.upscale:`` in front.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 from vsfdatrd.system.terminal import printable
 
 TORCH_PIP = "pip install 'vsfdatrd[torch]'"
@@ -93,6 +96,12 @@ class StoreError(FdatrdError):
 
 class EncodeError(FdatrdError, RuntimeError):
     """An encode cannot start or continue; finished chunks are kept."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?`` to append to a message about an unknown name, or "" if no known name is close."""
+    near = get_close_matches(name, list(known), 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def sentence(error: Exception) -> str:

@@ -41,7 +41,7 @@ def upscale(
     device: int | Iterable[int] = (0,),
     precision: str = "auto",
     format: int | str | None = None,
-    matrix: int | str | None = None,
+    matrix: int | str | None = "auto",
     streams: int | None = None,
     tile: int | Sequence[int] | None = None,
     cache: str | PathLike[str] | None = None,
@@ -99,21 +99,21 @@ def upscale(
     fill_standard_streams()
     try:
         with stdout_to_stderr():
-            options = Options.parse(
-                model,
-                backend,
-                device,
-                precision,
-                format,
-                matrix,
-                streams,
-                tile,
-                cache,
-                reuse,
-                multiple,
-                input_range,
-                fit,
-                chroma_filter,
+            options = Options(
+                model=model,
+                backend=backend,
+                device=device,
+                precision=precision,
+                format=format,
+                matrix=matrix,
+                streams=streams,
+                tile=tile,
+                cache=cache,
+                reuse=reuse,
+                multiple=multiple,
+                input_range=input_range,
+                fit=fit,
+                chroma_filter=chroma_filter,
             )
             return _upscale(clip, options, style)
     except FdatrdError as error:

@@ -1,15 +1,14 @@
-"""The arguments of `upscale` as one frozen dataclass with their checks. Imports nothing heavy."""
+"""The options of `upscale`, once: their names, defaults, meanings and checks. Imports nothing heavy."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Literal, get_args
 
 from vsfdatrd.archs.onnx import Range
-from vsfdatrd.errors import ArgumentError
+from vsfdatrd.errors import ArgumentError, did_you_mean
 from vsfdatrd.system.home import expand_user
 
 type Precision = Literal["fp32", "bf16", "fp16", "mixed", "int16"]
@@ -27,49 +26,133 @@ MAX_REUSE = 0.1
 """Largest allowed `reuse` threshold, for RGB in [0, 1]; larger differences are visible in line art."""
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The user's options, checked as far as possible without the clip, the model or the machine."""
+class _Normalized[In, Out]:
+    """A field that accepts what scripts and VapourSynth pass and stores one form of it.
 
-    model: str = "medium"
+    The standard library calls this a descriptor-typed field of a dataclass: `__init__` takes In, attributes are Out.
+
+    Args:
+        normalize: The conversion. It leaves values that are normalized already as they are.
+        default: The field's default, as `upscale` has it.
+    """
+
+    def __init__(self, normalize: Callable[[In], Out], default: In) -> None:
+        self._normalize = normalize
+        self._default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object | None, owner: type) -> Out:
+        # `dataclass` asks the class for the default, which `__init__` then passes to `__set__` like any other value.
+        return self._default if instance is None else instance.__dict__[self._name]  # type: ignore[return-value]
+
+    def __set__(self, instance: object, value: In) -> None:
+        instance.__dict__[self._name] = self._normalize(value)
+
+
+def _text(value: str | PathLike[str]) -> str:
+    return fspath(value)
+
+
+def _numbers(value: int | Iterable[int]) -> tuple[int, ...]:
+    return (value,) if isinstance(value, int) else tuple(value)
+
+
+def _name_or_number(value: int | str | None) -> str | None:
+    # An enum member becomes its number, which the look-ups accept.
+    return None if value is None else str(int(value) if isinstance(value, int) else value)
+
+
+def _matrix(value: int | str | None) -> str:
+    return _name_or_number(value) or "auto"
+
+
+def _tile(value: int | Sequence[int] | None) -> tuple[int, int] | None:
+    match [value] if isinstance(value, int) else value:
+        case None:
+            return None
+        case [side]:
+            return (side, side)
+        case [width, height]:
+            return (width, height)
+    raise ArgumentError(f"tile={value} is not a size; give one side or [width, height], for example tile=[360, 270]")
+
+
+def _path(value: str | PathLike[str] | None) -> Path | None:
+    return None if value is None else expand_user(value)
+
+
+def _reuse(value: str | float | None) -> float | None:
+    named = {"exact": 0.0, "off": None}
+    if value is None:
+        return None
+    if isinstance(value, str) and value.lower() in named:
+        return named[value.lower()]
+    try:
+        threshold = float(value)
+    except ValueError:
+        threshold = math.nan
+    if not 0 <= threshold <= MAX_REUSE:
+        raise ArgumentError(f'reuse={value!r} is unknown; give "exact", "off" or a number from 0 to {MAX_REUSE}')
+    return threshold
+
+
+def _range(value: str | float | None) -> Range | None:
+    if value is None:
+        return None
+    known: dict[str, Range] = {"1": "1", "1.0": "1", "[0, 1]": "1", "255": "255", "255.0": "255", "[0, 255]": "255"}
+    if str(value) not in known:
+        raise ArgumentError(f'input_range={value!r} is unknown; give what white is in the network, "1" or "255"')
+    return known[str(value)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of one `upscale` call, normalized, and checked as far as possible without the clip or the machine.
+
+    Raises:
+        ArgumentError: An option cannot be used; the message names it, its value and what to use instead.
+    """
+
+    model: _Normalized[str | PathLike[str], str] = _Normalized(_text, "medium")
     """Name from the catalog, or path of a weights file."""
-    backend: str = "auto"
+    backend: _Normalized[str, str] = _Normalized(str.lower, "auto")
     """``auto``, ``tensorrt``, ``native``, ``openvino`` or ``torch``."""
-    device: tuple[int, ...] = (0,)
+    device: _Normalized[int | Iterable[int], tuple[int, ...]] = _Normalized(_numbers, (0,))
     """Numbers of the GPUs to use; frames are distributed to them in turn. (0,) on a CPU."""
-    precision: str = "auto"
+    precision: _Normalized[str, str] = _Normalized(str.lower, "auto")
     """Arithmetic in the network: ``fp32``, ``bf16``, ``fp16``, ``mixed`` (fp16 products, fp32 sums), ``int16``
     (integer products, everything else fp32), or ``auto`` (the fastest that passes verification)."""
-    format: str | None = None
+    format: _Normalized[int | str | None, str | None] = _Normalized(_name_or_number, None)
     """Output format by name or number; None follows the input."""
-    matrix: str | None = None
-    """Matrix of a YUV or GRAY output by name or number; None is ``auto``."""
+    matrix: _Normalized[int | str | None, str] = _Normalized(_matrix, "auto")
+    """Matrix of a YUV or GRAY output: ``auto``, ``source``, a name or a number."""
     streams: int | None = None
     """Frames in flight at once; None is the fastest number for the device."""
-    tile: tuple[int, int] | None = None
+    tile: _Normalized[int | Sequence[int] | None, tuple[int, int] | None] = _Normalized(_tile, None)
     """Largest tile as (width, height) in source pixels; None upscales whole frames."""
-    cache: Path | None = None
+    cache: _Normalized[str | PathLike[str] | None, Path | None] = _Normalized(_path, None)
     """Directory of built engines; None is $FDATRD_CACHE or the platform's cache directory."""
-    reuse: float | None = 0.0
-    """Largest difference from an earlier frame, in RGB values of [0, 1], at which its result is reused; None computes
-    every frame."""
-
+    reuse: _Normalized[str | float | None, float | None] = _Normalized(_reuse, "exact")
+    """Largest difference from an earlier frame, in RGB values of [0, 1], at which its result is reused (``exact`` is
+    0); None (``off``) computes every frame."""
     multiple: int | None = None
     """Number that width and height of an ONNX network's input must be multiples of; None determines it."""
-    input_range: Range | None = None
+    input_range: _Normalized[str | float | None, Range | None] = _Normalized(_range, None)
     """Value of white in an ONNX network's input, ``1`` or ``255``; None determines it."""
-    fit: str = "tiles"
+    fit: _Normalized[str, str] = _Normalized(str.lower, "tiles")
     """How frames are passed to a network of one fixed size: in ``tiles`` of it, or with a ``resize`` to it and back."""
-    chroma_filter: str = "none"
+    chroma_filter: _Normalized[str, str] = _Normalized(str.lower, "none")
     """Filter for the chroma of the upscaled clip: ``none``, or ``luma_guided`` smoothing."""
 
     def __post_init__(self) -> None:
         if not self.model:
             raise ArgumentError('model="" names nothing; give a name such as "medium" or the path of a weights file')
-        _choice("backend", self.backend, ("auto", *BACKENDS))
-        _choice("precision", self.precision, ("auto", *PRECISIONS))
-        _choice("fit", self.fit, FITS)
-        _choice("chroma_filter", self.chroma_filter, CHROMA_FILTERS)
+        _check_choice("backend", self.backend, ("auto", *BACKENDS))
+        _check_choice("precision", self.precision, ("auto", *PRECISIONS))
+        _check_choice("fit", self.fit, FITS)
+        _check_choice("chroma_filter", self.chroma_filter, CHROMA_FILTERS)
         if self.multiple is not None and not 1 <= self.multiple <= MAX_MULTIPLE:
             raise ArgumentError(
                 f"multiple={self.multiple} is out of range; give 1 to {MAX_MULTIPLE}, what the sides of the network's "
@@ -87,86 +170,9 @@ class Options:
                 "or leave it out to upscale whole frames"
             )
 
-    @classmethod
-    def parse(
-        cls,
-        model: str | PathLike[str] = "medium",
-        backend: str = "auto",
-        device: int | Iterable[int] = (0,),
-        precision: str = "auto",
-        format: int | str | None = None,
-        matrix: int | str | None = None,
-        streams: int | None = None,
-        tile: int | Sequence[int] | None = None,
-        cache: str | PathLike[str] | None = None,
-        reuse: str | float = "exact",
-        multiple: int | None = None,
-        input_range: str | float | None = None,
-        fit: str = "tiles",
-        chroma_filter: str = "none",
-    ) -> "Options":
-        """Create options from the values a script or VapourSynth passes.
 
-        Accepts a single number in place of a list, a number in place of a name, and path objects. For the meaning of
-        each argument see the field of the same name.
-
-        Raises:
-            ArgumentError: An argument cannot be used; the message names it, its value and what to use instead.
-        """
-        return cls(
-            model=fspath(model),
-            backend=backend.lower(),
-            device=(device,) if isinstance(device, int) else tuple(device),
-            precision=precision.lower(),
-            # An enum member becomes its number, which both look-ups accept.
-            format=None if format is None else str(int(format) if isinstance(format, int) else format),
-            matrix=None if matrix is None else str(int(matrix) if isinstance(matrix, int) else matrix),
-            streams=streams,
-            tile=_tile(tile),
-            cache=None if cache is None else expand_user(cache),
-            reuse=_reuse(reuse),
-            multiple=multiple,
-            input_range=_range(input_range),
-            fit=fit.lower(),
-            chroma_filter=chroma_filter.lower(),
-        )
-
-
-def _tile(given: int | Sequence[int] | None) -> tuple[int, int] | None:
-    match [given] if isinstance(given, int) else given:
-        case None:
-            return None
-        case [side]:
-            return (side, side)
-        case [width, height]:
-            return (width, height)
-    raise ArgumentError(f"tile={given} is not a size; give one side or [width, height], for example tile=[360, 270]")
-
-
-def _reuse(given: str | float) -> float | None:
-    named = {"exact": 0.0, "off": None}
-    if isinstance(given, str) and given.lower() in named:
-        return named[given.lower()]
-    try:
-        threshold = float(given)
-    except ValueError:
-        threshold = math.nan
-    if not 0 <= threshold <= MAX_REUSE:
-        raise ArgumentError(f'reuse={given!r} is unknown; give "exact", "off" or a number from 0 to {MAX_REUSE}')
-    return threshold
-
-
-def _range(given: str | float | None) -> Range | None:
-    if given is None:
-        return None
-    known: dict[str, Range] = {"1": "1", "1.0": "1", "[0, 1]": "1", "255": "255", "255.0": "255", "[0, 255]": "255"}
-    if str(given) not in known:
-        raise ArgumentError(f'input_range={given!r} is unknown; give what white is in the network, "1" or "255"')
-    return known[str(given)]
-
-
-def _choice(name: str, given: str, known: Sequence[str]) -> None:
-    if given not in known:
-        near = get_close_matches(given, known, 1)
-        hint = f"; did you mean {near[0]!r}? Choose" if near else "; choose"
-        raise ArgumentError(f"{name}={given!r} is unknown{hint} one of {', '.join(known)}")
+def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        hint = did_you_mean(value, known)
+        advice = f"{hint} Choose" if hint else "; choose"
+        raise ArgumentError(f"{name}={value!r} is unknown{advice} one of {', '.join(known)}")

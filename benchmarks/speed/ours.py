@@ -55,7 +55,9 @@ class Alone(Contestant):
         from vsfdatrd.options import Options
         from vsfdatrd.video.tiling import fill_padding
 
-        options = Options.parse(str(weights), case.backend, (0,), case.precision, streams=case.streams, cache=cache)
+        options = Options(
+            model=weights, backend=case.backend, precision=case.precision, streams=case.streams, cache=cache
+        )
         width, height = case.size
         checkpoint = open_checkpoint(weights)
         self._lanes = open_engine(checkpoint, height, width, options, EngineCache(cache))

@@ -209,7 +209,7 @@ def opened(tiny: Checkpoint, tmp_path: Path) -> Callable[..., FakeEngine]:
     """Opens an engine for 50×40 pixels and returns it."""
 
     def opener(checkpoint: Checkpoint = tiny, **options: object) -> FakeEngine:
-        wanted = Options(str(checkpoint.path), **options)  # type: ignore[arg-type]
+        wanted = Options(model=str(checkpoint.path), **options)  # type: ignore[arg-type]
         engine = selection.open_engine(checkpoint, 40, 50, wanted, EngineCache(tmp_path / "cache")).engine
         assert isinstance(engine, FakeEngine)
         return engine
@@ -352,7 +352,7 @@ def test_an_engine_that_lost_a_frame_is_shared_with_nobody_new(
     backends: Backends, tiny: Checkpoint, tmp_path: Path
 ) -> None:
     def open() -> SlotPool:
-        return selection.open_engine(tiny, 50, 40, Options(str(tiny.path)), EngineCache(tmp_path))
+        return selection.open_engine(tiny, 50, 40, Options(model=str(tiny.path)), EngineCache(tmp_path))
 
     first = open()
     assert open() is first
@@ -419,7 +419,7 @@ def test_warming_up_never_fails(backends: Backends) -> None:
 def test_filters_share_an_engine_until_the_last_one_lets_go(
     backends: Backends, tiny: Checkpoint, tmp_path: Path
 ) -> None:
-    options, store = Options(str(tiny.path)), EngineCache(tmp_path)
+    options, store = Options(model=str(tiny.path)), EngineCache(tmp_path)
     first = selection.open_engine(tiny, 60, 60, options, store)
     second = selection.open_engine(tiny, 31, 45, options, store)
     assert first is second

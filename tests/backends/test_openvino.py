@@ -168,7 +168,7 @@ def test_the_processor_is_part_of_the_identity(
             keys.append(key)
             return super().open(key, build, load)
 
-    options = Options(str(job.checkpoint.path), backend="openvino", precision="fp32")
+    options = Options(model=str(job.checkpoint.path), backend="openvino", precision="fp32")
     selection.open_engine(job.checkpoint, 55, 90, options, Noting(tmp_path)).engine.close()
     key = keys[0]
     assert openvino.version() in key.engine

@@ -87,7 +87,7 @@ def opened(tiny: Checkpoint, tmp_path: Path) -> Opened:
 
     def opener(height: int = 40, width: int = 50, **given: Any) -> str:
         selection._shared.clear()
-        options = Options(str(tiny.path), **given)
+        options = Options(model=str(tiny.path), **given)
         engine = selection.open_engine(tiny, height, width, options, EngineCache(tmp_path / "cache")).engine
         assert isinstance(engine, Timed)
         return engine.name

@@ -32,7 +32,7 @@ needs_rtx = pytest.mark.skipif(not RTX.installed, reason="tensorrt_rtx is not in
 def built(
     model: Path, cache: Path, *targets: str, size: tuple[int, int] = (90, 60), **options: Any
 ) -> list[ahead.Built]:
-    return ahead.build_for(Options(str(model), cache=cache, **options), *size, targets)
+    return ahead.build_for(Options(model=str(model), cache=cache, **options), *size, targets)
 
 
 # ---- real builds -------------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def test_the_command_line_builds(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_the_command_line_builds_for_this_machine(tiny_model: Path, tmp_path: Path) -> None:
-    found = ahead.build(Options(str(tiny_model), backend="openvino", cache=tmp_path), 83, 57)
+    found = ahead.build(Options(model=str(tiny_model), backend="openvino", cache=tmp_path), 83, 57)
     assert found.path.parent == tmp_path / "store-1/engines"
     assert found.what.startswith("openvino ")
     assert found.size > 1000

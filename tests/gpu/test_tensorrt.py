@@ -35,7 +35,9 @@ def _tensorrt(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Non
         pytest.skip(reason)
     store = EngineCache(tmp_path_factory.mktemp("first"))
     try:
-        selection.open_engine(open_checkpoint(tiny_model), 60, 60, Options(str(tiny_model), backend="tensorrt"), store)
+        selection.open_engine(
+            open_checkpoint(tiny_model), 60, 60, Options(model=str(tiny_model), backend="tensorrt"), store
+        )
     except EngineError as error:
         if "cannot run on this GPU" in str(error):
             pytest.skip(str(error))
@@ -48,7 +50,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
     lanes: list[SlotPool] = []
 
     def opener(checkpoint: Checkpoint, sides: tuple[int, int] = SIDES, **options: object) -> Engine:
-        wanted = Options(str(checkpoint.path), backend="tensorrt", **options)  # type: ignore[arg-type]
+        wanted = Options(model=str(checkpoint.path), backend="tensorrt", **options)  # type: ignore[arg-type]
         lanes.append(selection.open_engine(checkpoint, *sides, wanted, EngineCache(tmp_path / "cache")))
         return lanes[-1].engine
 
@@ -130,7 +132,7 @@ def test_the_second_start_neither_builds_nor_verifies(
     medium: Checkpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "vsfdatrd")
-    options, store = Options(str(medium.path), backend="tensorrt"), EngineCache(tmp_path)
+    options, store = Options(model=str(medium.path), backend="tensorrt"), EngineCache(tmp_path)
     seconds = []
     for _ in range(2):
         start = time.perf_counter()

@@ -128,7 +128,7 @@ def test_formats_that_cannot_be_made(asked: str) -> None:
 
 
 def test_a_format_that_cannot_be_made_is_corrected() -> None:
-    with pytest.raises(ArgumentError, match=r"did you mean YUV420P16\?"):
+    with pytest.raises(ArgumentError, match=r"did you mean 'YUV420P16'\?"):
         colour.target(colour.describe(blank()), 2, "YUV420_P16", None)
 
 

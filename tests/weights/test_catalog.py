@@ -92,7 +92,7 @@ def test_unknown_name_with_a_near_one(given: str, near: str) -> None:
     with pytest.raises(ArgumentError) as caught:
         resolve(given)
     assert str(caught.value) == (
-        f"model={given!r} is neither a name of the catalogue nor a file; did you mean {near!r}? "
+        f"model={given!r} is neither a name of the catalog nor a file; did you mean {near!r}? "
         "Give one of small, medium, dvd, aligned, ld, or the path of a .safetensors, .pth, .onnx or .glsl file"
     )
 
@@ -109,7 +109,7 @@ def test_a_file_of_that_name_is_still_a_file(tmp_path: Path, monkeypatch: pytest
 
 
 def test_unknown_name_without_a_near_one() -> None:
-    with pytest.raises(ArgumentError, match=r"model='zzz' is neither a name of the catalogue nor a file\. Give one of"):
+    with pytest.raises(ArgumentError, match=r"model='zzz' is neither a name of the catalog nor a file\. Give one of"):
         resolve("zzz")
 
 

@@ -206,7 +206,7 @@ def measure(case: _Case, name: str, seconds: float) -> dict[str, Any]:
     module = selection.backend(name)
     if reason := module.unavailable() or (None if name != "torch" else _without_cuda()):
         raise EngineError(reason)
-    options = Options(str(case.checkpoint.path), backend=name, cache=case.cache)
+    options = Options(model=str(case.checkpoint.path), backend=name, cache=case.cache)
     store = EngineCache(case.cache)
     before = free_memory()
 

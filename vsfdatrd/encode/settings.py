@@ -14,7 +14,7 @@ from vsfdatrd.system.files import longest_name
 MIN_MINUTES, MAX_MINUTES = 0.01, 240.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything that affects the output, and the devices that encode it.
 
@@ -50,7 +50,13 @@ class Settings:
     def __post_init__(self) -> None:
         from vsfdatrd.options import Options
 
-        Options.parse(self.model, self.backend, self.devices, self.precision, chroma_filter=self.chroma_filter)
+        Options(
+            model=self.model,
+            backend=self.backend,
+            device=self.devices,
+            precision=self.precision,
+            chroma_filter=self.chroma_filter,
+        )
         if self.preset not in PRESETS:
             raise ArgumentError(f"--preset {self.preset} is unknown; choose one of {', '.join(PRESETS)}")
         if self.field not in field_detection.CHOICES:

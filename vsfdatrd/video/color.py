@@ -17,12 +17,11 @@ the hard edges of cels than Lanczos.
 
 import logging
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import vapoursynth as vs
 
-from vsfdatrd.errors import PREFIX, ArgumentError, ClipError
+from vsfdatrd.errors import PREFIX, ArgumentError, ClipError, did_you_mean
 from vsfdatrd.video import alpha, frame_props
 from vsfdatrd.video.frame_props import MATRICES
 
@@ -272,11 +271,11 @@ def _output_format(source: vs.VideoFormat, asked: str | None) -> vs.VideoFormat:
     if name.isascii() and name.isdigit():
         number = int(name)
     if number >= 2**31 or not _supported(form := vs.core.get_video_format(number)):
-        near = get_close_matches(name, vs.PresetVideoFormat.__members__, 1)
+        hint = did_you_mean(name, vs.PresetVideoFormat.__members__) or "."
         raise ArgumentError(
-            f"format={asked!r} is not a format that can be made{f' (did you mean {near[0]}?)' if near else ''}; give "
-            "one of 8 to 16 bit integers or half or single floats, such as YUV420P10, YUV444P16, RGB48 or RGBS, or its "
-            f"number, such as {int(vs.YUV420P10)}"
+            f"format={asked!r} is not a format that can be made{hint} "
+            "Give one of 8 to 16 bit integers or half or single floats, such as YUV420P10, YUV444P16, RGB48 or RGBS, "
+            f"or its number, such as {int(vs.YUV420P10)}"
         )
     return form
 

@@ -4,11 +4,10 @@ User-defined names are in `aliases.py` and cannot override these.
 """
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from os import PathLike, fspath
 from pathlib import Path
 
-from vsfdatrd.errors import ArgumentError, CheckpointError
+from vsfdatrd.errors import ArgumentError, CheckpointError, did_you_mean
 from vsfdatrd.system.home import expand_user
 from vsfdatrd.weights import aliases
 from vsfdatrd.weights.files import sha256
@@ -97,10 +96,8 @@ def resolve(model: str | PathLike[str]) -> Path:
         raise ArgumentError(f"model={given!r} cannot be a path ({error}); give the path of a weights file") from error
     if not is_path:
         names = [*CATALOGUE, *own]
-        near = get_close_matches(name, names, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ArgumentError(
-            f"model={given!r} is neither a name of the catalogue nor a file{hint} "
+            f"model={given!r} is neither a name of the catalog nor a file{did_you_mean(name, names) or '.'} "
             f"Give one of {', '.join(names)}, or the path of a .safetensors, .pth, .onnx or .glsl file"
         )
     return path
