@@ -1,6 +1,6 @@
-"""Build TensorRT-RTX engines for several GPUs on a machine without one: seconds, activation memory, size.
+"""Build TensorRT-RTX engines for several GPUs on a machine without one: kernels, memory traffic, activations, seconds.
 
-python -m benchmarks.builds [--quick]
+python -m benchmarks.builds [--quick] [--details] [--model medium] [--target sm89] [--precision fp16] ...
 
 Networks without zero branches have random weights; neither time nor memory depends on their values. With the shipped
 weights, branches that add nothing are left out (`vsfdatrd.archs.zero_branches`).
@@ -8,6 +8,7 @@ weights, branches that add nothing are left out (`vsfdatrd.archs.zero_branches`)
 
 import argparse
 import itertools
+import json
 import sys
 import tempfile
 import time
@@ -18,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from benchmarks.report import save
+from benchmarks.report import RESULTS, save
 from benchmarks.speed.exports import exported
 from benchmarks.speed.peers import in_fp16
+from benchmarks.traffic import Traffic, build
 from benchmarks.weights import random_weights, weights_file
 from vsfdatrd.archs.fdat_rd import variant
 from vsfdatrd.backends.graphs import graph_of
@@ -31,7 +33,6 @@ from vsfdatrd.graph import fdat_rd_graph
 from vsfdatrd.graph.target import GraphTarget, tensorrt
 from vsfdatrd.options import Precision
 from vsfdatrd.weights.catalog import CATALOGUE, resolve
-from vsfdatrd.workers.client import Worker
 
 if TYPE_CHECKING:
     import onnx
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 MODELS = ("small", "medium", "large")
 TARGETS = ("sm75", "sm86", "sm89", "sm120")
 SIZES = ((720, 540), (720, 480))
+ABOUT = ("model", "weights", "size", "target", "precision", "graph")
+"""Columns that tell the result of one engine from others."""
 PLAIN: tuple[Precision, ...] = ("fp16", "fp32")
 """Precisions of graphs that are not specialized for TensorRT."""
 
@@ -68,38 +71,27 @@ type Write = Callable[[Case], "onnx.ModelProto"]
 """Writes a network's graph."""
 
 
-def measure(case: Case, write: Write) -> dict[str, Any]:
-    """Write the graph and build it once."""
+def measure(case: Case, write: Write) -> tuple[dict[str, Any], Traffic]:
+    """Write the graph and build it once. Returns the results, and what the builder reports."""
     width, height = case.size
     config = variant(case.model)
     start = time.perf_counter()
-    graph = write(case).SerializeToString()
+    graph = write(case)
     writing = time.perf_counter() - start
-    worker = Worker("vsfdatrd.backends.tensorrt.worker")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "graph.onnx")
-        path.write_bytes(graph)
-        try:
-            facts = worker.ask(
-                "build",
-                library=RTX.module,
-                graph=str(path),
-                directory=folder,
-                targets=[case.target],
-                how={},
-                log=str(Path(folder, "log")),
-            )
-            size_on_disk = Path(folder, "engine.trt").stat().st_size
-        finally:
-            worker.close()
+    traffic = build(graph, case.target)
     tokens = width * height / config.unshuffle**2
     return {
         "graph_seconds": round(writing, 2),
-        "build_seconds": facts["seconds"],
-        "activation_bytes": facts["activation_bytes"],
-        "activation_bytes_per_token_and_channel": round(facts["activation_bytes"] / tokens / config.ffn_dim, 2),
-        "engine_bytes": size_on_disk,
-    }
+        "build_seconds": traffic.build_seconds,
+        "activation_bytes": traffic.activation_bytes,
+        "activation_bytes_per_token_and_channel": round(traffic.activation_bytes / tokens / config.ffn_dim, 2),
+        "engine_bytes": traffic.engine_bytes,
+        "kernels": len(traffic.kernels),
+        "traffic_bytes": traffic.moved,
+        "by_kind": traffic.by_kind(),
+        "by_part": traffic.by_part(),
+        "estimated_ms": traffic.estimated_ms(),
+    }, traffic
 
 
 def cases(quick: bool) -> list[Case]:
@@ -151,50 +143,74 @@ def _export(case: Case, folder: Path) -> "onnx.ModelProto":
     return onnx.load(file)
 
 
+def chosen(given: argparse.Namespace) -> list[Case]:
+    """The engines to build that were asked for."""
+    return [
+        case
+        for case in cases(given.quick)
+        if all(value in (getattr(given, name) or [value]) for name, value in about(case).items())
+    ]
+
+
 def main() -> int:
     """Build everything; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.builds", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="medium at 720×540 only")
-    quick = parser.parse_args().quick
+    for option in ABOUT:
+        parser.add_argument(f"--{option}", nargs="+", help="build only these; other results are kept")
+    parser.add_argument("--details", action="store_true", help="print kernels and bytes by kind and by part")
+    given = parser.parse_args()
     if not RTX.installed:
         raise SystemExit("tensorrt_rtx is not installed; pip install vsfdatrd[rtx]")
-    rows: list[dict[str, Any]] = []
+    file = RESULTS / "tensorrt_builds.json"
+    before = json.loads(file.read_text(encoding="utf-8"))["result"]["rows"] if file.exists() else []
+    rows = {tuple(row[name] for name in ABOUT): row for row in before}
+    order = [tuple(about(case).values()) for case in cases(quick=False)]
     with tempfile.TemporaryDirectory() as folder:
-        writers = {
-            (model, weights): writer(model, weights, Path(folder))
-            for model in MODELS
-            for weights in ("whole", "shipped")
-            if weights == "whole" or model in CATALOGUE
-        }
-        for case in tqdm(cases(quick), unit="engine"):
-            rows.append(_row(case, writers[case.model, case.weights]))
-            save("tensorrt_builds", {"library": f"{RTX.module} {RTX.version}", "rows": rows}, quiet=True)
+        writers: dict[tuple[str, str], Write] = {}
+        for case in tqdm(chosen(given), unit="engine"):
+            which = case.model, case.weights
+            if which not in writers:
+                writers[which] = writer(*which, Path(folder))
+            row = _row(case, writers[which], given.details)
+            rows[tuple(row[name] for name in ABOUT)] = row
+            found = [rows[name] for name in order if name in rows]
+            save("tensorrt_builds", {"library": f"{RTX.module} {RTX.version}", "rows": found}, quiet=True)
     return 0
 
 
-def _row(case: Case, write: Write) -> dict[str, Any]:
+def about(case: Case) -> dict[str, str]:
+    """What tells the result of an engine from others."""
+    return {name: getattr(case, name) for name in ABOUT} | {"size": f"{case.size[0]}x{case.size[1]}"}
+
+
+def _row(case: Case, write: Write, details: bool) -> dict[str, Any]:
     """The result row of one engine."""
-    row = {
-        "model": case.model,
-        "weights": case.weights,
-        "size": list(case.size),
-        "target": case.target,
-        "precision": case.precision,
-        "graph": case.graph,
-    }
-    said = (
-        f"{case.model:6} {case.weights:7} {case.size[0]}x{case.size[1]} {case.target:5} {case.precision:5} {case.graph}"
-    )
+    row = about(case)
+    said = " ".join(row.values())
     try:
-        found = measure(case, write)
+        found, traffic = measure(case, write)
     except EngineError as error:  # recorded as a row with the reason; the others continue
         tqdm.write(f"{said}: {error}")
         return row | {"error": str(error).splitlines()[0]}
     tqdm.write(
         f"{said}: {found['build_seconds']:.1f} s, activations {found['activation_bytes'] / 2**20:.0f} MiB, "
-        f"engine {found['engine_bytes'] >> 20} MiB"
+        f"engine {found['engine_bytes'] >> 20} MiB, {found['kernels']} kernels, {traffic.moved / 1e9:.2f} GB"
     )
+    if details:
+        tqdm.write(described(traffic))
     return row | found
+
+
+def described(traffic: Traffic) -> str:
+    """Tables of an engine's kernels by kind and by part, and the estimate for cards."""
+    lines = []
+    for name, totals in (("kind", traffic.by_kind()), ("part", traffic.by_part())):
+        lines.append(f"  {'by ' + name:16} kernels      GB")
+        lines += [f"  {label:16} {count:7} {moved / 1e9:7.2f}" for label, (count, moved) in totals.items()]
+    lines.append("  ms per frame, ESTIMATED from memory traffic and launches alone:")
+    lines.append("  " + ", ".join(f"{card} {ms}" for card, ms in traffic.estimated_ms().items()))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """ONNX graph builder: operators by name, constants from arrays. Independent of any network."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,20 @@ class Writer:
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
         self._count = 0
+        self._part = ""
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Name the nodes added inside the context ``<name>/<result>``, so that profiles tell the network's parts.
+
+        Args:
+            name: Name of the part. The innermost part counts.
+        """
+        before, self._part = self._part, f"{name}/"
+        try:
+            yield
+        finally:
+            self._part = before
 
     def _fresh(self, what: str) -> Name:
         self._count += 1
@@ -59,7 +74,7 @@ class Writer:
     def op(self, kind: str, *inputs: Name, **attributes: Any) -> Name:
         """Add an operator with a single output."""
         output = self._fresh(kind.lower())
-        self._nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
+        self._nodes.append(helper.make_node(kind, inputs, [output], name=self._part + output, **attributes))
         return output
 
     def cast(self, x: Name, source: Any, target: Any) -> Name:

@@ -76,13 +76,15 @@ class _Network:
         bands.
         """
         config, g, dialect = self.config, self.g, self.dialect
-        shallow = self._first(x)
-        deep = g.cast(shallow, FULL, dialect.stream)
+        with g.part("first"):
+            shallow = self._first(x)
+            deep = g.cast(shallow, FULL, dialect.stream)
         for i, blocks in enumerate(in_turn(config.groups, config.windows)):
             deep = self._group(deep, blocks, self.weights.below(f"groups.{i}"))
-        mixed = g.cast(g.conv(self._down(deep), self.weights["conv_after.weight"]), dialect.compute, FULL)
-        total = g.op("Add", mixed, shallow)
-        return write_tail(g, config, self.weights.below("upsampler"), total, self.height, self.width)
+        with g.part("tail"):
+            mixed = g.cast(g.conv(self._down(deep), self.weights["conv_after.weight"]), dialect.compute, FULL)
+            total = g.op("Add", mixed, shallow)
+            return write_tail(g, config, self.weights.below("upsampler"), total, self.height, self.width)
 
     def _up(self, x: Name) -> Name:
         return self.g.cast(x, self.dialect.compute, self.dialect.stream)
@@ -110,19 +112,23 @@ class _Network:
 
     def _group(self, maps: Name, blocks: list[tuple[Kind, tuple[int, int]]], weights: Weights) -> Name:
         c = self.config.embed_dim
-        t = self._to_tokens(maps, c)
+        with self.g.part("group"):
+            t = self._to_tokens(maps, c)
         for i, (kind, window) in enumerate(blocks):
             t = self._block(t, kind, window, weights.below(f"blocks.{i}"))
-        mixed = self.g.conv(self._to_maps(self._down(t), c), weights["conv.weight"])
-        return self.g.op("Add", self._up(mixed), maps)
+        with self.g.part("group"):
+            mixed = self.g.conv(self._to_maps(self._down(t), c), weights["conv.weight"])
+            return self.g.op("Add", self._up(mixed), maps)
 
     def _block(self, t: Name, kind: Kind, window: tuple[int, int], weights: Weights) -> Name:
         g, c = self.g, self.config.embed_dim
         if zero_branches.mixes(weights, kind):
-            t = g.op("Add", t, self._up(self._mixed(self._norm(t, weights, "n1"), kind, window, weights)))
+            with g.part(kind):
+                t = g.op("Add", t, self._up(self._mixed(self._norm(t, weights, "n1"), kind, window, weights)))
         if zero_branches.feeds(weights):
-            n = self._norm(t, weights, "n2")
-            t = g.op("Add", t, self._up(self._feed_forward(n, weights.below("ffn"), c)))
+            with g.part("feed-forward"):
+                n = self._norm(t, weights, "n2")
+                t = g.op("Add", t, self._up(self._feed_forward(n, weights.below("ffn"), c)))
         return t
 
     def _mixed(self, n: Name, kind: Kind, window: tuple[int, int], weights: Weights) -> Name:
@@ -141,7 +147,8 @@ class _Network:
 
     def _norm(self, t: Name, weights: Weights, name: str) -> Name:
         stream = self.dialect.stream
-        return self._down(self.g.layer_norm(t, weights[f"{name}.weight"], weights[f"{name}.bias"], dtype=stream))
+        with self.g.part("norm"):
+            return self._down(self.g.layer_norm(t, weights[f"{name}.weight"], weights[f"{name}.bias"], dtype=stream))
 
     def _feed_forward(self, n: Name, weights: Weights, c: int) -> Name:
         g, hidden = self.g, self.config.ffn_dim
@@ -151,7 +158,8 @@ class _Network:
 
     def _local(self, n: Name, weights: Weights) -> Name:
         """GELU of a depthwise convolution, as a map (1, C, H, W)."""
-        return self.g.op("Gelu", self._by_channel(n, weights["conv.0.weight"], self.config.embed_dim))
+        with self.g.part("local"):
+            return self.g.op("Gelu", self._by_channel(n, weights["conv.0.weight"], self.config.embed_dim))
 
     def _by_channel(self, tokens: Name, weight: Array, channels: int) -> Name:
         """Depthwise 3×3 convolution. tokens: (N, C), weight: (C, 1, 3, 3) -> (1, C, H, W)."""

@@ -31,7 +31,8 @@ def build(
         graph: An ONNX file.
         directory: The directory.
         targets: Kinds of GPU, such as ``sm89``.
-        how: See `Library.tune`; in addition, `exact` is true if TF32 must not be used for float32 products.
+        how: See `Library.tune`; in addition, `exact` is true if TF32 must not be used for float32 products, and
+            `detailed` if `log` shall list every kernel with its tensors (TensorRT-RTX only).
         log: File to which all messages of the library are written.
 
     Returns:
@@ -60,6 +61,8 @@ def build(
         library.reserve(trt, config)
         if how.get("exact"):
             config.clear_flag(trt.BuilderFlag.TF32)  # set by default; has the 10-bit mantissa of fp16
+        if how.get("detailed"):
+            config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         with library.tune(config, how):
             said.errors.clear()  # such as those about a rejected timing cache, which cannot cause the build to fail
             blob = builder.build_serialized_network(network, config)
