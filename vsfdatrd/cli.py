@@ -130,6 +130,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     encode.add_to(commands)
 
+    for command in commands.choices.values():  # -v may also stand behind the command
+        command.add_argument(
+            "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="log everything that happens"
+        )
+
     given, further = encode.split(sys.argv[1:] if argv is None else argv)
     arguments = parser.parse_args(given, argparse.Namespace(further=further))
     before = sys.stdout, sys.stderr

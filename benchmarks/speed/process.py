@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks.speed.cases import OURS, Case
 from benchmarks.speed.contestant import Contestant, Missing
 from benchmarks.speed.material import endless
+from vsfdatrd.workers.server import reply_stream
 
 
 class _Side:
@@ -59,8 +60,7 @@ class _Side:
 
 def main() -> None:
     """Answer until the pipe closes."""
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # output of libraries must not be mistaken for an answer
+    replies = reply_stream()
     side = _Side()
     for line in sys.stdin:
         request = json.loads(line)

@@ -140,7 +140,7 @@ def test_a_network_that_cannot_be_compiled_is_a_build_error(
 
 
 def test_a_process_that_dies_while_building_is_a_build_error(job: EngineSpec, tmp_path: Path) -> None:
-    openvino._spare.start()._process.kill()
+    openvino._standby.start()._process.kill()
     with pytest.raises(EngineBuildError, match=r"ended unexpectedly \(signal 9\)"):
         openvino.build(job, tmp_path)
     assert not list(tmp_path.iterdir())
@@ -184,11 +184,11 @@ def test_the_processor_is_part_of_the_identity(
 def test_precisions_end_with_fp32_and_hold_what_the_processor_has(
     tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    abilities = openvino._spare.describe()["abilities"]
+    abilities = openvino._standby.describe()["abilities"]
     found = openvino.precisions(tiny)
     assert found[-1] == "fp32"
     assert ("bf16" in found, "fp16" in found) == ("BF16" in abilities, "FP16" in abilities)
-    monkeypatch.setattr(openvino._spare, "_about", {"name": "some Xeon", "abilities": ["BF16", "FP16", "FP32"]})
+    monkeypatch.setattr(openvino._standby, "_about", {"name": "some Xeon", "abilities": ["BF16", "FP16", "FP32"]})
     assert openvino.precisions(tiny) == ("bf16", "fp16", "fp32")
 
 

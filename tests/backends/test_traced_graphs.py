@@ -227,4 +227,4 @@ def test_tensorrt_builds_an_open_trace(tmp_path: Path, passes: list[tuple[int, i
     assert (264, 260) not in passes
     assert facts["activation_bytes"] > 0
     assert np.load(tmp_path / "reference.npy").shape == (3, 528, 520)
-    tensorrt.rest()
+    tensorrt.shutdown()

@@ -164,7 +164,7 @@ def test_a_gpu_that_is_full_is_a_sentence(medium: Checkpoint, tmp_path: Path) ->
     folder = tmp_path / "engine"
     folder.mkdir()
     tensorrt.build(job, folder)
-    tensorrt.rest()  # it may have memory of its own by now
+    tensorrt.shutdown()  # it may have memory of its own by now
     with subprocess.Popen([sys.executable, "-c", HOG], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as hog:
         assert hog.stdout
         assert hog.stdout.readline() == b"held\n"

@@ -154,4 +154,4 @@ def test_tensorrt_builds_it(
     estimate = engine.needed(job) - engine.needed(replace(job, checkpoint=Checkpoint(small.path, bare)))
     assert 0.5 * facts["activation_bytes"] < estimate < 3 * facts["activation_bytes"]
     assert np.load(tmp_path / "reference.npy").shape == (3, 2 * size[0], 2 * size[1])
-    engine.rest()
+    engine.shutdown()

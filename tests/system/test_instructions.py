@@ -18,10 +18,10 @@ from vsfdatrd.backends.native import kernels
 from vsfdatrd.backends.openvino import backend as openvino
 import torch
 print(json.dumps({
-    "native": kernels.unsupported(), "wider": kernels.wider(), "openvino": openvino._spare.describe()["abilities"],
+    "native": kernels.unsupported(), "wider": kernels.wider(), "openvino": openvino._standby.describe()["abilities"],
     "torch": torch.backends.cpu.get_cpu_capability(), "bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported(),
 }))
-openvino._spare.rest()
+openvino._standby.shutdown()
 """
 
 

@@ -139,7 +139,7 @@ def test_closing_while_a_frame_is_waited_for_is_an_error_not_a_frame(
 def test_a_worker_that_dies_between_questions_is_replaced(tiny_model: Path, tmp_path: Path) -> None:
     job = EngineSpec(open_checkpoint(tiny_model), 60, 60, "fp32")
     openvino.warm_up()
-    worker = openvino._spare.start()
+    worker = openvino._standby.start()
     os.kill(worker.pid, signal.SIGKILL)
     with pytest.raises(EngineError, match=UNEXPECTED):
         openvino.build(job, tmp_path)
@@ -350,7 +350,7 @@ clip = vs.core.std.BlankClip(width=60, height=60, format=vs.RGB24, length=2)
 said = []
 for n in range(20):
     left = n
-    openvino._spare._about = None  # so that it is asked again
+    openvino._standby._about = None  # so that it is asked again
     try:
         up = vs.core.fdatrd.upscale(clip, model=MODEL, backend="openvino", precision="fp32", cache=f"{FOLDER}/{n}")
         up.get_frame(0)

@@ -3,62 +3,34 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import onnxruntime
 
-from vsfdatrd.backends.accuracy import drawing, steps
-from vsfdatrd.backends.accuracy import sky as clear_sky
-from vsfdatrd.backends.base import FramePlanes
-from vsfdatrd.errors import EngineError
-from vsfdatrd.workers.server import WorkerServer, serve_forever
+from vsfdatrd.backends.reference_server import Picture, ReferenceServer
+from vsfdatrd.workers.server import serve_forever
+from vsfdatrd.workers.shared_memory import FramePlanes
 
 
-class OnnxRuntime(WorkerServer):
+class OnnxRuntime(ReferenceServer):
     """Run graphs in fp32 on the CPU."""
 
-    def do_reference(self, graph: str, target: str, sky: str | None) -> int:
-        """Run a graph on `accuracy.drawing` in fp32 and save the output as float16.
+    library = "ONNX Runtime"
 
-        Args:
-            graph: Path of the graph.
-            target: The .npy file to write.
-            sky: Path of the graph for `accuracy.sky`, which may be the same; None to skip the sky.
+    def open_graph(self, graph: str) -> Callable[[Picture], FramePlanes]:
+        """See `ReferenceServer.open_graph`."""
+        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        (source,) = session.get_inputs()
+        _, channels, height, width = source.shape
 
-        Returns:
-            `accuracy.steps` of the sky; 0 without `sky`.
+        def run(picture: Picture) -> FramePlanes:
+            result: Any = session.run(None, {source.name: picture(height, width)[None, :channels]})[0]
+            frame: FramePlanes = result[0]
+            return frame
 
-        Raises:
-            EngineError: ONNX Runtime does not run the graph.
-        """
-        try:
-            result = _run(graph, drawing)
-            count = steps(_run(sky, clear_sky)) if sky is not None else 0
-        except Exception as error:  # the common base class of its errors
-            raise EngineError(f"ONNX Runtime could not compute the reference: {self.reason(error)}") from error
-        np.save(target, result.astype(np.float16), allow_pickle=False)
-        return count
+        return run
 
     def reason(self, error: BaseException) -> str:
         """See `WorkerServer.reason`."""
         return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def _run(graph: str, picture: Callable[[int, int], FramePlanes]) -> FramePlanes:
-    """Run a graph file on an image.
-
-    Args:
-        graph: Path of the graph.
-        picture: Creates an image (3, H, W) for a height and width.
-
-    Returns:
-        (C, H·scale, W·scale).
-    """
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    (source,) = session.get_inputs()
-    _, channels, height, width = source.shape
-    result: Any = session.run(None, {source.name: picture(height, width)[None, :channels]})[0]
-    frame: FramePlanes = result[0]
-    return frame
 
 
 if __name__ == "__main__":

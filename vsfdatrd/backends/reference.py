@@ -42,6 +42,6 @@ def compute(graph: Path, target: Path, sky: Path | None = None) -> int:
         )
     worker = Worker(_PROCESSES[chosen])
     try:
-        return int(worker.ask("reference", graph=str(graph), target=str(target), sky=sky and str(sky)))
+        return int(worker.ask("reference", graph=str(graph), target=str(target), smooth=sky and str(sky)))
     finally:
         worker.close()

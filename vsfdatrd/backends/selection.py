@@ -180,7 +180,7 @@ def open_engine(checkpoint: Checkpoint, height: int, width: int, options: Option
             return _open_with(*found[-1], checkpoint, height, width, options, store)
         finally:
             for module in (native, openvino):
-                module.rest()  # end workers that were started before the model was known and are not needed
+                module.shutdown()  # end workers that were started before the model was known and are not needed
 
 
 def _fastest_first(

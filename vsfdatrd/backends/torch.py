@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 
-from vsfdatrd.archs.fdat import Config, FdatConfig
+from vsfdatrd.backends import memory
 from vsfdatrd.backends.accuracy import compare, compare_steps, drawing, sky, steps
 from vsfdatrd.backends.base import Engine, EngineSpec, FramePlanes
 from vsfdatrd.backends.gpus import gpu_count
@@ -113,29 +112,23 @@ def memory_estimate(job: EngineSpec) -> tuple[int, int]:
     Returns:
         (bytes needed, bytes free).
     """
-    about = job.checkpoint.description
-    pixels = job.height * job.width
-    if config := about.written:
-        activations = max(_body(config), 4 * config.largest_in_tail * TAIL_AT_ONCE) / config.unshuffle**2
-    elif about.artcnn:
-        activations = 4 * about.artcnn.held
-    else:
-        activations = 4 * about.largest * LARGEST_AT_ONCE
+    network = job.checkpoint.description
+    activations = memory.activation_bytes(
+        network,
+        fdat_rd=lambda config: config.ffn_dim * BYTES_PER_TOKEN_CHANNEL,
+        fdat=lambda config: 4 * config.largest_in_body * LARGEST_AT_ONCE,
+        tail=lambda upsampler: TAIL_AT_ONCE,
+        held=4,
+        other=LARGEST_AT_ONCE,
+    )
     share = 1 if job.precision == "fp32" else 0.5
-    frame = pixels * activations * share + 12 * pixels * (1 + about.scale**2)
+    frame = job.height * job.width * (activations * share + memory.frame_bytes(network))
     needed = int((job.streams or (2 if _on_gpu() else 1)) * frame)
     if not _on_gpu():
-        return needed, int(psutil.virtual_memory().available)
+        return needed, memory.free()
     import torch
 
     return needed, min(torch.cuda.mem_get_info(i)[0] for i in job.device)
-
-
-def _body(config: Config) -> int:
-    """Bytes per token before the upsampler."""
-    if isinstance(config, FdatConfig):
-        return 4 * config.largest_in_body * LARGEST_AT_ONCE
-    return config.ffn_dim * BYTES_PER_TOKEN_CHANNEL
 
 
 def build(job: EngineSpec, directory: Path) -> None:

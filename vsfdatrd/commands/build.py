@@ -89,7 +89,7 @@ def build_for(options: Options, width: int, height: int, targets: Sequence[str])
         for target in dict.fromkeys(map(parse_target, targets)):
             built.append(_build_for(store, job, target))
     finally:
-        tensorrt.rest()
+        tensorrt.shutdown()
     return built
 
 

@@ -32,23 +32,21 @@ def add_to(commands: "argparse._SubParsersAction[Any]") -> None:
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the pictures go (AFTER's name and _compare)")
     parser.add_argument("--html", action="store_true", help="also a page with sliders, one file that works offline")
-    parser.add_argument(
-        "-v",
-        "--verbose",
-        action="store_true",
-        default=argparse.SUPPRESS,
-        help="log everything, and where errors come from",
-    )
     parser.set_defaults(run=_run)
 
 
-def _run(a: argparse.Namespace) -> int:
+def require_pillow() -> None:
+    """Raise FdatrdError if Pillow, which writes the pictures, is not installed."""
     try:
         import PIL  # noqa: F401
     except ImportError as error:
         raise FdatrdError(
             "pictures are written with Pillow, which is not installed; install it with: pip install pillow"
         ) from error
+
+
+def _run(a: argparse.Namespace) -> int:
+    require_pillow()
     from vsfdatrd.compare.comparison import compare
 
     folder = a.out or Path(f"{a.after.stem}_compare")

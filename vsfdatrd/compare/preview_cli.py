@@ -6,7 +6,7 @@ import webbrowser
 from pathlib import Path
 from typing import Any
 
-from vsfdatrd.errors import FdatrdError
+from vsfdatrd.compare.cli import require_pillow
 
 
 def add_to(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -26,23 +26,11 @@ def add_to(commands: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument("--chroma-filter", default="none", metavar="NAME", help="as encode takes it (none)")
     parser.add_argument("--field", default="auto", help="auto, progressive, ivtc (telecined film) or deint (auto)")
     parser.add_argument("--crop", default="none", help="auto, none or left,top,right,bottom in pixels (none)")
-    parser.add_argument(
-        "-v",
-        "--verbose",
-        action="store_true",
-        default=argparse.SUPPRESS,
-        help="log everything, and where errors come from",
-    )
     parser.set_defaults(run=_run)
 
 
 def _run(a: argparse.Namespace) -> int:
-    try:
-        import PIL  # noqa: F401
-    except ImportError as error:
-        raise FdatrdError(
-            "pictures are written with Pillow, which is not installed; install it with: pip install pillow"
-        ) from error
+    require_pillow()
     from vsfdatrd.compare.preview import preview, shipped
     from vsfdatrd.compare.preview_page import duration, speed
     from vsfdatrd.encode.settings import Settings

@@ -64,13 +64,6 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument("--overwrite", action="store_true", help="replace an output that is there already")
     parser.add_argument("--script", action="store_true", help="print the VapourSynth script, and do nothing else")
     parser.add_argument("--json", action="store_true", help="tell what happens as JSON, one event a line, on stdout")
-    parser.add_argument(
-        "-v",
-        "--verbose",
-        action="store_true",
-        default=argparse.SUPPRESS,
-        help="log everything, and where errors come from",
-    )
     parser.set_defaults(run=run)
 
 

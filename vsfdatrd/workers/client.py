@@ -195,7 +195,7 @@ class Worker:
 class StandbyWorker:
     """A worker kept ready for the next engine.
 
-    It answers capability queries, builds and loads the engine, and is then handed over by `take`.
+    It answers capability queries, builds and loads the engine, and is then handed over by `detach`.
     """
 
     def __init__(self, module: str) -> None:
@@ -214,6 +214,10 @@ class StandbyWorker:
         if self._about is None:
             self._about = self.ask("describe")
         return self._about
+
+    def warm_up(self) -> None:
+        """Start the process, which imports its library in the background. See `Backend.warm_up`."""
+        self.start()
 
     def start(self) -> Worker:
         """Return the process, starting it if necessary.
@@ -241,14 +245,14 @@ class StandbyWorker:
                     self._worker = None
                 raise
 
-    def rest(self) -> None:
+    def shutdown(self) -> None:
         """End the process if it has not been handed over. The next request starts another one."""
         with self._talking:
             worker, self._worker = self._worker, None
         if worker is not None:
             worker.close()
 
-    def take(self) -> Worker:
+    def detach(self) -> Worker:
         """Hand over the process: it belongs to the caller, who has to close it.
 
         Raises:

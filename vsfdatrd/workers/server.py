@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TextIO
 
 from vsfdatrd.errors import EngineError
 from vsfdatrd.workers.shared_memory import FramePlanes, buffers, map_shared
@@ -122,6 +122,16 @@ class WorkerServer:
             self._answer({"slot": slot, "error": str(error) if isinstance(error, EngineError) else self.reason(error)})
 
 
+def reply_stream() -> TextIO:
+    """Return a stream to the client, which reads this process's stdout, and redirect stdout to stderr.
+
+    What a library prints then cannot be mistaken for an answer.
+    """
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return replies
+
+
 def serve_forever(serving: Callable[[Callable[[str], Any], Callable[[], Any]], WorkerServer]) -> None:
     """Answer requests until the client closes the channel, then end the process.
 
@@ -131,8 +141,7 @@ def serve_forever(serving: Callable[[Callable[[str], Any], Callable[[], Any]], W
         serving: Creates the backend's `WorkerServer` from functions that write and flush text.
     """
     end_with(int(sys.argv[1]))
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # send what a library prints to stderr, so that the client does not read it as an answer
+    replies = reply_stream()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the script, which then closes the pipe
     side = serving(replies.write, replies.flush)
     for line in sys.stdin:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from vsfdatrd.backends import reference
+from vsfdatrd.backends import memory, reference
 from vsfdatrd.backends.base import Engine, EngineSpec
 from vsfdatrd.backends.graphs import graph_of, serialized
 from vsfdatrd.backends.native import kernels as native_kernels
@@ -47,6 +47,10 @@ Copying and color conversion of one frame overlap with the network of another.
 """
 BYTES_OF_PROCESS = 100 << 20
 
+_standby = StandbyWorker("vsfdatrd.backends.native.worker")
+warm_up = _standby.warm_up
+shutdown = _standby.shutdown
+
 
 def unavailable(device: Sequence[int] = (0,)) -> str | None:
     """Return None if the CPU has AVX2; see `Backend.unavailable`."""
@@ -70,16 +74,6 @@ def unsuited(checkpoint: Checkpoint) -> str | None:
 def preferred() -> bool:
     """Return whether `auto` tries this backend first. On CPUs with AVX-512, OpenVINO has kernels twice as wide."""
     return native_kernels.unsupported() is None and not native_kernels.wider()
-
-
-def warm_up() -> None:
-    """Start the worker that will run the engine."""
-    _spare.start()
-
-
-def rest() -> None:
-    """End the worker that `warm_up` started, unless it has been handed over to an engine."""
-    _spare.rest()
 
 
 def version(device: Sequence[int] = (0,)) -> str:
@@ -111,7 +105,7 @@ def memory_estimate(job: EngineSpec) -> tuple[int, int]:
     Returns:
         (bytes needed, bytes free in the machine).
     """
-    return _needed(job, _streams(job)), int(psutil.virtual_memory().available)
+    return _needed(job, _streams(job)), memory.free()
 
 
 def build(job: EngineSpec, directory: Path) -> None:
@@ -131,7 +125,7 @@ def build(job: EngineSpec, directory: Path) -> None:
     graph.write_bytes(serialized(graph_of(job.checkpoint, height, width)))
     try:
         count = reference.compute(graph, directory / REFERENCE, graph)
-        psnr = _spare.ask(
+        psnr = _standby.ask(
             "verify", directory=str(directory), height=height, width=width, threads=_cores(), expected=count
         )
     except EngineBuildError:
@@ -156,13 +150,13 @@ def load(job: EngineSpec, directory: Path) -> Engine:
     """
     streams = _streams(job)
     threads = max(1, math.ceil(_cores() / streams))
-    loaded = _spare.ask(
+    loaded = _standby.ask(
         "load", directory=str(directory), height=job.height, width=job.width, streams=streams, threads=threads
     )
     scale = job.checkpoint.description.scale
     if loaded["output"] != [3, job.height * scale, job.width * scale]:
         raise EngineError("the native engine is of another network, which enlarges otherwise")
-    return RemoteEngine(_spare.take(), streams, loaded["input"], loaded["output"])
+    return RemoteEngine(_standby.detach(), streams, loaded["input"], loaded["output"])
 
 
 def _cores() -> int:
@@ -202,6 +196,3 @@ def _needed(job: EngineSpec, streams: int) -> int:
         job.width // config.unshuffle, config.embed_dim, config.ffn_dim, config.dict_tokens
     )
     return int(streams * frame + max(_cores(), streams) * scratch + 8 * description.parameters + BYTES_OF_PROCESS)
-
-
-_spare = StandbyWorker("vsfdatrd.backends.native.worker")

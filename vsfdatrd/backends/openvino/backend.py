@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from vsfdatrd.archs.fdat import Config, FdatConfig
+from vsfdatrd.backends import memory
 from vsfdatrd.backends.base import Engine, EngineSpec
 from vsfdatrd.backends.graphs import serialized
 from vsfdatrd.backends.remote_engine import RemoteEngine
@@ -52,22 +52,16 @@ BYTES_OF_PROCESS = 200 << 20
 # network of the other. A single frame takes nearly twice as long.
 STREAMS = 2
 
+_standby = StandbyWorker("vsfdatrd.backends.openvino.worker")
+warm_up = _standby.warm_up
+shutdown = _standby.shutdown
+
 
 def unavailable(device: Sequence[int] = (0,)) -> str | None:
     """Return None if OpenVINO is installed; see `Backend.unavailable`."""
     if importlib.util.find_spec("openvino") is None:
         return "OpenVINO is not installed; pip install openvino"
     return None
-
-
-def warm_up() -> None:
-    """Start the worker that will run the engine, so that it imports OpenVINO in the background."""
-    _spare.start()
-
-
-def rest() -> None:
-    """End the worker that `warm_up` started, unless it has been handed over to an engine."""
-    _spare.rest()
 
 
 def version(device: Sequence[int] = (0,)) -> str:
@@ -80,14 +74,14 @@ def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Pr
 
     Half precisions are verified when an engine is built.
     """
-    able = _spare.describe()["abilities"]
+    able = _standby.describe()["abilities"]
     half: tuple[tuple[str, Precision], ...] = (("BF16", "bf16"), ("FP16", "fp16"))
     return (*(name for ability, name in half if ability in able), "fp32")
 
 
 def device_name(job: EngineSpec) -> str:
     """Return the CPU's name and the precisions it supports; see `Backend.device_name`."""
-    about = _spare.describe()
+    about = _standby.describe()
     return f"{about['name']} ({' '.join(about['abilities'])})"
 
 
@@ -105,7 +99,7 @@ def memory_estimate(job: EngineSpec) -> tuple[int, int]:
     Returns:
         (bytes needed, bytes free in the machine).
     """
-    return _needed(job, _streams(job)), int(psutil.virtual_memory().available)
+    return _needed(job, _streams(job)), memory.free()
 
 
 def build(job: EngineSpec, directory: Path) -> None:
@@ -126,7 +120,7 @@ def build(job: EngineSpec, directory: Path) -> None:
         graphs = [_write(job, Path(folder), *size, job.precision) for size in sizes]
         exact = [_write(job, Path(folder), *size, "fp32") for size in sizes] if job.precision != "fp32" else []
         try:
-            psnr = _spare.ask(
+            psnr = _standby.ask(
                 "build",
                 graph=graphs[0],
                 directory=str(directory),
@@ -169,30 +163,23 @@ def load(job: EngineSpec, directory: Path) -> Engine:
     Raises:
         EngineError: OpenVINO does not load the model.
     """
-    loaded = _spare.ask("load", directory=str(directory), **_how(job))
-    return RemoteEngine(_spare.take(), loaded["slots"], loaded["input"], loaded["output"])
+    loaded = _standby.ask("load", directory=str(directory), **_how(job))
+    return RemoteEngine(_standby.detach(), loaded["slots"], loaded["input"], loaded["output"])
 
 
 def _needed(job: EngineSpec, streams: int) -> int:
     """Bytes needed for `streams` frames at once, including the process."""
-    description = job.checkpoint.description
-    pixels = job.height * job.width
-    if config := description.written:
-        tail = 4 * config.largest_in_tail * TAIL_AT_ONCE.get(config.upsampler, OTHER_TAILS_AT_ONCE)
-        activations = max(_body(config), tail) / config.unshuffle**2
-    elif description.artcnn:
-        activations = 4 * description.artcnn.held
-    else:
-        activations = 4 * description.largest * LARGEST_AT_ONCE
-    frame = pixels * activations + 12 * pixels * (1 + description.scale**2)
-    return int(streams * frame + 12 * description.parameters + BYTES_OF_PROCESS)
-
-
-def _body(config: Config) -> int:
-    """Bytes per token before the upsampler."""
-    if isinstance(config, FdatConfig):
-        return config.embed_dim * BYTES_PER_FDAT_CHANNEL
-    return config.ffn_dim * BYTES_PER_TOKEN_CHANNEL
+    network = job.checkpoint.description
+    activations = memory.activation_bytes(
+        network,
+        fdat_rd=lambda config: config.ffn_dim * BYTES_PER_TOKEN_CHANNEL,
+        fdat=lambda config: config.embed_dim * BYTES_PER_FDAT_CHANNEL,
+        tail=lambda upsampler: TAIL_AT_ONCE.get(upsampler, OTHER_TAILS_AT_ONCE),
+        held=4,
+        other=LARGEST_AT_ONCE,
+    )
+    frame = job.height * job.width * (activations + memory.frame_bytes(network))
+    return int(streams * frame + 12 * network.parameters + BYTES_OF_PROCESS)
 
 
 def _streams(job: EngineSpec) -> int:
@@ -205,6 +192,3 @@ def _streams(job: EngineSpec) -> int:
 
 def _how(job: EngineSpec) -> dict[str, Any]:
     return {"precision": job.precision, "streams": _streams(job)}
-
-
-_spare = StandbyWorker("vsfdatrd.backends.openvino.worker")

@@ -25,6 +25,7 @@ from vsfdatrd.backends.openvino.worker import reason, settings
 from vsfdatrd.errors import CheckpointError, FdatrdError
 from vsfdatrd.graph.adapt_io import normalised
 from vsfdatrd.weights.files import refuse
+from vsfdatrd.workers.server import reply_stream
 from vsfdatrd.workers.spawn import end_with
 
 MULTIPLES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 15, 16, 20, 24, 28, 30, 32, 36, 40, 48, 56, 60, 64, 96, 128)
@@ -285,8 +286,7 @@ def main() -> None:
     ``sys.argv``: the file, a JSON object with `multiple` and `range`, and the process id of the client.
     """
     end_with(int(sys.argv[3]))
-    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+    answer = reply_stream()
     _limit_memory()
     asked = json.loads(sys.argv[2])
     said: dict[str, Any]

@@ -6,23 +6,26 @@ Run as a module, never imported by the client.
 import io
 import mmap
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import openvino
 
 from vsfdatrd.backends.accuracy import compare, compare_steps, drawing, steps
 from vsfdatrd.backends.accuracy import sky as clear_sky
 from vsfdatrd.backends.base import FramePlanes
+from vsfdatrd.backends.reference_server import Picture, ReferenceServer
 from vsfdatrd.errors import EngineBuildError, EngineError
-from vsfdatrd.workers.server import WorkerServer, serve_forever
+from vsfdatrd.workers.server import serve_forever
 
 FILE = "model.blob"
 
 
-class OpenVino(WorkerServer):
+class OpenVino(ReferenceServer):
     """Request handler with OpenVINO's core and the loaded model, if any."""
+
+    library = "OpenVINO"
 
     def __init__(self, write: Callable[[str], Any], flush: Callable[[], Any]) -> None:
         super().__init__(write, flush)
@@ -79,31 +82,9 @@ class OpenVino(WorkerServer):
     def _compile(self, graph: str, precision: str, streams: int) -> openvino.CompiledModel:
         return self._core.compile_model(self._core.read_model(graph), "CPU", settings(precision, streams))
 
-    def do_reference(self, graph: str, target: str, sky: str | None) -> int:
-        """Run a graph on `accuracy.drawing` in fp32 and save the output as float16.
-
-        Args:
-            graph: Path of the graph.
-            target: The .npy file to write.
-            sky: Path of the graph for `accuracy.sky`, which may be the same; None to skip the sky.
-
-        Returns:
-            `accuracy.steps` of the sky; 0 without `sky`.
-
-        Raises:
-            EngineError: OpenVINO does not run the graph.
-        """
-        try:
-            exact = self._compile(graph, "fp32", 1)
-            result = _of(exact, drawing)
-            count = 0
-            if sky is not None:
-                small = exact if sky == graph else self._compile(sky, "fp32", 1)
-                count = steps(_of(small, clear_sky))
-        except RuntimeError as error:
-            raise EngineError(f"OpenVINO could not compute the reference: {reason(error)}") from error
-        np.save(target, result.astype(np.float16), allow_pickle=False)
-        return count
+    def open_graph(self, graph: str) -> Callable[[Picture], FramePlanes]:
+        """See `ReferenceServer.open_graph`."""
+        return partial(_of, self._compile(graph, "fp32", 1))
 
     def do_load(self, directory: str, precision: str, streams: int) -> dict[str, Any]:
         """Load an exported model.
@@ -155,7 +136,7 @@ class OpenVino(WorkerServer):
         return reason(error)
 
 
-def _of(model: openvino.CompiledModel, picture: Callable[[int, int], FramePlanes]) -> FramePlanes:
+def _of(model: openvino.CompiledModel, picture: Picture) -> FramePlanes:
     """Run a model on an image.
 
     Args:

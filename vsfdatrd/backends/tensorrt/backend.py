@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vsfdatrd.archs.fdat import Config, FdatConfig
-from vsfdatrd.backends import reference
+from vsfdatrd.archs.fdat_rd import FdatRdConfig
+from vsfdatrd.backends import memory, reference
 from vsfdatrd.backends.base import Engine, EngineSpec
 from vsfdatrd.backends.gpus import first, gpus
 from vsfdatrd.backends.graphs import serialized
@@ -154,32 +154,29 @@ def needed(job: EngineSpec) -> int:
     Args:
         job: Parameters of the engine.
     """
-    description = job.checkpoint.description
-    pixels = job.height * job.width
-    if config := description.written:
-        at_once = (LDA_AT_ONCE if config.upsampler == "lda" else TAIL_AT_ONCE)[job.precision == "fp32"]
-        per_token = max(_body(config, job.precision), 4 * config.largest_in_tail * at_once)
-        activations = pixels / config.unshuffle**2 * per_token
-    elif description.artcnn:
-        activations = pixels * description.artcnn.held * BYTES_PER_HELD[job.precision]
-    else:
-        activations = 4 * pixels * description.largest * LARGEST_AT_ONCE[job.precision == "fp32"]
+    network, precision = job.checkpoint.description, job.precision
+    activations = memory.activation_bytes(
+        network,
+        fdat_rd=lambda config: _fdat_rd(config, precision),
+        fdat=lambda config: config.embed_dim * BYTES_PER_FDAT_CHANNEL[precision],
+        tail=lambda upsampler: (LDA_AT_ONCE if upsampler == "lda" else TAIL_AT_ONCE)[precision == "fp32"],
+        held=BYTES_PER_HELD[precision],
+        other=LARGEST_AT_ONCE[precision == "fp32"],
+    )
     # One frame more than are in flight: the buffers that the network reads and writes.
-    frames = 12 * pixels * (1 + description.scale**2) * ((job.streams or STREAMS) + 1)
-    return int(activations + frames + 4 * description.parameters + BYTES_OF_PROCESS)
+    frames = memory.frame_bytes(network) * ((job.streams or STREAMS) + 1)
+    return int(job.height * job.width * (activations + frames) + 4 * network.parameters + BYTES_OF_PROCESS)
 
 
-def _body(config: Config, precision: Precision) -> float:
+def _fdat_rd(config: FdatRdConfig, precision: Precision) -> float:
     """Bytes of activations per token before the upsampler."""
-    if isinstance(config, FdatConfig):
-        return config.embed_dim * BYTES_PER_FDAT_CHANNEL[precision]
     scores = config.heads * config.dict_tokens if precision != "fp32" else 0  # in fp32 they are not the peak
     return config.ffn_dim * BYTES_PER_CHANNEL[precision] + scores * BYTES_PER_SCORE
 
 
-def rest() -> None:
+def shutdown() -> None:
     """End the standby worker and discard the reference output for the next engine."""
-    _spare.rest()
+    _spare.shutdown()
     _references.clear()
 
 
@@ -306,7 +303,7 @@ def load(job: EngineSpec, directory: Path) -> Engine:
         if note:
             keep_if_possible(note, json.dumps(verified | {who: round(psnr, 2)}).encode())
     _references.clear()
-    return RemoteEngine(_spare.take(), loaded["slots"], loaded["input"], loaded["output"])
+    return RemoteEngine(_spare.detach(), loaded["slots"], loaded["input"], loaded["output"])
 
 
 def _json(content: bytes | None) -> dict[str, float]:

@@ -25,6 +25,7 @@ from vsfdatrd.encode.ray.preflight import Environment
 from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.encode.trial import first_frame
 from vsfdatrd.errors import FdatrdError
+from vsfdatrd.workers.server import reply_stream
 
 _EVERY = 0.5  # seconds between progress messages
 
@@ -32,8 +33,7 @@ _EVERY = 0.5  # seconds between progress messages
 def main() -> None:
     """Read a job from stdin, run it, and write the answers to stdout."""
     errand = json.loads(sys.stdin.readline())
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # output of libraries to stdout goes to stderr, so that it does not corrupt the answers
+    answers = reply_stream()
     threading.Thread(target=_end_with_the_other, daemon=True).start()
     try:
         answer = _DO[errand["do"]](errand, lambda told: _say(answers, told))

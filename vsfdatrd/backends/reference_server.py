@@ -1,0 +1,55 @@
+"""Base class of the workers that compute fp32 references; `reference.py` is the client."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from vsfdatrd.backends.accuracy import drawing, sky, steps
+from vsfdatrd.errors import EngineError
+from vsfdatrd.workers.server import WorkerServer
+from vsfdatrd.workers.shared_memory import FramePlanes
+
+type Picture = Callable[[int, int], FramePlanes]
+"""Draws an image (3, H, W) of a height and width: `accuracy.drawing` or `accuracy.sky`."""
+
+
+class ReferenceServer(WorkerServer):
+    """A worker whose library runs ONNX files in fp32."""
+
+    library = ""
+    """Its name, for messages."""
+
+    def open_graph(self, graph: str) -> Callable[[Picture], FramePlanes]:
+        """Load an ONNX file.
+
+        Args:
+            graph: Path of the file.
+
+        Returns:
+            A function that runs the network on an image and returns (C, H·scale, W·scale).
+        """
+        raise NotImplementedError
+
+    def do_reference(self, graph: str, target: str, smooth: str | None) -> int:
+        """Run a graph on `accuracy.drawing` in fp32 and save the output as float16.
+
+        Args:
+            graph: Path of the graph.
+            target: The .npy file to write.
+            smooth: Path of the graph for `accuracy.sky`, which may be the same; None to skip the sky.
+
+        Returns:
+            `accuracy.steps` of the sky; 0 without `smooth`.
+
+        Raises:
+            EngineError: The library does not run the graph.
+        """
+        try:
+            run = self.open_graph(graph)
+            result, count = run(drawing), 0
+            if smooth is not None:
+                count = steps((run if smooth == graph else self.open_graph(smooth))(sky))
+        except Exception as error:  # the common base class of ONNX Runtime's errors
+            raise EngineError(f"{self.library} could not compute the reference: {self.reason(error)}") from error
+        np.save(target, result.astype(np.float16), allow_pickle=False)
+        return count
