@@ -282,7 +282,7 @@ def test_options_that_an_encoder_refuses(options: str, reason: str) -> None:
 def test_what_is_shown() -> None:
     stream = io.StringIO()
     with Reporter(stream) as show:
-        show.say("part", "part 1 of 2")
+        show.emit("part", "part 1 of 2")
         show.begin(100, 20, "CPU")
         show._next = 0
         show.frames(30, 2048)

@@ -292,10 +292,10 @@ def test_a_file_that_changes_on_its_way_is_not_taken(tmp_path: Path) -> None:
     arrival = ChunkDownload(tmp_path, made)
     assert not arrival.add(content[:50])
     assert arrival.add(content[50:])
-    assert arrival.settle() == made
+    assert arrival.finish() == made
     assert (tmp_path / "00003.mkv").read_bytes() == content
     other = ChunkDownload(tmp_path, made)
     assert other.add(content[::-1])
     with pytest.raises(EncodeError, match="chunk 3 was damaged on its way"):
-        other.settle()
+        other.finish()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00003.mkv", "there"]

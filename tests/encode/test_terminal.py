@@ -19,7 +19,7 @@ import os, sys
 from vsfdatrd.encode.progress import choose
 def step(): assert os.read(int(sys.argv[1]), 1)
 with choose(False) as show:
-    show.say("reading", "reading film.mkv")
+    show.emit("reading", "reading film.mkv")
     step()
     show.begin(34567, 1200, "{DEVICE}")
     step()
@@ -29,7 +29,7 @@ with choose(False) as show:
     show._rate.update = lambda done: setattr(show._rate, "done", done)
     show.frames(12345, 1023 << 20)
     step()
-    show.say("retry", "chunk 3 (frames 14400 to 21599) failed: ffmpeg ended with status 9: [libx265] it gave up")
+    show.emit("retry", "chunk 3 (frames 14400 to 21599) failed: ffmpeg ended with status 9: [libx265] it gave up")
     step()
 print("that was all", file=sys.stderr)
 """

@@ -58,7 +58,7 @@ def _run(a: argparse.Namespace) -> int:
         count=a.count,
         offset=a.offset,
         html=a.html,
-        say=lambda text: print(f"compare: {text}", file=sys.stderr, flush=True),
+        report=lambda text: print(f"compare: {text}", file=sys.stderr, flush=True),
     )
     for note in done.notes:
         print(f"compare: {note}", file=sys.stderr)

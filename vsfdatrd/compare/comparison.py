@@ -46,7 +46,7 @@ def compare(
     count: int = 6,
     offset: float = 0.0,
     html: bool = False,
-    say: Callable[[str], None] = lambda text: None,
+    report: Callable[[str], None] = lambda text: None,
 ) -> Comparison:
     """Compare two video files; write about three PNG files per frame, and ``compare.html``, into `folder`.
 
@@ -60,7 +60,7 @@ def compare(
         count: Number of frames to choose.
         offset: Seconds at the start of BEFORE that are missing in AFTER.
         html: Write ``compare.html`` as well.
-        say: Called with a line of text for each step.
+        report: Called with a line of text for each step.
 
     Returns:
         The frames with their metrics, the notes and the files written.
@@ -74,12 +74,12 @@ def compare(
     check_file(after)
     _claim(folder)
     done = Comparison(open_video(before), open_video(after), folder)
-    say("choosing frames")
+    report("choosing frames")
     shared = common(done.before, done.after, offset)
     small = Thumbnails(done.after)
     with working("looking at frames", delay=5):  # takes minutes if a file has to be decoded from its start
         picks = pick.asked(done.after, frames) if frames else pick.telling(small, count, shared)
-    say("finding the same frames in the first file")
+    report("finding the same frames in the first file")
     with working("looking for frames", delay=5):
         found = pairs(done.before, small, [p.frame for p in picks], offset)
     whole = done.before
@@ -87,7 +87,7 @@ def compare(
     done.notes += [*_lengths(done.before, done.after, shared), *_notes(whole, done.before, done.after, found)]
     sizes = _Sizes(done.before, done.after)
     for number, (chosen, pair) in enumerate(zip(picks, found, strict=True), 1):
-        say(f"frame {chosen.frame} ({number} of {len(picks)})")
+        report(f"frame {chosen.frame} ({number} of {len(picks)})")
         done.shots.append(_shot(done, sizes, chosen, pair, with_uris=html))
     if html:
         file = folder / "compare.html"

@@ -42,7 +42,7 @@ FEWEST = 3
 
 _ENDLESS = 1 << 24  # frames
 
-type Say = Callable[[str], None]
+type Report = Callable[[str], None]
 
 
 def shipped() -> list[str]:
@@ -56,7 +56,7 @@ def preview(
     settings: Settings,
     models: Sequence[str],
     count: int,
-    say: Say = lambda text: None,
+    report: Report = lambda text: None,
     written: Callable[[], None] = lambda: None,
 ) -> list[Candidate]:
     """Write a page that shows frames of a film upscaled by each of the models.
@@ -67,7 +67,7 @@ def preview(
         settings: Settings of `encode`; its model is ignored.
         models: Names from the catalog, or weights files.
         count: Number of frames to show; fewer are shown if fewer frames of the film differ.
-        say: Called with a line of text for each step.
+        report: Called with a line of text for each step.
         written: Called once, when the page has its first picture.
 
     Returns:
@@ -85,8 +85,8 @@ def preview(
     with TemporaryDirectory() as place:
         with working(f"reading {film.name}", delay=2):
             look = _look(film, Path(place), settings)
-        say(look.about)
-        say("choosing frames")
+        report(look.about)
+        report("choosing frames")
         with working("looking at frames", delay=5):
             chosen = pick.telling(Thumbnails(look.video), count, range(look.video.clip.num_frames))
         frames = _Frames(look, [one.frame for one in chosen], max(scales))
@@ -94,7 +94,7 @@ def preview(
         page = Preview(film.name, look.about, candidates, len(chosen))
         try:
             for number, (file, scale) in enumerate(zip(files, scales, strict=True)):
-                _model(page, number, frames, file, scale, settings, say, lambda: _write(out, page, written))
+                _model(page, number, frames, file, scale, settings, report, lambda: _write(out, page, written))
             page.state = "done"
         finally:
             if page.state != "done":
@@ -158,12 +158,12 @@ class _Quiet(Reporter):
         self._told = told
         self.fields = ""
 
-    def say(self, event: str, text: str, **facts: Any) -> None:
+    def emit(self, event: str, text: str, **facts: Any) -> None:
         """Store the field decision, print selected events, drop the rest."""
         if event == "fields":
             self.fields = text
         elif event in self._told:
-            super().say(event, text, **facts)
+            super().emit(event, text, **facts)
 
 
 def _look(film: Path, place: Path, settings: Settings) -> _Look:
@@ -250,12 +250,12 @@ def _model(
     file: Path,
     scale: int,
     settings: Settings,
-    say: Say,
+    report: Report,
     write: Callable[[], None],
 ) -> None:
     """Make the pictures of one model, and measure its speed after the first."""
     candidate = page.candidates[number]
-    say(f"{candidate.name}: preparing the engine")
+    report(f"{candidate.name}: preparing the engine")
     with _ours():
         upscaled = _upscaled(frames, file, scale, settings)
         shown = color.to_rgb(color.describe(upscaled))
@@ -266,11 +266,11 @@ def _model(
             box = frames.box(frame(frames.look.video, frames.source, i))
             page.shots[i].made[number] = frames.views(shown, i, box)
             write()
-            say(f"{candidate.name}: frame {i + 1} of {len(frames.numbers)}")
+            report(f"{candidate.name}: frame {i + 1} of {len(frames.numbers)}")
             if i == 0:
                 candidate.fps = _fps(upscaled[len(frames.numbers) :])
                 candidate.hours = frames.look.frames / candidate.fps / 3600
-                say(
+                report(
                     f"{candidate.name}: {preview_page.speed(candidate.fps)} frames a second, "
                     f"about {preview_page.duration(candidate.hours)} for the film"
                 )

@@ -46,17 +46,17 @@ def _run(a: argparse.Namespace) -> int:
     out: Path = a.out or a.file.with_name(f"{a.file.stem}.preview.html")
 
     def written() -> None:
-        _say(f"a first picture is in {out}, more follow")
+        _report(f"a first picture is in {out}, more follow")
         if a.open:
             webbrowser.open(out.absolute().as_uri())
 
     models = list(dict.fromkeys(a.model or shipped()))
-    for one in preview(a.file, out, settings, models, a.frames, _say, written):
+    for one in preview(a.file, out, settings, models, a.frames, _report, written):
         if one.fps is not None and one.hours is not None:
             print(f"{one.name}: {speed(one.fps)} frames a second, about {duration(one.hours)}")
     print(out)
     return 0
 
 
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     print(f"preview: {text}", file=sys.stderr, flush=True)

@@ -130,20 +130,20 @@ def run(a: argparse.Namespace) -> int:
         for number, (source, target) in enumerate(pairs, 1):
             try:
                 if len(pairs) > 1:
-                    screen.say("input", f"film {number} of {len(pairs)}", input=source)
+                    screen.emit("input", f"film {number} of {len(pairs)}", input=source)
                 encode(source, target.absolute(), wanted, workers, screen)
             except Exception as error:  # any kind: the remaining inputs can still be encoded
-                screen.rest()
+                screen.stop()
                 log.debug("where it happened:", exc_info=True)
                 if a.json:
-                    screen.say("failed", sentence(error), input=source)
+                    screen.emit("failed", sentence(error), input=source)
                 if len(pairs) == 1:
                     raise
                 failed += 1
                 if not a.json:
-                    screen.say("failed", f"{source}: {sentence(error)}", input=source)
+                    screen.emit("failed", f"{source}: {sentence(error)}", input=source)
             except KeyboardInterrupt:
-                screen.rest()
+                screen.stop()
                 print("vsfdatrd: stopped; run the same command again to go on", file=sys.stderr)
                 return 130
     if failed:
@@ -173,7 +173,7 @@ def _workers(ray: str | None, wanted: "Settings", screen: "Reporter") -> "Iterat
         return
     from vsfdatrd.encode.ray.scheduler import Cluster
 
-    with Cluster(ray, screen.say) as cluster:
+    with Cluster(ray, screen.emit) as cluster:
         yield cluster
 
 

@@ -73,10 +73,10 @@ def encode(path: Path, target: Path, settings: Settings, workers: Workers, show:
     with workplace(target) as place:
         fingerprint = _fingerprint(path, settings, weights.sha256)
         if _is_done(target, fingerprint, settings):
-            show.say("finished", f"{target} is finished already, with these settings", output=target)
+            show.emit("finished", f"{target} is finished already, with these settings", output=target)
             return
         found = analyze(path, place.index, settings, weights.scale, show)
-        journal = place.journal(lambda text: show.say("anew", text))
+        journal = place.journal(lambda text: show.emit("anew", text))
         _prepare(place, journal, found, fingerprint, settings, show)
         material = ChunkInputs(
             path.resolve(), _model(settings), weights.sha256, settings.encoder, place.script, place.index.resolve()
@@ -89,13 +89,13 @@ def encode(path: Path, target: Path, settings: Settings, workers: Workers, show:
         metadata = frame_metadata.find(found.source)
         _say_streams(kept, metadata, settings.encoder, show)
         parts = _make(place, journal, material, recipe, workers, show)
-        show.say("joining", f"joining {len(parts)} {'part' if len(parts) == 1 else 'parts'}")
+        show.emit("joining", f"joining {len(parts)} {'part' if len(parts) == 1 else 'parts'}")
         tag = _tag(fingerprint)
         join(Film(found.source, found.timing, parts, place.chunks, kept, found.sar, tag, metadata), place.joined)
         _finish(place, target, settings)
     frames, size = parts[-1].chunk.stop, target.stat().st_size
     seconds = time.monotonic() - begun
-    show.say(
+    show.emit(
         "finished",
         f"{target} is done: {frames} frames, {format_bytes(size)}, in {clock(seconds)}",
         output=target,
@@ -121,7 +121,7 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, show
     Raises:
         FdatrdError: The source cannot be encoded with these settings.
     """
-    show.say("reading", f"reading {path}")
+    show.emit("reading", f"reading {path}")
     source = open_source(path, index)
     clip = source.clip
     median = sorted(b - a for a, b in zip(source.timestamps, source.timestamps[1:], strict=False))
@@ -130,7 +130,7 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, show
     )
     rate = coded if abs(coded / source.rate - 1) > 0.1 else source.rate
     fields = fields_.decide(clip, rate, settings.field, source.survey)
-    show.say(
+    show.emit(
         "source",
         f"source: {clip.width}×{clip.height}, {clip.format.name}, {_shape(source.sar)}, {clip.num_frames} "
         f"frames, {rate_of(source.rate)} a second",
@@ -141,8 +141,8 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, show
         sar=source.sar,
     )
     for remark in source.remarks:
-        show.say("remark", remark)
-    show.say("fields", f"fields: {_MEANING[fields.kind]}; {fields.why}", kind=fields.kind, why=fields.why)
+        show.emit("remark", remark)
+    show.emit("fields", f"fields: {_MEANING[fields.kind]}; {fields.why}", kind=fields.kind, why=fields.why)
     device = ",".join(map(str, settings.devices))
     where = path.resolve()
     index = index and index.resolve()
@@ -156,7 +156,7 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, show
     if crop is None:
         crop = black
     elif black and not crop:
-        show.say(
+        show.emit(
             "borders", f"black borders of {black} pixels (left,top,right,bottom) are kept; --crop auto removes them"
         )
     check_crop(crop, whole)
@@ -170,7 +170,7 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, show
         sar = source.sar
     else:
         sar = Fraction(1)
-    show.say(
+    show.emit(
         "output",
         f"output: {size[0]}×{size[1]}{f', {crop} cropped' if crop else ''}, {_shape(sar)}, {clip.num_frames} "
         f"frames, {when}",
@@ -261,7 +261,9 @@ def _prepare(
     if before is not None and before != now:
         names = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
         reason = ", ".join(names)
-        show.say("anew", f"beginning anew, since this is not as it was in the interrupted run: {reason}", changed=names)
+        show.emit(
+            "anew", f"beginning anew, since this is not as it was in the interrupted run: {reason}", changed=names
+        )
         before = None
     if before is None:
         place.forget()
@@ -283,7 +285,7 @@ def _first_frame(material: ChunkInputs, journal: Journal, workers: Workers, show
     """
     if (known := journal.fact("first frame")) is not None:
         return dict(known)
-    show.say("engine", "making one frame as a trial, which builds the engine if there is none yet")
+    show.emit("engine", "making one frame as a trial, which builds the engine if there is none yet")
     colours = workers.first_frame(material)
     journal.note("first frame", colours)
     return colours
@@ -298,9 +300,9 @@ def _say_streams(kept: streams.Kept, metadata: FrameMetadata, encoder: str, show
     codec = codec_of(encoder)
     there, lost = [*kept.about, *metadata.kept(codec)], [*kept.left, *metadata.left(codec, encoder)]
     if there:
-        show.say("kept", f"kept: {'; '.join(there)}", streams=there)
+        show.emit("kept", f"kept: {'; '.join(there)}", streams=there)
     if lost:
-        show.say("left", f"NOT kept: {'; '.join(lost)}", streams=lost)
+        show.emit("left", f"NOT kept: {'; '.join(lost)}", streams=lost)
 
 
 def _make(
@@ -313,7 +315,7 @@ def _make(
     there = {made.chunk.number: made for made in done}
     ready, size = sum(made.chunk.frames for made in done), sum(made.bytes for made in done)
     if done:
-        show.say(
+        show.emit(
             "resuming",
             f"{len(done)} of {len(chunks)} parts are there already ({ready} of {total} frames)",
             parts=len(done),
@@ -329,20 +331,20 @@ def _make(
                     running[chunk.number] = frames
                 case Retry(chunk, error):
                     running[chunk.number] = 0
-                    show.say("retry", f"{error}; trying it once more", part=chunk.number + 1)
+                    show.emit("retry", f"{error}; trying it once more", part=chunk.number + 1)
                 case DoneChunk(chunk):
                     journal.add(event)
                     there[chunk.number] = event
                     running.pop(chunk.number, None)
                     ready, size = ready + chunk.frames, size + event.bytes
-                    show.say(
+                    show.emit(
                         "part",
                         f"part {chunk.number + 1} of {len(chunks)}: {chunk.frames} frames, "
                         f"{format_bytes(event.bytes)}, {clock(event.seconds)}",
                         part=chunk.number + 1,
                     )
             show.frames(ready + sum(running.values()), size)
-    show.rest()
+    show.stop()
     return [replace(there[chunk.number]) for chunk in chunks]
 
 

@@ -8,10 +8,8 @@ from collections.abc import Callable, Generator, Sequence
 from vsfdatrd.encode.chunk import EncodeParams, Pipeline, Stopped, try_encoder
 from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.encode.trial import first_frame
-from vsfdatrd.encode.workers import ChunkInputs, Event, Progress, Retry
+from vsfdatrd.encode.workers import Attempts, ChunkInputs, Event, Progress
 from vsfdatrd.errors import EncodeError
-
-_ATTEMPTS = 2  # per chunk: a driver may reset, or memory may run short for a moment
 
 
 class Devices:
@@ -63,15 +61,17 @@ def make(chunks: Sequence[Chunk], recipe: EncodeParams, devices: Sequence[str]) 
     Raises:
         EncodeError: A chunk failed twice.
     """
-    crew = ChunkScheduler(chunks, recipe)
-    workers = [threading.Thread(target=crew.work, args=(device,), daemon=True) for device in devices[: len(chunks)]]
+    scheduler = ChunkScheduler(chunks, recipe)
+    workers = [
+        threading.Thread(target=scheduler.work, args=(device,), daemon=True) for device in devices[: len(chunks)]
+    ]
     for worker in workers:
         worker.start()
     working = len(workers)
     try:
         while working:
             try:
-                event = crew.events.get(timeout=0.5)  # with a timeout, so that Ctrl-C is noticed while it waits
+                event = scheduler.events.get(timeout=0.5)  # with a timeout, so that Ctrl-C is noticed while it waits
             except queue.Empty:
                 continue
             if event is None:
@@ -81,7 +81,7 @@ def make(chunks: Sequence[Chunk], recipe: EncodeParams, devices: Sequence[str]) 
             else:
                 yield event
     finally:
-        crew.stop()
+        scheduler.stop()
         for worker in workers:
             worker.join()
 
@@ -98,9 +98,9 @@ class ChunkScheduler:
         """
         self.events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
         self._recipe = recipe
-        self._waiting: queue.SimpleQueue[tuple[Chunk, int]] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[Chunk, Attempts]] = queue.SimpleQueue()
         for chunk in chunks:
-            self._waiting.put((chunk, 1))
+            self._waiting.put((chunk, Attempts()))
         self._running: set[Pipeline] = set()
         self._lock = threading.Lock()
         self._stopped = False
@@ -115,7 +115,7 @@ class ChunkScheduler:
         try:
             while True:
                 try:
-                    chunk, attempt = self._waiting.get_nowait()
+                    chunk, attempts = self._waiting.get_nowait()
                 except queue.Empty:
                     if ending is None:
                         break
@@ -123,10 +123,10 @@ class ChunkScheduler:
                     ending = None
                     continue
                 pipeline = self._start(chunk, device)
-                pipeline.feed(self._telling(chunk))
+                pipeline.feed(self._report(chunk))
                 if ending is not None:
                     ending.join()
-                ending = threading.Thread(target=self._end, args=(pipeline, attempt), daemon=True)
+                ending = threading.Thread(target=self._end, args=(pipeline, attempts), daemon=True)
                 ending.start()
                 if pipeline.failed:  # report the error before the next chunk fails for the same reason
                     ending.join()
@@ -155,20 +155,22 @@ class ChunkScheduler:
             self._running.add(pipeline)
         return pipeline
 
-    def _telling(self, chunk: Chunk) -> Callable[[int], None]:
+    def _report(self, chunk: Chunk) -> Callable[[int], None]:
         return lambda frames: self.events.put(Progress(chunk, frames))
 
-    def _end(self, pipeline: Pipeline, attempt: int) -> None:
+    def _end(self, pipeline: Pipeline, attempts: Attempts) -> None:
         try:
             self.events.put(pipeline.finish())
         except Stopped:
             pass
         except EncodeError as error:
-            if attempt < _ATTEMPTS and not self._stopped and "no space is left" not in str(error):
-                self.events.put(Retry(pipeline.chunk, error))
-                self._waiting.put((pipeline.chunk, attempt + 1))
-            else:
-                self.events.put(error)
+            try:
+                if self._stopped or "no space is left" in str(error):
+                    raise
+                self.events.put(attempts.retry(pipeline.chunk, error))
+                self._waiting.put((pipeline.chunk, attempts))
+            except EncodeError as last:
+                self.events.put(last)
         except BaseException as error:
             self.events.put(error)
         finally:

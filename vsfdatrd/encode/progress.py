@@ -76,9 +76,9 @@ class Reporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.rest()
+        self.stop()
 
-    def say(self, event: str, text: str, **facts: Any) -> None:
+    def emit(self, event: str, text: str, **facts: Any) -> None:
         """Report a message.
 
         Args:
@@ -111,7 +111,7 @@ class Reporter:
             self._rate.update(done)
             self._progress(self._rate, size)
 
-    def rest(self) -> None:
+    def stop(self) -> None:
         """Stop reporting progress."""
         self._rate = None
 
@@ -139,8 +139,8 @@ class JsonShow(Reporter):
         """
         super().__init__(stream or sys.stdout)
 
-    def say(self, event: str, text: str, **facts: Any) -> None:
-        """Write an object with the event, the text and the facts. See `Reporter.say`."""
+    def emit(self, event: str, text: str, **facts: Any) -> None:
+        """Write an object with the event, the text and the facts. See `Reporter.emit`."""
         self._write({"event": event, "text": text, **facts})
 
     def begin(self, total: int, done: int, device: str) -> None:
@@ -203,10 +203,10 @@ class TerminalShow(Reporter):
         self._numbers = ""
         self._waiting: Any = None
 
-    def say(self, event: str, text: str, **facts: Any) -> None:
-        """See `Reporter.say`."""
+    def emit(self, event: str, text: str, **facts: Any) -> None:
+        """See `Reporter.emit`."""
         self._wait_no_more()
-        super().say(event, text, **facts)
+        super().emit(event, text, **facts)
         if event in _LONG and self._task is None:
             self._waiting = self._clock.add_task("", total=None)
             self._clock.start()
@@ -219,9 +219,9 @@ class TerminalShow(Reporter):
         self._task = self._bar.add_task("", total=total, completed=done, numbers=self)
         self._bar.start()
 
-    def rest(self) -> None:
-        """See `Reporter.rest`."""
-        super().rest()
+    def stop(self) -> None:
+        """See `Reporter.stop`."""
+        super().stop()
         self._wait_no_more()
         if self._task is not None:
             self._bar.remove_task(self._task)

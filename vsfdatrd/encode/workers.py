@@ -8,7 +8,12 @@ from typing import Protocol
 from vsfdatrd.encode.chunk import EncodeParams
 from vsfdatrd.encode.journal import DoneChunk
 from vsfdatrd.encode.scenes import Chunk
-from vsfdatrd.errors import FdatrdError
+from vsfdatrd.errors import EncodeError, FdatrdError
+
+MAX_FAILURES = 2
+"""Attempts per chunk if encoding fails."""
+MAX_LOSSES = 5
+"""Attempts per chunk if its worker or machine dies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,38 @@ class Retry:
 
 
 type Event = Progress | Retry | DoneChunk
+
+
+@dataclass(slots=True)
+class Attempts:
+    """How often a chunk has failed, which decides whether it is tried again."""
+
+    failures: int = 0
+    """Failures of the programs that encode it: a driver may reset, or memory may run short for a moment."""
+    losses: int = 0
+    """Deaths of the worker or the machine, which are rarely caused by the chunk."""
+
+    def retry(self, chunk: Chunk, error: EncodeError, lost: bool = False) -> Retry:
+        """Count a failure.
+
+        Args:
+            chunk: The chunk.
+            error: The reason.
+            lost: Whether the worker or the machine died.
+
+        Returns:
+            The event that announces the next attempt.
+
+        Raises:
+            EncodeError: `error`, after `MAX_FAILURES` failures or `MAX_LOSSES` losses.
+        """
+        if lost:
+            self.losses += 1
+        else:
+            self.failures += 1
+        if self.failures >= MAX_FAILURES or self.losses >= MAX_LOSSES:
+            raise error
+        return Retry(chunk, error)
 
 
 class Workers(Protocol):

@@ -47,11 +47,11 @@ class Workspace:
         self.frame = folder / "frame.json"
         self.joined = folder / f"joined{target.suffix.lower()}"
 
-    def journal(self, say: Callable[[str], None]) -> Journal:
+    def journal(self, report: Callable[[str], None]) -> Journal:
         """Open the journal. A damaged one is reported and deleted, together with all chunks.
 
         Args:
-            say: Receives a message if the journal is damaged.
+            report: Receives a message if the journal is damaged.
 
         Returns:
             The journal; empty if there was none.
@@ -65,7 +65,7 @@ class Workspace:
         except OSError as error:
             raise EncodeError(f"the journal {path} cannot be read ({error.strerror}); check its permissions") from error
         except DamagedJournalError as error:
-            say(f"the journal {path} is damaged ({error}); beginning anew")
+            report(f"the journal {path} is damaged ({error}); beginning anew")
             path.unlink()
             self.forget()
             return Journal(path)

@@ -50,7 +50,7 @@ class Environment:
             _packages(),
         )
 
-    def complaint(self) -> str | None:
+    def mismatch(self) -> str | None:
         """Compare with the machine on which this method runs.
 
         Returns:

@@ -14,30 +14,30 @@ from vsfdatrd.system.files import commit
 class ChunkDownload:
     """A chunk file being received. It gets its final name only when it is complete and fsynced."""
 
-    def __init__(self, folder: Path, made: DoneChunk) -> None:
+    def __init__(self, folder: Path, done: DoneChunk) -> None:
         """Create the temporary file.
 
         Args:
             folder: Folder of the chunk files.
-            made: Record of the chunk, with the file's size and checksum.
+            done: Record of the chunk, with the file's size and checksum.
 
         Raises:
             EncodeError: The file cannot be created.
         """
-        self._made = made
-        self._final = folder / made.chunk.name
-        self._path = folder / f"{made.chunk.number + 1:05}.{secrets.token_hex(4)}.tmp.mkv"
+        self._done = done
+        self._final = folder / done.chunk.name
+        self._path = folder / f"{done.chunk.number + 1:05}.{secrets.token_hex(4)}.tmp.mkv"
         self._digest = hashlib.sha256()
         try:
             self._file = self._path.open("xb")
         except OSError as error:
             raise _unwritable(self._path, error) from error
 
-    def add(self, piece: bytes) -> bool:
+    def add(self, block: bytes) -> bool:
         """Append a block.
 
         Args:
-            piece: The next bytes of the file.
+            block: The next bytes of the file.
 
         Returns:
             True if the file is now complete.
@@ -45,15 +45,15 @@ class ChunkDownload:
         Raises:
             EncodeError: The block cannot be written.
         """
-        self._digest.update(piece)
+        self._digest.update(block)
         try:
-            self._file.write(piece)
+            self._file.write(block)
         except OSError as error:
-            self.drop()
+            self.discard()
             raise _unwritable(self._path, error) from error
-        return self._file.tell() >= self._made.bytes
+        return self._file.tell() >= self._done.bytes
 
-    def settle(self) -> DoneChunk:
+    def finish(self) -> DoneChunk:
         """Verify the checksum and give the file its final name.
 
         Returns:
@@ -64,16 +64,16 @@ class ChunkDownload:
         """
         try:
             self._file.close()
-            if self._digest.hexdigest() != self._made.sha256:
-                raise EncodeError(f"chunk {self._made.chunk.number + 1} was damaged on its way here")
+            if self._digest.hexdigest() != self._done.sha256:
+                raise EncodeError(f"chunk {self._done.chunk.number + 1} was damaged on its way here")
             commit(self._path, self._final)
         except OSError as error:
             raise _unwritable(self._final, error) from error
         finally:
-            self.drop()
-        return self._made
+            self.discard()
+        return self._done
 
-    def drop(self) -> None:
+    def discard(self) -> None:
         """Close and remove the temporary file. Errors are ignored."""
         with contextlib.suppress(OSError):
             self._file.close()

@@ -5,7 +5,8 @@
   script.vpy
   <random>/       folder of one chunk, until it has been sent back
 
-A message is ``(kind, ...)``, with kind one of begun, frames, whole, props, fit, made, piece, failed, unfit or cleared.
+A message is ``(kind, ...)``, with kind one of begun, frames, encoded, props, fit, verified, block, failed, unfit and
+cleared.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ from vsfdatrd.errors import EncodeError
 from vsfdatrd.system.files import is_private, write_atomic
 from vsfdatrd.workers.spawn import ending, no_window
 
-PIECE = 8 << 20
+BLOCK = 8 << 20
 """Block size in bytes for sending a chunk's file."""
 
 type Message = tuple[Any, ...]
@@ -55,7 +56,7 @@ class Order:
     """Number of CPUs a task may use; None for all of them, if tasks are limited by GPUs."""
 
 
-def look(machine: str, index: Mapping[str, bytes], order: Order) -> Iterator[Message]:
+def preflight(machine: str, index: Mapping[str, bytes], order: Order) -> Iterator[Message]:
     """Check that this machine has everything that is needed.
 
     Args:
@@ -66,9 +67,9 @@ def look(machine: str, index: Mapping[str, bytes], order: Order) -> Iterator[Mes
     Yields:
         ``fit``, or ``unfit`` with the reason.
     """
-    for answer in _leashed({"do": "look", "expected": asdict(order.expected)}):
-        complaint = answer.get("complaint") or answer.get("failed")
-        yield ("unfit", complaint) if complaint else ("fit",)
+    for answer in _run_supervised({"do": "preflight", "expected": asdict(order.expected)}):
+        mismatch = answer.get("mismatch") or answer.get("failed")
+        yield ("unfit", mismatch) if mismatch else ("fit",)
 
 
 def trial(machine: str, index: Mapping[str, bytes], order: Order, known: frozenset[str], *_: Any) -> Iterator[Message]:
@@ -78,7 +79,7 @@ def trial(machine: str, index: Mapping[str, bytes], order: Order, known: frozens
         machine: Ray node ID of this machine.
         index: Contents of BestSource's index files by name.
         order: Parameters common to all tasks.
-        known: Machines that have passed `look` and are not checked again.
+        known: Machines that have passed `preflight` and are not checked again.
 
     Yields:
         ``begun``, then ``props`` with the color properties, or ``failed`` or ``unfit`` with the reason.
@@ -101,17 +102,17 @@ def part(
         machine: Ray node ID of this machine.
         index: Contents of BestSource's index files by name.
         order: Parameters common to all tasks.
-        known: Machines that have passed `look` and are not checked again.
+        known: Machines that have passed `preflight` and are not checked again.
         chunk: The frames to encode.
         options: ffmpeg output options.
         rate: Frames per second in the chunk's file.
 
     Yields:
-        ``begun``, ``frames`` with the number of frames several times, then ``whole`` with the file's path on this
+        ``begun``, ``frames`` with the number of frames several times, then ``encoded`` with the file's path on this
         machine and the encoding time in seconds; or ``failed`` or ``unfit`` with the reason.
     """
-    errand = {"do": "chunk", "options": options, "rate": str(rate), "chunk": [chunk.number, chunk.start, chunk.stop]}
-    yield from _work(machine, index, order, known, errand)
+    job = {"do": "chunk", "options": options, "rate": str(rate), "chunk": [chunk.number, chunk.start, chunk.stop]}
+    yield from _work(machine, index, order, known, job)
 
 
 def hand_over(
@@ -125,19 +126,19 @@ def hand_over(
         order: Parameters common to all tasks.
         rate: Frames per second in the chunk's file.
         chunk: The frames it must contain.
-        path: The file, as sent with ``whole``.
+        path: The file, as sent with ``encoded``.
         seconds: The encoding time.
 
     Yields:
-        ``made`` with the record of the chunk, then ``piece`` with each block of the file; ``failed`` with the reason.
+        ``verified`` with the chunk's record, then ``block`` with each block of the file; ``failed`` with the reason.
     """
     folder = path.parent
     try:
-        made = accept(path, chunk, EncodeParams(Path(), (), rate, folder), seconds)
-        yield ("made", made)
+        done = accept(path, chunk, EncodeParams(Path(), (), rate, folder), seconds)
+        yield ("verified", done)
         with (folder / chunk.name).open("rb") as file:
-            while piece := file.read(PIECE):
-                yield ("piece", piece)
+            while block := file.read(BLOCK):
+                yield ("block", block)
     except (EncodeError, OSError) as error:
         yield ("failed", str(error))
     finally:
@@ -163,13 +164,13 @@ def clear(machine: str, index: Mapping[str, bytes], order: Order) -> Iterator[Me
 
 
 def _work(
-    machine: str, index: Mapping[str, bytes], order: Order, known: frozenset[str], errand: dict[str, Any]
+    machine: str, index: Mapping[str, bytes], order: Order, known: frozenset[str], job: dict[str, Any]
 ) -> Iterator[Message]:
     yield ("begun",)
     if machine not in known:
-        for told in look(machine, index, order):
-            if told[0] == "unfit":
-                yield told
+        for message in preflight(machine, index, order):
+            if message[0] == "unfit":
+                yield message
                 return
     try:
         home = _folder(order)
@@ -183,22 +184,22 @@ def _work(
     except OSError as error:
         yield ("unfit", f"cannot write into {tempfile.gettempdir()} ({error.strerror}); see that there is space")
         return
-    errand |= {
+    job |= {
         "script": str(home / "script.vpy"),
         "folder": str(folder),
         "device": "0",
         "cpus": order.cpus,
         "locks": str(home.parent.parent),
     }
-    whole = False
+    encoded = False
     try:
-        for answer in _leashed(errand):
+        for answer in _run_supervised(job):
             match answer:
                 case {"frames": frames}:
                     yield ("frames", frames)
-                case {"whole": path, "seconds": seconds}:
-                    whole = True
-                    yield ("whole", Path(path), seconds)
+                case {"encoded": path, "seconds": seconds}:
+                    encoded = True
+                    yield ("encoded", Path(path), seconds)
                 case {"props": props}:
                     yield ("props", props)
                 case {"failed": text} if "no space is left" in text:
@@ -206,7 +207,7 @@ def _work(
                 case {"failed": text}:
                     yield ("failed", text)
     finally:
-        if not whole:
+        if not encoded:
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -243,7 +244,7 @@ def _prepare(order: Order, home: Path, index: Mapping[str, bytes]) -> None:
             write_atomic(home / name, content, durable=False)
 
 
-def _leashed(errand: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _run_supervised(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Run a job in a `supervisor` process, which exits together with this process; yield its answers."""
     process = subprocess.Popen(
         [sys.executable, "-m", "vsfdatrd.encode.ray.supervisor"],
@@ -257,7 +258,7 @@ def _leashed(errand: dict[str, Any]) -> Iterator[dict[str, Any]]:
     last: dict[str, Any] = {}
     try:
         with contextlib.suppress(OSError):  # the process has died: BrokenPipeError, on Windows "invalid argument"
-            process.stdin.write(json.dumps(errand) + "\n")
+            process.stdin.write(json.dumps(job) + "\n")
             process.stdin.flush()
         for line in process.stdout:
             last = json.loads(line)

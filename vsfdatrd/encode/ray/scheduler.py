@@ -20,22 +20,20 @@ from typing import Any, Self
 
 from vsfdatrd.encode.chunk import EncodeParams
 from vsfdatrd.encode.ray.connect import connected
-from vsfdatrd.encode.ray.nodes import Nodes, Say
+from vsfdatrd.encode.ray.nodes import Nodes, Report
 from vsfdatrd.encode.ray.preflight import Environment
 from vsfdatrd.encode.ray.receive import ChunkDownload
 from vsfdatrd.encode.ray.remote_tasks import Message, Order
 from vsfdatrd.encode.ray.transport import RayTransport
 from vsfdatrd.encode.scenes import Chunk
-from vsfdatrd.encode.workers import ChunkInputs, Event, Progress, Retry
+from vsfdatrd.encode.workers import Attempts, ChunkInputs, Event, Progress, Retry
 from vsfdatrd.errors import EncodeError
 
-_ATTEMPTS = 2  # attempts per chunk if encoding fails
-_LOSSES = 5  # attempts per chunk if its worker or machine dies, which is rarely caused by the chunk
-_LOOK = 120.0  # seconds for a machine to answer the preflight check
-_TELL = 20.0  # seconds without a running task before the user is told
-_COUNT = 5.0  # seconds between checks of which machines are alive
+_PREFLIGHT = 120.0  # seconds for a machine to answer the preflight check
+_WARN_AFTER = 20.0  # seconds without a running task before the user is warned
+_CHECK_EVERY = 5.0  # seconds between checks of which machines are alive
 _PATIENCE = 900.0  # seconds without a usable machine before giving up: enough for a machine to reboot
-_GOODBYE = 10.0  # seconds for the machines to remove their files
+_CLEANUP = 10.0  # seconds for the machines to remove their files
 
 
 class Cluster:
@@ -43,17 +41,17 @@ class Cluster:
 
     name = "Ray"
 
-    def __init__(self, address: str, say: Say) -> None:
+    def __init__(self, address: str, report: Report) -> None:
         """Prepare the connection, which `__enter__` opens.
 
         Args:
             address: ``auto``, or ``host:port`` of the cluster's head.
-            say: Receives messages, such as `Reporter.say`.
+            report: Receives messages, such as `Reporter.emit`.
         """
         self._connection = connected(address)
         self._ray: Any = None
-        self._say = say
-        self._film: RayScheduler | None = None
+        self._report = report
+        self._scheduler: RayScheduler | None = None
 
     def __enter__(self) -> Self:
         """Connect to the cluster; raises the same errors as `connect.connected`."""
@@ -64,8 +62,8 @@ class Cluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if self._film is not None:
-                self._film.clear()
+            if self._scheduler is not None:
+                self._scheduler.clear()
         finally:
             self._connection.__exit__(kind, error, trace)
 
@@ -79,7 +77,7 @@ class Cluster:
             for event in events:
                 match event:
                     case Retry(_, error):
-                        self._say("retry", f"{error}; trying it once more")
+                        self._report("retry", f"{error}; trying it once more")
                     case dict():
                         return event
         raise EncodeError("the first frame was not made")
@@ -95,12 +93,12 @@ class Cluster:
                     yield event
 
     def _on(self, material: ChunkInputs) -> "RayScheduler":
-        if self._film is None or self._film.material != material:
-            if self._film is not None:
-                self._film.clear()
-            self._film = RayScheduler(self._ray, self._say, material)
-            self._film.look()
-        return self._film
+        if self._scheduler is None or self._scheduler.material != material:
+            if self._scheduler is not None:
+                self._scheduler.clear()
+            self._scheduler = RayScheduler(self._ray, self._report, material)
+            self._scheduler.preflight()
+        return self._scheduler
 
 
 @dataclass(eq=False, slots=True)
@@ -118,32 +116,30 @@ class _Task:
     """The unverified chunk file on that machine."""
     seconds: float = 0.0
     """Encoding time."""
-    failures: int = 0
-    """How many times encoding has failed."""
-    losses: int = 0
-    """How many times the worker or machine has died."""
+    attempts: Attempts = field(default_factory=Attempts)
+    """How often encoding has failed, or the worker or machine has died."""
     avoid: set[str] = field(default_factory=set)
     """Machines on which the task failed or was lost."""
-    arrival: ChunkDownload | None = None
+    download: ChunkDownload | None = None
     """The file while it is being received."""
 
 
 class RayScheduler:
     """Runs the tasks of one encode on the cluster, and resubmits failed and lost ones."""
 
-    def __init__(self, ray: Any, say: Say, material: ChunkInputs) -> None:
+    def __init__(self, ray: Any, report: Report, material: ChunkInputs) -> None:
         """Read the script and the index files, and put the index into the object store.
 
         Args:
             ray: The connected module `ray`.
-            say: Receives messages.
+            report: Receives messages.
             material: Inputs of the encode.
         """
         self.material = material
-        self._ray, self._say = ray, say
-        place = f"{socket.gethostname()} {material.script}"
+        self._ray, self._report = ray, report
+        identity = f"{socket.gethostname()} {material.script}"
         self._order = Order(
-            hashlib.sha256(place.encode()).hexdigest()[:16],
+            hashlib.sha256(identity.encode()).hexdigest()[:16],
             secrets.token_hex(4),
             Environment.of(material),
             material.script.read_text(encoding="utf-8"),
@@ -151,37 +147,37 @@ class RayScheduler:
             None,
         )
         files = material.index.parent.glob(f"{material.index.name}*")
-        self._door = RayTransport(ray, {file.name: file.read_bytes() for file in files})
-        self._machines = Nodes(ray, say)
+        self._transport = RayTransport(ray, {file.name: file.read_bytes() for file in files})
+        self._nodes = Nodes(ray, report)
         self._used: set[str] = set()
-        self._told = -_PATIENCE
-        self._seen = 0.0
+        self._warned = -_PATIENCE
+        self._checked = 0.0
 
-    def look(self) -> None:
+    def preflight(self) -> None:
         """Run the preflight check on every machine, exclude those that fail, and choose the resources of a task.
 
         Raises:
             EncodeError: No machine is usable.
         """
         waiting = {
-            self._door.send("look", (self._order,), {"num_cpus": 0}, machine): machine
-            for machine in self._machines.alive()
+            self._transport.send("preflight", (self._order,), {"num_cpus": 0}, machine): machine
+            for machine in self._nodes.alive()
         }
-        end = time.monotonic() + _LOOK
+        end = time.monotonic() + _PREFLIGHT
         while waiting and time.monotonic() < end:
-            for handle, told in self._door.replies(waiting):
-                match told:
+            for handle, message in self._transport.replies(waiting):
+                match message:
                     case ("fit",):
-                        self._machines.fit.add(waiting[handle])
-                    case ("unfit", complaint):
-                        self._machines.leave_out(waiting[handle], complaint)
+                        self._nodes.passed.add(waiting[handle])
+                    case ("unfit", mismatch):
+                        self._nodes.exclude(waiting[handle], mismatch)
                     case ("lost", cause):
-                        self._machines.leave_out(waiting.pop(handle), f"did not answer ({cause})")
+                        self._nodes.exclude(waiting.pop(handle), f"did not answer ({cause})")
                     case None:
                         del waiting[handle]
         for handle in waiting:
-            self._door.cancel(handle)
-        self._order = replace(self._order, cpus=self._machines.share_out())
+            self._transport.cancel(handle)
+        self._order = replace(self._order, cpus=self._nodes.plan_resources())
 
     def run(self, tasks: Sequence[_Task], recipe: EncodeParams) -> Generator[Event | dict[str, int]]:
         """Run all tasks. Closing the generator cancels running ones.
@@ -200,53 +196,53 @@ class RayScheduler:
         try:
             for task in tasks:
                 running[self._submit(task, recipe)] = task
-            self._door.heard = time.monotonic()
+            self._transport.last_message = time.monotonic()
             while running:
-                for handle, told in self._door.replies(running):
+                for handle, message in self._transport.replies(running):
                     task = running[handle]
-                    if told is None or told[0] == "lost":
+                    if message is None or message[0] == "lost":
                         del running[handle]
-                    if told is not None and (event := self._event(task, told, recipe)) is not None:
+                    if message is not None and (event := self._event(task, message, recipe)) is not None:
                         yield event
                     if task.next:
                         running[self._submit(task, recipe)] = task
-                for handle in self._gone(running):  # Ray reports no error if a machine loses its network connection
+                for handle in self._lost(running):  # Ray reports no error if a machine loses its network connection
                     task = running.pop(handle)
-                    self._door.cancel(handle)
+                    self._transport.cancel(handle)
                     if (event := self._event(task, ("lost", "the machine went away"), recipe)) is not None:
                         yield event
                     running[self._submit(task, recipe)] = task
-                if self._idle(running.values()):
+                if self._is_idle(running.values()):
                     for handle, task in list(running.items()):
                         if task.avoid:  # the other machines may be gone: allow those where the task failed
                             task.avoid.clear()
-                            self._door.cancel(handle)
+                            self._transport.cancel(handle)
                             task.next = task.kind
                             running[self._submit(task, recipe)] = running.pop(handle)
         finally:
             for handle, task in running.items():
-                self._door.cancel(handle)
-                if task.arrival is not None:
-                    task.arrival.drop()
+                self._transport.cancel(handle)
+                if task.download is not None:
+                    task.download.discard()
 
     def clear(self) -> None:
-        """Remove the encode's files from all machines that were used; wait at most `_GOODBYE` seconds."""
+        """Remove the encode's files from all machines that were used; wait at most `_CLEANUP` seconds."""
         with contextlib.suppress(self._ray.exceptions.RayError):
-            alive = self._machines.alive()
+            alive = self._nodes.alive()
             waiting = [
-                self._door.send("clear", (self._order,), {"num_cpus": 0}, machine)
+                self._transport.send("clear", (self._order,), {"num_cpus": 0}, machine)
                 for machine in self._used
                 if machine in alive
             ]
-            end = time.monotonic() + _GOODBYE
+            end = time.monotonic() + _CLEANUP
             while waiting and time.monotonic() < end:
-                for handle, told in self._door.replies(waiting):
-                    if told is None or told[0] == "lost":
+                for handle, message in self._transport.replies(waiting):
+                    if message is None or message[0] == "lost":
                         waiting.remove(handle)
 
-    def _event(self, task: _Task, told: Message, recipe: EncodeParams) -> Event | dict[str, int] | None:
+    def _event(self, task: _Task, message: Message, recipe: EncodeParams) -> Event | dict[str, int] | None:
         """Handle a message of a task and return the event to yield, if any; set `task.next` if a step follows."""
-        match told:
+        match message:
             case ("at", machine):
                 task.machine = machine
                 self._used.add(machine)
@@ -256,85 +252,85 @@ class RayScheduler:
                 return Progress(task.chunk, frames)
             case ("props", props):
                 return dict(props)
-            case ("whole", path, seconds):
+            case ("encoded", path, seconds):
                 task.path, task.seconds, task.next = path, seconds, "hand_over"
                 return Progress(task.chunk, task.chunk.frames)
-            case ("made", made):
-                task.arrival = ChunkDownload(recipe.folder, made)
-            case ("piece", piece) if task.arrival is not None:
-                if task.arrival.add(piece):
-                    arrival, task.arrival = task.arrival, None
-                    return arrival.settle()
-            case ("unfit", complaint):
-                self._machines.leave_out(task.machine, complaint)
-                self._machines.none_left()
+            case ("verified", done):
+                task.download = ChunkDownload(recipe.folder, done)
+            case ("block", block) if task.download is not None:
+                if task.download.add(block):
+                    download, task.download = task.download, None
+                    return download.finish()
+            case ("unfit", mismatch):
+                self._nodes.exclude(task.machine, mismatch)
+                self._nodes.check_any_left()
                 task.next = task.kind
             case ("failed", text):
-                task.failures += 1
-                task.avoid.add(task.machine)
-                return self._again(task, text, task.failures < _ATTEMPTS)
+                return self._retry(task, text)
             case ("lost", cause):
-                task.losses += 1
-                task.avoid.add(task.machine)
                 frames = f"chunk {task.chunk.number + 1} (frames {task.chunk.start} to {task.chunk.stop - 1})"
                 what = "the first frame" if task.kind == "trial" else frames
-                return self._again(task, f"{what} was lost: {cause}", task.losses < _LOSSES)
+                return self._retry(task, f"{what} was lost: {cause}", lost=True)
         return None
 
-    def _again(self, task: _Task, text: str, once_more: bool) -> Retry:
-        """Schedule a task to start again; raise EncodeError if it has no attempts left."""
-        if task.arrival is not None:
-            task.arrival.drop()
-            task.arrival = None
-        error = EncodeError(f"{self._machines.name(task.machine)}: {text}")
-        if not once_more:
-            raise error
+    def _retry(self, task: _Task, text: str, lost: bool = False) -> Retry:
+        """Schedule a task to start again, on another machine if there is one. Raises EncodeError after too many
+        attempts.
+        """
+        task.avoid.add(task.machine)
+        if task.download is not None:
+            task.download.discard()
+            task.download = None
+        error = EncodeError(f"{self._nodes.name(task.machine)}: {text}")
+        event = task.attempts.retry(task.chunk, error, lost)
         task.next = task.kind
-        return Retry(task.chunk, error)
+        return event
 
     def _submit(self, task: _Task, recipe: EncodeParams) -> Any:
         """Submit the next step of a task to Ray and return its handle."""
         step, task.next = task.next, ""
         if step == "hand_over":
-            made = (self._order, recipe.rate, task.chunk, task.path, task.seconds)
-            return self._door.send(step, made, {"num_cpus": 0}, task.machine)
+            arguments = (self._order, recipe.rate, task.chunk, task.path, task.seconds)
+            return self._transport.send(step, arguments, {"num_cpus": 0}, task.machine)
         task.machine = ""
-        able = self._machines.able().keys()
-        avoid = (task.avoid & able if able - task.avoid else set()) | self._machines.unfit.keys()
-        options: dict[str, Any] = dict(self._machines.needs)
+        usable = self._nodes.usable().keys()
+        avoid = (task.avoid & usable if usable - task.avoid else set()) | self._nodes.excluded.keys()
+        options: dict[str, Any] = dict(self._nodes.needs)
         if avoid:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(avoid))})"}
-        return self._door.send(
-            step, (self._order, frozenset(self._machines.fit), task.chunk, recipe.options, recipe.rate), options
+        return self._transport.send(
+            step, (self._order, frozenset(self._nodes.passed), task.chunk, recipe.options, recipe.rate), options
         )
 
-    def _gone(self, running: Mapping[Any, _Task]) -> list[Any]:
-        """Return the tasks on machines that are no longer alive; checked at most every `_COUNT` seconds."""
-        if time.monotonic() < self._seen + _COUNT:
+    def _lost(self, running: Mapping[Any, _Task]) -> list[Any]:
+        """Return the tasks on machines that are no longer alive; checked at most every `_CHECK_EVERY` seconds."""
+        if time.monotonic() < self._checked + _CHECK_EVERY:
             return []
-        self._seen = time.monotonic()
-        alive = self._machines.alive()
+        self._checked = time.monotonic()
+        alive = self._nodes.alive()
         return [handle for handle, task in running.items() if task.machine and task.machine not in alive]
 
-    def _idle(self, tasks: Collection[_Task]) -> bool:
-        """Return True if no task has run for `_TELL` seconds, and tell the user; at most once per `_PATIENCE`.
+    def _is_idle(self, tasks: Collection[_Task]) -> bool:
+        """Return True if no task has run for `_WARN_AFTER` seconds, and warn the user; at most once per `_PATIENCE`.
 
         Raises EncodeError if there has been no usable machine for `_PATIENCE` seconds.
         """
         now = time.monotonic()
-        if not tasks or any(task.machine for task in tasks) or now < self._door.heard + _TELL:
+        if not tasks or any(task.machine for task in tasks) or now < self._transport.last_message + _WARN_AFTER:
             return False
-        able = self._machines.able()
-        if not able and now > self._door.heard + _PATIENCE:
+        usable = self._nodes.usable()
+        if not usable and now > self._transport.last_message + _PATIENCE:
             raise EncodeError(
                 "the Ray cluster has no machine any more that could go on; start one, and run the same command again"
             )
-        if now < self._told + _PATIENCE:
+        if now < self._warned + _PATIENCE:
             return False
-        self._told = now
-        what = "GPUs" if "num_gpus" in self._machines.needs else "CPUs"
+        self._warned = now
+        what = "GPUs" if "num_gpus" in self._nodes.needs else "CPUs"
         why = (
-            f"all {what} of the Ray cluster are taken by others" if able else "all machines of the Ray cluster are gone"
+            f"all {what} of the Ray cluster are taken by others"
+            if usable
+            else "all machines of the Ray cluster are gone"
         )
-        self._say("waiting", f"waiting: {why}; Ctrl-C stops, and what is done is kept")
+        self._report("waiting", f"waiting: {why}; Ctrl-C stops, and what is done is kept")
         return True

@@ -2,7 +2,7 @@
 
 Started as ``python -m vsfdatrd.encode.ray.supervisor``. Ray may kill its worker at any moment; without this process,
 vspipe and ffmpeg would keep running. The first line of stdin is the job as JSON; when stdin is closed, the Ray worker
-no longer waits for the result. Answers are lines of JSON, the last of which has ``whole``, ``props``, ``complaint`` or
+no longer waits for the result. Answers are lines of JSON, the last of which has ``encoded``, ``props``, ``mismatch`` or
 ``failed``.
 """
 
@@ -14,8 +14,9 @@ import threading
 import time
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
 from filelock import FileLock, Timeout
@@ -32,52 +33,50 @@ _EVERY = 0.5  # seconds between progress messages
 
 def main() -> None:
     """Read a job from stdin, run it, and write the answers to stdout."""
-    errand = json.loads(sys.stdin.readline())
+    job = json.loads(sys.stdin.readline())
     answers = reply_stream()
-    threading.Thread(target=_end_with_the_other, daemon=True).start()
+    threading.Thread(target=_end_with_client, daemon=True).start()
     try:
-        answer = _DO[errand["do"]](errand, lambda told: _say(answers, told))
+        answer = _DO[job["do"]](job, partial(_send, answers))
     except (FdatrdError, OSError) as error:
         answer = {"failed": str(error)}
-    _say(answers, answer)
+    _send(answers, answer)
 
 
-def _look(errand: dict[str, Any], say: Any) -> dict[str, Any]:
-    return {"complaint": Environment(**errand["expected"]).complaint()}
+def _preflight(job: dict[str, Any], report: Any) -> dict[str, Any]:
+    return {"mismatch": Environment(**job["expected"]).mismatch()}
 
 
-def _trial(errand: dict[str, Any], say: Any) -> dict[str, Any]:
-    script = Path(errand["script"])
-    return {"props": first_frame(script, errand["device"], Path(errand["folder"]) / "frame.json")}
+def _trial(job: dict[str, Any], report: Any) -> dict[str, Any]:
+    script = Path(job["script"])
+    return {"props": first_frame(script, job["device"], Path(job["folder"]) / "frame.json")}
 
 
-def _chunk(errand: dict[str, Any], say: Any) -> dict[str, Any]:
-    recipe = EncodeParams(
-        Path(errand["script"]), tuple(errand["options"]), Fraction(errand["rate"]), Path(errand["folder"])
-    )
-    spoken = 0.0
+def _chunk(job: dict[str, Any], report: Any) -> dict[str, Any]:
+    recipe = EncodeParams(Path(job["script"]), tuple(job["options"]), Fraction(job["rate"]), Path(job["folder"]))
+    reported = 0.0
 
     def progress(frames: int) -> None:
-        nonlocal spoken
-        if time.monotonic() >= spoken + _EVERY:
-            spoken = time.monotonic()
-            say({"frames": frames})
+        nonlocal reported
+        if time.monotonic() >= reported + _EVERY:
+            reported = time.monotonic()
+            report({"frames": frames})
 
-    with some_cpus(errand["cpus"], Path(errand["locks"])) as cpus:
-        pipeline = Pipeline(Chunk(*errand["chunk"]), recipe, errand["device"], cpus)
+    with some_cpus(job["cpus"], Path(job["locks"])) as cpus:
+        pipeline = Pipeline(Chunk(*job["chunk"]), recipe, job["device"], cpus)
         pipeline.feed(progress)
-        whole, seconds = pipeline.end()
-    return {"whole": str(whole), "seconds": seconds}
+        path, seconds = pipeline.end()
+    return {"encoded": str(path), "seconds": seconds}
 
 
-_DO = {"look": _look, "trial": _trial, "chunk": _chunk}
+_DO = {"preflight": _preflight, "trial": _trial, "chunk": _chunk}
 
 
-def _say(answers: Any, what: dict[str, Any]) -> None:
-    print(json.dumps(what), file=answers, flush=True)
+def _send(answers: TextIO, answer: dict[str, Any]) -> None:
+    print(json.dumps(answer), file=answers, flush=True)
 
 
-def _end_with_the_other() -> None:
+def _end_with_client() -> None:
     """Wait until stdin is closed; then kill all child processes and exit."""
     with contextlib.suppress(OSError, ValueError):
         while os.read(0, 1 << 12):

@@ -8,7 +8,7 @@ from typing import Any
 from vsfdatrd import __version__
 from vsfdatrd.encode.ray.remote_tasks import Message
 
-_AHEAD = 8  # maximum number of unread messages (file blocks) per task in the object store
+_MAX_UNREAD = 8  # maximum number of unread messages (file blocks) per task in the object store
 
 
 class RayTransport:
@@ -24,7 +24,7 @@ class RayTransport:
         self._ray = ray
         self._index = ray.put(index)
         self._enter = ray.remote(_enter())
-        self.heard = time.monotonic()
+        self.last_message = time.monotonic()
         """Time of the last message, on the clock `time.monotonic`."""
 
     def send(self, step: str, arguments: Sequence[Any], options: dict[str, Any], machine: str = "") -> Any:
@@ -44,7 +44,7 @@ class RayTransport:
 
             options = options | {"scheduling_strategy": NodeAffinitySchedulingStrategy(machine, soft=False)}
         remote = self._enter.options(
-            num_returns="streaming", max_retries=0, _generator_backpressure_num_objects=_AHEAD, **options
+            num_returns="streaming", max_retries=0, _generator_backpressure_num_objects=_MAX_UNREAD, **options
         )
         index = self._index if step in ("trial", "part") else {}
         return remote.remote(__version__, step, pickle.dumps(arguments), index)
@@ -69,7 +69,7 @@ class RayTransport:
         ready, _ = self._ray.wait(list(waiting), timeout=0.5)
         for handle in ready:
             try:
-                told = self._ray.get(next(handle))
+                message = self._ray.get(next(handle))
             except StopIteration:
                 yield handle, None
             except self._ray.exceptions.RayTaskError as error:
@@ -77,8 +77,8 @@ class RayTransport:
             except self._ray.exceptions.RayError as error:
                 yield handle, ("lost", _cause(error))
             else:
-                self.heard = time.monotonic()
-                yield handle, told
+                self.last_message = time.monotonic()
+                yield handle, message
 
 
 def _enter() -> Callable[..., Iterator[Message]]:
