@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import vapoursynth as vs
+import vsutil
 
 from benchmarks.cartoon import write_dvd
 from vsfdatrd.system.programs import ffmpeg, run, vspipe
@@ -74,7 +75,7 @@ def encode(script: Path, output: Path) -> str:
 def plane_means(clip: vs.VideoNode) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     """Mean of each plane of each frame as a share of the sample range, (frames, planes)."""
     assert clip.format is not None
-    peak = 2**clip.format.bits_per_sample - 1
+    peak = vsutil.get_peak_value(clip)
     return np.array(
         [
             [np.asarray(frame[i]).mean() / peak for i in range(frame.format.num_planes)]

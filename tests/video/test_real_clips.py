@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import vapoursynth as vs
+import vsutil
 
 from tests.clips import SUBSAMPLINGS, Array, clip_of, core, planes, props_of, yuv
 from vsfdatrd.errors import ClipError
@@ -14,7 +15,7 @@ from vsfdatrd.video import color
 
 def means(clip: vs.VideoNode, frames: Sequence[int]) -> Array:
     """Mean of each plane of some frames, as a share of the sample range."""
-    peak = 2**clip.format.bits_per_sample - 1
+    peak = vsutil.get_peak_value(clip)
     return np.array([[plane.mean() / peak for plane in planes(clip, n)] for n in frames])
 
 

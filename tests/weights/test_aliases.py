@@ -58,10 +58,8 @@ def test_what_was_written_by_hand_stays(file: Path) -> None:
     write(file, before)
     aliases.add(OwnModel("c", Path("/c.pth")), CATALOGUE)
     aliases.remove("b")
-    assert (
-        file.read_text(encoding="utf-8")
-        == before.replace('[ models . "b" ]\nfile = "b.pth"\n\n', "") + '\n[models.c]\nfile = "/c.pth"\n'
-    )
+    text = before.replace('[ models . "b" ]\nfile = "b.pth"\n\n[other]', '[models.c]\nfile = "/c.pth"\n[other]')
+    assert file.read_text(encoding="utf-8") == text
     assert aliases.read()["a"].file == file.parent / "a.pth"  # beside the list
 
 
@@ -127,14 +125,21 @@ def test_bytes_that_are_no_text_are_a_sentence(file: Path) -> None:
 
 
 def test_a_list_in_a_way_of_its_own_is_left_alone(file: Path) -> None:
-    text = 'models = { a = { file = "a.pth" } }\n'
+    text = 'models.a.file = "a.pth"\nmodels.c.file = "c.pth"\n'
     write(file, text)
     assert aliases.read()["a"].file.name == "a.pth"
-    with pytest.raises(ArgumentError, match="remove 'a' by hand"):
-        aliases.remove("a")
     with pytest.raises(ArgumentError, match="add 'b' by hand"):
         aliases.add(OwnModel("b", Path("/b")), CATALOGUE)
     assert file.read_text(encoding="utf-8") == text
+
+
+def test_a_list_in_one_line_is_changed(file: Path) -> None:
+    write(file, 'models = { a = { file = "a.pth" } } # mine\n')
+    aliases.add(OwnModel("b", Path("/b.pth")), CATALOGUE)
+    assert [*aliases.read()] == ["a", "b"]
+    aliases.remove("a")
+    assert [*aliases.read()] == ["b"]
+    assert file.read_text(encoding="utf-8").endswith("} # mine\n")
 
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(file: Path) -> None:

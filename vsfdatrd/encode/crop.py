@@ -53,11 +53,12 @@ def find_borders(clip: Any) -> Borders:
         The borders, rounded down to multiples of the chroma subsampling and of 2.
     """
     import vapoursynth as vs
+    import vsutil
 
     form = clip.format
     if form.color_family == vs.RGB:
         return Borders()
-    peak = 2**form.bits_per_sample - 1 if form.sample_type == vs.INTEGER else 1.0
+    peak = vsutil.get_peak_value(clip)
     rows = np.zeros(clip.height, bool)
     columns = np.zeros(clip.width, bool)
     for i in range(min(_SAMPLES, clip.num_frames)):

@@ -177,6 +177,7 @@ def eight_bits(clip: Any) -> Any:
         clip: A vapoursynth.VideoNode.
     """
     import vapoursynth as vs
+    import vsutil
 
     form = matched_format(clip.format)
     if clip.format.id == form.id:
@@ -184,7 +185,7 @@ def eight_bits(clip: Any) -> Any:
     # The resizer would process frames marked as interlaced field by field, for which chroma may lack a line; only the
     # bit depth changes here.
     clip = clip.std.SetFieldBased(0)
-    luma = clip.std.ShufflePlanes(0, vs.GRAY) if form.color_family == vs.GRAY else clip
+    luma = vsutil.plane(clip, 0) if form.color_family == vs.GRAY else clip
     return luma if luma.format.id == form.id else luma.resize.Point(format=form.id)
 
 

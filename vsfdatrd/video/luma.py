@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import vapoursynth as vs
+import vsutil
 
 from vsfdatrd.video.color import Source, Target, is_subsampled, tagged, to_rgb
 from vsfdatrd.video.frame_props import name_of
@@ -38,8 +39,7 @@ def enlarge(source: Source, target: Target, scale: int, network: Network) -> vs.
     if source.format.color_family == vs.RGB:
         return _rgb(to_rgb(source), target, scale, network)
     clip = tagged(source, converts=target.matrix is not None)
-    luma = clip if source.format.color_family == vs.GRAY else clip.std.ShufflePlanes(0, vs.GRAY)
-    y = network(luma.resize.Point(format=vs.GRAYS))
+    y = network(vsutil.get_y(clip).resize.Point(format=vs.GRAYS))
     grey = target.format.color_family == vs.GRAY
     if source.format.color_family == vs.GRAY or (grey and target.matrix is None):
         return y
@@ -54,7 +54,8 @@ def enlarge(source: Source, target: Target, scale: int, network: Network) -> vs.
     )
     joined = vs.core.std.ShufflePlanes([y, chroma, chroma], [0, 1, 2], vs.YUV)
     if grey:  # luma of another matrix depends on chroma
-        return joined.resize.Point(format=vs.YUV444PS, matrix=target.matrix).std.ShufflePlanes(0, vs.GRAY)
+        luma: vs.VideoNode = vsutil.get_y(joined.resize.Point(format=vs.YUV444PS, matrix=target.matrix))
+        return luma
     if location:
         return joined.std.SetFrameProps(_ChromaLocation=target.chroma)
     return joined.std.RemoveFrameProps("_ChromaLocation")
@@ -68,10 +69,8 @@ def _rgb(full: vs.VideoNode, target: Target, scale: int, network: Network) -> vs
         name_of(matrix),
     )
     before = full.resize.Point(format=vs.GRAYS, matrix=matrix)
-    differences = vs.core.std.Expr([full, vs.core.std.ShufflePlanes([before] * 3, [0] * 3, vs.RGB)], "x y -")
+    differences = vs.core.std.Expr([full, vsutil.join([before] * 3, vs.RGB)], "x y -")
     differences = differences.resize.Spline36(full.width * scale, full.height * scale)
     after = network(before)
-    joined = vs.core.std.Expr(
-        [vs.core.std.ShufflePlanes([after] * 3, [0] * 3, vs.RGB), differences], "x y + 0 max 1 min"
-    )
+    joined = vs.core.std.Expr([vsutil.join([after] * 3, vs.RGB), differences], "x y + 0 max 1 min")
     return joined.std.SetFrameProps(_Matrix=0, _Range=1)

@@ -7,11 +7,10 @@
 The file is in the user's configuration directory, or at the path in $FDATRD_MODELS.
 """
 
-import json
 import os
 import re
 import tomllib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,11 +111,8 @@ def add(model: OwnModel, taken: Collection[str]) -> None:
             f"there is a model {model.name!r} already, {str(other.file)!r}; take another name, or remove it first: "
             f"vsfdatrd models remove {model.name}"
         )
-    text = _text() or _HEAD
-    lines = [f"[models.{model.name}]", f"file = {_quoted(str(model.file))}"]
-    if model.sha256:
-        lines.append(f"sha256 = {_quoted(model.sha256)}")
-    _write(text.rstrip("\n") + "\n\n" + "\n".join(lines) + "\n", f"add {model.name!r}", read() | {model.name: model})
+    entry = {"file": str(model.file)} | ({"sha256": model.sha256} if model.sha256 else {})
+    _write(lambda models: models.update({model.name: entry}), f"add {model.name!r}", read() | {model.name: model})
 
 
 def remove(name: str) -> OwnModel:
@@ -135,12 +131,8 @@ def remove(name: str) -> OwnModel:
     if name not in models:
         there = ", ".join(sorted(models)) or "none"
         raise ArgumentError(f"there is no model of your own called {name!r}; there are: {there} (in {str(path())!r})")
-    lines = _text().splitlines(keepends=True)
-    head = _header(name)
-    start = next((i for i, line in enumerate(lines) if head.match(line)), len(lines))
-    end = next((i for i in range(start + 1, len(lines)) if re.match(r"\s*\[", lines[i])), len(lines))
     kept = {other: model for other, model in models.items() if other != name}
-    _write("".join(lines[:start] + lines[end:]), f"remove {name!r}", kept)
+    _write(lambda models: models.pop(name), f"remove {name!r}", kept)
     return models[name]
 
 
@@ -199,24 +191,30 @@ def _broken(why: str) -> ArgumentError:
     )
 
 
-def _quoted(text: str) -> str:
-    """Format as a TOML string. JSON's escapes are valid in TOML, but JSON leaves DEL unescaped, which TOML does not
-    allow.
+def _write(change: Callable[[Any], Any], what: str, expected: dict[str, OwnModel]) -> None:
+    """Change the table ``models`` of the file, which keeps its comments and its layout, and replace it atomically.
+
+    Args:
+        change: Changes the table.
+        what: The change, for a message.
+        expected: The entries afterwards.
     """
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
 
-
-def _write(text: str, what: str, expected: dict[str, OwnModel]) -> None:
-    """Replace the file atomically, after checking that the new text parses to the expected entries."""
     where = path()
-    by_hand = f"it is written in a way of its own; {what} by hand, in {str(where)!r}"
     try:
-        found: dict[str, Any] = _parsed(text).get("models", {})
-        same = {name: _entry(name, said, text) for name, said in found.items()} == expected
-    except ArgumentError:
-        same = False
+        document = tomlkit.parse(_text() or _HEAD)
+        change(document.setdefault("models", tomlkit.table(is_super_table=True)))
+        text = tomlkit.dumps(document)
+        same = {name: _entry(name, value, text) for name, value in _parsed(text).get("models", {}).items()} == expected
+    except (TOMLKitError, ValueError, RecursionError):
+        text, same = "", False
     if not same:
-        raise ArgumentError(f"the list of your own models cannot be changed, since {by_hand}")
+        raise ArgumentError(
+            f"the list of your own models cannot be changed, since it is written in a way of its own; {what} by hand, "
+            f"in {str(where)!r}"
+        )
     try:
         where.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(where, text)
