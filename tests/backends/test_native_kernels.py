@@ -68,6 +68,28 @@ def test_the_kernels_compute_what_the_network_computes(
     assert decibels(of_kernels(config, tensors, picture, threads), reference) > 60
 
 
+@pytest.mark.parametrize(("changes", "size", "threads"), SHAPES, ids=str)
+def test_both_sets_of_instructions_compute_the_same(
+    make_config: MakeConfig,
+    make_tensors: Maker,
+    changes: dict[str, Any],
+    size: tuple[int, int],
+    threads: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """AVX2 and AVX-512 with VNNI, to the last bit."""
+    if not native_kernels.vnni():
+        pytest.skip("the processor has no VNNI, or may not use it")
+    tensors, config = make_tensors(7, **changes), make_config(**changes)
+    found = []
+    for vnni in (True, False):
+        monkeypatch.setattr(native_kernels, "vnni", lambda vnni=vnni: vnni)
+        function.cache_clear()
+        found.append(of_kernels(config, tensors, drawing(*size), threads))
+    function.cache_clear()
+    np.testing.assert_array_equal(found[0], found[1])
+
+
 @pytest.mark.parametrize("name", ["2x_transpose-conv", "2x_unshuffle_transpose-conv", "2x_unshuffle_64d", "4x"])
 def test_fixtures_of_the_reference_are_reproduced(shared: Path, name: str) -> None:
     checkpoint = open_checkpoint(shared / "fixtures" / f"fdatrd_{name}.safetensors")

@@ -18,7 +18,8 @@ from vsfdatrd.backends.native import kernels
 from vsfdatrd.backends.openvino import backend as openvino
 import torch
 print(json.dumps({
-    "native": kernels.unsupported(), "wider": kernels.wider(), "openvino": openvino._standby.describe()["abilities"],
+    "native": kernels.unsupported(), "wider": kernels.wider(), "vnni": kernels.vnni(),
+    "openvino": openvino._standby.describe()["abilities"],
     "torch": torch.backends.cpu.get_cpu_capability(), "bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported(),
 }))
 openvino._standby.shutdown()
@@ -46,6 +47,7 @@ def test_avx2_is_all_there_is() -> None:
     if able["native"] is not None:
         pytest.skip(f"this processor is no AVX2 processor: {able['native']}")
     assert able["wider"] is False
+    assert able["vnni"] is False
     assert able["torch"] == "AVX2"
     assert able["bf16"] is False
     assert not {"BF16", "FP16"} & set(str(name) for name in able["openvino"])  # type: ignore[attr-defined]

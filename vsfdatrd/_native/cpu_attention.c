@@ -172,8 +172,8 @@ static void fill(const Memory *memory, const float *keys, const float *values, i
 /* Packs the keys and values (count, heads·32) of all heads, `count` a multiple of 16: panels (heads, count·32), scales
  * (heads, count) and (heads, 32).
  */
-EXPORT void fdatrd_cpu_memorise(const float *keys, const float *values, int64_t heads, int64_t count,
-                                int16_t *key_panels, float *key_scale, int16_t *value_panels, float *value_scale) {
+KERNEL(memorise)(const float *keys, const float *values, int64_t heads, int64_t count, int16_t *key_panels,
+                 float *key_scale, int16_t *value_panels, float *value_scale) {
     for (int64_t head = 0; head < heads; head++)
         memorise(keys + head * HEAD, values + head * HEAD, heads * HEAD, count, count, key_panels + head * count * HEAD,
                  key_scale + head * count, value_panels + head * count * HEAD, value_scale + head * HEAD);
@@ -186,9 +186,9 @@ EXPORT void fdatrd_cpu_memorise(const float *keys, const float *values, int64_t 
  * (96, C) for a head's queries, keys and values. places: (heads, 300, KEYS) position bias of each query and key. bias,
  * gate: (C).
  */
-EXPORT void fdatrd_cpu_windows(float *t, const float *c, int64_t width, int64_t tall, int64_t wide, int64_t first,
-                               int64_t last, const Norm *norm, const Matrix *qkv, int64_t heads, const float *places,
-                               const Matrix *proj, const float *bias, const float *gate, char *scratch) {
+KERNEL(windows)(float *t, const float *c, int64_t width, int64_t tall, int64_t wide, int64_t first, int64_t last,
+                const Norm *norm, const Matrix *qkv, int64_t heads, const float *places, const Matrix *proj,
+                const float *bias, const float *gate, char *scratch) {
     int64_t channels = proj->inner, across = width / wide;
     float *token = take(&scratch, channels * 4), steps[WINDOW], query_steps[WINDOW];
     int16_t *a = take(&scratch, WINDOW * channels * 2), *q = take(&scratch, WINDOW * HEAD * 2);
@@ -225,8 +225,8 @@ EXPORT void fdatrd_cpu_windows(float *t, const float *c, int64_t width, int64_t 
 /* Channel attention, folded into one matrix, with its gate, for tokens [first, last): with a = m(norm(t)) + bias,
  * t += a + c · sigmoid(gate · a). bias, gate: (C).
  */
-EXPORT void fdatrd_cpu_channels(float *t, const float *c, int64_t first, int64_t last, const Norm *norm, const Matrix *m,
-                                const float *bias, const float *gate, char *scratch) {
+KERNEL(channels)(float *t, const float *c, int64_t first, int64_t last, const Norm *norm, const Matrix *m,
+                 const float *bias, const float *gate, char *scratch) {
     int64_t channels = m->inner;
     float *token = take(&scratch, channels * 4), *result = take(&scratch, BLOCK * channels * 4), steps[BLOCK];
     int16_t *a = take(&scratch, BLOCK * channels * 2);
@@ -261,9 +261,9 @@ EXPORT void fdatrd_cpu_channels(float *t, const float *c, int64_t first, int64_t
  * (64, C) for a head's keys and values from inner_norm(norm(t)). Writes found (heads, rows, 32), the weighted mean of the
  * values, and tops and sums (heads, rows) of the softmax, with which the results of several ranges are combined.
  */
-EXPORT void fdatrd_cpu_read(const float *t, int64_t first, int64_t last, const Norm *norm, const Norm *inner_norm,
-                            const Matrix *kv, int64_t heads, int64_t rows, const int16_t *asking,
-                            const float *asking_steps, float *found, float *tops, float *sums, char *scratch) {
+KERNEL(read)(const float *t, int64_t first, int64_t last, const Norm *norm, const Norm *inner_norm, const Matrix *kv,
+             int64_t heads, int64_t rows, const int16_t *asking, const float *asking_steps, float *found, float *tops,
+             float *sums, char *scratch) {
     int64_t channels = kv->inner;
     float *token = take(&scratch, channels * 4), steps[WINDOW];
     int16_t *a = take(&scratch, WINDOW * channels * 2);
@@ -311,8 +311,8 @@ EXPORT void fdatrd_cpu_read(const float *t, int64_t first, int64_t last, const N
  *
  * words: the packed keys and values of the dictionary, one Memory per head. bias: (C).
  */
-EXPORT void fdatrd_cpu_look_up(float *t, int64_t first, int64_t last, const Norm *norm, const Matrix *e_q,
-                               const Memory *words, int64_t heads, const Matrix *proj, const float *bias, char *scratch) {
+KERNEL(look_up)(float *t, int64_t first, int64_t last, const Norm *norm, const Matrix *e_q, const Memory *words,
+                int64_t heads, const Matrix *proj, const float *bias, char *scratch) {
     int64_t channels = proj->inner, padded = words->padded;
     float *token = take(&scratch, channels * 4), *split = take(&scratch, BLOCK * channels * 4);
     float *mixed = take(&scratch, BLOCK * channels * 4), steps[BLOCK], query_steps[BLOCK];
@@ -340,5 +340,5 @@ EXPORT void fdatrd_cpu_look_up(float *t, int64_t first, int64_t last, const Norm
     }
 }
 
-AVX2_END
+FEATURES_END
 #endif

@@ -1,4 +1,4 @@
-/* CPU feature detection. Compiled for any CPU, unlike the rest of cpu_*.c. */
+/* CPU feature detection. Compiled for any CPU, unlike the rest of cpu_*.c and vnni_*.c. */
 #include "cpu.h"
 
 #include <stdlib.h>
@@ -45,7 +45,16 @@ EXPORT int64_t fdatrd_cpu_wider(void) {
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX512F);
 }
 
+/* Returns 1 if vnni_*.c can run: the CPU has AVX-512 with VNNI as well, and the cap is not below it. */
+EXPORT int64_t fdatrd_cpu_vnni(void) {
+    unsigned a, b, c, d;
+    const unsigned needed = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+    if (!allowed(CAPS + 2, 3) || !fdatrd_cpu_supported() || (kept_registers() & 0xE6) != 0xE6) return 0;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & needed) == needed && (c & bit_AVX512VNNI);
+}
+
 #else
 EXPORT int64_t fdatrd_cpu_supported(void) { return 0; }
+EXPORT int64_t fdatrd_cpu_vnni(void) { return 0; }
 EXPORT int64_t fdatrd_cpu_wider(void) { return 0; }
 #endif

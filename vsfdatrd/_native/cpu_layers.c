@@ -6,6 +6,7 @@
 
 #include "cpu_math.h"
 
+#ifndef FDATRD_VNNI /* these two serve both variants */
 /* Returns the bytes of scratch per thread for maps `width` tokens wide with C channels, `hidden` channels in the
  * feed-forward network and a dictionary of `words` tokens.
  */
@@ -45,6 +46,7 @@ EXPORT void fdatrd_cpu_pack(const float *weights, int64_t columns, int64_t inner
                 to[k / 2 * COLUMNS * 2 + k % 2] = (int16_t)_mm_cvtsd_si32(_mm_set_sd(w[k] * factor));
     }
 }
+#endif
 
 /* ---- depthwise 3x3 convolution of rows of a map -------------------------------------------------------------------- */
 
@@ -135,9 +137,9 @@ static void moment(const float *n, int64_t count, int64_t channels, const float 
  * (C), doubles that accumulate nᵀn and n with n = norm(t) - around (C); in moments only the diagonal and above is valid.
  * Otherwise NULL.
  */
-EXPORT void fdatrd_cpu_local(const float *t, float *c, int64_t height, int64_t width, int64_t channels, int64_t first,
-                             int64_t last, const Norm *norm, const float *weights, double *sums, const float *around,
-                             double *moments, double *means, char *scratch) {
+KERNEL(local)(const float *t, float *c, int64_t height, int64_t width, int64_t channels, int64_t first, int64_t last,
+              const Norm *norm, const float *weights, double *sums, const float *around, double *moments, double *means,
+              char *scratch) {
     Ring ring = ring_of(&scratch, width, channels);
     float *less = take(&scratch, width * channels * 4), *added = take(&scratch, channels * 4);
     for (int64_t y = first ? first - 1 : 0; y <= last && y < height; y++) {
@@ -175,9 +177,9 @@ EXPORT void fdatrd_cpu_local(const float *t, float *c, int64_t height, int64_t w
  * above, below: copies of rows first - 1 and last before this layer, (W, C), since another thread may be changing them;
  * NULL at the edges of the map. weights: (9, hidden).
  */
-EXPORT void fdatrd_cpu_feed_forward(float *t, const float *above, const float *below, int64_t height, int64_t width,
-                                    int64_t first, int64_t last, const Norm *norm, const Matrix *fc1,
-                                    const float *weights, const Matrix *fc2, char *scratch) {
+KERNEL(feed_forward)(float *t, const float *above, const float *below, int64_t height, int64_t width, int64_t first,
+                     int64_t last, const Norm *norm, const Matrix *fc1, const float *weights, const Matrix *fc2,
+                     char *scratch) {
     int64_t channels = fc1->inner, hidden = fc1->columns;
     Ring ring = ring_of(&scratch, width, hidden);
     float *token = take(&scratch, channels * 4), steps[BLOCK];
@@ -217,8 +219,8 @@ EXPORT void fdatrd_cpu_feed_forward(float *t, const float *above, const float *b
  * picture: (3, H·u, W·u). m: inner is 3·(3u)² rounded up to a multiple of 16, in the order plane, row, column of the
  * patch of 3u x 3u pixels around a token; the weights of the padding are zero. out: (H, W, C).
  */
-EXPORT void fdatrd_cpu_first(const float *picture, float *out, int64_t height, int64_t width, int64_t unshuffle,
-                             int64_t first, int64_t last, const Matrix *m, const float *bias, char *scratch) {
+KERNEL(first)(const float *picture, float *out, int64_t height, int64_t width, int64_t unshuffle, int64_t first,
+              int64_t last, const Matrix *m, const float *bias, char *scratch) {
     int64_t side = 3 * unshuffle, tall = height * unshuffle, wide = width * unshuffle, channels = m->columns;
     float *patch = take(&scratch, m->inner * 4), steps[BLOCK];
     int16_t *a = take(&scratch, BLOCK * m->inner * 2);
@@ -246,8 +248,8 @@ EXPORT void fdatrd_cpu_first(const float *picture, float *out, int64_t height, i
 /* out = conv(t) + more for rows [first, last) of a map; 3x3, no bias. t, out, more: (H, W, C); out is not t. taps: nine
  * matrices in row-major order.
  */
-EXPORT void fdatrd_cpu_conv(const float *t, const float *more, float *out, int64_t height, int64_t width, int64_t first,
-                            int64_t last, const Matrix *taps, char *scratch) {
+KERNEL(conv)(const float *t, const float *more, float *out, int64_t height, int64_t width, int64_t first, int64_t last,
+             const Matrix *taps, char *scratch) {
     int64_t channels = taps->inner;
     int16_t *rows[3];
     float *steps[3];
@@ -278,5 +280,5 @@ EXPORT void fdatrd_cpu_conv(const float *t, const float *more, float *out, int64
     }
 }
 
-AVX2_END
+FEATURES_END
 #endif

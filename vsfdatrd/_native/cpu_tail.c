@@ -59,8 +59,8 @@ static void to_planes(const Rows *rows, int64_t y, int64_t height, int64_t width
 }
 
 /* Upsamples rows [first, last) of z (H, W, C) to the corresponding rows of planes (3, 2H, 2W). */
-EXPORT void fdatrd_cpu_twice(const float *z, float *planes, int64_t height, int64_t width, int64_t first, int64_t last,
-                             const Matrix *taps, const float *bias, char *scratch) {
+KERNEL(twice)(const float *z, float *planes, int64_t height, int64_t width, int64_t first, int64_t last,
+              const Matrix *taps, const float *bias, char *scratch) {
     Rows rows = rows_of(&scratch, width, taps->inner);
     for (int64_t y = first ? first - 1 : 0; y <= last && y < height; y++) {
         fill(&rows, z, width, y);
@@ -75,9 +75,9 @@ EXPORT void fdatrd_cpu_twice(const float *z, float *planes, int64_t height, int6
  * squares: 16 matrices (C, C); the one for pixel (a, b) of a square, source row i and source column j has the index
  * ((2 a + b)·2 + i)·2 + j. square_bias: (C). taps, bias: as for fdatrd_cpu_twice.
  */
-EXPORT void fdatrd_cpu_four_times(const float *z, float *planes, int64_t height, int64_t width, int64_t first,
-                                  int64_t last, const Matrix *squares, const float *square_bias, const Matrix *taps,
-                                  const float *bias, char *scratch) {
+KERNEL(four_times)(const float *z, float *planes, int64_t height, int64_t width, int64_t first, int64_t last,
+                   const Matrix *squares, const float *square_bias, const Matrix *taps, const float *bias,
+                   char *scratch) {
     int64_t channels = squares->inner, ready = first ? first - 2 : -1;
     Rows source = rows_of(&scratch, width, channels), rows = rows_of(&scratch, 2 * width, channels);
     float *found = take(&scratch, BLOCK * channels * 4);
@@ -109,8 +109,8 @@ EXPORT void fdatrd_cpu_four_times(const float *z, float *planes, int64_t height,
 /* Computes rows [first, last) of a 3x3 convolution of three planes: planes, out: (3, H, W). weights: (3, 3, 3, 3) in
  * PyTorch's layout; bias: (3).
  */
-EXPORT void fdatrd_cpu_last(const float *planes, float *out, int64_t height, int64_t width, int64_t first, int64_t last,
-                            const float *weights, const float *bias) {
+KERNEL(last)(const float *planes, float *out, int64_t height, int64_t width, int64_t first, int64_t last,
+             const float *weights, const float *bias) {
     for (int plane = 0; plane < 3; plane++)
         for (int64_t y = first; y < last; y++) {
             float *to = out + (plane * height + y) * width;
@@ -134,5 +134,5 @@ EXPORT void fdatrd_cpu_last(const float *planes, float *out, int64_t height, int
         }
 }
 
-AVX2_END
+FEATURES_END
 #endif

@@ -96,13 +96,20 @@ def wider() -> bool:
 
 
 @cache
+def vnni() -> bool:
+    """Return whether the CPU has AVX-512 with VNNI, for which most functions exist twice; see `_native/vnni_*.c`."""
+    return bool(library().fdatrd_cpu_vnni())
+
+
+@cache
 def function(name: str) -> Callable[..., None]:
-    """Return the C function ``fdatrd_cpu_<name>`` as a callable for arrays, structures, integers and None.
+    """Return a C function as a callable for arrays, structures, integers and None.
 
     Args:
-        name: Its name without the prefix.
+        name: Its name without the prefix ``fdatrd_cpu_``, or ``fdatrd_vnni_`` on CPUs that have it.
     """
-    called = library()[f"fdatrd_cpu_{name}"]
+    prefix = "fdatrd_vnni" if vnni() and name != "pack" else "fdatrd_cpu"
+    called = library()[f"{prefix}_{name}"]
     called.restype = None
 
     def call(*arguments: Argument) -> None:
