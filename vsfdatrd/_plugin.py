@@ -21,16 +21,16 @@ def bind() -> None:
     vs.core.fdatrd.InternalBind(func=upscale)
 
 
-def upscale(clip: vs.VideoNode, **given: Any) -> dict[str, vs.VideoNode | bytes]:
+def upscale(clip: vs.VideoNode, **arguments: Any) -> dict[str, vs.VideoNode | bytes]:
     """Call `vsfdatrd.upscale` on behalf of the shim and report errors as text.
 
     KeyboardInterrupt and SystemExit are raised; VapourSynth passes them on to the script.
 
     Args:
         clip: The clip to upscale.
-        given: The other arguments as VapourSynth passes them: two or more values as a list, a single value by itself.
-            Text is str, or bytes if the script passed bytes or the caller is not Python. Arguments that were omitted
-            or None are missing.
+        arguments: The other arguments as VapourSynth passes them: two or more values as a list, a single value by
+            itself. Text is str, or bytes if the script passed bytes or the caller is not Python. Arguments that were
+            omitted or None are missing.
 
     Returns:
         ``{"clip": ...}``, or ``{"error": ...}`` with the message for the script.
@@ -45,11 +45,11 @@ def upscale(clip: vs.VideoNode, **given: Any) -> dict[str, vs.VideoNode | bytes]
         )
     known = signature(public_upscale).parameters
     any_name = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in known.values())
-    if unknown := [name for name in given if name not in known and not any_name]:
+    if unknown := [name for name in arguments if name not in known and not any_name]:
         hint = did_you_mean(unknown[0], known) or f". There are {', '.join(known)}."
         return _failure(f"there is no argument {unknown[0]!r}{hint}")
     try:
-        result = public_upscale(clip, **{name: _text(value) for name, value in given.items()})
+        result = public_upscale(clip, **{name: _text(value) for name, value in arguments.items()})
     except (vs.Error, FdatrdError) as error:
         log.debug("upscale failed", exc_info=True)
         return _failure(str(error))

@@ -135,8 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="log everything that happens"
         )
 
-    given, further = encode.split(sys.argv[1:] if argv is None else argv)
-    arguments = parser.parse_args(given, argparse.Namespace(further=further))
+    command_line, further = encode.split(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(command_line, argparse.Namespace(further=further))
     before = sys.stdout, sys.stderr
     if sys.stdout is not None:
         sys.stdout = printable_stream(sys.stdout)

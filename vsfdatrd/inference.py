@@ -22,7 +22,7 @@ from vsfdatrd.video.tiling import Tile, Tiling, fill_padding
 
 def run(
     clip: vs.VideoNode,
-    lanes: SlotPool,
+    pool: SlotPool,
     tiling: Tiling,
     scale: int,
     reuse: float | None = None,
@@ -35,7 +35,7 @@ def run(
 
     Args:
         clip: RGBS or GRAYS with as many planes as the engine takes, nominally [0, 1]; values outside are clamped.
-        lanes: The engine and its free slots.
+        pool: The engine and its free slots.
         tiling: The tiles of a frame.
         scale: Output pixels per source pixel along each side.
         reuse: A frame whose values differ from those of an earlier frame by at most this much gets that frame's
@@ -48,9 +48,9 @@ def run(
         returns fewer planes than it takes, they are the first planes and the others are 0.
     """
     source = clip.std.RemoveFrameProps("_FdatrdNone")  # a new node, whose cache options can be set freely
-    function = _frame_function(lanes, tiling, scale, style)
+    function = _frame_function(pool, tiling, scale, style)
     width, height = clip.width * scale, clip.height * scale
-    dealt = [_per_frame(source, function, width, height) for _ in range(min(lanes.count, clip.num_frames))]
+    dealt = [_per_frame(source, function, width, height) for _ in range(min(pool.count, clip.num_frames))]
     return vs.core.fdatrd.Deal(source, dealt, threshold=reuse)
 
 
@@ -61,7 +61,7 @@ def _per_frame(
 
 
 def _frame_function(
-    lanes: SlotPool, tiling: Tiling, scale: int, style: Style | None
+    pool: SlotPool, tiling: Tiling, scale: int, style: Style | None
 ) -> Callable[[int, vs.VideoFrame], vs.VideoFrame | str]:
     """Return the callback of the frame filter: it returns the upscaled frame, or an error message."""
 
@@ -69,10 +69,10 @@ def _frame_function(
         try:
             out = vs.core.create_video_frame(f.format, f.width * scale, f.height * scale)
             out.props.update({name: value for name, value in f.props.items() if name != PROPERTY})
-            with lanes.slot() as slot:
+            with pool.slot() as slot:
                 if style:
-                    _write_style(lanes.engine.input(slot), f, style)
-                _through(lanes, slot, tiling, scale, f, out, style.rows if style else 0)
+                    _write_style(pool.engine.input(slot), f, style)
+                _through(pool, slot, tiling, scale, f, out, style.rows if style else 0)
             trimmer.tick()
         except FdatrdError as error:
             return f"{PREFIX}frame {n}: {error}"
@@ -82,12 +82,12 @@ def _frame_function(
 
 
 def _through(
-    lanes: SlotPool, slot: int, tiling: Tiling, scale: int, source: vs.VideoFrame, out: vs.VideoFrame, below: int
+    pool: SlotPool, slot: int, tiling: Tiling, scale: int, source: vs.VideoFrame, out: vs.VideoFrame, below: int
 ) -> None:
     """Compute one frame in a slot, tile by tile.
 
     Args:
-        lanes: The engine and its free slots.
+        pool: The engine and its free slots.
         slot: The slot to use.
         tiling: The tiles of a frame.
         scale: Output pixels per source pixel along each side.
@@ -98,7 +98,7 @@ def _through(
     Raises:
         FrameError: The source contains NaN, or the result is not finite.
     """
-    engine = lanes.engine
+    engine = pool.engine
     planes = [np.asarray(source[i]) for i in range(source.format.num_planes)]
     targets = [np.asarray(out[i]) for i in range(out.format.num_planes)]
     single = len(tiling.tiles) == 1

@@ -32,20 +32,18 @@ def rates(engines: Mapping[str, SlotPool]) -> dict[str, float]:
         EngineError: An engine fails.
     """
     with contextlib.ExitStack() as stack:
-        slots = {
-            name: [stack.enter_context(lanes.slot()) for _ in range(lanes.count)] for name, lanes in engines.items()
-        }
-        for name, lanes in engines.items():
+        slots = {name: [stack.enter_context(pool.slot()) for _ in range(pool.count)] for name, pool in engines.items()}
+        for name, pool in engines.items():
             for slot in slots[name]:
-                frame = lanes.engine.input(slot)
+                frame = pool.engine.input(slot)
                 np.copyto(frame, drawing(*frame.shape[1:])[: len(frame)])
         best = dict.fromkeys(engines, 0.0)
         spent = dict.fromkeys(engines, 0.0)
         first = True  # initialization slows down the first turn, so it seldom is the best; run a second one
         while first or max(spent.values()) < SECONDS:
             for _ in range(2 if first else 1):
-                for name, lanes in engines.items():
-                    frames, seconds = _turn(lanes.engine, slots[name], TURN)
+                for name, pool in engines.items():
+                    frames, seconds = _turn(pool.engine, slots[name], TURN)
                     best[name] = max(best[name], frames / seconds)
                     spent[name] += seconds
             first = False

@@ -342,11 +342,11 @@ def _without_home() -> Path:
 
 
 def _limit() -> int:
-    given = os.environ.get("FDATRD_CACHE_LIMIT") or str(LIMIT_GIB)
+    text = os.environ.get("FDATRD_CACHE_LIMIT") or str(LIMIT_GIB)
     try:
-        gib = float(given)
+        gib = float(text)
     except ValueError:
         gib = math.nan
     if not 0 <= gib < math.inf:
-        raise StoreError(f"FDATRD_CACHE_LIMIT={given!r} is not a size; set it to a number of GiB, such as {LIMIT_GIB}")
+        raise StoreError(f"FDATRD_CACHE_LIMIT={text!r} is not a size; set it to a number of GiB, such as {LIMIT_GIB}")
     return int(gib * 2**30)

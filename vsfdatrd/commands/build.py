@@ -47,10 +47,10 @@ def build(options: Options, width: int, height: int) -> Built:
     store = EngineCache(options.cache)
     checkpoint = _opened(options, store)
     start = time.monotonic()
-    lanes = selection.open_engine(checkpoint, height, width, options, store)
+    pool = selection.open_engine(checkpoint, height, width, options, store)
     seconds = time.monotonic() - start
-    entry = next(entry for entry in store.entries() if entry.digest == lanes.digest)
-    del lanes
+    entry = next(entry for entry in store.entries() if entry.digest == pool.digest)
+    del pool
     return Built(", ".join((entry.fields["engine"], entry.fields["precision"])), entry.path, entry.size, seconds)
 
 

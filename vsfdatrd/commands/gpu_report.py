@@ -98,13 +98,13 @@ def problems(report: Any) -> list[str]:
     return found
 
 
-def _differences(what: str, given: Mapping[str, Any], fields: Mapping[str, type | tuple[type, ...]]) -> list[str]:
-    wrong = [f"{what} lacks {name}" for name in fields if name not in given]
-    wrong += [f"{what} has {name}, which is not known" for name in given if name not in fields]
+def _differences(what: str, record: Mapping[str, Any], fields: Mapping[str, type | tuple[type, ...]]) -> list[str]:
+    wrong = [f"{what} lacks {name}" for name in fields if name not in record]
+    wrong += [f"{what} has {name}, which is not known" for name in record if name not in fields]
     wrong += [
-        f"{what}: {name} is {given[name]!r}"
+        f"{what}: {name} is {record[name]!r}"
         for name, kind in fields.items()
-        if name in given and (not isinstance(given[name], kind) or isinstance(given[name], bool))
+        if name in record and (not isinstance(record[name], kind) or isinstance(record[name], bool))
     ]
     return wrong
 
@@ -212,15 +212,15 @@ def measure(case: _Case, name: str, seconds: float) -> dict[str, Any]:
 
     def opened() -> tuple[SlotPool, float]:
         start = time.perf_counter()
-        lanes = selection.open_engine(case.checkpoint, case.height, case.width, options, store)
-        return lanes, time.perf_counter() - start
+        pool = selection.open_engine(case.checkpoint, case.height, case.width, options, store)
+        return pool, time.perf_counter() - start
 
-    lanes, opening = opened()
-    lanes.engine.close()
-    lanes.failed = True  # so that the second start loads it from the cache instead of sharing it
-    del lanes
-    lanes, reopening = opened()
-    engine = lanes.engine
+    pool, opening = opened()
+    pool.engine.close()
+    pool.failed = True  # so that the second start loads it from the cache instead of sharing it
+    del pool
+    pool, reopening = opened()
+    engine = pool.engine
     entry = store.entries()[-1]
     try:
         picture = drawing(*engine.input(0).shape[1:])[: engine.input(0).shape[0]]
@@ -229,7 +229,7 @@ def measure(case: _Case, name: str, seconds: float) -> dict[str, Any]:
         alone = rate(engine, seconds)
     finally:
         engine.close()
-    lanes.failed = True
+    pool.failed = True
     if name == "tensorrt":
         alone = rate_of_tensorrt(entry.path, alone, seconds)
     through = vapoursynth_rate(case, name, alone, seconds)
@@ -279,16 +279,16 @@ def reference(case: _Case, engine: Path) -> FramePlanes:
     from vsfdatrd.backends.tensorrt.builder import REFERENCE
     from vsfdatrd.backends.traced_graphs import graph_for
 
-    places = [engine / REFERENCE, case.cache / REFERENCE]
-    place = next((place for place in places if place.exists()), None)
-    if place is None:
-        place = case.cache / REFERENCE
+    paths = [engine / REFERENCE, case.cache / REFERENCE]
+    path = next((path for path in paths if path.exists()), None)
+    if path is None:
+        path = case.cache / REFERENCE
         graph = case.cache / "exact.onnx"
         size = frame_of(case.checkpoint.description, case.height, case.width)
         graph.write_bytes(serialized(graph_for(case.checkpoint, *size)))
-        references.compute(graph, place)
-    found: FramePlanes = np.load(place, allow_pickle=False).astype(np.float32)
-    if place.parent != case.cache:
+        references.compute(graph, path)
+    found: FramePlanes = np.load(path, allow_pickle=False).astype(np.float32)
+    if path.parent != case.cache:
         np.save(case.cache / REFERENCE, found.astype(np.float16), allow_pickle=False)
     return found
 

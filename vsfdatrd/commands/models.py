@@ -102,8 +102,8 @@ def _verify_own(own: OwnModel) -> bool:
     except CheckpointError as error:
         print(f"{own.name}: {error}")
         return False
-    said = "as it was when it was added" if same else "not the file that was added; remove the name and add it again"
-    print(f"{own.name}: {said if own.sha256 else 'no checksum was written down'}, {own.file}")
+    text = "as it was when it was added" if same else "not the file that was added; remove the name and add it again"
+    print(f"{own.name}: {text if own.sha256 else 'no checksum was written down'}, {own.file}")
     return same
 
 
@@ -120,8 +120,8 @@ def _speed(model: Model) -> str | None:
                 if measured != ("vsfdatrd", "vapoursynth", model.file) or "fps" not in row:
                     continue
                 (width, height), fps = row["size"], row["fps"]["median"]
-                said = f"{fps:.2f} fps at {width}×{height} on {machine['cores']} cores of {machine['cpu']}"
-                best = max(best or (0, ""), (width * height, said))
+                text = f"{fps:.2f} fps at {width}×{height} on {machine['cores']} cores of {machine['cpu']}"
+                best = max(best or (0, ""), (width * height, text))
         except (OSError, ValueError, KeyError, TypeError):  # not a speed result of this project
             continue
     return best[1] if best else None

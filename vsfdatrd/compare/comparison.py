@@ -82,9 +82,9 @@ def compare(
     report("finding the same frames in the first file")
     with working("looking for frames", delay=5):
         found = pairs(done.before, small, [p.frame for p in picks], offset)
-    whole = done.before
-    done.before, found = without_borders(whole, small, found, offset)
-    done.notes += [*_lengths(done.before, done.after, shared), *_notes(whole, done.before, done.after, found)]
+    uncropped = done.before
+    done.before, found = without_borders(uncropped, small, found, offset)
+    done.notes += [*_lengths(done.before, done.after, shared), *_notes(uncropped, done.before, done.after, found)]
     sizes = _Sizes(done.before, done.after)
     for number, (chosen, pair) in enumerate(zip(picks, found, strict=True), 1):
         report(f"frame {chosen.frame} ({number} of {len(picks)})")
@@ -110,12 +110,12 @@ def _claim(folder: Path) -> None:
     probe.unlink()
 
 
-def _notes(whole: Video, before: Video, after: Video, found: list[Pair]) -> list[str]:
+def _notes(uncropped: Video, before: Video, after: Video, found: list[Pair]) -> list[str]:
     notes = [f"{video.path.name} {video.treatment}." for video in (before, after) if video.treatment]
-    if before is not whole:
+    if before is not uncropped:
         notes.append(
             f"{before.path.name} has black borders that {after.path.name} does not have; they were cut off: "
-            f"{whole.clip.width}×{whole.clip.height} became {before.clip.width}×{before.clip.height}."
+            f"{uncropped.clip.width}×{uncropped.clip.height} became {before.clip.width}×{before.clip.height}."
         )
     strange = [str(pair.after) for pair in found if pair.likeness < DIFFERENT]
     if strange:

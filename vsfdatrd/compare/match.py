@@ -136,7 +136,7 @@ def pairs(before: Video, after: Thumbnails, numbers: list[int], offset: float = 
     return [_partner(small, number, float(when[number]), after.keep(number)) for number in numbers]
 
 
-def _partner(small: Thumbnails, number: int, when: float, wanted: Plane) -> Pair:
+def _partner(small: Thumbnails, number: int, when: float, target: Plane) -> Pair:
     times = small.video.times
     nearest = int(np.abs(times - when).argmin())
     last = len(times) - 1
@@ -146,7 +146,7 @@ def _partner(small: Thumbnails, number: int, when: float, wanted: Plane) -> Pair
         found: dict[int, float] = {}
         for n in candidates:
             try:
-                found[n] = likeness(small.at(n), wanted)
+                found[n] = likeness(small.at(n), target)
             except FrameError:  # damaged, as on some discs; try the other candidates
                 if n == candidates[-1] and not found:
                     raise

@@ -95,22 +95,22 @@ def telling(video: Thumbnails, count: int, among: range) -> list[Pick]:
     Raises:
         FrameError: None of the examined frames can be read.
     """
-    wanted = count // 2
+    cuts = count // 2
     total = len(among)
-    places = min(total, max(12, CANDIDATES * count))
-    searched = max(1, places // (2 * wanted)) if wanted else places + 1  # search a cut at every n-th
+    positions = min(total, max(12, CANDIDATES * count))
+    searched = max(1, positions // (2 * cuts)) if cuts else positions + 1  # search a cut at every n-th
     candidates: list[_Candidate] = []
     starts: list[_Candidate] = []
-    for i in range(places):
-        number, after = (among[0] + int((j + 0.5) * total / places) for j in (i, i + searched))
+    for i in range(positions):
+        number, after = (among[0] + int((j + 0.5) * total / positions) for j in (i, i + searched))
         candidates += _seen(video, number)
-        if wanted and i % searched == 0:
+        if cuts and i % searched == 0:
             starts += _next_cut(video, range(number, min(number + SCAN, after, among[-1]) + 1))
     if not candidates:
         raise FrameError(
             f"no frame of {video.video.path} can be read that was tried; the file is damaged, make it anew"
         )
-    chosen = [(start, "a scene starts") for start in sorted(starts, key=lambda c: -c.lines)[:wanted]]
+    chosen = [(start, "a scene starts") for start in sorted(starts, key=lambda c: -c.lines)[:cuts]]
     shown = [c for c in candidates if not c.empty] or candidates[:1]
     for apart in (total / (2 * count), 1):  # first spread over the film, then any that differ
         for candidate in sorted(shown, key=lambda c: -c.lines):

@@ -82,9 +82,9 @@ def preview(
     _check_output(out)
     files = [resolve(model) for model in models]
     scales = [open_checkpoint(file).description.scale for file in files]
-    with TemporaryDirectory() as place:
+    with TemporaryDirectory() as folder:
         with working(f"reading {film.name}", delay=2):
-            look = _look(film, Path(place), settings)
+            look = _look(film, Path(folder), settings)
         report(look.about)
         report("choosing frames")
         with working("looking at frames", delay=5):
@@ -124,7 +124,7 @@ def _check_output(out: Path) -> None:
 
 
 def _write(out: Path, page: Preview, written: Callable[[], None] | None = None) -> None:
-    first = sum(len(shot.made) for shot in page.shots) == 1
+    first = sum(len(shot.views) for shot in page.shots) == 1
     pictures.write(out, preview_page.render(page).encode(errors="replace"))  # file names may not be valid UTF-8
     if written and first and page.candidates[0].fps is None:
         written()
@@ -153,29 +153,29 @@ class _Look:
 class _Quiet(Reporter):
     """A reporter for `encode`'s analysis that prints only the selected events."""
 
-    def __init__(self, told: Sequence[str]) -> None:
+    def __init__(self, remarks: Sequence[str]) -> None:
         super().__init__()
-        self._told = told
+        self._remarks = remarks
         self.fields = ""
 
     def emit(self, event: str, text: str, **facts: Any) -> None:
         """Store the field decision, print selected events, drop the rest."""
         if event == "fields":
             self.fields = text
-        elif event in self._told:
+        elif event in self._remarks:
             super().emit(event, text, **facts)
 
 
-def _look(film: Path, place: Path, settings: Settings) -> _Look:
-    excerpt = make_excerpt(film, place / "excerpt")
+def _look(film: Path, folder: Path, settings: Settings) -> _Look:
+    excerpt = make_excerpt(film, folder / "excerpt")
     show, found = _Quiet(["borders"]), None  # remarks about an excerpt do not apply to the film
     if excerpt is not None:
         # An error may come from the seams of the excerpt; analyzing the film itself will report real ones.
         with contextlib.suppress(FdatrdError):
-            found = analyze(excerpt.path, place / "index", settings, 2, show)
+            found = analyze(excerpt.path, folder / "index", settings, 2, show)
     if found is None:
         excerpt, show = None, _Quiet(["borders", "remark"])
-        found = analyze(film, place / "whole", settings, 2, show)
+        found = analyze(film, folder / "whole", settings, 2, show)
     clip = found.clip
     # The timestamps of an excerpt are disturbed at its seams.
     rate = found.fields.rate(found.source.rate) if excerpt else found.timing.rate
@@ -264,7 +264,7 @@ def _model(
             if i == len(page.shots):
                 page.shots.append(frames.shot(i))
             box = frames.box(frame(frames.look.video, frames.source, i))
-            page.shots[i].made[number] = frames.views(shown, i, box)
+            page.shots[i].views[number] = frames.views(shown, i, box)
             write()
             report(f"{candidate.name}: frame {i + 1} of {len(frames.numbers)}")
             if i == 0:

@@ -44,7 +44,7 @@ class Shot:
     detail: tuple[int, int]
     """Width and height of the detail crop."""
     source: Views
-    made: dict[int, Views] = field(default_factory=dict)
+    views: dict[int, Views] = field(default_factory=dict)
     """Results by the model's index in the list."""
 
 
@@ -79,11 +79,11 @@ def speed(fps: float) -> str:
 
 def render(preview: Preview) -> str:
     """Render the page as HTML. Names are escaped, and the content security policy forbids loading anything."""
-    made = sum(len(shot.made) for shot in preview.shots)
+    finished = sum(len(shot.views) for shot in preview.shots)
     total = preview.count * len(preview.candidates)
-    told = {
-        "working": f"{made} of {total} pictures are made; this page looks for more by itself.",
-        "stopped": f"{made} of {total} pictures were made before this was stopped.",
+    status = {
+        "working": f"{finished} of {total} pictures are made; this page looks for more by itself.",
+        "stopped": f"{finished} of {total} pictures were made before this was stopped.",
         "done": "",
     }[preview.state]
     options = [("source", SOURCE), *((f"m{i}", one.name) for i, one in enumerate(preview.candidates))]
@@ -91,8 +91,8 @@ def render(preview: Preview) -> str:
         name=escape(preview.name),
         film=escape(preview.about),
         state=preview.state,
-        hidden="" if told else "hidden",
-        told=told,
+        hidden="" if status else "hidden",
+        status=status,
         chips="".join(_chip(i, one, preview.state) for i, one in enumerate(preview.candidates)),
         options="".join(f'<option value="{value}">{escape(text)}</option>' for value, text in options),
         shots="\n".join(_shot(i, shot, preview) for i, shot in enumerate(preview.shots, 1)),
@@ -110,18 +110,18 @@ def _command(preview: Preview) -> str:
 
 def _chip(number: int, one: Candidate, state: str) -> str:
     if one.fps is None or one.hours is None:
-        told = "not measured yet" if state == "working" else "not measured"
+        status = "not measured yet" if state == "working" else "not measured"
     else:
-        told = f"{speed(one.fps)} fps, {duration(one.hours)}"
+        status = f"{speed(one.fps)} fps, {duration(one.hours)}"
     return (
         f'<label class="chip"><input type="radio" name="model" value="m{number}" data-name="{escape(one.name)}"'
-        f"{'' if number else ' checked'}><span>{escape(one.name)} <small>{told}</small></span></label>"
+        f"{'' if number else ' checked'}><span>{escape(one.name)} <small>{status}</small></span></label>"
     )
 
 
 def _shot(number: int, shot: Shot, preview: Preview) -> str:
     pictures = [("source", SOURCE, shot.source)]
-    pictures += [(f"m{i}", preview.candidates[i].name, views) for i, views in sorted(shot.made.items())]
+    pictures += [(f"m{i}", preview.candidates[i].name, views) for i, views in sorted(shot.views.items())]
     clock = page.clock(shot.seconds)
     (width, height), (detail_width, detail_height) = shot.size, shot.detail
     return page.template("preview_shot.html").substitute(

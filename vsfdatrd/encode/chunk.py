@@ -79,27 +79,27 @@ class _Words:
 class Pipeline:
     """The vspipe and ffmpeg processes that encode one chunk."""
 
-    def __init__(self, chunk: Chunk, recipe: EncodeParams, device: str, cpus: frozenset[int] | None = None) -> None:
+    def __init__(self, chunk: Chunk, params: EncodeParams, device: str, cpus: frozenset[int] | None = None) -> None:
         """Start both programs.
 
         Args:
             chunk: The frames to encode.
-            recipe: Parameters common to all chunks.
+            params: Parameters common to all chunks.
             device: The script's ``device`` argument: GPU numbers separated by commas.
             cpus: CPU affinity of vspipe; None for all CPUs.
 
         Raises:
             EncodeError: A program cannot be started.
         """
-        self.chunk, self._recipe = chunk, recipe
+        self.chunk, self._params = chunk, params
         self._begun = time.monotonic()
         self._stopped = False
-        self._file = recipe.folder / f"{chunk.number + 1:05}.{secrets.token_hex(4)}.tmp.mkv"
+        self._file = params.folder / f"{chunk.number + 1:05}.{secrets.token_hex(4)}.tmp.mkv"
         frames = ["-s", str(chunk.start), "-e", str(chunk.stop - 1)]
-        source = [vspipe(), "-c", "y4m", "-p", "-a", f"device={device}", *frames, recipe.script.name, "-"]
-        coder = [ffmpeg(encoder_of(recipe.options)), "-v", "error", "-nostats", "-y", "-f", "yuv4mpegpipe"]
+        source = [vspipe(), "-c", "y4m", "-p", "-a", f"device={device}", *frames, params.script.name, "-"]
+        coder = [ffmpeg(encoder_of(params.options)), "-v", "error", "-nostats", "-y", "-f", "yuv4mpegpipe"]
         coder += ["-i", "-", "-an"]
-        coder += [*recipe.options, "-fps_mode", "passthrough", "-f", "matroska", str(self._file)]
+        coder += [*params.options, "-fps_mode", "passthrough", "-f", "matroska", str(self._file)]
         try:
             self._source = subprocess.Popen(
                 source,
@@ -107,7 +107,7 @@ class Pipeline:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 creationflags=no_window(),
-                cwd=recipe.script.parent,
+                cwd=params.script.parent,
                 env=utf8_environment(),  # see trial.first_frame
             )
             # Not for ffmpeg: it chooses its thread count by the CPUs it sees, and x264's output depends on that count.
@@ -162,8 +162,8 @@ class Pipeline:
             EncodeError: A program failed, or the file is not valid.
             Stopped: `stop` was called.
         """
-        whole, seconds = self.end()
-        return accept(whole, self.chunk, self._recipe, seconds)
+        path, seconds = self.end()
+        return accept(path, self.chunk, self._params, seconds)
 
     def end(self) -> tuple[Path, float]:
         """Wait for ffmpeg.
@@ -182,13 +182,13 @@ class Pipeline:
             if self._stopped:
                 raise Stopped
             self._check()
-            whole = self._recipe.folder / f"{self.chunk.number + 1:05}.whole.mkv"
-            commit(self._file, whole)
+            path = self._params.folder / f"{self.chunk.number + 1:05}.whole.mkv"
+            commit(self._file, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 self._file.unlink(missing_ok=True)
             raise
-        return whole, time.monotonic() - self._begun
+        return path, time.monotonic() - self._begun
 
     def stop(self) -> None:
         """Terminate both programs; kill them if they do not exit within 10 seconds."""
@@ -259,13 +259,13 @@ def try_encoder(options: Sequence[str], pixel_format: str, size: tuple[int, int]
         )
 
 
-def accept(whole: Path, chunk: Chunk, recipe: EncodeParams, seconds: float) -> DoneChunk:
+def accept(path: Path, chunk: Chunk, params: EncodeParams, seconds: float) -> DoneChunk:
     """Verify a complete chunk file and give it its final name.
 
     Args:
-        whole: The file; it is removed if it is not valid.
+        path: The file; it is removed if it is not valid.
         chunk: The frames it must contain.
-        recipe: Parameters common to all chunks.
+        params: Parameters common to all chunks.
         seconds: How long encoding took.
 
     Returns:
@@ -274,17 +274,17 @@ def accept(whole: Path, chunk: Chunk, recipe: EncodeParams, seconds: float) -> D
     Raises:
         EncodeError: The file is not valid, or cannot be renamed.
     """
-    final = recipe.folder / chunk.name
+    final = params.folder / chunk.name
     try:
-        reorder = look_through(whole, chunk.frames, recipe.rate)
-        made = DoneChunk(chunk, whole.stat().st_size, sha256_file(whole), reorder, seconds)
-        commit(whole, final)
+        reorder = look_through(path, chunk.frames, params.rate)
+        record = DoneChunk(chunk, path.stat().st_size, sha256_file(path), reorder, seconds)
+        commit(path, final)
     except EncodeError:
-        whole.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         raise
     except OSError as error:
         raise EncodeError(f"{final} cannot be written ({error.strerror})") from error
-    return made
+    return record
 
 
 def look_through(path: Path, frames: int, rate: Fraction) -> int:
@@ -317,14 +317,14 @@ def look_through(path: Path, frames: int, rate: Fraction) -> int:
                     count += 1
                     if frame.is_corrupt:
                         raise EncodeError(f"frame {count} of {path.name} does not decode")
-            places = [round((pts - order[0]) * Fraction(stream.time_base) * rate) for pts in order]
+            positions = [round((pts - order[0]) * Fraction(stream.time_base) * rate) for pts in order]
     except (av.FFmpegError, IndexError) as error:
         raise EncodeError(f"{path.name} cannot be read back ({error}); is the disk sound?") from error
-    if count != frames or sorted(places) != list(range(frames)):
+    if count != frames or sorted(positions) != list(range(frames)):
         raise EncodeError(
             f"{path.name} holds {count} frames, and {frames} were sent; leave out options that drop or add frames"
         )
-    return max(number - place for number, place in enumerate(places))
+    return max(number - shift for number, shift in enumerate(positions))
 
 
 def _lines(stream: IO[bytes] | None) -> Iterator[str]:

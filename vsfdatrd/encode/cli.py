@@ -76,11 +76,11 @@ def split(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
     Returns:
         The arguments before ``--``, and the ffmpeg options after it. Commands other than ``encode`` are not split.
     """
-    given = list(arguments)
-    if given[:1] != ["encode"] or "--" not in given:
-        return given, ()
-    at = given.index("--")
-    return given[:at], tuple(given[at + 1 :])
+    words = list(arguments)
+    if words[:1] != ["encode"] or "--" not in words:
+        return words, ()
+    at = words.index("--")
+    return words[:at], tuple(words[at + 1 :])
 
 
 def run(a: argparse.Namespace) -> int:
@@ -103,7 +103,7 @@ def run(a: argparse.Namespace) -> int:
             "--device chooses GPUs of this machine, and with --ray it is Ray that deals them out; "
             "leave one of the two out"
         )
-    wanted = Settings(
+    chosen = Settings(
         model=a.model,
         backend=a.backend.lower(),
         precision=a.precision.lower(),
@@ -118,20 +118,20 @@ def run(a: argparse.Namespace) -> int:
         overwrite=a.overwrite,
     )
     if a.script:
-        return _print_script(a.paths[0], wanted)
+        return _print_script(a.paths[0], chosen)
     if a.out is not None:
         _make_folder(a.out)
     pairs = settings.outputs(a.paths, a.out)
-    settings.check_ffmpeg(wanted, [target for _, target in pairs])
+    settings.check_ffmpeg(chosen, [target for _, target in pairs])
     from vsfdatrd.encode.encode import encode
 
     failed = 0
-    with _terminated_like_interrupted(), progress.choose(a.json) as screen, _workers(a.ray, wanted, screen) as workers:
+    with _terminated_like_interrupted(), progress.choose(a.json) as screen, _workers(a.ray, chosen, screen) as workers:
         for number, (source, target) in enumerate(pairs, 1):
             try:
                 if len(pairs) > 1:
                     screen.emit("input", f"film {number} of {len(pairs)}", input=source)
-                encode(source, target.absolute(), wanted, workers, screen)
+                encode(source, target.absolute(), chosen, workers, screen)
             except Exception as error:  # any kind: the remaining inputs can still be encoded
                 screen.stop()
                 log.debug("where it happened:", exc_info=True)
@@ -151,25 +151,25 @@ def run(a: argparse.Namespace) -> int:
     return 0
 
 
-def _print_script(path: Path, wanted: "Settings") -> int:
+def _print_script(path: Path, settings: "Settings") -> int:
     """Print the script for one input to stdout, and the choices made to stderr."""
     from vsfdatrd.checkpoint import open_checkpoint
     from vsfdatrd.encode.encode import analyze
     from vsfdatrd.encode.progress import Reporter
     from vsfdatrd.weights.catalog import resolve
 
-    scale = open_checkpoint(resolve(wanted.model)).description.scale
-    print(analyze(path, None, wanted, scale, Reporter()).script, end="")
+    scale = open_checkpoint(resolve(settings.model)).description.scale
+    print(analyze(path, None, settings, scale, Reporter()).script, end="")
     return 0
 
 
 @contextmanager
-def _workers(ray: str | None, wanted: "Settings", screen: "Reporter") -> "Iterator[Workers]":
+def _workers(ray: str | None, settings: "Settings", screen: "Reporter") -> "Iterator[Workers]":
     """Yield the workers that encode chunks: the devices of this machine, or a Ray cluster."""
     if ray is None:
         from vsfdatrd.encode.local_workers import Devices
 
-        yield Devices(wanted.devices)
+        yield Devices(settings.devices)
         return
     from vsfdatrd.encode.ray.scheduler import Cluster
 

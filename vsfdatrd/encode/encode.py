@@ -70,29 +70,39 @@ def encode(path: Path, target: Path, settings: Settings, workers: Workers, show:
     """
     begun = time.monotonic()
     weights = open_checkpoint(resolve(settings.model)).description
-    with workplace(target) as place:
+    with workplace(target) as workspace:
         fingerprint = _fingerprint(path, settings, weights.sha256)
         if _is_done(target, fingerprint, settings):
             show.emit("finished", f"{target} is finished already, with these settings", output=target)
             return
-        found = analyze(path, place.index, settings, weights.scale, show)
-        journal = place.journal(lambda text: show.emit("anew", text))
-        _prepare(place, journal, found, fingerprint, settings, show)
-        material = ChunkInputs(
-            path.resolve(), _model(settings), weights.sha256, settings.encoder, place.script, place.index.resolve()
+        found = analyze(path, workspace.index, settings, weights.scale, show)
+        journal = workspace.journal(lambda text: show.emit("anew", text))
+        _prepare(workspace, journal, found, fingerprint, settings, show)
+        inputs = ChunkInputs(
+            path.resolve(),
+            _model(settings),
+            weights.sha256,
+            settings.encoder,
+            workspace.script,
+            workspace.index.resolve(),
         )
         if journal.fact("first frame") is None:
             workers.try_encoder(_options(settings, {}, found.sar), settings.way.pixel_format, found.size)
-        colours = _first_frame(material, journal, workers, show)
-        recipe = EncodeParams(place.script, _options(settings, colours, found.sar), found.timing.rate, place.chunks)
-        kept = streams.choose(path, found.source.video, CONTAINERS[target.suffix.lower()])
+        colours = _first_frame(inputs, journal, workers, show)
+        params = EncodeParams(
+            workspace.script, _options(settings, colours, found.sar), found.timing.rate, workspace.chunks
+        )
+        selection = streams.choose(path, found.source.video, CONTAINERS[target.suffix.lower()])
         metadata = frame_metadata.find(found.source)
-        _say_streams(kept, metadata, settings.encoder, show)
-        parts = _make(place, journal, material, recipe, workers, show)
+        _say_streams(selection, metadata, settings.encoder, show)
+        parts = _make(workspace, journal, inputs, params, workers, show)
         show.emit("joining", f"joining {len(parts)} {'part' if len(parts) == 1 else 'parts'}")
         tag = _tag(fingerprint)
-        join(Film(found.source, found.timing, parts, place.chunks, kept, found.sar, tag, metadata), place.joined)
-        _finish(place, target, settings)
+        join(
+            Film(found.source, found.timing, parts, workspace.chunks, selection, found.sar, tag, metadata),
+            workspace.joined,
+        )
+        _finish(workspace, target, settings)
     frames, size = parts[-1].chunk.stop, target.stat().st_size
     seconds = time.monotonic() - begun
     show.emit(
@@ -150,16 +160,16 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, show
     def prepared(crop: Borders) -> str:
         return script.prepare(where, source.video, index, fields, crop, device, __version__)
 
-    whole = script.evaluate(prepared(Borders()))
+    uncropped = script.evaluate(prepared(Borders()))
     crop = settings.borders
-    black = find_borders(whole)
+    black = find_borders(uncropped)
     if crop is None:
         crop = black
     elif black and not crop:
         show.emit(
             "borders", f"black borders of {black} pixels (left,top,right,bottom) are kept; --crop auto removes them"
         )
-    check_crop(crop, whole)
+    check_crop(crop, uncropped)
     text = prepared(crop)
     clip = script.evaluate(text)
     when = timing.timing(source, fields, clip.num_frames)
@@ -248,7 +258,7 @@ def _is_done(target: Path, fingerprint: dict[str, Any], settings: Settings) -> b
 
 
 def _prepare(
-    place: Workspace,
+    workspace: Workspace,
     journal: Journal,
     found: SourceAnalysis,
     fingerprint: dict[str, Any],
@@ -266,19 +276,19 @@ def _prepare(
         )
         before = None
     if before is None:
-        place.forget()
+        workspace.forget()
         chunks = plan_.plan(found.clip, found.timing.rate, settings.minutes)
         journal.begin(now, chunks)
     try:
-        write_atomic(place.script, found.script)
+        write_atomic(workspace.script, found.script)
     except OSError as error:
         raise EncodeError(
-            f"{place.script} cannot be written ({error.strerror}); free some space there, "
+            f"{workspace.script} cannot be written ({error.strerror}); free some space there, "
             "then run the same command again: what is done is kept"
         ) from error
 
 
-def _first_frame(material: ChunkInputs, journal: Journal, workers: Workers, show: Reporter) -> dict[str, int]:
+def _first_frame(inputs: ChunkInputs, journal: Journal, workers: Workers, show: Reporter) -> dict[str, int]:
     """Return the color properties of the first output frame.
 
     Rendering it also builds the engine once, before any chunk is started.
@@ -286,7 +296,7 @@ def _first_frame(material: ChunkInputs, journal: Journal, workers: Workers, show
     if (known := journal.fact("first frame")) is not None:
         return dict(known)
     show.emit("engine", "making one frame as a trial, which builds the engine if there is none yet")
-    colours = workers.first_frame(material)
+    colours = workers.first_frame(inputs)
     journal.note("first frame", colours)
     return colours
 
@@ -296,9 +306,9 @@ def _options(settings: Settings, colours: dict[str, int], sar: Fraction) -> tupl
     return ("-c:v", way.encoder, *presets.colour_options(colours, sar), *way.options, *settings.further)
 
 
-def _say_streams(kept: streams.Kept, metadata: FrameMetadata, encoder: str, show: Reporter) -> None:
+def _say_streams(selection: streams.Kept, metadata: FrameMetadata, encoder: str, show: Reporter) -> None:
     codec = codec_of(encoder)
-    there, lost = [*kept.about, *metadata.kept(codec)], [*kept.left, *metadata.left(codec, encoder)]
+    there, lost = [*selection.about, *metadata.kept(codec)], [*selection.left, *metadata.left(codec, encoder)]
     if there:
         show.emit("kept", f"kept: {'; '.join(there)}", streams=there)
     if lost:
@@ -306,14 +316,14 @@ def _say_streams(kept: streams.Kept, metadata: FrameMetadata, encoder: str, show
 
 
 def _make(
-    place: Workspace, journal: Journal, material: ChunkInputs, recipe: EncodeParams, workers: Workers, show: Reporter
+    workspace: Workspace, journal: Journal, inputs: ChunkInputs, params: EncodeParams, workers: Workers, show: Reporter
 ) -> list[DoneChunk]:
     """Encode the missing chunks and return all chunks in order, including those of earlier runs."""
-    done = resume(place, journal, recipe)
+    done = resume(workspace, journal, params)
     chunks = journal.chunks()
     total = chunks[-1].stop
-    there = {made.chunk.number: made for made in done}
-    ready, size = sum(made.chunk.frames for made in done), sum(made.bytes for made in done)
+    there = {record.chunk.number: record for record in done}
+    ready, size = sum(record.chunk.frames for record in done), sum(record.bytes for record in done)
     if done:
         show.emit(
             "resuming",
@@ -324,7 +334,7 @@ def _make(
     waiting = [chunk for chunk in chunks if chunk.number not in there]
     running: dict[int, int] = {}
     show.begin(total, ready, workers.name)
-    with contextlib.closing(workers.make(material, waiting, recipe)) as events:
+    with contextlib.closing(workers.make(inputs, waiting, params)) as events:
         for event in events:
             match event:
                 case Progress(chunk, frames):
@@ -348,14 +358,14 @@ def _make(
     return [replace(there[chunk.number]) for chunk in chunks]
 
 
-def _finish(place: Workspace, target: Path, settings: Settings) -> None:
+def _finish(workspace: Workspace, target: Path, settings: Settings) -> None:
     """Rename the muxed file to the output's name and remove the workspace."""
     try:
         if not settings.overwrite and target.exists():
-            raise EncodeError(f"{target} has appeared in the meantime; {place.joined} is the finished film")
-        os.replace(place.joined, target)
+            raise EncodeError(f"{target} has appeared in the meantime; {workspace.joined} is the finished film")
+        os.replace(workspace.joined, target)
     except OSError as error:
         raise EncodeError(
-            f"{target} cannot be written ({error.strerror}); {place.joined} is the finished film"
+            f"{target} cannot be written ({error.strerror}); {workspace.joined} is the finished film"
         ) from error
-    place.clear()
+    workspace.clear()

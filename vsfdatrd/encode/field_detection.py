@@ -127,14 +127,14 @@ def _decide(clip: Any, rate: Fraction, asked: str, seen: Survey | None) -> Field
         if other.left < found.left:
             found, top = other, not top
     order = "top field first" if top else "bottom field first"
-    told = f"{found.combed} of {found.moving} moving frames show combs, {found.left} once fields are matched"
+    evidence = f"{found.combed} of {found.moving} moving frames show combs, {found.left} once fields are matched"
     if found.left > _LEFT * found.combed:
-        return Fields("deint", top, f"{told}; {order}")
+        return Fields("deint", top, f"{evidence}; {order}")
     if not _is_ntsc_video(rate):
-        return Fields("match", top, f"{told}; {order}")
+        return Fields("match", top, f"{evidence}; {order}")
     if found.combed > 0.8 * found.moving and max(found.repaired) > 0.9 * sum(found.repaired):
-        return Fields("match", top, f"{told}, always the same way; {order}")
-    return Fields("ivtc", top, f"{told}; {order}")
+        return Fields("match", top, f"{evidence}, always the same way; {order}")
+    return Fields("ivtc", top, f"{evidence}; {order}")
 
 
 def matched_format(form: Any) -> Any:

@@ -108,16 +108,16 @@ class Journal:
         """Return the finished chunks, in order."""
         return [self._made[number] for number in sorted(self._made)]
 
-    def add(self, *made: DoneChunk) -> None:
+    def add(self, *records: DoneChunk) -> None:
         """Record finished chunks.
 
         Args:
-            made: Chunks whose files are verified and fsynced.
+            records: Chunks whose files are verified and fsynced.
 
         Raises:
             EncodeError: The journal cannot be written.
         """
-        self._made |= {one.chunk.number: one for one in made}
+        self._made |= {one.chunk.number: one for one in records}
         self._write()
 
     def lose(self, *chunks: Chunk) -> None:

@@ -36,23 +36,23 @@ class Devices:
         """See `chunk.try_encoder`."""
         try_encoder(options, pixel_format, size)
 
-    def first_frame(self, material: ChunkInputs) -> dict[str, int]:
+    def first_frame(self, inputs: ChunkInputs) -> dict[str, int]:
         """See `Workers.first_frame`; rendered on the first GPU."""
-        return first_frame(material.script, str(self._numbers[0]), material.script.with_name("frame.json"))
+        return first_frame(inputs.script, str(self._numbers[0]), inputs.script.with_name("frame.json"))
 
-    def make(self, material: ChunkInputs, chunks: Sequence[Chunk], recipe: EncodeParams) -> Generator[Event]:
+    def make(self, inputs: ChunkInputs, chunks: Sequence[Chunk], params: EncodeParams) -> Generator[Event]:
         """See `Workers.make`."""
-        return make(chunks, recipe, [str(number) for number in self._numbers])
+        return make(chunks, params, [str(number) for number in self._numbers])
 
 
-def make(chunks: Sequence[Chunk], recipe: EncodeParams, devices: Sequence[str]) -> Generator[Event]:
+def make(chunks: Sequence[Chunk], params: EncodeParams, devices: Sequence[str]) -> Generator[Event]:
     """Encode chunks, one at a time per device. Closing the generator terminates all programs.
 
     While ffmpeg finishes a chunk and its file is verified, the device already renders the next one.
 
     Args:
         chunks: The chunks to encode.
-        recipe: Parameters common to all chunks.
+        params: Parameters common to all chunks.
         devices: The script's ``device`` argument for each worker.
 
     Yields:
@@ -61,7 +61,7 @@ def make(chunks: Sequence[Chunk], recipe: EncodeParams, devices: Sequence[str]) 
     Raises:
         EncodeError: A chunk failed twice.
     """
-    scheduler = ChunkScheduler(chunks, recipe)
+    scheduler = ChunkScheduler(chunks, params)
     workers = [
         threading.Thread(target=scheduler.work, args=(device,), daemon=True) for device in devices[: len(chunks)]
     ]
@@ -89,15 +89,15 @@ def make(chunks: Sequence[Chunk], recipe: EncodeParams, devices: Sequence[str]) 
 class ChunkScheduler:
     """Assigns chunks to the devices of this machine, and retries a chunk once if it fails."""
 
-    def __init__(self, chunks: Sequence[Chunk], recipe: EncodeParams) -> None:
+    def __init__(self, chunks: Sequence[Chunk], params: EncodeParams) -> None:
         """Queue the chunks.
 
         Args:
             chunks: The chunks to encode.
-            recipe: Parameters common to all chunks.
+            params: Parameters common to all chunks.
         """
         self.events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
-        self._recipe = recipe
+        self._params = params
         self._waiting: queue.SimpleQueue[tuple[Chunk, Attempts]] = queue.SimpleQueue()
         for chunk in chunks:
             self._waiting.put((chunk, Attempts()))
@@ -151,7 +151,7 @@ class ChunkScheduler:
         with self._lock:
             if self._stopped:
                 raise Stopped
-            pipeline = Pipeline(chunk, self._recipe, device)
+            pipeline = Pipeline(chunk, self._params, device)
             self._running.add(pipeline)
         return pipeline
 

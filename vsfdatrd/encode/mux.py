@@ -182,11 +182,11 @@ def _chapters(source: Any, origin: Fraction) -> list[Any]:
 def _video(av: Any, film: Film, output: Any) -> Iterator[Any]:
     """Yield the video packets of all chunks in decoding order, with timestamps for the output."""
     tick = _clock(film.timing)
-    reorder = max(made.reorder for made in film.parts)
+    reorder = max(record.reorder for record in film.parts)
     extradata = None
     insert: Callable[[int, Any], Any] = _nothing
-    for made in film.parts:
-        path = film.folder / made.chunk.name
+    for record in film.parts:
+        path = film.folder / record.chunk.name
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             header = essential(bytes(stream.codec_context.extradata or b""), stream.codec_context.name)
@@ -200,26 +200,28 @@ def _video(av: Any, film: Film, output: Any) -> Iterator[Any]:
                     "the encoder decide by content, or delete the folder beside the output to begin anew"
                 )
             beginning = None
-            stored = made.chunk.start
+            stored = record.chunk.start
             for packet in container.demux(stream):
                 if not packet.size or packet.pts is None:
                     continue
                 if beginning is None:
                     beginning = packet.pts
-                place = made.chunk.start + round(
+                position = record.chunk.start + round(
                     (packet.pts - beginning) * Fraction(stream.time_base) * film.timing.rate
                 )
-                packet = insert(place, packet)
+                packet = insert(position, packet)
                 packet.stream = output
                 packet.time_base = tick
-                packet.pts = round(film.timing.at(place) / tick)
+                packet.pts = round(film.timing.at(position) / tick)
                 packet.dts = round(film.timing.at(stored - reorder) / tick)
-                packet.duration = round(film.timing.at(place + 1) / tick) - packet.pts if _has_next(film, place) else 0
+                packet.duration = (
+                    round(film.timing.at(position + 1) / tick) - packet.pts if _has_next(film, position) else 0
+                )
                 stored += 1
                 yield packet
 
 
-def _nothing(place: int, packet: Any) -> Any:
+def _nothing(position: int, packet: Any) -> Any:
     return packet
 
 
@@ -232,9 +234,9 @@ def _inserting(av: Any, film: Film, codec: str, header: bytes) -> Callable[[int,
     captions = metadata.per_frame(film.timing, film.parts[-1].chunk.stop)
     put = inserter(codec, header)
 
-    def insert(place: int, packet: Any) -> Any:
+    def insert(position: int, packet: Any) -> Any:
         known = hdr and packet.is_keyframe  # repeated at every key frame, for players that seek there
-        messages = Messages(metadata.display if known else None, metadata.light if known else None, captions[place])
+        messages = Messages(metadata.display if known else None, metadata.light if known else None, captions[position])
         if not messages:
             return packet
         new = av.Packet(put(bytes(packet), messages))
@@ -244,8 +246,8 @@ def _inserting(av: Any, film: Film, codec: str, header: bytes) -> Callable[[int,
     return insert
 
 
-def _has_next(film: Film, place: int) -> bool:
-    return film.timing.times is None or place + 1 < len(film.timing.times)
+def _has_next(film: Film, position: int) -> bool:
+    return film.timing.times is None or position + 1 < len(film.timing.times)
 
 
 def _others(av: Any, film: Film, source: Any, outputs: Mapping[int, Any]) -> Iterator[Any]:
@@ -313,8 +315,8 @@ def _read_back(av: Any, film: Film, target: Path, sent: Mapping[int, int], sent_
     payload = hashlib.sha256()
     shown: list[Fraction] = []
     with av.open(str(target)) as container:
-        wanted = [stream for stream in container.streams if stream.index in sent]
-        for packet in container.demux(wanted):
+        chosen = [stream for stream in container.streams if stream.index in sent]
+        for packet in container.demux(chosen):
             if not packet.size:
                 continue
             index = packet.stream.index

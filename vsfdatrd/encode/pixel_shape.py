@@ -96,9 +96,9 @@ def prevailing(shapes: Counter[Fraction], container: Fraction | None) -> tuple[F
     Returns:
         The SAR, and a remark if the frames disagree with each other or with the container.
     """
-    told = plausible(container) if container else None
+    declared = plausible(container) if container else None
     if not shapes:
-        return told or Fraction(1), ()
+        return declared or Fraction(1), ()
     sar = shapes.most_common(1)[0][0]
     if len(shapes) > 1:
         shares = ", ".join(f"{name(s)} in {100 * n / shapes.total():.1f} %" for s, n in shapes.most_common())
@@ -106,9 +106,11 @@ def prevailing(shapes: Counter[Fraction], container: Fraction | None) -> tuple[F
             f"the shape of the pixels changes in the film ({shares}); all of it is shown with {name(sar)}, "
             "since a picture can have only one",
         )
-    if told is not None and abs(told / sar - 1) > _ROUNDING:
+    if declared is not None and abs(declared / sar - 1) > _ROUNDING:
         # Players use the container's value, and it is where users correct a wrong SAR.
-        return told, (f"pixels are {name(sar)} by the frames and {name(told)} by the container, which is believed",)
+        return declared, (
+            f"pixels are {name(sar)} by the frames and {name(declared)} by the container, which is believed",
+        )
     return sar, ()
 
 

@@ -76,13 +76,13 @@ def open_source(path: Path, index: Path | None) -> Source:
         raise ArgumentError(f"{str(path)!r} cannot be read as video ({error.strerror}); give a video file") from error
     if track is None:
         raise ArgumentError(f"{str(path)!r} holds no video that can be read; give a video file")
-    place: dict[str, Any] = {"cachemode": 4, "cachepath": file_name(index)} if index else {}
+    cache: dict[str, Any] = {"cachemode": 4, "cachepath": file_name(index)} if index else {}
     logger = logging.getLogger("vapoursynth")
     level = logger.level
     logger.setLevel(logging.ERROR)  # VapourSynth warns that the function does not declare its timestamps output
     try:
         opened: Any = vs.core.bs.VideoSource(
-            file_name(path), track=track.index, exporttimestamps=1, showprogress=0, **place
+            file_name(path), track=track.index, exporttimestamps=1, showprogress=0, **cache
         )
     except vs.Error as error:
         raise ArgumentError(_refusal(path, str(error).removeprefix("VideoSource: "))) from error
@@ -107,10 +107,10 @@ def open_source(path: Path, index: Path | None) -> Source:
     first = stamps[0] * base
     origin = first if track.start is None else min(first, track.start)
     try:
-        sar, told = prevailing(pixel_shapes(path, track.index, len(stamps)), track.sar)
+        sar, sar_remarks = prevailing(pixel_shapes(path, track.index, len(stamps)), track.sar)
     except av.FFmpegError as error:
         raise ArgumentError(f"{str(path)!r} cannot be read to its end ({error.strerror}); copy it again") from error
-    remarks += told
+    remarks += sar_remarks
     if (clip.width, clip.height) == track.size[::-1] != track.size:  # BestSource applied the file's rotation tag
         sar = 1 / sar
     return Source(path, clip, stamps, base, sar, origin, track.index, rate, seen, remarks)
@@ -189,14 +189,14 @@ def check_constant(path: Path, clip: Any) -> None:
 
 def _rate(clip: Any, stamps: Sequence[int], base: Fraction, track: VideoTrack) -> Fraction:
     """Return the frame rate: BestSource's, unless it was derived from missing timestamps."""
-    said = Fraction(clip.fps_num, clip.fps_den) if clip.fps_num > 0 and clip.fps_den > 0 else None
+    declared = Fraction(clip.fps_num, clip.fps_den) if clip.fps_num > 0 and clip.fps_den > 0 else None
     if len(stamps) < 2:  # for a single frame, BestSource reports the container's time base as the rate
         return track.rate if track.rate and 1 <= track.rate <= 240 else _USUAL
     steps = sorted(b - a for a, b in itertools.pairwise(stamps) if a != UNKNOWN and b > a)
     usual = 1 / (steps[len(steps) // 2] * base) if steps else None
-    if said is None or (usual is not None and UNKNOWN in stamps and abs(usual / said - 1) > Fraction(1, 10)):
+    if declared is None or (usual is not None and UNKNOWN in stamps and abs(usual / declared - 1) > Fraction(1, 10)):
         return usual or track.rate or _USUAL
-    return said
+    return declared
 
 
 def check_plugins(core: Any) -> None:

@@ -136,9 +136,9 @@ def _four_of_five(times: Sequence[Fraction], frames: int, rate: Fraction) -> lis
     """Return the times of the frames that VDecimate keeps."""
     found = []
     for n in range(frames):
-        cycle, place = divmod(n, 4)
+        cycle, step = divmod(n, 4)
         first = min(5 * cycle, len(times) - 1)
         begin = times[first]
         end = times[first + 5] if first + 5 < len(times) else begin + 5 / rate
-        found.append(begin + place * (end - begin) / 4)
+        found.append(begin + step * (end - begin) / 4)
     return found

@@ -13,13 +13,13 @@ _COLOURS = ("_Matrix", "_Transfer", "_Primaries", "_Range", "_ChromaLocation")
 _PATIENCE = 3600.0  # seconds; includes building the engine, which is slow on a CPU
 
 
-def first_frame(script: Path, device: str, told: Path) -> dict[str, int]:
+def first_frame(script: Path, device: str, props_file: Path) -> dict[str, int]:
     """Render the first frame of a script, which also builds its engine.
 
     Args:
         script: The VapourSynth script.
         device: The script's ``device`` argument: GPU numbers separated by commas.
-        told: File into which vspipe writes the frame properties as JSON.
+        props_file: File into which vspipe writes the frame properties as JSON.
 
     Returns:
         The color properties of the frame, as H.273 numbers.
@@ -28,9 +28,9 @@ def first_frame(script: Path, device: str, told: Path) -> dict[str, int]:
         EncodeError: vspipe failed or took more than an hour; the message has its output.
     """
     # Relative to the script's folder: vspipe accepts only names that are valid UTF-8.
-    command = [vspipe(), "-c", "y4m", "-s", "0", "-e", "0", "-j", os.path.relpath(told, script.parent)]
+    command = [vspipe(), "-c", "y4m", "-s", "0", "-e", "0", "-j", os.path.relpath(props_file, script.parent)]
     command += ["-a", f"device={device}", script.name, os.devnull]
-    told.unlink(missing_ok=True)  # vspipe would write into whatever exists under this name, such as a link
+    props_file.unlink(missing_ok=True)  # vspipe would write into whatever exists under this name, such as a link
     try:
         done = subprocess.run(
             command,
@@ -48,5 +48,5 @@ def first_frame(script: Path, device: str, told: Path) -> dict[str, int]:
         lines = [line.strip() for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
         ours = [line[line.index(PREFIX) + len(PREFIX) :] for line in lines if PREFIX in line]
         raise EncodeError(f"the first frame failed: {(ours or lines or ['vspipe said nothing'])[-1]}")
-    props = json.loads(told.read_text(encoding="utf-8"))[0]
+    props = json.loads(props_file.read_text(encoding="utf-8"))[0]
     return {name: int(props[name]) for name in _COLOURS if name in props}

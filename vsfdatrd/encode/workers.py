@@ -97,21 +97,21 @@ class Workers(Protocol):
         """See `chunk.try_encoder`; does nothing if chunks are encoded on other machines."""
         ...
 
-    def first_frame(self, material: ChunkInputs) -> dict[str, int]:
+    def first_frame(self, inputs: ChunkInputs) -> dict[str, int]:
         """Render one frame and return its color properties, see `trial.first_frame`.
 
         Args:
-            material: Inputs of the encode.
+            inputs: Inputs of the encode.
         """
         ...
 
-    def make(self, material: ChunkInputs, chunks: Sequence[Chunk], recipe: EncodeParams) -> Generator[Event]:
+    def make(self, inputs: ChunkInputs, chunks: Sequence[Chunk], params: EncodeParams) -> Generator[Event]:
         """Encode chunks in any order. Closing the generator terminates all programs.
 
         Args:
-            material: Inputs of the encode.
+            inputs: Inputs of the encode.
             chunks: The chunks to encode.
-            recipe: Parameters common to all chunks.
+            params: Parameters common to all chunks.
 
         Yields:
             Progress, retries and finished chunks.

@@ -145,15 +145,15 @@ def _contents(folder: Path) -> Iterator[Path]:
                 yield from path.iterdir()
 
 
-def resume(place: Workspace, journal: Journal, recipe: EncodeParams) -> list[DoneChunk]:
+def resume(workspace: Workspace, journal: Journal, params: EncodeParams) -> list[DoneChunk]:
     """Return the finished chunks whose files are unchanged; remove other files and their records.
 
     Chunks whose files are complete but not recorded are verified and recorded.
 
     Args:
-        place: The working folder.
+        workspace: The working folder.
         journal: Its journal, which is updated.
-        recipe: Parameters common to all chunks.
+        params: Parameters common to all chunks.
 
     Returns:
         The finished chunks, in order.
@@ -161,36 +161,36 @@ def resume(place: Workspace, journal: Journal, recipe: EncodeParams) -> list[Don
     Raises:
         EncodeError: The journal cannot be written.
     """
-    place.chunks.mkdir(exist_ok=True)
-    kept: list[DoneChunk] = []
-    wanted = {chunk.number: chunk for chunk in journal.chunks()}
-    for made in journal.made():
-        path = place.chunks / made.chunk.name
-        if path.is_file() and path.stat().st_size == made.bytes and sha256_file(path) == made.sha256:
-            kept.append(made)
-            del wanted[made.chunk.number]
+    workspace.chunks.mkdir(exist_ok=True)
+    valid: list[DoneChunk] = []
+    missing = {chunk.number: chunk for chunk in journal.chunks()}
+    for record in journal.made():
+        path = workspace.chunks / record.chunk.name
+        if path.is_file() and path.stat().st_size == record.bytes and sha256_file(path) == record.sha256:
+            valid.append(record)
+            del missing[record.chunk.number]
         else:
             path.unlink(missing_ok=True)  # damaged; otherwise `_unrecorded` would accept it as complete
-    found = [whole for chunk in wanted.values() if (whole := _unrecorded(place, chunk, recipe))]
-    journal.lose(*wanted.values())
+    found = [unverified for chunk in missing.values() if (unverified := _unrecorded(workspace, chunk, params))]
+    journal.lose(*missing.values())
     journal.add(*found)
-    kept += found
-    names = {made.chunk.name for made in kept}
-    for entry in os.scandir(place.chunks):
+    valid += found
+    names = {record.chunk.name for record in valid}
+    for entry in os.scandir(workspace.chunks):
         if entry.name not in names:
             Path(entry.path).unlink(missing_ok=True)
-    return sorted(kept, key=lambda made: made.chunk.number)
+    return sorted(valid, key=lambda record: record.chunk.number)
 
 
-def _unrecorded(place: Workspace, chunk: Chunk, recipe: EncodeParams) -> DoneChunk | None:
+def _unrecorded(workspace: Workspace, chunk: Chunk, params: EncodeParams) -> DoneChunk | None:
     """Verify and return a chunk whose process was killed after writing the file but before recording it."""
-    whole = place.chunks / f"{chunk.number + 1:05}.whole.mkv"
-    final = place.chunks / chunk.name
+    unverified = workspace.chunks / f"{chunk.number + 1:05}.whole.mkv"
+    final = workspace.chunks / chunk.name
     if final.is_file():  # renamed but not recorded: verify it again
-        os.replace(final, whole)
-    if not whole.is_file():
+        os.replace(final, unverified)
+    if not unverified.is_file():
         return None
     try:
-        return accept(whole, chunk, recipe, 0.0)
+        return accept(unverified, chunk, params, 0.0)
     except EncodeError:
         return None

@@ -95,19 +95,19 @@ class DeterministicOps(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        given = dict(kwargs or {})
+        keywords = dict(kwargs or {})
         # pin_memory fails without CUDA
-        if "pin_memory" in given and not torch.cuda.is_available():
-            del given["pin_memory"]
+        if "pin_memory" in keywords and not torch.cuda.is_available():
+            del keywords["pin_memory"]
         # stable: equal values keep their order
         if func in (torch.sort, torch.Tensor.sort):
             return func(
-                args[0], **dict(zip(("dim", "descending"), args[1:], strict=False)), **(given | {"stable": True})
+                args[0], **dict(zip(("dim", "descending"), args[1:], strict=False)), **(keywords | {"stable": True})
             )
         # view fails for memory layouts that the authors did not expect (channels last); reshape copies then
-        if func is torch.Tensor.view and not isinstance(args[1] if args[1:] else given.get("dtype"), torch.dtype):
-            return torch.Tensor.reshape(*args, **given)
-        return func(*args, **given)
+        if func is torch.Tensor.view and not isinstance(args[1] if args[1:] else keywords.get("dtype"), torch.dtype):
+            return torch.Tensor.reshape(*args, **keywords)
+        return func(*args, **keywords)
 
 
 def is_known(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> bool:

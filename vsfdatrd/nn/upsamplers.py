@@ -52,8 +52,8 @@ class DySample(nn.Module):
         nn.init.trunc_normal_(self.offset.weight, std=0.02)
         nn.init.zeros_(self.scope.weight)
         # Positions of the s × s output pixels relative to the center of an input pixel, x first, equal for all groups.
-        places = (torch.arange(scale) - (scale - 1) / 2) / scale
-        grid = torch.stack(torch.meshgrid(places, places, indexing="ij")).transpose(1, 2)  # (2, s, s)
+        offsets = (torch.arange(scale) - (scale - 1) / 2) / scale
+        grid = torch.stack(torch.meshgrid(offsets, offsets, indexing="ij")).transpose(1, 2)  # (2, s, s)
         self.register_buffer("init_pos", grid.repeat(1, GROUPS, 1).reshape(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,8 +111,8 @@ class LdaAqu(nn.Module):
         self.layer_norm = ChannelNorm(dim)
         self.relative_position_bias_table = nn.Parameter(torch.zeros(1, 1, 1, 9, hidden))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        places = torch.tensor([-1.0, 0.0, 1.0])
-        base = torch.stack(torch.meshgrid(places, places, indexing="ij"), -1)  # (3, 3, 2), y then x
+        offsets = torch.tensor([-1.0, 0.0, 1.0])
+        base = torch.stack(torch.meshgrid(offsets, offsets, indexing="ij"), -1)  # (3, 3, 2), y then x
         self.register_buffer("base", base.reshape(1, 18, 1, 1), persistent=False)
 
     def _sample(self, x: Tensor, grid: Tensor) -> Tensor:

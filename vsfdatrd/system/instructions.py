@@ -28,13 +28,13 @@ def cap() -> str | None:
     Raises:
         ArgumentError: The variable has an unknown value.
     """
-    given = os.environ.get(VARIABLE, "").strip().lower()
-    if given and given not in CAPS:
+    value = os.environ.get(VARIABLE, "").strip().lower()
+    if value and value not in CAPS:
         raise ArgumentError(
             f"{VARIABLE}={os.environ[VARIABLE]!r} is no set of instructions; set it to one of {', '.join(CAPS)}, or "
             "unset it"
         )
-    return given or None
+    return value or None
 
 
 def apply() -> None:

@@ -130,8 +130,8 @@ _ADDRESS = re.compile(r"^(?:\[([^\]@]+?) @ (?:0x)?[0-9a-fA-F]+\] ?)+")
 
 def main_reason(lines: Sequence[str]) -> str:
     """Return the lines of a program's output that say why it failed: up to three, without consequential errors."""
-    said = [line.strip() for line in lines if line.strip()]
-    causes = [line for line in said if not _CONSEQUENCES.search(line)] or said
+    messages = [line.strip() for line in lines if line.strip()]
+    causes = [line for line in messages if not _CONSEQUENCES.search(line)] or messages
     plain = dict.fromkeys(_ADDRESS.sub(lambda match: f"{match[1]}: ", line) for line in causes)
     return "; ".join(list(plain)[:3]) or "it said nothing"
 

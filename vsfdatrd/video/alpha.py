@@ -70,9 +70,9 @@ def _enlarged(source: vs.VideoNode, kind: Kind, like: vs.VideoNode) -> vs.VideoN
 
     form, width, height = kind
     small = vs.core.fdatrd.PerFrame(source, func=extract, format=form, width=width, height=height)
-    wanted = vs.core.query_video_format(vs.GRAY, like.format.sample_type, like.format.bits_per_sample)
+    target = vs.core.query_video_format(vs.GRAY, like.format.sample_type, like.format.bits_per_sample)
     # Alpha is full range regardless of the picture's range.
-    options: dict[str, Any] = {"format": wanted.id, "range_in": vs.RANGE_FULL, "range": vs.RANGE_FULL}
+    options: dict[str, Any] = {"format": target.id, "range_in": vs.RANGE_FULL, "range": vs.RANGE_FULL}
     large = small.resize.Spline36(like.width, like.height, **options)
     # Spline36 overshoots at edges; integer formats clip that by themselves.
-    return large if wanted.sample_type == vs.INTEGER else large.std.Expr("x 0 max 1 min")
+    return large if target.sample_type == vs.INTEGER else large.std.Expr("x 0 max 1 min")

@@ -42,7 +42,7 @@ class Source:
     """0 is limited, 1 is full."""
     chroma: int | None
     """Chroma location; None if chroma is not subsampled."""
-    told: bool
+    logged: bool
     """Whether the assumptions about missing properties have been logged."""
     unconvertible: str | None
     """Why the colors of its first frame cannot be converted; None if they can."""
@@ -95,12 +95,12 @@ def describe(clip: vs.VideoNode) -> Source:
     props = _first_props(clip)
     known: dict[str, Any] = dict(props or {})
     repairs = frame_props.repairs(known, form, clip.width, clip.height)
-    told, unconvertible = False, None
+    logged, unconvertible = False, None
     if props is not None:
         if refusal := frame_props.interlaced(0, props):
             raise ClipError(refusal)
         unconvertible = frame_props.unconvertible(0, props, form, clip.width, clip.height)
-        told = unconvertible is None and frame_props.tell("the clip", repairs, form, clip.width, clip.height)
+        logged = unconvertible is None and frame_props.tell("the clip", repairs, form, clip.width, clip.height)
     known |= repairs
     return Source(
         clip,
@@ -108,7 +108,7 @@ def describe(clip: vs.VideoNode) -> Source:
         matrix=int(known["_Matrix"]),
         range=int(known["_Range"]),
         chroma=frame_props.number(known, "_ChromaLocation", 0) if is_subsampled(form) else None,
-        told=told,
+        logged=logged,
         unconvertible=unconvertible,
         alpha=isinstance(known.get(alpha.PROPERTY), vs.VideoFrame),
     )
@@ -207,10 +207,10 @@ def tagged(source: Source, converts: bool = True) -> vs.VideoNode:
     Returns:
         The clip with complete color properties and without alpha.
     """
-    form, told, warned = source.format, source.told, source.alpha
+    form, logged, warned = source.format, source.logged, source.alpha
 
     def tag(n: int, f: vs.VideoFrame) -> vs.VideoFrame | str:
-        nonlocal told, warned
+        nonlocal logged, warned
         props = f.props
         refusal = frame_props.interlaced(n, props)
         if converts and refusal is None:
@@ -221,8 +221,8 @@ def tagged(source: Source, converts: bool = True) -> vs.VideoNode:
         transparent = alpha.of(f) is not None
         if not repairs and not transparent:
             return f
-        if not told:
-            told = frame_props.tell(f"frame {n}", repairs, form, f.width, f.height)
+        if not logged:
+            logged = frame_props.tell(f"frame {n}", repairs, form, f.width, f.height)
         out = f.copy()
         out.props.update(repairs)
         if transparent:

@@ -130,16 +130,16 @@ def _axis(side: int, part: int, scale: int) -> tuple[list[int], list[Plane]]:
     count = 1 if part >= side else -(-(side - overlap) // (part - overlap))
     starts = [round(i * (side - part) / max(1, count - 1)) for i in range(count)]
     length = part * scale
-    place = np.arange(length, dtype=np.float32) + 0.5
+    position = np.arange(length, dtype=np.float32) + 0.5
     weights: list[Plane] = []
     for i in range(count):
         weight = np.ones(length, np.float32)
         if i > 0:  # fade in over the overlap with the previous tile
             shared = (starts[i - 1] + part - starts[i]) * scale
-            weight *= np.clip(place / shared, 0, 1)
+            weight *= np.clip(position / shared, 0, 1)
         if i < count - 1:
             shared = (starts[i] + part - starts[i + 1]) * scale
-            weight *= np.clip((length - place) / shared, 0, 1)
+            weight *= np.clip((length - position) / shared, 0, 1)
         weights.append(weight)
     total = np.zeros(side * scale, np.float32)
     for start, weight in zip(starts, weights, strict=True):

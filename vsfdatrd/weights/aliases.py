@@ -49,8 +49,8 @@ def path() -> Path:
     Raises:
         ArgumentError: The user has no home directory.
     """
-    if given := os.environ.get(VARIABLE):
-        return expand_user(given)
+    if override := os.environ.get(VARIABLE):
+        return expand_user(override)
     if (folder := user_directory("config")) is None:
         raise ArgumentError(
             f"there is no home directory to keep a list of your own models in; set ${VARIABLE} to a file"
@@ -73,7 +73,7 @@ def read() -> dict[str, OwnModel]:
     models = _parsed(text).get("models", {})
     if not isinstance(models, dict):
         raise _broken(f'"models" is no table but {str(models)[:40]}{_line(text, "models")}')
-    return {name: _entry(name, said, text) for name, said in models.items()}
+    return {name: _entry(name, value, text) for name, value in models.items()}
 
 
 def check_name(name: str, taken: Collection[str]) -> None:
@@ -131,8 +131,8 @@ def remove(name: str) -> OwnModel:
     if name not in models:
         there = ", ".join(sorted(models)) or "none"
         raise ArgumentError(f"there is no model of your own called {name!r}; there are: {there} (in {str(path())!r})")
-    kept = {other: model for other, model in models.items() if other != name}
-    _write(lambda models: models.pop(name), f"remove {name!r}", kept)
+    remaining = {other: model for other, model in models.items() if other != name}
+    _write(lambda models: models.pop(name), f"remove {name!r}", remaining)
     return models[name]
 
 
@@ -158,8 +158,8 @@ def _text() -> str:
         raise _broken(str(error)) from error
 
 
-def _entry(name: str, said: object, text: str) -> OwnModel:
-    known = said if isinstance(said, dict) else {}
+def _entry(name: str, value: object, text: str) -> OwnModel:
+    known = value if isinstance(value, dict) else {}
     file, digest = known.get("file"), known.get("sha256")
     if not isinstance(file, str) or not file or not isinstance(digest, str | None):
         raise _broken(

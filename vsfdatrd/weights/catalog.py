@@ -80,24 +80,24 @@ def resolve(model: str | PathLike[str]) -> Path:
         ArgumentError: The name is unknown or withdrawn, or the list of user-defined models cannot be read.
         CheckpointError: The installation is damaged.
     """
-    given = fspath(model)
-    name = given.lower()
+    text = fspath(model)
+    name = text.lower()
     if entry := CATALOGUE.get(name):
         return installed(entry)
     if reason := WITHDRAWN.get(name):
-        raise ArgumentError(f'model={given!r} no longer ships: {reason}; use model="medium"')
+        raise ArgumentError(f'model={text!r} no longer ships: {reason}; use model="medium"')
     own = aliases.read() if aliases.NAME.fullmatch(name) else {}
     if name in own:
         return own[name].file
     try:
-        path = expand_user(given)
-        is_path = len(path.parts) > 1 or bool(path.suffix) or given.startswith((".", "~")) or path.exists()
+        path = expand_user(text)
+        is_path = len(path.parts) > 1 or bool(path.suffix) or text.startswith((".", "~")) or path.exists()
     except (OSError, RuntimeError, ValueError) as error:  # no such user; too long; a zero byte
-        raise ArgumentError(f"model={given!r} cannot be a path ({error}); give the path of a weights file") from error
+        raise ArgumentError(f"model={text!r} cannot be a path ({error}); give the path of a weights file") from error
     if not is_path:
         names = [*CATALOGUE, *own]
         raise ArgumentError(
-            f"model={given!r} is neither a name of the catalog nor a file{did_you_mean(name, names) or '.'} "
+            f"model={text!r} is neither a name of the catalog nor a file{did_you_mean(name, names) or '.'} "
             f"Give one of {', '.join(names)}, or the path of a .safetensors, .pth, .onnx or .glsl file"
         )
     return path

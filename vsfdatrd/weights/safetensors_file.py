@@ -60,8 +60,8 @@ class SafetensorsFile:
         try:
             with safe_open(path, "np") as opened:
                 for name in opened.offset_keys():
-                    said = opened.get_slice(name)
-                    entry = self.entries[name] = self._entry(name, said.get_dtype(), tuple(said.get_shape()))
+                    view = opened.get_slice(name)
+                    entry = self.entries[name] = self._entry(name, view.get_dtype(), tuple(view.get_shape()))
                     self._starts[name] = start
                     start += entry.count * np.dtype(STORED[entry.dtype]).itemsize
         except SafetensorError as error:

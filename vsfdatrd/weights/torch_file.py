@@ -198,11 +198,11 @@ def _values_of(dtype: Any) -> str:
     return _NUMPY_DTYPES.get(dtype.code.lstrip("<|="), "")
 
 
-def _persistent(said: Any) -> Any:
+def _persistent(identifier: Any) -> Any:
     """Resolve ``("storage", class, key, device, count)``; in legacy files ``(key, start, count)`` of a view follows."""
-    if isinstance(said, str) and (text := _PERSISTENT_TEXT.match(said)):
-        said = ("storage", Name(text[1]), text[2], "", int(text[3]))
-    match said:
+    if isinstance(identifier, str) and (text := _PERSISTENT_TEXT.match(identifier)):
+        identifier = ("storage", Name(text[1]), text[2], "", int(text[3]))
+    match identifier:
         case ("storage", Name(full=kind), str(key), _, int(count), *rest):
             dtype = "" if kind.endswith("UntypedStorage") else _STORAGES.get(kind.rpartition(".")[2])
             if dtype is None:
@@ -324,23 +324,23 @@ class TorchFile:
             raise refuse(self.path, "was written by a computer of another byte order; save it again as .safetensors")
         sizes: dict[str, int] = {}
 
-        def persistent(said: Any) -> Any:
-            storage = _persistent(said)
+        def persistent(identifier: Any) -> Any:
+            storage = _persistent(identifier)
             if isinstance(storage, _Storage) and storage.dtype:
                 sizes[storage.key] = np.dtype(STORED[storage.dtype]).itemsize
             return storage
 
         tree = pickle_data.load(head, _CALLS, persistent, _build)
         keys = self._load(head)
-        place = head.tell()
+        position = head.tell()
         for key in keys if isinstance(keys, list) else []:
-            file.seek(place)
+            file.seek(position)
             count = int.from_bytes(file.read(8), "little")
             if not isinstance(key, str) or key not in sizes:
                 break  # not a weight: its element size, and so the offset of the next storage, is unknown
-            self._places[key] = (place + 8, count * sizes[key])
-            place += 8 + count * sizes[key]
-            if place > self._size:
+            self._places[key] = (position + 8, count * sizes[key])
+            position += 8 + count * sizes[key]
+            if position > self._size:
                 raise self._damaged(f"it ends within its storage {key[:40]!r}")
         return tree
 

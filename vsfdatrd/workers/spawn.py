@@ -32,8 +32,8 @@ def python() -> str:
     if "python" in Path(sys.executable or "").name.lower():
         return sys.executable
     # Scripts/ exists in virtual environments on Windows; installed and embedded Pythons have python.exe in the root.
-    for place in ("bin/python3", "bin/python", "Scripts/python.exe", "python.exe"):
-        if (found := Path(sys.prefix, place)).exists():
+    for path in ("bin/python3", "bin/python", "Scripts/python.exe", "python.exe"):
+        if (found := Path(sys.prefix, path)).exists():
             return str(found)
     raise EngineError(f"there is no Python in {sys.prefix!r} to run the engine in; is the environment damaged?")
 

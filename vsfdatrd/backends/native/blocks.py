@@ -31,38 +31,38 @@ class Block:
 
     kind: ClassVar[Kind]
 
-    def __init__(self, config: FdatRdConfig, weights: Tensors, kept: KernelArrays, window: tuple[int, int]) -> None:
+    def __init__(self, config: FdatRdConfig, weights: Tensors, arrays: KernelArrays, window: tuple[int, int]) -> None:
         """Pack the block's weights.
 
         Args:
             config: The network.
             weights: Tensors of this block.
-            kept: Owner of the packed arrays.
+            arrays: Owner of the packed arrays.
             window: Height and width of a window in tokens.
         """
-        self.kept, self.config, self.window = kept, config, window
+        self.arrays, self.config, self.window = arrays, config, window
         self.mixes, self.feeds = zero_branches.mixes(weights, self.kind), zero_branches.feeds(weights)
         if self.mixes:
-            self.n1 = kept.norm(weights["n1.weight"], weights["n1.bias"])
+            self.n1 = arrays.norm(weights["n1.weight"], weights["n1.bias"])
             self.prepare(weights, weights.below("attn"))
         if self.feeds:
-            self.n2 = kept.norm(weights["n2.weight"], weights["n2.bias"])
+            self.n2 = arrays.norm(weights["n2.weight"], weights["n2.bias"])
             ffn = weights.below("ffn")
-            self.fc1, self.fc2 = kept.matrix(ffn["fc1.weight"]), kept.matrix(ffn["fc2.weight"])
-            self.smix = kept.floats(_depthwise(ffn["smix.weight"]))
+            self.fc1, self.fc2 = arrays.matrix(ffn["fc1.weight"]), arrays.matrix(ffn["fc2.weight"])
+            self.smix = arrays.floats(_depthwise(ffn["smix.weight"]))
 
-    def run(self, crew: RowThreads, t: Floats, c: Floats) -> None:
+    def run(self, pool: RowThreads, t: Floats, c: Floats) -> None:
         """Apply the block to t in place.
 
         Args:
-            crew: The threads.
+            pool: The threads.
             t: Feature map, (N, C).
             c: Scratch memory, (N, C).
         """
         if self.mixes:
-            self.attend(crew, t, c)
+            self.attend(pool, t, c)
         if self.feeds:
-            self.feed_forward(crew, t)
+            self.feed_forward(pool, t)
 
     def prepare(self, weights: Tensors, attn: Tensors) -> None:
         """Pack the weights that are specific to a kind of block.
@@ -73,43 +73,43 @@ class Block:
         """
         raise NotImplementedError
 
-    def attend(self, crew: RowThreads, t: Floats, c: Floats) -> None:
+    def attend(self, pool: RowThreads, t: Floats, c: Floats) -> None:
         """Add the output of attention and of the parallel convolution, if any, to t in place.
 
         Args:
-            crew: The threads.
+            pool: The threads.
             t: Feature map, (N, C).
             c: Scratch memory, (N, C).
         """
         raise NotImplementedError
 
-    def feed_forward(self, crew: RowThreads, t: Floats) -> None:
+    def feed_forward(self, pool: RowThreads, t: Floats) -> None:
         """t += FFN(t), in place.
 
         Args:
-            crew: The threads.
+            pool: The threads.
             t: Feature map, (N, C).
         """
         run = function("feed_forward")
-        rows = t.reshape(crew.height, -1)
+        rows = t.reshape(pool.height, -1)
         # Copies of the rows next to each thread's range, since another thread overwrites them.
         edges = {
             y: rows[y].copy()
-            for part in crew.parts(crew.height)
+            for part in pool.parts(pool.height)
             for y in (part[0] - 1, part[1])
-            if 0 <= y < crew.height
+            if 0 <= y < pool.height
         }
-        crew.rows(
+        pool.rows(
             lambda a, b, s: run(
-                t, edges.get(a - 1), edges.get(b), *crew.size, a, b, self.n2, self.fc1, self.smix, self.fc2, s
+                t, edges.get(a - 1), edges.get(b), *pool.size, a, b, self.n2, self.fc1, self.smix, self.fc2, s
             ),
         )
 
-    def local(self, crew: RowThreads, t: Floats, c: Floats, around: Floats | None = None) -> tuple[Doubles, ...]:
+    def local(self, pool: RowThreads, t: Floats, c: Floats, around: Floats | None = None) -> tuple[Doubles, ...]:
         """c = GELU(depthwise(n1(t))).
 
         Args:
-            crew: The threads.
+            pool: The threads.
             t: Feature map, (N, C).
             c: Output, (N, C); overwritten.
             around: Vector (C) to subtract from n1(t) before its moments are summed; None to skip the moments.
@@ -128,8 +128,8 @@ class Block:
             run(
                 t,
                 c,
-                crew.height,
-                crew.width,
+                pool.height,
+                pool.width,
                 channels,
                 first,
                 last,
@@ -141,7 +141,7 @@ class Block:
                 s,
             )
 
-        crew.rows(work)
+        pool.rows(work)
         return tuple(sum(parts[1:], parts[0]) for parts in zip(*found, strict=True))
 
     depthwise: Floats
@@ -154,31 +154,33 @@ class Spatial(Block):
 
     def prepare(self, weights: Tensors, attn: Tensors) -> None:
         """See `Block.prepare`."""
-        kept, heads = self.kept, self.config.heads
-        self.depthwise = kept.floats(_depthwise(weights["conv.0.weight"]))
+        arrays, heads = self.arrays, self.config.heads
+        self.depthwise = arrays.floats(_depthwise(weights["conv.0.weight"]))
         q, k, v = attn["qkv.weight"].reshape(3, heads, HEAD, -1)
-        self.qkv = kept.matrices([np.concatenate([q[i] * (LOG2E / math.sqrt(HEAD)), k[i], v[i]]) for i in range(heads)])
+        self.qkv = arrays.matrices(
+            [np.concatenate([q[i] * (LOG2E / math.sqrt(HEAD)), k[i], v[i]]) for i in range(heads)]
+        )
         places = np.full((heads, TOKENS, KEYS), NOWHERE, np.float32)
         places[:, :, :TOKENS] = attn["rel_pos_bias"] * LOG2E
-        self.places = kept.floats(places)
-        self.proj, self.bias = kept.matrix(attn["proj.weight"]), kept.floats(attn["proj.bias"])
+        self.places = arrays.floats(places)
+        self.proj, self.bias = arrays.matrix(attn["proj.weight"]), arrays.floats(attn["proj.bias"])
         self.inward, self.outward = (weights[f"inter.cg.{i}.weight"][:, :, 0, 0] for i in (1, 3))
 
-    def attend(self, crew: RowThreads, t: Floats, c: Floats) -> None:
+    def attend(self, pool: RowThreads, t: Floats, c: Floats) -> None:
         """See `Block.attend`."""
-        (sums,) = self.local(crew, t, c)
-        pooled = self.inward @ (sums / crew.count)
+        (sums,) = self.local(pool, t, c)
+        pooled = self.inward @ (sums / pool.count)
         pooled *= 0.5 * (1 + np.array([math.erf(x / math.sqrt(2)) for x in pooled]))
         gate = np.ascontiguousarray(1 / (1 + np.exp(-(self.outward @ pooled))), np.float32)
-        run, (tall, wide) = function("windows"), self.window
-        crew.each(
-            crew.count // TOKENS,
+        run, (rows, columns) = function("windows"), self.window
+        pool.each(
+            pool.count // TOKENS,
             lambda a, b, s: run(
                 t,
                 c,
-                crew.width,
-                tall,
-                wide,
+                pool.width,
+                rows,
+                columns,
                 a,
                 b,
                 self.n1,
@@ -200,25 +202,25 @@ class Channel(Block):
 
     def prepare(self, weights: Tensors, attn: Tensors) -> None:
         """See `Block.prepare`."""
-        kept, heads = self.kept, self.config.heads
-        self.depthwise = kept.floats(_depthwise(weights["conv.0.weight"]))
+        arrays, heads = self.arrays, self.config.heads
+        self.depthwise = arrays.floats(_depthwise(weights["conv.0.weight"]))
         self.scale, self.shift = weights["n1.weight"], weights["n1.bias"]
         self.q, self.k, self.v = attn["qkv.weight"].reshape(3, heads, HEAD, -1)
         self.temp, self.proj = attn["temp"], attn["proj.weight"]
-        self.bias = kept.floats(attn["proj.bias"])
-        self.gate = kept.floats(weights["inter.sg.0.weight"][0, :, 0, 0])
+        self.bias = arrays.floats(attn["proj.bias"])
+        self.gate = arrays.floats(weights["inter.sg.0.weight"][0, :, 0, 0])
 
-    def attend(self, crew: RowThreads, t: Floats, c: Floats) -> None:
+    def attend(self, pool: RowThreads, t: Floats, c: Floats) -> None:
         """See `Block.attend`."""
         token = t[0].astype(np.float64)
         token = (token - token.mean()) / np.sqrt(token.var() + 1e-5) * self.scale + self.shift
         around = token.astype(np.float32)
-        _, moments, sums = self.local(crew, t, c, around)
+        _, moments, sums = self.local(pool, t, c, around)
         own = KernelArrays()
-        matrix = own.matrix(self.folded(moments, sums, around.astype(np.float64), crew.count))
+        matrix = own.matrix(self.folded(moments, sums, around.astype(np.float64), pool.count))
         run = function("channels")
-        crew.each(
-            crew.count // BLOCK,
+        pool.each(
+            pool.count // BLOCK,
             lambda a, b, s: run(t, c, a * BLOCK, b * BLOCK, self.n1, matrix, self.bias, self.gate, s),
         )
 
@@ -261,26 +263,26 @@ class Dictionary(Block):
 
     def prepare(self, weights: Tensors, attn: Tensors) -> None:
         """See `Block.prepare`."""
-        kept, heads = self.kept, self.config.heads
+        arrays, heads = self.arrays, self.config.heads
         self.words = attn["dictionary"]
-        self.inner = kept.norm(attn["r_norm.weight"], attn["r_norm.bias"])
+        self.inner = arrays.norm(attn["r_norm.weight"], attn["r_norm.bias"])
         k, v = attn["r_kv.weight"].reshape(2, heads, HEAD, -1)
-        self.kv = kept.matrices([np.concatenate([k[i], v[i]]) for i in range(heads)])
+        self.kv = arrays.matrices([np.concatenate([k[i], v[i]]) for i in range(heads)])
         factor = LOG2E / math.sqrt(HEAD)
         # The dictionary's queries depend on weights alone: (M, C) -> (h, M, d), padded to a multiple of 6
         asking = (self.words @ attn["r_q.weight"].T * factor).reshape(-1, heads, HEAD).transpose(1, 0, 2)
         self.rows = -(-len(self.words) // 6) * 6
         asking = np.pad(asking, ((0, 0), (0, self.rows - len(self.words)), (0, 0)))
         steps = np.maximum(np.abs(asking).max(2), 1e-30) / LEVELS
-        self.asking = kept.keep(np.ascontiguousarray(np.rint(asking / steps[:, :, None]), np.int16))
-        self.steps = kept.floats(steps)
-        self.e_q = kept.matrix(attn["e_q.weight"] * factor)
+        self.asking = arrays.keep(np.ascontiguousarray(np.rint(asking / steps[:, :, None]), np.int16))
+        self.steps = arrays.floats(steps)
+        self.e_q = arrays.matrix(attn["e_q.weight"] * factor)
         self.e_k, self.e_v = np.split(attn["e_kv.weight"], 2)
-        self.proj, self.bias = kept.matrix(attn["proj.weight"]), kept.floats(attn["proj.bias"])
+        self.proj, self.bias = arrays.matrix(attn["proj.weight"]), arrays.floats(attn["proj.bias"])
 
-    def attend(self, crew: RowThreads, t: Floats, c: Floats) -> None:
+    def attend(self, pool: RowThreads, t: Floats, c: Floats) -> None:
         """See `Block.attend`."""
-        refined = self.words + self.read(crew, t)
+        refined = self.words + self.read(pool, t)
         heads, count = self.config.heads, len(self.words)
         own = KernelArrays()
         keys, values = own.floats(refined @ self.e_k.T), own.floats(refined @ self.e_v.T)
@@ -290,16 +292,16 @@ class Dictionary(Block):
         arrays = (key_panels, key_scale, value_panels, value_scale)
         words = (KeyValue * heads)(*(KeyValue(*(a[i].ctypes.data for a in arrays), count, count) for i in range(heads)))
         run = function("look_up")
-        crew.each(
-            crew.count // BLOCK,
+        pool.each(
+            pool.count // BLOCK,
             lambda a, b, s: run(t, a * BLOCK, b * BLOCK, self.n1, self.e_q, words, heads, self.proj, self.bias, s),
         )
 
-    def read(self, crew: RowThreads, t: Floats) -> Doubles:
+    def read(self, pool: RowThreads, t: Floats) -> Doubles:
         """Attend from the dictionary to the frame.
 
         Args:
-            crew: The threads.
+            pool: The threads.
             t: Feature map, (N, C).
 
         Returns:
@@ -316,7 +318,7 @@ class Dictionary(Block):
                 t, first, last, self.n1, self.inner, self.kv, heads, rows, self.asking, self.steps, found, tops, sums, s
             )
 
-        crew.each(crew.count // TOKENS, work)
+        pool.each(pool.count // TOKENS, work)
         found, tops, sums = (np.stack(a).astype(np.float64) for a in zip(*parts, strict=True))
         share = sums * np.exp2(tops - tops.max(0))  # (parts, h, rows), as in flash decoding (Dao et al. 2023)
         mean = (found * (share / share.sum(0))[..., None]).sum(0)

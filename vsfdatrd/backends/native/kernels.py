@@ -86,8 +86,8 @@ def unsupported() -> str | None:
         return f"the native kernels are not there: {error}"
     if able:
         return None
-    given = cap()
-    return f"{VARIABLE}={given} leaves it no AVX2" if given == "sse41" else "the processor has no AVX2"
+    limit = cap()
+    return f"{VARIABLE}={limit} leaves it no AVX2" if limit == "sse41" else "the processor has no AVX2"
 
 
 def wider() -> bool:

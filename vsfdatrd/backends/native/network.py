@@ -58,33 +58,33 @@ class Weights:
         if reason := unsuitable(config):
             raise ValueError(f"the native kernels cannot run this network: {reason}")
         self.config = config
-        kept, every = KernelArrays(), Tensors(tensors)
-        self._kept = kept
+        arrays, every = KernelArrays(), Tensors(tensors)
+        self._arrays = arrays
         first = every.below("conv_first" if config.unshuffle == 1 else "conv_first.1")
         u, c = config.unshuffle, config.embed_dim
         # channel (p, y, x) of the unshuffled image under tap (i, j) is pixel (u·i + y, u·j + x) of plane p's patch
         patch = first["weight"].reshape(c, 3, u, u, 3, 3).transpose(0, 1, 4, 2, 5, 3).reshape(c, -1)
-        self.first, self.first_bias = kept.matrix(patch), kept.floats(first["bias"])
+        self.first, self.first_bias = arrays.matrix(patch), arrays.floats(first["bias"])
         self.groups: list[tuple[list[Block], CArray[Any]]] = []
         for i, kinds in enumerate(in_turn(config.groups, config.windows)):
             group = every.below(f"groups.{i}")
             blocks: list[Block] = []
             for j, (kind, window) in enumerate(kinds):
-                blocks.append(KINDS[kind](config, group.below(f"blocks.{j}"), kept, window))
-            self.groups.append((blocks, kept.matrices(_taps(group["conv.weight"]))))
-        self.after = kept.matrices(_taps(every["conv_after.weight"]))
+                blocks.append(KINDS[kind](config, group.below(f"blocks.{j}"), arrays, window))
+            self.groups.append((blocks, arrays.matrices(_taps(group["conv.weight"]))))
+        self.after = arrays.matrices(_taps(every["conv_after.weight"]))
         tail = every.below("upsampler")
         self.squares = self.square_bias = None
         layer = 0
         if config.tail_scale == 4:
             heard = zero_branches.heard(tail)  # channels that later layers use; set the others to zero
-            self.squares = kept.matrices(_squares(tail["0.weight"] * heard[:, None, None]))
-            self.square_bias = kept.floats(tail["0.bias"] * heard)
+            self.squares = arrays.matrices(_squares(tail["0.weight"] * heard[:, None, None]))
+            self.square_bias = arrays.floats(tail["0.bias"] * heard)
             layer = 2
-        self.planes = kept.matrices(_nine(tail[f"{layer}.weight"]))
-        self.planes_bias = kept.floats(tail[f"{layer}.bias"])
-        self.last = kept.floats(tail[f"{layer + 1}.weight"])
-        self.last_bias = kept.floats(tail[f"{layer + 1}.bias"])
+        self.planes = arrays.matrices(_nine(tail[f"{layer}.weight"]))
+        self.planes_bias = arrays.floats(tail[f"{layer}.bias"])
+        self.last = arrays.floats(tail[f"{layer + 1}.weight"])
+        self.last_bias = arrays.floats(tail[f"{layer + 1}.bias"])
 
 
 class FrameContext:
@@ -101,10 +101,10 @@ class FrameContext:
         """
         config = weights.config
         self.weights = weights
-        self._crew = crew = RowThreads(height // config.unshuffle, width // config.unshuffle, config, threads)
-        self._maps = [np.empty((crew.count, config.embed_dim), np.float32) for _ in range(4)]
+        self._pool = pool = RowThreads(height // config.unshuffle, width // config.unshuffle, config, threads)
+        self._maps = [np.empty((pool.count, config.embed_dim), np.float32) for _ in range(4)]
         s = config.tail_scale
-        self._planes = np.empty((3, crew.height * s, crew.width * s), np.float32)
+        self._planes = np.empty((3, pool.height * s, pool.width * s), np.float32)
 
     def run(self, picture: FramePlanes, result: FramePlanes) -> None:
         """Upscale one frame.
@@ -116,9 +116,9 @@ class FrameContext:
         Raises:
             ValueError: An array has another shape, type or layout.
         """
-        w, crew = self.weights, self._crew
+        w, pool = self.weights, self._pool
         for frame, shape in (
-            (picture, (3, *(n * w.config.unshuffle for n in crew.size))),
+            (picture, (3, *(n * w.config.unshuffle for n in pool.size))),
             (result, self._planes.shape),
         ):
             if frame.shape != shape or frame.dtype != np.float32 or not frame.flags.c_contiguous:
@@ -127,13 +127,13 @@ class FrameContext:
                 )
         shallow, *free = self._maps
         first, u = function("first"), w.config.unshuffle
-        crew.rows(lambda a, b, s: first(picture, shallow, *crew.size, u, a, b, w.first, w.first_bias, s))
+        pool.rows(lambda a, b, s: first(picture, shallow, *pool.size, u, a, b, w.first, w.first_bias, s))
         deep = shallow
         for blocks, taps in w.groups:
             t, c = free[0], free[1]
             t[:] = deep
             for block in blocks:
-                block.run(crew, t, c)
+                block.run(pool, t, c)
             self._convolve(t, deep, c, taps)
             free = [buffer for buffer in self._maps[1:] if buffer is not c]
             deep = c
@@ -141,16 +141,16 @@ class FrameContext:
         self._convolve(deep, shallow, out, w.after)
         if w.squares is not None:
             four, squares = function("four_times"), (w.squares, w.square_bias)
-            crew.rows(lambda a, b, s: four(out, planes, *crew.size, a, b, *squares, w.planes, w.planes_bias, s))
+            pool.rows(lambda a, b, s: four(out, planes, *pool.size, a, b, *squares, w.planes, w.planes_bias, s))
         else:
             twice = function("twice")
-            crew.rows(lambda a, b, s: twice(out, planes, *crew.size, a, b, w.planes, w.planes_bias, s))
-        last, (tall, wide) = function("last"), planes.shape[1:]
-        crew.each(tall, lambda a, b, s: last(planes, result, tall, wide, a, b, w.last, w.last_bias))
+            pool.rows(lambda a, b, s: twice(out, planes, *pool.size, a, b, w.planes, w.planes_bias, s))
+        last, (rows, columns) = function("last"), planes.shape[1:]
+        pool.each(rows, lambda a, b, s: last(planes, result, rows, columns, a, b, w.last, w.last_bias))
 
     def _convolve(self, t: Floats, more: Floats, out: Floats, taps: CArray[Any]) -> None:
-        conv, crew = function("conv"), self._crew
-        crew.rows(lambda a, b, s: conv(t, more, out, *crew.size, a, b, taps, s))
+        conv, pool = function("conv"), self._pool
+        pool.rows(lambda a, b, s: conv(t, more, out, *pool.size, a, b, taps, s))
 
 
 def _taps(weight: Doubles) -> list[Doubles]:
@@ -182,8 +182,8 @@ def _nine(weight: Doubles) -> list[Doubles]:
             matrix = np.zeros((2, 2, 3, len(weight)))
             for a in (0, 1):
                 for b in (0, 1):
-                    tall, wide = _source_tap(a, y), _source_tap(b, x)
-                    if tall is not None and wide is not None:
-                        matrix[a, b] = weight[:, :, tall, wide].T
+                    rows, columns = _source_tap(a, y), _source_tap(b, x)
+                    if rows is not None and columns is not None:
+                        matrix[a, b] = weight[:, :, rows, columns].T
             found.append(matrix.reshape(12, -1))
     return found

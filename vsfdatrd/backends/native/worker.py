@@ -31,7 +31,7 @@ class Native(WorkerServer):
 
     def __init__(self, write: Callable[[str], Any], flush: Callable[[], Any]) -> None:
         super().__init__(write, flush)
-        self._lanes: list[FrameContext] = []
+        self._contexts: list[FrameContext] = []
         self._frames: list[tuple[FramePlanes, FramePlanes]] = []
 
     def do_describe(self) -> dict[str, Any]:
@@ -57,10 +57,10 @@ class Native(WorkerServer):
         weights = _weights(directory)
         reference = np.load(Path(directory, REFERENCE), allow_pickle=False).astype(np.float32)
         result = np.empty((3, height * weights.config.scale, width * weights.config.scale), np.float32)
-        lane = FrameContext(weights, height, width, threads)
-        lane.run(drawing(height, width), result)
+        context = FrameContext(weights, height, width, threads)
+        context.run(drawing(height, width), result)
         psnr = compare(reference, result, "int16")
-        lane.run(sky(height, width), result)
+        context.run(sky(height, width), result)
         compare_steps(expected, steps(result), "int16")
         return psnr
 
@@ -83,7 +83,7 @@ class Native(WorkerServer):
         weights = _weights(directory)
         if height % weights.config.multiple or width % weights.config.multiple:
             raise EngineError(f"the native engine is of another network, which takes no frames of {width}×{height}")
-        self._lanes = [FrameContext(weights, height, width, threads) for _ in range(streams)]
+        self._contexts = [FrameContext(weights, height, width, threads) for _ in range(streams)]
         scale = weights.config.scale
         self.shapes = ([3, height, width], [3, height * scale, width * scale])
         return {"input": self.shapes[0], "output": self.shapes[1]}
@@ -97,7 +97,7 @@ class Native(WorkerServer):
 
     def collect(self, slot: int) -> None:
         """See `WorkerServer.collect`."""
-        self._lanes[slot].run(*self._frames[slot])
+        self._contexts[slot].run(*self._frames[slot])
 
 
 def _weights(directory: str) -> Weights:

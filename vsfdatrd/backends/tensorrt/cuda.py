@@ -100,8 +100,8 @@ def free_memory_before(index: int) -> int | None:
     Args:
         index: Number of the GPU.
     """
-    place = check(rt.cudaDeviceGetPCIBusId(16, index), f"asking where GPU {index} is")
-    return nvml.free_memory(place.partition(b"\0")[0].decode())
+    bus = check(rt.cudaDeviceGetPCIBusId(16, index), f"asking where GPU {index} is")
+    return nvml.free_memory(bus.partition(b"\0")[0].decode())
 
 
 class _Owner:

@@ -142,7 +142,7 @@ class Library:
             cache = config.create_timing_cache(b"")
             if cache is None or not config.set_timing_cache(cache, False):
                 cache, path = None, None
-                say("the library takes no cache of timings; it times everything anew")
+                log_line("the library takes no cache of timings; it times everything anew")
         yield
         if path and (timings := cache.serialize()) is not None:
             keep_if_possible(path, bytes(timings))
@@ -163,9 +163,9 @@ class Library:
         config = engine.create_runtime_config()
         cache = config.create_runtime_cache()
         if cached and not cache.deserialize(cached):  # from another driver or GPU
-            say("what was compiled before is not taken; it is compiled again")
+            log_line("what was compiled before is not taken; it is compiled again")
         if not config.set_runtime_cache(cache):
-            say("the library takes no cache of what it compiles; it compiles at every start")
+            log_line("the library takes no cache of what it compiles; it compiles at every start")
         if own_graph:
             strategies: Any = self.load().CudaGraphStrategy
             config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE
@@ -176,16 +176,16 @@ class Library:
         """Whether the library can capture a network's kernels in a CUDA graph itself."""
         return self.portable and hasattr(self.load(), "CudaGraphStrategy")
 
-    def compiled(self, kept: Any) -> bytes | None:
+    def compiled(self, owners: Any) -> bytes | None:
         """Return the kernels compiled for this GPU so far, to be stored for the next run.
 
         Args:
-            kept: The second result of `context`.
+            owners: The second result of `context`.
 
         Returns:
             Content of the runtime cache; None if the library has none.
         """
-        content = None if kept is None else kept[1].serialize()
+        content = None if owners is None else owners[1].serialize()
         return None if content is None else bytes(content)
 
     def capturable(self, context: Any, stream: int) -> bool:
@@ -200,7 +200,7 @@ class Library:
         return not self.portable or bool(context.is_stream_capturable(stream))
 
 
-def say(what: str) -> None:
+def log_line(what: str) -> None:
     """Print a line for the user on stderr, since the worker process has no other logging.
 
     Args:

@@ -20,7 +20,7 @@ from vsfdatrd.backends.gpus import gpus
 from vsfdatrd.backends.tensorrt import cuda
 from vsfdatrd.backends.tensorrt.builder import FILE, REFERENCE, SKY, build, logger, smallest
 from vsfdatrd.backends.tensorrt.copy_pipeline import Slot, TransferPipeline
-from vsfdatrd.backends.tensorrt.library import CLASSIC, RTX, Library, say
+from vsfdatrd.backends.tensorrt.library import CLASSIC, RTX, Library, log_line
 from vsfdatrd.errors import EngineError
 from vsfdatrd.system.files import keep_if_possible, read_or_none
 from vsfdatrd.workers.server import WorkerServer, serve_forever
@@ -89,9 +89,9 @@ class TensorRt(WorkerServer):
         blob = smallest(chosen, targets)
         for index in devices:
             cuda.use(index)
-            said = logger(trt)
+            messages = logger(trt)
             try:
-                _check_validity(trt, trt.Runtime(said), blob, said)
+                _check_validity(trt, trt.Runtime(messages), blob, messages)
             except EngineError as error:
                 return f"{chosen.module} {chosen.version} on {gpus()[index].name}: {error}"
         return None
@@ -129,7 +129,7 @@ class TensorRt(WorkerServer):
             if first.has_room_for_another(streams):
                 self._devices.append(first.another())
             else:
-                say(f"GPU {first.index} has no memory for one more network at the same time")
+                log_line(f"GPU {first.index} has no memory for one more network at the same time")
         self.shapes = self._devices[0].shapes
         return {
             "slots": streams * len(devices),
@@ -191,23 +191,23 @@ class TensorRt(WorkerServer):
             self._pinned = cuda.PinnedMemory(cuda.address_of(memory), len(memory))
         except EngineError as error:
             pinned = False
-            say(f"{error}; frames go through pinned buffers, which takes a copy more")
+            log_line(f"{error}; frames go through pinned buffers, which takes a copy more")
         for number, device in enumerate(self._devices):
             device.open(frames[number :: len(self._devices)], pinned)
 
     def submit(self, slot: int) -> None:
         """See `WorkerServer.submit`."""
-        device, number = self._place(slot)
+        device, number = self._locate(slot)
         cuda.use(device.index)
         device.submit(number)
 
     def collect(self, slot: int) -> None:
         """See `WorkerServer.collect`."""
-        device, number = self._place(slot)
+        device, number = self._locate(slot)
         cuda.use(device.index)
         device.wait(number)
 
-    def _place(self, slot: int) -> tuple["_Device", int]:
+    def _locate(self, slot: int) -> tuple["_Device", int]:
         return self._devices[slot % len(self._devices)], slot // len(self._devices)
 
 
@@ -230,15 +230,15 @@ class _Device:
         if self._engine is None:
             raise EngineError(f"TensorRT does not load the engine: {self._log.why()}")
         name = gpus()[index].name
-        kept = state / f"compiled for {name}, driver {cuda.driver()}" if state else None
-        before = read_or_none(kept)
+        compiled = state / f"compiled for {name}, driver {cuda.driver()}" if state else None
+        before = read_or_none(compiled)
         shape = {name: [int(side) for side in self._engine.get_tensor_shape(name)] for name in ("input", "output")}
         self.shapes = (shape["input"][1:], shape["output"][1:])
         self._size = [4 * int(np.prod(side)) for side in self.shapes]
         self._begin(before)
-        after = library.compiled(self._kept)
-        if kept and after and after != before:
-            keep_if_possible(kept, after)
+        after = library.compiled(self._owners)
+        if compiled and after and after != before:
+            keep_if_possible(compiled, after)
 
     def _begin(self, compiled: bytes | None) -> None:
         """Create the execution context and everything that belongs to it alone, and run one frame."""
@@ -247,7 +247,7 @@ class _Device:
         # about a thousandth of its time. A CUDA graph contains fixed addresses, and TensorRT does not guarantee that it
         # stays valid if the context's addresses are changed.
         self._source, self._result = (cuda.DeviceMemory(size) for size in self._size)
-        self._context, self._kept = self._prepared(compiled)
+        self._context, self._owners = self._prepared(compiled)
         self._graph: cuda.Graph | None = None
         picture = np.random.default_rng(0).random(self.shapes[0], np.float32)
         plain = self.once(picture)  # triggers just-in-time compilation and one-time initialization
@@ -265,7 +265,7 @@ class _Device:
         """Create another execution context of the same engine."""
         cuda.use(self.index)
         other = copy.copy(self)
-        other._begin(self._library.compiled(self._kept))
+        other._begin(self._library.compiled(self._owners))
         return other
 
     def _prepared(self, cached: bytes | None, own_graph: bool = False) -> tuple[Any, Any]:
@@ -274,14 +274,14 @@ class _Device:
         Returns:
             The context, and objects that must live as long.
         """
-        context, kept = self._library.context(self._engine, cached, own_graph)
+        context, owners = self._library.context(self._engine, cached, own_graph)
         if context is None:
             name = gpus()[self.index].name
             raise EngineError(f"TensorRT cannot prepare the engine on {name}: {self._log.why()}")
         for name, memory in (("input", self._source), ("output", self._result)):
             if not context.set_tensor_address(name, memory.address):
                 raise EngineError(f"TensorRT does not take the memory of its {name}: {self._log.why()}")
-        return context, kept
+        return context, owners
 
     def once(self, picture: FramePlanes) -> FramePlanes:
         """Run one frame and wait for it.
@@ -342,8 +342,8 @@ class _Device:
                 seconds[layer_name] = seconds.get(layer_name, 0.0) + ms / 1000 / runs
 
         # In a separate context: in some versions a profiler cannot be removed and would measure all later frames.
-        usual, graph = (self._context, self._kept), self._graph
-        self._context, self._kept = self._prepared(None)
+        usual, graph = (self._context, self._owners), self._graph
+        self._context, self._owners = self._prepared(None)
         self._graph = None  # layers inside a CUDA graph are not reported
         try:
             profiler = Profiler()
@@ -352,7 +352,7 @@ class _Device:
             for _ in range(runs):
                 self.once(picture)
         finally:
-            (self._context, self._kept), self._graph = usual, graph
+            (self._context, self._owners), self._graph = usual, graph
         if not seconds:
             raise EngineError("this TensorRT does not tell how long its layers take")
         return seconds
@@ -384,7 +384,7 @@ class _Device:
         try:
             return [(cuda.HostMemory(self._size[0]), cuda.HostMemory(self._size[1])) for _ in range(count)]
         except EngineError as error:
-            say(f"{error}; copies wait for each other and for the network, which costs speed")
+            log_line(f"{error}; copies wait for each other and for the network, which costs speed")
             return None
 
     def submit(self, number: int) -> None:
@@ -447,7 +447,7 @@ class _Device:
             graph, self._graph = self._graph, None
             if graph is not None:
                 graph.close()
-            say(f"without a CUDA graph: {error}")
+            log_line(f"without a CUDA graph: {error}")
 
     def _let_library_capture(self, picture: FramePlanes, plain: FramePlanes) -> None:
         """Let TensorRT make the graph, which can leave out kernels that cannot be part of one.
@@ -457,13 +457,13 @@ class _Device:
         """
         if not self._library.has_own_graph:
             raise EngineError("TensorRT says that this network cannot be one")
-        plainly = self._context, self._kept
+        plainly = self._context, self._owners
         try:
-            self._context, self._kept = self._prepared(self._library.compiled(self._kept), own_graph=True)
+            self._context, self._owners = self._prepared(self._library.compiled(self._owners), own_graph=True)
             self.once(picture)  # TensorRT captures the graph in the first run
             self._compare(picture, plain)
         except EngineError:
-            self._context, self._kept = plainly
+            self._context, self._owners = plainly
             raise
 
     def _compare(self, picture: FramePlanes, plain: FramePlanes) -> None:

@@ -50,11 +50,11 @@ class Nodes:
 
     def usable(self) -> dict[str, dict[str, float]]:
         """Return the machines that are alive, not excluded, and have the resources for a task."""
-        wanted = (("GPU", self.needs.get("num_gpus", 0)), ("CPU", self.needs.get("num_cpus", 0)))
+        required = (("GPU", self.needs.get("num_gpus", 0)), ("CPU", self.needs.get("num_cpus", 0)))
         return {
             machine: resources
             for machine, resources in self.alive().items()
-            if machine not in self.excluded and all(resources.get(name, 0) >= count for name, count in wanted)
+            if machine not in self.excluded and all(resources.get(name, 0) >= count for name, count in required)
         }
 
     def name(self, machine: str) -> str:

@@ -34,19 +34,19 @@ class Environment:
     """Versions of the VapourSynth packages."""
 
     @classmethod
-    def of(cls, material: ChunkInputs) -> "Environment":
+    def of(cls, inputs: ChunkInputs) -> "Environment":
         """Return the environment of this machine, which other machines must match.
 
         Args:
-            material: Inputs of the encode.
+            inputs: Inputs of the encode.
         """
         return cls(
-            str(material.source),
-            _content(material.source),
-            material.model,
-            material.weights,
-            material.encoder,
-            presets.version(material.encoder),
+            str(inputs.source),
+            _content(inputs.source),
+            inputs.model,
+            inputs.weights,
+            inputs.encoder,
+            presets.version(inputs.encoder),
             _packages(),
         )
 

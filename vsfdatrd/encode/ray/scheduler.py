@@ -70,10 +70,10 @@ class Cluster:
     def try_encoder(self, options: Sequence[str], pixel_format: str, size: tuple[int, int]) -> None:
         """Do nothing, since this machine may lack the GPU that encodes; the first chunk tests the encoder."""
 
-    def first_frame(self, material: ChunkInputs) -> dict[str, int]:
+    def first_frame(self, inputs: ChunkInputs) -> dict[str, int]:
         """See `Workers.first_frame`; rendered on one of the machines."""
-        recipe = EncodeParams(material.script, (), Fraction(1), material.script.parent)
-        with contextlib.closing(self._on(material).run([_Task(Chunk(0, 0, 1), "trial", "trial")], recipe)) as events:
+        params = EncodeParams(inputs.script, (), Fraction(1), inputs.script.parent)
+        with contextlib.closing(self._on(inputs).run([_Task(Chunk(0, 0, 1), "trial", "trial")], params)) as events:
             for event in events:
                 match event:
                     case Retry(_, error):
@@ -82,21 +82,21 @@ class Cluster:
                         return event
         raise EncodeError("the first frame was not made")
 
-    def make(self, material: ChunkInputs, chunks: Sequence[Chunk], recipe: EncodeParams) -> Generator[Event]:
+    def make(self, inputs: ChunkInputs, chunks: Sequence[Chunk], params: EncodeParams) -> Generator[Event]:
         """See `Workers.make`."""
         if not chunks:
             return
         tasks = [_Task(chunk, "part", "part") for chunk in chunks]
-        with contextlib.closing(self._on(material).run(tasks, recipe)) as events:
+        with contextlib.closing(self._on(inputs).run(tasks, params)) as events:
             for event in events:
                 if not isinstance(event, dict):
                     yield event
 
-    def _on(self, material: ChunkInputs) -> "RayScheduler":
-        if self._scheduler is None or self._scheduler.material != material:
+    def _on(self, inputs: ChunkInputs) -> "RayScheduler":
+        if self._scheduler is None or self._scheduler.inputs != inputs:
             if self._scheduler is not None:
                 self._scheduler.clear()
-            self._scheduler = RayScheduler(self._ray, self._report, material)
+            self._scheduler = RayScheduler(self._ray, self._report, inputs)
             self._scheduler.preflight()
         return self._scheduler
 
@@ -127,26 +127,26 @@ class _Task:
 class RayScheduler:
     """Runs the tasks of one encode on the cluster, and resubmits failed and lost ones."""
 
-    def __init__(self, ray: Any, report: Report, material: ChunkInputs) -> None:
+    def __init__(self, ray: Any, report: Report, inputs: ChunkInputs) -> None:
         """Read the script and the index files, and put the index into the object store.
 
         Args:
             ray: The connected module `ray`.
             report: Receives messages.
-            material: Inputs of the encode.
+            inputs: Inputs of the encode.
         """
-        self.material = material
+        self.inputs = inputs
         self._ray, self._report = ray, report
-        identity = f"{socket.gethostname()} {material.script}"
+        identity = f"{socket.gethostname()} {inputs.script}"
         self._order = Order(
             hashlib.sha256(identity.encode()).hexdigest()[:16],
             secrets.token_hex(4),
-            Environment.of(material),
-            material.script.read_text(encoding="utf-8"),
-            material.index,
+            Environment.of(inputs),
+            inputs.script.read_text(encoding="utf-8"),
+            inputs.index,
             None,
         )
-        files = material.index.parent.glob(f"{material.index.name}*")
+        files = inputs.index.parent.glob(f"{inputs.index.name}*")
         self._transport = RayTransport(ray, {file.name: file.read_bytes() for file in files})
         self._nodes = Nodes(ray, report)
         self._used: set[str] = set()
@@ -179,12 +179,12 @@ class RayScheduler:
             self._transport.cancel(handle)
         self._order = replace(self._order, cpus=self._nodes.plan_resources())
 
-    def run(self, tasks: Sequence[_Task], recipe: EncodeParams) -> Generator[Event | dict[str, int]]:
+    def run(self, tasks: Sequence[_Task], params: EncodeParams) -> Generator[Event | dict[str, int]]:
         """Run all tasks. Closing the generator cancels running ones.
 
         Args:
             tasks: One task per chunk, or one of kind ``trial``.
-            recipe: Parameters common to all chunks.
+            params: Parameters common to all chunks.
 
         Yields:
             Progress, retries and finished chunks; for ``trial`` the color properties of the frame.
@@ -195,30 +195,30 @@ class RayScheduler:
         running: dict[Any, _Task] = {}
         try:
             for task in tasks:
-                running[self._submit(task, recipe)] = task
+                running[self._submit(task, params)] = task
             self._transport.last_message = time.monotonic()
             while running:
                 for handle, message in self._transport.replies(running):
                     task = running[handle]
                     if message is None or message[0] == "lost":
                         del running[handle]
-                    if message is not None and (event := self._event(task, message, recipe)) is not None:
+                    if message is not None and (event := self._event(task, message, params)) is not None:
                         yield event
                     if task.next:
-                        running[self._submit(task, recipe)] = task
+                        running[self._submit(task, params)] = task
                 for handle in self._lost(running):  # Ray reports no error if a machine loses its network connection
                     task = running.pop(handle)
                     self._transport.cancel(handle)
-                    if (event := self._event(task, ("lost", "the machine went away"), recipe)) is not None:
+                    if (event := self._event(task, ("lost", "the machine went away"), params)) is not None:
                         yield event
-                    running[self._submit(task, recipe)] = task
+                    running[self._submit(task, params)] = task
                 if self._is_idle(running.values()):
                     for handle, task in list(running.items()):
                         if task.avoid:  # the other machines may be gone: allow those where the task failed
                             task.avoid.clear()
                             self._transport.cancel(handle)
                             task.next = task.kind
-                            running[self._submit(task, recipe)] = running.pop(handle)
+                            running[self._submit(task, params)] = running.pop(handle)
         finally:
             for handle, task in running.items():
                 self._transport.cancel(handle)
@@ -240,7 +240,7 @@ class RayScheduler:
                     if message is None or message[0] == "lost":
                         waiting.remove(handle)
 
-    def _event(self, task: _Task, message: Message, recipe: EncodeParams) -> Event | dict[str, int] | None:
+    def _event(self, task: _Task, message: Message, params: EncodeParams) -> Event | dict[str, int] | None:
         """Handle a message of a task and return the event to yield, if any; set `task.next` if a step follows."""
         match message:
             case ("at", machine):
@@ -256,7 +256,7 @@ class RayScheduler:
                 task.path, task.seconds, task.next = path, seconds, "hand_over"
                 return Progress(task.chunk, task.chunk.frames)
             case ("verified", done):
-                task.download = ChunkDownload(recipe.folder, done)
+                task.download = ChunkDownload(params.folder, done)
             case ("block", block) if task.download is not None:
                 if task.download.add(block):
                     download, task.download = task.download, None
@@ -286,11 +286,11 @@ class RayScheduler:
         task.next = task.kind
         return event
 
-    def _submit(self, task: _Task, recipe: EncodeParams) -> Any:
+    def _submit(self, task: _Task, params: EncodeParams) -> Any:
         """Submit the next step of a task to Ray and return its handle."""
         step, task.next = task.next, ""
         if step == "hand_over":
-            arguments = (self._order, recipe.rate, task.chunk, task.path, task.seconds)
+            arguments = (self._order, params.rate, task.chunk, task.path, task.seconds)
             return self._transport.send(step, arguments, {"num_cpus": 0}, task.machine)
         task.machine = ""
         usable = self._nodes.usable().keys()
@@ -299,7 +299,7 @@ class RayScheduler:
         if avoid:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(avoid))})"}
         return self._transport.send(
-            step, (self._order, frozenset(self._nodes.passed), task.chunk, recipe.options, recipe.rate), options
+            step, (self._order, frozenset(self._nodes.passed), task.chunk, params.options, params.rate), options
         )
 
     def _lost(self, running: Mapping[Any, _Task]) -> list[Any]:

@@ -53,7 +53,7 @@ def _trial(job: dict[str, Any], report: Any) -> dict[str, Any]:
 
 
 def _chunk(job: dict[str, Any], report: Any) -> dict[str, Any]:
-    recipe = EncodeParams(Path(job["script"]), tuple(job["options"]), Fraction(job["rate"]), Path(job["folder"]))
+    params = EncodeParams(Path(job["script"]), tuple(job["options"]), Fraction(job["rate"]), Path(job["folder"]))
     reported = 0.0
 
     def progress(frames: int) -> None:
@@ -63,7 +63,7 @@ def _chunk(job: dict[str, Any], report: Any) -> dict[str, Any]:
             report({"frames": frames})
 
     with some_cpus(job["cpus"], Path(job["locks"])) as cpus:
-        pipeline = Pipeline(Chunk(*job["chunk"]), recipe, job["device"], cpus)
+        pipeline = Pipeline(Chunk(*job["chunk"]), params, job["device"], cpus)
         pipeline.feed(progress)
         path, seconds = pipeline.end()
     return {"encoded": str(path), "seconds": seconds}
