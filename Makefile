@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INPUT ?=
 FRAMES ?= 6
+# Tests that run at the same time. More than half the cores gains little, since engines use all of them.
+WORKERS ?= 2
 FAST := tests/archs tests/cache tests/nn tests/video tests/weights tests/system tests/namespace tests/test_options.py \
   tests/test_inference.py tests/test_filter.py tests/test_cli.py
 
@@ -37,11 +39,12 @@ lint: setup
 
 # ruff, mypy and the tests that take little time: a few minutes, to be run before every commit.
 check: lint
-	$(BIN)/python -m pytest -q -m "not slow" $(FAST)
+	$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist worksteal -m "not slow" $(FAST)
 
 # ISA=avx2 lets a newer processor stand in for one that has AVX2 and nothing newer (docs/cpu.md says what else it may be).
 test: lint
-	$(if $(ISA),FDATRD_MAX_ISA=$(ISA)) $(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(if $(ISA),FDATRD_MAX_ISA=$(ISA)) $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --cov \
+	  --cov-report=term:skip-covered
 
 # What needs an NVIDIA GPU: engine against reference on real frames, streams, CUDA graphs, memory. Nothing is fetched for
 # it: without a virtual environment, PYTHON runs it with what it has, and what that lacks is skipped.

@@ -103,13 +103,18 @@ def test_random_access_and_seeking() -> None:
 
 
 def test_copies_and_waiting_overlap_up_to_the_number_of_slots() -> None:
-    engine = CountingEngine(60, 120, slots=3, seconds=0.1)
-    clip = upscaled(numbered(12), engine)
-    start = time.perf_counter()
-    for _ in clip.frames(prefetch=6, close=True):
-        pass
-    assert engine.most == 3
-    assert time.perf_counter() - start < 12 * 0.1 * 0.75, "three slots must be clearly faster than one"
+    spent: list[float] = []
+    while len(spent) < 3:  # other processes may delay frames, but hardly every time
+        engine = CountingEngine(60, 120, slots=3, seconds=0.1)
+        clip = upscaled(numbered(12), engine)
+        start = time.perf_counter()
+        for _ in clip.frames(prefetch=6, close=True):
+            pass
+        spent.append(time.perf_counter() - start)
+        assert engine.most == 3
+        if spent[-1] < 12 * 0.1 * 0.75:
+            return
+    raise AssertionError(f"three slots must be clearly faster than one: {spent}")
 
 
 def test_a_source_frame_that_fails_fails_alone() -> None:

@@ -82,12 +82,17 @@ def test_doctor(without: Without) -> None:
     assert f"torch: PyTorch is not installed; {PIP}" in out
 
 
-def test_encode_and_compare(without: Without, film: Path, tmp_path: Path) -> None:
+def test_encode_compare_and_preview(without: Without, film: Path, tmp_path: Path) -> None:
     output, page = tmp_path / "hd.mkv", tmp_path / "page"
     status, out, err = without.run("-m", "vsfdatrd.cli", "encode", film, output, "--model", "small", "--preset", "ffv1")
     assert status == 0, out + err
     status, out, err = without.run("-m", "vsfdatrd.cli", "compare", film, output, "--out", page)
     assert status == 0, out + err
+    page = tmp_path / "preview.html"
+    command: list[str | Path] = ["preview", film, "--out", page, "--model", "small", "--frames", "1"]
+    status, out, err = without.run("-m", "vsfdatrd.cli", *command)
+    assert status == 0, out + err
+    assert "small" in page.read_text(encoding="utf-8")
 
 
 def test_a_checkpoint_of_a_training_program(without: Without, tmp_path: Path, tiny_model: Path) -> None:

@@ -106,7 +106,7 @@ def groups(
     kinds = [(name, precision) for name, precisions in backends for precision in precisions]
     if len(kinds) > 1:
         at = replace(ours, size=small)
-        cases = tuple(replace(at, backend=name, precision=precision) for name, precision in kinds)
+        cases = (at, *(replace(at, backend=name, precision=precision) for name, precision in kinds))
         yield Group("engines", f"engines and precisions, {small[0]}×{small[1]}", cases, many)
     cases = tuple(replace(ours, size=small, streams=n) for n in (1, 2, 3, 4))
     yield Group("streams", f"frames in flight, {small[0]}×{small[1]}", cases, many)

@@ -20,6 +20,7 @@ def test_quick_is_one_group_and_full_has_all() -> None:
     many = plan("full", gpu=True, backends=[("tensorrt", ("fp16", "fp32")), ("torch", ("fp16",))], clip="clip.mkv")
     assert list(many) == ["headline", "models", "engines", "streams", "sizes", "sweep", "held"]
     assert [(c.backend, c.precision) for c in many["engines"].cases] == [
+        ("auto", "auto"),
         ("tensorrt", "fp16"),
         ("tensorrt", "fp32"),
         ("torch", "fp16"),
