@@ -118,7 +118,7 @@ def main() -> int:
     extent = parser.add_mutually_exclusive_group()
     extent.add_argument("--quick", action="store_true", help="two minutes; without a GPU at 240×240")
     extent.add_argument("--full", action="store_true", help="also engines, streams, sizes and a sweep of sizes")
-    parser.add_argument("--model", default="medium", help="a name of the catalogue or a weights file")
+    parser.add_argument("--model", default="medium", help="a name of the catalog or a weights file")
     parser.add_argument("--size", type=_size, help="of the headline, such as 720x540")
     parser.add_argument("--rounds", type=int, help="turns of every contestant that count (5, quick 3)")
     parser.add_argument("--seconds", type=float, help="length of a turn, if a frame takes less (5, quick 1)")

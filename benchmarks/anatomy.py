@@ -71,10 +71,10 @@ def timeline(checkpoint: Checkpoint, width: int, height: int) -> dict[str, float
             lanes.engine.collect(0)
 
         found = {
-            "colour: YUV to RGB": _seconds(color.to_rgb(source)),
+            "color: YUV to RGB": _seconds(color.to_rgb(source)),
             "copy in, pad, crop, copy out": _seconds(host),
             "network": median(_timed(infer) for _ in range(RUNS)),
-            "colour: RGB to YUV": _seconds(color.deliver(large, color.target(source, scale, None, None))),
+            "color: RGB to YUV": _seconds(color.deliver(large, color.target(source, scale, None, None))),
         }
         whole = vs.core.fdatrd.upscale(source.clip, model=str(checkpoint.path), streams=1, cache=folder, reuse="off")
         found["the whole filter"] = _seconds(whole)

@@ -32,7 +32,7 @@ from vsfdatrd.errors import EngineError
 from vsfdatrd.graph import fdat_rd_graph
 from vsfdatrd.graph.target import GraphTarget, tensorrt
 from vsfdatrd.options import Precision
-from vsfdatrd.weights.catalog import CATALOGUE, resolve
+from vsfdatrd.weights.catalog import CATALOG, resolve
 
 if TYPE_CHECKING:
     import onnx
@@ -103,7 +103,7 @@ def cases(quick: bool) -> list[Case]:
     ):
         if (target, precision) == ("sm75", "bf16") or (quick and (model != "medium" or size != SIZES[0])):
             continue
-        if weights == "shipped" and model not in CATALOGUE:
+        if weights == "shipped" and model not in CATALOG:
             continue
         found.append(Case(model, size, target, precision, weights=weights))
     others: tuple[Precision, ...] = ("mixed", "fp32")

@@ -84,8 +84,8 @@ def picture(clip: vs.VideoNode, number: int) -> Image.Image:
 
 def busiest(image: Image.Image, side: int) -> tuple[int, int, int, int]:
     """The square with the most edges, where differences are most visible."""
-    grey = np.asarray(image.convert("L"), np.float32)
-    edges = np.abs(np.diff(grey, axis=0))[:, 1:] + np.abs(np.diff(grey, axis=1))[1:]
+    gray = np.asarray(image.convert("L"), np.float32)
+    edges = np.abs(np.diff(gray, axis=0))[:, 1:] + np.abs(np.diff(gray, axis=1))[1:]
     total = edges.cumsum(0).cumsum(1)
     sums = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
     y, x = np.unravel_index(int(sums.argmax()), sums.shape)

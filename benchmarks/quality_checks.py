@@ -20,8 +20,8 @@ CELS = (
     (248, 226, 150),
     (64, 160, 88),
 )
-"""Flat colours of cels: grey, ink, skin, blush, hair, coat, trim, green."""
-COLOUR_LIMIT = 0.5
+"""Flat colors of cels: gray, ink, skin, blush, hair, coat, trim, green."""
+COLOR_LIMIT = 0.5
 GRID_LIMIT = 0.125
 GRID_STANDS_OUT = 4.0
 FLICKER_LIMIT = 1.0
@@ -46,35 +46,35 @@ def _check(worst: float, limit: float, unit: str, details: dict[str, float]) -> 
     return Check(passed=bool(worst <= limit), worst=round(worst, 4), limit=limit, unit=unit, details=rounded)
 
 
-def flat(colour: tuple[int, int, int], side: int) -> Picture:
-    """A square of one colour, uint8 (side, side, 3)."""
-    return np.full((side, side, 3), colour, np.uint8)
+def flat(color: tuple[int, int, int], side: int) -> Picture:
+    """A square of one color, uint8 (side, side, 3)."""
+    return np.full((side, side, 3), color, np.uint8)
 
 
-def colour_shift(method: Method) -> Check:
+def color_shift(method: Method) -> Check:
     """Means of R, G and B over a flat frame, output against input: within half an 8-bit step.
 
-    Frames of 120×120, one per colour; the outer 16 pixels of the output do not count.
+    Frames of 120×120, one per color; the outer 16 pixels of the output do not count.
     """
     details = {}
-    for colour, result in zip(CELS, method([flat(colour, 120) for colour in CELS]), strict=True):
+    for color, result in zip(CELS, method([flat(color, 120) for color in CELS]), strict=True):
         mean = result[16:-16, 16:-16].astype(np.float64).mean((0, 1)) * 255
-        for plane, is_, was in zip("RGB", mean, colour, strict=True):
-            details[f"{'-'.join(map(str, colour))} {plane}"] = float(is_ - was)
-    return _check(max(map(abs, details.values())), COLOUR_LIMIT, "8-bit steps", details)
+        for plane, is_, was in zip("RGB", mean, color, strict=True):
+            details[f"{'-'.join(map(str, color))} {plane}"] = float(is_ - was)
+    return _check(max(map(abs, details.values())), COLOR_LIMIT, "8-bit steps", details)
 
 
 def grid(method: Method) -> Check:
-    """No grid and no window pattern: the spectrum of a flat grey frame has no peak at the periods of windows.
+    """No grid and no window pattern: the spectrum of a flat gray frame has no peak at the periods of windows.
 
-    Grey frames of 288×288, the middle 480×480 pixels of the output, luma. All `PERIODS` divide 480, so a pattern that
+    Gray frames of 288×288, the middle 480×480 pixels of the output, luma. All `PERIODS` divide 480, so a pattern that
     repeats every P pixels falls exactly into the bins whose two frequencies are multiples of 480/P of a DFT without
     window, and what does not repeat falls everywhere. The amplitude of such a bin is a peak if it is higher than four
     times the median of the bins around it (within 3, those of the periods themselves left out), and counts for the
     shortest period it belongs to. The highest may be an eighth of an 8-bit step: half a step of 10-bit video.
     """
     details = {f"period {period}": 0.0 for period in PERIODS}
-    levels = [flat((grey, grey, grey), 288) for grey in (64, 128, 192)]
+    levels = [flat((gray, gray, gray), 288) for gray in (64, 128, 192)]
     for result in method(levels):
         for period, height in _peaks(luma(result)[48:-48, 48:-48]).items():
             details[f"period {period}"] = max(details[f"period {period}"], height)
@@ -125,7 +125,7 @@ def shift(method: Method) -> Check:
     return _check(max(abs(down), abs(right)), SHIFT_LIMIT, "pixels of the output", {"down": down, "right": right})
 
 
-CHECKS = {"colour shift": colour_shift, "grid": grid, "held cels": held_cels, "shift": shift}
+CHECKS = {"color shift": color_shift, "grid": grid, "held cels": held_cels, "shift": shift}
 
 
 def run_checks(method: Method) -> dict[str, Check]:

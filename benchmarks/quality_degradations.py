@@ -22,9 +22,9 @@ type Degradation = Callable[[Picture, str, int], Picture]
 WIDTH, HEIGHT = 480, 400
 
 SUBCARRIER = 3.579545 / 13.5
-"""Cycles per pixel of the NTSC colour subcarrier, at the 13.5 MHz of Rec. 601."""
+"""Cycles per pixel of the NTSC color subcarrier, at the 13.5 MHz of Rec. 601."""
 RGB_TO_YUV = np.array([[0.299, 0.587, 0.114], [-0.147, -0.289, 0.436], [0.615, -0.515, -0.100]])
-"""Luma and the colour differences of analogue NTSC and PAL, from R'G'B' of 0 to 1."""
+"""Luma and the color differences of analogue NTSC and PAL, from R'G'B' of 0 to 1."""
 SIGNAL_NOISE = 0.012
 """Standard deviation of the noise on the composite signal, of its white: some 38 dB, a good LaserDisc player."""
 
@@ -57,7 +57,7 @@ def halved(truth: Picture) -> Picture:
 
 
 def through_mpeg2(picture: Picture) -> Picture:
-    """Encoded as one MPEG-2 intra frame (4:2:0, quantiser 6) and decoded again; uint8 (H, W, 3), both even."""
+    """Encoded as one MPEG-2 intra frame (4:2:0, quantizer 6) and decoded again; uint8 (H, W, 3), both even."""
     height, width, _ = picture.shape
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
     command = [ffmpeg(), "-v", "error", *raw, "-i", "-", "-vf", "scale=out_color_matrix=smpte170m,format=yuv420p"]
@@ -73,9 +73,9 @@ def through_composite(picture: Picture, name: str, frame: int) -> Picture:
 
     Y'UV of Rec. 601 weights; U and V limited to 0.6 MHz (-3 dB) and put onto a subcarrier of 3.58 MHz that turns half
     a cycle from line to line and from frame to frame (SMPTE 170M); noise on the sum of both; a 1H comb ((-1, 2, -1) / 4
-    of three lines) and a band-pass take the colour out again, limited to 0.6 MHz once more. What the comb takes wrongly
-    is what one sees of composite video: luma detail near 3.58 MHz turns into colours (cross-colour), and along
-    horizontal borders of colours the subcarrier stays in the luma (dot crawl). All filters are symmetric: nothing
+    of three lines) and a band-pass take the color out again, limited to 0.6 MHz once more. What the comb takes wrongly
+    is what one sees of composite video: luma detail near 3.58 MHz turns into colors (cross-color), and along
+    horizontal borders of colors the subcarrier stays in the luma (dot crawl). All filters are symmetric: nothing
     moves. The field structure of interlace is left out. The model is our own, after the signal's definition.
 
     name, frame: the seed of the noise; frame also gives the phase, so that dots crawl from frame to frame.

@@ -185,7 +185,7 @@ def _laserdisc(frame: Planes, number: int, random: Generator) -> list[Planes]:
     kept = kept + halo * (kept - _blurred(kept, width))
     noise, across, down = random.uniform(40, 46), random.uniform(-0.7, 1.0), int(random.integers(2))
     luma, chroma = random.uniform(4.4, 5.2), random.uniform(0.5, 1.0)
-    # The comb looks at the frames around; the first and the last have only one neighbour.
+    # The comb looks at the frames around; the first and the last have only one neighbor.
     master = [np.clip(kept + _grain(kept, grain, random), 0, 1) for _ in range(HELD + 2)]
     found = _through_composite(master, noise, 3 if number % 3 == 2 else 2, random)[1:-1]
     result = []

@@ -19,7 +19,7 @@ type Picture = NDArray[np.uint8]
 type Result = NDArray[np.float32]
 
 ARTCNN = Path(__file__).resolve().parents[2] / "shared" / "data" / "artcnn"
-"""Where the weights of ArtCNN lie: a checkout's neighbour."""
+"""Where the weights of ArtCNN lie: a checkout's neighbor."""
 
 
 class Missing(Exception):
@@ -58,7 +58,7 @@ def as_pictures(clip: vs.VideoNode) -> Iterator[Result]:
 
 
 def network(model: str, chroma_filter: str = "none") -> Method:
-    """`core.fdatrd.upscale`, the plugin itself. model: a name of the catalogue or a file's path."""
+    """`core.fdatrd.upscale`, the plugin itself. model: a name of the catalog or a file's path."""
 
     def method(pictures: Sequence[Picture]) -> Iterator[Result]:
         return as_pictures(vs.core.fdatrd.upscale(as_clip(pictures), model=model, chroma_filter=chroma_filter))

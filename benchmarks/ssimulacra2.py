@@ -3,7 +3,7 @@
 100 is equal, 90 hardly visible, 70 high quality, 50 middling, 30 low. The plugin vszip mirrors pictures at their
 borders, where the authors' recursive Gaussian has black around them; at 480×400 pixels the coarsest maps are 15×13
 pixels, and the two differ by several points. This follows the authors': pictures in sRGB, their XYB, six scales, error
-maps of structure, of artefacts and of lost detail. The constants are those of their program (BSD-3-Clause).
+maps of structure, of artifacts and of lost detail. The constants are those of their program (BSD-3-Clause).
 """
 
 import math
@@ -26,7 +26,7 @@ _OPSIN = np.array(
     ]
 )
 _OPSIN_BIAS = 0.0037930732552754493
-# By channel (X, Y, B), scale and norm (mean, fourth root of the mean fourth power): structure, artefacts, lost detail.
+# By channel (X, Y, B), scale and norm (mean, fourth root of the mean fourth power): structure, artifacts, lost detail.
 _WEIGHTS = np.array(
     [
         0.0,

@@ -16,7 +16,7 @@ from vsfdatrd.archs.fdat import Config
 from vsfdatrd.archs.fdat_rd import META, UPSAMPLERS, variant
 from vsfdatrd.archs.fdat_shapes import tensor_shapes
 from vsfdatrd.errors import FdatrdError
-from vsfdatrd.weights.catalog import CATALOGUE, resolve
+from vsfdatrd.weights.catalog import CATALOG, resolve
 
 
 def random_weights(config: Config) -> dict[str, NDArray[np.float32]]:
@@ -56,7 +56,7 @@ def weights_file(model: str, folder: Path) -> tuple[Path, bool]:
     written, if those that ship are missing or have zeros. Raises FdatrdError for a file that is not there.
     """
     try:
-        return (resolve(model) if model not in CATALOGUE else _at_work(resolve(model), folder)), True
+        return (resolve(model) if model not in CATALOG else _at_work(resolve(model), folder)), True
     except FdatrdError:
         if model not in ("small", "medium", "large"):
             raise

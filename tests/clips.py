@@ -1,4 +1,4 @@
-"""Clips of given planes for tests, what is in them, and codes and colours by the book."""
+"""Clips of given planes for tests, what is in them, and codes and colors by the book."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""ArtCNN from a file to frames: every kind of file, both engines of this machine, quality, colours, vspipe."""
+"""ArtCNN from a file to frames: every kind of file, both engines of this machine, quality, colors, vspipe."""
 
 import json
 import subprocess
@@ -248,11 +248,11 @@ def test_it_is_far_above_lanczos_on_halved_drawings(shared: Path, c4f32: str) ->
 
 
 @pytest.mark.parametrize("format", [vs.YUV420P8, vs.YUV444P16, vs.GRAY8, vs.RGB24])
-def test_neutral_grey_stays_neutral(c4f32: str, format: int) -> None:
+def test_neutral_gray_stays_neutral(c4f32: str, format: int) -> None:
     form = core.get_video_format(format)
-    grey = np.random.default_rng(0).integers(16, 236, (40, 48)) << (form.bits_per_sample - 8)
+    gray = np.random.default_rng(0).integers(16, 236, (40, 48)) << (form.bits_per_sample - 8)
     neutral = np.full((40 >> form.subsampling_h, 48 >> form.subsampling_w), 1 << (form.bits_per_sample - 1))
-    parts = [grey] * 3 if form.color_family == vs.RGB else [grey, neutral, neutral][: form.num_planes]
+    parts = [gray] * 3 if form.color_family == vs.RGB else [gray, neutral, neutral][: form.num_planes]
     tags = {} if form.color_family == vs.RGB else {"_Matrix": 5, "_Range": 0}
     out = core.fdatrd.upscale(clip_of(form, [parts], **tags), model=c4f32, backend="openvino")
     y, *rest = planes(out)

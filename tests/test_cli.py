@@ -176,7 +176,7 @@ def test_doctor_tries_a_frame_with_the_engine_there_is(
     assert "  openvino: usable" in text
     assert "  torch: usable" in text
     assert f"cache: {cache}, 0 engines" in text
-    for name, model in catalog.CATALOGUE.items():
+    for name, model in catalog.CATALOG.items():
         assert f"  {name}: {model.file}" in text
     assert len(EngineCache(cache).entries()) == 1, "the test frame's engine went somewhere else"
 

@@ -1,4 +1,4 @@
-"""Files through real vspipe into real ffmpeg: frame counts, colours, clean streams, signals and broken pipes."""
+"""Files through real vspipe into real ffmpeg: frame counts, colors, clean streams, signals and broken pipes."""
 
 import os
 import re
@@ -85,7 +85,7 @@ def plane_means(clip: vs.VideoNode) -> np.ndarray[tuple[int, int], np.dtype[np.f
 
 
 @pytest.mark.parametrize("name", CLIPS)
-def test_clips_go_from_file_to_file_with_their_colours(
+def test_clips_go_from_file_to_file_with_their_colors(
     shared: Path, tmp_path: Path, identity_2x: Path, name: str
 ) -> None:
     source = shared / "data" / "clips" / name
@@ -106,7 +106,7 @@ def test_clips_go_from_file_to_file_with_their_colours(
     assert np.abs(plane_means(encoded) - plane_means(expected)).max() <= 1 / 255
 
 
-def test_a_real_network_keeps_colours(dvd: Path, shared: Path, tmp_path: Path) -> None:
+def test_a_real_network_keeps_colors(dvd: Path, shared: Path, tmp_path: Path) -> None:
     weights = shared / "weights" / "fdat_rd_medium_2x_standin.safetensors"
     clip = vs.core.bs.VideoSource(str(dvd), cachemode=0)[:1].std.CropAbs(240, 240, 240, 120)
     ours = vs.core.fdatrd.upscale(clip, model=str(weights), matrix="source")

@@ -33,7 +33,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def picture(width: int, height: int, format: int = vs.RGBS, length: int = 1, **props: Any) -> vs.VideoNode:
-    """A clip of smooth colours with a few edges."""
+    """A clip of smooth colors with a few edges."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     planes = [
         0.5 + 0.4 * np.sin(x / 7 + i) * np.cos(y / 9 - i) + 0.1 * ((x // 11 + y // 7) % 2) - 0.05 for i in range(3)

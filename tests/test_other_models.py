@@ -86,15 +86,15 @@ def test_networks_of_one_channel_work_on_luma(tmp_path: Path, kind: str, backend
     def up(given: vs.VideoNode) -> vs.VideoNode:
         return upscale(given, model=path, backend=backend, precision="fp32")
 
-    grey = clip.std.ShufflePlanes(0, vs.GRAY).resize.Point(format=vs.GRAYS)
-    np.testing.assert_allclose(array(up(grey))[0], expected, atol=1e-4)
+    gray = clip.std.ShufflePlanes(0, vs.GRAY).resize.Point(format=vs.GRAYS)
+    np.testing.assert_allclose(array(up(gray))[0], expected, atol=1e-4)
     full = clip.resize.Point(format=vs.YUV444PS)
     result, plain = array(up(full)), array(full.resize.Spline36(96, 64))
     np.testing.assert_allclose(result[0], expected, atol=1e-4)
     np.testing.assert_allclose(result[1:], plain[1:], atol=1e-6)
     rgb = array(up(film(48, 32, vs.RGBS)))
     assert rgb.shape == (3, 64, 96)
-    neutral = array(up(core.std.ShufflePlanes([grey] * 3, [0] * 3, vs.RGB)))
+    neutral = array(up(core.std.ShufflePlanes([gray] * 3, [0] * 3, vs.RGB)))
     np.testing.assert_array_equal(neutral[0], neutral[1])
     np.testing.assert_array_equal(neutral[0], neutral[2])
 
@@ -126,9 +126,9 @@ def test_video_comes_out_as_video(tmp_path: Path) -> None:
         assert result.get_frame(0).props["_Matrix"] == 6
 
 
-def test_a_luma_network_out_of_a_file_leaves_grey_grey(tmp_path: Path) -> None:
-    grey = core.std.BlankClip(format=vs.YUV420P8, width=48, height=32, length=1, color=[120, 128, 128])
-    result = upscale(grey, model=doubler(tmp_path / "luma.onnx", channels=1), backend="openvino", precision="fp32")
+def test_a_luma_network_out_of_a_file_leaves_gray_gray(tmp_path: Path) -> None:
+    gray = core.std.BlankClip(format=vs.YUV420P8, width=48, height=32, length=1, color=[120, 128, 128])
+    result = upscale(gray, model=doubler(tmp_path / "luma.onnx", channels=1), backend="openvino", precision="fp32")
     frame = result.get_frame(0)
     assert (result.width, result.height) == (96, 64)
     for plane in (1, 2):

@@ -195,7 +195,7 @@ def test_a_result_that_fails_is_asked_for_again() -> None:
     clip.get_frame(0)
 
 
-def test_grey_clips_are_held_by_their_one_plane() -> None:
+def test_gray_clips_are_held_by_their_one_plane() -> None:
     computed = []
 
     def compute(n: int, f: vs.VideoFrame) -> vs.VideoFrame:

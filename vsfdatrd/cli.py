@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="command")
 
     info = commands.add_parser("info", help="what a weights file holds")
-    info.add_argument("file", help="a weights file, or a name of the catalogue")
+    info.add_argument("file", help="a weights file, or a name of the catalog")
     info.add_argument("--json", action="store_true", help="print JSON")
     info.set_defaults(run=_info)
 
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     remove.set_defaults(run=lambda a: _models().remove(a.name))
 
     build = commands.add_parser("build", help="build an engine ahead of time")
-    build.add_argument("--model", default="medium", help="a name of the catalogue, or a weights file")
+    build.add_argument("--model", default="medium", help="a name of the catalog, or a weights file")
     build.add_argument("--size", type=_size_of, default=(720, 540), metavar="WxH", help="of the clip (720x540)")
     build.add_argument("--precision", default="auto", help="fp16, mixed, bf16, fp32 or auto")
     build.add_argument("--backend", default="auto", help="tensorrt, native, openvino, torch or auto")
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     build.set_defaults(run=_build)
 
     export = commands.add_parser("export", help="write a model for other programs: ONNX, safetensors or pth")
-    export.add_argument("model", help="a name of the catalogue, or a weights file")
+    export.add_argument("model", help="a name of the catalog, or a weights file")
     export.add_argument("-o", "--output", type=Path, required=True, help="file to write; its suffix says the format")
     export.add_argument("--format", choices=("onnx", "safetensors", "pth"), help="if the suffix does not")
     export.add_argument("--size", type=_size_of, metavar="WxH", help="of an ONNX graph's frames (720x540)")
@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--gpu", action="store_true", help="measure the engines on the NVIDIA GPU, for a report to post"
     )
     doctor.add_argument("--json", type=Path, metavar="FILE", help="of --gpu: the report (vsfdatrd_gpu_<card>.json)")
-    doctor.add_argument("--model", default="medium", help="of --gpu: a name of the catalogue, or a weights file")
+    doctor.add_argument("--model", default="medium", help="of --gpu: a name of the catalog, or a weights file")
     doctor.add_argument("--size", type=_size_of, default=(720, 540), metavar="WxH", help="of --gpu: the clip (720x540)")
     doctor.add_argument("--seconds", type=float, default=5.0, help="of --gpu: of each measurement (5)")
     doctor.set_defaults(run=lambda a: _report_gpu(a) if a.gpu else _doctor(a.cache))
@@ -310,10 +310,10 @@ def _doctor(directory: Path | None) -> int:
     print("engines:")
     for name, reason in usable().items():
         print(f"  {name}: {reason or 'usable'}")
-    from vsfdatrd.weights.catalog import CATALOGUE
+    from vsfdatrd.weights.catalog import CATALOG
 
     print("models:")
-    for name, model in CATALOGUE.items():
+    for name, model in CATALOG.items():
         print(f"  {name}: {model.file}")
     store = EngineCache(directory)
     entries = store.entries()

@@ -75,7 +75,7 @@ def recipe_file(sizes: Sizes, folder: Path) -> Path:
     return file
 
 
-def travelling() -> list[Path]:
+def traveling() -> list[Path]:
     """Files of the tree that are copied: existing files that git tracks or does not ignore."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
@@ -137,7 +137,7 @@ def pack(
         (PACK / "models").mkdir(exist_ok=True)
         compress(START, PACK / "models" / f"{START.name}.xz")
         _take(checkpoint, CHECKPOINT)
-        tree = size([file for file in travelling() if file not in weights_files()])
+        tree = size([file for file in traveling() if file not in weights_files()])
         left = MOST - ROOM - tree - size([file for file in packed() if file not in (TILES, VALIDATION)])
         if tiles or pictures:
             pack_training(sizes, pictures, tiles, left)

@@ -149,7 +149,7 @@ def draw(document: Mapping[str, Any], file: Path) -> None:
     for weights in dict.fromkeys(row["weights"] for row in document.get("slots", [])):
         those = [row for row in document["slots"] if row["weights"] == weights]
         right.plot([row["slots"] for row in those], [100 * row["share"] for row in those], "o-", label=weights)
-    right.axhline(97, color="grey", linestyle=":", linewidth=1)
+    right.axhline(97, color="gray", linestyle=":", linewidth=1)
     right.set_xlabel("frames in flight")
     right.set_ylabel("% of the engine's own rate")
     right.set_xticks(sorted({row["slots"] for row in document.get("slots", [])}) or [1])

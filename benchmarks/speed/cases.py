@@ -28,7 +28,7 @@ class Case:
     contestant: str
     """`OURS`, or a name of `peers.PEERS`."""
     model: str
-    """A name of the catalogue, or a weights file."""
+    """A name of the catalog, or a weights file."""
     size: Size
     """Width and height of the source in pixels."""
     measure: Measure = "vapoursynth"

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.speed.cases import OURS
 from benchmarks.speed.table import rate
 
-BLUE, GREY = "#2a6fb0", "#9a9a9a"
+BLUE, GRAY = "#2a6fb0", "#9a9a9a"
 
 
 def draw(results: Sequence[dict[str, Any]], file: Path) -> None:
@@ -60,8 +60,8 @@ def _bars(axes: Any, bars: Sequence[tuple[str, dict[str, Any]]], *, several: boo
         [row["fps"]["median"] - row["fps"]["min"] for _, row in ordered],
         [row["fps"]["max"] - row["fps"]["median"] for _, row in ordered],
     ]
-    colours = [BLUE if row["contestant"] == OURS else GREY for _, row in ordered]
-    axes.barh(names, rates, color=colours, xerr=spread, error_kw={"ecolor": "#444444", "capsize": 3})
+    colors = [BLUE if row["contestant"] == OURS else GRAY for _, row in ordered]
+    axes.barh(names, rates, color=colors, xerr=spread, error_kw={"ecolor": "#444444", "capsize": 3})
     for index, value in enumerate(rates):
         axes.annotate(rate(value), (value, index), (6, 9), textcoords="offset points", va="center", fontsize=9)
     axes.set_xlim(0, max(max(rates) * 1.15, *(row["fps"]["max"] * 1.03 for _, row in ordered)))
@@ -80,7 +80,7 @@ def _curve(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
     seconds = [1 / row["fps"]["median"] for row in rows]
     axes.loglog(pixels, seconds, "o-", color=BLUE, label="vsfdatrd")
     cost = seconds[-1] / pixels[-1]
-    axes.loglog(pixels, [cost * p for p in pixels], "--", color=GREY, label=f"{cost:.3g} s per million pixels")
+    axes.loglog(pixels, [cost * p for p in pixels], "--", color=GRAY, label=f"{cost:.3g} s per million pixels")
     for p, s, row in zip(pixels, seconds, rows, strict=True):
         axes.annotate(f"{row['size'][1]}", (p, s), (4, -12), textcoords="offset points", fontsize=9)
     axes.set_title("from 120 to 1080 lines")

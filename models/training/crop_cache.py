@@ -15,11 +15,11 @@ AT_ONCE = 16
 """Crops composed at a time."""
 
 _MIRRORED, _TURNED, _SWAPPED = 0.5, 0.3, 0.3
-"""Shares of crops mirrored along an axis, with axes exchanged, with colours exchanged."""
+"""Shares of crops mirrored along an axis, with axes exchanged, with colors exchanged."""
 
 
 class CropCache:
-    """Stored crops that are seen through smaller views, mirrored and recoloured, so that hardly one comes twice.
+    """Stored crops that are seen through smaller views, mirrored and recolored, so that hardly one comes twice.
 
     crops: (K, 3, T, T) uint8 on the CPU, perhaps a file's. Random numbers come from torch's global generator.
     """

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from models.training.state import write
 
 _INK, _PALE = (30, 30, 30), (215, 215, 215)
-_COLOURS = {"loss": (40, 90, 200), "clean": (20, 140, 60), "dvd": (210, 110, 0), "laserdisc": (170, 40, 140)}
+_COLORS = {"loss": (40, 90, 200), "clean": (20, 140, 60), "dvd": (210, 110, 0), "laserdisc": (170, 40, 140)}
 _WIDTH, _HEIGHT, _LEFT, _REST = 900, 300, 70, 40
 
 type Line = Sequence[tuple[float, float]]
@@ -58,7 +58,7 @@ def _read(file: Path) -> list[dict[str, Any]]:
 
 
 def _panel(image: Image.Image, top: int, title: str, lines: Mapping[str, Line]) -> None:
-    """Axes with five marks each, and lines in their colours, named."""
+    """Axes with five marks each, and lines in their colors, named."""
     pen = ImageDraw.Draw(image)
     points = [point for line in lines.values() for point in line]
     pen.text((_LEFT, top + 8), title, fill=_INK)
@@ -79,9 +79,9 @@ def _panel(image: Image.Image, top: int, title: str, lines: Mapping[str, Line]) 
         pen.text((8, at_y - 6), f"{y:.3f}", fill=_INK)
         pen.text((at_x - 12, top + _HEIGHT - _REST + 6), f"{x:.1f} min", fill=_INK)
     for n, (name, line) in enumerate(lines.items()):
-        pen.line([place(point) for point in line], fill=_COLOURS[name], width=2)
+        pen.line([place(point) for point in line], fill=_COLORS[name], width=2)
         for point in line if len(line) < 40 else ():
             x, y = place(point)
-            pen.ellipse([x - 2, y - 2, x + 2, y + 2], fill=_COLOURS[name])
+            pen.ellipse([x - 2, y - 2, x + 2, y + 2], fill=_COLORS[name])
         if len(lines) > 1:
-            pen.text((_LEFT + 330 + 80 * n, top + 8), name, fill=_COLOURS[name])
+            pen.text((_LEFT + 330 + 80 * n, top + 8), name, fill=_COLORS[name])

@@ -1,6 +1,6 @@
 """Endless crops of animation frames, composed on the training device from packed tiles (`pack.py`).
 
-A crop is a painting or a flat colour, drawings before it in changed size, colours and outline, and strokes over all.
+A crop is a painting or a flat color, drawings before it in changed size, colors and outline, and strokes over all.
 Nothing is decoded while training: tiles lie on the device as uint8, and a batch is a few dozen tensor operations.
 """
 
@@ -57,17 +57,17 @@ def _number(name: str) -> int:
     return int(name.rpartition("/")[2].partition(".")[0].partition("_")[0])
 
 
-def flat_colours(count: int, generator: Generator) -> Tensor:
-    """Colours of 8 bit, a third of them grey: (count, 3, 1, 1) in [0, 1]."""
-    colours = torch.rand((count, 3, 1, 1), generator=generator, device=generator.device)
-    grey = torch.rand((count, 1, 1, 1), generator=generator, device=generator.device) < 1 / 3
-    return torch.round(torch.where(grey, colours[:, :1], colours) * 255) / 255
+def flat_colors(count: int, generator: Generator) -> Tensor:
+    """Colors of 8 bit, a third of them gray: (count, 3, 1, 1) in [0, 1]."""
+    colors = torch.rand((count, 3, 1, 1), generator=generator, device=generator.device)
+    gray = torch.rand((count, 1, 1, 1), generator=generator, device=generator.device) < 1 / 3
+    return torch.round(torch.where(gray, colors[:, :1], colors) * 255) / 255
 
 
 class CropSampler:
     """Crops without end. All randomness comes from `generator`, whose device is where everything happens.
 
-    pages: (K, 3, T, T) uint8. sprites, lettering: (S, 4, T, T) uint8, colour multiplied by alpha; there may be no
+    pages: (K, 3, T, T) uint8. sprites, lettering: (S, 4, T, T) uint8, color multiplied by alpha; there may be no
     lettering.
     """
 
@@ -125,7 +125,7 @@ class CropSampler:
     # Backgrounds
 
     def _backgrounds(self, batch: int, size: int) -> Tensor:
-        """Paintings, some of them out of focus; flat and shaded colours."""
+        """Paintings, some of them out of focus; flat and shaded colors."""
         out = self._view(self.pages, batch, size, zoom=(1.0, 1.5), straight=0.5)
         out = self._some(out, 0.2, self._out_of_focus)
         return self._some(out, self.recipe.flat, self._shaded).clamp(0, 1)
@@ -141,7 +141,7 @@ class CropSampler:
         return y.view(b, c, h, w)
 
     def _shaded(self, x: Tensor) -> Tensor:
-        """A colour that runs slowly into another; half of them into itself."""
+        """A color that runs slowly into another; half of them into itself."""
         b, _, h, w = x.shape
         angle = self._between(b, 0, math.tau)
         ys, xs = self._axes(h, w)
@@ -177,7 +177,7 @@ class CropSampler:
         mirror = torch.where(self._uniform(batch, 1, 1) < 0.5, -1.0, 1.0)
         # The middle of the view lies so far from the middle of the tile, in whole pixels; odd sides would need halves.
         room = torch.stack([tile - size * step * aspect, tile - size * step]).clamp_min(0) / 2 + beyond * tile
-        centre_x, centre_y = torch.round((2 * self._uniform(2, batch, 1, 1) - 1) * room)
+        center_x, center_y = torch.round((2 * self._uniform(2, batch, 1, 1) - 1) * room)
         ys, xs = self._axes(size, size)
         cos, sin = step * torch.cos(angle), step * torch.sin(angle)
         picked = bank[self._pick(len(bank), batch)].float() / 255
@@ -186,7 +186,7 @@ class CropSampler:
         apart = torch.sqrt((step * step - 1).clamp_min(0)) / 4 / step
         for dy, dx in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
             x, y = (xs + dx * apart) * aspect, ys + dy * apart
-            at_x, at_y = mirror * (cos * x - sin * y) + centre_x, sin * x + cos * y + centre_y
+            at_x, at_y = mirror * (cos * x - sin * y) + center_x, sin * x + cos * y + center_y
             grid = torch.stack([at_x, at_y], -1) * (2 / tile)  # (B, size, size, 2) in [-1, 1]
             look = F.grid_sample(
                 picked, grid, mode="bicubic", padding_mode="zeros" if beyond else "reflection", align_corners=False
@@ -198,16 +198,16 @@ class CropSampler:
     # Drawings
 
     def _with_drawing(self, x: Tensor) -> Tensor:
-        """A drawing before it, recoloured, some with an inked outline of their own."""
+        """A drawing before it, recolored, some with an inked outline of their own."""
         b, size = len(x), x.shape[-1]
         seen = self._view(self.sprites, b, size, zoom=(1.0, 2.5), straight=0.3, beyond=0.15)
         alpha = seen[:, 3:].clamp(0, 1)
         matrix = torch.eye(3, device=self.device) + 0.18 * self._normal(b, 3, 3)
         shift = 0.06 * self._normal(b, 3, 1, 1)
-        colour = torch.einsum("bij,bjhw->bihw", matrix, seen[:, :3]) + shift * alpha
-        colour = colour.clamp_min(0).minimum(alpha)
+        color = torch.einsum("bij,bjhw->bihw", matrix, seen[:, :3]) + shift * alpha
+        color = color.clamp_min(0).minimum(alpha)
         x = self._some_outlined(x, alpha)
-        return x * (1 - alpha) + colour
+        return x * (1 - alpha) + color
 
     def _some_outlined(self, x: Tensor, alpha: Tensor) -> Tensor:
         """Dark ink of 1 to 3 pixels around what alpha shows, on half of them."""
@@ -221,12 +221,12 @@ class CropSampler:
     # Lines
 
     def _with_words(self, x: Tensor) -> Tensor:
-        """Titles, credits, subtitles: white, light or of any colour, with their outlines if they have them."""
+        """Titles, credits, subtitles: white, light or of any color, with their outlines if they have them."""
         b = len(x)
         seen = self._view(self.words, b, x.shape[-1], zoom=(1.0, 2.0), straight=0.5)
         alpha = seen[:, 3:].clamp(0, 1)
-        any_colour, white = self._uniform(b, 3, 1, 1), self._uniform(b, 1, 1, 1) < 0.5
-        ink = torch.where(white, 1 - 0.15 * any_colour, any_colour)
+        any_color, white = self._uniform(b, 3, 1, 1), self._uniform(b, 1, 1, 1) < 0.5
+        ink = torch.where(white, 1 - 0.15 * any_color, any_color)
         return x * (1 - alpha) + (seen[:, :3] * ink).clamp_min(0).minimum(alpha)
 
     def _with_lines(self, x: Tensor) -> Tensor:

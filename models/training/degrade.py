@@ -8,7 +8,7 @@ is a matrix per sample and axis, and the matrices are multiplied before a pixel 
 down take luma from the film to the line.
 
 Nothing here moves or tints the picture, but for rare errors of chroma siting: kernels are symmetric and sum to one,
-noise has mean zero. The network learns to restore, not to shift. Drifts of colour belong to the truth (`data.py`).
+noise has mean zero. The network learns to restore, not to shift. Drifts of color belong to the truth (`data.py`).
 """
 
 import math
@@ -40,7 +40,7 @@ from models.training.mpeg2 import mpeg2
 from models.training.strengths import Strengths, maps
 
 SUBCARRIER = 3.579545 / SAMPLING
-"""NTSC's colour carrier in cycles per luma sample."""
+"""NTSC's color carrier in cycles per luma sample."""
 
 _TO_YCC = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 """R'G'B' to Y'CbCr of ITU-R BT.601; chroma from -0.5 to 0.5."""
@@ -62,7 +62,7 @@ def degrade(hr: Tensor, strengths: Strengths, generator: Generator) -> Tensor:
     h, w = h2 // 2, w2 // 2
     s = strengths.steps
     to_ycc, to_rgb = _matrices(hr.device)
-    ycc = _coloured(hr, to_ycc)
+    ycc = _colored(hr, to_ycc)
 
     # Film, telecine, master.
     across, down = film(w2, strengths), film(h2, strengths)
@@ -92,7 +92,7 @@ def degrade(hr: Tensor, strengths: Strengths, generator: Generator) -> Tensor:
     chroma = torch.lerp(now[:, 1:], sampled, maps(s["half"]))
 
     field = torch.where(maps(s["one_field"])[:, 0] > 0, one_field(h, odd), torch.eye(h, device=hr.device))
-    lr = _coloured(field[:, None] @ torch.cat([luma, chroma], 1), to_rgb)
+    lr = _colored(field[:, None] @ torch.cat([luma, chroma], 1), to_rgb)
     lr = torch.where(maps(strengths.clean), F.avg_pool2d(hr, 2), lr)
     return torch.round(lr.clamp(0, 1) * 255) / 255
 
@@ -108,7 +108,7 @@ def add_noise(lr: Tensor, clean: Tensor, most: float, generator: Generator) -> T
     return torch.round((lr + sigma * noise).clamp(0, 1) * 255) / 255
 
 
-def _coloured(x: Tensor, matrix: Tensor) -> Tensor:
+def _colored(x: Tensor, matrix: Tensor) -> Tensor:
     """(B, 3, H, W) through a 3×3 matrix."""
     return torch.einsum("ij,bjhw->bihw", matrix.to(x), x)
 
@@ -126,7 +126,7 @@ def _blurred(x: Tensor, across: float, down: float) -> Tensor:
 
 
 def _composite(luma: Tensor, chroma: Tensor, s: Mapping[str, Tensor], generator: Generator) -> tuple[Tensor, Tensor]:
-    """Luma and chroma once sent over one wire and not told apart again: dot crawl at edges of colour, cross-colour.
+    """Luma and chroma once sent over one wire and not told apart again: dot crawl at edges of color, cross-color.
 
     Either some of each was left in the other, or a 1H comb took out what turns from line to line.
     """
@@ -174,7 +174,7 @@ def _dust(luma: Tensor, specks: Tensor, generator: Generator) -> Tensor:
 
 
 def _grain(still: Tensor, s: Mapping[str, Tensor], generator: Generator) -> Tensor:
-    """(B, 3, H, W): grain in luma, strongest in the mid tones, and coloured noise, blurred as told."""
+    """(B, 3, H, W): grain in luma, strongest in the mid tones, and colored noise, blurred as told."""
     noise = _normal(still, generator)
     h, w = still.shape[-2:]
 

@@ -62,7 +62,7 @@ def fold(unfolded: PixelNetwork, network: FdatRd) -> FdatRd:
     add nothing, and learn as soon as the network is trained.
     """
     first = cast(nn.Conv2d, cast(nn.Sequential, network.conv_first)[1])
-    kernel = fold_kernel(unfolded.first.weight)  # the unshuffled input has places after colours: (2, 2, O, 2, 2, 3, …)
+    kernel = fold_kernel(unfolded.first.weight)  # the unshuffled input has places after colors: (2, 2, O, 2, 2, 3, …)
     first.weight.copy_(kernel.permute(0, 1, 2, 5, 3, 4, 6, 7).flatten(0, 2).flatten(1, 3))
     cast(Tensor, first.bias).copy_(_each_place(cast(Tensor, unfolded.first.bias)))
     for group, pixels in zip(network.groups, unfolded.groups, strict=True):

@@ -21,12 +21,12 @@ def through(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
     return down[:, None] @ x
 
 
-def _distances(rows: int, columns: int, scale: float, centre: float, device: torch.device) -> Tensor:
+def _distances(rows: int, columns: int, scale: float, center: float, device: torch.device) -> Tensor:
     """Input sample j's distance from output sample i: (1, rows, columns), in input samples.
 
-    Output sample i lies at i·scale + centre, input sample j at j + 0.5, from the picture's left edge.
+    Output sample i lies at i·scale + center, input sample j at j + 0.5, from the picture's left edge.
     """
-    at = torch.arange(rows, device=device, dtype=torch.float32) * scale + centre
+    at = torch.arange(rows, device=device, dtype=torch.float32) * scale + center
     samples = torch.arange(columns, device=device, dtype=torch.float32) + 0.5
     return (samples - at.view(rows, 1))[None]
 
@@ -35,7 +35,7 @@ def _square(n: int, device: torch.device) -> Tensor:
     return _distances(n, n, 1, 0.5, device)
 
 
-def _normalised(weights: Tensor) -> Tensor:
+def _normalized(weights: Tensor) -> Tensor:
     return weights / weights.sum(-1, keepdim=True)
 
 
@@ -58,17 +58,17 @@ def _lanczos(d: Tensor) -> Tensor:
 def gaussian(n: int, sigma: Tensor) -> Tensor:
     """(B,) σ in samples -> (B, n, n); 0 is the identity."""
     d = _square(n, sigma.device) / sigma.clamp_min(0.05).view(-1, 1, 1)
-    return _normalised(torch.exp(-0.5 * d * d))
+    return _normalized(torch.exp(-0.5 * d * d))
 
 
 def film(n: int, strengths: Strengths) -> Tensor:
     """Optics, two exposures and halving: (B, n / 2, n)."""
     s, device = strengths.steps, strengths.kernel.device
     d = _distances(n // 2, n, 2, 1, device) / 2
-    halving = _normalised(torch.cat([(d.abs() < 0.5).to(d), _triangle(d), _cubic(d), _lanczos(d)]))[strengths.kernel]
+    halving = _normalized(torch.cat([(d.abs() < 0.5).to(d), _triangle(d), _cubic(d), _lanczos(d)]))[strengths.kernel]
     apart = s["weave"].view(-1, 1, 1) / 2
     d = _square(n, device)
-    twice = _normalised(_triangle(d - apart) + _triangle(d + apart))
+    twice = _normalized(_triangle(d - apart) + _triangle(d + apart))
     return halving @ twice @ gaussian(n, s["optics"])
 
 
@@ -76,7 +76,7 @@ def band(n: int, megahertz: Tensor) -> Tensor:
     """A filter that is flat up to a frequency and steep there, as digital ones are: (B, n, n); 0 is none."""
     nyquist = SAMPLING / 2
     share = torch.where(megahertz > 0, megahertz / nyquist, 1)
-    return _normalised(_lanczos(_square(n, megahertz.device) * share.view(-1, 1, 1)))
+    return _normalized(_lanczos(_square(n, megahertz.device) * share.view(-1, 1, 1)))
 
 
 def soft_band(n: int, megahertz: Tensor) -> Tensor:
@@ -103,18 +103,18 @@ def ringing(n: int, share: Tensor, cycles: float = 0.31, decay: float = 2.2) -> 
     moment = sum(k * tap for k, tap in enumerate(taps, 1))
     at_once, beside = (d.abs() < 0.5).to(d), ((d - 1).abs() < 0.5).to(d) - ((d + 1).abs() < 0.5).to(d)
     added = after - sum(taps) * at_once - moment / 2 * beside
-    return _normalised(at_once + share.view(-1, 1, 1) * added)
+    return _normalized(at_once + share.view(-1, 1, 1) * added)
 
 
 def displaced(n: int, by: Tensor) -> Tensor:
     """Moved to the right by (B,) samples, straight lines between them: (B, n, n)."""
-    return _normalised(_triangle(_square(n, by.device) + by.view(-1, 1, 1)) + 1e-6)
+    return _normalized(_triangle(_square(n, by.device) + by.view(-1, 1, 1)) + 1e-6)
 
 
 def around_carrier(n: int, cycles: float, sigma: Tensor) -> Tensor:
     """A band-pass around so many cycles a sample, where it is 1; (B,) σ in samples -> (B, n, n), rows of sum zero."""
     d = _square(n, sigma.device)
-    envelope = _normalised(torch.exp(-0.5 * (d / sigma.view(-1, 1, 1)) ** 2))
+    envelope = _normalized(torch.exp(-0.5 * (d / sigma.view(-1, 1, 1)) ** 2))
     kernel = 2 * envelope * torch.cos(math.tau * cycles * d)
     return kernel - envelope * kernel.sum(-1, keepdim=True)
 
@@ -124,26 +124,26 @@ def one_field(n: int, odd: Tensor) -> Tensor:
     d = _square(n, odd.device).abs()
     made = ((torch.arange(n, device=odd.device) + odd.view(-1, 1)) % 2).bool()[..., None]
     cubic = 9 * ((d - 1).abs() < 0.5).to(d) - ((d - 3).abs() < 0.5).to(d)
-    return torch.where(made, _normalised(cubic), (d < 0.5).to(d))
+    return torch.where(made, _normalized(cubic), (d < 0.5).to(d))
 
 
 def twitter(n: int, share: Tensor) -> Tensor:
-    """Odd lines partly replaced by the mean of their neighbours: (B, n, n)."""
+    """Odd lines partly replaced by the mean of their neighbors: (B, n, n)."""
     d = _square(n, share.device)
     odd = (torch.arange(n, device=share.device) % 2).view(1, n, 1) * share.view(-1, 1, 1)
-    neighbours = _normalised(((d.abs() - 1).abs() < 0.5).to(d))
-    return torch.lerp(torch.eye(n, device=share.device)[None], neighbours, odd)
+    neighbors = _normalized(((d.abs() - 1).abs() < 0.5).to(d))
+    return torch.lerp(torch.eye(n, device=share.device)[None], neighbors, odd)
 
 
-def subsample(n: int, factor: int, centre: float, device: torch.device) -> Tensor:
-    """(1, n / factor, n): a triangle over 2·factor samples, the first output `centre` from the left edge."""
-    return _normalised(_triangle(_distances(n // factor, n, factor, centre, device) / factor))
+def subsample(n: int, factor: int, center: float, device: torch.device) -> Tensor:
+    """(1, n / factor, n): a triangle over 2·factor samples, the first output `center` from the left edge."""
+    return _normalized(_triangle(_distances(n // factor, n, factor, center, device) / factor))
 
 
-def supersample(n: int, factor: int, centre: Tensor) -> Tensor:
-    """(B, n, n / factor): straight lines between samples, the first of which lies `centre` (B,) from the left edge."""
-    device = centre.device
-    at = (torch.arange(n, device=device) + 0.5 - centre.view(-1, 1)) / factor
+def supersample(n: int, factor: int, center: Tensor) -> Tensor:
+    """(B, n, n / factor): straight lines between samples, the first of which lies `center` (B,) from the left edge."""
+    device = center.device
+    at = (torch.arange(n, device=device) + 0.5 - center.view(-1, 1)) / factor
     at = at.clamp(0, n // factor - 1)[..., None]
     return _triangle(torch.arange(n // factor, device=device) - at)
 

@@ -22,7 +22,7 @@ def charbonnier(difference: Tensor, epsilon: float = 1e-3) -> Tensor:
 
 
 def gradient(difference: Tensor) -> Tensor:
-    """Mean difference of neighbouring pixels' errors: edges as sharp as the truth's. (B, C, H, W) -> scalar."""
+    """Mean difference of neighboring pixels' errors: edges as sharp as the truth's. (B, C, H, W) -> scalar."""
     across = difference[..., 1:] - difference[..., :-1]
     down = difference[..., 1:, :] - difference[..., :-1, :]
     return across.abs().mean() + down.abs().mean()
@@ -41,7 +41,7 @@ def edges(output: Tensor, truth: Tensor) -> Tensor:
 def crisper(truth: Tensor, amount: float) -> Tensor:
     """The truth with steeper lines and no halo beside them: (B, 3, H, W) -> the same.
 
-    Luma is sharpened, and held between the darkest and the brightest of the 3×3 pixels around; colour stays.
+    Luma is sharpened, and held between the darkest and the brightest of the 3×3 pixels around; color stays.
     """
     luma = _luma(truth)
     row = _window(9, truth.device)  # (1, 9)
@@ -84,10 +84,10 @@ def structure(output: Tensor, truth: Tensor, scales: int = 3) -> Tensor:
     return _unlike(_luma(output), _luma(truth), scales, 9e-4)
 
 
-def colour_structure(output: Tensor, truth: Tensor, scales: int = 3) -> Tensor:
+def color_structure(output: Tensor, truth: Tensor, scales: int = 3) -> Tensor:
     """The same of Cb and Cr, whose contrasts are smaller. (B, 3, H, W) twice -> scalar.
 
-    At the halved sizes it counts colour that bled over a line, which hardly changes any pixel's distance.
+    At the halved sizes it counts color that bled over a line, which hardly changes any pixel's distance.
     """
     mine, theirs = (ycc(x)[:, 1:].flatten(0, 1)[:, None] + 0.5 for x in (output, truth))
     return _unlike(mine, theirs, scales, 2e-4)
@@ -108,16 +108,16 @@ def _unlike(mine: Tensor, theirs: Tensor, scales: int, calm: float) -> Tensor:
     return total / scales
 
 
-def colour(difference: Tensor) -> Tensor:
+def color(difference: Tensor) -> Tensor:
     """Charbonnier distance of Cb and Cr. (B, 3, H, W) -> scalar."""
     return charbonnier(ycc(difference)[:, 1:])
 
 
-def flat(output: Tensor, colours: Tensor) -> Tensor:
-    """What became of flat colours, far from the border. (B, 3, H, W), (B, 3, 1, 1) -> scalar."""
+def flat(output: Tensor, colors: Tensor) -> Tensor:
+    """What became of flat colors, far from the border. (B, 3, H, W), (B, 3, 1, 1) -> scalar."""
     side = output.shape[-1]
     middle = slice(side // 2 - 2, side // 2 + 2)  # every place in a token of 2×2 pixels, twice enlarged
-    return charbonnier(output[..., middle, middle] - colours, 1e-4)
+    return charbonnier(output[..., middle, middle] - colors, 1e-4)
 
 
 def total(output: Tensor, truth: Tensor, recipe: Recipe) -> Tensor:
@@ -136,10 +136,10 @@ def total(output: Tensor, truth: Tensor, recipe: Recipe) -> Tensor:
         result = result + recipe.texture * texture(output, truth)
     if recipe.structure:
         result = result + recipe.structure * structure(output, truth)
-    if recipe.colour:
-        result = result + recipe.colour * colour(difference)
-    if recipe.colour_structure:
-        result = result + recipe.colour_structure * colour_structure(output, truth)
+    if recipe.color:
+        result = result + recipe.color * color(difference)
+    if recipe.color_structure:
+        result = result + recipe.color_structure * color_structure(output, truth)
     return result
 
 

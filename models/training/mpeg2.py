@@ -1,4 +1,4 @@
-"""MPEG-2 as a picture feels it: transform and quantiser of ISO/IEC 13818-2, no motion, no bits."""
+"""MPEG-2 as a picture feels it: transform and quantizer of ISO/IEC 13818-2, no motion, no bits."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.training.strengths import maps
 
-# MPEG-2's default intra quantiser matrix (ISO/IEC 13818-2, 6.3.11); that of other blocks is 16 throughout.
+# MPEG-2's default intra quantizer matrix (ISO/IEC 13818-2, 6.3.11); that of other blocks is 16 throughout.
 _INTRA = torch.tensor(
     [
         [8, 16, 19, 22, 26, 27, 29, 34],
@@ -49,8 +49,8 @@ def mpeg2(x: Tensor, before: Tensor, s: Mapping[str, Tensor], levels: int, offse
     that lie outside the picture, 0 to 7.
     """
     b, _, h, w = x.shape
-    coded = s["quantiser"] > 0
-    q = torch.where(coded, s["quantiser"], 1)
+    coded = s["quantizer"] > 0
+    q = torch.where(coded, s["quantizer"], 1)
     each = torch.arange(b, device=x.device)[:, None, None]
 
     def indices(n: int, padded: int, by: Tensor) -> Tensor:
@@ -71,14 +71,14 @@ def mpeg2(x: Tensor, before: Tensor, s: Mapping[str, Tensor], levels: int, offse
         return grid[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2) / levels
 
     dct = _constants(x.device)[0]
-    intra = quantised(blocks(torch.where(maps(s["predicted"]) > 0, before, x)), q)
-    predicted = intra + quantised_difference(blocks(x) - intra, q)
+    intra = quantized(blocks(torch.where(maps(s["predicted"]) > 0, before, x)), q)
+    predicted = intra + quantized_difference(blocks(x) - intra, q)
     result = picture(torch.where(s["predicted"].view(b, 1, 1, 1, 1, 1) > 0, predicted, intra))
     return torch.where(maps(coded), result, x)
 
 
-def quantised(coefficients: Tensor, q: Tensor) -> Tensor:
-    """Intra blocks (B, C, …, 8, 8) of levels through MPEG-2's quantiser at scales q (B,), and back.
+def quantized(coefficients: Tensor, q: Tensor) -> Tensor:
+    """Intra blocks (B, C, …, 8, 8) of levels through MPEG-2's quantizer at scales q (B,), and back.
 
     ISO/IEC 13818-2, 7.4.2; the DC coefficient has its own step, 2 at 10 bit.
     """
@@ -88,7 +88,7 @@ def quantised(coefficients: Tensor, q: Tensor) -> Tensor:
     return coefficients.sign() * torch.floor(coefficients.abs() / step + bias) * step
 
 
-def quantised_difference(coefficients: Tensor, q: Tensor) -> Tensor:
+def quantized_difference(coefficients: Tensor, q: Tensor) -> Tensor:
     """Predicted blocks' differences likewise: a dead zone around 0, and values put back mid-step."""
     step = _constants(coefficients.device)[2] * q.view(-1, 1, 1, 1, 1, 1) / 16
     whole = torch.floor(coefficients.abs() / step)

@@ -99,7 +99,7 @@ def cubic_taps() -> Tensor:
             return (a + 2) * d**3 - (a + 3) * d**2 + 1
         return a * (d**3 - 5 * d**2 + 8 * d - 4) if d < 2 else 0.0
 
-    return torch.tensor([[weight(position - centre) for position in range(-2, 4)] for centre in (-0.25, 0.25)])
+    return torch.tensor([[weight(position - center) for position in range(-2, 4)] for center in (-0.25, 0.25)])
 
 
 @torch.no_grad()
@@ -120,11 +120,11 @@ def interpolate(network: FdatRd) -> None:
     axis = torch.zeros(2, 2, 6)  # (p, h, pixel)
     axis[0] = near
     axis[1, :, 1:] = near[:, :5]
-    # First convolution: channel (p, q, h, k, colour) is output (2p + h, 2q + k); its inputs are (colour, i, j).
+    # First convolution: channel (p, q, h, k, color) is output (2p + h, 2q + k); its inputs are (color, i, j).
     kernel = torch.einsum("pha,qkb->pqhkab", axis, axis).view(2, 2, 2, 2, 3, 2, 3, 2)  # (…, row, i, column, j)
-    weight = torch.zeros(2, 2, 2, 2, 3, 3, 2, 2, 3, 3)  # (p, q, h, k, colour, from colour, i, j, row, column)
-    for colour in range(3):
-        weight[:, :, :, :, colour, colour] = kernel.permute(0, 1, 2, 3, 5, 7, 4, 6)
+    weight = torch.zeros(2, 2, 2, 2, 3, 3, 2, 2, 3, 3)  # (p, q, h, k, color, from color, i, j, row, column)
+    for color in range(3):
+        weight[:, :, :, :, color, color] = kernel.permute(0, 1, 2, 3, 5, 7, 4, 6)
     first.weight[:48] = weight.reshape(48, 12, 3, 3)
     cast(Tensor, first.bias)[:48] = 0
     # Tokens to pixels: pixel (p, q) takes its twelve values, and their negatives. Kernel row 1 + p is row 2i + p.
@@ -134,13 +134,13 @@ def interpolate(network: FdatRd) -> None:
     cast(Tensor, gather.bias).zero_()
     for p in range(2):
         for q in range(2):
-            for value in range(12):  # (h, k, colour)
+            for value in range(12):  # (h, k, color)
                 spread.weight[(2 * p + q) * 12 + value, value, 1 + p, 1 + q] = 1
                 spread.weight[(2 * p + q) * 12 + value, 12 + value, 1 + p, 1 + q] = -1
     for value in range(12):
-        h, k, colour = value // 6, value // 3 % 2, value % 3
-        gather.weight[value, colour, 1 + h, 1 + k] = 1
-        gather.weight[12 + value, colour, 1 + h, 1 + k] = -1
+        h, k, color = value // 6, value // 3 % 2, value % 3
+        gather.weight[value, color, 1 + h, 1 + k] = 1
+        gather.weight[12 + value, color, 1 + h, 1 + k] = -1
     nn.init.dirac_(last.weight)
     cast(Tensor, last.bias).zero_()
     network.conv_after.weight.zero_()

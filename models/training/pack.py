@@ -5,7 +5,7 @@
 FOLDER holds painted or inked pictures (`.png`, `.webp`, `.avif`, `.jpg`) and vector drawings (`.svg`, also inside
 `.tar.gz`), in any sub-folders; fonts are looked for there and in the system's folder of fonts. The result is a zip of
 tiles of 384×384 pixels that any program can look into: `pages/<page>_<n>.webp` (RGB), `sprites/<drawing>.webp`
-(RGBA, colour multiplied by alpha) and `lettering/<n>.webp` (RGBA, white letters over a black outline). Pages of a comic
+(RGBA, color multiplied by alpha) and `lettering/<n>.webp` (RGBA, white letters over a black outline). Pages of a comic
 are cut into their panels first, at full size and at three quarters. Needs the extra `train`.
 """
 
@@ -44,7 +44,7 @@ FACES = "dicebear"
 """Drawings with this in their path are heads: they are shown large, as films show them."""
 
 _GUTTER = 4
-"""Rows of the margin's colour that part two panels, at least."""
+"""Rows of the margin's color that part two panels, at least."""
 _LEAST = 224
 """Shortest side of a panel that is used; sides shorter than a tile are mirrored."""
 
@@ -52,7 +52,7 @@ _LEAST = 224
 def panels(page: Pixels) -> list[Box]:
     """Rectangles of a comic's page (H, W, 3) that no gutter runs through; the whole picture where there is none.
 
-    A gutter is a run of rows or columns, across all of a rectangle, of the colour that the picture's border has.
+    A gutter is a run of rows or columns, across all of a rectangle, of the color that the picture's border has.
     """
     border = np.concatenate([page[:4].reshape(-1, 3), page[-4:].reshape(-1, 3), page[:, :4].reshape(-1, 3)])
     paper = (np.abs(page.astype(np.int16) - np.median(border, 0).astype(np.int16)) <= 12).all(-1)
@@ -90,7 +90,7 @@ def panels(page: Pixels) -> list[Box]:
 
 
 def is_text(page: Pixels) -> bool:
-    """Whether a picture (H, W, 3) is nearly all bright and colourless, as pages of names and empty ones are."""
+    """Whether a picture (H, W, 3) is nearly all bright and colorless, as pages of names and empty ones are."""
     high, low = page.max(-1).astype(np.int16), page.min(-1).astype(np.int16)
     return bool((((high - low) < 36) & (high > 140)).mean() > 0.9)
 
@@ -120,7 +120,7 @@ def page_tiles(file: Path, scales: Sequence[float], quality: int) -> list[bytes]
     with Image.open(file) as image:
         rgb = image.convert("RGB")
     tiles: list[Pixels] = []
-    if is_text(np.asarray(rgb.reduce(4))):  # smaller, so that letters are as grey as lines of them look
+    if is_text(np.asarray(rgb.reduce(4))):  # smaller, so that letters are as gray as lines of them look
         return []
     for scale in scales:
         size = (round(rgb.width * scale), round(rgb.height * scale))
@@ -167,7 +167,7 @@ def sprite_tile(drawing: tuple[str, str], seed: int) -> bytes | None:
 
 WORDS = (
     "the once upon a time before after never always moon star storm river iron captain director produced by music "
-    "original story animation key background colour photography sound editing assistant voice presented starring "
+    "original story animation key background color photography sound editing assistant voice presented starring "
     "chapter episode part one two three where are you going we have to hurry wait for me I don't know what happened "
     "here it is not over yet listen thank you good night 1983 1987 1991 24 07 No. & ? ! ..."
 )
@@ -181,7 +181,7 @@ JAPANESE = (
 def lettering_tile(seed: int, files: Sequence[Path]) -> bytes | None:
     """Lines of words in one of the fonts as titles, credits and subtitles have them, or None for a font without them.
 
-    White letters on transparency, colour multiplied by alpha; a third of them with a black outline.
+    White letters on transparency, color multiplied by alpha; a third of them with a black outline.
     """
     chance = random.Random(seed)
     file = chance.choice(files)
@@ -210,7 +210,7 @@ def lettering_tile(seed: int, files: Sequence[Path]) -> bytes | None:
 
 
 def webp(pixels: Pixels) -> bytes:
-    """(H, W, 3 or 4) as lossless WebP. Invisible colour is kept, since it is multiplied by alpha and so zero."""
+    """(H, W, 3 or 4) as lossless WebP. Invisible color is kept, since it is multiplied by alpha and so zero."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "WEBP", lossless=True, quality=20, method=1, exact=True)
     return buffer.getvalue()

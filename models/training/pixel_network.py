@@ -21,7 +21,7 @@ FOLD = 2
 """Pixels along each side of a token."""
 
 _TAPS = 12
-"""Values by which a pixel interpolates: 2×2 new pixels of three colours."""
+"""Values by which a pixel interpolates: 2×2 new pixels of three colors."""
 
 
 def matrix(out: int, into: int, kernel: int = 1) -> nn.Parameter:
@@ -149,11 +149,11 @@ class PixelNetwork(nn.Module):
         self.gather.weight[2 * _TAPS :] *= 0.1
         cast(Tensor, self.gather.bias).zero_()
         for value in range(_TAPS):
-            h, k, colour = value // 6, value // 3 % 2, value % 3
-            self.first.weight[value, colour] = torch.outer(near[h], near[k])
+            h, k, color = value // 6, value // 3 % 2, value % 3
+            self.first.weight[value, color] = torch.outer(near[h], near[k])
             for sign, channel in ((1, value), (-1, _TAPS + value)):
                 spread[channel, value, 1, 1] = sign
-                self.gather.weight[channel, colour, 1 + h, 1 + k] = sign
+                self.gather.weight[channel, color, 1 + h, 1 + k] = sign
         nn.init.dirac_(self.last.weight)
         cast(Tensor, self.last.bias).zero_()
 

@@ -25,8 +25,8 @@ _TOGETHER = {
     "halo_down": {"halo_width": 1.0},
     "grain_size": {"grain": 5.0},
     "siting": {"half": 1.0},
-    "predicted": {"quantiser": 12.0, "grain": 3.0, "half": 1.0},
-    "quantiser": {"half": 1.0},
+    "predicted": {"quantizer": 12.0, "grain": 3.0, "half": 1.0},
+    "quantizer": {"half": 1.0},
     "comb": {"chroma": 0.8},
 }
 """What a step needs beside itself to be seen."""
@@ -35,7 +35,7 @@ _NOT_ALONE = {"halo_width"}
 _TITLE = 14
 
 
-def labelled(pictures: list[tuple[str, Tensor]], columns: int) -> Image.Image:
+def labeled(pictures: list[tuple[str, Tensor]], columns: int) -> Image.Image:
     """Pictures (3, H, W) of one size in rows, a line of text above each."""
     _, height, width = pictures[0][1].shape
     rows = -(-len(pictures) // columns)
@@ -97,11 +97,11 @@ def main() -> int:
     recipe = replace(Recipe(), sprites=400)
     pool = CropSampler.open(a.tiles, recipe, generator)
     if a.crops:
-        sheet = labelled([("", picture) for picture in pool.sample(30, a.size or 240)], 6)
+        sheet = labeled([("", picture) for picture in pool.sample(30, a.size or 240)], 6)
     elif a.mixes:
-        sheet = labelled(mixes(pool, 8, a.size or 240, recipe), 6)
+        sheet = labeled(mixes(pool, 8, a.size or 240, recipe), 6)
     else:
-        sheet = labelled(steps(pool.sample(1, a.size or 160)[0], generator), 7)
+        sheet = labeled(steps(pool.sample(1, a.size or 160)[0], generator), 7)
     sheet.save(a.out, quality=80)
     return 0
 

@@ -41,8 +41,8 @@ class Recipe:
     bank: int = 0
     """Where above 0, so many crops are composed beforehand, of twice the side, and views of them are trained on."""
 
-    # The optimiser
-    optimiser: Literal["adamw", "muon"] = "adamw"
+    # The optimizer
+    optimizer: Literal["adamw", "muon"] = "adamw"
     """``muon`` is for ``unfolded``: Muon for inner matrices, AdamW for the rest."""
     learning_rate: float = 8e-4
     """At its highest."""
@@ -65,7 +65,7 @@ class Recipe:
     pixel: float = 1.0
     """Charbonnier distance of pixels."""
     gradient: float = 0.1
-    """Differences of neighbouring pixels."""
+    """Differences of neighboring pixels."""
     edges: float = 0.0
     """Charbonnier distance of luma on the truth's lines and edges alone: more for their shape than for all between."""
     crisp: float = 0.0
@@ -78,17 +78,17 @@ class Recipe:
     structure: float = 0.0
     """One minus SSIM of luma at three sizes."""
 
-    colour: float = 0.0
+    color: float = 0.0
     """Charbonnier distance of Cb and Cr, besides that of pixels."""
-    colour_structure: float = 0.0
+    color_structure: float = 0.0
     """One minus SSIM of Cb and Cr at three sizes."""
     consistency: float = 0.0
     """Distance of the outputs for two noisy copies of one truth, so that held cels do not boil."""
 
     pairs: int = 0
     """So many crops of every batch are a second noisy copy of another one."""
-    flat_colours: int = 0
-    """So many flat colours are shown besides in every step; they are to stay as they are, without shift or pattern."""
+    flat_colors: int = 0
+    """So many flat colors are shown besides in every step; they are to stay as they are, without shift or pattern."""
 
     # What is shown: shares of the crops
     clean: float = 0.28
@@ -129,8 +129,8 @@ class Recipe:
             raise ValueError("an unfolded network has no attention to leave out; remove attention = false")
         if self.form not in ("whole", "unfolded"):
             raise ValueError(f"form {self.form!r} is not known: choose whole or unfolded")
-        if self.optimiser not in ("adamw", "muon") or (self.optimiser == "muon" and self.form == "whole"):
-            raise ValueError(f"optimiser {self.optimiser!r} is not for the form {self.form!r}: choose adamw")
+        if self.optimizer not in ("adamw", "muon") or (self.optimizer == "muon" and self.form == "whole"):
+            raise ValueError(f"optimizer {self.optimizer!r} is not for the form {self.form!r}: choose adamw")
         if self.checkpoint not in ("full", "slim"):
             raise ValueError(f"checkpoint {self.checkpoint!r} is not known: choose full or slim")
         if self.pairs > self.batch // 2:

@@ -32,7 +32,7 @@ def load_state(file: Path) -> dict[str, Any]:
 def save_slim(file: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Weights as fp16, and numbers and text beside them, in one .safetensors: what a training can go on from.
 
-    What it has learned about its own steps (the optimisers' moments) is left out. Raises ValueError as `export` does.
+    What it has learned about its own steps (the optimizers' moments) is left out. Raises ValueError as `export` does.
     """
     export(file, tensors, json.dumps(state))
 

@@ -14,20 +14,20 @@ halo        edge enhancement across, share of the removed detail         50 %: 0
 halo_width  σ of the detail it works on, LR pixels                       100 %: 0.6 – 1.6  100 %: 0.6 – 1.6
 halo_down   the enhancement down                                         25 %: 0.05 – 0.4  15 %: 0.05 – 0.3
 ringing     one-sided ringing after edges, share of the edge             12 %: 0.04 – 0.2  30 %: 0.05 – 0.3
-twitter     odd lines made of their neighbours, share                    8 %: 0.2 – 0.8    15 %: 0.2 – 0.8
+twitter     odd lines made of their neighbors, share                    8 %: 0.2 – 0.8    15 %: 0.2 – 0.8
 quarter     chroma at a quarter of the width (4:1:1), share              3 %: 1            25 %: 1
 half        chroma at half the width and height (4:2:0), share           100 %: 1          85 %: 1
-siting      4:2:0 read back half-way from left to centre siting, pixels  10 %: 0.1 – 0.25  10 %: 0.1 – 0.25
+siting      4:2:0 read back half-way from left to center siting, pixels  10 %: 0.1 – 0.25  10 %: 0.1 – 0.25
 delay       chroma displaced across, either way, LR pixels               10 %: 0.2 – 1     25 %: 0.2 – 1.5
-comb        sent as composite, colour taken out by a 1H comb, share      5 %: 1            50 %: 1
+comb        sent as composite, color taken out by a 1H comb, share      5 %: 1            50 %: 1
 dots        dot crawl: chroma's carrier left in luma, share              8 %: 0.05 – 0.3   70 %: 0.1 – 0.6
-rainbow     cross-colour: fine luma taken for chroma, share              8 %: 0.05 – 0.3   70 %: 0.1 – 0.5
+rainbow     cross-color: fine luma taken for chroma, share              8 %: 0.05 – 0.3   70 %: 0.1 – 0.5
 combing     odd lines from another moment, displaced across, LR pixels   3 %: 0.5 – 4      3 %: 0.5 – 4
 grain       σ of film grain and noise in luma, levels of 255             75 %: 0.4 – 5     90 %: 0.8 – 6
 grain_size  σ of the blur on that grain, LR pixels                       50 %: 0.3 – 0.9   60 %: 0.4 – 1
-speckle     σ of coloured noise, levels of 255                           20 %: 0.3 – 1.5   80 %: 0.5 – 4
+speckle     σ of colored noise, levels of 255                           20 %: 0.3 – 1.5   80 %: 0.5 – 4
 dust        specks on the cel, per 10,000 LR pixels                      6 %: 0.5 – 4      6 %: 0.5 – 4
-quantiser   MPEG-2 quantiser_scale                                       85 %: 3 – 24      40 %: 3 – 16
+quantizer   MPEG-2 quantizer_scale                                       85 %: 3 – 24      40 %: 3 – 16
 predicted   the frame is a P frame over an intra frame, share            50 %: 1           50 %: 1
 one_field   lines of one field made from those of the other, share       10 %: 1           10 %: 1
 level       error of black and of contrast, levels of 255                30 %: 0.1 – 0.5   50 %: 0.1 – 0.7
@@ -86,7 +86,7 @@ STEPS: Mapping[str, Step] = {
     "grain_size": Step(Range(0.50, 0.3, 0.9), Range(0.60, 0.4, 1.0)),
     "speckle": Step(Range(0.20, 0.3, 1.5), Range(0.80, 0.5, 4.0)),
     "dust": Step(Range(0.06, 0.5, 4.0), Range(0.06, 0.5, 4.0)),
-    "quantiser": Step(Range(0.85, 3, 24), Range(0.40, 3, 16)),
+    "quantizer": Step(Range(0.85, 3, 24), Range(0.40, 3, 16)),
     "predicted": Step(Range(0.50, 1, 1), Range(0.50, 1, 1)),
     "one_field": Step(Range(0.10, 1, 1), Range(0.10, 1, 1)),
     "level": Step(Range(0.30, 0.1, 0.5), Range(0.50, 0.1, 0.7)),

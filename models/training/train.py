@@ -29,10 +29,10 @@ from tqdm import tqdm
 from models.training import loss, network
 from models.training.crop_cache import CropCache
 from models.training.curve import Log
-from models.training.data import CropSampler, flat_colours
+from models.training.data import CropSampler, flat_colors
 from models.training.degrade import add_noise, degrade
 from models.training.folding import fold, unfold
-from models.training.optimise import optimisers, rate
+from models.training.optimize import optimizers, rate
 from models.training.pixel_network import PixelNetwork
 from models.training.recipe import Recipe
 from models.training.state import export, load_slim, load_state, save_slim, save_state, write
@@ -90,7 +90,7 @@ def begin(recipe: Recipe) -> FdatRd | PixelNetwork:
     if recipe.form == "whole":
         whole = network.new(recipe)
         return whole if recipe.attention else network.leave_attention_out(whole)
-    # Channels last, in which pixels' channels are neighbours: no convolution or linear layer has to move data.
+    # Channels last, in which pixels' channels are neighbors: no convolution or linear layer has to move data.
     return PixelNetwork(network.configuration(recipe.variant), recipe.blocks).to(memory_format=torch.channels_last)
 
 
@@ -162,7 +162,7 @@ class Trainer:
             self.pool = CropSampler.open(tiles, recipe, self.generator)
         self.network = begin(recipe).to(device).train()
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
-        self.optimisers = optimisers(self.network, recipe)
+        self.optimizers = optimizers(self.network, recipe)
         self.compiled = compiled
         self.deep: Callable[[FdatRd | PixelNetwork, Tensor], Tensor] = enlarge
         if compiled and isinstance(self.network, FdatRd):
@@ -174,7 +174,7 @@ class Trainer:
         self.joined = -1
         """Step at which the whole network joined; -1 is not yet."""
         self.resumed = 0
-        """Step from which on the optimisers' moments are kept: the learning rate rises again from there."""
+        """Step from which on the optimizers' moments are kept: the learning rate rises again from there."""
         self.left_out = torch.zeros((), dtype=torch.int64, device=device)
 
     @property
@@ -226,20 +226,20 @@ class Trainer:
         return degraded
 
     def loss(self, degraded: Tensor, truth: Tensor) -> Tensor:
-        """Of a batch and its truth, and of the flat colours shown besides."""
+        """Of a batch and its truth, and of the flat colors shown besides."""
         recipe, net = self.recipe, self.network
         if isinstance(net, FdatRd) and self._is_warming_up():
             return loss.total(network.shallow(net, degraded).float(), truth, recipe)
-        colours = flat_colours(recipe.flat_colours, self.generator)
+        colors = flat_colors(recipe.flat_colors, self.generator)
         # All of one size, so that there is one network to compile.
-        shown = torch.cat([degraded, colours.expand(-1, -1, *degraded.shape[2:])])
+        shown = torch.cat([degraded, colors.expand(-1, -1, *degraded.shape[2:])])
         if isinstance(net, PixelNetwork):
             shown = shown.contiguous(memory_format=torch.channels_last)
         both = self.deep(net, shown).float()
         output = both[: recipe.batch]
         value = loss.total(output, truth, recipe)
-        if recipe.flat_colours:
-            value = value + loss.flat(both[recipe.batch :], colours)
+        if recipe.flat_colors:
+            value = value + loss.flat(both[recipe.batch :], colors)
         if recipe.pairs and recipe.consistency:
             apart = loss.charbonnier(output[: recipe.pairs] - output[-recipe.pairs :])
             value = value + recipe.consistency * recipe.pairs / recipe.batch * apart
@@ -253,21 +253,21 @@ class Trainer:
     def update(self, value: Tensor) -> float:
         """Change the weights, unless loss or gradient is not finite; returns the learning rate.
 
-        Nothing waits for the device here: the fused optimiser leaves the step out by itself.
+        Nothing waits for the device here: the fused optimizer leaves the step out by itself.
         """
         since = self.step - max(0, self.joined, self.resumed)
         learning_rate = rate(self.recipe, self.progress, since)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
         unusable = ~(value.detach() + norm).isfinite()
-        fused = all(optimiser.defaults.get("fused") for optimiser in self.optimisers)
-        for optimiser in self.optimisers:
-            for group in optimiser.param_groups:
+        fused = all(optimizer.defaults.get("fused") for optimizer in self.optimizers)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
                 group["lr"] = learning_rate
             if fused:
-                optimiser.found_inf = unusable.float()  # type: ignore[attr-defined]
+                optimizer.found_inf = unusable.float()  # type: ignore[attr-defined]
         if fused or not bool(unusable):
-            for optimiser in self.optimisers:
-                optimiser.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
             self._average()
         self.left_out += unusable
         self.step += 1
@@ -322,7 +322,7 @@ class Trainer:
             **self._place(),
             "network": self.network.state_dict(),
             "averaged": self.averaged.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "generator": self.generator.get_state(),
             "random": torch.get_rng_state(),
             "chance": self.pool.chance.getstate() if isinstance(self.pool, CropSampler) else None,
@@ -352,8 +352,9 @@ class Trainer:
         self._resume_place(state)
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
-        for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(kept)
+        saved = state.get("optimizers", state.get("optimisers"))  # spelled the second way by earlier trainings
+        for optimizer, kept in zip(self.optimizers, saved or (), strict=True):
+            optimizer.load_state_dict(kept)
         torch.set_rng_state(state["random"])
         if isinstance(self.pool, CropSampler) and state["chance"]:
             version, numbers, gauss = state["chance"]

@@ -20,7 +20,7 @@ NOISE = 0.1
 class Copies:
     """Which of `old` channels each of `new` ones is a copy of.
 
-    The last are copied first: the first twelve hold the interpolated colours, whose size norms feel most.
+    The last are copied first: the first twelve hold the interpolated colors, whose size norms feel most.
     """
 
     def __init__(self, old: int, new: int) -> None:

@@ -1,4 +1,4 @@
-"""An FDAT is recognised by its tensors alone, and nothing else is taken for one."""
+"""An FDAT is recognized by its tensors alone, and nothing else is taken for one."""
 
 import json
 import subprocess
@@ -74,7 +74,7 @@ def test_what_is_not_exactly_an_fdat_is_left_to_spandrel(tensors: Tensors, chang
 
 @pytest.mark.parametrize("unshuffle", [False, True])
 def test_networks_of_one_plane_are_found(tmp_path: Path, unshuffle: bool) -> None:
-    checkpoint = fdat(tmp_path / "grey.safetensors", num_in_ch=1, num_out_ch=1, unshuffle_mod=unshuffle)
+    checkpoint = fdat(tmp_path / "gray.safetensors", num_in_ch=1, num_out_ch=1, unshuffle_mod=unshuffle)
     found = checkpoint.description
     assert found.fdat is not None
     assert (found.fdat.in_channels, found.fdat.unshuffle) == (1, 2 if unshuffle else 1)

@@ -25,7 +25,7 @@ def _meta(config: FdatRdConfig) -> list[int]:
     return [3, index, config.tail_scale, config.embed_dim, config.out_channels, config.mid_dim, 4]
 
 
-def test_every_fixture_is_recognised_with_its_configuration(shared: Path) -> None:
+def test_every_fixture_is_recognized_with_its_configuration(shared: Path) -> None:
     index = json.loads((shared / "fixtures/index.json").read_text())
     assert len(index) > 20
     for name, facts in index.items():

@@ -185,7 +185,7 @@ def test_graphs_within_graphs(tmp_path: Path, make: Callable[[Path], Path]) -> N
     assert found(make(tmp_path / "x.onnx"))["multiple"] == 1
 
 
-def _grey(channels: int) -> NDArray[np.float32]:
+def _gray(channels: int) -> NDArray[np.float32]:
     return np.eye(channels, dtype=np.float32).reshape(channels, channels, 1, 1)
 
 
@@ -207,7 +207,7 @@ def _grey(channels: int) -> NDArray[np.float32]:
 )
 def test_axes_that_are_open(tmp_path: Path, dims: Any, channels: int, size: tuple[int, int] | None) -> None:
     frame = value("x", TensorProto.FLOAT, dims)
-    path = save(tmp_path / "x.onnx", [node("Conv", ["x", "v"], ["k"]), doubled("k", "y")], [frame], v=_grey(channels))
+    path = save(tmp_path / "x.onnx", [node("Conv", ["x", "v"], ["k"]), doubled("k", "y")], [frame], v=_gray(channels))
     about = found(path)
     assert about["in_channels"] == channels
     assert OnnxConfig(**about["onnx"]).size == size
@@ -226,7 +226,7 @@ def test_open_axes_with_channels_last(tmp_path: Path) -> None:
 
 def test_open_channels_of_a_network_for_something_else(tmp_path: Path) -> None:
     frame = value("x", TensorProto.FLOAT, [1, "c", "h", "w"])
-    path = save(tmp_path / "x.onnx", [node("Conv", ["x", "v"], ["y"])], [frame], v=_grey(16))
+    path = save(tmp_path / "x.onnx", [node("Conv", ["x", "v"], ["y"])], [frame], v=_gray(16))
     with pytest.raises(CheckpointError, match=r"does not say how many channels its input 'x' has, and its .* takes 16"):
         describe(path, None, None)
 

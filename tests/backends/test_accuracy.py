@@ -33,11 +33,11 @@ def test_the_same_output_passes() -> None:
 
 
 def test_the_bound_is_where_it_is_said_to_be() -> None:
-    grey = np.full((3, 40, 60), 0.5, np.float32)
+    gray = np.full((3, 40, 60), 0.5, np.float32)
     step = 10 ** (-BOUND_DB / 20)  # the difference at which PSNR is just the bound
-    assert compare(grey, grey + np.float32(step * 0.99), "fp16") == pytest.approx(BOUND_DB, abs=0.1)
+    assert compare(gray, gray + np.float32(step * 0.99), "fp16") == pytest.approx(BOUND_DB, abs=0.1)
     with pytest.raises(EngineBuildError, match=r"the fp16 engine agrees with fp32 to 49\.\d dB only, 50 are needed"):
-        compare(grey, grey + np.float32(step * 1.02), "fp16")
+        compare(gray, gray + np.float32(step * 1.02), "fp16")
 
 
 def test_noise_is_refused_with_its_number() -> None:
@@ -76,7 +76,7 @@ def test_the_drawing_is_a_picture(height: int, width: int) -> None:
     edges = np.abs(np.diff(picture, axis=2))
     assert edges.max() > 0.3, "it has lines"
     assert np.median(edges) < 0.03, "and flat parts between them"
-    assert np.abs(picture[0] - picture[1]).mean() > 0.02, "and colours"
+    assert np.abs(picture[0] - picture[1]).mean() > 0.02, "and colors"
 
 
 # ---- sky ---------------------------------------------------------------------------------------------------------
@@ -431,4 +431,4 @@ def test_filters_share_an_engine_until_the_last_one_lets_go(
     assert engine.closed == 0
     del second
     assert engine.closed == 1
-    assert backends["openvino"].built == ["fp16"] * 2, "streams are no part of this backend's artefact"
+    assert backends["openvino"].built == ["fp16"] * 2, "streams are no part of this backend's artifact"

@@ -38,7 +38,7 @@ def job(tiny: Checkpoint) -> EngineSpec:
 
 
 @pytest.fixture(scope="module")
-def artefact(job: EngineSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def artifact(job: EngineSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("native")
     native.build(job, directory)
     return directory
@@ -52,9 +52,9 @@ def once(engine: Engine, picture: FramePlanes, slot: int = 0) -> FramePlanes:
 
 @pytest.mark.parametrize("streams", [None, 1, 3])
 def test_an_engine_runs_frame_after_frame(
-    tiny: Checkpoint, job: EngineSpec, artefact: Path, streams: int | None
+    tiny: Checkpoint, job: EngineSpec, artifact: Path, streams: int | None
 ) -> None:
-    engine = native.load(replace(job, streams=streams), artefact)
+    engine = native.load(replace(job, streams=streams), artifact)
     try:
         assert engine.slots == (streams or 2)
         first, second = drawing(60, 90), np.ascontiguousarray(drawing(60, 90)[:, ::-1])
@@ -67,8 +67,8 @@ def test_an_engine_runs_frame_after_frame(
         engine.close()
 
 
-def test_frames_in_flight_together_do_not_meet(job: EngineSpec, artefact: Path) -> None:
-    engine = native.load(replace(job, streams=2), artefact)
+def test_frames_in_flight_together_do_not_meet(job: EngineSpec, artifact: Path) -> None:
+    engine = native.load(replace(job, streams=2), artifact)
     try:
         pictures = [drawing(60, 90), np.ascontiguousarray(drawing(60, 90)[:, ::-1])]
         alone = [once(engine, picture) for picture in pictures]
@@ -82,29 +82,29 @@ def test_frames_in_flight_together_do_not_meet(job: EngineSpec, artefact: Path) 
         engine.close()
 
 
-def test_a_closed_engine_says_so(job: EngineSpec, artefact: Path) -> None:
-    engine = native.load(job, artefact)
+def test_a_closed_engine_says_so(job: EngineSpec, artifact: Path) -> None:
+    engine = native.load(job, artifact)
     engine.close()
     engine.close()
     with pytest.raises(EngineError, match="closed"):
         engine.submit(0)
 
 
-def test_the_artefact_is_the_weights_alone(artefact: Path) -> None:
-    assert [file.name for file in artefact.iterdir()] == [native.WEIGHTS]
+def test_the_artifact_is_the_weights_alone(artifact: Path) -> None:
+    assert [file.name for file in artifact.iterdir()] == [native.WEIGHTS]
 
 
-def test_damaged_weights_are_a_sentence(job: EngineSpec, artefact: Path, tmp_path: Path) -> None:
-    whole = (artefact / native.WEIGHTS).read_bytes()
+def test_damaged_weights_are_a_sentence(job: EngineSpec, artifact: Path, tmp_path: Path) -> None:
+    whole = (artifact / native.WEIGHTS).read_bytes()
     for content in (b"", whole[: len(whole) // 2], b"x" * 1000):
         (tmp_path / native.WEIGHTS).write_bytes(content)
         with pytest.raises(EngineError, match="weights cannot be read"):
             native.load(job, tmp_path)
 
 
-def test_every_tensor_is_compared_with_the_architecture(artefact: Path, tmp_path: Path) -> None:
+def test_every_tensor_is_compared_with_the_architecture(artifact: Path, tmp_path: Path) -> None:
     """A kernel that is given a smaller array than it takes would read beyond it."""
-    with np.load(artefact / native.WEIGHTS) as file:
+    with np.load(artifact / native.WEIGHTS) as file:
         tensors: dict[str, np.ndarray[Any, Any]] = dict(file)
     assert len(tensors) > 40
 
@@ -224,7 +224,7 @@ def test_a_wish_for_integers_goes_to_it_wherever_it_stands(
     assert [entry.fields["engine"].split()[0] for entry in EngineCache(tmp_path).entries()] == ["native"]
 
 
-def test_one_artefact_serves_every_size(tiny: Checkpoint, tmp_path: Path) -> None:
+def test_one_artifact_serves_every_size(tiny: Checkpoint, tmp_path: Path) -> None:
     store, options = EngineCache(tmp_path), Options(backend="native")
     small = selection.open_engine(tiny, 60, 60, options, store)
     large = selection.open_engine(tiny, 90, 120, options, store)

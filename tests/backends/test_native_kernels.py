@@ -255,7 +255,7 @@ def test_what_is_not_finite_stays_so(make_config: MakeConfig, make_tensors: Make
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("value", [0.0, 1.0])
-def test_a_frame_of_one_colour_is_no_special_case(make_config: MakeConfig, make_tensors: Maker, value: float) -> None:
+def test_a_frame_of_one_color_is_no_special_case(make_config: MakeConfig, make_tensors: Maker, value: float) -> None:
     picture = np.full((3, 60, 60), value, np.float32)
     tensors = make_tensors(3)
     reference = of_network(make_config(), tensors, picture)

@@ -30,7 +30,7 @@ def job(tiny: Checkpoint) -> EngineSpec:
 
 
 @pytest.fixture(scope="module")
-def artefact(job: EngineSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def artifact(job: EngineSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny network, built."""
     directory = tmp_path_factory.mktemp("engine")
     openvino.build(job, directory)
@@ -55,9 +55,9 @@ def expected(checkpoint: Checkpoint, picture: FramePlanes) -> FramePlanes:
     return result
 
 
-def test_it_computes_what_the_network_computes(job: EngineSpec, artefact: Path) -> None:
+def test_it_computes_what_the_network_computes(job: EngineSpec, artifact: Path) -> None:
     picture = drawing(60, 90)
-    engine = openvino.load(job, artefact)
+    engine = openvino.load(job, artifact)
     assert engine.slots == openvino.STREAMS
     assert engine.input(0).shape == (3, 60, 90)
     assert engine.input(0).flags.c_contiguous
@@ -68,12 +68,12 @@ def test_it_computes_what_the_network_computes(job: EngineSpec, artefact: Path) 
     np.testing.assert_allclose(result, reference, atol=2e-5 * np.abs(reference).max())
 
 
-def test_the_artefact_is_the_exported_model_alone(artefact: Path) -> None:
-    assert [file.name for file in artefact.iterdir()] == [FILE]
+def test_the_artifact_is_the_exported_model_alone(artifact: Path) -> None:
+    assert [file.name for file in artifact.iterdir()] == [FILE]
 
 
-def test_an_engine_runs_frame_after_frame(job: EngineSpec, artefact: Path) -> None:
-    engine = openvino.load(job, artefact)
+def test_an_engine_runs_frame_after_frame(job: EngineSpec, artifact: Path) -> None:
+    engine = openvino.load(job, artifact)
     first, second = drawing(60, 90), drawing(60, 90)[:, ::-1]
     results = []
     for picture in (first, second, first):
@@ -85,9 +85,9 @@ def test_an_engine_runs_frame_after_frame(job: EngineSpec, artefact: Path) -> No
     assert np.abs(results[0] - results[1]).max() > 0.1
 
 
-def test_two_streams_give_what_one_gives(job: EngineSpec, artefact: Path, tmp_path: Path) -> None:
+def test_two_streams_give_what_one_gives(job: EngineSpec, artifact: Path, tmp_path: Path) -> None:
     pictures = [drawing(60, 90), drawing(60, 90)[:, :, ::-1]]
-    alone = [once(openvino.load(job, artefact), picture) for picture in pictures]
+    alone = [once(openvino.load(job, artifact), picture) for picture in pictures]
     two = replace(job, streams=2)
     openvino.build(two, tmp_path)
     engine = openvino.load(two, tmp_path)
@@ -102,9 +102,9 @@ def test_two_streams_give_what_one_gives(job: EngineSpec, artefact: Path, tmp_pa
 
 @pytest.mark.parametrize("damage", ["truncated", "random bytes", "empty", "missing", "flipped"])
 def test_a_damaged_engine_is_an_error_and_nothing_worse(
-    job: EngineSpec, artefact: Path, tmp_path: Path, damage: str
+    job: EngineSpec, artifact: Path, tmp_path: Path, damage: str
 ) -> None:
-    data = (artefact / FILE).read_bytes()
+    data = (artifact / FILE).read_bytes()
     match damage:
         case "truncated":
             (tmp_path / FILE).write_bytes(data[: len(data) // 2])
@@ -120,7 +120,7 @@ def test_a_damaged_engine_is_an_error_and_nothing_worse(
         openvino.load(job, tmp_path)
     assert "Traceback" not in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
-    once(openvino.load(job, artefact), drawing(60, 90))  # the next one starts as if nothing had been
+    once(openvino.load(job, artifact), drawing(60, 90))  # the next one starts as if nothing had been
 
 
 def test_a_network_that_cannot_be_compiled_is_a_build_error(

@@ -103,7 +103,7 @@ def test_a_network_that_changes_pictures_is_left_at_1(tmp_path: Path, caplog: py
     assert line.startswith(
         "x.onnx: white is taken for 1 in its numbers, but from 0 to 255 a drawing comes out more like"
     )
-    assert line.endswith('if colours are wrong, give input_range="255"')
+    assert line.endswith('if colors are wrong, give input_range="255"')
 
 
 @pytest.mark.filterwarnings("error")

@@ -208,7 +208,7 @@ def test_what_is_no_kind_of_gpu(text: str) -> None:
         ((9, 0), False, RTX),
     ],
 )
-def test_data_centre_cards_prefer_their_own_library(
+def test_data_center_cards_prefer_their_own_library(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] | None, both: bool, wanted: object
 ) -> None:
     there = {"tensorrt_rtx"} | ({"tensorrt"} if both else set())

@@ -40,7 +40,7 @@ def truth(cel: Picture) -> Floats:
     return cel / 255
 
 
-def grey_noise(shape: tuple[int, ...], steps: float, seed: int = 0) -> Floats:
+def gray_noise(shape: tuple[int, ...], steps: float, seed: int = 0) -> Floats:
     """Noise of one standard deviation in 8-bit steps, the same in R, G and B; (H, W, 1)."""
     noise: Floats = np.random.default_rng(seed).standard_normal((*shape[:2], 1)) * steps / 255
     return noise
@@ -72,17 +72,17 @@ def test_composite_seed_is_the_name_and_the_frame(cel: Picture) -> None:
     assert (first != through_composite(small, "a", 1)).mean() > 0.5
 
 
-def test_composite_shows_dot_crawl_and_cross_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_composite_shows_dot_crawl_and_cross_color(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quality_degradations, "SIGNAL_NOISE", 0.0)
-    grey = np.full((64, 96, 3), 128, np.uint8)
-    np.testing.assert_array_equal(through_composite(grey, "grey", 0), grey)
-    # Diagonal stripes near the subcarrier, which turn half a cycle from line to line, are taken for colour.
+    gray = np.full((64, 96, 3), 128, np.uint8)
+    np.testing.assert_array_equal(through_composite(gray, "gray", 0), gray)
+    # Diagonal stripes near the subcarrier, which turn half a cycle from line to line, are taken for color.
     y, x = np.mgrid[0:64, 0:96]
     stripes = 128 + 60 * np.sin(2 * np.pi * quality_degradations.SUBCARRIER * x + np.pi * y)
     fine = np.repeat(np.rint(stripes).astype(np.uint8)[..., None], 3, -1)
     result = through_composite(fine, "fine", 0).astype(int)
     assert np.ptp(result[16:-16, 16:-16], axis=-1).mean() > 30
-    # A horizontal border between two colours of the same luma leaves dots in the luma, which crawl.
+    # A horizontal border between two colors of the same luma leaves dots in the luma, which crawl.
     border = np.zeros((64, 96, 3), np.uint8)
     border[:32], border[32:] = (180, 60, 90), (20, 140, 90)
     dots = [quality_measures.luma(through_composite(border, "border", n) / 255)[31, 16:-16] for n in (0, 1)]
@@ -111,14 +111,14 @@ def test_measures_of_equal_pictures(truth: Floats) -> None:
 
 
 def test_measures_of_known_noise(truth: Floats) -> None:
-    noisy = 0.25 + truth / 2 + grey_noise(truth.shape, 4)
+    noisy = 0.25 + truth / 2 + gray_noise(truth.shape, 4)
     clean = 0.25 + truth / 2
     assert quality_measures.psnr_y(clean, noisy) == pytest.approx(20 * np.log10(255 / 4), abs=0.1)
     assert quality_measures.ssim(clean, noisy) < 0.95
     flat = np.full(truth.shape, 0.5)
-    measured = quality_measures.flat_noise(flat, flat + grey_noise(truth.shape, 4))
+    measured = quality_measures.flat_noise(flat, flat + gray_noise(truth.shape, 4))
     assert measured == pytest.approx(4 * np.sqrt(1 - 1 / 49), rel=0.02)
-    held = [clean + grey_noise(truth.shape, 4, seed) for seed in range(4)]
+    held = [clean + gray_noise(truth.shape, 4, seed) for seed in range(4)]
     assert quality_measures.flicker(held) == pytest.approx(4, rel=0.02)
     assert quality_measures.flicker([clean, clean]) == 0
 
@@ -154,10 +154,10 @@ def peer(name: str) -> Method:
 
 
 @pytest.mark.parametrize("name", ["bicubic", "Lanczos", "nnedi3", "ArtCNN C4F16", "ArtCNN C4F32"])
-def test_no_peer_moves_the_picture_or_its_colours(name: str) -> None:
+def test_no_peer_moves_the_picture_or_its_colors(name: str) -> None:
     method = peer(name)
     assert quality_checks.shift(method)["passed"], quality_checks.shift(method)
-    assert quality_checks.colour_shift(method)["passed"]
+    assert quality_checks.color_shift(method)["passed"]
 
 
 def test_nnedi3_needs_its_half_pixel(cel: Picture) -> None:
@@ -204,10 +204,10 @@ def altered(change: str) -> Method:
             elif change == "windowed":
                 y, x = np.mgrid[0:height, 0:width]
                 result += (0.3 / 255 * np.sin(2 * np.pi * (x / 40 + y / 120)))[..., None]
-            elif change == "coloured":
+            elif change == "colored":
                 result[..., 2] += 0.6 / 255
             elif change == "boiling":
-                result += grey_noise(result.shape, 3, n)
+                result += gray_noise(result.shape, 3, n)
             yield result
 
     return method
@@ -220,15 +220,15 @@ def altered(change: str) -> Method:
         ("shifted", {"shift"}),
         ("gridded", {"grid"}),
         ("windowed", {"grid"}),
-        ("coloured", {"colour shift"}),
+        ("colored", {"color shift"}),
         ("boiling", {"held cels"}),
     ],
 )
 def test_checks_find_the_fault_and_only_that(change: str, failing: set[str]) -> None:
     checks = quality_checks.run_checks(altered(change))
     found = {name for name, check in checks.items() if not check["passed"]}
-    # A grid of bright lines also changes the mean colour; that is no mistake of the check.
-    assert found - ({"colour shift"} if change == "gridded" else set()) == failing
+    # A grid of bright lines also changes the mean color; that is no mistake of the check.
+    assert found - ({"color shift"} if change == "gridded" else set()) == failing
     json.dumps(checks, allow_nan=False)
 
 
@@ -342,7 +342,7 @@ def test_ssimulacra2_is_the_one_of_its_authors(truth: Floats) -> None:
         assert ours == pytest.approx(other, abs=3)
 
 
-def test_chroma_error_counts_colours_alone(truth: Floats) -> None:
+def test_chroma_error_counts_colors_alone(truth: Floats) -> None:
     assert quality_measures.chroma_error(truth, truth + 0.1) == pytest.approx(0, abs=1e-9)
     tinted = truth + np.linalg.inv(quality_discs.TO_YCC) @ [0, 4 / 255, 0]
     assert quality_measures.chroma_error(truth, tinted) == pytest.approx(4 / np.sqrt(2))

@@ -18,7 +18,7 @@ from tests.silence import PATTERN, silence
 from vsfdatrd.cli import main
 from vsfdatrd.commands import models as models_command
 from vsfdatrd.weights import aliases, catalog
-from vsfdatrd.weights.catalog import CATALOGUE, resolve
+from vsfdatrd.weights.catalog import CATALOG, resolve
 
 
 @pytest.fixture(autouse=True)
@@ -108,12 +108,12 @@ def test_relative_files_are_remembered_whole(
     assert aliases.read()["mine"].file == model
 
 
-def test_what_ships_is_listed_with_scale_and_licence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_ships_is_listed_with_scale_and_license(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "list"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
-    assert head.split() == ["name", "scale", "licence", "speed"]
+    assert head.split() == ["name", "scale", "license", "speed"]
     rows = {line.split()[0]: line.split() for line in lines}
-    assert list(rows) == list(CATALOGUE)
+    assert list(rows) == list(CATALOG)
     assert rows["medium"][1:3] == ["2x", "CC-BY-4.0"]
     assert rows["medium"][-1] == "fdat_rd_medium_2x.safetensors"
 
@@ -122,7 +122,7 @@ def test_speed_is_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     results = tmp_path / "benchmarks" / "results"
     results.mkdir(parents=True)
     monkeypatch.setattr(models_command, "__file__", str(tmp_path / "vsfdatrd" / "commands" / "models.py"))
-    medium = CATALOGUE["medium"]
+    medium = CATALOG["medium"]
     assert models_command._speed(medium) is None
 
     def measured(name: str, model: str, size: list[int], fps: float, measure: str = "vapoursynth") -> None:
@@ -147,7 +147,7 @@ def test_verify_finds_what_is_not_as_released(
     out = capsys.readouterr().out
     assert "medium: as released, " in out
     assert "dvd: as released, " in out
-    (tmp_path / CATALOGUE["medium"].file).write_bytes(b"something else")
+    (tmp_path / CATALOG["medium"].file).write_bytes(b"something else")
     monkeypatch.setattr(catalog, "folders", lambda: (tmp_path, tmp_path))
     assert main(["models", "verify"]) == 1
     assert "medium: the weights of model='medium'" in capsys.readouterr().out

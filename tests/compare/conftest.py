@@ -26,7 +26,7 @@ def _own_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def scenes(count: int, length: int, size: tuple[int, int] = SIZE) -> list[Drawing]:
-    """`count` scenes of `length` frames that differ from each other: drawings, mirrored, and in other colours."""
+    """`count` scenes of `length` frames that differ from each other: drawings, mirrored, and in other colors."""
     frames = []
     for scene in range(count):
         for n in range(length):

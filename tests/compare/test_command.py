@@ -54,7 +54,7 @@ def test_pictures_numbers_and_page(
     ]
     sheet = np.asarray(Image.open(out / "frame_000040_side_by_side.png"), int)
     left, right = sheet[-640:, :720], sheet[-640:, -720:]
-    assert 1 < np.abs(left - right).mean() < 6  # the same colours, though one is 170m and one is 709
+    assert 1 < np.abs(left - right).mean() < 6  # the same colors, though one is 170m and one is 709
 
 
 def test_without_html_there_are_only_pictures_beside_the_second_file_s_name(

@@ -16,9 +16,9 @@ def test_likeness_does_not_depend_on_contrast_and_brightness() -> None:
     picture, other = random.random((2, 40, 50), np.float32)
     assert likeness(picture, picture * 0.5 + 0.2) == pytest.approx(1, abs=1e-5)
     assert abs(likeness(picture, other)) < 0.1
-    black, grey = np.zeros((40, 50), np.float32), np.full((40, 50), 0.5, np.float32)
+    black, gray = np.zeros((40, 50), np.float32), np.full((40, 50), 0.5, np.float32)
     assert likeness(black, black + 0.01) == 1
-    assert likeness(black, grey) == 0
+    assert likeness(black, gray) == 0
     assert likeness(black, picture) == 0
 
 
@@ -36,14 +36,14 @@ def test_frames_of_another_rate_are_found_by_time(write: Writer, film: list[Draw
 def test_a_file_that_starts_some_frames_later_is_matched_by_likeness(
     write: Writer, film: list[Drawing], shift: int
 ) -> None:
-    """Neighbours are looked at first, then a second to either side."""
+    """Neighbors are looked at first, then a second to either side."""
     before = open_video(write("a.y4m", clip_of(film)))
     after = open_video(write("b.y4m", clip_of(film[max(0, shift) :] if shift > 0 else film[:1] * -shift + film)))
     found = pairs(before, Thumbnails(after), [5, 18, 30])
     assert [pair.before for pair in found] == [5 + shift, 18 + shift, 30 + shift]
 
 
-def test_a_partner_that_cannot_be_read_gives_way_to_its_neighbour(write: Writer, film: list[Drawing]) -> None:
+def test_a_partner_that_cannot_be_read_gives_way_to_its_neighbor(write: Writer, film: list[Drawing]) -> None:
     before, after = (open_video(write(name, clip_of(film))) for name in ("a.y4m", "b.y4m"))
     narrow = before.clip.std.Crop(left=2)
     damaged = replace(before, clip=before.clip.std.FrameEval(lambda n: narrow if n in (4, 5) else before.clip))

@@ -22,13 +22,13 @@ STILL: Any = {"prefers_reduced_motion": "reduce"}
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A page whose first picture is red before and blue after, with a grey frame around both."""
+    """A page whose first picture is red before and blue after, with a gray frame around both."""
     folder = tmp_path_factory.mktemp("page")
-    for name, colour in (("before", (200, 30, 30)), ("after", (30, 30, 200))):
+    for name, color in (("before", (200, 30, 30)), ("after", (30, 30, 200))):
         frames = []
         for n in range(3):
             picture = np.full((240, 320, 3), 128, np.uint8)
-            picture[20:-20, 20:-20] = colour
+            picture[20:-20, 20:-20] = color
             picture[100 + 10 * n : 110 + 10 * n, 100:200] = 255
             frames.append(picture)
         write_y4m(folder / f"{name}.y4m", clip_of(frames))

@@ -1,4 +1,4 @@
-"""Files as progressive RGB frames: colours, fields, times, and files that are none."""
+"""Files as progressive RGB frames: colors, fields, times, and files that are none."""
 
 import subprocess
 from pathlib import Path
@@ -28,7 +28,7 @@ def shown(found: Video, number: int) -> video.Picture:
         ((160, 600), 1, 0, "Ip"),  # HD
     ],
 )
-def test_colours_are_those_that_were_drawn(
+def test_colors_are_those_that_were_drawn(
     write: Writer, size: tuple[int, int], matrix: int, limits: int, tags: str
 ) -> None:
     width, height = size
@@ -40,7 +40,7 @@ def test_colours_are_those_that_were_drawn(
 
 
 def telecined(film: list[Drawing]) -> vs.VideoNode:
-    """Film as NTSC discs hold it: of every four frames five, two of which mix fields of neighbours."""
+    """Film as NTSC discs hold it: of every four frames five, two of which mix fields of neighbors."""
     fields = clip_of(film, vs.YUV420P8).std.SeparateFields(tff=True)
     pulled = fields.std.SelectEvery(8, [0, 1, 2, 3, 2, 5, 4, 7, 6, 7])
     return pulled.std.DoubleWeave(tff=True)[::2]
@@ -55,7 +55,7 @@ def test_telecined_film_shows_whole_film_frames(write: Writer, film: list[Drawin
     assert found.pixel_aspect == pytest.approx(8 / 9)
     true = open_video(write("b.y4m", clip_of(film[:20], vs.YUV420P8)))
     every = [shown(true, n) for n in range(20)]
-    for n in range(1, 24):  # each is one of the film's frames; the ends lack a neighbour
+    for n in range(1, 24):  # each is one of the film's frames; the ends lack a neighbor
         assert min(float(np.abs(shown(found, n) - film_frame).max()) for film_frame in every) < 0.02, n
 
 

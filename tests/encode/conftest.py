@@ -75,7 +75,7 @@ def moving(count: int) -> Frames:
 
 
 def write(frames: Frames, path: Path, rate: str, *options: str) -> Path:
-    """Encode frames of luma as 4:2:0 without colour, lossless unless the options say otherwise."""
+    """Encode frames of luma as 4:2:0 without color, lossless unless the options say otherwise."""
     form = ["-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", f"{WIDTH}x{HEIGHT}", "-r", rate, "-i", "-"]
     coder = [] if "-c:v" in options else ["-c:v", "ffv1"]
     tags = ["-colorspace", "smpte170m", "-color_primaries", "smpte170m", "-color_trc", "smpte170m"]

@@ -95,7 +95,7 @@ def test_the_telecined_disc_gives_the_frames_of_the_progressive_one(shared: Path
     restored = script.evaluate(script.prepare(source.path, source.video, None, found, Borders(), "0", "test"))
     film = vs.core.bs.VideoSource(str(clips / "ntsc_film_480p.mpg"), cachemode=0)
     assert restored.num_frames == 144
-    # Both were encoded from one film by a lossy codec: each frame must be the nearest of its neighbourhood by far.
+    # Both were encoded from one film by a lossy codec: each frame must be the nearest of its neighborhood by far.
     for n in range(2, 140, 6):
         with restored.get_frame(n) as frame:
             luma = np.asarray(frame[0]).astype(float)

@@ -62,7 +62,7 @@ def interlaced(film: Sequence[Luma]) -> list[Luma]:
 
 
 def clip(frames: Sequence[Luma], form: int = vs.GRAY8, field: int = 2) -> vs.VideoNode:
-    """A clip of some format, whose chroma is grey, with frames marked as interlaced."""
+    """A clip of some format, whose chroma is gray, with frames marked as interlaced."""
     gray = clip_of(vs.core.get_video_format(vs.GRAY8), [[frame] for frame in frames])
     full = gray.resize.Point(format=form, matrix=6) if form != vs.GRAY8 else gray
     return full.std.SetFrameProps(_FieldBased=field, _Matrix=6)
@@ -85,7 +85,7 @@ def luma(node: Any, number: int) -> NDArray[np.float64]:
         return np.array(frame[0]).astype(float)
 
 
-def assert_grey(node: Any, number: int) -> None:
+def assert_gray(node: Any, number: int) -> None:
     """Chroma is written to its last line."""
     with node.get_frame(number) as frame:
         for plane in range(1, node.format.num_planes):
@@ -108,7 +108,7 @@ def test_telecined_film_is_restored_in_every_format(form: str, height: int) -> N
     assert restored.format.id == FORMS[form]
     for n in range(2, 18):
         assert np.abs(luma(restored, n) - film[n]).mean() < 1, n
-        assert_grey(restored, n)
+        assert_gray(restored, n)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -119,7 +119,7 @@ def test_video_is_deinterlaced_in_every_format(form: str) -> None:
     assert found.kind == "deint", found.why
     result = prepared(source, found)
     assert (result.height, result.format.id) == (height, FORMS[form])
-    assert_grey(result, 8)
+    assert_gray(result, 8)
     shown = luma(result, 8)
     rows = np.abs(shown[1:-1] - (shown[:-2] + shown[2:]) / 2).mean(), 20
     assert rows[0] < rows[1]

@@ -215,7 +215,7 @@ def test_a_cover_alone_is_no_video(tmp_path: Path) -> None:
         ([10, 20, 30], [10, 20, 30]),
         ([UNKNOWN] * 4, [0, 10, 20, 30]),  # a raw stream
         ([UNKNOWN, 20, 30, UNKNOWN], [10, 20, 30, 40]),  # B-frames of a raw stream
-        ([5, UNKNOWN, UNKNOWN, 65], [5, 25, 45, 65]),  # several frames a packet; the neighbours decide
+        ([5, UNKNOWN, UNKNOWN, 65], [5, 25, 45, 65]),  # several frames a packet; the neighbors decide
         ([UNKNOWN, UNKNOWN, 7], [-13, -3, 7]),
         ([10, 20, 20, 40], [10, 20, 30, 40]),  # one twice
         ([10, 20, 15, 40], [10, 20, 30, 40]),

@@ -26,7 +26,7 @@ def _gpu() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _nobodys_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The catalogue's models, whatever names the user has given to others."""
+    """The catalog's models, whatever names the user has given to others."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FDATRD_MODELS", str(tmp_path_factory.mktemp("models") / "models.toml"))
         yield

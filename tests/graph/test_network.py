@@ -135,7 +135,7 @@ def test_idle_parts_are_left_out(make_config: Make, make_tensors: Make, run: Run
     assert decibels(run(model, picture[None])[0], expected) > 90
     whole = fdat_rd_graph(config, tensors, 30, 60)
     counts = [Counter(node.op_type for node in graph.graph.node) for graph in (whole, model)]
-    # Normalised are tokens for attention and feed-forward networks, and for a dictionary to read.
+    # Normalized are tokens for attention and feed-forward networks, and for a dictionary to read.
     assert [count["LayerNormalization"] for count in counts] == [14, 5]
 
 

@@ -199,15 +199,15 @@ def test_recomputing_blocks_changes_no_gradient(make_tensors: Make, make_config:
 
 def test_a_few_steps_of_training_lower_the_loss(make_config: Make) -> None:
     network = FdatRd(make_config(groups=(("spatial", "channel", "dictionary"),)), drop_path=0.1).train()
-    optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
     x = torch.rand(1, 3, 30, 30)
     target = F.interpolate(x, scale_factor=2, mode="bilinear")
     losses = []
     for _ in range(15):
         loss = F.l1_loss(network(x), target)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         torch.autograd.backward(loss)
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
 

@@ -20,9 +20,9 @@ def write_tiles(file: Path, count: int = 14) -> None:
             waves = [np.sin((x * a + y * b) * 9 + c) for a, b, c in random.uniform(-3, 3, (3, 3))]
             page = np.stack(waves, -1) * 90 + 128
             archive.writestr(f"pages/{n:05}_00.webp", webp(page.astype(np.uint8)))
-            radius, *colour = random.uniform(0.2, 1, 4)
+            radius, *color = random.uniform(0.2, 1, 4)
             disc = (np.hypot(x - 0.5, y - 0.5) < radius / 2)[..., None]
-            sprite = disc * np.array([*(255 * c for c in colour), 255])
+            sprite = disc * np.array([*(255 * c for c in color), 255])
             archive.writestr(f"sprites/{n:05}.webp", webp(sprite.astype(np.uint8)))
 
 

@@ -10,10 +10,10 @@ UNUSED = ("inter.sg", "inter.cg")
 
 def untouched(net: FdatRd) -> list[str]:
     """Names of weights that still have no gradient after three steps, those aside that are never used."""
-    optimiser = torch.optim.SGD(net.parameters(), 1e-3)
+    optimizer = torch.optim.SGD(net.parameters(), 1e-3)
     for _ in range(3):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         net(torch.rand(1, 3, 60, 60)).square().sum().backward()
-        optimiser.step()
+        optimizer.step()
     missing = [name for name, weight in net.named_parameters() if weight.grad is None or not weight.grad.any()]
     return [name for name in missing if not any(unused in name for unused in UNUSED)]

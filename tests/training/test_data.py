@@ -75,9 +75,9 @@ def test_packing_a_folder(tmp_path: Path) -> None:
     out = tmp_path / "tiles.zip"
     assert pack(folder, out, scales=(1.0,), font_folders=(), workers=1) == (3 * 2, 1, 0)
     assert load(out, "pages", held_back=True).shape == (6, 3, TILE, TILE)
-    colour, alpha = load(out, "sprites", held_back=False)[0].tensor_split([3])
+    color, alpha = load(out, "sprites", held_back=False)[0].tensor_split([3])
     assert alpha.max() == 255
-    assert (colour <= alpha).all()
+    assert (color <= alpha).all()
 
 
 def test_tiles_cover_a_picture() -> None:

@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from models.training import strengths as module
 from models.training.degrade import add_noise, degrade
-from models.training.mpeg2 import quantised, quantised_difference
+from models.training.mpeg2 import quantized, quantized_difference
 from models.training.strengths import KERNELS, STEPS, Strengths, draw
 
 
@@ -46,11 +46,11 @@ def test_clean_pairs_are_exact_means_of_2_by_2() -> None:
 
 
 @pytest.mark.parametrize("laserdisc", [0.0, 1.0])
-def test_flat_colours_keep_their_mean(laserdisc: float) -> None:
+def test_flat_colors_keep_their_mean(laserdisc: float) -> None:
     g = seeded()
-    colours = torch.rand(800, 3, 1, 1, generator=g) * 0.7 + 0.15
-    lr = degrade(colours.expand(-1, -1, 32, 32), draw(800, g, clean=0.0, laserdisc=laserdisc), g)
-    shift = (lr.mean((2, 3)) - colours[..., 0, 0]).mean(0) * 255
+    colors = torch.rand(800, 3, 1, 1, generator=g) * 0.7 + 0.15
+    lr = degrade(colors.expand(-1, -1, 32, 32), draw(800, g, clean=0.0, laserdisc=laserdisc), g)
+    shift = (lr.mean((2, 3)) - colors[..., 0, 0]).mean(0) * 255
     assert shift.abs().max() < 0.15
 
 
@@ -102,22 +102,22 @@ def test_the_documented_table_is_the_one_in_use() -> None:
             assert f"{share:.0%}".replace("%", " %") + f": {span}" in documented[name]
 
 
-def test_a_fine_quantiser_changes_little_and_a_coarse_one_much() -> None:
+def test_a_fine_quantizer_changes_little_and_a_coarse_one_much() -> None:
     levels = torch.randn(2, 1, 3, 3, 8, 8, generator=seeded()) * 30
-    fine, coarse = (quantised(levels, torch.full((2,), q)) for q in (0.1, 30.0))
+    fine, coarse = (quantized(levels, torch.full((2,), q)) for q in (0.1, 30.0))
     ac = torch.ones(8, 8, dtype=torch.bool)
     ac[0, 0] = False
     assert (fine - levels)[..., ac].abs().max() < 0.5
     assert (fine - levels)[..., 0, 0].abs().max() <= 1
     assert (coarse - levels).abs().mean() > 5 * (fine - levels).abs().mean()
-    assert quantised_difference(torch.full((1, 1, 1, 1, 8, 8), 9.0), torch.tensor([10.0])).abs().max() == 0  # dead zone
+    assert quantized_difference(torch.full((1, 1, 1, 1, 8, 8), 9.0), torch.tensor([10.0])).abs().max() == 0  # dead zone
 
 
 def test_mpeg2_blocks_lie_on_a_grid_of_eight() -> None:
     """One coefficient's error spreads over its block and no further."""
     hr = torch.full((1, 3, 96, 96), 0.5)
     hr[..., 46:50, 46:50] = 0.9
-    lr = degrade(hr, Strengths.only(1, {"quantiser": 20.0}), seeded())
+    lr = degrade(hr, Strengths.only(1, {"quantizer": 20.0}), seeded())
     changed = (lr != degrade(hr, Strengths.only(1, {}), seeded())).any(1)[0]
     rows = changed.any(1).nonzero().flatten()
     assert 2 <= len(rows) <= 16
@@ -137,9 +137,9 @@ def test_chroma_comes_back_where_it_was() -> None:
 
 
 def test_only_clean_samples_get_more_noise() -> None:
-    grey = torch.full((400, 3, 16, 16), 128 / 255)
+    gray = torch.full((400, 3, 16, 16), 128 / 255)
     clean = torch.arange(400) % 4 < 2
-    noise = 255 * (add_noise(grey, clean, 4.0, seeded()) - grey)
+    noise = 255 * (add_noise(gray, clean, 4.0, seeded()) - gray)
     sigma = noise.std((1, 2, 3))
     assert (sigma[~clean] < 0.01).all()
     assert 0.4 < float((sigma[clean] > 0.3).float().mean()) < 0.6
@@ -148,7 +148,7 @@ def test_only_clean_samples_get_more_noise() -> None:
 
 
 def test_a_bar_that_rings_stays_where_it_is() -> None:
-    """On one side alone, and yet it keeps its mean and its centre."""
+    """On one side alone, and yet it keeps its mean and its center."""
     hr = torch.full((64, 3, 32, 128), 0.4)
     hr[..., 56:72] = 0.6
     lr = [degrade(hr, Strengths.only(64, steps), seeded()) for steps in ({"ringing": 0.3}, {})]
@@ -159,8 +159,8 @@ def test_a_bar_that_rings_stays_where_it_is() -> None:
     assert float((lr[0] - lr[1]).abs().max()) > 2 / 255
 
 
-def test_a_comb_leaves_colour_only_where_lines_differ() -> None:
-    """Bars of colour from top to bottom come through a comb without dots; across, dots hang below every border."""
+def test_a_comb_leaves_color_only_where_lines_differ() -> None:
+    """Bars of color from top to bottom come through a comb without dots; across, dots hang below every border."""
     hr = torch.full((8, 3, 96, 96), 0.5)
     red = torch.tensor([0.2, -0.1, -0.02]).view(3, 1, 1)  # of equal luma
     comb = {"chroma": 0.4, "comb": 1.0}

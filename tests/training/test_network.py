@@ -36,7 +36,7 @@ def test_another_network_is_refused() -> None:
 
 def test_the_loss_is_least_at_the_truth() -> None:
     torch.manual_seed(0)
-    recipe = Recipe(texture=0.5, structure=0.5, colour=2.0, colour_structure=0.25, edges=0.5)
+    recipe = Recipe(texture=0.5, structure=0.5, color=2.0, color_structure=0.25, edges=0.5)
     truth = torch.rand(2, 3, 48, 48)
     near, far = truth + 0.01 * torch.randn_like(truth), truth + 0.1 * torch.randn_like(truth)
     values = [float(loss.total(output, truth, recipe)) for output in (truth, near, far)]
@@ -52,8 +52,8 @@ def test_structure_is_that_of_ssim() -> None:
     inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))  # our window is 9 pixels, the other's 11
     expected = 1 - ssim(truth[0, 0].double().numpy(), output[0, 0].double().numpy())
     assert float(loss.structure(output[inner], truth[inner], scales=1)) == pytest.approx(expected, rel=0.02)
-    grey, noise = torch.full_like(truth, 0.5), 0.02 * torch.randn(1, 1, 40, 44, generator=generator)
-    assert loss.structure(grey + noise, grey) > 2 * loss.structure(truth + noise, truth)
+    gray, noise = torch.full_like(truth, 0.5), 0.02 * torch.randn(1, 1, 40, 44, generator=generator)
+    assert loss.structure(gray + noise, gray) > 2 * loss.structure(truth + noise, truth)
 
 
 def test_texture_minds_blur_more_than_displacement() -> None:
@@ -64,25 +64,25 @@ def test_texture_minds_blur_more_than_displacement() -> None:
     assert loss.texture(moved, truth) < loss.texture(blurred, truth)
 
 
-def test_colour_terms_see_colour_alone() -> None:
-    """Colour that bled over a line; a change of grey is nothing to them."""
+def test_color_terms_see_color_alone() -> None:
+    """Color that bled over a line; a change of gray is nothing to them."""
     generator = torch.Generator().manual_seed(1)
     truth = 0.3 + 0.4 * torch.rand(2, 3, 48, 48, generator=generator).round()
-    grey = (truth + 0.1 * torch.rand(2, 1, 48, 48, generator=generator)).clamp(0, 1)
+    gray = (truth + 0.1 * torch.rand(2, 1, 48, 48, generator=generator)).clamp(0, 1)
     blur = torch.nn.functional.avg_pool2d(truth, (1, 9), 1, (0, 4), count_include_pad=False)
     luma = torch.tensor(loss._YCC[0]).view(3, 1, 1)
     bled = blur + ((truth - blur) * luma).sum(1, keepdim=True)
-    for of_grey, of_bled in (
-        (loss.colour(grey - truth), loss.colour(bled - truth)),
-        (loss.colour_structure(grey, truth), loss.colour_structure(bled, truth)),
+    for of_gray, of_bled in (
+        (loss.color(gray - truth), loss.color(bled - truth)),
+        (loss.color_structure(gray, truth), loss.color_structure(bled, truth)),
     ):
-        assert float(of_grey) < 2e-3
-        assert float(of_bled) > 20 * float(of_grey)
+        assert float(of_gray) < 2e-3
+        assert float(of_bled) > 20 * float(of_gray)
     assert float(loss.structure(bled, truth)) < 1e-3
 
 
 def bar(width: int, soft: int) -> torch.Tensor:
-    """A dark line on grey, its edges blurred."""
+    """A dark line on gray, its edges blurred."""
     picture = torch.full((1, 3, 48, 48), 0.7)
     picture[..., 24 - width : 24 + width] = 0.2
     return torch.nn.functional.avg_pool2d(

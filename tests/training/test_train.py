@@ -9,7 +9,7 @@ import torch
 
 from models.training import train
 from models.training.curve import Log
-from models.training.optimise import rate
+from models.training.optimize import rate
 from models.training.recipe import Recipe
 from models.training.state import export, load_state
 from vsfdatrd.checkpoint import load_model, open_checkpoint

@@ -25,7 +25,7 @@ from vsfdatrd.nn.fdat_rd import FdatRd
 UNFOLDED = Recipe(
     variant="tiny",
     form="unfolded",
-    optimiser="muon",
+    optimizer="muon",
     steps=12,
     batch=1,
     size=60,
@@ -184,7 +184,7 @@ def test_a_training_writes_weights_of_fdat_rd_and_goes_on(one_thread: None, tile
     with torch.no_grad():
         torch.testing.assert_close(net(picture), trainer.output(picture), atol=5e-3, rtol=0)  # fp16
     # The whole network takes it from there.
-    whole = train.Trainer(replace(UNFOLDED, form="whole", optimiser="adamw"), tiles, torch.device("cpu"))
+    whole = train.Trainer(replace(UNFOLDED, form="whole", optimizer="adamw"), tiles, torch.device("cpu"))
     whole.start_from(file, 0.0)
     value, _ = whole.train_step()
     assert value.isfinite()
@@ -207,7 +207,7 @@ def test_its_loss_falls(one_thread: None, tiles: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["unfolded", "whole"])
-def test_flat_colours_come_back(one_thread: None, tiles: Path, form: str) -> None:
+def test_flat_colors_come_back(one_thread: None, tiles: Path, form: str) -> None:
     """Shown alone, they drive out a shift and a pattern that were put into the last bias and kernel."""
     recipe = Recipe.from_mapping(
         {
@@ -221,18 +221,18 @@ def test_flat_colours_come_back(one_thread: None, tiles: Path, form: str) -> Non
             "warm": 0.0,
             "sprites": 4,
             "learning_rate": 1e-4,
-            "flat_colours": 4,
+            "flat_colors": 4,
             "pixel": 0.0,
             "gradient": 0.0,
             "frequency": 0.0,
         }
     )
     trainer = train.Trainer(recipe, tiles, torch.device("cpu"))
-    colour = torch.tensor([0.5, 0.3, 0.8]).view(1, 3, 1, 1)
+    color = torch.tensor([0.5, 0.3, 0.8]).view(1, 3, 1, 1)
 
     def error() -> float:
         with torch.no_grad():
-            return float((trainer.output(colour.expand(-1, -1, 60, 60)) - colour)[..., 56:64, 56:64].abs().max())
+            return float((trainer.output(color.expand(-1, -1, 60, 60)) - color)[..., 56:64, 56:64].abs().max())
 
     net = trainer.network
     tail = cast(torch.nn.ConvTranspose2d, net.gather if isinstance(net, PixelNetwork) else net.upsampler[2])
@@ -250,7 +250,7 @@ def test_resuming_an_unfolded_training(one_thread: None, tiles: Path, tmp_path: 
     values = {
         "variant": "tiny",
         "form": "unfolded",
-        "optimiser": "muon",
+        "optimizer": "muon",
         "steps": 4,
         "batch": 1,
         "size": 60,
@@ -319,7 +319,7 @@ def test_a_bank_shows_what_was_composed(tiles: Path, tmp_path: Path) -> None:
     again = CropCache.open(tmp_path / "bank.npy", lambda: pool, 20, 120)
     assert torch.equal(bank.crops, again.crops)
     assert list(tmp_path.iterdir()) == [tmp_path / "bank.npy"]
-    views = bank.sample(8, 120)  # as large as the crops: nothing but mirrored, turned, recoloured
+    views = bank.sample(8, 120)  # as large as the crops: nothing but mirrored, turned, recolored
     assert views.shape == (8, 3, 120, 120)
     known = {tuple(sorted(crop.float().mean((1, 2)).tolist())) for crop in bank.crops}
     for view in views:

@@ -1,4 +1,4 @@
-"""Colours that RGB holds, and how far a plane is from what it was."""
+"""Colors that RGB holds, and how far a plane is from what it was."""
 
 import logging
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from tests.clips import WEIGHTS, YCGCO_SPAN, Array, decode, from_codes, to_codes
 
 
 def in_gamut(count: int, bits: int, matrix: int, range: int, seed: int = 0) -> Array:
-    """(3, count) codes of colours that RGB holds, from black to white, in the order of their luma: a colour ramp."""
+    """(3, count) codes of colors that RGB holds, from black to white, in the order of their luma: a color ramp."""
     random = np.random.default_rng(seed)
     rgb = random.random((3, 64 + 4 * count))
     rgb[random.random(rgb.shape) < 0.2] = 0

@@ -99,7 +99,7 @@ def test_other_kinds_of_networks(tmp_path: Path, cache: Path, channels: int, sca
     assert (alpha.width, alpha.height, alpha.format.id) == (60 * scale, 60 * scale, vs.GRAY16)
 
 
-def test_tiles_and_grey(identity_2x: Path, cache: Path) -> None:
+def test_tiles_and_gray(identity_2x: Path, cache: Path) -> None:
     clip = picture(vs.GRAY8, width=90, height=90).std.ClipToProp(mask(width=90, height=90))
     alpha = enlarged(clip, cache, identity_2x, tile=60).std.PropToClip()
     assert (alpha.width, alpha.height, alpha.format.id) == (180, 180, vs.GRAY16)
@@ -117,7 +117,7 @@ def test_alpha_that_begins_later_is_left_out_with_a_warning(
     ]
 
 
-def test_alpha_in_colour_is_left_out_with_a_warning(
+def test_alpha_in_color_is_left_out_with_a_warning(
     identity_2x: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     result = enlarged(picture(length=2).std.ClipToProp(picture(length=2)), cache, identity_2x)

@@ -15,7 +15,7 @@ from vsfdatrd.video import color
 
 @st.composite
 def clips(draw: st.DrawFn) -> tuple[vs.VideoNode, dict[str, Any]]:
-    """A clip of one flat in-gamut colour in any format that is supported, with properties of all kinds."""
+    """A clip of one flat in-gamut color in any format that is supported, with properties of all kinds."""
     family = draw(st.sampled_from([vs.YUV, vs.YUV, vs.GRAY, vs.RGB]))
     sample_type = draw(st.sampled_from([vs.INTEGER, vs.INTEGER, vs.FLOAT]))
     bits = draw(st.integers(8, 16) if sample_type == vs.INTEGER else st.sampled_from([16, 32]))

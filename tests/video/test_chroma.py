@@ -7,7 +7,7 @@ import vapoursynth as vs
 from tests.clips import blank, clip_of, core, planes, props_of, yuv
 from vsfdatrd.errors import ClipError
 from vsfdatrd.video import chroma
-from vsfdatrd.video import color as colour
+from vsfdatrd.video import color as color
 
 
 def swapped(rgb: vs.VideoNode) -> vs.VideoNode:
@@ -17,10 +17,10 @@ def swapped(rgb: vs.VideoNode) -> vs.VideoNode:
 
 
 def reconstruct(clip: vs.VideoNode, format: str | None = None, network=swapped) -> vs.VideoNode:  # type: ignore[no-untyped-def]
-    source = colour.describe(clip)
+    source = color.describe(clip)
     chroma.check(source)
-    target = colour.target(source, 1, format, None, "chroma")
-    return colour.deliver(chroma.reconstruct(source, target, network), target)
+    target = color.target(source, 1, format, None, "chroma")
+    return color.deliver(chroma.reconstruct(source, target, network), target)
 
 
 def noise(location: int = 0, limits: int = 0) -> vs.VideoNode:
@@ -74,5 +74,5 @@ def test_a_format_that_is_asked_for_is_made() -> None:
 )
 def test_clips_it_is_not_for_are_refused(format: int, cure: str) -> None:
     with pytest.raises(ClipError, match=cure) as caught:
-        chroma.check(colour.describe(blank(format)))
+        chroma.check(color.describe(blank(format)))
     assert core.get_video_format(format).name in str(caught.value)

@@ -81,7 +81,7 @@ def chroma_error(truth: Array, clip: vs.VideoNode) -> float:
     return float(np.sqrt(np.mean(((result - truth) @ TO_YCC.T)[..., 1:] ** 2)) * 255)
 
 
-def test_colours_of_a_laserdisc_go_back_behind_their_lines(identity_2x: Path) -> None:
+def test_colors_of_a_laserdisc_go_back_behind_their_lines(identity_2x: Path) -> None:
     truth, source = laserdisc()
     plain, filtered = (
         vs.core.fdatrd.upscale(source, model=str(identity_2x), chroma_filter=name) for name in ("none", "luma_guided")

@@ -10,7 +10,7 @@ import vapoursynth as vs
 
 from tests.clips import blank, core, decode, planes, props_of, there_and_back
 from vsfdatrd.errors import ClipError
-from vsfdatrd.video import color as colour
+from vsfdatrd.video import color as color
 
 
 @pytest.fixture(autouse=True)
@@ -37,9 +37,9 @@ def test_every_frame_is_read_by_its_own_tags() -> None:
     ]
     part = core.std.BlankClip(width=64, height=48, format=vs.YUV420P8, length=1, color=codes.tolist())
     clip = core.std.Splice([part.std.SetFrameProps(**tag) if tag else part for tag in tags])
-    source = colour.describe(clip)
-    rgb = colour.to_rgb(source)
-    out = colour.deliver(rgb, colour.target(source, 1, None, None))
+    source = color.describe(clip)
+    rgb = color.to_rgb(source)
+    out = color.deliver(rgb, color.target(source, 1, None, None))
     for n, tag in enumerate(tags):
         matrix = tag.get("_Matrix", 2) if tag.get("_Matrix", 2) != 2 else 6
         limits = tag["_Range"] if tag.get("_Range") in (0, 1) else 0
@@ -72,9 +72,9 @@ def test_every_frame_is_read_by_its_own_tags() -> None:
 def test_a_missing_matrix_follows_from_the_size(width: int, height: int, expected: int) -> None:
     for tags in ({}, {"_Matrix": 2}):
         clip = core.std.BlankClip(width=width, height=height, format=vs.YUV420P8, length=1, color=[90, 110, 150])
-        source = colour.describe(clip.std.SetFrameProps(**tags) if tags else clip)
+        source = color.describe(clip.std.SetFrameProps(**tags) if tags else clip)
         assert (source.matrix, source.range, source.chroma) == (expected, 0, 0)
-        found = [plane[0, 0] for plane in planes(colour.to_rgb(source))]
+        found = [plane[0, 0] for plane in planes(color.to_rgb(source))]
         np.testing.assert_allclose(found, decode(np.array([[90], [110], [150]]), 8, expected, 0)[:, 0], atol=2e-6)
 
 
@@ -82,10 +82,10 @@ def test_a_missing_matrix_follows_from_the_size(width: int, height: int, expecte
 def test_the_older_color_range_counts(old: int, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.warns(DeprecationWarning, match="_ColorRange"):
         clip = core.std.SetFrameProps(blank(vs.YUV420P8, _Matrix=6), _ColorRange=old)
-    source = colour.describe(clip)
+    source = color.describe(clip)
     assert source.range == 1 - old
     expected = planes(blank(vs.YUV420P8, _Matrix=6, _Range=1 - old).resize.Spline36(format=vs.RGBS))
-    np.testing.assert_array_equal(planes(colour.to_rgb(source)), expected)
+    np.testing.assert_array_equal(planes(color.to_rgb(source)), expected)
     assert caplog.messages == []
 
 
@@ -108,12 +108,12 @@ def test_transfer_and_primaries_are_passed_on(transfer: int | None) -> None:
     assert out.get("_Transfer", 2) == (transfer if transfer in known_transfer else 2)
     assert out.get("_Primaries", 2) == (transfer if transfer in known_primaries else 2)
     plain = blank(vs.YUV420P8, _Matrix=6, _Range=0).resize.Spline36(format=vs.RGBS)
-    np.testing.assert_array_equal(planes(colour.to_rgb(colour.describe(clip))), planes(plain))
+    np.testing.assert_array_equal(planes(color.to_rgb(color.describe(clip))), planes(plain))
 
 
 def test_properties_that_are_no_numbers_say_nothing() -> None:
     clip = blank(vs.YUV420P8, _Matrix="bt601", _Range=[0, 1], _FieldBased="no", _Transfer=1.5, _ChromaLocation=b"\xff")
-    source = colour.describe(clip)
+    source = color.describe(clip)
     assert (source.matrix, source.range, source.chroma) == (6, 0, 0)
     after = props_of(there_and_back(clip))
     assert (after["_Matrix"], after["_Range"], after["_Transfer"], after["_FieldBased"]) == (6, 0, 2, 0)
@@ -136,11 +136,11 @@ def test_what_converts_is_what_zimg_converts() -> None:
             try:
                 expected = planes(plain.resize.Bicubic(format=vs.RGBS))
             except vs.Error:
-                source = colour.describe(tagged)
+                source = color.describe(tagged)
                 with pytest.raises(ClipError):
-                    colour.target(source, 1, None, None)
+                    color.target(source, 1, None, None)
             else:
-                np.testing.assert_array_equal(planes(colour.to_rgb(colour.describe(tagged))), expected)
+                np.testing.assert_array_equal(planes(color.to_rgb(color.describe(tagged))), expected)
 
 
 # ---- the log --------------------------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ REFUSED_FRAMES = [
 def test_frames_that_are_refused(format: int, tags: dict[str, int], text: str, cure: str) -> None:
     bad = blank(format, **tags)
     with pytest.raises(ClipError) as caught:
-        colour.target(colour.describe(bad), 1, None, None)
+        color.target(color.describe(bad), 1, None, None)
     assert str(caught.value).startswith(f"frame 0{text}")
     assert cure in str(caught.value)
 

@@ -98,7 +98,7 @@ def test_chroma_stays_where_it_lies(subsampling: str, location: int) -> None:
     """
     form = yuv(16, subsampling)
     across, down = 1 << form.subsampling_w, 1 << form.subsampling_h
-    # H.273, figure 10: left, centre, top left, top, bottom left, bottom
+    # H.273, figure 10: left, center, top left, top, bottom left, bottom
     left, vertical = location in (0, 2, 4), {0: 0.5, 1: 0.5, 2: 0.0, 3: 0.0, 4: 1.0, 5: 1.0}[location]
     if down == 1:
         vertical = 0.5
@@ -149,16 +149,16 @@ def test_chroma_that_becomes_whole_lies_over_its_luma(location: int) -> None:
     ],
 )
 @pytest.mark.parametrize("to", [None, "YUV420P8", "RGB30", "RGBS"])
-def test_neutral_grey_stays_exactly_neutral(format: int, to: str | None) -> None:
-    """Grey noise of every level: chroma is the neutral code everywhere, and R, G and B are one plane."""
+def test_neutral_gray_stays_exactly_neutral(format: int, to: str | None) -> None:
+    """Gray noise of every level: chroma is the neutral code everywhere, and R, G and B are one plane."""
     form = core.get_video_format(format)
     noise = np.random.default_rng(0).random((48, 64))
     floats = form.sample_type == vs.FLOAT
     limits = int(form.color_family == vs.RGB)
-    grey = noise if floats else np.rint(to_codes(noise, form.bits_per_sample, limits, chroma=False))
+    gray = noise if floats else np.rint(to_codes(noise, form.bits_per_sample, limits, chroma=False))
     neutral = 0 if floats else 1 << (form.bits_per_sample - 1)
     shape = (48 >> form.subsampling_h, 64 >> form.subsampling_w)
-    parts = [grey] * 3 if limits else [grey, *[np.full(shape, neutral)] * (form.num_planes - 1)]
+    parts = [gray] * 3 if limits else [gray, *[np.full(shape, neutral)] * (form.num_planes - 1)]
     out = enlarge(clip_of(form, [parts], _Range=limits, **({} if limits else {"_Matrix": 6})), to)
     found = planes(out)
     if out.format.color_family == vs.RGB:
@@ -187,7 +187,7 @@ def test_luma_codes_come_back(bits: int, limits: int) -> None:
     np.testing.assert_allclose(back, codes.repeat(2, 0).repeat(2, 1), atol=0.01)
 
 
-def test_grey_clips_go_straight_through() -> None:
+def test_gray_clips_go_straight_through() -> None:
     clip = drawn(core.get_video_format(vs.GRAY8), 0)
     out = enlarge(clip)
     assert (out.format.id, props_of(out)["_Range"]) == (vs.GRAY16, 0)
@@ -198,7 +198,7 @@ def test_grey_clips_go_straight_through() -> None:
 
 
 @pytest.mark.parametrize("format", [vs.YUV444P8, vs.GRAY8])
-def test_grey_of_another_matrix_is_luma_of_that_matrix(format: int) -> None:
+def test_gray_of_another_matrix_is_luma_of_that_matrix(format: int) -> None:
     clip = drawn(core.get_video_format(format), 0, _Matrix=6)
     out = enlarge(clip, "GRAY16", "709")
     assert (out.format.id, props_of(out)["_Matrix"]) == (vs.GRAY16, 1)

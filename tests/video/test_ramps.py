@@ -32,18 +32,18 @@ def test_ramps_come_back_within_a_code(subsampling: str, matrix: int, range_name
     limits, form = RANGES[range_name], yuv(bits, subsampling)
     tags = {"_Matrix": matrix, "_Range": limits}
     low, high = (16 << (bits - 8), 235 << (bits - 8)) if limits == 0 else (0, 2**bits - 1)
-    # Every legal grey, in order, row after row.
+    # Every legal gray, in order, row after row.
     rows = -(-(high - low + 1) // 256)
-    grey = np.minimum(np.arange(low, low + 256 * max(8, rows)), high).reshape(-1, 256)
-    neutral = np.full((grey.shape[0] >> form.subsampling_h, 256 >> form.subsampling_w), 2 ** (bits - 1))
-    # Colours in patches as large as 4x subsampling with Spline36 reaches, of which the middle counts.
+    gray = np.minimum(np.arange(low, low + 256 * max(8, rows)), high).reshape(-1, 256)
+    neutral = np.full((gray.shape[0] >> form.subsampling_h, 256 >> form.subsampling_w), 2 ** (bits - 1))
+    # Colors in patches as large as 4x subsampling with Spline36 reaches, of which the middle counts.
     side, across = 48, 8
-    colours = in_gamut(across * across, bits, matrix, limits).reshape(3, across, across)
+    colors = in_gamut(across * across, bits, matrix, limits).reshape(3, across, across)
     patches = [
-        colours[i].repeat(side >> (form.subsampling_h * (i > 0)), 0).repeat(side >> (form.subsampling_w * (i > 0)), 1)
+        colors[i].repeat(side >> (form.subsampling_h * (i > 0)), 0).repeat(side >> (form.subsampling_w * (i > 0)), 1)
         for i in range(3)
     ]
-    for given_planes, middle in (([grey, neutral, neutral], False), (patches, True)):
+    for given_planes, middle in (([gray, neutral, neutral], False), (patches, True)):
         clip = clip_of(form, [given_planes], **tags)
         for scale, format in ((1, None), (2, None), (1, str(form.id))):
             out = there_and_back(clip, scale, format)
@@ -53,7 +53,7 @@ def test_ramps_come_back_within_a_code(subsampling: str, matrix: int, range_name
                 if middle:
                     step = [side * scale >> (shift * (i > 0)) for shift in (form.subsampling_h, form.subsampling_w)]
                     found = found[step[0] // 2 :: step[0], step[1] // 2 :: step[1]]
-                    expected = colours[i]
+                    expected = colors[i]
                 else:
                     expected = expected.repeat(scale, 0).repeat(scale, 1)
                 if format is None:  # 16 bit: no dither
@@ -65,7 +65,7 @@ def test_ramps_come_back_within_a_code(subsampling: str, matrix: int, range_name
 @pytest.mark.parametrize("bits", DEPTHS)
 @pytest.mark.parametrize("range_name", RANGES)
 @pytest.mark.parametrize("matrix", WEIGHTS)
-def test_colours_are_decoded_by_the_book(matrix: int, range_name: str, bits: int) -> None:
+def test_colors_are_decoded_by_the_book(matrix: int, range_name: str, bits: int) -> None:
     codes = in_gamut(4096, bits, matrix, RANGES[range_name], seed=1).reshape(3, 64, 64)
     clip = clip_of(yuv(bits, "444"), [list(codes)], _Matrix=matrix, _Range=RANGES[range_name])
     rgb = color.to_rgb(color.describe(clip))
@@ -77,12 +77,12 @@ def test_colours_are_decoded_by_the_book(matrix: int, range_name: str, bits: int
 
 @pytest.mark.parametrize("bits", DEPTHS)
 @pytest.mark.parametrize("range_name", RANGES)
-def test_grey_clips_come_back_within_a_code(range_name: str, bits: int) -> None:
+def test_gray_clips_come_back_within_a_code(range_name: str, bits: int) -> None:
     limits = RANGES[range_name]
     low, high = (16 << (bits - 8), 235 << (bits - 8)) if limits == 0 else (0, 2**bits - 1)
     ramp = np.minimum(np.arange(low, low + 65536), high).reshape(256, 256)
     form = core.query_video_format(vs.GRAY, vs.INTEGER, bits, 0, 0)
-    for matrix in (*WEIGHTS, 0, 2, 10, 14, 99):  # none of them means anything for grey
+    for matrix in (*WEIGHTS, 0, 2, 10, 14, 99):  # none of them means anything for gray
         clip = clip_of(form, [[ramp]], _Matrix=matrix, _Range=limits)
         out = there_and_back(clip)
         assert out.format.id == vs.GRAY16

@@ -1,4 +1,4 @@
-"""Drawn clips and real ones keep their colours, held against zimg's own resizing."""
+"""Drawn clips and real ones keep their colors, held against zimg's own resizing."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_a_drawn_clip_keeps_its_means(subsampling: str, limits: int) -> None:
         ("popeye_dvd_720x478_2997p.mkv", 6, (8, 9)),
     ],
 )
-def test_real_clips_keep_their_colours(shared: Path, name: str, matrix: int, sar: tuple[int, int]) -> None:
+def test_real_clips_keep_their_colors(shared: Path, name: str, matrix: int, sar: tuple[int, int]) -> None:
     clip = core.bs.VideoSource(str(shared / "data" / "clips" / name), cachemode=0)
     if "telecined" in name:
         with pytest.raises(ClipError, match=r"^frame 0 is interlaced \(_FieldBased is 2, top field first\)"):

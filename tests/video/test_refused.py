@@ -78,11 +78,11 @@ def test_it_works_inside_a_frame_callback() -> None:
 def test_vspipe_shows_the_sentence(tmp_path: Path) -> None:
     script = tmp_path / "mixed.vpy"
     script.write_text(
-        "import vapoursynth as vs\nfrom vapoursynth import core\nfrom vsfdatrd.video import color as colour\n"
+        "import vapoursynth as vs\nfrom vapoursynth import core\nfrom vsfdatrd.video import color as color\n"
         "clip = core.std.BlankClip(width=64, height=48, format=vs.YUV420P8, length=2)\n"
         "clip = clip + core.std.SetFieldBased(clip, 2)\n"
-        "source = colour.describe(clip)\n"
-        "colour.deliver(colour.to_rgb(source), colour.target(source, 1, None, None)).set_output()\n",
+        "source = color.describe(clip)\n"
+        "color.deliver(color.to_rgb(source), color.target(source, 1, None, None)).set_output()\n",
         encoding="utf-8",
     )
     done = subprocess.run([vspipe(), "-c", "y4m", str(script), "-"], capture_output=True, check=False)

@@ -55,7 +55,7 @@ def test_tiles_cover_every_pixel_with_weight_one(height: int, width: int, rows: 
     np.testing.assert_allclose(total, 1, atol=1e-5)
 
 
-def test_neighbouring_tiles_overlap() -> None:
+def test_neighboring_tiles_overlap() -> None:
     tiling = geometry.tile(540, 720, 270, 360, 2)
     lefts = sorted({tile.left for tile in tiling.tiles})
     assert all(b - a <= 360 - geometry.OVERLAP for a, b in pairwise(lefts))

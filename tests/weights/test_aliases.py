@@ -8,7 +8,7 @@ import pytest
 from vsfdatrd.errors import ArgumentError
 from vsfdatrd.weights import aliases
 from vsfdatrd.weights.aliases import OwnModel
-from vsfdatrd.weights.catalog import CATALOGUE, resolve
+from vsfdatrd.weights.catalog import CATALOG, resolve
 
 
 @pytest.fixture(autouse=True)
@@ -44,8 +44,8 @@ def test_there_are_none_at_first() -> None:
 )
 def test_what_is_added_is_read_and_what_is_removed_is_gone(file: Path, path: str) -> None:
     one, other = OwnModel("sharp", Path(path), "ab" * 32), OwnModel("soft-2_x", Path("/other.pth"))
-    aliases.add(one, CATALOGUE)
-    aliases.add(other, CATALOGUE)
+    aliases.add(one, CATALOG)
+    aliases.add(other, CATALOG)
     assert aliases.read() == {"sharp": one, "soft-2_x": other}
     assert resolve("sharp") == resolve("Sharp") == Path(path)
     assert aliases.remove("sharp").name == "sharp"
@@ -56,7 +56,7 @@ def test_what_is_added_is_read_and_what_is_removed_is_gone(file: Path, path: str
 def test_what_was_written_by_hand_stays(file: Path) -> None:
     before = '# mine\n\n[models.a]\nfile = "a.pth" # the first\n\n[ models . "b" ]\nfile = "b.pth"\n\n[other]\nx = 1\n'
     write(file, before)
-    aliases.add(OwnModel("c", Path("/c.pth")), CATALOGUE)
+    aliases.add(OwnModel("c", Path("/c.pth")), CATALOG)
     aliases.remove("b")
     text = before.replace('[ models . "b" ]\nfile = "b.pth"\n\n[other]', '[models.c]\nfile = "/c.pth"\n[other]')
     assert file.read_text(encoding="utf-8") == text
@@ -66,18 +66,18 @@ def test_what_was_written_by_hand_stays(file: Path) -> None:
 @pytest.mark.parametrize("name", ["medium", "small", "", "a.pth", "a b", "../a", "-x", "Ä", "x" * 65, "a/b", "UPPER"])
 def test_names_that_cannot_be(file: Path, name: str) -> None:
     with pytest.raises(ArgumentError, match=r"the name .* (is not possible|is that of a model that ships)"):
-        aliases.add(OwnModel(name, Path("/a.pth")), CATALOGUE)
+        aliases.add(OwnModel(name, Path("/a.pth")), CATALOG)
     assert not file.exists()
 
 
 def test_a_name_is_given_once() -> None:
-    aliases.add(OwnModel("sharp", Path("/a.pth")), CATALOGUE)
+    aliases.add(OwnModel("sharp", Path("/a.pth")), CATALOG)
     with pytest.raises(ArgumentError, match=r"there is a model 'sharp' already, '/a.pth'; .*models remove sharp"):
-        aliases.add(OwnModel("sharp", Path("/b.pth")), CATALOGUE)
+        aliases.add(OwnModel("sharp", Path("/b.pth")), CATALOG)
 
 
 def test_removing_what_is_not_there() -> None:
-    aliases.add(OwnModel("sharp", Path("/a.pth")), CATALOGUE)
+    aliases.add(OwnModel("sharp", Path("/a.pth")), CATALOG)
     with pytest.raises(ArgumentError, match="no model of your own called 'shrap'; there are: sharp"):
         aliases.remove("shrap")
 
@@ -101,7 +101,7 @@ def test_a_broken_list_is_a_sentence_with_its_path(file: Path, text: str, why: s
         aliases.read,
         lambda: resolve("sharp"),
         lambda: aliases.remove("a"),
-        lambda: aliases.add(OwnModel("c", Path("/c")), CATALOGUE),
+        lambda: aliases.add(OwnModel("c", Path("/c")), CATALOG),
     ):
         with pytest.raises(ArgumentError, match=why) as caught:
             attempt()
@@ -129,13 +129,13 @@ def test_a_list_in_a_way_of_its_own_is_left_alone(file: Path) -> None:
     write(file, text)
     assert aliases.read()["a"].file.name == "a.pth"
     with pytest.raises(ArgumentError, match="add 'b' by hand"):
-        aliases.add(OwnModel("b", Path("/b")), CATALOGUE)
+        aliases.add(OwnModel("b", Path("/b")), CATALOG)
     assert file.read_text(encoding="utf-8") == text
 
 
 def test_a_list_in_one_line_is_changed(file: Path) -> None:
     write(file, 'models = { a = { file = "a.pth" } } # mine\n')
-    aliases.add(OwnModel("b", Path("/b.pth")), CATALOGUE)
+    aliases.add(OwnModel("b", Path("/b.pth")), CATALOG)
     assert [*aliases.read()] == ["a", "b"]
     aliases.remove("a")
     assert [*aliases.read()] == ["b"]
@@ -145,11 +145,11 @@ def test_a_list_in_one_line_is_changed(file: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_a_sentence(file: Path) -> None:
     file.parent.write_text("not a folder")
     with pytest.raises(ArgumentError, match=r"cannot be (written|read).*"):
-        aliases.add(OwnModel("a", Path("/a")), CATALOGUE)
+        aliases.add(OwnModel("a", Path("/a")), CATALOG)
 
 
 def test_unknown_names_are_corrected_to_own_ones() -> None:
-    aliases.add(OwnModel("sharp", Path("/a.pth")), CATALOGUE)
+    aliases.add(OwnModel("sharp", Path("/a.pth")), CATALOG)
     with pytest.raises(ArgumentError, match="did you mean 'sharp'"):
         resolve("shapr")
 

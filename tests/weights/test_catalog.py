@@ -8,7 +8,7 @@ import pytest
 
 from vsfdatrd.errors import ArgumentError, CheckpointError
 from vsfdatrd.weights import catalog
-from vsfdatrd.weights.catalog import CATALOGUE, Model, resolve
+from vsfdatrd.weights.catalog import CATALOG, Model, resolve
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 
@@ -21,31 +21,31 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = folder / "fdat_rd_medium_2x.safetensors"
     path.write_bytes(b"weights")
     digest = hashlib.sha256(b"weights").hexdigest()
-    for name, model in CATALOGUE.items():
+    for name, model in CATALOG.items():
         if model.file == path.name:
-            monkeypatch.setitem(CATALOGUE, name, dataclasses.replace(model, sha256=digest))
+            monkeypatch.setitem(CATALOG, name, dataclasses.replace(model, sha256=digest))
     monkeypatch.setattr(catalog, "folders", lambda: (tmp_path / "absent", folder))
     return path
 
 
 def test_names() -> None:
-    assert list(CATALOGUE) == ["small", "medium", "dvd", "aligned", "ld"]
+    assert list(CATALOG) == ["small", "medium", "dvd", "aligned", "ld"]
     for other in ("dvd", "aligned"):
-        assert CATALOGUE[other] == dataclasses.replace(CATALOGUE["medium"], name=other)
-    assert all(model.scale == 2 for model in CATALOGUE.values())
+        assert CATALOG[other] == dataclasses.replace(CATALOG["medium"], name=other)
+    assert all(model.scale == 2 for model in CATALOG.values())
 
 
-@pytest.mark.parametrize("model", CATALOGUE.values(), ids=lambda model: model.name)
-def test_every_model_has_a_card_with_its_licence(model: Model) -> None:
+@pytest.mark.parametrize("model", CATALOG.values(), ids=lambda model: model.name)
+def test_every_model_has_a_card_with_its_license(model: Model) -> None:
     card = (MODELS / model.card).read_text(encoding="utf-8")
-    assert model.licence in card
+    assert model.license in card
     assert model.file in card
 
 
 def test_shipped_weights_are_there() -> None:
     from vsfdatrd.checkpoint import open_checkpoint
 
-    for model in CATALOGUE.values():
+    for model in CATALOG.values():
         found = open_checkpoint(resolve(model.name)).description
         assert (found.sha256, found.scale, found.architecture) == (model.sha256, model.scale, "FDAT-RD")
 

@@ -11,7 +11,7 @@ enum { VALUES = 4095 };
 
 /* Quantizes queries (count, 32) with a token stride of `apart` floats; steps: (count) value of one step of each. */
 static inline void queries(const float *x, int64_t apart, int64_t count, int16_t *q, float *steps) {
-    for (int64_t i = 0; i < count; i++) steps[i] = quantise(x + i * apart, HEAD, q + i * HEAD);
+    for (int64_t i = 0; i < count; i++) steps[i] = quantize(x + i * apart, HEAD, q + i * HEAD);
 }
 
 /* Transposes 8x8 32-bit numbers. */
@@ -42,7 +42,7 @@ static inline void memorise(const float *keys, const float *values, int64_t apar
         int16_t rows[COLUMNS][HEAD];
         for (int i = 0; i < COLUMNS; i++) {
             key_scale[first + i] = 0;
-            if (first + i < count) key_scale[first + i] = quantise(keys + (first + i) * apart, HEAD, rows[i]);
+            if (first + i < count) key_scale[first + i] = quantize(keys + (first + i) * apart, HEAD, rows[i]);
             else memset(rows[i], 0, sizeof rows[i]);
         }
         for (int half = 0; half < 2; half++)      /* keys 0 to 7, 8 to 15 */
@@ -199,8 +199,8 @@ KERNEL(windows)(float *t, const float *c, int64_t width, int64_t tall, int64_t w
     for (int64_t window = first; window < last; window++) {
         int64_t corner = window / across * tall * width + window % across * wide; /* the window's top left token */
         for (int64_t i = 0; i < WINDOW; i++) {
-            normalise(t + (corner + i / wide * width + i % wide) * channels, channels, *norm, token);
-            steps[i] = quantise(token, channels, a + i * channels);
+            normalize(t + (corner + i / wide * width + i % wide) * channels, channels, *norm, token);
+            steps[i] = quantize(token, channels, a + i * channels);
         }
         for (int64_t head = 0; head < heads; head++) {
             product(a, steps, WINDOW, qkv + head, split, 3 * HEAD, 0);
@@ -209,7 +209,7 @@ KERNEL(windows)(float *t, const float *c, int64_t width, int64_t tall, int64_t w
             attend(q, query_steps, WINDOW, &memory, places + head * WINDOW * KEYS, KEYS, mixed + head * HEAD, channels,
                    NULL, NULL, scores, shares);
         }
-        for (int64_t i = 0; i < WINDOW; i++) steps[i] = quantise(mixed + i * channels, channels, a + i * channels);
+        for (int64_t i = 0; i < WINDOW; i++) steps[i] = quantize(mixed + i * channels, channels, a + i * channels);
         product(a, steps, WINDOW, proj, mixed, channels, 0);
         for (int64_t i = 0; i < WINDOW; i++) {
             int64_t at = (corner + i / wide * width + i % wide) * channels;
@@ -275,9 +275,9 @@ KERNEL(read)(const float *t, int64_t first, int64_t last, const Norm *norm, cons
     for (int64_t i = 0; i < KEYS; i++) mask[i] = i < WINDOW ? 0 : -1e30f;
     for (int64_t stretch = first; stretch < last; stretch++) {
         for (int64_t i = 0; i < WINDOW; i++) {
-            normalise(t + (stretch * WINDOW + i) * channels, channels, *norm, token);
-            normalise(token, channels, *inner_norm, token);
-            steps[i] = quantise(token, channels, a + i * channels);
+            normalize(t + (stretch * WINDOW + i) * channels, channels, *norm, token);
+            normalize(token, channels, *inner_norm, token);
+            steps[i] = quantize(token, channels, a + i * channels);
         }
         for (int64_t head = 0; head < heads; head++) {
             product(a, steps, WINDOW, kv + head, split, 2 * HEAD, 0);
@@ -329,7 +329,7 @@ KERNEL(look_up)(float *t, int64_t first, int64_t last, const Norm *norm, const M
             attend(q, query_steps, count, words + head, mask, 0, mixed + head * HEAD, channels, NULL, NULL, scores,
                    shares);
         }
-        for (int64_t i = 0; i < count; i++) steps[i] = quantise(mixed + i * channels, channels, a + i * channels);
+        for (int64_t i = 0; i < count; i++) steps[i] = quantize(mixed + i * channels, channels, a + i * channels);
         product(a, steps, count, proj, mixed, channels, 0);
         for (int64_t i = 0; i < count; i++)
             for (int64_t j = 0; j < channels; j += 8) {

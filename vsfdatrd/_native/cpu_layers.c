@@ -89,14 +89,14 @@ static Ring ring_of(char **scratch, int64_t width, int64_t channels) {
 }
 
 /* Returns the rows above, at and below y; zeros outside of the map. */
-static inline void neighbours(const Ring *ring, int64_t y, int64_t height, const float *rows[3]) {
+static inline void neighbors(const Ring *ring, int64_t y, int64_t height, const float *rows[3]) {
     rows[0] = y ? ring->slots[(y - 1) % 3] : ring->slots[3];
     rows[1] = ring->slots[y % 3];
     rows[2] = y + 1 < height ? ring->slots[(y + 1) % 3] : ring->slots[3];
 }
 
-static void normalised_row(const float *t, int64_t width, int64_t channels, Norm norm, float *row) {
-    for (int64_t x = 0; x < width; x++) normalise(t + x * channels, channels, norm, row + (x + 1) * channels);
+static void normalized_row(const float *t, int64_t width, int64_t channels, Norm norm, float *row) {
+    for (int64_t x = 0; x < width; x++) normalize(t + x * channels, channels, norm, row + (x + 1) * channels);
 }
 
 /* sums (C, C) += mᵀ m over `count` tokens, with m = n - around, which is stored in `less`. Only the diagonal and above is
@@ -143,7 +143,7 @@ KERNEL(local)(const float *t, float *c, int64_t height, int64_t width, int64_t c
     Ring ring = ring_of(&scratch, width, channels);
     float *less = take(&scratch, width * channels * 4), *added = take(&scratch, channels * 4);
     for (int64_t y = first ? first - 1 : 0; y <= last && y < height; y++) {
-        normalised_row(t + y * width * channels, width, channels, *norm, ring.slots[y % 3]);
+        normalized_row(t + y * width * channels, width, channels, *norm, ring.slots[y % 3]);
         if (moments && y >= first && y < last) {
             moment(ring.slots[y % 3] + channels, width, channels, around, less, moments);
             memset(added, 0, (size_t)(channels * 4));
@@ -154,7 +154,7 @@ KERNEL(local)(const float *t, float *c, int64_t height, int64_t width, int64_t c
         for (int64_t done = y - 1; done <= y; done++) { /* a row can be computed once the row below it is available, or it is the last */
             if (done < first || done >= last || (done == y && y + 1 < height)) continue;
             const float *rows[3];
-            neighbours(&ring, done, height, rows);
+            neighbors(&ring, done, height, rows);
             memset(added, 0, (size_t)(channels * 4));
             for (int64_t x = 0; x < width; x += 2) {
                 float *to = c + (done * width + x) * channels;
@@ -198,13 +198,13 @@ KERNEL(feed_forward)(float *t, const float *above, const float *below, int64_t h
         for (int64_t done = y - 1; done <= y; done++) {
             if (done < first || done >= last || (done == y && y + 1 < height)) continue;
             const float *rows[3];
-            neighbours(&ring, done, height, rows);
+            neighbors(&ring, done, height, rows);
             for (int64_t x = 0; x < width; x += BLOCK) {
                 int64_t count = width - x < BLOCK ? width - x : BLOCK;
                 for (int64_t i = 0; i < count; i += 2) {
                     depthwise_pair(rows, weights, hidden, x + i, mixed);
-                    steps[i] = quantise(mixed, hidden, a + i * hidden);
-                    steps[i + 1] = quantise(mixed + hidden, hidden, a + (i + 1) * hidden);
+                    steps[i] = quantize(mixed, hidden, a + i * hidden);
+                    steps[i + 1] = quantize(mixed + hidden, hidden, a + (i + 1) * hidden);
                 }
                 product(a, steps, count, fc2, t + (done * width + x) * channels, channels, 1);
             }
@@ -236,7 +236,7 @@ KERNEL(first)(const float *picture, float *out, int64_t height, int64_t width, i
                             *to++ = row < 0 || row >= tall || column < 0 || column >= wide
                                         ? 0
                                         : picture[(plane * tall + row) * wide + column];
-                steps[i] = quantise(patch, m->inner, a + i * m->inner);
+                steps[i] = quantize(patch, m->inner, a + i * m->inner);
             }
             float *to = out + (y * width + x) * channels;
             product(a, steps, count, m, to, channels, 0);
@@ -261,7 +261,7 @@ KERNEL(conv)(const float *t, const float *more, float *out, int64_t height, int6
     }
     for (int64_t y = first ? first - 1 : 0; y <= last && y < height; y++) {
         for (int64_t x = 0; x < width; x++)
-            steps[y % 3][x + 1] = quantise(t + (y * width + x) * channels, channels, rows[y % 3] + (x + 1) * channels);
+            steps[y % 3][x + 1] = quantize(t + (y * width + x) * channels, channels, rows[y % 3] + (x + 1) * channels);
         for (int64_t done = y - 1; done <= y; done++) {
             if (done < first || done >= last || (done == y && y + 1 < height)) continue;
             float *to = out + done * width * channels;

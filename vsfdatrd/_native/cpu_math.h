@@ -84,7 +84,7 @@ static inline __m256i integers(__m256 low, __m256 high, __m256 scale) {
 /* Quantizes a row of `length` floats (a multiple of 16) to integers up to LEVELS. Returns the value of one step; NaN if a
  * value is not finite, so that the result is not finite either.
  */
-static inline float quantise(const float *x, int64_t length, int16_t *row) {
+static inline float quantize(const float *x, int64_t length, int16_t *row) {
     __m256i most = _mm256_setzero_si256(), more = most;
     for (int64_t i = 0; i < length; i += 16) {
         most = _mm256_max_epi32(most, magnitude(_mm256_loadu_ps(x + i)));
@@ -101,7 +101,7 @@ static inline float quantise(const float *x, int64_t length, int16_t *row) {
 }
 
 /* LayerNorm of one token over C channels (a multiple of 32), eps 1e-5. */
-static inline void normalise(const float *x, int64_t channels, Norm norm, float *out) {
+static inline void normalize(const float *x, int64_t channels, Norm norm, float *out) {
     __m256 sum[4], squares[4]; /* four accumulators each, since additions have a latency of four issue slots */
     UNROLL for (int k = 0; k < 4; k++) sum[k] = squares[k] = _mm256_setzero_ps();
     for (int64_t i = 0; i < channels; i += 32)
@@ -127,8 +127,8 @@ static inline void normalise(const float *x, int64_t channels, Norm norm, float 
 static inline void enter(const float *t, int64_t count, int64_t channels, Norm norm, float *token, int16_t *a,
                          float *steps) {
     for (int64_t i = 0; i < count; i++) {
-        normalise(t + i * channels, channels, norm, token);
-        steps[i] = quantise(token, channels, a + i * channels);
+        normalize(t + i * channels, channels, norm, token);
+        steps[i] = quantize(token, channels, a + i * channels);
     }
 }
 

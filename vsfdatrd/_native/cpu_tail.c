@@ -28,7 +28,7 @@ static void fill(Rows *rows, const float *z, int64_t width, int64_t y) {
     int64_t channels = rows->channels;
     for (int64_t x = 0; x < width; x++)
         rows->steps[y % 3][x + 1] =
-            quantise(z + (y * width + x) * channels, channels, rows->rows[y % 3] + (x + 1) * channels);
+            quantize(z + (y * width + x) * channels, channels, rows->rows[y % 3] + (x + 1) * channels);
 }
 
 /* out (count, columns) += product of one tap with `count` pixels from x on in row y; nothing outside of the map. */
@@ -97,7 +97,7 @@ KERNEL(four_times)(const float *z, float *planes, int64_t height, int64_t width,
                         _mm256_storeu_ps(pixel + j, gelu(_mm256_add_ps(_mm256_loadu_ps(pixel + j),
                                                                        _mm256_loadu_ps(square_bias + j))));
                     int64_t at = 2 * (x + i) + b + 1;
-                    rows.steps[tall % 3][at] = quantise(pixel, channels, rows.rows[tall % 3] + at * channels);
+                    rows.steps[tall % 3][at] = quantize(pixel, channels, rows.rows[tall % 3] + at * channels);
                 }
             }
         if (tall > 2 * first) to_planes(&rows, tall - 1, 2 * height, 2 * width, taps, bias, planes);

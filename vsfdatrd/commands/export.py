@@ -27,7 +27,7 @@ from vsfdatrd.commands.export_graph import graph_for_others, least
 from vsfdatrd.errors import TORCH_PIP, ArgumentError, CheckpointError, EngineBuildError, EngineUnavailable
 from vsfdatrd.options import Precision
 from vsfdatrd.system.files import replacing
-from vsfdatrd.weights.catalog import CATALOGUE, resolve
+from vsfdatrd.weights.catalog import CATALOG, resolve
 
 type Format = Literal["onnx", "safetensors", "pth"]
 type Array = NDArray[Any]
@@ -170,7 +170,7 @@ def _about(model: str | Path, checkpoint: Checkpoint, precision: Precision) -> d
     """Return the provenance metadata for a file. No paths and no dates: the same model gives the same file."""
     given = os.fspath(model)
     return {
-        "model": given.lower() if given.lower() in CATALOGUE else checkpoint.path.name,
+        "model": given.lower() if given.lower() in CATALOG else checkpoint.path.name,
         "weights_sha256": checkpoint.description.sha256,
         "scale": str(checkpoint.description.scale),
         "precision": precision,

@@ -13,7 +13,7 @@ from vsfdatrd.graph.weights import Weights
 from vsfdatrd.system.home import expand_user
 from vsfdatrd.weights import aliases
 from vsfdatrd.weights.aliases import OwnModel
-from vsfdatrd.weights.catalog import CATALOGUE, Model, installed, resolve
+from vsfdatrd.weights.catalog import CATALOG, Model, installed, resolve
 from vsfdatrd.weights.files import sha256
 
 _NONE = "-"
@@ -21,9 +21,9 @@ _NONE = "-"
 
 def show() -> int:
     """Print every named model with its scale, license, measured speed, architecture and file."""
-    rows = [("name", "scale", "licence", "speed", "")]
-    for model in CATALOGUE.values():
-        rows.append((model.name, f"{model.scale}x", model.licence, _speed(model) or _NONE, model.file))
+    rows = [("name", "scale", "license", "speed", "")]
+    for model in CATALOG.values():
+        rows.append((model.name, f"{model.scale}x", model.license, _speed(model) or _NONE, model.file))
     for own in aliases.read().values():
         try:
             found = open_checkpoint(own.file, memory=EngineCache(None).notes("checkpoint")).description
@@ -67,7 +67,7 @@ def info(file: str, as_json: bool) -> int:
 def verify() -> int:
     """Compare every file with its checksum; return 1 if one is missing or differs, else 0."""
     damaged = 0
-    for model in CATALOGUE.values():
+    for model in CATALOG.values():
         try:
             print(f"{model.name}: as released, {installed(model)}")
         except CheckpointError as error:
@@ -80,17 +80,17 @@ def verify() -> int:
 
 def add(file: Path, name: str) -> int:
     """Define an alias for a model file, after checking that the file can be used."""
-    aliases.check_name(name, CATALOGUE)
+    aliases.check_name(name, CATALOG)
     path = expand_user(file).absolute()
     found = open_checkpoint(path).description
-    aliases.add(OwnModel(name, path, found.sha256), CATALOGUE)
+    aliases.add(OwnModel(name, path, found.sha256), CATALOG)
     print(f'{name}: {found.architecture}, {found.scale}x, {path}; in scripts model="{name}"')
     return 0
 
 
 def remove(name: str) -> int:
     """Remove an alias; its file stays."""
-    if name in CATALOGUE:
+    if name in CATALOG:
         raise ArgumentError(f"{name!r} ships with the package and cannot be removed; only models that were added can")
     print(f"{name} removed; its file {aliases.remove(name).file} stays")
     return 0

@@ -17,7 +17,7 @@ from vsfdatrd.errors import ArgumentError, FrameError
 
 log = logging.getLogger(__name__)
 
-NEIGHBOURS = 3
+NEIGHBORS = 3
 """Frames of BEFORE examined on either side of the nearest in time."""
 SEARCH = 1.0
 """Seconds searched on either side if no neighbor matches."""
@@ -140,7 +140,7 @@ def _partner(small: Thumbnails, number: int, when: float, target: Plane) -> Pair
     times = small.video.times
     nearest = int(np.abs(times - when).argmin())
     last = len(times) - 1
-    near = range(max(0, nearest - NEIGHBOURS), min(last, nearest + NEIGHBOURS) + 1)
+    near = range(max(0, nearest - NEIGHBORS), min(last, nearest + NEIGHBORS) + 1)
 
     def best(candidates: range) -> Pair:
         found: dict[int, float] = {}

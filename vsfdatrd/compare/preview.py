@@ -33,7 +33,7 @@ from vsfdatrd.errors import PREFIX, ArgumentError, ClipError, FdatrdError
 from vsfdatrd.filter import upscale
 from vsfdatrd.system.progress import working
 from vsfdatrd.video import color
-from vsfdatrd.weights.catalog import CATALOGUE, resolve
+from vsfdatrd.weights.catalog import CATALOG, resolve
 
 MEASURED = 4.0
 """Minimum duration of a speed measurement in seconds."""
@@ -47,7 +47,7 @@ type Report = Callable[[str], None]
 
 def shipped() -> list[str]:
     """Return the names of the shipped models, one per file."""
-    return list({model.file: model.name for model in reversed(CATALOGUE.values())}.values())[::-1]
+    return list({model.file: model.name for model in reversed(CATALOG.values())}.values())[::-1]
 
 
 def preview(
@@ -105,7 +105,7 @@ def preview(
 
 
 def _name(model: str) -> str:
-    return model if model.lower() in CATALOGUE else Path(model).name
+    return model if model.lower() in CATALOG else Path(model).name
 
 
 def _check_output(out: Path) -> None:

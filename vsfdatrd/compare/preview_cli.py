@@ -15,7 +15,7 @@ def add_to(commands: "argparse._SubParsersAction[Any]") -> None:
     parser = commands.add_parser("preview", help=about, description=about)
     parser.add_argument("file", type=Path, help="the film, such as episode.mkv")
     parser.add_argument(
-        "--model", nargs="+", metavar="MODEL", help="names of the catalogue, or weights files (those that ship)"
+        "--model", nargs="+", metavar="MODEL", help="names of the catalog, or weights files (those that ship)"
     )
     parser.add_argument("--frames", type=int, default=6, metavar="N", help="how many frames are chosen (6)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the page (beside the film: NAME.preview.html)")

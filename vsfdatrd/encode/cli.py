@@ -40,14 +40,14 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     ways = "; ".join(f"{preset.name}: {preset.about}" for preset in PRESETS.values())
     parser.add_argument("--preset", default="x265", metavar="NAME", help=f"{ways} (x265)")
-    parser.add_argument("--model", default="medium", help="a name of the catalogue, or a weights file (medium)")
+    parser.add_argument("--model", default="medium", help="a name of the catalog, or a weights file (medium)")
     parser.add_argument("--backend", default="auto", help="tensorrt, native, openvino, torch or auto")
     parser.add_argument("--precision", default="auto", help="fp16, mixed, bf16, fp32 or auto")
     parser.add_argument(
         "--chroma-filter",
         default="none",
         metavar="NAME",
-        help="luma_guided puts colours that bled over lines, as on LaserDisc, back behind them (none)",
+        help="luma_guided puts colors that bled over lines, as on LaserDisc, back behind them (none)",
     )
     parser.add_argument(
         "--device", type=int, nargs="+", metavar="N", help="numbers of GPUs; each makes parts of its own (0)"

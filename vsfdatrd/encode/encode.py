@@ -88,9 +88,9 @@ def encode(path: Path, target: Path, settings: Settings, workers: Workers, show:
         )
         if journal.fact("first frame") is None:
             workers.try_encoder(_options(settings, {}, found.sar), settings.way.pixel_format, found.size)
-        colours = _first_frame(inputs, journal, workers, show)
+        colors = _first_frame(inputs, journal, workers, show)
         params = EncodeParams(
-            workspace.script, _options(settings, colours, found.sar), found.timing.rate, workspace.chunks
+            workspace.script, _options(settings, colors, found.sar), found.timing.rate, workspace.chunks
         )
         selection = streams.choose(path, found.source.video, CONTAINERS[target.suffix.lower()])
         metadata = frame_metadata.find(found.source)
@@ -296,14 +296,14 @@ def _first_frame(inputs: ChunkInputs, journal: Journal, workers: Workers, show: 
     if (known := journal.fact("first frame")) is not None:
         return dict(known)
     show.emit("engine", "making one frame as a trial, which builds the engine if there is none yet")
-    colours = workers.first_frame(inputs)
-    journal.note("first frame", colours)
-    return colours
+    colors = workers.first_frame(inputs)
+    journal.note("first frame", colors)
+    return colors
 
 
-def _options(settings: Settings, colours: dict[str, int], sar: Fraction) -> tuple[str, ...]:
+def _options(settings: Settings, colors: dict[str, int], sar: Fraction) -> tuple[str, ...]:
     way = settings.way
-    return ("-c:v", way.encoder, *presets.colour_options(colours, sar), *way.options, *settings.further)
+    return ("-c:v", way.encoder, *presets.color_options(colors, sar), *way.options, *settings.further)
 
 
 def _say_streams(selection: streams.Kept, metadata: FrameMetadata, encoder: str, show: Reporter) -> None:

@@ -176,9 +176,9 @@ def _mastering_display(content: bytes) -> MasteringDisplay | None:
         return None
     numbers = struct.unpack("=22i", content[:88])
     fractions = [Fraction(top, bottom) if bottom else Fraction(0) for top, bottom in itertools.batched(numbers[:20], 2)]
-    colours = fractions[:8] if numbers[20] else [Fraction(0)] * 8
+    colors = fractions[:8] if numbers[20] else [Fraction(0)] * 8
     darkest, brightest = fractions[8:] if numbers[21] else (Fraction(0), Fraction(0))
-    return MasteringDisplay(tuple(colours), brightest, darkest)
+    return MasteringDisplay(tuple(colors), brightest, darkest)
 
 
 def _has_marks(source: Source) -> bool:

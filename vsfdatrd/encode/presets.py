@@ -141,7 +141,7 @@ def version(encoder: str) -> str:
     return ffmpeg_version(ffmpeg(encoder))
 
 
-def colour_options(props: Mapping[str, int], sar: Fraction) -> tuple[str, ...]:
+def color_options(props: Mapping[str, int], sar: Fraction) -> tuple[str, ...]:
     """Return ffmpeg options for the metadata that y4m does not carry: color tags and sample aspect ratio.
 
     Args:
@@ -149,9 +149,9 @@ def colour_options(props: Mapping[str, int], sar: Fraction) -> tuple[str, ...]:
         sar: Sample aspect ratio of the output.
     """
     # ffmpeg shares the H.273 numbers of frame properties, but its range and chroma location are one higher.
-    colour_range = int(props.get("_Range", 0)) + 1
+    color_range = int(props.get("_Range", 0)) + 1
     matrix, transfer, primaries = (int(props.get(name, 2)) for name in ("_Matrix", "_Transfer", "_Primaries"))
-    tags = f"range={colour_range}:colorspace={matrix}:color_primaries={primaries}:color_trc={transfer}"
+    tags = f"range={color_range}:colorspace={matrix}:color_primaries={primaries}:color_trc={transfer}"
     chroma = int(props.get("_ChromaLocation", 0)) + 1
     return (
         "-vf",
@@ -163,7 +163,7 @@ def colour_options(props: Mapping[str, int], sar: Fraction) -> tuple[str, ...]:
         "-color_trc",
         str(transfer),
         "-color_range",
-        str(colour_range),
+        str(color_range),
         "-chroma_sample_location",
         str(chroma),
     )

@@ -69,8 +69,8 @@ def _scene_start(clip: Any, middle: int, reach: int) -> int:
     near = clip[first - 1 : middle + reach + 1] if first > 0 else clip[: middle + reach + 1]
     offset = max(0, first - 1)
     family = vs.RGB if clip.format.color_family == vs.RGB else vs.GRAY
-    colour = {"matrix": 6} if family == vs.RGB else {}
-    small = near.resize.Bilinear(_SMALL, _SMALL, format=vs.GRAY8, **colour)
+    color = {"matrix": 6} if family == vs.RGB else {}
+    small = near.resize.Bilinear(_SMALL, _SMALL, format=vs.GRAY8, **color)
     if small.num_frames < 2:
         return middle
     compared = small[1:].std.PlaneStats(small[:-1])

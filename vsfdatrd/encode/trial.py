@@ -9,7 +9,7 @@ from vsfdatrd.errors import PREFIX, EncodeError
 from vsfdatrd.system.programs import utf8_environment, vspipe
 from vsfdatrd.workers.spawn import no_window
 
-_COLOURS = ("_Matrix", "_Transfer", "_Primaries", "_Range", "_ChromaLocation")
+_COLORS = ("_Matrix", "_Transfer", "_Primaries", "_Range", "_ChromaLocation")
 _PATIENCE = 3600.0  # seconds; includes building the engine, which is slow on a CPU
 
 
@@ -49,4 +49,4 @@ def first_frame(script: Path, device: str, props_file: Path) -> dict[str, int]:
         ours = [line[line.index(PREFIX) + len(PREFIX) :] for line in lines if PREFIX in line]
         raise EncodeError(f"the first frame failed: {(ours or lines or ['vspipe said nothing'])[-1]}")
     props = json.loads(props_file.read_text(encoding="utf-8"))[0]
-    return {name: int(props[name]) for name in _COLOURS if name in props}
+    return {name: int(props[name]) for name in _COLORS if name in props}

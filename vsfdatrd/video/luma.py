@@ -40,8 +40,8 @@ def enlarge(source: Source, target: Target, scale: int, network: Network) -> vs.
         return _rgb(to_rgb(source), target, scale, network)
     clip = tagged(source, converts=target.matrix is not None)
     y = network(vsutil.get_y(clip).resize.Point(format=vs.GRAYS))
-    grey = target.format.color_family == vs.GRAY
-    if source.format.color_family == vs.GRAY or (grey and target.matrix is None):
+    gray = target.format.color_family == vs.GRAY
+    if source.format.color_family == vs.GRAY or (gray and target.matrix is None):
         return y
     form = vs.core.get_video_format(vs.YUV444PS)
     location: dict[str, Any] = {}
@@ -53,7 +53,7 @@ def enlarge(source: Source, target: Target, scale: int, network: Network) -> vs.
         clip.width * scale, clip.height * scale, format=form.id, resample_filter_uv="spline36", **location
     )
     joined = vs.core.std.ShufflePlanes([y, chroma, chroma], [0, 1, 2], vs.YUV)
-    if grey:  # luma of another matrix depends on chroma
+    if gray:  # luma of another matrix depends on chroma
         luma: vs.VideoNode = vsutil.get_y(joined.resize.Point(format=vs.YUV444PS, matrix=target.matrix))
         return luma
     if location:
@@ -65,7 +65,7 @@ def _rgb(full: vs.VideoNode, target: Target, scale: int, network: Network) -> vs
     """Upscale RGB as luma plus per-channel differences from luma. For a gray clip the differences are exactly zero."""
     matrix = target.matrix or 1
     log.warning(
-        "the network works on luma alone: RGB goes through it as the luma of matrix %s, its colours are resized",
+        "the network works on luma alone: RGB goes through it as the luma of matrix %s, its colors are resized",
         name_of(matrix),
     )
     before = full.resize.Point(format=vs.GRAYS, matrix=matrix)

@@ -30,7 +30,7 @@ class Model:
     """File name of the weights in models/."""
     scale: int
     """Output pixels per input pixel, along each side."""
-    licence: str
+    license: str
     """SPDX identifier of the license of the weights."""
     sha256: str
     """SHA-256 of the weights file."""
@@ -49,7 +49,7 @@ _MODELS = (
     *_named("fdat_rd_medium_2x.safetensors", MEDIUM_SHA256, "medium.md", "medium", "dvd", "aligned"),
     *_named("fdat_rd_ld_2x.safetensors", LD_SHA256, "ld.md", "ld"),
 )
-CATALOGUE = {model.name: model for model in _MODELS}
+CATALOG = {model.name: model for model in _MODELS}
 """Every model by its names; ``dvd`` and ``aligned`` are other names of ``medium``."""
 WITHDRAWN = {
     "large": "at three times the work of medium it was no better (-0.07 ± 0.02 dB on DVD and LaserDisc pictures)",
@@ -82,7 +82,7 @@ def resolve(model: str | PathLike[str]) -> Path:
     """
     text = fspath(model)
     name = text.lower()
-    if entry := CATALOGUE.get(name):
+    if entry := CATALOG.get(name):
         return installed(entry)
     if reason := WITHDRAWN.get(name):
         raise ArgumentError(f'model={text!r} no longer ships: {reason}; use model="medium"')
@@ -95,7 +95,7 @@ def resolve(model: str | PathLike[str]) -> Path:
     except (OSError, RuntimeError, ValueError) as error:  # no such user; too long; a zero byte
         raise ArgumentError(f"model={text!r} cannot be a path ({error}); give the path of a weights file") from error
     if not is_path:
-        names = [*CATALOGUE, *own]
+        names = [*CATALOG, *own]
         raise ArgumentError(
             f"model={text!r} is neither a name of the catalog nor a file{did_you_mean(name, names) or '.'} "
             f"Give one of {', '.join(names)}, or the path of a .safetensors, .pth, .onnx or .glsl file"

@@ -106,7 +106,7 @@ def check_file(path: Path) -> stat_result:
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise refuse(path, "does not exist; check the path, or give a name of the catalogue") from None
+        raise refuse(path, "does not exist; check the path, or give a name of the catalog") from None
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise refuse(path, f"cannot be opened ({error}); check the path and its permissions") from error
     if S_ISDIR(status.st_mode):

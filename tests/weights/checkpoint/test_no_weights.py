@@ -14,7 +14,7 @@ from vsfdatrd.errors import CheckpointError
 
 def test_missing(tmp_path: Path) -> None:
     said = refused(tmp_path / "no.pth")
-    assert said == "the weights file 'FILE' does not exist; check the path, or give a name of the catalogue"
+    assert said == "the weights file 'FILE' does not exist; check the path, or give a name of the catalog"
     with pytest.raises(CheckpointError, match="cannot be opened"):
         open_checkpoint("a\0b.pth")
 

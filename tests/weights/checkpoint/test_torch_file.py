@@ -27,7 +27,7 @@ from vsfdatrd.errors import CheckpointError
 from vsfdatrd.weights.torch_file import TorchFile
 
 
-class Colour(enum.Enum):
+class Color(enum.Enum):
     RED = 1
 
 
@@ -142,7 +142,7 @@ BESIDE: dict[str, object] = {
         argparse.Namespace(a=1),
         Settings(),
         pathlib.PurePosixPath("a"),
-        Colour.RED,
+        Color.RED,
         datetime.date(2026, 1, 2),
     ],
     "numbers": [2**70, -5, 1e300, None, True, float("nan")],

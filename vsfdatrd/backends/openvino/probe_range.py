@@ -68,7 +68,7 @@ def settle(
         )
     return config, (
         "white is taken for 1 in its numbers, but from 0 to 255 a drawing comes out more like itself "
-        f'{how}; if colours are wrong, give input_range="255"'
+        f'{how}; if colors are wrong, give input_range="255"'
     )
 
 

@@ -223,8 +223,8 @@ def choose(capability: tuple[int, int] | None) -> Library | None:
         The preferred library that is installed; None if neither is.
     """
     # GeForce and RTX cards have x.5, x.6, x.9 and 12.x; 7.0, 8.0, 9.0 and 10.x are data-center cards.
-    data_centre = capability is not None and capability[0] < 12 and capability[1] == 0
-    order = (CLASSIC, RTX) if data_centre else (RTX, CLASSIC)
+    data_center = capability is not None and capability[0] < 12 and capability[1] == 0
+    order = (CLASSIC, RTX) if data_center else (RTX, CLASSIC)
     return next((library for library in order if library.installed), None)
 
 

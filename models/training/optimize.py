@@ -11,7 +11,7 @@ _MUON_NAMES = ("groups.", "after", "spread")
 """Where the inner matrices of an unfolded network are; the outermost layers are AdamW's."""
 
 
-def optimisers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def optimizers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """AdamW for everything, or Muon for the inner matrices of a network that holds its kernels as such.
 
     Norms, biases, temperatures and the windows' position biases do not decay. Muon (Jordan et al. 2024) makes each step
@@ -23,7 +23,7 @@ def optimisers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
-        if recipe.optimiser == "muon" and parameter.ndim == 2 and name.startswith(_MUON_NAMES):
+        if recipe.optimizer == "muon" and parameter.ndim == 2 and name.startswith(_MUON_NAMES):
             matrices.append(parameter)
         elif parameter.ndim < 2 or name.endswith((".temp", ".rel_pos_bias")):
             keep.append(parameter)
