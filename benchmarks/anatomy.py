@@ -17,6 +17,7 @@ from benchmarks.report import save
 from benchmarks.speed.material import drawn_clip
 from benchmarks.weights import weights_file
 from vsfdatrd import inference
+from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.backends.base import FramePlanes, SlotPool
 from vsfdatrd.backends.gpus import gpus
 from vsfdatrd.backends.selection import open_engine, usable
@@ -112,7 +113,7 @@ def report(model: str, size: tuple[int, int] | None) -> int:
         weights, _ = weights_file(model, Path(folder))
         checkpoint = open_checkpoint(weights)
         config = checkpoint.description.config
-        if config is None:
+        if not isinstance(config, FdatRdConfig):
             raise SystemExit(f"{model} is no FDAT-RD; only that can be taken apart")
         top = ceiling(gpu=bool(gpus()))
         work = config.work(height, width)

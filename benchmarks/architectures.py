@@ -187,12 +187,12 @@ def attempt(name: str) -> dict[str, Any]:
         if checkpoint:
             about = checkpoint.description
             found |= {
-                "architecture": about.architecture,
+                "architecture": about.name,
                 "scale": about.scale,
                 "channels": about.in_channels,
-                "multiple": about.multiple,
-                "minimum": about.minimum,
-                "square": about.square,
+                "multiple": about.size.multiple_of,
+                "minimum": about.size.minimum,
+                "square": about.size.square,
             }
             for what in ("openvino", "fp16", "mixed", "fp32"):
                 (folder / what).mkdir()

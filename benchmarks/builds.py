@@ -25,11 +25,10 @@ from benchmarks.speed.peers import in_fp16
 from benchmarks.traffic import Traffic, build
 from benchmarks.weights import random_weights, weights_file
 from vsfdatrd.archs.fdat_rd import variant
-from vsfdatrd.backends.graphs import graph_of
 from vsfdatrd.backends.tensorrt.library import RTX
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.errors import EngineError
-from vsfdatrd.graph import fdat_rd_graph
+from vsfdatrd.graph.fdat import write as fdat_rd_graph
 from vsfdatrd.graph.target import GraphTarget, tensorrt
 from vsfdatrd.options import Precision
 from vsfdatrd.weights.catalog import CATALOG, resolve
@@ -119,14 +118,14 @@ def writer(model: str, weights: str, folder: Path) -> Write:
     """Return a function that writes the graphs of a model. folder: cache for exports."""
     if weights == "shipped":
         checkpoint = open_checkpoint(resolve(model))
-        return lambda case: graph_of(checkpoint, case.size[1], case.size[0], case.dialect)
+        return lambda case: checkpoint.graph(case.size[1], case.size[0], case.dialect)
     config = variant(model)
     values = random_weights(config)
 
     def write(case: Case) -> "onnx.ModelProto":
         if case.graph == "export":
             return _export(case, folder)
-        return fdat_rd_graph(config, values, case.size[1], case.size[0], case.dialect)
+        return fdat_rd_graph(config, values, (case.size[1], case.size[0]), case.dialect)
 
     return write
 

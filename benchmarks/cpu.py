@@ -27,9 +27,10 @@ from benchmarks.layers import padded_picture
 from benchmarks.report import save
 from benchmarks.speed.exports import exported
 from benchmarks.weights import weights_file
+from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.backends.openvino.worker import settings
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
-from vsfdatrd.graph import fdat_rd_graph
+from vsfdatrd.graph.fdat import write as fdat_rd_graph
 from vsfdatrd.graph.target import OPENVINO, GraphTarget
 
 
@@ -65,9 +66,9 @@ def compiled(form: Form, checkpoint: Checkpoint, picture: "np.ndarray[Any, Any]"
         model = core.read_model(exported("plain", checkpoint.path, (width, height), folder))
     else:
         config = checkpoint.description.config
-        if config is None:
+        if not isinstance(config, FdatRdConfig):
             raise SystemExit(f"{checkpoint.path.name} is no FDAT-RD; only that has forms to choose from")
-        graph = fdat_rd_graph(config, checkpoint.tensors(), height, width, form.dialect)
+        graph = fdat_rd_graph(config, checkpoint.tensors(), (height, width), form.dialect)
         model = core.read_model(io.BytesIO(graph.SerializeToString()))
     network = core.compile_model(model, "CPU", settings("fp32", 1) | form.settings)
     request = network.create_infer_request()

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.report import RESULTS, save
 from vsfdatrd.backends.base import EngineSpec
-from vsfdatrd.backends.graphs import graph_of, serialized
+from vsfdatrd.backends.graphs import serialized
 from vsfdatrd.backends.tensorrt.backend import needed
 from vsfdatrd.backends.tensorrt.library import RTX
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
@@ -65,7 +65,7 @@ def measure(checkpoint: Checkpoint, size: tuple[int, int], target: str, precisio
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         start = time.perf_counter()
-        graph = serialized(graph_of(checkpoint, height, width, tensorrt(precision, turing=target == "sm75")))
+        graph = serialized(checkpoint.graph(height, width, tensorrt(precision, turing=target == "sm75")))
         written = time.perf_counter() - start
         (folder / "graph.onnx").write_bytes(graph)
         worker = Worker("vsfdatrd.backends.tensorrt.worker")

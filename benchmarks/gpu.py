@@ -36,12 +36,12 @@ PYTORCH: tuple[Precision, ...] = ("fp16", "bf16")
 
 def rate(checkpoint: Checkpoint, height: int, width: int, dialect: GraphTarget, frames: int) -> dict[str, Any]:
     """Build, load and run an engine; return the result row."""
-    config = checkpoint.description.config
+    work = checkpoint.description.config.work(height, width)
     with on_gpu(checkpoint, height, width, dialect) as (worker, facts):
         fps = worker.ask("rate", runs=frames)
     return {
         "fps": round(fps, 2),
-        "tflops": round(config.work(height, width) * fps / 1e12, 1) if config else None,
+        "tflops": round(work * fps / 1e12, 1) if work else None,
         "build_seconds": facts["seconds"],
         "load_seconds": facts["load_seconds"],
         "activation_bytes": facts["activation_bytes"],
@@ -50,14 +50,14 @@ def rate(checkpoint: Checkpoint, height: int, width: int, dialect: GraphTarget, 
 
 def rate_of_torch(checkpoint: Checkpoint, height: int, width: int, precision: Precision, frames: int) -> dict[str, Any]:
     """Measure the PyTorch network as a CUDA graph; return the same fields as `rate`."""
-    config = checkpoint.description.config
+    work = checkpoint.description.config.work(height, width)
     turns = min(5, frames)
     sizes = Sizes(height=height, width=width, turns=turns, frames=frames // turns)
     found = engines.row(checkpoint, precision, sizes, engines.exact(checkpoint, sizes))
     fps = found["fps_alone"]["median"]
     return {
         "fps": fps,
-        "tflops": round(config.work(height, width) * fps / 1e12, 1) if config else None,
+        "tflops": round(work * fps / 1e12, 1) if work else None,
         "load_seconds": found["load_s"],
         "psnr_db": found["psnr_db"],
         "memory_mib": found["memory_mib"],

@@ -21,8 +21,8 @@ import numpy as np
 
 from benchmarks.on_gpu import on_gpu
 from benchmarks.speed.material import drawings
+from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.archs.size import padded
-from vsfdatrd.backends.graphs import graph_of
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineError
 from vsfdatrd.graph.target import tensorrt as dialect
@@ -47,7 +47,7 @@ def layers(library: str, weights: Path, width: int, height: int) -> list[Layer]:
 
 def padded_picture(checkpoint: Checkpoint, width: int, height: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     """The first drawing, padded for the network, (3, H, W)."""
-    multiple = checkpoint.description.multiple
+    multiple = checkpoint.description.size.multiple_of
     picture = np.zeros((3, padded(height, multiple), padded(width, multiple)), np.float32)
     for plane, source in zip(picture, drawings(width, height, 1)[0], strict=True):
         plane[:height, :width] = source
@@ -62,7 +62,7 @@ def openvino_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Lay
     from vsfdatrd.backends.openvino.worker import settings
 
     picture = padded_picture(checkpoint, width, height)
-    graph = graph_of(checkpoint, *picture.shape[1:])
+    graph = checkpoint.graph(*picture.shape[1:])
     core = openvino.Core()
     model = core.read_model(io.BytesIO(graph.SerializeToString()))
     request = core.compile_model(model, "CPU", settings("fp32", 1) | {"PERF_COUNT": True}).create_infer_request()
@@ -83,8 +83,9 @@ def native_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Layer
     from vsfdatrd.backends.native import network as native_network
 
     config = checkpoint.description.config
-    if config is None or (reason := native_network.unsuitable(config)):
-        raise EngineError(f"the native engine does not run it: {reason if config else 'it is no FDAT-RD'}")
+    reason = native_network.unsuitable(config) if isinstance(config, FdatRdConfig) else "it is no FDAT-RD"
+    if reason or not isinstance(config, FdatRdConfig):
+        raise EngineError(f"the native engine does not run it: {reason}")
     picture = padded_picture(checkpoint, width, height)
     _, tall, wide = picture.shape
     result = np.empty((3, tall * config.scale, wide * config.scale), np.float32)

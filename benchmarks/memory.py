@@ -14,6 +14,7 @@ import vapoursynth as vs
 from tqdm import tqdm
 
 from benchmarks.report import save
+from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.backends.openvino import backend as openvino
 from vsfdatrd.backends.selection import open_engine
@@ -51,7 +52,7 @@ def by_size(model: str, sizes: list[str]) -> int:
     """Compare the peak memory of the OpenVINO worker with its estimate, for several frame sizes."""
     checkpoint = open_checkpoint(resolve(model))
     config = checkpoint.description.config
-    if config is None:
+    if not isinstance(config, FdatRdConfig):
         raise SystemExit(f"{model} is no FDAT-RD")
     rows: list[dict[str, Any]] = []
     for size in sizes:

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.backends.gpus import gpus
 from vsfdatrd.backends.tensorrt.library import choose
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.errors import EngineError, EngineUnavailable
-from vsfdatrd.graph import fdat_rd_graph
+from vsfdatrd.graph.fdat import write as fdat_rd_graph
 from vsfdatrd.graph.target import GraphTarget
 from vsfdatrd.workers.client import Worker
 
@@ -53,7 +54,7 @@ def on_gpu(
         EngineUnavailable: There is no GPU or no TensorRT, or TensorRT does not support the GPU.
     """
     config = checkpoint.description.config
-    if config is None:
+    if not isinstance(config, FdatRdConfig):
         raise EngineUnavailable(f"{checkpoint.path.name} is no FDAT-RD")
     if why := refused():
         raise EngineUnavailable(why)
@@ -62,7 +63,7 @@ def on_gpu(
     worker = Worker("vsfdatrd.backends.tensorrt.worker")
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder, "graph.onnx")
-        graph.write_bytes(fdat_rd_graph(config, checkpoint.tensors(), height, width, dialect).SerializeToString())
+        graph.write_bytes(fdat_rd_graph(config, checkpoint.tensors(), (height, width), dialect).SerializeToString())
         major, minor = gpus()[0].capability
         try:
             facts: dict[str, Any] = worker.ask(

@@ -25,9 +25,10 @@ from safetensors.numpy import save_file
 from benchmarks.fdat import VARIANTS
 from benchmarks.report import RESULTS, save
 from benchmarks.weights import random_tensors
-from vsfdatrd.archs.descriptor import ModelDescriptor
-from vsfdatrd.archs.fdat import Config, FdatConfig
-from vsfdatrd.archs.fdat_rd import UPSAMPLERS, Upsampler, variant
+from vsfdatrd.archs.fdat import FdatConfig
+from vsfdatrd.archs.fdat_rd import UPSAMPLERS, FdatFamilyConfig, Upsampler, variant
+from vsfdatrd.archs.registry import ARCHITECTURES
+from vsfdatrd.archs.registry.base import ModelDescriptor
 from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.backends.selection import backend
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
@@ -39,7 +40,7 @@ NETWORKS = ("fdat_rd", "fdat_rd 2x", "fdat")
 """FDAT-RD whose tail enlarges four times, as published ones do after folding pixels; one of twice; and an FDAT."""
 
 
-def network(name: str, tail: Upsampler) -> Config:
+def network(name: str, tail: Upsampler) -> FdatFamilyConfig:
     """A network of one group, 2×."""
     if name == "fdat":
         about = VARIANTS["medium"]
@@ -59,12 +60,10 @@ def network(name: str, tail: Upsampler) -> Config:
     return replace(config, groups=config.groups[:1])
 
 
-def estimated(engine: str, config: Config, height: int, width: int) -> int:
+def estimated(engine: str, config: FdatFamilyConfig, height: int, width: int) -> int:
     """Bytes that are expected of one frame, without the process and the weights."""
-    kind = {"fdat": config} if isinstance(config, FdatConfig) else {"config": config}
-    about = ModelDescriptor(
-        "", config.scale, config.in_channels, config.out_channels, config.multiple, 0, 0, "fp32", "", **kind
-    )
+    architecture = next(known for known in ARCHITECTURES if isinstance(config, known.config))
+    about = ModelDescriptor(architecture, config, 0, "fp32", "")
     job = _job(engine, Checkpoint(Path(), about), height, width)
     nothing = replace(job, height=0, width=0)
     if engine.startswith("tensorrt"):
@@ -82,7 +81,7 @@ def _job(engine: str, checkpoint: Checkpoint, height: int, width: int) -> Engine
     return EngineSpec(checkpoint, tall, wide, cast(Precision, engine.split()[1]), streams=1)
 
 
-def _measured(engine: str, config: Config, height: int, width: int) -> int:
+def _measured(engine: str, config: FdatFamilyConfig, height: int, width: int) -> int:
     """Bytes that one frame takes, without the process and the weights."""
     with tempfile.TemporaryDirectory() as text:
         path = Path(text, "network.safetensors")

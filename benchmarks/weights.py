@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from vsfdatrd.archs.fdat import Config
-from vsfdatrd.archs.fdat_rd import META, UPSAMPLERS, variant
+from vsfdatrd.archs.fdat_rd import META, UPSAMPLERS, FdatFamilyConfig, variant
 from vsfdatrd.archs.fdat_shapes import tensor_shapes
 from vsfdatrd.errors import FdatrdError
 from vsfdatrd.weights.catalog import CATALOG, resolve
 
 
-def random_weights(config: Config) -> dict[str, NDArray[np.float32]]:
+def random_weights(config: FdatFamilyConfig) -> dict[str, NDArray[np.float32]]:
     """Weights of the right shapes and about the right size."""
     random = np.random.default_rng(0)
     return {
@@ -28,7 +27,7 @@ def random_weights(config: Config) -> dict[str, NDArray[np.float32]]:
     }
 
 
-def random_tensors(config: Config) -> dict[str, NDArray[Any]]:
+def random_tensors(config: FdatFamilyConfig) -> dict[str, NDArray[Any]]:
     """As `random_weights`, with the note by which a file tells its tail: what a weights file holds."""
     meta = [3, UPSAMPLERS.index(config.upsampler), config.tail_scale, config.embed_dim, config.out_channels]
     return dict(random_weights(config)) | {META: np.array([*meta, config.mid_dim, 4], np.uint8)}

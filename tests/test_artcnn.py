@@ -32,7 +32,7 @@ from tests.artcnns import (
 from tests.clips import Array, blank, clip_of, core, planes, props_of, yuv
 from vsfdatrd import load_model
 from vsfdatrd.archs.artcnn import ArtCnnConfig
-from vsfdatrd.archs.descriptor import ModelDescriptor
+from vsfdatrd.archs.registry import restore
 from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.backends.tensorrt import backend as tensorrt
 from vsfdatrd.backends.tensorrt.library import RTX
@@ -79,8 +79,8 @@ def test_every_kind_of_file_is_the_same_model(tmp_path: Path, config: ArtCnnConf
     tensors = random_tensors(config)
     checkpoint = open_checkpoint(saved(tmp_path, config, kind, tensors))
     found = checkpoint.description
-    assert (found.architecture, found.artcnn) == (config.name, config)
-    assert (found.scale, found.in_channels, found.out_channels) == (
+    assert (found.name, found.config) == (config.name, config)
+    assert (found.scale, found.config.in_channels, found.config.out_channels) == (
         config.scale,
         config.in_channels,
         config.out_channels,
@@ -97,20 +97,20 @@ def test_every_kind_of_file_is_the_same_model(tmp_path: Path, config: ArtCnnConf
 @pytest.mark.parametrize("kind", FILES[:2])
 def test_so_is_the_r_family(tmp_path: Path, config: ArtCnnConfig, kind: str) -> None:
     checkpoint = open_checkpoint(saved(tmp_path, config, kind, random_tensors(config)))
-    assert checkpoint.description.artcnn == config
+    assert checkpoint.description.config == config
     assert checkpoint.description.planes == ("rgb" if config is R_RGB else "luma")
 
 
 def test_its_description_can_be_remembered(tmp_path: Path) -> None:
     for config in KINDS.values():
         found = open_checkpoint(saved(tmp_path, config, "safetensors", random_tensors(config))).description
-        assert ModelDescriptor.from_dict(found.to_dict()) == found
+        assert restore(found.to_dict()) == found
 
 
 @pytest.mark.parametrize(("name", "architecture"), [("c4f16", "ArtCNN C4F16"), ("c4f32", "ArtCNN C4F32")])
 def test_the_released_files_are_known(shared: Path, name: str, architecture: str) -> None:
     found = open_checkpoint(shared / "data/artcnn" / f"artcnn_{name}.safetensors").description
-    assert (found.architecture, found.scale, found.planes) == (architecture, 2, "luma")
+    assert (found.name, found.scale, found.planes) == (architecture, 2, "luma")
 
 
 def broken(folder: Path, name: str) -> Path:

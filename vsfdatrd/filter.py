@@ -13,7 +13,7 @@ import vapoursynth as vs
 
 from vsfdatrd import inference
 from vsfdatrd import style_input as styles
-from vsfdatrd.archs.descriptor import ModelDescriptor
+from vsfdatrd.archs.registry.base import ModelDescriptor
 from vsfdatrd.backends.base import SlotPool
 from vsfdatrd.backends.selection import frame_of, open_engine, warm_up
 from vsfdatrd.cache.engine_cache import EngineCache

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import vapoursynth as vs
 
-from vsfdatrd.archs.descriptor import ModelDescriptor
+from vsfdatrd.archs.registry.base import ModelDescriptor
 from vsfdatrd.errors import ArgumentError
 from vsfdatrd.system.home import expand_user
 from vsfdatrd.video import color
@@ -33,9 +33,8 @@ class Style:
 
 def place(about: ModelDescriptor, height: int, width: int) -> Style | None:
     """Return the layout of the style picture for padded frames of `height` × `width`; None for networks without one."""
-    if about.onnx is None or about.onnx.style is None:
-        return None
-    return Style(about.onnx.style_rows(height, width), *about.onnx.style_size(height, width))
+    size = about.config.style_size(height, width)
+    return Style(-(-size[0] * size[1] // width), *size) if size else None
 
 
 def check(given: Given, about: ModelDescriptor) -> None:
@@ -46,7 +45,7 @@ def check(given: Given, about: ModelDescriptor) -> None:
     """
     if given is None:
         return
-    if about.onnx is None or about.onnx.style is None:
+    if place(about, 1, 1) is None:
         raise ArgumentError("style= is for networks with a second input for a picture, and this has none; leave it out")
     if not isinstance(given, str | PathLike | vs.VideoNode):
         raise ArgumentError(f"style={given!r} is neither a clip nor the path of a picture")

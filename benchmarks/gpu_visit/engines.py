@@ -51,7 +51,7 @@ def checkpoints(folder: Path, sizes: Sizes) -> dict[str, Checkpoint]:
 
 def picture(checkpoint: Checkpoint, height: int, width: int) -> torch.Tensor:
     """The drawing as the network takes it, (1, 3, H, W) float32 on the device; sides are padded to its multiple."""
-    multiple = checkpoint.description.multiple
+    multiple = checkpoint.description.size.multiple_of
     return torch.from_numpy(drawing(padded(height, multiple), padded(width, multiple)))[None].to(device())
 
 

@@ -12,7 +12,6 @@ from benchmarks.gpu_visit.engines import checkpoints, exact, exactly, picture, p
 from benchmarks.gpu_visit.onnx_operators import execute
 from benchmarks.gpu_visit.sizes import Sizes
 from benchmarks.gpu_visit.timing import device, synchronize
-from vsfdatrd.backends.graphs import graph_of
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.graph.target import GraphTarget, tensorrt
 
@@ -29,7 +28,7 @@ def row(checkpoint: Checkpoint, dialect: GraphTarget, sizes: Sizes, reference: t
     """PSNR of one form of the graph against the network in fp32."""
     frame = picture(checkpoint, sizes.height, sizes.width)
     height, width = frame.shape[2:]
-    graph = graph_of(checkpoint, height, width, dialect)
+    graph = checkpoint.graph(height, width, dialect)
     start = time.perf_counter()
     with exactly():
         (result,) = execute(graph, {graph.graph.input[0].name: frame}, device())

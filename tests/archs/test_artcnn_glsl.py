@@ -11,9 +11,8 @@ from safetensors.numpy import load_file
 from tests import shaders
 from tests.artcnns import C_CHROMA, C_LUMA, Tensors, random_tensors
 from vsfdatrd.archs.artcnn import ArtCnnConfig
-from vsfdatrd.archs.artcnn_glsl import GlslFile
+from vsfdatrd.archs.artcnn_glsl import GlslFile, is_shader
 from vsfdatrd.errors import CheckpointError
-from vsfdatrd.weights.format import is_shader
 
 
 def read(path: Path) -> Tensors:

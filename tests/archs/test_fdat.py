@@ -15,10 +15,10 @@ from safetensors.numpy import load_file, save_file
 pytest.importorskip("spandrel")
 
 from tests.fdats import BODIES, TAILS, fdat, named
-from vsfdatrd.archs.descriptor import ModelDescriptor
 from vsfdatrd.archs.fdat import FdatConfig
 from vsfdatrd.archs.fdat_rd import META
 from vsfdatrd.archs.fdat_shapes import fdat_from_shapes, tensor_shapes
+from vsfdatrd.archs.registry import restore
 from vsfdatrd.checkpoint import open_checkpoint
 
 type Tensors = dict[str, NDArray[Any]]
@@ -39,19 +39,20 @@ def tensors(tmp_path: Path) -> Tensors:
 @pytest.mark.parametrize("changes", [*TAILS, *BODIES], ids=named)
 def test_every_fdat_is_found(tmp_path: Path, changes: dict[str, Any]) -> None:
     checkpoint = fdat(tmp_path / "fdat.safetensors", **changes)
-    found, config = checkpoint.description, checkpoint.description.fdat
-    assert config is not None
+    found, config = checkpoint.description, checkpoint.description.config
+    assert isinstance(config, FdatConfig)
     assert tensor_shapes(config) == {name: values.shape for name, values in load_file(checkpoint.path).items()}
     network: Any = checkpoint.network()
-    assert (found.architecture, found.scale, found.parameters) == (
+    assert (found.name, found.scale, found.parameters) == (
         network.architecture,
         network.scale,
         sum(parameter.numel() for parameter in network.parameters()),
     )
     # What spandrel's module holds on its way; windows over the edge of its small frame are the difference.
-    assert found.largest <= network.largest() <= 1.6 * found.largest
+    largest = max(config.largest_in_body, config.largest_in_tail) / config.unshuffle**2
+    assert largest <= network.largest() <= 1.6 * largest + 1
     assert config.window == changes.get("window_size", 8)
-    assert ModelDescriptor.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert restore(json.loads(json.dumps(found.to_dict()))) == found
 
 
 CHANGES: dict[str, Callable[[Tensors], Tensors]] = {
@@ -76,14 +77,14 @@ def test_what_is_not_exactly_an_fdat_is_left_to_spandrel(tensors: Tensors, chang
 def test_networks_of_one_plane_are_found(tmp_path: Path, unshuffle: bool) -> None:
     checkpoint = fdat(tmp_path / "gray.safetensors", num_in_ch=1, num_out_ch=1, unshuffle_mod=unshuffle)
     found = checkpoint.description
-    assert found.fdat is not None
-    assert (found.fdat.in_channels, found.fdat.unshuffle) == (1, 2 if unshuffle else 1)
+    assert isinstance(found.config, FdatConfig)
+    assert (found.config.in_channels, found.config.unshuffle) == (1, 2 if unshuffle else 1)
     assert (found.scale, found.planes) == (2, "luma")
 
 
 def test_weights_as_whole_numbers_are_none(tmp_path: Path, tensors: Tensors) -> None:
     save_file(tensors | {"conv_after.weight": tensors["conv_after.weight"].astype(np.int8)}, tmp_path / "x.safetensors")
-    assert open_checkpoint(tmp_path / "x.safetensors").description.fdat is None
+    assert open_checkpoint(tmp_path / "x.safetensors").description.architecture.name == "spandrel"
 
 
 def test_it_is_described_and_written_without_torch(tmp_path: Path) -> None:
@@ -91,9 +92,8 @@ def test_it_is_described_and_written_without_torch(tmp_path: Path) -> None:
     code = f"""
 import sys
 from vsfdatrd.checkpoint import open_checkpoint
-from vsfdatrd.backends.graphs import graph_of
 
-graph_of(open_checkpoint({str(path)!r}), 16, 16)
+open_checkpoint({str(path)!r}).graph(16, 16)
 print([name for name in ("torch", "spandrel") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -60,20 +60,19 @@ def save(
     return path
 
 
-def found(path: Path) -> dict[str, Any]:
+def found(path: Path) -> OnnxConfig:
     """What is found out, after a picture of random numbers came out right."""
-    about = describe(path, None, None)
-    config = OnnxConfig(**about["onnx"])
-    height, width = config.size or (60, 80)
+    config = OnnxConfig(**describe(path, None, None)["config"])
+    height, width = config.fixed or (60, 80)
     model = normalised(read(path)[0], config, height, width)
-    picture = np.random.default_rng(0).random((about["in_channels"], height, width), np.float32)
+    picture = np.random.default_rng(0).random((config.in_channels, height, width), np.float32)
     compiled = openvino.Core().compile_model(
         openvino.Core().read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
     result: Planes = compiled(picture[None])[0][0]
     np.testing.assert_allclose(result, picture.repeat(2, 1).repeat(2, 2), atol=1e-5)
-    assert about["scale"] == 2
-    return about
+    assert config.scale == 2
+    return config
 
 
 def branch(name: str, source: str = "x") -> onnx.GraphProto:
@@ -182,7 +181,7 @@ GRAPHS: list[Callable[[Path], Path]] = [
 
 @pytest.mark.parametrize("make", GRAPHS)
 def test_graphs_within_graphs(tmp_path: Path, make: Callable[[Path], Path]) -> None:
-    assert found(make(tmp_path / "x.onnx"))["multiple"] == 1
+    assert found(make(tmp_path / "x.onnx")).multiple == 1
 
 
 def _gray(channels: int) -> NDArray[np.float32]:
@@ -209,8 +208,8 @@ def test_axes_that_are_open(tmp_path: Path, dims: Any, channels: int, size: tupl
     frame = value("x", TensorProto.FLOAT, dims)
     path = save(tmp_path / "x.onnx", [node("Conv", ["x", "v"], ["k"]), doubled("k", "y")], [frame], v=_gray(channels))
     about = found(path)
-    assert about["in_channels"] == channels
-    assert OnnxConfig(**about["onnx"]).size == size
+    assert about.channels == channels
+    assert about.fixed == size
 
 
 def test_open_axes_with_channels_last(tmp_path: Path) -> None:
@@ -221,7 +220,7 @@ def test_open_axes_with_channels_last(tmp_path: Path) -> None:
         node("Transpose", ["d"], ["y"], perm=[0, 2, 3, 1]),
     ]
     about = found(save(tmp_path / "x.onnx", nodes, [value("x", TensorProto.FLOAT, ["n", "h", "w", "c"])]))
-    assert (about["onnx"]["layout"], about["onnx"]["output_layout"]) == ("NHWC", "NHWC")
+    assert (about.layout, about.output_layout) == ("NHWC", "NHWC")
 
 
 def test_open_channels_of_a_network_for_something_else(tmp_path: Path) -> None:
@@ -252,10 +251,9 @@ def test_borders_that_are_cut_off(
 ) -> None:
     frame = value("x", TensorProto.FLOAT, [1, 3, *(size or ("h", "w"))])
     around = np.array([0, 0, 4, 4, 0, 0, 4, 4])
-    about = found(save(tmp_path / "x.onnx", nodes, [frame], v=_middle(7), around=around))
-    config = OnnxConfig(**about["onnx"])
+    config = found(save(tmp_path / "x.onnx", nodes, [frame], v=_middle(7), around=around))
     assert (config.margin, config.crop, config.crop_end) == (margin, crop, crop)
-    assert config.size == (size and (size[0] - 2 * margin, size[1] - 2 * margin))
+    assert config.fixed == (size and (size[0] - 2 * margin, size[1] - 2 * margin))
 
 
 def test_borders_and_multiples(tmp_path: Path) -> None:
@@ -266,9 +264,8 @@ def test_borders_and_multiples(tmp_path: Path) -> None:
         node("Conv", ["b", "v"], ["k"]),
         doubled("k", "y"),
     ]
-    about = found(save(tmp_path / "x.onnx", nodes, v=_middle(7)))
-    config = OnnxConfig(**about["onnx"])
-    assert about["multiple"] == 4
+    config = found(save(tmp_path / "x.onnx", nodes, v=_middle(7)))
+    assert config.multiple == 4
     assert (config.margin, config.crop, config.crop_end) == (4, 2, 2)  # the least multiple of 4 in all is 8
 
 

@@ -1,6 +1,5 @@
 """ONNX files of other people: found out, run with the right ends, and refused in a sentence."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +55,10 @@ def through(checkpoint: Checkpoint, picture: FramePlanes, folder: Path) -> Frame
 def test_what_a_file_is_and_what_it_computes(tmp_path: Path, made: dict[str, Any], said: dict[str, Any]) -> None:
     checkpoint = open_checkpoint(doubler(tmp_path / "x.onnx", **made))
     about = checkpoint.description
-    found = asdict(about) | {"fixed": about.fixed, "planes": about.planes}
+    found = about.to_dict() | about.to_dict()["config"] | {"fixed": about.fixed, "planes": about.planes}
     assert {name: found[name] for name in said} == said
-    assert about.architecture == "ONNX"
-    assert about.largest == about.in_channels * about.scale**2
+    assert about.name == "ONNX"
+    assert about.config.activations() == ({"largest": about.config.in_channels * about.scale**2},)
     picture = np.random.default_rng(0).random((about.frame_channels[0], 48, 64), np.float32)
     result = through(checkpoint, picture, tmp_path / "engine")
     reference = expected(picture, about.scale, kind=made.get("kind", "fp32"))
@@ -86,7 +85,7 @@ def test_networks_of_two_channels_get_the_chroma(tmp_path: Path) -> None:
 
 def test_a_multiple_is_taken_from_the_script(tmp_path: Path) -> None:
     path = doubler(tmp_path / "x.onnx", multiple=8)
-    assert open_checkpoint(path, multiple=16).description.multiple == 16
+    assert open_checkpoint(path, multiple=16).description.size.multiple_of == 16
     with pytest.raises(CheckpointError, match="does not run as a network for pictures"):
         open_checkpoint(path, multiple=3)
 

@@ -13,7 +13,7 @@ from vsfdatrd.backends.accuracy import BOUND_DB, compare, compare_steps, drawing
 from vsfdatrd.backends.base import EngineSpec, FramePlanes, SlotPool
 from vsfdatrd.backends.native import kernels
 from vsfdatrd.cache.engine_cache import EngineCache
-from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+from vsfdatrd.checkpoint import Checkpoint, ModelDescriptor, open_checkpoint
 from vsfdatrd.errors import (
     ArgumentError,
     EngineBuildError,
@@ -147,6 +147,9 @@ class FakeBackend:
 
     def unavailable(self, device: Sequence[int] = (0,)) -> str | None:
         return self.reason
+
+    def unsupported_reason(self, model: ModelDescriptor) -> None:
+        return None
 
     def warm_up(self) -> None:
         self.warm += 1

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from vsfdatrd.archs.onnx import OnnxConfig
+from vsfdatrd.archs.registry import ARCHITECTURES
 from vsfdatrd.backends import selection
 from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.cache.manifest import Key
@@ -49,3 +51,16 @@ def test_keys_are_fixed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LookupError):
         selection._open(name, module, job, recorder)  # type: ignore[arg-type]
     assert recorder.key == Key(checkpoint.description.sha256, graph, shape, precision, engine, device, options)
+
+
+def test_graphs_of_every_architecture_keep_their_identity() -> None:
+    ends = {"input": "in", "layout": "NCHW", "output": "out", "output_layout": "NHWC", "range": "255", "style": "s"}
+    file = OnnxConfig(**ends, external="a=b", scale=4, multiple=2, largest=5)  # type: ignore[arg-type]
+    found = {known.name: known.graph_identity(file) for known in ARCHITECTURES}  # only ONNX files look at it
+    assert found == {
+        "FDAT-RD": "",
+        "FDAT": "",
+        "ArtCNN": "foreign 4",
+        "spandrel": "foreign 4",
+        "ONNX": "foreign 4 82c23ee405ad7e23af043638b5d3e3fc",
+    }

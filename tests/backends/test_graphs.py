@@ -15,17 +15,17 @@ from spandrel.architectures.Compact import Compact
 
 from benchmarks.architectures import saved as made
 from tests.fdats import fdat, named
+from vsfdatrd.archs.registry import base
+from vsfdatrd.archs.registry.spandrel import SpandrelConfig
 from vsfdatrd.backends import selection
 from vsfdatrd.backends import torch as torch_engine
 from vsfdatrd.backends.base import EngineSpec, FramePlanes
-from vsfdatrd.backends.graphs import graph_of
 from vsfdatrd.backends.openvino import backend as openvino
 from vsfdatrd.backends.tensorrt import backend as tensorrt
 from vsfdatrd.backends.tensorrt.library import RTX
 from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineError
-from vsfdatrd.graph import trace
 from vsfdatrd.options import Options
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:torch.meshgrid")]
@@ -82,7 +82,8 @@ def test_tensorrt_builds_other_networks_in_every_precision(tmp_path: Path, preci
     checkpoint = made("DAT", tmp_path)
     job = EngineSpec(checkpoint, 200, 240, precision)
     facts = tensorrt.build_for(job, tmp_path, RTX, ["sm89"])
-    largest = replace(checkpoint.description, largest=0)
+    config = replace(cast(SpandrelConfig, checkpoint.description.config), largest=0)
+    largest = replace(checkpoint.description, config=config)
     estimate = tensorrt.needed(job) - tensorrt.needed(replace(job, checkpoint=Checkpoint(checkpoint.path, largest)))
     assert 0.8 * facts["activation_bytes"] < estimate < 8 * facts["activation_bytes"]
     assert np.load(tmp_path / "reference.npy").shape == (3, 400, 480)
@@ -92,8 +93,8 @@ def test_the_graph_is_the_same_each_time(tmp_path: Path) -> None:
     checkpoint = made("DAT", tmp_path)
     graphs = []
     for _ in range(2):
-        trace._traced.cache_clear()
-        graphs.append(graph_of(checkpoint, 40, 48).SerializeToString(deterministic=True))
+        base.traced.cache_clear()
+        graphs.append(checkpoint.graph(40, 48).SerializeToString(deterministic=True))
     assert graphs[0] == graphs[1]
 
 
@@ -107,14 +108,14 @@ def test_a_network_that_cannot_be_traced_says_so_in_a_sentence(tmp_path: Path, m
     with pytest.raises(
         EngineError, match=r"DAT.safetensors \(DAT\) cannot be written as a graph: Unsupported: operator$"
     ):
-        graph_of(checkpoint, 48, 48)
+        checkpoint.graph(48, 48)
 
 
 def test_the_torch_engine_takes_over_from_what_cannot_be_traced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoint = made("DAT", tmp_path)
-    trace._traced.cache_clear()
+    base.traced.cache_clear()
 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("Unsupported: operator")
@@ -134,7 +135,7 @@ def test_the_torch_engine_takes_over_from_what_cannot_be_traced(
 def test_what_a_network_holds_is_told_by_its_largest_tensor(tmp_path: Path) -> None:
     make: Any = Compact
     checkpoint = saved(make(num_feat=24, num_conv=2, upscale=2), tmp_path / "compact.safetensors")
-    assert checkpoint.description.largest == 24
+    assert checkpoint.description.config.activations() == ({"largest": 24},)
     job = EngineSpec(checkpoint, 400, 600, "fp32", streams=1)
     for engine in (openvino, torch_engine):
         assert engine.memory_estimate(job)[0] > 4 * 24 * 400 * 600

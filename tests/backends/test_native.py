@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.backends.closeness import decibels, of_network
-from vsfdatrd.archs.fdat_rd import META
+from vsfdatrd.archs.fdat_rd import META, FdatRdConfig
 from vsfdatrd.backends import reference, selection
 from vsfdatrd.backends.accuracy import drawing
 from vsfdatrd.backends.base import Engine, EngineSpec, FramePlanes
@@ -60,7 +60,7 @@ def test_an_engine_runs_frame_after_frame(
         first, second = drawing(60, 90), np.ascontiguousarray(drawing(60, 90)[:, ::-1])
         results = [once(engine, picture, slot % engine.slots) for slot, picture in enumerate((first, second, first))]
         config = tiny.description.config
-        assert config is not None
+        assert isinstance(config, FdatRdConfig)
         for picture, result in zip((first, second, first), results, strict=True):
             assert decibels(result, of_network(config, tiny.tensors(), picture)) > 60
     finally:

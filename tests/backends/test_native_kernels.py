@@ -94,7 +94,7 @@ def test_both_sets_of_instructions_compute_the_same(
 def test_fixtures_of_the_reference_are_reproduced(shared: Path, name: str) -> None:
     checkpoint = open_checkpoint(shared / "fixtures" / f"fdatrd_{name}.safetensors")
     config = checkpoint.description.config
-    assert config is not None
+    assert isinstance(config, FdatRdConfig)
     assert unsuitable(config) is None
     with np.load(shared / "fixtures" / f"fdatrd_{name}.npz") as pictures:
         sizes = [name.removeprefix("in_") for name in pictures if name.startswith("in_")]

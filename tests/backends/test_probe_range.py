@@ -10,6 +10,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from tests.archs.test_onnx_probe import through
 from tests.onnx_files import doubler, write
+from vsfdatrd.archs.onnx import OnnxConfig
 from vsfdatrd.archs.onnx_probe import probe
 from vsfdatrd.backends.accuracy import drawing
 from vsfdatrd.checkpoint import open_checkpoint
@@ -28,8 +29,8 @@ def network(path: Path, *nodes: NodeProto, kind: int = TensorProto.FLOAT, **cons
 
 
 def ranges(path: Path, **asked: Any) -> tuple[str, str]:
-    ends = open_checkpoint(path, **asked).description.onnx
-    assert ends is not None
+    ends = open_checkpoint(path, **asked).description.config
+    assert isinstance(ends, OnnxConfig)
     return ends.range, ends.output_range
 
 

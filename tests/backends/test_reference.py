@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vsfdatrd.backends import reference
-from vsfdatrd.backends.graphs import graph_of, serialized
+from vsfdatrd.backends.graphs import serialized
 from vsfdatrd.backends.tensorrt.library import Library
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.errors import EngineError, EngineUnavailable
@@ -22,7 +22,7 @@ def test_onnx_runtime_computes_what_openvino_computes(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = tmp_path / "graph.onnx"
-    graph.write_bytes(serialized(graph_of(open_checkpoint(tiny_model), 60, 90)))
+    graph.write_bytes(serialized(open_checkpoint(tiny_model).graph(60, 90)))
     assert reference.library() == "openvino"
     reference.compute(graph, tmp_path / "openvino.npy")
     without("openvino", monkeypatch=monkeypatch)

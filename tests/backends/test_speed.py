@@ -69,7 +69,6 @@ def rivals(monkeypatch: pytest.MonkeyPatch) -> dict[str, TimedBackend]:
     monkeypatch.setattr(selection, "backend", fakes.__getitem__)
     monkeypatch.setattr(selection, "gpu_count", lambda: 0)
     monkeypatch.setattr(native, "preferred", lambda: False)
-    monkeypatch.setattr(native, "unsuited", lambda checkpoint: None)
     monkeypatch.setattr(speed, "SECONDS", 0.02)
     monkeypatch.setattr(speed, "TURN", 0.01)
     selection._shared.clear()

@@ -18,6 +18,7 @@ from benchmarks.architectures import saved
 from tests.artcnns import C_LUMA, random_tensors
 from tests.fdats import fdat
 from tests.onnx_files import doubler
+from vsfdatrd.archs.registry import base
 from vsfdatrd.backends import accuracy, reference, selection, traced_graphs
 from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.backends.tensorrt import backend as tensorrt
@@ -26,7 +27,6 @@ from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.commands import build
 from vsfdatrd.errors import EngineError
-from vsfdatrd.graph import trace as of_module
 from vsfdatrd.nn.spandrel_network import OtherNetwork
 from vsfdatrd.options import Options
 
@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
     """Nothing is known from another test."""
-    caches = (traced_graphs._agreement, traced_graphs._is_open, of_module._traced)
+    caches = (traced_graphs._agreement, traced_graphs._is_open, base.traced)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -47,7 +47,7 @@ def forget() -> Iterator[None]:
 @pytest.fixture
 def spoilt(monkeypatch: pytest.MonkeyPatch) -> None:
     """An exporter that gets the last convolution wrong."""
-    trace = of_module.traced
+    trace = base.traced
 
     def wrong(*arguments: Any) -> onnx.ModelProto:
         model = onnx.ModelProto()
@@ -58,7 +58,7 @@ def spoilt(monkeypatch: pytest.MonkeyPatch) -> None:
         weight.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return model
 
-    monkeypatch.setattr(of_module, "traced", wrong)
+    monkeypatch.setattr(base, "traced", wrong)
 
 
 @pytest.mark.parametrize("name", ["Compact", "DAT", "SAFMN"])
@@ -101,7 +101,7 @@ def test_nothing_is_built_for_other_gpus(tmp_path: Path, spoilt: None) -> None:
 def test_it_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = saved("Compact", tmp_path)
     first = traced_graphs.check(checkpoint)
-    monkeypatch.setattr(traced_graphs, "graph_of", None)
+    monkeypatch.setattr(Checkpoint, "graph", None)
     assert traced_graphs.check(open_checkpoint(checkpoint.path)) == first
 
 
@@ -113,7 +113,7 @@ def test_what_is_written_is_not_tried(tmp_path: Path, tiny_model: Path, monkeypa
         open_checkpoint(tmp_path / "art.safetensors"),
         open_checkpoint(doubler(tmp_path / "given.onnx")),
     ]
-    monkeypatch.setattr(traced_graphs, "graph_of", None)
+    monkeypatch.setattr(Checkpoint, "graph", None)
     assert [traced_graphs.check(checkpoint) for checkpoint in written] == [None] * 4
 
 

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("spandrel")
 
 from benchmarks.architectures import NETWORKS, difference, saved, table
-from vsfdatrd.archs.descriptor import ModelDescriptor
+from vsfdatrd.archs.registry.base import ModelDescriptor
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::UserWarning")]
 
@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(
 def test_openvino_gives_what_spandrel_gives(tmp_path: Path, name: str, scale: int, multiple: int) -> None:
     checkpoint = saved(name, tmp_path)
     about: ModelDescriptor = checkpoint.description
-    assert (about.scale, about.multiple, about.planes) == (scale, multiple, "rgb")
+    assert (about.scale, about.size.multiple_of, about.planes) == (scale, multiple, "rgb")
     (tmp_path / "engine").mkdir()
     found, deviation = difference(checkpoint, tmp_path / "engine")
     assert deviation > 1e-3, "the network gives nothing, so nothing was compared"

@@ -8,7 +8,7 @@ from benchmarks.traffic import Kernel, Traffic, build, kernels
 from benchmarks.weights import random_weights
 from vsfdatrd.archs.fdat_rd import variant
 from vsfdatrd.backends.tensorrt.library import RTX
-from vsfdatrd.graph import fdat_rd_graph
+from vsfdatrd.graph.fdat import write as fdat_rd_graph
 from vsfdatrd.graph.target import tensorrt
 
 LOG = (
@@ -42,7 +42,7 @@ def test_a_log_without_kernels_is_an_error() -> None:
 def test_a_block_of_each_kind_moves_no_more_memory() -> None:
     """Whoever changes the graph on purpose measures all of it with `benchmarks.builds`, and lowers the bounds."""
     config = replace(variant("medium"), groups=(("spatial", "channel", "dictionary"),))
-    traffic = build(fdat_rd_graph(config, random_weights(config), 180, 240, tensorrt("fp16")), "sm89")
+    traffic = build(fdat_rd_graph(config, random_weights(config), (180, 240), tensorrt("fp16")), "sm89")
     # Measured with TensorRT-RTX 1.7.1: 73 kernels and 492 MB.
     assert len(traffic.kernels) <= 73, traffic.by_part()
     assert traffic.moved <= 1.02 * 492e6, traffic.by_part()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
-from vsfdatrd.graph import fdat_rd_graph
+from vsfdatrd.graph.fdat import write as fdat_rd_graph
 from vsfdatrd.graph.target import GraphTarget
 from vsfdatrd.nn.fdat_rd import FdatRd
 from vsfdatrd.options import Precision
@@ -57,7 +57,7 @@ def noise(config: FdatRdConfig, tokens: int = 60) -> Array:
 
 def graph_for(x: Array, config: FdatRdConfig, tensors: Tensors, dialect: GraphTarget) -> onnx.ModelProto:
     _, _, height, width = x.shape
-    return fdat_rd_graph(config, tensors, height, width, dialect)
+    return fdat_rd_graph(config, tensors, (height, width), dialect)
 
 
 def off(out: Array, expected: Array) -> float:

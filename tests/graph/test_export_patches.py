@@ -11,9 +11,9 @@ from torch.nn import functional
 pytest.importorskip("spandrel")
 
 from benchmarks.architectures import saved
+from vsfdatrd.archs.registry.base import traced
 from vsfdatrd.commands.export import export
 from vsfdatrd.errors import EngineError
-from vsfdatrd.graph import trace
 from vsfdatrd.graph.export_patches import ComplexPair, ExportPatches
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:torch.meshgrid")]
@@ -74,7 +74,7 @@ def test_a_network_of_patches_is_left_to_pytorch(tmp_path: Path) -> None:
     with pytest.raises(
         EngineError, match=r"IPT.safetensors \(IPT\) cannot be written as a graph: it computes overlapping"
     ):
-        trace.traced(checkpoint, 48, 64)
+        traced(checkpoint, 48, 64)
     maps = torch.rand(1, 4, 6)
     with ExportPatches():
         torch.testing.assert_close(functional.fold(maps, (4, 6), 2, stride=2).sum(), maps.sum())

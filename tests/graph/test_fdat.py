@@ -1,7 +1,6 @@
 """The graph that is written from an FDAT's weights computes what spandrel's module computes."""
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,12 @@ pytest.importorskip("spandrel")
 from tests.fdats import BODIES, TAILS, by_spandrel, fdat, named
 from tests.graph.emulation import emulate
 from tests.graph.running import by_runtime, strayed
-from vsfdatrd.backends import graphs
+from vsfdatrd.archs.fdat import FdatConfig
 from vsfdatrd.backends.base import EngineSpec
-from vsfdatrd.backends.graphs import graph_of
 from vsfdatrd.backends.tensorrt import backend as engine
 from vsfdatrd.backends.tensorrt.library import RTX
 from vsfdatrd.checkpoint import Checkpoint
-from vsfdatrd.graph import open_graph
+from vsfdatrd.graph.fdat import write as fdat_rd_graph
 from vsfdatrd.graph.target import OPENVINO, GraphTarget, tensorrt
 from vsfdatrd.options import Precision
 
@@ -55,11 +53,10 @@ def small(tmp_path: Path) -> Checkpoint:
 @pytest.mark.parametrize("changes", [*TAILS, *BODIES], ids=named)
 def test_it_is_what_spandrel_computes(tmp_path: Path, changes: dict[str, Any]) -> None:
     checkpoint = fdat(tmp_path / "fdat.safetensors", **changes)
-    assert checkpoint.description.fdat is not None
-    u = checkpoint.description.multiple
+    u = checkpoint.description.size.multiple_of
     for height, width in ((40, 48), (20 * u, 13 * u)):  # the second is no multiple of the windows
         x = noise(height, width)
-        model = graph_of(checkpoint, height, width)
+        model = checkpoint.graph(height, width)
         onnx.checker.check_model(model, full_check=True)
         assert off(by_runtime(model, x), by_spandrel(checkpoint, x)) < 3e-5
 
@@ -69,14 +66,14 @@ def test_it_is_what_spandrel_computes(tmp_path: Path, changes: dict[str, Any]) -
 def test_every_dialect_computes_the_same(small: Checkpoint, form: GraphTarget, size: tuple[int, int]) -> None:
     """17 × 29 tokens are divided by nothing that would make parts."""
     x = noise(*size)
-    assert off(by_runtime(graph_of(small, *size, form), x), by_spandrel(small, x)) < 3e-5
+    assert off(by_runtime(small.graph(*size, form), x), by_spandrel(small, x)) < 3e-5
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("fp16", 4e-3), ("mixed", 4e-3), ("bf16", 4e-2)])
 @pytest.mark.parametrize("size", [(32, 48), (37, 43)], ids=str)
 def test_half_precision(small: Checkpoint, precision: Precision, bound: float, size: tuple[int, int]) -> None:
     x = noise(*size)
-    run = emulate(graph_of(small, *size, tensorrt(precision)), x)
+    run = emulate(small.graph(*size, tensorrt(precision)), x)
     assert run.first_bad is None
     assert 1e-5 < strayed(run.output, by_spandrel(small, x)) < bound
 
@@ -84,9 +81,9 @@ def test_half_precision(small: Checkpoint, precision: Precision, bound: float, s
 @pytest.mark.parametrize("changes", [{}, {"unshuffle_mod": True, "window_size": 7}], ids=named)
 def test_a_graph_for_any_size(tmp_path: Path, changes: dict[str, Any]) -> None:
     checkpoint = fdat(tmp_path / "fdat.safetensors", **changes)
-    config = checkpoint.description.fdat
-    assert config is not None
-    model = open_graph(config, checkpoint.tensors(), OPENVINO)
+    config = checkpoint.description.config
+    assert isinstance(config, FdatConfig)
+    model = fdat_rd_graph(config, checkpoint.tensors(), None)
     for height, width in ((40, 48), (27, 35)):
         x = noise(height, width)
         assert off(by_runtime(model, x), by_spandrel(checkpoint, x)) < 3e-5
@@ -95,7 +92,7 @@ def test_a_graph_for_any_size(tmp_path: Path, changes: dict[str, Any]) -> None:
 def test_heads_are_filled_up_for_tensorrt_alone(small: Checkpoint) -> None:
     """54 channels are two heads of 27, or of 32."""
     for dialect, width in ((tensorrt("fp16"), 64), (tensorrt("fp32"), 54), (OPENVINO, 54)):
-        shapes = [tuple(constant.dims) for constant in graph_of(small, 16, 16, dialect).graph.initializer]
+        shapes = [tuple(constant.dims) for constant in small.graph(16, 16, dialect).graph.initializer]
         biases = [shape for shape in shapes if len(shape) == 4 and shape[2:] == (64, 64)]
         assert len(biases) == 2
         assert (shapes.count((54, 64)) > 0) == (width == 64)
@@ -109,15 +106,11 @@ def test_large_takes_seconds_and_no_torch(tmp_path: Path, monkeypatch: pytest.Mo
     spent, model = [], onnx.ModelProto()
     for _ in range(2):  # the machine may be busy once
         start = time.process_time()
-        model = graph_of(checkpoint, 540, 720, tensorrt("fp16"))
+        model = checkpoint.graph(540, 720, tensorrt("fp16"))
         spent.append(time.process_time() - start)
     assert min(spent) < 3
     assert [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim] == [1, 3, 1080, 1440]
     assert model.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
-
-
-def test_its_engines_have_an_identity_of_their_own(small: Checkpoint) -> None:
-    assert graphs.identity(small.description) == ""
 
 
 def test_a_weight_beyond_half_precision_is_refused(tmp_path: Path) -> None:
@@ -130,8 +123,8 @@ def test_a_weight_beyond_half_precision_is_refused(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "large.safetensors")
     checkpoint = open_checkpoint(tmp_path / "large.safetensors")
     with pytest.raises(OverflowError, match="beyond the range of float16"):
-        graph_of(checkpoint, 16, 16, tensorrt("fp16"))
-    graph_of(checkpoint, 16, 16, tensorrt("bf16"))
+        checkpoint.graph(16, 16, tensorrt("fp16"))
+    checkpoint.graph(16, 16, tensorrt("bf16"))
 
 
 @pytest.mark.skipif(not RTX.installed, reason="tensorrt_rtx is not installed")
@@ -145,13 +138,19 @@ def test_a_weight_beyond_half_precision_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_tensorrt_builds_it(
-    small: Checkpoint, tmp_path: Path, precision: Precision, target: str, size: tuple[int, int]
+    small: Checkpoint,
+    tmp_path: Path,
+    precision: Precision,
+    target: str,
+    size: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job = EngineSpec(small, *size, precision)
     facts = engine.build_for(job, tmp_path, RTX, [target])
     assert facts["targets"] == [target]
-    bare = replace(small.description, fdat=None, largest=0)
-    estimate = engine.needed(job) - engine.needed(replace(job, checkpoint=Checkpoint(small.path, bare)))
+    estimate = engine.needed(job)
+    monkeypatch.setattr("vsfdatrd.backends.memory.activation_bytes", lambda *_: 0)
+    estimate -= engine.needed(job)
     assert 0.5 * facts["activation_bytes"] < estimate < 3 * facts["activation_bytes"]
     assert np.load(tmp_path / "reference.npy").shape == (3, 2 * size[0], 2 * size[1])
     engine.shutdown()

@@ -21,7 +21,8 @@ from tests.silence import FOUR_TIMES, PATTERN, silence, unheard
 from vsfdatrd.archs.fdat_rd import META, UPSAMPLERS, FdatRdConfig, from_shapes, variant
 from vsfdatrd.archs.fdat_shapes import tensor_shapes
 from vsfdatrd.archs.size import padded
-from vsfdatrd.graph import GRAPH_VERSION, fdat_rd_graph
+from vsfdatrd.graph import GRAPH_VERSION
+from vsfdatrd.graph.fdat import write as fdat_rd_graph
 from vsfdatrd.nn.fdat_rd import FdatRd
 from vsfdatrd.video.tiling import fill_padding
 
@@ -97,7 +98,7 @@ def test_reproduces_the_published_network(shared: Path, run: Run, name: str) -> 
         for height, width in facts["sizes"]:
             source, expected = pictures[f"in_{height}x{width}"], pictures[f"out_{height}x{width}"]
             x = continued(source, config.multiple)
-            out = run(fdat_rd_graph(config, tensors, *x.shape[2:]), x)
+            out = run(fdat_rd_graph(config, tensors, (x.shape[2], x.shape[3])), x)
             out = out[..., : height * config.scale, : width * config.scale]
             assert out.shape == expected.shape
             assert np.abs(out - expected).max() <= 1e-4 * facts["out_std"], (height, width)
@@ -115,7 +116,7 @@ def test_computes_what_the_network_computes(
     x = np.random.default_rng(2).random((1, config.in_channels, height, width), np.float32)
     with torch.inference_mode():
         expected = network(torch.from_numpy(x)).numpy()
-    model = fdat_rd_graph(config, tensors, height, width)
+    model = fdat_rd_graph(config, tensors, (height, width))
     onnx.checker.check_model(model, full_check=True)
     out = run(model, x)
     assert out.shape == expected.shape == (1, config.out_channels, height * config.scale, width * config.scale)
@@ -131,9 +132,9 @@ def test_idle_parts_are_left_out(make_config: Make, make_tensors: Make, run: Run
     picture = np.random.default_rng(2).random((3, 30, 60), np.float32)
     expected = of_network(config, silenced, picture)
     assert decibels(of_network(config, tensors, picture), expected) < 40, "they did nothing before either"
-    model = fdat_rd_graph(config, silenced, 30, 60)
+    model = fdat_rd_graph(config, silenced, (30, 60))
     assert decibels(run(model, picture[None])[0], expected) > 90
-    whole = fdat_rd_graph(config, tensors, 30, 60)
+    whole = fdat_rd_graph(config, tensors, (30, 60))
     counts = [Counter(node.op_type for node in graph.graph.node) for graph in (whole, model)]
     # Normalized are tokens for attention and feed-forward networks, and for a dictionary to read.
     assert [count["LayerNormalization"] for count in counts] == [14, 5]
@@ -145,24 +146,24 @@ def test_a_tail_computes_only_what_is_heard(
 ) -> None:
     config, tensors = make_config(**changes), unheard(make_tensors(7, **changes))
     picture = np.random.default_rng(2).random((3, 60, 60), np.float32)
-    model = fdat_rd_graph(config, tensors, 60, 60)
+    model = fdat_rd_graph(config, tensors, (60, 60))
     assert decibels(run(model, picture[None])[0], of_network(config, tensors, picture)) > 90
     sizes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     first, second = (node for node in model.graph.node if node.op_type == "ConvTranspose")
     assert (sizes[first.input[1]][:2], sizes[second.input[1]][:2]) == ([32, 16], [16, 3])
     deaf = {**tensors, "upsampler.2.weight": 0 * tensors["upsampler.2.weight"]}
-    plain = run(fdat_rd_graph(config, deaf, 60, 60), picture[None])[0]
+    plain = run(fdat_rd_graph(config, deaf, (60, 60)), picture[None])[0]
     assert np.ptp(plain[:, 8:-8, 8:-8], axis=(1, 2)).max() < 1e-5
 
 
 def test_the_graph_depends_on_every_tensor(make_config: Make, make_tensors: Make) -> None:
     config = make_config()
     tensors = make_tensors()
-    before = fdat_rd_graph(config, tensors, 30, 30).SerializeToString(deterministic=True)
-    assert fdat_rd_graph(config, tensors, 30, 30).SerializeToString(deterministic=True) == before
+    before = fdat_rd_graph(config, tensors, (30, 30)).SerializeToString(deterministic=True)
+    assert fdat_rd_graph(config, tensors, (30, 30)).SerializeToString(deterministic=True) == before
     for name in tensors:
         changed = tensors | {name: tensors[name] + (1 if name == META else np.float32(0.5))}
-        after = fdat_rd_graph(config, changed, 30, 30).SerializeToString(deterministic=True)
+        after = fdat_rd_graph(config, changed, (30, 30)).SerializeToString(deterministic=True)
         # The pooled gate is stored in channel blocks and the per-token gate in spatial ones, where they are not used.
         unused = name == META or ".blocks.1.inter.cg." in name or ".blocks.0.inter.sg." in name
         assert (after == before) is unused, name
@@ -171,13 +172,13 @@ def test_the_graph_depends_on_every_tensor(make_config: Make, make_tensors: Make
 @pytest.mark.parametrize(("height", "width"), [(30, 31), (29, 30), (0, 30), (30, 0), (-30, 30), (15, 60)])
 def test_a_size_that_is_no_multiple_is_refused(make_config: Make, make_tensors: Make, height: int, width: int) -> None:
     with pytest.raises(ValueError, match=f"{width}×{height} is no multiple of 30"):
-        fdat_rd_graph(make_config(), make_tensors(), height, width)
+        fdat_rd_graph(make_config(), make_tensors(), (height, width))
 
 
 def test_with_unshuffle_the_multiple_is_larger(make_config: Make, make_tensors: Make) -> None:
     changes = {"tail_scale": 4, "unshuffle": 2}
     with pytest.raises(ValueError, match="90×60 is no multiple of 60; pad the frame first"):
-        fdat_rd_graph(make_config(**changes), make_tensors(**changes), 60, 90)
+        fdat_rd_graph(make_config(**changes), make_tensors(**changes), (60, 90))
 
 
 def test_a_large_network_becomes_a_graph_within_seconds() -> None:
@@ -187,7 +188,7 @@ def test_a_large_network_becomes_a_graph_within_seconds() -> None:
     spent, data = [], b""
     for _ in range(2):  # the machine may be busy once
         start = time.process_time()
-        model = fdat_rd_graph(config, tensors, 540, 720)
+        model = fdat_rd_graph(config, tensors, (540, 720))
         data = model.SerializeToString()
         spent.append(time.process_time() - start)
     assert min(spent) <= 3
@@ -198,7 +199,7 @@ def test_a_large_network_becomes_a_graph_within_seconds() -> None:
 
 def test_the_model_states_its_interface(make_config: Make, make_tensors: Make) -> None:
     changes = {"tail_scale": 4, "unshuffle": 2}
-    model = fdat_rd_graph(make_config(**changes), make_tensors(**changes), 60, 120)
+    model = fdat_rd_graph(make_config(**changes), make_tensors(**changes), (60, 120))
     shapes = [
         (value.name, [side.dim_value for side in value.type.tensor_type.shape.dim], value.type.tensor_type.elem_type)
         for value in (*model.graph.input, *model.graph.output)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from vsfdatrd.graph import fdat_rd_graph
+from vsfdatrd.graph.fdat import write as fdat_rd_graph
 
 type Make = Callable[..., Any]
 
@@ -51,7 +51,7 @@ def graphs(make_config: Make, make_tensors: Make, tmp_path: Path) -> Path:
     for i, changes in enumerate(CASES):
         config = make_config(**changes)
         side = config.multiple * (2 if config.unshuffle == 1 else 1)
-        model = fdat_rd_graph(config, make_tensors(**changes), side, side)
+        model = fdat_rd_graph(config, make_tensors(**changes), (side, side))
         (tmp_path / f"{i}.onnx").write_bytes(model.SerializeToString())
     return tmp_path
 

@@ -15,7 +15,6 @@ from tests.graph.emulation import emulate
 from tests.onnx_files import write
 from vsfdatrd.archs.artcnn import ArtCnnConfig
 from vsfdatrd.backends.accuracy import SHARE_OF_STEPS, sky, steps
-from vsfdatrd.backends.graphs import graph_of
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.graph import artcnn
 from vsfdatrd.graph.half_precision import lowered
@@ -41,13 +40,13 @@ def shares(written: Written, precision: Any, channels: int = 3) -> list[float]:
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_weights_that_ship(precision: Any) -> None:
     checkpoint = open_checkpoint(Path(__file__).parents[2] / "models/fdat_rd_small_2x.safetensors")
-    assert min(shares(lambda form: graph_of(checkpoint, *SIZE, form), precision)) >= SHARE_OF_STEPS
+    assert min(shares(lambda form: checkpoint.graph(*SIZE, form), precision)) >= SHARE_OF_STEPS
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_an_fdat_rd_that_repeats_pixels(identity_2x: Path, precision: Any) -> None:
     checkpoint = open_checkpoint(identity_2x)
-    assert min(shares(lambda form: graph_of(checkpoint, *SIZE, form), precision)) >= SHARE_OF_STEPS
+    assert min(shares(lambda form: checkpoint.graph(*SIZE, form), precision)) >= SHARE_OF_STEPS
 
 
 @pytest.mark.parametrize("kind", [C_LUMA, R_RGB], ids=["C", "R"])
@@ -132,7 +131,7 @@ def test_what_bf16_leaves_of_a_network_of_others(tmp_path: Path) -> None:
 
 def test_fdat(tmp_path: Path) -> None:
     checkpoint = fdat(tmp_path / "fdat.safetensors", **SMALL)
-    graph = graph_of(checkpoint, 64, 64, GraphTarget("bf16")).graph
+    graph = checkpoint.graph(64, 64, GraphTarget("bf16")).graph
     constants = {tensor.name: tensor.data_type for tensor in graph.initializer}
     layers = [node for node in graph.node if node.op_type in ("Conv", "ConvTranspose") and len(node.input) == 3]
     assert constants[layers[0].input[1]] == constants[layers[-1].input[1]] == TensorProto.FLOAT

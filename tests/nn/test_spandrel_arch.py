@@ -15,6 +15,7 @@ from spandrel.architectures.Compact import Compact  # noqa: E402
 from spandrel.architectures.FDAT import FDAT  # noqa: E402
 from spandrel.architectures.SwinIR import SwinIR  # noqa: E402
 
+from vsfdatrd.archs.size import SizeRequirements  # noqa: E402
 from vsfdatrd.checkpoint import load_model, open_checkpoint  # noqa: E402
 from vsfdatrd.errors import CheckpointError  # noqa: E402
 from vsfdatrd.nn.fdat_rd import FdatRd  # noqa: E402
@@ -98,7 +99,7 @@ def test_registering_elsewhere() -> None:
 def test_fdat_stays_fdat(fdat: Path) -> None:
     assert spandrel.ModelLoader().load_from_file(fdat).architecture.id == "FDAT"
     found = open_checkpoint(fdat).description
-    assert (found.architecture, found.scale, found.config) == ("FDAT", 2, None)
+    assert (found.name, found.scale, found.architecture.name) == ("FDAT", 2, "FDAT")
     model = load_model(fdat)
     x = torch.rand(1, 3, 24, 40)
     torch.testing.assert_close(model(x), spandrel.ModelLoader().load_from_file(fdat)(x))
@@ -107,7 +108,7 @@ def test_fdat_stays_fdat(fdat: Path) -> None:
 def test_rgb_network_of_another_architecture(compact: Callable[[int, int], Path]) -> None:
     checkpoint = open_checkpoint(compact(3, 3))
     found = checkpoint.description
-    assert (found.architecture, found.scale, found.multiple, found.minimum, found.dtype) == ("Compact", 2, 1, 0, "fp32")
+    assert (found.name, found.scale, found.size, found.dtype) == ("Compact", 2, SizeRequirements(), "fp32")
     network = checkpoint.network()
     assert found.parameters == sum(parameter.numel() for parameter in network.parameters())
     assert not network.training
@@ -126,7 +127,7 @@ def test_other_channels_are_refused_for_clips_alone(compact: Callable[[int, int]
     path = compact(4, 4)
     with pytest.raises(CheckpointError, match=r"compact_4_4.safetensors' is a network from 4 to 4 channels; only"):
         open_checkpoint(path)
-    assert open_checkpoint(path, any_channels=True).description.in_channels == 4
+    assert open_checkpoint(path, any_channels=True).description.config.in_channels == 4
     assert load_model(path)(torch.rand(1, 4, 8, 8)).shape == (1, 4, 16, 16)
 
 
@@ -146,8 +147,8 @@ def test_size_requirements(tmp_path: Path) -> None:
     path = _saved(network, tmp_path / "swinir.safetensors")
     descriptor = spandrel.ModelLoader().load_from_file(path)
     checkpoint = open_checkpoint(path)
-    assert checkpoint.description.multiple == descriptor.size_requirements.multiple_of
-    assert checkpoint.description.minimum == descriptor.size_requirements.minimum
+    assert checkpoint.description.size.multiple_of == descriptor.size_requirements.multiple_of
+    assert checkpoint.description.size.minimum == descriptor.size_requirements.minimum
     assert checkpoint.network()(torch.rand(1, 3, 11, 17)).shape == (1, 3, 22, 34)
 
 

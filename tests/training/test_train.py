@@ -80,7 +80,7 @@ def test_it_reaches_the_end_of_its_plan(trained: Path) -> None:
 
 def test_its_weights_open_and_compute(trained: Path) -> None:
     checkpoint = open_checkpoint(trained / "fdat_rd_tiny_2x.safetensors")
-    assert checkpoint.description.architecture == "FDAT-RD"
+    assert checkpoint.description.name == "FDAT-RD"
     assert (checkpoint.description.scale, checkpoint.description.dtype) == (2, "fp16")
     net = checkpoint.network()
     with torch.no_grad():

@@ -47,7 +47,7 @@ def test_shipped_weights_are_there() -> None:
 
     for model in CATALOG.values():
         found = open_checkpoint(resolve(model.name)).description
-        assert (found.sha256, found.scale, found.architecture) == (model.sha256, model.scale, "FDAT-RD")
+        assert (found.sha256, found.scale, found.name) == (model.sha256, model.scale, "FDAT-RD")
 
 
 @pytest.mark.parametrize("name", ["medium", "aligned", "Medium"])

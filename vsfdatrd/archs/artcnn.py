@@ -17,7 +17,9 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
+from vsfdatrd.archs.config import NetworkConfig
 from vsfdatrd.errors import CheckpointError
 
 type Shape = tuple[int, ...]
@@ -41,7 +43,7 @@ _R_NAMES = {
 
 
 @dataclass(frozen=True, slots=True)
-class ArtCnnConfig:
+class ArtCnnConfig(NetworkConfig):
     """Hyper-parameters of an ArtCNN."""
 
     filters: int
@@ -58,6 +60,8 @@ class ArtCnnConfig:
     """Output pixels per input pixel, along each side."""
     kernel: int = 3
     """Kernel size of every convolution in pixels; odd."""
+
+    accepts_chroma: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -77,6 +81,18 @@ class ArtCnnConfig:
         one convolution.
         """
         return self.filters * (4 if self.residual else 3)
+
+    def activations(self) -> tuple[Mapping[str, float], ...]:
+        """See `NetworkConfig.activations`."""
+        return ({"artcnn": self.held},)
+
+    def facts(self) -> dict[str, Any]:
+        """See `NetworkConfig.facts`."""
+        return {
+            "filters": self.filters,
+            "residual blocks" if self.residual else "inner convolutions": self.blocks,
+            "looks": f"{self.reach} pixels far",
+        }
 
     @property
     def reach(self) -> int:

@@ -82,6 +82,16 @@ class _Unlike(Exception):
     """Deviation from ArtCNN. The message completes "is no ArtCNN shader that can be read: "."""
 
 
+def is_shader(head: bytes, suffix: str) -> bool:
+    """Return whether a file is an mpv shader, of ArtCNN or another network.
+
+    Args:
+        head: First bytes of the file.
+        suffix: Suffix of its name, such as ``.glsl``.
+    """
+    return suffix.lower() in (".glsl", ".hook") or re.search(rb"^//!(?:DESC|HOOK|BIND) ", head, re.M) is not None
+
+
 class GlslFile:
     """An ArtCNN shader as a `weights.files.WeightsFile` with tensors named ``conv0.weight``, ``conv0.bias``, ...
 

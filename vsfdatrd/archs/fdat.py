@@ -6,38 +6,23 @@ attention, and square attention windows of any size. Maps that do not fit the wi
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from vsfdatrd.archs.fdat_rd import META, FdatRdConfig, Kind, Upsampler, largest_in_tail
+from vsfdatrd.archs.config import SMALLEST_PERIOD
+from vsfdatrd.archs.fdat_rd import META, FdatFamilyConfig
 
 
-@dataclass(frozen=True, slots=True)
-class FdatConfig:
-    """Hyper-parameters that determine the tensors of an FDAT. Undocumented fields mean the same as in
-    `FdatRdConfig`.
-    """
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FdatConfig(FdatFamilyConfig):
+    """Hyper-parameters that determine the tensors of an FDAT."""
 
-    embed_dim: int
-    heads: int
-    groups: tuple[tuple[Kind, ...], ...]
     window: int
     """Height and width of an attention window in tokens."""
-    ffn_dim: int
-    gate_dim: int
-    upsampler: Upsampler
-    tail_scale: int
-    unshuffle: int
-    mid_dim: int = 64
-    in_channels: int = 3
-    out_channels: int = 3
 
+    name: ClassVar[str] = "FDAT"
+    graph_name: ClassVar[str] = "fdat"
     windows_bias: ClassVar[str] = "bias"
     dict_tokens: ClassVar[int] = 0
-
-    @property
-    def scale(self) -> int:
-        """Output pixels per input pixel, along each side."""
-        return self.tail_scale // self.unshuffle
 
     @property
     def multiple(self) -> int:
@@ -50,9 +35,10 @@ class FdatConfig:
         return ((self.window, self.window),)
 
     @property
-    def largest(self) -> int:
-        """Elements of the largest intermediate tensor of spandrel's implementation, per input pixel."""
-        return -(-max(self.largest_in_body, self.largest_in_tail) // self.unshuffle**2)
+    def period(self) -> int:
+        """See `NetworkConfig.period`: maps are padded to whole windows inside the network."""
+        pixels = self.unshuffle * self.window
+        return pixels * -(-SMALLEST_PERIOD // pixels)
 
     @property
     def largest_in_body(self) -> int:
@@ -61,14 +47,22 @@ class FdatConfig:
         """
         return max(3 * self.embed_dim, self.ffn_dim, self.heads * self.window**2)
 
-    @property
-    def largest_in_tail(self) -> int:
-        """Elements of the largest tensor of the tail, per token."""
-        return largest_in_tail(self.upsampler, self.tail_scale, self.embed_dim, self.mid_dim, self.out_channels)
+    def _body(self) -> Mapping[str, int]:
+        """See `FdatFamilyConfig`. PyTorch's memory follows the largest tensor; that of graphs, the channels."""
+        return {"fdat.channels": self.embed_dim, "fdat.largest": self.largest_in_body}
 
-
-type Config = FdatRdConfig | FdatConfig
-"""Configurations of networks that `vsfdatrd.graph.fdat` writes as ONNX."""
+    def facts(self) -> dict[str, Any]:
+        """See `NetworkConfig.facts`."""
+        return {
+            "embed_dim": self.embed_dim,
+            "heads": self.heads,
+            "groups": len(self.groups),
+            "blocks of a group": " ".join(self.groups[0]),
+            "window": f"{self.window}×{self.window}",
+            "ffn width": self.ffn_dim,
+            "upsampler": self.upsampler,
+            "unshuffle": self.unshuffle,
+        }
 
 
 def is_fdat(names: Mapping[str, object]) -> bool:

@@ -8,8 +8,10 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import cycle
-from typing import ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
+from vsfdatrd.archs.config import NetworkConfig
+from vsfdatrd.archs.size import SizeRequirements
 from vsfdatrd.errors import CheckpointError
 
 type Kind = Literal["spatial", "channel", "dictionary"]
@@ -41,9 +43,9 @@ VARIANTS = (*_VARIANTS, "aligned")
 _DROP_PATH = {"large": 0.15}
 
 
-@dataclass(frozen=True, slots=True)
-class FdatRdConfig:
-    """Hyper-parameters that determine the tensors of an FDAT-RD."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FdatFamilyConfig(NetworkConfig):
+    """Hyper-parameters that FDAT-RD shares with its predecessor FDAT."""
 
     embed_dim: int
     """Embedding dimension C (channels of a token)."""
@@ -51,8 +53,6 @@ class FdatRdConfig:
     """Number of attention heads; each has C / heads channels."""
     groups: tuple[tuple[Kind, ...], ...]
     """Block kinds of every residual group, in order."""
-    dict_tokens: int
-    """Number of dictionary tokens M; 0 without dictionary blocks."""
     ffn_dim: int
     """Hidden width of the feed-forward networks."""
     gate_dim: int
@@ -68,13 +68,78 @@ class FdatRdConfig:
     in_channels: int = 3
     out_channels: int = 3
 
-    windows_bias: ClassVar[str] = "rel_pos_bias"
+    graph_name: ClassVar[str]
+    """Name of the ONNX graph."""
+    windows_bias: ClassVar[str]
     """Tensor name of the relative position bias in spatial attention."""
+
+    if TYPE_CHECKING:  # see `NetworkConfig`
+
+        @property
+        def dict_tokens(self) -> int:
+            """Number of dictionary tokens M; 0 without dictionary blocks."""
+
+    @property
+    def multiple(self) -> int:
+        """Height and width of the input are padded to a multiple of this, in pixels."""
+        raise NotImplementedError
+
+    @property
+    def windows(self) -> tuple[tuple[int, int], ...]:
+        """Attention windows (height, width) in tokens; spatial blocks cycle through them."""
+        raise NotImplementedError
 
     @property
     def scale(self) -> int:
         """Output pixels per input pixel, along each side."""
         return self.tail_scale // self.unshuffle
+
+    @property
+    def size(self) -> SizeRequirements:
+        """Size requirements of the input."""
+        return SizeRequirements(self.multiple)
+
+    @property
+    def cell(self) -> int:
+        """Side in pixels of a token."""
+        return self.unshuffle
+
+    @property
+    def blocks(self) -> int:
+        """Total number of blocks in all groups."""
+        return sum(map(len, self.groups))
+
+    @property
+    def largest_in_tail(self) -> int:
+        """Elements of the largest tensor of the tail, per token."""
+        return largest_in_tail(self.upsampler, self.tail_scale, self.embed_dim, self.mid_dim, self.out_channels)
+
+    def activations(self) -> tuple[Mapping[str, float], ...]:
+        """See `NetworkConfig.activations`. The tail, named by its upsampler, begins after everything else ended."""
+        per_token: tuple[Mapping[str, int], ...] = (self._body(), {f"tail.{self.upsampler}": self.largest_in_tail})
+        return tuple({kind: n / self.unshuffle**2 for kind, n in moment.items()} for moment in per_token)
+
+    def _body(self) -> Mapping[str, int]:
+        """Values before the tail, by kind, per token."""
+        raise NotImplementedError
+
+    def constant_bytes(self, height: int, width: int) -> int:
+        """Count the bytes of the sampling positions, which tails that compute them have for each output pixel."""
+        moving = {"dysample": 8, "lda": 18} if self.tail_scale > 1 else {}
+        tall, wide = (side * self.scale for side in self.size.padded(height, width))
+        return 4 * moving.get(self.upsampler, 0) * tall * wide
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FdatRdConfig(FdatFamilyConfig):
+    """Hyper-parameters that determine the tensors of an FDAT-RD."""
+
+    dict_tokens: int
+    """Number of dictionary tokens M; 0 without dictionary blocks."""
+
+    name: ClassVar[str] = "FDAT-RD"
+    graph_name: ClassVar[str] = "fdat_rd"
+    windows_bias: ClassVar[str] = "rel_pos_bias"
 
     @property
     def multiple(self) -> int:
@@ -87,14 +152,29 @@ class FdatRdConfig:
         return (WINDOW, WINDOW[::-1])
 
     @property
-    def blocks(self) -> int:
-        """Total number of blocks in all groups."""
-        return sum(map(len, self.groups))
+    def period(self) -> int:
+        """See `NetworkConfig.period`: frames are padded to whole windows."""
+        return self.multiple
 
-    @property
-    def largest_in_tail(self) -> int:
-        """Elements of the largest tensor of the tail, per token."""
-        return largest_in_tail(self.upsampler, self.tail_scale, self.embed_dim, self.mid_dim, self.out_channels)
+    def _body(self) -> Mapping[str, int]:
+        """See `FdatFamilyConfig`: channels of the feed-forward network, and scores of the dictionary's attention."""
+        return {"fdat_rd.ffn": self.ffn_dim, "fdat_rd.scores": self.heads * self.dict_tokens}
+
+    def facts(self) -> dict[str, Any]:
+        """See `NetworkConfig.facts`."""
+        first = self.groups[0]
+        same = all(group == first for group in self.groups)
+        return {
+            "embed_dim": self.embed_dim,
+            "heads": self.heads,
+            "groups": len(self.groups),
+            "blocks of a group": " ".join(first) if same else "; ".join(" ".join(group) for group in self.groups),
+            "dictionary tokens": self.dict_tokens,
+            "ffn width": self.ffn_dim,
+            "upsampler": self.upsampler,
+            "unshuffle": self.unshuffle,
+            "mid_dim": self.mid_dim,
+        }
 
     def work(self, height: int, width: int) -> float:
         """Estimate the cost of one frame, padding included.

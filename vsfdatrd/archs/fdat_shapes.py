@@ -7,8 +7,8 @@ them with the modules themselves.
 import math
 from collections.abc import Mapping
 
-from vsfdatrd.archs.fdat import Config, FdatConfig
-from vsfdatrd.archs.fdat_rd import GROUPS, META, UPSAMPLERS, Kind, steps
+from vsfdatrd.archs.fdat import FdatConfig
+from vsfdatrd.archs.fdat_rd import GROUPS, META, UPSAMPLERS, FdatFamilyConfig, Kind, steps
 
 type Shape = tuple[int, ...]
 
@@ -20,7 +20,7 @@ def is_buffer(name: str) -> bool:
     return name == META or name.endswith(".init_pos")
 
 
-def tensor_shapes(config: Config) -> dict[str, Shape]:
+def tensor_shapes(config: FdatFamilyConfig) -> dict[str, Shape]:
     """Map the name of every tensor of the network, buffers included, to its shape.
 
     Args:
@@ -53,7 +53,7 @@ def _norm(name: str, dim: int) -> dict[str, Shape]:
     return {f"{name}.weight": (dim,), f"{name}.bias": (dim,)}
 
 
-def _block(config: Config, kind: Kind) -> dict[str, Shape]:
+def _block(config: FdatFamilyConfig, kind: Kind) -> dict[str, Shape]:
     c, f, gate = config.embed_dim, config.ffn_dim, config.gate_dim
     tokens = math.prod(config.windows[0])
     shapes = _norm("n1", c) | _norm("n2", c)
@@ -74,7 +74,7 @@ def _block(config: Config, kind: Kind) -> dict[str, Shape]:
     return shapes | {"ffn.fc1.weight": (f, c), "ffn.smix.weight": (f, 1, 3, 3), "ffn.fc2.weight": (c, f)}
 
 
-def _tail(config: Config) -> dict[str, Shape]:
+def _tail(config: FdatFamilyConfig) -> dict[str, Shape]:
     """Tensors of the upsampler, named by their index in its `nn.Sequential`."""
     c, m, o, s = config.embed_dim, config.mid_dim, config.out_channels, config.tail_scale
     shapes: dict[str, Shape] = {}

@@ -1,15 +1,19 @@
 """OnnxConfig: layout, value range and size of the inputs and outputs of a network stored as an ONNX file."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+from vsfdatrd.archs.config import NetworkConfig
+from vsfdatrd.archs.size import SizeRequirements
 
 type Layout = Literal["NCHW", "NHWC"]
 type Range = Literal["1", "255"]
 
 
 @dataclass(frozen=True, slots=True)
-class OnnxConfig:
-    """Inputs and outputs of an ONNX graph. Names are those in the file."""
+class OnnxConfig(NetworkConfig):
+    """Inputs and outputs of an ONNX graph, names as in the file, and what running it has shown."""
 
     input: str
     """Name of the input for the frame."""
@@ -39,22 +43,51 @@ class OnnxConfig:
     style_width: int | None = None
     external: str = ""
     """``name=sha256`` of every external data file, separated by spaces; names are percent-encoded."""
+    scale: int = 1
+    """Output pixels per input pixel, along each side."""
+    out_channels: int = 3
+    multiple: int = 1
+    """Height and width of the padded frame are multiples of this, in pixels."""
+    minimum: int = 0
+    """Smallest height and width of the padded frame in pixels; 0 is no limit."""
+    largest: int = 0
+    """Elements of the largest intermediate tensor per pixel of the frame."""
+
+    name: ClassVar[str] = "ONNX"
+    accepts_chroma: ClassVar[bool] = True
 
     @property
-    def size(self) -> tuple[int, int] | None:
+    def in_channels(self) -> int:
+        """Channels of the frame input."""
+        return self.channels
+
+    @property
+    def size(self) -> SizeRequirements:
+        """Size requirements of the frame."""
+        return SizeRequirements(self.multiple, self.minimum)
+
+    @property
+    def fixed(self) -> tuple[int, int] | None:
         """(height, width) if the network accepts a single frame size only, otherwise None."""
         return None if self.height is None or self.width is None else (self.height, self.width)
 
-    def style_size(self, height: int, width: int) -> tuple[int, int]:
-        """Compute the size of the second picture.
+    def ends(self) -> dict[str, Any]:
+        """Return the fields on which the graph for an engine depends, besides the file and the size of the frame."""
+        others = ("scale", "out_channels", "multiple", "minimum", "largest")
+        return {name: value for name, value in asdict(self).items() if name not in others}
 
-        Args:
-            height: Height of the padded frame in pixels.
-            width: Width of the padded frame in pixels.
+    def activations(self) -> tuple[Mapping[str, float], ...]:
+        """See `NetworkConfig.activations`."""
+        return ({"largest": self.largest},)
 
-        Returns:
-            (height, width) in pixels.
-        """
+    def facts(self) -> dict[str, Any]:
+        """See `NetworkConfig.facts`."""
+        return {"white": f"{self.range} in its input, {self.output_range} in its output"}
+
+    def style_size(self, height: int, width: int) -> tuple[int, int] | None:
+        """See `NetworkConfig.style_size`."""
+        if self.style is None:
+            return None
         if self.style_height is None or self.style_width is None:
             return height, width
         return self.style_height, self.style_width
@@ -72,7 +105,5 @@ class OnnxConfig:
         Returns:
             Rows, 0 if there is no second picture.
         """
-        if self.style is None:
-            return 0
-        tall, wide = self.style_size(height, width)
-        return -(-tall * wide // width)
+        size = self.style_size(height, width)
+        return -(-size[0] * size[1] // width) if size else 0

@@ -32,7 +32,7 @@ AGAIN = "and is not tried again for a day; give another file"
 
 
 def probe(path: Path, multiple: int | None = None, input_range: Range | None = None) -> dict[str, Any]:
-    """Determine the `ModelDescriptor` fields of an ONNX file by running it.
+    """Describe an ONNX file by running it.
 
     Args:
         path: The ONNX file.
@@ -41,7 +41,7 @@ def probe(path: Path, multiple: int | None = None, input_range: Range | None = N
             other than 1 is logged.
 
     Returns:
-        Values by field name; fields that the file does not determine are missing.
+        `config`, `parameters` and `dtype` of a `ModelDescriptor` as plain values.
 
     Raises:
         CheckpointError: The file cannot be used (`TrialError` if it timed out or crashed the process). The message has

@@ -3,12 +3,13 @@
 Training starts with such branches, and after a short training some remain. Omitting them changes no output.
 """
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vsfdatrd.archs.fdat_rd import Kind
+from vsfdatrd.archs.fdat_rd import FdatRdConfig, Kind
 
 
 class Tensors(Protocol):
@@ -47,3 +48,20 @@ def heard(tail: Tensors) -> NDArray[np.bool_]:
     """
     found: NDArray[np.bool_] = tail["2.weight"].any(axis=(1, 2, 3))
     return found if found.any() else ~found
+
+
+def at_work(config: FdatRdConfig, tensors: Mapping[str, NDArray[Any]]) -> str:
+    """Say how many attention and feed-forward branches of an FDAT-RD have a nonzero output projection.
+
+    Args:
+        config: The network.
+        tensors: All its tensors by name.
+    """
+    attention = networks = 0
+    for i, group in enumerate(config.groups):
+        for j, kind in enumerate(group):
+            prefix = f"groups.{i}.blocks.{j}."
+            block = {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
+            attention += mixes(block, kind)
+            networks += feeds(block)
+    return f"attention in {attention}, feed-forward networks in {networks} of {config.blocks} blocks"

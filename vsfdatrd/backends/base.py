@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from vsfdatrd.checkpoint import Checkpoint
+from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
 from vsfdatrd.errors import EngineError
 from vsfdatrd.options import Precision
 from vsfdatrd.workers.shared_memory import FramePlanes as FramePlanes
@@ -112,6 +112,17 @@ class Backend(Protocol):
 
         Returns:
             A sentence with the remedy; None if the backend can be used.
+        """
+        ...
+
+    def unsupported_reason(self, model: ModelDescriptor) -> str | None:
+        """Explain why this backend cannot run a network on any machine.
+
+        Args:
+            model: The network.
+
+        Returns:
+            The reason, beginning with "it is"; None if it can.
         """
         ...
 

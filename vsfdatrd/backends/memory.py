@@ -1,42 +1,29 @@
-"""Estimate the memory that a frame takes in a network, from the network's largest tensors and measured factors."""
+"""Estimate the memory that a frame takes in a network, from bytes measured for each kind of tensor."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import psutil
 
-from vsfdatrd.archs.descriptor import ModelDescriptor
-from vsfdatrd.archs.fdat import FdatConfig
-from vsfdatrd.archs.fdat_rd import FdatRdConfig
+from vsfdatrd.archs.config import NetworkConfig
+from vsfdatrd.archs.registry.base import ModelDescriptor
 
 
-def activation_bytes(
-    network: ModelDescriptor,
-    *,
-    fdat_rd: Callable[[FdatRdConfig], float],
-    fdat: Callable[[FdatConfig], float],
-    tail: Callable[[str], float],
-    held: float,
-    other: float,
-) -> float:
+def activation_bytes(network: NetworkConfig, measured: Mapping[str, float]) -> float:
     """Estimate the memory of the activations of one frame, per pixel of the padded input.
 
     Args:
         network: The network.
-        fdat_rd: Bytes per token before FDAT-RD's upsampler.
-        fdat: Bytes per token before FDAT's upsampler.
-        tail: Memory of an upsampler by its name, in multiples of its largest float32 tensor.
-        held: Bytes per value that `ArtCnnConfig.held` counts.
-        other: Memory of other networks, in multiples of their largest float32 tensor.
+        measured: Bytes per value, by kind (see `NetworkConfig.activations`). The entry ``x`` is also that of every kind
+            ``x.y`` without an entry of its own. Kinds without any are part of another kind on this backend.
 
     Returns:
         Bytes per pixel.
     """
-    if config := network.written:
-        body = fdat(config) if isinstance(config, FdatConfig) else fdat_rd(config)
-        return max(body, 4 * config.largest_in_tail * tail(config.upsampler)) / config.unshuffle**2
-    if network.artcnn:
-        return held * network.artcnn.held
-    return 4 * network.largest * other
+
+    def rate(kind: str) -> float:
+        return measured.get(kind, measured.get(kind.partition(".")[0], 0))
+
+    return max(sum(values * rate(kind) for kind, values in moment.items()) for moment in network.activations())
 
 
 def frame_bytes(network: ModelDescriptor) -> int:

@@ -10,8 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
-from vsfdatrd.archs.descriptor import ModelDescriptor
-from vsfdatrd.backends import graphs, speed, traced_graphs
+from vsfdatrd.archs.registry.base import ModelDescriptor
+from vsfdatrd.backends import speed, traced_graphs
 from vsfdatrd.backends.base import Backend, EngineSpec, SlotPool
 from vsfdatrd.backends.gpus import gpu_count
 from vsfdatrd.backends.native import backend as native
@@ -115,24 +115,16 @@ def candidates(wanted: str, checkpoint: Checkpoint, device: Sequence[int] = (0,)
     about = checkpoint.description
     if wanted != "auto":
         found = backend(wanted)
-        if wanted == "torch" and about.onnx:
-            raise EngineUnavailable(
-                f"backend='torch' cannot run {checkpoint.path.name!r}, an ONNX file; leave it out, or give tensorrt or "
-                "openvino"
-            )
         if reason := found.unavailable(device):
             raise EngineUnavailable(f"backend={wanted!r} cannot be used here: {reason}")
-        if wanted == "native" and (reason := native.unsuited(checkpoint)):
+        if reason := found.unsupported_reason(about):
             raise EngineUnavailable(
-                f"backend='native' cannot run {checkpoint.path.name!r}: {reason}; leave it out, or give openvino"
+                f"backend={wanted!r} cannot run {checkpoint.path.name!r}: {reason}; leave it out, or give openvino"
             )
         return [(wanted, found)]
     # PyTorch on a GPU is faster than any backend on a CPU.
     order = ["tensorrt", "torch", *_on_processors()] if gpu_count() else ["tensorrt", *_on_processors(), "torch"]
-    if about.onnx:
-        order.remove("torch")  # there is no PyTorch module for an ONNX file
-    if native.unsuited(checkpoint):
-        order.remove("native")
+    order = [name for name in order if backend(name).unsupported_reason(about) is None]
     reasons = {name: backend(name).unavailable(device) for name in order}
     usable = [(name, backend(name)) for name, reason in reasons.items() if reason is None]
     if not usable:
@@ -318,14 +310,15 @@ def _open_with(
 
 
 def _key(name: str, module: Backend, job: EngineSpec) -> Key:
+    about = job.checkpoint.description
     return Key(
-        weights=job.checkpoint.description.sha256,
+        weights=about.sha256,
         graph=module.GRAPH_VERSION,
         shape="any" if module.ANY_SIZE else f"{job.width}x{job.height}",
         precision=job.precision,
         engine=f"{name} {module.version(job.device)}",
         device=module.device_name(job),
-        options=" ".join(filter(None, (module.identity(job), graphs.identity(job.checkpoint.description)))),
+        options=" ".join(filter(None, (module.identity(job), about.architecture.graph_identity(about.config)))),
     )
 
 

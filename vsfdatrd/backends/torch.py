@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
 from vsfdatrd.backends import memory
 from vsfdatrd.backends.accuracy import compare, compare_steps, drawing, sky, steps
 from vsfdatrd.backends.base import Engine, EngineSpec, FramePlanes
 from vsfdatrd.backends.gpus import gpu_count
-from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.errors import TORCH_PIP, EngineBuildError, EngineError
 from vsfdatrd.options import Precision
 
@@ -37,16 +37,18 @@ ANY_SIZE = False
 VERIFIED = (120, 180)
 """Approximate height and width of the images on which half precisions are compared with fp32."""
 
-# Memory of one frame of FDAT-RD per token of the feature map and channel of the feed-forward network, in bytes, for
-# float32 on a CPU: 90 to 101 were measured for medium from 240×240 to 480×480.
-BYTES_PER_TOKEN_CHANNEL = 104
-# Memory of one frame in an upsampler that takes more than that, in multiples of its largest tensor: 3.0 to 3.4 for lda
-# (`python -m benchmarks.tails`); no other upsampler was seen to take more.
-TAIL_AT_ONCE = 3.5
-# Memory of one frame of other networks, and of FDAT before its upsampler, in multiples of the largest tensor: 2.6 to
-# 9.0 were measured for small networks (DAT, HAT, ESRGAN, FDAT, RealCUGAN, SwinIR) at 240×240 on a CPU, 5.0 to 12.4 for
-# FDAT tiny to large.
-LARGEST_AT_ONCE = 13
+# Memory of one frame, in bytes for each float32 value of a kind of tensor, as measured on a CPU.
+BYTES = {
+    # 90 to 101 for medium from 240×240 to 480×480
+    "fdat_rd.ffn": 104,
+    # 3.0 to 3.4 values of 4 bytes for lda (`python -m benchmarks.tails`); no other upsampler was seen to take more
+    "tail": 4 * 3.5,
+    "artcnn": 4,
+    # 5.0 to 12.4 values of 4 bytes for FDAT tiny to large, 2.6 to 9.0 for small networks (DAT, HAT, ESRGAN, FDAT,
+    # RealCUGAN, SwinIR) at 240×240
+    "fdat.largest": 4 * 13,
+    "largest": 4 * 13,
+}
 
 
 def unavailable(device: Sequence[int] = (0,)) -> str | None:
@@ -54,6 +56,11 @@ def unavailable(device: Sequence[int] = (0,)) -> str | None:
     if importlib.util.find_spec("torch") is None:
         return f"PyTorch is not installed; {TORCH_PIP}"
     return None
+
+
+def unsupported_reason(model: ModelDescriptor) -> str | None:
+    """Return a reason for files without tensors; see `Backend.unsupported_reason`."""
+    return None if model.architecture.has_tensors else f"it is an {model.name} file, which is no PyTorch module"
 
 
 def warm_up() -> None:
@@ -113,14 +120,7 @@ def memory_estimate(job: EngineSpec) -> tuple[int, int]:
         (bytes needed, bytes free).
     """
     network = job.checkpoint.description
-    activations = memory.activation_bytes(
-        network,
-        fdat_rd=lambda config: config.ffn_dim * BYTES_PER_TOKEN_CHANNEL,
-        fdat=lambda config: 4 * config.largest_in_body * LARGEST_AT_ONCE,
-        tail=lambda upsampler: TAIL_AT_ONCE,
-        held=4,
-        other=LARGEST_AT_ONCE,
-    )
+    activations = memory.activation_bytes(network.config, BYTES)
     share = 1 if job.precision == "fp32" else 0.5
     frame = job.height * job.width * (activations * share + memory.frame_bytes(network))
     needed = int((job.streams or (2 if _on_gpu() else 1)) * frame)
@@ -212,16 +212,8 @@ def _network(job: EngineSpec, device: "torch.device") -> "torch.nn.Module":
     import torch
 
     network, half = job.checkpoint.network().to(device), _dtype(job.precision)
-    inner: Any = getattr(network, "model", network)  # networks from spandrel are wrapped
-    if half == torch.float32:
-        pass
-    elif all(hasattr(inner, name) for name in ("conv_first", "groups", "conv_after", "upsampler")):
-        # FDAT-RD and FDAT: keep the first and last layers and the long skip connection in float32 to avoid banding.
-        inner.groups.to(half)
-        inner.conv_after.to(half)
-        inner.groups[0].register_forward_pre_hook(lambda _, given: (given[0].to(half), *given[1:]))
-    else:
-        network.to(half).register_forward_pre_hook(lambda _, given: (given[0].to(half),))
+    if half != torch.float32:
+        job.checkpoint.description.architecture.lower(network, half)
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.dim() == 4:  # `Module.to(memory_format=...)` would fail on tensors with five dimensions
             tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)

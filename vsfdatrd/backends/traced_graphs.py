@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vsfdatrd.archs.descriptor import ModelDescriptor
+from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor, traced
 from vsfdatrd.backends import accuracy, reference
-from vsfdatrd.backends.graphs import graph_of, serialized
-from vsfdatrd.checkpoint import Checkpoint
+from vsfdatrd.backends.graphs import serialized
 from vsfdatrd.errors import EngineBuildError, EngineError
 from vsfdatrd.graph.target import OPENVINO, GraphTarget
 
@@ -43,7 +42,7 @@ Results are stored as float16, which alone limits the PSNR to 77 dB in the worst
 
 
 def graph_for(checkpoint: Checkpoint, height: int, width: int, dialect: GraphTarget = OPENVINO) -> "onnx.ModelProto":
-    """Create a graph as `graph_of` does, but trace at a small size if the result has been verified at other sizes.
+    """Create a graph like `Checkpoint.graph`, but trace at a small size if the result is verified at other sizes.
 
     Args:
         checkpoint: The network.
@@ -52,19 +51,21 @@ def graph_for(checkpoint: Checkpoint, height: int, width: int, dialect: GraphTar
         dialect: The library and precision that the graph is for.
 
     Returns:
-        As `graph_of`.
+        As `Checkpoint.graph`.
 
     Raises:
-        EngineError: As in `graph_of`; also OverflowError and CheckpointError.
+        EngineError: As in `Checkpoint.graph`; also OverflowError and CheckpointError.
     """
-    if _is_traced(checkpoint.description) and height * width >= LARGE:
-        tall, wide = _small(checkpoint.description)
+    about = checkpoint.description
+    if about.architecture.is_traced and height * width >= LARGE:
+        tall, wide = _small(about)
         if _is_open(checkpoint, (height - tall) % PERIOD, (width - wide) % PERIOD):
             from vsfdatrd.graph.half_precision import lowered
-            from vsfdatrd.graph.trace import for_size, traced_open
+            from vsfdatrd.graph.trace import for_size
 
-            return lowered(for_size(traced_open(checkpoint, tall, wide), checkpoint, height, width), dialect)
-    return graph_of(checkpoint, height, width, dialect)
+            model = traced(checkpoint, tall, wide, sides_open=True)
+            return lowered(for_size(model, about.frame_channels, about.scale, height, width), dialect)
+    return checkpoint.graph(height, width, dialect)
 
 
 def sky_size(about: ModelDescriptor, height: int, width: int) -> tuple[int, int]:
@@ -97,11 +98,7 @@ def check(checkpoint: Checkpoint) -> float | None:
     Raises:
         EngineError: The PSNR is below `accuracy.BOUND_DB`, or the network cannot be traced.
     """
-    return _agreement(checkpoint) if _is_traced(checkpoint.description) else None
-
-
-def _is_traced(about: ModelDescriptor) -> bool:
-    return about.written is None and about.artcnn is None and about.onnx is None
+    return _agreement(checkpoint) if checkpoint.description.architecture.is_traced else None
 
 
 def _small(about: ModelDescriptor, below: int = 0, right: int = 0) -> tuple[int, int]:
@@ -117,10 +114,10 @@ def _agreement(checkpoint: Checkpoint) -> float:
     about = checkpoint.description
     height, width = _small(about)
     try:
-        return _compared(checkpoint, graph_of(checkpoint, height, width), height, width)
+        return _compared(checkpoint, checkpoint.graph(height, width), height, width)
     except EngineBuildError as error:
         raise EngineError(
-            f"{checkpoint.path.name} ({about.architecture}) as a graph is not what PyTorch computes: on a small "
+            f"{checkpoint.path.name} ({about.name}) as a graph is not what PyTorch computes: on a small "
             f"picture {str(error).rstrip('.')}; backend='torch' runs it"
         ) from error
 
@@ -132,13 +129,14 @@ def _is_open(checkpoint: Checkpoint, below: int, right: int) -> bool:
     Returns:
         Whether it is right at both.
     """
-    from vsfdatrd.graph.trace import for_size, traced_open
+    from vsfdatrd.graph.trace import for_size
 
     about = checkpoint.description
     try:
-        model = traced_open(checkpoint, *_small(about))
+        model = traced(checkpoint, *_small(about), sides_open=True)
         for height, width in (_small(about, 27, 53), _small(about, PERIOD + below, PERIOD + right)):
-            if _compared(checkpoint, for_size(model, checkpoint, height, width), height, width) < BOUND_DB:
+            sized = for_size(model, about.frame_channels, about.scale, height, width)
+            if _compared(checkpoint, sized, height, width) < BOUND_DB:
                 return False
     except EngineError as error:  # it does not run at that size
         log.debug("%s is traced at every frame's own size: %s", checkpoint.path.name, error)
@@ -155,19 +153,15 @@ def _compared(checkpoint: Checkpoint, model: "onnx.ModelProto", height: int, wid
     """
     import torch
 
-    from vsfdatrd.nn.spandrel_network import OtherNetwork
-
     with tempfile.TemporaryDirectory(prefix="vsfdatrd-") as folder:
         graph, result = Path(folder, "graph.onnx"), Path(folder, "result.npy")
         graph.write_bytes(serialized(model))
         reference.compute(graph, result)
         found = np.load(result).astype(np.float32)  # (C, H·scale, W·scale)
-    network = checkpoint.network()
-    if not isinstance(network, OtherNetwork):
-        raise TypeError(f"{type(network).__name__} is written, not traced")
-    picture = accuracy.drawing(height, width)[None, : checkpoint.description.frame_channels[0]]
+    about = checkpoint.description
+    picture = accuracy.drawing(height, width)[None, : about.frame_channels[0]]
     with torch.inference_mode():
-        expected = network.bare(torch.from_numpy(picture))[0].numpy()
+        expected = about.architecture.run(checkpoint.network(), torch.from_numpy(picture))[0].numpy()
     if expected.shape != found.shape:
         raise EngineError(f"the graph makes {found.shape} where PyTorch makes {expected.shape}")
     return accuracy.compare(expected, found, "traced")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vsfdatrd.backends import graphs, selection, traced_graphs
+from vsfdatrd.backends import selection, traced_graphs
 from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.backends.tensorrt import backend as tensorrt
 from vsfdatrd.backends.tensorrt.library import RTX, parse_target
@@ -104,16 +104,17 @@ def _opened(options: Options, store: EngineCache) -> Checkpoint:
 
 def _build_for(store: EngineCache, job: EngineSpec, target: str) -> Built:
     checkpoint, precision = job.checkpoint, job.precision
+    about = checkpoint.description
     if target == "sm75" and precision not in ("fp16", "mixed"):
         raise ArgumentError(f"sm75 (RTX 20) has no engines in {precision}; build fp16 or mixed for it")
     key = Key(  # must equal the key that `selection` computes on a machine with such a GPU
-        weights=checkpoint.description.sha256,
+        weights=about.sha256,
         graph=tensorrt.GRAPH_VERSION,
         shape=f"{job.width}x{job.height}",
         precision=precision,
         engine=f"tensorrt {RTX.module} {RTX.version}",
         device=target,
-        options=graphs.identity(checkpoint.description),
+        options=about.architecture.graph_identity(about.config),
     )
     start = time.monotonic()
 

@@ -17,10 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vsfdatrd import __version__
-from vsfdatrd.archs.descriptor import ModelDescriptor
-from vsfdatrd.archs.fdat import Config
-from vsfdatrd.archs.size import padded
-from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
+from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.commands import export_check
 from vsfdatrd.commands.export_check import failed
 from vsfdatrd.commands.export_graph import graph_for_others, least
@@ -111,7 +109,7 @@ def export(
             f"writing a .pth file needs {missing}, not installed here: {TORCH_PIP}; or write a .safetensors file"
         )
     checkpoint = open_checkpoint(resolve(model), any_channels=kind != "onnx")
-    if checkpoint.description.onnx is not None:
+    if not checkpoint.description.architecture.has_tensors:
         raise ArgumentError(
             f"model={str(checkpoint.path)!r} is an ONNX file already, which is not taken apart; use it as it is"
         )
@@ -271,25 +269,19 @@ def _check_size(about: ModelDescriptor, size: tuple[int, int]) -> None:
     tall, wide = about.size.padded(height, width)
     if tall >= 2 * height or wide >= 2 * width:
         fewest = least(about)
-        w, h = (max(fewest, max(size) if about.square else side) for side in size)
-        asked = f"{wide}×{tall}" if about.minimum or about.square else f"multiples of {about.multiple}"
+        w, h = (max(fewest, max(size) if about.size.square else side) for side in size)
+        asked = (
+            f"{wide}×{tall}" if about.size.minimum or about.size.square else f"multiples of {about.size.multiple_of}"
+        )
         raise ArgumentError(
             f"size={_by(size)} is too small: frames are mirrored up to {asked}, which takes "
             f"{fewest} pixels a side; give {_by((w, h))} or larger"
         )
-    config = about.written
-    if config is not None and _table(config, size) > MAX_TABLE:
+    if about.config.constant_bytes(height, width) > MAX_TABLE:
         raise ArgumentError(
-            f"size={_by(size)} is too large for the {config.upsampler} tail, whose table of places would pass the 2 GB "
+            f"size={_by(size)} is too large for this network, whose table of sampling positions would exceed the 2 GB "
             "that an ONNX file may have; give a smaller size and upscale in tiles"
         )
-
-
-def _table(config: Config, size: tuple[int, int]) -> int:
-    """Return the bytes of the per-output-pixel coordinate constant of upsamplers with computed sampling positions."""
-    moving = {"dysample": 8, "lda": 18} if config.tail_scale > 1 else {}
-    width, height = (padded(side, config.multiple) * config.scale for side in size)
-    return 4 * moving.get(config.upsampler, 0) * width * height
 
 
 def _graph(checkpoint: Checkpoint, shape: tuple[int, int] | None, precision: Precision, about: dict[str, str]) -> bytes:
@@ -297,19 +289,16 @@ def _graph(checkpoint: Checkpoint, shape: tuple[int, int] | None, precision: Pre
     import onnx
 
     from vsfdatrd.backends.graphs import serialized
-    from vsfdatrd.backends.traced_graphs import graph_for
 
     try:
-        model = graph_for_others(checkpoint, shape, precision, graph_for)
+        model = graph_for_others(checkpoint, shape, precision)
     except OverflowError as error:
         raise _too_large(checkpoint, precision, str(error)) from error
     except ValueError as error:
         if shape is not None:
             raise
-        config = checkpoint.description.written
-        why = f"its {config.upsampler} tail needs a fixed frame size" if config else str(error)
         raise ArgumentError(
-            f"dynamic=True is not possible with model={str(checkpoint.path)!r}: {why}; give the size instead, for "
+            f"dynamic=True is not possible with model={str(checkpoint.path)!r}: {error}; give the size instead, for "
             f"example {_by(SIZE)}"
         ) from error
     model.producer_version = __version__
@@ -399,4 +388,4 @@ def _read_back(path: Path, source: Checkpoint, tensors: Mapping[str, Array], pre
             raise failed(f"its tensor {name!r} has other values")
     before, after = source.description, written.description
     if replace(before, sha256=after.sha256, dtype=precision, part=after.part) != after:
-        raise failed(f"it is taken for {after.architecture} {after.scale}x in {after.dtype}")
+        raise failed(f"it is taken for {after.name} {after.scale}x in {after.dtype}")

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vsfdatrd.archs.descriptor import ModelDescriptor
-from vsfdatrd.checkpoint import Checkpoint
+from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
 from vsfdatrd.errors import EngineBuildError
 from vsfdatrd.options import Precision
 from vsfdatrd.video.tiling import fill_padding
@@ -21,8 +20,6 @@ type Array = NDArray[Any]
 
 LARGEST_TRIAL = 150 * 150
 """Most tokens in a trial: 300×300 pixels of a network that unshuffles 2×2, a few seconds in PyTorch."""
-SMALLEST_TRIAL = 32
-"""Smallest side of a trial picture in pixels, for networks with small windows or none."""
 BOUND = 1e-4
 """Largest allowed difference of an fp32 graph from PyTorch, relative to the output's standard deviation."""
 
@@ -37,20 +34,16 @@ def trials(about: ModelDescriptor, shape: tuple[int, int] | None) -> list[tuple[
     Returns:
         The graph's own size, or a smaller size with the same padding if that is large; two sizes for a dynamic graph.
     """
-    m, u = about.multiple, about.written.unshuffle if about.written else 1
-    if about.config is None:
-        # Networks that pad to their window size internally mostly have windows of 8 to 16 pixels a side.
-        m = math.lcm(m, u * about.fdat.window if about.fdat else 1)
-        m *= -(-SMALLEST_TRIAL // m)
+    m = about.config.period
     if shape is None:
         return [(m, 2 * m), (97, 143)]  # without padding, and with padding in both directions
     height, width = shape
-    if math.prod(about.size.padded(height, width)) <= LARGEST_TRIAL * u**2:
+    if math.prod(about.size.padded(height, width)) <= LARGEST_TRIAL * about.config.cell**2:
         return [shape]
     # More than one window in each direction, and the same padding as the graph itself.
-    least = max(m + 1, about.minimum)
+    least = max(m + 1, about.size.minimum)
     side = _smaller(height, least, m), _smaller(width, max(2 * m + 1, least), m)
-    return [(max(side),) * 2 if about.square else side]
+    return [(max(side),) * 2 if about.size.square else side]
 
 
 def _smaller(side: int, least: int, multiple: int) -> int:
@@ -158,19 +151,13 @@ def by_pytorch(network: "nn.Module", about: ModelDescriptor, picture: Array) -> 
     """
     import torch
 
-    from vsfdatrd.nn.spandrel_network import OtherNetwork
-
-    if not isinstance(network, OtherNetwork):
-        with torch.inference_mode():
-            result: Array = network(torch.from_numpy(picture)).numpy()
-        return result
     height, width = picture.shape[2:]
     whole = np.zeros((*picture.shape[:2], *about.size.padded(height, width)), np.float32)
     whole[..., :height, :width] = picture
     for plane in whole[0]:
         fill_padding(plane, height, width)
     with torch.inference_mode():
-        result = network.bare(torch.from_numpy(whole)).numpy()
+        result: Array = about.architecture.run(network, torch.from_numpy(whole)).numpy()
     return result[..., : height * about.scale, : width * about.scale]
 
 

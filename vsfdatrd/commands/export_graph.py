@@ -4,31 +4,24 @@ If the network needs larger frames, the graph reflect-pads them at the bottom an
 engine, and crops the result.
 """
 
-from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING
 
-from vsfdatrd.archs.descriptor import ModelDescriptor
-from vsfdatrd.checkpoint import Checkpoint
+from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
 from vsfdatrd.graph.target import GraphTarget
 from vsfdatrd.options import Precision
 
 if TYPE_CHECKING:
     import onnx
 
-    type Trace = Callable[[Checkpoint, int, int], onnx.ModelProto]
 
-
-def graph_for_others(
-    checkpoint: Checkpoint, shape: tuple[int, int] | None, precision: Precision, trace: "Trace"
-) -> "onnx.ModelProto":
+def graph_for_others(checkpoint: Checkpoint, shape: tuple[int, int] | None, precision: Precision) -> "onnx.ModelProto":
     """Build the ONNX model of a network.
 
     Args:
         checkpoint: The network.
         shape: Frame size (height, width) in pixels; None for a dynamic graph.
         precision: Precision the graph computes in.
-        trace: Exports a network that has no graph writer to a float32 graph, for padded frames of a height and width.
 
     Returns:
         A model from ``input`` (1, C_in, H, W) to ``output`` (1, C_out, H·scale, W·scale), both float32; the channels
@@ -41,22 +34,13 @@ def graph_for_others(
     """
     about = checkpoint.description
     dialect = GraphTarget(precision, padding=True)
-    if about.written is not None:
-        from vsfdatrd.graph import fdat_rd_graph, open_graph
-
-        if shape is None:
-            return open_graph(about.written, checkpoint.tensors(), dialect)
-        return fdat_rd_graph(about.written, checkpoint.tensors(), *shape, dialect)
-    if about.artcnn is not None:
-        from vsfdatrd.graph import artcnn
-
-        return artcnn.write(about.artcnn, checkpoint.tensors(), shape, dialect)
-    if shape is None:
-        raise ValueError(f"a graph of {about.architecture} is traced for one size of frame")
+    if shape is None or not about.architecture.is_traced:
+        return about.architecture.graph(about.config, checkpoint, shape, dialect)
+    from vsfdatrd.backends.traced_graphs import graph_for
     from vsfdatrd.graph.half_precision import lowered
 
     whole = about.size.padded(*shape)
-    return _continued(lowered(_as_new_as(trace(checkpoint, *whole), dialect), dialect), about, shape, whole)
+    return _continued(lowered(_as_new_as(graph_for(checkpoint, *whole), dialect), dialect), about, shape, whole)
 
 
 def least(about: ModelDescriptor) -> int:

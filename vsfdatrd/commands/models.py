@@ -4,12 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vsfdatrd.archs import zero_branches
-from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.cache.engine_cache import EngineCache
-from vsfdatrd.checkpoint import Checkpoint, ModelDescriptor, open_checkpoint
+from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import ArgumentError, CheckpointError, FdatrdError
-from vsfdatrd.graph.weights import Weights
 from vsfdatrd.system.home import expand_user
 from vsfdatrd.weights import aliases
 from vsfdatrd.weights.aliases import OwnModel
@@ -27,7 +24,7 @@ def show() -> int:
     for own in aliases.read().values():
         try:
             found = open_checkpoint(own.file, memory=EngineCache(None).notes("checkpoint")).description
-            scale, what = f"{found.scale}x", f"{found.architecture}, {own.file}"
+            scale, what = f"{found.scale}x", f"{found.name}, {own.file}"
         except FdatrdError as error:
             scale, what = _NONE, str(error)
         rows.append((own.name, scale, _NONE, _NONE, what))
@@ -52,9 +49,7 @@ def info(file: str, as_json: bool) -> int:
     """
     path = resolve(file)
     checkpoint = open_checkpoint(path)
-    rows = _rows(path, checkpoint.description)
-    if config := checkpoint.description.config:
-        rows["at work"] = _at_work(config, checkpoint)
+    rows = _rows(path, checkpoint)
     if as_json:
         print(json.dumps(rows, indent=2))
         return 0
@@ -84,7 +79,7 @@ def add(file: Path, name: str) -> int:
     path = expand_user(file).absolute()
     found = open_checkpoint(path).description
     aliases.add(OwnModel(name, path, found.sha256), CATALOG)
-    print(f'{name}: {found.architecture}, {found.scale}x, {path}; in scripts model="{name}"')
+    print(f'{name}: {found.name}, {found.scale}x, {path}; in scripts model="{name}"')
     return 0
 
 
@@ -127,68 +122,20 @@ def _speed(model: Model) -> str | None:
     return best[1] if best else None
 
 
-def _at_work(config: FdatRdConfig, checkpoint: Checkpoint) -> str:
-    """Return how many attention and feed-forward branches of an FDAT-RD have a nonzero output projection."""
-    try:
-        weights = Weights(checkpoint.tensors())
-    except CheckpointError as error:
-        return str(error)
-    blocks = [
-        (kind, weights.below(f"groups.{i}.blocks.{j}"))
-        for i, group in enumerate(config.groups)
-        for j, kind in enumerate(group)
-    ]
-    attention = sum(zero_branches.mixes(block, kind) for kind, block in blocks)
-    networks = sum(zero_branches.feeds(block) for _, block in blocks)
-    return f"attention in {attention}, feed-forward networks in {networks} of {len(blocks)} blocks"
-
-
-def _rows(path: Path, found: ModelDescriptor) -> dict[str, Any]:
+def _rows(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    found = checkpoint.description
     rows: dict[str, Any] = {
         "file": str(path),
         "sha256": found.sha256,
-        "architecture": found.architecture,
+        "architecture": found.name,
         "works on": found.planes,
         "scale": found.scale,
         "parameters": found.parameters,
-        "padded to multiples of": found.multiple,
+        "padded to multiples of": found.size.multiple_of,
     }
     if found.part:
         rows["part of the file"] = found.part.rstrip("/.*")
-    match found.config:
-        case FdatRdConfig() as config:
-            first = config.groups[0]
-            same = all(group == first for group in config.groups)
-            return rows | {
-                "embed_dim": config.embed_dim,
-                "heads": config.heads,
-                "groups": len(config.groups),
-                "blocks of a group": " ".join(first) if same else "; ".join(" ".join(g) for g in config.groups),
-                "dictionary tokens": config.dict_tokens,
-                "ffn width": config.ffn_dim,
-                "upsampler": config.upsampler,
-                "unshuffle": config.unshuffle,
-                "mid_dim": config.mid_dim,
-                "TFLOP per 720×540 frame": round(config.work(540, 720) / 1e12, 3),
-            }
-    if fdat := found.fdat:
-        rows |= {
-            "embed_dim": fdat.embed_dim,
-            "heads": fdat.heads,
-            "groups": len(fdat.groups),
-            "blocks of a group": " ".join(fdat.groups[0]),
-            "window": f"{fdat.window}×{fdat.window}",
-            "ffn width": fdat.ffn_dim,
-            "upsampler": fdat.upsampler,
-            "unshuffle": fdat.unshuffle,
-        }
-    if ends := found.onnx:
-        rows |= {"white": f"{ends.range} in its input, {ends.output_range} in its output"}
-    if art := found.artcnn:
-        rows |= {
-            "filters": art.filters,
-            "residual blocks" if art.residual else "inner convolutions": art.blocks,
-            "looks": f"{art.reach} pixels far",
-            "TFLOP per 720×540 frame": round(art.work(540, 720) / 1e12, 3),
-        }
-    return rows
+    rows |= found.config.facts()
+    if (work := found.config.work(540, 720)) is not None:
+        rows["TFLOP per 720×540 frame"] = round(work / 1e12, 3)
+    return rows | found.architecture.inspect(found.config, checkpoint)

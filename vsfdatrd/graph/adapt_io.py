@@ -64,8 +64,8 @@ def normalised(model: onnx.ModelProto, config: OnnxConfig, height: int, width: i
 
     x, taken = "input", {1: 1, 2: 3, 3: 3}[count]
     rows = config.style_rows(height, width)
-    if rows:
-        tall, wide = config.style_size(height, width)
+    if size := config.style_size(height, width):
+        tall, wide = size
         x = op(before, "Slice", ("input", constant([0]), constant([height]), constant([2])), "end/frame")
         below = op(
             before, "Slice", ("input", constant([height]), constant([height + rows]), constant([2])), "end/below"

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from vsfdatrd.archs.fdat import Config
+from vsfdatrd.archs.fdat_rd import FdatFamilyConfig
 from vsfdatrd.graph.builder import Name, Side, Writer
 from vsfdatrd.graph.target import GraphTarget
 from vsfdatrd.graph.weights import Array, Weights
@@ -32,7 +32,7 @@ class Attention:
         width: Width of the map in tokens.
     """
 
-    def __init__(self, g: Writer, config: Config, dialect: GraphTarget, height: Side, width: Side) -> None:
+    def __init__(self, g: Writer, config: FdatFamilyConfig, dialect: GraphTarget, height: Side, width: Side) -> None:
         self.g, self.config, self.dialect = g, config, dialect
         self.height, self.width = height, width
         self.tokens = height * width if isinstance(height, int) and isinstance(width, int) else None

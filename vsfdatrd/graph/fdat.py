@@ -6,16 +6,16 @@ unknown until the graph runs.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import onnx
 
 from vsfdatrd.archs import zero_branches
-from vsfdatrd.archs.fdat import Config, FdatConfig
-from vsfdatrd.archs.fdat_rd import Kind, in_turn
+from vsfdatrd.archs.fdat_rd import FdatFamilyConfig, Kind, in_turn
 from vsfdatrd.graph.attention import Attention
 from vsfdatrd.graph.builder import Name, Side, Writer
-from vsfdatrd.graph.target import GraphTarget
+from vsfdatrd.graph.target import OPENVINO, GraphTarget
 from vsfdatrd.graph.upsamplers import write_tail
 from vsfdatrd.graph.weights import Array, Weights
 
@@ -23,21 +23,33 @@ FULL = np.float32
 
 
 def write(
-    config: Config, tensors: Mapping[str, Array], size: tuple[int, int] | None, dialect: GraphTarget
+    config: FdatFamilyConfig,
+    tensors: Mapping[str, Array],
+    size: tuple[int, int] | None,
+    dialect: GraphTarget = OPENVINO,
 ) -> onnx.ModelProto:
     """Write the complete network.
 
     Args:
         config: The configuration.
         tensors: The checkpoint's tensors by the network's names.
-        size: (height, width) of the frame in pixels; None for dynamic sizes.
+        size: (height, width) of the frame in pixels, multiples of `config.multiple` unless the target pads. None for a
+            graph with dynamic H and W, which pads and crops.
         dialect: The engine to write for.
 
     Returns:
         A model from ``input`` (1, C, H, W) to ``output`` (1, C, H·scale, W·scale), both float32.
+
+    Raises:
+        ValueError: The size is not a multiple of `config.multiple`, or is dynamic and the upsampler needs to know it.
+        OverflowError: A weight exceeds the range of the target's half precision.
     """
+    if size is None:
+        dialect = replace(dialect, padding=True)
+    elif min(size) <= 0 or (not dialect.padding and any(side % config.multiple for side in size)):
+        raise ValueError(f"{size[1]}×{size[0]} is no multiple of {config.multiple}; pad the frame first")
     weights = Weights(tensors)
-    g = Writer("fdat" if isinstance(config, FdatConfig) else "fdat_rd", dialect.compute, dialect.opset)
+    g = Writer(config.graph_name, dialect.compute, dialect.opset)
     height, width = size or (g.length("input", 2), g.length("input", 3))
     x, tall, wide = _padded(g, config, height, width) if dialect.padding else ("input", height, width)
     out = _Network(config, weights, tall, wide, dialect, g).body(x)
@@ -48,7 +60,7 @@ def write(
     return g.model((1, config.in_channels, h, w), out, (1, config.out_channels, h_out, w_out))
 
 
-def _padded(g: Writer, config: Config, height: Side, width: Side) -> tuple[Name, Side, Side]:
+def _padded(g: Writer, config: FdatFamilyConfig, height: Side, width: Side) -> tuple[Name, Side, Side]:
     """Pad the frame at the bottom and right by reflection to the network's multiple. Returns it and its new sides."""
     below, right = (g.reckon("Mod", g.reckon("Sub", 0, n), config.multiple) for n in (height, width))
     if below == right == 0:
@@ -63,7 +75,7 @@ def _cropped(g: Writer, x: Name, height: Side, width: Side) -> Name:
 
 class _Network:
     def __init__(
-        self, config: Config, weights: Weights, height: Side, width: Side, dialect: GraphTarget, g: Writer
+        self, config: FdatFamilyConfig, weights: Weights, height: Side, width: Side, dialect: GraphTarget, g: Writer
     ) -> None:
         self.config, self.weights, self.g, self.dialect = config, weights, g, dialect
         self.height, self.width = (g.reckon("Div", side, config.unshuffle) for side in (height, width))

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vsfdatrd.archs import zero_branches
-from vsfdatrd.archs.fdat import Config
-from vsfdatrd.archs.fdat_rd import GROUPS, steps
+from vsfdatrd.archs.fdat_rd import GROUPS, FdatFamilyConfig, steps
 from vsfdatrd.graph.builder import Name, Side, Writer
 from vsfdatrd.graph.weights import Weights
 
@@ -21,7 +20,7 @@ type Channels = NDArray[np.bool_] | slice
 ALL = slice(None)
 
 
-def write_tail(g: Writer, config: Config, weights: Weights, x: Name, height: Side, width: Side) -> Name:
+def write_tail(g: Writer, config: FdatFamilyConfig, weights: Weights, x: Name, height: Side, width: Side) -> Name:
     """Add the tail to a graph.
 
     Its last layer is fp32 in every precision. In bf16 the entire tail is fp32: the image passes through it, nothing is
@@ -44,7 +43,7 @@ def write_tail(g: Writer, config: Config, weights: Weights, x: Name, height: Sid
     compute = g.dtype
     moving = config.upsampler in ("dysample", "lda") and config.tail_scale > 1
     if moving and not (isinstance(height, int) and isinstance(width, int)):
-        raise ValueError(f"a graph with the {config.upsampler} tail needs a fixed frame size; give one")
+        raise ValueError(f"its {config.upsampler} tail needs a fixed frame size")
     tall, wide = (height, width) if isinstance(height, int) and isinstance(width, int) else (0, 0)
     if moving or compute.name == "bfloat16":
         g.dtype = np.dtype(FULL)
@@ -55,7 +54,7 @@ def write_tail(g: Writer, config: Config, weights: Weights, x: Name, height: Sid
 
 
 class _Tail:
-    def __init__(self, g: Writer, config: Config, weights: Weights, height: int = 0, width: int = 0) -> None:
+    def __init__(self, g: Writer, config: FdatFamilyConfig, weights: Weights, height: int = 0, width: int = 0) -> None:
         self.g, self.config, self.weights = g, config, weights
         self.height, self.width = height, width
         self.layer = 0

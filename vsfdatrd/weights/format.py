@@ -1,9 +1,8 @@
 """Detect the format of a weights file by its content, not its name, and open it with the right reader."""
 
-import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vsfdatrd.archs.artcnn_glsl import GlslFile
 from vsfdatrd.weights.files import ONNX, WeightsFile, check_file, refuse
 from vsfdatrd.weights.safetensors_file import MAX_HEADER, SafetensorsFile
 from vsfdatrd.weights.torch_file import LEGACY_TEXT, TorchFile
@@ -18,21 +17,12 @@ _IMPOSTORS = (
 )
 
 
-def is_shader(head: bytes, suffix: str) -> bool:
-    """Return whether a file is an mpv shader, of ArtCNN or another network.
-
-    Args:
-        head: First bytes of the file.
-        suffix: Suffix of its name, such as ``.glsl``.
-    """
-    return suffix.lower() in (".glsl", ".hook") or re.search(rb"^//!(?:DESC|HOOK|BIND) ", head, re.M) is not None
-
-
-def open_weights(path: Path) -> WeightsFile:
+def open_weights(path: Path, others: Sequence[Callable[[Path, bytes], WeightsFile | None]] = ()) -> WeightsFile:
     """Open a weights file of any format and read its list of tensors.
 
     Args:
         path: The file.
+        others: Readers of further formats; they get the path and the first bytes, and return None for other formats.
 
     Returns:
         The reader; values are read on demand.
@@ -49,8 +39,9 @@ def open_weights(path: Path) -> WeightsFile:
     length = int.from_bytes(head[:8], "little")
     if head[8:9] == b"{" and length <= max(size, MAX_HEADER):
         return SafetensorsFile(path)
-    if is_shader(head, path.suffix):
-        return GlslFile(path)
+    for reader in others:
+        if (found := reader(path, head)) is not None:
+            return found
     pickled = (head[0] == 0x80 and head[1:2] <= b"\x05") or head.startswith(LEGACY_TEXT)
     if pickled or head.startswith(b"PK\x03\x04") or head[257:262] == b"ustar":
         return TorchFile(path)

@@ -15,6 +15,7 @@ from tests.artcnns import KINDS, random_tensors
 from tests.commands.export.conftest import Array, by_onnxruntime, by_torch, interface, noise, off, refuses, widened
 from tests.fdats import fdat, named
 from tests.onnx_files import doubler
+from vsfdatrd.archs.registry import base
 from vsfdatrd.checkpoint import load_model, open_checkpoint
 from vsfdatrd.commands.export import export
 from vsfdatrd.errors import ArgumentError, EngineBuildError
@@ -41,7 +42,7 @@ def compact(tmp_path: Path) -> Path:
 def test_weights_of_other_networks(compact: Path, target: Path, kind: str) -> None:
     target = target.with_suffix(f".{kind}")
     export(compact, target, precision="fp16")
-    assert open_checkpoint(target).description.architecture == "Compact"
+    assert open_checkpoint(target).description.name == "Compact"
     assert open_checkpoint(target).description.dtype == "fp16"
     picture = noise(20, 21)
     difference = off(by_torch(target, picture), by_torch(compact, picture))
@@ -136,9 +137,7 @@ def test_traced_graphs_in_half_precision(compact: Path, target: Path, precision:
 
 
 def test_a_wrong_traced_graph(compact: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vsfdatrd.graph import trace as of_module
-
-    trace = of_module.traced
+    trace = base.traced
 
     def wrong(*arguments: Any) -> onnx.ModelProto:
         model = onnx.ModelProto()
@@ -147,7 +146,7 @@ def test_a_wrong_traced_graph(compact: Path, target: Path, monkeypatch: pytest.M
         weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.01), weight.name))
         return model
 
-    monkeypatch.setattr(of_module, "traced", wrong)
+    monkeypatch.setattr(base, "traced", wrong)
     refuses(EngineBuildError, "was not kept: .*; choose another", target, compact, size=(47, 31))
 
 

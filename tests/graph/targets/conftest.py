@@ -15,5 +15,6 @@ type Medium = tuple[FdatRdConfig, Tensors, torch.nn.Module]
 def medium(tmp_path_factory: pytest.TempPathFactory) -> Medium:
     """The weights that ship, with all parts at work."""
     checkpoint = open_checkpoint(weights_file("medium", tmp_path_factory.mktemp("medium"))[0])
-    assert checkpoint.description.config is not None
-    return checkpoint.description.config, dict(checkpoint.tensors()), checkpoint.network()
+    config = checkpoint.description.config
+    assert isinstance(config, FdatRdConfig)
+    return config, dict(checkpoint.tensors()), checkpoint.network()

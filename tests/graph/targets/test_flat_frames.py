@@ -5,7 +5,7 @@ import pytest
 
 from tests.graph.emulation import emulate
 from tests.graph.running import HALF, Make, by_torch, graph_for, network_of, strayed, tiny
-from vsfdatrd.graph import fdat_rd_graph
+from vsfdatrd.graph.fdat import write as fdat_rd_graph
 from vsfdatrd.graph.target import tensorrt
 from vsfdatrd.options import Precision
 
@@ -15,7 +15,7 @@ from vsfdatrd.options import Precision
 def test_flat_frames_are_finite(make_config: Make, make_tensors: Make, precision: Precision) -> None:
     for seed, groups in enumerate(((("spatial", "channel", "dictionary"),), (("channel", "channel", "dictionary"),))):
         config = make_config(groups=groups)
-        model = fdat_rd_graph(config, make_tensors(seed, groups=groups), 60, 60, tensorrt(precision))
+        model = fdat_rd_graph(config, make_tensors(seed, groups=groups), (60, 60), tensorrt(precision))
         for level in (0, 0.5, 1):
             assert emulate(model, np.full((1, 3, 60, 60), level, np.float32)).first_bad is None, level
 

@@ -26,7 +26,7 @@ from tests.graph.running import (
 from tests.graph.targets.conftest import Medium
 from vsfdatrd.archs.fdat_rd import UPSAMPLERS
 from vsfdatrd.backends.accuracy import drawing
-from vsfdatrd.graph import open_graph
+from vsfdatrd.graph.fdat import write as fdat_rd_graph
 from vsfdatrd.graph.target import GraphTarget, tensorrt
 
 FORMS = (
@@ -119,7 +119,7 @@ def test_any_size_with_padding(
 ) -> None:
     config, tensors = make_config(**changes), make_tensors(**changes)
     network = network_of(config, tensors)
-    unknown = None if form.turing else open_graph(config, tensors, form)
+    unknown = None if form.turing else fdat_rd_graph(config, tensors, None, form)
     for height, width in ((77, 95), (60, 120), (102, 61)):
         x = np.random.default_rng(height).random((1, 3, height, width), np.float32)
         expected = by_torch(network, x)

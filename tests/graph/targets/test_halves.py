@@ -11,7 +11,7 @@ from tests.graph.emulation import emulate
 from tests.graph.running import FRAME, HALF, TOKENS, Array, Make, by_torch, graph_for, noise, tiny, typed
 from tests.graph.targets.conftest import Medium
 from vsfdatrd.backends.accuracy import drawing
-from vsfdatrd.graph import fdat_rd_graph
+from vsfdatrd.graph.fdat import write as fdat_rd_graph
 from vsfdatrd.graph.target import GraphTarget, tensorrt
 from vsfdatrd.options import Precision
 
@@ -52,7 +52,7 @@ def test_what_is_multiplied_has_the_precisions_type(
     make_config: Make, make_tensors: Make, precision: Precision, compute: int, stream: int, turing: bool
 ) -> None:
     config, tokens = make_config(), 60 * 60
-    model = fdat_rd_graph(config, make_tensors(), 60, 60, tensorrt(precision, turing))
+    model = fdat_rd_graph(config, make_tensors(), (60, 60), tensorrt(precision, turing))
     types = typed(model)
     large, small, sums = Counter[int](), Counter[int](), Counter[int]()
     layers = [
@@ -82,7 +82,7 @@ def test_what_is_multiplied_has_the_precisions_type(
 def test_what_is_float32_in_a_whole_frame(medium: Medium) -> None:
     config, tensors, _ = medium
     start = time.process_time()
-    model = fdat_rd_graph(config, tensors, *FRAME, tensorrt("fp16"))
+    model = fdat_rd_graph(config, tensors, FRAME, tensorrt("fp16"))
     assert time.process_time() - start <= 3
     n, c, m = TOKENS, config.embed_dim, config.dict_tokens
     height, width = (side // config.unshuffle for side in FRAME)

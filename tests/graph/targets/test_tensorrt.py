@@ -10,7 +10,7 @@ import pytest
 from tests.fdats import named
 from tests.graph.running import HALF, Make, parts
 from vsfdatrd.archs.fdat_rd import UPSAMPLERS
-from vsfdatrd.graph import fdat_rd_graph
+from vsfdatrd.graph.fdat import write as fdat_rd_graph
 from vsfdatrd.graph.target import tensorrt
 from vsfdatrd.options import Precision
 from vsfdatrd.workers.client import Worker
@@ -62,7 +62,7 @@ def test_tensorrt_builds_it(
 ) -> None:
     config = make_config(**changes)
     side = 60 * config.unshuffle
-    model = fdat_rd_graph(config, make_tensors(**changes), side, side, tensorrt(precision, target == "sm75"))
+    model = fdat_rd_graph(config, make_tensors(**changes), (side, side), tensorrt(precision, target == "sm75"))
     assert min(parts(model)) > 1
     facts = build(model, target)
     assert facts["targets"] == [target]

@@ -23,8 +23,8 @@ from tests.graph.running import (
 )
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.backends.accuracy import drawing
-from vsfdatrd.graph import fdat_rd_graph
 from vsfdatrd.graph.builder import Writer
+from vsfdatrd.graph.fdat import write as fdat_rd_graph
 from vsfdatrd.graph.target import tensorrt
 
 
@@ -103,7 +103,7 @@ def test_a_dictionary_reads_a_whole_frame(make_config: Make, make_tensors: Make)
     x = drawing(*FRAME)[None]
     found = {}
     for precision in ("fp32", "fp16"):
-        model = fdat_rd_graph(config, tensors, *FRAME, tensorrt(precision))
+        model = fdat_rd_graph(config, tensors, FRAME, tensorrt(precision))
         name = of_kind(model, "ReduceSum")[-1]
         run = emulate(model, x, keep=[name])
         assert run.first_bad is None

@@ -41,7 +41,18 @@ def test_descriptions_are_remembered_by_content(
     assert open_checkpoint(moved, memory=memory).description == first.description
 
 
-@pytest.mark.parametrize("change", [{"scale": "2"}, {"config": 5}, {"sha256": "0" * 64}, {"config": {"heads": 1}}])
+CHANGES: list[dict[str, Any]] = [
+    {"parameters": "2"},
+    {"config": 5},
+    {"sha256": "0" * 64},
+    {"config": {"heads": 1}},
+    {"architecture": "FDAT", "scale": 2, "fdat": {"heads": 1}, "config": None},  # as 1.0 wrote it
+    {"architecture": ["FDAT-RD"]},
+    {"architecture": "a network of tomorrow"},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_memories_that_do_not_fit_are_ignored(tmp_path: Path, tensors: Tensors, change: dict[str, Any]) -> None:
     save_file(tensors, path := tmp_path / "a.safetensors")
     memory = _Memory()

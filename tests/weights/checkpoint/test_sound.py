@@ -12,9 +12,11 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from tests.weights.checkpoint.conftest import Tensors
-from vsfdatrd.archs.fdat_rd import META
+from vsfdatrd.archs.fdat_rd import META, FdatRdConfig
 from vsfdatrd.archs.fdat_shapes import is_buffer
-from vsfdatrd.checkpoint import ModelDescriptor, load_model, open_checkpoint
+from vsfdatrd.archs.registry import restore
+from vsfdatrd.archs.size import SizeRequirements
+from vsfdatrd.checkpoint import load_model, open_checkpoint
 from vsfdatrd.nn.fdat_rd import FdatRd
 
 
@@ -30,18 +32,18 @@ def test_every_fixture_is_described_and_read(shared: Path) -> None:
         path = shared / f"fixtures/{name}.safetensors"
         checkpoint = open_checkpoint(path)
         found = checkpoint.description
-        assert (found.architecture, found.scale, found.dtype) == ("FDAT-RD", facts["config"]["scale"], "fp32"), name
-        assert found.config is not None
-        assert (found.multiple, found.minimum) == (30 * found.config.unshuffle, 0), name
+        assert (found.name, found.scale, found.dtype) == ("FDAT-RD", facts["config"]["scale"], "fp32"), name
+        assert isinstance(found.config, FdatRdConfig)
+        assert found.size == SizeRequirements(30 * found.config.unshuffle), name
         assert found.parameters == sum(p.numel() for p in checkpoint.network().parameters()), name
         _same(checkpoint.tensors(), load_file(path))
 
 
 def test_shipping_size(shared: Path) -> None:
     found = open_checkpoint(shared / "weights/fdat_rd_medium_2x_standin.safetensors").description
-    assert (found.parameters, found.dtype, found.scale, found.multiple) == (7_728_503, "fp16", 2, 60)
+    assert (found.parameters, found.dtype, found.scale, found.size.multiple_of) == (7_728_503, "fp16", 2, 60)
     assert found.sha256 == "d1e6dcf5017b4c2760994271649952d091a9d4474ec7d187ed01cf647b0507bd"
-    assert ModelDescriptor.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert restore(json.loads(json.dumps(found.to_dict()))) == found
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,7 @@ def test_weights_are_found_wherever_training_programs_put_them(
         path = tmp_path / f"{number}.pth"
         torch.save(tree, path)
         checkpoint = open_checkpoint(path)
-        assert checkpoint.description.architecture == "FDAT-RD", what
+        assert checkpoint.description.name == "FDAT-RD", what
         _same(checkpoint.tensors(), tensors)
 
 

@@ -10,17 +10,19 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import psutil
 
+from vsfdatrd.archs.fdat_rd import FdatRdConfig
+from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
 from vsfdatrd.backends import memory, reference
 from vsfdatrd.backends.base import Engine, EngineSpec
-from vsfdatrd.backends.graphs import graph_of, serialized
+from vsfdatrd.backends.graphs import serialized
 from vsfdatrd.backends.native import kernels as native_kernels
 from vsfdatrd.backends.native.network import unsuitable
 from vsfdatrd.backends.remote_engine import RemoteEngine
-from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.errors import EngineBuildError, EngineError
 from vsfdatrd.options import Precision
 from vsfdatrd.workers.client import StandbyWorker
@@ -59,16 +61,9 @@ def unavailable(device: Sequence[int] = (0,)) -> str | None:
     return None
 
 
-def unsuited(checkpoint: Checkpoint) -> str | None:
-    """Explain why the kernels cannot run a network; None if they can.
-
-    Args:
-        checkpoint: The network.
-    """
-    config = checkpoint.description.config
-    if config is None:
-        return "it is no FDAT-RD"
-    return unsuitable(config)
+def unsupported_reason(model: ModelDescriptor) -> str | None:
+    """Explain why the kernels, which are those of FDAT-RD, cannot run a network; see `Backend.unsupported_reason`."""
+    return unsuitable(model.config) if isinstance(model.config, FdatRdConfig) else "it is no FDAT-RD"
 
 
 def preferred() -> bool:
@@ -122,7 +117,7 @@ def build(job: EngineSpec, directory: Path) -> None:
     np.savez(directory / WEIGHTS, allow_pickle=False, **job.checkpoint.tensors())
     height, width = _verified(job)
     graph = directory / "graph.onnx"
-    graph.write_bytes(serialized(graph_of(job.checkpoint, height, width)))
+    graph.write_bytes(serialized(job.checkpoint.graph(height, width)))
     try:
         count = reference.compute(graph, directory / REFERENCE, graph)
         psnr = _standby.ask(
@@ -166,8 +161,7 @@ def _cores() -> int:
 
 
 def _verified(job: EngineSpec) -> tuple[int, int]:
-    config = job.checkpoint.description.config
-    multiple = config.multiple if config else 1
+    multiple = job.checkpoint.description.size.multiple_of
     height, width = (max(multiple, side // multiple * multiple) for side in VERIFIED)
     return height, width
 
@@ -186,9 +180,7 @@ def _streams(job: EngineSpec) -> int:
 def _needed(job: EngineSpec, streams: int) -> int:
     """Bytes needed for `streams` frames at once, including the process."""
     description = job.checkpoint.description
-    config = description.config
-    if config is None:
-        return 0
+    config = cast(FdatRdConfig, description.config)
     pixels = job.height * job.width
     # four feature maps, the planes before the last convolution, the input and output frames
     frame = pixels * (16 * config.embed_dim / config.unshuffle**2 + 24 * config.scale**2 + 12)

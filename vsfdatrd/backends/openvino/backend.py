@@ -15,12 +15,12 @@ from typing import Any
 
 import psutil
 
+from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
 from vsfdatrd.backends import memory
 from vsfdatrd.backends.base import Engine, EngineSpec
 from vsfdatrd.backends.graphs import serialized
 from vsfdatrd.backends.remote_engine import RemoteEngine
 from vsfdatrd.backends.traced_graphs import graph_for, sky_size
-from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.errors import EngineBuildError, EngineError, PrecisionUnfit
 from vsfdatrd.graph import GRAPH_VERSION as GRAPH_VERSION
 from vsfdatrd.graph.target import GraphTarget
@@ -31,19 +31,20 @@ log = logging.getLogger(__name__)
 
 ANY_SIZE = False
 
-# Memory of one frame in flight including its buffers, per token of the feature map and channel of the feed-forward
-# network, in float32: 23.0 to 23.4 bytes for medium from 240×240 to 720×540 (`python -m benchmarks.memory --sizes`).
-BYTES_PER_TOKEN_CHANNEL = 24
-# The same for FDAT, per token and embedding channel: 32.6 to 37.5 bytes for tiny, medium and large from 240×240 to
-# 480×480.
-BYTES_PER_FDAT_CHANNEL = 38
-# Memory of an upsampler, where that is more, in multiples of its largest float32 tensor: 3.5 for pa_up and 2.2 to 2.6
-# for the others were measured (`python -m benchmarks.tails`).
-TAIL_AT_ONCE = {"pa_up": 3.6}
-OTHER_TAILS_AT_ONCE = 2.7
-# Memory of one frame of other networks, in multiples of their largest float32 tensor: 2.4 to 8.3 were measured for
-# small networks (DAT, HAT, ESRGAN, FDAT, RealCUGAN, SwinIR) at 240×240, including about 60 MB of code.
-LARGEST_AT_ONCE = 7
+# Memory of one frame in flight including its buffers, in bytes for each float32 value of a kind of tensor.
+BYTES = {
+    # 23.0 to 23.4 for medium from 240×240 to 720×540 (`python -m benchmarks.memory --sizes`)
+    "fdat_rd.ffn": 24,
+    # 32.6 to 37.5 for tiny, medium and large from 240×240 to 480×480
+    "fdat.channels": 38,
+    # 3.5 values of 4 bytes for pa_up and 2.2 to 2.6 for the others (`python -m benchmarks.tails`)
+    "tail.pa_up": 4 * 3.6,
+    "tail": 4 * 2.7,
+    "artcnn": 4,
+    # 2.4 to 8.3 values of 4 bytes for small networks (DAT, HAT, ESRGAN, FDAT, RealCUGAN, SwinIR) at 240×240, including
+    # about 60 MB of code
+    "largest": 4 * 7,
+}
 BYTES_OF_PROCESS = 200 << 20
 
 # Default number of frames computed at once. On 2 cores, two streams of one core each gave 2 to 4 % more frames per
@@ -62,6 +63,10 @@ def unavailable(device: Sequence[int] = (0,)) -> str | None:
     if importlib.util.find_spec("openvino") is None:
         return "OpenVINO is not installed; pip install openvino"
     return None
+
+
+def unsupported_reason(model: ModelDescriptor) -> None:
+    """Return None: every network has a graph; see `Backend.unsupported_reason`."""
 
 
 def version(device: Sequence[int] = (0,)) -> str:
@@ -170,14 +175,7 @@ def load(job: EngineSpec, directory: Path) -> Engine:
 def _needed(job: EngineSpec, streams: int) -> int:
     """Bytes needed for `streams` frames at once, including the process."""
     network = job.checkpoint.description
-    activations = memory.activation_bytes(
-        network,
-        fdat_rd=lambda config: config.ffn_dim * BYTES_PER_TOKEN_CHANNEL,
-        fdat=lambda config: config.embed_dim * BYTES_PER_FDAT_CHANNEL,
-        tail=lambda upsampler: TAIL_AT_ONCE.get(upsampler, OTHER_TAILS_AT_ONCE),
-        held=4,
-        other=LARGEST_AT_ONCE,
-    )
+    activations = memory.activation_bytes(network.config, BYTES)
     frame = job.height * job.width * (activations + memory.frame_bytes(network))
     return int(streams * frame + 12 * network.parameters + BYTES_OF_PROCESS)
 

@@ -55,7 +55,7 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
         input_range: Value of white in the input; None to find it out.
 
     Returns:
-        Fields of a `ModelDescriptor`, and `remarks`, sentences for the user.
+        `config`, `parameters` and `dtype` of a `ModelDescriptor`, and `remarks`, sentences for the user.
 
     Raises:
         CheckpointError: The file cannot be used.
@@ -73,7 +73,7 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
             result, largest = _run(core, model, config, height, width)
             config, given, scale = _ends(result, config, height, width, step)
             if config.margin or config.crop or config.crop_end:
-                height, width = config.size or (height, width)
+                height, width = config.fixed or (height, width)
                 result, largest = _run(core, model, config, height, width)
                 if result.shape != (1, given, height * scale, width * scale):
                     raise Misfit(
@@ -100,19 +100,15 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
                 remarks += [remark] if remark else []
         else:
             config = replace(config, output_range=config.range)
+        config = replace(config, scale=scale, out_channels=given, multiple=step, largest=largest)
+        config = replace(config, minimum=0 if config.fixed else min(height, width))
         return {
-            "scale": scale,
-            "in_channels": taken,
-            "out_channels": given,
-            "multiple": step,
-            "minimum": 0 if config.size else min(height, width),
+            "config": asdict(config),
             "parameters": sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer if tensor.dims),
-            "largest": largest,
             "dtype": "+".join(sorted(_dtypes(model))) or "fp32",
-            "onnx": asdict(config),
             "remarks": remarks,
         }
-    cure = "" if multiple or configs[0].size else "; if its sides must be multiples of a number, give multiple="
+    cure = "" if multiple or configs[0].fixed else "; if its sides must be multiples of a number, give multiple="
     if "a margin" in tried[-1]:
         cure = "; export it with padding in its convolutions"
     elif len(configs) > 1:
@@ -122,8 +118,8 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
 
 def _sizes(config: OnnxConfig, multiple: int | None) -> Iterator[tuple[int, int, int]]:
     """Yield (multiple, height, width) in the order in which they should be tried."""
-    if config.size:
-        yield 1, *config.size
+    if config.fixed:
+        yield 1, *config.fixed
         return
     for least in (LEAST, 3 * LEAST):
         for step in (multiple,) if multiple else MULTIPLES:
@@ -145,7 +141,7 @@ def _run(
     """Run the network on a drawing of one size.
 
     Returns:
-        The output, and `ModelDescriptor.largest`.
+        The output, and `OnnxConfig.largest`.
 
     Raises:
         Misfit: It does not run.
@@ -196,7 +192,7 @@ def _ends(
         if 1 <= given <= 3 and config.style is None and (found := _margin(height, width, tall, wide, step)):
             scale, margin, crop, crop_end = found
             config = replace(config, output_layout=layout, margin=margin, crop=crop, crop_end=crop_end)
-            if config.size:
+            if config.fixed:
                 config = replace(config, height=height - 2 * margin, width=width - 2 * margin)
             return config, given, scale
     raise Misfit(f"what comes out has the shape {list(result.shape)}, no whole multiple of the frame's")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vsfdatrd.archs.fdat_rd import FdatRdConfig
+from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
 from vsfdatrd.backends import memory, reference
 from vsfdatrd.backends.base import Engine, EngineSpec
 from vsfdatrd.backends.gpus import first, gpus
@@ -22,7 +22,6 @@ from vsfdatrd.backends.remote_engine import RemoteEngine
 from vsfdatrd.backends.tensorrt.builder import REFERENCE, SKY
 from vsfdatrd.backends.tensorrt.library import OLDEST, Library, choose
 from vsfdatrd.backends.traced_graphs import graph_for, sky_size
-from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, EngineUnavailable, PrecisionUnfit
 from vsfdatrd.graph import GRAPH_VERSION as WRITTEN
 from vsfdatrd.graph.target import tensorrt as dialect
@@ -36,25 +35,26 @@ GRAPH_VERSION = f"{WRITTEN}.1"
 """Version of the graph and of the way it is built."""
 ANY_SIZE = False
 
-# Activations per token of the feature map: bytes per channel of the feed-forward network, and bytes per attention score
-# of a token in the dictionary's attention to the frame. As reported by the builder of TensorRT-RTX 1.7
-# (`python -m benchmarks.builds`) for all variants and sizes, rounded up.
-BYTES_PER_CHANNEL: dict[Precision, float] = {"fp16": 6.8, "bf16": 6.8, "mixed": 11.2, "fp32": 52}
-BYTES_PER_SCORE = 4.4
-# The same for FDAT, per token and embedding channel: 21.1 to 23.0 in fp16 (sm75: 24.3 to 26.7) and bf16, 28.1 to 30.0
-# in mixed and 40.4 to 51.4 in fp32 were reported for tiny to xl at 720×540.
-BYTES_PER_FDAT_CHANNEL: dict[Precision, float] = {"fp16": 27, "bf16": 23.5, "mixed": 30.5, "fp32": 52}
-# Memory of an upsampler, where that is more, in multiples of its largest float32 tensor, (half precisions, fp32): 2.2
-# to 2.9 for lda, which is fp32 in every precision; 1.2 to 1.6 and 2.4 to 3.5 for the others (`benchmarks.tails`).
-LDA_AT_ONCE = (3.0, 3.0)
-TAIL_AT_ONCE = (1.6, 3.6)
-# Bytes per value counted by `ArtCnnConfig.held` for ArtCNN at 720×540: 2.6, 3.6 and 3.8 were reported for R8F64, C4F32
-# and C4F16 in fp16, 3.1 to 3.8 in mixed. The smaller a network, the larger the share of its first and last layers,
-# which are fp32 in every precision.
-BYTES_PER_HELD: dict[Precision, float] = {"fp16": 3.9, "bf16": 3.9, "mixed": 3.9, "fp32": 4.5}
-# Activations of other networks in multiples of their largest float32 tensor, (half precisions, fp32): the builder
-# reported 1.0 to 4.2 and 1.8 to 5.4 for eleven small networks at 240×240.
-LARGEST_AT_ONCE = (4.4, 5.6)
+# Activations in bytes for each value of a kind of tensor, as reported by the builder of TensorRT-RTX 1.7
+# (`python -m benchmarks.builds`), rounded up.
+BYTES: dict[str, dict[Precision, float]] = {
+    # Channels of the feed-forward network, and scores in the dictionary's attention to the frame, which in fp32 are not
+    # the peak: all variants and sizes.
+    "fdat_rd.ffn": {"fp16": 6.8, "bf16": 6.8, "mixed": 11.2, "fp32": 52},
+    "fdat_rd.scores": {"fp16": 4.4, "bf16": 4.4, "mixed": 4.4, "fp32": 0},
+    # 21.1 to 23.0 in fp16 (sm75: 24.3 to 26.7) and bf16, 28.1 to 30.0 in mixed and 40.4 to 51.4 in fp32 for tiny to xl
+    # at 720×540.
+    "fdat.channels": {"fp16": 27, "bf16": 23.5, "mixed": 30.5, "fp32": 52},
+    # In float32 values, 2.2 to 2.9 for lda, which is fp32 in every precision; 1.2 to 1.6 and in fp32 2.4 to 3.5 for the
+    # others (`benchmarks.tails`).
+    "tail.lda": {"fp16": 12, "bf16": 12, "mixed": 12, "fp32": 12},
+    "tail": {"fp16": 6.4, "bf16": 6.4, "mixed": 6.4, "fp32": 14.4},
+    # 2.6, 3.6 and 3.8 for R8F64, C4F32 and C4F16 at 720×540 in fp16, 3.1 to 3.8 in mixed. The smaller a network, the
+    # larger the share of its first and last layers, which are fp32 in every precision.
+    "artcnn": {"fp16": 3.9, "bf16": 3.9, "mixed": 3.9, "fp32": 4.5},
+    # In float32 values, 1.0 to 4.2 and in fp32 1.8 to 5.4 for eleven small networks at 240×240.
+    "largest": {"fp16": 17.6, "bf16": 17.6, "mixed": 17.6, "fp32": 22.4},
+}
 BYTES_OF_PROCESS = 600 << 20
 """GPU memory of a CUDA context, the library's kernels and small allocations."""
 
@@ -88,6 +88,10 @@ def unavailable(device: Sequence[int] = (0,)) -> str | None:
     if choose(gpu.capability) is None:
         return "TensorRT is not installed; pip install 'vsfdatrd[rtx]'"
     return None
+
+
+def unsupported_reason(model: ModelDescriptor) -> None:
+    """Return None: every network has a graph; see `Backend.unsupported_reason`."""
 
 
 def warm_up() -> None:
@@ -154,24 +158,12 @@ def needed(job: EngineSpec) -> int:
     Args:
         job: Parameters of the engine.
     """
-    network, precision = job.checkpoint.description, job.precision
-    activations = memory.activation_bytes(
-        network,
-        fdat_rd=lambda config: _fdat_rd(config, precision),
-        fdat=lambda config: config.embed_dim * BYTES_PER_FDAT_CHANNEL[precision],
-        tail=lambda upsampler: (LDA_AT_ONCE if upsampler == "lda" else TAIL_AT_ONCE)[precision == "fp32"],
-        held=BYTES_PER_HELD[precision],
-        other=LARGEST_AT_ONCE[precision == "fp32"],
-    )
+    network = job.checkpoint.description
+    measured = {kind: rates[job.precision] for kind, rates in BYTES.items()}
+    activations = memory.activation_bytes(network.config, measured)
     # One frame more than are in flight: the buffers that the network reads and writes.
     frames = memory.frame_bytes(network) * ((job.streams or STREAMS) + 1)
     return int(job.height * job.width * (activations + frames) + 4 * network.parameters + BYTES_OF_PROCESS)
-
-
-def _fdat_rd(config: FdatRdConfig, precision: Precision) -> float:
-    """Bytes of activations per token before the upsampler."""
-    scores = config.heads * config.dict_tokens if precision != "fp32" else 0  # in fp32 they are not the peak
-    return config.ffn_dim * BYTES_PER_CHANNEL[precision] + scores * BYTES_PER_SCORE
 
 
 def shutdown() -> None:

@@ -1,0 +1,134 @@
+"""NetworkConfig: the numbers of one network, which the rest of the package asks for instead of its architecture."""
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+
+from vsfdatrd.archs.size import SizeRequirements
+
+SMALLEST_PERIOD = 32
+"""Smallest `NetworkConfig.period` of unknown networks: those that pad inside mostly have windows of 8 or 16 pixels."""
+
+
+class NetworkConfig:
+    """Hyper-parameters of one network. Subclasses are frozen dataclasses of plain values, which are cached as JSON."""
+
+    __slots__ = ()
+
+    accepts_chroma: ClassVar[bool] = False
+    """Whether an output of two channels is Cb and Cr; otherwise only RGB to RGB and luma to luma are used."""
+
+    if TYPE_CHECKING:
+        # Not there at run time: `dataclass` takes an inherited attribute for the default of a field of the same name.
+
+        @property
+        def name(self) -> str:
+            """Name of the architecture for users, such as ``FDAT-RD`` or ``ArtCNN C4F32``."""
+
+        @property
+        def scale(self) -> int:
+            """Output pixels per input pixel, along each side."""
+
+        @property
+        def in_channels(self) -> int:
+            """Channels of the network's input."""
+
+        @property
+        def out_channels(self) -> int:
+            """Channels of the network's output."""
+
+    @property
+    def size(self) -> SizeRequirements:
+        """Size requirements of the network's input."""
+        return SizeRequirements()
+
+    @property
+    def fixed(self) -> tuple[int, int] | None:
+        """(height, width) in pixels if the network accepts a single frame size only; None if it accepts others."""
+        return None
+
+    @property
+    def cell(self) -> int:
+        """Side in pixels of what becomes one element of the feature maps."""
+        return 1
+
+    @property
+    def period(self) -> int:
+        """Two frames whose sides differ by a multiple of this, in pixels, are padded and divided into windows alike."""
+        return self.size.multiple_of * -(-SMALLEST_PERIOD // self.size.multiple_of)
+
+    def activations(self) -> tuple[Mapping[str, float], ...]:
+        """Count the values that are in memory at once, per input pixel.
+
+        Returns:
+            The moments of a frame that may need most memory. Each maps kinds of tensors to the number of values of
+            that kind; every backend has a table of bytes for each kind (`backends.memory`). The kind ``largest``, the
+            values of the largest tensor, needs no measurement of the architecture.
+        """
+        raise NotImplementedError
+
+    def work(self, height: int, width: int) -> float | None:
+        """Estimate the floating-point operations of a frame; a multiply-add counts as two.
+
+        Args:
+            height: Height of the input in pixels.
+            width: Width of the input in pixels.
+
+        Returns:
+            The operations; None if unknown.
+        """
+        return None
+
+    def constant_bytes(self, height: int, width: int) -> int:
+        """Count the bytes of constants of a graph that depend on the size of its frames.
+
+        Args:
+            height: Height of the input in pixels, before padding.
+            width: Width of the input in pixels, before padding.
+        """
+        return 0
+
+    def style_size(self, height: int, width: int) -> tuple[int, int] | None:
+        """Compute the size of the second picture that the network takes.
+
+        Args:
+            height: Height of the padded frame in pixels.
+            width: Width of the padded frame in pixels.
+
+        Returns:
+            (height, width) in pixels; None if the network takes no second picture.
+        """
+        return None
+
+    def facts(self) -> dict[str, Any]:
+        """Return what ``vsfdatrd info`` prints about the network, by label."""
+        return {}
+
+
+def restored(kind: Any, plain: Any) -> Any:
+    """Rebuild a value from the result of `dataclasses.asdict` after a round trip through JSON.
+
+    Args:
+        kind: Type of the value: a dataclass, or the annotation of a field.
+        plain: The value as JSON gives it; lists stand for tuples.
+
+    Returns:
+        A value of the type.
+
+    Raises:
+        ValueError: `plain` does not have the type.
+    """
+    kind = getattr(kind, "__value__", kind)  # of a `type` statement
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        if not isinstance(plain, dict) or plain.keys() != {field.name for field in fields(kind)}:
+            raise ValueError(f"{plain!r} are not the fields of a {kind}")
+        return kind(**{name: restored(hints[name], value) for name, value in plain.items()})  # type: ignore[operator]
+    if get_origin(kind) is tuple and isinstance(plain, list | tuple):
+        return tuple(restored(get_args(kind)[0], value) for value in plain)
+    if get_origin(kind) is UnionType:
+        return None if plain is None else restored(next(one for one in get_args(kind) if one is not NoneType), plain)
+    if plain not in get_args(kind) if get_origin(kind) is Literal else type(plain) is not kind:
+        raise ValueError(f"{plain!r} is no {kind}")
+    return plain

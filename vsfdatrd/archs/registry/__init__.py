@@ -1,0 +1,49 @@
+"""The architectures that weights files can hold. Each is one file in this folder and one line of `ARCHITECTURES`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vsfdatrd.archs.config import restored
+from vsfdatrd.archs.registry.artcnn import ArtCnn
+from vsfdatrd.archs.registry.base import Architecture, ModelDescriptor
+from vsfdatrd.archs.registry.fdat import Fdat
+from vsfdatrd.archs.registry.fdat_rd import FdatRd
+from vsfdatrd.archs.registry.onnx import Onnx
+from vsfdatrd.archs.registry.spandrel import Spandrel
+from vsfdatrd.weights.files import WeightsFile
+from vsfdatrd.weights.format import open_weights
+
+ARCHITECTURES: tuple[Architecture[Any], ...] = (
+    FdatRd(),
+    ArtCnn(),
+    Fdat(),
+    Onnx(),
+    Spandrel(),
+)
+"""In the order in which tensors are compared with them."""
+
+
+def open_any(path: Path) -> WeightsFile:
+    """Open a weights file of any format; see `weights.format.open_weights`."""
+    return open_weights(path, [architecture.own_format for architecture in ARCHITECTURES])
+
+
+def restore(plain: Mapping[str, Any]) -> ModelDescriptor:
+    """Restore a descriptor from the result of `ModelDescriptor.to_dict`, possibly after a round trip through JSON.
+
+    Args:
+        plain: Plain values, perhaps from another version of this package.
+
+    Returns:
+        An equal descriptor.
+
+    Raises:
+        ValueError: A value is missing or has the wrong type, or the architecture is unknown.
+    """
+    found = next((known for known in ARCHITECTURES if known.name == plain.get("architecture")), None)
+    if found is None:
+        raise ValueError(f"{plain.get('architecture')!r} is no known architecture")
+    config = restored(found.config, plain.get("config"))
+    dtype, sha256, part = (restored(str, plain.get(name)) for name in ("dtype", "sha256", "part"))
+    return ModelDescriptor(found, config, restored(int, plain.get("parameters")), dtype, sha256, part)

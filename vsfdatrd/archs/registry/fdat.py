@@ -1,0 +1,49 @@
+"""FDAT, the predecessor of FDAT-RD. Its PyTorch module is spandrel's."""
+
+from typing import TYPE_CHECKING, override
+
+from vsfdatrd.archs.fdat import FdatConfig, is_fdat
+from vsfdatrd.archs.fdat_rd import META
+from vsfdatrd.archs.fdat_shapes import fdat_from_shapes
+from vsfdatrd.archs.registry.base import Checkpoint, TensorIndex
+from vsfdatrd.archs.registry.fdat_rd import FdatFamily, read_meta
+from vsfdatrd.archs.registry.spandrel import Spandrel
+from vsfdatrd.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class Fdat(FdatFamily[FdatConfig]):
+    """FDAT exactly as spandrel builds it; `Spandrel` takes what differs."""
+
+    name = "FDAT"
+    config = FdatConfig
+
+    @override
+    def detect(self, tensors: TensorIndex) -> bool:
+        return is_fdat(tensors.entries) and self._config(tensors) is not None
+
+    @override
+    def configure(self, tensors: TensorIndex) -> FdatConfig:
+        config = self._config(tensors)
+        if config is None:
+            raise CheckpointError("it is no FDAT")
+        return config
+
+    def _config(self, tensors: TensorIndex) -> FdatConfig | None:
+        if not all(entry.is_float for name, entry in tensors.entries.items() if name != META):
+            return None
+        try:
+            return fdat_from_shapes(tensors.shapes, read_meta(tensors))
+        except ValueError:
+            return None
+
+    @override
+    def module(self, config: FdatConfig, checkpoint: Checkpoint) -> "nn.Module":
+        return Spandrel.load(checkpoint)
+
+    @override
+    def run(self, network: "nn.Module", x: "torch.Tensor") -> "torch.Tensor":
+        return Spandrel.bare(network, x)

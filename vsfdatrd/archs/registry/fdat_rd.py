@@ -1,0 +1,116 @@
+"""FDAT-RD."""
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, override
+
+from vsfdatrd.archs import fdat_rd, fdat_shapes, zero_branches
+from vsfdatrd.archs.fdat_rd import META, FdatFamilyConfig, FdatRdConfig
+from vsfdatrd.archs.registry.base import Architecture, Checkpoint, TensorIndex
+from vsfdatrd.errors import CheckpointError
+from vsfdatrd.graph.target import GraphTarget
+from vsfdatrd.weights.files import refuse
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+    from torch import nn
+
+_AGAIN = "download it again, or save the whole state dict"
+
+
+class FdatFamily[C: FdatFamilyConfig](Architecture[C]):
+    """What FDAT-RD has in common with FDAT."""
+
+    is_traced = False
+
+    @override
+    def is_buffer(self, name: str) -> bool:
+        return fdat_shapes.is_buffer(name)
+
+    @override
+    def lower(self, network: "nn.Module", half: "torch.dtype") -> None:
+        """Keep the first and last layers and the long skip connection in float32 to avoid banding."""
+        inner: Any = getattr(network, "model", network)  # a network from spandrel is wrapped
+        inner.groups.to(half)
+        inner.conv_after.to(half)
+        inner.groups[0].register_forward_pre_hook(lambda _, given: (given[0].to(half), *given[1:]))
+
+    @override
+    def graph(
+        self, config: C, checkpoint: Checkpoint, size: tuple[int, int] | None, target: GraphTarget
+    ) -> "onnx.ModelProto":
+        from vsfdatrd.graph.fdat import write
+
+        return write(config, checkpoint.tensors(), size, target)
+
+    @override
+    def graph_identity(self, config: C) -> str:
+        """Return nothing: their graphs are those that `graph.GRAPH_VERSION` counts."""
+        return ""
+
+
+class FdatRd(FdatFamily[FdatRdConfig]):
+    """FDAT-RD."""
+
+    name = "FDAT-RD"
+    config = FdatRdConfig
+
+    @override
+    def detect(self, tensors: TensorIndex) -> bool:
+        return fdat_rd.is_fdat_rd(tensors.entries)
+
+    @override
+    def configure(self, tensors: TensorIndex) -> FdatRdConfig:
+        path, entries = tensors.path, tensors.entries
+        for name, entry in entries.items():
+            if not entry.count:
+                raise refuse(path, f"is damaged: its tensor {name!r} of shape {entry.shape} holds nothing; {_AGAIN}")
+        try:
+            config = fdat_rd.from_shapes(tensors.shapes, read_meta(tensors))
+            expected = fdat_shapes.tensor_shapes(config)
+        except (CheckpointError, ValueError, ArithmeticError) as error:
+            raise refuse(path, f"cannot be used: {error}; {_AGAIN}") from error
+        if missing := expected.keys() - entries.keys():
+            raise refuse(path, f"is an incomplete FDAT-RD: it lacks {_some(missing)}; {_AGAIN}")
+        if extra := entries.keys() - expected.keys():
+            raise refuse(path, f"is no FDAT-RD that is known here: it also has {_some(extra)}; {_AGAIN}")
+        for name, shape in expected.items():
+            if entries[name].shape != shape:
+                raise refuse(
+                    path,
+                    f"contradicts itself: its tensor {name!r} has shape {entries[name].shape} where the others "
+                    f"ask for {shape}; {_AGAIN}",
+                )
+            if not entries[name].is_float and name != META:
+                raise refuse(path, f"stores {name!r} as {entries[name].dtype}; convert it to fp16, bf16 or fp32")
+        return config
+
+    @override
+    def build(self, config: FdatRdConfig) -> "nn.Module":
+        from vsfdatrd.nn import fdat_rd as modules
+
+        return modules.FdatRd(config)
+
+    @override
+    def inspect(self, config: FdatRdConfig, checkpoint: Checkpoint) -> dict[str, Any]:
+        try:
+            return {"at work": zero_branches.at_work(config, checkpoint.tensors())}
+        except CheckpointError as error:
+            return {"at work": str(error)}
+
+
+def read_meta(tensors: TensorIndex) -> list[int]:
+    """Read the `MetaUpsample` buffer as integers; some converters cast it to a floating-point type with the weights.
+
+    Raises:
+        ValueError: It holds something else.
+    """
+    meta = tensors.read(META)[META]
+    if meta.ndim != 1 or (meta != meta.round()).any() or (meta < 0).any():
+        raise ValueError(f"its {META} holds no list of whole numbers")
+    return [int(value) for value in meta]
+
+
+def _some(names: Collection[str]) -> str:
+    first = repr(min(names))
+    return first if len(names) == 1 else f"{first} and {len(names) - 1} more tensors"

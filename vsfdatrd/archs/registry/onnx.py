@@ -1,0 +1,70 @@
+"""Networks stored as ONNX files, which may take a second picture."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, override
+
+from vsfdatrd.archs.config import restored
+from vsfdatrd.archs.onnx import OnnxConfig, Range
+from vsfdatrd.archs.registry.base import Architecture, Checkpoint
+from vsfdatrd.cache.manifest import digest_of
+from vsfdatrd.graph.target import GraphTarget
+from vsfdatrd.weights.files import is_onnx, refuse
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+
+class Onnx(Architecture[OnnxConfig]):
+    """An ONNX file of any network for pictures. It is described by running it in another process."""
+
+    name = "ONNX"
+    config = OnnxConfig
+    has_tensors = False
+    is_traced = False
+
+    @override
+    def claims(self, path: Path) -> bool:
+        return is_onnx(path)
+
+    @override
+    def examine(self, path: Path, multiple: int | None, input_range: Range | None) -> tuple[OnnxConfig, int, str]:
+        from vsfdatrd.archs.onnx_probe import probe
+
+        found = probe(path, multiple, input_range)
+        return restored(OnnxConfig, found["config"]), found["parameters"], found["dtype"]
+
+    @override
+    def changed(self, path: Path, config: OnnxConfig) -> bool:
+        """Return whether external data of the file has changed."""
+        if not config.external:
+            return False
+        from vsfdatrd.archs.onnx_checks import changed
+
+        return changed(path, config)
+
+    @override
+    def module(self, config: OnnxConfig, checkpoint: Checkpoint) -> "nn.Module":
+        raise refuse(checkpoint.path, "is an ONNX file, which is no PyTorch module; use another engine")
+
+    @override
+    def graph(
+        self, config: OnnxConfig, checkpoint: Checkpoint, size: tuple[int, int] | None, target: GraphTarget
+    ) -> "onnx.ModelProto":
+        """Replace the inputs and outputs with those that engines expect."""
+        from vsfdatrd.archs.onnx_checks import read
+        from vsfdatrd.graph.adapt_io import normalised
+        from vsfdatrd.graph.half_precision import lowered
+
+        if size is None:
+            raise ValueError("a graph of an ONNX file is adapted to one size of frame")
+        checkpoint.check_unchanged()
+        if self.changed(checkpoint.path, config):
+            raise refuse(
+                checkpoint.path, "keeps weights beside it that were changed while in use; run the script again"
+            )
+        return lowered(normalised(read(checkpoint.path)[0], config, *size), target)
+
+    @override
+    def graph_identity(self, config: OnnxConfig) -> str:
+        return f"{super().graph_identity(config)} {digest_of(config.ends())[:32]}"

@@ -1,0 +1,117 @@
+"""Any other image network that spandrel supports (the optional extra ``vsfdatrd[spandrel]``)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast, override
+
+from vsfdatrd.archs import fdat_shapes
+from vsfdatrd.archs.config import NetworkConfig
+from vsfdatrd.archs.registry.base import Architecture, Checkpoint, TensorIndex
+from vsfdatrd.archs.size import SizeRequirements
+from vsfdatrd.weights.files import refuse, require_torch
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from vsfdatrd.nn.spandrel_network import OtherNetwork
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpandrelConfig(NetworkConfig):
+    """What running a network of spandrel has shown."""
+
+    name: str
+    """spandrel's name of the architecture."""
+    scale: int
+    in_channels: int
+    out_channels: int
+    multiple: int
+    """Height and width of the input are padded to a multiple of this, in pixels."""
+    minimum: int
+    """Smallest height and width of the padded input in pixels; 0 is no limit."""
+    square: bool
+    """Whether height and width of the padded input must be equal."""
+    largest: int
+    """Elements of the largest intermediate tensor per input pixel; 0 if it was not run."""
+    parameters: int
+    """Number of trained parameters."""
+
+    @property
+    def size(self) -> SizeRequirements:
+        """Size requirements of the input."""
+        return SizeRequirements(self.multiple, self.minimum, self.square)
+
+    def activations(self) -> tuple[Mapping[str, float], ...]:
+        """See `NetworkConfig.activations`."""
+        return ({"largest": self.largest},)
+
+
+class Spandrel(Architecture[SpandrelConfig]):
+    """Loads the module through spandrel, and traces its graphs."""
+
+    name = "spandrel"
+    config = SpandrelConfig
+    needs_torch = True
+
+    @override
+    def is_buffer(self, name: str) -> bool:
+        """Return whether a tensor is a buffer; those of FDAT's upsamplers are in other networks, too."""
+        return fdat_shapes.is_buffer(name)
+
+    @override
+    def detect(self, tensors: TensorIndex) -> bool:
+        require_torch(tensors.path, "is not an FDAT-RD; telling what it is")
+        from vsfdatrd.nn.spandrel_network import is_known
+
+        return is_known(tensors.path, tensors.shapes)
+
+    @override
+    def configure(self, tensors: TensorIndex) -> SpandrelConfig:
+        from vsfdatrd.nn.spandrel_network import load
+
+        network = load(tensors.path, tensors.read())
+        channels = network.channels
+        try:
+            largest = network.largest() if channels in ((3, 3), (1, 1)) else 0
+        except Exception as error:  # architectures raise errors of any type
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+            raise refuse(
+                tensors.path, f"is {network.architecture}, which does not run with these weights: {reason}"
+            ) from error
+        return SpandrelConfig(
+            name=network.architecture,
+            scale=network.scale,
+            in_channels=channels[0],
+            out_channels=channels[1],
+            multiple=network.multiple,
+            minimum=network.minimum,
+            square=network.square,
+            largest=largest,
+            parameters=sum(parameter.numel() for parameter in network.parameters()),
+        )
+
+    @override
+    def parameters(self, config: SpandrelConfig, tensors: TensorIndex) -> int:
+        return config.parameters
+
+    @override
+    def module(self, config: SpandrelConfig, checkpoint: Checkpoint) -> "nn.Module":
+        return self.load(checkpoint)
+
+    @override
+    def run(self, network: "nn.Module", x: "torch.Tensor") -> "torch.Tensor":
+        return self.bare(network, x)
+
+    @staticmethod
+    def load(checkpoint: Checkpoint) -> "nn.Module":
+        """Build the module of a checkpoint that spandrel supports."""
+        require_torch(checkpoint.path, "can be described without it, but running it as a module")
+        from vsfdatrd.nn.spandrel_network import load
+
+        return load(checkpoint.path, checkpoint.tensors())
+
+    @staticmethod
+    def bare(network: "nn.Module", x: "torch.Tensor") -> "torch.Tensor":
+        """Run a module from `load` without padding, cropping and clamping."""
+        return cast("OtherNetwork", network).bare(x)
