@@ -37,13 +37,13 @@ def measure(a: argparse.Namespace) -> int:
         folder = Path(temporary)
         checkpoint = open_checkpoint(weights_file(a.model, folder)[0])
         kinds = [(name, backend(name).precisions(checkpoint)) for name, reason in usable().items() if reason is None]
-        wanted = [name for name in PEERS if not a.only or name in a.only]
+        expected = [name for name in PEERS if not a.only or name in a.only]
         plan = list(
             groups(
                 extent,
                 gpu=bool(gpus()),
                 backends=kinds,
-                peers=wanted,
+                peers=expected,
                 model=a.model,
                 size=a.size,
                 rounds=a.rounds,
@@ -94,17 +94,17 @@ def _slug() -> str:
 
 
 def _size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not found:
+    result = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not result:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; give width x height, such as 720x540")
-    return int(found[1]), int(found[2])
+    return int(result[1]), int(result[2])
 
 
 def _load(file: str) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
-        if "groups" in found["result"] and "machine" in found:
-            return found
+        result: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
+        if "groups" in result["result"] and "machine" in result:
+            return result
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SystemExit(f"{file} cannot be read as a result: {error}") from error
     raise SystemExit(f"{file} is not a result of python -m benchmarks")

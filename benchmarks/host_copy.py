@@ -45,15 +45,15 @@ def measure(width: int, height: int, rounds: int) -> dict[str, list[float]]:
     frames = [vs.core.create_video_frame(vs.core.get_video_format(vs.RGBS), width, height) for _ in range(3)]
     targets = [[np.asarray(frame[i]) for i in range(3)] for frame in frames]
     result = np.random.default_rng(0).uniform(-0.1, 1.1, (3, height, width)).astype(np.float32)
-    found: dict[str, list[float]] = {name: [] for name in COPIES}
+    results: dict[str, list[float]] = {name: [] for name in COPIES}
     for turn in range(rounds + len(frames)):
         for name, copy in COPIES.items():
             start = time.perf_counter()
             if not copy(result, targets[turn % len(frames)]):
                 raise AssertionError(f"{name} finds values that are not finite")
             if turn >= len(frames):  # the first turns include page faults of fresh memory
-                found[name].append(1000 * (time.perf_counter() - start))
-    return found
+                results[name].append(1000 * (time.perf_counter() - start))
+    return results
 
 
 def main() -> int:

@@ -75,20 +75,20 @@ class Named:
 
 def methods(models: list[str], peers: list[str]) -> dict[str, Named | str]:
     """Every method by the name of its row; a sentence in the place of one that cannot run here."""
-    found: dict[str, Named | str] = {}
+    result: dict[str, Named | str] = {}
     for model in models:
         name, _, chroma_filter = model.partition("+")
         weights = sha256(resolve(name))
         row = Path(name).name.removesuffix(".safetensors").removesuffix(".pth") + (
             f"+{chroma_filter}" if chroma_filter else ""
         )
-        found[row] = Named(f"{weights} {chroma_filter}", network(name, chroma_filter or "none"))
+        result[row] = Named(f"{weights} {chroma_filter}", network(name, chroma_filter or "none"))
     for peer in peers:
         try:
-            found[peer] = Named(" ".join([peer, *map(_version, ("VapourSynth", "ncnn", "torch"))]), PEERS[peer]())
+            result[peer] = Named(" ".join([peer, *map(_version, ("VapourSynth", "ncnn", "torch"))]), PEERS[peer]())
         except Missing as missing:
-            found[peer] = str(missing)
-    return found
+            result[peer] = str(missing)
+    return result
 
 
 def _version(package: str) -> str:
@@ -100,11 +100,11 @@ def _version(package: str) -> str:
 
 def samples(folder: Path, kinds: list[str], film_file: Path, limit: int | None = None) -> Samples:
     """What every method is given. A kind that cannot be made here is left out, with a warning."""
-    found: Samples = {}
+    result: Samples = {}
     if set(kinds) & set(DEGRADATIONS):
         for kind, degradation in DEGRADATIONS.items():
             frames = range(HELD if kind == "laserdisc" else 1)
-            found[kind] = {
+            result[kind] = {
                 name: Sample(truth, [degradation(truth, name, frame) for frame in frames])
                 for name, truth in truths(folder, limit).items()
             }
@@ -116,10 +116,10 @@ def samples(folder: Path, kinds: list[str], film_file: Path, limit: int | None =
     for kind, make in makers.items():
         if kind in kinds and (kind != "film" or film_file.is_file()):
             try:
-                found[kind] = make()
+                result[kind] = make()
             except Missing as missing:
                 log.warning("%s is left out: %s", kind, missing)
-    return {kind: found[kind] for kind in KINDS if kind in kinds and kind in found}
+    return {kind: result[kind] for kind in KINDS if kind in kinds and kind in result}
 
 
 def measure(named: Named, given: Samples, cache: Cache, bar: Any = None) -> tuple[Row, dict[tuple[str, str], Result]]:
@@ -128,8 +128,8 @@ def measure(named: Named, given: Samples, cache: Cache, bar: Any = None) -> tupl
     firsts: dict[tuple[str, str], Result] = {}
     for kind, pictures in given.items():
         held = any(len(sample.sources) > 1 for sample in pictures.values())
-        wanted = [*MEASURES, *(HELD_MEASURES if held else ())]
-        row[kind] = {key: {"mean": None, "pictures": {}} for key in wanted}
+        expected = [*MEASURES, *(HELD_MEASURES if held else ())]
+        row[kind] = {key: {"mean": None, "pictures": {}} for key in expected}
         results = _results(named, [source for sample in pictures.values() for source in sample.sources], cache)
         for name, sample in pictures.items():
             frames = [next(results) for _ in sample.sources]
@@ -139,14 +139,14 @@ def measure(named: Named, given: Samples, cache: Cache, bar: Any = None) -> tupl
                 )
             firsts[kind, name] = frames[0]
             numbers, file = cache.numbers(named.identity, np.stack(sample.sources), sample.truth)
-            if not set(wanted) <= set(numbers):
+            if not set(expected) <= set(numbers):
                 truth = sample.truth / 255
                 numbers = {key: _number(function(truth, frames[0])) for key, function in MEASURES.items()}
                 if held:
                     numbers |= {key: _number(function(frames)) for key, function in HELD_MEASURES.items()}
                 if file is not None:
                     file.write_text(json.dumps(numbers), encoding="utf-8")
-            for key in wanted:
+            for key in expected:
                 row[kind][key]["pictures"][name] = numbers[key]
             if bar is not None:
                 bar.update(len(frames))
@@ -173,7 +173,7 @@ def _number(value: float) -> float | None:
 def table(rows: dict[str, Row | str], kinds: list[str]) -> str:
     """Means as Markdown, one table per kind, each with the first model's differences from the others."""
     whole = [name for name, row in rows.items() if not isinstance(row, str)]
-    found = differences(rows, whole[0]) if whole else {}
+    result = differences(rows, whole[0]) if whole else {}
     lines = []
     for kind in kinds:
         first = rows[whole[0]] if whole else {}
@@ -183,10 +183,10 @@ def table(rows: dict[str, Row | str], kinds: list[str]) -> str:
         for name, row in rows.items():
             cells = [row] if isinstance(row, str) else [_cell(key, row[kind][key]["mean"]) for key in columns]
             lines.append(f"| {name} | {' | '.join(cells)} |")
-        if found:
+        if result:
             titles = " | ".join(COLUMNS[key] for key in COMPARED)
             lines += [f"\n| {whole[0]} minus | {titles} |", "|---|" + "---|" * len(COMPARED)]
-            for name, kinds_of in found.items():
+            for name, kinds_of in result.items():
                 lines.append(f"| {name} | {' | '.join(spread(kinds_of[kind].get(key)) for key in COMPARED)} |")
     return "\n".join(lines)
 
@@ -212,10 +212,10 @@ def main(arguments: list[str] | None = None) -> int:
     rows: dict[str, Row | str] = {}
     checks: dict[str, Any] = {}
     shown: Shown = {}
-    found = methods(a.models, a.peers)
+    results = methods(a.models, a.peers)
     frames = sum(len(sample.sources) for pictures in given.values() for sample in pictures.values())
-    with tqdm(total=frames * len(found), unit="frame", dynamic_ncols=True) as bar:
-        for name, named in found.items():
+    with tqdm(total=frames * len(results), unit="frame", dynamic_ncols=True) as bar:
+        for name, named in results.items():
             bar.set_description(name)
             if isinstance(named, str):
                 rows[name] = named

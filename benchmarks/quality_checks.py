@@ -92,13 +92,13 @@ def _peaks(plane: NDArray[np.float64]) -> dict[int, float]:
     stands_out = lattice > GRID_STANDS_OUT * np.median(around, axis=0)
     stands_out[0, 0] = False
     bins = np.arange(0, side, step)
-    found = {}
+    result = {}
     for period in PERIODS:
         own = bins % (side // period) == 0
         mask = stands_out & own[:, None] & own[None]
-        found[period] = float(lattice[mask].max()) if mask.any() else 0.0
+        result[period] = float(lattice[mask].max()) if mask.any() else 0.0
         stands_out &= ~mask
-    return found
+    return result
 
 
 def held_cels(method: Method) -> Check:

@@ -34,19 +34,19 @@ def truths(folder: Path, limit: int | None = None) -> dict[str, Picture]:
 
     Pictures smaller than that are left out. Raises FileNotFoundError where none remains.
     """
-    found: dict[str, Picture] = {}
+    result: dict[str, Picture] = {}
     for file in sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".webp", ".jpg")):
         image = Image.open(file).convert("RGB")
         if image.width < WIDTH or image.height < HEIGHT:
             continue
         left, top, *_ = busiest(image, HEIGHT)
         left = min(left, image.width - WIDTH)
-        found[file.stem] = np.asarray(image.crop((left, top, left + WIDTH, top + HEIGHT)))
-        if len(found) == limit:
+        result[file.stem] = np.asarray(image.crop((left, top, left + WIDTH, top + HEIGHT)))
+        if len(result) == limit:
             break
-    if not found:
+    if not result:
         raise FileNotFoundError(f"{folder} holds no picture (png, webp, jpg) of {WIDTH}×{HEIGHT} pixels or more")
-    return found
+    return result
 
 
 def halved(truth: Picture) -> Picture:

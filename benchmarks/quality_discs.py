@@ -97,7 +97,7 @@ def film(path: Path, limit: int | None = None) -> dict[str, Sample]:
     Each sample has `HELD` frames of one drawing. Halved, little is left of the low rate at which the film is kept.
     """
     clip = vs.core.bs.VideoSource(str(path), cachemode=0, showprogress=0)
-    found = {}
+    result = {}
     for start in FILM_HOLDS[:limit]:
         frames = []
         for n in range(start - 3, start + 4):
@@ -106,8 +106,8 @@ def film(path: Path, limit: int | None = None) -> dict[str, Sample]:
             height, width = whole.shape[0] // 4 * 4, whole.shape[1] // 4 * 4
             frames.append(_halved(whole[:height, :width] / 255, Image.Resampling.BOX))
         sources = _through_mpeg2([_as_picture(_halved(f, Image.Resampling.BICUBIC)) for f in frames], 6.0)
-        found[f"frame_{start}"] = Sample(_as_picture(frames[3]), sources[3 : 3 + HELD])
-    return found
+        result[f"frame_{start}"] = Sample(_as_picture(frames[3]), sources[3 : 3 + HELD])
+    return result
 
 
 type _Make = Callable[[Planes, int, Generator], list[Planes]]
@@ -115,7 +115,7 @@ type _Make = Callable[[Planes, int, Generator], list[Planes]]
 
 def _all(folder: Path, limit: int | None, make: _Make, pixels: Sequence[tuple[int, int]]) -> dict[str, Sample]:
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".webp", ".jpg"))[:limit]
-    found = {}
+    result = {}
     for number, file in enumerate(files):
         frame, (left, top) = _frame(Image.open(file).convert("RGB"), file.stem, pixels[number % len(pixels)])
         random = np.random.default_rng([zlib.crc32(file.stem.encode()), 19])
@@ -123,8 +123,8 @@ def _all(folder: Path, limit: int | None, make: _Make, pixels: Sequence[tuple[in
         part = (slice(top, top + height), slice(left, left + width))
         sources = [_as_picture(source[part]) for source in make(frame / 255, number, random)]
         truth = frame[2 * top : 2 * (top + height), 2 * left : 2 * (left + width)]
-        found[file.stem] = Sample(np.ascontiguousarray(truth), sources)
-    return found
+        result[file.stem] = Sample(np.ascontiguousarray(truth), sources)
+    return result
 
 
 def _frame(image: Image.Image, name: str, pixel: tuple[int, int]) -> tuple[Picture, tuple[int, int]]:
@@ -187,9 +187,9 @@ def _laserdisc(frame: Planes, number: int, random: Generator) -> list[Planes]:
     luma, chroma = random.uniform(4.4, 5.2), random.uniform(0.5, 1.0)
     # The comb looks at the frames around; the first and the last have only one neighbor.
     master = [np.clip(kept + _grain(kept, grain, random), 0, 1) for _ in range(HELD + 2)]
-    found = _through_composite(master, noise, 3 if number % 3 == 2 else 2, random)[1:-1]
+    results = _through_composite(master, noise, 3 if number % 3 == 2 else 2, random)[1:-1]
     result = []
-    for ycc in found:
+    for ycc in results:
         ycc[..., 0] = _limited(ycc[..., 0], luma)
         for i in (1, 2):
             ycc[..., i] = _moved(_limited(ycc[..., i], chroma), across, down)

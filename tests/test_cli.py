@@ -48,22 +48,22 @@ def test_info_of_medium_is_that_of_the_stand_in(shared: Path, capsys: pytest.Cap
     assert main(["info", str(file), "--json"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    found = json.loads(out)
+    result = json.loads(out)
     from safetensors.numpy import load_file
 
     from vsfdatrd.archs.fdat_rd import META
 
     tensors = {k: v for k, v in load_file(file).items() if k != META and not k.endswith(".init_pos")}
-    assert found["file"] == str(file)
-    assert found["architecture"] == "FDAT-RD"
-    assert found["scale"] == 2
-    assert found["parameters"] == sum(values.size for values in tensors.values())
-    assert found["padded to multiples of"] == 60
-    assert (found["embed_dim"], found["heads"], found["groups"]) == (128, 4, 4)
-    assert found["blocks of a group"].split() == ["spatial", "channel", "dictionary"] * 2
-    assert (found["dictionary tokens"], found["upsampler"], found["unshuffle"]) == (128, "transpose+conv", 2)
-    assert found["TFLOP per 720×540 frame"] == pytest.approx(1.06, abs=0.01)
-    assert re.fullmatch(r"attention in \d+, feed-forward networks in [1-9]\d* of 24 blocks", found["at work"])
+    assert result["file"] == str(file)
+    assert result["architecture"] == "FDAT-RD"
+    assert result["scale"] == 2
+    assert result["parameters"] == sum(values.size for values in tensors.values())
+    assert result["padded to multiples of"] == 60
+    assert (result["embed_dim"], result["heads"], result["groups"]) == (128, 4, 4)
+    assert result["blocks of a group"].split() == ["spatial", "channel", "dictionary"] * 2
+    assert (result["dictionary tokens"], result["upsampler"], result["unshuffle"]) == (128, "transpose+conv", 2)
+    assert result["TFLOP per 720×540 frame"] == pytest.approx(1.06, abs=0.01)
+    assert re.fullmatch(r"attention in \d+, feed-forward networks in [1-9]\d* of 24 blocks", result["at work"])
 
 
 def test_info_as_text_says_the_same_as_json(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,8 +269,8 @@ def test_what_windows_says_of_a_closed_pipe_is_understood(monkeypatch: pytest.Mo
     assert cli._nobody_reads(BrokenPipeError())
     with monkeypatch.context() as windows:
         windows.setattr(os, "name", "nt")
-        found = cli._nobody_reads(closed), cli._nobody_reads(wrong)
-    assert found == (True, False)
+        result = cli._nobody_reads(closed), cli._nobody_reads(wrong)
+    assert result == (True, False)
 
 
 def test_a_closed_pipe_is_no_traceback(cache: Path) -> None:

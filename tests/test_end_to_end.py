@@ -133,8 +133,8 @@ def test_building_an_engine_says_so_on_stderr(dvd: Path, tmp_path: Path, shared:
     weights = shared / "weights" / "fdat_rd_medium_2x_standin.safetensors"
     script = write_script(tmp_path, dvd, weights, "clip = core.std.CropAbs(clip, 120, 120)\n")
     done = subprocess.run([vspipe(), "--info", str(script), "-"], capture_output=True, text=True, check=True)
-    said = r"building the (native|openvino) engine of fdat_rd_medium_2x_standin\.safetensors for 120×120"
-    assert re.search(said, done.stderr)
+    output = r"building the (native|openvino) engine of fdat_rd_medium_2x_standin\.safetensors for 120×120"
+    assert re.search(output, done.stderr)
     assert "building" not in done.stdout
 
 

@@ -421,10 +421,10 @@ def test_a_warm_start_imports_no_torch(tiny_model: Path, cache: Path) -> None:
         f"vs.core.fdatrd.upscale(clip, model={str(tiny_model)!r}, backend='openvino').get_frame(0)\n"
         "print([name for name in ('torch', 'onnx', 'spandrel') if name in sys.modules])\n"
     )
-    found = []
+    result = []
     for _ in range(2):
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=dict(os.environ))
         assert done.returncode == 0, done.stderr
-        found.append(done.stdout.strip())
-    assert found[1] == "[]"
-    assert "torch" not in found[0], "not even the first start needs torch for an FDAT-RD in .safetensors"
+        result.append(done.stdout.strip())
+    assert result[1] == "[]"
+    assert "torch" not in result[0], "not even the first start needs torch for an FDAT-RD in .safetensors"

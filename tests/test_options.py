@@ -25,8 +25,8 @@ def parameters() -> dict[str, inspect.Parameter]:
     pytest.importorskip("vapoursynth")
     from vsfdatrd.filter import upscale
 
-    found = dict(inspect.signature(upscale).parameters)
-    return {name: found[name] for name in found if name not in ("clip", "style")}
+    result = dict(inspect.signature(upscale).parameters)
+    return {name: result[name] for name in result if name not in ("clip", "style")}
 
 
 def test_the_function_takes_every_option_with_its_default(parameters: dict[str, inspect.Parameter]) -> None:

@@ -80,8 +80,8 @@ class Environment:
         source = Path(vs.__file__).parent
         shutil.copytree(source, self.packages / "vapoursynth", ignore=shutil.ignore_patterns("plugins", "__pycache__"))
         metadata = Path(str(importlib.metadata.distribution("vapoursynth").locate_file("")))
-        for found in metadata.glob("vapoursynth-*.dist-info"):
-            shutil.copytree(found, self.packages / found.name)
+        for result in metadata.glob("vapoursynth-*.dist-info"):
+            shutil.copytree(result, self.packages / result.name)
         # Behind the environment's own folder, and not read for further .pth files, such as that of an editable install.
         (self.packages / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
 

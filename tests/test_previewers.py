@@ -71,30 +71,30 @@ def test_reloading_in_vsview_leaves_no_worker_and_no_memory_behind(display: str,
                 workers.append(settled(process))
                 sizes.append(resident({process} | workers[-1]))
             assert "ERROR" not in log.read_text(errors="replace"), log.read_text(errors="replace")
-            assert [len(found) for found in workers] == [1] * 4, workers
+            assert [len(result) for result in workers] == [1] * 4, workers
             assert sizes[-1] - sizes[0] < KEPT_MIB, sizes
         finally:
             vsview.terminate()
-    wait(lambda: not any(worker.is_running() for found in workers for worker in found))
+    wait(lambda: not any(worker.is_running() for result in workers for worker in result))
 
 
 def wait(until: Callable[[], bool], process: "subprocess.Popen[bytes] | None" = None, log: Path | None = None) -> None:
     """Wait until something holds. Raises AssertionError after two minutes, and once vsview ends or logs an error."""
     end = time.monotonic() + 120
     while not until():
-        told = log.read_text(errors="replace") if log else ""
-        assert "ERROR" not in told, told
-        assert process is None or process.poll() is None, f"vsview ended:\n{told}"
-        assert time.monotonic() < end, f"not within two minutes:\n{told}"
+        messages = log.read_text(errors="replace") if log else ""
+        assert "ERROR" not in messages, messages
+        assert process is None or process.poll() is None, f"vsview ended:\n{messages}"
+        assert time.monotonic() < end, f"not within two minutes:\n{messages}"
         time.sleep(0.1)
 
 
 def settled(parent: psutil.Process) -> set[psutil.Process]:
     """The child processes that a process still has after ten seconds; earlier, once it has only one."""
     end = time.monotonic() + 10
-    while len(found := set(parent.children(recursive=True))) > 1 and time.monotonic() < end:
+    while len(result := set(parent.children(recursive=True))) > 1 and time.monotonic() < end:
         time.sleep(0.1)
-    return found
+    return result
 
 
 def resident(processes: Iterable[psutil.Process]) -> float:

@@ -63,20 +63,20 @@ class Scene:
         return float(np.asarray(frame[2])[31, 63]) - 1
 
     def all(self) -> list[float]:
-        found = []
+        result = []
         for n, frame in enumerate(self.clip.frames(prefetch=8)):
             assert frame.props["number"] == n
-            found.append(float(np.asarray(frame[0])[0, 0]) - 1)
-        return found
+            result.append(float(np.asarray(frame[0])[0, 0]) - 1)
+        return result
 
 
 def anchors(values: Sequence[float], threshold: float) -> list[int]:
     """What each frame repeats, within a threshold: the definition in its simplest words."""
-    found: list[int] = []
+    result: list[int] = []
     for n, value in enumerate(values):
-        again = n % REACH and abs(np.float32(value) - np.float32(values[found[-1]])) <= np.float32(threshold)
-        found.append(found[-1] if again else n)
-    return found
+        again = n % REACH and abs(np.float32(value) - np.float32(values[result[-1]])) <= np.float32(threshold)
+        result.append(result[-1] if again else n)
+    return result
 
 
 def on(times: int, length: int) -> list[float]:
@@ -205,8 +205,8 @@ def test_gray_clips_are_held_by_their_one_plane() -> None:
     parts = [vs.core.std.BlankClip(width=32, height=16, format=vs.GRAYS, length=3, color=c) for c in (0.2, 0.7)]
     source = vs.core.std.RemoveFrameProps(parts[0] + parts[1], "_Nothing")
     clip = vs.core.fdatrd.Deal(source, [vs.core.fdatrd.PerFrame(source, func=compute)], threshold=0)
-    found = [float(np.asarray(clip.get_frame(n)[0])[3, 5]) for n in range(6)]
-    assert found == pytest.approx([0.2] * 3 + [0.7] * 3)
+    result = [float(np.asarray(clip.get_frame(n)[0])[3, 5]) for n in range(6)]
+    assert result == pytest.approx([0.2] * 3 + [0.7] * 3)
     assert computed == [0, 3]
 
 

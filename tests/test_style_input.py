@@ -189,9 +189,9 @@ def test_attention_between_frame_and_style(tmp_path: Path) -> None:
     model = transfer(tmp_path / "x.onnx")
     clip, style = pictures(32, 32), pictures(32, 32, length=1, seed=3)
     result = upscale(clip, model=model, backend="openvino", precision="fp32", style=style)
-    found, expected = array(result, 1), reference(model, array(clip, 1), array(style))
+    results, expected = array(result, 1), reference(model, array(clip, 1), array(style))
     assert np.abs(expected - array(clip, 1)).max() > 0.05, "the network does nothing"
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(results, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("fit", ["tiles", "resize"])

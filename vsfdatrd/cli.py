@@ -244,8 +244,8 @@ def _build(a: argparse.Namespace) -> int:
     options = Options(model=a.model, backend=a.backend, precision=a.precision, streams=a.streams, cache=a.cache)
     width, height = a.size
     here = not a.targets
-    found = [ahead.build(options, width, height)] if here else ahead.build_for(options, width, height, a.targets)
-    for built in found:
+    result = [ahead.build(options, width, height)] if here else ahead.build_for(options, width, height, a.targets)
+    for built in result:
         print(f"{built.what}: {format_bytes(built.size)} in {built.path}, {built.seconds:.1f} s")
     return 0
 

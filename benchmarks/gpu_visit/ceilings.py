@@ -16,11 +16,11 @@ from vsfdatrd.backends.tensorrt import cuda
 
 def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
     """Measure each ceiling; the first that fails leaves the ones before it on record."""
-    found: dict[str, float] = {}
+    result: dict[str, float] = {}
 
     def add(name: str, value: float) -> None:
-        found[name] = round(value, 2)
-        record({"ceilings": found})
+        result[name] = round(value, 2)
+        record({"ceilings": result})
 
     count = sizes.copy_bytes // 4
     add("copy_gbs", 2 * sizes.copy_bytes / copying(count, sizes.turns) / 1e9)  # read and written

@@ -27,23 +27,23 @@ _QUERIES = {
 
 def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
     """Ask nvidia-smi, PyTorch and the installed packages."""
-    found: dict[str, Any] = {"gpu": None, "cuda": torch.version.cuda, "python": platform.python_version()}
+    result: dict[str, Any] = {"gpu": None, "cuda": torch.version.cuda, "python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            result[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
-    found |= {"cores": psutil.cpu_count(), "ram_gib": round(psutil.virtual_memory().total / 2**30)}
-    found |= smi()
+            result[name] = None
+    result |= {"cores": psutil.cpu_count(), "ram_gib": round(psutil.virtual_memory().total / 2**30)}
+    result |= smi()
     if torch.cuda.is_available():
         about = torch.cuda.get_device_properties(0)
-        found |= {
+        result |= {
             "gpu": about.name,
             "capability": f"{about.major}.{about.minor}",
             "sm": about.multi_processor_count,
             "l2_mib": about.L2_cache_size >> 20,
         }
-    record({"machine": found})
+    record({"machine": result})
 
 
 def smi() -> dict[str, Any]:

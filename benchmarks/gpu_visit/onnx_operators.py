@@ -38,8 +38,8 @@ def execute(model: "onnx.ModelProto", feeds: Mapping[str, Tensor], device: torch
     values: dict[str, Tensor] = {name: tensor.to(device) for name, tensor in feeds.items()}
     for constant in model.graph.initializer:
         values[constant.name] = _constant(numpy_helper.to_array(constant), device)
-    wanted = [output.name for output in model.graph.output]
-    uses = Counter(name for node in model.graph.node for name in node.input) + Counter(wanted)
+    expected = [output.name for output in model.graph.output]
+    uses = Counter(name for node in model.graph.node for name in node.input) + Counter(expected)
     for node in model.graph.node:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         if node.op_type == "Constant":
@@ -48,14 +48,14 @@ def execute(model: "onnx.ModelProto", feeds: Mapping[str, Tensor], device: torch
         operator = OPERATORS.get(node.op_type)
         if operator is None or node.domain not in ("", "ai.onnx"):
             raise NotImplementedError(f"the operator {node.op_type} ({node.name}) is not known to this runner")
-        found = operator(attributes, *(values[name] if name else None for name in node.input))
-        results = found if isinstance(found, tuple) else (found,)
+        outcome = operator(attributes, *(values[name] if name else None for name in node.input))
+        results = outcome if isinstance(outcome, tuple) else (outcome,)
         values.update({name: result for name, result in zip(node.output, results, strict=False) if name})
         for name in node.input:  # free intermediate frames as early as possible
             uses[name] -= 1
             if not uses[name]:
                 values.pop(name, None)
-    return [values[name] for name in wanted]
+    return [values[name] for name in expected]
 
 
 def _constant(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:

@@ -180,8 +180,8 @@ def pack_training(sizes: Sizes, pictures: Path | None, tiles: Path | None, room:
         _run("models.training.pack", str(pictures), str(made), *limits)
     elif not tiles.is_file():
         raise PackError(f"{tiles} is no file")
-    found = tiles or made
-    if (count := found.stat().st_size) > room:
+    result = tiles or made
+    if (count := result.stat().st_size) > room:
         raise PackError(
             f"the training's tiles have {count / 2**20:.1f} MiB, and there is room for {room / 2**20:.1f}; pack fewer "
             "(python -m models.training.pack --budget)"

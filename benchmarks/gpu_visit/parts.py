@@ -94,15 +94,15 @@ def run_one(
             finally:
                 _end(process)
         found = json.loads(fragment.read_text(encoding="utf-8")) if fragment.exists() else {}
-        said = output.read_text(encoding="utf-8", errors="replace")[-_TAIL:]
+        messages = output.read_text(encoding="utf-8", errors="replace")[-_TAIL:]
     about: dict[str, Any] = {"name": part.name, "status": status, "seconds": round(time.monotonic() - begun, 1)}
     if why := found.pop("skipped", None):
         return about | {"status": "skipped", "error": why}, found
     if status == "timeout":
-        about |= {"error": f"it was ended after {seconds:.0f} s", "output": said}
+        about |= {"error": f"it was ended after {seconds:.0f} s", "output": messages}
     elif status == "failed":
-        lines = said.strip().splitlines()
-        about |= {"error": lines[-1][:300] if lines else f"status {process.returncode}", "output": said}
+        lines = messages.strip().splitlines()
+        about |= {"error": lines[-1][:300] if lines else f"status {process.returncode}", "output": messages}
     return about, found
 
 

@@ -26,10 +26,10 @@ def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
         recipe = Recipe.from_mapping(recipe_values(sizes) | {"batch": batch, "pairs": 0})
         trainer = Trainer(recipe, TILES, device(), compiled=device().type == "cuda")
         try:
-            found = phases(trainer, sizes.steps)
+            result = phases(trainer, sizes.steps)
         except torch.OutOfMemoryError as error:
-            found = {"error": str(error).splitlines()[0]}
-        rows.append({"batch": batch, "size": recipe.size} | found)
+            result = {"error": str(error).splitlines()[0]}
+        rows.append({"batch": batch, "size": recipe.size} | result)
         record({"probe": {"steps": rows}})
         del trainer
         if torch.cuda.is_available():

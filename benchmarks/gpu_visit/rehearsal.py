@@ -87,8 +87,8 @@ def _rehearse(folder: Path) -> None:
 
     say("restore")
     call(home, "--restore", limit=60)
-    found = {file.name: file.stat().st_size for file in (home / "models").glob("*.safetensors")}
-    expect(found == models, f"--restore does not bring back what was there: {found} instead of {models}")
+    result = {file.name: file.stat().st_size for file in (home / "models").glob("*.safetensors")}
+    expect(result == models, f"--restore does not bring back what was there: {result} instead of {models}")
 
 
 def say(what: str) -> None:
@@ -150,10 +150,10 @@ def draw(folder: Path) -> None:
 
 
 def _environment(away: bool) -> dict[str, str]:
-    found = os.environ | {"PYTHONPATH": str(ABSENT) if away else "", "CUDA_VISIBLE_DEVICES": ""}
+    result = os.environ | {"PYTHONPATH": str(ABSENT) if away else "", "CUDA_VISIBLE_DEVICES": ""}
     for name in ("FDATRD_CACHE", "FDATRD_MODELS"):
-        found.pop(name, None)
-    return found
+        result.pop(name, None)
+    return result
 
 
 def call(tree: Path, *arguments: str, limit: float, away: bool = False) -> str:
@@ -165,12 +165,12 @@ def call(tree: Path, *arguments: str, limit: float, away: bool = False) -> str:
         )
     except subprocess.TimeoutExpired as error:
         raise RehearsalError(f"{' '.join(arguments[:2])} took more than {limit:.0f} s") from error
-    said = f"{done.stdout}{done.stderr}"
+    output = f"{done.stdout}{done.stderr}"
     out = Path(arguments[arguments.index("--out") + 1], "visit.json") if "--out" in arguments else None
     if done.returncode and out and out.exists():
         failed = [part for part in json.loads(out.read_text())["parts"] if part["status"] not in ("ok", "skipped")]
-        said += "".join(f"\n{part['name']}: {part.get('output', part.get('error'))}" for part in failed)
-    expect(done.returncode == 0, f"{' '.join(arguments[:2])} failed: {said[-3000:]}")
+        output += "".join(f"\n{part['name']}: {part.get('output', part.get('error'))}" for part in failed)
+    expect(done.returncode == 0, f"{' '.join(arguments[:2])} failed: {output[-3000:]}")
     return done.stdout
 
 

@@ -26,15 +26,15 @@ def joined(files: Sequence[Path]) -> dict[str, Any]:
     parts: list[Any] = []
     for file in files:
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            result = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise PackError(f"{file} cannot be read as a visit: {error}") from error
-        if wrong := problems(found):
+        if wrong := problems(result):
             raise PackError(f"{file}: {'; '.join(wrong)}")
-        if found["rehearsal"]:
+        if result["rehearsal"]:
             raise PackError(f"{file} is of a rehearsal, whose numbers mean nothing")
-        parts += found["parts"]
-        document |= found
+        parts += result["parts"]
+        document |= result
     return document | {"parts": parts}
 
 

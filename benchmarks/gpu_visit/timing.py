@@ -26,15 +26,15 @@ def seconds(run: Callable[[], Any], count: int, turns: int, warm: int = 3) -> li
     """
     for _ in range(warm):
         run()
-    found = []
+    result = []
     for _ in range(turns):
         synchronize()
         start = time.perf_counter()
         for _ in range(count):
             run()
         synchronize()
-        found.append((time.perf_counter() - start) / count)
-    return found
+        result.append((time.perf_counter() - start) / count)
+    return result
 
 
 def spread(rates: list[float]) -> dict[str, float]:

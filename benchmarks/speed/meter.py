@@ -106,13 +106,13 @@ class GpuMeter:
 
     def since(self, mark: int) -> dict[str, Any]:
         """Summary of the readings since a mark; empty if there are none."""
-        found = self.readings[mark:]
-        if not found:
+        result = self.readings[mark:]
+        if not result:
             return {}
         return {
-            "memory_mib": max(r.memory for r in found),
-            "busy": mean(r.busy for r in found),
-            "clock_mhz": median(r.clock for r in found),
-            "power_w": mean(r.power for r in found),
-            "temperature_c": max(r.temperature for r in found),
+            "memory_mib": max(r.memory for r in result),
+            "busy": mean(r.busy for r in result),
+            "clock_mhz": median(r.clock for r in result),
+            "power_w": mean(r.power for r in result),
+            "temperature_c": max(r.temperature for r in result),
         }

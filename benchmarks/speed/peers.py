@@ -43,10 +43,10 @@ class Peer:
 
 
 def _plugin(name: str, package: str) -> Any:
-    found = getattr(vs.core, name, None)
-    if found is None:
+    result = getattr(vs.core, name, None)
+    if result is None:
         raise Missing(f"not installed: pip install {package}")
-    return found
+    return result
 
 
 def _mlrt(name: str, kind: Kind = "plain", **settings: Any) -> Peer:

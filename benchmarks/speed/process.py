@@ -52,10 +52,10 @@ class _Side:
 
     def picture(self, file: str) -> bool:
         """Write the result of frame 0 as .npy; return False if it is not available."""
-        found = self.contestant.picture()
-        if found is not None:
-            np.save(file, found)
-        return found is not None
+        result = self.contestant.picture()
+        if result is not None:
+            np.save(file, result)
+        return result is not None
 
 
 def main() -> None:

@@ -250,26 +250,26 @@ def _opened(number: int, case: Case, row: Row, settings: Settings, meter: GpuMet
     cache = settings.folder / (f"engines_{number}" if settings.pythons else "engines")
     if case.contestant == OURS and case.measure == "vapoursynth":
         with tempfile.TemporaryDirectory(dir=settings.folder) as empty:
-            remote, found = _start(number, case, weights, Path(empty), settings)
+            remote, result = _start(number, case, weights, Path(empty), settings)
             remote.close()
             shutil.copytree(empty, cache, dirs_exist_ok=True)
-        row["first_frame_cold_s"] = found["ready"]
+        row["first_frame_cold_s"] = result["ready"]
     row["gpu_memory_before_mib"] = meter.readings[-1].memory if meter.readings else 0
-    remote, found = _start(number, case, weights, cache, settings)
-    row["first_frame_s"] = found["ready"]
-    return Runner(case, row, remote, frames=found["depth"])
+    remote, result = _start(number, case, weights, cache, settings)
+    row["first_frame_s"] = result["ready"]
+    return Runner(case, row, remote, frames=result["depth"])
 
 
 def _start(number: int, case: Case, weights: Path, cache: Path, settings: Settings) -> tuple[Remote, dict[str, Any]]:
     remote = Remote(settings.pythons[number] if settings.pythons else None, settings.path)
     try:
-        found: dict[str, Any] = remote.ask(
+        result: dict[str, Any] = remote.ask(
             "open", case=case.to_dict(), weights=str(weights), folder=str(settings.folder), cache=str(cache)
         )
     except (Missing, RuntimeError):
         remote.close()
         raise
-    return remote, found
+    return remote, result
 
 
 def _compare_pictures(runners: list[Runner], folder: Path) -> None:

@@ -30,16 +30,16 @@ def optimizers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer
         else:
             decay.append(parameter)
     groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": keep, "weight_decay": 0.0}]
-    found: list[torch.optim.Optimizer] = [
+    result: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, recipe.beta2), fused=True)
     ]
     if matrices:
-        found.append(
+        result.append(
             torch.optim.Muon(
                 matrices, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
             )
         )
-    return found
+    return result
 
 
 def rate(recipe: Recipe, progress: float, since: int) -> float:

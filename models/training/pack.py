@@ -59,18 +59,18 @@ def panels(page: Pixels) -> list[Box]:
 
     def runs(empty: NDArray[np.bool_]) -> list[tuple[int, int]]:
         """Where something is, between gutters."""
-        found: list[tuple[int, int]] = []
+        result: list[tuple[int, int]] = []
         start, blank = None, _GUTTER
         for i, is_empty in enumerate(empty):
             blank = blank + 1 if is_empty else 0
             if not is_empty and start is None:
                 start = i
             if start is not None and blank == _GUTTER:
-                found.append((start, i + 1 - _GUTTER))
+                result.append((start, i + 1 - _GUTTER))
                 start = None
         if start is not None:
-            found.append((start, len(empty) - min(blank, _GUTTER)))
-        return found
+            result.append((start, len(empty) - min(blank, _GUTTER)))
+        return result
 
     def split(box: Box, turns: int) -> Iterator[Box]:
         top, bottom, left, right = box
@@ -273,7 +273,7 @@ def pack(
     types = fonts([folder, *font_folders])
     shares = {"pages": 0.66, "sprites": 0.30, "lettering": 0.04}
     room = {kind: share * budget * 2**20 if budget else float("inf") for kind, share in shares.items()}
-    found = dict.fromkeys(shares, 0)
+    result = dict.fromkeys(shares, 0)
     beside = out.with_name(out.name + ".part")
     total = len(pages) + min(count, len(vectors)) + (letterings if types else 0)
     with (
@@ -287,7 +287,7 @@ def pack(
             if tile is not None and size <= room[kind]:
                 archive.writestr(f"{kind}/{name}", tile)
                 room[kind] -= size
-                found[kind] += 1
+                result[kind] += 1
 
         suffix = "webp" if quality >= 100 else "jpg"
         one = partial(page_tiles, scales=scales, quality=quality)
@@ -302,11 +302,11 @@ def pack(
                 add("pages", f"{n:05}_{i:02}.{suffix}", tile)
         # As many as are asked for, whichever cannot be used.
         for start in range(0, len(vectors), 64):
-            if found["sprites"] >= count or room["sprites"] < 1000:
+            if result["sprites"] >= count or room["sprites"] < 1000:
                 break
             some = vectors[start : start + 64]
             for i, tile_of in enumerate(processes.map(sprite_tile, some, range(start, start + len(some)))):
-                if found["sprites"] < count:
+                if result["sprites"] < count:
                     add("sprites", f"{start + i:05}.webp", tile_of)
                     bar.update()
         if types:
@@ -315,7 +315,7 @@ def pack(
                 add("lettering", f"{n:05}.webp", tile_of)
                 bar.update()
     beside.replace(out)
-    return Packed(**found)
+    return Packed(**result)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -115,11 +115,11 @@ class Strengths:
         cls, batch: int, steps: Mapping[str, float], kernel: str = "area", device: torch.device | str = "cpu"
     ) -> "Strengths":
         """The same for every sample: the steps named, and nothing else. Raises KeyError for a step unknown."""
-        found = {name: torch.zeros(batch, device=device) for name in STEPS}
+        result = {name: torch.zeros(batch, device=device) for name in STEPS}
         for name, strength in steps.items():
-            found[name] += strength
+            result[name] += strength
         index = torch.full((batch,), KERNELS.index(kernel), device=device)
-        return cls(torch.zeros(batch, dtype=torch.bool, device=device), index, found)
+        return cls(torch.zeros(batch, dtype=torch.bool, device=device), index, result)
 
 
 @cache

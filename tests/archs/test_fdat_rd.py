@@ -31,19 +31,19 @@ def test_every_fixture_is_recognized_with_its_configuration(shared: Path) -> Non
     for name, facts in index.items():
         with safe_open(shared / f"fixtures/{name}.safetensors", "numpy") as file:
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-            found = from_shapes(shapes, file.get_tensor(META).tolist())
+            result = from_shapes(shapes, file.get_tensor(META).tolist())
         asked = facts["config"]
         assert is_fdat_rd(shapes), name
-        assert found.embed_dim == asked["embed_dim"], name
-        assert found.heads == asked["num_heads"], name
-        assert len(found.groups) == asked["num_groups"], name
-        assert found.groups[0] == ("spatial", "channel", "dictionary") * asked["depth_per_group"], name
-        assert found.dict_tokens == asked["num_dict_tokens"], name
-        assert found.scale == asked["scale"], name
-        assert found.unshuffle == (4 // asked["scale"] if asked.get("unshuffle_mod") else 1), name
-        assert found.upsampler == asked.get("upsampler_type", "transpose+conv"), name
-        assert found.mid_dim == asked["mid_dim"], name
-        assert tensor_shapes(found) == shapes, name
+        assert result.embed_dim == asked["embed_dim"], name
+        assert result.heads == asked["num_heads"], name
+        assert len(result.groups) == asked["num_groups"], name
+        assert result.groups[0] == ("spatial", "channel", "dictionary") * asked["depth_per_group"], name
+        assert result.dict_tokens == asked["num_dict_tokens"], name
+        assert result.scale == asked["scale"], name
+        assert result.unshuffle == (4 // asked["scale"] if asked.get("unshuffle_mod") else 1), name
+        assert result.upsampler == asked.get("upsampler_type", "transpose+conv"), name
+        assert result.mid_dim == asked["mid_dim"], name
+        assert tensor_shapes(result) == shapes, name
 
 
 @pytest.mark.parametrize("name", VARIANTS)

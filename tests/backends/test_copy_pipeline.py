@@ -89,16 +89,16 @@ class Rig:
 
     def run(self, frames: int) -> list[float]:
         """The squares of 1, 2, 3, ... with as many in flight as there are slots."""
-        found = []
+        result = []
         for n in range(frames + self.count):
             slot = n % self.count
             if n >= self.count:
                 self.conveyor.wait(slot)
-                found.append(self.places[f"out{slot}"])
+                result.append(self.places[f"out{slot}"])
             if n < frames:
                 self.places[f"in{slot}"] = n + 1.0
                 self.conveyor.submit(slot)
-        return found
+        return result
 
     def close(self) -> None:
         for stream in self.streams:

@@ -17,10 +17,10 @@ MEASURED: list[dict[str, Any]] = json.loads(RESULTS.read_text(encoding="utf-8"))
 def test_an_estimate_is_not_less_than_what_was_measured_and_not_many_times_that(measured: dict[str, Any]) -> None:
     engine, name, tail, size = measured["case"]
     width, height = map(int, size.split("x"))
-    found = estimated(engine, network(name, tail), height, width)
-    assert measured["bytes"] <= found
+    result = estimated(engine, network(name, tail), height, width)
+    assert measured["bytes"] <= result
     # the bodies that FDAT's numbers are for are heavier than that of the network here
-    assert found <= (2 if "fdat_rd" in name else 3.2) * measured["bytes"]
+    assert result <= (2 if "fdat_rd" in name else 3.2) * measured["bytes"]
 
 
 def test_every_tail_was_measured_on_every_engine() -> None:

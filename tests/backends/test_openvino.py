@@ -185,9 +185,9 @@ def test_precisions_end_with_fp32_and_hold_what_the_processor_has(
     tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     abilities = openvino._standby.describe()["abilities"]
-    found = openvino.precisions(tiny)
-    assert found[-1] == "fp32"
-    assert ("bf16" in found, "fp16" in found) == ("BF16" in abilities, "FP16" in abilities)
+    result = openvino.precisions(tiny)
+    assert result[-1] == "fp32"
+    assert ("bf16" in result, "fp16" in result) == ("BF16" in abilities, "FP16" in abilities)
     monkeypatch.setattr(openvino._standby, "_about", {"name": "some Xeon", "abilities": ["BF16", "FP16", "FP32"]})
     assert openvino.precisions(tiny) == ("bf16", "fp16", "fp32")
 

@@ -28,14 +28,14 @@ DRIVERS = [*uses("gpus.py", {"driver": "", "kinds": "CUdevice_attribute"})]
 def unfit(use: Use, library: ModuleType) -> str | None:
     """What is wrong with how we use a name."""
     try:
-        found = find(library, use.name)
+        result = find(library, use.name)
     except AttributeError:
         return f"{use.where}: {use.name} is not there"
     # Functions that are only named are handed to an owner, which calls them with its handle.
-    arguments = 1 if use.arguments is None and counts(found) else use.arguments
-    if arguments is None or takes(found, arguments):
+    arguments = 1 if use.arguments is None and counts(result) else use.arguments
+    if arguments is None or takes(result, arguments):
         return None
-    return f"{use.where}: {use.name} takes {counts(found)}, not {arguments}"
+    return f"{use.where}: {use.name} takes {counts(result)}, not {arguments}"
 
 
 def test_what_we_call_is_there_and_takes_what_we_give() -> None:
@@ -216,15 +216,15 @@ def paper_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="libraries have other names there")
 @pytest.mark.usefixtures("paper_driver")
 def test_a_driver_is_asked_as_it_answers_and_others_run_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = script(ASKING, fake=False)
-    assert said["gpus"] == [["Paper RTX", [8, 9]]], "a name ends where C says so"
-    assert said["seconds"] >= 0.3
-    assert said["beats"] > 10, "Python stood still while the driver was asked"
+    output = script(ASKING, fake=False)
+    assert output["gpus"] == [["Paper RTX", [8, 9]]], "a name ends where C says so"
+    assert output["seconds"] >= 0.3
+    assert output["beats"] > 10, "Python stood still while the driver was asked"
     monkeypatch.setenv("REFUSES", "803")
-    said = script(ASKING, fake=False)
-    assert said["gpus"] == []
-    assert "asking for the GPUs failed: " in said["why"]
-    assert said["why"].endswith(
+    output = script(ASKING, fake=False)
+    assert output["gpus"] == []
+    assert "asking for the GPUs failed: " in output["why"]
+    assert output["why"].endswith(
         "(cudaErrorSystemDriverMismatch); install the NVIDIA driver again, and restart the machine"
     )
     monkeypatch.setenv("REFUSES", "100")

@@ -84,9 +84,9 @@ def trt() -> ModuleType:
 
 def ours() -> Iterator[Use]:
     for (file, function), roots in ROOTS.items():
-        found = list(uses(file, roots, function))
-        assert found, f"{function} asks for nothing of {roots}"
-        yield from found
+        result = list(uses(file, roots, function))
+        assert result, f"{function} asks for nothing of {roots}"
+        yield from result
     yield from uses("tensorrt/worker.py", DEVICE)
     yield from BESIDES
 
@@ -94,20 +94,20 @@ def ours() -> Iterator[Use]:
 def unfit(use: Use, library: ModuleType) -> str | None:
     """What is wrong with how we use a name."""
     try:
-        found = find(library, use.name)
+        result = find(library, use.name)
     except AttributeError:
         return f"{use.where}: {use.name} is not there"
-    made = getattr(found, "__init__", None) if isinstance(found, type) else found
+    made = getattr(result, "__init__", None) if isinstance(result, type) else result
     if use.arguments is None or takes(made, use.arguments):
         return None
     return f"{use.where}: {use.name} does not take {use.arguments}"
 
 
 def test_what_we_call_is_there_and_takes_what_we_give(trt: ModuleType) -> None:
-    found = list(ours())
-    assert len(found) > 50
-    assert {"IExecutionContext.execute_async_v3", "Runtime.get_engine_validity"} <= {use.name for use in found}
-    assert not list(filter(None, (unfit(use, trt) for use in found)))
+    result = list(ours())
+    assert len(result) > 50
+    assert {"IExecutionContext.execute_async_v3", "Runtime.get_engine_validity"} <= {use.name for use in result}
+    assert not list(filter(None, (unfit(use, trt) for use in result)))
 
 
 def test_a_name_or_an_argument_that_is_not_there_is_noticed(trt: ModuleType) -> None:

@@ -104,8 +104,8 @@ def run(identity_2x: Path, tmp_path: Path) -> Run:
 
 def engines(tmp_path: Path) -> list[dict[str, str]]:
     """Keys of the engines in the cache."""
-    found = (tmp_path / "cache").glob("store-1/engines/*/manifest.json")
-    return [json.loads(path.read_text())["key"] for path in found]
+    result = (tmp_path / "cache").glob("store-1/engines/*/manifest.json")
+    return [json.loads(path.read_text())["key"] for path in result]
 
 
 def state(tmp_path: Path) -> dict[str, bytes]:

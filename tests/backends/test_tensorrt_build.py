@@ -42,9 +42,9 @@ def built(
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "mixed", "fp32"])
 def test_every_kind_of_gpu_gets_an_engine(tiny_model: Path, tmp_path: Path, precision: str) -> None:
     targets = ("sm86", "8.9", "SM_120") + (("sm75",) if precision in ("fp16", "mixed") else ())
-    found = built(tiny_model, tmp_path, *targets, precision=precision)
-    assert len({engine.path for engine in found}) == len(targets)
-    for engine in found:
+    result = built(tiny_model, tmp_path, *targets, precision=precision)
+    assert len({engine.path for engine in result}) == len(targets)
+    for engine in result:
         facts = json.loads((engine.path / "facts.json").read_text())
         assert facts["activation_bytes"] > 0
         assert (engine.path / "engine.trt").stat().st_size > 10000
@@ -52,7 +52,7 @@ def test_every_kind_of_gpu_gets_an_engine(tiny_model: Path, tmp_path: Path, prec
         assert (reference.shape, reference.dtype) == ((3, 120, 180), np.float16)
         assert np.isfinite(reference).all()
     again = built(tiny_model, tmp_path, *targets, precision=precision)
-    assert [engine.path for engine in again] == [engine.path for engine in found]
+    assert [engine.path for engine in again] == [engine.path for engine in result]
     assert max(engine.seconds for engine in again) < 0.5, "what is in the cache was built again"
 
 
@@ -110,10 +110,10 @@ def test_the_reference_is_computed_once_for_all_kinds_of_gpu(
         return through(graph, target, sky)
 
     monkeypatch.setattr(reference, "compute", counting)
-    found = built(tiny_model, tmp_path, "sm86", "sm89", "sm120")
+    result = built(tiny_model, tmp_path, "sm86", "sm89", "sm120")
     assert len(counted) == 1
-    assert len({(engine.path / "reference.npy").read_bytes() for engine in found}) == 1
-    assert not [file for engine in found for file in engine.path.glob("*.onnx")]
+    assert len({(engine.path / "reference.npy").read_bytes() for engine in result}) == 1
+    assert not [file for engine in result for file in engine.path.glob("*.onnx")]
     other = built(tiny_model, tmp_path, "sm89", size=(120, 60))[0]
     assert len(counted) == 2, "another size has another reference"
     assert np.load(other.path / "reference.npy").shape == (3, 120, 240)
@@ -144,7 +144,7 @@ def test_the_command_line_builds(tiny_model: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "tensorrt_rtx" in done.stdout
     assert "sm89" in done.stdout
-    for arguments, said in (
+    for arguments, output in (
         (["--for", "sm61"], "'sm61' is older than TensorRT supports; the oldest is sm75"),
         (["--for", "nine"], "'nine' is no compute capability"),
         (["--for", "sm75", "--precision", "bf16"], "sm75 (RTX 20) has no engines in bf16"),
@@ -155,15 +155,15 @@ def test_the_command_line_builds(tiny_model: Path, tmp_path: Path) -> None:
             [*command, *arguments, "--cache", str(tmp_path)], capture_output=True, text=True, timeout=100
         )
         assert done.returncode in (1, 2)
-        assert said in done.stderr
+        assert output in done.stderr
         assert "Traceback" not in done.stderr
 
 
 def test_the_command_line_builds_for_this_machine(tiny_model: Path, tmp_path: Path) -> None:
-    found = ahead.build(Options(model=str(tiny_model), backend="openvino", cache=tmp_path), 83, 57)
-    assert found.path.parent == tmp_path / "store-1/engines"
-    assert found.what.startswith("openvino ")
-    assert found.size > 1000
+    result = ahead.build(Options(model=str(tiny_model), backend="openvino", cache=tmp_path), 83, 57)
+    assert result.path.parent == tmp_path / "store-1/engines"
+    assert result.what.startswith("openvino ")
+    assert result.size > 1000
 
 
 @needs_rtx

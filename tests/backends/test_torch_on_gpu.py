@@ -40,8 +40,8 @@ def test_what_a_failure_had_reserved_is_free_when_it_is_told(
     tiny_model: Path, tmp_path: Path, alive: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(job: EngineSpec) -> None:
-        lanes = [memory(), memory()]
-        raise RuntimeError(f"out of memory after {len(lanes)} lanes")
+        pool = [memory(), memory()]
+        raise RuntimeError(f"out of memory after {len(pool)} lanes")
 
     monkeypatch.setattr(engine_module, "_on_gpu", lambda: True)
     monkeypatch.setattr(engine_module, "_Cuda", full)

@@ -13,9 +13,9 @@ from vsfdatrd.errors import EngineError
 
 
 def test_ceiling_is_above_what_a_loop_reaches() -> None:
-    found = ceiling(gpu=False)
-    assert 1e9 < found.flops < 1e13
-    assert 1e9 < found.bandwidth < 1e12
+    result = ceiling(gpu=False)
+    assert 1e9 < result.flops < 1e13
+    assert 1e9 < result.bandwidth < 1e12
     assert 0.01 < best(lambda: time.sleep(0.01), lambda: None, times=3) < 0.2
 
 
@@ -24,10 +24,10 @@ def test_anatomy(tiny_model: Path) -> None:
     steps = anatomy.timeline(open_checkpoint(tiny_model), 60, 60)
     assert list(steps)[-1] == "the whole filter"
     assert all(seconds > 0 for seconds in steps.values())
-    found = layers("openvino", tiny_model, 60, 60)
-    assert found == sorted(found, key=lambda layer: -layer[2])
-    kinds = by_kind(found)
+    result = layers("openvino", tiny_model, 60, 60)
+    assert result == sorted(result, key=lambda layer: -layer[2])
+    kinds = by_kind(result)
     assert {"Convolution", "FullyConnected"} <= {kind for kind, _, _ in kinds}
-    assert sum(seconds for _, _, seconds in kinds) == pytest.approx(sum(seconds for _, _, seconds in found))
+    assert sum(seconds for _, _, seconds in kinds) == pytest.approx(sum(seconds for _, _, seconds in result))
     with pytest.raises(EngineError):
         layers("tensorrt", tiny_model, 60, 60)

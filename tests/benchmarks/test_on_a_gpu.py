@@ -62,9 +62,9 @@ def test_the_harness_on_a_gpu(identity_2x: Path, tmp_path: Path) -> None:
 def test_layers_of_tensorrt(tiny_model: Path) -> None:
     done = on_fake_gpu("benchmarks.layers", "tensorrt", str(tiny_model), "60x60")
     assert done.returncode == 0, done.stderr
-    found = [(name, kind, seconds) for name, kind, seconds in json.loads(done.stdout.splitlines()[-1])]
-    assert [name for name, *_ in found] == ["attention_2", "conv_3", "conv_1"]
-    assert [(kind, count, round(seconds, 6)) for kind, count, seconds in by_kind(found)] == [
+    result = [(name, kind, seconds) for name, kind, seconds in json.loads(done.stdout.splitlines()[-1])]
+    assert [name for name, *_ in result] == ["attention_2", "conv_3", "conv_1"]
+    assert [(kind, count, round(seconds, 6)) for kind, count, seconds in by_kind(result)] == [
         ("attention", 1, 0.003),
         ("conv", 2, 0.0025),
     ]

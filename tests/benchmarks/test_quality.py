@@ -226,9 +226,9 @@ def altered(change: str) -> Method:
 )
 def test_checks_find_the_fault_and_only_that(change: str, failing: set[str]) -> None:
     checks = quality_checks.run_checks(altered(change))
-    found = {name for name, check in checks.items() if not check["passed"]}
+    result = {name for name, check in checks.items() if not check["passed"]}
     # A grid of bright lines also changes the mean color; that is no mistake of the check.
-    assert found - ({"color shift"} if change == "gridded" else set()) == failing
+    assert result - ({"color shift"} if change == "gridded" else set()) == failing
     json.dumps(checks, allow_nan=False)
 
 
@@ -274,8 +274,8 @@ def test_a_missing_peer_is_a_row(
     assert row["clean"]["psnr_y_db"]["pictures"] == {"drawn": row["clean"]["psnr_y_db"]["mean"]}
     assert row["laserdisc"]["flicker_steps"]["mean"] > 1
     assert row["laserdisc"]["chroma_flicker_steps"]["mean"] > 0.5
-    found = result["differences"]["from"]["Lanczos"]["clean"]["psnr_y_db"]
-    assert (found["pictures"], found["wins"], found["standard_error"]) == (1, 0, None)
+    results = result["differences"]["from"]["Lanczos"]["clean"]["psnr_y_db"]
+    assert (results["pictures"], results["wins"], results["standard_error"]) == (1, 0, None)
     printed = capsys.readouterr().out
     assert "| Real-CUGAN | not installed" in printed
     assert "| Lanczos | -" in printed.split("bicubic minus")[1]
@@ -310,8 +310,8 @@ def test_a_model_of_another_scale_is_refused(folder: Path, tmp_path: Path) -> No
 
 def test_differences_have_a_spread_and_winners() -> None:
     ours, other = {"a": 3.0, "b": 2.0, "c": 5.0, "d": None}, {"a": 1.0, "b": 2.5, "c": 4.0, "e": 1.0}
-    found = quality_spread.difference(ours, other, "psnr_y_db")
-    assert found == {"mean": 0.8333, "standard_error": 0.7265, "wins": 2, "pictures": 3}
+    result = quality_spread.difference(ours, other, "psnr_y_db")
+    assert result == {"mean": 0.8333, "standard_error": 0.7265, "wins": 2, "pictures": 3}
     lower = quality_spread.difference(ours, other, "chroma_error_steps")
     assert lower is not None
     assert lower["wins"] == 1
@@ -319,7 +319,7 @@ def test_differences_have_a_spread_and_winners() -> None:
     assert sharp is not None
     assert sharp["wins"] == 1, "the one that is nearer to 1"
     assert quality_spread.difference({}, other, "ssim") is None
-    assert quality_spread.spread(found) == "+0.83 ± 0.73 (2/3)"
+    assert quality_spread.spread(result) == "+0.83 ± 0.73 (2/3)"
     assert set(quality_measures.MEASURES) | set(quality_measures.HELD_MEASURES) == {
         *quality_spread.HIGHER_IS_BETTER,
         "sharpness",

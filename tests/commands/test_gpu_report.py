@@ -49,8 +49,8 @@ def test_a_report_of_everything(identity_2x: Path, tmp_path: Path) -> None:
     assert tensorrt["share"] == pytest.approx(tensorrt["fps_vapoursynth"] / tensorrt["fps_alone"], abs=1e-3)
     assert tensorrt["reopening_s"] < tensorrt["opening_s"], "the second start builds again"
     assert "PyTorch is built without CUDA" in torch["error"]
-    for told in ("Fake RTX", "fps alone", "through VapourSynth", "dB to fp32", "please post it"):
-        assert told in done.stdout
+    for messages in ("Fake RTX", "fps alone", "through VapourSynth", "dB to fp32", "please post it"):
+        assert messages in done.stdout
     assert str(tmp_path) not in json.dumps(report), "places of this machine are nobody's business"
 
 

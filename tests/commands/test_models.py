@@ -64,8 +64,8 @@ def test_info_says_which_parts_are_at_work(
     path = tmp_path / "silent.safetensors"
     save_file(silence(make_tensors(7, **PATTERN)), path)
     assert main(["models", "info", str(path), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["at work"] == "attention in 3, feed-forward networks in 2 of 6 blocks"
+    result = json.loads(capsys.readouterr().out)
+    assert result["at work"] == "attention in 3, feed-forward networks in 2 of 6 blocks"
     tensors = make_tensors(7, **PATTERN)
     tensors["conv_after.weight"][0, 0] = np.nan
     save_file(tensors, path)
@@ -77,27 +77,27 @@ def test_info_of_an_artcnn_says_what_it_works_on(tmp_path: Path, capsys: pytest.
     for config, works, blocks in ((C_LUMA, "luma", "inner convolutions"), (R_CHROMA, "chroma", "residual blocks")):
         save_file(random_tensors(config), tmp_path / "artcnn.safetensors")
         assert main(["models", "info", str(tmp_path / "artcnn.safetensors"), "--json"]) == 0
-        found = json.loads(capsys.readouterr().out)
-        assert (found["architecture"], found["works on"], found["scale"]) == (config.name, works, config.scale)
-        assert (found["filters"], found[blocks]) == (config.filters, config.blocks)
-        assert found["TFLOP per 720×540 frame"] == round(config.work(540, 720) / 1e12, 3)
+        result = json.loads(capsys.readouterr().out)
+        assert (result["architecture"], result["works on"], result["scale"]) == (config.name, works, config.scale)
+        assert (result["filters"], result[blocks]) == (config.filters, config.blocks)
+        assert result["TFLOP per 720×540 frame"] == round(config.work(540, 720) / 1e12, 3)
 
 
 def test_info_of_an_fdat_says_what_it_is_made_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("spandrel")
     path = fdat(tmp_path / "fdat.safetensors", window_size=5, unshuffle_mod=True).path
     assert main(["models", "info", str(path), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["architecture"], found["scale"], found["padded to multiples of"]) == ("FDAT", 2, 2)
-    assert (found["embed_dim"], found["heads"], found["window"], found["unshuffle"]) == (32, 2, "5×5", 2)
-    assert (found["groups"], found["blocks of a group"]) == (1, "spatial channel spatial channel")
-    assert (found["ffn width"], found["upsampler"]) == (64, "transpose+conv")
+    result = json.loads(capsys.readouterr().out)
+    assert (result["architecture"], result["scale"], result["padded to multiples of"]) == ("FDAT", 2, 2)
+    assert (result["embed_dim"], result["heads"], result["window"], result["unshuffle"]) == (32, 2, "5×5", 2)
+    assert (result["groups"], result["blocks of a group"]) == (1, "spatial channel spatial channel")
+    assert (result["ffn width"], result["upsampler"]) == (64, "transpose+conv")
 
 
 def test_info_of_an_onnx_file_says_what_white_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(doubler(tmp_path / "x.onnx", channels=1)), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["works on"], found["white"]) == ("luma", "1 in its input, 1 in its output")
+    result = json.loads(capsys.readouterr().out)
+    assert (result["works on"], result["white"]) == ("luma", "1 in its input, 1 in its output")
 
 
 def test_relative_files_are_remembered_whole(

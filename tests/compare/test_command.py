@@ -27,7 +27,7 @@ def files(write: Writer, film: list[Drawing]) -> tuple[Path, Path]:
 
 
 def numbers(line: str) -> list[float]:
-    return [float(found) for found in re.findall(r"-?\d+\.\d+", line)]
+    return [float(result) for result in re.findall(r"-?\d+\.\d+", line)]
 
 
 def test_pictures_numbers_and_page(
@@ -35,7 +35,7 @@ def test_pictures_numbers_and_page(
 ) -> None:
     out = tmp_path / "made" / "here"
     assert main(["compare", *map(str, files), "--frames", "8", "40", "--out", str(out), "--html"]) == 0
-    table, told = capsys.readouterr()
+    table, messages = capsys.readouterr()
     lines = table.splitlines()
     assert lines[1].split()[:2] == ["8", "10"]
     assert lines[2].split()[:2] == ["40", "50"]
@@ -46,7 +46,7 @@ def test_pictures_numbers_and_page(
         assert score > 70
     assert "asked for" in lines[1]
     assert lines[-1] == f"7 files in {out}; open {out / 'compare.html'}"
-    assert "compare: frame 40 (2 of 2)" in told
+    assert "compare: frame 40 (2 of 2)" in messages
     names = sorted(path.name for path in out.iterdir())
     assert names == [
         "compare.html",

@@ -39,8 +39,8 @@ def test_a_file_that_starts_some_frames_later_is_matched_by_likeness(
     """Neighbors are looked at first, then a second to either side."""
     before = open_video(write("a.y4m", clip_of(film)))
     after = open_video(write("b.y4m", clip_of(film[max(0, shift) :] if shift > 0 else film[:1] * -shift + film)))
-    found = pairs(before, Thumbnails(after), [5, 18, 30])
-    assert [pair.before for pair in found] == [5 + shift, 18 + shift, 30 + shift]
+    result = pairs(before, Thumbnails(after), [5, 18, 30])
+    assert [pair.before for pair in result] == [5 + shift, 18 + shift, 30 + shift]
 
 
 def test_a_partner_that_cannot_be_read_gives_way_to_its_neighbor(write: Writer, film: list[Drawing]) -> None:
@@ -76,9 +76,9 @@ def test_offset_says_what_is_left_out(write: Writer) -> None:
     after = open_video(write("b.y4m", clip_of(film[96:])))
     (lost,) = pairs(before, Thumbnails(after), [20])
     assert lost.likeness < 0.7
-    (found,) = pairs(before, Thumbnails(after), [20], offset=4)
-    assert found.before == 116
-    assert found.likeness == pytest.approx(1)
+    (result,) = pairs(before, Thumbnails(after), [20], offset=4)
+    assert result.before == 116
+    assert result.likeness == pytest.approx(1)
     assert common(before, after, 4) == range(96)
     assert common(before, after, 6) == range(48)
     with pytest.raises(ArgumentError, match=r"--offset 9 leaves nothing to compare: a\.y4m is 8\.0 s long"):
@@ -89,8 +89,8 @@ def test_borders_that_were_cut_off_are_left_out(write: Writer, film: list[Drawin
     framed = [np.pad(picture, ((12, 8), (16, 24), (0, 0))) for picture in film]
     before = open_video(write("a.y4m", clip_of(framed)))
     after = open_video(write("b.y4m", clip_of(film)))
-    found = pairs(before, Thumbnails(after), [3, 25, 50])
-    cut, again = without_borders(before, Thumbnails(after), found)
+    result = pairs(before, Thumbnails(after), [3, 25, 50])
+    cut, again = without_borders(before, Thumbnails(after), result)
     assert (cut.clip.width, cut.clip.height) == (240, 160)
     assert [pair.likeness for pair in again] == pytest.approx([1, 1, 1], abs=1e-4)
     assert [(pair.before, pair.after) for pair in again] == [(3, 3), (25, 25), (50, 50)]
@@ -99,5 +99,5 @@ def test_borders_that_were_cut_off_are_left_out(write: Writer, film: list[Drawin
 def test_borders_that_both_have_stay(write: Writer, film: list[Drawing]) -> None:
     framed = [np.pad(picture, ((12, 8), (16, 24), (0, 0))) for picture in film]
     before, after = (open_video(write(name, clip_of(framed))) for name in ("a.y4m", "b.y4m"))
-    found = pairs(before, Thumbnails(after), [3, 25])
-    assert without_borders(before, Thumbnails(after), found) == (before, found)
+    result = pairs(before, Thumbnails(after), [3, 25])
+    assert without_borders(before, Thumbnails(after), result) == (before, result)

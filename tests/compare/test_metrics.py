@@ -81,9 +81,9 @@ def test_ssimulacra2_of_equal_and_softened_frames(plane: Plane) -> None:
 
 def test_what_cannot_be_measured_is_nan_and_left_out_of_the_mean() -> None:
     tiny = np.full((9, 9, 3), 0.5, np.float32)
-    found = metrics.measure((tiny, tiny), (tiny, tiny), float("nan"))
-    assert all(math.isnan(getattr(found, name)) for name in Metrics.__slots__)
+    result = metrics.measure((tiny, tiny), (tiny, tiny), float("nan"))
+    assert all(math.isnan(getattr(result, name)) for name in Metrics.__slots__)
     whole = Metrics(1, 2, 3, 4, 0.5, 60)
-    assert mean([found, whole]) == whole
+    assert mean([result, whole]) == whole
     assert mean([whole, Metrics(3, 4, 5, 6, 0.75, 80)]) == Metrics(2, 3, 4, 5, 0.625, 70)
-    assert math.isnan(mean([found]).ssim)
+    assert math.isnan(mean([result]).ssim)

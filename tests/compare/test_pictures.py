@@ -73,9 +73,9 @@ def test_uris_hold_the_picture() -> None:
     assert uri.startswith("data:image/png;base64,")
     assert np.array_equal(np.asarray(of(uri)), np.asarray(crop))
     wide = Image.new("RGB", (2880, 2160), (10, 200, 90))
-    found = of(pictures.frame_uri(wide))
-    assert found.size == (1920, 1440)
-    assert np.abs(np.asarray(found, int) - np.asarray(wide.resize((1920, 1440)), int)).max() <= 2
+    result = of(pictures.frame_uri(wide))
+    assert result.size == (1920, 1440)
+    assert np.abs(np.asarray(result, int) - np.asarray(wide.resize((1920, 1440)), int)).max() <= 2
 
 
 def test_a_file_that_cannot_be_written_says_so_and_leaves_nothing(tmp_path: Path) -> None:

@@ -144,29 +144,29 @@ def test_an_excerpt_has_whole_pieces_from_all_of_a_film(tmp_path: Path, monkeypa
                 frame.pts = n
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
-        found = make_excerpt(path, tmp_path / f"{name}.excerpt")
-        assert found is not None, name
-        assert found.duration == pytest.approx(60, abs=2)  # of a program stream the last times that are told
-        assert len(found.pieces) == excerpt.PIECES
-        assert found.pieces[-1].film > 50
-        with av.open(str(found.path)) as container:
+        result = make_excerpt(path, tmp_path / f"{name}.excerpt")
+        assert result is not None, name
+        assert result.duration == pytest.approx(60, abs=2)  # of a program stream the last times that are told
+        assert len(result.pieces) == excerpt.PIECES
+        assert result.pieces[-1].film > 50
+        with av.open(str(result.path)) as container:
             shades = [float(frame.to_ndarray()[:48].mean()) for frame in container.decode(video=0)]
         assert excerpt.PIECES * 10 <= len(shades) <= excerpt.PIECES * 30, name
         for n, shade in enumerate(shades):
-            assert (shade - 40) / 3 == pytest.approx(found.in_film(n / 25), abs=1.6), (name, n)
+            assert (shade - 40) / 3 == pytest.approx(result.in_film(n / 25), abs=1.6), (name, n)
 
 
 def test_frames_at_seams_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their fields may be matched with those of another piece."""
     monkeypatch.setattr(excerpt, "SEAM", 0.19)
-    found = Excerpt(Path("film"), [Piece(0, 10), Piece(1, 50), Piece(2, 90)], 100)
+    result = Excerpt(Path("film"), [Piece(0, 10), Piece(1, 50), Piece(2, 90)], 100)
     blank = vs.core.std.BlankClip(format=vs.GRAY8, width=16, height=16, length=75, fpsnum=25, fpsden=1)
     clip = blank.std.FrameEval(lambda n: blank.std.SetFrameProps(number=n))
-    left, times = preview._without_seams(clip, np.arange(75) / 25, found)
+    left, times = preview._without_seams(clip, np.arange(75) / 25, result)
     numbers = [frame.props["number"] for frame in left.frames(close=True)]
     assert numbers == [*range(5, 21), *range(30, 46), *range(55, 75)]
     assert [round(time * 25) for time in times] == numbers
-    assert found.in_film(times[16]) == pytest.approx(50.2)
+    assert result.in_film(times[16]) == pytest.approx(50.2)
 
 
 def test_a_short_film_is_no_excerpt(write: Writer, film: list[Drawing], tmp_path: Path) -> None:

@@ -138,12 +138,12 @@ def test_raw_streams_have_the_times_of_their_frame_rate(tmp_path: Path) -> None:
 def test_files_that_are_not_video_say_so(tmp_path: Path) -> None:
     text = tmp_path / "notes.mkv"
     text.write_text("to do: everything\n" * 100)
-    for path, said in (
+    for path, output in (
         (text, "cannot be read as video"),
         (tmp_path / "gone.mkv", "does not exist"),
         (tmp_path, "is a folder"),
     ):
-        with pytest.raises(ArgumentError, match=said) as caught:
+        with pytest.raises(ArgumentError, match=output) as caught:
             open_video(path)
         assert str(path) in str(caught.value)
         assert "such as episode.mkv" in str(caught.value)

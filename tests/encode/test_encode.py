@@ -22,9 +22,9 @@ def done(result: "subprocess.CompletedProcess[str]") -> str:
 def test_telecined_film_comes_out_as_the_film_it_was(
     encode: Encode, film: Path, telecined: Path, tmp_path: Path
 ) -> None:
-    said = done(encode(telecined, tmp_path / "a.mkv", "--chunk", "0.02"))
-    assert "telecined film" in said
-    assert "top field first" in said
+    output = done(encode(telecined, tmp_path / "a.mkv", "--chunk", "0.02"))
+    assert "telecined film" in output
+    assert "top field first" in output
     done(encode(film, tmp_path / "b.mkv", "--field", "progressive"))
     # every film frame, and each as it was before
     assert decoded(tmp_path / "a.mkv") == decoded(tmp_path / "b.mkv")
@@ -97,8 +97,8 @@ def test_sound_subtitles_chapters_and_attachments_stay_and_in_sync(
         ]
     )
     output = tmp_path / "out.mkv"
-    said = done(encode(source, output, "--chunk", "0.03"))
-    assert "kept: audio 1: ac3 (jpn); subtitle 2: srt (eng)" in said
+    messages = done(encode(source, output, "--chunk", "0.03"))
+    assert "kept: audio 1: ac3 (jpn); subtitle 2: srt (eng)" in messages
     with av.open(str(source)) as before, av.open(str(output)) as after:
         assert [s.type for s in after.streams] == ["video", "audio", "subtitle", "attachment"]
         assert after.streams.audio[0].language == "jpn"
@@ -147,8 +147,8 @@ def test_a_variable_rate_is_kept(encode: Encode, tmp_path: Path) -> None:
             packet.pts = packet.dts = stamps[n]
             packet.duration = 0
             out.mux(packet)
-    said = done(encode(source, tmp_path / "out.mkv", "--preset", "x264", "--chunk", "0.02"))
-    assert "a variable rate" in said
+    output = done(encode(source, tmp_path / "out.mkv", "--preset", "x264", "--chunk", "0.02"))
+    assert "a variable rate" in output
     assert [round(time * 1000) for time in times(tmp_path / "out.mkv")] == stamps
     done(encode(source, tmp_path / "out.mp4", "--preset", "x265"))
     assert [round(time * 1000) for time in times(tmp_path / "out.mp4")] == stamps

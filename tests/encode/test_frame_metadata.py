@@ -72,19 +72,19 @@ def insert(path: Path, target: Path, messages: Callable[[int], Messages]) -> Pat
 def test_decoders_find_what_was_put_in(codec: str, suffix: str, tmp_path: Path) -> None:
     plain = write(moving(COUNT), tmp_path / "plain.mkv", "30000/1001", *CODERS[codec])
     path = insert(plain, tmp_path / f"out{suffix}", lambda n: Messages(DISPLAY, LIGHT, spoken(n)))
-    told = side_data(path)
-    assert [one["A53_CC"] for one in told] == [spoken(n) for n in range(COUNT)]
-    found = find(open_source(path, tmp_path / "index"))
-    assert found.light == LIGHT
-    assert found.display is not None
+    messages = side_data(path)
+    assert [one["A53_CC"] for one in messages] == [spoken(n) for n in range(COUNT)]
+    result = find(open_source(path, tmp_path / "index"))
+    assert result.light == LIGHT
+    assert result.display is not None
     pairs = zip(
-        (*found.display.primaries, found.display.brightest, found.display.darkest),
+        (*result.display.primaries, result.display.brightest, result.display.darkest),
         (*DISPLAY.primaries, DISPLAY.brightest, DISPLAY.darkest),
         strict=True,
     )
     assert max(abs(a - b) for a, b in pairs) < (1e-4 if codec == "av1" else 1e-9)  # AV1 has other units
-    assert [captions for _, captions in found.captions] == [spoken(n) for n in range(COUNT)]
-    assert [round(time * RATE) for time, _ in found.captions] == list(range(COUNT))
+    assert [captions for _, captions in result.captions] == [spoken(n) for n in range(COUNT)]
+    assert [round(time * RATE) for time, _ in result.captions] == list(range(COUNT))
     # Pictures are what they were.
     with av.open(str(plain)) as before, av.open(str(path)) as after:
         for one, other in zip(before.decode(video=0), after.decode(video=0), strict=True):
@@ -95,9 +95,9 @@ def test_zeros_are_escaped(tmp_path: Path) -> None:
     black = Messages(MasteringDisplay((Fraction(0),) * 8, Fraction(0), Fraction(0)), LightLevel(0, 3), bytes(93))
     for codec in ("h264", "hevc"):
         plain = write(moving(2), tmp_path / f"{codec}.mkv", "30000/1001", *CODERS[codec])
-        told = side_data(insert(plain, tmp_path / f"out_{codec}.mkv", lambda n: black))
-        assert [one["CONTENT_LIGHT_LEVEL"] for one in told] == [b"\0\0\0\0\3\0\0\0"] * 2
-        assert [one["A53_CC"] for one in told] == [bytes(93)] * 2
+        messages = side_data(insert(plain, tmp_path / f"out_{codec}.mkv", lambda n: black))
+        assert [one["CONTENT_LIGHT_LEVEL"] for one in messages] == [b"\0\0\0\0\3\0\0\0"] * 2
+        assert [one["A53_CC"] for one in messages] == [bytes(93)] * 2
 
 
 @pytest.fixture
@@ -140,25 +140,25 @@ def a53(triplets: bytes) -> bytes:
 def test_captions_of_discs_and_television(
     mpeg2: Callable[[Callable[[int], bytes], str], Path], name: str, tmp_path: Path
 ) -> None:
-    found = find(open_source(mpeg2(lambda n: a53(spoken(n)), name), tmp_path / "index"))
-    assert sorted(captions for _, captions in found.captions) == [spoken(n) for n in range(COUNT)]
-    assert found.kept("hevc") == ["closed captions"]
-    assert found.left("", "prores_ks") == ["closed captions (prores_ks has no place for it)"]
+    result = find(open_source(mpeg2(lambda n: a53(spoken(n)), name), tmp_path / "index"))
+    assert sorted(captions for _, captions in result.captions) == [spoken(n) for n in range(COUNT)]
+    assert result.kept("hevc") == ["closed captions"]
+    assert result.left("", "prores_ks") == ["closed captions (prores_ks has no place for it)"]
 
 
 def test_captions_as_dvds_have_them(mpeg2: Callable[[Callable[[int], bytes], str], Path], tmp_path: Path) -> None:
     data = b"CC\x01\xf8" + bytes([0x80 | 1 << 1]) + b"\xff\x94\x2c\xfe\x80\x80"
-    found = find(open_source(mpeg2(lambda n: data, "a.vob"), tmp_path / "index"))
-    assert found.kept("h264") == ["closed captions"]
-    assert all(b"\x94\x2c" in captions for _, captions in found.captions)
+    result = find(open_source(mpeg2(lambda n: data, "a.vob"), tmp_path / "index"))
+    assert result.kept("h264") == ["closed captions"]
+    assert all(b"\x94\x2c" in captions for _, captions in result.captions)
 
 
 @pytest.mark.parametrize("triplets", [b"\xfc\x80\x80\xfd\x80\x80", b"\xf8AB\xf9CD", b""])
 def test_captions_that_only_fill_up_are_none(
     mpeg2: Callable[[Callable[[int], bytes], str], Path], triplets: bytes, tmp_path: Path
 ) -> None:
-    found = find(open_source(mpeg2(lambda n: a53(triplets), "a.ts"), tmp_path / "index"))
-    assert (found.kept("hevc"), found.left("hevc", "libx265")) == ([], [])
+    result = find(open_source(mpeg2(lambda n: a53(triplets), "a.ts"), tmp_path / "index"))
+    assert (result.kept("hevc"), result.left("hevc", "libx265")) == ([], [])
 
 
 def test_captions_go_to_the_nearest_frame_and_none_is_lost() -> None:
@@ -169,8 +169,8 @@ def test_captions_go_to_the_nearest_frame_and_none_is_lost() -> None:
     assert of.per_frame(Timing(RATE, late), 10) == [spoken(n) for n in range(10)]
     # Telecined film: five frames become four, and what two of them said is said by one, without what fills up.
     film = of.per_frame(Timing(RATE * 4 / 5, Fraction(0)), 8)
-    said = b"".join(film)
-    assert [said[at + 1] for at in range(0, len(said), 3) if said[at] == 0xFC] == [0x41 + n for n in range(10)]
+    output = b"".join(film)
+    assert [output[at + 1] for at in range(0, len(output), 3) if output[at] == 0xFC] == [0x41 + n for n in range(10)]
     assert all(film)
     # More than a frame can hold goes on in the next ones.
     full = bytes([0xFC, 1, 2]) * 31
@@ -272,13 +272,13 @@ def test_a_film_in_hdr_with_captions(
     assert result.returncode == 0, result.stderr
     assert "kept: HDR mastering display; HDR content light level; closed captions\n" in result.stderr
     assert "NOT kept" not in result.stderr
-    told = side_data(tmp_path / name)
-    assert [one["A53_CC"] for one in told] == [spoken(n) for n in range(COUNT)]
+    messages = side_data(tmp_path / name)
+    assert [one["A53_CC"] for one in messages] == [spoken(n) for n in range(COUNT)]
     if "-x265-params" in further:  # the user's own win
-        assert told[0]["CONTENT_LIGHT_LEVEL"] == b"\x07\0\0\0\3\0\0\0"
+        assert messages[0]["CONTENT_LIGHT_LEVEL"] == b"\x07\0\0\0\3\0\0\0"
     else:
         names = ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")
-        assert {key: told[0][key] for key in names} == {key: side_data(hdr)[0][key] for key in names}
+        assert {key: messages[0][key] for key in names} == {key: side_data(hdr)[0][key] for key in names}
         assert has_hdr(tmp_path / name)
     with av.open(str(tmp_path / name)) as container:
         context = container.streams.video[0].codec_context

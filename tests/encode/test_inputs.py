@@ -93,8 +93,8 @@ def test_a_subtitle_that_begins_late_is_there(big: Path, tmp_path: Path) -> None
         assert len(container.streams) == 1
     with open_input(tmp_path / "a.vob") as container:
         assert [s.type for s in container.streams] == ["video", "subtitle"]
-        found = [p.pts for p in container.demux(subtitles=0) if p.size]
-        assert found == [stamp]
+        result = [p.pts for p in container.demux(subtitles=0) if p.size]
+        assert result == [stamp]
 
 
 def test_flash_video_whose_sound_begins_late(tmp_path: Path) -> None:
@@ -168,10 +168,10 @@ def test_which_video_is_taken(tmp_path: Path, sources: tuple[str], dispositions:
     maps = [word for n in range(len(sources)) for word in ("-map", str(n))]
     flags = [word for n, which in enumerate(dispositions) for word in (f"-disposition:v:{n}", which)]
     make(*lavfi(*sources), *maps, "-c:v", "mjpeg", "-pix_fmt", "yuvj420p", *flags, tmp_path / "a.nut")
-    found = video_track(tmp_path / "a.nut")
-    assert found is not None
-    assert found.index == taken
-    assert bool(found.why) == (len(sources) > 1)
+    result = video_track(tmp_path / "a.nut")
+    assert result is not None
+    assert result.index == taken
+    assert bool(result.why) == (len(sources) > 1)
 
 
 def test_a_cover_is_no_film(tmp_path: Path) -> None:
@@ -191,12 +191,12 @@ def test_a_cover_is_no_film(tmp_path: Path) -> None:
         "0",
         tmp_path / "a.mp4",
     )
-    found = video_track(tmp_path / "a.mp4")
-    assert found is not None
+    result = video_track(tmp_path / "a.mp4")
+    assert result is not None
     with av.open(str(tmp_path / "a.mp4")) as container:
         assert len(container.streams.video) == 2
-        assert container.streams[found.index].codec_context.name == "mpeg4"
-    assert found.why == ""
+        assert container.streams[result.index].codec_context.name == "mpeg4"
+    assert result.why == ""
 
 
 def test_a_cover_alone_is_no_video(tmp_path: Path) -> None:
@@ -329,8 +329,8 @@ def test_pixels_of_a_picture_that_is_turned_are_turned(tmp_path: Path) -> None:
     source = "testsrc=size=96x64:rate=25:duration=0.2,setsar=4/3"
     make(*lavfi(source), "-pix_fmt", "yuv420p", "-c:v", "libx264", tmp_path / "flat.mp4")
     make("-display_rotation", "90", "-i", tmp_path / "flat.mp4", "-c", "copy", tmp_path / "tall.mp4")
-    found = open_source(tmp_path / "tall.mp4", tmp_path / "index")
-    assert (found.clip.width, found.clip.height, found.sar) == (64, 96, Fraction(3, 4))
+    result = open_source(tmp_path / "tall.mp4", tmp_path / "index")
+    assert (result.clip.width, result.clip.height, result.sar) == (64, 96, Fraction(3, 4))
 
 
 def test_shapes_are_found_in_streams_without_times(tmp_path: Path) -> None:
@@ -411,12 +411,12 @@ def test_what_fails_is_told_in_a_sentence(
         quiet.setLevel(logging.WARNING)
         caplog.clear()
         assert cli.main(["encode", *inputs, *target, "--model", str(identity_2x), "--preset", "ffv1", *verbose]) == 1
-        said = capsys.readouterr().err
-        assert "Traceback" not in said
+        output = capsys.readouterr().err
+        assert "Traceback" not in output
         assert any(record.exc_info for record in caplog.records) == bool(verbose)
-        assert said.splitlines()[-1].startswith("vsfdatrd: ")
-        assert sentence(error) in said
-        assert said.count("This should not happen") == (1 + several) * isinstance(error, (ValueError, av.FFmpegError))
+        assert output.splitlines()[-1].startswith("vsfdatrd: ")
+        assert sentence(error) in output
+        assert output.count("This should not happen") == (1 + several) * isinstance(error, (ValueError, av.FFmpegError))
 
 
 @pytest.mark.parametrize(

@@ -102,8 +102,8 @@ def test_real_interlace_is_told_from_telecine(tmp_path: Path) -> None:
         woven, tmp_path / "video.mkv", "30000/1001", "vf=setfield=tff", "-field_order", "tt", "-flags", "+ildct"
     )
     source = open_source(path, tmp_path / "index")
-    found = field_detection.decide(source.clip, source.rate, "auto")
-    assert found.kind == "deint"
+    result = field_detection.decide(source.clip, source.rate, "auto")
+    assert result.kind == "deint"
     assert field_detection.decide(source.clip, source.rate, "progressive").kind == "progressive"
 
 
@@ -179,8 +179,8 @@ def test_parts_of_machines_with_other_cpus_belong_together(tmp_path: Path) -> No
 
 
 def test_where_frames_are_made_is_no_other_setting() -> None:
-    found, film, index = field_detection.Fields("progressive", True, ""), Path("/film.mkv"), Path("/place/index")
-    text, other = (script.prepare(film, 0, index, found, Borders(), device, "1") for device in ("0", "0,1"))
+    result, film, index = field_detection.Fields("progressive", True, ""), Path("/film.mkv"), Path("/place/index")
+    text, other = (script.prepare(film, 0, index, result, Borders(), device, "1") for device in ("0", "0,1"))
     assert text != other
     assert script.without_devices(text) == script.without_devices(other)
     assert "cachepath='/there/index'" in script.with_index(text, index, Path("/there/index"))

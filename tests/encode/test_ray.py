@@ -241,17 +241,19 @@ def test_addresses_that_are_none(identity_2x: Path, film: Path, tmp_path: Path) 
     ):
         with pytest.raises(ArgumentError, match=sentence):
             connect.check_address(address)
-        status, said = run(*words, "--ray", address)
-        assert (status, sentence in said) == (1, True), said
-    status, said = run(*words, "--ray", "auto", "--device", "0", "1")
-    assert (status, "it is Ray that deals them out" in said) == (1, True), said
+        status, output = run(*words, "--ray", address)
+        assert (status, sentence in output) == (1, True), output
+    status, output = run(*words, "--ray", "auto", "--device", "0", "1")
+    assert (status, "it is Ray that deals them out" in output) == (1, True), output
 
 
 def test_without_ray_there_is_a_sentence(identity_2x: Path, film: Path, tmp_path: Path) -> None:
     words = command(identity_2x, film, tmp_path / "out.mkv", "--ray", "auto")
     program = "import sys; sys.modules['ray'] = None; from vsfdatrd.cli import main; sys.exit(main(sys.argv[1:]))"
-    status, said = run(sys.executable, "-c", program, *words[3:])
-    assert (status, "--ray needs Ray, which is not installed; pip install 'vsfdatrd[ray]'" in said) == (1, True), said
+    status, output = run(sys.executable, "-c", program, *words[3:])
+    assert (status, "--ray needs Ray, which is not installed; pip install 'vsfdatrd[ray]'" in output) == (1, True), (
+        output
+    )
 
 
 @with_ray
@@ -261,9 +263,9 @@ def test_without_a_cluster_there_is_a_sentence(identity_2x: Path, film: Path, tm
     if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
         alone = []
     for address in (*(["auto"] if alone else []), "127.0.0.1:9"):
-        status, said = run(*alone, *words, "--ray", address)
-        assert (status, said.count("\n")) == (1, 0)
-        assert f"--ray {address} finds no Ray cluster" in said
+        status, output = run(*alone, *words, "--ray", address)
+        assert (status, output.count("\n")) == (1, 0)
+        assert f"--ray {address} finds no Ray cluster" in output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -271,10 +273,10 @@ def test_without_a_cluster_there_is_a_sentence(identity_2x: Path, film: Path, tm
 def test_another_version_is_a_sentence(cluster: Machines, identity_2x: Path, film: Path, tmp_path: Path) -> None:
     words = command(identity_2x, film, tmp_path / "out.mkv", "--ray", cluster.address)
     program = "import ray, sys; ray.__version__ = '1.2.3'; from vsfdatrd.cli import main; sys.exit(main(sys.argv[1:]))"
-    status, said = run(sys.executable, "-c", program, *words[3:])
-    assert (status, said.count("\n")) == (1, 0), said
-    assert "and here is Ray 1.2.3 on Python 3" in said
-    assert said.endswith("install the same on all machines")
+    status, output = run(sys.executable, "-c", program, *words[3:])
+    assert (status, output.count("\n")) == (1, 0), output
+    assert "and here is Ray 1.2.3 on Python 3" in output
+    assert output.endswith("install the same on all machines")
 
 
 def test_parts_on_one_machine_keep_to_cpus_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

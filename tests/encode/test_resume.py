@@ -57,11 +57,11 @@ def journalled(output: Path) -> set[int]:
 
 def events(text: str) -> list[dict[str, Any]]:
     """What --json told; the last line may have been cut off."""
-    found = []
+    result = []
     for line in text.splitlines():
         with contextlib.suppress(json.JSONDecodeError):
-            found.append(json.loads(line))
-    return found
+            result.append(json.loads(line))
+    return result
 
 
 def wait_for_part(process: subprocess.Popen[str], count: int = 1) -> None:
@@ -99,13 +99,13 @@ def test_killed_at_any_moment_nothing_is_lost_but_the_part_at_work(
             os.killpg(process.pid, signal.SIGKILL)
             out, error = process.communicate()
             kills += 1
-        told = events(out)
-        names = [event["event"] for event in told]
-        assert "anew" not in names, told
-        assert "failed" not in names, (told, error)
+        messages = events(out)
+        names = [event["event"] for event in messages]
+        assert "anew" not in names, messages
+        assert "failed" not in names, (messages, error)
         if "resuming" in names:
-            assert next(event["parts"] for event in told if event["event"] == "resuming") >= len(before)
-        parts = [event["part"] - 1 for event in told if event["event"] == "part"]
+            assert next(event["parts"] for event in messages if event["event"] == "resuming") >= len(before)
+        parts = [event["part"] - 1 for event in messages if event["event"] == "part"]
         assert not before & set(parts)  # what the journal had was not made again
         made += parts
         assert len(made) == len(set(made))
@@ -138,8 +138,8 @@ def test_ctrl_c_is_a_sentence_ends_all_programs_and_goes_on_later(
     assert "Traceback" not in error
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
-    told = finish(start(film, tmp_path / "out.mkv"))
-    assert any(event["event"] == "resuming" and event["parts"] >= 1 for event in told)
+    messages = finish(start(film, tmp_path / "out.mkv"))
+    assert any(event["event"] == "resuming" and event["parts"] >= 1 for event in messages)
     assert decoded(tmp_path / "out.mkv") == reference
 
 
@@ -175,8 +175,8 @@ def test_other_settings_or_another_source_begin_anew_and_say_so(
     output.unlink()
     interrupt()
     write(moving(LENGTH)[::-1], source, "24000/1001")
-    told = finish(start(source, output))
-    assert [event["changed"] for event in told if event["event"] == "anew"] == [["source"]]
+    messages = finish(start(source, output))
+    assert [event["changed"] for event in messages if event["event"] == "anew"] == [["source"]]
     assert len(decoded(output)) == LENGTH
     assert decoded(output) != reference
 
@@ -196,19 +196,19 @@ def test_damaged_parts_and_a_damaged_journal_are_made_again(
     content[len(content) // 2] ^= 255
     part.write_bytes(content)
     process = start(film, output)
-    told = []
+    messages = []
     for line in process.stdout:
-        told.append(json.loads(line))
-        if told[-1]["event"] == "part":
+        messages.append(json.loads(line))
+        if messages[-1]["event"] == "part":
             break
-    assert next(event["parts"] for event in told if event["event"] == "resuming") == kept - 1
-    assert told[-1]["part"] == 1
+    assert next(event["parts"] for event in messages if event["event"] == "resuming") == kept - 1
+    assert messages[-1]["part"] == 1
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     record = (place / "journal.json").read_bytes()
     (place / "journal.json").write_bytes(record[: len(record) // 2])
-    told = finish(start(film, output))
-    assert any("is damaged" in event["text"] for event in told if event["event"] == "anew")
+    messages = finish(start(film, output))
+    assert any("is damaged" in event["text"] for event in messages if event["event"] == "anew")
     assert decoded(output) == reference
 
 
@@ -280,9 +280,9 @@ def test_a_killed_vspipe_is_tried_again(start: Any, film: Path, reference: list[
                 victim = child if child.pid not in known and child.name() == "vspipe" else victim
     assert victim is not None
     victim.kill()
-    told = finish(process)
-    texts = [event["text"] for event in told if event["event"] == "retry"]
-    assert any("vspipe was ended by signal 9" in text for text in texts), told
+    messages = finish(process)
+    texts = [event["text"] for event in messages if event["event"] == "retry"]
+    assert any("vspipe was ended by signal 9" in text for text in texts), messages
     assert decoded(tmp_path / "out.mkv") == reference
 
 

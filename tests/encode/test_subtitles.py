@@ -88,15 +88,15 @@ def joined(film: Path, source: Path, target: Path) -> streams.Kept:
 def shown(path: Path) -> list[tuple[float, float, str]]:
     """When each subtitle begins and ends, in seconds, and its text without styles, as FFmpeg reads them."""
     text = run([ffmpeg(), "-v", "error", "-i", str(path), "-map", "0:s:0", "-c:s", "text", "-f", "srt", "-"]).decode()
-    found = []
+    result = []
     for block in text.replace("\r", "").strip().split("\n\n"):
         _, times, *lines = block.splitlines()
         begin, end = (
             sum(float(part) * 60**n for n, part in enumerate(reversed(time.replace(",", ".").split(":"))))
             for time in times.split(" --> ")
         )
-        found.append((begin, end, "\n".join(lines)))
-    return found
+        result.append((begin, end, "\n".join(lines)))
+    return result
 
 
 @pytest.mark.parametrize(
@@ -128,10 +128,12 @@ def test_text_stays(film: Path, codec: str, before: str, after: str, becomes: st
         assert stream.language == "jpn"
         if before == after == ".mkv":  # the others do not say it
             assert stream.disposition & av.stream.Disposition.forced
-    told = shown(target)
-    assert [text for _, _, text in told] == LINES
+    messages = shown(target)
+    assert [text for _, _, text in messages] == LINES
     assert all(
-        abs(a - b) < 0.011 for one, times in zip(told, TIMES, strict=True) for a, b in zip(one[:2], times, strict=True)
+        abs(a - b) < 0.011
+        for one, times in zip(messages, TIMES, strict=True)
+        for a, b in zip(one[:2], times, strict=True)
     )
 
 
@@ -215,9 +217,9 @@ def test_tracks_of_captions(film: Path, after: str, tmp_path: Path) -> None:
     )
     kept = joined(film, source, tmp_path / f"out{after}")
     assert kept.left == ()
-    told = shown(tmp_path / f"out{after}")
-    assert [text for _, _, text in told] == ["Hello"] * 2  # the second one stays to the end, and nothing erases it
-    assert [round(begin * 30000 / 1001) for begin, _, _ in told] == [6, 44]
+    messages = shown(tmp_path / f"out{after}")
+    assert [text for _, _, text in messages] == ["Hello"] * 2  # the second one stays to the end, and nothing erases it
+    assert [round(begin * 30000 / 1001) for begin, _, _ in messages] == [6, 44]
 
 
 @pytest.mark.parametrize(

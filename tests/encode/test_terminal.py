@@ -74,8 +74,8 @@ def test_the_line_fits_and_nothing_stays_of_it(watch: Any, columns: int) -> None
         terminal.resize(other)
         terminal.until(lambda lines: len(lines[-1]) == other and lines[-1].endswith(numbers))
         step()
-        said = "it gave up"
-        lines = terminal.until(lambda lines: said in " ".join(lines))
+        output = "it gave up"
+        lines = terminal.until(lambda lines: output in " ".join(lines))
         assert "ffmpeg ended with status 9: [libx265]" in " ".join(lines)  # whole words, whatever the width
         assert lines[-1].endswith(numbers)
         step()

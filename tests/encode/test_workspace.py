@@ -125,9 +125,9 @@ def test_a_temporary_folder_of_somebody_else_is_not_used(order: Order, tmp_path:
             if os.geteuid():
                 pytest.skip("only root can give a folder away")
             os.chown(folder, 12345, 12345)
-    told = list(trial("here", {}, order, frozenset(["here"])))
-    assert [one[0] for one in told] == ["begun", "unfit"]
-    assert "that another user owns or can write; remove it there" in told[1][1]
+    messages = list(trial("here", {}, order, frozenset(["here"])))
+    assert [one[0] for one in messages] == ["begun", "unfit"]
+    assert "that another user owns or can write; remove it there" in messages[1][1]
     list(clear("here", {}, order))
     if plant != "file":
         assert (folder / "output" / "precious").exists()
@@ -136,8 +136,8 @@ def test_a_temporary_folder_of_somebody_else_is_not_used(order: Order, tmp_path:
 def test_the_temporary_folder_is_private(order: Order, tmp_path: Path) -> None:
     folder = tmp_path / "vsfdatrd-encode-somebody"
     for _ in range(2):
-        told = list(trial("here", {"index": b"x"}, order, frozenset(["here"])))
-        assert "unfit" not in [one[0] for one in told]  # it fails, but later: there is no film
+        messages = list(trial("here", {"index": b"x"}, order, frozenset(["here"])))
+        assert "unfit" not in [one[0] for one in messages]  # it fails, but later: there is no film
         assert folder.stat().st_mode & 0o7777 == 0o700
         assert (folder / "output" / "run" / "script.vpy").exists()
         folder.chmod(0o755)  # as earlier versions made it

@@ -81,8 +81,8 @@ def test_frames_in_flight_do_not_meet(medium: Checkpoint, tmp_path: Path, stream
         for slot, picture in enumerate(pictures[start : start + streams]):
             np.copyto(engine.input(slot), picture)
             engine.submit(slot)
-        for slot, wanted in enumerate(expected[start : start + streams]):
-            assert compare(wanted, engine.collect(slot), "fp16") >= 60
+        for slot, requested in enumerate(expected[start : start + streams]):
+            assert compare(requested, engine.collect(slot), "fp16") >= 60
     engine.close()
 
 
@@ -96,8 +96,8 @@ def test_the_weights_stay_where_the_graph_reads_them(tiny_model: Path, tmp_path:
     others = [torch.full((size,), float("nan"), device="cuda") for size in (64, 1024, 4096, 16384, 90000) * 50]
     np.copyto(engine.input(0), picture)
     engine.submit(0)
-    wanted = on_cpu(checkpoint, picture)
-    np.testing.assert_allclose(engine.collect(0), wanted, atol=1e-3 * np.abs(wanted).max())
+    expected = on_cpu(checkpoint, picture)
+    np.testing.assert_allclose(engine.collect(0), expected, atol=1e-3 * np.abs(expected).max())
     engine.close()
     del others
 
@@ -162,6 +162,6 @@ def test_through_the_plugin(tiny_model: Path, tmp_path: Path, monkeypatch: pytes
     checkpoint = open_checkpoint(tiny_model)
     for n, frame in enumerate(out.frames(prefetch=6)):
         assert (frame.width, frame.height) == (166, 114)
-        wanted = on_cpu(checkpoint, panned_picture(n))
-        found = np.stack([np.asarray(frame[i]) for i in range(3)])
-        np.testing.assert_allclose(found, np.clip(wanted, 0, 1), atol=2e-3)
+        expected = on_cpu(checkpoint, panned_picture(n))
+        result = np.stack([np.asarray(frame[i]) for i in range(3)])
+        np.testing.assert_allclose(result, np.clip(expected, 0, 1), atol=2e-3)

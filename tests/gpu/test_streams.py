@@ -96,12 +96,12 @@ def test_what_cannot_be_is_a_sentence_and_spoils_nothing(held: ExitStack) -> Non
         stream.captured(),
     ):
         stream.synchronize()  # which no capture bears
-    picture, found = np.arange(BYTES, dtype=np.uint8), np.zeros(BYTES, np.uint8)
+    picture, result = np.arange(BYTES, dtype=np.uint8), np.zeros(BYTES, np.uint8)
     place = held.enter_context(cuda.DeviceMemory(BYTES))
     stream.upload(place, picture.ctypes.data)
-    stream.download(found.ctypes.data, place)
+    stream.download(result.ctypes.data, place)
     stream.synchronize()
-    assert np.array_equal(found, picture)
+    assert np.array_equal(result, picture)
 
 
 def test_python_runs_while_a_frame_is_waited_for(held: ExitStack) -> None:

@@ -47,15 +47,15 @@ def _tensorrt(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Non
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Open]:
     """Opens engines, and closes them."""
-    lanes: list[SlotPool] = []
+    pool: list[SlotPool] = []
 
     def opener(checkpoint: Checkpoint, sides: tuple[int, int] = SIDES, **options: object) -> Engine:
-        wanted = Options(model=str(checkpoint.path), backend="tensorrt", **options)  # type: ignore[arg-type]
-        lanes.append(selection.open_engine(checkpoint, *sides, wanted, EngineCache(tmp_path / "cache")))
-        return lanes[-1].engine
+        expected = Options(model=str(checkpoint.path), backend="tensorrt", **options)  # type: ignore[arg-type]
+        pool.append(selection.open_engine(checkpoint, *sides, expected, EngineCache(tmp_path / "cache")))
+        return pool[-1].engine
 
     yield opener
-    for made in lanes:
+    for made in pool:
         made.engine.close()
 
 
@@ -105,8 +105,8 @@ def test_frames_in_flight_do_not_meet(opened: Open, medium: Checkpoint, streams:
         for slot, (picture, _) in part:
             np.copyto(engine.input(slot), picture)
             engine.submit(slot)
-        for slot, (_, wanted) in part:
-            assert compare(wanted, engine.collect(slot), "fp16") >= 60
+        for slot, (_, requested) in part:
+            assert compare(requested, engine.collect(slot), "fp16") >= 60
 
 
 def test_gpu_memory_is_flat_and_comes_back(opened: Open, tiny_model: Path) -> None:
@@ -136,10 +136,10 @@ def test_the_second_start_neither_builds_nor_verifies(
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
-        lanes = selection.open_engine(medium, *SIDES, options, store)
+        pool = selection.open_engine(medium, *SIDES, options, store)
         seconds.append(time.perf_counter() - start)
-        lanes.engine.close()
-        del lanes
+        pool.engine.close()
+        del pool
         gc.collect()
     print(f"first {seconds[0]:.1f} s, second {seconds[1]:.1f} s")
     assert caplog.text.count("agrees with fp32") == 1
@@ -186,6 +186,6 @@ def test_through_the_plugin(tiny_model: Path, tmp_path: Path, streams: int) -> N
     )
     checkpoint = open_checkpoint(tiny_model)
     for n, frame in enumerate(out.frames(prefetch=6)):
-        wanted = np.clip(on_cpu(checkpoint, panned_picture(n)), 0, 1)
-        found = np.stack([np.asarray(frame[i]) for i in range(3)])
-        assert compare(wanted, found, "mixed") >= 50
+        expected = np.clip(on_cpu(checkpoint, panned_picture(n)), 0, 1)
+        result = np.stack([np.asarray(frame[i]) for i in range(3)])
+        assert compare(expected, result, "mixed") >= 50

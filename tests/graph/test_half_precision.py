@@ -76,9 +76,9 @@ def test_what_is_lowered(tmp_path: Path) -> None:
     assert {narrow[name] for name in "prstme"} == {TensorProto.FLOAT}, "what passes by the layers between"
     assert mixed["c"] == TensorProto.FLOAT16
     assert {mixed[name] for name in "rstm"} == {TensorProto.FLOAT}
-    for found in (half, mixed):
-        assert found["large"] == TensorProto.FLOAT, "sizes beyond 2048 are not whole in fp16"
-        assert found["y"] == TensorProto.FLOAT
+    for result in (half, mixed):
+        assert result["large"] == TensorProto.FLOAT, "sizes beyond 2048 are not whole in fp16"
+        assert result["y"] == TensorProto.FLOAT
     assert lowered(model, GraphTarget("fp32")) is model
     assert kinds(model)["c"] == TensorProto.FLOAT, "the graph that was given has changed"
 
@@ -91,8 +91,8 @@ def test_no_value_is_cast_twice(tmp_path: Path) -> None:
     ]
     result = value("y", TensorProto.FLOAT, [1, 3, 16, 16])
     model = onnx.load(write(tmp_path / "x.onnx", nodes, [FRAME], result, {}))
-    found = Counter(each.op_type for each in lowered(model, GraphTarget("fp16")).graph.node)
-    assert found["Cast"] == 2, "once for x, and once for the result"
+    results = Counter(each.op_type for each in lowered(model, GraphTarget("fp16")).graph.node)
+    assert results["Cast"] == 2, "once for x, and once for the result"
 
 
 def test_a_weight_beyond_fp16_is_not_made_infinite(tmp_path: Path) -> None:

@@ -61,8 +61,8 @@ before = exceptions()
 print(exceptions() - before)
 print(text)
 """
-    left_over, said = run(script, PYTHONIOENCODING="utf-8").splitlines()
-    assert said.startswith("fdatrd.upscale: cannot import vsfdatrd: " + text)
-    assert said.endswith("(pip install vsfdatrd).")
-    assert "\\" not in said, "cut between characters, not within one"
+    left_over, output = run(script, PYTHONIOENCODING="utf-8").splitlines()
+    assert output.startswith("fdatrd.upscale: cannot import vsfdatrd: " + text)
+    assert output.endswith("(pip install vsfdatrd).")
+    assert "\\" not in output, "cut between characters, not within one"
     assert int(left_over) == 0

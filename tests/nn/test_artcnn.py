@@ -27,10 +27,10 @@ def test_its_name_is_its_authors(config: ArtCnnConfig) -> None:
 def test_the_configuration_is_found(config: ArtCnnConfig, layout: str) -> None:
     tensors = random_tensors(config)
     stored = tensors if layout == "own" else notebook_names(config, tensors)
-    found = own_names(stored)
-    assert found is not None
-    assert from_shapes({name: stored[key].shape for name, key in found.items()}) == config
-    assert all(stored[key] is tensors[name] for name, key in found.items())
+    result = own_names(stored)
+    assert result is not None
+    assert from_shapes({name: stored[key].shape for name, key in result.items()}) == config
+    assert all(stored[key] is tensors[name] for name, key in result.items())
 
 
 @pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)

@@ -54,11 +54,11 @@ def test_one_that_does_not_run_hides_no_other(on_path: Callable[..., list[str]],
     assert programs.ffmpeg() == programs.ffmpeg("ffv1") == free
     with pytest.raises(EncodeError) as raised:
         programs.ffmpeg("libnosuch")
-    told = str(raised.value)
-    assert told.startswith(f"{broken} ")
-    assert f"{free} has no encoder libnosuch; " in told
-    assert told.count("has no encoder libnosuch") == 2  # imageio's lacks it as well
-    assert "choose another --preset" in told
+    messages = str(raised.value)
+    assert messages.startswith(f"{broken} ")
+    assert f"{free} has no encoder libnosuch; " in messages
+    assert messages.count("has no encoder libnosuch") == 2  # imageio's lacks it as well
+    assert "choose another --preset" in messages
 
 
 def test_two_names_of_one_program_are_one(on_path: Callable[..., list[str]]) -> None:

@@ -72,13 +72,13 @@ def test_many_at_once(capsys: Captured) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    said = lines(capsys)
+    output = lines(capsys)
     for number in range(8):
-        mine = [line.removeprefix(f"fdatrd: building {number}") for line in said if f"building {number}" in line]
+        mine = [line.removeprefix(f"fdatrd: building {number}") for line in output if f"building {number}" in line]
         assert mine[0] == " ..."
         assert mine[-1].startswith(": done in ")
         assert all(line == " ... 0 s" or line.startswith(" ... ") for line in mine[1:-1])
-    assert all(line.count("fdatrd") == 1 for line in said)
+    assert all(line.count("fdatrd") == 1 for line in output)
     assert not any(thread.name == "fdatrd-progress" for thread in threading.enumerate())
 
 

@@ -65,14 +65,14 @@ def on_terminal(*words: str | Path, cwd: Path) -> bytes:
         env=os.environ | {"TERM": "xterm", "NO_COLOR": "1"},
     ):
         os.close(theirs)
-        said = b""
+        output = b""
         try:
             while piece := os.read(ours, 1 << 16):
-                said += piece
+                output += piece
         except OSError:  # the other end is closed
             pass
     os.close(ours)
-    return said
+    return output
 
 
 def test_names_and_metadata_on_a_terminal(tmp_path: Path, make_tensors: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,16 +81,16 @@ def test_names_and_metadata_on_a_terminal(tmp_path: Path, make_tensors: Any, mon
     (tmp_path / film).write_bytes(b"no film")
     save_file(make_tensors(), tmp_path / network, metadata={"model": EVIL})
     save_file({f"{EVIL}conv.weight": np.zeros((3, 3), np.float32)}, tmp_path / "odd.safetensors", metadata={"a": EVIL})
-    for words, told in (
+    for words, messages in (
         (("encode", film, "out.mkv", "--model", "small"), "film.mkv"),
         (("info", network), "architecture"),
         (("info", "odd.safetensors"), "vsfdatrd: "),
         (("info", "x", film), "OWNED"),
     ):
-        said = on_terminal(*words, cwd=tmp_path)
-        assert b"\x1b" not in said.replace(b"\x1b[?25", b"").replace(b"\x1b[2K", b""), (words, said)
-        assert b"\x07" not in said
-        assert told.encode() in said, (words, said)
+        output = on_terminal(*words, cwd=tmp_path)
+        assert b"\x1b" not in output.replace(b"\x1b[?25", b"").replace(b"\x1b[2K", b""), (words, output)
+        assert b"\x07" not in output
+        assert messages.encode() in output, (words, output)
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-8", "ascii:strict", "ascii:surrogateescape"])

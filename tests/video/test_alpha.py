@@ -72,10 +72,10 @@ def test_frames_may_differ_in_it(identity_2x: Path, cache: Path) -> None:
         plain.std.SetFrameProps(_Alpha=7),
     ]
     result = enlarged(core.std.Splice(parts), cache, identity_2x)
-    found: list[Any] = [frame.props.get("_Alpha") for frame in result.frames(close=False)]
-    assert found[1] is None
-    assert found[4] == 7
-    for alpha in (found[0], found[2], found[3]):
+    results: list[Any] = [frame.props.get("_Alpha") for frame in result.frames(close=False)]
+    assert results[1] is None
+    assert results[4] == 7
+    for alpha in (results[0], results[2], results[3]):
         assert isinstance(alpha, vs.VideoFrame)
         assert (alpha.width, alpha.height, alpha.format.id) == (120, 120, vs.GRAY16)
         assert np.asarray(alpha[0])[60, 10] == 65535

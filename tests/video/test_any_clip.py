@@ -70,14 +70,14 @@ def test_any_flat_clip_comes_back_with_its_properties(made: tuple[vs.VideoNode, 
     assert after["_FieldBased"] == 0
     subsampled = bool(form.subsampling_w or form.subsampling_h)
     assert after.get("_ChromaLocation") == (0 if subsampled else None)
-    for i, (found, expected) in enumerate(zip(planes(out), planes(clip), strict=True)):
+    for i, (result, expected) in enumerate(zip(planes(out), planes(clip), strict=True)):
         if form.sample_type == vs.FLOAT:
-            assert np.abs(found.astype(float) - float(expected[0, 0])).max() <= (
+            assert np.abs(result.astype(float) - float(expected[0, 0])).max() <= (
                 1e-3 if form.bits_per_sample == 16 else 1e-5
             )
         else:
             chroma = int(given_format.color_family == vs.YUV) * i
-            assert worst(found, expected[0, 0], given_format.bits_per_sample, before["_Range"], chroma) <= 1
+            assert worst(result, expected[0, 0], given_format.bits_per_sample, before["_Range"], chroma) <= 1
 
 
 @pytest.mark.parametrize("name", ["YUV444PS", "YUV420PS", "YUV420PH", "YUV444PH", "GRAYS", "GRAYH", "RGBS", "RGBH"])
@@ -95,11 +95,11 @@ def test_floats_stay_what_they_were(name: str) -> None:
     out = there_and_back(clip)
     assert out.format.id == form.id
     step = 2**-11 if kind is np.float16 else 1e-6
-    for found, expected in zip(planes(out), frame, strict=True):
+    for result, expected in zip(planes(out), frame, strict=True):
         if form.color_family == vs.YUV or kind is np.float32:
-            assert np.abs(found.astype(float) - expected.astype(float)).max() <= step
+            assert np.abs(result.astype(float) - expected.astype(float)).max() <= step
         else:
-            np.testing.assert_array_equal(found, expected)
+            np.testing.assert_array_equal(result, expected)
 
 
 def test_half_floats_are_read_as_they_are() -> None:

@@ -65,8 +65,8 @@ def test_it_computes_what_it_says(width: int, height: int, scale: int) -> None:
     chroma = [0.2 * random.standard_normal((height, width)) for _ in range(2)]
     result = planes(vs.core.fdatrd.ChromaFilter(clip_of(FLOAT, [[luma, *chroma]]), scale=scale))
     np.testing.assert_array_equal(result[0], luma.astype(np.float32))
-    for found, wanted in zip(result[1:], expected(luma, chroma, scale), strict=True):
-        np.testing.assert_allclose(found, wanted, atol=2e-5)
+    for results, requested in zip(result[1:], expected(luma, chroma, scale), strict=True):
+        np.testing.assert_allclose(results, requested, atol=2e-5)
 
 
 def laserdisc(frame: int = 0) -> tuple[Array, vs.VideoNode]:

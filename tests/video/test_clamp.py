@@ -59,9 +59,9 @@ def compiled(
         return
 
     def function(name: str) -> Callable[..., int]:
-        found = libraries(request.param)[name]
-        found.restype = c_int64
-        return found
+        result = libraries(request.param)[name]
+        result.restype = c_int64
+        return result
 
     monkeypatch.setattr(clamp, "_function", function)
 

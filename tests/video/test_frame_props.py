@@ -74,8 +74,8 @@ def test_a_missing_matrix_follows_from_the_size(width: int, height: int, expecte
         clip = core.std.BlankClip(width=width, height=height, format=vs.YUV420P8, length=1, color=[90, 110, 150])
         source = color.describe(clip.std.SetFrameProps(**tags) if tags else clip)
         assert (source.matrix, source.range, source.chroma) == (expected, 0, 0)
-        found = [plane[0, 0] for plane in planes(color.to_rgb(source))]
-        np.testing.assert_allclose(found, decode(np.array([[90], [110], [150]]), 8, expected, 0)[:, 0], atol=2e-6)
+        result = [plane[0, 0] for plane in planes(color.to_rgb(source))]
+        np.testing.assert_allclose(result, decode(np.array([[90], [110], [150]]), 8, expected, 0)[:, 0], atol=2e-6)
 
 
 @pytest.mark.parametrize("old", [0, 1])

@@ -62,8 +62,8 @@ def test_every_matrix_and_range_is_kept(matrix: int, limits: int) -> None:
     alone = clip.std.ShufflePlanes(0, vs.GRAY).resize.Spline36(128, 96, format=vs.GRAYS)
     np.testing.assert_allclose(y, planes(alone)[0], atol=1 / 60000)
     whole = planes(clip.resize.Spline36(128, 96, format=vs.YUV420P16))
-    for found, expected in zip(planes(out)[1:], whole[1:], strict=True):
-        np.testing.assert_allclose(found, expected.astype(float), atol=1)
+    for result, expected in zip(planes(out)[1:], whole[1:], strict=True):
+        np.testing.assert_allclose(result, expected.astype(float), atol=1)
 
 
 def test_hd_out_of_sd_keeps_its_matrix() -> None:
@@ -77,8 +77,8 @@ def test_a_matrix_that_is_asked_for_is_converted_to() -> None:
     out = enlarge(clip, matrix="709")
     assert props_of(out)["_Matrix"] == 1
     expected = enlarge(clip).resize.Spline36(format=vs.YUV444P16, matrix=1)
-    for found, wanted in zip(planes(out), planes(expected), strict=True):
-        np.testing.assert_allclose(found, wanted.astype(float), atol=2)
+    for result, requested in zip(planes(out), planes(expected), strict=True):
+        np.testing.assert_allclose(result, requested.astype(float), atol=2)
 
 
 def test_what_cannot_be_converted_is_refused_only_if_it_has_to_be() -> None:
@@ -116,10 +116,10 @@ def test_chroma_stays_where_it_lies(subsampling: str, location: int) -> None:
     codes = [np.full((96, 128), 30000), *[np.rint(to_codes(small, 16, 0, chroma=True))] * 2]
     out = enlarge(clip_of(form, [codes], _Matrix=6, _Range=0, _ChromaLocation=location))
     assert props_of(out)["_ChromaLocation"] == location
-    found = from_codes(planes(out)[1], 16, 0, chroma=True)
+    result = from_codes(planes(out)[1], 16, 0, chroma=True)
     expected = plane(192 // down, 256 // across, 2)
     inner = (slice(16 // down, -16 // down), slice(16, -16))
-    np.testing.assert_allclose(found[inner], expected[inner], atol=2e-4)
+    np.testing.assert_allclose(result[inner], expected[inner], atol=2e-4)
 
 
 @pytest.mark.parametrize("location", [0, 1, 2])
@@ -160,14 +160,14 @@ def test_neutral_gray_stays_exactly_neutral(format: int, to: str | None) -> None
     shape = (48 >> form.subsampling_h, 64 >> form.subsampling_w)
     parts = [gray] * 3 if limits else [gray, *[np.full(shape, neutral)] * (form.num_planes - 1)]
     out = enlarge(clip_of(form, [parts], _Range=limits, **({} if limits else {"_Matrix": 6})), to)
-    found = planes(out)
+    result = planes(out)
     if out.format.color_family == vs.RGB:
-        np.testing.assert_array_equal(found[0], found[1])
-        np.testing.assert_array_equal(found[0], found[2])
+        np.testing.assert_array_equal(result[0], result[1])
+        np.testing.assert_array_equal(result[0], result[2])
     else:
         middle = 0 if out.format.sample_type == vs.FLOAT else 1 << (out.format.bits_per_sample - 1)
-        assert all((plane == middle).all() for plane in found[1:])
-    assert np.ptp(found[0]) > 0.8 * (1 if out.format.sample_type == vs.FLOAT else 200)
+        assert all((plane == middle).all() for plane in result[1:])
+    assert np.ptp(result[0]) > 0.8 * (1 if out.format.sample_type == vs.FLOAT else 200)
 
 
 @pytest.mark.parametrize("limits", [0, 1])
@@ -219,8 +219,8 @@ def test_rgb_goes_through_as_luma(to: str | None, caplog: pytest.LogCaptureFixtu
     expected = clip.resize.Spline36(128, 96)
     if to:
         expected = expected.resize.Spline36(format=vs.YUV444P16, matrix=6, range=0)
-    for found, wanted in zip(planes(out), planes(expected), strict=True):
-        np.testing.assert_allclose(found, wanted.astype(float), atol=2)
+    for result, requested in zip(planes(out), planes(expected), strict=True):
+        np.testing.assert_allclose(result, requested.astype(float), atol=2)
 
 
 @pytest.mark.parametrize(("subsampling", "bits"), list(itertools.product(SUBSAMPLINGS, [8, 16])))
@@ -232,8 +232,8 @@ def test_every_subsampling_keeps_its_means(subsampling: str, bits: int) -> None:
 
 def test_every_frame_keeps_its_own_tags() -> None:
     clip = blank(length=1, _Matrix=1, _Range=0, Number=5) + blank(length=1, _Matrix=9, _Range=0, Number=6)
-    found = [props_of(enlarge(clip), n) for n in range(2)]
-    assert [(tags["_Matrix"], tags["Number"]) for tags in found] == [(1, 5), (9, 6)]
+    result = [props_of(enlarge(clip), n) for n in range(2)]
+    assert [(tags["_Matrix"], tags["Number"]) for tags in result] == [(1, 5), (9, 6)]
 
 
 def test_an_interlaced_frame_fails_alone() -> None:

@@ -49,17 +49,17 @@ def test_ramps_come_back_within_a_code(subsampling: str, matrix: int, range_name
             out = there_and_back(clip, scale, format)
             assert out.format is not None
             assert (out.format.subsampling_w, out.format.subsampling_h) == (form.subsampling_w, form.subsampling_h)
-            for i, (found, expected) in enumerate(zip(planes(out), given_planes, strict=True)):
+            for i, (result, expected) in enumerate(zip(planes(out), given_planes, strict=True)):
                 if middle:
                     step = [side * scale >> (shift * (i > 0)) for shift in (form.subsampling_h, form.subsampling_w)]
-                    found = found[step[0] // 2 :: step[0], step[1] // 2 :: step[1]]
+                    result = result[step[0] // 2 :: step[0], step[1] // 2 :: step[1]]
                     expected = colors[i]
                 else:
                     expected = expected.repeat(scale, 0).repeat(scale, 1)
                 if format is None:  # 16 bit: no dither
-                    assert worst(found, expected, bits, limits, i) <= (0.02 if bits < 16 else 1)
+                    assert worst(result, expected, bits, limits, i) <= (0.02 if bits < 16 else 1)
                 else:
-                    assert np.abs(found.astype(int) - expected).max() <= 1
+                    assert np.abs(result.astype(int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("bits", DEPTHS)
@@ -71,8 +71,8 @@ def test_colors_are_decoded_by_the_book(matrix: int, range_name: str, bits: int)
     rgb = color.to_rgb(color.describe(clip))
     assert rgb.format.id == vs.RGBS
     np.testing.assert_allclose(np.stack(planes(rgb)), decode(codes, bits, matrix, RANGES[range_name]), atol=2e-6)
-    found = np.stack(planes(there_and_back(clip, format=clip.format.name)))
-    assert np.abs(found.astype(int) - codes).max() <= 1
+    result = np.stack(planes(there_and_back(clip, format=clip.format.name)))
+    assert np.abs(result.astype(int) - codes).max() <= 1
 
 
 @pytest.mark.parametrize("bits", DEPTHS)
@@ -88,8 +88,8 @@ def test_gray_clips_come_back_within_a_code(range_name: str, bits: int) -> None:
         assert out.format.id == vs.GRAY16
         assert worst(planes(out)[0], ramp, bits, limits, 0) <= (0.02 if bits < 16 else 1)
         assert props_of(out)["_Matrix"] == (matrix if matrix in WEIGHTS else 6)
-        found = planes(there_and_back(clip, format=form.name))[0]
-        assert np.abs(found.astype(int) - ramp).max() <= 1
+        result = planes(there_and_back(clip, format=form.name))[0]
+        assert np.abs(result.astype(int) - ramp).max() <= 1
 
 
 @pytest.mark.parametrize("bits", DEPTHS)
@@ -107,8 +107,8 @@ def test_rgb_clips_come_back_within_a_code(range_name: str, bits: int) -> None:
     )
     out = there_and_back(clip)
     assert out.format.id == vs.RGB48
-    for found, expected in zip(planes(out), codes, strict=True):
-        assert worst(found, expected, bits, limits, 0) <= (0.02 if bits < 16 else 1)
+    for result, expected in zip(planes(out), codes, strict=True):
+        assert worst(result, expected, bits, limits, 0) <= (0.02 if bits < 16 else 1)
     tagged = props_of(out)
     assert (tagged["_Range"], tagged["_Matrix"]) == (limits, 0)
 
@@ -127,8 +127,8 @@ def test_matrices_that_depend_on_other_tags(matrix: int, transfer: int, primarie
         _Range=0,
     )
     out = there_and_back(clip)
-    for i, (found, expected) in enumerate(zip(planes(out), codes, strict=True)):
-        assert worst(found[::16, ::16], expected, 10, 0, i) <= 1
+    for i, (result, expected) in enumerate(zip(planes(out), codes, strict=True)):
+        assert worst(result[::16, ::16], expected, 10, 0, i) <= 1
     tags = props_of(out)
     assert (tags["_Matrix"], tags["_Transfer"], tags["_Primaries"]) == (matrix, transfer, primaries)
 
@@ -145,8 +145,8 @@ def test_a_smooth_ramp_of_chroma_stays_where_it_is(subsampling: str, location: i
         out = there_and_back(clip, format=format)
         assert props_of(out)["_ChromaLocation"] == location
         for i, expected in enumerate([y, ramp, ramp[:, ::-1]]):
-            found = planes(out)[i] / (256 if format is None else 1)
-            assert np.abs(found - expected).max() <= 1
+            result = planes(out)[i] / (256 if format is None else 1)
+            assert np.abs(result - expected).max() <= 1
 
 
 @pytest.mark.parametrize("location", range(6))
@@ -156,5 +156,5 @@ def test_the_chroma_location_moves_chroma(location: int) -> None:
     edge[12:, 16:] = 180
     clip = clip_of(clip.format, [[np.full((48, 64), 128), edge, edge]], _Matrix=6, _Range=0, _ChromaLocation=location)
     plain = clip.resize.Spline36(format=vs.RGBS, chromaloc_in=location)
-    for found, expected in zip(planes(color.to_rgb(color.describe(clip))), planes(plain), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    for result, expected in zip(planes(color.to_rgb(color.describe(clip))), planes(plain), strict=True):
+        np.testing.assert_array_equal(result, expected)

@@ -144,10 +144,16 @@ def _passes(text: str) -> list[_Pass]:
     heads = re.split(r"(?m)^(?=//!DESC )", text)[1:]
     found = []
     for part in heads:
-        said = {name: value for name, value in _LINE.findall(part)}
+        directives = {name: value for name, value in _LINE.findall(part)}
         code = _LINE.sub("", part)
         found.append(
-            _Pass(said.get("DESC", ""), said.get("HOOK", ""), said.get("SAVE", ""), said.get("WIDTH", ""), code)
+            _Pass(
+                directives.get("DESC", ""),
+                directives.get("HOOK", ""),
+                directives.get("SAVE", ""),
+                directives.get("WIDTH", ""),
+                code,
+            )
         )
     return found
 

@@ -84,14 +84,14 @@ def external_files(path: Path, model: onnx.ModelProto) -> dict[str, Path]:
     Raises:
         CheckpointError: A file is missing or outside the folder of the ONNX file.
     """
-    found: dict[str, Path] = {}
+    result: dict[str, Path] = {}
     for tensor in tensors(model.graph):
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
         name = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-        if name not in found:
-            found[name] = _beside(path, name)
-    return found
+        if name not in result:
+            result[name] = _beside(path, name)
+    return result
 
 
 def _beside(path: Path, name: str) -> Path:
@@ -111,13 +111,13 @@ def _load_external(path: Path, model: onnx.ModelProto, files: Mapping[str, Path]
     for tensor in tensors(model.graph):
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
-        said = {entry.key: entry.value for entry in tensor.external_data}
-        file = files[said["location"]]
+        fields = {entry.key: entry.value for entry in tensor.external_data}
+        file = files[fields["location"]]
         try:
-            offset, wanted = int(said.get("offset", 0)), _bytes(tensor)
-            length = int(said.get("length", wanted))
-            if offset < 0 or length != wanted or offset + length > file.stat().st_size:
-                raise ValueError(f"{said['location']!r} is too short for it")
+            offset, expected = int(fields.get("offset", 0)), _bytes(tensor)
+            length = int(fields.get("length", expected))
+            if offset < 0 or length != expected or offset + length > file.stat().st_size:
+                raise ValueError(f"{fields['location']!r} is too short for it")
             with file.open("rb") as opened:
                 opened.seek(offset)
                 tensor.raw_data = opened.read(length)
@@ -144,8 +144,8 @@ def changed(path: Path, config: OnnxConfig) -> bool:
     Raises:
         CheckpointError: An external data file is missing.
     """
-    said = (entry.partition("=") for entry in config.external.split())
-    return any(sha256(_beside(path, unquote(name))) != before for name, _, before in said)
+    fields = (entry.partition("=") for entry in config.external.split())
+    return any(sha256(_beside(path, unquote(name))) != before for name, _, before in fields)
 
 
 def _count(path: Path, model: onnx.ModelProto) -> int:
@@ -157,7 +157,7 @@ def _count(path: Path, model: onnx.ModelProto) -> int:
     counts: dict[tuple[str, str], int] = {}
 
     def total(nodes: Iterable[onnx.NodeProto], calls: frozenset[tuple[str, str]]) -> int:
-        found = 0
+        result = 0
         for node in nodes:
             called = (node.domain, node.op_type)
             if called in calls or len(calls) > MAX_CALLS:
@@ -166,13 +166,13 @@ def _count(path: Path, model: onnx.ModelProto) -> int:
                 )
             if called in bodies and called not in counts:
                 counts[called] = total(bodies[called], calls | {called})
-            found += counts.get(called, 1)
+            result += counts.get(called, 1)
             for attribute in node.attribute:
                 for graph in (attribute.g, *attribute.graphs):
-                    found += total(graph.node, calls)
-            if found > MAX_NODES:
+                    result += total(graph.node, calls)
+            if result > MAX_NODES:
                 break
-        return found
+        return result
 
     return total(model.graph.node, frozenset())
 
@@ -324,15 +324,15 @@ def _taken(model: onnx.ModelProto, name: str) -> set[int]:
     """Input channels of the first convolutions after an input; empty if other operators come before them."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     same = {name}
-    found: set[int] = set()
+    result: set[int] = set()
     for node in model.graph.node:
         if node.input and node.input[0] in same:
             if node.op_type in ("Identity", "Cast", "Transpose", "Mul", "Add", "Sub", "Div", "Clip", "Pad"):
                 same.update(node.output)
             elif node.op_type == "Conv" and (weight := weights.get(node.input[1])) is not None:
                 groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
-                found.add(int(weight.dims[1]) * groups)
-    return found
+                result.add(int(weight.dims[1]) * groups)
+    return result
 
 
 def _picture(

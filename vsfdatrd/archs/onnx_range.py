@@ -37,14 +37,14 @@ def white(graph: onnx.GraphProto, name: str) -> Range | None:
             constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
         elif node.op_type == "Constant" and node.attribute[0].name == "value_float":
             constants[node.output[0]] = np.array(node.attribute[0].f)
-    found: set[Range] = set()
+    result: set[Range] = set()
     names = {name}
     for node in graph.node:  # in topological order
         if node.input and node.input[0] in names and node.op_type in PASSING:
             names.update(node.output)
-        elif not names.isdisjoint(node.input) and (told := _told(node, names, constants)):
-            found.add(told)
-    return found.pop() if len(found) == 1 else None
+        elif not names.isdisjoint(node.input) and (messages := _told(node, names, constants)):
+            result.add(messages)
+    return result.pop() if len(result) == 1 else None
 
 
 def _told(node: NodeProto, names: set[str], constants: Constants) -> Range | None:

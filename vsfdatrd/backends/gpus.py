@@ -37,8 +37,8 @@ def first(device: Sequence[int]) -> Gpu | None:
     Args:
         device: Numbers of the selected GPUs.
     """
-    found = gpus()
-    return (found[device[0]] if device[0] < len(found) else found[0]) if found else None
+    result = gpus()
+    return (result[device[0]] if device[0] < len(result) else result[0]) if result else None
 
 
 def gpu_count() -> int:

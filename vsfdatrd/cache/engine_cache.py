@@ -152,7 +152,7 @@ class EngineCache:
         Raises:
             StoreError: The directory cannot be read.
         """
-        found = []
+        result = []
         with self._folder.explained():
             try:
                 candidates = list(os.scandir(self._engines))
@@ -161,8 +161,8 @@ class EngineCache:
             for item in candidates:
                 if _DIGEST.fullmatch(item.name) and item.is_dir(follow_symlinks=False):
                     with contextlib.suppress(FileNotFoundError):  # removed by another process meanwhile
-                        found.append(describe(Path(item.path)))
-        return sorted(found, key=lambda entry: entry.used)
+                        result.append(describe(Path(item.path)))
+        return sorted(result, key=lambda entry: entry.used)
 
     @property
     def size(self) -> int:
@@ -238,21 +238,21 @@ class EngineCache:
         self, key: Key, build: Callable[[Path], None], rejected: str | None, reason: str
     ) -> tuple[Entry, bool]:
         """Return an intact entry other than the `rejected` build, and whether it was built by this call."""
-        if rejected is None and isinstance(found := self._examine(key.digest), Entry):
-            return found, False
+        if rejected is None and isinstance(result := self._examine(key.digest), Entry):
+            return result, False
         self._folder.prepare()
         with self._folder.locked(key.digest, str(key)):
-            found = self._examine(key.digest)  # another process may have built it meanwhile
-            if isinstance(found, Entry):
-                if found.build != rejected:
-                    return found, False
-                found = DamagedError(reason)
-            if found:
+            result = self._examine(key.digest)  # another process may have built it meanwhile
+            if isinstance(result, Entry):
+                if result.build != rejected:
+                    return result, False
+                result = DamagedError(reason)
+            if result:
                 log.warning(
                     "the cached engine %s (%s) is thrown away and built again: %s",
                     self._engines / key.digest,
                     key,
-                    found,
+                    result,
                 )
                 with self._folder.explained():
                     self._remove(key.digest)
@@ -330,15 +330,15 @@ def _without_home() -> Path:
         StoreError: No directory is possible.
     """
     try:
-        found = private_temporary_directory("vsfdatrd-cache")
+        result = private_temporary_directory("vsfdatrd-cache")
     except OSError as error:
         raise StoreError(
             f"there is no home directory to keep built engines in, and {error}; set FDATRD_CACHE to a directory"
         ) from error
     log.warning(
-        "there is no home directory: built engines are kept in %s; set FDATRD_CACHE to a directory that lasts", found
+        "there is no home directory: built engines are kept in %s; set FDATRD_CACHE to a directory that lasts", result
     )
-    return found
+    return result
 
 
 def _limit() -> int:

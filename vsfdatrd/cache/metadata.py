@@ -53,9 +53,9 @@ class MetadataCache:
         path = self._path(digest)
         try:
             self._folder.check_trust(path.parent, path)
-            found = json.loads(path.read_bytes())
-            data = found["data"]
-            return data if isinstance(data, dict) and found["sha256"] == digest_of(data) else None
+            result = json.loads(path.read_bytes())
+            data = result["data"]
+            return data if isinstance(data, dict) and result["sha256"] == digest_of(data) else None
         except (OSError, StoreError, ValueError, KeyError, TypeError, RecursionError):
             return None
 

@@ -85,17 +85,17 @@ def problems(report: Any) -> list[str]:
     """
     if not isinstance(report, Mapping) or report.get("schema") != SCHEMA:
         return [f"it is no report of schema {SCHEMA}"]
-    found = _differences("the report", report, _FIELDS)
+    result = _differences("the report", report, _FIELDS)
     if isinstance(report.get("machine"), Mapping):
-        found += _differences("machine", report["machine"], _MACHINE)
+        result += _differences("machine", report["machine"], _MACHINE)
     for row in report["engines"] if isinstance(report.get("engines"), list) else ():
         if not isinstance(row, Mapping) or not isinstance(row.get("backend"), str):
-            found.append("a row of engines has no backend")
+            result.append("a row of engines has no backend")
         elif "error" not in row:
-            found += _differences(row["backend"], row, _ENGINE)
+            result += _differences(row["backend"], row, _ENGINE)
             if isinstance(row.get("psnr_db"), _NUMBER) and not 0 < row["psnr_db"] < 250:
-                found.append(f"{row['backend']}: {row['psnr_db']} dB cannot be")
-    return found
+                result.append(f"{row['backend']}: {row['psnr_db']} dB cannot be")
+    return result
 
 
 def _differences(what: str, record: Mapping[str, Any], fields: Mapping[str, type | tuple[type, ...]]) -> list[str]:
@@ -287,10 +287,10 @@ def reference(case: _Case, engine: Path) -> FramePlanes:
         size = frame_of(case.checkpoint.description, case.height, case.width)
         graph.write_bytes(serialized(graph_for(case.checkpoint, *size)))
         references.compute(graph, path)
-    found: FramePlanes = np.load(path, allow_pickle=False).astype(np.float32)
+    result: FramePlanes = np.load(path, allow_pickle=False).astype(np.float32)
     if path.parent != case.cache:
-        np.save(case.cache / REFERENCE, found.astype(np.float16), allow_pickle=False)
-    return found
+        np.save(case.cache / REFERENCE, result.astype(np.float16), allow_pickle=False)
+    return result
 
 
 def rate(engine: Engine, seconds: float) -> float:
@@ -404,13 +404,13 @@ def machine() -> dict[str, Any]:
 
 def libraries() -> dict[str, str]:
     """Return the versions of the installed `LIBRARIES`."""
-    found = {}
+    result = {}
     for name in LIBRARIES:
         try:
-            found[name] = version(name)
+            result[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return result
 
 
 def _told_by_smi() -> tuple[str | None, int | None]:

@@ -58,7 +58,9 @@ def measure(large: Pair, small: Pair, score: float) -> Metrics:
 
 def mean(all_of_them: list[Metrics]) -> Metrics:
     """Return the mean of each metric over the frames in which it could be measured."""
-    values = ([found for one in all_of_them if not np.isnan(found := getattr(one, name))] for name in Metrics.__slots__)
+    values = (
+        [result for one in all_of_them if not np.isnan(result := getattr(one, name))] for name in Metrics.__slots__
+    )
     return Metrics(*(fmean(of_one) if of_one else float("nan") for of_one in values))
 
 
@@ -136,8 +138,8 @@ def ssimulacra2(before: vs.VideoNode, after: vs.VideoNode) -> float:
     as_shown = (
         clip[0].std.Limiter().std.SetFrameProps(_Matrix=0, _Transfer=13, _Primaries=1) for clip in (before, after)
     )
-    with vs.core.vszip.SSIMULACRA2(*as_shown).get_frame(0) as found:
-        score: Any = found.props["SSIMULACRA2"]
+    with vs.core.vszip.SSIMULACRA2(*as_shown).get_frame(0) as result:
+        score: Any = result.props["SSIMULACRA2"]
         return float(score)
 
 

@@ -60,12 +60,12 @@ def _combs(luma: _Numbers) -> _Signs:
     """Mark pixels brighter (1) or darker (-1) than both adjacent lines, by VFM's criterion: (H - 2, W), from line 1."""
     line, up, down = luma[1:-1], luma[:-2], luma[2:]
     over, under = line - up, line - down
-    found = ((over > _STEP) & (under > _STEP)).astype(np.int8)
-    found -= ((over < -_STEP) & (under < -_STEP)).astype(np.int8)
+    result = ((over > _STEP) & (under > _STEP)).astype(np.int8)
+    result -= ((over < -_STEP) & (under < -_STEP)).astype(np.int8)
     far = np.pad(luma, ((1, 1), (0, 0)), mode="reflect")
     curve = far[:-4] + far[4:] + 4 * line - 3 * (up + down)
-    found[np.abs(curve) <= 6 * _STEP] = 0
-    return found
+    result[np.abs(curve) <= 6 * _STEP] = 0
+    return result
 
 
 def _steps(luma: _Numbers) -> NDArray[np.float32]:

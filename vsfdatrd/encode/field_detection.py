@@ -113,26 +113,26 @@ def _decide(clip: Any, rate: Fraction, asked: str, seen: Survey | None) -> Field
         return Fields(kind, top, f"as asked, {'top' if top else 'bottom'} field first")
     if fieldless:
         return Fields("progressive", top, f"no fields in {count}")
-    found = _look(clip, top)
-    if found.combed < max(2, _SOME * found.moving):
-        lines = f", {found.drawn} have drawn lines that look like them" if found.drawn else ""
+    result = _look(clip, top)
+    if result.combed < max(2, _SOME * result.moving):
+        lines = f", {result.drawn} have drawn lines that look like them" if result.drawn else ""
         soft = "; its flags for repeating fields are not followed" if repeats else ""
         return Fields(
             "progressive",
             top,
-            f"{found.combed} of {found.moving} moving frames show combs{lines}, and the file says {says}{soft}",
+            f"{result.combed} of {result.moving} moving frames show combs{lines}, and the file says {says}{soft}",
         )
     if not marked:
         other = _look(clip, not top)
-        if other.left < found.left:
-            found, top = other, not top
+        if other.left < result.left:
+            result, top = other, not top
     order = "top field first" if top else "bottom field first"
-    evidence = f"{found.combed} of {found.moving} moving frames show combs, {found.left} once fields are matched"
-    if found.left > _LEFT * found.combed:
+    evidence = f"{result.combed} of {result.moving} moving frames show combs, {result.left} once fields are matched"
+    if result.left > _LEFT * result.combed:
         return Fields("deint", top, f"{evidence}; {order}")
     if not _is_ntsc_video(rate):
         return Fields("match", top, f"{evidence}; {order}")
-    if found.combed > 0.8 * found.moving and max(found.repaired) > 0.9 * sum(found.repaired):
+    if result.combed > 0.8 * result.moving and max(result.repaired) > 0.9 * sum(result.repaired):
         return Fields("match", top, f"{evidence}, always the same way; {order}")
     return Fields("ivtc", top, f"{evidence}; {order}")
 

@@ -65,12 +65,12 @@ class FrameMetadata:
         return [*nowhere, *self.lost]
 
     def _carried(self) -> list[str]:
-        found = {
+        result = {
             "HDR mastering display": self.display,
             "HDR content light level": self.light,
             "closed captions": self.captions,
         }
-        return [what for what, there in found.items() if there]
+        return [what for what, there in result.items() if there]
 
     def per_frame(self, timing: Timing, frames: int) -> list[bytes]:
         """Assign captions to output frames, each to the frame nearest in time.
@@ -113,7 +113,7 @@ def find(source: Source) -> FrameMetadata:
         av.FFmpegError: The file can no longer be opened.
     """
     av = require_av()
-    found: dict[str, bytes] = {}
+    result: dict[str, bytes] = {}
     lost: dict[str, None] = {}
     with _opened(source) as (container, stream):
         if stream.metadata.get("alpha_mode") == "1":  # VP8 and VP9 store alpha as a second picture
@@ -122,10 +122,10 @@ def find(source: Source) -> FrameMetadata:
             if any(component.is_alpha for component in frame.format.components) and not frame.format.has_palette:
                 lost["transparency"] = None
             for name, content in _side_data(frame):
-                found.setdefault(name, content)
-    lost |= dict.fromkeys(_LOST[name] for name in found if name in _LOST)
-    display = _mastering_display(found.get("MASTERING_DISPLAY_METADATA", b""))
-    light = found.get("CONTENT_LIGHT_LEVEL", b"")
+                result.setdefault(name, content)
+    lost |= dict.fromkeys(_LOST[name] for name in result if name in _LOST)
+    display = _mastering_display(result.get("MASTERING_DISPLAY_METADATA", b""))
+    light = result.get("CONTENT_LIGHT_LEVEL", b"")
     return FrameMetadata(
         display,
         LightLevel(*struct.unpack("=2I", light[:8])) if len(light) >= 8 else None,
@@ -191,7 +191,7 @@ def _has_marks(source: Source) -> bool:
 
 def _captions(av: Any, source: Source) -> list[tuple[Fraction, bytes]]:
     """Return all captions of the video in order of time; an empty list if all of them are padding."""
-    found = []
+    result = []
     speaks = False
     with _opened(source) as (container, stream):
         base = Fraction(stream.time_base)
@@ -201,8 +201,8 @@ def _captions(av: Any, source: Source) -> list[tuple[Fraction, bytes]]:
                     continue
                 speaks = speaks or any(a & 127 or b & 127 for _, a, b in itertools.batched(_valid(triplets), 3))
                 time = source.start() + n / source.rate if frame.pts is None else frame.pts * base - source.origin
-                found.append((time, triplets))
-    return sorted(found, key=lambda caption: caption[0]) if speaks else []
+                result.append((time, triplets))
+    return sorted(result, key=lambda caption: caption[0]) if speaks else []
 
 
 def _valid(triplets: bytes) -> bytes:

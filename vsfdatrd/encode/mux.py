@@ -172,11 +172,11 @@ def _attach(av: Any, out: Any, source: Any, kept: Kept) -> None:
 
 def _chapters(source: Any, origin: Fraction) -> list[Any]:
     """Return the source's chapters, shifted to the output's clock, which starts at 0."""
-    found = []
+    result = []
     for chapter in source.chapters():
         shift = round(origin / Fraction(chapter["time_base"]))
-        found.append({**chapter, "start": max(0, chapter["start"] - shift), "end": max(0, chapter["end"] - shift)})
-    return found
+        result.append({**chapter, "start": max(0, chapter["start"] - shift), "end": max(0, chapter["end"] - shift)})
+    return result
 
 
 def _video(av: Any, film: Film, output: Any) -> Iterator[Any]:
@@ -311,7 +311,7 @@ def _merged(video: Iterator[Any], others: Iterator[Any]) -> Iterator[Any]:
 
 def _read_back(av: Any, film: Film, target: Path, sent: Mapping[int, int], sent_payload: bytes) -> None:
     """Raise EncodeError unless the output has every packet, and the video's data and times are unchanged."""
-    found: dict[int, int] = dict.fromkeys(sent, 0)
+    result: dict[int, int] = dict.fromkeys(sent, 0)
     payload = hashlib.sha256()
     shown: list[Fraction] = []
     with av.open(str(target)) as container:
@@ -320,14 +320,14 @@ def _read_back(av: Any, film: Film, target: Path, sent: Mapping[int, int], sent_
             if not packet.size:
                 continue
             index = packet.stream.index
-            found[index] = found.get(index, 0) + 1
+            result[index] = result.get(index, 0) + 1
             if index == 0 and packet.pts is not None:
                 payload.update(packet)
                 shown.append(packet.pts * Fraction(packet.time_base))
     frames = film.parts[-1].chunk.stop
-    short = any(found[index] < count for index, count in sent.items())  # more is allowed: mp4 fills gaps in subtitles
+    short = any(result[index] < count for index, count in sent.items())  # more is allowed: mp4 fills gaps in subtitles
     if short or len(shown) != frames or payload.digest() != sent_payload:
-        raise EncodeError(f"the joined file does not hold what was put into it ({found} packets of {dict(sent)})")
+        raise EncodeError(f"the joined file does not hold what was put into it ({result} packets of {dict(sent)})")
     worst = max(abs(time - film.timing.at(n)) for n, time in enumerate(sorted(shown)))
     if worst > Fraction(1, 500):
         raise EncodeError(f"a frame of the joined file is shown {float(worst * 1000):.1f} ms from where it belongs")

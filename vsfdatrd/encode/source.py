@@ -179,10 +179,10 @@ def check_constant(path: Path, clip: Any) -> None:
         return
     forms = survey(clip).forms.most_common()
     width, _, height = forms[0][0].split()[0].partition("×")
-    found = ", ".join(f"{form} in {count}" for form, count in forms)
+    result = ", ".join(f"{form} in {count}" for form, count in forms)
     raise ClipError(
         f"the frames of {str(path)!r} change their size or format in the course of the film (of those looked at: "
-        f"{found}); make them equal first, for example with ffmpeg -i IN -vf scale={width}:{height} -c:v ffv1 -c:a "
+        f"{result}); make them equal first, for example with ffmpeg -i IN -vf scale={width}:{height} -c:v ffv1 -c:a "
         "copy OUT.mkv, or cut the file where they change"
     )
 

@@ -164,12 +164,12 @@ def converted(av: Any, packet: Any, output: Any) -> Any:
     Raises:
         av.FFmpegError: The packet is damaged.
     """
-    found = packet.stream.codec_context.decode2(packet)
-    if found is None or not len(found) or found.pts is None:
+    result = packet.stream.codec_context.decode2(packet)
+    if result is None or not len(result) or result.pts is None:
         return None
-    new = output.codec_context.encode_subtitle(found)
-    start = Fraction(found.pts, av.time_base) + Fraction(found.start_display_time, 1000)
-    length = Fraction(found.end_display_time - found.start_display_time, 1000)
+    new = output.codec_context.encode_subtitle(result)
+    start = Fraction(result.pts, av.time_base) + Fraction(result.start_display_time, 1000)
+    length = Fraction(result.end_display_time - result.start_display_time, 1000)
     if not 0 < length < 1 << 20:  # seconds: the duration is unknown or infinite
         length = packet.duration * Fraction(packet.time_base)
     new.time_base = Fraction(1, 1000)

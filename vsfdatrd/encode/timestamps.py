@@ -33,11 +33,11 @@ def filled(stamps: Sequence[int], lasts: Fraction) -> list[int]:
         known.append((n, stamp))
     if not known:
         return [round(n * lasts) for n in range(len(stamps))]
-    found: list[int] = []
+    result: list[int] = []
     first, begin = known[0]
-    found += (begin - round((first - n) * lasts) for n in range(first))
+    result += (begin - round((first - n) * lasts) for n in range(first))
     for (before, start), (after, stop) in itertools.pairwise(known):
-        found += (start + (stop - start) * (n - before) // (after - before) for n in range(before, after))
+        result += (start + (stop - start) * (n - before) // (after - before) for n in range(before, after))
     last, end = known[-1]
-    found += (end + round((n - last) * lasts) for n in range(last, len(stamps)))
-    return found
+    result += (end + round((n - last) * lasts) for n in range(last, len(stamps)))
+    return result

@@ -171,10 +171,10 @@ def resume(workspace: Workspace, journal: Journal, params: EncodeParams) -> list
             del missing[record.chunk.number]
         else:
             path.unlink(missing_ok=True)  # damaged; otherwise `_unrecorded` would accept it as complete
-    found = [unverified for chunk in missing.values() if (unverified := _unrecorded(workspace, chunk, params))]
+    result = [unverified for chunk in missing.values() if (unverified := _unrecorded(workspace, chunk, params))]
     journal.lose(*missing.values())
-    journal.add(*found)
-    valid += found
+    journal.add(*result)
+    valid += result
     names = {record.chunk.name for record in valid}
     for entry in os.scandir(workspace.chunks):
         if entry.name not in names:

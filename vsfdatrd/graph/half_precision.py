@@ -170,13 +170,13 @@ class _Lowering:
 def _types(model: onnx.ModelProto) -> dict[str, int]:
     """Type of every value in the graph."""
     graph = onnx.shape_inference.infer_shapes(model, data_prop=False).graph
-    found = {tensor.name: int(tensor.data_type) for tensor in graph.initializer}
+    result = {tensor.name: int(tensor.data_type) for tensor in graph.initializer}
     for values in (graph.input, graph.value_info, graph.output):
-        found |= {value.name: int(value.type.tensor_type.elem_type) for value in values}
+        result |= {value.name: int(value.type.tensor_type.elem_type) for value in values}
     for node in graph.node:
-        if missing := [name for name in node.output if name and not found.get(name)]:
+        if missing := [name for name in node.output if name and not result.get(name)]:
             raise PrecisionUnfit(f"the type of {missing[0]!r} ({node.op_type}) is not known, so it stays in fp32.")
-    return found
+    return result
 
 
 def _ends(nodes: list[NodeProto], constant: set[str], results: list[str], layers_only: bool) -> set[str]:
@@ -224,7 +224,7 @@ def _tail(moving: list[tuple[NodeProto, list[str]]], results: list[str]) -> set[
     Empty if there is no such sum, or if more than `TAIL` layers follow it.
     """
     makers = {name: (node, inputs) for node, inputs in moving for name in node.output}
-    found: set[str] = set()
+    result: set[str] = set()
     layers: set[str] = set()
     seen: set[tuple[str, bool]] = set()
     waiting = [(name, False) for name in results]
@@ -238,7 +238,7 @@ def _tail(moving: list[tuple[NodeProto, list[str]]], results: list[str]) -> set[
                 return set()  # no residual sum: this would be the entire network
             continue
         node, inputs = makers[name]
-        found.add(node.output[0])
+        result.add(node.output[0])
         if node.op_type in PRODUCTS:
             layers.add(name)
             crossed = True
@@ -246,7 +246,7 @@ def _tail(moving: list[tuple[NodeProto, list[str]]], results: list[str]) -> set[
             return set()
         if not (crossed and node.op_type == "Add" and len(inputs) > 1):
             waiting += [(source, crossed) for source in inputs]
-    return found
+    return result
 
 
 def _is_fixed(node: NodeProto, fixed: set[str]) -> bool:

@@ -55,9 +55,9 @@ class OtherNetwork(nn.Module):
             RuntimeError: The network does not run; it may also raise errors of any other type.
         """
         height, width = SizeRequirements(self.multiple, self.minimum, self.square).padded(64, 64)
-        with torch.inference_mode(), _Largest() as found:  # type: ignore[no-untyped-call]
+        with torch.inference_mode(), _Largest() as result:  # type: ignore[no-untyped-call]
             self.bare(torch.zeros(1, self.channels[0], height, width))
-        values: int = found.values
+        values: int = result.values
         return -(-values // (height * width))
 
     def _through(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -31,10 +31,10 @@ def user_directory(kind: Literal["cache", "config"]) -> Path | None:
 
     find = platformdirs.user_cache_dir if kind == "cache" else platformdirs.user_config_dir
     try:
-        found = Path(find("vsfdatrd", False))
+        result = Path(find("vsfdatrd", False))
     except RuntimeError:
         return None
-    return None if found.parts[:1] == ("~",) else found  # os.path.expanduser leaves "~" if it finds no home directory
+    return None if result.parts[:1] == ("~",) else result  # os.path.expanduser leaves "~" if it finds no home directory
 
 
 def private_temporary_directory(name: str) -> Path:

@@ -21,16 +21,16 @@ def ffmpegs() -> tuple[str, ...]:
     Raises:
         EncodeError: There is none.
     """
-    found = [shutil.which("ffmpeg", path=folder) for folder in os.get_exec_path() if folder]
+    result = [shutil.which("ffmpeg", path=folder) for folder in os.get_exec_path() if folder]
     reason: Exception | None = None
     try:
         import imageio_ffmpeg
 
-        found.append(shutil.which(imageio_ffmpeg.get_ffmpeg_exe()))
+        result.append(shutil.which(imageio_ffmpeg.get_ffmpeg_exe()))
     except (ImportError, RuntimeError, OSError) as error:
         reason = error
     # Of several paths to the same program, keep the first.
-    programs = {os.path.realpath(path): path for path in reversed(found) if path}
+    programs = {os.path.realpath(path): path for path in reversed(result) if path}
     if not programs:
         raise EncodeError("there is no ffmpeg on PATH; install it, or pip install imageio-ffmpeg") from reason
     return tuple(reversed(programs.values()))
@@ -55,8 +55,8 @@ def ffmpeg(encoder: str = "") -> str:
             lacking.append(f"{program} has no encoder {encoder}")
         except EncodeError as error:
             lacking.append(str(error))
-    cure = "install an ffmpeg that has it, or choose another --preset" if encoder else "install another"
-    raise EncodeError(f"{'; '.join(lacking)}; {cure} (pip install imageio-ffmpeg brings one)")
+    advice = "install an ffmpeg that has it, or choose another --preset" if encoder else "install another"
+    raise EncodeError(f"{'; '.join(lacking)}; {advice} (pip install imageio-ffmpeg brings one)")
 
 
 @cache
@@ -102,8 +102,8 @@ def vspipe() -> str:
     # The binary itself: bin/vspipe is a Python script that starts it and does not stop it when the script is killed.
     package = find_spec("vapoursynth")
     inside = package and package.origin and shutil.which("vspipe", path=str(Path(package.origin).parent))
-    if found := inside or shutil.which("vspipe"):
-        return found
+    if result := inside or shutil.which("vspipe"):
+        return result
     raise EncodeError("vspipe was not found; it comes with pip install vapoursynth")
 
 

@@ -178,8 +178,8 @@ def _flush() -> None:
     """Flush Python's and the C library's stdout buffers."""
     with contextlib.suppress(AttributeError, ValueError, OSError):  # None, closed, or a broken pipe
         sys.stdout.flush()
-    if found := _c_stdout():
-        library, stream = found
+    if result := _c_stdout():
+        library, stream = result
         library.fflush(stream)
 
 

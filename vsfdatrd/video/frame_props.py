@@ -65,22 +65,22 @@ def repairs(props: Props, form: vs.VideoFormat, width: int, height: int) -> dict
     Returns:
         The properties to set so that the resizer interprets the frame correctly; empty if none.
     """
-    found: dict[str, int] = {}
+    result: dict[str, int] = {}
     matrix = number(props, "_Matrix", _UNSPECIFIED)
     if form.color_family == vs.RGB:
         if matrix != 0:
-            found["_Matrix"] = 0  # any other value is left over from a conversion from YUV
+            result["_Matrix"] = 0  # any other value is left over from a conversion from YUV
     elif matrix == _UNSPECIFIED or (form.color_family == vs.GRAY and not converts(props)):
-        found["_Matrix"] = usual_matrix(width, height)  # gray is treated as luma, even if tagged as RGB
+        result["_Matrix"] = usual_matrix(width, height)  # gray is treated as luma, even if tagged as RGB
     if number(props, "_Range", -1) not in (0, 1):
-        found["_Range"] = int(form.color_family == vs.RGB)
+        result["_Range"] = int(form.color_family == vs.RGB)
     if number(props, "_Transfer", _UNSPECIFIED) not in _TRANSFERS:
-        found["_Transfer"] = _UNSPECIFIED
+        result["_Transfer"] = _UNSPECIFIED
     if number(props, "_Primaries", _UNSPECIFIED) not in _PRIMARIES:
-        found["_Primaries"] = _UNSPECIFIED
+        result["_Primaries"] = _UNSPECIFIED
     if number(props, "_ChromaLocation", 0) not in _CHROMA_LOCATIONS:
-        found["_ChromaLocation"] = 0
-    return found
+        result["_ChromaLocation"] = 0
+    return result
 
 
 def interlaced(n: int, props: Props) -> str | None:

@@ -115,18 +115,18 @@ def state_dicts(entries: Mapping[str, Entry]) -> list[StateDict]:
     Returns:
         Candidates, most likely first; averaged weights before others.
     """
-    found = sorted(_below(entries, {name: name for name in entries}), key=lambda item: item[0])
-    found = found[:MAX_COUNT]
-    plain = [names for rank, _, names in found if rank.not_averaged]
+    result = sorted(_below(entries, {name: name for name in entries}), key=lambda item: item[0])
+    result = result[:MAX_COUNT]
+    plain = [names for rank, _, names in result if rank.not_averaged]
     return [
         StateDict(part, names if rank.not_averaged else _with_dots(names, plain), not rank.not_averaged)
-        for rank, part, names in found
+        for rank, part, names in result
     ]
 
 
 def find(entries: Mapping[str, Entry], part: str) -> StateDict | None:
     """Return the state dict with this `part`, or None if the file has none."""
-    return next((found for found in state_dicts(entries) if found.part == part), None)
+    return next((result for result in state_dicts(entries) if result.part == part), None)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -273,17 +273,17 @@ class TorchFile:
             raise self._damaged(str(error)) from error
         pickles = [record for record in records if record.filename.rpartition("/")[2] == "data.pkl"]
         if not pickles:
-            cure = "unpack it, or give a .safetensors or .pth file"
-            raise refuse(self.path, f"is a zip archive without PyTorch weights; {cure}")
+            advice = "unpack it, or give a .safetensors or .pth file"
+            raise refuse(self.path, f"is a zip archive without PyTorch weights; {advice}")
         folder = pickles[0].filename.removesuffix("data.pkl")
-        found = {record.filename: record for record in records}
+        result = {record.filename: record for record in records}
         if not all(map(_is_stored, records)):
             raise refuse(self.path, "has compressed parts, which PyTorch does not write; download the original file")
-        if f"{folder}constants.pkl" in found:
+        if f"{folder}constants.pkl" in result:
             raise refuse(self.path, f"is a TorchScript program, which would run code; {_SAVE}")
-        if (order := found.get(f"{folder}byteorder")) and self._part(file, order, 16) != b"little":
+        if (order := result.get(f"{folder}byteorder")) and self._part(file, order, 16) != b"little":
             raise refuse(self.path, "was written by a computer of another byte order; save it again as .safetensors")
-        for name, record in found.items():
+        for name, record in result.items():
             if name.startswith(f"{folder}data/"):
                 self._places[name.removeprefix(f"{folder}data/")] = self._span(file, record)
         return self._load(io.BytesIO(self._part(file, pickles[0], MAX_PICKLE)))
@@ -346,7 +346,7 @@ class TorchFile:
 
     def _found(self, tree: Any) -> dict[str, "_Tensor | _NumPyArray"]:
         """Every tensor in a tree of dicts, by its name. Tensors of unsupported types are skipped."""
-        found: dict[str, _Tensor | _NumPyArray] = {}
+        result: dict[str, _Tensor | _NumPyArray] = {}
         waiting = [("", tree, 0)]
         visits = 0
         while waiting:
@@ -366,11 +366,11 @@ class TorchFile:
                 name = f"{prefix}{str(key)[:MAX_KEY]}"
                 if isinstance(value, _Tensor | _NumPyArray):
                     if self._is_sound(name, value):
-                        found[name] = value
+                        result[name] = value
                 elif isinstance(value, dict | Opaque) and depth < MAX_DEPTH:
                     below.append((f"{name}/", value, depth + 1))
             waiting += reversed(below)
-        return found
+        return result
 
     def _is_sound(self, name: str, tensor: "_Tensor | _NumPyArray") -> bool:
         """Return whether a tensor's type is supported. Raises CheckpointError if its shape or values are invalid."""

@@ -95,7 +95,7 @@ def buffers(
     Returns:
         Input and output of each slot, float32 views of `memory`.
     """
-    found = []
+    result = []
     offset = 0
     for _ in range(slots):
         pair = []
@@ -103,5 +103,5 @@ def buffers(
             count = int(np.prod(shape))
             pair.append(np.frombuffer(memory, np.float32, count, offset).reshape(shape))
             offset += 4 * count
-        found.append((pair[0], pair[1]))
-    return found
+        result.append((pair[0], pair[1]))
+    return result

@@ -33,8 +33,8 @@ def python() -> str:
         return sys.executable
     # Scripts/ exists in virtual environments on Windows; installed and embedded Pythons have python.exe in the root.
     for path in ("bin/python3", "bin/python", "Scripts/python.exe", "python.exe"):
-        if (found := Path(sys.prefix, path)).exists():
-            return str(found)
+        if (result := Path(sys.prefix, path)).exists():
+            return str(result)
     raise EngineError(f"there is no Python in {sys.prefix!r} to run the engine in; is the environment damaged?")
 
 
@@ -42,13 +42,13 @@ def environment() -> dict[str, str]:
     """Return the environment for one of our Python processes: this package first in PYTHONPATH, and HOME set."""
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    found = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    result = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     if user_directory("cache") is None:  # OpenVINO looks for a home directory on import and fails without one
         try:
-            found["HOME"] = str(private_temporary_directory("vsfdatrd-home"))
+            result["HOME"] = str(private_temporary_directory("vsfdatrd-home"))
         except OSError:
-            found["HOME"] = tempfile.gettempdir()
-    return found
+            result["HOME"] = tempfile.gettempdir()
+    return result
 
 
 def no_window() -> int:

@@ -43,10 +43,10 @@ class Remaining:
     @staticmethod
     def find_distributions(context: DistributionFinder.Context) -> Iterator[Distribution]:
         """See `importlib.metadata.DistributionFinder`."""
-        for found in PathFinder.find_distributions(context):
-            name = (found.metadata["Name"] or "").replace("-", "_").lower()
+        for result in PathFinder.find_distributions(context):
+            name = (result.metadata["Name"] or "").replace("-", "_").lower()
             if not any(name == absent or name.startswith(f"{absent}_cu1") for absent in ABSENT):
-                yield found
+                yield result
 
     @staticmethod
     def invalidate_caches() -> None:

@@ -51,8 +51,8 @@ def test_the_gpu_is_read_while_frames_run(tmp_path: Path, monkeypatch: pytest.Mo
         wait(meter, 1)
         mark = meter.mark()
         wait(meter, 3)
-        found = meter.since(mark)
-    assert found == {
+        result = meter.since(mark)
+    assert result == {
         "memory_mib": 3000,
         "busy": pytest.approx(0.8),
         "clock_mhz": 1940,

@@ -41,11 +41,11 @@ def test_a_race(identity_2x: Path, tmp_path: Path) -> None:
         "vapoursynth-mlrt-ov",
         "nnedi3",
     ]
-    for name, found in rated.items():
-        fps = found["fps"]
+    for name, result in rated.items():
+        fps = result["fps"]
         assert 0 < fps["min"] <= fps["median"] <= fps["max"], name
         assert len(fps["rounds"]) == 2
-        assert found["model"] == identity_2x.name
+        assert result["model"] == identity_2x.name
     for name in ("vsfdatrd", "vsfdatrd, engine alone", "vapoursynth-mlrt-ov"):
         assert rated[name]["psnr_to_pytorch_db"] > 50, "less than `auto` promises"  # it may take half precision
         assert rated[name]["cpu_seconds_per_frame"] > 0
@@ -61,10 +61,10 @@ def test_what_cannot_run_is_a_row_that_says_why(tmp_path: Path, monkeypatch: pyt
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(b"\0" * 64)
     group = Group("headline", "a test", (Case(OURS, str(damaged), (60, 60)),), rounds=1)
-    (found,) = race(group, Settings(0.05, tmp_path), lambda _: None, lambda _: None)
-    assert "fps" not in found
-    assert "damaged.safetensors" in found["error"]
-    assert str(tmp_path) not in found["error"]
+    (result,) = race(group, Settings(0.05, tmp_path), lambda _: None, lambda _: None)
+    assert "fps" not in result
+    assert "damaged.safetensors" in result["error"]
+    assert str(tmp_path) not in result["error"]
 
 
 def test_a_process_that_dies_is_an_error_with_its_last_words(tmp_path: Path) -> None:
@@ -104,10 +104,10 @@ def test_garbage_is_no_result(noise: float, good: bool, tmp_path: Path) -> None:
             return True
 
     case = Case("nnedi3", "medium", (60, 60))
-    found = row("nnedi3", 9.0, trained=True, same_network=False)
-    racing._compare_pictures([Runner(case, found, Peer())], tmp_path)  # type: ignore[arg-type]
-    assert ("fps" in found) == good
-    assert ("error" in found) != good
+    result = row("nnedi3", 9.0, trained=True, same_network=False)
+    racing._compare_pictures([Runner(case, result, Peer())], tmp_path)  # type: ignore[arg-type]
+    assert ("fps" in result) == good
+    assert ("error" in result) != good
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,6 @@ def refused(path: Path) -> str:
     """What is said of a file that must be refused; it has to name it."""
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(path)
-    said = str(caught.value)
-    assert str(path) in said
-    return said.replace(str(path), "FILE")
+    output = str(caught.value)
+    assert str(path) in output
+    return output.replace(str(path), "FILE")

@@ -61,9 +61,9 @@ def _entry(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict
     ],
 )
 def test_header_that_is_wrong(tmp_path: Path, header: object, said: str) -> None:
-    found = refused(_with_header(tmp_path / "a.safetensors", header, bytes(8)))
-    assert said in found
-    assert "download it again" in found or "convert it" in found
+    result = refused(_with_header(tmp_path / "a.safetensors", header, bytes(8)))
+    assert said in result
+    assert "download it again" in result or "convert it" in result
 
 
 @pytest.mark.parametrize("length", [0, 1, 10**6, 2**40, 2**63, 2**64 - 1])

@@ -58,8 +58,8 @@ def test_unreadable(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.Monkey
 def test_other_content(tmp_path: Path, content: bytes, said: str, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(content)
-    found = refused(path)
-    assert any(part in found for part in said.split("|"))
+    result = refused(path)
+    assert any(part in result for part in said.split("|"))
 
 
 @pytest.mark.parametrize("content", [b"GGUF\3\0\0\0", b"\x89HDF\r\n", b"\x08\x07\x12\x07pytorch"])

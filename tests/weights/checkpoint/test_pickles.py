@@ -33,13 +33,13 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, state: Tensor
         torch.save(tree, path, _use_new_zipfile_serialization=False)
     else:
         path.write_bytes(pickle.dumps(_Payload(ran), protocol=int(how[-1])))
-    said = refused(path)
+    output = refused(path)
     assert not ran.exists()
     if how.endswith("0"):  # nothing tells such a file from any other text
-        assert "is neither a safetensors nor a PyTorch file" in said
+        assert "is neither a safetensors nor a PyTorch file" in output
     else:
-        assert f"was refused because reading it would run code ({os.name}.mkdir)" in said
-        assert "save its state_dict() as .safetensors" in said
+        assert f"was refused because reading it would run code ({os.name}.mkdir)" in output
+        assert "save its state_dict() as .safetensors" in output
     assert pickle.loads(pickle.dumps(_Payload(ran))) is None  # the payload does work
     assert ran.exists()
 
@@ -47,9 +47,9 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, state: Tensor
 def test_whole_modules_are_refused(tmp_path: Path) -> None:
     for tree in (torch.nn.Conv2d(3, 3, 3), {"epoch": 3, "model": torch.nn.Conv2d(3, 3, 3)}):
         torch.save(tree, path := tmp_path / "a.pt")
-        said = refused(path)
-        assert "holds a Python object (torch.nn.modules.conv.Conv2d) in place of weights" in said
-        assert "save its state_dict() as .safetensors" in said
+        output = refused(path)
+        assert "holds a Python object (torch.nn.modules.conv.Conv2d) in place of weights" in output
+        assert "save its state_dict() as .safetensors" in output
 
 
 def test_torchscript_is_refused(tmp_path: Path) -> None:

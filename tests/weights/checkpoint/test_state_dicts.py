@@ -156,9 +156,9 @@ BOTH: dict[str, Tree] = {
 
 
 def _is_best(path: Path, name: str) -> None:
-    found = open_checkpoint(path).tensors()
-    assert found.keys() == BEST.keys(), name
-    assert all(np.array_equal(found[key], value.numpy()) for key, value in BEST.items()), name
+    result = open_checkpoint(path).tensors()
+    assert result.keys() == BEST.keys(), name
+    assert all(np.array_equal(result[key], value.numpy()) for key, value in BEST.items()), name
 
 
 @pytest.mark.parametrize("name", ALONE)
@@ -198,8 +198,8 @@ def test_an_fdat_rd_without_spandrel(tmp_path: Path, state: Tensors, tensors: Te
     ]
     for number, tree in enumerate(trees):
         torch.save(tree, path := tmp_path / "a.pth")
-        found = open_checkpoint(path).tensors()
-        assert all(np.array_equal(found[name], values) for name, values in tensors.items()), number
+        result = open_checkpoint(path).tensors()
+        assert all(np.array_equal(result[name], values) for name, values in tensors.items()), number
 
 
 def test_names_of_a_network_are_left_alone() -> None:

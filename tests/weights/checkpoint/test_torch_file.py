@@ -49,9 +49,9 @@ def _read(path: Path) -> Tensors:
 def test_every_protocol(tmp_path: Path, state: Tensors, tensors: Tensors, protocol: int, zipped: bool) -> None:
     path = tmp_path / "a.pth"
     torch.save({"params": state, "n": protocol}, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
-    found = open_checkpoint(path).tensors()
-    assert found.keys() == tensors.keys()
-    assert all(np.array_equal(found[name], values) for name, values in tensors.items())
+    result = open_checkpoint(path).tensors()
+    assert result.keys() == tensors.keys()
+    assert all(np.array_equal(result[name], values) for name, values in tensors.items())
 
 
 def _views() -> dict[str, torch.Tensor]:
@@ -76,11 +76,11 @@ def test_tensors_lie_in_the_file_in_any_way(tmp_path: Path, zipped: bool) -> Non
     views = _views()
     views["parameter"].note = "of its own"  # type: ignore[attr-defined]
     torch.save(views, path := tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
-    found = _read(path)
-    assert found.keys() == views.keys()
+    result = _read(path)
+    assert result.keys() == views.keys()
     for name, tensor in views.items():
-        np.testing.assert_array_equal(found[name], tensor.detach().numpy(), err_msg=name)
-        assert found[name].flags.c_contiguous
+        np.testing.assert_array_equal(result[name], tensor.detach().numpy(), err_msg=name)
+        assert result[name].flags.c_contiguous
 
 
 @pytest.mark.parametrize(
@@ -110,9 +110,9 @@ def test_every_type(tmp_path: Path, kind: str, name: str) -> None:
     save_file({"a": values}, other := tmp_path / "a.safetensors")
     for file in (TorchFile(path), _open(other)):
         assert file.entries["a"].dtype == name
-        ((_, found),) = file.read({"a": "a"})
-        wanted = values.float() if values.is_floating_point() else values
-        np.testing.assert_array_equal(found, wanted.numpy())
+        ((_, result),) = file.read({"a": "a"})
+        expected = values.float() if values.is_floating_point() else values
+        np.testing.assert_array_equal(result, expected.numpy())
 
 
 def _open(path: Path) -> Any:
@@ -163,8 +163,8 @@ def test_what_is_beside_the_weights_does_not_matter(
         path := tmp_path / "a.pth",
         pickle_protocol=protocol,
     )
-    found = open_checkpoint(path).tensors()
-    assert all(np.array_equal(found[name], values) for name, values in tensors.items())
+    result = open_checkpoint(path).tensors()
+    assert all(np.array_equal(result[name], values) for name, values in tensors.items())
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
@@ -174,8 +174,8 @@ def test_weights_as_numpy_arrays(tmp_path: Path, tensors: Tensors, protocol: int
     bare = tmp_path / "b.pth"
     bare.write_bytes(pickle.dumps(arrays, protocol=protocol))
     for file in (path, bare):
-        found = open_checkpoint(file).tensors()
-        assert all(np.array_equal(found[name], values) for name, values in tensors.items())
+        result = open_checkpoint(file).tensors()
+        assert all(np.array_equal(result[name], values) for name, values in tensors.items())
 
 
 def _bomb(steps: bytes) -> bytes:
@@ -239,11 +239,11 @@ BOMBS: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("what", BOMBS)
 def test_hostile_pickles_end_soon_and_small(tmp_path: Path, what: str) -> None:
-    steps, said = BOMBS[what]
+    steps, output = BOMBS[what]
     (path := tmp_path / "a.pth").write_bytes(_bomb(steps))
     resource = pytest.importorskip("resource")
     begin, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert said in refused(path)
+    assert output in refused(path)
     assert time.process_time() - begin < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500 << 10  # KiB
 

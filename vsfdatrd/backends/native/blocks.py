@@ -119,12 +119,12 @@ class Block:
             around.
         """
         run, channels = function("local"), self.config.embed_dim
-        found: list[tuple[Doubles, ...]] = []
+        result: list[tuple[Doubles, ...]] = []
 
         def work(first: int, last: int, s: NDArray[np.uint8]) -> None:
             sums = np.zeros(channels)
             more = None if around is None else (np.zeros((channels, channels)), np.zeros(channels))
-            found.append((sums, *(more or ())))
+            result.append((sums, *(more or ())))
             run(
                 t,
                 c,
@@ -142,7 +142,7 @@ class Block:
             )
 
         pool.rows(work)
-        return tuple(sum(parts[1:], parts[0]) for parts in zip(*found, strict=True))
+        return tuple(sum(parts[1:], parts[0]) for parts in zip(*result, strict=True))
 
     depthwise: Floats
 
@@ -311,17 +311,30 @@ class Dictionary(Block):
         parts: list[tuple[Floats, Floats, Floats]] = []
 
         def work(first: int, last: int, s: NDArray[np.uint8]) -> None:
-            found = np.empty((heads, rows, HEAD), np.float32)
+            result = np.empty((heads, rows, HEAD), np.float32)
             tops, sums = (np.empty((heads, rows), np.float32) for _ in range(2))
-            parts.append((found, tops, sums))
+            parts.append((result, tops, sums))
             run(
-                t, first, last, self.n1, self.inner, self.kv, heads, rows, self.asking, self.steps, found, tops, sums, s
+                t,
+                first,
+                last,
+                self.n1,
+                self.inner,
+                self.kv,
+                heads,
+                rows,
+                self.asking,
+                self.steps,
+                result,
+                tops,
+                sums,
+                s,
             )
 
         pool.each(pool.count // TOKENS, work)
-        found, tops, sums = (np.stack(a).astype(np.float64) for a in zip(*parts, strict=True))
+        result, tops, sums = (np.stack(a).astype(np.float64) for a in zip(*parts, strict=True))
         share = sums * np.exp2(tops - tops.max(0))  # (parts, h, rows), as in flash decoding (Dao et al. 2023)
-        mean = (found * (share / share.sum(0))[..., None]).sum(0)
+        mean = (result * (share / share.sum(0))[..., None]).sum(0)
         # (h, rows, d) -> (M, h, d) -> (M, C)
         return mean[:, : len(self.words)].transpose(1, 0, 2).reshape(len(self.words), -1)
 

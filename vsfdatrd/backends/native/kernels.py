@@ -73,8 +73,8 @@ def library() -> ctypes.CDLL:
     """
     spec = importlib.util.find_spec("vapoursynth")
     for folder in (spec and spec.submodule_search_locations) or ():
-        for found in sorted(Path(folder, "plugins", "vsfdatrd").glob("vsfdatrd.*")):
-            return ctypes.CDLL(str(found))
+        for result in sorted(Path(folder, "plugins", "vsfdatrd").glob("vsfdatrd.*")):
+            return ctypes.CDLL(str(result))
     raise OSError("the plugin's library is not where VapourSynth looks for plugins; install vsfdatrd again")
 
 

@@ -165,18 +165,18 @@ def _source_tap(pixel: int, source: int) -> int | None:
 
 def _squares(weight: Doubles) -> list[Doubles]:
     """(C, O, 4, 4) of a transposed convolution -> 16 of (O, C): pixel (a, b) of a square, source row i, column j."""
-    found = []
+    result = []
     for a in (0, 1):
         for b in (0, 1):
             for i in (0, 1):
                 for j in (0, 1):
-                    found.append(weight[:, :, _source_tap(a, i - 1 + a), _source_tap(b, j - 1 + b)].T)
-    return found
+                    result.append(weight[:, :, _source_tap(a, i - 1 + a), _source_tap(b, j - 1 + b)].T)
+    return result
 
 
 def _nine(weight: Doubles) -> list[Doubles]:
     """(C, 3, 4, 4) of a transposed convolution -> nine of (12, C), one for each source pixel around a square."""
-    found = []
+    result = []
     for y in (-1, 0, 1):
         for x in (-1, 0, 1):
             matrix = np.zeros((2, 2, 3, len(weight)))
@@ -185,5 +185,5 @@ def _nine(weight: Doubles) -> list[Doubles]:
                     rows, columns = _source_tap(a, y), _source_tap(b, x)
                     if rows is not None and columns is not None:
                         matrix[a, b] = weight[:, :, rows, columns].T
-            found.append(matrix.reshape(12, -1))
-    return found
+            result.append(matrix.reshape(12, -1))
+    return result

@@ -50,8 +50,8 @@ def settle(
     whites: tuple[Range, Range] = ("1", "255")
     out = max(whites, key=lambda white: agreement(first, white))
     if agreement(first, out) >= LIKE_DB:
-        said = f"what comes out is taken for 0 to {out}, which a drawing comes out in"
-        return replace(config, output_range=out), said if out != config.range else None
+        output = f"what comes out is taken for 0 to {out}, which a drawing comes out in"
+        return replace(config, output_range=out), output if out != config.range else None
     if certain:
         faint = bool(np.abs(first).max() <= LARGEST)
         return replace(config, output_range="1" if faint else config.range), None

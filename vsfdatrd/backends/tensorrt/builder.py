@@ -43,18 +43,18 @@ def build(
     """
     trt = library.load()
     start = time.monotonic()
-    with contextlib.closing(logger(trt, log)) as said:
+    with contextlib.closing(logger(trt, log)) as trt_log:
         try:
-            builder = trt.Builder(said)
+            builder = trt.Builder(trt_log)
         except TypeError as error:  # the bindings raise it if creating the object failed
-            raise EngineBuildError(f"TensorRT does not start: {said.why()}; its full log is {log}") from error
+            raise EngineBuildError(f"TensorRT does not start: {trt_log.why()}; its full log is {log}") from error
         network = builder.create_network(library.network_flags(trt))
-        parser = trt.OnnxParser(network, said)
+        parser = trt.OnnxParser(network, trt_log)
         if not parser.parse(graph.read_bytes()):
             errors = (parser.get_error(i) for i in range(parser.num_errors))
-            told = (": ".join(filter(None, (error.node_operator(), error.desc()))) for error in errors)
-            why = "; ".join(dict.fromkeys(told))
-            raise EngineBuildError(f"TensorRT does not read the network: {why or said.why()}; its full log is {log}")
+            messages = (": ".join(filter(None, (error.node_operator(), error.desc()))) for error in errors)
+            why = "; ".join(dict.fromkeys(messages))
+            raise EngineBuildError(f"TensorRT does not read the network: {why or trt_log.why()}; its full log is {log}")
         _allow_decomposition(trt, network)
         config = builder.create_builder_config()
         library.aim(trt, config, targets)
@@ -64,14 +64,14 @@ def build(
         if how.get("detailed"):
             config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         with library.tune(config, how):
-            said.errors.clear()  # such as those about a rejected timing cache, which cannot cause the build to fail
+            trt_log.errors.clear()  # such as those about a rejected timing cache, which cannot cause the build to fail
             blob = builder.build_serialized_network(network, config)
         if blob is None:
-            raise EngineBuildError(f"TensorRT could not build the network: {said.why()}; its full log is {log}")
+            raise EngineBuildError(f"TensorRT could not build the network: {trt_log.why()}; its full log is {log}")
     (directory / FILE).write_bytes(blob)
     facts = {
-        "activation_bytes": said.activation,
-        "weights_bytes": said.weights,
+        "activation_bytes": trt_log.activation,
+        "weights_bytes": trt_log.weights,
         "seconds": round(time.monotonic() - start, 2),
         "targets": list(targets),
     }
@@ -95,11 +95,11 @@ def smallest(library: Library, targets: Sequence[str]) -> bytes:
         EngineBuildError: The build failed.
     """
     trt = library.load()
-    said = logger(trt)
+    trt_log = logger(trt)
     try:
-        builder = trt.Builder(said)
+        builder = trt.Builder(trt_log)
     except TypeError as error:
-        raise EngineBuildError(f"TensorRT does not start: {said.why()}") from error
+        raise EngineBuildError(f"TensorRT does not start: {trt_log.why()}") from error
     network = builder.create_network(library.network_flags(trt))
     layer = network.add_identity(network.add_input("input", trt.float32, (1, 1, 8, 8)))
     network.mark_output(layer.get_output(0))
@@ -107,7 +107,7 @@ def smallest(library: Library, targets: Sequence[str]) -> bytes:
     library.aim(trt, config, targets)
     blob = builder.build_serialized_network(network, config)
     if blob is None:
-        raise EngineBuildError(f"TensorRT could not build a network of one layer: {said.why()}")
+        raise EngineBuildError(f"TensorRT could not build a network of one layer: {trt_log.why()}")
     return bytes(blob)
 
 

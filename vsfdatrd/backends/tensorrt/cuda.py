@@ -70,8 +70,8 @@ def require() -> None:
     try:
         check((status,), "asking for the GPUs")
     except EngineError as error:
-        cure = "install the NVIDIA driver again, and restart the machine"
-        raise EngineUnavailable(f"{error}; {cure}") from error
+        advice = "install the NVIDIA driver again, and restart the machine"
+        raise EngineUnavailable(f"{error}; {advice}") from error
 
 
 def use(index: int) -> None:

@@ -75,8 +75,8 @@ class Library:
         try:
             return importlib.import_module(self.module)
         except (ImportError, OSError) as error:
-            cure = f"pip install --force-reinstall vsfdatrd[{self.extra}]"
-            raise EngineUnavailable(f"{self.module} does not load ({error}); {cure}") from error
+            advice = f"pip install --force-reinstall vsfdatrd[{self.extra}]"
+            raise EngineUnavailable(f"{self.module} does not load ({error}); {advice}") from error
 
     def network_flags(self, trt: Any) -> int:
         """Return the flags for a network whose types are exactly those of the graph.

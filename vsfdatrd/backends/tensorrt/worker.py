@@ -154,11 +154,11 @@ class TensorRt(WorkerServer):
         expected = int(json.loads(Path(directory, SKY).read_bytes()))
         channels, height, width = self._devices[0].shapes[0]
         picture, smooth = drawing(height, width)[:channels], sky(height, width)[:channels]
-        found = []
+        result = []
         for device in self._devices:
-            found.append(compare(reference, device.once(picture), precision))
+            result.append(compare(reference, device.once(picture), precision))
             compare_steps(expected, steps(device.once(smooth)), precision)
-        return min(found)
+        return min(result)
 
     def do_rate(self, runs: int) -> float:
         """Measure the speed of the network alone on the first GPU, without copies.

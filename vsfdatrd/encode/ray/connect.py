@@ -90,8 +90,8 @@ def _knock(address: str) -> None:
 def _reason(address: str, text: str) -> str:
     """Condense Ray's multi-line error message into one sentence."""
     if "ersion mismatch" in text:
-        found = re.findall(r"(?:Ray|Python): (\S+)", text)
-        theirs, ours = found[:2], found[2:4]
+        result = re.findall(r"(?:Ray|Python): (\S+)", text)
+        theirs, ours = result[:2], result[2:4]
         if len(ours) == 2:
             return (
                 f"the Ray cluster at {address} runs Ray {theirs[0]} on Python {theirs[1]}, and here is Ray {ours[0]} "

@@ -41,12 +41,12 @@ class Nodes:
 
     def alive(self) -> dict[str, dict[str, float]]:
         """Return the machines that are alive, with the total resources of each."""
-        found = {}
+        result = {}
         for node in self._ray.nodes():
             if node["Alive"]:
-                found[node["NodeID"]] = node["Resources"]
+                result[node["NodeID"]] = node["Resources"]
                 self._names[node["NodeID"]] = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-        return found
+        return result
 
     def usable(self) -> dict[str, dict[str, float]]:
         """Return the machines that are alive, not excluded, and have the resources for a task."""

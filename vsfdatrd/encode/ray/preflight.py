@@ -68,11 +68,11 @@ class Environment:
         try:
             if open_checkpoint(resolve(self.model)).description.sha256 != self.weights:
                 return f"has other weights as {self.model}; copy the file there"
-            found = presets.version(self.encoder)
+            result = presets.version(self.encoder)
         except FdatrdError as error:
             return f"cannot do it: {error}"
-        if found != self.ffmpeg:
-            return f"has another ffmpeg ({found}; here {self.ffmpeg}); install the same there, or put it first on PATH"
+        if result != self.ffmpeg:
+            return f"has another ffmpeg ({result}; here {self.ffmpeg}); install the same there, or put it first on PATH"
         there = _packages()
         for name, expected in self.packages.items():
             if there[name] != expected:
@@ -87,16 +87,16 @@ class Environment:
 
 
 def _content(path: Path) -> dict[str, str | int]:
-    found = identity(path)
-    del found["changed"]
-    return found
+    result = identity(path)
+    del result["changed"]
+    return result
 
 
 def _packages() -> dict[str, str]:
-    found = {}
+    result = {}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            result[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "none"
-    return found
+            result[name] = "none"
+    return result
