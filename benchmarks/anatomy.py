@@ -65,11 +65,11 @@ def timeline(checkpoint: Checkpoint, width: int, height: int) -> dict[str, float
     host = inference.run(rgb, SlotPool(Idle(tall, wide, scale)), tiling, scale)
     large = _kept(rgb.resize.Point(width * scale, height * scale))
     with tempfile.TemporaryDirectory() as folder:
-        lanes = open_engine(checkpoint, height, width, Options(streams=1), EngineCache(Path(folder)))
+        pool = open_engine(checkpoint, height, width, Options(streams=1), EngineCache(Path(folder)))
 
         def infer() -> None:
-            lanes.engine.submit(0)
-            lanes.engine.collect(0)
+            pool.engine.submit(0)
+            pool.engine.collect(0)
 
         found = {
             "color: YUV to RGB": _seconds(color.to_rgb(source)),

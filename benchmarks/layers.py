@@ -89,8 +89,8 @@ def native_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Layer
     picture = padded_picture(checkpoint, width, height)
     _, tall, wide = picture.shape
     result = np.empty((3, tall * config.scale, wide * config.scale), np.float32)
-    lane = native_network.FrameContext(native_network.Weights(config, checkpoint.tensors()), tall, wide, 1)
-    lane.run(picture, result)
+    context = native_network.FrameContext(native_network.Weights(config, checkpoint.tensors()), tall, wide, 1)
+    context.run(picture, result)
     found: defaultdict[str, float] = defaultdict(float)
 
     def measured(name: str) -> Callable[..., None]:
@@ -105,7 +105,7 @@ def native_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Layer
 
     with patch.object(native_network, "function", measured), patch.object(blocks, "function", measured):
         for _ in range(RUNS):
-            lane.run(picture, result)
+            context.run(picture, result)
     return _longest((name, name, seconds) for name, seconds in found.items())
 
 

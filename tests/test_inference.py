@@ -198,10 +198,10 @@ def test_an_output_that_is_not_finite_is_named(
 
 def test_two_filters_share_an_engine_and_its_slots() -> None:
     engine = CountingEngine(60, 120, slots=2, seconds=0.005)
-    lanes = SlotPool(engine)
+    pool = SlotPool(engine)
     tiling = geometry.whole(50, 70, SCALE)
-    first = inference.run(numbered(20), lanes, tiling, SCALE)
-    second = inference.run(numbered(20), lanes, tiling, SCALE)
+    first = inference.run(numbered(20), pool, tiling, SCALE)
+    second = inference.run(numbered(20), pool, tiling, SCALE)
     both = vs.core.std.Interleave([first, second])
     assert [round(red(f) * 100) for f in both.frames(prefetch=6, close=False)] == [n // 2 for n in range(40)]
     assert engine.most <= 2

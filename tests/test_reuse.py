@@ -18,10 +18,10 @@ REACH = 12
 
 
 class Scene:
-    """A clip whose frame n has the value `values[n]` everywhere, dealt to lanes that add 1 and count."""
+    """A clip whose frame n has the value `values[n]` everywhere, computed by networks that add 1 and count."""
 
     def __init__(
-        self, values: Sequence[float], threshold: float | None = 0.0, lanes: int = 2, broken: tuple[int, ...] = ()
+        self, values: Sequence[float], threshold: float | None = 0.0, slots: int = 2, broken: tuple[int, ...] = ()
     ) -> None:
         self.computed: list[int] = []
         self.read: list[int] = []
@@ -40,9 +40,11 @@ class Scene:
             return out
 
         self.source = vs.core.std.ModifyFrame(blank, blank, draw).std.RemoveFrameProps("_Nothing")
-        self.clip = vs.core.fdatrd.Deal(self.source, [self._lane() for _ in range(lanes)], threshold=threshold)
+        self.clip = vs.core.fdatrd.ReuseFrames(
+            self.source, [self._network() for _ in range(slots)], threshold=threshold
+        )
 
-    def _lane(self) -> vs.VideoNode:
+    def _network(self) -> vs.VideoNode:
         def compute(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
             with self.lock:
                 self.computed.append(n)
@@ -84,10 +86,10 @@ def on(times: int, length: int) -> list[float]:
 
 
 @pytest.mark.parametrize("times", [1, 2, 3, 7, 100])
-@pytest.mark.parametrize("lanes", [1, 2, 3])
-def test_a_drawing_is_computed_once(times: int, lanes: int) -> None:
+@pytest.mark.parametrize("slots", [1, 2, 3])
+def test_a_drawing_is_computed_once(times: int, slots: int) -> None:
     values = on(times, 60)
-    scene = Scene(values, lanes=lanes)
+    scene = Scene(values, slots=slots)
     assert scene.all() == pytest.approx(values)
     drawings = 60 if times == 1 else 60 // times + (60 % times > 0) if times < REACH else 60 // REACH
     assert drawings <= len(scene.computed) <= drawings + 2
@@ -95,7 +97,7 @@ def test_a_drawing_is_computed_once(times: int, lanes: int) -> None:
 
 def test_drawings_that_return_are_known() -> None:
     values = [0.1, 0.2, 0.3] * 8
-    scene = Scene(values, lanes=1)
+    scene = Scene(values, slots=1)
     assert scene.all() == pytest.approx(values)
     assert len(scene.computed) <= 9
 
@@ -186,7 +188,7 @@ def test_a_result_that_fails_is_asked_for_again() -> None:
     def compute(n: int, f: vs.VideoFrame) -> vs.VideoFrame | str:
         return "the device is on fire" if failing[0] else f
 
-    clip = vs.core.fdatrd.Deal(source, [vs.core.fdatrd.PerFrame(source, func=compute)], threshold=0)
+    clip = vs.core.fdatrd.ReuseFrames(source, [vs.core.fdatrd.PerFrame(source, func=compute)], threshold=0)
     for n in (0, 3):
         with pytest.raises(vs.Error, match="the device is on fire"):
             clip.get_frame(n)
@@ -204,7 +206,7 @@ def test_gray_clips_are_held_by_their_one_plane() -> None:
 
     parts = [vs.core.std.BlankClip(width=32, height=16, format=vs.GRAYS, length=3, color=c) for c in (0.2, 0.7)]
     source = vs.core.std.RemoveFrameProps(parts[0] + parts[1], "_Nothing")
-    clip = vs.core.fdatrd.Deal(source, [vs.core.fdatrd.PerFrame(source, func=compute)], threshold=0)
+    clip = vs.core.fdatrd.ReuseFrames(source, [vs.core.fdatrd.PerFrame(source, func=compute)], threshold=0)
     result = [float(np.asarray(clip.get_frame(n)[0])[3, 5]) for n in range(6)]
     assert result == pytest.approx([0.2] * 3 + [0.7] * 3)
     assert computed == [0, 3]
@@ -218,5 +220,5 @@ def test_gray_clips_are_held_by_their_one_plane() -> None:
     ],
 )
 def test_other_clips_are_refused(make: Callable[[], vs.VideoNode]) -> None:
-    with pytest.raises(vs.Error, match="Deal takes RGBS or GRAYS clips of one size"):
-        vs.core.fdatrd.Deal(make(), [make()], threshold=0)
+    with pytest.raises(vs.Error, match="ReuseFrames takes RGBS or GRAYS clips of one size"):
+        vs.core.fdatrd.ReuseFrames(make(), [make()], threshold=0)

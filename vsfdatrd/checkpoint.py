@@ -34,11 +34,11 @@ DAY = 86400.0
 class DescriptorCache(Protocol):
     """Persistent cache of model descriptors, keyed by the SHA-256 of the file."""
 
-    def recall(self, sha256: str) -> Mapping[str, Any] | None:
+    def get(self, sha256: str) -> Mapping[str, Any] | None:
         """Return the cached descriptor as plain values, or None."""
         ...
 
-    def remember(self, sha256: str, description: Mapping[str, Any]) -> None:
+    def put(self, sha256: str, description: Mapping[str, Any]) -> None:
         """Store a descriptor. Should not raise: if storing fails, the file is examined again next time."""
         ...
 
@@ -82,7 +82,7 @@ def open_checkpoint(
         memory = None  # the cache is keyed by the file, not by these arguments
     description = _recall(memory, digest)
     if description is None or description.architecture.changed(path, description.config):
-        if memory is not None and (why := _given_up(memory.recall(digest))):
+        if memory is not None and (why := _given_up(memory.get(digest))):
             raise refuse(path, why)
         try:
             if own is None:
@@ -91,10 +91,10 @@ def open_checkpoint(
                 description = ModelDescriptor(own, *own.examine(path, multiple, input_range), sha256=digest)
         except TrialError as error:
             if memory is not None:
-                memory.remember(digest, {"given_up": error.why, "at": time.time()})
+                memory.put(digest, {"given_up": error.why, "at": time.time()})
             raise
         if memory is not None:
-            memory.remember(digest, description.to_dict())
+            memory.put(digest, description.to_dict())
     config = description.config
     channels = (config.in_channels, config.out_channels)
     if not any_channels and not config.accepts_chroma and channels not in ((3, 3), (1, 1)):
@@ -134,7 +134,7 @@ def _given_up(plain: Mapping[str, Any] | None) -> str | None:
 
 
 def _recall(memory: DescriptorCache | None, digest: str) -> ModelDescriptor | None:
-    if memory is None or (plain := memory.recall(digest)) is None:
+    if memory is None or (plain := memory.get(digest)) is None:
         return None
     try:
         description = restore(plain)

@@ -15,12 +15,12 @@ from vsfdatrd import inference
 from vsfdatrd import style_input as styles
 from vsfdatrd.archs.registry.base import ModelDescriptor
 from vsfdatrd.backends.base import SlotPool
-from vsfdatrd.backends.selection import frame_of, open_engine, warm_up
+from vsfdatrd.backends.selection import open_engine, padded_size, warm_up
 from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import PREFIX, ArgumentError, FdatrdError, InsufficientMemory
 from vsfdatrd.options import Options
-from vsfdatrd.style_input import Given
+from vsfdatrd.style_input import StyleSource
 from vsfdatrd.system.progress import stdout_to_stderr
 from vsfdatrd.system.standard_streams import fill_standard_streams
 from vsfdatrd.video import alpha, chroma, color, luma
@@ -120,24 +120,24 @@ def upscale(
         raise vs.Error(f"{PREFIX}{error}") from error
 
 
-def _upscale(clip: vs.VideoNode, options: Options, style: Given) -> vs.VideoNode:
+def _upscale(clip: vs.VideoNode, options: Options, style: StyleSource) -> vs.VideoNode:
     warm_up(options.backend, options.device)
     source = color.describe(clip)
     store = EngineCache(options.cache)
     checkpoint = open_checkpoint(
         resolve(options.model),
-        memory=store.notes("checkpoint"),
+        memory=store.metadata("checkpoint"),
         multiple=options.multiple,
         input_range=options.input_range,
     )
-    about = checkpoint.description
-    styles.check(style, about)
-    scale = about.scale
-    if about.planes == "chroma":
+    model = checkpoint.description
+    styles.check(style, model)
+    scale = model.scale
+    if model.planes == "chroma":
         chroma.check(source)
-    target = color.target(source, scale, options.format, options.matrix, about.planes)
-    size = _network_size(clip, about, options)
-    lanes, tiling = _open(*size, checkpoint, options, store)
+    target = color.target(source, scale, options.format, options.matrix, model.planes)
+    size = _network_size(clip, model, options)
+    pool, tiling = _open(*size, checkpoint, options, store)
     if len(tiling.tiles) > 1:
         log.warning(
             "upscaling in %d tiles of %d×%d pixels: the picture differs a little from that of whole frames",
@@ -147,18 +147,18 @@ def _upscale(clip: vs.VideoNode, options: Options, style: Given) -> vs.VideoNode
         )
 
     def network(planes: vs.VideoNode) -> vs.VideoNode:
-        place = styles.place(about, *frame_of(about, tiling.height, tiling.width))
-        whole = planes if size == (clip.height, clip.width) else planes.resize.Spline36(*size[::-1])
-        if place:
-            whole = styles.attached(whole, style, place)
-        reuse = None if styles.moves(style) else options.reuse
-        result = inference.run(whole, lanes, tiling, scale, reuse, place)
-        wanted = clip.width * scale, clip.height * scale
-        return result if wanted == (result.width, result.height) else result.resize.Spline36(*wanted)
+        layout = styles.layout(model, *padded_size(model, tiling.height, tiling.width))
+        frames = planes if size == (clip.height, clip.width) else planes.resize.Spline36(*size[::-1])
+        if layout:
+            frames = styles.attach(frames, style, layout)
+        reuse = None if styles.is_moving(style) else options.reuse
+        result = inference.run(frames, pool, tiling, scale, reuse, layout)
+        output_size = clip.width * scale, clip.height * scale
+        return result if output_size == (result.width, result.height) else result.resize.Spline36(*output_size)
 
-    if about.planes == "luma":
+    if model.planes == "luma":
         upscaled = luma.enlarge(source, target, scale, network)
-    elif about.planes == "chroma":
+    elif model.planes == "chroma":
         upscaled = chroma.reconstruct(source, target, network)
     else:
         upscaled = network(color.to_rgb(source))
@@ -168,7 +168,7 @@ def _upscale(clip: vs.VideoNode, options: Options, style: Given) -> vs.VideoNode
     return alpha.attach(clip, result) if source.alpha else result
 
 
-def _network_size(clip: vs.VideoNode, about: ModelDescriptor, options: Options) -> tuple[int, int]:
+def _network_size(clip: vs.VideoNode, model: ModelDescriptor, options: Options) -> tuple[int, int]:
     """Return the frame size (height, width) that the network processes, before tiling.
 
     Raises:
@@ -176,11 +176,11 @@ def _network_size(clip: vs.VideoNode, about: ModelDescriptor, options: Options) 
     """
     if options.fit != "resize":
         return clip.height, clip.width
-    if about.fixed is None:
+    if model.fixed is None:
         raise ArgumentError('fit="resize" is for networks of one fixed size, and this one takes any; leave it out')
     if options.tile is not None:
         raise ArgumentError(f'tile={list(options.tile)} contradicts fit="resize", which sends whole frames; give one')
-    return about.fixed
+    return model.fixed
 
 
 def _open(
@@ -191,8 +191,8 @@ def _open(
     A frame that is too large for a GPU's memory is divided into the fewest tiles that fit. A frame that is too large
     for the main memory is an error, since its tiles would still take hours.
     """
-    about, scale = checkpoint.description, checkpoint.description.scale
-    largest = options.tile[::-1] if options.tile is not None else about.fixed
+    model, scale = checkpoint.description, checkpoint.description.scale
+    largest = options.tile[::-1] if options.tile is not None else model.fixed
     if largest is not None:
         tiling = geometry.tile(height, width, *largest, scale)
         return open_engine(checkpoint, tiling.height, tiling.width, options, store), tiling

@@ -50,8 +50,9 @@ def run(
     source = clip.std.RemoveFrameProps("_FdatrdNone")  # a new node, whose cache options can be set freely
     function = _frame_function(pool, tiling, scale, style)
     width, height = clip.width * scale, clip.height * scale
-    dealt = [_per_frame(source, function, width, height) for _ in range(min(pool.count, clip.num_frames))]
-    return vs.core.fdatrd.Deal(source, dealt, threshold=reuse)
+    filters = [_per_frame(source, function, width, height) for _ in range(min(pool.count, clip.num_frames))]
+    reused: vs.VideoNode = vs.core.fdatrd.ReuseFrames(source, filters, threshold=reuse)
+    return reused
 
 
 def _per_frame(

@@ -16,7 +16,7 @@ from vsfdatrd.errors import ArgumentError
 from vsfdatrd.system.home import expand_user
 from vsfdatrd.video import color
 
-type Given = str | PathLike[str] | vs.VideoNode | None
+type StyleSource = str | PathLike[str] | vs.VideoNode | None
 
 PROPERTY = "_FdatrdStyle"
 
@@ -31,32 +31,32 @@ class Style:
     width: int
 
 
-def place(about: ModelDescriptor, height: int, width: int) -> Style | None:
+def layout(model: ModelDescriptor, height: int, width: int) -> Style | None:
     """Return the layout of the style picture for padded frames of `height` × `width`; None for networks without one."""
-    size = about.config.style_size(height, width)
+    size = model.config.style_size(height, width)
     return Style(-(-size[0] * size[1] // width), *size) if size else None
 
 
-def check(given: Given, about: ModelDescriptor) -> None:
+def check(style: StyleSource, model: ModelDescriptor) -> None:
     """Check the `style` argument against the network.
 
     Raises:
         ArgumentError: The network has no style input, or the value is neither a clip nor a path.
     """
-    if given is None:
+    if style is None:
         return
-    if place(about, 1, 1) is None:
+    if layout(model, 1, 1) is None:
         raise ArgumentError("style= is for networks with a second input for a picture, and this has none; leave it out")
-    if not isinstance(given, str | PathLike | vs.VideoNode):
-        raise ArgumentError(f"style={given!r} is neither a clip nor the path of a picture")
+    if not isinstance(style, str | PathLike | vs.VideoNode):
+        raise ArgumentError(f"style={style!r} is neither a clip nor the path of a picture")
 
 
-def attached(clip: vs.VideoNode, given: Given, where: Style) -> vs.VideoNode:
+def attach(clip: vs.VideoNode, source: StyleSource, where: Style) -> vs.VideoNode:
     """Attach the style picture to every frame as a property.
 
     Args:
         clip: RGBS.
-        given: A clip, whose frames are paired by number and whose last frame is repeated; the path of a picture; or
+        source: A clip, whose frames are paired by number and whose last frame is repeated; the path of a picture; or
             None to use the frame itself.
         where: The layout in the engine's input, which determines the size.
 
@@ -67,10 +67,10 @@ def attached(clip: vs.VideoNode, given: Given, where: Style) -> vs.VideoNode:
         ArgumentError: The picture cannot be read.
         ClipError: The style clip cannot be converted to RGB.
     """
-    if isinstance(given, vs.VideoNode):
-        style = color.to_rgb(color.describe(given))
+    if isinstance(source, vs.VideoNode):
+        style = color.to_rgb(color.describe(source))
     else:
-        style = clip if given is None else _picture(expand_user(given))
+        style = clip if source is None else _picture(expand_user(source))
     if (style.width, style.height) != (where.width, where.height):
         style = style.resize.Spline36(where.width, where.height)
     if style.num_frames < clip.num_frames:
@@ -79,9 +79,9 @@ def attached(clip: vs.VideoNode, given: Given, where: Style) -> vs.VideoNode:
     return clip.std.ClipToProp(style, prop=PROPERTY)
 
 
-def moves(given: Given) -> bool:
+def is_moving(style: StyleSource) -> bool:
     """Return whether equal frames may have different styles."""
-    return isinstance(given, vs.VideoNode) and given.num_frames > 1
+    return isinstance(style, vs.VideoNode) and style.num_frames > 1
 
 
 def _picture(path: Path) -> vs.VideoNode:

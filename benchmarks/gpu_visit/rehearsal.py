@@ -62,7 +62,7 @@ def _rehearse(folder: Path) -> None:
     models = {file.name: file.stat().st_size for file in (home / "models").glob("*.safetensors")}
     expect(models, "the tree has no weights files")
 
-    say("pack")
+    log_step("pack")
     print(call(home, "--pack", "--tiny", "--pictures", str(pictures), limit=150), end="")
     expect(
         not list((home / "models").glob("*.safetensors")), "--pack leaves weights files in the tree, and they travel"
@@ -71,7 +71,7 @@ def _rehearse(folder: Path) -> None:
     count = sum(file.stat().st_size for file in there.rglob("*") if file.is_file())
     expect(count < 64 << 20, f"what travels has {count / 2**20:.1f} MiB, and 64 are the most")
 
-    say("facts")
+    log_step("facts")
     facts = folder / "facts"
     call(there, "--part", "facts", "--tiny", "--limit", "400", "--out", str(facts), limit=420, away=True)
     document = check(facts)
@@ -79,19 +79,19 @@ def _rehearse(folder: Path) -> None:
         print(f"{part['seconds']:8.1f} s    {part['name']}: {part['status']} {part.get('error', '')}")
     expect([part["name"] for part in document["parts"]] == [part.name for part in FACTS], "a part did not run")
 
-    say("train, killed and called again")
+    log_step("train, killed and called again")
     train(there, folder / "train")
 
-    say("report")
+    log_step("report")
     report([facts, folder / "train"], folder)
 
-    say("restore")
+    log_step("restore")
     call(home, "--restore", limit=60)
     result = {file.name: file.stat().st_size for file in (home / "models").glob("*.safetensors")}
     expect(result == models, f"--restore does not bring back what was there: {result} instead of {models}")
 
 
-def say(what: str) -> None:
+def log_step(what: str) -> None:
     """Print what begins."""
     print(f"-- {what}", flush=True)
 

@@ -133,7 +133,7 @@ class Pipeline:
             compute.copy(places[number].device_result, net.result)
 
         self.slots = slots
-        self._conveyor = TransferPipeline(upload, compute, download, places, launch)
+        self._pipeline = TransferPipeline(upload, compute, download, places, launch)
         self._submitting = threading.Lock()  # the product's worker submits on one thread
 
     def input(self, slot: int) -> FramePlanes:
@@ -144,12 +144,12 @@ class Pipeline:
         """See `Engine.submit`."""
         with self._submitting:
             cuda.use(0)
-            self._conveyor.submit(slot)
+            self._pipeline.submit(slot)
 
     def collect(self, slot: int) -> FramePlanes:
         """See `Engine.collect`."""
         cuda.use(0)
-        self._conveyor.wait(slot)
+        self._pipeline.wait(slot)
         return self._frames[slot][1]
 
     def close(self) -> None:

@@ -60,17 +60,17 @@ class Alone(Contestant):
         )
         width, height = case.size
         checkpoint = open_checkpoint(weights)
-        self._lanes = open_engine(checkpoint, height, width, options, EngineCache(cache))
-        self.depth = self._lanes.count
+        self._slots = open_engine(checkpoint, height, width, options, EngineCache(cache))
+        self.depth = self._slots.count
         self._cropped = (height * checkpoint.description.scale, width * checkpoint.description.scale)
         for slot in range(self.depth):
-            for plane, target in zip(drawings(width, height, 1)[0], self._lanes.engine.input(slot), strict=True):
+            for plane, target in zip(drawings(width, height, 1)[0], self._slots.engine.input(slot), strict=True):
                 target[:height, :width] = plane
                 fill_padding(target, height, width)
 
     def run(self, first: int, count: int) -> None:
         """Upscale `count` frames."""
-        engine = self._lanes.engine
+        engine = self._slots.engine
         flying: deque[int] = deque()
         for n in range(count):
             slot = n % self.depth
@@ -83,9 +83,9 @@ class Alone(Contestant):
 
     def picture(self) -> Frame:
         """The result for the first drawing."""
-        self._lanes.engine.submit(0)
+        self._slots.engine.submit(0)
         height, width = self._cropped
-        return np.clip(self._lanes.engine.collect(0)[:, :height, :width], 0, 1)
+        return np.clip(self._slots.engine.collect(0)[:, :height, :width], 0, 1)
 
 
 SCRIPT = """\

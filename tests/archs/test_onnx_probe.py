@@ -95,14 +95,17 @@ def test_what_is_said_of_onnx_files_is_not_for_weights(tiny_model: Path) -> None
         open_checkpoint(tiny_model, multiple=8)
 
 
-class Kept(dict[str, Any]):
-    """A `checkpoint.Memory` in memory."""
+class Memory:
+    """A `checkpoint.DescriptorCache` in memory."""
 
-    def recall(self, sha256: str) -> Any:
-        return self.get(sha256)
+    def __init__(self) -> None:
+        self.descriptions: dict[str, Any] = {}
 
-    def remember(self, sha256: str, description: Any) -> None:
-        self[sha256] = dict(description)
+    def get(self, sha256: str) -> Any:
+        return self.descriptions.get(sha256)
+
+    def put(self, sha256: str, description: Any) -> None:
+        self.descriptions[sha256] = dict(description)
 
 
 def external(folder: Path, location: str = "weights.bin") -> Path:
@@ -122,7 +125,7 @@ def external(folder: Path, location: str = "weights.bin") -> Path:
 
 
 def test_weights_beside_the_file_are_part_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, memory = external(tmp_path), Kept()
+    path, memory = external(tmp_path), Memory()
     checkpoint = open_checkpoint(path, memory=memory)
     picture = np.random.default_rng(0).random((3, 40, 40), np.float32)
     np.testing.assert_allclose(through(checkpoint, picture, tmp_path / "engine"), expected(picture), atol=2e-5)
@@ -286,7 +289,7 @@ def test_tensorrt_builds_onnx_files(tmp_path: Path, precision: Any) -> None:
 
 
 def test_a_file_that_was_given_up_is_not_tried_again_for_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, memory = doubler(tmp_path / "x.onnx"), Kept()
+    path, memory = doubler(tmp_path / "x.onnx"), Memory()
     monkeypatch.setattr(onnx_probe, "PATIENCE", 0.01)
     with pytest.raises(CheckpointError, match="did not finish a small picture within 0 seconds, and is not"):
         open_checkpoint(path, memory=memory)
@@ -295,8 +298,8 @@ def test_a_file_that_was_given_up_is_not_tried_again_for_a_day(tmp_path: Path, m
         with pytest.raises(CheckpointError, match=r"x.onnx' did not finish a small picture within 0 seconds.*; give"):
             open_checkpoint(path, memory=memory)
     monkeypatch.setattr(onnx_probe, "PATIENCE", 100)
-    (kept,) = memory.values()
-    kept["at"] -= 90_000
+    (description,) = memory.descriptions.values()
+    description["at"] -= 90_000
     assert open_checkpoint(path, memory=memory).description.scale == 2
     assert open_checkpoint(path, memory=memory).description.scale == 2
 

@@ -84,7 +84,7 @@ class Rig:
         def launch(number: int) -> None:
             compute.work(lambda: self.places.__setitem__(f"back{number}", self.places[f"there{number}"] ** 2))
 
-        self.conveyor = TransferPipeline(up, compute, down, slots, launch)
+        self.pipeline = TransferPipeline(up, compute, down, slots, launch)
         self.count = count
 
     def run(self, frames: int) -> list[float]:
@@ -93,11 +93,11 @@ class Rig:
         for n in range(frames + self.count):
             slot = n % self.count
             if n >= self.count:
-                self.conveyor.wait(slot)
+                self.pipeline.wait(slot)
                 result.append(self.places[f"out{slot}"])
             if n < frames:
                 self.places[f"in{slot}"] = n + 1.0
-                self.conveyor.submit(slot)
+                self.pipeline.submit(slot)
         return result
 
     def close(self) -> None:
@@ -151,7 +151,7 @@ def test_frames_may_be_waited_for_in_any_order(rig: MakeRig) -> None:
     made = rig(4, lambda: 0.002)
     for slot in range(4):
         made.places[f"in{slot}"] = slot + 2.0
-        made.conveyor.submit(slot)
+        made.pipeline.submit(slot)
     for slot in (2, 0, 3, 1):
-        made.conveyor.wait(slot)
+        made.pipeline.wait(slot)
         assert made.places[f"out{slot}"] == (slot + 2) ** 2

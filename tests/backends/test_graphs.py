@@ -123,8 +123,8 @@ def test_the_torch_engine_takes_over_from_what_cannot_be_traced(
     monkeypatch.setattr(torch.onnx, "export", fail)
     monkeypatch.setattr(selection, "gpu_count", lambda: 0)
     with caplog.at_level("WARNING", "vsfdatrd"):
-        lanes = selection.open_engine(checkpoint, 40, 48, Options(precision="fp32"), EngineCache(tmp_path / "cache"))
-    assert type(lanes.engine).__module__ == "vsfdatrd.backends.torch"
+        pool = selection.open_engine(checkpoint, 40, 48, Options(precision="fp32"), EngineCache(tmp_path / "cache"))
+    assert type(pool.engine).__module__ == "vsfdatrd.backends.torch"
     (line,) = [record.getMessage() for record in caplog.records if record.name == "vsfdatrd.backends.selection"]
     assert line == (
         "The openvino engine cannot be used: DAT.safetensors (DAT) cannot be written as a graph: "

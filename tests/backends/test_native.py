@@ -210,9 +210,9 @@ def test_a_wish_for_fp32_goes_to_another_engine(
     tiny: Checkpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        lanes = selection.open_engine(tiny, 60, 60, Options(precision="fp32"), EngineCache(tmp_path))
+        pool = selection.open_engine(tiny, 60, 60, Options(precision="fp32"), EngineCache(tmp_path))
     assert not caplog.records
-    del lanes
+    del pool
     assert [entry.fields["engine"].split()[0] for entry in EngineCache(tmp_path).entries()] == ["openvino"]
 
 

@@ -263,7 +263,7 @@ def test_a_frame_of_one_color_is_no_special_case(make_config: MakeConfig, make_t
 
 
 def test_only_frames_of_the_right_shape_reach_the_kernels(make_config: MakeConfig, make_tensors: Maker) -> None:
-    lane = FrameContext(Weights(make_config(), make_tensors()), 60, 90, 1)
+    context = FrameContext(Weights(make_config(), make_tensors()), 60, 90, 1)
     picture, result = np.zeros((3, 60, 90), np.float32), np.zeros((3, 120, 180), np.float32)
     for frames in (
         (picture[:, :30], result),
@@ -272,7 +272,7 @@ def test_only_frames_of_the_right_shape_reach_the_kernels(make_config: MakeConfi
         (picture, result[::-1]),
     ):
         with pytest.raises(ValueError, match="not contiguous float32"):
-            lane.run(*frames)
+            context.run(*frames)
 
 
 def test_threads_do_not_change_the_picture_much(make_config: MakeConfig, make_tensors: Maker) -> None:
@@ -333,8 +333,8 @@ def test_channel_attention_does_not_cancel(make_config: MakeConfig, make_tensors
 
 
 def test_a_stretch_is_shared_out_whole(make_config: MakeConfig) -> None:
-    crew = RowThreads(60, 60, make_config(), 7)
+    pool = RowThreads(60, 60, make_config(), 7)
     for count in (1, 2, 6, 7, 8, 60, 3600 // BLOCK):
         parts: list[tuple[int, int]] = []
-        crew.each(count, lambda first, last, _, parts=parts: parts.append((first, last)))  # type: ignore[misc]
+        pool.each(count, lambda first, last, _, parts=parts: parts.append((first, last)))  # type: ignore[misc]
         assert [n for first, last in sorted(parts) for n in range(first, last)] == list(range(count))

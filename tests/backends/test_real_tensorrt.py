@@ -159,7 +159,7 @@ def test_it_is_told_to_reserve_its_memory(trt: ModuleType) -> None:
     log = logger(trt)
     config = trt.Builder(log).create_builder_config()
     assert not config.get_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
-    RTX.reserve(trt, config)
+    RTX.require_user_allocation(trt, config)
     assert config.get_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
 
 

@@ -171,11 +171,11 @@ def test_a_measurement_that_breaks_leaves_the_order_as_it_is(
 
 def test_filters_that_use_an_engine_are_not_disturbed() -> None:
     """Slots in use are waited for, and all are free afterwards."""
-    lanes = SlotPool(Timed.__new__(Timed))
-    lanes.engine.name, lanes.engine.seconds, lanes.engine.job = "x", 0.001, None  # type: ignore[attr-defined]
-    lanes.engine.closed = 0  # type: ignore[attr-defined]
-    assert speed.rates({"x": lanes})["x"] > 10
-    with lanes.slot() as slot:
+    pool = SlotPool(Timed.__new__(Timed))
+    pool.engine.name, pool.engine.seconds, pool.engine.job = "x", 0.001, None  # type: ignore[attr-defined]
+    pool.engine.closed = 0  # type: ignore[attr-defined]
+    assert speed.rates({"x": pool})["x"] > 10
+    with pool.slot() as slot:
         assert slot == 0
 
 

@@ -79,8 +79,8 @@ def test_fp32_is_not_rounded(tiny_model: Path, tmp_path: Path, monkeypatch: pyte
     configs: list[Any] = []
 
     class Watched(Library):
-        def aim(self, trt: Any, config: Any, targets: Sequence[str]) -> None:
-            super().aim(trt, config, targets)
+        def set_targets(self, trt: Any, config: Any, targets: Sequence[str]) -> None:
+            super().set_targets(trt, config, targets)
             configs.append(config)
 
     def ask(what: str, *, how: dict[str, Any], log: str, graph: str, **_: Any) -> dict[str, Any]:
@@ -259,11 +259,11 @@ def test_only_the_classic_library_is_tuned(tmp_path: Path) -> None:
     how = {"level": 5, "timings": str(tmp_path / "state/classic.timings")}
     for expected in (b"+", b"++"):
         config = Config()
-        with CLASSIC.tune(config, how):
+        with CLASSIC.build_settings(config, how):
             assert config.builder_optimization_level == 5
         assert (tmp_path / "state/classic.timings").read_bytes() == expected
     config = Config()
-    with RTX.tune(config, how):
+    with RTX.build_settings(config, how):
         assert config.builder_optimization_level == 3
     assert (tmp_path / "state/classic.timings").read_bytes() == b"++"
 
@@ -272,7 +272,7 @@ def test_only_the_classic_library_is_tuned(tmp_path: Path) -> None:
 def test_timings_that_are_not_taken_are_begun_anew(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "classic.timings"
     path.write_bytes(content)
-    with CLASSIC.tune(Config(), {"timings": str(path)}):
+    with CLASSIC.build_settings(Config(), {"timings": str(path)}):
         pass
     assert path.read_bytes() == b"+"
 
@@ -283,10 +283,10 @@ def test_only_the_portable_library_reserves_and_can_be_asked_for_graphs() -> Non
     trt = SimpleNamespace(BuilderFlag=SimpleNamespace(REQUIRE_USER_ALLOCATION="memory"))
     context = SimpleNamespace(is_stream_capturable=lambda stream: stream == 7)
     for library in (RTX, CLASSIC):
-        library.reserve(trt, config)
+        library.require_user_allocation(trt, config)
     assert asked == ["memory"]
-    assert [RTX.capturable(context, stream) for stream in (7, 8)] == [True, False]
-    assert CLASSIC.capturable(object(), 8)
+    assert [RTX.can_capture(context, stream) for stream in (7, 8)] == [True, False]
+    assert CLASSIC.can_capture(object(), 8)
 
 
 def test_only_the_portable_library_is_aimed() -> None:
@@ -301,7 +301,7 @@ def test_only_the_portable_library_is_aimed() -> None:
         (CLASSIC, ["sm89"], []),
     ):
         config = Config()
-        library.aim(trt, config, targets)
+        library.set_targets(trt, config, targets)
         assert config.capabilities == expected
         assert config.num_compute_capabilities == len(expected)
     assert CLASSIC.network_flags(trt) == 2

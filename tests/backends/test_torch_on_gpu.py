@@ -61,7 +61,7 @@ def test_closing_gives_everything_back_even_after_the_gpu_failed(alive: list[boo
 
     engine: Any = object.__new__(engine_module._Cuda)
     stream = SimpleNamespace(synchronize=synchronize)
-    engine._closed, engine._lanes = False, [SimpleNamespace(stream=stream, held=memory()) for _ in range(2)]
+    engine._closed, engine._slots = False, [SimpleNamespace(stream=stream, held=memory()) for _ in range(2)]
     engine.close()
     engine.close()
     assert alive == [False, False]

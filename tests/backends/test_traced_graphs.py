@@ -83,8 +83,8 @@ def test_torch_takes_over(
     checkpoint = saved("Compact", tmp_path)
     monkeypatch.setattr(selection, "gpu_count", lambda: 0)
     with caplog.at_level("WARNING", "vsfdatrd"):
-        lanes = selection.open_engine(checkpoint, 40, 48, Options(precision="fp32"), EngineCache(tmp_path / "cache"))
-    assert type(lanes.engine).__module__ == "vsfdatrd.backends.torch"
+        pool = selection.open_engine(checkpoint, 40, 48, Options(precision="fp32"), EngineCache(tmp_path / "cache"))
+    assert type(pool.engine).__module__ == "vsfdatrd.backends.torch"
     (line,) = [record.getMessage() for record in caplog.records if record.name == "vsfdatrd.backends.selection"]
     assert line.startswith("The openvino engine cannot be used: Compact.safetensors (Compact) as a graph is not what ")
     assert line.endswith(". Trying the next one.")

@@ -48,7 +48,7 @@ def test_entry_tells_what_it_is(store: EngineCache) -> None:
 def test_nothing_happens_before_the_first_use(tmp_path: Path) -> None:
     store = EngineCache(tmp_path / "cache")
     assert store.clear() == 0
-    assert store.notes("checkpoint").recall("a" * 64) is None
+    assert store.metadata("checkpoint").get("a" * 64) is None
     assert list(tmp_path.iterdir()) == []
 
 

@@ -39,7 +39,7 @@ def test_file_in_the_way(tmp_path: Path, where: str) -> None:
     with pytest.raises(StoreError, match=rf"{in_the_way} is a file.*cache=.*FDATRD_CACHE"):
         store.open(KEY, builder, read)
     assert builder.count == 0
-    store.notes("checkpoint").remember("a" * 64, {})
+    store.metadata("checkpoint").put("a" * 64, {})
     assert in_the_way.read_text() == "mine"
 
 
@@ -47,7 +47,7 @@ def test_clear_leaves_what_is_not_ours(store: EngineCache, tmp_path: Path) -> No
     keys = [replace(KEY, shape=shape) for shape in "abc"]
     for key in keys:
         store.open(key, Builder(), read)
-    store.notes("checkpoint").remember("a" * 64, {"scale": 2})
+    store.metadata("checkpoint").put("a" * 64, {"scale": 2})
     outside = tmp_path / "outside"
     outside.mkdir()
     precious = outside / "precious"
@@ -61,7 +61,7 @@ def test_clear_leaves_what_is_not_ours(store: EngineCache, tmp_path: Path) -> No
     (store.directory / "store-1" / "tmp" / f"{'e' * 64}.1.aa").symlink_to(outside)
     assert store.clear() == 3
     assert store.entries() == []
-    assert store.notes("checkpoint").recall("a" * 64) is None
+    assert store.metadata("checkpoint").get("a" * 64) is None
     assert temporary(store) == []
     assert precious.read_text() == beside.read_text() == (engines / "readme").read_text() == "mine"
     assert store.clear() == 0

@@ -81,8 +81,8 @@ def test_full_disk(disk: Path) -> None:
     assert store.open(KEY, too_much, read) == FILES  # what was there still works
     with contextlib.suppress(OSError):
         (disk / "filler").write_bytes(bytes(6 << 20))
-    store.notes("checkpoint").remember("a" * 64, {"text": "x" * 10_000})
-    assert store.notes("checkpoint").recall("a" * 64) is None
+    store.metadata("checkpoint").put("a" * 64, {"text": "x" * 10_000})
+    assert store.metadata("checkpoint").get("a" * 64) is None
     (disk / "filler").unlink()
     assert temporary(store) == []
 
@@ -90,15 +90,15 @@ def test_full_disk(disk: Path) -> None:
 def test_read_only_cache(disk: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = EngineCache(disk / "cache")
     store.open(KEY, Builder(), read)
-    store.notes("checkpoint").remember("a" * 64, {"scale": 2})
+    store.metadata("checkpoint").put("a" * 64, {"scale": 2})
     (store.directory / "store-1" / "tmp" / f"{'e' * 64}.1.aa").mkdir()
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     builder = Builder()
     assert store.open(KEY, builder, read) == FILES
     assert builder.count == 0
     assert len(store.entries()) == 1
-    assert store.notes("checkpoint").recall("a" * 64) == {"scale": 2}
-    store.notes("checkpoint").remember("b" * 64, {"scale": 2})
+    assert store.metadata("checkpoint").get("a" * 64) == {"scale": 2}
+    store.metadata("checkpoint").put("b" * 64, {"scale": 2})
     assert caplog.records == []
 
     def load(path: Path) -> None:

@@ -43,7 +43,7 @@ def opened(path: Path) -> None:
 def filled(store: EngineCache) -> EngineCache:
     """A cache with an engine and a note."""
     store.open(KEY, Builder(), read)
-    store.notes("checkpoint").remember("a" * 64, {"scale": 2})
+    store.metadata("checkpoint").put("a" * 64, {"scale": 2})
     store.state(KEY).mkdir(exist_ok=True)
     return store
 
@@ -63,14 +63,14 @@ def test_what_others_could_have_put_there_is_not_loaded(
     assert words in str(caught.value)
     assert builder.count == 0
     if "engines/" not in place:
-        assert filled.notes("checkpoint").recall("a" * 64) is None
+        assert filled.metadata("checkpoint").get("a" * 64) is None
 
 
 @pytest.mark.parametrize("spoil", [given_away, opened])
 @pytest.mark.parametrize("place", ["notes/checkpoint", f"notes/checkpoint/{'a' * 64}.json"])
 def test_a_note_of_somebody_else_is_no_note(filled: EngineCache, place: str, spoil: Callable[[Path], None]) -> None:
     spoil(filled.directory / "store-1" / place)
-    assert filled.notes("checkpoint").recall("a" * 64) is None
+    assert filled.metadata("checkpoint").get("a" * 64) is None
     filled.open(KEY, Builder(), read)
 
 
@@ -81,8 +81,8 @@ def test_what_is_made_here_is_trusted_whatever_the_umask(tmp_path: Path, umask: 
         for _ in range(2):
             store = EngineCache(tmp_path / "cache")
             assert store.open(KEY, Builder(), read)
-            store.notes("checkpoint").remember("a" * 64, {"scale": 2})
-            assert store.notes("checkpoint").recall("a" * 64) == {"scale": 2}
+            store.metadata("checkpoint").put("a" * 64, {"scale": 2})
+            assert store.metadata("checkpoint").get("a" * 64) == {"scale": 2}
     finally:
         os.umask(before)
     made = list((tmp_path / "cache/store-1").rglob("*"))

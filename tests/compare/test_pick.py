@@ -8,7 +8,7 @@ from PIL import Image, ImageFilter
 
 from tests.compare.conftest import Drawing, Writer, clip_of, scenes
 from vsfdatrd.compare.match import Thumbnails, likeness
-from vsfdatrd.compare.pick import Pick, asked, check, telling
+from vsfdatrd.compare.pick import Pick, check, choose_frames, requested
 from vsfdatrd.compare.video import Video, open_video
 from vsfdatrd.errors import ArgumentError, FrameError
 
@@ -19,7 +19,7 @@ def every(video: Video) -> range:
 
 def test_scene_starts_are_exact(write: Writer, film: list[Drawing]) -> None:
     video = open_video(write("a.y4m", clip_of(film)))
-    picks = telling(Thumbnails(video), 4, every(video))
+    picks = choose_frames(Thumbnails(video), 4, every(video))
     assert len(picks) == 4
     assert [pick.frame for pick in picks] == sorted({pick.frame for pick in picks})
     assert {pick.frame for pick in picks if pick.why == "a scene starts"} == {20, 40}
@@ -31,15 +31,15 @@ def test_sharp_frames_are_found_among_soft_and_empty_ones(write: Writer, film: l
     black = np.zeros_like(film[0])
     mixed = [film[n] if n in sharp else black if n % 20 > 15 else soft[n] for n in range(60)]
     video = open_video(write("a.y4m", clip_of(mixed)))
-    (best,) = telling(Thumbnails(video), 1, every(video))
+    (best,) = choose_frames(Thumbnails(video), 1, every(video))
     assert best.frame in sharp
     assert best.why == "sharp lines"
-    assert not any(pick.frame % 20 > 15 for pick in telling(Thumbnails(video), 6, every(video)))
+    assert not any(pick.frame % 20 > 15 for pick in choose_frames(Thumbnails(video), 6, every(video)))
 
 
 def test_no_drawing_is_shown_twice(write: Writer, film: list[Drawing]) -> None:
     video = open_video(write("a.y4m", clip_of([film[0]] * 30 + [film[45]] * 30)))
-    picks = telling(Thumbnails(video), 6, every(video))
+    picks = choose_frames(Thumbnails(video), 6, every(video))
     shown = [Thumbnails(video).at(pick.frame) for pick in picks]
     assert len(picks) == 2
     assert likeness(*shown) < 0.9
@@ -47,14 +47,14 @@ def test_no_drawing_is_shown_twice(write: Writer, film: list[Drawing]) -> None:
 
 def test_only_the_frames_it_may_choose_from(write: Writer, film: list[Drawing]) -> None:
     video = open_video(write("a.y4m", clip_of(film)))
-    assert all(25 <= pick.frame < 35 for pick in telling(Thumbnails(video), 4, range(25, 35)))
+    assert all(25 <= pick.frame < 35 for pick in choose_frames(Thumbnails(video), 4, range(25, 35)))
 
 
 def test_short_and_empty_videos_still_show_something(write: Writer) -> None:
     one = open_video(write("a.y4m", clip_of(scenes(1, 1))))
-    assert telling(Thumbnails(one), 6, every(one)) == [Pick(0, "sharp lines")]
+    assert choose_frames(Thumbnails(one), 6, every(one)) == [Pick(0, "sharp lines")]
     black = open_video(write("b.y4m", clip_of([np.zeros((64, 64, 3), np.uint8)] * 5)))
-    assert len(telling(Thumbnails(black), 3, every(black))) == 1
+    assert len(choose_frames(Thumbnails(black), 3, every(black))) == 1
 
 
 def broken(video: Video, bad: set[int]) -> Video:
@@ -65,21 +65,21 @@ def broken(video: Video, bad: set[int]) -> Video:
 
 def test_frames_that_cannot_be_read_are_passed_over(write: Writer, film: list[Drawing]) -> None:
     video = open_video(write("a.y4m", clip_of(film)))
-    first = telling(Thumbnails(video), 4, every(video))
+    first = choose_frames(Thumbnails(video), 4, every(video))
     bad = {pick.frame for pick in first} | {29, 30}
-    again = telling(Thumbnails(broken(video, bad)), 4, every(video))
+    again = choose_frames(Thumbnails(broken(video, bad)), 4, every(video))
     assert again
     assert not bad & {pick.frame for pick in again}
     with pytest.raises(FrameError, match=r"no frame of .*a\.y4m can be read"):
-        telling(Thumbnails(broken(video, set(range(60)))), 4, every(video))
+        choose_frames(Thumbnails(broken(video, set(range(60)))), 4, every(video))
 
 
 def test_frames_that_were_asked_for(write: Writer, film: list[Drawing]) -> None:
     video = open_video(write("a.y4m", clip_of(film)))
-    assert [pick.frame for pick in asked(video, [30, 2, 30, 59])] == [2, 30, 59]
+    assert [pick.frame for pick in requested(video, [30, 2, 30, 59])] == [2, 30, 59]
     for wrong in ([60], [-1], [3, 1000]):
         with pytest.raises(ArgumentError, match=r"--frames .* is not in .*a\.y4m, which has the frames 0 to 59"):
-            asked(video, wrong)
+            requested(video, wrong)
 
 
 def test_more_frames_than_a_page_holds_are_refused() -> None:

@@ -20,7 +20,7 @@ from vsfdatrd.encode import field_detection, script, settings
 from vsfdatrd.encode.chunk import try_encoder
 from vsfdatrd.encode.cli import split
 from vsfdatrd.encode.crop import Borders, check_crop, find_borders, parse_borders, square
-from vsfdatrd.encode.header import essential
+from vsfdatrd.encode.header import strip_sei
 from vsfdatrd.encode.journal import DamagedJournalError, DoneChunk, Journal
 from vsfdatrd.encode.progress import JsonShow, Rate, Reporter, clock
 from vsfdatrd.encode.scenes import Chunk, plan
@@ -114,17 +114,17 @@ def test_the_journal_remembers_and_refuses_damage(tmp_path: Path) -> None:
     assert not path.exists()
     journal.begin({"a": 1}, chunks)
     journal.add(DoneChunk(chunks[1], 5, "f" * 64, 2, 1.5))
-    journal.note("first frame", {"_Matrix": 1})
+    journal.set("first frame", {"_Matrix": 1})
     again = Journal(path)
-    assert again.fact("settings") == {"a": 1}
-    assert again.fact("first frame") == {"_Matrix": 1}
-    assert again.fact("anything else") is None
+    assert again.get("settings") == {"a": 1}
+    assert again.get("first frame") == {"_Matrix": 1}
+    assert again.get("anything else") is None
     assert again.chunks() == chunks
     assert again.made() == [DoneChunk(chunks[1], 5, "f" * 64, 2, 1.5)]
-    again.lose(chunks[1])
+    again.forget(chunks[1])
     assert Journal(path).made() == []
     Journal(path).begin({"b": 2}, chunks[:1])
-    assert (Journal(path).fact("first frame"), Journal(path).chunks()) == (None, chunks[:1])
+    assert (Journal(path).get("first frame"), Journal(path).chunks()) == (None, chunks[:1])
     assert os.listdir(tmp_path) == ["journal.json"]
 
 
@@ -155,7 +155,7 @@ def test_a_journal_on_a_full_disk_keeps_the_last_record(tmp_path: Path) -> None:
     journal.begin({"a": 1}, [Chunk(0, 0, 10)])
     before = path.read_bytes()
     with small_files(), pytest.raises(EncodeError, match=r"cannot be written .*; free some space there"):
-        journal.note("first frame", "x" * 100_000)
+        journal.set("first frame", "x" * 100_000)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["journal.json"]
 
@@ -168,14 +168,14 @@ def test_parts_of_machines_with_other_cpus_belong_together(tmp_path: Path) -> No
         with av.open(str(path)) as container:
             context = container.streams.video[0].codec_context
             header = bytes(context.extradata or b"")
-            return header, essential(header, context.name)
+            return header, strip_sei(header, context.name)
 
     one, other, smooth = headers("frame-threads=1"), headers("frame-threads=3"), headers("sao=0")
     assert one[0] != other[0]
     assert one[1] == other[1]
     assert one[1] != smooth[1]
     assert len(one[1]) > 60  # more than nothing is compared
-    assert essential(b"anything", "h264") == b"anything"
+    assert strip_sei(b"anything", "h264") == b"anything"
 
 
 def test_where_frames_are_made_is_no_other_setting() -> None:

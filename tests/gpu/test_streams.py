@@ -64,15 +64,15 @@ def test_frames_through_a_graph_and_back(held: ExitStack, pinned: bool) -> None:
         graph.launch(network)
         network.copy(slots[number].device_result, result)
 
-    conveyor = TransferPipeline(there, network, back, slots, launch)
+    pipeline = TransferPipeline(there, network, back, slots, launch)
     random = np.random.default_rng(1)
     for _ in range(20):
         pictures = random.integers(0, 256, (3, BYTES), np.uint8)
         for number, picture in enumerate(pictures):
             frames[number, 0] = picture
-            conveyor.submit(number)
+            pipeline.submit(number)
         for number, picture in enumerate(pictures):
-            conveyor.wait(number)
+            pipeline.wait(number)
             assert np.array_equal(frames[number, 1], picture)
 
 

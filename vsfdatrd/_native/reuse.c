@@ -1,4 +1,4 @@
-/* fdatrd.Deal: distributes frames in turn to several equivalent filters ("lanes"), and copies the result of a frame that
+/* fdatrd.ReuseFrames: distributes frames in turn to several equivalent filters, and copies the result of a frame that
  * repeats an earlier picture from that picture's first frame, its anchor.
  *
  * With a threshold of 0, frames are identified by a hash of their values: a frame that equals a previously requested frame
@@ -29,8 +29,8 @@ typedef struct {
 } Hash;
 
 typedef struct {
-    int anchor, lane; /* index of the filter that computes it */
-} Dealt;
+    int anchor, filter; /* index of the filter that computes it */
+} Assignment;
 
 typedef struct {
     int n; /* a frame with this hash; -1 in an empty entry */
@@ -38,36 +38,36 @@ typedef struct {
 } Seen;
 
 typedef struct {
-    VSNode *source, **lanes;
+    VSNode *source, **filters;
     int count, turn;
     double threshold; /* largest difference at which a result is reused; below 0: every frame is an anchor */
     atomic_flag busy; /* spin lock, held for a few instructions at a time */
     Found found[REMEMBERED];
-    Dealt dealt[REMEMBERED];
+    Assignment assigned[REMEMBERED];
     Seen seen[4 * REACH];
     int next; /* index of the entry of `seen` to overwrite next */
-} Deal;
+} ReuseFrames;
 
 /* State of one frame request. */
 typedef struct {
     int reached; /* with a threshold, the last frame before n with a known anchor; else the frame with n's hash, or -1 */
     int start;   /* the anchor of that frame */
     int anchor;  /* -1 until known */
-    int lane;    /* -1 until the result has been requested */
+    int filter;  /* -1 until the result has been requested */
     const VSFrame *own;
 } Job;
 
-static void lock(Deal *d) {
+static void lock(ReuseFrames *d) {
     while (atomic_flag_test_and_set_explicit(&d->busy, memory_order_acquire)) {
     }
 }
 
-static void unlock(Deal *d) {
+static void unlock(ReuseFrames *d) {
     atomic_flag_clear_explicit(&d->busy, memory_order_release);
 }
 
 /* Returns the anchor of a frame if it is remembered or the frame is the first of its block; else -1. */
-static int recall(Deal *d, int n) {
+static int recall(ReuseFrames *d, int n) {
     if (n % REACH == 0)
         return n;
     lock(d);
@@ -76,22 +76,22 @@ static int recall(Deal *d, int n) {
     return found.n == n ? found.anchor : -1;
 }
 
-static void remember(Deal *d, int n, int anchor) {
+static void remember(ReuseFrames *d, int n, int anchor) {
     lock(d);
     d->found[n % REMEMBERED] = (Found){n, anchor};
     unlock(d);
 }
 
-static int lane_of(Deal *d, int anchor) {
+static int filter_of(ReuseFrames *d, int anchor) {
     lock(d);
-    Dealt *place = &d->dealt[anchor % REMEMBERED];
+    Assignment *place = &d->assigned[anchor % REMEMBERED];
     if (place->anchor != anchor) {
-        *place = (Dealt){anchor, d->turn};
+        *place = (Assignment){anchor, d->turn};
         d->turn = (d->turn + 1) % d->count;
     }
-    int lane = place->lane;
+    int filter = place->filter;
     unlock(d);
-    return lane;
+    return filter;
 }
 
 static int same(const VSFrame *a, const VSFrame *b, double threshold, const VSAPI *vsapi) {
@@ -119,7 +119,7 @@ static int same(const VSFrame *a, const VSFrame *b, double threshold, const VSAP
 }
 
 /* Returns whether two source frames, both requested before, differ by at most the threshold. */
-static int equal(Deal *d, int left, int right, VSFrameContext *context, const VSAPI *vsapi) {
+static int equal(ReuseFrames *d, int left, int right, VSFrameContext *context, const VSAPI *vsapi) {
     const VSFrame *a = vsapi->getFrameFilter(left, d->source, context);
     const VSFrame *b = vsapi->getFrameFilter(right, d->source, context);
     int found = same(a, b, d->threshold, vsapi);
@@ -158,7 +158,7 @@ static Hash hash_of(const VSFrame *frame, const VSAPI *vsapi) {
 }
 
 /* Returns the first nearby frame with this hash; n itself if there is none, which is then recorded. */
-static int meet(Deal *d, int n, Hash hash) {
+static int meet(ReuseFrames *d, int n, Hash hash) {
     int found = n, known = 0;
     lock(d);
     for (int i = 0; i < 4 * REACH; i++) {
@@ -178,7 +178,7 @@ static int meet(Deal *d, int n, Hash hash) {
 }
 
 /* Requests the frames that are compared with a threshold, in addition to n itself. */
-static void begin(Deal *d, int n, Job *job, VSFrameContext *context, const VSAPI *vsapi) {
+static void begin(ReuseFrames *d, int n, Job *job, VSFrameContext *context, const VSAPI *vsapi) {
     job->reached = n - 1;
     while ((job->start = recall(d, job->reached)) < 0)
         job->reached--;
@@ -188,7 +188,7 @@ static void begin(Deal *d, int n, Job *job, VSFrameContext *context, const VSAPI
 }
 
 /* Compares the frames that have arrived. Leaves the anchor at -1 if it requests another frame. */
-static void look(Deal *d, int n, Job *job, VSFrameContext *context, const VSAPI *vsapi) {
+static void look(ReuseFrames *d, int n, Job *job, VSFrameContext *context, const VSAPI *vsapi) {
     if (d->threshold > 0) {
         int anchor = job->start;
         for (int m = job->reached + 1; m <= n; m++) {
@@ -211,14 +211,14 @@ static void look(Deal *d, int n, Job *job, VSFrameContext *context, const VSAPI 
 }
 
 /* Requests the anchor's result. */
-static void finish(Deal *d, Job *job, VSFrameContext *context, const VSAPI *vsapi) {
-    job->lane = lane_of(d, job->anchor);
-    vsapi->requestFrameFilter(job->anchor, d->lanes[job->lane], context);
+static void finish(ReuseFrames *d, Job *job, VSFrameContext *context, const VSAPI *vsapi) {
+    job->filter = filter_of(d, job->anchor);
+    vsapi->requestFrameFilter(job->anchor, d->filters[job->filter], context);
 }
 
 static const VSFrame *VS_CC get_frame(int n, int reason, void *instance, void **frame_data, VSFrameContext *context,
                                       VSCore *core, const VSAPI *vsapi) {
-    Deal *d = instance;
+    ReuseFrames *d = instance;
     Job *job = *frame_data;
     if (reason == arError) {
         if (job) {
@@ -236,7 +236,7 @@ static const VSFrame *VS_CC get_frame(int n, int reason, void *instance, void **
             return NULL;
         }
         *frame_data = job;
-        job->lane = job->reached = -1;
+        job->filter = job->reached = -1;
         job->anchor = d->threshold < 0 ? n : d->threshold > 0 ? recall(d, n) : -1;
         if (job->anchor == n) {
             finish(d, job, context, vsapi);
@@ -250,7 +250,7 @@ static const VSFrame *VS_CC get_frame(int n, int reason, void *instance, void **
     if (reason != arAllFramesReady)
         return NULL;
 
-    if (job->lane < 0) {
+    if (job->filter < 0) {
         if (!job->own)
             job->own = vsapi->getFrameFilter(n, d->source, context);
         if (job->anchor < 0)
@@ -259,7 +259,7 @@ static const VSFrame *VS_CC get_frame(int n, int reason, void *instance, void **
             finish(d, job, context, vsapi);
         return NULL;
     }
-    const VSFrame *result = vsapi->getFrameFilter(job->anchor, d->lanes[job->lane], context);
+    const VSFrame *result = vsapi->getFrameFilter(job->anchor, d->filters[job->filter], context);
     if (job->anchor != n) { /* the anchor's picture with the properties of frame n */
         VSFrame *copy = vsapi->copyFrame(result, core);
         VSMap *properties = vsapi->getFramePropertiesRW(copy);
@@ -275,28 +275,28 @@ static const VSFrame *VS_CC get_frame(int n, int reason, void *instance, void **
 }
 
 static void VS_CC free_filter(void *instance, VSCore *core, const VSAPI *vsapi) {
-    Deal *d = instance;
+    ReuseFrames *d = instance;
     (void)core;
     vsapi->freeNode(d->source);
     for (int i = 0; i < d->count; i++)
-        vsapi->freeNode(d->lanes[i]);
-    free(d->lanes);
+        vsapi->freeNode(d->filters[i]);
+    free(d->filters);
     free(d);
 }
 
 static void VS_CC create(const VSMap *in, VSMap *out, void *user, VSCore *core, const VSAPI *vsapi) {
     (void)user;
     int absent;
-    Deal *d = calloc(1, sizeof *d);
+    ReuseFrames *d = calloc(1, sizeof *d);
     VSFilterDependency *dependencies = NULL;
     if (d) {
-        d->count = vsapi->mapNumElements(in, "lanes");
-        d->lanes = calloc((size_t)d->count, sizeof *d->lanes);
+        d->count = vsapi->mapNumElements(in, "filters");
+        d->filters = calloc((size_t)d->count, sizeof *d->filters);
         dependencies = calloc((size_t)d->count + 1, sizeof *dependencies);
     }
-    if (!d || !d->lanes || !dependencies) {
+    if (!d || !d->filters || !dependencies) {
         if (d)
-            free(d->lanes);
+            free(d->filters);
         free(d);
         free(dependencies);
         vsapi->mapSetError(out, "fdatrd: out of memory");
@@ -307,38 +307,40 @@ static void VS_CC create(const VSMap *in, VSMap *out, void *user, VSCore *core, 
         d->threshold = -1;
     atomic_flag_clear(&d->busy);
     for (int i = 0; i < REMEMBERED; i++)
-        d->found[i].n = d->dealt[i].anchor = -1;
+        d->found[i].n = d->assigned[i].anchor = -1;
     for (int i = 0; i < 4 * REACH; i++)
         d->seen[i].n = -1;
     d->source = vsapi->mapGetNode(in, "source", 0, NULL);
     int pattern = d->threshold < 0 ? rpNoFrameReuse : rpGeneral; /* without reuse, each frame is requested once: no cache */
     dependencies[0] = (VSFilterDependency){d->source, pattern};
     for (int i = 0; i < d->count; i++) {
-        d->lanes[i] = vsapi->mapGetNode(in, "lanes", i, NULL);
-        dependencies[i + 1] = (VSFilterDependency){d->lanes[i], pattern};
+        d->filters[i] = vsapi->mapGetNode(in, "filters", i, NULL);
+        dependencies[i + 1] = (VSFilterDependency){d->filters[i], pattern};
     }
-    const VSVideoInfo *source = vsapi->getVideoInfo(d->source), *result = vsapi->getVideoInfo(d->lanes[0]);
+    const VSVideoInfo *source = vsapi->getVideoInfo(d->source), *result = vsapi->getVideoInfo(d->filters[0]);
     int family = source->format.colorFamily;
     if ((family != cfRGB && family != cfGray) || source->format.sampleType != stFloat ||
         source->format.bitsPerSample != 32 || source->width <= 0 || source->height <= 0) {
-        vsapi->mapSetError(out, "fdatrd: Deal takes RGBS or GRAYS clips of one size");
+        vsapi->mapSetError(out, "fdatrd: ReuseFrames takes RGBS or GRAYS clips of one size");
         free(dependencies);
         free_filter(d, core, vsapi);
         return;
     }
     if (d->threshold >= 0) {
-        /* Cache results that later frames may repeat, and source frames, which are read both here and by a lane. */
+        /* Cache results that later frames may repeat, and source frames, which are read both here and by a filter. */
         vsapi->setCacheMode(d->source, cmForceEnable);
         vsapi->setCacheOptions(d->source, 1, REACH + d->count, 0);
         for (int i = 0; i < d->count; i++) {
-            vsapi->setCacheMode(d->lanes[i], cmForceEnable);
-            vsapi->setCacheOptions(d->lanes[i], 1, KEPT, 0);
+            vsapi->setCacheMode(d->filters[i], cmForceEnable);
+            vsapi->setCacheOptions(d->filters[i], 1, KEPT, 0);
         }
     }
-    vsapi->createVideoFilter(out, "Deal", result, get_frame, free_filter, fmParallel, dependencies, d->count + 1, d, core);
+    vsapi->createVideoFilter(out, "ReuseFrames", result, get_frame, free_filter, fmParallel, dependencies, d->count + 1, d,
+                             core);
     free(dependencies);
 }
 
 void deal_register(VSPlugin *plugin, const VSPLUGINAPI *vspapi) {
-    vspapi->registerFunction("Deal", "source:vnode;lanes:vnode[];threshold:float:opt;", "clip:vnode;", create, NULL, plugin);
+    vspapi->registerFunction("ReuseFrames", "source:vnode;filters:vnode[];threshold:float:opt;", "clip:vnode;", create,
+                             NULL, plugin);
 }

@@ -3,7 +3,7 @@
 
 #include <VapourSynth4.h>
 
-/* Adds fdatrd.Deal to the plugin. */
+/* Adds fdatrd.ReuseFrames to the plugin. */
 void deal_register(VSPlugin *plugin, const VSPLUGINAPI *vspapi);
 
 #endif

@@ -163,10 +163,10 @@ def _tensors(passes: Sequence[_Pass]) -> dict[str, Array]:
     for one in passes:
         _read_terms(one)
     layers = _layers([one for one in passes if one.terms])
-    rest = [one for one in passes if not one.terms]
+    remaining = [one for one in passes if not one.terms]
     chroma = any("NATIVE" in one.hook for one in passes)
     _check(layers, passes[0].hook if not chroma else "NATIVE")
-    channels = 2 if chroma else _shuffled(rest, 4 * len(layers[-1].places))
+    channels = 2 if chroma else _shuffled(remaining, 4 * len(layers[-1].places))
     tensors: dict[str, Array] = {}
     for i, layer in enumerate(layers):
         before = layers[i - 1].places if i else None
@@ -232,8 +232,8 @@ def _layers(passes: Sequence[_Pass]) -> list[_Layer]:
         stores = {}
         for store in _STORE.findall(one.code):
             if name := re.search(r"\bresult\d*", store):
-                place = store[: name.start()].removesuffix("max(").rstrip(", ")
-                stores[name[0]] = _offset(defined.get(place, place))
+                position = store[: name.start()].removesuffix("max(").rstrip(", ")
+                stores[name[0]] = _offset(defined.get(position, position))
         activated = set(_RELU.findall(one.code))
         new = not layers or layers[-1].sources != one.sources
         if new:
@@ -251,9 +251,9 @@ def _layers(passes: Sequence[_Pass]) -> list[_Layer]:
     return layers
 
 
-def _offset(place: str) -> str:
+def _offset(position: str) -> str:
     """Offset at which ``imageStore`` writes four channels, as ``x,y``; empty if there is none."""
-    found = _LAST_OFFSET.search(place)
+    found = _LAST_OFFSET.search(position)
     return f"{found[1]},{found[2]}" if found else ""
 
 
@@ -269,7 +269,7 @@ def _check(layers: Sequence[_Layer], picture: str) -> None:
         if last:
             expected = {frozenset(pair) for pair in zip(first.places, closing.places, strict=False)}
         else:
-            expected = {frozenset([place]) for place in layers[i - 1].places}
+            expected = {frozenset([position]) for position in layers[i - 1].places}
         if layer.sources != expected or len(layer.sources) != len(layers[i - 1].places):
             raise _Unlike(f"its convolution {i} does not read what convolution {i - 1} writes")
         if layer.relu != (layer not in (closing, layers[-1])):
@@ -278,12 +278,12 @@ def _check(layers: Sequence[_Layer], picture: str) -> None:
         raise _Unlike("its convolution 0 has a ReLU")
 
 
-def _shuffled(rest: Sequence[_Pass], features: int) -> int:
+def _shuffled(remaining: Sequence[_Pass], features: int) -> int:
     """Check that the last pass is a pixel shuffle of all features, and return their number. Raises _Unlike
     otherwise.
     """
-    widths = [re.fullmatch(r"\w+\.w (\d)(?:\.0)? \*", one.width) for one in rest if "Depth-To-Space" in one.desc]
-    if len(rest) != 1 or len(widths) != 1 or not widths[0] or int(widths[0][1]) ** 2 != features:
+    widths = [re.fullmatch(r"\w+\.w (\d)(?:\.0)? \*", one.width) for one in remaining if "Depth-To-Space" in one.desc]
+    if len(remaining) != 1 or len(widths) != 1 or not widths[0] or int(widths[0][1]) ** 2 != features:
         raise _Unlike(f"it does not end in a pass that turns {features} features into pixels")
     return features
 
@@ -305,7 +305,7 @@ def _convolution(
     groups = 1 if before is None else len(before)
     if side % 2 == 0 or side > 2 * LARGEST_REACH + 1 or len(used) != len(layer.parts) * groups * side**2:
         raise _Unlike(f"its pass {layer.parts[0][0].desc!r} has {len(used)} terms, which make no square kernel")
-    order = {place: i for i, place in enumerate(before or ())}
+    order = {position: i for i, position in enumerate(before or ())}
     weight = np.zeros((4 * len(layer.parts), 4 * groups, side, side), np.float64)
     bias = np.zeros(4 * len(layer.parts), np.float64)
     for k, (part, result) in enumerate(layer.parts):
@@ -313,16 +313,16 @@ def _convolution(
         for (source, y, x), (matrix, values) in part.terms[result].items():
             if x - left >= side:
                 raise _Unlike(f"its pass {part.desc!r} has no square kernel")
-            g = 0 if before is None else min(order[place] for place in source if place in order)
+            g = 0 if before is None else min(order[position] for position in source if position in order)
             at = weight[4 * k : 4 * k + 4, 4 * g : 4 * g + 4, y - top, x - left]
             if matrix:  # column-major: four numbers for each channel of the pixel
                 at[...] = np.reshape(values, (4, 4)).T
             else:
                 at[:, 0] = values
-    kept = slice(0, inputs if before is None else None)
+    remaining = slice(0, inputs if before is None else None)
     wanted = slice(0, outputs)
     if np.any(weight[:, inputs:]) and before is None:
         raise _Unlike(f"its first convolution reads more than {inputs} channels")
     if outputs is not None and (np.any(weight[outputs:]) or np.any(bias[outputs:])):
         raise _Unlike(f"its last convolution gives more than {outputs} channels")
-    return weight[wanted, kept].astype(np.float32), bias[wanted].astype(np.float32)
+    return weight[wanted, remaining].astype(np.float32), bias[wanted].astype(np.float32)

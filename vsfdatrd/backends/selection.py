@@ -73,16 +73,16 @@ def usable() -> dict[str, str | None]:
     return {name: backend(name).unavailable() for name in BACKENDS}
 
 
-def warm_up(wanted: str, device: Sequence[int] = (0,)) -> None:
+def warm_up(requested: str, device: Sequence[int] = (0,)) -> None:
     """Start the worker of the backend that will probably be selected, while the clip is inspected.
 
     Errors are ignored; `candidates` reports them.
 
     Args:
-        wanted: The requested backend, or ``auto``.
+        requested: The requested backend, or ``auto``.
         device: Numbers of the GPUs to use.
     """
-    likely = (wanted,) if wanted != "auto" else ("tensorrt", "torch") if gpu_count() else _on_processors()
+    likely = (requested,) if requested != "auto" else ("tensorrt", "torch") if gpu_count() else _on_processors()
     for name in likely:
         module = backend(name)
         if module.unavailable(device) is None:
@@ -96,11 +96,11 @@ def _on_processors() -> tuple[str, ...]:
     return ("native", "openvino") if native.preferred() else ("openvino", "native")
 
 
-def candidates(wanted: str, checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> list[tuple[str, Backend]]:
+def candidates(requested: str, checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> list[tuple[str, Backend]]:
     """List the backends that can run a network.
 
     Args:
-        wanted: The requested backend; ``auto`` for all that can be used with these GPUs.
+        requested: The requested backend; ``auto`` for all that can be used with these GPUs.
         checkpoint: The network.
         device: Numbers of the GPUs to use.
 
@@ -112,19 +112,19 @@ def candidates(wanted: str, checkpoint: Checkpoint, device: Sequence[int] = (0,)
         ArgumentError: The environment variable that limits the instruction set has an invalid value.
     """
     instructions.cap()
-    about = checkpoint.description
-    if wanted != "auto":
-        found = backend(wanted)
-        if reason := found.unavailable(device):
-            raise EngineUnavailable(f"backend={wanted!r} cannot be used here: {reason}")
-        if reason := found.unsupported_reason(about):
+    model = checkpoint.description
+    if requested != "auto":
+        result = backend(requested)
+        if reason := result.unavailable(device):
+            raise EngineUnavailable(f"backend={requested!r} cannot be used here: {reason}")
+        if reason := result.unsupported_reason(model):
             raise EngineUnavailable(
-                f"backend={wanted!r} cannot run {checkpoint.path.name!r}: {reason}; leave it out, or give openvino"
+                f"backend={requested!r} cannot run {checkpoint.path.name!r}: {reason}; leave it out, or give openvino"
             )
-        return [(wanted, found)]
+        return [(requested, result)]
     # PyTorch on a GPU is faster than any backend on a CPU.
     order = ["tensorrt", "torch", *_on_processors()] if gpu_count() else ["tensorrt", *_on_processors(), "torch"]
-    order = [name for name in order if backend(name).unsupported_reason(about) is None]
+    order = [name for name in order if backend(name).unsupported_reason(model) is None]
     reasons = {name: backend(name).unavailable(device) for name in order}
     usable = [(name, backend(name)) for name, reason in reasons.items() if reason is None]
     if not usable:
@@ -157,26 +157,26 @@ def open_engine(checkpoint: Checkpoint, height: int, width: int, options: Option
         EngineBuildError: The engine cannot be built, or fails verification.
         StoreError: The cache directory cannot be used.
     """
-    found = candidates(options.backend, checkpoint, options.device)
+    result = candidates(options.backend, checkpoint, options.device)
     if options.precision != "auto":  # int16 belongs to the native backend, which has no other precision
-        found = [pair for pair in found if (pair[0] == "native") == (options.precision == "int16")] or found
+        result = [pair for pair in result if (pair[0] == "native") == (options.precision == "int16")] or result
     with _opening:
         held: list[SlotPool] = []  # keeps the timed engines open, so that the fastest need not be opened again
         try:
-            found = _fastest_first(found, checkpoint, height, width, options, store, held)
-            for name, module in found[:-1]:
+            result = _fastest_first(result, checkpoint, height, width, options, store, held)
+            for name, module in result[:-1]:
                 try:
                     return _open_with(name, module, checkpoint, height, width, options, store)
                 except EngineError as error:
                     log.warning("The %s engine cannot be used: %s. Trying the next one.", name, str(error).rstrip("."))
-            return _open_with(*found[-1], checkpoint, height, width, options, store)
+            return _open_with(*result[-1], checkpoint, height, width, options, store)
         finally:
             for module in (native, openvino):
                 module.shutdown()  # end workers that were started before the model was known and are not needed
 
 
 def _fastest_first(
-    found: list[tuple[str, Backend]],
+    result: list[tuple[str, Backend]],
     checkpoint: Checkpoint,
     height: int,
     width: int,
@@ -190,13 +190,13 @@ def _fastest_first(
     timed: it was slower than OpenVINO in every comparison (docs/cpu.md), and importing it would take longer than
     everything else.
     """
-    rivals = [pair for pair in found if pair[0] in TIMED]
+    rivals = [pair for pair in result if pair[0] in TIMED]
     if options.backend != "auto" or len(rivals) < 2 or gpu_count():
-        return found
+        return result
     tall, wide = height, width
     if height * width > LARGEST_TIMED[0] * LARGEST_TIMED[1]:
         tall, wide = min(height, LARGEST_TIMED[0]), min(width, LARGEST_TIMED[1])
-    padded = frame_of(checkpoint.description, tall, wide)
+    padded = padded_size(checkpoint.description, tall, wide)
     identity = {
         "weights": checkpoint.description.sha256,
         "size": list(padded),
@@ -222,8 +222,8 @@ def _fastest_first(
             raise EngineError("no engine could be timed")
         with working(f"timing engines on {what}"):
             measured = speed.rates(opened)
-        said = ", ".join(f"{name} {rate:.3g}" for name, rate in measured.items())
-        log.info("Frames a second of %s: %s", what, said)
+        text = ", ".join(f"{name} {rate:.3g}" for name, rate in measured.items())
+        log.info("Frames a second of %s: %s", what, text)
         return {"model": checkpoint.path.name, "size": f"{padded[1]}×{padded[0]}", "rates": measured, "failed": failed}
 
     try:
@@ -231,11 +231,11 @@ def _fastest_first(
         measured = {name: float(known["rates"].get(name, 0)) for name, _ in rivals}
     except (FdatrdError, KeyError, TypeError, ValueError, AttributeError) as error:
         log.debug("engines are not chosen by their speed: %s", error)
-        return found
+        return result
     # Between engines that differ by less than the noise, the default order decides.
     best = max(measured.values()) * (1 - NOISE)
     first = next((pair for pair in rivals if measured[pair[0]] >= best), rivals[0])
-    return [first, *(pair for pair in found if pair != first)]
+    return [first, *(pair for pair in result if pair != first)]
 
 
 def timed(store: EngineCache) -> Iterator[str]:
@@ -247,19 +247,19 @@ def timed(store: EngineCache) -> Iterator[str]:
     Yields:
         A line of text for each network and size.
     """
-    for known in store.notes(SPEED).every():
+    for known in store.metadata(SPEED).every():
         with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
-            found = {str(name): float(rate) for name, rate in known["rates"].items()}
-            said = [f"{name} {found[name]:.3g}" for name in sorted(found, key=lambda name: -found[name])]
-            said += [f"{name} cannot be used" for name in known["failed"]]
-            yield f"{known['model']} at {known['size']}: {', '.join(said)} frames a second"
+            result = {str(name): float(rate) for name, rate in known["rates"].items()}
+            text = [f"{name} {result[name]:.3g}" for name in sorted(result, key=lambda name: -result[name])]
+            text += [f"{name} cannot be used" for name in known["failed"]]
+            yield f"{known['model']} at {known['size']}: {', '.join(text)} frames a second"
 
 
-def frame_of(about: ModelDescriptor, height: int, width: int) -> tuple[int, int]:
+def padded_size(model: ModelDescriptor, height: int, width: int) -> tuple[int, int]:
     """Compute the size of the padded frame for which an engine is built.
 
     Args:
-        about: The network.
+        model: The network.
         height: Height of the frame in pixels.
         width: Width of the frame in pixels.
 
@@ -269,15 +269,15 @@ def frame_of(about: ModelDescriptor, height: int, width: int) -> tuple[int, int]
     Raises:
         ArgumentError: The network takes frames of one size only, and this frame is larger.
     """
-    if about.fixed is None:
-        return about.size.padded(height, width)
-    if height > about.fixed[0] or width > about.fixed[1]:
-        tall, wide = about.fixed
+    if model.fixed is None:
+        return model.size.padded(height, width)
+    if height > model.fixed[0] or width > model.fixed[1]:
+        tall, wide = model.fixed
         raise ArgumentError(
             f"the network takes frames of {wide}×{tall} pixels and no others, and {width}×{height} are more; "
             f'give tile=[{wide}, {tall}], or fit="resize" to send whole frames through it at its size'
         )
-    return about.fixed
+    return model.fixed
 
 
 def _open_with(
@@ -293,40 +293,40 @@ def _open_with(
     if max(options.device) >= known:
         what = f"the {known} GPUs of this machine" if known > 1 else "device 0, the only one here"
         raise ArgumentError(f"device={list(options.device)} is not there; the {name} engine can use {what}")
-    wanted = possible if options.precision == "auto" else (cast(Precision, options.precision),)
-    padded = frame_of(checkpoint.description, height, width)
-    for precision in wanted:
+    requested = possible if options.precision == "auto" else (cast(Precision, options.precision),)
+    padded = padded_size(checkpoint.description, height, width)
+    for precision in requested:
         job = EngineSpec(checkpoint, *padded, precision, options.device, options.streams)
-        if precision != wanted[-1] and (before := store.notes(REFUSED).recall(_key(name, module, job).digest)):
+        if precision != requested[-1] and (before := store.metadata(REFUSED).get(_key(name, module, job).digest)):
             log.info("%s with %s did not pass when it was tried: %s", name, precision, before.get("why"))
             continue
         try:
             return _open(name, module, job, store)
         except EngineBuildError as error:
-            if precision == wanted[-1]:
+            if precision == requested[-1]:
                 raise
             log.warning("%s with %s did not pass: %s Trying the next safer precision.", name, precision, error)
     raise EngineBuildError(f"the {name} engine offers no precision for this model")
 
 
 def _key(name: str, module: Backend, job: EngineSpec) -> Key:
-    about = job.checkpoint.description
+    model = job.checkpoint.description
     return Key(
-        weights=about.sha256,
+        weights=model.sha256,
         graph=module.GRAPH_VERSION,
         shape="any" if module.ANY_SIZE else f"{job.width}x{job.height}",
         precision=job.precision,
         engine=f"{name} {module.version(job.device)}",
         device=module.device_name(job),
-        options=" ".join(filter(None, (module.identity(job), about.architecture.graph_identity(about.config)))),
+        options=" ".join(filter(None, (module.identity(job), model.architecture.graph_identity(model.config)))),
     )
 
 
 def _open(name: str, module: Backend, job: EngineSpec, store: EngineCache) -> SlotPool:
     key = _key(name, module, job)
     identity = (key, job.height, job.width, job.device, job.streams)
-    if (lanes := _shared.get(identity)) and not lanes.failed:
-        return lanes
+    if (pool := _shared.get(identity)) and not pool.failed:
+        return pool
     job = replace(_fitting(name, module, job), state=store.state(key))
     what = f"{name} engine of {job.checkpoint.path.name} for {job.width}×{job.height}, {job.precision}"
 
@@ -337,12 +337,12 @@ def _open(name: str, module: Backend, job: EngineSpec, store: EngineCache) -> Sl
             try:
                 module.build(job, directory)
             except PrecisionUnfit as error:  # remember it, since finding out takes as long as a build
-                store.notes(REFUSED).remember(key.digest, {"why": str(error)})
+                store.metadata(REFUSED).put(key.digest, {"why": str(error)})
                 raise
 
-    lanes = SlotPool(store.open(key, build, lambda directory: module.load(job, directory)), key.digest)
-    _shared[identity] = lanes
-    return lanes
+    pool = SlotPool(store.open(key, build, lambda directory: module.load(job, directory)), key.digest)
+    _shared[identity] = pool
+    return pool
 
 
 def _fitting(name: str, module: Backend, job: EngineSpec) -> EngineSpec:

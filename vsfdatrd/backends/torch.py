@@ -177,7 +177,7 @@ def _give_back_memory() -> None:
 
 
 @cache
-def _stream(index: int, lane: int) -> "torch.cuda.Stream":
+def _stream(index: int, slot: int) -> "torch.cuda.Stream":
     """Return the CUDA stream of a GPU's slot.
 
     All engines share it, because cuBLAS keeps tens of MiB for each stream it has seen.
@@ -229,10 +229,10 @@ def _agreement(job: EngineSpec) -> float:
     """
     import torch
 
-    about = job.checkpoint.description
-    size = about.fixed or about.size.padded(*VERIFIED)
+    model = job.checkpoint.description
+    size = model.fixed or model.size.padded(*VERIFIED)
     device = torch.device("cuda", job.device[0]) if _on_gpu() else torch.device("cpu")
-    pictures = [picture[None, : about.frame_channels[0]] for picture in (drawing(*size), sky(*size))]
+    pictures = [picture[None, : model.frame_channels[0]] for picture in (drawing(*size), sky(*size))]
     found: list[list[FramePlanes]] = []
     for exactly in (replace(job, precision="fp32"), job):
         try:
@@ -253,9 +253,9 @@ class _Slots:
     def __init__(self, job: EngineSpec, slots: int) -> None:
         self.slots = slots
         scale = job.checkpoint.description.scale
-        taken, given = job.checkpoint.description.frame_channels
+        taken, inputs = job.checkpoint.description.frame_channels
         self._input_shape = (1, taken, job.height, job.width)
-        self._output_shape = (1, given, job.height * scale, job.width * scale)
+        self._output_shape = (1, inputs, job.height * scale, job.width * scale)
         self._closed = False
 
     def _check_open(self) -> None:
@@ -362,7 +362,7 @@ class _Cuda(_Slots):
 
         per_gpu = job.streams or 2
         super().__init__(job, per_gpu * len(job.device))
-        lanes: list[CudaSlot] = []
+        slots: list[CudaSlot] = []
         shapes = (self._input_shape, self._output_shape)
         networks = {}
         for slot in range(self.slots):
@@ -371,22 +371,22 @@ class _Cuda(_Slots):
             if index not in networks:
                 networks[index] = _network(job, device)
             with _exactly(job.precision):
-                lanes.append(CudaSlot(networks[index], _stream(index, slot // len(job.device)), shapes))
-        self._lanes = lanes
+                slots.append(CudaSlot(networks[index], _stream(index, slot // len(job.device)), shapes))
+        self._slots = slots
 
     def input(self, slot: int) -> FramePlanes:
-        return np.asarray(self._lanes[slot].host_in.numpy()[0])
+        return np.asarray(self._slots[slot].host_in.numpy()[0])
 
     def submit(self, slot: int) -> None:
         self._check_open()
         try:
-            self._lanes[slot].submit()
+            self._slots[slot].submit()
         except RuntimeError as error:
             raise EngineError(f"the GPU did not take the frame: {error}") from error
 
     def collect(self, slot: int) -> FramePlanes:
         try:
-            lane = self._lanes[slot]
+            lane = self._slots[slot]
         except IndexError:
             raise EngineError("the engine was closed before the frame was collected") from None
         try:
@@ -399,9 +399,9 @@ class _Cuda(_Slots):
         if self._closed:
             return
         self._closed = True
-        streams = [lane.stream for lane in self._lanes]  # a loop variable would keep the last slot's memory alive
+        streams = [slot.stream for slot in self._slots]  # a loop variable would keep the last slot's memory alive
         with contextlib.suppress(RuntimeError):  # after a GPU error every CUDA call fails
             for stream in streams:
                 stream.synchronize()
-        self._lanes.clear()
+        self._slots.clear()
         _give_back_memory()

@@ -41,14 +41,14 @@ Results are stored as float16, which alone limits the PSNR to 77 dB in the worst
 """
 
 
-def graph_for(checkpoint: Checkpoint, height: int, width: int, dialect: GraphTarget = OPENVINO) -> "onnx.ModelProto":
+def graph_for(checkpoint: Checkpoint, height: int, width: int, target: GraphTarget = OPENVINO) -> "onnx.ModelProto":
     """Create a graph like `Checkpoint.graph`, but trace at a small size if the result is verified at other sizes.
 
     Args:
         checkpoint: The network.
         height: Height of the padded frame in pixels.
         width: Width of the padded frame in pixels.
-        dialect: The library and precision that the graph is for.
+        target: The library and precision that the graph is for.
 
     Returns:
         As `Checkpoint.graph`.
@@ -56,34 +56,34 @@ def graph_for(checkpoint: Checkpoint, height: int, width: int, dialect: GraphTar
     Raises:
         EngineError: As in `Checkpoint.graph`; also OverflowError and CheckpointError.
     """
-    about = checkpoint.description
-    if about.architecture.is_traced and height * width >= LARGE:
-        tall, wide = _small(about)
-        if _is_open(checkpoint, (height - tall) % PERIOD, (width - wide) % PERIOD):
+    network = checkpoint.description
+    if network.architecture.is_traced and height * width >= LARGE:
+        small_height, small_width = _small(network)
+        if _is_open(checkpoint, (height - small_height) % PERIOD, (width - small_width) % PERIOD):
             from vsfdatrd.graph.half_precision import lowered
             from vsfdatrd.graph.trace import for_size
 
-            model = traced(checkpoint, tall, wide, sides_open=True)
-            return lowered(for_size(model, about.frame_channels, about.scale, height, width), dialect)
-    return checkpoint.graph(height, width, dialect)
+            model = traced(checkpoint, small_height, small_width, sides_open=True)
+            return lowered(for_size(model, network.frame_channels, network.scale, height, width), target)
+    return checkpoint.graph(height, width, target)
 
 
-def sky_size(about: ModelDescriptor, height: int, width: int) -> tuple[int, int]:
+def sky_size(model: ModelDescriptor, height: int, width: int) -> tuple[int, int]:
     """Choose the size of `accuracy.sky` for verifying an engine.
 
     It has the engine's width, and the smallest height that the network takes, since all rows are the same.
 
     Args:
-        about: The network.
+        model: The network.
         height: Height of the engine's frames in pixels.
         width: Width of the engine's frames in pixels.
 
     Returns:
         Height and width in pixels.
     """
-    if about.fixed is not None or height * width < LARGE:
+    if model.fixed is not None or height * width < LARGE:
         return height, width
-    return about.size.padded(min(height, SIDES[0]), width)
+    return model.size.padded(min(height, SIDES[0]), width)
 
 
 def check(checkpoint: Checkpoint) -> float | None:
@@ -101,23 +101,23 @@ def check(checkpoint: Checkpoint) -> float | None:
     return _agreement(checkpoint) if checkpoint.description.architecture.is_traced else None
 
 
-def _small(about: ModelDescriptor, below: int = 0, right: int = 0) -> tuple[int, int]:
+def _small(model: ModelDescriptor, below: int = 0, right: int = 0) -> tuple[int, int]:
     """Height and width of a small frame that the network takes, enlarged by at least `below` rows and `right`
     columns.
     """
-    height, width = about.size.padded(*SIDES)
-    return about.size.padded(height + below, width + right)
+    height, width = model.size.padded(*SIDES)
+    return model.size.padded(height + below, width + right)
 
 
 @lru_cache(maxsize=16)
 def _agreement(checkpoint: Checkpoint) -> float:
-    about = checkpoint.description
-    height, width = _small(about)
+    model = checkpoint.description
+    height, width = _small(model)
     try:
         return _compared(checkpoint, checkpoint.graph(height, width), height, width)
     except EngineBuildError as error:
         raise EngineError(
-            f"{checkpoint.path.name} ({about.name}) as a graph is not what PyTorch computes: on a small "
+            f"{checkpoint.path.name} ({model.name}) as a graph is not what PyTorch computes: on a small "
             f"picture {str(error).rstrip('.')}; backend='torch' runs it"
         ) from error
 
@@ -131,11 +131,11 @@ def _is_open(checkpoint: Checkpoint, below: int, right: int) -> bool:
     """
     from vsfdatrd.graph.trace import for_size
 
-    about = checkpoint.description
+    network = checkpoint.description
     try:
-        model = traced(checkpoint, *_small(about), sides_open=True)
-        for height, width in (_small(about, 27, 53), _small(about, PERIOD + below, PERIOD + right)):
-            sized = for_size(model, about.frame_channels, about.scale, height, width)
+        model = traced(checkpoint, *_small(network), sides_open=True)
+        for height, width in (_small(network, 27, 53), _small(network, PERIOD + below, PERIOD + right)):
+            sized = for_size(model, network.frame_channels, network.scale, height, width)
             if _compared(checkpoint, sized, height, width) < BOUND_DB:
                 return False
     except EngineError as error:  # it does not run at that size
@@ -158,10 +158,10 @@ def _compared(checkpoint: Checkpoint, model: "onnx.ModelProto", height: int, wid
         graph.write_bytes(serialized(model))
         reference.compute(graph, result)
         found = np.load(result).astype(np.float32)  # (C, H·scale, W·scale)
-    about = checkpoint.description
-    picture = accuracy.drawing(height, width)[None, : about.frame_channels[0]]
+    network = checkpoint.description
+    picture = accuracy.drawing(height, width)[None, : network.frame_channels[0]]
     with torch.inference_mode():
-        expected = about.architecture.run(checkpoint.network(), torch.from_numpy(picture))[0].numpy()
+        expected = network.architecture.run(checkpoint.network(), torch.from_numpy(picture))[0].numpy()
     if expected.shape != found.shape:
         raise EngineError(f"the graph makes {found.shape} where PyTorch makes {expected.shape}")
     return accuracy.compare(expected, found, "traced")

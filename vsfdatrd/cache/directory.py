@@ -69,7 +69,7 @@ class CacheFolder:
         Raises:
             StoreError: They cannot be created, or the directory is not ours.
         """
-        with self.explained():
+        with self.translate_errors():
             self.directory.mkdir(parents=True, exist_ok=True)
             self.root.mkdir(FOLDER_MODE, exist_ok=True)
             tag = self.root / "CACHEDIR.TAG"
@@ -113,7 +113,7 @@ class CacheFolder:
         for path in (self.root, *self._folders):
             if path.is_symlink() or path.is_junction():
                 raise StoreError(f"{path} is a link, which the cache does not follow; remove it, or {_CURE}")
-        with self.explained():
+        with self.translate_errors():
             try:
                 tag = (self.root / "CACHEDIR.TAG").read_bytes()
             except FileNotFoundError:
@@ -133,7 +133,7 @@ class CacheFolder:
             StoreError: The lock file cannot be used.
         """
         lock = FileLock(self._locks / f"{digest}.lock", poll_interval=0.05)
-        with self.explained():
+        with self.translate_errors():
             try:
                 lock.acquire(timeout=_PATIENCE)
             except Timeout:
@@ -166,7 +166,7 @@ class CacheFolder:
             lock.release()
 
     @contextlib.contextmanager
-    def explained(self) -> Iterator[None]:
+    def translate_errors(self) -> Iterator[None]:
         """Turn OSError into StoreError with the directory, the reason and a remedy.
 
         Raises:
@@ -190,7 +190,7 @@ class CacheFolder:
         """Return the beginning of an error message for a full disk."""
         return f"no space is left for the cache directory {self.directory}; free some space on that disk, or {_CURE}"
 
-    def sweep(self) -> None:
+    def clean_tmp(self) -> None:
         """Delete temporary files of dead processes. Best effort; errors are ignored."""
         with contextlib.suppress(OSError, StoreError):
             items = list(os.scandir(self.tmp))

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from vsfdatrd.cache.directory import CacheFolder, delete, no_space, rename, take_from_all
-from vsfdatrd.cache.manifest import DamagedError, Entry, Key, describe, seal, verified
+from vsfdatrd.cache.manifest import DamagedError, Entry, Key, describe, verified, write_manifest
 from vsfdatrd.cache.metadata import KIND, MetadataCache
 from vsfdatrd.errors import ArgumentError, EngineUnavailable, StoreError
 from vsfdatrd.system.files import sync_folder
@@ -74,7 +74,7 @@ class EngineCache:
             raise StoreError(f"{error}; set FDATRD_CACHE to a directory") from error
         self.limit = _limit() if limit is None else limit
         self._folder = CacheFolder(self.directory, LAYOUT, _FOLDERS)
-        self._engines, self._state, self._notes = (self._folder.root / name for name in _FOLDERS)
+        self._engines, self._state, self._metadata = (self._folder.root / name for name in _FOLDERS)
 
     # Engines
 
@@ -101,7 +101,7 @@ class EngineCache:
         """
         engine = self._engines / key.digest
         self._folder.check_trust(engine, *engine.rglob("*"), self._state / key.digest)
-        self._folder.sweep()
+        self._folder.clean_tmp()
         rejected: str | None = None
         reason = ""
         while True:
@@ -142,7 +142,7 @@ class EngineCache:
         if not os.path.lexists(self._engines / key.digest):
             return
         self._folder.prepare()
-        with self._folder.locked(key.digest, str(key)), self._folder.explained():
+        with self._folder.locked(key.digest, str(key)), self._folder.translate_errors():
             if self._remove(key.digest):
                 log.warning("the cached engine %s (%s) is removed: %s", self._engines / key.digest, key, reason)
 
@@ -153,7 +153,7 @@ class EngineCache:
             StoreError: The directory cannot be read.
         """
         result = []
-        with self._folder.explained():
+        with self._folder.translate_errors():
             try:
                 candidates = list(os.scandir(self._engines))
             except FileNotFoundError:
@@ -182,20 +182,20 @@ class EngineCache:
             return 0
         self._folder.prepare()
         removed = 0
-        with self._folder.explained():
+        with self._folder.translate_errors():
             for entry in self.entries():
                 with self._folder.lock_if_free(entry.digest) as held:
                     removed += held and self._remove(entry.digest)
             for item in os.scandir(self._state) if self._state.is_dir() else ():
                 if not (self._engines / item.name).exists():
                     delete(Path(item.path))
-            for kind in os.scandir(self._notes) if self._notes.is_dir() else ():
+            for kind in os.scandir(self._metadata) if self._metadata.is_dir() else ():
                 if KIND.fullmatch(kind.name):
                     delete(Path(kind.path))
-        self._folder.sweep()
+        self._folder.clean_tmp()
         return removed
 
-    def notes(self, kind: str) -> MetadataCache:
+    def metadata(self, kind: str) -> MetadataCache:
         """Open the metadata of one kind.
 
         Args:
@@ -221,15 +221,15 @@ class EngineCache:
         Raises:
             StoreError: The cache directory cannot be used.
         """
-        notes = self.notes(kind)
-        if (known := notes.recall(digest)) is not None:
+        metadata = self.metadata(kind)
+        if (known := metadata.get(digest)) is not None:
             return known
         self._folder.prepare()
         with self._folder.locked(digest, what):
-            known = notes.recall(digest)  # another process may have stored it meanwhile
+            known = metadata.get(digest)  # another process may have stored it meanwhile
             if known is None:
                 known = find()
-                notes.remember(digest, known)
+                metadata.put(digest, known)
         return known
 
     # Building
@@ -254,7 +254,7 @@ class EngineCache:
                     key,
                     result,
                 )
-                with self._folder.explained():
+                with self._folder.translate_errors():
                     self._remove(key.digest)
             entry = self._build(key, build)
         self._evict(keep=key.digest)
@@ -273,7 +273,7 @@ class EngineCache:
     def _build(self, key: Key, build: Callable[[Path], None]) -> Entry:
         directory = self._folder.temporary(key.digest)
         try:
-            with self._folder.explained():
+            with self._folder.translate_errors():
                 directory.mkdir()
             try:
                 build(directory)
@@ -282,8 +282,8 @@ class EngineCache:
                 if no_space(error) or shutil.disk_usage(self._folder.tmp).free < _FULL:
                     raise StoreError(f"{self._folder.full()}; the build failed with: {error}") from error
                 raise
-            with self._folder.explained():
-                seal(directory, key)
+            with self._folder.translate_errors():
+                write_manifest(directory, key)
                 take_from_all(directory)
                 rename(directory, self._engines / key.digest)
                 sync_folder(self._engines)

@@ -84,7 +84,7 @@ def digest_of(data: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def seal(directory: Path, key: Key) -> None:
+def write_manifest(directory: Path, key: Key) -> None:
     """Write the manifest of a finished build and fsync all files.
 
     After that, a rename cannot reach the disk before the data.

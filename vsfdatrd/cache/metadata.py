@@ -33,7 +33,7 @@ class MetadataCache:
             ValueError: `kind` is not of that form.
         """
         if not KIND.fullmatch(kind):
-            raise ValueError(f"{kind!r} cannot name a kind of notes")
+            raise ValueError(f"{kind!r} cannot name a kind of metadata")
         self._folder, self._kind = folder, kind
 
     def _path(self, digest: str) -> Path:
@@ -41,7 +41,7 @@ class MetadataCache:
             raise ValueError(f"{digest!r} is not a sha256")
         return self._folder.root / "notes" / self._kind / f"{digest}.json"
 
-    def recall(self, digest: str) -> dict[str, Any] | None:
+    def get(self, digest: str) -> dict[str, Any] | None:
         """Read an object.
 
         Args:
@@ -64,11 +64,11 @@ class MetadataCache:
         with contextlib.suppress(OSError):
             files = (self._folder.root / "notes" / self._kind).glob("*.json")
             for file in sorted(files, key=lambda file: file.stat().st_mtime):
-                if _DIGEST.fullmatch(file.stem) and (data := self.recall(file.stem)) is not None:
+                if _DIGEST.fullmatch(file.stem) and (data := self.get(file.stem)) is not None:
                     yield data
 
-    def remember(self, digest: str, data: Mapping[str, Any]) -> None:
-        """Store an object for `recall`. If the cache is not writable, nothing is stored and no error is raised.
+    def put(self, digest: str, data: Mapping[str, Any]) -> None:
+        """Store an object for `get`. If the cache is not writable, nothing is stored and no error is raised.
 
         Args:
             digest: A sha256, 64 hexadecimal digits.

@@ -81,7 +81,7 @@ def build_for(options: Options, width: int, height: int, targets: Sequence[str])
         raise EngineUnavailable("engines for other GPUs need tensorrt_rtx; pip install 'vsfdatrd[rtx]'")
     store = EngineCache(options.cache)
     checkpoint = _opened(options, store)
-    frame = selection.frame_of(checkpoint.description, height, width)
+    frame = selection.padded_size(checkpoint.description, height, width)
     precision: Precision = "fp16" if options.precision == "auto" else options.precision  # type: ignore[assignment]
     job = EngineSpec(checkpoint, *frame, precision)
     built = []
@@ -96,7 +96,7 @@ def build_for(options: Options, width: int, height: int, targets: Sequence[str])
 def _opened(options: Options, store: EngineCache) -> Checkpoint:
     return open_checkpoint(
         resolve(options.model),
-        memory=store.notes("checkpoint"),
+        memory=store.metadata("checkpoint"),
         multiple=options.multiple,
         input_range=options.input_range,
     )

@@ -113,12 +113,12 @@ def export(
         raise ArgumentError(
             f"model={str(checkpoint.path)!r} is an ONNX file already, which is not taken apart; use it as it is"
         )
-    about = _about(model, checkpoint, precision)
+    provenance = _provenance(model, checkpoint, precision)
     with _replacing(target, checkpoint.path) as temporary:
         if kind != "onnx":
-            exported = _export_weights(checkpoint, target, temporary, kind, precision, about, verify)
+            exported = _export_weights(checkpoint, target, temporary, kind, precision, provenance, verify)
         else:
-            exported = _export_graph(checkpoint, target, temporary, size, dynamic, precision, about, verify)
+            exported = _export_graph(checkpoint, target, temporary, size, dynamic, precision, provenance, verify)
     return exported
 
 
@@ -131,24 +131,24 @@ def _missing(*packages: str) -> str:
     return " and ".join(names[package] for package in packages if find_spec(package) is None)
 
 
-def _format(target: Path, given: str | None) -> Format:
-    name = target.suffix.removeprefix(".").lower() if given is None else given.lower()
+def _format(target: Path, value: str | None) -> Format:
+    name = target.suffix.removeprefix(".").lower() if value is None else value.lower()
     for known in FORMATS:
         if name == known:
             return known
-    if given is None:
+    if value is None:
         raise ArgumentError(
             f"target={str(target)!r} does not tell its format; name it .onnx, .safetensors or .pth, or give format"
         )
-    raise ArgumentError(f"format={given!r} is unknown; choose one of {', '.join(FORMATS)}")
+    raise ArgumentError(f"format={value!r} is unknown; choose one of {', '.join(FORMATS)}")
 
 
 def _check(kind: Format, size: tuple[int, int] | None, dynamic: bool, precision: Precision) -> None:
     if precision not in PRECISIONS:
         raise ArgumentError(f"precision={precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
     if kind != "onnx" and (dynamic or size is not None):
-        given = "dynamic=True" if dynamic else f"size={_by(size)}"
-        raise ArgumentError(f"{given} means nothing for weights, which fit every frame; leave it out, or write .onnx")
+        value = "dynamic=True" if dynamic else f"size={_by(size)}"
+        raise ArgumentError(f"{value} means nothing for weights, which fit every frame; leave it out, or write .onnx")
     if size is None:
         return
     if dynamic:
@@ -164,11 +164,11 @@ def _by(size: tuple[int, int] | None) -> str:
     return "x".join(map(str, size or ()))
 
 
-def _about(model: str | Path, checkpoint: Checkpoint, precision: Precision) -> dict[str, str]:
+def _provenance(model: str | Path, checkpoint: Checkpoint, precision: Precision) -> dict[str, str]:
     """Return the provenance metadata for a file. No paths and no dates: the same model gives the same file."""
-    given = os.fspath(model)
+    value = os.fspath(model)
     return {
-        "model": given.lower() if given.lower() in CATALOG else checkpoint.path.name,
+        "model": value.lower() if value.lower() in CATALOG else checkpoint.path.name,
         "weights_sha256": checkpoint.description.sha256,
         "scale": str(checkpoint.description.scale),
         "precision": precision,
@@ -229,14 +229,14 @@ def _export_graph(
     size: tuple[int, int] | None,
     dynamic: bool,
     precision: Precision,
-    about: dict[str, str],
+    provenance: dict[str, str],
     verify: bool,
 ) -> Exported:
     size = None if dynamic else size or SIZE
     if size is not None:
         _check_size(checkpoint.description, size)
     shape = None if size is None else size[::-1]
-    graph = _graph(checkpoint, shape, precision, about)
+    graph = _graph(checkpoint, shape, precision, provenance)
     _write(temporary, target, graph)
     verified = unverified = psnr = difference = None
     if verify:
@@ -250,7 +250,7 @@ def _export_graph(
             )
         else:
             if not same:
-                session = export_check.session(_graph(checkpoint, trials[0], precision, about), precision)
+                session = export_check.session(_graph(checkpoint, trials[0], precision, provenance), precision)
             psnr, difference = export_check.compared(checkpoint, session, trials, precision)
             sizes = " and ".join(f"{width}×{height}" for height, width in trials)
             sizes += "" if same else ", by a graph that was written alike"
@@ -263,28 +263,30 @@ def _export_graph(
     return Exported(target, "onnx", precision, size, len(graph), verified, unverified, psnr, difference)
 
 
-def _check_size(about: ModelDescriptor, size: tuple[int, int]) -> None:
+def _check_size(model: ModelDescriptor, size: tuple[int, int]) -> None:
     """Raise ArgumentError for frames that are too small for the network or too large for an ONNX file."""
     width, height = size
-    tall, wide = about.size.padded(height, width)
+    tall, wide = model.size.padded(height, width)
     if tall >= 2 * height or wide >= 2 * width:
-        fewest = least(about)
-        w, h = (max(fewest, max(size) if about.size.square else side) for side in size)
+        fewest = least(model)
+        w, h = (max(fewest, max(size) if model.size.square else side) for side in size)
         asked = (
-            f"{wide}×{tall}" if about.size.minimum or about.size.square else f"multiples of {about.size.multiple_of}"
+            f"{wide}×{tall}" if model.size.minimum or model.size.square else f"multiples of {model.size.multiple_of}"
         )
         raise ArgumentError(
             f"size={_by(size)} is too small: frames are mirrored up to {asked}, which takes "
             f"{fewest} pixels a side; give {_by((w, h))} or larger"
         )
-    if about.config.constant_bytes(height, width) > MAX_TABLE:
+    if model.config.constant_bytes(height, width) > MAX_TABLE:
         raise ArgumentError(
             f"size={_by(size)} is too large for this network, whose table of sampling positions would exceed the 2 GB "
             "that an ONNX file may have; give a smaller size and upscale in tiles"
         )
 
 
-def _graph(checkpoint: Checkpoint, shape: tuple[int, int] | None, precision: Precision, about: dict[str, str]) -> bytes:
+def _graph(
+    checkpoint: Checkpoint, shape: tuple[int, int] | None, precision: Precision, provenance: dict[str, str]
+) -> bytes:
     """Return the serialized graph for frames of shape (height, width), or of any size if None."""
     import onnx
 
@@ -302,7 +304,7 @@ def _graph(checkpoint: Checkpoint, shape: tuple[int, int] | None, precision: Pre
             f"example {_by(SIZE)}"
         ) from error
     model.producer_version = __version__
-    onnx.helper.set_model_props(model, about)
+    onnx.helper.set_model_props(model, provenance)
     return serialized(model)
 
 
@@ -322,11 +324,11 @@ def _export_weights(
     temporary: Path,
     kind: Literal["safetensors", "pth"],
     precision: Precision,
-    about: dict[str, str],
+    provenance: dict[str, str],
     verify: bool,
 ) -> Exported:
     rounded = {name: _rounded(checkpoint, name, v, precision) for name, v in checkpoint.tensors().items()}
-    data = _safetensors(rounded, about) if kind == "safetensors" else _pth(rounded)
+    data = _safetensors(rounded, provenance) if kind == "safetensors" else _pth(rounded)
     _write(temporary, target, data)
     if verify:
         _read_back(temporary, checkpoint, rounded, precision)
@@ -349,11 +351,11 @@ def _rounded(checkpoint: Checkpoint, name: str, values: Array, precision: Precis
     return result
 
 
-def _safetensors(tensors: Mapping[str, Array], about: dict[str, str]) -> bytes:
+def _safetensors(tensors: Mapping[str, Array], provenance: dict[str, str]) -> bytes:
     from safetensors.numpy import save
 
     # A single metadata entry, since the library writes several in random order.
-    return save(dict(tensors), {"vsfdatrd": json.dumps(about)})
+    return save(dict(tensors), {"vsfdatrd": json.dumps(provenance)})
 
 
 def _pth(tensors: Mapping[str, Array]) -> bytes:

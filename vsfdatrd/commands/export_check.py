@@ -24,26 +24,26 @@ BOUND = 1e-4
 """Largest allowed difference of an fp32 graph from PyTorch, relative to the output's standard deviation."""
 
 
-def trials(about: ModelDescriptor, shape: tuple[int, int] | None) -> list[tuple[int, int]]:
+def trials(model: ModelDescriptor, shape: tuple[int, int] | None) -> list[tuple[int, int]]:
     """Return the sizes (height, width) at which a graph is compared.
 
     Args:
-        about: The model.
+        model: The model.
         shape: Frame size (height, width) of the graph; None if it is dynamic.
 
     Returns:
         The graph's own size, or a smaller size with the same padding if that is large; two sizes for a dynamic graph.
     """
-    m = about.config.period
+    m = model.config.period
     if shape is None:
         return [(m, 2 * m), (97, 143)]  # without padding, and with padding in both directions
     height, width = shape
-    if math.prod(about.size.padded(height, width)) <= LARGEST_TRIAL * about.config.cell**2:
+    if math.prod(model.size.padded(height, width)) <= LARGEST_TRIAL * model.config.cell**2:
         return [shape]
     # More than one window in each direction, and the same padding as the graph itself.
-    least = max(m + 1, about.size.minimum)
+    least = max(m + 1, model.size.minimum)
     side = _smaller(height, least, m), _smaller(width, max(2 * m + 1, least), m)
-    return [(max(side),) * 2 if about.size.square else side]
+    return [(max(side),) * 2 if model.size.square else side]
 
 
 def _smaller(side: int, least: int, multiple: int) -> int:
@@ -138,12 +138,12 @@ def compared(
     return lowest, largest
 
 
-def by_pytorch(network: "nn.Module", about: ModelDescriptor, picture: Array) -> Array:
+def by_pytorch(network: "nn.Module", model: ModelDescriptor, picture: Array) -> Array:
     """Run the checkpoint's PyTorch module, without clamping.
 
     Args:
         network: The module.
-        about: The model.
+        model: The model.
         picture: (1, C, H, W) of any size.
 
     Returns:
@@ -152,13 +152,13 @@ def by_pytorch(network: "nn.Module", about: ModelDescriptor, picture: Array) -> 
     import torch
 
     height, width = picture.shape[2:]
-    whole = np.zeros((*picture.shape[:2], *about.size.padded(height, width)), np.float32)
-    whole[..., :height, :width] = picture
-    for plane in whole[0]:
+    padded = np.zeros((*picture.shape[:2], *model.size.padded(height, width)), np.float32)
+    padded[..., :height, :width] = picture
+    for plane in padded[0]:
         fill_padding(plane, height, width)
     with torch.inference_mode():
-        result: Array = about.architecture.run(network, torch.from_numpy(whole)).numpy()
-    return result[..., : height * about.scale, : width * about.scale]
+        result: Array = model.architecture.run(network, torch.from_numpy(padded)).numpy()
+    return result[..., : height * model.scale, : width * model.scale]
 
 
 def failed(reason: str) -> EngineBuildError:

@@ -32,55 +32,55 @@ def graph_for_others(checkpoint: Checkpoint, shape: tuple[int, int] | None, prec
         OverflowError: A weight exceeds the range of the precision.
         EngineError: The network cannot be exported to a graph.
     """
-    about = checkpoint.description
-    dialect = GraphTarget(precision, padding=True)
-    if shape is None or not about.architecture.is_traced:
-        return about.architecture.graph(about.config, checkpoint, shape, dialect)
+    model = checkpoint.description
+    target = GraphTarget(precision, padding=True)
+    if shape is None or not model.architecture.is_traced:
+        return model.architecture.graph(model.config, checkpoint, shape, target)
     from vsfdatrd.backends.traced_graphs import graph_for
     from vsfdatrd.graph.half_precision import lowered
 
-    whole = about.size.padded(*shape)
-    return _continued(lowered(_as_new_as(graph_for(checkpoint, *whole), dialect), dialect), about, shape, whole)
+    padded = model.size.padded(*shape)
+    return _continued(lowered(_as_new_as(graph_for(checkpoint, *padded), target), target), model, shape, padded)
 
 
-def least(about: ModelDescriptor) -> int:
+def least(model: ModelDescriptor) -> int:
     """Return the smallest side in pixels for which reflect padding reaches the size the network needs."""
-    return next(n for n in count(1) if about.size.padded(n, n)[0] < 2 * n)
+    return next(n for n in count(1) if model.size.padded(n, n)[0] < 2 * n)
 
 
-def _as_new_as(model: "onnx.ModelProto", dialect: GraphTarget) -> "onnx.ModelProto":
+def _as_new_as(model: "onnx.ModelProto", target: GraphTarget) -> "onnx.ModelProto":
     """Convert a graph to the operator set of the target, if its own is older."""
     import onnx
 
     from vsfdatrd.graph.builder import IR_VERSIONS
 
-    if model.opset_import[0].version >= dialect.opset:
+    if model.opset_import[0].version >= target.opset:
         return model
-    newer: onnx.ModelProto = onnx.version_converter.convert_version(model, dialect.opset)
-    newer.ir_version = IR_VERSIONS[dialect.opset]
+    newer: onnx.ModelProto = onnx.version_converter.convert_version(model, target.opset)
+    newer.ir_version = IR_VERSIONS[target.opset]
     return newer
 
 
 def _continued(
-    model: "onnx.ModelProto", about: ModelDescriptor, shape: tuple[int, int], whole: tuple[int, int]
+    model: "onnx.ModelProto", network: ModelDescriptor, shape: tuple[int, int], padded: tuple[int, int]
 ) -> "onnx.ModelProto":
-    """Wrap a graph for padded frames (`whole`) with padding and cropping, so that it takes frames of `shape`."""
+    """Wrap a graph for padded frames (`padded`) with padding and cropping, so that it takes frames of `shape`."""
     import numpy as np
     import onnx
     from onnx import helper, numpy_helper
 
-    taken, given = about.frame_channels
-    out = [side * about.scale for side in shape]
+    taken, value = network.frame_channels
+    out = [side * network.scale for side in shape]
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
     before, after = [], []
-    if shape != whole:
+    if shape != padded:
         for node in graph.node:
             node.input[:] = ["frame/continued" if name == "input" else name for name in node.input]
             node.output[:] = ["frame/whole" if name == "output" else name for name in node.output]
         sizes = {
-            "frame/pads": [0] * 6 + [whole[0] - shape[0], whole[1] - shape[1]],
+            "frame/pads": [0] * 6 + [padded[0] - shape[0], padded[1] - shape[1]],
             "frame/start": [0, 0],
             "frame/end": out,
             "frame/axes": [2, 3],
@@ -93,6 +93,6 @@ def _continued(
     graph.node.extend(nodes)
     float32 = onnx.TensorProto.FLOAT
     graph.input.append(helper.make_tensor_value_info("input", float32, (1, taken, *shape)))
-    graph.output.append(helper.make_tensor_value_info("output", float32, (1, given, *out)))
+    graph.output.append(helper.make_tensor_value_info("output", float32, (1, value, *out)))
     result.producer_name = "vsfdatrd"
     return result

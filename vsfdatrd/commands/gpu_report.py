@@ -275,7 +275,7 @@ def reference(case: _Case, engine: Path) -> FramePlanes:
     """Return the fp32 output for the test picture: from the engine's folder, or computed on the CPU."""
     from vsfdatrd.backends import reference as references
     from vsfdatrd.backends.graphs import serialized
-    from vsfdatrd.backends.selection import frame_of
+    from vsfdatrd.backends.selection import padded_size
     from vsfdatrd.backends.tensorrt.builder import REFERENCE
     from vsfdatrd.backends.traced_graphs import graph_for
 
@@ -284,7 +284,7 @@ def reference(case: _Case, engine: Path) -> FramePlanes:
     if path is None:
         path = case.cache / REFERENCE
         graph = case.cache / "exact.onnx"
-        size = frame_of(case.checkpoint.description, case.height, case.width)
+        size = padded_size(case.checkpoint.description, case.height, case.width)
         graph.write_bytes(serialized(graph_for(case.checkpoint, *size)))
         references.compute(graph, path)
     result: FramePlanes = np.load(path, allow_pickle=False).astype(np.float32)
@@ -387,7 +387,7 @@ def machine() -> dict[str, Any]:
     from vsfdatrd.backends.tensorrt import cuda
 
     first = gpus()[0]
-    driver, memory = _told_by_smi()
+    driver, memory = _from_nvidia_smi()
     return {
         "gpu": first.name,
         "capability": f"{first.capability[0]}.{first.capability[1]}",
@@ -413,7 +413,7 @@ def libraries() -> dict[str, str]:
     return result
 
 
-def _told_by_smi() -> tuple[str | None, int | None]:
+def _from_nvidia_smi() -> tuple[str | None, int | None]:
     """Return the driver version and the first GPU's memory in MiB from nvidia-smi; None if it is not available."""
     program = shutil.which("nvidia-smi")
     if program is None:

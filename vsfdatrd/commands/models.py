@@ -23,7 +23,7 @@ def show() -> int:
         rows.append((model.name, f"{model.scale}x", model.license, _speed(model) or _NONE, model.file))
     for own in aliases.read().values():
         try:
-            found = open_checkpoint(own.file, memory=EngineCache(None).notes("checkpoint")).description
+            found = open_checkpoint(own.file, memory=EngineCache(None).metadata("checkpoint")).description
             scale, what = f"{found.scale}x", f"{found.name}, {own.file}"
         except FdatrdError as error:
             scale, what = _NONE, str(error)

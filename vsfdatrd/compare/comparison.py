@@ -78,7 +78,7 @@ def compare(
     shared = common(done.before, done.after, offset)
     small = Thumbnails(done.after)
     with working("looking at frames", delay=5):  # takes minutes if a file has to be decoded from its start
-        picks = pick.asked(done.after, frames) if frames else pick.telling(small, count, shared)
+        picks = pick.requested(done.after, frames) if frames else pick.choose_frames(small, count, shared)
     report("finding the same frames in the first file")
     with working("looking for frames", delay=5):
         found = pairs(done.before, small, [p.frame for p in picks], offset)

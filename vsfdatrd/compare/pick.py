@@ -63,7 +63,7 @@ def check(frames: Sequence[int], count: int) -> None:
         raise ArgumentError(f"--count {count} is not possible; give 1 to {MOST}")
 
 
-def asked(video: Video, frames: Sequence[int]) -> list[Pick]:
+def requested(video: Video, frames: Sequence[int]) -> list[Pick]:
     """Return the requested frames, sorted and without duplicates.
 
     Raises:
@@ -78,7 +78,7 @@ def asked(video: Video, frames: Sequence[int]) -> list[Pick]:
     return [Pick(n, "asked for") for n in sorted(set(frames))]
 
 
-def telling(video: Thumbnails, count: int, among: range) -> list[Pick]:
+def choose_frames(video: Thumbnails, count: int, among: range) -> list[Pick]:
     """Choose informative frames.
 
     Frames that cannot be read are skipped. Frames are read in order, since in some files seeking means decoding from

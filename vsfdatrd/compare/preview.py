@@ -88,7 +88,7 @@ def preview(
         report(look.about)
         report("choosing frames")
         with working("looking at frames", delay=5):
-            chosen = pick.telling(Thumbnails(look.video), count, range(look.video.clip.num_frames))
+            chosen = pick.choose_frames(Thumbnails(look.video), count, range(look.video.clip.num_frames))
         frames = _Frames(look, [one.frame for one in chosen], max(scales))
         candidates = [Candidate(_name(model)) for model in models]
         page = Preview(film.name, look.about, candidates, len(chosen))

@@ -95,11 +95,11 @@ def _into_nal_units(frame: bytes, messages: Messages, hevc: bool, width: int) ->
 def _sei_messages(messages: Messages) -> Iterator[tuple[int, bytes]]:
     if messages.display is not None:
         red, green, blue, white = (messages.display.primaries[n : n + 2] for n in range(0, 8, 2))
-        numbers = [_whole(number * 50000, 2) for number in (*green, *blue, *red, *white)]
-        light = [_whole(luminance * 10000, 4) for luminance in (messages.display.brightest, messages.display.darkest)]
+        numbers = [_fixed(number * 50000, 2) for number in (*green, *blue, *red, *white)]
+        light = [_fixed(luminance * 10000, 4) for luminance in (messages.display.brightest, messages.display.darkest)]
         yield _MDCV_SEI, b"".join(numbers + light)
     if messages.light is not None:
-        yield _CLL_SEI, _whole(messages.light.pixel, 2) + _whole(messages.light.frame, 2)
+        yield _CLL_SEI, _fixed(messages.light.pixel, 2) + _fixed(messages.light.frame, 2)
     if messages.captions:
         yield _T35_SEI, _a53(messages.captions)
 
@@ -141,11 +141,14 @@ def _into_av1(frame: bytes, messages: Messages) -> bytes:
 
 def _obu_messages(messages: Messages) -> Iterator[tuple[int, bytes]]:
     if messages.display is not None:
-        numbers = [_whole(number * (1 << 16), 2) for number in messages.display.primaries]
-        light = [_whole(messages.display.brightest * (1 << 8), 4), _whole(messages.display.darkest * (1 << 14), 4)]
+        numbers = [_fixed(number * (1 << 16), 2) for number in messages.display.primaries]
+        light = [
+            _fixed(messages.display.brightest * (1 << 8), 4),
+            _fixed(messages.display.darkest * (1 << 14), 4),
+        ]
         yield _MDCV_OBU, b"".join(numbers + light)
     if messages.light is not None:
-        yield _CLL_OBU, _whole(messages.light.pixel, 2) + _whole(messages.light.frame, 2)
+        yield _CLL_OBU, _fixed(messages.light.pixel, 2) + _fixed(messages.light.frame, 2)
     if messages.captions:
         yield _T35_OBU, _a53(messages.captions)
 
@@ -161,6 +164,6 @@ def _a53(triplets: bytes) -> bytes:
     return b"\xb5\x00\x31GA94\x03" + bytes([0x40 | len(triplets) // 3, 0xFF]) + triplets + b"\xff"
 
 
-def _whole(number: Fraction | int, size: int) -> bytes:
+def _fixed(number: Fraction | int, size: int) -> bytes:
     """Round and clamp a number to an unsigned big-endian integer of `size` bytes."""
     return min(max(round(number), 0), (1 << 8 * size) - 1).to_bytes(size)

@@ -86,7 +86,7 @@ def encode(path: Path, target: Path, settings: Settings, workers: Workers, show:
             workspace.script,
             workspace.index.resolve(),
         )
-        if journal.fact("first frame") is None:
+        if journal.get("first frame") is None:
             workers.try_encoder(_options(settings, {}, found.sar), settings.way.pixel_format, found.size)
         colors = _first_frame(inputs, journal, workers, show)
         params = EncodeParams(
@@ -94,7 +94,7 @@ def encode(path: Path, target: Path, settings: Settings, workers: Workers, show:
         )
         selection = streams.choose(path, found.source.video, CONTAINERS[target.suffix.lower()])
         metadata = frame_metadata.find(found.source)
-        _say_streams(selection, metadata, settings.encoder, show)
+        _report_streams(selection, metadata, settings.encoder, show)
         parts = _make(workspace, journal, inputs, params, workers, show)
         show.emit("joining", f"joining {len(parts)} {'part' if len(parts) == 1 else 'parts'}")
         tag = _tag(fingerprint)
@@ -267,7 +267,7 @@ def _prepare(
 ) -> None:
     """Write the script, and keep the journal of an earlier run; start a new one if any setting has changed."""
     now = fingerprint | {"script": script.without_devices(found.script)}
-    before = journal.fact("settings")
+    before = journal.get("settings")
     if before is not None and before != now:
         names = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
         reason = ", ".join(names)
@@ -293,11 +293,11 @@ def _first_frame(inputs: ChunkInputs, journal: Journal, workers: Workers, show: 
 
     Rendering it also builds the engine once, before any chunk is started.
     """
-    if (known := journal.fact("first frame")) is not None:
+    if (known := journal.get("first frame")) is not None:
         return dict(known)
     show.emit("engine", "making one frame as a trial, which builds the engine if there is none yet")
     colors = workers.first_frame(inputs)
-    journal.note("first frame", colors)
+    journal.set("first frame", colors)
     return colors
 
 
@@ -306,7 +306,7 @@ def _options(settings: Settings, colors: dict[str, int], sar: Fraction) -> tuple
     return ("-c:v", way.encoder, *presets.color_options(colors, sar), *way.options, *settings.further)
 
 
-def _say_streams(selection: streams.Kept, metadata: FrameMetadata, encoder: str, show: Reporter) -> None:
+def _report_streams(selection: streams.Kept, metadata: FrameMetadata, encoder: str, show: Reporter) -> None:
     codec = codec_of(encoder)
     there, lost = [*selection.about, *metadata.kept(codec)], [*selection.left, *metadata.left(codec, encoder)]
     if there:

@@ -3,7 +3,7 @@
 _SEI = (39, 40)  # HEVC NAL unit types: prefix SEI, suffix SEI
 
 
-def essential(header: bytes, codec: str) -> bytes:
+def strip_sei(header: bytes, codec: str) -> bytes:
     """Return codec extradata without SEI units, so that chunks from different machines compare equal.
 
     x265 writes the CPU and the number of threads into an SEI unit.

@@ -63,7 +63,7 @@ class Journal:
         except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             raise DamagedJournalError(f"{type(error).__name__}: {error}") from error
 
-    def fact(self, name: str) -> Any:
+    def get(self, name: str) -> Any:
         """Return a stored value.
 
         Args:
@@ -74,7 +74,7 @@ class Journal:
         """
         return self._facts.get(name)
 
-    def note(self, name: str, value: Any) -> None:
+    def set(self, name: str, value: Any) -> None:
         """Store a value and write the journal.
 
         Args:
@@ -120,7 +120,7 @@ class Journal:
         self._made |= {one.chunk.number: one for one in records}
         self._write()
 
-    def lose(self, *chunks: Chunk) -> None:
+    def forget(self, *chunks: Chunk) -> None:
         """Remove the records of chunks whose files are missing or damaged.
 
         Args:

@@ -11,7 +11,7 @@ from typing import Any
 from vsfdatrd.encode import streams
 from vsfdatrd.encode.bitstream import CODECS, Messages, inserter
 from vsfdatrd.encode.frame_metadata import FrameMetadata, has_hdr
-from vsfdatrd.encode.header import essential
+from vsfdatrd.encode.header import strip_sei
 from vsfdatrd.encode.input_file import open_input, require_av
 from vsfdatrd.encode.journal import DoneChunk
 from vsfdatrd.encode.presets import CONTAINERS
@@ -189,7 +189,7 @@ def _video(av: Any, film: Film, output: Any) -> Iterator[Any]:
         path = film.folder / record.chunk.name
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
-            header = essential(bytes(stream.codec_context.extradata or b""), stream.codec_context.name)
+            header = strip_sei(bytes(stream.codec_context.extradata or b""), stream.codec_context.name)
             if extradata is None:
                 extradata = header
                 codec = stream.codec_context.codec.canonical_name

@@ -172,7 +172,7 @@ def resume(workspace: Workspace, journal: Journal, params: EncodeParams) -> list
         else:
             path.unlink(missing_ok=True)  # damaged; otherwise `_unrecorded` would accept it as complete
     result = [unverified for chunk in missing.values() if (unverified := _unrecorded(workspace, chunk, params))]
-    journal.lose(*missing.values())
+    journal.forget(*missing.values())
     journal.add(*result)
     valid += result
     names = {record.chunk.name for record in valid}

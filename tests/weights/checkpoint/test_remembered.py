@@ -21,10 +21,10 @@ class _Memory:
     def __init__(self) -> None:
         self.kept: dict[str, str] = {}
 
-    def recall(self, sha256: str) -> Mapping[str, Any] | None:
+    def get(self, sha256: str) -> Mapping[str, Any] | None:
         return json.loads(self.kept[sha256]) if sha256 in self.kept else None
 
-    def remember(self, sha256: str, description: Mapping[str, Any]) -> None:
+    def put(self, sha256: str, description: Mapping[str, Any]) -> None:
         self.kept[sha256] = json.dumps(description)
 
 
@@ -73,7 +73,7 @@ from pathlib import Path
 from vsfdatrd.checkpoint import open_checkpoint
 open_checkpoint({str(tiny_model)!r}).tensors()
 class Memory:
-    def recall(self, sha256): return json.loads(Path({str(tmp_path / "known.json")!r}).read_text())
+    def get(self, sha256): return json.loads(Path({str(tmp_path / "known.json")!r}).read_text())
 open_checkpoint({str(path)!r}, memory=Memory())
 sys.exit(any(name in sys.modules for name in ("torch", "spandrel", "vapoursynth")))
 """

@@ -62,13 +62,13 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
     """
     model, external = onnx_checks.read(path)
     configs = onnx_checks.ends(path, model)
-    told = input_range or onnx_range.white(model.graph, configs[0].input)
-    configs = [replace(config, external=external, range=told or "1") for config in configs]
+    declared = input_range or onnx_range.white(model.graph, configs[0].input)
+    configs = [replace(config, external=external, range=declared or "1") for config in configs]
     frame = next(value for value in model.graph.input if value.name == configs[0].input)
     core = openvino.Core()
     tried: list[str] = []
     for config, step, height, width in _tries(configs, multiple):
-        taken = config.channels
+        in_channels = config.channels
         try:
             result, largest = _run(core, model, config, height, width)
             config, given, scale = _ends(result, config, height, width, step)
@@ -82,21 +82,21 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
         except Misfit as why:
             tried.append(f"{width}×{height}: {why}")
             continue
-        _check(path, taken, given, scale)
+        _check(path, in_channels, given, scale)
         remarks = []
-        if told == "255" != input_range and frame.type.tensor_type.elem_type != onnx.TensorProto.UINT8:
+        if declared == "255" != input_range and frame.type.tensor_type.elem_type != onnx.TensorProto.UINT8:
             remarks.append('white is taken for 255, as its first operators do; input_range="1" says otherwise')
-        if taken == given != 2 and config.style is None:
+        if in_channels == given != 2 and config.style is None:
 
             def again(other: OnnxConfig, height: int = height, width: int = width) -> NDArray[np.float32]:
                 planes: NDArray[np.float32] = _run(core, model, other, height, width)[0][0]
                 return planes
 
-            picture = accuracy.drawing(height, width)[:taken]
+            picture = accuracy.drawing(height, width)[:in_channels]
             cropped = config.margin or config.crop or config.crop_end  # if so, it ran with the final config
             first = result[0] if cropped else _planes(result, config)
             with contextlib.suppress(Misfit):  # the network may fail on values up to 255; keep the default then
-                config, remark = probe_range.settle(config, told is not None, picture, scale, first, again)
+                config, remark = probe_range.settle(config, declared is not None, picture, scale, first, again)
                 remarks += [remark] if remark else []
         else:
             config = replace(config, output_range=config.range)
@@ -181,24 +181,28 @@ def _ends(
         raise Misfit(f"what comes out has the shape {list(result.shape)}, which is no picture")
     layouts: tuple[tuple[Layout, tuple[int, int, int]], ...] = (("NCHW", (1, 2, 3)), ("NHWC", (3, 1, 2)))
     for layout, axes in layouts:
-        given, tall, wide = (result.shape[axis] for axis in axes)
-        scale = tall // height
-        if 1 <= given <= 3 and scale and (tall, wide) == (height * scale, width * scale):
+        out_channels, out_height, out_width = (result.shape[axis] for axis in axes)
+        scale = out_height // height
+        if 1 <= out_channels <= 3 and scale and (out_height, out_width) == (height * scale, width * scale):
             if not np.isfinite(result).all():
                 raise Misfit("what comes out is not finite")
-            return replace(config, output_layout=layout), int(given), int(scale)
+            return replace(config, output_layout=layout), int(out_channels), int(scale)
     for layout, axes in layouts:
-        given, tall, wide = (int(result.shape[axis]) for axis in axes)
-        if 1 <= given <= 3 and config.style is None and (found := _margin(height, width, tall, wide, step)):
+        out_channels, out_height, out_width = (int(result.shape[axis]) for axis in axes)
+        if (
+            1 <= out_channels <= 3
+            and config.style is None
+            and (found := _margin(height, width, out_height, out_width, step))
+        ):
             scale, margin, crop, crop_end = found
             config = replace(config, output_layout=layout, margin=margin, crop=crop, crop_end=crop_end)
             if config.fixed:
                 config = replace(config, height=height - 2 * margin, width=width - 2 * margin)
-            return config, given, scale
+            return config, out_channels, scale
     raise Misfit(f"what comes out has the shape {list(result.shape)}, no whole multiple of the frame's")
 
 
-def _margin(height: int, width: int, tall: int, wide: int, step: int) -> tuple[int, int, int, int] | None:
+def _margin(height: int, width: int, out_height: int, out_width: int, step: int) -> tuple[int, int, int, int] | None:
     """Find scale and margins of a network whose output is a constant number of pixels smaller or larger than the
     scaled input.
 
@@ -207,17 +211,17 @@ def _margin(height: int, width: int, tall: int, wide: int, step: int) -> tuple[i
     Args:
         height: Height of the input.
         width: Width of the input.
-        tall: Height of the output.
-        wide: Width of the output.
+        out_height: Height of the output.
+        out_width: Width of the output.
         step: Number of which height and width of frames must be multiples.
 
     Returns:
         Scale, pixels to add on each side of the frame, pixels to crop from the output at the start and at the end of
         each dimension; None if the sizes do not fit such a network.
     """
-    scale, rest = divmod(wide - tall, width - height) if width != height else (round(tall / height), 0)
-    missing = scale * height - tall
-    if rest or scale < 1 or missing != scale * width - wide or abs(missing) > MOST_MARGIN * scale or missing % 2:
+    scale, rest = divmod(out_width - out_height, width - height) if width != height else (round(out_height / height), 0)
+    missing = scale * height - out_height
+    if rest or scale < 1 or missing != scale * width - out_width or abs(missing) > MOST_MARGIN * scale or missing % 2:
         return None
     around = 0  # total padding in one dimension, a multiple of `step`, so that the input remains one
     while around * scale < missing or around % 2:
@@ -248,16 +252,16 @@ def _largest(model: openvino.Model) -> int:
     )
 
 
-def _check(path: Path, taken: int, given: int, scale: int) -> None:
+def _check(path: Path, in_channels: int, out_channels: int, scale: int) -> None:
     if scale > MOST_SCALE:
         raise refuse(path, f"enlarges {scale} times, and {MOST_SCALE} times are the most that can be used")
-    if (taken, given) not in ((1, 1), (3, 3), (2, 2), (3, 2)):
+    if (in_channels, out_channels) not in ((1, 1), (3, 3), (2, 2), (3, 2)):
         raise refuse(
             path,
-            f"is a network from {taken} to {given} channels; only RGB to RGB (3 to 3), luma to luma (1 to 1) and "
-            "chroma to chroma (2 or 3 to 2) can be used",
+            f"is a network from {in_channels} to {out_channels} channels; only RGB to RGB (3 to 3), luma to luma "
+            "(1 to 1) and chroma to chroma (2 or 3 to 2) can be used",
         )
-    if given == 2 and scale != 1:
+    if out_channels == 2 and scale != 1:
         raise refuse(path, f"is a chroma network that enlarges {scale} times; only those of 1× can be used")
 
 

@@ -57,13 +57,13 @@ def build(
             raise EngineBuildError(f"TensorRT does not read the network: {why or trt_log.why()}; its full log is {log}")
         _allow_decomposition(trt, network)
         config = builder.create_builder_config()
-        library.aim(trt, config, targets)
-        library.reserve(trt, config)
+        library.set_targets(trt, config, targets)
+        library.require_user_allocation(trt, config)
         if how.get("exact"):
             config.clear_flag(trt.BuilderFlag.TF32)  # set by default; has the 10-bit mantissa of fp16
         if how.get("detailed"):
             config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-        with library.tune(config, how):
+        with library.build_settings(config, how):
             trt_log.errors.clear()  # such as those about a rejected timing cache, which cannot cause the build to fail
             blob = builder.build_serialized_network(network, config)
         if blob is None:
@@ -104,7 +104,7 @@ def smallest(library: Library, targets: Sequence[str]) -> bytes:
     layer = network.add_identity(network.add_input("input", trt.float32, (1, 1, 8, 8)))
     network.mark_output(layer.get_output(0))
     config = builder.create_builder_config()
-    library.aim(trt, config, targets)
+    library.set_targets(trt, config, targets)
     blob = builder.build_serialized_network(network, config)
     if blob is None:
         raise EngineBuildError(f"TensorRT could not build a network of one layer: {trt_log.why()}")

@@ -87,7 +87,7 @@ class Library:
         flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         return 0 if flag is None or self.portable else 1 << int(flag)
 
-    def aim(self, trt: Any, config: Any, targets: Sequence[str]) -> None:
+    def set_targets(self, trt: Any, config: Any, targets: Sequence[str]) -> None:
         """Set the kinds of GPU for a build.
 
         If the library has no name for one of them, the engine is built to run on all GPUs.
@@ -110,7 +110,7 @@ class Library:
             if not config.set_compute_capability(capability, index):
                 raise EngineBuildError(f"{self.module} does not build for {targets[index]}")
 
-    def reserve(self, trt: Any, config: Any) -> None:
+    def require_user_allocation(self, trt: Any, config: Any) -> None:
         """Have all memory allocated when an engine is loaded.
 
         Kernels that allocate memory while they run cannot be captured in a CUDA graph. The classic library has no
@@ -124,7 +124,7 @@ class Library:
             config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
 
     @contextlib.contextmanager
-    def tune(self, config: Any, how: Mapping[str, Any]) -> Iterator[None]:
+    def build_settings(self, config: Any, how: Mapping[str, Any]) -> Iterator[None]:
         """Set optimization level and timing cache for the duration of a build. The portable library has neither.
 
         Args:
@@ -176,7 +176,7 @@ class Library:
         """Whether the library can capture a network's kernels in a CUDA graph itself."""
         return self.portable and hasattr(self.load(), "CudaGraphStrategy")
 
-    def compiled(self, owners: Any) -> bytes | None:
+    def runtime_cache_bytes(self, owners: Any) -> bytes | None:
         """Return the kernels compiled for this GPU so far, to be stored for the next run.
 
         Args:
@@ -188,7 +188,7 @@ class Library:
         content = None if owners is None else owners[1].serialize()
         return None if content is None else bytes(content)
 
-    def capturable(self, context: Any, stream: int) -> bool:
+    def can_capture(self, context: Any, stream: int) -> bool:
         """Return whether a context's kernels can be captured from a stream in a CUDA graph.
 
         Also True if the library cannot be asked; then a capture has to be tried.

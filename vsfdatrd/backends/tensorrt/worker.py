@@ -214,7 +214,7 @@ class TensorRt(WorkerServer):
 class _Device:
     """An engine on one GPU, and an execution context that computes one frame at a time."""
 
-    conveyor: TransferPipeline[cuda.Event]
+    pipeline: TransferPipeline[cuda.Event]
 
     def __init__(self, library: Library, blob: bytes, index: int, state: Path | None) -> None:
         trt = library.load()
@@ -236,7 +236,7 @@ class _Device:
         self.shapes = (shape["input"][1:], shape["output"][1:])
         self._size = [4 * int(np.prod(side)) for side in self.shapes]
         self._begin(before)
-        after = library.compiled(self._owners)
+        after = library.runtime_cache_bytes(self._owners)
         if compiled and after and after != before:
             keep_if_possible(compiled, after)
 
@@ -265,7 +265,7 @@ class _Device:
         """Create another execution context of the same engine."""
         cuda.use(self.index)
         other = copy.copy(self)
-        other._begin(self._library.compiled(self._owners))
+        other._begin(self._library.runtime_cache_bytes(self._owners))
         return other
 
     def _prepared(self, cached: bytes | None, own_graph: bool = False) -> tuple[Any, Any]:
@@ -375,7 +375,7 @@ class _Device:
             self._run()
             self._stream.copy(slot.device_result, self._result)
 
-        self.conveyor = TransferPipeline(cuda.Stream(), self._stream, cuda.Stream(), slots, launch)
+        self.pipeline = TransferPipeline(cuda.Stream(), self._stream, cuda.Stream(), slots, launch)
 
     def _staged(self, count: int) -> list[tuple[cuda.HostMemory, cuda.HostMemory]] | None:
         """Allocate pinned staging buffers for the inputs and outputs of `count` slots; None if no memory can be
@@ -395,7 +395,7 @@ class _Device:
         """
         if self._staging:
             self._staging[number][0].read(self._frames[number][0].ctypes.data)
-        self.conveyor.submit(number)
+        self.pipeline.submit(number)
 
     def wait(self, number: int) -> None:
         """Wait for a slot's output.
@@ -403,7 +403,7 @@ class _Device:
         Args:
             number: Number of the slot on this device.
         """
-        self.conveyor.wait(number)
+        self.pipeline.wait(number)
         if self._staging:
             self._staging[number][1].write(self._frames[number][1].ctypes.data)
 
@@ -436,7 +436,7 @@ class _Device:
             plain: The output for it without a graph.
         """
         try:
-            if not self._library.capturable(self._context, int(self._stream.handle)):
+            if not self._library.can_capture(self._context, int(self._stream.handle)):
                 self._let_library_capture(picture, plain)
                 return
             with self._stream.captured() as capture:
@@ -459,7 +459,9 @@ class _Device:
             raise EngineError("TensorRT says that this network cannot be one")
         plainly = self._context, self._owners
         try:
-            self._context, self._owners = self._prepared(self._library.compiled(self._owners), own_graph=True)
+            self._context, self._owners = self._prepared(
+                self._library.runtime_cache_bytes(self._owners), own_graph=True
+            )
             self.once(picture)  # TensorRT captures the graph in the first run
             self._compare(picture, plain)
         except EngineError:
