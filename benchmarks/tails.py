@@ -22,7 +22,6 @@ from typing import cast
 import psutil
 from safetensors.numpy import save_file
 
-from benchmarks.fdat import VARIANTS
 from benchmarks.report import RESULTS, save
 from benchmarks.weights import random_tensors
 from vsfdatrd.archs.fdat import FdatConfig
@@ -43,15 +42,13 @@ NETWORKS = ("fdat_rd", "fdat_rd 2x", "fdat")
 def network(name: str, tail: Upsampler) -> FdatFamilyConfig:
     """A network of one group, 2×."""
     if name == "fdat":
-        about = VARIANTS["medium"]
-        c = about["embed_dim"]
         return FdatConfig(
-            embed_dim=c,
-            heads=about["num_heads"],
+            embed_dim=120,
+            heads=4,
             groups=(("spatial", "channel"),),
             window=8,
-            ffn_dim=int(c * about["ffn_expansion_ratio"]),
-            gate_dim=c // 8,
+            ffn_dim=180,
+            gate_dim=15,
             upsampler=tail,
             tail_scale=2,
             unshuffle=1,

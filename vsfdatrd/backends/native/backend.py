@@ -25,6 +25,7 @@ from vsfdatrd.backends.native.network import unsuitable
 from vsfdatrd.backends.remote_engine import RemoteEngine
 from vsfdatrd.errors import EngineBuildError, EngineError
 from vsfdatrd.options import Precision
+from vsfdatrd.system.processor import usable_cpus
 from vsfdatrd.workers.client import StandbyWorker
 
 log = logging.getLogger(__name__)
@@ -156,8 +157,7 @@ def load(job: EngineSpec, directory: Path) -> Engine:
 
 def _cores() -> int:
     """Return the number of physical cores this process may use; a second thread on a core gains nothing."""
-    able = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count()
-    return max(1, min(able or 1, psutil.cpu_count(logical=False) or 1))
+    return max(1, min(len(usable_cpus()), psutil.cpu_count(logical=False) or 1))
 
 
 def _verified(job: EngineSpec) -> tuple[int, int]:

@@ -26,6 +26,7 @@ from vsfdatrd.encode.ray.preflight import Environment
 from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.encode.trial import first_frame
 from vsfdatrd.errors import FdatrdError
+from vsfdatrd.system.processor import usable_cpus
 from vsfdatrd.workers.server import reply_stream
 
 _EVERY = 0.5  # seconds between progress messages
@@ -101,7 +102,7 @@ def some_cpus(count: int | None, folder: Path) -> Iterator[frozenset[int] | None
         The numbers of the CPUs; None if all may be used: no limit, all groups taken, or affinity not supported.
     """
     if count is not None and hasattr(psutil.Process, "cpu_affinity"):  # not supported on macOS
-        there = sorted(psutil.Process().cpu_affinity())
+        there = usable_cpus()
         for group in range(len(there) // count):
             lock = FileLock(folder / f"cpus-{count}-{group}.lock")
             with contextlib.suppress(Timeout):
