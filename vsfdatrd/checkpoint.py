@@ -189,8 +189,7 @@ def _identified(
         tensors = as_stored if names is candidate.names else TensorIndex(path, file, names)
         if architecture.detect(tensors):
             config = architecture.configure(tensors)
-            trained = {name: entry for name, entry in tensors.entries.items() if not architecture.is_buffer(name)}
-            dtype = "+".join(sorted({entry.dtype for entry in trained.values() if entry.is_float}))
+            dtype = "+".join(sorted({entry.dtype for entry in tensors.trained.values() if entry.is_float}))
             parameters = architecture.parameters(config, tensors)
             return ModelDescriptor(architecture, config, parameters, dtype, digest, candidate.part)
     return None

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from vsfdatrd.archs.fdat_rd import UPSAMPLERS
-from vsfdatrd.archs.fdat_shapes import is_buffer, tensor_shapes
+from vsfdatrd.archs.fdat_shapes import tensor_shapes
+from vsfdatrd.archs.registry.base import BUFFERS
 from vsfdatrd.nn.fdat_rd import FdatRd
 
 type Make = Callable[..., Any]
@@ -21,7 +22,7 @@ def test_tensors_of_every_tail(make_config: Make, upsampler: str, tail_scale: in
     config = make_config(upsampler=upsampler, tail_scale=tail_scale, mid_dim=mid_dim)
     network = FdatRd(config)
     assert tensor_shapes(config) == {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    weights = {name for name in tensor_shapes(config) if not is_buffer(name)}
+    weights = {name for name in tensor_shapes(config) if not name.endswith(BUFFERS)}
     assert weights == {name for name, _ in network.named_parameters()}
 
 

@@ -16,7 +16,6 @@ from tests.fdats import fdat
 from tests.onnx_files import doubler
 from tests.silence import PATTERN, silence
 from vsfdatrd.cli import main
-from vsfdatrd.commands import models as models_command
 from vsfdatrd.weights import aliases, catalog
 from vsfdatrd.weights.catalog import CATALOG, resolve
 
@@ -42,7 +41,7 @@ def test_a_model_of_ones_own_from_its_naming_to_its_end(model: Path, capsys: pyt
 
     assert main(["models", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1].split(maxsplit=4) == ["mine", "2x", "-", "-", f"FDAT-RD, {model}"]
+    assert lines[-1].split(maxsplit=3) == ["mine", "2x", "-", f"FDAT-RD, {model}"]
 
     assert main(["models", "verify"]) == 0
     assert f"mine: as it was when it was added, {model}" in capsys.readouterr().out
@@ -111,33 +110,11 @@ def test_relative_files_are_remembered_whole(
 def test_what_ships_is_listed_with_scale_and_license(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "list"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
-    assert head.split() == ["name", "scale", "license", "speed"]
+    assert head.split() == ["name", "scale", "license"]
     rows = {line.split()[0]: line.split() for line in lines}
     assert list(rows) == list(CATALOG)
     assert rows["medium"][1:3] == ["2x", "CC-BY-4.0"]
     assert rows["medium"][-1] == "fdat_rd_medium_2x.safetensors"
-
-
-def test_speed_is_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    results = tmp_path / "benchmarks" / "results"
-    results.mkdir(parents=True)
-    monkeypatch.setattr(models_command, "__file__", str(tmp_path / "vsfdatrd" / "commands" / "models.py"))
-    medium = CATALOG["medium"]
-    assert models_command._speed(medium) is None
-
-    def measured(name: str, model: str, size: list[int], fps: float, measure: str = "vapoursynth") -> None:
-        row = {"contestant": "vsfdatrd", "measure": measure, "model": model, "size": size, "fps": {"median": fps}}
-        result = {"groups": [{"rows": [row | {"contestant": "another", "fps": {"median": 99}}, row]}]}
-        (results / name).write_text(json.dumps({"machine": {"cores": 2, "cpu": "Some CPU"}, "result": result}))
-
-    measured("speed_a.json", f"models/{medium.file}", [720, 540], 0.125)
-    measured("speed_b.json", f"models/{medium.file}", [240, 240], 0.9)
-    measured("speed_c.json", "other.safetensors", [1920, 1080], 5)
-    measured("speed_d.json", "medium", [1920, 1080], 6)  # with all parts at work
-    measured("speed_e.json", medium.file, [1920, 1080], 7, "engine")
-    (results / "speed_f.json").write_text("{}")
-    (results / "speed_g.json").write_text("broken")
-    assert models_command._speed(medium) == "0.12 fps at 720×540 on 2 cores of Some CPU"
 
 
 def test_verify_finds_what_is_not_as_released(

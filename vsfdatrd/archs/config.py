@@ -59,46 +59,24 @@ class NetworkConfig:
         return self.size.multiple_of * -(-SMALLEST_PERIOD // self.size.multiple_of)
 
     def activations(self) -> tuple[Mapping[str, float], ...]:
-        """Count the values that are in memory at once, per input pixel.
+        """Count the values in memory per input pixel, at each moment of a frame that may need most memory.
 
         Returns:
-            The moments of a frame that may need most memory. Each maps kinds of tensors to the number of values of
-            that kind; every backend has a table of bytes for each kind (`backends.memory`). The kind ``largest``, the
-            values of the largest tensor, needs no measurement of the architecture.
+            For each moment, kinds of tensors -> number of values. Every backend has a table of bytes for each kind. The
+            kind ``largest``, the values of the largest tensor, needs no measurement of the architecture.
         """
         raise NotImplementedError
 
     def work(self, height: int, width: int) -> float | None:
-        """Estimate the floating-point operations of a frame; a multiply-add counts as two.
-
-        Args:
-            height: Height of the input in pixels.
-            width: Width of the input in pixels.
-
-        Returns:
-            The operations; None if unknown.
-        """
+        """Estimate the floating-point operations of a frame, two for a multiply-add; None if unknown."""
         return None
 
     def constant_bytes(self, height: int, width: int) -> int:
-        """Count the bytes of constants of a graph that depend on the size of its frames.
-
-        Args:
-            height: Height of the input in pixels, before padding.
-            width: Width of the input in pixels, before padding.
-        """
+        """Count the bytes of a graph's constants that depend on the size of its frames, before padding."""
         return 0
 
     def style_size(self, height: int, width: int) -> tuple[int, int] | None:
-        """Compute the size of the second picture that the network takes.
-
-        Args:
-            height: Height of the padded frame in pixels.
-            width: Width of the padded frame in pixels.
-
-        Returns:
-            (height, width) in pixels; None if the network takes no second picture.
-        """
+        """Compute the size of the second picture for padded frames of a size; None if the network takes none."""
         return None
 
     def facts(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ attention, and square attention windows of any size. Maps that do not fit the wi
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from vsfdatrd.archs.config import SMALLEST_PERIOD
 from vsfdatrd.archs.fdat_rd import META, FdatFamilyConfig
@@ -50,19 +50,6 @@ class FdatConfig(FdatFamilyConfig):
     def _body(self) -> Mapping[str, int]:
         """See `FdatFamilyConfig`. PyTorch's memory follows the largest tensor; that of graphs, the channels."""
         return {"fdat.channels": self.embed_dim, "fdat.largest": self.largest_in_body}
-
-    def facts(self) -> dict[str, Any]:
-        """See `NetworkConfig.facts`."""
-        return {
-            "embed_dim": self.embed_dim,
-            "heads": self.heads,
-            "groups": len(self.groups),
-            "blocks of a group": " ".join(self.groups[0]),
-            "window": f"{self.window}×{self.window}",
-            "ffn width": self.ffn_dim,
-            "upsampler": self.upsampler,
-            "unshuffle": self.unshuffle,
-        }
 
 
 def is_fdat(names: Mapping[str, object]) -> bool:

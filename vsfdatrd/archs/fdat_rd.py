@@ -79,15 +79,13 @@ class FdatFamilyConfig(NetworkConfig):
         def dict_tokens(self) -> int:
             """Number of dictionary tokens M; 0 without dictionary blocks."""
 
-    @property
-    def multiple(self) -> int:
-        """Height and width of the input are padded to a multiple of this, in pixels."""
-        raise NotImplementedError
+        @property
+        def multiple(self) -> int:
+            """Height and width of the input are padded to a multiple of this, in pixels."""
 
-    @property
-    def windows(self) -> tuple[tuple[int, int], ...]:
-        """Attention windows (height, width) in tokens; spatial blocks cycle through them."""
-        raise NotImplementedError
+        @property
+        def windows(self) -> tuple[tuple[int, int], ...]:
+            """Attention windows (height, width) in tokens; spatial blocks cycle through them."""
 
     @property
     def scale(self) -> int:
@@ -122,6 +120,23 @@ class FdatFamilyConfig(NetworkConfig):
     def _body(self) -> Mapping[str, int]:
         """Values before the tail, by kind, per token."""
         raise NotImplementedError
+
+    def facts(self) -> dict[str, Any]:
+        """See `NetworkConfig.facts`."""
+        first = self.groups[0]
+        same = all(group == first for group in self.groups)
+        return {
+            "embed_dim": self.embed_dim,
+            "heads": self.heads,
+            "groups": len(self.groups),
+            "blocks of a group": " ".join(first) if same else "; ".join(" ".join(group) for group in self.groups),
+            "window": ", ".join(f"{height}×{width}" for height, width in self.windows),
+            "dictionary tokens": self.dict_tokens,
+            "ffn width": self.ffn_dim,
+            "upsampler": self.upsampler,
+            "unshuffle": self.unshuffle,
+            "mid_dim": self.mid_dim,
+        }
 
     def constant_bytes(self, height: int, width: int) -> int:
         """Count the bytes of the sampling positions, which tails that compute them have for each output pixel."""
@@ -159,22 +174,6 @@ class FdatRdConfig(FdatFamilyConfig):
     def _body(self) -> Mapping[str, int]:
         """See `FdatFamilyConfig`: channels of the feed-forward network, and scores of the dictionary's attention."""
         return {"fdat_rd.ffn": self.ffn_dim, "fdat_rd.scores": self.heads * self.dict_tokens}
-
-    def facts(self) -> dict[str, Any]:
-        """See `NetworkConfig.facts`."""
-        first = self.groups[0]
-        same = all(group == first for group in self.groups)
-        return {
-            "embed_dim": self.embed_dim,
-            "heads": self.heads,
-            "groups": len(self.groups),
-            "blocks of a group": " ".join(first) if same else "; ".join(" ".join(group) for group in self.groups),
-            "dictionary tokens": self.dict_tokens,
-            "ffn width": self.ffn_dim,
-            "upsampler": self.upsampler,
-            "unshuffle": self.unshuffle,
-            "mid_dim": self.mid_dim,
-        }
 
     def work(self, height: int, width: int) -> float:
         """Estimate the cost of one frame, padding included.
@@ -391,6 +390,21 @@ def from_shapes(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatR
             name.
     """
 
+    if len(meta) != 7 or meta[0] != 3 or meta[1] >= len(UPSAMPLERS) or not 1 <= meta[2] <= 4:
+        raise CheckpointError(f"its {META} is {meta}, which no known FDAT-RD writes")
+    common, tokens, dict_tokens = read_family(shapes, meta, FdatRdConfig.windows_bias)
+    if tokens not in (0, math.prod(WINDOW)):
+        raise CheckpointError(f"its attention windows hold {tokens} tokens, FDAT-RD's hold 300")
+    return FdatRdConfig(**common, dict_tokens=dict_tokens)
+
+
+def read_family(shapes: Mapping[str, tuple[int, ...]], meta: list[int], bias: str) -> tuple[dict[str, Any], int, int]:
+    """Derive what FDAT and FDAT-RD have in common, like `from_shapes`.
+
+    Returns:
+        Fields of `FdatFamilyConfig`, tokens of an attention window (0 without windows), and dictionary tokens.
+    """
+
     def shape(name: str, rank: int) -> tuple[int, ...]:
         found = shapes.get(name)
         if found is None:
@@ -399,10 +413,7 @@ def from_shapes(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatR
             raise CheckpointError(f"tensor {name!r} has shape {found} where FDAT-RD has {rank} dimensions")
         return found
 
-    if len(meta) != 7 or meta[0] != 3 or meta[1] >= len(UPSAMPLERS) or not 1 <= meta[2] <= 4:
-        raise CheckpointError(f"its {META} is {meta}, which no known FDAT-RD writes")
     _, index, tail_scale, _, out_channels, mid_dim, _ = meta
-
     unshuffled = "conv_first.1.weight" in shapes
     embed_dim, first_in, *_ = shape("conv_first.1.weight" if unshuffled else "conv_first.weight", 4)
     unshuffle = math.isqrt(first_in // out_channels) if unshuffled else 1
@@ -411,16 +422,14 @@ def from_shapes(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatR
         raise CheckpointError(f"its first convolution takes {first_in} channels, which fits no unshuffle factor")
 
     groups: list[tuple[Kind, ...]] = []
-    heads = dict_tokens = ffn_dim = gate_dim = 0
+    heads = tokens = dict_tokens = ffn_dim = gate_dim = 0
     while any(name.startswith(f"groups.{len(groups)}.") for name in shapes):
         kinds: list[Kind] = []
         while f"{(prefix := f'groups.{len(groups)}.blocks.{len(kinds)}')}.n1.weight" in shapes:
             ffn_dim = shape(f"{prefix}.ffn.fc1.weight", 2)[0]
-            if f"{prefix}.attn.rel_pos_bias" in shapes:
+            if f"{prefix}.attn.{bias}" in shapes:
                 kinds.append("spatial")
-                heads, tokens, _ = shape(f"{prefix}.attn.rel_pos_bias", 3)
-                if tokens != math.prod(WINDOW):
-                    raise CheckpointError(f"its attention windows hold {tokens} tokens, FDAT-RD's hold 300")
+                heads, tokens, _ = shape(f"{prefix}.attn.{bias}", 3)
             elif f"{prefix}.attn.temp" in shapes:
                 kinds.append("channel")
                 heads = shape(f"{prefix}.attn.temp", 3)[0]
@@ -439,17 +448,17 @@ def from_shapes(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatR
     heads = heads or max(1, embed_dim // 32)  # with dictionary blocks only, no tensor reveals the number of heads
     if embed_dim % heads:
         raise CheckpointError(f"{embed_dim} channels cannot be split over {heads} heads")
-    return FdatRdConfig(
-        embed_dim=embed_dim,
-        heads=heads,
-        groups=tuple(groups),
-        dict_tokens=dict_tokens,
-        ffn_dim=ffn_dim,
-        gate_dim=gate_dim,
-        upsampler=UPSAMPLERS[index],
-        tail_scale=tail_scale,
-        unshuffle=unshuffle,
-        mid_dim=mid_dim,
-        in_channels=in_channels,
-        out_channels=out_channels,
-    )
+    common: dict[str, Any] = {
+        "embed_dim": embed_dim,
+        "heads": heads,
+        "groups": tuple(groups),
+        "ffn_dim": ffn_dim,
+        "gate_dim": gate_dim,
+        "upsampler": UPSAMPLERS[index],
+        "tail_scale": tail_scale,
+        "unshuffle": unshuffle,
+        "mid_dim": mid_dim,
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+    }
+    return common, tokens, dict_tokens

@@ -5,19 +5,16 @@ them with the modules themselves.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from vsfdatrd.archs.fdat import FdatConfig
-from vsfdatrd.archs.fdat_rd import GROUPS, META, UPSAMPLERS, FdatFamilyConfig, Kind, steps
+from vsfdatrd.archs.fdat_rd import GROUPS, META, FdatFamilyConfig, Kind, read_family, steps
+from vsfdatrd.errors import CheckpointError
+from vsfdatrd.weights.files import Entry
 
 type Shape = tuple[int, ...]
 
 _LDA_REDUCTION, _LDA_GROUPS = 4, 2
-
-
-def is_buffer(name: str) -> bool:
-    """Return whether a tensor of the state dict is a buffer, which is never trained."""
-    return name == META or name.endswith(".init_pos")
 
 
 def tensor_shapes(config: FdatFamilyConfig) -> dict[str, Shape]:
@@ -43,6 +40,31 @@ def tensor_shapes(config: FdatFamilyConfig) -> dict[str, Shape]:
     shapes |= {f"upsampler.{name}": shape for name, shape in _tail(config).items()}
     shapes[META] = (7,)
     return shapes
+
+
+def check(config: FdatFamilyConfig, entries: Mapping[str, Entry]) -> None:
+    """Compare every tensor of a file with the network.
+
+    Raises:
+        ValueError: A tensor is missing, has another shape, holds no floats, or is not part of the network.
+    """
+    expected = tensor_shapes(config)
+    if missing := expected.keys() - entries.keys():
+        raise ValueError(f"it is an incomplete {config.name}: it lacks {_some(missing)}")
+    if extra := entries.keys() - expected.keys():
+        raise ValueError(f"it is no {config.name} that is known here: it also has {_some(extra)}")
+    for name, shape in expected.items():
+        entry = entries[name]
+        if entry.shape != shape:
+            found = f"its tensor {name!r} has shape {entry.shape}"
+            raise ValueError(f"it contradicts itself: {found} where the others ask for {shape}")
+        if not entry.is_float and name != META:
+            raise ValueError(f"it stores {name!r} as {entry.dtype}; convert it to fp16, bf16 or fp32")
+
+
+def _some(names: Collection[str]) -> str:
+    first = repr(min(names))
+    return first if len(names) == 1 else f"{first} and {len(names) - 1} more tensors"
 
 
 def _conv(name: str, inputs: int, outputs: int, side: int = 3) -> dict[str, Shape]:
@@ -145,40 +167,14 @@ def fdat_from_shapes(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> 
         such a file.
     """
     try:
-        config = _read(shapes, meta)
-        return config if tensor_shapes(config) == dict(shapes) else None
-    except (KeyError, ValueError, IndexError, ZeroDivisionError):
+        fields, tokens, _ = read_family(shapes, meta, FdatConfig.windows_bias)
+        if fields["tail_scale"] == 1:
+            fields["upsampler"] = "conv"
+        config = FdatConfig(**fields, window=math.isqrt(tokens))
+        same = tensor_shapes(config) == dict(shapes)
+    except (CheckpointError, KeyError, ValueError, IndexError, ZeroDivisionError):
         return None
-
-
-def _read(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatConfig:
-    """Do the work of `fdat_from_shapes`; raise one of several errors where a shape is missing or unexpected."""
-    _, index, tail_scale, _, out_channels, mid_dim, _ = meta
-    unshuffled = "conv_first.1.weight" in shapes
-    embed_dim, first_in, _, _ = shapes["conv_first.1.weight" if unshuffled else "conv_first.weight"]
-    unshuffle = math.isqrt(first_in // out_channels) if unshuffled else 1
-    if unshuffled and (unshuffle not in (2, 4) or tail_scale != 4):
-        raise ValueError("spandrel unshuffles by 2 or 4, before a tail of 4")
-    heads, tokens, _ = shapes["groups.0.blocks.0.attn.bias"]
-    groups: list[tuple[Kind, ...]] = []
-    while (first := f"groups.{len(groups)}.blocks.0.n1.weight") in shapes:
-        prefix, blocks = first.removesuffix("0.n1.weight"), 0
-        while f"{prefix}{blocks}.n1.weight" in shapes:
-            blocks += 1
-        groups.append(("spatial", "channel") * (blocks // 2))
-    if embed_dim % heads or len(set(groups)) != 1:
-        raise ValueError("channels are split evenly over heads, and all groups are alike")
-    return FdatConfig(
-        embed_dim=embed_dim,
-        heads=heads,
-        groups=tuple(groups),
-        window=math.isqrt(tokens),
-        ffn_dim=shapes["groups.0.blocks.0.ffn.fc1.weight"][0],
-        gate_dim=shapes["groups.0.blocks.0.inter.cg.1.weight"][0],
-        upsampler="conv" if tail_scale == 1 else UPSAMPLERS[index],
-        tail_scale=tail_scale,
-        unshuffle=unshuffle,
-        mid_dim=mid_dim,
-        in_channels=first_in // unshuffle**2,
-        out_channels=out_channels,
-    )
+    # spandrel unshuffles by 2 or 4, before a tail of 4; all groups are alike
+    known = config.unshuffle == 1 or (config.unshuffle in (2, 4) and config.tail_scale == 4)
+    alike = set(config.groups) == {("spatial", "channel") * (len(config.groups[0]) // 2)}
+    return config if same and known and alike else None

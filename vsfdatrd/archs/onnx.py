@@ -93,17 +93,10 @@ class OnnxConfig(NetworkConfig):
         return self.style_height, self.style_width
 
     def style_rows(self, height: int, width: int) -> int:
-        """Compute the number of rows that the second picture occupies below the frame in an engine's input.
+        """Count the rows of the second picture below the padded frame in an engine's input; 0 if there is none.
 
         Engines have a single input. In each plane the pixels of the second picture follow those of the frame, in
         row-major order, wrapped into rows as wide as the frame.
-
-        Args:
-            height: Height of the padded frame in pixels.
-            width: Width of the padded frame in pixels.
-
-        Returns:
-            Rows, 0 if there is no second picture.
         """
         size = self.style_size(height, width)
         return -(-size[0] * size[1] // width) if size else 0

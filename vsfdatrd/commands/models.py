@@ -10,27 +10,27 @@ from vsfdatrd.errors import ArgumentError, CheckpointError, FdatrdError
 from vsfdatrd.system.home import expand_user
 from vsfdatrd.weights import aliases
 from vsfdatrd.weights.aliases import OwnModel
-from vsfdatrd.weights.catalog import CATALOG, Model, installed, resolve
+from vsfdatrd.weights.catalog import CATALOG, installed, resolve
 from vsfdatrd.weights.files import sha256
 
 _NONE = "-"
 
 
 def show() -> int:
-    """Print every named model with its scale, license, measured speed, architecture and file."""
-    rows = [("name", "scale", "license", "speed", "")]
+    """Print every named model with its scale, license, architecture and file."""
+    rows = [("name", "scale", "license", "")]
     for model in CATALOG.values():
-        rows.append((model.name, f"{model.scale}x", model.license, _speed(model) or _NONE, model.file))
+        rows.append((model.name, f"{model.scale}x", model.license, model.file))
     for own in aliases.read().values():
         try:
             found = open_checkpoint(own.file, memory=EngineCache(None).metadata("checkpoint")).description
             scale, what = f"{found.scale}x", f"{found.name}, {own.file}"
         except FdatrdError as error:
             scale, what = _NONE, str(error)
-        rows.append((own.name, scale, _NONE, _NONE, what))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        rows.append((own.name, scale, _NONE, what))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip())
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip())
     return 0
 
 
@@ -100,26 +100,6 @@ def _verify_own(own: OwnModel) -> bool:
     text = "as it was when it was added" if same else "not the file that was added; remove the name and add it again"
     print(f"{own.name}: {text if own.sha256 else 'no checksum was written down'}, {own.file}")
     return same
-
-
-def _speed(model: Model) -> str | None:
-    """Return the speed at the largest measured size, from a checkout's benchmarks/results; None if not measured."""
-    best: tuple[int, str] | None = None
-    folder = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
-    for path in sorted(folder.glob("speed_*.json")):
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            machine, groups = found["machine"], found["result"]["groups"]
-            for row in (row for group in groups for row in group["rows"]):
-                measured = row["contestant"], row["measure"], Path(row["model"]).name
-                if measured != ("vsfdatrd", "vapoursynth", model.file) or "fps" not in row:
-                    continue
-                (width, height), fps = row["size"], row["fps"]["median"]
-                text = f"{fps:.2f} fps at {width}×{height} on {machine['cores']} cores of {machine['cpu']}"
-                best = max(best or (0, ""), (width * height, text))
-        except (OSError, ValueError, KeyError, TypeError):  # not a speed result of this project
-            continue
-    return best[1] if best else None
 
 
 def _rows(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:

@@ -27,15 +27,16 @@ def trace(
 ) -> onnx.ModelProto:
     """Trace a module as a float32 graph from ``input`` to ``output``.
 
+    This runs one forward pass in PyTorch on the CPU, with its time and memory. The graph is what was computed for this
+    size, so every size-dependent decision of the network is the same as in PyTorch.
+
     Args:
         network: The module with all weights of the graph.
         run: Runs it on (1, C, H, W).
         size: (1, C, H, W) of the frame to trace it with.
         what: The network, for the message.
-        sides_open: Whether height and width of the graph are dynamic.
-
-    Returns:
-        The graph.
+        sides_open: Whether height and width of the graph are dynamic. Decisions of the network stay as they were at
+            this size, so the result has to be verified at others.
 
     Raises:
         EngineError: PyTorch cannot run the network or cannot export one of its operators.

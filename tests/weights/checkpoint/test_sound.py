@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 from tests.weights.checkpoint.conftest import Tensors
 from vsfdatrd.archs.fdat_rd import META, FdatRdConfig
-from vsfdatrd.archs.fdat_shapes import is_buffer
 from vsfdatrd.archs.registry import restore
+from vsfdatrd.archs.registry.base import BUFFERS
 from vsfdatrd.archs.size import SizeRequirements
 from vsfdatrd.checkpoint import load_model, open_checkpoint
 from vsfdatrd.nn.fdat_rd import FdatRd
@@ -63,7 +63,7 @@ def test_every_precision(
 
     path = tmp_path / f"a{suffix}"
     kind = getattr(torch, dtype)
-    converted = {key: (value if is_buffer(key) else value.to(kind)) for key, value in state.items()}
+    converted = {key: (value if key.endswith(BUFFERS) else value.to(kind)) for key, value in state.items()}
     if suffix == ".pth":
         torch.save(converted, path)
     else:
@@ -72,7 +72,7 @@ def test_every_precision(
     assert checkpoint.description.dtype == name
     found = checkpoint.tensors()
     assert {key for key, values in found.items() if values.dtype != np.float32} == {META}
-    exact = {key: (value if is_buffer(key) else value.float()).numpy() for key, value in converted.items()}
+    exact = {key: (value if key.endswith(BUFFERS) else value.float()).numpy() for key, value in converted.items()}
     _same(found, exact)
     np.testing.assert_allclose(found["conv_first.weight"], tensors["conv_first.weight"], rtol=tolerance, atol=1e-6)
 

@@ -26,6 +26,8 @@ type Planes = Literal["rgb", "luma", "chroma"]
 
 FOREIGN_VERSION = 4
 """Incremented with every change to the graphs of architectures other than FDAT-RD and FDAT."""
+BUFFERS = ("upsampler.MetaUpsample", ".init_pos")
+"""Ends of the names of buffers that networks of several architectures have."""
 _CHANNELS: dict[Planes, tuple[int, int]] = {"rgb": (3, 3), "luma": (1, 1), "chroma": (3, 2)}
 
 
@@ -42,6 +44,11 @@ class TensorIndex:
     def entries(self) -> Mapping[str, Entry]:
         """Types and shapes by the network's names."""
         return {name: self.file.entries[stored] for name, stored in self.names.items()}
+
+    @property
+    def trained(self) -> Mapping[str, Entry]:
+        """The entries without buffers, which are never trained."""
+        return {name: entry for name, entry in self.entries.items() if not name.endswith(BUFFERS)}
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -73,18 +80,7 @@ class Architecture[C: NetworkConfig]:
     # Opening a file
 
     def own_format(self, path: Path, head: bytes) -> WeightsFile | None:
-        """Open a file of a format that only this architecture has.
-
-        Args:
-            path: The file.
-            head: Its first bytes.
-
-        Returns:
-            The reader; None if the file has another format.
-
-        Raises:
-            CheckpointError: The file has the format but cannot be read.
-        """
+        """Open a file of a format that only this architecture has, known by its first bytes; None if it has another."""
         return None
 
     def claims(self, path: Path) -> bool:
@@ -92,18 +88,10 @@ class Architecture[C: NetworkConfig]:
         return False
 
     def examine(self, path: Path, multiple: int | None, input_range: Range | None) -> tuple[C, int, str]:
-        """Describe a file that it claims.
-
-        Args:
-            path: The file.
-            multiple: Multiple in pixels that both sides of the input must have; None to find it out.
-            input_range: Value of white at the input; None to find it out.
+        """Describe a file that it claims; see `checkpoint.open_checkpoint` for the arguments.
 
         Returns:
             The configuration, the number of parameters and their type, as in `ModelDescriptor`.
-
-        Raises:
-            CheckpointError: The file cannot be used.
         """
         raise NotImplementedError
 
@@ -112,40 +100,25 @@ class Architecture[C: NetworkConfig]:
         return False
 
     def own_names(self, names: Mapping[str, str]) -> Mapping[str, str]:
-        """Rename tensors that are called differently in files.
-
-        Args:
-            names: Name without the wrappers of training programs -> name in the file.
-
-        Returns:
-            The network's name -> name in the file; `names` itself if there is nothing to rename.
-        """
+        """Rename tensors (network's name -> name in the file); return `names` itself if there is nothing to rename."""
         return names
-
-    def is_buffer(self, name: str) -> bool:
-        """Return whether a tensor of the state dict is a buffer, which is never trained."""
-        return False
 
     def detect(self, tensors: TensorIndex) -> bool:
         """Return whether tensors belong to a network of this architecture, complete or not."""
         return False
 
     def configure(self, tensors: TensorIndex) -> C:
-        """Derive the configuration from tensors that were detected, and check every tensor.
-
-        Raises:
-            CheckpointError: Tensors are missing or contradict each other.
-        """
+        """Derive the configuration, and check every tensor. Raises CheckpointError if they contradict each other."""
         raise NotImplementedError
 
     def parameters(self, config: C, tensors: TensorIndex) -> int:
         """Count the trained parameters."""
-        return sum(entry.count for name, entry in tensors.entries.items() if not self.is_buffer(name))
+        return sum(entry.count for entry in tensors.trained.values())
 
     # The network as a PyTorch module
 
     def build(self, config: C) -> "nn.Module":
-        """Build the module, with weights of any value; see `module`."""
+        """Build the module, with any weights."""
         raise NotImplementedError
 
     def module(self, config: C, checkpoint: "Checkpoint") -> "nn.Module":
@@ -159,15 +132,7 @@ class Architecture[C: NetworkConfig]:
         return network.eval()
 
     def run(self, network: "nn.Module", x: "torch.Tensor") -> "torch.Tensor":
-        """Run a module without padding, cropping and clamping.
-
-        Args:
-            network: From `module`.
-            x: (1, C, H, W) of a size that meets the network's requirements.
-
-        Returns:
-            (1, C_out, H·scale, W·scale).
-        """
+        """Run a module on (1, C, H, W) of a size that it accepts, without padding, cropping and clamping."""
         y: torch.Tensor = network(x)
         return y
 
@@ -325,24 +290,7 @@ class Checkpoint:
 
 @lru_cache(maxsize=1)  # the precisions of an engine and its reference use the same graph
 def traced(checkpoint: Checkpoint, height: int, width: int, sides_open: bool = False) -> "onnx.ModelProto":
-    """Trace a checkpoint's module as a float32 graph, on a frame of this size that needs no padding.
-
-    This runs one forward pass in PyTorch on the CPU, with its time and memory. The graph is what was computed for this
-    size, so every size-dependent decision of the network is the same as in PyTorch.
-
-    Args:
-        checkpoint: The network.
-        height: Height of the frame in pixels.
-        width: Width of the frame in pixels.
-        sides_open: Whether height and width of the graph are dynamic. Decisions of the network stay as they were at
-            this size, so the result has to be verified at others.
-
-    Returns:
-        A model as from `Architecture.graph`.
-
-    Raises:
-        EngineError: PyTorch cannot run the network or cannot export one of its operators.
-    """
+    """Trace a checkpoint's module on a frame that needs no padding; see `graph.trace.trace`."""
     from vsfdatrd.graph.trace import trace
 
     about = checkpoint.description

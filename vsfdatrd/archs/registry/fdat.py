@@ -5,17 +5,16 @@ from typing import TYPE_CHECKING, override
 from vsfdatrd.archs.fdat import FdatConfig, is_fdat
 from vsfdatrd.archs.fdat_rd import META
 from vsfdatrd.archs.fdat_shapes import fdat_from_shapes
-from vsfdatrd.archs.registry.base import Checkpoint, TensorIndex
+from vsfdatrd.archs.registry.base import TensorIndex
 from vsfdatrd.archs.registry.fdat_rd import FdatFamily, read_meta
-from vsfdatrd.archs.registry.spandrel import Spandrel
+from vsfdatrd.archs.registry.spandrel import SpandrelModule
 from vsfdatrd.errors import CheckpointError
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
+    pass
 
 
-class Fdat(FdatFamily[FdatConfig]):
+class Fdat(FdatFamily[FdatConfig], SpandrelModule[FdatConfig]):
     """FDAT exactly as spandrel builds it; `Spandrel` takes what differs."""
 
     name = "FDAT"
@@ -39,11 +38,3 @@ class Fdat(FdatFamily[FdatConfig]):
             return fdat_from_shapes(tensors.shapes, read_meta(tensors))
         except ValueError:
             return None
-
-    @override
-    def module(self, config: FdatConfig, checkpoint: Checkpoint) -> "nn.Module":
-        return Spandrel.load(checkpoint)
-
-    @override
-    def run(self, network: "nn.Module", x: "torch.Tensor") -> "torch.Tensor":
-        return Spandrel.bare(network, x)

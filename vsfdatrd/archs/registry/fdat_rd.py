@@ -1,6 +1,5 @@
 """FDAT-RD."""
 
-from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, override
 
 from vsfdatrd.archs import fdat_rd, fdat_shapes, zero_branches
@@ -22,10 +21,6 @@ class FdatFamily[C: FdatFamilyConfig](Architecture[C]):
     """What FDAT-RD has in common with FDAT."""
 
     is_traced = False
-
-    @override
-    def is_buffer(self, name: str) -> bool:
-        return fdat_shapes.is_buffer(name)
 
     @override
     def lower(self, network: "nn.Module", half: "torch.dtype") -> None:
@@ -67,22 +62,9 @@ class FdatRd(FdatFamily[FdatRdConfig]):
                 raise refuse(path, f"is damaged: its tensor {name!r} of shape {entry.shape} holds nothing; {_AGAIN}")
         try:
             config = fdat_rd.from_shapes(tensors.shapes, read_meta(tensors))
-            expected = fdat_shapes.tensor_shapes(config)
+            fdat_shapes.check(config, entries)
         except (CheckpointError, ValueError, ArithmeticError) as error:
             raise refuse(path, f"cannot be used: {error}; {_AGAIN}") from error
-        if missing := expected.keys() - entries.keys():
-            raise refuse(path, f"is an incomplete FDAT-RD: it lacks {_some(missing)}; {_AGAIN}")
-        if extra := entries.keys() - expected.keys():
-            raise refuse(path, f"is no FDAT-RD that is known here: it also has {_some(extra)}; {_AGAIN}")
-        for name, shape in expected.items():
-            if entries[name].shape != shape:
-                raise refuse(
-                    path,
-                    f"contradicts itself: its tensor {name!r} has shape {entries[name].shape} where the others "
-                    f"ask for {shape}; {_AGAIN}",
-                )
-            if not entries[name].is_float and name != META:
-                raise refuse(path, f"stores {name!r} as {entries[name].dtype}; convert it to fp16, bf16 or fp32")
         return config
 
     @override
@@ -109,8 +91,3 @@ def read_meta(tensors: TensorIndex) -> list[int]:
     if meta.ndim != 1 or (meta != meta.round()).any() or (meta < 0).any():
         raise ValueError(f"its {META} holds no list of whole numbers")
     return [int(value) for value in meta]
-
-
-def _some(names: Collection[str]) -> str:
-    first = repr(min(names))
-    return first if len(names) == 1 else f"{first} and {len(names) - 1} more tensors"

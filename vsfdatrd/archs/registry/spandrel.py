@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast, override
 
-from vsfdatrd.archs import fdat_shapes
 from vsfdatrd.archs.config import NetworkConfig
 from vsfdatrd.archs.registry.base import Architecture, Checkpoint, TensorIndex
 from vsfdatrd.archs.size import SizeRequirements
@@ -47,17 +46,27 @@ class SpandrelConfig(NetworkConfig):
         return ({"largest": self.largest},)
 
 
-class Spandrel(Architecture[SpandrelConfig]):
+class SpandrelModule[C: NetworkConfig](Architecture[C]):
+    """An architecture whose module spandrel builds."""
+
+    @override
+    def module(self, config: C, checkpoint: Checkpoint) -> "nn.Module":
+        require_torch(checkpoint.path, "can be described without it, but running it as a module")
+        from vsfdatrd.nn.spandrel_network import load
+
+        return load(checkpoint.path, checkpoint.tensors())
+
+    @override
+    def run(self, network: "nn.Module", x: "torch.Tensor") -> "torch.Tensor":
+        return cast("OtherNetwork", network).bare(x)
+
+
+class Spandrel(SpandrelModule[SpandrelConfig]):
     """Loads the module through spandrel, and traces its graphs."""
 
     name = "spandrel"
     config = SpandrelConfig
     needs_torch = True
-
-    @override
-    def is_buffer(self, name: str) -> bool:
-        """Return whether a tensor is a buffer; those of FDAT's upsamplers are in other networks, too."""
-        return fdat_shapes.is_buffer(name)
 
     @override
     def detect(self, tensors: TensorIndex) -> bool:
@@ -94,24 +103,3 @@ class Spandrel(Architecture[SpandrelConfig]):
     @override
     def parameters(self, config: SpandrelConfig, tensors: TensorIndex) -> int:
         return config.parameters
-
-    @override
-    def module(self, config: SpandrelConfig, checkpoint: Checkpoint) -> "nn.Module":
-        return self.load(checkpoint)
-
-    @override
-    def run(self, network: "nn.Module", x: "torch.Tensor") -> "torch.Tensor":
-        return self.bare(network, x)
-
-    @staticmethod
-    def load(checkpoint: Checkpoint) -> "nn.Module":
-        """Build the module of a checkpoint that spandrel supports."""
-        require_torch(checkpoint.path, "can be described without it, but running it as a module")
-        from vsfdatrd.nn.spandrel_network import load
-
-        return load(checkpoint.path, checkpoint.tensors())
-
-    @staticmethod
-    def bare(network: "nn.Module", x: "torch.Tensor") -> "torch.Tensor":
-        """Run a module from `load` without padding, cropping and clamping."""
-        return cast("OtherNetwork", network).bare(x)

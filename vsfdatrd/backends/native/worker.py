@@ -8,21 +8,21 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy only multiplies small matrices; its threads would compete
 
 import mmap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vsfdatrd.archs.fdat_rd import META, FdatRdConfig, from_shapes
-from vsfdatrd.archs.fdat_shapes import tensor_shapes
+from vsfdatrd.archs.fdat_rd import META, from_shapes
+from vsfdatrd.archs.fdat_shapes import check
 from vsfdatrd.backends.accuracy import compare, compare_steps, drawing, sky, steps
 from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.native.backend import REFERENCE, WEIGHTS
 from vsfdatrd.backends.native.network import FrameContext, Weights
 from vsfdatrd.errors import CheckpointError, EngineError
+from vsfdatrd.weights.files import Entry
 from vsfdatrd.workers.server import WorkerServer, serve_forever
 
 
@@ -105,31 +105,12 @@ def _weights(directory: str) -> Weights:
         with np.load(Path(directory, WEIGHTS), allow_pickle=False) as tensors:
             read = dict(tensors)
         config = from_shapes({name: tensor.shape for name, tensor in read.items()}, [int(n) for n in read[META]])
-        _check(config, read)
+        # the kernels trust the shapes: a wrong one would make them read beyond an array
+        kinds = {name: "fp32" if tensor.dtype.kind == "f" else str(tensor.dtype) for name, tensor in read.items()}
+        check(config, {name: Entry(kinds[name], tensor.shape) for name, tensor in read.items()})
         return Weights(config, read)
     except (OSError, EOFError, ValueError, TypeError, KeyError, ArithmeticError, BadZipFile, CheckpointError) as error:
         raise EngineError(f"the native engine's weights cannot be read: {error}") from error
-
-
-def _check(config: FdatRdConfig, tensors: Mapping[str, NDArray[Any]]) -> None:
-    """Compare every tensor with the architecture's table, because the kernels trust the shapes.
-
-    A wrong shape would make them read beyond an array.
-
-    Raises:
-        ValueError: A tensor is missing, has another shape, does not contain floats, or is not part of the network.
-    """
-    expected = tensor_shapes(config)
-    if unknown := tensors.keys() - expected.keys():
-        raise ValueError(f"{min(unknown)!r} is of no part of the network")
-    for name, shape in expected.items():
-        tensor = tensors.get(name)
-        if tensor is None:
-            raise ValueError(f"{name!r} is missing")
-        if tensor.shape != shape:
-            raise ValueError(f"{name!r} has shape {tensor.shape} instead of {shape}")
-        if name != META and tensor.dtype.kind != "f":
-            raise ValueError(f"{name!r} holds {tensor.dtype} and not floats")
 
 
 if __name__ == "__main__":
