@@ -60,7 +60,7 @@ def timeline(checkpoint: Checkpoint, width: int, height: int) -> dict[str, float
     scale = checkpoint.description.scale
     rgb = drawn_clip(width, height, RUNS)
     source = color.describe(_kept(rgb.resize.Spline36(format=vs.YUV420P8, matrix=6)))
-    tiling = geometry.whole(height, width, scale)
+    tiling = geometry.untiled(height, width, scale)
     tall, wide = checkpoint.description.size.padded(height, width)
     host = inference.run(rgb, SlotPool(Idle(tall, wide, scale)), tiling, scale)
     large = _kept(rgb.resize.Point(width * scale, height * scale))
@@ -75,7 +75,7 @@ def timeline(checkpoint: Checkpoint, width: int, height: int) -> dict[str, float
             "color: YUV to RGB": _seconds(color.to_rgb(source)),
             "copy in, pad, crop, copy out": _seconds(host),
             "network": median(_timed(infer) for _ in range(RUNS)),
-            "color: RGB to YUV": _seconds(color.deliver(large, color.target(source, scale, None, None))),
+            "color: RGB to YUV": _seconds(color.convert_output(large, color.output_spec(source, scale, None, None))),
         }
         whole = vs.core.fdatrd.upscale(source.clip, model=str(checkpoint.path), streams=1, cache=folder, reuse="off")
         found["the whole filter"] = _seconds(whole)

@@ -75,8 +75,8 @@ def there_and_back(
     clip: vs.VideoNode, scale: int = 1, format: str | None = None, matrix: str | None = "source"
 ) -> vs.VideoNode:
     source = color.describe(clip)
-    target = color.target(source, scale, format, matrix)
-    return color.deliver(network(color.to_rgb(source), scale), target)
+    target = color.output_spec(source, scale, format, matrix)
+    return color.convert_output(network(color.to_rgb(source), scale), target)
 
 
 def to_codes(values: Array, bits: int, range: int, chroma: bool) -> Array:

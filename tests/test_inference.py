@@ -70,7 +70,7 @@ def numbered(length: int, width: int = 70, height: int = 50, broken: tuple[int, 
 
 
 def upscaled(clip: vs.VideoNode, engine: CountingEngine) -> vs.VideoNode:
-    tiling = geometry.whole(clip.height, clip.width, SCALE)
+    tiling = geometry.untiled(clip.height, clip.width, SCALE)
     return inference.run(clip, SlotPool(engine), tiling, SCALE)
 
 
@@ -180,7 +180,7 @@ def test_an_output_that_is_not_finite_is_named(
 ) -> None:
     """In the last pixel that is kept; what is cut off may hold anything."""
     source = vs.core.std.BlankClip(width=70, height=50, format=form, length=2)
-    tiling = geometry.tile(50, 70, 50, 64, SCALE) if tiles else geometry.whole(50, 70, SCALE)
+    tiling = geometry.tile(50, 70, 50, 64, SCALE) if tiles else geometry.untiled(50, 70, SCALE)
     height, width = tiling.height * SCALE, tiling.width * SCALE
     for place, kept in [
         ((plane, height - 1, width - 1), True),
@@ -199,7 +199,7 @@ def test_an_output_that_is_not_finite_is_named(
 def test_two_filters_share_an_engine_and_its_slots() -> None:
     engine = CountingEngine(60, 120, slots=2, seconds=0.005)
     pool = SlotPool(engine)
-    tiling = geometry.whole(50, 70, SCALE)
+    tiling = geometry.untiled(50, 70, SCALE)
     first = inference.run(numbered(20), pool, tiling, SCALE)
     second = inference.run(numbered(20), pool, tiling, SCALE)
     both = vs.core.std.Interleave([first, second])

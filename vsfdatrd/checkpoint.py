@@ -80,9 +80,9 @@ def open_checkpoint(
                 f"{what} is for ONNX files that do not say it themselves, and {path.name!r} is none; leave it out"
             )
         memory = None  # the cache is keyed by the file, not by these arguments
-    description = _recall(memory, digest)
+    description = _from_cache(memory, digest)
     if description is None or description.architecture.changed(path, description.config):
-        if memory is not None and (why := _given_up(memory.get(digest))):
+        if memory is not None and (why := _timed_out_before(memory.get(digest))):
             raise refuse(path, why)
         try:
             if own is None:
@@ -124,7 +124,7 @@ def load_model(model: str | PathLike[str]) -> "nn.Module":
     return open_checkpoint(resolve(model), any_channels=True).network()
 
 
-def _given_up(plain: Mapping[str, Any] | None) -> str | None:
+def _timed_out_before(plain: Mapping[str, Any] | None) -> str | None:
     """Reason why the trial of a network failed within the last day, completing "the weights file X ..."; otherwise
     None.
     """
@@ -133,7 +133,7 @@ def _given_up(plain: Mapping[str, Any] | None) -> str | None:
     return str(plain.get("given_up"))[:500]
 
 
-def _recall(memory: DescriptorCache | None, digest: str) -> ModelDescriptor | None:
+def _from_cache(memory: DescriptorCache | None, digest: str) -> ModelDescriptor | None:
     if memory is None or (plain := memory.get(digest)) is None:
         return None
     try:
@@ -158,7 +158,7 @@ def _describe(path: Path, digest: str) -> ModelDescriptor:
                 wrong = wrong or error
                 continue
             if found is not None:
-                _tell(path, candidate, candidates)
+                _log_assumptions(path, candidate, candidates)
                 return found
         if wrong is not None:
             raise wrong
@@ -195,7 +195,7 @@ def _identified(
     return None
 
 
-def _tell(path: Path, chosen: StateDict, candidates: Collection[StateDict]) -> None:
+def _log_assumptions(path: Path, chosen: StateDict, candidates: Collection[StateDict]) -> None:
     """Log which weights are used if a file contains several sets."""
     same = [other for other in candidates if other.names.keys() == chosen.names.keys() and other.part != chosen.part]
     if not same:

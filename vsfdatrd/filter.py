@@ -135,7 +135,7 @@ def _upscale(clip: vs.VideoNode, options: Options, style: StyleSource) -> vs.Vid
     scale = model.scale
     if model.planes == "chroma":
         chroma.check(source)
-    target = color.target(source, scale, options.format, options.matrix, model.planes)
+    target = color.output_spec(source, scale, options.format, options.matrix, model.planes)
     size = _network_size(clip, model, options)
     pool, tiling = _open(*size, checkpoint, options, store)
     if len(tiling.tiles) > 1:
@@ -164,7 +164,7 @@ def _upscale(clip: vs.VideoNode, options: Options, style: StyleSource) -> vs.Vid
         upscaled = network(color.to_rgb(source))
     if options.chroma_filter == "luma_guided":
         upscaled = chroma_filters.luma_guided(upscaled, source, target, scale)
-    result = color.deliver(upscaled, target)
+    result = color.convert_output(upscaled, target)
     return alpha.attach(clip, result) if source.alpha else result
 
 
@@ -197,12 +197,12 @@ def _open(
         tiling = geometry.tile(height, width, *largest, scale)
         return open_engine(checkpoint, tiling.height, tiling.width, options, store), tiling
     try:
-        return open_engine(checkpoint, height, width, options, store), geometry.whole(height, width, scale)
+        return open_engine(checkpoint, height, width, options, store), geometry.untiled(height, width, scale)
     except InsufficientMemory as error:
         if not error.divide:
             raise
         short = error
-    for tiling in geometry.divisions(height, width, scale, MOST_TILES):
+    for tiling in geometry.tilings(height, width, scale, MOST_TILES):
         with contextlib.suppress(InsufficientMemory):
             return open_engine(checkpoint, tiling.height, tiling.width, options, store), tiling
     raise short

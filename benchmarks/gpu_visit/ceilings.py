@@ -48,8 +48,8 @@ def multiplying(side: int, dtype: torch.dtype, turns: int) -> float:
 
 def transfers(sizes: Sizes, add: Callable[[str, float], None]) -> None:
     """Host to device, back, and both at once, with shared memory pinned in place, as in the engines."""
-    cuda.require()
-    cuda.use(0)
+    cuda.require_driver()
+    cuda.set_device(0)
     size = sizes.transfer_bytes
     with ExitStack() as held:
         memory = mmap.mmap(-1, 2 * size)

@@ -143,12 +143,12 @@ class Pipeline:
     def submit(self, slot: int) -> None:
         """See `Engine.submit`."""
         with self._submitting:
-            cuda.use(0)
+            cuda.set_device(0)
             self._pipeline.submit(slot)
 
     def collect(self, slot: int) -> FramePlanes:
         """See `Engine.collect`."""
-        cuda.use(0)
+        cuda.set_device(0)
         self._pipeline.wait(slot)
         return self._frames[slot][1]
 
@@ -232,8 +232,8 @@ def _through(engine: Pipeline) -> torch.Tensor:
 
 def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
     """Every number of slots, with the shipped and the whole weights; the pictures are compared with one slot's."""
-    cuda.require()
-    cuda.use(0)
+    cuda.require_driver()
+    cuda.set_device(0)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for weights, checkpoint in checkpoints(Path(folder), sizes).items():

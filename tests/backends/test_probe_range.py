@@ -119,7 +119,7 @@ def test_networks_that_ship_are_for_1(tmp_path: Path, shared: Path, caplog: pyte
     files = {SHIPPED: (60, 60), shared / "data/artcnn/artcnn_c4f32.safetensors": (48, 40)}
     for number, (model, size) in enumerate(files.items()):
         export(model, path := tmp_path / f"{number}.onnx", size=size, verify=False)
-        ends = probe(path)["onnx"]
+        ends = probe(path)["config"]
         assert (ends["range"], ends["output_range"]) == ("1", "1")
     with caplog.at_level(logging.DEBUG, "vsfdatrd"):
         assert ranges(doubler(tmp_path / "random.onnx")) == ("1", "1")

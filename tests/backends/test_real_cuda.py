@@ -120,7 +120,7 @@ def test_the_fake_returns_as_many_things() -> None:
 @without_gpu
 def test_without_a_driver_everything_is_a_sentence() -> None:
     with pytest.raises(EngineUnavailable, match=r"driver is missing or too old \(it supports CUDA 0\.0, and 1\d is"):
-        cuda.require()
+        cuda.require_driver()
     assert cuda.driver_version() == "0.0"
     assert cuda.driver() == "CUDA 0.0"
     assert nvml.free_memory("0000:01:00.0") is None
@@ -131,7 +131,7 @@ def test_without_a_driver_everything_is_a_sentence() -> None:
         lambda: cuda.PinnedMemory(4096, 4096),
         lambda: cuda.HostMemory(1 << 20),
         lambda: cuda.free_memory_before(0),
-        lambda: cuda.use(0),
+        lambda: cuda.set_device(0),
         lambda: cuda.free_memory(0),
     ]
     for make in makers:
@@ -190,7 +190,7 @@ start = time.perf_counter()
 found = [(gpu.name, gpu.capability) for gpu in gpus()]
 seconds = time.perf_counter() - start
 try:
-    cuda.require()
+    cuda.require_driver()
     why = None
 except EngineUnavailable as error:
     why = str(error)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.compare.conftest import Drawing, Writer, clip_of, scenes
-from vsfdatrd.compare.match import Thumbnails, common, likeness, pairs, without_borders
+from vsfdatrd.compare.match import Thumbnails, likeness, overlap, pairs, without_borders
 from vsfdatrd.compare.video import open_video
 from vsfdatrd.errors import ArgumentError, FrameError
 
@@ -79,10 +79,10 @@ def test_offset_says_what_is_left_out(write: Writer) -> None:
     (result,) = pairs(before, Thumbnails(after), [20], offset=4)
     assert result.before == 116
     assert result.likeness == pytest.approx(1)
-    assert common(before, after, 4) == range(96)
-    assert common(before, after, 6) == range(48)
+    assert overlap(before, after, 4) == range(96)
+    assert overlap(before, after, 6) == range(48)
     with pytest.raises(ArgumentError, match=r"--offset 9 leaves nothing to compare: a\.y4m is 8\.0 s long"):
-        common(before, after, 9)
+        overlap(before, after, 9)
 
 
 def test_borders_that_were_cut_off_are_left_out(write: Writer, film: list[Drawing]) -> None:

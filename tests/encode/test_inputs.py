@@ -20,7 +20,7 @@ from vsfdatrd.encode import streams
 from vsfdatrd.encode.input_file import open_input, video_track
 from vsfdatrd.encode.pixel_shape import pixel_shapes, plausible, prevailing
 from vsfdatrd.encode.source import file_name, open_source
-from vsfdatrd.encode.timestamps import UNKNOWN, filled
+from vsfdatrd.encode.timestamps import UNKNOWN, fill_gaps
 from vsfdatrd.encode.timing import constant_rate
 from vsfdatrd.errors import ArgumentError, ClipError, FdatrdError, sentence
 from vsfdatrd.system.programs import ffmpeg, run, utf8_environment
@@ -223,7 +223,7 @@ def test_a_cover_alone_is_no_video(tmp_path: Path) -> None:
     ],
 )
 def test_missing_timestamps_are_filled_in(stamps: list[int], expected: list[int]) -> None:
-    assert filled(stamps, Fraction(10)) == expected
+    assert fill_gaps(stamps, Fraction(10)) == expected
 
 
 @pytest.mark.parametrize(

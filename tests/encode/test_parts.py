@@ -120,9 +120,9 @@ def test_the_journal_remembers_and_refuses_damage(tmp_path: Path) -> None:
     assert again.get("first frame") == {"_Matrix": 1}
     assert again.get("anything else") is None
     assert again.chunks() == chunks
-    assert again.made() == [DoneChunk(chunks[1], 5, "f" * 64, 2, 1.5)]
+    assert again.done_chunks() == [DoneChunk(chunks[1], 5, "f" * 64, 2, 1.5)]
     again.forget(chunks[1])
-    assert Journal(path).made() == []
+    assert Journal(path).done_chunks() == []
     Journal(path).begin({"b": 2}, chunks[:1])
     assert (Journal(path).get("first frame"), Journal(path).chunks()) == (None, chunks[:1])
     assert os.listdir(tmp_path) == ["journal.json"]

@@ -19,7 +19,7 @@ import pytest
 from tests.encode.conftest import CHUNK, HEIGHT, LENGTH, WIDTH, Encode, command, decoded, moving, write
 from vsfdatrd.cli import main
 from vsfdatrd.encode.journal import Journal
-from vsfdatrd.encode.workspace import workplace
+from vsfdatrd.encode.workspace import open_workspace
 from vsfdatrd.system.programs import ffmpeg
 
 KILLS = int(os.environ.get("FDATRD_KILLS", "3"))
@@ -52,7 +52,7 @@ def start(identity_2x: Path) -> Iterator[Any]:
 def journalled(output: Path) -> set[int]:
     """Numbers of the parts that the journal has, as after a power cut: from the file alone."""
     path = output.with_name(output.name + ".vsfdatrd") / "journal.json"
-    return {made.chunk.number for made in Journal(path).made()}
+    return {made.chunk.number for made in Journal(path).done_chunks()}
 
 
 def events(text: str) -> list[dict[str, Any]]:
@@ -144,7 +144,7 @@ def test_ctrl_c_is_a_sentence_ends_all_programs_and_goes_on_later(
 
 
 def test_a_second_process_on_one_output_refuses(film: Path, encode: Encode, tmp_path: Path) -> None:
-    with workplace(tmp_path / "out.mkv") as place:
+    with open_workspace(tmp_path / "out.mkv") as place:
         second = encode(film, tmp_path / "out.mkv")
         assert place.folder.is_dir()
     assert second.returncode == 1

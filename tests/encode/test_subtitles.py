@@ -73,7 +73,7 @@ def with_text(film: Path, path: Path, codec: str, *more: str) -> Path:
     return path
 
 
-def joined(film: Path, source: Path, target: Path) -> streams.Kept:
+def joined(film: Path, source: Path, target: Path) -> streams.Selection:
     """Join the film and what else there is in a source, as an encode does at its end."""
     opened = open_source(source, target.with_name("index"))
     kept = streams.choose(source, opened.video, CONTAINERS[target.suffix])

@@ -12,7 +12,7 @@ from vsfdatrd.cli import main
 from vsfdatrd.encode import settings
 from vsfdatrd.encode.ray.preflight import Environment
 from vsfdatrd.encode.ray.remote_tasks import Order, clear, trial
-from vsfdatrd.encode.workspace import workplace
+from vsfdatrd.encode.workspace import open_workspace
 from vsfdatrd.errors import ArgumentError, EncodeError
 
 
@@ -31,7 +31,7 @@ def test_links_to_files_are_refused(tmp_path: Path, name: str, kind: Callable[[P
     folder.mkdir()
     victim.write_text("precious")
     kind(victim, folder / name)
-    with pytest.raises(EncodeError, match=f"{name} is a link .*; remove it"), workplace(tmp_path / "out.mkv"):
+    with pytest.raises(EncodeError, match=f"{name} is a link .*; remove it"), open_workspace(tmp_path / "out.mkv"):
         pass
     assert victim.read_text() == "precious"
 
@@ -43,12 +43,12 @@ def test_links_to_folders_are_refused(tmp_path: Path, name: str) -> None:
     (victim / "00001.mkv").write_text("precious")
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).symlink_to(victim)
-    with pytest.raises(EncodeError, match="is a link"), workplace(tmp_path / "out.mkv"):
+    with pytest.raises(EncodeError, match="is a link"), open_workspace(tmp_path / "out.mkv"):
         pass
     assert (victim / "00001.mkv").read_text() == "precious"
     (folder / name).unlink()
     (folder / name).symlink_to(tmp_path / "nothing")
-    with pytest.raises(EncodeError, match="is a link"), workplace(tmp_path / "out.mkv"):
+    with pytest.raises(EncodeError, match="is a link"), open_workspace(tmp_path / "out.mkv"):
         pass
     assert not (tmp_path / "nothing").exists()
 
@@ -74,16 +74,16 @@ def test_a_link_is_a_sentence_of_the_command(encode: Encode, film: Path, tmp_pat
 )
 def test_any_name_that_a_file_can_have(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
-    with workplace(tmp_path / name) as place:
+    with open_workspace(tmp_path / name) as place:
         assert place.folder.is_dir()
         place.script.touch()
     assert os.listdir(tmp_path) == [name]
 
 
 def test_long_names_cut_alike_have_folders_of_their_own(tmp_path: Path) -> None:
-    with workplace(tmp_path / f"{'x' * 250}1.mkv") as one, workplace(tmp_path / f"{'x' * 250}2.mkv") as other:
+    with open_workspace(tmp_path / f"{'x' * 250}1.mkv") as one, open_workspace(tmp_path / f"{'x' * 250}2.mkv") as other:
         assert one.folder != other.folder
-    with workplace(tmp_path / f"{'x' * 250}1.mkv") as again:
+    with open_workspace(tmp_path / f"{'x' * 250}1.mkv") as again:
         assert again.folder == one.folder  # an interrupted encode is found again
 
 

@@ -22,8 +22,8 @@ BYTES = 5 << 20
 
 @pytest.fixture(autouse=True)
 def _first_gpu() -> None:
-    cuda.require()
-    cuda.use(0)
+    cuda.require_driver()
+    cuda.set_device(0)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_memory_comes_back() -> None:
 
 def test_what_cannot_be_is_a_sentence_and_spoils_nothing(held: ExitStack) -> None:
     with pytest.raises(EngineError, match=r"choosing GPU 99 failed: .* \(cudaErrorInvalidDevice\)"):
-        cuda.use(99)
+        cuda.set_device(99)
     with pytest.raises(EngineError, match=r"MiB on the GPU failed: out of memory \(cudaErrorMemoryAllocation\)"):
         cuda.DeviceMemory(1 << 50)
     with pytest.raises(EngineError, match="pinning 0 MiB failed: "):

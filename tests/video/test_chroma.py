@@ -19,8 +19,8 @@ def swapped(rgb: vs.VideoNode) -> vs.VideoNode:
 def reconstruct(clip: vs.VideoNode, format: str | None = None, network=swapped) -> vs.VideoNode:  # type: ignore[no-untyped-def]
     source = color.describe(clip)
     chroma.check(source)
-    target = color.target(source, 1, format, None, "chroma")
-    return color.deliver(chroma.reconstruct(source, target, network), target)
+    target = color.output_spec(source, 1, format, None, "chroma")
+    return color.convert_output(chroma.reconstruct(source, target, network), target)
 
 
 def noise(location: int = 0, limits: int = 0) -> vs.VideoNode:

@@ -39,7 +39,7 @@ def test_every_frame_is_read_by_its_own_tags() -> None:
     clip = core.std.Splice([part.std.SetFrameProps(**tag) if tag else part for tag in tags])
     source = color.describe(clip)
     rgb = color.to_rgb(source)
-    out = color.deliver(rgb, color.target(source, 1, None, None))
+    out = color.convert_output(rgb, color.output_spec(source, 1, None, None))
     for n, tag in enumerate(tags):
         matrix = tag.get("_Matrix", 2) if tag.get("_Matrix", 2) != 2 else 6
         limits = tag["_Range"] if tag.get("_Range") in (0, 1) else 0
@@ -138,7 +138,7 @@ def test_what_converts_is_what_zimg_converts() -> None:
             except vs.Error:
                 source = color.describe(tagged)
                 with pytest.raises(ClipError):
-                    color.target(source, 1, None, None)
+                    color.output_spec(source, 1, None, None)
             else:
                 np.testing.assert_array_equal(planes(color.to_rgb(color.describe(tagged))), expected)
 
@@ -216,7 +216,7 @@ REFUSED_FRAMES = [
 def test_frames_that_are_refused(format: int, tags: dict[str, int], text: str, cure: str) -> None:
     bad = blank(format, **tags)
     with pytest.raises(ClipError) as caught:
-        color.target(color.describe(bad), 1, None, None)
+        color.output_spec(color.describe(bad), 1, None, None)
     assert str(caught.value).startswith(f"frame 0{text}")
     assert cure in str(caught.value)
 

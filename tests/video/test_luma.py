@@ -26,8 +26,8 @@ def enlarge(
     network: Callable[[vs.VideoNode], vs.VideoNode] = doubler,
 ) -> vs.VideoNode:
     source = color.describe(clip)
-    target = color.target(source, 2, format, matrix, "luma")
-    return color.deliver(luma.enlarge(source, target, 2, network), target)
+    target = color.output_spec(source, 2, format, matrix, "luma")
+    return color.convert_output(luma.enlarge(source, target, 2, network), target)
 
 
 def ramp(height: int, width: int, low: float, high: float) -> Array:

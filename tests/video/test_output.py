@@ -43,7 +43,7 @@ def test_the_output_matrix(
     format: int, size: tuple[int, int], tags: dict[str, int], asked: str | None, scale: int, expected: int
 ) -> None:
     clip = blank(format, *size, _Range=0, **tags)
-    target = color.target(color.describe(clip), scale, None, asked)
+    target = color.output_spec(color.describe(clip), scale, None, asked)
     assert target.matrix == expected
     assert props_of(there_and_back(clip, scale, matrix=asked))["_Matrix"] == expected
 
@@ -51,7 +51,7 @@ def test_the_output_matrix(
 @pytest.mark.parametrize(("size", "expected"), [((640, 360), 1), ((300, 200), 6)])
 @pytest.mark.parametrize("asked", [None, "source"])
 def test_rgb_to_yuv_takes_the_usual_matrix(size: tuple[int, int], expected: int, asked: str | None) -> None:
-    target = color.target(color.describe(blank(vs.RGB24, *size)), 2, "YUV420P10", asked)
+    target = color.output_spec(color.describe(blank(vs.RGB24, *size)), 2, "YUV420P10", asked)
     assert (target.matrix, target.range, target.chroma) == (expected, 0, 0)
 
 
@@ -120,7 +120,7 @@ def test_what_the_network_gets_says_what_it_is() -> None:
 )
 def test_formats_that_cannot_be_made(asked: str) -> None:
     with pytest.raises(ArgumentError) as caught:
-        color.target(color.describe(blank()), 2, asked, None)
+        color.output_spec(color.describe(blank()), 2, asked, None)
     text = str(caught.value)
     assert text.startswith(f"format={asked!r} is not a format that can be made")
     assert "YUV420P10" in text
@@ -129,36 +129,36 @@ def test_formats_that_cannot_be_made(asked: str) -> None:
 
 def test_a_format_that_cannot_be_made_is_corrected() -> None:
     with pytest.raises(ArgumentError, match=r"did you mean 'YUV420P16'\?"):
-        color.target(color.describe(blank()), 2, "YUV420_P16", None)
+        color.output_spec(color.describe(blank()), 2, "YUV420_P16", None)
 
 
 @pytest.mark.parametrize("number", [int(core.query_video_format(vs.YUV, vs.INTEGER, 8, 3, 0).id), int(vs.GRAY32)])
 def test_format_numbers_that_zimg_cannot_make(number: int) -> None:
     with pytest.raises(ArgumentError, match=f"^format='{number}' is not a format"):
-        color.target(color.describe(blank()), 2, str(number), None)
+        color.output_spec(color.describe(blank()), 2, str(number), None)
 
 
 @pytest.mark.parametrize("asked", ["", "bt709", "0", "2", "3", "10", "14", "99", "-1", "rgb", "2020cl"])
 def test_matrices_that_are_unknown(asked: str) -> None:
     if not asked:
-        assert color.target(color.describe(blank(_Matrix=6)), 1, None, asked).matrix == 6
+        assert color.output_spec(color.describe(blank(_Matrix=6)), 1, None, asked).matrix == 6
         return
     with pytest.raises(ArgumentError) as caught:
-        color.target(color.describe(blank()), 2, None, asked)
+        color.output_spec(color.describe(blank()), 2, None, asked)
     assert str(caught.value).startswith(f"matrix={asked!r} is unknown; give auto, source, 709")
 
 
 @pytest.mark.parametrize(("given_format", "asked"), [(vs.RGB24, None), (vs.YUV420P8, "RGBS")])
 def test_a_matrix_for_rgb_makes_no_sense(given_format: int, asked: str | None) -> None:
     with pytest.raises(ArgumentError, match=r"^matrix='709' makes no sense for the RGB output .*leave it out"):
-        color.target(color.describe(blank(given_format)), 2, asked, "709")
+        color.output_spec(color.describe(blank(given_format)), 2, asked, "709")
 
 
 def test_a_format_that_does_not_go_with_the_size() -> None:
     source = color.describe(blank(vs.RGB24, 853, 480))
     with pytest.raises(ArgumentError) as caught:
-        color.target(source, 1, "YUV420P8", None)
+        color.output_spec(source, 1, "YUV420P8", None)
     text = str(caught.value)
     assert text.startswith("format='YUV420P8' is not possible at 853×480 pixels: YUV420P8 needs a width")
     assert "core.std.Crop" in text
-    assert color.target(source, 2, "YUV420P8", None).format.id == vs.YUV420P8
+    assert color.output_spec(source, 2, "YUV420P8", None).format.id == vs.YUV420P8

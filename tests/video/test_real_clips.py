@@ -29,7 +29,7 @@ def test_a_drawn_clip_keeps_its_means(subsampling: str, limits: int) -> None:
     source = color.describe(clip)
     doubled = color.to_rgb(source).resize.Bicubic(256, 192).std.Expr("x 0 max 1 min")
     for matrix in (5, 1, 8):
-        out = color.deliver(doubled, color.target(source, 2, None, str(matrix)))
+        out = color.convert_output(doubled, color.output_spec(source, 2, None, str(matrix)))
         expected = clip.resize.Lanczos(256, 192, format=out.format.id, matrix=matrix)
         assert np.abs(means(out, [0]) - means(expected, [0])).max() <= 1 / 255
 
@@ -55,7 +55,7 @@ def test_real_clips_keep_their_colors(shared: Path, name: str, matrix: int, sar:
     doubled = color.to_rgb(source).resize.Bicubic(2 * clip.width, 2 * clip.height).std.Expr("x 0 max 1 min")
     frames = (0, 7, min(60, clip.num_frames - 1))
     for asked, expected_matrix in ((None, 1), ("source", matrix)):
-        out = color.deliver(doubled, color.target(source, 2, None, asked))
+        out = color.convert_output(doubled, color.output_spec(source, 2, None, asked))
         assert (out.num_frames, out.fps, out.format.id) == (clip.num_frames, clip.fps, vs.YUV420P16)
         expected = clip.resize.Lanczos(2 * clip.width, 2 * clip.height, format=vs.YUV420P16, matrix=expected_matrix)
         assert np.abs(means(out, frames) - means(expected, frames)).max() <= 1 / 255

@@ -82,7 +82,7 @@ def test_vspipe_shows_the_sentence(tmp_path: Path) -> None:
         "clip = core.std.BlankClip(width=64, height=48, format=vs.YUV420P8, length=2)\n"
         "clip = clip + core.std.SetFieldBased(clip, 2)\n"
         "source = color.describe(clip)\n"
-        "color.deliver(color.to_rgb(source), color.target(source, 1, None, None)).set_output()\n",
+        "color.convert_output(color.to_rgb(source), color.output_spec(source, 1, None, None)).set_output()\n",
         encoding="utf-8",
     )
     done = subprocess.run([vspipe(), "-c", "y4m", str(script), "-"], capture_output=True, check=False)

@@ -63,6 +63,6 @@ def test_neighboring_tiles_overlap() -> None:
 
 
 def test_whole_frame_is_one_tile() -> None:
-    tiling = geometry.whole(480, 720, 2)
+    tiling = geometry.untiled(480, 720, 2)
     assert (tiling.height, tiling.width, len(tiling.tiles)) == (480, 720, 1)
     assert tiling.tiles[0].rows.min() == tiling.tiles[0].columns.min() == 1

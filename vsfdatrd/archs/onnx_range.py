@@ -42,12 +42,12 @@ def white(graph: onnx.GraphProto, name: str) -> Range | None:
     for node in graph.node:  # in topological order
         if node.input and node.input[0] in names and node.op_type in PASSING:
             names.update(node.output)
-        elif not names.isdisjoint(node.input) and (messages := _told(node, names, constants)):
+        elif not names.isdisjoint(node.input) and (messages := _declared(node, names, constants)):
             result.add(messages)
     return result.pop() if len(result) == 1 else None
 
 
-def _told(node: NodeProto, names: set[str], constants: Constants) -> Range | None:
+def _declared(node: NodeProto, names: set[str], constants: Constants) -> Range | None:
     """Range implied by an operator that is applied to unmodified pixel values; None if it implies none."""
     known = [np.asarray(constants[i], np.float64) for i in node.input if i in constants and constants[i].size]
     first = node.input[0] in names

@@ -176,7 +176,7 @@ class CacheFolder:
             yield
         except OSError as error:
             if no_space(error):
-                raise StoreError(self.full()) from error
+                raise StoreError(self.disk_full_message()) from error
             in_the_way = [p for p in (self.root, *self.root.parents) if p.exists() and not p.is_dir()]
             if in_the_way:
                 why = f"cannot be made, because {in_the_way[0]} is a file"
@@ -186,7 +186,7 @@ class CacheFolder:
                 why = f"cannot be used ({error})"
             raise StoreError(f"the cache directory {self.directory} {why}; {_CURE}") from error
 
-    def full(self) -> str:
+    def disk_full_message(self) -> str:
         """Return the beginning of an error message for a full disk."""
         return f"no space is left for the cache directory {self.directory}; free some space on that disk, or {_CURE}"
 

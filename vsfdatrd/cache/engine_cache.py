@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from vsfdatrd.cache.directory import CacheFolder, delete, no_space, rename, take_from_all
-from vsfdatrd.cache.manifest import DamagedError, Entry, Key, describe, verified, write_manifest
+from vsfdatrd.cache.manifest import DamagedError, Entry, Key, describe, verify, write_manifest
 from vsfdatrd.cache.metadata import KIND, MetadataCache
 from vsfdatrd.errors import ArgumentError, EngineUnavailable, StoreError
 from vsfdatrd.system.files import sync_folder
@@ -266,7 +266,7 @@ class EngineCache:
         with contextlib.suppress(OSError):
             os.utime(path / "manifest.json")
         try:
-            return verified(path) if os.path.lexists(path) else None
+            return verify(path) if os.path.lexists(path) else None
         except DamagedError as damage:
             return damage
 
@@ -280,7 +280,7 @@ class EngineCache:
             except Exception as error:
                 # Every library reports a full disk differently, so check the free space.
                 if no_space(error) or shutil.disk_usage(self._folder.tmp).free < _FULL:
-                    raise StoreError(f"{self._folder.full()}; the build failed with: {error}") from error
+                    raise StoreError(f"{self._folder.disk_full_message()}; the build failed with: {error}") from error
                 raise
             with self._folder.translate_errors():
                 write_manifest(directory, key)

@@ -112,7 +112,7 @@ def write_manifest(directory: Path, key: Key) -> None:
     sync_folder(directory)
 
 
-def verified(path: Path) -> Entry:
+def verify(path: Path) -> Entry:
     """Read an entry and verify size and sha256 of all its files.
 
     Args:

@@ -11,7 +11,7 @@ from pathlib import Path
 import vapoursynth as vs
 
 from vsfdatrd.compare import metrics, page, pick, pictures
-from vsfdatrd.compare.match import DIFFERENT, Pair, Thumbnails, common, pairs, without_borders
+from vsfdatrd.compare.match import DIFFERENT, Pair, Thumbnails, overlap, pairs, without_borders
 from vsfdatrd.compare.video import Video, check_file, frame, open_video
 from vsfdatrd.errors import ArgumentError
 from vsfdatrd.system.progress import working
@@ -75,7 +75,7 @@ def compare(
     _claim(folder)
     done = Comparison(open_video(before), open_video(after), folder)
     report("choosing frames")
-    shared = common(done.before, done.after, offset)
+    shared = overlap(done.before, done.after, offset)
     small = Thumbnails(done.after)
     with working("looking at frames", delay=5):  # takes minutes if a file has to be decoded from its start
         picks = pick.requested(done.after, frames) if frames else pick.choose_frames(small, count, shared)

@@ -94,7 +94,7 @@ def moments(before: Video, after: Video, offset: float) -> NDArray[np.float64]:
     return after.times + offset
 
 
-def common(before: Video, after: Video, offset: float) -> range:
+def overlap(before: Video, after: Video, offset: float) -> range:
     """Return the range of frames of AFTER that overlaps BEFORE in time.
 
     Args:

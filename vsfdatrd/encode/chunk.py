@@ -276,7 +276,7 @@ def accept(path: Path, chunk: Chunk, params: EncodeParams, seconds: float) -> Do
     """
     final = params.folder / chunk.name
     try:
-        reorder = look_through(path, chunk.frames, params.rate)
+        reorder = verify_decodable(path, chunk.frames, params.rate)
         record = DoneChunk(chunk, path.stat().st_size, sha256_file(path), reorder, seconds)
         commit(path, final)
     except EncodeError:
@@ -287,7 +287,7 @@ def accept(path: Path, chunk: Chunk, params: EncodeParams, seconds: float) -> Do
     return record
 
 
-def look_through(path: Path, frames: int, rate: Fraction) -> int:
+def verify_decodable(path: Path, frames: int, rate: Fraction) -> int:
     """Verify a chunk file by decoding all of it.
 
     Args:

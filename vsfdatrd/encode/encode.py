@@ -30,7 +30,7 @@ from vsfdatrd.encode.settings import Settings
 from vsfdatrd.encode.source import Source, check_file, identity, open_source
 from vsfdatrd.encode.timing import Timing, rate_of
 from vsfdatrd.encode.workers import ChunkInputs, Progress, Retry, Workers
-from vsfdatrd.encode.workspace import Workspace, resume, workplace
+from vsfdatrd.encode.workspace import Workspace, open_workspace, resume
 from vsfdatrd.errors import ArgumentError, EncodeError
 from vsfdatrd.system.files import format_bytes, write_atomic
 from vsfdatrd.weights.catalog import resolve
@@ -70,7 +70,7 @@ def encode(path: Path, target: Path, settings: Settings, workers: Workers, show:
     """
     begun = time.monotonic()
     weights = open_checkpoint(resolve(settings.model)).description
-    with workplace(target) as workspace:
+    with open_workspace(target) as workspace:
         fingerprint = _fingerprint(path, settings, weights.sha256)
         if _is_done(target, fingerprint, settings):
             show.emit("finished", f"{target} is finished already, with these settings", output=target)
@@ -306,7 +306,7 @@ def _options(settings: Settings, colors: dict[str, int], sar: Fraction) -> tuple
     return ("-c:v", way.encoder, *presets.color_options(colors, sar), *way.options, *settings.further)
 
 
-def _report_streams(selection: streams.Kept, metadata: FrameMetadata, encoder: str, show: Reporter) -> None:
+def _report_streams(selection: streams.Selection, metadata: FrameMetadata, encoder: str, show: Reporter) -> None:
     codec = codec_of(encoder)
     there, lost = [*selection.about, *metadata.kept(codec)], [*selection.left, *metadata.left(codec, encoder)]
     if there:

@@ -104,7 +104,7 @@ class Journal:
         """Return all chunks of the film."""
         return list(self._chunks)
 
-    def made(self) -> list[DoneChunk]:
+    def done_chunks(self) -> list[DoneChunk]:
         """Return the finished chunks, in order."""
         return [self._made[number] for number in sorted(self._made)]
 
@@ -137,7 +137,7 @@ class Journal:
         content = {
             "facts": self._facts,
             "chunks": [(chunk.start, chunk.stop) for chunk in self._chunks],
-            "done": [(m.chunk.number, m.bytes, m.sha256, m.reorder, m.seconds) for m in self.made()],
+            "done": [(m.chunk.number, m.bytes, m.sha256, m.reorder, m.seconds) for m in self.done_chunks()],
         }
         try:
             write_atomic(self._path, json.dumps(content))

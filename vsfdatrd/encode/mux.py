@@ -16,7 +16,7 @@ from vsfdatrd.encode.input_file import open_input, require_av
 from vsfdatrd.encode.journal import DoneChunk
 from vsfdatrd.encode.presets import CONTAINERS
 from vsfdatrd.encode.source import Source
-from vsfdatrd.encode.streams import Kept
+from vsfdatrd.encode.streams import Selection
 from vsfdatrd.encode.timing import Timing
 from vsfdatrd.errors import EncodeError
 from vsfdatrd.system.files import replacing, sync_file
@@ -39,7 +39,7 @@ class Film:
     parts: Sequence[DoneChunk]
     folder: Path
     """Folder of the chunk files."""
-    kept: Kept
+    kept: Selection
     """Streams of the source that go into the output."""
     sar: Fraction
     """Sample aspect ratio of the output (pixel width / pixel height)."""
@@ -145,7 +145,7 @@ def _named(metadata: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _output(out: Any, stream: Any, kept: Kept, container: str) -> Any:
+def _output(out: Any, stream: Any, kept: Selection, container: str) -> Any:
     if stream.index in kept.rewritten:
         deep = stream.codec_context.format.bits > 16
         output = out.add_stream("pcm_s24le" if deep else "pcm_s16le", rate=stream.codec_context.sample_rate)
@@ -159,7 +159,7 @@ def _output(out: Any, stream: Any, kept: Kept, container: str) -> Any:
     return output
 
 
-def _attach(av: Any, out: Any, source: Any, kept: Kept) -> None:
+def _attach(av: Any, out: Any, source: Any, kept: Selection) -> None:
     for index in kept.attached:
         stream = source.streams[index]
         name = stream.metadata.get("filename", f"attachment{index}")

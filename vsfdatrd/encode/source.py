@@ -14,7 +14,7 @@ from typing import Any
 from vsfdatrd.encode.input_file import PIP, VideoTrack, require_av, video_track
 from vsfdatrd.encode.pixel_shape import pixel_shapes, prevailing
 from vsfdatrd.encode.survey import Survey, survey
-from vsfdatrd.encode.timestamps import UNKNOWN, filled
+from vsfdatrd.encode.timestamps import UNKNOWN, fill_gaps
 from vsfdatrd.errors import ArgumentError, ClipError, EncodeError
 
 _EDGE = 1 << 20  # bytes hashed at each end of the file, see `identity`
@@ -103,7 +103,7 @@ def open_source(path: Path, index: Path | None) -> Source:
     if missing := stamps.count(UNKNOWN):
         remarks.append(f"{missing} of {len(stamps)} frames have no timestamps; they are spread evenly")
     rate = _rate(clip, stamps, base, track)
-    stamps = filled(stamps, 1 / (rate * base))
+    stamps = fill_gaps(stamps, 1 / (rate * base))
     first = stamps[0] * base
     origin = first if track.start is None else min(first, track.start)
     try:

@@ -14,7 +14,7 @@ TEXT = {"matroska": "subrip", "mp4": "mov_text", "mov": "mov_text"}
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Selection:
     """The source streams that go into the output, as stream indices in the source."""
 
     copied: tuple[int, ...]
@@ -33,7 +33,7 @@ class Kept:
     """A phrase for each stream that is kept."""
 
 
-def choose(source: Path, video: int, container: str) -> Kept:
+def choose(source: Path, video: int, container: str) -> Selection:
     """Choose the streams to keep by trying each with a muxer of the output's format.
 
     Args:
@@ -92,7 +92,7 @@ def choose(source: Path, video: int, container: str) -> Kept:
                 continue
             copied.append(stream.index)
             about.append(what)
-    return Kept(
+    return Selection(
         tuple(copied), tuple(rewritten), tuple(converted), tuple(attached), tuple(covers), tuple(left), tuple(about)
     )
 

@@ -10,7 +10,7 @@ UNKNOWN = -(2**63)
 _GLITCH = 2  # frames by which a timestamp may go backward before it counts as a clock reset
 
 
-def filled(stamps: Sequence[int], lasts: Fraction) -> list[int]:
+def fill_gaps(stamps: Sequence[int], lasts: Fraction) -> list[int]:
     """Return timestamps with missing ones filled in.
 
     Raw streams have no timestamps; AVI files with B-frames and discs with several frames per packet have only some.

@@ -37,7 +37,7 @@ class Workspace:
         """Name the files in a folder; nothing is created.
 
         Args:
-            folder: The working folder, locked by `workplace`.
+            folder: The working folder, locked by `open_workspace`.
             target: The output file, whose suffix the muxed file gets.
         """
         self.folder = folder
@@ -82,7 +82,7 @@ class Workspace:
 
 
 @contextmanager
-def workplace(target: Path) -> Iterator[Workspace]:
+def open_workspace(target: Path) -> Iterator[Workspace]:
     """Create (if necessary) and lock the working folder of an output, for the duration of the ``with``.
 
     Args:
@@ -164,7 +164,7 @@ def resume(workspace: Workspace, journal: Journal, params: EncodeParams) -> list
     workspace.chunks.mkdir(exist_ok=True)
     valid: list[DoneChunk] = []
     missing = {chunk.number: chunk for chunk in journal.chunks()}
-    for record in journal.made():
+    for record in journal.done_chunks():
         path = workspace.chunks / record.chunk.name
         if path.is_file() and path.stat().st_size == record.bytes and sha256_file(path) == record.sha256:
             valid.append(record)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import vapoursynth as vs
 
 from vsfdatrd.errors import ClipError
-from vsfdatrd.video.color import Source, Target, tagged
+from vsfdatrd.video.color import Source, Target, with_props
 
 type Network = Callable[[vs.VideoNode], vs.VideoNode]
 
@@ -40,14 +40,14 @@ def reconstruct(source: Source, target: Target, network: Network) -> vs.VideoNod
 
     Args:
         source: The 4:2:0 clip.
-        target: The output of `color.deliver`.
+        target: The output of `color.convert_output`.
         network: Takes RGBS whose planes are Y, Cb and Cr in [0, 1]; returns RGBS of the same size whose first two
             planes are Cb and Cr.
 
     Returns:
-        A YUV444PS clip for `color.deliver`.
+        A YUV444PS clip for `color.convert_output`.
     """
-    clip = tagged(source, converts=target.matrix is not None)
+    clip = with_props(source, converts=target.matrix is not None)
     full = clip.resize.Bilinear(format=vs.YUV444PS)
     shifted = full.std.Expr(["", "x 0.5 +", "x 0.5 +"])
     result = network(vs.core.std.ShufflePlanes([shifted] * 3, [0, 1, 2], vs.RGB))

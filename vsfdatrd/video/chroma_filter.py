@@ -9,14 +9,14 @@ MAX_SCALE = 8
 
 
 def luma_guided(clip: vs.VideoNode, source: Source, target: Target, scale: int) -> vs.VideoNode:
-    """Average chroma over nearby pixels of the same luma (`_native/chroma_filter.c`), before `color.deliver`.
+    """Average chroma over nearby pixels of the same luma (`_native/chroma_filter.c`), before `color.convert_output`.
 
     Color that has bled over a line, as on LaserDisc and VHS, moves back behind it.
 
     Args:
         clip: The upscaled picture: RGB, YUV or GRAY, single float.
         source: The clip that was upscaled.
-        target: The output of `color.deliver`.
+        target: The output of `color.convert_output`.
         scale: Output pixels per source pixel along each side.
 
     Returns:

@@ -1,9 +1,10 @@
 """Convert any constant-format clip to RGB floats and back, with correct colors by default.
 
-    describe ─► Source ─► to_rgb ─► (RGBS, [0, 1], through the network) ─► deliver ─► out
-                   └────► target ─► Target ─────────────────────────────────┘
+    describe ─► Source ─► to_rgb ─► (RGBS, [0, 1], through the network) ─► convert_output ─► out
+                   └────► output_spec ─► Target ───────────────────────────────┘
 
-Networks that do not work on RGB use a different path between `tagged` and `deliver`: see `luma.py` and `chroma.py`.
+Networks that do not work on RGB use a different path between `with_props` and `convert_output`: see `luma.py` and
+`chroma.py`.
 
 Matrix, range and the other color properties are read per frame (`frame_props.py`); where they are missing, the frame
 size decides, as in players. VapourSynth's resizer (zimg) converts. Its ``matrix_in`` would override the frame
@@ -94,20 +95,22 @@ def describe(clip: vs.VideoNode) -> Source:
         )
     props = _first_props(clip)
     known: dict[str, Any] = dict(props or {})
-    repairs = frame_props.repairs(known, form, clip.width, clip.height)
+    repairs = frame_props.missing_props(known, form, clip.width, clip.height)
     logged, unconvertible = False, None
     if props is not None:
         if refusal := frame_props.interlaced(0, props):
             raise ClipError(refusal)
         unconvertible = frame_props.unconvertible(0, props, form, clip.width, clip.height)
-        logged = unconvertible is None and frame_props.tell("the clip", repairs, form, clip.width, clip.height)
+        logged = unconvertible is None and frame_props.log_assumptions(
+            "the clip", repairs, form, clip.width, clip.height
+        )
     known |= repairs
     return Source(
         clip,
         form,
         matrix=int(known["_Matrix"]),
         range=int(known["_Range"]),
-        chroma=frame_props.number(known, "_ChromaLocation", 0) if is_subsampled(form) else None,
+        chroma=frame_props.int_prop(known, "_ChromaLocation", 0) if is_subsampled(form) else None,
         logged=logged,
         unconvertible=unconvertible,
         alpha=isinstance(known.get(alpha.PROPERTY), vs.VideoFrame),
@@ -120,11 +123,11 @@ def to_rgb(source: Source) -> vs.VideoNode:
     The result is not clamped: YUV colors outside the RGB gamut become values below 0 or above 1. A frame that is
     interlaced or cannot be converted fails alone, with its number in the message; the others are unaffected.
     """
-    clip = tagged(source)
+    clip = with_props(source)
     return clip if source.format.id == vs.RGBS else clip.resize.Spline36(format=vs.RGBS, range=1)
 
 
-def target(source: Source, scale: int, format: str | None, matrix: str | None, planes: str = "rgb") -> Target:
+def output_spec(source: Source, scale: int, format: str | None, matrix: str | None, planes: str = "rgb") -> Target:
     """Determine the output format, matrix, range and chroma location.
 
     Args:
@@ -166,7 +169,7 @@ def target(source: Source, scale: int, format: str | None, matrix: str | None, p
     )
 
 
-def deliver(clip: vs.VideoNode, target: Target) -> vs.VideoNode:
+def convert_output(clip: vs.VideoNode, target: Target) -> vs.VideoNode:
     """Convert the upscaled clip (single float) to the output format.
 
     All frame properties are kept except _Matrix, _Range, _ChromaLocation and _FieldBased, which are set for the new
@@ -195,7 +198,7 @@ def deliver(clip: vs.VideoNode, target: Target) -> vs.VideoNode:
     return clip.std.SetFrameProps(_Range=target.range, _FieldBased=0)
 
 
-def tagged(source: Source, converts: bool = True) -> vs.VideoNode:
+def with_props(source: Source, converts: bool = True) -> vs.VideoNode:
     """Fill in missing color properties of every frame; planes are shared, not copied.
 
     A frame that cannot be upscaled fails alone, with its number in the message.
@@ -217,12 +220,12 @@ def tagged(source: Source, converts: bool = True) -> vs.VideoNode:
             refusal = frame_props.unconvertible(n, props, form, f.width, f.height)
         if refusal is not None:
             return PREFIX + refusal  # filter.py adds the prefix only to errors raised while the script is evaluated
-        repairs = frame_props.repairs(props, form, f.width, f.height)
+        repairs = frame_props.missing_props(props, form, f.width, f.height)
         transparent = alpha.of(f) is not None
         if not repairs and not transparent:
             return f
         if not logged:
-            logged = frame_props.tell(f"frame {n}", repairs, form, f.width, f.height)
+            logged = frame_props.log_assumptions(f"frame {n}", repairs, form, f.width, f.height)
         out = f.copy()
         out.props.update(repairs)
         if transparent:

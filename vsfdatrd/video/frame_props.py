@@ -45,13 +45,13 @@ def name_of(matrix: int) -> str:
     return _MATRIX_NAMES.get(matrix, str(matrix))
 
 
-def number(props: Props, name: str, default: int) -> int:
+def int_prop(props: Props, name: str, default: int) -> int:
     """Return an integer property, or `default` if it is missing or not a single integer."""
     value = props.get(name, default)
     return int(value) if isinstance(value, int) else default
 
 
-def repairs(props: Props, form: vs.VideoFormat, width: int, height: int) -> dict[str, int]:
+def missing_props(props: Props, form: vs.VideoFormat, width: int, height: int) -> dict[str, int]:
     """Return replacements for missing, unspecified or impossible color properties.
 
     VapourSynth itself converts the older _ColorRange to _Range (with swapped values).
@@ -66,26 +66,26 @@ def repairs(props: Props, form: vs.VideoFormat, width: int, height: int) -> dict
         The properties to set so that the resizer interprets the frame correctly; empty if none.
     """
     result: dict[str, int] = {}
-    matrix = number(props, "_Matrix", _UNSPECIFIED)
+    matrix = int_prop(props, "_Matrix", _UNSPECIFIED)
     if form.color_family == vs.RGB:
         if matrix != 0:
             result["_Matrix"] = 0  # any other value is left over from a conversion from YUV
-    elif matrix == _UNSPECIFIED or (form.color_family == vs.GRAY and not converts(props)):
+    elif matrix == _UNSPECIFIED or (form.color_family == vs.GRAY and not is_convertible(props)):
         result["_Matrix"] = usual_matrix(width, height)  # gray is treated as luma, even if tagged as RGB
-    if number(props, "_Range", -1) not in (0, 1):
+    if int_prop(props, "_Range", -1) not in (0, 1):
         result["_Range"] = int(form.color_family == vs.RGB)
-    if number(props, "_Transfer", _UNSPECIFIED) not in _TRANSFERS:
+    if int_prop(props, "_Transfer", _UNSPECIFIED) not in _TRANSFERS:
         result["_Transfer"] = _UNSPECIFIED
-    if number(props, "_Primaries", _UNSPECIFIED) not in _PRIMARIES:
+    if int_prop(props, "_Primaries", _UNSPECIFIED) not in _PRIMARIES:
         result["_Primaries"] = _UNSPECIFIED
-    if number(props, "_ChromaLocation", 0) not in _CHROMA_LOCATIONS:
+    if int_prop(props, "_ChromaLocation", 0) not in _CHROMA_LOCATIONS:
         result["_ChromaLocation"] = 0
     return result
 
 
 def interlaced(n: int, props: Props) -> str | None:
     """Return an error message with advice if frame `n` is marked as interlaced; else None."""
-    field = number(props, "_FieldBased", 0)
+    field = int_prop(props, "_FieldBased", 0)
     if not field:
         return None
     order, first = (1, "top") if field == vs.FIELD_TOP else (0, "bottom")
@@ -99,11 +99,11 @@ def interlaced(n: int, props: Props) -> str | None:
 
 def unconvertible(n: int, props: Props, form: vs.VideoFormat, width: int, height: int) -> str | None:
     """Return an error message with advice if the colors of frame `n` cannot be converted; else None."""
-    matrix = number(props, "_Matrix", _UNSPECIFIED)
-    if form.color_family != vs.YUV or matrix == _UNSPECIFIED or converts(props):
+    matrix = int_prop(props, "_Matrix", _UNSPECIFIED)
+    if form.color_family != vs.YUV or matrix == _UNSPECIFIED or is_convertible(props):
         return None
     usual = usual_matrix(width, height)
-    transfer, primaries = (number(props, name, _UNSPECIFIED) for name in ("_Transfer", "_Primaries"))
+    transfer, primaries = (int_prop(props, name, _UNSPECIFIED) for name in ("_Transfer", "_Primaries"))
     return (
         f"frame {n} cannot be converted to RGB: it is YUV, and its _Matrix is {matrix} "
         f"({_MATRIX_NAMES.get(matrix, 'unknown')}; with _Transfer {transfer} and _Primaries {primaries}). Say what "
@@ -112,10 +112,10 @@ def unconvertible(n: int, props: Props, form: vs.VideoFormat, width: int, height
     )
 
 
-def converts(props: Props) -> bool:
+def is_convertible(props: Props) -> bool:
     """Return whether zimg can convert YUV with these properties to gamma-encoded RGB."""
-    transfer, primaries = number(props, "_Transfer", 0), number(props, "_Primaries", 0)
-    match matrix := number(props, "_Matrix", _UNSPECIFIED):
+    transfer, primaries = int_prop(props, "_Transfer", 0), int_prop(props, "_Primaries", 0)
+    match matrix := int_prop(props, "_Matrix", _UNSPECIFIED):
         case 10:  # constant luminance: the transfer curve is part of the conversion
             return transfer in (1, 6, 7, 14, 15)
         case 12 | 13:  # derived from the primaries
@@ -125,12 +125,12 @@ def converts(props: Props) -> bool:
     return matrix in MATRICES.values()
 
 
-def tell(whose: str, repairs: Mapping[str, int], form: vs.VideoFormat, width: int, height: int) -> bool:
+def log_assumptions(whose: str, repairs: Mapping[str, int], form: vs.VideoFormat, width: int, height: int) -> bool:
     """Log which matrix and range are assumed. Range does not apply to floats, nor matrix to gray.
 
     Args:
         whose: Subject of the message, such as ``the clip`` or ``frame 7``.
-        repairs: The result of `repairs`.
+        repairs: The result of `missing_props`.
         form: The frame's format.
         width: Frame width in pixels.
         height: Frame height in pixels.

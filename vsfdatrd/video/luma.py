@@ -14,7 +14,7 @@ from typing import Any
 import vapoursynth as vs
 import vsutil
 
-from vsfdatrd.video.color import Source, Target, is_subsampled, tagged, to_rgb
+from vsfdatrd.video.color import Source, Target, is_subsampled, to_rgb, with_props
 from vsfdatrd.video.frame_props import name_of
 
 log = logging.getLogger(__name__)
@@ -24,11 +24,11 @@ type Network = Callable[[vs.VideoNode], vs.VideoNode]
 
 
 def enlarge(source: Source, target: Target, scale: int, network: Network) -> vs.VideoNode:
-    """Upscale a clip with a luma network, before `color.deliver`.
+    """Upscale a clip with a luma network, before `color.convert_output`.
 
     Args:
         source: The clip.
-        target: The output of `color.deliver`.
+        target: The output of `color.convert_output`.
         scale: Output pixels per source pixel along each side.
         network: Maps GRAYS to GRAYS, `scale` times as large.
 
@@ -38,7 +38,7 @@ def enlarge(source: Source, target: Target, scale: int, network: Network) -> vs.
     """
     if source.format.color_family == vs.RGB:
         return _rgb(to_rgb(source), target, scale, network)
-    clip = tagged(source, converts=target.matrix is not None)
+    clip = with_props(source, converts=target.matrix is not None)
     y = network(vsutil.get_y(clip).resize.Point(format=vs.GRAYS))
     gray = target.format.color_family == vs.GRAY
     if source.format.color_family == vs.GRAY or (gray and target.matrix is None):

@@ -62,7 +62,7 @@ class Tiling:
     tiles: tuple[Tile, ...]
 
 
-def whole(height: int, width: int, scale: int) -> Tiling:
+def untiled(height: int, width: int, scale: int) -> Tiling:
     """Return a tiling whose only tile is the complete frame."""
     return tile(height, width, height, width, scale)
 
@@ -97,7 +97,7 @@ def tile(height: int, width: int, tile_height: int, tile_width: int, scale: int)
     )
 
 
-def divisions(height: int, width: int, scale: int, most: int) -> Iterator[Tiling]:
+def tilings(height: int, width: int, scale: int, most: int) -> Iterator[Tiling]:
     """Yield tilings of 2, 3, 4, 6, 8, ... tiles that are as square as possible, the fewest tiles first.
 
     Args:

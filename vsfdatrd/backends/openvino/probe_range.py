@@ -27,7 +27,7 @@ LARGEST = 2.0
 """Upper bound of values in the range [0, 1], including ringing."""
 
 
-def settle(
+def determine(
     config: OnnxConfig, certain: bool, picture: Planes, scale: int, first: Planes, run: Callable[[OnnxConfig], Planes]
 ) -> tuple[OnnxConfig, str | None]:
     """Determine the input and output ranges of a network.

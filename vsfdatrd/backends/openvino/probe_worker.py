@@ -71,22 +71,22 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
         in_channels = config.channels
         try:
             result, largest = _run(core, model, config, height, width)
-            config, given, scale = _ends(result, config, height, width, step)
+            config, out_channels, scale = _ends(result, config, height, width, step)
             if config.margin or config.crop or config.crop_end:
                 height, width = config.fixed or (height, width)
                 result, largest = _run(core, model, config, height, width)
-                if result.shape != (1, given, height * scale, width * scale):
+                if result.shape != (1, out_channels, height * scale, width * scale):
                     raise Misfit(
                         f"a margin is missing in what comes out, {list(result.shape)}, and no other frame helps"
                     )
         except Misfit as why:
             tried.append(f"{width}×{height}: {why}")
             continue
-        _check(path, in_channels, given, scale)
+        _check(path, in_channels, out_channels, scale)
         remarks = []
         if declared == "255" != input_range and frame.type.tensor_type.elem_type != onnx.TensorProto.UINT8:
             remarks.append('white is taken for 255, as its first operators do; input_range="1" says otherwise')
-        if in_channels == given != 2 and config.style is None:
+        if in_channels == out_channels != 2 and config.style is None:
 
             def again(other: OnnxConfig, height: int = height, width: int = width) -> NDArray[np.float32]:
                 planes: NDArray[np.float32] = _run(core, model, other, height, width)[0][0]
@@ -96,11 +96,11 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
             cropped = config.margin or config.crop or config.crop_end  # if so, it ran with the final config
             first = result[0] if cropped else _planes(result, config)
             with contextlib.suppress(Misfit):  # the network may fail on values up to 255; keep the default then
-                config, remark = probe_range.settle(config, declared is not None, picture, scale, first, again)
+                config, remark = probe_range.determine(config, declared is not None, picture, scale, first, again)
                 remarks += [remark] if remark else []
         else:
             config = replace(config, output_range=config.range)
-        config = replace(config, scale=scale, out_channels=given, multiple=step, largest=largest)
+        config = replace(config, scale=scale, out_channels=out_channels, multiple=step, largest=largest)
         config = replace(config, minimum=0 if config.fixed else min(height, width))
         return {
             "config": asdict(config),

@@ -51,7 +51,7 @@ def driver() -> str:
     return f"{release} for {supported}" if release else supported
 
 
-def require() -> None:
+def require_driver() -> None:
     """Check that CUDA can use the GPUs.
 
     Raises:
@@ -74,7 +74,7 @@ def require() -> None:
         raise EngineUnavailable(f"{error}; {advice}") from error
 
 
-def use(index: int) -> None:
+def set_device(index: int) -> None:
     """Make a GPU current for this thread.
 
     Args:
@@ -89,7 +89,7 @@ def free_memory(index: int) -> int:
     Args:
         index: Number of the GPU.
     """
-    use(index)
+    set_device(index)
     free, _ = check(rt.cudaMemGetInfo(), f"asking for the memory of GPU {index}")
     return int(free)
 

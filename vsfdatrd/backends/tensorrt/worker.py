@@ -47,7 +47,7 @@ class TensorRt(WorkerServer):
         Raises:
             EngineUnavailable: CUDA cannot use the GPUs, for example because the driver is too old.
         """
-        cuda.require()
+        cuda.require_driver()
         return {"driver": cuda.driver()}
 
     def do_free(self, devices: list[int]) -> list[int]:
@@ -64,7 +64,7 @@ class TensorRt(WorkerServer):
         Raises:
             EngineUnavailable: CUDA cannot use the GPUs.
         """
-        cuda.require()
+        cuda.require_driver()
         for index in devices:
             if index not in self._own:
                 before = cuda.free_memory_before(index)
@@ -88,7 +88,7 @@ class TensorRt(WorkerServer):
             return None
         blob = smallest(chosen, targets)
         for index in devices:
-            cuda.use(index)
+            cuda.set_device(index)
             messages = logger(trt)
             try:
                 _check_validity(trt, trt.Runtime(messages), blob, messages)
@@ -187,7 +187,7 @@ class TensorRt(WorkerServer):
         self._mapped = (memory, frames)  # keep them alive: the GPU only has their addresses
         pinned = True
         try:
-            cuda.use(self._devices[0].index)
+            cuda.set_device(self._devices[0].index)
             self._pinned = cuda.PinnedMemory(cuda.address_of(memory), len(memory))
         except EngineError as error:
             pinned = False
@@ -198,13 +198,13 @@ class TensorRt(WorkerServer):
     def submit(self, slot: int) -> None:
         """See `WorkerServer.submit`."""
         device, number = self._locate(slot)
-        cuda.use(device.index)
+        cuda.set_device(device.index)
         device.submit(number)
 
     def collect(self, slot: int) -> None:
         """See `WorkerServer.collect`."""
         device, number = self._locate(slot)
-        cuda.use(device.index)
+        cuda.set_device(device.index)
         device.wait(number)
 
     def _locate(self, slot: int) -> tuple["_Device", int]:
@@ -219,7 +219,7 @@ class _Device:
     def __init__(self, library: Library, blob: bytes, index: int, state: Path | None) -> None:
         trt = library.load()
         self.index, self._library = index, library
-        cuda.use(index)
+        cuda.set_device(index)
         self._log = logger(trt)
         try:
             self._runtime = trt.Runtime(self._log)
@@ -263,7 +263,7 @@ class _Device:
 
     def another(self) -> "_Device":
         """Create another execution context of the same engine."""
-        cuda.use(self.index)
+        cuda.set_device(self.index)
         other = copy.copy(self)
         other._begin(self._library.runtime_cache_bytes(self._owners))
         return other
@@ -292,7 +292,7 @@ class _Device:
         Returns:
             (C, H·scale, W·scale) float32.
         """
-        cuda.use(self.index)
+        cuda.set_device(self.index)
         picture, result = np.ascontiguousarray(picture, np.float32), np.empty(self.shapes[1], np.float32)
         self._stream.upload(self._source, picture.ctypes.data)
         self._run()
@@ -309,7 +309,7 @@ class _Device:
         Returns:
             Frames per second.
         """
-        cuda.use(self.index)
+        cuda.set_device(self.index)
         start = 0.0
         for turn in range(runs + 5):
             if turn == 5:  # by now clocks have risen and caches are warm
@@ -364,7 +364,7 @@ class _Device:
             frames: Input and output of each slot in shared memory.
             pinned: Whether this memory is pinned, so that the GPU can access it directly.
         """
-        cuda.use(self.index)
+        cuda.set_device(self.index)
         self._frames = frames
         self._staging = None if pinned else self._staged(len(frames))
         slots = [self._slot(number) for number in range(len(frames))]

@@ -59,7 +59,7 @@ def connected(address: str) -> Iterator[Any]:
     except ImportError as error:
         raise EncodeError(f"--ray needs Ray, which is not installed; {PIP}, in the version of the cluster") from error
     if address != _AUTO:
-        _knock(address)
+        _check_reachable(address)
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         try:
             with _signals_kept():
@@ -76,7 +76,7 @@ def connected(address: str) -> Iterator[Any]:
             ray.shutdown()
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     host, port = address.rsplit(":", 1)
     try:
         socket.create_connection((host, int(port)), _KNOCK).close()

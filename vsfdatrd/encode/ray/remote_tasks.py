@@ -115,7 +115,7 @@ def part(
     yield from _work(machine, index, order, known, job)
 
 
-def hand_over(
+def send_file(
     machine: str, index: Mapping[str, bytes], order: Order, rate: Fraction, chunk: Chunk, path: Path, seconds: float
 ) -> Iterator[Message]:
     """Verify a chunk, send its file, and remove it.

@@ -253,7 +253,7 @@ class RayScheduler:
             case ("props", props):
                 return dict(props)
             case ("encoded", path, seconds):
-                task.path, task.seconds, task.next = path, seconds, "hand_over"
+                task.path, task.seconds, task.next = path, seconds, "send_file"
                 return Progress(task.chunk, task.chunk.frames)
             case ("verified", done):
                 task.download = ChunkDownload(params.folder, done)
@@ -289,7 +289,7 @@ class RayScheduler:
     def _submit(self, task: _Task, params: EncodeParams) -> Any:
         """Submit the next step of a task to Ray and return its handle."""
         step, task.next = task.next, ""
-        if step == "hand_over":
+        if step == "send_file":
             arguments = (self._order, params.rate, task.chunk, task.path, task.seconds)
             return self._transport.send(step, arguments, {"num_cpus": 0}, task.machine)
         task.machine = ""
