@@ -28,6 +28,9 @@ WINDOW = (10, 30)
 GROUPS = 4
 """Number of channel groups in the dysample tail, each with its own sampling offsets."""
 
+type TailTensors = dict[str, tuple[tuple[int, ...], int]]
+"""Name -> shape, and the number of positions per token at which the tensor is multiplied with a map."""
+
 META = "upsampler.MetaUpsample"
 """Buffer that identifies the tail of a checkpoint: version, index of the upsampler, scale, and widths."""
 
@@ -110,7 +113,79 @@ class FdatFamilyConfig(NetworkConfig):
     @property
     def largest_in_tail(self) -> int:
         """Elements of the largest tensor of the tail, per token."""
-        return largest_in_tail(self.upsampler, self.tail_scale, self.embed_dim, self.mid_dim, self.out_channels)
+        sampled = 9 * self.mid_dim * self.tail_scale**2 if self.upsampler == "lda" else 0  # nine positions per pixel
+        return max(self.embed_dim, sampled, *(max(shape[:2]) * pixels for shape, pixels in self.tail().values()))
+
+    def tail(self) -> TailTensors:
+        """List the tensors of the tail by their index in its `nn.Sequential`.
+
+        Raises:
+            ValueError: The tail is not possible with these widths or this scale.
+        """
+
+        def conv(name: str, inputs: int, outputs: int, side: int = 3, at: int = 1) -> TailTensors:
+            return {f"{name}.weight": ((outputs, inputs, side, side), at), f"{name}.bias": ((outputs,), 0)}
+
+        def norm(name: str, width: int) -> TailTensors:
+            return {f"{name}.weight": ((width,), 0), f"{name}.bias": ((width,), 0)}
+
+        c, m, o, s = self.embed_dim, self.mid_dim, self.out_channels, self.tail_scale
+        pixels = s * s
+        i = 0 if m == c else 2
+        begin = conv("0", c, m) if i else {}  # of dysample and lda, to their inner width
+        match "conv" if s == 1 else self.upsampler:
+            case "conv":
+                if s != 1:
+                    raise ValueError(f"its tail is a plain convolution, which cannot enlarge {s} times")
+                return conv("0", c, o)
+            case "pixelshuffledirect":
+                return conv("0", c, o * pixels)
+            case "pixelshuffle":
+                found, at, n = conv("0", c, m), 1, 2
+                for factor in steps(s, self.upsampler):
+                    found |= conv(f"{n}", m, factor * factor * m, at=at)
+                    at, n = at * factor * factor, n + 2
+                return found | conv(f"{n}", m, o, at=pixels)
+            case "nearest+conv":
+                found, at, n = {}, 1, 0
+                for factor in steps(s, self.upsampler):
+                    found |= conv(f"{n}", c, c, at=at)
+                    at, n = at * factor * factor, n + 3
+                return found | conv(f"{n}", c, c, at=pixels) | conv(f"{n + 2}", c, o, at=pixels)
+            case "transpose+conv":
+                # ConvTranspose2d weights are (in, out, k, k). Scale 2: 4×4 with stride 2; scale 3: 3×3 with stride 3.
+                if s == 4:
+                    found = {"0.weight": ((c, c, 4, 4), 1), "0.bias": ((c,), 0)}
+                    found |= {"2.weight": ((c, o, 4, 4), 4), "2.bias": ((o,), 0)}
+                    return found | conv("3", o, o, at=pixels)
+                if s > 4:
+                    raise ValueError(f"its tail is a transposed convolution, which cannot enlarge {s} times")
+                side = 4 if s == 2 else 3
+                return {"0.weight": ((c, o, side, side), 1), "0.bias": ((o,), 0)} | conv("1", o, o, at=pixels)
+            case "dysample":
+                if m <= GROUPS or m % GROUPS:
+                    raise ValueError(f"its dysample tail needs a multiple of {GROUPS} channels above {GROUPS}, not {m}")
+                places = 2 * GROUPS * pixels
+                found = begin | conv(f"{i}.end_conv", m, o, 1, pixels) | conv(f"{i}.offset", m, places, 1)
+                return found | {f"{i}.scope.weight": ((places, m, 1, 1), 1), f"{i}.init_pos": ((1, places, 1, 1), 0)}
+            case "lda":
+                hidden, part = m // 4, m // 8
+                if not part or m % 8:
+                    raise ValueError(f"its lda tail needs a multiple of 8 channels, not {m}")
+                found = begin | {f"{i}.proj_{name}.weight": ((hidden, m, 1, 1), 1) for name in "qk"}
+                found |= {f"{i}.conv_offset.0.weight": ((part, 1, 3, 3), 0)} | norm(f"{i}.conv_offset.1", part)
+                found |= conv(f"{i}.conv_offset.3", part, 18, at=pixels) | norm(f"{i}.layer_norm", m)
+                found |= {f"{i}.relative_position_bias_table": ((1, 1, 1, 9, hidden), 0)}
+                return found | conv(f"{i + 1}", m, o, at=pixels)
+            case "pa_up":
+                found, at, n, width = {}, 1, 0, c
+                for factor in steps(s, self.upsampler):
+                    at *= factor * factor
+                    found |= conv(f"{n + 1}", width, m, at=at) | conv(f"{n + 2}.conv.0", m, m, 1, at)
+                    found |= conv(f"{n + 4}", m, m, at=at)
+                    width, n = m, n + 6
+                return found | conv(f"{n}", m, o, at=pixels)
+        raise ValueError(f"{self.upsampler!r} is no tail")
 
     def activations(self) -> tuple[Mapping[str, float], ...]:
         """See `NetworkConfig.activations`. The tail, named by its upsampler, begins after everything else ended."""
@@ -200,37 +275,9 @@ class FdatRdConfig(FdatFamilyConfig):
         }
         macs = 9 * self.in_channels * self.unshuffle**2 * c + conv
         macs += sum(sum(per_token[kind] for kind in group) + conv for group in self.groups)
-        return 2 * n * (macs + self._tail_macs())
-
-    def _tail_macs(self) -> float:
-        """Multiply-adds of the tail per token."""
-        c, m, o, s = self.embed_dim, self.mid_dim, self.out_channels, self.tail_scale
-        sizes = [4**i for i in range(int(math.log2(s)))] if s != 3 else [1]
-        factor = 9 if s == 3 else 4
-        match self.upsampler:
-            case "conv":
-                return 9 * c * o
-            case "pixelshuffledirect":
-                return 9 * c * o * s * s
-            case "pixelshuffle":
-                return 9 * c * m + sum(9 * m * factor * m * n for n in sizes) + 9 * m * o * s * s
-            case "nearest+conv":
-                return sum(9 * c * c * n for n in sizes) + 9 * c * c * s * s + 9 * c * o * s * s
-            case "transpose+conv":
-                last = 9 * o * o * s * s
-                if s == 4:
-                    return 16 * c * c + 16 * c * o * 4 + last
-                return (16 if s == 2 else 9) * c * o + last
-            case "dysample":
-                lead = 9 * c * m if m != c else 0
-                return lead + 16 * m * s * s + (4 + o) * m * s * s
-            case "lda":
-                lead = 9 * c * m if m != c else 0
-                return lead + m * m / 2 + (9 * 18 * m / 8 + 9 * 5 * m + 9 * m * o) * s * s
-            case "pa_up":
-                widths = [c, *([m] * (len(sizes) - 1))]
-                body = sum((9 * w * m + m * m + 9 * m * m) * n * factor for w, n in zip(widths, sizes, strict=True))
-                return body + 9 * m * o * s * s
+        macs += sum(math.prod(shape) * pixels for shape, pixels in self.tail().values())
+        macs += {"dysample": 4, "lda": 45}.get(self.upsampler, 0) * self.mid_dim * self.tail_scale**2  # sampling
+        return 2 * n * macs
 
 
 def variant(
@@ -326,35 +373,6 @@ def in_turn(
             found[-1].append((kind, window))
             window = next(turn) if kind == "spatial" else window
     return found
-
-
-def largest_in_tail(upsampler: Upsampler, scale: int, dim: int, mid_dim: int, out_channels: int) -> int:
-    """Compute the peak activation of a tail.
-
-    Args:
-        upsampler: The tail.
-        scale: Its upscaling factor.
-        dim: Its input channels.
-        mid_dim: Its inner channels.
-        out_channels: Its output channels.
-
-    Returns:
-        Elements of the largest tensor, per token.
-    """
-    pixels = scale * scale
-    match upsampler:
-        case "conv" | "pixelshuffledirect":
-            return max(dim, out_channels * pixels)
-        case "pixelshuffle" | "dysample":
-            return max(dim, mid_dim * pixels)
-        case "nearest+conv":
-            return dim * pixels
-        case "transpose+conv":
-            return max(dim, out_channels * pixels, 4 * dim * (scale == 4))
-        case "lda":  # samples nine positions per pixel
-            return 9 * mid_dim * pixels
-        case "pa_up":
-            return max(dim * steps(scale, upsampler)[0] ** 2, mid_dim * pixels)
 
 
 def default_drop_path(name: str) -> float:

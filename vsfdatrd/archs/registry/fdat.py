@@ -1,6 +1,6 @@
 """FDAT, the predecessor of FDAT-RD. Its PyTorch module is spandrel's."""
 
-from typing import TYPE_CHECKING, override
+from typing import override
 
 from vsfdatrd.archs.fdat import FdatConfig, is_fdat
 from vsfdatrd.archs.fdat_rd import META
@@ -9,9 +9,6 @@ from vsfdatrd.archs.registry.base import TensorIndex
 from vsfdatrd.archs.registry.fdat_rd import FdatFamily, read_meta
 from vsfdatrd.archs.registry.spandrel import SpandrelModule
 from vsfdatrd.errors import CheckpointError
-
-if TYPE_CHECKING:
-    pass
 
 
 class Fdat(FdatFamily[FdatConfig], SpandrelModule[FdatConfig]):
