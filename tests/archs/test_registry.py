@@ -16,6 +16,7 @@ from vsfdatrd import checkpoint as checkpoints
 from vsfdatrd.archs import registry
 from vsfdatrd.archs.config import NetworkConfig, restored
 from vsfdatrd.archs.registry.base import Architecture, TensorIndex
+from vsfdatrd.archs.size import SizeRequirements
 from vsfdatrd.backends import selection, traced_graphs
 from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.checkpoint import open_checkpoint
@@ -30,6 +31,7 @@ class OneConfig(NetworkConfig):
     sides: tuple[tuple[int, int], ...] = ((3, 3),)
     in_channels: ClassVar[int] = 3
     out_channels: ClassVar[int] = 3
+    size: ClassVar[SizeRequirements] = SizeRequirements()
     name: ClassVar[str] = "One"
 
     @override

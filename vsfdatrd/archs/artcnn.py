@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from vsfdatrd.archs.config import NetworkConfig
+from vsfdatrd.archs.size import SizeRequirements
 from vsfdatrd.errors import CheckpointError
 
 type Shape = tuple[int, ...]
@@ -62,6 +63,7 @@ class ArtCnnConfig(NetworkConfig):
     """Kernel size of every convolution in pixels; odd."""
 
     accepts_chroma: ClassVar[bool] = True
+    size: ClassVar[SizeRequirements] = SizeRequirements()
 
     @property
     def name(self) -> str:
@@ -75,16 +77,9 @@ class ArtCnnConfig(NetworkConfig):
         """Number of convolutions in the body."""
         return self.blocks * (3 if self.residual else 1)
 
-    @property
-    def held(self) -> int:
-        """Peak number of live values per pixel: the first feature map, that of the body, and the input and output of
-        one convolution.
-        """
-        return self.filters * (4 if self.residual else 3)
-
     def activations(self) -> tuple[Mapping[str, float], ...]:
-        """See `NetworkConfig.activations`."""
-        return ({"artcnn": self.held},)
+        """Count the first feature map, that of the body, and the input and output of one convolution."""
+        return ({"artcnn": self.filters * (4 if self.residual else 3)},)
 
     def facts(self) -> dict[str, Any]:
         """See `NetworkConfig.facts`."""

@@ -38,10 +38,9 @@ class NetworkConfig:
         def out_channels(self) -> int:
             """Channels of the network's output."""
 
-    @property
-    def size(self) -> SizeRequirements:
-        """Size requirements of the network's input."""
-        return SizeRequirements()
+        @property
+        def size(self) -> SizeRequirements:
+            """Size requirements of the network's input."""
 
     @property
     def fixed(self) -> tuple[int, int] | None:

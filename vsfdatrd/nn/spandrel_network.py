@@ -32,9 +32,8 @@ class OtherNetwork(nn.Module):
         self.architecture = str(descriptor.architecture.id)
         self.scale = int(descriptor.scale)
         self.channels = (int(descriptor.input_channels), int(descriptor.output_channels))
-        self.multiple = int(descriptor.size_requirements.multiple_of)
-        self.minimum = int(descriptor.size_requirements.minimum)
-        self.square = bool(descriptor.size_requirements.square)
+        needs = descriptor.size_requirements
+        self.size = SizeRequirements(int(needs.multiple_of), int(needs.minimum), bool(needs.square))
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,7 +53,7 @@ class OtherNetwork(nn.Module):
         Raises:
             RuntimeError: The network does not run; it may also raise errors of any other type.
         """
-        height, width = SizeRequirements(self.multiple, self.minimum, self.square).padded(64, 64)
+        height, width = self.size.padded(64, 64)
         with torch.inference_mode(), _Largest() as result:  # type: ignore[no-untyped-call]
             self.bare(torch.zeros(1, self.channels[0], height, width))
         values: int = result.values

@@ -25,21 +25,11 @@ class SpandrelConfig(NetworkConfig):
     scale: int
     in_channels: int
     out_channels: int
-    multiple: int
-    """Height and width of the input are padded to a multiple of this, in pixels."""
-    minimum: int
-    """Smallest height and width of the padded input in pixels; 0 is no limit."""
-    square: bool
-    """Whether height and width of the padded input must be equal."""
+    size: SizeRequirements
     largest: int
     """Elements of the largest intermediate tensor per input pixel; 0 if it was not run."""
     parameters: int
     """Number of trained parameters."""
-
-    @property
-    def size(self) -> SizeRequirements:
-        """Size requirements of the input."""
-        return SizeRequirements(self.multiple, self.minimum, self.square)
 
     def activations(self) -> tuple[Mapping[str, float], ...]:
         """See `NetworkConfig.activations`."""
@@ -93,9 +83,7 @@ class Spandrel(SpandrelModule[SpandrelConfig]):
             scale=network.scale,
             in_channels=channels[0],
             out_channels=channels[1],
-            multiple=network.multiple,
-            minimum=network.minimum,
-            square=network.square,
+            size=network.size,
             largest=largest,
             parameters=sum(parameter.numel() for parameter in network.parameters()),
         )
