@@ -167,6 +167,7 @@ def _pad(inputs: list[Tensor], attributes: Attributes) -> Tensor:
 MOVING: dict[str, Operator] = {
     "Cast": _cast,
     "Concat": lambda v, a: torch.cat(v, a["axis"]),
+    "Expand": lambda v, _: v[0].expand(v[1].tolist()),
     "DepthToSpace": _depth_to_space,
     "Gather": lambda v, a: v[0].index_select(a["axis"], v[1]),
     "Identity": lambda v, _: v[0],
@@ -259,8 +260,10 @@ ARITHMETIC: dict[str, Operator] = {
     "Gelu": lambda v, _: F.gelu(v[0]),
     "GridSample": _grid_sample,
     "LayerNormalization": _layer_norm,
+    "Log": lambda v, _: v[0].log(),
     "LeakyRelu": lambda v, a: F.leaky_relu(v[0], a["alpha"]),
     "Max": lambda v, _: torch.maximum(v[0], v[1]),
+    "Min": lambda v, _: torch.minimum(v[0], v[1]),
     "Mul": lambda v, _: v[0] * v[1],
     "ReduceMax": lambda v, a: v[0].amax(v[1].tolist(), bool(a["keepdims"])),
     "ReduceMean": lambda v, a: v[0].mean(v[1].tolist(), bool(a["keepdims"])),

@@ -83,6 +83,12 @@ def typed(model: onnx.ModelProto) -> dict[str, tuple[int, tuple[int, ...]]]:
     return found | {constant.name: (constant.data_type, tuple(constant.dims)) for constant in graph.initializer}
 
 
+def quotients(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Divisions of what is no constant: products by norms in channel attention, sums in a dictionary's reading."""
+    constants = {constant.name for constant in model.graph.initializer}
+    return [node for node in model.graph.node if node.op_type == "Div" and node.input[0] not in constants]
+
+
 def parts(model: onnx.ModelProto) -> list[int]:
     """In how many parts every reduction over the whole frame is made."""
     constants = {constant.name: constant for constant in model.graph.initializer}

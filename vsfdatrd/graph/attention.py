@@ -125,6 +125,40 @@ class Attention:
         out = g.op("MatMul", n, g.cast(matrix, FULL, self.dialect.compute))
         return g.op("Add", out, g.constant(weights["proj.bias"]))
 
+    def channel_matrix(self, centred: Name, mean: Name, weights: Weights, largest: float) -> Name:
+        """Write the C × C matrix that channel attention is, as in `channels`, with one product for queries and keys.
+
+        Args:
+            centred: Normalized tokens minus their mean (N, C); N must be known.
+            mean: Their mean (1, C), in fp32.
+            weights: Tensors of the attention module.
+            largest: Upper bound of the absolute values in `centred`.
+
+        Returns:
+            Wproj · blockdiag(A) · Wv (C, C) in fp32.
+        """
+        g, c, h, d = self.g, self.config.embed_dim, self.heads, self.depth
+        total, factor = self._products_of_channels(centred, largest)
+        both = weights["qkv.weight"][: 2 * c].astype(np.float64).reshape(2 * h, d, c)
+        w = g.constant(both, FULL)
+        ws = g.op("MatMul", g.constant(both * factor, FULL), total)  # (2h, d, C)
+        means = g.op("ReduceSum", g.op("Mul", w, mean), g.constant([2], np.int64), keepdims=1)  # (2h, d, 1)
+        squares = g.op("ReduceSum", g.op("Mul", ws, w), g.constant([2], np.int64), keepdims=1)
+        squares = g.op("Add", squares, g.op("Mul", means, means))
+        # As in `channels`: rounding may make the sum negative.
+        norms = g.op("Sqrt", g.op("Max", squares, g.constant(1e-24 / self._count(), FULL)))  # (2h, d, 1)
+
+        def half(x: Name, i: int) -> Name:
+            return g.op("Slice", x, g.sides(i * h), g.sides(i * h + h), g.sides(0))
+
+        products = g.op("MatMul", half(ws, 0), g.constant(both[h:].transpose(0, 2, 1), FULL))  # (h, d, d)
+        products = g.op("Add", products, g.op("Mul", half(means, 0), g.transpose(half(means, 1), 0, 2, 1)))
+        scale = g.op("Mul", half(norms, 0), g.transpose(half(norms, 1), 0, 2, 1))
+        logits = g.op("Mul", g.op("Div", products, scale), g.constant(weights["temp"], FULL))
+        values = g.constant(weights["qkv.weight"][2 * c :].reshape(h, d, c), FULL)
+        mixed = g.reshape(g.op("MatMul", g.op("Softmax", logits, axis=-1), values), c, c)
+        return g.op("MatMul", g.constant(weights["proj.weight"], FULL), mixed)
+
     def dictionary(self, n: Name, weights: Weights) -> Name:
         """Write dictionary attention: the dictionary attends to the frame, then every token to the refined dictionary.
 
@@ -154,7 +188,7 @@ class Attention:
 
     def _attend(self, x: Name, wq: Array, y: Name, wk: Array, wv: Array, bias: Array | None = None) -> Name:
         """softmax(q k + bias) v of B windows: q from x (B, T, C), k and v from y (B, K, C). Returns (B, T, h·lanes)."""
-        wq, wk, wv = (self._by_lanes(w) for w in (wq, wk, wv))
+        wq, wk, wv = (self.by_lanes(w) for w in (wq, wk, wv))
         if not self.dialect.attention:
             return self._products(self._split(x, wq), self._keys(y, wk), self._split(y, wv), self.lanes, bias)
         g = self.g
@@ -164,14 +198,14 @@ class Attention:
         out = g.op("Attention", *inputs, scale=1.0)  # 1/√d is folded into the query weights
         return self._joined(out, self.lanes)
 
-    def _by_lanes(self, weight: Array) -> Array:
+    def by_lanes(self, weight: Array) -> Array:
         """Pad each head of query, key or value weights with zeros: (h·d, C) -> (h·lanes, C)."""
         by_head = weight.reshape(self.heads, self.depth, -1)
         return np.pad(by_head, ((0, 0), (0, self.lanes - self.depth), (0, 0))).reshape(self.heads * self.lanes, -1)
 
     def _projected(self, out: Name, weights: Weights) -> Name:
         """Apply the output projection: (B, T, h·lanes) -> (B, T, C)."""
-        weight = self._by_lanes(weights["proj.weight"].T).T
+        weight = self.by_lanes(weights["proj.weight"].T).T
         return self.g.op("Add", self.g.matmul(out, weight), self.g.constant(weights["proj.bias"]))
 
     # In this form OpenVINO's CPU plugin fuses everything between the four products into one kernel; it requires all
@@ -206,6 +240,14 @@ class Attention:
 
     def _second_moment(self, n: Name, largest: float) -> Name:
         """xᵀx / N in fp32: (N, C) -> (C, C). Divided by N, it stays small for every frame size."""
+        g = self.g
+        total, factor = self._products_of_channels(n, largest)
+        if self.tokens is not None:
+            return g.op("Mul", total, g.constant(factor, FULL))
+        return g.op("Div", total, g.cast(g.length(n, 0), np.int64, FULL))
+
+    def _products_of_channels(self, n: Name, largest: float) -> tuple[Name, float]:
+        """xᵀx in fp32 up to a factor, and the factor that makes it xᵀx / N if N is known: (N, C) -> (C, C)."""
         g, c, compute = self.g, self.config.embed_dim, self.dialect.compute
         # The sum over a chunk must not exceed the range of fp16, whatever the content. Values are halved (which is
         # exact) until chunks can be so long that all partial sums together are smaller than the tokens.
@@ -217,21 +259,19 @@ class Attention:
             total = g.op("MatMul", g.transpose(n, 1, 0), n)
         else:
             most = min(LONGEST, int(SAFE * 4**halvings / largest**2))
-            length = self._part(most) or 0
+            length = self.chunk(most) or 0
             if length < most // 4:  # no suitable divisor: pad with zero tokens, which add nothing
                 length = most // 8 * 8
                 n = g.op("Pad", n, g.sides(0, 0, -self.tokens % length, 0))
             x = g.reshape(n, -(-self.tokens // length), length, c)  # (N, C) -> (P, T, C)
             sums = g.cast(g.op("MatMul", g.transpose(x, 0, 2, 1), x), compute, FULL)  # (P, C, C)
             total = g.op("ReduceSum", sums, g.constant([0], np.int64), keepdims=0)
-        if self.tokens is not None:
-            return g.op("Mul", total, g.constant(4**halvings / self._count(), FULL))
-        return g.op("Div", total, g.cast(g.length(n, 0), np.int64, FULL))
+        return total, 4**halvings / self._count()
 
     def _read(self, queries: Array, x: Name, wk: Array, wv: Array) -> Name:
         """Attention of constant queries (1, h, M, d) over the frame's tokens x (1, N, C) -> (1, M, C)."""
         g, h, d, compute = self.g, self.heads, self.depth, self.dialect.compute
-        length = self._part(LONGEST) if self.dialect.parts else None
+        length = self.chunk(LONGEST) if self.dialect.parts else None
         if length is None:
             return self._products(g.constant(queries), self._keys(x, wk), self._split(x, wv), d)
         # Softmax over chunks of the keys, each weighted by its share of the total (as in flash decoding, Dao et al.
@@ -258,11 +298,11 @@ class Attention:
         """N; for dynamic sizes that of a 720×540 frame after unshuffling by 2, which then only serves as a scale."""
         return self.tokens or 97200
 
-    def _part(self, most: int) -> int | None:
+    def chunk(self, most: int) -> int | None:
         """Longest chunk of at most `most` tokens that divides N, a multiple of 8 if possible; None if there is none."""
         if self.tokens is None:
             return None
-        found = [t for t in range(8, min(most, LONGEST) + 1) if self.tokens % t == 0]
+        found = [t for t in range(8, most + 1) if self.tokens % t == 0]
         return max(found, key=lambda t: (t % 8 == 0, t), default=None)
 
 

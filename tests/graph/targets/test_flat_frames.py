@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.graph.emulation import emulate
-from tests.graph.running import HALF, Make, by_torch, graph_for, network_of, strayed, tiny
+from tests.graph.running import HALF, Make, by_torch, graph_for, network_of, quotients, strayed, tiny
 from vsfdatrd.graph.fdat import write as fdat_rd_graph
 from vsfdatrd.graph.target import tensorrt
 from vsfdatrd.options import Precision
@@ -46,7 +46,7 @@ def test_tokens_of_nothing(make_config: Make, make_tensors: Make, precision: Pre
     tensors["groups.0.blocks.0.attn.proj.bias"][...] = 0  # the stream stays zero up to channel attention
     x = np.zeros((1, 3, 60, 60), np.float32)
     model = graph_for(x, config, tensors, tensorrt(precision, turing))
-    products = next(node for node in model.graph.node if node.op_type == "Div")
+    products = quotients(model)[0]
     run = emulate(model, x, keep=[*products.input])
     assert run.first_bad is None
     assert not run.kept[products.input[0]].any()

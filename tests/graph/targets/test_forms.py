@@ -36,6 +36,7 @@ FORMS = (
     GraphTarget(attention=True, parts=True),
     GraphTarget(parts=True, turing=True),
     GraphTarget(attention=True, parts=True, turing=True),
+    GraphTarget(attention=True, parts=True, maps=True, lanes=8),
 )
 PATTERNS: tuple[dict[str, Any], ...] = (
     {"groups": (("spatial",),)},
@@ -67,11 +68,13 @@ def test_every_form_computes_what_the_network_computes(
         onnx.checker.check_model(model, full_check=True)
         assert (3 if form.attention else 0) + 20 == model.opset_import[0].version
         found = parts(model)
-        # the second moment once, the reading of the dictionary three times
-        assert len(found) == (kinds.count("channel") + 3 * kinds.count("dictionary") if form.parts else 0)
+        # the second moment once, the reading of the dictionary three times; with maps once
+        reading = (1 if form.maps else 3) * kinds.count("dictionary")
+        assert len(found) == (kinds.count("channel") + reading if form.parts else 0)
         assert min(found, default=2) > 1, "in one part, it is not tested"
         counts = Counter(node.op_type for node in model.graph.node)
-        assert counts["Attention"] == (kinds.count("spatial") + kinds.count("dictionary") if form.attention else 0)
+        windows = kinds.count("dictionary" if form.maps else "spatial")
+        assert counts["Attention"] == (windows + kinds.count("dictionary") if form.attention else 0)
         assert off(by_runtime(model, x), expected) <= 3e-6, form
 
 
@@ -103,7 +106,7 @@ def test_the_shipped_weights_in_every_form(medium: Medium) -> None:
     config, tensors, network = medium
     x = drawing(120, 180)[None]
     expected = by_torch(network, x)
-    for form in FORMS[:5]:
+    for form in (*FORMS[:5], FORMS[6]):
         model = graph_for(x, config, tensors, form)
         assert min(parts(model), default=0) > 1 or not form.parts
         assert off(by_runtime(model, x, threads=2), expected) <= 3e-6, form

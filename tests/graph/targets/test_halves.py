@@ -52,7 +52,9 @@ def test_what_is_multiplied_has_the_precisions_type(
     make_config: Make, make_tensors: Make, precision: Precision, compute: int, stream: int, turing: bool
 ) -> None:
     config, tokens = make_config(), 60 * 60
-    model = fdat_rd_graph(config, make_tensors(), (60, 60), tensorrt(precision, turing))
+    form = tensorrt(precision, turing)
+    model = fdat_rd_graph(config, make_tensors(), (60, 60), form)
+    sampled = 60, config.heads * config.dict_tokens
     types = typed(model)
     large, small, sums = Counter[int](), Counter[int](), Counter[int]()
     layers = [
@@ -64,6 +66,8 @@ def test_what_is_multiplied_has_the_precisions_type(
         assert len(inputs) == 1, f"{node.name} mixes types"
         tensor, shape = types[node.output[0]]
         if node.op_type in ("MatMul", "Gemm", "Conv", "ConvTranspose", "Attention"):
+            if form.maps and (node.op_type, tensor, shape) == ("MatMul", TensorProto.FLOAT, sampled):
+                continue  # scores of the samples in the dictionary's reading
             # of the frame, or of the channels alone
             whole = np.prod(shape) >= tokens or np.prod(types[node.input[0]][1]) >= tokens
             if node.name in ends:
@@ -71,18 +75,19 @@ def test_what_is_multiplied_has_the_precisions_type(
                 continue
             (large if whole else small)[tensor] += 1
         if node.op_type == "Add" and {node.input[0], node.input[1]}.isdisjoint(c.name for c in model.graph.initializer):
-            sums[tensor] += shape == (tokens, config.embed_dim)
+            sums[tensor] += shape in ((tokens, config.embed_dim), (1, config.embed_dim, 60, 60))
     assert set(large) == {compute}
     assert large[compute] >= 18
     assert set(small) - {compute} <= {TensorProto.FLOAT}, "channel attention's matrices and pooled gates are fp32"
-    assert small[TensorProto.FLOAT] >= 7
+    assert small[TensorProto.FLOAT] >= 6
     assert sums[stream] >= 6, "two for a block"
 
 
 def test_what_is_float32_in_a_whole_frame(medium: Medium) -> None:
     config, tensors, _ = medium
     start = time.process_time()
-    model = fdat_rd_graph(config, tensors, FRAME, tensorrt("fp16"))
+    # In the form with maps, such values are between operators of one kernel: `test_traffic` sees those that are not.
+    model = fdat_rd_graph(config, tensors, FRAME, tensorrt("fp16", portable=False))
     assert time.process_time() - start <= 3
     n, c, m = TOKENS, config.embed_dim, config.dict_tokens
     height, width = (side // config.unshuffle for side in FRAME)
@@ -120,7 +125,7 @@ def test_a_weight_beyond_half_precision_is_refused(make_config: Make, make_tenso
     tensors["groups.0.blocks.0.ffn.fc1.weight"][3, 4] = -7e4
     x = noise(config)
     for dialect in (tensorrt("fp16"), tensorrt("mixed"), GraphTarget("fp16")):
-        with pytest.raises(OverflowError, match=r"a weight of 7e\+04 is beyond the range of float16"):
+        with pytest.raises(OverflowError, match=r"a weight of \S+e\+04 is beyond the range of float16"):
             graph_for(x, config, tensors, dialect)
     for dialect in (tensorrt("bf16"), tensorrt("fp32"), GraphTarget("bf16")):
         assert emulate(graph_for(x, config, tensors, dialect), x).first_bad is None

@@ -31,7 +31,7 @@ from vsfdatrd.workers.client import StandbyWorker
 
 log = logging.getLogger(__name__)
 
-GRAPH_VERSION = f"{WRITTEN}.1"
+GRAPH_VERSION = f"{WRITTEN}.2"
 """Version of the graph and of the way it is built."""
 ANY_SIZE = False
 
@@ -209,7 +209,7 @@ def build_for(job: EngineSpec, directory: Path, library: Library, targets: Seque
     """
     graph = directory / "graph.onnx"
     try:
-        written = dialect(job.precision, turing="sm75" in targets)
+        written = dialect(job.precision, turing="sm75" in targets, portable=library.portable)
         graph.write_bytes(serialized(graph_for(job.checkpoint, job.height, job.width, written)))
     except OverflowError as error:
         raise PrecisionUnfit(f"{job.checkpoint.path.name} cannot be computed in {job.precision}: {error}.") from error

@@ -1,0 +1,333 @@
+"""The body of FDAT-RD for TensorRT-RTX, in the form that moves the least memory (`python -m benchmarks.builds`).
+
+The library generates kernels for pointwise operators, reductions and transposes. Its products and convolutions take
+along what follows them (bias, GELU, gates, sums), but not what precedes them. What follows from that:
+
+- Tokens stay a map (1, C, H, W), which convolutions read without a copy. The library stores maps with channels last, so
+  that (N, C) is the same memory. The other way round, the result of a product is copied before a convolution reads it.
+- A norm before a single layer becomes a factor per token after it, and its weights become part of the layer's.
+- Elsewhere, the statistics of a norm are computed by operators that share nothing with those that apply them. Values
+  that both need would be written and read again in float32.
+- Windows are cut into (places, windows, C): then windows and heads are one axis of one stride in products and results
+  of attention, and nothing is transposed. With a mask, `Attention` transposes all the same, so it is written as
+  products with a softmax in float32, which the library fuses.
+- The dictionary reads normalized tokens as they are: its queries take in the key weights, its results the value
+  weights.
+
+Which operators the library puts into one kernel is its own decision. What this form gains is measured, not derived, and
+`tests/benchmarks/test_traffic.py` holds it.
+"""
+
+import math
+
+import numpy as np
+
+from vsfdatrd.archs import zero_branches
+from vsfdatrd.archs.fdat_rd import Kind
+from vsfdatrd.graph.attention import FULL, LONGEST
+from vsfdatrd.graph.builder import Name
+from vsfdatrd.graph.fdat_body import Network, largest_of_norm
+from vsfdatrd.graph.weights import Array, Weights
+
+EPS = 1e-5
+SAMPLES = 32
+"""Largest number of sampled keys in a chunk of the dictionary's reading."""
+MARK = 256
+"""Value of the channel that marks samples; keeps small shares out of fp16's denormal numbers."""
+LANES = 8
+"""Channels added to the dictionary's keys and values: fused attention needs a multiple of 8."""
+
+
+class MapNetwork(Network):
+    """Writes the body for maps of known size."""
+
+    _marks: Name = ""
+    """Constant of `_read_frame`."""
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        """Height and width of the map."""
+        if not isinstance(self.height, int) or not isinstance(self.width, int):
+            raise TypeError("this form needs a frame of known size")
+        return self.height, self.width
+
+    def _group(self, maps: Name, blocks: list[tuple[Kind, tuple[int, int]]], weights: Weights) -> Name:
+        t = maps
+        for i, (kind, window) in enumerate(blocks):
+            t = self._block(t, kind, window, weights.below(f"blocks.{i}"))
+        with self.g.part("group"):
+            return self.g.op("Add", self.g.conv(t, weights["conv.weight"]), maps)
+
+    def _block(self, t: Name, kind: Kind, window: tuple[int, int], weights: Weights) -> Name:
+        if zero_branches.mixes(weights, kind):
+            with self.g.part(kind):
+                match kind:
+                    case "spatial":
+                        t = self._spatial(t, window, weights)
+                    case "channel":
+                        t = self._channel(t, weights)
+                    case _:
+                        t = self._dictionary(t, weights)
+        if zero_branches.feeds(weights):
+            with self.g.part("feed-forward"):
+                t = self.g.op("Add", t, self._feed(t, weights))
+        return t
+
+    # Layouts: the maps' memory is (H, W, C), so these are views
+
+    def _places(self, maps: Name) -> Name:
+        """(1, C, H, W) -> (1, H, W, C)."""
+        return self.g.transpose(maps, 0, 2, 3, 1)
+
+    def _as_maps(self, tokens: Name) -> Name:
+        return self._to_maps(tokens, self.config.embed_dim)
+
+    def _as_tokens(self, maps: Name) -> Name:
+        return self._to_tokens(maps, self.config.embed_dim)
+
+    def _per_channel(self, values: Array) -> Name:
+        """Constant (1, C, 1, 1) in float32."""
+        return self.g.constant(values.reshape(1, -1, 1, 1), FULL)
+
+    def _full(self, x: Name) -> Name:
+        return self.g.cast(x, self.dialect.compute, FULL)
+
+    def _rounded(self, x: Name) -> Name:
+        return self.g.cast(x, FULL, self.dialect.compute)
+
+    # Norms
+
+    def _moments(self, x: Name) -> tuple[Name, Name, Name]:
+        """Center a float32 map over its channels. Returns its mean and 1 / standard deviation, and x - mean."""
+        g = self.g
+        channels = g.constant([1], np.int64)
+        mean = g.op("ReduceMean", x, channels, keepdims=1)
+        centred = g.op("Sub", x, mean)
+        variance = g.op("ReduceMean", g.op("Mul", centred, centred), channels, keepdims=1)
+        deviation = g.op("Sqrt", g.op("Add", variance, g.constant(EPS, FULL)))
+        return mean, g.op("Div", g.constant(1, FULL), deviation), centred
+
+    def _second_moments(self, centred: Name, factor: Name, scale: Array, shift: Array) -> tuple[Name, Name]:
+        """Mean and 1 / standard deviation of centred · factor · scale + shift over channels.
+
+        By sums that do not depend on `factor`, so that they are computed together with its own.
+        """
+        g = self.g
+        channels = g.constant([1], np.int64)
+        x = g.op("Mul", centred, self._per_channel(scale))
+        mean = g.op("ReduceMean", x, channels, keepdims=1)
+        square = g.op("ReduceMean", g.op("Mul", x, x), channels, keepdims=1)
+        mixed = g.op("ReduceMean", g.op("Mul", x, self._per_channel(shift - shift.mean())), channels, keepdims=1)
+        variance = g.op("Sub", square, g.op("Mul", mean, mean))
+        variance = g.op("Mul", g.op("Mul", variance, factor), factor)
+        variance = g.op("Add", variance, g.op("Mul", g.op("Mul", mixed, factor), g.constant(2, FULL)))
+        variance = g.op("Max", g.op("Add", variance, g.constant(shift.var(), FULL)), g.constant(0, FULL))
+        deviation = g.op("Sqrt", g.op("Add", variance, g.constant(EPS, FULL)))
+        mean = g.op("Add", g.op("Mul", mean, factor), g.constant(shift.mean(), FULL))
+        return mean, g.op("Div", g.constant(1, FULL), deviation)
+
+    def _scaled(self, t: Name, mean: Name, factor: Name, disguise: float = -1) -> Name:
+        """(t - mean) · factor in float32, from maps t (1, C, H, W) and mean and factor (1, 1, H, W).
+
+        It is computed as (t · disguise) · (factor / disguise) - mean · factor, which shares neither t in float32 nor
+        t - mean with `_moments`, or with a call with another `disguise`, a power of two.
+        """
+        g = self.g
+        disguised = self._full(g.op("Mul", t, g.constant(disguise)))
+        product = g.op("Mul", disguised, g.op("Mul", factor, g.constant(1 / disguise, FULL)))
+        return g.op("Sub", product, g.op("Mul", mean, factor))
+
+    def _feed(self, t: Name, weights: Weights) -> Name:
+        """fc2(depthwise(GELU(fc1(norm(t)))))."""
+        g, hidden = self.g, self.config.ffn_dim
+        with g.part("norm"):
+            _, factor, _ = self._moments(self._full(t))
+        # The norm's mean goes with the mean of the weights: a row of them has the sum zero.
+        fc1 = weights["ffn.fc1.weight"].astype(np.float64)
+        scaled = _centred(fc1 * weights["n2.weight"])
+        x = self._full(g.conv(t, scaled[:, :, None, None]))
+        x = g.op("Add", g.op("Mul", x, factor), self._per_channel(fc1 @ weights["n2.bias"]))
+        wide = self._rounded(g.op("Gelu", x))
+        mixed = g.conv(wide, weights["ffn.smix.weight"], groups=hidden)
+        return g.conv(mixed, weights["ffn.fc2.weight"][:, :, None, None])
+
+    def _local_maps(self, n: Name, weights: Weights) -> Name:
+        """GELU of a depthwise convolution of a normalized map."""
+        with self.g.part("local"):
+            return self.g.op("Gelu", self.g.conv(n, weights["conv.0.weight"], groups=self.config.embed_dim))
+
+    # Blocks: attention and the parallel convolution, added to t
+
+    def _spatial(self, t: Name, window: tuple[int, int], weights: Weights) -> Name:
+        """t + attention · gate(local) + local."""
+        g = self.g
+        attention = self._windows(t, window, weights)
+        with g.part("norm"):
+            n = g.layer_norm(self._places(t), weights["n1.weight"], weights["n1.bias"])
+        local = self._local_maps(g.transpose(n, 0, 3, 1, 2), weights)
+        mean = g.op("ReduceMean", self._full(local), g.constant([2, 3], np.int64), keepdims=1)
+        hidden = g.op("Gelu", g.conv(mean, weights["inter.cg.1.weight"], dtype=FULL))
+        gate = self._rounded(g.op("Sigmoid", g.conv(hidden, weights["inter.cg.3.weight"], dtype=FULL)))
+        return g.op("Add", t, g.op("Add", g.op("Mul", attention, gate), local))
+
+    def _windows(self, t: Name, window: tuple[int, int], weights: Weights) -> Name:
+        """Window attention with a relative position bias of the normalized map, projected."""
+        g, c, (wh, ww) = self.g, self.config.embed_dim, window
+        heads, depth = self.attention.heads, self.attention.depth
+        height, width = self._size
+        rows, cols, places = height // wh, width // ww, wh * ww
+        # (1, H, W, C) -> (rows, wh, cols, ww, C) -> (wh, ww, rows, cols, C) -> (places, windows, C)
+        x = g.transpose(g.reshape(self._places(t), rows, wh, cols, ww, c), 1, 3, 0, 2, 4)
+        x = g.reshape(x, places, rows * cols, c)
+        with g.part("norm"):
+            x = g.layer_norm(x, weights["n1.weight"], weights["n1.bias"])
+        wq, wk, wv = np.split(weights["attn.qkv.weight"], 3)
+        q, k, v = (g.reshape(g.matmul(x, w), places, rows * cols, heads, depth) for w in (wq * depth**-0.5, wk, wv))
+        scores = g.op("MatMul", g.transpose(q, 1, 2, 0, 3), g.transpose(k, 1, 2, 3, 0))  # (windows, h, places, places)
+        bias = g.constant(weights["attn." + self.config.windows_bias][None], FULL)
+        shares = self._rounded(g.op("Softmax", g.op("Add", self._full(scores), bias), axis=-1))
+        out = g.op("MatMul", shares, g.transpose(v, 1, 2, 0, 3))
+        out = g.reshape(g.transpose(out, 2, 0, 1, 3), places, rows * cols, c)  # (windows, h, places, d) -> ...
+        out = g.op("Add", g.matmul(out, weights["attn.proj.weight"]), g.constant(weights["attn.proj.bias"]))
+        out = g.transpose(g.reshape(out, wh, ww, rows, cols, c), 2, 0, 3, 1, 4)
+        return g.transpose(g.reshape(out, 1, height, width, c), 0, 3, 1, 2)
+
+    def _channel(self, t: Name, weights: Weights) -> Name:
+        """t + attention + local · sigmoid(w · attention), with attention as in `Attention.channels`."""
+        g, c = self.g, self.config.embed_dim
+        with g.part("norm"):
+            mean, factor, _ = self._moments(self._full(t))
+            n = g.op("Mul", self._scaled(t, mean, factor), self._per_channel(weights["n1.weight"]))
+            n = self._rounded(g.op("Add", n, self._per_channel(weights["n1.bias"])))
+        local = self._local_maps(n, weights)
+        mean = g.op("ReduceMean", self._full(n), g.constant([2, 3], np.int64), keepdims=1)  # (1, C, 1, 1)
+        centred = self._as_tokens(g.op("Sub", n, self._rounded(mean)))
+        bound = 2 * largest_of_norm(weights["n1.weight"], weights["n1.bias"], c)
+        matrix = self.attention.channel_matrix(centred, g.reshape(mean, 1, c), weights.below("attn"), bound)
+        attention = g.op(
+            "Conv",
+            n,
+            g.reshape(self._rounded(matrix), c, c, 1, 1),
+            g.constant(weights["attn.proj.bias"]),
+            kernel_shape=[1, 1],
+            strides=[1, 1],
+            pads=[0] * 4,
+            group=1,
+        )
+        by_channel = g.op("Mul", attention, g.constant(weights["inter.sg.0.weight"]))
+        total = g.op("ReduceSum", self._full(by_channel), g.constant([1], np.int64), keepdims=1)
+        gate = self._rounded(g.op("Sigmoid", total))
+        return g.op("Add", t, g.op("Add", attention, g.op("Mul", local, gate)))
+
+    def _dictionary(self, t: Name, weights: Weights) -> Name:
+        """t + dictionary attention: see `Attention.dictionary`."""
+        g, attention, (height, width) = self.g, self.attention, self._size
+        scale, shift = (weights[f"n1.{name}"].astype(np.float64) for name in ("weight", "bias"))
+        with g.part("norm"):
+            mean, factor, centred = self._moments(self._full(t))
+            again, refactor = self._second_moments(centred, factor, scale, shift)
+            # Applied: n, and n normalized once more without weights, x = ((n - shift) + (shift - again)) · refactor
+            n = g.op("Mul", self._scaled(t, mean, factor), self._per_channel(scale))
+            n = self._rounded(g.op("Add", n, self._per_channel(shift)))
+            x = g.op("Mul", self._scaled(t, mean, g.op("Mul", factor, refactor), 0.5), self._per_channel(scale))
+            offset = g.op("Mul", g.op("Sub", self._per_channel(shift), again), refactor)
+            x = self._rounded(g.op("Add", x, offset))
+        keys, values = self._refined(x, weights.below("attn"))
+
+        wq = attention.by_lanes(weights["attn.e_q.weight"] * attention.depth**-0.5)
+        q = g.matmul(g.reshape(self._places(n), 1, height * width, -1), wq)
+        q = g.reshape(q, 1, height * width, attention.heads, attention.lanes)
+        out = g.op("Attention", g.transpose(q, 0, 2, 1, 3), keys, values, scale=1.0)  # (1, h, N, lanes)
+        out = g.reshape(g.transpose(out, 0, 2, 1, 3), 1, height * width, attention.heads * attention.lanes)
+        wp = attention.by_lanes(weights["attn.proj.weight"].T).T
+        out = g.op("Add", g.matmul(out, wp), g.constant(weights["attn.proj.bias"]))
+        return g.op("Add", t, self._as_maps(out))
+
+    def _refined(self, x: Name, weights: Weights) -> tuple[Name, Name]:
+        """Have the dictionary read the frame.
+
+        Args:
+            x: Tokens as a map, normalized for reading, without the norm's weights.
+            weights: Tensors of the attention module.
+
+        Returns:
+            Keys and values of the refined dictionary, (1, h, M, lanes) each.
+        """
+        g, c, attention = self.g, self.config.embed_dim, self.attention
+        h, d, lanes = attention.heads, attention.depth, attention.lanes
+        words = weights["dictionary"].astype(np.float64)
+        scale, shift = (weights[f"r_norm.{name}"].astype(np.float64) for name in ("weight", "bias"))
+        wk, wv = (w.reshape(h, d, c) for w in np.split(weights["r_kv.weight"].astype(np.float64), 2))
+        # Scores of word m and head h are queries · x: a constant that the norm's shift adds to all of them is left out.
+        queries = (words @ weights["r_q.weight"].T * d**-0.5).reshape(-1, h, d)
+        queries = np.einsum("mhd,hdc->mhc", queries, wk * scale).reshape(-1, c)  # (M·h, C)
+        found = self._read_frame(x, queries)  # (M·h, C): softmax(queries · x) x
+        # The value weights of all heads as one product.
+        dense = np.zeros((h, d, h, c))
+        for head in range(h):
+            dense[head, :, head] = wv[head] * scale
+        refined = g.matmul(g.reshape(found, len(words), h * c), dense.reshape(c, h * c))
+        refined = g.op("Add", refined, g.constant(words + wv.reshape(-1, c) @ shift))
+        refined = g.reshape(refined, 1, len(words), c)
+        wk, wv = (attention.by_lanes(w) for w in np.split(weights["e_kv.weight"], 2))
+        keys, values = (g.reshape(g.matmul(refined, w), 1, len(words), h, lanes) for w in (wk, wv))
+        return g.transpose(keys, 0, 2, 1, 3), g.transpose(values, 0, 2, 1, 3)
+
+    def _read_frame(self, x: Name, queries: Array) -> Name:
+        """softmax(queries · x) x over all tokens, for queries (Q, C) and a map x -> (Q, C).
+
+        The softmax is computed in chunks. To weight a chunk, the sum Z of its exponentials is needed, which `Attention`
+        does not return. So some of its tokens are samples, and a channel added to the values marks them: attention
+        returns their share of Z, and their part of Z itself is computed here, in float32. If one score exceeds those of
+        the samples so far that their share vanishes in half precision, Z is its exponential.
+        """
+        g, c, compute = self.g, self.config.embed_dim, self.dialect.compute
+        height, width = self._size
+        length = self.attention.chunk(2 * LONGEST) or height * width
+        chunks = height * width // length
+        samples = max(k for k in range(1, SAMPLES + 1) if length % k == 0)
+        tokens = g.reshape(self._places(x), chunks, length, c)
+        with np.errstate(over="ignore"):  # `Writer.constant` refuses them
+            queries = queries.astype(compute).astype(np.float64)
+
+        if not self._marks:  # the same in all blocks
+            marks = np.zeros((chunks, length, LANES))
+            marks[:, :: length // samples, 0] = MARK
+            marks[..., 1] = 1  # to sum the weights of chunks
+            self._marks = g.constant(marks)
+        extended = g.reshape(g.op("Concat", tokens, self._marks, axis=2), chunks, 1, length, c + LANES)
+        asked = g.constant(np.pad(queries, ((0, 0), (0, LANES)))[None, None])
+        asked = g.op("Expand", asked, g.sides(chunks, 1, len(queries), c + LANES))
+        out = g.op("Attention", asked, extended, extended, scale=1.0)
+        out = self._full(g.reshape(out, chunks, len(queries), c + LANES))
+
+        sampled = g.op("Slice", g.reshape(extended, chunks, samples, -1, c + LANES), g.sides(0), g.sides(1), g.sides(2))
+        sampled = self._full(g.reshape(sampled, chunks * samples, c + LANES))
+        scores = g.reshape(
+            g.op("MatMul", sampled, g.constant(np.pad(queries.T, ((0, LANES), (0, 0))), FULL)),
+            chunks,
+            samples,
+            len(queries),
+        )
+        places, first = g.constant([1], np.int64), g.constant([0], np.int64)
+        top = g.op("ReduceMax", scores, places, keepdims=1)  # (chunks, 1, Q)
+        sums = g.op("ReduceSum", g.op("Exp", g.op("Sub", scores, top)), places, keepdims=1)
+        logarithm = g.op("Add", g.op("Log", sums), top)
+        share = g.op("Max", g.op("Slice", out, g.sides(c), g.sides(c + 1), g.sides(2)), g.constant(1e-4, FULL))
+        # log Z - log MARK, by the samples
+        exact = g.op("Sub", g.reshape(logarithm, chunks, len(queries), 1), g.op("Log", share))
+        # The mean score, queries · result, is at most log Z, and equal to it where a single key has all the weight.
+        padded = g.constant(np.pad(queries, ((0, 0), (0, LANES)))[None], FULL)
+        sharp = g.op("ReduceSum", g.op("Mul", out, padded), g.constant([2], np.int64), keepdims=1)
+        estimate = g.op("Max", exact, g.op("Sub", sharp, g.constant(math.log(MARK), FULL)))
+        reference = g.op("Slice", estimate, g.sides(0), g.sides(1), g.sides(0))
+        weight = g.op("Exp", g.op("Min", g.op("Sub", estimate, reference), g.constant(80, FULL)))
+        total = g.op("ReduceSum", g.op("Mul", out, weight), first, keepdims=0)  # (Q, C + LANES)
+        joined = g.op("Slice", total, g.sides(0), g.sides(c), g.sides(1))
+        return self._rounded(g.op("Div", joined, g.op("Slice", total, g.sides(c + 1), g.sides(c + 2), g.sides(1))))
+
+
+def _centred(weight: Array) -> Array:
+    """Subtract from each row (O, I) its mean."""
+    centred: Array = weight - weight.mean(1, keepdims=True)
+    return centred
