@@ -6,6 +6,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
+_SPELLINGS = {
+    "optimiser": "optimizer",
+    "colour": "color",
+    "colour_structure": "color_structure",
+    "flat_colours": "flat_colors",
+}
+"""Names in recipes and checkpoints of earlier trainings, such as trunk.safetensors."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -142,6 +150,7 @@ class Recipe:
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
         """Raises ValueError for a name that no recipe has, or a value of the wrong kind."""
         types: dict[str, type] = {field.name: type(field.default) for field in fields(cls)}
+        values = {_SPELLINGS.get(name, name): value for name, value in values.items()}
         for name, value in values.items():
             if name not in types:
                 raise ValueError(f"{name!r} is nothing a recipe has: choose from {', '.join(types)}")
