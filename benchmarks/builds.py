@@ -59,11 +59,11 @@ class Case:
     """``whole``: random weights without zero branches; ``shipped``: the weights as they are."""
 
     @property
-    def dialect(self) -> GraphTarget:
+    def graph_target(self) -> GraphTarget:
         """The target of its graph."""
         if self.graph == "plain":
             return GraphTarget(self.precision)
-        return tensorrt(self.precision, turing=self.target == "sm75")
+        return tensorrt(self.precision, sm75=self.target == "sm75")
 
 
 type Write = Callable[[Case], "onnx.ModelProto"]
@@ -118,14 +118,14 @@ def writer(model: str, weights: str, folder: Path) -> Write:
     """Return a function that writes the graphs of a model. folder: cache for exports."""
     if weights == "shipped":
         checkpoint = open_checkpoint(resolve(model))
-        return lambda case: checkpoint.graph(case.size[1], case.size[0], case.dialect)
+        return lambda case: checkpoint.graph(case.size[1], case.size[0], case.graph_target)
     config = variant(model)
     values = random_weights(config)
 
     def write(case: Case) -> "onnx.ModelProto":
         if case.graph == "export":
             return _export(case, folder)
-        return fdat_rd_graph(config, values, (case.size[1], case.size[0]), case.dialect)
+        return fdat_rd_graph(config, values, (case.size[1], case.size[0]), case.graph_target)
 
     return write
 

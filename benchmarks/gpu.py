@@ -29,15 +29,15 @@ GRAPHS: dict[str, GraphTarget] = {
     "deploy mixed": deploy("mixed"),
     "plain fp16": GraphTarget("fp16"),
     "fp16, whole sums": GraphTarget("fp16", attention=True),
-    "fp16, products": GraphTarget("fp16", parts=True),
+    "fp16, products": GraphTarget("fp16", split_reductions=True),
 }
 PYTORCH: tuple[Precision, ...] = ("fp16", "bf16")
 
 
-def rate(checkpoint: Checkpoint, height: int, width: int, dialect: GraphTarget, frames: int) -> dict[str, Any]:
+def rate(checkpoint: Checkpoint, height: int, width: int, target: GraphTarget, frames: int) -> dict[str, Any]:
     """Build, load and run an engine; return the result row."""
     work = checkpoint.description.config.work(height, width)
-    with on_gpu(checkpoint, height, width, dialect) as (worker, facts):
+    with on_gpu(checkpoint, height, width, target) as (worker, facts):
         fps = worker.ask("rate", runs=frames)
     return {
         "fps": round(fps, 2),
@@ -89,9 +89,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for model in a.models:
             checkpoint = open_checkpoint(weights_file(model, Path(folder))[0])
-            for name, dialect in GRAPHS.items() if why is None and "tensorrt" in a.engines else ():
+            for name, target in GRAPHS.items() if why is None and "tensorrt" in a.engines else ():
                 try:
-                    found = rate(checkpoint, height, width, dialect, a.frames)
+                    found = rate(checkpoint, height, width, target, a.frames)
                 except Exception as error:  # recorded as a row with the reason; the others continue
                     found = {"error": f"{type(error).__name__}: {error}"}
                 add(model, name, found)

@@ -25,7 +25,7 @@ from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.archs.size import padded
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineError
-from vsfdatrd.graph.target import tensorrt as dialect
+from vsfdatrd.graph.target import tensorrt as tensorrt_target
 from vsfdatrd.video.tiling import fill_padding
 
 type Layer = tuple[str, str, float]
@@ -135,7 +135,7 @@ def torch_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Layer]
 def tensorrt_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Layer]:
     """TensorRT's own profiler, fp16: layers of the built engine. Needs a GPU."""
     _, tall, wide = padded_picture(checkpoint, width, height).shape
-    with on_gpu(checkpoint, tall, wide, dialect("fp16")) as (worker, _):
+    with on_gpu(checkpoint, tall, wide, tensorrt_target("fp16")) as (worker, _):
         found: dict[str, float] = worker.ask("layers", runs=RUNS)
     return _longest((name, _kind(name), seconds) for name, seconds in found.items())
 

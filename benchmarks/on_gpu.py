@@ -40,7 +40,7 @@ def refused() -> str | None:
 
 @contextmanager
 def on_gpu(
-    checkpoint: Checkpoint, height: int, width: int, dialect: GraphTarget
+    checkpoint: Checkpoint, height: int, width: int, target: GraphTarget
 ) -> Iterator[tuple[Worker, dict[str, Any]]]:
     """The worker of the engine, and the facts of the build with `load_seconds`.
 
@@ -48,7 +48,7 @@ def on_gpu(
         checkpoint: The network.
         height: Of the padded frame.
         width: Of the padded frame.
-        dialect: The target of the graph.
+        target: The target of the graph.
 
     Raises:
         EngineUnavailable: There is no GPU or no TensorRT, or TensorRT does not support the GPU.
@@ -63,7 +63,7 @@ def on_gpu(
     worker = Worker("vsfdatrd.backends.tensorrt.worker")
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder, "graph.onnx")
-        graph.write_bytes(fdat_rd_graph(config, checkpoint.tensors(), (height, width), dialect).SerializeToString())
+        graph.write_bytes(fdat_rd_graph(config, checkpoint.tensors(), (height, width), target).SerializeToString())
         major, minor = gpus()[0].capability
         try:
             facts: dict[str, Any] = worker.ask(

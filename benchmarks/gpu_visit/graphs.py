@@ -24,11 +24,11 @@ GRAPHS: dict[str, GraphTarget] = {
 }
 
 
-def row(checkpoint: Checkpoint, dialect: GraphTarget, sizes: Sizes, reference: torch.Tensor) -> dict[str, Any]:
+def row(checkpoint: Checkpoint, target: GraphTarget, sizes: Sizes, reference: torch.Tensor) -> dict[str, Any]:
     """PSNR of one form of the graph against the network in fp32."""
     frame = picture(checkpoint, sizes.height, sizes.width)
     height, width = frame.shape[2:]
-    graph = checkpoint.graph(height, width, dialect)
+    graph = checkpoint.graph(height, width, target)
     start = time.perf_counter()
     with exactly():
         (result,) = execute(graph, {graph.graph.input[0].name: frame}, device())
@@ -44,10 +44,10 @@ def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for weights, checkpoint in checkpoints(Path(folder), sizes).items():
             reference = exact(checkpoint, sizes)
-            for name, dialect in graphs.items():
-                about = {"graph": name, "precision": dialect.precision, "weights": weights}
+            for name, target in graphs.items():
+                about = {"graph": name, "precision": target.precision, "weights": weights}
                 try:
-                    found = row(checkpoint, dialect, sizes, reference)
+                    found = row(checkpoint, target, sizes, reference)
                 except (RuntimeError, NotImplementedError) as error:  # recorded as a row; the others continue
                     found = {"error": str(error).splitlines()[0]}
                 rows.append(about | {"size": [sizes.width, sizes.height]} | found)

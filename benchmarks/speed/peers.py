@@ -113,9 +113,9 @@ def in_fp16(plain: Path, half: Path) -> None:
     """
     import onnx
 
-    from vsfdatrd.graph.half_precision import lowered
+    from vsfdatrd.graph.half_precision import convert_precision
 
-    onnx.save(lowered(onnx.load(plain), GraphTarget("fp16")), half)
+    onnx.save(convert_precision(onnx.load(plain), GraphTarget("fp16")), half)
 
 
 class _Network(Loop):

@@ -15,7 +15,7 @@ from vsfdatrd.archs.onnx import OnnxConfig
 from vsfdatrd.archs.onnx_checks import read
 from vsfdatrd.backends.openvino.probe_worker import describe
 from vsfdatrd.errors import CheckpointError
-from vsfdatrd.graph.adapt_io import normalised
+from vsfdatrd.graph.adapt_io import wrap_io
 
 type Planes = NDArray[np.float32]
 
@@ -64,7 +64,7 @@ def found(path: Path) -> OnnxConfig:
     """What is found out, after a picture of random numbers came out right."""
     config = OnnxConfig(**describe(path, None, None)["config"])
     height, width = config.fixed or (60, 80)
-    model = normalised(read(path)[0], config, height, width)
+    model = wrap_io(read(path)[0], config, height, width)
     picture = np.random.default_rng(0).random((config.in_channels, height, width), np.float32)
     compiled = openvino.Core().compile_model(
         openvino.Core().read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}

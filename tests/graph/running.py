@@ -55,9 +55,9 @@ def noise(config: FdatRdConfig, tokens: int = 60) -> Array:
     return np.random.default_rng(2).random((1, config.in_channels, side, side), np.float32)
 
 
-def graph_for(x: Array, config: FdatRdConfig, tensors: Tensors, dialect: GraphTarget) -> onnx.ModelProto:
+def graph_for(x: Array, config: FdatRdConfig, tensors: Tensors, target: GraphTarget) -> onnx.ModelProto:
     _, _, height, width = x.shape
-    return fdat_rd_graph(config, tensors, (height, width), dialect)
+    return fdat_rd_graph(config, tensors, (height, width), target)
 
 
 def off(out: Array, expected: Array) -> float:

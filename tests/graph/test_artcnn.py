@@ -1,4 +1,4 @@
-"""ArtCNN as a graph: the same function as its formula, in every dialect, and built by TensorRT-RTX."""
+"""ArtCNN as a graph: the same function as its formula, in every target, and built by TensorRT-RTX."""
 
 import numpy as np
 import onnx

@@ -26,10 +26,10 @@ from vsfdatrd.options import Precision
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:torch.meshgrid")]
 
 FORMS = (
-    GraphTarget(parts=True),
-    GraphTarget(lanes=8),
-    GraphTarget(attention=True, parts=True, lanes=8),
-    GraphTarget(parts=True, turing=True, lanes=8),
+    GraphTarget(split_reductions=True),
+    GraphTarget(head_multiple=8),
+    GraphTarget(attention=True, split_reductions=True, head_multiple=8),
+    GraphTarget(split_reductions=True, sm75=True, head_multiple=8),
 )
 
 
@@ -62,8 +62,10 @@ def test_it_is_what_spandrel_computes(tmp_path: Path, changes: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("size", [(40, 56), (33, 45), (17, 29)], ids=str)
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.attention} {form.parts} {form.turing} {form.lanes}")
-def test_every_dialect_computes_the_same(small: Checkpoint, form: GraphTarget, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    "form", FORMS, ids=lambda form: f"{form.attention} {form.split_reductions} {form.sm75} {form.head_multiple}"
+)
+def test_every_target_computes_the_same(small: Checkpoint, form: GraphTarget, size: tuple[int, int]) -> None:
     """17 × 29 tokens are divided by nothing that would make parts."""
     x = noise(*size)
     assert off(by_runtime(small.graph(*size, form), x), by_spandrel(small, x)) < 3e-5
@@ -91,8 +93,8 @@ def test_a_graph_for_any_size(tmp_path: Path, changes: dict[str, Any]) -> None:
 
 def test_heads_are_filled_up_for_tensorrt_alone(small: Checkpoint) -> None:
     """54 channels are two heads of 27, or of 32."""
-    for dialect, width in ((tensorrt("fp16"), 64), (tensorrt("fp32"), 54), (OPENVINO, 54)):
-        shapes = [tuple(constant.dims) for constant in small.graph(16, 16, dialect).graph.initializer]
+    for target, width in ((tensorrt("fp16"), 64), (tensorrt("fp32"), 54), (OPENVINO, 54)):
+        shapes = [tuple(constant.dims) for constant in small.graph(16, 16, target).graph.initializer]
         biases = [shape for shape in shapes if len(shape) == 4 and shape[2:] == (64, 64)]
         assert len(biases) == 2
         assert (shapes.count((54, 64)) > 0) == (width == 64)

@@ -1,4 +1,4 @@
-"""Graphs of any origin in half precision: what is lowered, what stays, and that it computes the same."""
+"""Graphs of any origin in half precision: what is convert_precision, what stays, and that it computes the same."""
 
 from collections import Counter
 from pathlib import Path
@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 
 from tests.onnx_files import kernel, write
 from vsfdatrd.errors import EngineBuildError
-from vsfdatrd.graph.half_precision import lowered
+from vsfdatrd.graph.half_precision import convert_precision
 from vsfdatrd.graph.target import GraphTarget
 
 value, node = helper.make_tensor_value_info, helper.make_node
@@ -59,19 +59,19 @@ def test_it_computes_the_same(tmp_path: Path, precision: Any, bound: float) -> N
     picture = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
     before: Any = run(model, picture)
     if precision == "bf16":  # for which the evaluator has no resize; its types are what there is to see
-        assert kinds(lowered(model, GraphTarget(precision)))["c"] == TensorProto.BFLOAT16
+        assert kinds(convert_precision(model, GraphTarget(precision)))["c"] == TensorProto.BFLOAT16
         return
-    after = run(lowered(model, GraphTarget(precision)), picture)
+    after = run(convert_precision(model, GraphTarget(precision)), picture)
     assert after.dtype == np.float32
     assert 0 < np.abs(after - before).max() < bound, "nothing is computed in half precision, or too much"
 
 
 def test_what_is_lowered(tmp_path: Path) -> None:
     model = network(tmp_path / "x.onnx")
-    half, mixed = (kinds(lowered(model, GraphTarget(precision))) for precision in ("fp16", "mixed"))
+    half, mixed = (kinds(convert_precision(model, GraphTarget(precision))) for precision in ("fp16", "mixed"))
     assert {half[name] for name in "crstme"} == {TensorProto.FLOAT16}
     assert {half["p"], mixed["p"]} == {TensorProto.FLOAT}, "the first layer"
-    narrow = kinds(lowered(model, GraphTarget("bf16")))
+    narrow = kinds(convert_precision(model, GraphTarget("bf16")))
     assert narrow["c"] == TensorProto.BFLOAT16
     assert {narrow[name] for name in "prstme"} == {TensorProto.FLOAT}, "what passes by the layers between"
     assert mixed["c"] == TensorProto.FLOAT16
@@ -79,7 +79,7 @@ def test_what_is_lowered(tmp_path: Path) -> None:
     for result in (half, mixed):
         assert result["large"] == TensorProto.FLOAT, "sizes beyond 2048 are not whole in fp16"
         assert result["y"] == TensorProto.FLOAT
-    assert lowered(model, GraphTarget("fp32")) is model
+    assert convert_precision(model, GraphTarget("fp32")) is model
     assert kinds(model)["c"] == TensorProto.FLOAT, "the graph that was given has changed"
 
 
@@ -91,16 +91,16 @@ def test_no_value_is_cast_twice(tmp_path: Path) -> None:
     ]
     result = value("y", TensorProto.FLOAT, [1, 3, 16, 16])
     model = onnx.load(write(tmp_path / "x.onnx", nodes, [FRAME], result, {}))
-    results = Counter(each.op_type for each in lowered(model, GraphTarget("fp16")).graph.node)
+    results = Counter(each.op_type for each in convert_precision(model, GraphTarget("fp16")).graph.node)
     assert results["Cast"] == 2, "once for x, and once for the result"
 
 
 def test_a_weight_beyond_fp16_is_not_made_infinite(tmp_path: Path) -> None:
     model = network(tmp_path / "x.onnx", gain=np.float32(7e4))
     with pytest.raises(OverflowError, match=r"a weight of 7e\+04 is beyond the range of float16"):
-        lowered(model, GraphTarget("fp16"))
-    lowered(model, GraphTarget("mixed"))
-    lowered(model, GraphTarget("bf16"))
+        convert_precision(model, GraphTarget("fp16"))
+    convert_precision(model, GraphTarget("mixed"))
+    convert_precision(model, GraphTarget("bf16"))
 
 
 def test_branches_stay_in_fp32(tmp_path: Path) -> None:
@@ -108,4 +108,4 @@ def test_branches_stay_in_fp32(tmp_path: Path) -> None:
     nodes = [node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch)]
     model = onnx.load(write(tmp_path / "x.onnx", nodes, [FRAME], RESULT, {"yes": np.array(True)}))
     with pytest.raises(EngineBuildError, match="with loops, branches or functions is not computed in fp16"):
-        lowered(model, GraphTarget("fp16"))
+        convert_precision(model, GraphTarget("fp16"))

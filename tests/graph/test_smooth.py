@@ -17,7 +17,7 @@ from vsfdatrd.archs.artcnn import ArtCnnConfig
 from vsfdatrd.backends.accuracy import SHARE_OF_STEPS, sky, steps
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.graph import artcnn
-from vsfdatrd.graph.half_precision import lowered
+from vsfdatrd.graph.half_precision import convert_precision
 from vsfdatrd.graph.target import OPENVINO, GraphTarget, tensorrt
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -117,12 +117,12 @@ def residual(path: Path) -> onnx.ModelProto:
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_networks_of_others(tmp_path: Path, precision: Any) -> None:
     model = residual(tmp_path / "x.onnx")
-    assert min(shares(lambda form: lowered(model, form), precision)) >= SHARE_OF_STEPS
+    assert min(shares(lambda form: convert_precision(model, form), precision)) >= SHARE_OF_STEPS
 
 
 def test_what_bf16_leaves_of_a_network_of_others(tmp_path: Path) -> None:
     """The long skip, the first layer and the two behind the sum are fp32; the branch is not."""
-    half = lowered(residual(tmp_path / "x.onnx"), GraphTarget("bf16"))
+    half = convert_precision(residual(tmp_path / "x.onnx"), GraphTarget("bf16"))
     graph = onnx.shape_inference.infer_shapes(half).graph
     types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
     assert {types[name] for name in "fsuh"} == {TensorProto.FLOAT}

@@ -350,7 +350,7 @@ def steps(scale: int, upsampler: str) -> list[int]:
     raise ValueError(f"the {upsampler} tail cannot enlarge {scale} times: possible are powers of two and 3")
 
 
-def in_turn(
+def blocks_with_windows(
     groups: Iterable[tuple[Kind, ...]], windows: Iterable[tuple[int, int]]
 ) -> list[list[tuple[Kind, tuple[int, int]]]]:
     """Assign an attention window to every block.

@@ -233,7 +233,7 @@ def _check(path: Path, model: onnx.ModelProto) -> None:
 # Inputs and outputs
 
 
-def ends(path: Path, model: onnx.ModelProto) -> list[OnnxConfig]:
+def io_spec(path: Path, model: onnx.ModelProto) -> list[OnnxConfig]:
     """Derive the input configuration from the shapes that the file declares.
 
     Nothing is known about the output before the network has run. Several candidates are returned if the file leaves the

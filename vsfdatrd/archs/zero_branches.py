@@ -18,7 +18,7 @@ class Tensors(Protocol):
     def __getitem__(self, name: str) -> NDArray[Any]: ...
 
 
-def mixes(block: Tensors, kind: Kind) -> bool:
+def attention_active(block: Tensors, kind: Kind) -> bool:
     """Return whether attention, or the parallel convolution, contributes to the tokens of a block.
 
     GELU(0) is 0 and gates are finite, so zero weights give a zero contribution.
@@ -32,12 +32,12 @@ def mixes(block: Tensors, kind: Kind) -> bool:
     return kind != "dictionary" and bool(block["conv.0.weight"].any())
 
 
-def feeds(block: Tensors) -> bool:
+def ffn_active(block: Tensors) -> bool:
     """Return whether the feed-forward network contributes to the tokens of a block."""
     return bool(block["ffn.fc2.weight"].any())
 
 
-def heard(tail: Tensors) -> NDArray[np.bool_]:
+def used_channels(tail: Tensors) -> NDArray[np.bool_]:
     """Return which channels between the two transposed convolutions of `transpose+conv` the second one uses.
 
     Args:
@@ -62,6 +62,6 @@ def at_work(config: FdatRdConfig, tensors: Mapping[str, NDArray[Any]]) -> str:
         for j, kind in enumerate(group):
             prefix = f"groups.{i}.blocks.{j}."
             block = {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
-            attention += mixes(block, kind)
-            networks += feeds(block)
+            attention += attention_active(block, kind)
+            networks += ffn_active(block)
     return f"attention in {attention}, feed-forward networks in {networks} of {config.blocks} blocks"

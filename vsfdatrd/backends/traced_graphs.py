@@ -60,11 +60,11 @@ def graph_for(checkpoint: Checkpoint, height: int, width: int, target: GraphTarg
     if network.architecture.is_traced and height * width >= LARGE:
         small_height, small_width = _small(network)
         if _is_open(checkpoint, (height - small_height) % PERIOD, (width - small_width) % PERIOD):
-            from vsfdatrd.graph.half_precision import lowered
-            from vsfdatrd.graph.trace import for_size
+            from vsfdatrd.graph.half_precision import convert_precision
+            from vsfdatrd.graph.trace import fix_shape
 
             model = traced(checkpoint, small_height, small_width, sides_open=True)
-            return lowered(for_size(model, network.frame_channels, network.scale, height, width), target)
+            return convert_precision(fix_shape(model, network.frame_channels, network.scale, height, width), target)
     return checkpoint.graph(height, width, target)
 
 
@@ -129,13 +129,13 @@ def _is_open(checkpoint: Checkpoint, below: int, right: int) -> bool:
     Returns:
         Whether it is right at both.
     """
-    from vsfdatrd.graph.trace import for_size
+    from vsfdatrd.graph.trace import fix_shape
 
     network = checkpoint.description
     try:
         model = traced(checkpoint, *_small(network), sides_open=True)
         for height, width in (_small(network, 27, 53), _small(network, PERIOD + below, PERIOD + right)):
-            sized = for_size(model, network.frame_channels, network.scale, height, width)
+            sized = fix_shape(model, network.frame_channels, network.scale, height, width)
             if _compared(checkpoint, sized, height, width) < BOUND_DB:
                 return False
     except EngineError as error:  # it does not run at that size

@@ -37,10 +37,12 @@ def graph_for_others(checkpoint: Checkpoint, shape: tuple[int, int] | None, prec
     if shape is None or not model.architecture.is_traced:
         return model.architecture.graph(model.config, checkpoint, shape, target)
     from vsfdatrd.backends.traced_graphs import graph_for
-    from vsfdatrd.graph.half_precision import lowered
+    from vsfdatrd.graph.half_precision import convert_precision
 
     padded = model.size.padded(*shape)
-    return _continued(lowered(_as_new_as(graph_for(checkpoint, *padded), target), target), model, shape, padded)
+    return _continued(
+        convert_precision(_as_new_as(graph_for(checkpoint, *padded), target), target), model, shape, padded
+    )
 
 
 def least(model: ModelDescriptor) -> int:

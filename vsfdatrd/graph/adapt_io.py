@@ -11,7 +11,7 @@ from vsfdatrd.archs.onnx import Layout, OnnxConfig
 from vsfdatrd.archs.onnx_checks import FLOATS, graphs, tensors
 
 
-def normalised(model: onnx.ModelProto, config: OnnxConfig, height: int, width: int) -> onnx.ModelProto:
+def wrap_io(model: onnx.ModelProto, config: OnnxConfig, height: int, width: int) -> onnx.ModelProto:
     """Wrap the network so that its input and output are as engines expect, with all values in float32.
 
     The added layers adapt layout, data type, value range and padding, and extract the second picture.

@@ -15,7 +15,7 @@ FULL = np.float32
 
 
 def write(
-    config: ArtCnnConfig, tensors: Mapping[str, Array], size: tuple[int, int] | None, dialect: GraphTarget
+    config: ArtCnnConfig, tensors: Mapping[str, Array], size: tuple[int, int] | None, target: GraphTarget
 ) -> onnx.ModelProto:
     """Write the network for frames of one size, or of any size.
 
@@ -23,7 +23,7 @@ def write(
         config: The configuration.
         tensors: The tensors by the names in `archs.artcnn.layers`.
         size: (height, width) of the frame in pixels, without restrictions; None for dynamic sizes.
-        dialect: The engine to write for.
+        target: The engine to write for.
 
     Returns:
         A model from ``input`` (1, in_channels, H, W) to ``output`` (1, out_channels, H·scale, W·scale), both float32.
@@ -31,19 +31,19 @@ def write(
     Raises:
         OverflowError: A weight exceeds the range of the target's half precision.
     """
-    g = Writer("artcnn", dialect.compute, dialect.opset)
-    out = _body(g, config, Weights(tensors), dialect)
+    g = Writer("artcnn", target.compute, target.opset)
+    out = _body(g, config, Weights(tensors), target)
     sides = [(n, n * config.scale) for n in size] if size else [("height", "height_out"), ("width", "width_out")]
     (h, h_out), (w, w_out) = sides
     return g.model((1, config.in_channels, h, w), out, (1, config.out_channels, h_out, w_out))
 
 
-def _body(g: Writer, config: ArtCnnConfig, weights: Weights, dialect: GraphTarget) -> Name:
+def _body(g: Writer, config: ArtCnnConfig, weights: Weights, target: GraphTarget) -> Name:
     """Write all layers, with float32 input and output.
 
     The first and the last layer, and the skip connection around the others, are float32, too.
     """
-    compute, stream = dialect.compute, dialect.stream
+    compute, stream = target.compute, target.stream
 
     def conv(x: Name, layer: str, dtype: Any = None) -> Name:
         return g.conv(x, weights[f"{layer}.weight"], weights[f"{layer}.bias"], dtype=dtype)

@@ -1,8 +1,8 @@
 """The attention variants of FDAT-RD and FDAT as ONNX. Input and output are tokens (N, C); h heads of d channels.
 
-If the target has `parts` set, reductions over the whole frame (97,200 tokens at 720×540) are computed in parallel over
-chunks of tokens and combined in fp32. A single sum of so many products would overflow fp16, a single softmax over so
-many keys would push every weight below fp16's smallest normal number, and neither would fill a GPU.
+If the target has `split_reductions` set, reductions over the whole frame (97,200 tokens at 720×540) are computed in
+parallel over chunks of tokens and combined in fp32. A single sum of so many products would overflow fp16, a single
+softmax over so many keys would push every weight below fp16's smallest normal number, and neither would fill a GPU.
 """
 
 import math
@@ -27,18 +27,18 @@ class Attention:
     Args:
         g: The graph.
         config: The configuration.
-        dialect: The engine to write for.
+        target: The engine to write for.
         height: Height of the map in tokens.
         width: Width of the map in tokens.
     """
 
-    def __init__(self, g: Writer, config: FdatFamilyConfig, dialect: GraphTarget, height: Side, width: Side) -> None:
-        self.g, self.config, self.dialect = g, config, dialect
+    def __init__(self, g: Writer, config: FdatFamilyConfig, target: GraphTarget, height: Side, width: Side) -> None:
+        self.g, self.config, self.target = g, config, target
         self.height, self.width = height, width
         self.tokens = height * width if isinstance(height, int) and isinstance(width, int) else None
         """Number of tokens N; None if the size is dynamic."""
         self.heads, self.depth = config.heads, config.embed_dim // config.heads
-        self.lanes = -(-self.depth // dialect.lanes) * dialect.lanes
+        self.padded_depth = -(-self.depth // target.head_multiple) * target.head_multiple
         """Channels per head in attention over tokens, padded with zeros to the multiple that the target needs."""
 
     def windows(self, n: Name, weights: Weights, window: tuple[int, int]) -> Name:
@@ -58,9 +58,9 @@ class Attention:
         wh, ww = window
         tall, wide = self._filled(self.height, wh), self._filled(self.width, ww)
         if continued := (tall, wide) != (self.height, self.width):
-            ends = g.sides(0, 0, 0, g.reckon("Sub", tall, self.height), g.reckon("Sub", wide, self.width), 0)
+            ends = g.sides(0, 0, 0, g.dim_op("Sub", tall, self.height), g.dim_op("Sub", wide, self.width), 0)
             n = g.op("Pad", g.reshape(n, self.height, self.width, c), ends)
-        rows, cols, tokens = g.reckon("Div", tall, wh), g.reckon("Div", wide, ww), wh * ww
+        rows, cols, tokens = g.dim_op("Div", tall, wh), g.dim_op("Div", wide, ww), wh * ww
         # (N, C) -> (rows, wh, cols, ww, C) -> (rows, cols, wh, ww, C) -> (windows, T, C)
         x = g.transpose(g.reshape(n, rows, wh, cols, ww, c), 0, 2, 1, 3, 4)
         x = g.reshape(x, rows * cols if isinstance(rows, int) and isinstance(cols, int) else -1, tokens, c)
@@ -80,7 +80,7 @@ class Attention:
         g = self.g
         if self.config.multiple // self.config.unshuffle % window == 0:
             return side  # frames are padded to a multiple of the window already
-        return g.reckon("Mul", g.reckon("Div", g.reckon("Add", side, window - 1), window), window)
+        return g.dim_op("Mul", g.dim_op("Div", g.dim_op("Add", side, window - 1), window), window)
 
     def channels(self, n: Name, weights: Weights, largest: float) -> Name:
         """Write channel attention, folded into one second moment matrix and one C × C product per token.
@@ -100,11 +100,11 @@ class Attention:
         # S is computed from tokens minus their mean m, and the contribution of m is added to products and norms
         # afterwards. In a uniform frame (such as black) that contribution is everything, and without this step
         # cancellation in Wq S Wkᵀ would destroy it.
-        mean = g.op("ReduceMean", g.cast(n, self.dialect.compute, FULL), g.constant([0], np.int64), keepdims=1)
-        centred = g.op("Sub", n, g.cast(mean, FULL, self.dialect.compute))  # (N, C) - (1, C)
+        mean = g.op("ReduceMean", g.cast(n, self.target.compute, FULL), g.constant([0], np.int64), keepdims=1)
+        centred = g.op("Sub", n, g.cast(mean, FULL, self.target.compute))  # (N, C) - (1, C)
         s = self._second_moment(centred, 2 * largest)  # (C, C)
         wq, wk, wv = (w.reshape(h, d, c) for w in np.split(weights["qkv.weight"], 3))
-        small = _Convolutions(g) if self.dialect.turing else _Products(g)
+        small = _Convolutions(g) if self.target.sm75 else _Products(g)
         qs, ks = (small.of_matrix(w, s) for w in (wq, wk))  # (h, d, C)
         norms, means = [], []
         for ws, w in ((qs, wq), (ks, wk)):
@@ -122,7 +122,7 @@ class Attention:
         logits = g.op("Mul", g.op("Div", products, scale), g.constant(weights["temp"], FULL))
         mixed = small.by_heads(g.op("Softmax", logits, axis=-1), wv)  # (h, d, C)
         matrix = small.turned(mixed, weights["proj.weight"])  # (C, C)
-        out = g.op("MatMul", n, g.cast(matrix, FULL, self.dialect.compute))
+        out = g.op("MatMul", n, g.cast(matrix, FULL, self.target.compute))
         return g.op("Add", out, g.constant(weights["proj.bias"]))
 
     def channel_matrix(self, centred: Name, mean: Name, weights: Weights, largest: float) -> Name:
@@ -187,25 +187,27 @@ class Attention:
     # Scaled dot-product attention
 
     def _attend(self, x: Name, wq: Array, y: Name, wk: Array, wv: Array, bias: Array | None = None) -> Name:
-        """softmax(q k + bias) v of B windows: q from x (B, T, C), k and v from y (B, K, C). Returns (B, T, h·lanes)."""
-        wq, wk, wv = (self.by_lanes(w) for w in (wq, wk, wv))
-        if not self.dialect.attention:
-            return self._products(self._split(x, wq), self._keys(y, wk), self._split(y, wv), self.lanes, bias)
+        """softmax(q k + bias) v of B windows: q from x (B, T, C), k and v from y (B, K, C). Returns (B, T, h·D)."""
+        wq, wk, wv = (self.padded_heads(w) for w in (wq, wk, wv))
+        if not self.target.attention:
+            return self._products(self._split(x, wq), self._keys(y, wk), self._split(y, wv), self.padded_depth, bias)
         g = self.g
-        inputs = [self._split(x, wq), self._split(y, wk), self._split(y, wv)]  # (B, h, T or K, lanes)
+        inputs = [self._split(x, wq), self._split(y, wk), self._split(y, wv)]  # (B, h, T or K, D)
         if bias is not None:
             inputs.append(g.constant(bias))
         out = g.op("Attention", *inputs, scale=1.0)  # 1/√d is folded into the query weights
-        return self._joined(out, self.lanes)
+        return self._joined(out, self.padded_depth)
 
-    def by_lanes(self, weight: Array) -> Array:
-        """Pad each head of query, key or value weights with zeros: (h·d, C) -> (h·lanes, C)."""
+    def padded_heads(self, weight: Array) -> Array:
+        """Pad each head of query, key or value weights with zeros: (h·d, C) -> (h·D, C)."""
         by_head = weight.reshape(self.heads, self.depth, -1)
-        return np.pad(by_head, ((0, 0), (0, self.lanes - self.depth), (0, 0))).reshape(self.heads * self.lanes, -1)
+        return np.pad(by_head, ((0, 0), (0, self.padded_depth - self.depth), (0, 0))).reshape(
+            self.heads * self.padded_depth, -1
+        )
 
     def _projected(self, out: Name, weights: Weights) -> Name:
-        """Apply the output projection: (B, T, h·lanes) -> (B, T, C)."""
-        weight = self.by_lanes(weights["proj.weight"].T).T
+        """Apply the output projection: (B, T, h·D) -> (B, T, C)."""
+        weight = self.padded_heads(weights["proj.weight"].T).T
         return self.g.op("Add", self.g.matmul(out, weight), self.g.constant(weights["proj.bias"]))
 
     # In this form OpenVINO's CPU plugin fuses everything between the four products into one kernel; it requires all
@@ -248,13 +250,15 @@ class Attention:
 
     def _products_of_channels(self, n: Name, largest: float) -> tuple[Name, float]:
         """xᵀx in fp32 up to a factor, and the factor that makes it xᵀx / N if N is known: (N, C) -> (C, C)."""
-        g, c, compute = self.g, self.config.embed_dim, self.dialect.compute
+        g, c, compute = self.g, self.config.embed_dim, self.target.compute
         # The sum over a chunk must not exceed the range of fp16, whatever the content. Values are halved (which is
         # exact) until chunks can be so long that all partial sums together are smaller than the tokens.
-        halvings = max(0, math.ceil(math.log2(largest / math.sqrt(SAFE / (3 * c))))) if self.dialect.parts else 0
+        halvings = (
+            max(0, math.ceil(math.log2(largest / math.sqrt(SAFE / (3 * c))))) if self.target.split_reductions else 0
+        )
         if halvings:
             n = g.op("Mul", n, g.constant(0.5**halvings))
-        if not self.dialect.parts or self.tokens is None:
+        if not self.target.split_reductions or self.tokens is None:
             n = g.cast(n, compute, FULL)
             total = g.op("MatMul", g.transpose(n, 1, 0), n)
         else:
@@ -270,8 +274,8 @@ class Attention:
 
     def _read(self, queries: Array, x: Name, wk: Array, wv: Array) -> Name:
         """Attention of constant queries (1, h, M, d) over the frame's tokens x (1, N, C) -> (1, M, C)."""
-        g, h, d, compute = self.g, self.heads, self.depth, self.dialect.compute
-        length = self.chunk(LONGEST) if self.dialect.parts else None
+        g, h, d, compute = self.g, self.heads, self.depth, self.target.compute
+        length = self.chunk(LONGEST) if self.target.split_reductions else None
         if length is None:
             return self._products(g.constant(queries), self._keys(x, wk), self._split(x, wv), d)
         # Softmax over chunks of the keys, each weighted by its share of the total (as in flash decoding, Dao et al.

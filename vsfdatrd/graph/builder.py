@@ -87,7 +87,7 @@ class Writer:
         """Size of x along an axis, read when the graph runs."""
         return self.op("Shape", x, start=axis, end=axis + 1)
 
-    def reckon(self, kind: str, left: Side, right: Side) -> Side:
+    def dim_op(self, kind: str, left: Side, right: Side) -> Side:
         """Add, Sub, Mul, Div (integer) or Mod of two dimensions; computed at once if both are known."""
         if isinstance(left, int) and isinstance(right, int):
             match kind:

@@ -17,7 +17,7 @@ def write(
     config: FdatFamilyConfig,
     tensors: Mapping[str, Array],
     size: tuple[int, int] | None,
-    dialect: GraphTarget = OPENVINO,
+    target: GraphTarget = OPENVINO,
 ) -> onnx.ModelProto:
     """Write the complete network.
 
@@ -26,7 +26,7 @@ def write(
         tensors: The checkpoint's tensors by the network's names.
         size: (height, width) of the frame in pixels, multiples of `config.multiple` unless the target pads. None for a
             graph with dynamic H and W, which pads and crops.
-        dialect: The engine to write for.
+        target: The engine to write for.
 
     Returns:
         A model from ``input`` (1, C, H, W) to ``output`` (1, C, H·scale, W·scale), both float32.
@@ -36,35 +36,35 @@ def write(
         OverflowError: A weight exceeds the range of the target's half precision.
     """
     if size is None:
-        dialect = replace(dialect, padding=True)
-    elif min(size) <= 0 or (not dialect.padding and any(side % config.multiple for side in size)):
+        target = replace(target, padding=True)
+    elif min(size) <= 0 or (not target.padding and any(side % config.multiple for side in size)):
         raise ValueError(f"{size[1]}×{size[0]} is no multiple of {config.multiple}; pad the frame first")
     weights = Weights(tensors)
-    g = Writer(config.graph_name, dialect.compute, dialect.opset)
+    g = Writer(config.graph_name, target.compute, target.opset)
     height, width = size or (g.length("input", 2), g.length("input", 3))
-    x, tall, wide = _padded(g, config, height, width) if dialect.padding else ("input", height, width)
-    out = _kind(config, size, dialect)(config, weights, tall, wide, dialect, g).body(x)
+    x, tall, wide = _padded(g, config, height, width) if target.padding else ("input", height, width)
+    out = _kind(config, size, target)(config, weights, tall, wide, target, g).body(x)
     if (tall, wide) != (height, width):
-        out = _cropped(g, out, g.reckon("Mul", height, config.scale), g.reckon("Mul", width, config.scale))
+        out = _cropped(g, out, g.dim_op("Mul", height, config.scale), g.dim_op("Mul", width, config.scale))
     sides = [(n, n * config.scale) for n in size] if size else [("height", "height_out"), ("width", "width_out")]
     (h, h_out), (w, w_out) = sides
     return g.model((1, config.in_channels, h, w), out, (1, config.out_channels, h_out, w_out))
 
 
-def _kind(config: FdatFamilyConfig, size: tuple[int, int] | None, dialect: GraphTarget) -> type[Network]:
+def _kind(config: FdatFamilyConfig, size: tuple[int, int] | None, target: GraphTarget) -> type[Network]:
     """The form of the body. Maps need a known size that is a multiple of the windows, as FDAT-RD's are."""
     tokens = config.multiple // config.unshuffle
     fitting = all(tokens % side == 0 for window in config.windows for side in window)
-    return MapNetwork if dialect.maps and size is not None and fitting else Network
+    return MapNetwork if target.maps and size is not None and fitting else Network
 
 
 def _padded(g: Writer, config: FdatFamilyConfig, height: Side, width: Side) -> tuple[Name, Side, Side]:
     """Pad the frame at the bottom and right by reflection to the network's multiple. Returns it and its new sides."""
-    below, right = (g.reckon("Mod", g.reckon("Sub", 0, n), config.multiple) for n in (height, width))
+    below, right = (g.dim_op("Mod", g.dim_op("Sub", 0, n), config.multiple) for n in (height, width))
     if below == right == 0:
         return "input", height, width
     pads = g.sides(0, 0, 0, 0, 0, 0, below, right)
-    return g.op("Pad", "input", pads, mode="reflect"), g.reckon("Add", height, below), g.reckon("Add", width, right)
+    return g.op("Pad", "input", pads, mode="reflect"), g.dim_op("Add", height, below), g.dim_op("Add", width, right)
 
 
 def _cropped(g: Writer, x: Name, height: Side, width: Side) -> Name:

@@ -8,7 +8,7 @@ unknown until the graph runs. `fdat_rd_maps` is another form of it.
 import numpy as np
 
 from vsfdatrd.archs import zero_branches
-from vsfdatrd.archs.fdat_rd import FdatFamilyConfig, Kind, in_turn
+from vsfdatrd.archs.fdat_rd import FdatFamilyConfig, Kind, blocks_with_windows
 from vsfdatrd.graph.attention import Attention
 from vsfdatrd.graph.builder import Name, Side, Writer
 from vsfdatrd.graph.target import GraphTarget
@@ -22,11 +22,11 @@ class Network:
     """Writes the body of a network. Tokens are (N, C)."""
 
     def __init__(
-        self, config: FdatFamilyConfig, weights: Weights, height: Side, width: Side, dialect: GraphTarget, g: Writer
+        self, config: FdatFamilyConfig, weights: Weights, height: Side, width: Side, target: GraphTarget, g: Writer
     ) -> None:
-        self.config, self.weights, self.g, self.dialect = config, weights, g, dialect
-        self.height, self.width = (g.reckon("Div", side, config.unshuffle) for side in (height, width))
-        self.attention = Attention(g, config, dialect, self.height, self.width)
+        self.config, self.weights, self.g, self.target = config, weights, g, target
+        self.height, self.width = (g.dim_op("Div", side, config.unshuffle) for side in (height, width))
+        self.attention = Attention(g, config, target, self.height, self.width)
 
     def body(self, x: Name) -> Name:
         """Write everything from the padded frame to the padded result, with float32 input and output.
@@ -34,22 +34,22 @@ class Network:
         The output of the first convolution stays float32 until the last sum: bf16 has 8 bits, and skies would have
         bands.
         """
-        config, g, dialect = self.config, self.g, self.dialect
+        config, g, target = self.config, self.g, self.target
         with g.part("first"):
             shallow = self._first(x)
-            deep = g.cast(shallow, FULL, dialect.stream)
-        for i, blocks in enumerate(in_turn(config.groups, config.windows)):
+            deep = g.cast(shallow, FULL, target.stream)
+        for i, blocks in enumerate(blocks_with_windows(config.groups, config.windows)):
             deep = self._group(deep, blocks, self.weights.below(f"groups.{i}"))
         with g.part("tail"):
-            mixed = g.cast(g.conv(self._down(deep), self.weights["conv_after.weight"]), dialect.compute, FULL)
+            mixed = g.cast(g.conv(self._down(deep), self.weights["conv_after.weight"]), target.compute, FULL)
             total = g.op("Add", mixed, shallow)
             return write_tail(g, config, self.weights.below("upsampler"), total, self.height, self.width)
 
     def _up(self, x: Name) -> Name:
-        return self.g.cast(x, self.dialect.compute, self.dialect.stream)
+        return self.g.cast(x, self.target.compute, self.target.stream)
 
     def _down(self, x: Name) -> Name:
-        return self.g.cast(x, self.dialect.stream, self.dialect.compute)
+        return self.g.cast(x, self.target.stream, self.target.compute)
 
     def _first(self, x: Name) -> Name:
         u, c = self.config.unshuffle, self.config.in_channels
@@ -62,7 +62,7 @@ class Network:
         return self.g.conv(x, large, self.weights["conv_first.1.bias"], stride=u, pad=u, dtype=FULL)
 
     def _to_tokens(self, maps: Name, channels: int) -> Name:
-        tokens = self.g.reckon("Mul", self.height, self.width) if isinstance(self.height, int) else -1
+        tokens = self.g.dim_op("Mul", self.height, self.width) if isinstance(self.height, int) else -1
         return self.g.reshape(self.g.transpose(maps, 0, 2, 3, 1), tokens, channels)  # (1, C, H, W) -> (N, C)
 
     def _to_maps(self, tokens: Name, channels: int) -> Name:
@@ -81,10 +81,10 @@ class Network:
 
     def _block(self, t: Name, kind: Kind, window: tuple[int, int], weights: Weights) -> Name:
         g, c = self.g, self.config.embed_dim
-        if zero_branches.mixes(weights, kind):
+        if zero_branches.attention_active(weights, kind):
             with g.part(kind):
                 t = g.op("Add", t, self._up(self._mixed(self._norm(t, weights, "n1"), kind, window, weights)))
-        if zero_branches.feeds(weights):
+        if zero_branches.ffn_active(weights):
             with g.part("feed-forward"):
                 n = self._norm(t, weights, "n2")
                 t = g.op("Add", t, self._up(self._feed_forward(n, weights.below("ffn"), c)))
@@ -105,7 +105,7 @@ class Network:
                 return self.attention.dictionary(n, attn)
 
     def _norm(self, t: Name, weights: Weights, name: str) -> Name:
-        stream = self.dialect.stream
+        stream = self.target.stream
         with self.g.part("norm"):
             return self._down(self.g.layer_norm(t, weights[f"{name}.weight"], weights[f"{name}.bias"], dtype=stream))
 
@@ -123,7 +123,7 @@ class Network:
     def _by_channel(self, tokens: Name, weight: Array, channels: int) -> Name:
         """Depthwise 3×3 convolution. tokens: (N, C), weight: (C, 1, 3, 3) -> (1, C, H, W)."""
         g = self.g
-        if not self.dialect.turing:
+        if not self.target.sm75:
             return g.conv(self._to_maps(tokens, channels), weight, groups=channels)
         # (N, C) -> (1, H, W, C) with a border -> nine shifted maps, weighted and added
         maps = g.reshape(tokens, 1, self.height, self.width, channels)
@@ -131,7 +131,7 @@ class Network:
         total = ""
         for i in range(3):
             for j in range(3):
-                ends = g.sides(g.reckon("Add", self.height, i), g.reckon("Add", self.width, j))
+                ends = g.sides(g.dim_op("Add", self.height, i), g.dim_op("Add", self.width, j))
                 shifted = g.op("Slice", maps, g.sides(i, j), ends, g.sides(1, 2))
                 term = g.op("Mul", shifted, g.constant(weight[:, 0, i, j]))
                 total = g.op("Add", total, term) if total else term
@@ -139,7 +139,7 @@ class Network:
 
     def _gate_by_pool(self, attn: Name, local: Name, weights: Weights) -> Name:
         """attn · sigmoid(W3 GELU(W1 mean(local))) + local."""
-        g, c, compute = self.g, self.config.embed_dim, self.dialect.compute
+        g, c, compute = self.g, self.config.embed_dim, self.target.compute
         # As 1×1 convolutions, not products: OpenVINO 2026.4 fuses a chain of small products as an MLP, and crashes on
         # this one if it has a single thread.
         axes = g.constant([2, 3], np.int64)

@@ -59,7 +59,7 @@ class MapNetwork(Network):
             return self.g.op("Add", self.g.conv(t, weights["conv.weight"]), maps)
 
     def _block(self, t: Name, kind: Kind, window: tuple[int, int], weights: Weights) -> Name:
-        if zero_branches.mixes(weights, kind):
+        if zero_branches.attention_active(weights, kind):
             with self.g.part(kind):
                 match kind:
                     case "spatial":
@@ -68,7 +68,7 @@ class MapNetwork(Network):
                         t = self._channel(t, weights)
                     case _:
                         t = self._dictionary(t, weights)
-        if zero_branches.feeds(weights):
+        if zero_branches.ffn_active(weights):
             with self.g.part("feed-forward"):
                 t = self.g.op("Add", t, self._feed(t, weights))
         return t
@@ -90,10 +90,10 @@ class MapNetwork(Network):
         return self.g.constant(values.reshape(1, -1, 1, 1), FULL)
 
     def _full(self, x: Name) -> Name:
-        return self.g.cast(x, self.dialect.compute, FULL)
+        return self.g.cast(x, self.target.compute, FULL)
 
     def _rounded(self, x: Name) -> Name:
-        return self.g.cast(x, FULL, self.dialect.compute)
+        return self.g.cast(x, FULL, self.target.compute)
 
     # Norms
 
@@ -234,12 +234,12 @@ class MapNetwork(Network):
             x = self._rounded(g.op("Add", x, offset))
         keys, values = self._refined(x, weights.below("attn"))
 
-        wq = attention.by_lanes(weights["attn.e_q.weight"] * attention.depth**-0.5)
+        wq = attention.padded_heads(weights["attn.e_q.weight"] * attention.depth**-0.5)
         q = g.matmul(g.reshape(self._places(n), 1, height * width, -1), wq)
-        q = g.reshape(q, 1, height * width, attention.heads, attention.lanes)
-        out = g.op("Attention", g.transpose(q, 0, 2, 1, 3), keys, values, scale=1.0)  # (1, h, N, lanes)
-        out = g.reshape(g.transpose(out, 0, 2, 1, 3), 1, height * width, attention.heads * attention.lanes)
-        wp = attention.by_lanes(weights["attn.proj.weight"].T).T
+        q = g.reshape(q, 1, height * width, attention.heads, attention.padded_depth)
+        out = g.op("Attention", g.transpose(q, 0, 2, 1, 3), keys, values, scale=1.0)  # (1, h, N, padded)
+        out = g.reshape(g.transpose(out, 0, 2, 1, 3), 1, height * width, attention.heads * attention.padded_depth)
+        wp = attention.padded_heads(weights["attn.proj.weight"].T).T
         out = g.op("Add", g.matmul(out, wp), g.constant(weights["attn.proj.bias"]))
         return g.op("Add", t, self._as_maps(out))
 
@@ -251,10 +251,10 @@ class MapNetwork(Network):
             weights: Tensors of the attention module.
 
         Returns:
-            Keys and values of the refined dictionary, (1, h, M, lanes) each.
+            Keys and values of the refined dictionary, (1, h, M, padded) each.
         """
         g, c, attention = self.g, self.config.embed_dim, self.attention
-        h, d, lanes = attention.heads, attention.depth, attention.lanes
+        h, d, padded = attention.heads, attention.depth, attention.padded_depth
         words = weights["dictionary"].astype(np.float64)
         scale, shift = (weights[f"r_norm.{name}"].astype(np.float64) for name in ("weight", "bias"))
         wk, wv = (w.reshape(h, d, c) for w in np.split(weights["r_kv.weight"].astype(np.float64), 2))
@@ -269,8 +269,8 @@ class MapNetwork(Network):
         refined = g.matmul(g.reshape(found, len(words), h * c), dense.reshape(c, h * c))
         refined = g.op("Add", refined, g.constant(words + wv.reshape(-1, c) @ shift))
         refined = g.reshape(refined, 1, len(words), c)
-        wk, wv = (attention.by_lanes(w) for w in np.split(weights["e_kv.weight"], 2))
-        keys, values = (g.reshape(g.matmul(refined, w), 1, len(words), h, lanes) for w in (wk, wv))
+        wk, wv = (attention.padded_heads(w) for w in np.split(weights["e_kv.weight"], 2))
+        keys, values = (g.reshape(g.matmul(refined, w), 1, len(words), h, padded) for w in (wk, wv))
         return g.transpose(keys, 0, 2, 1, 3), g.transpose(values, 0, 2, 1, 3)
 
     def _read_frame(self, x: Name, queries: Array) -> Name:
@@ -281,7 +281,7 @@ class MapNetwork(Network):
         returns their share of Z, and their part of Z itself is computed here, in float32. If one score exceeds those of
         the samples so far that their share vanishes in half precision, Z is its exponential.
         """
-        g, c, compute = self.g, self.config.embed_dim, self.dialect.compute
+        g, c, compute = self.g, self.config.embed_dim, self.target.compute
         height, width = self._size
         length = self.attention.chunk(2 * LONGEST) or height * width
         chunks = height * width // length

@@ -51,12 +51,12 @@ FULL_OPS = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "NonMaxSuppre
 RANDOM = ("Bernoulli", "Multinomial", "Random")
 
 
-def lowered(model: onnx.ModelProto, dialect: GraphTarget) -> onnx.ModelProto:
+def convert_precision(model: onnx.ModelProto, target: GraphTarget) -> onnx.ModelProto:
     """Convert a graph to the target's precision, keeping float32 input and output.
 
     Args:
         model: A model whose floating-point values are all float32.
-        dialect: The target.
+        target: The target.
 
     Returns:
         The converted model; `model` itself for fp32.
@@ -65,11 +65,11 @@ def lowered(model: onnx.ModelProto, dialect: GraphTarget) -> onnx.ModelProto:
         PrecisionUnfit: The graph has loops, branches or functions.
         OverflowError: A constant exceeds the range of the half precision.
     """
-    if dialect.precision == "fp32":
+    if target.precision == "fp32":
         return model
     if model.functions or any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in _attributes(model)):
-        raise PrecisionUnfit(f"a graph with loops, branches or functions is not computed in {dialect.precision}.")
-    return _Lowering(model, dialect).run()
+        raise PrecisionUnfit(f"a graph with loops, branches or functions is not computed in {target.precision}.")
+    return _Lowering(model, target).run()
 
 
 def _attributes(model: onnx.ModelProto) -> list[AttributeProto]:
@@ -77,10 +77,10 @@ def _attributes(model: onnx.ModelProto) -> list[AttributeProto]:
 
 
 class _Lowering:
-    def __init__(self, model: onnx.ModelProto, dialect: GraphTarget) -> None:
-        self.half = int(helper.np_dtype_to_tensor_dtype(dialect.compute))
-        self.half_dtype, self.mixed = dialect.compute, dialect.precision == "mixed"
-        self.narrow = dialect.precision == "bf16"
+    def __init__(self, model: onnx.ModelProto, target: GraphTarget) -> None:
+        self.half = int(helper.np_dtype_to_tensor_dtype(target.compute))
+        self.half_dtype, self.mixed = target.compute, target.precision == "mixed"
+        self.narrow = target.precision == "bf16"
         self.model = onnx.ModelProto()
         self.model.CopyFrom(model)
         graph = self.model.graph

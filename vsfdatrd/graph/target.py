@@ -18,17 +18,17 @@ class GraphTarget:
     """
     attention: bool = False
     """Use the ONNX operator Attention (since operator set 23) instead of products and a softmax."""
-    parts: bool = False
+    split_reductions: bool = False
     """Split reductions over the whole frame into parallel chunks whose sums cannot overflow half precision."""
-    turing: bool = False
+    sm75: bool = False
     """For GPUs of compute capability 7.5. TensorRT-RTX has no fp32 matrix products there (1×1 convolutions do the small
     ones), and builds tables of hundreds of megabytes for depthwise convolutions (sums of shifted maps replace those).
     """
     maps: bool = False
     """Write FDAT-RD for frames of known size in the form of `fdat_rd_maps`, with everything but the image in one half
-    precision. Needs `attention` and `parts`.
+    precision. Needs `attention` and `split_reductions`.
     """
-    lanes: int = 1
+    head_multiple: int = 1
     """In attention over tokens, the channels of a head are padded with zeros to a multiple of this."""
     padding: bool = False
     """Accept any frame size: the graph pads to the network's multiple and crops, as the filter otherwise does."""
@@ -58,16 +58,18 @@ OPENVINO = GraphTarget()
 """For OpenVINO, which converts to lower precision itself."""
 
 
-def tensorrt(precision: Precision, turing: bool = False, portable: bool = True) -> GraphTarget:
+def tensorrt(precision: Precision, sm75: bool = False, portable: bool = True) -> GraphTarget:
     """Build the target for TensorRT, which computes in exactly the types of the graph.
 
     Its fused attention has no fp32 kernels and needs head sizes that are a multiple of 8.
 
     Args:
         precision: Precision of the graph.
-        turing: Write for compute capability 7.5.
+        sm75: Write for compute capability 7.5.
         portable: Write for TensorRT-RTX, whose builder shows what a graph costs; otherwise for the classic library.
     """
     fused = precision != "fp32"
-    maps = portable and not turing and precision in ("fp16", "bf16")
-    return GraphTarget(precision, attention=fused, parts=True, turing=turing, maps=maps, lanes=8 if fused else 1)
+    maps = portable and not sm75 and precision in ("fp16", "bf16")
+    return GraphTarget(
+        precision, attention=fused, split_reductions=True, sm75=sm75, maps=maps, head_multiple=8 if fused else 1
+    )

@@ -64,7 +64,9 @@ def trace(
     return onnx.load_from_string(file.getvalue())
 
 
-def for_size(model: onnx.ModelProto, channels: tuple[int, int], scale: int, height: int, width: int) -> onnx.ModelProto:
+def fix_shape(
+    model: onnx.ModelProto, channels: tuple[int, int], scale: int, height: int, width: int
+) -> onnx.ModelProto:
     """Copy a dynamic model with a fixed frame size.
 
     Args:

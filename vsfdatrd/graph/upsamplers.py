@@ -77,10 +77,10 @@ class _Tail:
                 return self._last(self._leaky(self._conv(x)))
             case "transpose+conv":
                 if s == 4:
-                    heard = zero_branches.heard(self.weights)
-                    x = g.op("Gelu", self._transposed(x, 2, out=heard))
+                    used = zero_branches.used_channels(self.weights)
+                    x = g.op("Gelu", self._transposed(x, 2, out=used))
                     self.layer += 1
-                    x = self._transposed(x, 2, into=heard)
+                    x = self._transposed(x, 2, into=used)
                 else:
                     x = self._transposed(x, s)
                 return self._last(x)

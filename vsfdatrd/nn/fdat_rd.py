@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vsfdatrd.archs.fdat_rd import FdatRdConfig, Kind, Upsampler, default_drop_path, in_turn, variant
+from vsfdatrd.archs.fdat_rd import FdatRdConfig, Kind, Upsampler, blocks_with_windows, default_drop_path, variant
 from vsfdatrd.nn.upsamplers import build_upsampler
 
 
@@ -238,7 +238,7 @@ class FdatRd(nn.Module):
         first = nn.Conv2d(config.in_channels * u * u, c, 3, padding=1)
         self.conv_first = first if u == 1 else nn.Sequential(nn.PixelUnshuffle(u), first)
         groups, done = [], 0
-        for kinds in in_turn(config.groups, config.windows):
+        for kinds in blocks_with_windows(config.groups, config.windows):
             blocks = []
             for kind, window in kinds:
                 blocks.append(Block(config, kind, window, drop_path * done / max(1, config.blocks - 1)))

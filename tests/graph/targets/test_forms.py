@@ -31,12 +31,12 @@ from vsfdatrd.graph.target import GraphTarget, tensorrt
 
 FORMS = (
     GraphTarget(),
-    GraphTarget(parts=True),
+    GraphTarget(split_reductions=True),
     GraphTarget(attention=True),
-    GraphTarget(attention=True, parts=True),
-    GraphTarget(parts=True, turing=True),
-    GraphTarget(attention=True, parts=True, turing=True),
-    GraphTarget(attention=True, parts=True, maps=True, lanes=8),
+    GraphTarget(attention=True, split_reductions=True),
+    GraphTarget(split_reductions=True, sm75=True),
+    GraphTarget(attention=True, split_reductions=True, sm75=True),
+    GraphTarget(attention=True, split_reductions=True, maps=True, head_multiple=8),
 )
 PATTERNS: tuple[dict[str, Any], ...] = (
     {"groups": (("spatial",),)},
@@ -70,7 +70,7 @@ def test_every_form_computes_what_the_network_computes(
         found = parts(model)
         # the second moment once, the reading of the dictionary three times; with maps once
         reading = (1 if form.maps else 3) * kinds.count("dictionary")
-        assert len(found) == (kinds.count("channel") + reading if form.parts else 0)
+        assert len(found) == (kinds.count("channel") + reading if form.split_reductions else 0)
         assert min(found, default=2) > 1, "in one part, it is not tested"
         counts = Counter(node.op_type for node in model.graph.node)
         windows = kinds.count("dictionary" if form.maps else "spatial")
@@ -86,7 +86,7 @@ def test_every_tail_in_every_precision(make_config: Make, make_tensors: Make, ch
     expected = by_torch(network_of(config, tensors), x)
     # lda samples at places that are up to 11 tokens away, where the slightest difference of a place is one of values
     bound = 5e-5 if config.upsampler == "lda" else 8e-6
-    model = graph_for(x, config, tensors, GraphTarget(attention=True, parts=True))
+    model = graph_for(x, config, tensors, GraphTarget(attention=True, split_reductions=True))
     out = by_runtime(model, x)
     assert off(out, expected) <= bound
     assert off(emulate(model, x).output, out) <= bound, "the emulation is wrong"
@@ -108,7 +108,7 @@ def test_the_shipped_weights_in_every_form(medium: Medium) -> None:
     expected = by_torch(network, x)
     for form in (*FORMS[:5], FORMS[6]):
         model = graph_for(x, config, tensors, form)
-        assert min(parts(model), default=0) > 1 or not form.parts
+        assert min(parts(model), default=0) > 1 or not form.split_reductions
         assert off(by_runtime(model, x, threads=2), expected) <= 3e-6, form
     model = graph_for(x, config, tensors, FORMS[3])
     assert off(emulate(model, x).output, expected) <= 3e-6, "the emulation is wrong"
@@ -122,7 +122,7 @@ def test_any_size_with_padding(
 ) -> None:
     config, tensors = make_config(**changes), make_tensors(**changes)
     network = network_of(config, tensors)
-    unknown = None if form.turing else fdat_rd_graph(config, tensors, None, form)
+    unknown = None if form.sm75 else fdat_rd_graph(config, tensors, None, form)
     for height, width in ((77, 95), (60, 120), (102, 61)):
         x = np.random.default_rng(height).random((1, 3, height, width), np.float32)
         expected = by_torch(network, x)

@@ -124,8 +124,8 @@ def test_a_weight_beyond_half_precision_is_refused(make_config: Make, make_tenso
     config, tensors = make_config(), make_tensors()
     tensors["groups.0.blocks.0.ffn.fc1.weight"][3, 4] = -7e4
     x = noise(config)
-    for dialect in (tensorrt("fp16"), tensorrt("mixed"), GraphTarget("fp16")):
+    for target in (tensorrt("fp16"), tensorrt("mixed"), GraphTarget("fp16")):
         with pytest.raises(OverflowError, match=r"a weight of \S+e\+04 is beyond the range of float16"):
-            graph_for(x, config, tensors, dialect)
-    for dialect in (tensorrt("bf16"), tensorrt("fp32"), GraphTarget("bf16")):
-        assert emulate(graph_for(x, config, tensors, dialect), x).first_bad is None
+            graph_for(x, config, tensors, target)
+    for target in (tensorrt("bf16"), tensorrt("fp32"), GraphTarget("bf16")):
+        assert emulate(graph_for(x, config, tensors, target), x).first_bad is None

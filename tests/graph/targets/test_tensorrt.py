@@ -1,4 +1,4 @@
-"""TensorRT-RTX builds every dialect."""
+"""TensorRT-RTX builds every target."""
 
 import importlib.util
 from collections.abc import Callable, Iterator

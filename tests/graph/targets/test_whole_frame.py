@@ -111,7 +111,7 @@ def test_a_dictionary_reads_a_whole_frame(make_config: Make, make_tensors: Make,
     found = {}
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     for precision in precisions:
-        form = GraphTarget(precision, attention=True, parts=True, maps=maps, lanes=8)
+        form = GraphTarget(precision, attention=True, split_reductions=True, maps=maps, head_multiple=8)
         model = fdat_rd_graph(config, tensors, FRAME, form)
         # what is read: (M·h, C), or the heads' own channels (1, h, M, d)
         name = quotients(model)[-1].output[0] if maps else of_kind(model, "ReduceSum")[-1]

@@ -164,11 +164,11 @@ class Architecture[C: NetworkConfig]:
             ValueError: The graph cannot be for frames of any size; the reason follows "with model=...: ".
             CheckpointError: As in `Checkpoint.tensors`.
         """
-        from vsfdatrd.graph.half_precision import lowered
+        from vsfdatrd.graph.half_precision import convert_precision
 
         if size is None:
             raise ValueError(f"a graph of {config.name} is traced for one size of frame")
-        return lowered(traced(checkpoint, *size), target)
+        return convert_precision(traced(checkpoint, *size), target)
 
     def graph_identity(self, config: C) -> str:
         """Return the properties of a graph other than the weights and `graph.GRAPH_VERSION`, for an engine's key."""

@@ -53,8 +53,8 @@ class Onnx(Architecture[OnnxConfig]):
     ) -> "onnx.ModelProto":
         """Replace the inputs and outputs with those that engines expect."""
         from vsfdatrd.archs.onnx_checks import read
-        from vsfdatrd.graph.adapt_io import normalised
-        from vsfdatrd.graph.half_precision import lowered
+        from vsfdatrd.graph.adapt_io import wrap_io
+        from vsfdatrd.graph.half_precision import convert_precision
 
         if size is None:
             raise ValueError("a graph of an ONNX file is adapted to one size of frame")
@@ -63,7 +63,7 @@ class Onnx(Architecture[OnnxConfig]):
             raise refuse(
                 checkpoint.path, "keeps weights beside it that were changed while in use; run the script again"
             )
-        return lowered(normalised(read(checkpoint.path)[0], config, *size), target)
+        return convert_precision(wrap_io(read(checkpoint.path)[0], config, *size), target)
 
     @override
     def graph_identity(self, config: OnnxConfig) -> str:

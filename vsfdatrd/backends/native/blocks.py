@@ -41,11 +41,14 @@ class Block:
             window: Height and width of a window in tokens.
         """
         self.arrays, self.config, self.window = arrays, config, window
-        self.mixes, self.feeds = zero_branches.mixes(weights, self.kind), zero_branches.feeds(weights)
-        if self.mixes:
+        self.has_attention, self.has_ffn = (
+            zero_branches.attention_active(weights, self.kind),
+            zero_branches.ffn_active(weights),
+        )
+        if self.has_attention:
             self.n1 = arrays.norm(weights["n1.weight"], weights["n1.bias"])
             self.prepare(weights, weights.below("attn"))
-        if self.feeds:
+        if self.has_ffn:
             self.n2 = arrays.norm(weights["n2.weight"], weights["n2.bias"])
             ffn = weights.below("ffn")
             self.fc1, self.fc2 = arrays.matrix(ffn["fc1.weight"]), arrays.matrix(ffn["fc2.weight"])
@@ -59,9 +62,9 @@ class Block:
             t: Feature map, (N, C).
             c: Scratch memory, (N, C).
         """
-        if self.mixes:
+        if self.has_attention:
             self.attend(pool, t, c)
-        if self.feeds:
+        if self.has_ffn:
             self.feed_forward(pool, t)
 
     def prepare(self, weights: Tensors, attn: Tensors) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vsfdatrd.archs import zero_branches
-from vsfdatrd.archs.fdat_rd import FdatRdConfig, in_turn
+from vsfdatrd.archs.fdat_rd import FdatRdConfig, blocks_with_windows
 from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.native.blocks import HEAD, KINDS, Block, Doubles
 from vsfdatrd.backends.native.kernels import Floats, KernelArrays, function
@@ -66,7 +66,7 @@ class Weights:
         patch = first["weight"].reshape(c, 3, u, u, 3, 3).transpose(0, 1, 4, 2, 5, 3).reshape(c, -1)
         self.first, self.first_bias = arrays.matrix(patch), arrays.floats(first["bias"])
         self.groups: list[tuple[list[Block], CArray[Any]]] = []
-        for i, kinds in enumerate(in_turn(config.groups, config.windows)):
+        for i, kinds in enumerate(blocks_with_windows(config.groups, config.windows)):
             group = every.below(f"groups.{i}")
             blocks: list[Block] = []
             for j, (kind, window) in enumerate(kinds):
@@ -77,9 +77,9 @@ class Weights:
         self.squares = self.square_bias = None
         layer = 0
         if config.tail_scale == 4:
-            heard = zero_branches.heard(tail)  # channels that later layers use; set the others to zero
-            self.squares = arrays.matrices(_squares(tail["0.weight"] * heard[:, None, None]))
-            self.square_bias = arrays.floats(tail["0.bias"] * heard)
+            used = zero_branches.used_channels(tail)  # channels that later layers use; set the others to zero
+            self.squares = arrays.matrices(_squares(tail["0.weight"] * used[:, None, None]))
+            self.square_bias = arrays.floats(tail["0.bias"] * used)
             layer = 2
         self.planes = arrays.matrices(_nine(tail[f"{layer}.weight"]))
         self.planes_bias = arrays.floats(tail[f"{layer}.bias"])

@@ -23,7 +23,7 @@ from vsfdatrd.backends import accuracy
 from vsfdatrd.backends.openvino import probe_range
 from vsfdatrd.backends.openvino.worker import reason, settings
 from vsfdatrd.errors import CheckpointError, FdatrdError
-from vsfdatrd.graph.adapt_io import normalised
+from vsfdatrd.graph.adapt_io import wrap_io
 from vsfdatrd.weights.files import refuse
 from vsfdatrd.workers.server import reply_stream
 from vsfdatrd.workers.spawn import end_with
@@ -61,7 +61,7 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
         CheckpointError: The file cannot be used.
     """
     model, external = onnx_checks.read(path)
-    configs = onnx_checks.ends(path, model)
+    configs = onnx_checks.io_spec(path, model)
     declared = input_range or onnx_range.white(model.graph, configs[0].input)
     configs = [replace(config, external=external, range=declared or "1") for config in configs]
     frame = next(value for value in model.graph.input if value.name == configs[0].input)
@@ -146,7 +146,7 @@ def _run(
     Raises:
         Misfit: It does not run.
     """
-    graph = normalised(model, config, height, width)
+    graph = wrap_io(model, config, height, width)
     try:
         readable = core.read_model(graph.SerializeToString())
         largest = -(-_largest(readable) // (height * width))

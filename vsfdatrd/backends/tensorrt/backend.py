@@ -24,7 +24,7 @@ from vsfdatrd.backends.tensorrt.library import OLDEST, Library, choose
 from vsfdatrd.backends.traced_graphs import graph_for, sky_size
 from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, EngineUnavailable, PrecisionUnfit
 from vsfdatrd.graph import GRAPH_VERSION as WRITTEN
-from vsfdatrd.graph.target import tensorrt as dialect
+from vsfdatrd.graph.target import tensorrt as tensorrt_target
 from vsfdatrd.options import Precision
 from vsfdatrd.system.files import keep_if_possible, read_or_none
 from vsfdatrd.workers.client import StandbyWorker
@@ -209,7 +209,7 @@ def build_for(job: EngineSpec, directory: Path, library: Library, targets: Seque
     """
     graph = directory / "graph.onnx"
     try:
-        written = dialect(job.precision, turing="sm75" in targets, portable=library.portable)
+        written = tensorrt_target(job.precision, sm75="sm75" in targets, portable=library.portable)
         graph.write_bytes(serialized(graph_for(job.checkpoint, job.height, job.width, written)))
     except OverflowError as error:
         raise PrecisionUnfit(f"{job.checkpoint.path.name} cannot be computed in {job.precision}: {error}.") from error
