@@ -27,6 +27,7 @@ GRAPHS: dict[str, GraphTarget] = {
     "deploy fp16": deploy("fp16"),
     "deploy bf16": deploy("bf16"),
     "deploy mixed": deploy("mixed"),
+    "tokens fp16": deploy("fp16", portable=False),
     "plain fp16": GraphTarget("fp16"),
     "fp16, whole sums": GraphTarget("fp16", attention=True),
     "fp16, products": GraphTarget("fp16", split_reductions=True),
