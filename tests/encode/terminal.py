@@ -33,7 +33,8 @@ class Terminal:
             stdout=there,
             stderr=there,
             start_new_session=True,
-            env=os.environ | {"TERM": "xterm-256color"},
+            env={name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+            | {"TERM": "xterm-256color"},
             pass_fds=pass_fds,
         )
         os.close(there)
