@@ -88,7 +88,7 @@ def test_fp32_is_not_rounded(tiny_model: Path, tmp_path: Path, monkeypatch: pyte
         folder.mkdir()
         return tensorrt_build.build(watched, Path(graph), folder, ["sm89"], how, Path(log))
 
-    monkeypatch.setattr(tensorrt._spare, "ask", ask)
+    monkeypatch.setattr(tensorrt._standby, "ask", ask)
     monkeypatch.setattr(tensorrt, "_reference", lambda *_: (b"", 0))
     precisions: tuple[Precision, ...] = ("mixed", "fp32")
     for precision in precisions:

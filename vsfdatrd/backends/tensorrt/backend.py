@@ -96,7 +96,7 @@ def unsupported_reason(model: ModelDescriptor) -> None:
 
 def warm_up() -> None:
     """Start the worker that will run the engine."""
-    _spare.start()
+    _standby.start()
 
 
 def version(device: Sequence[int] = (0,)) -> str:
@@ -149,7 +149,7 @@ def memory_estimate(job: EngineSpec) -> tuple[int, int]:
     Returns:
         (bytes needed, bytes free on the GPU with the least free memory).
     """
-    return needed(job), min(_spare.ask("free", devices=list(job.device)))
+    return needed(job), min(_standby.ask("free", devices=list(job.device)))
 
 
 def needed(job: EngineSpec) -> int:
@@ -168,7 +168,7 @@ def needed(job: EngineSpec) -> int:
 
 def shutdown() -> None:
     """End the standby worker and discard the reference output for the next engine."""
-    _spare.shutdown()
+    _standby.shutdown()
     _references.clear()
 
 
@@ -185,7 +185,7 @@ def build(job: EngineSpec, directory: Path) -> None:
     """
     library = _library(job.device)
     targets = [f"sm{major}{minor}" for major, minor in sorted({gpus()[index].capability for index in job.device})]
-    if why := _spare.ask("refuse", library=library.module, devices=list(job.device), targets=targets):
+    if why := _standby.ask("refuse", library=library.module, devices=list(job.device), targets=targets):
         raise EngineUnavailable(why)
     build_for(job, directory, library, targets)
 
@@ -219,7 +219,7 @@ def build_for(job: EngineSpec, directory: Path, library: Library, targets: Seque
     timings = job.state.parent / f"{library.module} {library.version}.timings" if job.state else None
     how = {"level": _level(), "timings": timings and str(timings), "exact": job.precision == "fp32"}
     try:
-        facts: dict[str, Any] = _spare.ask(
+        facts: dict[str, Any] = _standby.ask(
             "build",
             library=library.module,
             graph=str(graph),
@@ -276,7 +276,7 @@ def load(job: EngineSpec, directory: Path) -> Engine:
         EngineError: The engine does not load.
         EngineBuildError: The output differs too much from the reference.
     """
-    loaded = _spare.ask(
+    loaded = _standby.ask(
         "load",
         library=_library(job.device).module,
         directory=str(directory),
@@ -286,16 +286,16 @@ def load(job: EngineSpec, directory: Path) -> Engine:
         contexts=_contexts(),
     )
     names = ", ".join(gpus()[index].name for index in job.device)
-    who = f"{names}, driver {_spare.describe()['driver']}, {version()}"
+    who = f"{names}, driver {_standby.describe()['driver']}, {version()}"
     note = job.state and job.state / "verified.json"
     verified = _json(read_or_none(note))
     if who not in verified:
-        psnr = _spare.ask("verify", directory=str(directory), precision=job.precision)
+        psnr = _standby.ask("verify", directory=str(directory), precision=job.precision)
         log.info("%s agrees with fp32 to %.1f dB on %s", job.precision, psnr, who)
         if note:
             keep_if_possible(note, json.dumps(verified | {who: round(psnr, 2)}).encode())
     _references.clear()
-    return RemoteEngine(_spare.detach(), loaded["slots"], loaded["input"], loaded["output"])
+    return RemoteEngine(_standby.detach(), loaded["slots"], loaded["input"], loaded["output"])
 
 
 def _json(content: bytes | None) -> dict[str, float]:
@@ -330,6 +330,6 @@ def _level() -> int | None:
     return None if given is None else int(given)
 
 
-_spare = StandbyWorker("vsfdatrd.backends.tensorrt.worker")
+_standby = StandbyWorker("vsfdatrd.backends.tensorrt.worker")
 _references: dict[tuple[Checkpoint, int, int], tuple[bytes, int]] = {}
 """The latest reference, until an engine has passed verification."""
