@@ -177,7 +177,7 @@ class Attention:
         n = g.reshape(n, 1, tokens, c)
         x = g.layer_norm(n, weights["r_norm.weight"], weights["r_norm.bias"])
         wk, wv = np.split(weights["r_kv.weight"], 2)
-        read = self._read(q.transpose(0, 2, 1, 3), x, wk, wv)  # (1, M, C)
+        read = self.read(q.transpose(0, 2, 1, 3), x, wk, wv)  # (1, M, C)
         refined = g.op("Add", read, g.constant(words[None]))
 
         wk, wv = np.split(weights["e_kv.weight"], 2)
@@ -272,8 +272,8 @@ class Attention:
             total = g.op("ReduceSum", sums, g.constant([0], np.int64), keepdims=0)
         return total, 4**halvings / self._count()
 
-    def _read(self, queries: Array, x: Name, wk: Array, wv: Array) -> Name:
-        """Attention of constant queries (1, h, M, d) over the frame's tokens x (1, N, C) -> (1, M, C)."""
+    def read(self, queries: Array, x: Name, wk: Array, wv: Array) -> Name:
+        """Write attention of constant queries (1, h, M, d) over the frame's tokens x (1, N, C) -> (1, M, C)."""
         g, h, d, compute = self.g, self.heads, self.depth, self.target.compute
         length = self.chunk(LONGEST) if self.target.split_reductions else None
         if length is None:

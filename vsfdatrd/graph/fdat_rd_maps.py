@@ -34,6 +34,10 @@ SAMPLES = 32
 """Largest number of sampled keys in a chunk of the dictionary's reading."""
 MARK = 256
 """Value of the channel that marks samples; keeps small shares out of fp16's denormal numbers."""
+SHARPEST = 16
+"""Largest norm of a query whose attention is joined by samples. The norm is about the standard deviation of its scores;
+where it is more than 23 they were seen to lose precision, as the samples' share of a chunk vanishes.
+"""
 LANES = 8
 """Channels added to the dictionary's keys and values: fused attention needs a multiple of 8."""
 
@@ -260,14 +264,22 @@ class MapNetwork(Network):
         wk, wv = (w.reshape(h, d, c) for w in np.split(weights["r_kv.weight"].astype(np.float64), 2))
         # Scores of word m and head h are queries · x: a constant that the norm's shift adds to all of them is left out.
         queries = (words @ weights["r_q.weight"].T * d**-0.5).reshape(-1, h, d)
-        queries = np.einsum("mhd,hdc->mhc", queries, wk * scale).reshape(-1, c)  # (M·h, C)
-        found = self._read_frame(x, queries)  # (M·h, C): softmax(queries · x) x
-        # The value weights of all heads as one product.
-        dense = np.zeros((h, d, h, c))
-        for head in range(h):
-            dense[head, :, head] = wv[head] * scale
-        refined = g.matmul(g.reshape(found, len(words), h * c), dense.reshape(c, h * c))
-        refined = g.op("Add", refined, g.constant(words + wv.reshape(-1, c) @ shift))
+        moved = words + wv.reshape(-1, c) @ shift
+        folded = np.einsum("mhd,hdc->mhc", queries, wk * scale).reshape(-1, c)  # (M·h, C)
+        if np.linalg.norm(_centred(folded), axis=1).max() > SHARPEST:
+            height, width = self._size
+            tokens = g.reshape(self._places(x), 1, height * width, c)
+            by_head = queries.transpose(1, 0, 2)[None]  # (1, h, M, d)
+            read = attention.read(by_head, tokens, (wk * scale).reshape(-1, c), (wv * scale).reshape(-1, c))
+            refined = g.op("Add", read, g.constant(moved[None]))
+        else:
+            found = self._read_frame(x, folded)  # (M·h, C): softmax(queries · x) x
+            # The value weights of all heads as one product.
+            dense = np.zeros((h, d, h, c))
+            for head in range(h):
+                dense[head, :, head] = wv[head] * scale
+            refined = g.matmul(g.reshape(found, len(words), h * c), dense.reshape(c, h * c))
+            refined = g.op("Add", refined, g.constant(moved))
         refined = g.reshape(refined, 1, len(words), c)
         wk, wv = (attention.padded_heads(w) for w in np.split(weights["e_kv.weight"], 2))
         keys, values = (g.reshape(g.matmul(refined, w), 1, len(words), h, padded) for w in (wk, wv))

@@ -8,7 +8,20 @@ import pytest
 from onnx import TensorProto
 
 from tests.graph.emulation import emulate
-from tests.graph.running import FRAME, HALF, TOKENS, Array, Make, by_torch, graph_for, noise, tiny, typed
+from tests.graph.running import (
+    FRAME,
+    HALF,
+    TOKENS,
+    Array,
+    Make,
+    by_torch,
+    graph_for,
+    network_of,
+    noise,
+    strayed,
+    tiny,
+    typed,
+)
 from tests.graph.targets.conftest import Medium
 from vsfdatrd.backends.accuracy import drawing
 from vsfdatrd.graph.fdat import write as fdat_rd_graph
@@ -129,3 +142,22 @@ def test_a_weight_beyond_half_precision_is_refused(make_config: Make, make_tenso
             graph_for(x, config, tensors, target)
     for target in (tensorrt("bf16"), tensorrt("fp32"), GraphTarget("bf16")):
         assert emulate(graph_for(x, config, tensors, target), x).first_bad is None
+
+
+@tiny
+def test_maps_are_as_precise_as_tokens(make_config: Make, make_tensors: Make) -> None:
+    """With sharp attention everywhere: within 2 dB of the form that they replace, and above 55 dB."""
+    config, tensors = make_config(), make_tensors(5)
+    for name in tensors:
+        if name.endswith("temp"):
+            tensors[name][...] = 8
+        elif name.endswith(("attn.dictionary", "r_q.weight")):
+            tensors[name] *= 8
+    x = noise(config)
+    expected = by_torch(network_of(config, tensors), x)
+    forms = tensorrt("fp16", portable=False), tensorrt("fp16")
+    assert [form.maps for form in forms] == [False, True]
+    tokens, maps = (
+        -20 * np.log10(strayed(emulate(graph_for(x, config, tensors, form), x).output, expected)) for form in forms
+    )
+    assert maps > max(55, tokens - 2), (maps, tokens)

@@ -105,7 +105,8 @@ def test_no_sum_over_a_frame_overflows(make_config: Make, make_tensors: Make, ex
 def test_a_dictionary_reads_a_whole_frame(make_config: Make, make_tensors: Make, maps: bool, sharpness: float) -> None:
     changes: dict[str, Any] = {"groups": (("dictionary",),), "unshuffle": 2, "upsampler": "pixelshuffledirect"}
     config, tensors = make_config(**changes), make_tensors(3, **changes)
-    # Some keys matter more than others, or few have all the weight: then the samples have none in fp16.
+    # Some keys matter more than others, or few have all the weight: samples would have none in fp16.
+    sampled = maps and sharpness < 100
     tensors["groups.0.blocks.0.attn.r_q.weight"] *= sharpness
     x = drawing(*FRAME)[None]
     found = {}
@@ -114,7 +115,7 @@ def test_a_dictionary_reads_a_whole_frame(make_config: Make, make_tensors: Make,
         form = GraphTarget(precision, attention=True, split_reductions=True, maps=maps, head_multiple=8)
         model = fdat_rd_graph(config, tensors, FRAME, form)
         # what is read: (M·h, C), or the heads' own channels (1, h, M, d)
-        name = quotients(model)[-1].output[0] if maps else of_kind(model, "ReduceSum")[-1]
+        name = quotients(model)[-1].output[0] if sampled else of_kind(model, "ReduceSum")[-1]
         run = emulate(model, x, keep=[name])
         assert run.first_bad is None
         found[precision] = run.kept[name]
