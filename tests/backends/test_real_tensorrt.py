@@ -24,17 +24,17 @@ without_gpu = pytest.mark.skipif(bool(gpus()), reason="there is a GPU, which tes
 # What names in our functions stand for.
 ROOTS: dict[tuple[str, str], dict[str, str]] = {
     ("tensorrt/library.py", "network_flags"): {"trt": ""},
-    ("tensorrt/library.py", "aim"): {"trt": "", "config": "IBuilderConfig"},
-    ("tensorrt/library.py", "reserve"): {"trt": "", "config": "IBuilderConfig"},
-    ("tensorrt/library.py", "tune"): {"config": "IBuilderConfig", "cache": "ITimingCache"},
+    ("tensorrt/library.py", "set_targets"): {"trt": "", "config": "IBuilderConfig"},
+    ("tensorrt/library.py", "require_user_allocation"): {"trt": "", "config": "IBuilderConfig"},
+    ("tensorrt/library.py", "build_settings"): {"config": "IBuilderConfig", "cache": "ITimingCache"},
     ("tensorrt/library.py", "context"): {
         "engine": "ICudaEngine",
         "config": "IRuntimeConfig",
         "cache": "IRuntimeCache",
         "strategies": "CudaGraphStrategy",
     },
-    ("tensorrt/library.py", "compiled"): {"kept[1]": "IRuntimeCache"},
-    ("tensorrt/library.py", "capturable"): {"context": "IExecutionContext"},
+    ("tensorrt/library.py", "runtime_cache_bytes"): {"owners[1]": "IRuntimeCache"},
+    ("tensorrt/library.py", "can_capture"): {"context": "IExecutionContext"},
     ("tensorrt/builder.py", "build"): {
         "trt": "",
         "builder": "Builder",

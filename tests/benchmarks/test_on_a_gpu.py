@@ -77,7 +77,7 @@ def test_forms_of_the_graph(tiny_model: Path, tmp_path: Path) -> None:
     done = on_fake_gpu("benchmarks.gpu", *asked, "--engines", "tensorrt")
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "gpu_60x60.json").read_text())["result"]["rows"]
-    assert len(rows) == 6
+    assert len(rows) == 7
     assert all(row["fps"] > 0 for row in rows), rows
 
 

@@ -76,7 +76,11 @@ def wait_for_part(process: subprocess.Popen[str], count: int = 1) -> None:
 
 
 def finish(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
-    out, error = process.communicate(timeout=90)
+    try:
+        out, error = process.communicate(timeout=150)
+    except subprocess.TimeoutExpired as expired:  # what it said so far shows where it waits
+        os.killpg(process.pid, signal.SIGABRT)
+        raise AssertionError(f"no end: {expired.output!r}, {process.communicate()[1]}") from None
     assert process.returncode == 0, error
     return events(out)
 

@@ -152,11 +152,11 @@ class Library:
 
         Args:
             engine: The engine.
-            cached: What `compiled` returned earlier; None for none.
+            cached: What `runtime_cache_bytes` returned earlier; None for none.
             own_graph: Have the library capture its kernels in a CUDA graph; only if it `has_own_graph`.
 
         Returns:
-            The context, and an object that `compiled` takes and that must live as long as the context.
+            The context, and an object that `runtime_cache_bytes` takes and that must live as long as the context.
         """
         if not self.portable:
             return engine.create_execution_context(), None
