@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INPUT ?=
 FRAMES ?= 6
-# Tests that run at the same time. More than half the cores gains little, since engines use all of them.
+# Number of tests that run at the same time.
 WORKERS ?= 2
 FAST := tests/archs tests/cache tests/nn tests/video tests/weights tests/system tests/namespace tests/test_options.py \
   tests/test_inference.py tests/test_filter.py tests/test_cli.py

@@ -126,7 +126,7 @@ def _blurred(x: Tensor, across: float, down: float) -> Tensor:
 
 
 def _composite(luma: Tensor, chroma: Tensor, s: Mapping[str, Tensor], generator: Generator) -> tuple[Tensor, Tensor]:
-    """Luma and chroma once sent over one wire and not told apart again: dot crawl at edges of color, cross-color.
+    """Composite video after imperfect separation of luma and chroma: dot crawl at color edges, and cross-color.
 
     Either some of each was left in the other, or a 1H comb took out what turns from line to line.
     """
@@ -174,7 +174,7 @@ def _dust(luma: Tensor, specks: Tensor, generator: Generator) -> Tensor:
 
 
 def _grain(still: Tensor, s: Mapping[str, Tensor], generator: Generator) -> Tensor:
-    """(B, 3, H, W): grain in luma, strongest in the mid tones, and colored noise, blurred as told."""
+    """Random grain in luma, strongest in the midtones, and blurred color noise: (B, 3, H, W)."""
     noise = _normal(still, generator)
     h, w = still.shape[-2:]
 

@@ -96,7 +96,7 @@ class Recipe:
     pairs: int = 0
     """So many crops of every batch are a second noisy copy of another one."""
     flat_colors: int = 0
-    """So many flat colors are shown besides in every step; they are to stay as they are, without shift or pattern."""
+    """Number of crops of one flat color added to every step; the network learns to return them unchanged."""
 
     # What is shown: shares of the crops
     clean: float = 0.28

@@ -40,7 +40,7 @@ def test_a_log_without_kernels_is_an_error() -> None:
 
 @pytest.mark.skipif(not RTX.installed, reason="tensorrt_rtx is not installed")
 def test_a_block_of_each_kind_moves_no_more_memory() -> None:
-    """Whoever changes the graph on purpose measures all of it with `benchmarks.builds`, and lowers the bounds."""
+    """After an intended change of the graph, measure with `python -m benchmarks.builds` and adapt the bounds."""
     config = replace(variant("medium"), groups=(("spatial", "channel", "dictionary"),))
     traffic = build(fdat_rd_graph(config, random_weights(config), (180, 240), tensorrt("fp16")), "sm89")
     # Measured with TensorRT-RTX 1.7.1: 59 kernels and 325.5 MB.

@@ -146,7 +146,7 @@ def test_an_excerpt_has_whole_pieces_from_all_of_a_film(tmp_path: Path, monkeypa
             container.mux(stream.encode())
         result = make_excerpt(path, tmp_path / f"{name}.excerpt")
         assert result is not None, name
-        assert result.duration == pytest.approx(60, abs=2)  # of a program stream the last times that are told
+        assert result.duration == pytest.approx(60, abs=2)  # for a program stream, estimated from its last timestamps
         assert len(result.pieces) == excerpt.PIECES
         assert result.pieces[-1].film > 50
         with av.open(str(result.path)) as container:

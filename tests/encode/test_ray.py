@@ -125,14 +125,14 @@ def test_a_killed_worker_costs_its_part_and_leaves_no_programs(
     process = start(cluster, film, tmp_path / "out.mkv")
     told = wait_for(process, "part")
     until(lambda: cluster.head.named("vspipe"))
-    leash = next(
+    supervisor = next(
         parent
         for pipe in cluster.head.named("vspipe")
         for parent in pipe.parents()
         if "vsfdatrd.encode.ray.supervisor" in parent.cmdline()
     )
-    programs = [leash, *leash.children(recursive=True)]
-    leash.parent().kill()
+    programs = [supervisor, *supervisor.children(recursive=True)]
+    supervisor.parent().kill()
     _, alive = psutil.wait_procs(programs, timeout=10)
     assert not alive
     told += finish(process)

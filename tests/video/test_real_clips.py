@@ -1,4 +1,4 @@
-"""Drawn clips and real ones keep their colors, held against zimg's own resizing."""
+"""Synthetic and real clips keep their colors, compared with a conversion by zimg alone."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,8 +1,8 @@
 """The attention variants of FDAT-RD and FDAT as ONNX. Input and output are tokens (N, C); h heads of d channels.
 
 If the target has `split_reductions` set, reductions over the whole frame (97,200 tokens at 720×540) are computed in
-parallel over chunks of tokens and combined in fp32. A single sum of so many products would overflow fp16, a single
-softmax over so many keys would push every weight below fp16's smallest normal number, and neither would fill a GPU.
+parallel over chunks of tokens and combined in fp32. Over all tokens at once, a sum of products can overflow fp16, the
+weights of a softmax fall below its smallest normal number, and too few of the GPU's multiprocessors have work.
 """
 
 import math

@@ -68,7 +68,7 @@ def unsupported_reason(model: ModelDescriptor) -> str | None:
 
 
 def preferred() -> bool:
-    """Return whether `auto` tries this backend first. On CPUs with AVX-512, OpenVINO has kernels twice as wide."""
+    """Return whether `auto` tries this backend first where engines have not been timed; with AVX-512, OpenVINO is."""
     return native_kernels.unsupported() is None and not native_kernels.wider()
 
 
