@@ -25,7 +25,7 @@ from benchmarks.speed.race import Settings, race, steps
 from benchmarks.speed.table import compared, table
 from benchmarks.weights import weights_file
 from vsfdatrd.backends.gpus import gpus
-from vsfdatrd.backends.selection import backend, usable
+from vsfdatrd.backends.selection import backend, unavailable_reasons
 from vsfdatrd.checkpoint import open_checkpoint
 
 
@@ -36,7 +36,11 @@ def measure(a: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="vsfdatrd-bench-") as temporary:
         folder = Path(temporary)
         checkpoint = open_checkpoint(weights_file(a.model, folder)[0])
-        kinds = [(name, backend(name).precisions(checkpoint)) for name, reason in usable().items() if reason is None]
+        kinds = [
+            (name, backend(name).precisions(checkpoint))
+            for name, reason in unavailable_reasons().items()
+            if reason is None
+        ]
         expected = [name for name in PEERS if not a.only or name in a.only]
         plan = list(
             groups(

@@ -20,7 +20,7 @@ from vsfdatrd import inference
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.backends.base import FramePlanes, SlotPool
 from vsfdatrd.backends.gpus import gpus
-from vsfdatrd.backends.selection import open_engine, usable
+from vsfdatrd.backends.selection import open_engine, unavailable_reasons
 from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineError
@@ -116,7 +116,7 @@ def report(model: str, size: tuple[int, int] | None) -> int:
         if not isinstance(config, FdatRdConfig):
             raise SystemExit(f"{model} is no FDAT-RD; only that can be taken apart")
         top = ceiling(gpu=bool(gpus()))
-        work = config.work(height, width)
+        work = config.flops(height, width)
         print(f"ceiling ({top.how}): {top.flops / 1e9:,.0f} GFLOP/s, {top.bandwidth / 2**30:.1f} GiB/s")
         print(f"{model}, {width}×{height}: {work / 1e9:,.0f} GFLOP a frame\n")
         steps = timeline(checkpoint, width, height)
@@ -126,7 +126,7 @@ def report(model: str, size: tuple[int, int] | None) -> int:
         share = work / steps["network"] / top.flops
         print(f"\nthe network runs at {work / steps['network'] / 1e9:,.0f} GFLOP/s, {share:.0%} of the ceiling")
         taken: dict[str, Any] = {}
-        for name, reason in usable().items():
+        for name, reason in unavailable_reasons().items():
             if reason is None:
                 try:
                     taken[name] = _listed(name, layers(name, weights, width, height))

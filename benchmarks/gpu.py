@@ -37,7 +37,7 @@ PYTORCH: tuple[Precision, ...] = ("fp16", "bf16")
 
 def rate(checkpoint: Checkpoint, height: int, width: int, target: GraphTarget, frames: int) -> dict[str, Any]:
     """Build, load and run an engine; return the result row."""
-    work = checkpoint.description.config.work(height, width)
+    work = checkpoint.description.config.flops(height, width)
     with on_gpu(checkpoint, height, width, target) as (worker, facts):
         fps = worker.ask("rate", runs=frames)
     return {
@@ -51,7 +51,7 @@ def rate(checkpoint: Checkpoint, height: int, width: int, target: GraphTarget, f
 
 def rate_of_torch(checkpoint: Checkpoint, height: int, width: int, precision: Precision, frames: int) -> dict[str, Any]:
     """Measure the PyTorch network as a CUDA graph; return the same fields as `rate`."""
-    work = checkpoint.description.config.work(height, width)
+    work = checkpoint.description.config.flops(height, width)
     turns = min(5, frames)
     sizes = Sizes(height=height, width=width, turns=turns, frames=frames // turns)
     found = engines.row(checkpoint, precision, sizes, engines.exact(checkpoint, sizes))

@@ -9,7 +9,7 @@ from typing import Any
 
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.backends.gpus import gpus
-from vsfdatrd.backends.tensorrt.library import choose
+from vsfdatrd.backends.tensorrt.library import choose_library
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.errors import EngineError, EngineUnavailable
 from vsfdatrd.graph.fdat import write as fdat_rd_graph
@@ -24,7 +24,7 @@ def refused() -> str | None:
     """
     if not gpus():
         return "there is no NVIDIA GPU here, or no driver for it"
-    library = choose(gpus()[0].capability)
+    library = choose_library(gpus()[0].capability)
     if library is None:
         return "TensorRT is not installed; pip install vsfdatrd[rtx]"
     major, minor = gpus()[0].capability
@@ -58,7 +58,7 @@ def on_gpu(
         raise EngineUnavailable(f"{checkpoint.path.name} is no FDAT-RD")
     if why := refused():
         raise EngineUnavailable(why)
-    library = choose(gpus()[0].capability)
+    library = choose_library(gpus()[0].capability)
     assert library is not None
     worker = Worker("vsfdatrd.backends.tensorrt.worker")
     with tempfile.TemporaryDirectory() as folder:

@@ -67,7 +67,7 @@ def estimated(engine: str, config: FdatFamilyConfig, height: int, width: int) ->
         from vsfdatrd.backends.tensorrt import backend as tensorrt
 
         frames = 12 * job.height * job.width * (1 + config.scale**2)
-        return tensorrt.needed(job) - tensorrt.needed(nothing) - frames
+        return tensorrt.needed_bytes(job) - tensorrt.needed_bytes(nothing) - frames
     module = backend(engine.split()[0])
     return module.memory_estimate(job)[0] - module.memory_estimate(nothing)[0]
 

@@ -61,5 +61,5 @@ def by_spandrel(checkpoint: Checkpoint, picture: NDArray[np.float32]) -> NDArray
     """What spandrel's own module makes of a picture (1, 3, H, W), without clamping."""
     network: Any = checkpoint.network()
     with torch.inference_mode():
-        result: NDArray[np.float32] = network.bare(torch.from_numpy(picture)).numpy()
+        result: NDArray[np.float32] = network.forward_unpadded(torch.from_numpy(picture)).numpy()
     return result

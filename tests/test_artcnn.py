@@ -329,7 +329,7 @@ def test_engines_for_gpus_are_built(tmp_path: Path, cache: Path, config: ArtCnnC
     path = saved(tmp_path, config, "safetensors", random_tensors(config))
     (engine,) = build.build_for(Options(model=str(path), cache=cache), 320, 240, ["sm89"])
     facts = json.loads((engine.path / "facts.json").read_text())
-    estimate = tensorrt.needed(EngineSpec(open_checkpoint(path), 240, 320, "fp16")) - tensorrt.BYTES_OF_PROCESS
+    estimate = tensorrt.needed_bytes(EngineSpec(open_checkpoint(path), 240, 320, "fp16")) - tensorrt.BYTES_OF_PROCESS
     assert 0.5 * estimate < facts["activation_bytes"] < estimate
     reference = np.load(engine.path / "reference.npy")
     assert reference.shape == (config.out_channels, 240 * config.scale, 320 * config.scale)

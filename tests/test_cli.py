@@ -265,11 +265,11 @@ def test_a_character_that_the_encoding_lacks_ends_nothing() -> None:
 
 def test_what_windows_says_of_a_closed_pipe_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     closed, wrong = OSError(errno.EINVAL, "Invalid argument"), OSError(errno.EINVAL, "Invalid argument", "a<b.mkv")
-    assert cli._nobody_reads(closed) == (os.name == "nt")
-    assert cli._nobody_reads(BrokenPipeError())
+    assert cli._is_closed_pipe(closed) == (os.name == "nt")
+    assert cli._is_closed_pipe(BrokenPipeError())
     with monkeypatch.context() as windows:
         windows.setattr(os, "name", "nt")
-        result = cli._nobody_reads(closed), cli._nobody_reads(wrong)
+        result = cli._is_closed_pipe(closed), cli._is_closed_pipe(wrong)
     assert result == (True, False)
 
 

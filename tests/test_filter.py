@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 import vsfdatrd
 from tests.onnx_files import doubler, write
 from vsfdatrd.backends import selection
-from vsfdatrd.backends.accuracy import sky, steps
+from vsfdatrd.backends.accuracy import count_levels, sky
 
 type Maker = Callable[..., dict[str, np.ndarray[Any, np.dtype[Any]]]]
 
@@ -177,7 +177,7 @@ def test_a_sky_has_no_bands_by_default(name: str, identity_2x: Path, tmp_path: P
         return out
 
     out = vs.core.fdatrd.upscale(vs.core.std.ModifyFrame(blank, blank, draw), model=model.get(name, name))
-    assert steps(planes_of(out.get_frame(0))) >= 0.97 * steps(smooth)
+    assert count_levels(planes_of(out.get_frame(0))) >= 0.97 * count_levels(smooth)
 
 
 def _enlarging(folder: Path) -> str:

@@ -49,7 +49,7 @@ def upscale(clip: vs.VideoNode, **arguments: Any) -> dict[str, vs.VideoNode | by
         hint = did_you_mean(unknown[0], known) or f". There are {', '.join(known)}."
         return _failure(f"there is no argument {unknown[0]!r}{hint}")
     try:
-        result = public_upscale(clip, **{name: _text(value) for name, value in arguments.items()})
+        result = public_upscale(clip, **{name: _decode(value) for name, value in arguments.items()})
     except (vs.Error, FdatrdError) as error:
         log.debug("upscale failed", exc_info=True)
         return _failure(str(error))
@@ -59,7 +59,7 @@ def upscale(clip: vs.VideoNode, **arguments: Any) -> dict[str, vs.VideoNode | by
     return {"clip": result}
 
 
-def _text(value: Any) -> Any:
+def _decode(value: Any) -> Any:
     """Decode bytes to str. Bytes that are not UTF-8 survive (surrogateescape), so the result still works as a path."""
     return os.fsdecode(value) if isinstance(value, bytes) else value
 

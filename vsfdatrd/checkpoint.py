@@ -46,7 +46,7 @@ class DescriptorCache(Protocol):
 def open_checkpoint(
     path: str | PathLike[str],
     *,
-    memory: DescriptorCache | None = None,
+    cache: DescriptorCache | None = None,
     any_channels: bool = False,
     multiple: int | None = None,
     input_range: Range | None = None,
@@ -56,7 +56,7 @@ def open_checkpoint(
     Args:
         path: A .safetensors or .pth file of an FDAT-RD, an ArtCNN (also .glsl) or another image network that spandrel
             supports, or an .onnx file.
-        memory: Descriptor cache to use; None for no caching.
+        cache: Descriptor cache to use; None for no caching.
         any_channels: Also accept networks that do not map RGB to RGB or luma to luma.
         multiple: For an ONNX file that does not state it or states it wrongly: multiple in pixels that both sides of
             the input must have.
@@ -79,10 +79,10 @@ def open_checkpoint(
             raise ArgumentError(
                 f"{what} is for ONNX files that do not say it themselves, and {path.name!r} is none; leave it out"
             )
-        memory = None  # the cache is keyed by the file, not by these arguments
-    description = _from_cache(memory, digest)
+        cache = None  # the cache is keyed by the file, not by these arguments
+    description = _from_cache(cache, digest)
     if description is None or description.architecture.changed(path, description.config):
-        if memory is not None and (why := _timed_out_before(memory.get(digest))):
+        if cache is not None and (why := _timed_out_before(cache.get(digest))):
             raise refuse(path, why)
         try:
             if own is None:
@@ -90,11 +90,11 @@ def open_checkpoint(
             else:
                 description = ModelDescriptor(own, *own.examine(path, multiple, input_range), sha256=digest)
         except TrialError as error:
-            if memory is not None:
-                memory.put(digest, {"given_up": error.why, "at": time.time()})
+            if cache is not None:
+                cache.put(digest, {"given_up": error.why, "at": time.time()})
             raise
-        if memory is not None:
-            memory.put(digest, description.to_dict())
+        if cache is not None:
+            cache.put(digest, description.to_dict())
     config = description.config
     channels = (config.in_channels, config.out_channels)
     if not any_channels and not config.accepts_chroma and channels not in ((3, 3), (1, 1)):

@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     build = commands.add_parser("build", help="build an engine ahead of time")
     build.add_argument("--model", default="medium", help="a name of the catalog, or a weights file")
-    build.add_argument("--size", type=_size_of, default=(720, 540), metavar="WxH", help="of the clip (720x540)")
+    build.add_argument("--size", type=_parse_size, default=(720, 540), metavar="WxH", help="of the clip (720x540)")
     build.add_argument("--precision", default="auto", help="fp16, mixed, bf16, fp32 or auto")
     build.add_argument("--backend", default="auto", help="tensorrt, native, openvino, torch or auto")
     build.add_argument("--streams", type=int, help="frames in flight, as upscale() will be told")
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     export.add_argument("model", help="a name of the catalog, or a weights file")
     export.add_argument("-o", "--output", type=Path, required=True, help="file to write; its suffix says the format")
     export.add_argument("--format", choices=("onnx", "safetensors", "pth"), help="if the suffix does not")
-    export.add_argument("--size", type=_size_of, metavar="WxH", help="of an ONNX graph's frames (720x540)")
+    export.add_argument("--size", type=_parse_size, metavar="WxH", help="of an ONNX graph's frames (720x540)")
     export.add_argument("--dynamic", action="store_true", help="an ONNX graph for frames of any size")
     export.add_argument("--precision", default="fp32", choices=("fp32", "fp16", "bf16"))
     export.add_argument("--no-verify", action="store_true", help="do not compare the result with the original")
@@ -115,7 +115,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     doctor.add_argument("--json", type=Path, metavar="FILE", help="of --gpu: the report (vsfdatrd_gpu_<card>.json)")
     doctor.add_argument("--model", default="medium", help="of --gpu: a name of the catalog, or a weights file")
-    doctor.add_argument("--size", type=_size_of, default=(720, 540), metavar="WxH", help="of --gpu: the clip (720x540)")
+    doctor.add_argument(
+        "--size", type=_parse_size, default=(720, 540), metavar="WxH", help="of --gpu: the clip (720x540)"
+    )
     doctor.add_argument("--seconds", type=float, default=5.0, help="of --gpu: of each measurement (5)")
     doctor.set_defaults(run=lambda a: _report_gpu(a) if a.gpu else _doctor(a.cache))
 
@@ -164,7 +166,7 @@ def _run(arguments: argparse.Namespace) -> int:
         print("vsfdatrd: stopped", file=sys.stderr)
         return 130
     except OSError as error:
-        if not _nobody_reads(error):
+        if not _is_closed_pipe(error):
             where = f"{error.filename}: " if error.filename is not None else ""
             print(f"vsfdatrd: {where}{error.strerror or error}", file=sys.stderr)
             return 1
@@ -214,13 +216,13 @@ def _write_any_character() -> None:
                 stream.reconfigure(errors="backslashreplace")
 
 
-def _nobody_reads(error: OSError) -> bool:
+def _is_closed_pipe(error: OSError) -> bool:
     """Return whether an error means that the reader closed the pipe; Windows reports that as EINVAL."""
     unnamed = error.errno == errno.EINVAL and error.filename is None
     return isinstance(error, BrokenPipeError) or (os.name == "nt" and unnamed)
 
 
-def _size_of(text: str) -> tuple[int, int]:
+def _parse_size(text: str) -> tuple[int, int]:
     width, _, height = text.lower().replace("×", "x").partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise argparse.ArgumentTypeError(f"{text!r} is no size; give width x height, such as 720x540")
@@ -233,34 +235,42 @@ def _models() -> ModuleType:
     return models_command
 
 
-def _info(a: argparse.Namespace) -> int:
-    return int(_models().info(a.file, a.json))
+def _info(arguments: argparse.Namespace) -> int:
+    return int(_models().info(arguments.file, arguments.json))
 
 
-def _build(a: argparse.Namespace) -> int:
+def _build(arguments: argparse.Namespace) -> int:
     from vsfdatrd.commands import build as ahead
     from vsfdatrd.options import Options
 
-    options = Options(model=a.model, backend=a.backend, precision=a.precision, streams=a.streams, cache=a.cache)
-    width, height = a.size
-    here = not a.targets
-    result = [ahead.build(options, width, height)] if here else ahead.build_for(options, width, height, a.targets)
+    options = Options(
+        model=arguments.model,
+        backend=arguments.backend,
+        precision=arguments.precision,
+        streams=arguments.streams,
+        cache=arguments.cache,
+    )
+    width, height = arguments.size
+    here = not arguments.targets
+    result = (
+        [ahead.build(options, width, height)] if here else ahead.build_for(options, width, height, arguments.targets)
+    )
     for built in result:
         print(f"{built.what}: {format_bytes(built.size)} in {built.path}, {built.seconds:.1f} s")
     return 0
 
 
-def _export(a: argparse.Namespace) -> int:
+def _export(arguments: argparse.Namespace) -> int:
     from vsfdatrd.commands.export import export
 
     done = export(
-        a.model,
-        a.output,
-        format=a.format,
-        size=a.size,
-        dynamic=a.dynamic,
-        precision=a.precision,
-        verify=not a.no_verify,
+        arguments.model,
+        arguments.output,
+        format=arguments.format,
+        size=arguments.size,
+        dynamic=arguments.dynamic,
+        precision=arguments.precision,
+        verify=not arguments.no_verify,
     )
     print(f"{done.path}: {done.format}, {done.precision}, {format_bytes(done.bytes)}")
     print(f"verified {done.verified}" if done.verified else f"not verified: {done.unverified}")
@@ -287,16 +297,16 @@ def _cache(action: str, directory: Path | None) -> int:
     return 0
 
 
-def _report_gpu(a: argparse.Namespace) -> int:
+def _report_gpu(arguments: argparse.Namespace) -> int:
     from vsfdatrd.commands import gpu_report
 
-    return gpu_report.run(a.model, a.size, a.json, a.seconds)
+    return gpu_report.run(arguments.model, arguments.size, arguments.json, arguments.seconds)
 
 
 def _doctor(directory: Path | None) -> int:
     """Print versions, devices, backends, models and the cache; return 1 if no backend works or the test frame fails."""
     from vsfdatrd.backends.gpus import gpus
-    from vsfdatrd.backends.selection import usable
+    from vsfdatrd.backends.selection import unavailable_reasons
     from vsfdatrd.cache.engine_cache import EngineCache
 
     print(f"vsfdatrd {__version__}, Python {platform.python_version()}, {platform.platform()}")
@@ -308,7 +318,7 @@ def _doctor(directory: Path | None) -> int:
     names = [f"{gpu.name} (sm{gpu.capability[0]}{gpu.capability[1]})" for gpu in gpus()]
     print(f"GPUs: {', '.join(names) or 'none that the NVIDIA driver shows'}")
     print("engines:")
-    for name, reason in usable().items():
+    for name, reason in unavailable_reasons().items():
         print(f"  {name}: {reason or 'usable'}")
     from vsfdatrd.weights.catalog import CATALOG
 
@@ -325,7 +335,7 @@ def _self_test(store: "EngineCache") -> int:
     """Upscale one small frame through core.fdatrd, as a script would, and print the cached engine timings."""
     import vapoursynth as vs
 
-    from vsfdatrd.backends.selection import timed
+    from vsfdatrd.backends.selection import measured_speeds
 
     if not hasattr(vs.core, "fdatrd"):
         print(
@@ -342,7 +352,7 @@ def _self_test(store: "EngineCache") -> int:
         print(f"self-test: failed: {error}")
         return 1
     seconds = time.perf_counter() - start
-    for line in timed(store):
+    for line in measured_speeds(store):
         print(f"timed: {line}")
     print(f"self-test: a 60×60 frame became {frame.width}×{frame.height} in {seconds:.2f} s, start included")
     return 0

@@ -126,7 +126,7 @@ def _upscale(clip: vs.VideoNode, options: Options, style: StyleSource) -> vs.Vid
     store = EngineCache(options.cache)
     checkpoint = open_checkpoint(
         resolve(options.model),
-        memory=store.metadata("checkpoint"),
+        cache=store.metadata("checkpoint"),
         multiple=options.multiple,
         input_range=options.input_range,
     )

@@ -51,11 +51,11 @@ class _Normalized[In, Out]:
         instance.__dict__[self._name] = self._normalize(value)
 
 
-def _text(value: str | PathLike[str]) -> str:
+def _path_text(value: str | PathLike[str]) -> str:
     return fspath(value)
 
 
-def _numbers(value: int | Iterable[int]) -> tuple[int, ...]:
+def _device_numbers(value: int | Iterable[int]) -> tuple[int, ...]:
     return (value,) if isinstance(value, int) else tuple(value)
 
 
@@ -115,11 +115,11 @@ class Options:
         ArgumentError: An option cannot be used; the message names it, its value and what to use instead.
     """
 
-    model: _Normalized[str | PathLike[str], str] = _Normalized(_text, "medium")
+    model: _Normalized[str | PathLike[str], str] = _Normalized(_path_text, "medium")
     """Name from the catalog, or path of a weights file."""
     backend: _Normalized[str, str] = _Normalized(str.lower, "auto")
     """``auto``, ``tensorrt``, ``native``, ``openvino`` or ``torch``."""
-    device: _Normalized[int | Iterable[int], tuple[int, ...]] = _Normalized(_numbers, (0,))
+    device: _Normalized[int | Iterable[int], tuple[int, ...]] = _Normalized(_device_numbers, (0,))
     """Numbers of the GPUs to use; frames are distributed to them in turn. (0,) on a CPU."""
     precision: _Normalized[str, str] = _Normalized(str.lower, "auto")
     """Arithmetic in the network: ``fp32``, ``bf16``, ``fp16``, ``mixed`` (fp16 products, fp32 sums), ``int16``

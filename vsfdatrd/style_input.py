@@ -80,7 +80,7 @@ def attach(clip: vs.VideoNode, source: StyleSource, where: Style) -> vs.VideoNod
 
 
 def is_moving(style: StyleSource) -> bool:
-    """Return whether equal frames may have different styles."""
+    """Return whether the style is a clip of several pictures, so that equal frames may have different styles."""
     return isinstance(style, vs.VideoNode) and style.num_frames > 1
 
 

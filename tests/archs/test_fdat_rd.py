@@ -72,7 +72,7 @@ def test_parameters_and_work_of_the_published_sizes(name: str, parameters: float
     config = variant(name)
     count = sum(np.prod(shape) for key, shape in tensor_shapes(config).items() if key != META)
     assert count / 1e6 == pytest.approx(parameters, abs=0.006)
-    assert config.work(540, 720) / 1e12 == pytest.approx(work, rel=0.03)
+    assert config.flops(540, 720) / 1e12 == pytest.approx(work, rel=0.03)
 
 
 TAILS = [(kind, scale) for kind in UPSAMPLERS for scale in (1, 2, 3, 4) if kind != "conv" or scale == 1]
@@ -93,12 +93,12 @@ def test_work_is_what_pytorch_counts(make_config: Make, upsampler: str, tail_sca
         network(torch.zeros(1, 3, 50, 60))
     # PyTorch leaves out sampling between pixels, of which the two moving tails do much in a network this small.
     tolerance = 0.06 if upsampler in ("dysample", "lda") else 0.001
-    assert config.work(50, 60) == pytest.approx(counter.get_total_flops(), rel=tolerance)
+    assert config.flops(50, 60) == pytest.approx(counter.get_total_flops(), rel=tolerance)
 
 
 def test_work_counts_the_padding() -> None:
     config = variant("medium")
-    assert config.work(481, 720) == config.work(540, 720) > config.work(480, 720)
+    assert config.flops(481, 720) == config.flops(540, 720) > config.flops(480, 720)
 
 
 def test_names_that_are_no_variant() -> None:

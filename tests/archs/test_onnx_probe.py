@@ -126,21 +126,21 @@ def external(folder: Path, location: str = "weights.bin") -> Path:
 
 def test_weights_beside_the_file_are_part_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, memory = external(tmp_path), Memory()
-    checkpoint = open_checkpoint(path, memory=memory)
+    checkpoint = open_checkpoint(path, cache=memory)
     picture = np.random.default_rng(0).random((3, 40, 40), np.float32)
     np.testing.assert_allclose(through(checkpoint, picture, tmp_path / "engine"), expected(picture), atol=2e-5)
     with monkeypatch.context() as patch:
         patch.setattr(onnx_probe, "probe", lambda *_: pytest.fail("it was found out before"))
-        assert open_checkpoint(path, memory=memory) == checkpoint
+        assert open_checkpoint(path, cache=memory) == checkpoint
     weights = tmp_path / "weights.bin"
     data = bytearray(weights.read_bytes())
     data[:4] = np.float32(2).tobytes()
     weights.write_bytes(data)
-    again = open_checkpoint(path, memory=memory)
+    again = open_checkpoint(path, cache=memory)
     assert again.description != checkpoint.description, "other weights would get the engine of these"
     weights.unlink()
     with pytest.raises(CheckpointError, match=r"keeps its weights in 'weights.bin', which is not beside it"):
-        open_checkpoint(path, memory=memory)
+        open_checkpoint(path, cache=memory)
 
 
 @pytest.mark.parametrize("location", ["../weights.bin", "/etc/passwd", "a/../../weights.bin", "..\\w", "C:/w", ""])
@@ -292,16 +292,16 @@ def test_a_file_that_was_given_up_is_not_tried_again_for_a_day(tmp_path: Path, m
     path, memory = doubler(tmp_path / "x.onnx"), Memory()
     monkeypatch.setattr(onnx_probe, "PATIENCE", 0.01)
     with pytest.raises(CheckpointError, match="did not finish a small picture within 0 seconds, and is not"):
-        open_checkpoint(path, memory=memory)
+        open_checkpoint(path, cache=memory)
     with monkeypatch.context() as patch:
         patch.setattr(onnx_probe, "probe", lambda *_: pytest.fail("it was tried again"))
         with pytest.raises(CheckpointError, match=r"x.onnx' did not finish a small picture within 0 seconds.*; give"):
-            open_checkpoint(path, memory=memory)
+            open_checkpoint(path, cache=memory)
     monkeypatch.setattr(onnx_probe, "PATIENCE", 100)
     (description,) = memory.descriptions.values()
     description["at"] -= 90_000
-    assert open_checkpoint(path, memory=memory).description.scale == 2
-    assert open_checkpoint(path, memory=memory).description.scale == 2
+    assert open_checkpoint(path, cache=memory).description.scale == 2
+    assert open_checkpoint(path, cache=memory).description.scale == 2
 
 
 def test_a_process_that_cannot_run_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

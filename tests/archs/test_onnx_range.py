@@ -10,7 +10,7 @@ import pytest
 from onnx import NodeProto, TensorProto, helper
 
 from tests.onnx_files import write
-from vsfdatrd.archs.onnx_range import white
+from vsfdatrd.archs.onnx_range import white_value
 
 node = helper.make_node
 SHIFT = np.eye(3)[:, :, None, None]
@@ -82,20 +82,20 @@ NOTHING = {
 
 @pytest.mark.parametrize("case", BYTES)
 def test_white_is_255(tmp_path: Path, case: str) -> None:
-    assert white(graph(tmp_path / "x.onnx", *BYTES[case]), "x") == "255"
+    assert white_value(graph(tmp_path / "x.onnx", *BYTES[case]), "x") == "255"
 
 
 @pytest.mark.parametrize("case", FRACTIONS)
 def test_white_is_1(tmp_path: Path, case: str) -> None:
-    assert white(graph(tmp_path / "x.onnx", *FRACTIONS[case]), "x") == "1"
+    assert white_value(graph(tmp_path / "x.onnx", *FRACTIONS[case]), "x") == "1"
 
 
 @pytest.mark.parametrize("case", NOTHING)
 def test_what_leaves_doubt_tells_nothing(tmp_path: Path, case: str) -> None:
-    assert white(graph(tmp_path / "x.onnx", *NOTHING[case]), "x") is None
+    assert white_value(graph(tmp_path / "x.onnx", *NOTHING[case]), "x") is None
 
 
 def test_bytes_go_to_255(tmp_path: Path) -> None:
     cast = [node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)]
-    assert white(graph(tmp_path / "x.onnx", cast, {}, TensorProto.UINT8), "x") == "255"
-    assert white(graph(tmp_path / "y.onnx", cast, {}), "x") is None
+    assert white_value(graph(tmp_path / "x.onnx", cast, {}, TensorProto.UINT8), "x") == "255"
+    assert white_value(graph(tmp_path / "y.onnx", cast, {}), "x") is None

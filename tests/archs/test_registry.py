@@ -14,7 +14,7 @@ from torch import nn
 
 from vsfdatrd import checkpoint as checkpoints
 from vsfdatrd.archs import registry
-from vsfdatrd.archs.config import NetworkConfig, restored
+from vsfdatrd.archs.config import NetworkConfig, from_plain
 from vsfdatrd.archs.registry.base import Architecture, TensorIndex
 from vsfdatrd.archs.size import SizeRequirements
 from vsfdatrd.backends import selection, traced_graphs
@@ -102,6 +102,6 @@ def test_architectures_can_be_told_apart() -> None:
     ids=str,
 )
 def test_plain_values_of_another_form_are_refused(plain: object) -> None:
-    assert restored(OneConfig, {"scale": 2, "sides": [[3, 3], [5, 5]]}) == OneConfig(2, ((3, 3), (5, 5)))
+    assert from_plain(OneConfig, {"scale": 2, "sides": [[3, 3], [5, 5]]}) == OneConfig(2, ((3, 3), (5, 5)))
     with pytest.raises(ValueError, match=r"is no|are not the fields"):
-        restored(OneConfig, plain)
+        from_plain(OneConfig, plain)

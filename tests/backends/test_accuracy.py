@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vsfdatrd.backends import selection
-from vsfdatrd.backends.accuracy import BOUND_DB, compare, compare_steps, drawing, sky, steps
+from vsfdatrd.backends.accuracy import BOUND_DB, check_banding, compare, count_levels, drawing, sky
 from vsfdatrd.backends.base import EngineSpec, FramePlanes, SlotPool
 from vsfdatrd.backends.native import kernels
 from vsfdatrd.cache.engine_cache import EngineCache
@@ -89,20 +89,20 @@ def test_a_sky_has_steps_that_an_eye_could_count(height: int, width: int, count:
     assert smooth.dtype == np.float32
     assert (np.diff(smooth, axis=1) == 0).all()
     assert (np.diff(smooth, axis=2) > 0).all()
-    assert steps(smooth) == pytest.approx(9 * count, abs=9), "three rows of three planes"
+    assert count_levels(smooth) == pytest.approx(9 * count, abs=9), "three rows of three planes"
 
 
 def test_eight_bits_have_bands_and_eleven_have_none() -> None:
     import ml_dtypes
 
     smooth = sky(60, 540)
-    whole = steps(smooth)
-    compare_steps(whole, steps(smooth.astype(np.float16).astype(np.float32)), "fp16")
+    whole = count_levels(smooth)
+    check_banding(whole, count_levels(smooth.astype(np.float16).astype(np.float32)), "fp16")
     noise = np.random.default_rng(0).normal(0, 0.2 / 1023, smooth.shape).astype(np.float32)
-    compare_steps(whole, steps(smooth + noise), "int16")
-    banded = steps(smooth.astype(ml_dtypes.bfloat16).astype(np.float32))
+    check_banding(whole, count_levels(smooth + noise), "int16")
+    banded = count_levels(smooth.astype(ml_dtypes.bfloat16).astype(np.float32))
     with pytest.raises(PrecisionUnfit, match=rf"the bf16 engine leaves {banded} of a sky's {whole} steps"):
-        compare_steps(whole, banded, "bf16")
+        check_banding(whole, banded, "bf16")
 
 
 # ---- choosing ----------------------------------------------------------------------------------------------------
@@ -407,7 +407,7 @@ def test_no_backend_is_an_error_with_every_reason(backends: Backends, tiny: Chec
         selection.candidates("auto", tiny)
     with pytest.raises(EngineUnavailable, match="backend='torch' cannot be used here: PyTorch is not installed"):
         selection.candidates("torch", tiny)
-    assert selection.usable() == {name: fake.reason for name, fake in backends.items()}
+    assert selection.unavailable_reasons() == {name: fake.reason for name, fake in backends.items()}
 
 
 def test_warming_up_never_fails(backends: Backends) -> None:

@@ -53,7 +53,7 @@ def through_openvino(checkpoint: Checkpoint, picture: FramePlanes, directory: Pa
 def through_torch(checkpoint: Checkpoint, picture: FramePlanes) -> FramePlanes:
     network: Any = checkpoint.network()
     with torch.inference_mode():
-        return cast(FramePlanes, network.bare(torch.from_numpy(picture)[None])[0].numpy())
+        return cast(FramePlanes, network.forward_unpadded(torch.from_numpy(picture)[None])[0].numpy())
 
 
 @pytest.mark.parametrize("changes", [{}, {"unshuffle_mod": True}, {"upsampler_type": "lda"}], ids=named)
@@ -84,7 +84,9 @@ def test_tensorrt_builds_other_networks_in_every_precision(tmp_path: Path, preci
     facts = tensorrt.build_for(job, tmp_path, RTX, ["sm89"])
     config = replace(cast(SpandrelConfig, checkpoint.description.config), largest=0)
     largest = replace(checkpoint.description, config=config)
-    estimate = tensorrt.needed(job) - tensorrt.needed(replace(job, checkpoint=Checkpoint(checkpoint.path, largest)))
+    estimate = tensorrt.needed_bytes(job) - tensorrt.needed_bytes(
+        replace(job, checkpoint=Checkpoint(checkpoint.path, largest))
+    )
     assert 0.8 * facts["activation_bytes"] < estimate < 8 * facts["activation_bytes"]
     assert np.load(tmp_path / "reference.npy").shape == (3, 400, 480)
 
@@ -93,7 +95,7 @@ def test_the_graph_is_the_same_each_time(tmp_path: Path) -> None:
     checkpoint = made("DAT", tmp_path)
     graphs = []
     for _ in range(2):
-        base.traced.cache_clear()
+        base.trace_checkpoint.cache_clear()
         graphs.append(checkpoint.graph(40, 48).SerializeToString(deterministic=True))
     assert graphs[0] == graphs[1]
 
@@ -115,7 +117,7 @@ def test_the_torch_engine_takes_over_from_what_cannot_be_traced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoint = made("DAT", tmp_path)
-    base.traced.cache_clear()
+    base.trace_checkpoint.cache_clear()
 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("Unsupported: operator")

@@ -167,9 +167,9 @@ def test_an_engine_whose_sky_has_bands_is_not_built(
 def test_frames_in_flight_go_by_cores_and_memory(
     tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch, cores: int, memory: int, streams: int
 ) -> None:
-    monkeypatch.setattr(native, "_cores", lambda: cores)
+    monkeypatch.setattr(native, "_physical_cores", lambda: cores)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=memory << 30))
-    assert native._streams(EngineSpec(tiny, 1080, 1440, "int16")) == streams
+    assert native._stream_count(EngineSpec(tiny, 1080, 1440, "int16")) == streams
 
 
 @pytest.mark.parametrize("size", [(60, 90), (120, 300)])
@@ -189,9 +189,9 @@ def names(wanted: str, checkpoint: Checkpoint) -> list[str]:
 
 def test_it_comes_first_where_nothing_is_wider(tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selection, "gpu_count", lambda: 0)
-    monkeypatch.setattr(kernels, "wider", lambda: False)
+    monkeypatch.setattr(kernels, "has_avx512", lambda: False)
     assert names("auto", tiny)[:2] == ["native", "openvino"]
-    monkeypatch.setattr(kernels, "wider", lambda: True)
+    monkeypatch.setattr(kernels, "has_avx512", lambda: True)
     assert names("auto", tiny)[:2] == ["openvino", "native"]
     monkeypatch.setattr(kernels, "unsupported", lambda: "the processor has no AVX2")
     assert "native" not in names("auto", tiny)
@@ -219,7 +219,7 @@ def test_a_wish_for_fp32_goes_to_another_engine(
 def test_a_wish_for_integers_goes_to_it_wherever_it_stands(
     tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "wider", lambda: True)
+    monkeypatch.setattr(kernels, "has_avx512", lambda: True)
     selection.open_engine(tiny, 60, 60, Options(precision="int16"), EngineCache(tmp_path))
     assert [entry.fields["engine"].split()[0] for entry in EngineCache(tmp_path).entries()] == ["native"]
 

@@ -20,7 +20,7 @@ from vsfdatrd.backends.native import blocks as native_blocks
 from vsfdatrd.backends.native import kernels as native_kernels
 from vsfdatrd.backends.native import threads as native_crew
 from vsfdatrd.backends.native.blocks import Channel
-from vsfdatrd.backends.native.kernels import BLOCK, LEVELS, KernelArrays, function, scratch, spans_of
+from vsfdatrd.backends.native.kernels import BLOCK, LEVELS, KernelArrays, function, nonzero_blocks, scratch
 from vsfdatrd.backends.native.network import FrameContext, Weights, unsuitable
 from vsfdatrd.backends.native.threads import RowThreads
 from vsfdatrd.checkpoint import open_checkpoint
@@ -78,12 +78,12 @@ def test_both_sets_of_instructions_compute_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """AVX2 and AVX-512 with VNNI, to the last bit."""
-    if not native_kernels.vnni():
+    if not native_kernels.has_vnni():
         pytest.skip("the processor has no VNNI, or may not use it")
     tensors, config = make_tensors(7, **changes), make_config(**changes)
     found = []
     for vnni in (True, False):
-        monkeypatch.setattr(native_kernels, "vnni", lambda vnni=vnni: vnni)
+        monkeypatch.setattr(native_kernels, "has_vnni", lambda vnni=vnni: vnni)
         function.cache_clear()
         found.append(of_kernels(config, tensors, drawing(*size), threads))
     function.cache_clear()
@@ -159,10 +159,10 @@ def test_where_a_matrix_is_not_zero() -> None:
     weights = np.zeros((48, 32), np.float32)
     weights[3, 9] = weights[5, 20] = weights[15, 31] = 1  # rows 8 to 16 and 16 to 32 of the first panel: one span
     weights[47, 0] = weights[32, 24] = np.nan
-    spans, bounds = spans_of(weights)
+    spans, bounds = nonzero_blocks(weights)
     assert spans.tolist() == [[8, 24], [0, 8], [24, 8]]
     assert bounds.tolist() == [0, 1, 1, 3]
-    spans, bounds = spans_of(np.ones((32, 16), np.float32))
+    spans, bounds = nonzero_blocks(np.ones((32, 16), np.float32))
     assert (spans.tolist(), bounds.tolist()) == ([[0, 16], [0, 16]], [0, 1, 2])
 
 
@@ -328,7 +328,7 @@ def test_channel_attention_does_not_cancel(make_config: MakeConfig, make_tensors
     shares = np.exp(logits - logits.max(-1, keepdims=True))
     expected = (shares / shares.sum(-1, keepdims=True) @ v)[0].T @ block["attn.proj.weight"].T
     around = n[0].astype(np.float32).astype(np.float64)
-    matrix = channel.folded((n - around).T @ (n - around), (n - around).sum(0), around, len(n))
+    matrix = channel.fold_attention((n - around).T @ (n - around), (n - around).sum(0), around, len(n))
     np.testing.assert_allclose(n @ matrix.T, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
 
 
@@ -336,5 +336,5 @@ def test_a_stretch_is_shared_out_whole(make_config: MakeConfig) -> None:
     pool = RowThreads(60, 60, make_config(), 7)
     for count in (1, 2, 6, 7, 8, 60, 3600 // BLOCK):
         parts: list[tuple[int, int]] = []
-        pool.each(count, lambda first, last, _, parts=parts: parts.append((first, last)))  # type: ignore[misc]
+        pool.run_ranges(count, lambda first, last, _, parts=parts: parts.append((first, last)))  # type: ignore[misc]
         assert [n for first, last in sorted(parts) for n in range(first, last)] == list(range(count))

@@ -130,7 +130,7 @@ def test_without_a_driver_everything_is_a_sentence() -> None:
         lambda: cuda.DeviceMemory(1 << 20),
         lambda: cuda.PinnedMemory(4096, 4096),
         lambda: cuda.HostMemory(1 << 20),
-        lambda: cuda.free_memory_before(0),
+        lambda: cuda.free_memory_without_context(0),
         lambda: cuda.set_device(0),
         lambda: cuda.free_memory(0),
     ]

@@ -43,7 +43,7 @@ ROOTS: dict[tuple[str, str], dict[str, str]] = {
         "error": "ParserError",
         "config": "IBuilderConfig",
     },
-    ("tensorrt/builder.py", "smallest"): {
+    ("tensorrt/builder.py", "build_empty"): {
         "trt": "",
         "builder": "Builder",
         "network": "INetworkDefinition",
@@ -59,7 +59,7 @@ ROOTS: dict[tuple[str, str], dict[str, str]] = {
     ("tensorrt/builder.py", "logger"): {"trt": "", "severity": "ILogger.ERROR"},
     ("tensorrt/worker.py", "_check_validity"): {"trt": "", "runtime": "Runtime"},
     ("tensorrt/worker.py", "do_refuse"): {"trt": ""},
-    ("tensorrt/worker.py", "_prepared"): {"context": "IExecutionContext"},
+    ("tensorrt/worker.py", "_create_context"): {"context": "IExecutionContext"},
 }
 DEVICE = {"trt": "", "self._runtime": "Runtime", "self._engine": "ICudaEngine", "self._context": "IExecutionContext"}
 # Asked for by name, or read through a name of their own.

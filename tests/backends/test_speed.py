@@ -101,7 +101,7 @@ def test_the_fastest_is_taken_and_timed_once(rivals: dict[str, TimedBackend], op
     assert opened() == "native", "it was measured again"
     assert rivals["openvino"].opened == [(60, 60)], "a warm start opens the fastest alone"
     assert rivals["torch"].opened == []
-    (line,) = selection.timed(EngineCache(tmp_path / "cache"))
+    (line,) = selection.measured_speeds(EngineCache(tmp_path / "cache"))
     assert line.startswith("tiny_2x.safetensors at 60×60: native ")
     assert ", openvino " in line
 
@@ -137,7 +137,7 @@ def test_what_is_asked_for_is_not_timed(rivals: dict[str, TimedBackend], opened:
 def test_equals_keep_their_order(
     rivals: dict[str, TimedBackend], opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(speed, "rates", lambda engines: {"openvino": 9.9, "native": 10.0})
+    monkeypatch.setattr(speed, "measure_rates", lambda engines: {"openvino": 9.9, "native": 10.0})
     assert opened() == "openvino"
 
 
@@ -165,7 +165,7 @@ def test_a_measurement_that_breaks_leaves_the_order_as_it_is(
     def broken(engines: object) -> dict[str, float]:
         raise EngineError("the engine's process ended unexpectedly")
 
-    monkeypatch.setattr(speed, "rates", broken)
+    monkeypatch.setattr(speed, "measure_rates", broken)
     assert opened() == "openvino"
 
 
@@ -174,7 +174,7 @@ def test_filters_that_use_an_engine_are_not_disturbed() -> None:
     pool = SlotPool(Timed.__new__(Timed))
     pool.engine.name, pool.engine.seconds, pool.engine.job = "x", 0.001, None  # type: ignore[attr-defined]
     pool.engine.closed = 0  # type: ignore[attr-defined]
-    assert speed.rates({"x": pool})["x"] > 10
+    assert speed.measure_rates({"x": pool})["x"] > 10
     with pool.slot() as slot:
         assert slot == 0
 
@@ -186,7 +186,7 @@ def _find(folder: str) -> dict[str, Any]:
         time.sleep(0.3)
         return {"answer": 42}
 
-    return EngineCache(folder + "/cache").once("speed", "0" * 64, "a test", find)
+    return EngineCache(folder + "/cache").get_or_compute("speed", "0" * 64, "a test", find)
 
 
 def test_processes_at_once_find_a_thing_out_once(tmp_path: Path) -> None:

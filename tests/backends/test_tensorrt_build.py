@@ -20,7 +20,7 @@ from vsfdatrd.backends.gpus import gpus
 from vsfdatrd.backends.tensorrt import backend as tensorrt
 from vsfdatrd.backends.tensorrt import builder as tensorrt_build
 from vsfdatrd.backends.tensorrt import library as tensorrt_library
-from vsfdatrd.backends.tensorrt.library import CLASSIC, RTX, Library, choose, parse_target
+from vsfdatrd.backends.tensorrt.library import CLASSIC, RTX, Library, choose_library, parse_target
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.commands import build as ahead
 from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineUnavailable
@@ -61,9 +61,9 @@ def test_every_kind_of_gpu_gets_an_engine(tiny_model: Path, tmp_path: Path, prec
 def test_the_smallest_engine_is_there_at_once(target: str, tmp_path: Path) -> None:
     """Also for a GPU that the library has no name for: what runs on all that it knows. Without one, none is fit."""
     code = (
-        "from vsfdatrd.backends.tensorrt.builder import logger, smallest\n"
+        "from vsfdatrd.backends.tensorrt.builder import logger, build_empty\n"
         "from vsfdatrd.backends.tensorrt.library import RTX\n"
-        f"blob, said = smallest(RTX, [{target!r}]), logger(trt := RTX.load())\n"
+        f"blob, said = build_empty(RTX, [{target!r}]), logger(trt := RTX.load())\n"
         "print(len(blob), trt.Runtime(said).get_engine_validity(blob)[0].name)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
@@ -214,9 +214,9 @@ def test_data_center_cards_prefer_their_own_library(
 ) -> None:
     there = {"tensorrt_rtx"} | ({"tensorrt"} if both else set())
     monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace() if name in there else None)
-    assert choose(capability) is wanted
+    assert choose_library(capability) is wanted
     there.clear()
-    assert choose(capability) is None
+    assert choose_library(capability) is None
 
 
 def test_a_library_that_is_not_there() -> None:

@@ -22,7 +22,7 @@ class Memory:
 def alive(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each of the memories in `kept` was still there when memory was given back."""
     seen: list[bool] = []
-    monkeypatch.setattr(engine_module, "_give_back_memory", lambda: seen.extend(ref() is not None for ref in kept))
+    monkeypatch.setattr(engine_module, "_release_cached_memory", lambda: seen.extend(ref() is not None for ref in kept))
     kept.clear()
     return seen
 
@@ -76,10 +76,10 @@ def test_convolutions_in_fp32_are_not_rounded_and_others_are_left_alone() -> Non
     from torch.backends import cudnn
 
     before = cudnn.allow_tf32
-    with engine_module._exactly("fp32"):
+    with engine_module._without_tf32("fp32"):
         assert (cudnn.allow_tf32, cudnn.enabled) == (False, True)
     assert cudnn.allow_tf32 == before
-    with engine_module._exactly("fp16"):
+    with engine_module._without_tf32("fp16"):
         assert cudnn.allow_tf32 == before
 
 

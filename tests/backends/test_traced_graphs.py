@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
     """Nothing is known from another test."""
-    caches = (traced_graphs._agreement, traced_graphs._is_open, base.traced)
+    caches = (traced_graphs._small_image_psnr, traced_graphs._is_size_independent, base.trace_checkpoint)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -47,7 +47,7 @@ def forget() -> Iterator[None]:
 @pytest.fixture
 def spoilt(monkeypatch: pytest.MonkeyPatch) -> None:
     """An exporter that gets the last convolution wrong."""
-    trace = base.traced
+    trace = base.trace_checkpoint
 
     def wrong(*arguments: Any) -> onnx.ModelProto:
         model = onnx.ModelProto()
@@ -58,7 +58,7 @@ def spoilt(monkeypatch: pytest.MonkeyPatch) -> None:
         weight.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return model
 
-    monkeypatch.setattr(base, "traced", wrong)
+    monkeypatch.setattr(base, "trace_checkpoint", wrong)
 
 
 @pytest.mark.parametrize("name", ["Compact", "DAT", "SAFMN"])
@@ -124,13 +124,13 @@ def test_what_is_written_is_not_tried(tmp_path: Path, tiny_model: Path, monkeypa
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Height and width of every frame that PyTorch is given."""
     found: list[tuple[int, int]] = []
-    bare = OtherNetwork.bare
+    bare = OtherNetwork.forward_unpadded
 
     def watched(self: OtherNetwork, x: torch.Tensor) -> torch.Tensor:
         found.append((int(x.shape[2]), int(x.shape[3])))
         return bare(self, x)
 
-    monkeypatch.setattr(OtherNetwork, "bare", watched)
+    monkeypatch.setattr(OtherNetwork, "forward_unpadded", watched)
     return found
 
 
@@ -144,7 +144,7 @@ def in_openvino(model: onnx.ModelProto, folder: Path) -> Any:
 def expected_of(checkpoint: Checkpoint, height: int, width: int) -> Any:
     network: Any = checkpoint.network()
     with torch.inference_mode():
-        return network.bare(torch.from_numpy(accuracy.drawing(height, width)[None]))[0].numpy()
+        return network.forward_unpadded(torch.from_numpy(accuracy.drawing(height, width)[None]))[0].numpy()
 
 
 @pytest.mark.parametrize("name", ["Compact", "NAFNet", "DAT"])
@@ -211,9 +211,9 @@ def test_small_frames_are_traced_as_they_are(tmp_path: Path, passes: list[tuple[
 def test_the_sizes_tried_differ_from_the_traced_one(tmp_path: Path) -> None:
     for name in ("Compact", "SAFMN", "Uformer"):
         about = saved(name, tmp_path).description
-        small = traced_graphs._small(about)
+        small = traced_graphs._small_size(about)
         for more in ((27, 53), (64, 64), (127, 127)):
-            tried = traced_graphs._small(about, *more)
+            tried = traced_graphs._small_size(about, *more)
             assert tried[0] > small[0]
             assert tried[1] > small[1]
 

@@ -79,7 +79,7 @@ def test_info_of_an_artcnn_says_what_it_works_on(tmp_path: Path, capsys: pytest.
         result = json.loads(capsys.readouterr().out)
         assert (result["architecture"], result["works on"], result["scale"]) == (config.name, works, config.scale)
         assert (result["filters"], result[blocks]) == (config.filters, config.blocks)
-        assert result["TFLOP per 720×540 frame"] == round(config.work(540, 720) / 1e12, 3)
+        assert result["TFLOP per 720×540 frame"] == round(config.flops(540, 720) / 1e12, 3)
 
 
 def test_info_of_an_fdat_says_what_it_is_made_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

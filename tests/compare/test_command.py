@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.compare.conftest import Drawing, Writer, clip_of
 from vsfdatrd.cli import main
-from vsfdatrd.compare.page import clock
+from vsfdatrd.compare.page import format_time
 
 
 @pytest.fixture
@@ -190,4 +190,4 @@ def test_the_command_line_starts_without_what_only_compare_needs() -> None:
 
 
 def test_clock() -> None:
-    assert [clock(s) for s in (0, 59.96, 62.5, 3661)] == ["0:00:00.0", "0:01:00.0", "0:01:02.5", "1:01:01.0"]
+    assert [format_time(s) for s in (0, 59.96, 62.5, 3661)] == ["0:00:00.0", "0:01:00.0", "0:01:02.5", "1:01:01.0"]

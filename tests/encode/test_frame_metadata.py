@@ -142,14 +142,14 @@ def test_captions_of_discs_and_television(
 ) -> None:
     result = find(open_source(mpeg2(lambda n: a53(spoken(n)), name), tmp_path / "index"))
     assert sorted(captions for _, captions in result.captions) == [spoken(n) for n in range(COUNT)]
-    assert result.kept("hevc") == ["closed captions"]
-    assert result.left("", "prores_ks") == ["closed captions (prores_ks has no place for it)"]
+    assert result.describe_kept("hevc") == ["closed captions"]
+    assert result.describe_lost("", "prores_ks") == ["closed captions (prores_ks has no place for it)"]
 
 
 def test_captions_as_dvds_have_them(mpeg2: Callable[[Callable[[int], bytes], str], Path], tmp_path: Path) -> None:
     data = b"CC\x01\xf8" + bytes([0x80 | 1 << 1]) + b"\xff\x94\x2c\xfe\x80\x80"
     result = find(open_source(mpeg2(lambda n: data, "a.vob"), tmp_path / "index"))
-    assert result.kept("h264") == ["closed captions"]
+    assert result.describe_kept("h264") == ["closed captions"]
     assert all(b"\x94\x2c" in captions for _, captions in result.captions)
 
 
@@ -158,7 +158,7 @@ def test_captions_that_only_fill_up_are_none(
     mpeg2: Callable[[Callable[[int], bytes], str], Path], triplets: bytes, tmp_path: Path
 ) -> None:
     result = find(open_source(mpeg2(lambda n: a53(triplets), "a.ts"), tmp_path / "index"))
-    assert (result.kept("hevc"), result.left("hevc", "libx265")) == ([], [])
+    assert (result.describe_kept("hevc"), result.describe_lost("hevc", "libx265")) == ([], [])
 
 
 def test_captions_go_to_the_nearest_frame_and_none_is_lost() -> None:
@@ -194,7 +194,7 @@ def test_captions_go_to_the_nearest_frame_and_none_is_lost() -> None:
 def test_transparency_is_told(codec: str, options: tuple[str, ...], lost: list[str], tmp_path: Path) -> None:
     suffix = ".mov" if codec == "qtrle" else ".mkv"
     path = write(moving(2), tmp_path / f"film{suffix}", "25", "-c:v", codec, *options)
-    assert find(open_source(path, tmp_path / "index")).left("hevc", "libx265") == lost
+    assert find(open_source(path, tmp_path / "index")).describe_lost("hevc", "libx265") == lost
 
 
 def test_names_of_encoders() -> None:

@@ -18,7 +18,7 @@ from vsfdatrd import cli
 from vsfdatrd.compare.video import open_video
 from vsfdatrd.encode import streams
 from vsfdatrd.encode.input_file import open_input, video_track
-from vsfdatrd.encode.pixel_shape import pixel_shapes, plausible, prevailing
+from vsfdatrd.encode.pixel_shape import pixel_shapes, plausible_sar, prevailing
 from vsfdatrd.encode.source import file_name, open_source
 from vsfdatrd.encode.timestamps import UNKNOWN, fill_gaps
 from vsfdatrd.encode.timing import constant_rate
@@ -319,7 +319,7 @@ def test_a_container_that_was_corrected_is_believed(tmp_path: Path) -> None:
 
 
 def test_shapes_that_nobody_means_are_not_believed() -> None:
-    assert plausible(Fraction(1, 100)) == 1
+    assert plausible_sar(Fraction(1, 100)) == 1
     assert prevailing(Counter(), None)[0] == 1
     assert prevailing(Counter(), Fraction(64, 45))[0] == Fraction(64, 45)
     assert prevailing(Counter({Fraction(8, 9): 3}), Fraction(90, 101))[0] == Fraction(8, 9)  # rounded, that is all

@@ -22,7 +22,7 @@ from vsfdatrd.encode.cli import split
 from vsfdatrd.encode.crop import Borders, check_crop, find_borders, parse_borders, square
 from vsfdatrd.encode.header import strip_sei
 from vsfdatrd.encode.journal import DamagedJournalError, DoneChunk, Journal
-from vsfdatrd.encode.progress import JsonShow, Rate, Reporter, clock
+from vsfdatrd.encode.progress import JsonShow, Rate, Reporter, format_duration
 from vsfdatrd.encode.scenes import Chunk, plan
 from vsfdatrd.encode.settings import Settings
 from vsfdatrd.encode.source import open_source
@@ -298,7 +298,7 @@ def test_what_is_shown() -> None:
     rate.update(2)  # a chunk is tried once more
     assert rate.fps == 0
     assert rate.left is None
-    assert (clock(6000), clock(200), clock(12)) == ("1 h 40 min", "3 min", "12 s")
+    assert (format_duration(6000), format_duration(200), format_duration(12)) == ("1 h 40 min", "3 min", "12 s")
 
 
 def test_an_index_can_be_used_elsewhere(film: Path, tmp_path: Path) -> None:

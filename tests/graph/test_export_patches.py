@@ -11,7 +11,7 @@ from torch.nn import functional
 pytest.importorskip("spandrel")
 
 from benchmarks.architectures import saved
-from vsfdatrd.archs.registry.base import traced
+from vsfdatrd.archs.registry.base import trace_checkpoint
 from vsfdatrd.commands.export import export
 from vsfdatrd.errors import EngineError
 from vsfdatrd.graph.export_patches import ComplexPair, ExportPatches
@@ -74,7 +74,7 @@ def test_a_network_of_patches_is_left_to_pytorch(tmp_path: Path) -> None:
     with pytest.raises(
         EngineError, match=r"IPT.safetensors \(IPT\) cannot be written as a graph: it computes overlapping"
     ):
-        traced(checkpoint, 48, 64)
+        trace_checkpoint(checkpoint, 48, 64)
     maps = torch.rand(1, 4, 6)
     with ExportPatches():
         torch.testing.assert_close(functional.fold(maps, (4, 6), 2, stride=2).sum(), maps.sum())

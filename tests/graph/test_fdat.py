@@ -150,9 +150,9 @@ def test_tensorrt_builds_it(
     job = EngineSpec(small, *size, precision)
     facts = engine.build_for(job, tmp_path, RTX, [target])
     assert facts["targets"] == [target]
-    estimate = engine.needed(job)
+    estimate = engine.needed_bytes(job)
     monkeypatch.setattr("vsfdatrd.backends.memory.activation_bytes", lambda *_: 0)
-    estimate -= engine.needed(job)
+    estimate -= engine.needed_bytes(job)
     assert 0.5 * facts["activation_bytes"] < estimate < 3 * facts["activation_bytes"]
     assert np.load(tmp_path / "reference.npy").shape == (3, 2 * size[0], 2 * size[1])
     engine.shutdown()

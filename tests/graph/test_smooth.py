@@ -14,7 +14,7 @@ from tests.fdats import SMALL, fdat
 from tests.graph.emulation import emulate
 from tests.onnx_files import write
 from vsfdatrd.archs.artcnn import ArtCnnConfig
-from vsfdatrd.backends.accuracy import SHARE_OF_STEPS, sky, steps
+from vsfdatrd.backends.accuracy import SHARE_OF_STEPS, count_levels, sky
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.graph import artcnn
 from vsfdatrd.graph.half_precision import convert_precision
@@ -31,10 +31,10 @@ type Written = Callable[[GraphTarget], onnx.ModelProto]
 def shares(written: Written, precision: Any, channels: int = 3) -> list[float]:
     """What is left of a sky's steps in a precision, as each engine has its graphs written."""
     picture = sky(*SIZE)[None, :channels]
-    before = steps(emulate(written(OPENVINO), picture).output[0])
+    before = count_levels(emulate(written(OPENVINO), picture).output[0])
     assert before > 100, "there is no sky to lose"
     forms = (GraphTarget(precision), tensorrt(precision))
-    return [steps(emulate(written(form), picture).output[0]) / before for form in forms]
+    return [count_levels(emulate(written(form), picture).output[0]) / before for form in forms]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -54,13 +54,15 @@ def test_its_reach_is_how_far_it_looks() -> None:
         x[..., 32] = 1
         with torch.inference_mode():
             change = (network(x) - network(x * 0))[0, 0, ::2, ::2].abs().amax(0)
-        assert torch.nonzero(change).flatten().tolist() == list(range(32 - config.reach, 33 + config.reach))
+        assert torch.nonzero(change).flatten().tolist() == list(
+            range(32 - config.receptive_radius, 33 + config.receptive_radius)
+        )
 
 
 def test_its_work_counts_every_product() -> None:
     config = ArtCnnConfig(32, 4, False, 1, 1, 2)
     products = sum(int(np.prod(shape)) for name, shape in tensor_shapes(config).items() if name.endswith("weight"))
-    assert config.work(10, 20) == 2 * 10 * 20 * products
+    assert config.flops(10, 20) == 2 * 10 * 20 * products
 
 
 @pytest.mark.parametrize(

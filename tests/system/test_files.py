@@ -9,12 +9,12 @@ import pytest
 
 from vsfdatrd.system.files import (
     format_bytes,
-    is_plain,
     is_private,
+    is_regular,
     longest_name,
     replacing,
     sha256_file,
-    shortened,
+    shorten_name,
     write_atomic,
 )
 
@@ -62,15 +62,15 @@ def test_sha256(tmp_path: Path) -> None:
     "name", ["film.mkv", "x" * 247, "x" * 255, "魔" * 85, "e\u0301" * 80, "🎬" * 63 + ".mk", os.fsdecode(b"\xff" * 255)]
 )
 def test_shortened_names_fit_and_differ(name: str, tmp_path: Path) -> None:
-    short = shortened(name, ".vsfdatrd", 255)
+    short = shorten_name(name, ".vsfdatrd", 255)
     assert len(os.fsencode(short)) <= 255
     assert short.endswith(".vsfdatrd")
     (tmp_path / short).mkdir()
     if len(os.fsencode(name)) <= 246:
         assert short == name + ".vsfdatrd"
     else:
-        assert short != shortened(name[:-1] + "y", ".vsfdatrd", 255)
-    assert len(os.fsencode(shortened(name, ".vsfdatrd", 143))) <= 143  # eCryptfs
+        assert short != shorten_name(name[:-1] + "y", ".vsfdatrd", 255)
+    assert len(os.fsencode(shorten_name(name, ".vsfdatrd", 143))) <= 143  # eCryptfs
 
 
 def test_what_is_plain(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_what_is_plain(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("file")
     (tmp_path / "lost").symlink_to("nothing")
     os.mkfifo(tmp_path / "pipe")
-    assert [is_plain(tmp_path / name) for name in ("file", ".", "nothing", "link", "lost", "pipe")] == [
+    assert [is_regular(tmp_path / name) for name in ("file", ".", "nothing", "link", "lost", "pipe")] == [
         True,
         True,
         True,

@@ -18,7 +18,7 @@ from vsfdatrd.backends.native import kernels
 from vsfdatrd.backends.openvino import backend as openvino
 import torch
 print(json.dumps({
-    "native": kernels.unsupported(), "wider": kernels.wider(), "vnni": kernels.vnni(),
+    "native": kernels.unsupported(), "wider": kernels.has_avx512(), "vnni": kernels.has_vnni(),
     "openvino": openvino._standby.describe()["abilities"],
     "torch": torch.backends.cpu.get_cpu_capability(), "bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported(),
 }))

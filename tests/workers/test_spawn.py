@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from vsfdatrd.workers.spawn import ending, no_window
+from vsfdatrd.workers.spawn import describe_exit, no_window
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,7 @@ from vsfdatrd.workers.spawn import ending, no_window
     [(-9, "signal 9"), (0, "status 0"), (3, "status 3"), (0xC0000005, "status 0xC0000005")],
 )
 def test_ending_is_told_as_each_system_knows_it(code: int, words: str) -> None:
-    assert ending(code) == words
+    assert describe_exit(code) == words
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors are not closed by a shell there")

@@ -73,7 +73,7 @@ class ArtCnnConfig(NetworkConfig):
         return f"ArtCNN {'R' if self.residual else 'C'}{self.blocks}F{self.filters}{kind}{enlarges}"
 
     @property
-    def body(self) -> int:
+    def body_layers(self) -> int:
         """Number of convolutions in the body."""
         return self.blocks * (3 if self.residual else 1)
 
@@ -86,15 +86,15 @@ class ArtCnnConfig(NetworkConfig):
         return {
             "filters": self.filters,
             "residual blocks" if self.residual else "inner convolutions": self.blocks,
-            "looks": f"{self.reach} pixels far",
+            "looks": f"{self.receptive_radius} pixels far",
         }
 
     @property
-    def reach(self) -> int:
+    def receptive_radius(self) -> int:
         """Radius of the receptive field in input pixels."""
-        return (self.body + 3) * (self.kernel // 2)
+        return (self.body_layers + 3) * (self.kernel // 2)
 
-    def work(self, height: int, width: int) -> float:
+    def flops(self, height: int, width: int) -> float:
         """Estimate the cost of one frame.
 
         Args:
@@ -105,7 +105,7 @@ class ArtCnnConfig(NetworkConfig):
             Floating-point operations; a multiply-add counts as two.
         """
         f = self.filters
-        per_pixel = self.in_channels * f + (self.body + 1) * f * f + f * self.out_channels * self.scale**2
+        per_pixel = self.in_channels * f + (self.body_layers + 1) * f * f + f * self.out_channels * self.scale**2
         return 2.0 * height * width * self.kernel**2 * per_pixel
 
 
@@ -132,7 +132,7 @@ def tensor_shapes(config: ArtCnnConfig) -> dict[str, Shape]:
 
 
 def own_names(names: Collection[str]) -> dict[str, str] | None:
-    """Map the tensor names used here to the names in a file.
+    """Map the tensor names used in this package to the names in a file.
 
     The layout is recognized by a name that no other layout has: ``depth_to_space.upscale.0`` is traiNNer-redux's R
     family, ``feats_conv`` and ``conv_out`` are the R and C families of ArtCNN's own notebooks. A file with nothing but
@@ -148,9 +148,9 @@ def own_names(names: Collection[str]) -> dict[str, str] | None:
     if {"conv0.weight", f"{_LAST_OF_R}.weight"} <= found:
         return {name: name for name in names}
     if "feats_conv.weight" in found:
-        return {_renamed_r(name, names): name for name in names}
+        return {_name_in_r_family(name, names): name for name in names}
     if {"conv_skip1.weight", "conv_out.weight"} <= found:
-        return _renamed_c(names)
+        return _names_in_c_family(names)
     numbers = {int(match[1]) for name in names if (match := _CHAIN.fullmatch(name))}
     if len(numbers) >= 4 and found == {f"conv{i}.{part}" for i in range(len(numbers)) for part in ("weight", "bias")}:
         return {name: name for name in names}
@@ -215,7 +215,7 @@ def _channels(inputs: int, features: int) -> tuple[int, int, int]:
     return inputs, outputs, scale
 
 
-def _renamed_r(name: str, names: Collection[str]) -> str:
+def _name_in_r_family(name: str, names: Collection[str]) -> str:
     for pattern, ours in _R_NAMES.items():
         if re.match(pattern, name):
             return re.sub(pattern, ours, name)
@@ -225,7 +225,7 @@ def _renamed_r(name: str, names: Collection[str]) -> str:
     return name
 
 
-def _renamed_c(names: Collection[str]) -> dict[str, str]:
+def _names_in_c_family(names: Collection[str]) -> dict[str, str]:
     count = len({match[1] for name in names if (match := re.match(r"conv_inner\.(\d+)\.", name))})
     found: dict[str, str] = {}
     for name in names:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vsfdatrd.weights.files import Array, Entry, check_file, finite, refuse
+from vsfdatrd.weights.files import Array, Entry, check_file, finite_float32, refuse
 
 MAX_BYTES = 2 << 20
 """Largest accepted file in bytes; the largest published shader is under one megabyte."""
@@ -136,7 +136,7 @@ class GlslFile:
     def read(self, names: Mapping[str, str]) -> Iterator[tuple[str, Array]]:
         """Read tensors; see `WeightsFile.read`."""
         for name, key in names.items():
-            yield name, finite(self.path, name, self._tensors[key])
+            yield name, finite_float32(self.path, name, self._tensors[key])
 
 
 def _passes(text: str) -> list[_Pass]:
@@ -165,8 +165,8 @@ def _tensors(passes: Sequence[_Pass]) -> dict[str, Array]:
     layers = _layers([one for one in passes if one.terms])
     remaining = [one for one in passes if not one.terms]
     chroma = any("NATIVE" in one.hook for one in passes)
-    _check(layers, passes[0].hook if not chroma else "NATIVE")
-    channels = 2 if chroma else _shuffled(remaining, 4 * len(layers[-1].places))
+    _check_connections(layers, passes[0].hook if not chroma else "NATIVE")
+    channels = 2 if chroma else _check_pixel_shuffle(remaining, 4 * len(layers[-1].places))
     tensors: dict[str, Array] = {}
     for i, layer in enumerate(layers):
         before = layers[i - 1].places if i else None
@@ -176,24 +176,26 @@ def _tensors(passes: Sequence[_Pass]) -> dict[str, Array]:
     return tensors
 
 
-def _read_terms(one: _Pass) -> None:
+def _read_terms(shader_pass: _Pass) -> None:
     """Fill in the biases and terms of a pass. Raises _Unlike for a sum in any other form."""
-    loads = {number: _source(loaded) for number, loaded in _LOAD.findall(one.code)}
-    defined = dict(_DEFINED.findall(one.code))
-    one.biases = {result: _numbers(text, 4, one) for result, text in _BIAS.findall(one.code)}
-    for result, kind, text, pixel in _TERM.findall(one.code):
+    loads = {number: _parse_source(loaded) for number, loaded in _LOAD.findall(shader_pass.code)}
+    defined = dict(_DEFINED.findall(shader_pass.code))
+    shader_pass.biases = {
+        result: _parse_numbers(text, 4, shader_pass) for result, text in _BIAS.findall(shader_pass.code)
+    }
+    for result, kind, text, pixel in _TERM.findall(shader_pass.code):
         matrix = kind[-4:] == "mat4" or kind[-2:] == "M4"
-        at = _pixel(defined.get(pixel, pixel), loads, one)
-        terms = one.terms.setdefault(result, {})
+        at = _parse_pixel(defined.get(pixel, pixel), loads, shader_pass)
+        terms = shader_pass.terms.setdefault(result, {})
         if at in terms:
-            raise _Unlike(f"its pass {one.desc!r} has the pixel ({at[2]}, {at[1]}) twice")
-        terms[at] = (matrix, _numbers(text, 16 if matrix else 4, one))
-    one.sources = frozenset(source for terms in one.terms.values() for source, _, _ in terms)
-    if len(re.findall(r"\bresult\d* \+=", one.code)) != sum(map(len, one.terms.values())):
-        raise _Unlike(f"its pass {one.desc!r} adds something that is no weight times a pixel")
+            raise _Unlike(f"its pass {shader_pass.desc!r} has the pixel ({at[2]}, {at[1]}) twice")
+        terms[at] = (matrix, _parse_numbers(text, 16 if matrix else 4, shader_pass))
+    shader_pass.sources = frozenset(source for terms in shader_pass.terms.values() for source, _, _ in terms)
+    if len(re.findall(r"\bresult\d* \+=", shader_pass.code)) != sum(map(len, shader_pass.terms.values())):
+        raise _Unlike(f"its pass {shader_pass.desc!r} adds something that is no weight times a pixel")
 
 
-def _pixel(text: str, loads: Mapping[str, Source], one: _Pass) -> Pixel:
+def _parse_pixel(text: str, loads: Mapping[str, Source], shader_pass: _Pass) -> Pixel:
     """Parse the pixel that a term multiplies."""
     if match := _LOCAL.fullmatch(text):
         number, y, x = match.groups()
@@ -201,26 +203,26 @@ def _pixel(text: str, loads: Mapping[str, Source], one: _Pass) -> Pixel:
         texels = _TEXEL.findall(text)
         plain = _TEXEL.sub("t", text)
         if plain not in ("t", "t.x", "(t + t)") or len({(x, y) for _, x, y in texels}) != 1:
-            raise _Unlike(f"its pass {one.desc!r} multiplies {text[:60]!r}")
+            raise _Unlike(f"its pass {shader_pass.desc!r} multiplies {text[:60]!r}")
         _, x, y = texels[0]
         return frozenset((name, "") for name, _, _ in texels), int(y or 0), int(x or 0)
     if number not in loads:
-        raise _Unlike(f"its pass {one.desc!r} uses {text[:60]!r}, which it does not load")
+        raise _Unlike(f"its pass {shader_pass.desc!r} uses {text[:60]!r}, which it does not load")
     return loads[number], int(y), int(x)
 
 
-def _source(loaded: str) -> Source:
+def _parse_source(loaded: str) -> Source:
     """Collect the textures and offsets that a statement filling ``inp`` reads from."""
     return frozenset((name, f"{x},{y}" if x else "") for name, x, y in _FETCH.findall(loaded))
 
 
-def _numbers(text: str, count: int, one: _Pass) -> list[float]:
+def _parse_numbers(text: str, count: int, shader_pass: _Pass) -> list[float]:
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:
         values = []
     if len(values) != count:
-        raise _Unlike(f"its pass {one.desc!r} has a constant that is not {count} numbers: {text[:60]!r}")
+        raise _Unlike(f"its pass {shader_pass.desc!r} has a constant that is not {count} numbers: {text[:60]!r}")
     return values
 
 
@@ -257,7 +259,7 @@ def _offset(position: str) -> str:
     return f"{found[1]},{found[2]}" if found else ""
 
 
-def _check(layers: Sequence[_Layer], picture: str) -> None:
+def _check_connections(layers: Sequence[_Layer], picture: str) -> None:
     """Raise _Unlike unless the layers are connected and activated like those of the C family."""
     if len(layers) < 4:
         raise _Unlike(f"it has {len(layers)} convolutions, and ArtCNN has at least 4")
@@ -278,7 +280,7 @@ def _check(layers: Sequence[_Layer], picture: str) -> None:
         raise _Unlike("its convolution 0 has a ReLU")
 
 
-def _shuffled(remaining: Sequence[_Pass], features: int) -> int:
+def _check_pixel_shuffle(remaining: Sequence[_Pass], features: int) -> int:
     """Check that the last pass is a pixel shuffle of all features, and return their number. Raises _Unlike
     otherwise.
     """
@@ -289,23 +291,23 @@ def _shuffled(remaining: Sequence[_Pass], features: int) -> int:
 
 
 def _convolution(
-    layer: _Layer, before: Sequence[Place] | None, inputs: int, outputs: int | None
+    layer: _Layer, input_places: Sequence[Place] | None, inputs: int, outputs: int | None
 ) -> tuple[Array, Array]:
     """Assemble the weight (O, I, k, k) and bias (O,) of a layer.
 
     Args:
         layer: The convolution.
-        before: Storage of its input channels, in order; None if the input is the image.
+        input_places: Storage of its input channels, in order; None if the input is the image.
         inputs: Number of channels of the image.
         outputs: Number of output channels to keep; None for all.
     """
     used = [at for part, result in layer.parts for at in part.terms[result]]
     top, left = min(y for _, y, _ in used), min(x for _, _, x in used)
     side = max(y for _, y, _ in used) - top + 1
-    groups = 1 if before is None else len(before)
+    groups = 1 if input_places is None else len(input_places)
     if side % 2 == 0 or side > 2 * LARGEST_REACH + 1 or len(used) != len(layer.parts) * groups * side**2:
         raise _Unlike(f"its pass {layer.parts[0][0].desc!r} has {len(used)} terms, which make no square kernel")
-    order = {position: i for i, position in enumerate(before or ())}
+    order = {position: i for i, position in enumerate(input_places or ())}
     weight = np.zeros((4 * len(layer.parts), 4 * groups, side, side), np.float64)
     bias = np.zeros(4 * len(layer.parts), np.float64)
     for k, (part, result) in enumerate(layer.parts):
@@ -313,15 +315,15 @@ def _convolution(
         for (source, y, x), (matrix, values) in part.terms[result].items():
             if x - left >= side:
                 raise _Unlike(f"its pass {part.desc!r} has no square kernel")
-            g = 0 if before is None else min(order[position] for position in source if position in order)
+            g = 0 if input_places is None else min(order[position] for position in source if position in order)
             at = weight[4 * k : 4 * k + 4, 4 * g : 4 * g + 4, y - top, x - left]
             if matrix:  # column-major: four numbers for each channel of the pixel
                 at[...] = np.reshape(values, (4, 4)).T
             else:
                 at[:, 0] = values
-    remaining = slice(0, inputs if before is None else None)
+    remaining = slice(0, inputs if input_places is None else None)
     wanted = slice(0, outputs)
-    if np.any(weight[:, inputs:]) and before is None:
+    if np.any(weight[:, inputs:]) and input_places is None:
         raise _Unlike(f"its first convolution reads more than {inputs} channels")
     if outputs is not None and (np.any(weight[outputs:]) or np.any(bias[outputs:])):
         raise _Unlike(f"its last convolution gives more than {outputs} channels")

@@ -49,12 +49,12 @@ class NetworkConfig:
 
     @property
     def cell(self) -> int:
-        """Side in pixels of what becomes one element of the feature maps."""
+        """Side in pixels of the input square that becomes one element of the feature maps."""
         return 1
 
     @property
     def period(self) -> int:
-        """Two frames whose sides differ by a multiple of this, in pixels, are padded and divided into windows alike."""
+        """Number of pixels; frames whose sides differ by a multiple of it get the same padding and window layout."""
         return self.size.multiple_of * -(-SMALLEST_PERIOD // self.size.multiple_of)
 
     def activations(self) -> tuple[Mapping[str, float], ...]:
@@ -62,11 +62,11 @@ class NetworkConfig:
 
         Returns:
             For each moment, kinds of tensors -> number of values. Every backend has a table of bytes for each kind. The
-            kind ``largest``, the values of the largest tensor, needs no measurement of the architecture.
+            kind ``largest``, the elements of the largest tensor, can be used without measuring the architecture.
         """
         raise NotImplementedError
 
-    def work(self, height: int, width: int) -> float | None:
+    def flops(self, height: int, width: int) -> float | None:
         """Estimate the floating-point operations of a frame, two for a multiply-add; None if unknown."""
         return None
 
@@ -75,7 +75,7 @@ class NetworkConfig:
         return 0
 
     def style_size(self, height: int, width: int) -> tuple[int, int] | None:
-        """Compute the size of the second picture for padded frames of a size; None if the network takes none."""
+        """Compute (height, width) of the style picture for padded frames; None if the network has no style input."""
         return None
 
     def facts(self) -> dict[str, Any]:
@@ -83,11 +83,11 @@ class NetworkConfig:
         return {}
 
 
-def restored(kind: Any, plain: Any) -> Any:
+def from_plain(value_type: Any, plain: Any) -> Any:
     """Rebuild a value from the result of `dataclasses.asdict` after a round trip through JSON.
 
     Args:
-        kind: Type of the value: a dataclass, or the annotation of a field.
+        value_type: Type of the value: a dataclass, or the annotation of a field.
         plain: The value as JSON gives it; lists stand for tuples.
 
     Returns:
@@ -96,16 +96,20 @@ def restored(kind: Any, plain: Any) -> Any:
     Raises:
         ValueError: `plain` does not have the type.
     """
-    kind = getattr(kind, "__value__", kind)  # of a `type` statement
-    if is_dataclass(kind):
-        hints = get_type_hints(kind)
-        if not isinstance(plain, dict) or plain.keys() != {field.name for field in fields(kind)}:
-            raise ValueError(f"{plain!r} are not the fields of a {kind}")
-        return kind(**{name: restored(hints[name], value) for name, value in plain.items()})  # type: ignore[operator]
-    if get_origin(kind) is tuple and isinstance(plain, list | tuple):
-        return tuple(restored(get_args(kind)[0], value) for value in plain)
-    if get_origin(kind) is UnionType:
-        return None if plain is None else restored(next(one for one in get_args(kind) if one is not NoneType), plain)
-    if plain not in get_args(kind) if get_origin(kind) is Literal else type(plain) is not kind:
-        raise ValueError(f"{plain!r} is no {kind}")
+    value_type = getattr(value_type, "__value__", value_type)  # of a `type` statement
+    if is_dataclass(value_type):
+        hints = get_type_hints(value_type)
+        if not isinstance(plain, dict) or plain.keys() != {field.name for field in fields(value_type)}:
+            raise ValueError(f"{plain!r} are not the fields of a {value_type}")
+        return value_type(**{name: from_plain(hints[name], value) for name, value in plain.items()})  # type: ignore[operator]
+    if get_origin(value_type) is tuple and isinstance(plain, list | tuple):
+        return tuple(from_plain(get_args(value_type)[0], value) for value in plain)
+    if get_origin(value_type) is UnionType:
+        return (
+            None
+            if plain is None
+            else from_plain(next(one for one in get_args(value_type) if one is not NoneType), plain)
+        )
+    if plain not in get_args(value_type) if get_origin(value_type) is Literal else type(plain) is not value_type:
+        raise ValueError(f"{plain!r} is no {value_type}")
     return plain

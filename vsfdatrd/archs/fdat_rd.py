@@ -142,13 +142,13 @@ class FdatFamilyConfig(NetworkConfig):
                 return conv("0", c, o * pixels)
             case "pixelshuffle":
                 found, at, n = conv("0", c, m), 1, 2
-                for factor in steps(s, self.upsampler):
+                for factor in upscaling_steps(s, self.upsampler):
                     found |= conv(f"{n}", m, factor * factor * m, at=at)
                     at, n = at * factor * factor, n + 2
                 return found | conv(f"{n}", m, o, at=pixels)
             case "nearest+conv":
                 found, at, n = {}, 1, 0
-                for factor in steps(s, self.upsampler):
+                for factor in upscaling_steps(s, self.upsampler):
                     found |= conv(f"{n}", c, c, at=at)
                     at, n = at * factor * factor, n + 3
                 return found | conv(f"{n}", c, c, at=pixels) | conv(f"{n + 2}", c, o, at=pixels)
@@ -179,7 +179,7 @@ class FdatFamilyConfig(NetworkConfig):
                 return found | conv(f"{i + 1}", m, o, at=pixels)
             case "pa_up":
                 found, at, n, width = {}, 1, 0, c
-                for factor in steps(s, self.upsampler):
+                for factor in upscaling_steps(s, self.upsampler):
                     at *= factor * factor
                     found |= conv(f"{n + 1}", width, m, at=at) | conv(f"{n + 2}.conv.0", m, m, 1, at)
                     found |= conv(f"{n + 4}", m, m, at=at)
@@ -214,7 +214,7 @@ class FdatFamilyConfig(NetworkConfig):
         }
 
     def constant_bytes(self, height: int, width: int) -> int:
-        """Count the bytes of the sampling positions, which tails that compute them have for each output pixel."""
+        """Count the bytes of the table of sampling positions of DySample and LDA tails; 0 for other tails."""
         moving = {"dysample": 8, "lda": 18} if self.tail_scale > 1 else {}
         tall, wide = (side * self.scale for side in self.size.padded(height, width))
         return 4 * moving.get(self.upsampler, 0) * tall * wide
@@ -250,7 +250,7 @@ class FdatRdConfig(FdatFamilyConfig):
         """See `FdatFamilyConfig`: channels of the feed-forward network, and scores of the dictionary's attention."""
         return {"fdat_rd.ffn": self.ffn_dim, "fdat_rd.scores": self.heads * self.dict_tokens}
 
-    def work(self, height: int, width: int) -> float:
+    def flops(self, height: int, width: int) -> float:
         """Estimate the cost of one frame, padding included.
 
         Counts matrix products, convolutions and attention; element-wise operations, under 2 %, are ignored.
@@ -330,7 +330,7 @@ def variant(
     )
 
 
-def steps(scale: int, upsampler: str) -> list[int]:
+def upscaling_steps(scale: int, upsampler: str) -> list[int]:
     """Factorize a scale into the successive upscaling steps of a tail; 4 is [2, 2].
 
     Args:

@@ -13,7 +13,7 @@ type Range = Literal["1", "255"]
 
 @dataclass(frozen=True, slots=True)
 class OnnxConfig(NetworkConfig):
-    """Inputs and outputs of an ONNX graph, names as in the file, and what running it has shown."""
+    """Inputs and outputs of an ONNX graph, names as in the file, and properties found by running it."""
 
     input: str
     """Name of the input for the frame."""
@@ -71,7 +71,7 @@ class OnnxConfig(NetworkConfig):
         """(height, width) if the network accepts a single frame size only, otherwise None."""
         return None if self.height is None or self.width is None else (self.height, self.width)
 
-    def ends(self) -> dict[str, Any]:
+    def graph_fields(self) -> dict[str, Any]:
         """Return the fields on which the graph for an engine depends, besides the file and the size of the frame."""
         others = ("scale", "out_channels", "multiple", "minimum", "largest")
         return {name: value for name, value in asdict(self).items() if name not in others}

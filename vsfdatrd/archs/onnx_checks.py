@@ -57,7 +57,7 @@ def read(path: Path) -> tuple[onnx.ModelProto, str]:
         raise refuse(path, "is no ONNX file, or a damaged one; download it again") from error
     if not model.graph.node or not model.graph.output:
         raise refuse(path, "is an ONNX file without a network; download it again, or export it again")
-    if (count := _count(path, model)) > MAX_NODES:
+    if (count := _count_operators(path, model)) > MAX_NODES:
         raise refuse(path, f"has {count:,} operators, and {MAX_NODES:,} are the most that are used; simplify it")
     if model.functions:
         try:
@@ -90,11 +90,11 @@ def external_files(path: Path, model: onnx.ModelProto) -> dict[str, Path]:
             continue
         name = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
         if name not in result:
-            result[name] = _beside(path, name)
+            result[name] = _locate_external(path, name)
     return result
 
 
-def _beside(path: Path, name: str) -> Path:
+def _locate_external(path: Path, name: str) -> Path:
     """Locate a file by name in the folder of the ONNX file, or in the folder of the file that it is a symlink to."""
     # Symlinks are followed: the cache of huggingface_hub consists of them, and an ONNX file cannot create one.
     inside = PurePosixPath(name).parts and not PureWindowsPath(name).anchor and ".." not in PureWindowsPath(name).parts
@@ -114,7 +114,7 @@ def _load_external(path: Path, model: onnx.ModelProto, files: Mapping[str, Path]
         fields = {entry.key: entry.value for entry in tensor.external_data}
         file = files[fields["location"]]
         try:
-            offset, expected = int(fields.get("offset", 0)), _bytes(tensor)
+            offset, expected = int(fields.get("offset", 0)), _byte_size(tensor)
             length = int(fields.get("length", expected))
             if offset < 0 or length != expected or offset + length > file.stat().st_size:
                 raise ValueError(f"{fields['location']!r} is too short for it")
@@ -127,7 +127,7 @@ def _load_external(path: Path, model: onnx.ModelProto, files: Mapping[str, Path]
         del tensor.external_data[:]
 
 
-def _bytes(tensor: TensorProto) -> int:
+def _byte_size(tensor: TensorProto) -> int:
     if any(side < 0 for side in tensor.dims):
         raise ValueError(f"a shape of {list(tensor.dims)}")
     size = int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
@@ -145,10 +145,10 @@ def changed(path: Path, config: OnnxConfig) -> bool:
         CheckpointError: An external data file is missing.
     """
     fields = (entry.partition("=") for entry in config.external.split())
-    return any(sha256(_beside(path, unquote(name))) != before for name, _, before in fields)
+    return any(sha256(_locate_external(path, unquote(name))) != before for name, _, before in fields)
 
 
-def _count(path: Path, model: onnx.ModelProto) -> int:
+def _count_operators(path: Path, model: onnx.ModelProto) -> int:
     """Count the operators of a graph with every function call expanded.
 
     A small file can expand to millions of operators, so they are counted before anything is inlined.
@@ -259,10 +259,10 @@ def io_spec(path: Path, model: onnx.ModelProto) -> list[OnnxConfig]:
             "have a second one for a picture whose style it is given",
         )
     output = model.graph.output[0].name
-    frames = [_picture(path, model, inputs[0], output, *layout) for layout in _layouts(path, model, inputs[0])]
+    frames = [_image_input(path, model, inputs[0], output, *layout) for layout in _layouts(path, model, inputs[0])]
     if len(inputs) == 1:
         return frames
-    styles = [_picture(path, model, inputs[1], output, *layout) for layout in _layouts(path, model, inputs[1])]
+    styles = [_image_input(path, model, inputs[1], output, *layout) for layout in _layouts(path, model, inputs[1])]
     if all(config.channels != 3 for config in frames) or all(config.channels != 3 for config in styles):
         raise refuse(path, "has two inputs that are not both RGB pictures; only those of 3 channels can be used")
     return [
@@ -280,7 +280,7 @@ def io_spec(path: Path, model: onnx.ModelProto) -> list[OnnxConfig]:
 
 
 def _dims(path: Path, value: onnx.ValueInfoProto) -> list[int]:
-    """Dimensions of an input, 0 for dynamic ones. Raises CheckpointError if it is not an image."""
+    """Return the dimensions of an input, 0 for dynamic ones. Raises CheckpointError if it is not an image."""
     tensor = value.type.tensor_type
     dims = [max(0, int(dim.dim_value)) for dim in tensor.shape.dim]
     if tensor.elem_type in PIXELS and not tensor.HasField("shape"):
@@ -298,7 +298,7 @@ def _dims(path: Path, value: onnx.ValueInfoProto) -> list[int]:
 
 
 def _layouts(path: Path, model: onnx.ModelProto, value: onnx.ValueInfoProto) -> list[tuple[Layout, int]]:
-    """Possible layouts of an input, each with its number of channels; the most likely first."""
+    """List the possible layouts of an input, each with its number of channels; the most likely first."""
     dims = _dims(path, value)
     axes: tuple[tuple[Layout, int], ...] = (("NCHW", 1), ("NHWC", 3))
     for layout, axis in axes:
@@ -310,7 +310,7 @@ def _layouts(path: Path, model: onnx.ModelProto, value: onnx.ValueInfoProto) -> 
     if not open_axes:
         shape = " × ".join(str(side) if side > 0 else "?" for side in dims)
         raise refuse(path, f"has an input of {shape}, and networks of 1, 2 or 3 channels are used here")
-    counts = _taken(model, value.name)
+    counts = _first_conv_channels(model, value.name)
     if counts and not counts & {1, 2, 3}:
         raise refuse(
             path,
@@ -320,8 +320,8 @@ def _layouts(path: Path, model: onnx.ModelProto, value: onnx.ValueInfoProto) -> 
     return [(layout, count) for layout, _ in open_axes for count in (3, 1, 2) if not counts or count in counts]
 
 
-def _taken(model: onnx.ModelProto, name: str) -> set[int]:
-    """Input channels of the first convolutions after an input; empty if other operators come before them."""
+def _first_conv_channels(model: onnx.ModelProto, name: str) -> set[int]:
+    """Return the input channels of the first convolutions after an input; empty if other operators precede them."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     same = {name}
     result: set[int] = set()
@@ -335,10 +335,10 @@ def _taken(model: onnx.ModelProto, name: str) -> set[int]:
     return result
 
 
-def _picture(
+def _image_input(
     path: Path, model: onnx.ModelProto, value: onnx.ValueInfoProto, output: str, layout: Layout, channels: int
 ) -> OnnxConfig:
-    """Configuration of an image input for one layout."""
+    """Create the configuration of an image input for one layout."""
     dims = _dims(path, value)
     height, width = dims[2:] if layout == "NCHW" else dims[1:3]
     if height or width:

@@ -19,7 +19,7 @@ from vsfdatrd.archs.onnx import Range
 from vsfdatrd.errors import CheckpointError, EngineError, TrialError
 from vsfdatrd.system.standard_streams import fill_standard_streams
 from vsfdatrd.weights.files import check_file, refuse
-from vsfdatrd.workers.spawn import ending, environment, no_window, python
+from vsfdatrd.workers.spawn import describe_exit, environment, no_window, python
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def probe(path: Path, multiple: int | None = None, input_range: Range | None = N
         raise EngineError(f"the process that tries the network cannot be started: {error}") from error
     with process:
         try:
-            output, errors = _wait(process, patience)
+            output, errors = _collect_output(process, patience)
         except subprocess.TimeoutExpired as error:
             why = f"did not finish a small picture within {patience:.0f} seconds, {AGAIN}"
             raise TrialError(str(refuse(path, why)), why) from error
@@ -76,7 +76,7 @@ def probe(path: Path, multiple: int | None = None, input_range: Range | None = N
     try:
         answer = dict(json.loads(output))
     except ValueError as error:
-        how = ending(process.returncode)
+        how = describe_exit(process.returncode)
         if 0 < process.returncode < 1 << 31 and (lines := errors.decode(errors="replace").strip().splitlines()):
             raise EngineError(f"the process that tries {path.name!r} failed ({how}): {lines[-1][:300]}") from error
         why = f"makes OpenVINO crash ({how}) when a small picture is tried, {AGAIN}"
@@ -88,20 +88,20 @@ def probe(path: Path, multiple: int | None = None, input_range: Range | None = N
     return answer
 
 
-def _wait(process: "subprocess.Popen[bytes]", patience: float) -> tuple[bytes, bytes]:
+def _collect_output(process: "subprocess.Popen[bytes]", timeout: float) -> tuple[bytes, bytes]:
     """Collect stdout and stderr of a process until it ends.
 
     Raises:
-        subprocess.TimeoutExpired: It has run for more than `patience` seconds. Time in which a busy machine did not
+        subprocess.TimeoutExpired: It has run for more than `timeout` seconds. Time in which a busy machine did not
             schedule it does not count, up to MOST_PATIENCE.
     """
     begin = time.monotonic()
     while True:
         try:
-            return process.communicate(timeout=min(1.0, patience))
+            return process.communicate(timeout=min(1.0, timeout))
         except subprocess.TimeoutExpired:
             elapsed = worked = time.monotonic() - begin
             with contextlib.suppress(psutil.Error):
                 worked = sum(psutil.Process(process.pid).cpu_times()[:2])
-            if min(elapsed, worked) > patience or elapsed > MOST_PATIENCE:
+            if min(elapsed, worked) > timeout or elapsed > MOST_PATIENCE:
                 raise

@@ -50,8 +50,8 @@ def used_channels(tail: Tensors) -> NDArray[np.bool_]:
     return found if found.any() else ~found
 
 
-def at_work(config: FdatRdConfig, tensors: Mapping[str, NDArray[Any]]) -> str:
-    """Say how many attention and feed-forward branches of an FDAT-RD have a nonzero output projection.
+def count_active_branches(config: FdatRdConfig, tensors: Mapping[str, NDArray[Any]]) -> str:
+    """Count the attention and feed-forward branches of an FDAT-RD that have a nonzero output projection.
 
     Args:
         config: The network.

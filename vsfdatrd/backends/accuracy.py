@@ -59,7 +59,7 @@ def sky(height: int, width: int) -> FramePlanes:
     return np.repeat(values[:, None].astype(np.float32), height, axis=1)
 
 
-def steps(result: FramePlanes) -> int:
+def count_levels(result: FramePlanes) -> int:
     """Count the distinct 10-bit values in three rows of an upscaled `sky`, summed over all planes.
 
     Args:
@@ -70,30 +70,30 @@ def steps(result: FramePlanes) -> int:
     return sum(len(np.unique(np.rint(np.clip(row, 0, 1) * 1023))) for row in rows)
 
 
-def compare_steps(reference: int, candidate: int, what: str) -> None:
+def check_banding(reference: int, candidate: int, precision: str) -> None:
     """Check an engine's output for banding.
 
     Args:
-        reference: `steps` of the sky in fp32.
-        candidate: `steps` of the engine's sky.
-        what: The engine's precision, for the message.
+        reference: `count_levels` of the sky in fp32.
+        candidate: `count_levels` of the engine's sky.
+        precision: The engine's precision, for the message.
 
     Raises:
         PrecisionUnfit: The engine has fewer than `SHARE_OF_STEPS` of the reference's steps.
     """
     if candidate < SHARE_OF_STEPS * reference:
         raise PrecisionUnfit(
-            f"the {what} engine leaves {candidate} of a sky's {reference} steps of ten bits, which shows as bands."
+            f"the {precision} engine leaves {candidate} of a sky's {reference} steps of ten bits, which shows as bands."
         )
 
 
-def compare(reference: FramePlanes, candidate: FramePlanes, what: str) -> float:
+def compare(reference: FramePlanes, candidate: FramePlanes, precision: str) -> float:
     """Compute the PSNR of an engine's output against the reference, for a peak of 1.
 
     Args:
         reference: (C, H, W) in [0, 1].
         candidate: The engine's output, of the same shape.
-        what: The engine's precision, for the message.
+        precision: The engine's precision, for the message.
 
     Returns:
         PSNR in dB.
@@ -103,9 +103,11 @@ def compare(reference: FramePlanes, candidate: FramePlanes, what: str) -> float:
     """
     if not np.isfinite(candidate).all():
         count = int(np.count_nonzero(~np.isfinite(candidate)))
-        raise PrecisionUnfit(f"the {what} engine's output has {count} values that are not finite.")
+        raise PrecisionUnfit(f"the {precision} engine's output has {count} values that are not finite.")
     error = float(np.mean((np.clip(reference, 0, 1).astype(np.float64) - np.clip(candidate, 0, 1)) ** 2))
     psnr = 10 * np.log10(1 / max(error, 1e-20))
     if psnr < BOUND_DB:
-        raise PrecisionUnfit(f"the {what} engine agrees with fp32 to {psnr:.1f} dB only, {BOUND_DB:.0f} are needed.")
+        raise PrecisionUnfit(
+            f"the {precision} engine agrees with fp32 to {psnr:.1f} dB only, {BOUND_DB:.0f} are needed."
+        )
     return float(psnr)

@@ -150,38 +150,38 @@ class Backend(Protocol):
         """
         ...
 
-    def device_name(self, job: EngineSpec) -> str:
+    def device_name(self, spec: EngineSpec) -> str:
         """Return the device as part of the engine's identity. Built files are never used on another device.
 
         Args:
-            job: Parameters of the engine.
+            spec: Parameters of the engine.
         """
         ...
 
-    def identity(self, job: EngineSpec) -> str:
+    def identity(self, spec: EngineSpec) -> str:
         """Return any other parameters that change the built files, as text.
 
         Args:
-            job: Parameters of the engine.
+            spec: Parameters of the engine.
         """
         ...
 
-    def memory_estimate(self, job: EngineSpec) -> tuple[int, int]:
+    def memory_estimate(self, spec: EngineSpec) -> tuple[int, int]:
         """Estimate the memory of an engine.
 
         Args:
-            job: Parameters of the engine.
+            spec: Parameters of the engine.
 
         Returns:
             (bytes the engine will need, bytes free on its device).
         """
         ...
 
-    def build(self, job: EngineSpec, directory: Path) -> None:
+    def build(self, spec: EngineSpec, directory: Path) -> None:
         """Write the engine's files into an empty directory.
 
         Args:
-            job: Parameters of the engine.
+            spec: Parameters of the engine.
             directory: The directory.
 
         Raises:
@@ -189,11 +189,11 @@ class Backend(Protocol):
         """
         ...
 
-    def load(self, job: EngineSpec, directory: Path) -> Engine:
+    def load(self, spec: EngineSpec, directory: Path) -> Engine:
         """Load an engine from its files.
 
         Args:
-            job: Parameters of the engine.
+            spec: Parameters of the engine.
             directory: The files that `build` wrote.
 
         Raises:

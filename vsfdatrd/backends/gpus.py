@@ -26,12 +26,12 @@ def gpus() -> tuple[Gpu, ...]:
 
         if driver.cuInit(0)[0] != driver.CUresult.CUDA_SUCCESS:
             return ()
-        return tuple(_gpu(_logged(driver.cuDeviceGet(i))) for i in range(_logged(driver.cuDeviceGetCount())))
+        return tuple(_gpu(_value_of(driver.cuDeviceGet(i))) for i in range(_value_of(driver.cuDeviceGetCount())))
     except Exception:  # no bindings, no driver, a broken driver: each has its own error class
         return ()
 
 
-def first(device: Sequence[int]) -> Gpu | None:
+def first_selected(device: Sequence[int]) -> Gpu | None:
     """Return the first of the selected GPUs, or GPU 0 if that number does not exist; None without any GPU.
 
     Args:
@@ -50,14 +50,14 @@ def _gpu(device: object) -> Gpu:
     from cuda.bindings import driver
 
     kinds = driver.CUdevice_attribute
-    major = _logged(driver.cuDeviceGetAttribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device))
-    minor = _logged(driver.cuDeviceGetAttribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device))
-    name = _logged(driver.cuDeviceGetName(256, device))
+    major = _value_of(driver.cuDeviceGetAttribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device))
+    minor = _value_of(driver.cuDeviceGetAttribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device))
+    name = _value_of(driver.cuDeviceGetName(256, device))
     # A NUL-terminated string in 256 bytes; the bytes after the NUL are undefined.
     return Gpu(name.partition(b"\0")[0].decode(errors="replace"), (int(major), int(minor)))
 
 
-def _logged(result: tuple[Any, Any]) -> Any:
+def _value_of(result: tuple[Any, Any]) -> Any:
     """Return the value of a driver call, without its status.
 
     Raises:

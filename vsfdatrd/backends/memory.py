@@ -31,6 +31,6 @@ def frame_bytes(network: ModelDescriptor) -> int:
     return 12 * (1 + network.scale**2)
 
 
-def free() -> int:
+def free_bytes() -> int:
     """Return the bytes of main memory that are free, or would be if the system dropped its file cache."""
     return int(psutil.virtual_memory().available)

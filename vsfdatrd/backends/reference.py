@@ -29,7 +29,7 @@ def compute(graph: Path, target: Path, sky: Path | None = None) -> int:
         sky: Graph of the same network for `accuracy.sky`, which may be the same file; None to skip the sky.
 
     Returns:
-        `accuracy.steps` of the sky in fp32; 0 without `sky`.
+        `accuracy.count_levels` of the sky in fp32; 0 without `sky`.
 
     Raises:
         EngineUnavailable: Neither OpenVINO nor ONNX Runtime is installed.

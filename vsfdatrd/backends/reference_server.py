@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vsfdatrd.backends.accuracy import drawing, sky, steps
+from vsfdatrd.backends.accuracy import count_levels, drawing, sky
 from vsfdatrd.errors import EngineError
 from vsfdatrd.workers.server import WorkerServer
 from vsfdatrd.workers.shared_memory import FramePlanes
@@ -31,15 +31,15 @@ class ReferenceServer(WorkerServer):
         raise NotImplementedError
 
     def do_reference(self, graph: str, target: str, smooth: str | None) -> int:
-        """Run a graph on `accuracy.drawing` in fp32 and save the output as float16.
+        """Answer the request ``reference``: run a graph on `accuracy.drawing` in fp32 and save the output as float16.
 
         Args:
             graph: Path of the graph.
-            target: The .npy file to write.
-            smooth: Path of the graph for `accuracy.sky`, which may be the same; None to skip the sky.
+            target: Path of the .npy file to write.
+            smooth: Path of the graph for frames of the size of `accuracy.sky`, which may be the same; None to skip it.
 
         Returns:
-            `accuracy.steps` of the sky; 0 without `smooth`.
+            `accuracy.count_levels` of the sky; 0 without `smooth`.
 
         Raises:
             EngineError: The library does not run the graph.
@@ -48,7 +48,7 @@ class ReferenceServer(WorkerServer):
             run = self.open_graph(graph)
             result, count = run(drawing), 0
             if smooth is not None:
-                count = steps((run if smooth == graph else self.open_graph(smooth))(sky))
+                count = count_levels((run if smooth == graph else self.open_graph(smooth))(sky))
         except Exception as error:  # the common base class of ONNX Runtime's errors
             raise EngineError(f"{self.library} could not compute the reference: {self.reason(error)}") from error
         np.save(target, result.astype(np.float16), allow_pickle=False)

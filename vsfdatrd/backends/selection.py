@@ -68,7 +68,7 @@ def backend(name: str) -> Backend:
     return cast(Backend, import_module(_MODULES[name]))
 
 
-def usable() -> dict[str, str | None]:
+def unavailable_reasons() -> dict[str, str | None]:
     """Map every backend's name to the reason why it cannot be used on this machine; None if it can."""
     return {name: backend(name).unavailable() for name in BACKENDS}
 
@@ -82,7 +82,7 @@ def warm_up(requested: str, device: Sequence[int] = (0,)) -> None:
         requested: The requested backend, or ``auto``.
         device: Numbers of the GPUs to use.
     """
-    likely = (requested,) if requested != "auto" else ("tensorrt", "torch") if gpu_count() else _on_processors()
+    likely = (requested,) if requested != "auto" else ("tensorrt", "torch") if gpu_count() else _cpu_backends()
     for name in likely:
         module = backend(name)
         if module.unavailable(device) is None:
@@ -91,8 +91,8 @@ def warm_up(requested: str, device: Sequence[int] = (0,)) -> None:
             return
 
 
-def _on_processors() -> tuple[str, ...]:
-    """The CPU backends, the one expected to be faster first."""
+def _cpu_backends() -> tuple[str, ...]:
+    """Return the names of the CPU backends; the one expected to be faster comes first."""
     return ("native", "openvino") if native.preferred() else ("openvino", "native")
 
 
@@ -123,7 +123,7 @@ def candidates(requested: str, checkpoint: Checkpoint, device: Sequence[int] = (
             )
         return [(requested, result)]
     # PyTorch on a GPU is faster than any backend on a CPU.
-    order = ["tensorrt", "torch", *_on_processors()] if gpu_count() else ["tensorrt", *_on_processors(), "torch"]
+    order = ["tensorrt", "torch", *_cpu_backends()] if gpu_count() else ["tensorrt", *_cpu_backends(), "torch"]
     order = [name for name in order if backend(name).unsupported_reason(model) is None]
     reasons = {name: backend(name).unavailable(device) for name in order}
     usable = [(name, backend(name)) for name, reason in reasons.items() if reason is None]
@@ -176,13 +176,13 @@ def open_engine(checkpoint: Checkpoint, height: int, width: int, options: Option
 
 
 def _fastest_first(
-    result: list[tuple[str, Backend]],
+    backends: list[tuple[str, Backend]],
     checkpoint: Checkpoint,
     height: int,
     width: int,
     options: Options,
     store: EngineCache,
-    held: list[SlotPool],
+    kept_open: list[SlotPool],
 ) -> list[tuple[str, Backend]]:
     """Sort the candidates by their measured speed on this machine; time them now if there is no measurement.
 
@@ -190,9 +190,9 @@ def _fastest_first(
     timed: it was slower than OpenVINO in every comparison (docs/cpu.md), and importing it would take longer than
     everything else.
     """
-    rivals = [pair for pair in result if pair[0] in TIMED]
+    rivals = [pair for pair in backends if pair[0] in TIMED]
     if options.backend != "auto" or len(rivals) < 2 or gpu_count():
-        return result
+        return backends
     tall, wide = height, width
     if height * width > LARGEST_TIMED[0] * LARGEST_TIMED[1]:
         tall, wide = min(height, LARGEST_TIMED[0]), min(width, LARGEST_TIMED[1])
@@ -214,31 +214,31 @@ def _fastest_first(
         for name, module in rivals:
             try:
                 opened[name] = _open_with(name, module, checkpoint, tall, wide, options, store)
-                held.append(opened[name])
+                kept_open.append(opened[name])
             except EngineError as error:
                 log.warning("The %s engine cannot be used: %s.", name, str(error).rstrip("."))
                 failed[name] = str(error)
         if not opened:
             raise EngineError("no engine could be timed")
         with working(f"timing engines on {what}"):
-            measured = speed.rates(opened)
+            measured = speed.measure_rates(opened)
         text = ", ".join(f"{name} {rate:.3g}" for name, rate in measured.items())
         log.info("Frames a second of %s: %s", what, text)
         return {"model": checkpoint.path.name, "size": f"{padded[1]}×{padded[0]}", "rates": measured, "failed": failed}
 
     try:
-        known = store.once(SPEED, digest_of(identity), f"timing engines on {what}", time_them)
+        known = store.get_or_compute(SPEED, digest_of(identity), f"timing engines on {what}", time_them)
         measured = {name: float(known["rates"].get(name, 0)) for name, _ in rivals}
     except (FdatrdError, KeyError, TypeError, ValueError, AttributeError) as error:
         log.debug("engines are not chosen by their speed: %s", error)
-        return result
+        return backends
     # Between engines that differ by less than the noise, the default order decides.
     best = max(measured.values()) * (1 - NOISE)
     first = next((pair for pair in rivals if measured[pair[0]] >= best), rivals[0])
-    return [first, *(pair for pair in result if pair != first)]
+    return [first, *(pair for pair in backends if pair != first)]
 
 
-def timed(store: EngineCache) -> Iterator[str]:
+def measured_speeds(store: EngineCache) -> Iterator[str]:
     """Report measured speeds of engines on this machine, oldest first.
 
     Args:
@@ -247,7 +247,7 @@ def timed(store: EngineCache) -> Iterator[str]:
     Yields:
         A line of text for each network and size.
     """
-    for known in store.metadata(SPEED).every():
+    for known in store.metadata(SPEED).objects():
         with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
             result = {str(name): float(rate) for name, rate in known["rates"].items()}
             text = [f"{name} {result[name]:.3g}" for name in sorted(result, key=lambda name: -result[name])]
@@ -296,12 +296,12 @@ def _open_with(
     requested = possible if options.precision == "auto" else (cast(Precision, options.precision),)
     padded = padded_size(checkpoint.description, height, width)
     for precision in requested:
-        job = EngineSpec(checkpoint, *padded, precision, options.device, options.streams)
-        if precision != requested[-1] and (before := store.metadata(REFUSED).get(_key(name, module, job).digest)):
+        spec = EngineSpec(checkpoint, *padded, precision, options.device, options.streams)
+        if precision != requested[-1] and (before := store.metadata(REFUSED).get(_key(name, module, spec).digest)):
             log.info("%s with %s did not pass when it was tried: %s", name, precision, before.get("why"))
             continue
         try:
-            return _open(name, module, job, store)
+            return _open(name, module, spec, store)
         except EngineBuildError as error:
             if precision == requested[-1]:
                 raise
@@ -309,64 +309,64 @@ def _open_with(
     raise EngineBuildError(f"the {name} engine offers no precision for this model")
 
 
-def _key(name: str, module: Backend, job: EngineSpec) -> Key:
-    model = job.checkpoint.description
+def _key(name: str, module: Backend, spec: EngineSpec) -> Key:
+    model = spec.checkpoint.description
     return Key(
         weights=model.sha256,
         graph=module.GRAPH_VERSION,
-        shape="any" if module.ANY_SIZE else f"{job.width}x{job.height}",
-        precision=job.precision,
-        engine=f"{name} {module.version(job.device)}",
-        device=module.device_name(job),
-        options=" ".join(filter(None, (module.identity(job), model.architecture.graph_identity(model.config)))),
+        shape="any" if module.ANY_SIZE else f"{spec.width}x{spec.height}",
+        precision=spec.precision,
+        engine=f"{name} {module.version(spec.device)}",
+        device=module.device_name(spec),
+        options=" ".join(filter(None, (module.identity(spec), model.architecture.graph_identity(model.config)))),
     )
 
 
-def _open(name: str, module: Backend, job: EngineSpec, store: EngineCache) -> SlotPool:
-    key = _key(name, module, job)
-    identity = (key, job.height, job.width, job.device, job.streams)
+def _open(name: str, module: Backend, spec: EngineSpec, store: EngineCache) -> SlotPool:
+    key = _key(name, module, spec)
+    identity = (key, spec.height, spec.width, spec.device, spec.streams)
     if (pool := _shared.get(identity)) and not pool.failed:
         return pool
-    job = replace(_fitting(name, module, job), state=store.state(key))
-    what = f"{name} engine of {job.checkpoint.path.name} for {job.width}×{job.height}, {job.precision}"
+    spec = replace(_fit_memory(name, module, spec), state=store.state(key))
+    what = f"{name} engine of {spec.checkpoint.path.name} for {spec.width}×{spec.height}, {spec.precision}"
 
     def build(directory: Path) -> None:
         with working(f"building the {what}"):
             if name != "torch":
-                traced_graphs.check(job.checkpoint)
+                traced_graphs.check(spec.checkpoint)
             try:
-                module.build(job, directory)
+                module.build(spec, directory)
             except PrecisionUnfit as error:  # remember it, since finding out takes as long as a build
                 store.metadata(REFUSED).put(key.digest, {"why": str(error)})
                 raise
 
-    pool = SlotPool(store.open(key, build, lambda directory: module.load(job, directory)), key.digest)
+    pool = SlotPool(store.open(key, build, lambda directory: module.load(spec, directory)), key.digest)
     _shared[identity] = pool
     return pool
 
 
-def _fitting(name: str, module: Backend, job: EngineSpec) -> EngineSpec:
+def _fit_memory(name: str, module: Backend, spec: EngineSpec) -> EngineSpec:
     """Reduce the engine to one frame in flight if more would not fit into memory.
 
     Raises:
         InsufficientMemory: Not even one frame fits.
     """
-    needed, free = module.memory_estimate(job)
+    needed, free = module.memory_estimate(spec)
     if needed <= free:
-        return job
-    alone = replace(job, streams=1)
+        return spec
+    alone = replace(spec, streams=1)
     least, free = module.memory_estimate(alone)
-    if least <= free and job.streams is None:
+    if least <= free and spec.streams is None:
         log.warning(
             "There is memory for one frame in flight only, which is slower (the %s engine, %d MiB free).",
             name,
             free >> 20,
         )
         return alone
-    if job.streams is None:
+    if spec.streams is None:
         needed = least
     short = InsufficientMemory(
-        f"a frame of {job.width}×{job.height} pixels (padded) needs about {needed / 2**30:.1f} GiB in this network "
+        f"a frame of {spec.width}×{spec.height} pixels (padded) needs about {needed / 2**30:.1f} GiB in this network "
         f"and {free / 2**30:.1f} GiB are free; upscale it in parts, for example tile=[720, 540], or a smaller clip"
     )
     short.divide = name == "tensorrt" or (name == "torch" and gpu_count() > 0)

@@ -19,8 +19,8 @@ The load of a machine varies, so engines run in turns and the best turn of each 
 """
 
 
-def rates(engines: Mapping[str, SlotPool]) -> dict[str, float]:
-    """Run engines with all their slots busy. Other filters that share an engine wait meanwhile.
+def measure_rates(engines: Mapping[str, SlotPool]) -> dict[str, float]:
+    """Measure engines in turns, with all their slots busy. Other filters that share an engine wait meanwhile.
 
     Args:
         engines: Open engines for frames of one size, by backend name.
@@ -43,15 +43,15 @@ def rates(engines: Mapping[str, SlotPool]) -> dict[str, float]:
         while first or max(spent.values()) < SECONDS:
             for _ in range(2 if first else 1):
                 for name, pool in engines.items():
-                    frames, seconds = _turn(pool.engine, slots[name], TURN)
+                    frames, seconds = _timed_turn(pool.engine, slots[name], TURN)
                     best[name] = max(best[name], frames / seconds)
                     spent[name] += seconds
             first = False
     return best
 
 
-def _turn(engine: Engine, slots: Sequence[int], seconds: float) -> tuple[int, float]:
-    """Run frames for some time, at least one in every slot.
+def _timed_turn(engine: Engine, slots: Sequence[int], seconds: float) -> tuple[int, float]:
+    """Run frames for about the given time, at least one in every slot.
 
     Args:
         engine: The engine.

@@ -20,7 +20,7 @@ import numpy as np
 
 from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
 from vsfdatrd.backends import memory
-from vsfdatrd.backends.accuracy import compare, compare_steps, drawing, sky, steps
+from vsfdatrd.backends.accuracy import check_banding, compare, count_levels, drawing, sky
 from vsfdatrd.backends.base import Engine, EngineSpec, FramePlanes
 from vsfdatrd.backends.gpus import gpu_count
 from vsfdatrd.errors import TORCH_PIP, EngineBuildError, EngineError
@@ -96,62 +96,62 @@ def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Pr
     return ("bf16", "fp32") if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ("fp32",)
 
 
-def device_name(job: EngineSpec) -> str:
+def device_name(spec: EngineSpec) -> str:
     """Return the GPUs' names, or ``CPU``; see `Backend.device_name`."""
     import torch
 
     if not _on_gpu():
         return "CPU"
-    return ", ".join(torch.cuda.get_device_name(i) for i in job.device)
+    return ", ".join(torch.cuda.get_device_name(i) for i in spec.device)
 
 
-def identity(job: EngineSpec) -> str:
+def identity(spec: EngineSpec) -> str:
     """Return an empty string: nothing else changes the marker file. See `Backend.identity`."""
     return ""
 
 
-def memory_estimate(job: EngineSpec) -> tuple[int, int]:
+def memory_estimate(spec: EngineSpec) -> tuple[int, int]:
     """Estimate activations and buffers; see `Backend.memory_estimate`.
 
     Args:
-        job: Parameters of the engine.
+        spec: Parameters of the engine.
 
     Returns:
         (bytes needed, bytes free).
     """
-    network = job.checkpoint.description
+    network = spec.checkpoint.description
     activations = memory.activation_bytes(network.config, BYTES)
-    share = 1 if job.precision == "fp32" else 0.5
-    frame = job.height * job.width * (activations * share + memory.frame_bytes(network))
-    needed = int((job.streams or (2 if _on_gpu() else 1)) * frame)
+    share = 1 if spec.precision == "fp32" else 0.5
+    frame = spec.height * spec.width * (activations * share + memory.frame_bytes(network))
+    needed = int((spec.streams or (2 if _on_gpu() else 1)) * frame)
     if not _on_gpu():
-        return needed, memory.free()
+        return needed, memory.free_bytes()
     import torch
 
-    return needed, min(torch.cuda.mem_get_info(i)[0] for i in job.device)
+    return needed, min(torch.cuda.mem_get_info(i)[0] for i in spec.device)
 
 
-def build(job: EngineSpec, directory: Path) -> None:
+def build(spec: EngineSpec, directory: Path) -> None:
     """Compare a half precision with fp32 and write a marker file. The network itself is read from the weights file.
 
     Args:
-        job: Parameters of the engine.
+        spec: Parameters of the engine.
         directory: The directory to write to.
 
     Raises:
         PrecisionUnfit: The half precision differs too much from fp32.
         EngineBuildError: PyTorch cannot compute the network.
     """
-    if job.precision != "fp32":
-        log.info("%s agrees with fp32 to %.1f dB", job.precision, _agreement(job))
-    (directory / "torch.json").write_text(json.dumps({"weights": job.checkpoint.description.sha256}), encoding="utf-8")
+    if spec.precision != "fp32":
+        log.info("%s agrees with fp32 to %.1f dB", spec.precision, _psnr_against_fp32(spec))
+    (directory / "torch.json").write_text(json.dumps({"weights": spec.checkpoint.description.sha256}), encoding="utf-8")
 
 
-def load(job: EngineSpec, directory: Path) -> Engine:
+def load(spec: EngineSpec, directory: Path) -> Engine:
     """Prepare the network on its device.
 
     Args:
-        job: Parameters of the engine.
+        spec: Parameters of the engine.
         directory: Not used.
 
     Raises:
@@ -159,16 +159,16 @@ def load(job: EngineSpec, directory: Path) -> Engine:
     """
     on_gpu = _on_gpu()
     try:
-        return _Cuda(job) if on_gpu else _Cpu(job)
+        return _Cuda(spec) if on_gpu else _Cpu(spec)
     except RuntimeError as error:
         why = str(error)
     # Outside the except block: the traceback keeps references to memory that the next attempt needs.
     if on_gpu:
-        _give_back_memory()
-    raise EngineError(f"PyTorch could not prepare the network for {job.width}×{job.height}: {why}")
+        _release_cached_memory()
+    raise EngineError(f"PyTorch could not prepare the network for {spec.width}×{spec.height}: {why}")
 
 
-def _give_back_memory() -> None:
+def _release_cached_memory() -> None:
     """Return the GPU memory that PyTorch caches, so that other programs can use it."""
     import torch
 
@@ -188,7 +188,7 @@ def _stream(index: int, slot: int) -> "torch.cuda.Stream":
 
 
 @contextlib.contextmanager
-def _exactly(precision: Precision) -> Iterator[None]:
+def _without_tf32(precision: Precision) -> Iterator[None]:
     """Disable TF32 in fp32: by default cuDNN computes convolutions with TF32's 10-bit mantissa."""
     import torch
 
@@ -207,20 +207,20 @@ def _dtype(precision: Precision) -> "torch.dtype":
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
-def _network(job: EngineSpec, device: "torch.device") -> "torch.nn.Module":
+def _network(spec: EngineSpec, device: "torch.device") -> "torch.nn.Module":
     """Load the network on a device, for float32 frames, with its kernels in channels-last format."""
     import torch
 
-    network, half = job.checkpoint.network().to(device), _dtype(job.precision)
+    network, half = spec.checkpoint.network().to(device), _dtype(spec.precision)
     if half != torch.float32:
-        job.checkpoint.description.architecture.lower(network, half)
+        spec.checkpoint.description.architecture.to_half(network, half)
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.dim() == 4:  # `Module.to(memory_format=...)` would fail on tensors with five dimensions
             tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
     return network
 
 
-def _agreement(job: EngineSpec) -> float:
+def _psnr_against_fp32(spec: EngineSpec) -> float:
     """Compute the PSNR of a half precision against fp32 on a small image, on the engine's own device.
 
     Raises:
@@ -229,33 +229,33 @@ def _agreement(job: EngineSpec) -> float:
     """
     import torch
 
-    model = job.checkpoint.description
+    model = spec.checkpoint.description
     size = model.fixed or model.size.padded(*VERIFIED)
-    device = torch.device("cuda", job.device[0]) if _on_gpu() else torch.device("cpu")
+    device = torch.device("cuda", spec.device[0]) if _on_gpu() else torch.device("cpu")
     pictures = [picture[None, : model.frame_channels[0]] for picture in (drawing(*size), sky(*size))]
     found: list[list[FramePlanes]] = []
-    for exactly in (replace(job, precision="fp32"), job):
+    for exactly in (replace(spec, precision="fp32"), spec):
         try:
             network = _network(exactly, device)
-            with torch.inference_mode(), _exactly(exactly.precision):
+            with torch.inference_mode(), _without_tf32(exactly.precision):
                 results = [network(torch.from_numpy(picture).to(device)) for picture in pictures]
         except RuntimeError as error:
             raise EngineBuildError(f"PyTorch could not compute the network in {exactly.precision}: {error}") from error
         found.append([result[0].float().cpu().numpy() for result in results])
-    psnr = compare(found[0][0], found[1][0], job.precision)
-    compare_steps(steps(found[0][1]), steps(found[1][1]), job.precision)
+    psnr = compare(found[0][0], found[1][0], spec.precision)
+    check_banding(count_levels(found[0][1]), count_levels(found[1][1]), spec.precision)
     return psnr
 
 
 class _Slots:
     """Shapes and state common to both devices."""
 
-    def __init__(self, job: EngineSpec, slots: int) -> None:
+    def __init__(self, spec: EngineSpec, slots: int) -> None:
         self.slots = slots
-        scale = job.checkpoint.description.scale
-        taken, inputs = job.checkpoint.description.frame_channels
-        self._input_shape = (1, taken, job.height, job.width)
-        self._output_shape = (1, inputs, job.height * scale, job.width * scale)
+        scale = spec.checkpoint.description.scale
+        taken, inputs = spec.checkpoint.description.frame_channels
+        self._input_shape = (1, taken, spec.height, spec.width)
+        self._output_shape = (1, inputs, spec.height * scale, spec.width * scale)
         self._closed = False
 
     def _check_open(self) -> None:
@@ -266,11 +266,11 @@ class _Slots:
 class _Cpu(_Slots):
     """Run complete frames on the CPU's cores, one at a time unless more streams are requested."""
 
-    def __init__(self, job: EngineSpec) -> None:
+    def __init__(self, spec: EngineSpec) -> None:
         import torch
 
-        super().__init__(job, job.streams or 1)
-        network = _network(job, torch.device("cpu"))
+        super().__init__(spec, spec.streams or 1)
+        network = _network(spec, torch.device("cpu"))
         inputs = [torch.zeros(self._input_shape) for _ in range(self.slots)]
         outputs = [torch.empty(self._output_shape) for _ in range(self.slots)]
         self._inputs: list[FramePlanes] = [t.numpy()[0] for t in inputs]
@@ -357,21 +357,21 @@ class CudaSlot:
 class _Cuda(_Slots):
     """Run frames on one or more GPUs with double buffering: while one slot computes, the other's frame is copied."""
 
-    def __init__(self, job: EngineSpec) -> None:
+    def __init__(self, spec: EngineSpec) -> None:
         import torch
 
-        per_gpu = job.streams or 2
-        super().__init__(job, per_gpu * len(job.device))
+        per_gpu = spec.streams or 2
+        super().__init__(spec, per_gpu * len(spec.device))
         slots: list[CudaSlot] = []
         shapes = (self._input_shape, self._output_shape)
         networks = {}
         for slot in range(self.slots):
-            index = job.device[slot % len(job.device)]
+            index = spec.device[slot % len(spec.device)]
             device = torch.device("cuda", index)
             if index not in networks:
-                networks[index] = _network(job, device)
-            with _exactly(job.precision):
-                slots.append(CudaSlot(networks[index], _stream(index, slot // len(job.device)), shapes))
+                networks[index] = _network(spec, device)
+            with _without_tf32(spec.precision):
+                slots.append(CudaSlot(networks[index], _stream(index, slot // len(spec.device)), shapes))
         self._slots = slots
 
     def input(self, slot: int) -> FramePlanes:
@@ -404,4 +404,4 @@ class _Cuda(_Slots):
             for stream in streams:
                 stream.synchronize()
         self._slots.clear()
-        _give_back_memory()
+        _release_cached_memory()

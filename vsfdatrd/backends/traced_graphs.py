@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor, traced
+from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor, trace_checkpoint
 from vsfdatrd.backends import accuracy, reference
 from vsfdatrd.backends.graphs import serialized
 from vsfdatrd.errors import EngineBuildError, EngineError
@@ -58,12 +58,12 @@ def graph_for(checkpoint: Checkpoint, height: int, width: int, target: GraphTarg
     """
     network = checkpoint.description
     if network.architecture.is_traced and height * width >= LARGE:
-        small_height, small_width = _small(network)
-        if _is_open(checkpoint, (height - small_height) % PERIOD, (width - small_width) % PERIOD):
+        small_height, small_width = _small_size(network)
+        if _is_size_independent(checkpoint, (height - small_height) % PERIOD, (width - small_width) % PERIOD):
             from vsfdatrd.graph.half_precision import convert_precision
             from vsfdatrd.graph.trace import fix_shape
 
-            model = traced(checkpoint, small_height, small_width, sides_open=True)
+            model = trace_checkpoint(checkpoint, small_height, small_width, dynamic=True)
             return convert_precision(fix_shape(model, network.frame_channels, network.scale, height, width), target)
     return checkpoint.graph(height, width, target)
 
@@ -71,7 +71,7 @@ def graph_for(checkpoint: Checkpoint, height: int, width: int, target: GraphTarg
 def sky_size(model: ModelDescriptor, height: int, width: int) -> tuple[int, int]:
     """Choose the size of `accuracy.sky` for verifying an engine.
 
-    It has the engine's width, and the smallest height that the network takes, since all rows are the same.
+    It has the engine's width, and the smallest height that the network accepts, since all rows are the same.
 
     Args:
         model: The network.
@@ -98,23 +98,21 @@ def check(checkpoint: Checkpoint) -> float | None:
     Raises:
         EngineError: The PSNR is below `accuracy.BOUND_DB`, or the network cannot be traced.
     """
-    return _agreement(checkpoint) if checkpoint.description.architecture.is_traced else None
+    return _small_image_psnr(checkpoint) if checkpoint.description.architecture.is_traced else None
 
 
-def _small(model: ModelDescriptor, below: int = 0, right: int = 0) -> tuple[int, int]:
-    """Height and width of a small frame that the network takes, enlarged by at least `below` rows and `right`
-    columns.
-    """
+def _small_size(model: ModelDescriptor, extra_rows: int = 0, extra_columns: int = 0) -> tuple[int, int]:
+    """Return (height, width) of a small frame that the network accepts, enlarged by at least the extra pixels."""
     height, width = model.size.padded(*SIDES)
-    return model.size.padded(height + below, width + right)
+    return model.size.padded(height + extra_rows, width + extra_columns)
 
 
 @lru_cache(maxsize=16)
-def _agreement(checkpoint: Checkpoint) -> float:
+def _small_image_psnr(checkpoint: Checkpoint) -> float:
     model = checkpoint.description
-    height, width = _small(model)
+    height, width = _small_size(model)
     try:
-        return _compared(checkpoint, checkpoint.graph(height, width), height, width)
+        return _psnr_against_pytorch(checkpoint, checkpoint.graph(height, width), height, width)
     except EngineBuildError as error:
         raise EngineError(
             f"{checkpoint.path.name} ({model.name}) as a graph is not what PyTorch computes: on a small "
@@ -123,7 +121,7 @@ def _agreement(checkpoint: Checkpoint) -> float:
 
 
 @lru_cache(maxsize=64)
-def _is_open(checkpoint: Checkpoint, below: int, right: int) -> bool:
+def _is_size_independent(checkpoint: Checkpoint, extra_rows: int, extra_columns: int) -> bool:
     """Test a trace with dynamic size at two other sizes: an odd one, and one with these remainders modulo `PERIOD`.
 
     Returns:
@@ -133,10 +131,13 @@ def _is_open(checkpoint: Checkpoint, below: int, right: int) -> bool:
 
     network = checkpoint.description
     try:
-        model = traced(checkpoint, *_small(network), sides_open=True)
-        for height, width in (_small(network, 27, 53), _small(network, PERIOD + below, PERIOD + right)):
+        model = trace_checkpoint(checkpoint, *_small_size(network), dynamic=True)
+        for height, width in (
+            _small_size(network, 27, 53),
+            _small_size(network, PERIOD + extra_rows, PERIOD + extra_columns),
+        ):
             sized = fix_shape(model, network.frame_channels, network.scale, height, width)
-            if _compared(checkpoint, sized, height, width) < BOUND_DB:
+            if _psnr_against_pytorch(checkpoint, sized, height, width) < BOUND_DB:
                 return False
     except EngineError as error:  # it does not run at that size
         log.debug("%s is traced at every frame's own size: %s", checkpoint.path.name, error)
@@ -144,7 +145,7 @@ def _is_open(checkpoint: Checkpoint, below: int, right: int) -> bool:
     return True
 
 
-def _compared(checkpoint: Checkpoint, model: "onnx.ModelProto", height: int, width: int) -> float:
+def _psnr_against_pytorch(checkpoint: Checkpoint, model: "onnx.ModelProto", height: int, width: int) -> float:
     """Compute the PSNR of a graph in OpenVINO against PyTorch on an image of the graph's size.
 
     Raises:

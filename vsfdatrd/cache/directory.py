@@ -122,12 +122,12 @@ class CacheFolder:
                 raise StoreError(f"{self.root} was not made by vsfdatrd and is left alone; move it away, or {_CURE}")
 
     @contextlib.contextmanager
-    def locked(self, digest: str, what: str) -> Iterator[None]:
+    def locked(self, digest: str, engine_name: str) -> Iterator[None]:
         """Hold an engine's lock, with a message on stderr if waiting for it takes long.
 
         Args:
             digest: Name of the lock.
-            what: The engine, for the message.
+            engine_name: The engine, for the message.
 
         Raises:
             StoreError: The lock file cannot be used.
@@ -137,7 +137,7 @@ class CacheFolder:
             try:
                 lock.acquire(timeout=_PATIENCE)
             except Timeout:
-                with working(f"waiting for another process that is building the same engine ({what})", delay=0):
+                with working(f"waiting for another process that is building the same engine ({engine_name})", delay=0):
                     lock.acquire()
         try:
             yield
@@ -175,7 +175,7 @@ class CacheFolder:
         try:
             yield
         except OSError as error:
-            if no_space(error):
+            if is_disk_full(error):
                 raise StoreError(self.disk_full_message()) from error
             in_the_way = [p for p in (self.root, *self.root.parents) if p.exists() and not p.is_dir()]
             if in_the_way:
@@ -215,7 +215,7 @@ class CacheFolder:
         return self.tmp / f"{name}.{os.getpid()}.{secrets.token_hex(4)}"
 
 
-def no_space(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Return whether an error reports a full disk or quota.
 
     Args:
@@ -224,7 +224,7 @@ def no_space(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def take_from_all(path: Path) -> None:
+def remove_world_write(path: Path) -> None:
     """Remove the world-writable bit, which a umask of 0 leaves set, from a path and everything in it.
 
     Args:

@@ -26,7 +26,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vsfdatrd.cache.directory import CacheFolder, delete, no_space, rename, take_from_all
+from vsfdatrd.cache.directory import CacheFolder, delete, is_disk_full, remove_world_write, rename
 from vsfdatrd.cache.manifest import DamagedError, Entry, Key, describe, verify, write_manifest
 from vsfdatrd.cache.metadata import KIND, MetadataCache
 from vsfdatrd.errors import ArgumentError, EngineUnavailable, StoreError
@@ -206,14 +206,16 @@ class EngineCache:
         """
         return MetadataCache(self._folder, kind)
 
-    def once(self, kind: str, digest: str, what: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def get_or_compute(
+        self, kind: str, digest: str, operation: str, compute: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
         """Read metadata, or compute and store it. Only one process at a time computes it; the others wait.
 
         Args:
             kind: The kind of metadata.
             digest: A sha256.
-            what: What is computed, for the message shown while another process is waited for.
-            find: Computes the object. Its exceptions are passed on, and nothing is stored.
+            operation: What is computed, for the message shown while another process is waited for.
+            compute: Computes the object. Its exceptions are passed on, and nothing is stored.
 
         Returns:
             The stored or computed object.
@@ -225,10 +227,10 @@ class EngineCache:
         if (known := metadata.get(digest)) is not None:
             return known
         self._folder.prepare()
-        with self._folder.locked(digest, what):
+        with self._folder.locked(digest, operation):
             known = metadata.get(digest)  # another process may have stored it meanwhile
             if known is None:
-                known = find()
+                known = compute()
                 metadata.put(digest, known)
         return known
 
@@ -279,12 +281,12 @@ class EngineCache:
                 build(directory)
             except Exception as error:
                 # Every library reports a full disk differently, so check the free space.
-                if no_space(error) or shutil.disk_usage(self._folder.tmp).free < _FULL:
+                if is_disk_full(error) or shutil.disk_usage(self._folder.tmp).free < _FULL:
                     raise StoreError(f"{self._folder.disk_full_message()}; the build failed with: {error}") from error
                 raise
             with self._folder.translate_errors():
                 write_manifest(directory, key)
-                take_from_all(directory)
+                remove_world_write(directory)
                 rename(directory, self._engines / key.digest)
                 sync_folder(self._engines)
                 return describe(self._engines / key.digest)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vsfdatrd.cache.directory import FOLDER_MODE, CacheFolder, take_from_all
+from vsfdatrd.cache.directory import FOLDER_MODE, CacheFolder, remove_world_write
 from vsfdatrd.cache.manifest import digest_of
 from vsfdatrd.errors import StoreError
 from vsfdatrd.system.files import replacing
@@ -23,7 +23,7 @@ class MetadataCache:
     """JSON objects of one kind, stored by sha256 in the cache directory, next to the engines."""
 
     def __init__(self, folder: CacheFolder, kind: str) -> None:
-        """Create a view of one kind of metadata; nothing is read or written yet.
+        """Select a kind of metadata, such as ``checkpoint``; nothing is read or written yet.
 
         Args:
             folder: The cache directory.
@@ -59,7 +59,7 @@ class MetadataCache:
         except (OSError, StoreError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
-    def every(self) -> Iterator[dict[str, Any]]:
+    def objects(self) -> Iterator[dict[str, Any]]:
         """Iterate over all stored objects, oldest first."""
         with contextlib.suppress(OSError):
             files = (self._folder.root / "notes" / self._kind).glob("*.json")
@@ -82,6 +82,6 @@ class MetadataCache:
             # In tmp/, where files of dead processes are deleted later.
             with replacing(path, durable=False, folder=self._folder.tmp) as temporary:
                 temporary.write_text(text, encoding="utf-8")
-                take_from_all(temporary)
+                remove_world_write(temporary)
         except (OSError, StoreError) as error:
             log.debug("%s is not kept: %s", path, error)

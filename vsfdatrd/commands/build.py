@@ -96,21 +96,21 @@ def build_for(options: Options, width: int, height: int, targets: Sequence[str])
 def _opened(options: Options, store: EngineCache) -> Checkpoint:
     return open_checkpoint(
         resolve(options.model),
-        memory=store.metadata("checkpoint"),
+        cache=store.metadata("checkpoint"),
         multiple=options.multiple,
         input_range=options.input_range,
     )
 
 
-def _build_for(store: EngineCache, job: EngineSpec, target: str) -> Built:
-    checkpoint, precision = job.checkpoint, job.precision
+def _build_for(store: EngineCache, spec: EngineSpec, target: str) -> Built:
+    checkpoint, precision = spec.checkpoint, spec.precision
     about = checkpoint.description
     if target == "sm75" and precision not in ("fp16", "mixed"):
         raise ArgumentError(f"sm75 (RTX 20) has no engines in {precision}; build fp16 or mixed for it")
     key = Key(  # must equal the key that `selection` computes on a machine with such a GPU
         weights=about.sha256,
         graph=tensorrt.GRAPH_VERSION,
-        shape=f"{job.width}x{job.height}",
+        shape=f"{spec.width}x{spec.height}",
         precision=precision,
         engine=f"tensorrt {RTX.module} {RTX.version}",
         device=target,
@@ -121,7 +121,7 @@ def _build_for(store: EngineCache, job: EngineSpec, target: str) -> Built:
     def make(directory: Path) -> None:
         with working(f"building the tensorrt engine of {checkpoint.path.name} for {target}, {precision}"):
             traced_graphs.check(checkpoint)
-            tensorrt.build_for(job, directory, RTX, [target])
+            tensorrt.build_for(spec, directory, RTX, [target])
 
     path = store.open(key, make, lambda directory: directory)
     size = sum(file.stat().st_size for file in path.iterdir())

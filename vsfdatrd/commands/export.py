@@ -20,8 +20,8 @@ from vsfdatrd import __version__
 from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.commands import export_check
-from vsfdatrd.commands.export_check import failed
-from vsfdatrd.commands.export_graph import graph_for_others, least
+from vsfdatrd.commands.export_check import verification_error
+from vsfdatrd.commands.export_graph import graph_for_others, smallest_side
 from vsfdatrd.errors import TORCH_PIP, ArgumentError, CheckpointError, EngineBuildError, EngineUnavailable
 from vsfdatrd.options import Precision
 from vsfdatrd.system.files import replacing
@@ -98,13 +98,13 @@ def export(
     """
     target = Path(target)
     kind = _format(target, format)
-    _check(kind, size, dynamic, precision)
-    if kind == "onnx" and verify and (missing := _missing("onnxruntime", "torch")):
+    _check_arguments(kind, size, dynamic, precision)
+    if kind == "onnx" and verify and (missing := _missing_packages("onnxruntime", "torch")):
         raise EngineUnavailable(
             f"verifying an ONNX file needs {missing}, not installed here: pip install 'vsfdatrd[export]', "
             "or do without verification (--no-verify)"
         )
-    if kind == "pth" and (missing := _missing("torch")):
+    if kind == "pth" and (missing := _missing_packages("torch")):
         raise EngineUnavailable(
             f"writing a .pth file needs {missing}, not installed here: {TORCH_PIP}; or write a .safetensors file"
         )
@@ -125,7 +125,7 @@ def export(
 # Arguments
 
 
-def _missing(*packages: str) -> str:
+def _missing_packages(*packages: str) -> str:
     """Return the display names of the packages that are not installed; empty if none is missing."""
     names = {"onnxruntime": "ONNX Runtime", "torch": "PyTorch"}
     return " and ".join(names[package] for package in packages if find_spec(package) is None)
@@ -143,24 +143,24 @@ def _format(target: Path, value: str | None) -> Format:
     raise ArgumentError(f"format={value!r} is unknown; choose one of {', '.join(FORMATS)}")
 
 
-def _check(kind: Format, size: tuple[int, int] | None, dynamic: bool, precision: Precision) -> None:
+def _check_arguments(kind: Format, size: tuple[int, int] | None, dynamic: bool, precision: Precision) -> None:
     if precision not in PRECISIONS:
         raise ArgumentError(f"precision={precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
     if kind != "onnx" and (dynamic or size is not None):
-        value = "dynamic=True" if dynamic else f"size={_by(size)}"
+        value = "dynamic=True" if dynamic else f"size={_size_text(size)}"
         raise ArgumentError(f"{value} means nothing for weights, which fit every frame; leave it out, or write .onnx")
     if size is None:
         return
     if dynamic:
-        raise ArgumentError(f"size={_by(size)} contradicts dynamic=True, a graph for any size; give one of them")
+        raise ArgumentError(f"size={_size_text(size)} contradicts dynamic=True, a graph for any size; give one of them")
     if not all(type(side) is int and 1 <= side <= MAX_SIDE for side in size):
         raise ArgumentError(
-            f"size={_by(size)} is out of range; give width and height in pixels, each 1 to {MAX_SIDE:,}, "
-            f"for example {_by(SIZE)}"
+            f"size={_size_text(size)} is out of range; give width and height in pixels, each 1 to {MAX_SIDE:,}, "
+            f"for example {_size_text(SIZE)}"
         )
 
 
-def _by(size: tuple[int, int] | None) -> str:
+def _size_text(size: tuple[int, int] | None) -> str:
     return "x".join(map(str, size or ()))
 
 
@@ -240,18 +240,18 @@ def _export_graph(
     _write(temporary, target, graph)
     verified = unverified = psnr = difference = None
     if verify:
-        trials = export_check.trials(checkpoint.description, shape)
+        trials = export_check.trial_sizes(checkpoint.description, shape)
         same = shape is None or trials == [shape]
         export_check.check_structure(graph)
-        session = export_check.session(temporary, precision)
+        session = export_check.open_session(temporary, precision)
         if session is None:
             unverified = (
                 f"ONNX Runtime {export_check.runtime()} cannot compute {precision} on a CPU (its structure was checked)"
             )
         else:
             if not same:
-                session = export_check.session(_graph(checkpoint, trials[0], precision, provenance), precision)
-            psnr, difference = export_check.compared(checkpoint, session, trials, precision)
+                session = export_check.open_session(_graph(checkpoint, trials[0], precision, provenance), precision)
+            psnr, difference = export_check.compare_with_pytorch(checkpoint, session, trials, precision)
             sizes = " and ".join(f"{width}×{height}" for height, width in trials)
             sizes += "" if same else ", by a graph that was written alike"
             verified = (
@@ -268,19 +268,19 @@ def _check_size(model: ModelDescriptor, size: tuple[int, int]) -> None:
     width, height = size
     tall, wide = model.size.padded(height, width)
     if tall >= 2 * height or wide >= 2 * width:
-        fewest = least(model)
+        fewest = smallest_side(model)
         w, h = (max(fewest, max(size) if model.size.square else side) for side in size)
         asked = (
             f"{wide}×{tall}" if model.size.minimum or model.size.square else f"multiples of {model.size.multiple_of}"
         )
         raise ArgumentError(
-            f"size={_by(size)} is too small: frames are mirrored up to {asked}, which takes "
-            f"{fewest} pixels a side; give {_by((w, h))} or larger"
+            f"size={_size_text(size)} is too small: frames are mirrored up to {asked}, which takes "
+            f"{fewest} pixels a side; give {_size_text((w, h))} or larger"
         )
     if model.config.constant_bytes(height, width) > MAX_TABLE:
         raise ArgumentError(
-            f"size={_by(size)} is too large for this network, whose table of sampling positions would exceed the 2 GB "
-            "that an ONNX file may have; give a smaller size and upscale in tiles"
+            f"size={_size_text(size)} is too large for this network, whose table of sampling positions would exceed "
+            "the 2 GB that an ONNX file may have; give a smaller size and upscale in tiles"
         )
 
 
@@ -301,7 +301,7 @@ def _graph(
             raise
         raise ArgumentError(
             f"dynamic=True is not possible with model={str(checkpoint.path)!r}: {error}; give the size instead, for "
-            f"example {_by(SIZE)}"
+            f"example {_size_text(SIZE)}"
         ) from error
     model.producer_version = __version__
     onnx.helper.set_model_props(model, provenance)
@@ -380,14 +380,14 @@ def _read_back(path: Path, source: Checkpoint, tensors: Mapping[str, Array], pre
         written = open_checkpoint(path, any_channels=True)
         found = written.tensors()
     except CheckpointError as error:
-        raise failed(f"it cannot be read back ({error})") from error
+        raise verification_error(f"it cannot be read back ({error})") from error
     if found.keys() != tensors.keys():
         some = min(found.keys() ^ tensors.keys())
-        raise failed(f"it does not have the same tensors ({some!r})")
+        raise verification_error(f"it does not have the same tensors ({some!r})")
     for name, values in tensors.items():
         wide = values.astype(np.float32) if values.dtype.itemsize == 2 and found[name].dtype.kind == "f" else values
         if found[name].dtype != wide.dtype or not np.array_equal(found[name], wide):
-            raise failed(f"its tensor {name!r} has other values")
+            raise verification_error(f"its tensor {name!r} has other values")
     before, after = source.description, written.description
     if replace(before, sha256=after.sha256, dtype=precision, part=after.part) != after:
-        raise failed(f"it is taken for {after.name} {after.scale}x in {after.dtype}")
+        raise verification_error(f"it is taken for {after.name} {after.scale}x in {after.dtype}")

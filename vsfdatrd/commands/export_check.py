@@ -24,7 +24,7 @@ BOUND = 1e-4
 """Largest allowed difference of an fp32 graph from PyTorch, relative to the output's standard deviation."""
 
 
-def trials(model: ModelDescriptor, shape: tuple[int, int] | None) -> list[tuple[int, int]]:
+def trial_sizes(model: ModelDescriptor, shape: tuple[int, int] | None) -> list[tuple[int, int]]:
     """Return the sizes (height, width) at which a graph is compared.
 
     Args:
@@ -58,7 +58,7 @@ def check_structure(graph: bytes) -> None:
     try:
         onnx.checker.check_model(graph, full_check=True)
     except Exception as error:  # onnx raises several exceptions without a common base class
-        raise failed(f"onnx finds it unsound ({_first_line(error)})") from error
+        raise verification_error(f"onnx finds it unsound ({_first_line(error)})") from error
 
 
 def runtime() -> str:
@@ -68,7 +68,7 @@ def runtime() -> str:
     return str(onnxruntime.__version__)
 
 
-def session(graph: Path | bytes, precision: Precision) -> "onnxruntime.InferenceSession | None":
+def open_session(graph: Path | bytes, precision: Precision) -> "onnxruntime.InferenceSession | None":
     """Load a graph in ONNX Runtime on the CPU.
 
     Args:
@@ -92,10 +92,10 @@ def session(graph: Path | bytes, precision: Precision) -> "onnxruntime.Inference
     except Exception as error:  # ONNX Runtime's exceptions have no common base class
         if precision == "bf16" and "NOT_IMPLEMENTED" in str(error):
             return None
-        raise failed(f"ONNX Runtime does not load it ({_first_line(error)})") from error
+        raise verification_error(f"ONNX Runtime does not load it ({_first_line(error)})") from error
 
 
-def compared(
+def compare_with_pytorch(
     checkpoint: Checkpoint, session: "onnxruntime.InferenceSession", sizes: list[tuple[int, int]], precision: Precision
 ) -> tuple[float, float]:
     """Compare a session with PyTorch on test pictures.
@@ -119,26 +119,28 @@ def compared(
     lowest, largest = np.inf, 0.0
     for height, width in sizes:
         picture = accuracy.drawing(height, width)[None, :channels]  # (1, C, H, W)
-        expected = by_pytorch(network, checkpoint.description, picture)
+        expected = run_pytorch(network, checkpoint.description, picture)
         try:
             out: Array = session.run(["output"], {"input": picture})[0]
         except Exception as error:  # no common base class, as above
-            raise failed(f"ONNX Runtime does not run it ({_first_line(error)})") from error
+            raise verification_error(f"ONNX Runtime does not run it ({_first_line(error)})") from error
         if out.shape != expected.shape:
-            raise failed(f"it makes {out.shape} of {picture.shape}, and not {expected.shape}")
+            raise verification_error(f"it makes {out.shape} of {picture.shape}, and not {expected.shape}")
         try:
             psnr = accuracy.compare(expected, out, f"exported {precision}")
         except EngineBuildError as error:
-            raise failed(str(error).rstrip(".")) from error
+            raise verification_error(str(error).rstrip(".")) from error
         difference = float(np.abs(out - expected).max())
         bound = BOUND * float(expected.std())
         if precision == "fp32" and difference > bound:
-            raise failed(f"its values differ by up to {difference:.2g} from PyTorch's, {bound:.2g} are allowed")
+            raise verification_error(
+                f"its values differ by up to {difference:.2g} from PyTorch's, {bound:.2g} are allowed"
+            )
         lowest, largest = min(lowest, psnr), max(largest, difference)
     return lowest, largest
 
 
-def by_pytorch(network: "nn.Module", model: ModelDescriptor, picture: Array) -> Array:
+def run_pytorch(network: "nn.Module", model: ModelDescriptor, picture: Array) -> Array:
     """Run the checkpoint's PyTorch module, without clamping.
 
     Args:
@@ -161,7 +163,7 @@ def by_pytorch(network: "nn.Module", model: ModelDescriptor, picture: Array) -> 
     return result[..., : height * model.scale, : width * model.scale]
 
 
-def failed(reason: str) -> EngineBuildError:
+def verification_error(reason: str) -> EngineBuildError:
     """Return the error for an exported file that did not pass verification."""
     return EngineBuildError(
         f"the exported file did not pass verification and was not kept: {reason}; "

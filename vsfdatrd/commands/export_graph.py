@@ -40,17 +40,17 @@ def graph_for_others(checkpoint: Checkpoint, shape: tuple[int, int] | None, prec
     from vsfdatrd.graph.half_precision import convert_precision
 
     padded = model.size.padded(*shape)
-    return _continued(
-        convert_precision(_as_new_as(graph_for(checkpoint, *padded), target), target), model, shape, padded
+    return _with_padding(
+        convert_precision(_upgrade_opset(graph_for(checkpoint, *padded), target), target), model, shape, padded
     )
 
 
-def least(model: ModelDescriptor) -> int:
+def smallest_side(model: ModelDescriptor) -> int:
     """Return the smallest side in pixels for which reflect padding reaches the size the network needs."""
     return next(n for n in count(1) if model.size.padded(n, n)[0] < 2 * n)
 
 
-def _as_new_as(model: "onnx.ModelProto", target: GraphTarget) -> "onnx.ModelProto":
+def _upgrade_opset(model: "onnx.ModelProto", target: GraphTarget) -> "onnx.ModelProto":
     """Convert a graph to the operator set of the target, if its own is older."""
     import onnx
 
@@ -63,7 +63,7 @@ def _as_new_as(model: "onnx.ModelProto", target: GraphTarget) -> "onnx.ModelProt
     return newer
 
 
-def _continued(
+def _with_padding(
     model: "onnx.ModelProto", network: ModelDescriptor, shape: tuple[int, int], padded: tuple[int, int]
 ) -> "onnx.ModelProto":
     """Wrap a graph for padded frames (`padded`) with padding and cropping, so that it takes frames of `shape`."""

@@ -85,24 +85,26 @@ def problems(report: Any) -> list[str]:
     """
     if not isinstance(report, Mapping) or report.get("schema") != SCHEMA:
         return [f"it is no report of schema {SCHEMA}"]
-    result = _differences("the report", report, _FIELDS)
+    result = _schema_errors("the report", report, _FIELDS)
     if isinstance(report.get("machine"), Mapping):
-        result += _differences("machine", report["machine"], _MACHINE)
+        result += _schema_errors("machine", report["machine"], _MACHINE)
     for row in report["engines"] if isinstance(report.get("engines"), list) else ():
         if not isinstance(row, Mapping) or not isinstance(row.get("backend"), str):
             result.append("a row of engines has no backend")
         elif "error" not in row:
-            result += _differences(row["backend"], row, _ENGINE)
+            result += _schema_errors(row["backend"], row, _ENGINE)
             if isinstance(row.get("psnr_db"), _NUMBER) and not 0 < row["psnr_db"] < 250:
                 result.append(f"{row['backend']}: {row['psnr_db']} dB cannot be")
     return result
 
 
-def _differences(what: str, record: Mapping[str, Any], fields: Mapping[str, type | tuple[type, ...]]) -> list[str]:
-    wrong = [f"{what} lacks {name}" for name in fields if name not in record]
-    wrong += [f"{what} has {name}, which is not known" for name in record if name not in fields]
+def _schema_errors(
+    record_name: str, record: Mapping[str, Any], fields: Mapping[str, type | tuple[type, ...]]
+) -> list[str]:
+    wrong = [f"{record_name} lacks {name}" for name in fields if name not in record]
+    wrong += [f"{record_name} has {name}, which is not known" for name in record if name not in fields]
     wrong += [
-        f"{what}: {name} is {record[name]!r}"
+        f"{record_name}: {name} is {record[name]!r}"
         for name, kind in fields.items()
         if name in record and (not isinstance(record[name], kind) or isinstance(record[name], bool))
     ]
@@ -164,7 +166,7 @@ def run(model: str, size: tuple[int, int], target: Path | None, seconds: float =
             except FdatrdError as error:
                 row = {"backend": name, "error": str(error)}
             report["engines"].append(row)
-            print(f"  {describe(row)}", flush=True)
+            print(f"  {format_row(row)}", flush=True)
     try:
         file.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
@@ -174,7 +176,7 @@ def run(model: str, size: tuple[int, int], target: Path | None, seconds: float =
     return 0 if any("error" not in row for row in report["engines"]) else 1
 
 
-def describe(row: Mapping[str, Any]) -> str:
+def format_row(row: Mapping[str, Any]) -> str:
     """Format a row of the report as a line of text."""
     if "error" in row:
         return f"{row['backend']}: {row['error']}"
@@ -224,14 +226,14 @@ def measure(case: _Case, name: str, seconds: float) -> dict[str, Any]:
     entry = store.entries()[-1]
     try:
         picture = drawing(*engine.input(0).shape[1:])[: engine.input(0).shape[0]]
-        decibels = psnr(_through(engine, picture), reference(case, entry.path))
+        decibels = psnr(_run_frame(engine, picture), reference_output(case, entry.path))
         memory = before - free_memory()
-        alone = rate(engine, seconds)
+        alone = saturated_rate(engine, seconds)
     finally:
         engine.close()
     pool.failed = True
     if name == "tensorrt":
-        alone = rate_of_tensorrt(entry.path, alone, seconds)
+        alone = tensorrt_rate(entry.path, alone, seconds)
     through = vapoursynth_rate(case, name, alone, seconds)
     return {
         "backend": name,
@@ -253,7 +255,7 @@ def _without_cuda() -> str | None:
     return None if torch.cuda.is_available() else "this PyTorch is built without CUDA, or does not see the GPU"
 
 
-def _through(engine: Engine, picture: FramePlanes) -> FramePlanes:
+def _run_frame(engine: Engine, picture: FramePlanes) -> FramePlanes:
     np.copyto(engine.input(0), picture)
     engine.submit(0)
     return engine.collect(0).copy()
@@ -271,15 +273,15 @@ def psnr(result: FramePlanes, expected: FramePlanes) -> float:
     return float(10 * np.log10(1 / max(error, 1e-20)))
 
 
-def reference(case: _Case, engine: Path) -> FramePlanes:
-    """Return the fp32 output for the test picture: from the engine's folder, or computed on the CPU."""
+def reference_output(case: _Case, engine_folder: Path) -> FramePlanes:
+    """Return the fp32 output for `accuracy.drawing`: from the engine's folder, or computed on the CPU."""
     from vsfdatrd.backends import reference as references
     from vsfdatrd.backends.graphs import serialized
     from vsfdatrd.backends.selection import padded_size
     from vsfdatrd.backends.tensorrt.builder import REFERENCE
     from vsfdatrd.backends.traced_graphs import graph_for
 
-    paths = [engine / REFERENCE, case.cache / REFERENCE]
+    paths = [engine_folder / REFERENCE, case.cache / REFERENCE]
     path = next((path for path in paths if path.exists()), None)
     if path is None:
         path = case.cache / REFERENCE
@@ -293,7 +295,7 @@ def reference(case: _Case, engine: Path) -> FramePlanes:
     return result
 
 
-def rate(engine: Engine, seconds: float) -> float:
+def saturated_rate(engine: Engine, seconds: float) -> float:
     """Measure the frames per second of a saturated engine, including copies to and from the GPU."""
     count = 0
     for slot in range(engine.slots):
@@ -310,35 +312,35 @@ def rate(engine: Engine, seconds: float) -> float:
     return count / spent
 
 
-def rate_of_tensorrt(directory: Path, about: float, seconds: float) -> float:
+def tensorrt_rate(directory: Path, expected_rate: float, seconds: float) -> float:
     """Measure the frames per second of a TensorRT engine without copies.
 
     Args:
         directory: The cached engine.
-        about: Approximate frame rate, which determines the number of runs; returned if the library is missing.
+        expected_rate: Approximate frame rate, which determines the number of runs; returned if the library is missing.
         seconds: Approximate duration of the measurement.
     """
-    from vsfdatrd.backends.tensorrt.library import choose
+    from vsfdatrd.backends.tensorrt.library import choose_library
     from vsfdatrd.workers.client import Worker
 
-    library = choose(gpus()[0].capability)
+    library = choose_library(gpus()[0].capability)
     if library is None:
-        return about
+        return expected_rate
     worker = Worker("vsfdatrd.backends.tensorrt.worker")
     try:
         worker.ask("load", library=library.module, directory=str(directory), devices=[0], streams=1, state=None)
-        return float(worker.ask("rate", runs=max(10, round(about * seconds))))
+        return float(worker.ask("rate", runs=max(10, round(expected_rate * seconds))))
     finally:
         worker.close()
 
 
-def vapoursynth_rate(case: _Case, name: str, about: float, seconds: float) -> float | None:
+def vapoursynth_rate(case: _Case, name: str, expected_rate: float, seconds: float) -> float | None:
     """Measure the frames per second of `core.fdatrd.upscale` for a YUV clip, without frame reuse.
 
     Args:
         case: The model, frame size and cache.
         name: Name of the backend.
-        about: Approximate frame rate, which determines the number of frames.
+        expected_rate: Approximate frame rate, which determines the number of frames.
         seconds: Approximate duration of the measurement.
 
     Returns:
@@ -353,7 +355,7 @@ def vapoursynth_rate(case: _Case, name: str, about: float, seconds: float) -> fl
         return None
     if not hasattr(vs.core, "fdatrd"):
         raise EngineError("VapourSynth does not load the plugin (core.fdatrd is missing); install vsfdatrd again")
-    warm, count = 10, max(20, round(about * seconds))
+    warm, count = 10, max(20, round(expected_rate * seconds))
     clip = vs.core.std.BlankClip(
         width=case.width, height=case.height, format=vs.YUV420P8, length=warm + count, color=[120, 90, 160]
     )

@@ -23,7 +23,7 @@ def show() -> int:
         rows.append((model.name, f"{model.scale}x", model.license, model.file))
     for own in aliases.read().values():
         try:
-            found = open_checkpoint(own.file, memory=EngineCache(None).metadata("checkpoint")).description
+            found = open_checkpoint(own.file, cache=EngineCache(None).metadata("checkpoint")).description
             scale, what = f"{found.scale}x", f"{found.name}, {own.file}"
         except FdatrdError as error:
             scale, what = _NONE, str(error)
@@ -116,6 +116,6 @@ def _rows(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     if found.part:
         rows["part of the file"] = found.part.rstrip("/.*")
     rows |= found.config.facts()
-    if (work := found.config.work(540, 720)) is not None:
+    if (work := found.config.flops(540, 720)) is not None:
         rows["TFLOP per 720×540 frame"] = round(work / 1e12, 3)
     return rows | found.architecture.inspect(found.config, checkpoint)

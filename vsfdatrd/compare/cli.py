@@ -45,26 +45,26 @@ def require_pillow() -> None:
         ) from error
 
 
-def _run(a: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace) -> int:
     require_pillow()
     from vsfdatrd.compare.comparison import compare
 
-    folder = a.out or Path(f"{a.after.stem}_compare")
+    folder = arguments.out or Path(f"{arguments.after.stem}_compare")
     done = compare(
-        a.before,
-        a.after,
+        arguments.before,
+        arguments.after,
         folder,
-        frames=a.frames,
-        count=a.count,
-        offset=a.offset,
-        html=a.html,
+        frames=arguments.frames,
+        count=arguments.count,
+        offset=arguments.offset,
+        html=arguments.html,
         report=lambda text: print(f"compare: {text}", file=sys.stderr, flush=True),
     )
     for note in done.notes:
         print(f"compare: {note}", file=sys.stderr)
     for line in _table(done):
         print(line)
-    print(f"{len(done.files)} files in {folder}" + (f"; open {done.files[-1]}" if a.html else ""))
+    print(f"{len(done.files)} files in {folder}" + (f"; open {done.files[-1]}" if arguments.html else ""))
     return 0
 
 

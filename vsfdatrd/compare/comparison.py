@@ -72,7 +72,7 @@ def compare(
     pick.check(frames, count)
     check_file(before)
     check_file(after)
-    _claim(folder)
+    _create_folder(folder)
     done = Comparison(open_video(before), open_video(after), folder)
     report("choosing frames")
     shared = overlap(done.before, done.after, offset)
@@ -84,7 +84,7 @@ def compare(
         found = pairs(done.before, small, [p.frame for p in picks], offset)
     uncropped = done.before
     done.before, found = without_borders(uncropped, small, found, offset)
-    done.notes += [*_lengths(done.before, done.after, shared), *_notes(uncropped, done.before, done.after, found)]
+    done.notes += [*_length_notes(done.before, done.after, shared), *_notes(uncropped, done.before, done.after, found)]
     sizes = _Sizes(done.before, done.after)
     for number, (chosen, pair) in enumerate(zip(picks, found, strict=True), 1):
         report(f"frame {chosen.frame} ({number} of {len(picks)})")
@@ -97,7 +97,7 @@ def compare(
     return done
 
 
-def _claim(folder: Path) -> None:
+def _create_folder(folder: Path) -> None:
     """Create the folder and check that it is writable, before any long computation."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -132,11 +132,11 @@ def _notes(uncropped: Video, before: Video, after: Video, found: list[Pair]) -> 
     return notes
 
 
-def _lengths(before: Video, after: Video, shared: range) -> list[str]:
+def _length_notes(before: Video, after: Video, shared: range) -> list[str]:
     """Return a note if AFTER extends beyond BEFORE by more than a second at either end."""
     start, end = float(after.times[shared[0]]), float(after.times[shared[-1]])
-    lacks = [f"before {page.clock(start)}"] if start > 1 else []
-    lacks += [f"after {page.clock(end)}"] if after.times[-1] - end > 1 else []
+    lacks = [f"before {page.format_time(start)}"] if start > 1 else []
+    lacks += [f"after {page.format_time(end)}"] if after.times[-1] - end > 1 else []
     return [f"{before.path.name} has nothing {' and '.join(lacks)} of {after.path.name}."] if lacks else []
 
 
@@ -154,24 +154,24 @@ def _sized(clip: vs.VideoNode, width: int, height: int) -> vs.VideoNode:
     return clip if (clip.width, clip.height) == (width, height) else clip.resize.Spline36(width, height)
 
 
-def _shot(done: Comparison, sizes: _Sizes, chosen: pick.Pick, pair: Pair, *, with_uris: bool) -> page.Shot:
+def _shot(comparison: Comparison, sizes: _Sizes, chosen: pick.Pick, pair: Pair, *, with_uris: bool) -> page.Shot:
     """Measure one pair of frames and write its pictures."""
     large, small = (
-        (frame(done.before, first, pair.before), frame(done.after, second, pair.after))
+        (frame(comparison.before, first, pair.before), frame(comparison.after, second, pair.after))
         for first, second in (sizes.large, sizes.small)
     )
     score = metrics.ssimulacra2(sizes.small[0][pair.before], sizes.small[1][pair.after])
     numbers = metrics.measure(large, small, score)
     both = pictures.image(large[0]), pictures.image(large[1])
     stem = f"frame_{pair.after:06d}"
-    seconds = float(done.after.times[pair.after])
-    labels = (f"{LABELS[0]}, frame {pair.before}", f"{LABELS[1]}, frame {pair.after}, {page.clock(seconds)}")
-    _keep(done, f"{stem}_side_by_side.png", pictures.png(pictures.side_by_side(*both, labels)))
+    seconds = float(comparison.after.times[pair.after])
+    labels = (f"{LABELS[0]}, frame {pair.before}", f"{LABELS[1]}, frame {pair.after}, {page.format_time(seconds)}")
+    _write_picture(comparison, f"{stem}_side_by_side.png", pictures.encode_png(pictures.side_by_side(*both, labels)))
     crops = []
     for i, box in enumerate(pictures.detail(large[1]), 1):
         first, second = (one.crop(box) for one in both)
         sheet = pictures.side_by_side(first, second, labels, pictures.MAGNIFIED)
-        _keep(done, f"{stem}_crop_{i}.png", pictures.png(sheet))
+        _write_picture(comparison, f"{stem}_crop_{i}.png", pictures.encode_png(sheet))
         crops.append((first, second))
     return page.Shot(
         pair,
@@ -184,6 +184,6 @@ def _shot(done: Comparison, sizes: _Sizes, chosen: pick.Pick, pair: Pair, *, wit
     )
 
 
-def _keep(done: Comparison, name: str, content: bytes) -> None:
-    pictures.write(done.folder / name, content)
-    done.files.append(done.folder / name)
+def _write_picture(comparison: Comparison, name: str, content: bytes) -> None:
+    pictures.write(comparison.folder / name, content)
+    comparison.files.append(comparison.folder / name)

@@ -57,7 +57,7 @@ class Thumbnails:
         """
         return self._kept[number] if number in self._kept else frame(self.video, self._clip, number)[..., 0]
 
-    def keep(self, number: int) -> Plane:
+    def get_cached(self, number: int) -> Plane:
         """Return the thumbnail of a frame and cache it, so that a file without seeking is not decoded again."""
         self._kept[number] = self.at(number)
         return self._kept[number]
@@ -76,7 +76,7 @@ def likeness(a: Plane, b: Plane) -> float:
     return float((x * y).mean()) / norm
 
 
-def moments(before: Video, after: Video, offset: float) -> NDArray[np.float64]:
+def times_in_before(before: Video, after: Video, offset: float) -> NDArray[np.float64]:
     """Return the time in BEFORE, in seconds, for each frame of AFTER.
 
     Files with the same number of frames (within 1 %) but a different speed, such as PAL speedup, are matched frame by
@@ -106,7 +106,7 @@ def overlap(before: Video, after: Video, offset: float) -> range:
         ArgumentError: There is no overlap, which only an offset can cause.
     """
     length, frame_lasts = float(before.times[-1]), float(before.times[-1]) / max(1, len(before.times) - 1)
-    when = moments(before, after, offset)
+    when = times_in_before(before, after, offset)
     inside = np.flatnonzero((when >= -frame_lasts) & (when <= length + frame_lasts))
     if not len(inside):
         raise ArgumentError(
@@ -131,12 +131,12 @@ def pairs(before: Video, after: Thumbnails, numbers: list[int], offset: float = 
     Raises:
         FrameError: A frame of AFTER, or every candidate frame of BEFORE, cannot be read.
     """
-    when = moments(before, after.video, offset)
+    when = times_in_before(before, after.video, offset)
     small = Thumbnails(before)
-    return [_partner(small, number, float(when[number]), after.keep(number)) for number in numbers]
+    return [_best_match(small, number, float(when[number]), after.get_cached(number)) for number in numbers]
 
 
-def _partner(small: Thumbnails, number: int, when: float, target: Plane) -> Pair:
+def _best_match(small: Thumbnails, number: int, when: float, target: Plane) -> Pair:
     times = small.video.times
     nearest = int(np.abs(times - when).argmin())
     last = len(times) - 1

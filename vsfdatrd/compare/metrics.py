@@ -56,11 +56,9 @@ def measure(large: Pair, small: Pair, score: float) -> Metrics:
     return Metrics(*lines, *noise, ssim(x, y) if min(x.shape) >= WINDOW else float("nan"), score)
 
 
-def mean(all_of_them: list[Metrics]) -> Metrics:
+def mean(metrics: list[Metrics]) -> Metrics:
     """Return the mean of each metric over the frames in which it could be measured."""
-    values = (
-        [result for one in all_of_them if not np.isnan(result := getattr(one, name))] for name in Metrics.__slots__
-    )
+    values = ([result for one in metrics if not np.isnan(result := getattr(one, name))] for name in Metrics.__slots__)
     return Metrics(*(fmean(of_one) if of_one else float("nan") for of_one in values))
 
 
@@ -81,7 +79,7 @@ def steepness(before: Plane, after: Plane) -> tuple[float, float]:
     where = slopes[0] >= max(float(np.quantile(slopes[0], 0.9)), 4 / 255)
     if not where.any():
         return float("nan"), float("nan")
-    first, second = (float(_highest(slope, 2)[where].mean()) * 255 for slope in slopes)
+    first, second = (float(_local_maximum(slope, 2)[where].mean()) * 255 for slope in slopes)
     return first, second
 
 
@@ -99,7 +97,7 @@ def flat_noise(before: Plane, after: Plane) -> tuple[float, float]:
     Returns:
         The noise of both in steps; NaN if every block is constant.
     """
-    both = _box((before + after) / 2, 2)
+    both = _local_mean((before + after) / 2, 2)
     texture, first, second = (_unevenness(plane) for plane in (both, before, after))
     counts = (first > 1e-9) | (second > 1e-9)
     if not counts.any():
@@ -157,18 +155,18 @@ def _unevenness(plane: Plane) -> Plane:
     return left
 
 
-def _highest(plane: Plane, reach: int) -> Plane:
-    """Return the maximum over (2 reach + 1)² pixels; borders are reflected."""
-    return _over(plane, reach, "max")
+def _local_maximum(plane: Plane, radius: int) -> Plane:
+    """Return the maximum over (2 radius + 1)² pixels; borders are reflected."""
+    return _local_statistic(plane, radius, "max")
 
 
-def _box(plane: Plane, reach: int) -> Plane:
-    """Return the mean over (2 reach + 1)² pixels; borders are reflected."""
-    return _over(plane, reach, "mean")
+def _local_mean(plane: Plane, radius: int) -> Plane:
+    """Return the mean over (2 radius + 1)² pixels; borders are reflected."""
+    return _local_statistic(plane, radius, "mean")
 
 
-def _over(plane: Plane, reach: int, how: str) -> Plane:
-    side = 2 * reach + 1
-    rows = getattr(sliding_window_view(np.pad(plane, reach, "symmetric"), side, axis=0), how)(-1)
-    done: Plane = getattr(sliding_window_view(rows, side, axis=1), how)(-1)
+def _local_statistic(plane: Plane, radius: int, statistic: str) -> Plane:
+    side = 2 * radius + 1
+    rows = getattr(sliding_window_view(np.pad(plane, radius, "symmetric"), side, axis=0), statistic)(-1)
+    done: Plane = getattr(sliding_window_view(rows, side, axis=1), statistic)(-1)
     return done

@@ -34,7 +34,7 @@ class Shot:
     """Data URIs of BEFORE and AFTER for each detail crop, and the size of the crop."""
 
 
-def clock(seconds: float) -> str:
+def format_time(seconds: float) -> str:
     """Format seconds as hours, minutes, seconds and tenths: 0:01:02.5."""
     tenths = round(seconds * 10)
     return f"{tenths // 36000}:{tenths // 600 % 60:02}:{tenths // 10 % 60:02}.{tenths % 10}"
@@ -60,7 +60,7 @@ def render(before: Video, after: Video, shots: Sequence[Shot], notes: Sequence[s
         hidden="" if notes else "hidden",
         mean=_rows(mean),
         links="".join(
-            f'<li><a href="#frame-{s.pair.after}">{clock(s.seconds)}</a> <small>{escape(s.why)}</small></li>'
+            f'<li><a href="#frame-{s.pair.after}">{format_time(s.seconds)}</a> <small>{escape(s.why)}</small></li>'
             for s in shots
         ),
         shots="\n".join(_shot(shot) for shot in shots),
@@ -72,18 +72,18 @@ def render(before: Video, after: Video, shots: Sequence[Shot], notes: Sequence[s
 def assets() -> dict[str, str]:
     """Return the shared styles and scripts by their placeholder names in the templates."""
     return {
-        "look": _text("look.css"),
-        "slider": _text("slider.css"),
-        "follow_slider": _text("slider.js"),
+        "look": _read_asset("look.css"),
+        "slider": _read_asset("slider.css"),
+        "follow_slider": _read_asset("slider.js"),
     }
 
 
 def template(name: str) -> Template:
     """Read one of the templates in this folder."""
-    return Template(_text(name))
+    return Template(_read_asset(name))
 
 
-def _text(name: str) -> str:
+def _read_asset(name: str) -> str:
     return files("vsfdatrd.compare").joinpath(name).read_text(encoding="utf-8").rstrip("\n")
 
 
@@ -102,7 +102,7 @@ def _shot(shot: Shot) -> str:
     return template("shot.html").substitute(
         number=shot.pair.after,
         other=shot.pair.before,
-        clock=clock(shot.seconds),
+        clock=format_time(shot.seconds),
         why=escape(shot.why),
         before=shot.frames[0],
         after=shot.frames[1],
@@ -124,15 +124,15 @@ def _crop(number: int, crop: tuple[str, str, tuple[int, int]]) -> str:
     return f'<div class="pair">{"".join(pictures)}</div>'
 
 
-def _rows(m: Metrics) -> str:
+def _rows(metrics: Metrics) -> str:
     """Return the table rows of the metrics: name, before, after, change."""
-    lines = _change(m.lines_before, m.lines_after, "sharper", "softer")
-    noise = _change(m.noise_before, m.noise_after, "noisier", "cleaner")
+    lines = _change(metrics.lines_before, metrics.lines_after, "sharper", "softer")
+    noise = _change(metrics.noise_before, metrics.noise_after, "noisier", "cleaner")
     rows = [
-        ("Lines", "steps per pixel", _number(m.lines_before, 1), _number(m.lines_after, 1), lines),
-        ("Noise of flat areas", "steps", _number(m.noise_before, 2), _number(m.noise_after, 2), noise),
-        ("SSIM", "1 is unchanged", "", _number(m.ssim, 3), ""),
-        ("SSIMULACRA2", "100 is unchanged", "", _number(m.ssimulacra2, 1), ""),
+        ("Lines", "steps per pixel", _number(metrics.lines_before, 1), _number(metrics.lines_after, 1), lines),
+        ("Noise of flat areas", "steps", _number(metrics.noise_before, 2), _number(metrics.noise_after, 2), noise),
+        ("SSIM", "1 is unchanged", "", _number(metrics.ssim, 3), ""),
+        ("SSIMULACRA2", "100 is unchanged", "", _number(metrics.ssimulacra2, 1), ""),
     ]
     return "".join(
         f'<tr><th scope="row">{name} <small>{unit}</small></th><td>{a}</td><td>{b}</td><td>{change}</td></tr>'

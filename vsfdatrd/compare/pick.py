@@ -78,7 +78,7 @@ def requested(video: Video, frames: Sequence[int]) -> list[Pick]:
     return [Pick(n, "asked for") for n in sorted(set(frames))]
 
 
-def choose_frames(video: Thumbnails, count: int, among: range) -> list[Pick]:
+def choose_frames(video: Thumbnails, count: int, frames: range) -> list[Pick]:
     """Choose informative frames.
 
     Frames that cannot be read are skipped. Frames are read in order, since in some files seeking means decoding from
@@ -87,7 +87,7 @@ def choose_frames(video: Thumbnails, count: int, among: range) -> list[Pick]:
     Args:
         video: Thumbnails of the video.
         count: Number of frames to choose.
-        among: The frames to choose from.
+        frames: The frames to choose from.
 
     Returns:
         At most `count` frames in order; fewer if fewer differ.
@@ -96,16 +96,16 @@ def choose_frames(video: Thumbnails, count: int, among: range) -> list[Pick]:
         FrameError: None of the examined frames can be read.
     """
     cuts = count // 2
-    total = len(among)
+    total = len(frames)
     positions = min(total, max(12, CANDIDATES * count))
     searched = max(1, positions // (2 * cuts)) if cuts else positions + 1  # search a cut at every n-th
     candidates: list[_Candidate] = []
     starts: list[_Candidate] = []
     for i in range(positions):
-        number, after = (among[0] + int((j + 0.5) * total / positions) for j in (i, i + searched))
-        candidates += _seen(video, number)
+        number, after = (frames[0] + int((j + 0.5) * total / positions) for j in (i, i + searched))
+        candidates += _examine(video, number)
         if cuts and i % searched == 0:
-            starts += _next_cut(video, range(number, min(number + SCAN, after, among[-1]) + 1))
+            starts += _next_cut(video, range(number, min(number + SCAN, after, frames[-1]) + 1))
     if not candidates:
         raise FrameError(
             f"no frame of {video.video.path} can be read that was tried; the file is damaged, make it anew"
@@ -124,10 +124,10 @@ def _new(candidate: _Candidate, other: _Candidate, apart: float) -> bool:
     return abs(candidate.frame - other.frame) >= apart and likeness(candidate.small, other.small) < _ALIKE
 
 
-def _seen(video: Thumbnails, number: int) -> list[_Candidate]:
+def _examine(video: Thumbnails, number: int) -> list[_Candidate]:
     """Return a frame as a list of one candidate; empty if it cannot be read."""
     try:
-        small = video.keep(number)
+        small = video.get_cached(number)
         plane = luma(frame(video.video, video.video.clip, number))
     except FrameError as error:
         log.debug("%s", error)
@@ -150,6 +150,6 @@ def _next_cut(video: Thumbnails, numbers: range) -> list[_Candidate]:
             last = None
             continue
         if last is not None and float(small.std()) >= _EMPTY and likeness(last, small) < DIFFERENT:
-            return _seen(video, number)
+            return _examine(video, number)
         last = small
     return []

@@ -85,25 +85,25 @@ def side_by_side(before: Image.Image, after: Image.Image, labels: tuple[str, str
     return sheet
 
 
-def png(one: Image.Image) -> bytes:
-    """Encode an image as PNG."""
+def encode_png(picture: Image.Image) -> bytes:
+    """Encode a picture as PNG."""
     held = io.BytesIO()
-    one.save(held, "PNG", optimize=False, compress_level=6)
+    picture.save(held, "PNG", optimize=False, compress_level=6)
     return held.getvalue()
 
 
-def frame_uri(one: Image.Image) -> str:
+def frame_uri(picture: Image.Image) -> str:
     """Encode a frame as a data URI: visually lossless WebP, a few hundred kB, at most `WIDEST` pixels wide."""
-    if one.width > WIDEST:
-        one = one.resize((WIDEST, round(one.height * WIDEST / one.width)), Image.Resampling.LANCZOS)
+    if picture.width > WIDEST:
+        picture = picture.resize((WIDEST, round(picture.height * WIDEST / picture.width)), Image.Resampling.LANCZOS)
     held = io.BytesIO()
-    one.save(held, "WEBP", quality=92, method=4)
+    picture.save(held, "WEBP", quality=92, method=4)
     return _uri("webp", held.getvalue())
 
 
-def png_uri(one: Image.Image) -> str:
+def png_uri(picture: Image.Image) -> str:
     """Encode a crop as a data URI: lossless PNG."""
-    return _uri("png", png(one))
+    return _uri("png", encode_png(picture))
 
 
 def write(file: Path, content: bytes) -> None:

@@ -20,7 +20,7 @@ from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.compare import pick, pictures, preview_page
 from vsfdatrd.compare.excerpt import Excerpt, make_excerpt
 from vsfdatrd.compare.match import Thumbnails
-from vsfdatrd.compare.page import clock
+from vsfdatrd.compare.page import format_time
 from vsfdatrd.compare.preview_page import Candidate, Preview, Shot, Views
 from vsfdatrd.compare.video import Video, frame
 from vsfdatrd.encode.crop import square
@@ -84,7 +84,7 @@ def preview(
     scales = [open_checkpoint(file).description.scale for file in files]
     with TemporaryDirectory() as folder:
         with working(f"reading {film.name}", delay=2):
-            look = _look(film, Path(folder), settings)
+            look = _analyze_film(film, Path(folder), settings)
         report(look.about)
         report("choosing frames")
         with working("looking at frames", delay=5):
@@ -166,7 +166,7 @@ class _Quiet(Reporter):
             super().emit(event, text, **facts)
 
 
-def _look(film: Path, folder: Path, settings: Settings) -> _Look:
+def _analyze_film(film: Path, folder: Path, settings: Settings) -> _Look:
     excerpt = make_excerpt(film, folder / "excerpt")
     show, found = _Quiet(["borders"]), None  # remarks about an excerpt do not apply to the film
     if excerpt is not None:
@@ -206,7 +206,7 @@ def _without_seams(
 
 def _about(found: SourceAnalysis, frames: int, rate: Fraction, fields: str) -> str:
     clip = found.clip
-    length = clock(frames / float(rate)).partition(".")[0]
+    length = format_time(frames / float(rate)).partition(".")[0]
     decided = fields.removeprefix("fields: ").partition(";")[0]
     return f"{clip.width}×{clip.height} pixels; {length} long, {frames:,} frames at {rate_of(rate)} a second; {decided}"
 
@@ -256,7 +256,7 @@ def _model(
     """Make the pictures of one model, and measure its speed after the first."""
     candidate = page.candidates[number]
     report(f"{candidate.name}: preparing the engine")
-    with _ours():
+    with _as_fdatrd_error():
         upscaled = _upscaled(frames, file, scale, settings)
         shown = color.to_rgb(color.describe(upscaled))
         shown = shown if (shown.width, shown.height) == frames.size else shown.resize.Spline36(*frames.size)
@@ -277,7 +277,7 @@ def _model(
 
 
 @contextlib.contextmanager
-def _ours() -> Iterator[None]:
+def _as_fdatrd_error() -> Iterator[None]:
     """Convert `vapoursynth.Error` raised by `upscale` back to FdatrdError, without the prefix."""
     try:
         yield
@@ -292,7 +292,7 @@ def _upscaled(frames: _Frames, file: Path, scale: int, settings: Settings) -> vs
     """Return the frames as `encode` would pass them to the video encoder."""
     clip = frames.clip
     size = square(clip.width * scale, clip.height * scale, frames.look.sar)
-    form = vs.core.get_video_format(vs.PresetVideoFormat[settings.way.format])
+    form = vs.core.get_video_format(vs.PresetVideoFormat[settings.selected_preset.format])
     fits = size == (clip.width * scale, clip.height * scale)
     deep = form if fits else form.replace(bits_per_sample=16)
     # reuse="off": the clip repeats the same frames, unlike a film, and the speed is measured.

@@ -29,29 +29,29 @@ def add_to(commands: "argparse._SubParsersAction[Any]") -> None:
     parser.set_defaults(run=_run)
 
 
-def _run(a: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace) -> int:
     require_pillow()
     from vsfdatrd.compare.preview import preview, shipped
     from vsfdatrd.compare.preview_page import duration, speed
     from vsfdatrd.encode.settings import Settings
 
     settings = Settings(
-        backend=a.backend.lower(),
-        precision=a.precision.lower(),
-        devices=tuple(a.device or [0]),
-        chroma_filter=a.chroma_filter.lower(),
-        field=a.field.lower(),
-        crop=a.crop.lower(),
+        backend=arguments.backend.lower(),
+        precision=arguments.precision.lower(),
+        devices=tuple(arguments.device or [0]),
+        chroma_filter=arguments.chroma_filter.lower(),
+        field=arguments.field.lower(),
+        crop=arguments.crop.lower(),
     )
-    out: Path = a.out or a.file.with_name(f"{a.file.stem}.preview.html")
+    out: Path = arguments.out or arguments.file.with_name(f"{arguments.file.stem}.preview.html")
 
     def written() -> None:
         _report(f"a first picture is in {out}, more follow")
-        if a.open:
+        if arguments.open:
             webbrowser.open(out.absolute().as_uri())
 
-    models = list(dict.fromkeys(a.model or shipped()))
-    for one in preview(a.file, out, settings, models, a.frames, _report, written):
+    models = list(dict.fromkeys(arguments.model or shipped()))
+    for one in preview(arguments.file, out, settings, models, arguments.frames, _report, written):
         if one.fps is not None and one.hours is not None:
             print(f"{one.name}: {speed(one.fps)} frames a second, about {duration(one.hours)}")
     print(out)

@@ -108,21 +108,21 @@ def _command(preview: Preview) -> str:
     return f"vsfdatrd encode {shlex.quote(preview.name)} {shlex.quote(f'{stem}_hd.mkv')} --model NAME"
 
 
-def _chip(number: int, one: Candidate, state: str) -> str:
-    if one.fps is None or one.hours is None:
+def _chip(number: int, candidate: Candidate, state: str) -> str:
+    if candidate.fps is None or candidate.hours is None:
         status = "not measured yet" if state == "working" else "not measured"
     else:
-        status = f"{speed(one.fps)} fps, {duration(one.hours)}"
+        status = f"{speed(candidate.fps)} fps, {duration(candidate.hours)}"
     return (
-        f'<label class="chip"><input type="radio" name="model" value="m{number}" data-name="{escape(one.name)}"'
-        f"{'' if number else ' checked'}><span>{escape(one.name)} <small>{status}</small></span></label>"
+        f'<label class="chip"><input type="radio" name="model" value="m{number}" data-name="{escape(candidate.name)}"'
+        f"{'' if number else ' checked'}><span>{escape(candidate.name)} <small>{status}</small></span></label>"
     )
 
 
 def _shot(number: int, shot: Shot, preview: Preview) -> str:
     pictures = [("source", SOURCE, shot.source)]
     pictures += [(f"m{i}", preview.candidates[i].name, views) for i, views in sorted(shot.views.items())]
-    clock = page.clock(shot.seconds)
+    clock = page.format_time(shot.seconds)
     (width, height), (detail_width, detail_height) = shot.size, shot.detail
     return page.template("preview_shot.html").substitute(
         number=number,

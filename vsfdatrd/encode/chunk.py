@@ -30,7 +30,7 @@ from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.errors import PREFIX, EncodeError
 from vsfdatrd.system.files import commit, sha256_file
 from vsfdatrd.system.programs import ffmpeg, main_reason, utf8_environment, vspipe
-from vsfdatrd.workers.spawn import ending, no_window
+from vsfdatrd.workers.spawn import describe_exit, no_window
 
 _PROGRESS = re.compile(r"Frame: (\d+)/\d+")
 _UNHEARD = "fwrite() call failed"
@@ -217,9 +217,11 @@ class Pipeline:
         if sys.platform != "win32":
             unheard = unheard or source == -signal.SIGPIPE
         if source and not (coder and unheard):
-            raise EncodeError(f"{which} failed: {_ending('vspipe', source)}: {_last(spoken)}")
+            raise EncodeError(f"{which} failed: {_ending('vspipe', source)}: {_informative_lines(spoken)}")
         if coder:
-            raise EncodeError(f"{which} failed: {_ending('ffmpeg', coder)}: {_last(self._said['ffmpeg'].lines)}")
+            raise EncodeError(
+                f"{which} failed: {_ending('ffmpeg', coder)}: {_informative_lines(self._said['ffmpeg'].lines)}"
+            )
 
 
 def try_encoder(options: Sequence[str], pixel_format: str, size: tuple[int, int]) -> None:
@@ -340,10 +342,10 @@ def _lines(stream: IO[bytes] | None) -> Iterator[str]:
 
 
 def _ending(program: str, code: int) -> str:
-    return f"{program} {'was ended by' if code < 0 else 'ended with'} {ending(code)}"
+    return f"{program} {'was ended by' if code < 0 else 'ended with'} {describe_exit(code)}"
 
 
-def _last(lines: list[str]) -> str:
+def _informative_lines(lines: list[str]) -> str:
     """Return the most informative lines: those of `upscale`, then of a full disk, then the first that give a reason."""
     for line in lines:
         if PREFIX in line:

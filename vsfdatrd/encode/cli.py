@@ -83,11 +83,11 @@ def split(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
     return words[:at], tuple(words[at + 1 :])
 
 
-def run(a: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Encode all inputs, one after the other.
 
     Args:
-        a: The parsed command line.
+        arguments: The parsed command line.
 
     Returns:
         The exit status: 0 if all inputs were encoded, 130 if the user interrupted.
@@ -98,35 +98,39 @@ def run(a: argparse.Namespace) -> int:
     from vsfdatrd.encode import progress, settings
     from vsfdatrd.encode.settings import Settings
 
-    if a.ray is not None and a.device is not None:
+    if arguments.ray is not None and arguments.device is not None:
         raise ArgumentError(
             "--device chooses GPUs of this machine, and with --ray it is Ray that deals them out; "
             "leave one of the two out"
         )
     chosen = Settings(
-        model=a.model,
-        backend=a.backend.lower(),
-        precision=a.precision.lower(),
-        chroma_filter=a.chroma_filter.lower(),
-        devices=tuple(a.device or [0]),
-        field=a.field.lower(),
-        crop=a.crop.lower(),
-        keep_sar=a.keep_sar,
-        preset=a.preset.lower(),
-        further=tuple(a.further),
-        minutes=a.chunk,
-        overwrite=a.overwrite,
+        model=arguments.model,
+        backend=arguments.backend.lower(),
+        precision=arguments.precision.lower(),
+        chroma_filter=arguments.chroma_filter.lower(),
+        devices=tuple(arguments.device or [0]),
+        field=arguments.field.lower(),
+        crop=arguments.crop.lower(),
+        keep_sar=arguments.keep_sar,
+        preset=arguments.preset.lower(),
+        further=tuple(arguments.further),
+        minutes=arguments.chunk,
+        overwrite=arguments.overwrite,
     )
-    if a.script:
-        return _print_script(a.paths[0], chosen)
-    if a.out is not None:
-        _make_folder(a.out)
-    pairs = settings.outputs(a.paths, a.out)
+    if arguments.script:
+        return _print_script(arguments.paths[0], chosen)
+    if arguments.out is not None:
+        _make_folder(arguments.out)
+    pairs = settings.outputs(arguments.paths, arguments.out)
     settings.check_ffmpeg(chosen, [target for _, target in pairs])
     from vsfdatrd.encode.encode import encode
 
     failed = 0
-    with _terminated_like_interrupted(), progress.choose(a.json) as screen, _workers(a.ray, chosen, screen) as workers:
+    with (
+        _terminated_like_interrupted(),
+        progress.choose(arguments.json) as screen,
+        _workers(arguments.ray, chosen, screen) as workers,
+    ):
         for number, (source, target) in enumerate(pairs, 1):
             try:
                 if len(pairs) > 1:
@@ -135,12 +139,12 @@ def run(a: argparse.Namespace) -> int:
             except Exception as error:  # any kind: the remaining inputs can still be encoded
                 screen.stop()
                 log.debug("where it happened:", exc_info=True)
-                if a.json:
+                if arguments.json:
                     screen.emit("failed", sentence(error), input=source)
                 if len(pairs) == 1:
                     raise
                 failed += 1
-                if not a.json:
+                if not arguments.json:
                     screen.emit("failed", f"{source}: {sentence(error)}", input=source)
             except KeyboardInterrupt:
                 screen.stop()

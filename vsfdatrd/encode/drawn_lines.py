@@ -32,10 +32,10 @@ def are_drawn(before: Luma | None, frame: Luma, after: Luma | None) -> bool:
         after: Luma of the next frame; None at the end of the clip.
     """
     here = frame.astype(np.int16)
-    signs = _combs(here)
+    signs = _combing_signs(here)
     drawn = np.zeros(signs.shape, bool)
     beside = [other.astype(np.int16) for other in (before, after) if other is not None]
-    others = [(other, _combs(other)) for other in beside]
+    others = [(other, _combing_signs(other)) for other in beside]
     low, high = here[1:-1] - _STEP, here[1:-1] + _STEP
     # No adjacent line in any of the three frames is as bright or as dark, so another field cannot explain the line.
     alone = np.ones(signs.shape, bool)
@@ -46,17 +46,17 @@ def are_drawn(before: Luma | None, frame: Luma, after: Luma | None) -> bool:
         drawn |= alone & (other_signs == signs)
     if len(others) == 2 and all(other is not None for other in (before, after)):
         # One-line stripes that scroll by an odd number of lines: the step has the same size and alternating sign.
-        step = _steps(here)
+        step = _line_differences(here)
         flipped = np.ones(signs.shape, bool)
         for other, other_signs in others:
-            flipped &= (other_signs == -signs) & (np.abs(_steps(other) - step) <= _ALIKE * step)
+            flipped &= (other_signs == -signs) & (np.abs(_line_differences(other) - step) <= _ALIKE * step)
         drawn |= flipped
-    combed = _runs(signs != 0)
-    left = _runs((signs != 0) & ~drawn)
+    combed = _in_three_lines(signs != 0)
+    left = _in_three_lines((signs != 0) & ~drawn)
     return _worst_block(left) <= MOST or int(left.sum()) < _FEW * int((combed & drawn[1:-1]).sum())
 
 
-def _combs(luma: _Numbers) -> _Signs:
+def _combing_signs(luma: _Numbers) -> _Signs:
     """Mark pixels brighter (1) or darker (-1) than both adjacent lines, by VFM's criterion: (H - 2, W), from line 1."""
     line, up, down = luma[1:-1], luma[:-2], luma[2:]
     over, under = line - up, line - down
@@ -68,13 +68,13 @@ def _combs(luma: _Numbers) -> _Signs:
     return result
 
 
-def _steps(luma: _Numbers) -> NDArray[np.float32]:
-    """Absolute difference of each pixel from the mean of the adjacent lines: (H - 2, W)."""
+def _line_differences(luma: _Numbers) -> NDArray[np.float32]:
+    """Return the absolute difference of each pixel from the mean of the pixels above and below: (H - 2, W)."""
     return np.abs(luma[1:-1] - (luma[:-2] + luma[2:]) / 2).astype(np.float32)
 
 
-def _runs(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Mark pixels in three consecutive combed lines; a single line is not combing."""
+def _in_three_lines(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Mark combed pixels with combed pixels above and below, (H, W) -> (H - 2, W); a single line is not combing."""
     runs: NDArray[np.bool_] = mask[:-2] & mask[1:-1] & mask[2:]
     return runs
 

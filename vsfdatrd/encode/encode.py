@@ -24,7 +24,7 @@ from vsfdatrd.encode.input_file import require_av
 from vsfdatrd.encode.journal import DoneChunk, Journal
 from vsfdatrd.encode.mux import TAG, Film, join
 from vsfdatrd.encode.presets import CONTAINERS
-from vsfdatrd.encode.progress import Reporter, clock
+from vsfdatrd.encode.progress import Reporter, format_duration
 from vsfdatrd.encode.script import Upscaling
 from vsfdatrd.encode.settings import Settings
 from vsfdatrd.encode.source import Source, check_file, identity, open_source
@@ -87,7 +87,7 @@ def encode(path: Path, target: Path, settings: Settings, workers: Workers, show:
             workspace.index.resolve(),
         )
         if journal.get("first frame") is None:
-            workers.try_encoder(_options(settings, {}, found.sar), settings.way.pixel_format, found.size)
+            workers.try_encoder(_options(settings, {}, found.sar), settings.selected_preset.pixel_format, found.size)
         colors = _first_frame(inputs, journal, workers, show)
         params = EncodeParams(
             workspace.script, _options(settings, colors, found.sar), found.timing.rate, workspace.chunks
@@ -107,7 +107,7 @@ def encode(path: Path, target: Path, settings: Settings, workers: Workers, show:
     seconds = time.monotonic() - begun
     show.emit(
         "finished",
-        f"{target} is done: {frames} frames, {format_bytes(size)}, in {clock(seconds)}",
+        f"{target} is done: {frames} frames, {format_bytes(size)}, in {format_duration(seconds)}",
         output=target,
         frames=frames,
         bytes=size,
@@ -195,11 +195,11 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, show
         settings.backend,
         settings.precision,
         settings.chroma_filter,
-        settings.way.format,
+        settings.selected_preset.format,
         None if size == (width, height) else size,
         sar,
     )
-    return SourceAnalysis(source, fields, clip, when, text, text + script.upscaled(up, when.rate), size, sar)
+    return SourceAnalysis(source, fields, clip, when, text, text + script.upscaling_script(up, when.rate), size, sar)
 
 
 def _model(settings: Settings) -> str:
@@ -226,7 +226,7 @@ def _fingerprint(path: Path, settings: Settings, weights: str) -> dict[str, Any]
     for name in ("overwrite", "devices"):
         del asked[name]
     asked["further"] = list(settings.further)
-    asked["ffmpeg options of the preset"] = list(settings.way.options)
+    asked["ffmpeg options of the preset"] = list(settings.selected_preset.options)
     ffmpeg = presets.version(settings.encoder)
     return asked | {"weights": weights, "vsfdatrd": __version__, "ffmpeg": ffmpeg, "source": identity(path)}
 
@@ -302,13 +302,16 @@ def _first_frame(inputs: ChunkInputs, journal: Journal, workers: Workers, show: 
 
 
 def _options(settings: Settings, colors: dict[str, int], sar: Fraction) -> tuple[str, ...]:
-    way = settings.way
+    way = settings.selected_preset
     return ("-c:v", way.encoder, *presets.color_options(colors, sar), *way.options, *settings.further)
 
 
 def _report_streams(selection: streams.Selection, metadata: FrameMetadata, encoder: str, show: Reporter) -> None:
     codec = codec_of(encoder)
-    there, lost = [*selection.about, *metadata.kept(codec)], [*selection.left, *metadata.left(codec, encoder)]
+    there, lost = (
+        [*selection.about, *metadata.describe_kept(codec)],
+        [*selection.left, *metadata.describe_lost(codec, encoder)],
+    )
     if there:
         show.emit("kept", f"kept: {'; '.join(there)}", streams=there)
     if lost:
@@ -350,7 +353,7 @@ def _make(
                     show.emit(
                         "part",
                         f"part {chunk.number + 1} of {len(chunks)}: {chunk.frames} frames, "
-                        f"{format_bytes(event.bytes)}, {clock(event.seconds)}",
+                        f"{format_bytes(event.bytes)}, {format_duration(event.seconds)}",
                         part=chunk.number + 1,
                     )
             show.frames(ready + sum(running.values()), size)

@@ -65,13 +65,13 @@ class _Evidence:
     """Moving frames that look combed because of drawn lines; not included in `combed`."""
 
 
-def decide(clip: Any, rate: Fraction, asked: str, seen: Survey | None = None) -> Fields:
+def decide(clip: Any, rate: Fraction, requested: str, seen: Survey | None = None) -> Fields:
     """Choose the field processing for a clip.
 
     Args:
         clip: The frames as stored, a vapoursynth.VideoNode.
         rate: Frames per second.
-        asked: The user's choice, one of `CHOICES`.
+        requested: The user's choice, one of `CHOICES`.
         seen: Result of `survey` for the clip; None to compute it here.
 
     Returns:
@@ -84,36 +84,38 @@ def decide(clip: Any, rate: Fraction, asked: str, seen: Survey | None = None) ->
     """
     form = matched_format(clip.format)
     seen_as = "clip" if form.id == clip.format.id else form.name.upper()
-    return replace(_decide(clip, rate, asked, seen), seen_as=seen_as, padding=padding_of(clip))
+    return replace(_decide(clip, rate, requested, seen), seen_as=seen_as, padding=padding_of(clip))
 
 
-def _decide(clip: Any, rate: Fraction, asked: str, seen: Survey | None) -> Fields:
+def _decide(clip: Any, rate: Fraction, requested: str, seen: Survey | None) -> Fields:
     import vapoursynth as vs
 
     if clip.format.color_family == vs.RGB:
-        if asked not in ("auto", "progressive"):
-            raise ArgumentError(f"--field {asked} is for YUV, and this is {clip.format.name}; leave it out")
+        if requested not in ("auto", "progressive"):
+            raise ArgumentError(f"--field {requested} is for YUV, and this is {clip.format.name}; leave it out")
         return Fields("progressive", True, f"{clip.format.name} is taken as it is")
     seen = seen or survey(clip)
     flags, repeats = seen.flags, seen.repeats
     marked = max(flags) if flags and sum(map(bool, flags)) * 2 > len(flags) else 0
     top = marked != 1
     says = {0: "progressive", 1: "interlaced, bottom field first", 2: "interlaced, top field first"}[marked]
-    if asked == "progressive":
+    if requested == "progressive":
         return Fields("progressive", top, "as asked")
     # VFM and Bwdif overrun their buffers if the frame is smaller than a block.
     fieldless = clip.height % 2 or clip.num_frames < 2 or min(clip.width, clip.height) < _SMALLEST
     count = f"{clip.num_frames} frame{'s'[: clip.num_frames - 1]} of {clip.width}×{clip.height} pixels"
-    if asked in ("deint", "ivtc") and fieldless:
-        raise ArgumentError(f"--field {asked} is for frames of two fields, and there are none in {count}; leave it out")
-    if asked == "deint":
+    if requested in ("deint", "ivtc") and fieldless:
+        raise ArgumentError(
+            f"--field {requested} is for frames of two fields, and there are none in {count}; leave it out"
+        )
+    if requested == "deint":
         return Fields("deint", top, f"as asked, {'top' if top else 'bottom'} field first")
-    if asked == "ivtc":
+    if requested == "ivtc":
         kind: Kind = "ivtc" if _is_ntsc_video(rate) else "match"
         return Fields(kind, top, f"as asked, {'top' if top else 'bottom'} field first")
     if fieldless:
         return Fields("progressive", top, f"no fields in {count}")
-    result = _look(clip, top)
+    result = _measure_combing(clip, top)
     if result.combed < max(2, _SOME * result.moving):
         lines = f", {result.drawn} have drawn lines that look like them" if result.drawn else ""
         soft = "; its flags for repeating fields are not followed" if repeats else ""
@@ -123,7 +125,7 @@ def _decide(clip: Any, rate: Fraction, asked: str, seen: Survey | None) -> Field
             f"{result.combed} of {result.moving} moving frames show combs{lines}, and the file says {says}{soft}",
         )
     if not marked:
-        other = _look(clip, not top)
+        other = _measure_combing(clip, not top)
         if other.left < result.left:
             result, top = other, not top
     order = "top field first" if top else "bottom field first"
@@ -193,7 +195,7 @@ def _is_ntsc_video(rate: Fraction) -> bool:
     return abs(rate - Fraction(30000, 1001)) < Fraction(1, 5)
 
 
-def _look(clip: Any, top: bool) -> _Evidence:
+def _measure_combing(clip: Any, top: bool) -> _Evidence:
     plain = eight_bits(clip)
     matched = plain.vivtc.VFM(order=int(top), micout=1)
     moving = combed = left = drawn = 0

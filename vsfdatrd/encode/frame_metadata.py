@@ -46,7 +46,7 @@ class FrameMetadata:
     lost: tuple[str, ...] = ()
     """A phrase for each kind of metadata that is never kept."""
 
-    def kept(self, codec: str) -> list[str]:
+    def describe_kept(self, codec: str) -> list[str]:
         """Return a phrase for each kind of metadata that is kept.
 
         Args:
@@ -54,7 +54,7 @@ class FrameMetadata:
         """
         return self._carried() if codec in CODECS else []
 
-    def left(self, codec: str, encoder: str) -> list[str]:
+    def describe_lost(self, codec: str, encoder: str) -> list[str]:
         """Return a phrase for each kind of metadata that is dropped.
 
         Args:
@@ -129,7 +129,7 @@ def find(source: Source) -> FrameMetadata:
     return FrameMetadata(
         display,
         LightLevel(*struct.unpack("=2I", light[:8])) if len(light) >= 8 else None,
-        _captions(av, source) if _has_marks(source) else (),
+        _captions(av, source) if _has_captions(source) else (),
         tuple(lost),
     )
 
@@ -181,7 +181,7 @@ def _mastering_display(content: bytes) -> MasteringDisplay | None:
     return MasteringDisplay(tuple(colors), brightest, darkest)
 
 
-def _has_marks(source: Source) -> bool:
+def _has_captions(source: Source) -> bool:
     """Return True if any packet contains a caption marker. Packets are not decoded, which is far faster."""
     with _opened(source) as (container, stream):
         if stream.codec_context.codec.canonical_name not in _CODECS_WITH_CAPTIONS:

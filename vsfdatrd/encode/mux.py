@@ -92,19 +92,19 @@ def _write(av: Any, film: Film, target: Path) -> tuple[dict[int, int], bytes]:
         av.open(str(target), "w", format=container, options=options) as out,
     ):
         video = out.add_stream_from_template(sample.streams.video[0], opaque=True)
-        video.time_base = _clock(film.timing)
+        video.time_base = _video_time_base(film.timing)
         if film.timing.times is None:
             video.codec_context.framerate = film.timing.rate
         if container != "matroska" and video.codec_context.name == "hevc":
             video.codec_context.codec_tag = "hvc1"  # required by some players
-        video.metadata.update(_named(source.streams[film.source.video].metadata))
+        video.metadata.update(_valid_tags(source.streams[film.source.video].metadata))
         outputs = {}
         for index in sorted((*film.kept.copied, *film.kept.rewritten, *film.kept.converted)):
-            outputs[index] = _output(out, source.streams[index], film.kept, container)
+            outputs[index] = _add_output_stream(out, source.streams[index], film.kept, container)
         _attach(av, out, source, film.kept)
-        out.metadata.update(_named(source.metadata) | {TAG: film.tag})
+        out.metadata.update(_valid_tags(source.metadata) | {TAG: film.tag})
         out.set_chapters(_chapters(source, film.source.origin))
-        for packet in _merged(_video(av, film, video), _others(av, film, source, outputs)):
+        for packet in _interleave(_video_packets(av, film, video), _audio_and_subtitles(av, film, source, outputs)):
             counts[packet.stream.index] = counts.get(packet.stream.index, 0) + 1
             if packet.stream.index == video.index:
                 payload.update(packet)
@@ -128,14 +128,14 @@ def _write_aspect(film: Film, target: Path) -> None:
         run([*command, str(with_aspect)])
 
 
-def _clock(timing: Timing) -> Fraction:
+def _video_time_base(timing: Timing) -> Fraction:
     """Return the video time base in seconds; at a constant rate, a frame lasts an integer number of ticks."""
     if timing.times is not None:
         return Fraction(1, 90000)
     return Fraction(1, timing.rate.numerator * math.ceil(_FINE / timing.rate.numerator))
 
 
-def _named(metadata: Mapping[str, str]) -> dict[str, str]:
+def _valid_tags(metadata: Mapping[str, str]) -> dict[str, str]:
     """Return the tags that are still valid for the output, without those written or computed by muxers."""
     stale = ("encoder", "duration", "handler_name", "vendor_id", "major_brand", "minor_version", "compatible_brands")
     return {
@@ -145,7 +145,7 @@ def _named(metadata: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _output(out: Any, stream: Any, kept: Selection, container: str) -> Any:
+def _add_output_stream(out: Any, stream: Any, kept: Selection, container: str) -> Any:
     if stream.index in kept.rewritten:
         deep = stream.codec_context.format.bits > 16
         output = out.add_stream("pcm_s24le" if deep else "pcm_s16le", rate=stream.codec_context.sample_rate)
@@ -154,7 +154,7 @@ def _output(out: Any, stream: Any, kept: Selection, container: str) -> Any:
         output = streams.converting(out, stream, container)
     else:
         output = out.add_stream_from_template(stream, opaque=True)
-    output.metadata.update(_named(stream.metadata))
+    output.metadata.update(_valid_tags(stream.metadata))
     output.disposition = stream.disposition
     return output
 
@@ -179,12 +179,12 @@ def _chapters(source: Any, origin: Fraction) -> list[Any]:
     return result
 
 
-def _video(av: Any, film: Film, output: Any) -> Iterator[Any]:
+def _video_packets(av: Any, film: Film, output: Any) -> Iterator[Any]:
     """Yield the video packets of all chunks in decoding order, with timestamps for the output."""
-    tick = _clock(film.timing)
+    tick = _video_time_base(film.timing)
     reorder = max(record.reorder for record in film.parts)
     extradata = None
-    insert: Callable[[int, Any], Any] = _nothing
+    insert: Callable[[int, Any], Any] = _unchanged
     for record in film.parts:
         path = film.folder / record.chunk.name
         with av.open(str(path)) as container:
@@ -193,7 +193,7 @@ def _video(av: Any, film: Film, output: Any) -> Iterator[Any]:
             if extradata is None:
                 extradata = header
                 codec = stream.codec_context.codec.canonical_name
-                insert = _inserting(av, film, codec, bytes(stream.codec_context.extradata or b""))
+                insert = _metadata_inserter(av, film, codec, bytes(stream.codec_context.extradata or b""))
             elif header != extradata:
                 raise EncodeError(
                     f"{path.name} was encoded with other headers than the first part; leave out options that make "
@@ -221,16 +221,16 @@ def _video(av: Any, film: Film, output: Any) -> Iterator[Any]:
                 yield packet
 
 
-def _nothing(position: int, packet: Any) -> Any:
+def _unchanged(position: int, packet: Any) -> Any:
     return packet
 
 
-def _inserting(av: Any, film: Film, codec: str, header: bytes) -> Callable[[int, Any], Any]:
+def _metadata_inserter(av: Any, film: Film, codec: str, header: bytes) -> Callable[[int, Any], Any]:
     """Return a function of frame number and packet that inserts the source's metadata into the packet."""
     metadata = film.metadata
     hdr = (metadata.display or metadata.light) and not has_hdr(film.folder / film.parts[0].chunk.name)
     if codec not in CODECS or not (hdr or metadata.captions):
-        return _nothing
+        return _unchanged
     captions = metadata.per_frame(film.timing, film.parts[-1].chunk.stop)
     put = inserter(codec, header)
 
@@ -250,7 +250,7 @@ def _has_next(film: Film, position: int) -> bool:
     return film.timing.times is None or position + 1 < len(film.timing.times)
 
 
-def _others(av: Any, film: Film, source: Any, outputs: Mapping[int, Any]) -> Iterator[Any]:
+def _audio_and_subtitles(av: Any, film: Film, source: Any, outputs: Mapping[int, Any]) -> Iterator[Any]:
     """Yield audio and subtitle packets, shifted to the output's clock, which starts at 0."""
     if not outputs:
         return
@@ -295,7 +295,7 @@ def _as_pcm(packet: Any, output: Any, origin: Fraction) -> Iterator[Any]:
         yield from output.encode(frame)
 
 
-def _merged(video: Iterator[Any], others: Iterator[Any]) -> Iterator[Any]:
+def _interleave(video: Iterator[Any], others: Iterator[Any]) -> Iterator[Any]:
     """Interleave packets by time, so that the muxer has little to buffer."""
     sound = next(others, None)
     for packet in video:

@@ -38,14 +38,14 @@ def pixel_shapes(path: Path, video: int, frames: int) -> Counter[Fraction]:
         context = stream.codec_context
         context.thread_type = "NONE"  # no frame threading: each packet is decoded immediately
         streamed = container.format.name in _STREAMED or not container.duration
-        packets = _key_packets(container, stream, frames) if streamed else _sought(av, container, stream)
+        packets = _key_packets(container, stream, frames) if streamed else _seek_key_packets(av, container, stream)
         for packet, weight in packets:
             try:
                 packet.decode()
             except (av.FFmpegError, ValueError):
                 continue
             if context.sample_aspect_ratio:
-                shapes[plausible(Fraction(context.sample_aspect_ratio))] += weight
+                shapes[plausible_sar(Fraction(context.sample_aspect_ratio))] += weight
     return shapes
 
 
@@ -65,7 +65,7 @@ def _key_packets(container: Any, stream: Any, frames: int) -> Iterator[tuple[Any
         yield latest, count
 
 
-def _sought(av: Any, container: Any, stream: Any) -> Iterator[tuple[Any, int]]:
+def _seek_key_packets(av: Any, container: Any, stream: Any) -> Iterator[tuple[Any, int]]:
     begin = container.start_time or 0
     for i in range(_SEEKS):
         try:
@@ -77,7 +77,7 @@ def _sought(av: Any, container: Any, stream: Any) -> Iterator[tuple[Any, int]]:
             yield packet, 1
 
 
-def plausible(sar: Fraction) -> Fraction:
+def plausible_sar(sar: Fraction) -> Fraction:
     """Return the SAR if it is between 1:4 and 4:1, otherwise 1.
 
     Args:
@@ -96,25 +96,25 @@ def prevailing(shapes: Counter[Fraction], container: Fraction | None) -> tuple[F
     Returns:
         The SAR, and a remark if the frames disagree with each other or with the container.
     """
-    declared = plausible(container) if container else None
+    declared = plausible_sar(container) if container else None
     if not shapes:
         return declared or Fraction(1), ()
     sar = shapes.most_common(1)[0][0]
     if len(shapes) > 1:
-        shares = ", ".join(f"{name(s)} in {100 * n / shapes.total():.1f} %" for s, n in shapes.most_common())
+        shares = ", ".join(f"{sar_text(s)} in {100 * n / shapes.total():.1f} %" for s, n in shapes.most_common())
         return sar, (
-            f"the shape of the pixels changes in the film ({shares}); all of it is shown with {name(sar)}, "
+            f"the shape of the pixels changes in the film ({shares}); all of it is shown with {sar_text(sar)}, "
             "since a picture can have only one",
         )
     if declared is not None and abs(declared / sar - 1) > _ROUNDING:
         # Players use the container's value, and it is where users correct a wrong SAR.
         return declared, (
-            f"pixels are {name(sar)} by the frames and {name(declared)} by the container, which is believed",
+            f"pixels are {sar_text(sar)} by the frames and {sar_text(declared)} by the container, which is believed",
         )
     return sar, ()
 
 
-def name(sar: Fraction) -> str:
+def sar_text(sar: Fraction) -> str:
     """Format a sample aspect ratio, such as ``8:9``.
 
     Args:

@@ -121,7 +121,7 @@ class Reporter:
             share = 100 * rate.done / rate.total
             self._line(
                 f"{rate.done} of {rate.total} frames ({share:.1f} %), {rate.fps:.2f} fps, "
-                f"{clock(rate.left)} to go, {format_bytes(size)}, {self._what}"
+                f"{format_duration(rate.left)} to go, {format_bytes(size)}, {self._what}"
             )
 
     def _line(self, text: str) -> None:
@@ -164,9 +164,9 @@ class JsonShow(Reporter):
                 }
             )
 
-    def _write(self, what: Mapping[str, Any]) -> None:
+    def _write(self, event: Mapping[str, Any]) -> None:
         # ASCII only, so that it is valid JSON with any encoding of stdout, and with file names that are not UTF-8.
-        print(json.dumps(what, default=str), file=self._stream, flush=True)
+        print(json.dumps(event, default=str), file=self._stream, flush=True)
 
 
 class TerminalShow(Reporter):
@@ -231,7 +231,7 @@ class TerminalShow(Reporter):
     def _progress(self, rate: Rate, size: int) -> None:
         numbers = f"{rate.done}/{rate.total}"
         if rate.fps:
-            numbers += f"  {rate.fps:.2f} fps  {clock(rate.left)} left"
+            numbers += f"  {rate.fps:.2f} fps  {format_duration(rate.left)} left"
         if size:
             numbers += f"  {format_bytes(size)}"
         self._numbers = numbers
@@ -271,7 +271,7 @@ def choose(as_json: bool) -> Reporter:
     return Reporter()
 
 
-def clock(seconds: float | None) -> str:
+def format_duration(seconds: float | None) -> str:
     """Format a duration, such as ``1 h 05 min``, ``3 min`` or ``12 s``.
 
     Args:

@@ -105,7 +105,7 @@ def prepare(
     return text
 
 
-def upscaled(up: Upscaling, rate: Fraction) -> str:
+def upscaling_script(up: Upscaling, rate: Fraction) -> str:
     """Write the rest of the script, after `prepare`: upscaling, resizing, frame properties and output.
 
     Args:
@@ -115,7 +115,7 @@ def upscaled(up: Upscaling, rate: Fraction) -> str:
     Returns:
         The text to append.
     """
-    options = f"model={_text(up.model)!r}, backend={up.backend!r}, precision={up.precision!r}, device=device"
+    options = f"model={_model_argument(up.model)!r}, backend={up.backend!r}, precision={up.precision!r}, device=device"
     if up.chroma_filter != "none":
         options += f", chroma_filter={up.chroma_filter!r}"
     text = "\n"
@@ -133,7 +133,7 @@ def upscaled(up: Upscaling, rate: Fraction) -> str:
     return text + "clip.set_output()\n"
 
 
-def _text(model: str) -> str | bytes:
+def _model_argument(model: str) -> str | bytes:
     """Return the model's name or path in the form VapourSynth expects: bytes if it is not valid UTF-8."""
     return file_name(Path(model)) if Path(model).is_absolute() else model
 

@@ -70,14 +70,14 @@ class Settings:
         _check_further(self.further)
 
     @property
-    def way(self) -> Preset:
+    def selected_preset(self) -> Preset:
         """The selected preset."""
         return PRESETS[self.preset]
 
     @property
     def encoder(self) -> str:
         """ffmpeg's name of the video encoder: the preset's, unless additional options select another."""
-        return presets.encoder_of(self.further, self.way.encoder)
+        return presets.encoder_of(self.further, self.selected_preset.encoder)
 
     @property
     def borders(self) -> Borders | None:
@@ -214,4 +214,4 @@ def check_ffmpeg(settings: Settings, targets: list[Path]) -> None:
         EncodeError: No ffmpeg has the encoder.
     """
     for suffix in {target.suffix.lower() for target in targets}:
-        presets.check(settings.way, suffix, settings.encoder)
+        presets.check(settings.selected_preset, suffix, settings.encoder)

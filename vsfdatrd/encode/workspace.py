@@ -24,7 +24,7 @@ from vsfdatrd.encode.chunk import EncodeParams, accept
 from vsfdatrd.encode.journal import DamagedJournalError, DoneChunk, Journal
 from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.errors import EncodeError
-from vsfdatrd.system.files import is_plain, longest_name, sha256_file, shortened
+from vsfdatrd.system.files import is_regular, longest_name, sha256_file, shorten_name
 
 _SUFFIX = ".vsfdatrd"
 _JOURNAL = "journal.json"
@@ -91,7 +91,7 @@ def open_workspace(target: Path) -> Iterator[Workspace]:
     Raises:
         EncodeError: Another process uses the folder, it cannot be written, or it contains links.
     """
-    folder = target.with_name(shortened(target.name, _SUFFIX, longest_name(target.parent)))
+    folder = target.with_name(shorten_name(target.name, _SUFFIX, longest_name(target.parent)))
     try:
         _check_links(folder)
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -130,7 +130,7 @@ def _check_links(folder: Path) -> None:
         # Hard links are refused too, except for chunks: their files are never written twice, and a hard-linked copy of
         # the folder has them.
         linked = path.parent == folder and path.is_file() and path.lstat().st_nlink > 1
-        if linked or not is_plain(path):
+        if linked or not is_regular(path):
             raise EncodeError(
                 f"{path} is a link (or a device), which encode does not follow; remove it, or give another output"
             )

@@ -58,7 +58,7 @@ class Attention:
         wh, ww = window
         tall, wide = self._filled(self.height, wh), self._filled(self.width, ww)
         if continued := (tall, wide) != (self.height, self.width):
-            ends = g.sides(0, 0, 0, g.dim_op("Sub", tall, self.height), g.dim_op("Sub", wide, self.width), 0)
+            ends = g.shape_tensor(0, 0, 0, g.dim_op("Sub", tall, self.height), g.dim_op("Sub", wide, self.width), 0)
             n = g.op("Pad", g.reshape(n, self.height, self.width, c), ends)
         rows, cols, tokens = g.dim_op("Div", tall, wh), g.dim_op("Div", wide, ww), wh * ww
         # (N, C) -> (rows, wh, cols, ww, C) -> (rows, cols, wh, ww, C) -> (windows, T, C)
@@ -72,7 +72,9 @@ class Attention:
         out = g.transpose(g.reshape(out, rows, cols, wh, ww, c), 0, 2, 1, 3, 4)
         if continued:
             out = g.reshape(out, tall, wide, c)
-            out = g.op("Slice", out, g.sides(0, 0), g.sides(self.height, self.width), g.sides(0, 1))
+            out = g.op(
+                "Slice", out, g.shape_tensor(0, 0), g.shape_tensor(self.height, self.width), g.shape_tensor(0, 1)
+            )
         return g.reshape(out, self.tokens or -1, c)
 
     def _filled(self, side: Side, window: int) -> Side:
@@ -149,7 +151,7 @@ class Attention:
         norms = g.op("Sqrt", g.op("Max", squares, g.constant(1e-24 / self._count(), FULL)))  # (2h, d, 1)
 
         def half(x: Name, i: int) -> Name:
-            return g.op("Slice", x, g.sides(i * h), g.sides(i * h + h), g.sides(0))
+            return g.op("Slice", x, g.shape_tensor(i * h), g.shape_tensor(i * h + h), g.shape_tensor(0))
 
         products = g.op("MatMul", half(ws, 0), g.constant(both[h:].transpose(0, 2, 1), FULL))  # (h, d, d)
         products = g.op("Add", products, g.op("Mul", half(means, 0), g.transpose(half(means, 1), 0, 2, 1)))
@@ -266,7 +268,7 @@ class Attention:
             length = self.chunk(most) or 0
             if length < most // 4:  # no suitable divisor: pad with zero tokens, which add nothing
                 length = most // 8 * 8
-                n = g.op("Pad", n, g.sides(0, 0, -self.tokens % length, 0))
+                n = g.op("Pad", n, g.shape_tensor(0, 0, -self.tokens % length, 0))
             x = g.reshape(n, -(-self.tokens // length), length, c)  # (N, C) -> (P, T, C)
             sums = g.cast(g.op("MatMul", g.transpose(x, 0, 2, 1), x), compute, FULL)  # (P, C, C)
             total = g.op("ReduceSum", sums, g.constant([0], np.int64), keepdims=0)

@@ -48,9 +48,9 @@ class Writer:
         finally:
             self._part = before
 
-    def _fresh(self, what: str) -> Name:
+    def _unique_name(self, base_name: str) -> Name:
         self._count += 1
-        return f"{what}_{self._count}"
+        return f"{base_name}_{self._count}"
 
     def constant(self, values: ArrayLike, dtype: Any = None) -> Name:
         """Add a constant tensor.
@@ -62,7 +62,7 @@ class Writer:
         Raises:
             OverflowError: A finite value becomes infinite in this type.
         """
-        name = self._fresh("constant")
+        name = self._unique_name("constant")
         given = np.asarray(values)
         with np.errstate(over="ignore"):
             array = np.ascontiguousarray(given.astype(self.dtype if dtype is None else dtype))
@@ -73,12 +73,12 @@ class Writer:
 
     def op(self, kind: str, *inputs: Name, **attributes: Any) -> Name:
         """Add an operator with a single output."""
-        output = self._fresh(kind.lower())
+        output = self._unique_name(kind.lower())
         self._nodes.append(helper.make_node(kind, inputs, [output], name=self._part + output, **attributes))
         return output
 
     def cast(self, x: Name, source: Any, target: Any) -> Name:
-        """Convert x to another type; returns x itself if the types are equal."""
+        """Convert x to another type; returns x unchanged if the types are equal."""
         if np.dtype(source) == np.dtype(target):
             return x
         return self.op("Cast", x, to=helper.np_dtype_to_tensor_dtype(np.dtype(target)))
@@ -102,9 +102,9 @@ class Writer:
                 case "Mod":
                     return left % right
             raise ValueError(f"{kind!r} is not known for lengths")
-        return self.op(kind, self.sides(left), self.sides(right))
+        return self.op(kind, self.shape_tensor(left), self.shape_tensor(right))
 
-    def sides(self, *lengths: Side) -> Name:
+    def shape_tensor(self, *lengths: Side) -> Name:
         """Concatenate dimensions into one int64 tensor."""
         if all(isinstance(length, int) for length in lengths):
             return self.constant(lengths, np.int64)
@@ -113,7 +113,7 @@ class Writer:
 
     def reshape(self, x: Name, *shape: Side) -> Name:
         """Reshape x; 0 copies a dimension, -1 infers it."""
-        return self.op("Reshape", x, self.sides(*shape))
+        return self.op("Reshape", x, self.shape_tensor(*shape))
 
     def transpose(self, x: Name, *order: int) -> Name:
         """Permute the axes of x."""

@@ -52,20 +52,20 @@ def write(
 
 
 def _kind(config: FdatFamilyConfig, size: tuple[int, int] | None, target: GraphTarget) -> type[Network]:
-    """The form of the body. Maps need a known size that is a multiple of the windows, as FDAT-RD's are."""
+    """Select the class that writes the body. `MapNetwork` needs a known size that is a multiple of the windows."""
     tokens = config.multiple // config.unshuffle
     fitting = all(tokens % side == 0 for window in config.windows for side in window)
     return MapNetwork if target.maps and size is not None and fitting else Network
 
 
 def _padded(g: Writer, config: FdatFamilyConfig, height: Side, width: Side) -> tuple[Name, Side, Side]:
-    """Pad the frame at the bottom and right by reflection to the network's multiple. Returns it and its new sides."""
+    """Pad the frame at the bottom and right by reflection. Returns the padded frame, its height and its width."""
     below, right = (g.dim_op("Mod", g.dim_op("Sub", 0, n), config.multiple) for n in (height, width))
     if below == right == 0:
         return "input", height, width
-    pads = g.sides(0, 0, 0, 0, 0, 0, below, right)
+    pads = g.shape_tensor(0, 0, 0, 0, 0, 0, below, right)
     return g.op("Pad", "input", pads, mode="reflect"), g.dim_op("Add", height, below), g.dim_op("Add", width, right)
 
 
 def _cropped(g: Writer, x: Name, height: Side, width: Side) -> Name:
-    return g.op("Slice", x, g.sides(0, 0), g.sides(height, width), g.sides(2, 3))
+    return g.op("Slice", x, g.shape_tensor(0, 0), g.shape_tensor(height, width), g.shape_tensor(2, 3))

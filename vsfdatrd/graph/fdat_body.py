@@ -98,7 +98,7 @@ class Network:
                 mixed = self.attention.windows(n, attn, window)
                 return self._gate_by_pool(mixed, self._local(n, weights), weights)
             case "channel":
-                bound = largest_of_norm(weights["n1.weight"], weights["n1.bias"], self.config.embed_dim)
+                bound = norm_bound(weights["n1.weight"], weights["n1.bias"], self.config.embed_dim)
                 mixed = self.attention.channels(n, attn, bound)
                 return self._gate_by_token(mixed, self._local(n, weights), weights)
             case _:
@@ -127,12 +127,12 @@ class Network:
             return g.conv(self._to_maps(tokens, channels), weight, groups=channels)
         # (N, C) -> (1, H, W, C) with a border -> nine shifted maps, weighted and added
         maps = g.reshape(tokens, 1, self.height, self.width, channels)
-        maps = g.op("Pad", maps, g.sides(0, 1, 1, 0, 0, 1, 1, 0))
+        maps = g.op("Pad", maps, g.shape_tensor(0, 1, 1, 0, 0, 1, 1, 0))
         total = ""
         for i in range(3):
             for j in range(3):
-                ends = g.sides(g.dim_op("Add", self.height, i), g.dim_op("Add", self.width, j))
-                shifted = g.op("Slice", maps, g.sides(i, j), ends, g.sides(1, 2))
+                ends = g.shape_tensor(g.dim_op("Add", self.height, i), g.dim_op("Add", self.width, j))
+                shifted = g.op("Slice", maps, g.shape_tensor(i, j), ends, g.shape_tensor(1, 2))
                 term = g.op("Mul", shifted, g.constant(weight[:, 0, i, j]))
                 total = g.op("Add", total, term) if total else term
         return g.transpose(total, 0, 3, 1, 2)
@@ -155,6 +155,6 @@ class Network:
         return g.op("Add", attn, g.op("Mul", self._to_tokens(local, c), gate))
 
 
-def largest_of_norm(scale: Array, shift: Array, channels: int) -> float:
+def norm_bound(scale: Array, shift: Array, channels: int) -> float:
     """Upper bound of the absolute values that a LayerNorm over `channels` channels can output."""
     return float(np.max(np.abs(scale) * np.sqrt(channels) + np.abs(shift)))

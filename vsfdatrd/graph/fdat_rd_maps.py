@@ -26,7 +26,7 @@ from vsfdatrd.archs import zero_branches
 from vsfdatrd.archs.fdat_rd import Kind
 from vsfdatrd.graph.attention import FULL, LONGEST
 from vsfdatrd.graph.builder import Name
-from vsfdatrd.graph.fdat_body import Network, largest_of_norm
+from vsfdatrd.graph.fdat_body import Network, norm_bound
 from vsfdatrd.graph.weights import Array, Weights
 
 EPS = 1e-5
@@ -206,7 +206,7 @@ class MapNetwork(Network):
         local = self._local_maps(n, weights)
         mean = g.op("ReduceMean", self._full(n), g.constant([2, 3], np.int64), keepdims=1)  # (1, C, 1, 1)
         centred = self._as_tokens(g.op("Sub", n, self._rounded(mean)))
-        bound = 2 * largest_of_norm(weights["n1.weight"], weights["n1.bias"], c)
+        bound = 2 * norm_bound(weights["n1.weight"], weights["n1.bias"], c)
         matrix = self.attention.channel_matrix(centred, g.reshape(mean, 1, c), weights.below("attn"), bound)
         attention = g.op(
             "Conv",
@@ -309,11 +309,17 @@ class MapNetwork(Network):
             self._marks = g.constant(marks)
         extended = g.reshape(g.op("Concat", tokens, self._marks, axis=2), chunks, 1, length, c + LANES)
         asked = g.constant(np.pad(queries, ((0, 0), (0, LANES)))[None, None])
-        asked = g.op("Expand", asked, g.sides(chunks, 1, len(queries), c + LANES))
+        asked = g.op("Expand", asked, g.shape_tensor(chunks, 1, len(queries), c + LANES))
         out = g.op("Attention", asked, extended, extended, scale=1.0)
         out = self._full(g.reshape(out, chunks, len(queries), c + LANES))
 
-        sampled = g.op("Slice", g.reshape(extended, chunks, samples, -1, c + LANES), g.sides(0), g.sides(1), g.sides(2))
+        sampled = g.op(
+            "Slice",
+            g.reshape(extended, chunks, samples, -1, c + LANES),
+            g.shape_tensor(0),
+            g.shape_tensor(1),
+            g.shape_tensor(2),
+        )
         sampled = self._full(g.reshape(sampled, chunks * samples, c + LANES))
         scores = g.reshape(
             g.op("MatMul", sampled, g.constant(np.pad(queries.T, ((0, LANES), (0, 0))), FULL)),
@@ -325,18 +331,24 @@ class MapNetwork(Network):
         top = g.op("ReduceMax", scores, places, keepdims=1)  # (chunks, 1, Q)
         sums = g.op("ReduceSum", g.op("Exp", g.op("Sub", scores, top)), places, keepdims=1)
         logarithm = g.op("Add", g.op("Log", sums), top)
-        share = g.op("Max", g.op("Slice", out, g.sides(c), g.sides(c + 1), g.sides(2)), g.constant(1e-4, FULL))
+        share = g.op(
+            "Max",
+            g.op("Slice", out, g.shape_tensor(c), g.shape_tensor(c + 1), g.shape_tensor(2)),
+            g.constant(1e-4, FULL),
+        )
         # log Z - log MARK, by the samples
         exact = g.op("Sub", g.reshape(logarithm, chunks, len(queries), 1), g.op("Log", share))
         # The mean score, queries · result, is at most log Z, and equal to it where a single key has all the weight.
         padded = g.constant(np.pad(queries, ((0, 0), (0, LANES)))[None], FULL)
         sharp = g.op("ReduceSum", g.op("Mul", out, padded), g.constant([2], np.int64), keepdims=1)
         estimate = g.op("Max", exact, g.op("Sub", sharp, g.constant(math.log(MARK), FULL)))
-        reference = g.op("Slice", estimate, g.sides(0), g.sides(1), g.sides(0))
+        reference = g.op("Slice", estimate, g.shape_tensor(0), g.shape_tensor(1), g.shape_tensor(0))
         weight = g.op("Exp", g.op("Min", g.op("Sub", estimate, reference), g.constant(80, FULL)))
         total = g.op("ReduceSum", g.op("Mul", out, weight), first, keepdims=0)  # (Q, C + LANES)
-        joined = g.op("Slice", total, g.sides(0), g.sides(c), g.sides(1))
-        return self._rounded(g.op("Div", joined, g.op("Slice", total, g.sides(c + 1), g.sides(c + 2), g.sides(1))))
+        joined = g.op("Slice", total, g.shape_tensor(0), g.shape_tensor(c), g.shape_tensor(1))
+        return self._rounded(
+            g.op("Div", joined, g.op("Slice", total, g.shape_tensor(c + 1), g.shape_tensor(c + 2), g.shape_tensor(1)))
+        )
 
 
 def _centred(weight: Array) -> Array:

@@ -93,7 +93,7 @@ class _Lowering:
 
     def run(self) -> onnx.ModelProto:
         graph = self.model.graph
-        self.full = _ends(list(graph.node), self.fixed, [value.name for value in graph.output], not self.narrow)
+        self.full = _fp32_nodes(list(graph.node), self.fixed, [value.name for value in graph.output], not self.narrow)
         results = {value.name for value in graph.output}
         for node in list(graph.node):
             if _is_fixed(node, self.fixed):
@@ -114,7 +114,7 @@ class _Lowering:
         for i, name in enumerate(node.input):
             if self.before.get(name) != TensorProto.FLOAT or node.op_type == "Cast":
                 continue
-            node.input[i] = self._as(name, TensorProto.FLOAT if i in FULL_INPUTS.get(node.op_type, ()) else target)
+            node.input[i] = self._cast_to(name, TensorProto.FLOAT if i in FULL_INPUTS.get(node.op_type, ()) else target)
         after = []
         for i, name in enumerate(node.output):
             if self.before.get(name) != TensorProto.FLOAT:
@@ -129,7 +129,7 @@ class _Lowering:
         self.nodes += [node, *after]
 
     def _target(self, node: NodeProto) -> int:
-        """Type in which a node computes."""
+        """Return the type in which a node computes."""
         full = int(TensorProto.FLOAT)
         if node.op_type in FULL_OPS or node.op_type.startswith(RANDOM):
             return full
@@ -144,7 +144,7 @@ class _Lowering:
             return full if any(self.now[name] == full for name in floats) else self.half
         return full
 
-    def _as(self, name: str, target: int) -> str:
+    def _cast_to(self, name: str, target: int) -> str:
         """Cast a value to a type, reusing an earlier cast."""
         if self.now[name] == target:
             return name
@@ -179,7 +179,7 @@ def _types(model: onnx.ModelProto) -> dict[str, int]:
     return result
 
 
-def _ends(nodes: list[NodeProto], constant: set[str], results: list[str], layers_only: bool) -> set[str]:
+def _fp32_nodes(nodes: list[NodeProto], constant: set[str], results: list[str], layers_only: bool) -> set[str]:
     """Select the nodes that stay fp32, each by the name of its first output.
 
     Args:

@@ -20,10 +20,10 @@ OPSET = 20
 
 def trace(
     network: nn.Module,
-    run: Callable[[Tensor], Tensor],
-    size: tuple[int, int, int, int],
-    what: str,
-    sides_open: bool = False,
+    forward: Callable[[Tensor], Tensor],
+    input_shape: tuple[int, int, int, int],
+    network_name: str,
+    dynamic: bool = False,
 ) -> onnx.ModelProto:
     """Trace a module as a float32 graph from ``input`` to ``output``.
 
@@ -32,25 +32,25 @@ def trace(
 
     Args:
         network: The module with all weights of the graph.
-        run: Runs it on (1, C, H, W).
-        size: (1, C, H, W) of the frame to trace it with.
-        what: The network, for the message.
-        sides_open: Whether height and width of the graph are dynamic. Decisions of the network stay as they were at
+        forward: Runs the module on (1, C, H, W).
+        input_shape: (1, C, H, W) of the frame to trace it with.
+        network_name: Name of the network for error messages.
+        dynamic: Whether height and width of the graph are dynamic. Decisions of the network stay as they were at
             this size, so the result has to be verified at others.
 
     Raises:
         EngineError: PyTorch cannot run the network or cannot export one of its operators.
     """
     ends = ("input", "output")
-    names = {end: {2: f"{end}_height", 3: f"{end}_width"} for end in ends} if sides_open else None
+    names = {end: {2: f"{end}_height", 3: f"{end}_width"} for end in ends} if dynamic else None
     file = io.BytesIO()
     try:
         with warnings.catch_warnings(), torch.no_grad(), ExportPatches():
             warnings.simplefilter("ignore")  # about values that become constants for this size, as intended
             # dynamo=False: the newer exporter needs another package, and is slower for small frames.
             torch.onnx.export(
-                _Traced(network, run),
-                (torch.zeros(size),),
+                _Traced(network, forward),
+                (torch.zeros(input_shape),),
                 file,  # type: ignore[arg-type]  # this exporter takes it
                 input_names=ends[:1],
                 output_names=ends[1:],
@@ -60,7 +60,7 @@ def trace(
             )
     except Exception as error:  # networks and the exporter raise errors of any type
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise EngineError(f"{what} cannot be written as a graph: {reason[:160].rstrip('.')}") from error
+        raise EngineError(f"{network_name} cannot be written as a graph: {reason[:160].rstrip('.')}") from error
     return onnx.load_from_string(file.getvalue())
 
 
@@ -88,12 +88,12 @@ def fix_shape(
 
 
 class _Traced(nn.Module):
-    """A module that runs another one in its own way."""
+    """A module whose forward pass is the function given to `trace`."""
 
-    def __init__(self, network: nn.Module, run: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, network: nn.Module, forward: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.network = network
-        self.run = run
+        self.run = forward
 
     def forward(self, x: Tensor) -> Tensor:
         return self.run(x)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vsfdatrd.archs import zero_branches
-from vsfdatrd.archs.fdat_rd import GROUPS, FdatFamilyConfig, steps
+from vsfdatrd.archs.fdat_rd import GROUPS, FdatFamilyConfig, upscaling_steps
 from vsfdatrd.graph.builder import Name, Side, Writer
 from vsfdatrd.graph.weights import Weights
 
@@ -68,11 +68,11 @@ class _Tail:
                 return self._shuffle(self._last(x), s)
             case "pixelshuffle":
                 x = self._leaky(self._conv(x), 0.01)
-                for step in steps(s, config.upsampler):
+                for step in upscaling_steps(s, config.upsampler):
                     x = self._shuffle(self._conv(x), step)
                 return self._last(x)
             case "nearest+conv":
-                for step in steps(s, config.upsampler):
+                for step in upscaling_steps(s, config.upsampler):
                     x = self._leaky(self._nearest(self._conv(x), step))
                 return self._last(self._leaky(self._conv(x)))
             case "transpose+conv":
@@ -85,7 +85,7 @@ class _Tail:
                     x = self._transposed(x, s)
                 return self._last(x)
             case "pa_up":
-                for step in steps(s, config.upsampler):
+                for step in upscaling_steps(s, config.upsampler):
                     x = self._conv(self._nearest(x, step))
                     w = self.weights.below(f"{self.layer}.conv.0")
                     self.layer += 1
@@ -105,7 +105,7 @@ class _Tail:
         return self.g.conv(x, w["weight"], w["bias"])
 
     def _last(self, x: Name) -> Name:
-        """The layer whose outputs are pixel values, in fp32."""
+        """Write the last layer, whose outputs are pixel values, in fp32."""
         w = self.weights.below(str(self.layer))
         self.layer += 1
         return self.g.conv(self.g.cast(x, self.g.dtype, FULL), w["weight"], w["bias"], dtype=FULL)

@@ -20,7 +20,11 @@ class ArtCnn(nn.Module):
         super().__init__()
         self.config = config
         self.scale = config.scale
-        widths = [config.in_channels, *[config.filters] * (config.body + 2), config.out_channels * config.scale**2]
+        widths = [
+            config.in_channels,
+            *[config.filters] * (config.body_layers + 2),
+            config.out_channels * config.scale**2,
+        ]
         self._order = layers(config)
         for name, inputs, outputs in zip(self._order, widths[:-1], widths[1:], strict=True):
             self._place(name, nn.Conv2d(inputs, outputs, config.kernel, padding=config.kernel // 2))

@@ -129,7 +129,7 @@ class FeedForward(nn.Module):
 
 
 class Interaction(nn.Module):
-    """Mutual gating of attention and convolution. Both kinds of blocks have both sets of weights, but use one."""
+    """Mutual gating of attention and convolution. Spatial and channel blocks have both gates, but use one."""
 
     def __init__(self, dim: int, hidden: int, kind: Kind) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """One transformer block of one of the three kinds."""
+    """Transformer block with spatial (window), channel or dictionary attention, and a feed-forward network."""
 
     def __init__(self, config: FdatRdConfig, kind: Kind, window: tuple[int, int], drop_path: float) -> None:
         super().__init__()

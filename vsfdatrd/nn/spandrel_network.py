@@ -40,7 +40,7 @@ class OtherNetwork(nn.Module):
         """Upscale x (B, C, H, W) in [0, 1] to (B, C, H·scale, W·scale)."""
         return self._through(self._descriptor, x)
 
-    def bare(self, x: Tensor) -> Tensor:
+    def forward_unpadded(self, x: Tensor) -> Tensor:
         """`forward` without padding, cropping and clamping, for frames of a size that the network accepts."""
         return self._through(partial(self._descriptor._call_fn, self.model), x)
 
@@ -55,7 +55,7 @@ class OtherNetwork(nn.Module):
         """
         height, width = self.size.padded(64, 64)
         with torch.inference_mode(), _Largest() as result:  # type: ignore[no-untyped-call]
-            self.bare(torch.zeros(1, self.channels[0], height, width))
+            self.forward_unpadded(torch.zeros(1, self.channels[0], height, width))
         values: int = result.values
         return -(-values // (height * width))
 

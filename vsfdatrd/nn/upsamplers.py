@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsfdatrd.archs.fdat_rd import GROUPS, UPSAMPLERS, Upsampler, steps
+from vsfdatrd.archs.fdat_rd import GROUPS, UPSAMPLERS, Upsampler, upscaling_steps
 
 
 def _conv(inputs: int, outputs: int) -> nn.Conv2d:
@@ -180,11 +180,11 @@ def build_upsampler(kind: Upsampler, scale: int, dim: int, out_channels: int, mi
             layers = [_conv(dim, out_channels * scale**2), nn.PixelShuffle(scale)]
         case "pixelshuffle":
             layers = [_conv(dim, mid_dim), _leaky(0.01)]
-            for step in steps(scale, kind):
+            for step in upscaling_steps(scale, kind):
                 layers += [_conv(mid_dim, step**2 * mid_dim), nn.PixelShuffle(step)]
             layers += [_conv(mid_dim, out_channels)]
         case "nearest+conv":
-            for step in steps(scale, kind):
+            for step in upscaling_steps(scale, kind):
                 layers += [_conv(dim, dim), nn.Upsample(scale_factor=step), _leaky()]
             layers += [_conv(dim, dim), _leaky(), _conv(dim, out_channels)]
         case "dysample" | "lda" as moving:
@@ -207,7 +207,7 @@ def build_upsampler(kind: Upsampler, scale: int, dim: int, out_channels: int, mi
                     raise ValueError(f"the transpose+conv tail cannot enlarge {scale} times: possible are 2, 3 and 4")
             layers += [_conv(out_channels, out_channels)]
         case "pa_up":
-            for step in steps(scale, kind):
+            for step in upscaling_steps(scale, kind):
                 layers += [nn.Upsample(scale_factor=step), _conv(meta_dim, mid_dim), PixelAttention(mid_dim), _leaky()]
                 layers += [_conv(mid_dim, mid_dim), _leaky()]
                 meta_dim = mid_dim

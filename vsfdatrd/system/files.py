@@ -112,7 +112,7 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def is_plain(path: Path) -> bool:
+def is_regular(path: Path) -> bool:
     """Return whether a path is a regular file or a folder, not a link, device or pipe. True if it does not exist."""
     try:
         mode = path.lstat().st_mode
@@ -141,12 +141,12 @@ def longest_name(folder: Path) -> int:
         return 255
 
 
-def shortened(name: str, suffix: str, most: int) -> str:
-    """Return a name with a suffix, truncated to `most` bytes. A digest keeps truncated names distinct."""
-    if len(os.fsencode(name + suffix)) <= most:
+def shorten_name(name: str, suffix: str, max_bytes: int) -> str:
+    """Return a name with a suffix, truncated to `max_bytes` bytes. A digest keeps truncated names distinct."""
+    if len(os.fsencode(name + suffix)) <= max_bytes:
         return name + suffix
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
-    room = max(0, most - len(os.fsencode(f"~{digest}{suffix}")))
+    room = max(0, max_bytes - len(os.fsencode(f"~{digest}{suffix}")))
     begin = os.fsencode(name)[:room].decode(errors="ignore")  # drops a truncated character
     return f"{begin}~{digest}{suffix}"
 

@@ -38,7 +38,7 @@ def cap() -> str | None:
 
 
 def apply() -> None:
-    """Set the libraries' variables, which they read on first use. Ignores unknown values; `cap` reports them."""
+    """Set the environment variables that the libraries read on first use. Unknown values are ignored; see `cap`."""
     try:
         chosen = cap()
     except ArgumentError:

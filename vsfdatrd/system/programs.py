@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from vsfdatrd.errors import EncodeError
-from vsfdatrd.workers.spawn import ending, no_window
+from vsfdatrd.workers.spawn import describe_exit, no_window
 
 
 @cache
@@ -74,10 +74,10 @@ def _encoders(program: str) -> frozenset[str]:
     return frozenset(re.findall(r"^ \S{6} +(\S+) ", _ask(program, "-encoders"), re.MULTILINE))
 
 
-def _ask(program: str, question: str) -> str:
+def _ask(program: str, options: str) -> str:
     try:
         done = subprocess.run(
-            [program, "-hide_banner", question],
+            [program, "-hide_banner", options],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
@@ -88,7 +88,7 @@ def _ask(program: str, question: str) -> str:
         raise EncodeError(f"{program} cannot be run ({getattr(error, 'strerror', None) or error})") from error
     if done.returncode:
         words = main_reason(done.stderr.decode(errors="replace").splitlines())
-        raise EncodeError(f"{program} does not run ({ending(done.returncode)}: {words})")
+        raise EncodeError(f"{program} does not run ({describe_exit(done.returncode)}: {words})")
     return done.stdout.decode(errors="replace")
 
 
@@ -152,5 +152,5 @@ def run(command: list[str], data: bytes | None = None) -> bytes:
     done = subprocess.run(command, input=data, capture_output=True, check=False, creationflags=no_window())
     if done.returncode:
         words = main_reason(done.stderr.decode(errors="replace").splitlines())[:2000]
-        raise EncodeError(f"{Path(command[0]).name} ended with {ending(done.returncode)}: {words}")
+        raise EncodeError(f"{Path(command[0]).name} ended with {describe_exit(done.returncode)}: {words}")
     return done.stdout

@@ -24,21 +24,21 @@ _writing = threading.Lock()
 
 
 @contextlib.contextmanager
-def working(what: str, delay: float = 0.5, every: float | None = None) -> Iterator[None]:
+def working(operation: str, delay: float = 0.5, every: float | None = None) -> Iterator[None]:
     """Report on stderr that an operation is running, for how long, and how it ended.
 
     Thread-safe. Silent if there is no stderr or the logger ``vsfdatrd`` is set above WARNING. Errors of stderr are
     ignored.
 
     Args:
-        what: The operation, a phrase such as ``building the engine``, without a period.
+        operation: The operation, a phrase such as ``building the engine``, without a period.
         delay: Seconds before the first message; shorter operations print nothing.
         every: Seconds between messages; by default 1 on a terminal, where one line is updated in place, else 10.
     """
     if sys.stderr is None or not logging.getLogger("vsfdatrd").isEnabledFor(logging.WARNING):
         yield
         return
-    line = _Line(raw_stream(sys.stderr), f"fdatrd: {printable(what)}")
+    line = _Line(raw_stream(sys.stderr), f"fdatrd: {printable(operation)}")
     start = time.monotonic()
     finished = threading.Event()
 
@@ -185,7 +185,7 @@ def _flush() -> None:
 
 @cache
 def _c_stdout() -> tuple[ctypes.CDLL, ctypes.c_void_p | None] | None:
-    """Return the C library and its stdout (None: all its streams); None if the library is not found."""
+    """Return (C library, its ``stdout``), or None without the library. A ``stdout`` of None stands for all streams."""
     try:
         library = ctypes.CDLL("ucrtbase" if sys.platform == "win32" else None)
     except OSError:

@@ -17,7 +17,7 @@ type Kind = tuple[int, int, int]
 """Format, width and height."""
 
 
-def of(frame: vs.VideoFrame) -> vs.VideoFrame | None:
+def alpha_of(frame: vs.VideoFrame) -> vs.VideoFrame | None:
     """Return a frame's alpha, or None if it has none."""
     if PROPERTY not in frame.props:
         return None
@@ -40,7 +40,7 @@ def attach(source: vs.VideoNode, upscaled: vs.VideoNode) -> vs.VideoNode:
     refused: set[str] = set()
 
     def with_alpha(n: int, f: vs.VideoFrame) -> vs.VideoNode:
-        alpha = of(f)
+        alpha = alpha_of(f)
         if alpha is None:
             return upscaled
         if alpha.format.color_family != vs.GRAY or alpha.format.bits_per_sample not in (*range(8, 17), 32):
@@ -60,7 +60,7 @@ def _enlarged(source: vs.VideoNode, kind: Kind, like: vs.VideoNode) -> vs.VideoN
     """Return the alpha of frames whose alpha is of this kind, as a clip of the size and bit depth of `like`."""
 
     def extract(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
-        alpha = of(f)
+        alpha = alpha_of(f)
         if alpha is None:  # cannot happen: such frames are not requested
             raise KeyError(PROPERTY)
         out = alpha.copy()

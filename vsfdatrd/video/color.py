@@ -221,7 +221,7 @@ def with_props(source: Source, converts: bool = True) -> vs.VideoNode:
         if refusal is not None:
             return PREFIX + refusal  # filter.py adds the prefix only to errors raised while the script is evaluated
         repairs = frame_props.missing_props(props, form, f.width, f.height)
-        transparent = alpha.of(f) is not None
+        transparent = alpha.alpha_of(f) is not None
         if not repairs and not transparent:
             return f
         if not logged:

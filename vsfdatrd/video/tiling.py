@@ -84,8 +84,8 @@ def tile(height: int, width: int, tile_height: int, tile_width: int, scale: int)
         The tiles with their blend weights at output resolution.
     """
     tile_height, tile_width = min(tile_height, height), min(tile_width, width)
-    tops, rows = _axis(height, tile_height, scale)
-    lefts, columns = _axis(width, tile_width, scale)
+    tops, rows = _tile_starts(height, tile_height, scale)
+    lefts, columns = _tile_starts(width, tile_width, scale)
     return Tiling(
         tile_height,
         tile_width,
@@ -124,21 +124,21 @@ def tilings(height: int, width: int, scale: int, most: int) -> Iterator[Tiling]:
             yield tiling
 
 
-def _axis(side: int, part: int, scale: int) -> tuple[list[int], list[Plane]]:
+def _tile_starts(side: int, tile_side: int, scale: int) -> tuple[list[int], list[Plane]]:
     """Return the evenly spaced starts of the tiles along one side, and each tile's weights at output resolution."""
-    overlap = min(OVERLAP, part // 4)
-    count = 1 if part >= side else -(-(side - overlap) // (part - overlap))
-    starts = [round(i * (side - part) / max(1, count - 1)) for i in range(count)]
-    length = part * scale
+    overlap = min(OVERLAP, tile_side // 4)
+    count = 1 if tile_side >= side else -(-(side - overlap) // (tile_side - overlap))
+    starts = [round(i * (side - tile_side) / max(1, count - 1)) for i in range(count)]
+    length = tile_side * scale
     position = np.arange(length, dtype=np.float32) + 0.5
     weights: list[Plane] = []
     for i in range(count):
         weight = np.ones(length, np.float32)
         if i > 0:  # fade in over the overlap with the previous tile
-            shared = (starts[i - 1] + part - starts[i]) * scale
+            shared = (starts[i - 1] + tile_side - starts[i]) * scale
             weight *= np.clip(position / shared, 0, 1)
         if i < count - 1:
-            shared = (starts[i] + part - starts[i + 1]) * scale
+            shared = (starts[i] + tile_side - starts[i + 1]) * scale
             weight *= np.clip((length - position) / shared, 0, 1)
         weights.append(weight)
     total = np.zeros(side * scale, np.float32)

@@ -32,7 +32,7 @@ _HEAD = '# Names for models of your own: model="name" in scripts. `vsfdatrd mode
 
 @dataclass(frozen=True, slots=True)
 class OwnModel:
-    """One entry of the file."""
+    """A user-defined model name and its file."""
 
     name: str
     file: Path
@@ -69,10 +69,10 @@ def read() -> dict[str, OwnModel]:
     """
     if not os.environ.get(VARIABLE) and user_directory("config") is None:
         return {}
-    text = _text()
+    text = _read_file()
     models = _parsed(text).get("models", {})
     if not isinstance(models, dict):
-        raise _broken(f'"models" is no table but {str(models)[:40]}{_line(text, "models")}')
+        raise _file_error(f'"models" is no table but {str(models)[:40]}{_line(text, "models")}')
     return {name: _entry(name, value, text) for name, value in models.items()}
 
 
@@ -139,36 +139,36 @@ def remove(name: str) -> OwnModel:
 def _parsed(text: str) -> dict[str, Any]:
     """Parse the file. Raises ArgumentError for invalid TOML, and for long lines that would take tomllib too long."""
     if (longest := max(map(len, text.splitlines()), default=0)) > MAX_LINE:
-        raise _broken(f"it has a line of {longest:,} characters, and {MAX_LINE:,} are the most that are read")
+        raise _file_error(f"it has a line of {longest:,} characters, and {MAX_LINE:,} are the most that are read")
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError also stands for a number with thousands of digits
-        raise _broken(str(error) or type(error).__name__) from error
+        raise _file_error(str(error) or type(error).__name__) from error
 
 
-def _text() -> str:
+def _read_file() -> str:
     where = path()
     try:
         if where.stat().st_size > MAX_BYTES:
-            raise _broken(f"it has more than {MAX_BYTES >> 10} KiB")
+            raise _file_error(f"it has more than {MAX_BYTES >> 10} KiB")
         return where.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return ""
     except (OSError, ValueError) as error:  # ValueError: not UTF-8
-        raise _broken(str(error)) from error
+        raise _file_error(str(error)) from error
 
 
 def _entry(name: str, value: object, text: str) -> OwnModel:
     known = value if isinstance(value, dict) else {}
     file, digest = known.get("file"), known.get("sha256")
     if not isinstance(file, str) or not file or not isinstance(digest, str | None):
-        raise _broken(
+        raise _file_error(
             f'its model {name!r} has no file = "..." that is text, or a sha256 that is none{_line(text, name)}'
         )
     try:
         location = expand_user(file)
     except ArgumentError as error:
-        raise _broken(f"of its model {name!r}, {error}") from error
+        raise _file_error(f"of its model {name!r}, {error}") from error
     return OwnModel(name, location if location.is_absolute() else path().absolute().parent / location, digest)
 
 
@@ -185,9 +185,10 @@ def _line(text: str, name: str) -> str:
     return ""
 
 
-def _broken(why: str) -> ArgumentError:
+def _file_error(reason: str) -> ArgumentError:
     return ArgumentError(
-        f"the list of your own models, {str(path())!r}, cannot be read: {why.rstrip('.')}; correct it, or move it away"
+        f"the list of your own models, {str(path())!r}, cannot be read: {reason.rstrip('.')}; "
+        "correct it, or move it away"
     )
 
 
@@ -204,7 +205,7 @@ def _write(change: Callable[[Any], Any], what: str, expected: dict[str, OwnModel
 
     where = path()
     try:
-        document = tomlkit.parse(_text() or _HEAD)
+        document = tomlkit.parse(_read_file() or _HEAD)
         change(document.setdefault("models", tomlkit.table(is_super_table=True)))
         text = tomlkit.dumps(document)
         same = {name: _entry(name, value, text) for name, value in _parsed(text).get("models", {}).items()} == expected

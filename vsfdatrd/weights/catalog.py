@@ -38,16 +38,16 @@ class Model:
     """File name in models/ of the model card: training data and purpose."""
 
 
-def _named(file: str, digest: str, card: str, *names: str) -> list[Model]:
-    """One entry for each name of a model of scale 2."""
+def _catalog_entries(file: str, digest: str, card: str, *names: str) -> list[Model]:
+    """Create a catalog entry for each name of a model file of scale 2."""
     return [Model(name, file, 2, "CC-BY-4.0", digest, card) for name in names]
 
 
 # One line per file. The first name is the one that model cards and tables use; the others name a purpose or are older.
 _MODELS = (
-    *_named("fdat_rd_small_2x.safetensors", SMALL_SHA256, "small.md", "small"),
-    *_named("fdat_rd_medium_2x.safetensors", MEDIUM_SHA256, "medium.md", "medium", "dvd", "aligned"),
-    *_named("fdat_rd_ld_2x.safetensors", LD_SHA256, "ld.md", "ld"),
+    *_catalog_entries("fdat_rd_small_2x.safetensors", SMALL_SHA256, "small.md", "small"),
+    *_catalog_entries("fdat_rd_medium_2x.safetensors", MEDIUM_SHA256, "medium.md", "medium", "dvd", "aligned"),
+    *_catalog_entries("fdat_rd_ld_2x.safetensors", LD_SHA256, "ld.md", "ld"),
 )
 CATALOG = {model.name: model for model in _MODELS}
 """Every model by its names; ``dvd`` and ``aligned`` are other names of ``medium``."""

@@ -35,7 +35,7 @@ STORED = {
     "uint8": "u1",
     "bool": "?",
 }
-"""Data types -> NumPy type codes for reading them from a file. NumPy has no bf16 and no fp8; see `widened`."""
+"""Data types -> NumPy type codes for reading them from a file. NumPy has no bf16 and no fp8; see `to_numpy_type`."""
 _FLOATS = ("fp64", "fp32", "fp16", "bf16", "fp8_e4m3", "fp8_e5m2")
 
 ONNX = b"\x08"
@@ -168,7 +168,7 @@ def is_onnx(path: Path) -> bool:
     return path.suffix.lower() == ".onnx" or (head.startswith(ONNX) and head[8:9] != b"{")  # `{` would be safetensors
 
 
-def plain_shape(shape: tuple[object, ...]) -> bool:
+def is_valid_shape(shape: tuple[object, ...]) -> bool:
     """Return whether a tensor can have this shape: at most 8 dimensions and fewer than 2^40 elements.
 
     Dimensions of zero count as one, because NumPy checks the product of the others.
@@ -177,7 +177,7 @@ def plain_shape(shape: tuple[object, ...]) -> bool:
     return len(sides) == len(shape) <= 8 and math.prod(side or 1 for side in sides) < 1 << 40
 
 
-def widened(values: Array, dtype: str) -> Array:
+def to_numpy_type(values: Array, dtype: str) -> Array:
     """Convert stored values to a type that NumPy can calculate with; bf16 and fp8 become float32.
 
     Args:
@@ -194,7 +194,7 @@ def widened(values: Array, dtype: str) -> Array:
     return values
 
 
-def finite(path: Path, name: str, values: Array) -> Array:
+def finite_float32(path: Path, name: str, values: Array) -> Array:
     """Copy values to a contiguous float32 array. Raises CheckpointError if one is NaN or beyond float32."""
     with np.errstate(over="ignore"):
         values = np.array(values, np.float32, order="C", copy=True)

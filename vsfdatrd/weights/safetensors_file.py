@@ -12,7 +12,16 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from vsfdatrd.errors import CheckpointError
-from vsfdatrd.weights.files import STORED, Array, Entry, check_file, finite, plain_shape, refuse, widened
+from vsfdatrd.weights.files import (
+    STORED,
+    Array,
+    Entry,
+    check_file,
+    finite_float32,
+    is_valid_shape,
+    refuse,
+    to_numpy_type,
+)
 
 MAX_HEADER = 1 << 24
 """Longest accepted header in bytes; the header of a network with 100,000 tensors is shorter."""
@@ -76,7 +85,7 @@ class SafetensorsFile:
     def _entry(self, name: str, dtype: str, shape: tuple[int, ...]) -> Entry:
         if dtype not in _DTYPES:
             raise refuse(self.path, f"stores {name!r} as {dtype[:20]}; convert it to fp16, bf16 or fp32")
-        if not plain_shape(shape):
+        if not is_valid_shape(shape):
             raise self._damaged(f"its tensor {name!r} has the shape {str(shape)[:80]}")
         return Entry(_DTYPES[dtype], shape)
 
@@ -90,4 +99,7 @@ class SafetensorsFile:
                 if values.size and file.readinto(values.view(np.uint8)) != values.nbytes:
                     raise self._damaged("it ended early")
                 values = values.reshape(entry.shape)
-                yield name, finite(self.path, name, widened(values, entry.dtype)) if entry.is_float else values
+                yield (
+                    name,
+                    finite_float32(self.path, name, to_numpy_type(values, entry.dtype)) if entry.is_float else values,
+                )

@@ -24,7 +24,16 @@ import numpy as np
 
 from vsfdatrd.errors import CheckpointError
 from vsfdatrd.weights import pickle_data
-from vsfdatrd.weights.files import STORED, Array, Entry, check_file, finite, plain_shape, refuse, widened
+from vsfdatrd.weights.files import (
+    STORED,
+    Array,
+    Entry,
+    check_file,
+    finite_float32,
+    is_valid_shape,
+    refuse,
+    to_numpy_type,
+)
 from vsfdatrd.weights.pickle_data import Name, Opaque
 
 MAX_PICKLE = 64 << 20
@@ -131,7 +140,7 @@ def _rebuilt_typed(arguments: tuple[Any, ...]) -> Any:
     return _Tensor(storage, known, offset, tuple(shape), tuple(strides))
 
 
-def _first(arguments: tuple[Any, ...]) -> Any:
+def _first_argument(arguments: tuple[Any, ...]) -> Any:
     """Parameter, buffer or device tensor: return its data."""
     return arguments[0]
 
@@ -161,13 +170,13 @@ _CALLS: dict[str, pickle_data.Call] = {
     "torch._utils._rebuild_tensor": _rebuilt,
     "torch._utils._rebuild_tensor_v2": _rebuilt,
     "torch._utils._rebuild_tensor_v3": _rebuilt_typed,
-    "torch._utils._rebuild_parameter": _first,
-    "torch._utils._rebuild_parameter_with_state": _first,
-    "torch._utils._rebuild_device_tensor_from_numpy": _first,
-    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _first,
+    "torch._utils._rebuild_parameter": _first_argument,
+    "torch._utils._rebuild_parameter_with_state": _first_argument,
+    "torch._utils._rebuild_device_tensor_from_numpy": _first_argument,
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _first_argument,
     "torch._tensor._rebuild_from_type_v2": _of_subclass,
-    "torch.nn.parameter.Parameter": _first,
-    "torch.nn.parameter.Buffer": _first,
+    "torch.nn.parameter.Parameter": _first_argument,
+    "torch.nn.parameter.Buffer": _first_argument,
     "collections.OrderedDict": _ordered,
     "typing.OrderedDict": _ordered,
     "collections.Counter": _ordered,
@@ -245,12 +254,12 @@ class TorchFile:
             raise self._damaged(str(error)) from error
         except OSError as error:
             raise refuse(path, f"cannot be read ({error}); check its permissions") from error
-        self._tensors = self._found(tree)
+        self._tensors = self._collect_tensors(tree)
         self.entries: dict[str, Entry] = {}
         claimed = 0
         for name, tensor in self._tensors.items():
             entry = self.entries[name] = Entry(tensor.dtype, tensor.shape)
-            reach = _reach(tensor) if isinstance(tensor, _Tensor) else 0
+            reach = _storage_extent(tensor) if isinstance(tensor, _Tensor) else 0
             claimed += max(entry.count, reach) * np.dtype(STORED[tensor.dtype]).itemsize
         # A tensor with strides of 0 repeats stored values; without a limit, a small file could fill the memory.
         if claimed > 8 * self._size:
@@ -281,12 +290,12 @@ class TorchFile:
             raise refuse(self.path, "has compressed parts, which PyTorch does not write; download the original file")
         if f"{folder}constants.pkl" in result:
             raise refuse(self.path, f"is a TorchScript program, which would run code; {_SAVE}")
-        if (order := result.get(f"{folder}byteorder")) and self._part(file, order, 16) != b"little":
+        if (order := result.get(f"{folder}byteorder")) and self._read_member(file, order, 16) != b"little":
             raise refuse(self.path, "was written by a computer of another byte order; save it again as .safetensors")
         for name, record in result.items():
             if name.startswith(f"{folder}data/"):
                 self._places[name.removeprefix(f"{folder}data/")] = self._span(file, record)
-        return self._load(io.BytesIO(self._part(file, pickles[0], MAX_PICKLE)))
+        return self._load(io.BytesIO(self._read_member(file, pickles[0], MAX_PICKLE)))
 
     def _span(self, file: IO[bytes], record: zipfile.ZipInfo) -> tuple[int, int]:
         """Offset and size in bytes of the content of a zip member."""
@@ -303,7 +312,7 @@ class TorchFile:
             raise self._damaged(f"its part {record.filename[:60]!r} is not whole")
         return start, record.file_size
 
-    def _part(self, file: IO[bytes], record: zipfile.ZipInfo, most: int) -> bytes:
+    def _read_member(self, file: IO[bytes], record: zipfile.ZipInfo, most: int) -> bytes:
         start, size = self._span(file, record)
         if size > most:
             raise self._damaged(f"its part {record.filename[:60]!r} has {size:,} bytes")
@@ -344,7 +353,7 @@ class TorchFile:
                 raise self._damaged(f"it ends within its storage {key[:40]!r}")
         return tree
 
-    def _found(self, tree: Any) -> dict[str, "_Tensor | _NumPyArray"]:
+    def _collect_tensors(self, tree: Any) -> dict[str, "_Tensor | _NumPyArray"]:
         """Every tensor in a tree of dicts, by its name. Tensors of unsupported types are skipped."""
         result: dict[str, _Tensor | _NumPyArray] = {}
         waiting = [("", tree, 0)]
@@ -376,7 +385,7 @@ class TorchFile:
         """Return whether a tensor's type is supported. Raises CheckpointError if its shape or values are invalid."""
         if not tensor.dtype:
             return False
-        if not plain_shape(tensor.shape):
+        if not is_valid_shape(tensor.shape):
             raise self._damaged(f"its tensor {name!r} has the shape {str(tensor.shape)[:80]}")
         size, length = np.dtype(STORED[tensor.dtype]).itemsize, math.prod(tensor.shape)
         if isinstance(tensor, _NumPyArray):
@@ -389,7 +398,9 @@ class TorchFile:
             raise self._damaged(f"its tensor {name!r} does not lie in the file as tensors do")
         if tensor.storage.key not in self._places:
             raise self._damaged(f"the values of its tensor {name!r} are missing")
-        if (tensor.storage.start + tensor.offset + _reach(tensor)) * size > self._places[tensor.storage.key][1]:
+        if (tensor.storage.start + tensor.offset + _storage_extent(tensor)) * size > self._places[tensor.storage.key][
+            1
+        ]:
             raise self._damaged(f"the values of its tensor {name!r} are not whole")
         return True
 
@@ -402,12 +413,12 @@ class TorchFile:
                     self._unpacked(key, tensor) if isinstance(tensor, _NumPyArray) else self._values(file, key, tensor)
                 )
                 is_float = self.entries[key].is_float
-                yield name, finite(self.path, name, widened(values, tensor.dtype)) if is_float else values
+                yield name, finite_float32(self.path, name, to_numpy_type(values, tensor.dtype)) if is_float else values
 
     def _values(self, file: IO[bytes], key: str, tensor: _Tensor) -> Array:
         """Read the values of a tensor in their stored type, contiguous."""
         kind = np.dtype(STORED[tensor.dtype])
-        row = np.empty(_reach(tensor), kind)
+        row = np.empty(_storage_extent(tensor), kind)
         file.seek(self._places[tensor.storage.key][0] + (tensor.storage.start + tensor.offset) * kind.itemsize)
         if row.size and file.readinto(row.view(np.uint8)) != row.nbytes:  # type: ignore[attr-defined]
             raise self._damaged(f"it ends within its tensor {key!r}")
@@ -446,7 +457,7 @@ def _is_stored(record: zipfile.ZipInfo) -> bool:
     return plain and record.file_size == record.compress_size
 
 
-def _reach(tensor: _Tensor) -> int:
+def _storage_extent(tensor: _Tensor) -> int:
     """Number of storage values from the first to the last one of a tensor."""
     if 0 in tensor.shape:
         return 0

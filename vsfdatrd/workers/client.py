@@ -149,11 +149,11 @@ class Worker:
         except (OSError, ValueError) as error:
             raise EngineError(self.exit_reason()) from error
 
-    def ask(self, do: str, **arguments: Any) -> Any:
+    def ask(self, request: str, **arguments: Any) -> Any:
         """Send a request and wait for its answer.
 
         Args:
-            do: Name of the request.
+            request: Name of the request.
             **arguments: Arguments of the request; values that JSON can represent.
 
         Returns:
@@ -162,7 +162,7 @@ class Worker:
         Raises:
             EngineError: The process died, or the request failed there (also subclasses, as raised by the worker).
         """
-        self.send(do=do, **arguments)
+        self.send(do=request, **arguments)
         line = self.replies.readline()
         if not line.endswith(b"\n"):  # end of file, or a line cut off when the process died
             raise EngineError(self.exit_reason())
@@ -176,7 +176,7 @@ class Worker:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_PATIENCE)
         code = self._process.returncode
-        how = "it has not quite ended yet" if code is None else spawn.ending(code)
+        how = "it has not quite ended yet" if code is None else spawn.describe_exit(code)
         return f"the engine's process ended unexpectedly ({how}); its last words are on stderr. Memory may have run out"
 
     def close(self) -> None:
@@ -230,15 +230,15 @@ class StandbyWorker:
                 self._worker = Worker(self._module)
             return self._worker
 
-    def ask(self, do: str, **arguments: Any) -> Any:
-        """Send a request to the process and wait for its answer; see `Worker.ask`.
+    def ask(self, request: str, **arguments: Any) -> Any:
+        """Send a request to the standby process and wait for the answer; see `Worker.ask`.
 
         After an error the process is ended, and the next request starts another one.
         """
         worker = self.start()
         with self._talking:
             try:
-                return worker.ask(do, **arguments)
+                return worker.ask(request, **arguments)
             except EngineError:
                 worker.close()
                 if self._worker is worker:

@@ -57,7 +57,7 @@ class WorkerServer:
             self._answer(slot | {"error": text, "kind": type(error).__name__})
 
     def do_map(self, address: str | int, size: int) -> None:
-        """Map the shared memory for frames and prepare one slot per pair of input and output in it.
+        """Answer the request ``map``: map the shared memory, and create one slot per pair of input and output in it.
 
         Args:
             address: `SharedMemory.address` of the client.
@@ -132,18 +132,18 @@ def reply_stream() -> TextIO:
     return replies
 
 
-def serve_forever(serving: Callable[[Callable[[str], Any], Callable[[], Any]], WorkerServer]) -> None:
+def serve_forever(server: Callable[[Callable[[str], Any], Callable[[], Any]], WorkerServer]) -> None:
     """Answer requests until the client closes the channel, then end the process.
 
     Called by a worker's main module. ``sys.argv[1]`` is the client's process id; this process ends with it.
 
     Args:
-        serving: Creates the backend's `WorkerServer` from functions that write and flush text.
+        server: Creates the backend's `WorkerServer` from functions that write and flush text.
     """
     end_with(int(sys.argv[1]))
     replies = reply_stream()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the script, which then closes the pipe
-    side = serving(replies.write, replies.flush)
+    side = server(replies.write, replies.flush)
     for line in sys.stdin:
         side.serve(json.loads(line))
     os._exit(0)  # without waiting for frames in flight, which are no longer needed

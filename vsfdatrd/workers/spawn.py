@@ -81,9 +81,9 @@ class _Starter:
         self._orders = queue.SimpleQueue()
         threading.Thread(target=self._work, name="fdatrd-starter", daemon=True).start()
 
-    def start(self, command: list[str], **how: Any) -> subprocess.Popen[bytes]:
+    def start(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
         started: Future[subprocess.Popen[bytes]] = Future()
-        self._orders.put((started, command, how))
+        self._orders.put((started, command, options))
         return started.result()
 
     def _work(self) -> None:
@@ -100,7 +100,7 @@ _starter: _Starter | None = None
 _starting = threading.Lock()
 
 
-def start(command: list[str], **how: Any) -> subprocess.Popen[bytes]:
+def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
     """Run `subprocess.Popen` on a thread that lives as long as this process.
 
     Args:
@@ -118,7 +118,7 @@ def start(command: list[str], **how: Any) -> subprocess.Popen[bytes]:
         if _starter is None or _starter.pid != os.getpid():  # after a fork only the forking thread exists
             _starter = _Starter()
         starter = _starter
-    return starter.start(command, **how)
+    return starter.start(command, **options)
 
 
 if sys.platform != "win32":
@@ -159,7 +159,7 @@ def _watch(parent: int) -> None:
     os._exit(0)
 
 
-def ending(code: int) -> str:
+def describe_exit(code: int) -> str:
     """Describe how a process ended, by its return code: ``signal 9``, ``status 1``.
 
     Windows has no signals. A crash there is a status such as 0xC0000005, which users can look up only in that

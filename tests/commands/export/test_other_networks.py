@@ -53,7 +53,7 @@ def bare(model: Path, picture: Array) -> Array:
     """What the module in a file makes of a picture, before spandrel limits it to [0, 1]."""
     network: Any = load_model(model)
     with torch.inference_mode():
-        out: Array = network.bare(torch.from_numpy(picture[None]))[0].numpy()
+        out: Array = network.forward_unpadded(torch.from_numpy(picture[None]))[0].numpy()
     return out
 
 
@@ -112,13 +112,13 @@ def test_their_graphs_pad_as_the_network_asks(
 def test_a_large_traced_graph_is_verified_by_a_small_one(
     compact: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    through, seen = OtherNetwork.bare, [0]
+    through, seen = OtherNetwork.forward_unpadded, [0]
 
     def watched(self: OtherNetwork, x: torch.Tensor) -> torch.Tensor:
         seen.append(x.shape[2:].numel())
         return through(self, x)
 
-    monkeypatch.setattr(OtherNetwork, "bare", watched)
+    monkeypatch.setattr(OtherNetwork, "forward_unpadded", watched)
     done = export(compact, target, size=(400, 296))
     assert 0 < max(seen) < 200 * 200, "nor does PyTorch see a large frame"
     assert done.verified is not None
@@ -137,7 +137,7 @@ def test_traced_graphs_in_half_precision(compact: Path, target: Path, precision:
 
 
 def test_a_wrong_traced_graph(compact: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trace = base.traced
+    trace = base.trace_checkpoint
 
     def wrong(*arguments: Any) -> onnx.ModelProto:
         model = onnx.ModelProto()
@@ -146,7 +146,7 @@ def test_a_wrong_traced_graph(compact: Path, target: Path, monkeypatch: pytest.M
         weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.01), weight.name))
         return model
 
-    monkeypatch.setattr(base, "traced", wrong)
+    monkeypatch.setattr(base, "trace_checkpoint", wrong)
     refuses(EngineBuildError, "was not kept: .*; choose another", target, compact, size=(47, 31))
 
 

@@ -33,12 +33,12 @@ def test_descriptions_are_remembered_by_content(
 ) -> None:
     torch.save(state, path := tmp_path / "a.pth")
     memory = _Memory()
-    first = open_checkpoint(path, memory=memory)
+    first = open_checkpoint(path, cache=memory)
     assert memory.kept.keys() == {first.description.sha256}
     monkeypatch.setattr("vsfdatrd.checkpoint._describe", lambda *_: pytest.fail("it was looked at again"))
-    assert open_checkpoint(path, memory=memory).description == first.description
+    assert open_checkpoint(path, cache=memory).description == first.description
     path.rename(moved := tmp_path / "b.pth")
-    assert open_checkpoint(moved, memory=memory).description == first.description
+    assert open_checkpoint(moved, cache=memory).description == first.description
 
 
 CHANGES: list[dict[str, Any]] = [
@@ -56,11 +56,11 @@ CHANGES: list[dict[str, Any]] = [
 def test_memories_that_do_not_fit_are_ignored(tmp_path: Path, tensors: Tensors, change: dict[str, Any]) -> None:
     save_file(tensors, path := tmp_path / "a.safetensors")
     memory = _Memory()
-    expected = open_checkpoint(path, memory=memory).description
+    expected = open_checkpoint(path, cache=memory).description
     memory.kept[expected.sha256] = json.dumps(expected.to_dict() | change)
-    assert open_checkpoint(path, memory=memory).description == expected
+    assert open_checkpoint(path, cache=memory).description == expected
     memory.kept[expected.sha256] = "{}"
-    assert open_checkpoint(path, memory=memory).description == expected
+    assert open_checkpoint(path, cache=memory).description == expected
 
 
 def test_no_torch_for_safetensors_nor_for_what_is_remembered(tmp_path: Path, tiny_model: Path, state: Tensors) -> None:
@@ -74,7 +74,7 @@ from vsfdatrd.checkpoint import open_checkpoint
 open_checkpoint({str(tiny_model)!r}).tensors()
 class Memory:
     def get(self, sha256): return json.loads(Path({str(tmp_path / "known.json")!r}).read_text())
-open_checkpoint({str(path)!r}, memory=Memory())
+open_checkpoint({str(path)!r}, cache=Memory())
 sys.exit(any(name in sys.modules for name in ("torch", "spandrel", "vapoursynth")))
 """
     assert subprocess.run([sys.executable, "-W", "error", "-c", script], timeout=60).returncode == 0

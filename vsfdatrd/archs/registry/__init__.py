@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vsfdatrd.archs.config import restored
+from vsfdatrd.archs.config import from_plain
 from vsfdatrd.archs.registry.artcnn import ArtCnn
 from vsfdatrd.archs.registry.base import Architecture, ModelDescriptor
 from vsfdatrd.archs.registry.fdat import Fdat
@@ -26,7 +26,7 @@ ARCHITECTURES: tuple[Architecture[Any], ...] = (
 
 def open_any(path: Path) -> WeightsFile:
     """Open a weights file of any format; see `weights.format.open_weights`."""
-    return open_weights(path, [architecture.own_format for architecture in ARCHITECTURES])
+    return open_weights(path, [architecture.open_own_format for architecture in ARCHITECTURES])
 
 
 def restore(plain: Mapping[str, Any]) -> ModelDescriptor:
@@ -44,6 +44,6 @@ def restore(plain: Mapping[str, Any]) -> ModelDescriptor:
     found = next((known for known in ARCHITECTURES if known.name == plain.get("architecture")), None)
     if found is None:
         raise ValueError(f"{plain.get('architecture')!r} is no known architecture")
-    config = restored(found.config, plain.get("config"))
-    dtype, sha256, part = (restored(str, plain.get(name)) for name in ("dtype", "sha256", "part"))
-    return ModelDescriptor(found, config, restored(int, plain.get("parameters")), dtype, sha256, part)
+    config = from_plain(found.config, plain.get("config"))
+    dtype, sha256, part = (from_plain(str, plain.get(name)) for name in ("dtype", "sha256", "part"))
+    return ModelDescriptor(found, config, from_plain(int, plain.get("parameters")), dtype, sha256, part)

@@ -25,7 +25,7 @@ class ArtCnn(Architecture[ArtCnnConfig]):
     is_traced = False
 
     @override
-    def own_format(self, path: Path, head: bytes) -> WeightsFile | None:
+    def open_own_format(self, path: Path, head: bytes) -> WeightsFile | None:
         return GlslFile(path) if is_shader(head, path.suffix) else None
 
     @override

@@ -79,16 +79,16 @@ class Architecture[C: NetworkConfig]:
 
     # Opening a file
 
-    def own_format(self, path: Path, head: bytes) -> WeightsFile | None:
+    def open_own_format(self, path: Path, head: bytes) -> WeightsFile | None:
         """Open a file of a format that only this architecture has, known by its first bytes; None if it has another."""
         return None
 
     def claims(self, path: Path) -> bool:
-        """Return whether a file is described by `examine` and not by its tensors."""
+        """Return whether a file belongs to this architecture and must be described by `examine`, not by its tensors."""
         return False
 
     def examine(self, path: Path, multiple: int | None, input_range: Range | None) -> tuple[C, int, str]:
-        """Describe a file that it claims; see `checkpoint.open_checkpoint` for the arguments.
+        """Describe a file for which `claims` is true; see `checkpoint.open_checkpoint` for the arguments.
 
         Returns:
             The configuration, the number of parameters and their type, as in `ModelDescriptor`.
@@ -136,7 +136,7 @@ class Architecture[C: NetworkConfig]:
         y: torch.Tensor = network(x)
         return y
 
-    def lower(self, network: "nn.Module", half: "torch.dtype") -> None:
+    def to_half(self, network: "nn.Module", half: "torch.dtype") -> None:
         """Convert a module to a half precision, in place. It still takes float32."""
         network.to(half).register_forward_pre_hook(lambda _, given: (given[0].to(half),))
 
@@ -168,7 +168,7 @@ class Architecture[C: NetworkConfig]:
 
         if size is None:
             raise ValueError(f"a graph of {config.name} is traced for one size of frame")
-        return convert_precision(traced(checkpoint, *size), target)
+        return convert_precision(trace_checkpoint(checkpoint, *size), target)
 
     def graph_identity(self, config: C) -> str:
         """Return the properties of a graph other than the weights and `graph.GRAPH_VERSION`, for an engine's key."""
@@ -260,7 +260,7 @@ class Checkpoint:
         """
         self.check_unchanged()
         architecture = self.description.architecture
-        file = open_weights(self.path, [architecture.own_format])
+        file = open_weights(self.path, [architecture.open_own_format])
         found = find(file.entries, self.description.part)
         if found is None:
             raise refuse(self.path, "was changed while it was in use; run the script again")
@@ -289,7 +289,7 @@ class Checkpoint:
 
 
 @lru_cache(maxsize=1)  # the precisions of an engine and its reference use the same graph
-def traced(checkpoint: Checkpoint, height: int, width: int, sides_open: bool = False) -> "onnx.ModelProto":
+def trace_checkpoint(checkpoint: Checkpoint, height: int, width: int, dynamic: bool = False) -> "onnx.ModelProto":
     """Trace a checkpoint's module on a frame that needs no padding; see `graph.trace.trace`."""
     from vsfdatrd.graph.trace import trace
 
@@ -297,4 +297,4 @@ def traced(checkpoint: Checkpoint, height: int, width: int, sides_open: bool = F
     network = checkpoint.network()
     what = f"{checkpoint.path.name} ({about.name})"
     size = (1, about.frame_channels[0], height, width)
-    return trace(network, lambda x: about.architecture.run(network, x), size, what, sides_open)
+    return trace(network, lambda x: about.architecture.run(network, x), size, what, dynamic)

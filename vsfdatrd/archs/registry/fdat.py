@@ -12,7 +12,7 @@ from vsfdatrd.errors import CheckpointError
 
 
 class Fdat(FdatFamily[FdatConfig], SpandrelModule[FdatConfig]):
-    """FDAT exactly as spandrel builds it; `Spandrel` takes what differs."""
+    """FDAT exactly as spandrel builds it; `Spandrel` handles variants of it."""
 
     name = "FDAT"
     config = FdatConfig

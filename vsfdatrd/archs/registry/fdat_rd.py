@@ -18,12 +18,12 @@ _AGAIN = "download it again, or save the whole state dict"
 
 
 class FdatFamily[C: FdatFamilyConfig](Architecture[C]):
-    """What FDAT-RD has in common with FDAT."""
+    """Base class of FDAT-RD and FDAT."""
 
     is_traced = False
 
     @override
-    def lower(self, network: "nn.Module", half: "torch.dtype") -> None:
+    def to_half(self, network: "nn.Module", half: "torch.dtype") -> None:
         """Keep the first and last layers and the long skip connection in float32 to avoid banding."""
         inner: Any = getattr(network, "model", network)  # a network from spandrel is wrapped
         inner.groups.to(half)
@@ -40,7 +40,7 @@ class FdatFamily[C: FdatFamilyConfig](Architecture[C]):
 
     @override
     def graph_identity(self, config: C) -> str:
-        """Return nothing: their graphs are those that `graph.GRAPH_VERSION` counts."""
+        """Return an empty string: `graph.GRAPH_VERSION` alone identifies the graphs of this package."""
         return ""
 
 
@@ -76,7 +76,7 @@ class FdatRd(FdatFamily[FdatRdConfig]):
     @override
     def inspect(self, config: FdatRdConfig, checkpoint: Checkpoint) -> dict[str, Any]:
         try:
-            return {"at work": zero_branches.at_work(config, checkpoint.tensors())}
+            return {"at work": zero_branches.count_active_branches(config, checkpoint.tensors())}
         except CheckpointError as error:
             return {"at work": str(error)}
 

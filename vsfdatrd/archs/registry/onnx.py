@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, override
 
-from vsfdatrd.archs.config import restored
+from vsfdatrd.archs.config import from_plain
 from vsfdatrd.archs.onnx import OnnxConfig, Range
 from vsfdatrd.archs.registry.base import Architecture, Checkpoint
 from vsfdatrd.cache.manifest import digest_of
@@ -32,7 +32,7 @@ class Onnx(Architecture[OnnxConfig]):
         from vsfdatrd.archs.onnx_probe import probe
 
         found = probe(path, multiple, input_range)
-        return restored(OnnxConfig, found["config"]), found["parameters"], found["dtype"]
+        return from_plain(OnnxConfig, found["config"]), found["parameters"], found["dtype"]
 
     @override
     def changed(self, path: Path, config: OnnxConfig) -> bool:
@@ -67,4 +67,4 @@ class Onnx(Architecture[OnnxConfig]):
 
     @override
     def graph_identity(self, config: OnnxConfig) -> str:
-        return f"{super().graph_identity(config)} {digest_of(config.ends())[:32]}"
+        return f"{super().graph_identity(config)} {digest_of(config.graph_fields())[:32]}"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpandrelConfig(NetworkConfig):
-    """What running a network of spandrel has shown."""
+    """Properties of a network that spandrel builds, found by running it."""
 
     name: str
     """spandrel's name of the architecture."""
@@ -48,7 +48,7 @@ class SpandrelModule[C: NetworkConfig](Architecture[C]):
 
     @override
     def run(self, network: "nn.Module", x: "torch.Tensor") -> "torch.Tensor":
-        return cast("OtherNetwork", network).bare(x)
+        return cast("OtherNetwork", network).forward_unpadded(x)
 
 
 class Spandrel(SpandrelModule[SpandrelConfig]):

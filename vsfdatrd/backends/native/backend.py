@@ -69,7 +69,7 @@ def unsupported_reason(model: ModelDescriptor) -> str | None:
 
 def preferred() -> bool:
     """Return whether `auto` tries this backend first where engines have not been timed; with AVX-512, OpenVINO is."""
-    return native_kernels.unsupported() is None and not native_kernels.wider()
+    return native_kernels.unsupported() is None and not native_kernels.has_avx512()
 
 
 def version(device: Sequence[int] = (0,)) -> str:
@@ -82,47 +82,47 @@ def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Pr
     return ("int16",)
 
 
-def device_name(job: EngineSpec) -> str:
+def device_name(spec: EngineSpec) -> str:
     """Return a constant: CPUs with AVX2 all give the same image from the same files. See `Backend.device_name`."""
     return "AVX2"
 
 
-def identity(job: EngineSpec) -> str:
+def identity(spec: EngineSpec) -> str:
     """Return an empty string: nothing else changes the files. See `Backend.identity`."""
     return ""
 
 
-def memory_estimate(job: EngineSpec) -> tuple[int, int]:
+def memory_estimate(spec: EngineSpec) -> tuple[int, int]:
     """Estimate buffers and frames; see `Backend.memory_estimate`.
 
     Args:
-        job: Parameters of the engine.
+        spec: Parameters of the engine.
 
     Returns:
         (bytes needed, bytes free in the machine).
     """
-    return _needed(job, _streams(job)), memory.free()
+    return _needed_bytes(spec, _stream_count(spec)), memory.free_bytes()
 
 
-def build(job: EngineSpec, directory: Path) -> None:
+def build(spec: EngineSpec, directory: Path) -> None:
     """Write the weights, and compare the output of the kernels for two images with an fp32 reference.
 
     Args:
-        job: Parameters of the engine.
+        spec: Parameters of the engine.
         directory: The directory to write to.
 
     Raises:
         PrecisionUnfit: The output differs too much.
         EngineBuildError: The comparison failed with an error.
     """
-    np.savez(directory / WEIGHTS, allow_pickle=False, **job.checkpoint.tensors())
-    height, width = _verified(job)
+    np.savez(directory / WEIGHTS, allow_pickle=False, **spec.checkpoint.tensors())
+    height, width = _verified(spec)
     graph = directory / "graph.onnx"
-    graph.write_bytes(serialized(job.checkpoint.graph(height, width)))
+    graph.write_bytes(serialized(spec.checkpoint.graph(height, width)))
     try:
         count = reference.compute(graph, directory / REFERENCE, graph)
         psnr = _standby.ask(
-            "verify", directory=str(directory), height=height, width=width, threads=_cores(), expected=count
+            "verify", directory=str(directory), height=height, width=width, threads=_physical_cores(), expected=count
         )
     except EngineBuildError:
         raise
@@ -134,57 +134,59 @@ def build(job: EngineSpec, directory: Path) -> None:
     log.info("the native engine agrees with fp32 to %.1f dB", psnr)
 
 
-def load(job: EngineSpec, directory: Path) -> Engine:
+def load(spec: EngineSpec, directory: Path) -> Engine:
     """Load an engine from its weights.
 
     Args:
-        job: Parameters of the engine.
+        spec: Parameters of the engine.
         directory: The files that `build` wrote.
 
     Raises:
         EngineError: They cannot be read, or are of another network.
     """
-    streams = _streams(job)
-    threads = max(1, math.ceil(_cores() / streams))
+    streams = _stream_count(spec)
+    threads = max(1, math.ceil(_physical_cores() / streams))
     loaded = _standby.ask(
-        "load", directory=str(directory), height=job.height, width=job.width, streams=streams, threads=threads
+        "load", directory=str(directory), height=spec.height, width=spec.width, streams=streams, threads=threads
     )
-    scale = job.checkpoint.description.scale
-    if loaded["output"] != [3, job.height * scale, job.width * scale]:
+    scale = spec.checkpoint.description.scale
+    if loaded["output"] != [3, spec.height * scale, spec.width * scale]:
         raise EngineError("the native engine is of another network, which enlarges otherwise")
     return RemoteEngine(_standby.detach(), streams, loaded["input"], loaded["output"])
 
 
-def _cores() -> int:
+def _physical_cores() -> int:
     """Return the number of physical cores this process may use; a second thread on a core gains nothing."""
     return max(1, min(len(usable_cpus()), psutil.cpu_count(logical=False) or 1))
 
 
-def _verified(job: EngineSpec) -> tuple[int, int]:
-    multiple = job.checkpoint.description.size.multiple_of
+def _verified(spec: EngineSpec) -> tuple[int, int]:
+    multiple = spec.checkpoint.description.size.multiple_of
     height, width = (max(multiple, side // multiple * multiple) for side in VERIFIED)
     return height, width
 
 
-def _streams(job: EngineSpec) -> int:
+def _stream_count(spec: EngineSpec) -> int:
     """Return the number of frames computed at once: as requested, else as many as fit into half the memory."""
-    if job.streams:
-        return job.streams
+    if spec.streams:
+        return spec.streams
     fewest, most = STREAMS
-    streams = min(max(fewest, _cores() // THREADS), most)
-    while streams > 1 and 2 * _needed(job, streams) > psutil.virtual_memory().total:
+    streams = min(max(fewest, _physical_cores() // THREADS), most)
+    while streams > 1 and 2 * _needed_bytes(spec, streams) > psutil.virtual_memory().total:
         streams -= 1
     return streams
 
 
-def _needed(job: EngineSpec, streams: int) -> int:
+def _needed_bytes(spec: EngineSpec, streams: int) -> int:
     """Bytes needed for `streams` frames at once, including the process."""
-    description = job.checkpoint.description
+    description = spec.checkpoint.description
     config = cast(FdatRdConfig, description.config)
-    pixels = job.height * job.width
+    pixels = spec.height * spec.width
     # four feature maps, the planes before the last convolution, the input and output frames
     frame = pixels * (16 * config.embed_dim / config.unshuffle**2 + 24 * config.scale**2 + 12)
     scratch = native_kernels.scratch_bytes(
-        job.width // config.unshuffle, config.embed_dim, config.ffn_dim, config.dict_tokens
+        spec.width // config.unshuffle, config.embed_dim, config.ffn_dim, config.dict_tokens
     )
-    return int(streams * frame + max(_cores(), streams) * scratch + 8 * description.parameters + BYTES_OF_PROCESS)
+    return int(
+        streams * frame + max(_physical_cores(), streams) * scratch + 8 * description.parameters + BYTES_OF_PROCESS
+    )

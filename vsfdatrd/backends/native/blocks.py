@@ -54,18 +54,18 @@ class Block:
             self.fc1, self.fc2 = arrays.matrix(ffn["fc1.weight"]), arrays.matrix(ffn["fc2.weight"])
             self.smix = arrays.floats(_depthwise(ffn["smix.weight"]))
 
-    def run(self, pool: RowThreads, t: Floats, c: Floats) -> None:
+    def run(self, threads: RowThreads, t: Floats, c: Floats) -> None:
         """Apply the block to t in place.
 
         Args:
-            pool: The threads.
+            threads: The threads.
             t: Feature map, (N, C).
             c: Scratch memory, (N, C).
         """
         if self.has_attention:
-            self.attend(pool, t, c)
+            self.attend(threads, t, c)
         if self.has_ffn:
-            self.feed_forward(pool, t)
+            self.feed_forward(threads, t)
 
     def prepare(self, weights: Tensors, attn: Tensors) -> None:
         """Pack the weights that are specific to a kind of block.
@@ -76,49 +76,51 @@ class Block:
         """
         raise NotImplementedError
 
-    def attend(self, pool: RowThreads, t: Floats, c: Floats) -> None:
+    def attend(self, threads: RowThreads, t: Floats, c: Floats) -> None:
         """Add the output of attention and of the parallel convolution, if any, to t in place.
 
         Args:
-            pool: The threads.
+            threads: The threads.
             t: Feature map, (N, C).
             c: Scratch memory, (N, C).
         """
         raise NotImplementedError
 
-    def feed_forward(self, pool: RowThreads, t: Floats) -> None:
+    def feed_forward(self, threads: RowThreads, t: Floats) -> None:
         """t += FFN(t), in place.
 
         Args:
-            pool: The threads.
+            threads: The threads.
             t: Feature map, (N, C).
         """
         run = function("feed_forward")
-        rows = t.reshape(pool.height, -1)
+        rows = t.reshape(threads.height, -1)
         # Copies of the rows next to each thread's range, since another thread overwrites them.
         edges = {
             y: rows[y].copy()
-            for part in pool.parts(pool.height)
+            for part in threads.ranges(threads.height)
             for y in (part[0] - 1, part[1])
-            if 0 <= y < pool.height
+            if 0 <= y < threads.height
         }
-        pool.rows(
+        threads.run_rows(
             lambda a, b, s: run(
-                t, edges.get(a - 1), edges.get(b), *pool.size, a, b, self.n2, self.fc1, self.smix, self.fc2, s
+                t, edges.get(a - 1), edges.get(b), *threads.size, a, b, self.n2, self.fc1, self.smix, self.fc2, s
             ),
         )
 
-    def local(self, pool: RowThreads, t: Floats, c: Floats, around: Floats | None = None) -> tuple[Doubles, ...]:
+    def depthwise_gelu(
+        self, threads: RowThreads, t: Floats, c: Floats, center: Floats | None = None
+    ) -> tuple[Doubles, ...]:
         """c = GELU(depthwise(n1(t))).
 
         Args:
-            pool: The threads.
+            threads: The threads.
             t: Feature map, (N, C).
             c: Output, (N, C); overwritten.
-            around: Vector (C) to subtract from n1(t) before its moments are summed; None to skip the moments.
+            center: Vector (C) to subtract from n1(t) before its moments are summed; None to skip the moments.
 
         Returns:
-            Sums of c over the tokens (C); with `around` also the second moments (C, C) and sums (C) of n1(t) -
+            Sums of c over the tokens (C); with `center` also the second moments (C, C) and sums (C) of n1(t) -
             around.
         """
         run, channels = function("local"), self.config.embed_dim
@@ -126,25 +128,25 @@ class Block:
 
         def work(first: int, last: int, s: NDArray[np.uint8]) -> None:
             sums = np.zeros(channels)
-            more = None if around is None else (np.zeros((channels, channels)), np.zeros(channels))
+            more = None if center is None else (np.zeros((channels, channels)), np.zeros(channels))
             result.append((sums, *(more or ())))
             run(
                 t,
                 c,
-                pool.height,
-                pool.width,
+                threads.height,
+                threads.width,
                 channels,
                 first,
                 last,
                 self.n1,
                 self.depthwise,
                 sums,
-                around,
+                center,
                 *(more or (None, None)),
                 s,
             )
 
-        pool.rows(work)
+        threads.run_rows(work)
         return tuple(sum(parts[1:], parts[0]) for parts in zip(*result, strict=True))
 
     depthwise: Floats
@@ -169,19 +171,19 @@ class Spatial(Block):
         self.proj, self.bias = arrays.matrix(attn["proj.weight"]), arrays.floats(attn["proj.bias"])
         self.inward, self.outward = (weights[f"inter.cg.{i}.weight"][:, :, 0, 0] for i in (1, 3))
 
-    def attend(self, pool: RowThreads, t: Floats, c: Floats) -> None:
+    def attend(self, threads: RowThreads, t: Floats, c: Floats) -> None:
         """See `Block.attend`."""
-        (sums,) = self.local(pool, t, c)
-        pooled = self.inward @ (sums / pool.count)
+        (sums,) = self.depthwise_gelu(threads, t, c)
+        pooled = self.inward @ (sums / threads.count)
         pooled *= 0.5 * (1 + np.array([math.erf(x / math.sqrt(2)) for x in pooled]))
         gate = np.ascontiguousarray(1 / (1 + np.exp(-(self.outward @ pooled))), np.float32)
         run, (rows, columns) = function("windows"), self.window
-        pool.each(
-            pool.count // TOKENS,
+        threads.run_ranges(
+            threads.count // TOKENS,
             lambda a, b, s: run(
                 t,
                 c,
-                pool.width,
+                threads.width,
                 rows,
                 columns,
                 a,
@@ -213,21 +215,21 @@ class Channel(Block):
         self.bias = arrays.floats(attn["proj.bias"])
         self.gate = arrays.floats(weights["inter.sg.0.weight"][0, :, 0, 0])
 
-    def attend(self, pool: RowThreads, t: Floats, c: Floats) -> None:
+    def attend(self, threads: RowThreads, t: Floats, c: Floats) -> None:
         """See `Block.attend`."""
         token = t[0].astype(np.float64)
         token = (token - token.mean()) / np.sqrt(token.var() + 1e-5) * self.scale + self.shift
         around = token.astype(np.float32)
-        _, moments, sums = self.local(pool, t, c, around)
+        _, moments, sums = self.depthwise_gelu(threads, t, c, around)
         own = KernelArrays()
-        matrix = own.matrix(self.folded(moments, sums, around.astype(np.float64), pool.count))
+        matrix = own.matrix(self.fold_attention(moments, sums, around.astype(np.float64), threads.count))
         run = function("channels")
-        pool.each(
-            pool.count // BLOCK,
+        threads.run_ranges(
+            threads.count // BLOCK,
             lambda a, b, s: run(t, c, a * BLOCK, b * BLOCK, self.n1, matrix, self.bias, self.gate, s),
         )
 
-    def folded(self, moments: Doubles, sums: Doubles, around: Doubles, count: int) -> Doubles:
+    def fold_attention(self, moments: Doubles, sums: Doubles, center: Doubles, count: int) -> Doubles:
         """Fold channel attention into one matrix.
 
         As in `graph.attention`, the covariance is used, with the mean's share added separately, so that nothing
@@ -236,7 +238,7 @@ class Channel(Block):
         Args:
             moments: Sum of the outer products of n - around over the tokens, (C, C); the upper triangle is read.
             sums: Sum of n - around over the tokens, (C).
-            around: A vector near the mean of the tokens n, (C).
+            center: A vector near the mean of the tokens n, (C).
             count: Number of tokens.
 
         Returns:
@@ -245,7 +247,7 @@ class Channel(Block):
         upper = np.triu(moments)
         away = sums / count
         spread = (upper + np.triu(upper, 1).T) / count - np.outer(away, away)  # (C, C)
-        mean = around + away
+        mean = center + away
         qs, ks = self.q @ spread, self.k @ spread  # (h, d, C)
         qm, km = self.q @ mean, self.k @ mean  # (h, d)
         floor = 1e-24 / count  # the norm itself is limited to 1e-12
@@ -277,34 +279,34 @@ class Dictionary(Block):
         self.rows = -(-len(self.words) // 6) * 6
         asking = np.pad(asking, ((0, 0), (0, self.rows - len(self.words)), (0, 0)))
         steps = np.maximum(np.abs(asking).max(2), 1e-30) / LEVELS
-        self.asking = arrays.keep(np.ascontiguousarray(np.rint(asking / steps[:, :, None]), np.int16))
+        self.asking = arrays.keep_alive(np.ascontiguousarray(np.rint(asking / steps[:, :, None]), np.int16))
         self.steps = arrays.floats(steps)
         self.e_q = arrays.matrix(attn["e_q.weight"] * factor)
         self.e_k, self.e_v = np.split(attn["e_kv.weight"], 2)
         self.proj, self.bias = arrays.matrix(attn["proj.weight"]), arrays.floats(attn["proj.bias"])
 
-    def attend(self, pool: RowThreads, t: Floats, c: Floats) -> None:
+    def attend(self, threads: RowThreads, t: Floats, c: Floats) -> None:
         """See `Block.attend`."""
-        refined = self.words + self.read(pool, t)
+        refined = self.words + self.read(threads, t)
         heads, count = self.config.heads, len(self.words)
         own = KernelArrays()
         keys, values = own.floats(refined @ self.e_k.T), own.floats(refined @ self.e_v.T)
-        key_panels, value_panels = (own.keep(np.empty((heads, count * HEAD), np.int16)) for _ in range(2))
-        key_scale, value_scale = (own.keep(np.empty((heads, n), np.float32)) for n in (count, HEAD))
+        key_panels, value_panels = (own.keep_alive(np.empty((heads, count * HEAD), np.int16)) for _ in range(2))
+        key_scale, value_scale = (own.keep_alive(np.empty((heads, n), np.float32)) for n in (count, HEAD))
         function("memorise")(keys, values, heads, count, key_panels, key_scale, value_panels, value_scale)
         arrays = (key_panels, key_scale, value_panels, value_scale)
         words = (KeyValue * heads)(*(KeyValue(*(a[i].ctypes.data for a in arrays), count, count) for i in range(heads)))
         run = function("look_up")
-        pool.each(
-            pool.count // BLOCK,
+        threads.run_ranges(
+            threads.count // BLOCK,
             lambda a, b, s: run(t, a * BLOCK, b * BLOCK, self.n1, self.e_q, words, heads, self.proj, self.bias, s),
         )
 
-    def read(self, pool: RowThreads, t: Floats) -> Doubles:
+    def read(self, threads: RowThreads, t: Floats) -> Doubles:
         """Attend from the dictionary to the frame.
 
         Args:
-            pool: The threads.
+            threads: The threads.
             t: Feature map, (N, C).
 
         Returns:
@@ -334,7 +336,7 @@ class Dictionary(Block):
                 s,
             )
 
-        pool.each(pool.count // TOKENS, work)
+        threads.run_ranges(threads.count // TOKENS, work)
         result, tops, sums = (np.stack(a).astype(np.float64) for a in zip(*parts, strict=True))
         share = sums * np.exp2(tops - tops.max(0))  # (parts, h, rows), as in flash decoding (Dao et al. 2023)
         mean = (result * (share / share.sum(0))[..., None]).sum(0)

@@ -90,13 +90,13 @@ def unsupported() -> str | None:
     return f"{VARIABLE}={limit} leaves it no AVX2" if limit == "sse41" else "the processor has no AVX2"
 
 
-def wider() -> bool:
+def has_avx512() -> bool:
     """Return whether the CPU also has AVX-512."""
     return bool(library().fdatrd_cpu_wider())
 
 
 @cache
-def vnni() -> bool:
+def has_vnni() -> bool:
     """Return whether the CPU has AVX-512 with VNNI, for which most functions exist twice; see `_native/vnni_*.c`."""
     return bool(library().fdatrd_cpu_vnni())
 
@@ -108,40 +108,40 @@ def function(name: str) -> Callable[..., None]:
     Args:
         name: Its name without the prefix ``fdatrd_cpu_``, or ``fdatrd_vnni_`` on CPUs that have it.
     """
-    prefix = "fdatrd_vnni" if vnni() and name != "pack" else "fdatrd_cpu"
+    prefix = "fdatrd_vnni" if has_vnni() and name != "pack" else "fdatrd_cpu"
     called = library()[f"{prefix}_{name}"]
     called.restype = None
 
     def call(*arguments: Argument) -> None:
-        called(*map(_passed, arguments))
+        called(*map(_to_ctypes, arguments))
 
     return call
 
 
-def scratch_bytes(width: int, channels: int, hidden: int, words: int) -> int:
+def scratch_bytes(width: int, channels: int, hidden: int, dictionary_tokens: int) -> int:
     """Return the size of a thread's scratch memory in bytes.
 
     Args:
         width: Width of the feature map in tokens.
         channels: Embedding channels.
         hidden: Channels of the feed-forward network.
-        words: Tokens of the dictionary.
+        dictionary_tokens: Tokens of the dictionary.
     """
     size = library().fdatrd_cpu_scratch
     size.restype = c_int64
-    return int(size(*map(c_int64, (width, channels, hidden, words))))
+    return int(size(*map(c_int64, (width, channels, hidden, dictionary_tokens))))
 
 
-def scratch(width: int, channels: int, hidden: int, words: int) -> NDArray[np.uint8]:
+def scratch(width: int, channels: int, hidden: int, dictionary_tokens: int) -> NDArray[np.uint8]:
     """Allocate a thread's scratch memory, aligned to 64 bytes.
 
     Args:
         width: Width of the feature map in tokens.
         channels: Embedding channels.
         hidden: Channels of the feed-forward network.
-        words: Tokens of the dictionary.
+        dictionary_tokens: Tokens of the dictionary.
     """
-    buffer = np.empty(scratch_bytes(width, channels, hidden, words) + 64, np.uint8)
+    buffer = np.empty(scratch_bytes(width, channels, hidden, dictionary_tokens) + 64, np.uint8)
     return buffer[-buffer.ctypes.data % 64 :]
 
 
@@ -152,8 +152,8 @@ class KernelArrays:
         """Create an empty collection."""
         self._arrays: list[NDArray[Any]] = []
 
-    def keep[T: NDArray[Any]](self, array: T) -> T:
-        """Keep an array alive and return it.
+    def keep_alive[T: NDArray[Any]](self, array: T) -> T:
+        """Keep a reference to an array, so that the pointers in the structures stay valid, and return the array.
 
         Args:
             array: The array.
@@ -167,7 +167,7 @@ class KernelArrays:
         Args:
             values: Anything that NumPy converts.
         """
-        return self.keep(np.ascontiguousarray(values, np.float32))
+        return self.keep_alive(np.ascontiguousarray(values, np.float32))
 
     def norm(self, scale: Any, shift: Any) -> Norm:
         """Create the structure of a LayerNorm.
@@ -196,15 +196,15 @@ class KernelArrays:
         columns, inner = (-(-side // COLUMNS) * COLUMNS for side in source.shape)
         full = np.zeros((columns, inner), np.float32)
         full[: source.shape[0], : source.shape[1]] = source
-        panels = self.keep(np.empty(columns * inner, np.int16))
-        scale = self.keep(np.empty(columns, np.float32))
+        panels = self.keep_alive(np.empty(columns * inner, np.int16))
+        scale = self.keep_alive(np.empty(columns, np.float32))
         function("pack")(full, columns, inner, panels, scale)
         # Products skip blocks of 16 columns and 8 rows that are zero.
-        spans, bounds = map(self.keep, spans_of(full))
+        spans, bounds = map(self.keep_alive, nonzero_blocks(full))
         return Matrix(panels.ctypes.data, scale.ctypes.data, inner, columns, spans.ctypes.data, bounds.ctypes.data)
 
 
-def spans_of(weights: Floats) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def nonzero_blocks(weights: Floats) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Find the nonzero blocks of a matrix, for block-sparse products.
 
     Args:
@@ -223,7 +223,7 @@ def spans_of(weights: Floats) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     return np.ascontiguousarray(spans, np.int32), bounds.astype(np.int32)
 
 
-def _passed(argument: Argument) -> Any:
+def _to_ctypes(argument: Argument) -> Any:
     if argument is None:
         return c_void_p(None)
     if isinstance(argument, int):

@@ -127,7 +127,7 @@ class FrameContext:
                 )
         shallow, *free = self._maps
         first, u = function("first"), w.config.unshuffle
-        pool.rows(lambda a, b, s: first(picture, shallow, *pool.size, u, a, b, w.first, w.first_bias, s))
+        pool.run_rows(lambda a, b, s: first(picture, shallow, *pool.size, u, a, b, w.first, w.first_bias, s))
         deep = shallow
         for blocks, taps in w.groups:
             t, c = free[0], free[1]
@@ -141,16 +141,16 @@ class FrameContext:
         self._convolve(deep, shallow, out, w.after)
         if w.squares is not None:
             four, squares = function("four_times"), (w.squares, w.square_bias)
-            pool.rows(lambda a, b, s: four(out, planes, *pool.size, a, b, *squares, w.planes, w.planes_bias, s))
+            pool.run_rows(lambda a, b, s: four(out, planes, *pool.size, a, b, *squares, w.planes, w.planes_bias, s))
         else:
             twice = function("twice")
-            pool.rows(lambda a, b, s: twice(out, planes, *pool.size, a, b, w.planes, w.planes_bias, s))
+            pool.run_rows(lambda a, b, s: twice(out, planes, *pool.size, a, b, w.planes, w.planes_bias, s))
         last, (rows, columns) = function("last"), planes.shape[1:]
-        pool.each(rows, lambda a, b, s: last(planes, result, rows, columns, a, b, w.last, w.last_bias))
+        pool.run_ranges(rows, lambda a, b, s: last(planes, result, rows, columns, a, b, w.last, w.last_bias))
 
     def _convolve(self, t: Floats, more: Floats, out: Floats, taps: CArray[Any]) -> None:
         conv, pool = function("conv"), self._pool
-        pool.rows(lambda a, b, s: conv(t, more, out, *pool.size, a, b, taps, s))
+        pool.run_rows(lambda a, b, s: conv(t, more, out, *pool.size, a, b, taps, s))
 
 
 def _taps(weight: Doubles) -> list[Doubles]:

@@ -33,7 +33,7 @@ class RowThreads:
         self._scratch = [scratch(width, config.embed_dim, config.ffn_dim, config.dict_tokens) for _ in range(threads)]
         self._pool = ThreadPoolExecutor(threads, "native") if threads > 1 else None
 
-    def parts(self, count: int) -> list[tuple[int, int]]:
+    def ranges(self, count: int) -> list[tuple[int, int]]:
         """Divide [0, count) into one range per thread.
 
         Args:
@@ -45,24 +45,24 @@ class RowThreads:
         ends = [round(count * i / len(self._scratch)) for i in range(len(self._scratch) + 1)]
         return [(first, last) for first, last in pairwise(ends) if first < last]
 
-    def each(self, count: int, work: Work) -> None:
+    def run_ranges(self, count: int, work: Work) -> None:
         """Process [0, count) on all threads and wait.
 
         Args:
             count: Number of items.
-            work: Called with each of the `parts`.
+            work: Called with each of the `ranges`.
         """
-        parts = self.parts(count)
+        parts = self.ranges(count)
         if self._pool is None or len(parts) == 1:
             work(*parts[0], self._scratch[0])
             return
         firsts, lasts = zip(*parts, strict=True)
         list(self._pool.map(work, firsts, lasts, self._scratch))
 
-    def rows(self, work: Work) -> None:
+    def run_rows(self, work: Work) -> None:
         """Process all rows of the feature map on all threads and wait.
 
         Args:
             work: Called with a range of rows and scratch memory.
         """
-        self.each(self.height, work)
+        self.run_ranges(self.height, work)

@@ -17,7 +17,7 @@ import numpy as np
 
 from vsfdatrd.archs.fdat_rd import META, from_shapes
 from vsfdatrd.archs.fdat_shapes import check
-from vsfdatrd.backends.accuracy import compare, compare_steps, drawing, sky, steps
+from vsfdatrd.backends.accuracy import check_banding, compare, count_levels, drawing, sky
 from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.native.backend import REFERENCE, WEIGHTS
 from vsfdatrd.backends.native.network import FrameContext, Weights
@@ -46,7 +46,7 @@ class Native(WorkerServer):
             height: Height of the images in pixels.
             width: Width of the images in pixels.
             threads: Number of threads.
-            expected: `accuracy.steps` of the sky in fp32.
+            expected: `accuracy.count_levels` of the sky in fp32.
 
         Returns:
             PSNR in dB.
@@ -61,7 +61,7 @@ class Native(WorkerServer):
         context.run(drawing(height, width), result)
         psnr = compare(reference, result, "int16")
         context.run(sky(height, width), result)
-        compare_steps(expected, steps(result), "int16")
+        check_banding(expected, count_levels(result), "int16")
         return psnr
 
     def do_load(self, directory: str, height: int, width: int, streams: int, threads: int) -> dict[str, Any]:

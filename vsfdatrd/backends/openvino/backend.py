@@ -84,46 +84,46 @@ def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Pr
     return (*(name for ability, name in half if ability in able), "fp32")
 
 
-def device_name(job: EngineSpec) -> str:
+def device_name(spec: EngineSpec) -> str:
     """Return the CPU's name and the precisions it supports; see `Backend.device_name`."""
     about = _standby.describe()
     return f"{about['name']} ({' '.join(about['abilities'])})"
 
 
-def identity(job: EngineSpec) -> str:
+def identity(spec: EngineSpec) -> str:
     """Return the number of streams, for which OpenVINO compiles the model; see `Backend.identity`."""
-    return f"streams={job.streams or 'auto'}"
+    return f"streams={spec.streams or 'auto'}"
 
 
-def memory_estimate(job: EngineSpec) -> tuple[int, int]:
+def memory_estimate(spec: EngineSpec) -> tuple[int, int]:
     """Estimate buffers and frames; see `Backend.memory_estimate`.
 
     Args:
-        job: Parameters of the engine.
+        spec: Parameters of the engine.
 
     Returns:
         (bytes needed, bytes free in the machine).
     """
-    return _needed(job, _streams(job)), memory.free()
+    return _needed_bytes(spec, _stream_count(spec)), memory.free_bytes()
 
 
-def build(job: EngineSpec, directory: Path) -> None:
+def build(spec: EngineSpec, directory: Path) -> None:
     """Compile the graph, verify a half precision against fp32, and export the compiled model.
 
     Args:
-        job: Parameters of the engine.
+        spec: Parameters of the engine.
         directory: The directory to write to.
 
     Raises:
         PrecisionUnfit: The half precision differs too much from fp32.
         EngineBuildError: OpenVINO cannot compile the network.
     """
-    sizes = [(job.height, job.width)]
-    if job.precision != "fp32":  # add the sky's size, if that is different
-        sizes = list(dict.fromkeys((*sizes, sky_size(job.checkpoint.description, *sizes[0]))))
+    sizes = [(spec.height, spec.width)]
+    if spec.precision != "fp32":  # add the sky's size, if that is different
+        sizes = list(dict.fromkeys((*sizes, sky_size(spec.checkpoint.description, *sizes[0]))))
     with tempfile.TemporaryDirectory(prefix="graphs-", dir=directory) as folder:
-        graphs = [_write(job, Path(folder), *size, job.precision) for size in sizes]
-        exact = [_write(job, Path(folder), *size, "fp32") for size in sizes] if job.precision != "fp32" else []
+        graphs = [_write(spec, Path(folder), *size, spec.precision) for size in sizes]
+        exact = [_write(spec, Path(folder), *size, "fp32") for size in sizes] if spec.precision != "fp32" else []
         try:
             psnr = _standby.ask(
                 "build",
@@ -131,17 +131,17 @@ def build(job: EngineSpec, directory: Path) -> None:
                 directory=str(directory),
                 exact=exact[0] if exact else None,
                 skies=[graphs[1], exact[1]] if len(exact) > 1 else None,
-                **_how(job),
+                **_how(spec),
             )
         except EngineBuildError:
             raise
         except EngineError as error:
             raise EngineBuildError(str(error)) from error
     if psnr is not None:
-        log.info("%s agrees with fp32 to %.1f dB", job.precision, psnr)
+        log.info("%s agrees with fp32 to %.1f dB", spec.precision, psnr)
 
 
-def _write(job: EngineSpec, folder: Path, height: int, width: int, precision: Precision) -> str:
+def _write(spec: EngineSpec, folder: Path, height: int, width: int, precision: Precision) -> str:
     """Write the graph for a size and precision.
 
     Returns:
@@ -152,41 +152,41 @@ def _write(job: EngineSpec, folder: Path, height: int, width: int, precision: Pr
     """
     path = folder / f"{width}x{height}-{precision}.onnx"
     try:
-        path.write_bytes(serialized(graph_for(job.checkpoint, height, width, GraphTarget(precision))))
+        path.write_bytes(serialized(graph_for(spec.checkpoint, height, width, GraphTarget(precision))))
     except OverflowError as error:
-        raise PrecisionUnfit(f"{job.checkpoint.path.name} cannot be computed in {precision}: {error}.") from error
+        raise PrecisionUnfit(f"{spec.checkpoint.path.name} cannot be computed in {precision}: {error}.") from error
     return str(path)
 
 
-def load(job: EngineSpec, directory: Path) -> Engine:
+def load(spec: EngineSpec, directory: Path) -> Engine:
     """Load an engine from its exported model.
 
     Args:
-        job: Parameters of the engine.
+        spec: Parameters of the engine.
         directory: The files that `build` wrote.
 
     Raises:
         EngineError: OpenVINO does not load the model.
     """
-    loaded = _standby.ask("load", directory=str(directory), **_how(job))
+    loaded = _standby.ask("load", directory=str(directory), **_how(spec))
     return RemoteEngine(_standby.detach(), loaded["slots"], loaded["input"], loaded["output"])
 
 
-def _needed(job: EngineSpec, streams: int) -> int:
+def _needed_bytes(spec: EngineSpec, streams: int) -> int:
     """Bytes needed for `streams` frames at once, including the process."""
-    network = job.checkpoint.description
+    network = spec.checkpoint.description
     activations = memory.activation_bytes(network.config, BYTES)
-    frame = job.height * job.width * (activations + memory.frame_bytes(network))
+    frame = spec.height * spec.width * (activations + memory.frame_bytes(network))
     return int(streams * frame + 12 * network.parameters + BYTES_OF_PROCESS)
 
 
-def _streams(job: EngineSpec) -> int:
+def _stream_count(spec: EngineSpec) -> int:
     """Return the number of frames computed at once: as requested, else `STREAMS` if they fit into half the memory."""
-    if job.streams:
-        return job.streams
+    if spec.streams:
+        return spec.streams
     # The total memory and not the free memory, so that the result is the same every time.
-    return STREAMS if 2 * _needed(job, STREAMS) <= psutil.virtual_memory().total else 1
+    return STREAMS if 2 * _needed_bytes(spec, STREAMS) <= psutil.virtual_memory().total else 1
 
 
-def _how(job: EngineSpec) -> dict[str, Any]:
-    return {"precision": job.precision, "streams": _streams(job)}
+def _how(spec: EngineSpec) -> dict[str, Any]:
+    return {"precision": spec.precision, "streams": _stream_count(spec)}

@@ -1,4 +1,4 @@
-"""Find the value of white in an ONNX network's tensors, 1 or 255, by running it on a drawing.
+"""Find the value of white in an ONNX network's tensors, 1 or 255, by running it on a test picture.
 
 The output should look like the input. For networks that change the image (style transfer, relighting, dehazing), or
 that accept either range, the trial is inconclusive and the default is kept. A wrong 255 would ruin every image, so it
@@ -27,41 +27,46 @@ LARGEST = 2.0
 """Upper bound of values in the range [0, 1], including ringing."""
 
 
-def determine(
-    config: OnnxConfig, certain: bool, picture: Planes, scale: int, first: Planes, run: Callable[[OnnxConfig], Planes]
+def determine_ranges(
+    config: OnnxConfig,
+    range_is_known: bool,
+    test_image: Planes,
+    scale: int,
+    result: Planes,
+    run_network: Callable[[OnnxConfig], Planes],
 ) -> tuple[OnnxConfig, str | None]:
-    """Determine the input and output ranges of a network.
+    """Determine the ranges, [0, 1] or [0, 255], of the values that a network expects and returns.
 
     Args:
         config: The network, with its presumed range.
-        certain: Whether the input range is known.
-        picture: A drawing (C, H, W) in [0, 1].
+        range_is_known: Whether the input range is known, so that only the output range is determined.
+        test_image: The test picture (C, H, W) in [0, 1].
         scale: Scale factor of the network.
-        first: Output for the drawing with `config.range`, in the network's own numbers, (C, H·scale, W·scale).
-        run: Returns the same for another config.
+        result: Output for the test picture with `config.range`, in the network's own numbers, (C, H·scale, W·scale).
+        run_network: Runs the network on the test picture with another config and returns its output in the same form.
 
     Returns:
         The config with both ranges, and a remark for the user or None.
     """
 
     def agreement(planes: Planes, white: Range) -> float:
-        return _psnr(_means(picture, BLOCK), _means(planes, BLOCK * scale) / float(white))
+        return _psnr(_block_means(test_image, BLOCK), _block_means(planes, BLOCK * scale) / float(white))
 
     whites: tuple[Range, Range] = ("1", "255")
-    out = max(whites, key=lambda white: agreement(first, white))
-    if agreement(first, out) >= LIKE_DB:
+    out = max(whites, key=lambda white: agreement(result, white))
+    if agreement(result, out) >= LIKE_DB:
         output = f"what comes out is taken for 0 to {out}, which a drawing comes out in"
         return replace(config, output_range=out), output if out != config.range else None
-    if certain:
-        faint = bool(np.abs(first).max() <= LARGEST)
+    if range_is_known:
+        faint = bool(np.abs(result).max() <= LARGEST)
         return replace(config, output_range="1" if faint else config.range), None
-    before, second = agreement(first, out), run(replace(config, range="255", output_range="1"))
+    before, second = agreement(result, out), run_network(replace(config, range="255", output_range="1"))
     out = max(whites, key=lambda white: agreement(second, white))
     after = agreement(second, out)
     if not (after >= SURE_DB and before < UNLIKE_DB):  # also if either is NaN
         return config, None
     how = f"({before:.0f} dB against {after:.0f})"
-    if np.mean(np.abs(_means(first, BLOCK * scale) - 0.5) > 1) > 0.5:
+    if np.mean(np.abs(_block_means(result, BLOCK * scale) - 0.5) > 1) > 0.5:
         return replace(config, range="255", output_range=out), (
             "white is taken for 255 in its numbers: from 0 to 1 a drawing comes out as no picture, from 0 to 255 as "
             f'itself {how}; input_range="1" says otherwise'
@@ -72,7 +77,7 @@ def determine(
     )
 
 
-def _means(planes: Planes, side: int) -> NDArray[np.float64]:
+def _block_means(planes: Planes, side: int) -> NDArray[np.float64]:
     """Compute the means of square blocks. Incomplete blocks at the right and bottom edges are ignored."""
     c, height, width = planes.shape
     rows, columns = height // side, width // side
@@ -81,5 +86,5 @@ def _means(planes: Planes, side: int) -> NDArray[np.float64]:
     return means
 
 
-def _psnr(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    return float(-10 * np.log10(max(float(np.mean((one - other) ** 2)), 1e-20)))
+def _psnr(result: NDArray[np.float64], expected: NDArray[np.float64]) -> float:
+    return float(-10 * np.log10(max(float(np.mean((result - expected) ** 2)), 1e-20)))

@@ -62,19 +62,19 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
     """
     model, external = onnx_checks.read(path)
     configs = onnx_checks.io_spec(path, model)
-    declared = input_range or onnx_range.white(model.graph, configs[0].input)
+    declared = input_range or onnx_range.white_value(model.graph, configs[0].input)
     configs = [replace(config, external=external, range=declared or "1") for config in configs]
     frame = next(value for value in model.graph.input if value.name == configs[0].input)
     core = openvino.Core()
     tried: list[str] = []
-    for config, step, height, width in _tries(configs, multiple):
+    for config, step, height, width in _trials(configs, multiple):
         in_channels = config.channels
         try:
-            result, largest = _run(core, model, config, height, width)
-            config, out_channels, scale = _ends(result, config, height, width, step)
+            result, largest = _run_on_test_image(core, model, config, height, width)
+            config, out_channels, scale = _describe_output(result, config, height, width, step)
             if config.margin or config.crop or config.crop_end:
                 height, width = config.fixed or (height, width)
-                result, largest = _run(core, model, config, height, width)
+                result, largest = _run_on_test_image(core, model, config, height, width)
                 if result.shape != (1, out_channels, height * scale, width * scale):
                     raise Misfit(
                         f"a margin is missing in what comes out, {list(result.shape)}, and no other frame helps"
@@ -82,21 +82,23 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
         except Misfit as why:
             tried.append(f"{width}×{height}: {why}")
             continue
-        _check(path, in_channels, out_channels, scale)
+        _check_supported(path, in_channels, out_channels, scale)
         remarks = []
         if declared == "255" != input_range and frame.type.tensor_type.elem_type != onnx.TensorProto.UINT8:
             remarks.append('white is taken for 255, as its first operators do; input_range="1" says otherwise')
         if in_channels == out_channels != 2 and config.style is None:
 
             def again(other: OnnxConfig, height: int = height, width: int = width) -> NDArray[np.float32]:
-                planes: NDArray[np.float32] = _run(core, model, other, height, width)[0][0]
+                planes: NDArray[np.float32] = _run_on_test_image(core, model, other, height, width)[0][0]
                 return planes
 
             picture = accuracy.drawing(height, width)[:in_channels]
             cropped = config.margin or config.crop or config.crop_end  # if so, it ran with the final config
-            first = result[0] if cropped else _planes(result, config)
+            first = result[0] if cropped else _to_planes(result, config)
             with contextlib.suppress(Misfit):  # the network may fail on values up to 255; keep the default then
-                config, remark = probe_range.determine(config, declared is not None, picture, scale, first, again)
+                config, remark = probe_range.determine_ranges(
+                    config, declared is not None, picture, scale, first, again
+                )
                 remarks += [remark] if remark else []
         else:
             config = replace(config, output_range=config.range)
@@ -116,8 +118,8 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
     raise refuse(path, f"does not run as a network for pictures, the last try being {tried[-1]}{cure}")
 
 
-def _sizes(config: OnnxConfig, multiple: int | None) -> Iterator[tuple[int, int, int]]:
-    """Yield (multiple, height, width) in the order in which they should be tried."""
+def _trial_sizes(config: OnnxConfig, multiple: int | None) -> Iterator[tuple[int, int, int]]:
+    """Yield the input sizes to try in order: (multiple, height, width), with both sides divisible by the multiple."""
     if config.fixed:
         yield 1, *config.fixed
         return
@@ -127,29 +129,29 @@ def _sizes(config: OnnxConfig, multiple: int | None) -> Iterator[tuple[int, int,
             yield step, FACTORS[first] * step, FACTORS[first + 1] * step
 
 
-def _tries(configs: Sequence[OnnxConfig], multiple: int | None) -> Iterator[tuple[OnnxConfig, int, int, int]]:
-    """Yield configs with the sizes of `_sizes`; every config is tried at a size before the next size."""
-    for sizes in zip_longest(*(_sizes(config, multiple) for config in configs)):
+def _trials(configs: Sequence[OnnxConfig], multiple: int | None) -> Iterator[tuple[OnnxConfig, int, int, int]]:
+    """Yield (config, multiple, height, width): every config at one size of `_trial_sizes`, then at the next size."""
+    for sizes in zip_longest(*(_trial_sizes(config, multiple) for config in configs)):
         for config, size in zip(configs, sizes, strict=True):
             if size is not None:
                 yield config, *size
 
 
-def _run(
+def _run_on_test_image(
     core: openvino.Core, model: onnx.ModelProto, config: OnnxConfig, height: int, width: int
 ) -> tuple[NDArray[np.float32], int]:
-    """Run the network on a drawing of one size.
+    """Run the network on the test picture, `accuracy.drawing`.
 
     Returns:
         The output, and `OnnxConfig.largest`.
 
     Raises:
-        Misfit: It does not run.
+        Misfit: The network does not run at this size.
     """
     graph = wrap_io(model, config, height, width)
     try:
         readable = core.read_model(graph.SerializeToString())
-        largest = -(-_largest(readable) // (height * width))
+        largest = -(-_largest_tensor(readable) // (height * width))
         compiled = core.compile_model(readable, "CPU", settings("fp32", 1))
         _, channels, rows, _ = compiled.input(0).shape
         picture = np.pad(accuracy.drawing(height, width)[:channels], ((0, 0), (0, rows - height), (0, 0)), "symmetric")
@@ -159,7 +161,7 @@ def _run(
         raise Misfit(reason(error)[:200].rstrip(".") or "memory ran out") from error
 
 
-def _ends(
+def _describe_output(
     result: NDArray[np.float32], config: OnnxConfig, height: int, width: int, step: int
 ) -> tuple[OnnxConfig, int, int]:
     """Derive layout, channels, scale and margins from the shape of an output.
@@ -192,7 +194,7 @@ def _ends(
         if (
             1 <= out_channels <= 3
             and config.style is None
-            and (found := _margin(height, width, out_height, out_width, step))
+            and (found := _find_margins(height, width, out_height, out_width, step))
         ):
             scale, margin, crop, crop_end = found
             config = replace(config, output_layout=layout, margin=margin, crop=crop, crop_end=crop_end)
@@ -202,7 +204,9 @@ def _ends(
     raise Misfit(f"what comes out has the shape {list(result.shape)}, no whole multiple of the frame's")
 
 
-def _margin(height: int, width: int, out_height: int, out_width: int, step: int) -> tuple[int, int, int, int] | None:
+def _find_margins(
+    height: int, width: int, out_height: int, out_width: int, step: int
+) -> tuple[int, int, int, int] | None:
     """Find scale and margins of a network whose output is a constant number of pixels smaller or larger than the
     scaled input.
 
@@ -232,13 +236,13 @@ def _margin(height: int, width: int, out_height: int, out_width: int, step: int)
     return scale, around // 2, crop, crop
 
 
-def _planes(result: NDArray[np.float32], config: OnnxConfig) -> NDArray[np.float32]:
-    """Convert an output to (C, H, W)."""
+def _to_planes(result: NDArray[np.float32], config: OnnxConfig) -> NDArray[np.float32]:
+    """Convert the output of a network, (1, C, H, W) or (1, H, W, C), to (C, H, W)."""
     planes: NDArray[np.float32] = result[0] if config.output_layout == "NCHW" else result[0].transpose(2, 0, 1)
     return planes
 
 
-def _largest(model: openvino.Model) -> int:
+def _largest_tensor(model: openvino.Model) -> int:
     """Return the number of elements of the largest floating-point tensor that is not a constant."""
     return max(
         (
@@ -252,7 +256,7 @@ def _largest(model: openvino.Model) -> int:
     )
 
 
-def _check(path: Path, in_channels: int, out_channels: int, scale: int) -> None:
+def _check_supported(path: Path, in_channels: int, out_channels: int, scale: int) -> None:
     if scale > MOST_SCALE:
         raise refuse(path, f"enlarges {scale} times, and {MOST_SCALE} times are the most that can be used")
     if (in_channels, out_channels) not in ((1, 1), (3, 3), (2, 2), (3, 2)):

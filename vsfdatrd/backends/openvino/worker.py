@@ -12,7 +12,7 @@ from typing import Any
 
 import openvino
 
-from vsfdatrd.backends.accuracy import compare, compare_steps, drawing, steps
+from vsfdatrd.backends.accuracy import check_banding, compare, count_levels, drawing
 from vsfdatrd.backends.accuracy import sky as clear_sky
 from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.reference_server import Picture, ReferenceServer
@@ -67,11 +67,11 @@ class OpenVino(ReferenceServer):
             psnr = None
             if exact is not None:
                 reference = self._compile(exact, "fp32", 1)
-                psnr = compare(_of(reference, drawing), _of(compiled, drawing), precision)
+                psnr = compare(_infer(reference, drawing), _infer(compiled, drawing), precision)
                 half, full = compiled, reference
                 if skies:
                     half, full = self._compile(skies[0], precision, 1), self._compile(skies[1], "fp32", 1)
-                compare_steps(steps(_of(full, clear_sky)), steps(_of(half, clear_sky)), precision)
+                check_banding(count_levels(_infer(full, clear_sky)), count_levels(_infer(half, clear_sky)), precision)
             blob = io.BytesIO()
             compiled.export_model(blob)
         except RuntimeError as error:
@@ -84,7 +84,7 @@ class OpenVino(ReferenceServer):
 
     def open_graph(self, graph: str) -> Callable[[Picture], FramePlanes]:
         """See `ReferenceServer.open_graph`."""
-        return partial(_of, self._compile(graph, "fp32", 1))
+        return partial(_infer, self._compile(graph, "fp32", 1))
 
     def do_load(self, directory: str, precision: str, streams: int) -> dict[str, Any]:
         """Load an exported model.
@@ -136,7 +136,7 @@ class OpenVino(ReferenceServer):
         return reason(error)
 
 
-def _of(model: openvino.CompiledModel, picture: Picture) -> FramePlanes:
+def _infer(model: openvino.CompiledModel, picture: Picture) -> FramePlanes:
     """Run a model on an image.
 
     Args:

@@ -16,11 +16,11 @@ from typing import Any
 from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
 from vsfdatrd.backends import memory, reference
 from vsfdatrd.backends.base import Engine, EngineSpec
-from vsfdatrd.backends.gpus import first, gpus
+from vsfdatrd.backends.gpus import first_selected, gpus
 from vsfdatrd.backends.graphs import serialized
 from vsfdatrd.backends.remote_engine import RemoteEngine
 from vsfdatrd.backends.tensorrt.builder import REFERENCE, SKY
-from vsfdatrd.backends.tensorrt.library import OLDEST, Library, choose
+from vsfdatrd.backends.tensorrt.library import OLDEST, Library, choose_library
 from vsfdatrd.backends.traced_graphs import graph_for, sky_size
 from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, EngineUnavailable, PrecisionUnfit
 from vsfdatrd.graph import GRAPH_VERSION as WRITTEN
@@ -80,12 +80,12 @@ def unavailable(device: Sequence[int] = (0,)) -> str | None:
     Returns:
         A sentence with the remedy; None if it can be used.
     """
-    gpu = first(device)
+    gpu = first_selected(device)
     if gpu is None:
         return "there is no NVIDIA GPU here, or no driver for it"
     if gpu.capability < OLDEST:
         return f"{gpu.name} is older than TensorRT supports (RTX 20 and GTX 16 are the oldest)"
-    if choose(gpu.capability) is None:
+    if choose_library(gpu.capability) is None:
         return "TensorRT is not installed; pip install 'vsfdatrd[rtx]'"
     return None
 
@@ -110,60 +110,60 @@ def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Pr
 
     Turing (RTX 20) has neither bf16 nor, in TensorRT-RTX, fp32 matrix products.
     """
-    gpu = first(device)
+    gpu = first_selected(device)
     modern = gpu is not None and gpu.capability >= (8, 0)
     return ("fp16", "mixed", "bf16", "fp32") if modern else ("fp16", "mixed")
 
 
-def device_name(job: EngineSpec) -> str:
+def device_name(spec: EngineSpec) -> str:
     """Return the kind of GPU for which an engine is built.
 
     Args:
-        job: Parameters of the engine.
+        spec: Parameters of the engine.
 
     Raises:
         ArgumentError: The requested GPUs are of different kinds.
     """
-    found = [gpus()[index] for index in job.device]
-    targets = {_library(job.device).target(gpu.capability, gpu.name) for gpu in found}
+    found = [gpus()[index] for index in spec.device]
+    targets = {_library(spec.device).target(gpu.capability, gpu.name) for gpu in found}
     if len(targets) > 1:
         raise ArgumentError(
-            f"device={list(job.device)} are GPUs of different kinds ({', '.join(gpu.name for gpu in found)}), "
+            f"device={list(spec.device)} are GPUs of different kinds ({', '.join(gpu.name for gpu in found)}), "
             "which need an engine each; give equal ones, or one upscale() for each kind"
         )
     return targets.pop()
 
 
-def identity(job: EngineSpec) -> str:
+def identity(spec: EngineSpec) -> str:
     """Return the builder optimization level, for the library that has one; see `Backend.identity`."""
-    level = None if _library(job.device).portable else _level()
+    level = None if _library(spec.device).portable else _level()
     return "" if level is None else f"level={level}"
 
 
-def memory_estimate(job: EngineSpec) -> tuple[int, int]:
+def memory_estimate(spec: EngineSpec) -> tuple[int, int]:
     """Estimate the GPU memory of an engine; see `Backend.memory_estimate`.
 
     Args:
-        job: Parameters of the engine.
+        spec: Parameters of the engine.
 
     Returns:
         (bytes needed, bytes free on the GPU with the least free memory).
     """
-    return needed(job), min(_standby.ask("free", devices=list(job.device)))
+    return needed_bytes(spec), min(_standby.ask("free", devices=list(spec.device)))
 
 
-def needed(job: EngineSpec) -> int:
+def needed_bytes(spec: EngineSpec) -> int:
     """Estimate the GPU memory of an engine and its frames in bytes.
 
     Args:
-        job: Parameters of the engine.
+        spec: Parameters of the engine.
     """
-    network = job.checkpoint.description
-    measured = {kind: rates[job.precision] for kind, rates in BYTES.items()}
+    network = spec.checkpoint.description
+    measured = {kind: rates[spec.precision] for kind, rates in BYTES.items()}
     activations = memory.activation_bytes(network.config, measured)
     # One frame more than are in flight: the buffers that the network reads and writes.
-    frames = memory.frame_bytes(network) * ((job.streams or STREAMS) + 1)
-    return int(job.height * job.width * (activations + frames) + 4 * network.parameters + BYTES_OF_PROCESS)
+    frames = memory.frame_bytes(network) * ((spec.streams or STREAMS) + 1)
+    return int(spec.height * spec.width * (activations + frames) + 4 * network.parameters + BYTES_OF_PROCESS)
 
 
 def shutdown() -> None:
@@ -172,29 +172,29 @@ def shutdown() -> None:
     _references.clear()
 
 
-def build(job: EngineSpec, directory: Path) -> None:
+def build(spec: EngineSpec, directory: Path) -> None:
     """Build an engine for the requested GPUs.
 
     Args:
-        job: Parameters of the engine.
+        spec: Parameters of the engine.
         directory: The directory to write to.
 
     Raises:
         EngineUnavailable: TensorRT does not run on them.
         EngineBuildError: The build failed; the message names the file with TensorRT's full log.
     """
-    library = _library(job.device)
-    targets = [f"sm{major}{minor}" for major, minor in sorted({gpus()[index].capability for index in job.device})]
-    if why := _standby.ask("refuse", library=library.module, devices=list(job.device), targets=targets):
+    library = _library(spec.device)
+    targets = [f"sm{major}{minor}" for major, minor in sorted({gpus()[index].capability for index in spec.device})]
+    if why := _standby.ask("refuse", library=library.module, devices=list(spec.device), targets=targets):
         raise EngineUnavailable(why)
-    build_for(job, directory, library, targets)
+    build_for(spec, directory, library, targets)
 
 
-def build_for(job: EngineSpec, directory: Path, library: Library, targets: Sequence[str]) -> dict[str, Any]:
+def build_for(spec: EngineSpec, directory: Path, library: Library, targets: Sequence[str]) -> dict[str, Any]:
     """Build an engine for kinds of GPU.
 
     Args:
-        job: Parameters of the engine.
+        spec: Parameters of the engine.
         directory: The directory to write to.
         library: The TensorRT to use.
         targets: Kinds of GPU, such as ``sm89``.
@@ -209,15 +209,15 @@ def build_for(job: EngineSpec, directory: Path, library: Library, targets: Seque
     """
     graph = directory / "graph.onnx"
     try:
-        written = tensorrt_target(job.precision, sm75="sm75" in targets, portable=library.portable)
-        graph.write_bytes(serialized(graph_for(job.checkpoint, job.height, job.width, written)))
+        written = tensorrt_target(spec.precision, sm75="sm75" in targets, portable=library.portable)
+        graph.write_bytes(serialized(graph_for(spec.checkpoint, spec.height, spec.width, written)))
     except OverflowError as error:
-        raise PrecisionUnfit(f"{job.checkpoint.path.name} cannot be computed in {job.precision}: {error}.") from error
+        raise PrecisionUnfit(f"{spec.checkpoint.path.name} cannot be computed in {spec.precision}: {error}.") from error
     number, full_log = tempfile.mkstemp(".log", "vsfdatrd-tensorrt-")
     os.close(number)
     # The timing cache is shared by all engines of this library.
-    timings = job.state.parent / f"{library.module} {library.version}.timings" if job.state else None
-    how = {"level": _level(), "timings": timings and str(timings), "exact": job.precision == "fp32"}
+    timings = spec.state.parent / f"{library.module} {library.version}.timings" if spec.state else None
+    how = {"level": _level(), "timings": timings and str(timings), "exact": spec.precision == "fp32"}
     try:
         facts: dict[str, Any] = _standby.ask(
             "build",
@@ -228,7 +228,7 @@ def build_for(job: EngineSpec, directory: Path, library: Library, targets: Seque
             how=how,
             log=full_log,
         )
-        drawn, count = _reference(job, directory)
+        drawn, count = _reference(spec, directory)
         (directory / REFERENCE).write_bytes(drawn)
         (directory / SKY).write_text(json.dumps(count))
     except (EngineBuildError, EngineUnavailable):
@@ -241,35 +241,35 @@ def build_for(job: EngineSpec, directory: Path, library: Library, targets: Seque
     return facts
 
 
-def _reference(job: EngineSpec, directory: Path) -> tuple[bytes, int]:
+def _reference(spec: EngineSpec, directory: Path) -> tuple[bytes, int]:
     """Compute the contents of `REFERENCE` and `SKY`.
 
     They take long on a CPU for large frames and do not depend on the GPU or the precision, so they are computed once.
 
     Args:
-        job: Parameters of the engine.
+        spec: Parameters of the engine.
         directory: A directory for temporary graphs.
     """
-    key = job.checkpoint, job.height, job.width
+    key = spec.checkpoint, spec.height, spec.width
     if key not in _references:
         result = directory / REFERENCE
         with tempfile.TemporaryDirectory(prefix="graphs-", dir=directory) as folder:
             exact = sky = Path(folder, "exact.onnx")
             exact.write_bytes(serialized(graph_for(*key)))
-            if (size := sky_size(job.checkpoint.description, job.height, job.width)) != (job.height, job.width):
+            if (size := sky_size(spec.checkpoint.description, spec.height, spec.width)) != (spec.height, spec.width):
                 sky = Path(folder, "sky.onnx")
-                sky.write_bytes(serialized(graph_for(job.checkpoint, *size)))
+                sky.write_bytes(serialized(graph_for(spec.checkpoint, *size)))
             count = reference.compute(exact, result, sky)
         _references.clear()
         _references[key] = result.read_bytes(), count
     return _references[key]
 
 
-def load(job: EngineSpec, directory: Path) -> Engine:
+def load(spec: EngineSpec, directory: Path) -> Engine:
     """Load an engine on its GPUs, and verify it if this GPU and driver have not done so before.
 
     Args:
-        job: Parameters of the engine.
+        spec: Parameters of the engine.
         directory: The files that `build` wrote.
 
     Raises:
@@ -278,20 +278,20 @@ def load(job: EngineSpec, directory: Path) -> Engine:
     """
     loaded = _standby.ask(
         "load",
-        library=_library(job.device).module,
+        library=_library(spec.device).module,
         directory=str(directory),
-        devices=list(job.device),
-        streams=job.streams or STREAMS,
-        state=job.state and str(job.state),
+        devices=list(spec.device),
+        streams=spec.streams or STREAMS,
+        state=spec.state and str(spec.state),
         contexts=_contexts(),
     )
-    names = ", ".join(gpus()[index].name for index in job.device)
+    names = ", ".join(gpus()[index].name for index in spec.device)
     who = f"{names}, driver {_standby.describe()['driver']}, {version()}"
-    note = job.state and job.state / "verified.json"
+    note = spec.state and spec.state / "verified.json"
     verified = _json(read_or_none(note))
     if who not in verified:
-        psnr = _standby.ask("verify", directory=str(directory), precision=job.precision)
-        log.info("%s agrees with fp32 to %.1f dB on %s", job.precision, psnr, who)
+        psnr = _standby.ask("verify", directory=str(directory), precision=spec.precision)
+        log.info("%s agrees with fp32 to %.1f dB on %s", spec.precision, psnr, who)
         if note:
             keep_if_possible(note, json.dumps(verified | {who: round(psnr, 2)}).encode())
     _references.clear()
@@ -307,8 +307,8 @@ def _json(content: bytes | None) -> dict[str, float]:
 
 
 def _library(device: Sequence[int]) -> Library:
-    gpu = first(device)
-    library = choose(gpu.capability if gpu else None)
+    gpu = first_selected(device)
+    library = choose_library(gpu.capability if gpu else None)
     if library is None:
         raise EngineUnavailable("TensorRT is not installed; pip install 'vsfdatrd[rtx]'")
     return library

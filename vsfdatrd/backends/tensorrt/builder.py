@@ -18,11 +18,11 @@ FACTS = "facts.json"
 REFERENCE = "reference.npy"
 """File with the fp32 output for `accuracy.drawing` as float16, stored with the engine for later verification."""
 SKY = "sky.json"
-"""File with `accuracy.steps` of `accuracy.sky` in fp32 for the engine's width, also stored with the engine."""
+"""File with `accuracy.count_levels` of `accuracy.sky` in fp32 for the engine's width, also stored with the engine."""
 
 
 def build(
-    library: Library, graph: Path, directory: Path, targets: Sequence[str], how: dict[str, Any], log: Path
+    library: Library, graph: Path, directory: Path, targets: Sequence[str], settings: dict[str, Any], log: Path
 ) -> dict[str, Any]:
     """Write `FILE` and `FACTS` into a directory.
 
@@ -31,7 +31,7 @@ def build(
         graph: An ONNX file.
         directory: The directory.
         targets: Kinds of GPU, such as ``sm89``.
-        how: See `Library.tune`; in addition, `exact` is true if TF32 must not be used for float32 products, and
+        settings: See `Library.tune`; in addition, `exact` is true if TF32 must not be used for float32 products, and
             `detailed` if `log` shall list every kernel with its tensors (TensorRT-RTX only).
         log: File to which all messages of the library are written.
 
@@ -59,11 +59,11 @@ def build(
         config = builder.create_builder_config()
         library.set_targets(trt, config, targets)
         library.require_user_allocation(trt, config)
-        if how.get("exact"):
+        if settings.get("exact"):
             config.clear_flag(trt.BuilderFlag.TF32)  # set by default; has the 10-bit mantissa of fp16
-        if how.get("detailed"):
+        if settings.get("detailed"):
             config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-        with library.build_settings(config, how):
+        with library.build_settings(config, settings):
             trt_log.errors.clear()  # such as those about a rejected timing cache, which cannot cause the build to fail
             blob = builder.build_serialized_network(network, config)
         if blob is None:
@@ -79,7 +79,7 @@ def build(
     return facts
 
 
-def smallest(library: Library, targets: Sequence[str]) -> bytes:
+def build_empty(library: Library, targets: Sequence[str]) -> bytes:
     """Build an engine that does nothing, to ask whether a GPU could run one built with the settings of `build`.
 
     Takes an instant.

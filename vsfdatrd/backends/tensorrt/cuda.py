@@ -15,12 +15,12 @@ from vsfdatrd.backends.tensorrt import nvml
 from vsfdatrd.errors import EngineError, EngineUnavailable
 
 
-def check(result: tuple[Any, ...], doing: str) -> Any:
+def check(result: tuple[Any, ...], operation: str) -> Any:
     """Check the status of a CUDA call.
 
     Args:
         result: What the call returned: its status, then values.
-        doing: What the call was for, for the message.
+        operation: What the call was for, for the message.
 
     Returns:
         The value, or a tuple of the values if there is not exactly one.
@@ -31,7 +31,7 @@ def check(result: tuple[Any, ...], doing: str) -> Any:
     status, *values = result
     if status != rt.cudaError_t.cudaSuccess:
         name, text = rt.cudaGetErrorName(status)[1], rt.cudaGetErrorString(status)[1]
-        raise EngineError(f"{doing} failed: {text.decode()} ({name.decode()})")
+        raise EngineError(f"{operation} failed: {text.decode()} ({name.decode()})")
     return values[0] if len(values) == 1 else tuple(values)
 
 
@@ -94,7 +94,7 @@ def free_memory(index: int) -> int:
     return int(free)
 
 
-def free_memory_before(index: int) -> int | None:
+def free_memory_without_context(index: int) -> int | None:
     """Return the free memory of a GPU in bytes according to NVML, without creating a context; None if it is unknown.
 
     Args:
@@ -107,8 +107,8 @@ def free_memory_before(index: int) -> int | None:
 class _Owner:
     """Base class of owners: releases a handle once."""
 
-    def __init__(self, handle: Any, give_back: Callable[[Any], tuple[Any, ...]]) -> None:
-        self._handle, self._give_back = handle, give_back
+    def __init__(self, handle: Any, release: Callable[[Any], tuple[Any, ...]]) -> None:
+        self._handle, self._give_back = handle, release
 
     @property
     def handle(self) -> Any:
@@ -191,7 +191,7 @@ class HostMemory(_Owner):
         return int(self._handle)
 
     def read(self, address: int) -> None:
-        """Fill it from this process's memory.
+        """Copy from this process's memory into this buffer.
 
         Args:
             address: Start address of the source.
@@ -199,7 +199,7 @@ class HostMemory(_Owner):
         ctypes.memmove(self.address, address, self.size)
 
     def write(self, address: int) -> None:
-        """Copy it into this process's memory.
+        """Copy this buffer into this process's memory.
 
         Args:
             address: Start address of the destination.

@@ -124,19 +124,20 @@ class Library:
             config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
 
     @contextlib.contextmanager
-    def build_settings(self, config: Any, how: Mapping[str, Any]) -> Iterator[None]:
+    def build_settings(self, config: Any, settings: Mapping[str, Any]) -> Iterator[None]:
         """Set optimization level and timing cache for the duration of a build. The portable library has neither.
 
         Args:
             config: The builder's configuration.
-            how: `level`, 0 to 5, or None for the library's default; `timings`, the path of the timing cache, or None.
+            settings: `level`, 0 to 5, or None for the library's default; `timings`, the path of the timing cache, or
+                None.
         """
         if self.portable:
             yield
             return
-        if how.get("level") is not None:
-            config.builder_optimization_level = how["level"]
-        path = Path(how["timings"]) if how.get("timings") else None
+        if settings.get("level") is not None:
+            config.builder_optimization_level = settings["level"]
+        path = Path(settings["timings"]) if settings.get("timings") else None
         cache = config.create_timing_cache(read_or_none(path) or b"")
         if cache is None or not config.set_timing_cache(cache, False):  # damaged or from another GPU: start a new one
             cache = config.create_timing_cache(b"")
@@ -200,20 +201,20 @@ class Library:
         return not self.portable or bool(context.is_stream_capturable(stream))
 
 
-def log_line(what: str) -> None:
+def log_line(text: str) -> None:
     """Print a line for the user on stderr, since the worker process has no other logging.
 
     Args:
-        what: The text.
+        text: The text.
     """
-    print(f"fdatrd: {what}", file=sys.stderr)
+    print(f"fdatrd: {text}", file=sys.stderr)
 
 
 RTX = Library("tensorrt_rtx", "rtx", portable=True)
 CLASSIC = Library("tensorrt", "tensorrt", portable=False)
 
 
-def choose(capability: tuple[int, int] | None) -> Library | None:
+def choose_library(capability: tuple[int, int] | None) -> Library | None:
     """Select the installed library for a GPU.
 
     Args:

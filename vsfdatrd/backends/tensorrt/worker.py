@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from vsfdatrd.backends.accuracy import compare, compare_steps, drawing, sky, steps
+from vsfdatrd.backends.accuracy import check_banding, compare, count_levels, drawing, sky
 from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.gpus import gpus
 from vsfdatrd.backends.tensorrt import cuda
-from vsfdatrd.backends.tensorrt.builder import FILE, REFERENCE, SKY, build, logger, smallest
+from vsfdatrd.backends.tensorrt.builder import FILE, REFERENCE, SKY, build, build_empty, logger
 from vsfdatrd.backends.tensorrt.copy_pipeline import Slot, TransferPipeline
 from vsfdatrd.backends.tensorrt.library import CLASSIC, RTX, Library, log_line
 from vsfdatrd.errors import EngineError
@@ -67,12 +67,12 @@ class TensorRt(WorkerServer):
         cuda.require_driver()
         for index in devices:
             if index not in self._own:
-                before = cuda.free_memory_before(index)
+                before = cuda.free_memory_without_context(index)
                 self._own[index] = min(max(0, (before or 0) - cuda.free_memory(index)), MOST_OF_CONTEXT)
         return [cuda.free_memory(index) + self._own[index] for index in devices]
 
     def do_refuse(self, library: str, devices: list[int], targets: list[str]) -> str | None:
-        """Find out before a build whether its engine would be refused. Takes an instant.
+        """Answer the request ``refuse``: tell before a build whether TensorRT would refuse to load the engine.
 
         Args:
             library: Module name of the TensorRT to use.
@@ -86,7 +86,7 @@ class TensorRt(WorkerServer):
         trt = chosen.load()
         if not hasattr(trt.Runtime, "get_engine_validity"):
             return None
-        blob = smallest(chosen, targets)
+        blob = build_empty(chosen, targets)
         for index in devices:
             cuda.set_device(index)
             messages = logger(trt)
@@ -127,7 +127,7 @@ class TensorRt(WorkerServer):
         self._devices = [_Device(chosen, blob, index, Path(state) if state else None) for index in devices]
         for first in self._devices[: len(devices)] * (min(contexts, streams) - 1):
             if first.has_room_for_another(streams):
-                self._devices.append(first.another())
+                self._devices.append(first.another_context())
             else:
                 log_line(f"GPU {first.index} has no memory for one more network at the same time")
         self.shapes = self._devices[0].shapes
@@ -156,12 +156,12 @@ class TensorRt(WorkerServer):
         picture, smooth = drawing(height, width)[:channels], sky(height, width)[:channels]
         result = []
         for device in self._devices:
-            result.append(compare(reference, device.once(picture), precision))
-            compare_steps(expected, steps(device.once(smooth)), precision)
+            result.append(compare(reference, device.run_once(picture), precision))
+            check_banding(expected, count_levels(device.run_once(smooth)), precision)
         return min(result)
 
     def do_rate(self, runs: int) -> float:
-        """Measure the speed of the network alone on the first GPU, without copies.
+        """Answer the request ``rate``: measure the frames per second on the first GPU, without copies.
 
         Args:
             runs: Number of frames.
@@ -172,7 +172,7 @@ class TensorRt(WorkerServer):
         return self._devices[0].rate(runs)
 
     def do_layers(self, runs: int) -> dict[str, float]:
-        """Measure each layer on the first GPU with TensorRT's profiler.
+        """Answer the request ``layers``: measure the time of each layer on the first GPU with TensorRT's profiler.
 
         Args:
             runs: Number of frames.
@@ -247,10 +247,10 @@ class _Device:
         # about a thousandth of its time. A CUDA graph contains fixed addresses, and TensorRT does not guarantee that it
         # stays valid if the context's addresses are changed.
         self._source, self._result = (cuda.DeviceMemory(size) for size in self._size)
-        self._context, self._owners = self._prepared(compiled)
+        self._context, self._owners = self._create_context(compiled)
         self._graph: cuda.Graph | None = None
         picture = np.random.default_rng(0).random(self.shapes[0], np.float32)
-        plain = self.once(picture)  # triggers just-in-time compilation and one-time initialization
+        plain = self.run_once(picture)  # triggers just-in-time compilation and one-time initialization
         self._capture(picture, plain)
 
     def has_room_for_another(self, slots: int) -> bool:
@@ -261,14 +261,14 @@ class _Device:
         """
         return cuda.free_memory(self.index) > 2 * (int(self._engine.device_memory_size_v2) + slots * sum(self._size))
 
-    def another(self) -> "_Device":
+    def another_context(self) -> "_Device":
         """Create another execution context of the same engine."""
         cuda.set_device(self.index)
         other = copy.copy(self)
         other._begin(self._library.runtime_cache_bytes(self._owners))
         return other
 
-    def _prepared(self, cached: bytes | None, own_graph: bool = False) -> tuple[Any, Any]:
+    def _create_context(self, cached: bytes | None, own_graph: bool = False) -> tuple[Any, Any]:
         """Create an execution context that reads and writes the two buffers.
 
         Returns:
@@ -283,7 +283,7 @@ class _Device:
                 raise EngineError(f"TensorRT does not take the memory of its {name}: {self._log.why()}")
         return context, owners
 
-    def once(self, picture: FramePlanes) -> FramePlanes:
+    def run_once(self, picture: FramePlanes) -> FramePlanes:
         """Run one frame and wait for it.
 
         Args:
@@ -320,7 +320,7 @@ class _Device:
         return runs / (time.perf_counter() - start)
 
     def layers(self, runs: int) -> dict[str, float]:
-        """Measure each layer.
+        """Measure the time of each layer.
 
         Args:
             runs: Number of frames.
@@ -343,14 +343,14 @@ class _Device:
 
         # In a separate context: in some versions a profiler cannot be removed and would measure all later frames.
         usual, graph = (self._context, self._owners), self._graph
-        self._context, self._owners = self._prepared(None)
+        self._context, self._owners = self._create_context(None)
         self._graph = None  # layers inside a CUDA graph are not reported
         try:
             profiler = Profiler()
             self._context.profiler = profiler
             picture = drawing(*self.shapes[0][1:])[: self.shapes[0][0]]
             for _ in range(runs):
-                self.once(picture)
+                self.run_once(picture)
         finally:
             (self._context, self._owners), self._graph = usual, graph
         if not seconds:
@@ -366,8 +366,8 @@ class _Device:
         """
         cuda.set_device(self.index)
         self._frames = frames
-        self._staging = None if pinned else self._staged(len(frames))
-        slots = [self._slot(number) for number in range(len(frames))]
+        self._staging = None if pinned else self._allocate_staging(len(frames))
+        slots = [self._create_slot(number) for number in range(len(frames))]
 
         def launch(number: int) -> None:
             slot = slots[number]
@@ -377,7 +377,7 @@ class _Device:
 
         self.pipeline = TransferPipeline(cuda.Stream(), self._stream, cuda.Stream(), slots, launch)
 
-    def _staged(self, count: int) -> list[tuple[cuda.HostMemory, cuda.HostMemory]] | None:
+    def _allocate_staging(self, count: int) -> list[tuple[cuda.HostMemory, cuda.HostMemory]] | None:
         """Allocate pinned staging buffers for the inputs and outputs of `count` slots; None if no memory can be
         pinned.
         """
@@ -407,7 +407,7 @@ class _Device:
         if self._staging:
             self._staging[number][1].write(self._frames[number][1].ctypes.data)
 
-    def _slot(self, number: int) -> Slot[cuda.Event]:
+    def _create_slot(self, number: int) -> Slot[cuda.Event]:
         if self._staging:
             source, result = (memory.address for memory in self._staging[number])
         else:
@@ -427,29 +427,29 @@ class _Device:
         if not self._context.execute_async_v3(int(self._stream.handle)):
             raise EngineError(f"TensorRT could not start the network: {self._log.why()}")
 
-    def _capture(self, picture: FramePlanes, plain: FramePlanes) -> None:
+    def _capture(self, picture: FramePlanes, expected: FramePlanes) -> None:
         """Capture the network as a CUDA graph, which replaces hundreds of launches by one, if it gives the same
         output.
 
         Args:
             picture: An input.
-            plain: The output for it without a graph.
+            expected: The output for it without a CUDA graph.
         """
         try:
             if not self._library.can_capture(self._context, int(self._stream.handle)):
-                self._let_library_capture(picture, plain)
+                self._let_library_capture(picture, expected)
                 return
             with self._stream.captured() as capture:
                 self._enqueue()
             self._graph = capture.graph
-            self._compare(picture, plain)
+            self._check_output(picture, expected)
         except EngineError as error:
             graph, self._graph = self._graph, None
             if graph is not None:
                 graph.close()
             log_line(f"without a CUDA graph: {error}")
 
-    def _let_library_capture(self, picture: FramePlanes, plain: FramePlanes) -> None:
+    def _let_library_capture(self, picture: FramePlanes, expected: FramePlanes) -> None:
         """Let TensorRT make the graph, which can leave out kernels that cannot be part of one.
 
         Raises:
@@ -459,23 +459,23 @@ class _Device:
             raise EngineError("TensorRT says that this network cannot be one")
         plainly = self._context, self._owners
         try:
-            self._context, self._owners = self._prepared(
+            self._context, self._owners = self._create_context(
                 self._library.runtime_cache_bytes(self._owners), own_graph=True
             )
-            self.once(picture)  # TensorRT captures the graph in the first run
-            self._compare(picture, plain)
+            self.run_once(picture)  # TensorRT captures the graph in the first run
+            self._check_output(picture, expected)
         except EngineError:
             self._context, self._owners = plainly
             raise
 
-    def _compare(self, picture: FramePlanes, plain: FramePlanes) -> None:
-        """Compare the output with that without a graph.
+    def _check_output(self, picture: FramePlanes, expected: FramePlanes) -> None:
+        """Compare the output with the expected output, computed without a CUDA graph.
 
         Raises:
             EngineError: They differ.
         """
         # Tolerates a different order of summation, but not the output for another frame.
-        if not np.allclose(self.once(picture), plain, atol=0.01, equal_nan=True):
+        if not np.allclose(self.run_once(picture), expected, atol=0.01, equal_nan=True):
             raise EngineError("it computes something else")
 
 

@@ -30,7 +30,7 @@ from vsfdatrd.encode.ray.preflight import Environment
 from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.errors import EncodeError
 from vsfdatrd.system.files import is_private, write_atomic
-from vsfdatrd.workers.spawn import ending, no_window
+from vsfdatrd.workers.spawn import describe_exit, no_window
 
 BLOCK = 8 << 20
 """Block size in bytes for sending a chunk's file."""
@@ -264,7 +264,7 @@ def _run_supervised(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
             last = json.loads(line)
             yield last
         if not last or last.keys() == {"frames"}:
-            yield {"failed": f"its process ended with {ending(process.wait())}"}
+            yield {"failed": f"its process ended with {describe_exit(process.wait())}"}
     finally:
         with contextlib.suppress(OSError):  # the process has died, and close() cannot flush the buffer
             process.stdin.close()
