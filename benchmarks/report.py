@@ -3,13 +3,14 @@
 import json
 import platform
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from vsfdatrd.backends.gpus import gpus
+from vsfdatrd.system import processor
+from vsfdatrd.system.packages import versions
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
@@ -34,15 +35,6 @@ PACKAGES = (
 )
 
 
-def processor() -> str:
-    """The processor's name, as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
-
-
 def flags() -> list[str]:
     """The processor's instruction sets that matter for speed."""
     expected = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "avx512_fp16", "amx_fp16")
@@ -56,21 +48,15 @@ def flags() -> list[str]:
 
 def machine() -> dict[str, Any]:
     """Description of the machine for a result."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "cpu": processor(),
+        "cpu": processor.name(),
         "instruction_sets": flags(),
         "cores": psutil.cpu_count(logical=False),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "gpus": [gpu.name for gpu in gpus()],
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": versions(PACKAGES),
     }
 
 

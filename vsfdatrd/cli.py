@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
@@ -21,6 +20,7 @@ from vsfdatrd.compare import preview_cli as preview
 from vsfdatrd.encode import cli as encode
 from vsfdatrd.errors import FdatrdError, sentence
 from vsfdatrd.system.files import format_bytes
+from vsfdatrd.system.packages import versions
 from vsfdatrd.system.standard_streams import fill_standard_streams
 from vsfdatrd.system.terminal import printable, printable_stream
 
@@ -310,11 +310,9 @@ def _doctor(directory: Path | None) -> int:
     from vsfdatrd.cache.engine_cache import EngineCache
 
     print(f"vsfdatrd {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    installed = versions(LIBRARIES)
     for name in LIBRARIES:
-        try:
-            print(f"  {name} {version(name)}")
-        except PackageNotFoundError:
-            print(f"  {name} is not installed")
+        print(f"  {name} {installed.get(name, 'is not installed')}")
     names = [f"{gpu.name} (sm{gpu.capability[0]}{gpu.capability[1]})" for gpu in gpus()]
     print(f"GPUs: {', '.join(names) or 'none that the NVIDIA driver shows'}")
     print("engines:")

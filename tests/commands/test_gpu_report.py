@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from tests.commands.gpu_report_schema import problems
 from vsfdatrd.backends.gpus import Gpu
 from vsfdatrd.cli import main
 from vsfdatrd.commands import gpu_report
-from vsfdatrd.commands.gpu_report import problems
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE_GPU = ROOT / "tests" / "backends" / "fake_gpu"

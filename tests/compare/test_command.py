@@ -140,9 +140,9 @@ def test_cut_borders_and_lengths_are_said(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["a.y4m", "gone.mkv"], "gone.mkv does not exist; give a video file"),
-        (["gone.mkv", "a.y4m"], "gone.mkv does not exist"),
-        (["a.y4m", "notes.txt"], "notes.txt cannot be read as video"),
+        (["a.y4m", "gone.mkv"], "gone.mkv' is not there; give the path of a video file"),
+        (["gone.mkv", "a.y4m"], "the input 'gone.mkv' is not there"),
+        (["a.y4m", "notes.txt"], "'notes.txt' cannot be read as video"),
         (["a.y4m", "a.y4m", "--frames", "2", "99"], "--frames 99 is not in"),
         (["a.y4m", "a.y4m", "--count", "0"], "--count 0 is not possible; give 1 to 50"),
         (["a.y4m", "a.y4m", "--offset", "50"], "--offset 50 leaves nothing to compare"),

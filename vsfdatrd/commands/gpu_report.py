@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,8 @@ from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import ArgumentError, EngineError, FdatrdError
 from vsfdatrd.options import Options
+from vsfdatrd.system import processor
+from vsfdatrd.system.packages import versions
 from vsfdatrd.workers import spawn
 
 SCHEMA = 1
@@ -35,80 +36,6 @@ SECONDS = 5.0
 """Approximate duration of a frame-rate measurement."""
 RESULTS = "benchmarks/results/community/"
 """Folder in the project's repository where reports are collected."""
-
-_FIELDS: dict[str, type | tuple[type, ...]] = {
-    "schema": int,
-    "vsfdatrd": str,
-    "date": str,
-    "machine": dict,
-    "libraries": dict,
-    "model": str,
-    "weights": str,
-    "size": list,
-    "engines": list,
-}
-_MACHINE: dict[str, type | tuple[type, ...]] = {
-    "gpu": str,
-    "capability": str,
-    "gpus": int,
-    "driver": (str, type(None)),
-    "cuda": str,
-    "memory_mib": (int, type(None)),
-    "system": str,
-    "cpu": str,
-    "cores": (int, type(None)),
-    "python": str,
-}
-_NUMBER = (int, float)
-_ENGINE: dict[str, type | tuple[type, ...]] = {
-    "backend": str,
-    "library": str,
-    "precision": str,
-    "opening_s": _NUMBER,
-    "reopening_s": _NUMBER,
-    "psnr_db": _NUMBER,
-    "fps_alone": _NUMBER,
-    "fps_vapoursynth": (int, float, type(None)),
-    "share": (int, float, type(None)),
-    "memory_mib": _NUMBER,
-}
-
-
-def problems(report: Any) -> list[str]:
-    """Validate a report.
-
-    Args:
-        report: The parsed JSON.
-
-    Returns:
-        One sentence per problem; empty if the report is valid.
-    """
-    if not isinstance(report, Mapping) or report.get("schema") != SCHEMA:
-        return [f"it is no report of schema {SCHEMA}"]
-    result = _schema_errors("the report", report, _FIELDS)
-    if isinstance(report.get("machine"), Mapping):
-        result += _schema_errors("machine", report["machine"], _MACHINE)
-    for row in report["engines"] if isinstance(report.get("engines"), list) else ():
-        if not isinstance(row, Mapping) or not isinstance(row.get("backend"), str):
-            result.append("a row of engines has no backend")
-        elif "error" not in row:
-            result += _schema_errors(row["backend"], row, _ENGINE)
-            if isinstance(row.get("psnr_db"), _NUMBER) and not 0 < row["psnr_db"] < 250:
-                result.append(f"{row['backend']}: {row['psnr_db']} dB cannot be")
-    return result
-
-
-def _schema_errors(
-    record_name: str, record: Mapping[str, Any], fields: Mapping[str, type | tuple[type, ...]]
-) -> list[str]:
-    wrong = [f"{record_name} lacks {name}" for name in fields if name not in record]
-    wrong += [f"{record_name} has {name}, which is not known" for name in record if name not in fields]
-    wrong += [
-        f"{record_name}: {name} is {record[name]!r}"
-        for name, kind in fields.items()
-        if name in record and (not isinstance(record[name], kind) or isinstance(record[name], bool))
-    ]
-    return wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +78,7 @@ def run(model: str, size: tuple[int, int], target: Path | None, seconds: float =
         "vsfdatrd": __version__,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": machine(),
-        "libraries": libraries(),
+        "libraries": versions(LIBRARIES),
         "model": checkpoint.path.stem,
         "weights": checkpoint.description.sha256[:16],
         "size": [width, height],
@@ -398,21 +325,10 @@ def machine() -> dict[str, Any]:
         "cuda": cuda.driver_version(),
         "memory_mib": memory,
         "system": f"{platform.system()} {platform.release()}",
-        "cpu": _processor(),
+        "cpu": processor.name(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
     }
-
-
-def libraries() -> dict[str, str]:
-    """Return the versions of the installed `LIBRARIES`."""
-    result = {}
-    for name in LIBRARIES:
-        try:
-            result[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return result
 
 
 def _from_nvidia_smi() -> tuple[str | None, int | None]:
@@ -429,15 +345,6 @@ def _from_nvidia_smi() -> tuple[str | None, int | None]:
         return driver.strip(), int(memory)
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return None, None
-
-
-def _processor() -> str:
-    """Return the CPU name reported by the system."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 def _slug(text: str) -> str:

@@ -12,7 +12,8 @@ import vapoursynth as vs
 
 from vsfdatrd.compare import metrics, page, pick, pictures
 from vsfdatrd.compare.match import DIFFERENT, Pair, Thumbnails, overlap, pairs, without_borders
-from vsfdatrd.compare.video import Video, check_file, frame, open_video
+from vsfdatrd.compare.video import Video, frame, open_video
+from vsfdatrd.encode.source import check_file
 from vsfdatrd.errors import ArgumentError
 from vsfdatrd.system.progress import working
 

@@ -105,9 +105,10 @@ def overlap(before: Video, after: Video, offset: float) -> range:
     Raises:
         ArgumentError: There is no overlap, which only an offset can cause.
     """
-    length, frame_lasts = float(before.times[-1]), float(before.times[-1]) / max(1, len(before.times) - 1)
+    length = float(before.times[-1])
+    slack = 0.99 * length / max(1, len(before.times) - 1)  # less than a frame, so that rounded times do not add one
     when = times_in_before(before, after, offset)
-    inside = np.flatnonzero((when >= -frame_lasts) & (when <= length + frame_lasts))
+    inside = np.flatnonzero((when >= -slack) & (when <= length + slack))
     if not len(inside):
         raise ArgumentError(
             f"--offset {offset:g} leaves nothing to compare: {before.path.name} is {length:.1f} s long and "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vsfdatrd.compare.cli import require_pillow
+from vsfdatrd.encode.cli import add_processing, processing
 
 
 def add_to(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -20,12 +21,7 @@ def add_to(commands: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument("--frames", type=int, default=6, metavar="N", help="how many frames are chosen (6)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the page (beside the film: NAME.preview.html)")
     parser.add_argument("--open", action="store_true", help="show the page once it has a picture")
-    parser.add_argument("--backend", default="auto", help="tensorrt, native, openvino, torch or auto")
-    parser.add_argument("--precision", default="auto", help="fp16, mixed, bf16, fp32 or auto")
-    parser.add_argument("--device", type=int, nargs="+", metavar="N", help="numbers of GPUs (0)")
-    parser.add_argument("--chroma-filter", default="none", metavar="NAME", help="as encode takes it (none)")
-    parser.add_argument("--field", default="auto", help="auto, progressive, ivtc (telecined film) or deint (auto)")
-    parser.add_argument("--crop", default="none", help="auto, none or left,top,right,bottom in pixels (none)")
+    add_processing(parser)
     parser.set_defaults(run=_run)
 
 
@@ -35,14 +31,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from vsfdatrd.compare.preview_page import duration, speed
     from vsfdatrd.encode.settings import Settings
 
-    settings = Settings(
-        backend=arguments.backend.lower(),
-        precision=arguments.precision.lower(),
-        devices=tuple(arguments.device or [0]),
-        chroma_filter=arguments.chroma_filter.lower(),
-        field=arguments.field.lower(),
-        crop=arguments.crop.lower(),
-    )
+    settings = Settings(**processing(arguments))
     out: Path = arguments.out or arguments.file.with_name(f"{arguments.file.stem}.preview.html")
 
     def written() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vsfdatrd.encode.presets import PRESETS
 from vsfdatrd.errors import ArgumentError, FdatrdError, sentence
@@ -41,6 +41,24 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     ways = "; ".join(f"{preset.name}: {preset.about}" for preset in PRESETS.values())
     parser.add_argument("--preset", default="x265", metavar="NAME", help=f"{ways} (x265)")
     parser.add_argument("--model", default="medium", help="a name of the catalog, or a weights file (medium)")
+    add_processing(parser)
+    parser.add_argument(
+        "--ray", metavar="ADDRESS", help="make the parts on a Ray cluster: auto, or host:port of its head"
+    )
+    parser.add_argument("--keep-sar", action="store_true", help="keep pixels that are not square")
+    parser.add_argument("--chunk", type=float, default=5.0, metavar="MINUTES", help="length of a part (5)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there already")
+    parser.add_argument("--script", action="store_true", help="print the VapourSynth script, and do nothing else")
+    parser.add_argument("--json", action="store_true", help="tell what happens as JSON, one event a line, on stdout")
+    parser.set_defaults(run=run)
+
+
+def add_processing(parser: argparse.ArgumentParser) -> None:
+    """Add the options that determine the frames before they are encoded; `processing` reads them.
+
+    Args:
+        parser: The parser of a subcommand.
+    """
     parser.add_argument("--backend", default="auto", help="tensorrt, native, openvino, torch or auto")
     parser.add_argument("--precision", default="auto", help="fp16, mixed, bf16, fp32 or auto")
     parser.add_argument(
@@ -50,21 +68,24 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="luma_guided puts colors that bled over lines, as on LaserDisc, back behind them (none)",
     )
     parser.add_argument(
-        "--device", type=int, nargs="+", metavar="N", help="numbers of GPUs; each makes parts of its own (0)"
-    )
-    parser.add_argument(
-        "--ray", metavar="ADDRESS", help="make the parts on a Ray cluster: auto, or host:port of its head"
+        "--device", type=int, nargs="+", metavar="N", help="numbers of the GPUs, which work on separate parts (0)"
     )
     parser.add_argument("--field", default="auto", help="auto, progressive, ivtc (telecined film) or deint (auto)")
     parser.add_argument(
         "--crop", default="none", help="auto, none or left,top,right,bottom in pixels of the source (none)"
     )
-    parser.add_argument("--keep-sar", action="store_true", help="keep pixels that are not square")
-    parser.add_argument("--chunk", type=float, default=5.0, metavar="MINUTES", help="length of a part (5)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there already")
-    parser.add_argument("--script", action="store_true", help="print the VapourSynth script, and do nothing else")
-    parser.add_argument("--json", action="store_true", help="tell what happens as JSON, one event a line, on stdout")
-    parser.set_defaults(run=run)
+
+
+def processing(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `add_processing` as arguments of `Settings`.
+
+    Args:
+        arguments: The parsed command line.
+    """
+    texts = {
+        name: getattr(arguments, name).lower() for name in ("backend", "precision", "chroma_filter", "field", "crop")
+    }
+    return texts | {"devices": tuple(arguments.device or [0])}
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
@@ -104,13 +125,8 @@ def run(arguments: argparse.Namespace) -> int:
             "leave one of the two out"
         )
     chosen = Settings(
+        **processing(arguments),
         model=arguments.model,
-        backend=arguments.backend.lower(),
-        precision=arguments.precision.lower(),
-        chroma_filter=arguments.chroma_filter.lower(),
-        devices=tuple(arguments.device or [0]),
-        field=arguments.field.lower(),
-        crop=arguments.crop.lower(),
         keep_sar=arguments.keep_sar,
         preset=arguments.preset.lower(),
         further=tuple(arguments.further),

@@ -226,7 +226,7 @@ def _fingerprint(path: Path, settings: Settings, weights: str) -> dict[str, Any]
     for name in ("overwrite", "devices"):
         del asked[name]
     asked["further"] = list(settings.further)
-    asked["ffmpeg options of the preset"] = list(settings.selected_preset.options)
+    asked["ffmpeg options of the preset"] = settings.selected_preset.arguments
     ffmpeg = presets.version(settings.encoder)
     return asked | {"weights": weights, "vsfdatrd": __version__, "ffmpeg": ffmpeg, "source": identity(path)}
 
@@ -302,8 +302,8 @@ def _first_frame(inputs: ChunkInputs, journal: Journal, workers: Workers, show: 
 
 
 def _options(settings: Settings, colors: dict[str, int], sar: Fraction) -> tuple[str, ...]:
-    way = settings.selected_preset
-    return ("-c:v", way.encoder, *presets.color_options(colors, sar), *way.options, *settings.further)
+    preset = settings.selected_preset
+    return ("-c:v", preset.encoder, *presets.color_options(colors, sar), *preset.arguments, *settings.further)
 
 
 def _report_streams(selection: streams.Selection, metadata: FrameMetadata, encoder: str, show: Reporter) -> None:

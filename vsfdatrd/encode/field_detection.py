@@ -18,8 +18,9 @@ from vsfdatrd.errors import ArgumentError
 type Kind = Literal["progressive", "ivtc", "match", "deint"]
 
 CHOICES = ("auto", "progressive", "ivtc", "deint")
+SMALLEST = 16
+"""Minimum width and height in pixels of interlaced video: VFM and Bwdif overrun their buffers in smaller frames."""
 _TESTS = 8  # approximate number of combed frames per window that are tested for drawn lines
-_SMALLEST = 16  # minimum width and height in pixels of interlaced video
 _MOVES = 0.0004  # mean difference from the previous frame, of 1; smaller ones are grain
 _SOME = 0.08  # share of moving frames; fewer combed ones are isolated bad frames
 _LEFT = 0.3  # share of combed frames that may stay combed after matching, such as interlaced credits over film
@@ -101,8 +102,7 @@ def _decide(clip: Any, rate: Fraction, requested: str, seen: Survey | None) -> F
     says = {0: "progressive", 1: "interlaced, bottom field first", 2: "interlaced, top field first"}[marked]
     if requested == "progressive":
         return Fields("progressive", top, "as asked")
-    # VFM and Bwdif overrun their buffers if the frame is smaller than a block.
-    fieldless = clip.height % 2 or clip.num_frames < 2 or min(clip.width, clip.height) < _SMALLEST
+    fieldless = clip.height % 2 or clip.num_frames < 2 or min(clip.width, clip.height) < SMALLEST
     count = f"{clip.num_frames} frame{'s'[: clip.num_frames - 1]} of {clip.width}×{clip.height} pixels"
     if requested in ("deint", "ivtc") and fieldless:
         raise ArgumentError(

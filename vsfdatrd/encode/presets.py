@@ -19,14 +19,19 @@ class Preset:
     name: str
     encoder: str
     """ffmpeg's name of the encoder."""
-    options: tuple[str, ...]
-    """ffmpeg output options."""
+    options: str
+    """ffmpeg output options, as on a command line."""
     format: str
     """VapourSynth's name of the encoder's input format."""
     suffixes: tuple[str, ...]
     """Suffixes of the containers that can hold the stream."""
     about: str
     """Short description for the command-line help."""
+
+    @property
+    def arguments(self) -> list[str]:
+        """`options` as a list of arguments."""
+        return self.options.split()
 
     @property
     def pixel_format(self) -> str:
@@ -39,7 +44,7 @@ _PRESETS = (
     Preset(
         "x265",
         "libx265",
-        ("-preset", "medium", "-tune", "animation", "-crf", "16", "-x265-params", "log-level=error"),
+        "-preset medium -tune animation -crf 16 -x265-params log-level=error",
         "YUV420P10",
         _ALL,
         "HEVC, 10 bit",
@@ -47,24 +52,17 @@ _PRESETS = (
     Preset(
         "x264",
         "libx264",
-        ("-preset", "slow", "-tune", "animation", "-crf", "16"),
+        "-preset slow -tune animation -crf 16",
         "YUV420P8",
         _ALL,
         "H.264, 8 bit, for any player",
     ),
-    Preset("svtav1", "libsvtav1", ("-preset", "5", "-crf", "20"), "YUV420P10", (".mkv", ".mp4"), "AV1, 10 bit"),
-    Preset(
-        "ffv1",
-        "ffv1",
-        ("-level", "3", "-g", "1", "-slices", "16", "-slicecrc", "1"),
-        "YUV420P10",
-        (".mkv",),
-        "lossless, 10 bit",
-    ),
+    Preset("svtav1", "libsvtav1", "-preset 5 -crf 20", "YUV420P10", (".mkv", ".mp4"), "AV1, 10 bit"),
+    Preset("ffv1", "ffv1", "-level 3 -g 1 -slices 16 -slicecrc 1", "YUV420P10", (".mkv",), "lossless, 10 bit"),
     Preset(
         "prores",
         "prores_ks",
-        ("-profile:v", "hq", "-vendor", "apl0"),
+        "-profile:v hq -vendor apl0",
         "YUV422P10",
         (".mov", ".mkv"),
         "ProRes 422 HQ, for editing",
@@ -72,22 +70,7 @@ _PRESETS = (
     Preset(
         "nvenc",
         "hevc_nvenc",
-        (
-            "-preset",
-            "p7",
-            "-tune",
-            "hq",
-            "-profile:v",
-            "main10",
-            "-pix_fmt",
-            "p010le",
-            "-rc",
-            "vbr",
-            "-cq",
-            "18",
-            "-b:v",
-            "0",
-        ),
+        "-preset p7 -tune hq -profile:v main10 -pix_fmt p010le -rc vbr -cq 18 -b:v 0",
         "YUV420P10",
         _ALL,
         "HEVC, 10 bit, on an NVIDIA GPU",

@@ -1,6 +1,7 @@
 """The user's settings for an encode, validated as far as possible without reading the source."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,55 +87,14 @@ class Settings:
 
 
 # ffmpeg options that conflict with those set by encode, or whose effect would be lost when chunks are joined.
-_NOT_FURTHER = frozenset(
-    (
-        "-i",
-        "-map",
-        "-f",
-        "-ss",
-        "-sseof",
-        "-t",
-        "-to",
-        "-r",
-        "-fpsmax",
-        "-frames",
-        "-vframes",
-        "-aframes",
-        "-dframes",
-        "-fs",
-        "-an",
-        "-vn",
-        "-sn",
-        "-dn",
-        "-acodec",
-        "-scodec",
-        "-filter_complex",
-        "-lavfi",
-        "-fps_mode",
-        "-vsync",
-        "-shortest",
-        "-itsoffset",
-        "-itsscale",
-        "-stream_loop",
-        "-copyts",
-        "-start_at_zero",
-        "-map_metadata",
-        "-map_chapters",
-        "-attach",
-        "-dump_attachment",
-        "-pass",
-        "-passlogfile",
-        "-s",
-        "-aspect",
-        "-metadata",
-        "-disposition",
-        "-target",
-        "-force_key_frames",
-        "-timestamp",
-        "-program",
-        "-stream_group",
-        "-streamid",
-    )
+_NOT_FURTHER = re.compile(
+    "-("
+    "i|f|map|[avsd]n|[as]codec|filter_complex|lavfi|attach|dump_attachment|target|"  # files and streams
+    "ss|sseof|t|to|fs|[vad]?frames|stream_loop|shortest|"  # which frames
+    "r|fpsmax|fps_mode|vsync|itsoffset|itsscale|copyts|start_at_zero|timestamp|"  # when they are shown
+    "s|aspect|pass|passlogfile|force_key_frames|"  # how they are encoded
+    "metadata|map_metadata|map_chapters|disposition|program|stream_group|streamid"  # what describes them
+    ")"
 )
 
 
@@ -152,7 +112,7 @@ def _check_further(words: Sequence[str]) -> None:
             continue
         name, _, specifier = word.partition(":")
         other = name in ("-c", "-codec") and not specifier.startswith("v")
-        if name in _NOT_FURTHER or other:
+        if _NOT_FURTHER.fullmatch(name) or other:
             raise ArgumentError(
                 f"{word} after -- would change which frames or streams there are, or how they are written, which "
                 "encode sees to itself; give options of the video encoder only, such as -crf 14 or -preset slow"

@@ -69,6 +69,43 @@ def open_source(path: Path, index: Path | None) -> Source:
 
     av = require_av()
     check_plugins(vs.core)
+    track = find_track(path)
+    clip, stamps, base = read_frames(path, track, index)
+    try:
+        check_constant(path, clip)
+        seen = survey(clip)
+    except vs.Error as error:
+        raise ClipError(
+            f"frames of {str(path)!r} cannot be decoded ({error}); the file may be damaged: copy it again, "
+            "or let ffmpeg repair it (ffmpeg -err_detect ignore_err -i IN -c:v ffv1 -c:a copy OUT.mkv)"
+        ) from error
+    remarks = [f"the video is stream {track.index}, {track.why} of several"] if track.why else []
+    if missing := stamps.count(UNKNOWN):
+        remarks.append(f"{missing} of {len(stamps)} frames have no timestamps; they are spread evenly")
+    rate = frame_rate(clip, stamps, base, track)
+    stamps = fill_gaps(stamps, 1 / (rate * base))
+    first = stamps[0] * base
+    origin = first if track.start is None else min(first, track.start)
+    try:
+        sar, sar_remarks = prevailing(pixel_shapes(path, track.index, len(stamps)), track.sar)
+    except av.FFmpegError as error:
+        raise ArgumentError(f"{str(path)!r} cannot be read to its end ({error.strerror}); copy it again") from error
+    remarks += sar_remarks
+    if (clip.width, clip.height) == track.size[::-1] != track.size:  # BestSource applied the file's rotation tag
+        sar = 1 / sar
+    return Source(path, clip, stamps, base, sar, origin, track.index, rate, seen, remarks)
+
+
+def find_track(path: Path) -> VideoTrack:
+    """Find the video stream that is encoded; see `input_file.video_track`.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ArgumentError: The file is not a readable video.
+    """
+    av = require_av()
     check_file(path)
     try:
         track = video_track(path)
@@ -76,6 +113,25 @@ def open_source(path: Path, index: Path | None) -> Source:
         raise ArgumentError(f"{str(path)!r} cannot be read as video ({error.strerror}); give a video file") from error
     if track is None:
         raise ArgumentError(f"{str(path)!r} holds no video that can be read; give a video file")
+    return track
+
+
+def read_frames(path: Path, track: VideoTrack, index: Path | None) -> tuple[Any, list[int], Fraction]:
+    """Open a video stream with BestSource, which decodes the complete file once if it has no index of it yet.
+
+    Args:
+        path: The file.
+        track: The stream.
+        index: Where the index is stored, as in `open_source`.
+
+    Returns:
+        The clip, the timestamp of each frame (`UNKNOWN` where missing), and the duration of a tick in seconds.
+
+    Raises:
+        ArgumentError: BestSource cannot open the file.
+    """
+    import vapoursynth as vs
+
     cache: dict[str, Any] = {"cachemode": 4, "cachepath": file_name(index)} if index else {}
     logger = logging.getLogger("vapoursynth")
     level = logger.level
@@ -88,32 +144,8 @@ def open_source(path: Path, index: Path | None) -> Source:
         raise ArgumentError(_refusal(path, str(error).removeprefix("VideoSource: "))) from error
     finally:
         logger.setLevel(level)
-    clip = opened["clip"]
-    try:
-        check_constant(path, clip)
-        seen = survey(clip)
-    except vs.Error as error:
-        raise ClipError(
-            f"frames of {str(path)!r} cannot be decoded ({error}); the file may be damaged: copy it again, "
-            "or let ffmpeg repair it (ffmpeg -err_detect ignore_err -i IN -c:v ffv1 -c:a copy OUT.mkv)"
-        ) from error
     stamps, base = opened["timestamps"], Fraction(opened["timebasenum"], opened["timebaseden"])
-    stamps = [stamps] if isinstance(stamps, int) else list(stamps)
-    remarks = [f"the video is stream {track.index}, {track.why} of several"] if track.why else []
-    if missing := stamps.count(UNKNOWN):
-        remarks.append(f"{missing} of {len(stamps)} frames have no timestamps; they are spread evenly")
-    rate = _rate(clip, stamps, base, track)
-    stamps = fill_gaps(stamps, 1 / (rate * base))
-    first = stamps[0] * base
-    origin = first if track.start is None else min(first, track.start)
-    try:
-        sar, sar_remarks = prevailing(pixel_shapes(path, track.index, len(stamps)), track.sar)
-    except av.FFmpegError as error:
-        raise ArgumentError(f"{str(path)!r} cannot be read to its end ({error.strerror}); copy it again") from error
-    remarks += sar_remarks
-    if (clip.width, clip.height) == track.size[::-1] != track.size:  # BestSource applied the file's rotation tag
-        sar = 1 / sar
-    return Source(path, clip, stamps, base, sar, origin, track.index, rate, seen, remarks)
+    return opened["clip"], [stamps] if isinstance(stamps, int) else list(stamps), base
 
 
 def _refusal(path: Path, reason: str) -> str:
@@ -187,8 +219,15 @@ def check_constant(path: Path, clip: Any) -> None:
     )
 
 
-def _rate(clip: Any, stamps: Sequence[int], base: Fraction, track: VideoTrack) -> Fraction:
-    """Return the frame rate: BestSource's, unless it was derived from missing timestamps."""
+def frame_rate(clip: Any, stamps: Sequence[int], base: Fraction, track: VideoTrack) -> Fraction:
+    """Return the frame rate: BestSource's, unless it was derived from missing timestamps.
+
+    Args:
+        clip: The clip of `read_frames`.
+        stamps: Its timestamps.
+        base: Duration of a timestamp tick in seconds.
+        track: The stream.
+    """
     declared = Fraction(clip.fps_num, clip.fps_den) if clip.fps_num > 0 and clip.fps_den > 0 else None
     if len(stamps) < 2:  # for a single frame, BestSource reports the container's time base as the rate
         return track.rate if track.rate and 1 <= track.rate <= 240 else _USUAL
@@ -208,7 +247,7 @@ def check_plugins(core: Any) -> None:
     Raises:
         EncodeError: A plugin is missing.
     """
-    names = {"bs": "bestsource", "vivtc": "vivtc", "bwdif": "bwdif", "fdatrd": None}
+    names = ("bs", "vivtc", "bwdif", "fdatrd")
     if missing := [name for name in names if not hasattr(core, name)]:
         raise EncodeError(f"VapourSynth lacks the plugins {', '.join(missing)}; {PIP}")
 

@@ -11,24 +11,7 @@ from vsfdatrd.encode.field_detection import Fields
 from vsfdatrd.encode.source import Source
 from vsfdatrd.errors import ClipError
 
-RATES = tuple(
-    Fraction(*rate)
-    for rate in (
-        (24000, 1001),
-        (24, 1),
-        (25, 1),
-        (30000, 1001),
-        (30, 1),
-        (50, 1),
-        (60000, 1001),
-        (60, 1),
-        (15, 1),
-        (12, 1),
-        (18, 1),
-        (16, 1),
-        (20, 1),
-    )
-)
+RATES = (*(Fraction(n, 1001) for n in (24000, 30000, 60000)), *map(Fraction, (12, 15, 16, 18, 20, 24, 25, 30, 50, 60)))
 """Common frame rates, frames per second."""
 _JITTER = Fraction(1, 50)  # seconds: pulldown flags move frames by up to half a field, containers round to milliseconds
 

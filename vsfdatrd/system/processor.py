@@ -15,18 +15,23 @@ def usable_cpus() -> list[int]:
     return list(range(psutil.cpu_count() or 1))
 
 
+def name() -> str:
+    """Return the CPU's name as the system gives it."""
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
 @cache
 def identity() -> str:
     """Return the CPU's name, a digest of its feature flags, and the number of cores this process may use."""
-    name, flags = platform.processor() or platform.machine(), ""
+    flags = hashlib.sha256(_cpuinfo().get("flags", "").encode()).hexdigest()[:8]
+    return f"{name()} ({flags}), {len(usable_cpus())} cores"
+
+
+def _cpuinfo() -> dict[str, str]:
+    """Return the first value of each key in /proc/cpuinfo; empty on systems other than Linux."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # not Linux
-        lines = []
-    for line in reversed(lines):  # so that the first line of each key wins
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            name = value.strip()
-        elif key.strip() == "flags":
-            flags = value.strip()
-    return f"{name} ({hashlib.sha256(flags.encode()).hexdigest()[:8]}), {len(usable_cpus())} cores"
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in reversed(lines))
+    return {key.strip(): value.strip() for key, _, value in pairs}

@@ -26,23 +26,8 @@ from vsfdatrd.weights.files import (
 MAX_HEADER = 1 << 24
 """Longest accepted header in bytes; the header of a network with 100,000 tensors is shorter."""
 
-_DTYPES = {
-    "F64": "fp64",
-    "F32": "fp32",
-    "F16": "fp16",
-    "BF16": "bf16",
-    "F8_E4M3": "fp8_e4m3",
-    "F8_E5M2": "fp8_e5m2",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U64": "uint64",
-    "U32": "uint32",
-    "U16": "uint16",
-    "U8": "uint8",
-    "BOOL": "bool",
-}
+_DTYPES = {kind.upper().replace("FP", "F").replace("INT", "I").replace("UI", "U"): kind for kind in STORED}
+"""Names of data types in safetensors files, such as F32, BF16 and U8 -> keys of `STORED`."""
 
 
 class SafetensorsFile:

@@ -1,7 +1,6 @@
 """Check that another machine has the same source, weights and programs as this one."""
 
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from vsfdatrd.checkpoint import open_checkpoint
@@ -9,6 +8,7 @@ from vsfdatrd.encode import presets
 from vsfdatrd.encode.source import check_plugins, identity
 from vsfdatrd.encode.workers import ChunkInputs
 from vsfdatrd.errors import FdatrdError
+from vsfdatrd.system.packages import versions
 from vsfdatrd.weights.catalog import resolve
 
 _PACKAGES = ("vapoursynth", "vapoursynth-bestsource", "vapoursynth-vivtc", "vapoursynth-bwdif")
@@ -47,7 +47,7 @@ class Environment:
             inputs.weights,
             inputs.encoder,
             presets.version(inputs.encoder),
-            _packages(),
+            versions(_PACKAGES),
         )
 
     def mismatch(self) -> str | None:
@@ -73,10 +73,10 @@ class Environment:
             return f"cannot do it: {error}"
         if result != self.ffmpeg:
             return f"has another ffmpeg ({result}; here {self.ffmpeg}); install the same there, or put it first on PATH"
-        there = _packages()
+        installed = versions(_PACKAGES)
         for name, expected in self.packages.items():
-            if there[name] != expected:
-                return f"has {name} {there[name]}; pip install '{name}=={expected}' there"
+            if installed.get(name) != expected:
+                return f"has {name} {installed.get(name, 'none')}; pip install '{name}=={expected}' there"
         try:
             import vapoursynth as vs
 
@@ -89,14 +89,4 @@ class Environment:
 def _content(path: Path) -> dict[str, str | int]:
     result = identity(path)
     del result["changed"]
-    return result
-
-
-def _packages() -> dict[str, str]:
-    result = {}
-    for name in _PACKAGES:
-        try:
-            result[name] = version(name)
-        except PackageNotFoundError:
-            result[name] = "none"
     return result
