@@ -8,11 +8,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from vsfdatrd.backends.base import EngineSpec
+from vsfdatrd.backends.tensorrt import backend
+from vsfdatrd.checkpoint import open_checkpoint
 
 FAKE = Path(__file__).parent / "fake_gpu"
 
@@ -85,7 +89,9 @@ def run(identity_2x: Path, tmp_path: Path) -> Run:
 
     def runner(faults: str = "", gpu: dict[str, str] | None = None, **asked: Any) -> Outcome:
         asked = {"model": str(identity_2x), "cache": str(tmp_path / "cache")} | asked
-        environment = os.environ | {"PYTHONPATH": str(FAKE), "FAKE_GPU": faults} | (gpu or {})
+        # Measuring takes a second; tests of it set the variable to nothing.
+        given = {"PYTHONPATH": str(FAKE), "FAKE_GPU": faults, "FDATRD_TENSORRT_CONTEXTS": "1"} | (gpu or {})
+        environment = {name: value for name, value in (os.environ | given).items() if value}
         environment.pop("FDATRD_CACHE", None)
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT, json.dumps(asked)],
@@ -374,6 +380,128 @@ def test_a_second_network_needs_memory(run: Run) -> None:
     outcome = run("large", gpu={"FDATRD_TENSORRT_CONTEXTS": "2"})
     assert outcome.sound, outcome
     assert "fdatrd: GPU 0 has no memory for one more network at the same time" in outcome.stderr
+
+
+MEASURED = {"FDATRD_TENSORRT_CONTEXTS": "", "FAKE_MS": "4"}
+TWO_FIT = MEASURED | {"FAKE_AT_ONCE": "2"}
+"""A GPU that computes two networks in the time of one."""
+
+
+def contexts(tmp_path: Path) -> list[int]:
+    """How many execution contexts were chosen, on each GPU that was measured."""
+    content = state(tmp_path).get("contexts.json", b"{}")
+    return [entry["contexts"] for entry in json.loads(content).values()]
+
+
+def test_two_networks_that_are_faster_are_measured_once_and_kept(run: Run, tmp_path: Path) -> None:
+    first = run(gpu=TWO_FIT, length=40)
+    assert first.sound, first
+    assert "; used on Fake RTX, driver 590.1" in first.stderr
+    assert contexts(tmp_path) == [2]
+
+    again = run(gpu=MEASURED, length=40)  # would lose now
+    assert again.sound, again
+    assert "two frames at a time" not in again.stderr, "it was measured again"
+
+    alone = run("second", gpu=MEASURED)
+    assert alone.sound, alone
+    assert "GPU 0 computes one network less at the same time: TensorRT cannot prepare the engine" in alone.stderr
+    assert contexts(tmp_path) == [2], "what was chosen is forgotten for one failure"
+
+    other = run(gpu=MEASURED | {"FAKE_GPUS": "Other RTX 8.9"})
+    assert "; not used on Other RTX" in other.stderr
+    assert contexts(tmp_path) == [2, 1]
+
+
+def test_two_networks_that_are_no_faster_are_not_kept(run: Run, tmp_path: Path) -> None:
+    first = run(gpu=MEASURED, length=40)
+    assert first.sound, first
+    assert "; not used on Fake RTX" in first.stderr
+    assert contexts(tmp_path) == [1]
+    again = run("second", gpu=MEASURED)
+    assert again.sound, again
+    assert "at a time" not in again.stderr
+    assert "one network less" not in again.stderr, "a second one was tried"
+
+
+@pytest.mark.parametrize(("fault", "said"), [("second", "computes one network less at the same time"), ("large", "")])
+def test_one_network_where_a_second_cannot_be(run: Run, tmp_path: Path, fault: str, said: str) -> None:
+    """Nothing is measured, and nothing remembered that free memory may change."""
+    outcome = run(fault, gpu=TWO_FIT)
+    assert outcome.sound, outcome
+    assert said in outcome.stderr
+    assert ("network" in outcome.stderr) == bool(said)
+    assert contexts(tmp_path) == []
+
+
+def test_few_streams_mean_one_network(identity_2x: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was measured for more streams does not matter then, and an explicit number matters more than either."""
+    spec = EngineSpec(open_checkpoint(identity_2x), 60, 90, "fp16")
+    assert [backend._contexts(replace(spec, streams=streams), None) for streams in (1, 3, 4, None)] == [
+        1,
+        1,
+        None,
+        None,
+    ]
+    kept = {"contexts": 2, "fps": [1.0, 2.0]}
+    assert [backend._contexts(replace(spec, streams=streams), kept) for streams in (3, 4, None)] == [1, 2, 2]
+    assert backend._contexts(spec, {"contexts": "many"}) is None, "a damaged note is believed"
+    monkeypatch.setenv(backend.CONTEXTS, "3")
+    assert backend._contexts(replace(spec, streams=2), kept) == 3
+
+
+def test_two_networks_on_each_of_two_gpus(run: Run, tmp_path: Path) -> None:
+    outcome = run(gpu=TWO_FIT | {"FAKE_GPUS": "Fake RTX 8.9,Fake RTX 8.9"}, device=[0, 1], length=40)
+    assert outcome.sound, outcome
+    assert contexts(tmp_path) == [2]
+
+
+def test_a_gpu_that_is_lost_while_it_is_measured_is_left(run: Run, tmp_path: Path) -> None:
+    outcome = run("launch", gpu=TWO_FIT)
+    assert outcome.sound, outcome
+    assert (
+        "The tensorrt engine cannot be used: computing on the GPU failed: unspecified launch failure" in outcome.stderr
+    )
+    assert contexts(tmp_path) == []
+
+
+@pytest.mark.parametrize(("fault", "said"), [("launch", "unspecified launch failure"), ("crash", "ended unexpectedly")])
+def test_two_networks_on_a_gpu_that_is_lost_fail_frames(run: Run, fault: str, said: str) -> None:
+    two = {"FDATRD_TENSORRT_CONTEXTS": "2"}
+    run(gpu=two)  # builds and verifies
+    outcome = run(fault, gpu=two, backend="tensorrt", streams=4, length=40)
+    assert outcome.error is None
+    failed = [frame for frame in outcome.frames if isinstance(frame, str)]
+    assert failed
+    assert all(said in frame and frame.startswith("fdatrd.upscale: frame ") for frame in failed)
+
+
+def test_a_network_that_is_not_kept_frees_its_memory(run: Run, tmp_path: Path) -> None:
+    run()
+    (engine,) = (tmp_path / "cache").glob("store-1/engines/*")
+    script = (
+        "import sys\n"
+        "from cuda.bindings import runtime\n"
+        "from vsfdatrd.backends.tensorrt.worker import TensorRt\n"
+        "side = TensorRt(print, lambda: None)\n"
+        "given = 'tensorrt_rtx', sys.argv[1], [0], None, None\n"
+        "assert side.do_load(*given, 2)['slots'] == 4\n"
+        "assert (len(side._devices), len(runtime._memory), runtime._contexts[0]) == (2, 4, 2)\n"
+        "side._remove_contexts(0)\n"
+        "assert (len(runtime._memory), runtime._contexts[0]) == (0, 0)\n"
+        "loaded = side.do_load(*given, None)\n"
+        "assert (loaded['contexts'], loaded['slots'], len(side._devices)) == (1, 3, 1), loaded\n"
+        "assert (len(runtime._memory), runtime._contexts[0]) == (2, 1)\n"
+        "assert side.do_verify(sys.argv[1], 'fp16') >= 50\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(engine)],
+        env=os.environ | {"PYTHONPATH": str(FAKE), "FAKE_MS": "4"},
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_wrong_number_of_networks(run: Run) -> None:

@@ -11,12 +11,24 @@ told anything. unreadable: the library does not say what is wrong with an engine
 memory while they run. replay: what is captured computes something else. hostalloc: there is no pinned memory at all.
 own-replay: what the library captures by itself computes something else. address: memory for frames is not taken.
 nocache: the library takes no runtime cache. context: asking for memory takes 300 MiB of it. unmanaged: no NVML.
-large: engines take 5 GiB.
+large: activations take 5 GiB. second: a GPU has one execution context at a time.
 """
+ACTIVATIONS = (5 << 30) if "large" in FAULTS else (100 << 20)
+"""Bytes of an execution context."""
 GPUS = tuple(filter(None, os.environ.get("FAKE_GPUS", "Fake RTX 8.9").split(",")))
 """Name and compute capability of each."""
 DRIVER = int(os.environ.get("FAKE_DRIVER", "13010"))
 RELEASE = os.environ.get("FAKE_RELEASE", "590.1")
+MILLISECONDS = float(os.environ["FAKE_MS"]) if "FAKE_MS" in os.environ else None
+"""How long a network takes, exactly; None for threads that take a moment for everything."""
+AT_ONCE = int(os.environ.get("FAKE_AT_ONCE", "1"))
+"""How many networks the GPU computes at once without being slower, if it keeps the time."""
+SHARED = 1.25
+"""How much longer a network takes after one of another stream (the cache is cold), if one is computed at a time."""
+RATES = {1: 20e9, 2: 400e9}
+"""Bytes per second of copies to or from the GPU, and of those on it, if it keeps the time."""
+MOST_MOVED = 1 << 20
+"""Bytes that are really copied, if it keeps the time. Of larger frames there is only the time."""
 FREE = int(os.environ.get("FAKE_FREE", str(8 << 30)))
 
 

@@ -59,15 +59,15 @@ BYTES_OF_PROCESS = 600 << 20
 """GPU memory of a CUDA context, the library's kernels and small allocations."""
 
 STREAMS = 3
-"""Frames in flight on a GPU: one being uploaded, one computed, one downloaded."""
+"""Frames in flight on a GPU, at least: one being uploaded, one computed, one downloaded."""
 
 LEVEL = "FDATRD_TENSORRT_LEVEL"
 """Environment variable: builder optimization level of `tensorrt`, 0 to 5. `tensorrt_rtx` has no such setting."""
 
 CONTEXTS = "FDATRD_TENSORRT_CONTEXTS"
-"""Environment variable: execution contexts on a GPU, 1 to 4, as far as memory allows; 1 by default.
+"""Environment variable: execution contexts on a GPU, 1 to 4, as far as memory allows.
 
-Where one network leaves multiprocessors of the GPU idle, another can use them; the gain has not been measured.
+By default two, if memory allows and they were faster than one when the engine was first loaded (`concurrency.py`).
 """
 
 
@@ -153,7 +153,10 @@ def memory_estimate(spec: EngineSpec) -> tuple[int, int]:
 
 
 def needed_bytes(spec: EngineSpec) -> int:
-    """Estimate the GPU memory of an engine and its frames in bytes.
+    """Estimate the GPU memory of an engine with one execution context, and of its frames, in bytes.
+
+    A second context is created only if its activations, which are measured then, leave the GPU enough free memory
+    (`worker._Device.has_room_for_another`).
 
     Args:
         spec: Parameters of the engine.
@@ -276,29 +279,39 @@ def load(spec: EngineSpec, directory: Path) -> Engine:
         EngineError: The engine does not load.
         EngineBuildError: The output differs too much from the reference.
     """
+    names = ", ".join(gpus()[index].name for index in spec.device)
+    who = f"{names}, driver {_standby.describe()['driver']}, {version(spec.device)}"
+    rates_file = spec.state and spec.state / "contexts.json"
+    rates = _json(read_or_none(rates_file))
     loaded = _standby.ask(
         "load",
         library=_library(spec.device).module,
         directory=str(directory),
         devices=list(spec.device),
-        streams=spec.streams or STREAMS,
+        streams=spec.streams,
         state=spec.state and str(spec.state),
-        contexts=_contexts(),
+        contexts=_contexts(spec, rates.get(who)),
     )
-    names = ", ".join(gpus()[index].name for index in spec.device)
-    who = f"{names}, driver {_standby.describe()['driver']}, {version()}"
-    note = spec.state and spec.state / "verified.json"
-    verified = _json(read_or_none(note))
+    if measured := loaded["measured"]:
+        one, two = (round(rate, 1) for rate in measured)
+        chosen = "used" if loaded["contexts"] > 1 else "not used"
+        log.info("two frames at a time: %.1f frames per second, one at a time: %.1f; %s on %s", two, one, chosen, who)
+        if rates_file:
+            keep_if_possible(
+                rates_file, json.dumps(rates | {who: {"contexts": loaded["contexts"], "fps": [one, two]}}).encode()
+            )
+    verified_file = spec.state and spec.state / "verified.json"
+    verified = _json(read_or_none(verified_file))
     if who not in verified:
         psnr = _standby.ask("verify", directory=str(directory), precision=spec.precision)
         log.info("%s agrees with fp32 to %.1f dB on %s", spec.precision, psnr, who)
-        if note:
-            keep_if_possible(note, json.dumps(verified | {who: round(psnr, 2)}).encode())
+        if verified_file:
+            keep_if_possible(verified_file, json.dumps(verified | {who: round(psnr, 2)}).encode())
     _references.clear()
     return RemoteEngine(_standby.detach(), loaded["slots"], loaded["input"], loaded["output"])
 
 
-def _json(content: bytes | None) -> dict[str, float]:
+def _json(content: bytes | None) -> dict[str, Any]:
     try:
         found = json.loads(content or b"{}")
     except ValueError:
@@ -314,11 +327,25 @@ def _library(device: Sequence[int]) -> Library:
     return library
 
 
-def _contexts() -> int:
-    given = os.environ.get(CONTEXTS, "1")
-    if given not in tuple("1234"):
-        raise ArgumentError(f"{CONTEXTS}={given!r} is no number of networks; set it to 1 to 4, or unset it")
-    return int(given)
+def _contexts(spec: EngineSpec, measured: object) -> int | None:
+    """Return the number of execution contexts on each GPU: as requested, or as measured before; None to measure.
+
+    Args:
+        spec: Parameters of the engine.
+        measured: The entry of this GPU, driver and library in the file of measurements; None if there is none.
+
+    Raises:
+        ArgumentError: The environment variable is no such number.
+    """
+    given = os.environ.get(CONTEXTS)
+    if given is not None:
+        if given not in tuple("1234"):
+            raise ArgumentError(f"{CONTEXTS}={given!r} is no number of networks; set it to 1 to 4, or unset it")
+        return int(given)
+    if spec.streams is not None and spec.streams <= STREAMS:
+        return 1  # two would wait for each other's copies
+    known = measured.get("contexts") if isinstance(measured, dict) else None
+    return known if known in (1, 2) else None
 
 
 def _level() -> int | None:

@@ -9,6 +9,7 @@ import json
 import mmap
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from vsfdatrd.backends.accuracy import check_banding, compare, count_levels, drawing, sky
 from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.gpus import gpus
-from vsfdatrd.backends.tensorrt import cuda
+from vsfdatrd.backends.tensorrt import concurrency, cuda
 from vsfdatrd.backends.tensorrt.builder import FILE, REFERENCE, SKY, build, build_empty, logger
 from vsfdatrd.backends.tensorrt.copy_pipeline import Slot, TransferPipeline
 from vsfdatrd.backends.tensorrt.library import CLASSIC, RTX, Library, log_line
@@ -103,7 +104,13 @@ class TensorRt(WorkerServer):
         return build(_library(library), Path(graph), Path(directory), targets, how, Path(log))
 
     def do_load(
-        self, library: str, directory: str, devices: list[int], streams: int, state: str | None, contexts: int = 1
+        self,
+        library: str,
+        directory: str,
+        devices: list[int],
+        streams: int | None,
+        state: str | None,
+        contexts: int | None = 1,
     ) -> dict[str, Any]:
         """Load an engine on every GPU.
 
@@ -111,31 +118,63 @@ class TensorRt(WorkerServer):
             library: Module name of the TensorRT to use.
             directory: The engine's files.
             devices: Numbers of the GPUs.
-            streams: Frames in flight on each GPU.
+            streams: Frames in flight on each GPU; None for `slots_for` the contexts.
             state: Folder in which kernels compiled for a GPU are stored, so that they are compiled only once; None
                 for none.
-            contexts: Execution contexts on each GPU, as far as memory allows. Frames are distributed over them in
-                turn.
+            contexts: Execution contexts on each GPU, as far as memory allows; frames are distributed over them in
+                turn. None to measure whether two are faster than one.
 
         Returns:
-            Number of slots, and (C, H, W) of input and output.
+            Number of slots, (C, H, W) of input and output, number of contexts, and if these were measured, the frames
+            per second of one and of two.
 
         Raises:
             EngineError: TensorRT does not load the engine.
         """
         chosen, blob = _library(library), Path(directory, FILE).read_bytes()
         self._devices = [_Device(chosen, blob, index, Path(state) if state else None) for index in devices]
-        for first in self._devices[: len(devices)] * (min(contexts, streams) - 1):
-            if first.has_room_for_another(streams):
-                self._devices.append(first.another_context())
-            else:
-                log_line(f"GPU {first.index} has no memory for one more network at the same time")
+        measured = None
+        if contexts is None:
+            self._add_contexts(2, streams, quiet=True)
+            if len(self._devices) == 2 * len(devices):
+                cuda.set_device(devices[0])
+                measured = concurrency.measure(self._devices[:: len(devices)])  # both on the first GPU; all are equal
+                if measured[1] < concurrency.GAIN * measured[0]:
+                    self._remove_contexts(len(devices))
+        else:
+            self._add_contexts(min(contexts, streams or contexts), streams)
         self.shapes = self._devices[0].shapes
+        count = max(sum(device.index == index for device in self._devices) for index in devices)
         return {
-            "slots": streams * len(devices),
+            "slots": (streams or slots_for(count)) * len(devices),
             "input": self.shapes[0],
             "output": self.shapes[1],
+            "contexts": count,
+            "measured": measured,
         }
+
+    def _add_contexts(self, count: int, streams: int | None, quiet: bool = False) -> None:
+        """Create further execution contexts on every GPU whose memory allows it.
+
+        Args:
+            count: Contexts on each GPU.
+            streams: Frames in flight on each GPU; None for the default.
+            quiet: Do not log that memory is short.
+        """
+        for first in self._devices * (count - 1):
+            if not first.has_room_for_another(streams or slots_for(count)):
+                if not quiet:
+                    log_line(f"GPU {first.index} has no memory for one more network at the same time")
+                continue
+            try:
+                self._devices.append(first.another_context())
+            except EngineError as error:
+                log_line(f"GPU {first.index} computes one network less at the same time: {error}")
+
+    def _remove_contexts(self, count: int) -> None:
+        """Remove all execution contexts but the first `count`, and free their memory."""
+        while len(self._devices) > count:
+            self._devices.pop().close()
 
     def do_verify(self, directory: str, precision: str) -> float:
         """Run `accuracy.drawing` and `accuracy.sky` on every GPU and compare the outputs with the fp32 reference.
@@ -242,11 +281,12 @@ class _Device:
 
     def _begin(self, compiled: bytes | None) -> None:
         """Create the execution context and everything that belongs to it alone, and run one frame."""
-        self._stream = cuda.Stream()
+        self._held = ExitStack()
+        self._stream = self._held.enter_context(cuda.Stream())
         # The network always reads and writes these two buffers, and frames are copied to and from them, which takes
         # about a thousandth of its time. A CUDA graph contains fixed addresses, and TensorRT does not guarantee that it
         # stays valid if the context's addresses are changed.
-        self._source, self._result = (cuda.DeviceMemory(size) for size in self._size)
+        self._source, self._result = (self._held.enter_context(cuda.DeviceMemory(size)) for size in self._size)
         self._context, self._owners = self._create_context(compiled)
         self._graph: cuda.Graph | None = None
         picture = np.random.default_rng(0).random(self.shapes[0], np.float32)
@@ -254,19 +294,40 @@ class _Device:
         self._capture(picture, plain)
 
     def has_room_for_another(self, slots: int) -> bool:
-        """Return whether the GPU has memory for one more context, and the same amount again for other programs.
+        """Return whether the GPU has memory for one more context and the slots, and as much again for other programs.
+
+        Every context has activations of its own, which the library allocates with it, and two buffers for frames.
 
         Args:
-            slots: Frames in flight.
+            slots: Frames in flight, whose buffers are not allocated yet.
         """
-        return cuda.free_memory(self.index) > 2 * (int(self._engine.device_memory_size_v2) + slots * sum(self._size))
+        needed = int(self._engine.device_memory_size_v2) + (1 + slots) * sum(self._size)
+        return cuda.free_memory(self.index) > 2 * needed
 
     def another_context(self) -> "_Device":
-        """Create another execution context of the same engine."""
+        """Create another execution context of the same engine.
+
+        Raises:
+            EngineError: It cannot be created, for example because memory is short after all.
+        """
         cuda.set_device(self.index)
         other = copy.copy(self)
-        other._begin(self._library.runtime_cache_bytes(self._owners))
+        other._context = other._owners = other._graph = None
+        other._held = ExitStack()
+        try:
+            other._begin(self._library.runtime_cache_bytes(self._owners))
+        except EngineError:
+            other.close()
+            raise
         return other
+
+    def close(self) -> None:
+        """Free what belongs to this execution context alone. The context must not be computing."""
+        cuda.set_device(self.index)
+        if self._graph is not None:
+            self._graph.close()
+        self._graph = self._context = self._owners = None  # TensorRT frees a context with its last reference
+        self._held.close()
 
     def _create_context(self, cached: bytes | None, own_graph: bool = False) -> tuple[Any, Any]:
         """Create an execution context that reads and writes the two buffers.
@@ -295,7 +356,7 @@ class _Device:
         cuda.set_device(self.index)
         picture, result = np.ascontiguousarray(picture, np.float32), np.empty(self.shapes[1], np.float32)
         self._stream.upload(self._source, picture.ctypes.data)
-        self._run()
+        self.run()
         self._stream.download(result.ctypes.data, self._result)
         self._stream.synchronize()
         return result
@@ -313,10 +374,10 @@ class _Device:
         start = 0.0
         for turn in range(runs + 5):
             if turn == 5:  # by now clocks have risen and caches are warm
-                self._stream.synchronize()
+                self.synchronize()
                 start = time.perf_counter()
-            self._run()
-        self._stream.synchronize()
+            self.run()
+        self.synchronize()
         return runs / (time.perf_counter() - start)
 
     def layers(self, runs: int) -> dict[str, float]:
@@ -372,7 +433,7 @@ class _Device:
         def launch(number: int) -> None:
             slot = slots[number]
             self._stream.copy(self._source, slot.device_source)
-            self._run()
+            self.run()
             self._stream.copy(slot.device_result, self._result)
 
         self.pipeline = TransferPipeline(cuda.Stream(), self._stream, cuda.Stream(), slots, launch)
@@ -416,12 +477,20 @@ class _Device:
         events = (cuda.Event(), cuda.Event(), cuda.Event())
         return Slot(source, result, there, back, *events)
 
-    def _run(self) -> None:
-        """Start the network on its stream."""
+    def run(self) -> None:
+        """Queue the network on its stream, between its fixed buffers."""
         if self._graph is None:
             self._enqueue()
         else:
             self._graph.launch(self._stream)
+
+    def synchronize(self) -> None:
+        """Wait until everything queued on the network's stream is done.
+
+        Raises:
+            EngineError: A run failed.
+        """
+        self._stream.synchronize()
 
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(int(self._stream.handle)):
@@ -477,6 +546,15 @@ class _Device:
         # Tolerates a different order of summation, but not the output for another frame.
         if not np.allclose(self.run_once(picture), expected, atol=0.01, equal_nan=True):
             raise EngineError("it computes something else")
+
+
+def slots_for(contexts: int) -> int:
+    """Return the frames in flight on a GPU: those computed, one being uploaded and one downloaded.
+
+    Args:
+        contexts: Execution contexts on the GPU.
+    """
+    return contexts + 2
 
 
 def _library(name: str) -> Library:

@@ -5,6 +5,7 @@ import queue
 import random
 import threading
 import time
+from collections import Counter
 from enum import IntEnum
 
 import fake_gpu_settings as settings
@@ -38,7 +39,10 @@ class cudaStreamCaptureMode(IntEnum):
 
 
 _current = threading.local()
-_memory: dict[int, ctypes.Array] = {}
+_memory: dict[int, tuple[int, ctypes.Array]] = {}
+"""Device and content of each block of device memory, by its address."""
+_contexts: Counter[int] = Counter()
+"""TensorRT's execution contexts on each device, which hold memory."""
 _failure = [_OK]
 
 
@@ -60,18 +64,76 @@ class _Stream:
             time.sleep(chance.uniform(0, 0.002))
             task()
 
-    def put(self, task):
+    def put(self, task, unit="", seconds=0.0):
         if self.captured is not None:
-            self.captured.append(task)
+            self.captured.append((task, unit, seconds))
         else:
-            self.tasks.put(task)
+            self.start(task, unit, seconds)
+
+    def start(self, task, unit, seconds):
+        self.tasks.put(task)
+
+    def record(self, event):
+        event.point = point = threading.Event()
+        self.put(point.set)
+
+    def wait_for(self, event):
+        self.put(event.point.wait)
+
+    def synchronize(self):
+        point = threading.Event()
+        self.tasks.put(point.set)
+        point.wait()
 
     def __int__(self):
         _streams[id(self)] = self
         return id(self)
 
 
+class _TimedStream(_Stream):
+    """One whose tasks take the time of a real GPU's, and no time of a processor: only what waits sleeps, until then."""
+
+    def __init__(self):
+        self.device, self.captured, self.idle = _device(), None, 0.0
+
+    def start(self, task, unit, seconds):
+        with _scheduling:
+            lanes = _lanes.setdefault((self.device, unit), [0.0] * (settings.AT_ONCE if unit == "kernels" else 1))
+            lane = lanes.index(min(lanes))
+            if unit == "kernels" and len(lanes) == 1 and _last.setdefault(self.device, self) is not self:
+                seconds *= settings.SHARED
+                _last[self.device] = self
+            self.idle = lanes[lane] = max(time.perf_counter(), self.idle, lanes[lane]) + seconds
+            task()
+
+    def record(self, event):
+        event.point = _Moment(max(time.perf_counter(), self.idle))
+
+    def wait_for(self, event):
+        if isinstance(event.point, _Moment):
+            self.idle = max(self.idle, event.point.time)
+
+    def synchronize(self):
+        _Moment(self.idle).wait()
+
+
+class _Moment:
+    """A point in a timed stream."""
+
+    def __init__(self, moment):
+        self.time = moment
+
+    def wait(self):
+        while (left := self.time - time.perf_counter()) > 0:
+            time.sleep(left)
+
+
 _streams: dict[int, _Stream] = {}
+_scheduling = threading.Lock()
+_lanes: dict[tuple[int, str], list[float]] = {}
+"""When each part of each GPU (its kernels, copies in each direction) is through with what it was told."""
+_last: dict[int, _Stream] = {}
+"""The stream of each GPU's last kernel."""
 
 
 class _Event:
@@ -112,7 +174,12 @@ def cudaSetDevice(device):
 
 
 def cudaMemGetInfo():
-    return _OK, settings.FREE - (300 << 20) * settings.fails("context"), 8 << 30
+    return _OK, _free(), 8 << 30
+
+
+def _free():
+    used = sum(len(block) for device, block in _memory.values() if device == _device())
+    return settings.FREE - (300 << 20) * settings.fails("context") - used - _contexts[_device()] * settings.ACTIVATIONS
 
 
 def cudaDeviceGetPCIBusId(length, device):
@@ -120,12 +187,12 @@ def cudaDeviceGetPCIBusId(length, device):
 
 
 def cudaMalloc(size):
-    if settings.fails("allocate"):
+    if settings.fails("allocate") or size > _free():
         return cudaError_t.cudaErrorMemoryAllocation, None
     block = ctypes.create_string_buffer(size)
     address = ctypes.addressof(block)
     ctypes.memset(address, 0x7F, size)
-    _memory[address] = block
+    _memory[address] = _device(), block
     return _OK, address
 
 
@@ -159,7 +226,7 @@ def cudaFreeHost(ptr):
 
 
 def cudaStreamCreateWithFlags(flags):
-    return _OK, _Stream()
+    return _OK, _Stream() if settings.MILLISECONDS is None else _TimedStream()
 
 
 def cudaStreamDestroy(stream):
@@ -172,9 +239,10 @@ def cudaMemcpyAsync(dst, src, count, kind, stream):
         cudaMemcpyKind.cudaMemcpyDeviceToHost: (src,),
         cudaMemcpyKind.cudaMemcpyDeviceToDevice: (dst, src),
     }[kind]
-    if any(len(_memory.get(place, ())) < count for place in there):
+    if any(len(_memory.get(place, (0, ()))[1]) < count for place in there):
         return (cudaError_t.cudaErrorInvalidValue,)
-    stream.put(lambda: ctypes.memmove(dst, src, count))
+    moved = settings.MILLISECONDS is None or count <= settings.MOST_MOVED
+    stream.put(lambda: moved and ctypes.memmove(dst, src, count), kind.name, count / settings.RATES[len(there)])
     return (_OK,)
 
 
@@ -187,8 +255,7 @@ def cudaEventDestroy(event):
 
 
 def cudaEventRecord(event, stream):
-    event.point = point = threading.Event()
-    stream.put(point.set)
+    stream.record(event)
     return (_OK,)
 
 
@@ -198,15 +265,12 @@ def cudaEventSynchronize(event):
 
 
 def cudaStreamWaitEvent(stream, event, flags):
-    point = event.point
-    stream.put(point.wait)
+    stream.wait_for(event)
     return (_OK,)
 
 
 def cudaStreamSynchronize(stream):
-    point = threading.Event()
-    stream.tasks.put(point.set)
-    point.wait()
+    stream.synchronize()
     return (_failure[0],)
 
 
@@ -236,7 +300,7 @@ def cudaGraphExecDestroy(graphExec):
 
 def cudaGraphLaunch(graphExec, stream):
     for task in graphExec:
-        stream.put(task)
+        stream.put(*task)
     return (_OK,)
 
 
