@@ -76,10 +76,10 @@ def test_imports_run_downwards() -> None:
 
 
 def test_only_the_registry_knows_kinds_of_networks() -> None:
-    """Others ask a network's `NetworkConfig` and `Architecture`; the native backend is for one architecture."""
+    """Others ask a network's `NetworkConfig` and `Architecture`; two backends are for one architecture."""
     kinds = {f"archs.{name}" for name in ("artcnn", "artcnn_glsl", "fdat", "fdat_rd", "fdat_shapes", "zero_branches")}
     kinds |= {module for module in modules() if module.startswith("archs.registry.")} - {"archs.registry.base"}
-    who = ("archs", "nn", "graph", "backends.native")
+    who = ("archs", "nn", "graph", "backends.native", "backends.cuda")
     curious = {module for module, names in imports().items() if names & kinds and not module.startswith(who)}
     assert curious == set()
 

@@ -1,0 +1,105 @@
+"""Plans of the CUDA backend, evaluated with NumPy in place of the kernels."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.backends.numpy_kernels import KERNELS
+from vsfdatrd.archs.fdat_rd import FdatRdConfig
+from vsfdatrd.backends.base import FramePlanes
+from vsfdatrd.backends.cuda.constants import ConstantBlock, pack_constants
+from vsfdatrd.backends.cuda.packing import FULL, Types
+from vsfdatrd.backends.cuda.plan import Constant, Frame, Plan, Region, find_active, make_plan
+from vsfdatrd.graph.weights import Weights
+
+TILES = {
+    "ROWS": 7,
+    "BLOCK": 32,
+    "SIDE": 32,
+    "WORDS": 48,
+    "COLUMNS": 64,
+    "PIXELS": 100,
+    "DEPTH": 10,
+    "PADDED": 304,
+}
+"""Sizes of tiles that divide nothing, where kernels need not divide."""
+
+
+def tiles(channels: int) -> dict[str, dict[str, int]]:
+    """Compile-time constants of every kernel."""
+    return dict.fromkeys(KERNELS, TILES | {"C": channels})
+
+
+@dataclass(frozen=True)
+class Life:
+    """The first and the last launch that a buffer is an argument of."""
+
+    first: int
+    last: int
+
+
+def lives(plan: Plan) -> dict[Region, Life]:
+    """When each buffer is alive."""
+    result: dict[Region, Life] = {}
+    for step, launch in enumerate(plan.launches):
+        for argument in launch.arguments:
+            if isinstance(argument, Region):
+                result[argument] = Life(result[argument].first if argument in result else step, step)
+    return result
+
+
+def evaluate(plan: Plan, block: ConstantBlock, channels: int, picture: FramePlanes, scale: int) -> FramePlanes:
+    """Run every launch. Before each, all memory but that of earlier ones' buffers in use, and all that it writes first,
+    is filled with NaN.
+    """
+    arena = np.empty(plan.arena, np.uint8)
+    alive, kernels = lives(plan), tiles(channels)
+    height, width = (side * scale for side in picture.shape[1:])
+    result = np.full((3, height, width), np.nan, np.float32)
+    for step, launch in enumerate(plan.launches):
+        free = np.ones(plan.arena, np.bool_)
+        for region, life in alive.items():
+            if life.first < step <= life.last:
+                free[region.offset : region.offset + region.size] = False
+        for region, life in alive.items():
+            if life.first == step:
+                free[region.offset : region.offset + region.size] = True
+        arena[free] = 0xFF
+        arguments: list[NDArray[Any] | int] = []
+        for argument in launch.arguments:
+            match argument:
+                case Region():
+                    arguments.append(arena[argument.offset : argument.offset + argument.size].view(argument.dtype))
+                case Constant():
+                    arguments.append(block.arrays[argument].reshape(-1))
+                case Frame():
+                    arguments.append((result if argument.is_output else picture).reshape(-1))
+                case _:
+                    arguments.append(argument)
+        KERNELS[launch.kernel](kernels[launch.kernel], launch.grid, *arguments)
+    return result
+
+
+def planned(
+    config: FdatRdConfig, tensors: Mapping[str, NDArray[Any]], height: int, width: int, types: Types = FULL
+) -> tuple[Plan, ConstantBlock]:
+    """A plan for frames of height × width, and its constants."""
+    weights, kernels = Weights(tensors), tiles(config.embed_dim)
+    plan = make_plan(config, find_active(config, weights), kernels, height, width, types)
+    return plan, pack_constants(plan, config, weights, kernels, types)
+
+
+def upscaled(
+    config: FdatRdConfig, tensors: Mapping[str, NDArray[Any]], picture: FramePlanes, types: Types = FULL
+) -> FramePlanes:
+    """What the plan makes of a picture, padded and cropped as engines have it."""
+    height, width = picture.shape[1:]
+    bottom, right = -height % config.multiple, -width % config.multiple
+    mode = "reflect" if bottom < height and right < width else "edge"
+    padded = np.pad(picture, ((0, 0), (0, bottom), (0, right)), mode=mode)  # type: ignore[call-overload]
+    plan, block = planned(config, tensors, height + bottom, width + right, types)
+    result = evaluate(plan, block, config.embed_dim, padded, config.scale)
+    return result[:, : height * config.scale, : width * config.scale]

@@ -1,0 +1,1 @@
+"""The CUDA backend for NVIDIA GPUs, with kernels of this package."""

@@ -1,0 +1,59 @@
+"""Place buffers that are not alive at the same time into one block of memory.
+
+The largest buffers are placed first, each into the smallest gap that is free for its whole life (greedy by size,
+Pisarchyk and Lee 2020, arXiv:2001.03288).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ALIGNMENT = 256
+"""Offsets are multiples of this many bytes, as are addresses that CUDA allocates; kernels load 16 bytes at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Size and life of a buffer."""
+
+    size: int
+    """Bytes."""
+    first: int
+    """Number of the step that writes it first."""
+    last: int
+    """Number of the step that uses it last; at least `first`."""
+
+    def meets(self, other: "Span") -> bool:
+        """Return whether there is a step at which both buffers are alive."""
+        return self.first <= other.last and other.first <= self.last
+
+
+def place(spans: Sequence[Span]) -> tuple[list[int], int]:
+    """Assign an offset to every buffer.
+
+    Args:
+        spans: The buffers.
+
+    Returns:
+        Offsets in bytes, multiples of `ALIGNMENT`, in the order of `spans`; and the size of the block.
+    """
+    offsets = [0] * len(spans)
+    total = 0
+    done: list[int] = []
+    for i in sorted(range(len(spans)), key=lambda n: (-spans[n].size, spans[n].first)):
+        size = aligned(spans[i].size)
+        taken = sorted((offsets[n], offsets[n] + aligned(spans[n].size)) for n in done if spans[n].meets(spans[i]))
+        best, smallest, end = None, None, 0
+        for start, stop in taken:
+            gap = start - end
+            if gap >= size and (smallest is None or gap < smallest):
+                best, smallest = end, gap
+            end = max(end, stop)
+        offsets[i] = end if best is None else best
+        total = max(total, offsets[i] + size)
+        done.append(i)
+    return offsets, total
+
+
+def aligned(size: int) -> int:
+    """Round a number of bytes up to a multiple of `ALIGNMENT`."""
+    return -(-size // ALIGNMENT) * ALIGNMENT

@@ -1,0 +1,251 @@
+"""Pack the weights of FDAT-RD for the CUDA kernels: layouts, types, and everything that can be computed beforehand.
+
+Kernels read normalized tokens (t - mean) / deviation without the weight gamma and bias beta of the norm, which are
+folded into what follows. Softmax is computed with powers of two, so log2(e) is folded into queries and window biases.
+Matrices are stored as (inputs, outputs). Each function takes the tensors of its module and returns a kernel's constants
+by the names of its parameters; the kernels' docstrings define the layouts.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from vsfdatrd.graph.weights import Array, Weights
+from vsfdatrd.options import Precision
+
+HEAD = 32
+"""Channels of a head; the kernels support no other number."""
+LOG2E = math.log2(math.e)
+SHARPNESS = LOG2E / math.sqrt(HEAD)
+"""Factor of queries."""
+TAPS = 64
+"""Columns of the product of the second transposed convolution: 16 for each color, the rest zero."""
+
+type Constants = dict[str, Array]
+"""A kernel's constants by the names of its parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Types:
+    """Types of the values that a network stores. Sums, statistics and small constants are float32."""
+
+    tokens: np.dtype[Any]
+    """Tokens and matrices."""
+    tail: np.dtype[Any]
+    """Maps and matrices of the tail."""
+    places: np.dtype[Any]
+    """Biases of positions in a window."""
+
+    def token_matrix(self, values: Array) -> Array:
+        """Convert a matrix that is multiplied with tokens."""
+        return convert(values, self.tokens)
+
+
+_FP16, _FP32 = np.dtype(np.float16), np.dtype(np.float32)
+TYPES: Mapping[Precision, Types] = {
+    "fp16": Types(_FP16, _FP16, _FP16),
+    # bf16 has 8 bits: in the tail, skies would have bands, and biases are no larger than fp16's range.
+    "bf16": Types(np.dtype(ml_dtypes.bfloat16), _FP32, _FP16),
+}
+FULL = Types(_FP32, _FP32, _FP32)
+"""Everything in float32, which no kernel is compiled for: to compare a plan with the network."""
+
+
+def convert(values: Array, dtype: np.dtype[Any]) -> Array:
+    """Convert values to a type, as a contiguous array.
+
+    Args:
+        values: The values, finite or -inf.
+        dtype: A floating point type.
+
+    Raises:
+        OverflowError: A finite value becomes infinite.
+    """
+    with np.errstate(over="ignore"):
+        result = np.ascontiguousarray(values, dtype)
+    lost = np.isinf(result.astype(np.float32)) & np.isfinite(values)
+    if lost.any():
+        raise OverflowError(f"a weight of {np.abs(values[lost]).max():.3g} is beyond the range of {dtype.name}")
+    return result
+
+
+def full(values: Array) -> Array:
+    """Convert values to contiguous float32."""
+    return convert(values, _FP32)
+
+
+# Ends
+
+
+def first_convolution(first: Weights, unshuffle: int, depth: int) -> Constants:
+    """Pack the first convolution, whose rows are padded with zeros to a multiple of `depth`.
+
+    A pixel unshuffle and a 3×3 kernel are one 3u × 3u kernel with stride u: channel (c, y, x) of the unshuffled image
+    at tap (i, j) is pixel (u·i + y, u·j + x) in the large kernel.
+    """
+    u, weight = unshuffle, first["weight"]
+    channels = len(weight)
+    rows = weight.reshape(channels, -1, u, u, 3, 3).transpose(0, 1, 4, 2, 5, 3).reshape(channels, -1).T
+    return {"weight": full(np.pad(rows, ((0, -len(rows) % depth), (0, 0)))), "bias": full(first["bias"])}
+
+
+def convolution(weight: Array, types: Types) -> Constants:
+    """Pack a 3×3 convolution: row (3i + j) · C + c belongs to channel c at tap (i, j)."""
+    outputs = len(weight)
+    return {"weight": types.token_matrix(weight.transpose(2, 3, 1, 0).reshape(-1, outputs))}
+
+
+def spread(tail: Weights, used: NDArray[np.bool_], columns: int, types: Types) -> Constants:
+    """Pack the first transposed convolution, and the second one as a product.
+
+    Args:
+        tail: Tensors of the tail.
+        used: Mask of the channels between the two that the second one uses; the others are left out.
+        columns: Their number is padded with zeros to a multiple of this.
+        types: Types.
+
+    Returns:
+        ``weight`` (4, 4·C, middle): for pixel (a, b) of a square, input token (p, q) of the four it depends on, and
+        channel c, row ((2p + q) · C + c) of matrix 2a + b; ``bias`` (middle); ``last`` (middle, `TAPS`).
+    """
+    missing = -int(used.sum()) % columns
+    first, second = tail["0.weight"][:, used], tail["2.weight"][used]
+    taps = ((3, 1), (2, 0))  # rows of the kernel by a, then p; columns by b, then q
+    squares = [
+        np.concatenate([first[:, :, taps[a][p], taps[b][q]] for p in (0, 1) for q in (0, 1)])
+        for a in (0, 1)
+        for b in (0, 1)
+    ]
+    last = second.reshape(len(second), -1)
+    return {
+        "weight": convert(np.pad(np.stack(squares), ((0, 0), (0, 0), (0, missing))), types.tail),
+        "bias": full(np.pad(tail["0.bias"][used], (0, missing))),
+        "last": convert(np.pad(last, ((0, missing), (0, TAPS - last.shape[1]))), types.tail),
+    }
+
+
+def gather(tail: Weights) -> Constants:
+    """Pack the bias of the second transposed convolution and the last convolution."""
+    return {"bias": full(tail["2.bias"]), "weight": full(tail["3.weight"]), "last_bias": full(tail["3.bias"])}
+
+
+# Layers of blocks. `block` are the tensors of a block.
+
+
+def norm_qkv(block: Weights, types: Types) -> Constants:
+    """Pack the projection of window attention, (C, 3C)."""
+    weight = block["attn.qkv.weight"].copy()
+    channels = weight.shape[1]
+    weight[:channels] *= SHARPNESS
+    return _after_norm(weight, block, "n1", types)
+
+
+def mix_local(block: Weights) -> Constants:
+    """Pack the depthwise convolution of normalized tokens, (9, C). Beyond the edge there is no beta either."""
+    weight = _depthwise(block["conv.0.weight"])
+    return {"weight": full(weight * block["n1.weight"]), "shift": full(weight * block["n1.bias"])}
+
+
+def gate_pool(block: Weights) -> Constants:
+    """Pack the two layers of the pooled gate, (width, C) and (C, width)."""
+    narrow, wide = (block[f"inter.cg.{i}.weight"][:, :, 0, 0] for i in (1, 3))
+    return {"narrow": full(narrow), "wide": full(wide)}
+
+
+def attend_windows(block: Weights, padded: int, types: Types) -> Constants:
+    """Pack the position biases, padded to (h, padded, padded), and the output projection."""
+    bias = block["attn.rel_pos_bias"] * LOG2E
+    heads, places, _ = bias.shape
+    square = np.zeros((heads, padded, padded))
+    square[:, :, places:] = -np.inf  # keys that are not there
+    square[:, :places, :places] = bias
+    return {"bias": convert(square, types.places)} | _projection(block, types)
+
+
+def feed_in(block: Weights, types: Types) -> Constants:
+    """Pack the first layer of a feed-forward network, (C, F)."""
+    return _after_norm(block["ffn.fc1.weight"], block, "n2", types)
+
+
+def feed_out(block: Weights, types: Types) -> Constants:
+    """Pack the depthwise convolution (9, F) and the second layer (F, C) of a feed-forward network."""
+    mix = full(_depthwise(block["ffn.smix.weight"]))
+    return {"mix": mix, "weight": types.token_matrix(block["ffn.fc2.weight"].T)}
+
+
+def mix_channels(block: Weights) -> Constants:
+    """Pack the projection of channel attention, (3C, C), and the temperatures of the heads."""
+    weight = block["attn.qkv.weight"]
+    return {
+        "weight": full(weight * block["n1.weight"]),
+        "shift": full(weight @ block["n1.bias"]),
+        "temperature": full(block["attn.temp"].reshape(-1)),
+    }
+
+
+def channel_matrix(block: Weights) -> Constants:
+    """Pack the output projection of channel attention, (outputs, inputs)."""
+    return {"projection": full(block["attn.proj.weight"]), "projection_bias": full(block["attn.proj.bias"])}
+
+
+def apply_channel(block: Weights) -> Constants:
+    """Pack the depthwise convolution, as in `mix_local`, and the gate."""
+    return mix_local(block) | {"gate": full(block["inter.sg.0.weight"].reshape(-1))}
+
+
+def read_frame(block: Weights, types: Types) -> Constants:
+    """Pack what the dictionary needs to attend to the frame.
+
+    The queries (h, M, d) depend on weights alone. The bias of the second norm adds the same to all scores of a word,
+    which changes nothing; what it adds to the values is in `join_words`.
+    """
+    attn = block.below("attn")
+    words = attn["dictionary"]
+    queries = (words @ attn["r_q.weight"].T * SHARPNESS).reshape(len(words), -1, HEAD).transpose(1, 0, 2)
+    keys, values = np.split(attn["r_kv.weight"] * attn["r_norm.weight"], 2)
+    return {
+        "scale": full(block["n1.weight"]),
+        "shift": full(block["n1.bias"]),
+        "queries": types.token_matrix(queries),
+        "keys": types.token_matrix(keys.T),
+        "values": types.token_matrix(values.T),
+    }
+
+
+def join_words(block: Weights) -> Constants:
+    """Pack what the dictionary is before it has read the frame, (M, C)."""
+    attn = block.below("attn")
+    values = np.split(attn["r_kv.weight"], 2)[1]
+    return {"base": full(attn["dictionary"] + values @ attn["r_norm.bias"])}
+
+
+def refine_words(block: Weights) -> Constants:
+    """Pack the projection of the refined dictionary to keys and values, (C, 2C)."""
+    return {"weight": full(block["attn.e_kv.weight"].T)}
+
+
+def consult_words(block: Weights, types: Types) -> Constants:
+    """Pack the projections with which tokens attend to the refined dictionary, (C, C)."""
+    query = _after_norm(block["attn.e_q.weight"] * SHARPNESS, block, "n1", types)
+    return {"query": query["weight"], "query_bias": query["bias"]} | _projection(block, types)
+
+
+def _after_norm(weight: Array, block: Weights, norm: str, types: Types) -> Constants:
+    """A layer (outputs, inputs) after a norm, as one after the normalization alone."""
+    scale, shift = block[f"{norm}.weight"], block[f"{norm}.bias"]
+    return {"weight": types.token_matrix((weight * scale).T), "bias": full(weight @ shift)}
+
+
+def _projection(block: Weights, types: Types) -> Constants:
+    weight, bias = block["attn.proj.weight"], block["attn.proj.bias"]
+    return {"projection": types.token_matrix(weight.T), "projection_bias": full(bias)}
+
+
+def _depthwise(weight: Array) -> Array:
+    """(C, 1, 3, 3) -> (9, C)."""
+    return weight.reshape(len(weight), 9).T
