@@ -25,9 +25,10 @@ from safetensors.numpy import save_file
 from benchmarks.report import RESULTS, save
 from benchmarks.weights import random_tensors
 from vsfdatrd.archs.fdat import FdatConfig
-from vsfdatrd.archs.fdat_rd import UPSAMPLERS, FdatFamilyConfig, Upsampler, variant
+from vsfdatrd.archs.fdat_rd import FdatFamilyConfig, variant
 from vsfdatrd.archs.registry import ARCHITECTURES
 from vsfdatrd.archs.registry.base import ModelDescriptor
+from vsfdatrd.archs.upsamplers import UPSAMPLERS, Upsampler
 from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.backends.selection import backend
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint

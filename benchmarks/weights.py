@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from vsfdatrd.archs.fdat_rd import META, UPSAMPLERS, FdatFamilyConfig, variant
+from vsfdatrd.archs.fdat_rd import META, FdatFamilyConfig, variant
 from vsfdatrd.archs.fdat_shapes import tensor_shapes
+from vsfdatrd.archs.upsamplers import UPSAMPLERS
 from vsfdatrd.errors import FdatrdError
 from vsfdatrd.weights.catalog import CATALOG, resolve
 

@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from vsfdatrd.archs.fdat_rd import META, UPSAMPLERS, FdatRdConfig
+from vsfdatrd.archs.fdat_rd import META, FdatRdConfig
 from vsfdatrd.archs.fdat_shapes import tensor_shapes
+from vsfdatrd.archs.upsamplers import UPSAMPLERS
 
 with contextlib.suppress(ImportError):  # a machine for tests/gpu may lack it
     import openvino  # noqa: F401 - before VapourSynth loads vs-mlrt's, after which Python's own does not load

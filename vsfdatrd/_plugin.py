@@ -43,10 +43,10 @@ def upscale(clip: vs.VideoNode, **arguments: Any) -> dict[str, vs.VideoNode | by
             f"cannot import vsfdatrd: {type(error).__name__}: {error}. Install vsfdatrd with its dependencies into the "
             "Python that VapourSynth runs in (pip install vsfdatrd)."
         )
-    known = signature(public_upscale).parameters
-    any_name = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in known.values())
-    if unknown := [name for name in arguments if name not in known and not any_name]:
-        hint = did_you_mean(unknown[0], known) or f". There are {', '.join(known)}."
+    parameters_by_name = signature(public_upscale).parameters
+    any_name = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters_by_name.values())
+    if unknown := [name for name in arguments if name not in parameters_by_name and not any_name]:
+        hint = did_you_mean(unknown[0], parameters_by_name) or f". There are {', '.join(parameters_by_name)}."
         return _failure(f"there is no argument {unknown[0]!r}{hint}")
     try:
         result = public_upscale(clip, **{name: _decode(value) for name, value in arguments.items()})

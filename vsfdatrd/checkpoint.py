@@ -75,9 +75,9 @@ def open_checkpoint(
     own = next((architecture for architecture in ARCHITECTURES if architecture.claims(path)), None)
     if multiple or input_range:
         if own is None:
-            what = f"multiple={multiple}" if multiple else f"input_range={input_range}"
+            option = f"multiple={multiple}" if multiple else f"input_range={input_range}"
             raise ArgumentError(
-                f"{what} is for ONNX files that do not say it themselves, and {path.name!r} is none; leave it out"
+                f"{option} is for ONNX files that do not say it themselves, and {path.name!r} is none; leave it out"
             )
         cache = None  # the cache is keyed by the file, not by these arguments
     description = _from_cache(cache, digest)
@@ -153,13 +153,13 @@ def _describe(path: Path, digest: str) -> ModelDescriptor:
         wrong: CheckpointError | None = None
         for candidate in candidates:
             try:
-                found = _identified(path, file, candidate, digest, with_torch)
+                descriptor = _identified(path, file, candidate, digest, with_torch)
             except CheckpointError as error:
                 wrong = wrong or error
                 continue
-            if found is not None:
+            if descriptor is not None:
                 _log_assumptions(path, candidate, candidates)
-                return found
+                return descriptor
         if wrong is not None:
             raise wrong
     some = ", ".join(sorted(next(iter(candidates)).names if candidates else file.entries)[:3])
@@ -197,13 +197,15 @@ def _identified(
 
 def _log_assumptions(path: Path, chosen: StateDict, candidates: Collection[StateDict]) -> None:
     """Log which weights are used if a file contains several sets."""
-    same = [other for other in candidates if other.names.keys() == chosen.names.keys() and other.part != chosen.part]
-    if not same:
+    equivalents = [
+        other for other in candidates if other.names.keys() == chosen.names.keys() and other.part != chosen.part
+    ]
+    if not equivalents:
         return
-    others = ", ".join(repr(other.part) for other in same[:3])
+    others = ", ".join(repr(other.part) for other in equivalents[:3])
     if chosen.averaged:
         log.info("%s: the averaged weights %r are used; it also has %s", path.name, chosen.part, others)
-    elif any(other.averaged for other in same):
+    elif any(other.averaged for other in equivalents):
         log.warning("%s: the weights %r are used, as the averaged ones (%s) do not fit", path.name, chosen.part, others)
     else:
         log.info("%s: the weights %r are used; it also has %s", path.name, chosen.part, others)

@@ -167,8 +167,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return 130
     except OSError as error:
         if not _is_closed_pipe(error):
-            where = f"{error.filename}: " if error.filename is not None else ""
-            print(f"vsfdatrd: {where}{error.strerror or error}", file=sys.stderr)
+            prefix = f"{error.filename}: " if error.filename is not None else ""
+            print(f"vsfdatrd: {prefix}{error.strerror or error}", file=sys.stderr)
             return 1
         # The reader closed the pipe. Python would try to write the buffered rest again at shutdown.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -191,8 +191,8 @@ def _open_streams() -> None:
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             mode = "w" if number else "r"
-            where = number if posix else os.devnull
-            setattr(sys, name, open(where, mode, encoding="utf-8", closefd=not posix))  # noqa: SIM115 - for good
+            file = number if posix else os.devnull
+            setattr(sys, name, open(file, mode, encoding="utf-8", closefd=not posix))  # noqa: SIM115 - for good
 
 
 class _Parser(argparse.ArgumentParser):
@@ -256,14 +256,14 @@ def _build(arguments: argparse.Namespace) -> int:
         [ahead.build(options, width, height)] if here else ahead.build_for(options, width, height, arguments.targets)
     )
     for built in result:
-        print(f"{built.what}: {format_bytes(built.size)} in {built.path}, {built.seconds:.1f} s")
+        print(f"{built.description}: {format_bytes(built.size)} in {built.path}, {built.seconds:.1f} s")
     return 0
 
 
 def _export(arguments: argparse.Namespace) -> int:
     from vsfdatrd.commands.export import export
 
-    done = export(
+    exported = export(
         arguments.model,
         arguments.output,
         format=arguments.format,
@@ -272,8 +272,8 @@ def _export(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         verify=not arguments.no_verify,
     )
-    print(f"{done.path}: {done.format}, {done.precision}, {format_bytes(done.bytes)}")
-    print(f"verified {done.verified}" if done.verified else f"not verified: {done.unverified}")
+    print(f"{exported.path}: {exported.format}, {exported.precision}, {format_bytes(exported.bytes)}")
+    print(f"verified {exported.verified}" if exported.verified else f"not verified: {exported.unverified}")
     return 0
 
 

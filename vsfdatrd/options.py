@@ -101,10 +101,10 @@ def _reuse(value: str | float | None) -> float | None:
 def _range(value: str | float | None) -> Range | None:
     if value is None:
         return None
-    known: dict[str, Range] = {"1": "1", "1.0": "1", "[0, 1]": "1", "255": "255", "255.0": "255", "[0, 255]": "255"}
-    if str(value) not in known:
+    names: dict[str, Range] = {"1": "1", "1.0": "1", "[0, 1]": "1", "255": "255", "255.0": "255", "[0, 255]": "255"}
+    if str(value) not in names:
         raise ArgumentError(f'input_range={value!r} is unknown; give what white is in the network, "1" or "255"')
-    return known[str(value)]
+    return names[str(value)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,14 +51,14 @@ def check(style: StyleSource, model: ModelDescriptor) -> None:
         raise ArgumentError(f"style={style!r} is neither a clip nor the path of a picture")
 
 
-def attach(clip: vs.VideoNode, source: StyleSource, where: Style) -> vs.VideoNode:
+def attach(clip: vs.VideoNode, source: StyleSource, placement: Style) -> vs.VideoNode:
     """Attach the style picture to every frame as a property.
 
     Args:
         clip: RGBS.
         source: A clip, whose frames are paired by number and whose last frame is repeated; the path of a picture; or
             None to use the frame itself.
-        where: The layout in the engine's input, which determines the size.
+        placement: The layout in the engine's input, which determines the size.
 
     Returns:
         The clip with the property `PROPERTY` on every frame.
@@ -71,8 +71,8 @@ def attach(clip: vs.VideoNode, source: StyleSource, where: Style) -> vs.VideoNod
         style = color.to_rgb(color.describe(source))
     else:
         style = clip if source is None else _picture(expand_user(source))
-    if (style.width, style.height) != (where.width, where.height):
-        style = style.resize.Spline36(where.width, where.height)
+    if (style.width, style.height) != (placement.width, placement.height):
+        style = style.resize.Spline36(placement.width, placement.height)
     if style.num_frames < clip.num_frames:
         last = style[style.num_frames - 1]
         style = style + last * (clip.num_frames - style.num_frames) if style.num_frames > 1 else last * clip.num_frames

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from vsfdatrd.archs.fdat_rd import META, UPSAMPLERS, VARIANTS, FdatRdConfig, from_shapes, is_fdat_rd, variant
+from vsfdatrd.archs.fdat_rd import META, VARIANTS, FdatRdConfig, from_shapes, is_fdat_rd, variant
 from vsfdatrd.archs.fdat_shapes import tensor_shapes
+from vsfdatrd.archs.upsamplers import UPSAMPLERS
 from vsfdatrd.errors import CheckpointError
 
 type Make = Callable[..., Any]

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from vsfdatrd.archs.fdat_rd import UPSAMPLERS
 from vsfdatrd.archs.fdat_shapes import tensor_shapes
 from vsfdatrd.archs.registry.base import BUFFERS
+from vsfdatrd.archs.upsamplers import UPSAMPLERS
 from vsfdatrd.nn.fdat_rd import FdatRd
 
 type Make = Callable[..., Any]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.tails import NETWORKS, estimated, network
-from vsfdatrd.archs.fdat_rd import UPSAMPLERS
+from vsfdatrd.archs.upsamplers import UPSAMPLERS
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks/results/tails_memory.json"
 MEASURED: list[dict[str, Any]] = json.loads(RESULTS.read_text(encoding="utf-8"))["result"]["rows"]

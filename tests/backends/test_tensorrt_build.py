@@ -163,7 +163,7 @@ def test_the_command_line_builds(tiny_model: Path, tmp_path: Path) -> None:
 def test_the_command_line_builds_for_this_machine(tiny_model: Path, tmp_path: Path) -> None:
     result = ahead.build(Options(model=str(tiny_model), backend="openvino", cache=tmp_path), 83, 57)
     assert result.path.parent == tmp_path / "store-1/engines"
-    assert result.what.startswith("openvino ")
+    assert result.description.startswith("openvino ")
     assert result.size > 1000
 
 

@@ -75,7 +75,7 @@ def test_streams_that_begin_late_are_there(big: Path, tmp_path: Path, name: str,
     assert track is not None
     kept = streams.choose(tmp_path / name, track.index, "matroska")
     assert len(kept.copied) == len(sounds)
-    assert not kept.left
+    assert not kept.dropped
 
 
 def test_a_subtitle_that_begins_late_is_there(big: Path, tmp_path: Path) -> None:
@@ -478,7 +478,7 @@ def test_names_are_only_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
     (tmp_path / path.stem).mkdir()
     source = open_source(path, tmp_path / path.stem / "index")
     assert source.clip.num_frames == 3
-    assert streams.choose(path, source.video, "matroska").left == ()
+    assert streams.choose(path, source.video, "matroska").dropped == ()
     assert os.fsencode(file_name(path)) == os.fsencode(tmp_path / path)
 
 

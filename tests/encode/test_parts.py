@@ -22,7 +22,7 @@ from vsfdatrd.encode.cli import split
 from vsfdatrd.encode.crop import Borders, check_crop, find_borders, parse_borders, square
 from vsfdatrd.encode.header import strip_sei
 from vsfdatrd.encode.journal import DamagedJournalError, DoneChunk, Journal
-from vsfdatrd.encode.progress import JsonShow, Rate, Reporter, format_duration
+from vsfdatrd.encode.progress import JsonReporter, Rate, Reporter, format_duration
 from vsfdatrd.encode.scenes import Chunk, plan
 from vsfdatrd.encode.settings import Settings
 from vsfdatrd.encode.source import open_source
@@ -289,7 +289,7 @@ def test_what_is_shown() -> None:
     assert stream.getvalue().startswith("part 1 of 2\n30 of 100 frames (30.0 %), ")
     assert stream.getvalue().endswith("2.0 KiB, CPU\n")
     stream = io.StringIO()
-    with JsonShow(stream) as show:
+    with JsonReporter(stream) as show:
         show.begin(100, 20, "CPU")
         show.frames(100, 10)
     event = json.loads(stream.getvalue())
@@ -297,7 +297,7 @@ def test_what_is_shown() -> None:
     rate = Rate(10, 5)
     rate.update(2)  # a chunk is tried once more
     assert rate.fps == 0
-    assert rate.left is None
+    assert rate.remaining is None
     assert (format_duration(6000), format_duration(200), format_duration(12)) == ("1 h 40 min", "3 min", "12 s")
 
 

@@ -18,9 +18,10 @@ from tests.apart import apart
 from tests.backends.closeness import decibels, of_network
 from tests.reference import FIXTURES
 from tests.silence import FOUR_TIMES, PATTERN, silence, unheard
-from vsfdatrd.archs.fdat_rd import META, UPSAMPLERS, FdatRdConfig, from_shapes, variant
+from vsfdatrd.archs.fdat_rd import META, FdatRdConfig, from_shapes, variant
 from vsfdatrd.archs.fdat_shapes import tensor_shapes
 from vsfdatrd.archs.size import padded
+from vsfdatrd.archs.upsamplers import UPSAMPLERS
 from vsfdatrd.graph import GRAPH_VERSION
 from vsfdatrd.graph.fdat import write as fdat_rd_graph
 from vsfdatrd.nn.fdat_rd import FdatRd

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.reference import FIXTURES
-from vsfdatrd.archs.fdat_rd import META, UPSAMPLERS, VARIANTS, from_shapes
+from vsfdatrd.archs.fdat_rd import META, VARIANTS, from_shapes
+from vsfdatrd.archs.upsamplers import UPSAMPLERS
 from vsfdatrd.nn.fdat_rd import DropPath, FdatRd, WindowAttention, build
 from vsfdatrd.nn.upsamplers import build_upsampler
 

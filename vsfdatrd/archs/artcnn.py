@@ -144,15 +144,15 @@ def own_names(names: Collection[str]) -> dict[str, str] | None:
     Returns:
         Name used here -> name in the file; None if the tensors are not those of an ArtCNN.
     """
-    found = set(names)
-    if {"conv0.weight", f"{_LAST_OF_R}.weight"} <= found:
+    stored = set(names)
+    if {"conv0.weight", f"{_LAST_OF_R}.weight"} <= stored:
         return {name: name for name in names}
-    if "feats_conv.weight" in found:
+    if "feats_conv.weight" in stored:
         return {_name_in_r_family(name, names): name for name in names}
-    if {"conv_skip1.weight", "conv_out.weight"} <= found:
+    if {"conv_skip1.weight", "conv_out.weight"} <= stored:
         return _names_in_c_family(names)
     numbers = {int(match[1]) for name in names if (match := _CHAIN.fullmatch(name))}
-    if len(numbers) >= 4 and found == {f"conv{i}.{part}" for i in range(len(numbers)) for part in ("weight", "bias")}:
+    if len(numbers) >= 4 and stored == {f"conv{i}.{part}" for i in range(len(numbers)) for part in ("weight", "bias")}:
         return {name: name for name in names}
     return None
 
@@ -227,14 +227,14 @@ def _name_in_r_family(name: str, names: Collection[str]) -> str:
 
 def _names_in_c_family(names: Collection[str]) -> dict[str, str]:
     count = len({match[1] for name in names if (match := re.match(r"conv_inner\.(\d+)\.", name))})
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     for name in names:
         for pattern, role in _C_NAMES.items():
             if match := re.match(pattern, name):
                 numbers = {"first": 0, "closing": count + 1, "last": count + 2}
                 number = int(match[1]) + 1 if role == "inner" else numbers[role]
-                found[f"conv{number}.{name[match.end() :]}"] = name
+                result[f"conv{number}.{name[match.end() :]}"] = name
                 break
         else:
-            found[name] = name
-    return found
+            result[name] = name
+    return result

@@ -115,11 +115,11 @@ class GlslFile:
                 path, f"is no shader that can be read (a line has over {MAX_LINE:,} characters); download it again"
             )
         passes = _passes(text)
-        if not any("ArtCNN" in one.desc for one in passes):
-            what = f"{passes[0].desc!r}" if passes else "no pass of its own"
+        if not any("ArtCNN" in shader_pass.desc for shader_pass in passes):
+            first = f"{passes[0].desc!r}" if passes else "no pass of its own"
             raise refuse(
                 path,
-                f"is a shader for mpv, but not ArtCNN's (its first pass is {what}); of shaders only ArtCNN's can "
+                f"is a shader for mpv, but not ArtCNN's (its first pass is {first}); of shaders only ArtCNN's can "
                 "be read, give another network's .safetensors, .pth or .onnx file",
             )
         try:
@@ -142,11 +142,11 @@ class GlslFile:
 def _passes(text: str) -> list[_Pass]:
     """Split the shader into passes; each begins with a ``//!DESC`` line."""
     heads = re.split(r"(?m)^(?=//!DESC )", text)[1:]
-    found = []
+    result = []
     for part in heads:
         directives = {name: value for name, value in _LINE.findall(part)}
         code = _LINE.sub("", part)
-        found.append(
+        result.append(
             _Pass(
                 directives.get("DESC", ""),
                 directives.get("HOOK", ""),
@@ -155,16 +155,16 @@ def _passes(text: str) -> list[_Pass]:
                 code,
             )
         )
-    return found
+    return result
 
 
 def _tensors(passes: Sequence[_Pass]) -> dict[str, Array]:
     """Extract weights (O, I, k, k) and biases (O,) of the convolutions, float32."""
-    for one in passes:
-        _read_terms(one)
-    layers = _layers([one for one in passes if one.terms])
-    remaining = [one for one in passes if not one.terms]
-    chroma = any("NATIVE" in one.hook for one in passes)
+    for shader_pass in passes:
+        _read_terms(shader_pass)
+    layers = _layers([shader_pass for shader_pass in passes if shader_pass.terms])
+    remaining = [shader_pass for shader_pass in passes if not shader_pass.terms]
+    chroma = any("NATIVE" in shader_pass.hook for shader_pass in passes)
     _check_connections(layers, passes[0].hook if not chroma else "NATIVE")
     channels = 2 if chroma else _check_pixel_shuffle(remaining, 4 * len(layers[-1].places))
     tensors: dict[str, Array] = {}
@@ -229,34 +229,34 @@ def _parse_numbers(text: str, count: int, shader_pass: _Pass) -> list[float]:
 def _layers(passes: Sequence[_Pass]) -> list[_Layer]:
     """Group passes into convolutions in execution order; consecutive passes with the same sources belong together."""
     layers: list[_Layer] = []
-    for one in passes:
-        defined = dict(_DEFINED.findall(one.code))
+    for shader_pass in passes:
+        defined = dict(_DEFINED.findall(shader_pass.code))
         stores = {}
-        for store in _STORE.findall(one.code):
+        for store in _STORE.findall(shader_pass.code):
             if name := re.search(r"\bresult\d*", store):
                 position = store[: name.start()].removesuffix("max(").rstrip(", ")
                 stores[name[0]] = _offset(defined.get(position, position))
-        activated = set(_RELU.findall(one.code))
-        new = not layers or layers[-1].sources != one.sources
+        activated = set(_RELU.findall(shader_pass.code))
+        new = not layers or layers[-1].sources != shader_pass.sources
         if new:
-            layers.append(_Layer(one.sources, [], relu=False, parts=[]))
+            layers.append(_Layer(shader_pass.sources, [], relu=False, parts=[]))
         layer = layers[-1]
-        for result in one.biases:
+        for result in shader_pass.biases:
             relu = result in activated
             if layer.places and relu != layer.relu:
-                raise _Unlike(f"its pass {one.desc!r} has another activation than the passes beside it")
+                raise _Unlike(f"its pass {shader_pass.desc!r} has another activation than the passes beside it")
             layer.relu = relu
-            layer.places.append((one.save, stores.get(result, "")))
-            layer.parts.append((one, result))
-        if one.biases.keys() != one.terms.keys():
-            raise _Unlike(f"its pass {one.desc!r} does not begin each sum with a bias")
+            layer.places.append((shader_pass.save, stores.get(result, "")))
+            layer.parts.append((shader_pass, result))
+        if shader_pass.biases.keys() != shader_pass.terms.keys():
+            raise _Unlike(f"its pass {shader_pass.desc!r} does not begin each sum with a bias")
     return layers
 
 
 def _offset(position: str) -> str:
     """Offset at which ``imageStore`` writes four channels, as ``x,y``; empty if there is none."""
-    found = _LAST_OFFSET.search(position)
-    return f"{found[1]},{found[2]}" if found else ""
+    match = _LAST_OFFSET.search(position)
+    return f"{match[1]},{match[2]}" if match else ""
 
 
 def _check_connections(layers: Sequence[_Layer], picture: str) -> None:
@@ -284,7 +284,11 @@ def _check_pixel_shuffle(remaining: Sequence[_Pass], features: int) -> int:
     """Check that the last pass is a pixel shuffle of all features, and return their number. Raises _Unlike
     otherwise.
     """
-    widths = [re.fullmatch(r"\w+\.w (\d)(?:\.0)? \*", one.width) for one in remaining if "Depth-To-Space" in one.desc]
+    widths = [
+        re.fullmatch(r"\w+\.w (\d)(?:\.0)? \*", shader_pass.width)
+        for shader_pass in remaining
+        if "Depth-To-Space" in shader_pass.desc
+    ]
     if len(remaining) != 1 or len(widths) != 1 or not widths[0] or int(widths[0][1]) ** 2 != features:
         raise _Unlike(f"it does not end in a pass that turns {features} features into pixels")
     return features
@@ -321,10 +325,10 @@ def _convolution(
                 at[...] = np.reshape(values, (4, 4)).T
             else:
                 at[:, 0] = values
-    remaining = slice(0, inputs if input_places is None else None)
-    wanted = slice(0, outputs)
+    input_channels = slice(0, inputs if input_places is None else None)
+    output_channels = slice(0, outputs)
     if np.any(weight[:, inputs:]) and input_places is None:
         raise _Unlike(f"its first convolution reads more than {inputs} channels")
     if outputs is not None and (np.any(weight[outputs:]) or np.any(bias[outputs:])):
         raise _Unlike(f"its last convolution gives more than {outputs} channels")
-    return weight[wanted, remaining].astype(np.float32), bias[wanted].astype(np.float32)
+    return weight[output_channels, input_channels].astype(np.float32), bias[output_channels].astype(np.float32)

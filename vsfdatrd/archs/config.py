@@ -108,7 +108,7 @@ def from_plain(value_type: Any, plain: Any) -> Any:
         return (
             None
             if plain is None
-            else from_plain(next(one for one in get_args(value_type) if one is not NoneType), plain)
+            else from_plain(next(member for member in get_args(value_type) if member is not NoneType), plain)
         )
     if plain not in get_args(value_type) if get_origin(value_type) is Literal else type(plain) is not value_type:
         raise ValueError(f"{plain!r} is no {value_type}")

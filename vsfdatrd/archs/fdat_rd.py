@@ -8,28 +8,16 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import cycle
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vsfdatrd.archs.config import NetworkConfig
 from vsfdatrd.archs.size import SizeRequirements
+from vsfdatrd.archs.upsamplers import UPSAMPLERS, TailTensors, Upsampler, tail_tensors
 from vsfdatrd.errors import CheckpointError
 
 type Kind = Literal["spatial", "channel", "dictionary"]
-type Upsampler = Literal[
-    "conv", "pixelshuffledirect", "pixelshuffle", "nearest+conv", "dysample", "transpose+conv", "lda", "pa_up"
-]
-
-# Order matters: the checkpoint's `MetaUpsample` buffer stores an index into it.
-UPSAMPLERS: tuple[Upsampler, ...] = get_args(Upsampler.__value__)
-
 WINDOW = (10, 30)
 """Attention window, height × width in tokens; every second spatial block uses it transposed (30, 10)."""
-
-GROUPS = 4
-"""Number of channel groups in the dysample tail, each with its own sampling offsets."""
-
-type TailTensors = dict[str, tuple[tuple[int, ...], int]]
-"""Name -> shape, and the number of positions per token at which the tensor is multiplied with a map."""
 
 META = "upsampler.MetaUpsample"
 """Buffer that identifies the tail of a checkpoint: version, index of the upsampler, scale, and widths."""
@@ -117,75 +105,8 @@ class FdatFamilyConfig(NetworkConfig):
         return max(self.embed_dim, sampled, *(max(shape[:2]) * pixels for shape, pixels in self.tail().values()))
 
     def tail(self) -> TailTensors:
-        """List the tensors of the tail by their index in its `nn.Sequential`.
-
-        Raises:
-            ValueError: The tail is not possible with these widths or this scale.
-        """
-
-        def conv(name: str, inputs: int, outputs: int, side: int = 3, at: int = 1) -> TailTensors:
-            return {f"{name}.weight": ((outputs, inputs, side, side), at), f"{name}.bias": ((outputs,), 0)}
-
-        def norm(name: str, width: int) -> TailTensors:
-            return {f"{name}.weight": ((width,), 0), f"{name}.bias": ((width,), 0)}
-
-        c, m, o, s = self.embed_dim, self.mid_dim, self.out_channels, self.tail_scale
-        pixels = s * s
-        i = 0 if m == c else 2
-        begin = conv("0", c, m) if i else {}  # of dysample and lda, to their inner width
-        match "conv" if s == 1 else self.upsampler:
-            case "conv":
-                if s != 1:
-                    raise ValueError(f"its tail is a plain convolution, which cannot enlarge {s} times")
-                return conv("0", c, o)
-            case "pixelshuffledirect":
-                return conv("0", c, o * pixels)
-            case "pixelshuffle":
-                found, at, n = conv("0", c, m), 1, 2
-                for factor in upscaling_steps(s, self.upsampler):
-                    found |= conv(f"{n}", m, factor * factor * m, at=at)
-                    at, n = at * factor * factor, n + 2
-                return found | conv(f"{n}", m, o, at=pixels)
-            case "nearest+conv":
-                found, at, n = {}, 1, 0
-                for factor in upscaling_steps(s, self.upsampler):
-                    found |= conv(f"{n}", c, c, at=at)
-                    at, n = at * factor * factor, n + 3
-                return found | conv(f"{n}", c, c, at=pixels) | conv(f"{n + 2}", c, o, at=pixels)
-            case "transpose+conv":
-                # ConvTranspose2d weights are (in, out, k, k). Scale 2: 4×4 with stride 2; scale 3: 3×3 with stride 3.
-                if s == 4:
-                    found = {"0.weight": ((c, c, 4, 4), 1), "0.bias": ((c,), 0)}
-                    found |= {"2.weight": ((c, o, 4, 4), 4), "2.bias": ((o,), 0)}
-                    return found | conv("3", o, o, at=pixels)
-                if s > 4:
-                    raise ValueError(f"its tail is a transposed convolution, which cannot enlarge {s} times")
-                side = 4 if s == 2 else 3
-                return {"0.weight": ((c, o, side, side), 1), "0.bias": ((o,), 0)} | conv("1", o, o, at=pixels)
-            case "dysample":
-                if m <= GROUPS or m % GROUPS:
-                    raise ValueError(f"its dysample tail needs a multiple of {GROUPS} channels above {GROUPS}, not {m}")
-                places = 2 * GROUPS * pixels
-                found = begin | conv(f"{i}.end_conv", m, o, 1, pixels) | conv(f"{i}.offset", m, places, 1)
-                return found | {f"{i}.scope.weight": ((places, m, 1, 1), 1), f"{i}.init_pos": ((1, places, 1, 1), 0)}
-            case "lda":
-                hidden, part = m // 4, m // 8
-                if not part or m % 8:
-                    raise ValueError(f"its lda tail needs a multiple of 8 channels, not {m}")
-                found = begin | {f"{i}.proj_{name}.weight": ((hidden, m, 1, 1), 1) for name in "qk"}
-                found |= {f"{i}.conv_offset.0.weight": ((part, 1, 3, 3), 0)} | norm(f"{i}.conv_offset.1", part)
-                found |= conv(f"{i}.conv_offset.3", part, 18, at=pixels) | norm(f"{i}.layer_norm", m)
-                found |= {f"{i}.relative_position_bias_table": ((1, 1, 1, 9, hidden), 0)}
-                return found | conv(f"{i + 1}", m, o, at=pixels)
-            case "pa_up":
-                found, at, n, width = {}, 1, 0, c
-                for factor in upscaling_steps(s, self.upsampler):
-                    at *= factor * factor
-                    found |= conv(f"{n + 1}", width, m, at=at) | conv(f"{n + 2}.conv.0", m, m, 1, at)
-                    found |= conv(f"{n + 4}", m, m, at=at)
-                    width, n = m, n + 6
-                return found | conv(f"{n}", m, o, at=pixels)
-        raise ValueError(f"{self.upsampler!r} is no tail")
+        """List the tensors of the tail; see `upsamplers.tail_tensors`."""
+        return tail_tensors(self.upsampler, self.embed_dim, self.mid_dim, self.out_channels, self.tail_scale)
 
     def activations(self) -> tuple[Mapping[str, float], ...]:
         """See `NetworkConfig.activations`. The tail, named by its upsampler, begins after everything else ended."""
@@ -199,12 +120,12 @@ class FdatFamilyConfig(NetworkConfig):
     def facts(self) -> dict[str, Any]:
         """See `NetworkConfig.facts`."""
         first = self.groups[0]
-        same = all(group == first for group in self.groups)
+        uniform = all(group == first for group in self.groups)
         return {
             "embed_dim": self.embed_dim,
             "heads": self.heads,
             "groups": len(self.groups),
-            "blocks of a group": " ".join(first) if same else "; ".join(" ".join(group) for group in self.groups),
+            "blocks of a group": " ".join(first) if uniform else "; ".join(" ".join(group) for group in self.groups),
             "window": ", ".join(f"{height}×{width}" for height, width in self.windows),
             "dictionary tokens": self.dict_tokens,
             "ffn width": self.ffn_dim,
@@ -330,26 +251,6 @@ def variant(
     )
 
 
-def upscaling_steps(scale: int, upsampler: str) -> list[int]:
-    """Factorize a scale into the successive upscaling steps of a tail; 4 is [2, 2].
-
-    Args:
-        scale: Upscaling factor: a power of two, or 3.
-        upsampler: Name of the tail, for the error message.
-
-    Returns:
-        The factors; their product is `scale`.
-
-    Raises:
-        ValueError: The tail does not support this scale.
-    """
-    if scale == 3:
-        return [3]
-    if scale > 0 and scale & (scale - 1) == 0:
-        return [2] * int(math.log2(scale))
-    raise ValueError(f"the {upsampler} tail cannot enlarge {scale} times: possible are powers of two and 3")
-
-
 def blocks_with_windows(
     groups: Iterable[tuple[Kind, ...]], windows: Iterable[tuple[int, int]]
 ) -> list[list[tuple[Kind, tuple[int, int]]]]:
@@ -366,13 +267,13 @@ def blocks_with_windows(
     """
     turn = cycle(windows)
     window = next(turn)
-    found: list[list[tuple[Kind, tuple[int, int]]]] = []
+    result: list[list[tuple[Kind, tuple[int, int]]]] = []
     for kinds in groups:
-        found.append([])
+        result.append([])
         for kind in kinds:
-            found[-1].append((kind, window))
+            result[-1].append((kind, window))
             window = next(turn) if kind == "spatial" else window
-    return found
+    return result
 
 
 def default_drop_path(name: str) -> float:
@@ -389,8 +290,12 @@ def is_fdat_rd(names: Collection[str]) -> bool:
 
     FDAT, its predecessor, has the same layout, but calls the window bias ``attn.bias`` and has no dictionary.
     """
-    found = {name.rpartition(".attn.")[2] for name in names if ".attn." in name}
-    return META in names and "bias" not in found and not found.isdisjoint({"dictionary", "rel_pos_bias", "temp"})
+    attention_tensors = {name.rpartition(".attn.")[2] for name in names if ".attn." in name}
+    return (
+        META in names
+        and "bias" not in attention_tensors
+        and not attention_tensors.isdisjoint({"dictionary", "rel_pos_bias", "temp"})
+    )
 
 
 def from_shapes(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatRdConfig:
@@ -424,12 +329,12 @@ def read_family(shapes: Mapping[str, tuple[int, ...]], meta: list[int], bias: st
     """
 
     def shape(name: str, rank: int) -> tuple[int, ...]:
-        found = shapes.get(name)
-        if found is None:
+        dims = shapes.get(name)
+        if dims is None:
             raise CheckpointError(f"it looks like FDAT-RD but has no tensor {name!r}; the file is incomplete")
-        if len(found) != rank:
-            raise CheckpointError(f"tensor {name!r} has shape {found} where FDAT-RD has {rank} dimensions")
-        return found
+        if len(dims) != rank:
+            raise CheckpointError(f"tensor {name!r} has shape {dims} where FDAT-RD has {rank} dimensions")
+        return dims
 
     _, index, tail_scale, _, out_channels, mid_dim, _ = meta
     unshuffled = "conv_first.1.weight" in shapes

@@ -54,8 +54,8 @@ def check(config: FdatFamilyConfig, entries: Mapping[str, Entry]) -> None:
     for name, shape in expected.items():
         entry = entries[name]
         if entry.shape != shape:
-            found = f"its tensor {name!r} has shape {entry.shape}"
-            raise ValueError(f"it contradicts itself: {found} where the others ask for {shape}")
+            actual = f"its tensor {name!r} has shape {entry.shape}"
+            raise ValueError(f"it contradicts itself: {actual} where the others ask for {shape}")
         if not entry.is_float and name != META:
             raise ValueError(f"it stores {name!r} as {entry.dtype}; convert it to fp16, bf16 or fp32")
 
@@ -110,10 +110,10 @@ def fdat_from_shapes(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> 
         if fields["tail_scale"] == 1:
             fields["upsampler"] = "conv"
         config = FdatConfig(**fields, window=math.isqrt(tokens))
-        same = tensor_shapes(config) == dict(shapes)
+        complete = tensor_shapes(config) == dict(shapes)
     except (CheckpointError, KeyError, ValueError, IndexError, ZeroDivisionError):
         return None
     # spandrel unshuffles by 2 or 4, before a tail of 4; all groups are alike
-    known = config.unshuffle == 1 or (config.unshuffle in (2, 4) and config.tail_scale == 4)
-    alike = set(config.groups) == {("spatial", "channel") * (len(config.groups[0]) // 2)}
-    return config if same and known and alike else None
+    supported = config.unshuffle == 1 or (config.unshuffle in (2, 4) and config.tail_scale == 4)
+    uniform = set(config.groups) == {("spatial", "channel") * (len(config.groups[0]) // 2)}
+    return config if complete and supported and uniform else None

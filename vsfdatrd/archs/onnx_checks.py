@@ -205,15 +205,15 @@ def _check(path: Path, model: onnx.ModelProto) -> None:
     """
     for graph in graphs(model.graph):
         for node in graph.node:
-            known = node.domain in DOMAINS[2:] or onnx.defs.has(node.op_type, node.domain)
-            if not (node.domain in DOMAINS and known):
-                where = f" of {node.domain!r}" if node.domain else ""
-                raise refuse(path, f"uses the operator {node.op_type[:60]!r}{where}, which engines do not know")
+            is_operator = node.domain in DOMAINS[2:] or onnx.defs.has(node.op_type, node.domain)
+            if not (node.domain in DOMAINS and is_operator):
+                domain = f" of {node.domain!r}" if node.domain else ""
+                raise refuse(path, f"uses the operator {node.op_type[:60]!r}{domain}, which engines do not know")
     for graph in graphs(model.graph):
-        whole = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.INT64}
+        integers = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.INT64}
         for node in graph.node:
-            if node.op_type == "Loop" and node.input[0] in whole:
-                turns = numpy_helper.to_array(whole[node.input[0]])
+            if node.op_type == "Loop" and node.input[0] in integers:
+                turns = numpy_helper.to_array(integers[node.input[0]])
                 if turns.size == 1 and turns.item() > MAX_TURNS:
                     raise refuse(
                         path, f"has a loop of {turns.item():,} turns, and {MAX_TURNS:,} are the most that are run"
@@ -306,7 +306,7 @@ def _layouts(path: Path, model: onnx.ModelProto, value: onnx.ValueInfoProto) -> 
             return [(layout, dims[axis])]
     open_axes = [(layout, axis) for layout, axis in axes if not dims[axis]]
     if dims[1] and not dims[2]:  # a channel count above 3: if it were H of NHWC, W would be fixed, too
-        open_axes = [one for one in open_axes if one[0] == "NCHW"]
+        open_axes = [pair for pair in open_axes if pair[0] == "NCHW"]
     if not open_axes:
         shape = " × ".join(str(side) if side > 0 else "?" for side in dims)
         raise refuse(path, f"has an input of {shape}, and networks of 1, 2 or 3 channels are used here")
@@ -323,12 +323,12 @@ def _layouts(path: Path, model: onnx.ModelProto, value: onnx.ValueInfoProto) -> 
 def _first_conv_channels(model: onnx.ModelProto, name: str) -> set[int]:
     """Return the input channels of the first convolutions after an input; empty if other operators precede them."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    same = {name}
+    pixels = {name}
     result: set[int] = set()
     for node in model.graph.node:
-        if node.input and node.input[0] in same:
+        if node.input and node.input[0] in pixels:
             if node.op_type in ("Identity", "Cast", "Transpose", "Mul", "Add", "Sub", "Div", "Clip", "Pad"):
-                same.update(node.output)
+                pixels.update(node.output)
             elif node.op_type == "Conv" and (weight := weights.get(node.input[1])) is not None:
                 groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
                 result.add(int(weight.dims[1]) * groups)

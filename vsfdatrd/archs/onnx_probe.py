@@ -51,12 +51,19 @@ def probe(path: Path, multiple: int | None = None, input_range: Range | None = N
     if find_spec("openvino") is None:
         raise refuse(path, "is an ONNX file; finding out how it is used needs OpenVINO: pip install openvino")
     patience = min(PATIENCE + PATIENCE_PER_MIB * check_file(path).st_size / 2**20, MOST_PATIENCE)
-    asked = json.dumps({"multiple": multiple, "range": input_range})
+    arguments = json.dumps({"multiple": multiple, "range": input_range})
     fill_standard_streams()
     try:
         # Start it on this thread, which waits for it: the process ends when the thread that started it ends.
         process = subprocess.Popen(
-            [python(), "-m", "vsfdatrd.backends.openvino.probe_worker", os.path.abspath(path), asked, str(os.getpid())],
+            [
+                python(),
+                "-m",
+                "vsfdatrd.backends.openvino.probe_worker",
+                os.path.abspath(path),
+                arguments,
+                str(os.getpid()),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -76,10 +83,10 @@ def probe(path: Path, multiple: int | None = None, input_range: Range | None = N
     try:
         answer = dict(json.loads(output))
     except ValueError as error:
-        how = describe_exit(process.returncode)
+        ending = describe_exit(process.returncode)
         if 0 < process.returncode < 1 << 31 and (lines := errors.decode(errors="replace").strip().splitlines()):
-            raise EngineError(f"the process that tries {path.name!r} failed ({how}): {lines[-1][:300]}") from error
-        why = f"makes OpenVINO crash ({how}) when a small picture is tried, {AGAIN}"
+            raise EngineError(f"the process that tries {path.name!r} failed ({ending}): {lines[-1][:300]}") from error
+        why = f"makes OpenVINO crash ({ending}) when a small picture is tried, {AGAIN}"
         raise TrialError(str(refuse(path, why)), why) from error
     if "error" in answer:
         raise CheckpointError(answer["error"])

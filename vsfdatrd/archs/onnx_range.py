@@ -49,9 +49,9 @@ def white_value(graph: onnx.GraphProto, input_name: str) -> Range | None:
 
 def _implied_range(node: NodeProto, names: set[str], constants: Constants) -> Range | None:
     """Return the range implied by an operator that is applied to unmodified pixel values; None if it implies none."""
-    known = [np.asarray(constants[i], np.float64) for i in node.input if i in constants and constants[i].size]
+    operands = [np.asarray(constants[i], np.float64) for i in node.input if i in constants and constants[i].size]
     first = node.input[0] in names
-    match node.op_type, known:
+    match node.op_type, operands:
         case "Mul", [factor]:
             return _range_of_gain(255 * factor) or ("1" if _all_between(factor, 250, 260) else None)
         case "Div", [divisor] if first and divisor.all():

@@ -46,8 +46,8 @@ def used_channels(tail: Tensors) -> NDArray[np.bool_]:
     Returns:
         Mask (C,). All True if no channel is used, because a map must have at least one channel.
     """
-    found: NDArray[np.bool_] = tail["2.weight"].any(axis=(1, 2, 3))
-    return found if found.any() else ~found
+    used: NDArray[np.bool_] = tail["2.weight"].any(axis=(1, 2, 3))
+    return used if used.any() else ~used
 
 
 def count_active_branches(config: FdatRdConfig, tensors: Mapping[str, NDArray[Any]]) -> str:

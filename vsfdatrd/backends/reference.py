@@ -35,12 +35,12 @@ def compute(graph: Path, target: Path, sky: Path | None = None) -> int:
         EngineUnavailable: Neither OpenVINO nor ONNX Runtime is installed.
         EngineError: The library does not run the graph.
     """
-    chosen = library()
-    if chosen is None:
+    module = library()
+    if module is None:
         raise EngineUnavailable(
             "the fp32 reference that engines are compared with needs OpenVINO or ONNX Runtime; pip install openvino"
         )
-    worker = Worker(_PROCESSES[chosen])
+    worker = Worker(_PROCESSES[module])
     try:
         return int(worker.ask("reference", graph=str(graph), target=str(target), smooth=sky and str(sky)))
     finally:

@@ -161,9 +161,9 @@ def open_engine(checkpoint: Checkpoint, height: int, width: int, options: Option
     if options.precision != "auto":  # int16 belongs to the native backend, which has no other precision
         result = [pair for pair in result if (pair[0] == "native") == (options.precision == "int16")] or result
     with _opening:
-        held: list[SlotPool] = []  # keeps the timed engines open, so that the fastest need not be opened again
+        timed: list[SlotPool] = []  # keeps the timed engines open, so that the fastest need not be opened again
         try:
-            result = _fastest_first(result, checkpoint, height, width, options, store, held)
+            result = _fastest_first(result, checkpoint, height, width, options, store, timed)
             for name, module in result[:-1]:
                 try:
                     return _open_with(name, module, checkpoint, height, width, options, store)
@@ -206,7 +206,7 @@ def _fastest_first(
         "processor": processor.identity(),
         "engines": {name: [module.version(), module.GRAPH_VERSION] for name, module in rivals},
     }
-    what = f"{checkpoint.path.name} at {padded[1]}×{padded[0]}"
+    subject = f"{checkpoint.path.name} at {padded[1]}×{padded[0]}"
 
     def time_them() -> dict[str, Any]:
         opened: dict[str, SlotPool] = {}
@@ -220,15 +220,15 @@ def _fastest_first(
                 failed[name] = str(error)
         if not opened:
             raise EngineError("no engine could be timed")
-        with working(f"timing engines on {what}"):
+        with working(f"timing engines on {subject}"):
             measured = speed.measure_rates(opened)
         text = ", ".join(f"{name} {rate:.3g}" for name, rate in measured.items())
-        log.info("Frames a second of %s: %s", what, text)
+        log.info("Frames a second of %s: %s", subject, text)
         return {"model": checkpoint.path.name, "size": f"{padded[1]}×{padded[0]}", "rates": measured, "failed": failed}
 
     try:
-        known = store.get_or_compute(SPEED, digest_of(identity), f"timing engines on {what}", time_them)
-        measured = {name: float(known["rates"].get(name, 0)) for name, _ in rivals}
+        speeds = store.get_or_compute(SPEED, digest_of(identity), f"timing engines on {subject}", time_them)
+        measured = {name: float(speeds["rates"].get(name, 0)) for name, _ in rivals}
     except (FdatrdError, KeyError, TypeError, ValueError, AttributeError) as error:
         log.debug("engines are not chosen by their speed: %s", error)
         return backends
@@ -247,12 +247,12 @@ def measured_speeds(store: EngineCache) -> Iterator[str]:
     Yields:
         A line of text for each network and size.
     """
-    for known in store.metadata(SPEED).objects():
+    for speeds in store.metadata(SPEED).objects():
         with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
-            result = {str(name): float(rate) for name, rate in known["rates"].items()}
+            result = {str(name): float(rate) for name, rate in speeds["rates"].items()}
             text = [f"{name} {result[name]:.3g}" for name in sorted(result, key=lambda name: -result[name])]
-            text += [f"{name} cannot be used" for name in known["failed"]]
-            yield f"{known['model']} at {known['size']}: {', '.join(text)} frames a second"
+            text += [f"{name} cannot be used" for name in speeds["failed"]]
+            yield f"{speeds['model']} at {speeds['size']}: {', '.join(text)} frames a second"
 
 
 def padded_size(model: ModelDescriptor, height: int, width: int) -> tuple[int, int]:
@@ -289,10 +289,10 @@ def _open_with(
             f"precision={options.precision!r} is not possible with the {name} engine on this machine; "
             f"choose one of auto, {', '.join(possible)}"
         )
-    known = max(1, gpu_count()) if name in ("tensorrt", "torch") else 1
-    if max(options.device) >= known:
-        what = f"the {known} GPUs of this machine" if known > 1 else "device 0, the only one here"
-        raise ArgumentError(f"device={list(options.device)} is not there; the {name} engine can use {what}")
+    count = max(1, gpu_count()) if name in ("tensorrt", "torch") else 1
+    if max(options.device) >= count:
+        devices = f"the {count} GPUs of this machine" if count > 1 else "device 0, the only one here"
+        raise ArgumentError(f"device={list(options.device)} is not there; the {name} engine can use {devices}")
     requested = possible if options.precision == "auto" else (cast(Precision, options.precision),)
     padded = padded_size(checkpoint.description, height, width)
     for precision in requested:
@@ -328,10 +328,10 @@ def _open(name: str, module: Backend, spec: EngineSpec, store: EngineCache) -> S
     if (pool := _shared.get(identity)) and not pool.failed:
         return pool
     spec = replace(_fit_memory(name, module, spec), state=store.state(key))
-    what = f"{name} engine of {spec.checkpoint.path.name} for {spec.width}×{spec.height}, {spec.precision}"
+    engine_name = f"{name} engine of {spec.checkpoint.path.name} for {spec.width}×{spec.height}, {spec.precision}"
 
     def build(directory: Path) -> None:
-        with working(f"building the {what}"):
+        with working(f"building the {engine_name}"):
             if name != "torch":
                 traced_graphs.check(spec.checkpoint)
             try:

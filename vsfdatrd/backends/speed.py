@@ -65,12 +65,12 @@ def _timed_turn(engine: Engine, slots: Sequence[int], seconds: float) -> tuple[i
     running = deque(slots)
     for slot in slots:
         engine.submit(slot)
-    done = 0
+    frames = 0
     while running:
         slot = running.popleft()
         engine.collect(slot)
-        done += 1
+        frames += 1
         if time.perf_counter() - start < seconds:
             engine.submit(slot)
             running.append(slot)
-    return done, max(time.perf_counter() - start, 1e-9)
+    return frames, max(time.perf_counter() - start, 1e-9)

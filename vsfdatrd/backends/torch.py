@@ -233,7 +233,7 @@ def _psnr_against_fp32(spec: EngineSpec) -> float:
     size = model.fixed or model.size.padded(*VERIFIED)
     device = torch.device("cuda", spec.device[0]) if _on_gpu() else torch.device("cpu")
     pictures = [picture[None, : model.frame_channels[0]] for picture in (drawing(*size), sky(*size))]
-    found: list[list[FramePlanes]] = []
+    outputs: list[list[FramePlanes]] = []
     for exactly in (replace(spec, precision="fp32"), spec):
         try:
             network = _network(exactly, device)
@@ -241,9 +241,9 @@ def _psnr_against_fp32(spec: EngineSpec) -> float:
                 results = [network(torch.from_numpy(picture).to(device)) for picture in pictures]
         except RuntimeError as error:
             raise EngineBuildError(f"PyTorch could not compute the network in {exactly.precision}: {error}") from error
-        found.append([result[0].float().cpu().numpy() for result in results])
-    psnr = compare(found[0][0], found[1][0], spec.precision)
-    check_banding(count_levels(found[0][1]), count_levels(found[1][1]), spec.precision)
+        outputs.append([result[0].float().cpu().numpy() for result in results])
+    psnr = compare(outputs[0][0], outputs[1][0], spec.precision)
+    check_banding(count_levels(outputs[0][1]), count_levels(outputs[1][1]), spec.precision)
     return psnr
 
 
@@ -253,8 +253,8 @@ class _Slots:
     def __init__(self, spec: EngineSpec, slots: int) -> None:
         self.slots = slots
         scale = spec.checkpoint.description.scale
-        taken, inputs = spec.checkpoint.description.frame_channels
-        self._input_shape = (1, taken, spec.height, spec.width)
+        in_channels, inputs = spec.checkpoint.description.frame_channels
+        self._input_shape = (1, in_channels, spec.height, spec.width)
         self._output_shape = (1, inputs, spec.height * scale, spec.width * scale)
         self._closed = False
 

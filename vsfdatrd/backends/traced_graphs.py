@@ -158,11 +158,11 @@ def _psnr_against_pytorch(checkpoint: Checkpoint, model: "onnx.ModelProto", heig
         graph, result = Path(folder, "graph.onnx"), Path(folder, "result.npy")
         graph.write_bytes(serialized(model))
         reference.compute(graph, result)
-        found = np.load(result).astype(np.float32)  # (C, H·scale, W·scale)
+        output = np.load(result).astype(np.float32)  # (C, H·scale, W·scale)
     network = checkpoint.description
     picture = accuracy.drawing(height, width)[None, : network.frame_channels[0]]
     with torch.inference_mode():
         expected = network.architecture.run(checkpoint.network(), torch.from_numpy(picture))[0].numpy()
-    if expected.shape != found.shape:
-        raise EngineError(f"the graph makes {found.shape} where PyTorch makes {expected.shape}")
-    return accuracy.compare(expected, found, "traced")
+    if expected.shape != output.shape:
+        raise EngineError(f"the graph makes {output.shape} where PyTorch makes {expected.shape}")
+    return accuracy.compare(expected, output, "traced")

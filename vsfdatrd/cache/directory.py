@@ -40,9 +40,9 @@ def _trusted() -> set[int]:
     """Return the ids of users whose files are trusted: this user, root, and as root the user who invoked sudo."""
     users = {0}
     if sys.platform != "win32":
-        asked = os.environ.get("SUDO_UID", "")
-        if os.geteuid() == 0 and asked.isdecimal():
-            users.add(int(asked))
+        sudo_user = os.environ.get("SUDO_UID", "")
+        if os.geteuid() == 0 and sudo_user.isdecimal():
+            users.add(int(sudo_user))
         users.add(os.geteuid())
     return users
 
@@ -200,8 +200,8 @@ class CacheFolder:
                 digest = item.name.partition(".")[0]
                 if _DIGEST.fullmatch(digest):
                     # A process that builds or removes an engine holds its lock until it has finished or died.
-                    with self.lock_if_free(digest) as held:
-                        if held:
+                    with self.lock_if_free(digest) as locked:
+                        if locked:
                             delete(Path(item.path))
                 elif time.time() - item.stat(follow_symlinks=False).st_mtime > _STALE:
                     delete(Path(item.path))

@@ -65,11 +65,11 @@ class EngineCache:
         Raises:
             StoreError: $FDATRD_CACHE_LIMIT is not a number, or no directory is possible.
         """
-        chosen = directory or os.environ.get("FDATRD_CACHE")
-        if not chosen:
-            chosen = user_directory("cache") or _without_home()
+        path = directory or os.environ.get("FDATRD_CACHE")
+        if not path:
+            path = user_directory("cache") or _without_home()
         try:
-            self.directory = Path(os.path.abspath(expand_user(chosen)))
+            self.directory = Path(os.path.abspath(expand_user(path)))
         except ArgumentError as error:
             raise StoreError(f"{error}; set FDATRD_CACHE to a directory") from error
         self.limit = _limit() if limit is None else limit
@@ -184,8 +184,8 @@ class EngineCache:
         removed = 0
         with self._folder.translate_errors():
             for entry in self.entries():
-                with self._folder.lock_if_free(entry.digest) as held:
-                    removed += held and self._remove(entry.digest)
+                with self._folder.lock_if_free(entry.digest) as locked:
+                    removed += locked and self._remove(entry.digest)
             for item in os.scandir(self._state) if self._state.is_dir() else ():
                 if not (self._engines / item.name).exists():
                     delete(Path(item.path))
@@ -224,15 +224,15 @@ class EngineCache:
             StoreError: The cache directory cannot be used.
         """
         metadata = self.metadata(kind)
-        if (known := metadata.get(digest)) is not None:
-            return known
+        if (data := metadata.get(digest)) is not None:
+            return data
         self._folder.prepare()
         with self._folder.locked(digest, operation):
-            known = metadata.get(digest)  # another process may have stored it meanwhile
-            if known is None:
-                known = compute()
-                metadata.put(digest, known)
-        return known
+            data = metadata.get(digest)  # another process may have stored it meanwhile
+            if data is None:
+                data = compute()
+                metadata.put(digest, data)
+        return data
 
     # Building
 
@@ -303,8 +303,8 @@ class EngineCache:
                     break
                 if entry.digest == keep or time.time() - entry.used < _IN_USE:
                     continue
-                with contextlib.suppress(OSError), self._folder.lock_if_free(entry.digest) as held:
-                    if held and self._remove(entry.digest):
+                with contextlib.suppress(OSError), self._folder.lock_if_free(entry.digest) as locked:
+                    if locked and self._remove(entry.digest):
                         total -= entry.size
                         log.info("the engine %s is removed: the cache is beyond its limit", entry.path)
 

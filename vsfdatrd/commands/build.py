@@ -22,7 +22,8 @@ from vsfdatrd.weights.catalog import resolve
 class Built:
     """An engine in the cache."""
 
-    what: str
+    description: str
+    """Backend and precision; for other GPUs also the library and the architecture."""
     path: Path
     size: int
     """Bytes."""

@@ -241,7 +241,7 @@ def _export_graph(
     verified = unverified = psnr = difference = None
     if verify:
         trials = export_check.trial_sizes(checkpoint.description, shape)
-        same = shape is None or trials == [shape]
+        at_full_size = shape is None or trials == [shape]
         export_check.check_structure(graph)
         session = export_check.open_session(temporary, precision)
         if session is None:
@@ -249,11 +249,11 @@ def _export_graph(
                 f"ONNX Runtime {export_check.runtime()} cannot compute {precision} on a CPU (its structure was checked)"
             )
         else:
-            if not same:
+            if not at_full_size:
                 session = export_check.open_session(_graph(checkpoint, trials[0], precision, provenance), precision)
             psnr, difference = export_check.compare_with_pytorch(checkpoint, session, trials, precision)
             sizes = " and ".join(f"{width}×{height}" for height, width in trials)
-            sizes += "" if same else ", by a graph that was written alike"
+            sizes += "" if at_full_size else ", by a graph that was written alike"
             verified = (
                 f"in ONNX Runtime {export_check.runtime()} against PyTorch at {sizes}: "
                 f"PSNR {psnr:.1f} dB, largest difference {difference:.1g}"
@@ -270,11 +270,11 @@ def _check_size(model: ModelDescriptor, size: tuple[int, int]) -> None:
     if tall >= 2 * height or wide >= 2 * width:
         fewest = smallest_side(model)
         w, h = (max(fewest, max(size) if model.size.square else side) for side in size)
-        asked = (
+        requirement = (
             f"{wide}×{tall}" if model.size.minimum or model.size.square else f"multiples of {model.size.multiple_of}"
         )
         raise ArgumentError(
-            f"size={_size_text(size)} is too small: frames are mirrored up to {asked}, which takes "
+            f"size={_size_text(size)} is too small: frames are mirrored up to {requirement}, which takes "
             f"{fewest} pixels a side; give {_size_text((w, h))} or larger"
         )
     if model.config.constant_bytes(height, width) > MAX_TABLE:
@@ -378,15 +378,15 @@ def _read_back(path: Path, source: Checkpoint, tensors: Mapping[str, Array], pre
     """Raise EngineBuildError unless the file holds these tensors and is detected as the same network."""
     try:
         written = open_checkpoint(path, any_channels=True)
-        found = written.tensors()
+        stored = written.tensors()
     except CheckpointError as error:
         raise verification_error(f"it cannot be read back ({error})") from error
-    if found.keys() != tensors.keys():
-        some = min(found.keys() ^ tensors.keys())
+    if stored.keys() != tensors.keys():
+        some = min(stored.keys() ^ tensors.keys())
         raise verification_error(f"it does not have the same tensors ({some!r})")
     for name, values in tensors.items():
-        wide = values.astype(np.float32) if values.dtype.itemsize == 2 and found[name].dtype.kind == "f" else values
-        if found[name].dtype != wide.dtype or not np.array_equal(found[name], wide):
+        wide = values.astype(np.float32) if values.dtype.itemsize == 2 and stored[name].dtype.kind == "f" else values
+        if stored[name].dtype != wide.dtype or not np.array_equal(stored[name], wide):
             raise verification_error(f"its tensor {name!r} has other values")
     before, after = source.description, written.description
     if replace(before, sha256=after.sha256, dtype=precision, part=after.part) != after:

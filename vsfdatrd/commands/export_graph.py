@@ -71,8 +71,8 @@ def _with_padding(
     import onnx
     from onnx import helper, numpy_helper
 
-    taken, value = network.frame_channels
-    out = [side * network.scale for side in shape]
+    in_channels, out_channels = network.frame_channels
+    out_size = [side * network.scale for side in shape]
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
@@ -84,7 +84,7 @@ def _with_padding(
         sizes = {
             "frame/pads": [0] * 6 + [padded[0] - shape[0], padded[1] - shape[1]],
             "frame/start": [0, 0],
-            "frame/end": out,
+            "frame/end": out_size,
             "frame/axes": [2, 3],
         }
         graph.initializer.extend(numpy_helper.from_array(np.array(v, np.int64), name) for name, v in sizes.items())
@@ -94,7 +94,7 @@ def _with_padding(
     del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
     graph.node.extend(nodes)
     float32 = onnx.TensorProto.FLOAT
-    graph.input.append(helper.make_tensor_value_info("input", float32, (1, taken, *shape)))
-    graph.output.append(helper.make_tensor_value_info("output", float32, (1, value, *out)))
+    graph.input.append(helper.make_tensor_value_info("input", float32, (1, in_channels, *shape)))
+    graph.output.append(helper.make_tensor_value_info("output", float32, (1, out_channels, *out_size)))
     result.producer_name = "vsfdatrd"
     return result

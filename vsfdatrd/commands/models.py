@@ -24,10 +24,10 @@ def show() -> int:
     for own in aliases.read().values():
         try:
             found = open_checkpoint(own.file, cache=EngineCache(None).metadata("checkpoint")).description
-            scale, what = f"{found.scale}x", f"{found.name}, {own.file}"
+            scale, description = f"{found.scale}x", f"{found.name}, {own.file}"
         except FdatrdError as error:
-            scale, what = _NONE, str(error)
-        rows.append((own.name, scale, _NONE, what))
+            scale, description = _NONE, str(error)
+        rows.append((own.name, scale, _NONE, description))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip())
@@ -77,9 +77,9 @@ def add(file: Path, name: str) -> int:
     """Define an alias for a model file, after checking that the file can be used."""
     aliases.check_name(name, CATALOG)
     path = expand_user(file).absolute()
-    found = open_checkpoint(path).description
-    aliases.add(OwnModel(name, path, found.sha256), CATALOG)
-    print(f'{name}: {found.name}, {found.scale}x, {path}; in scripts model="{name}"')
+    model = open_checkpoint(path).description
+    aliases.add(OwnModel(name, path, model.sha256), CATALOG)
+    print(f'{name}: {model.name}, {model.scale}x, {path}; in scripts model="{name}"')
     return 0
 
 
@@ -93,29 +93,31 @@ def remove(name: str) -> int:
 
 def _verify_own(own: OwnModel) -> bool:
     try:
-        same = own.sha256 is None or sha256(own.file) == own.sha256
+        unchanged = own.sha256 is None or sha256(own.file) == own.sha256
     except CheckpointError as error:
         print(f"{own.name}: {error}")
         return False
-    text = "as it was when it was added" if same else "not the file that was added; remove the name and add it again"
+    text = (
+        "as it was when it was added" if unchanged else "not the file that was added; remove the name and add it again"
+    )
     print(f"{own.name}: {text if own.sha256 else 'no checksum was written down'}, {own.file}")
-    return same
+    return unchanged
 
 
 def _rows(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
-    found = checkpoint.description
+    model = checkpoint.description
     rows: dict[str, Any] = {
         "file": str(path),
-        "sha256": found.sha256,
-        "architecture": found.name,
-        "works on": found.planes,
-        "scale": found.scale,
-        "parameters": found.parameters,
-        "padded to multiples of": found.size.multiple_of,
+        "sha256": model.sha256,
+        "architecture": model.name,
+        "works on": model.planes,
+        "scale": model.scale,
+        "parameters": model.parameters,
+        "padded to multiples of": model.size.multiple_of,
     }
-    if found.part:
-        rows["part of the file"] = found.part.rstrip("/.*")
-    rows |= found.config.facts()
-    if (work := found.config.flops(540, 720)) is not None:
+    if model.part:
+        rows["part of the file"] = model.part.rstrip("/.*")
+    rows |= model.config.facts()
+    if (work := model.config.flops(540, 720)) is not None:
         rows["TFLOP per 720×540 frame"] = round(work / 1e12, 3)
-    return rows | found.architecture.inspect(found.config, checkpoint)
+    return rows | model.architecture.inspect(model.config, checkpoint)

@@ -50,7 +50,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from vsfdatrd.compare.comparison import compare
 
     folder = arguments.out or Path(f"{arguments.after.stem}_compare")
-    done = compare(
+    comparison = compare(
         arguments.before,
         arguments.after,
         folder,
@@ -60,19 +60,19 @@ def _run(arguments: argparse.Namespace) -> int:
         html=arguments.html,
         report=lambda text: print(f"compare: {text}", file=sys.stderr, flush=True),
     )
-    for note in done.notes:
+    for note in comparison.notes:
         print(f"compare: {note}", file=sys.stderr)
-    for line in _table(done):
+    for line in _table(comparison):
         print(line)
-    print(f"{len(done.files)} files in {folder}" + (f"; open {done.files[-1]}" if arguments.html else ""))
+    print(f"{len(comparison.files)} files in {folder}" + (f"; open {comparison.files[-1]}" if arguments.html else ""))
     return 0
 
 
-def _table(done: "Comparison") -> Iterator[str]:
+def _table(comparison: "Comparison") -> Iterator[str]:
     yield f"{'frame':>7} {'before':>7}  {'lines':>13}  {'noise':>13}  {'SSIM':>5}  {'SSIMULACRA2':>11}  why"
-    for shot in done.shots:
+    for shot in comparison.shots:
         yield f"{shot.pair.after:>7} {shot.pair.before:>7}  {_numbers(shot.metrics)}  {shot.why}"
-    yield f"{'mean':>7} {'':>7}  {_numbers(done.mean)}"
+    yield f"{'mean':>7} {'':>7}  {_numbers(comparison.mean)}"
 
 
 def _numbers(m: Any) -> str:

@@ -74,28 +74,31 @@ def compare(
     check_file(before)
     check_file(after)
     _create_folder(folder)
-    done = Comparison(open_video(before), open_video(after), folder)
+    result = Comparison(open_video(before), open_video(after), folder)
     report("choosing frames")
-    shared = overlap(done.before, done.after, offset)
-    small = Thumbnails(done.after)
+    shared = overlap(result.before, result.after, offset)
+    small = Thumbnails(result.after)
     with working("looking at frames", delay=5):  # takes minutes if a file has to be decoded from its start
-        picks = pick.requested(done.after, frames) if frames else pick.choose_frames(small, count, shared)
+        picks = pick.requested(result.after, frames) if frames else pick.choose_frames(small, count, shared)
     report("finding the same frames in the first file")
     with working("looking for frames", delay=5):
-        found = pairs(done.before, small, [p.frame for p in picks], offset)
-    uncropped = done.before
-    done.before, found = without_borders(uncropped, small, found, offset)
-    done.notes += [*_length_notes(done.before, done.after, shared), *_notes(uncropped, done.before, done.after, found)]
-    sizes = _Sizes(done.before, done.after)
-    for number, (chosen, pair) in enumerate(zip(picks, found, strict=True), 1):
-        report(f"frame {chosen.frame} ({number} of {len(picks)})")
-        done.shots.append(_shot(done, sizes, chosen, pair, with_uris=html))
+        matches = pairs(result.before, small, [p.frame for p in picks], offset)
+    uncropped = result.before
+    result.before, matches = without_borders(uncropped, small, matches, offset)
+    result.notes += [
+        *_length_notes(result.before, result.after, shared),
+        *_notes(uncropped, result.before, result.after, matches),
+    ]
+    sizes = _Sizes(result.before, result.after)
+    for number, (picked, pair) in enumerate(zip(picks, matches, strict=True), 1):
+        report(f"frame {picked.frame} ({number} of {len(picks)})")
+        result.shots.append(_shot(result, sizes, picked, pair, with_uris=html))
     if html:
         file = folder / "compare.html"
-        text = page.render(done.before, done.after, done.shots, done.notes, done.mean)
+        text = page.render(result.before, result.after, result.shots, result.notes, result.mean)
         pictures.write(file, text.encode(errors="replace"))  # file names may not be valid UTF-8
-        done.files.append(file)
-    return done
+        result.files.append(file)
+    return result
 
 
 def _create_folder(folder: Path) -> None:
@@ -111,22 +114,22 @@ def _create_folder(folder: Path) -> None:
     probe.unlink()
 
 
-def _notes(uncropped: Video, before: Video, after: Video, found: list[Pair]) -> list[str]:
+def _notes(uncropped: Video, before: Video, after: Video, matches: list[Pair]) -> list[str]:
     notes = [f"{video.path.name} {video.treatment}." for video in (before, after) if video.treatment]
     if before is not uncropped:
         notes.append(
             f"{before.path.name} has black borders that {after.path.name} does not have; they were cut off: "
             f"{uncropped.clip.width}×{uncropped.clip.height} became {before.clip.width}×{before.clip.height}."
         )
-    strange = [str(pair.after) for pair in found if pair.likeness < DIFFERENT]
+    strange = [str(pair.after) for pair in matches if pair.likeness < DIFFERENT]
     if strange:
-        where = (
+        frames = (
             "all of these frames"
-            if len(strange) == len(found)
+            if len(strange) == len(matches)
             else f"frame{'s'[: len(strange) - 1]} " + ", ".join(strange)
         )
         notes.append(
-            f"The two files do not seem to show the same: {before.path.name} has another picture at {where} of "
+            f"The two files do not seem to show the same: {before.path.name} has another picture at {frames} of "
             f"{after.path.name}. If the second leaves out a beginning, say how many seconds with --offset; else the "
             "numbers mean little."
         )
@@ -155,7 +158,7 @@ def _sized(clip: vs.VideoNode, width: int, height: int) -> vs.VideoNode:
     return clip if (clip.width, clip.height) == (width, height) else clip.resize.Spline36(width, height)
 
 
-def _shot(comparison: Comparison, sizes: _Sizes, chosen: pick.Pick, pair: Pair, *, with_uris: bool) -> page.Shot:
+def _shot(comparison: Comparison, sizes: _Sizes, picked: pick.Pick, pair: Pair, *, with_uris: bool) -> page.Shot:
     """Measure one pair of frames and write its pictures."""
     large, small = (
         (frame(comparison.before, first, pair.before), frame(comparison.after, second, pair.after))
@@ -176,7 +179,7 @@ def _shot(comparison: Comparison, sizes: _Sizes, chosen: pick.Pick, pair: Pair, 
         crops.append((first, second))
     return page.Shot(
         pair,
-        chosen.why,
+        picked.why,
         seconds,
         both[0].size,
         numbers,

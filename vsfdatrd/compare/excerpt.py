@@ -120,9 +120,9 @@ def _copy_mpeg(av: Any, source: Any, stream: Any, target: Path) -> list[Piece]:
             pictures = [bytes(packet) for packet in packets]
             # B-frames after the first I-frame are displayed before it and reference the previous GOP: drop them.
             leading = sum(1 for _ in takewhile(_is_b, pictures[1:]))
-            kept = [pictures[0], *pictures[1 + leading :]]
-            file.write(b"".join(kept))
-            count += len(kept)
+            decodable = [pictures[0], *pictures[1 + leading :]]
+            file.write(b"".join(decodable))
+            count += len(decodable)
     return pieces
 
 

@@ -28,7 +28,7 @@ DIFFERENT = 0.7
 THUMBNAIL = (192, 144)
 """Width and height at which frames are compared: hides noise and coding artifacts, but not a moved mouth."""
 
-_HELD = 2e-4  # required gain in likeness per frame of distance: repeated drawings differ only by noise
+_DISTANCE_COST = 2e-4  # required gain in likeness per frame of distance: repeated drawings differ only by noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Thumbnails:
     def __init__(self, video: Video) -> None:
         self.video = video
         self._clip = video.clip.resize.Bilinear(*THUMBNAIL, format=vs.GRAYS, matrix=1)
-        self._kept: dict[int, Plane] = {}
+        self._cached: dict[int, Plane] = {}
 
     def at(self, number: int) -> Plane:
         """Return the thumbnail of a frame without caching it.
@@ -55,12 +55,12 @@ class Thumbnails:
         Raises:
             FrameError: The frame cannot be read.
         """
-        return self._kept[number] if number in self._kept else frame(self.video, self._clip, number)[..., 0]
+        return self._cached[number] if number in self._cached else frame(self.video, self._clip, number)[..., 0]
 
     def get_cached(self, number: int) -> Plane:
         """Return the thumbnail of a frame and cache it, so that a file without seeking is not decoded again."""
-        self._kept[number] = self.at(number)
-        return self._kept[number]
+        self._cached[number] = self.at(number)
+        return self._cached[number]
 
 
 def likeness(a: Plane, b: Plane) -> float:
@@ -107,8 +107,8 @@ def overlap(before: Video, after: Video, offset: float) -> range:
     """
     length = float(before.times[-1])
     slack = 0.99 * length / max(1, len(before.times) - 1)  # less than a frame, so that rounded times do not add one
-    when = times_in_before(before, after, offset)
-    inside = np.flatnonzero((when >= -slack) & (when <= length + slack))
+    times = times_in_before(before, after, offset)
+    inside = np.flatnonzero((times >= -slack) & (times <= length + slack))
     if not len(inside):
         raise ArgumentError(
             f"--offset {offset:g} leaves nothing to compare: {before.path.name} is {length:.1f} s long and "
@@ -132,32 +132,32 @@ def pairs(before: Video, after: Thumbnails, numbers: list[int], offset: float = 
     Raises:
         FrameError: A frame of AFTER, or every candidate frame of BEFORE, cannot be read.
     """
-    when = times_in_before(before, after.video, offset)
+    times = times_in_before(before, after.video, offset)
     small = Thumbnails(before)
-    return [_best_match(small, number, float(when[number]), after.get_cached(number)) for number in numbers]
+    return [_best_match(small, number, float(times[number]), after.get_cached(number)) for number in numbers]
 
 
-def _best_match(small: Thumbnails, number: int, when: float, target: Plane) -> Pair:
+def _best_match(small: Thumbnails, number: int, time: float, target: Plane) -> Pair:
     times = small.video.times
-    nearest = int(np.abs(times - when).argmin())
+    nearest = int(np.abs(times - time).argmin())
     last = len(times) - 1
     near = range(max(0, nearest - NEIGHBORS), min(last, nearest + NEIGHBORS) + 1)
 
     def best(candidates: range) -> Pair:
-        found: dict[int, float] = {}
+        likenesses: dict[int, float] = {}
         for n in candidates:
             try:
-                found[n] = likeness(small.at(n), target)
+                likenesses[n] = likeness(small.at(n), target)
             except FrameError:  # damaged, as on some discs; try the other candidates
-                if n == candidates[-1] and not found:
+                if n == candidates[-1] and not likenesses:
                     raise
-        chosen = max(found, key=lambda n: found[n] - _HELD * abs(n - nearest))
-        return Pair(number, chosen, found[chosen])
+        best_number = max(likenesses, key=lambda n: likenesses[n] - _DISTANCE_COST * abs(n - nearest))
+        return Pair(number, best_number, likenesses[best_number])
 
     pair = best(near)
     if pair.likeness >= FITS:
         return pair
-    inside = np.flatnonzero(np.abs(times - when) <= SEARCH)
+    inside = np.flatnonzero(np.abs(times - time) <= SEARCH)
     return best(range(int(inside[0]), int(inside[-1]) + 1)) if len(inside) > len(near) else pair
 
 

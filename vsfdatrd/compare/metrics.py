@@ -51,14 +51,14 @@ def measure(large: Pair, small: Pair, score: float) -> Metrics:
         small: BEFORE and AFTER at the smaller of their sizes.
         score: The SSIMULACRA2 of `small`.
     """
-    lines, noise = (how(*map(luma, large)) for how in (steepness, flat_noise))
+    lines, noise = (metric(*map(luma, large)) for metric in (steepness, flat_noise))
     x, y = map(luma, small)
     return Metrics(*lines, *noise, ssim(x, y) if min(x.shape) >= WINDOW else float("nan"), score)
 
 
 def mean(metrics: list[Metrics]) -> Metrics:
     """Return the mean of each metric over the frames in which it could be measured."""
-    values = ([result for one in metrics if not np.isnan(result := getattr(one, name))] for name in Metrics.__slots__)
+    values = ([result for pair in metrics if not np.isnan(result := getattr(pair, name))] for name in Metrics.__slots__)
     return Metrics(*(fmean(of_one) if of_one else float("nan") for of_one in values))
 
 
@@ -76,10 +76,10 @@ def steepness(before: Plane, after: Plane) -> tuple[float, float]:
         The steepness of both in steps per pixel; NaN if there are no lines.
     """
     slopes = [np.hypot(*np.gradient(plane)) for plane in (before, after)]
-    where = slopes[0] >= max(float(np.quantile(slopes[0], 0.9)), 4 / 255)
-    if not where.any():
+    on_lines = slopes[0] >= max(float(np.quantile(slopes[0], 0.9)), 4 / 255)
+    if not on_lines.any():
         return float("nan"), float("nan")
-    first, second = (float(_local_maximum(slope, 2)[where].mean()) * 255 for slope in slopes)
+    first, second = (float(_local_maximum(slope, 2)[on_lines].mean()) * 255 for slope in slopes)
     return first, second
 
 
@@ -151,8 +151,8 @@ def _unevenness(plane: Plane) -> Plane:
     total: Plane = blocks.var((2, 3))
     down = np.einsum("abij,i->ab", blocks, ramp) ** 2 / power
     right = np.einsum("abij,j->ab", blocks, ramp) ** 2 / power
-    left: Plane = np.maximum(total - (down + right) / BLOCK**2, 0)
-    return left
+    residual: Plane = np.maximum(total - (down + right) / BLOCK**2, 0)
+    return residual
 
 
 def _local_maximum(plane: Plane, radius: int) -> Plane:
@@ -168,5 +168,5 @@ def _local_mean(plane: Plane, radius: int) -> Plane:
 def _local_statistic(plane: Plane, radius: int, statistic: str) -> Plane:
     side = 2 * radius + 1
     rows = getattr(sliding_window_view(np.pad(plane, radius, "symmetric"), side, axis=0), statistic)(-1)
-    done: Plane = getattr(sliding_window_view(rows, side, axis=1), statistic)(-1)
-    return done
+    result: Plane = getattr(sliding_window_view(rows, side, axis=1), statistic)(-1)
+    return result

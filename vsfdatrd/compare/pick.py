@@ -111,11 +111,11 @@ def choose_frames(video: Thumbnails, count: int, frames: range) -> list[Pick]:
             f"no frame of {video.video.path} can be read that was tried; the file is damaged, make it anew"
         )
     chosen = [(start, "a scene starts") for start in sorted(starts, key=lambda c: -c.lines)[:cuts]]
-    shown = [c for c in candidates if not c.empty] or candidates[:1]
+    visible = [c for c in candidates if not c.empty] or candidates[:1]
     for apart in (total / (2 * count), 1):  # first spread over the film, then any that differ
-        for candidate in sorted(shown, key=lambda c: -c.lines):
-            taken = [c for c, _ in chosen]
-            if len(chosen) < count and all(_new(candidate, other, apart) for other in taken):
+        for candidate in sorted(visible, key=lambda c: -c.lines):
+            others = [c for c, _ in chosen]
+            if len(chosen) < count and all(_new(candidate, other, apart) for other in others):
                 chosen.append((candidate, "sharp lines"))
     return [Pick(c.frame, why) for c, why in sorted(chosen, key=lambda c: c[0].frame)]
 

@@ -75,9 +75,11 @@ def side_by_side(before: Image.Image, after: Image.Image, labels: tuple[str, str
     width, height = (side * magnified for side in before.size)
     sheet = Image.new("RGB", (2 * width + _GAP, height + _HEAD), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    for i, (one, label) in enumerate(zip((before, after), labels, strict=True)):
+    for i, (picture, label) in enumerate(zip((before, after), labels, strict=True)):
         left = i * (width + _GAP)
-        sheet.paste(one.resize((width, height), Image.Resampling.NEAREST) if magnified > 1 else one, (left, _HEAD))
+        sheet.paste(
+            picture.resize((width, height), Image.Resampling.NEAREST) if magnified > 1 else picture, (left, _HEAD)
+        )
         size = 18
         while draw.textlength(label, font_size=size) > width - 16 and size > 8:
             size -= 1
@@ -87,18 +89,18 @@ def side_by_side(before: Image.Image, after: Image.Image, labels: tuple[str, str
 
 def encode_png(picture: Image.Image) -> bytes:
     """Encode a picture as PNG."""
-    held = io.BytesIO()
-    picture.save(held, "PNG", optimize=False, compress_level=6)
-    return held.getvalue()
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=False, compress_level=6)
+    return file.getvalue()
 
 
 def frame_uri(picture: Image.Image) -> str:
     """Encode a frame as a data URI: visually lossless WebP, a few hundred kB, at most `WIDEST` pixels wide."""
     if picture.width > WIDEST:
         picture = picture.resize((WIDEST, round(picture.height * WIDEST / picture.width)), Image.Resampling.LANCZOS)
-    held = io.BytesIO()
-    picture.save(held, "WEBP", quality=92, method=4)
-    return _uri("webp", held.getvalue())
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=92, method=4)
+    return _uri("webp", file.getvalue())
 
 
 def png_uri(picture: Image.Image) -> str:

@@ -88,10 +88,10 @@ def preview(
         report(look.about)
         report("choosing frames")
         with working("looking at frames", delay=5):
-            chosen = pick.choose_frames(Thumbnails(look.video), count, range(look.video.clip.num_frames))
-        frames = _Frames(look, [one.frame for one in chosen], max(scales))
+            picks = pick.choose_frames(Thumbnails(look.video), count, range(look.video.clip.num_frames))
+        frames = _Frames(look, [picked.frame for picked in picks], max(scales))
         candidates = [Candidate(_name(model)) for model in models]
-        page = Preview(film.name, look.about, candidates, len(chosen))
+        page = Preview(film.name, look.about, candidates, len(picks))
         try:
             for number, (file, scale) in enumerate(zip(files, scales, strict=True)):
                 _model(page, number, frames, file, scale, settings, report, lambda: _write(out, page, written))
@@ -168,29 +168,29 @@ class _Quiet(Reporter):
 
 def _analyze_film(film: Path, folder: Path, settings: Settings) -> _Look:
     excerpt = make_excerpt(film, folder / "excerpt")
-    show, found = _Quiet(["borders"]), None  # remarks about an excerpt do not apply to the film
+    show, analysis = _Quiet(["borders"]), None  # remarks about an excerpt do not apply to the film
     if excerpt is not None:
         # An error may come from the seams of the excerpt; analyzing the film itself will report real ones.
         with contextlib.suppress(FdatrdError):
-            found = analyze(excerpt.path, folder / "index", settings, 2, show)
-    if found is None:
+            analysis = analyze(excerpt.path, folder / "index", settings, 2, show)
+    if analysis is None:
         excerpt, show = None, _Quiet(["borders", "remark"])
-        found = analyze(film, folder / "whole", settings, 2, show)
-    clip = found.clip
+        analysis = analyze(film, folder / "whole", settings, 2, show)
+    clip = analysis.clip
     # The timestamps of an excerpt are disturbed at its seams.
-    rate = found.fields.rate(found.source.rate) if excerpt else found.timing.rate
-    start = found.timing.at(0)
-    times = np.array([float(found.timing.at(n) - start) for n in range(clip.num_frames)])
+    rate = analysis.fields.rate(analysis.source.rate) if excerpt else analysis.timing.rate
+    start = analysis.timing.at(0)
+    times = np.array([float(analysis.timing.at(n) - start) for n in range(clip.num_frames)])
     frames = round(excerpt.duration * rate) if excerpt else clip.num_frames
-    about = _about(found, frames, rate, show.fields)
+    about = _about(analysis, frames, rate, show.fields)
     if excerpt:
         clip, times = _without_seams(clip, times, excerpt)
     try:
         rgb = color.to_rgb(color.describe(clip))
     except FdatrdError as error:
         raise ClipError(f"{film}: {error}") from error
-    video = Video(film, rgb, clip, times, float(found.source.sar), "")
-    return _Look(video, clip, found.source.sar, frames, excerpt, about)
+    video = Video(film, rgb, clip, times, float(analysis.source.sar), "")
+    return _Look(video, clip, analysis.source.sar, frames, excerpt, about)
 
 
 def _without_seams(
@@ -204,8 +204,8 @@ def _without_seams(
     return (vs.core.std.Splice(parts), times[inside]) if parts else (clip, times)
 
 
-def _about(found: SourceAnalysis, frames: int, rate: Fraction, fields: str) -> str:
-    clip = found.clip
+def _about(analysis: SourceAnalysis, frames: int, rate: Fraction, fields: str) -> str:
+    clip = analysis.clip
     length = format_time(frames / float(rate)).partition(".")[0]
     decided = fields.removeprefix("fields: ").partition(";")[0]
     return f"{clip.width}×{clip.height} pixels; {length} long, {frames:,} frames at {rate_of(rate)} a second; {decided}"
@@ -217,25 +217,25 @@ class _Frames:
     def __init__(self, look: _Look, numbers: list[int], scale: int) -> None:
         clip = look.prepared
         self.look, self.numbers = look, numbers
-        self._held = [clip.get_frame(n) for n in numbers]
+        self._source_frames = [clip.get_frame(n) for n in numbers]
         # Repeats the frames under new numbers, so that VapourSynth's cache does not return earlier results.
         blank = clip.std.BlankClip(length=_ENDLESS, keep=True)
-        self.clip = blank.std.ModifyFrame(blank, lambda n, f: self._held[n % len(self._held)])
+        self.clip = blank.std.ModifyFrame(blank, lambda n, f: self._source_frames[n % len(self._source_frames)])
         self.size = square(clip.width * scale, clip.height * scale, look.sar)
         self.source = color.to_rgb(color.describe(self.clip)).resize.Spline36(*self.size)
 
     def views(self, clip: vs.VideoNode, number: int, box: pictures.Box) -> Views:
         """Encode one frame of an RGB clip and its detail for the page."""
-        one = pictures.image(frame(self.look.video, clip, number))
-        return Views(pictures.frame_uri(one), pictures.png_uri(one.crop(box)))
+        image = pictures.image(frame(self.look.video, clip, number))
+        return Views(pictures.frame_uri(image), pictures.png_uri(image.crop(box)))
 
     def shot(self, number: int) -> Shot:
         """Return the page entry of one frame with the source only; its crop is where the source has most detail."""
         picture = frame(self.look.video, self.source, number)
-        one, box = pictures.image(picture), self.box(picture)
-        views = Views(pictures.frame_uri(one), pictures.png_uri(one.crop(box)))
+        image, box = pictures.image(picture), self.box(picture)
+        views = Views(pictures.frame_uri(image), pictures.png_uri(image.crop(box)))
         seconds = self.look.seconds(self.numbers[number])
-        return Shot(seconds, one.size, (box[2] - box[0], box[3] - box[1]), views)
+        return Shot(seconds, image.size, (box[2] - box[0], box[3] - box[1]), views)
 
     @staticmethod
     def box(picture: Any) -> pictures.Box:
@@ -258,13 +258,15 @@ def _model(
     report(f"{candidate.name}: preparing the engine")
     with _as_fdatrd_error():
         upscaled = _upscaled(frames, file, scale, settings)
-        shown = color.to_rgb(color.describe(upscaled))
-        shown = shown if (shown.width, shown.height) == frames.size else shown.resize.Spline36(*frames.size)
+        converted = color.to_rgb(color.describe(upscaled))
+        converted = (
+            converted if (converted.width, converted.height) == frames.size else converted.resize.Spline36(*frames.size)
+        )
         for i in range(len(frames.numbers)):
             if i == len(page.shots):
                 page.shots.append(frames.shot(i))
             box = frames.box(frame(frames.look.video, frames.source, i))
-            page.shots[i].views[number] = frames.views(shown, i, box)
+            page.shots[i].views[number] = frames.views(converted, i, box)
             write()
             report(f"{candidate.name}: frame {i + 1} of {len(frames.numbers)}")
             if i == 0:
@@ -312,12 +314,12 @@ def _upscaled(frames: _Frames, file: Path, scale: int, settings: Settings) -> vs
 def _fps(clip: vs.VideoNode) -> float:
     """Measure the frames per second of an endless clip, with as many requests in flight as vspipe has."""
     ahead = vs.core.num_threads
-    begun, counted = 0.0, 0
+    start, counted = 0.0, 0
     for n, _ in enumerate(clip.frames(prefetch=ahead, close=True), 1):
         if n == ahead:  # the first frames arrive together, so start the clock after them
-            begun = time.monotonic()
+            start = time.monotonic()
         elif n > ahead:
             counted = n - ahead
-            if counted >= FEWEST and time.monotonic() - begun >= MEASURED:
+            if counted >= FEWEST and time.monotonic() - start >= MEASURED:
                 break
-    return counted / (time.monotonic() - begun)
+    return counted / (time.monotonic() - start)

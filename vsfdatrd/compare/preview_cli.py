@@ -40,9 +40,9 @@ def _run(arguments: argparse.Namespace) -> int:
             webbrowser.open(out.absolute().as_uri())
 
     models = list(dict.fromkeys(arguments.model or shipped()))
-    for one in preview(arguments.file, out, settings, models, arguments.frames, _report, written):
-        if one.fps is not None and one.hours is not None:
-            print(f"{one.name}: {speed(one.fps)} frames a second, about {duration(one.hours)}")
+    for candidate in preview(arguments.file, out, settings, models, arguments.frames, _report, written):
+        if candidate.fps is not None and candidate.hours is not None:
+            print(f"{candidate.name}: {speed(candidate.fps)} frames a second, about {duration(candidate.hours)}")
     print(out)
     return 0
 

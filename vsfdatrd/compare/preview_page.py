@@ -86,14 +86,14 @@ def render(preview: Preview) -> str:
         "stopped": f"{finished} of {total} pictures were made before this was stopped.",
         "done": "",
     }[preview.state]
-    options = [("source", SOURCE), *((f"m{i}", one.name) for i, one in enumerate(preview.candidates))]
+    options = [("source", SOURCE), *((f"m{i}", candidate.name) for i, candidate in enumerate(preview.candidates))]
     return page.template("preview.html").substitute(
         name=escape(preview.name),
         film=escape(preview.about),
         state=preview.state,
         hidden="" if status else "hidden",
         status=status,
-        chips="".join(_chip(i, one, preview.state) for i, one in enumerate(preview.candidates)),
+        chips="".join(_chip(i, candidate, preview.state) for i, candidate in enumerate(preview.candidates)),
         options="".join(f'<option value="{value}">{escape(text)}</option>' for value, text in options),
         shots="\n".join(_shot(i, shot, preview) for i, shot in enumerate(preview.shots, 1)),
         widest=WIDEST,

@@ -132,15 +132,15 @@ def _progressive(clip: vs.VideoNode) -> tuple[vs.VideoNode, str]:
             field = field or int(got.props.get("_FieldBased", 0))
     if not field:
         return clip, ""
-    shown, done = clip, "says that it is interlaced, and is shown as it is"
+    result, treatment = clip, "says that it is interlaced, and is shown as it is"
     if clip.height % 2 == 0 and min(clip.width, clip.height) >= SMALLEST:
         lines, top = padding_of(clip), int(field == vs.FIELD_TOP)
         padded = vs.core.std.StackVertical([clip, clip.std.Crop(top=clip.height - lines)]) if lines else clip
         matched = eight_bits(padded).vivtc.VFM(order=top, clip2=padded)
         single = padded.bwdif.Bwdif(field=top)
-        shown = matched.std.FrameEval(
+        result = matched.std.FrameEval(
             lambda n, f: single if f.props["_Combed"] else matched, prop_src=matched, clip_src=[single, matched]
         ).std.Crop(bottom=lines)
-        done = "is interlaced: fields were matched as for telecined film, none dropped"
+        treatment = "is interlaced: fields were matched as for telecined film, none dropped"
     # Some frames may still be flagged as interlaced; all of them are progressive now.
-    return shown.std.SetFrameProps(_FieldBased=0), done
+    return result.std.SetFrameProps(_FieldBased=0), treatment

@@ -105,8 +105,8 @@ def _sei_messages(messages: Messages) -> Iterator[tuple[int, bytes]]:
 
 
 def _sei(kind: int, payload: bytes) -> bytes:
-    ff, rest = divmod(len(payload), 255)
-    return bytes([kind]) + b"\xff" * ff + bytes([rest]) + payload
+    full, last = divmod(len(payload), 255)
+    return bytes([kind]) + b"\xff" * full + bytes([last]) + payload
 
 
 def _escaped(payload: bytes) -> bytes:

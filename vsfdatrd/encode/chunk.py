@@ -33,9 +33,9 @@ from vsfdatrd.system.programs import ffmpeg, main_reason, utf8_environment, vspi
 from vsfdatrd.workers.spawn import describe_exit, no_window
 
 _PROGRESS = re.compile(r"Frame: (\d+)/\d+")
-_UNHEARD = "fwrite() call failed"
-_SMALL_TALK = re.compile(r"^(Script evaluation done|Output \d+ frames|Information: )")  # of vspipe
-_WORDS = 40  # number of first lines, and of last lines, kept from a program's output
+_NO_READER = "fwrite() call failed"
+_ROUTINE = re.compile(r"^(Script evaluation done|Output \d+ frames|Information: )")  # of vspipe
+_MAX_LINES = 40  # number of first lines, and of last lines, kept from a program's output
 _TRIAL = 120.0  # seconds for encoding one black frame
 _PATIENCE = 10.0  # seconds for a program to exit after terminate()
 
@@ -58,15 +58,15 @@ class Stopped(Exception):
     """The pipeline was stopped on request."""
 
 
-class _Words:
+class _ProgramOutput:
     """A program's output: the first lines, which usually have the reason of a failure, and the last ones."""
 
     def __init__(self) -> None:
         self._first: list[str] = []
-        self._last: deque[str] = deque(maxlen=_WORDS)
+        self._last: deque[str] = deque(maxlen=_MAX_LINES)
 
     def add(self, line: str) -> None:
-        if len(self._first) < _WORDS:
+        if len(self._first) < _MAX_LINES:
             self._first.append(line)
         else:
             self._last.append(line)
@@ -92,7 +92,7 @@ class Pipeline:
             EncodeError: A program cannot be started.
         """
         self.chunk, self._params = chunk, params
-        self._begun = time.monotonic()
+        self._started = time.monotonic()
         self._stopped = False
         self._file = params.folder / f"{chunk.number + 1:05}.{secrets.token_hex(4)}.tmp.mkv"
         frames = ["-s", str(chunk.start), "-e", str(chunk.stop - 1)]
@@ -130,7 +130,7 @@ class Pipeline:
             raise EncodeError(f"vspipe and ffmpeg cannot be started ({error})") from error
         if self._source.stdout is not None:
             self._source.stdout.close()  # only ffmpeg holds the pipe now, so vspipe notices if ffmpeg exits
-        self._said = {"vspipe": _Words(), "ffmpeg": _Words()}
+        self._outputs = {"vspipe": _ProgramOutput(), "ffmpeg": _ProgramOutput()}
         self._listener = threading.Thread(target=self._listen, name="encode-ffmpeg", daemon=True)
         self._listener.start()
 
@@ -144,7 +144,7 @@ class Pipeline:
             if match := _PROGRESS.match(line):
                 progress(int(match[1]))
             elif line.strip():
-                self._said["vspipe"].add(line.strip())
+                self._outputs["vspipe"].add(line.strip())
         self._source.wait()
 
     @property
@@ -188,7 +188,7 @@ class Pipeline:
             with contextlib.suppress(OSError):
                 self._file.unlink(missing_ok=True)
             raise
-        return path, time.monotonic() - self._begun
+        return path, time.monotonic() - self._started
 
     def stop(self) -> None:
         """Terminate both programs; kill them if they do not exit within 10 seconds."""
@@ -205,22 +205,22 @@ class Pipeline:
     def _listen(self) -> None:
         for line in _lines(self._coder.stderr):
             if line.strip():
-                self._said["ffmpeg"].add(line.strip())
+                self._outputs["ffmpeg"].add(line.strip())
 
     def _check(self) -> None:
         """Raise EncodeError if a program failed."""
         source, coder = self._source.returncode, self._coder.returncode
-        spoken = [line for line in self._said["vspipe"].lines if not _SMALL_TALK.match(line)]
+        spoken = [line for line in self._outputs["vspipe"].lines if not _ROUTINE.match(line)]
         which = f"chunk {self.chunk.number + 1} (frames {self.chunk.start} to {self.chunk.stop - 1})"
         # If ffmpeg exits first, vspipe fails to write to the pipe; ffmpeg's error is then the cause.
-        unheard = any(_UNHEARD in line for line in self._said["vspipe"].lines)
+        unheard = any(_NO_READER in line for line in self._outputs["vspipe"].lines)
         if sys.platform != "win32":
             unheard = unheard or source == -signal.SIGPIPE
         if source and not (coder and unheard):
             raise EncodeError(f"{which} failed: {_ending('vspipe', source)}: {_informative_lines(spoken)}")
         if coder:
             raise EncodeError(
-                f"{which} failed: {_ending('ffmpeg', coder)}: {_informative_lines(self._said['ffmpeg'].lines)}"
+                f"{which} failed: {_ending('ffmpeg', coder)}: {_informative_lines(self._outputs['ffmpeg'].lines)}"
             )
 
 
@@ -333,12 +333,12 @@ def _lines(stream: IO[bytes] | None) -> Iterator[str]:
     """Yield the lines that a program writes, split at line feeds and carriage returns."""
     if stream is None:
         return
-    rest = b""
+    incomplete = b""
     with stream:
         while piece := os.read(stream.fileno(), 1 << 16):
-            *lines, rest = re.split(rb"[\r\n]", rest + piece)
+            *lines, incomplete = re.split(rb"[\r\n]", incomplete + piece)
             yield from (line.decode(errors="replace") for line in lines)
-    yield rest.decode(errors="replace")
+    yield incomplete.decode(errors="replace")
 
 
 def _ending(program: str, code: int) -> str:

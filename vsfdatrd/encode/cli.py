@@ -38,8 +38,8 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="folder for the outputs (.mkv) of any number of inputs"
     )
-    ways = "; ".join(f"{preset.name}: {preset.about}" for preset in PRESETS.values())
-    parser.add_argument("--preset", default="x265", metavar="NAME", help=f"{ways} (x265)")
+    presets = "; ".join(f"{preset.name}: {preset.about}" for preset in PRESETS.values())
+    parser.add_argument("--preset", default="x265", metavar="NAME", help=f"{presets} (x265)")
     parser.add_argument("--model", default="medium", help="a name of the catalog, or a weights file (medium)")
     add_processing(parser)
     parser.add_argument(
@@ -124,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
             "--device chooses GPUs of this machine, and with --ray it is Ray that deals them out; "
             "leave one of the two out"
         )
-    chosen = Settings(
+    options = Settings(
         **processing(arguments),
         model=arguments.model,
         keep_sar=arguments.keep_sar,
@@ -134,24 +134,24 @@ def run(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
     )
     if arguments.script:
-        return _print_script(arguments.paths[0], chosen)
+        return _print_script(arguments.paths[0], options)
     if arguments.out is not None:
         _make_folder(arguments.out)
     pairs = settings.outputs(arguments.paths, arguments.out)
-    settings.check_ffmpeg(chosen, [target for _, target in pairs])
+    settings.check_ffmpeg(options, [target for _, target in pairs])
     from vsfdatrd.encode.encode import encode
 
     failed = 0
     with (
         _terminated_like_interrupted(),
         progress.choose(arguments.json) as screen,
-        _workers(arguments.ray, chosen, screen) as workers,
+        _workers(arguments.ray, options, screen) as workers,
     ):
         for number, (source, target) in enumerate(pairs, 1):
             try:
                 if len(pairs) > 1:
                     screen.emit("input", f"film {number} of {len(pairs)}", input=source)
-                encode(source, target.absolute(), chosen, workers, screen)
+                encode(source, target.absolute(), options, workers, screen)
             except Exception as error:  # any kind: the remaining inputs can still be encoded
                 screen.stop()
                 log.debug("where it happened:", exc_info=True)

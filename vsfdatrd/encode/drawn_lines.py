@@ -34,12 +34,12 @@ def are_drawn(before: Luma | None, frame: Luma, after: Luma | None) -> bool:
     here = frame.astype(np.int16)
     signs = _combing_signs(here)
     drawn = np.zeros(signs.shape, bool)
-    beside = [other.astype(np.int16) for other in (before, after) if other is not None]
-    others = [(other, _combing_signs(other)) for other in beside]
+    neighbors = [other.astype(np.int16) for other in (before, after) if other is not None]
+    others = [(other, _combing_signs(other)) for other in neighbors]
     low, high = here[1:-1] - _STEP, here[1:-1] + _STEP
     # No adjacent line in any of the three frames is as bright or as dark, so another field cannot explain the line.
     alone = np.ones(signs.shape, bool)
-    for other in beside:
+    for other in neighbors:
         up, down = other[:-2], other[2:]
         alone &= np.where(signs > 0, np.maximum(up, down) < low, np.minimum(up, down) > high)
     for _, other_signs in others:
@@ -52,8 +52,8 @@ def are_drawn(before: Luma | None, frame: Luma, after: Luma | None) -> bool:
             flipped &= (other_signs == -signs) & (np.abs(_line_differences(other) - step) <= _ALIKE * step)
         drawn |= flipped
     combed = _in_three_lines(signs != 0)
-    left = _in_three_lines((signs != 0) & ~drawn)
-    return _worst_block(left) <= MOST or int(left.sum()) < _FEW * int((combed & drawn[1:-1]).sum())
+    unexplained = _in_three_lines((signs != 0) & ~drawn)
+    return _worst_block(unexplained) <= MOST or int(unexplained.sum()) < _FEW * int((combed & drawn[1:-1]).sum())
 
 
 def _combing_signs(luma: _Numbers) -> _Signs:

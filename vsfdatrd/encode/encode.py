@@ -12,9 +12,7 @@ from typing import Any
 
 from vsfdatrd import __version__
 from vsfdatrd.checkpoint import open_checkpoint
-from vsfdatrd.encode import field_detection as fields_
-from vsfdatrd.encode import frame_metadata, presets, script, streams, timing
-from vsfdatrd.encode import scenes as plan_
+from vsfdatrd.encode import field_detection, frame_metadata, presets, scenes, script, streams, timing
 from vsfdatrd.encode.bitstream import codec_of
 from vsfdatrd.encode.chunk import EncodeParams
 from vsfdatrd.encode.crop import Borders, check_crop, find_borders, square
@@ -55,7 +53,7 @@ class SourceAnalysis:
     """Sample aspect ratio of the output."""
 
 
-def encode(path: Path, target: Path, settings: Settings, workers: Workers, show: Reporter) -> None:
+def encode(path: Path, target: Path, settings: Settings, workers: Workers, reporter: Reporter) -> None:
     """Encode `path` into `target`, resuming where an earlier call was interrupted.
 
     Args:
@@ -63,21 +61,21 @@ def encode(path: Path, target: Path, settings: Settings, workers: Workers, show:
         target: The output file.
         settings: What to encode and how.
         workers: What encodes the chunks: local devices or a Ray cluster.
-        show: Receives messages and progress.
+        reporter: Receives messages and progress.
 
     Raises:
         FdatrdError: The encode failed. Finished chunks are kept, and the next call resumes with them.
     """
-    begun = time.monotonic()
+    start = time.monotonic()
     weights = open_checkpoint(resolve(settings.model)).description
     with open_workspace(target) as workspace:
         fingerprint = _fingerprint(path, settings, weights.sha256)
         if _is_done(target, fingerprint, settings):
-            show.emit("finished", f"{target} is finished already, with these settings", output=target)
+            reporter.emit("finished", f"{target} is finished already, with these settings", output=target)
             return
-        found = analyze(path, workspace.index, settings, weights.scale, show)
-        journal = workspace.journal(lambda text: show.emit("anew", text))
-        _prepare(workspace, journal, found, fingerprint, settings, show)
+        analysis = analyze(path, workspace.index, settings, weights.scale, reporter)
+        journal = workspace.journal(lambda text: reporter.emit("anew", text))
+        _prepare(workspace, journal, analysis, fingerprint, settings, reporter)
         inputs = ChunkInputs(
             path.resolve(),
             _model(settings),
@@ -87,25 +85,27 @@ def encode(path: Path, target: Path, settings: Settings, workers: Workers, show:
             workspace.index.resolve(),
         )
         if journal.get("first frame") is None:
-            workers.try_encoder(_options(settings, {}, found.sar), settings.selected_preset.pixel_format, found.size)
-        colors = _first_frame(inputs, journal, workers, show)
+            workers.try_encoder(
+                _options(settings, {}, analysis.sar), settings.selected_preset.pixel_format, analysis.size
+            )
+        colors = _first_frame(inputs, journal, workers, reporter)
         params = EncodeParams(
-            workspace.script, _options(settings, colors, found.sar), found.timing.rate, workspace.chunks
+            workspace.script, _options(settings, colors, analysis.sar), analysis.timing.rate, workspace.chunks
         )
-        selection = streams.choose(path, found.source.video, CONTAINERS[target.suffix.lower()])
-        metadata = frame_metadata.find(found.source)
-        _report_streams(selection, metadata, settings.encoder, show)
-        parts = _make(workspace, journal, inputs, params, workers, show)
-        show.emit("joining", f"joining {len(parts)} {'part' if len(parts) == 1 else 'parts'}")
+        selection = streams.choose(path, analysis.source.video, CONTAINERS[target.suffix.lower()])
+        metadata = frame_metadata.find(analysis.source)
+        _report_streams(selection, metadata, settings.encoder, reporter)
+        parts = _make(workspace, journal, inputs, params, workers, reporter)
+        reporter.emit("joining", f"joining {len(parts)} {'part' if len(parts) == 1 else 'parts'}")
         tag = _tag(fingerprint)
         join(
-            Film(found.source, found.timing, parts, workspace.chunks, selection, found.sar, tag, metadata),
+            Film(analysis.source, analysis.timing, parts, workspace.chunks, selection, analysis.sar, tag, metadata),
             workspace.joined,
         )
         _finish(workspace, target, settings)
     frames, size = parts[-1].chunk.stop, target.stat().st_size
-    seconds = time.monotonic() - begun
-    show.emit(
+    seconds = time.monotonic() - start
+    reporter.emit(
         "finished",
         f"{target} is done: {frames} frames, {format_bytes(size)}, in {format_duration(seconds)}",
         output=target,
@@ -115,7 +115,7 @@ def encode(path: Path, target: Path, settings: Settings, workers: Workers, show:
     )
 
 
-def analyze(path: Path, index: Path | None, settings: Settings, scale: int, show: Reporter) -> SourceAnalysis:
+def analyze(path: Path, index: Path | None, settings: Settings, scale: int, reporter: Reporter) -> SourceAnalysis:
     """Inspect the source, choose field processing, crop and output size, and report the choices.
 
     Args:
@@ -123,7 +123,7 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, show
         index: Where BestSource's index is stored, as in `open_source`.
         settings: What to encode and how.
         scale: Upscaling factor of the model.
-        show: Receives the messages.
+        reporter: Receives the messages.
 
     Returns:
         The properties of the source and the scripts for it.
@@ -131,7 +131,7 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, show
     Raises:
         FdatrdError: The source cannot be encoded with these settings.
     """
-    show.emit("reading", f"reading {path}")
+    reporter.emit("reading", f"reading {path}")
     source = open_source(path, index)
     clip = source.clip
     median = sorted(b - a for a, b in zip(source.timestamps, source.timestamps[1:], strict=False))
@@ -139,8 +139,8 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, show
         1 / (median[len(median) // 2] * source.time_base) if median and median[len(median) // 2] > 0 else source.rate
     )
     rate = coded if abs(coded / source.rate - 1) > 0.1 else source.rate
-    fields = fields_.decide(clip, rate, settings.field, source.survey)
-    show.emit(
+    fields = field_detection.decide(clip, rate, settings.field, source.survey)
+    reporter.emit(
         "source",
         f"source: {clip.width}×{clip.height}, {clip.format.name}, {_shape(source.sar)}, {clip.num_frames} "
         f"frames, {rate_of(source.rate)} a second",
@@ -151,14 +151,14 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, show
         sar=source.sar,
     )
     for remark in source.remarks:
-        show.emit("remark", remark)
-    show.emit("fields", f"fields: {_MEANING[fields.kind]}; {fields.why}", kind=fields.kind, why=fields.why)
+        reporter.emit("remark", remark)
+    reporter.emit("fields", f"fields: {_MEANING[fields.kind]}; {fields.why}", kind=fields.kind, why=fields.why)
     device = ",".join(map(str, settings.devices))
-    where = path.resolve()
+    absolute = path.resolve()
     index = index and index.resolve()
 
     def prepared(crop: Borders) -> str:
-        return script.prepare(where, source.video, index, fields, crop, device, __version__)
+        return script.prepare(absolute, source.video, index, fields, crop, device, __version__)
 
     uncropped = script.evaluate(prepared(Borders()))
     crop = settings.borders
@@ -166,13 +166,13 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, show
     if crop is None:
         crop = black
     elif black and not crop:
-        show.emit(
+        reporter.emit(
             "borders", f"black borders of {black} pixels (left,top,right,bottom) are kept; --crop auto removes them"
         )
     check_crop(crop, uncropped)
     text = prepared(crop)
     clip = script.evaluate(text)
-    when = timing.timing(source, fields, clip.num_frames)
+    times = timing.timing(source, fields, clip.num_frames)
     width, height = clip.width * scale, clip.height * scale
     size = square(width, height, source.sar)
     if settings.keep_sar or size == (width, height):
@@ -180,14 +180,14 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, show
         sar = source.sar
     else:
         sar = Fraction(1)
-    show.emit(
+    reporter.emit(
         "output",
         f"output: {size[0]}×{size[1]}{f', {crop} cropped' if crop else ''}, {_shape(sar)}, {clip.num_frames} "
-        f"frames, {when}",
+        f"frames, {times}",
         width=size[0],
         height=size[1],
         frames=clip.num_frames,
-        rate=when.rate,
+        rate=times.rate,
         crop=str(crop),
     )
     up = Upscaling(
@@ -199,7 +199,7 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, show
         None if size == (width, height) else size,
         sar,
     )
-    return SourceAnalysis(source, fields, clip, when, text, text + script.upscaling_script(up, when.rate), size, sar)
+    return SourceAnalysis(source, fields, clip, times, text, text + script.upscaling_script(up, times.rate), size, sar)
 
 
 def _model(settings: Settings) -> str:
@@ -222,13 +222,13 @@ _MEANING = {
 def _fingerprint(path: Path, settings: Settings, weights: str) -> dict[str, Any]:
     """Return everything that the output depends on."""
     check_file(path)
-    asked = asdict(settings)
+    fields = asdict(settings)
     for name in ("overwrite", "devices"):
-        del asked[name]
-    asked["further"] = list(settings.further)
-    asked["ffmpeg options of the preset"] = settings.selected_preset.arguments
+        del fields[name]
+    fields["further"] = list(settings.further)
+    fields["ffmpeg options of the preset"] = settings.selected_preset.arguments
     ffmpeg = presets.version(settings.encoder)
-    return asked | {"weights": weights, "vsfdatrd": __version__, "ffmpeg": ffmpeg, "source": identity(path)}
+    return fields | {"weights": weights, "vsfdatrd": __version__, "ffmpeg": ffmpeg, "source": identity(path)}
 
 
 def _tag(fingerprint: dict[str, Any]) -> str:
@@ -260,27 +260,27 @@ def _is_done(target: Path, fingerprint: dict[str, Any], settings: Settings) -> b
 def _prepare(
     workspace: Workspace,
     journal: Journal,
-    found: SourceAnalysis,
+    analysis: SourceAnalysis,
     fingerprint: dict[str, Any],
     settings: Settings,
-    show: Reporter,
+    reporter: Reporter,
 ) -> None:
     """Write the script, and keep the journal of an earlier run; start a new one if any setting has changed."""
-    now = fingerprint | {"script": script.without_devices(found.script)}
+    now = fingerprint | {"script": script.without_devices(analysis.script)}
     before = journal.get("settings")
     if before is not None and before != now:
         names = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
         reason = ", ".join(names)
-        show.emit(
+        reporter.emit(
             "anew", f"beginning anew, since this is not as it was in the interrupted run: {reason}", changed=names
         )
         before = None
     if before is None:
         workspace.forget()
-        chunks = plan_.plan(found.clip, found.timing.rate, settings.minutes)
+        chunks = scenes.plan(analysis.clip, analysis.timing.rate, settings.minutes)
         journal.begin(now, chunks)
     try:
-        write_atomic(workspace.script, found.script)
+        write_atomic(workspace.script, analysis.script)
     except OSError as error:
         raise EncodeError(
             f"{workspace.script} cannot be written ({error.strerror}); free some space there, "
@@ -288,14 +288,14 @@ def _prepare(
         ) from error
 
 
-def _first_frame(inputs: ChunkInputs, journal: Journal, workers: Workers, show: Reporter) -> dict[str, int]:
+def _first_frame(inputs: ChunkInputs, journal: Journal, workers: Workers, reporter: Reporter) -> dict[str, int]:
     """Return the color properties of the first output frame.
 
     Rendering it also builds the engine once, before any chunk is started.
     """
     if (known := journal.get("first frame")) is not None:
         return dict(known)
-    show.emit("engine", "making one frame as a trial, which builds the engine if there is none yet")
+    reporter.emit("engine", "making one frame as a trial, which builds the engine if there is none yet")
     colors = workers.first_frame(inputs)
     journal.set("first frame", colors)
     return colors
@@ -306,37 +306,42 @@ def _options(settings: Settings, colors: dict[str, int], sar: Fraction) -> tuple
     return ("-c:v", preset.encoder, *presets.color_options(colors, sar), *preset.arguments, *settings.further)
 
 
-def _report_streams(selection: streams.Selection, metadata: FrameMetadata, encoder: str, show: Reporter) -> None:
+def _report_streams(selection: streams.Selection, metadata: FrameMetadata, encoder: str, reporter: Reporter) -> None:
     codec = codec_of(encoder)
-    there, lost = (
-        [*selection.about, *metadata.describe_kept(codec)],
-        [*selection.left, *metadata.describe_lost(codec, encoder)],
+    kept, lost = (
+        [*selection.kept, *metadata.describe_kept(codec)],
+        [*selection.dropped, *metadata.describe_lost(codec, encoder)],
     )
-    if there:
-        show.emit("kept", f"kept: {'; '.join(there)}", streams=there)
+    if kept:
+        reporter.emit("kept", f"kept: {'; '.join(kept)}", streams=kept)
     if lost:
-        show.emit("left", f"NOT kept: {'; '.join(lost)}", streams=lost)
+        reporter.emit("left", f"NOT kept: {'; '.join(lost)}", streams=lost)
 
 
 def _make(
-    workspace: Workspace, journal: Journal, inputs: ChunkInputs, params: EncodeParams, workers: Workers, show: Reporter
+    workspace: Workspace,
+    journal: Journal,
+    inputs: ChunkInputs,
+    params: EncodeParams,
+    workers: Workers,
+    reporter: Reporter,
 ) -> list[DoneChunk]:
     """Encode the missing chunks and return all chunks in order, including those of earlier runs."""
     done = resume(workspace, journal, params)
     chunks = journal.chunks()
     total = chunks[-1].stop
-    there = {record.chunk.number: record for record in done}
+    records = {record.chunk.number: record for record in done}
     ready, size = sum(record.chunk.frames for record in done), sum(record.bytes for record in done)
     if done:
-        show.emit(
+        reporter.emit(
             "resuming",
             f"{len(done)} of {len(chunks)} parts are there already ({ready} of {total} frames)",
             parts=len(done),
             frames=ready,
         )
-    waiting = [chunk for chunk in chunks if chunk.number not in there]
+    waiting = [chunk for chunk in chunks if chunk.number not in records]
     running: dict[int, int] = {}
-    show.begin(total, ready, workers.name)
+    reporter.begin(total, ready, workers.name)
     with contextlib.closing(workers.make(inputs, waiting, params)) as events:
         for event in events:
             match event:
@@ -344,21 +349,21 @@ def _make(
                     running[chunk.number] = frames
                 case Retry(chunk, error):
                     running[chunk.number] = 0
-                    show.emit("retry", f"{error}; trying it once more", part=chunk.number + 1)
+                    reporter.emit("retry", f"{error}; trying it once more", part=chunk.number + 1)
                 case DoneChunk(chunk):
                     journal.add(event)
-                    there[chunk.number] = event
+                    records[chunk.number] = event
                     running.pop(chunk.number, None)
                     ready, size = ready + chunk.frames, size + event.bytes
-                    show.emit(
+                    reporter.emit(
                         "part",
                         f"part {chunk.number + 1} of {len(chunks)}: {chunk.frames} frames, "
                         f"{format_bytes(event.bytes)}, {format_duration(event.seconds)}",
                         part=chunk.number + 1,
                     )
-            show.frames(ready + sum(running.values()), size)
-    show.stop()
-    return [replace(there[chunk.number]) for chunk in chunks]
+            reporter.frames(ready + sum(running.values()), size)
+    reporter.stop()
+    return [replace(records[chunk.number]) for chunk in chunks]
 
 
 def _finish(workspace: Workspace, target: Path, settings: Settings) -> None:

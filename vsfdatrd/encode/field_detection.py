@@ -23,7 +23,7 @@ SMALLEST = 16
 _TESTS = 8  # approximate number of combed frames per window that are tested for drawn lines
 _MOVES = 0.0004  # mean difference from the previous frame, of 1; smaller ones are grain
 _SOME = 0.08  # share of moving frames; fewer combed ones are isolated bad frames
-_LEFT = 0.3  # share of combed frames that may stay combed after matching, such as interlaced credits over film
+_STILL_COMBED = 0.3  # share of combed frames that may stay combed after matching, such as interlaced credits over film
 _OWN = 1  # index of match c (the frame's own two fields) in VFM's matches p, c, n, b, u
 
 
@@ -36,7 +36,7 @@ class Fields:
     top_first: bool
     why: str
     """The reason for the decision, as a phrase for the user."""
-    seen_as: str = "clip"
+    vivtc_format: str = "clip"
     """VapourSynth's name of the 8-bit format in which VIVTC analyzes the frames; ``clip`` for the clip's own format."""
     padding: int = 0
     """Lines to add at the bottom during field processing, see `padding_of`."""
@@ -58,7 +58,7 @@ class _Evidence:
     """Frames with motion."""
     combed: int
     """Moving frames that are combed as stored."""
-    left: int
+    still_combed: int
     """Combed frames that are still combed with the best match."""
     repaired: tuple[int, ...]
     """Combed frames by the match that VFM chose: p, c, n, b, u."""
@@ -66,14 +66,14 @@ class _Evidence:
     """Moving frames that look combed because of drawn lines; not included in `combed`."""
 
 
-def decide(clip: Any, rate: Fraction, requested: str, seen: Survey | None = None) -> Fields:
+def decide(clip: Any, rate: Fraction, requested: str, sample: Survey | None = None) -> Fields:
     """Choose the field processing for a clip.
 
     Args:
         clip: The frames as stored, a vapoursynth.VideoNode.
         rate: Frames per second.
         requested: The user's choice, one of `CHOICES`.
-        seen: Result of `survey` for the clip; None to compute it here.
+        sample: Result of `survey` for the clip; None to compute it here.
 
     Returns:
         The field processing and the reason for it.
@@ -84,19 +84,19 @@ def decide(clip: Any, rate: Fraction, requested: str, seen: Survey | None = None
         vs.Error: A frame cannot be decoded.
     """
     form = matched_format(clip.format)
-    seen_as = "clip" if form.id == clip.format.id else form.name.upper()
-    return replace(_decide(clip, rate, requested, seen), seen_as=seen_as, padding=padding_of(clip))
+    vivtc_format = "clip" if form.id == clip.format.id else form.name.upper()
+    return replace(_decide(clip, rate, requested, sample), vivtc_format=vivtc_format, padding=padding_of(clip))
 
 
-def _decide(clip: Any, rate: Fraction, requested: str, seen: Survey | None) -> Fields:
+def _decide(clip: Any, rate: Fraction, requested: str, sample: Survey | None) -> Fields:
     import vapoursynth as vs
 
     if clip.format.color_family == vs.RGB:
         if requested not in ("auto", "progressive"):
             raise ArgumentError(f"--field {requested} is for YUV, and this is {clip.format.name}; leave it out")
         return Fields("progressive", True, f"{clip.format.name} is taken as it is")
-    seen = seen or survey(clip)
-    flags, repeats = seen.flags, seen.repeats
+    sample = sample or survey(clip)
+    flags, repeats = sample.flags, sample.repeats
     marked = max(flags) if flags and sum(map(bool, flags)) * 2 > len(flags) else 0
     top = marked != 1
     says = {0: "progressive", 1: "interlaced, bottom field first", 2: "interlaced, top field first"}[marked]
@@ -126,11 +126,13 @@ def _decide(clip: Any, rate: Fraction, requested: str, seen: Survey | None) -> F
         )
     if not marked:
         other = _measure_combing(clip, not top)
-        if other.left < result.left:
+        if other.still_combed < result.still_combed:
             result, top = other, not top
     order = "top field first" if top else "bottom field first"
-    evidence = f"{result.combed} of {result.moving} moving frames show combs, {result.left} once fields are matched"
-    if result.left > _LEFT * result.combed:
+    evidence = (
+        f"{result.combed} of {result.moving} moving frames show combs, {result.still_combed} once fields are matched"
+    )
+    if result.still_combed > _STILL_COMBED * result.combed:
         return Fields("deint", top, f"{evidence}; {order}")
     if not _is_ntsc_video(rate):
         return Fields("match", top, f"{evidence}; {order}")
@@ -150,14 +152,14 @@ def matched_format(form: Any) -> Any:
     """
     import vapoursynth as vs
 
-    taken = (vs.YUV420P8, vs.YUV422P8, vs.YUV440P8, vs.YUV444P8)
-    for preset in taken:
-        known = vs.core.get_video_format(preset)
+    supported = (vs.YUV420P8, vs.YUV422P8, vs.YUV440P8, vs.YUV444P8)
+    for preset in supported:
+        candidate = vs.core.get_video_format(preset)
         if form.color_family == vs.YUV and (form.subsampling_w, form.subsampling_h) == (
-            known.subsampling_w,
-            known.subsampling_h,
+            candidate.subsampling_w,
+            candidate.subsampling_h,
         ):
-            return known
+            return candidate
     return vs.core.get_video_format(vs.GRAY8)
 
 
@@ -198,7 +200,7 @@ def _is_ntsc_video(rate: Fraction) -> bool:
 def _measure_combing(clip: Any, top: bool) -> _Evidence:
     plain = eight_bits(clip)
     matched = plain.vivtc.VFM(order=int(top), micout=1)
-    moving = combed = left = drawn = 0
+    moving = combed = still_combed = drawn = 0
     repaired = [0] * 5
     for window in windows(clip.num_frames):
         tested = 0
@@ -221,9 +223,9 @@ def _measure_combing(clip: Any, top: bool) -> _Evidence:
                 drawn += 1
                 continue
             combed += 1
-            left += mics[match] > MOST and not lines_left
+            still_combed += mics[match] > MOST and not lines_left
             repaired[match] += 1
-    return _Evidence(moving, combed, left, tuple(repaired), drawn)
+    return _Evidence(moving, combed, still_combed, tuple(repaired), drawn)
 
 
 def _drawn(clip: Any, number: int) -> bool:

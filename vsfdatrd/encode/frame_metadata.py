@@ -61,7 +61,7 @@ class FrameMetadata:
             codec: Codec of the output, as from `codec_of`.
             encoder: ffmpeg's name of the encoder, for the phrases.
         """
-        nowhere = [] if codec in CODECS else [f"{what} ({encoder} has no place for it)" for what in self._carried()]
+        nowhere = [] if codec in CODECS else [f"{kind} ({encoder} has no place for it)" for kind in self._carried()]
         return [*nowhere, *self.lost]
 
     def _carried(self) -> list[str]:
@@ -70,7 +70,7 @@ class FrameMetadata:
             "HDR content light level": self.light,
             "closed captions": self.captions,
         }
-        return [what for what, there in result.items() if there]
+        return [kind for kind, content in result.items() if content]
 
     def per_frame(self, timing: Timing, frames: int) -> list[bytes]:
         """Assign captions to output frames, each to the frame nearest in time.

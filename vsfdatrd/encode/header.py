@@ -18,7 +18,7 @@ def strip_sei(header: bytes, codec: str) -> bytes:
     """
     if codec not in ("hevc", "libx265") or len(header) < 23:
         return header
-    rest, at = header[:22], 23
+    result, at = header[:22], 23
     for _ in range(header[22]):
         begin = at
         kind, count = header[at] & 63, int.from_bytes(header[at + 1 : at + 3])
@@ -26,5 +26,5 @@ def strip_sei(header: bytes, codec: str) -> bytes:
         for _ in range(count):
             at += 2 + int.from_bytes(header[at : at + 2])
         if kind not in _SEI:
-            rest += header[begin:at]
-    return rest
+            result += header[begin:at]
+    return result

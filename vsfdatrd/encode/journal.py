@@ -49,13 +49,13 @@ class Journal:
         self._path = path
         self._facts: dict[str, Any] = {}
         self._chunks: list[Chunk] = []
-        self._made: dict[int, DoneChunk] = {}
+        self._done: dict[int, DoneChunk] = {}
         try:
             content = json.loads(path.read_bytes())
             self._facts = dict(content["facts"])
             self._chunks = [Chunk(n, int(start), int(stop)) for n, (start, stop) in enumerate(content["chunks"])]
             for number, size, sha256, reorder, seconds in content["done"]:
-                self._made[number] = DoneChunk(
+                self._done[number] = DoneChunk(
                     self._chunks[number], int(size), str(sha256), int(reorder), float(seconds)
                 )
         except FileNotFoundError:
@@ -97,7 +97,7 @@ class Journal:
         Raises:
             EncodeError: The journal cannot be written.
         """
-        self._facts, self._chunks, self._made = {"settings": dict(settings)}, list(chunks), {}
+        self._facts, self._chunks, self._done = {"settings": dict(settings)}, list(chunks), {}
         self._write()
 
     def chunks(self) -> list[Chunk]:
@@ -106,7 +106,7 @@ class Journal:
 
     def done_chunks(self) -> list[DoneChunk]:
         """Return the finished chunks, in order."""
-        return [self._made[number] for number in sorted(self._made)]
+        return [self._done[number] for number in sorted(self._done)]
 
     def add(self, *records: DoneChunk) -> None:
         """Record finished chunks.
@@ -117,7 +117,7 @@ class Journal:
         Raises:
             EncodeError: The journal cannot be written.
         """
-        self._made |= {one.chunk.number: one for one in records}
+        self._done |= {record.chunk.number: record for record in records}
         self._write()
 
     def forget(self, *chunks: Chunk) -> None:
@@ -130,7 +130,7 @@ class Journal:
             EncodeError: The journal cannot be written.
         """
         for chunk in chunks:
-            self._made.pop(chunk.number, None)
+            self._done.pop(chunk.number, None)
         self._write()
 
     def _write(self) -> None:

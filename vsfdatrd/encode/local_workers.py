@@ -28,8 +28,8 @@ class Devices:
         """Names of the GPUs, for the progress line; ``CPU`` if there are none."""
         from vsfdatrd.backends.gpus import gpus
 
-        there = gpus()
-        names = Counter(there[n].name.removeprefix("NVIDIA ") for n in self._numbers if n < len(there))
+        available = gpus()
+        names = Counter(available[n].name.removeprefix("NVIDIA ") for n in self._numbers if n < len(available))
         return ", ".join(f"{count}× {name}" if count > 1 else name for name, count in names.items()) or "CPU"
 
     def try_encoder(self, options: Sequence[str], pixel_format: str, size: tuple[int, int]) -> None:

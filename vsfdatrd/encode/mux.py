@@ -39,7 +39,7 @@ class Film:
     parts: Sequence[DoneChunk]
     folder: Path
     """Folder of the chunk files."""
-    kept: Selection
+    selection: Selection
     """Streams of the source that go into the output."""
     sar: Fraction
     """Sample aspect ratio of the output (pixel width / pixel height)."""
@@ -99,9 +99,9 @@ def _write(av: Any, film: Film, target: Path) -> tuple[dict[int, int], bytes]:
             video.codec_context.codec_tag = "hvc1"  # required by some players
         video.metadata.update(_valid_tags(source.streams[film.source.video].metadata))
         outputs = {}
-        for index in sorted((*film.kept.copied, *film.kept.rewritten, *film.kept.converted)):
-            outputs[index] = _add_output_stream(out, source.streams[index], film.kept, container)
-        _attach(av, out, source, film.kept)
+        for index in sorted((*film.selection.copied, *film.selection.rewritten, *film.selection.converted)):
+            outputs[index] = _add_output_stream(out, source.streams[index], film.selection, container)
+        _attach(av, out, source, film.selection)
         out.metadata.update(_valid_tags(source.metadata) | {TAG: film.tag})
         out.set_chapters(_chapters(source, film.source.origin))
         for packet in _interleave(_video_packets(av, film, video), _audio_and_subtitles(av, film, source, outputs)):
@@ -109,7 +109,7 @@ def _write(av: Any, film: Film, target: Path) -> tuple[dict[int, int], bytes]:
             if packet.stream.index == video.index:
                 payload.update(packet)
             out.mux_one(packet)
-        for index in film.kept.rewritten:
+        for index in film.selection.rewritten:
             for packet in outputs[index].encode(None):
                 counts[packet.stream.index] = counts.get(packet.stream.index, 0) + 1
                 out.mux_one(packet)
@@ -145,12 +145,12 @@ def _valid_tags(metadata: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _add_output_stream(out: Any, stream: Any, kept: Selection, container: str) -> Any:
-    if stream.index in kept.rewritten:
+def _add_output_stream(out: Any, stream: Any, selection: Selection, container: str) -> Any:
+    if stream.index in selection.rewritten:
         deep = stream.codec_context.format.bits > 16
         output = out.add_stream("pcm_s24le" if deep else "pcm_s16le", rate=stream.codec_context.sample_rate)
         output.codec_context.layout = stream.codec_context.layout
-    elif stream.index in kept.converted:
+    elif stream.index in selection.converted:
         output = streams.converting(out, stream, container)
     else:
         output = out.add_stream_from_template(stream, opaque=True)
@@ -159,12 +159,12 @@ def _add_output_stream(out: Any, stream: Any, kept: Selection, container: str) -
     return output
 
 
-def _attach(av: Any, out: Any, source: Any, kept: Selection) -> None:
-    for index in kept.attached:
+def _attach(av: Any, out: Any, source: Any, selection: Selection) -> None:
+    for index in selection.attached:
         stream = source.streams[index]
         name = stream.metadata.get("filename", f"attachment{index}")
         out.add_attachment(name, stream.mimetype or "application/octet-stream", stream.data)
-    for index in kept.covers:
+    for index in selection.covers:
         with av.open(source.name) as again:  # a second container, so that the first keeps its position
             picture = next(iter(again.demux(again.streams[index])))
             out.add_attachment(*streams.cover(again.streams[index], bytes(picture)))
@@ -235,8 +235,10 @@ def _metadata_inserter(av: Any, film: Film, codec: str, header: bytes) -> Callab
     put = inserter(codec, header)
 
     def insert(position: int, packet: Any) -> Any:
-        known = hdr and packet.is_keyframe  # repeated at every key frame, for players that seek there
-        messages = Messages(metadata.display if known else None, metadata.light if known else None, captions[position])
+        with_hdr = hdr and packet.is_keyframe  # repeated at every key frame, for players that seek there
+        messages = Messages(
+            metadata.display if with_hdr else None, metadata.light if with_hdr else None, captions[position]
+        )
         if not messages:
             return packet
         new = av.Packet(put(bytes(packet), messages))
@@ -257,10 +259,10 @@ def _audio_and_subtitles(av: Any, film: Film, source: Any, outputs: Mapping[int,
     last: dict[int, int] = {}
     for packet in source.demux([source.streams[index] for index in outputs]):
         index = packet.stream.index
-        if index in film.kept.rewritten:
+        if index in film.selection.rewritten:
             yield from _as_pcm(packet, outputs[index], film.source.origin)
             continue
-        if index in film.kept.converted:
+        if index in film.selection.converted:
             try:  # including the empty packet at the end, which flushes captions that were never erased
                 new = streams.converted(av, packet, outputs[index])
             except av.FFmpegError:
@@ -313,21 +315,21 @@ def _read_back(av: Any, film: Film, target: Path, sent: Mapping[int, int], sent_
     """Raise EncodeError unless the output has every packet, and the video's data and times are unchanged."""
     result: dict[int, int] = dict.fromkeys(sent, 0)
     payload = hashlib.sha256()
-    shown: list[Fraction] = []
+    times: list[Fraction] = []
     with av.open(str(target)) as container:
-        chosen = [stream for stream in container.streams if stream.index in sent]
-        for packet in container.demux(chosen):
+        checked = [stream for stream in container.streams if stream.index in sent]
+        for packet in container.demux(checked):
             if not packet.size:
                 continue
             index = packet.stream.index
             result[index] = result.get(index, 0) + 1
             if index == 0 and packet.pts is not None:
                 payload.update(packet)
-                shown.append(packet.pts * Fraction(packet.time_base))
+                times.append(packet.pts * Fraction(packet.time_base))
     frames = film.parts[-1].chunk.stop
     short = any(result[index] < count for index, count in sent.items())  # more is allowed: mp4 fills gaps in subtitles
-    if short or len(shown) != frames or payload.digest() != sent_payload:
+    if short or len(times) != frames or payload.digest() != sent_payload:
         raise EncodeError(f"the joined file does not hold what was put into it ({result} packets of {dict(sent)})")
-    worst = max(abs(time - film.timing.at(n)) for n, time in enumerate(sorted(shown)))
+    worst = max(abs(time - film.timing.at(n)) for n, time in enumerate(sorted(times)))
     if worst > Fraction(1, 500):
         raise EncodeError(f"a frame of the joined file is shown {float(worst * 1000):.1f} ms from where it belongs")

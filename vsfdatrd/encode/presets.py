@@ -108,8 +108,8 @@ def encoder_of(options: Sequence[str], default: str = "") -> str:
         default: Returned if the options do not select an encoder.
     """
     names = ("-c:v", "-codec:v", "-vcodec", "-c:v:0", "-codec:v:0")
-    chosen = [value for option, value in itertools.pairwise(options) if option in names]
-    return chosen[-1] if chosen else default
+    encoders = [value for option, value in itertools.pairwise(options) if option in names]
+    return encoders[-1] if encoders else default
 
 
 def version(encoder: str) -> str:

@@ -28,7 +28,7 @@ class Rate:
             done: Frames finished by an earlier run.
         """
         self.total, self.done = total, done
-        self._seen: deque[tuple[float, int]] = deque([(time.monotonic(), done)])
+        self._history: deque[tuple[float, int]] = deque([(time.monotonic(), done)])
 
     def update(self, done: int) -> None:
         """Record the number of finished frames.
@@ -38,20 +38,20 @@ class Rate:
         """
         now = time.monotonic()
         if done < self.done:
-            self._seen.clear()
+            self._history.clear()
         self.done = done
-        self._seen.append((now, done))
-        while len(self._seen) > 2 and now - self._seen[0][0] > _SPAN:
-            self._seen.popleft()
+        self._history.append((now, done))
+        while len(self._history) > 2 and now - self._history[0][0] > _SPAN:
+            self._history.popleft()
 
     @property
     def fps(self) -> float:
         """Frames per second; 0 if not known yet."""
-        (begin, first), (end, last) = self._seen[0], self._seen[-1]
+        (begin, first), (end, last) = self._history[0], self._history[-1]
         return (last - first) / (end - begin) if last > first and end > begin else 0.0
 
     @property
-    def left(self) -> float | None:
+    def remaining(self) -> float | None:
         """Estimated seconds remaining; None if not known yet."""
         return (self.total - self.done) / self.fps if self.fps else None
 
@@ -67,7 +67,7 @@ class Reporter:
         """
         self._stream = stream or sys.stderr
         self._rate: Rate | None = None
-        self._what = ""
+        self._device = ""
         self._next = 0.0
 
     def __enter__(self) -> Self:
@@ -97,7 +97,7 @@ class Reporter:
             device: Name of the workers.
         """
         self._rate = Rate(total, done)
-        self._what = device
+        self._device = device
         self._next = time.monotonic() + _EVERY
 
     def frames(self, done: int, size: int) -> None:
@@ -121,14 +121,14 @@ class Reporter:
             share = 100 * rate.done / rate.total
             self._line(
                 f"{rate.done} of {rate.total} frames ({share:.1f} %), {rate.fps:.2f} fps, "
-                f"{format_duration(rate.left)} to go, {format_bytes(size)}, {self._what}"
+                f"{format_duration(rate.remaining)} to go, {format_bytes(size)}, {self._device}"
             )
 
     def _line(self, text: str) -> None:
         print(printable(text), file=self._stream, flush=True)
 
 
-class JsonShow(Reporter):
+class JsonReporter(Reporter):
     """Reports as JSON on stdout, one event per line."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -151,16 +151,16 @@ class JsonShow(Reporter):
     def _progress(self, rate: Rate, size: int) -> None:
         if time.monotonic() >= self._next or rate.done == rate.total:
             self._next = time.monotonic() + 1
-            left = None if rate.left is None else round(rate.left, 1)
+            remaining = None if rate.remaining is None else round(rate.remaining, 1)
             self._write(
                 {
                     "event": "progress",
                     "frames": rate.done,
                     "total": rate.total,
                     "fps": round(rate.fps, 3),
-                    "seconds_left": left,
+                    "seconds_left": remaining,
                     "bytes": size,
-                    "device": self._what,
+                    "device": self._device,
                 }
             )
 
@@ -169,7 +169,7 @@ class JsonShow(Reporter):
         print(json.dumps(event, default=str), file=self._stream, flush=True)
 
 
-class TerminalShow(Reporter):
+class TerminalReporter(Reporter):
     """Shows a progress bar with rich, and a clock during long steps without progress counts."""
 
     def __init__(self) -> None:
@@ -231,7 +231,7 @@ class TerminalShow(Reporter):
     def _progress(self, rate: Rate, size: int) -> None:
         numbers = f"{rate.done}/{rate.total}"
         if rate.fps:
-            numbers += f"  {rate.fps:.2f} fps  {format_duration(rate.left)} left"
+            numbers += f"  {rate.fps:.2f} fps  {format_duration(rate.remaining)} left"
         if size:
             numbers += f"  {format_bytes(size)}"
         self._numbers = numbers
@@ -242,7 +242,7 @@ class TerminalShow(Reporter):
 
         rich calls this at every redraw, since the width of the terminal may have changed.
         """
-        longer = f"{self._numbers}  {printable(self._what)}"
+        longer = f"{self._numbers}  {printable(self._device)}"
         return longer if len(longer) + _BAR <= self._console.width else self._numbers
 
     def _wait_no_more(self) -> None:
@@ -262,10 +262,10 @@ def choose(as_json: bool) -> Reporter:
         as_json: Whether ``--json`` was given.
     """
     if as_json:
-        return JsonShow()
+        return JsonReporter()
     if sys.stderr is not None and sys.stderr.isatty():
         try:
-            return TerminalShow()
+            return TerminalReporter()
         except ImportError:
             pass  # without rich: plain lines have the same information
     return Reporter()

@@ -83,16 +83,16 @@ def prepare(
     Returns:
         The text of the script.
     """
-    where = f", cachemode=4, cachepath={file_name(index)!r}" if index else ""
+    cache = f", cachemode=4, cachepath={file_name(index)!r}" if index else ""
     text = _HEAD.format(version=version, device=device)
-    text += f"\nclip = core.bs.VideoSource({file_name(path)!r}, track={video}, showprogress=0{where})\n"
+    text += f"\nclip = core.bs.VideoSource({file_name(path)!r}, track={video}, showprogress=0{cache})\n"
     order = int(fields.top_first)
     padding = fields.padding if fields.kind != "progressive" else 0
     if padding:
         text += _PADDED.format(lines=padding)
     match fields.kind:
         case "ivtc" | "match":
-            eight = _EIGHT.get(fields.seen_as, _EIGHT[""]).format(form=fields.seen_as)
+            eight = _EIGHT.get(fields.vivtc_format, _EIGHT[""]).format(form=fields.vivtc_format)
             text += _TELECINED.format(order=order, eight=eight)
             text += _DECIMATED.format(eight=eight) if fields.kind == "ivtc" else ""
         case "deint":

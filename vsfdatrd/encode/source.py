@@ -73,7 +73,7 @@ def open_source(path: Path, index: Path | None) -> Source:
     clip, stamps, base = read_frames(path, track, index)
     try:
         check_constant(path, clip)
-        seen = survey(clip)
+        sample = survey(clip)
     except vs.Error as error:
         raise ClipError(
             f"frames of {str(path)!r} cannot be decoded ({error}); the file may be damaged: copy it again, "
@@ -93,7 +93,7 @@ def open_source(path: Path, index: Path | None) -> Source:
     remarks += sar_remarks
     if (clip.width, clip.height) == track.size[::-1] != track.size:  # BestSource applied the file's rotation tag
         sar = 1 / sar
-    return Source(path, clip, stamps, base, sar, origin, track.index, rate, seen, remarks)
+    return Source(path, clip, stamps, base, sar, origin, track.index, rate, sample, remarks)
 
 
 def find_track(path: Path) -> VideoTrack:

@@ -27,9 +27,9 @@ class Selection:
     """Attachments, such as fonts."""
     covers: tuple[int, ...]
     """Pictures marked as cover art."""
-    left: tuple[str, ...]
+    dropped: tuple[str, ...]
     """A phrase for each stream that is dropped, with the reason."""
-    about: tuple[str, ...]
+    kept: tuple[str, ...]
     """A phrase for each stream that is kept."""
 
 
@@ -53,47 +53,47 @@ def choose(source: Path, video: int, container: str) -> Selection:
     converted: list[int] = []
     attached: list[int] = []
     covers: list[int] = []
-    left: list[str] = []
-    about: list[str] = []
+    dropped: list[str] = []
+    kept: list[str] = []
     mkv = container == "matroska"
     with open_input(source) as file:
         for stream in file.streams:
             if stream.index == video:
                 continue
-            what = describe(stream)
+            name = describe(stream)
             if stream.type == "attachment":
                 if mkv:
                     attached.append(stream.index)
                 else:
-                    left.append(f"{what} ({container} has no attachments)")
+                    dropped.append(f"{name} ({container} has no attachments)")
                 continue
             if stream.type == "video":
                 if stream.disposition & av.stream.Disposition.attached_pic and mkv and stream.name in _COVER:
                     covers.append(stream.index)
                 else:
-                    left.append(f"{what} (only one video is encoded)")
+                    dropped.append(f"{name} (only one video is encoded)")
                 continue
             if stream.type not in ("audio", "subtitle"):
-                left.append(f"{what} (data for the disc player)")
+                dropped.append(f"{name} (data for the disc player)")
                 continue
             try:
                 _check_header(av, stream, container)
             except (ValueError, av.FFmpegError):
                 if stream.type == "audio" and stream.name.startswith("pcm_"):
                     rewritten.append(stream.index)
-                    about.append(f"{what}, as ordinary PCM")
+                    kept.append(f"{name}, as ordinary PCM")
                 elif stream.type == "subtitle" and _can_convert(av, stream, container):
                     converted.append(stream.index)
-                    about.append(f"{what}, as {TEXT[container]}")
+                    kept.append(f"{name}, as {TEXT[container]}")
                 elif stream.type == "subtitle" and stream.codec_context and stream.codec_context.codec.bitmap_sub:
-                    left.append(f"{what} (pictures, which a {container} file cannot hold)")
+                    dropped.append(f"{name} (pictures, which a {container} file cannot hold)")
                 else:
-                    left.append(f"{what} (a {container} file cannot hold it)")
+                    dropped.append(f"{name} (a {container} file cannot hold it)")
                 continue
             copied.append(stream.index)
-            about.append(what)
+            kept.append(name)
     return Selection(
-        tuple(copied), tuple(rewritten), tuple(converted), tuple(attached), tuple(covers), tuple(left), tuple(about)
+        tuple(copied), tuple(rewritten), tuple(converted), tuple(attached), tuple(covers), tuple(dropped), tuple(kept)
     )
 
 

@@ -24,20 +24,20 @@ def fill_gaps(stamps: Sequence[int], lasts: Fraction) -> list[int]:
     Returns:
         A timestamp for every frame.
     """
-    known: list[tuple[int, int]] = []
+    stamped: list[tuple[int, int]] = []
     for n, stamp in enumerate(stamps):
         if stamp == UNKNOWN:
             continue
-        if known and stamp <= known[-1][1] and stamp > known[-1][1] - _GLITCH * lasts:
+        if stamped and stamp <= stamped[-1][1] and stamp > stamped[-1][1] - _GLITCH * lasts:
             continue
-        known.append((n, stamp))
-    if not known:
+        stamped.append((n, stamp))
+    if not stamped:
         return [round(n * lasts) for n in range(len(stamps))]
     result: list[int] = []
-    first, begin = known[0]
+    first, begin = stamped[0]
     result += (begin - round((first - n) * lasts) for n in range(first))
-    for (before, start), (after, stop) in itertools.pairwise(known):
+    for (before, start), (after, stop) in itertools.pairwise(stamped):
         result += (start + (stop - start) * (n - before) // (after - before) for n in range(before, after))
-    last, end = known[-1]
+    last, end = stamped[-1]
     result += (end + round((n - last) * lasts) for n in range(last, len(stamps)))
     return result

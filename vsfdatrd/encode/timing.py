@@ -112,16 +112,16 @@ def constant_rate(times: Sequence[Fraction], declared: Fraction) -> Fraction | N
             # In a short clip several rates fit; take the one with the smallest total deviation from the median error.
             middle = statistics.median(errors)
             fitting.append((float(sum(abs(error - middle) for error in errors)), rate))
-    return min(fitting, key=lambda found: found[0])[1] if fitting else None
+    return min(fitting, key=lambda fit: fit[0])[1] if fitting else None
 
 
 def _four_of_five(times: Sequence[Fraction], frames: int, rate: Fraction) -> list[Fraction]:
     """Return the times of the frames that VDecimate keeps."""
-    found = []
+    result = []
     for n in range(frames):
         cycle, step = divmod(n, 4)
         first = min(5 * cycle, len(times) - 1)
         begin = times[first]
         end = times[first + 5] if first + 5 < len(times) else begin + 5 / rate
-        found.append(begin + step * (end - begin) / 4)
-    return found
+        result.append(begin + step * (end - begin) / 4)
+    return result

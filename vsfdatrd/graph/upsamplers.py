@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vsfdatrd.archs import zero_branches
-from vsfdatrd.archs.fdat_rd import GROUPS, FdatFamilyConfig, upscaling_steps
+from vsfdatrd.archs.fdat_rd import FdatFamilyConfig
+from vsfdatrd.archs.upsamplers import GROUPS, upscaling_steps
 from vsfdatrd.graph.builder import Name, Side, Writer
 from vsfdatrd.graph.weights import Weights
 

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vsfdatrd.archs.fdat_rd import FdatRdConfig, Kind, Upsampler, blocks_with_windows, default_drop_path, variant
+from vsfdatrd.archs.fdat_rd import FdatRdConfig, Kind, blocks_with_windows, default_drop_path, variant
+from vsfdatrd.archs.upsamplers import Upsampler
 from vsfdatrd.nn.upsamplers import build_upsampler
 
 
@@ -237,12 +238,12 @@ class FdatRd(nn.Module):
         c, u = config.embed_dim, config.unshuffle
         first = nn.Conv2d(config.in_channels * u * u, c, 3, padding=1)
         self.conv_first = first if u == 1 else nn.Sequential(nn.PixelUnshuffle(u), first)
-        groups, done = [], 0
+        groups, block = [], 0
         for kinds in blocks_with_windows(config.groups, config.windows):
             blocks = []
             for kind, window in kinds:
-                blocks.append(Block(config, kind, window, drop_path * done / max(1, config.blocks - 1)))
-                done += 1
+                blocks.append(Block(config, kind, window, drop_path * block / max(1, config.blocks - 1)))
+                block += 1
             groups.append(ResidualGroup(c, blocks, use_checkpoint))
         self.groups = nn.ModuleList(groups)
         self.conv_after = nn.Conv2d(c, c, 3, padding=1, bias=False)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsfdatrd.archs.fdat_rd import GROUPS, UPSAMPLERS, Upsampler, upscaling_steps
+from vsfdatrd.archs.upsamplers import GROUPS, UPSAMPLERS, Upsampler, upscaling_steps
 
 
 def _conv(inputs: int, outputs: int) -> nn.Conv2d:

@@ -40,11 +40,11 @@ def cap() -> str | None:
 def apply() -> None:
     """Set the environment variables that the libraries read on first use. Unknown values are ignored; see `cap`."""
     try:
-        chosen = cap()
+        limit = cap()
     except ArgumentError:
         return
-    if chosen is not None:
-        onednn, aten = CAPS[chosen]
+    if limit is not None:
+        onednn, aten = CAPS[limit]
         # oneDNN reads the first variable; OpenVINO's own kernels and reported capabilities follow the second (since
         # 2026.4).
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", onednn)

@@ -36,7 +36,7 @@ def attach(source: vs.VideoNode, upscaled: vs.VideoNode) -> vs.VideoNode:
         The upscaled clip. Where the source has alpha, frames have ``_Alpha`` of their own size and bit depth, in full
         range.
     """
-    made: dict[Kind, vs.VideoNode] = {}
+    attached: dict[Kind, vs.VideoNode] = {}
     refused: set[str] = set()
 
     def with_alpha(n: int, f: vs.VideoFrame) -> vs.VideoNode:
@@ -49,9 +49,9 @@ def attach(source: vs.VideoNode, upscaled: vs.VideoNode) -> vs.VideoNode:
                 log.warning("frame %d has an _Alpha in %s, which is left out; give it as GRAY8", n, alpha.format.name)
             return upscaled
         kind = (alpha.format.id, alpha.width, alpha.height)
-        if kind not in made:
-            made[kind] = upscaled.std.ClipToProp(_enlarged(source, kind, upscaled), prop=PROPERTY)
-        return made[kind]
+        if kind not in attached:
+            attached[kind] = upscaled.std.ClipToProp(_enlarged(source, kind, upscaled), prop=PROPERTY)
+        return attached[kind]
 
     return vs.core.std.FrameEval(upscaled, with_alpha, prop_src=source)
 

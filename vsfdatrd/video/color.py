@@ -156,14 +156,14 @@ def output_spec(source: Source, scale: int, format: str | None, matrix: str | No
             "the clip with core.std.Crop, or ask for a format without subsampling, such as YUV444P16"
         )
     number = _output_matrix(source, form, matrix or "auto", frame_props.is_hd(width, height))
-    kept = planes != "rgb" and vs.RGB not in (form.color_family, source.format.color_family)
-    kept = kept and (matrix or "auto").strip().lower() in ("auto", "source")
-    if source.unconvertible and not kept:
+    keeps_matrix = planes != "rgb" and vs.RGB not in (form.color_family, source.format.color_family)
+    keeps_matrix = keeps_matrix and (matrix or "auto").strip().lower() in ("auto", "source")
+    if source.unconvertible and not keeps_matrix:
         raise ClipError(source.unconvertible)
     crossing = (form.color_family == vs.RGB) != (source.format.color_family == vs.RGB)
     return Target(
         form,
-        matrix=None if kept else number,
+        matrix=None if keeps_matrix else number,
         range=int(form.color_family == vs.RGB) if crossing else source.range,
         chroma=(source.chroma or 0) if is_subsampled(form) else None,
     )
@@ -266,35 +266,35 @@ def is_subsampled(form: vs.VideoFormat) -> bool:
     return bool(form.subsampling_w or form.subsampling_h)
 
 
-def _output_format(source: vs.VideoFormat, asked: str | None) -> vs.VideoFormat:
-    if asked is None:
+def _output_format(source: vs.VideoFormat, requested: str | None) -> vs.VideoFormat:
+    if requested is None:
         return source if source.sample_type == vs.FLOAT else source.replace(bits_per_sample=16)
-    name = asked.strip().upper()
+    name = requested.strip().upper()
     number = int(vs.PresetVideoFormat[name]) if name in vs.PresetVideoFormat.__members__ else 0
     if name.isascii() and name.isdigit():
         number = int(name)
     if number >= 2**31 or not _supported(form := vs.core.get_video_format(number)):
         hint = did_you_mean(name, vs.PresetVideoFormat.__members__) or "."
         raise ArgumentError(
-            f"format={asked!r} is not a format that can be made{hint} "
+            f"format={requested!r} is not a format that can be made{hint} "
             "Give one of 8 to 16 bit integers or half or single floats, such as YUV420P10, YUV444P16, RGB48 or RGBS, "
             f"or its number, such as {int(vs.YUV420P10)}"
         )
     return form
 
 
-def _output_matrix(source: Source, form: vs.VideoFormat, asked: str, hd: bool) -> int:
-    name = asked.strip().lower()
+def _output_matrix(source: Source, form: vs.VideoFormat, requested: str, hd: bool) -> int:
+    name = requested.strip().lower()
     if name not in ("auto", "source", *MATRICES, *map(str, MATRICES.values())):
         raise ArgumentError(
-            f"matrix={asked!r} is unknown; give auto, source, {', '.join(MATRICES)}, or a number such as 1 (709)"
+            f"matrix={requested!r} is unknown; give auto, source, {', '.join(MATRICES)}, or a number such as 1 (709)"
         )
     if form.color_family == vs.RGB:
         if name in ("auto", "source"):
             return 0
         raise ArgumentError(
-            f"matrix={asked!r} makes no sense for the RGB output {form.name}; leave it out, or ask for a YUV format, "
-            'for example format="YUV444P16"'
+            f"matrix={requested!r} makes no sense for the RGB output {form.name}; leave it out, or ask for a YUV "
+            'format, for example format="YUV444P16"'
         )
     if name in MATRICES:
         return MATRICES[name]

@@ -106,7 +106,7 @@ def tilings(height: int, width: int, scale: int, most: int) -> Iterator[Tiling]:
         scale: Output pixels per source pixel along each side.
         most: Largest number of tiles.
     """
-    seen = {1}
+    yielded = {1}
     cut = (1, 1)
     while True:
         # one more cut across the longer side of a tile
@@ -119,8 +119,8 @@ def tilings(height: int, width: int, scale: int, most: int) -> Iterator[Tiling]:
         tiling = tile(height, width, parts[0], parts[1], scale)
         if len(tiling.tiles) > most:
             return
-        if len(tiling.tiles) not in seen:
-            seen.add(len(tiling.tiles))
+        if len(tiling.tiles) not in yielded:
+            yielded.add(len(tiling.tiles))
             yield tiling
 
 

@@ -129,8 +129,8 @@ def remove(name: str) -> OwnModel:
     """
     models = read()
     if name not in models:
-        there = ", ".join(sorted(models)) or "none"
-        raise ArgumentError(f"there is no model of your own called {name!r}; there are: {there} (in {str(path())!r})")
+        names = ", ".join(sorted(models)) or "none"
+        raise ArgumentError(f"there is no model of your own called {name!r}; there are: {names} (in {str(path())!r})")
     remaining = {other: model for other, model in models.items() if other != name}
     _write(lambda models: models.pop(name), f"remove {name!r}", remaining)
     return models[name]
@@ -147,11 +147,11 @@ def _parsed(text: str) -> dict[str, Any]:
 
 
 def _read_file() -> str:
-    where = path()
+    file = path()
     try:
-        if where.stat().st_size > MAX_BYTES:
+        if file.stat().st_size > MAX_BYTES:
             raise _file_error(f"it has more than {MAX_BYTES >> 10} KiB")
-        return where.read_text(encoding="utf-8-sig")
+        return file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return ""
     except (OSError, ValueError) as error:  # ValueError: not UTF-8
@@ -159,8 +159,8 @@ def _read_file() -> str:
 
 
 def _entry(name: str, value: object, text: str) -> OwnModel:
-    known = value if isinstance(value, dict) else {}
-    file, digest = known.get("file"), known.get("sha256")
+    fields = value if isinstance(value, dict) else {}
+    file, digest = fields.get("file"), fields.get("sha256")
     if not isinstance(file, str) or not file or not isinstance(digest, str | None):
         raise _file_error(
             f'its model {name!r} has no file = "..." that is text, or a sha256 that is none{_line(text, name)}'
@@ -203,24 +203,26 @@ def _write(change: Callable[[Any], Any], what: str, expected: dict[str, OwnModel
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
-    where = path()
+    file = path()
     try:
         document = tomlkit.parse(_read_file() or _HEAD)
         change(document.setdefault("models", tomlkit.table(is_super_table=True)))
         text = tomlkit.dumps(document)
-        same = {name: _entry(name, value, text) for name, value in _parsed(text).get("models", {}).items()} == expected
+        as_expected = {
+            name: _entry(name, value, text) for name, value in _parsed(text).get("models", {}).items()
+        } == expected
     except (TOMLKitError, ValueError, RecursionError):
-        text, same = "", False
-    if not same:
+        text, as_expected = "", False
+    if not as_expected:
         raise ArgumentError(
             f"the list of your own models cannot be changed, since it is written in a way of its own; {what} by hand, "
-            f"in {str(where)!r}"
+            f"in {str(file)!r}"
         )
     try:
-        where.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(where, text)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, text)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise ArgumentError(
-            f"the list of your own models, {str(where)!r}, cannot be written ({error}); check its permissions, or set "
+            f"the list of your own models, {str(file)!r}, cannot be written ({error}); check its permissions, or set "
             f"${VARIABLE} to another file"
         ) from error

@@ -55,6 +55,6 @@ def _why_not(head: bytes, size: int, suffix: str) -> str:
     if suffix.lower() != ".safetensors" or (known and head[0] != 8):
         return known or "is neither a safetensors nor a PyTorch file; give a .safetensors or .pth file of weights"
     if length > size - 8:
-        what = f"it announces a header of {length:,} bytes and has {max(0, size - 8):,} in all"
-        return f"is damaged: {what}; download it again"
+        sizes = f"it announces a header of {length:,} bytes and has {max(0, size - 8):,} in all"
+        return f"is damaged: {sizes}; download it again"
     return "is damaged: no safetensors header follows its first eight bytes; download it again"

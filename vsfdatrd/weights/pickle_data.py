@@ -112,11 +112,11 @@ def load(
 
 
 def _checked(full: str) -> Name:
-    module, _, rest = full.partition(".")
+    module, _, name = full.partition(".")
     module = _OLD_MODULES.get(module, module)
-    full = f"{module}.{rest}"
+    full = f"{module}.{name}"
     if module == "builtins":
-        plain = isinstance(getattr(builtins, rest, type), type)
+        plain = isinstance(getattr(builtins, name, type), type)
     else:
         plain = module not in sys.stdlib_module_names or module in _PLAIN_MODULES
     if not plain and full not in _PLAIN_NAMES:
@@ -261,12 +261,12 @@ class _Machine:
 
     def _called(self, function: Any, arguments: Any) -> None:
         name = function.full if isinstance(function, Name) else "an object"
-        known = self._calls.get(name)
-        if known is None or not isinstance(arguments, tuple):
+        replacement = self._calls.get(name)
+        if replacement is None or not isinstance(arguments, tuple):
             self._stack.append(Opaque(name))
             return
         try:
-            value = known(arguments)
+            value = replacement(arguments)
         except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
             raise PickleError(
                 f"its pickle is damaged: {name} is called with arguments that it does not take"

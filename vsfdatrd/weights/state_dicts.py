@@ -162,25 +162,25 @@ def _below(
     groups: dict[str, dict[str, str]] = {}
     for name, stored in names.items():
         if separator := _boundary(name):
-            first, _, left = name.partition(separator)
-            groups.setdefault(first + separator, {})[left] = stored
+            first, _, remainder = name.partition(separator)
+            groups.setdefault(first + separator, {})[remainder] = stored
     groups = {first: group for first, group in groups.items() if not _is_other(first)}
     dotted = sum(first.endswith(".") for first in groups)
     mixed = sum(first.endswith(".") and not _words(first).isdisjoint(_NETWORKS | _AVERAGED) for first in groups)
     for first, group in groups.items():
         words = _words(first)
-        known = not words.isdisjoint(_NETWORKS | _AVERAGED)
+        recognized = not words.isdisjoint(_NETWORKS | _AVERAGED)
         # A nested dict is always a candidate. A dotted prefix is one only if it is a known word, all names have it, or
         # an FDAT is behind it.
-        if first.endswith(".") and not (known or dotted == 1 or any(name.endswith(META) for name in group)):
+        if first.endswith(".") and not (recognized or dotted == 1 or any(name.endswith(META) for name in group)):
             continue
         inner = _Rank(
             not_averaged=rank.not_averaged and words.isdisjoint(_AVERAGED),
             earlier=rank.earlier + (not words.isdisjoint(_EARLIER)),
-            unknown=rank.unknown + (not known),
+            unknown=rank.unknown + (not recognized),
         )
         yield from _below(entries, group, f"{part}{first}", depth + 1, inner)
-        if not (first.endswith(".") and known and mixed <= MAX_MIXED):
+        if not (first.endswith(".") and recognized and mixed <= MAX_MIXED):
             continue
         others = {name: stored for name, stored in own.items() if not name.startswith(first)}
         if others and others.keys().isdisjoint(group):  # only a part of the network is wrapped

@@ -134,10 +134,10 @@ def _rebuilt(arguments: tuple[Any, ...]) -> Any:
 def _rebuilt_typed(arguments: tuple[Any, ...]) -> Any:
     """``torch._utils._rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype)``."""
     storage, offset, shape, strides, _, _, dtype = arguments[:7]
-    known = _TORCH_DTYPES.get(dtype.full.removeprefix("torch.")) if isinstance(dtype, Name) else None
-    if not isinstance(storage, _Storage) or known is None:
+    dtype_name = _TORCH_DTYPES.get(dtype.full.removeprefix("torch.")) if isinstance(dtype, Name) else None
+    if not isinstance(storage, _Storage) or dtype_name is None:
         return Opaque("torch.Tensor")
-    return _Tensor(storage, known, offset, tuple(shape), tuple(strides))
+    return _Tensor(storage, dtype_name, offset, tuple(shape), tuple(strides))
 
 
 def _first_argument(arguments: tuple[Any, ...]) -> Any:
@@ -148,8 +148,8 @@ def _first_argument(arguments: tuple[Any, ...]) -> Any:
 def _of_subclass(arguments: tuple[Any, ...]) -> Any:
     """``torch._tensor._rebuild_from_type_v2(function, type, arguments, state)``."""
     function, _, inner = arguments[:3]
-    known = _CALLS.get(function.full) if isinstance(function, Name) else None
-    return known(inner) if known and known is not _of_subclass else Opaque("torch.Tensor")
+    rebuild = _CALLS.get(function.full) if isinstance(function, Name) else None
+    return rebuild(inner) if rebuild and rebuild is not _of_subclass else Opaque("torch.Tensor")
 
 
 def _ordered(arguments: tuple[Any, ...]) -> Any:

@@ -176,8 +176,10 @@ class Worker:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_PATIENCE)
         code = self._process.returncode
-        how = "it has not quite ended yet" if code is None else spawn.describe_exit(code)
-        return f"the engine's process ended unexpectedly ({how}); its last words are on stderr. Memory may have run out"
+        ending = "it has not quite ended yet" if code is None else spawn.describe_exit(code)
+        return (
+            f"the engine's process ended unexpectedly ({ending}); its last words are on stderr. Memory may have run out"
+        )
 
     def close(self) -> None:
         """End the process. Closing the request channel asks it to exit; it is killed after `_PATIENCE` seconds."""

@@ -88,12 +88,12 @@ class _Starter:
 
     def _work(self) -> None:
         while True:
-            started, command, how = self._orders.get()
+            started, command, options = self._orders.get()
             try:
-                started.set_result(subprocess.Popen(command, **how))
+                started.set_result(subprocess.Popen(command, **options))
             except BaseException as error:
                 started.set_exception(error)
-            del started, command, how  # do not keep references while waiting for the next request
+            del started, command, options  # do not keep references while waiting for the next request
 
 
 _starter: _Starter | None = None

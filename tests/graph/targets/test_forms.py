@@ -24,7 +24,7 @@ from tests.graph.running import (
     tiny,
 )
 from tests.graph.targets.conftest import Medium
-from vsfdatrd.archs.fdat_rd import UPSAMPLERS
+from vsfdatrd.archs.upsamplers import UPSAMPLERS
 from vsfdatrd.backends.accuracy import drawing
 from vsfdatrd.graph.fdat import write as fdat_rd_graph
 from vsfdatrd.graph.target import GraphTarget, tensorrt

@@ -9,7 +9,7 @@ import pytest
 
 from tests.fdats import named
 from tests.graph.running import HALF, Make, parts
-from vsfdatrd.archs.fdat_rd import UPSAMPLERS
+from vsfdatrd.archs.upsamplers import UPSAMPLERS
 from vsfdatrd.graph.fdat import write as fdat_rd_graph
 from vsfdatrd.graph.target import tensorrt
 from vsfdatrd.options import Precision

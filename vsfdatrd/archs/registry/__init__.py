@@ -41,9 +41,9 @@ def restore(plain: Mapping[str, Any]) -> ModelDescriptor:
     Raises:
         ValueError: A value is missing or has the wrong type, or the architecture is unknown.
     """
-    found = next((known for known in ARCHITECTURES if known.name == plain.get("architecture")), None)
-    if found is None:
+    architecture = next((candidate for candidate in ARCHITECTURES if candidate.name == plain.get("architecture")), None)
+    if architecture is None:
         raise ValueError(f"{plain.get('architecture')!r} is no known architecture")
-    config = from_plain(found.config, plain.get("config"))
+    config = from_plain(architecture.config, plain.get("config"))
     dtype, sha256, part = (from_plain(str, plain.get(name)) for name in ("dtype", "sha256", "part"))
-    return ModelDescriptor(found, config, from_plain(int, plain.get("parameters")), dtype, sha256, part)
+    return ModelDescriptor(architecture, config, from_plain(int, plain.get("parameters")), dtype, sha256, part)

@@ -30,8 +30,8 @@ class ArtCnn(Architecture[ArtCnnConfig]):
 
     @override
     def own_names(self, names: Mapping[str, str]) -> Mapping[str, str]:
-        found = artcnn.own_names(names)
-        return names if found is None else {own: names[name] for own, name in found.items()}
+        renamed = artcnn.own_names(names)
+        return names if renamed is None else {own: names[name] for own, name in renamed.items()}
 
     @override
     def detect(self, tensors: TensorIndex) -> bool:

@@ -138,7 +138,7 @@ class Architecture[C: NetworkConfig]:
 
     def to_half(self, network: "nn.Module", half: "torch.dtype") -> None:
         """Convert a module to a half precision, in place. It still takes float32."""
-        network.to(half).register_forward_pre_hook(lambda _, given: (given[0].to(half),))
+        network.to(half).register_forward_pre_hook(lambda _, inputs: (inputs[0].to(half),))
 
     # The network as an ONNX graph
 
@@ -261,10 +261,10 @@ class Checkpoint:
         self.check_unchanged()
         architecture = self.description.architecture
         file = open_weights(self.path, [architecture.open_own_format])
-        found = find(file.entries, self.description.part)
-        if found is None:
+        state_dict = find(file.entries, self.description.part)
+        if state_dict is None:
             raise refuse(self.path, "was changed while it was in use; run the script again")
-        return dict(file.read(architecture.own_names(found.names)))
+        return dict(file.read(architecture.own_names(state_dict.names)))
 
     def network(self) -> "nn.Module":
         """Build the network with its weights as a PyTorch module.
@@ -295,6 +295,6 @@ def trace_checkpoint(checkpoint: Checkpoint, height: int, width: int, dynamic: b
 
     about = checkpoint.description
     network = checkpoint.network()
-    what = f"{checkpoint.path.name} ({about.name})"
+    network_name = f"{checkpoint.path.name} ({about.name})"
     size = (1, about.frame_channels[0], height, width)
-    return trace(network, lambda x: about.architecture.run(network, x), size, what, dynamic)
+    return trace(network, lambda x: about.architecture.run(network, x), size, network_name, dynamic)

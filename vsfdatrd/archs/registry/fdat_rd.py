@@ -28,7 +28,7 @@ class FdatFamily[C: FdatFamilyConfig](Architecture[C]):
         inner: Any = getattr(network, "model", network)  # a network from spandrel is wrapped
         inner.groups.to(half)
         inner.conv_after.to(half)
-        inner.groups[0].register_forward_pre_hook(lambda _, given: (given[0].to(half), *given[1:]))
+        inner.groups[0].register_forward_pre_hook(lambda _, inputs: (inputs[0].to(half), *inputs[1:]))
 
     @override
     def graph(

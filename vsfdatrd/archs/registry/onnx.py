@@ -31,8 +31,8 @@ class Onnx(Architecture[OnnxConfig]):
     def examine(self, path: Path, multiple: int | None, input_range: Range | None) -> tuple[OnnxConfig, int, str]:
         from vsfdatrd.archs.onnx_probe import probe
 
-        found = probe(path, multiple, input_range)
-        return from_plain(OnnxConfig, found["config"]), found["parameters"], found["dtype"]
+        result = probe(path, multiple, input_range)
+        return from_plain(OnnxConfig, result["config"]), result["parameters"], result["dtype"]
 
     @override
     def changed(self, path: Path, config: OnnxConfig) -> bool:

@@ -65,15 +65,15 @@ def determine_ranges(
     after = agreement(second, out)
     if not (after >= SURE_DB and before < UNLIKE_DB):  # also if either is NaN
         return config, None
-    how = f"({before:.0f} dB against {after:.0f})"
+    evidence = f"({before:.0f} dB against {after:.0f})"
     if np.mean(np.abs(_block_means(result, BLOCK * scale) - 0.5) > 1) > 0.5:
         return replace(config, range="255", output_range=out), (
             "white is taken for 255 in its numbers: from 0 to 1 a drawing comes out as no picture, from 0 to 255 as "
-            f'itself {how}; input_range="1" says otherwise'
+            f'itself {evidence}; input_range="1" says otherwise'
         )
     return config, (
         "white is taken for 1 in its numbers, but from 0 to 255 a drawing comes out more like itself "
-        f'{how}; if colors are wrong, give input_range="255"'
+        f'{evidence}; if colors are wrong, give input_range="255"'
     )
 
 

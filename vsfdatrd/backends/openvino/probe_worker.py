@@ -194,9 +194,9 @@ def _describe_output(
         if (
             1 <= out_channels <= 3
             and config.style is None
-            and (found := _find_margins(height, width, out_height, out_width, step))
+            and (margins := _find_margins(height, width, out_height, out_width, step))
         ):
-            scale, margin, crop, crop_end = found
+            scale, margin, crop, crop_end = margins
             config = replace(config, output_layout=layout, margin=margin, crop=crop, crop_end=crop_end)
             if config.fixed:
                 config = replace(config, height=height - 2 * margin, width=width - 2 * margin)
@@ -223,9 +223,11 @@ def _find_margins(
         Scale, pixels to add on each side of the frame, pixels to crop from the output at the start and at the end of
         each dimension; None if the sizes do not fit such a network.
     """
-    scale, rest = divmod(out_width - out_height, width - height) if width != height else (round(out_height / height), 0)
+    scale, uneven = (
+        divmod(out_width - out_height, width - height) if width != height else (round(out_height / height), 0)
+    )
     missing = scale * height - out_height
-    if rest or scale < 1 or missing != scale * width - out_width or abs(missing) > MOST_MARGIN * scale or missing % 2:
+    if uneven or scale < 1 or missing != scale * width - out_width or abs(missing) > MOST_MARGIN * scale or missing % 2:
         return None
     around = 0  # total padding in one dimension, a multiple of `step`, so that the input remains one
     while around * scale < missing or around % 2:

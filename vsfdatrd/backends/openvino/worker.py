@@ -72,11 +72,11 @@ class OpenVino(ReferenceServer):
                 if skies:
                     half, full = self._compile(skies[0], precision, 1), self._compile(skies[1], "fp32", 1)
                 check_banding(count_levels(_infer(full, clear_sky)), count_levels(_infer(half, clear_sky)), precision)
-            blob = io.BytesIO()
-            compiled.export_model(blob)
+            exported = io.BytesIO()
+            compiled.export_model(exported)
         except RuntimeError as error:
             raise EngineBuildError(f"OpenVINO could not compile the network: {reason(error)}") from error
-        Path(directory, FILE).write_bytes(blob.getbuffer())
+        Path(directory, FILE).write_bytes(exported.getbuffer())
         return psnr
 
     def _compile(self, graph: str, precision: str, streams: int) -> openvino.CompiledModel:
@@ -158,14 +158,14 @@ def settings(precision: str, streams: int) -> dict[str, Any]:
         precision: Precision of the graph. In half precisions the graph itself declares the type of each operation.
         streams: Frames computed at once.
     """
-    chosen: dict[str, Any] = {
+    result: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
         "NUM_STREAMS": str(streams),
         "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "dynamic",
     }
     if precision == "fp32":
-        chosen["EXECUTION_MODE_HINT"] = "ACCURACY"
-    return chosen
+        result["EXECUTION_MODE_HINT"] = "ACCURACY"
+    return result
 
 
 def reason(error: BaseException) -> str:

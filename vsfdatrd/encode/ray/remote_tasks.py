@@ -72,26 +72,26 @@ def preflight(machine: str, index: Mapping[str, bytes], order: Order) -> Iterato
         yield ("unfit", mismatch) if mismatch else ("fit",)
 
 
-def trial(machine: str, index: Mapping[str, bytes], order: Order, known: frozenset[str], *_: Any) -> Iterator[Message]:
+def trial(machine: str, index: Mapping[str, bytes], order: Order, passed: frozenset[str], *_: Any) -> Iterator[Message]:
     """Render the first frame.
 
     Args:
         machine: Ray node ID of this machine.
         index: Contents of BestSource's index files by name.
         order: Parameters common to all tasks.
-        known: Machines that have passed `preflight` and are not checked again.
+        passed: Machines that have passed `preflight` and are not checked again.
 
     Yields:
         ``begun``, then ``props`` with the color properties, or ``failed`` or ``unfit`` with the reason.
     """
-    yield from _work(machine, index, order, known, {"do": "trial"})
+    yield from _work(machine, index, order, passed, {"do": "trial"})
 
 
 def part(
     machine: str,
     index: Mapping[str, bytes],
     order: Order,
-    known: frozenset[str],
+    passed: frozenset[str],
     chunk: Chunk,
     options: tuple[str, ...],
     rate: Fraction,
@@ -102,7 +102,7 @@ def part(
         machine: Ray node ID of this machine.
         index: Contents of BestSource's index files by name.
         order: Parameters common to all tasks.
-        known: Machines that have passed `preflight` and are not checked again.
+        passed: Machines that have passed `preflight` and are not checked again.
         chunk: The frames to encode.
         options: ffmpeg output options.
         rate: Frames per second in the chunk's file.
@@ -112,7 +112,7 @@ def part(
         machine and the encoding time in seconds; or ``failed`` or ``unfit`` with the reason.
     """
     job = {"do": "chunk", "options": options, "rate": str(rate), "chunk": [chunk.number, chunk.start, chunk.stop]}
-    yield from _work(machine, index, order, known, job)
+    yield from _work(machine, index, order, passed, job)
 
 
 def send_file(
@@ -164,10 +164,10 @@ def clear(machine: str, index: Mapping[str, bytes], order: Order) -> Iterator[Me
 
 
 def _work(
-    machine: str, index: Mapping[str, bytes], order: Order, known: frozenset[str], job: dict[str, Any]
+    machine: str, index: Mapping[str, bytes], order: Order, passed: frozenset[str], job: dict[str, Any]
 ) -> Iterator[Message]:
     yield ("begun",)
-    if machine not in known:
+    if machine not in passed:
         for message in preflight(machine, index, order):
             if message[0] == "unfit":
                 yield message

@@ -102,13 +102,13 @@ def some_cpus(count: int | None, folder: Path) -> Iterator[frozenset[int] | None
         The numbers of the CPUs; None if all may be used: no limit, all groups taken, or affinity not supported.
     """
     if count is not None and hasattr(psutil.Process, "cpu_affinity"):  # not supported on macOS
-        there = usable_cpus()
-        for group in range(len(there) // count):
+        available = usable_cpus()
+        for group in range(len(available) // count):
             lock = FileLock(folder / f"cpus-{count}-{group}.lock")
             with contextlib.suppress(Timeout):
                 lock.acquire(blocking=False)
                 with lock:
-                    yield frozenset(there[group * count : (group + 1) * count])
+                    yield frozenset(available[group * count : (group + 1) * count])
                 return
     yield None  # also if all groups are taken: the system's scheduler shares the CPUs
 

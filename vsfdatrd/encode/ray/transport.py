@@ -112,7 +112,7 @@ def _enter() -> Callable[..., Iterator[Message]]:
 
 def _cause(error: Exception) -> str:
     """Return why a task was lost, as a phrase for the user."""
-    known = {
+    phrases = {
         "NodeDiedError": "the machine went away",
         "WorkerCrashedError": "its process there was ended",
         "OutOfMemoryError": "Ray ended it there, because memory was short",
@@ -120,6 +120,6 @@ def _cause(error: Exception) -> str:
         "ObjectLostError": "its file was there, and the machine went away",
     }
     for kind in type(error).__mro__:
-        if kind.__name__ in known:
-            return known[kind.__name__]
+        if kind.__name__ in phrases:
+            return phrases[kind.__name__]
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
