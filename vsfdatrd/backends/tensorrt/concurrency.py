@@ -22,7 +22,7 @@ LONGEST = 2.0
 
 
 class Context(Protocol):
-    """An execution context with a stream of its own; see `worker._Device`."""
+    """An execution context with a stream of its own; see `gpu_worker.GpuNetwork`."""
 
     def run(self) -> None:
         """Queue one run of the network and return at once."""

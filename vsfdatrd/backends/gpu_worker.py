@@ -1,0 +1,337 @@
+"""What worker processes with networks on NVIDIA GPUs share: slots, streams, CUDA graphs, verification."""
+
+import json
+import mmap
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vsfdatrd.backends.accuracy import check_banding, compare, count_levels, drawing, sky
+from vsfdatrd.backends.base import FramePlanes
+from vsfdatrd.backends.tensorrt import cuda
+from vsfdatrd.backends.tensorrt.copy_pipeline import Slot, TransferPipeline
+from vsfdatrd.backends.tensorrt.library import log_line
+from vsfdatrd.errors import EngineError
+from vsfdatrd.workers.server import WorkerServer
+
+MOST_OF_CONTEXT = 600 << 20
+"""Maximum size of a CUDA context in bytes.
+
+If more memory than that disappears while it is created, the rest was taken by another process.
+"""
+
+
+class GpuServer[N: "GpuNetwork"](WorkerServer):
+    """Request handler with networks on one or more GPUs, if any are loaded."""
+
+    def __init__(self, write: Callable[[str], Any], flush: Callable[[], Any]) -> None:
+        super().__init__(write, flush)
+        self._devices: list[N] = []
+        self._own: dict[int, int] = {}
+        """Bytes of each GPU that this process allocated by its first memory query (its CUDA context)."""
+
+    def do_describe(self) -> dict[str, Any]:
+        """Return the driver's version.
+
+        Raises:
+            EngineUnavailable: CUDA cannot use the GPUs, for example because the driver is too old.
+        """
+        cuda.require_driver()
+        return {"driver": cuda.driver()}
+
+    def do_free(self, devices: list[int]) -> list[int]:
+        """Return the free memory of GPUs, including what this process uses there before it has an engine.
+
+        Other GPUs are not queried, since a query allocates memory on the GPU.
+
+        Args:
+            devices: Numbers of the GPUs.
+
+        Returns:
+            Free bytes of each.
+
+        Raises:
+            EngineUnavailable: CUDA cannot use the GPUs.
+        """
+        cuda.require_driver()
+        for index in devices:
+            if index not in self._own:
+                before = cuda.free_memory_without_context(index)
+                self._own[index] = min(max(0, (before or 0) - cuda.free_memory(index)), MOST_OF_CONTEXT)
+        return [cuda.free_memory(index) + self._own[index] for index in devices]
+
+    def do_rate(self, runs: int) -> float:
+        """Answer the request ``rate``: measure the frames per second on the first GPU, without copies.
+
+        Args:
+            runs: Number of frames.
+
+        Returns:
+            Frames per second.
+        """
+        return self._devices[0].rate(runs)
+
+    def prepare(self, memory: mmap.mmap, frames: list[tuple[FramePlanes, FramePlanes]]) -> None:
+        """See `WorkerServer.prepare`. Slots are distributed over the GPUs in turn."""
+        self._mapped = (memory, frames)  # keep them alive: the GPU only has their addresses
+        pinned = True
+        try:
+            cuda.set_device(self._devices[0].index)
+            self._pinned = cuda.PinnedMemory(cuda.address_of(memory), len(memory))
+        except EngineError as error:
+            pinned = False
+            log_line(f"{error}; frames go through pinned buffers, which takes a copy more")
+        for number, device in enumerate(self._devices):
+            device.open(frames[number :: len(self._devices)], pinned)
+
+    def submit(self, slot: int) -> None:
+        """See `WorkerServer.submit`."""
+        device, number = self._locate(slot)
+        cuda.set_device(device.index)
+        device.submit(number)
+
+    def collect(self, slot: int) -> None:
+        """See `WorkerServer.collect`."""
+        device, number = self._locate(slot)
+        cuda.set_device(device.index)
+        device.wait(number)
+
+    def _locate(self, slot: int) -> tuple[N, int]:
+        return self._devices[slot % len(self._devices)], slot // len(self._devices)
+
+
+class GpuNetwork:
+    """A network on one GPU that computes one frame at a time, between two fixed buffers.
+
+    Frames are copied to and from these buffers on the GPU, which takes about a thousandth of the network's time. A CUDA
+    graph contains fixed addresses.
+    """
+
+    pipeline: TransferPipeline[cuda.Event]
+    shapes: tuple[list[int], list[int]]
+    """(C, H, W) of input and output."""
+
+    def __init__(self, index: int) -> None:
+        """Make a GPU current.
+
+        Args:
+            index: Number of the GPU.
+        """
+        self.index = index
+        self._held = ExitStack()
+        self._graph: cuda.Graph | None = None
+        cuda.set_device(index)
+
+    def _allocate(self) -> None:
+        """Create the stream and the two buffers, for frames of `shapes`."""
+        self._size = [4 * int(np.prod(shape)) for shape in self.shapes]
+        self._stream = self._held.enter_context(cuda.Stream())
+        self._source, self._result = (self._held.enter_context(cuda.DeviceMemory(size)) for size in self._size)
+
+    def _start(self) -> None:
+        """Run one frame, and capture the network as a CUDA graph."""
+        picture = np.random.default_rng(0).random(self.shapes[0], np.float32)
+        plain = self.run_once(picture)  # triggers just-in-time compilation and one-time initialization
+        self._capture(picture, plain)
+
+    def close(self) -> None:
+        """Free what belongs to this network alone. It must not be computing."""
+        cuda.set_device(self.index)
+        graph, self._graph = self._graph, None
+        if graph is not None:
+            graph.close()
+        self._held.close()
+
+    def run_once(self, picture: FramePlanes) -> FramePlanes:
+        """Run one frame and wait for it.
+
+        Args:
+            picture: (C, H, W).
+
+        Returns:
+            (C, H·scale, W·scale) float32.
+        """
+        cuda.set_device(self.index)
+        picture, result = np.ascontiguousarray(picture, np.float32), np.empty(self.shapes[1], np.float32)
+        self._stream.upload(self._source, picture.ctypes.data)
+        self.run()
+        self._stream.download(result.ctypes.data, self._result)
+        self._stream.synchronize()
+        return result
+
+    def rate(self, runs: int) -> float:
+        """Measure the speed of the network on fixed buffers, with frames queued back to back.
+
+        Args:
+            runs: Number of frames.
+
+        Returns:
+            Frames per second.
+        """
+        cuda.set_device(self.index)
+        start = 0.0
+        for turn in range(runs + 5):
+            if turn == 5:  # by now clocks have risen and caches are warm
+                self.synchronize()
+                start = time.perf_counter()
+            self.run()
+        self.synchronize()
+        return runs / (time.perf_counter() - start)
+
+    def open(self, frames: list[tuple[FramePlanes, FramePlanes]], pinned: bool) -> None:
+        """Create the slots.
+
+        Args:
+            frames: Input and output of each slot in shared memory.
+            pinned: Whether this memory is pinned, so that the GPU can access it directly.
+        """
+        cuda.set_device(self.index)
+        self._frames = frames
+        self._staging = None if pinned else self._allocate_staging(len(frames))
+        slots = [self._create_slot(number) for number in range(len(frames))]
+
+        def launch(number: int) -> None:
+            slot = slots[number]
+            self._stream.copy(self._source, slot.device_source)
+            self.run()
+            self._stream.copy(slot.device_result, self._result)
+
+        self.pipeline = TransferPipeline(cuda.Stream(), self._stream, cuda.Stream(), slots, launch)
+
+    def _allocate_staging(self, count: int) -> list[tuple[cuda.HostMemory, cuda.HostMemory]] | None:
+        """Allocate pinned staging buffers for the inputs and outputs of `count` slots; None if no memory can be
+        pinned.
+        """
+        try:
+            return [(cuda.HostMemory(self._size[0]), cuda.HostMemory(self._size[1])) for _ in range(count)]
+        except EngineError as error:
+            log_line(f"{error}; copies wait for each other and for the network, which costs speed")
+            return None
+
+    def submit(self, number: int) -> None:
+        """Queue a slot's frame.
+
+        Args:
+            number: Number of the slot on this device.
+        """
+        if self._staging:
+            self._staging[number][0].read(self._frames[number][0].ctypes.data)
+        self.pipeline.submit(number)
+
+    def wait(self, number: int) -> None:
+        """Wait for a slot's output.
+
+        Args:
+            number: Number of the slot on this device.
+        """
+        self.pipeline.wait(number)
+        if self._staging:
+            self._staging[number][1].write(self._frames[number][1].ctypes.data)
+
+    def _create_slot(self, number: int) -> Slot[cuda.Event]:
+        if self._staging:
+            source, result = (memory.address for memory in self._staging[number])
+        else:
+            source, result = (frame.ctypes.data for frame in self._frames[number])
+        there, back = (cuda.DeviceMemory(size) for size in self._size)
+        events = (cuda.Event(), cuda.Event(), cuda.Event())
+        return Slot(source, result, there, back, *events)
+
+    def run(self) -> None:
+        """Queue the network on its stream, between its fixed buffers."""
+        if self._graph is None:
+            self._enqueue()
+        else:
+            self._graph.launch(self._stream)
+
+    def synchronize(self) -> None:
+        """Wait until everything queued on the network's stream is done.
+
+        Raises:
+            EngineError: A run failed.
+        """
+        self._stream.synchronize()
+
+    def _enqueue(self) -> None:
+        """Queue the network on its stream, without a CUDA graph. Overridden by each backend.
+
+        Raises:
+            EngineError: It cannot be started.
+        """
+        raise NotImplementedError
+
+    def _capture(self, picture: FramePlanes, expected: FramePlanes) -> None:
+        """Capture the network as a CUDA graph, which replaces hundreds of launches by one, if it gives the same
+        output.
+
+        Args:
+            picture: An input.
+            expected: The output for it without a CUDA graph.
+        """
+        try:
+            self._make_graph(picture, expected)
+        except EngineError as error:
+            graph, self._graph = self._graph, None
+            if graph is not None:
+                graph.close()
+            log_line(f"without a CUDA graph: {error}")
+
+    def _make_graph(self, picture: FramePlanes, expected: FramePlanes) -> None:
+        """Capture the network; see `_capture`.
+
+        Raises:
+            EngineError: It cannot be captured, or the output differs.
+        """
+        with self._stream.captured() as capture:
+            self._enqueue()
+        self._graph = capture.graph
+        self._check_output(picture, expected)
+
+    def _check_output(self, picture: FramePlanes, expected: FramePlanes) -> None:
+        """Compare the output with the expected output, computed without a CUDA graph.
+
+        Raises:
+            EngineError: They differ.
+        """
+        # Tolerates a different order of summation, but not the output for another frame.
+        if not np.allclose(self.run_once(picture), expected, atol=0.01, equal_nan=True):
+            raise EngineError("it computes something else")
+
+
+def verify(networks: Sequence[GpuNetwork], reference: Path, levels: Path, precision: str) -> float:
+    """Run `accuracy.drawing` and `accuracy.sky` on networks and compare the outputs with fp32.
+
+    Args:
+        networks: The networks, of one size.
+        reference: File with the fp32 output for the drawing, (C, H, W).
+        levels: File with `accuracy.count_levels` of the sky in fp32.
+        precision: Precision of the networks, for messages.
+
+    Returns:
+        The lowest PSNR in dB.
+
+    Raises:
+        PrecisionUnfit: A PSNR is below the limit, values are not finite, or the sky has bands.
+    """
+    expected = np.load(reference, allow_pickle=False).astype(np.float32)
+    count = int(json.loads(levels.read_bytes()))
+    channels, height, width = networks[0].shapes[0]
+    picture, smooth = drawing(height, width)[:channels], sky(height, width)[:channels]
+    result = []
+    for network in networks:
+        result.append(compare(expected, network.run_once(picture), precision))
+        check_banding(count, count_levels(network.run_once(smooth)), precision)
+    return min(result)
+
+
+def slots_for(contexts: int) -> int:
+    """Return the frames in flight on a GPU: those computed, one being uploaded and one downloaded.
+
+    Args:
+        contexts: Execution contexts on the GPU.
+    """
+    return contexts + 2
