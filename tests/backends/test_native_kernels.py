@@ -1,8 +1,9 @@
 """The kernels of the native engine: against the network, and their integers against overflow."""
 
 import ctypes
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.native import backend as native
 from vsfdatrd.backends.native import blocks as native_blocks
 from vsfdatrd.backends.native import kernels as native_kernels
+from vsfdatrd.backends.native import network as native_network
 from vsfdatrd.backends.native import threads as native_crew
 from vsfdatrd.backends.native.blocks import Channel
 from vsfdatrd.backends.native.kernels import BLOCK, LEVELS, KernelArrays, function, nonzero_blocks, scratch
@@ -68,26 +70,89 @@ def test_the_kernels_compute_what_the_network_computes(
     assert decibels(of_kernels(config, tensors, picture, threads), reference) > 60
 
 
+@pytest.fixture
+def both_sets(monkeypatch: pytest.MonkeyPatch) -> Iterator[Iterable[bool]]:
+    """Take AVX-512 with VNNI in one turn of a loop, and AVX2 in the next."""
+    if not native_kernels.has_vnni():
+        pytest.skip("the processor has no VNNI, or may not use it")
+
+    def turns() -> Iterator[bool]:
+        for vnni in (True, False):
+            monkeypatch.setattr(native_kernels, "has_vnni", lambda vnni=vnni: vnni)
+            function.cache_clear()
+            yield vnni
+
+    yield turns()
+    function.cache_clear()
+
+
 @pytest.mark.parametrize(("changes", "size", "threads"), SHAPES, ids=str)
-def test_both_sets_of_instructions_compute_the_same(
+def test_both_sets_of_instructions_compute_the_same_picture(
     make_config: MakeConfig,
     make_tensors: Maker,
     changes: dict[str, Any],
     size: tuple[int, int],
     threads: int,
-    monkeypatch: pytest.MonkeyPatch,
+    both_sets: Iterable[bool],
 ) -> None:
-    """AVX2 and AVX-512 with VNNI, to the last bit."""
-    if not native_kernels.has_vnni():
-        pytest.skip("the processor has no VNNI, or may not use it")
+    """AVX2 and AVX-512 with VNNI: only GELU and powers differ, in the sixth digit."""
     tensors, config = make_tensors(7, **changes), make_config(**changes)
-    found = []
-    for vnni in (True, False):
-        monkeypatch.setattr(native_kernels, "has_vnni", lambda vnni=vnni: vnni)
-        function.cache_clear()
-        found.append(of_kernels(config, tensors, drawing(*size), threads))
-    function.cache_clear()
-    np.testing.assert_array_equal(found[0], found[1])
+    one, other = (of_kernels(config, tensors, drawing(*size), threads) for _ in both_sets)
+    assert decibels(one, other) > 65
+
+
+def test_products_of_both_sets_of_instructions_are_equal(both_sets: Iterable[bool]) -> None:
+    """To the last bit: sums of integers are exact, and everything else is added in the same order."""
+    random = np.random.default_rng(6)
+    t, more = (random.standard_normal((1800, 96)).astype(np.float32) for _ in range(2))
+    picture = random.random((3, 60, 120), np.float32)
+    found: list[list[NDArray[Any]]] = []
+    for _ in both_sets:
+        own, s = KernelArrays(), scratch(60, 96, 96, 32)
+        weights = list(np.random.default_rng(7).standard_normal((16, 96, 96)))
+        many, bias = own.matrices(weights), own.floats(weights[0][0])
+        made = [np.zeros((1800, 96), np.float32) for _ in range(3)]
+        function("conv")(t, more, made[0], 30, 60, 0, 30, many, s)
+        function("winograd")(t, more, made[1], 30, 60, 0, 15, many, s)
+        first = own.matrix(np.random.default_rng(8).standard_normal((96, 108)))
+        function("first")(picture, made[2], 30, 60, 2, 0, 30, first, bias, s)
+        planes = np.zeros((3, 60, 120), np.float32)
+        nine = own.matrices([matrix[:12] for matrix in weights[:9]])
+        function("twice")(t, planes, 30, 60, 0, 30, nine, bias, s)
+        packed: list[NDArray[Any]] = []
+        for scales in (1792, 32):
+            packed += [np.zeros((3, 1792 * 32), np.int16), np.zeros((3, scales), np.float32)]
+        function("memorise")(t, more, 3, 1792, *packed)
+        found.append([*made, planes, *packed])
+    for one, other in zip(*found, strict=True):
+        assert np.isfinite(one).all()
+        np.testing.assert_array_equal(one, other)
+
+
+def test_gelu_and_powers_of_both_sets_are_exact_to_five_digits(both_sets: Iterable[bool]) -> None:
+    random = np.random.default_rng(3)
+    t = (random.standard_normal((900, 32)) ** 3).astype(np.float32)
+    weights = np.zeros((9, 32), np.float32)
+    weights[4] = 1  # a convolution that changes nothing
+    keys = random.standard_normal((64, 32)).astype(np.float32)
+    queries = random.integers(-LEVELS, LEVELS, (1, 12, 32)).astype(np.int16)
+    scale, shift = np.linspace(0.5, 2, 32), np.linspace(-0.2, 0.2, 32)
+    n = (t - t.mean(1, keepdims=True)) / np.sqrt(t.var(1, keepdims=True) + 1e-5) * scale + shift
+    expected = n * 0.5 * (1 + np.vectorize(math.erf)(n / math.sqrt(2)))
+    found: list[list[NDArray[Any]]] = []
+    for _ in both_sets:
+        own, s = KernelArrays(), scratch(30, 32, 64, 64)
+        norm, unit = own.norm(scale, shift), own.norm(np.ones(32), np.zeros(32))
+        c, sums = np.empty_like(t), np.zeros(32)
+        function("local")(t, c, 30, 30, 32, 0, 30, norm, weights, sums, None, None, None, s)
+        np.testing.assert_allclose(c, expected, atol=2e-5)
+        np.testing.assert_allclose(sums, expected.sum(0), atol=5e-2)
+        kv, steps = own.matrices([keys]), own.floats(np.full((1, 12), 2e-4))
+        result, tops, wholes = np.empty((1, 12, 32), np.float32), *np.empty((2, 1, 12), np.float32)
+        function("read")(t, 0, 3, norm, unit, kv, 1, 12, queries, steps, result, tops, wholes, s)
+        found.append([result, tops, wholes])
+    for one, other, tolerance in zip(*found, (2e-4, 0, 2e-5), strict=True):
+        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", ["2x_transpose-conv", "2x_unshuffle_transpose-conv", "2x_unshuffle_64d", "4x"])
@@ -166,6 +231,49 @@ def test_where_a_matrix_is_not_zero() -> None:
     assert (spans.tolist(), bounds.tolist()) == ([[0, 16], [0, 16]], [0, 1, 2])
 
 
+def of_convolution(taps: Any, t: NDArray[np.float32], more: NDArray[np.float32]) -> NDArray[np.float32]:
+    out = np.empty_like(t)
+    function("conv")(t, more, out, 30, len(t) // 30, 0, 30, taps, scratch(len(t) // 30, 64, 64, 32))
+    return out
+
+
+def convolved(weight: NDArray[Any], t: NDArray[np.float32], more: NDArray[np.float32]) -> NDArray[np.float64]:
+    """weight: (O, C, 9); t, more: (30 rows, C)."""
+    rows = t.reshape(30, -1, t.shape[-1])
+    wide = np.pad(rows, ((1, 1), (1, 1), (0, 0))).astype(np.float64)
+    expected = more.reshape(rows.shape).astype(np.float64)
+    for i in range(9):
+        expected += wide[i // 3 :, i % 3 :][:30, : rows.shape[1]] @ weight[:, :, i].T
+    return expected.reshape(t.shape)
+
+
+@pytest.mark.parametrize("width", [30, 60, 90, 150])
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("threads", [1, 4])
+def test_minimal_filtering_is_a_convolution(
+    make_config: MakeConfig, width: int, share: float, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every edge, in groups of tiles of any length, with blocks of zeros."""
+    random = np.random.default_rng(width)
+    there = np.kron(random.random((4, 8, 1)) < share, np.ones((16, 8, 9)))
+    weight = there * random.standard_normal((64, 64, 9))
+    t, more = (random.standard_normal((30 * width, 64)).astype(np.float32) for _ in range(2))
+    out, kept = np.full_like(t, np.nan), KernelArrays()
+    monkeypatch.setattr(native_network, "TRANSFORMS", -1.0)
+    convolution = native_network.Convolution(kept, weight.reshape(64, 64, 3, 3))
+    convolution.run(RowThreads(30, width, make_config(embed_dim=64, heads=2), threads), t, more, out)
+    np.testing.assert_allclose(out, convolved(weight, t, more), atol=3e-2)
+
+
+def test_the_form_of_a_convolution_goes_by_its_zeros() -> None:
+    """Dense weights are filtered minimally; taps that are zero are cheaper to leave out."""
+    weight = np.random.default_rng(0).standard_normal((64, 64, 3, 3))
+    kept = KernelArrays()
+    assert native_network.Convolution(kept, weight)._minimal
+    weight[:, :, 0] = weight[:, :, 2] = weight[:, :, 1, 0] = 0
+    assert not native_network.Convolution(kept, weight)._minimal
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
 def test_blocks_of_zeros_are_left_out_of_products(share: float) -> None:
     """A convolution, whose products are added to what is there, and the first one's, which are not."""
@@ -175,15 +283,11 @@ def test_blocks_of_zeros_are_left_out_of_products(share: float) -> None:
         there = np.kron(random.random((4, inner // 8)) < share, np.ones((16, 8)))
         return (there * random.standard_normal((64, inner))).astype(np.float32)
 
-    kept, taps = KernelArrays(), [matrix(64) for _ in range(9)]
+    kept = KernelArrays()
     t, more = (random.standard_normal((900, 64)).astype(np.float32) for _ in range(2))
-    out = np.empty_like(t)
-    function("conv")(t, more, out, 30, 30, 0, 30, kept.matrices(taps), scratch(30, 64, 64, 32))
-    wide = np.pad(t.reshape(30, 30, 64), ((1, 1), (1, 1), (0, 0))).astype(np.float64)
-    expected = more.reshape(30, 30, 64).astype(np.float64)
-    for i, tap in enumerate(taps):
-        expected += wide[i // 3 : i // 3 + 30, i % 3 : i % 3 + 30] @ tap.T
-    np.testing.assert_allclose(out.reshape(30, 30, 64), expected, atol=2e-2)
+    taps = [matrix(64) for _ in range(9)]
+    found = of_convolution(kept.matrices(taps), t, more)
+    np.testing.assert_allclose(found, convolved(np.stack(taps, -1), t, more), atol=2e-2)
 
     first, bias = matrix(112), random.standard_normal(64).astype(np.float32)
     picture = random.random((3, 60, 60), np.float32)

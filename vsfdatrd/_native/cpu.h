@@ -1,5 +1,5 @@
-/* FDAT-RD on CPUs with AVX2 (and, in vnni_*.c, AVX-512 with VNNI): matrix products of 16-bit integers with 32-bit sums,
- * everything else in fp32.
+/* FDAT-RD on CPUs with AVX2 (and, in vnni_*.c, AVX-512 with VNNI, from one source): matrix products of 16-bit integers with
+ * 32-bit sums, everything else in fp32.
  *
  * A multiply-add of 16-bit pairs (vpmaddwd) does twice the work of a float FMA; with the extra addition it needs, products
  * run at 1.5 times the rate of fp32. Tokens are quantized at the input of a product, each to its own maximum; weights are

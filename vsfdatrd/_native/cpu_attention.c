@@ -54,17 +54,16 @@ static inline void memorise(const float *keys, const float *values, int64_t apar
                     _mm256_storeu_si256((__m256i *)(key_panels + first * HEAD + (pair * 8 + i) * 32 + half * 16), r[i]);
             }
     }
-    __m256i most[4];
-    UNROLL for (int i = 0; i < 4; i++) most[i] = _mm256_setzero_si256();
+    Integers most[2] = {no_integers(), no_integers()};
     for (int64_t row = 0; row < count; row++)
-        UNROLL for (int i = 0; i < 4; i++)
-            most[i] = _mm256_max_epi32(most[i], magnitude(_mm256_loadu_ps(values + row * apart + 8 * i)));
-    __m256 factor[4];
-    UNROLL for (int i = 0; i < 4; i++) {
+        UNROLL for (int i = 0; i < 2; i++)
+            most[i] = larger_integers(most[i], magnitude(load(values + row * apart + LANES * i)));
+    Vector factor[2];
+    UNROLL for (int i = 0; i < 2; i++) {
         /* For non-finite values the scale becomes infinite or NaN, so the integers do not matter. */
-        __m256 peak = _mm256_max_ps(_mm256_set1_ps(1e-30f), _mm256_castsi256_ps(most[i]));
-        factor[i] = _mm256_div_ps(_mm256_set1_ps(VALUES), peak);
-        _mm256_storeu_ps(value_scale + 8 * i, _mm256_div_ps(peak, _mm256_set1_ps(VALUES)));
+        Vector peak = larger(all(1e-30f), of_bits(most[i]));
+        factor[i] = divide(all(VALUES), peak);
+        store(value_scale + LANES * i, divide(peak, all(VALUES)));
     }
     for (int64_t row = 0; row < padded; row += 2)
         for (int half = 0; half < 2; half++) { /* channels 0 to 15, 16 to 31 */
@@ -72,16 +71,24 @@ static inline void memorise(const float *keys, const float *values, int64_t apar
             for (int i = 0; i < 2; i++) {
                 pair[i] = _mm256_setzero_si256();
                 if (row + i >= count) continue;
-                const float *from = values + (row + i) * apart + 16 * half;
-                __m256i low = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(from), factor[2 * half]));
-                __m256i high = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(from + 8), factor[2 * half + 1]));
-                pair[i] = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xD8);
+                pair[i] = narrow(to_integers(multiply(load(values + (row + i) * apart + LANES * half), factor[half])));
             }
             __m256i low = _mm256_unpacklo_epi16(pair[0], pair[1]), high = _mm256_unpackhi_epi16(pair[0], pair[1]);
             int16_t *to = value_panels + half * padded * COLUMNS + row * COLUMNS;
             _mm256_storeu_si256((__m256i *)to, _mm256_permute2x128_si256(low, high, 0x20));
             _mm256_storeu_si256((__m256i *)(to + 16), _mm256_permute2x128_si256(low, high, 0x31));
         }
+}
+
+/* Replaces a row of `padded` scores by their powers 2^(score - peak). Returns the sum of the powers. */
+INLINE float powers(float *scores, int64_t padded, float peak) {
+    Vector sum = all(0), highest = all(peak);
+    for (int64_t key = 0; key < padded; key += LANES) {
+        Vector power = power_of_two(subtract(load(scores + key), highest));
+        store(scores + key, power);
+        sum = add(sum, power);
+    }
+    return total(sum);
 }
 
 /* softmax2(q kᵀ + bias) v for `rows` queries (a multiple of 6), a head of 32 channels.
@@ -96,61 +103,43 @@ static inline void attend(const int16_t *q, const float *steps, int64_t rows, co
     int64_t padded = memory->padded;
     const int32_t head[2] = {0, HEAD}, all_keys[2] = {0, (int32_t)padded};
     for (int64_t row = 0; row < rows; row += ROWS) {
-        __m256 top[ROWS];
-        UNROLL for (int i = 0; i < ROWS; i++) top[i] = _mm256_set1_ps(-3e38f);
+        Vector top[ROWS];
+        UNROLL for (int i = 0; i < ROWS; i++) top[i] = all(-3e38f);
         for (int64_t key = 0; key < padded; key += COLUMNS) {
-            __m256i found[12];
+            Integers found[ROWS];
             tile(q + row * HEAD, 2 * HEAD, memory->keys + key * HEAD, head, 1, found);
-            __m256 left = _mm256_loadu_ps(memory->key_scale + key), right = _mm256_loadu_ps(memory->key_scale + key + 8);
+            Vector scale = load(memory->key_scale + key);
             UNROLL for (int i = 0; i < ROWS; i++) {
-                __m256 step = _mm256_set1_ps(steps[row + i]);
-                const float *add = bias + (row + i) * bias_apart + key;
-                __m256 x = _mm256_mul_ps(_mm256_cvtepi32_ps(found[2 * i]), step);
-                __m256 y = _mm256_mul_ps(_mm256_cvtepi32_ps(found[2 * i + 1]), step);
-                x = _mm256_fmadd_ps(x, left, _mm256_loadu_ps(add));
-                y = _mm256_fmadd_ps(y, right, _mm256_loadu_ps(add + 8));
-                _mm256_storeu_ps(scores + i * padded + key, x);
-                _mm256_storeu_ps(scores + i * padded + key + 8, y);
-                top[i] = _mm256_max_ps(top[i], _mm256_max_ps(x, y));
+                Vector x = multiply(to_floats(found[i]), all(steps[row + i]));
+                x = multiply_add(x, scale, load(bias + (row + i) * bias_apart + key));
+                store(scores + i * padded + key, x);
+                top[i] = larger(top[i], x);
+                if (bias_apart) _mm_prefetch((const char *)(bias + (row + ROWS + i) * bias_apart + key), _MM_HINT_T0);
             }
         }
-        float worth[ROWS];
+        float peaks[ROWS], wholes[ROWS], worth[ROWS];
+        UNROLL for (int i = 0; i < ROWS; i++) peaks[i] = largest(top[i]);
+        for (int i = 0; i < ROWS; i++) wholes[i] = powers(scores + i * padded, padded, peaks[i]);
         for (int i = 0; i < ROWS; i++) {
-            float *score = scores + i * padded;
-            __m128 half = _mm_max_ps(_mm256_castps256_ps128(top[i]), _mm256_extractf128_ps(top[i], 1));
-            half = _mm_max_ps(half, _mm_movehl_ps(half, half));
-            float peak = _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
-            __m256 all = _mm256_set1_ps(peak), sum = _mm256_setzero_ps();
-            for (int64_t key = 0; key < padded; key += 8) {
-                __m256 power = power_of_two(_mm256_sub_ps(_mm256_loadu_ps(score + key), all));
-                _mm256_storeu_ps(score + key, power);
-                sum = _mm256_add_ps(sum, power);
-            }
-            float whole = total(sum), factor = SHARES / whole;
+            float factor = SHARES / wholes[i];
             if (!(factor < 32767)) factor = 32767;
-            __m256 scale = _mm256_set1_ps(factor);
-            for (int64_t key = 0; key < padded; key += 16) {
-                __m256i pair = integers(_mm256_loadu_ps(score + key), _mm256_loadu_ps(score + key + 8), scale);
-                _mm256_storeu_si256((__m256i *)(shares + i * padded + key), pair);
+            for (int64_t key = 0; key < padded; key += LANES) {
+                Vector share = multiply(load(scores + i * padded + key), all(factor));
+                store_narrow(shares + i * padded + key, to_integers(share));
             }
-            worth[i] = 1 / (whole * factor) + (peak - peak); /* NaN where a score is not finite */
+            worth[i] = 1 / (wholes[i] * factor) + (peaks[i] - peaks[i]); /* NaN where a score is not finite */
             if (tops) {
-                tops[row + i] = peak;
-                sums[row + i] = whole;
+                tops[row + i] = peaks[i];
+                sums[row + i] = wholes[i];
             }
         }
         for (int half = 0; half < 2; half++) {
-            __m256i found[12];
+            Integers found[ROWS];
             tile(shares, 2 * padded, memory->values + half * padded * COLUMNS, all_keys, 1, found);
-            __m256 left = _mm256_loadu_ps(memory->value_scale + 16 * half);
-            __m256 right = _mm256_loadu_ps(memory->value_scale + 16 * half + 8);
+            Vector scale = load(memory->value_scale + COLUMNS * half);
             UNROLL for (int i = 0; i < ROWS; i++) {
-                __m256 step = _mm256_set1_ps(worth[i]);
-                float *to = out + (row + i) * apart + 16 * half;
-                __m256 x = _mm256_mul_ps(_mm256_cvtepi32_ps(found[2 * i]), step);
-                __m256 y = _mm256_mul_ps(_mm256_cvtepi32_ps(found[2 * i + 1]), step);
-                _mm256_storeu_ps(to, _mm256_mul_ps(x, left));
-                _mm256_storeu_ps(to + 8, _mm256_mul_ps(y, right));
+                Vector x = multiply(to_floats(found[i]), all(worth[i]));
+                store(out + (row + i) * apart + COLUMNS * half, multiply(x, scale));
             }
         }
     }
@@ -189,8 +178,8 @@ KERNEL(memorise)(const float *keys, const float *values, int64_t heads, int64_t 
 KERNEL(windows)(float *t, const float *c, int64_t width, int64_t tall, int64_t wide, int64_t first, int64_t last,
                 const Norm *norm, const Matrix *qkv, int64_t heads, const float *places, const Matrix *proj,
                 const float *bias, const float *gate, char *scratch) {
-    int64_t channels = proj->inner, across = width / wide;
-    float *token = take(&scratch, channels * 4), steps[WINDOW], query_steps[WINDOW];
+    int64_t channels = proj->inner, across = width / wide, places_of[WINDOW];
+    float steps[WINDOW], query_steps[WINDOW];
     int16_t *a = take(&scratch, WINDOW * channels * 2), *q = take(&scratch, WINDOW * HEAD * 2);
     float *split = take(&scratch, WINDOW * 3 * HEAD * 4), *mixed = take(&scratch, WINDOW * channels * 4);
     float *scores = take(&scratch, ROWS * KEYS * 4);
@@ -198,27 +187,31 @@ KERNEL(windows)(float *t, const float *c, int64_t width, int64_t tall, int64_t w
     Memory memory = small_memory(&scratch, WINDOW);
     for (int64_t window = first; window < last; window++) {
         int64_t corner = window / across * tall * width + window % across * wide; /* the window's top left token */
-        for (int64_t i = 0; i < WINDOW; i++) {
-            normalize(t + (corner + i / wide * width + i % wide) * channels, channels, *norm, token);
-            steps[i] = quantize(token, channels, a + i * channels);
-        }
+        for (int64_t i = 0; i < WINDOW; i++) places_of[i] = (corner + i / wide * width + i % wide) * channels;
+        for (int64_t i = 0; i < WINDOW; i += wide)
+            enter(t + places_of[i], wide, channels, *norm, NULL, a + i * channels, steps + i);
         for (int64_t head = 0; head < heads; head++) {
-            product(a, steps, WINDOW, qkv + head, split, 3 * HEAD, 0);
+            product(a, steps, WINDOW, qkv + head, split, 3 * HEAD);
             queries(split, 3 * HEAD, WINDOW, q, query_steps);
             fill(&memory, split + HEAD, split + 2 * HEAD, 3 * HEAD);
             attend(q, query_steps, WINDOW, &memory, places + head * WINDOW * KEYS, KEYS, mixed + head * HEAD, channels,
                    NULL, NULL, scores, shares);
         }
         for (int64_t i = 0; i < WINDOW; i++) steps[i] = quantize(mixed + i * channels, channels, a + i * channels);
-        product(a, steps, WINDOW, proj, mixed, channels, 0);
-        for (int64_t i = 0; i < WINDOW; i++) {
-            int64_t at = (corner + i / wide * width + i % wide) * channels;
-            for (int64_t j = 0; j < channels; j += 8) {
-                __m256 x = _mm256_add_ps(_mm256_loadu_ps(mixed + i * channels + j), _mm256_loadu_ps(bias + j));
-                x = _mm256_fmadd_ps(x, _mm256_loadu_ps(gate + j), _mm256_loadu_ps(c + at + j));
-                _mm256_storeu_ps(t + at + j, _mm256_add_ps(x, _mm256_loadu_ps(t + at + j)));
+        for (int64_t row = 0; row < WINDOW; row += ROWS) /* all columns of a token together: it is far from the next */
+            for (int64_t column = 0; column < channels; column += COLUMNS) {
+                for (int i = 0; i < ROWS && row + ROWS + i < WINDOW; i++) { /* t and c have left the cache */
+                    _mm_prefetch((const char *)(t + places_of[row + ROWS + i] + column), _MM_HINT_T0);
+                    _mm_prefetch((const char *)(c + places_of[row + ROWS + i] + column), _MM_HINT_T0);
+                }
+                Vector x[ROWS], shift = load(bias + column), open = load(gate + column);
+                tile_product(a + row * channels, steps + row, proj, column / COLUMNS, x);
+                UNROLL for (int i = 0; i < ROWS; i++) {
+                    int64_t at = places_of[row + i] + column;
+                    x[i] = multiply_add(add(x[i], shift), open, load(c + at));
+                    store(t + at, add(x[i], load(t + at)));
+                }
             }
-        }
     }
 }
 
@@ -228,28 +221,28 @@ KERNEL(windows)(float *t, const float *c, int64_t width, int64_t tall, int64_t w
 KERNEL(channels)(float *t, const float *c, int64_t first, int64_t last, const Norm *norm, const Matrix *m,
                  const float *bias, const float *gate, char *scratch) {
     int64_t channels = m->inner;
-    float *token = take(&scratch, channels * 4), *result = take(&scratch, BLOCK * channels * 4), steps[BLOCK];
+    float *result = take(&scratch, BLOCK * channels * 4), steps[BLOCK];
     int16_t *a = take(&scratch, BLOCK * channels * 2);
     for (int64_t block = first; block < last; block += BLOCK) {
         int64_t count = last - block < BLOCK ? last - block : BLOCK;
-        enter(t + block * channels, count, channels, *norm, token, a, steps);
-        product(a, steps, count, m, result, channels, 0);
+        enter(t + block * channels, count, channels, *norm, NULL, a, steps);
+        product(a, steps, count, m, result, channels);
         for (int64_t i = 0; i < count; i++) {
             float *mixed = result + i * channels, *to = t + (block + i) * channels;
             const float *local = c + (block + i) * channels;
-            __m256 sum = _mm256_setzero_ps();
-            for (int64_t j = 0; j < channels; j += 8) {
-                __m256 x = _mm256_add_ps(_mm256_loadu_ps(mixed + j), _mm256_loadu_ps(bias + j));
-                _mm256_storeu_ps(mixed + j, x);
-                sum = _mm256_fmadd_ps(x, _mm256_loadu_ps(gate + j), sum);
+            Vector sum = all(0);
+            for (int64_t j = 0; j < channels; j += LANES) {
+                Vector x = add(load(mixed + j), load(bias + j));
+                store(mixed + j, x);
+                sum = multiply_add(x, load(gate + j), sum);
             }
             /* 1 / (1 + e^-s), using power_of_two of a value <= 0; NaN stays NaN */
             float s = total(sum), away = s < 0 ? s : -s;
-            float power = _mm256_cvtss_f32(power_of_two(_mm256_set1_ps(away * 1.4426950409f)));
+            float power = first_of(power_of_two(all(away * 1.4426950409f)));
             float open = (s < 0 ? power : 1) / (1 + power) + (s - s);
-            for (int64_t j = 0; j < channels; j += 8) {
-                __m256 x = _mm256_fmadd_ps(_mm256_loadu_ps(local + j), _mm256_set1_ps(open), _mm256_loadu_ps(mixed + j));
-                _mm256_storeu_ps(to + j, _mm256_add_ps(x, _mm256_loadu_ps(to + j)));
+            for (int64_t j = 0; j < channels; j += LANES) {
+                Vector x = multiply_add(load(local + j), all(open), load(mixed + j));
+                store(to + j, add(x, load(to + j)));
             }
         }
     }
@@ -265,7 +258,7 @@ KERNEL(read)(const float *t, int64_t first, int64_t last, const Norm *norm, cons
              int64_t heads, int64_t rows, const int16_t *asking, const float *asking_steps, float *found, float *tops,
              float *sums, char *scratch) {
     int64_t channels = kv->inner;
-    float *token = take(&scratch, channels * 4), steps[WINDOW];
+    float steps[WINDOW];
     int16_t *a = take(&scratch, WINDOW * channels * 2);
     float *split = take(&scratch, WINDOW * 2 * HEAD * 4), *part = take(&scratch, rows * HEAD * 4);
     float *part_tops = take(&scratch, rows * 4), *part_sums = take(&scratch, rows * 4);
@@ -274,13 +267,9 @@ KERNEL(read)(const float *t, int64_t first, int64_t last, const Norm *norm, cons
     Memory memory = small_memory(&scratch, WINDOW);
     for (int64_t i = 0; i < KEYS; i++) mask[i] = i < WINDOW ? 0 : -1e30f;
     for (int64_t stretch = first; stretch < last; stretch++) {
-        for (int64_t i = 0; i < WINDOW; i++) {
-            normalize(t + (stretch * WINDOW + i) * channels, channels, *norm, token);
-            normalize(token, channels, *inner_norm, token);
-            steps[i] = quantize(token, channels, a + i * channels);
-        }
+        enter(t + stretch * WINDOW * channels, WINDOW, channels, *norm, inner_norm, a, steps);
         for (int64_t head = 0; head < heads; head++) {
-            product(a, steps, WINDOW, kv + head, split, 2 * HEAD, 0);
+            product(a, steps, WINDOW, kv + head, split, 2 * HEAD);
             fill(&memory, split, split + HEAD, 2 * HEAD);
             attend(asking + head * rows * HEAD, asking_steps + head * rows, rows, &memory, mask, 0, part, HEAD, part_tops,
                    part_sums, scores, shares);
@@ -289,18 +278,16 @@ KERNEL(read)(const float *t, int64_t first, int64_t last, const Norm *norm, cons
                 float before = 0, now = part_sums[row], top = part_tops[row];
                 if (stretch > first) {
                     if (tops[at] > top) top = tops[at];
-                    __m256 away = _mm256_setr_ps(tops[at] - top, part_tops[row] - top, 0, 0, 0, 0, 0, 0);
-                    away = power_of_two(away);
-                    before = sums[at] * _mm256_cvtss_f32(away);
-                    now *= _mm_cvtss_f32(_mm_movehdup_ps(_mm256_castps256_ps128(away)));
+                    before = sums[at] * first_of(power_of_two(all(tops[at] - top)));
+                    now *= first_of(power_of_two(all(part_tops[row] - top)));
                 }
                 tops[at] = top;
                 sums[at] = before + now;
-                __m256 keep = _mm256_set1_ps(before / (before + now)), new = _mm256_set1_ps(now / (before + now));
-                for (int64_t i = 0; i < HEAD; i += 8) {
-                    __m256 x = _mm256_mul_ps(_mm256_loadu_ps(part + row * HEAD + i), new);
-                    if (stretch > first) x = _mm256_fmadd_ps(_mm256_loadu_ps(found + at * HEAD + i), keep, x);
-                    _mm256_storeu_ps(found + at * HEAD + i, x);
+                Vector keep = all(before / (before + now)), new = all(now / (before + now));
+                for (int64_t i = 0; i < HEAD; i += LANES) {
+                    Vector x = multiply(load(part + row * HEAD + i), new);
+                    if (stretch > first) x = multiply_add(load(found + at * HEAD + i), keep, x);
+                    store(found + at * HEAD + i, x);
                 }
             }
         }
@@ -314,7 +301,7 @@ KERNEL(read)(const float *t, int64_t first, int64_t last, const Norm *norm, cons
 KERNEL(look_up)(float *t, int64_t first, int64_t last, const Norm *norm, const Matrix *e_q, const Memory *words,
                 int64_t heads, const Matrix *proj, const float *bias, char *scratch) {
     int64_t channels = proj->inner, padded = words->padded;
-    float *token = take(&scratch, channels * 4), *split = take(&scratch, BLOCK * channels * 4);
+    float *split = take(&scratch, BLOCK * channels * 4);
     float *mixed = take(&scratch, BLOCK * channels * 4), steps[BLOCK], query_steps[BLOCK];
     int16_t *a = take(&scratch, BLOCK * channels * 2), *q = take(&scratch, BLOCK * HEAD * 2);
     float *scores = take(&scratch, ROWS * padded * 4), *mask = take(&scratch, padded * 4);
@@ -322,21 +309,15 @@ KERNEL(look_up)(float *t, int64_t first, int64_t last, const Norm *norm, const M
     memset(mask, 0, (size_t)(padded * 4));
     for (int64_t block = first; block < last; block += BLOCK) {
         int64_t count = last - block < BLOCK ? last - block : BLOCK;
-        enter(t + block * channels, count, channels, *norm, token, a, steps);
-        product(a, steps, count, e_q, split, channels, 0);
+        enter(t + block * channels, count, channels, *norm, NULL, a, steps);
+        product(a, steps, count, e_q, split, channels);
         for (int64_t head = 0; head < heads; head++) {
             queries(split + head * HEAD, channels, count, q, query_steps);
             attend(q, query_steps, count, words + head, mask, 0, mixed + head * HEAD, channels, NULL, NULL, scores,
                    shares);
         }
         for (int64_t i = 0; i < count; i++) steps[i] = quantize(mixed + i * channels, channels, a + i * channels);
-        product(a, steps, count, proj, mixed, channels, 0);
-        for (int64_t i = 0; i < count; i++)
-            for (int64_t j = 0; j < channels; j += 8) {
-                float *to = t + (block + i) * channels + j;
-                __m256 x = _mm256_add_ps(_mm256_loadu_ps(mixed + i * channels + j), _mm256_loadu_ps(bias + j));
-                _mm256_storeu_ps(to, _mm256_add_ps(_mm256_loadu_ps(to), x));
-            }
+        product_then(BIASED, a, steps, count, proj, t + block * channels, channels, bias);
     }
 }
 

@@ -50,27 +50,26 @@ EXPORT void fdatrd_cpu_pack(const float *weights, int64_t columns, int64_t inner
 
 /* ---- depthwise 3x3 convolution of rows of a map -------------------------------------------------------------------- */
 
-/* Computes pixels x and x + 1 of a row from three rows of (W + 2, channels) with zero borders left and right. weights:
- * (9, channels). out: (2, channels).
+enum { PIXELS = 6 }; /* computed together; widths are multiples of 30 */
+#ifdef FDATRD_VNNI
+enum { TALL = 8 }; /* rows of a tile of the moments: as many as there are registers for */
+#else
+enum { TALL = 4 };
+#endif
+
+/* Sixteen channels, from `channel` on, of pixels x to x + 5 of a row, from three rows of (W + 2, channels) with zero borders
+ * left and right. weights: (9, channels).
  */
-static inline void depthwise_pair(const float *const rows[3], const float *weights, int64_t channels, int64_t x,
-                                  float *out) {
-    for (int64_t i = 0; i < channels; i += 16) {
-        __m256 a = _mm256_setzero_ps(), b = a, c = a, d = a; /* pixel x: a and b, pixel x + 1: c and d */
-        UNROLL for (int y = 0; y < 3; y++) {
-            const float *from = rows[y] + x * channels + i, *w = weights + 3 * y * channels + i;
-            UNROLL for (int tap = 0; tap < 3; tap++, from += channels, w += channels) {
-                __m256 left = _mm256_loadu_ps(w), right = _mm256_loadu_ps(w + 8);
-                a = _mm256_fmadd_ps(left, _mm256_loadu_ps(from), a);
-                b = _mm256_fmadd_ps(right, _mm256_loadu_ps(from + 8), b);
-                c = _mm256_fmadd_ps(left, _mm256_loadu_ps(from + channels), c);
-                d = _mm256_fmadd_ps(right, _mm256_loadu_ps(from + channels + 8), d);
-            }
+INLINE void depthwise(const float *const rows[3], const float *weights, int64_t channels, int64_t x, int64_t channel,
+                      Vector sum[PIXELS]) {
+    UNROLL for (int i = 0; i < PIXELS; i++) sum[i] = all(0);
+    UNROLL for (int y = 0; y < 3; y++) {
+        const float *from = rows[y] + x * channels + channel;
+        UNROLL for (int tap = 0; tap < 3; tap++) {
+            Vector weight = load(weights + (3 * y + tap) * channels + channel);
+            UNROLL for (int i = 0; i < PIXELS; i++)
+                sum[i] = multiply_add(weight, load(from + (tap + i) * channels), sum[i]);
         }
-        _mm256_storeu_ps(out + i, a);
-        _mm256_storeu_ps(out + i + 8, b);
-        _mm256_storeu_ps(out + channels + i, c);
-        _mm256_storeu_ps(out + channels + i + 8, d);
     }
 }
 
@@ -95,38 +94,33 @@ static inline void neighbors(const Ring *ring, int64_t y, int64_t height, const 
     rows[2] = y + 1 < height ? ring->slots[(y + 1) % 3] : ring->slots[3];
 }
 
-static void normalized_row(const float *t, int64_t width, int64_t channels, Norm norm, float *row) {
-    for (int64_t x = 0; x < width; x++) normalize(t + x * channels, channels, norm, row + (x + 1) * channels);
-}
-
 /* sums (C, C) += mᵀ m over `count` tokens, with m = n - around, which is stored in `less`. Only the diagonal and above is
  * valid.
  */
 static void moment(const float *n, int64_t count, int64_t channels, const float *around, float *less, double *sums) {
     for (int64_t token = 0; token < count; token++)
-        for (int64_t i = 0; i < channels; i += 8) {
-            __m256 away = _mm256_sub_ps(_mm256_loadu_ps(n + token * channels + i), _mm256_loadu_ps(around + i));
-            _mm256_storeu_ps(less + token * channels + i, away);
+        for (int64_t i = 0; i < channels; i += LANES) {
+            Vector away = subtract(load(n + token * channels + i), load(around + i));
+            store(less + token * channels + i, away);
         }
-    for (int64_t j = 0; j < channels; j += 16)
-        for (int64_t i = 0; i < j + 16; i += 4) {
-            __m256 s[8];
-            UNROLL for (int k = 0; k < 8; k++) s[k] = _mm256_setzero_ps();
+    for (int64_t j = 0; j < channels; j += LANES)
+        for (int64_t i = 0; i < j + LANES; i += TALL) {
+            Vector s[TALL];
+            UNROLL for (int k = 0; k < TALL; k++) s[k] = all(0);
             const float *row = less;
             for (int64_t token = 0; token < count; token++, row += channels) {
-                __m256 left = _mm256_loadu_ps(row + j), right = _mm256_loadu_ps(row + j + 8);
-                UNROLL for (int k = 0; k < 4; k++) {
-                    __m256 x = _mm256_broadcast_ss(row + i + k);
-                    s[2 * k] = _mm256_fmadd_ps(x, left, s[2 * k]);
-                    s[2 * k + 1] = _mm256_fmadd_ps(x, right, s[2 * k + 1]);
-                }
+                Vector x = load(row + j);
+                UNROLL for (int k = 0; k < TALL; k++) s[k] = multiply_add(all(row[i + k]), x, s[k]);
             }
-            UNROLL for (int k = 0; k < 8; k++) {
-                double *to = sums + (i + k / 2) * channels + j + k % 2 * 8;
-                __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(s[k]));
-                __m256d high = _mm256_cvtps_pd(_mm256_extractf128_ps(s[k], 1));
-                _mm256_storeu_pd(to, _mm256_add_pd(low, _mm256_loadu_pd(to)));
-                _mm256_storeu_pd(to + 4, _mm256_add_pd(high, _mm256_loadu_pd(to + 4)));
+            UNROLL for (int k = 0; k < TALL; k++) {
+                double *to = sums + (i + k) * channels + j;
+                for (int half = 0; half < 2; half++, to += 8) {
+                    __m256 part = half ? high_half(s[k]) : low_half(s[k]);
+                    __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(part));
+                    __m256d high = _mm256_cvtps_pd(_mm256_extractf128_ps(part, 1));
+                    _mm256_storeu_pd(to, _mm256_add_pd(low, _mm256_loadu_pd(to)));
+                    _mm256_storeu_pd(to + 4, _mm256_add_pd(high, _mm256_loadu_pd(to + 4)));
+                }
             }
         }
 }
@@ -141,14 +135,17 @@ KERNEL(local)(const float *t, float *c, int64_t height, int64_t width, int64_t c
               const Norm *norm, const float *weights, double *sums, const float *around, double *moments, double *means,
               char *scratch) {
     Ring ring = ring_of(&scratch, width, channels);
-    float *less = take(&scratch, width * channels * 4), *added = take(&scratch, channels * 4);
+    float *less = take(&scratch, BLOCK * channels * 4), *added = take(&scratch, channels * 4);
     for (int64_t y = first ? first - 1 : 0; y <= last && y < height; y++) {
-        normalized_row(t + y * width * channels, width, channels, *norm, ring.slots[y % 3]);
-        if (moments && y >= first && y < last) {
-            moment(ring.slots[y % 3] + channels, width, channels, around, less, moments);
+        const float *row = ring.slots[y % 3] + channels;
+        normalize(t + y * width * channels, width, channels, *norm, ring.slots[y % 3] + channels);
+        for (int64_t x = 0; moments && y >= first && y < last && x < width; x += BLOCK) {
+            int64_t count = width - x < BLOCK ? width - x : BLOCK;
+            moment(row + x * channels, count, channels, around, less, moments);
             memset(added, 0, (size_t)(channels * 4));
-            for (int64_t x = 0; x < width; x++)
-                for (int64_t i = 0; i < channels; i++) added[i] += less[x * channels + i];
+            for (int64_t i = 0; i < count; i++)
+                for (int64_t j = 0; j < channels; j += LANES)
+                    store(added + j, add(load(added + j), load(less + i * channels + j)));
             for (int64_t i = 0; i < channels; i++) means[i] += added[i];
         }
         for (int64_t done = y - 1; done <= y; done++) { /* a row can be computed once the row below it is available, or it is the last */
@@ -156,17 +153,17 @@ KERNEL(local)(const float *t, float *c, int64_t height, int64_t width, int64_t c
             const float *rows[3];
             neighbors(&ring, done, height, rows);
             memset(added, 0, (size_t)(channels * 4));
-            for (int64_t x = 0; x < width; x += 2) {
-                float *to = c + (done * width + x) * channels;
-                depthwise_pair(rows, weights, channels, x, to);
-                for (int64_t i = 0; i < channels; i += 8) {
-                    __m256 one = gelu(_mm256_loadu_ps(to + i)), two = gelu(_mm256_loadu_ps(to + channels + i));
-                    _mm256_storeu_ps(to + i, one);
-                    _mm256_storeu_ps(to + channels + i, two);
-                    one = _mm256_add_ps(_mm256_add_ps(one, two), _mm256_loadu_ps(added + i));
-                    _mm256_storeu_ps(added + i, one);
+            for (int64_t x = 0; x < width; x += PIXELS)
+                for (int64_t i = 0; i < channels; i += LANES) {
+                    Vector found[PIXELS], sum = load(added + i);
+                    depthwise(rows, weights, channels, x, i, found);
+                    UNROLL for (int k = 0; k < PIXELS; k++) {
+                        found[k] = gelu(found[k]);
+                        store(c + (done * width + x + k) * channels + i, found[k]);
+                        sum = add(sum, found[k]);
+                    }
+                    store(added + i, sum);
                 }
-            }
             for (int64_t i = 0; i < channels; i++) sums[i] += added[i];
         }
     }
@@ -182,18 +179,15 @@ KERNEL(feed_forward)(float *t, const float *above, const float *below, int64_t h
                      char *scratch) {
     int64_t channels = fc1->inner, hidden = fc1->columns;
     Ring ring = ring_of(&scratch, width, hidden);
-    float *token = take(&scratch, channels * 4), steps[BLOCK];
-    float *mixed = take(&scratch, 2 * hidden * 4);
+    float *mixed = take(&scratch, PIXELS * hidden * 4), steps[BLOCK];
     int16_t *a = take(&scratch, BLOCK * hidden * 2);
     for (int64_t y = first ? first - 1 : 0; y <= last && y < height; y++) {
         const float *source = y < first ? above : y == last ? below : t + y * width * channels;
         float *row = ring.slots[y % 3] + hidden;
         for (int64_t x = 0; x < width; x += BLOCK) {
             int64_t count = width - x < BLOCK ? width - x : BLOCK;
-            enter(source + x * channels, count, channels, *norm, token, a, steps);
-            product(a, steps, count, fc1, row + x * hidden, hidden, 0);
-            for (float *at = row + x * hidden; at < row + (x + count) * hidden; at += 8)
-                _mm256_storeu_ps(at, gelu(_mm256_loadu_ps(at)));
+            enter(source + x * channels, count, channels, *norm, NULL, a, steps);
+            product_then(CURVED, a, steps, count, fc1, row + x * hidden, hidden, NULL);
         }
         for (int64_t done = y - 1; done <= y; done++) {
             if (done < first || done >= last || (done == y && y + 1 < height)) continue;
@@ -201,12 +195,22 @@ KERNEL(feed_forward)(float *t, const float *above, const float *below, int64_t h
             neighbors(&ring, done, height, rows);
             for (int64_t x = 0; x < width; x += BLOCK) {
                 int64_t count = width - x < BLOCK ? width - x : BLOCK;
-                for (int64_t i = 0; i < count; i += 2) {
-                    depthwise_pair(rows, weights, hidden, x + i, mixed);
-                    steps[i] = quantize(mixed, hidden, a + i * hidden);
-                    steps[i + 1] = quantize(mixed + hidden, hidden, a + (i + 1) * hidden);
+                for (int64_t i = 0; i < count; i += PIXELS) {
+                    Integers most[PIXELS];
+                    UNROLL for (int k = 0; k < PIXELS; k++) most[k] = no_integers();
+                    for (int64_t j = 0; j < hidden; j += LANES) {
+                        Vector found[PIXELS];
+                        depthwise(rows, weights, hidden, x + i, j, found);
+                        UNROLL for (int k = 0; k < PIXELS; k++) {
+                            store(mixed + k * hidden + j, found[k]);
+                            most[k] = larger_integers(most[k], magnitude(found[k]));
+                        }
+                    }
+                    UNROLL for (int k = 0; k < PIXELS; k++)
+                        steps[i + k] = quantize_to(largest_magnitude(most[k]), mixed + k * hidden, hidden,
+                                                   a + (i + k) * hidden);
                 }
-                product(a, steps, count, fc2, t + (done * width + x) * channels, channels, 1);
+                add_product(a, steps, count, fc2, t + (done * width + x) * channels, channels);
             }
         }
     }
@@ -239,9 +243,8 @@ KERNEL(first)(const float *picture, float *out, int64_t height, int64_t width, i
                 steps[i] = quantize(patch, m->inner, a + i * m->inner);
             }
             float *to = out + (y * width + x) * channels;
-            product(a, steps, count, m, to, channels, 0);
-            for (int64_t i = 0; i < count; i++)
-                for (int64_t j = 0; j < channels; j++) to[i * channels + j] += bias[j];
+            for (int64_t i = 0; i < count; i++) memcpy(to + i * channels, bias, (size_t)(channels * 4));
+            add_product(a, steps, count, m, to, channels);
         }
 }
 
@@ -272,8 +275,8 @@ KERNEL(conv)(const float *t, const float *more, float *out, int64_t height, int6
                     int64_t from = done + tap / 3 - 1;
                     if (from < 0 || from >= height) continue;
                     int64_t at = x + tap % 3; /* index in the row including its border */
-                    product(rows[from % 3] + at * channels, steps[from % 3] + at, count, taps + tap, to + x * channels,
-                            channels, 1);
+                    add_product(rows[from % 3] + at * channels, steps[from % 3] + at, count, taps + tap,
+                                to + x * channels, channels);
                 }
             }
         }

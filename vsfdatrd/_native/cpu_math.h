@@ -1,37 +1,18 @@
 /* Building blocks of the layers, included by cpu_*.c, which are compiled for AVX2 whatever the compiler's target, and by
- * vnni_*.c once more for AVX-512 with VNNI (FDATRD_VNNI), which multiplies and adds in one instruction. Only `tile` differs;
- * sums of integers are exact, so both variants compute the same picture to the last bit.
+ * vnni_*.c once more for AVX-512 with VNNI (FDATRD_VNNI), which multiplies and adds in one instruction. `tile`, `gelu` and
+ * `power_of_two` differ. Sums of integers are exact and those of floats have one order, so everything without a GELU or a
+ * power is the same to the last bit in both.
  * Row counts are multiples of 6 everywhere: a tile of a matrix product is 6 rows by 16 columns, which fills the sixteen
- * registers.
+ * registers of AVX2.
  */
 #ifndef FDATRD_CPU_MATH_H
 #define FDATRD_CPU_MATH_H
 
-#include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
 
 #include "cpu.h"
-
-#ifdef FDATRD_VNNI
-#define FEATURES "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"
-#define KERNEL(name) EXPORT void fdatrd_vnni_##name
-#else
-#define FEATURES "avx2,fma"
-#define KERNEL(name) EXPORT void fdatrd_cpu_##name
-#endif
-
-/* Code between here and FEATURES_END may use these features, and must not run on CPUs without them. */
-#define FDATRD_PRAGMA(text) _Pragma(#text)
-#define FDATRD_TARGET(...) FDATRD_PRAGMA(__VA_ARGS__)
-#ifdef __clang__
-FDATRD_TARGET(clang attribute push(__attribute__((target(FEATURES))), apply_to = function))
-#define FEATURES_END _Pragma("clang attribute pop")
-#else
-#pragma GCC push_options
-FDATRD_TARGET(GCC target(FEATURES))
-#define FEATURES_END _Pragma("GCC pop_options")
-#endif
+#include "cpu_vector.h"
 
 enum {
     ROWS = 6,      /* of a tile */
@@ -41,14 +22,8 @@ enum {
     HEAD = 32,     /* channels of a head */
     WINDOW = 300,  /* tokens of a window */
     KEYS = 304,    /* WINDOW rounded up to a multiple of 16 */
+    WIDEST = 1024, /* most channels of a token, as in network.py */
 };
-
-/* For loops over registers: they must be unrolled completely, or the registers are spilled to memory. */
-#ifdef __clang__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
 
 /* Allocates `bytes` from a scratch buffer, 64-byte aligned. */
 static inline void *take(char **scratch, int64_t bytes) {
@@ -57,83 +32,146 @@ static inline void *take(char **scratch, int64_t bytes) {
     return found;
 }
 
-/* The largest of eight magnitudes, compared as integers: infinity is larger than any number, and NaN than infinity. */
-static inline float largest(__m256i x) {
-    __m128i half = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-    half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0x4E));
-    half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0xB1));
-    return _mm_cvtss_f32(_mm_castsi128_ps(half));
-}
-
-static inline __m256i magnitude(__m256 x) {
-    return _mm256_castps_si256(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), x));
-}
-
-static inline float total(__m256 x) {
-    __m128 half = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
-    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
-}
-
-/* Scales sixteen floats and rounds them to 16-bit integers. */
-static inline __m256i integers(__m256 low, __m256 high, __m256 scale) {
-    __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(low, scale)), b = _mm256_cvtps_epi32(_mm256_mul_ps(high, scale));
-    return _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xD8);
-}
-
-/* Quantizes a row of `length` floats (a multiple of 16) to integers up to LEVELS. Returns the value of one step; NaN if a
- * value is not finite, so that the result is not finite either.
+/* Quantizes `count` vectors to integers up to LEVELS. Returns the value of one step; NaN if a value is not finite, so that
+ * the result is not finite either.
  */
-static inline float quantize(const float *x, int64_t length, int16_t *row) {
-    __m256i most = _mm256_setzero_si256(), more = most;
-    for (int64_t i = 0; i < length; i += 16) {
-        most = _mm256_max_epi32(most, magnitude(_mm256_loadu_ps(x + i)));
-        more = _mm256_max_epi32(more, magnitude(_mm256_loadu_ps(x + i + 8)));
-    }
-    float peak = largest(_mm256_max_epi32(most, more));
+INLINE float quantize_vectors(const Vector *x, int64_t count, int16_t *row) {
+    Integers most = no_integers();
+    UNROLL for (int64_t i = 0; i < count; i++) most = larger_integers(most, magnitude(x[i]));
+    float peak = largest_magnitude(most);
     if (peak < 1e-30f) peak = 1e-30f;
-    __m256 scale = _mm256_set1_ps(LEVELS / peak);
-    for (int64_t i = 0; i < length; i += 16) {
-        __m256i pair = integers(_mm256_loadu_ps(x + i), _mm256_loadu_ps(x + i + 8), scale);
-        _mm256_storeu_si256((__m256i *)(row + i), pair);
-    }
+    Vector scale = all(LEVELS / peak);
+    UNROLL for (int64_t i = 0; i < count; i++) store_narrow(row + i * LANES, to_integers(multiply(x[i], scale)));
     return peak > 3.4e38f ? peak - peak : peak / LEVELS;
 }
 
-/* LayerNorm of one token over C channels (a multiple of 32), eps 1e-5. */
-static inline void normalize(const float *x, int64_t channels, Norm norm, float *out) {
-    __m256 sum[4], squares[4]; /* four accumulators each, since additions have a latency of four issue slots */
-    UNROLL for (int k = 0; k < 4; k++) sum[k] = squares[k] = _mm256_setzero_ps();
-    for (int64_t i = 0; i < channels; i += 32)
-        UNROLL for (int k = 0; k < 4; k++) sum[k] = _mm256_add_ps(sum[k], _mm256_loadu_ps(x + i + 8 * k));
-    float whole = total(_mm256_add_ps(_mm256_add_ps(sum[0], sum[1]), _mm256_add_ps(sum[2], sum[3])));
-    __m256 mean = _mm256_set1_ps(whole / (float)channels);
-    for (int64_t i = 0; i < channels; i += 32)
-        UNROLL for (int k = 0; k < 4; k++) {
-            __m256 away = _mm256_sub_ps(_mm256_loadu_ps(x + i + 8 * k), mean);
-            squares[k] = _mm256_fmadd_ps(away, away, squares[k]);
-        }
-    whole = total(_mm256_add_ps(_mm256_add_ps(squares[0], squares[1]), _mm256_add_ps(squares[2], squares[3])));
-    float variance = whole / (float)channels + 1e-5f;
-    __m256 scale = _mm256_set1_ps(1.0f / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(variance))));
-    for (int64_t i = 0; i < channels; i += 8) {
-        __m256 away = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(x + i), mean), scale);
-        away = _mm256_fmadd_ps(away, _mm256_loadu_ps(norm.scale + i), _mm256_loadu_ps(norm.shift + i));
-        _mm256_storeu_ps(out + i, away);
+/* Quantizes a row of `length` floats, a multiple of 16, of which the largest magnitude is `peak`. See quantize_vectors. */
+INLINE float quantize_to(float peak, const float *x, int64_t length, int16_t *row) {
+    if (peak < 1e-30f) peak = 1e-30f;
+    Vector scale = all(LEVELS / peak);
+    for (int64_t i = 0; i < length; i += LANES)
+        store_narrow(row + i, to_integers(multiply(load(x + i), scale)));
+    return peak > 3.4e38f ? peak - peak : peak / LEVELS;
+}
+
+/* Quantizes a row of `length` floats, a multiple of 16. See quantize_vectors. */
+static inline float quantize(const float *x, int64_t length, int16_t *row) {
+    Integers most = no_integers();
+    for (int64_t i = 0; i < length; i += LANES) most = larger_integers(most, magnitude(load(x + i)));
+    return quantize_to(largest_magnitude(most), x, length, row);
+}
+
+/* LayerNorm of one token in `count` vectors, an even number, in place; eps 1e-5. */
+INLINE void normalize_vectors(Vector *x, int64_t count, Norm norm) {
+    Vector sum[2] = {all(0), all(0)}, squares[2] = {all(0), all(0)}; /* two each, since additions take several cycles */
+    UNROLL for (int64_t i = 0; i < count; i += 2) {
+        sum[0] = add(sum[0], x[i]);
+        sum[1] = add(sum[1], x[i + 1]);
+    }
+    float channels = (float)(count * LANES);
+    Vector mean = all(total(add(sum[0], sum[1])) / channels);
+    UNROLL for (int64_t i = 0; i < count; i += 2) {
+        x[i] = subtract(x[i], mean);
+        x[i + 1] = subtract(x[i + 1], mean);
+        squares[0] = multiply_add(x[i], x[i], squares[0]);
+        squares[1] = multiply_add(x[i + 1], x[i + 1], squares[1]);
+    }
+    float variance = total(add(squares[0], squares[1])) / channels + 1e-5f;
+    Vector scale = all(1.0f / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(variance))));
+    UNROLL for (int64_t i = 0; i < count; i++)
+        x[i] = multiply_add(multiply(x[i], scale), load(norm.scale + i * LANES), load(norm.shift + i * LANES));
+}
+
+/* Normalizes `count` tokens of C channels. With `again`, normalizes them once more. With `a`, quantizes them for a product:
+ * a: (count, C); steps: (count). Else stores them to out: (count, C).
+ */
+INLINE void enter_some(const float *t, int64_t count, int64_t channels, Norm norm, const Norm *again, int16_t *a,
+                       float *steps, float *out) {
+    for (int64_t i = 0; i < count; i++, t += channels) {
+        Vector x[WIDEST / LANES];
+        UNROLL for (int64_t j = 0; j < channels / LANES; j++) x[j] = load(t + j * LANES);
+        normalize_vectors(x, channels / LANES, norm);
+        if (again) normalize_vectors(x, channels / LANES, *again);
+        if (a) steps[i] = quantize_vectors(x, channels / LANES, a + i * channels);
+        else
+            for (int64_t j = 0; j < channels / LANES; j++) store(out + i * channels + j * LANES, x[j]);
     }
 }
 
-/* Normalizes and quantizes `count` tokens for a product. token: (C) scratch; a: (count, C); steps: (count). */
-static inline void enter(const float *t, int64_t count, int64_t channels, Norm norm, float *token, int16_t *a,
+/* See enter_some. The usual numbers of channels are constants, so that a token stays in registers. */
+static inline void enter(const float *t, int64_t count, int64_t channels, Norm norm, const Norm *again, int16_t *a,
                          float *steps) {
-    for (int64_t i = 0; i < count; i++) {
-        normalize(t + i * channels, channels, norm, token);
-        steps[i] = quantize(token, channels, a + i * channels);
-    }
+    if (channels == 96) enter_some(t, count, 96, norm, again, a, steps, NULL);
+    else if (channels == 128) enter_some(t, count, 128, norm, again, a, steps, NULL);
+    else if (channels == 192) enter_some(t, count, 192, norm, again, a, steps, NULL);
+    else enter_some(t, count, channels, norm, again, a, steps, NULL);
 }
 
+/* Normalizes `count` tokens. t, out: (count, C). */
+static inline void normalize(const float *t, int64_t count, int64_t channels, Norm norm, float *out) {
+    if (channels == 96) enter_some(t, count, 96, norm, NULL, NULL, NULL, out);
+    else if (channels == 128) enter_some(t, count, 128, norm, NULL, NULL, NULL, out);
+    else if (channels == 192) enter_some(t, count, 192, norm, NULL, NULL, NULL, out);
+    else enter_some(t, count, channels, norm, NULL, NULL, NULL, out);
+}
+
+#ifdef FDATRD_VNNI
+/* Entries of a table of 32. */
+INLINE Vector piece(const float *table, Integers which) {
+    return _mm512_permutex2var_ps(load(table), which, load(table + LANES));
+}
+
+/* x · Φ(x), exact to 1e-5, as x/2 + |x| · h(|x|) with h = Φ - 1/2 in 32 pieces up to |x| = 4.75, each a polynomial of
+ * degree two in the distance from its middle: registers serve as tables.
+ */
+INLINE Vector gelu(Vector x) {
+    static const float table[3][32] = {
+        {0, 0.060889896f, 0.120369591f, 0.17712611f, 0.230029836f, 0.278200239f,
+         0.321045011f, 0.358270347f, 0.389864236f, 0.416057587f, 0.437270612f, 0.454052359f,
+         0.467021048f, 0.476810932f, 0.484030038f, 0.489230126f, 0.492889136f, 0.495404124f,
+         0.497092754f, 0.498200297f, 0.498909891f, 0.499353975f, 0.499625474f, 0.499787599f,
+         0.499882191f, 0.499936104f, 0.499966085f, 0.499982417f, 0.499991089f, 0.499995589f,
+         0.499997854f, 0.5f},
+        {0.0610834323f, 0.0603716001f, 0.0582854934f, 0.0549676009f, 0.050637424f, 0.0455674753f,
+         0.0400550067f, 0.0343935639f, 0.0288480241f, 0.0236359723f, 0.0189168733f, 0.0147891669f,
+         0.011294229f, 0.00842534937f, 0.00613956666f, 0.00437024701f, 0.00303873443f, 0.002063944f,
+         0.00136937224f, 0.000887490169f, 0.000561854686f, 0.000347458408f, 0.000209894017f, 0.0001238556f,
+         7.13920163e-05f, 4.01977704e-05f, 2.21091777e-05f, 1.18784992e-05f, 6.23402912e-06f, 3.1959089e-06f,
+         1.60043555e-06f, 0},
+        {-8.95374871e-18f, -0.000708440668f, -0.00136788643f, -0.00193494628f, -0.00237654662f, -0.00267304364f,
+         -0.00281934394f, -0.00282401289f, -0.00270670839f, -0.00249452516f, -0.00221794285f, -0.00190703652f,
+         -0.00158845389f, -0.00128343771f, -0.00100695156f, -0.000767771504f, -0.000569287804f, -0.000410717388f,
+         -0.000288442941f, -0.000197262867f, -0.000131412628f, -8.53007296e-05f, -5.39626853e-05f, -3.32772288e-05f,
+         -2.00073719e-05f, -1.17297641e-05f, -6.70662666e-06f, -3.74013348e-06f, -2.03462764e-06f, -1.07979042e-06f,
+         -5.5909851e-07f, 0},
+    };
+    const Vector rounding = all(12582912.0f); /* 1.5 · 2^23: an addition leaves the nearest integer in the lowest bits */
+    Vector size = of_bits(magnitude(x));
+    Vector at = multiply(_mm512_min_ps(all(4.75f), size), all(31 / 4.75f)), whole = add(at, rounding);
+    Integers which = bits_of(whole);
+    Vector from = subtract(at, subtract(whole, rounding));
+    Vector h = multiply_add(multiply_add(piece(table[2], which), from, piece(table[1], which)), from, piece(table[0], which));
+    return multiply_add(size, h, multiply(x, all(0.5f)));
+}
+
+/* 2^x for x <= 0, relative error 2e-6; results below 2^-126 become 2^-126. The fraction's sixteenths are looked up, the
+ * rest is a polynomial.
+ */
+INLINE Vector power_of_two(Vector x) {
+    static const uint32_t table[16] = {
+        0x3F800000, 0x3F7DAAC3, 0x3F7B95C2, 0x3F79C3D3, 0x3F7837F0, 0x3F76F532, 0x3F75FED7, 0x3F75583F,
+        0x3F7504F3, 0x3F7508A4, 0x3F75672A, 0x3F76248C, 0x3F7744FD, 0x3F78CCDF, 0x3F7AC0C7, 0x3F7D257D
+    }; /* the bits of 2^(i/16), less i · 2^19 */
+    const Vector rounding = all(786432.0f); /* 1.5 · 2^19: an addition leaves whole sixteenths in the lowest bits */
+    x = larger(x, all(-126));
+    Vector whole = add(x, rounding), from = subtract(x, subtract(whole, rounding));
+    Integers sixteenth = _mm512_permutexvar_epi32(bits_of(whole), _mm512_loadu_si512(table));
+    Vector power = of_bits(_mm512_add_epi32(_mm512_slli_epi32(bits_of(whole), 19), sixteenth));
+    return multiply(multiply_add(multiply_add(all(0.2402265070f), from, all(0.6931471806f)), from, all(1)), power);
+}
+#else
 /* x · Φ(x), exact to 1e-5: Φ(x) - 1/2 = x · q(x²) with q a polynomial fitted (Lawson) for |x| < 4.75, in 2x²/4.75² - 1. */
-static inline __m256 gelu(__m256 x) {
+INLINE __m256 gelu_of_eight(__m256 x) {
     static const float q[] = {0.1487480103969574f,    -0.07366643846035004f, 0.05325455218553543f,
                               -0.04060446470975876f,  0.030202463269233704f, -0.021351948380470276f,
                               0.014111567288637161f,  -0.008102227933704853f, 0.004025655798614025f,
@@ -146,8 +184,10 @@ static inline __m256 gelu(__m256 x) {
     return _mm256_mul_ps(x, _mm256_fmadd_ps(near, sum, _mm256_set1_ps(0.5f)));
 }
 
+INLINE Vector gelu(Vector x) { return (Vector){gelu_of_eight(x.low), gelu_of_eight(x.high)}; }
+
 /* 2^x for x <= 0, relative error 4e-6; results below 2^-126 become 2^-126. Taylor series of 2^f, |f| <= 1/2. */
-static inline __m256 power_of_two(__m256 x) {
+INLINE __m256 power_of_eight(__m256 x) {
     x = _mm256_max_ps(x, _mm256_set1_ps(-126));
     __m256 whole = _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m256 f = _mm256_sub_ps(x, whole);
@@ -161,6 +201,9 @@ static inline __m256 power_of_two(__m256 x) {
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sum), exponent));
 }
 
+INLINE Vector power_of_two(Vector x) { return (Vector){power_of_eight(x.low), power_of_eight(x.high)}; }
+#endif
+
 /* Multiplies six rows of `a` (`stride` bytes apart) by a panel of 16 columns: sums[2 i], sums[2 i + 1] belong to row i.
  * Only the `count` nonzero spans (at least one) of the panel's rows are used: see Matrix.
  */
@@ -169,7 +212,7 @@ static inline __m256 power_of_two(__m256 x) {
 typedef int32_t __attribute__((may_alias, aligned(2))) Pair;
 
 /* sum + b · x for sixteen columns. In assembly because LLVM prefers two instructions, which have a lower latency. */
-static inline __attribute__((always_inline)) __m512i multiply_add(__m512i sum, __m512i b, const Pair *x) {
+INLINE __m512i dot_add(__m512i sum, __m512i b, const Pair *x) {
     __asm__("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(b), "m"(*x));
     return sum;
 }
@@ -177,8 +220,8 @@ static inline __attribute__((always_inline)) __m512i multiply_add(__m512i sum, _
 /* Two sums for each row, of every other pair of inner rows: the instruction has a latency of four or five cycles, and some
  * CPUs start two of them per cycle.
  */
-static inline __attribute__((always_inline)) void tile(const int16_t *a, int64_t stride, const int16_t *panel,
-                                                       const int32_t *spans, int64_t count, __m256i sums[12]) {
+INLINE void tile(const int16_t *a, int64_t stride, const int16_t *panel, const int32_t *spans, int64_t count,
+                 Integers sums[ROWS]) {
     __m512i even[ROWS], odd[ROWS];
     UNROLL for (int i = 0; i < ROWS; i++) even[i] = odd[i] = _mm512_setzero_si512();
     for (; count; count--, spans += 2) {
@@ -189,23 +232,19 @@ static inline __attribute__((always_inline)) void tile(const int16_t *a, int64_t
             UNROLL for (int k = 0; k < 4; k++) p[k] = _mm512_loadu_si512(b + 32 * k);
             UNROLL for (int i = 0; i < ROWS; i++) {
                 const Pair *x = (const Pair *)(row + i * stride);
-                even[i] = multiply_add(even[i], p[0], x);
-                odd[i] = multiply_add(odd[i], p[1], x + 1);
-                even[i] = multiply_add(even[i], p[2], x + 2);
-                odd[i] = multiply_add(odd[i], p[3], x + 3);
+                even[i] = dot_add(even[i], p[0], x);
+                odd[i] = dot_add(odd[i], p[1], x + 1);
+                even[i] = dot_add(even[i], p[2], x + 2);
+                odd[i] = dot_add(odd[i], p[3], x + 3);
             }
         }
     }
-    UNROLL for (int i = 0; i < ROWS; i++) {
-        __m512i sum = _mm512_add_epi32(even[i], odd[i]);
-        sums[2 * i] = _mm512_castsi512_si256(sum);
-        sums[2 * i + 1] = _mm512_extracti64x4_epi64(sum, 1);
-    }
+    UNROLL for (int i = 0; i < ROWS; i++) sums[i] = _mm512_add_epi32(even[i], odd[i]);
 }
 #else
 /* Written in assembly because compilers spill the accumulators to memory at every step, which halves the speed. */
-static inline __attribute__((always_inline)) void tile(const int16_t *a, int64_t stride, const int16_t *panel,
-                                                       const int32_t *spans, int64_t count, __m256i sums[12]) {
+INLINE void tile(const int16_t *a, int64_t stride, const int16_t *panel, const int32_t *spans, int64_t count,
+                 Integers sums[ROWS]) {
     const char *low, *high, *b;
     int64_t steps;
 #define FDATRD_ROW(at, first, second)                                                                                  \
@@ -243,9 +282,9 @@ static inline __attribute__((always_inline)) void tile(const int16_t *a, int64_t
             "jnz 1b\n\t"
             "dec %[count]\n\t"
             "jnz 2b"
-            : [c0] "=&x"(sums[0]), [c1] "=&x"(sums[1]), [c2] "=&x"(sums[2]), [c3] "=&x"(sums[3]), [c4] "=&x"(sums[4]),
-              [c5] "=&x"(sums[5]), [c6] "=&x"(sums[6]), [c7] "=&x"(sums[7]), [c8] "=&x"(sums[8]), [c9] "=&x"(sums[9]),
-              [ca] "=&x"(sums[10]), [cb] "=&x"(sums[11]), [b] "=&r"(b), [low] "=&r"(low), [high] "=&r"(high),
+            : [c0] "=&x"(sums[0].low), [c1] "=&x"(sums[0].high), [c2] "=&x"(sums[1].low), [c3] "=&x"(sums[1].high), [c4] "=&x"(sums[2].low),
+              [c5] "=&x"(sums[2].high), [c6] "=&x"(sums[3].low), [c7] "=&x"(sums[3].high), [c8] "=&x"(sums[4].low), [c9] "=&x"(sums[4].high),
+              [ca] "=&x"(sums[5].low), [cb] "=&x"(sums[5].high), [b] "=&r"(b), [low] "=&r"(low), [high] "=&r"(high),
               [n] "=&r"(steps), [spans] "+r"(spans), [count] "+r"(count)
             : [a] "r"(a), [panel] "r"(panel), [s] "r"(stride)
             : "xmm12", "xmm13", "xmm14", "xmm15", "memory", "cc");
@@ -255,37 +294,57 @@ static inline __attribute__((always_inline)) void tile(const int16_t *a, int64_t
 }
 #endif
 
+/* The product of six rows of integers, with step `steps[row]`, and panel `which` of a matrix, as floats. */
+INLINE void tile_product(const int16_t *a, const float *steps, const Matrix *m, int64_t which, Vector x[ROWS]) {
+    const int32_t *bounds = m->bounds + which;
+    int64_t count = bounds[1] - bounds[0];
+    UNROLL for (int i = 0; i < ROWS; i++) x[i] = all(0);
+    if (!count) return;
+    Integers sums[ROWS];
+    tile(a, 2 * m->inner, m->panels + which * COLUMNS * m->inner, m->spans + 2 * bounds[0], count, sums);
+    Vector scale = load(m->scale + which * COLUMNS);
+    UNROLL for (int i = 0; i < ROWS; i++) x[i] = multiply(to_floats(sums[i]), multiply(scale, all(steps[i])));
+}
+
+/* What becomes of a product x. */
+enum Then {
+    STORED, /* out = x */
+    ADDED,  /* out += x */
+    BIASED, /* out += x + bias */
+    CURVED, /* out = GELU(x) */
+};
+
 /* Multiplies integers (rows, inner), with step `steps[row]`, by a matrix: out (rows, columns) with a row stride of `apart`
- * floats; `rows` is a multiple of 6. With `more`, adds to `out` instead of overwriting it. Zero panels are skipped.
+ * floats; `rows` is a multiple of 6. bias: (columns), read for BIASED only. Zero panels are skipped.
  */
-static inline void product(const int16_t *a, const float *steps, int64_t rows, const Matrix *m, float *out,
-                           int64_t apart, int more) {
-    for (int64_t column = 0; column < m->columns; column += COLUMNS) {
-        const int16_t *panel = m->panels + column * m->inner;
-        const int32_t *bounds = m->bounds + column / COLUMNS, *spans = m->spans + 2 * bounds[0];
-        int64_t count = bounds[1] - bounds[0];
-        if (!count) {
-            for (int64_t row = 0; row < rows && !more; row++) memset(out + row * apart + column, 0, COLUMNS * 4);
-            continue;
-        }
-        __m256 left = _mm256_loadu_ps(m->scale + column), right = _mm256_loadu_ps(m->scale + column + 8);
+INLINE void product_then(enum Then then, const int16_t *a, const float *steps, int64_t rows, const Matrix *m, float *out,
+                         int64_t apart, const float *bias) {
+    for (int64_t which = 0; which < m->columns / COLUMNS; which++) {
+        if (then == ADDED && m->bounds[which] == m->bounds[which + 1]) continue;
         for (int64_t row = 0; row < rows; row += ROWS) {
-            __m256i sums[12];
-            tile(a + row * m->inner, 2 * m->inner, panel, spans, count, sums);
+            Vector x[ROWS];
+            tile_product(a + row * m->inner, steps + row, m, which, x);
             UNROLL for (int i = 0; i < ROWS; i++) {
-                float *to = out + (row + i) * apart + column;
-                __m256 step = _mm256_set1_ps(steps[row + i]);
-                __m256 x = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[2 * i]), _mm256_mul_ps(left, step));
-                __m256 y = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[2 * i + 1]), _mm256_mul_ps(right, step));
-                if (more) {
-                    x = _mm256_add_ps(x, _mm256_loadu_ps(to));
-                    y = _mm256_add_ps(y, _mm256_loadu_ps(to + 8));
-                }
-                _mm256_storeu_ps(to, x);
-                _mm256_storeu_ps(to + 8, y);
+                float *to = out + (row + i) * apart + which * COLUMNS;
+                if (then == ADDED) x[i] = add(x[i], load(to));
+                if (then == BIASED) x[i] = add(load(to), add(x[i], load(bias + which * COLUMNS)));
+                if (then == CURVED) x[i] = gelu(x[i]);
+                store(to, x[i]);
             }
         }
     }
+}
+
+/* out = x; see product_then. */
+static inline void product(const int16_t *a, const float *steps, int64_t rows, const Matrix *m, float *out,
+                           int64_t apart) {
+    product_then(STORED, a, steps, rows, m, out, apart, NULL);
+}
+
+/* out += x; see product_then. */
+static inline void add_product(const int16_t *a, const float *steps, int64_t rows, const Matrix *m, float *out,
+                               int64_t apart) {
+    product_then(ADDED, a, steps, rows, m, out, apart, NULL);
 }
 
 #endif

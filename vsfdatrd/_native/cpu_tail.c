@@ -35,7 +35,7 @@ static void fill(Rows *rows, const float *z, int64_t width, int64_t y) {
 static inline void tap(const Rows *rows, int64_t y, int64_t height, int64_t x, int64_t count, const Matrix *m,
                        float *out) {
     if (y < 0 || y >= height) return;
-    product(rows->rows[y % 3] + (x + 1) * rows->channels, rows->steps[y % 3] + x + 1, count, m, out, m->columns, 1);
+    add_product(rows->rows[y % 3] + (x + 1) * rows->channels, rows->steps[y % 3] + x + 1, count, m, out, m->columns);
 }
 
 /* The last transposed convolution: computes rows 2 y and 2 y + 1 of three planes from row y of a map. taps: nine matrices
@@ -93,9 +93,8 @@ KERNEL(four_times)(const float *z, float *planes, int64_t height, int64_t width,
                         found);
                 for (int64_t i = 0; i < count; i++) {
                     float *pixel = found + i * channels;
-                    for (int64_t j = 0; j < channels; j += 8)
-                        _mm256_storeu_ps(pixel + j, gelu(_mm256_add_ps(_mm256_loadu_ps(pixel + j),
-                                                                       _mm256_loadu_ps(square_bias + j))));
+                    for (int64_t j = 0; j < channels; j += LANES)
+                        store(pixel + j, gelu(add(load(pixel + j), load(square_bias + j))));
                     int64_t at = 2 * (x + i) + b + 1;
                     rows.steps[tall % 3][at] = quantize(pixel, channels, rows.rows[tall % 3] + at * channels);
                 }

@@ -1,1 +1,1 @@
-"""The native backend for CPUs with AVX2, with kernels of this package."""
+"""The native backend for CPUs with AVX2 or AVX-512, with kernels of this package."""

@@ -30,8 +30,10 @@ from vsfdatrd.workers.client import StandbyWorker
 
 log = logging.getLogger(__name__)
 
-GRAPH_VERSION = "3"
+GRAPH_VERSION = "4"
 """Incremented when the kernels would give different images; engines are then verified again."""
+KERNELS = "2"
+"""Incremented when the kernels become faster; `auto` then measures again."""
 ANY_SIZE = True
 WEIGHTS = "weights.npz"
 REFERENCE = "reference.npy"
@@ -73,8 +75,8 @@ def preferred() -> bool:
 
 
 def version(device: Sequence[int] = (0,)) -> str:
-    """Return a constant: the engine only changes with `GRAPH_VERSION`. See `Backend.version`."""
-    return "AVX2"
+    """Return the version and the instructions of the kernels, which decide how fast they are; see `Backend.version`."""
+    return f"{KERNELS} {native_kernels.instructions()}"
 
 
 def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
@@ -83,8 +85,8 @@ def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Pr
 
 
 def device_name(spec: EngineSpec) -> str:
-    """Return a constant: CPUs with AVX2 all give the same image from the same files. See `Backend.device_name`."""
-    return "AVX2"
+    """Return the instructions: CPUs that have the same give the same image from a file. See `Backend.device_name`."""
+    return native_kernels.instructions()
 
 
 def identity(spec: EngineSpec) -> str:

@@ -6,7 +6,7 @@ C files.
 
 import ctypes
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from ctypes import Array, Structure, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -101,6 +101,11 @@ def has_vnni() -> bool:
     return bool(library().fdatrd_cpu_vnni())
 
 
+def instructions() -> str:
+    """Return the name of the instructions that the kernels use on this machine."""
+    return "AVX-512 VNNI" if has_vnni() else "AVX2"
+
+
 @cache
 def function(name: str) -> Callable[..., None]:
     """Return a C function as a callable for arrays, structures, integers and None.
@@ -192,16 +197,31 @@ class KernelArrays:
         Args:
             weights: (columns, inner).
         """
-        source = np.asarray(weights, np.float32)
-        columns, inner = (-(-side // COLUMNS) * COLUMNS for side in source.shape)
-        full = np.zeros((columns, inner), np.float32)
-        full[: source.shape[0], : source.shape[1]] = source
+        full = _pad(weights)
+        columns, inner = full.shape
         panels = self.keep_alive(np.empty(columns * inner, np.int16))
         scale = self.keep_alive(np.empty(columns, np.float32))
         function("pack")(full, columns, inner, panels, scale)
         # Products skip blocks of 16 columns and 8 rows that are zero.
         spans, bounds = map(self.keep_alive, nonzero_blocks(full))
         return Matrix(panels.ctypes.data, scale.ctypes.data, inner, columns, spans.ctypes.data, bounds.ctypes.data)
+
+
+def nonzero_share(matrices: Iterable[Any]) -> float:
+    """Return the work of products with several matrices, in products with one of them that is dense.
+
+    Args:
+        matrices: Matrices (columns, inner).
+    """
+    return sum(float(nonzero_blocks(full)[0][:, 1].sum()) * COLUMNS / full.size for full in map(_pad, matrices))
+
+
+def _pad(weights: Any) -> Floats:
+    """Pad both sides of a matrix with zeros to multiples of 16."""
+    source = np.asarray(weights, np.float32)
+    full = np.zeros([-(-side // COLUMNS) * COLUMNS for side in source.shape], np.float32)
+    full[: source.shape[0], : source.shape[1]] = source
+    return full
 
 
 def nonzero_blocks(weights: Floats) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

@@ -5,7 +5,6 @@ checkpoint alone. A `FrameContext` owns the memory of one frame and the threads 
 """
 
 from collections.abc import Mapping
-from ctypes import Array as CArray
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,15 @@ from vsfdatrd.archs import zero_branches
 from vsfdatrd.archs.fdat_rd import FdatRdConfig, blocks_with_windows
 from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.native.blocks import HEAD, KINDS, Block, Doubles
-from vsfdatrd.backends.native.kernels import Floats, KernelArrays, function
+from vsfdatrd.backends.native.kernels import Floats, KernelArrays, function, nonzero_share
 from vsfdatrd.backends.native.threads import RowThreads
 from vsfdatrd.graph.weights import Weights as Tensors
 
 WIDEST = 1024
 """Largest number of channels for which 32-bit sums leave at least ten bits for the weights."""
+
+TRANSFORMS = 0.9
+"""Time that the transforms of the kernel `winograd` take, in dense products of all tokens with one tap."""
 
 
 def unsuitable(config: FdatRdConfig) -> str | None:
@@ -40,6 +42,35 @@ def unsuitable(config: FdatRdConfig) -> str | None:
     if config.in_channels != 3 or config.out_channels != 3:
         return "it is not for RGB"
     return None
+
+
+class Convolution:
+    """A 3×3 convolution, packed for the kernel that needs fewer products."""
+
+    def __init__(self, arrays: KernelArrays, weight: Doubles) -> None:
+        """Pack the weights.
+
+        Args:
+            arrays: Owner of the packed arrays.
+            weight: (O, C, 3, 3).
+        """
+        taps = [weight[:, :, i // 3, i % 3] for i in range(9)]
+        points = _winograd(weight)
+        self._minimal = nonzero_share(points) / 4 + TRANSFORMS < nonzero_share(taps)
+        self._matrices = arrays.matrices(points if self._minimal else taps)
+
+    def run(self, threads: RowThreads, t: Floats, more: Floats, out: Floats) -> None:
+        """out = convolution(t) + more.
+
+        Args:
+            threads: The threads.
+            t: Feature map, (N, C).
+            more: Feature map, (N, C).
+            out: Output, (N, C); not t.
+        """
+        run = function("winograd" if self._minimal else "conv")
+        count = threads.height // 2 if self._minimal else threads.height
+        threads.run_ranges(count, lambda a, b, s: run(t, more, out, *threads.size, a, b, self._matrices, s))
 
 
 class Weights:
@@ -65,14 +96,14 @@ class Weights:
         # channel (p, y, x) of the unshuffled image under tap (i, j) is pixel (u·i + y, u·j + x) of plane p's patch
         patch = first["weight"].reshape(c, 3, u, u, 3, 3).transpose(0, 1, 4, 2, 5, 3).reshape(c, -1)
         self.first, self.first_bias = arrays.matrix(patch), arrays.floats(first["bias"])
-        self.groups: list[tuple[list[Block], CArray[Any]]] = []
+        self.groups: list[tuple[list[Block], Convolution]] = []
         for i, kinds in enumerate(blocks_with_windows(config.groups, config.windows)):
             group = every.below(f"groups.{i}")
             blocks: list[Block] = []
             for j, (kind, window) in enumerate(kinds):
                 blocks.append(KINDS[kind](config, group.below(f"blocks.{j}"), arrays, window))
-            self.groups.append((blocks, arrays.matrices(_taps(group["conv.weight"]))))
-        self.after = arrays.matrices(_taps(every["conv_after.weight"]))
+            self.groups.append((blocks, Convolution(arrays, group["conv.weight"])))
+        self.after = Convolution(arrays, every["conv_after.weight"])
         tail = every.below("upsampler")
         self.squares = self.square_bias = None
         layer = 0
@@ -129,16 +160,16 @@ class FrameContext:
         first, u = function("first"), w.config.unshuffle
         pool.run_rows(lambda a, b, s: first(picture, shallow, *pool.size, u, a, b, w.first, w.first_bias, s))
         deep = shallow
-        for blocks, taps in w.groups:
+        for blocks, convolution in w.groups:
             t, c = free[0], free[1]
             t[:] = deep
             for block in blocks:
                 block.run(pool, t, c)
-            self._convolve(t, deep, c, taps)
+            convolution.run(pool, t, deep, c)
             free = [buffer for buffer in self._maps[1:] if buffer is not c]
             deep = c
         out, planes = free[0], self._planes
-        self._convolve(deep, shallow, out, w.after)
+        w.after.run(pool, deep, shallow, out)
         if w.squares is not None:
             four, squares = function("four_times"), (w.squares, w.square_bias)
             pool.run_rows(lambda a, b, s: four(out, planes, *pool.size, a, b, *squares, w.planes, w.planes_bias, s))
@@ -148,14 +179,12 @@ class FrameContext:
         last, (rows, columns) = function("last"), planes.shape[1:]
         pool.run_ranges(rows, lambda a, b, s: last(planes, result, rows, columns, a, b, w.last, w.last_bias))
 
-    def _convolve(self, t: Floats, more: Floats, out: Floats, taps: CArray[Any]) -> None:
-        conv, pool = function("conv"), self._pool
-        pool.run_rows(lambda a, b, s: conv(t, more, out, *pool.size, a, b, taps, s))
 
-
-def _taps(weight: Doubles) -> list[Doubles]:
-    """(O, C, 3, 3) -> nine matrices (O, C)."""
-    return [weight[:, :, i // 3, i % 3] for i in range(9)]
+def _winograd(weight: Doubles) -> list[Doubles]:
+    """(O, C, 3, 3) -> sixteen matrices (O, C) for the kernel `winograd`; see `_native/cpu_conv.c`."""
+    g = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+    points = np.einsum("ai,ocij,bj->aboc", g, weight.astype(np.float64), g)
+    return list(points.reshape(16, *weight.shape[:2]))
 
 
 def _source_tap(pixel: int, source: int) -> int | None:
