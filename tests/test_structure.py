@@ -17,7 +17,7 @@ LAYERS = (
     {"graph"},
     {"nn"},
     {"archs", "options"},
-    {"cache", "weights"},
+    {"cache", "weights", "kernels"},
     {"workers", "system", "errors"},
 )
 """Folders and files of the package, top to bottom. What is in one layer may import each other, without circles."""
@@ -82,6 +82,17 @@ def test_only_the_registry_knows_kinds_of_networks() -> None:
     who = ("archs", "nn", "graph", "backends.native", "backends.cuda")
     curious = {module for module, names in imports().items() if names & kinds and not module.startswith(who)}
     assert curious == set()
+
+
+def test_kernels_are_compiled_before_they_are_installed() -> None:
+    """At run time there is only their manifest, as Triton is a tool of development."""
+    own = {"kernels", "kernels.manifest"}
+    users = {module for module, names in imports().items() for name in names if name.startswith("kernels.")}
+    for module in users - {module for module in users if module.startswith("kernels.")}:
+        assert {name for name in imports()[module] if name.startswith("kernels")} <= own, module
+    triton = re.compile(r"^\s*(import|from) triton", re.MULTILINE)
+    importers = {module for module, path in modules().items() if triton.search(path.read_text(encoding="utf-8"))}
+    assert {module.split(".")[0] for module in importers} <= {"kernels"}
 
 
 def test_nothing_imports_itself_by_way_of_others() -> None:

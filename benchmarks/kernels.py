@@ -1,0 +1,165 @@
+"""What our CUDA kernels need: registers, shared memory, bytes, operations and floors, without a GPU.
+
+`python -m benchmarks.kernels` writes the tables of docs/gpu.md. Registers and shared memory are those of the manifest.
+Bytes count every buffer of a kernel once, whatever the GPU's caches do; operations are those of products, two for a
+multiplication and an addition. A floor is the time for the larger of both, at the card's full rates.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vsfdatrd.archs.fdat_rd import FdatRdConfig, variant
+from vsfdatrd.kernels import manifest
+from vsfdatrd.kernels.compile import ARCHITECTURES
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "gpu.md"
+MARKS = re.compile(r"(?<=<!-- kernels: begin -->\n).*?(?=<!-- kernels: end -->)", re.DOTALL)
+
+CARDS = {"RTX 4090": (1.008e12, 165.2e12), "H100": (3.35e12, 989e12)}
+"""Bytes a second, and operations a second of fp16 products with fp32 sums, as NVIDIA states them."""
+PARTS = 128
+"""Parts into which the tokens are split for sums over the whole frame."""
+HEIGHT, WIDTH, PRECISION = 540, 720, "fp16"
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one launch of a kernel needs."""
+
+    launches: int
+    """How often it runs in a frame."""
+    bytes: int
+    operations: int
+
+    def floor(self, card: str) -> float:
+        """Return the seconds that a launch takes at least."""
+        bandwidth, rate = CARDS[card]
+        return max(self.bytes / bandwidth, self.operations / rate)
+
+
+def needs(config: FdatRdConfig, height: int = HEIGHT, width: int = WIDTH) -> dict[str, Need]:
+    """Return what every kernel needs for a frame with all branches active, in the order of the network.
+
+    Args:
+        config: The network, with a tail of ``transpose+conv``.
+        height: Height of the frame, a multiple of the network's.
+        width: Width of the frame, likewise.
+    """
+    c, f, u, m = config.embed_dim, config.ffn_dim, config.unshuffle, config.dict_tokens
+    n, heads, places = height * width // u**2, config.heads, 300
+    token, stats = 2 * n * c, 8 * n
+    terms, square = 27 * u**2, c * c
+    kinds = [kind for group in config.groups for kind in group]
+    spatial, channel, dictionary = (kinds.count(kind) for kind in ("spatial", "channel", "dictionary"))
+    words, partial = PARTS * heads * m * 34 * 4, PARTS * square * 4
+    groups, blocks = len(config.groups), len(kinds)
+    return {
+        "first_convolution": Need(1, 12 * n * u**2 + 3 * token + stats + 4 * terms * c, 2 * n * terms * c),
+        "norm_qkv": Need(spatial, 4 * token + stats + 6 * square, 6 * n * square),
+        "mix_local": Need(spatial, 2 * token + stats, 0),
+        "gate_pool": Need(spatial, 4 * PARTS * c + 8 * c * config.gate_dim, 0),
+        "attend_windows": Need(
+            spatial, 6 * token + stats + 2 * heads * places**2 + 2 * square, 4 * n * places * c + 2 * n * square
+        ),
+        "second_moment": Need(channel, token + stats + partial, 2 * n * square),
+        "merge_moments": Need(channel, partial + 4 * square, 0),
+        "mix_channels": Need(channel, 20 * square, 0),
+        "channel_matrix": Need(channel, 10 * square, 2 * c * square),
+        "apply_channel": Need(channel, 2 * token + 2 * stats + 2 * square, 2 * n * square),
+        "read_frame": Need(dictionary, token + stats + words + 4 * square, 4 * n * square + 4 * n * m * c),
+        "join_words": Need(dictionary, words + 8 * m * c, 0),
+        "refine_words": Need(dictionary, 8 * m * c + 8 * square, 4 * m * square),
+        "consult_words": Need(dictionary, 2 * token + 2 * stats + 4 * (square + m * c), 4 * n * c * (c + m)),
+        "feed_in": Need(blocks, token + stats + 2 * n * f + 2 * c * f, 2 * n * c * f),
+        "feed_out": Need(blocks, 2 * token + stats + 2 * n * f + 2 * c * f, 2 * n * c * f),
+        "convolve_group": Need(groups, 3 * token + stats + 18 * square, 18 * n * square),
+        "convolve_after": Need(1, 4 * token + 18 * square, 18 * n * square),
+        "spread": Need(1, token + 768 * n + 32 * square, 32 * n * square + 8 * n * c * 64),
+        "gather": Need(1, 768 * n + 192 * n, 0),
+    }
+
+
+def table_of_kernels() -> list[str]:
+    """Return the lines of the table of kernels, for medium."""
+    config = variant("medium")
+    loaded = manifest.load()
+    short = [name.removeprefix("sm_") for name in ARCHITECTURES]
+    lines = [
+        f"| kernel | launches | MB | GFLOP | warps | registers ({' / '.join(short)}) | shared, KiB | "
+        + " | ".join(f"floor, µs, {card}" for card in CARDS)
+        + " |",
+        "|---" * (7 + len(CARDS)) + "|",
+    ]
+    for name, need in needs(config).items():
+        kernel = loaded.kernel(name, config.embed_dim, PRECISION)
+        registers = [str(kernel.registers[each]) for each in ARCHITECTURES]
+        cells = [
+            f"`{name}`",
+            str(need.launches),
+            f"{need.bytes / 1e6:.1f}",
+            f"{need.operations / 1e9:.1f}",
+            str(kernel.warps),
+            registers[0] if len(set(registers)) == 1 else " / ".join(registers),
+            f"{kernel.shared / 1024:.1f}",
+            *(f"{need.floor(card) * 1e6:.1f}" for card in CARDS),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def table_of_frames() -> list[str]:
+    """Return the lines of the table of whole frames."""
+    lines = [
+        "| network | launches | GB | GFLOP | " + " | ".join(f"floor, ms, {card}" for card in CARDS) + " |",
+        "|---" * (4 + len(CARDS)) + "|",
+    ]
+    for name in ("small", "medium", "large"):
+        each = needs(variant(name)).values()
+        cells = [
+            name,
+            str(sum(need.launches for need in each)),
+            f"{sum(need.launches * need.bytes for need in each) / 1e9:.1f}",
+            f"{sum(need.launches * need.operations for need in each) / 1e9:.0f}",
+            *(f"{sum(need.launches * need.floor(card) for need in each) * 1e3:.1f}" for card in CARDS),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def table_of_files() -> list[str]:
+    """Return the lines of the table of files in the package."""
+    lines = ["| file | kernels | PTX, kB | in the wheel, kB |", "|---|---|---|---|"]
+    total = 0
+    kernels = list(manifest.load().kernels.values())
+    for path in sorted(manifest.FOLDER.iterdir()):
+        inside = [kernel for kernel in kernels if kernel.archive == path.name]
+        size = path.stat().st_size
+        if not inside:  # the manifest, which a wheel compresses
+            continue
+        total += size
+        length = sum(kernel.length for kernel in inside)
+        lines.append(f"| `{path.name}` | {len(inside)} | {length / 1e3:.0f} | {size / 1e3:.0f} |")
+    plain = sum(kernel.length for kernel in kernels)
+    lines.append(f"| together | {len(kernels)} | {plain / 1e3:.0f} | {total / 1e3:.0f} |")
+    return lines
+
+
+def text() -> str:
+    """Return the tables as they stand in docs/gpu.md."""
+    tables = ("\n".join(lines) for lines in (table_of_frames(), table_of_kernels(), table_of_files()))
+    return "\n" + "\n\n".join(tables) + "\n\n"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write the tables into docs/gpu.md."""
+    if arguments:
+        raise SystemExit(f"benchmarks.kernels takes no arguments, such as {arguments[0]!r}")
+    page = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(MARKS.sub(lambda _: text(), page), encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

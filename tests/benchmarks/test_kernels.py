@@ -1,0 +1,30 @@
+"""The tables of our CUDA kernels in docs/gpu.md."""
+
+import pytest
+
+from benchmarks import kernels
+from vsfdatrd.archs.fdat_rd import variant
+from vsfdatrd.kernels import manifest
+
+
+def test_the_page_has_the_tables() -> None:
+    """Run `python -m benchmarks.kernels` after compiling the kernels."""
+    [found] = kernels.MARKS.findall(kernels.PAGE.read_text(encoding="utf-8"))
+    assert found == kernels.text()
+
+
+def test_all_kernels_are_counted() -> None:
+    needs = kernels.needs(variant("medium"))
+    assert set(needs) == {key[0] for key in manifest.load().kernels}
+    # 8 blocks of each kind: 4, 5 and 4 kernels, and the two of the feed-forward network in all of them
+    assert sum(need.launches for need in needs.values()) == 8 * (4 + 5 + 4) + 24 * 2 + 4 + 4
+
+
+def test_a_floor_is_the_larger_of_two_times() -> None:
+    assert kernels.Need(1, 10**9, 10**9).floor("RTX 4090") == pytest.approx(10**9 / 1.008e12)
+    assert kernels.Need(1, 10**3, 10**12).floor("RTX 4090") == pytest.approx(1 / 165.2)
+
+
+def test_it_takes_no_arguments() -> None:
+    with pytest.raises(SystemExit, match="no arguments"):
+        kernels.main(["--help-me"])

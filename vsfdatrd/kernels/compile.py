@@ -1,0 +1,181 @@
+"""Compile the kernels ahead of time, without a GPU: `python -m vsfdatrd.kernels.compile`.
+
+Writes `ptx/`: the PTX of all kernels, compressed, and the manifest. The same sources and the same version of Triton
+give the same bytes. It takes minutes.
+"""
+
+import argparse
+import ast
+import hashlib
+import json
+import lzma
+import multiprocessing
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vsfdatrd.kernels.manifest import FILE, FOLDER
+
+if TYPE_CHECKING:
+    from vsfdatrd.kernels.catalog import Variant
+
+CAPABILITY = 80
+"""Compute capability of the PTX, times ten. Drivers compile it for this one and all later ones."""
+PTX_VERSION = 80
+"""Version of PTX, times ten: known to drivers from 525 on."""
+ARCHITECTURES = ("sm_86", "sm_89", "sm_90a", "sm_120a")
+"""What ptxas is asked about: GeForce 30, 40, H100 and GeForce 50."""
+SOURCES = ("blocks", "channel", "dictionary", "ends", "tokens", "windows")
+"""Modules of the kernels."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compile all kernels."""
+    parser = argparse.ArgumentParser(prog="python -m vsfdatrd.kernels.compile", description=__doc__)
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    write(options.out, options.jobs)
+
+
+def write(folder: Path, jobs: int | None = None) -> None:
+    """Compile all kernels, and write their PTX and the manifest.
+
+    Args:
+        folder: Where to write.
+        jobs: Number of processes.
+    """
+    import triton
+
+    from vsfdatrd.kernels.catalog import CHANNELS, PRECISIONS
+
+    folder.mkdir(parents=True, exist_ok=True)
+    networks = [(channels, precision) for channels in CHANNELS for precision in PRECISIONS]
+    entries: list[dict[str, Any]] = []
+    # A fresh interpreter each, as Triton's compiler has threads.
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        for (channels, precision), compiled in zip(networks, pool.map(_compile_network, networks), strict=True):
+            archive, offset = f"{channels}_{precision}.xz", 0
+            for entry, ptx in compiled:
+                entries.append(entry | {"archive": archive, "offset": offset, "length": len(ptx)})
+                offset += len(ptx)
+            text = b"".join(ptx for _, ptx in compiled)
+            (folder / archive).write_bytes(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME))
+    manifest = {
+        "triton": triton.__version__,
+        "target": f"sm_{CAPABILITY}",
+        "ptx_version": PTX_VERSION,
+        "sources": hash_sources(),
+        "kernels": entries,
+    }
+    (folder / FILE).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8", newline="\n")
+
+
+def _compile_network(network: tuple[int, str]) -> list[tuple[dict[str, Any], bytes]]:
+    """Compile the kernels of a network. Returns each one's entry of the manifest, and its PTX."""
+    from vsfdatrd.kernels.catalog import variants
+
+    found = []
+    for variant in variants(*network):
+        ptx, shared = compile_variant(variant)
+        registers, spills = {}, {}
+        for architecture in ARCHITECTURES:
+            registers[architecture], spills[architecture] = count_registers(ptx, architecture)
+        entry = describe(variant) | {
+            "shared": shared,
+            "registers": registers,
+            "spills": spills,
+            "sha256": hashlib.sha256(ptx).hexdigest(),
+        }
+        found.append((entry, ptx))
+    return found
+
+
+def describe(variant: "Variant") -> dict[str, Any]:
+    """Return what the manifest says of a variant before it is compiled."""
+    return {
+        "kernel": variant.kernel,
+        "channels": variant.channels,
+        "precision": variant.precision,
+        "entry": variant.kernel,
+        "parameters": [list(each) for each in variant.signature.items()],
+        "constants": variant.constants,
+        "warps": variant.warps,
+        "stages": variant.stages,
+    }
+
+
+def compile_variant(variant: "Variant") -> tuple[bytes, int]:
+    """Compile a kernel.
+
+    Args:
+        variant: The kernel.
+
+    Returns:
+        Its PTX, and the dynamic shared memory of a block in bytes.
+    """
+    # Otherwise the PTX contains the paths of the sources.
+    os.environ["TRITON_DISABLE_LINE_INFO"] = "1"
+    # It warns without this (3.9), although the option below says the same.
+    os.environ["TRITON_DEFAULT_FP_FUSION"] = "1"
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = variant.function.arg_names
+    types = {name: "constexpr" if name in variant.constants else variant.signature[name] for name in names}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if types[name].startswith("*")}
+    source = ASTSource(variant.function, types, variant.constants, aligned)
+    options = {
+        "num_warps": variant.warps,
+        "num_stages": variant.stages,
+        "ptx_version": PTX_VERSION,
+        "enable_fp_fusion": True,
+    }
+    compiled = triton.compile(source, target=GPUTarget("cuda", CAPABILITY, 32), options=options)
+    return compiled.asm["ptx"].encode("ascii"), compiled.metadata.shared
+
+
+def count_registers(ptx: bytes, architecture: str) -> tuple[int, int]:
+    """Ask ptxas what a kernel takes on an architecture.
+
+    Args:
+        ptx: The kernel.
+        architecture: Such as ``sm_89``.
+
+    Returns:
+        Registers of a thread, and bytes spilled.
+    """
+    from triton import knobs
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "kernel.ptx")
+        path.write_bytes(ptx)
+        command = [knobs.nvidia.ptxas.path, "-v", f"-arch={architecture}", str(path), "-o", os.devnull]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    said = done.stdout + done.stderr
+    registers, spills = re.search(r"Used (\d+) registers", said), re.search(r"(\d+) bytes spill stores", said)
+    if not registers or not spills:
+        raise RuntimeError(f"ptxas says nothing of registers: {said}")
+    return int(registers[1]), int(spills[1])
+
+
+def hash_sources() -> str:
+    """Return the SHA-256 of the kernels' sources without comments and docstrings, which do not change their PTX."""
+    digest = hashlib.sha256()
+    for name in SOURCES:
+        tree = ast.parse(Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.FunctionDef) and ast.get_docstring(node) is not None:
+                del node.body[0]
+        digest.update(ast.unparse(tree).encode())
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    main()

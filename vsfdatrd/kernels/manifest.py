@@ -1,0 +1,110 @@
+"""The compiled kernels in the package: PTX, which the driver compiles for the GPU it finds, and what a launch needs."""
+
+import json
+import lzma
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).with_name("ptx")
+"""Folder of the compiled kernels."""
+FILE = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledKernel:
+    """A kernel for a number of channels and a precision, as PTX."""
+
+    kernel: str
+    """Name of the kernel."""
+    channels: int
+    precision: str
+    """``fp16`` or ``bf16``."""
+    entry: str
+    """Name of the PTX's only entry."""
+    parameters: tuple[tuple[str, str], ...]
+    """Name and type of each argument in order, such as ``*fp16`` or ``i32``. Two null pointers follow them."""
+    constants: Mapping[str, int]
+    """Channels and tiles it was compiled for, from which its grid is computed."""
+    warps: int
+    """A block has 32 times as many threads."""
+    stages: int
+    """Steps of a loop in flight."""
+    shared: int
+    """Dynamic shared memory of a block, in bytes."""
+    registers: Mapping[str, int]
+    """Registers of a thread, by architecture (``sm_89``), as ptxas assigned them."""
+    spills: Mapping[str, int]
+    """Bytes that ptxas stored in memory for want of registers, by architecture."""
+    archive: str
+    """File that contains its PTX."""
+    offset: int
+    """Where the PTX begins in the decompressed archive, in bytes."""
+    length: int
+    """Length of the PTX in bytes."""
+    sha256: str
+    """SHA-256 of the PTX."""
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return 32 * self.warps
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """All compiled kernels."""
+
+    triton: str
+    """Version of the compiler."""
+    target: str
+    """Architecture of the PTX; later ones can run it."""
+    ptx_version: int
+    """Version of PTX, times ten."""
+    sources: str
+    """SHA-256 of the kernels' source, without comments."""
+    kernels: Mapping[tuple[str, int, str], CompiledKernel]
+    """The kernels by name, channels and precision."""
+
+    def supports(self, channels: int, precision: str) -> bool:
+        """Return whether there are kernels for a network."""
+        return any(key[1:] == (channels, precision) for key in self.kernels)
+
+    def kernel(self, name: str, channels: int, precision: str) -> CompiledKernel:
+        """Return a kernel.
+
+        Raises:
+            KeyError: There is none for these channels and precision.
+        """
+        return self.kernels[name, channels, precision]
+
+
+@cache
+def load() -> Manifest:
+    """Return the manifest in the package."""
+    found = json.loads((FOLDER / FILE).read_text(encoding="utf-8"))
+    kernels = [_kernel(entry) for entry in found["kernels"]]
+    by_key = {(each.kernel, each.channels, each.precision): each for each in kernels}
+    return Manifest(found["triton"], found["target"], found["ptx_version"], found["sources"], by_key)
+
+
+def _kernel(entry: dict[str, Any]) -> CompiledKernel:
+    parameters = tuple((str(name), str(kind)) for name, kind in entry.pop("parameters"))
+    return CompiledKernel(parameters=parameters, **entry)
+
+
+def read_ptx(kernel: CompiledKernel) -> bytes:
+    """Return the PTX of a kernel, without a terminating zero.
+
+    Raises:
+        OSError: It cannot be read.
+        lzma.LZMAError: The file is damaged.
+    """
+    return _archive(kernel.archive)[kernel.offset : kernel.offset + kernel.length]
+
+
+@cache
+def _archive(name: str) -> bytes:
+    return lzma.decompress((FOLDER / name).read_bytes())
