@@ -142,7 +142,7 @@ def broken(folder: Path, name: str) -> Path:
         ("contradictory", r"has shape \(5,\)"),
         ("not finite", "not finite"),
         ("another shader", "but not ArtCNN's"),
-        ("half a shader", "no ArtCNN shader that can be read"),
+        ("half a shader", "cannot be read as an ArtCNN shader"),
     ],
 )
 def test_bad_files_are_sentences(tmp_path: Path, name: str, said: str) -> None:

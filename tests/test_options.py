@@ -120,7 +120,7 @@ def test_enum_members_are_taken_by_number() -> None:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"model": ""}, 'model="" names nothing'),
+        ({"model": ""}, 'model="" is empty'),
         ({"backend": "openvina"}, "backend='openvina' is unknown; did you mean 'openvino'? Choose one of auto, "),
         ({"backend": "cuda"}, "backend='cuda' is unknown"),
         (

@@ -223,7 +223,7 @@ REFUSED: list[tuple[Callable[[Path], Any], dict[str, Any], str]] = [
     (doubler, {"style": "x.png"}, "style= is for networks with a second input"),
     (doubler, {"fit": "resize"}, "is for networks of one fixed size"),
     (transfer, {"fit": "resize", "tile": [32, 32]}, 'contradicts fit="resize"'),
-    (transfer, {"tile": [64, 64]}, "takes frames of 32×32 pixels and no others, and 56×48 are more"),
+    (transfer, {"tile": [64, 64]}, "takes frames of 32×32 pixels only, and 56×48 are more"),
     (doubler, {"fit": "stretch"}, "fit='stretch' is unknown"),
     (doubler, {"input_range": "1023"}, "input_range='1023' is unknown"),
     (doubler, {"multiple": 0}, "multiple=0 is out of range"),

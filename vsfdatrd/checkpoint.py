@@ -77,7 +77,7 @@ def open_checkpoint(
         if own is None:
             option = f"multiple={multiple}" if multiple else f"input_range={input_range}"
             raise ArgumentError(
-                f"{option} is for ONNX files that do not say it themselves, and {path.name!r} is none; leave it out"
+                f"{option} is for ONNX files that do not state it, and {path.name!r} is not one; leave it out"
             )
         cache = None  # the cache is keyed by the file, not by these arguments
     description = _from_cache(cache, digest)
@@ -165,7 +165,7 @@ def _describe(path: Path, digest: str) -> ModelDescriptor:
     some = ", ".join(sorted(next(iter(candidates)).names if candidates else file.entries)[:3])
     raise refuse(
         path,
-        f"is no image network that is known here (its tensors are {some}, ...); "
+        f"is not a known image network (its tensors are {some}, ...); "
         "give the weights of an FDAT-RD or of an architecture spandrel supports",
     )
 

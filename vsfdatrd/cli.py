@@ -59,11 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="command")
 
     info = commands.add_parser("info", help="what a weights file holds")
-    info.add_argument("file", help="a weights file, or a name of the catalog")
+    info.add_argument("file", help="a weights file, or a name from the catalog")
     info.add_argument("--json", action="store_true", help="print JSON")
     info.set_defaults(run=_info)
 
-    models = commands.add_parser("models", help="what ships, and names for files of your own")
+    models = commands.add_parser("models", help="list the models that ship, and name files of your own")
     actions = models.add_subparsers(required=True, metavar="action")
     actions.add_parser("list", help="every model that has a name").set_defaults(run=lambda a: _models().show())
     about = actions.add_parser("info", help="what a model's file holds")
@@ -77,29 +77,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     add.add_argument("file", type=Path)
     add.add_argument("--name", required=True)
     add.set_defaults(run=lambda a: _models().add(a.file, a.name))
-    remove = actions.add_parser("remove", help="take a name away; its file stays")
+    remove = actions.add_parser("remove", help="remove a name; its file stays")
     remove.add_argument("name")
     remove.set_defaults(run=lambda a: _models().remove(a.name))
 
     build = commands.add_parser("build", help="build an engine ahead of time")
-    build.add_argument("--model", default="medium", help="a name of the catalog, or a weights file")
+    build.add_argument("--model", default="medium", help="a name from the catalog, or a weights file")
     build.add_argument("--size", type=_parse_size, default=(720, 540), metavar="WxH", help="of the clip (720x540)")
     build.add_argument("--precision", default="auto", help="fp16, mixed, bf16, fp32 or auto")
     build.add_argument("--backend", default="auto", help="tensorrt, native, openvino, torch or auto")
-    build.add_argument("--streams", type=int, help="frames in flight, as upscale() will be told")
+    build.add_argument("--streams", type=int, help="frames in flight, as in upscale()")
     build.add_argument(
         "--for",
         nargs="+",
         dest="targets",
         default=(),
         metavar="SM",
-        help="kinds of GPU, such as sm89 sm120: TensorRT-RTX engines, built without one",
+        help="GPU architectures, such as sm89 sm120, for TensorRT-RTX engines; no GPU is needed",
     )
-    build.add_argument("--cache", help="cache directory, if not the usual one")
+    build.add_argument("--cache", help="cache directory, if not the default")
     build.set_defaults(run=_build)
 
     export = commands.add_parser("export", help="write a model for other programs: ONNX, safetensors or pth")
-    export.add_argument("model", help="a name of the catalog, or a weights file")
+    export.add_argument("model", help="a name from the catalog, or a weights file")
     export.add_argument("-o", "--output", type=Path, required=True, help="file to write; its suffix says the format")
     export.add_argument("--format", choices=("onnx", "safetensors", "pth"), help="if the suffix does not")
     export.add_argument("--size", type=_parse_size, metavar="WxH", help="of an ONNX graph's frames (720x540)")
@@ -108,22 +108,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     export.add_argument("--no-verify", action="store_true", help="do not compare the result with the original")
     export.set_defaults(run=_export)
 
-    doctor = commands.add_parser("doctor", help="versions, engines, cache, and one frame upscaled as a test")
-    doctor.add_argument("--cache", type=Path, help="cache directory, if not the usual one")
+    doctor = commands.add_parser("doctor", help="versions, backends, cache, and one frame upscaled as a test")
+    doctor.add_argument("--cache", type=Path, help="cache directory, if not the default")
     doctor.add_argument(
-        "--gpu", action="store_true", help="measure the engines on the NVIDIA GPU, for a report to post"
+        "--gpu", action="store_true", help="measure the backends on the NVIDIA GPU, and write a report to post"
     )
-    doctor.add_argument("--json", type=Path, metavar="FILE", help="of --gpu: the report (vsfdatrd_gpu_<card>.json)")
-    doctor.add_argument("--model", default="medium", help="of --gpu: a name of the catalog, or a weights file")
+    doctor.add_argument("--json", type=Path, metavar="FILE", help="with --gpu: the report (vsfdatrd_gpu_<card>.json)")
+    doctor.add_argument("--model", default="medium", help="with --gpu: a name from the catalog, or a weights file")
     doctor.add_argument(
-        "--size", type=_parse_size, default=(720, 540), metavar="WxH", help="of --gpu: the clip (720x540)"
+        "--size", type=_parse_size, default=(720, 540), metavar="WxH", help="with --gpu: the clip (720x540)"
     )
-    doctor.add_argument("--seconds", type=float, default=5.0, help="of --gpu: of each measurement (5)")
+    doctor.add_argument("--seconds", type=float, default=5.0, help="with --gpu: of each measurement (5)")
     doctor.set_defaults(run=lambda a: _report_gpu(a) if a.gpu else _doctor(a.cache))
 
     cache = commands.add_parser("cache", help="built engines")
     cache.add_argument("action", choices=("list", "clear"))
-    cache.add_argument("--cache", type=Path, help="cache directory, if not the usual one")
+    cache.add_argument("--cache", type=Path, help="cache directory, if not the default")
     cache.set_defaults(run=lambda a: _cache(a.action, a.cache))
 
     compare.add_to(commands)
@@ -225,7 +225,7 @@ def _is_closed_pipe(error: OSError) -> bool:
 def _parse_size(text: str) -> tuple[int, int]:
     width, _, height = text.lower().replace("×", "x").partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; give width x height, such as 720x540")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; give width x height, such as 720x540")
     return int(width), int(height)
 
 

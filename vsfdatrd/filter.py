@@ -30,7 +30,7 @@ from vsfdatrd.weights.catalog import resolve
 
 log = logging.getLogger(__name__)
 
-MOST_TILES = 16
+MAX_TILES = 16
 """Largest number of tiles per frame if the script does not set `tile`."""
 
 
@@ -202,7 +202,7 @@ def _open(
         if not error.divide:
             raise
         short = error
-    for tiling in geometry.tilings(height, width, scale, MOST_TILES):
+    for tiling in geometry.tilings(height, width, scale, MAX_TILES):
         with contextlib.suppress(InsufficientMemory):
             return open_engine(checkpoint, tiling.height, tiling.width, options, store), tiling
     raise short

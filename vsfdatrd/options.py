@@ -103,7 +103,7 @@ def _range(value: str | float | None) -> Range | None:
         return None
     names: dict[str, Range] = {"1": "1", "1.0": "1", "[0, 1]": "1", "255": "255", "255.0": "255", "[0, 255]": "255"}
     if str(value) not in names:
-        raise ArgumentError(f'input_range={value!r} is unknown; give what white is in the network, "1" or "255"')
+        raise ArgumentError(f'input_range={value!r} is unknown; give the value of white in the network, "1" or "255"')
     return names[str(value)]
 
 
@@ -148,7 +148,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if not self.model:
-            raise ArgumentError('model="" names nothing; give a name such as "medium" or the path of a weights file')
+            raise ArgumentError('model="" is empty; give a name such as "medium" or the path of a weights file')
         _check_choice("backend", self.backend, ("auto", *BACKENDS))
         _check_choice("precision", self.precision, ("auto", *PRECISIONS))
         _check_choice("fit", self.fit, FITS)

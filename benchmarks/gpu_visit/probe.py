@@ -14,7 +14,7 @@ from benchmarks.gpu_visit.record import Skipped
 from benchmarks.gpu_visit.sizes import Sizes
 from benchmarks.gpu_visit.timing import device, synchronize
 from models.training.recipe import Recipe
-from models.training.train import Trainer
+from models.training.trainer import Trainer
 
 
 def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:

@@ -13,6 +13,7 @@ from benchmarks.gpu_visit.record import Skipped
 from benchmarks.gpu_visit.sizes import Sizes
 from benchmarks.gpu_visit.timing import device
 from models.training import train
+from models.training.trainer import new_network
 from vsfdatrd.checkpoint import open_checkpoint
 
 OUT, SECONDS = "GPU_VISIT_OUT", "GPU_VISIT_SECONDS"
@@ -69,7 +70,7 @@ def start_file(sizes: Sizes, folder: Path) -> Path:
         return START
     recipe = replace(recipe_for(sizes), form="unfolded", blocks=1)
     file = folder / ".start.safetensors"
-    train.export_weights(file, recipe, train.begin(recipe).state_dict(), 0)
+    train.export_weights(file, recipe, new_network(recipe).state_dict(), 0)
     return file
 
 

@@ -103,7 +103,9 @@ def test_work_counts_the_padding() -> None:
 
 
 def test_names_that_are_no_variant() -> None:
-    with pytest.raises(ValueError, match="'huge' is no FDAT-RD variant: choose one of small, medium, large, aligned"):
+    with pytest.raises(
+        ValueError, match="'huge' is not an FDAT-RD variant; choose one of small, medium, large, aligned"
+    ):
         variant("huge")
     with pytest.raises(ValueError, match="scale 5 is not possible"):
         variant("small", scale=5)
@@ -122,7 +124,7 @@ def test_fdat_and_others_are_not_taken_for_fdat_rd() -> None:
     ("change", "said"),
     [
         ({"conv_first.weight": None}, "no tensor 'conv_first.weight'"),
-        ({"groups.0.blocks.1.attn.temp": None}, "of none of FDAT-RD's kinds"),
+        ({"groups.0.blocks.1.attn.temp": None}, "of no kind that FDAT-RD has"),
         ({"groups.0.blocks.0.attn.rel_pos_bias": (1, 64, 64)}, "hold 64 tokens"),
         ({"groups.0.blocks.1.attn.temp": (5, 1, 1)}, "32 channels cannot be split over 5 heads"),
         ({"conv_first.weight": (32, 3, 3)}, "where FDAT-RD has 4 dimensions"),

@@ -86,7 +86,7 @@ def test_networks_of_two_channels_get_the_chroma(tmp_path: Path) -> None:
 def test_a_multiple_is_taken_from_the_script(tmp_path: Path) -> None:
     path = doubler(tmp_path / "x.onnx", multiple=8)
     assert open_checkpoint(path, multiple=16).description.size.multiple_of == 16
-    with pytest.raises(CheckpointError, match="does not run as a network for pictures"):
+    with pytest.raises(CheckpointError, match="does not run as an image network"):
         open_checkpoint(path, multiple=3)
 
 
@@ -139,7 +139,7 @@ def test_weights_beside_the_file_are_part_of_it(tmp_path: Path, monkeypatch: pyt
     again = open_checkpoint(path, cache=memory)
     assert again.description != checkpoint.description, "other weights would get the engine of these"
     weights.unlink()
-    with pytest.raises(CheckpointError, match=r"keeps its weights in 'weights.bin', which is not beside it"):
+    with pytest.raises(CheckpointError, match=r"stores its weights in 'weights.bin', which is not in its folder"):
         open_checkpoint(path, cache=memory)
 
 
@@ -246,21 +246,21 @@ def _nan(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (_cycle, "'b', which nothing before it makes"),
-        (_huge, "does not run as a network for pictures|makes OpenVINO crash|cannot be used"),
-        (_unknown, "uses the operator 'Frobnicate', which engines do not know"),
+        (_cycle, "'b', which no earlier operator produces"),
+        (_huge, "does not run as an image network|makes OpenVINO crash|cannot be used"),
+        (_unknown, "uses the operator 'Frobnicate', which no engine supports"),
         (_foreign, "uses the operator 'Relu' of 'evil.example'"),
         (_audio, "its input 'wave' takes float of 2 dimensions"),
         (_text, "its input 'ids' takes int64 of 2 dimensions"),
         (_three, r"has 3 inputs \('a', 'b', 'c'\)"),
-        (_shrinking, "no whole multiple of the frame's"),
-        (_to_one, "no whole multiple of the frame's|no picture"),
+        (_shrinking, "not an integer multiple of the frame's"),
+        (_to_one, "not an integer multiple of the frame's|not an image"),
         (_many, "is a network from 3 to 1 channels"),
-        (_four, "networks of 1, 2 or 3 channels are used here"),
-        (_truncated, "is no ONNX file, or a damaged one|does not run|is damaged"),
-        (_no_onnx, "is no ONNX file, or a damaged one"),
+        (_four, "networks of 1, 2 or 3 channels are supported"),
+        (_truncated, "is not an ONNX file, or is damaged|does not run|is damaged"),
+        (_no_onnx, "is not an ONNX file, or is damaged"),
         (_negative, "cannot be used|does not run|is damaged"),
-        (_nan, "what comes out is not finite"),
+        (_nan, "its output is not finite"),
     ],
     ids=lambda given: getattr(given, "__name__", None),
 )
@@ -274,7 +274,7 @@ def test_bad_files_are_refused_in_a_sentence(tmp_path: Path, make: Any, said: st
 
 
 def test_a_file_that_takes_for_ever_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_probe, "PATIENCE", 0.1)
+    monkeypatch.setattr(onnx_probe, "TIMEOUT", 0.1)
     with pytest.raises(CheckpointError, match="did not finish a small picture"):
         open_checkpoint(doubler(tmp_path / "x.onnx"))
 
@@ -290,14 +290,14 @@ def test_tensorrt_builds_onnx_files(tmp_path: Path, precision: Any) -> None:
 
 def test_a_file_that_was_given_up_is_not_tried_again_for_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, memory = doubler(tmp_path / "x.onnx"), Memory()
-    monkeypatch.setattr(onnx_probe, "PATIENCE", 0.01)
+    monkeypatch.setattr(onnx_probe, "TIMEOUT", 0.01)
     with pytest.raises(CheckpointError, match="did not finish a small picture within 0 seconds, and is not"):
         open_checkpoint(path, cache=memory)
     with monkeypatch.context() as patch:
         patch.setattr(onnx_probe, "probe", lambda *_: pytest.fail("it was tried again"))
         with pytest.raises(CheckpointError, match=r"x.onnx' did not finish a small picture within 0 seconds.*; give"):
             open_checkpoint(path, cache=memory)
-    monkeypatch.setattr(onnx_probe, "PATIENCE", 100)
+    monkeypatch.setattr(onnx_probe, "TIMEOUT", 100)
     (description,) = memory.descriptions.values()
     description["at"] -= 90_000
     assert open_checkpoint(path, cache=memory).description.scale == 2

@@ -38,7 +38,7 @@ def test_a_network_that_divides_by_255_gets_bytes(tmp_path: Path, caplog: pytest
     path = network(tmp_path / "x.onnx", node("Div", ["x", "c"], ["d"]), node("Mul", ["d", "c"], ["y"]), c=255)
     assert ranges(path) == ("255", "255")
     assert caplog.messages == [
-        'x.onnx: white is taken for 255, as its first operators do; input_range="1" says otherwise'
+        'x.onnx: white is taken as 255, as its first operators imply; input_range="1" says otherwise'
     ]
     np.testing.assert_allclose(through(open_checkpoint(path), PICTURE, tmp_path / "engine"), PICTURE, atol=1e-5)
     assert ranges(path, input_range="1")[0] == "1"
@@ -58,7 +58,7 @@ def test_bytes_in_and_fractions_out(tmp_path: Path, kind: int) -> None:
 def test_fractions_in_and_bytes_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = network(tmp_path / "x.onnx", node("Mul", ["x", "c"], ["y"]), c=255)
     assert ranges(path) == ("1", "255")
-    assert "what comes out is taken for 0 to 255" in caplog.text
+    assert "its output is taken as 0 to 255" in caplog.text
     np.testing.assert_allclose(through(open_checkpoint(path), PICTURE, tmp_path / "engine"), PICTURE, atol=1e-5)
 
 

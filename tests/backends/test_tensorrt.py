@@ -312,7 +312,7 @@ def test_a_damaged_engine_is_built_again(run: Run, tmp_path: Path) -> None:
     engine.write_bytes(content)
     outcome = run()
     assert outcome.sound
-    assert "thrown away and built again: engine.trt has changed" in outcome.stderr
+    assert "removed and built again: engine.trt has changed" in outcome.stderr
     engine.write_bytes(engine.read_bytes()[:20])
     assert run().sound
 

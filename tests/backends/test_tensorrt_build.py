@@ -149,8 +149,8 @@ def test_the_command_line_builds(tiny_model: Path, tmp_path: Path) -> None:
         (["--for", "sm61"], "'sm61' is older than TensorRT supports; the oldest is sm75"),
         (["--for", "nine"], "'nine' is no compute capability"),
         (["--for", "sm75", "--precision", "bf16"], "sm75 (RTX 20) has no engines in bf16"),
-        (["--for", "sm89", "--backend", "openvino"], "backend='openvino' is not built for GPUs"),
-        (["--size", "720"], "'720' is no size"),
+        (["--for", "sm89", "--backend", "openvino"], "backend='openvino' has no engines for other GPUs"),
+        (["--size", "720"], "'720' is not a size"),
     ):
         done = subprocess.run(
             [*command, *arguments, "--cache", str(tmp_path)], capture_output=True, text=True, timeout=100

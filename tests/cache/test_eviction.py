@@ -49,7 +49,7 @@ def test_new_and_used_engines_stay(tmp_path: Path) -> None:
 
 
 def test_the_new_engine_stays_even_if_it_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "_IN_USE", 0.0)
+    monkeypatch.setattr(store_module, "_IN_USE_SECONDS", 0.0)
     store = EngineCache(tmp_path, limit=0)
     for name in "abc":
         _sized(store, name, None)

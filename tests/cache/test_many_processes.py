@@ -101,7 +101,7 @@ def test_kill_during_build(store: EngineCache, tmp_path: Path) -> None:
 def test_waiting_is_announced(
     store: EngineCache, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cache_folder, "_PATIENCE", 0.1)
+    monkeypatch.setattr(cache_folder, "_SILENT_SECONDS", 0.1)
     building, go_on = threading.Event(), threading.Event()
 
     def build(directory: Path) -> None:

@@ -33,7 +33,7 @@ def test_engines_are_kept_in_a_temporary_directory(homeless: Path, caplog: pytes
     assert directory.parent == homeless
     assert directory.stat().st_mode & 0o777 == 0o700
     assert [record.message for record in caplog.records] == [
-        f"there is no home directory: built engines are kept in {directory}; set FDATRD_CACHE to a directory that lasts"
+        f"there is no home directory: built engines are kept in {directory}; set FDATRD_CACHE to a permanent directory"
     ]
     assert Path(environment()["HOME"]).parent == homeless
 
@@ -56,7 +56,7 @@ def test_a_directory_that_others_could_have_made_is_not_used(homeless: Path, wha
 
 
 def test_homes_of_nobody() -> None:
-    with pytest.raises(ArgumentError, match="there is no such home directory; write the whole path"):
+    with pytest.raises(ArgumentError, match="there is no such home directory; give the full path"):
         expand_user("~nobody-of-this-name/x.pth")
     with pytest.raises(StoreError, match="set FDATRD_CACHE"):
         EngineCache("~nobody-of-this-name/cache")

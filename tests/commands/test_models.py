@@ -145,7 +145,7 @@ def test_verify_finds_own_files_that_changed(model: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("medium", b"", "is that of a model that ships"),
+        ("medium", b"", "belongs to a model that ships"),
         ("mine", b"", "is empty"),
         ("mine", b"<html>", "web page"),
         ("no name", b"", "is not possible"),

@@ -28,7 +28,7 @@ def page(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, identity_2x
     folder = tmp_path_factory.mktemp("film")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "index"))
-        patch.setattr(preview, "MEASURED", 0.1)
+        patch.setattr(preview, "MIN_SECONDS", 0.1)
         film = write_y4m(folder / NAME, clip_of(scenes(3, 8, (120, 80))))
         assert main(["preview", str(film), "--model", str(tiny_model), str(identity_2x), "--frames", "2"]) == 0
     return folder / f"{NAME.removesuffix('.y4m')}.preview.html"
@@ -130,8 +130,8 @@ def test_the_page_is_there_with_the_first_picture_and_says_so_when_it_was_stoppe
 
 def test_an_excerpt_has_whole_pieces_from_all_of_a_film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each second of the film has another brightness, so that a frame tells where it is from."""
-    monkeypatch.setattr(excerpt, "LONG", 30.0)
-    monkeypatch.setattr(excerpt, "SECONDS", 0.4)
+    monkeypatch.setattr(excerpt, "MIN_DURATION", 30.0)
+    monkeypatch.setattr(excerpt, "MIN_PIECE_SECONDS", 0.4)
     for name, codec in (("film.vob", "mpeg2video"), ("film.mkv", "libx264")):
         path = tmp_path / name
         with av.open(str(path), "w", format="vob" if name.endswith("vob") else None) as container:
@@ -188,7 +188,7 @@ def test_durations() -> None:
         (["film.y4m", "--model", "smal"], "did you mean 'small'"),
         (["film.y4m", "--frames", "0"], "--frames 0 is not possible; give 1 to 50"),
         (["film.y4m", "--out", "film.y4m"], "is not the name of a page; end it in .html"),
-        (["film.y4m", "--out", "other.html"], "is there already and is no preview"),
+        (["film.y4m", "--out", "other.html"], "exists and is not a preview"),
         (["film.y4m", "--out", "nowhere/page.html"], "cannot be written"),
         (["other.html"], "cannot be read as video"),
         (["film.y4m", "--backend", "cuda"], "backend='cuda' is unknown"),

@@ -1,10 +1,12 @@
 """Small films of every kind, made here, and the command as a user starts it."""
 
+import contextlib
 import hashlib
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from vsfdatrd.system.programs import ffmpeg, run
 
 type Frames = NDArray[np.uint8]
+type Popen = Callable[..., subprocess.Popen[str]]
 type Encode = Callable[..., subprocess.CompletedProcess[str]]
 
 WIDTH, HEIGHT = 96, 64
@@ -53,6 +56,25 @@ def encode(identity_2x: Path) -> Encode:
         )
 
     return start
+
+
+@pytest.fixture
+def popen() -> Iterator[Popen]:
+    """`subprocess.Popen` in a process group of its own; what is still alive at the end of the test is killed."""
+    processes = []
+
+    def start(command: list[str], cwd: Path | None = None) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=cwd
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def command(model: Path, *arguments: str | Path, further: tuple[str, ...] = ()) -> list[str]:

@@ -120,5 +120,5 @@ def test_a_disc_cut_short_is_no_crash(shared: Path, encode: Encode, tmp_path: Pa
     (tmp_path / "cut.mpg").write_bytes(content[:100])
     result: subprocess.CompletedProcess[str] = encode(tmp_path / "cut.mpg", tmp_path / "out.mkv")
     assert result.returncode == 1
-    assert "holds no video" in result.stderr
+    assert "has no readable video" in result.stderr
     assert "Traceback" not in result.stderr

@@ -189,7 +189,7 @@ def test_options_that_the_encoder_refuses_are_told_before_any_work(encode: Encod
     last = result.stderr.splitlines()[-1]
     assert last.startswith("vsfdatrd: ffmpeg cannot encode 192×128 with libx264 and these options (")
     assert "nosuch" in last
-    assert "making one frame as a trial" not in result.stderr
+    assert "rendering one frame" not in result.stderr
 
 
 def test_many_inputs_go_into_a_folder_and_are_done_once(encode: Encode, film: Path, tmp_path: Path) -> None:

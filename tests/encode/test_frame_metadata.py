@@ -143,7 +143,7 @@ def test_captions_of_discs_and_television(
     result = find(open_source(mpeg2(lambda n: a53(spoken(n)), name), tmp_path / "index"))
     assert sorted(captions for _, captions in result.captions) == [spoken(n) for n in range(COUNT)]
     assert result.describe_kept("hevc") == ["closed captions"]
-    assert result.describe_lost("", "prores_ks") == ["closed captions (prores_ks has no place for it)"]
+    assert result.describe_lost("", "prores_ks") == ["closed captions (prores_ks cannot store it)"]
 
 
 def test_captions_as_dvds_have_them(mpeg2: Callable[[Callable[[int], bytes], str], Path], tmp_path: Path) -> None:
@@ -289,4 +289,4 @@ def test_what_ffv1_cannot_hold_is_told(encode: Encode, hdr: Path, tmp_path: Path
     result = encode(hdr, tmp_path / "out.mkv")
     assert result.returncode == 0, result.stderr
     lost = ("HDR mastering display", "HDR content light level", "closed captions")
-    assert f"NOT kept: {'; '.join(f'{what} (ffv1 has no place for it)' for what in lost)}\n" in result.stderr
+    assert f"NOT kept: {'; '.join(f'{what} (ffv1 cannot store it)' for what in lost)}\n" in result.stderr

@@ -90,7 +90,7 @@ def test_borders() -> None:
         check_crop(Borders(1, 0, 0, 0), clip)
     with pytest.raises(ArgumentError, match=r"leaves 4×70 of 92×70 pixels"):
         check_crop(Borders(40, 0, 48, 0), clip)
-    with pytest.raises(ArgumentError, match="is no crop"):
+    with pytest.raises(ArgumentError, match="is not a crop"):
         parse_borders("8,4")
 
 
@@ -192,7 +192,7 @@ def test_settings_are_checked() -> None:
         ({"field": "both"}, "--field both is unknown"),
         ({"minutes": 0.0}, "--chunk 0 is out of range"),
         ({"backend": "cuda"}, "backend='cuda' is unknown"),
-        ({"crop": "all"}, "is no crop"),
+        ({"crop": "all"}, "is not a crop"),
     ):
         with pytest.raises(ArgumentError, match=words):
             Settings(**wrong)

@@ -1,6 +1,5 @@
 """Parts made on a Ray cluster: of workers that are killed, and machines that go away or lack something."""
 
-import contextlib
 import json
 import os
 import signal
@@ -14,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.encode.conftest import CHUNK, command, decoded
+from tests.encode.conftest import CHUNK, Popen, command, decoded
 from tests.encode.machines import Machines, machines, networks_can_be_made, until
 from vsfdatrd.encode.journal import DoneChunk
 from vsfdatrd.encode.ray import connect
@@ -42,28 +41,14 @@ def cluster(engines: Path, temporary: Path) -> Iterator[Machines]:
 
 
 @pytest.fixture
-def start(identity_2x: Path, tmp_path: Path) -> Iterator[Any]:
+def start(identity_2x: Path, tmp_path: Path, popen: Popen) -> Any:
     """Start an encode on a cluster, not from a checkout: Ray's workers look for modules where that was."""
-    begun = []
 
     def encode(cluster: Machines, *arguments: str | Path, json: bool = True) -> subprocess.Popen[str]:
         words = command(identity_2x, *arguments, "--preset", "x264", *CHUNK, "--ray", cluster.address)
-        process = subprocess.Popen(
-            [*cluster.inside(), *words, *(["--json"] if json else [])],
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            cwd=tmp_path,
-        )
-        begun.append(process)
-        return process
+        return popen([*cluster.inside(), *words, *(["--json"] if json else [])], cwd=tmp_path)
 
-    yield encode
-    for process in begun:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    return encode
 
 
 def finish(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
@@ -105,7 +90,7 @@ def test_the_same_film_comes_out(
         "source: 96×64",
         "fields: ",
         "output: ",
-        "making one frame as a trial",
+        "rendering one frame",
         "Ray: 2 parts at once",
         "part ",
         "joining 4 parts",
@@ -136,7 +121,7 @@ def test_a_killed_worker_costs_its_part_and_leaves_no_programs(
     _, alive = psutil.wait_procs(programs, timeout=10)
     assert not alive
     told += finish(process)
-    assert any("was lost: its process there was ended; trying it once more" in text for text in texts(told, "retry"))
+    assert any("was lost: its process there was killed; trying it once more" in text for text in texts(told, "retry"))
     assert sorted(one["part"] for one in told if one["event"] == "part") == [1, 2, 3, 4]
     assert decoded(tmp_path / "out.mkv") == reference
     assert nothing_is_left(temporary)
@@ -155,7 +140,7 @@ def test_stopped_and_gone_on_with_here(
     if how == signal.SIGKILL:
         assert process.returncode == -how
     else:
-        assert (process.returncode, error) == (130, "vsfdatrd: stopped; run the same command again to go on\n")
+        assert (process.returncode, error) == (130, "vsfdatrd: stopped; run the same command again to continue\n")
     until(lambda: not cluster.head.named("vspipe") and not cluster.head.named("ffmpeg"), 20)
     result = encode(film, tmp_path / "out.mkv", "--preset", "x264", *CHUNK)  # without Ray
     assert result.returncode == 0, result.stderr
@@ -218,7 +203,7 @@ def test_machines_that_lack_something_are_left_out_and_say_why(
         assert any(
             f"is left out: it cannot read {film} (No such file or directory); put the film" in one for one in left
         )
-        assert "has neither GPUs nor CPUs to give" in error.splitlines()[-1]
+        assert "offers neither GPUs nor CPUs" in error.splitlines()[-1]
         cluster.start("--num-cpus", "1", **environment)
         told = finish(start(cluster, film, tmp_path / "out.mkv"))
     assert len(texts(told, "left out")) == 2
@@ -236,15 +221,15 @@ def test_addresses_that_are_none(identity_2x: Path, film: Path, tmp_path: Path) 
     words = command(identity_2x, film, tmp_path / "out.mkv")
     for address, sentence in (
         ("ray://here:10001", "is an address of Ray Client"),
-        ("here", "is no address"),
-        ("here:port", "is no address"),
+        ("here", "is not an address"),
+        ("here:port", "is not an address"),
     ):
         with pytest.raises(ArgumentError, match=sentence):
             connect.check_address(address)
         status, output = run(*words, "--ray", address)
         assert (status, sentence in output) == (1, True), output
     status, output = run(*words, "--ray", "auto", "--device", "0", "1")
-    assert (status, "it is Ray that deals them out" in output) == (1, True), output
+    assert (status, "Ray assigns them" in output) == (1, True), output
 
 
 def test_without_ray_there_is_a_sentence(identity_2x: Path, film: Path, tmp_path: Path) -> None:
@@ -298,6 +283,6 @@ def test_a_file_that_changes_on_its_way_is_not_taken(tmp_path: Path) -> None:
     assert (tmp_path / "00003.mkv").read_bytes() == content
     other = ChunkDownload(tmp_path, made)
     assert other.add(content[::-1])
-    with pytest.raises(EncodeError, match="chunk 3 was damaged on its way"):
+    with pytest.raises(EncodeError, match="chunk 3 was damaged in transfer"):
         other.finish()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00003.mkv", "there"]

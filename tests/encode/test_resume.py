@@ -8,7 +8,6 @@ import shutil
 import signal
 import stat
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.encode.conftest import CHUNK, HEIGHT, LENGTH, WIDTH, Encode, command, decoded, moving, write
+from tests.encode.conftest import CHUNK, HEIGHT, LENGTH, WIDTH, Encode, Popen, command, decoded, moving, write
 from vsfdatrd.cli import main
 from vsfdatrd.encode.journal import Journal
 from vsfdatrd.encode.workspace import open_workspace
@@ -27,26 +26,9 @@ KILLS = int(os.environ.get("FDATRD_KILLS", "3"))
 
 
 @pytest.fixture
-def start(identity_2x: Path) -> Iterator[Any]:
-    """Start an encode in a process group of its own; what still lives of it at the end is killed."""
-    begun = []
-
-    def encode(*arguments: str | Path) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            command(identity_2x, *arguments, "--preset", "x264", "--json", *CHUNK),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        begun.append(process)
-        return process
-
-    yield encode
-    for process in begun:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+def start(identity_2x: Path, popen: Popen) -> Any:
+    """Start an encode that reports its events as JSON."""
+    return lambda *arguments: popen(command(identity_2x, *arguments, "--preset", "x264", "--json", *CHUNK))
 
 
 def journalled(output: Path) -> set[int]:
@@ -138,7 +120,7 @@ def test_ctrl_c_is_a_sentence_ends_all_programs_and_goes_on_later(
     os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert error.rstrip().endswith("vsfdatrd: stopped; run the same command again to go on")
+    assert error.rstrip().endswith("vsfdatrd: stopped; run the same command again to continue")
     assert "Traceback" not in error
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
@@ -171,11 +153,11 @@ def test_other_settings_or_another_source_begin_anew_and_say_so(
     assert journalled(output)
     said = encode(source, output, "--preset", "x265")
     assert said.returncode == 0, said.stderr
-    assert "beginning anew, since this is not as it was in the interrupted run: " in said.stderr
+    assert "starting over, because these differ from the interrupted run: " in said.stderr
     assert "preset" in said.stderr.split("interrupted run: ")[1].splitlines()[0]
     refused = encode(source, output, "--preset", "x264")
     assert refused.returncode == 1
-    assert "is there already, and was made from something else or with other settings" in refused.stderr
+    assert "exists, and was made from another source or with other settings" in refused.stderr
     output.unlink()
     interrupt()
     write(moving(LENGTH)[::-1], source, "24000/1001")
@@ -295,7 +277,7 @@ def test_errors_come_before_any_work(
 ) -> None:
     cases = {
         ("there is no folder", film, tmp_path / "no" / "out.mkv"),
-        ("no suffix that is known", film, tmp_path / "out.avi"),
+        ("no known suffix", film, tmp_path / "out.avi"),
         ("is the input itself", film, film),
         ("is not there", tmp_path / "missing.mkv", tmp_path / "out.mkv"),
         ("cannot be read as video", Path(__file__), tmp_path / "out.mkv"),

@@ -94,7 +94,7 @@ def test_ctrl_c_in_a_terminal(watch: Any, identity_2x: Path, film: Path, tmp_pat
     terminal.until(lambda lines: any(line.startswith("part 1 of 4: 15 frames, ") for line in lines))
     terminal.type(b"\x03")
     assert terminal.end() == 130
-    assert terminal.lines()[-1] == "vsfdatrd: stopped; run the same command again to go on"
+    assert terminal.lines()[-1] == "vsfdatrd: stopped; run the same command again to continue"
     assert not terminal.cursor_is_hidden
     again = watch(words, 80)
     assert again.end() == 0

@@ -108,11 +108,11 @@ def broken(name: str) -> dict[str, tuple[int, ...]]:
         ("extra", "also has 'attention.weight'"),
         ("shape", r"'res_block.0.conv.1.0.weight' has shape \(8, 9, 3, 3\)"),
         ("no body", "has no body"),
-        ("even kernel", "no convolution with a square, odd kernel"),
+        ("even kernel", "not a convolution with a square kernel of odd size"),
         ("features", "turns 1 channels into 5 features"),
         ("channels", "turns 4 channels into 4 features"),
-        ("nothing", "no convolution"),
-        ("flat", "no convolution"),
+        ("nothing", "not a convolution"),
+        ("flat", "not a convolution"),
     ],
 )
 def test_what_contradicts_itself_is_refused(name: str, text: str) -> None:

@@ -158,7 +158,7 @@ def test_network_that_needs_a_mask(compact: Callable[[int, int], Path], monkeypa
         network, network.state_dict(), spandrel.MAIN_REGISTRY["LaMa"].architecture, "Inpainting", [], False, False, 3, 3
     )
     monkeypatch.setattr(spandrel.MAIN_REGISTRY, "load", lambda state: masked)
-    with pytest.raises(CheckpointError, match="is LaMa, which needs a mask beside the picture"):
+    with pytest.raises(CheckpointError, match="is LaMa, which needs a mask as a second input"):
         open_checkpoint(compact(3, 3))
 
 

@@ -62,7 +62,7 @@ def test_less_than_avx2_is_no_native_engine() -> None:
 def test_what_is_no_cap_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(instructions.VARIABLE, "avx3")
     instructions.apply()  # a script that does not upscale goes on
-    with pytest.raises(ArgumentError, match=r"FDATRD_MAX_ISA='avx3' is no set of instructions; set it to "):
+    with pytest.raises(ArgumentError, match=r"FDATRD_MAX_ISA='avx3' is not a set of instructions; set it to "):
         instructions.cap()
 
 

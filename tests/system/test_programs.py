@@ -97,7 +97,7 @@ X265 = """[libx265 @ 0x5586c0389e40] Error setting preset/tune nosuch/animation.
             "libx265: Possible presets: ultrafast superfast veryfast",
         ),
         ("\n\nno such option\n", "no such option"),
-        ("", "it said nothing"),
+        ("", "it printed no message"),
         ("a\nb\nc\nd", "a; b; c"),
         ("same\nsame\nother", "same; other"),
         ("[vf#0:0 @ 0x7f] Task finished with error code: -22", "vf#0:0: Task finished with error code: -22"),

@@ -12,6 +12,7 @@ from models.training.curve import Log
 from models.training.optimize import rate
 from models.training.recipe import Recipe
 from models.training.state import export, load_state
+from models.training.trainer import Trainer
 from vsfdatrd.checkpoint import load_model, open_checkpoint
 from vsfdatrd.nn.fdat_rd import FdatRd
 
@@ -99,7 +100,7 @@ def test_export_writes_the_averaged_weights(trained: Path, tiles: Path, tmp_path
 
 
 def test_training_goes_on_from_given_weights(trained: Path, tiles: Path, tiny_model: Path) -> None:
-    trainer = train.Trainer(Recipe.read(trained / "recipe.toml"), tiles, torch.device("cpu"))
+    trainer = Trainer(Recipe.read(trained / "recipe.toml"), tiles, torch.device("cpu"))
     trainer.start_from(trained / "fdat_rd_tiny_2x.safetensors", 0.5)
     assert trainer.minutes == 0.5
     trainer.train_step()
@@ -112,14 +113,14 @@ def test_training_goes_on_from_given_weights(trained: Path, tiles: Path, tiny_mo
 def test_resuming_is_as_if_never_stopped(tiles: Path, tmp_path: Path, one_thread: None) -> None:
     recipe = Recipe(variant="tiny", steps=20, batch=1, size=60, sprites=4)
 
-    def losses(trainer: train.Trainer, count: int) -> list[float]:
+    def losses(trainer: Trainer, count: int) -> list[float]:
         return [float(trainer.train_step()[0]) for _ in range(count)]
 
-    whole = train.Trainer(recipe, tiles, torch.device("cpu"))
+    whole = Trainer(recipe, tiles, torch.device("cpu"))
     losses(whole, 2)
     whole.save(tmp_path / "checkpoint.pt")
     expected = losses(whole, 2)
-    again = train.Trainer(recipe, tiles, torch.device("cpu"))
+    again = Trainer(recipe, tiles, torch.device("cpu"))
     again.resume(tmp_path / "checkpoint.pt")
     assert losses(again, 2) == pytest.approx(expected, rel=1e-4)
     assert again.step == 4
@@ -140,7 +141,7 @@ def test_the_loss_falls(tiles: Path, one_thread: None) -> None:
         warm=0.8,
         learning_rate=3e-3,
     )
-    trainer = train.Trainer(recipe, tiles, torch.device("cpu"))
+    trainer = Trainer(recipe, tiles, torch.device("cpu"))
     assert isinstance(trainer.network, FdatRd)
     with torch.no_grad():
         for parameter in trainer.network.upsampler.parameters():
@@ -150,7 +151,7 @@ def test_the_loss_falls(tiles: Path, one_thread: None) -> None:
 
 
 def test_a_loss_that_is_not_finite_changes_nothing(tiles: Path, one_thread: None) -> None:
-    trainer = train.Trainer(Recipe(variant="tiny", steps=9, batch=1, size=60, sprites=4), tiles, torch.device("cpu"))
+    trainer = Trainer(Recipe(variant="tiny", steps=9, batch=1, size=60, sprites=4), tiles, torch.device("cpu"))
     before = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
     trainer.pool.sample = lambda batch, size: torch.full((batch, 3, size, size), float("nan"))  # type: ignore[method-assign]
     trainer.train_step()

@@ -17,6 +17,7 @@ from models.training.folding import fold, fold_kernel, unfold
 from models.training.pixel_network import FOLD, PixelBlock, PixelGroup, PixelNetwork, TokenNorm
 from models.training.recipe import Recipe
 from models.training.state import load_slim, load_state
+from models.training.trainer import Trainer, to_fdat_rd
 from tests.training.reach import untouched
 from vsfdatrd.archs.fdat_rd import FdatRdConfig, variant
 from vsfdatrd.checkpoint import load_model
@@ -153,7 +154,7 @@ def test_the_rest_of_a_folded_network_can_learn(one_thread: None) -> None:
 
 def test_finished_weights_can_learn_and_pack_well() -> None:
     recipe = replace(UNFOLDED, variant="small", drop_path=0.0)
-    tensors = train.finished(recipe, restless(PixelNetwork(network.configuration("small"))).state_dict())
+    tensors = to_fdat_rd(recipe, restless(PixelNetwork(network.configuration("small"))).state_dict())
     net = network.new(recipe)
     net.load_state_dict(tensors)
     assert untouched(net) == []
@@ -171,7 +172,7 @@ def test_another_network_does_not_unfold(config: FdatRdConfig) -> None:
 
 
 def test_a_training_writes_weights_of_fdat_rd_and_goes_on(one_thread: None, tiles: Path, tmp_path: Path) -> None:
-    trainer = train.Trainer(UNFOLDED, tiles, torch.device("cpu"))
+    trainer = Trainer(UNFOLDED, tiles, torch.device("cpu"))
     for _ in range(3):
         trainer.train_step()
     assert trainer.skipped == 0
@@ -184,11 +185,11 @@ def test_a_training_writes_weights_of_fdat_rd_and_goes_on(one_thread: None, tile
     with torch.no_grad():
         torch.testing.assert_close(net(picture), trainer.output(picture), atol=5e-3, rtol=0)  # fp16
     # The whole network takes it from there.
-    whole = train.Trainer(replace(UNFOLDED, form="whole", optimizer="adamw"), tiles, torch.device("cpu"))
+    whole = Trainer(replace(UNFOLDED, form="whole", optimizer="adamw"), tiles, torch.device("cpu"))
     whole.start_from(file, 0.0)
     value, _ = whole.train_step()
     assert value.isfinite()
-    again = train.Trainer(UNFOLDED, tiles, torch.device("cpu"))
+    again = Trainer(UNFOLDED, tiles, torch.device("cpu"))
     again.start_from(file, 0.0)
     with torch.no_grad():
         torch.testing.assert_close(again.output(picture), trainer.output(picture), atol=5e-3, rtol=0)
@@ -200,7 +201,7 @@ def test_a_training_writes_weights_of_fdat_rd_and_goes_on(one_thread: None, tile
 def test_its_loss_falls(one_thread: None, tiles: Path) -> None:
     """From weights that were spoilt, on clean pairs of waves and discs."""
     recipe = replace(UNFOLDED, steps=60, batch=2, learning_rate=3e-3, ramp=3, clean=1.0, laserdisc=0.0, lines=0.0)
-    trainer = train.Trainer(recipe, tiles, torch.device("cpu"))
+    trainer = Trainer(recipe, tiles, torch.device("cpu"))
     restless(cast(PixelNetwork, trainer.network)).train()
     losses = [float(trainer.train_step()[0]) for _ in range(60)]
     assert sum(losses[-10:]) < 0.4 * sum(losses[:10])
@@ -227,7 +228,7 @@ def test_flat_colors_come_back(one_thread: None, tiles: Path, form: str) -> None
             "frequency": 0.0,
         }
     )
-    trainer = train.Trainer(recipe, tiles, torch.device("cpu"))
+    trainer = Trainer(recipe, tiles, torch.device("cpu"))
     color = torch.tensor([0.5, 0.3, 0.8]).view(1, 3, 1, 1)
 
     def error() -> float:
@@ -302,7 +303,7 @@ def test_the_whole_network_is_taught_without_attention(one_thread: None, tiles: 
             "ramp": 1,
         }
     )
-    trainer = train.Trainer(recipe, tiles, torch.device("cpu"))
+    trainer = Trainer(recipe, tiles, torch.device("cpu"))
     trainer.start_from(start, 0.0)
     for _ in range(2):
         trainer.train_step()

@@ -20,6 +20,7 @@ from models.training.folding import fold
 from models.training.pixel_network import PixelNetwork
 from models.training.recipe import Recipe
 from models.training.state import export, load_slim, save_slim
+from models.training.trainer import Deadline, Trainer, compile_blocks
 from vsfdatrd.checkpoint import load_model
 from vsfdatrd.nn.fdat_rd import FdatRd, WindowAttention
 
@@ -124,7 +125,7 @@ def test_a_plan_follows_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -
     """However long measuring takes between steps, it begins at 0, never falls, and is over at the deadline."""
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    deadline = train.Deadline(end=200.0)
+    deadline = Deadline(end=200.0)
     seen = [deadline.progress]
     for took, trained in ((10, 10), (30, 0), (40, 40), (20, 20)):
         now += took
@@ -188,7 +189,7 @@ class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def test_a_step_waits_for_nothing(recipe: Path, tiles: Path, one_thread: None) -> None:
-    trainer = train.Trainer(Recipe.read(recipe), tiles, torch.device("cpu"))
+    trainer = Trainer(Recipe.read(recipe), tiles, torch.device("cpu"))
     trainer.train_step()  # constants are made once
     with Waits() as waits:
         trainer.train_step()
@@ -209,7 +210,7 @@ def test_blocks_are_compiled_once_for_each_kind(one_thread: None) -> None:
         graphs.append(graph)
         return cast(Callable[..., Any], graph.forward)
 
-    train.compile_blocks(net, backend=backend)
+    compile_blocks(net, backend=backend)
     torch.compiler.reset()
     net(torch.rand(1, 3, 60, 60)).sum().backward()
     net(torch.rand(1, 3, 60, 60)).sum().backward()

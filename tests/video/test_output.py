@@ -122,7 +122,7 @@ def test_formats_that_cannot_be_made(asked: str) -> None:
     with pytest.raises(ArgumentError) as caught:
         color.output_spec(color.describe(blank()), 2, asked, None)
     text = str(caught.value)
-    assert text.startswith(f"format={asked!r} is not a format that can be made")
+    assert text.startswith(f"format={asked!r} is not a supported output format")
     assert "YUV420P10" in text
     assert str(int(vs.YUV420P10)) in text
 
@@ -134,7 +134,7 @@ def test_a_format_that_cannot_be_made_is_corrected() -> None:
 
 @pytest.mark.parametrize("number", [int(core.query_video_format(vs.YUV, vs.INTEGER, 8, 3, 0).id), int(vs.GRAY32)])
 def test_format_numbers_that_zimg_cannot_make(number: int) -> None:
-    with pytest.raises(ArgumentError, match=f"^format='{number}' is not a format"):
+    with pytest.raises(ArgumentError, match=f"^format='{number}' is not a supported output format"):
         color.output_spec(color.describe(blank()), 2, str(number), None)
 
 

@@ -65,7 +65,7 @@ def test_what_was_written_by_hand_stays(file: Path) -> None:
 
 @pytest.mark.parametrize("name", ["medium", "small", "", "a.pth", "a b", "../a", "-x", "Ä", "x" * 65, "a/b", "UPPER"])
 def test_names_that_cannot_be(file: Path, name: str) -> None:
-    with pytest.raises(ArgumentError, match=r"the name .* (is not possible|is that of a model that ships)"):
+    with pytest.raises(ArgumentError, match=r"the name .* (is not possible|belongs to a model that ships)"):
         aliases.add(OwnModel(name, Path("/a.pth")), CATALOG)
     assert not file.exists()
 
@@ -86,11 +86,11 @@ def test_removing_what_is_not_there() -> None:
     ("text", "why"),
     [
         ("[models.a\nfile = 1", r"at line 1, column"),
-        ('[models.a]\nfile = "a"\n\n[models.b]\nfile = 3\n', r"its model 'b' has no file .* \(at line 4\)"),
-        ('# x\n[models]\nb = "b.pth"\n', r"its model 'b' has no file .* \(at line 3\)"),
-        ('[models.b]\nfile = "b"\nsha256 = 5\n', r"its model 'b' has no file .* \(at line 1\)"),
-        ('[models.b]\nfile = ""\n', r"has no file"),
-        ("\nmodels = [1]\n", r'"models" is no table but \[1\] \(at line 2\)'),
+        ('[models.a]\nfile = "a"\n\n[models.b]\nfile = 3\n', r"its model 'b' needs file .* \(at line 4\)"),
+        ('# x\n[models]\nb = "b.pth"\n', r"its model 'b' needs file .* \(at line 3\)"),
+        ('[models.b]\nfile = "b"\nsha256 = 5\n', r"its model 'b' needs file .* \(at line 1\)"),
+        ('[models.b]\nfile = ""\n', r"needs file"),
+        ("\nmodels = [1]\n", r'"models" is not a table but \[1\] \(at line 2\)'),
         ("x = " + "[" * 5000, "cannot be read"),
         ("#\n" * (1 << 17), "more than 128 KiB"),
     ],

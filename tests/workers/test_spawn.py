@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from vsfdatrd.workers.spawn import describe_exit, no_window
+from vsfdatrd.workers.spawn import describe_exit, no_window, python
 
 
 @pytest.mark.parametrize(
@@ -33,3 +34,25 @@ def test_a_child_has_a_stderr_even_where_we_have_none(closed: bool) -> None:
 
 def test_flags_are_those_that_this_system_takes() -> None:
     assert subprocess.run([sys.executable, "-c", ""], creationflags=no_window(), timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("host", ["", "/usr/bin/vspipe", "/opt/mpv/mpv"])
+def test_python_is_found_whatever_the_host_is(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setattr(sys, "executable", host)
+    found = python()
+    assert Path(found).parent == Path(sys.prefix, "bin")
+    done = subprocess.run([found, "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True, timeout=30)
+    assert done.stdout.strip() == sys.prefix
+
+
+@pytest.mark.parametrize("place", ["Scripts/python.exe", "python.exe"], ids=["environment", "installation"])
+def test_python_is_found_where_windows_has_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str) -> None:
+    (tmp_path / "Scripts").mkdir()
+    (tmp_path / place).touch()
+    monkeypatch.setattr(sys, "executable", "vsedit.exe")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert Path(python()) == tmp_path / place
+
+
+def test_the_running_python_is_taken_where_there_is_one() -> None:
+    assert python() == sys.executable

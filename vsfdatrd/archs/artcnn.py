@@ -25,7 +25,7 @@ from vsfdatrd.errors import CheckpointError
 
 type Shape = tuple[int, ...]
 
-LARGEST_SCALE = 8
+MAX_SCALE = 8
 _LAST_OF_R = "depth_to_space.upscale.0"
 _CHAIN = re.compile(r"conv(\d+)\.(?:weight|bias)")
 
@@ -185,7 +185,7 @@ def from_shapes(shapes: Mapping[str, Shape]) -> ArtCnnConfig:
     if missing := expected.keys() - shapes.keys():
         raise CheckpointError(f"it is an incomplete {config.name}: it lacks {min(missing)!r}")
     if extra := shapes.keys() - expected.keys():
-        raise CheckpointError(f"it is no {config.name} that is known here: it also has {min(extra)!r}")
+        raise CheckpointError(f"it is not a known {config.name}: it also has {min(extra)!r}")
     for name, shape in expected.items():
         if shapes[name] != shape:
             raise CheckpointError(f"its {name!r} has shape {shapes[name]} where a {config.name} has {shape}")
@@ -197,7 +197,9 @@ def _kernel(shapes: Mapping[str, Shape], layer: str) -> Shape:
     if shape is None:
         raise CheckpointError(f"it looks like an ArtCNN but has no tensor {f'{layer}.weight'!r}")
     if len(shape) != 4 or shape[2] != shape[3] or shape[2] % 2 == 0 or 0 in shape:
-        raise CheckpointError(f"its {f'{layer}.weight'!r} of shape {shape} is no convolution with a square, odd kernel")
+        raise CheckpointError(
+            f"its {f'{layer}.weight'!r} of shape {shape} is not a convolution with a square kernel of odd size"
+        )
     return shape
 
 
@@ -207,7 +209,7 @@ def _channels(inputs: int, features: int) -> tuple[int, int, int]:
     """
     outputs = 2 if (inputs, features) == (3, 2) else inputs
     scale = math.isqrt(features // outputs) if inputs in (1, 3) else 0
-    if not 1 <= scale <= LARGEST_SCALE or outputs * scale**2 != features:
+    if not 1 <= scale <= MAX_SCALE or outputs * scale**2 != features:
         raise CheckpointError(
             f"it turns {inputs} channels into {features} features; known are luma doublers (1 into 4), chroma models "
             "(3 into 2) and RGB models (3 into 3 or 12)"

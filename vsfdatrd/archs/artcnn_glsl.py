@@ -25,7 +25,7 @@ MAX_BYTES = 2 << 20
 """Largest accepted file in bytes; the largest published shader is under one megabyte."""
 MAX_LINE = 1000
 """Longest accepted line in characters; a line with sixteen numbers and their factor takes 400."""
-LARGEST_REACH = 4
+MAX_KERNEL_RADIUS = 4
 """Largest kernel radius in pixels (distance from the center to the border)."""
 
 type Place = tuple[str, str]
@@ -78,8 +78,8 @@ class _Layer:
     """For each group of four channels, the pass and the result name."""
 
 
-class _Unlike(Exception):
-    """Deviation from ArtCNN. The message completes "is no ArtCNN shader that can be read: "."""
+class _NotArtCnn(Exception):
+    """Deviation from ArtCNN. The message completes "cannot be read as an ArtCNN shader: "."""
 
 
 def is_shader(head: bytes, suffix: str) -> bool:
@@ -109,25 +109,25 @@ class GlslFile:
         try:
             text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise refuse(path, f"is no shader that can be read ({error}); download it again") from error
+            raise refuse(path, f"cannot be read as a shader ({error}); download it again") from error
         if max(map(len, text.split("\n"))) > MAX_LINE:
             raise refuse(
-                path, f"is no shader that can be read (a line has over {MAX_LINE:,} characters); download it again"
+                path, f"cannot be read as a shader (a line has over {MAX_LINE:,} characters); download it again"
             )
         passes = _passes(text)
         if not any("ArtCNN" in shader_pass.desc for shader_pass in passes):
             first = f"{passes[0].desc!r}" if passes else "no pass of its own"
             raise refuse(
                 path,
-                f"is a shader for mpv, but not ArtCNN's (its first pass is {first}); of shaders only ArtCNN's can "
+                f"is a shader for mpv, but not ArtCNN's (its first pass is {first}); only ArtCNN's shaders can "
                 "be read, give another network's .safetensors, .pth or .onnx file",
             )
         try:
             self._tensors = _tensors(passes)
-        except _Unlike as error:
+        except _NotArtCnn as error:
             raise refuse(
                 path,
-                f"is no ArtCNN shader that can be read: {error}; download it again, or give the network's .onnx file",
+                f"cannot be read as an ArtCNN shader: {error}; download it again, or give the network's .onnx file",
             ) from error
         self.entries: Mapping[str, Entry] = {
             name: Entry("fp32", values.shape) for name, values in self._tensors.items()
@@ -146,15 +146,8 @@ def _passes(text: str) -> list[_Pass]:
     for part in heads:
         directives = {name: value for name, value in _LINE.findall(part)}
         code = _LINE.sub("", part)
-        result.append(
-            _Pass(
-                directives.get("DESC", ""),
-                directives.get("HOOK", ""),
-                directives.get("SAVE", ""),
-                directives.get("WIDTH", ""),
-                code,
-            )
-        )
+        desc, hook, save, width = (directives.get(name, "") for name in ("DESC", "HOOK", "SAVE", "WIDTH"))
+        result.append(_Pass(desc, hook, save, width, code))
     return result
 
 
@@ -177,7 +170,7 @@ def _tensors(passes: Sequence[_Pass]) -> dict[str, Array]:
 
 
 def _read_terms(shader_pass: _Pass) -> None:
-    """Fill in the biases and terms of a pass. Raises _Unlike for a sum in any other form."""
+    """Fill in the biases and terms of a pass. Raises _NotArtCnn for a sum in any other form."""
     loads = {number: _parse_source(loaded) for number, loaded in _LOAD.findall(shader_pass.code)}
     defined = dict(_DEFINED.findall(shader_pass.code))
     shader_pass.biases = {
@@ -188,11 +181,11 @@ def _read_terms(shader_pass: _Pass) -> None:
         at = _parse_pixel(defined.get(pixel, pixel), loads, shader_pass)
         terms = shader_pass.terms.setdefault(result, {})
         if at in terms:
-            raise _Unlike(f"its pass {shader_pass.desc!r} has the pixel ({at[2]}, {at[1]}) twice")
+            raise _NotArtCnn(f"its pass {shader_pass.desc!r} has the pixel ({at[2]}, {at[1]}) twice")
         terms[at] = (matrix, _parse_numbers(text, 16 if matrix else 4, shader_pass))
     shader_pass.sources = frozenset(source for terms in shader_pass.terms.values() for source, _, _ in terms)
     if len(re.findall(r"\bresult\d* \+=", shader_pass.code)) != sum(map(len, shader_pass.terms.values())):
-        raise _Unlike(f"its pass {shader_pass.desc!r} adds something that is no weight times a pixel")
+        raise _NotArtCnn(f"its pass {shader_pass.desc!r} adds a term that is not a weight times a pixel")
 
 
 def _parse_pixel(text: str, loads: Mapping[str, Source], shader_pass: _Pass) -> Pixel:
@@ -203,11 +196,11 @@ def _parse_pixel(text: str, loads: Mapping[str, Source], shader_pass: _Pass) -> 
         texels = _TEXEL.findall(text)
         plain = _TEXEL.sub("t", text)
         if plain not in ("t", "t.x", "(t + t)") or len({(x, y) for _, x, y in texels}) != 1:
-            raise _Unlike(f"its pass {shader_pass.desc!r} multiplies {text[:60]!r}")
+            raise _NotArtCnn(f"its pass {shader_pass.desc!r} multiplies {text[:60]!r}")
         _, x, y = texels[0]
         return frozenset((name, "") for name, _, _ in texels), int(y or 0), int(x or 0)
     if number not in loads:
-        raise _Unlike(f"its pass {shader_pass.desc!r} uses {text[:60]!r}, which it does not load")
+        raise _NotArtCnn(f"its pass {shader_pass.desc!r} uses {text[:60]!r}, which it does not load")
     return loads[number], int(y), int(x)
 
 
@@ -222,7 +215,7 @@ def _parse_numbers(text: str, count: int, shader_pass: _Pass) -> list[float]:
     except ValueError:
         values = []
     if len(values) != count:
-        raise _Unlike(f"its pass {shader_pass.desc!r} has a constant that is not {count} numbers: {text[:60]!r}")
+        raise _NotArtCnn(f"its pass {shader_pass.desc!r} has a constant that is not {count} numbers: {text[:60]!r}")
     return values
 
 
@@ -244,12 +237,12 @@ def _layers(passes: Sequence[_Pass]) -> list[_Layer]:
         for result in shader_pass.biases:
             relu = result in activated
             if layer.places and relu != layer.relu:
-                raise _Unlike(f"its pass {shader_pass.desc!r} has another activation than the passes beside it")
+                raise _NotArtCnn(f"its pass {shader_pass.desc!r} has another activation than the passes next to it")
             layer.relu = relu
             layer.places.append((shader_pass.save, stores.get(result, "")))
             layer.parts.append((shader_pass, result))
         if shader_pass.biases.keys() != shader_pass.terms.keys():
-            raise _Unlike(f"its pass {shader_pass.desc!r} does not begin each sum with a bias")
+            raise _NotArtCnn(f"its pass {shader_pass.desc!r} does not begin each sum with a bias")
     return layers
 
 
@@ -260,12 +253,12 @@ def _offset(position: str) -> str:
 
 
 def _check_connections(layers: Sequence[_Layer], picture: str) -> None:
-    """Raise _Unlike unless the layers are connected and activated like those of the C family."""
+    """Raise _NotArtCnn unless the layers are connected and activated like those of the C family."""
     if len(layers) < 4:
-        raise _Unlike(f"it has {len(layers)} convolutions, and ArtCNN has at least 4")
+        raise _NotArtCnn(f"it has {len(layers)} convolutions, and ArtCNN has at least 4")
     first, closing = layers[0], layers[-2]
     if {name for source in first.sources for name, _ in source} != {picture} or len(first.sources) != 1:
-        raise _Unlike(f"its first convolution does not read {picture}")
+        raise _NotArtCnn(f"its first convolution does not read {picture}")
     for i, layer in enumerate(layers[1:], 1):
         last = layer is layers[-1]
         if last:
@@ -273,15 +266,15 @@ def _check_connections(layers: Sequence[_Layer], picture: str) -> None:
         else:
             expected = {frozenset([position]) for position in layers[i - 1].places}
         if layer.sources != expected or len(layer.sources) != len(layers[i - 1].places):
-            raise _Unlike(f"its convolution {i} does not read what convolution {i - 1} writes")
+            raise _NotArtCnn(f"its convolution {i} does not read what convolution {i - 1} writes")
         if layer.relu != (layer not in (closing, layers[-1])):
-            raise _Unlike(f"its convolution {i} {'has a' if layer.relu else 'lacks its'} ReLU")
+            raise _NotArtCnn(f"its convolution {i} {'has a' if layer.relu else 'lacks its'} ReLU")
     if first.relu:
-        raise _Unlike("its convolution 0 has a ReLU")
+        raise _NotArtCnn("its convolution 0 has a ReLU")
 
 
 def _check_pixel_shuffle(remaining: Sequence[_Pass], features: int) -> int:
-    """Check that the last pass is a pixel shuffle of all features, and return their number. Raises _Unlike
+    """Check that the last pass is a pixel shuffle of all features, and return their number. Raises _NotArtCnn
     otherwise.
     """
     widths = [
@@ -290,7 +283,7 @@ def _check_pixel_shuffle(remaining: Sequence[_Pass], features: int) -> int:
         if "Depth-To-Space" in shader_pass.desc
     ]
     if len(remaining) != 1 or len(widths) != 1 or not widths[0] or int(widths[0][1]) ** 2 != features:
-        raise _Unlike(f"it does not end in a pass that turns {features} features into pixels")
+        raise _NotArtCnn(f"it does not end in a pass that turns {features} features into pixels")
     return features
 
 
@@ -309,8 +302,10 @@ def _convolution(
     top, left = min(y for _, y, _ in used), min(x for _, _, x in used)
     side = max(y for _, y, _ in used) - top + 1
     groups = 1 if input_places is None else len(input_places)
-    if side % 2 == 0 or side > 2 * LARGEST_REACH + 1 or len(used) != len(layer.parts) * groups * side**2:
-        raise _Unlike(f"its pass {layer.parts[0][0].desc!r} has {len(used)} terms, which make no square kernel")
+    if side % 2 == 0 or side > 2 * MAX_KERNEL_RADIUS + 1 or len(used) != len(layer.parts) * groups * side**2:
+        raise _NotArtCnn(
+            f"its pass {layer.parts[0][0].desc!r} has {len(used)} terms, which do not form a square kernel"
+        )
     order = {position: i for i, position in enumerate(input_places or ())}
     weight = np.zeros((4 * len(layer.parts), 4 * groups, side, side), np.float64)
     bias = np.zeros(4 * len(layer.parts), np.float64)
@@ -318,7 +313,7 @@ def _convolution(
         bias[4 * k : 4 * k + 4] = part.biases[result]
         for (source, y, x), (matrix, values) in part.terms[result].items():
             if x - left >= side:
-                raise _Unlike(f"its pass {part.desc!r} has no square kernel")
+                raise _NotArtCnn(f"its pass {part.desc!r} has no square kernel")
             g = 0 if input_places is None else min(order[position] for position in source if position in order)
             at = weight[4 * k : 4 * k + 4, 4 * g : 4 * g + 4, y - top, x - left]
             if matrix:  # column-major: four numbers for each channel of the pixel
@@ -328,7 +323,7 @@ def _convolution(
     input_channels = slice(0, inputs if input_places is None else None)
     output_channels = slice(0, outputs)
     if np.any(weight[:, inputs:]) and input_places is None:
-        raise _Unlike(f"its first convolution reads more than {inputs} channels")
+        raise _NotArtCnn(f"its first convolution reads more than {inputs} channels")
     if outputs is not None and (np.any(weight[outputs:]) or np.any(bias[outputs:])):
-        raise _Unlike(f"its last convolution gives more than {outputs} channels")
+        raise _NotArtCnn(f"its last convolution gives more than {outputs} channels")
     return weight[output_channels, input_channels].astype(np.float32), bias[output_channels].astype(np.float32)

@@ -231,7 +231,7 @@ def variant(
     """
     key = "medium" if name == "aligned" else name
     if key not in _VARIANTS:
-        raise ValueError(f"{name!r} is no FDAT-RD variant: choose one of {', '.join(VARIANTS)}")
+        raise ValueError(f"{name!r} is not an FDAT-RD variant; choose one of {', '.join(VARIANTS)}")
     if scale not in (1, 2, 3, 4):
         raise ValueError(f"scale {scale} is not possible: FDAT-RD enlarges 1, 2, 3 or 4 times")
     c, heads, groups, tokens = _VARIANTS[key]
@@ -360,7 +360,7 @@ def read_family(shapes: Mapping[str, tuple[int, ...]], meta: list[int], bias: st
                 kinds.append("dictionary")
                 dict_tokens = shape(f"{prefix}.attn.dictionary", 2)[0]
             else:
-                raise CheckpointError(f"block {prefix!r} is of none of FDAT-RD's kinds; the file is incomplete")
+                raise CheckpointError(f"block {prefix!r} is of no kind that FDAT-RD has; the file is incomplete")
             if kinds[-1] != "dictionary":
                 gate_dim = shape(f"{prefix}.inter.cg.1.weight", 4)[0]
         if not kinds:

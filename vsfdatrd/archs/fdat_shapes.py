@@ -50,7 +50,7 @@ def check(config: FdatFamilyConfig, entries: Mapping[str, Entry]) -> None:
     if missing := expected.keys() - entries.keys():
         raise ValueError(f"it is an incomplete {config.name}: it lacks {_some(missing)}")
     if extra := entries.keys() - expected.keys():
-        raise ValueError(f"it is no {config.name} that is known here: it also has {_some(extra)}")
+        raise ValueError(f"it is not a known {config.name}: it also has {_some(extra)}")
     for name, shape in expected.items():
         entry = entries[name]
         if entry.shape != shape:

@@ -19,14 +19,14 @@ from onnx import AttributeProto, GraphProto, TensorProto, helper, numpy_helper
 from vsfdatrd.archs.onnx import Layout, OnnxConfig
 from vsfdatrd.weights.files import check_file, refuse, sha256
 
-LARGEST = 2**31 - 1
+MAX_BYTES = 2**31 - 1
 """Largest protobuf message in bytes."""
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
-PIXELS = (*FLOATS, TensorProto.UINT8)
+IMAGE_TYPES = (*FLOATS, TensorProto.UINT8)
 """Accepted data types of image inputs."""
 MAX_NODES = 50_000
 """Largest accepted number of operators; the largest known networks, traced at a fixed size, have about 20,000."""
-MAX_TURNS = 1_000_000
+MAX_ITERATIONS = 1_000_000
 """Largest accepted trip count of a Loop; a network that iterates over the pixels of a picture would need as many."""
 MAX_CALLS = 30
 """Largest accepted nesting depth of function calls."""
@@ -49,22 +49,22 @@ def read(path: Path) -> tuple[onnx.ModelProto, str]:
     Raises:
         CheckpointError: The file is damaged, unsafe or incomplete.
     """
-    if (size := check_file(path).st_size) > LARGEST:
+    if (size := check_file(path).st_size) > MAX_BYTES:
         raise refuse(path, f"has {size:,} bytes, more than an ONNX file can have; keep its weights as external data")
     try:
         model = onnx.load_model_from_string(path.read_bytes())
     except Exception as error:  # protobuf documents no exception types
-        raise refuse(path, "is no ONNX file, or a damaged one; download it again") from error
+        raise refuse(path, "is not an ONNX file, or is damaged; download it again") from error
     if not model.graph.node or not model.graph.output:
         raise refuse(path, "is an ONNX file without a network; download it again, or export it again")
     if (count := _count_operators(path, model)) > MAX_NODES:
-        raise refuse(path, f"has {count:,} operators, and {MAX_NODES:,} are the most that are used; simplify it")
+        raise refuse(path, f"has {count:,} operators, more than the limit of {MAX_NODES:,}; simplify it")
     if model.functions:
         try:
             model = onnx.inliner.inline_local_functions(model)
         except Exception as error:  # onnx documents no exception types
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise refuse(path, f"has functions that cannot be put in place of their calls: {reason[:160]}") from error
+            raise refuse(path, f"has functions that cannot be inlined: {reason[:160]}") from error
     files = external_files(path, model)
     _load_external(path, model, files)
     _check(path, model)
@@ -104,7 +104,7 @@ def _locate_external(path: Path, name: str) -> Path:
         with contextlib.suppress(OSError, ValueError):  # too long; a zero byte
             if (file := folder / name).is_file():
                 return file
-    raise refuse(path, f"keeps its weights in {name[:200]!r}, which is not beside it; download that file, too")
+    raise refuse(path, f"stores its weights in {name[:200]!r}, which is not in its folder; download that file too")
 
 
 def _load_external(path: Path, model: onnx.ModelProto, files: Mapping[str, Path]) -> None:
@@ -162,7 +162,8 @@ def _count_operators(path: Path, model: onnx.ModelProto) -> int:
             called = (node.domain, node.op_type)
             if called in calls or len(calls) > MAX_CALLS:
                 raise refuse(
-                    path, f"has a function {node.op_type[:60]!r} that calls itself, or calls too deep; export it again"
+                    path,
+                    f"has a function {node.op_type[:60]!r} that calls itself, or is nested too deeply; export it again",
                 )
             if called in bodies and called not in counts:
                 counts[called] = total(bodies[called], calls | {called})
@@ -208,26 +209,28 @@ def _check(path: Path, model: onnx.ModelProto) -> None:
             is_operator = node.domain in DOMAINS[2:] or onnx.defs.has(node.op_type, node.domain)
             if not (node.domain in DOMAINS and is_operator):
                 domain = f" of {node.domain!r}" if node.domain else ""
-                raise refuse(path, f"uses the operator {node.op_type[:60]!r}{domain}, which engines do not know")
+                raise refuse(path, f"uses the operator {node.op_type[:60]!r}{domain}, which no engine supports")
     for graph in graphs(model.graph):
         integers = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.INT64}
         for node in graph.node:
             if node.op_type == "Loop" and node.input[0] in integers:
                 turns = numpy_helper.to_array(integers[node.input[0]])
-                if turns.size == 1 and turns.item() > MAX_TURNS:
+                if turns.size == 1 and turns.item() > MAX_ITERATIONS:
                     raise refuse(
-                        path, f"has a loop of {turns.item():,} turns, and {MAX_TURNS:,} are the most that are run"
+                        path, f"has a loop of {turns.item():,} iterations, more than the limit of {MAX_ITERATIONS:,}"
                     )
     known_names = {value.name for value in model.graph.input} | {tensor.name for tensor in model.graph.initializer}
     known_names |= {tensor.values.name for tensor in model.graph.sparse_initializer} | {""}
     for node in model.graph.node:
         if missing := [name for name in node.input if name not in known_names]:
-            raise refuse(path, f"is damaged: {node.op_type} uses {missing[0][:60]!r}, which nothing before it makes")
+            raise refuse(
+                path, f"is damaged: {node.op_type} uses {missing[0][:60]!r}, which no earlier operator produces"
+            )
         if again := [name for name in node.output if name and name in known_names]:
-            raise refuse(path, f"is damaged: {again[0][:60]!r} is made twice")
+            raise refuse(path, f"is damaged: {again[0][:60]!r} is defined twice")
         known_names.update(node.output)
     if missing := [value.name for value in model.graph.output if value.name not in known_names]:
-        raise refuse(path, f"is damaged: nothing makes its output {missing[0][:60]!r}")
+        raise refuse(path, f"is damaged: no operator produces its output {missing[0][:60]!r}")
 
 
 # Inputs and outputs
@@ -255,8 +258,8 @@ def io_spec(path: Path, model: onnx.ModelProto) -> list[OnnxConfig]:
         names = ", ".join(repr(value.name[:40]) for value in inputs[:4]) or "none"
         raise refuse(
             path,
-            f"has {len(inputs)} inputs ({names}); networks that are used here have one for the frame, and may "
-            "have a second one for a picture whose style it is given",
+            f"has {len(inputs)} inputs ({names}); supported networks have one for the frame, and may "
+            "have a second one for a style picture",
         )
     output = model.graph.output[0].name
     frames = [_image_input(path, model, inputs[0], output, *layout) for layout in _layouts(path, model, inputs[0])]
@@ -283,13 +286,13 @@ def _dims(path: Path, value: onnx.ValueInfoProto) -> list[int]:
     """Return the dimensions of an input, 0 for dynamic ones. Raises CheckpointError if it is not an image."""
     tensor = value.type.tensor_type
     dims = [max(0, int(dim.dim_value)) for dim in tensor.shape.dim]
-    if tensor.elem_type in PIXELS and not tensor.HasField("shape"):
+    if tensor.elem_type in IMAGE_TYPES and not tensor.HasField("shape"):
         dims = [0] * 4  # no shape is declared
     kind = TensorProto.DataType.Name(tensor.elem_type).lower() if tensor.elem_type else "things that are no tensors"
-    if tensor.elem_type not in PIXELS or len(dims) != 4:
+    if tensor.elem_type not in IMAGE_TYPES or len(dims) != 4:
         raise refuse(
             path,
-            f"is no network for pictures: its input {value.name[:40]!r} takes {kind} of {len(dims)} dimensions, "
+            f"is not an image network: its input {value.name[:40]!r} takes {kind} of {len(dims)} dimensions, "
             "and pictures are fractions of 4 (1, channels, height, width)",
         )
     if dims[0] > 1:
@@ -309,13 +312,13 @@ def _layouts(path: Path, model: onnx.ModelProto, value: onnx.ValueInfoProto) -> 
         open_axes = [pair for pair in open_axes if pair[0] == "NCHW"]
     if not open_axes:
         shape = " × ".join(str(side) if side > 0 else "?" for side in dims)
-        raise refuse(path, f"has an input of {shape}, and networks of 1, 2 or 3 channels are used here")
+        raise refuse(path, f"has an input of {shape}, and networks of 1, 2 or 3 channels are supported")
     counts = _first_conv_channels(model, value.name)
     if counts and not counts & {1, 2, 3}:
         raise refuse(
             path,
             f"does not say how many channels its input {value.name[:40]!r} has, and its first convolution takes "
-            f"{min(counts)}; networks of 1, 2 or 3 channels are used here",
+            f"{min(counts)}; networks of 1, 2 or 3 channels are supported",
         )
     return [(layout, count) for layout, _ in open_axes for count in (3, 1, 2) if not counts or count in counts]
 

@@ -23,11 +23,11 @@ from vsfdatrd.workers.spawn import describe_exit, environment, no_window, python
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 15.0
+TIMEOUT = 15.0
 """Timeout in seconds; a typical file takes two. A loop in the graph may never end."""
-PATIENCE_PER_MIB = 5.0
+TIMEOUT_PER_MIB = 5.0
 """Additional timeout in seconds per MiB; the largest kind of network has a hundred MiB and takes about 30 s."""
-MOST_PATIENCE = 180.0
+MAX_TIMEOUT = 180.0
 AGAIN = "and is not tried again for a day; give another file"
 
 
@@ -49,8 +49,8 @@ def probe(path: Path, multiple: int | None = None, input_range: Range | None = N
         EngineError: The process could not be started or failed for another reason.
     """
     if find_spec("openvino") is None:
-        raise refuse(path, "is an ONNX file; finding out how it is used needs OpenVINO: pip install openvino")
-    patience = min(PATIENCE + PATIENCE_PER_MIB * check_file(path).st_size / 2**20, MOST_PATIENCE)
+        raise refuse(path, "is an ONNX file; inspecting it needs OpenVINO: pip install openvino")
+    timeout = min(TIMEOUT + TIMEOUT_PER_MIB * check_file(path).st_size / 2**20, MAX_TIMEOUT)
     arguments = json.dumps({"multiple": multiple, "range": input_range})
     fill_standard_streams()
     try:
@@ -74,9 +74,9 @@ def probe(path: Path, multiple: int | None = None, input_range: Range | None = N
         raise EngineError(f"the process that tries the network cannot be started: {error}") from error
     with process:
         try:
-            output, errors = _collect_output(process, patience)
+            output, errors = _collect_output(process, timeout)
         except subprocess.TimeoutExpired as error:
-            why = f"did not finish a small picture within {patience:.0f} seconds, {AGAIN}"
+            why = f"did not finish a small picture within {timeout:.0f} seconds, {AGAIN}"
             raise TrialError(str(refuse(path, why)), why) from error
         finally:
             process.kill()
@@ -100,7 +100,7 @@ def _collect_output(process: "subprocess.Popen[bytes]", timeout: float) -> tuple
 
     Raises:
         subprocess.TimeoutExpired: It has run for more than `timeout` seconds. Time in which a busy machine did not
-            schedule it does not count, up to MOST_PATIENCE.
+            schedule it does not count, up to MAX_TIMEOUT.
     """
     begin = time.monotonic()
     while True:
@@ -110,5 +110,5 @@ def _collect_output(process: "subprocess.Popen[bytes]", timeout: float) -> tuple
             elapsed = worked = time.monotonic() - begin
             with contextlib.suppress(psutil.Error):
                 worked = sum(psutil.Process(process.pid).cpu_times()[:2])
-            if min(elapsed, worked) > timeout or elapsed > MOST_PATIENCE:
+            if min(elapsed, worked) > timeout or elapsed > MAX_TIMEOUT:
                 raise

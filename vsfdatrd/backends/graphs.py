@@ -7,7 +7,7 @@ from vsfdatrd.errors import EngineBuildError
 if TYPE_CHECKING:
     import onnx
 
-LARGEST = 2**31 - 2**20
+MAX_BYTES = 2**31 - 2**20
 """Maximum size in bytes of an ONNX file that engines read: one protobuf message."""
 
 
@@ -18,11 +18,9 @@ def serialized(model: "onnx.ModelProto") -> bytes:
         model: The graph.
 
     Raises:
-        EngineBuildError: It is larger than `LARGEST`.
+        EngineBuildError: It is larger than `MAX_BYTES`.
     """
-    if (size := model.ByteSize()) > LARGEST:
-        raise EngineBuildError(
-            f"the network's graph has {size / 2**30:.1f} GiB, and 2 GiB are the most that engines read"
-        )
+    if (size := model.ByteSize()) > MAX_BYTES:
+        raise EngineBuildError(f"the network's graph has {size / 2**30:.1f} GiB, and engines read at most 2 GiB")
     content: bytes = model.SerializeToString(deterministic=True)
     return content

@@ -274,7 +274,7 @@ def padded_size(model: ModelDescriptor, height: int, width: int) -> tuple[int, i
     if height > model.fixed[0] or width > model.fixed[1]:
         tall, wide = model.fixed
         raise ArgumentError(
-            f"the network takes frames of {wide}×{tall} pixels and no others, and {width}×{height} are more; "
+            f"the network takes frames of {wide}×{tall} pixels only, and {width}×{height} are more; "
             f'give tile=[{wide}, {tall}], or fit="resize" to send whole frames through it at its size'
         )
     return model.fixed
@@ -292,7 +292,7 @@ def _open_with(
     count = max(1, gpu_count()) if name in ("tensorrt", "torch") else 1
     if max(options.device) >= count:
         devices = f"the {count} GPUs of this machine" if count > 1 else "device 0, the only one here"
-        raise ArgumentError(f"device={list(options.device)} is not there; the {name} engine can use {devices}")
+        raise ArgumentError(f"device={list(options.device)} does not exist; the {name} engine can use {devices}")
     requested = possible if options.precision == "auto" else (cast(Precision, options.precision),)
     padded = padded_size(checkpoint.description, height, width)
     for precision in requested:

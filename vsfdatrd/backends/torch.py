@@ -60,7 +60,7 @@ def unavailable(device: Sequence[int] = (0,)) -> str | None:
 
 def unsupported_reason(model: ModelDescriptor) -> str | None:
     """Return a reason for files without tensors; see `Backend.unsupported_reason`."""
-    return None if model.architecture.has_tensors else f"it is an {model.name} file, which is no PyTorch module"
+    return None if model.architecture.has_tensors else f"it is an {model.name} file, which has no PyTorch module"
 
 
 def warm_up() -> None:

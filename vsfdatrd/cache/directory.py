@@ -28,8 +28,8 @@ _TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 # Engines built by vsfdatrd. `vsfdatrd cache clear` removes them; they are built again when needed.
 """
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_PATIENCE = 3.0  # seconds to wait for another process before telling the user
-_STALE = 3600.0  # age in seconds from which a temporary file without a lock counts as left by a dead process
+_SILENT_SECONDS = 3.0  # seconds to wait for another process before telling the user
+_STALE_SECONDS = 3600.0  # age in seconds from which a temporary file without a lock counts as left by a dead process
 _CURE = "give another directory as cache= or in the environment variable FDATRD_CACHE"
 
 
@@ -135,7 +135,7 @@ class CacheFolder:
         lock = FileLock(self._locks / f"{digest}.lock", poll_interval=0.05)
         with self.translate_errors():
             try:
-                lock.acquire(timeout=_PATIENCE)
+                lock.acquire(timeout=_SILENT_SECONDS)
             except Timeout:
                 with working(f"waiting for another process that is building the same engine ({engine_name})", delay=0):
                     lock.acquire()
@@ -203,7 +203,7 @@ class CacheFolder:
                     with self.lock_if_free(digest) as locked:
                         if locked:
                             delete(Path(item.path))
-                elif time.time() - item.stat(follow_symlinks=False).st_mtime > _STALE:
+                elif time.time() - item.stat(follow_symlinks=False).st_mtime > _STALE_SECONDS:
                     delete(Path(item.path))
 
     def temporary(self, name: str) -> Path:

@@ -43,8 +43,8 @@ LIMIT_GIB = 20.0
 
 _FOLDERS = ("engines", "state", "notes")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_IN_USE = 60.0  # seconds after its last use during which an engine is not evicted: a process may be about to load it
-_FULL = 1 << 20  # free bytes below which a failed build is attributed to a full disk
+_IN_USE_SECONDS = 60.0  # time after its last use in which an engine is not evicted: a process may be loading it
+_MIN_FREE_BYTES = 1 << 20  # free bytes below which a failed build is attributed to a full disk
 
 
 class EngineCache:
@@ -251,7 +251,7 @@ class EngineCache:
                 result = DamagedError(reason)
             if result:
                 log.warning(
-                    "the cached engine %s (%s) is thrown away and built again: %s",
+                    "the cached engine %s (%s) is removed and built again: %s",
                     self._engines / key.digest,
                     key,
                     result,
@@ -281,7 +281,7 @@ class EngineCache:
                 build(directory)
             except Exception as error:
                 # Every library reports a full disk differently, so check the free space.
-                if is_disk_full(error) or shutil.disk_usage(self._folder.tmp).free < _FULL:
+                if is_disk_full(error) or shutil.disk_usage(self._folder.tmp).free < _MIN_FREE_BYTES:
                     raise StoreError(f"{self._folder.disk_full_message()}; the build failed with: {error}") from error
                 raise
             with self._folder.translate_errors():
@@ -301,7 +301,7 @@ class EngineCache:
             for entry in entries:
                 if total <= self.limit:
                     break
-                if entry.digest == keep or time.time() - entry.used < _IN_USE:
+                if entry.digest == keep or time.time() - entry.used < _IN_USE_SECONDS:
                     continue
                 with contextlib.suppress(OSError), self._folder.lock_if_free(entry.digest) as locked:
                     if locked and self._remove(entry.digest):
@@ -338,7 +338,7 @@ def _without_home() -> Path:
             f"there is no home directory to keep built engines in, and {error}; set FDATRD_CACHE to a directory"
         ) from error
     log.warning(
-        "there is no home directory: built engines are kept in %s; set FDATRD_CACHE to a directory that lasts", result
+        "there is no home directory: built engines are kept in %s; set FDATRD_CACHE to a permanent directory", result
     )
     return result
 

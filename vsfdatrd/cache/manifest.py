@@ -98,7 +98,7 @@ def write_manifest(directory: Path, key: Key) -> None:
     """
     manifest = directory / "manifest.json"
     if manifest.exists():
-        raise EngineBuildError(f"building the engine ({key}) wrote manifest.json, a name that belongs to the cache")
+        raise EngineBuildError(f"building the engine ({key}) wrote manifest.json, a name reserved for the cache")
     files = {}
     for path in sorted(directory.rglob("*")):
         if path.is_file() and not path.is_symlink():

@@ -77,7 +77,7 @@ def build_for(options: Options, width: int, height: int, targets: Sequence[str])
         StoreError: The cache directory cannot be used.
     """
     if options.backend not in ("auto", "tensorrt"):
-        raise ArgumentError(f"backend={options.backend!r} is not built for GPUs; leave it out with --for")
+        raise ArgumentError(f"backend={options.backend!r} has no engines for other GPUs; leave it out with --for")
     if not RTX.installed:
         raise EngineUnavailable("engines for other GPUs need tensorrt_rtx; pip install 'vsfdatrd[rtx]'")
     store = EngineCache(options.cache)

@@ -110,9 +110,7 @@ def export(
         )
     checkpoint = open_checkpoint(resolve(model), any_channels=kind != "onnx")
     if not checkpoint.description.architecture.has_tensors:
-        raise ArgumentError(
-            f"model={str(checkpoint.path)!r} is an ONNX file already, which is not taken apart; use it as it is"
-        )
+        raise ArgumentError(f"model={str(checkpoint.path)!r} is an ONNX file already; use it as it is")
     provenance = _provenance(model, checkpoint, precision)
     with _replacing(target, checkpoint.path) as temporary:
         if kind != "onnx":
@@ -138,7 +136,7 @@ def _format(target: Path, value: str | None) -> Format:
             return known
     if value is None:
         raise ArgumentError(
-            f"target={str(target)!r} does not tell its format; name it .onnx, .safetensors or .pth, or give format"
+            f"target={str(target)!r} does not show its format; name it .onnx, .safetensors or .pth, or give format"
         )
     raise ArgumentError(f"format={value!r} is unknown; choose one of {', '.join(FORMATS)}")
 
@@ -148,7 +146,7 @@ def _check_arguments(kind: Format, size: tuple[int, int] | None, dynamic: bool, 
         raise ArgumentError(f"precision={precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
     if kind != "onnx" and (dynamic or size is not None):
         value = "dynamic=True" if dynamic else f"size={_size_text(size)}"
-        raise ArgumentError(f"{value} means nothing for weights, which fit every frame; leave it out, or write .onnx")
+        raise ArgumentError(f"{value} does not apply to weights, which fit every frame; leave it out, or write .onnx")
     if size is None:
         return
     if dynamic:
@@ -253,7 +251,7 @@ def _export_graph(
                 session = export_check.open_session(_graph(checkpoint, trials[0], precision, provenance), precision)
             psnr, difference = export_check.compare_with_pytorch(checkpoint, session, trials, precision)
             sizes = " and ".join(f"{width}×{height}" for height, width in trials)
-            sizes += "" if at_full_size else ", by a graph that was written alike"
+            sizes += "" if at_full_size else ", with a smaller graph written in the same way"
             verified = (
                 f"in ONNX Runtime {export_check.runtime()} against PyTorch at {sizes}: "
                 f"PSNR {psnr:.1f} dB, largest difference {difference:.1g}"
@@ -390,4 +388,4 @@ def _read_back(path: Path, source: Checkpoint, tensors: Mapping[str, Array], pre
             raise verification_error(f"its tensor {name!r} has other values")
     before, after = source.description, written.description
     if replace(before, sha256=after.sha256, dtype=precision, part=after.part) != after:
-        raise verification_error(f"it is taken for {after.name} {after.scale}x in {after.dtype}")
+        raise verification_error(f"it is identified as {after.name} {after.scale}x in {after.dtype}")

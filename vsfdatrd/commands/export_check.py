@@ -58,7 +58,7 @@ def check_structure(graph: bytes) -> None:
     try:
         onnx.checker.check_model(graph, full_check=True)
     except Exception as error:  # onnx raises several exceptions without a common base class
-        raise verification_error(f"onnx finds it unsound ({_first_line(error)})") from error
+        raise verification_error(f"onnx rejects it ({_first_line(error)})") from error
 
 
 def runtime() -> str:

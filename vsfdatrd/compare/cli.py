@@ -15,22 +15,28 @@ if TYPE_CHECKING:
 
 def add_to(commands: "argparse._SubParsersAction[Any]") -> None:
     """Add the subcommand to the command line."""
-    parser = commands.add_parser("compare", help="two videos beside each other: pictures, numbers, a page")
+    parser = commands.add_parser("compare", help="compare two videos: pictures side by side, metrics, a page")
     parser.add_argument("before", type=Path, help="the original, such as episode.mkv")
-    parser.add_argument("after", type=Path, help="what became of it, such as episode_hd.mkv")
+    parser.add_argument("after", type=Path, help="the upscaled video, such as episode_hd.mkv")
     parser.add_argument(
         "--frames",
         type=int,
         nargs="+",
         default=(),
         metavar="N",
-        help="frames to show, counted in AFTER from 0; without it telling ones are chosen",
+        help="frames to show, counted in AFTER from 0; by default informative ones are chosen",
     )
     parser.add_argument("--count", type=int, default=6, help="how many frames are chosen (6)")
     parser.add_argument(
-        "--offset", type=float, default=0.0, metavar="SECONDS", help="what AFTER leaves out at the start of BEFORE (0)"
+        "--offset",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="length of what AFTER leaves out at the start of BEFORE (0)",
     )
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the pictures go (AFTER's name and _compare)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="folder for the pictures (AFTER's name plus _compare)"
+    )
     parser.add_argument("--html", action="store_true", help="also a page with sliders, one file that works offline")
     parser.set_defaults(run=_run)
 

@@ -130,8 +130,8 @@ def _notes(uncropped: Video, before: Video, after: Video, matches: list[Pair]) -
         )
         notes.append(
             f"The two files do not seem to show the same: {before.path.name} has another picture at {frames} of "
-            f"{after.path.name}. If the second leaves out a beginning, say how many seconds with --offset; else the "
-            "numbers mean little."
+            f"{after.path.name}. If the second leaves out a beginning, give its length in seconds with --offset; "
+            "otherwise the metrics mean little."
         )
     return notes
 
@@ -174,7 +174,7 @@ def _shot(comparison: Comparison, sizes: _Sizes, picked: pick.Pick, pair: Pair, 
     crops = []
     for i, box in enumerate(pictures.detail(large[1]), 1):
         first, second = (one.crop(box) for one in both)
-        sheet = pictures.side_by_side(first, second, labels, pictures.MAGNIFIED)
+        sheet = pictures.side_by_side(first, second, labels, pictures.MAGNIFICATION)
         _write_picture(comparison, f"{stem}_crop_{i}.png", pictures.encode_png(sheet))
         crops.append((first, second))
     return page.Shot(

@@ -12,14 +12,14 @@ from vsfdatrd.encode.input_file import choose_video, require_av
 
 log = logging.getLogger(__name__)
 
-LONG = 180.0
+MIN_DURATION = 180.0
 """Seconds; shorter films are read completely."""
 PIECES = 20
-SECONDS = 2.5
+MIN_PIECE_SECONDS = 2.5
 """Minimum length of a piece; it ends at the next GOP boundary."""
 SEAM = 0.2
 """Seconds on either side of a piece's start in which frames may reference frames of another piece."""
-MOST_SECONDS = 6.0
+MAX_PIECE_SECONDS = 6.0
 """Maximum length of a piece, for films with long GOPs."""
 
 _MPEG = ("mpeg1video", "mpeg2video")
@@ -70,7 +70,7 @@ def make_excerpt(film: Path, target: Path) -> Excerpt | None:
         # genpts: program streams have timestamps for few frames.
         with av.open(str(film.absolute()), options={"fflags": "+genpts"}) as source:
             stream, _ = choose_video(source)
-            if stream is None or not source.duration or source.duration / av.time_base < LONG:
+            if stream is None or not source.duration or source.duration / av.time_base < MIN_DURATION:
                 return None
             copy = _copy_mpeg if stream.codec_context.name in _MPEG else _copy
             pieces = copy(av, source, stream, target)
@@ -101,7 +101,7 @@ def _groups(av: Any, source: Any, stream: Any) -> Iterator[tuple[float, list[Any
                 if now <= reached:  # this GOP has been copied already
                     break
                 first = now
-            elif (packet.is_keyframe and now - first >= SECONDS) or now - first >= MOST_SECONDS:
+            elif (packet.is_keyframe and now - first >= MIN_PIECE_SECONDS) or now - first >= MAX_PIECE_SECONDS:
                 break
             packets.append(packet)
             reached = max(reached, now)

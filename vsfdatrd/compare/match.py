@@ -21,7 +21,7 @@ NEIGHBORS = 3
 """Frames of BEFORE examined on either side of the nearest in time."""
 SEARCH = 1.0
 """Seconds searched on either side if no neighbor matches."""
-FITS = 0.9
+MATCHING = 0.9
 """Likeness above which two frames are accepted as a match without further search."""
 DIFFERENT = 0.7
 """Likeness below which two frames do not show the same moment."""
@@ -155,7 +155,7 @@ def _best_match(small: Thumbnails, number: int, time: float, target: Plane) -> P
         return Pair(number, best_number, likenesses[best_number])
 
     pair = best(near)
-    if pair.likeness >= FITS:
+    if pair.likeness >= MATCHING:
         return pair
     inside = np.flatnonzero(np.abs(times - time) <= SEARCH)
     return best(range(int(inside[0]), int(inside[-1]) + 1)) if len(inside) > len(near) else pair

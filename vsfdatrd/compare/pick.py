@@ -16,11 +16,11 @@ from vsfdatrd.errors import ArgumentError, FrameError
 
 log = logging.getLogger(__name__)
 
-MOST = 50
+MAX_FRAMES = 50
 """Maximum number of frames in a comparison: a page with more is too large to open."""
-CANDIDATES = 4
+CANDIDATES_PER_FRAME = 4
 """Frames examined per frame to choose."""
-SCAN = 120
+MAX_SCAN = 120
 """Frames searched for the next scene cut."""
 
 _EMPTY = 0.03  # standard deviation of luma below which a frame shows nothing: black, white, the middle of a fade
@@ -55,12 +55,14 @@ def check(frames: Sequence[int], count: int) -> None:
         count: Number of frames to choose.
 
     Raises:
-        ArgumentError: There are more than `MOST`, or `count` is less than 1.
+        ArgumentError: There are more than `MAX_FRAMES`, or `count` is less than 1.
     """
-    if len(set(frames)) > MOST:
-        raise ArgumentError(f"--frames names {len(set(frames))} frames, and one page holds {MOST} at most; name fewer")
-    if not 1 <= count <= MOST:
-        raise ArgumentError(f"--count {count} is not possible; give 1 to {MOST}")
+    if len(set(frames)) > MAX_FRAMES:
+        raise ArgumentError(
+            f"--frames names {len(set(frames))} frames, and one page holds {MAX_FRAMES} at most; name fewer"
+        )
+    if not 1 <= count <= MAX_FRAMES:
+        raise ArgumentError(f"--count {count} is not possible; give 1 to {MAX_FRAMES}")
 
 
 def requested(video: Video, frames: Sequence[int]) -> list[Pick]:
@@ -97,7 +99,7 @@ def choose_frames(video: Thumbnails, count: int, frames: range) -> list[Pick]:
     """
     cuts = count // 2
     total = len(frames)
-    positions = min(total, max(12, CANDIDATES * count))
+    positions = min(total, max(12, CANDIDATES_PER_FRAME * count))
     searched = max(1, positions // (2 * cuts)) if cuts else positions + 1  # search a cut at every n-th
     candidates: list[_Candidate] = []
     starts: list[_Candidate] = []
@@ -105,10 +107,10 @@ def choose_frames(video: Thumbnails, count: int, frames: range) -> list[Pick]:
         number, after = (frames[0] + int((j + 0.5) * total / positions) for j in (i, i + searched))
         candidates += _examine(video, number)
         if cuts and i % searched == 0:
-            starts += _next_cut(video, range(number, min(number + SCAN, after, frames[-1]) + 1))
+            starts += _next_cut(video, range(number, min(number + MAX_SCAN, after, frames[-1]) + 1))
     if not candidates:
         raise FrameError(
-            f"no frame of {video.video.path} can be read that was tried; the file is damaged, make it anew"
+            f"no frame of {video.video.path} can be read that was tried; the file is damaged, create it again"
         )
     chosen = [(start, "a scene starts") for start in sorted(starts, key=lambda c: -c.lines)[:cuts]]
     visible = [c for c in candidates if not c.empty] or candidates[:1]

@@ -18,9 +18,9 @@ from vsfdatrd.system.files import write_atomic
 type Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels; right and bottom are exclusive."""
 
-WIDEST = 1920
+MAX_WIDTH = 1920
 """Maximum width of frames on a page in pixels; wider frames are downscaled there, but not in the PNG files."""
-MAGNIFIED = 2
+MAGNIFICATION = 2
 """Integer magnification of crops in PNG files."""
 
 _GAP, _HEAD = 8, 34
@@ -95,9 +95,10 @@ def encode_png(picture: Image.Image) -> bytes:
 
 
 def frame_uri(picture: Image.Image) -> str:
-    """Encode a frame as a data URI: visually lossless WebP, a few hundred kB, at most `WIDEST` pixels wide."""
-    if picture.width > WIDEST:
-        picture = picture.resize((WIDEST, round(picture.height * WIDEST / picture.width)), Image.Resampling.LANCZOS)
+    """Encode a frame as a data URI: visually lossless WebP, a few hundred kB, at most `MAX_WIDTH` pixels wide."""
+    if picture.width > MAX_WIDTH:
+        height = round(picture.height * MAX_WIDTH / picture.width)
+        picture = picture.resize((MAX_WIDTH, height), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     picture.save(file, "WEBP", quality=92, method=4)
     return _uri("webp", file.getvalue())
@@ -118,7 +119,7 @@ def write(file: Path, content: bytes) -> None:
         write_atomic(file, content, durable=False)
     except OSError as error:
         raise ArgumentError(
-            f"{file} cannot be written ({error.strerror or error}); give another folder with --out, or make room"
+            f"{file} cannot be written ({error.strerror or error}); give another folder with --out, or free some space"
         ) from error
 
 

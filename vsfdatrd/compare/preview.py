@@ -35,12 +35,12 @@ from vsfdatrd.system.progress import working
 from vsfdatrd.video import color
 from vsfdatrd.weights.catalog import CATALOG, resolve
 
-MEASURED = 4.0
+MIN_SECONDS = 4.0
 """Minimum duration of a speed measurement in seconds."""
-FEWEST = 3
+MIN_FRAMES = 3
 """Minimum number of frames in a speed measurement."""
 
-_ENDLESS = 1 << 24  # frames
+_MANY = 1 << 24  # frames
 
 type Report = Callable[[str], None]
 
@@ -76,22 +76,22 @@ def preview(
     Raises:
         FdatrdError: A file, a model or an engine cannot be used. Finished pictures stay on the page.
     """
-    if not 1 <= count <= pick.MOST:
-        raise ArgumentError(f"--frames {count} is not possible; give 1 to {pick.MOST}")
+    if not 1 <= count <= pick.MAX_FRAMES:
+        raise ArgumentError(f"--frames {count} is not possible; give 1 to {pick.MAX_FRAMES}")
     check_file(film)
     _check_output(out)
     files = [resolve(model) for model in models]
     scales = [open_checkpoint(file).description.scale for file in files]
     with TemporaryDirectory() as folder:
         with working(f"reading {film.name}", delay=2):
-            look = _analyze_film(film, Path(folder), settings)
-        report(look.about)
+            analysis = _analyze_film(film, Path(folder), settings)
+        report(analysis.about)
         report("choosing frames")
         with working("looking at frames", delay=5):
-            picks = pick.choose_frames(Thumbnails(look.video), count, range(look.video.clip.num_frames))
-        frames = _Frames(look, [picked.frame for picked in picks], max(scales))
+            picks = pick.choose_frames(Thumbnails(analysis.video), count, range(analysis.video.clip.num_frames))
+        frames = _Frames(analysis, [picked.frame for picked in picks], max(scales))
         candidates = [Candidate(_name(model)) for model in models]
-        page = Preview(film.name, look.about, candidates, len(picks))
+        page = Preview(film.name, analysis.about, candidates, len(picks))
         try:
             for number, (file, scale) in enumerate(zip(files, scales, strict=True)):
                 _model(page, number, frames, file, scale, settings, report, lambda: _write(out, page, written))
@@ -117,7 +117,7 @@ def _check_output(out: Path) -> None:
     if out.exists():
         with out.open("rb") as file:
             if b'content="vsfdatrd preview' not in file.read(2000):
-                raise ArgumentError(f"{str(out)!r} is there already and is no preview; give another name with --out")
+                raise ArgumentError(f"{str(out)!r} exists and is not a preview; give another name with --out")
     probe = out.with_name(f".{out.name[:100]}.writable")
     pictures.write(probe, b"")
     probe.unlink()
@@ -131,7 +131,7 @@ def _write(out: Path, page: Preview, written: Callable[[], None] | None = None) 
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _FilmAnalysis:
     """The analysis of a film."""
 
     video: Video
@@ -166,7 +166,7 @@ class _Quiet(Reporter):
             super().emit(event, text, **facts)
 
 
-def _analyze_film(film: Path, folder: Path, settings: Settings) -> _Look:
+def _analyze_film(film: Path, folder: Path, settings: Settings) -> _FilmAnalysis:
     excerpt = make_excerpt(film, folder / "excerpt")
     show, analysis = _Quiet(["borders"]), None  # remarks about an excerpt do not apply to the film
     if excerpt is not None:
@@ -190,7 +190,7 @@ def _analyze_film(film: Path, folder: Path, settings: Settings) -> _Look:
     except FdatrdError as error:
         raise ClipError(f"{film}: {error}") from error
     video = Video(film, rgb, clip, times, float(analysis.source.sar), "")
-    return _Look(video, clip, analysis.source.sar, frames, excerpt, about)
+    return _FilmAnalysis(video, clip, analysis.source.sar, frames, excerpt, about)
 
 
 def _without_seams(
@@ -214,27 +214,27 @@ def _about(analysis: SourceAnalysis, frames: int, rate: Fraction, fields: str) -
 class _Frames:
     """The chosen frames, decoded once, and the resized source at the size of the largest result."""
 
-    def __init__(self, look: _Look, numbers: list[int], scale: int) -> None:
-        clip = look.prepared
-        self.look, self.numbers = look, numbers
+    def __init__(self, analysis: _FilmAnalysis, numbers: list[int], scale: int) -> None:
+        clip = analysis.prepared
+        self.analysis, self.numbers = analysis, numbers
         self._source_frames = [clip.get_frame(n) for n in numbers]
         # Repeats the frames under new numbers, so that VapourSynth's cache does not return earlier results.
-        blank = clip.std.BlankClip(length=_ENDLESS, keep=True)
+        blank = clip.std.BlankClip(length=_MANY, keep=True)
         self.clip = blank.std.ModifyFrame(blank, lambda n, f: self._source_frames[n % len(self._source_frames)])
-        self.size = square(clip.width * scale, clip.height * scale, look.sar)
+        self.size = square(clip.width * scale, clip.height * scale, analysis.sar)
         self.source = color.to_rgb(color.describe(self.clip)).resize.Spline36(*self.size)
 
     def views(self, clip: vs.VideoNode, number: int, box: pictures.Box) -> Views:
         """Encode one frame of an RGB clip and its detail for the page."""
-        image = pictures.image(frame(self.look.video, clip, number))
+        image = pictures.image(frame(self.analysis.video, clip, number))
         return Views(pictures.frame_uri(image), pictures.png_uri(image.crop(box)))
 
     def shot(self, number: int) -> Shot:
         """Return the page entry of one frame with the source only; its crop is where the source has most detail."""
-        picture = frame(self.look.video, self.source, number)
+        picture = frame(self.analysis.video, self.source, number)
         image, box = pictures.image(picture), self.box(picture)
         views = Views(pictures.frame_uri(image), pictures.png_uri(image.crop(box)))
-        seconds = self.look.seconds(self.numbers[number])
+        seconds = self.analysis.seconds(self.numbers[number])
         return Shot(seconds, image.size, (box[2] - box[0], box[3] - box[1]), views)
 
     @staticmethod
@@ -265,13 +265,13 @@ def _model(
         for i in range(len(frames.numbers)):
             if i == len(page.shots):
                 page.shots.append(frames.shot(i))
-            box = frames.box(frame(frames.look.video, frames.source, i))
+            box = frames.box(frame(frames.analysis.video, frames.source, i))
             page.shots[i].views[number] = frames.views(converted, i, box)
             write()
             report(f"{candidate.name}: frame {i + 1} of {len(frames.numbers)}")
             if i == 0:
                 candidate.fps = _fps(upscaled[len(frames.numbers) :])
-                candidate.hours = frames.look.frames / candidate.fps / 3600
+                candidate.hours = frames.analysis.frames / candidate.fps / 3600
                 report(
                     f"{candidate.name}: {preview_page.speed(candidate.fps)} frames a second, "
                     f"about {preview_page.duration(candidate.hours)} for the film"
@@ -293,7 +293,7 @@ def _as_fdatrd_error() -> Iterator[None]:
 def _upscaled(frames: _Frames, file: Path, scale: int, settings: Settings) -> vs.VideoNode:
     """Return the frames as `encode` would pass them to the video encoder."""
     clip = frames.clip
-    size = square(clip.width * scale, clip.height * scale, frames.look.sar)
+    size = square(clip.width * scale, clip.height * scale, frames.analysis.sar)
     form = vs.core.get_video_format(vs.PresetVideoFormat[settings.selected_preset.format])
     fits = size == (clip.width * scale, clip.height * scale)
     deep = form if fits else form.replace(bits_per_sample=16)
@@ -320,6 +320,6 @@ def _fps(clip: vs.VideoNode) -> float:
             start = time.monotonic()
         elif n > ahead:
             counted = n - ahead
-            if counted >= FEWEST and time.monotonic() - start >= MEASURED:
+            if counted >= MIN_FRAMES and time.monotonic() - start >= MIN_SECONDS:
                 break
     return counted / (time.monotonic() - start)

@@ -12,15 +12,15 @@ from vsfdatrd.encode.cli import add_processing, processing
 
 def add_to(commands: "argparse._SubParsersAction[Any]") -> None:
     """Add the subcommand to the command line."""
-    about = "a page with some frames of a film as each model would make them, and how long the film would take"
+    about = "make a page with frames of a film upscaled by each model, and the time the film would take"
     parser = commands.add_parser("preview", help=about, description=about)
     parser.add_argument("file", type=Path, help="the film, such as episode.mkv")
     parser.add_argument(
-        "--model", nargs="+", metavar="MODEL", help="names of the catalog, or weights files (those that ship)"
+        "--model", nargs="+", metavar="MODEL", help="names from the catalog, or weights files (all that ship)"
     )
     parser.add_argument("--frames", type=int, default=6, metavar="N", help="how many frames are chosen (6)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the page (beside the film: NAME.preview.html)")
-    parser.add_argument("--open", action="store_true", help="show the page once it has a picture")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the page (next to the film: NAME.preview.html)")
+    parser.add_argument("--open", action="store_true", help="open the page in a browser once it has a picture")
     add_processing(parser)
     parser.set_defaults(run=_run)
 

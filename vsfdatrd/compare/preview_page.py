@@ -9,7 +9,7 @@ from html import escape
 
 from vsfdatrd import __version__
 from vsfdatrd.compare import page
-from vsfdatrd.compare.pictures import WIDEST
+from vsfdatrd.compare.pictures import MAX_WIDTH
 
 SOURCE = "Source, resized"
 
@@ -82,7 +82,7 @@ def render(preview: Preview) -> str:
     finished = sum(len(shot.views) for shot in preview.shots)
     total = preview.count * len(preview.candidates)
     status = {
-        "working": f"{finished} of {total} pictures are made; this page looks for more by itself.",
+        "working": f"{finished} of {total} pictures are made; this page updates itself.",
         "stopped": f"{finished} of {total} pictures were made before this was stopped.",
         "done": "",
     }[preview.state]
@@ -96,7 +96,7 @@ def render(preview: Preview) -> str:
         chips="".join(_chip(i, candidate, preview.state) for i, candidate in enumerate(preview.candidates)),
         options="".join(f'<option value="{value}">{escape(text)}</option>' for value, text in options),
         shots="\n".join(_shot(i, shot, preview) for i, shot in enumerate(preview.shots, 1)),
-        widest=WIDEST,
+        widest=MAX_WIDTH,
         command=escape(_command(preview)),
         version=escape(__version__),
         **page.assets(),

@@ -105,7 +105,7 @@ def frame(video: Video, clip: vs.VideoNode, number: int) -> Picture:
     except vs.Error as error:
         raise FrameError(
             f"frame {number} of {video.path} cannot be read ({error}); choose others with --frames, "
-            "or make the file anew"
+            "or create the file again"
         ) from error
 
 
@@ -132,7 +132,7 @@ def _progressive(clip: vs.VideoNode) -> tuple[vs.VideoNode, str]:
             field = field or int(got.props.get("_FieldBased", 0))
     if not field:
         return clip, ""
-    result, treatment = clip, "says that it is interlaced, and is shown as it is"
+    result, treatment = clip, "is marked as interlaced, and is shown as it is"
     if clip.height % 2 == 0 and min(clip.width, clip.height) >= SMALLEST:
         lines, top = padding_of(clip), int(field == vs.FIELD_TOP)
         padded = vs.core.std.StackVertical([clip, clip.std.Crop(top=clip.height - lines)]) if lines else clip
@@ -141,6 +141,6 @@ def _progressive(clip: vs.VideoNode) -> tuple[vs.VideoNode, str]:
         result = matched.std.FrameEval(
             lambda n, f: single if f.props["_Combed"] else matched, prop_src=matched, clip_src=[single, matched]
         ).std.Crop(bottom=lines)
-        treatment = "is interlaced: fields were matched as for telecined film, none dropped"
+        treatment = "is interlaced: fields were matched as for telecined film, and no frame was dropped"
     # Some frames may still be flagged as interlaced; all of them are progressive now.
     return result.std.SetFrameProps(_FieldBased=0), treatment

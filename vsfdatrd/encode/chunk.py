@@ -36,8 +36,8 @@ _PROGRESS = re.compile(r"Frame: (\d+)/\d+")
 _NO_READER = "fwrite() call failed"
 _ROUTINE = re.compile(r"^(Script evaluation done|Output \d+ frames|Information: )")  # of vspipe
 _MAX_LINES = 40  # number of first lines, and of last lines, kept from a program's output
-_TRIAL = 120.0  # seconds for encoding one black frame
-_PATIENCE = 10.0  # seconds for a program to exit after terminate()
+_TRIAL_TIMEOUT = 120.0  # seconds for encoding one black frame
+_EXIT_TIMEOUT = 10.0  # seconds for a program to exit after terminate()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ class Pipeline:
         """
         self._source.wait()
         self._coder.wait()
-        self._listener.join(_PATIENCE)
+        self._listener.join(_EXIT_TIMEOUT)
         try:
             if self._stopped:
                 raise Stopped
@@ -198,7 +198,7 @@ class Pipeline:
                 process.terminate()
         for process in (self._source, self._coder):
             try:
-                process.wait(_PATIENCE)
+                process.wait(_EXIT_TIMEOUT)
             except subprocess.TimeoutExpired:
                 process.kill()
 
@@ -246,7 +246,7 @@ def try_encoder(options: Sequence[str], pixel_format: str, size: tuple[int, int]
             input=bytes(samples * (2 if pixel_format.endswith("le") else 1)),
             capture_output=True,
             check=False,
-            timeout=_TRIAL,
+            timeout=_TRIAL_TIMEOUT,
             creationflags=no_window(),
         )
     except subprocess.TimeoutExpired:
@@ -321,7 +321,7 @@ def verify_decodable(path: Path, frames: int, rate: Fraction) -> int:
                         raise EncodeError(f"frame {count} of {path.name} does not decode")
             positions = [round((pts - order[0]) * Fraction(stream.time_base) * rate) for pts in order]
     except (av.FFmpegError, IndexError) as error:
-        raise EncodeError(f"{path.name} cannot be read back ({error}); is the disk sound?") from error
+        raise EncodeError(f"{path.name} cannot be read back ({error}); check the disk") from error
     if count != frames or sorted(positions) != list(range(frames)):
         raise EncodeError(
             f"{path.name} holds {count} frames, and {frames} were sent; leave out options that drop or add frames"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _EPILOG = """\
-An interrupted encode goes on where it was when the same command is run again. Options for the video encoder follow --,
+An interrupted encode continues when the same command is run again. Options for the video encoder follow --,
 for example: vsfdatrd encode in.mkv out.mkv -- -crf 14 -preset slow
 """
 
@@ -32,7 +32,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     Args:
         commands: The subparsers of the ``vsfdatrd`` command line.
     """
-    about = "encode a film: upscaled, in parts, resumed by itself"
+    about = "upscale and encode a film, in parts; continues after an interruption"
     parser = commands.add_parser("encode", help=about, description=about, epilog=_EPILOG)
     parser.add_argument("paths", nargs="+", type=Path, metavar="file", help="input and output; or inputs, with --out")
     parser.add_argument(
@@ -40,16 +40,16 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     presets = "; ".join(f"{preset.name}: {preset.about}" for preset in PRESETS.values())
     parser.add_argument("--preset", default="x265", metavar="NAME", help=f"{presets} (x265)")
-    parser.add_argument("--model", default="medium", help="a name of the catalog, or a weights file (medium)")
+    parser.add_argument("--model", default="medium", help="a name from the catalog, or a weights file (medium)")
     add_processing(parser)
     parser.add_argument(
-        "--ray", metavar="ADDRESS", help="make the parts on a Ray cluster: auto, or host:port of its head"
+        "--ray", metavar="ADDRESS", help="encode the parts on a Ray cluster: auto, or host:port of its head"
     )
-    parser.add_argument("--keep-sar", action="store_true", help="keep pixels that are not square")
+    parser.add_argument("--keep-sar", action="store_true", help="keep non-square pixels")
     parser.add_argument("--chunk", type=float, default=5.0, metavar="MINUTES", help="length of a part (5)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there already")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument("--script", action="store_true", help="print the VapourSynth script, and do nothing else")
-    parser.add_argument("--json", action="store_true", help="tell what happens as JSON, one event a line, on stdout")
+    parser.add_argument("--json", action="store_true", help="report what happens as JSON on stdout, one event per line")
     parser.set_defaults(run=run)
 
 
@@ -121,8 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.ray is not None and arguments.device is not None:
         raise ArgumentError(
-            "--device chooses GPUs of this machine, and with --ray it is Ray that deals them out; "
-            "leave one of the two out"
+            "--device chooses GPUs of this machine, and with --ray Ray assigns them; leave one of the two out"
         )
     options = Settings(
         **processing(arguments),
@@ -164,7 +163,7 @@ def run(arguments: argparse.Namespace) -> int:
                     screen.emit("failed", f"{source}: {sentence(error)}", input=source)
             except KeyboardInterrupt:
                 screen.stop()
-                print("vsfdatrd: stopped; run the same command again to go on", file=sys.stderr)
+                print("vsfdatrd: stopped; run the same command again to continue", file=sys.stderr)
                 return 130
     if failed:
         raise FdatrdError(f"{failed} of {len(pairs)} were not encoded; what is done of them is kept")

@@ -39,7 +39,7 @@ def parse_borders(text: str) -> Borders:
     """
     parts = text.split(",")
     if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
-        raise ArgumentError(f"--crop {text} is no crop; give auto, none or left,top,right,bottom, such as 8,0,8,0")
+        raise ArgumentError(f"--crop {text} is not a crop; give auto, none or left,top,right,bottom, such as 8,0,8,0")
     return Borders(*map(int, parts))
 
 
@@ -90,7 +90,7 @@ def check_crop(borders: Borders, clip: Any) -> None:
     across, down = 1 << clip.format.subsampling_w, 1 << clip.format.subsampling_h
     width, height = clip.width - borders.left - borders.right, clip.height - borders.top - borders.bottom
     if (width < 16 or height < 16) and not borders:
-        raise ClipError(f"the frames have {clip.width}×{clip.height} pixels, and 16×16 are the least to be encoded")
+        raise ClipError(f"the frames have {clip.width}×{clip.height} pixels; encode needs at least 16×16")
     if width < 16 or height < 16:
         raise ArgumentError(f"--crop {borders} leaves {width}×{height} of {clip.width}×{clip.height} pixels; crop less")
     if (borders.left | borders.right) % across or (borders.top | borders.bottom) % down:

@@ -15,12 +15,12 @@ type Luma = NDArray[np.uint8]
 type _Numbers = NDArray[np.int16]
 type _Signs = NDArray[np.int8]
 
-MOST = 80
+MAX_COMBED_PIXELS = 80
 """A frame is combed if any 16×16 block has more combed pixels than this: VFM's default `mi`."""
 
-_STEP = 9  # of 255: VFM's cthresh, the minimum difference of a combed line from both adjacent lines
-_ALIKE = 0.25  # maximum relative difference of two steps that belong to the same stripes, moved by one line
-_FEW = 0.25  # fewer combed pixels than this share of drawn ones are content moving behind drawn lines
+_MIN_STEP = 9  # of 255: VFM's cthresh, the minimum difference of a combed line from both adjacent lines
+_STRIPE_TOLERANCE = 0.25  # maximum relative difference of two steps that belong to the same stripes, moved by one line
+_MAX_UNEXPLAINED = 0.25  # fewer combed pixels than this share of drawn ones are content moving behind drawn lines
 
 
 def are_drawn(before: Luma | None, frame: Luma, after: Luma | None) -> bool:
@@ -36,7 +36,7 @@ def are_drawn(before: Luma | None, frame: Luma, after: Luma | None) -> bool:
     drawn = np.zeros(signs.shape, bool)
     neighbors = [other.astype(np.int16) for other in (before, after) if other is not None]
     others = [(other, _combing_signs(other)) for other in neighbors]
-    low, high = here[1:-1] - _STEP, here[1:-1] + _STEP
+    low, high = here[1:-1] - _MIN_STEP, here[1:-1] + _MIN_STEP
     # No adjacent line in any of the three frames is as bright or as dark, so another field cannot explain the line.
     alone = np.ones(signs.shape, bool)
     for other in neighbors:
@@ -49,22 +49,23 @@ def are_drawn(before: Luma | None, frame: Luma, after: Luma | None) -> bool:
         step = _line_differences(here)
         flipped = np.ones(signs.shape, bool)
         for other, other_signs in others:
-            flipped &= (other_signs == -signs) & (np.abs(_line_differences(other) - step) <= _ALIKE * step)
+            flipped &= (other_signs == -signs) & (np.abs(_line_differences(other) - step) <= _STRIPE_TOLERANCE * step)
         drawn |= flipped
     combed = _in_three_lines(signs != 0)
     unexplained = _in_three_lines((signs != 0) & ~drawn)
-    return _worst_block(unexplained) <= MOST or int(unexplained.sum()) < _FEW * int((combed & drawn[1:-1]).sum())
+    few = int(unexplained.sum()) < _MAX_UNEXPLAINED * int((combed & drawn[1:-1]).sum())
+    return _worst_block(unexplained) <= MAX_COMBED_PIXELS or few
 
 
 def _combing_signs(luma: _Numbers) -> _Signs:
     """Mark pixels brighter (1) or darker (-1) than both adjacent lines, by VFM's criterion: (H - 2, W), from line 1."""
     line, up, down = luma[1:-1], luma[:-2], luma[2:]
     over, under = line - up, line - down
-    result = ((over > _STEP) & (under > _STEP)).astype(np.int8)
-    result -= ((over < -_STEP) & (under < -_STEP)).astype(np.int8)
+    result = ((over > _MIN_STEP) & (under > _MIN_STEP)).astype(np.int8)
+    result -= ((over < -_MIN_STEP) & (under < -_MIN_STEP)).astype(np.int8)
     far = np.pad(luma, ((1, 1), (0, 0)), mode="reflect")
     curve = far[:-4] + far[4:] + 4 * line - 3 * (up + down)
-    result[np.abs(curve) <= 6 * _STEP] = 0
+    result[np.abs(curve) <= 6 * _MIN_STEP] = 0
     return result
 
 

@@ -214,7 +214,7 @@ def _shape(sar: Fraction) -> str:
 _MEANING = {
     "progressive": "progressive, left alone",
     "ivtc": "telecined film, the film's own frames are restored",
-    "match": "film with shifted fields, put together again",
+    "match": "film with shifted fields, which are matched again",
     "deint": "interlaced, deinterlaced",
 }
 
@@ -252,7 +252,7 @@ def _is_done(target: Path, fingerprint: dict[str, Any], settings: Settings) -> b
     if settings.overwrite:
         return False
     raise ArgumentError(
-        f"the output {str(target)!r} is there already, and was made from something else or with other settings; "
+        f"the output {str(target)!r} exists, and was made from another source or with other settings; "
         "give another name, or --overwrite"
     )
 
@@ -271,9 +271,7 @@ def _prepare(
     if before is not None and before != now:
         names = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
         reason = ", ".join(names)
-        reporter.emit(
-            "anew", f"beginning anew, since this is not as it was in the interrupted run: {reason}", changed=names
-        )
+        reporter.emit("anew", f"starting over, because these differ from the interrupted run: {reason}", changed=names)
         before = None
     if before is None:
         workspace.forget()
@@ -295,7 +293,7 @@ def _first_frame(inputs: ChunkInputs, journal: Journal, workers: Workers, report
     """
     if (known := journal.get("first frame")) is not None:
         return dict(known)
-    reporter.emit("engine", "making one frame as a trial, which builds the engine if there is none yet")
+    reporter.emit("engine", "rendering one frame, which builds the engine if there is none yet")
     colors = workers.first_frame(inputs)
     journal.set("first frame", colors)
     return colors

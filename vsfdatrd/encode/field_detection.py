@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vsfdatrd.encode.drawn_lines import MOST, Luma, are_drawn
+from vsfdatrd.encode.drawn_lines import MAX_COMBED_PIXELS, Luma, are_drawn
 from vsfdatrd.encode.survey import Survey, survey, windows
 from vsfdatrd.errors import ArgumentError
 
@@ -20,11 +20,11 @@ type Kind = Literal["progressive", "ivtc", "match", "deint"]
 CHOICES = ("auto", "progressive", "ivtc", "deint")
 SMALLEST = 16
 """Minimum width and height in pixels of interlaced video: VFM and Bwdif overrun their buffers in smaller frames."""
-_TESTS = 8  # approximate number of combed frames per window that are tested for drawn lines
-_MOVES = 0.0004  # mean difference from the previous frame, of 1; smaller ones are grain
-_SOME = 0.08  # share of moving frames; fewer combed ones are isolated bad frames
-_STILL_COMBED = 0.3  # share of combed frames that may stay combed after matching, such as interlaced credits over film
-_OWN = 1  # index of match c (the frame's own two fields) in VFM's matches p, c, n, b, u
+_TESTED_FRAMES = 8  # approximate number of combed frames per window that are tested for drawn lines
+_MIN_MOTION = 0.0004  # mean difference from the previous frame, of 1; smaller ones are grain
+_MIN_COMBED = 0.08  # share of moving frames; fewer combed ones are isolated bad frames
+_MAX_STILL_COMBED = 0.3  # share of combed frames that matching may leave, such as interlaced credits over film
+_MATCH_C = 1  # index of match c (the frame's own two fields) in VFM's matches p, c, n, b, u
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +116,13 @@ def _decide(clip: Any, rate: Fraction, requested: str, sample: Survey | None) ->
     if fieldless:
         return Fields("progressive", top, f"no fields in {count}")
     result = _measure_combing(clip, top)
-    if result.combed < max(2, _SOME * result.moving):
-        lines = f", {result.drawn} have drawn lines that look like them" if result.drawn else ""
-        soft = "; its flags for repeating fields are not followed" if repeats else ""
+    if result.combed < max(2, _MIN_COMBED * result.moving):
+        lines = f", {result.drawn} have drawn lines that look like combing" if result.drawn else ""
+        soft = "; its repeat-field flags are ignored" if repeats else ""
         return Fields(
             "progressive",
             top,
-            f"{result.combed} of {result.moving} moving frames show combs{lines}, and the file says {says}{soft}",
+            f"{result.combed} of {result.moving} moving frames are combed{lines}, and the file says {says}{soft}",
         )
     if not marked:
         other = _measure_combing(clip, not top)
@@ -130,9 +130,9 @@ def _decide(clip: Any, rate: Fraction, requested: str, sample: Survey | None) ->
             result, top = other, not top
     order = "top field first" if top else "bottom field first"
     evidence = (
-        f"{result.combed} of {result.moving} moving frames show combs, {result.still_combed} once fields are matched"
+        f"{result.combed} of {result.moving} moving frames are combed, {result.still_combed} after field matching"
     )
-    if result.still_combed > _STILL_COMBED * result.combed:
+    if result.still_combed > _MAX_STILL_COMBED * result.combed:
         return Fields("deint", top, f"{evidence}; {order}")
     if not _is_ntsc_video(rate):
         return Fields("match", top, f"{evidence}; {order}")
@@ -205,25 +205,25 @@ def _measure_combing(clip: Any, top: bool) -> _Evidence:
     for window in windows(clip.num_frames):
         tested = 0
         lines = lines_left = False  # result for the last tested frame; numpy is slow, and adjacent frames are similar
-        every = max(1, len(window) // _TESTS)
+        every = max(1, len(window) // _TESTED_FRAMES)
         for n in window[1:]:
             with matched.get_frame(n) as frame:
                 props = frame.props
-                if props["VFMPlaneStatsDiff"] < _MOVES:
+                if props["VFMPlaneStatsDiff"] < _MIN_MOTION:
                     continue
                 moving += 1
                 mics, match = props["VFMMics"], props["VFMMatch"]
-            if mics[_OWN] <= MOST:
+            if mics[_MATCH_C] <= MAX_COMBED_PIXELS:
                 continue
             if tested % every == 0:
                 lines = _drawn(plain, n)
-                lines_left = not lines and mics[match] > MOST and _drawn(matched, n)
+                lines_left = not lines and mics[match] > MAX_COMBED_PIXELS and _drawn(matched, n)
             tested += 1
             if lines:
                 drawn += 1
                 continue
             combed += 1
-            still_combed += mics[match] > MOST and not lines_left
+            still_combed += mics[match] > MAX_COMBED_PIXELS and not lines_left
             repaired[match] += 1
     return _Evidence(moving, combed, still_combed, tuple(repaired), drawn)
 

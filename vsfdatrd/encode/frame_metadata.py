@@ -15,12 +15,12 @@ from vsfdatrd.encode.input_file import open_input, require_av
 from vsfdatrd.encode.source import Source
 from vsfdatrd.encode.timing import Timing
 
-_LOOK = 8  # frames at the start of the file that are examined for HDR metadata and transparency
-_MOST = 31  # caption triplets per frame; their count is a five-bit field
+_FRAMES_EXAMINED = 8  # frames at the start of the file that are examined for HDR metadata and transparency
+_MAX_TRIPLETS = 31  # caption triplets per frame; their count is a five-bit field
 _CODECS_WITH_CAPTIONS = ("mpeg1video", "mpeg2video", "h264", "hevc", "av1", "vvc")
 # Start of user data with captions: ATSC A/53, DVD, SCTE 20 (the last two after MPEG-2's start code for user data).
-_MARKS = (b"GA94\x03", b"\0\0\1\xb2CC\x01", b"\0\0\1\xb2\x03\x01", b"\0\0\1\xb2\x03\x81")
-_LOST = {
+_CAPTION_MARKERS = (b"GA94\x03", b"\0\0\1\xb2CC\x01", b"\0\0\1\xb2\x03\x01", b"\0\0\1\xb2\x03\x81")
+_NEVER_KEPT = {
     "DYNAMIC_HDR_PLUS": "HDR10+ dynamic metadata",
     "DOVI_METADATA": "Dolby Vision metadata",
     "DOVI_RPU_BUFFER": "Dolby Vision metadata",
@@ -61,7 +61,7 @@ class FrameMetadata:
             codec: Codec of the output, as from `codec_of`.
             encoder: ffmpeg's name of the encoder, for the phrases.
         """
-        nowhere = [] if codec in CODECS else [f"{kind} ({encoder} has no place for it)" for kind in self._carried()]
+        nowhere = [] if codec in CODECS else [f"{kind} ({encoder} cannot store it)" for kind in self._carried()]
         return [*nowhere, *self.lost]
 
     def _carried(self) -> list[str]:
@@ -95,8 +95,8 @@ class FrameMetadata:
                 waiting += b"".join(map(_valid, pieces))
             elif pieces:
                 waiting = pieces[0]
-            result.append(waiting[: 3 * _MOST])
-            waiting = waiting[3 * _MOST :]
+            result.append(waiting[: 3 * _MAX_TRIPLETS])
+            waiting = waiting[3 * _MAX_TRIPLETS :]
         return result
 
 
@@ -118,12 +118,12 @@ def find(source: Source) -> FrameMetadata:
     with _opened(source) as (container, stream):
         if stream.metadata.get("alpha_mode") == "1":  # VP8 and VP9 store alpha as a second picture
             lost["transparency"] = None
-        for frame in itertools.islice(_frames(av, container, stream), _LOOK):
+        for frame in itertools.islice(_frames(av, container, stream), _FRAMES_EXAMINED):
             if any(component.is_alpha for component in frame.format.components) and not frame.format.has_palette:
                 lost["transparency"] = None
             for name, content in _side_data(frame):
                 result.setdefault(name, content)
-    lost |= dict.fromkeys(_LOST[name] for name in result if name in _LOST)
+    lost |= dict.fromkeys(_NEVER_KEPT[name] for name in result if name in _NEVER_KEPT)
     display = _mastering_display(result.get("MASTERING_DISPLAY_METADATA", b""))
     light = result.get("CONTENT_LIGHT_LEVEL", b"")
     return FrameMetadata(
@@ -186,7 +186,7 @@ def _has_captions(source: Source) -> bool:
     with _opened(source) as (container, stream):
         if stream.codec_context.codec.canonical_name not in _CODECS_WITH_CAPTIONS:
             return False
-        return any(mark in packet for packet in map(bytes, container.demux(stream)) for mark in _MARKS)
+        return any(mark in packet for packet in map(bytes, container.demux(stream)) for mark in _CAPTION_MARKERS)
 
 
 def _captions(av: Any, source: Source) -> list[tuple[Fraction, bytes]]:

@@ -10,10 +10,10 @@ from vsfdatrd.errors import EncodeError
 
 PIP = "pip install 'vsfdatrd[encode]'"
 
-_LATE = frozenset({"mpeg", "mpegts", "flv", "live_flv", "wtv"})
+_NO_STREAM_LIST = frozenset({"mpeg", "mpegts", "flv", "live_flv", "wtv"})
 """ffmpeg formats whose files do not list their streams, or the codecs of them, at the start."""
-_EVERYTHING = 10**12  # microseconds: longer than any file
-_STILLS = 200  # after this many video packets, a stream with only one of them is a still picture
+_ANY_DURATION = 10**12  # microseconds: longer than any file
+_STILL_CHECK_PACKETS = 200  # after this many video packets, a stream with only one of them is a still picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +70,11 @@ def open_input(path: Path) -> Any:
     av = require_av()
     name = str(path.absolute())  # in a relative name, ffmpeg takes the text before a colon for a protocol
     container = av.open(name)
-    if container.format.name not in _LATE:
+    if container.format.name not in _NO_STREAM_LIST:
         return container
     container.close()
     # nobuffer: otherwise ffmpeg keeps everything it has probed in memory, which is 8 GB for a disc.
-    options = {"probesize": str(max(path.stat().st_size, 1 << 20)), "analyzeduration": str(_EVERYTHING)}
+    options = {"probesize": str(max(path.stat().st_size, 1 << 20)), "analyzeduration": str(_ANY_DURATION)}
     container = av.open(name, options=options | {"fflags": "nobuffer"})
     try:
         container.seek(0, unsupported_byte_offset=True)  # probed packets were discarded: start over
@@ -140,7 +140,7 @@ def choose_video(container: Any) -> tuple[Any, str]:
     counts: Counter[int] = Counter()
     for packet in container.demux(candidates):
         counts[packet.stream.index] += bool(packet.size)
-        if counts.total() >= _STILLS:
+        if counts.total() >= _STILL_CHECK_PACKETS:
             break
     moving = [stream for stream in candidates if counts[stream.index] > 1] or candidates
     largest = max(moving, key=lambda stream: stream.codec_context.width * stream.codec_context.height)

@@ -25,9 +25,9 @@ from vsfdatrd.system.programs import ffmpeg, run
 TAG = "VSFDATRD"
 """Name of the container tag that identifies the settings with which a file was made."""
 
-_FINE = 12000  # minimum ticks per second of the video time base
-_WARM_UP = Fraction(1, 10)  # seconds of audio before an edit list's start that decoders need as preroll
-_LOST = Fraction(1, 2)  # seconds: timestamps that go backward by more are a clock reset
+_MIN_TICKS = 12000  # minimum ticks per second of the video time base
+_AUDIO_PREROLL = Fraction(1, 10)  # seconds of audio before an edit list's start that decoders need as preroll
+_CLOCK_RESET = Fraction(1, 2)  # seconds: timestamps that go backward by more are a clock reset
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ def _video_time_base(timing: Timing) -> Fraction:
     """Return the video time base in seconds; at a constant rate, a frame lasts an integer number of ticks."""
     if timing.times is not None:
         return Fraction(1, 90000)
-    return Fraction(1, timing.rate.numerator * math.ceil(_FINE / timing.rate.numerator))
+    return Fraction(1, timing.rate.numerator * math.ceil(_MIN_TICKS / timing.rate.numerator))
 
 
 def _valid_tags(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -197,7 +197,7 @@ def _video_packets(av: Any, film: Film, output: Any) -> Iterator[Any]:
             elif header != extradata:
                 raise EncodeError(
                     f"{path.name} was encoded with other headers than the first part; leave out options that make "
-                    "the encoder decide by content, or delete the folder beside the output to begin anew"
+                    "the encoder decide by content, or delete the folder next to the output to start over"
                 )
             beginning = None
             stored = record.chunk.start
@@ -275,10 +275,10 @@ def _audio_and_subtitles(av: Any, film: Film, source: Any, outputs: Mapping[int,
         base = Fraction(packet.time_base)
         shift = round(film.source.origin / base)
         pts = packet.dts if packet.pts is None else packet.pts
-        if packet.is_discard and pts * base < film.source.origin - _WARM_UP:
+        if packet.is_discard and pts * base < film.source.origin - _AUDIO_PREROLL:
             continue  # excluded by an MP4 edit list, as in clips that were cut without encoding
         dts = pts if packet.dts is None else packet.dts
-        if index in last and dts - shift < last[index] - _LOST / base:
+        if index in last and dts - shift < last[index] - _CLOCK_RESET / base:
             raise EncodeError(
                 f"the timestamps of {streams.describe(source.streams[index])} go back after "
                 f"{float(last[index] * base):.1f} s; remux the source first, for example with MakeMKV or "
@@ -329,7 +329,9 @@ def _read_back(av: Any, film: Film, target: Path, sent: Mapping[int, int], sent_
     frames = film.parts[-1].chunk.stop
     short = any(result[index] < count for index, count in sent.items())  # more is allowed: mp4 fills gaps in subtitles
     if short or len(times) != frames or payload.digest() != sent_payload:
-        raise EncodeError(f"the joined file does not hold what was put into it ({result} packets of {dict(sent)})")
+        raise EncodeError(
+            f"the joined file does not have the packets that were written ({result} packets of {dict(sent)})"
+        )
     worst = max(abs(time - film.timing.at(n)) for n, time in enumerate(sorted(times)))
     if worst > Fraction(1, 500):
-        raise EncodeError(f"a frame of the joined file is shown {float(worst * 1000):.1f} ms from where it belongs")
+        raise EncodeError(f"a frame of the joined file is shown {float(worst * 1000):.1f} ms from its correct time")

@@ -10,10 +10,10 @@ from vsfdatrd.encode.input_file import open_input, require_av
 
 _SAMPLES = 1024  # maximum number of key frames decoded in a file that is read sequentially
 _SEEKS = 48  # number of positions decoded in a seekable file
-_ODDEST = Fraction(4)  # largest plausible SAR; its inverse is the smallest
+_MAX_SAR = Fraction(4)  # largest plausible SAR; its inverse is the smallest
 _ROUNDING = Fraction(1, 50)  # tolerated difference from the container, which may round the display width
 
-_STREAMED = ("mpeg", "mpegts", "mpegvideo", "h264", "hevc", "m4v", "dv", "obu", "vc1", "cavsvideo", "flv")
+_SEQUENTIAL_FORMATS = ("mpeg", "mpegts", "mpegvideo", "h264", "hevc", "m4v", "dv", "obu", "vc1", "cavsvideo", "flv")
 """ffmpeg formats that cannot be seeked by time, or not accurately."""
 
 
@@ -37,7 +37,7 @@ def pixel_shapes(path: Path, video: int, frames: int) -> Counter[Fraction]:
         stream = container.streams[video]
         context = stream.codec_context
         context.thread_type = "NONE"  # no frame threading: each packet is decoded immediately
-        streamed = container.format.name in _STREAMED or not container.duration
+        streamed = container.format.name in _SEQUENTIAL_FORMATS or not container.duration
         packets = _key_packets(container, stream, frames) if streamed else _seek_key_packets(av, container, stream)
         for packet, weight in packets:
             try:
@@ -83,7 +83,7 @@ def plausible_sar(sar: Fraction) -> Fraction:
     Args:
         sar: A declared sample aspect ratio.
     """
-    return sar if 1 / _ODDEST <= sar <= _ODDEST else Fraction(1)
+    return sar if 1 / _MAX_SAR <= sar <= _MAX_SAR else Fraction(1)
 
 
 def prevailing(shapes: Counter[Fraction], container: Fraction | None) -> tuple[Fraction, Sequence[str]]:
@@ -109,7 +109,7 @@ def prevailing(shapes: Counter[Fraction], container: Fraction | None) -> tuple[F
     if declared is not None and abs(declared / sar - 1) > _ROUNDING:
         # Players use the container's value, and it is where users correct a wrong SAR.
         return declared, (
-            f"pixels are {sar_text(sar)} by the frames and {sar_text(declared)} by the container, which is believed",
+            f"pixels are {sar_text(sar)} in the frames and {sar_text(declared)} in the container, which is used",
         )
     return sar, ()
 

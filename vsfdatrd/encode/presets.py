@@ -94,7 +94,7 @@ def check(preset: Preset, suffix: str, encoder: str) -> None:
     """
     if suffix not in preset.suffixes:
         raise ArgumentError(
-            f"the preset {preset.name} ({preset.about}) cannot be held by a {suffix or 'nameless'} file; "
+            f"the preset {preset.name} ({preset.about}) cannot be stored in a {suffix or 'nameless'} file; "
             f"give an output that ends in {' or '.join(preset.suffixes)}"
         )
     ffmpeg(encoder)

@@ -11,10 +11,10 @@ from typing import Any, Self, TextIO
 from vsfdatrd.system.files import format_bytes
 from vsfdatrd.system.terminal import printable, raw_stream
 
-_EVERY = 30.0  # seconds between plain lines
-_SPAN = 120.0  # seconds over which the frame rate is averaged
+_LINE_INTERVAL = 30.0  # seconds between plain lines
+_RATE_WINDOW = 120.0  # seconds over which the frame rate is averaged
 _BAR = 40  # minimum columns for the bar and what precedes it
-_LONG = ("reading", "fields", "output", "engine", "joining")  # events followed by a long step without progress counts
+_LONG_STEPS = ("reading", "fields", "output", "engine", "joining")  # events before a step without progress counts
 
 
 class Rate:
@@ -41,7 +41,7 @@ class Rate:
             self._history.clear()
         self.done = done
         self._history.append((now, done))
-        while len(self._history) > 2 and now - self._history[0][0] > _SPAN:
+        while len(self._history) > 2 and now - self._history[0][0] > _RATE_WINDOW:
             self._history.popleft()
 
     @property
@@ -98,7 +98,7 @@ class Reporter:
         """
         self._rate = Rate(total, done)
         self._device = device
-        self._next = time.monotonic() + _EVERY
+        self._next = time.monotonic() + _LINE_INTERVAL
 
     def frames(self, done: int, size: int) -> None:
         """Report progress.
@@ -117,7 +117,7 @@ class Reporter:
 
     def _progress(self, rate: Rate, size: int) -> None:
         if time.monotonic() >= self._next and rate.done < rate.total:
-            self._next = time.monotonic() + _EVERY
+            self._next = time.monotonic() + _LINE_INTERVAL
             share = 100 * rate.done / rate.total
             self._line(
                 f"{rate.done} of {rate.total} frames ({share:.1f} %), {rate.fps:.2f} fps, "
@@ -207,7 +207,7 @@ class TerminalReporter(Reporter):
         """See `Reporter.emit`."""
         self._wait_no_more()
         super().emit(event, text, **facts)
-        if event in _LONG and self._task is None:
+        if event in _LONG_STEPS and self._task is None:
             self._waiting = self._clock.add_task("", total=None)
             self._clock.start()
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 _REACH = 5  # seconds before and after a planned cut in which a scene change is searched
-_SMALL = 64  # width and height in pixels of the downscaled frames that are compared
+_THUMBNAIL = 64  # width and height in pixels of the downscaled frames that are compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def _scene_start(clip: Any, middle: int, reach: int) -> int:
     offset = max(0, first - 1)
     family = vs.RGB if clip.format.color_family == vs.RGB else vs.GRAY
     color = {"matrix": 6} if family == vs.RGB else {}
-    small = near.resize.Bilinear(_SMALL, _SMALL, format=vs.GRAY8, **color)
+    small = near.resize.Bilinear(_THUMBNAIL, _THUMBNAIL, format=vs.GRAY8, **color)
     if small.num_frames < 2:
         return middle
     compared = small[1:].std.PlaneStats(small[:-1])

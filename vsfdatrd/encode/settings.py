@@ -87,7 +87,7 @@ class Settings:
 
 
 # ffmpeg options that conflict with those set by encode, or whose effect would be lost when chunks are joined.
-_NOT_FURTHER = re.compile(
+_FORBIDDEN_OPTIONS = re.compile(
     "-("
     "i|f|map|[avsd]n|[as]codec|filter_complex|lavfi|attach|dump_attachment|target|"  # files and streams
     "ss|sseof|t|to|fs|[vad]?frames|stream_loop|shortest|"  # which frames
@@ -112,10 +112,10 @@ def _check_further(words: Sequence[str]) -> None:
             continue
         name, _, specifier = word.partition(":")
         other = name in ("-c", "-codec") and not specifier.startswith("v")
-        if _NOT_FURTHER.fullmatch(name) or other:
+        if _FORBIDDEN_OPTIONS.fullmatch(name) or other:
             raise ArgumentError(
                 f"{word} after -- would change which frames or streams there are, or how they are written, which "
-                "encode sees to itself; give options of the video encoder only, such as -crf 14 or -preset slow"
+                "encode controls itself; give options of the video encoder only, such as -crf 14 or -preset slow"
             )
 
 
@@ -146,7 +146,7 @@ def outputs(paths: list[Path], folder: Path | None) -> list[tuple[Path, Path]]:
             raise ArgumentError(f"two inputs would both become {twice[0]}; encode them one by one, with other names")
     for source, target in pairs:
         if target.suffix.lower() not in CONTAINERS:
-            raise ArgumentError(f"the output {str(target)!r} has no suffix that is known; end it in .mkv, .mp4 or .mov")
+            raise ArgumentError(f"the output {str(target)!r} has no known suffix; end it in .mkv, .mp4 or .mov")
         most = longest_name(target.parent)
         if len(os.fsencode(target.name)) > most:
             raise ArgumentError(

@@ -17,8 +17,8 @@ from vsfdatrd.encode.survey import Survey, survey
 from vsfdatrd.encode.timestamps import UNKNOWN, fill_gaps
 from vsfdatrd.errors import ArgumentError, ClipError, EncodeError
 
-_EDGE = 1 << 20  # bytes hashed at each end of the file, see `identity`
-_USUAL = Fraction(25)  # frames per second if neither the timestamps nor the container give a rate
+_EDGE_BYTES = 1 << 20  # bytes hashed at each end of the file, see `identity`
+_DEFAULT_RATE = Fraction(25)  # frames per second if neither the timestamps nor the container give a rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def find_track(path: Path) -> VideoTrack:
     except av.FFmpegError as error:
         raise ArgumentError(f"{str(path)!r} cannot be read as video ({error.strerror}); give a video file") from error
     if track is None:
-        raise ArgumentError(f"{str(path)!r} holds no video that can be read; give a video file")
+        raise ArgumentError(f"{str(path)!r} has no readable video; give a video file")
     return track
 
 
@@ -153,8 +153,8 @@ def _refusal(path: Path, reason: str) -> str:
     if "rotation" in reason:
         degrees = re.sub(r"\D+", " ", reason).split()[0]
         return (
-            f"{str(path)!r} is to be turned by {degrees} degrees, and only multiples of 90 are possible; "
-            "take the rotation out of it first: ffmpeg -display_rotation 0 -i IN -c copy OUT"
+            f"{str(path)!r} is marked to be rotated by {degrees} degrees, and only multiples of 90 are supported; "
+            "remove the rotation first: ffmpeg -display_rotation 0 -i IN -c copy OUT"
         )
     if "format" in reason:
         return (
@@ -213,8 +213,8 @@ def check_constant(path: Path, clip: Any) -> None:
     width, _, height = forms[0][0].split()[0].partition("×")
     result = ", ".join(f"{form} in {count}" for form, count in forms)
     raise ClipError(
-        f"the frames of {str(path)!r} change their size or format in the course of the film (of those looked at: "
-        f"{result}); make them equal first, for example with ffmpeg -i IN -vf scale={width}:{height} -c:v ffv1 -c:a "
+        f"the frames of {str(path)!r} change size or format within the film (of the sampled frames: "
+        f"{result}); make them uniform first, for example with ffmpeg -i IN -vf scale={width}:{height} -c:v ffv1 -c:a "
         "copy OUT.mkv, or cut the file where they change"
     )
 
@@ -230,11 +230,11 @@ def frame_rate(clip: Any, stamps: Sequence[int], base: Fraction, track: VideoTra
     """
     declared = Fraction(clip.fps_num, clip.fps_den) if clip.fps_num > 0 and clip.fps_den > 0 else None
     if len(stamps) < 2:  # for a single frame, BestSource reports the container's time base as the rate
-        return track.rate if track.rate and 1 <= track.rate <= 240 else _USUAL
+        return track.rate if track.rate and 1 <= track.rate <= 240 else _DEFAULT_RATE
     steps = sorted(b - a for a, b in itertools.pairwise(stamps) if a != UNKNOWN and b > a)
     usual = 1 / (steps[len(steps) // 2] * base) if steps else None
     if declared is None or (usual is not None and UNKNOWN in stamps and abs(usual / declared - 1) > Fraction(1, 10)):
-        return usual or track.rate or _USUAL
+        return usual or track.rate or _DEFAULT_RATE
     return declared
 
 
@@ -267,7 +267,7 @@ def identity(path: Path) -> dict[str, str | int]:
     status = path.stat()
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        digest.update(file.read(_EDGE))
-        file.seek(max(0, status.st_size - _EDGE))
-        digest.update(file.read(_EDGE))
+        digest.update(file.read(_EDGE_BYTES))
+        file.seek(max(0, status.st_size - _EDGE_BYTES))
+        digest.update(file.read(_EDGE_BYTES))
     return {"size": status.st_size, "changed": status.st_mtime_ns, "edges": digest.hexdigest()}

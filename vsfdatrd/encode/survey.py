@@ -8,7 +8,7 @@ from typing import Any
 WINDOWS, LENGTH = 16, 25
 """Number of sampled windows, and frames per window (five telecine cycles)."""
 
-_EACH = 10  # frames per window whose properties are read
+_FRAMES_PER_WINDOW = 10  # frames per window whose properties are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ def survey(clip: Any) -> Survey:
     forms: Counter[str] = Counter()
     for part in windows(clip.num_frames):
         # In a short clip, frames from all of it; otherwise consecutive ones, which are decoded together anyway.
-        step = max(1, len(part) // (WINDOWS * _EACH))
-        for n in part[::step] if len(part) > LENGTH else part[:_EACH]:
+        step = max(1, len(part) // (WINDOWS * _FRAMES_PER_WINDOW))
+        for n in part[::step] if len(part) > LENGTH else part[:_FRAMES_PER_WINDOW]:
             with clip.get_frame(n) as frame:
                 flags.append(int(frame.props.get("_FieldBased", 0)))
                 repeats += bool(frame.props.get("RepeatField", 0))

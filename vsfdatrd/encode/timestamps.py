@@ -7,7 +7,7 @@ from fractions import Fraction
 UNKNOWN = -(2**63)
 """BestSource's value for a frame without a timestamp (ffmpeg's AV_NOPTS_VALUE)."""
 
-_GLITCH = 2  # frames by which a timestamp may go backward before it counts as a clock reset
+_MAX_BACKWARD = 2  # frames by which a timestamp may go backward before it counts as a clock reset
 
 
 def fill_gaps(stamps: Sequence[int], lasts: Fraction) -> list[int]:
@@ -28,7 +28,7 @@ def fill_gaps(stamps: Sequence[int], lasts: Fraction) -> list[int]:
     for n, stamp in enumerate(stamps):
         if stamp == UNKNOWN:
             continue
-        if stamped and stamp <= stamped[-1][1] and stamp > stamped[-1][1] - _GLITCH * lasts:
+        if stamped and stamp <= stamped[-1][1] and stamp > stamped[-1][1] - _MAX_BACKWARD * lasts:
             continue
         stamped.append((n, stamp))
     if not stamped:

@@ -10,7 +10,7 @@ from vsfdatrd.system.programs import utf8_environment, vspipe
 from vsfdatrd.workers.spawn import no_window
 
 _COLORS = ("_Matrix", "_Transfer", "_Primaries", "_Range", "_ChromaLocation")
-_PATIENCE = 3600.0  # seconds; includes building the engine, which is slow on a CPU
+_TIMEOUT = 3600.0  # seconds; includes building the engine, which is slow on a CPU
 
 
 def first_frame(script: Path, device: str, props_file: Path) -> dict[str, int]:
@@ -37,7 +37,7 @@ def first_frame(script: Path, device: str, props_file: Path) -> dict[str, int]:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
-            timeout=_PATIENCE,
+            timeout=_TIMEOUT,
             creationflags=no_window(),
             cwd=script.parent,
             env=utf8_environment(),
@@ -47,6 +47,6 @@ def first_frame(script: Path, device: str, props_file: Path) -> dict[str, int]:
     if done.returncode:
         lines = [line.strip() for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
         ours = [line[line.index(PREFIX) + len(PREFIX) :] for line in lines if PREFIX in line]
-        raise EncodeError(f"the first frame failed: {(ours or lines or ['vspipe said nothing'])[-1]}")
+        raise EncodeError(f"the first frame failed: {(ours or lines or ['vspipe printed no message'])[-1]}")
     props = json.loads(props_file.read_text(encoding="utf-8"))[0]
     return {name: int(props[name]) for name in _COLORS if name in props}

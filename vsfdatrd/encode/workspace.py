@@ -65,7 +65,7 @@ class Workspace:
         except OSError as error:
             raise EncodeError(f"the journal {path} cannot be read ({error.strerror}); check its permissions") from error
         except DamagedJournalError as error:
-            report(f"the journal {path} is damaged ({error}); beginning anew")
+            report(f"the journal {path} is damaged ({error}); starting over")
             path.unlink()
             self.forget()
             return Journal(path)

@@ -166,5 +166,5 @@ def load(path: Path, tensors: Mapping[str, NDArray[Any]]) -> OtherNetwork:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise refuse(path, f"resembles a known network but does not load ({reason[:99]}); download it again") from error
     if not isinstance(descriptor, ImageModelDescriptor):
-        raise refuse(path, f"is {descriptor.architecture.name}, which needs a mask beside the picture; give another")
+        raise refuse(path, f"is {descriptor.architecture.name}, which needs a mask as a second input; give another")
     return OtherNetwork(descriptor)

@@ -21,7 +21,7 @@ def expand_user(path: str | PathLike[str]) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise ArgumentError(
-            f"the path {os.fspath(path)!r} cannot be used, as there is no such home directory; write the whole path"
+            f"the path {os.fspath(path)!r} cannot be used, as there is no such home directory; give the full path"
         ) from error
 
 
@@ -51,7 +51,7 @@ def private_temporary_directory(name: str) -> Path:
         path.mkdir(mode=0o700, exist_ok=True)
         status = path.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
-            raise PermissionError(f"{path} is not a directory of this user alone")
+            raise PermissionError(f"{path} is not private to this user")
     else:  # the temporary directory is the user's own
         path = Path(tempfile.gettempdir(), name)
         path.mkdir(exist_ok=True)

@@ -31,7 +31,7 @@ def cap() -> str | None:
     value = os.environ.get(VARIABLE, "").strip().lower()
     if value and value not in CAPS:
         raise ArgumentError(
-            f"{VARIABLE}={os.environ[VARIABLE]!r} is no set of instructions; set it to one of {', '.join(CAPS)}, or "
+            f"{VARIABLE}={os.environ[VARIABLE]!r} is not a set of instructions; set it to one of {', '.join(CAPS)}, or "
             "unset it"
         )
     return value or None

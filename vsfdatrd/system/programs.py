@@ -56,7 +56,7 @@ def ffmpeg(encoder: str = "") -> str:
         except EncodeError as error:
             lacking.append(str(error))
     advice = "install an ffmpeg that has it, or choose another --preset" if encoder else "install another"
-    raise EncodeError(f"{'; '.join(lacking)}; {advice} (pip install imageio-ffmpeg brings one)")
+    raise EncodeError(f"{'; '.join(lacking)}; {advice} (pip install imageio-ffmpeg installs one)")
 
 
 @cache
@@ -133,7 +133,7 @@ def main_reason(lines: Sequence[str]) -> str:
     messages = [line.strip() for line in lines if line.strip()]
     causes = [line for line in messages if not _CONSEQUENCES.search(line)] or messages
     plain = dict.fromkeys(_ADDRESS.sub(lambda match: f"{match[1]}: ", line) for line in causes)
-    return "; ".join(list(plain)[:3]) or "it said nothing"
+    return "; ".join(list(plain)[:3]) or "it printed no message"
 
 
 def run(command: list[str], data: bytes | None = None) -> bytes:

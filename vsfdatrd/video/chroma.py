@@ -24,11 +24,11 @@ def check(source: Source) -> None:
         return
     advice = "convert it first, core.resize.Spline36(clip, format=vs.YUV420P16)"
     if form.color_family == vs.YUV and not (form.subsampling_w or form.subsampling_h):
-        advice = "4:4:4 has its chroma whole and needs no such model"
+        advice = "4:4:4 has full-resolution chroma and needs no such model"
     elif form.color_family == vs.GRAY:
         advice = "give a luma model, such as ArtCNN C4F32 without Chroma in its name"
     elif form.color_family == vs.RGB:
-        advice = "RGB has its chroma whole and needs no such model; give one for luma or RGB"
+        advice = "RGB has full-resolution chroma and needs no such model; give one for luma or RGB"
     raise ClipError(
         f"the model reconstructs the chroma of 4:2:0, half the luma's width and height, and the clip is {form.name}; "
         f"{advice}"

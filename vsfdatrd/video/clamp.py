@@ -69,7 +69,7 @@ def _planes(source: Plane, target: Plane) -> tuple[c_void_p | c_int64, ...]:
     for plane in (source, target):
         if plane.dtype != np.float32 or plane.ndim != 2 or (plane.shape[1] > 1 and plane.strides[1] != plane.itemsize):
             raise ValueError(
-                f"an array {plane.shape} of {plane.dtype} with strides {plane.strides} is no float32 plane"
+                f"an array {plane.shape} of {plane.dtype} with strides {plane.strides} is not a float32 plane"
             )
     if source.shape != target.shape or not target.flags.writeable:
         raise ValueError(f"a plane of {source.shape} cannot be copied into one of {target.shape}")

@@ -276,7 +276,7 @@ def _output_format(source: vs.VideoFormat, requested: str | None) -> vs.VideoFor
     if number >= 2**31 or not _supported(form := vs.core.get_video_format(number)):
         hint = did_you_mean(name, vs.PresetVideoFormat.__members__) or "."
         raise ArgumentError(
-            f"format={requested!r} is not a format that can be made{hint} "
+            f"format={requested!r} is not a supported output format{hint} "
             "Give one of 8 to 16 bit integers or half or single floats, such as YUV420P10, YUV444P16, RGB48 or RGBS, "
             f"or its number, such as {int(vs.YUV420P10)}"
         )

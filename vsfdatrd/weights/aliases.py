@@ -72,16 +72,16 @@ def read() -> dict[str, OwnModel]:
     text = _read_file()
     models = _parsed(text).get("models", {})
     if not isinstance(models, dict):
-        raise _file_error(f'"models" is no table but {str(models)[:40]}{_line(text, "models")}')
+        raise _file_error(f'"models" is not a table but {str(models)[:40]}{_line(text, "models")}')
     return {name: _entry(name, value, text) for name, value in models.items()}
 
 
-def check_name(name: str, taken: Collection[str]) -> None:
+def check_name(name: str, reserved: Collection[str]) -> None:
     """Check that a model can have this name.
 
     Args:
         name: The name.
-        taken: Names of the built-in models, which cannot be redefined.
+        reserved: Names of the built-in models, which cannot be redefined.
 
     Raises:
         ArgumentError: The name is invalid or taken.
@@ -91,21 +91,21 @@ def check_name(name: str, taken: Collection[str]) -> None:
             f"the name {name!r} is not possible; take up to 64 small letters, digits, - and _, beginning with a letter "
             "or a digit, such as sharp or artcnn-ds"
         )
-    if name in taken:
-        raise ArgumentError(f"the name {name!r} is that of a model that ships; choose another")
+    if name in reserved:
+        raise ArgumentError(f"the name {name!r} belongs to a model that ships; choose another")
 
 
-def add(model: OwnModel, taken: Collection[str]) -> None:
+def add(model: OwnModel, reserved: Collection[str]) -> None:
     """Add an entry to the file.
 
     Args:
         model: The entry.
-        taken: Names of the built-in models.
+        reserved: Names of the built-in models.
 
     Raises:
         ArgumentError: The name is invalid or taken, or the file cannot be written.
     """
-    check_name(model.name, taken)
+    check_name(model.name, reserved)
     if other := read().get(model.name):
         raise ArgumentError(
             f"there is a model {model.name!r} already, {str(other.file)!r}; take another name, or remove it first: "
@@ -139,7 +139,7 @@ def remove(name: str) -> OwnModel:
 def _parsed(text: str) -> dict[str, Any]:
     """Parse the file. Raises ArgumentError for invalid TOML, and for long lines that would take tomllib too long."""
     if (longest := max(map(len, text.splitlines()), default=0)) > MAX_LINE:
-        raise _file_error(f"it has a line of {longest:,} characters, and {MAX_LINE:,} are the most that are read")
+        raise _file_error(f"it has a line of {longest:,} characters, more than the limit of {MAX_LINE:,}")
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError also stands for a number with thousands of digits
@@ -163,7 +163,7 @@ def _entry(name: str, value: object, text: str) -> OwnModel:
     file, digest = fields.get("file"), fields.get("sha256")
     if not isinstance(file, str) or not file or not isinstance(digest, str | None):
         raise _file_error(
-            f'its model {name!r} has no file = "..." that is text, or a sha256 that is none{_line(text, name)}'
+            f'its model {name!r} needs file = "..." as text, and a sha256, if it has one, as text{_line(text, name)}'
         )
     try:
         location = expand_user(file)
@@ -215,7 +215,7 @@ def _write(change: Callable[[Any], Any], what: str, expected: dict[str, OwnModel
         text, as_expected = "", False
     if not as_expected:
         raise ArgumentError(
-            f"the list of your own models cannot be changed, since it is written in a way of its own; {what} by hand, "
+            f"the list of your own models cannot be changed, because of how it is written; {what} by hand, "
             f"in {str(file)!r}"
         )
     try:

@@ -307,29 +307,11 @@ def filled(target: dict[Any, Any], items: list[Any]) -> dict[Any, Any]:
 
 
 _VALUES = [
-    "INT",
-    "BININT",
-    "BININT1",
-    "BININT2",
-    "LONG",
-    "LONG1",
-    "LONG4",
-    "FLOAT",
-    "BINFLOAT",
-    "STRING",
-    "BINSTRING",
-    "SHORT_BINSTRING",
-    "BINBYTES",
-    "SHORT_BINBYTES",
-    "BINBYTES8",
-    "BYTEARRAY8",
-    "UNICODE",
-    "SHORT_BINUNICODE",
-    "BINUNICODE",
-    "BINUNICODE8",
-    "NONE",
+    opcode.name
+    for opcode in pickletools.opcodes
+    if opcode.arg and not opcode.stack_before and opcode.stack_after not in ([], [pickletools.anyobject])
 ]
-"""Instructions followed by a value, which pickletools decodes; the value of NONE is None."""
+"""Instructions that push the value that follows them, which pickletools decodes: numbers, text and bytes."""
 
 _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     **dict.fromkeys(_VALUES, _Machine.push),
@@ -337,6 +319,7 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _Machine.put),
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _Machine.get),
     **dict.fromkeys(("REDUCE", "NEWOBJ"), _Machine.call),
+    "NONE": lambda machine, _: machine.push(None),
     "NEWTRUE": lambda machine, _: machine.push(True),
     "NEWFALSE": lambda machine, _: machine.push(False),
     "EMPTY_TUPLE": lambda machine, _: machine.push(()),

@@ -24,7 +24,7 @@ from vsfdatrd.system.standard_streams import fill_standard_streams
 from vsfdatrd.workers import spawn
 from vsfdatrd.workers.shared_memory import SharedMemory
 
-_PATIENCE = 5.0  # seconds a process may take to exit by itself
+_EXIT_TIMEOUT = 5.0  # seconds a process may take to exit by itself
 _SO_NOSIGPIPE = 0x1022  # macOS socket option; Python has no name for it
 _KINDS: dict[str | None, type[EngineError]] = {
     kind.__name__: kind for kind in (EngineBuildError, PrecisionUnfit, EngineUnavailable)
@@ -90,16 +90,18 @@ class _Requests:
 class Worker:
     """A running worker process and its request channel."""
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, purpose: str = "engine") -> None:
         """Start ``python -m module``.
 
         Args:
             module: The module to run in the process.
+            purpose: What the process does, for messages.
 
         Raises:
             EngineError: The process cannot be started.
         """
         interpreter = spawn.python()
+        self._purpose = purpose
         fill_standard_streams()
         self.memory = SharedMemory()
         inherited = () if isinstance(self.memory.address, str) else (self.memory.fd,)
@@ -117,7 +119,7 @@ class Worker:
         except OSError as error:
             self._requests.started(None)
             self.memory.close()
-            raise EngineError(f"the engine's process cannot be started: {error}") from error
+            raise EngineError(f"the {purpose}'s process cannot be started: {error}") from error
         self._requests.started(self._process)
         self._sending = threading.Lock()
         self.followed = False  # True once another thread reads the replies to end of file and closes them
@@ -174,18 +176,19 @@ class Worker:
     def exit_reason(self) -> str:
         """Describe in a sentence how the process ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_PATIENCE)
+            self._process.wait(_EXIT_TIMEOUT)
         code = self._process.returncode
         ending = "it has not quite ended yet" if code is None else spawn.describe_exit(code)
         return (
-            f"the engine's process ended unexpectedly ({ending}); its last words are on stderr. Memory may have run out"
+            f"the {self._purpose}'s process ended unexpectedly ({ending}); its last words are on stderr. "
+            "Memory may have run out"
         )
 
     def close(self) -> None:
-        """End the process. Closing the request channel asks it to exit; it is killed after `_PATIENCE` seconds."""
+        """End the process. Closing the request channel asks it to exit; it is killed after `_EXIT_TIMEOUT` seconds."""
         self._requests.close()
         try:
-            self._process.wait(_PATIENCE)
+            self._process.wait(_EXIT_TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -18,13 +18,13 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(
 @pytest.mark.parametrize(
     ("name", "arguments", "said"),
     [
-        ("x.bin", {}, r"x.bin' does not tell its format; name it .onnx, .safetensors or .pth, or give format"),
-        ("x", {}, "does not tell its format"),
+        ("x.bin", {}, r"x.bin' does not show its format; name it .onnx, .safetensors or .pth, or give format"),
+        ("x", {}, "does not show its format"),
         ("x.onnx", {"format": "engine"}, "format='engine' is unknown; choose one of onnx, safetensors, pth"),
         ("x.onnx", {"precision": "int8"}, "precision='int8' is unknown; choose one of fp32, fp16, bf16"),
         ("x.onnx", {"precision": "mixed"}, "precision='mixed' is unknown"),
-        ("x.pth", {"size": (720, 540)}, "size=720x540 means nothing for weights, .*; leave it out, or write .onnx"),
-        ("x.pth", {"dynamic": True}, "dynamic=True means nothing for weights"),
+        ("x.pth", {"size": (720, 540)}, "size=720x540 does not apply to weights, .*; leave it out, or write .onnx"),
+        ("x.pth", {"dynamic": True}, "dynamic=True does not apply to weights"),
         ("x.onnx", {"dynamic": True, "size": (60, 30)}, "size=60x30 contradicts dynamic=True, .*; give one of them"),
         ("x.onnx", {"size": (0, 30)}, "size=0x30 is out of range; give width and height in pixels, each 1 to 32,768"),
         ("x.onnx", {"size": (60, 10**20)}, "is out of range; .* for example 720x540"),

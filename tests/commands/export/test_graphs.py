@@ -108,7 +108,7 @@ def test_a_large_graph_is_verified_by_a_small_one(
     done = export(tmp_path / "model.safetensors", target, size=size)
     assert done.size == size
     assert done.verified is not None
-    assert f"against PyTorch at {at}, by a graph that was written alike: PSNR" in done.verified
+    assert f"against PyTorch at {at}, with a smaller graph written in the same way: PSNR" in done.verified
     assert interface(target)[0][1] == [1, 3, size[1], size[0]]
 
 

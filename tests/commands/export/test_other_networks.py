@@ -122,7 +122,7 @@ def test_a_large_traced_graph_is_verified_by_a_small_one(
     done = export(compact, target, size=(400, 296))
     assert 0 < max(seen) < 200 * 200, "nor does PyTorch see a large frame"
     assert done.verified is not None
-    assert "against PyTorch at 80×40, by a graph that was written alike: PSNR" in done.verified
+    assert "against PyTorch at 80×40, with a smaller graph written in the same way: PSNR" in done.verified
     assert interface(target)[1][1] == [1, 3, 592, 800]
 
 
@@ -171,6 +171,4 @@ def test_what_traced_networks_cannot(compact: Path, tmp_path: Path, target: Path
 
 def test_onnx_files_are_no_weights(tmp_path: Path, target: Path) -> None:
     model = doubler(tmp_path / "given.onnx")
-    refuses(
-        ArgumentError, "given.onnx' is an ONNX file already, which is not taken apart; use it as it is", target, model
-    )
+    refuses(ArgumentError, "given.onnx' is an ONNX file already; use it as it is", target, model)

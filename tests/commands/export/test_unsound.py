@@ -72,7 +72,7 @@ def test_a_graph_that_crops_elsewhere(tiny_model: Path, target: Path, monkeypatc
 
     crop = fdat._cropped
     monkeypatch.setattr(fdat, "_cropped", lambda g, x, height, width: crop(g, x, height - 1, width))
-    refuses(EngineBuildError, "not kept: onnx finds it unsound .*output.*; choose", target, tiny_model, size=(61, 47))
+    refuses(EngineBuildError, "not kept: onnx rejects it .*output.*; choose", target, tiny_model, size=(61, 47))
 
 
 def test_sums_beyond_fp16(make_tensors: Make, tmp_path: Path, target: Path) -> None:
@@ -155,7 +155,7 @@ def test_weights_in_another_precision_than_they_should_be(
     )
     refuses(
         EngineBuildError,
-        "it is taken for FDAT-RD 2x in fp32",
+        "it is identified as FDAT-RD 2x in fp32",
         target.with_suffix(".safetensors"),
         tiny_model,
         precision="fp16",

@@ -47,7 +47,7 @@ def test_network_for_something_else(tmp_path: Path) -> None:
     pytest.importorskip("spandrel")
     save_file(BERT, path := tmp_path / "bert.safetensors")
     said = refused(path)
-    assert "is no image network that is known here (its tensors are encoder.layer.0.attention.self.key.bias, " in said
+    assert "is not a known image network (its tensors are encoder.layer.0.attention.self.key.bias, " in said
     assert "give the weights of an FDAT-RD or of an architecture spandrel supports" in said
 
 
@@ -65,14 +65,14 @@ def test_other_networks_without_spandrel(tmp_path: Path, monkeypatch: pytest.Mon
         ({"conv_after.weight": None}, "is an incomplete FDAT-RD: it lacks 'conv_after.weight'; download it again"),
         ({"conv_first.weight": None}, "cannot be used: it looks like FDAT-RD but has no tensor 'conv_first.weight'"),
         ({"groups.0.blocks.0.n2.weight": None, "groups.0.blocks.0.n2.bias": None}, "blocks.0.n2.bias' and 1"),
-        ({"surplus.weight": np.zeros(2, np.float32)}, "is no FDAT-RD that is known here: it also has 'surplus.weight'"),
+        ({"surplus.weight": np.zeros(2, np.float32)}, "is not a known FDAT-RD: it also has 'surplus.weight'"),
         ({"conv_after.weight": np.zeros((32, 32, 1, 1), np.float32)}, "has shape (32, 32, 1, 1) where the others "),
         ({"conv_first.bias": np.zeros(0, np.float32)}, "its tensor 'conv_first.bias' of shape (0,) holds nothing"),
         ({"conv_first.bias": np.zeros(32, np.int32)}, "stores 'conv_first.bias' as int32; convert it to fp16"),
         ({META: np.array([3, 5, 2, 32, 0, 32, 4], np.uint8)}, "contradicts itself: its tensor 'upsampler.0.weight'"),
-        ({META: np.array([3, 5, 2, 32, 3, 32, 4.5], np.float32)}, "holds no list of whole numbers"),
+        ({META: np.array([3, 5, 2, 32, 3, 32, 4.5], np.float32)}, "is not a list of integers"),
         ({META: np.array([3, 5, 2, 32, 3, 32, np.nan], np.float32)}, "not finite numbers"),
-        ({META: np.array([[3]], np.uint8)}, "holds no list of whole numbers"),
+        ({META: np.array([[3]], np.uint8)}, "is not a list of integers"),
         ({META: np.array([3, 4, 2, 32, 3, 30, 4], np.uint8)}, "its dysample tail needs a multiple of 4 channels"),
         ({META: np.array([3, 0, 2, 32, 3, 32, 4], np.uint8)}, "a plain convolution, which cannot enlarge 2 times"),
         ({META: np.array([3, 5, 4, 32, 3, 32, 4], np.uint8)}, "FDAT-RD: it lacks 'upsampler.2.bias' and "),

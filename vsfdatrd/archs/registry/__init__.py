@@ -43,7 +43,7 @@ def restore(plain: Mapping[str, Any]) -> ModelDescriptor:
     """
     architecture = next((candidate for candidate in ARCHITECTURES if candidate.name == plain.get("architecture")), None)
     if architecture is None:
-        raise ValueError(f"{plain.get('architecture')!r} is no known architecture")
+        raise ValueError(f"{plain.get('architecture')!r} is not a known architecture")
     config = from_plain(architecture.config, plain.get("config"))
     dtype, sha256, part = (from_plain(str, plain.get(name)) for name in ("dtype", "sha256", "part"))
     return ModelDescriptor(architecture, config, from_plain(int, plain.get("parameters")), dtype, sha256, part)

@@ -123,7 +123,7 @@ class Architecture[C: NetworkConfig]:
 
     def module(self, config: C, checkpoint: "Checkpoint") -> "nn.Module":
         """Build the module with the weights of a checkpoint; see `Checkpoint.network`."""
-        require_torch(checkpoint.path, "can be described without it, but running it as a module")
+        require_torch(checkpoint.path, "can be inspected without PyTorch, but running it as a module")
         import torch
 
         tensors = checkpoint.tensors()

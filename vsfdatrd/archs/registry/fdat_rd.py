@@ -89,5 +89,5 @@ def read_meta(tensors: TensorIndex) -> list[int]:
     """
     meta = tensors.read(META)[META]
     if meta.ndim != 1 or (meta != meta.round()).any() or (meta < 0).any():
-        raise ValueError(f"its {META} holds no list of whole numbers")
+        raise ValueError(f"its {META} is not a list of integers")
     return [int(value) for value in meta]

@@ -45,7 +45,7 @@ class Onnx(Architecture[OnnxConfig]):
 
     @override
     def module(self, config: OnnxConfig, checkpoint: Checkpoint) -> "nn.Module":
-        raise refuse(checkpoint.path, "is an ONNX file, which is no PyTorch module; use another engine")
+        raise refuse(checkpoint.path, "is an ONNX file and has no PyTorch module; use another backend")
 
     @override
     def graph(
@@ -60,9 +60,7 @@ class Onnx(Architecture[OnnxConfig]):
             raise ValueError("a graph of an ONNX file is adapted to one size of frame")
         checkpoint.check_unchanged()
         if self.changed(checkpoint.path, config):
-            raise refuse(
-                checkpoint.path, "keeps weights beside it that were changed while in use; run the script again"
-            )
+            raise refuse(checkpoint.path, "has external weights that were changed while in use; run the script again")
         return convert_precision(wrap_io(read(checkpoint.path)[0], config, *size), target)
 
     @override

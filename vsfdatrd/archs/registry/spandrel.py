@@ -41,7 +41,7 @@ class SpandrelModule[C: NetworkConfig](Architecture[C]):
 
     @override
     def module(self, config: C, checkpoint: Checkpoint) -> "nn.Module":
-        require_torch(checkpoint.path, "can be described without it, but running it as a module")
+        require_torch(checkpoint.path, "can be inspected without PyTorch, but running it as a module")
         from vsfdatrd.nn.spandrel_network import load
 
         return load(checkpoint.path, checkpoint.tensors())
@@ -60,7 +60,7 @@ class Spandrel(SpandrelModule[SpandrelConfig]):
 
     @override
     def detect(self, tensors: TensorIndex) -> bool:
-        require_torch(tensors.path, "is not an FDAT-RD; telling what it is")
+        require_torch(tensors.path, "is not an FDAT-RD; identifying it")
         from vsfdatrd.nn.spandrel_network import is_known
 
         return is_known(tensors.path, tensors.shapes)

@@ -55,7 +55,7 @@ def determine_ranges(
     whites: tuple[Range, Range] = ("1", "255")
     out = max(whites, key=lambda white: agreement(result, white))
     if agreement(result, out) >= LIKE_DB:
-        output = f"what comes out is taken for 0 to {out}, which a drawing comes out in"
+        output = f"its output is taken as 0 to {out}, the range in which it reproduces a test drawing"
         return replace(config, output_range=out), output if out != config.range else None
     if range_is_known:
         faint = bool(np.abs(result).max() <= LARGEST)

@@ -35,10 +35,10 @@ FACTORS = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 131, 137)
 
 Height and width use different primes, so their greatest common divisor is exactly the multiple.
 """
-LEAST = 40
+MIN_SIDE = 40
 """Smallest height or width in pixels in the first round of trials."""
-MOST_SCALE = 8
-MOST_MARGIN = 128
+MAX_SCALE = 8
+MAX_MARGIN = 128
 """Maximum number of pixels that a network may drop from the frame in each dimension."""
 
 
@@ -76,16 +76,14 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
                 height, width = config.fixed or (height, width)
                 result, largest = _run_on_test_image(core, model, config, height, width)
                 if result.shape != (1, out_channels, height * scale, width * scale):
-                    raise Misfit(
-                        f"a margin is missing in what comes out, {list(result.shape)}, and no other frame helps"
-                    )
+                    raise Misfit(f"a margin is missing in its output, {list(result.shape)}, with any frame")
         except Misfit as why:
             tried.append(f"{width}×{height}: {why}")
             continue
         _check_supported(path, in_channels, out_channels, scale)
         remarks = []
         if declared == "255" != input_range and frame.type.tensor_type.elem_type != onnx.TensorProto.UINT8:
-            remarks.append('white is taken for 255, as its first operators do; input_range="1" says otherwise')
+            remarks.append('white is taken as 255, as its first operators imply; input_range="1" says otherwise')
         if in_channels == out_channels != 2 and config.style is None:
 
             def again(other: OnnxConfig, height: int = height, width: int = width) -> NDArray[np.float32]:
@@ -114,8 +112,8 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
     if "a margin" in tried[-1]:
         cure = "; export it with padding in its convolutions"
     elif len(configs) > 1:
-        cure = "; its channels are open, so 3, 1 and 2 were tried: export it with a number of channels"
-    raise refuse(path, f"does not run as a network for pictures, the last try being {tried[-1]}{cure}")
+        cure = "; it does not state its channels, so 3, 1 and 2 were tried: export it with a fixed number"
+    raise refuse(path, f"does not run as an image network; the last trial was {tried[-1]}{cure}")
 
 
 def _trial_sizes(config: OnnxConfig, multiple: int | None) -> Iterator[tuple[int, int, int]]:
@@ -123,7 +121,7 @@ def _trial_sizes(config: OnnxConfig, multiple: int | None) -> Iterator[tuple[int
     if config.fixed:
         yield 1, *config.fixed
         return
-    for least in (LEAST, 3 * LEAST):
+    for least in (MIN_SIDE, 3 * MIN_SIDE):
         for step in (multiple,) if multiple else MULTIPLES:
             first = next(i for i, factor in enumerate(FACTORS) if factor * step >= least)
             yield step, FACTORS[first] * step, FACTORS[first + 1] * step
@@ -180,14 +178,14 @@ def _describe_output(
         Misfit: The output is not an image of the expected size.
     """
     if result.ndim != 4 or result.shape[0] != 1:
-        raise Misfit(f"what comes out has the shape {list(result.shape)}, which is no picture")
+        raise Misfit(f"its output has the shape {list(result.shape)}, which is not an image")
     layouts: tuple[tuple[Layout, tuple[int, int, int]], ...] = (("NCHW", (1, 2, 3)), ("NHWC", (3, 1, 2)))
     for layout, axes in layouts:
         out_channels, out_height, out_width = (result.shape[axis] for axis in axes)
         scale = out_height // height
         if 1 <= out_channels <= 3 and scale and (out_height, out_width) == (height * scale, width * scale):
             if not np.isfinite(result).all():
-                raise Misfit("what comes out is not finite")
+                raise Misfit("its output is not finite")
             return replace(config, output_layout=layout), int(out_channels), int(scale)
     for layout, axes in layouts:
         out_channels, out_height, out_width = (int(result.shape[axis]) for axis in axes)
@@ -201,7 +199,7 @@ def _describe_output(
             if config.fixed:
                 config = replace(config, height=height - 2 * margin, width=width - 2 * margin)
             return config, out_channels, scale
-    raise Misfit(f"what comes out has the shape {list(result.shape)}, no whole multiple of the frame's")
+    raise Misfit(f"its output has the shape {list(result.shape)}, not an integer multiple of the frame's")
 
 
 def _find_margins(
@@ -227,7 +225,7 @@ def _find_margins(
         divmod(out_width - out_height, width - height) if width != height else (round(out_height / height), 0)
     )
     missing = scale * height - out_height
-    if uneven or scale < 1 or missing != scale * width - out_width or abs(missing) > MOST_MARGIN * scale or missing % 2:
+    if uneven or scale < 1 or missing != scale * width - out_width or abs(missing) > MAX_MARGIN * scale or missing % 2:
         return None
     around = 0  # total padding in one dimension, a multiple of `step`, so that the input remains one
     while around * scale < missing or around % 2:
@@ -259,8 +257,8 @@ def _largest_tensor(model: openvino.Model) -> int:
 
 
 def _check_supported(path: Path, in_channels: int, out_channels: int, scale: int) -> None:
-    if scale > MOST_SCALE:
-        raise refuse(path, f"enlarges {scale} times, and {MOST_SCALE} times are the most that can be used")
+    if scale > MAX_SCALE:
+        raise refuse(path, f"enlarges {scale} times; at most {MAX_SCALE} times is supported")
     if (in_channels, out_channels) not in ((1, 1), (3, 3), (2, 2), (3, 2)):
         raise refuse(
             path,
@@ -268,7 +266,7 @@ def _check_supported(path: Path, in_channels: int, out_channels: int, scale: int
             "(1 to 1) and chroma to chroma (2 or 3 to 2) can be used",
         )
     if out_channels == 2 and scale != 1:
-        raise refuse(path, f"is a chroma network that enlarges {scale} times; only those of 1× can be used")
+        raise refuse(path, f"is a chroma network that enlarges {scale} times; only those of 1× are supported")
 
 
 def _dtypes(model: onnx.ModelProto) -> set[str]:

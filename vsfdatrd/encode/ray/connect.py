@@ -15,7 +15,7 @@ from typing import Any
 from vsfdatrd.errors import ArgumentError, EncodeError
 
 PIP = "pip install 'vsfdatrd[ray]'"
-_KNOCK = 5.0  # seconds to wait for a TCP connection to the cluster's address
+_CONNECT_TIMEOUT = 5.0  # seconds to wait for a TCP connection to the cluster's address
 _AUTO = "auto"
 
 
@@ -30,12 +30,13 @@ def check_address(address: str) -> None:
     """
     if address.startswith("ray://"):
         raise ArgumentError(
-            f"--ray {address} is an address of Ray Client, through which files cannot come back; run this on a machine "
-            "of the cluster, with --ray auto"
+            f"--ray {address} is an address of Ray Client, through which files cannot be sent back; run this on a "
+            "machine of the cluster, with --ray auto"
         )
     if address != _AUTO and not re.fullmatch(r"[^\s:/]+:\d{1,5}", address):
         raise ArgumentError(
-            f"--ray {address} is no address of a Ray cluster; give auto, or host:port as `ray start --head` names it"
+            f"--ray {address} is not an address of a Ray cluster; give auto, or host:port as `ray start "
+            "--head` prints it"
         )
 
 
@@ -79,11 +80,11 @@ def connected(address: str) -> Iterator[Any]:
 def _check_reachable(address: str) -> None:
     host, port = address.rsplit(":", 1)
     try:
-        socket.create_connection((host, int(port)), _KNOCK).close()
+        socket.create_connection((host, int(port)), _CONNECT_TIMEOUT).close()
     except (OSError, OverflowError) as error:
         raise EncodeError(
-            f"--ray {address} finds no Ray cluster ({error}); see that its head runs there (`ray status`), "
-            "and that no firewall is between"
+            f"--ray {address} finds no Ray cluster ({error}); check that its head runs there (`ray status`), "
+            "and that no firewall blocks it"
         ) from error
 
 
@@ -99,8 +100,8 @@ def _reason(address: str, text: str) -> str:
             )
     if "none of these match this node" in text or "node_ip_address.json" in text:
         return (
-            f"this machine is not of the Ray cluster at {address}; let it join with `ray start --address {address}` "
-            "(and --num-cpus 0 if it shall do no work), or run this on one that is"
+            f"this machine is not part of the Ray cluster at {address}; let it join with `ray start --address "
+            f"{address}` (with --num-cpus 0 if it should do no work), or run this on one that is"
         )
     return f"--ray {address} cannot be used: {' '.join(text.split())[:500]}"
 

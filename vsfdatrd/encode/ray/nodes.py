@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 from vsfdatrd.errors import EncodeError
 
-_MOST_CPUS = 8  # per task: with more CPUs, two chunks in parallel are faster than one
+_MAX_CPUS = 8  # per task: with more CPUs, two chunks in parallel are faster than one
 
 
 class Report(Protocol):
@@ -91,7 +91,7 @@ class Nodes:
         """
         if self.alive().keys() <= self.excluded.keys():
             machine, mismatch = next(iter(self.excluded.items()))
-            raise EncodeError(f"no machine of the Ray cluster can do it: {self._names[machine]} {mismatch}")
+            raise EncodeError(f"no machine of the Ray cluster can encode: {self._names[machine]} {mismatch}")
 
     def plan_resources(self) -> int | None:
         """Choose and report the resources of a task: one GPU if any machine has one, otherwise up to 8 CPUs.
@@ -112,8 +112,8 @@ class Nodes:
         else:
             usable = [resources for resources in usable if resources.get("CPU", 0) >= 1]
             if not usable:
-                raise EncodeError("the Ray cluster has neither GPUs nor CPUs to give; start a machine that has some")
-            cpus = min([_MOST_CPUS, *(int(resources["CPU"]) for resources in usable)])
+                raise EncodeError("the Ray cluster offers neither GPUs nor CPUs; start a machine that has some")
+            cpus = min([_MAX_CPUS, *(int(resources["CPU"]) for resources in usable)])
             self.needs = {"num_cpus": cpus}
             parts, what = sum(int(resources["CPU"]) // cpus for resources in usable), _counted(cpus, "CPU")
         text = f"Ray: {_counted(parts, 'part')} at once, each with {what}, on {_counted(len(usable), 'machine')}"

@@ -64,10 +64,10 @@ class Environment:
                 "put the film where every machine finds it under that name, or copy it there"
             )
         if content != self.content:
-            return f"has another file at {self.source}; copy the film there once more"
+            return f"has another file at {self.source}; copy the film there again"
         try:
             if open_checkpoint(resolve(self.model)).description.sha256 != self.weights:
-                return f"has other weights as {self.model}; copy the file there"
+                return f"has other weights under the name {self.model}; copy the file there"
             result = presets.version(self.encoder)
         except FdatrdError as error:
             return f"cannot do it: {error}"

@@ -65,7 +65,7 @@ class ChunkDownload:
         try:
             self._file.close()
             if self._digest.hexdigest() != self._done.sha256:
-                raise EncodeError(f"chunk {self._done.chunk.number + 1} was damaged on its way here")
+                raise EncodeError(f"chunk {self._done.chunk.number + 1} was damaged in transfer")
             commit(self._path, self._final)
         except OSError as error:
             raise _unwritable(self._final, error) from error

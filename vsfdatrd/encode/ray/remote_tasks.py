@@ -15,8 +15,6 @@ import json
 import os
 import secrets
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -28,9 +26,9 @@ from vsfdatrd.encode import script
 from vsfdatrd.encode.chunk import EncodeParams, accept
 from vsfdatrd.encode.ray.preflight import Environment
 from vsfdatrd.encode.scenes import Chunk
-from vsfdatrd.errors import EncodeError
+from vsfdatrd.errors import EncodeError, EngineError
 from vsfdatrd.system.files import is_private, write_atomic
-from vsfdatrd.workers.spawn import describe_exit, no_window
+from vsfdatrd.workers.client import Worker
 
 BLOCK = 8 << 20
 """Block size in bytes for sending a chunk's file."""
@@ -182,7 +180,7 @@ def _work(
         yield ("unfit", str(error))
         return
     except OSError as error:
-        yield ("unfit", f"cannot write into {tempfile.gettempdir()} ({error.strerror}); see that there is space")
+        yield ("unfit", f"cannot write into {tempfile.gettempdir()} ({error.strerror}); free some space")
         return
     job |= {
         "script": str(home / "script.vpy"),
@@ -246,27 +244,15 @@ def _prepare(order: Order, home: Path, index: Mapping[str, bytes]) -> None:
 
 def _run_supervised(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Run a job in a `supervisor` process, which exits together with this process; yield its answers."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vsfdatrd.encode.ray.supervisor"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-        creationflags=no_window(),
-    )
-    if process.stdin is None or process.stdout is None:
-        raise RuntimeError("a process was started without pipes")
+    worker = Worker("vsfdatrd.encode.ray.supervisor", "encode")
     last: dict[str, Any] = {}
     try:
-        with contextlib.suppress(OSError):  # the process has died: BrokenPipeError, on Windows "invalid argument"
-            process.stdin.write(json.dumps(job) + "\n")
-            process.stdin.flush()
-        for line in process.stdout:
+        with contextlib.suppress(EngineError):  # the process has died, which is reported below
+            worker.send(**job)
+        for line in worker.replies:
             last = json.loads(line)
             yield last
         if not last or last.keys() == {"frames"}:
-            yield {"failed": f"its process ended with {describe_exit(process.wait())}"}
+            yield {"failed": worker.exit_reason()}
     finally:
-        with contextlib.suppress(OSError):  # the process has died, and close() cannot flush the buffer
-            process.stdin.close()
-        process.stdout.close()
-        process.wait()
+        worker.close()

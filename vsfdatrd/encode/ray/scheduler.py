@@ -29,11 +29,11 @@ from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.encode.workers import Attempts, ChunkInputs, Event, Progress, Retry
 from vsfdatrd.errors import EncodeError
 
-_PREFLIGHT = 120.0  # seconds for a machine to answer the preflight check
+_PREFLIGHT_TIMEOUT = 120.0  # seconds for a machine to answer the preflight check
 _WARN_AFTER = 20.0  # seconds without a running task before the user is warned
-_CHECK_EVERY = 5.0  # seconds between checks of which machines are alive
-_PATIENCE = 900.0  # seconds without a usable machine before giving up: enough for a machine to reboot
-_CLEANUP = 10.0  # seconds for the machines to remove their files
+_CHECK_INTERVAL = 5.0  # seconds between checks of which machines are alive
+_MACHINE_TIMEOUT = 900.0  # seconds without a usable machine before giving up: enough for a machine to reboot
+_CLEANUP_TIMEOUT = 10.0  # seconds for the machines to remove their files
 
 
 class Cluster:
@@ -150,7 +150,7 @@ class RayScheduler:
         self._transport = RayTransport(ray, {file.name: file.read_bytes() for file in files})
         self._nodes = Nodes(ray, report)
         self._used: set[str] = set()
-        self._warned = -_PATIENCE
+        self._warned = -_MACHINE_TIMEOUT
         self._checked = 0.0
 
     def preflight(self) -> None:
@@ -163,7 +163,7 @@ class RayScheduler:
             self._transport.send("preflight", (self._order,), {"num_cpus": 0}, machine): machine
             for machine in self._nodes.alive()
         }
-        end = time.monotonic() + _PREFLIGHT
+        end = time.monotonic() + _PREFLIGHT_TIMEOUT
         while waiting and time.monotonic() < end:
             for handle, message in self._transport.replies(waiting):
                 match message:
@@ -209,7 +209,7 @@ class RayScheduler:
                 for handle in self._lost(running):  # Ray reports no error if a machine loses its network connection
                     task = running.pop(handle)
                     self._transport.cancel(handle)
-                    if (event := self._event(task, ("lost", "the machine went away"), params)) is not None:
+                    if (event := self._event(task, ("lost", "the machine disappeared"), params)) is not None:
                         yield event
                     running[self._submit(task, params)] = task
                 if self._is_idle(running.values()):
@@ -226,7 +226,7 @@ class RayScheduler:
                     task.download.discard()
 
     def clear(self) -> None:
-        """Remove the encode's files from all machines that were used; wait at most `_CLEANUP` seconds."""
+        """Remove the encode's files from all machines that were used; wait at most `_CLEANUP_TIMEOUT` seconds."""
         with contextlib.suppress(self._ray.exceptions.RayError):
             alive = self._nodes.alive()
             waiting = [
@@ -234,7 +234,7 @@ class RayScheduler:
                 for machine in self._used
                 if machine in alive
             ]
-            end = time.monotonic() + _CLEANUP
+            end = time.monotonic() + _CLEANUP_TIMEOUT
             while waiting and time.monotonic() < end:
                 for handle, message in self._transport.replies(waiting):
                     if message is None or message[0] == "lost":
@@ -303,32 +303,30 @@ class RayScheduler:
         )
 
     def _lost(self, running: Mapping[Any, _Task]) -> list[Any]:
-        """Return the tasks on machines that are no longer alive; checked at most every `_CHECK_EVERY` seconds."""
-        if time.monotonic() < self._checked + _CHECK_EVERY:
+        """Return the tasks on machines that are no longer alive; checked at most every `_CHECK_INTERVAL` seconds."""
+        if time.monotonic() < self._checked + _CHECK_INTERVAL:
             return []
         self._checked = time.monotonic()
         alive = self._nodes.alive()
         return [handle for handle, task in running.items() if task.machine and task.machine not in alive]
 
     def _is_idle(self, tasks: Collection[_Task]) -> bool:
-        """Return True if no task has run for `_WARN_AFTER` seconds, and warn the user; at most once per `_PATIENCE`.
+        """Return True, after a warning, if no task has run for `_WARN_AFTER` seconds; once per `_MACHINE_TIMEOUT`.
 
-        Raises EncodeError if there has been no usable machine for `_PATIENCE` seconds.
+        Raises EncodeError if there has been no usable machine for `_MACHINE_TIMEOUT` seconds.
         """
         now = time.monotonic()
         if not tasks or any(task.machine for task in tasks) or now < self._transport.last_message + _WARN_AFTER:
             return False
         usable = self._nodes.usable()
-        if not usable and now > self._transport.last_message + _PATIENCE:
-            raise EncodeError(
-                "the Ray cluster has no machine any more that could go on; start one, and run the same command again"
-            )
-        if now < self._warned + _PATIENCE:
+        if not usable and now > self._transport.last_message + _MACHINE_TIMEOUT:
+            raise EncodeError("the Ray cluster has no usable machine left; start one, and run the same command again")
+        if now < self._warned + _MACHINE_TIMEOUT:
             return False
         self._warned = now
         what = "GPUs" if "num_gpus" in self._nodes.needs else "CPUs"
         why = (
-            f"all {what} of the Ray cluster are taken by others"
+            f"all {what} of the Ray cluster are in use by others"
             if usable
             else "all machines of the Ray cluster are gone"
         )

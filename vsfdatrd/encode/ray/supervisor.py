@@ -29,7 +29,7 @@ from vsfdatrd.errors import FdatrdError
 from vsfdatrd.system.processor import usable_cpus
 from vsfdatrd.workers.server import reply_stream
 
-_EVERY = 0.5  # seconds between progress messages
+_PROGRESS_INTERVAL = 0.5  # seconds between progress messages
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def _chunk(job: dict[str, Any], report: Any) -> dict[str, Any]:
 
     def progress(frames: int) -> None:
         nonlocal reported
-        if time.monotonic() >= reported + _EVERY:
+        if time.monotonic() >= reported + _PROGRESS_INTERVAL:
             reported = time.monotonic()
             report({"frames": frames})
 

@@ -113,11 +113,11 @@ def _enter() -> Callable[..., Iterator[Message]]:
 def _cause(error: Exception) -> str:
     """Return why a task was lost, as a phrase for the user."""
     phrases = {
-        "NodeDiedError": "the machine went away",
-        "WorkerCrashedError": "its process there was ended",
-        "OutOfMemoryError": "Ray ended it there, because memory was short",
-        "TaskUnschedulableError": "the machine went away",
-        "ObjectLostError": "its file was there, and the machine went away",
+        "NodeDiedError": "the machine disappeared",
+        "WorkerCrashedError": "its process there was killed",
+        "OutOfMemoryError": "Ray killed it there, because memory was low",
+        "TaskUnschedulableError": "the machine disappeared",
+        "ObjectLostError": "its file was there, and the machine disappeared",
     }
     for kind in type(error).__mro__:
         if kind.__name__ in phrases:

@@ -1,0 +1,34 @@
+"""Memory that two processes map."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vsfdatrd.workers.shared_memory import SharedMemory, buffers
+
+
+def test_buffers_lie_apart_in_one_memory() -> None:
+    memory = SharedMemory()
+    size = 4 * 2 * (3 * 4 * 5 + 3 * 8 * 10)
+    found = buffers(memory.resize(size), 2, [3, 4, 5], [3, 8, 10])
+    for i, array in enumerate(array for pair in found for array in pair):
+        array.fill(i + 1)
+    assert memory.map is not None
+    values = np.frombuffer(memory.map, np.float32).copy()
+    np.testing.assert_array_equal(values, np.repeat([1, 2, 3, 4], [60, 240, 60, 240]).astype(np.float32))
+    del found, array
+    memory.close()
+    assert memory.fd == -1
+
+
+def test_shared_memory_without_memfd_is_a_file_that_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    memory = SharedMemory()
+    assert isinstance(memory.address, str)
+    memory.resize(4096)
+    assert Path(memory.address).stat().st_size == 4096
+    path = Path(memory.address)
+    memory.close()
+    assert not path.exists()
