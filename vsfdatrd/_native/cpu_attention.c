@@ -168,16 +168,16 @@ KERNEL(memorise)(const float *keys, const float *values, int64_t heads, int64_t 
                  key_scale + head * count, value_panels + head * count * HEAD, value_scale + head * HEAD);
 }
 
-/* Window attention with its gate, for windows [first, last) in row-major order: t += gate · (proj(attention(norm(t))) +
- * bias) + c.
+/* Window attention with its gate, for windows [first, last) in row-major order: t = source + gate · (proj(attention(norm(
+ * source))) + bias) + c.
  *
- * t, c: (H, W, C); tall, wide: height and width of a window in tokens, with tall · wide = 300. qkv: `heads` matrices
+ * source, t, c: (H, W, C); t may be the source; tall, wide: height and width of a window in tokens, with tall · wide = 300. qkv: `heads` matrices
  * (96, C) for a head's queries, keys and values. places: (heads, 300, KEYS) position bias of each query and key. bias,
  * gate: (C).
  */
-KERNEL(windows)(float *t, const float *c, int64_t width, int64_t tall, int64_t wide, int64_t first, int64_t last,
-                const Norm *norm, const Matrix *qkv, int64_t heads, const float *places, const Matrix *proj,
-                const float *bias, const float *gate, char *scratch) {
+KERNEL(windows)(const float *source, float *t, const float *c, int64_t width, int64_t tall, int64_t wide, int64_t first,
+                int64_t last, const Norm *norm, const Matrix *qkv, int64_t heads, const float *places,
+                const Matrix *proj, const float *bias, const float *gate, char *scratch) {
     int64_t channels = proj->inner, across = width / wide, places_of[WINDOW];
     float steps[WINDOW], query_steps[WINDOW];
     int16_t *a = take(&scratch, WINDOW * channels * 2), *q = take(&scratch, WINDOW * HEAD * 2);
@@ -189,7 +189,7 @@ KERNEL(windows)(float *t, const float *c, int64_t width, int64_t tall, int64_t w
         int64_t corner = window / across * tall * width + window % across * wide; /* the window's top left token */
         for (int64_t i = 0; i < WINDOW; i++) places_of[i] = (corner + i / wide * width + i % wide) * channels;
         for (int64_t i = 0; i < WINDOW; i += wide)
-            enter(t + places_of[i], wide, channels, *norm, NULL, a + i * channels, steps + i);
+            enter(source + places_of[i], wide, channels, width * channels, *norm, NULL, a + i * channels, steps + i);
         for (int64_t head = 0; head < heads; head++) {
             product(a, steps, WINDOW, qkv + head, split, 3 * HEAD);
             queries(split, 3 * HEAD, WINDOW, q, query_steps);
@@ -200,8 +200,8 @@ KERNEL(windows)(float *t, const float *c, int64_t width, int64_t tall, int64_t w
         for (int64_t i = 0; i < WINDOW; i++) steps[i] = quantize(mixed + i * channels, channels, a + i * channels);
         for (int64_t row = 0; row < WINDOW; row += ROWS) /* all columns of a token together: it is far from the next */
             for (int64_t column = 0; column < channels; column += COLUMNS) {
-                for (int i = 0; i < ROWS && row + ROWS + i < WINDOW; i++) { /* t and c have left the cache */
-                    _mm_prefetch((const char *)(t + places_of[row + ROWS + i] + column), _MM_HINT_T0);
+                for (int i = 0; i < ROWS && row + ROWS + i < WINDOW; i++) { /* these maps have left the cache */
+                    _mm_prefetch((const char *)(source + places_of[row + ROWS + i] + column), _MM_HINT_T0);
                     _mm_prefetch((const char *)(c + places_of[row + ROWS + i] + column), _MM_HINT_T0);
                 }
                 Vector x[ROWS], shift = load(bias + column), open = load(gate + column);
@@ -209,7 +209,7 @@ KERNEL(windows)(float *t, const float *c, int64_t width, int64_t tall, int64_t w
                 UNROLL for (int i = 0; i < ROWS; i++) {
                     int64_t at = places_of[row + i] + column;
                     x[i] = multiply_add(add(x[i], shift), open, load(c + at));
-                    store(t + at, add(x[i], load(t + at)));
+                    store(t + at, add(x[i], load(source + at)));
                 }
             }
     }
@@ -225,7 +225,7 @@ KERNEL(channels)(float *t, const float *c, int64_t first, int64_t last, const No
     int16_t *a = take(&scratch, BLOCK * channels * 2);
     for (int64_t block = first; block < last; block += BLOCK) {
         int64_t count = last - block < BLOCK ? last - block : BLOCK;
-        enter(t + block * channels, count, channels, *norm, NULL, a, steps);
+        enter(t + block * channels, count, channels, BLOCK * channels, *norm, NULL, a, steps);
         product(a, steps, count, m, result, channels);
         for (int64_t i = 0; i < count; i++) {
             float *mixed = result + i * channels, *to = t + (block + i) * channels;
@@ -267,7 +267,7 @@ KERNEL(read)(const float *t, int64_t first, int64_t last, const Norm *norm, cons
     Memory memory = small_memory(&scratch, WINDOW);
     for (int64_t i = 0; i < KEYS; i++) mask[i] = i < WINDOW ? 0 : -1e30f;
     for (int64_t stretch = first; stretch < last; stretch++) {
-        enter(t + stretch * WINDOW * channels, WINDOW, channels, *norm, inner_norm, a, steps);
+        enter(t + stretch * WINDOW * channels, WINDOW, channels, WINDOW * channels, *norm, inner_norm, a, steps);
         for (int64_t head = 0; head < heads; head++) {
             product(a, steps, WINDOW, kv + head, split, 2 * HEAD);
             fill(&memory, split, split + HEAD, 2 * HEAD);
@@ -309,7 +309,7 @@ KERNEL(look_up)(float *t, int64_t first, int64_t last, const Norm *norm, const M
     memset(mask, 0, (size_t)(padded * 4));
     for (int64_t block = first; block < last; block += BLOCK) {
         int64_t count = last - block < BLOCK ? last - block : BLOCK;
-        enter(t + block * channels, count, channels, *norm, NULL, a, steps);
+        enter(t + block * channels, count, channels, BLOCK * channels, *norm, NULL, a, steps);
         product(a, steps, count, e_q, split, channels);
         for (int64_t head = 0; head < heads; head++) {
             queries(split + head * HEAD, channels, count, q, query_steps);

@@ -65,10 +65,13 @@ INLINE void depthwise(const float *const rows[3], const float *weights, int64_t 
     UNROLL for (int i = 0; i < PIXELS; i++) sum[i] = all(0);
     UNROLL for (int y = 0; y < 3; y++) {
         const float *from = rows[y] + x * channels + channel;
-        UNROLL for (int tap = 0; tap < 3; tap++) {
-            Vector weight = load(weights + (3 * y + tap) * channels + channel);
-            UNROLL for (int i = 0; i < PIXELS; i++)
-                sum[i] = multiply_add(weight, load(from + (tap + i) * channels), sum[i]);
+        Vector weight[3];
+        UNROLL for (int tap = 0; tap < 3; tap++) weight[tap] = load(weights + (3 * y + tap) * channels + channel);
+        UNROLL for (int i = 0; i < PIXELS + 2; i++, from += channels) {
+            __asm__("" : "+r"(from)); /* else compilers keep a pointer to every pixel, more than there are registers */
+            Vector pixel = load(from);
+            UNROLL for (int tap = 0; tap < 3; tap++)
+                if (i >= tap && i - tap < PIXELS) sum[i - tap] = multiply_add(weight[tap], pixel, sum[i - tap]);
         }
     }
 }
@@ -186,7 +189,7 @@ KERNEL(feed_forward)(float *t, const float *above, const float *below, int64_t h
         float *row = ring.slots[y % 3] + hidden;
         for (int64_t x = 0; x < width; x += BLOCK) {
             int64_t count = width - x < BLOCK ? width - x : BLOCK;
-            enter(source + x * channels, count, channels, *norm, NULL, a, steps);
+            enter(source + x * channels, count, channels, BLOCK * channels, *norm, NULL, a, steps);
             product_then(CURVED, a, steps, count, fc1, row + x * hidden, hidden, NULL);
         }
         for (int64_t done = y - 1; done <= y; done++) {

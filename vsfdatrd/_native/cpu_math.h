@@ -83,13 +83,17 @@ INLINE void normalize_vectors(Vector *x, int64_t count, Norm norm) {
 }
 
 /* Normalizes `count` tokens of C channels. With `again`, normalizes them once more. With `a`, quantizes them for a product:
- * a: (count, C); steps: (count). Else stores them to out: (count, C).
+ * a: (count, C); steps: (count). Else stores them to out: (count, C). Fetches the same number of tokens, `ahead` floats from
+ * these, into the cache, for the next call: a map does not fit in it.
  */
-INLINE void enter_some(const float *t, int64_t count, int64_t channels, Norm norm, const Norm *again, int16_t *a,
-                       float *steps, float *out) {
+INLINE void enter_some(const float *t, int64_t count, int64_t channels, int64_t ahead, Norm norm, const Norm *again,
+                       int16_t *a, float *steps, float *out) {
     for (int64_t i = 0; i < count; i++, t += channels) {
         Vector x[WIDEST / LANES];
-        UNROLL for (int64_t j = 0; j < channels / LANES; j++) x[j] = load(t + j * LANES);
+        UNROLL for (int64_t j = 0; j < channels / LANES; j++) {
+            x[j] = load(t + j * LANES);
+            _mm_prefetch((const char *)(t + ahead + j * LANES), _MM_HINT_T1);
+        }
         normalize_vectors(x, channels / LANES, norm);
         if (again) normalize_vectors(x, channels / LANES, *again);
         if (a) steps[i] = quantize_vectors(x, channels / LANES, a + i * channels);
@@ -98,21 +102,24 @@ INLINE void enter_some(const float *t, int64_t count, int64_t channels, Norm nor
     }
 }
 
-/* See enter_some. The usual numbers of channels are constants, so that a token stays in registers. */
-static inline void enter(const float *t, int64_t count, int64_t channels, Norm norm, const Norm *again, int16_t *a,
-                         float *steps) {
-    if (channels == 96) enter_some(t, count, 96, norm, again, a, steps, NULL);
-    else if (channels == 128) enter_some(t, count, 128, norm, again, a, steps, NULL);
-    else if (channels == 192) enter_some(t, count, 192, norm, again, a, steps, NULL);
-    else enter_some(t, count, channels, norm, again, a, steps, NULL);
+/* Normalizes and quantizes tokens; see enter_some. The usual numbers of channels are constants, so that a token stays in
+ * registers.
+ */
+static inline void enter(const float *t, int64_t count, int64_t channels, int64_t ahead, Norm norm, const Norm *again,
+                         int16_t *a, float *steps) {
+    if (channels == 96) enter_some(t, count, 96, ahead, norm, again, a, steps, NULL);
+    else if (channels == 128) enter_some(t, count, 128, ahead, norm, again, a, steps, NULL);
+    else if (channels == 192) enter_some(t, count, 192, ahead, norm, again, a, steps, NULL);
+    else enter_some(t, count, channels, ahead, norm, again, a, steps, NULL);
 }
 
-/* Normalizes `count` tokens. t, out: (count, C). */
+/* Normalizes tokens; see enter_some. */
 static inline void normalize(const float *t, int64_t count, int64_t channels, Norm norm, float *out) {
-    if (channels == 96) enter_some(t, count, 96, norm, NULL, NULL, NULL, out);
-    else if (channels == 128) enter_some(t, count, 128, norm, NULL, NULL, NULL, out);
-    else if (channels == 192) enter_some(t, count, 192, norm, NULL, NULL, NULL, out);
-    else enter_some(t, count, channels, norm, NULL, NULL, NULL, out);
+    int64_t ahead = count * channels;
+    if (channels == 96) enter_some(t, count, 96, ahead, norm, NULL, NULL, NULL, out);
+    else if (channels == 128) enter_some(t, count, 128, ahead, norm, NULL, NULL, NULL, out);
+    else if (channels == 192) enter_some(t, count, 192, ahead, norm, NULL, NULL, NULL, out);
+    else enter_some(t, count, channels, ahead, norm, NULL, NULL, NULL, out);
 }
 
 #ifdef FDATRD_VNNI

@@ -54,16 +54,19 @@ class Block:
             self.fc1, self.fc2 = arrays.matrix(ffn["fc1.weight"]), arrays.matrix(ffn["fc2.weight"])
             self.smix = arrays.floats(_depthwise(ffn["smix.weight"]))
 
-    def run(self, threads: RowThreads, t: Floats, c: Floats) -> None:
-        """Apply the block to t in place.
+    def run(self, threads: RowThreads, source: Floats, t: Floats, c: Floats) -> None:
+        """Apply the block.
 
         Args:
             threads: The threads.
-            t: Feature map, (N, C).
+            source: Input, (N, C).
+            t: Output, (N, C); may be the input.
             c: Scratch memory, (N, C).
         """
         if self.has_attention:
-            self.attend(threads, t, c)
+            self.attend(threads, source, t, c)
+        elif source is not t:
+            t[:] = source
         if self.has_ffn:
             self.feed_forward(threads, t)
 
@@ -76,12 +79,13 @@ class Block:
         """
         raise NotImplementedError
 
-    def attend(self, threads: RowThreads, t: Floats, c: Floats) -> None:
-        """Add the output of attention and of the parallel convolution, if any, to t in place.
+    def attend(self, threads: RowThreads, source: Floats, t: Floats, c: Floats) -> None:
+        """t = source + attention(source), plus the output of the parallel convolution, if any.
 
         Args:
             threads: The threads.
-            t: Feature map, (N, C).
+            source: Input, (N, C).
+            t: Output, (N, C); may be the input.
             c: Scratch memory, (N, C).
         """
         raise NotImplementedError
@@ -171,9 +175,9 @@ class Spatial(Block):
         self.proj, self.bias = arrays.matrix(attn["proj.weight"]), arrays.floats(attn["proj.bias"])
         self.inward, self.outward = (weights[f"inter.cg.{i}.weight"][:, :, 0, 0] for i in (1, 3))
 
-    def attend(self, threads: RowThreads, t: Floats, c: Floats) -> None:
+    def attend(self, threads: RowThreads, source: Floats, t: Floats, c: Floats) -> None:
         """See `Block.attend`."""
-        (sums,) = self.depthwise_gelu(threads, t, c)
+        (sums,) = self.depthwise_gelu(threads, source, c)
         pooled = self.inward @ (sums / threads.count)
         pooled *= 0.5 * (1 + np.array([math.erf(x / math.sqrt(2)) for x in pooled]))
         gate = np.ascontiguousarray(1 / (1 + np.exp(-(self.outward @ pooled))), np.float32)
@@ -181,6 +185,7 @@ class Spatial(Block):
         threads.run_ranges(
             threads.count // TOKENS,
             lambda a, b, s: run(
+                source,
                 t,
                 c,
                 threads.width,
@@ -215,8 +220,10 @@ class Channel(Block):
         self.bias = arrays.floats(attn["proj.bias"])
         self.gate = arrays.floats(weights["inter.sg.0.weight"][0, :, 0, 0])
 
-    def attend(self, threads: RowThreads, t: Floats, c: Floats) -> None:
+    def attend(self, threads: RowThreads, source: Floats, t: Floats, c: Floats) -> None:
         """See `Block.attend`."""
+        if source is not t:
+            t[:] = source
         token = t[0].astype(np.float64)
         token = (token - token.mean()) / np.sqrt(token.var() + 1e-5) * self.scale + self.shift
         around = token.astype(np.float32)
@@ -285,8 +292,10 @@ class Dictionary(Block):
         self.e_k, self.e_v = np.split(attn["e_kv.weight"], 2)
         self.proj, self.bias = arrays.matrix(attn["proj.weight"]), arrays.floats(attn["proj.bias"])
 
-    def attend(self, threads: RowThreads, t: Floats, c: Floats) -> None:
+    def attend(self, threads: RowThreads, source: Floats, t: Floats, c: Floats) -> None:
         """See `Block.attend`."""
+        if source is not t:
+            t[:] = source
         refined = self.words + self.read(threads, t)
         heads, count = self.config.heads, len(self.words)
         own = KernelArrays()

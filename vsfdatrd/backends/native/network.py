@@ -162,10 +162,11 @@ class FrameContext:
         deep = shallow
         for blocks, convolution in w.groups:
             t, c = free[0], free[1]
-            t[:] = deep
+            source = deep
             for block in blocks:
-                block.run(pool, t, c)
-            convolution.run(pool, t, deep, c)
+                block.run(pool, source, t, c)
+                source = t
+            convolution.run(pool, source, deep, c)
             free = [buffer for buffer in self._maps[1:] if buffer is not c]
             deep = c
         out, planes = free[0], self._planes
