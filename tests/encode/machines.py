@@ -135,6 +135,7 @@ class Machines:
         steps = [[*enter, "ip", "link", "set", "lo", "up"]]
         if number:
             head = self._networks[0].pid
+            there = ["nsenter", "-t", str(head), "-n"]
             steps += [
                 [
                     "ip",
@@ -152,8 +153,9 @@ class Machines:
                     "netns",
                     str(process.pid),
                 ],
-                ["nsenter", "-t", str(head), "-n", "ip", "addr", "add", "10.77.0.1/24", "dev", f"v{number}"],
-                ["nsenter", "-t", str(head), "-n", "ip", "link", "set", f"v{number}", "up"],
+                [*there, "ip", "link", "set", f"v{number}", "up"],
+                # A route for each cable: with a subnet of their own, all would share the first one's.
+                [*there, "ip", "route", "add", f"10.77.0.{number + 1}/32", "dev", f"v{number}"],
                 [*enter, "ip", "addr", "add", f"10.77.0.{number + 1}/24", "dev", "v0"],
                 [*enter, "ip", "link", "set", "v0", "up"],
             ]
