@@ -1,4 +1,4 @@
-"""Crops composed beforehand, for a processor: there composing one takes longer than learning from it."""
+"""Crops composed in advance, for CPUs, on which composing a crop takes longer than learning from it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,16 +12,19 @@ from models.training.data import CropSampler
 from models.training.state import write
 
 AT_ONCE = 16
-"""Crops composed at a time."""
+"""Number of crops composed at a time."""
 
 _MIRRORED, _TURNED, _SWAPPED = 0.5, 0.3, 0.3
-"""Shares of crops mirrored along an axis, with axes exchanged, with colors exchanged."""
+"""Shares of crops that are mirrored along an axis, have their axes exchanged, and have their colors exchanged."""
 
 
 class CropCache:
-    """Stored crops that are seen through smaller views, mirrored and recolored, so that hardly one comes twice.
+    """Stored crops, viewed through smaller windows, mirrored and recolored, so that the same view rarely occurs twice.
 
-    crops: (K, 3, T, T) uint8 on the CPU, perhaps a file's. Random numbers come from torch's global generator.
+    Random numbers come from torch's global generator.
+
+    Args:
+        crops: (K, 3, T, T) uint8 on the CPU; may be memory-mapped from a file.
     """
 
     def __init__(self, crops: Tensor) -> None:
@@ -29,7 +32,9 @@ class CropCache:
 
     @classmethod
     def open(cls, file: Path, pool: Callable[[], CropSampler], count: int, size: int) -> "CropCache":
-        """The bank in `file`; composed from a pool first, `count` crops of `size` pixels a side, if there is none."""
+        """Open the crops stored in a file; if it does not exist, compose them from a sampler: `count` crops with sides
+        of `size` pixels.
+        """
         if not file.exists():
             source = pool()
             crops = np.empty((count, 3, size, size), np.uint8)
@@ -41,7 +46,7 @@ class CropCache:
         return cls(torch.from_numpy(np.load(file, mmap_mode="c")))
 
     def sample(self, batch: int, size: int) -> Tensor:
-        """(batch, 3, size, size) RGB in [0, 1]."""
+        """Draw a batch: (batch, 3, size, size) RGB in [0, 1]."""
         count, _, side, _ = self.crops.shape
         views = []
         for _ in range(batch):

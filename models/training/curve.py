@@ -1,4 +1,4 @@
-"""A training's log, and the picture of it."""
+"""The log of a training, and its plot."""
 
 import json
 import math
@@ -18,7 +18,7 @@ type Line = Sequence[tuple[float, float]]
 
 
 class Log:
-    """Lines of JSON in a file. On resuming, what came after the state that is resumed from is cut off."""
+    """A log as lines of JSON in a file. When a training resumes, entries after the restored state are removed."""
 
     def __init__(self, file: Path, step: int) -> None:
         self.file = file
@@ -27,13 +27,13 @@ class Log:
         write(file, lambda opened: opened.write(text.encode()))
 
     def add(self, entry: Mapping[str, Any]) -> None:
-        """One line; it has at least ``step`` and ``minutes``."""
+        """Add an entry; it has at least ``step`` and ``minutes``."""
         self.entries.append(dict(entry))
         with self.file.open("a") as opened:
             opened.write(json.dumps(entry) + "\n")
 
     def draw(self, file: Path) -> None:
-        """Loss and PSNR over minutes, as PNG."""
+        """Plot loss and PSNR over minutes, as PNG."""
         losses = [(e["minutes"], math.log10(e["loss"])) for e in self.entries if e.get("loss", 0) > 0]
         scores = {
             kind: [(e["minutes"], e["psnr"][kind] - e["bicubic"][kind]) for e in self.entries if "psnr" in e]
@@ -58,7 +58,7 @@ def _read(file: Path) -> list[dict[str, Any]]:
 
 
 def _panel(image: Image.Image, top: int, title: str, lines: Mapping[str, Line]) -> None:
-    """Axes with five marks each, and lines in their colors, named."""
+    """Draw axes with five ticks each, and labeled lines in their colors."""
     pen = ImageDraw.Draw(image)
     points = [point for line in lines.values() for point in line]
     pen.text((_LEFT, top + 8), title, fill=_INK)

@@ -1,7 +1,8 @@
-"""Endless crops of animation frames, composed on the training device from packed tiles (`pack.py`).
+"""Compose an endless stream of animation frames on the training device, from packed tiles (`pack.py`).
 
-A crop is a painting or a flat color, drawings before it in changed size, colors and outline, and strokes over all.
-Nothing is decoded while training: tiles lie on the device as uint8, and a batch is a few dozen tensor operations.
+A crop is a painting or a flat color as the background, drawings in front of it in changed size, colors and outline, and
+strokes over everything. Nothing is decoded during training: the tiles are uint8 tensors on the device, and composing a
+batch takes a few dozen tensor operations.
 """
 
 import io
@@ -21,17 +22,26 @@ from torch import Generator, Tensor
 from models.training.recipe import Recipe
 
 ASPECTS = (8 / 9, 32 / 27, 16 / 15, 64 / 45)
-"""Shapes of DVD's pixels, width by height: NTSC and PAL at 4:3 and at 16:9 (ITU-R BT.601, 702 of 720 samples aside)."""
+"""Pixel aspect ratios (width / height) of DVDs: NTSC and PAL at 4:3 and at 16:9 (ITU-R BT.601, with 702 of the 720
+samples visible).
+"""
 
 HELD_BACK = 12
-"""Of every so many pages and drawings one is never trained on, but measured with."""
+"""One of this many pages, and of this many drawings, is never used for training but for validation."""
 
 
 def load(file: Path, folder: str, *, held_back: bool, most: int = 0) -> Tensor:
-    """A folder of packed tiles: (K, C, T, T) uint8, on the CPU.
+    """Read a folder of packed tiles.
 
-    held_back: the ones for measuring, otherwise the others; by the number in a tile's name, so that all tiles of a
-    page are on the same side. most: at most so many, 0 being all.
+    Args:
+        file: The packed file.
+        folder: Folder of the tiles in it.
+        held_back: Whether to read the tiles for validation instead of those for training. The number in a tile's name
+            decides, so that all tiles of a page are on the same side.
+        most: Maximum number of tiles; 0 is all.
+
+    Returns:
+        (K, C, T, T) uint8, on the CPU.
     """
     with zipfile.ZipFile(file) as archive:
         names = sorted(name for name in archive.namelist() if name.startswith(f"{folder}/"))
@@ -58,17 +68,21 @@ def _number(name: str) -> int:
 
 
 def flat_colors(count: int, generator: Generator) -> Tensor:
-    """Colors of 8 bit, a third of them gray: (count, 3, 1, 1) in [0, 1]."""
+    """Draw 8-bit colors, a third of them gray: (count, 3, 1, 1) in [0, 1]."""
     colors = torch.rand((count, 3, 1, 1), generator=generator, device=generator.device)
     gray = torch.rand((count, 1, 1, 1), generator=generator, device=generator.device) < 1 / 3
     return torch.round(torch.where(gray, colors[:, :1], colors) * 255) / 255
 
 
 class CropSampler:
-    """Crops without end. All randomness comes from `generator`, whose device is where everything happens.
+    """An endless supply of crops. All random numbers come from `generator`, on whose device everything is computed.
 
-    pages: (K, 3, T, T) uint8. sprites, lettering: (S, 4, T, T) uint8, color multiplied by alpha; there may be no
-    lettering.
+    Args:
+        pages: (K, 3, T, T) uint8.
+        sprites: (S, 4, T, T) uint8, color multiplied by alpha.
+        lettering: Likewise; may be empty.
+        recipe: All numbers of the training.
+        generator: Source of random numbers.
     """
 
     def __init__(self, pages: Tensor, sprites: Tensor, lettering: Tensor, recipe: Recipe, generator: Generator) -> None:
@@ -79,14 +93,14 @@ class CropSampler:
 
     @classmethod
     def open(cls, file: Path, recipe: Recipe, generator: Generator, *, held_back: bool = False) -> "CropSampler":
-        """The pool of a packed file."""
+        """Create the sampler of a packed file."""
         pages = load(file, "pages", held_back=held_back)
         sprites = load(file, "sprites", held_back=held_back, most=recipe.sprites)
         lettering = load(file, "lettering", held_back=held_back)
         return cls(pages, sprites, lettering, recipe, generator)
 
     def sample(self, batch: int, size: int) -> Tensor:
-        """(batch, 3, size, size) RGB in [0, 1], size at most about 260."""
+        """Compose a batch: (batch, 3, size, size) RGB in [0, 1]; `size` is at most about 260."""
         out = self._backgrounds(batch, size)
         for share in (1.0, 0.35):  # some have a second drawing before the first
             out = self._some(out, share * self.recipe.drawings, self._with_drawing)
@@ -125,7 +139,7 @@ class CropSampler:
     # Backgrounds
 
     def _backgrounds(self, batch: int, size: int) -> Tensor:
-        """Paintings, some of them out of focus; flat and shaded colors."""
+        """Draw backgrounds: paintings, some of them out of focus; flat and shaded colors."""
         out = self._view(self.pages, batch, size, zoom=(1.0, 1.5), straight=0.5)
         out = self._some(out, 0.2, self._out_of_focus)
         return self._some(out, self.recipe.flat, self._shaded).clamp(0, 1)
@@ -141,7 +155,7 @@ class CropSampler:
         return y.view(b, c, h, w)
 
     def _shaded(self, x: Tensor) -> Tensor:
-        """A color that runs slowly into another; half of them into itself."""
+        """Draw color gradients; half of them are constant."""
         b, _, h, w = x.shape
         angle = self._between(b, 0, math.tau)
         ys, xs = self._axes(h, w)
@@ -151,7 +165,7 @@ class CropSampler:
         return torch.lerp(one, other, ramp).expand_as(x)
 
     def _axes(self, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Pixel coordinates from the middle: (H, 1) and (W,)."""
+        """Return pixel coordinates relative to the center: (H, 1) and (W,)."""
         ys = torch.arange(height, device=self.device) - (height - 1) / 2
         xs = torch.arange(width, device=self.device) - (width - 1) / 2
         return ys[:, None], xs
@@ -161,11 +175,19 @@ class CropSampler:
     def _view(
         self, bank: Tensor, batch: int, size: int, *, zoom: tuple[float, float], straight: float, beyond: float = 0.0
     ) -> Tensor:
-        """Random tiles, seen through a square of `size` pixels: (batch, C, size, size), about in [0, 1].
+        """View random tiles through a square of `size` pixels.
 
-        zoom: tile pixels per pixel, at random between. straight: share that is neither zoomed nor turned, whose
-        pixels are the tile's own; of the others half are squeezed or stretched across, as on DVDs. beyond: how far the
-        view may leave the tile, in its sides; outside is 0.
+        Args:
+            bank: The tiles, (K, C, T, T) uint8.
+            batch: Number of views.
+            size: Side of a view in pixels.
+            zoom: Range of the zoom, in tile pixels per pixel.
+            straight: Share that is neither zoomed nor rotated, so that pixels are those of the tile; half of the others
+                are squeezed or stretched horizontally, as on DVDs.
+            beyond: How far the view may leave the tile, as a share of its side; outside is 0.
+
+        Returns:
+            (batch, C, size, size), approximately in [0, 1].
         """
         tile = bank.shape[-1]
         plain = self._uniform(batch, 1, 1) < straight
@@ -198,7 +220,7 @@ class CropSampler:
     # Drawings
 
     def _with_drawing(self, x: Tensor) -> Tensor:
-        """A drawing before it, recolored, some with an inked outline of their own."""
+        """Put a recolored drawing in front, in some cases with an inked outline."""
         b, size = len(x), x.shape[-1]
         seen = self._view(self.sprites, b, size, zoom=(1.0, 2.5), straight=0.3, beyond=0.15)
         alpha = seen[:, 3:].clamp(0, 1)
@@ -210,7 +232,7 @@ class CropSampler:
         return x * (1 - alpha) + color
 
     def _some_outlined(self, x: Tensor, alpha: Tensor) -> Tensor:
-        """Dark ink of 1 to 3 pixels around what alpha shows, on half of them."""
+        """Draw dark ink of 1 to 3 pixels around the visible part of half of the drawings."""
         wide = torch.stack([F.max_pool2d(alpha, 2 * r + 1, 1, r) for r in (1, 2, 3)])
         wide = wide[self._pick(3, len(x)), torch.arange(len(x), device=self.device)]
         soft = F.avg_pool2d(F.pad(wide, (1, 1, 1, 1), "replicate"), 3, 1)  # max pooling makes stairs
@@ -221,7 +243,7 @@ class CropSampler:
     # Lines
 
     def _with_words(self, x: Tensor) -> Tensor:
-        """Titles, credits, subtitles: white, light or of any color, with their outlines if they have them."""
+        """Draw titles, credits and subtitles: white, light or of any color, with their outlines if they have them."""
         b = len(x)
         seen = self._view(self.words, b, x.shape[-1], zoom=(1.0, 2.0), straight=0.5)
         alpha = seen[:, 3:].clamp(0, 1)
@@ -230,7 +252,7 @@ class CropSampler:
         return x * (1 - alpha) + (seen[:, :3] * ink).clamp_min(0).minimum(alpha)
 
     def _with_lines(self, x: Tensor) -> Tensor:
-        """Ink, or sometimes light, in one of three ways: strokes and hair, grids, lettering."""
+        """Draw ink (in some cases light) of one of three kinds: strokes and hair, grids, lettering."""
         b, size = len(x), x.shape[-1]
         way = self._uniform(b, 1, 1, 1)
         cover = torch.where(
@@ -242,16 +264,16 @@ class CropSampler:
         return torch.lerp(x, ink.expand_as(x), cover)
 
     def _strokes(self, b: int, size: int, count: int = 14) -> Tensor:
-        """Tapered parabolas, each for itself or side by side like hair: coverage (B, 1, size, size).
+        """Draw tapered parabolas, separate or side by side like hair: coverage (B, 1, size, size).
 
-        A stroke is v = a + c·u² in coordinates (u, v) turned by its angle; the distance to it is taken as the vertical
-        one over the length of the normal, which is exact to first order.
+        A stroke is v = a + c·u² in coordinates (u, v) rotated by its angle. Its distance is taken as the vertical
+        distance divided by the length of the normal, which is exact to first order.
         """
         together = self._uniform(b, 1) < 0.5
         order = torch.arange(count, device=self.device) - (count - 1) / 2
 
         def each(spread: float, among: float, common: float) -> Tensor:
-            """Its own random number for every stroke, or nearly the same one for a bundle: (B, count, 1, 1)."""
+            """Draw a random number per stroke, or nearly the same one for a bundle: (B, count, 1, 1)."""
             own, slight, one = self._normal(b, count), self._normal(b, count), self._normal(b, 1)
             return torch.where(together, one * common + slight * among, own * spread)[..., None, None]
 
@@ -275,7 +297,9 @@ class CropSampler:
         return (cover * shown).amax(1, keepdim=True)
 
     def _grids(self, b: int, size: int) -> Tensor:
-        """Parallel lines one way or both, at any angle, as of windows, fences and floors: (B, 1, size, size)."""
+        """Draw parallel lines in one or both directions, at any angle, as of windows, fences and floors: (B, 1, size,
+        size).
+        """
         angle = torch.where(self._uniform(b, 1, 1, 1) < 0.4, 0.0, self._between(b, -1.6, 1.6))
         ys, xs = self._axes(size, size)
         cover = torch.zeros(b, 1, size, size, device=self.device)
@@ -288,7 +312,7 @@ class CropSampler:
         return cover
 
     def _lettering(self, b: int, size: int) -> Tensor:
-        """Rows of marks made of random squares and bars, as large and as dense as lettering: (B, 1, size, size)."""
+        """Draw rows of marks of random squares and bars, as large and as dense as lettering: (B, 1, size, size)."""
         cell = self._between(b, 1.6, 4.0)  # pixels of a letter's stroke
         ys, xs = self._axes(size, size)
         column, row = (xs + size) / cell, (ys + size) / cell

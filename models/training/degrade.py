@@ -40,24 +40,24 @@ from models.training.mpeg2 import mpeg2
 from models.training.strengths import Strengths, maps
 
 SUBCARRIER = 3.579545 / SAMPLING
-"""NTSC's color carrier in cycles per luma sample."""
+"""Frequency of the NTSC color carrier in cycles per luma sample."""
 
 _TO_YCC = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 """R'G'B' to Y'CbCr of ITU-R BT.601; chroma from -0.5 to 0.5."""
 
 _COMPOSITE = (0.872, 1.230)
-"""U and V on a composite line, in shares of Cb and Cr (SMPTE 170M)."""
+"""U and V on a composite line, as factors of Cb and Cr (SMPTE 170M)."""
 
 
 @cache
 def _matrices(device: torch.device) -> tuple[Tensor, Tensor]:
-    """To Y'CbCr and back. Kept, or every batch would wait for them."""
+    """Return the matrices to Y'CbCr and back. They are cached, or every batch would wait for them."""
     return _TO_YCC.to(device), torch.linalg.inv(_TO_YCC).to(device)
 
 
 @torch.no_grad()
 def degrade(hr: Tensor, strengths: Strengths, generator: Generator) -> Tensor:
-    """(B, 3, 2H, 2W) -> (B, 3, H, W), H and W multiples of 4; see the module's docstring."""
+    """Degrade a batch: (B, 3, 2H, 2W) -> (B, 3, H, W), H and W multiples of 4; see the docstring of the module."""
     b, _, h2, w2 = hr.shape
     h, w = h2 // 2, w2 // 2
     s = strengths.steps
@@ -98,9 +98,9 @@ def degrade(hr: Tensor, strengths: Strengths, generator: Generator) -> Tensor:
 
 
 def add_noise(lr: Tensor, clean: Tensor, most: float, generator: Generator) -> Tensor:
-    """With white noise, of up to `most` 8-bit steps, on a half of the clean samples. (B, 3, H, W), (B,) -> as lr.
+    """Add white noise of up to `most` 8-bit steps (σ) to half of the clean samples. (B, 3, H, W), (B,) -> as lr.
 
-    That lines are as sharp as can be is no sign that a picture has no noise.
+    Otherwise the network would learn that sharp pictures have no noise.
     """
     often, place = torch.rand(2, len(clean), generator=generator, device=lr.device)
     sigma = maps(clean & (often < 0.5)) * maps(place) * most / 255
@@ -109,7 +109,7 @@ def add_noise(lr: Tensor, clean: Tensor, most: float, generator: Generator) -> T
 
 
 def _colored(x: Tensor, matrix: Tensor) -> Tensor:
-    """(B, 3, H, W) through a 3×3 matrix."""
+    """Apply a 3×3 matrix to the colors of (B, 3, H, W)."""
     return torch.einsum("ij,bjhw->bihw", matrix.to(x), x)
 
 
@@ -126,9 +126,9 @@ def _blurred(x: Tensor, across: float, down: float) -> Tensor:
 
 
 def _composite(luma: Tensor, chroma: Tensor, s: Mapping[str, Tensor], generator: Generator) -> tuple[Tensor, Tensor]:
-    """Composite video after imperfect separation of luma and chroma: dot crawl at color edges, and cross-color.
+    """Apply composite video after imperfect separation of luma and chroma: dot crawl at color edges, and cross-color.
 
-    Either some of each was left in the other, or a 1H comb took out what turns from line to line.
+    Either some of each remains in the other, or a 1H comb filter has removed what changes phase from line to line.
     """
     b, _, h, w = luma.shape
     phase, woven, width = torch.rand(3, b, 1, 1, 1, generator=generator, device=luma.device)
@@ -155,7 +155,7 @@ def _composite(luma: Tensor, chroma: Tensor, s: Mapping[str, Tensor], generator:
 
 
 def _combed(x: Tensor, by: Tensor) -> Tensor:
-    """Odd lines displaced by (B,) pixels, as of a field from another moment. (B, C, H, W) -> the same."""
+    """Displace odd lines by (B,) pixels, like a field from another moment. (B, C, H, W) -> the same shape."""
     odd = (torch.arange(x.shape[-2], device=x.device) % 2 == 1)[:, None]
     return torch.where(odd, x @ displaced(x.shape[-1], by)[:, None].mT, x)
 
@@ -167,14 +167,14 @@ def _level(luma: Tensor, chroma: Tensor, level: Tensor, generator: Generator) ->
 
 
 def _dust(luma: Tensor, specks: Tensor, generator: Generator) -> Tensor:
-    """Specks of about a pixel, two thirds of them dark."""
+    """Add specks of about a pixel, two thirds of them dark."""
     here, dark, how = torch.rand(3, *luma.shape, generator=generator, device=luma.device)
     value = torch.where(dark < 0.67, -1.0, 1.0) * (0.5 + how)
     return _blurred(value * (here < maps(specks) / 10_000), 0.6, 0.6)
 
 
 def _grain(still: Tensor, s: Mapping[str, Tensor], generator: Generator) -> Tensor:
-    """Random grain in luma, strongest in the midtones, and blurred color noise: (B, 3, H, W)."""
+    """Return random grain in luma, strongest in the midtones, and blurred color noise: (B, 3, H, W)."""
     noise = _normal(still, generator)
     h, w = still.shape[-2:]
 

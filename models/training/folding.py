@@ -1,7 +1,7 @@
-"""From the network on single pixels to FDAT-RD, which folds 2×2 of them into a token, and back.
+"""Convert the network on single pixels into an FDAT-RD, which folds 2×2 pixels into a token, and back.
 
-Kernels of pixels reach two pixels to each side at most, so that kernels of tokens hold them: one for every place in
-the token that is made, over every place in the tokens around it.
+Pixel kernels reach at most two pixels to each side, so token kernels can represent them: one pixel kernel for each
+position in the output token, over all positions in the neighboring tokens.
 """
 
 import copy
@@ -15,9 +15,9 @@ from vsfdatrd.nn.fdat_rd import Block, FdatRd
 
 
 def fold_kernel(kernel: Tensor) -> Tensor:
-    """A pixels' kernel as one of tokens that does the same: (O, I, k, k), k 1, 3 or 5 -> (2, 2, O, 2, 2, I, 3, 3).
+    """Convert a pixel kernel into an equivalent token kernel: (O, I, k, k), k = 1, 3 or 5, -> (2, 2, O, 2, 2, I, 3, 3).
 
-    The first two axes are the place in the token that is made, the next two that in the tokens it is made from.
+    The first two axes are the position in the output token, axes 3 and 4 that in the input tokens.
     """
     out, into, size, _ = kernel.shape
     folded = kernel.new_zeros(FOLD, FOLD, out, FOLD, FOLD, into, 3, 3)
@@ -31,7 +31,7 @@ def fold_kernel(kernel: Tensor) -> Tensor:
 
 
 def fold_spread(kernel: Tensor) -> Tensor:
-    """A pixels' 3×3 kernel as the transposed one from tokens to pixels: (O, I, 3, 3) -> (4·I, O, 4, 4)."""
+    """Convert a 3×3 pixel kernel into the transposed kernel from tokens to pixels: (O, I, 3, 3) -> (4·I, O, 4, 4)."""
     out, into, _, _ = kernel.shape
     folded = kernel.new_zeros(FOLD, FOLD, into, out, 4, 4)
     for p in range(FOLD):
@@ -45,21 +45,21 @@ def fold_spread(kernel: Tensor) -> Tensor:
 
 
 def _tokens(kernel: Tensor) -> Tensor:
-    """A kernel of pixels as one of tokens, places before channels: (O, I, k, k) -> (4·O, 4·I, 3, 3)."""
+    """Convert a pixel kernel into a token kernel, with positions before channels: (O, I, k, k) -> (4·O, 4·I, 3, 3)."""
     return fold_kernel(kernel).flatten(0, 2).flatten(1, 3)
 
 
 def _each_place(values: Tensor) -> Tensor:
-    """The same for every place: (N, …) -> (4·N, …)."""
+    """Repeat a tensor for every position in a token: (N, …) -> (4·N, …)."""
     return values.repeat(FOLD**2, *[1] * (values.ndim - 1))
 
 
 @torch.no_grad()
 def fold(unfolded: PixelNetwork, network: FdatRd) -> FdatRd:
-    """Fill `network`, of the same configuration, with weights that compute what `unfolded` computes; returns it.
+    """Fill `network`, of the same configuration, with weights that compute what `unfolded` computes, and return it.
 
-    Its other blocks and all attention keep their random weights, but for the last of each, which become zero: they
-    add nothing, and learn as soon as the network is trained.
+    Its other blocks and all attention keep their random weights, except for their output projections, which become
+    zero: they contribute nothing at first, and learn as soon as the network is trained.
     """
     first = cast(nn.Conv2d, cast(nn.Sequential, network.conv_first)[1])
     kernel = fold_kernel(unfolded.first.weight)  # the unshuffled input has places after colors: (2, 2, O, 2, 2, 3, …)
@@ -87,7 +87,7 @@ def fold(unfolded: PixelNetwork, network: FdatRd) -> FdatRd:
 
 
 def _silence(block: Block) -> None:
-    """Let a block pass on what it gets."""
+    """Make a block the identity."""
     block.ffn.fc2.weight.zero_()
     projection = cast(nn.Linear, block.attn.proj)
     projection.weight.zero_()
@@ -97,7 +97,7 @@ def _silence(block: Block) -> None:
 
 
 def _fill(block: Block, pixels: PixelBlock) -> None:
-    """Give a block the feed-forward network of one of pixels."""
+    """Give a block the feed-forward network of a pixel block."""
     block.n2.weight.copy_(_each_place(pixels.n2.weight))
     block.n2.bias.copy_(_each_place(pixels.n2.bias))
     for linear, weights in ((block.ffn.fc1, pixels.ffn.fc1), (block.ffn.fc2, pixels.ffn.fc2)):
@@ -106,14 +106,14 @@ def _fill(block: Block, pixels: PixelBlock) -> None:
 
 
 def _at_work(network: FdatRd) -> int:
-    """How many blocks of a group add something, in the group that has most of them; 1 at least."""
+    """Return the number of active blocks in the group that has most of them; at least 1."""
     groups = [cast(list[Block], list(cast(nn.ModuleList, group.blocks))) for group in network.groups]
     return max(1, *(n for blocks in groups for n, block in enumerate(blocks, 1) if block.ffn.fc2.weight.any()))
 
 
 @torch.no_grad()
 def unfold(network: FdatRd) -> PixelNetwork:
-    """What `fold` made `network` from. Raises ValueError if it was trained since then, or never was unfolded."""
+    """Reverse `fold`. Raises ValueError if the network was trained since then, or did not come from `fold`."""
     unfolded, places = PixelNetwork(network.config, _at_work(network)), FdatRd(network.config)
     counts = [parameter.numel() for parameter in unfolded.parameters()]
     # Folding only copies: sent through it, running numbers tell where every weight went. 0 is none of them.

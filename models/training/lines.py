@@ -1,6 +1,6 @@
-"""Linear filters along a line of a picture, as matrices: (B or 1, outputs, inputs), one for each sample of a batch.
+"""Linear filters along one axis of a picture, as matrices: (B or 1, outputs, inputs), one per sample of a batch.
 
-Rows sum to one, so flat stays flat; at the border what lies outside is left out.
+Rows sum to one, so flat areas stay flat; samples outside the border are omitted.
 """
 
 import math
@@ -15,16 +15,16 @@ SAMPLING = 13.5
 
 
 def through(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """(B, C, H, W) with (B or 1, H', H) and (B or 1, W', W) -> (B, C, H', W')."""
+    """Filter both axes: (B, C, H, W) with `down` (B or 1, H', H) and `across` (B or 1, W', W) -> (B, C, H', W')."""
     b, c, h, w = x.shape
     x = (x.reshape(b, c * h, w) @ across.mT).view(b, c, h, -1)
     return down[:, None] @ x
 
 
 def _distances(rows: int, columns: int, scale: float, center: float, device: torch.device) -> Tensor:
-    """Input sample j's distance from output sample i: (1, rows, columns), in input samples.
+    """Return the distance of input sample j from output sample i: (1, rows, columns), in input samples.
 
-    Output sample i lies at i·scale + center, input sample j at j + 0.5, from the picture's left edge.
+    Measured from the left edge of the picture, output sample i is at i·scale + center, and input sample j at j + 0.5.
     """
     at = torch.arange(rows, device=device, dtype=torch.float32) * scale + center
     samples = torch.arange(columns, device=device, dtype=torch.float32) + 0.5
@@ -51,18 +51,18 @@ def _cubic(d: Tensor) -> Tensor:
 
 
 def _lanczos(d: Tensor) -> Tensor:
-    """Three lobes."""
+    """Lanczos with three lobes."""
     return torch.where(d.abs() < 3, torch.sinc(d) * torch.sinc(d / 3), 0)
 
 
 def gaussian(n: int, sigma: Tensor) -> Tensor:
-    """(B,) σ in samples -> (B, n, n); 0 is the identity."""
+    """Gaussian blur of (B,) σ in samples -> (B, n, n); 0 is the identity."""
     d = _square(n, sigma.device) / sigma.clamp_min(0.05).view(-1, 1, 1)
     return _normalized(torch.exp(-0.5 * d * d))
 
 
 def film(n: int, strengths: Strengths) -> Tensor:
-    """Optics, two exposures and halving: (B, n / 2, n)."""
+    """Optics, two exposures and halving in one: (B, n / 2, n)."""
     s, device = strengths.steps, strengths.kernel.device
     d = _distances(n // 2, n, 2, 1, device) / 2
     halving = _normalized(torch.cat([(d.abs() < 0.5).to(d), _triangle(d), _cubic(d), _lanczos(d)]))[strengths.kernel]
@@ -73,14 +73,14 @@ def film(n: int, strengths: Strengths) -> Tensor:
 
 
 def band(n: int, megahertz: Tensor) -> Tensor:
-    """A filter that is flat up to a frequency and steep there, as digital ones are: (B, n, n); 0 is none."""
+    """A low-pass filter that is flat up to a frequency and steep there, as digital ones are: (B, n, n); 0 is none."""
     nyquist = SAMPLING / 2
     share = torch.where(megahertz > 0, megahertz / nyquist, 1)
     return _normalized(_lanczos(_square(n, megahertz.device) * share.view(-1, 1, 1)))
 
 
 def soft_band(n: int, megahertz: Tensor) -> Tensor:
-    """A Gaussian filter that halves power at a frequency, as analogue chroma's are: (B, n, n); 0 is none."""
+    """A Gaussian filter that halves power at a frequency, as for analog chroma: (B, n, n); 0 is none."""
     sigma = math.sqrt(math.log(2)) / math.tau * SAMPLING / megahertz.clamp_min(0.1)
     return gaussian(n, torch.where(megahertz > 0, sigma, 0))
 
@@ -92,10 +92,15 @@ def halo(n: int, amount: Tensor, sigma: Tensor) -> Tensor:
 
 
 def ringing(n: int, share: Tensor, cycles: float = 0.31, decay: float = 2.2) -> Tensor:
-    """What follows an edge on its right alone, as after analogue filters: (B, n, n).
+    """Ringing to the right of edges only, as after analog filters: (B, n, n).
 
-    Neither the mean nor the place of what is drawn changes: sum and first moment of what is added are zero.
-    cycles: of the ringing in a sample, 4.2 MHz. decay: in samples.
+    The sum and the first moment of what is added are zero, so neither the mean nor the position of drawings changes.
+
+    Args:
+        n: Number of samples.
+        share: (B,) amplitude of the ringing.
+        cycles: Frequency of the ringing per sample, 4.2 MHz.
+        decay: In samples.
     """
     d = -_square(n, share.device)
     after = torch.exp(-d / decay) * torch.cos(math.tau * cycles * d) * (d > 0.5)
@@ -107,12 +112,14 @@ def ringing(n: int, share: Tensor, cycles: float = 0.31, decay: float = 2.2) -> 
 
 
 def displaced(n: int, by: Tensor) -> Tensor:
-    """Moved to the right by (B,) samples, straight lines between them: (B, n, n)."""
+    """A shift to the right by (B,) samples with linear interpolation: (B, n, n)."""
     return _normalized(_triangle(_square(n, by.device) + by.view(-1, 1, 1)) + 1e-6)
 
 
 def around_carrier(n: int, cycles: float, sigma: Tensor) -> Tensor:
-    """A band-pass around so many cycles a sample, where it is 1; (B,) σ in samples -> (B, n, n), rows of sum zero."""
+    """A band-pass around a number of cycles per sample, where its gain is 1; (B,) σ in samples -> (B, n, n), rows of
+    sum zero.
+    """
     d = _square(n, sigma.device)
     envelope = _normalized(torch.exp(-0.5 * (d / sigma.view(-1, 1, 1)) ** 2))
     kernel = 2 * envelope * torch.cos(math.tau * cycles * d)
@@ -120,7 +127,7 @@ def around_carrier(n: int, cycles: float, sigma: Tensor) -> Tensor:
 
 
 def one_field(n: int, odd: Tensor) -> Tensor:
-    """Every second line made from the others by cubic interpolation: (B, n, n). odd: (B,) which of them, 0 or 1."""
+    """Replace every second line by cubic interpolation of the others: (B, n, n). `odd` (B,) selects which, 0 or 1."""
     d = _square(n, odd.device).abs()
     made = ((torch.arange(n, device=odd.device) + odd.view(-1, 1)) % 2).bool()[..., None]
     cubic = 9 * ((d - 1).abs() < 0.5).to(d) - ((d - 3).abs() < 0.5).to(d)
@@ -128,7 +135,7 @@ def one_field(n: int, odd: Tensor) -> Tensor:
 
 
 def twitter(n: int, share: Tensor) -> Tensor:
-    """Odd lines partly replaced by the mean of their neighbors: (B, n, n)."""
+    """Blend odd lines with the mean of their neighbors: (B, n, n)."""
     d = _square(n, share.device)
     odd = (torch.arange(n, device=share.device) % 2).view(1, n, 1) * share.view(-1, 1, 1)
     neighbors = _normalized(((d.abs() - 1).abs() < 0.5).to(d))
@@ -136,12 +143,14 @@ def twitter(n: int, share: Tensor) -> Tensor:
 
 
 def subsample(n: int, factor: int, center: float, device: torch.device) -> Tensor:
-    """(1, n / factor, n): a triangle over 2·factor samples, the first output `center` from the left edge."""
+    """Downsample by a triangle over 2·factor samples: (1, n / factor, n), with the first output `center` from the left
+    edge.
+    """
     return _normalized(_triangle(_distances(n // factor, n, factor, center, device) / factor))
 
 
 def supersample(n: int, factor: int, center: Tensor) -> Tensor:
-    """(B, n, n / factor): straight lines between samples, the first of which lies `center` (B,) from the left edge."""
+    """Upsample linearly: (B, n, n / factor), with the first input sample `center` (B,) from the left edge."""
     device = center.device
     at = (torch.arange(n, device=device) + 0.5 - center.view(-1, 1)) / factor
     at = at.clamp(0, n // factor - 1)[..., None]
@@ -149,6 +158,6 @@ def supersample(n: int, factor: int, center: Tensor) -> Tensor:
 
 
 def quarter(n: int, share: Tensor) -> Tensor:
-    """To a quarter of the width and back: (B, n, n)."""
+    """Reduce to a quarter of the width and enlarge again: (B, n, n)."""
     there, back = subsample(n, 4, 0.5, share.device), supersample(n, 4, torch.full_like(share, 0.5))
     return torch.lerp(torch.eye(n, device=share.device)[None], back @ there, share.view(-1, 1, 1))

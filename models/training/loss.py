@@ -1,6 +1,6 @@
-"""How far a picture is from the truth, as training counts it.
+"""The loss: distances between a picture and the truth.
 
-All terms are means over pixels, so that crops of any size and batches of any number weigh the same.
+All terms are means over pixels, so that crops of any size and batches of any number have the same weight.
 """
 
 import math
@@ -17,19 +17,23 @@ _YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.
 
 
 def charbonnier(difference: Tensor, epsilon: float = 1e-3) -> Tensor:
-    """Mean distance, rounded off below epsilon (Charbonnier et al. 1994). Any shape -> scalar."""
+    """Return the mean Charbonnier distance (Charbonnier et al. 1994), rounded below epsilon. Any shape -> scalar."""
     return torch.sqrt(difference * difference + epsilon * epsilon).mean()
 
 
 def gradient(difference: Tensor) -> Tensor:
-    """Mean difference of neighboring pixels' errors: edges as sharp as the truth's. (B, C, H, W) -> scalar."""
+    """Return the mean difference between the errors of neighboring pixels, which is small if edges are as sharp as in
+    the truth. (B, C, H, W) -> scalar.
+    """
     across = difference[..., 1:] - difference[..., :-1]
     down = difference[..., 1:, :] - difference[..., :-1, :]
     return across.abs().mean() + down.abs().mean()
 
 
 def edges(output: Tensor, truth: Tensor) -> Tensor:
-    """Charbonnier distance of luma on and beside the truth's lines and edges alone. (B, 3, H, W) twice -> scalar."""
+    """Return the Charbonnier distance of luma on and next to lines and edges of the truth only. (B, 3, H, W) twice ->
+    scalar.
+    """
     theirs = _luma(truth)
     step = F.max_pool2d(theirs, 3, 1, 1) + F.max_pool2d(-theirs, 3, 1, 1)  # between brightest and darkest of 3×3
     weight = F.avg_pool2d((4 * step).clamp(0, 1), 3, 1, 1)
@@ -39,9 +43,9 @@ def edges(output: Tensor, truth: Tensor) -> Tensor:
 
 
 def crisper(truth: Tensor, amount: float) -> Tensor:
-    """The truth with steeper lines and no halo beside them: (B, 3, H, W) -> the same.
+    """Steepen the lines of the truth without halos: (B, 3, H, W) -> the same shape.
 
-    Luma is sharpened, and held between the darkest and the brightest of the 3×3 pixels around; color stays.
+    Luma is sharpened and clamped to the range of the surrounding 3×3 pixels; color is unchanged.
     """
     luma = _luma(truth)
     row = _window(9, truth.device)  # (1, 9)
@@ -51,17 +55,18 @@ def crisper(truth: Tensor, amount: float) -> Tensor:
 
 
 def frequency(output: Tensor, truth: Tensor) -> Tensor:
-    """Mean error of the spectrum of luma, where and how strong alike. (B, 3, H, W) twice -> scalar."""
+    """Return the mean error of the spectrum of luma, in magnitude and phase. (B, 3, H, W) twice -> scalar."""
     difference = _luma(output - truth)
     spectrum: Tensor = torch.fft.rfft2(difference, norm="ortho")
     return spectrum.abs().mean()
 
 
 def texture(output: Tensor, truth: Tensor, scales: int = 2) -> Tensor:
-    """Difference in the strength of lines and edges by direction. (B, 3, H, W) twice -> scalar.
+    """Return the difference in the strength of lines and edges by direction. (B, 3, H, W) twice -> scalar.
 
-    Strength is the length of a pair of Gabor filters' answers, a quarter of a wave apart: it says that there is a line
-    and how it runs, and hardly where in its few pixels. A blurred line answers weakly, a displaced one does not.
+    Strength is the magnitude of the responses of a pair of Gabor filters a quarter of a wavelength apart: it measures
+    that there is a line and its direction, but hardly its exact position within a few pixels. A blurred line has a weak
+    response, a displaced one does not.
     """
     kernels = _gabor(output.device)
     total = output.new_zeros(())
@@ -77,24 +82,27 @@ def texture(output: Tensor, truth: Tensor, scales: int = 2) -> Tensor:
 
 
 def structure(output: Tensor, truth: Tensor, scales: int = 3) -> Tensor:
-    """One minus SSIM of luma (Wang et al. 2004), the mean of `scales` halved sizes. (B, 3, H, W) twice -> scalar.
+    """Return one minus SSIM of luma (Wang et al. 2004), averaged over `scales` halved sizes. (B, 3, H, W) twice ->
+    scalar.
 
-    Unlike a distance it counts an error for more where the truth is calm, and for less beside strong lines.
+    Unlike a distance, it weights an error more where the truth is calm, and less next to strong lines.
     """
     return _unlike(_luma(output), _luma(truth), scales, 9e-4)
 
 
 def color_structure(output: Tensor, truth: Tensor, scales: int = 3) -> Tensor:
-    """The same of Cb and Cr, whose contrasts are smaller. (B, 3, H, W) twice -> scalar.
+    """Return the same for Cb and Cr, whose contrasts are smaller. (B, 3, H, W) twice -> scalar.
 
-    At the halved sizes it counts color that bled over a line, which hardly changes any pixel's distance.
+    The halved sizes detect color that has bled over a line, which hardly changes the distance of any pixel.
     """
     mine, theirs = (ycc(x)[:, 1:].flatten(0, 1)[:, None] + 0.5 for x in (output, truth))
     return _unlike(mine, theirs, scales, 2e-4)
 
 
 def _unlike(mine: Tensor, theirs: Tensor, scales: int, calm: float) -> Tensor:
-    """One minus SSIM, the mean of `scales` halved sizes; `calm` is what its contrasts are held against."""
+    """Return one minus SSIM, averaged over `scales` halved sizes; `calm` is the contrast below which differences count
+    little.
+    """
     total = mine.new_zeros(())
     for scale in range(scales):
         if scale:
@@ -109,19 +117,19 @@ def _unlike(mine: Tensor, theirs: Tensor, scales: int, calm: float) -> Tensor:
 
 
 def color(difference: Tensor) -> Tensor:
-    """Charbonnier distance of Cb and Cr. (B, 3, H, W) -> scalar."""
+    """Return the Charbonnier distance of Cb and Cr. (B, 3, H, W) -> scalar."""
     return charbonnier(ycc(difference)[:, 1:])
 
 
 def flat(output: Tensor, colors: Tensor) -> Tensor:
-    """What became of flat colors, far from the border. (B, 3, H, W), (B, 3, 1, 1) -> scalar."""
+    """Return the error of flat colors far from the border. (B, 3, H, W), (B, 3, 1, 1) -> scalar."""
     side = output.shape[-1]
     middle = slice(side // 2 - 2, side // 2 + 2)  # every place in a token of 2×2 pixels, twice enlarged
     return charbonnier(output[..., middle, middle] - colors, 1e-4)
 
 
 def total(output: Tensor, truth: Tensor, recipe: Recipe) -> Tensor:
-    """The recipe's terms by its weights. (B, 3, H, W) float32 twice -> scalar."""
+    """Return the sum of the recipe's terms with its weights. (B, 3, H, W) float32 twice -> scalar."""
     if recipe.crisp:
         truth = crisper(truth, recipe.crisp)
     difference = output - truth
@@ -148,7 +156,7 @@ def _luma(x: Tensor) -> Tensor:
 
 
 def ycc(x: Tensor) -> Tensor:
-    """R'G'B' to Y'CbCr, chroma from -0.5 to 0.5. (B, 3, H, W) -> the same."""
+    """Convert R'G'B' to Y'CbCr, chroma from -0.5 to 0.5. (B, 3, H, W) -> the same shape."""
     return F.conv2d(x, _matrix(x.device))
 
 
@@ -162,9 +170,9 @@ def _matrix(device: torch.device) -> Tensor:
 
 @cache
 def _window(side: int, device: torch.device, sigma: float = 1.5, reach: int = 4) -> Tensor:
-    """A Gaussian window of sum one at every place where it fits: (side - 2·reach, side).
+    """Return a Gaussian window of sum one at every position where it fits: (side - 2·reach, side).
 
-    As a matrix: processors are slow at convolutions of a single channel.
+    It is a matrix because CPUs are slow at convolutions of a single channel.
     """
     x = torch.arange(side) - torch.arange(reach, side - reach)[:, None]
     window = torch.exp(-(x * x) / (2 * sigma * sigma)) * (x.abs() <= reach)
@@ -173,7 +181,9 @@ def _window(side: int, device: torch.device, sigma: float = 1.5, reach: int = 4)
 
 @cache
 def _gabor(device: torch.device, directions: int = 6, wavelength: float = 4.0, sigma: float = 1.6) -> Tensor:
-    """(2·directions, 1, 9, 9): even filters, then odd ones, each of mean zero and length one."""
+    """Return the Gabor filters (2·directions, 1, 9, 9): the even ones, then the odd ones, each of mean zero and norm
+    one.
+    """
     y, x = torch.meshgrid(torch.arange(-4.0, 5.0), torch.arange(-4.0, 5.0), indexing="ij")
     envelope = torch.exp(-(x * x + y * y) / (2 * sigma * sigma))
     filters = []

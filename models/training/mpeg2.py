@@ -1,4 +1,4 @@
-"""MPEG-2 as a picture feels it: transform and quantizer of ISO/IEC 13818-2, no motion, no bits."""
+"""The effect of MPEG-2 on a picture: transform and quantizer of ISO/IEC 13818-2, without motion and bitstream."""
 
 import math
 from collections.abc import Mapping
@@ -33,9 +33,9 @@ _DCT = torch.tensor(
 
 @cache
 def _constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Transform, intra and other matrix, and rounding of intra coefficients. Kept, or every batch would wait for them.
+    """Return the transform, the intra and the non-intra matrix, and the rounding of intra coefficients.
 
-    Encoders round down a little, but for the DC coefficient.
+    They are cached, or every batch would wait for them. Encoders round down a little, except for the DC coefficient.
     """
     bias = torch.full((8, 8), 0.42)
     bias[0, 0] = 0.5
@@ -43,10 +43,14 @@ def _constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def mpeg2(x: Tensor, before: Tensor, s: Mapping[str, Tensor], levels: int, offset: Tensor) -> Tensor:
-    """x through an intra frame, or through a P frame predicted from `before`'s intra frame.
+    """Code a picture as an intra frame, or as a P frame predicted from the intra frame of `before`.
 
-    x, before: (B, C, H, W), one step of 8 bit being 1 / levels. offset: (2, B) rows and columns of the first block
-    that lie outside the picture, 0 to 7.
+    Args:
+        x: (B, C, H, W); one 8-bit step is 1 / levels.
+        before: The previous picture, likewise.
+        s: Strengths by the name of the step.
+        levels: Number of levels between 0 and 1.
+        offset: (2, B), rows and columns of the first block that are outside the picture, 0 to 7.
     """
     b, _, h, w = x.shape
     coded = s["quantizer"] > 0
@@ -57,7 +61,7 @@ def mpeg2(x: Tensor, before: Tensor, s: Mapping[str, Tensor], levels: int, offse
         return (torch.arange(padded, device=x.device) - by[:, None]).clamp(0, n - 1)
 
     def blocks(picture: Tensor) -> Tensor:
-        """-> coefficients (B, C, H / 8, W / 8, 8, 8) of the picture on the block grid, borders repeated."""
+        """Transform a picture: -> coefficients (B, C, H / 8, W / 8, 8, 8) on the block grid, with borders repeated."""
         ph, pw = (h + 14) // 8 * 8, (w + 14) // 8 * 8
         rows, columns = indices(h, ph, offset[0])[:, :, None], indices(w, pw, offset[1])[:, None, :]
         grid = torch.round(picture * levels)[each, :, rows, columns]  # (B, H, W, C)
@@ -78,9 +82,9 @@ def mpeg2(x: Tensor, before: Tensor, s: Mapping[str, Tensor], levels: int, offse
 
 
 def quantized(coefficients: Tensor, q: Tensor) -> Tensor:
-    """Intra blocks (B, C, …, 8, 8) of levels through MPEG-2's quantizer at scales q (B,), and back.
+    """Quantize intra blocks (B, C, …, 8, 8) of levels at scales q (B,), and dequantize them.
 
-    ISO/IEC 13818-2, 7.4.2; the DC coefficient has its own step, 2 at 10 bit.
+    ISO/IEC 13818-2, 7.4.2; the DC coefficient has its own step, 2 at 10 bits.
     """
     _, intra, _, bias = _constants(coefficients.device)
     step = intra * q.view(-1, 1, 1, 1, 1, 1) / 16
@@ -89,7 +93,9 @@ def quantized(coefficients: Tensor, q: Tensor) -> Tensor:
 
 
 def quantized_difference(coefficients: Tensor, q: Tensor) -> Tensor:
-    """Predicted blocks' differences likewise: a dead zone around 0, and values put back mid-step."""
+    """Quantize the differences of predicted blocks likewise: with a dead zone around 0, dequantized to the middle of a
+    step.
+    """
     step = _constants(coefficients.device)[2] * q.view(-1, 1, 1, 1, 1, 1) / 16
     whole = torch.floor(coefficients.abs() / step)
     return torch.where(whole > 0, coefficients.sign() * (whole + 0.5) * step, 0)

@@ -1,8 +1,8 @@
-"""The network at the start of its training: it already enlarges, exactly like cubic interpolation.
+"""The initial network of a training, which already upscales exactly like cubic interpolation.
 
 The tail's only nonlinearity is GELU, and GELU(x) - GELU(-x) = x: with every value sent through it twice, once negated,
-the shallow path (first convolution, tail) can be any linear filter. So none of the training is spent on learning to
-interpolate, and the groups of blocks, whose sum is multiplied by zero at first, learn what interpolation lacks.
+the shallow path (first convolution, tail) can be any linear filter. So no training time is spent on learning to
+interpolate. The groups of blocks, whose sum is multiplied by zero at first, learn the difference.
 """
 
 from dataclasses import replace
@@ -21,7 +21,9 @@ TINY = "tiny"
 
 
 def configuration(name: str) -> FdatRdConfig:
-    """Of a variant at 2x with folded pixels, or of `TINY`. Raises ValueError for an unknown name."""
+    """Return the configuration of a variant at 2x with pixel unshuffle, or of `TINY`. Raises ValueError for an unknown
+    name.
+    """
     if name != TINY:
         return variant(name)
     groups = variant("small").groups[:1]
@@ -30,7 +32,7 @@ def configuration(name: str) -> FdatRdConfig:
 
 
 def new(recipe: Recipe) -> FdatRd:
-    """An untrained network that interpolates, with random weights from torch's global generator."""
+    """Create an untrained network that interpolates, with random weights from torch's global generator."""
     rate = default_drop_path(recipe.variant) if recipe.drop_path < 0 else recipe.drop_path
     network = FdatRd(configuration(recipe.variant), drop_path=rate)
     interpolate(network)
@@ -38,14 +40,15 @@ def new(recipe: Recipe) -> FdatRd:
 
 
 BIAS_WIDTHS = ((1.0, 1.0), (2.3, 0.8), (4.5, 1.5), (8.0, 3.0))
-"""Of a window's heads in turn: how far tokens look across and down at first, as σ of a Gaussian in tokens."""
+"""Initial widths of attention for the heads of a window, in turn: σ across and down of a Gaussian, in tokens."""
 
 
 @torch.no_grad()
 def let_attention_join(network: FdatRd) -> None:
-    """Give windows that add nothing yet position biases of several widths, so that they begin as different blurs.
+    """Give window attention that contributes nothing yet position biases of several widths, so that heads begin as
+    different blurs.
 
-    With biases of zero every token begins with the mean of its whole window, and has to find its place first.
+    With biases of zero every token would begin with the mean of its window and first have to learn its position.
     """
     for module in network.modules():
         if not isinstance(module, WindowAttention) or module.proj.weight.any() or module.rel_pos_bias.any():
@@ -59,9 +62,9 @@ def let_attention_join(network: FdatRd) -> None:
 
 
 def leave_attention_out(network: FdatRd) -> FdatRd:
-    """The same network, whose blocks compute as if attention gave zeros, and whose attention does not learn.
+    """Bypass attention: blocks compute as if it gave zeros, and it does not learn.
 
-    Its gates learn nothing either: that by place is a half wherever attention is zero, that by channel scales zeros.
+    Neither do its gates: the spatial gate is one half wherever attention is zero, and the channel gate scales zeros.
     """
     for module in network.modules():
         if isinstance(module, Block):
@@ -75,7 +78,7 @@ def leave_attention_out(network: FdatRd) -> FdatRd:
 
 
 def _without_attention(block: Block, t: Tensor, size: tuple[int, int]) -> Tensor:
-    """`Block.forward` where attention's last projection is zero."""
+    """`Block.forward` if the output projection of attention is zero."""
     if block.kind != "dictionary":
         local = F.gelu(cast(DepthwiseConv, block.conv[0]).tokens(block.n1(t), size))
         t = t + block.drop_path(local if block.kind == "spatial" else local / 2)
@@ -83,14 +86,15 @@ def _without_attention(block: Block, t: Tensor, size: tuple[int, int]) -> Tensor
 
 
 def shallow(network: FdatRd, x: Tensor) -> Tensor:
-    """The network without its groups of blocks. (B, 3, H, W), sides even -> (B, 3, 2H, 2W)."""
+    """Run the network without its groups of blocks: (B, 3, H, W) with even sides -> (B, 3, 2H, 2W)."""
     return cast(Tensor, network.upsampler(network.conv_first(x)))
 
 
 def cubic_taps() -> Tensor:
-    """(2, 6): a pair of pixels' enlarged left halves, over the six pixels around and including the pair.
+    """Return the cubic interpolation of a pair of pixels as a matrix (2, 6): two outputs over the six pixels around and
+    including the pair.
 
-    Row i is output 0 and 1 of pixel 0; Keys 1981 with a = -0.5 at a quarter of a pixel left and right of it.
+    Row i is output 0 and 1 of pixel 0: Keys 1981 with a = -0.5, a quarter of a pixel to its left and right.
     """
 
     def weight(d: float) -> float:
@@ -104,9 +108,9 @@ def cubic_taps() -> Tensor:
 
 @torch.no_grad()
 def interpolate(network: FdatRd) -> None:
-    """Set weights so that the network enlarges by cubic interpolation, but for the outermost three pixels.
+    """Set the weights so that the network upscales by cubic interpolation, except for the outermost three pixels.
 
-    Raises ValueError for a network other than 2x with unshuffle 2, the tail transpose+conv and at least 48 channels.
+    Raises ValueError unless the network is 2x with unshuffle 2, the tail transpose+conv and at least 48 channels.
     """
     config = network.config
     if (config.unshuffle, config.tail_scale, config.upsampler) != (2, 4, "transpose+conv") or config.embed_dim < 48:
@@ -147,5 +151,5 @@ def interpolate(network: FdatRd) -> None:
 
 
 def bicubic(x: Tensor) -> Tensor:
-    """What the network is measured against. (B, 3, H, W) -> (B, 3, 2H, 2W) in [0, 1]."""
+    """Upscale by cubic interpolation, the baseline of validation: (B, 3, H, W) -> (B, 3, 2H, 2W) in [0, 1]."""
     return F.interpolate(x, scale_factor=2, mode="bicubic", align_corners=False).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""What changes the weights after each step, and how fast."""
+"""Optimizers and the learning-rate schedule."""
 
 import math
 
@@ -8,14 +8,14 @@ from torch import nn
 from models.training.recipe import Recipe
 
 _MUON_NAMES = ("groups.", "after", "spread")
-"""Where the inner matrices of an unfolded network are; the outermost layers are AdamW's."""
+"""Name prefixes of the inner matrices of an unfolded network; the outermost layers use AdamW."""
 
 
 def optimizers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or Muon for the inner matrices of a network that holds its kernels as such.
+    """Create the optimizers: AdamW for everything, or Muon for the inner matrices of an unfolded network.
 
-    Norms, biases, temperatures and the windows' position biases do not decay. Muon (Jordan et al. 2024) makes each step
-    of a matrix orthogonal; by PyTorch's scaling it takes AdamW's learning rates.
+    Norms, biases, temperatures and position biases have no weight decay. Muon (Jordan et al. 2024) orthogonalizes the
+    update of each matrix; with PyTorch's scaling it uses the same learning rates as AdamW.
     """
     matrices: list[nn.Parameter] = []
     decay: list[nn.Parameter] = []
@@ -43,7 +43,7 @@ def optimizers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer
 
 
 def rate(recipe: Recipe, progress: float, since: int) -> float:
-    """The learning rate at a point of the plan (0 to 1), `since` steps after the present stage began."""
+    """Return the learning rate at a point of the schedule (0 to 1), `since` steps after the present stage began."""
     if recipe.schedule == "cosine":
         share = 0.5 + 0.5 * math.cos(math.pi * progress)
     else:

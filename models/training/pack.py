@@ -28,37 +28,38 @@ from tqdm import tqdm
 
 type Pixels = NDArray[np.uint8]
 type Box = tuple[int, int, int, int]
-"""Top, bottom, left and right edge in pixels; bottom and right are the first beyond it."""
+"""Top, bottom, left and right edge in pixels; bottom and right are exclusive."""
 
 TILE = 384
 """Side of a tile in pixels."""
 
 SCALES = (1.0, 0.75)
-"""By which pictures are resized before they are cut: smaller ones keep less of their own sharpening and grain."""
+"""Factors by which pictures are resized before they are cut; smaller ones keep less of their own sharpening and grain.
+"""
 
 PICTURES = (".png", ".webp", ".avif", ".jpg", ".jpeg")
 FONTS = (".ttf", ".otf", ".ttc")
 FONT_FOLDER = Path("/usr/share/fonts")
 
 FACES = "dicebear"
-"""Drawings with this in their path are heads: they are shown large, as films show them."""
+"""Drawings with this in their path are heads, which are shown large, as films do."""
 
 _GUTTER = 4
-"""Rows of the margin's color that part two panels, at least."""
+"""Minimum number of rows in the margin's color that separate two panels."""
 _LEAST = 224
-"""Shortest side of a panel that is used; sides shorter than a tile are mirrored."""
+"""Shortest side of a panel that is used; sides shorter than a tile are extended by mirroring."""
 
 
 def panels(page: Pixels) -> list[Box]:
-    """Rectangles of a comic's page (H, W, 3) that no gutter runs through; the whole picture where there is none.
+    """Split a comic page (H, W, 3) into the rectangles between gutters; the complete picture if there are none.
 
-    A gutter is a run of rows or columns, across all of a rectangle, of the color that the picture's border has.
+    A gutter is a run of rows or columns, across all of a rectangle, in the color of the picture's border.
     """
     border = np.concatenate([page[:4].reshape(-1, 3), page[-4:].reshape(-1, 3), page[:, :4].reshape(-1, 3)])
     paper = (np.abs(page.astype(np.int16) - np.median(border, 0).astype(np.int16)) <= 12).all(-1)
 
     def runs(empty: NDArray[np.bool_]) -> list[tuple[int, int]]:
-        """Where something is, between gutters."""
+        """Find the ranges between gutters."""
         result: list[tuple[int, int]] = []
         start, blank = None, _GUTTER
         for i, is_empty in enumerate(empty):
@@ -90,16 +91,16 @@ def panels(page: Pixels) -> list[Box]:
 
 
 def is_text(page: Pixels) -> bool:
-    """Whether a picture (H, W, 3) is nearly all bright and colorless, as pages of names and empty ones are."""
+    """Return whether a picture (H, W, 3) is almost all bright and colorless, like pages of names and empty pages."""
     high, low = page.max(-1).astype(np.int16), page.min(-1).astype(np.int16)
     return bool((((high - low) < 36) & (high > 140)).mean() > 0.9)
 
 
 def cut(picture: Pixels, least: float = 10.0) -> list[Pixels]:
-    """Tiles (384, 384, 3) that cover a picture (H, W, 3) with as little overlap as can be.
+    """Cut tiles (384, 384, 3) that cover a picture (H, W, 3) with as little overlap as possible.
 
-    Tiles whose standard deviation is under `least` levels, empty margins, are left out, and pictures with a side under
-    224 pixels; sides between that and a tile's are filled up by mirroring.
+    Tiles whose standard deviation is below `least` levels (empty margins) are omitted, and so are pictures with a side
+    below 224 pixels; sides between that and a tile's are extended by mirroring.
     """
     height, width, _ = picture.shape
     if min(height, width) < _LEAST:
@@ -116,7 +117,7 @@ def cut(picture: Pixels, least: float = 10.0) -> list[Pixels]:
 
 
 def page_tiles(file: Path, scales: Sequence[float], quality: int) -> list[bytes]:
-    """A picture's tiles, lossless at quality 100; none for a page of names."""
+    """Return the tiles of a picture, lossless at quality 100; none for a page of names."""
     with Image.open(file) as image:
         rgb = image.convert("RGB")
     tiles: list[Pixels] = []
@@ -131,9 +132,9 @@ def page_tiles(file: Path, scales: Sequence[float], quality: int) -> list[bytes]
 
 
 def sprite_tile(drawing: tuple[str, str], seed: int) -> bytes | None:
-    """A drawing (path, SVG) as one WebP tile with alpha, or None where nothing can be seen or read.
+    """Render a drawing (path, SVG) as one WebP tile with alpha; None if nothing is visible or it is not readable.
 
-    Half of them come so close that only a part fits: the busiest of eight. Heads are 300 to 600 pixels high.
+    Half of them are so close that only a part fits: the busiest of eight views. Heads are 300 to 600 pixels high.
     """
     import resvg_py
 
@@ -179,7 +180,7 @@ JAPANESE = (
 
 
 def lettering_tile(seed: int, files: Sequence[Path]) -> bytes | None:
-    """Lines of words in one of the fonts as titles, credits and subtitles have them, or None for a font without them.
+    """Render lines of words in one of the fonts like titles, credits and subtitles; None if the font cannot be used.
 
     White letters on transparency, color multiplied by alpha; a third of them with a black outline.
     """
@@ -210,21 +211,24 @@ def lettering_tile(seed: int, files: Sequence[Path]) -> bytes | None:
 
 
 def webp(pixels: Pixels) -> bytes:
-    """(H, W, 3 or 4) as lossless WebP. Invisible color is kept, since it is multiplied by alpha and so zero."""
+    """Encode (H, W, 3 or 4) as lossless WebP.
+
+    Colors of transparent pixels are kept by the encoder; they are zero, because color is multiplied by alpha.
+    """
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "WEBP", lossless=True, quality=20, method=1, exact=True)
     return buffer.getvalue()
 
 
 def jpeg(pixels: Pixels, quality: int) -> bytes:
-    """(H, W, 3) as JPEG with chroma at full size, which lossy WebP would halve."""
+    """Encode (H, W, 3) as JPEG with chroma at full size, which lossy WebP would halve."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
 
 
 def drawings(folder: Path) -> Iterator[tuple[str, str]]:
-    """Path and text of every SVG in a folder and its archives, in the order of their names."""
+    """Yield the path and text of every SVG in a folder and its archives, in the order of their names."""
     for file in sorted(file for file in folder.rglob("*.svg") if file.is_file()):
         yield file.as_posix(), file.read_text("utf-8", "replace")
     for file in sorted(folder.rglob("*.tar.gz")):
@@ -235,12 +239,12 @@ def drawings(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def fonts(folders: Sequence[Path]) -> list[Path]:
-    """Every font file in the folders, by name."""
+    """List every font file in the folders, by name."""
     return sorted(file for folder in folders for file in folder.rglob("*") if file.suffix.lower() in FONTS)
 
 
 class Packed(NamedTuple):
-    """How many tiles of each kind a pack holds."""
+    """Number of tiles of each kind in a pack."""
 
     pages: int
     sprites: int
@@ -319,7 +323,7 @@ def pack(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Pack; see the module's docstring."""
+    """Run the command; see the docstring of the module."""
     parser = argparse.ArgumentParser(prog="python -m models.training.pack", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)

@@ -1,11 +1,12 @@
-"""FDAT-RD on single pixels instead of folded ones: what a short training learns first.
+"""FDAT-RD on single pixels instead of folded ones, for the first stage of a training.
 
-A network of 2x folds 2×2 pixels into a token, so that the same little kernel has to be learned four times, once for
-every place in the token. Here a token is one pixel of C/4 channels and there is one kernel for all places.
-`folding.py` makes of it weights of FDAT-RD that compute the same, borders included: what a convolution does to single
-pixels is a case of what one does to tokens.
+A 2x network folds 2×2 pixels into a token, so it has to learn the same small kernel four times, once for each position
+in the token. Here a token is one pixel of C/4 channels, and one kernel serves all positions. `folding.py` converts it
+into an FDAT-RD that computes the same, borders included, because a convolution over pixels is a special case of one
+over tokens.
 
-Attention and most blocks are left out. They stand in the folded network with projections of zero, ready to be learned.
+Attention and most blocks are omitted. In the folded network they have output projections of zero, from which they can
+learn.
 """
 
 from typing import cast
@@ -21,26 +22,26 @@ FOLD = 2
 """Pixels along each side of a token."""
 
 _TAPS = 12
-"""Values by which a pixel interpolates: 2×2 new pixels of three colors."""
+"""Channels with which a pixel interpolates: 2×2 new pixels of three colors."""
 
 
 def matrix(out: int, into: int, kernel: int = 1) -> nn.Parameter:
-    """Random weights of a convolution as a matrix (out, into·kernel²), the form that Muon asks for."""
+    """Return random convolution weights as a matrix (out, into·kernel²), the form that Muon requires."""
     return nn.Parameter(torch.empty(out, into * kernel * kernel).uniform_(-1, 1) * (into * kernel * kernel) ** -0.5)
 
 
 def as_kernel(weights: Tensor, kernel: int) -> Tensor:
-    """(O, I·k²) -> (O, I, k, k)."""
+    """Convert a matrix to a kernel: (O, I·k²) -> (O, I, k, k)."""
     return weights.view(len(weights), -1, kernel, kernel)
 
 
 def convolve(x: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tensor:
-    """3×3. (B, I, H, W), (O, 9·I) -> (B, O, H, W)."""
+    """Convolve with a 3×3 kernel: (B, I, H, W), (O, 9·I) -> (B, O, H, W)."""
     return F.conv2d(x, as_kernel(weights, 3), bias, padding=1)
 
 
 class TokenNorm(nn.Module):
-    """LayerNorm over all channels of the 2×2 pixels that will be a token."""
+    """LayerNorm over all channels of the 2×2 pixels that become a token."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class TokenNorm(nn.Module):
 
 
 class PixelFeedForward(nn.Module):
-    """`FeedForward` with the same weights for every place in a token."""
+    """`FeedForward` with the same weights for every position in a token."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -74,9 +75,10 @@ class PixelFeedForward(nn.Module):
         return F.linear(mixed, self.fc2).permute(0, 3, 1, 2)
 
     def _mix(self, x: Tensor) -> Tensor:
-        """Tokens' depthwise 3×3: each place of a token for itself, so every second pixel. (B, H, W, F) -> the same.
+        """Apply the tokens' depthwise 3×3 convolution: each position in a token separately, so on every second pixel.
 
-        Places go into the batch: a dilated convolution would be the same, four times as slow on a processor.
+        (B, H, W, F) -> the same shape. Positions are moved into the batch; a dilated convolution would compute the same
+        but take four times as long on a CPU.
         """
         b, h, w, c = x.shape
         # (B, H, W, F) -> (B, H/2, 2, W/2, 2, F) -> (2, 2, B, H/2, W/2, F) -> (4B, H/2, W/2, F) -> (4B, F, H/2, W/2)
@@ -88,7 +90,7 @@ class PixelFeedForward(nn.Module):
 
 
 class PixelBlock(nn.Module):
-    """`Block`, its feed-forward network alone."""
+    """`Block` with its feed-forward network only."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -100,7 +102,7 @@ class PixelBlock(nn.Module):
 
 
 class PixelGroup(nn.Module):
-    """`ResidualGroup` of its first blocks."""
+    """`ResidualGroup` with its first blocks only."""
 
     def __init__(self, dim: int, hidden: int, blocks: int) -> None:
         super().__init__()
@@ -113,10 +115,15 @@ class PixelGroup(nn.Module):
 
 
 class PixelNetwork(nn.Module):
-    """The network on pixels, that at first is cubic interpolation. Raises ValueError if `config` cannot be unfolded.
+    """The network on pixels, initialized to cubic interpolation.
 
-    It wants 2x, unshuffle 2, the tail transpose+conv, and channels that are a multiple of 8 and 48 at least.
-    blocks: how many of each group's are at work, from the first on.
+    Args:
+        config: A 2x network with unshuffle 2, the tail transpose+conv, and a number of channels that is a multiple of 8
+            and at least 48.
+        blocks: Number of blocks per group, counted from the first.
+
+    Raises:
+        ValueError: `config` cannot be unfolded.
     """
 
     def __init__(self, config: FdatRdConfig, blocks: int = 1) -> None:
@@ -136,7 +143,9 @@ class PixelNetwork(nn.Module):
 
     @torch.no_grad()
     def _interpolate(self) -> None:
-        """As `network.interpolate`: twelve channels are the enlarged pixel, and pass GELU with either sign."""
+        """Initialize to cubic interpolation like `network.interpolate`: twelve channels hold the upscaled pixel and
+        pass GELU with either sign.
+        """
         near = cubic_taps()[:, :5]  # (h, pixel): outputs 0 and 1 of a pixel, from five pixels around it
         bias = cast(Tensor, self.first.bias)
         bias[:_TAPS] = 0
@@ -158,17 +167,17 @@ class PixelNetwork(nn.Module):
         cast(Tensor, self.last.bias).zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W), H and W even -> (B, 3, 2H, 2W)."""
+        """Run the network: (B, 3, H, W) with even sides -> (B, 3, 2H, 2W)."""
         first: Tensor = self.first(x)
         return self.tail(self.inner(first) + first)
 
     def inner(self, x: Tensor) -> Tensor:
-        """What lies between the first convolution and the tail. (B, C/4, H, W) -> the same."""
+        """Run the layers between the first convolution and the tail: (B, C/4, H, W) -> the same shape."""
         for group in self.groups:
             x = group(x)
         return convolve(x, self.after)
 
     def tail(self, x: Tensor) -> Tensor:
-        """(B, C/4, H, W) -> (B, 3, 2H, 2W)."""
+        """Run the tail: (B, C/4, H, W) -> (B, 3, 2H, 2W)."""
         middle = convolve(x, self.spread, self.spread_bias)
         return cast(Tensor, self.last(self.gather(F.gelu(middle))))

@@ -1,8 +1,8 @@
-"""Pictures to judge the training data by.
+"""Pictures with which to judge the training data.
 
-python -m models.training.preview tiles.zip steps.webp            # every step alone, weak and strong, enlarged
-python -m models.training.preview tiles.zip mixes.webp --mixes    # whole degradations as they are drawn
-python -m models.training.preview tiles.zip crops.webp --crops    # what is to be restored
+python -m models.training.preview tiles.zip steps.webp                   # every step alone, weak and strong, enlarged
+python -m models.training.preview tiles.zip mixes.webp --mixes           # complete degradations as they are drawn
+python -m models.training.preview tiles.zip crops.webp --crops           # the ground truth
 """
 
 import argparse
@@ -29,14 +29,14 @@ _TOGETHER = {
     "quantizer": {"half": 1.0},
     "comb": {"chroma": 0.8},
 }
-"""What a step needs beside itself to be seen."""
+"""Other steps that a step needs to be visible."""
 
 _NOT_ALONE = {"halo_width"}
 _TITLE = 14
 
 
 def labeled(pictures: list[tuple[str, Tensor]], columns: int) -> Image.Image:
-    """Pictures (3, H, W) of one size in rows, a line of text above each."""
+    """Arrange pictures (3, H, W) of one size in rows, with a line of text above each."""
     _, height, width = pictures[0][1].shape
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * (width + 4), rows * (height + _TITLE + 4)), "white")
@@ -50,12 +50,12 @@ def labeled(pictures: list[tuple[str, Tensor]], columns: int) -> Image.Image:
 
 
 def nearest(x: Tensor) -> Tensor:
-    """(…, H, W) -> (…, 2H, 2W), every pixel four times."""
+    """Enlarge by pixel repetition: (…, H, W) -> (…, 2H, 2W)."""
     return x.repeat_interleave(2, -1).repeat_interleave(2, -2)
 
 
 def steps(truth: Tensor, generator: torch.Generator) -> list[tuple[str, Tensor]]:
-    """(3, 2H, 2W) -> the truth, its clean half, and every step alone at its weakest and strongest, enlarged again."""
+    """Show a truth (3, 2H, 2W), its clean half, and every step alone at its weakest and strongest, enlarged again."""
 
     def alone(**strengths: float) -> Tensor:
         return nearest(degrade(truth[None], Strengths.only(1, strengths), generator)[0])
@@ -72,7 +72,7 @@ def steps(truth: Tensor, generator: torch.Generator) -> list[tuple[str, Tensor]]
 
 
 def mixes(pool: CropSampler, count: int, size: int, recipe: Recipe) -> list[tuple[str, Tensor]]:
-    """Pairs as training draws them: each degraded crop, enlarged, beside its truth."""
+    """Show pairs as training draws them: each degraded crop, enlarged, next to its truth."""
     truth = pool.sample(count, size)
     pictures = []
     shares = [draw(count, pool.generator, clean=0, laserdisc=kind) for kind in (0.0, 1.0)]
@@ -83,7 +83,7 @@ def mixes(pool: CropSampler, count: int, size: int, recipe: Recipe) -> list[tupl
 
 
 def main() -> int:
-    """Write a picture; see the module's docstring."""
+    """Run the command; see the docstring of the module."""
     parser = argparse.ArgumentParser(prog="python -m models.training.preview", description=__doc__.splitlines()[0])
     parser.add_argument("tiles", type=Path)
     parser.add_argument("out", type=Path)

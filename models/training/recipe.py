@@ -1,4 +1,4 @@
-"""Every number that a training depends on, in one place; read from a TOML file."""
+"""All numbers that a training depends on, read from a TOML file."""
 
 import tomllib
 from collections.abc import Mapping
@@ -17,57 +17,62 @@ _SPELLINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One training. What a TOML file leaves out keeps the value it has here."""
+    """The numbers of one training. Those that a TOML file omits have the defaults below."""
 
     # The network
     variant: str = "medium"
     """``small``, ``medium`` or ``large``; ``tiny`` is one group of three blocks, for rehearsals and tests."""
     form: Literal["whole", "unfolded"] = "whole"
-    """``unfolded`` trains a part of it on single pixels (`pixel_network.py`), a good start that costs little."""
+    """``whole`` trains the network itself; ``unfolded`` trains a part of it on single pixels (`pixel_network.py`),
+    which is cheap and a good start.
+    """
     attention: bool = True
-    """Where false, a ``whole`` training leaves attention out and as it is: all convolutions and feed-forward networks
-    learn, at a third of the cost."""
+    """If false, a ``whole`` training bypasses attention and leaves it unchanged: only convolutions and feed-forward
+    networks learn, at a third of the cost.
+    """
     blocks: int = 1
-    """How many blocks of every group an ``unfolded`` training has, from the first on; more reach further."""
+    """Number of blocks at the start of every group that an ``unfolded`` training has; more of them see farther."""
     drop_path: float = -1.0
-    """Stochastic-depth rate of the last block; negative takes the variant's own."""
+    """Stochastic-depth rate of the last block; if negative, the variant's own."""
 
     # The plan
     minutes: float = 25.0
-    """Length of the whole training, over which the learning rate is planned."""
+    """Length of the complete training, for which the learning rate is scheduled."""
     steps: int = 0
-    """Where above 0, the plan is this many steps instead, however long they take."""
+    """If above 0, the schedule has this many steps instead, however long they take."""
     warm: float = 0.02
-    """Share of the plan during which `conv_first` and the tail learn alone."""
+    """Share of the schedule in which only `conv_first` and the tail learn."""
     batch: int = 64
     """Crops per step."""
     size: int = 120
-    """Side of the low-resolution crop in pixels; a multiple of 60, the network's own padding."""
+    """Side of the low-resolution crop in pixels; a multiple of 60, which the network requires."""
     seed: int = 1
-    """Of crops, degradation and first weights."""
+    """Seed of crops, degradation and initial weights."""
 
     bank: int = 0
-    """Where above 0, so many crops are composed beforehand, of twice the side, and views of them are trained on."""
+    """If above 0, this many crops of twice the side are composed in advance, and views of them are used."""
 
     # The optimizer
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """``muon`` is for ``unfolded``: Muon for inner matrices, AdamW for the rest."""
+    """``muon`` (for ``unfolded`` only) is Muon for inner matrices and AdamW for the rest."""
     learning_rate: float = 8e-4
-    """At its highest."""
+    """Highest learning rate."""
     schedule: Literal["cosine", "wsd"] = "cosine"
-    """``cosine`` falls all the way; ``wsd`` stays at the highest until the last `decay` of the plan, then falls."""
+    """``cosine`` decays over the complete schedule; ``wsd`` stays at the highest rate until the last `decay` of it,
+    then decays.
+    """
     decay: float = 0.3
-    """Share of the plan in which ``wsd`` falls to nothing; 0 never falls, 1 falls from the first step on."""
+    """Share of the schedule in which ``wsd`` decays to zero; 0 never decays, 1 decays from the first step."""
     ramp: int = 200
-    """Steps in which the rate rises from 0, at the start and again when the whole network joins."""
+    """Steps in which the learning rate rises from 0, at the start and again when all layers begin to learn."""
     weight_decay: float = 1e-4
-    """On matrices and kernels alone."""
+    """Weight decay, on matrices and kernels only."""
     beta2: float = 0.99
-    """AdamW's decay of squared gradients."""
+    """AdamW's beta for squared gradients."""
     clip: float = 0.5
-    """Largest norm of the gradient; a longer one is shortened to it."""
+    """Largest norm of the gradient; larger gradients are clipped to it."""
     ema: float = 0.999
-    """Decay of the averaged weights per step, which are what is kept; reached gradually."""
+    """Decay of the averaged weights per step, reached gradually. The averaged weights are the result."""
 
     # The loss: weights of its terms (`loss.py`)
     pixel: float = 1.0
@@ -75,56 +80,63 @@ class Recipe:
     gradient: float = 0.1
     """Differences of neighboring pixels."""
     edges: float = 0.0
-    """Charbonnier distance of luma on the truth's lines and edges alone: more for their shape than for all between."""
+    """Charbonnier distance of luma on lines and edges of the truth only, which weights their shape more than the areas
+    between them.
+    """
     crisp: float = 0.0
-    """By so much, 1 being twice its detail, the truth's lines are steepened before it is compared: solid lines, at a
-    cost in PSNR."""
+    """Sharpening of the truth's lines before the comparison, 1 for twice its detail: crisper lines, at a cost in PSNR.
+    """
     frequency: float = 0.05
     """Amplitudes of the spectrum."""
     texture: float = 0.0
-    """Strength of lines and texture by direction, wherever exactly they lie; sharper, at some cost in PSNR."""
+    """Strength of lines and texture by direction, independent of their exact position; sharper, at some cost in PSNR.
+    """
     structure: float = 0.0
     """One minus SSIM of luma at three sizes."""
 
     color: float = 0.0
-    """Charbonnier distance of Cb and Cr, besides that of pixels."""
+    """Charbonnier distance of Cb and Cr, in addition to that of pixels."""
     color_structure: float = 0.0
     """One minus SSIM of Cb and Cr at three sizes."""
     consistency: float = 0.0
-    """Distance of the outputs for two noisy copies of one truth, so that held cels do not boil."""
+    """Distance between the outputs for two noisy copies of one truth, so that held cels do not flicker."""
 
     pairs: int = 0
-    """So many crops of every batch are a second noisy copy of another one."""
+    """Number of crops per batch that are a second noisy copy of another one."""
     flat_colors: int = 0
-    """Number of crops of one flat color added to every step; the network learns to return them unchanged."""
+    """Number of crops of a single flat color added to every step; the network learns to return them unchanged."""
 
     # What is shown: shares of the crops
     clean: float = 0.28
-    """Only halved by area average and rounded to 8 bit."""
+    """Clean crops: only halved by area average and rounded to 8 bits."""
     laserdisc: float = 0.25
-    """Degraded as LaserDisc; the rest, neither clean nor this, as DVD."""
+    """Crops degraded as LaserDisc; the rest, neither clean nor this, are degraded as DVD."""
     clean_noise: float = 0.0
-    """Up to so many 8-bit steps of white noise are on a half of the clean crops, so that held cels do not boil."""
+    """Maximum standard deviation, in 8-bit steps, of white noise on half of the clean crops, so that held cels do not
+    flicker.
+    """
     drawings: float = 0.65
-    """With vector drawings before the painting."""
+    """Crops with vector drawings in front of the background."""
     flat: float = 0.15
-    """With a flat or shaded background instead of a painting."""
+    """Crops with a flat or shaded background instead of a painting."""
     lines: float = 0.35
-    """With drawn strokes, hair, grids or marks like letters over everything."""
+    """Crops with drawn strokes, hair, grids or letter-like marks over everything."""
     lettering: float = 0.08
-    """With words over everything, where the tiles have some."""
+    """Crops with words over everything, if the tiles include some."""
     sprites: int = 0
-    """Drawings to load; 0 is all. Each takes 0.6 MB of the device's memory."""
+    """Number of drawings to load; 0 is all. Each takes 0.6 MB of the device's memory."""
 
     # While it runs
     checkpoint: Literal["full", "slim"] = "full"
-    """``full`` is everything, ``slim`` the averaged weights as fp16 and the place in the plan: a tenth of the size."""
+    """``full`` is everything; ``slim`` is the averaged weights as fp16 and the position in the schedule, a tenth of the
+    size.
+    """
     checkpoint_minutes: float = 1.0
-    """Between two saved states: what a crash can cost."""
+    """Minutes between two checkpoints, and so what a crash can cost."""
     validate_minutes: float = 3.0
-    """Between two measurements on held-back pictures."""
+    """Minutes between two validations."""
     validate_crops: int = 24
-    """Crops in a measurement, for each of clean, DVD and LaserDisc."""
+    """Crops per validation, for each of clean, DVD and LaserDisc."""
 
     def __post_init__(self) -> None:
         if self.size % 60 or self.size <= 0:
@@ -148,7 +160,7 @@ class Recipe:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
-        """Raises ValueError for a name that no recipe has, or a value of the wrong kind."""
+        """Create a recipe from values by name. Raises ValueError for an unknown name or a value of the wrong type."""
         types: dict[str, type] = {field.name: type(field.default) for field in fields(cls)}
         values = {_SPELLINGS.get(name, name): value for name, value in values.items()}
         for name, value in values.items():
@@ -161,11 +173,11 @@ class Recipe:
 
     @classmethod
     def read(cls, file: Path) -> Self:
-        """The recipe in a TOML file; a bare name such as ``medium.toml`` also means the one in this folder."""
+        """Read the recipe in a TOML file; a bare name such as ``medium.toml`` also means one in this folder."""
         beside = Path(__file__).parent / file.name
         with (file if file.exists() or not beside.exists() else beside).open("rb") as opened:
             return cls.from_mapping(tomllib.load(opened))
 
     def progress(self, step: int, minutes: float) -> float:
-        """How far the plan is, from 0 to 1."""
+        """Return the progress of the schedule, from 0 to 1."""
         return min(1.0, step / self.steps if self.steps else minutes / self.minutes)

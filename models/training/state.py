@@ -1,4 +1,4 @@
-"""What a training must not lose: written so that a crash at any moment leaves the last state or the new one."""
+"""Files of a training, written so that a crash at any moment leaves the previous content or the new one."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -14,40 +14,40 @@ from vsfdatrd.system.files import replacing
 
 
 def write(file: Path, content: Callable[[BinaryIO], Any]) -> None:
-    """Write a file beside its place, flush it to the disk, and rename it into place."""
+    """Write a file under a temporary name, flush it to the disk, and rename it."""
     with replacing(file) as partial, partial.open("wb") as opened:
         content(opened)
 
 
 def save_state(file: Path, state: Mapping[str, Any]) -> None:
-    """Tensors, numbers and text in dictionaries and lists."""
+    """Write tensors, numbers and text in dicts and lists."""
     write(file, lambda opened: torch.save(dict(state), opened))
 
 
 def load_state(file: Path) -> dict[str, Any]:
-    """What `save_state` wrote, on the CPU. Nothing in the file is run."""
+    """Read what `save_state` wrote, onto the CPU. Nothing in the file is executed."""
     return cast(dict[str, Any], torch.load(file, map_location="cpu", weights_only=True))
 
 
 def save_slim(file: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Weights as fp16, and numbers and text beside them, in one .safetensors: what a training can go on from.
+    """Write weights as fp16 with numbers and text as one .safetensors file, from which a training can continue.
 
-    What it has learned about its own steps (the optimizers' moments) is left out. Raises ValueError as `export` does.
+    The state of the optimizers is omitted. Raises ValueError as `export` does.
     """
     export(file, tensors, json.dumps(state))
 
 
 def load_slim(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `save_slim` wrote, on the CPU."""
+    """Read what `save_slim` wrote, onto the CPU."""
     with safe_open(file, "pt") as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (it is no mapping)
         return tensors, cast(dict[str, Any], json.loads(opened.metadata()["about"]))
 
 
 def export(file: Path, tensors: Mapping[str, Tensor], about: str) -> None:
-    """A network's tensors by its own names as .safetensors: weights as fp16, buffers of whole numbers as they are.
+    """Write the tensors of a network by their own names as .safetensors: weights as fp16, integer buffers unchanged.
 
-    Raises ValueError for weights that are not finite in fp16.
+    Raises ValueError if a weight is not finite in fp16.
     """
     half = {name: (t.half() if t.is_floating_point() else t).cpu().contiguous() for name, t in tensors.items()}
     for name, tensor in half.items():

@@ -46,11 +46,11 @@ import torch
 from torch import Generator, Tensor
 
 KERNELS = ("area", "triangle", "cubic", "lanczos")
-"""By which the picture is halved."""
+"""Kernels by which the picture is halved."""
 
 
 class Range(NamedTuple):
-    """How often a step happens, and between which strengths."""
+    """How often a step happens, and the range of its strength."""
 
     share: float
     weak: float
@@ -58,7 +58,7 @@ class Range(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A step's ranges on both media."""
+    """The ranges of a step on both media."""
 
     dvd: Range
     laserdisc: Range
@@ -91,22 +91,22 @@ STEPS: Mapping[str, Step] = {
     "one_field": Step(Range(0.10, 1, 1), Range(0.10, 1, 1)),
     "level": Step(Range(0.30, 0.1, 0.5), Range(0.50, 0.1, 0.7)),
 }
-"""The table above, as numbers."""
+"""The table above as numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Strengths:
-    """What happens to each sample of a batch."""
+    """The degradation of each sample of a batch."""
 
     clean: Tensor
-    """(B,) bool: nothing but halving by area average, and 8 bit."""
+    """(B,) bool: only halved by area average, with 8 bits."""
     kernel: Tensor
     """(B,) index into `KERNELS`."""
     steps: Mapping[str, Tensor]
     """(B,) strength of every step of `STEPS`; 0 is off."""
 
     def repeated(self, order: Tensor) -> "Strengths":
-        """Those of the samples `order` (N,) names by number, in its order."""
+        """Return those of the samples with the numbers `order` (N,), in that order."""
         steps = {name: strength[order] for name, strength in self.steps.items()}
         return Strengths(self.clean[order], self.kernel[order], steps)
 
@@ -114,7 +114,7 @@ class Strengths:
     def only(
         cls, batch: int, steps: Mapping[str, float], kernel: str = "area", device: torch.device | str = "cpu"
     ) -> "Strengths":
-        """The same for every sample: the steps named, and nothing else. Raises KeyError for a step unknown."""
+        """Return the same degradation for every sample: only the named steps. Raises KeyError for an unknown step."""
         result = {name: torch.zeros(batch, device=device) for name in STEPS}
         for name, strength in steps.items():
             result[name] += strength
@@ -124,15 +124,19 @@ class Strengths:
 
 @cache
 def _table(device: torch.device) -> tuple[Tensor, Tensor]:
-    """LaserDisc's and DVD's ranges: (3, steps, 1) twice. Kept, or every batch would wait for them."""
+    """Return the ranges of LaserDisc and DVD: (3, steps, 1) twice. Cached, or every batch would wait for them."""
     table = torch.tensor([[*step.dvd, *step.laserdisc] for step in STEPS.values()], device=device)  # (steps, 6)
     return table[:, 3:].T[..., None], table[:, :3].T[..., None]
 
 
 def draw(batch: int, generator: Generator, *, clean: float, laserdisc: float) -> Strengths:
-    """Strengths of `batch` samples, on the generator's device.
+    """Draw the strengths of `batch` samples, on the generator's device.
 
-    clean, laserdisc: shares of such samples; the rest are DVD.
+    Args:
+        batch: Number of samples.
+        generator: Source of random numbers.
+        clean: Share of clean samples.
+        laserdisc: Share of LaserDisc samples; the rest are DVD.
     """
     device = generator.device
     kind = torch.rand(batch, generator=generator, device=device)
@@ -145,5 +149,5 @@ def draw(batch: int, generator: Generator, *, clean: float, laserdisc: float) ->
 
 
 def maps(values: Tensor) -> Tensor:
-    """(B,) -> (B, 1, 1, 1)."""
+    """Reshape (B,) -> (B, 1, 1, 1)."""
     return values.view(-1, 1, 1, 1)

@@ -1,12 +1,12 @@
-"""Trains a network for some minutes, and goes on from where it was when called again.
+"""Train a network for some minutes, or continue a training that was stopped.
 
     python -m models.training.train --recipe medium.toml --data tiles.zip --out runs/medium --minutes 9 [--compile]
     python -m models.training.train --recipe medium_visit.toml --data tiles.zip --out DIR --start FILE --deadline 440
 
-In the folder `--out` lie the checkpoint (once a minute, or as often as the recipe says), the averaged weights
+The folder `--out` contains the checkpoint (written once a minute, or as often as the recipe says), the averaged weights
 `fdat_rd_<variant>_2x.safetensors` (fp16, as the package reads them), `summary.json`, `log.jsonl`, `curve.png` and
-`validation.png`. Each is written beside its place and renamed, so that a training that is killed loses what came after
-the last checkpoint and nothing else. Needs the extra `train`.
+`validation.png`. Files are written under a temporary name and renamed, so a killed training loses only what came after
+the last checkpoint. Needs the extra `train`.
 """
 
 import argparse
@@ -31,22 +31,22 @@ from models.training.trainer import Deadline, Trainer, to_fdat_rd
 from models.training.validate import Scores, Validation
 
 BEGUN = time.monotonic()
-"""When the process began, about: what `--deadline` counts from."""
+"""Approximate start time of the process, from which `--deadline` counts."""
 CHECKPOINTS = {"full": "checkpoint.pt", "slim": "checkpoint.safetensors"}
-"""Files in a training's folder by the recipe's `checkpoint`."""
+"""Names of checkpoint files by the recipe's `checkpoint`."""
 BANK = "bank.npy"
 LOG_SECONDS = 5.0
 
 
 def checkpoint_in(folder: Path, recipe: Recipe) -> Path | None:
-    """The checkpoint to go on from, the recipe's own kind first; None in a folder without one."""
+    """Return the checkpoint to continue from, the recipe's own kind first; None if the folder has none."""
     files = [folder / CHECKPOINTS[kind] for kind in sorted(CHECKPOINTS, key=lambda kind: kind != recipe.checkpoint)]
     return next((file for file in files if file.exists()), None)
 
 
 @contextmanager
 def stopping() -> Iterator[list[int]]:
-    """A list that is no longer empty once the process was asked to end (SIGINT, SIGTERM)."""
+    """Yield a list that becomes non-empty when the process is asked to end (SIGINT, SIGTERM)."""
     asked: list[int] = []
     old = {number: signal.signal(number, lambda n, _: asked.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -57,21 +57,28 @@ def stopping() -> Iterator[list[int]]:
 
 
 def weights_file(folder: Path, recipe: Recipe) -> Path:
-    """Where a training puts the averaged weights."""
+    """Return the path of the averaged weights."""
     return folder / f"fdat_rd_{recipe.variant}_2x.safetensors"
 
 
 def export_weights(file: Path, recipe: Recipe, averaged: Mapping[str, Tensor], step: int) -> None:
-    """Averaged weights as the package reads them."""
+    """Write averaged weights as the package reads them."""
     export(file, to_fdat_rd(recipe, averaged), f"FDAT-RD {recipe.variant} 2x after {step} steps")
 
 
 def run(
     trainer: Trainer, validation: Validation, folder: Path, *, minutes: float = 0, steps: int = 0, deadline: float = 0
 ) -> None:
-    """Train until the plan is done, or for so many minutes or steps (0: no limit), or until asked to end.
+    """Train until the schedule is done, for a number of minutes or steps (0: no limit), or until asked to end.
 
-    deadline: when everything is to have ended, by `time.monotonic`, and the plan with it; 0 leaves that to the recipe.
+    Args:
+        trainer: The training.
+        validation: The pairs to measure with.
+        folder: Folder of the files.
+        minutes: Minutes to train.
+        steps: Steps to train.
+        deadline: Time at which the process must have ended, on the clock `time.monotonic`; the schedule then ends with
+            it. 0 leaves the end to the recipe.
     """
     recipe, log = trainer.recipe, Log(folder / "log.jsonl", trainer.step)
     summary: dict[str, Any] = {
@@ -171,14 +178,14 @@ def run(
 
 
 def memory(device: torch.device) -> int:
-    """Bytes in use: at the most so far of the GPU, or now by this process."""
+    """Return the memory in use in bytes: the GPU's peak so far, or this process's at present."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return int(psutil.Process().memory_info().rss)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train; see the module's docstring."""
+    """Run the command; see the docstring of the module."""
     began = BEGUN if arguments is None else time.monotonic()
     parser = argparse.ArgumentParser(prog="python -m models.training.train", description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -232,7 +239,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def averaged_weights(checkpoint: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
-    """A checkpoint's averaged weights, and what else it holds."""
+    """Return the averaged weights of a checkpoint, and its other contents."""
     if checkpoint.suffix != ".pt":
         return load_slim(checkpoint)
     state = load_state(checkpoint)

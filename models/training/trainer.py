@@ -1,4 +1,4 @@
-"""One training: its networks, its state, and one step of it. `train` runs it and writes its files."""
+"""The state of a training and one training step. `train` runs the steps and writes the files."""
 
 import copy
 import time
@@ -26,17 +26,24 @@ from vsfdatrd.nn.fdat_rd import Block, FdatRd
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 faster than float32: GPUs, and processors with AVX512_BF16 or AMX."""
+    """Return whether the device multiplies bf16 faster than float32: GPUs, and CPUs with AVX512_BF16 or AMX."""
     if device.type == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return device.type == "cuda"
 
 
 def enlarge(net: FdatRd | PixelNetwork, x: Tensor) -> Tensor:
-    """The network as it is trained: its blocks in bf16 where that is faster, what touches pixels in float32.
+    """Run the network as in training: blocks in bf16 where that is faster, layers that touch pixels in float32.
 
-    bf16 has eight bits, pictures need more; the first convolution and the tail are a small part of the work.
-    (B, 3, H, W), sides multiples of the network's -> (B, 3, 2H, 2W) float32.
+    bf16 has a mantissa of eight bits, which is too coarse for pictures; the first convolution and the tail are a small
+    part of the work.
+
+    Args:
+        net: The network.
+        x: (B, 3, H, W); sides are multiples of the network's own multiple.
+
+    Returns:
+        (B, 3, 2H, 2W) float32.
     """
     lower = torch.autocast(x.device.type, torch.bfloat16, enabled=has_bf16(x.device))
     if isinstance(net, PixelNetwork):
@@ -54,14 +61,19 @@ def enlarge(net: FdatRd | PixelNetwork, x: Tensor) -> Tensor:
 
 
 def compile_blocks(net: FdatRd, **options: Any) -> None:
-    """`torch.compile` every block by itself: one compilation for each kind of block instead of one for all of them."""
+    """Compile every block by itself with `torch.compile`: one compilation per kind of block instead of one for all
+    blocks.
+    """
     for module in net.modules():
         if isinstance(module, Block):
             module.compile(dynamic=False, **options)
 
 
 def new_network(recipe: Recipe) -> FdatRd | PixelNetwork:
-    """What the recipe trains, before its first step: it interpolates. Random weights are torch's global generator's."""
+    """Create the network that a recipe trains. Before its first step it interpolates.
+
+    Random weights are drawn from torch's global generator.
+    """
     if recipe.form == "whole":
         whole = network.new(recipe)
         return whole if recipe.attention else network.leave_attention_out(whole)
@@ -70,10 +82,10 @@ def new_network(recipe: Recipe) -> FdatRd | PixelNetwork:
 
 
 def to_fdat_rd(recipe: Recipe, trained: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """FDAT-RD's tensors from those that were trained.
+    """Return the tensors of an FDAT-RD that computes what the trained network computes.
 
-    What an unfolded training leaves out is random, by the recipe's seed, but for its size: as signs alone, most of a
-    file takes a tenth of the room in a package.
+    Weights that an unfolded training does not have are random signs (from the recipe's seed) times the mean magnitude
+    of their tensor: compressed in a package, they take a tenth of the space of ordinary random numbers.
     """
     if recipe.form == "whole":
         return trained
@@ -89,7 +101,7 @@ def to_fdat_rd(recipe: Recipe, trained: Mapping[str, Tensor]) -> Mapping[str, Te
 
 
 def from_weights(found: FdatRd, recipe: Recipe) -> FdatRd | PixelNetwork:
-    """The recipe's network with the weights of one there is. Raises ValueError if they are of no use for it."""
+    """Create the network that a recipe trains from the weights of another one. Raises ValueError if they do not fit."""
     config = network.configuration(recipe.variant)
     if recipe.form == "unfolded":
         return widen(unfold(found), config, recipe.blocks)
@@ -102,27 +114,37 @@ def from_weights(found: FdatRd, recipe: Recipe) -> FdatRd | PixelNetwork:
 
 @dataclass(slots=True)
 class Deadline:
-    """A plan that ends at a moment, however fast steps are. Training alone counts; compiling and measuring do not."""
+    """A schedule that ends at a given time, however fast steps are. Only training counts, not compilation or
+    validation.
+    """
 
     end: float
-    """When the last step is to be done, by `time.monotonic`."""
+    """Time by which the last step must be done, on the clock `time.monotonic`."""
     trained: float = 0.0
     """Seconds of training so far."""
 
     @property
     def progress(self) -> float:
-        """Of what was and what still can be trained, from 0 to 1."""
+        """Progress from 0 to 1: time trained, divided by that time plus the time that is left."""
         left = max(0.0, self.end - time.monotonic())
         return self.trained / (self.trained + left) if left else 1.0
 
 
 class Trainer:
-    """A training's state, and one step of it."""
+    """The state of a training, and one step of it."""
 
     def __init__(
         self, recipe: Recipe, tiles: Path, device: torch.device, *, compiled: bool = False, bank: Path | None = None
     ) -> None:
-        """bank: the file of the recipe's crops, if it has them composed beforehand."""
+        """Create the network, its optimizers and its data.
+
+        Args:
+            recipe: All numbers of the training.
+            tiles: The packed tiles.
+            device: The device that trains.
+            compiled: Whether to compile the network with `torch.compile`.
+            bank: File of crops composed in advance, if the recipe has them.
+        """
         self.recipe, self.device = recipe, device
         torch.manual_seed(recipe.seed)
         self.generator = torch.Generator(device).manual_seed(recipe.seed)
@@ -147,27 +169,28 @@ class Trainer:
         self.step, self.minutes = 0, 0.0
         self.deadline: Deadline | None = None
         self.joined = -1
-        """Step at which the whole network joined; -1 is not yet."""
+        """Step at which all layers began to learn; -1 before."""
         self.resumed = 0
-        """Step from which on the optimizers' moments are kept: the learning rate rises again from there."""
+        """Step from which the optimizers' moments count: the learning rate is warmed up again from there."""
         self.left_out = torch.zeros((), dtype=torch.int64, device=device)
 
     @property
     def progress(self) -> float:
-        """Of the plan, from 0 to 1."""
+        """Progress of the schedule, from 0 to 1."""
         return self.deadline.progress if self.deadline else self.recipe.progress(self.step, self.minutes)
 
     @property
     def skipped(self) -> int:
-        """Steps left out because their loss or gradient was not finite."""
+        """Number of steps that were skipped because the loss or gradient was not finite."""
         return int(self.left_out)
 
     def start_from(self, weights: Path, minutes: float) -> None:
-        """Take weights from a file and the schedule from a minute of the plan; the whole network learns at once.
+        """Load weights from a file, and begin the schedule at a given minute; all layers learn from the start.
 
-        An unfolded training takes those of an unfolded one, narrower ones too. In a whole one attention that added
-        nothing joins (`network.let_attention_join`).
-        Raises CheckpointError for a file that cannot be read, ValueError for another network's.
+        An unfolded training accepts the weights of an unfolded one, also of a narrower network. In a training of the
+        whole network, attention that contributed nothing starts to learn (`network.let_attention_join`).
+
+        Raises CheckpointError if the file cannot be read, and ValueError if it is of another network.
         """
         found = load_model(weights)
         if not isinstance(found, FdatRd):
@@ -183,7 +206,9 @@ class Trainer:
     # A step, by its phases.
 
     def sample(self) -> tuple[Tensor, Strengths]:
-        """What is to be restored, (B, 3, 2H, 2W), and what happens to it. The last `pairs` are the first again."""
+        """Draw a batch: ground truth (B, 3, 2H, 2W) and the strengths of its degradation. The last `pairs` crops repeat
+        the first.
+        """
         recipe = self.recipe
         single = recipe.batch - recipe.pairs
         truth = self.pool.sample(single, 2 * recipe.size)
@@ -194,14 +219,14 @@ class Trainer:
         return truth.to(self.device), strengths
 
     def degrade(self, truth: Tensor, strengths: Strengths) -> Tensor:
-        """(B, 3, 2H, 2W) -> (B, 3, H, W)."""
+        """Degrade a batch: (B, 3, 2H, 2W) -> (B, 3, H, W)."""
         degraded = degrade(truth, strengths, self.generator)
         if self.recipe.clean_noise:
             degraded = add_noise(degraded, strengths.clean, self.recipe.clean_noise, self.generator)
         return degraded
 
     def loss(self, degraded: Tensor, truth: Tensor) -> Tensor:
-        """Of a batch and its truth, and of the flat colors shown besides."""
+        """Compute the loss of a batch, and of crops of flat color that are added to it."""
         recipe, net = self.recipe, self.network
         if isinstance(net, FdatRd) and self._is_warming_up():
             return loss.total(network.shallow(net, degraded).float(), truth, recipe)
@@ -221,14 +246,14 @@ class Trainer:
         return value
 
     def backward(self, value: Tensor) -> None:
-        """The loss's gradient."""
+        """Compute the gradient of a loss."""
         self.network.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
 
     def update(self, value: Tensor) -> float:
-        """Change the weights, unless loss or gradient is not finite; returns the learning rate.
+        """Update the weights, unless the loss or gradient is not finite; return the learning rate.
 
-        Nothing waits for the device here: the fused optimizer leaves the step out by itself.
+        Does not synchronize with the device: the fused optimizer skips the step by itself.
         """
         since = self.step - max(0, self.joined, self.resumed)
         learning_rate = rate(self.recipe, self.progress, since)
@@ -249,7 +274,7 @@ class Trainer:
         return learning_rate
 
     def train_step(self) -> tuple[Tensor, float]:
-        """One batch: (the loss as a scalar on the device, the learning rate)."""
+        """Train on one batch; return the loss, a scalar on the device, and the learning rate."""
         if self.joined < 0 and not self._is_warming_up():
             self.joined = self.step
         truth, strengths = self.sample()
@@ -258,7 +283,7 @@ class Trainer:
         return value.detach(), self.update(value)
 
     def warm_up(self) -> float:
-        """Compile what is compiled, with one batch from which nothing is learned; returns the seconds it took."""
+        """Run one batch without learning from it, so that everything is compiled; return the seconds it took."""
         begun = time.monotonic()
         if self.compiled:
             truth, strengths = self.sample()
@@ -268,7 +293,7 @@ class Trainer:
         return time.monotonic() - begun
 
     def _is_warming_up(self) -> bool:
-        """Whether the outer layers of a whole network still learn alone."""
+        """Return whether only the outer layers of a whole network learn so far."""
         return self.recipe.form == "whole" and self.joined < 0 and self.progress < self.recipe.warm
 
     @torch.no_grad()
@@ -277,7 +302,7 @@ class Trainer:
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), 1 - decay)
 
     def output(self, x: Tensor) -> Tensor:
-        """The averaged network's; on processors in float32."""
+        """Run the averaged network; on CPUs in float32."""
         return cast(Tensor, self.averaged(x)) if x.device.type == "cpu" else enlarge(self.averaged, x)
 
     # What is kept.
@@ -292,7 +317,7 @@ class Trainer:
         }
 
     def state(self) -> dict[str, Any]:
-        """Everything, for `save_state`."""
+        """Return everything that `save_state` stores."""
         return {
             **self._place(),
             "network": self.network.state_dict(),
@@ -306,14 +331,14 @@ class Trainer:
         }
 
     def save(self, file: Path) -> None:
-        """Write a checkpoint: by the file's suffix a full or a slim one."""
+        """Write a checkpoint: full or slim, by the file's suffix."""
         if file.suffix == ".pt":
             save_state(file, self.state())
         else:
             save_slim(file, self.averaged.state_dict(), self._place())
 
     def resume(self, file: Path) -> None:
-        """Take up what `save` wrote. Raises ValueError if it was another network's."""
+        """Restore what `save` wrote. Raises ValueError if it is of another network."""
         if file.suffix != ".pt":
             tensors, state = load_slim(file)
             self._resume_place(state)

@@ -1,4 +1,4 @@
-"""Measuring on held-back pictures: always the same crops with the same degradation, on any device.
+"""Validation on held-back pictures: always the same crops with the same degradation, on any device.
 
 python -m models.training.validate --recipe medium_visit.toml --data tiles.zip --out validation.npz
 """
@@ -26,19 +26,19 @@ from models.training.strengths import draw
 type Enlarge = Callable[[Tensor], Tensor]
 
 KINDS = {"clean": (1.0, 0.0), "dvd": (0.0, 0.0), "laserdisc": (0.0, 1.0)}
-"""Kind: shares of clean and LaserDisc in it."""
+"""Kind -> shares of clean and LaserDisc samples in it."""
 
 _LUMA = (0.2126, 0.7152, 0.0722)
 _BORDER = 8
 
 
 class Scores(NamedTuple):
-    """Means by kind."""
+    """Mean scores by kind."""
 
     psnr: dict[str, float]
-    """Of luma, dB."""
+    """PSNR of luma in dB."""
     chroma: dict[str, float]
-    """Root mean square error of Cb and Cr, levels of 255."""
+    """Root mean square error of Cb and Cr, in levels of 255."""
 
 
 def _inside(x: Tensor) -> Tensor:
@@ -46,28 +46,33 @@ def _inside(x: Tensor) -> Tensor:
 
 
 def psnr(output: Tensor, truth: Tensor) -> Tensor:
-    """PSNR of luma in dB without a border of 8 pixels, at most 50: (B, 3, H, W) twice -> (B,)."""
+    """Return the PSNR of luma in dB without a border of 8 pixels, at most 50: (B, 3, H, W) twice -> (B,)."""
     error = _inside(((output.clamp(0, 1) - truth) * truth.new_tensor(_LUMA).view(3, 1, 1)).sum(1))
     return -10 * torch.log10((error * error).mean((1, 2)).clamp_min(1e-5))
 
 
 def chroma_error(output: Tensor, truth: Tensor) -> Tensor:
-    """Root mean square error of Cb and Cr in levels of 255, without the border: (B, 3, H, W) twice -> (B,)."""
+    """Return the RMS error of Cb and Cr in levels of 255, without the border: (B, 3, H, W) twice -> (B,)."""
     return 255 * _inside(ycc(output.clamp(0, 1) - truth)[:, 1:]).square().mean((1, 2, 3)).sqrt()
 
 
 class Validation:
-    """Fixed pairs of every kind, all of 8 bit."""
+    """Fixed pairs of every kind, all with 8 bits."""
 
     def __init__(self, truth: Tensor, inputs: dict[str, Tensor]) -> None:
-        """truth: (N, 3, 2H, 2W). inputs: (N, 3, H, W) by kind."""
+        """Store the pairs, and compute the scores of cubic interpolation.
+
+        Args:
+            truth: (N, 3, 2H, 2W).
+            inputs: (N, 3, H, W) by kind.
+        """
         self.truth, self.inputs = truth, inputs
         self.baseline = self.measure(bicubic)
-        """Cubic interpolation's scores."""
+        """Scores of cubic interpolation."""
 
     @classmethod
     def compose(cls, tiles: Path, recipe: Recipe, device: torch.device) -> Self:
-        """From the tiles that no training sees."""
+        """Compose pairs from the tiles that no training uses."""
         random = torch.Generator().manual_seed(20_000)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(20_000)
@@ -81,7 +86,7 @@ class Validation:
 
     @classmethod
     def open(cls, file: Path, tiles: Path, recipe: Recipe, device: torch.device) -> Self:
-        """What `write` wrote; composed and written first, if there is none."""
+        """Open what `write` wrote; compose and write it first if it does not exist."""
         if not file.exists():
             composed = cls.compose(tiles, recipe, device)
             composed.write(file)
@@ -91,14 +96,14 @@ class Validation:
         return cls(pictures.pop("truth"), pictures)
 
     def write(self, file: Path) -> None:
-        """As compressed .npz of uint8."""
+        """Write compressed .npz of uint8."""
         pictures = {"truth": self.truth, **self.inputs}
         arrays = {name: (255 * x).round().byte().cpu().numpy() for name, x in pictures.items()}
         write(file, lambda opened: np.savez_compressed(opened, allow_pickle=False, **arrays))
 
     @torch.no_grad()
     def measure(self, enlarge: Enlarge) -> Scores:
-        """Of a network's outputs. enlarge: (B, 3, H, W) -> (B, 3, 2H, 2W)."""
+        """Measure a network's outputs; `enlarge` maps (B, 3, H, W) to (B, 3, 2H, 2W)."""
         scores = Scores({}, {})
         for kind, inputs in self.inputs.items():
             pairs = [(enlarge(x).float(), y) for x, y in self._parts(inputs)]
@@ -111,7 +116,7 @@ class Validation:
 
     @torch.no_grad()
     def picture(self, enlarge: Enlarge, file: Path, crops: int = 2) -> None:
-        """Write a PNG: rows of crops by kind; input, cubic interpolation, output, truth beside each other."""
+        """Write a PNG with rows of crops by kind: input, cubic interpolation, output, truth."""
         rows = []
         for inputs in self.inputs.values():
             x, y = inputs[:crops], self.truth[:crops]
@@ -123,7 +128,7 @@ class Validation:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the pairs that a training measures with, to be carried elsewhere."""
+    """Write the pairs of a recipe to a file, for use on another machine."""
     parser = argparse.ArgumentParser(prog="python -m models.training.validate", description=main.__doc__)
     parser.add_argument("--recipe", type=Path, required=True, help="of the training")
     parser.add_argument("--data", type=Path, required=True, help="what models.training.pack wrote")

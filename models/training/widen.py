@@ -1,8 +1,8 @@
-"""A wider network that begins where a trained narrow one stands (Net2Net; Chen, Goodfellow and Shlens 2016).
+"""Initialize a wider network from a trained narrow one (Net2Net; Chen, Goodfellow and Shlens 2016).
 
-Every new channel is a copy of an old one, and what leaves a channel that has copies is shared among them: only norms,
-whose mean and spread the copies shift a little, compute something else. The copies' own weights differ by some noise,
-or they would stay copies. Groups and blocks beyond the old ones add nothing at first.
+Every new channel is a copy of an old one, and the weights that read a copied channel are divided among its copies. Only
+norms compute something different, because the copies slightly change their mean and variance. The copies' weights
+differ by some noise, or they would stay identical. Additional groups and blocks contribute nothing at first.
 """
 
 from typing import cast
@@ -14,13 +14,14 @@ from models.training.pixel_network import PixelBlock, PixelGroup, PixelNetwork, 
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
 
 NOISE = 0.1
-"""By which a copy's own weights differ from the original's, relative to each."""
+"""Relative noise on the weights of copies."""
 
 
 class Copies:
-    """Which of `old` channels each of `new` ones is a copy of.
+    """Which of `old` channels each of `new` channels copies.
 
-    The last are copied first: the first twelve hold the interpolated colors, whose size norms feel most.
+    The last channels are copied first: the first twelve hold the interpolated colors, to whose magnitude norms are most
+    sensitive.
     """
 
     def __init__(self, old: int, new: int) -> None:
@@ -28,14 +29,14 @@ class Copies:
         self.share = 1 / torch.bincount(self.of)[self.of]
 
     def out(self, weights: Tensor) -> Tensor:
-        """Values of old channels, in the first axis, as those of new ones."""
+        """Expand values over old channels (first axis) to new channels."""
         copied = weights[self.of]
         copies = copied[len(weights) :]
         copies += NOISE * copies * torch.randn_like(copies)
         return copied
 
     def into(self, weights: Tensor) -> Tensor:
-        """Weights over old channels, in the second axis, as those over new ones."""
+        """Expand weights over old channels (second axis) to new channels."""
         return weights[:, self.of] * self.share.view(-1, *[1] * (weights.ndim - 2))
 
 
@@ -45,9 +46,10 @@ def _first(network: PixelNetwork) -> PixelBlock:
 
 @torch.no_grad()
 def widen(narrow: PixelNetwork, config: FdatRdConfig, blocks: int = 1) -> PixelNetwork:
-    """A network of `config`, with so many blocks in every group, that computes nearly what `narrow` does.
+    """Create a network of `config`, with `blocks` blocks in every group, that computes nearly what `narrow` computes.
 
-    Copies' noise comes from torch's global generator. Raises ValueError for a narrower, shorter or shallower one.
+    The noise comes from torch's global generator. Raises ValueError if the network would be narrower, shorter or
+    shallower.
     """
     wide = PixelNetwork(config, blocks)
     groups = [cast(PixelGroup, group) for group in narrow.groups]
