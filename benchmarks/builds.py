@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +23,15 @@ from benchmarks.report import RESULTS, save
 from benchmarks.speed.exports import exported
 from benchmarks.speed.peers import in_fp16
 from benchmarks.traffic import Traffic, build
-from benchmarks.weights import random_weights, weights_file
-from vsfdatrd.archs.fdat_rd import variant
+from benchmarks.weights import random_artcnn, random_weights, weights_file
+from vsfdatrd.archs.artcnn import ArtCnnConfig
+from vsfdatrd.archs.fdat import FdatConfig
+from vsfdatrd.archs.fdat_rd import FdatFamilyConfig, variant
 from vsfdatrd.backends.tensorrt.library import RTX
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.errors import EngineError
-from vsfdatrd.graph.fdat import write as fdat_rd_graph
+from vsfdatrd.graph.artcnn import write as artcnn_graph
+from vsfdatrd.graph.fdat import write as fdat_graph
 from vsfdatrd.graph.target import GraphTarget, tensorrt
 from vsfdatrd.options import Precision
 from vsfdatrd.weights.catalog import CATALOG, resolve
@@ -37,6 +40,20 @@ if TYPE_CHECKING:
     import onnx
 
 MODELS = ("small", "medium", "large")
+FDATS = {
+    # name: (embed_dim, heads, groups, blocks of each kind in a group, width of the feed-forward networks)
+    "fdat_tiny": (96, 3, 2, 2, 144),
+    "fdat_light": (108, 4, 3, 2, 162),
+    "fdat_medium": (120, 4, 4, 3, 240),
+    "fdat_aligned": (128, 4, 4, 3, 256),
+    "fdat_large": (180, 6, 4, 4, 360),
+    "fdat_xl": (180, 6, 6, 6, 360),
+}
+ARTCNNS = {
+    "artcnn_c4f16": ArtCnnConfig(16, 4, False, 1, 1, 2),
+    "artcnn_c4f32": ArtCnnConfig(32, 4, False, 1, 1, 2),
+    "artcnn_r8f64": ArtCnnConfig(64, 8, True, 1, 1, 2),
+}
 TARGETS = ("sm75", "sm86", "sm89", "sm120")
 SIZES = ((720, 540), (720, 480))
 ABOUT = ("model", "weights", "size", "target", "precision", "graph")
@@ -54,7 +71,9 @@ class Case:
     target: str
     precision: Precision
     graph: str = "deploy"
-    """``deploy``: the graph for TensorRT; ``plain``: without its specializations; ``export``: PyTorch's own export."""
+    """``deploy``: the graph for TensorRT; ``plain``: without its specializations; ``export``: PyTorch's own export.
+    ``earlier``: the graph for TensorRT without the form that moves less memory.
+    """
     weights: str = "whole"
     """``whole``: random weights without zero branches; ``shipped``: the weights as they are."""
 
@@ -63,7 +82,8 @@ class Case:
         """The target of its graph."""
         if self.graph == "plain":
             return GraphTarget(self.precision)
-        return tensorrt(self.precision, sm75=self.target == "sm75")
+        target = tensorrt(self.precision, sm75=self.target == "sm75")
+        return replace(target, maps=False, joined_layers=False) if self.graph == "earlier" else target
 
 
 type Write = Callable[[Case], "onnx.ModelProto"]
@@ -73,17 +93,16 @@ type Write = Callable[[Case], "onnx.ModelProto"]
 def measure(case: Case, write: Write) -> tuple[dict[str, Any], Traffic]:
     """Write the graph and build it once. Returns the results, and what the builder reports."""
     width, height = case.size
-    config = variant(case.model)
     start = time.perf_counter()
     graph = write(case)
     writing = time.perf_counter() - start
     traffic = build(graph, case.target)
-    tokens = width * height / config.unshuffle**2
+    values = width * height * channels(case.model)
     return {
         "graph_seconds": round(writing, 2),
         "build_seconds": traffic.build_seconds,
         "activation_bytes": traffic.activation_bytes,
-        "activation_bytes_per_token_and_channel": round(traffic.activation_bytes / tokens / config.ffn_dim, 2),
+        "activation_bytes_per_channel": round(traffic.activation_bytes / values, 2),
         "engine_bytes": traffic.engine_bytes,
         "kernels": len(traffic.kernels),
         "traffic_bytes": traffic.moved,
@@ -111,7 +130,38 @@ def cases(quick: bool) -> list[Case]:
     found += [
         Case("medium", SIZES[0], "sm89", precision, graph) for graph in ("plain", "export") for precision in PLAIN
     ]
+    for model in () if quick else (*FDATS, *ARTCNNS):
+        found += [Case(model, SIZES[0], target, "fp16") for target in TARGETS]
+        found += [Case(model, SIZES[0], "sm89", precision) for precision in ("bf16", *others)]
+        found += [Case(model, SIZES[0], "sm89", precision, "earlier") for precision in (*half, *others)]
     return found
+
+
+def channels(model: str) -> float:
+    """Values per pixel of the tensors that the memory of activations follows (`backends.tensorrt.backend.BYTES`)."""
+    if model in ARTCNNS:
+        (moment,) = ARTCNNS[model].activations()
+        return sum(moment.values())
+    config = fdat_config(model)
+    return (config.embed_dim if model in FDATS else config.ffn_dim) / config.unshuffle**2
+
+
+def fdat_config(model: str) -> FdatFamilyConfig:
+    """The configuration of an FDAT-RD or FDAT."""
+    if model not in FDATS:
+        return variant(model)
+    width, heads, groups, depth, hidden = FDATS[model]
+    return FdatConfig(
+        embed_dim=width,
+        heads=heads,
+        groups=(("spatial", "channel") * depth,) * groups,
+        ffn_dim=hidden,
+        gate_dim=width // 8,
+        upsampler="transpose+conv",
+        tail_scale=2,
+        unshuffle=1,
+        window=8,
+    )
 
 
 def writer(model: str, weights: str, folder: Path) -> Write:
@@ -119,13 +169,17 @@ def writer(model: str, weights: str, folder: Path) -> Write:
     if weights == "shipped":
         checkpoint = open_checkpoint(resolve(model))
         return lambda case: checkpoint.graph(case.size[1], case.size[0], case.graph_target)
-    config = variant(model)
+    if model in ARTCNNS:
+        artcnn = ARTCNNS[model]
+        tensors = random_artcnn(artcnn)
+        return lambda case: artcnn_graph(artcnn, tensors, (case.size[1], case.size[0]), case.graph_target)
+    config = fdat_config(model)
     values = random_weights(config)
 
     def write(case: Case) -> "onnx.ModelProto":
         if case.graph == "export":
             return _export(case, folder)
-        return fdat_rd_graph(config, values, (case.size[1], case.size[0]), case.graph_target)
+        return fdat_graph(config, values, (case.size[1], case.size[0]), case.graph_target)
 
     return write
 

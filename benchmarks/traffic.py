@@ -1,7 +1,8 @@
 """Kernels of an engine, and the memory that each reads and writes per frame, as reported by TensorRT-RTX's builder.
 
 No GPU is needed: with detailed profiling the builder logs every kernel with its tensors. A tensor counts once for every
-kernel that reads or writes it. What stays in a GPU's cache between two kernels is not considered.
+kernel that reads or writes it, except that a kernel that only cuts out and joins tensors reads no more than it writes.
+What stays in a GPU's cache between two kernels is not considered. Signals between two streams are no kernels.
 """
 
 import re
@@ -25,6 +26,9 @@ KERNEL = re.compile(
 )
 TENSOR = re.compile(r"\{ Name: [^,]+, Dimensions: \[(?P<shape>[\d,]*)\].*?Datatype: (?P<type>\w+)")
 LAYER = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
+MOVES = re.compile(r"(Conc|Move|Resh|Slic|Tran)+")
+"""Tactics that only move values."""
+SIGNALS = ("signal", "wait")
 
 CARDS = {
     "RTX 2060": 336,
@@ -135,15 +139,14 @@ def kernels(log: str) -> tuple[Kernel, ...]:
         match = KERNEL.match(begins + rest)
         if match is None:
             raise ValueError(f"this line about a kernel is not understood: {line[:200]}")
+        if match["kind"] in SIGNALS:
+            continue
+        tactic = re.sub(r"_0x[0-9a-f]+", "", match["tactic"]).removeprefix("__myl_")
+        read, written = _bytes(match["inputs"]) + _bytes(match["constants"]), _bytes(match["outputs"])
+        if MOVES.fullmatch(tactic):
+            read = min(read, written)
         result.append(
-            Kernel(
-                match["name"],
-                match["kind"],
-                re.sub(r"_0x[0-9a-f]+", "", match["tactic"]).removeprefix("__myl_"),
-                _bytes(match["inputs"]) + _bytes(match["constants"]),
-                _bytes(match["outputs"]),
-                tuple(LAYER.findall(match["layers"])),
-            )
+            Kernel(match["name"], match["kind"], tactic, read, written, tuple(LAYER.findall(match["layers"])))
         )
     if not result:
         raise ValueError("the log lists no kernels; was it written with detailed profiling?")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from vsfdatrd.archs import artcnn
 from vsfdatrd.archs.fdat_rd import META, FdatFamilyConfig, variant
 from vsfdatrd.archs.fdat_shapes import tensor_shapes
 from vsfdatrd.archs.upsamplers import UPSAMPLERS
@@ -25,6 +26,15 @@ def random_weights(config: FdatFamilyConfig) -> dict[str, NDArray[np.float32]]:
     return {
         name: (random.standard_normal(shape) / math.sqrt(max(1, math.prod(shape[1:])))).astype(np.float32)
         for name, shape in tensor_shapes(config).items()
+    }
+
+
+def random_artcnn(config: artcnn.ArtCnnConfig) -> dict[str, NDArray[np.float32]]:
+    """The same for an ArtCNN."""
+    random = np.random.default_rng(0)
+    return {
+        name: (random.standard_normal(shape) / math.sqrt(math.prod(shape[1:]))).astype(np.float32)
+        for name, shape in artcnn.tensor_shapes(config).items()
     }
 
 

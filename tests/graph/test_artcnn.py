@@ -1,13 +1,15 @@
 """ArtCNN as a graph: the same function as its formula, in every target, and built by TensorRT-RTX."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 
-from tests.artcnns import C_LUMA, KINDS, R_LUMA, by_hand, picture, random_tensors, run_graph
+from tests.artcnns import C_CHROMA, C_LUMA, KINDS, R_LUMA, by_hand, picture, random_tensors, run_graph
 from vsfdatrd.archs.artcnn import ArtCnnConfig
 from vsfdatrd.graph.artcnn import write
-from vsfdatrd.graph.target import OPENVINO, tensorrt
+from vsfdatrd.graph.target import OPENVINO, GraphTarget, tensorrt
 from vsfdatrd.options import PRECISIONS, Precision
 
 
@@ -22,6 +24,19 @@ def test_the_graph_is_the_formula(config: ArtCnnConfig, open_size: bool) -> None
     np.testing.assert_allclose(out, by_hand(config, tensors, x), atol=2e-6)
 
 
+@pytest.mark.parametrize(
+    "config", [*KINDS.values(), replace(C_LUMA, kernel=5), replace(C_CHROMA, kernel=1)], ids=[*KINDS, "5×5", "1×1"]
+)
+@pytest.mark.parametrize("size", [(24, 20), (6, 13), (5, 30)], ids=str)
+def test_joined_layers_are_the_formula_up_to_the_border(config: ArtCnnConfig, size: tuple[int, int]) -> None:
+    tensors, x = random_tensors(config), picture(config, *size)
+    joined = write(config, tensors, size, GraphTarget(joined_layers=True))
+    onnx.checker.check_model(joined, full_check=True)
+    sides = {constant.dims[2] for constant in joined.graph.initializer if len(constant.dims) == 4}
+    assert (2 * config.kernel - 1 in sides) == (min(size) >= 6 * (config.kernel // 2))
+    np.testing.assert_allclose(run_graph(joined, x), by_hand(config, tensors, x), atol=2e-6)
+
+
 @pytest.mark.parametrize("precision", ["fp16", "mixed"])
 @pytest.mark.parametrize("config", [C_LUMA, R_LUMA], ids=["C", "R"])
 def test_half_precision_stays_close(config: ArtCnnConfig, precision: Precision) -> None:
@@ -29,9 +44,14 @@ def test_half_precision_stays_close(config: ArtCnnConfig, precision: Precision) 
     model = write(config, tensors, x.shape[1:], tensorrt(precision))
     out = run_graph(model, x)
     np.testing.assert_allclose(out, by_hand(config, tensors, x), atol=4e-3)
-    kinds = [init.data_type for init in model.graph.initializer]
-    ends = {kinds[0], kinds[1], kinds[-2], kinds[-1]}
-    assert (ends, set(kinds[2:-2])) == ({onnx.TensorProto.FLOAT}, {onnx.TensorProto.FLOAT16})
+    types = {constant.name: constant.data_type for constant in model.graph.initializer}
+    found: dict[str, set[int]] = {}
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            found.setdefault(node.name.partition("/")[0], set()).add(types[node.input[1]])
+    full, half = {onnx.TensorProto.FLOAT}, {onnx.TensorProto.FLOAT16}
+    # what sees the image is float32, and so is the last layer where it is written by itself
+    assert found == {"first": full, "body": half, "last": full | half, "border": full | half}
 
 
 def test_mixed_adds_in_single_precision() -> None:
@@ -39,7 +59,7 @@ def test_mixed_adds_in_single_precision() -> None:
     inferred = onnx.shape_inference.infer_shapes(model).graph
     types = {value.name: value.type.tensor_type.elem_type for value in inferred.value_info}
     sums = [node.output[0] for node in model.graph.node if node.op_type == "Add"]
-    assert len(sums) == R_LUMA.blocks + 1
+    assert len(sums) == R_LUMA.blocks + 1 + 2  # the features once, and at two pairs of borders
     assert {types[name] for name in sums} == {onnx.TensorProto.FLOAT}
 
 

@@ -30,6 +30,7 @@ FORMS = (
     GraphTarget(head_multiple=8),
     GraphTarget(attention=True, split_reductions=True, head_multiple=8),
     GraphTarget(split_reductions=True, sm75=True, head_multiple=8),
+    GraphTarget(attention=True, split_reductions=True, maps=True, head_multiple=8),
 )
 
 
@@ -63,7 +64,9 @@ def test_it_is_what_spandrel_computes(tmp_path: Path, changes: dict[str, Any]) -
 
 @pytest.mark.parametrize("size", [(40, 56), (33, 45), (17, 29)], ids=str)
 @pytest.mark.parametrize(
-    "form", FORMS, ids=lambda form: f"{form.attention} {form.split_reductions} {form.sm75} {form.head_multiple}"
+    "form",
+    FORMS,
+    ids=lambda form: f"{form.attention} {form.split_reductions} {form.sm75} {form.head_multiple} {form.maps}",
 )
 def test_every_target_computes_the_same(small: Checkpoint, form: GraphTarget, size: tuple[int, int]) -> None:
     """17 × 29 tokens are divided by nothing that would make parts."""

@@ -1,4 +1,10 @@
-"""ArtCNN as an ONNX graph. `archs.artcnn` describes the network; `nn.artcnn` is the same function in PyTorch."""
+"""ArtCNN as an ONNX graph. `archs.artcnn` describes the network; `nn.artcnn` is the same function in PyTorch.
+
+The first and the last layer, and the skip connection around the others, are float32 in every precision. All four ends
+of the network are linear: last(first(image) + closing(body)). As two joined layers, one of the image and one of the
+body, they neither write nor read the float32 features, which are half of what a small network moves. Only the pixels at
+the frame's border differ, because the last layer does not see features beyond it; they are computed as written.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,37 +38,107 @@ def write(
         OverflowError: A weight exceeds the range of the target's half precision.
     """
     g = Writer("artcnn", target.compute, target.opset)
-    out = _body(g, config, Weights(tensors), target)
+    out = _Network(g, config, Weights(tensors), target).write(size)
     sides = [(n, n * config.scale) for n in size] if size else [("height", "height_out"), ("width", "width_out")]
     (h, h_out), (w, w_out) = sides
     return g.model((1, config.in_channels, h, w), out, (1, config.out_channels, h_out, w_out))
 
 
-def _body(g: Writer, config: ArtCnnConfig, weights: Weights, target: GraphTarget) -> Name:
-    """Write all layers, with float32 input and output.
+class _Network:
+    def __init__(self, g: Writer, config: ArtCnnConfig, weights: Weights, target: GraphTarget) -> None:
+        self.g, self.config, self.weights, self.target = g, config, weights, target
+        self.first, *self.inner, self.closing, self.last = layers(config)
+        self.radius = config.kernel // 2
 
-    The first and the last layer, and the skip connection around the others, are float32, too.
-    """
-    compute, stream = target.compute, target.stream
+    def write(self, size: tuple[int, int] | None) -> Name:
+        """Write all layers, with float32 input and output."""
+        if self.target.joined_layers and size and min(size) >= 6 * self.radius:
+            features = self._joined(*size)
+        else:
+            start = self._start("input")
+            features = self._end(start, self._body(start))
+        if self.config.scale > 1:
+            features = self.g.op("DepthToSpace", features, blocksize=self.config.scale, mode="CRD")
+        return features
 
-    def conv(x: Name, layer: str, dtype: Any = None) -> Name:
-        return g.conv(x, weights[f"{layer}.weight"], weights[f"{layer}.bias"], dtype=dtype)
+    def _conv(self, x: Name, layer: str, dtype: Any = None) -> Name:
+        return self.g.conv(x, self.weights[f"{layer}.weight"], self.weights[f"{layer}.bias"], dtype=dtype)
 
-    first, *body, closing, last = layers(config)
-    start = conv("input", first, FULL)
-    if config.residual:
+    def _full(self, x: Name) -> Name:
+        return self.g.cast(x, self.target.compute, FULL)
+
+    def _start(self, image: Name) -> Name:
+        """First layer, float32."""
+        return self._conv(image, self.first, FULL)
+
+    def _body(self, start: Name) -> Name:
+        """All layers but the first and the last two."""
+        g, compute, stream = self.g, self.target.compute, self.target.stream
+        if not self.config.residual:
+            y = g.cast(start, FULL, compute)
+            for layer in self.inner:
+                y = g.op("Relu", self._conv(y, layer))
+            return y
         total = g.cast(start, FULL, stream)
-        for i in range(0, len(body), 3):
-            inner = g.cast(total, stream, compute)
-            inner = g.op("Relu", conv(inner, body[i]))
-            inner = g.op("Relu", conv(inner, body[i + 1]))
-            total = g.op("Add", total, g.cast(conv(inner, body[i + 2]), compute, stream))
-        y = g.cast(total, stream, compute)
-    else:
-        y = g.cast(start, FULL, compute)
-        for layer in body:
-            y = g.op("Relu", conv(y, layer))
-    features = conv(g.op("Add", start, g.cast(conv(y, closing), compute, FULL)), last, FULL)
-    if config.scale > 1:
-        features = g.op("DepthToSpace", features, blocksize=config.scale, mode="CRD")
-    return features
+        for i in range(0, len(self.inner), 3):
+            y = g.cast(total, stream, compute)
+            y = g.op("Relu", self._conv(y, self.inner[i]))
+            y = g.op("Relu", self._conv(y, self.inner[i + 1]))
+            total = g.op("Add", total, g.cast(self._conv(y, self.inner[i + 2]), compute, stream))
+        return g.cast(total, stream, compute)
+
+    def _end(self, start: Name, y: Name) -> Name:
+        """last(start + closing(y)), float32."""
+        return self._conv(self.g.op("Add", start, self._full(self._conv(y, self.closing))), self.last, FULL)
+
+    def _joined(self, height: int, width: int) -> Name:
+        """All layers, with joined ends."""
+        g = self.g
+        with g.part("first"):
+            start = self._start("input")
+        with g.part("body"):
+            y = self._body(start)
+        with g.part("last"):
+            last = self.weights[f"{self.last}.weight"]
+            biases = self.weights[f"{self.first}.bias"] + self.weights[f"{self.closing}.bias"]
+            bias = self.weights[f"{self.last}.bias"] + last.sum((2, 3)) @ biases
+            of_image = g.conv("input", _chained(self.weights[f"{self.first}.weight"], last), bias, dtype=FULL)
+            of_body = g.conv(y, _chained(self.weights[f"{self.closing}.weight"], last))
+            out = g.op("Add", of_image, self._full(of_body))
+        with g.part("border"):
+            for axis, side in ((3, width), (2, height)) if self.radius else ():
+                out = self._with_ends(out, self._ends(y, axis, side), axis, side)
+        return out
+
+    def _ends(self, y: Name, axis: int, side: int) -> Name:
+        """Compute both ends of the frame along an axis, layer by layer, from so much of it as they see.
+
+        Returns:
+            A batch of two, of whose 3·radius rows or columns the outermost `radius` are right.
+        """
+        reach = 3 * self.radius
+        image, y = (
+            self.g.op("Concat", self._part(x, axis, 0, reach), self._part(x, axis, side - reach, side), axis=0)
+            for x in ("input", y)
+        )
+        return self._end(self._start(image), y)
+
+    def _with_ends(self, out: Name, ends: Name, axis: int, side: int) -> Name:
+        """Replace the outermost rows or columns of a map."""
+        r = self.radius
+        low, high = (self._part(ends, 0, i, i + 1) for i in (0, 1))
+        parts = self._part(low, axis, 0, r), self._part(out, axis, r, side - r), self._part(high, axis, 2 * r, 3 * r)
+        return self.g.op("Concat", *parts, axis=axis)
+
+    def _part(self, x: Name, axis: int, start: int, end: int) -> Name:
+        g = self.g
+        return g.op("Slice", x, g.shape_tensor(start), g.shape_tensor(end), g.shape_tensor(axis))
+
+
+def _chained(first: Array, second: Array) -> Array:
+    """The kernel of two convolutions in succession: (F, I, k, k) and (O, F, k, k) -> (O, I, 2k - 1, 2k - 1)."""
+    side = first.shape[-1]
+    result = np.zeros((len(second), first.shape[1], 2 * side - 1, 2 * side - 1))
+    for i, j in np.ndindex(second.shape[2:]):
+        result[:, :, i : i + side, j : j + side] += np.tensordot(second[:, :, i, j], first, 1)
+    return result

@@ -43,19 +43,13 @@ def write(
     g = Writer(config.graph_name, target.compute, target.opset)
     height, width = size or (g.length("input", 2), g.length("input", 3))
     x, tall, wide = _padded(g, config, height, width) if target.padding else ("input", height, width)
-    out = _kind(config, size, target)(config, weights, tall, wide, target, g).body(x)
+    form = MapNetwork if target.maps and size else Network
+    out = form(config, weights, tall, wide, target, g).body(x)
     if (tall, wide) != (height, width):
         out = _cropped(g, out, g.dim_op("Mul", height, config.scale), g.dim_op("Mul", width, config.scale))
     sides = [(n, n * config.scale) for n in size] if size else [("height", "height_out"), ("width", "width_out")]
     (h, h_out), (w, w_out) = sides
     return g.model((1, config.in_channels, h, w), out, (1, config.out_channels, h_out, w_out))
-
-
-def _kind(config: FdatFamilyConfig, size: tuple[int, int] | None, target: GraphTarget) -> type[Network]:
-    """Select the class that writes the body. `MapNetwork` needs a known size that is a multiple of the windows."""
-    tokens = config.multiple // config.unshuffle
-    fitting = all(tokens % side == 0 for window in config.windows for side in window)
-    return MapNetwork if target.maps and size is not None and fitting else Network
 
 
 def _padded(g: Writer, config: FdatFamilyConfig, height: Side, width: Side) -> tuple[Name, Side, Side]:

@@ -1,4 +1,4 @@
-"""The body of FDAT-RD for TensorRT-RTX, in the form that moves the least memory (`python -m benchmarks.builds`).
+"""The body of FDAT-RD and FDAT for TensorRT-RTX, in the form that moves the least memory.
 
 The library generates kernels for pointwise operators, reductions and transposes. Its products and convolutions take
 along what follows them (bias, GELU, gates, sums), but not what precedes them. What follows from that:
@@ -14,8 +14,8 @@ along what follows them (bias, GELU, gates, sums), but not what precedes them. W
 - The dictionary reads normalized tokens as they are: its queries take in the key weights, its results the value
   weights.
 
-Which operators the library puts into one kernel is its own decision. What this form gains is measured, not derived, and
-`tests/benchmarks/test_traffic.py` holds it.
+Which operators the library puts into one kernel is its own decision. What this form gains is measured, not derived
+(`python -m benchmarks.builds`), and `tests/benchmarks/test_traffic.py` holds it.
 """
 
 import math
@@ -176,25 +176,40 @@ class MapNetwork(Network):
 
     def _windows(self, t: Name, window: tuple[int, int], weights: Weights) -> Name:
         """Window attention with a relative position bias of the normalized map, projected."""
-        g, c, (wh, ww) = self.g, self.config.embed_dim, window
-        heads, depth = self.attention.heads, self.attention.depth
+        g, attention, c, (wh, ww) = self.g, self.attention, self.config.embed_dim, window
+        heads, depth = attention.heads, attention.padded_depth
         height, width = self._size
-        rows, cols, places = height // wh, width // ww, wh * ww
+        rows, cols, places = -(-height // wh), -(-width // ww), wh * ww
+        below, right = rows * wh - height, cols * ww - width  # as `Attention.windows` does, filled with zeros
+        x = self._places(t)
+        if below or right:
+            x = g.op("Pad", x, g.shape_tensor(0, 0, 0, 0, 0, below, right, 0))
         # (1, H, W, C) -> (rows, wh, cols, ww, C) -> (wh, ww, rows, cols, C) -> (places, windows, C)
-        x = g.transpose(g.reshape(self._places(t), rows, wh, cols, ww, c), 1, 3, 0, 2, 4)
+        x = g.transpose(g.reshape(x, rows, wh, cols, ww, c), 1, 3, 0, 2, 4)
         x = g.reshape(x, places, rows * cols, c)
         with g.part("norm"):
             x = g.layer_norm(x, weights["n1.weight"], weights["n1.bias"])
+            if below or right:
+                inside = np.pad(np.ones((height, width)), ((0, below), (0, right))).reshape(rows, wh, cols, ww)
+                x = g.op("Mul", x, g.constant(inside.transpose(1, 3, 0, 2).reshape(places, rows * cols, 1)))
         wq, wk, wv = np.split(weights["attn.qkv.weight"], 3)
-        q, k, v = (g.reshape(g.matmul(x, w), places, rows * cols, heads, depth) for w in (wq * depth**-0.5, wk, wv))
+        q, k, v = (
+            g.reshape(g.matmul(x, attention.padded_heads(w)), places, rows * cols, heads, depth)
+            for w in (wq * attention.depth**-0.5, wk, wv)
+        )
         scores = g.op("MatMul", g.transpose(q, 1, 2, 0, 3), g.transpose(k, 1, 2, 3, 0))  # (windows, h, places, places)
         bias = g.constant(weights["attn." + self.config.windows_bias][None], FULL)
         shares = self._rounded(g.op("Softmax", g.op("Add", self._full(scores), bias), axis=-1))
         out = g.op("MatMul", shares, g.transpose(v, 1, 2, 0, 3))
-        out = g.reshape(g.transpose(out, 2, 0, 1, 3), places, rows * cols, c)  # (windows, h, places, d) -> ...
-        out = g.op("Add", g.matmul(out, weights["attn.proj.weight"]), g.constant(weights["attn.proj.bias"]))
+        # (windows, h, places, d) -> (places, windows, h, d) -> (places, windows, h·d)
+        out = g.reshape(g.transpose(out, 2, 0, 1, 3), places, rows * cols, heads * depth)
+        projection = attention.padded_heads(weights["attn.proj.weight"].T).T
+        out = g.op("Add", g.matmul(out, projection), g.constant(weights["attn.proj.bias"]))
         out = g.transpose(g.reshape(out, wh, ww, rows, cols, c), 2, 0, 3, 1, 4)
-        return g.transpose(g.reshape(out, 1, height, width, c), 0, 3, 1, 2)
+        out = g.reshape(out, 1, rows * wh, cols * ww, c)
+        if below or right:
+            out = g.op("Slice", out, g.shape_tensor(0, 0), g.shape_tensor(height, width), g.shape_tensor(1, 2))
+        return g.transpose(out, 0, 3, 1, 2)
 
     def _channel(self, t: Name, weights: Weights) -> Name:
         """t + attention + local · sigmoid(w · attention), with attention as in `Attention.channels`."""

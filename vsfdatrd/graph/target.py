@@ -25,9 +25,11 @@ class GraphTarget:
     ones), and builds tables of hundreds of megabytes for depthwise convolutions (sums of shifted maps replace those).
     """
     maps: bool = False
-    """Write FDAT-RD for frames of known size in the form of `fdat_rd_maps`, with everything but the image in one half
-    precision. Needs `attention` and `split_reductions`.
+    """Write FDAT-RD and FDAT for frames of known size in the form of `fdat_rd_maps`, with everything but the image in
+    one half precision. Needs `attention` and `split_reductions`.
     """
+    joined_layers: bool = False
+    """Write linear layers in succession as one where that moves less memory (the ends of ArtCNN, for known sizes)."""
     head_multiple: int = 1
     """In attention over tokens, the channels of a head are padded with zeros to a multiple of this."""
     padding: bool = False
@@ -71,5 +73,11 @@ def tensorrt(precision: Precision, sm75: bool = False, portable: bool = True) ->
     fused = precision != "fp32"
     maps = portable and not sm75 and precision in ("fp16", "bf16")
     return GraphTarget(
-        precision, attention=fused, split_reductions=True, sm75=sm75, maps=maps, head_multiple=8 if fused else 1
+        precision,
+        attention=fused,
+        split_reductions=True,
+        sm75=sm75,
+        maps=maps,
+        joined_layers=portable,
+        head_multiple=8 if fused else 1,
     )
