@@ -54,13 +54,21 @@ class Case:
         return float(np.sqrt(np.mean(error**2))), float(error.max())
 
 
-def _dot(a: Any, b: Any, sums: Any, *_: Any) -> Any:
-    """Multiply in fp32: the interpreter's own product takes the bits of bf16 for integers (Triton 3.9)."""
-    left, right = (
-        operand.data.view(ml_dtypes.bfloat16) if operand.dtype.scalar == tl.bfloat16 else operand.data
-        for operand in (a, b)
-    )
-    return TensorHandle(left.astype(np.float32) @ right.astype(np.float32) + sums.data, sums.dtype.scalar)
+def _dot(a: Any, b: Any, sums: Any, precision: Any, *_: Any) -> Any:
+    """Multiply in fp32, of operands cut off to tf32 where the kernel says so.
+
+    The interpreter's own product takes the bits of bf16 for integers, and ignores tf32 (Triton 3.9).
+    """
+    left, right = (_operand(each, precision.name == "TF32") for each in (a, b))
+    return TensorHandle(left @ right + sums.data, sums.dtype.scalar)
+
+
+def _operand(handle: Any, tf32: bool) -> Array:
+    if handle.dtype.scalar == tl.bfloat16:
+        return np.asarray(handle.data.view(ml_dtypes.bfloat16), np.float32)
+    if handle.dtype.scalar == tl.float32 and tf32:
+        return np.asarray((handle.data.view(np.int32) & -0x2000).view(np.float32))
+    return np.asarray(handle.data, np.float32)
 
 
 def _cast(source: Any, target: Any, cast: Any = interpreter_builder.cast_impl) -> Any:
@@ -123,8 +131,7 @@ class Runner:
 
     def rounded(self, values: Array) -> Array:
         """Round to the precision, in float64."""
-        half = TYPES[catalog.PRECISIONS[self.precision]]
-        return np.asarray(np.asarray(values).astype(np.float32).astype(half), np.float64)
+        return np.asarray(np.asarray(values).astype(np.float32).astype(TYPES[f"*{self.precision}"]), np.float64)
 
     @property
     def limit(self) -> float:

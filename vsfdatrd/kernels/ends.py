@@ -110,6 +110,18 @@ def convolve_after(
 
 
 @triton.jit
+def operand(x):
+    """Return x as an operand of a product. Those of fp32 are rounded to tf32: the products would cut off its bits."""
+    if x.dtype == tl.float32:
+        bits = x.to(tl.int32, bitcast=True)
+        rounded = ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+        result = tl.where(x == x, rounded, x)  # NaN would become 0
+    else:
+        result = x
+    return result
+
+
+@triton.jit
 def spread(
     maps,
     weight,
@@ -147,9 +159,11 @@ def spread(
             at = maps + (row * width + column)[:, None] * C + channels[None, :]
             tokens = tl.load(at, mask=present[:, None], other=0.0)
             terms = phase * (4 * C) + step * DEPTH + tl.arange(0, DEPTH)
-            total = tl.dot(tokens, tl.load(weight + terms[:, None] * middle + columns[None, :]), total)
+            w = tl.load(weight + terms[:, None] * middle + columns[None, :])
+            total = tl.dot(operand(tokens), operand(w), total)
         total = gelu(total + tl.load(bias + columns)[None, :]).to(last.dtype.element_ty)
-        products = tl.dot(total, tl.load(last + columns[:, None] * 64 + lanes[None, :]), products)
+        w = tl.load(last + columns[:, None] * 64 + lanes[None, :])
+        products = tl.dot(operand(total), operand(w), products)
     places = (2 * y + phase // 2) * (2 * width) + 2 * x + phase % 2
     tl.store(taps + places[:, None] * 48 + lanes[None, :], products, mask=inside[:, None] & (lanes < 48)[None, :])
 
