@@ -145,7 +145,7 @@ def main() -> int:
     if a.profile:
         from benchmarks.anatomy import report
 
-        return report(a.model, a.size)
+        return report(a.model, a.size, a.out)
     return measure(a)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import vapoursynth as vs
 
+from benchmarks import native_work
 from benchmarks.ceiling import ceiling
 from benchmarks.layers import Layer, by_kind, layers
 from benchmarks.report import save
@@ -106,8 +107,8 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def report(model: str, size: tuple[int, int] | None) -> int:
-    """Measure, print and save `profile_<machine>.json`."""
+def report(model: str, size: tuple[int, int] | None, out: str | None = None) -> int:
+    """Measure, print and save, as `profile_<size>.json` or `out`."""
     width, height = size or ((720, 540) if gpus() else (240, 240))
     with tempfile.TemporaryDirectory() as folder:
         weights, _ = weights_file(model, Path(folder))
@@ -133,6 +134,9 @@ def report(model: str, size: tuple[int, int] | None) -> int:
                 except EngineError as error:
                     taken[name] = {"error": str(error)}
                     print(f"\n{name}: {error}")
+        kernels = native_work.shares(weights, width, height) if "seconds" in taken.get("native", {}) else None
+        if kernels:
+            print(f"\nnative, {native_work.table(kernels)}")
     result = {
         "model": model,
         "size": [width, height],
@@ -141,8 +145,9 @@ def report(model: str, size: tuple[int, int] | None) -> int:
         "seconds": steps,
         "share_of_ceiling": share,
         "layers": taken,
+        "native_kernels": kernels,
     }
-    save(f"profile_{width}x{height}{'_gpu' if gpus() else ''}", result)
+    save(out or f"profile_{width}x{height}{'_gpu' if gpus() else ''}", result)
     return 0
 
 

@@ -10,18 +10,15 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
 from benchmarks.on_gpu import on_gpu
 from benchmarks.speed.material import drawings
-from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.archs.size import padded
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineError
@@ -78,35 +75,9 @@ def openvino_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Lay
 
 def native_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Layer]:
     """Time of the native kernels on one thread; one layer stands for all calls of one kernel."""
-    from vsfdatrd.backends.native import blocks
-    from vsfdatrd.backends.native import kernels as native_kernels
-    from vsfdatrd.backends.native import network as native_network
+    from benchmarks.native_work import measure
 
-    config = checkpoint.description.config
-    reason = native_network.unsuitable(config) if isinstance(config, FdatRdConfig) else "it is no FDAT-RD"
-    if reason or not isinstance(config, FdatRdConfig):
-        raise EngineError(f"the native engine does not run it: {reason}")
-    picture = padded_picture(checkpoint, width, height)
-    _, tall, wide = picture.shape
-    result = np.empty((3, tall * config.scale, wide * config.scale), np.float32)
-    context = native_network.FrameContext(native_network.Weights(config, checkpoint.tensors()), tall, wide, 1)
-    context.run(picture, result)
-    found: defaultdict[str, float] = defaultdict(float)
-
-    def measured(name: str) -> Callable[..., None]:
-        kernel = native_kernels.function(name)
-
-        def call(*arguments: Any) -> None:
-            start = time.perf_counter()
-            kernel(*arguments)
-            found[name] += (time.perf_counter() - start) / RUNS
-
-        return call
-
-    with patch.object(native_network, "function", measured), patch.object(blocks, "function", measured):
-        for _ in range(RUNS):
-            context.run(picture, result)
-    return _longest((name, name, seconds) for name, seconds in found.items())
+    return _longest((row["kernel"], row["kernel"], row["seconds"]) for row in measure(checkpoint, width, height))
 
 
 def torch_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Layer]:

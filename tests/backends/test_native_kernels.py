@@ -340,6 +340,18 @@ def test_packed_weights_leave_room_for_any_token(inner: int) -> None:
     assert scale[2] == 0
 
 
+def test_products_are_exact() -> None:
+    """Sums of integers, compared with NumPy's, times the two steps."""
+    random, kept = np.random.default_rng(2), KernelArrays()
+    matrix = kept.matrix(random.standard_normal((48, 112)))
+    a = random.integers(-LEVELS, LEVELS, (12, 112), endpoint=True).astype(np.int16)
+    steps, out = random.random(12, np.float32), np.empty((12, 48), np.float32)
+    function("multiply")(a, steps, 12, matrix, out)
+    integers, scale = integers_of(matrix)
+    sums = (a.astype(np.int64) @ integers.astype(np.int64).T).astype(np.float32)
+    np.testing.assert_array_equal(out, sums * (scale * steps[:, None]))
+
+
 def test_weights_that_are_not_finite_show() -> None:
     kept = KernelArrays()
     weights = np.ones((16, 32), np.float32)

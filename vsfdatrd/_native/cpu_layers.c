@@ -48,6 +48,13 @@ EXPORT void fdatrd_cpu_pack(const float *weights, int64_t columns, int64_t inner
 }
 #endif
 
+/* out = a · mᵀ: integers (rows, inner), with a step each, times a matrix; out: (rows, columns). `rows` is a multiple of 6.
+ * For tests, and to measure how fast products can be.
+ */
+KERNEL(multiply)(const int16_t *a, const float *steps, int64_t rows, const Matrix *m, float *out) {
+    product(a, steps, rows, m, out, m->columns);
+}
+
 /* ---- depthwise 3x3 convolution of rows of a map -------------------------------------------------------------------- */
 
 enum { PIXELS = 6 }; /* computed together; widths are multiples of 30 */
