@@ -219,7 +219,7 @@ def refusal(clip: vs.VideoNode, **arguments: Any) -> str:
 @pytest.mark.parametrize(
     ("arguments", "value", "cure"),
     [
-        ({"backend": "tensorflow"}, "backend='tensorflow'", "one of auto, tensorrt, native, openvino, torch"),
+        ({"backend": "tensorflow"}, "backend='tensorflow'", "one of auto, tensorrt, native, openvino, torch, cuda"),
         ({"precision": "double"}, "precision='double'", "choose one of auto, fp32, bf16, fp16"),
         ({"device": [7]}, "device=[7]", "device 0"),
         ({"device": [0, 0]}, "device=[0, 0]", "device=[0, 1]"),

@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     build.add_argument("--model", default="medium", help="a name from the catalog, or a weights file")
     build.add_argument("--size", type=_parse_size, default=(720, 540), metavar="WxH", help="of the clip (720x540)")
     build.add_argument("--precision", default="auto", help="fp16, mixed, bf16, fp32 or auto")
-    build.add_argument("--backend", default="auto", help="tensorrt, native, openvino, torch or auto")
+    build.add_argument("--backend", default="auto", help="tensorrt, native, openvino, torch, cuda or auto")
     build.add_argument("--streams", type=int, help="frames in flight, as in upscale()")
     build.add_argument(
         "--for",

@@ -13,8 +13,8 @@ from vsfdatrd.system.home import expand_user
 
 type Precision = Literal["fp32", "bf16", "fp16", "mixed", "int16"]
 
-BACKENDS = ("tensorrt", "native", "openvino", "torch")
-"""All backends, in the order in which `backend="auto"` tries them."""
+BACKENDS = ("tensorrt", "native", "openvino", "torch", "cuda")
+"""All backends, in the order in which `backend="auto"` tries them; it does not try cuda."""
 PRECISIONS: tuple[Precision, ...] = get_args(Precision.__value__)
 
 FITS = ("tiles", "resize")
@@ -118,7 +118,7 @@ class Options:
     model: _Normalized[str | PathLike[str], str] = _Normalized(_path_text, "medium")
     """Name from the catalog, or path of a weights file."""
     backend: _Normalized[str, str] = _Normalized(str.lower, "auto")
-    """``auto``, ``tensorrt``, ``native``, ``openvino`` or ``torch``."""
+    """``auto``, ``tensorrt``, ``native``, ``openvino``, ``torch`` or ``cuda``."""
     device: _Normalized[int | Iterable[int], tuple[int, ...]] = _Normalized(_device_numbers, (0,))
     """Numbers of the GPUs to use; frames are distributed to them in turn. (0,) on a CPU."""
     precision: _Normalized[str, str] = _Normalized(str.lower, "auto")

@@ -1,5 +1,6 @@
 """The plan of the CUDA backend: with NumPy in place of the kernels it computes what the PyTorch network does."""
 
+import inspect
 from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -11,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from tests.backends.closeness import decibels, of_network
+from tests.backends.numpy_kernels import KERNELS
 from tests.backends.plans import lives, planned, tiles, upscaled
 from tests.conftest import tiny_config, tiny_tensors
 from vsfdatrd.archs.fdat_rd import FdatRdConfig, variant
 from vsfdatrd.backends.accuracy import compare, drawing
 from vsfdatrd.backends.cuda import plan as planning
 from vsfdatrd.backends.cuda.arena import ALIGNMENT, Span, place
+from vsfdatrd.backends.cuda.constants import pack_constants
 from vsfdatrd.backends.cuda.packing import FULL, TYPES
 from vsfdatrd.backends.cuda.plan import (
     Constant,
@@ -29,6 +32,7 @@ from vsfdatrd.backends.cuda.plan import (
 )
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.graph.weights import Weights
+from vsfdatrd.kernels import manifest
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 SHIPPED = ("fdat_rd_small_2x", "fdat_rd_medium_2x", "fdat_rd_ld_2x")
@@ -255,3 +259,31 @@ def test_grids_are_within_cudas_limits() -> None:
             assert 1 <= y <= 65535
             assert 1 <= z <= 65535
             assert all(abs(argument) < 2**31 for argument in launch.arguments if isinstance(argument, int))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("channels", [96, 128, 192])
+def test_launches_fit_the_compiled_kernels(channels: int, precision: Any) -> None:
+    """Every argument is of the type that the PTX takes, no grid has more programs than needed, and names are equal."""
+    config, tensors = network(embed_dim=channels, heads=channels // 32, ffn_dim=2 * channels, gate_dim=channels // 8)
+    weights, types, compiled = Weights(tensors), TYPES[precision], manifest.load()
+    about = {name: compiled.kernel(name, channels, precision) for name in KERNELS}
+    constants = {name: kernel.constants for name, kernel in about.items()}
+    plan = make_plan(config, find_active(config, weights), constants, 60, 60, types)
+    block = pack_constants(plan, config, weights, constants, types)
+    names = {"*fp16": "float16", "*bf16": "bfloat16", "*fp32": "float32"}
+    assert {launch.kernel for launch in plan.launches} == set(about) == {key[0] for key in compiled.kernels}
+    for launch in plan.launches:
+        parameters = about[launch.kernel].parameters
+        assert [name for name, _ in parameters] == list(inspect.signature(KERNELS[launch.kernel]).parameters)[2:]
+        for argument, (name, kind) in zip(launch.arguments, parameters, strict=True):
+            match argument:
+                case Region():
+                    assert argument.dtype.name == names[kind], (launch.kernel, name)
+                case Constant():
+                    assert argument.name == name
+                    assert block.arrays[argument].dtype.name == names[kind], (launch.kernel, name)
+                case int():
+                    assert kind == "i32", (launch.kernel, name)
+                case _:
+                    assert (name, kind) == ("image", "*fp32")

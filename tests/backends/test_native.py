@@ -18,7 +18,7 @@ from vsfdatrd.backends import reference, selection
 from vsfdatrd.backends.accuracy import drawing
 from vsfdatrd.backends.base import Engine, EngineSpec, FramePlanes
 from vsfdatrd.backends.native import backend as native
-from vsfdatrd.backends.native import kernels, worker
+from vsfdatrd.backends.native import kernels, weights_file, worker
 from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineBuildError, EngineError, EngineUnavailable
@@ -91,25 +91,25 @@ def test_a_closed_engine_says_so(job: EngineSpec, artifact: Path) -> None:
 
 
 def test_the_artifact_is_the_weights_alone(artifact: Path) -> None:
-    assert [file.name for file in artifact.iterdir()] == [native.WEIGHTS]
+    assert [file.name for file in artifact.iterdir()] == [weights_file.FILE]
 
 
 def test_damaged_weights_are_a_sentence(job: EngineSpec, artifact: Path, tmp_path: Path) -> None:
-    whole = (artifact / native.WEIGHTS).read_bytes()
+    whole = (artifact / weights_file.FILE).read_bytes()
     for content in (b"", whole[: len(whole) // 2], b"x" * 1000):
-        (tmp_path / native.WEIGHTS).write_bytes(content)
+        (tmp_path / weights_file.FILE).write_bytes(content)
         with pytest.raises(EngineError, match="weights cannot be read"):
             native.load(job, tmp_path)
 
 
 def test_every_tensor_is_compared_with_the_architecture(artifact: Path, tmp_path: Path) -> None:
     """A kernel that is given a smaller array than it takes would read beyond it."""
-    with np.load(artifact / native.WEIGHTS) as file:
+    with np.load(artifact / weights_file.FILE) as file:
         tensors: dict[str, np.ndarray[Any, Any]] = dict(file)
     assert len(tensors) > 40
 
     def refused(changed: dict[str, np.ndarray[Any, Any]]) -> bool:
-        np.savez(tmp_path / native.WEIGHTS, allow_pickle=False, **changed)
+        np.savez(tmp_path / weights_file.FILE, allow_pickle=False, **changed)
         with pytest.raises(EngineError, match="weights cannot be read: "):
             worker._weights(str(tmp_path))
         return True
@@ -127,7 +127,7 @@ def test_every_tensor_is_compared_with_the_architecture(artifact: Path, tmp_path
         for value in (np.nan, np.inf, -1.0, 0.0, 99.0):
             changed = meta.astype(np.float64)
             changed[place] = value
-            np.savez(tmp_path / native.WEIGHTS, allow_pickle=False, **{**tensors, META: changed})
+            np.savez(tmp_path / weights_file.FILE, allow_pickle=False, **{**tensors, META: changed})
             with contextlib.suppress(EngineError):  # some numbers mean nothing to this network
                 worker._weights(str(tmp_path))
 
@@ -135,7 +135,7 @@ def test_every_tensor_is_compared_with_the_architecture(artifact: Path, tmp_path
 def test_another_networks_weights_are_refused(
     job: EngineSpec, tmp_path: Path, make_tensors: Callable[..., dict[str, Any]]
 ) -> None:
-    np.savez(tmp_path / native.WEIGHTS, allow_pickle=False, **make_tensors(tail_scale=4))
+    np.savez(tmp_path / weights_file.FILE, allow_pickle=False, **make_tensors(tail_scale=4))
     with pytest.raises(EngineError, match="of another network"):
         native.load(job, tmp_path)
 

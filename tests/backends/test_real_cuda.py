@@ -22,7 +22,10 @@ without_gpu = pytest.mark.skipif(bool(gpus()), reason="there is a GPU, which tes
 
 MANAGED = [*uses("tensorrt/nvml.py", {"nvml": ""})]
 OURS = [*uses("tensorrt/cuda.py", {"rt": ""})]
-DRIVERS = [*uses("gpus.py", {"driver": "", "kinds": "CUdevice_attribute"})]
+DRIVERS = [
+    *uses("gpus.py", {"driver": "", "kinds": "CUdevice_attribute"}),
+    *uses("cuda/driver.py", {"driver": ""}),
+]
 
 
 def unfit(use: Use, library: ModuleType) -> str | None:
@@ -40,7 +43,7 @@ def unfit(use: Use, library: ModuleType) -> str | None:
 
 def test_what_we_call_is_there_and_takes_what_we_give() -> None:
     assert len(OURS) > 40
-    assert len(DRIVERS) > 6
+    assert len(DRIVERS) > 16
     assert len(MANAGED) == 5
     wrong = [unfit(use, management) for use in MANAGED]
     wrong += [unfit(use, runtime) for use in OURS] + [unfit(use, driver) for use in DRIVERS]

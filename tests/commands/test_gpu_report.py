@@ -40,7 +40,7 @@ def test_a_report_of_everything(identity_2x: Path, tmp_path: Path) -> None:
     assert report["machine"]["gpu"] == "Fake RTX"
     assert (report["machine"]["capability"], report["machine"]["cuda"]) == ("8.9", "13.1")
     assert (report["model"], report["size"]) == ("identity_2x", [90, 60])
-    tensorrt, torch = report["engines"]
+    tensorrt, torch, cuda = report["engines"]
     assert tensorrt["library"] == "tensorrt_rtx 9.9.9"
     assert tensorrt["precision"] == "fp16"
     assert tensorrt["psnr_db"] > 60
@@ -49,6 +49,7 @@ def test_a_report_of_everything(identity_2x: Path, tmp_path: Path) -> None:
     assert tensorrt["share"] == pytest.approx(tensorrt["fps_vapoursynth"] / tensorrt["fps_alone"], abs=1e-3)
     assert tensorrt["reopening_s"] < tensorrt["opening_s"], "the second start builds again"
     assert "PyTorch is built without CUDA" in torch["error"]
+    assert "its tail (pixelshuffledirect, 2 times) is not transpose+conv" in cuda["error"]
     for messages in ("Fake RTX", "fps alone", "through VapourSynth", "dB to fp32", "please post it"):
         assert messages in done.stdout
     assert str(tmp_path) not in json.dumps(report), "places of this machine are nobody's business"

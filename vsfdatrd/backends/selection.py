@@ -39,11 +39,14 @@ _MODULES = {
     "native": "vsfdatrd.backends.native.backend",
     "openvino": "vsfdatrd.backends.openvino.backend",
     "torch": "vsfdatrd.backends.torch",
+    "cuda": "vsfdatrd.backends.cuda.backend",
 }
 
 _shared: weakref.WeakValueDictionary[tuple[object, ...], SlotPool] = weakref.WeakValueDictionary()
 _opening = threading.Lock()
 
+GPU_BACKENDS = ("tensorrt", "torch", "cuda")
+"""Backends that can use several GPUs."""
 TIMED = ("native", "openvino")
 """Backends whose engines are timed against each other."""
 LARGEST_TIMED = (240, 320)
@@ -289,7 +292,7 @@ def _open_with(
             f"precision={options.precision!r} is not possible with the {name} engine on this machine; "
             f"choose one of auto, {', '.join(possible)}"
         )
-    count = max(1, gpu_count()) if name in ("tensorrt", "torch") else 1
+    count = max(1, gpu_count()) if name in GPU_BACKENDS else 1
     if max(options.device) >= count:
         devices = f"the {count} GPUs of this machine" if count > 1 else "device 0, the only one here"
         raise ArgumentError(f"device={list(options.device)} does not exist; the {name} engine can use {devices}")
@@ -369,5 +372,5 @@ def _fit_memory(name: str, module: Backend, spec: EngineSpec) -> EngineSpec:
         f"a frame of {spec.width}×{spec.height} pixels (padded) needs about {needed / 2**30:.1f} GiB in this network "
         f"and {free / 2**30:.1f} GiB are free; upscale it in parts, for example tile=[720, 540], or a smaller clip"
     )
-    short.divide = name == "tensorrt" or (name == "torch" and gpu_count() > 0)
+    short.divide = name in GPU_BACKENDS and (name != "torch" or gpu_count() > 0)
     raise short

@@ -30,7 +30,7 @@ from vsfdatrd.system.packages import versions
 from vsfdatrd.workers import spawn
 
 SCHEMA = 1
-BACKENDS = ("tensorrt", "torch")
+BACKENDS = ("tensorrt", "torch", "cuda")
 LIBRARIES = ("tensorrt_rtx", "tensorrt", "torch", "cuda-bindings", "openvino", "onnx", "numpy", "vapoursynth")
 SECONDS = 5.0
 """Approximate duration of a frame-rate measurement."""

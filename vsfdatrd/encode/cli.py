@@ -59,7 +59,7 @@ def add_processing(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: The parser of a subcommand.
     """
-    parser.add_argument("--backend", default="auto", help="tensorrt, native, openvino, torch or auto")
+    parser.add_argument("--backend", default="auto", help="tensorrt, native, openvino, torch, cuda or auto")
     parser.add_argument("--precision", default="auto", help="fp16, mixed, bf16, fp32 or auto")
     parser.add_argument(
         "--chroma-filter",

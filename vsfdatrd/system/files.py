@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import secrets
 import stat
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -73,6 +75,15 @@ def read_or_none(path: Path | None) -> bytes | None:
     with contextlib.suppress(OSError):
         return path.read_bytes() if path else None
     return None
+
+
+def read_json_object(path: Path | None) -> dict[str, Any]:
+    """Return the JSON object in a file; an empty one if it does not exist, cannot be read or holds something else."""
+    try:
+        found = json.loads(read_or_none(path) or b"{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def commit(path: Path, final: Path) -> None:

@@ -11,7 +11,7 @@ told anything. unreadable: the library does not say what is wrong with an engine
 memory while they run. replay: what is captured computes something else. hostalloc: there is no pinned memory at all.
 own-replay: what the library captures by itself computes something else. address: memory for frames is not taken.
 nocache: the library takes no runtime cache. context: asking for memory takes 300 MiB of it. unmanaged: no NVML.
-large: activations take 5 GiB. second: a GPU has one execution context at a time.
+large: activations take 5 GiB. second: a GPU has one execution context at a time. ptx: the driver is too old for PTX.
 """
 ACTIVATIONS = (5 << 30) if "large" in FAULTS else (100 << 20)
 """Bytes of an execution context."""

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import psutil
 
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
@@ -21,6 +20,7 @@ from vsfdatrd.backends import memory, reference
 from vsfdatrd.backends.base import Engine, EngineSpec
 from vsfdatrd.backends.graphs import serialized
 from vsfdatrd.backends.native import kernels as native_kernels
+from vsfdatrd.backends.native import weights_file
 from vsfdatrd.backends.native.network import unsuitable
 from vsfdatrd.backends.remote_engine import RemoteEngine
 from vsfdatrd.errors import EngineBuildError, EngineError
@@ -35,7 +35,6 @@ GRAPH_VERSION = "4"
 KERNELS = "2"
 """Incremented when the kernels become faster; `auto` then measures again."""
 ANY_SIZE = True
-WEIGHTS = "weights.npz"
 REFERENCE = "reference.npy"
 VERIFIED = (120, 180)
 """Approximate height and width of the image used for verification; rounded to a multiple that the network takes."""
@@ -117,7 +116,7 @@ def build(spec: EngineSpec, directory: Path) -> None:
         PrecisionUnfit: The output differs too much.
         EngineBuildError: The comparison failed with an error.
     """
-    np.savez(directory / WEIGHTS, allow_pickle=False, **spec.checkpoint.tensors())
+    weights_file.write(directory, spec.checkpoint.tensors())
     height, width = _verified(spec)
     graph = directory / "graph.onnx"
     graph.write_bytes(serialized(spec.checkpoint.graph(height, width)))

@@ -11,18 +11,15 @@ import mmap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
-from vsfdatrd.archs.fdat_rd import META, from_shapes
-from vsfdatrd.archs.fdat_shapes import check
 from vsfdatrd.backends.accuracy import check_banding, compare, count_levels, drawing, sky
 from vsfdatrd.backends.base import FramePlanes
-from vsfdatrd.backends.native.backend import REFERENCE, WEIGHTS
+from vsfdatrd.backends.native import weights_file
+from vsfdatrd.backends.native.backend import REFERENCE
 from vsfdatrd.backends.native.network import FrameContext, Weights
-from vsfdatrd.errors import CheckpointError, EngineError
-from vsfdatrd.weights.files import Entry
+from vsfdatrd.errors import EngineError
 from vsfdatrd.workers.server import WorkerServer, serve_forever
 
 
@@ -101,15 +98,10 @@ class Native(WorkerServer):
 
 
 def _weights(directory: str) -> Weights:
+    config, tensors = weights_file.read(Path(directory), "native")
     try:
-        with np.load(Path(directory, WEIGHTS), allow_pickle=False) as tensors:
-            read = dict(tensors)
-        config = from_shapes({name: tensor.shape for name, tensor in read.items()}, [int(n) for n in read[META]])
-        # the kernels trust the shapes: a wrong one would make them read beyond an array
-        kinds = {name: "fp32" if tensor.dtype.kind == "f" else str(tensor.dtype) for name, tensor in read.items()}
-        check(config, {name: Entry(kinds[name], tensor.shape) for name, tensor in read.items()})
-        return Weights(config, read)
-    except (OSError, EOFError, ValueError, TypeError, KeyError, ArithmeticError, BadZipFile, CheckpointError) as error:
+        return Weights(config, tensors)
+    except (ValueError, TypeError, KeyError, ArithmeticError) as error:
         raise EngineError(f"the native engine's weights cannot be read: {error}") from error
 
 

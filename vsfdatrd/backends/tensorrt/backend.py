@@ -26,7 +26,7 @@ from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, Engine
 from vsfdatrd.graph import GRAPH_VERSION as WRITTEN
 from vsfdatrd.graph.target import tensorrt as tensorrt_target
 from vsfdatrd.options import Precision
-from vsfdatrd.system.files import keep_if_possible, read_or_none
+from vsfdatrd.system.files import keep_if_possible, read_json_object
 from vsfdatrd.workers.client import StandbyWorker
 
 log = logging.getLogger(__name__)
@@ -282,7 +282,7 @@ def load(spec: EngineSpec, directory: Path) -> Engine:
     names = ", ".join(gpus()[index].name for index in spec.device)
     who = f"{names}, driver {_standby.describe()['driver']}, {version(spec.device)}"
     rates_file = spec.state and spec.state / "contexts.json"
-    rates = _json(read_or_none(rates_file))
+    rates = read_json_object(rates_file)
     loaded = _standby.ask(
         "load",
         library=_library(spec.device).module,
@@ -301,7 +301,7 @@ def load(spec: EngineSpec, directory: Path) -> Engine:
                 rates_file, json.dumps(rates | {who: {"contexts": loaded["contexts"], "fps": [one, two]}}).encode()
             )
     verified_file = spec.state and spec.state / "verified.json"
-    verified = _json(read_or_none(verified_file))
+    verified = read_json_object(verified_file)
     if who not in verified:
         psnr = _standby.ask("verify", directory=str(directory), precision=spec.precision)
         log.info("%s agrees with fp32 to %.1f dB on %s", spec.precision, psnr, who)
@@ -309,14 +309,6 @@ def load(spec: EngineSpec, directory: Path) -> Engine:
             keep_if_possible(verified_file, json.dumps(verified | {who: round(psnr, 2)}).encode())
     _references.clear()
     return RemoteEngine(_standby.detach(), loaded["slots"], loaded["input"], loaded["output"])
-
-
-def _json(content: bytes | None) -> dict[str, Any]:
-    try:
-        found = json.loads(content or b"{}")
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _library(device: Sequence[int]) -> Library:

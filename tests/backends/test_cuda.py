@@ -1,0 +1,285 @@
+"""The CUDA backend from the script to the frame, on the GPU made of Python, where NumPy stands in for the kernels."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tests.backends.closeness import of_network
+from tests.conftest import tiny_config, tiny_tensors
+from vsfdatrd.archs.fdat_rd import variant
+from vsfdatrd.backends import selection
+from vsfdatrd.backends.base import EngineSpec
+from vsfdatrd.backends.cuda import backend as cuda
+from vsfdatrd.backends.gpus import Gpu
+from vsfdatrd.checkpoint import open_checkpoint
+from vsfdatrd.errors import EngineUnavailable, InsufficientMemory
+from vsfdatrd.kernels import manifest
+
+FAKE = Path(__file__).parent / "fake_gpu"
+ROOT = FAKE.parents[2]
+FIELDS: dict[str, Any] = {
+    "embed_dim": 96,
+    "heads": 3,
+    "groups": (("spatial", "channel", "dictionary"),),
+    "dict_tokens": 40,
+    "ffn_dim": 192,
+    "gate_dim": 12,
+    "tail_scale": 4,
+    "unshuffle": 2,
+}
+
+# Frames of noise through the plugin, saved; prints what was said as JSON.
+SCRIPT = """
+import json, logging, sys
+import numpy as np
+import vapoursynth as vs
+from vsfdatrd.backends.cuda import backend
+
+backend.VERIFIED = 60, 60  # NumPy is slow
+asked = json.loads(sys.argv[1])
+logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s", level=logging.INFO)
+width, height, length = asked.pop("width"), asked.pop("height"), asked.pop("length")
+blank = vs.core.std.BlankClip(width=width, height=height, format=vs.RGBS, length=length)
+
+def draw(n, f):
+    out = f.copy()
+    for plane, values in enumerate(np.random.default_rng(n).random((3, height, width), np.float32)):
+        np.copyto(np.asarray(out[plane]), values)
+    return out
+
+said = {"error": None, "failed": []}
+try:
+    out = vs.core.fdatrd.upscale(vs.core.std.ModifyFrame(blank, blank, draw), **asked)
+    requests = [out.get_frame_async(n) for n in range(length)]
+    for n, request in enumerate(requests):
+        try:
+            frame = request.result()
+        except vs.Error as error:
+            said["failed"].append(str(error))
+        else:
+            np.save(f"{sys.argv[2]}/{n}.npy", np.stack([np.asarray(frame[i]) for i in range(3)]))
+except vs.Error as error:
+    said["error"] = str(error)
+print("\\n" + json.dumps(said))
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that the kernels can run, with output about 0.5."""
+    tensors = tiny_tensors(**FIELDS)
+    tensors["upsampler.3.weight"] *= 0.05
+    tensors["upsampler.3.bias"][:] = 0.5
+    path = tmp_path_factory.mktemp("cuda") / "network_2x.safetensors"
+    save_file(tensors, path)
+    return path
+
+
+@pytest.fixture
+def run(model: Path, tmp_path: Path) -> Callable[..., SimpleNamespace]:
+    """Runs the script on a fake GPU. Returns what was said, stderr, and by how much the worst frame is wrong."""
+
+    def runner(faults: str = "", gpus: str = "Fake RTX 8.9", **asked: Any) -> SimpleNamespace:
+        clip = {"width": 50, "height": 44, "length": 3}
+        clip |= {key: asked.pop(key) for key in clip if key in asked}
+        asked = {"model": str(model), "cache": str(tmp_path / "cache"), "backend": "cuda"} | asked
+        environment = os.environ | {"PYTHONPATH": f"{FAKE}{os.pathsep}{ROOT}", "FAKE_GPU": faults, "FAKE_GPUS": gpus}
+        environment["OPENBLAS_NUM_THREADS"] = "1"  # there are few cores, and threads that wait for work take them
+        environment.pop("FDATRD_CACHE", None)
+        for old in tmp_path.glob("*.npy"):
+            old.unlink()
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT, json.dumps(clip | asked), str(tmp_path)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        *before, last = done.stdout.strip().splitlines()
+        assert before == [], "something is printed into the video"
+        wrong = []
+        for path in tmp_path.glob("*.npy"):
+            picture = np.random.default_rng(int(path.stem)).random((3, clip["height"], clip["width"]), np.float32)
+            tensors = open_checkpoint(model).tensors()
+            wrong.append(np.abs(np.load(path) - of_network(tiny_config(**FIELDS), tensors, picture)).max())
+        return SimpleNamespace(**json.loads(last), stderr=done.stderr, wrong=max(wrong, default=None))
+
+    return runner
+
+
+def keys(tmp_path: Path) -> list[dict[str, str]]:
+    """Keys of the engines in the cache."""
+    found = (tmp_path / "cache").glob("store-1/engines/*/manifest.json")
+    return [json.loads(path.read_text())["key"] for path in found]
+
+
+type Run = Callable[..., SimpleNamespace]
+
+
+def test_frames_are_what_the_network_computes(run: Run, tmp_path: Path) -> None:
+    """On two GPUs of different kinds; and for another size there is nothing to build, but something to verify."""
+    first = run(gpus="Fake RTX 8.9,Fake H100 9.0", device=[0, 1])
+    assert first.error is None
+    assert first.failed == []
+    assert first.wrong < 2e-3, first.stderr
+    assert "fp16 agrees with fp32 to" in first.stderr
+    assert "without a CUDA graph" not in first.stderr
+    (key,) = keys(tmp_path)
+    assert key["engine"].startswith("cuda kernels ")
+    assert (key["shape"], key["precision"], key["device"]) == ("any", "fp16", "CUDA")
+
+    other = run(width=110, length=1)
+    assert other.wrong < 2e-3
+    assert "agrees with" in other.stderr
+    assert keys(tmp_path) == [key]
+    (note,) = (tmp_path / "cache").glob("store-1/state/*/verified.json")
+    assert list(json.loads(note.read_text())) == [
+        "Fake RTX, Fake H100, driver 590.1 for CUDA 13.1, 60×60",
+        "Fake RTX, driver 590.1 for CUDA 13.1, 120×60",
+    ]
+
+
+def test_the_other_precision_when_one_strays(run: Run, tmp_path: Path) -> None:
+    """And without a graph that computes the same, launches one by one."""
+    outcome = run("wrong-fp16 replay register")
+    assert outcome.error is None
+    assert "cuda with fp16 did not pass: the fp16 engine agrees with fp32 to 34" in outcome.stderr
+    assert "without a CUDA graph: it computes something else" in outcome.stderr
+    assert outcome.wrong < 2e-2
+    assert [key["precision"] for key in keys(tmp_path)] == ["bf16"]
+
+
+def test_a_gpu_that_fails_in_the_middle_fails_frames(run: Run) -> None:
+    outcome = run("launch", length=5)  # of the frames, the first eight in all run
+    assert outcome.error is None
+    assert outcome.failed
+    assert all("unspecified launch failure" in text for text in outcome.failed)
+    assert all(text.startswith("fdatrd.upscale: frame ") for text in outcome.failed)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("ptx", "the NVIDIA driver (590.1 for CUDA 13.1) is too old for the CUDA kernels; install a current driver"),
+        ("nan", "the fp16 engine's output has 1 values that are not finite"),
+    ],
+)
+def test_what_cannot_work_is_a_sentence(run: Run, tmp_path: Path, fault: str, said: str) -> None:
+    outcome = run(fault, precision="fp16")
+    assert said in (outcome.error or "")
+    # The files serve as soon as there is another driver.
+    assert len(keys(tmp_path)) == (fault == "ptx")
+
+
+# Without a process
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets the GPUs of the machine."""
+
+    def setter(*found: Gpu) -> None:
+        monkeypatch.setattr("vsfdatrd.backends.gpus.gpus", lambda: found)
+
+    return setter
+
+
+def test_machines_that_cannot_run_it(gpus: Callable[..., None], monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
+    gpus()
+    assert cuda.unavailable() == "there is no NVIDIA GPU here, or no driver for it"
+    with pytest.raises(EngineUnavailable, match=r"backend='cuda' cannot be used here: there is no NVIDIA GPU"):
+        selection.candidates("cuda", open_checkpoint(model))
+    new, old = Gpu("RTX 4090", (8, 9)), Gpu("RTX 2080", (7, 5))
+    gpus(new, old)
+    assert cuda.unavailable((0,)) is None
+    said = "RTX 2080 has compute capability 7.5, and the CUDA kernels need 8.0 or later"
+    assert cuda.unavailable((0, 1)) == said
+    manifest.load.cache_clear()
+    monkeypatch.setattr(manifest, "FOLDER", Path("/nowhere"))
+    assert cuda.unavailable() == "this installation lacks the compiled CUDA kernels; install vsfdatrd again"
+
+
+def test_auto_does_not_take_it(gpus: Callable[..., None], model: Path) -> None:
+    """It has never run on a GPU."""
+    gpus(Gpu("RTX 4090", (8, 9)))
+    names = [name for name, _ in selection.candidates("auto", open_checkpoint(model))]
+    assert "cuda" not in names
+    assert [name for name, _ in selection.candidates("cuda", open_checkpoint(model))] == ["cuda"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, None),
+        ({"embed_dim": 64, "heads": 2, "ffn_dim": 128}, "it has 64 channels, and there are kernels for 96, 128, 192"),
+        ({"tail_scale": 2, "unshuffle": 1}, "its tail (transpose+conv, 2 times) is not transpose+conv, 4 times"),
+    ],
+)
+def test_networks_that_it_cannot_run(
+    gpus: Callable[..., None], tmp_path: Path, changes: dict[str, Any], said: str | None
+) -> None:
+    gpus(Gpu("RTX 4090", (8, 9)))
+    path = tmp_path / "network.safetensors"
+    save_file(tiny_tensors(**(FIELDS | changes)), path)
+    checkpoint = open_checkpoint(path)
+    assert cuda.unsupported_reason(checkpoint.description) == said
+    if said:
+        with pytest.raises(
+            EngineUnavailable, match=r"backend='cuda' cannot run 'network.safetensors': i.* give openvino"
+        ):
+            selection.candidates("cuda", checkpoint)
+
+
+@pytest.mark.parametrize("width", [60, 120])
+def test_what_was_verified_is_not_verified_again(
+    gpus: Callable[..., None], monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path, width: int
+) -> None:
+    gpus(Gpu("RTX 4090", (8, 9)))
+    monkeypatch.setattr(cuda, "gpus", lambda: (Gpu("RTX 4090", (8, 9)),))
+    (tmp_path / "verified.json").write_text('{"RTX 4090, driver 590, 60×60": 61.5}')
+    asked = []
+
+    def ask(request: str, **arguments: Any) -> Any:
+        asked.append(request)
+        return {"slots": 3, "input": [3, 60, width], "output": [3, 120, 2 * width]} if request == "load" else 70.0
+
+    standby = SimpleNamespace(ask=ask, describe=lambda: {"driver": "590"}, detach=lambda: None)
+    monkeypatch.setattr(cuda, "_standby", standby)
+    monkeypatch.setattr(cuda, "RemoteEngine", lambda *_: None)
+    cuda.load(EngineSpec(open_checkpoint(model), 60, width, "fp16", state=tmp_path), tmp_path)
+    assert asked == (["load"] if width == 60 else ["load", "verify"])
+    assert f"RTX 4090, driver 590, {width}×60" in json.loads((tmp_path / "verified.json").read_text())
+
+
+def test_every_published_variant_has_kernels(model: Path) -> None:
+    about = open_checkpoint(model).description
+    for name in ("small", "medium", "large"):
+        for scale in (1, 2, 4):
+            assert cuda.unsupported_reason(replace(about, config=variant(name, scale=scale))) is None
+
+
+def test_memory_is_estimated_and_frames_beyond_32_bits_are_divided(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda._standby, "ask", lambda request, devices: [1 << 30 for _ in devices])
+    spec = EngineSpec(open_checkpoint(model), 540, 720, "fp16", (0, 1))
+    needed, free = cuda.memory_estimate(spec)
+    assert free == 1 << 30
+    few, _ = cuda.memory_estimate(replace(spec, streams=1))
+    assert needed - few == 2 * 12 * 5 * 540 * 720
+    tokens = 540 * 720 // 4
+    assert needed > cuda.BYTES_OF_PROCESS + tokens * 96 * (4 + 2 * 6)
+    with pytest.raises(InsufficientMemory, match="a frame of 8400×6000 pixels") as caught:
+        cuda.memory_estimate(replace(spec, height=6000, width=8400))
+    assert caught.value.divide

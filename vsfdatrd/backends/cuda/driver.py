@@ -1,0 +1,113 @@
+"""Compiled kernels on a GPU, through the driver's functions in cuda-bindings.
+
+Memory, streams and graphs belong to the CUDA runtime (`backends.tensorrt.cuda`), whose handles the driver takes.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+from cuda.bindings import driver
+
+from vsfdatrd.backends.tensorrt import cuda
+from vsfdatrd.errors import EngineError, EngineUnavailable
+
+FREE_SHARED = 48 << 10
+"""Bytes of shared memory that a block gets without asking for more."""
+
+
+def check(result: tuple[Any, ...], operation: str) -> Any:
+    """Check the status of a driver call.
+
+    Args:
+        result: What the call returned: its status, then at most one value.
+        operation: What the call was for, for the message.
+
+    Returns:
+        The value, if there is one.
+
+    Raises:
+        EngineUnavailable: The driver is too old for the kernels.
+        EngineError: The call failed.
+    """
+    status, *values = result
+    if status == driver.CUresult.CUDA_ERROR_UNSUPPORTED_PTX_VERSION:
+        raise EngineUnavailable(
+            f"the NVIDIA driver ({cuda.driver()}) is too old for the CUDA kernels; install a current driver"
+        )
+    if status != driver.CUresult.CUDA_SUCCESS:
+        name, text = driver.cuGetErrorName(status)[1], driver.cuGetErrorString(status)[1]
+        raise EngineError(f"{operation} failed: {text.decode()} ({name.decode()})")
+    return values[0] if values else None
+
+
+class Kernel:
+    """A kernel that the driver has compiled. It can run on every GPU, after `allow_shared` there."""
+
+    def __init__(self, ptx: bytes, entry: str, threads: int, shared: int) -> None:
+        """Compile a kernel. The driver keeps the result on disk, and compiles it again after an update.
+
+        Args:
+            ptx: The code.
+            entry: Name of the kernel in it.
+            threads: Threads of a block.
+            shared: Dynamic shared memory of a block in bytes.
+
+        Raises:
+            EngineUnavailable: The driver is too old.
+            EngineError: It cannot be compiled.
+        """
+        self._entry, self._threads, self._shared = entry, threads, shared
+        code = ptx + b"\0"
+        self._library = check(driver.cuLibraryLoadData(code, [], [], 0, [], [], 0), f"compiling the kernel {entry}")
+        self._kernel = check(driver.cuLibraryGetKernel(self._library, entry.encode()), f"finding the kernel {entry}")
+
+    def allow_shared(self, index: int) -> None:
+        """Allow blocks to use as much shared memory of a GPU as they need.
+
+        Args:
+            index: Number of the GPU.
+
+        Raises:
+            EngineError: The GPU has less.
+        """
+        if self._shared > FREE_SHARED:
+            device = check(driver.cuDeviceGet(index), f"choosing GPU {index}")
+            what = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            operation = f"giving the kernel {self._entry} {self._shared} bytes of shared memory"
+            check(driver.cuKernelSetAttribute(what, self._shared, self._kernel, device), operation)
+
+    def launch(self, stream: cuda.Stream, grid: tuple[int, int, int], arguments: "Arguments") -> None:
+        """Queue the kernel on a stream and return at once.
+
+        Args:
+            stream: The stream.
+            grid: Number of blocks along x, y and z.
+            arguments: Its arguments.
+
+        Raises:
+            EngineError: It cannot be started.
+        """
+        x, y, z = grid
+        result = driver.cuLaunchKernel(
+            self._kernel, x, y, z, self._threads, 1, 1, self._shared, stream.handle, arguments.address, 0
+        )
+        check(result, f"starting the kernel {self._entry}")
+
+
+class Arguments:
+    """The arguments of a kernel in memory, where `cuLaunchKernel` reads them: an array of pointers to values."""
+
+    def __init__(self, values: Sequence[tuple[int, bool]]) -> None:
+        """Store arguments.
+
+        Args:
+            values: Each with whether it is an address (64 bits) and not a number (32 bits).
+        """
+        self._values = [ctypes.c_void_p(value) if pointer else ctypes.c_int32(value) for value, pointer in values]
+        self._pointers = (ctypes.c_void_p * len(self._values))(*map(ctypes.addressof, self._values))
+
+    @property
+    def address(self) -> int:
+        """Address of the array. It is valid as long as this object."""
+        return ctypes.addressof(self._pointers)

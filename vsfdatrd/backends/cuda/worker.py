@@ -1,0 +1,236 @@
+"""Worker process in which the CUDA kernels run; `backend.py` is the client. Run as a module.
+
+Engines for frames of every size come from the same weights: the process plans the network for the size, uploads the
+packed weights and captures all launches as one CUDA graph.
+"""
+
+import lzma
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vsfdatrd.archs.fdat_rd import FdatRdConfig
+from vsfdatrd.backends.accuracy import drawing
+from vsfdatrd.backends.cuda.backend import LEVELS, REFERENCE
+from vsfdatrd.backends.cuda.constants import ConstantBlock, pack_constants
+from vsfdatrd.backends.cuda.driver import Arguments, Kernel
+from vsfdatrd.backends.cuda.packing import TYPES
+from vsfdatrd.backends.cuda.plan import Constant, Frame, Launch, Plan, Region, find_active, make_plan
+from vsfdatrd.backends.gpu_worker import GpuNetwork, GpuServer, slots_for, verify
+from vsfdatrd.backends.native import weights_file
+from vsfdatrd.backends.tensorrt import cuda
+from vsfdatrd.errors import EngineError, PrecisionUnfit
+from vsfdatrd.graph.weights import Weights
+from vsfdatrd.kernels import manifest
+from vsfdatrd.kernels.manifest import CompiledKernel
+from vsfdatrd.options import Precision
+from vsfdatrd.workers.server import serve_forever
+
+
+class CudaKernels(GpuServer["_KernelNetwork"]):
+    """Request handler with the kernels and the network loaded on one or more GPUs, if any."""
+
+    _model: "_Model"
+    _weights: "list[_GpuWeights]"
+
+    def do_load(
+        self,
+        directory: str,
+        height: int,
+        width: int,
+        precision: Precision,
+        devices: list[int],
+        streams: int | None,
+    ) -> dict[str, Any]:
+        """Answer the request ``load``: load the network on every GPU.
+
+        Args:
+            directory: The engine's files.
+            height: Height of a padded frame in pixels.
+            width: Width of a padded frame in pixels.
+            precision: Type of tokens and matrices.
+            devices: Numbers of the GPUs.
+            streams: Frames in flight on each GPU; None for the default.
+
+        Returns:
+            Number of slots, and (C, H, W) of input and output.
+
+        Raises:
+            PrecisionUnfit: A weight exceeds the range of the precision.
+            EngineUnavailable: The driver is too old.
+            EngineError: The weights cannot be read, or a GPU cannot run the network.
+        """
+        self._model = _Model(Path(directory), precision)
+        if height % self._model.config.multiple or width % self._model.config.multiple:
+            raise EngineError(f"the cuda engine is of another network, which takes no frames of {width}×{height}")
+        self._weights = [_GpuWeights(self._model, index) for index in devices]
+        self._devices = [_KernelNetwork(self._model, weights, height, width) for weights in self._weights]
+        self.shapes = self._devices[0].shapes
+        return {
+            "slots": (streams or slots_for(1)) * len(devices),
+            "input": self.shapes[0],
+            "output": self.shapes[1],
+        }
+
+    def do_verify(self, directory: str, height: int, width: int, precision: Precision) -> float:
+        """Answer the request ``verify``: compare every GPU with fp32 at a small size, and check frames of full size.
+
+        Args:
+            directory: The engine's files, including the reference.
+            height: Height of the reference's frames in pixels.
+            width: Width of the reference's frames in pixels.
+            precision: Type of tokens and matrices, for messages.
+
+        Returns:
+            The lowest PSNR in dB.
+
+        Raises:
+            PrecisionUnfit: The output differs too much, or has values that are not finite.
+            EngineError: A GPU cannot run the network.
+        """
+        small = [_KernelNetwork(self._model, weights, height, width, captured=False) for weights in self._weights]
+        try:
+            psnr = verify(small, Path(directory, REFERENCE), Path(directory, LEVELS), precision)
+        finally:
+            for network in small:
+                network.close()
+        for network in self._devices:
+            if not np.isfinite(network.run_once(drawing(*network.shapes[0][1:]))).all():
+                tall, wide = network.shapes[0][1:]
+                raise PrecisionUnfit(
+                    f"the {precision} engine's output for {wide}×{tall} has values that are not finite."
+                )
+        return psnr
+
+
+class _Model:
+    """What networks of all sizes share in the process: configuration, weights and compiled kernels."""
+
+    def __init__(self, directory: Path, precision: Precision) -> None:
+        self.config: FdatRdConfig
+        self.config, tensors = weights_file.read(directory, "cuda")
+        self.weights = Weights(tensors)
+        self.precision, self.types = precision, TYPES[precision]
+        channels = self.config.embed_dim
+        self.compiled: dict[str, CompiledKernel] = {
+            name: kernel
+            for (name, width, kind), kernel in manifest.load().kernels.items()
+            if (width, kind) == (channels, precision)
+        }
+        self.tiles = {name: kernel.constants for name, kernel in self.compiled.items()}
+        self._kernels: dict[str, Kernel] = {}
+
+    @cached_property
+    def constants(self) -> ConstantBlock:
+        """The packed weights, which are the same for frames of every size."""
+        try:
+            return pack_constants(
+                self.plan(self.config.multiple, self.config.multiple), self.config, self.weights, self.tiles, self.types
+            )
+        except OverflowError as error:
+            raise PrecisionUnfit(f"the network cannot be computed in {self.precision}: {error}.") from error
+
+    def plan(self, height: int, width: int) -> Plan:
+        """Plan the network for frames of height × width pixels."""
+        active = find_active(self.config, self.weights)
+        return make_plan(self.config, active, self.tiles, height, width, self.types)
+
+    def kernel(self, name: str) -> Kernel:
+        """Return a kernel, compiled by the driver at the first call.
+
+        Raises:
+            EngineUnavailable: The driver is too old.
+            EngineError: It cannot be compiled, or the package's files are damaged.
+        """
+        if name not in self._kernels:
+            about = self.compiled[name]
+            try:
+                ptx = manifest.read_ptx(about)
+            except (OSError, lzma.LZMAError) as error:
+                raise EngineError(f"the CUDA kernels cannot be read ({error}); install vsfdatrd again") from error
+            self._kernels[name] = Kernel(ptx, about.entry, about.threads, about.shared)
+        return self._kernels[name]
+
+
+class _GpuWeights:
+    """The packed weights in the memory of a GPU."""
+
+    def __init__(self, model: _Model, index: int) -> None:
+        self.index, self._offsets = index, model.constants.offsets
+        block = np.zeros(model.constants.size, np.uint8)
+        for name, array in model.constants.arrays.items():
+            start = self._offsets[name]
+            block[start : start + array.nbytes] = array.reshape(-1).view(np.uint8)
+        cuda.set_device(index)
+        self._memory = cuda.DeviceMemory(block.nbytes)
+        with cuda.Stream() as stream:
+            stream.upload(self._memory, block.ctypes.data)
+            stream.synchronize()
+
+    def address(self, constant: Constant) -> int:
+        """Return the address of a constant."""
+        return self._memory.address + self._offsets[constant]
+
+
+class _KernelNetwork(GpuNetwork):
+    """The network for frames of one size on one GPU."""
+
+    def __init__(self, model: _Model, weights: _GpuWeights, height: int, width: int, captured: bool = True) -> None:
+        """Allocate memory and prepare the launches.
+
+        Args:
+            model: The network.
+            weights: Its weights on the GPU.
+            height: Height of a padded frame in pixels.
+            width: Width of a padded frame in pixels.
+            captured: Capture the launches as a CUDA graph, which is not worth it for a few frames.
+        """
+        super().__init__(weights.index)
+        scale = model.config.scale
+        self.shapes = ([3, height, width], [3, height * scale, width * scale])
+        try:
+            self._allocate()
+            plan = model.plan(height, width)
+            self._arena = self._held.enter_context(cuda.DeviceMemory(plan.arena))
+            self._steps = [self._step(launch, model, weights) for launch in plan.launches]
+            if captured:
+                self._start()
+        except EngineError:
+            self.close()
+            raise
+
+    def _step(self, launch: Launch, model: _Model, weights: _GpuWeights) -> Callable[[], None]:
+        """Prepare a launch."""
+        kernel = model.kernel(launch.kernel)
+        kernel.allow_shared(self.index)
+
+        def resolved(argument: Region | Constant | Frame | int) -> tuple[int, bool]:
+            match argument:
+                case Region():
+                    return self._arena.address + argument.offset, True
+                case Constant():
+                    return weights.address(argument), True
+                case Frame():
+                    return (self._result if argument.is_output else self._source).address, True
+                case _:
+                    return argument, False
+
+        values = [resolved(argument) for argument in launch.arguments]
+        kinds = [kind.startswith("*") for _, kind in model.compiled[launch.kernel].parameters]
+        if kinds != [pointer for _, pointer in values]:
+            raise EngineError(f"the kernel {launch.kernel} takes other arguments; install vsfdatrd again")
+        # The compiler adds two pointers to scratch memory, which these kernels do not use.
+        arguments = Arguments([*values, (0, True), (0, True)])
+        return lambda: kernel.launch(self._stream, launch.grid, arguments)
+
+    def _enqueue(self) -> None:
+        """See `GpuNetwork._enqueue`."""
+        for step in self._steps:
+            step()
+
+
+if __name__ == "__main__":
+    serve_forever(CudaKernels)
