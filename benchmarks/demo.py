@@ -35,13 +35,13 @@ IVTC = "clip = core.vivtc.VDecimate(core.vivtc.VFM(clip, order={order}))\n"
 
 
 def field_order(source: vs.VideoNode) -> int | None:
-    """0 or 1 (bottom or top field first) of an interlaced source, None of a progressive one."""
+    """Return 0 or 1 (bottom or top field first) for an interlaced source, None for a progressive one."""
     field = int(source.get_frame(0).props.get("_FieldBased", 0))
     return field - 1 if field else None
 
 
 def encode(script: Path, output: Path, frames: int) -> float:
-    """vspipe | ffmpeg, with a progress bar; returns seconds. Raises RuntimeError if either program fails."""
+    """Run vspipe | ffmpeg with a progress bar; return the seconds. Raises RuntimeError if either program fails."""
     start = time.perf_counter()
     pipe = subprocess.Popen(
         [vspipe(), "-c", "y4m", "-p", str(script), "-"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -77,13 +77,13 @@ def encode(script: Path, output: Path, frames: int) -> float:
 
 
 def picture(clip: vs.VideoNode, number: int) -> Image.Image:
-    """One frame of an RGB24 clip as a picture."""
+    """Return one frame of an RGB24 clip as a picture."""
     with clip.get_frame(number) as frame:
         return Image.fromarray(np.stack([np.asarray(frame[i]) for i in range(3)], -1))
 
 
 def busiest(image: Image.Image, side: int) -> tuple[int, int, int, int]:
-    """The square with the most edges, where differences are most visible."""
+    """Return the square with the most edges, where differences are most visible."""
     gray = np.asarray(image.convert("L"), np.float32)
     edges = np.abs(np.diff(gray, axis=0))[:, 1:] + np.abs(np.diff(gray, axis=1))[1:]
     total = edges.cumsum(0).cumsum(1)
@@ -93,7 +93,7 @@ def busiest(image: Image.Image, side: int) -> tuple[int, int, int, int]:
 
 
 def before_after(source: Image.Image, upscaled: Image.Image, file: Path) -> None:
-    """Write both pictures' busiest part side by side."""
+    """Write the busiest part of both pictures side by side."""
     side = min(480, source.height, source.width)
     box = busiest(upscaled, side)
     both = Image.new("RGB", (2 * side + 8, side + 28), "white")
@@ -105,7 +105,7 @@ def before_after(source: Image.Image, upscaled: Image.Image, file: Path) -> None
 
 
 def main() -> int:
-    """Run the demo; see the module's docstring."""
+    """Run the demo; see the docstring of the module."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__.splitlines()[0])
     parser.add_argument("--input", type=Path, help="your own file instead of the drawn one")
     parser.add_argument("--frames", type=int, default=6)
@@ -142,7 +142,7 @@ def main() -> int:
 
 
 def matrix(clip: vs.VideoNode) -> int:
-    """The matrix property of the first frame; if missing, the usual matrix for the size."""
+    """Return the matrix property of the first frame; if missing, the usual matrix for the size."""
     named = int(clip.get_frame(0).props.get("_Matrix", 2))
     return named if named != 2 else 1 if clip.height > 576 else 6
 

@@ -1,15 +1,17 @@
-"""Picture quality of a model beside its peers, on a folder of pictures that none of our models was trained on.
+"""Compare the picture quality of models and other methods on a folder of pictures that none of our models was trained
+on.
 
     python -m benchmarks.quality FOLDER [--models medium medium+luma_guided path.safetensors ...] [--peers Lanczos ...]
         [--sets clean dvd ...] [--film FILE] [--checks] [--sheets FOLDER] [--cache FOLDER]
 
-Three sets of sources: the busiest 480×400 pixels of each picture, halved and degraded in three fixed ways
-(`quality_degradations.py`: clean, dvd, laserdisc); faces and lettering at the scale of a film, through all that a DVD
-or a LaserDisc does (`quality_discs.py`: made_dvd, made_laserdisc); and real cels of a film (film). Every method doubles
-the same 8-bit RGB. `quality_measures.py` says what is measured, `quality_checks.py` what must never happen (--checks).
+There are three sets of sources: the busiest 480×400 pixels of each picture, halved and degraded in three fixed ways
+(`quality_degradations.py`: clean, dvd, laserdisc); faces and lettering at the scale of a film, through everything that
+a DVD or a LaserDisc does (`quality_discs.py`: made_dvd, made_laserdisc); and real cels of a film (film). Every method
+doubles the same 8-bit RGB. `quality_measures.py` defines the measures, `quality_checks.py` what must never happen
+(--checks).
 
-The tables show means over the pictures, and how the first model differs from every other method: mean ± standard error
-(pictures on which it is better / pictures). benchmarks/results/quality.json has every picture.
+The tables show means over the pictures, and the difference of the first model from every other method: mean ± standard
+error (pictures on which it is better / pictures). benchmarks/results/quality.json has every picture.
 """
 
 import argparse
@@ -41,7 +43,7 @@ log = logging.getLogger(__name__)
 
 type Row = dict[str, Any]
 type Samples = dict[str, dict[str, Sample]]
-"""By kind and picture."""
+"""Samples by kind and picture."""
 type Shown = dict[tuple[str, str, str], Picture]
 """First results by method, kind and picture."""
 
@@ -66,15 +68,15 @@ COMPARED = ("psnr_y_db", "chroma_error_steps", "ssimulacra2", "ssimulacra2_vszip
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A method under the name of its row."""
+    """A method with the name of its row."""
 
     identity: str
-    """What its results depend on: versions, weights."""
+    """What its results depend on: versions and weights."""
     method: Method
 
 
 def methods(models: list[str], peers: list[str]) -> dict[str, Named | str]:
-    """Every method by the name of its row; a sentence in the place of one that cannot run here."""
+    """Create every method, by the name of its row; a method that cannot run here is replaced by the reason."""
     result: dict[str, Named | str] = {}
     for model in models:
         name, _, chroma_filter = model.partition("+")
@@ -99,7 +101,7 @@ def _version(package: str) -> str:
 
 
 def samples(folder: Path, kinds: list[str], film_file: Path, limit: int | None = None) -> Samples:
-    """What every method is given. A kind that cannot be made here is left out, with a warning."""
+    """Create the sources of all methods. A kind that cannot be created here is omitted with a warning."""
     result: Samples = {}
     if set(kinds) & set(DEGRADATIONS):
         for kind, degradation in DEGRADATIONS.items():
@@ -123,7 +125,7 @@ def samples(folder: Path, kinds: list[str], film_file: Path, limit: int | None =
 
 
 def measure(named: Named, given: Samples, cache: Cache, bar: Any = None) -> tuple[Row, dict[tuple[str, str], Result]]:
-    """One method's numbers, by kind and measure, each with its mean and every picture; and its first results."""
+    """Measure one method: its values by kind and measure, as mean and per picture; and its first results."""
     row: Row = {}
     firsts: dict[tuple[str, str], Result] = {}
     for kind, pictures in given.items():
@@ -157,7 +159,7 @@ def measure(named: Named, given: Samples, cache: Cache, bar: Any = None) -> tupl
 
 
 def _results(named: Named, sources: list[Picture], cache: Cache) -> Iterator[Result]:
-    """A method's results for pictures of one size, those that the cache has not being made in one go."""
+    """Compute a method's results for pictures of one size; those that are not cached are computed in one batch."""
     known = [cache.result(named.identity, source) for source in sources]
     lacking = [source for source, result in zip(sources, known, strict=True) if result is None]
     made = iter(named.method(lacking)) if lacking else iter(())
@@ -166,12 +168,12 @@ def _results(named: Named, sources: list[Picture], cache: Cache) -> Iterator[Res
 
 
 def _number(value: float) -> float | None:
-    """For JSON, which knows no NaN."""
+    """Return None for NaN, which JSON does not have."""
     return round(value, 4) if math.isfinite(value) else None
 
 
 def table(rows: dict[str, Row | str], kinds: list[str]) -> str:
-    """Means as Markdown, one table per kind, each with the first model's differences from the others."""
+    """Format means as Markdown, one table per kind, with the differences between the first model and the others."""
     whole = [name for name, row in rows.items() if not isinstance(row, str)]
     result = differences(rows, whole[0]) if whole else {}
     lines = []
@@ -196,7 +198,7 @@ def _cell(key: str, value: float | None) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure; see the module's docstring."""
+    """Run the command; see the docstring of the module."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--models", nargs="*", default=["medium"], help="names of the catalog, or files; +luma_guided")

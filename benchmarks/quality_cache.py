@@ -19,16 +19,18 @@ _MEASURES = hashlib.sha256(
 
 
 class Cache:
-    """A folder of results; with None, nothing is cached."""
+    """A folder of results; if None, nothing is cached."""
 
     def __init__(self, folder: Path | None) -> None:
-        """Make the folder."""
+        """Create the folder."""
         self._folder = folder
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
     def result(self, method: str, source: Picture) -> Result | None:
-        """What a method (its name, version and weights) made of a source, to 16 bits; None if that is not known."""
+        """Return what a method (its name, version and weights) made of a source, with 16 bits; None if it is not
+        cached.
+        """
         file = self._file(method, source, ".npy")
         if file is None or not file.is_file():
             return None
@@ -36,7 +38,7 @@ class Cache:
         return (rounded / np.float32(65535)).astype(np.float32)
 
     def keep(self, method: str, source: Picture, result: Result) -> Result:
-        """Keep it -> the result as the cache will give it."""
+        """Store a result; return it as the cache will return it."""
         rounded = np.rint(np.clip(result, 0, 1) * 65535).astype(np.uint16)
         if (file := self._file(method, source, ".npy")) is not None:
             part = file.with_suffix(".part.npy")
@@ -45,7 +47,7 @@ class Cache:
         return (rounded / np.float32(65535)).astype(np.float32)
 
     def numbers(self, method: str, source: Picture, truth: Picture) -> tuple[Numbers, Path | None]:
-        """Measures of that result against a truth, as far as they are known, and where `write` keeps them."""
+        """Return the cached measures of that result against a truth, and the file in which `write` stores them."""
         file = self._file(method + _MEASURES + hashlib.sha256(truth.tobytes()).hexdigest(), source, ".json")
         if file is None or not file.is_file():
             return {}, file

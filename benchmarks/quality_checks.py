@@ -32,7 +32,7 @@ pixels of the output itself (10, 30); and what a pixel shuffle may leave (2, 4).
 
 
 class Check(TypedDict):
-    """How a check went. worst: the measured value that is compared with the limit, in `unit`."""
+    """The result of a check. `worst` is the measured value, in `unit`, that is compared with the limit."""
 
     passed: bool
     worst: float
@@ -47,7 +47,7 @@ def _check(worst: float, limit: float, unit: str, details: dict[str, float]) -> 
 
 
 def flat(color: tuple[int, int, int], side: int) -> Picture:
-    """A square of one color, uint8 (side, side, 3)."""
+    """Return a square of one color, uint8 (side, side, 3)."""
     return np.full((side, side, 3), color, np.uint8)
 
 
@@ -82,7 +82,7 @@ def grid(method: Method) -> Check:
 
 
 def _peaks(plane: NDArray[np.float64]) -> dict[int, float]:
-    """The highest peak for each of `PERIODS`, in 8-bit steps; 0 where none stands out. plane: (480, 480)."""
+    """Return the highest peak for each of `PERIODS`, in 8-bit steps; 0 if none stands out. `plane` is (480, 480)."""
     side = len(plane)
     height = np.abs(np.fft.fft2(plane - plane.mean())) * 2 / side**2 * 255
     step = side // max(PERIODS)  # the bins of all periods are among those of the longest
@@ -102,10 +102,10 @@ def _peaks(plane: NDArray[np.float64]) -> dict[int, float]:
 
 
 def held_cels(method: Method) -> Check:
-    """A held drawing with new noise in every frame does not flicker more after the upscaler than before it.
+    """Check that a held drawing with new noise in every frame flickers no more after upscaling than before.
 
-    Four frames of one drawn cel (240×200), noise of two 8-bit steps; the standard deviation of luma from frame to
-    frame, of the output as a share of the input's.
+    Four frames of one drawn cel (240×200) with noise of two 8-bit steps. The value is the standard deviation of luma
+    from frame to frame, of the output relative to that of the input.
     """
     cel = halved(drawing(0, 480, 400)).astype(np.float64)
     frames: list[Picture] = []
@@ -118,7 +118,7 @@ def held_cels(method: Method) -> Check:
 
 
 def shift(method: Method) -> Check:
-    """A drawn cel stays where it is, to a twentieth of a pixel of the output, in both directions."""
+    """Check that a drawn cel is not displaced by more than a twentieth of an output pixel in either direction."""
     truth = drawing(0, 480, 400)
     result = next(iter(method([halved(truth)])))
     down, right = displacement(truth / 255, result)

@@ -1,7 +1,7 @@
-"""Held-out pictures, and what clean, DVD and LaserDisc sources make of them; all fixed, down to every bit of noise.
+"""Degrade held-out pictures like clean, DVD and LaserDisc sources. Everything is fixed, including the noise.
 
 Truth is the busiest 480×400 pixels of a picture. Each degradation halves it by area average and returns 8-bit RGB of
-200×240: `clean` as it is, `dvd` through real MPEG-2 at 4:2:0, `laserdisc` through a composite signal.
+200×240: `clean` without more, `dvd` through real MPEG-2 at 4:2:0, `laserdisc` through a composite signal.
 """
 
 import zlib
@@ -22,17 +22,17 @@ type Degradation = Callable[[Picture, str, int], Picture]
 WIDTH, HEIGHT = 480, 400
 
 SUBCARRIER = 3.579545 / 13.5
-"""Cycles per pixel of the NTSC color subcarrier, at the 13.5 MHz of Rec. 601."""
+"""Frequency of the NTSC color subcarrier in cycles per pixel, at the 13.5 MHz of Rec. 601."""
 RGB_TO_YUV = np.array([[0.299, 0.587, 0.114], [-0.147, -0.289, 0.436], [0.615, -0.515, -0.100]])
-"""Luma and the color differences of analogue NTSC and PAL, from R'G'B' of 0 to 1."""
+"""Matrix from R'G'B' of 0 to 1 to the luma and color differences of analog NTSC and PAL."""
 SIGNAL_NOISE = 0.012
-"""Standard deviation of the noise on the composite signal, of its white: some 38 dB, a good LaserDisc player."""
+"""Standard deviation of the noise on the composite signal, relative to white: about 38 dB, a good LaserDisc player."""
 
 
 def truths(folder: Path, limit: int | None = None) -> dict[str, Picture]:
-    """The part of every picture that is measured, uint8 (400, 480, 3), by the file's name without its suffix.
+    """Read the part of every picture that is measured, uint8 (400, 480, 3), by the file's name without its suffix.
 
-    Pictures smaller than that are left out. Raises FileNotFoundError where none remains.
+    Smaller pictures are omitted. Raises FileNotFoundError if none is left.
     """
     result: dict[str, Picture] = {}
     for file in sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".webp", ".jpg")):
@@ -50,14 +50,14 @@ def truths(folder: Path, limit: int | None = None) -> dict[str, Picture]:
 
 
 def halved(truth: Picture) -> Picture:
-    """Area average of 2×2 pixels, (H, W, 3) to (H/2, W/2, 3): output pixel i covers 2i and 2i+1, so nothing moves."""
+    """Average 2×2 pixels, (H, W, 3) to (H/2, W/2, 3): output pixel i covers 2i and 2i+1, so nothing is displaced."""
     height, width, _ = truth.shape
     mean = truth.reshape(height // 2, 2, width // 2, 2, 3).mean((1, 3))
     return np.rint(mean).astype(np.uint8)
 
 
 def through_mpeg2(picture: Picture) -> Picture:
-    """Encoded as one MPEG-2 intra frame (4:2:0, quantizer 6) and decoded again; uint8 (H, W, 3), both even."""
+    """Encode as one MPEG-2 intra frame (4:2:0, quantizer 6) and decode it; uint8 (H, W, 3), both sides even."""
     height, width, _ = picture.shape
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
     command = [ffmpeg(), "-v", "error", *raw, "-i", "-", "-vf", "scale=out_color_matrix=smpte170m,format=yuv420p"]
@@ -69,16 +69,20 @@ def through_mpeg2(picture: Picture) -> Picture:
 
 
 def through_composite(picture: Picture, name: str, frame: int) -> Picture:
-    """As an NTSC LaserDisc would hold and a player with a line comb would give back; uint8 (H, W, 3).
+    """Return what an NTSC LaserDisc and a player with a line comb filter would make of a picture; uint8 (H, W, 3).
 
-    Y'UV of Rec. 601 weights; U and V limited to 0.6 MHz (-3 dB) and put onto a subcarrier of 3.58 MHz that turns half
-    a cycle from line to line and from frame to frame (SMPTE 170M); noise on the sum of both; a 1H comb ((-1, 2, -1) / 4
-    of three lines) and a band-pass take the color out again, limited to 0.6 MHz once more. What the comb takes wrongly
-    is what one sees of composite video: luma detail near 3.58 MHz turns into colors (cross-color), and along
-    horizontal borders of colors the subcarrier stays in the luma (dot crawl). All filters are symmetric: nothing
-    moves. The field structure of interlace is left out. The model is our own, after the signal's definition.
+    The picture is converted to Y'UV with the weights of Rec. 601. U and V are limited to 0.6 MHz (-3 dB) and modulated
+    onto a subcarrier of 3.58 MHz whose phase changes by half a cycle from line to line and from frame to frame (SMPTE
+    170M). Noise is added to the sum of both. A 1H comb ((-1, 2, -1) / 4 of three lines) and a band-pass separate the
+    color, which is limited to 0.6 MHz once more. The errors of the comb are the visible faults of composite video: luma
+    detail near 3.58 MHz turns into colors (cross-color), and along horizontal borders of colors the subcarrier remains
+    in the luma (dot crawl). All filters are symmetric, so nothing is displaced. The field structure of interlaced video
+    is omitted. The model is our own, derived from the definition of the signal.
 
-    name, frame: the seed of the noise; frame also gives the phase, so that dots crawl from frame to frame.
+    Args:
+        picture: uint8 (H, W, 3).
+        name: Seed of the noise.
+        frame: Further seed; it also gives the phase, so that dots crawl from frame to frame.
     """
     height, width, _ = picture.shape
     random = np.random.default_rng([zlib.crc32(name.encode()), frame])
@@ -96,14 +100,14 @@ def through_composite(picture: Picture, name: str, frame: int) -> Picture:
 
 
 def _gaussian(plane: Planes, sigma: float) -> Planes:
-    """Horizontal low-pass of a plane (H, W); standard deviation `sigma` in pixels; borders reflected."""
+    """Apply a horizontal low-pass to a plane (H, W); standard deviation `sigma` in pixels; borders reflected."""
     reach = max(1, int(np.ceil(3 * sigma)))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     return _filtered(plane, kernel / kernel.sum())
 
 
 def _band_pass(plane: Planes) -> Planes:
-    """What lies around the subcarrier: a Gaussian of 2 pixels moved to it, 1 at the subcarrier itself."""
+    """Extract the band around the subcarrier: a Gaussian of 2 pixels modulated to it, with a gain of 1 at it."""
     reach = 6
     at = np.arange(-reach, reach + 1)
     envelope = np.exp(-0.5 * (at / 2.0) ** 2)
@@ -112,7 +116,7 @@ def _band_pass(plane: Planes) -> Planes:
 
 
 def _filtered(plane: Planes, kernel: Planes) -> Planes:
-    """Rows of a plane (H, W) convolved with a symmetric kernel of odd length; borders reflected."""
+    """Convolve the rows of a plane (H, W) with a symmetric kernel of odd length; borders reflected."""
     reach = len(kernel) // 2
     padded = np.pad(plane, ((0, 0), (reach, reach)), "reflect")
     result: Planes = np.lib.stride_tricks.sliding_window_view(padded, len(kernel), axis=1) @ kernel
@@ -124,4 +128,6 @@ DEGRADATIONS: dict[str, Degradation] = {
     "dvd": lambda truth, name, frame: through_mpeg2(halved(truth)),
     "laserdisc": lambda truth, name, frame: through_composite(halved(truth), name, frame),
 }
-"""(truth uint8 (H, W, 3), the picture's name, number of the frame) to uint8 (H/2, W/2, 3)."""
+"""Functions of the truth, uint8 (H, W, 3), the name of the picture and the number of the frame, which return uint8
+(H/2, W/2, 3).
+"""

@@ -45,9 +45,9 @@ type Planes = NDArray[np.float64]
 FRAME = (1440, 960)
 """Width and height of a frame's truth."""
 LR = (320, 240)
-"""Width and height of what is upscaled."""
+"""Width and height of the source that is upscaled."""
 HELD = 3
-"""Frames of a LaserDisc, whose flicker is measured where they hold one drawing."""
+"""Number of frames of a LaserDisc in which one drawing is held and flicker is measured."""
 SAMPLING = 13.5
 """MHz of a line of 720 pixels, Rec. 601."""
 FOCUS = {
@@ -61,27 +61,29 @@ FOCUS = {
     "wapuu_edinburgh-wapuu": (0.47, 0.22),
     "wapuu_wapuu-tiger": (0.34, 0.42),
 }
-"""Where the faces (of the tiger, the lettering) are, as shares of the pictures' widths and heights."""
+"""Positions of the faces (of the tiger, the lettering), as shares of the width and height of the pictures."""
 TO_YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One picture as a disc gives it."""
+    """One picture as it comes from a disc."""
 
     truth: Picture
-    """(2 LR height, 2 LR width, 3)"""
+    """The truth, (2 LR height, 2 LR width, 3)."""
     sources: list[Picture]
-    """One frame, or `HELD` frames of one drawing."""
+    """The sources: one frame, or `HELD` frames of one drawing."""
 
 
 def dvds(folder: Path, limit: int | None = None) -> dict[str, Sample]:
-    """Every picture of a folder from a DVD."""
+    """Create the samples of every picture of a folder, as from a DVD."""
     return _all(folder, limit, _dvd, ((8, 9), (32, 27), (16, 15), (64, 45)))
 
 
 def laserdiscs(folder: Path, limit: int | None = None) -> dict[str, Sample]:
-    """Every picture of a folder from an NTSC LaserDisc. Raises Missing without `vapoursynth-composite`."""
+    """Create the samples of every picture of a folder, as from an NTSC LaserDisc. Raises Missing without
+    `vapoursynth-composite`.
+    """
     if not hasattr(vs.core, "composite"):
         raise Missing("not installed: pip install vapoursynth-composite")
     return _all(folder, limit, _laserdisc, ((8, 9),))
@@ -92,9 +94,10 @@ FILM_HOLDS = (300, 400, 474, 553)
 
 
 def film(path: Path, limit: int | None = None) -> dict[str, Sample]:
-    """Real cels of 1936, with grain and weave: the film halved is the truth, halved again and as a DVD the source.
+    """Create samples from real cels of 1936, with grain and weave.
 
-    Each sample has `HELD` frames of one drawing. Halved, little is left of the low rate at which the film is kept.
+    The truth is the film at half its size; the source is half of that, coded as on a DVD. Each sample has `HELD` frames
+    of one drawing. The low bit rate of the file is hardly visible at half size.
     """
     clip = vs.core.bs.VideoSource(str(path), cachemode=0, showprogress=0)
     result = {}
@@ -128,7 +131,9 @@ def _all(folder: Path, limit: int | None, make: _Make, pixels: Sequence[tuple[in
 
 
 def _frame(image: Image.Image, name: str, pixel: tuple[int, int]) -> tuple[Picture, tuple[int, int]]:
-    """A picture as a frame squeezed to the disc's pixels; and the corner of what is upscaled, in the source."""
+    """Squeeze a picture into a frame with the disc's pixel aspect ratio; return it with the corner of the part that is
+    upscaled, in source pixels.
+    """
     width, height = FRAME
     scale = min(1.0, height / image.height)
     size = round(image.width * scale * pixel[1] / pixel[0]), round(image.height * scale)
@@ -198,7 +203,7 @@ def _laserdisc(frame: Planes, number: int, random: Generator) -> list[Planes]:
 
 
 def _through_mpeg2(frames: list[Picture], rate: float) -> list[Picture]:
-    """Through ffmpeg's encoder, 4:2:0. rate: Mbit/s, if the frame were 720×480."""
+    """Code frames with ffmpeg's encoder, 4:2:0. `rate` is in Mbit/s for a complete frame."""
     height, width, _ = frames[0].shape
     bits = rate * 1e6 * height * width / (720 * 480)
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
@@ -230,7 +235,9 @@ def _through_mpeg2(frames: list[Picture], rate: float) -> list[Picture]:
 
 
 def _through_composite(frames: list[Planes], noise: float, dimensions: int, random: Generator) -> list[Planes]:
-    """Over one wire, with noise that rises with frequency as that of FM does, and apart again; Y'CbCr of 0 to 1."""
+    """Combine into composite video, with noise that rises with frequency as that of FM does, and separate again; Y'CbCr
+    of 0 to 1.
+    """
     clip = as_clip([frame.astype(np.float32) for frame in frames]).resize.Bicubic(
         format=vs.YUV444P16, matrix=6, range=0
     )
@@ -257,7 +264,7 @@ def _through_composite(frames: list[Planes], noise: float, dimensions: int, rand
 
 
 def _white() -> float:
-    """How far white lies above black on the wire, in its 16 bits."""
+    """Difference between white and black in the composite signal, in its 16-bit levels."""
     levels = []
     for value in (16 << 8, 235 << 8):
         flat: Any = vs.core.std.BlankClip(
@@ -280,7 +287,7 @@ def _halved(frame: Planes, kernel: Image.Resampling) -> Planes:
 
 
 def _blurred(x: Planes, sigma: float, both: bool = False) -> Planes:
-    """A Gaussian along the lines, or both ways; borders repeated."""
+    """Blur by a Gaussian along the lines, or in both directions; borders repeated."""
     reach = max(1, int(np.ceil(3 * sigma)))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     x = _filtered(x, kernel / kernel.sum(), 1)
@@ -303,7 +310,7 @@ def _down(x: Planes) -> Planes:
 
 
 def _grain(x: Planes, sigma: float, random: Generator) -> Planes:
-    """Of luma, strongest in mid tones, 1.2 pixels wide; (H, W, 1)."""
+    """Return grain of luma, strongest in the midtones, 1.2 pixels wide; (H, W, 1)."""
     soft = _blurred(random.standard_normal(x.shape[:2]), 0.5, both=True)
     luma = np.clip(x @ TO_YCC[0], 0, 1)
     grain: Planes = (sigma / 255 * (0.6 + 1.6 * luma * (1 - luma)) * soft / soft.std())[..., None]
@@ -311,7 +318,7 @@ def _grain(x: Planes, sigma: float, random: Generator) -> Planes:
 
 
 def _upper_field(x: Planes) -> Planes:
-    """The lower field's lines made of the upper's."""
+    """Replace the lines of the lower field by interpolation of the upper field."""
     result = x.copy()
     field = x[::2]
     padded = np.pad(field, ((1, 2), (0, 0), (0, 0)), "edge")
@@ -322,7 +329,7 @@ def _upper_field(x: Planes) -> Planes:
 
 
 def _limited(plane: Planes, bandwidth: float) -> Planes:
-    """Lines through a low-pass, -3 dB at a bandwidth in MHz: a windowed sinc."""
+    """Low-pass the lines with -3 dB at a bandwidth in MHz, by a windowed sinc."""
     at = np.arange(-24, 25)
     cut = bandwidth / SAMPLING * 2
     kernel = np.sinc(cut * at) * np.hamming(len(at))
@@ -330,7 +337,7 @@ def _limited(plane: Planes, bandwidth: float) -> Planes:
 
 
 def _moved(plane: Planes, across: float, down: int) -> Planes:
-    """Lines moved by parts of a pixel (linearly), and by whole lines."""
+    """Move lines by fractions of a pixel (linearly), and by whole lines."""
     x = np.arange(plane.shape[1])
     moved = np.stack([np.interp(x - across, x, line) for line in plane])
     return np.concatenate([moved[:1]] * down + [moved[: len(moved) - down]])

@@ -1,7 +1,7 @@
 """Measures of a result against the truth; pictures are float RGB (H, W, 3) of 0 to 1, gamma-encoded.
 
-Luma is 0.2126 R' + 0.7152 G' + 0.0722 B' (Rec. 709). A border of 8 pixels does not count, except in SSIMULACRA2, XPSNR
-and the error of chroma, which see the whole picture. Differences are in units of 8-bit steps (1/255).
+Luma is 0.2126 R' + 0.7152 G' + 0.0722 B' (Rec. 709). A border of 8 pixels is excluded, except in SSIMULACRA2, XPSNR and
+the error of chroma, which cover the complete picture. Differences are in 8-bit steps (1/255).
 """
 
 from collections.abc import Callable, Sequence
@@ -22,47 +22,48 @@ type Measure = Callable[[Floats, Floats], float]
 
 LUMA = np.array([0.2126, 0.7152, 0.0722])
 CHROMA = np.array([[-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
-"""Cb and Cr of Rec. 601, -0.5 to 0.5, as DVD and LaserDisc hold them."""
+"""Cb and Cr of Rec. 601, -0.5 to 0.5, as on DVD and LaserDisc."""
 BORDER = 8
 SAME = 100.0
-"""PSNR and XPSNR of equal pictures, in dB, instead of infinity, which JSON does not know."""
+"""PSNR and XPSNR of equal pictures in dB, in place of infinity, which JSON does not have."""
 
 
 def luma(picture: Floats) -> Plane:
-    """(H, W, 3) to (H, W)."""
+    """Convert (H, W, 3) to luma (H, W)."""
     plane: Plane = np.asarray(picture, np.float64) @ LUMA
     return plane
 
 
 def inner(plane: Plane) -> Plane:
-    """Without the border."""
+    """Remove the border."""
     return plane[BORDER:-BORDER, BORDER:-BORDER]
 
 
 def psnr_y(truth: Floats, result: Floats) -> float:
-    """PSNR of luma in dB; 100 for equal pictures."""
+    """Return the PSNR of luma in dB; 100 for equal pictures."""
     error = float(np.mean(inner(luma(truth) - luma(result)) ** 2))
     return SAME if error < 1e-10 else -10 * float(np.log10(error))
 
 
 def chroma_error(truth: Floats, result: Floats) -> float:
-    """RMSE of Cb and Cr in 8-bit steps."""
+    """Return the RMS error of Cb and Cr in 8-bit steps."""
     error = (np.asarray(result, np.float64) - np.asarray(truth, np.float64)) @ CHROMA.T
     return float(np.sqrt(np.mean(error**2)) * 255)
 
 
 def ssim(truth: Floats, result: Floats) -> float:
-    """SSIM of luma (Wang, Bovik, Sheikh, Simoncelli, 2004): Gaussian window of 11 pixels, σ 1.5; 1 is equal."""
+    """Return the SSIM of luma (Wang, Bovik, Sheikh, Simoncelli, 2004): Gaussian window of 11 pixels, σ 1.5."""
     return metrics.ssim(inner(luma(truth)), inner(luma(result)))
 
 
 def _vszip() -> Any:
-    """The plugin, or None."""
+    """Return the plugin vszip, or None."""
     return getattr(vs.core, "vszip", None)
 
 
 def ssimulacra2_vszip(truth: Floats, result: Floats) -> float:
-    """SSIMULACRA2 by `vapoursynth-vszip`, whose borders are not those of the authors' program; NaN without the plugin.
+    """Return SSIMULACRA2 by `vapoursynth-vszip`, which treats borders differently from the authors' program; NaN
+    without the plugin.
 
     Earlier measurements were made with it.
     """
@@ -74,7 +75,9 @@ def ssimulacra2_vszip(truth: Floats, result: Floats) -> float:
 
 
 def xpsnr_y(truth: Floats, result: Floats) -> float:
-    """XPSNR of luma (Helmrich et al., 2020; no temporal part) by `vapoursynth-vszip`, YUV 4:4:4 of 10 bit, in dB."""
+    """Return XPSNR of luma (Helmrich et al., 2020; no temporal part) by `vapoursynth-vszip`, YUV 4:4:4 of 10 bits, in
+    dB.
+    """
     if (plugin := _vszip()) is None:
         return float("nan")
     a, b = (_clip(p).resize.Point(format=vs.YUV444P10, matrix=1) for p in (truth, result))
@@ -87,23 +90,24 @@ def _clip(picture: Floats) -> vs.VideoNode:
 
 
 def _gradient(plane: Plane) -> tuple[Plane, Plane]:
-    """Central differences along y and x."""
+    """Return the central differences along y and x."""
     dy, dx = np.gradient(plane)
     return np.asarray(dy), np.asarray(dx)
 
 
 def _lines(truth: Plane) -> NDArray[np.bool_]:
-    """Where the truth has its lines and borders: the tenth of the pixels with the steepest luma."""
+    """Return where the truth has lines and borders: the tenth of the pixels with the steepest luma."""
     steepness = np.hypot(*_gradient(truth))
     steepest: NDArray[np.bool_] = steepness >= max(np.quantile(steepness, 0.9), 4 / 255)
     return steepest
 
 
 def sharpness(truth: Floats, result: Floats) -> float:
-    """Steepness of lines as a share of the truth's: 1 is as sharp as the truth, less is softer, more is overdone.
+    """Return the steepness of lines relative to the truth: 1 is as sharp as the truth, less is softer, more is
+    oversharpened.
 
-    Luma's gradient at the truth's lines, projected on the truth's own direction: ringing, noise and lines at other
-    places do not count as sharpness.
+    Uses luma's gradient at the lines of the truth, projected onto the truth's own direction: ringing, noise and lines
+    at other places do not count as sharpness.
     """
     x, y = inner(luma(truth)), inner(luma(result))
     where = _lines(x)
@@ -116,7 +120,9 @@ def sharpness(truth: Floats, result: Floats) -> float:
 
 
 def halo(truth: Floats, result: Floats) -> float:
-    """Mean overshoot near lines, in 8-bit steps: how far luma lies outside what the truth spans within 4 pixels."""
+    """Return the mean overshoot near lines in 8-bit steps: how far luma is outside the range of the truth within 4
+    pixels.
+    """
     x, y = inner(luma(truth)), inner(luma(result))
     near = _spread(_lines(x), 4)
     if not near.any():
@@ -127,9 +133,10 @@ def halo(truth: Floats, result: Floats) -> float:
 
 
 def flat_noise(truth: Floats, result: Floats) -> float:
-    """RMS of luma around its mean of 7×7 pixels where the truth is flat (within 2 steps over 15×15), in 8-bit steps.
+    """Return the RMS of luma relative to its mean over 7×7 pixels where the truth is flat (within 2 steps over 15×15),
+    in 8-bit steps.
 
-    NaN where fewer than 200 pixels are flat.
+    NaN if fewer than 200 pixels are flat.
     """
     x, y = luma(truth), luma(result)
     flat = (_highest(x, 7) + _highest(-x, 7)) * 255 <= 2
@@ -139,22 +146,24 @@ def flat_noise(truth: Floats, result: Floats) -> float:
 
 
 def flicker(frames: Sequence[Floats]) -> float:
-    """RMS over pixels of luma's standard deviation from frame to frame, in 8-bit steps; of a held drawing."""
+    """Return the flicker of a held drawing: RMS over pixels of luma's standard deviation over the frames, in 8-bit
+    steps.
+    """
     planes = np.stack([inner(luma(frame)) for frame in frames])
     return float(np.sqrt(planes.var(0, ddof=1).mean()) * 255)
 
 
 def chroma_flicker(frames: Sequence[Floats]) -> float:
-    """The same of Cb and Cr: dots and rainbows that crawl."""
+    """Return the same for Cb and Cr: crawling dots and rainbows."""
     planes = np.stack([np.asarray(frame, np.float64) @ CHROMA.T for frame in frames])
     return float(np.sqrt(planes.var(0, ddof=1).mean()) * 255)
 
 
 def displacement(truth: Floats, result: Floats) -> tuple[float, float]:
-    """How far a result lies (down, right) of where the truth lies, in pixels, exact to some hundredths.
+    """Return the displacement (down, right) of a result relative to the truth in pixels, exact to a few hundredths.
 
-    Least squares on luma's gradient (Lucas and Kanade, 1981), both softened by 5×5, moved back by Fourier's
-    shift theorem and measured again. Pictures of one size; for displacements of up to some three pixels.
+    Least squares on luma's gradient (Lucas and Kanade, 1981), both smoothed by 5×5, moved back by Fourier's shift
+    theorem and measured again. For pictures of one size, displaced by up to about three pixels.
     """
     x, y = (_box(_box(luma(p), 2), 2) for p in (truth, result))
     x, y = x - x.mean(), y - y.mean()
@@ -168,7 +177,7 @@ def displacement(truth: Floats, result: Floats) -> tuple[float, float]:
 
 
 def moved(plane: Plane, down: float, right: float) -> Plane:
-    """A plane (H, W) moved by parts of pixels (Fourier; borders continued by reflection)."""
+    """Move a plane (H, W) by fractions of pixels (Fourier; borders continued by reflection)."""
     pad = 16
     padded = np.pad(plane, pad, "symmetric")
     fy, fx = np.fft.fftfreq(padded.shape[0])[:, None], np.fft.rfftfreq(padded.shape[1])[None]
@@ -178,7 +187,7 @@ def moved(plane: Plane, down: float, right: float) -> Plane:
 
 
 def _box(plane: Plane, reach: int) -> Plane:
-    """Mean over (2 reach + 1)² pixels; borders reflected."""
+    """Return the mean over (2 reach + 1)² pixels; borders reflected."""
     side = 2 * reach + 1
     rows = sliding_window_view(np.pad(plane, reach, "symmetric"), side, axis=0).mean(-1)
     mean: Plane = sliding_window_view(rows, side, axis=1).mean(-1)
@@ -186,7 +195,7 @@ def _box(plane: Plane, reach: int) -> Plane:
 
 
 def _highest(plane: Plane, reach: int) -> Plane:
-    """Maximum over (2 reach + 1)² pixels; borders reflected."""
+    """Return the maximum over (2 reach + 1)² pixels; borders reflected."""
     side = 2 * reach + 1
     rows = sliding_window_view(np.pad(plane, reach, "symmetric"), side, axis=0).max(-1)
     highest: Plane = sliding_window_view(rows, side, axis=1).max(-1)
@@ -208,10 +217,10 @@ MEASURES: dict[str, Measure] = {
     "halo_steps": halo,
     "flat_noise_steps": flat_noise,
 }
-"""(truth, result) to a number, by the name it has in the JSON."""
+"""Functions of (truth, result) that return a number, by its name in the JSON."""
 
 HELD_MEASURES: dict[str, Callable[[Sequence[Floats]], float]] = {
     "flicker_steps": flicker,
     "chroma_flicker_steps": chroma_flicker,
 }
-"""Frames of one drawing to a number, likewise."""
+"""Functions of the frames of one drawing that return a number, likewise."""

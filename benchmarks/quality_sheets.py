@@ -22,13 +22,13 @@ from benchmarks.quality_methods import Method, lanczos, network
 type Picture = NDArray[np.uint8]
 
 PART = 240
-"""Pixels of the truth along each side of a crop."""
+"""Side of a crop in pixels of the truth."""
 LABEL, GAP = 22, 4
 README_SIZE = (400, 400)
 
 
 def crop_box(kind: str, truth: Picture, side: int = PART) -> tuple[int, int]:
-    """Corner (left, top) of the part of a picture that is shown, even."""
+    """Return the corner (left, top) of the part of a picture that is shown, even numbers."""
     height, width, _ = truth.shape
     side = min(side, height, width)
     if kind.startswith("made_"):
@@ -41,7 +41,7 @@ def crop_box(kind: str, truth: Picture, side: int = PART) -> tuple[int, int]:
 def sheet(
     kind: str, samples: Mapping[str, Sample], shown: Mapping[tuple[str, str, str], Picture], names: list[str]
 ) -> Image.Image:
-    """One row a picture, one column a method."""
+    """Draw one row per picture and one column per method."""
     columns = ["truth", "source", *names]
     side = min(PART, *(min(sample.truth.shape[:2]) for sample in samples.values()))
     image = Image.new("RGB", (len(columns) * (side + GAP), LABEL + len(samples) * (side + GAP)), "white")
@@ -68,7 +68,7 @@ def write(
     names: list[str],
     folder: Path,
 ) -> list[Path]:
-    """A sheet of every kind, as PNG, into a folder that is made where it is not there -> the files."""
+    """Write a sheet of every kind as PNG into a folder, which is created if missing; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for kind, pictures in samples.items():
@@ -79,7 +79,7 @@ def write(
 
 
 def before_after(folder: Path, name: str, file: Path, model: str = "medium") -> None:
-    """A face from a DVD and from a LaserDisc, enlarged with Lanczos and by the plugin."""
+    """Draw a face from a DVD and from a LaserDisc, enlarged with Lanczos and by the plugin."""
     width, height = README_SIZE
     rows: list[tuple[str, Sample, Method]] = [
         ("DVD", dvds(folder)[name], network(model)),
@@ -98,7 +98,7 @@ def before_after(folder: Path, name: str, file: Path, model: str = "medium") -> 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Make the README's picture; see the module's docstring."""
+    """Write the README's picture; see the docstring of the module."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality_sheets", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="of the pictures for measuring")
     parser.add_argument("--picture", default="renpy_concert1", help="name of one of them")

@@ -19,11 +19,11 @@ HIGHER_IS_BETTER = {
     "flicker_steps": False,
     "chroma_flicker_steps": False,
 }
-"""Measures that have a better and a worse; sharpness is best at 1."""
+"""Measures with a better and a worse direction; sharpness is best at 1."""
 
 
 class Difference(TypedDict):
-    """One method's measure minus another's."""
+    """The difference of a measure between two methods."""
 
     mean: float
     standard_error: float | None
@@ -34,7 +34,9 @@ class Difference(TypedDict):
 def difference(
     first: Mapping[str, float | None], second: Mapping[str, float | None], measure: str
 ) -> Difference | None:
-    """Of two methods' values by picture; None where they have no picture in common. A win is the first method's."""
+    """Compare the values of two methods by picture; None if they have no picture in common. A win is the first
+    method's.
+    """
     pairs = [(a, b) for name, a in first.items() if a is not None and (b := second.get(name)) is not None]
     if not pairs:
         return None
@@ -51,7 +53,7 @@ def difference(
 
 
 def differences(rows: Mapping[str, Row | str], reference: str) -> dict[str, dict[str, dict[str, Difference]]]:
-    """The reference minus every other method, by method, kind and measure."""
+    """Compare the reference with every other method, by method, kind and measure."""
     own = rows[reference]
     if isinstance(own, str):
         return {}
@@ -70,7 +72,7 @@ def differences(rows: Mapping[str, Row | str], reference: str) -> dict[str, dict
 
 
 def spread(found: Difference | None, digits: int = 2) -> str:
-    """As text: mean ± standard error (wins of pictures)."""
+    """Format as text: mean ± standard error (wins of pictures)."""
     if found is None:
         return "–"
     error = "" if found["standard_error"] is None else f" ± {found['standard_error']:.{digits}f}"

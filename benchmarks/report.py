@@ -36,7 +36,7 @@ PACKAGES = (
 
 
 def flags() -> list[str]:
-    """The processor's instruction sets that matter for speed."""
+    """Return the CPU's instruction sets that matter for speed."""
     expected = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "avx512_fp16", "amx_fp16")
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
@@ -47,7 +47,7 @@ def flags() -> list[str]:
 
 
 def machine() -> dict[str, Any]:
-    """Description of the machine for a result."""
+    """Describe the machine for a result."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "cpu": processor.name(),

@@ -1,9 +1,9 @@
-"""SSIMULACRA2 (Sneyers, Cloudinary, 2022; version 2.1) with the borders of its authors' own program.
+"""SSIMULACRA2 (Sneyers, Cloudinary, 2022; version 2.1) with the same treatment of borders as its authors' program.
 
-100 is equal, 90 hardly visible, 70 high quality, 50 middling, 30 low. The plugin vszip mirrors pictures at their
-borders, where the authors' recursive Gaussian has black around them; at 480×400 pixels the coarsest maps are 15×13
-pixels, and the two differ by several points. This follows the authors': pictures in sRGB, their XYB, six scales, error
-maps of structure, of artifacts and of lost detail. The constants are those of their program (BSD-3-Clause).
+100 is equal, 90 hardly visible, 70 high quality, 50 medium, 30 low. The plugin vszip mirrors pictures at their borders,
+where the authors' recursive Gaussian assumes black; at 480×400 pixels the coarsest maps are 15×13 pixels, and the two
+differ by several points. This follows the authors: pictures in sRGB, their XYB, six scales, error maps of structure, of
+artifacts and of lost detail. The constants are those of their program (BSD-3-Clause).
 """
 
 import math
@@ -163,7 +163,7 @@ def ssimulacra2(truth: Floats, result: Floats) -> float:
 
 
 def _terms(x: Plane, y: Plane) -> Plane:
-    """Errors of three planes (3, H, W) -> (channel, norm, map)."""
+    """Return the errors of three planes (3, H, W) -> (channel, norm, map)."""
     mean_x, mean_y = _blurred(x), _blurred(y)
     var_x, var_y, cov = _blurred(x * x) - mean_x**2, _blurred(y * y) - mean_y**2, _blurred(x * y) - mean_x * mean_y
     structure = 1 - (1 - (mean_x - mean_y) ** 2) * (2 * cov + _C2) / (var_x + var_y + _C2)
@@ -180,7 +180,7 @@ def _linear(rgb: Plane) -> Plane:
 
 
 def _halved(planes: Plane) -> Plane:
-    """Means of 2×2 pixels; the last row and column are repeated where there is an odd one."""
+    """Average 2×2 pixels; an odd last row or column is repeated."""
     _, height, width = planes.shape
     even = np.pad(planes, ((0, 0), (0, height % 2), (0, width % 2)), "edge")
     result: Plane = even.reshape(3, even.shape[1] // 2, 2, even.shape[2] // 2, 2).mean((2, 4))
@@ -188,14 +188,14 @@ def _halved(planes: Plane) -> Plane:
 
 
 def _xyb(linear: Plane) -> Plane:
-    """Linear RGB to XYB, moved so that all of it is positive."""
+    """Convert linear RGB to XYB, offset so that all values are positive."""
     long, middle, short = np.cbrt(np.maximum(np.tensordot(_OPSIN, linear, 1) + _OPSIN_BIAS, 0)) - math.cbrt(_OPSIN_BIAS)
     y = (long + middle) / 2
     return np.stack([(long - middle) / 2 * 14 + 0.42, y + 0.01, short - y + 0.55])
 
 
 def _gaussian() -> Plane:
-    """The taps of the authors' recursive Gaussian (Charalampidis, 2016), three cosines: what it makes of a single 1."""
+    """Return the taps of the authors' recursive Gaussian (Charalampidis, 2016), three cosines: its impulse response."""
     radius = round(3.2795 * SIGMA + 0.2546)
     omega = np.array([1, 3, 5]) * math.pi / (2 * radius)
     p = np.array([1, -1, 1]) / np.tan(omega / 2)
@@ -218,7 +218,7 @@ _KERNEL = _gaussian()
 
 
 def _blurred(planes: Plane) -> Plane:
-    """Planes (3, H, W) blurred both ways, nothing but black around them."""
+    """Blur planes (3, H, W) in both directions, with black outside."""
     reach = len(_KERNEL) // 2
     for axis in (1, 2):
         border = [(0, 0)] * 3

@@ -37,7 +37,7 @@ from vsfdatrd.options import Precision
 PATIENCE = 500
 ENGINES = ("openvino fp32", "torch fp32", "tensorrt fp16", "tensorrt fp32")
 NETWORKS = ("fdat_rd", "fdat_rd 2x", "fdat")
-"""FDAT-RD whose tail enlarges four times, as published ones do after folding pixels; one of twice; and an FDAT."""
+"""FDAT-RD with a tail of 4x, as in published networks that unshuffle pixels; one of 2x; and an FDAT."""
 
 
 def network(name: str, tail: Upsampler) -> FdatFamilyConfig:
@@ -59,7 +59,7 @@ def network(name: str, tail: Upsampler) -> FdatFamilyConfig:
 
 
 def estimated(engine: str, config: FdatFamilyConfig, height: int, width: int) -> int:
-    """Bytes that are expected of one frame, without the process and the weights."""
+    """Return the estimated bytes of one frame, without the process and the weights."""
     architecture = next(known for known in ARCHITECTURES if isinstance(config, known.config))
     about = ModelDescriptor(architecture, config, 0, "fp32", "")
     job = _job(engine, Checkpoint(Path(), about), height, width)
@@ -80,7 +80,7 @@ def _job(engine: str, checkpoint: Checkpoint, height: int, width: int) -> Engine
 
 
 def _measured(engine: str, config: FdatFamilyConfig, height: int, width: int) -> int:
-    """Bytes that one frame takes, without the process and the weights."""
+    """Measure the bytes of one frame, without the process and the weights."""
     with tempfile.TemporaryDirectory() as text:
         path = Path(text, "network.safetensors")
         save_file(random_tensors(config), path)
@@ -119,7 +119,7 @@ def _cases(given: argparse.Namespace) -> Iterator[list[str]]:
 
 
 def main() -> None:
-    """See the module."""
+    """Run the command; see the docstring of the module."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--engines", nargs="+", default=ENGINES)
     parser.add_argument("--tails", nargs="+", default=UPSAMPLERS[1:])

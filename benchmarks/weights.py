@@ -21,7 +21,7 @@ from vsfdatrd.weights.catalog import CATALOG, resolve
 
 
 def random_weights(config: FdatFamilyConfig) -> dict[str, NDArray[np.float32]]:
-    """Weights of the right shapes and about the right size."""
+    """Return weights of the right shapes and approximately the right magnitude."""
     random = np.random.default_rng(0)
     return {
         name: (random.standard_normal(shape) / math.sqrt(max(1, math.prod(shape[1:])))).astype(np.float32)
@@ -39,13 +39,13 @@ def random_artcnn(config: artcnn.ArtCnnConfig) -> dict[str, NDArray[np.float32]]
 
 
 def random_tensors(config: FdatFamilyConfig) -> dict[str, NDArray[Any]]:
-    """As `random_weights`, with the note by which a file tells its tail: what a weights file holds."""
+    """Return `random_weights` with the buffer that identifies the tail, as in a weights file."""
     meta = [3, UPSAMPLERS.index(config.upsampler), config.tail_scale, config.embed_dim, config.out_channels]
     return dict(random_weights(config)) | {META: np.array([*meta, config.mid_dim, 4], np.uint8)}
 
 
 def _at_work(file: Path, folder: Path) -> Path:
-    """The file itself, or a copy that has small random values in the place of zeros."""
+    """Return the file itself, or a copy in which small random values replace zeros."""
     tensors = load_file(file)
     idle = {name: values == 0 for name, values in tensors.items() if name != META and not values.all()}
     if not idle:
@@ -60,10 +60,14 @@ def _at_work(file: Path, folder: Path) -> Path:
 
 
 def weights_file(model: str, folder: Path) -> tuple[Path, bool]:
-    """A weights file for a model, and whether its weights are trained.
+    """Return a weights file for a model, and whether its weights are trained.
 
-    model: ``small``, ``medium``, ``large``, or the path of a file, which is taken as it is. folder: where weights are
-    written, if those that ship are missing or have zeros. Raises FdatrdError for a file that is not there.
+    Args:
+        model: ``small``, ``medium``, ``large``, or the path of a file, which is used unchanged.
+        folder: Where weights are written, if the shipped ones are missing or have zeros.
+
+    Raises:
+        FdatrdError: The file does not exist.
     """
     try:
         return (resolve(model) if model not in CATALOG else _at_work(resolve(model), folder)), True

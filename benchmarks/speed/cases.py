@@ -17,7 +17,7 @@ SMALL: Size = (240, 240)
 SIZES: tuple[Size, ...] = ((720, 480), (720, 576), (640, 480))
 SWEEP: tuple[Size, ...] = ((160, 120), (320, 240), (480, 360), (640, 480), (720, 540), (960, 720), (1440, 1080))
 LONG = ("torch.compile", "vapoursynth-mlrt-ov, our graph", "spandrel", "waifu2x", "Real-CUGAN")
-"""Peers for whom two minutes are too short."""
+"""Methods for which two minutes are too short."""
 MODELS = ("small", "medium", "large")
 
 
@@ -28,7 +28,7 @@ class Case:
     contestant: str
     """`OURS`, or a name of `peers.PEERS`."""
     model: str
-    """A name of the catalog, or a weights file."""
+    """A name from the catalog, or a weights file."""
     size: Size
     """Width and height of the source in pixels."""
     measure: Measure = "vapoursynth"
@@ -41,7 +41,7 @@ class Case:
 
     @property
     def label(self) -> str:
-        """What tells it from the others of its group."""
+        """What distinguishes it from the others of its group."""
         given = [self.contestant]
         if self.contestant == OURS:
             given += [value for value in (self.backend, self.precision) if value != "auto"]
@@ -51,12 +51,12 @@ class Case:
         return ", ".join(given)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values that JSON can hold."""
+        """Convert to plain values that JSON can represent."""
         return asdict(self) | {"label": self.label}
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> "Case":
-        """The case `to_dict` made."""
+        """Restore the case from the result of `to_dict`."""
         values = {name: plain[name] for name in cls.__slots__}
         return cls(**values | {"size": (plain["size"][0], plain["size"][1])})
 

@@ -1,4 +1,4 @@
-"""What a contestant is: something that upscales the same frames as the others, any number at a time."""
+"""Interface of contestants, which upscale the same frames in any number at a time."""
 
 from abc import ABC, abstractmethod
 
@@ -9,16 +9,16 @@ from benchmarks.speed.material import Frame
 
 
 class Missing(Exception):
-    """A contestant cannot take part; the message says why, and what to install."""
+    """A contestant cannot take part; the message has the reason and what to install."""
 
 
 class Contestant(ABC):
-    """Opened once, then asked for frames again and again."""
+    """Opened once, then asked for frames repeatedly."""
 
     depth: int = 1
-    """Frames in flight at once: fewer in a round would not fill it."""
+    """Number of frames in flight; a round needs at least as many."""
     seconds: float | None = None
-    """How long the last `run` took, if the contestant knows better than who called it."""
+    """Duration of the last `run`, if the contestant measures it better than the caller."""
 
     @abstractmethod
     def run(self, first: int, count: int) -> None:
@@ -26,11 +26,11 @@ class Contestant(ABC):
 
     @abstractmethod
     def picture(self) -> Frame | None:
-        """What it makes of frame 0, (3, H, W) in [0, 1]; None if that cannot be had."""
+        """Return the result of frame 0, (3, H, W) in [0, 1]; None if it is not available."""
 
 
 class Filter(Contestant):
-    """A VapourSynth filter's clip, as many frames being asked for at once as VapourSynth has threads."""
+    """The clip of a VapourSynth filter, with as many requests in flight as VapourSynth has threads."""
 
     def __init__(self, clip: vs.VideoNode, depth: int = 2) -> None:
         vs.core.std.SetVideoCache(clip, mode=0)
@@ -38,19 +38,19 @@ class Filter(Contestant):
         self.depth = depth
 
     def run(self, first: int, count: int) -> None:
-        """Ask for frames and let them go."""
+        """Request frames and discard them."""
         start = first % max(1, self._clip.num_frames - count)
         for frame in self._clip[start : start + count].frames(close=True):
             del frame
 
     def picture(self) -> Frame:
-        """Frame 0, cut to [0, 1]."""
+        """Return frame 0, clamped to [0, 1]."""
         with self._clip.get_frame(0) as frame:
             return np.clip(np.stack([np.asarray(frame[i], np.float32) for i in range(3)]), 0, 1)
 
 
 class Loop(Contestant):
-    """A function from a frame (3, H, W) to a frame, called for one after the other."""
+    """A function from a frame (3, H, W) to a frame, called for one frame after the other."""
 
     @abstractmethod
     def upscale(self, frame: Frame) -> Frame:
@@ -60,10 +60,10 @@ class Loop(Contestant):
         self._frames = frames
 
     def run(self, first: int, count: int) -> None:
-        """One frame after the other."""
+        """Process one frame after the other."""
         for n in range(first, first + count):
             self.upscale(self._frames[n % len(self._frames)])
 
     def picture(self) -> Frame:
-        """Frame 0, cut to [0, 1]."""
+        """Return frame 0, clamped to [0, 1]."""
         return np.clip(self.upscale(self._frames[0]), 0, 1)

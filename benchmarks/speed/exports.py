@@ -1,4 +1,4 @@
-"""ONNX files for those who read them, each made once, in a process of its own whose memory is nobody's.
+"""ONNX files, each written once in a separate process, whose memory is not attributed to a contestant.
 
 python -m benchmarks.speed.exports plain|ours WEIGHTS 720x540 FILE.onnx
 """
@@ -12,11 +12,11 @@ from typing import Literal
 from benchmarks.speed.cases import Size
 
 type Kind = Literal["plain", "ours"]
-"""``plain``: PyTorch's own export, as the users of other plugins make it; ``ours``: what `vsfdatrd export` writes."""
+"""``plain``: PyTorch's own export, as users of other plugins create it; ``ours``: what `vsfdatrd export` writes."""
 
 
 def exported(kind: Kind, weights: Path, size: Size, folder: Path) -> Path:
-    """The file for frames of one size, made if it is not there yet."""
+    """Return the file for frames of one size; write it if it does not exist."""
     width, height = size
     file = folder / f"{weights.stem}_{width}x{height}_{kind}.onnx"
     if not file.exists():
@@ -26,7 +26,7 @@ def exported(kind: Kind, weights: Path, size: Size, folder: Path) -> Path:
 
 
 def main(kind: str, weights: Path, size: Size, file: Path) -> None:
-    """Write one file, whole or not at all."""
+    """Write one file atomically."""
     part = file.with_suffix(".part.onnx")
     if kind == "plain":
         _trace(weights, size, part)
