@@ -1,8 +1,8 @@
-"""Two execution contexts are compared with one on a clock of their own."""
+"""Execution contexts and frames in flight are chosen from measurements, here on a clock of their own."""
 
 import pytest
 
-from vsfdatrd.backends.tensorrt.concurrency import GAIN, measure
+from vsfdatrd.backends.tensorrt.concurrency import GAIN, MOST_SLOTS, measure, measure_rate, needed_slots
 
 
 class Clock:
@@ -58,3 +58,23 @@ def test_measuring_takes_about_a_second() -> None:
     both, clock = networks(1, 0.5)
     measure(both, clock)
     assert clock.now <= 5, "a slow network was measured for long"
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.007, 0.04, 0.7])
+def test_a_brief_measurement(seconds: float) -> None:
+    both, clock = networks(2, seconds)
+    assert measure_rate(both, clock) == pytest.approx(2 / seconds)
+    assert clock.now <= max(seconds, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("contexts", "milliseconds", "slots"),
+    [(1, 50, 3), (1, 20, 3), (1, 10, 3), (1, 5, 4), (1, 2.5, 5), (1, 0.5, MOST_SLOTS), (2, 20, 4), (2, 5, 5)],
+)
+def test_cheap_frames_have_more_in_flight(contexts: int, milliseconds: float, slots: int) -> None:
+    """At 720×540: the host has a frame for about 6 ms."""
+    assert needed_slots(contexts, 1000 / milliseconds, 4 * 3 * 5 * 720 * 540) == slots
+
+
+def test_small_frames_take_the_host_less_time() -> None:
+    assert needed_slots(1, 200, 4 * 3 * 5 * 720 * 540) > needed_slots(1, 200, 4 * 3 * 5 * 90 * 60)

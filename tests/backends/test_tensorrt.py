@@ -297,7 +297,7 @@ def test_auto_takes_another_engine_when_this_one_fails(run: Run) -> None:
 @pytest.mark.parametrize(("fault", "said"), [("launch", "unspecified launch failure"), ("crash", "ended unexpectedly")])
 def test_a_gpu_that_fails_in_the_middle_fails_frames(run: Run, fault: str, said: str) -> None:
     run()  # builds and verifies
-    outcome = run(fault, backend="tensorrt")
+    outcome = run(fault, backend="tensorrt", streams=3)  # measuring how many would lose the GPU before the first frame
     assert outcome.error is None
     failed = [frame for frame in outcome.frames if isinstance(frame, str)]
     assert failed
@@ -363,7 +363,11 @@ def test_an_unwritable_cache_is_an_error_and_a_filled_one_serves(run: Run, tmp_p
 
 
 def test_frames_through_pinned_buffers_keep_apart(run: Run) -> None:
+    """And it is said once, however many GPUs there are."""
     assert run("register", streams=4, length=40).sound
+    two = run("register hostalloc", gpu={"FAKE_GPUS": "Fake RTX 8.9,Fake RTX 8.9"}, device=[0, 1])
+    assert two.sound, two
+    assert two.stderr.count("copies wait for each other") == two.stderr.count("pinning") == 1
     assert run("register", gpu={"FAKE_GPUS": "Fake RTX 8.9,Fake RTX 8.9"}, device=[0, 1], length=24).sound
 
 
@@ -493,6 +497,7 @@ def test_a_network_that_is_not_kept_frees_its_memory(run: Run, tmp_path: Path) -
         "assert (loaded['contexts'], loaded['slots'], len(side._devices)) == (1, 3, 1), loaded\n"
         "assert (len(runtime._memory), runtime._contexts[0]) == (2, 1)\n"
         "assert side.do_verify(sys.argv[1], 'fp16') >= 50\n"
+        "assert side.do_load(*given, 1, [2000, 3000])['slots'] == 5, 'the rate was not taken from before'\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(engine)],

@@ -128,33 +128,39 @@ static int equal(ReuseFrames *d, int left, int right, VSFrameContext *context, c
     return found;
 }
 
-/* Returns a 128-bit hash of all values. Four independent chains of products, so that they run in parallel. */
+/* Returns a 128-bit hash of all values. CHAINS independent chains of products, so that processors compute them in parallel:
+ * a product takes several cycles, but another one can start every cycle.
+ */
 static Hash hash_of(const VSFrame *frame, const VSAPI *vsapi) {
+    enum { CHAINS = 8, BLOCK = 2 * CHAINS }; /* floats of a block: two for each chain */
     const uint64_t factor = 0x9E3779B97F4A7C15u;
-    uint64_t part[4] = {1, 2, 3, 4};
+    uint64_t part[CHAINS] = {1, 2, 3, 4, 5, 6, 7, 8};
     int planes = vsapi->getVideoFrameFormat(frame)->numPlanes;
     for (int plane = 0; plane < planes; plane++) {
         const uint8_t *row = vsapi->getReadPtr(frame, plane);
         ptrdiff_t stride = vsapi->getStride(frame, plane);
-        int words = vsapi->getFrameWidth(frame, plane), height = vsapi->getFrameHeight(frame, plane);
+        int floats = vsapi->getFrameWidth(frame, plane), height = vsapi->getFrameHeight(frame, plane);
         for (int y = 0; y < height; y++, row += stride) {
-            uint32_t value[4];
-            int x = 0;
-            for (; x + 4 <= words; x += 4) {
-                memcpy(value, row + 4 * (size_t)x, sizeof value);
-                for (int i = 0; i < 4; i++) {
+            for (int x = 0; x < floats; x += BLOCK) {
+                uint64_t value[CHAINS] = {0};
+                int left = floats - x;
+                if (left >= BLOCK)
+                    memcpy(value, row + 4 * (size_t)x, sizeof value);
+                else
+                    memcpy(value, row + 4 * (size_t)x, 4 * (size_t)left);
+                for (int i = 0; i < CHAINS; i++) {
                     part[i] = (part[i] ^ value[i]) * factor;
                     part[i] ^= part[i] >> 29;
                 }
             }
-            for (; x < words; x++) {
-                memcpy(value, row + 4 * (size_t)x, sizeof *value);
-                part[0] = (part[0] ^ value[0]) * factor;
-                part[0] ^= part[0] >> 29;
-            }
         }
     }
-    return (Hash){part[0] * factor + part[1], part[2] * factor + part[3]};
+    Hash hash = {0, 0};
+    for (int i = 0; i < CHAINS / 2; i++) {
+        hash.low = hash.low * factor + part[i];
+        hash.high = hash.high * factor + part[CHAINS / 2 + i];
+    }
+    return hash;
 }
 
 /* Returns the first nearby frame with this hash; n itself if there is none, which is then recorded. */

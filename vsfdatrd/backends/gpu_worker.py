@@ -12,7 +12,7 @@ import numpy as np
 
 from vsfdatrd.backends.accuracy import check_banding, compare, count_levels, drawing, sky
 from vsfdatrd.backends.base import FramePlanes
-from vsfdatrd.backends.tensorrt import cuda
+from vsfdatrd.backends.tensorrt import concurrency, cuda
 from vsfdatrd.backends.tensorrt.copy_pipeline import Slot, TransferPipeline
 from vsfdatrd.backends.tensorrt.library import log_line
 from vsfdatrd.errors import EngineError
@@ -23,6 +23,11 @@ MOST_OF_CONTEXT = 600 << 20
 
 If more memory than that disappears while it is created, the rest was taken by another process.
 """
+
+NOTHING_PINNED = "copies wait for each other and for the network, which costs speed"
+
+type StagingBuffers = tuple[cuda.HostMemory, cuda.HostMemory]
+"""Pinned buffers of a slot's input and output."""
 
 
 class GpuServer[N: "GpuNetwork"](WorkerServer):
@@ -78,15 +83,17 @@ class GpuServer[N: "GpuNetwork"](WorkerServer):
     def prepare(self, memory: mmap.mmap, frames: list[tuple[FramePlanes, FramePlanes]]) -> None:
         """See `WorkerServer.prepare`. Slots are distributed over the GPUs in turn."""
         self._mapped = (memory, frames)  # keep them alive: the GPU only has their addresses
-        pinned = True
+        cuda.set_device(self._devices[0].index)
+        staging = None
         try:
-            cuda.set_device(self._devices[0].index)
             self._pinned = cuda.PinnedMemory(cuda.address_of(memory), len(memory))
         except EngineError as error:
-            pinned = False
-            log_line(f"{error}; frames go through pinned buffers, which takes a copy more")
+            staging = _allocate_staging(frames)
+            how = "frames go through pinned buffers, which takes a copy more" if staging else NOTHING_PINNED
+            log_line(f"{error}; {how}")
         for number, device in enumerate(self._devices):
-            device.open(frames[number :: len(self._devices)], pinned)
+            own = slice(number, None, len(self._devices))
+            device.open(frames[own], staging and staging[own])
 
     def submit(self, slot: int) -> None:
         """See `WorkerServer.submit`."""
@@ -99,6 +106,21 @@ class GpuServer[N: "GpuNetwork"](WorkerServer):
         device, number = self._locate(slot)
         cuda.set_device(device.index)
         device.wait(number)
+
+    def _choose_slots(self, devices: list[int], contexts: int, rate: float | None) -> int:
+        """Choose the number of frames in flight on each GPU, so many that it is always busy, as far as memory allows.
+
+        Args:
+            devices: Numbers of the GPUs.
+            contexts: Networks on each GPU.
+            rate: Frames per second of all networks on a GPU together; None to measure those on the first one.
+        """
+        cuda.set_device(devices[0])
+        rate = rate or concurrency.measure_rate(self._devices[:: len(devices)])
+        frame_bytes = 4 * sum(int(np.prod(shape)) for shape in self._devices[0].shapes)
+        slots = concurrency.needed_slots(contexts, rate, frame_bytes)
+        enough = min(map(cuda.free_memory, devices)) > 2 * slots * frame_bytes
+        return slots if enough else slots_for(contexts)
 
     def _locate(self, slot: int) -> tuple[N, int]:
         return self._devices[slot % len(self._devices)], slot // len(self._devices)
@@ -182,16 +204,15 @@ class GpuNetwork:
         self.synchronize()
         return runs / (time.perf_counter() - start)
 
-    def open(self, frames: list[tuple[FramePlanes, FramePlanes]], pinned: bool) -> None:
+    def open(self, frames: list[tuple[FramePlanes, FramePlanes]], staging: list[StagingBuffers] | None) -> None:
         """Create the slots.
 
         Args:
             frames: Input and output of each slot in shared memory.
-            pinned: Whether this memory is pinned, so that the GPU can access it directly.
+            staging: Pinned buffers of each slot, through which its frames go; None for direct copies.
         """
         cuda.set_device(self.index)
-        self._frames = frames
-        self._staging = None if pinned else self._allocate_staging(len(frames))
+        self._frames, self._staging = frames, staging
         slots = [self._create_slot(number) for number in range(len(frames))]
 
         def launch(number: int) -> None:
@@ -201,16 +222,6 @@ class GpuNetwork:
             self._stream.copy(slot.device_result, self._result)
 
         self.pipeline = TransferPipeline(cuda.Stream(), self._stream, cuda.Stream(), slots, launch)
-
-    def _allocate_staging(self, count: int) -> list[tuple[cuda.HostMemory, cuda.HostMemory]] | None:
-        """Allocate pinned staging buffers for the inputs and outputs of `count` slots; None if no memory can be
-        pinned.
-        """
-        try:
-            return [(cuda.HostMemory(self._size[0]), cuda.HostMemory(self._size[1])) for _ in range(count)]
-        except EngineError as error:
-            log_line(f"{error}; copies wait for each other and for the network, which costs speed")
-            return None
 
     def submit(self, number: int) -> None:
         """Queue a slot's frame.
@@ -328,8 +339,22 @@ def verify(networks: Sequence[GpuNetwork], reference: Path, levels: Path, precis
     return min(result)
 
 
+def _allocate_staging(frames: list[tuple[FramePlanes, FramePlanes]]) -> list[StagingBuffers] | None:
+    """Allocate pinned buffers for the input and output of each slot; None if they cannot be had for all slots."""
+    with ExitStack() as held:
+        try:
+            staging = [
+                (held.enter_context(cuda.HostMemory(source.nbytes)), held.enter_context(cuda.HostMemory(result.nbytes)))
+                for source, result in frames
+            ]
+        except EngineError:
+            return None
+        held.pop_all()  # they live as long as the process
+        return staging
+
+
 def slots_for(contexts: int) -> int:
-    """Return the frames in flight on a GPU: those computed, one being uploaded and one downloaded.
+    """Return the frames in flight on a GPU with little memory: those computed, one being uploaded, one downloaded.
 
     Args:
         contexts: Execution contexts on the GPU.

@@ -59,7 +59,10 @@ BYTES_OF_PROCESS = 600 << 20
 """GPU memory of a CUDA context, the library's kernels and small allocations."""
 
 STREAMS = 3
-"""Frames in flight on a GPU, at least: one being uploaded, one computed, one downloaded."""
+"""Frames in flight on a GPU, at least: one being uploaded, one computed, one downloaded.
+
+Cheap frames, and two execution contexts, get more if memory allows (`concurrency.needed_slots`).
+"""
 
 LEVEL = "FDATRD_TENSORRT_LEVEL"
 """Environment variable: builder optimization level of `tensorrt`, 0 to 5. `tensorrt_rtx` has no such setting."""
@@ -291,6 +294,7 @@ def load(spec: EngineSpec, directory: Path) -> Engine:
         streams=spec.streams,
         state=spec.state and str(spec.state),
         contexts=_contexts(spec, rates.get(who)),
+        rates=_known_rates(rates.get(who)),
     )
     if measured := loaded["measured"]:
         one, two = (round(rate, 1) for rate in measured)
@@ -317,6 +321,13 @@ def _library(device: Sequence[int]) -> Library:
     if library is None:
         raise EngineUnavailable("TensorRT is not installed; pip install 'vsfdatrd[rtx]'")
     return library
+
+
+def _known_rates(measured: object) -> list[float] | None:
+    """Return the frames per second of one context and of two, as measured before; None if they are not known."""
+    known = measured.get("fps") if isinstance(measured, dict) else None
+    valid = isinstance(known, list) and len(known) == 2 and all(isinstance(rate, int | float) for rate in known)
+    return known if valid else None
 
 
 def _contexts(spec: EngineSpec, measured: object) -> int | None:

@@ -1,9 +1,13 @@
-"""Measure whether two execution contexts of an engine are faster together than one.
+"""Choose how many frames of an engine are computed, and how many are in flight, from short measurements.
 
 A network leaves multiprocessors of a GPU idle wherever a kernel is smaller than the GPU. A second network, computing
 another frame at the same time, can use them, but it takes memory and shares the GPU's cache.
+
+While a frame is copied, converted and replaced by the next one, the GPU needs others to compute: the cheaper a frame,
+the more of them.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +21,16 @@ SECONDS = 0.1
 
 The two candidates run in turns, and the median of each counts, because clocks rise and fall.
 """
+BRIEF = 0.05
+"""Approximate length of `measure_rate` in seconds."""
+LATENCY, BYTES_PER_SECOND = 0.001, 4.8e9
+"""Time that a frame spends outside the network, for a latency and for the bytes of its input and output.
+
+On two threads of two cores at 720×540 → 1440×1080 it was 5.9 ms, of which 1.2 ms are the copies to and from a GPU at 20
+GB/s (`benchmarks.host_path`).
+"""
+MOST_SLOTS = 8
+"""Most frames in flight on a GPU, since each takes memory there and here."""
 LONGEST = 2.0
 """Seconds after which no further round starts, however slow the network is."""
 
@@ -45,22 +59,58 @@ def measure(contexts: Sequence[Context], clock: Callable[[], float] = time.perf_
         EngineError: A run fails.
     """
 
-    def rate(taking_part: Sequence[Context], frames: int) -> float:
-        start = clock()
-        for n in range(frames):
-            taking_part[n % len(taking_part)].run()
-        for context in taking_part:
-            context.synchronize()
-        return frames / max(clock() - start, 1e-9)
-
     count = len(contexts)
-    warm = rate(contexts[:1], count)  # also raises the GPU's clocks
+    warm = _rate(contexts[:1], count, clock)  # also raises the GPU's clocks
     frames = count * max(1, round(SECONDS * warm / count))  # a multiple of `count`: each computes the same number
     alone, together = [], []
     start = clock()
     for _ in range(ROUNDS):
-        alone.append(rate(contexts[:1], frames))
-        together.append(rate(contexts, frames))
+        alone.append(_rate(contexts[:1], frames, clock))
+        together.append(_rate(contexts, frames, clock))
         if clock() - start > LONGEST:
             break
     return statistics.median(alone), statistics.median(together)
+
+
+def measure_rate(contexts: Sequence[Context], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Measure all contexts together, briefly, without copies of frames.
+
+    Args:
+        contexts: Execution contexts of one engine on one GPU; each has run before.
+        clock: Returns the time in seconds.
+
+    Returns:
+        Frames per second.
+
+    Raises:
+        EngineError: A run fails.
+    """
+    first = _rate(contexts, len(contexts), clock)
+    frames = round(first * BRIEF)
+    return _rate(contexts, frames, clock) if frames > len(contexts) else first
+
+
+def needed_slots(contexts: int, rate: float, frame_bytes: int) -> int:
+    """Return the number of frames in flight with which a GPU is always busy.
+
+    Args:
+        contexts: Execution contexts on the GPU.
+        rate: Frames per second of all of them together.
+        frame_bytes: Bytes of a frame's input and output.
+
+    Returns:
+        The frames that are computed, those that are copied and converted meanwhile, and one that waits; at most
+        `MOST_SLOTS`.
+    """
+    outside = LATENCY + frame_bytes / BYTES_PER_SECOND
+    return min(MOST_SLOTS, contexts + 1 + math.ceil(outside * rate))
+
+
+def _rate(contexts: Sequence[Context], frames: int, clock: Callable[[], float]) -> float:
+    """Return the frames per second of contexts that compute frames in turn."""
+    start = clock()
+    for n in range(frames):
+        contexts[n % len(contexts)].run()
+    for context in contexts:
+        context.synchronize()
+    return frames / max(clock() - start, 1e-9)

@@ -63,6 +63,7 @@ class TensorRt(GpuServer["_Device"]):
         streams: int | None,
         state: str | None,
         contexts: int | None = 1,
+        rates: tuple[float, float] | None = None,
     ) -> dict[str, Any]:
         """Load an engine on every GPU.
 
@@ -70,11 +71,12 @@ class TensorRt(GpuServer["_Device"]):
             library: Module name of the TensorRT to use.
             directory: The engine's files.
             devices: Numbers of the GPUs.
-            streams: Frames in flight on each GPU; None for `slots_for` the contexts.
+            streams: Frames in flight on each GPU; None for as many as keep it busy.
             state: Folder in which kernels compiled for a GPU are stored, so that they are compiled only once; None
                 for none.
             contexts: Execution contexts on each GPU, as far as memory allows; frames are distributed over them in
                 turn. None to measure whether two are faster than one.
+            rates: Frames per second of one context and of two, if they have been measured before.
 
         Returns:
             Number of slots, (C, H, W) of input and output, number of contexts, and if these were measured, the frames
@@ -97,8 +99,10 @@ class TensorRt(GpuServer["_Device"]):
             self._add_contexts(min(contexts, streams or contexts), streams)
         self.shapes = self._devices[0].shapes
         count = max(sum(device.index == index for device in self._devices) for index in devices)
+        if streams is None:
+            streams = self._choose_slots(devices, count, dict(enumerate(measured or rates or (), 1)).get(count))
         return {
-            "slots": (streams or slots_for(count)) * len(devices),
+            "slots": streams * len(devices),
             "input": self.shapes[0],
             "output": self.shapes[1],
             "contexts": count,
