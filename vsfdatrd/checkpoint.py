@@ -18,6 +18,7 @@ from vsfdatrd.archs.registry.base import Checkpoint as Checkpoint
 from vsfdatrd.archs.registry.base import ModelDescriptor as ModelDescriptor
 from vsfdatrd.archs.registry.base import TensorIndex
 from vsfdatrd.errors import ArgumentError, CheckpointError, TrialError
+from vsfdatrd.options import Options
 from vsfdatrd.weights.catalog import resolve
 from vsfdatrd.weights.files import WeightsFile, refuse, sha256
 from vsfdatrd.weights.state_dicts import StateDict, state_dicts
@@ -104,6 +105,18 @@ def open_checkpoint(
             "(3 to 3), or from luma to luma (1 to 1), can upscale a clip",
         )
     return Checkpoint(path, description)
+
+
+def open_requested(options: Options, cache: DescriptorCache) -> Checkpoint:
+    """Open the model that the options of `upscale` name; see `open_checkpoint` for the errors.
+
+    Args:
+        options: The options.
+        cache: Descriptor cache to use.
+    """
+    return open_checkpoint(
+        resolve(options.model), cache=cache, multiple=options.multiple, input_range=options.input_range
+    )
 
 
 def load_model(model: str | PathLike[str]) -> "nn.Module":

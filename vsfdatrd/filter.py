@@ -17,7 +17,7 @@ from vsfdatrd.archs.registry.base import ModelDescriptor
 from vsfdatrd.backends.base import SlotPool
 from vsfdatrd.backends.selection import open_engine, padded_size, warm_up
 from vsfdatrd.cache.engine_cache import EngineCache
-from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+from vsfdatrd.checkpoint import Checkpoint, open_requested
 from vsfdatrd.errors import PREFIX, ArgumentError, FdatrdError, InsufficientMemory
 from vsfdatrd.options import Options
 from vsfdatrd.style_input import StyleSource
@@ -26,7 +26,6 @@ from vsfdatrd.system.standard_streams import fill_standard_streams
 from vsfdatrd.video import alpha, chroma, color, luma
 from vsfdatrd.video import chroma_filter as chroma_filters
 from vsfdatrd.video import tiling as geometry
-from vsfdatrd.weights.catalog import resolve
 
 log = logging.getLogger(__name__)
 
@@ -124,12 +123,7 @@ def _upscale(clip: vs.VideoNode, options: Options, style: StyleSource) -> vs.Vid
     warm_up(options.backend, options.device)
     source = color.describe(clip)
     store = EngineCache(options.cache)
-    checkpoint = open_checkpoint(
-        resolve(options.model),
-        cache=store.metadata("checkpoint"),
-        multiple=options.multiple,
-        input_range=options.input_range,
-    )
+    checkpoint = open_requested(options, store.metadata("checkpoint"))
     model = checkpoint.description
     styles.check(style, model)
     scale = model.scale

@@ -478,7 +478,7 @@ def test_names_are_only_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
     (tmp_path / path.stem).mkdir()
     source = open_source(path, tmp_path / path.stem / "index")
     assert source.clip.num_frames == 3
-    assert streams.choose(path, source.video, "matroska").dropped == ()
+    assert streams.choose(path, source.video, "matroska").dropped == []
     assert os.fsencode(file_name(path)) == os.fsencode(tmp_path / path)
 
 

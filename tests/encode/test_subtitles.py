@@ -120,8 +120,8 @@ def test_text_stays(film: Path, codec: str, before: str, after: str, becomes: st
     source = with_text(film, tmp_path / f"in{before}", codec)
     target = tmp_path / f"out{after}"
     kept = joined(film, source, target)
-    assert kept.dropped == ()
-    assert kept.kept[0].endswith(f", as {becomes}") == (kept.converted == (1,))
+    assert kept.dropped == []
+    assert kept.kept[0].endswith(f", as {becomes}") == (kept.converted == [1])
     with av.open(str(target)) as container:
         (stream,) = container.streams.subtitles
         assert stream.codec_context.codec.canonical_name == becomes
@@ -182,7 +182,7 @@ def test_several_subtitles_and_sound(film: Path, tmp_path: Path) -> None:
         ]
     )
     kept = joined(film, source, tmp_path / "out.mp4")
-    assert (kept.converted, len(kept.copied)) == ((1, 2), 1)
+    assert (kept.converted, len(kept.copied)) == ([1, 2], 1)
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert [stream.type for stream in container.streams] == ["video", "subtitle", "subtitle", "audio"]
 
@@ -216,7 +216,7 @@ def test_tracks_of_captions(film: Path, after: str, tmp_path: Path) -> None:
         ]
     )
     kept = joined(film, source, tmp_path / f"out{after}")
-    assert kept.dropped == ()
+    assert kept.dropped == []
     messages = shown(tmp_path / f"out{after}")
     assert [text for _, _, text in messages] == ["Hello"] * 2  # the second one stays to the end, and nothing erases it
     assert [round(begin * 30000 / 1001) for begin, _, _ in messages] == [6, 44]
@@ -259,6 +259,6 @@ def test_pictures_stay_or_are_told(film: Path, codec: str, after: str, stays: bo
     )
     kept = joined(film, source, tmp_path / f"out{after}")
     if stays:
-        assert (kept.copied, kept.dropped) == ((1,), ())
+        assert (kept.copied, kept.dropped) == ([1], [])
     else:
-        assert kept.dropped == (f"subtitle 1: {codec} (pictures, which a {CONTAINERS[after]} file cannot hold)",)
+        assert kept.dropped == [f"subtitle 1: {codec} (pictures, which a {CONTAINERS[after]} file cannot hold)"]

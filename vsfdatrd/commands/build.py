@@ -11,11 +11,10 @@ from vsfdatrd.backends.tensorrt import backend as tensorrt
 from vsfdatrd.backends.tensorrt.library import RTX, parse_target
 from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.cache.manifest import Key
-from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+from vsfdatrd.checkpoint import open_requested
 from vsfdatrd.errors import ArgumentError, EngineUnavailable
 from vsfdatrd.options import Options, Precision
 from vsfdatrd.system.progress import working
-from vsfdatrd.weights.catalog import resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ def build(options: Options, width: int, height: int) -> Built:
         FdatrdError: As for `upscale`.
     """
     store = EngineCache(options.cache)
-    checkpoint = _opened(options, store)
+    checkpoint = open_requested(options, store.metadata("checkpoint"))
     start = time.monotonic()
     pool = selection.open_engine(checkpoint, height, width, options, store)
     seconds = time.monotonic() - start
@@ -81,7 +80,7 @@ def build_for(options: Options, width: int, height: int, targets: Sequence[str])
     if not RTX.installed:
         raise EngineUnavailable("engines for other GPUs need tensorrt_rtx; pip install 'vsfdatrd[rtx]'")
     store = EngineCache(options.cache)
-    checkpoint = _opened(options, store)
+    checkpoint = open_requested(options, store.metadata("checkpoint"))
     frame = selection.padded_size(checkpoint.description, height, width)
     precision: Precision = "fp16" if options.precision == "auto" else options.precision  # type: ignore[assignment]
     job = EngineSpec(checkpoint, *frame, precision)
@@ -92,15 +91,6 @@ def build_for(options: Options, width: int, height: int, targets: Sequence[str])
     finally:
         tensorrt.shutdown()
     return built
-
-
-def _opened(options: Options, store: EngineCache) -> Checkpoint:
-    return open_checkpoint(
-        resolve(options.model),
-        cache=store.metadata("checkpoint"),
-        multiple=options.multiple,
-        input_range=options.input_range,
-    )
 
 
 def _build_for(store: EngineCache, spec: EngineSpec, target: str) -> Built:

@@ -1,7 +1,8 @@
 """The other streams of the source (audio, subtitles, attachments), and which of them the output can hold."""
 
 import io
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,23 +14,23 @@ TEXT = {"matroska": "subrip", "mp4": "mov_text", "mov": "mov_text"}
 """Text subtitle codec of each container, used if it does not support the source's subtitle format."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Selection:
     """The source streams that go into the output, as stream indices in the source."""
 
-    copied: tuple[int, ...]
+    copied: list[int] = field(default_factory=list)
     """Streams copied packet by packet."""
-    rewritten: tuple[int, ...]
+    rewritten: list[int] = field(default_factory=list)
     """PCM audio in disc formats that other containers do not support; the same samples as ordinary PCM."""
-    converted: tuple[int, ...]
+    converted: list[int] = field(default_factory=list)
     """Text subtitles in a format the container does not support; the same text in the codec given by `TEXT`."""
-    attached: tuple[int, ...]
+    attached: list[int] = field(default_factory=list)
     """Attachments, such as fonts."""
-    covers: tuple[int, ...]
+    covers: list[int] = field(default_factory=list)
     """Pictures marked as cover art."""
-    dropped: tuple[str, ...]
+    dropped: list[str] = field(default_factory=list)
     """A phrase for each stream that is dropped, with the reason."""
-    kept: tuple[str, ...]
+    kept: list[str] = field(default_factory=list)
     """A phrase for each stream that is kept."""
 
 
@@ -48,53 +49,37 @@ def choose(source: Path, video: int, container: str) -> Selection:
         av.FFmpegError: The source cannot be opened.
     """
     av = require_av()
-    copied: list[int] = []
-    rewritten: list[int] = []
-    converted: list[int] = []
-    attached: list[int] = []
-    covers: list[int] = []
-    dropped: list[str] = []
-    kept: list[str] = []
-    mkv = container == "matroska"
+    chosen = Selection()
+    mkv, cover_art = container == "matroska", av.stream.Disposition.attached_pic
     with open_input(source) as file:
         for stream in file.streams:
             if stream.index == video:
                 continue
             name = describe(stream)
-            if stream.type == "attachment":
-                if mkv:
-                    attached.append(stream.index)
-                else:
-                    dropped.append(f"{name} ({container} has no attachments)")
-                continue
-            if stream.type == "video":
-                if stream.disposition & av.stream.Disposition.attached_pic and mkv and stream.name in _COVER:
-                    covers.append(stream.index)
-                else:
-                    dropped.append(f"{name} (only one video is encoded)")
-                continue
-            if stream.type not in ("audio", "subtitle"):
-                dropped.append(f"{name} (data for the disc player)")
-                continue
-            try:
-                _check_header(av, stream, container)
-            except (ValueError, av.FFmpegError):
-                if stream.type == "audio" and stream.name.startswith("pcm_"):
-                    rewritten.append(stream.index)
-                    kept.append(f"{name}, as ordinary PCM")
-                elif stream.type == "subtitle" and _can_convert(av, stream, container):
-                    converted.append(stream.index)
-                    kept.append(f"{name}, as {TEXT[container]}")
-                elif stream.type == "subtitle" and stream.codec_context and stream.codec_context.codec.bitmap_sub:
-                    dropped.append(f"{name} (pictures, which a {container} file cannot hold)")
-                else:
-                    dropped.append(f"{name} (a {container} file cannot hold it)")
-                continue
-            copied.append(stream.index)
-            kept.append(name)
-    return Selection(
-        tuple(copied), tuple(rewritten), tuple(converted), tuple(attached), tuple(covers), tuple(dropped), tuple(kept)
-    )
+            if stream.type == "attachment" and mkv:
+                chosen.attached.append(stream.index)
+            elif stream.type == "attachment":
+                chosen.dropped.append(f"{name} ({container} has no attachments)")
+            elif stream.type == "video" and mkv and stream.disposition & cover_art and stream.name in _COVER:
+                chosen.covers.append(stream.index)
+            elif stream.type == "video":
+                chosen.dropped.append(f"{name} (only one video is encoded)")
+            elif stream.type not in ("audio", "subtitle"):
+                chosen.dropped.append(f"{name} (data for the disc player)")
+            elif _can_copy(av, stream, container):
+                chosen.copied.append(stream.index)
+                chosen.kept.append(name)
+            elif stream.type == "audio" and stream.name.startswith("pcm_"):
+                chosen.rewritten.append(stream.index)
+                chosen.kept.append(f"{name}, as ordinary PCM")
+            elif stream.type == "subtitle" and _can_convert(av, stream, container):
+                chosen.converted.append(stream.index)
+                chosen.kept.append(f"{name}, as {TEXT[container]}")
+            elif stream.type == "subtitle" and stream.codec_context and stream.codec_context.codec.bitmap_sub:
+                chosen.dropped.append(f"{name} (pictures, which a {container} file cannot hold)")
+            else:
+                chosen.dropped.append(f"{name} (a {container} file cannot hold it)")
+    return chosen
 
 
 def describe(stream: Any) -> str:
@@ -109,20 +94,23 @@ def describe(stream: Any) -> str:
     return f"{stream.type} {stream.index}: {getattr(stream, 'name', None) or 'unknown'}{language}"
 
 
-def _check_header(av: Any, stream: Any, container: str) -> None:
-    """Write the header of a file with only this stream; raise FFmpegError or ValueError if the muxer rejects it."""
-    with av.open(io.BytesIO(), "w", format=container) as trial:
-        trial.add_stream_from_template(stream, opaque=True)
-        trial.start_encoding()
+def _can_copy(av: Any, stream: Any, container: str) -> bool:
+    """Return True if the muxer accepts a file with only this stream."""
+    return _accepts(av, container, lambda file: file.add_stream_from_template(stream, opaque=True))
 
 
 def _can_convert(av: Any, stream: Any, container: str) -> bool:
     """Return True if ffmpeg can decode the subtitles as text and encode them in the container's format."""
     if stream.codec_context is None or not stream.codec_context.codec.text_sub:
         return False
+    return _accepts(av, container, lambda file: converting(file, stream, container))
+
+
+def _accepts(av: Any, container: str, add_stream: Callable[[Any], Any]) -> bool:
+    """Return True if the header of a file with this stream can be written."""
     try:
         with av.open(io.BytesIO(), "w", format=container) as trial:
-            converting(trial, stream, container)
+            add_stream(trial)
             trial.start_encoding()
     except (ValueError, av.FFmpegError):
         return False
