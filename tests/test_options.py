@@ -122,7 +122,7 @@ def test_enum_members_are_taken_by_number() -> None:
     [
         ({"model": ""}, 'model="" is empty'),
         ({"backend": "openvina"}, "backend='openvina' is unknown; did you mean 'openvino'? Choose one of auto, "),
-        ({"backend": "cuda"}, "backend='cuda' is unknown"),
+        ({"backend": "vulkan"}, "backend='vulkan' is unknown"),
         (
             {"chroma_filter": "guided"},
             "chroma_filter='guided' is unknown; did you mean 'luma_guided'? Choose one of none",

@@ -98,9 +98,9 @@ class EncodeError(FdatrdError, RuntimeError):
     """An encode cannot start or continue; finished chunks are kept."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """Return ``; did you mean 'x'?`` to append to a message about an unknown name, or "" if no known name is close."""
-    near = get_close_matches(name, list(known), 1)
+    near = get_close_matches(name, list(candidates), 1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

@@ -171,8 +171,8 @@ class Options:
             )
 
 
-def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        hint = did_you_mean(value, known)
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        hint = did_you_mean(value, choices)
         advice = f"{hint} Choose" if hint else "; choose"
-        raise ArgumentError(f"{name}={value!r} is unknown{advice} one of {', '.join(known)}")
+        raise ArgumentError(f"{name}={value!r} is unknown{advice} one of {', '.join(choices)}")

@@ -17,10 +17,10 @@ import vapoursynth as vs
 
 from tests.encode.conftest import LENGTH, moving, write
 from vsfdatrd.encode import field_detection, script, settings
+from vsfdatrd.encode.bitstream import strip_sei
 from vsfdatrd.encode.chunk import try_encoder
 from vsfdatrd.encode.cli import split
 from vsfdatrd.encode.crop import Borders, check_crop, find_borders, parse_borders, square
-from vsfdatrd.encode.header import strip_sei
 from vsfdatrd.encode.journal import DamagedJournalError, DoneChunk, Journal
 from vsfdatrd.encode.progress import JsonReporter, Rate, Reporter, format_duration
 from vsfdatrd.encode.scenes import Chunk, plan
@@ -191,7 +191,7 @@ def test_settings_are_checked() -> None:
         ({"preset": "divx"}, "--preset divx is unknown"),
         ({"field": "both"}, "--field both is unknown"),
         ({"minutes": 0.0}, "--chunk 0 is out of range"),
-        ({"backend": "cuda"}, "backend='cuda' is unknown"),
+        ({"backend": "vulkan"}, "backend='vulkan' is unknown"),
         ({"crop": "all"}, "is not a crop"),
     ):
         with pytest.raises(ArgumentError, match=words):

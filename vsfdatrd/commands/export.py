@@ -131,9 +131,9 @@ def _missing_packages(*packages: str) -> str:
 
 def _format(target: Path, value: str | None) -> Format:
     name = target.suffix.removeprefix(".").lower() if value is None else value.lower()
-    for known in FORMATS:
-        if name == known:
-            return known
+    for candidate in FORMATS:
+        if name == candidate:
+            return candidate
     if value is None:
         raise ArgumentError(
             f"target={str(target)!r} does not show its format; name it .onnx, .safetensors or .pth, or give format"
@@ -375,8 +375,8 @@ def _pth(tensors: Mapping[str, Array]) -> bytes:
 def _read_back(path: Path, source: Checkpoint, tensors: Mapping[str, Array], precision: Precision) -> None:
     """Raise EngineBuildError unless the file holds these tensors and is detected as the same network."""
     try:
-        written = open_checkpoint(path, any_channels=True)
-        stored = written.tensors()
+        reopened = open_checkpoint(path, any_channels=True)
+        stored = reopened.tensors()
     except CheckpointError as error:
         raise verification_error(f"it cannot be read back ({error})") from error
     if stored.keys() != tensors.keys():
@@ -386,6 +386,6 @@ def _read_back(path: Path, source: Checkpoint, tensors: Mapping[str, Array], pre
         wide = values.astype(np.float32) if values.dtype.itemsize == 2 and stored[name].dtype.kind == "f" else values
         if stored[name].dtype != wide.dtype or not np.array_equal(stored[name], wide):
             raise verification_error(f"its tensor {name!r} has other values")
-    before, after = source.description, written.description
+    before, after = source.description, reopened.description
     if replace(before, sha256=after.sha256, dtype=precision, part=after.part) != after:
         raise verification_error(f"it is identified as {after.name} {after.scale}x in {after.dtype}")

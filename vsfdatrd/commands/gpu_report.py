@@ -1,5 +1,6 @@
 """`vsfdatrd doctor --gpu`: benchmark the backends on this machine's NVIDIA GPU and write a JSON report to share."""
 
+import contextlib
 import json
 import os
 import platform
@@ -253,12 +254,9 @@ def tensorrt_rate(directory: Path, expected_rate: float, seconds: float) -> floa
     library = choose_library(gpus()[0].capability)
     if library is None:
         return expected_rate
-    worker = Worker("vsfdatrd.backends.tensorrt.worker")
-    try:
+    with contextlib.closing(Worker("vsfdatrd.backends.tensorrt.worker")) as worker:
         worker.ask("load", library=library.module, directory=str(directory), devices=[0], streams=1, state=None)
         return float(worker.ask("rate", runs=max(10, round(expected_rate * seconds))))
-    finally:
-        worker.close()
 
 
 def vapoursynth_rate(case: _Case, name: str, expected_rate: float, seconds: float) -> float | None:
@@ -304,11 +302,8 @@ def free_memory() -> int:
     """Return the free memory of the first GPU in bytes, queried in a separate process that exits afterwards."""
     from vsfdatrd.workers.client import Worker
 
-    worker = Worker("vsfdatrd.backends.tensorrt.worker")
-    try:
+    with contextlib.closing(Worker("vsfdatrd.backends.tensorrt.worker")) as worker:
         return int(worker.ask("free", devices=[0])[0])
-    finally:
-        worker.close()
 
 
 def machine() -> dict[str, Any]:

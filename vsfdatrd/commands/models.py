@@ -23,8 +23,8 @@ def show() -> int:
         rows.append((model.name, f"{model.scale}x", model.license, model.file))
     for own in aliases.read().values():
         try:
-            found = open_checkpoint(own.file, cache=EngineCache(None).metadata("checkpoint")).description
-            scale, description = f"{found.scale}x", f"{found.name}, {own.file}"
+            descriptor = open_checkpoint(own.file, cache=EngineCache(None).metadata("checkpoint")).description
+            scale, description = f"{descriptor.scale}x", f"{descriptor.name}, {own.file}"
         except FdatrdError as error:
             scale, description = _NONE, str(error)
         rows.append((own.name, scale, _NONE, description))

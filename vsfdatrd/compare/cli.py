@@ -1,7 +1,6 @@
 """The subcommand ``vsfdatrd compare BEFORE AFTER``: arguments and output. Imports nothing heavy."""
 
 import argparse
-import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,12 +81,10 @@ def _table(comparison: "Comparison") -> Iterator[str]:
 
 
 def _numbers(m: Any) -> str:
+    from vsfdatrd.compare.page import rounded
+
     lines, noise = (
-        f"{_short(a, 1)} → {_short(b, 1)}"
+        f"{rounded(a, 1)} → {rounded(b, 1)}"
         for a, b in ((m.lines_before, m.lines_after), (m.noise_before, m.noise_after))
     )
-    return f"{lines:>13}  {noise:>13}  {_short(m.ssim, 3):>5}  {_short(m.ssimulacra2, 1):>11}"
-
-
-def _short(value: float, digits: int) -> str:
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+    return f"{lines:>13}  {noise:>13}  {rounded(m.ssim, 3):>5}  {rounded(m.ssimulacra2, 1):>11}"

@@ -165,7 +165,7 @@ def _best_match(small: Thumbnails, number: int, time: float, target: Plane) -> P
 
 
 def without_borders(
-    before: Video, after: Thumbnails, found: list[Pair], offset: float = 0.0
+    before: Video, after: Thumbnails, matches: list[Pair], offset: float = 0.0
 ) -> tuple[Video, list[Pair]]:
     """Crop the black borders of BEFORE, if AFTER was made without them, and match again.
 
@@ -174,7 +174,7 @@ def without_borders(
     Args:
         before: The original.
         after: Thumbnails of the upscaled video.
-        found: The result of `pairs`.
+        matches: The result of `pairs`.
         offset: The offset passed to `pairs`.
 
     Returns:
@@ -184,11 +184,11 @@ def without_borders(
         borders = find_borders(before.stored)
     except vs.Error as error:  # one of the examined frames is damaged
         log.debug("borders: %s", error)
-        return before, found
+        return before, matches
     if not borders:
-        return before, found
+        return before, matches
     clip = before.clip.std.Crop(borders.left, borders.right, borders.top, borders.bottom)
     cropped = replace(before, clip=clip)
-    again = pairs(cropped, after, [pair.after for pair in found], offset)
-    gain = sum(pair.likeness for pair in again) - sum(pair.likeness for pair in found)
-    return (cropped, again) if gain > 0.005 * len(found) else (before, found)
+    again = pairs(cropped, after, [pair.after for pair in matches], offset)
+    gain = sum(pair.likeness for pair in again) - sum(pair.likeness for pair in matches)
+    return (cropped, again) if gain > 0.005 * len(matches) else (before, matches)

@@ -129,10 +129,10 @@ def _rows(metrics: Metrics) -> str:
     lines = _change(metrics.lines_before, metrics.lines_after, "sharper", "softer")
     noise = _change(metrics.noise_before, metrics.noise_after, "noisier", "cleaner")
     rows = [
-        ("Lines", "steps per pixel", _number(metrics.lines_before, 1), _number(metrics.lines_after, 1), lines),
-        ("Noise of flat areas", "steps", _number(metrics.noise_before, 2), _number(metrics.noise_after, 2), noise),
-        ("SSIM", "1 is unchanged", "", _number(metrics.ssim, 3), ""),
-        ("SSIMULACRA2", "100 is unchanged", "", _number(metrics.ssimulacra2, 1), ""),
+        ("Lines", "steps per pixel", rounded(metrics.lines_before, 1), rounded(metrics.lines_after, 1), lines),
+        ("Noise of flat areas", "steps", rounded(metrics.noise_before, 2), rounded(metrics.noise_after, 2), noise),
+        ("SSIM", "1 is unchanged", "", rounded(metrics.ssim, 3), ""),
+        ("SSIMULACRA2", "100 is unchanged", "", rounded(metrics.ssimulacra2, 1), ""),
     ]
     return "".join(
         f'<tr><th scope="row">{name} <small>{unit}</small></th><td>{a}</td><td>{b}</td><td>{change}</td></tr>'
@@ -140,7 +140,8 @@ def _rows(metrics: Metrics) -> str:
     )
 
 
-def _number(value: float, digits: int) -> str:
+def rounded(value: float, digits: int) -> str:
+    """Format a metric; NaN, which was not measured, as a dash."""
     return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 

@@ -57,7 +57,7 @@ def preview(
     models: Sequence[str],
     count: int,
     report: Report = lambda text: None,
-    written: Callable[[], None] = lambda: None,
+    on_first_picture: Callable[[], None] = lambda: None,
 ) -> list[Candidate]:
     """Write a page that shows frames of a film upscaled by each of the models.
 
@@ -68,7 +68,7 @@ def preview(
         models: Names from the catalog, or weights files.
         count: Number of frames to show; fewer are shown if fewer frames of the film differ.
         report: Called with a line of text for each step.
-        written: Called once, when the page has its first picture.
+        on_first_picture: Called once, when the page has its first picture.
 
     Returns:
         The models with their speeds.
@@ -94,7 +94,7 @@ def preview(
         page = Preview(film.name, analysis.about, candidates, len(picks))
         try:
             for number, (file, scale) in enumerate(zip(files, scales, strict=True)):
-                _model(page, number, frames, file, scale, settings, report, lambda: _write(out, page, written))
+                _model(page, number, frames, file, scale, settings, report, lambda: _write(out, page, on_first_picture))
             page.state = "done"
         finally:
             if page.state != "done":
@@ -123,11 +123,11 @@ def _check_output(out: Path) -> None:
     probe.unlink()
 
 
-def _write(out: Path, page: Preview, written: Callable[[], None] | None = None) -> None:
+def _write(out: Path, page: Preview, on_first_picture: Callable[[], None] | None = None) -> None:
     first = sum(len(shot.views) for shot in page.shots) == 1
     pictures.write(out, preview_page.render(page).encode(errors="replace"))  # file names may not be valid UTF-8
-    if written and first and page.candidates[0].fps is None:
-        written()
+    if on_first_picture and first and page.candidates[0].fps is None:
+        on_first_picture()
 
 
 @dataclass(frozen=True, slots=True)

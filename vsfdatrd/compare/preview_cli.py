@@ -34,13 +34,13 @@ def _run(arguments: argparse.Namespace) -> int:
     settings = Settings(**processing(arguments))
     out: Path = arguments.out or arguments.file.with_name(f"{arguments.file.stem}.preview.html")
 
-    def written() -> None:
+    def on_first_picture() -> None:
         _report(f"a first picture is in {out}, more follow")
         if arguments.open:
             webbrowser.open(out.absolute().as_uri())
 
     models = list(dict.fromkeys(arguments.model or shipped()))
-    for candidate in preview(arguments.file, out, settings, models, arguments.frames, _report, written):
+    for candidate in preview(arguments.file, out, settings, models, arguments.frames, _report, on_first_picture):
         if candidate.fps is not None and candidate.hours is not None:
             print(f"{candidate.name}: {speed(candidate.fps)} frames a second, about {duration(candidate.hours)}")
     print(out)

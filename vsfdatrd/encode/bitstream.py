@@ -1,4 +1,4 @@
-"""Insert closed captions and HDR10 static metadata into encoded H.264, HEVC and AV1 frames.
+"""Insert closed captions and HDR10 static metadata into encoded H.264, HEVC and AV1 frames; normalize codec headers.
 
 The message formats are defined in ITU-T H.264 and H.265, annex D (SEI), and in the AV1 specification, 5.8 (metadata
 OBU). Captions are carried in all three as ATSC A/53 user data registered by ITU-T T.35.
@@ -13,6 +13,7 @@ CODECS = ("h264", "hevc", "av1")
 
 _MDCV_SEI, _CLL_SEI, _T35_SEI = 137, 144, 4
 _CLL_OBU, _MDCV_OBU, _T35_OBU = 1, 2, 4
+_SEI_UNITS = (39, 40)  # HEVC NAL unit types: prefix SEI, suffix SEI
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,33 @@ def codec_of(encoder: str) -> str:
     """
     names = {"264": "h264", "265": "hevc", "hevc": "hevc", "av1": "av1"}
     return next((codec for part, codec in names.items() if part in encoder), "")
+
+
+def strip_sei(header: bytes, codec: str) -> bytes:
+    """Return codec extradata without SEI units, so that chunks from different machines compare equal.
+
+    x265 writes the CPU and the number of threads into an SEI unit.
+
+    Args:
+        header: Codec extradata as in a Matroska file; for HEVC the record of ISO/IEC 14496-15, 8.3.3.1, which holds
+            arrays of NAL units.
+        codec: PyAV's name of the codec or encoder.
+
+    Returns:
+        The extradata; for codecs other than HEVC unchanged.
+    """
+    if codec not in ("hevc", "libx265") or len(header) < 23:
+        return header
+    result, at = header[:22], 23
+    for _ in range(header[22]):
+        begin = at
+        kind, count = header[at] & 63, int.from_bytes(header[at + 1 : at + 3])
+        at += 3
+        for _ in range(count):
+            at += 2 + int.from_bytes(header[at : at + 2])
+        if kind not in _SEI_UNITS:
+            result += header[begin:at]
+    return result
 
 
 def inserter(codec: str, header: bytes) -> Callable[[bytes, Messages], bytes]:

@@ -291,8 +291,8 @@ def _first_frame(inputs: ChunkInputs, journal: Journal, workers: Workers, report
 
     Rendering it also builds the engine once, before any chunk is started.
     """
-    if (known := journal.get("first frame")) is not None:
-        return dict(known)
+    if (stored := journal.get("first frame")) is not None:
+        return dict(stored)
     reporter.emit("engine", "rendering one frame, which builds the engine if there is none yet")
     colors = workers.first_frame(inputs)
     journal.set("first frame", colors)

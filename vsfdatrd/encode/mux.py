@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vsfdatrd.encode import streams
-from vsfdatrd.encode.bitstream import CODECS, Messages, inserter
+from vsfdatrd.encode.bitstream import CODECS, Messages, inserter, strip_sei
 from vsfdatrd.encode.frame_metadata import FrameMetadata, has_hdr
-from vsfdatrd.encode.header import strip_sei
 from vsfdatrd.encode.input_file import open_input, require_av
 from vsfdatrd.encode.journal import DoneChunk
 from vsfdatrd.encode.presets import CONTAINERS

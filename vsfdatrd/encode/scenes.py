@@ -1,7 +1,6 @@
 """Split a film into chunks at scene changes, a few minutes apart."""
 
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -32,9 +31,7 @@ class Chunk:
         return f"{self.number + 1:05}.mkv"
 
 
-def plan(
-    clip: Any, rate: Fraction, minutes: float, seen: Callable[[int, int], None] = lambda n, of: None
-) -> list[Chunk]:
+def plan(clip: Any, rate: Fraction, minutes: float) -> list[Chunk]:
     """Split a clip into chunks of about equal length; every frame is in exactly one chunk.
 
     A chunk starts where the picture changes most within 5 seconds (at most a quarter of a chunk) of its planned start.
@@ -44,7 +41,6 @@ def plan(
         clip: A vapoursynth.VideoNode.
         rate: Frames per second.
         minutes: Length of a chunk in minutes.
-        seen: Called with the number of cuts found so far and the total number of cuts.
 
     Returns:
         The chunks in order, at least one.
@@ -52,12 +48,8 @@ def plan(
     length = max(1, round(minutes * 60 * rate))
     count = max(1, round(clip.num_frames / length))
     reach = int(min(_REACH * rate, clip.num_frames / count / 4))
-    bounds = [0]
-    for number in range(1, count):
-        bounds.append(_scene_start(clip, number * clip.num_frames // count, reach))
-        seen(number, count - 1)
-    bounds.append(clip.num_frames)
-    pairs = itertools.pairwise(bounds)
+    cuts = [_scene_start(clip, number * clip.num_frames // count, reach) for number in range(1, count)]
+    pairs = itertools.pairwise([0, *cuts, clip.num_frames])
     return [Chunk(number, start, stop) for number, (start, stop) in enumerate(pairs)]
 
 

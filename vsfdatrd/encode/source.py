@@ -174,8 +174,8 @@ def check_file(path: Path) -> None:
         ArgumentError: `path` does not exist or is not a file.
     """
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "is not there" if not path.exists() else "is not a file"
-        raise ArgumentError(f"the input {str(path)!r} {what}; give the path of a video file")
+        problem = "is a folder" if path.is_dir() else "is not there" if not path.exists() else "is not a file"
+        raise ArgumentError(f"the input {str(path)!r} {problem}; give the path of a video file")
 
 
 def file_name(path: Path) -> str | bytes:

@@ -62,8 +62,8 @@ def _tags(config: FdatRdConfig) -> list[str]:
     body = (config.embed_dim, config.heads, len(config.groups), config.dict_tokens)
     tags = [f"{config.embed_dim}dim", config.upsampler]
     for name in VARIANTS:
-        known = variant(name)
-        if body == (known.embed_dim, known.heads, len(known.groups), known.dict_tokens):
+        published = variant(name)
+        if body == (published.embed_dim, published.heads, len(published.groups), published.dict_tokens):
             tags.insert(0, name)
             break
     return [*tags, "unshuffle"] if config.unshuffle > 1 else tags

@@ -94,8 +94,8 @@ def describe(clip: vs.VideoNode) -> Source:
             f"{MIN_SIDE}×{MIN_SIDE}; enlarge it with core.resize or add borders with core.std.AddBorders"
         )
     props = _first_props(clip)
-    known: dict[str, Any] = dict(props or {})
-    repairs = frame_props.missing_props(known, form, clip.width, clip.height)
+    complete: dict[str, Any] = dict(props or {})
+    repairs = frame_props.missing_props(complete, form, clip.width, clip.height)
     logged, unconvertible = False, None
     if props is not None:
         if refusal := frame_props.interlaced(0, props):
@@ -104,16 +104,16 @@ def describe(clip: vs.VideoNode) -> Source:
         logged = unconvertible is None and frame_props.log_assumptions(
             "the clip", repairs, form, clip.width, clip.height
         )
-    known |= repairs
+    complete |= repairs
     return Source(
         clip,
         form,
-        matrix=int(known["_Matrix"]),
-        range=int(known["_Range"]),
-        chroma=frame_props.int_prop(known, "_ChromaLocation", 0) if is_subsampled(form) else None,
+        matrix=int(complete["_Matrix"]),
+        range=int(complete["_Range"]),
+        chroma=frame_props.int_prop(complete, "_ChromaLocation", 0) if is_subsampled(form) else None,
         logged=logged,
         unconvertible=unconvertible,
-        alpha=isinstance(known.get(alpha.PROPERTY), vs.VideoFrame),
+        alpha=isinstance(complete.get(alpha.PROPERTY), vs.VideoFrame),
     )
 
 

@@ -192,12 +192,12 @@ def _file_error(reason: str) -> ArgumentError:
     )
 
 
-def _write(change: Callable[[Any], Any], what: str, expected: dict[str, OwnModel]) -> None:
+def _write(change: Callable[[Any], Any], change_phrase: str, expected: dict[str, OwnModel]) -> None:
     """Change the table ``models`` of the file, which keeps its comments and its layout, and replace it atomically.
 
     Args:
         change: Changes the table.
-        what: The change, for a message.
+        change_phrase: The change, for a message.
         expected: The entries afterwards.
     """
     import tomlkit
@@ -215,7 +215,7 @@ def _write(change: Callable[[Any], Any], what: str, expected: dict[str, OwnModel
         text, as_expected = "", False
     if not as_expected:
         raise ArgumentError(
-            f"the list of your own models cannot be changed, because of how it is written; {what} by hand, "
+            f"the list of your own models cannot be changed, because of how it is written; {change_phrase} by hand, "
             f"in {str(file)!r}"
         )
     try:

@@ -139,18 +139,18 @@ def _sha256(path: Path, size: int, modified: int, inode: int) -> str:
         raise refuse(path, f"cannot be read ({error}); check its permissions") from error
 
 
-def require_torch(path: Path, what: str) -> None:
+def require_torch(path: Path, purpose: str) -> None:
     """Check that PyTorch is installed.
 
     Args:
         path: The file, for the message.
-        what: Completes "the weights file X ..." up to "needs".
+        purpose: Completes "the weights file X ..." up to "needs".
 
     Raises:
         CheckpointError: PyTorch is not installed.
     """
     if find_spec("torch") is None:
-        raise refuse(path, f"{what} needs PyTorch: {TORCH_PIP}")
+        raise refuse(path, f"{purpose} needs PyTorch: {TORCH_PIP}")
 
 
 def is_onnx(path: Path) -> bool:

@@ -40,8 +40,8 @@ def open_weights(path: Path, others: Sequence[Callable[[Path, bytes], WeightsFil
     if head[8:9] == b"{" and length <= max(size, MAX_HEADER):
         return SafetensorsFile(path)
     for reader in others:
-        if (found := reader(path, head)) is not None:
-            return found
+        if (opened := reader(path, head)) is not None:
+            return opened
     pickled = (head[0] == 0x80 and head[1:2] <= b"\x05") or head.startswith(LEGACY_TEXT)
     if pickled or head.startswith(b"PK\x03\x04") or head[257:262] == b"ustar":
         return TorchFile(path)
@@ -50,10 +50,10 @@ def open_weights(path: Path, others: Sequence[Callable[[Path, bytes], WeightsFil
 
 def _why_not(head: bytes, size: int, suffix: str) -> str:
     """Explain what an unrecognized file is, and what to do."""
-    known = next((reason for start, reason in _IMPOSTORS if head.startswith(start)), None)
+    impostor = next((reason for start, reason in _IMPOSTORS if head.startswith(start)), None)
     length = int.from_bytes(head[:8], "little")
-    if suffix.lower() != ".safetensors" or (known and head[0] != 8):
-        return known or "is neither a safetensors nor a PyTorch file; give a .safetensors or .pth file of weights"
+    if suffix.lower() != ".safetensors" or (impostor and head[0] != 8):
+        return impostor or "is neither a safetensors nor a PyTorch file; give a .safetensors or .pth file of weights"
     if length > size - 8:
         sizes = f"it announces a header of {length:,} bytes and has {max(0, size - 8):,} in all"
         return f"is damaged: {sizes}; download it again"

@@ -265,8 +265,8 @@ class TorchFile:
         if claimed > 8 * self._size:
             raise self._damaged(f"its {self._size:,} bytes claim to hold {claimed:,}")
         if not self.entries and self._objects:
-            what = f"a Python object ({self._objects[0][:100]}) in place of weights"
-            raise refuse(path, f"holds {what}, and making one would run code; {_SAVE}")
+            content = f"a Python object ({self._objects[0][:100]}) in place of weights"
+            raise refuse(path, f"holds {content}, and making one would run code; {_SAVE}")
 
     def _damaged(self, reason: str) -> CheckpointError:
         return refuse(self.path, f"is truncated or damaged: {reason[:200]}; download it again")

@@ -292,17 +292,17 @@ def main() -> None:
     end_with(int(sys.argv[3]))
     answer = reply_stream()
     _limit_memory()
-    asked = json.loads(sys.argv[2])
-    said: dict[str, Any]
+    arguments = json.loads(sys.argv[2])
+    outcome: dict[str, Any]
     try:
-        said = describe(Path(sys.argv[1]), asked["multiple"], asked["range"])
+        outcome = describe(Path(sys.argv[1]), arguments["multiple"], arguments["range"])
     except FdatrdError as error:
-        said = {"error": str(error)}
+        outcome = {"error": str(error)}
     except Exception as error:  # a malformed file may cause any exception
         path = Path(sys.argv[1])
         broken: CheckpointError = refuse(path, f"cannot be used: {reason(error)[:200]}")
-        said = {"error": str(broken)}
-    answer.write(json.dumps(said) + "\n")
+        outcome = {"error": str(broken)}
+    answer.write(json.dumps(outcome) + "\n")
     answer.flush()
     os._exit(0)
 

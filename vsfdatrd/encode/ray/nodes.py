@@ -108,15 +108,15 @@ class Nodes:
         if any(resources.get("GPU", 0) >= 1 for resources in usable):
             usable = [resources for resources in usable if resources.get("GPU", 0) >= 1]
             self.needs = {"num_gpus": 1, "num_cpus": int(all(resources.get("CPU", 0) >= 1 for resources in usable))}
-            parts, what = sum(int(resources["GPU"]) for resources in usable), "a GPU"
+            parts, per_part = sum(int(resources["GPU"]) for resources in usable), "a GPU"
         else:
             usable = [resources for resources in usable if resources.get("CPU", 0) >= 1]
             if not usable:
                 raise EncodeError("the Ray cluster offers neither GPUs nor CPUs; start a machine that has some")
             cpus = min([_MAX_CPUS, *(int(resources["CPU"]) for resources in usable)])
             self.needs = {"num_cpus": cpus}
-            parts, what = sum(int(resources["CPU"]) // cpus for resources in usable), _counted(cpus, "CPU")
-        text = f"Ray: {_counted(parts, 'part')} at once, each with {what}, on {_counted(len(usable), 'machine')}"
+            parts, per_part = sum(int(resources["CPU"]) // cpus for resources in usable), _counted(cpus, "CPU")
+        text = f"Ray: {_counted(parts, 'part')} at once, each with {per_part}, on {_counted(len(usable), 'machine')}"
         self._report("machines", text, machines=len(usable), parts=parts)
         return cpus
 

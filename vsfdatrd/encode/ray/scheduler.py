@@ -269,8 +269,8 @@ class RayScheduler:
                 return self._retry(task, text)
             case ("lost", cause):
                 frames = f"chunk {task.chunk.number + 1} (frames {task.chunk.start} to {task.chunk.stop - 1})"
-                what = "the first frame" if task.kind == "trial" else frames
-                return self._retry(task, f"{what} was lost: {cause}", lost=True)
+                subject = "the first frame" if task.kind == "trial" else frames
+                return self._retry(task, f"{subject} was lost: {cause}", lost=True)
         return None
 
     def _retry(self, task: _Task, text: str, lost: bool = False) -> Retry:
@@ -324,9 +324,9 @@ class RayScheduler:
         if now < self._warned + _MACHINE_TIMEOUT:
             return False
         self._warned = now
-        what = "GPUs" if "num_gpus" in self._nodes.needs else "CPUs"
+        resources = "GPUs" if "num_gpus" in self._nodes.needs else "CPUs"
         why = (
-            f"all {what} of the Ray cluster are in use by others"
+            f"all {resources} of the Ray cluster are in use by others"
             if usable
             else "all machines of the Ray cluster are gone"
         )
