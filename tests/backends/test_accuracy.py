@@ -337,7 +337,7 @@ def test_a_device_that_is_not_there(
     monkeypatch.setattr(selection, "gpu_count", lambda: gpus)
     with pytest.raises(ArgumentError) as caught:
         opened(backend=backend, device=device)
-    assert f"device={list(device)} is not there" in str(caught.value)
+    assert f"device={list(device)} does not exist" in str(caught.value)
     assert f"the {backend} engine can use {said}" in str(caught.value)
 
 

@@ -346,7 +346,7 @@ def test_machines_that_cannot_run_it(run: Run, gpu: dict[str, str], said: str) -
 def test_a_device_that_is_not_there(run: Run) -> None:
     outcome = run(device=[3], backend="tensorrt")
     assert outcome.error is not None
-    assert "device=[3] is not there" in outcome.error
+    assert "device=[3] does not exist" in outcome.error
 
 
 def test_a_wrong_level(run: Run) -> None:

@@ -191,7 +191,7 @@ def test_durations() -> None:
         (["film.y4m", "--out", "other.html"], "exists and is not a preview"),
         (["film.y4m", "--out", "nowhere/page.html"], "cannot be written"),
         (["other.html"], "cannot be read as video"),
-        (["film.y4m", "--backend", "cuda"], "backend='cuda' is unknown"),
+        (["film.y4m", "--backend", "vulkan"], "backend='vulkan' is unknown"),
         (["film.y4m", "--crop", "200,0,0,0"], "--crop"),
     ],
 )
