@@ -155,6 +155,7 @@ def test_the_engines_process_says_so_too() -> None:
 # A driver that knows of one GPU and takes its time, for the real cuda-bindings to load.
 DRIVER = """
 #include <dlfcn.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -165,6 +166,27 @@ int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return 0; }
 int cuDeviceGetName(char *name, int length, int device) { strcpy(name, "Paper RTX"); return 0; }
 int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 8 : 9; return 0; }
 int cuGetExportTable(const void **table, const void *id) { return 1; }
+int cuLibraryLoadData(void **library, const char *code, void *a, void *b, unsigned c, void *d, void *e, unsigned f) {
+    *library = strdup(code);
+    return getenv("OLD") ? 222 : 0;
+}
+int cuLibraryGetKernel(void **kernel, void *library, const char *name) {
+    printf("[\\"%s\\", \\"%s\\", ", (char *)library, name);
+    *kernel = library;
+    return 0;
+}
+int cuKernelSetAttribute(int what, int value, void *kernel, int device) {
+    printf("[%d, %d, %d, %d], ", what, value, !strcmp(kernel, "code"), device);
+    return 0;
+}
+int cuLaunchKernel(void *f, unsigned x, unsigned y, unsigned z, unsigned width, unsigned height, unsigned depth,
+                   unsigned shared, void *stream, void **parameters, void **extra) {
+    printf("[%d, %u, %u, %u, %u, %u, %u, %u], ", !strcmp(f, "code"), x, y, z, width, height, depth, shared);
+    printf("%llu, [%llu, %d, %llu]]\\n", (unsigned long long)stream, *(unsigned long long *)parameters[0],
+           *(int *)parameters[1], *(unsigned long long *)parameters[2]);
+    fflush(stdout);
+    return extra ? 1 : 0;
+}
 static int missing(void) { return 801; }
 int cuGetProcAddress_v2(const char *name, void **address, int version, unsigned long long flags, int *status) {
     Dl_info self;
@@ -232,3 +254,32 @@ def test_a_driver_is_asked_as_it_answers_and_others_run_meanwhile(monkeypatch: p
     )
     monkeypatch.setenv("REFUSES", "100")
     assert script(ASKING, fake=False)["why"] == "the NVIDIA driver shows no GPU"
+
+
+LAUNCHING = """
+import json
+from types import SimpleNamespace
+from cuda.bindings import runtime
+from vsfdatrd.backends.cuda.driver import Arguments, Kernel
+from vsfdatrd.errors import EngineUnavailable
+try:
+    kernel = Kernel(b"code", "mix_local", 128, 60000)
+    kernel.allow_shared(0)
+    arguments = Arguments([(1 << 40, True), (-5, False), (0, True)])
+    kernel.launch(SimpleNamespace(handle=runtime.cudaStream_t(4660)), (7, 3, 2), arguments)
+except EngineUnavailable as error:
+    print(json.dumps(str(error)))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libraries have other names there")
+@pytest.mark.usefixtures("paper_driver")
+def test_a_kernel_arrives_at_the_driver_with_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, name, attribute, launch, stream, values = script(LAUNCHING, fake=False)
+    assert (code, name) == ("code", "mix_local")
+    assert attribute == [8, 60000, 1, 0]
+    assert launch == [1, 7, 3, 2, 128, 1, 1, 60000]
+    assert stream == 4660
+    assert values == [1 << 40, -5, 0]
+    monkeypatch.setenv("OLD", "1")
+    assert "is too old for the CUDA kernels; install a current driver" in script(LAUNCHING, fake=False)

@@ -121,6 +121,7 @@ class _Model:
             if (width, kind) == (channels, precision)
         }
         self.tiles = {name: kernel.constants for name, kernel in self.compiled.items()}
+        self._active = find_active(self.config, self.weights)
         self._kernels: dict[str, Kernel] = {}
 
     @cached_property
@@ -135,8 +136,7 @@ class _Model:
 
     def plan(self, height: int, width: int) -> Plan:
         """Plan the network for frames of height × width pixels."""
-        active = find_active(self.config, self.weights)
-        return make_plan(self.config, active, self.tiles, height, width, self.types)
+        return make_plan(self.config, self._active, self.tiles, height, width, self.types)
 
     def kernel(self, name: str) -> Kernel:
         """Return a kernel, compiled by the driver at the first call.
