@@ -44,7 +44,7 @@ FACTS = (
     Part("slots", 45, fake=True),
     Part("graphs", 45),
     Part("profile", 30),
-    Part("kernels", 45),
+    Part("kernels", 60, fake=True),
     Part("probe", 75),
 )
 SLOWER = 4

@@ -117,6 +117,10 @@ def section(document: Mapping[str, Any], file: str) -> str:
             ("kernel", "calls a frame", "ms a frame"),
             [(f"`{row['name'][:80]}`", row["calls"], row["ms"]) for row in profile[:12]],
         )
+    if kernels := document.get("kernels"):
+        heads = ("our kernel", "precision", "launches a frame", "error", "ms a launch", "GB/s", "TFLOP/s", "PSNR, dB")
+        keys = ("precision", "launches", "error", "ms", "gb_s", "tflop_s", "psnr_db")
+        lines += table(heads, [(f"`{row['kernel']}`", *(row.get(key) for key in keys)) for row in kernels])
     for row in document.get("probe", {}).get("steps", []):
         phases = ", ".join(f"{name} {ms} ms" for name, ms in row.get("phase_ms", {}).items())
         lines += ["", f"A training step of {row['batch']} crops: {row.get('step_ms')} ms ({phases}).", ""]
