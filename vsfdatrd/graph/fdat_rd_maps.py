@@ -60,7 +60,7 @@ class MapNetwork(Network):
         for i, (kind, window) in enumerate(blocks):
             t = self._block(t, kind, window, weights.below(f"blocks.{i}"))
         with self.g.part("group"):
-            return self.g.op("Add", self.g.conv(t, weights["conv.weight"]), maps)
+            return self.g.op("Add", self._up(self.g.conv(self._down(t), weights["conv.weight"])), maps)
 
     def _block(self, t: Name, kind: Kind, window: tuple[int, int], weights: Weights) -> Name:
         if zero_branches.attention_active(weights, kind):
@@ -74,7 +74,7 @@ class MapNetwork(Network):
                         t = self._dictionary(t, weights)
         if zero_branches.ffn_active(weights):
             with self.g.part("feed-forward"):
-                t = self.g.op("Add", t, self._feed(t, weights))
+                t = self.g.op("Add", t, self._up(self._feed(t, weights)))
         return t
 
     # Layouts: the maps' memory is (H, W, C), so these are views
@@ -95,6 +95,9 @@ class MapNetwork(Network):
 
     def _full(self, x: Name) -> Name:
         return self.g.cast(x, self.target.compute, FULL)
+
+    def _stream_in_full(self, t: Name) -> Name:
+        return self.g.cast(t, self.target.stream, FULL)
 
     def _rounded(self, x: Name) -> Name:
         return self.g.cast(x, FULL, self.target.compute)
@@ -137,20 +140,31 @@ class MapNetwork(Network):
         t - mean with `_moments`, or with a call with another `disguise`, a power of two.
         """
         g = self.g
-        disguised = self._full(g.op("Mul", t, g.constant(disguise)))
+        disguised = self._stream_in_full(g.op("Mul", t, g.constant(disguise, self.target.stream)))
         product = g.op("Mul", disguised, g.op("Mul", factor, g.constant(1 / disguise, FULL)))
         return g.op("Sub", product, g.op("Mul", mean, factor))
+
+    def _norm_maps(self, t: Name, weights: Weights, name: str) -> Name:
+        """Normalized map, for products."""
+        g = self.g
+        with g.part("norm"):
+            mean, factor, _ = self._moments(self._stream_in_full(t))
+            n = g.op("Mul", self._scaled(t, mean, factor), self._per_channel(weights[f"{name}.weight"]))
+            return self._rounded(g.op("Add", n, self._per_channel(weights[f"{name}.bias"])))
 
     def _feed(self, t: Name, weights: Weights) -> Name:
         """fc2(depthwise(GELU(fc1(norm(t)))))."""
         g, hidden = self.g, self.config.ffn_dim
-        with g.part("norm"):
-            _, factor, _ = self._moments(self._full(t))
-        # The norm's mean goes with the mean of the weights: a row of them has the sum zero.
-        fc1 = weights["ffn.fc1.weight"].astype(np.float64)
-        scaled = _centred(fc1 * weights["n2.weight"])
-        x = self._full(g.conv(t, scaled[:, :, None, None]))
-        x = g.op("Add", g.op("Mul", x, factor), self._per_channel(fc1 @ weights["n2.bias"]))
+        fc1 = weights["ffn.fc1.weight"]
+        if self.target.stream == self.target.compute:
+            with g.part("norm"):
+                _, factor, _ = self._moments(self._stream_in_full(t))
+            # The norm's mean goes with the mean of the weights: a row of them has the sum zero.
+            scaled = _centred(fc1 * weights["n2.weight"])
+            x = g.op("Mul", self._full(g.conv(t, scaled[:, :, None, None])), factor)
+            x = g.op("Add", x, self._per_channel(fc1 @ weights["n2.bias"]))
+        else:  # tokens may be beyond the range of products
+            x = self._full(g.conv(self._norm_maps(t, weights, "n2"), fc1[:, :, None, None]))
         wide = self._rounded(g.op("Gelu", x))
         mixed = g.conv(wide, weights["ffn.smix.weight"], groups=hidden)
         return g.conv(mixed, weights["ffn.fc2.weight"][:, :, None, None])
@@ -167,12 +181,14 @@ class MapNetwork(Network):
         g = self.g
         attention = self._windows(t, window, weights)
         with g.part("norm"):
-            n = g.layer_norm(self._places(t), weights["n1.weight"], weights["n1.bias"])
+            n = self._down(
+                g.layer_norm(self._places(t), weights["n1.weight"], weights["n1.bias"], dtype=self.target.stream)
+            )
         local = self._local_maps(g.transpose(n, 0, 3, 1, 2), weights)
         mean = g.op("ReduceMean", self._full(local), g.constant([2, 3], np.int64), keepdims=1)
         hidden = g.op("Gelu", g.conv(mean, weights["inter.cg.1.weight"], dtype=FULL))
         gate = self._rounded(g.op("Sigmoid", g.conv(hidden, weights["inter.cg.3.weight"], dtype=FULL)))
-        return g.op("Add", t, g.op("Add", g.op("Mul", attention, gate), local))
+        return g.op("Add", t, self._up(g.op("Add", g.op("Mul", attention, gate), local)))
 
     def _windows(self, t: Name, window: tuple[int, int], weights: Weights) -> Name:
         """Window attention with a relative position bias of the normalized map, projected."""
@@ -188,7 +204,7 @@ class MapNetwork(Network):
         x = g.transpose(g.reshape(x, rows, wh, cols, ww, c), 1, 3, 0, 2, 4)
         x = g.reshape(x, places, rows * cols, c)
         with g.part("norm"):
-            x = g.layer_norm(x, weights["n1.weight"], weights["n1.bias"])
+            x = self._down(g.layer_norm(x, weights["n1.weight"], weights["n1.bias"], dtype=self.target.stream))
             if below or right:
                 inside = np.pad(np.ones((height, width)), ((0, below), (0, right))).reshape(rows, wh, cols, ww)
                 x = g.op("Mul", x, g.constant(inside.transpose(1, 3, 0, 2).reshape(places, rows * cols, 1)))
@@ -214,10 +230,7 @@ class MapNetwork(Network):
     def _channel(self, t: Name, weights: Weights) -> Name:
         """t + attention + local · sigmoid(w · attention), with attention as in `Attention.channels`."""
         g, c = self.g, self.config.embed_dim
-        with g.part("norm"):
-            mean, factor, _ = self._moments(self._full(t))
-            n = g.op("Mul", self._scaled(t, mean, factor), self._per_channel(weights["n1.weight"]))
-            n = self._rounded(g.op("Add", n, self._per_channel(weights["n1.bias"])))
+        n = self._norm_maps(t, weights, "n1")
         local = self._local_maps(n, weights)
         mean = g.op("ReduceMean", self._full(n), g.constant([2, 3], np.int64), keepdims=1)  # (1, C, 1, 1)
         centred = self._as_tokens(g.op("Sub", n, self._rounded(mean)))
@@ -236,14 +249,14 @@ class MapNetwork(Network):
         by_channel = g.op("Mul", attention, g.constant(weights["inter.sg.0.weight"]))
         total = g.op("ReduceSum", self._full(by_channel), g.constant([1], np.int64), keepdims=1)
         gate = self._rounded(g.op("Sigmoid", total))
-        return g.op("Add", t, g.op("Add", attention, g.op("Mul", local, gate)))
+        return g.op("Add", t, self._up(g.op("Add", attention, g.op("Mul", local, gate))))
 
     def _dictionary(self, t: Name, weights: Weights) -> Name:
         """t + dictionary attention: see `Attention.dictionary`."""
         g, attention, (height, width) = self.g, self.attention, self._size
         scale, shift = (weights[f"n1.{name}"].astype(np.float64) for name in ("weight", "bias"))
         with g.part("norm"):
-            mean, factor, centred = self._moments(self._full(t))
+            mean, factor, centred = self._moments(self._stream_in_full(t))
             again, refactor = self._second_moments(centred, factor, scale, shift)
             # Applied: n, and n normalized once more without weights, x = ((n - shift) + (shift - again)) · refactor
             n = g.op("Mul", self._scaled(t, mean, factor), self._per_channel(scale))
@@ -260,7 +273,7 @@ class MapNetwork(Network):
         out = g.reshape(g.transpose(out, 0, 2, 1, 3), 1, height * width, attention.heads * attention.padded_depth)
         wp = attention.padded_heads(weights["attn.proj.weight"].T).T
         out = g.op("Add", g.matmul(out, wp), g.constant(weights["attn.proj.bias"]))
-        return g.op("Add", t, self._as_maps(out))
+        return g.op("Add", t, self._up(self._as_maps(out)))
 
     def _refined(self, x: Name, weights: Weights) -> tuple[Name, Name]:
         """Have the dictionary read the frame.

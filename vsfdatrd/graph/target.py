@@ -25,8 +25,8 @@ class GraphTarget:
     ones), and builds tables of hundreds of megabytes for depthwise convolutions (sums of shifted maps replace those).
     """
     maps: bool = False
-    """Write FDAT-RD and FDAT for frames of known size in the form of `fdat_rd_maps`, with everything but the image in
-    one half precision. Needs `attention` and `split_reductions`.
+    """Write FDAT-RD and FDAT for frames of known size in the form of `fdat_rd_maps`. Needs `attention` and
+    `split_reductions`.
     """
     joined_layers: bool = False
     """Write linear layers in succession as one where that moves less memory (the ends of ArtCNN, for known sizes)."""
@@ -63,7 +63,8 @@ OPENVINO = GraphTarget()
 def tensorrt(precision: Precision, sm75: bool = False, portable: bool = True) -> GraphTarget:
     """Build the target for TensorRT, which computes in exactly the types of the graph.
 
-    Its fused attention has no fp32 kernels and needs head sizes that are a multiple of 8.
+    Its fused attention has no fp32 kernels and needs head sizes that are a multiple of 8. In fp32 only the form of
+    `fdat_rd_maps` has it, of which the library makes products.
 
     Args:
         precision: Precision of the graph.
@@ -71,10 +72,10 @@ def tensorrt(precision: Precision, sm75: bool = False, portable: bool = True) ->
         portable: Write for TensorRT-RTX, whose builder shows what a graph costs; otherwise for the classic library.
     """
     fused = precision != "fp32"
-    maps = portable and not sm75 and precision in ("fp16", "bf16")
+    maps = portable and not sm75
     return GraphTarget(
         precision,
-        attention=fused,
+        attention=fused or maps,
         split_reductions=True,
         sm75=sm75,
         maps=maps,

@@ -145,7 +145,8 @@ def test_a_weight_beyond_half_precision_is_refused(make_config: Make, make_tenso
 
 
 @tiny
-def test_maps_are_as_precise_as_tokens(make_config: Make, make_tensors: Make) -> None:
+@pytest.mark.parametrize("precision", ["fp16", "mixed"])
+def test_maps_are_as_precise_as_tokens(make_config: Make, make_tensors: Make, precision: Precision) -> None:
     """With sharp attention everywhere: within 2 dB of the form that they replace, and above 55 dB."""
     config, tensors = make_config(), make_tensors(5)
     for name in tensors:
@@ -155,7 +156,7 @@ def test_maps_are_as_precise_as_tokens(make_config: Make, make_tensors: Make) ->
             tensors[name] *= 8
     x = noise(config)
     expected = by_torch(network_of(config, tensors), x)
-    forms = tensorrt("fp16", portable=False), tensorrt("fp16")
+    forms = tensorrt(precision, portable=False), tensorrt(precision)
     assert [form.maps for form in forms] == [False, True]
     tokens, maps = (
         -20 * np.log10(strayed(emulate(graph_for(x, config, tensors, form), x).output, expected)) for form in forms
