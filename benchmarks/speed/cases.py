@@ -16,7 +16,14 @@ HEADLINE: Size = (720, 540)
 SMALL: Size = (240, 240)
 SIZES: tuple[Size, ...] = ((720, 480), (720, 576), (640, 480))
 SWEEP: tuple[Size, ...] = ((160, 120), (320, 240), (480, 360), (640, 480), (720, 540), (960, 720), (1440, 1080))
-LONG = ("torch.compile", "vapoursynth-mlrt-ov, our graph", "spandrel", "waifu2x", "Real-CUGAN")
+LONG = (
+    "torch.compile",
+    "vapoursynth-mlrt-ov, fp32",
+    "vapoursynth-mlrt-ov, our graph",
+    "spandrel",
+    "waifu2x",
+    "Real-CUGAN",
+)
 """Methods for which two minutes are too short."""
 MODELS = ("small", "medium", "large")
 

@@ -204,6 +204,7 @@ def _short(error: BaseException) -> str:
 
 PEERS: dict[str, Peer] = {
     "vapoursynth-mlrt-ov": _mlrt("ov", device="CPU"),
+    "vapoursynth-mlrt-ov, fp32": _mlrt("ov", device="CPU", config=lambda: {"INFERENCE_PRECISION_HINT": "f32"}),
     "vapoursynth-mlrt-ov, our graph": _mlrt("ov", "ours", device="CPU"),
     "vapoursynth-mlrt-ort": _mlrt("ort"),
     "vapoursynth-mlrt-ncnn": _mlrt("ncnn"),
