@@ -104,7 +104,7 @@ def test_every_tail_in_every_precision(make_config: Make, make_tensors: Make, ch
 @pytest.mark.slow
 def test_the_shipped_weights_in_every_form(medium: Medium) -> None:
     config, tensors, network = medium
-    x = drawing(120, 180)[None]
+    x = drawing(120, 120)[None]
     expected = by_torch(network, x)
     for form in (*FORMS[:5], FORMS[6]):
         model = graph_for(x, config, tensors, form)

@@ -36,7 +36,7 @@ def psnr(out: Array, expected: Array) -> float:
 @pytest.mark.slow
 def test_the_shipped_weights_in_half_precision(medium: Medium) -> None:
     config, tensors, network = medium
-    x = drawing(120, 180)[None]
+    x = drawing(60, 120)[None]
     expected = by_torch(network, x)
     found: dict[str, float] = {}
     for precision in HALF:
