@@ -165,9 +165,9 @@ def test_doctor_tries_a_frame_with_the_engine_there_is(
     identity_2x: Path, monkeypatch: pytest.MonkeyPatch, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With another file in the place of medium's weights, which may not be there."""
-    from vsfdatrd import filter as filter_module
+    from vsfdatrd import checkpoint as checkpoint_module
 
-    monkeypatch.setattr(filter_module, "resolve", lambda model: identity_2x)
+    monkeypatch.setattr(checkpoint_module, "resolve", lambda model: identity_2x)
     status, text = doctor(capsys)
     assert status == 0, text
     assert "self-test: a 60×60 frame became 120×120 in " in text
@@ -182,13 +182,13 @@ def test_doctor_tries_a_frame_with_the_engine_there_is(
 
 
 def test_doctor_says_what_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from vsfdatrd import filter as filter_module
+    from vsfdatrd import checkpoint as checkpoint_module
     from vsfdatrd.errors import CheckpointError
 
     def missing(model: str) -> Path:
         raise CheckpointError(f"the weights of model={model!r} are missing")
 
-    monkeypatch.setattr(filter_module, "resolve", missing)
+    monkeypatch.setattr(checkpoint_module, "resolve", missing)
     status, text = doctor(capsys)
     assert status == 1
     assert "self-test: failed: fdatrd.upscale: the weights of model='medium' are missing" in text
@@ -197,9 +197,9 @@ def test_doctor_says_what_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 def test_doctor_with_another_cache(
     identity_2x: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from vsfdatrd import filter as filter_module
+    from vsfdatrd import checkpoint as checkpoint_module
 
-    monkeypatch.setattr(filter_module, "resolve", lambda model: identity_2x)
+    monkeypatch.setattr(checkpoint_module, "resolve", lambda model: identity_2x)
     status, text = doctor(capsys, "--cache", str(tmp_path / "other"))
     assert status == 0, text
     assert f"cache: {tmp_path / 'other'}, 0 engines" in text

@@ -26,4 +26,4 @@ def test_estimates_hold_the_engines_that_were_built(row: dict[str, Any]) -> None
     width, height = map(int, row["size"].split("x"))
     estimate = memory.activation_bytes(config, {kind: rates[row["precision"]] for kind, rates in kinds.items()})
     # One rate serves all ArtCNNs, of which the smallest take the most.
-    assert 1 <= estimate * width * height / row["activation_bytes"] <= (2.5 if row["model"] in ARTCNNS else 1.2)
+    assert 1 <= estimate * width * height / row["activation_bytes"] <= (2.5 if row["model"] in ARTCNNS else 1.25)

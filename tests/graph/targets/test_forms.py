@@ -98,7 +98,7 @@ def test_every_tail_in_every_precision(make_config: Make, make_tensors: Make, ch
         errors[precision] = strayed(emulate(model, x).output, expected)
     assert 1e-4 < errors["fp16"] < 4e-3
     assert 1e-3 < errors["bf16"] < 4e-2
-    assert errors["mixed"] < errors["fp16"]
+    assert errors["mixed"] < 1.1 * errors["fp16"]  # by chance no better: what is multiplied is fp16 in both
 
 
 @pytest.mark.slow
