@@ -95,7 +95,7 @@ def planned(
 def upscaled(
     config: FdatRdConfig, tensors: Mapping[str, NDArray[Any]], picture: FramePlanes, types: Types = FULL
 ) -> FramePlanes:
-    """What the plan makes of a picture, padded and cropped as engines have it."""
+    """Run the plan on a picture, with the padding and cropping that engines get."""
     height, width = picture.shape[1:]
     bottom, right = -height % config.multiple, -width % config.multiple
     mode = "reflect" if bottom < height and right < width else "edge"

@@ -108,7 +108,7 @@ class GpuServer[N: "GpuNetwork"](WorkerServer):
         device.wait(number)
 
     def _choose_slots(self, devices: list[int], contexts: int, rate: float | None) -> int:
-        """Choose the number of frames in flight on each GPU, so many that it is always busy, as far as memory allows.
+        """Choose the number of frames in flight that keeps each GPU busy, as far as memory allows.
 
         Args:
             devices: Numbers of the GPUs.

@@ -108,7 +108,7 @@ class _Owner:
     """Base class of owners: releases a handle once."""
 
     def __init__(self, handle: Any, release: Callable[[Any], tuple[Any, ...]]) -> None:
-        self._handle, self._give_back = handle, release
+        self._handle, self._release = handle, release
 
     @property
     def handle(self) -> Any:
@@ -122,7 +122,7 @@ class _Owner:
         """
         if self._handle is not None:
             handle, self._handle = self._handle, None
-            self._give_back(handle)
+            self._release(handle)
 
     def __enter__(self) -> Self:
         return self

@@ -131,7 +131,7 @@ class _Moment:
 _streams: dict[int, _Stream] = {}
 _scheduling = threading.Lock()
 _lanes: dict[tuple[int, str], list[float]] = {}
-"""When each part of each GPU (its kernels, copies in each direction) is through with what it was told."""
+"""The time at which each unit of each GPU (kernels, copies in each direction) finishes its queued work."""
 _last: dict[int, _Stream] = {}
 """The stream of each GPU's last kernel."""
 
