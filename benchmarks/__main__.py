@@ -24,7 +24,7 @@ from benchmarks.speed.plot import draw, machine_name
 from benchmarks.speed.race import Settings, race, steps
 from benchmarks.speed.table import compared, table
 from benchmarks.weights import weights_file
-from vsfdatrd.backends.gpus import gpus
+from vsfdatrd.backends.gpu.devices import gpus
 from vsfdatrd.backends.selection import backend, unavailable_reasons
 from vsfdatrd.checkpoint import open_checkpoint
 

@@ -20,7 +20,7 @@ from benchmarks.weights import weights_file
 from vsfdatrd import inference
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.backends.base import FramePlanes, SlotPool
-from vsfdatrd.backends.gpus import gpus
+from vsfdatrd.backends.gpu.devices import gpus
 from vsfdatrd.backends.selection import open_engine, unavailable_reasons
 from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint

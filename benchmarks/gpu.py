@@ -17,7 +17,7 @@ from benchmarks.gpu_visit.sizes import Sizes
 from benchmarks.on_gpu import on_gpu, refused
 from benchmarks.report import RESULTS, save
 from benchmarks.weights import weights_file
-from vsfdatrd.backends.gpus import gpus
+from vsfdatrd.backends.gpu.devices import gpus
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.graph.target import GraphTarget
 from vsfdatrd.graph.target import tensorrt as deploy

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
-from vsfdatrd.backends.gpus import gpus
+from vsfdatrd.backends.gpu.devices import gpus
 from vsfdatrd.backends.tensorrt.library import choose_library
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.errors import EngineError, EngineUnavailable

@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 
-from vsfdatrd.backends.gpus import gpus
+from vsfdatrd.backends.gpu.devices import gpus
 from vsfdatrd.system import processor
 from vsfdatrd.system.packages import versions
 

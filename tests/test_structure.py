@@ -79,9 +79,20 @@ def test_only_the_registry_knows_kinds_of_networks() -> None:
     """Others ask a network's `NetworkConfig` and `Architecture`; two backends are for one architecture."""
     kinds = {f"archs.{name}" for name in ("artcnn", "artcnn_glsl", "fdat", "fdat_rd", "fdat_shapes", "zero_branches")}
     kinds |= {module for module in modules() if module.startswith("archs.registry.")} - {"archs.registry.base"}
-    who = ("archs", "nn", "graph", "backends.native", "backends.cuda")
+    who = ("archs", "nn", "graph", "backends.native", "backends.cuda", "backends.weights_file")
     curious = {module for module, names in imports().items() if names & kinds and not module.startswith(who)}
     assert curious == set()
+
+
+def test_no_backend_needs_another() -> None:
+    """What several need lies in `backends` itself or in `backends.gpu`."""
+    folders = {path.parent.name for path in PACKAGE.glob("backends/*/backend.py")}
+    assert {"cuda", "native", "openvino", "tensorrt"} <= folders
+    for module, names in imports().items():
+        parts = module.split(".")
+        if parts[0] == "backends" and len(parts) > 2:
+            others = {name for name in names if name.split(".")[:2][-1] in folders - {parts[1]}}
+            assert not {name for name in others if name.startswith("backends.")}, module
 
 
 def test_kernels_are_compiled_before_they_are_installed() -> None:

@@ -305,7 +305,7 @@ def _report_gpu(arguments: argparse.Namespace) -> int:
 
 def _doctor(directory: Path | None) -> int:
     """Print versions, devices, backends, models and the cache; return 1 if no backend works or the test frame fails."""
-    from vsfdatrd.backends.gpus import gpus
+    from vsfdatrd.backends.gpu.devices import gpus
     from vsfdatrd.backends.selection import unavailable_reasons
     from vsfdatrd.cache.engine_cache import EngineCache
 

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.gpu_visit.sizes import Sizes
 from benchmarks.gpu_visit.timing import device, seconds
-from vsfdatrd.backends.tensorrt import cuda
+from vsfdatrd.backends.gpu import cuda
 
 
 def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:

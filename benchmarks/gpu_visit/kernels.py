@@ -28,7 +28,7 @@ from vsfdatrd.backends.cuda.constants import pack_constants
 from vsfdatrd.backends.cuda.driver import Arguments, Kernel
 from vsfdatrd.backends.cuda.packing import TYPES
 from vsfdatrd.backends.cuda.plan import Constant, Frame, Launch, Region, find_active, make_plan
-from vsfdatrd.backends.tensorrt import cuda
+from vsfdatrd.backends.gpu import cuda
 from vsfdatrd.graph.weights import Weights
 from vsfdatrd.kernels import manifest
 from vsfdatrd.options import Precision

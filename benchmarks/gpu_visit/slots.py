@@ -24,8 +24,8 @@ from benchmarks.gpu_visit.sizes import Sizes
 from benchmarks.gpu_visit.timing import device
 from vsfdatrd.backends.accuracy import drawing
 from vsfdatrd.backends.base import FramePlanes
-from vsfdatrd.backends.tensorrt import cuda
-from vsfdatrd.backends.tensorrt.copy_pipeline import Slot, TransferPipeline
+from vsfdatrd.backends.gpu import cuda
+from vsfdatrd.backends.gpu.copy_pipeline import Slot, TransferPipeline
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.options import Precision
 

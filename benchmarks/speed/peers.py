@@ -23,7 +23,7 @@ from benchmarks.speed.contestant import Contestant, Filter, Loop, Missing
 from benchmarks.speed.exports import Kind, exported
 from benchmarks.speed.material import Frame, drawings, endless
 from vsfdatrd import load_model
-from vsfdatrd.backends.gpus import gpus
+from vsfdatrd.backends.gpu.devices import gpus
 from vsfdatrd.graph.target import GraphTarget
 from vsfdatrd.workers.client import Worker
 

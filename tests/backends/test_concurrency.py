@@ -2,7 +2,7 @@
 
 import pytest
 
-from vsfdatrd.backends.tensorrt.concurrency import GAIN, MOST_SLOTS, measure, measure_rate, needed_slots
+from vsfdatrd.backends.gpu.concurrency import GAIN, MOST_SLOTS, measure, measure_rate, needed_slots
 
 
 class Clock:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from vsfdatrd.backends.tensorrt.copy_pipeline import Slot, TransferPipeline
+from vsfdatrd.backends.gpu.copy_pipeline import Slot, TransferPipeline
 
 type Places = dict[str, float]
 

@@ -20,7 +20,7 @@ from vsfdatrd.archs.fdat_rd import variant
 from vsfdatrd.backends import selection
 from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.backends.cuda import backend as cuda
-from vsfdatrd.backends.gpus import Gpu
+from vsfdatrd.backends.gpu.devices import Gpu
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.errors import EngineUnavailable, InsufficientMemory
 from vsfdatrd.kernels import manifest
@@ -190,7 +190,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sets the GPUs of the machine."""
 
     def setter(*found: Gpu) -> None:
-        monkeypatch.setattr("vsfdatrd.backends.gpus.gpus", lambda: found)
+        monkeypatch.setattr("vsfdatrd.backends.gpu.devices.gpus", lambda: found)
 
     return setter
 

@@ -14,11 +14,11 @@ import pytest
 
 from tests.backends.closeness import decibels, of_network
 from vsfdatrd.archs.fdat_rd import META, FdatRdConfig
-from vsfdatrd.backends import reference, selection
+from vsfdatrd.backends import reference, selection, weights_file
 from vsfdatrd.backends.accuracy import drawing
 from vsfdatrd.backends.base import Engine, EngineSpec, FramePlanes
 from vsfdatrd.backends.native import backend as native
-from vsfdatrd.backends.native import kernels, weights_file, worker
+from vsfdatrd.backends.native import kernels, worker
 from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineBuildError, EngineError, EngineUnavailable

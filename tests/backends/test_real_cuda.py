@@ -11,8 +11,8 @@ import pytest
 from cuda.bindings import driver, runtime
 from cuda.bindings import nvml as management
 
-from vsfdatrd.backends.gpus import gpus
-from vsfdatrd.backends.tensorrt import cuda, nvml
+from vsfdatrd.backends.gpu import cuda, nvml
+from vsfdatrd.backends.gpu.devices import gpus
 from vsfdatrd.errors import EngineError, EngineUnavailable
 from vsfdatrd.workers.client import Worker
 
@@ -20,10 +20,10 @@ from .apis import SURFACE, Use, counts, differences, find, script, takes, uses
 
 without_gpu = pytest.mark.skipif(bool(gpus()), reason="there is a GPU, which tests/gpu is for")
 
-MANAGED = [*uses("tensorrt/nvml.py", {"nvml": ""})]
-OURS = [*uses("tensorrt/cuda.py", {"rt": ""})]
+MANAGED = [*uses("gpu/nvml.py", {"nvml": ""})]
+OURS = [*uses("gpu/cuda.py", {"rt": ""})]
 DRIVERS = [
-    *uses("gpus.py", {"driver": "", "kinds": "CUdevice_attribute"}),
+    *uses("gpu/devices.py", {"driver": "", "kinds": "CUdevice_attribute"}),
     *uses("cuda/driver.py", {"driver": ""}),
 ]
 
@@ -202,8 +202,8 @@ int cuGetProcAddress(const char *name, void **address, int version, unsigned lon
 """
 ASKING = """
 import json, threading, time
-from vsfdatrd.backends.tensorrt import cuda
-from vsfdatrd.backends.gpus import gpus
+from vsfdatrd.backends.gpu import cuda
+from vsfdatrd.backends.gpu.devices import gpus
 from vsfdatrd.errors import EngineUnavailable
 beats = []
 def beat():

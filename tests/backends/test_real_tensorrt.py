@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from vsfdatrd.backends.gpus import gpus
+from vsfdatrd.backends.gpu.devices import gpus
 from vsfdatrd.backends.tensorrt.builder import FILE, build, logger
 from vsfdatrd.backends.tensorrt.library import RTX, Library
 from vsfdatrd.backends.tensorrt.worker import _check_validity

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from benchmarks.weights import weights_file
 from vsfdatrd.backends import reference
 from vsfdatrd.backends.base import EngineSpec
-from vsfdatrd.backends.gpus import gpus
+from vsfdatrd.backends.gpu.devices import gpus
 from vsfdatrd.backends.tensorrt import backend as tensorrt
 from vsfdatrd.backends.tensorrt import builder as tensorrt_build
 from vsfdatrd.backends.tensorrt import library as tensorrt_library

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.commands.gpu_report_schema import problems
-from vsfdatrd.backends.gpus import Gpu
+from vsfdatrd.backends.gpu.devices import Gpu
 from vsfdatrd.cli import main
 from vsfdatrd.commands import gpu_report
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.weights import weights_file
 from vsfdatrd.backends.accuracy import drawing
 from vsfdatrd.backends.base import FramePlanes
-from vsfdatrd.backends.gpus import gpus
+from vsfdatrd.backends.gpu.devices import gpus
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 
 if TYPE_CHECKING:

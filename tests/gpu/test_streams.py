@@ -11,8 +11,8 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
-from vsfdatrd.backends.tensorrt import cuda
-from vsfdatrd.backends.tensorrt.copy_pipeline import Slot, TransferPipeline
+from vsfdatrd.backends.gpu import cuda
+from vsfdatrd.backends.gpu.copy_pipeline import Slot, TransferPipeline
 from vsfdatrd.errors import EngineError
 
 pytestmark = pytest.mark.gpu

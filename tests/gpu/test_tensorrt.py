@@ -151,7 +151,7 @@ def test_the_second_start_neither_builds_nor_verifies(
 # Takes all memory of the GPU but 500 MiB, and keeps it until its input ends.
 HOG = """
 import sys
-from vsfdatrd.backends.tensorrt import cuda
+from vsfdatrd.backends.gpu import cuda
 held = cuda.DeviceMemory(cuda.free_memory(0) - (500 << 20))
 print("held", flush=True)
 sys.stdin.read()

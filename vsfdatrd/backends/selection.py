@@ -13,7 +13,7 @@ from typing import Any, cast
 from vsfdatrd.archs.registry.base import ModelDescriptor
 from vsfdatrd.backends import speed, traced_graphs
 from vsfdatrd.backends.base import Backend, EngineSpec, SlotPool
-from vsfdatrd.backends.gpus import gpu_count
+from vsfdatrd.backends.gpu.devices import gpu_count
 from vsfdatrd.backends.native import backend as native
 from vsfdatrd.backends.openvino import backend as openvino
 from vsfdatrd.cache.engine_cache import EngineCache

@@ -22,7 +22,7 @@ from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
 from vsfdatrd.backends import memory
 from vsfdatrd.backends.accuracy import check_banding, compare, count_levels, drawing, sky
 from vsfdatrd.backends.base import Engine, EngineSpec, FramePlanes
-from vsfdatrd.backends.gpus import gpu_count
+from vsfdatrd.backends.gpu.devices import gpu_count
 from vsfdatrd.errors import TORCH_PIP, EngineBuildError, EngineError
 from vsfdatrd.options import Precision
 

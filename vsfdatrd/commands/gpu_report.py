@@ -21,7 +21,7 @@ import numpy as np
 from vsfdatrd import __version__
 from vsfdatrd.backends.accuracy import drawing
 from vsfdatrd.backends.base import Engine, FramePlanes, SlotPool
-from vsfdatrd.backends.gpus import gpus
+from vsfdatrd.backends.gpu.devices import gpus
 from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import ArgumentError, EngineError, FdatrdError
@@ -308,7 +308,7 @@ def free_memory() -> int:
 
 def machine() -> dict[str, Any]:
     """Return the GPU, driver, operating system and CPU; nothing that identifies the user."""
-    from vsfdatrd.backends.tensorrt import cuda
+    from vsfdatrd.backends.gpu import cuda
 
     first = gpus()[0]
     driver, memory = _from_nvidia_smi()

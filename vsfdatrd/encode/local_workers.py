@@ -26,7 +26,7 @@ class Devices:
     @property
     def name(self) -> str:
         """Names of the GPUs, for the progress line; ``CPU`` if there are none."""
-        from vsfdatrd.backends.gpus import gpus
+        from vsfdatrd.backends.gpu.devices import gpus
 
         available = gpus()
         names = Counter(available[n].name.removeprefix("NVIDIA ") for n in self._numbers if n < len(available))

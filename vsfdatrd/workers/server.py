@@ -147,3 +147,12 @@ def serve_forever(server: Callable[[Callable[[str], Any], Callable[[], Any]], Wo
     for line in sys.stdin:
         side.serve(json.loads(line))
     os._exit(0)  # without waiting for frames in flight, which are no longer needed
+
+
+def log_line(text: str) -> None:
+    """Print a line for the user on stderr, since the worker process has no other logging.
+
+    Args:
+        text: The text.
+    """
+    print(f"fdatrd: {text}", file=sys.stderr)

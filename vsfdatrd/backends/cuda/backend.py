@@ -15,13 +15,12 @@ from typing import cast
 
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
-from vsfdatrd.backends import memory, reference
+from vsfdatrd.backends import memory, reference, weights_file
 from vsfdatrd.backends.base import Engine, EngineSpec
 from vsfdatrd.backends.cuda.packing import TYPES
 from vsfdatrd.backends.cuda.plan import assume_active, is_numerable, make_plan, unsuitable
-from vsfdatrd.backends.gpus import first_selected, gpus
+from vsfdatrd.backends.gpu.devices import first_selected, gpus
 from vsfdatrd.backends.graphs import serialized
-from vsfdatrd.backends.native import weights_file
 from vsfdatrd.backends.remote_engine import RemoteEngine
 from vsfdatrd.errors import EngineBuildError, EngineError, InsufficientMemory
 from vsfdatrd.kernels import manifest

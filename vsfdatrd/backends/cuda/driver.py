@@ -1,6 +1,6 @@
 """Compiled kernels on a GPU, through the driver's functions in cuda-bindings.
 
-Memory, streams and graphs belong to the CUDA runtime (`backends.tensorrt.cuda`), whose handles the driver takes.
+Memory, streams and graphs belong to the CUDA runtime (`backends.gpu.cuda`), whose handles the driver takes.
 """
 
 import ctypes
@@ -9,7 +9,7 @@ from typing import Any
 
 from cuda.bindings import driver
 
-from vsfdatrd.backends.tensorrt import cuda
+from vsfdatrd.backends.gpu import cuda
 from vsfdatrd.errors import EngineError, EngineUnavailable
 
 FREE_SHARED = 48 << 10

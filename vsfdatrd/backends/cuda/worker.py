@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
+from vsfdatrd.backends import weights_file
 from vsfdatrd.backends.accuracy import drawing
 from vsfdatrd.backends.cuda.backend import LEVELS, REFERENCE
 from vsfdatrd.backends.cuda.constants import ConstantBlock, pack_constants
 from vsfdatrd.backends.cuda.driver import Arguments, Kernel
 from vsfdatrd.backends.cuda.packing import TYPES
 from vsfdatrd.backends.cuda.plan import Constant, Frame, Launch, Plan, Region, find_active, make_plan
-from vsfdatrd.backends.gpu_worker import GpuNetwork, GpuServer, slots_for, verify
-from vsfdatrd.backends.native import weights_file
-from vsfdatrd.backends.tensorrt import cuda
+from vsfdatrd.backends.gpu import cuda
+from vsfdatrd.backends.gpu.server import GpuNetwork, GpuServer, slots_for, verify
 from vsfdatrd.errors import EngineError, PrecisionUnfit
 from vsfdatrd.graph.weights import Weights
 from vsfdatrd.kernels import manifest

@@ -16,11 +16,10 @@ import psutil
 
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
-from vsfdatrd.backends import memory, reference
+from vsfdatrd.backends import memory, reference, weights_file
 from vsfdatrd.backends.base import Engine, EngineSpec
 from vsfdatrd.backends.graphs import serialized
 from vsfdatrd.backends.native import kernels as native_kernels
-from vsfdatrd.backends.native import weights_file
 from vsfdatrd.backends.native.network import unsuitable
 from vsfdatrd.backends.remote_engine import RemoteEngine
 from vsfdatrd.errors import EngineBuildError, EngineError

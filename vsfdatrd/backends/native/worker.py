@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from vsfdatrd.backends import weights_file
 from vsfdatrd.backends.accuracy import check_banding, compare, count_levels, drawing, sky
 from vsfdatrd.backends.base import FramePlanes
-from vsfdatrd.backends.native import weights_file
 from vsfdatrd.backends.native.backend import REFERENCE
 from vsfdatrd.backends.native.network import FrameContext, Weights
 from vsfdatrd.errors import EngineError

@@ -16,7 +16,7 @@ from typing import Any
 from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
 from vsfdatrd.backends import memory, reference
 from vsfdatrd.backends.base import Engine, EngineSpec
-from vsfdatrd.backends.gpus import first_selected, gpus
+from vsfdatrd.backends.gpu.devices import first_selected, gpus
 from vsfdatrd.backends.graphs import serialized
 from vsfdatrd.backends.remote_engine import RemoteEngine
 from vsfdatrd.backends.tensorrt.builder import REFERENCE, SKY
@@ -81,7 +81,7 @@ LEVEL = "FDATRD_TENSORRT_LEVEL"
 CONTEXTS = "FDATRD_TENSORRT_CONTEXTS"
 """Environment variable: execution contexts on a GPU, 1 to 4, as far as memory allows.
 
-By default two, if memory allows and they were faster than one when the engine was first loaded (`concurrency.py`).
+By default two, if memory allows and they were faster than one when the engine was first loaded (`gpu/concurrency.py`).
 """
 
 

@@ -7,7 +7,6 @@ its kernels for the actual GPU when an engine is loaded; compiled kernels are st
 
 import contextlib
 import importlib.util
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
@@ -18,6 +17,7 @@ from typing import Any
 
 from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineUnavailable
 from vsfdatrd.system.files import keep_if_possible, read_or_none
+from vsfdatrd.workers.server import log_line
 
 _DISTRIBUTIONS = ("cu13", "cu12", "cu13_bindings", "cu12_bindings", "bindings")
 OLDEST = (7, 5)
@@ -199,15 +199,6 @@ class Library:
             stream: Handle of the stream.
         """
         return not self.portable or bool(context.is_stream_capturable(stream))
-
-
-def log_line(text: str) -> None:
-    """Print a line for the user on stderr, since the worker process has no other logging.
-
-    Args:
-        text: The text.
-    """
-    print(f"fdatrd: {text}", file=sys.stderr)
 
 
 RTX = Library("tensorrt_rtx", "rtx", portable=True)

@@ -11,14 +11,14 @@ from typing import Any
 
 from vsfdatrd.backends.accuracy import drawing
 from vsfdatrd.backends.base import FramePlanes
-from vsfdatrd.backends.gpu_worker import GpuNetwork, GpuServer, slots_for, verify
-from vsfdatrd.backends.gpus import gpus
-from vsfdatrd.backends.tensorrt import concurrency, cuda
+from vsfdatrd.backends.gpu import concurrency, cuda
+from vsfdatrd.backends.gpu.devices import gpus
+from vsfdatrd.backends.gpu.server import GpuNetwork, GpuServer, slots_for, verify
 from vsfdatrd.backends.tensorrt.builder import FILE, REFERENCE, SKY, build, build_empty, logger
-from vsfdatrd.backends.tensorrt.library import CLASSIC, RTX, Library, log_line
+from vsfdatrd.backends.tensorrt.library import CLASSIC, RTX, Library
 from vsfdatrd.errors import EngineError
 from vsfdatrd.system.files import keep_if_possible, read_or_none
-from vsfdatrd.workers.server import serve_forever
+from vsfdatrd.workers.server import log_line, serve_forever
 
 
 class TensorRt(GpuServer["_Device"]):
@@ -133,7 +133,7 @@ class TensorRt(GpuServer["_Device"]):
             self._devices.pop().close()
 
     def do_verify(self, directory: str, precision: str) -> float:
-        """Compare the outputs of every GPU with the fp32 reference; see `gpu_worker.verify`.
+        """Compare the outputs of every GPU with the fp32 reference; see `server.verify`.
 
         Args:
             directory: The engine's files, including the reference.

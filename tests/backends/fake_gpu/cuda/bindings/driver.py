@@ -1,4 +1,4 @@
-"""The driver's own functions, as far as `vsfdatrd.backends.gpus` and `vsfdatrd.backends.cuda.driver` ask for them.
+"""The functions of the driver that `backends.gpu.devices` and `backends.cuda.driver` call.
 
 A kernel is known by its PTX, and runs as what stands in for it in `tests/backends/numpy_kernels.py`.
 """

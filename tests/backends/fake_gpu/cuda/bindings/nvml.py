@@ -1,4 +1,4 @@
-"""NVIDIA's management library, as far as `vsfdatrd.backends.tensorrt.nvml` asks for it."""
+"""NVIDIA's management library, as far as `vsfdatrd.backends.gpu.nvml` asks for it."""
 
 from types import SimpleNamespace
 

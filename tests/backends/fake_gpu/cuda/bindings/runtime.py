@@ -1,4 +1,4 @@
-"""The CUDA runtime, as far as `vsfdatrd.backends.tensorrt.cuda` asks for it."""
+"""The CUDA runtime, as far as `vsfdatrd.backends.gpu.cuda` asks for it."""
 
 import ctypes
 import queue

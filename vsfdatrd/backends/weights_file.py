@@ -1,4 +1,4 @@
-"""A file with the weights of an FDAT-RD, as engines of its own kernels keep it."""
+"""The weights file of engines with kernels of this package (native, cuda): the tensors of an FDAT-RD."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -12,11 +12,10 @@ import numpy as np
 
 from vsfdatrd.backends.accuracy import check_banding, compare, count_levels, drawing, sky
 from vsfdatrd.backends.base import FramePlanes
-from vsfdatrd.backends.tensorrt import concurrency, cuda
-from vsfdatrd.backends.tensorrt.copy_pipeline import Slot, TransferPipeline
-from vsfdatrd.backends.tensorrt.library import log_line
+from vsfdatrd.backends.gpu import concurrency, cuda
+from vsfdatrd.backends.gpu.copy_pipeline import Slot, TransferPipeline
 from vsfdatrd.errors import EngineError
-from vsfdatrd.workers.server import WorkerServer
+from vsfdatrd.workers.server import WorkerServer, log_line
 
 MOST_OF_CONTEXT = 600 << 20
 """Maximum size of a CUDA context in bytes.

@@ -36,7 +36,7 @@ LONGEST = 2.0
 
 
 class Context(Protocol):
-    """An execution context with a stream of its own; see `gpu_worker.GpuNetwork`."""
+    """An execution context with a stream of its own; see `server.GpuNetwork`."""
 
     def run(self) -> None:
         """Queue one run of the network and return at once."""

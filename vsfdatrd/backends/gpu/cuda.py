@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from cuda.bindings import runtime as rt
 
-from vsfdatrd.backends.tensorrt import nvml
+from vsfdatrd.backends.gpu import nvml
 from vsfdatrd.errors import EngineError, EngineUnavailable
 
 
