@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import kernels
+from benchmarks.gpu_visit import engines
 from benchmarks.gpu_visit.engines import checkpoints, exact, psnr
 from benchmarks.gpu_visit.sizes import Sizes
 from benchmarks.gpu_visit.timing import device
@@ -33,18 +35,8 @@ from vsfdatrd.graph.weights import Weights
 from vsfdatrd.kernels import manifest
 from vsfdatrd.options import Precision
 
-SMALL = FdatRdConfig(
-    embed_dim=96,
-    heads=3,
-    groups=(("spatial", "channel", "dictionary"),),
-    dict_tokens=32,
-    ffn_dim=192,
-    gate_dim=12,
-    upsampler="transpose+conv",
-    tail_scale=4,
-    unshuffle=2,
-)
-"""In a rehearsal in place of medium."""
+SMALL = replace(engines.SMALL, embed_dim=96, heads=3, ffn_dim=192, gate_dim=12, tail_scale=4, unshuffle=2, mid_dim=64)
+"""In a rehearsal in place of medium: with heads of 32 channels, as the kernels need."""
 SIDE = 60
 """Height and width of the frame on which errors are found."""
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from vsfdatrd.archs.onnx import OnnxConfig
 from vsfdatrd.archs.onnx_checks import read
-from vsfdatrd.backends.openvino.probe_worker import describe
+from vsfdatrd.backends.openvino.probe import describe
 from vsfdatrd.errors import CheckpointError
 from vsfdatrd.graph.adapt_io import wrap_io
 

@@ -1,5 +1,6 @@
 """ONNX files of other people: found out, run with the right ends, and refused in a sentence."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from vsfdatrd.backends.openvino import backend as openvino
 from vsfdatrd.backends.tensorrt import backend as tensorrt
 from vsfdatrd.backends.tensorrt.library import RTX
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
-from vsfdatrd.errors import ArgumentError, CheckpointError, EngineError
+from vsfdatrd.errors import ArgumentError, CheckpointError, EngineError, TrialError
 from vsfdatrd.graph.artcnn import write as write_artcnn
 from vsfdatrd.graph.target import OPENVINO
 
@@ -307,7 +308,15 @@ def test_a_file_that_was_given_up_is_not_tried_again_for_a_day(tmp_path: Path, m
 def test_a_process_that_cannot_run_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "openvino.py").write_text("raise ImportError('libtbb.so is missing')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(EngineError, match=r"failed \(status 1\): ImportError: libtbb.so is missing"):
+    with pytest.raises(EngineError, match=r"cannot be imported \(ImportError: libtbb.so is missing\)"):
+        open_checkpoint(doubler(tmp_path / "x.onnx"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals")
+def test_a_crash_is_told_and_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "openvino.py").write_text("import os; os.kill(os.getpid(), 11)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(TrialError, match=r"makes OpenVINO crash \(signal 11\).*is not tried again for a day"):
         open_checkpoint(doubler(tmp_path / "x.onnx"))
 
 

@@ -13,10 +13,11 @@ import psutil
 import pytest
 
 from tests.backends.closeness import decibels, of_network
+from tests.engines import run
 from vsfdatrd.archs.fdat_rd import META, FdatRdConfig
 from vsfdatrd.backends import reference, selection, weights_file
 from vsfdatrd.backends.accuracy import drawing
-from vsfdatrd.backends.base import Engine, EngineSpec, FramePlanes
+from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.backends.native import backend as native
 from vsfdatrd.backends.native import kernels, worker
 from vsfdatrd.cache.engine_cache import EngineCache
@@ -44,12 +45,6 @@ def artifact(job: EngineSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def once(engine: Engine, picture: FramePlanes, slot: int = 0) -> FramePlanes:
-    np.copyto(engine.input(slot), picture)
-    engine.submit(slot)
-    return engine.collect(slot).copy()
-
-
 @pytest.mark.parametrize("streams", [None, 1, 3])
 def test_an_engine_runs_frame_after_frame(
     tiny: Checkpoint, job: EngineSpec, artifact: Path, streams: int | None
@@ -58,7 +53,7 @@ def test_an_engine_runs_frame_after_frame(
     try:
         assert engine.slots == (streams or 2)
         first, second = drawing(60, 90), np.ascontiguousarray(drawing(60, 90)[:, ::-1])
-        results = [once(engine, picture, slot % engine.slots) for slot, picture in enumerate((first, second, first))]
+        results = [run(engine, picture, slot % engine.slots) for slot, picture in enumerate((first, second, first))]
         config = tiny.description.config
         assert isinstance(config, FdatRdConfig)
         for picture, result in zip((first, second, first), results, strict=True):
@@ -71,7 +66,7 @@ def test_frames_in_flight_together_do_not_meet(job: EngineSpec, artifact: Path) 
     engine = native.load(replace(job, streams=2), artifact)
     try:
         pictures = [drawing(60, 90), np.ascontiguousarray(drawing(60, 90)[:, ::-1])]
-        alone = [once(engine, picture) for picture in pictures]
+        alone = [run(engine, picture) for picture in pictures]
         for slot, picture in enumerate(pictures):
             np.copyto(engine.input(slot), picture)
         for slot in (0, 1):

@@ -9,6 +9,7 @@ import numpy as np
 import psutil
 import pytest
 
+from tests.engines import run
 from vsfdatrd.backends.accuracy import compare, drawing
 from vsfdatrd.backends.base import Engine, EngineSpec, FramePlanes
 from vsfdatrd.backends.openvino import backend as openvino
@@ -39,9 +40,7 @@ def artifact(job: EngineSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def once(engine: Engine, picture: FramePlanes, slot: int = 0) -> FramePlanes:
     """One frame, sent and collected; the engine is closed."""
-    np.copyto(engine.input(slot), picture)
-    engine.submit(slot)
-    result = engine.collect(slot).copy()
+    result = run(engine, picture, slot)
     engine.close()
     return result
 

@@ -1,21 +1,27 @@
 """What every test on a GPU needs: a GPU, networks, and what they make of a picture on the CPU."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from benchmarks.weights import weights_file
+from vsfdatrd.backends import selection
 from vsfdatrd.backends.accuracy import drawing
-from vsfdatrd.backends.base import FramePlanes
+from vsfdatrd.backends.base import Engine, FramePlanes, SlotPool
 from vsfdatrd.backends.gpu.devices import gpus
+from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+from vsfdatrd.options import Options
 
 if TYPE_CHECKING:
     import vapoursynth as vs
 
 SIDES = (240, 300)
+
+type Open = Callable[..., Engine]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -36,6 +42,21 @@ def _nobodys_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def medium(_nobodys_models: None, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """The weights that ship, with all parts at work."""
     return open_checkpoint(weights_file("medium", tmp_path_factory.mktemp("medium"))[0])
+
+
+@pytest.fixture
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+    """Opens engines of the test module's `BACKEND`, and closes them."""
+    pools: list[SlotPool] = []
+
+    def opener(checkpoint: Checkpoint, sides: tuple[int, int] = SIDES, **options: object) -> Engine:
+        asked = Options(model=str(checkpoint.path), backend=request.module.BACKEND, **options)  # type: ignore[arg-type]
+        pools.append(selection.open_engine(checkpoint, *sides, asked, EngineCache(tmp_path / "cache")))
+        return pools[-1].engine
+
+    yield opener
+    for pool in pools:
+        pool.engine.close()
 
 
 def panned(length: int) -> "vs.VideoNode":

@@ -1,51 +1,27 @@
 """The CUDA engine, of our own kernels, on a real NVIDIA GPU, against the network in float32 on the CPU."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from vsfdatrd.backends import selection
+from tests.engines import run
 from vsfdatrd.backends.accuracy import compare, drawing
-from vsfdatrd.backends.base import Engine, FramePlanes, SlotPool
+from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.cuda import backend as cuda
-from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint
-from vsfdatrd.options import Options, Precision
+from vsfdatrd.options import Precision
 
-from .conftest import SIDES, on_cpu
+from .conftest import SIDES, Open, on_cpu
 
 pytestmark = pytest.mark.gpu
 
-type Open = Callable[..., Engine]
+BACKEND = "cuda"
+"""What the fixture `opened` opens."""
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _kernels() -> None:
     if reason := cuda.unavailable():
         pytest.skip(reason)
-
-
-@pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Open]:
-    """Opens engines, and closes them."""
-    pools: list[SlotPool] = []
-
-    def opener(checkpoint: Checkpoint, sides: tuple[int, int] = SIDES, **options: object) -> Engine:
-        asked = Options(model=str(checkpoint.path), backend="cuda", **options)  # type: ignore[arg-type]
-        pools.append(selection.open_engine(checkpoint, *sides, asked, EngineCache(tmp_path / "cache")))
-        return pools[-1].engine
-
-    yield opener
-    for pool in pools:
-        pool.engine.close()
-
-
-def run(engine: Engine, picture: FramePlanes, slot: int = 0) -> FramePlanes:
-    np.copyto(engine.input(slot), picture)
-    engine.submit(slot)
-    return engine.collect(slot).copy()
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

@@ -5,15 +5,15 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.engines import run
 from vsfdatrd.backends import selection
 from vsfdatrd.backends.accuracy import compare, drawing
-from vsfdatrd.backends.base import Engine, EngineSpec, FramePlanes, SlotPool
+from vsfdatrd.backends.base import EngineSpec, FramePlanes
 from vsfdatrd.backends.tensorrt import backend as tensorrt
 from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
@@ -21,11 +21,12 @@ from vsfdatrd.errors import EngineError
 from vsfdatrd.options import Options, Precision
 from vsfdatrd.workers.client import Worker
 
-from .conftest import SIDES, on_cpu, panned, panned_picture
+from .conftest import SIDES, Open, on_cpu, panned, panned_picture
 
 pytestmark = pytest.mark.gpu
 
-type Open = Callable[..., Engine]
+BACKEND = "tensorrt"
+"""What the fixture `opened` opens."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -42,27 +43,6 @@ def _tensorrt(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Non
         if "cannot run on this GPU" in str(error):
             pytest.skip(str(error))
         raise
-
-
-@pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Open]:
-    """Opens engines, and closes them."""
-    pool: list[SlotPool] = []
-
-    def opener(checkpoint: Checkpoint, sides: tuple[int, int] = SIDES, **options: object) -> Engine:
-        expected = Options(model=str(checkpoint.path), backend="tensorrt", **options)  # type: ignore[arg-type]
-        pool.append(selection.open_engine(checkpoint, *sides, expected, EngineCache(tmp_path / "cache")))
-        return pool[-1].engine
-
-    yield opener
-    for made in pool:
-        made.engine.close()
-
-
-def run(engine: Engine, picture: FramePlanes, slot: int = 0) -> FramePlanes:
-    np.copyto(engine.input(slot), picture)
-    engine.submit(slot)
-    return engine.collect(slot).copy()
 
 
 def free_memory() -> int:

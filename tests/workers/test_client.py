@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
+from tests.engines import run
 from vsfdatrd.backends.accuracy import drawing
 from vsfdatrd.backends.base import EngineSpec, FramePlanes
 from vsfdatrd.backends.openvino import backend as openvino
@@ -48,16 +49,9 @@ def open_engine(tiny_model: Path, tmp_path: Path) -> Iterator[Open]:
         engine.close()
 
 
-def once(engine: RemoteEngine, picture: FramePlanes, slot: int = 0) -> FramePlanes:
-    """One frame, sent and collected."""
-    np.copyto(engine.input(slot), picture)
-    engine.submit(slot)
-    return engine.collect(slot).copy()
-
-
 def test_a_killed_worker_fails_its_frames_and_nothing_else(open_engine: Open) -> None:
     engine = open_engine(streams=2)
-    expected = once(engine, drawing(60, 60))
+    expected = run(engine, drawing(60, 60))
     os.kill(engine._worker.pid, signal.SIGSTOP)  # so that the frames are surely in flight
     engine.submit(0)
     engine.submit(1)
@@ -72,7 +66,7 @@ def test_a_killed_worker_fails_its_frames_and_nothing_else(open_engine: Open) ->
         engine.collect(0)
     assert time.monotonic() - start < 5
     engine.close()
-    np.testing.assert_array_equal(once(open_engine(streams=2), drawing(60, 60)), expected)
+    np.testing.assert_array_equal(run(open_engine(streams=2), drawing(60, 60)), expected)
 
 
 def waited_for(engine: RemoteEngine) -> tuple[threading.Thread, list[BaseException]]:
@@ -140,7 +134,7 @@ def test_an_engine_whose_worker_dies_before_it_is_mapped_leaves_nothing(monkeypa
 
 def test_closing_ends_the_worker_and_twice_is_harmless(open_engine: Open) -> None:
     engine = open_engine()
-    once(engine, drawing(60, 60))
+    run(engine, drawing(60, 60))
     pid = engine._worker.pid
     engine.close()
     assert not psutil.pid_exists(pid)
@@ -165,7 +159,7 @@ def test_memory_returns_when_an_engine_is_closed(open_engine: Open) -> None:
         return int(psutil.Process().num_fds())
 
     frame = 4 * 3 * 900 * 900 * 5 >> 20
-    once(open_engine(), drawing(60, 60))  # what is imported at the first time stays
+    run(open_engine(), drawing(60, 60))  # what is imported at the first time stays
     before, files = used(), descriptors()
     for _ in range(2):
         engine = open_engine(900, 900)
@@ -182,12 +176,12 @@ def test_slots_keep_their_frames_apart(open_engine: Open) -> None:
     alone, engine = open_engine(), open_engine(streams=3)
     assert (alone.slots, engine.slots) == (1, 3)
     pictures = [np.roll(drawing(60, 60), 7 * i, 2) for i in range(9)]
-    expected = [once(alone, picture) for picture in pictures]
+    expected = [run(alone, picture) for picture in pictures]
     found: list[FramePlanes | None] = [None] * 9
 
     def work(slot: int) -> None:
         for n in range(slot, 9, 3):
-            found[n] = once(engine, pictures[n], slot)
+            found[n] = run(engine, pictures[n], slot)
 
     threads = [threading.Thread(target=work, args=(slot,)) for slot in range(3)]
     for thread in threads:

@@ -4,10 +4,9 @@ An untrusted file may crash the library or never finish; then only that process 
 """
 
 import contextlib
-import json
 import logging
 import os
-import subprocess
+import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,10 +15,10 @@ from typing import Any
 import psutil
 
 from vsfdatrd.archs.onnx import Range
-from vsfdatrd.errors import CheckpointError, EngineError, TrialError
-from vsfdatrd.system.standard_streams import fill_standard_streams
+from vsfdatrd.errors import EngineError, TrialError
 from vsfdatrd.weights.files import check_file, refuse
-from vsfdatrd.workers.spawn import describe_exit, environment, no_window, python
+from vsfdatrd.workers.client import Worker
+from vsfdatrd.workers.spawn import describe_exit
 
 log = logging.getLogger(__name__)
 
@@ -51,64 +50,55 @@ def probe(path: Path, multiple: int | None = None, input_range: Range | None = N
     if find_spec("openvino") is None:
         raise refuse(path, "is an ONNX file; inspecting it needs OpenVINO: pip install openvino")
     timeout = min(TIMEOUT + TIMEOUT_PER_MIB * check_file(path).st_size / 2**20, MAX_TIMEOUT)
-    arguments = json.dumps({"multiple": multiple, "range": input_range})
-    fill_standard_streams()
+    worker = Worker("vsfdatrd.backends.openvino.probe_worker", "trial")
+    watchdog = _Watchdog(worker, timeout)
     try:
-        # Start it on this thread, which waits for it: the process ends when the thread that started it ends.
-        process = subprocess.Popen(
-            [
-                python(),
-                "-m",
-                "vsfdatrd.backends.openvino.probe_worker",
-                os.path.abspath(path),
-                arguments,
-                str(os.getpid()),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment(),
-            creationflags=no_window(),
-        )
-    except OSError as error:
-        raise EngineError(f"the process that tries the network cannot be started: {error}") from error
-    with process:
-        try:
-            output, errors = _collect_output(process, timeout)
-        except subprocess.TimeoutExpired as error:
+        with watchdog:
+            answer = dict(worker.ask("probe", path=os.path.abspath(path), multiple=multiple, input_range=input_range))
+    except EngineError as error:
+        code = worker.exit_code
+        if watchdog.expired:
             why = f"did not finish a small picture within {timeout:.0f} seconds, {AGAIN}"
-            raise TrialError(str(refuse(path, why)), why) from error
-        finally:
-            process.kill()
-    try:
-        answer = dict(json.loads(output))
-    except ValueError as error:
-        ending = describe_exit(process.returncode)
-        if 0 < process.returncode < 1 << 31 and (lines := errors.decode(errors="replace").strip().splitlines()):
-            raise EngineError(f"the process that tries {path.name!r} failed ({ending}): {lines[-1][:300]}") from error
-        why = f"makes OpenVINO crash ({ending}) when a small picture is tried, {AGAIN}"
+        elif code is None or 0 < code < 1 << 31:  # not a crash, so not this file's doing
+            raise
+        else:
+            why = f"makes OpenVINO crash ({describe_exit(code)}) when a small picture is tried, {AGAIN}"
         raise TrialError(str(refuse(path, why)), why) from error
-    if "error" in answer:
-        raise CheckpointError(answer["error"])
+    finally:
+        worker.kill()
+        worker.close()
     for remark in answer.pop("remarks"):
         log.warning("%s: %s", path.name, remark)
     return answer
 
 
-def _collect_output(process: "subprocess.Popen[bytes]", timeout: float) -> tuple[bytes, bytes]:
-    """Collect stdout and stderr of a process until it ends.
+class _Watchdog:
+    """Context that kills a worker which has computed for too long.
 
-    Raises:
-        subprocess.TimeoutExpired: It has run for more than `timeout` seconds. Time in which a busy machine did not
-            schedule it does not count, up to MAX_TIMEOUT.
+    Time in which a busy machine did not schedule it does not count, up to MAX_TIMEOUT.
     """
-    begin = time.monotonic()
-    while True:
-        try:
-            return process.communicate(timeout=min(1.0, timeout))
-        except subprocess.TimeoutExpired:
+
+    def __init__(self, worker: Worker, timeout: float) -> None:
+        self.expired = False
+        """Whether the worker was killed."""
+        self._worker, self._timeout = worker, timeout
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="fdatrd-watchdog", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        begin = time.monotonic()
+        while not self._done.wait(min(1.0, self._timeout)):
             elapsed = worked = time.monotonic() - begin
             with contextlib.suppress(psutil.Error):
-                worked = sum(psutil.Process(process.pid).cpu_times()[:2])
-            if min(elapsed, worked) > timeout or elapsed > MAX_TIMEOUT:
-                raise
+                worked = sum(psutil.Process(self._worker.pid).cpu_times()[:2])
+            if min(elapsed, worked) > self._timeout or elapsed > MAX_TIMEOUT:
+                self.expired = True
+                self._worker.kill()
+                return

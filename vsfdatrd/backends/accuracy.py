@@ -104,10 +104,20 @@ def compare(reference: FramePlanes, candidate: FramePlanes, precision: str) -> f
     if not np.isfinite(candidate).all():
         count = int(np.count_nonzero(~np.isfinite(candidate)))
         raise PrecisionUnfit(f"the {precision} engine's output has {count} values that are not finite.")
-    error = float(np.mean((np.clip(reference, 0, 1).astype(np.float64) - np.clip(candidate, 0, 1)) ** 2))
-    psnr = 10 * np.log10(1 / max(error, 1e-20))
-    if psnr < BOUND_DB:
+    decibels = psnr(reference, candidate)
+    if decibels < BOUND_DB:
         raise PrecisionUnfit(
-            f"the {precision} engine agrees with fp32 to {psnr:.1f} dB only, {BOUND_DB:.0f} are needed."
+            f"the {precision} engine agrees with fp32 to {decibels:.1f} dB only, {BOUND_DB:.0f} are needed."
         )
-    return float(psnr)
+    return decibels
+
+
+def psnr(reference: FramePlanes, candidate: FramePlanes) -> float:
+    """Compute the PSNR of two pictures in dB for a peak of 1, clipped to [0, 1]; at most 200.
+
+    Args:
+        reference: (C, H, W).
+        candidate: A finite picture of the same shape.
+    """
+    error = float(np.mean((np.clip(reference, 0, 1).astype(np.float64) - np.clip(candidate, 0, 1)) ** 2))
+    return float(10 * np.log10(1 / max(error, 1e-20)))

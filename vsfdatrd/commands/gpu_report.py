@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from vsfdatrd import __version__
-from vsfdatrd.backends.accuracy import drawing
+from vsfdatrd.backends.accuracy import drawing, psnr
 from vsfdatrd.backends.base import Engine, FramePlanes, SlotPool
 from vsfdatrd.backends.gpu.devices import gpus
 from vsfdatrd.cache.engine_cache import EngineCache
@@ -154,7 +154,10 @@ def measure(case: _Case, name: str, seconds: float) -> dict[str, Any]:
     entry = store.entries()[-1]
     try:
         picture = drawing(*engine.input(0).shape[1:])[: engine.input(0).shape[0]]
-        decibels = psnr(_run_frame(engine, picture), reference_output(case, entry.path))
+        result = _run_frame(engine, picture)
+        if not np.isfinite(result).all():
+            raise EngineError("its output has values that are not finite")
+        decibels = psnr(reference_output(case, entry.path), result)
         memory = before - free_memory()
         alone = saturated_rate(engine, seconds)
     finally:
@@ -187,18 +190,6 @@ def _run_frame(engine: Engine, picture: FramePlanes) -> FramePlanes:
     np.copyto(engine.input(0), picture)
     engine.submit(0)
     return engine.collect(0).copy()
-
-
-def psnr(result: FramePlanes, expected: FramePlanes) -> float:
-    """Return the PSNR of a result in dB for a peak of 1; both arguments are clipped to [0, 1].
-
-    Raises:
-        EngineError: The result is not finite.
-    """
-    if not np.isfinite(result).all():
-        raise EngineError("its output has values that are not finite")
-    error = float(np.mean((np.clip(result, 0, 1).astype(np.float64) - np.clip(expected, 0, 1)) ** 2))
-    return float(10 * np.log10(1 / max(error, 1e-20)))
 
 
 def reference_output(case: _Case, engine_folder: Path) -> FramePlanes:

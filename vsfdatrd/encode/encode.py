@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -361,7 +361,7 @@ def _make(
                     )
             reporter.frames(ready + sum(running.values()), size)
     reporter.stop()
-    return [replace(records[chunk.number]) for chunk in chunks]
+    return [records[chunk.number] for chunk in chunks]
 
 
 def _finish(workspace: Workspace, target: Path, settings: Settings) -> None:

@@ -19,15 +19,22 @@ import sys
 import threading
 from typing import IO, Any
 
-from vsfdatrd.errors import EngineBuildError, EngineError, EngineUnavailable, PrecisionUnfit
+from vsfdatrd.errors import (
+    CheckpointError,
+    EngineBuildError,
+    EngineError,
+    EngineUnavailable,
+    FdatrdError,
+    PrecisionUnfit,
+)
 from vsfdatrd.system.standard_streams import fill_standard_streams
 from vsfdatrd.workers import spawn
 from vsfdatrd.workers.shared_memory import SharedMemory
 
 _EXIT_TIMEOUT = 5.0  # seconds a process may take to exit by itself
 _SO_NOSIGPIPE = 0x1022  # macOS socket option; Python has no name for it
-_KINDS: dict[str | None, type[EngineError]] = {
-    kind.__name__: kind for kind in (EngineBuildError, PrecisionUnfit, EngineUnavailable)
+_KINDS: dict[str | None, type[FdatrdError]] = {
+    kind.__name__: kind for kind in (EngineBuildError, PrecisionUnfit, EngineUnavailable, CheckpointError)
 }
 
 
@@ -130,6 +137,11 @@ class Worker:
         return self._process.pid
 
     @property
+    def exit_code(self) -> int | None:
+        """Return code of the process; None if `ask` and `close` have not seen it end."""
+        return self._process.returncode
+
+    @property
     def replies(self) -> IO[bytes]:
         """Stream of the answers, one per line."""
         if self._process.stdout is None:
@@ -163,6 +175,7 @@ class Worker:
 
         Raises:
             EngineError: The process died, or the request failed there (also subclasses, as raised by the worker).
+            CheckpointError: The worker raised it.
         """
         self.send(do=request, **arguments)
         line = self.replies.readline()
@@ -183,6 +196,10 @@ class Worker:
             f"the {self._purpose}'s process ended unexpectedly ({ending}); its last words are on stderr. "
             "Memory may have run out"
         )
+
+    def kill(self) -> None:
+        """End the process at once, whatever it is doing. `close` is still necessary."""
+        self._process.kill()
 
     def close(self) -> None:
         """End the process. Closing the request channel asks it to exit; it is killed after `_EXIT_TIMEOUT` seconds."""

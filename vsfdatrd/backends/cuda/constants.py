@@ -1,6 +1,6 @@
 """The constants of a plan: every kernel's packed weights, and their places in one block of memory."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from vsfdatrd.archs import zero_branches
@@ -69,32 +69,24 @@ def _pack(launch: Launch, config: FdatRdConfig, tensors: Weights, kernels: Kerne
             return packing.convolution(tensors["weight"], types)
         case "spread":
             return packing.spread(tensors, zero_branches.used_channels(tensors), tiles["COLUMNS"], types)
-        case "gather":
-            return packing.gather(tensors)
-        case "norm_qkv":
-            return packing.norm_qkv(tensors, types)
-        case "mix_local":
-            return packing.mix_local(tensors)
-        case "gate_pool":
-            return packing.gate_pool(tensors)
         case "attend_windows":
             return packing.attend_windows(tensors, tiles["PADDED"], types)
-        case "feed_in":
-            return packing.feed_in(tensors, types)
-        case "feed_out":
-            return packing.feed_out(tensors, types)
-        case "mix_channels":
-            return packing.mix_channels(tensors)
-        case "channel_matrix":
-            return packing.channel_matrix(tensors)
-        case "apply_channel":
-            return packing.apply_channel(tensors)
-        case "read_frame":
-            return packing.read_frame(tensors, types)
-        case "join_words":
-            return packing.join_words(tensors)
-        case "refine_words":
-            return packing.refine_words(tensors)
-        case "consult_words":
-            return packing.consult_words(tensors, types)
+        case kernel if kernel in _WITH_TYPES:
+            return _WITH_TYPES[kernel](tensors, types)
+        case kernel if kernel in _IN_FLOAT32:
+            return _IN_FLOAT32[kernel](tensors)
     raise ValueError(f"{launch.kernel} has no constants")
+
+
+_WITH_TYPES: dict[str, Callable[[Weights, Types], packing.Constants]] = {
+    function.__name__: function
+    for function in (packing.norm_qkv, packing.feed_in, packing.feed_out, packing.read_frame, packing.consult_words)
+}
+_IN_FLOAT32: dict[str, Callable[[Weights], packing.Constants]] = {
+    function.__name__: function
+    for function in (
+        *(packing.gather, packing.mix_local, packing.gate_pool, packing.mix_channels, packing.channel_matrix),
+        *(packing.apply_channel, packing.join_words, packing.refine_words),
+    )
+}
+"""Functions that pack the constants of the kernel of the same name."""

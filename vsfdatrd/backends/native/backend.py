@@ -182,8 +182,9 @@ def _needed_bytes(spec: EngineSpec, streams: int) -> int:
     description = spec.checkpoint.description
     config = cast(FdatRdConfig, description.config)
     pixels = spec.height * spec.width
-    # four feature maps, the planes before the last convolution, the input and output frames
-    frame = pixels * (16 * config.embed_dim / config.unshuffle**2 + 24 * config.scale**2 + 12)
+    # four feature maps, and the planes before the last convolution
+    maps = 16 * config.embed_dim / config.unshuffle**2 + 12 * config.scale**2
+    frame = pixels * (maps + memory.frame_bytes(description))
     scratch = native_kernels.scratch_bytes(
         spec.width // config.unshuffle, config.embed_dim, config.ffn_dim, config.dict_tokens
     )
