@@ -1,11 +1,12 @@
 """Parts made on a Ray cluster: of workers that are killed, and machines that go away or lack something."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from tests.encode.conftest import CHUNK, Popen, command, decoded
-from tests.encode.machines import Machines, machines, networks_can_be_made, until
+from tests.encode.machines import Machine, Machines, machines, networks_can_be_made, until
 from vsfdatrd.encode.journal import DoneChunk
 from vsfdatrd.encode.ray import connect
 from vsfdatrd.encode.ray.receive import ChunkDownload
@@ -52,7 +53,7 @@ def start(identity_2x: Path, tmp_path: Path, popen: Popen) -> Any:
 
 
 def finish(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
-    out, error = process.communicate(timeout=120)
+    out, error = process.communicate(timeout=200)
     assert process.returncode == 0, (out, error)
     assert error == ""  # Ray says nothing either
     return [json.loads(line) for line in out.splitlines()]
@@ -71,6 +72,22 @@ def wait_for(process: subprocess.Popen[str], event: str) -> list[dict[str, Any]]
         if told[-1]["event"] == event:
             return told
     raise AssertionError((told, process.stderr.read() if process.stderr else ""))
+
+
+def freeze_encoders(machines: Sequence[Machine]) -> list[psutil.Process]:
+    """Suspend the ffmpeg of every machine as soon as it encodes, so that none is done before the last one begins."""
+    frozen: dict[Machine, psutil.Process] = {}
+
+    def all_frozen() -> bool:
+        for machine in machines:
+            for encoder in [] if machine in frozen else machine.named("yuv4mpegpipe")[:1]:
+                with contextlib.suppress(psutil.Error):  # it has just ended, and the next one will be found
+                    encoder.suspend()
+                    frozen[machine] = encoder
+        return len(frozen) == len(machines)
+
+    until(all_frozen, 120)
+    return [frozen[machine] for machine in machines]
 
 
 def nothing_is_left(temporary: Path) -> bool:
@@ -165,10 +182,11 @@ def test_machines_that_go_away_cost_their_chunks(
         process = start(cluster, film, tmp_path / "out.mkv")
         events = wait_for(process, "machines")
         assert events[-1]["text"] == f"Ray: {count} parts at once, each with 1 CPU, on {count} machines"
-        until(lambda: all(other.named("yuv4mpegpipe") for other in others))
+        frozen = freeze_encoders([cluster.head, *others])
         if apart:
             cluster.cut(2)
         others[0].kill()
+        frozen[0].resume()
         events += finish(process)
     lost = [text for text in texts(events, "retry") if "was lost: " in text]
     assert len(lost) >= len(others), events

@@ -150,6 +150,8 @@ class RayScheduler:
         self._transport = RayTransport(ray, {file.name: file.read_bytes() for file in files})
         self._nodes = Nodes(ray, report)
         self._used: set[str] = set()
+        self._alive = self._nodes.alive().keys()
+        self._resubmissions = 0
         self._warned = -_MACHINE_TIMEOUT
         self._checked = 0.0
 
@@ -206,19 +208,21 @@ class RayScheduler:
                         yield event
                     if task.next:
                         running[self._submit(task, params)] = task
-                for handle in self._lost(running):  # Ray reports no error if a machine loses its network connection
+                for handle in self._stranded(running):
                     task = running.pop(handle)
                     self._transport.cancel(handle)
-                    if (event := self._event(task, ("lost", "the machine disappeared"), params)) is not None:
+                    if not task.machine:
+                        task.next = task.kind
+                    elif (event := self._event(task, ("lost", "the machine disappeared"), params)) is not None:
                         yield event
                     running[self._submit(task, params)] = task
                 if self._is_idle(running.values()):
+                    self._resubmissions += 1
                     for handle, task in list(running.items()):
-                        if task.avoid:  # the other machines may be gone: allow those where the task failed
-                            task.avoid.clear()
-                            self._transport.cancel(handle)
-                            task.next = task.kind
-                            running[self._submit(task, params)] = running.pop(handle)
+                        task.avoid.clear()  # the other machines may be gone: allow those where the task failed
+                        self._transport.cancel(handle)
+                        task.next = task.kind
+                        running[self._submit(task, params)] = running.pop(handle)
         finally:
             for handle, task in running.items():
                 self._transport.cancel(handle)
@@ -295,6 +299,10 @@ class RayScheduler:
         task.machine = ""
         usable = self._nodes.usable().keys()
         avoid = (task.avoid & usable if usable - task.avoid else set()) | self._nodes.excluded.keys()
+        if self._resubmissions:
+            # Ray sends no second request for the same resources and labels while the first is unanswered, which it
+            # remains for minutes if it went to a machine without a network. A label that no machine has makes it new.
+            avoid.add(f"resubmission-{self._resubmissions}")
         options: dict[str, Any] = dict(self._nodes.needs)
         if avoid:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(avoid))})"}
@@ -302,13 +310,21 @@ class RayScheduler:
             step, (self._order, frozenset(self._nodes.passed), task.chunk, params.options, params.rate), options
         )
 
-    def _lost(self, running: Mapping[Any, _Task]) -> list[Any]:
-        """Return the tasks on machines that are no longer alive; checked at most every `_CHECK_INTERVAL` seconds."""
+    def _stranded(self, running: Mapping[Any, _Task]) -> list[Any]:
+        """Return the tasks to resubmit because a machine is gone; checked at most every `_CHECK_INTERVAL` seconds.
+
+        Ray reports no error if a machine loses its network connection. Besides the tasks that ran on the machine, these
+        are all that have not started: Ray may have asked that machine to run them, and would wait for its answer.
+        """
         if time.monotonic() < self._checked + _CHECK_INTERVAL:
             return []
         self._checked = time.monotonic()
-        alive = self._nodes.alive()
-        return [handle for handle, task in running.items() if task.machine and task.machine not in alive]
+        before, self._alive = self._alive, self._nodes.alive().keys()
+        gone = before - self._alive
+        self._resubmissions += bool(gone)
+        return [
+            handle for handle, task in running.items() if (task.machine not in self._alive if task.machine else gone)
+        ]
 
     def _is_idle(self, tasks: Collection[_Task]) -> bool:
         """Return True, after a warning, if no task has run for `_WARN_AFTER` seconds; once per `_MACHINE_TIMEOUT`.
