@@ -138,7 +138,7 @@ def test_a_killed_worker_costs_its_part_and_leaves_no_programs(
     _, alive = psutil.wait_procs(programs, timeout=10)
     assert not alive
     told += finish(process)
-    assert any("was lost: its process there was killed; trying it once more" in text for text in texts(told, "retry"))
+    assert any("was lost: the worker process there died; trying it once more" in text for text in texts(told, "retry"))
     assert sorted(one["part"] for one in told if one["event"] == "part") == [1, 2, 3, 4]
     assert decoded(tmp_path / "out.mkv") == reference
     assert nothing_is_left(temporary)

@@ -114,7 +114,7 @@ def _cause(error: Exception) -> str:
     """Return why a task was lost, as a phrase for the user."""
     phrases = {
         "NodeDiedError": "the machine disappeared",
-        "WorkerCrashedError": "its process there was killed",
+        "WorkerCrashedError": "the worker process there died",
         "OutOfMemoryError": "Ray killed it there, because memory was low",
         "TaskUnschedulableError": "the machine disappeared",
         "ObjectLostError": "its file was there, and the machine disappeared",
