@@ -115,7 +115,7 @@ def report(model: str, size: tuple[int, int] | None, out: str | None = None) -> 
         checkpoint = open_checkpoint(weights)
         config = checkpoint.description.config
         if not isinstance(config, FdatRdConfig):
-            raise SystemExit(f"{model} is no FDAT-RD; only that can be taken apart")
+            raise SystemExit(f"{model} is not an FDAT-RD; only that can be taken apart")
         top = ceiling(gpu=bool(gpus()))
         work = config.flops(height, width)
         print(f"ceiling ({top.how}): {top.flops / 1e9:,.0f} GFLOP/s, {top.bandwidth / 2**30:.1f} GiB/s")

@@ -53,7 +53,7 @@ def by_size(model: str, sizes: list[str]) -> int:
     checkpoint = open_checkpoint(resolve(model))
     config = checkpoint.description.config
     if not isinstance(config, FdatRdConfig):
-        raise SystemExit(f"{model} is no FDAT-RD")
+        raise SystemExit(f"{model} is not an FDAT-RD")
     rows: list[dict[str, Any]] = []
     for size in sizes:
         width, height = map(int, size.split("x"))

@@ -145,7 +145,7 @@ def measure(checkpoint: Checkpoint, width: int, height: int) -> list[dict[str, A
     Raises EngineError for a network that the kernels do not run.
     """
     config = checkpoint.description.config
-    reason = network.unsuitable(config) if isinstance(config, FdatRdConfig) else "it is no FDAT-RD"
+    reason = network.unsuitable(config) if isinstance(config, FdatRdConfig) else "it is not an FDAT-RD"
     if reason or not isinstance(config, FdatRdConfig):
         raise EngineError(f"the native engine does not run it: {reason}")
     picture = padded_picture(checkpoint, width, height)

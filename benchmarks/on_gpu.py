@@ -55,7 +55,7 @@ def on_gpu(
     """
     config = checkpoint.description.config
     if not isinstance(config, FdatRdConfig):
-        raise EngineUnavailable(f"{checkpoint.path.name} is no FDAT-RD")
+        raise EngineUnavailable(f"{checkpoint.path.name} is not an FDAT-RD")
     if why := refused():
         raise EngineUnavailable(why)
     library = choose_library(gpus()[0].capability)

@@ -54,7 +54,7 @@ def upscale(clip: vs.VideoNode, **arguments: Any) -> dict[str, vs.VideoNode | by
         log.debug("upscale failed", exc_info=True)
         return _failure(str(error))
     except Exception as error:
-        log.error("upscale failed in a way that it should not", exc_info=True)
+        log.error("upscale failed unexpectedly", exc_info=True)
         return _failure(f"{type(error).__name__}: {error}".removesuffix(": "))
     return {"clip": result}
 

@@ -138,8 +138,8 @@ def _write_style(padded: FramePlanes, frame: vs.VideoFrame, style: Style) -> Non
     """Copy the frame's style picture, clamped, into the rows below the frame."""
     picture = frame.props[PROPERTY]
     if not isinstance(picture, vs.VideoFrame):
-        raise FrameError("the picture of style that goes with it was lost on the way")
+        raise FrameError("the style picture for it is missing")
     for i, plane in enumerate(padded):
         pixels = plane[plane.shape[0] - style.rows :].reshape(-1)[: style.height * style.width]
         if clamp_copy(np.asarray(picture[i]), pixels.reshape(style.height, style.width)) == Worst.NAN:
-            raise FrameError("the picture of style that goes with it is not finite (NaN); give another")
+            raise FrameError("the style picture for it is not finite (NaN); give another")

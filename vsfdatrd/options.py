@@ -155,8 +155,8 @@ class Options:
         _check_choice("chroma_filter", self.chroma_filter, CHROMA_FILTERS)
         if self.multiple is not None and not 1 <= self.multiple <= MAX_MULTIPLE:
             raise ArgumentError(
-                f"multiple={self.multiple} is out of range; give 1 to {MAX_MULTIPLE}, what the sides of the network's "
-                "frames must be multiples of, or leave it out to have it found"
+                f"multiple={self.multiple} is out of range; give the number, 1 to {MAX_MULTIPLE}, of which the sides "
+                "of the network's frames must be multiples, or leave it out to have it determined"
             )
         if not self.device or min(self.device) < 0 or len(set(self.device)) != len(self.device):
             raise ArgumentError(

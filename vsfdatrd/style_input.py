@@ -46,7 +46,9 @@ def check(style: StyleSource, model: ModelDescriptor) -> None:
     if style is None:
         return
     if layout(model, 1, 1) is None:
-        raise ArgumentError("style= is for networks with a second input for a picture, and this has none; leave it out")
+        raise ArgumentError(
+            "style= is for networks with a second input for a picture, and this one has none; leave it out"
+        )
     if not isinstance(style, str | PathLike | vs.VideoNode):
         raise ArgumentError(f"style={style!r} is neither a clip nor the path of a picture")
 

@@ -131,7 +131,7 @@ def changed(change: str) -> str:
         ("a far pixel", "square kernel"),
         ("a pixel aside", "square kernel"),
         ("no ReLU", "lacks its ReLU"),
-        ("one ReLU less", "another activation"),
+        ("one ReLU less", "a different activation"),
         ("another activation", "lacks its ReLU"),
         ("no skip", "does not read what"),
         ("no bias", "bias"),

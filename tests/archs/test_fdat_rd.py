@@ -124,7 +124,7 @@ def test_fdat_and_others_are_not_taken_for_fdat_rd() -> None:
     ("change", "said"),
     [
         ({"conv_first.weight": None}, "no tensor 'conv_first.weight'"),
-        ({"groups.0.blocks.1.attn.temp": None}, "of no kind that FDAT-RD has"),
+        ({"groups.0.blocks.1.attn.temp": None}, "of an unknown kind"),
         ({"groups.0.blocks.0.attn.rel_pos_bias": (1, 64, 64)}, "hold 64 tokens"),
         ({"groups.0.blocks.1.attn.temp": (5, 1, 1)}, "32 channels cannot be split over 5 heads"),
         ({"conv_first.weight": (32, 3, 3)}, "where FDAT-RD has 4 dimensions"),

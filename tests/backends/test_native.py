@@ -131,7 +131,7 @@ def test_another_networks_weights_are_refused(
     job: EngineSpec, tmp_path: Path, make_tensors: Callable[..., dict[str, Any]]
 ) -> None:
     np.savez(tmp_path / weights_file.FILE, allow_pickle=False, **make_tensors(tail_scale=4))
-    with pytest.raises(EngineError, match="of another network"):
+    with pytest.raises(EngineError, match="belongs to another network"):
         native.load(job, tmp_path)
 
 

@@ -38,7 +38,7 @@ def test_a_network_that_divides_by_255_gets_bytes(tmp_path: Path, caplog: pytest
     path = network(tmp_path / "x.onnx", node("Div", ["x", "c"], ["d"]), node("Mul", ["d", "c"], ["y"]), c=255)
     assert ranges(path) == ("255", "255")
     assert caplog.messages == [
-        'x.onnx: white is taken as 255, as its first operators imply; input_range="1" says otherwise'
+        'x.onnx: white is assumed to be 255, as its first operators imply; input_range="1" overrides that'
     ]
     np.testing.assert_allclose(through(open_checkpoint(path), PICTURE, tmp_path / "engine"), PICTURE, atol=1e-5)
     assert ranges(path, input_range="1")[0] == "1"
@@ -58,7 +58,7 @@ def test_bytes_in_and_fractions_out(tmp_path: Path, kind: int) -> None:
 def test_fractions_in_and_bytes_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = network(tmp_path / "x.onnx", node("Mul", ["x", "c"], ["y"]), c=255)
     assert ranges(path) == ("1", "255")
-    assert "its output is taken as 0 to 255" in caplog.text
+    assert "its output is assumed to range from 0 to 255" in caplog.text
     np.testing.assert_allclose(through(open_checkpoint(path), PICTURE, tmp_path / "engine"), PICTURE, atol=1e-5)
 
 
@@ -78,8 +78,8 @@ def test_a_network_that_makes_no_picture_of_fractions_gets_bytes(
     )
     assert ranges(path) == ("255", "255")
     (line,) = caplog.messages
-    assert "white is taken for 255 in its numbers: from 0 to 1 a drawing comes out as no picture" in line
-    assert 'input_range="1" says otherwise' in line
+    assert "white is assumed to be 255: with values up to 1 the output for a test drawing is not a picture" in line
+    assert 'input_range="1" overrides that' in line
     assert ranges(path, input_range="1") == ("1", "1")
 
 
@@ -101,9 +101,7 @@ def test_a_network_that_changes_pictures_is_left_at_1(tmp_path: Path, caplog: py
     path = enhancer(tmp_path / "x.onnx")
     assert ranges(path) == ("1", "1")
     (line,) = caplog.messages
-    assert line.startswith(
-        "x.onnx: white is taken for 1 in its numbers, but from 0 to 255 a drawing comes out more like"
-    )
+    assert line.startswith("x.onnx: white is assumed to be 1, although with values up to 255 the output is more like")
     assert line.endswith('if colors are wrong, give input_range="255"')
 
 

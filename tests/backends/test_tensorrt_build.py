@@ -147,7 +147,7 @@ def test_the_command_line_builds(tiny_model: Path, tmp_path: Path) -> None:
     assert "sm89" in done.stdout
     for arguments, output in (
         (["--for", "sm61"], "'sm61' is older than TensorRT supports; the oldest is sm75"),
-        (["--for", "nine"], "'nine' is no compute capability"),
+        (["--for", "nine"], "'nine' is not a compute capability"),
         (["--for", "sm75", "--precision", "bf16"], "sm75 (RTX 20) has no engines in bf16"),
         (["--for", "sm89", "--backend", "openvino"], "backend='openvino' has no engines for other GPUs"),
         (["--size", "720"], "'720' is not a size"),
@@ -192,7 +192,7 @@ def test_kinds_of_gpu_are_read_as_people_write_them(text: str, target: str) -> N
 
 @pytest.mark.parametrize("text", ["", "sm", "ada", "sm7", "sm1234", "8,9", "sm70", "6.1"])
 def test_what_is_no_kind_of_gpu(text: str) -> None:
-    with pytest.raises(ArgumentError, match=r"is no compute capability|is older than TensorRT supports"):
+    with pytest.raises(ArgumentError, match=r"is not a compute capability|is older than TensorRT supports"):
         parse_target(text)
 
 

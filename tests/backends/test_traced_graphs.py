@@ -71,8 +71,8 @@ def test_networks_that_agree(tmp_path: Path, name: str) -> None:
 def test_a_graph_that_is_wrong(tmp_path: Path, spoilt: None) -> None:
     with pytest.raises(
         EngineError,
-        match=r"Compact.safetensors \(Compact\) as a graph is not what PyTorch computes: on a small picture the traced "
-        r"engine agrees with fp32 to \d+\.\d dB only, 50 are needed; backend='torch' runs it$",
+        match=r"Compact.safetensors \(Compact\) computes something different as a graph than in PyTorch: on a "
+        r"small picture the traced engine agrees with fp32 to \d+\.\d dB only, 50 are needed; backend='torch' runs it$",
     ):
         traced_graphs.check(saved("Compact", tmp_path))
 
@@ -86,14 +86,14 @@ def test_torch_takes_over(
         pool = selection.open_engine(checkpoint, 40, 48, Options(precision="fp32"), EngineCache(tmp_path / "cache"))
     assert type(pool.engine).__module__ == "vsfdatrd.backends.torch"
     (line,) = [record.getMessage() for record in caplog.records if record.name == "vsfdatrd.backends.selection"]
-    assert line.startswith("The openvino engine cannot be used: Compact.safetensors (Compact) as a graph is not what ")
+    assert line.startswith("The openvino engine cannot be used: Compact.safetensors (Compact) computes something ")
     assert line.endswith(". Trying the next one.")
 
 
 @pytest.mark.skipif(not RTX.installed, reason="tensorrt_rtx is not installed")
 def test_nothing_is_built_for_other_gpus(tmp_path: Path, spoilt: None) -> None:
     options = Options(model=str(saved("Compact", tmp_path).path), cache=tmp_path / "cache")
-    with pytest.raises(EngineError, match="as a graph is not what PyTorch computes"):
+    with pytest.raises(EngineError, match="computes something different as a graph than in PyTorch"):
         build.build_for(options, 48, 40, ["sm89"])
     assert not EngineCache(tmp_path / "cache").entries()
 

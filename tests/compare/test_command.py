@@ -44,7 +44,7 @@ def test_pictures_numbers_and_page(
         assert after > 1.2 * before  # the large one was there first; BEFORE has lost its sharpest lines
         assert ssim > 0.97
         assert score > 70
-    assert "asked for" in lines[1]
+    assert "requested" in lines[1]
     assert lines[-1] == f"7 files in {out}; open {out / 'compare.html'}"
     assert "compare: frame 40 (2 of 2)" in messages
     names = sorted(path.name for path in out.iterdir())

@@ -172,13 +172,13 @@ def test_the_graph_depends_on_every_tensor(make_config: Make, make_tensors: Make
 
 @pytest.mark.parametrize(("height", "width"), [(30, 31), (29, 30), (0, 30), (30, 0), (-30, 30), (15, 60)])
 def test_a_size_that_is_no_multiple_is_refused(make_config: Make, make_tensors: Make, height: int, width: int) -> None:
-    with pytest.raises(ValueError, match=f"{width}×{height} is no multiple of 30"):
+    with pytest.raises(ValueError, match=f"{width}×{height} is not a multiple of 30"):
         fdat_rd_graph(make_config(), make_tensors(), (height, width))
 
 
 def test_with_unshuffle_the_multiple_is_larger(make_config: Make, make_tensors: Make) -> None:
     changes = {"tail_scale": 4, "unshuffle": 2}
-    with pytest.raises(ValueError, match="90×60 is no multiple of 60; pad the frame first"):
+    with pytest.raises(ValueError, match="90×60 is not a multiple of 60; pad the frame first"):
         fdat_rd_graph(make_config(**changes), make_tensors(**changes), (60, 90))
 
 

@@ -55,7 +55,7 @@ def test_avx2_is_all_there_is() -> None:
 
 def test_less_than_avx2_is_no_native_engine() -> None:
     able = found("sse41")
-    assert able["native"] == "FDATRD_MAX_ISA=sse41 leaves it no AVX2"
+    assert able["native"] == "FDATRD_MAX_ISA=sse41 turns AVX2 off"
     assert able["torch"] == "DEFAULT"
 
 

@@ -237,7 +237,7 @@ def _layers(passes: Sequence[_Pass]) -> list[_Layer]:
         for result in shader_pass.biases:
             relu = result in activated
             if layer.places and relu != layer.relu:
-                raise _NotArtCnn(f"its pass {shader_pass.desc!r} has another activation than the passes next to it")
+                raise _NotArtCnn(f"its pass {shader_pass.desc!r} has a different activation from the passes next to it")
             layer.relu = relu
             layer.places.append((shader_pass.save, stores.get(result, "")))
             layer.parts.append((shader_pass, result))

@@ -58,10 +58,10 @@ class NetworkConfig:
         return self.size.multiple_of * -(-SMALLEST_PERIOD // self.size.multiple_of)
 
     def activations(self) -> tuple[Mapping[str, float], ...]:
-        """Count the values in memory per input pixel, at each moment of a frame that may need most memory.
+        """Count the values in memory per input pixel, at each point of the computation where memory use may peak.
 
         Returns:
-            For each moment, kinds of tensors -> number of values. Every backend has a table of bytes for each kind. The
+            For each point, kinds of tensors -> number of values. Every backend has a table of bytes for each kind. The
             kind ``largest``, the elements of the largest tensor, can be used without measuring the architecture.
         """
         raise NotImplementedError
@@ -111,5 +111,5 @@ def from_plain(value_type: Any, plain: Any) -> Any:
             else from_plain(next(member for member in get_args(value_type) if member is not NoneType), plain)
         )
     if plain not in get_args(value_type) if get_origin(value_type) is Literal else type(plain) is not value_type:
-        raise ValueError(f"{plain!r} is no {value_type}")
+        raise ValueError(f"{plain!r} is not a {value_type}")
     return plain

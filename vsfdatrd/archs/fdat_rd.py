@@ -360,7 +360,7 @@ def read_family(shapes: Mapping[str, tuple[int, ...]], meta: list[int], bias: st
                 kinds.append("dictionary")
                 dict_tokens = shape(f"{prefix}.attn.dictionary", 2)[0]
             else:
-                raise CheckpointError(f"block {prefix!r} is of no kind that FDAT-RD has; the file is incomplete")
+                raise CheckpointError(f"block {prefix!r} is of an unknown kind; the file is incomplete")
             if kinds[-1] != "dictionary":
                 gate_dim = shape(f"{prefix}.inter.cg.1.weight", 4)[0]
         if not kinds:

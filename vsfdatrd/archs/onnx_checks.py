@@ -99,7 +99,7 @@ def _locate_external(path: Path, name: str) -> Path:
     # Symlinks are followed: the cache of huggingface_hub consists of them, and an ONNX file cannot create one.
     inside = PurePosixPath(name).parts and not PureWindowsPath(name).anchor and ".." not in PureWindowsPath(name).parts
     if not inside or name.startswith("/") or "\\" in name:
-        raise refuse(path, f"wants weights from {name[:200]!r}, outside its own folder, which is not allowed")
+        raise refuse(path, f"refers to weights in {name[:200]!r}, outside its own folder, which is not allowed")
     for folder in (path.parent, Path(os.path.realpath(path)).parent):
         with contextlib.suppress(OSError, ValueError):  # too long; a zero byte
             if (file := folder / name).is_file():
@@ -288,7 +288,7 @@ def _dims(path: Path, value: onnx.ValueInfoProto) -> list[int]:
     dims = [max(0, int(dim.dim_value)) for dim in tensor.shape.dim]
     if tensor.elem_type in IMAGE_TYPES and not tensor.HasField("shape"):
         dims = [0] * 4  # no shape is declared
-    kind = TensorProto.DataType.Name(tensor.elem_type).lower() if tensor.elem_type else "things that are no tensors"
+    kind = TensorProto.DataType.Name(tensor.elem_type).lower() if tensor.elem_type else "something other than tensors"
     if tensor.elem_type not in IMAGE_TYPES or len(dims) != 4:
         raise refuse(
             path,

@@ -93,7 +93,7 @@ def tail_tensors(upsampler: Upsampler, embed_dim: int, mid_dim: int, out_channel
                 tensors |= conv(f"{n + 4}", m, m, at=at)
                 width, n = m, n + 6
             return tensors | conv(f"{n}", m, o, at=pixels)
-    raise ValueError(f"{upsampler!r} is no tail")
+    raise ValueError(f"{upsampler!r} is not a tail")
 
 
 def upscaling_steps(scale: int, upsampler: str) -> list[int]:

@@ -115,8 +115,8 @@ def _small_image_psnr(checkpoint: Checkpoint) -> float:
         return _psnr_against_pytorch(checkpoint, checkpoint.graph(height, width), height, width)
     except EngineBuildError as error:
         raise EngineError(
-            f"{checkpoint.path.name} ({model.name}) as a graph is not what PyTorch computes: on a small "
-            f"picture {str(error).rstrip('.')}; backend='torch' runs it"
+            f"{checkpoint.path.name} ({model.name}) computes something different as a graph than in PyTorch: on a "
+            f"small picture {str(error).rstrip('.')}; backend='torch' runs it"
         ) from error
 
 
@@ -164,5 +164,5 @@ def _psnr_against_pytorch(checkpoint: Checkpoint, model: "onnx.ModelProto", heig
     with torch.inference_mode():
         expected = network.architecture.run(checkpoint.network(), torch.from_numpy(picture))[0].numpy()
     if expected.shape != output.shape:
-        raise EngineError(f"the graph makes {output.shape} where PyTorch makes {expected.shape}")
+        raise EngineError(f"the graph's output has the shape {output.shape}, and PyTorch's {expected.shape}")
     return accuracy.compare(expected, output, "traced")

@@ -43,7 +43,7 @@ def read(directory: Path, engine: str) -> tuple[FdatRdConfig, dict[str, NDArray[
         with np.load(directory / FILE, allow_pickle=False) as tensors:
             found = dict(tensors)
         config = from_shapes({name: tensor.shape for name, tensor in found.items()}, [int(n) for n in found[META]])
-        # the kernels trust the shapes: a wrong one would make them read beyond an array
+        # the kernels do not check shapes: a wrong one would make them read beyond an array
         kinds = {name: "fp32" if tensor.dtype.kind == "f" else str(tensor.dtype) for name, tensor in found.items()}
         check(config, {name: Entry(kinds[name], tensor.shape) for name, tensor in found.items()})
         return config, found

@@ -257,7 +257,7 @@ def _export_graph(
                 f"PSNR {psnr:.1f} dB, largest difference {difference:.1g}"
             )
     else:
-        unverified = "it was not asked for"
+        unverified = "verification is turned off"
     return Exported(target, "onnx", precision, size, len(graph), verified, unverified, psnr, difference)
 
 
@@ -330,7 +330,7 @@ def _export_weights(
     _write(temporary, target, data)
     if verify:
         _read_back(temporary, checkpoint, rounded, precision)
-    verified, unverified = ("by reading it back", None) if verify else (None, "it was not asked for")
+    verified, unverified = ("by reading it back", None) if verify else (None, "verification is turned off")
     return Exported(target, kind, precision, None, len(data), verified, unverified)
 
 

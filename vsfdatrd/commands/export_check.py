@@ -125,7 +125,7 @@ def compare_with_pytorch(
         except Exception as error:  # no common base class, as above
             raise verification_error(f"ONNX Runtime does not run it ({_first_line(error)})") from error
         if out.shape != expected.shape:
-            raise verification_error(f"it makes {out.shape} of {picture.shape}, and not {expected.shape}")
+            raise verification_error(f"its output has the shape {out.shape} instead of {expected.shape}")
         try:
             psnr = accuracy.compare(expected, out, f"exported {precision}")
         except EngineBuildError as error:
@@ -167,7 +167,7 @@ def verification_error(reason: str) -> EngineBuildError:
     """Return the error for an exported file that did not pass verification."""
     return EngineBuildError(
         f"the exported file did not pass verification and was not kept: {reason}; "
-        "choose another precision, or write it all the same with --no-verify"
+        "choose another precision, or write it anyway with --no-verify"
     )
 
 

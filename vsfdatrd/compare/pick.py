@@ -77,7 +77,7 @@ def requested(video: Video, frames: Sequence[int]) -> list[Pick]:
             f"--frames {' '.join(map(str, outside))} is not in {video.path}, which has the frames 0 to {count - 1}; "
             "frames are counted in the second file, from 0"
         )
-    return [Pick(n, "asked for") for n in sorted(set(frames))]
+    return [Pick(n, "requested") for n in sorted(set(frames))]
 
 
 def choose_frames(video: Thumbnails, count: int, frames: range) -> list[Pick]:
@@ -110,7 +110,8 @@ def choose_frames(video: Thumbnails, count: int, frames: range) -> list[Pick]:
             starts += _next_cut(video, range(number, min(number + MAX_SCAN, after, frames[-1]) + 1))
     if not candidates:
         raise FrameError(
-            f"no frame of {video.video.path} can be read that was tried; the file is damaged, create it again"
+            f"none of the frames of {video.video.path} that were tried can be read; the file is damaged, create it "
+            "again"
         )
     chosen = [(start, "a scene starts") for start in sorted(starts, key=lambda c: -c.lines)[:cuts]]
     visible = [c for c in candidates if not c.empty] or candidates[:1]

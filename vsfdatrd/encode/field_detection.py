@@ -99,9 +99,9 @@ def _decide(clip: Any, rate: Fraction, requested: str, sample: Survey | None) ->
     flags, repeats = sample.flags, sample.repeats
     marked = max(flags) if flags and sum(map(bool, flags)) * 2 > len(flags) else 0
     top = marked != 1
-    says = {0: "progressive", 1: "interlaced, bottom field first", 2: "interlaced, top field first"}[marked]
+    label = {0: "progressive", 1: "interlaced, bottom field first", 2: "interlaced, top field first"}[marked]
     if requested == "progressive":
-        return Fields("progressive", top, "as asked")
+        return Fields("progressive", top, "as requested")
     fieldless = clip.height % 2 or clip.num_frames < 2 or min(clip.width, clip.height) < SMALLEST
     count = f"{clip.num_frames} frame{'s'[: clip.num_frames - 1]} of {clip.width}×{clip.height} pixels"
     if requested in ("deint", "ivtc") and fieldless:
@@ -109,10 +109,10 @@ def _decide(clip: Any, rate: Fraction, requested: str, sample: Survey | None) ->
             f"--field {requested} is for frames of two fields, and there are none in {count}; leave it out"
         )
     if requested == "deint":
-        return Fields("deint", top, f"as asked, {'top' if top else 'bottom'} field first")
+        return Fields("deint", top, f"as requested, {'top' if top else 'bottom'} field first")
     if requested == "ivtc":
         kind: Kind = "ivtc" if _is_ntsc_video(rate) else "match"
-        return Fields(kind, top, f"as asked, {'top' if top else 'bottom'} field first")
+        return Fields(kind, top, f"as requested, {'top' if top else 'bottom'} field first")
     if fieldless:
         return Fields("progressive", top, f"no fields in {count}")
     result = _measure_combing(clip, top)
@@ -122,7 +122,7 @@ def _decide(clip: Any, rate: Fraction, requested: str, sample: Survey | None) ->
         return Fields(
             "progressive",
             top,
-            f"{result.combed} of {result.moving} moving frames are combed{lines}, and the file says {says}{soft}",
+            f"{result.combed} of {result.moving} moving frames are combed{lines}, and the file says {label}{soft}",
         )
     if not marked:
         other = _measure_combing(clip, not top)

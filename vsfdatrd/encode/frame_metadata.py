@@ -61,8 +61,8 @@ class FrameMetadata:
             codec: Codec of the output, as from `codec_of`.
             encoder: ffmpeg's name of the encoder, for the phrases.
         """
-        nowhere = [] if codec in CODECS else [f"{kind} ({encoder} cannot store it)" for kind in self._carried()]
-        return [*nowhere, *self.lost]
+        not_stored = [] if codec in CODECS else [f"{kind} ({encoder} cannot store it)" for kind in self._carried()]
+        return [*not_stored, *self.lost]
 
     def _carried(self) -> list[str]:
         result = {
@@ -192,17 +192,17 @@ def _has_captions(source: Source) -> bool:
 def _captions(av: Any, source: Source) -> list[tuple[Fraction, bytes]]:
     """Return all captions of the video in order of time; an empty list if all of them are padding."""
     result = []
-    speaks = False
+    has_text = False
     with _opened(source) as (container, stream):
         base = Fraction(stream.time_base)
         for n, frame in enumerate(_frames(av, container, stream)):
             for name, triplets in _side_data(frame):
                 if name != "A53_CC":
                     continue
-                speaks = speaks or any(a & 127 or b & 127 for _, a, b in itertools.batched(_valid(triplets), 3))
+                has_text = has_text or any(a & 127 or b & 127 for _, a, b in itertools.batched(_valid(triplets), 3))
                 time = source.start() + n / source.rate if frame.pts is None else frame.pts * base - source.origin
                 result.append((time, triplets))
-    return sorted(result, key=lambda caption: caption[0]) if speaks else []
+    return sorted(result, key=lambda caption: caption[0]) if has_text else []
 
 
 def _valid(triplets: bytes) -> bytes:

@@ -93,7 +93,7 @@ def _rfft2(x: Tensor, s: Any = None, dim: Sequence[int] = (-2, -1), norm: str | 
 def _irfft2(x: Any, s: Any = None, dim: Sequence[int] = (-2, -1), norm: str | None = None) -> Tensor:
     """torch.fft.irfft2 as matrix products: x (..., H, W/2 + 1) to (..., H, W)."""
     if not isinstance(x, ComplexPair):
-        raise TypeError(f"an inverse transform of {type(x).__name__} has no graph")
+        raise TypeError(f"an inverse transform of {type(x).__name__} cannot be written as a graph")
     height, half = (int(side) for side in x.shape[-2:])
     width = int(s[1]) if s is not None else 2 * (half - 1)
     _expect(dim, s, (height, width))

@@ -38,7 +38,7 @@ def write(
     if size is None:
         target = replace(target, padding=True)
     elif min(size) <= 0 or (not target.padding and any(side % config.multiple for side in size)):
-        raise ValueError(f"{size[1]}×{size[0]} is no multiple of {config.multiple}; pad the frame first")
+        raise ValueError(f"{size[1]}×{size[0]} is not a multiple of {config.multiple}; pad the frame first")
     weights = Weights(tensors)
     g = Writer(config.graph_name, target.compute, target.opset)
     height, width = size or (g.length("input", 2), g.length("input", 3))

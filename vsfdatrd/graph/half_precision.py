@@ -158,11 +158,11 @@ class _Lowering:
         return self.casts[name, target]
 
     def _halved(self, tensor: TensorProto, name: str) -> TensorProto:
-        given = numpy_helper.to_array(tensor)
+        array = numpy_helper.to_array(tensor)
         with np.errstate(over="ignore"):
-            values = given.astype(self.half_dtype)
-        if (np.isinf(values.astype(np.float32)) & np.isfinite(given)).any():
-            largest = float(np.abs(given[np.isfinite(given)]).max())
+            values = array.astype(self.half_dtype)
+        if (np.isinf(values.astype(np.float32)) & np.isfinite(array)).any():
+            largest = float(np.abs(array[np.isfinite(array)]).max())
             raise OverflowError(f"a weight of {largest:.3g} is beyond the range of {self.half_dtype}")
         return numpy_helper.from_array(np.ascontiguousarray(values), name)
 
@@ -199,18 +199,18 @@ def _fp32_nodes(nodes: list[NodeProto], constant: set[str], results: list[str], 
     kept: set[str] = set()
     before: dict[str, int] = {}  # number of layers on the shortest path from the input
     for node, inputs in moving:
-        ways = [before.get(name, 0) for name in inputs] or [0]
+        depths = [before.get(name, 0) for name in inputs] or [0]
         # Concatenated values share one type: use the longest path, otherwise all of a dense block would be fp32.
-        depth = (max if node.op_type in MOVES else min)(ways) + (node.op_type in PRODUCTS)
+        depth = (max if node.op_type in MOVES else min)(depths) + (node.op_type in PRODUCTS)
         before.update(dict.fromkeys(node.output, depth))
         if depth <= 1 and (not layers_only or node.op_type in PRODUCTS):
             kept.add(node.output[0])
     after = dict.fromkeys(results, 0)  # number of layers on the shortest path to the output
     for node, inputs in reversed(moving):
-        ways = [after[name] for name in node.output if name in after]
-        if not ways:
+        depths = [after[name] for name in node.output if name in after]
+        if not depths:
             continue
-        depth = min(ways) + (node.op_type in PRODUCTS)
+        depth = min(depths) + (node.op_type in PRODUCTS)
         for name in inputs:
             after[name] = min(after.get(name, depth), depth)
         if depth <= 1 and (not layers_only or node.op_type in PRODUCTS):
@@ -223,7 +223,7 @@ def _tail(moving: list[tuple[NodeProto, list[str]]], results: list[str]) -> set[
 
     Empty if there is no such sum, or if more than `TAIL` layers follow it.
     """
-    makers = {name: (node, inputs) for node, inputs in moving for name in node.output}
+    producers = {name: (node, inputs) for node, inputs in moving for name in node.output}
     result: set[str] = set()
     layers: set[str] = set()
     seen: set[tuple[str, bool]] = set()
@@ -233,11 +233,11 @@ def _tail(moving: list[tuple[NodeProto, list[str]]], results: list[str]) -> set[
         if (name, crossed) in seen:
             continue
         seen.add((name, crossed))
-        if name not in makers:
+        if name not in producers:
             if crossed:
                 return set()  # no residual sum: this would be the entire network
             continue
-        node, inputs = makers[name]
+        node, inputs = producers[name]
         result.add(node.output[0])
         if node.op_type in PRODUCTS:
             layers.add(name)

@@ -161,7 +161,7 @@ def count_registers(ptx: bytes, architecture: str) -> tuple[int, int]:
     said = done.stdout + done.stderr
     registers, spills = re.search(r"Used (\d+) registers", said), re.search(r"(\d+) bytes spill stores", said)
     if not registers or not spills:
-        raise RuntimeError(f"ptxas says nothing of registers: {said}")
+        raise RuntimeError(f"ptxas does not report registers: {said}")
     return int(registers[1]), int(spills[1])
 
 

@@ -65,7 +65,7 @@ def _rgb(full: vs.VideoNode, target: Target, scale: int, network: Network) -> vs
     """Upscale RGB as luma plus per-channel differences from luma. For a gray clip the differences are exactly zero."""
     matrix = target.matrix or 1
     log.warning(
-        "the network works on luma alone: RGB goes through it as the luma of matrix %s, its colors are resized",
+        "the network works on luma only: from RGB it gets the luma of matrix %s, and colors are resized",
         name_of(matrix),
     )
     before = full.resize.Point(format=vs.GRAYS, matrix=matrix)

@@ -88,8 +88,8 @@ def check_name(name: str, reserved: Collection[str]) -> None:
     """
     if not NAME.fullmatch(name):
         raise ArgumentError(
-            f"the name {name!r} is not possible; take up to 64 small letters, digits, - and _, beginning with a letter "
-            "or a digit, such as sharp or artcnn-ds"
+            f"the name {name!r} is not possible; use up to 64 lowercase letters, digits, - and _, beginning with a "
+            "letter or a digit, such as sharp or artcnn-ds"
         )
     if name in reserved:
         raise ArgumentError(f"the name {name!r} belongs to a model that ships; choose another")

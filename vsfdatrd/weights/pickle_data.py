@@ -240,7 +240,7 @@ class _Machine:
     def stack_name(self, argument: Any) -> None:
         name, module = self._stack.pop(), self._stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise PickleError("its pickle is damaged: it names something that is no text")
+            raise PickleError("its pickle is damaged: it names something that is not text")
         self._stack.append(_checked(f"{module}.{name}"))
 
     def call(self, argument: Any) -> None:

@@ -265,8 +265,8 @@ class TorchFile:
         if claimed > 8 * self._size:
             raise self._damaged(f"its {self._size:,} bytes claim to hold {claimed:,}")
         if not self.entries and self._objects:
-            content = f"a Python object ({self._objects[0][:100]}) in place of weights"
-            raise refuse(path, f"holds {content}, and making one would run code; {_SAVE}")
+            content = f"a Python object ({self._objects[0][:100]}) instead of weights"
+            raise refuse(path, f"holds {content}, and creating one would run code; {_SAVE}")
 
     def _damaged(self, reason: str) -> CheckpointError:
         return refuse(self.path, f"is truncated or damaged: {reason[:200]}; download it again")
@@ -291,7 +291,7 @@ class TorchFile:
         if f"{folder}constants.pkl" in result:
             raise refuse(self.path, f"is a TorchScript program, which would run code; {_SAVE}")
         if (order := result.get(f"{folder}byteorder")) and self._read_member(file, order, 16) != b"little":
-            raise refuse(self.path, "was written by a computer of another byte order; save it again as .safetensors")
+            raise refuse(self.path, "was written by a computer with another byte order; save it again as .safetensors")
         for name, record in result.items():
             if name.startswith(f"{folder}data/"):
                 self._places[name.removeprefix(f"{folder}data/")] = self._span(file, record)
@@ -309,7 +309,7 @@ class TorchFile:
             record.header_offset + 30 + sum(struct.unpack("<HH", head[26:]))
         )  # lengths of the name and the extra field
         if start + record.file_size > self._size:
-            raise self._damaged(f"its part {record.filename[:60]!r} is not whole")
+            raise self._damaged(f"its part {record.filename[:60]!r} is incomplete")
         return start, record.file_size
 
     def _read_member(self, file: IO[bytes], record: zipfile.ZipInfo, most: int) -> bytes:
@@ -322,7 +322,7 @@ class TorchFile:
     def _read_legacy(self, file: IO[bytes]) -> Any:
         file.seek(257)
         if file.read(5) == b"ustar":
-            raise refuse(self.path, f"is in PyTorch's format of before 2017, which is not read; {_SAVE}")
+            raise refuse(self.path, f"is in PyTorch's format from before 2017, which is not supported; {_SAVE}")
         file.seek(0)
         head = io.BytesIO(file.read(MAX_PICKLE))
         first = self._load(head)
@@ -330,7 +330,7 @@ class TorchFile:
             return first  # possibly a plain pickle of NumPy arrays
         _, system = self._load(head), self._load(head)
         if isinstance(system, dict) and system.get("little_endian") is False:
-            raise refuse(self.path, "was written by a computer of another byte order; save it again as .safetensors")
+            raise refuse(self.path, "was written by a computer with another byte order; save it again as .safetensors")
         sizes: dict[str, int] = {}
 
         def persistent(identifier: Any) -> Any:
@@ -371,7 +371,7 @@ class TorchFile:
             for key, value in node.items():
                 visits += 1
                 if visits > MAX_VISITS:
-                    raise self._damaged("it is nested in a way that no weights are")
+                    raise self._damaged("it has more entries than any weights file")
                 name = f"{prefix}{str(key)[:MAX_KEY]}"
                 if isinstance(value, _Tensor | _NumPyArray):
                     if self._is_sound(name, value):
@@ -391,17 +391,17 @@ class TorchFile:
         if isinstance(tensor, _NumPyArray):
             data = tensor.data.text if isinstance(tensor.data, _Latin1) else tensor.data
             if not isinstance(data, bytes | bytearray | str) or len(data) != length * size:
-                raise self._damaged(f"its array {name!r} of shape {tensor.shape} is not whole")
+                raise self._damaged(f"its array {name!r} of shape {tensor.shape} is incomplete")
             return True
         numbers = (tensor.offset, tensor.storage.start, *tensor.strides)
         if len(tensor.strides) != len(tensor.shape) or not all(type(n) is int and 0 <= n < 1 << 40 for n in numbers):
-            raise self._damaged(f"its tensor {name!r} does not lie in the file as tensors do")
+            raise self._damaged(f"its tensor {name!r} has an impossible position or stride")
         if tensor.storage.key not in self._places:
             raise self._damaged(f"the values of its tensor {name!r} are missing")
         if (tensor.storage.start + tensor.offset + _storage_extent(tensor)) * size > self._places[tensor.storage.key][
             1
         ]:
-            raise self._damaged(f"the values of its tensor {name!r} are not whole")
+            raise self._damaged(f"the values of its tensor {name!r} are incomplete")
         return True
 
     def read(self, names: Mapping[str, str]) -> Iterator[tuple[str, Array]]:
@@ -433,7 +433,7 @@ class TorchFile:
         try:
             data = data.encode("latin-1") if isinstance(data, str) else data
         except UnicodeEncodeError as error:
-            raise self._damaged(f"its array {key!r} holds other things than bytes") from error
+            raise self._damaged(f"its array {key!r} holds something other than bytes") from error
         values: Array = np.frombuffer(data, STORED[array.dtype])  # type: ignore[call-overload]
         return values.reshape(array.shape, order="F" if array.fortran else "C").copy()
 

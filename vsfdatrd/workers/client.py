@@ -191,7 +191,7 @@ class Worker:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_EXIT_TIMEOUT)
         code = self._process.returncode
-        ending = "it has not quite ended yet" if code is None else spawn.describe_exit(code)
+        ending = "it has not ended yet" if code is None else spawn.describe_exit(code)
         return (
             f"the {self._purpose}'s process ended unexpectedly ({ending}); its last words are on stderr. "
             "Memory may have run out"

@@ -48,7 +48,7 @@ def test_whole_modules_are_refused(tmp_path: Path) -> None:
     for tree in (torch.nn.Conv2d(3, 3, 3), {"epoch": 3, "model": torch.nn.Conv2d(3, 3, 3)}):
         torch.save(tree, path := tmp_path / "a.pt")
         output = refused(path)
-        assert "holds a Python object (torch.nn.modules.conv.Conv2d) in place of weights" in output
+        assert "holds a Python object (torch.nn.modules.conv.Conv2d) instead of weights" in output
         assert "save its state_dict() as .safetensors" in output
 
 

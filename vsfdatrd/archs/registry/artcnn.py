@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ArtCnn(Architecture[ArtCnnConfig]):
-    """ArtCNN of both families."""
+    """ArtCNN, families C and R."""
 
     name = "ArtCNN"
     config = ArtCnnConfig

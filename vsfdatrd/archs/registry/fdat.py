@@ -25,7 +25,7 @@ class Fdat(FdatFamily[FdatConfig], SpandrelModule[FdatConfig]):
     def configure(self, tensors: TensorIndex) -> FdatConfig:
         config = self._config(tensors)
         if config is None:
-            raise CheckpointError("it is no FDAT")
+            raise CheckpointError("it is not an FDAT")
         return config
 
     def _config(self, tensors: TensorIndex) -> FdatConfig | None:

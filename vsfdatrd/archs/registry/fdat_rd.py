@@ -1,4 +1,4 @@
-"""FDAT-RD."""
+"""The architecture FDAT-RD, and the base class that it shares with FDAT."""
 
 from typing import TYPE_CHECKING, Any, override
 

@@ -69,7 +69,7 @@ def unsupported_reason(model: ModelDescriptor) -> str | None:
     """Explain why the kernels, which are those of FDAT-RD, cannot run a network; see `Backend.unsupported_reason`."""
     config = model.config
     if not isinstance(config, FdatRdConfig):
-        return "it is no FDAT-RD"
+        return "it is not an FDAT-RD"
     if reason := unsuitable(config):
         return reason
     found = _kernels()
@@ -175,7 +175,7 @@ def load(spec: EngineSpec, directory: Path) -> Engine:
     )
     scale = spec.checkpoint.description.scale
     if loaded["output"] != [3, spec.height * scale, spec.width * scale]:
-        raise EngineError("the cuda engine is of another network, which enlarges otherwise")
+        raise EngineError("the cuda engine belongs to another network, of a different scale")
     names = ", ".join(gpus()[index].name for index in spec.device)
     who = f"{names}, driver {_standby.describe()['driver']}, {spec.width}×{spec.height}"
     note = spec.state and spec.state / "verified.json"

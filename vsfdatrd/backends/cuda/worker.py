@@ -65,7 +65,9 @@ class CudaKernels(GpuServer["_KernelNetwork"]):
         """
         self._model = _Model(Path(directory), precision)
         if height % self._model.config.multiple or width % self._model.config.multiple:
-            raise EngineError(f"the cuda engine is of another network, which takes no frames of {width}×{height}")
+            raise EngineError(
+                f"the cuda engine belongs to another network, which does not accept frames of {width}×{height}"
+            )
         self._weights = [_GpuWeights(self._model, index) for index in devices]
         self._devices = [_KernelNetwork(self._model, weights, height, width) for weights in self._weights]
         self.shapes = self._devices[0].shapes

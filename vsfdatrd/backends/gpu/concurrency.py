@@ -30,7 +30,7 @@ On two threads of two cores at 720×540 → 1440×1080 it was 5.9 ms, of which 1
 GB/s (`benchmarks.host_path`).
 """
 MOST_SLOTS = 8
-"""Most frames in flight on a GPU, since each takes memory there and here."""
+"""Most frames in flight on a GPU, since each takes memory on the GPU and in the machine."""
 LONGEST = 2.0
 """Seconds after which no further round starts, however slow the network is."""
 

@@ -41,5 +41,5 @@ def _query[T](question: Callable[[Any], T]) -> T | None:
         finally:
             nvml.shutdown()
     except Exception as error:  # no module, no library, no driver, no permission: each has its own error class
-        log.debug("NVML does not tell: %s", error)
+        log.debug("NVML is not available: %s", error)
         return None

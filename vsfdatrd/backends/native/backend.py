@@ -64,7 +64,7 @@ def unavailable(device: Sequence[int] = (0,)) -> str | None:
 
 def unsupported_reason(model: ModelDescriptor) -> str | None:
     """Explain why the kernels, which are those of FDAT-RD, cannot run a network; see `Backend.unsupported_reason`."""
-    return unsuitable(model.config) if isinstance(model.config, FdatRdConfig) else "it is no FDAT-RD"
+    return unsuitable(model.config) if isinstance(model.config, FdatRdConfig) else "it is not an FDAT-RD"
 
 
 def preferred() -> bool:
@@ -151,7 +151,7 @@ def load(spec: EngineSpec, directory: Path) -> Engine:
     )
     scale = spec.checkpoint.description.scale
     if loaded["output"] != [3, spec.height * scale, spec.width * scale]:
-        raise EngineError("the native engine is of another network, which enlarges otherwise")
+        raise EngineError("the native engine belongs to another network, of a different scale")
     return RemoteEngine(_standby.detach(), streams, loaded["input"], loaded["output"])
 
 

@@ -125,7 +125,7 @@ class Block:
 
         Returns:
             Sums of c over the tokens (C); with `center` also the second moments (C, C) and sums (C) of n1(t) -
-            around.
+            center.
         """
         run, channels = function("local"), self.config.embed_dim
         result: list[tuple[Doubles, ...]] = []
@@ -169,18 +169,18 @@ class Spatial(Block):
         self.qkv = arrays.matrices(
             [np.concatenate([q[i] * (LOG2E / math.sqrt(HEAD)), k[i], v[i]]) for i in range(heads)]
         )
-        places = np.full((heads, TOKENS, KEYS), NOWHERE, np.float32)
-        places[:, :, :TOKENS] = attn["rel_pos_bias"] * LOG2E
-        self.places = arrays.floats(places)
+        position_bias = np.full((heads, TOKENS, KEYS), NOWHERE, np.float32)
+        position_bias[:, :, :TOKENS] = attn["rel_pos_bias"] * LOG2E
+        self.position_bias = arrays.floats(position_bias)
         self.proj, self.bias = arrays.matrix(attn["proj.weight"]), arrays.floats(attn["proj.bias"])
-        self.inward, self.outward = (weights[f"inter.cg.{i}.weight"][:, :, 0, 0] for i in (1, 3))
+        self.gate_in, self.gate_out = (weights[f"inter.cg.{i}.weight"][:, :, 0, 0] for i in (1, 3))
 
     def attend(self, threads: RowThreads, source: Floats, t: Floats, c: Floats) -> None:
         """See `Block.attend`."""
         (sums,) = self.depthwise_gelu(threads, source, c)
-        pooled = self.inward @ (sums / threads.count)
+        pooled = self.gate_in @ (sums / threads.count)
         pooled *= 0.5 * (1 + np.array([math.erf(x / math.sqrt(2)) for x in pooled]))
-        gate = np.ascontiguousarray(1 / (1 + np.exp(-(self.outward @ pooled))), np.float32)
+        gate = np.ascontiguousarray(1 / (1 + np.exp(-(self.gate_out @ pooled))), np.float32)
         run, (rows, columns) = function("windows"), self.window
         threads.run_ranges(
             threads.count // TOKENS,
@@ -196,7 +196,7 @@ class Spatial(Block):
                 self.n1,
                 self.qkv,
                 self.config.heads,
-                self.places,
+                self.position_bias,
                 self.proj,
                 self.bias,
                 gate,
@@ -226,10 +226,10 @@ class Channel(Block):
             t[:] = source
         token = t[0].astype(np.float64)
         token = (token - token.mean()) / np.sqrt(token.var() + 1e-5) * self.scale + self.shift
-        around = token.astype(np.float32)
-        _, moments, sums = self.depthwise_gelu(threads, t, c, around)
+        center = token.astype(np.float32)
+        _, moments, sums = self.depthwise_gelu(threads, t, c, center)
         own = KernelArrays()
-        matrix = own.matrix(self.fold_attention(moments, sums, around.astype(np.float64), threads.count))
+        matrix = own.matrix(self.fold_attention(moments, sums, center.astype(np.float64), threads.count))
         run = function("channels")
         threads.run_ranges(
             threads.count // BLOCK,
@@ -243,8 +243,8 @@ class Channel(Block):
         cancels if all tokens are nearly equal.
 
         Args:
-            moments: Sum of the outer products of n - around over the tokens, (C, C); the upper triangle is read.
-            sums: Sum of n - around over the tokens, (C).
+            moments: Sum of the outer products of n - center over the tokens, (C, C); the upper triangle is read.
+            sums: Sum of n - center over the tokens, (C).
             center: A vector near the mean of the tokens n, (C).
             count: Number of tokens.
 
@@ -252,9 +252,9 @@ class Channel(Block):
             The matrix, (C, C).
         """
         upper = np.triu(moments)
-        away = sums / count
-        spread = (upper + np.triu(upper, 1).T) / count - np.outer(away, away)  # (C, C)
-        mean = center + away
+        offset = sums / count
+        spread = (upper + np.triu(upper, 1).T) / count - np.outer(offset, offset)  # (C, C)
+        mean = center + offset
         qs, ks = self.q @ spread, self.k @ spread  # (h, d, C)
         qm, km = self.q @ mean, self.k @ mean  # (h, d)
         floor = 1e-24 / count  # the norm itself is limited to 1e-12
@@ -282,12 +282,12 @@ class Dictionary(Block):
         self.kv = arrays.matrices([np.concatenate([k[i], v[i]]) for i in range(heads)])
         factor = LOG2E / math.sqrt(HEAD)
         # The dictionary's queries depend on weights alone: (M, C) -> (h, M, d), padded to a multiple of 6
-        asking = (self.words @ attn["r_q.weight"].T * factor).reshape(-1, heads, HEAD).transpose(1, 0, 2)
+        queries = (self.words @ attn["r_q.weight"].T * factor).reshape(-1, heads, HEAD).transpose(1, 0, 2)
         self.rows = -(-len(self.words) // 6) * 6
-        asking = np.pad(asking, ((0, 0), (0, self.rows - len(self.words)), (0, 0)))
-        steps = np.maximum(np.abs(asking).max(2), 1e-30) / LEVELS
-        self.asking = arrays.keep_alive(np.ascontiguousarray(np.rint(asking / steps[:, :, None]), np.int16))
-        self.steps = arrays.floats(steps)
+        queries = np.pad(queries, ((0, 0), (0, self.rows - len(self.words)), (0, 0)))
+        query_scales = np.maximum(np.abs(queries).max(2), 1e-30) / LEVELS
+        self.queries = arrays.keep_alive(np.ascontiguousarray(np.rint(queries / query_scales[:, :, None]), np.int16))
+        self.query_scales = arrays.floats(query_scales)
         self.e_q = arrays.matrix(attn["e_q.weight"] * factor)
         self.e_k, self.e_v = np.split(attn["e_kv.weight"], 2)
         self.proj, self.bias = arrays.matrix(attn["proj.weight"]), arrays.floats(attn["proj.bias"])
@@ -337,8 +337,8 @@ class Dictionary(Block):
                 self.kv,
                 heads,
                 rows,
-                self.asking,
-                self.steps,
+                self.queries,
+                self.query_scales,
                 result,
                 tops,
                 sums,

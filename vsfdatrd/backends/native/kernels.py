@@ -83,11 +83,11 @@ def unsupported() -> str | None:
     try:
         able = bool(library().fdatrd_cpu_supported())
     except (OSError, AttributeError) as error:
-        return f"the native kernels are not there: {error}"
+        return f"the native kernels are missing: {error}"
     if able:
         return None
     limit = cap()
-    return f"{VARIABLE}={limit} leaves it no AVX2" if limit == "sse41" else "the processor has no AVX2"
+    return f"{VARIABLE}={limit} turns AVX2 off" if limit == "sse41" else "the processor has no AVX2"
 
 
 def has_avx512() -> bool:

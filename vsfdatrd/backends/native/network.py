@@ -32,11 +32,11 @@ def unsuitable(config: FdatRdConfig) -> str | None:
         config: The network.
     """
     if config.upsampler != "transpose+conv" or config.tail_scale not in (2, 4):
-        return f"its tail ({config.upsampler}, {config.tail_scale} times) is none they have"
+        return f"its tail ({config.upsampler}, {config.tail_scale} times) is not supported"
     if config.embed_dim != config.heads * HEAD:
         return f"its heads have {config.embed_dim // config.heads} channels, not {HEAD}"
     if config.dict_tokens % 16 or config.ffn_dim % 16:
-        return f"its widths ({config.dict_tokens} words, {config.ffn_dim} hidden) are no multiples of 16"
+        return f"its widths ({config.dict_tokens} words, {config.ffn_dim} hidden) are not multiples of 16"
     if max(config.embed_dim, config.dict_tokens, config.ffn_dim) > WIDEST:
         return f"it is wider than {WIDEST} channels"
     if config.in_channels != 3 or config.out_channels != 3:

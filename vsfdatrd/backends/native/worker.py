@@ -79,7 +79,9 @@ class Native(WorkerServer):
         """
         weights = _weights(directory)
         if height % weights.config.multiple or width % weights.config.multiple:
-            raise EngineError(f"the native engine is of another network, which takes no frames of {width}×{height}")
+            raise EngineError(
+                f"the native engine belongs to another network, which does not accept frames of {width}×{height}"
+            )
         self._contexts = [FrameContext(weights, height, width, threads) for _ in range(streams)]
         scale = weights.config.scale
         self.shapes = ([3, height, width], [3, height * scale, width * scale])

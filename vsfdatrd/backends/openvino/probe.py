@@ -76,7 +76,7 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
         _check_supported(path, in_channels, out_channels, scale)
         remarks = []
         if declared == "255" != input_range and frame.type.tensor_type.elem_type != onnx.TensorProto.UINT8:
-            remarks.append('white is taken as 255, as its first operators imply; input_range="1" says otherwise')
+            remarks.append('white is assumed to be 255, as its first operators imply; input_range="1" overrides that')
         if in_channels == out_channels != 2 and config.style is None:
 
             def again(other: OnnxConfig, height: int = height, width: int = width) -> NDArray[np.float32]:

@@ -55,7 +55,7 @@ def determine_ranges(
     whites: tuple[Range, Range] = ("1", "255")
     out = max(whites, key=lambda white: agreement(result, white))
     if agreement(result, out) >= LIKE_DB:
-        output = f"its output is taken as 0 to {out}, the range in which it reproduces a test drawing"
+        output = f"its output is assumed to range from 0 to {out}, the range in which it reproduces a test drawing"
         return replace(config, output_range=out), output if out != config.range else None
     if range_is_known:
         faint = bool(np.abs(result).max() <= LARGEST)
@@ -68,11 +68,11 @@ def determine_ranges(
     evidence = f"({before:.0f} dB against {after:.0f})"
     if np.mean(np.abs(_block_means(result, BLOCK * scale) - 0.5) > 1) > 0.5:
         return replace(config, range="255", output_range=out), (
-            "white is taken for 255 in its numbers: from 0 to 1 a drawing comes out as no picture, from 0 to 255 as "
-            f'itself {evidence}; input_range="1" says otherwise'
+            "white is assumed to be 255: with values up to 1 the output for a test drawing is not a picture, with "
+            f'values up to 255 it is the drawing {evidence}; input_range="1" overrides that'
         )
     return config, (
-        "white is taken for 1 in its numbers, but from 0 to 255 a drawing comes out more like itself "
+        "white is assumed to be 1, although with values up to 255 the output is more like the test drawing "
         f'{evidence}; if colors are wrong, give input_range="255"'
     )
 

@@ -234,7 +234,7 @@ def parse_target(text: str) -> str:
     """
     digits = text.lower().removeprefix("sm").removeprefix("_").replace(".", "")
     if not digits.isdecimal() or not 2 <= len(digits) <= 3:
-        raise ArgumentError(f"{text!r} is no compute capability; give one such as sm89 (RTX 40) or sm120 (RTX 50)")
+        raise ArgumentError(f"{text!r} is not a compute capability; give one such as sm89 (RTX 40) or sm120 (RTX 50)")
     if (int(digits[:-1]), int(digits[-1])) < OLDEST:
         raise ArgumentError(f"{text!r} is older than TensorRT supports; the oldest is sm75 (RTX 20)")
     return f"sm{digits}"
