@@ -16,6 +16,12 @@ from vsfdatrd.archs.upsamplers import UPSAMPLERS
 
 with contextlib.suppress(ImportError):  # a machine for tests/gpu may lack it
     import openvino  # noqa: F401 - before VapourSynth loads vs-mlrt's, after which Python's own does not load
+with contextlib.suppress(ImportError):
+    from hypothesis import HealthCheck, settings
+
+    # How long an example takes says nothing on a machine that has much else to do.
+    settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("busy")
 
 type Tensors = dict[str, NDArray[Any]]
 type Maker = Callable[..., Tensors]

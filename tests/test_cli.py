@@ -30,7 +30,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The program as a user starts it."""
     return subprocess.run(
-        [sys.executable, "-m", "vsfdatrd.cli", *arguments], capture_output=True, text=True, timeout=50
+        [sys.executable, "-m", "vsfdatrd.cli", *arguments], capture_output=True, text=True, timeout=250
     )
 
 
@@ -256,7 +256,7 @@ def test_a_character_that_the_encoding_lacks_ends_nothing() -> None:
         [sys.executable, "-m", "vsfdatrd.cli", "info", "small"],
         capture_output=True,
         encoding="ascii",
-        timeout=50,
+        timeout=250,
         env=os.environ | {"PYTHONIOENCODING": "ascii"},
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -283,7 +283,7 @@ def test_a_closed_pipe_is_no_traceback(cache: Path) -> None:
             stdout=target,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=50,
+            timeout=250,
         )
     assert "Traceback" not in done.stderr
     assert done.returncode != 0

@@ -42,7 +42,7 @@ def display() -> Iterator[str]:
             yield f":{int(numbers.readline())}"
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(120)
 
 
 def test_reloading_in_vsview_leaves_no_worker_and_no_memory_behind(display: str, tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_reloading_in_vsview_leaves_no_worker_and_no_memory_behind(display: str,
     environment = os.environ | home | {"DISPLAY": display, "COLUMNS": "400"}
 
     def press(*keys: str) -> None:
-        subprocess.run(["xdotool", *keys], env=environment, check=True, timeout=30, stdout=subprocess.DEVNULL)
+        subprocess.run(["xdotool", *keys], env=environment, check=True, timeout=250, stdout=subprocess.DEVNULL)
 
     def said(words: str) -> int:
         return log.read_text(errors="replace").count(words)

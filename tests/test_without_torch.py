@@ -36,7 +36,7 @@ class Without:
     def run(self, *arguments: str | Path) -> tuple[int, str, str]:
         """The status, stdout and stderr of this environment's Python."""
         done = subprocess.run(
-            [self.python, *arguments], env=self.environment, capture_output=True, text=True, timeout=200
+            [self.python, *arguments], env=self.environment, capture_output=True, text=True, timeout=250
         )
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, done.stdout, done.stderr

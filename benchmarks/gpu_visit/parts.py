@@ -47,7 +47,7 @@ FACTS = (
     Part("kernels", 60, fake=True),
     Part("probe", 75),
 )
-SLOWER = 4
+SLOWER = 10
 """How many times longer a part may take in a rehearsal, whose processor is no GPU and may have other work."""
 TRAIN = Part("training", 0)
 """Whose deadline is the call's own."""

@@ -63,7 +63,7 @@ def _rehearse(folder: Path) -> None:
     expect(models, "the tree has no weights files")
 
     log_step("pack")
-    print(call(home, "--pack", "--tiny", "--pictures", str(pictures), limit=150), end="")
+    print(call(home, "--pack", "--tiny", "--pictures", str(pictures), limit=400), end="")
     expect(
         not list((home / "models").glob("*.safetensors")), "--pack leaves weights files in the tree, and they travel"
     )
@@ -73,7 +73,7 @@ def _rehearse(folder: Path) -> None:
 
     log_step("facts")
     facts = folder / "facts"
-    call(there, "--part", "facts", "--tiny", "--limit", "400", "--out", str(facts), limit=420, away=True)
+    call(there, "--part", "facts", "--tiny", "--limit", "1200", "--out", str(facts), limit=1230, away=True)
     document = check(facts)
     for part in document["parts"]:
         print(f"{part['seconds']:8.1f} s    {part['name']}: {part['status']} {part.get('error', '')}")
@@ -86,7 +86,7 @@ def _rehearse(folder: Path) -> None:
     report([facts, folder / "train"], folder)
 
     log_step("restore")
-    call(home, "--restore", limit=60)
+    call(home, "--restore", limit=200)
     result = {file.name: file.stat().st_size for file in (home / "models").glob("*.safetensors")}
     expect(result == models, f"--restore does not bring back what was there: {result} instead of {models}")
 
@@ -198,18 +198,21 @@ def train(there: Path, out: Path) -> None:
         begun = time.monotonic()
         while steps(folder) < 1:
             expect(process.poll() is None, "the training ended before it wrote a checkpoint")
-            expect(time.monotonic() < begun + 180, "the training wrote no checkpoint within 180 s")
+            expect(time.monotonic() < begun + 500, "the training wrote no checkpoint within 500 s")
             time.sleep(0.2)
         limit = round(TRAINING_SECONDS + 2 * (time.monotonic() - begun))
         process.send_signal(signal.SIGKILL)
     time.sleep(0.5)  # its part ends with it
-    before = steps(folder)
-    arguments[arguments.index("--limit") + 1] = str(limit)
-    begun = time.monotonic()
-    call(there, *arguments, limit=limit + 60, away=True)
-    seconds = time.monotonic() - begun
-    expect(seconds <= limit + 15, f"a training of {limit} s took {seconds:.0f}")
-    after = steps(folder)
+    before = after = steps(folder)
+    for seconds in (limit, 4 * limit):  # once more, if the machine has become too busy for a step
+        arguments[arguments.index("--limit") + 1] = str(seconds)
+        begun = time.monotonic()
+        call(there, *arguments, limit=seconds + 120, away=True)
+        took = time.monotonic() - begun
+        expect(took <= seconds + 60, f"a training of {seconds} s took {took:.0f}")
+        after = steps(folder)
+        if after > before:
+            break
     expect(after > before, f"the training did not go on from step {before}: it is at {after}")
     document = check(out)
     training = document["training"]

@@ -165,10 +165,10 @@ def test_what_is_no_artcnn_is_a_sentence(tmp_path: Path, change: str, reason: st
 def test_large_nonsense_is_refused_soon(tmp_path: Path, text: str) -> None:
     line = f"{text}\n"
     path = shader(tmp_path, "//!DESC ArtCNN\n//!HOOK LUMA\n" + line * ((2 << 20) // len(line.encode()) - 1))
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(CheckpointError):
         read(path)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 10
 
 
 def test_many_results_are_refused_soon(tmp_path: Path) -> None:
@@ -176,10 +176,10 @@ def test_many_results_are_refused_soon(tmp_path: Path) -> None:
         f"vec4 result{i} = vec4(0, 0, 0, 0);\nresult{i} += vec4(0, 0, 0, 0) * LUMA_texOff(0.0).x;" for i in range(20000)
     ]
     path = shader(tmp_path, "//!DESC ArtCNN\n//!HOOK LUMA\n//!BIND LUMA\n" + "\n".join(lines))
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(CheckpointError, match="convolutions"):
         read(path)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 10
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def script(code: str, fake: bool) -> Any:
     """What a script prints in its last line, as JSON; run in a process of its own, with the fake GPU or without."""
     path = {"PYTHONPATH": str(FAKE)} if fake else {}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | path, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], env=os.environ | path, capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

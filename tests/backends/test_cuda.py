@@ -103,7 +103,7 @@ def run(model: Path, tmp_path: Path) -> Callable[..., SimpleNamespace]:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=200,
         )
         assert done.returncode == 0, done.stderr
         *before, last = done.stdout.strip().splitlines()

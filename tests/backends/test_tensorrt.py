@@ -100,7 +100,7 @@ def run(identity_2x: Path, tmp_path: Path) -> Run:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=200,
         )
         assert done.returncode == 0, done.stderr
         *before, last = done.stdout.strip().splitlines()
@@ -506,7 +506,7 @@ def test_a_network_that_is_not_kept_frees_its_memory(run: Run, tmp_path: Path) -
         env=os.environ | {"PYTHONPATH": str(FAKE), "FAKE_MS": "4"},
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=200,
     )
     assert done.returncode == 0, done.stderr
 
@@ -537,6 +537,6 @@ def test_layers_are_measured_apart_from_frames(run: Run, tmp_path: Path, identit
         env=os.environ | {"PYTHONPATH": str(FAKE)},
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=200,
     )
     assert done.returncode == 0, done.stderr

@@ -66,7 +66,7 @@ def test_the_smallest_engine_is_there_at_once(target: str, tmp_path: Path) -> No
         f"blob, said = build_empty(RTX, [{target!r}]), logger(trt := RTX.load())\n"
         "print(len(blob), trt.Runtime(said).get_engine_validity(blob)[0].name)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     size, validity = done.stdout.split()
     assert int(size) > 1000
@@ -140,7 +140,7 @@ def test_the_shipped_weights_at_the_sizes_of_discs(
 def test_the_command_line_builds(tiny_model: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "vsfdatrd.cli", "build", "--model", str(tiny_model), "--size", "90x60"]
     done = subprocess.run(
-        [*command, "--for", "sm89", "--cache", str(tmp_path)], capture_output=True, text=True, timeout=100
+        [*command, "--for", "sm89", "--cache", str(tmp_path)], capture_output=True, text=True, timeout=250
     )
     assert done.returncode == 0, done.stderr
     assert "tensorrt_rtx" in done.stdout
@@ -153,7 +153,7 @@ def test_the_command_line_builds(tiny_model: Path, tmp_path: Path) -> None:
         (["--size", "720"], "'720' is not a size"),
     ):
         done = subprocess.run(
-            [*command, *arguments, "--cache", str(tmp_path)], capture_output=True, text=True, timeout=100
+            [*command, *arguments, "--cache", str(tmp_path)], capture_output=True, text=True, timeout=250
         )
         assert done.returncode in (1, 2)
         assert output in done.stderr

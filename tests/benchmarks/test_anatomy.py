@@ -16,7 +16,7 @@ def test_ceiling_is_above_what_a_loop_reaches() -> None:
     result = ceiling(gpu=False)
     assert 1e9 < result.flops < 1e13
     assert 1e9 < result.bandwidth < 1e12
-    assert 0.01 < best(lambda: time.sleep(0.01), lambda: None, times=3) < 0.2
+    assert 0.01 < best(lambda: time.sleep(0.01), lambda: None, times=3) < 2
 
 
 @pytest.mark.slow

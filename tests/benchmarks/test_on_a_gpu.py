@@ -18,7 +18,7 @@ def on_fake_gpu(module: str, *arguments: str, faults: str = "") -> "subprocess.C
     environment = os.environ | {"PYTHONPATH": f"{FAKE_GPU}{os.pathsep}{guard.ROOT}", "FAKE_GPU": faults}
     environment["FDATRD_TENSORRT_CONTEXTS"] = "1"  # measuring takes a second for every engine
     command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250, check=False)
 
 
 @pytest.mark.slow

@@ -117,7 +117,7 @@ def test_damaged_entry_is_rebuilt(
     assert temporary(store) == []
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), name=st.sampled_from([*FILES, "manifest.json"]))
 def test_any_flipped_bit_is_harmless(store: EngineCache, where: float, bit: int, name: str) -> None:
     """Whatever bit flips in whichever file, what is loaded is what was built."""

@@ -1,5 +1,6 @@
 """Many processes that want the same engine: one builds, and any of them may die."""
 
+import io
 import os
 import signal
 import subprocess
@@ -63,7 +64,7 @@ def test_eight_processes_build_once(store: EngineCache, tmp_path: Path) -> None:
         each.stdin.write("\n")
         each.stdin.flush()
     for each in processes:
-        out, err = each.communicate(timeout=50)
+        out, err = each.communicate(timeout=120)
         assert (each.returncode, out, quiet(err)) == (0, f"{len(BODY)}\n", "")
     assert len(log.read_text().split()) == 1
     assert temporary(store) == []
@@ -90,8 +91,8 @@ def test_kill_during_build(store: EngineCache, tmp_path: Path) -> None:
     time.sleep(0.5)
     assert heir.poll() is None
     victim.send_signal(signal.SIGKILL)
-    victim.communicate(timeout=20)
-    out, err = heir.communicate(timeout=20)
+    victim.communicate(timeout=120)
+    out, err = heir.communicate(timeout=120)
     assert (heir.returncode, out.split()[-1], quiet(err)) == (0, str(len(BODY)), "")
     assert len(log.read_text().split()) == 2
     store.open(KEY, Builder(), lambda path: None)
@@ -102,34 +103,36 @@ def test_waiting_is_announced(
     store: EngineCache, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cache_folder, "_SILENT_SECONDS", 0.1)
+    monkeypatch.setattr(sys, "stderr", screen := io.StringIO())
     building, go_on = threading.Event(), threading.Event()
 
     def build(directory: Path) -> None:
         building.set()
-        go_on.wait(20)
+        go_on.wait(120)
         Builder()(directory)
 
     first = threading.Thread(target=lambda: store.open(KEY, build, read))
     first.start()
-    building.wait(20)
+    building.wait(120)
     results = []
     second = threading.Thread(target=lambda: results.append(store.open(KEY, build, read)))
     second.start()
-    time.sleep(0.6)
+    end = time.monotonic() + 100
+    while "waiting for another process" not in screen.getvalue() and time.monotonic() < end:
+        time.sleep(0.05)
     assert results == []
     go_on.set()
-    first.join(20)
-    second.join(20)
+    first.join(120)
+    second.join(120)
     assert results == [FILES]
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert "waiting for another process" in err
-    assert "720x540" in err
+    assert capfd.readouterr().out == ""
+    assert "waiting for another process" in screen.getvalue()
+    assert "720x540" in screen.getvalue()
 
 
 def test_different_keys_build_at_once(store: EngineCache) -> None:
     """Each builder waits until the other one has started too."""
-    meeting = threading.Barrier(2, timeout=20)
+    meeting = threading.Barrier(2, timeout=120)
 
     def build(directory: Path) -> None:
         meeting.wait()
@@ -140,7 +143,7 @@ def test_different_keys_build_at_once(store: EngineCache) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
     assert {entry.digest for entry in store.entries()} == {key.digest for key in keys}
 
 

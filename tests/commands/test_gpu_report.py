@@ -28,7 +28,7 @@ def doctor(folder: Path, model: Path, *more: str, faults: str = "") -> "subproce
         env=environment,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=250,
         check=False,
     )
 
@@ -48,7 +48,9 @@ def test_a_report_of_everything(identity_2x: Path, tmp_path: Path) -> None:
     assert tensorrt["fps_alone"] > 0
     assert tensorrt["fps_vapoursynth"] > 0
     assert tensorrt["share"] == pytest.approx(tensorrt["fps_vapoursynth"] / tensorrt["fps_alone"], abs=1e-3)
-    assert tensorrt["reopening_s"] < tensorrt["opening_s"], "the second start builds again"
+    assert done.stderr.count("TensorRT builds an engine") == 1, "the second start builds again"
+    assert tensorrt["reopening_s"] > 0
+    assert tensorrt["opening_s"] > 0
     assert "PyTorch is built without CUDA" in torch["error"]
     assert "its tail (pixelshuffledirect, 2 times) is not transpose+conv" in cuda["error"]
     for messages in ("Fake RTX", "fps alone", "through VapourSynth", "dB to fp32", "please post it"):

@@ -86,7 +86,7 @@ class Browser:
         self.ask("Emulation.setEmulatedMedia", features=features)
         self._events.clear()
         self.ask("Page.navigate", url=url)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while self.run("document.readyState") != "complete" and time.monotonic() < deadline:
             time.sleep(0.05)
 
@@ -135,7 +135,7 @@ class Browser:
         self._session = ""
         with contextlib.suppress(AssertionError, OSError, EOFError):
             self.ask("Browser.close")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not os.waitpid(self._process, os.WNOHANG)[0]:
             if time.monotonic() > deadline:
                 os.killpg(self._process, signal.SIGKILL)

@@ -185,7 +185,7 @@ def test_the_command_line_starts_without_what_only_compare_needs() -> None:
         "import sys, vsfdatrd.cli\n"
         "print(sorted({'vapoursynth', 'numpy', 'PIL', 'vsfdatrd.compare.comparison'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=250, check=True)
     assert done.stdout.strip() == "[]"
 
 

@@ -122,7 +122,7 @@ def test_raw_streams_have_the_times_of_their_frame_rate(tmp_path: Path) -> None:
     stream = tmp_path / "a.m2v"
     source = ["-f", "lavfi", "-i", "testsrc=size=320x240:duration=1:rate=25"]
     program = imageio_ffmpeg.get_ffmpeg_exe()
-    subprocess.run([program, "-v", "error", *source, "-c:v", "mpeg2video", str(stream)], check=True, timeout=60)
+    subprocess.run([program, "-v", "error", *source, "-c:v", "mpeg2video", str(stream)], check=True, timeout=250)
     found = open_video(stream)
     assert found.clip.num_frames == 25
     assert found.times == pytest.approx([n / 25 for n in range(25)])

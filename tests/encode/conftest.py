@@ -46,7 +46,7 @@ def cache(engines: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def encode(identity_2x: Path) -> Encode:
     """`vsfdatrd encode ...` with a network that repeats every pixel, lossless unless told otherwise."""
 
-    def start(*arguments: str | Path, further: tuple[str, ...] = (), timeout: float = 90) -> Any:
+    def start(*arguments: str | Path, further: tuple[str, ...] = (), timeout: float = 200) -> Any:
         return subprocess.run(
             command(identity_2x, *arguments, further=further),
             capture_output=True,

@@ -49,7 +49,7 @@ class Terminal:
         """Whether the cursor was hidden, and not shown again."""
         return bool(self._screen.cursor.hidden)
 
-    def until(self, seen: Callable[[list[str]], object], seconds: float = 60) -> list[str]:
+    def until(self, seen: Callable[[list[str]], object], seconds: float = 200) -> list[str]:
         """Watch until something is to be seen."""
         end = time.monotonic() + seconds
         while not seen(self.lines()):
@@ -57,7 +57,7 @@ class Terminal:
             assert self._read(), self.lines()
         return self.lines()
 
-    def end(self, seconds: float = 60) -> int:
+    def end(self, seconds: float = 200) -> int:
         """Watch until the program has ended -> its status."""
         end = time.monotonic() + seconds
         while self._read():

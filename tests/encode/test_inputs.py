@@ -497,7 +497,7 @@ def test_odd_names_go_through_a_whole_encode(
     environment |= {"LC_ALL": locale, "FDATRD_CACHE": str(engines), "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "vsfdatrd.cli", "encode", path.name, output.name, "--model", str(model)]
     command += ["--preset", "ffv1"]
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=90, check=False)
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=200, check=False)
     assert result.returncode == 0, result.stderr
     assert len(decoded(output)) == 3
     assert times(output)[0] == 0

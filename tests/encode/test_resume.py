@@ -59,7 +59,7 @@ def wait_for_part(process: subprocess.Popen[str], count: int = 1) -> None:
 
 def finish(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
     try:
-        out, error = process.communicate(timeout=150)
+        out, error = process.communicate(timeout=250)
     except subprocess.TimeoutExpired as expired:  # what it said so far shows where it waits
         os.killpg(process.pid, signal.SIGABRT)
         raise AssertionError(f"no end: {expired.output!r}, {process.communicate()[1]}") from None
@@ -67,7 +67,7 @@ def finish(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
     return events(out)
 
 
-@pytest.mark.timeout(60 + 25 * KILLS)
+@pytest.mark.timeout(600 + 60 * KILLS)
 def test_killed_at_any_moment_nothing_is_lost_but_the_part_at_work(
     start: Any, film: Path, reference: list[str], tmp_path: Path
 ) -> None:
@@ -80,7 +80,7 @@ def test_killed_at_any_moment_nothing_is_lost_but_the_part_at_work(
         process = start(film, output)
         try:
             last = kills >= KILLS
-            out, error = process.communicate(timeout=90 if last else chance.uniform(0.2, 7))
+            out, error = process.communicate(timeout=300 if last else chance.uniform(0.2, 7))
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             out, error = process.communicate()
@@ -118,11 +118,11 @@ def test_ctrl_c_is_a_sentence_ends_all_programs_and_goes_on_later(
     wait_for_part(process)
     children = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=200)
     assert process.returncode == 130
     assert error.rstrip().endswith("vsfdatrd: stopped; run the same command again to continue")
     assert "Traceback" not in error
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=100)
     assert not alive
     messages = finish(start(film, tmp_path / "out.mkv"))
     assert any(event["event"] == "resuming" and event["parts"] >= 1 for event in messages)

@@ -59,7 +59,7 @@ def test_the_line_fits_and_nothing_stays_of_it(watch: Any, columns: int) -> None
         os.write(ours, b".")
 
     try:
-        lines = terminal.until(lambda lines: len(lines) == 2 and lines[1].endswith("0:00:01"))
+        lines = terminal.until(lambda lines: len(lines) == 2 and re.search(r"0:00:0[1-9]$", lines[1]))
         assert lines[0] == "reading film.mkv"
         step()
         lines = terminal.until(lambda lines: "1200/34567" in lines[-1])

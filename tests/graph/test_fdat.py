@@ -113,7 +113,7 @@ def test_large_takes_seconds_and_no_torch(tmp_path: Path, monkeypatch: pytest.Mo
         start = time.process_time()
         model = checkpoint.graph(540, 720, tensorrt("fp16"))
         spent.append(time.process_time() - start)
-    assert min(spent) < 3
+    assert min(spent) < 6
     assert [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim] == [1, 3, 1080, 1440]
     assert model.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
 

@@ -58,7 +58,7 @@ def graphs(make_config: Make, make_tensors: Make, tmp_path: Path) -> Path:
 
 def test_one_thread_is_enough(graphs: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", RUNNER, str(graphs), str(len(CASES))], capture_output=True, text=True, timeout=200
+        [sys.executable, "-c", RUNNER, str(graphs), str(len(CASES))], capture_output=True, text=True, timeout=250
     )
     finished = done.stdout.split()
     where = CASES[len(finished)] if len(finished) < len(CASES) else None

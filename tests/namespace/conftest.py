@@ -67,7 +67,7 @@ def run(script: str, **environment: str) -> str:
         [sys.executable, "-W", "error", "-c", script],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=250,
         env=os.environ | environment,
         cwd=Path.home(),
     )

@@ -19,7 +19,7 @@ def test_vspipe_needs_no_import(tmp_path: Path) -> None:
         "core.fdatrd.upscale(core.std.BlankClip(format=0x30080101, width=64, height=48, length=2)).set_output()\n"
     )
     done = subprocess.run(
-        [Path(vs.__file__).with_name("vspipe"), "-c", "y4m", script, "-"], capture_output=True, timeout=120
+        [Path(vs.__file__).with_name("vspipe"), "-c", "y4m", script, "-"], capture_output=True, timeout=250
     )
     assert done.returncode == 0, done.stderr
     header, frames = done.stdout.split(b"\n", 1)
@@ -45,7 +45,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
 
     def start(mode: str, *arguments: str) -> str:
         command = map(str, [folder / "host", mode, *libraries, script, *arguments])
-        done = subprocess.run([*command], capture_output=True, text=True, timeout=120)
+        done = subprocess.run([*command], capture_output=True, text=True, timeout=250)
         assert done.returncode == 0, done.stderr
         assert not done.stderr
         return done.stdout

@@ -67,7 +67,7 @@ def test_every_thread_gets_its_own_function(clip: vs.VideoNode, calls: Calls, mo
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(200)
     assert not wrong
     assert Counter(call["streams"] for call in calls) == dict.fromkeys(range(8), 50)
 
@@ -96,14 +96,19 @@ def test_a_thousand_calls_leave_nothing_behind(clip: vs.VideoNode, calls: Calls)
         calls.clear()
 
     call_often(200)
-    before, references, memory = objects(), sys.getrefcount(_plugin), process.memory_info().rss
-    call_often(1000)
+    before, references = objects(), sys.getrefcount(_plugin)
+    larger: list[int] = []
+    # The allocator may grow at one time or another; a leak grows always.
+    while len(larger) < 4 and (not larger or larger[-1] >= 4 * 2**20):
+        memory = process.memory_info().rss
+        call_often(1000)
+        larger.append(process.memory_info().rss - memory)
     grown = objects() - before
     assert sys.getrefcount(_plugin) == references
     for name in ("FuncData", "Func", "VideoNode", "VideoFrame", "Plugin", "Function", "Error", "traceback"):
         assert grown[name] == 0, grown
     assert grown.total() < 20, grown
-    assert process.memory_info().rss - memory < 4 * 2**20
+    assert larger[-1] < 4 * 2**20, larger
 
 
 def test_several_cores_side_by_side() -> None:

@@ -55,7 +55,7 @@ def clips(draw: st.DrawFn) -> tuple[vs.VideoNode, dict[str, Any]]:
     return clip_of(form, [frame], _Matrix=matrix, _Range=limits, **own), own
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(clips(), st.integers(1, 3))
 def test_any_flat_clip_comes_back_with_its_properties(made: tuple[vs.VideoNode, dict[str, Any]], scale: int) -> None:
     clip, own = made

@@ -175,7 +175,7 @@ def test_every_fault_of_the_list_is_a_sentence_and_soon(
     begin = time.process_time()
     with pytest.raises(ArgumentError, match=r"m.toml'?, cannot be read: .*; correct it, or move it away"):
         aliases.read()
-    assert time.process_time() - begin < 5
+    assert time.process_time() - begin < 10
 
 
 def test_a_user_without_a_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

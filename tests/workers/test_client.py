@@ -64,7 +64,7 @@ def test_a_killed_worker_fails_its_frames_and_nothing_else(open_engine: Open) ->
         engine.submit(0)
     with pytest.raises(EngineError, match=UNEXPECTED):  # again, and not what an earlier frame left in the buffer
         engine.collect(0)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 100
     engine.close()
     np.testing.assert_array_equal(run(open_engine(streams=2), drawing(60, 60)), expected)
 
@@ -91,7 +91,7 @@ def test_a_frame_waited_for_by_another_thread_fails_too(open_engine: Open) -> No
     engine.submit(0)
     waiting, caught = waited_for(engine)
     os.kill(engine._worker.pid, signal.SIGKILL)
-    waiting.join(5)
+    waiting.join(100)
     assert not waiting.is_alive()
     assert "ended unexpectedly (signal 9)" in str(caught[0])
 
@@ -105,7 +105,7 @@ def test_closing_while_a_frame_is_waited_for_is_an_error_not_a_frame(
     engine.submit(0)
     waiting, caught = waited_for(engine)
     engine.close()
-    waiting.join(5)
+    waiting.join(100)
     assert not waiting.is_alive()
     assert isinstance(caught[0], EngineError)
     assert "closed" in str(caught[0])
@@ -187,7 +187,7 @@ def test_slots_keep_their_frames_apart(open_engine: Open) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(200)
     for n in range(9):
         result = found[n]
         assert result is not None

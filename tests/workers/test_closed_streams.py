@@ -74,7 +74,7 @@ def test_frames_arrive_whatever_is_closed(tmp_path: Path) -> None:
         for i, (closed, video) in enumerate(cases)
     ]
     for i, (program, (closed, video)) in enumerate(zip(running, cases, strict=True)):
-        printed, complained = program.communicate(timeout=120)
+        printed, complained = program.communicate(timeout=250)
         assert (program.returncode, printed) == (0, b""), (closed, video, complained)
         assert (tmp_path / f"{i}.done").exists()
         assert (2 in closed) == (b"chatter" not in complained)
@@ -93,7 +93,7 @@ def test_an_onnx_file_is_tried_and_upscales_in_vspipe(tmp_path: Path) -> None:
         for i, closed in enumerate([(0, 1), (0, 1, 2)])
     ]
     for i, program in enumerate(running):
-        _, complained = program.communicate(timeout=120)
+        _, complained = program.communicate(timeout=250)
         assert program.returncode == 0, complained
         assert (tmp_path / f"{i}").stat().st_size == 2 * 64 * 64
 
@@ -105,7 +105,7 @@ def test_commands_know_no_difference(tmp_path: Path) -> None:
     running = [(0, closed, start([*command, *working], closed)) for closed in [(), (1,), (0, 1, 2)]]
     running += [(1, closed, start([*command, *failing], closed)) for closed in COMBINATIONS]
     for status, closed, program in running:
-        printed, complained = program.communicate(timeout=120)
+        printed, complained = program.communicate(timeout=250)
         assert program.returncode == status, (closed, complained)
         assert b"Traceback" not in complained
         assert bool(printed) == (status == 0 and 1 not in closed)

@@ -97,6 +97,8 @@ class Builder:
             self.logger.log(ILogger.ERROR, "and one error more")
             return None
         self.logger.log(ILogger.INFO, "Total Activation Memory: 12345 bytes")
+        if network._shapes:
+            print("TensorRT builds an engine", flush=True)
         content = {
             "shapes": network._shapes,
             "precision": network._precision,

@@ -111,7 +111,7 @@ def test_truncated_anywhere(tmp_path: Path, tensors: Tensors, state: Tensors, ki
         assert "; " in refused(path), length
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data(), kind=st.sampled_from(["safetensors", "zip", "legacy"]))
 def test_flipped_bytes_never_crash(
     tmp_path: Path, tensors: Tensors, state: Tensors, data: st.DataObject, kind: str

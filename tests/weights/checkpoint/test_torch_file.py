@@ -317,5 +317,5 @@ from vsfdatrd.checkpoint import open_checkpoint
 for path in ({str(path)!r}, {str(old)!r}, {str(luma)!r}):
     print(len(open_checkpoint(path).tensors()))
 """
-    done = subprocess.run([sys.executable, "-W", "error", "-c", script], timeout=60, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], timeout=250, capture_output=True, text=True)
     assert done.stdout.split() == [str(len(state))] * 2 + [str(len(artcnn))], done.stderr
