@@ -9,7 +9,7 @@ WORKERS ?= 3
 FAST := tests/archs tests/cache tests/nn tests/video tests/weights tests/system tests/namespace tests/test_options.py \
   tests/test_inference.py tests/test_filter.py tests/test_cli.py
 
-.PHONY: setup demo test check lint test-gpu gpu-visit bench wheels clean
+.PHONY: setup demo test check lint sanitize test-gpu gpu-visit bench wheels clean
 
 setup: $(VENV)/.done
 
@@ -45,6 +45,10 @@ check: lint
 test: lint
 	$(if $(ISA),FDATRD_MAX_ISA=$(ISA)) $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --cov \
 	  --cov-report=term:skip-covered
+
+# The C code's tests with AddressSanitizer and UndefinedBehaviorSanitizer; two minutes, most of it compiling.
+sanitize: setup
+	$(BIN)/python -m tests.sanitizers
 
 # What needs an NVIDIA GPU: engine against reference on real frames, streams, CUDA graphs, memory. Nothing is fetched for
 # it: without a virtual environment, PYTHON runs it with what it has, and what that lacks is skipped.

@@ -182,12 +182,21 @@ def names(wanted: str, checkpoint: Checkpoint) -> list[str]:
     return [name for name, _ in selection.candidates(wanted, checkpoint)]
 
 
-def test_it_comes_first_where_nothing_is_wider(tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def set_instructions(monkeypatch: pytest.MonkeyPatch, *available: str) -> None:
+    for name in ("avx512", "vnni", "amx"):
+        monkeypatch.setattr(kernels, f"has_{name}", lambda name=name: name in available)
+
+
+def test_it_comes_first_where_openvino_has_no_better_instructions(
+    tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(selection, "gpu_count", lambda: 0)
-    monkeypatch.setattr(kernels, "has_avx512", lambda: False)
-    assert names("auto", tiny)[:2] == ["native", "openvino"]
-    monkeypatch.setattr(kernels, "has_avx512", lambda: True)
-    assert names("auto", tiny)[:2] == ["openvino", "native"]
+    for available in ("", "avx512 vnni"):
+        set_instructions(monkeypatch, *available.split())
+        assert names("auto", tiny)[:2] == ["native", "openvino"]
+    for available in ("avx512", "avx512 vnni amx"):
+        set_instructions(monkeypatch, *available.split())
+        assert names("auto", tiny)[:2] == ["openvino", "native"]
     monkeypatch.setattr(kernels, "unsupported", lambda: "the processor has no AVX2")
     assert "native" not in names("auto", tiny)
     with pytest.raises(EngineUnavailable, match="no AVX2"):
@@ -214,7 +223,7 @@ def test_a_wish_for_fp32_goes_to_another_engine(
 def test_a_wish_for_integers_goes_to_it_wherever_it_stands(
     tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "has_avx512", lambda: True)
+    monkeypatch.setattr(native, "preferred", lambda: False)
     selection.open_engine(tiny, 60, 60, Options(precision="int16"), EngineCache(tmp_path))
     assert [entry.fields["engine"].split()[0] for entry in EngineCache(tmp_path).entries()] == ["native"]
 

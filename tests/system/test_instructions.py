@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,8 @@ from vsfdatrd.backends.native import kernels
 from vsfdatrd.backends.openvino import backend as openvino
 import torch
 print(json.dumps({
-    "native": kernels.unsupported(), "wider": kernels.has_avx512(), "vnni": kernels.has_vnni(),
+    "native": kernels.unsupported(), "vnni": kernels.has_vnni(),
+    "avx512": kernels.has_avx512(), "amx": kernels.has_amx(),
     "openvino": openvino._standby.describe()["abilities"],
     "torch": torch.backends.cpu.get_cpu_capability(), "bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported(),
 }))
@@ -46,11 +48,21 @@ def test_avx2_is_all_there_is() -> None:
     able = found("AVX2")
     if able["native"] is not None:
         pytest.skip(f"this processor is no AVX2 processor: {able['native']}")
-    assert able["wider"] is False
-    assert able["vnni"] is False
+    assert [able[name] for name in ("avx512", "vnni", "amx")] == [False, False, False]
     assert able["torch"] == "AVX2"
     assert able["bf16"] is False
     assert not {"BF16", "FP16"} & set(str(name) for name in able["openvino"])  # type: ignore[attr-defined]
+
+
+def test_without_a_cap_the_native_engine_sees_what_the_system_sees() -> None:
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists() or platform.machine() != "x86_64":
+        pytest.skip("this system does not list what its processor can do")
+    flags = set(next(line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")).split())
+    able = found("")
+    assert able["avx512"] is ("avx512f" in flags)
+    assert able["amx"] is ({"amx_tile", "amx_bf16"} <= flags)
+    assert able["vnni"] is ({"avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"} <= flags)
 
 
 def test_less_than_avx2_is_no_native_engine() -> None:

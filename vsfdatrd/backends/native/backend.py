@@ -68,8 +68,13 @@ def unsupported_reason(model: ModelDescriptor) -> str | None:
 
 
 def preferred() -> bool:
-    """Return whether `auto` tries this backend first where engines have not been timed; with AVX-512, OpenVINO is."""
-    return native_kernels.unsupported() is None and not native_kernels.has_avx512()
+    """Return whether `auto` tries this backend first where engines have not been timed.
+
+    OpenVINO is expected to be faster where it has instructions that the kernels do not use: AVX-512 without VNNI, AMX.
+    """
+    if native_kernels.unsupported() is not None or native_kernels.has_amx():
+        return False
+    return native_kernels.has_vnni() or not native_kernels.has_avx512()
 
 
 def version(device: Sequence[int] = (0,)) -> str:

@@ -92,7 +92,12 @@ def unsupported() -> str | None:
 
 def has_avx512() -> bool:
     """Return whether the CPU also has AVX-512."""
-    return bool(library().fdatrd_cpu_wider())
+    return bool(library().fdatrd_cpu_avx512())
+
+
+def has_amx() -> bool:
+    """Return whether the CPU also has AMX, which multiplies tiles of bf16 and which the kernels do not use."""
+    return bool(library().fdatrd_cpu_amx())
 
 
 @cache
