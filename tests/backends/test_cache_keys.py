@@ -22,7 +22,7 @@ KEYS = {
     "openvino": ("8", "240x240", "fp32", "openvino 1.0", "a device", "streams=auto"),
     "torch": ("network 2", "240x240", "fp32", "torch 1.0", "a device", ""),
     "cuda": ("1", "any", "fp16", "cuda 1.0", "a device", ""),
-    "tensorrt": ("8.4", "240x240", "fp16", "tensorrt 1.0", "a device", ""),
+    "tensorrt": ("8.5", "240x240", "fp16", "tensorrt 1.0", "a device", ""),
 }
 
 

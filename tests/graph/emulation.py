@@ -139,10 +139,11 @@ def _cast(inputs: list[Tensor], attributes: Attributes) -> Tensor:
 
 
 def _slice(inputs: list[Tensor], _: Attributes) -> Tensor:
-    x, starts, ends, axes = inputs
+    x, *values = inputs
+    starts, ends, axes, *steps = (value.tolist() for value in values)
     places = [slice(None)] * x.ndim
-    for axis, start, end in zip(axes.tolist(), starts.tolist(), ends.tolist(), strict=True):
-        places[axis] = slice(start, end)
+    for axis, start, end, step in zip(axes, starts, ends, steps[0] if steps else [1] * len(axes), strict=True):
+        places[axis] = slice(start, end, step)
     return x[tuple(places)]
 
 

@@ -141,22 +141,31 @@ class Attention:
         """
         g, c, h, d = self.g, self.config.embed_dim, self.heads, self.depth
         total, factor = self._products_of_channels(centred, largest)
-        both = weights["qkv.weight"][: 2 * c].astype(np.float64).reshape(2 * h, d, c)
-        w = g.constant(both, FULL)
-        ws = g.op("MatMul", g.constant(both * factor, FULL), total)  # (2h, d, C)
-        means = g.op("ReduceSum", g.op("Mul", w, mean), g.constant([2], np.int64), keepdims=1)  # (2h, d, 1)
-        squares = g.op("ReduceSum", g.op("Mul", ws, w), g.constant([2], np.int64), keepdims=1)
+
+        def cut(x: Name, axis: int, start: int, end: int, step: int = 1) -> Name:
+            return g.op("Slice", x, *map(g.shape_tensor, (start, end, axis, step)))
+
+        w = weights["qkv.weight"][: 2 * c]
+        by_matrix = g.op("MatMul", g.constant(w.astype(np.float64) * factor, FULL), total)  # W S (2C, C)
+        moments = g.op("MatMul", by_matrix, g.constant(w.T, FULL))  # W S Wᵀ (2C, 2C)
+        means = g.op("ReduceSum", g.op("Mul", g.constant(w, FULL), mean), g.constant([1], np.int64), keepdims=0)
+        means = g.reshape(means, 1, 2 * c)
+        flat = g.reshape(moments, 4 * c * c)
+        squares = g.reshape(cut(flat, 0, 0, 4 * c * c, 2 * c + 1), 1, 2 * c)  # the diagonal
         squares = g.op("Add", squares, g.op("Mul", means, means))
         # As in `channels`: rounding may make the sum negative.
-        norms = g.op("Sqrt", g.op("Max", squares, g.constant(1e-24 / self._count(), FULL)))  # (2h, d, 1)
+        norms = g.op("Sqrt", g.op("Max", squares, g.constant(1e-24 / self._count(), FULL)))  # (1, 2C)
 
-        def half(x: Name, i: int) -> Name:
-            return g.op("Slice", x, g.shape_tensor(i * h), g.shape_tensor(i * h + h), g.shape_tensor(0))
+        def by_head(x: Name) -> Name:
+            """Values of queries, times those of keys: (1, 2C) -> (h, d, d)."""
+            return g.op("Mul", g.reshape(cut(x, 1, 0, c), h, d, 1), g.reshape(cut(x, 1, c, 2 * c), h, 1, d))
 
-        products = g.op("MatMul", half(ws, 0), g.constant(both[h:].transpose(0, 2, 1), FULL))  # (h, d, d)
-        products = g.op("Add", products, g.op("Mul", half(means, 0), g.transpose(half(means, 1), 0, 2, 1)))
-        scale = g.op("Mul", half(norms, 0), g.transpose(half(norms, 1), 0, 2, 1))
-        logits = g.op("Mul", g.op("Div", products, scale), g.constant(weights["temp"], FULL))
+        # Queries of a head and its keys: blocks in the upper right, each d rows and d columns after the one before it.
+        step = d * (2 * c + 1)
+        products = cut(g.reshape(cut(flat, 0, c, c + h * step), h, step), 1, 0, d * 2 * c)
+        products = cut(g.reshape(products, h, d, 2 * c), 2, 0, d)
+        products = g.op("Add", products, by_head(means))
+        logits = g.op("Mul", g.op("Div", products, by_head(norms)), g.constant(weights["temp"], FULL))
         values = g.constant(weights["qkv.weight"][2 * c :].reshape(h, d, c), FULL)
         mixed = g.reshape(g.op("MatMul", g.op("Softmax", logits, axis=-1), values), c, c)
         return g.op("MatMul", g.constant(weights["proj.weight"], FULL), mixed)

@@ -38,6 +38,8 @@ SHARPEST = 16
 """Largest norm of a query whose attention is joined by samples. The norm is about the standard deviation of its scores;
 where it is more than 23 they were seen to lose precision, as the samples' share of a chunk vanishes.
 """
+SUMMED = 16384
+"""Largest number of values that the library adds up in one kernel."""
 LANES = 8
 """Channels added to the dictionary's keys and values: fused attention needs a multiple of 8."""
 
@@ -185,10 +187,24 @@ class MapNetwork(Network):
                 g.layer_norm(self._places(t), weights["n1.weight"], weights["n1.bias"], dtype=self.target.stream)
             )
         local = self._local_maps(g.transpose(n, 0, 3, 1, 2), weights)
-        mean = g.op("ReduceMean", self._full(local), g.constant([2, 3], np.int64), keepdims=1)
-        hidden = g.op("Gelu", g.conv(mean, weights["inter.cg.1.weight"], dtype=FULL))
-        gate = self._rounded(g.op("Sigmoid", g.conv(hidden, weights["inter.cg.3.weight"], dtype=FULL)))
+        gate = self._rounded(self._pool_gate(local, weights.below("inter.cg")))
         return g.op("Add", t, self._up(g.op("Add", g.op("Mul", attention, gate), local)))
+
+    def _pool_gate(self, local: Name, weights: Weights) -> Name:
+        """sigmoid(W3 GELU(W1 mean(local))) (1, C, 1, 1) in float32, of a map."""
+        g, (height, width) = self.g, self._size
+        # The mean of all places, or of too many parts of them, would be two kernels each: what parts give is added up
+        # in memory that another kernel sets to zero. The mean of the parts' means and W1 are one sum.
+        tokens, channels = height * width, self.config.embed_dim
+        parts = max(p for p in range(1, SUMMED // channels + 1) if tokens % p == 0)
+        means = g.reshape(self._full(self._places(local)), parts, tokens // parts, channels)
+        means = g.reshape(g.op("ReduceMean", means, g.constant([1], np.int64), keepdims=1), 1, parts, -1)  # (1, P, C)
+        first = g.constant(weights["1.weight"][:, :, 0].transpose(0, 2, 1) / parts, FULL)  # (O, 1, C)
+        hidden = g.op("ReduceSum", g.op("Mul", means, first), g.constant([1, 2], np.int64), keepdims=0)
+        hidden = g.reshape(g.op("Gelu", hidden), 1, -1)
+        logits = g.op("Mul", hidden, g.constant(weights["3.weight"][:, :, 0, 0], FULL))
+        logits = g.op("ReduceSum", logits, g.constant([1], np.int64), keepdims=0)
+        return g.reshape(g.op("Sigmoid", logits), 1, -1, 1, 1)
 
     def _windows(self, t: Name, window: tuple[int, int], weights: Weights) -> Name:
         """Window attention with a relative position bias of the normalized map, projected."""
@@ -339,7 +355,7 @@ class MapNetwork(Network):
         asked = g.constant(np.pad(queries, ((0, 0), (0, LANES)))[None, None])
         asked = g.op("Expand", asked, g.shape_tensor(chunks, 1, len(queries), c + LANES))
         out = g.op("Attention", asked, extended, extended, scale=1.0)
-        out = self._full(g.reshape(out, chunks, len(queries), c + LANES))
+        out = g.reshape(out, chunks, len(queries), c + LANES)
 
         sampled = g.op(
             "Slice",
@@ -359,20 +375,19 @@ class MapNetwork(Network):
         top = g.op("ReduceMax", scores, places, keepdims=1)  # (chunks, 1, Q)
         sums = g.op("ReduceSum", g.op("Exp", g.op("Sub", scores, top)), places, keepdims=1)
         logarithm = g.op("Add", g.op("Log", sums), top)
-        share = g.op(
-            "Max",
-            g.op("Slice", out, g.shape_tensor(c), g.shape_tensor(c + 1), g.shape_tensor(2)),
-            g.constant(1e-4, FULL),
-        )
+        share = g.op("Slice", out, g.shape_tensor(c), g.shape_tensor(c + 1), g.shape_tensor(2))
+        share = g.op("Max", self._full(share), g.constant(1e-4, FULL))
         # log Z - log MARK, by the samples
         exact = g.op("Sub", g.reshape(logarithm, chunks, len(queries), 1), g.op("Log", share))
         # The mean score, queries · result, is at most log Z, and equal to it where a single key has all the weight.
-        padded = g.constant(np.pad(queries, ((0, 0), (0, LANES)))[None], FULL)
-        sharp = g.op("ReduceSum", g.op("Mul", out, padded), g.constant([2], np.int64), keepdims=1)
+        # Of -result, so that the sum over chunks below does not share values in float32 with it.
+        padded = g.constant(-np.pad(queries, ((0, 0), (0, LANES)))[None], FULL)
+        negative = self._full(g.op("Mul", out, g.constant(-1)))
+        sharp = g.op("ReduceSum", g.op("Mul", negative, padded), g.constant([2], np.int64), keepdims=1)
         estimate = g.op("Max", exact, g.op("Sub", sharp, g.constant(math.log(MARK), FULL)))
         reference = g.op("Slice", estimate, g.shape_tensor(0), g.shape_tensor(1), g.shape_tensor(0))
         weight = g.op("Exp", g.op("Min", g.op("Sub", estimate, reference), g.constant(80, FULL)))
-        total = g.op("ReduceSum", g.op("Mul", out, weight), first, keepdims=0)  # (Q, C + LANES)
+        total = g.op("ReduceSum", g.op("Mul", self._full(out), weight), first, keepdims=0)  # (Q, C + LANES)
         joined = g.op("Slice", total, g.shape_tensor(0), g.shape_tensor(c), g.shape_tensor(1))
         return self._rounded(
             g.op("Div", joined, g.op("Slice", total, g.shape_tensor(c + 1), g.shape_tensor(c + 2), g.shape_tensor(1)))

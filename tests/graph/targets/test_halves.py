@@ -82,7 +82,9 @@ def test_what_is_multiplied_has_the_precisions_type(
             if form.maps and (node.op_type, tensor, shape) == ("MatMul", TensorProto.FLOAT, sampled):
                 continue  # scores of the samples in the dictionary's reading
             # of the frame, or of the channels alone
-            whole = np.prod(shape) >= tokens or np.prod(types[node.input[0]][1]) >= tokens
+            values = max(np.prod(shape), np.prod(types[node.input[0]][1]))
+            # second moments of queries and keys have more values than a frame as small as this has tokens
+            whole = values >= tokens and shape != (2 * config.embed_dim,) * 2
             if node.name in ends:
                 assert tensor == TensorProto.FLOAT, "skies would have bands"
                 continue
@@ -92,7 +94,7 @@ def test_what_is_multiplied_has_the_precisions_type(
     assert set(large) == {compute}
     assert large[compute] >= 18
     assert set(small) - {compute} <= {TensorProto.FLOAT}, "channel attention's matrices and pooled gates are fp32"
-    assert small[TensorProto.FLOAT] >= 6
+    assert small[TensorProto.FLOAT] >= (4 if form.maps else 6)  # with maps, pooled gates are written as sums
     assert sums[stream] >= 6, "two for a block"
 
 

@@ -31,7 +31,7 @@ from vsfdatrd.workers.client import StandbyWorker
 
 log = logging.getLogger(__name__)
 
-GRAPH_VERSION = f"{WRITTEN}.4"
+GRAPH_VERSION = f"{WRITTEN}.5"
 """Version of the graph and of the way it is built."""
 ANY_SIZE = False
 
