@@ -1,6 +1,8 @@
 """What tests of every part need: the shared folder, and small networks as files."""
 
 import contextlib
+import os
+import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,10 @@ with contextlib.suppress(ImportError):
     # How long an example takes says nothing on a machine that has much else to do.
     settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("busy")
+
+# Where it is set, each of the thousand processes that tests start would compile the package again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 type Tensors = dict[str, NDArray[Any]]
 type Maker = Callable[..., Tensors]

@@ -1,6 +1,8 @@
 """The OpenVINO engine: built, exported, loaded, and refused when what it loads is damaged."""
 
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -267,3 +269,14 @@ def test_half_precision_agrees_with_fp32_on_a_real_frame(
     assert f"{half[0]} agrees with fp32 to" in caplog.text
     assert compare(results["fp32"], results[half[0]], half[0]) >= 50
     assert np.abs(results["fp32"] - results[half[0]]).max() > 0, "it was computed in fp32 after all"
+
+
+def test_its_process_starts_without_what_it_does_not_need() -> None:
+    """No converter, no telemetry, no architectures; the converter can still be loaded afterwards."""
+    script = (
+        "import sys, vsfdatrd.backends.openvino.worker\n"
+        "print([name for name in sys.modules if 'telemetry' in name or 'ovc' in name or 'archs.registry' in name])\n"
+        "from openvino.tools.ovc import convert_model"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=250)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr

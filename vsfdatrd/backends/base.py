@@ -10,19 +10,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
 from vsfdatrd.errors import EngineError
 from vsfdatrd.options import Precision
 from vsfdatrd.workers.shared_memory import FramePlanes as FramePlanes
+
+if TYPE_CHECKING:  # a worker process does without architectures, and starts sooner
+    from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
     """Parameters of an engine."""
 
-    checkpoint: Checkpoint
+    checkpoint: "Checkpoint"
     """The weights and the description of their network."""
     height: int
     """Height of the padded frame in pixels."""
@@ -115,7 +117,7 @@ class Backend(Protocol):
         """
         ...
 
-    def unsupported_reason(self, model: ModelDescriptor) -> str | None:
+    def unsupported_reason(self, model: "ModelDescriptor") -> str | None:
         """Explain why this backend cannot run a network on any machine.
 
         Args:
@@ -138,7 +140,7 @@ class Backend(Protocol):
         """
         ...
 
-    def precisions(self, checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
+    def precisions(self, checkpoint: "Checkpoint", device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
         """List the precisions that the device supports for a network.
 
         Args:

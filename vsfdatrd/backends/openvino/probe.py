@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import openvino
 from numpy.typing import NDArray
 
 from vsfdatrd.archs import onnx_checks, onnx_range
 from vsfdatrd.archs.onnx import Layout, OnnxConfig, Range
 from vsfdatrd.backends import accuracy
 from vsfdatrd.backends.openvino import probe_range
+from vsfdatrd.backends.openvino.library import openvino
 from vsfdatrd.backends.openvino.worker import reason, settings
 from vsfdatrd.graph.adapt_io import wrap_io
 from vsfdatrd.weights.files import refuse

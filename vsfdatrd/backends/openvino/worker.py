@@ -10,11 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import openvino
-
 from vsfdatrd.backends.accuracy import check_banding, compare, count_levels, drawing
 from vsfdatrd.backends.accuracy import sky as clear_sky
 from vsfdatrd.backends.base import FramePlanes
+from vsfdatrd.backends.openvino.library import openvino
 from vsfdatrd.backends.reference_server import Picture, ReferenceServer
 from vsfdatrd.errors import EngineBuildError, EngineError
 from vsfdatrd.workers.server import serve_forever

@@ -1,0 +1,13 @@
+"""OpenVINO's package, without the converter and the telemetry that it imports as well: half of its start."""
+
+import sys
+
+_CONVERTER = "openvino.tools.ovc"
+
+_known = _CONVERTER in sys.modules
+if not _known:
+    sys.modules[_CONVERTER] = None  # type: ignore[assignment]  # as if it were not installed, which is allowed
+import openvino as openvino  # noqa: E402
+
+if not _known:
+    del sys.modules[_CONVERTER]
