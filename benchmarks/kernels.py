@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernels.compile import ARCHITECTURES
 from vsfdatrd.archs.fdat_rd import FdatRdConfig, variant
 from vsfdatrd.kernels import manifest
+from vsfdatrd.kernels.compile import ARCHITECTURES
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "gpu.md"
 MARKS = re.compile(r"(?<=<!-- kernels: begin -->\n).*?(?=<!-- kernels: end -->)", re.DOTALL)

@@ -95,10 +95,15 @@ def test_no_backend_needs_another() -> None:
             assert not {name for name in others if name.startswith("backends.")}, module
 
 
-def test_the_package_needs_nothing_of_the_repository() -> None:
-    """Neither Triton, nor the sources of the kernels: they are compiled before they are installed."""
-    foreign = re.compile(r"^\s*(import|from) (triton|kernels|benchmarks|models|tests)\b", re.MULTILINE)
-    assert [module for module, path in modules().items() if foreign.search(path.read_text(encoding="utf-8"))] == []
+def test_kernels_are_compiled_before_they_are_installed() -> None:
+    """At run time there is only their manifest, as Triton is a tool of development."""
+    own = {"kernels", "kernels.manifest"}
+    users = {module for module, names in imports().items() for name in names if name.startswith("kernels.")}
+    for module in users - {module for module in users if module.startswith("kernels.")}:
+        assert {name for name in imports()[module] if name.startswith("kernels")} <= own, module
+    triton = re.compile(r"^\s*(import|from) triton", re.MULTILINE)
+    importers = {module for module, path in modules().items() if triton.search(path.read_text(encoding="utf-8"))}
+    assert {module.split(".")[0] for module in importers} <= {"kernels"}
 
 
 def test_nothing_imports_itself_by_way_of_others() -> None:
@@ -122,9 +127,5 @@ def test_nothing_imports_itself_by_way_of_others() -> None:
 def test_the_formatter_skips_nothing() -> None:
     root = PACKAGE.parent
     marks = re.compile(r"#\s*fmt:\s*(skip|off)")
-    files = [
-        path
-        for name in ("vsfdatrd", "kernels", "tests", "benchmarks", "models")
-        for path in (root / name).rglob("*.py")
-    ]
+    files = [path for name in ("vsfdatrd", "tests", "benchmarks", "models") for path in (root / name).rglob("*.py")]
     assert [path.name for path in files if marks.search(path.read_text(encoding="utf-8"))] == []

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from kernels import catalog
 from tests.backends.closeness import of_network
 from tests.conftest import tiny_config, tiny_tensors
 from tests.kernels.interpreter import TYPES, Case, launch
@@ -14,6 +13,7 @@ from vsfdatrd.backends.cuda import packing
 from vsfdatrd.backends.cuda.constants import pack_constants
 from vsfdatrd.backends.cuda.plan import Constant, Frame, Region, find_active, make_plan
 from vsfdatrd.graph.weights import Weights
+from vsfdatrd.kernels import catalog
 
 LARGE = {"ROWS": 1024, "PIXELS": 16384, "KEYS": 512, "PADDED": 1024, "COLUMNS": 64, "SIDE": 32}
 """Tiles that leave the interpreter few programs to run; other cases have the tiles that ship."""

@@ -21,7 +21,7 @@ import triton.language as tl
 from numpy.typing import NDArray
 from triton.runtime.interpreter import TensorHandle, interpreter_builder
 
-from kernels import catalog
+from vsfdatrd.kernels import catalog
 
 type Array = NDArray[Any]
 

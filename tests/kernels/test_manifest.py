@@ -55,10 +55,10 @@ def test_it_fits_every_card(kernel: CompiledKernel) -> None:
 
 
 def test_the_manifest_is_up_to_date() -> None:
-    """Run `python -m kernels.compile` after a change of the kernels or their tiles."""
+    """Run `python -m vsfdatrd.kernels.compile` after a change of the kernels or their tiles."""
     pytest.importorskip("triton")
-    from kernels import catalog
-    from kernels.compile import describe, hash_sources
+    from vsfdatrd.kernels import catalog
+    from vsfdatrd.kernels.compile import describe, hash_sources
 
     assert manifest.load().sources == hash_sources()
     variants = [each for c in catalog.CHANNELS for p in catalog.PRECISIONS for each in catalog.variants(c, p)]
@@ -75,8 +75,8 @@ def test_compiling_again_gives_the_same(name: str, tmp_path: Path, monkeypatch: 
     triton = pytest.importorskip("triton")
     if triton.__version__ != manifest.load().triton:
         pytest.skip("another version of Triton")
-    from kernels import catalog
-    from kernels.compile import compile_variant
+    from vsfdatrd.kernels import catalog
+    from vsfdatrd.kernels.compile import compile_variant
 
     for variable in ("TRITON_DISABLE_LINE_INFO", "TRITON_DEFAULT_FP_FUSION"):  # set when compiling, and undone here
         monkeypatch.setenv(variable, "1")
@@ -91,7 +91,7 @@ def test_compiling_again_gives_the_same(name: str, tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize("name", ["attend_windows", "feed_out"])
 def test_ptxas_says_what_the_manifest_does(name: str) -> None:
     pytest.importorskip("triton")
-    from kernels.compile import ARCHITECTURES, count_registers
+    from vsfdatrd.kernels.compile import ARCHITECTURES, count_registers
 
     kernel = manifest.load().kernel(name, 128, "fp16")
     try:

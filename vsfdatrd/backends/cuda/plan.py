@@ -1,9 +1,9 @@
 """Plan how the CUDA kernels compute an FDAT-RD: a list of launches, and a place in memory for every buffer.
 
 A plan depends on the configuration, the parts of the network that are active, and the size of the frame; not on the
-GPU, nor on the weights otherwise. The kernels are described in the repository's folder `kernels`; here are their order,
-their arguments and their grids. Kernels that write tokens also write the mean and the reciprocal standard deviation of
-each, so that no normalization is a pass over memory of its own.
+GPU, nor on the weights otherwise. The kernels are described in `vsfdatrd.kernels`; here are their order, their
+arguments and their grids. Kernels that write tokens also write the mean and the reciprocal standard deviation of each,
+so that no normalization is a pass over memory of its own.
 
 N is the number of tokens, C that of their channels, F the hidden width of feed-forward networks, h the number of heads.
 """

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from kernels.blocks import (
+from vsfdatrd.kernels.blocks import (
     add_product,
     add_tokens,
     gelu,

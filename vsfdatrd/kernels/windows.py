@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from kernels.blocks import add_product, load_block, store_tokens, zeros
+from vsfdatrd.kernels.blocks import add_product, load_block, store_tokens, zeros
 
 
 @triton.jit

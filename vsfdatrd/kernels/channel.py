@@ -8,7 +8,7 @@ about it: in a frame of one color, the mean is everything, and would cancel in t
 import triton
 import triton.language as tl
 
-from kernels.blocks import (
+from vsfdatrd.kernels.blocks import (
     load_block,
     load_normalized,
     load_stats,

@@ -1,4 +1,4 @@
-"""Compile the kernels ahead of time, without a GPU: `python -m kernels.compile`.
+"""Compile the kernels ahead of time, without a GPU: `python -m vsfdatrd.kernels.compile`.
 
 Writes `ptx/`: the PTX of all kernels, compressed, and the manifest. The same sources and the same version of Triton
 give the same bytes. It takes minutes.
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from vsfdatrd.kernels.manifest import FILE, FOLDER
 
 if TYPE_CHECKING:
-    from kernels.catalog import Variant
+    from vsfdatrd.kernels.catalog import Variant
 
 CAPABILITY = 80
 """Compute capability of the PTX, times ten. Drivers compile it for this one and all later ones."""
@@ -36,7 +36,7 @@ SOURCES = ("blocks", "channel", "dictionary", "ends", "tokens", "windows")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compile all kernels."""
-    parser = argparse.ArgumentParser(prog="python -m kernels.compile", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m vsfdatrd.kernels.compile", description=__doc__)
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
     options = parser.parse_args(arguments)
@@ -52,7 +52,7 @@ def write(folder: Path, jobs: int | None = None) -> None:
     """
     import triton
 
-    from kernels.catalog import CHANNELS, PRECISIONS
+    from vsfdatrd.kernels.catalog import CHANNELS, PRECISIONS
 
     folder.mkdir(parents=True, exist_ok=True)
     networks = [(channels, precision) for channels in CHANNELS for precision in PRECISIONS]
@@ -78,7 +78,7 @@ def write(folder: Path, jobs: int | None = None) -> None:
 
 def _compile_network(network: tuple[int, str]) -> list[tuple[dict[str, Any], bytes]]:
     """Compile the kernels of a network. Returns each one's entry of the manifest, and its PTX."""
-    from kernels.catalog import variants
+    from vsfdatrd.kernels.catalog import variants
 
     found = []
     for variant in variants(*network):

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from kernels.blocks import add_product, load_block, load_normalized, load_stats, multiply, store_tokens, zeros
+from vsfdatrd.kernels.blocks import add_product, load_block, load_normalized, load_stats, multiply, store_tokens, zeros
 
 
 @triton.jit

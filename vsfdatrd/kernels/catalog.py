@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from kernels import channel, dictionary, ends, tokens, windows
+from vsfdatrd.kernels import channel, dictionary, ends, tokens, windows
 
 CHANNELS = (96, 128, 192)
 """Embedding dimensions: those of the published variants."""
