@@ -15,6 +15,7 @@ import vapoursynth as vs
 from vsfdatrd.backends.base import FramePlanes, SlotPool
 from vsfdatrd.errors import PREFIX, FdatrdError, FrameError
 from vsfdatrd.style_input import PROPERTY, Style
+from vsfdatrd.video import plugin
 from vsfdatrd.video.clamp import Plane, Worst, clamp_add, clamp_copy
 from vsfdatrd.video.malloc_trim import trimmer
 from vsfdatrd.video.tiling import Tile, Tiling, fill_padding
@@ -51,14 +52,15 @@ def run(
     function = _frame_function(pool, tiling, scale, style)
     width, height = clip.width * scale, clip.height * scale
     filters = [_per_frame(source, function, width, height) for _ in range(min(pool.count, clip.num_frames))]
-    reused: vs.VideoNode = vs.core.fdatrd.ReuseFrames(source, filters, threshold=reuse)
+    reused: vs.VideoNode = plugin.function("ReuseFrames")(source, filters, threshold=reuse)
     return reused
 
 
 def _per_frame(
     clip: vs.VideoNode, function: Callable[[int, vs.VideoFrame], vs.VideoFrame | str], width: int, height: int
 ) -> vs.VideoNode:
-    return vs.core.fdatrd.PerFrame(clip, func=function, width=width, height=height)
+    result: vs.VideoNode = plugin.function("PerFrame")(clip, func=function, width=width, height=height)
+    return result
 
 
 def _frame_function(

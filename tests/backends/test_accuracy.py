@@ -419,6 +419,20 @@ def test_warming_up_never_fails(backends: Backends) -> None:
     assert (backends["openvino"].warm, backends["torch"].warm) == (1, 1)
 
 
+def test_nothing_is_warmed_up_beside_an_open_engine(backends: Backends, tiny: Checkpoint, tmp_path: Path) -> None:
+    options, store = Options(model=str(tiny.path), backend="openvino"), EngineCache(tmp_path)
+    pool = selection.open_engine(tiny, 60, 60, options, store)
+    selection.warm_up("auto")
+    selection.warm_up("torch")
+    assert (backends["openvino"].warm, backends["torch"].warm) == (0, 1)
+    pool.failed = True  # the next filter opens another
+    selection.warm_up("openvino")
+    pool.failed = False
+    del pool
+    selection.warm_up("openvino")
+    assert backends["openvino"].warm == 2
+
+
 def test_filters_share_an_engine_until_the_last_one_lets_go(
     backends: Backends, tiny: Checkpoint, tmp_path: Path
 ) -> None:

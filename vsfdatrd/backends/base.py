@@ -207,14 +207,17 @@ class Backend(Protocol):
 class SlotPool:
     """An engine and its free slots. Filters with the same engine share the pool and wait here for a free slot."""
 
-    def __init__(self, engine: Engine, digest: str = "") -> None:
+    def __init__(self, engine: Engine, digest: str = "", backend: str = "") -> None:
         """Take over an engine, which is closed with this object.
 
         Args:
             engine: The engine.
             digest: Digest of its key in the cache.
+            backend: Name of its backend.
         """
         self.engine = engine
+        self.backend = backend
+        """Name of the engine's backend."""
         self.digest = digest
         """Digest of the engine's key in the cache."""
         self.failed = False

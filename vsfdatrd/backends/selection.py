@@ -79,7 +79,8 @@ def unavailable_reasons() -> dict[str, str | None]:
 def warm_up(requested: str, device: Sequence[int] = (0,)) -> None:
     """Start the worker of the backend that will probably be selected, while the clip is inspected.
 
-    Errors are ignored; `candidates` reports them.
+    If it has an open engine, the new filter will probably share that, and nothing is started. Errors are ignored;
+    `candidates` reports them.
 
     Args:
         requested: The requested backend, or ``auto``.
@@ -89,8 +90,9 @@ def warm_up(requested: str, device: Sequence[int] = (0,)) -> None:
     for name in likely:
         module = backend(name)
         if module.unavailable(device) is None:
-            with contextlib.suppress(EngineError):
-                module.warm_up()
+            if not any(pool.backend == name and not pool.failed for pool in _shared.values()):
+                with contextlib.suppress(EngineError):
+                    module.warm_up()
             return
 
 
@@ -343,7 +345,7 @@ def _open(name: str, module: Backend, spec: EngineSpec, store: EngineCache) -> S
                 store.metadata(REFUSED).put(key.digest, {"why": str(error)})
                 raise
 
-    pool = SlotPool(store.open(key, build, lambda directory: module.load(spec, directory)), key.digest)
+    pool = SlotPool(store.open(key, build, lambda directory: module.load(spec, directory)), key.digest, name)
     _shared[identity] = pool
     return pool
 

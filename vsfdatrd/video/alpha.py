@@ -9,6 +9,8 @@ from typing import Any
 
 import vapoursynth as vs
 
+from vsfdatrd.video import plugin
+
 log = logging.getLogger(__name__)
 
 PROPERTY = "_Alpha"
@@ -69,7 +71,7 @@ def _enlarged(source: vs.VideoNode, kind: Kind, like: vs.VideoNode) -> vs.VideoN
         return out
 
     form, width, height = kind
-    small = vs.core.fdatrd.PerFrame(source, func=extract, format=form, width=width, height=height)
+    small: vs.VideoNode = plugin.function("PerFrame")(source, func=extract, format=form, width=width, height=height)
     target = vs.core.query_video_format(vs.GRAY, like.format.sample_type, like.format.bits_per_sample)
     # Alpha is full range regardless of the picture's range.
     options: dict[str, Any] = {"format": target.id, "range_in": vs.RANGE_FULL, "range": vs.RANGE_FULL}

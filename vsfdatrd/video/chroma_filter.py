@@ -2,6 +2,7 @@
 
 import vapoursynth as vs
 
+from vsfdatrd.video import plugin
 from vsfdatrd.video.color import Source, Target
 
 MAX_SCALE = 8
@@ -32,7 +33,7 @@ def luma_guided(clip: vs.VideoNode, source: Source, target: Target, scale: int) 
         clip = clip.resize.Point(format=vs.YUV444PS, matrix=matrix)
     else:
         clip = clip.resize.Spline36(format=vs.YUV444PS)  # resizes chroma only; luma has this size already
-    filtered: vs.VideoNode = vs.core.fdatrd.ChromaFilter(clip, scale=min(scale, MAX_SCALE))
+    filtered: vs.VideoNode = plugin.function("ChromaFilter")(clip, scale=min(scale, MAX_SCALE))
     filtered = filtered.std.RemoveFrameProps("_ChromaLocation")
     if target.format.color_family == vs.RGB:
         return filtered.resize.Point(format=vs.RGBS).std.Expr("x 0 max 1 min")  # filtered colors may be out of gamut

@@ -6,10 +6,10 @@ from enum import IntEnum
 from functools import cache
 
 import numpy as np
-import vapoursynth as vs
 from numpy.typing import NDArray
 
 from vsfdatrd.errors import EngineUnavailable
+from vsfdatrd.video import plugin
 
 type Plane = NDArray[np.float32]
 
@@ -87,7 +87,7 @@ def _planes(source: Plane, target: Plane) -> tuple[c_void_p | c_int64, ...]:
 @cache
 def _function(name: str) -> "ctypes._NamedFuncPointer":
     """Return a function of the library that VapourSynth loaded as the plugin, wherever it is installed."""
-    path = vs.core.fdatrd.plugin_path
+    path = plugin.path()
     try:
         function = ctypes.CDLL(path)[name]
     except (OSError, AttributeError) as error:

@@ -23,7 +23,7 @@ from typing import Any
 import vapoursynth as vs
 
 from vsfdatrd.errors import PREFIX, ArgumentError, ClipError, did_you_mean
-from vsfdatrd.video import alpha, frame_props
+from vsfdatrd.video import alpha, frame_props, plugin
 from vsfdatrd.video.frame_props import MATRICES
 
 log = logging.getLogger(__name__)
@@ -236,7 +236,8 @@ def with_props(source: Source, converts: bool = True) -> vs.VideoNode:
         return out
 
     # Not std.ModifyFrame: its errors are exceptions, which reach the user as a traceback.
-    return vs.core.fdatrd.PerFrame(source.clip, func=tag)
+    tagged: vs.VideoNode = plugin.function("PerFrame")(source.clip, func=tag)
+    return tagged
 
 
 def _first_props(clip: vs.VideoNode) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vsfdatrd.errors import EngineUnavailable
 from vsfdatrd.system.instructions import VARIABLE, cap
 
 type Floats = NDArray[np.float32]
@@ -78,12 +79,29 @@ def library() -> ctypes.CDLL:
     raise OSError("the plugin's library is not where VapourSynth looks for plugins; install vsfdatrd again")
 
 
+def _symbol(name: str) -> "ctypes._NamedFuncPointer":
+    """Return a C function of the plugin's library.
+
+    Raises:
+        EngineUnavailable: The library is missing, does not load, or is of another version and lacks the function.
+    """
+    try:
+        return library()[name]
+    except OSError as error:
+        raise EngineUnavailable(f"the native kernels are missing: {error}") from error
+    except AttributeError as error:
+        raise EngineUnavailable(
+            f"the native kernels do not belong to this version of vsfdatrd ({error}); install vsfdatrd again"
+        ) from error
+
+
 def unsupported() -> str | None:
     """Explain why this machine's CPU cannot run the kernels; None if it can."""
     try:
-        able = bool(library().fdatrd_cpu_supported())
-    except (OSError, AttributeError) as error:
-        return f"the native kernels are missing: {error}"
+        # Those asked later, too: an older library may lack some.
+        able, *_ = (bool(_symbol(f"fdatrd_cpu_{name}")()) for name in ("supported", "avx512", "amx", "vnni"))
+    except EngineUnavailable as error:
+        return str(error)
     if able:
         return None
     limit = cap()
@@ -92,18 +110,18 @@ def unsupported() -> str | None:
 
 def has_avx512() -> bool:
     """Return whether the CPU also has AVX-512."""
-    return bool(library().fdatrd_cpu_avx512())
+    return bool(_symbol("fdatrd_cpu_avx512")())
 
 
 def has_amx() -> bool:
     """Return whether the CPU also has AMX, which multiplies tiles of bf16 and which the kernels do not use."""
-    return bool(library().fdatrd_cpu_amx())
+    return bool(_symbol("fdatrd_cpu_amx")())
 
 
 @cache
 def has_vnni() -> bool:
     """Return whether the CPU has AVX-512 with VNNI, for which most functions exist twice; see `_native/vnni_*.c`."""
-    return bool(library().fdatrd_cpu_vnni())
+    return bool(_symbol("fdatrd_cpu_vnni")())
 
 
 def instructions() -> str:
@@ -117,9 +135,12 @@ def function(name: str) -> Callable[..., None]:
 
     Args:
         name: Its name without the prefix ``fdatrd_cpu_``, or ``fdatrd_vnni_`` on CPUs that have it.
+
+    Raises:
+        EngineUnavailable: The plugin's library is of another version.
     """
     prefix = "fdatrd_vnni" if has_vnni() and name != "pack" else "fdatrd_cpu"
-    called = library()[f"{prefix}_{name}"]
+    called = _symbol(f"{prefix}_{name}")
     called.restype = None
 
     def call(*arguments: Argument) -> None:
@@ -137,7 +158,7 @@ def scratch_bytes(width: int, channels: int, hidden: int, dictionary_tokens: int
         hidden: Channels of the feed-forward network.
         dictionary_tokens: Tokens of the dictionary.
     """
-    size = library().fdatrd_cpu_scratch
+    size = _symbol("fdatrd_cpu_scratch")
     size.restype = c_int64
     return int(size(*map(c_int64, (width, channels, hidden, dictionary_tokens))))
 
