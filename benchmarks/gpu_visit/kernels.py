@@ -29,7 +29,8 @@ from vsfdatrd.backends.accuracy import drawing
 from vsfdatrd.backends.cuda.constants import pack_constants
 from vsfdatrd.backends.cuda.driver import Arguments, Kernel
 from vsfdatrd.backends.cuda.packing import TYPES
-from vsfdatrd.backends.cuda.plan import Constant, Frame, Launch, Region, find_active, make_plan
+from vsfdatrd.backends.cuda.plan import Constant, Frame, Launch, Region, find_active
+from vsfdatrd.backends.cuda.planner import make_plan
 from vsfdatrd.backends.gpu import cuda
 from vsfdatrd.graph.weights import Weights
 from vsfdatrd.kernels import manifest

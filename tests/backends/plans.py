@@ -12,7 +12,8 @@ from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.cuda.constants import ConstantBlock, pack_constants
 from vsfdatrd.backends.cuda.packing import FULL, Types
-from vsfdatrd.backends.cuda.plan import Constant, Frame, Plan, Region, find_active, make_plan
+from vsfdatrd.backends.cuda.plan import Constant, Frame, Plan, Region, find_active
+from vsfdatrd.backends.cuda.planner import make_plan
 from vsfdatrd.graph.weights import Weights
 
 TILES = {

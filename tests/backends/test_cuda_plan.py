@@ -17,7 +17,7 @@ from tests.backends.plans import lives, planned, tiles, upscaled
 from tests.conftest import tiny_config, tiny_tensors
 from vsfdatrd.archs.fdat_rd import FdatRdConfig, variant
 from vsfdatrd.backends.accuracy import compare, drawing
-from vsfdatrd.backends.cuda import plan as planning
+from vsfdatrd.backends.cuda import planner
 from vsfdatrd.backends.cuda.arena import ALIGNMENT, Span, place
 from vsfdatrd.backends.cuda.constants import pack_constants
 from vsfdatrd.backends.cuda.packing import FULL, TYPES
@@ -27,9 +27,9 @@ from vsfdatrd.backends.cuda.plan import (
     assume_active,
     find_active,
     is_numerable,
-    make_plan,
     unsuitable,
 )
+from vsfdatrd.backends.cuda.planner import make_plan
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.graph.weights import Weights
 from vsfdatrd.kernels import manifest
@@ -184,7 +184,7 @@ def test_no_launch_reads_what_it_writes() -> None:
 def test_memory_given_back_too_early_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fill of NaN in `evaluate` works."""
     monkeypatch.setattr(
-        planning, "place", lambda spans: place([replace(span, last=max(span.first, span.last - 1)) for span in spans])
+        planner, "place", lambda spans: place([replace(span, last=max(span.first, span.last - 1)) for span in spans])
     )
     config, tensors = network((("spatial",),))
     assert not np.isfinite(upscaled(config, tensors, noise(60, 60))).all()

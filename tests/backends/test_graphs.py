@@ -18,11 +18,11 @@ from tests.fdats import fdat, named
 from vsfdatrd.archs.registry import base
 from vsfdatrd.archs.registry.spandrel import SpandrelConfig
 from vsfdatrd.backends import selection
-from vsfdatrd.backends import torch as torch_engine
 from vsfdatrd.backends.base import EngineSpec, FramePlanes
 from vsfdatrd.backends.openvino import backend as openvino
 from vsfdatrd.backends.tensorrt import backend as tensorrt
 from vsfdatrd.backends.tensorrt.library import RTX
+from vsfdatrd.backends.torch import backend as torch_engine
 from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineError
@@ -126,7 +126,7 @@ def test_the_torch_engine_takes_over_from_what_cannot_be_traced(
     monkeypatch.setattr(selection, "gpu_count", lambda: 0)
     with caplog.at_level("WARNING", "vsfdatrd"):
         pool = selection.open_engine(checkpoint, 40, 48, Options(precision="fp32"), EngineCache(tmp_path / "cache"))
-    assert type(pool.engine).__module__ == "vsfdatrd.backends.torch"
+    assert type(pool.engine).__module__ == "vsfdatrd.backends.torch.engine"
     (line,) = [record.getMessage() for record in caplog.records if record.name == "vsfdatrd.backends.selection"]
     assert line == (
         "The openvino engine cannot be used: DAT.safetensors (DAT) cannot be written as a graph: "

@@ -13,9 +13,9 @@ import pytest
 from safetensors.numpy import save_file
 from torch import nn
 
-from vsfdatrd.backends import torch as engine_module
 from vsfdatrd.backends.accuracy import compare, drawing
 from vsfdatrd.backends.base import Engine, EngineSpec, FramePlanes
+from vsfdatrd.backends.torch import backend as engine_module
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineBuildError, EngineError
 

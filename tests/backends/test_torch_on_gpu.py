@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from vsfdatrd.backends import torch as engine_module
 from vsfdatrd.backends.base import EngineSpec
+from vsfdatrd.backends.torch import backend
+from vsfdatrd.backends.torch import engine as engine_module
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.errors import EngineError
 
@@ -22,7 +23,7 @@ class Memory:
 def alive(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each of the memories in `kept` was still there when memory was given back."""
     seen: list[bool] = []
-    monkeypatch.setattr(engine_module, "_release_cached_memory", lambda: seen.extend(ref() is not None for ref in kept))
+    monkeypatch.setattr(engine_module, "release_cached_memory", lambda: seen.extend(ref() is not None for ref in kept))
     kept.clear()
     return seen
 
@@ -43,10 +44,10 @@ def test_what_a_failure_had_reserved_is_free_when_it_is_told(
         pool = [memory(), memory()]
         raise RuntimeError(f"out of memory after {len(pool)} lanes")
 
-    monkeypatch.setattr(engine_module, "_on_gpu", lambda: True)
-    monkeypatch.setattr(engine_module, "_Cuda", full)
+    monkeypatch.setattr(backend, "_on_gpu", lambda: True)
+    monkeypatch.setattr(engine_module, "CudaEngine", full)
     with pytest.raises(EngineError, match=r"for 90×60: out of memory after 2 lanes$"):
-        engine_module.load(EngineSpec(open_checkpoint(tiny_model), 60, 90, "fp16"), tmp_path)
+        backend.load(EngineSpec(open_checkpoint(tiny_model), 60, 90, "fp16"), tmp_path)
     assert alive == [False, False]
 
 
@@ -59,7 +60,7 @@ def test_closing_gives_everything_back_even_after_the_gpu_failed(alive: list[boo
         if broken:
             raise RuntimeError("unspecified launch failure")
 
-    engine: Any = object.__new__(engine_module._Cuda)
+    engine: Any = object.__new__(engine_module.CudaEngine)
     stream = SimpleNamespace(synchronize=synchronize)
     engine._closed, engine._slots = False, [SimpleNamespace(stream=stream, held=memory()) for _ in range(2)]
     engine.close()
@@ -76,10 +77,10 @@ def test_convolutions_in_fp32_are_not_rounded_and_others_are_left_alone() -> Non
     from torch.backends import cudnn
 
     before = cudnn.allow_tf32
-    with engine_module._without_tf32("fp32"):
+    with engine_module.without_tf32("fp32"):
         assert (cudnn.allow_tf32, cudnn.enabled) == (False, True)
     assert cudnn.allow_tf32 == before
-    with engine_module._without_tf32("fp16"):
+    with engine_module.without_tf32("fp16"):
         assert cudnn.allow_tf32 == before
 
 

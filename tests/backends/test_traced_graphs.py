@@ -84,7 +84,7 @@ def test_torch_takes_over(
     monkeypatch.setattr(selection, "gpu_count", lambda: 0)
     with caplog.at_level("WARNING", "vsfdatrd"):
         pool = selection.open_engine(checkpoint, 40, 48, Options(precision="fp32"), EngineCache(tmp_path / "cache"))
-    assert type(pool.engine).__module__ == "vsfdatrd.backends.torch"
+    assert type(pool.engine).__module__ == "vsfdatrd.backends.torch.engine"
     (line,) = [record.getMessage() for record in caplog.records if record.name == "vsfdatrd.backends.selection"]
     assert line.startswith("The openvino engine cannot be used: Compact.safetensors (Compact) computes something ")
     assert line.endswith(". Trying the next one.")

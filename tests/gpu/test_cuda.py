@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vsfdatrd.backends import torch as engine_module
 from vsfdatrd.backends.accuracy import compare, drawing
 from vsfdatrd.backends.base import Engine, EngineSpec, FramePlanes
+from vsfdatrd.backends.torch import backend as engine_module
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineError
 

@@ -11,7 +11,8 @@ from tests.conftest import tiny_config, tiny_tensors
 from tests.kernels.interpreter import TYPES, Case, launch
 from vsfdatrd.backends.cuda import packing
 from vsfdatrd.backends.cuda.constants import pack_constants
-from vsfdatrd.backends.cuda.plan import Constant, Frame, Region, find_active, make_plan
+from vsfdatrd.backends.cuda.plan import Constant, Frame, Region, find_active
+from vsfdatrd.backends.cuda.planner import make_plan
 from vsfdatrd.graph.weights import Weights
 from vsfdatrd.kernels import catalog
 

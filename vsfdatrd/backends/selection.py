@@ -38,7 +38,7 @@ _MODULES = {
     "tensorrt": "vsfdatrd.backends.tensorrt.backend",
     "native": "vsfdatrd.backends.native.backend",
     "openvino": "vsfdatrd.backends.openvino.backend",
-    "torch": "vsfdatrd.backends.torch",
+    "torch": "vsfdatrd.backends.torch.backend",
     "cuda": "vsfdatrd.backends.cuda.backend",
 }
 

@@ -27,7 +27,7 @@ from vsfdatrd.system.progress import working
 _TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 # Engines built by vsfdatrd. `vsfdatrd cache clear` removes them; they are built again when needed.
 """
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
 _SILENT_SECONDS = 3.0  # seconds to wait for another process before telling the user
 _STALE_SECONDS = 3600.0  # age in seconds from which a temporary file without a lock counts as left by a dead process
 _CURE = "give another directory as cache= or in the environment variable FDATRD_CACHE"
@@ -198,7 +198,7 @@ class CacheFolder:
                 self._check_ours()
             for item in items:
                 digest = item.name.partition(".")[0]
-                if _DIGEST.fullmatch(digest):
+                if DIGEST.fullmatch(digest):
                     # A process that builds or removes an engine holds its lock until it has finished or died.
                     with self.lock_if_free(digest) as locked:
                         if locked:

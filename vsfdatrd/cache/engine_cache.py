@@ -18,7 +18,6 @@ import contextlib
 import logging
 import math
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vsfdatrd.cache.directory import CacheFolder, delete, is_disk_full, remove_world_write, rename
+from vsfdatrd.cache.directory import DIGEST, CacheFolder, delete, is_disk_full, remove_world_write, rename
 from vsfdatrd.cache.manifest import DamagedError, Entry, Key, describe, verify, write_manifest
 from vsfdatrd.cache.metadata import KIND, MetadataCache
 from vsfdatrd.errors import ArgumentError, EngineUnavailable, StoreError
@@ -42,7 +41,6 @@ LIMIT_GIB = 20.0
 """
 
 _FOLDERS = ("engines", "state", "notes")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _IN_USE_SECONDS = 60.0  # time after its last use in which an engine is not evicted: a process may be loading it
 _MIN_FREE_BYTES = 1 << 20  # free bytes below which a failed build is attributed to a full disk
 
@@ -159,7 +157,7 @@ class EngineCache:
             except FileNotFoundError:
                 return []
             for item in candidates:
-                if _DIGEST.fullmatch(item.name) and item.is_dir(follow_symlinks=False):
+                if DIGEST.fullmatch(item.name) and item.is_dir(follow_symlinks=False):
                     with contextlib.suppress(FileNotFoundError):  # removed by another process meanwhile
                         result.append(describe(Path(item.path)))
         return sorted(result, key=lambda entry: entry.used)

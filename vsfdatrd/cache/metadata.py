@@ -8,14 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vsfdatrd.cache.directory import FOLDER_MODE, CacheFolder, remove_world_write
+from vsfdatrd.cache.directory import DIGEST, FOLDER_MODE, CacheFolder, remove_world_write
 from vsfdatrd.cache.manifest import digest_of
 from vsfdatrd.errors import StoreError
 from vsfdatrd.system.files import replacing
 
 log = logging.getLogger(__name__)
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 KIND = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
@@ -37,7 +36,7 @@ class MetadataCache:
         self._folder, self._kind = folder, kind
 
     def _path(self, digest: str) -> Path:
-        if not _DIGEST.fullmatch(digest):
+        if not DIGEST.fullmatch(digest):
             raise ValueError(f"{digest!r} is not a sha256")
         return self._folder.root / "notes" / self._kind / f"{digest}.json"
 
@@ -64,7 +63,7 @@ class MetadataCache:
         with contextlib.suppress(OSError):
             files = (self._folder.root / "notes" / self._kind).glob("*.json")
             for file in sorted(files, key=lambda file: file.stat().st_mtime):
-                if _DIGEST.fullmatch(file.stem) and (data := self.get(file.stem)) is not None:
+                if DIGEST.fullmatch(file.stem) and (data := self.get(file.stem)) is not None:
                     yield data
 
     def put(self, digest: str, data: Mapping[str, Any]) -> None:

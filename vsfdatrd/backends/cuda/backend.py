@@ -18,7 +18,8 @@ from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
 from vsfdatrd.backends import memory, reference, weights_file
 from vsfdatrd.backends.base import Engine, EngineSpec
 from vsfdatrd.backends.cuda.packing import TYPES
-from vsfdatrd.backends.cuda.plan import assume_active, is_numerable, make_plan, unsuitable
+from vsfdatrd.backends.cuda.plan import assume_active, is_numerable, unsuitable
+from vsfdatrd.backends.cuda.planner import make_plan
 from vsfdatrd.backends.gpu.devices import first_selected, gpus
 from vsfdatrd.backends.graphs import serialized
 from vsfdatrd.backends.remote_engine import RemoteEngine

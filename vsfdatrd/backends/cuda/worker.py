@@ -19,7 +19,8 @@ from vsfdatrd.backends.cuda.backend import LEVELS, REFERENCE
 from vsfdatrd.backends.cuda.constants import ConstantBlock, pack_constants
 from vsfdatrd.backends.cuda.driver import Arguments, Kernel
 from vsfdatrd.backends.cuda.packing import TYPES
-from vsfdatrd.backends.cuda.plan import Constant, Frame, Launch, Plan, Region, find_active, make_plan
+from vsfdatrd.backends.cuda.plan import Constant, Frame, Launch, Plan, Region, find_active
+from vsfdatrd.backends.cuda.planner import make_plan
 from vsfdatrd.backends.gpu import cuda
 from vsfdatrd.backends.gpu.server import GpuNetwork, GpuServer, slots_for, verify
 from vsfdatrd.errors import EngineError, PrecisionUnfit

@@ -1,6 +1,6 @@
 """The functions of the driver that `backends.gpu.devices` and `backends.cuda.driver` call.
 
-A kernel is known by its PTX, and runs as what stands in for it in `tests/backends/numpy_kernels.py`.
+A kernel is known by its PTX, and runs as what stands in for it in `tests.backends.numpy_kernels`.
 """
 
 import ctypes

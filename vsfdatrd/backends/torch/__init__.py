@@ -1,0 +1,1 @@
+"""The PyTorch backend, for CPUs and NVIDIA GPUs."""
