@@ -21,36 +21,26 @@ MAX_STEPS = 2_000_000
 """Largest number of instructions executed; 10,000 tensors with an optimizer take about 300,000."""
 
 _PLAIN_MODULES = frozenset(
-    [
-        "_codecs",
-        "_io",
-        "abc",
-        "argparse",
-        "array",
-        "collections",
-        "copyreg",
-        "dataclasses",
-        "datetime",
-        "decimal",
-        "enum",
-        "fractions",
-        "functools",
-        "logging",
-        "numbers",
-        "pathlib",
-        "random",
-        "re",
-        "string",
-        "time",
-        "typing",
-        "uuid",
-        "zoneinfo",
-    ]
+    {
+        *("_codecs", "_io", "abc", "argparse", "array", "collections", "copyreg", "dataclasses", "datetime", "decimal"),
+        *(
+            "enum",
+            "fractions",
+            "functools",
+            "logging",
+            "numbers",
+            "pathlib",
+            "random",
+            "re",
+            "string",
+            "time",
+            "typing",
+        ),
+        *("uuid", "zoneinfo"),
+    }
 )
 """Standard library modules whose objects training programs store as settings and metadata."""
-_PLAIN_NAMES = frozenset(
-    {"builtins.getattr", "types.SimpleNamespace", "types.MappingProxyType"}
-)  # getattr: used by enums
+_PLAIN_NAMES = frozenset({"builtins.getattr", "types.SimpleNamespace", "types.MappingProxyType"})  # getattr: for enums
 _OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # Python 2, and protocols up to 2
 
 

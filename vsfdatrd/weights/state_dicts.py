@@ -28,60 +28,33 @@ MAX_MIXED = 4
 _AVERAGED = frozenset({"ema", "swa", "averaged", "average", "averaging", "avg", "polyak", "shadow"})
 """Words for weights averaged over many training steps, which give better images than those of the last step."""
 _NETWORKS = frozenset(
-    [
-        "params",
-        "param",
-        "parameters",
-        "weights",
-        "state",
-        "dict",
-        "model",
-        "module",
-        "net",
-        "network",
-        "netg",
-        "g",
-        "gen",
-        "generator",
-        "student",
-        "sr",
-        "upscaler",
-    ]
+    {
+        *("params", "param", "parameters", "weights", "state", "dict", "model", "module", "net", "network"),
+        *("netg", "g", "gen", "generator", "student", "sr", "upscaler"),
+    }
 )
 """Words for the network."""
 _EARLIER = frozenset({"online", "current", "last", "raw", "init", "initial", "start", "previous", "old"})
 """Words for weights that are not preferred if there are others."""
 _OTHERS = frozenset(
-    [
-        "opt",
-        "scheduler",
-        "schedulers",
-        "sched",
-        "lr",
-        "scaler",
-        "amp",
-        "grad",
-        "grads",
-        "rng",
-        "loops",
-        "callbacks",
-        "d",
-        "netd",
-        "disc",
-        "discriminator",
-        "discriminators",
-        "critic",
-        "loss",
-        "losses",
-        "criterion",
-        "vgg",
-        "lpips",
-        "dists",
-        "perceptual",
-        "metric",
-        "metrics",
-        "teacher",
-    ]
+    {
+        *(
+            "opt",
+            "scheduler",
+            "schedulers",
+            "sched",
+            "lr",
+            "scaler",
+            "amp",
+            "grad",
+            "grads",
+            "rng",
+            "loops",
+            "callbacks",
+        ),
+        *("d", "netd", "disc", "discriminator", "discriminators", "critic", "teacher"),
+        *("loss", "losses", "criterion", "vgg", "lpips", "dists", "perceptual", "metric", "metrics"),
+    }
 )
 """Words for everything that is not the network: optimizer, discriminator, losses."""
 _COUNTERS = frozenset(
