@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.encode.joining import LENGTH, RATE
 from vsfdatrd.system.programs import ffmpeg, run
 
 type Frames = NDArray[np.uint8]
@@ -23,7 +24,6 @@ type Popen = Callable[..., subprocess.Popen[str]]
 type Encode = Callable[..., subprocess.CompletedProcess[str]]
 
 WIDTH, HEIGHT = 96, 64
-LENGTH = 60
 CHUNK = ("--chunk", "0.0105")
 """Parts of 15 frames, of which the film has four."""
 SRT = "1\n00:00:00,500 --> 00:00:01,000\nfirst\n\n2\n00:00:02,000 --> 00:00:02,300\nsecond\n"
@@ -116,6 +116,13 @@ def write(frames: Frames, path: Path, rate: str, *options: str) -> Path:
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two and a half seconds of progressive film at 24000/1001."""
     return write(moving(LENGTH), tmp_path_factory.mktemp("films") / "film.mkv", "24000/1001")
+
+
+@pytest.fixture(scope="session")
+def plain_film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`joining.LENGTH` frames of H.264 at `joining.RATE`, without anything else: the video of a finished encode."""
+    path = tmp_path_factory.mktemp("films") / "plain.mkv"
+    return write(moving(LENGTH), path, str(RATE), "-c:v", "libx264", "-preset", "ultrafast", "-bf", "0")
 
 
 @pytest.fixture(scope="session")

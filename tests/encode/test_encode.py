@@ -10,7 +10,8 @@ import av
 import numpy as np
 import pytest
 
-from tests.encode.conftest import HEIGHT, LENGTH, SRT, WIDTH, Encode, decoded, moving, times, write
+from tests.encode.conftest import HEIGHT, SRT, WIDTH, Encode, decoded, moving, times, write
+from tests.encode.joining import LENGTH
 from vsfdatrd.system.programs import ffmpeg, run
 
 

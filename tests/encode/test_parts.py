@@ -15,7 +15,8 @@ import av
 import pytest
 import vapoursynth as vs
 
-from tests.encode.conftest import LENGTH, moving, write
+from tests.encode.conftest import moving, write
+from tests.encode.joining import LENGTH
 from vsfdatrd.encode import field_detection, script, settings
 from vsfdatrd.encode.bitstream import strip_sei
 from vsfdatrd.encode.chunk import try_encoder

@@ -15,7 +15,8 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.encode.conftest import CHUNK, HEIGHT, LENGTH, WIDTH, Encode, Popen, command, decoded, moving, write
+from tests.encode.conftest import CHUNK, HEIGHT, WIDTH, Encode, Popen, command, decoded, moving, write
+from tests.encode.joining import LENGTH
 from vsfdatrd.cli import main
 from vsfdatrd.encode.journal import Journal
 from vsfdatrd.encode.workspace import open_workspace

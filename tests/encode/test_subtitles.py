@@ -7,20 +7,12 @@ import av
 import pytest
 
 from tests.encode.conftest import moving, write
+from tests.encode.joining import LENGTH, joined
 from tests.encode.test_frame_metadata import insert
-from vsfdatrd.encode import streams
 from vsfdatrd.encode.bitstream import Messages
-from vsfdatrd.encode.frame_metadata import FrameMetadata
-from vsfdatrd.encode.journal import DoneChunk
-from vsfdatrd.encode.mux import Film, join
 from vsfdatrd.encode.presets import CONTAINERS
-from vsfdatrd.encode.scenes import Chunk
-from vsfdatrd.encode.source import open_source
-from vsfdatrd.encode.timing import Timing
 from vsfdatrd.system.programs import ffmpeg, run
 
-LENGTH = 60
-RATE = Fraction(25)
 TEXT = """1
 00:00:00,200 --> 00:00:00,900
 <i>hällo</i>
@@ -34,14 +26,7 @@ LINES = ["hällo\nwörld", '魔女 & "more"']
 TIMES = [(0.2, 0.9), (1.0, 1.5)]
 
 
-@pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A film of H.264 without anything else."""
-    path = tmp_path_factory.mktemp("subtitles") / "film.mkv"
-    return write(moving(LENGTH), path, str(RATE), "-c:v", "libx264", "-preset", "ultrafast", "-bf", "0")
-
-
-def with_text(film: Path, path: Path, codec: str, *more: str) -> Path:
+def with_text(plain_film: Path, path: Path, codec: str, *more: str) -> Path:
     """The film with subtitles in a format."""
     text = path.with_suffix(".srt")
     text.write_text(TEXT, encoding="utf-8")
@@ -51,7 +36,7 @@ def with_text(film: Path, path: Path, codec: str, *more: str) -> Path:
             "-v",
             "error",
             "-i",
-            str(film),
+            str(plain_film),
             "-i",
             str(text),
             "-map",
@@ -71,18 +56,6 @@ def with_text(film: Path, path: Path, codec: str, *more: str) -> Path:
         ]
     )
     return path
-
-
-def joined(film: Path, source: Path, target: Path) -> streams.Selection:
-    """Join the film and what else there is in a source, as an encode does at its end."""
-    opened = open_source(source, target.with_name("index"))
-    kept = streams.choose(source, opened.video, CONTAINERS[target.suffix])
-    chunk = Chunk(0, 0, LENGTH)
-    (target.parent / chunk.name).write_bytes(film.read_bytes())
-    made = DoneChunk(chunk, film.stat().st_size, "", 0, 0)
-    timing = Timing(RATE, opened.start())
-    join(Film(opened, timing, [made], target.parent, kept, Fraction(1), "", FrameMetadata()), target)
-    return kept
 
 
 def shown(path: Path) -> list[tuple[float, float, str]]:
@@ -116,10 +89,10 @@ def shown(path: Path) -> list[tuple[float, float, str]]:
         ("mov_text", ".mp4", ".mov", "mov_text"),
     ],
 )
-def test_text_stays(film: Path, codec: str, before: str, after: str, becomes: str, tmp_path: Path) -> None:
-    source = with_text(film, tmp_path / f"in{before}", codec)
+def test_text_stays(plain_film: Path, codec: str, before: str, after: str, becomes: str, tmp_path: Path) -> None:
+    source = with_text(plain_film, tmp_path / f"in{before}", codec)
     target = tmp_path / f"out{after}"
-    kept = joined(film, source, target)
+    kept = joined(plain_film, source, target)
     assert kept.dropped == []
     assert kept.kept[0].endswith(f", as {becomes}") == (kept.converted == [1])
     with av.open(str(target)) as container:
@@ -137,21 +110,21 @@ def test_text_stays(film: Path, codec: str, before: str, after: str, becomes: st
     )
 
 
-def test_italics_stay(film: Path, tmp_path: Path) -> None:
-    source = with_text(film, tmp_path / "in.mp4", "mov_text")
-    joined(film, source, tmp_path / "out.mkv")
+def test_italics_stay(plain_film: Path, tmp_path: Path) -> None:
+    source = with_text(plain_film, tmp_path / "in.mp4", "mov_text")
+    joined(plain_film, source, tmp_path / "out.mkv")
     with av.open(str(tmp_path / "out.mkv")) as container:
         assert b"<i>" in bytes(next(iter(container.demux(subtitles=0))))
 
 
-def test_text_of_a_file_that_does_not_begin_at_0(film: Path, tmp_path: Path) -> None:
-    source = with_text(film, tmp_path / "in.mkv", "srt", "-output_ts_offset", "100")
-    joined(film, source, tmp_path / "out.mp4")
+def test_text_of_a_file_that_does_not_begin_at_0(plain_film: Path, tmp_path: Path) -> None:
+    source = with_text(plain_film, tmp_path / "in.mkv", "srt", "-output_ts_offset", "100")
+    joined(plain_film, source, tmp_path / "out.mp4")
     assert [round(begin, 2) for begin, _, _ in shown(tmp_path / "out.mp4")] == [0.2, 1.0]
 
 
-def test_several_subtitles_and_sound(film: Path, tmp_path: Path) -> None:
-    first = with_text(film, tmp_path / "first.mkv", "ass")
+def test_several_subtitles_and_sound(plain_film: Path, tmp_path: Path) -> None:
+    first = with_text(plain_film, tmp_path / "first.mkv", "ass")
     source = tmp_path / "in.mkv"
     run(
         [
@@ -181,7 +154,7 @@ def test_several_subtitles_and_sound(film: Path, tmp_path: Path) -> None:
             str(source),
         ]
     )
-    kept = joined(film, source, tmp_path / "out.mp4")
+    kept = joined(plain_film, source, tmp_path / "out.mp4")
     assert (kept.converted, len(kept.copied)) == ([1, 2], 1)
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert [stream.type for stream in container.streams] == ["video", "subtitle", "subtitle", "audio"]
@@ -193,7 +166,7 @@ WORDS += [(0x80, 0x80)] * 30 + [(0x94, 0x2C)]
 
 
 @pytest.mark.parametrize("after", [".mkv", ".mp4", ".mov"])
-def test_tracks_of_captions(film: Path, after: str, tmp_path: Path) -> None:
+def test_tracks_of_captions(plain_film: Path, after: str, tmp_path: Path) -> None:
     plain = write(moving(LENGTH), tmp_path / "plain.mkv", "30000/1001", "-c:v", "libx264", "-preset", "ultrafast")
     insert(plain, tmp_path / "said.mkv", lambda n: Messages(captions=bytes([0xFC, *WORDS[n % len(WORDS)]])))
     source = tmp_path / "in.mov"
@@ -215,7 +188,7 @@ def test_tracks_of_captions(film: Path, after: str, tmp_path: Path) -> None:
             str(source),
         ]
     )
-    kept = joined(film, source, tmp_path / f"out{after}")
+    kept = joined(plain_film, source, tmp_path / f"out{after}")
     assert kept.dropped == []
     messages = shown(tmp_path / f"out{after}")
     assert [text for _, _, text in messages] == ["Hello"] * 2  # the second one stays to the end, and nothing erases it
@@ -231,7 +204,7 @@ def test_tracks_of_captions(film: Path, after: str, tmp_path: Path) -> None:
         ("dvbsub", ".mov", False),
     ],
 )
-def test_pictures_stay_or_are_told(film: Path, codec: str, after: str, stays: bool, tmp_path: Path) -> None:
+def test_pictures_stay_or_are_told(plain_film: Path, codec: str, after: str, stays: bool, tmp_path: Path) -> None:
     pictures, source = tmp_path / "pictures.mkv", tmp_path / "in.mkv"
     with av.open(str(pictures), "w") as out:
         stream = out.add_stream(codec)
@@ -245,7 +218,7 @@ def test_pictures_stay_or_are_told(film: Path, codec: str, after: str, stays: bo
             "-v",
             "error",
             "-i",
-            str(film),
+            str(plain_film),
             "-i",
             str(pictures),
             "-map",
@@ -257,7 +230,7 @@ def test_pictures_stay_or_are_told(film: Path, codec: str, after: str, stays: bo
             str(source),
         ]
     )
-    kept = joined(film, source, tmp_path / f"out{after}")
+    kept = joined(plain_film, source, tmp_path / f"out{after}")
     if stays:
         assert (kept.copied, kept.dropped) == ([1], [])
     else:

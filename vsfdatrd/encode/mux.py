@@ -10,12 +10,14 @@ from typing import Any
 
 from vsfdatrd.encode import streams
 from vsfdatrd.encode.bitstream import CODECS, Messages, inserter, strip_sei
+from vsfdatrd.encode.decoded_audio import DecodedAudio
 from vsfdatrd.encode.frame_metadata import FrameMetadata, has_hdr
 from vsfdatrd.encode.input_file import open_input, require_av
 from vsfdatrd.encode.journal import DoneChunk
 from vsfdatrd.encode.presets import CONTAINERS
 from vsfdatrd.encode.source import Source
 from vsfdatrd.encode.streams import Selection
+from vsfdatrd.encode.timestamps import CLOCK_RESET, clock_reset
 from vsfdatrd.encode.timing import Timing
 from vsfdatrd.errors import EncodeError
 from vsfdatrd.system.files import replacing, sync_file
@@ -26,7 +28,6 @@ TAG = "VSFDATRD"
 
 _MIN_TICKS = 12000  # minimum ticks per second of the video time base
 _AUDIO_PREROLL = Fraction(1, 10)  # seconds of audio before an edit list's start that decoders need as preroll
-_CLOCK_RESET = Fraction(1, 2)  # seconds: timestamps that go backward by more are a clock reset
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def join(film: Film, target: Path) -> None:
 
 
 def _write(av: Any, film: Film, target: Path) -> tuple[dict[int, int], bytes]:
-    """Write all streams; return the packet count of each output stream, and a digest of the video packets."""
+    """Write all streams; return the amount of each output stream (`_amount`), and a digest of the video packets."""
     container = CONTAINERS[target.suffix.lower()]
     options = {} if container == "matroska" else {"movflags": "+faststart+use_metadata_tags"}
     first = film.folder / film.parts[0].chunk.name
@@ -97,21 +98,27 @@ def _write(av: Any, film: Film, target: Path) -> tuple[dict[int, int], bytes]:
         if container != "matroska" and video.codec_context.name == "hevc":
             video.codec_context.codec_tag = "hvc1"  # required by some players
         video.metadata.update(_valid_tags(source.streams[film.source.video].metadata))
-        outputs = {}
-        for index in sorted((*film.selection.copied, *film.selection.rewritten, *film.selection.converted)):
-            outputs[index] = _add_output_stream(out, source.streams[index], film.selection, container)
+        outputs, decoded = {}, {}
+        for index in sorted((*film.selection.copied, *film.selection.decoded, *film.selection.converted)):
+            stream = source.streams[index]
+            if index in film.selection.decoded:
+                decoded[index] = DecodedAudio(av, out, stream)
+                outputs[index] = decoded[index].output
+            elif index in film.selection.converted:
+                outputs[index] = streams.converting(out, stream, container)
+            else:
+                outputs[index] = out.add_stream_from_template(stream, opaque=True)
+            outputs[index].metadata.update(_valid_tags(stream.metadata))
+            outputs[index].disposition = stream.disposition
         _attach(av, out, source, film.selection)
         out.metadata.update(_valid_tags(source.metadata) | {TAG: film.tag})
         out.set_chapters(_chapters(source, film.source.origin))
-        for packet in _interleave(_video_packets(av, film, video), _audio_and_subtitles(av, film, source, outputs)):
-            counts[packet.stream.index] = counts.get(packet.stream.index, 0) + 1
+        others = _audio_and_subtitles(av, film, source, outputs, decoded)
+        for packet in _interleave(_video_packets(av, film, video), others):
+            counts[packet.stream.index] = counts.get(packet.stream.index, 0) + _amount(packet)
             if packet.stream.index == video.index:
                 payload.update(packet)
             out.mux_one(packet)
-        for index in film.selection.rewritten:
-            for packet in outputs[index].encode(None):
-                counts[packet.stream.index] = counts.get(packet.stream.index, 0) + 1
-                out.mux_one(packet)
     return counts, payload.digest()
 
 
@@ -142,20 +149,6 @@ def _valid_tags(metadata: Mapping[str, str]) -> dict[str, str]:
         for name, value in metadata.items()
         if name.lower() not in stale and not name.upper().startswith(("BPS", "NUMBER_OF_", "_STATISTICS", "DURATION"))
     }
-
-
-def _add_output_stream(out: Any, stream: Any, selection: Selection, container: str) -> Any:
-    if stream.index in selection.rewritten:
-        deep = stream.codec_context.format.bits > 16
-        output = out.add_stream("pcm_s24le" if deep else "pcm_s16le", rate=stream.codec_context.sample_rate)
-        output.codec_context.layout = stream.codec_context.layout
-    elif stream.index in selection.converted:
-        output = streams.converting(out, stream, container)
-    else:
-        output = out.add_stream_from_template(stream, opaque=True)
-    output.metadata.update(_valid_tags(stream.metadata))
-    output.disposition = stream.disposition
-    return output
 
 
 def _attach(av: Any, out: Any, source: Any, selection: Selection) -> None:
@@ -251,15 +244,17 @@ def _has_next(film: Film, position: int) -> bool:
     return film.timing.times is None or position + 1 < len(film.timing.times)
 
 
-def _audio_and_subtitles(av: Any, film: Film, source: Any, outputs: Mapping[int, Any]) -> Iterator[Any]:
+def _audio_and_subtitles(
+    av: Any, film: Film, source: Any, outputs: Mapping[int, Any], decoded: Mapping[int, DecodedAudio]
+) -> Iterator[Any]:
     """Yield audio and subtitle packets, shifted to the output's clock, which starts at 0."""
     if not outputs:
         return
     last: dict[int, int] = {}
     for packet in source.demux([source.streams[index] for index in outputs]):
         index = packet.stream.index
-        if index in film.selection.rewritten:
-            yield from _as_pcm(packet, outputs[index], film.source.origin)
+        if index in decoded:
+            yield from decoded[index].packets(packet, film.source.origin)
             continue
         if index in film.selection.converted:
             try:  # including the empty packet at the end, which flushes captions that were never erased
@@ -277,23 +272,14 @@ def _audio_and_subtitles(av: Any, film: Film, source: Any, outputs: Mapping[int,
         if packet.is_discard and pts * base < film.source.origin - _AUDIO_PREROLL:
             continue  # excluded by an MP4 edit list, as in clips that were cut without encoding
         dts = pts if packet.dts is None else packet.dts
-        if index in last and dts - shift < last[index] - _CLOCK_RESET / base:
-            raise EncodeError(
-                f"the timestamps of {streams.describe(source.streams[index])} go back after "
-                f"{float(last[index] * base):.1f} s; remux the source first, for example with MakeMKV or "
-                "ffmpeg -fflags +genpts"
-            )
+        if index in last and dts - shift < last[index] - CLOCK_RESET / base:
+            raise clock_reset(streams.describe(source.streams[index]), last[index] * base)
         packet.pts = pts - shift
         packet.dts = last[index] = max(dts - shift, last.get(index, dts - shift))
         packet.stream = outputs[index]
         yield packet
-
-
-def _as_pcm(packet: Any, output: Any, origin: Fraction) -> Iterator[Any]:
-    for frame in packet.decode():
-        if frame.pts is not None:
-            frame.pts -= round(origin / Fraction(frame.time_base))
-        yield from output.encode(frame)
+    for audio in decoded.values():
+        yield from audio.flush()
 
 
 def _interleave(video: Iterator[Any], others: Iterator[Any]) -> Iterator[Any]:
@@ -310,6 +296,11 @@ def _interleave(video: Iterator[Any], others: Iterator[Any]) -> Iterator[Any]:
         sound = next(others, None)
 
 
+def _amount(packet: Any) -> int:
+    """Return how much of its stream a packet is: bytes of PCM, which demuxers divide as they like; otherwise 1."""
+    return packet.size if packet.stream.name.startswith("pcm_") else 1
+
+
 def _read_back(av: Any, film: Film, target: Path, sent: Mapping[int, int], sent_payload: bytes) -> None:
     """Raise EncodeError unless the output has every packet, and the video's data and times are unchanged."""
     result: dict[int, int] = dict.fromkeys(sent, 0)
@@ -321,7 +312,7 @@ def _read_back(av: Any, film: Film, target: Path, sent: Mapping[int, int], sent_
             if not packet.size:
                 continue
             index = packet.stream.index
-            result[index] = result.get(index, 0) + 1
+            result[index] = result.get(index, 0) + _amount(packet)
             if index == 0 and packet.pts is not None:
                 payload.update(packet)
                 times.append(packet.pts * Fraction(packet.time_base))

@@ -1,15 +1,18 @@
 """The other streams of the source (audio, subtitles, attachments), and which of them the output can hold."""
 
 import io
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from vsfdatrd.encode.decoded_audio import DecodedAudio
 from vsfdatrd.encode.input_file import open_input, require_av
 
 _COVER = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
+_TRIAL_PACKETS = 300  # at most, of all streams together; some muxers refuse a stream only at its packets
 TEXT = {"matroska": "subrip", "mp4": "mov_text", "mov": "mov_text"}
 """Text subtitle codec of each container, used if it does not support the source's subtitle format."""
 
@@ -20,8 +23,8 @@ class Selection:
 
     copied: list[int] = field(default_factory=list)
     """Streams copied packet by packet."""
-    rewritten: list[int] = field(default_factory=list)
-    """PCM audio in disc formats that other containers do not support; the same samples as ordinary PCM."""
+    decoded: list[int] = field(default_factory=list)
+    """Audio in a format the container does not support (PCM of discs, WMA, ADPCM); decoded and written as PCM."""
     converted: list[int] = field(default_factory=list)
     """Text subtitles in a format the container does not support; the same text in the codec given by `TEXT`."""
     attached: list[int] = field(default_factory=list)
@@ -52,6 +55,7 @@ def choose(source: Path, video: int, container: str) -> Selection:
     chosen = Selection()
     mkv, cover_art = container == "matroska", av.stream.Disposition.attached_pic
     with open_input(source) as file:
+        packets = _first_packets(file)
         for stream in file.streams:
             if stream.index == video:
                 continue
@@ -64,14 +68,16 @@ def choose(source: Path, video: int, container: str) -> Selection:
                 chosen.covers.append(stream.index)
             elif stream.type == "video":
                 chosen.dropped.append(f"{name} (only one video is encoded)")
+            elif stream.type == "data" and "timecode" in stream.metadata:
+                chosen.kept.append(f"timecode {stream.metadata['timecode']}")
             elif stream.type not in ("audio", "subtitle"):
-                chosen.dropped.append(f"{name} (data for the disc player)")
-            elif _can_copy(av, stream, container):
+                chosen.dropped.append(f"{name} (neither audio nor subtitles)")
+            elif _can_copy(av, stream, container, packets[stream.index]):
                 chosen.copied.append(stream.index)
                 chosen.kept.append(name)
-            elif stream.type == "audio" and stream.name.startswith("pcm_"):
-                chosen.rewritten.append(stream.index)
-                chosen.kept.append(f"{name}, as ordinary PCM")
+            elif stream.type == "audio" and _can_decode(av, stream, container):
+                chosen.decoded.append(stream.index)
+                chosen.kept.append(f"{name}, as PCM")
             elif stream.type == "subtitle" and _can_convert(av, stream, container):
                 chosen.converted.append(stream.index)
                 chosen.kept.append(f"{name}, as {TEXT[container]}")
@@ -94,9 +100,28 @@ def describe(stream: Any) -> str:
     return f"{stream.type} {stream.index}: {getattr(stream, 'name', None) or 'unknown'}{language}"
 
 
-def _can_copy(av: Any, stream: Any, container: str) -> bool:
-    """Return True if the muxer accepts a file with only this stream."""
-    return _accepts(av, container, lambda file: file.add_stream_from_template(stream, opaque=True))
+def _first_packets(file: Any) -> dict[int, list[Any]]:
+    """Return some packets from the beginning of each stream for audio or subtitles, by index."""
+    packets: dict[int, list[Any]] = {stream.index: [] for stream in (*file.streams.audio, *file.streams.subtitles)}
+    if packets:
+        for packet in itertools.islice(file.demux([file.streams[index] for index in packets]), _TRIAL_PACKETS):
+            if packet.size and packet.pts is not None:
+                packets[packet.stream.index].append(packet)
+    return packets
+
+
+def _can_copy(av: Any, stream: Any, container: str, packets: Sequence[Any]) -> bool:
+    """Return True if the muxer accepts a file with only this stream, and these packets of it."""
+    try:
+        with av.open(io.BytesIO(), "w", format=container) as trial:
+            output = trial.add_stream_from_template(stream, opaque=True)
+            trial.start_encoding()
+            for packet in packets:
+                packet.stream = output
+                trial.mux_one(packet)
+    except (ValueError, av.FFmpegError):
+        return False
+    return True
 
 
 def _can_convert(av: Any, stream: Any, container: str) -> bool:
@@ -104,6 +129,11 @@ def _can_convert(av: Any, stream: Any, container: str) -> bool:
     if stream.codec_context is None or not stream.codec_context.codec.text_sub:
         return False
     return _accepts(av, container, lambda file: converting(file, stream, container))
+
+
+def _can_decode(av: Any, stream: Any, container: str) -> bool:
+    """Return True if ffmpeg can decode the audio, and the container supports it as PCM."""
+    return _accepts(av, container, lambda file: DecodedAudio(av, file, stream))
 
 
 def _accepts(av: Any, container: str, add_stream: Callable[[Any], Any]) -> bool:

@@ -1,9 +1,13 @@
-"""Fill in missing frame timestamps."""
+"""Timestamps that are missing, and timestamps that go back."""
 
 import itertools
 from collections.abc import Sequence
 from fractions import Fraction
 
+from vsfdatrd.errors import EncodeError
+
+CLOCK_RESET = Fraction(1, 2)
+"""Seconds: timestamps of audio or subtitles that go back by more are a clock reset."""
 UNKNOWN = -(2**63)
 """BestSource's value for a frame without a timestamp (ffmpeg's AV_NOPTS_VALUE)."""
 
@@ -41,3 +45,16 @@ def fill_gaps(stamps: Sequence[int], lasts: Fraction) -> list[int]:
     last, end = stamped[-1]
     result += (end + round((n - last) * lasts) for n in range(last, len(stamps)))
     return result
+
+
+def clock_reset(stream: str, seconds: Fraction) -> EncodeError:
+    """Return the error for a stream whose timestamps go back.
+
+    Args:
+        stream: A short description of the stream.
+        seconds: The time on the source's clock after which they go back.
+    """
+    return EncodeError(
+        f"the timestamps of {stream} go back after {float(seconds):.1f} s; remux the source first, for example with "
+        "MakeMKV or ffmpeg -fflags +genpts"
+    )

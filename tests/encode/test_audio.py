@@ -1,0 +1,112 @@
+"""Audio between containers: copied where that is possible, otherwise decoded to PCM without a loss."""
+
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.encode.conftest import times
+from tests.encode.joining import joined
+from tests.encode.media import lavfi, make
+
+
+def sound(path: Path) -> tuple[float, NDArray[np.float64]]:
+    """When the sound begins, in seconds after the video, and its samples (channels, samples), 1 being full scale."""
+    with av.open(str(path)) as container:
+        frames = list(container.decode(audio=0))
+    resampler = av.AudioResampler("dblp", frames[0].layout, frames[0].sample_rate)
+    samples = [part.to_ndarray() for frame in frames for part in resampler.resample(frame)]
+    return began(frames[0]) - float(times(path)[0]), np.concatenate(samples, axis=1)
+
+
+def began(frame: Any) -> float:
+    return float(frame.pts * frame.time_base)
+
+
+@pytest.mark.parametrize(
+    ("codec", "before", "after", "options", "becomes", "decoded"),
+    [
+        ("wmav2", ".asf", ".mkv", [], "pcm_s24le", True),
+        ("wmav1", ".asf", ".mov", [], "pcm_s24le", True),
+        ("adpcm_ms", ".avi", ".mp4", [], "pcm_s16le", True),
+        ("adpcm_ms", ".avi", ".mkv", [], "pcm_s16le", True),
+        ("pcm_mulaw", ".avi", ".mp4", [], "pcm_s16le", True),
+        ("pcm_u8", ".avi", ".mp4", [], "pcm_s16le", True),
+        ("wavpack", ".mkv", ".mp4", ["-sample_fmt", "s16p"], "pcm_s16le", True),
+        ("wavpack", ".mkv", ".mov", ["-sample_fmt", "s32p"], "pcm_s24le", True),
+        ("flac", ".mkv", ".mov", ["-sample_fmt", "s16"], "pcm_s16le", True),
+        ("libopus", ".mkv", ".mov", [], "pcm_s24le", True),
+        ("truehd", ".mkv", ".mp4", ["-strict", "-2"], "pcm_s24le", True),
+        ("pcm_dvd", ".vob", ".mkv", ["-sample_fmt", "s16"], "pcm_s16le", True),
+        ("pcm_dvd", ".vob", ".mp4", ["-sample_fmt", "s32"], "pcm_s24le", True),
+        ("pcm_bluray", ".m2ts", ".mp4", ["-sample_fmt", "s16"], "pcm_s16le", True),
+        ("pcm_s16le", ".mkv", ".mp4", [], "pcm_s16le", True),
+        ("pcm_s16le", ".avi", ".mov", [], "pcm_s16le", False),
+        ("aac", ".mp4", ".mkv", [], "aac", False),
+        ("ac3", ".vob", ".mp4", [], "ac3", False),
+        ("pcm_s24le", ".mov", ".mkv", [], "pcm_s24le", False),
+    ],
+)
+def test_sound_stays(
+    plain_film: Path,
+    codec: str,
+    before: str,
+    after: str,
+    options: list[str],
+    becomes: str,
+    decoded: bool,
+    tmp_path: Path,
+) -> None:
+    """Two different channels, at the same time as before, with the same samples."""
+    tones = "aevalsrc=sin(880*t)*0.5|sin(3300*t*t)*0.3:d=2.4:s=48000"
+    video = "mpeg2video" if before in (".vob", ".m2ts") else "mpeg4"
+    source, target = tmp_path / f"in{before}", tmp_path / f"out{after}"
+    codecs = ["-c:v", video, "-c:a", codec, *options]
+    make("-i", plain_film, *lavfi(tones), "-map", "0", "-map", "1", *codecs, "-metadata:s:a:0", "language=jpn", source)
+    kept = joined(plain_film, source, target)
+    assert kept.dropped == []
+    assert kept.kept[0].endswith(", as PCM") == (kept.decoded == [1])
+    assert bool(kept.decoded) == decoded
+    with av.open(str(target)) as container:
+        (stream,) = container.streams.audio
+        assert stream.codec_context.codec.canonical_name == becomes
+        if before in (".mkv", ".mp4", ".mov"):
+            assert stream.language == "jpn"
+    (begin, expected), (begin_now, samples) = sound(source), sound(target)
+    assert begin_now == pytest.approx(begin, abs=0.002)
+    assert samples.shape == expected.shape
+    step = {"pcm_s16le": 2.0**-15, "pcm_s24le": 2.0**-23}.get(becomes, 0)
+    assert np.abs(samples - expected.clip(-1, 1)).max() <= step
+
+
+def test_damaged_packets_are_skipped(plain_film: Path, tmp_path: Path) -> None:
+    """What comes after them is heard at its time."""
+    source = tmp_path / "in.mkv"
+    tones = lavfi("sine=duration=2.4:sample_rate=48000")
+    make("-i", plain_film, *tones, "-map", "0", "-map", "1", "-c", "copy", "-c:a", "wavpack", source)
+    with av.open(str(source)) as container:
+        places = [packet.pos or 0 for packet in container.demux(audio=0) if packet.size]
+    content = bytearray(source.read_bytes())
+    damaged = len(places) // 2
+    content[places[damaged] + 8 : places[damaged] + 400] = bytes(392)
+    source.write_bytes(content)
+    kept = joined(plain_film, source, tmp_path / "out.mov")
+    assert kept.decoded == [1]
+    with av.open(str(source)) as container:
+        intact = [frame for packet in container.demux(audio=0) for frame in decode(packet)]
+    with av.open(str(tmp_path / "out.mov")) as container:
+        result = list(container.decode(audio=0))
+    assert 0 < len(intact) < len(places)
+    for frame in (intact[0], intact[-1]):
+        (same,) = (now for now in result if abs(began(now) - began(frame)) < 0.002)
+        assert np.array_equal(frame.to_ndarray().reshape(-1), same.to_ndarray().reshape(-1))
+
+
+def decode(packet: Any) -> list[av.AudioFrame]:
+    try:
+        return list(packet.decode())
+    except av.FFmpegError:
+        return []
