@@ -27,8 +27,9 @@ from tqdm import tqdm
 from models.training.curve import Log
 from models.training.recipe import Recipe
 from models.training.state import export, load_slim, load_state, write
-from models.training.trainer import Deadline, Trainer, to_fdat_rd
+from models.training.trainer import Deadline, Trainer, starting_network, to_fdat_rd
 from models.training.validate import Scores, Validation
+from vsfdatrd.errors import CheckpointError
 
 BEGUN = time.monotonic()
 """Approximate start time of the process, from which `--deadline` counts."""
@@ -222,6 +223,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if a.data is None:
         parser.error("--data is needed to train")
+    start = None
+    if a.start and checkpoint is None:  # before the crops are composed, which takes minutes
+        try:
+            start = starting_network(a.start, recipe)
+        except (CheckpointError, ValueError) as error:
+            parser.error(str(error))
     if a.threads:
         torch.set_num_threads(a.threads)
     a.out.mkdir(parents=True, exist_ok=True)
@@ -230,8 +237,8 @@ def main(arguments: list[str] | None = None) -> int:
     if checkpoint:
         trainer.resume(checkpoint)
         print(f"going on from step {trainer.step}, minute {trainer.minutes:.1f}", file=sys.stderr)
-    elif a.start:
-        trainer.start_from(a.start, a.at)
+    elif start:
+        trainer.start_from(start, a.at)
     validation = Validation.open(a.validation or a.out / "validation.npz", a.data, recipe, device)
     deadline = began + a.deadline if a.deadline else 0
     run(trainer, validation, a.out, minutes=a.minutes, steps=a.steps, deadline=deadline)

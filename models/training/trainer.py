@@ -100,13 +100,25 @@ def to_fdat_rd(recipe: Recipe, trained: Mapping[str, Tensor]) -> Mapping[str, Te
         return fold(unfolded, whole).state_dict()
 
 
-def from_weights(found: FdatRd, recipe: Recipe) -> FdatRd | PixelNetwork:
-    """Create the network that a recipe trains from the weights of another one. Raises ValueError if they do not fit."""
+def starting_network(weights: Path, recipe: Recipe) -> FdatRd | PixelNetwork:
+    """Create the network that a recipe trains, with the weights of a file.
+
+    An unfolded training accepts the weights of an unfolded one, also of a narrower network. In a training of the whole
+    network, attention that contributed nothing starts to learn (`network.let_attention_join`).
+
+    Raises CheckpointError if the file cannot be read, and ValueError if it is of another network.
+    """
+    found = load_model(weights)
+    if not isinstance(found, FdatRd):
+        raise ValueError(f"{weights} is no FDAT-RD")
     config = network.configuration(recipe.variant)
-    if recipe.form == "unfolded":
-        return widen(unfold(found), config, recipe.blocks)
+    try:
+        if recipe.form == "unfolded":
+            return widen(unfold(found), config, recipe.blocks)
+    except ValueError as error:
+        raise ValueError(f"{weights} is nothing to start from: {error}") from error
     if found.config != config:
-        raise ValueError(f"it is no FDAT-RD {recipe.variant} 2x like the recipe's")
+        raise ValueError(f"{weights} is nothing to start from: it is no FDAT-RD {recipe.variant} 2x like the recipe's")
     if recipe.attention:
         network.let_attention_join(found)
     return found
@@ -184,21 +196,10 @@ class Trainer:
         """Number of steps that were skipped because the loss or gradient was not finite."""
         return int(self.left_out)
 
-    def start_from(self, weights: Path, minutes: float) -> None:
-        """Load weights from a file, and begin the schedule at a given minute; all layers learn from the start.
-
-        An unfolded training accepts the weights of an unfolded one, also of a narrower network. In a training of the
-        whole network, attention that contributed nothing starts to learn (`network.let_attention_join`).
-
-        Raises CheckpointError if the file cannot be read, and ValueError if it is of another network.
+    def start_from(self, start: nn.Module, minutes: float) -> None:
+        """Copy the weights of `starting_network`, and begin the schedule at a given minute; all layers learn from the
+        start.
         """
-        found = load_model(weights)
-        if not isinstance(found, FdatRd):
-            raise ValueError(f"{weights} is no FDAT-RD")
-        try:
-            start = from_weights(found, self.recipe)
-        except ValueError as error:
-            raise ValueError(f"{weights} is nothing to start from: {error}") from error
         for net in (self.network, self.averaged):
             net.load_state_dict(start.state_dict())
         self.minutes, self.joined = minutes, 0

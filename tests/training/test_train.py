@@ -4,15 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from models.training import train
 from models.training.curve import Log
 from models.training.optimize import rate
 from models.training.recipe import Recipe
 from models.training.state import export, load_state
-from models.training.trainer import Trainer
+from models.training.trainer import Trainer, starting_network
 from vsfdatrd.checkpoint import load_model, open_checkpoint
 from vsfdatrd.nn.fdat_rd import FdatRd
 
@@ -101,13 +103,25 @@ def test_export_writes_the_averaged_weights(trained: Path, tiles: Path, tmp_path
 
 def test_training_goes_on_from_given_weights(trained: Path, tiles: Path, tiny_model: Path) -> None:
     trainer = Trainer(Recipe.read(trained / "recipe.toml"), tiles, torch.device("cpu"))
-    trainer.start_from(trained / "fdat_rd_tiny_2x.safetensors", 0.5)
+    trainer.start_from(starting_network(trained / "fdat_rd_tiny_2x.safetensors", trainer.recipe), 0.5)
     assert trainer.minutes == 0.5
     trainer.train_step()
     assert isinstance(trainer.network, FdatRd)
     assert trainer.network.conv_after.weight.any()
     with pytest.raises(ValueError, match="nothing to start from: it is no FDAT-RD tiny 2x like the recipe's"):
-        trainer.start_from(tiny_model, 0)
+        starting_network(tiny_model, trainer.recipe)
+
+
+def test_weights_to_start_from_are_read_before_the_crops_are_composed(
+    trained: Path, tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = tmp_path / "wrong.safetensors"
+    save_file({"a": np.zeros(3, np.float32)}, wrong)
+    words = ["--recipe", str(trained / "recipe.toml"), "--data", str(tiles), "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match="2"):
+        train.main([*words, "--start", str(wrong)])
+    assert "wrong.safetensors" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_resuming_is_as_if_never_stopped(tiles: Path, tmp_path: Path, one_thread: None) -> None:

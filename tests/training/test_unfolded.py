@@ -17,7 +17,7 @@ from models.training.folding import fold, fold_kernel, unfold
 from models.training.pixel_network import FOLD, PixelBlock, PixelGroup, PixelNetwork, TokenNorm
 from models.training.recipe import Recipe
 from models.training.state import load_slim, load_state
-from models.training.trainer import Trainer, to_fdat_rd
+from models.training.trainer import Trainer, starting_network, to_fdat_rd
 from tests.training.reach import untouched
 from vsfdatrd.archs.fdat_rd import FdatRdConfig, variant
 from vsfdatrd.checkpoint import load_model
@@ -186,11 +186,11 @@ def test_a_training_writes_weights_of_fdat_rd_and_goes_on(one_thread: None, tile
         torch.testing.assert_close(net(picture), trainer.output(picture), atol=5e-3, rtol=0)  # fp16
     # The whole network takes it from there.
     whole = Trainer(replace(UNFOLDED, form="whole", optimizer="adamw"), tiles, torch.device("cpu"))
-    whole.start_from(file, 0.0)
+    whole.start_from(starting_network(file, whole.recipe), 0.0)
     value, _ = whole.train_step()
     assert value.isfinite()
     again = Trainer(UNFOLDED, tiles, torch.device("cpu"))
-    again.start_from(file, 0.0)
+    again.start_from(starting_network(file, again.recipe), 0.0)
     with torch.no_grad():
         torch.testing.assert_close(again.output(picture), trainer.output(picture), atol=5e-3, rtol=0)
     trainer.save(tmp_path / "checkpoint.safetensors")
@@ -303,7 +303,7 @@ def test_the_whole_network_is_taught_without_attention(one_thread: None, tiles: 
         }
     )
     trainer = Trainer(recipe, tiles, torch.device("cpu"))
-    trainer.start_from(start, 0.0)
+    trainer.start_from(starting_network(start, trainer.recipe), 0.0)
     for _ in range(2):
         trainer.train_step()
     assert trainer.skipped == 0
