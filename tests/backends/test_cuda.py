@@ -89,11 +89,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(model: Path, tmp_path: Path) -> Callable[..., SimpleNamespace]:
     """Runs the script on a fake GPU. Returns what was said, stderr, and by how much the worst frame is wrong."""
 
-    def runner(faults: str = "", gpus: str = "Fake RTX 8.9", **asked: Any) -> SimpleNamespace:
+    def runner(faults: str = "", gpus: str = "Fake RTX 8.9", contexts: str = "1", **asked: Any) -> SimpleNamespace:
         clip = {"width": 50, "height": 44, "length": 3}
         clip |= {key: asked.pop(key) for key in clip if key in asked}
         asked = {"model": str(model), "cache": str(tmp_path / "cache"), "backend": "cuda"} | asked
         environment = os.environ | {"PYTHONPATH": f"{FAKE}{os.pathsep}{ROOT}", "FAKE_GPU": faults, "FAKE_GPUS": gpus}
+        environment["FDATRD_GPU_CONTEXTS"] = contexts  # measuring takes seconds with NumPy
         environment["OPENBLAS_NUM_THREADS"] = "1"  # there are few cores, and threads that wait for work take them
         environment.pop("FDATRD_CACHE", None)
         for old in tmp_path.glob("*.npy"):
@@ -139,9 +140,10 @@ def test_frames_are_what_the_network_computes(run: Run, tmp_path: Path) -> None:
     assert key["engine"].startswith("cuda kernels ")
     assert (key["shape"], key["precision"], key["device"]) == ("any", "fp16", "CUDA")
 
-    other = run(width=110, length=1)
+    other = run(width=110, length=2, contexts="2")  # each frame in an execution context of its own
     assert other.wrong < 2e-3
     assert "agrees with" in other.stderr
+    assert "no memory" not in other.stderr
     assert keys(tmp_path) == [key]
     (note,) = (tmp_path / "cache").glob("store-1/state/*/verified.json")
     assert list(json.loads(note.read_text())) == [
@@ -180,6 +182,61 @@ def test_what_cannot_work_is_a_sentence(run: Run, tmp_path: Path, fault: str, sa
     assert said in (outcome.error or "")
     # The files serve as soon as there is another driver.
     assert len(keys(tmp_path)) == (fault == "ptx")
+
+
+CONTEXTS_SCRIPT = """
+import sys
+from pathlib import Path
+import numpy as np
+from cuda.bindings import runtime
+from vsfdatrd.backends import weights_file
+from vsfdatrd.backends.cuda.worker import CudaKernels
+from vsfdatrd.backends.gpu import concurrency, cuda
+from vsfdatrd.checkpoint import open_checkpoint
+
+weights_file.write(Path(sys.argv[2]), open_checkpoint(Path(sys.argv[1])).tensors())
+measured = []
+concurrency.measure = lambda contexts: measured.append(len(contexts)) or rates
+concurrency.measure_rate = lambda contexts: 30.0
+side = CudaKernels(print, lambda: None)
+
+def load(*more):
+    return side.do_load(sys.argv[2], 60, 60, "fp16", [0], *more)
+
+loaded = load(None, 2)
+assert (loaded["contexts"], loaded["measured"], len(side._devices)) == (2, None, 2), loaded
+picture = np.random.default_rng(0).random((3, 60, 60), np.float32)
+first, second = (device.run_once(picture) for device in side._devices)
+assert np.array_equal(first, second) and side._devices[0]._arena.address != side._devices[1]._arena.address
+before = len(runtime._memory)
+side._remove_contexts(1)
+assert len(runtime._memory) == before - 3, "arena and two buffers of frames"
+
+side._remove_contexts(0)
+for rates, contexts in (((10, 10.2), 1), ((10, 10.4), 2)):
+    loaded = load(None, None)
+    assert (loaded["contexts"], loaded["measured"], len(side._devices)) == (contexts, rates, contexts), loaded
+    side._remove_contexts(0)
+assert measured == [2, 2]
+assert load(1, 2)["slots"] == 1 and len(side._devices) == 1
+side._remove_contexts(0)
+cuda.free_memory = lambda index: 1 << 20
+loaded = load(None, None)
+assert (loaded["contexts"], loaded["slots"], measured) == (1, 3, [2, 2]), "there is no memory for two"
+"""
+
+
+def test_two_frames_at_a_time(model: Path, tmp_path: Path) -> None:
+    """As for TensorRT: measured if there is memory, and kept if it is faster."""
+    environment = os.environ | {"PYTHONPATH": f"{FAKE}{os.pathsep}{ROOT}", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", CONTEXTS_SCRIPT, str(model), str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 # Without a process
@@ -248,11 +305,17 @@ def test_what_was_verified_is_not_verified_again(
     gpus(Gpu("RTX 4090", (8, 9)))
     monkeypatch.setattr(cuda, "gpus", lambda: (Gpu("RTX 4090", (8, 9)),))
     (tmp_path / "verified.json").write_text('{"RTX 4090, driver 590, 60×60": 61.5}')
+    known = {"contexts": 2, "fps": [10.0, 15.0]}
+    (tmp_path / "contexts.json").write_text(json.dumps({"RTX 4090, driver 590, 60×60": known}))
     asked = []
 
     def ask(request: str, **arguments: Any) -> Any:
         asked.append(request)
-        return {"slots": 3, "input": [3, 60, width], "output": [3, 120, 2 * width]} if request == "load" else 70.0
+        if request != "load":
+            return 70.0
+        assert (arguments["contexts"], arguments["rates"]) == ((2, [10.0, 15.0]) if width == 60 else (None, None))
+        shapes = {"input": [3, 60, width], "output": [3, 120, 2 * width]}
+        return shapes | {"slots": 3, "contexts": 2, "measured": None if width == 60 else [10.04, 15]}
 
     standby = SimpleNamespace(ask=ask, describe=lambda: {"driver": "590"}, detach=lambda: None)
     monkeypatch.setattr(cuda, "_standby", standby)
@@ -260,6 +323,7 @@ def test_what_was_verified_is_not_verified_again(
     cuda.load(EngineSpec(open_checkpoint(model), 60, width, "fp16", state=tmp_path), tmp_path)
     assert asked == (["load"] if width == 60 else ["load", "verify"])
     assert f"RTX 4090, driver 590, {width}×60" in json.loads((tmp_path / "verified.json").read_text())
+    assert json.loads((tmp_path / "contexts.json").read_text())[f"RTX 4090, driver 590, {width}×60"] == known
 
 
 def test_every_published_variant_has_kernels(model: Path) -> None:

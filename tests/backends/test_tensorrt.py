@@ -8,15 +8,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vsfdatrd.backends.base import EngineSpec
-from vsfdatrd.backends.tensorrt import backend
-from vsfdatrd.checkpoint import open_checkpoint
+from vsfdatrd.backends.gpu.contexts import CONTEXTS, requested
 
 FAKE = Path(__file__).parent / "fake_gpu"
 
@@ -90,11 +88,11 @@ def run(identity_2x: Path, tmp_path: Path) -> Run:
     def runner(faults: str = "", gpu: dict[str, str] | None = None, **asked: Any) -> Outcome:
         asked = {"model": str(identity_2x), "cache": str(tmp_path / "cache")} | asked
         # Measuring takes a second; tests of it set the variable to nothing.
-        given = {"PYTHONPATH": str(FAKE), "FAKE_GPU": faults, "FDATRD_TENSORRT_CONTEXTS": "1"} | (gpu or {})
+        given = {"PYTHONPATH": str(FAKE), "FAKE_GPU": faults, "FDATRD_GPU_CONTEXTS": "1"} | (gpu or {})
         environment = os.environ | given
         environment.pop("FDATRD_CACHE", None)
-        if not environment["FDATRD_TENSORRT_CONTEXTS"]:
-            del environment["FDATRD_TENSORRT_CONTEXTS"]
+        if not environment["FDATRD_GPU_CONTEXTS"]:
+            del environment["FDATRD_GPU_CONTEXTS"]
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT, json.dumps(asked)],
             env=environment,
@@ -376,19 +374,19 @@ def test_frames_through_pinned_buffers_keep_apart(run: Run) -> None:
 @pytest.mark.parametrize("gpus", ["Fake RTX 8.9", "Fake RTX 8.9,Fake RTX 8.9"])
 def test_two_networks_at_the_same_time(run: Run, gpus: str) -> None:
     """Each with a context, stream, graph and places of its own: frames do not meet."""
-    gpu = {"FAKE_GPUS": gpus, "FDATRD_TENSORRT_CONTEXTS": "2"}
+    gpu = {"FAKE_GPUS": gpus, "FDATRD_GPU_CONTEXTS": "2"}
     outcome = run(gpu=gpu, device=[0, 1][: gpus.count("RTX")], streams=4, length=40)
     assert outcome.sound, outcome
     assert "no memory" not in outcome.stderr
 
 
 def test_a_second_network_needs_memory(run: Run) -> None:
-    outcome = run("large", gpu={"FDATRD_TENSORRT_CONTEXTS": "2"})
+    outcome = run("large", gpu={"FDATRD_GPU_CONTEXTS": "2"})
     assert outcome.sound, outcome
     assert "fdatrd: GPU 0 has no memory for one more network at the same time" in outcome.stderr
 
 
-MEASURED = {"FDATRD_TENSORRT_CONTEXTS": "", "FAKE_MS": "4"}
+MEASURED = {"FDATRD_GPU_CONTEXTS": "", "FAKE_MS": "4"}
 TWO_FIT = MEASURED | {"FAKE_AT_ONCE": "2"}
 """A GPU that computes two networks in the time of one."""
 
@@ -440,20 +438,14 @@ def test_one_network_where_a_second_cannot_be(run: Run, tmp_path: Path, fault: s
     assert contexts(tmp_path) == []
 
 
-def test_few_streams_mean_one_network(identity_2x: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_streams_mean_one_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was measured for more streams does not matter then, and an explicit number matters more than either."""
-    spec = EngineSpec(open_checkpoint(identity_2x), 60, 90, "fp16")
-    assert [backend._contexts(replace(spec, streams=streams), None) for streams in (1, 3, 4, None)] == [
-        1,
-        1,
-        None,
-        None,
-    ]
+    assert [requested(streams, None) for streams in (1, 3, 4, None)] == [1, 1, None, None]
     kept = {"contexts": 2, "fps": [1.0, 2.0]}
-    assert [backend._contexts(replace(spec, streams=streams), kept) for streams in (3, 4, None)] == [1, 2, 2]
-    assert backend._contexts(spec, {"contexts": "many"}) is None, "a damaged note is believed"
-    monkeypatch.setenv(backend.CONTEXTS, "3")
-    assert backend._contexts(replace(spec, streams=2), kept) == 3
+    assert [requested(streams, kept) for streams in (3, 4, None)] == [1, 2, 2]
+    assert requested(None, {"contexts": "many"}) is None, "a damaged note is believed"
+    monkeypatch.setenv(CONTEXTS, "3")
+    assert requested(2, kept) == 3
 
 
 def test_two_networks_on_each_of_two_gpus(run: Run, tmp_path: Path) -> None:
@@ -473,7 +465,7 @@ def test_a_gpu_that_is_lost_while_it_is_measured_is_left(run: Run, tmp_path: Pat
 
 @pytest.mark.parametrize(("fault", "said"), [("launch", "unspecified launch failure"), ("crash", "ended unexpectedly")])
 def test_two_networks_on_a_gpu_that_is_lost_fail_frames(run: Run, fault: str, said: str) -> None:
-    two = {"FDATRD_TENSORRT_CONTEXTS": "2"}
+    two = {"FDATRD_GPU_CONTEXTS": "2"}
     run(gpu=two)  # builds and verifies
     outcome = run(fault, gpu=two, backend="tensorrt", streams=4, length=40)
     assert outcome.error is None
@@ -512,8 +504,8 @@ def test_a_network_that_is_not_kept_frees_its_memory(run: Run, tmp_path: Path) -
 
 
 def test_a_wrong_number_of_networks(run: Run) -> None:
-    outcome = run(gpu={"FDATRD_TENSORRT_CONTEXTS": "two"}, backend="tensorrt")
-    assert "FDATRD_TENSORRT_CONTEXTS='two' is no number of networks" in (outcome.error or "")
+    outcome = run(gpu={"FDATRD_GPU_CONTEXTS": "two"}, backend="tensorrt")
+    assert "FDATRD_GPU_CONTEXTS='two' is no number of networks" in (outcome.error or "")
 
 
 def test_layers_are_measured_apart_from_frames(run: Run, tmp_path: Path, identity_2x: Path) -> None:

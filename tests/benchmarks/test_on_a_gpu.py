@@ -16,7 +16,7 @@ FAKE_GPU = Path(__file__).parents[1] / "backends" / "fake_gpu"
 
 def on_fake_gpu(module: str, *arguments: str, faults: str = "") -> "subprocess.CompletedProcess[str]":
     environment = os.environ | {"PYTHONPATH": f"{FAKE_GPU}{os.pathsep}{guard.ROOT}", "FAKE_GPU": faults}
-    environment["FDATRD_TENSORRT_CONTEXTS"] = "1"  # measuring takes a second for every engine
+    environment["FDATRD_GPU_CONTEXTS"] = "1"  # measuring takes a second for every engine
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250, check=False)
 

@@ -40,6 +40,8 @@ _ENGINE: dict[str, type | tuple[type, ...]] = {
     "fps_vapoursynth": (int, float, type(None)),
     "share": (int, float, type(None)),
     "memory_mib": _NUMBER,
+    "slots": int,
+    "contexts": int,
 }
 
 

@@ -20,7 +20,7 @@ FAKE_GPU = ROOT / "tests" / "backends" / "fake_gpu"
 
 def doctor(folder: Path, model: Path, *more: str, faults: str = "") -> "subprocess.CompletedProcess[str]":
     environment = os.environ | {"PYTHONPATH": f"{FAKE_GPU}{os.pathsep}{ROOT}", "FAKE_GPU": faults}
-    environment["FDATRD_TENSORRT_CONTEXTS"] = "1"  # measuring takes a second for every engine
+    environment["FDATRD_GPU_CONTEXTS"] = "1"  # measuring takes a second for every engine
     command = [sys.executable, "-m", "vsfdatrd.cli", "doctor", "--gpu", "--model", str(model), "--size", "90x60"]
     return subprocess.run(
         [*command, "--seconds", "0.3", *more],
@@ -47,13 +47,22 @@ def test_a_report_of_everything(identity_2x: Path, tmp_path: Path) -> None:
     assert tensorrt["psnr_db"] > 60
     assert tensorrt["fps_alone"] > 0
     assert tensorrt["fps_vapoursynth"] > 0
+    assert tensorrt["contexts"] == 1
+    assert tensorrt["slots"] >= 3
     assert tensorrt["share"] == pytest.approx(tensorrt["fps_vapoursynth"] / tensorrt["fps_alone"], abs=1e-3)
     assert done.stderr.count("TensorRT builds an engine") == 1, "the second start builds again"
     assert tensorrt["reopening_s"] > 0
     assert tensorrt["opening_s"] > 0
     assert "PyTorch is built without CUDA" in torch["error"]
     assert "its tail (pixelshuffledirect, 2 times) is not transpose+conv" in cuda["error"]
-    for messages in ("Fake RTX", "fps alone", "through VapourSynth", "dB to fp32", "please post it"):
+    for messages in (
+        "Fake RTX",
+        "fps alone",
+        "through VapourSynth",
+        "dB to fp32",
+        "frames in flight, 1 computed at a time",
+        "please post it",
+    ):
         assert messages in done.stdout
     assert str(tmp_path) not in json.dumps(report), "places of this machine are nobody's business"
 
@@ -116,6 +125,8 @@ GOOD: dict[str, Any] = {
             "fps_vapoursynth": None,
             "share": None,
             "memory_mib": 900,
+            "slots": 4,
+            "contexts": 2,
         },
         {"backend": "torch", "error": "this PyTorch is built without CUDA"},
     ],

@@ -14,7 +14,9 @@ from vsfdatrd.workers.shared_memory import FramePlanes, buffers
 class RemoteEngine:
     """Client of the engine that a worker has loaded; implements `Engine`."""
 
-    def __init__(self, worker: Worker, slots: int, input_shape: list[int], output_shape: list[int]) -> None:
+    def __init__(
+        self, worker: Worker, slots: int, input_shape: list[int], output_shape: list[int], contexts: int = 1
+    ) -> None:
         """Take over a worker with a loaded engine and map shared memory for its frames.
 
         Args:
@@ -22,11 +24,12 @@ class RemoteEngine:
             slots: Number of slots.
             input_shape: (C, H, W) of the input.
             output_shape: (C, H·scale, W·scale) of the output.
+            contexts: Frames that each GPU computes at a time.
 
         Raises:
             EngineError: The worker could not map the memory; it is closed.
         """
-        self.slots = slots
+        self.slots, self.contexts = slots, contexts
         self._worker = worker
         size = 4 * slots * (int(np.prod(input_shape)) + int(np.prod(output_shape)))
         self._buffers = buffers(worker.memory.resize(size), slots, input_shape, output_shape)

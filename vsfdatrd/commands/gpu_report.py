@@ -112,7 +112,8 @@ def format_row(row: Mapping[str, Any]) -> str:
     return (
         f"{row['backend']} ({row['library']}), {row['precision']}: {row['fps_alone']} fps alone, "
         + (f"{through} through VapourSynth ({row['share']:.0%})" if through else "VapourSynth is not installed")
-        + f", {row['psnr_db']} dB to fp32, {row['memory_mib']} MiB, first start {row['opening_s']} s, "
+        + f", {row['psnr_db']} dB to fp32, {row['memory_mib']} MiB, {row['slots']} frames in flight, "
+        f"{row['contexts']} computed at a time, first start {row['opening_s']} s, "
         f"second {row['reopening_s']} s"
     )
 
@@ -177,6 +178,8 @@ def measure(case: _Case, name: str, seconds: float) -> dict[str, Any]:
         "fps_vapoursynth": through and round(through, 2),
         "share": through and round(through / alone, 3),
         "memory_mib": memory >> 20,
+        "slots": engine.slots,
+        "contexts": getattr(engine, "contexts", 1),  # engines of this process compute one frame at a time
     }
 
 

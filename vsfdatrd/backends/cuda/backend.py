@@ -20,6 +20,7 @@ from vsfdatrd.backends.base import Engine, EngineSpec
 from vsfdatrd.backends.cuda.packing import TYPES
 from vsfdatrd.backends.cuda.plan import assume_active, is_numerable, unsuitable
 from vsfdatrd.backends.cuda.planner import make_plan
+from vsfdatrd.backends.gpu.contexts import STREAMS, ContextChoice
 from vsfdatrd.backends.gpu.devices import first_selected, gpus
 from vsfdatrd.backends.graphs import serialized
 from vsfdatrd.backends.remote_engine import RemoteEngine
@@ -43,8 +44,6 @@ VERIFIED = (120, 180)
 """Approximate height and width of the images used for verification; rounded to a multiple that the network takes."""
 OLDEST = (8, 0)
 """Lowest compute capability that the kernels are compiled for."""
-STREAMS = 3
-"""Frames in flight on a GPU: one being uploaded, one computed, one downloaded."""
 BYTES_OF_PROCESS = 600 << 20
 """GPU memory of a CUDA context, kernels and small allocations. As for TensorRT; not measured for these kernels."""
 
@@ -165,6 +164,9 @@ def load(spec: EngineSpec, directory: Path) -> Engine:
         EngineError: The engine cannot be loaded.
         EngineBuildError: The output differs too much from the reference.
     """
+    names = ", ".join(gpus()[index].name for index in spec.device)
+    who = f"{names}, driver {_standby.describe()['driver']}, {spec.width}×{spec.height}"
+    choice = ContextChoice(spec.state, who)
     loaded = _standby.ask(
         "load",
         directory=str(directory),
@@ -173,12 +175,12 @@ def load(spec: EngineSpec, directory: Path) -> Engine:
         precision=spec.precision,
         devices=list(spec.device),
         streams=spec.streams,
+        **choice.arguments(spec.streams),
     )
     scale = spec.checkpoint.description.scale
     if loaded["output"] != [3, spec.height * scale, spec.width * scale]:
         raise EngineError("the cuda engine belongs to another network, of a different scale")
-    names = ", ".join(gpus()[index].name for index in spec.device)
-    who = f"{names}, driver {_standby.describe()['driver']}, {spec.width}×{spec.height}"
+    choice.keep(loaded)
     note = spec.state and spec.state / "verified.json"
     verified = read_json_object(note)
     if who not in verified:
@@ -187,7 +189,7 @@ def load(spec: EngineSpec, directory: Path) -> Engine:
         log.info("%s agrees with fp32 to %.1f dB on %s", spec.precision, psnr, who)
         if note:
             keep_if_possible(note, json.dumps(verified | {who: round(psnr, 2)}).encode())
-    return RemoteEngine(_standby.detach(), loaded["slots"], loaded["input"], loaded["output"])
+    return RemoteEngine(_standby.detach(), loaded["slots"], loaded["input"], loaded["output"], loaded["contexts"])
 
 
 def _kernels() -> Manifest | None:

@@ -8,7 +8,7 @@ import lzma
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from vsfdatrd.backends.cuda.packing import TYPES
 from vsfdatrd.backends.cuda.plan import Constant, Frame, Launch, Plan, Region, find_active
 from vsfdatrd.backends.cuda.planner import make_plan
 from vsfdatrd.backends.gpu import cuda
-from vsfdatrd.backends.gpu.server import GpuNetwork, GpuServer, slots_for, verify
+from vsfdatrd.backends.gpu.server import GpuNetwork, GpuServer, verify
 from vsfdatrd.errors import EngineError, PrecisionUnfit
 from vsfdatrd.graph.weights import Weights
 from vsfdatrd.kernels import manifest
@@ -45,6 +45,8 @@ class CudaKernels(GpuServer["_KernelNetwork"]):
         precision: Precision,
         devices: list[int],
         streams: int | None,
+        contexts: int | None = 1,
+        rates: tuple[float, float] | None = None,
     ) -> dict[str, Any]:
         """Answer the request ``load``: load the network on every GPU.
 
@@ -54,10 +56,12 @@ class CudaKernels(GpuServer["_KernelNetwork"]):
             width: Width of a padded frame in pixels.
             precision: Type of tokens and matrices.
             devices: Numbers of the GPUs.
-            streams: Frames in flight on each GPU; None for the default.
+            streams: Frames in flight on each GPU; None for as many as keep it busy.
+            contexts: Execution contexts on each GPU; see `GpuServer.choose_contexts`.
+            rates: Frames per second of one context and of two; see there.
 
         Returns:
-            Number of slots, and (C, H, W) of input and output.
+            What `GpuServer.choose_contexts` returns.
 
         Raises:
             PrecisionUnfit: A weight exceeds the range of the precision.
@@ -71,12 +75,7 @@ class CudaKernels(GpuServer["_KernelNetwork"]):
             )
         self._weights = [_GpuWeights(self._model, index) for index in devices]
         self._devices = [_KernelNetwork(self._model, weights, height, width) for weights in self._weights]
-        self.shapes = self._devices[0].shapes
-        return {
-            "slots": (streams or slots_for(1)) * len(devices),
-            "input": self.shapes[0],
-            "output": self.shapes[1],
-        }
+        return self.choose_contexts(devices, streams, contexts, rates)
 
     def do_verify(self, directory: str, height: int, width: int, precision: Precision) -> float:
         """Answer the request ``verify``: compare every GPU with fp32 at a small size, and check frames of full size.
@@ -192,6 +191,7 @@ class _KernelNetwork(GpuNetwork):
             captured: Capture the launches as a CUDA graph, which is not worth it for a few frames.
         """
         super().__init__(weights.index)
+        self._model, self._weights, self._frame = model, weights, (height, width)
         scale = model.config.scale
         self.shapes = ([3, height, width], [3, height * scale, width * scale])
         try:
@@ -204,6 +204,15 @@ class _KernelNetwork(GpuNetwork):
         except EngineError:
             self.close()
             raise
+
+    @property
+    def context_bytes(self) -> int:
+        """See `GpuNetwork.context_bytes`: the arena. Weights are shared."""
+        return self._arena.size
+
+    def another_context(self) -> Self:
+        """See `GpuNetwork.another_context`."""
+        return type(self)(self._model, self._weights, *self._frame)
 
     def _step(self, launch: Launch, model: _Model, weights: _GpuWeights) -> Callable[[], None]:
         """Prepare a launch."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -106,6 +106,74 @@ class GpuServer[N: "GpuNetwork"](WorkerServer):
         cuda.set_device(device.index)
         device.wait(number)
 
+    def choose_contexts(
+        self,
+        devices: list[int],
+        streams: int | None,
+        contexts: int | None = 1,
+        rates: Sequence[float] | None = None,
+    ) -> dict[str, Any]:
+        """Create further execution contexts, after there is a network on every GPU, and choose the number of slots.
+
+        Args:
+            devices: Numbers of the GPUs.
+            streams: Frames in flight on each GPU; None for as many as keep it busy.
+            contexts: Execution contexts on each GPU, as far as memory allows; frames are distributed over them in
+                turn. None to measure whether two are faster than one.
+            rates: Frames per second of one context and of two, if they have been measured before.
+
+        Returns:
+            The answer to the request ``load``: number of slots, (C, H, W) of input and output, number of contexts, and
+            if these were measured, the frames per second of one and of two.
+
+        Raises:
+            EngineError: A GPU fails while it is measured.
+        """
+        measured = None
+        if contexts is None:
+            self._add_contexts(2, streams, quiet=True)
+            if len(self._devices) == 2 * len(devices):
+                cuda.set_device(devices[0])
+                measured = concurrency.measure(self._devices[:: len(devices)])  # both on the first GPU; all are equal
+                if measured[1] < concurrency.GAIN * measured[0]:
+                    self._remove_contexts(len(devices))
+        else:
+            self._add_contexts(min(contexts, streams or contexts), streams)
+        self.shapes = self._devices[0].shapes
+        count = max(sum(device.index == index for device in self._devices) for index in devices)
+        if streams is None:
+            streams = self._choose_slots(devices, count, dict(enumerate(measured or rates or (), 1)).get(count))
+        return {
+            "slots": streams * len(devices),
+            "input": self.shapes[0],
+            "output": self.shapes[1],
+            "contexts": count,
+            "measured": measured,
+        }
+
+    def _add_contexts(self, count: int, streams: int | None, quiet: bool = False) -> None:
+        """Create further execution contexts on every GPU whose memory allows it.
+
+        Args:
+            count: Contexts on each GPU.
+            streams: Frames in flight on each GPU; None for the default.
+            quiet: Do not log that memory is short.
+        """
+        for first in self._devices * (count - 1):
+            if not first.has_room_for_another(streams or slots_for(count)):
+                if not quiet:
+                    log_line(f"GPU {first.index} has no memory for one more network at the same time")
+                continue
+            try:
+                self._devices.append(first.another_context())
+            except EngineError as error:
+                log_line(f"GPU {first.index} computes one network less at the same time: {error}")
+
+    def _remove_contexts(self, count: int) -> None:
+        """Remove all execution contexts but the first `count`, and free their memory."""
+        while len(self._devices) > count:
+            self._devices.pop().close()
+
     def _choose_slots(self, devices: list[int], contexts: int, rate: float | None) -> int:
         """Choose the number of frames in flight that keeps each GPU busy, as far as memory allows.
 
@@ -158,6 +226,30 @@ class GpuNetwork:
         picture = np.random.default_rng(0).random(self.shapes[0], np.float32)
         plain = self.run_once(picture)  # triggers just-in-time compilation and one-time initialization
         self._capture(picture, plain)
+
+    @property
+    def context_bytes(self) -> int:
+        """GPU memory of another execution context without the buffers of frames. Overridden by each backend."""
+        raise NotImplementedError
+
+    def has_room_for_another(self, slots: int) -> bool:
+        """Return whether the GPU has memory for one more context and the slots, and as much again for other programs.
+
+        Every context has buffers of its own, two of them for frames.
+
+        Args:
+            slots: Frames in flight, whose buffers are not allocated yet.
+        """
+        needed = self.context_bytes + (1 + slots) * sum(self._size)
+        return cuda.free_memory(self.index) > 2 * needed
+
+    def another_context(self) -> Self:
+        """Create another execution context of the same network on the same GPU. Overridden by each backend.
+
+        Raises:
+            EngineError: It cannot be created, for example because memory is short after all.
+        """
+        raise NotImplementedError
 
     def close(self) -> None:
         """Free what belongs to this network alone. It must not be computing."""

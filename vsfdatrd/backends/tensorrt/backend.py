@@ -16,6 +16,7 @@ from typing import Any
 from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
 from vsfdatrd.backends import memory, reference
 from vsfdatrd.backends.base import Engine, EngineSpec
+from vsfdatrd.backends.gpu.contexts import STREAMS, ContextChoice
 from vsfdatrd.backends.gpu.devices import first_selected, gpus
 from vsfdatrd.backends.graphs import serialized
 from vsfdatrd.backends.remote_engine import RemoteEngine
@@ -69,20 +70,8 @@ BYTES_OF_MAPS: dict[str, dict[Precision, float]] = {
 BYTES_OF_PROCESS = 600 << 20
 """GPU memory of a CUDA context, the library's kernels and small allocations."""
 
-STREAMS = 3
-"""Frames in flight on a GPU, at least: one being uploaded, one computed, one downloaded.
-
-Cheap frames, and two execution contexts, get more if memory allows (`concurrency.needed_slots`).
-"""
-
 LEVEL = "FDATRD_TENSORRT_LEVEL"
 """Environment variable: builder optimization level of `tensorrt`, 0 to 5. `tensorrt_rtx` has no such setting."""
-
-CONTEXTS = "FDATRD_TENSORRT_CONTEXTS"
-"""Environment variable: execution contexts on a GPU, 1 to 4, as far as memory allows.
-
-By default two, if memory allows and they were faster than one when the engine was first loaded (`gpu/concurrency.py`).
-"""
 
 
 def unavailable(device: Sequence[int] = (0,)) -> str | None:
@@ -300,8 +289,7 @@ def load(spec: EngineSpec, directory: Path) -> Engine:
     """
     names = ", ".join(gpus()[index].name for index in spec.device)
     who = f"{names}, driver {_standby.describe()['driver']}, {version(spec.device)}"
-    rates_file = spec.state and spec.state / "contexts.json"
-    rates = read_json_object(rates_file)
+    choice = ContextChoice(spec.state, who)
     loaded = _standby.ask(
         "load",
         library=_library(spec.device).module,
@@ -309,17 +297,9 @@ def load(spec: EngineSpec, directory: Path) -> Engine:
         devices=list(spec.device),
         streams=spec.streams,
         state=spec.state and str(spec.state),
-        contexts=_contexts(spec, rates.get(who)),
-        rates=_known_rates(rates.get(who)),
+        **choice.arguments(spec.streams),
     )
-    if measured := loaded["measured"]:
-        one, two = (round(rate, 1) for rate in measured)
-        chosen = "used" if loaded["contexts"] > 1 else "not used"
-        log.info("two frames at a time: %.1f frames per second, one at a time: %.1f; %s on %s", two, one, chosen, who)
-        if rates_file:
-            keep_if_possible(
-                rates_file, json.dumps(rates | {who: {"contexts": loaded["contexts"], "fps": [one, two]}}).encode()
-            )
+    choice.keep(loaded)
     verified_file = spec.state and spec.state / "verified.json"
     verified = read_json_object(verified_file)
     if who not in verified:
@@ -328,7 +308,7 @@ def load(spec: EngineSpec, directory: Path) -> Engine:
         if verified_file:
             keep_if_possible(verified_file, json.dumps(verified | {who: round(psnr, 2)}).encode())
     _references.clear()
-    return RemoteEngine(_standby.detach(), loaded["slots"], loaded["input"], loaded["output"])
+    return RemoteEngine(_standby.detach(), loaded["slots"], loaded["input"], loaded["output"], loaded["contexts"])
 
 
 def _library(device: Sequence[int]) -> Library:
@@ -337,34 +317,6 @@ def _library(device: Sequence[int]) -> Library:
     if library is None:
         raise EngineUnavailable("TensorRT is not installed; pip install 'vsfdatrd[rtx]'")
     return library
-
-
-def _known_rates(measured: object) -> list[float] | None:
-    """Return the frames per second of one context and of two, as measured before; None if they are not known."""
-    known = measured.get("fps") if isinstance(measured, dict) else None
-    valid = isinstance(known, list) and len(known) == 2 and all(isinstance(rate, int | float) for rate in known)
-    return known if valid else None
-
-
-def _contexts(spec: EngineSpec, measured: object) -> int | None:
-    """Return the number of execution contexts on each GPU: as requested, or as measured before; None to measure.
-
-    Args:
-        spec: Parameters of the engine.
-        measured: The entry of this GPU, driver and library in the file of measurements; None if there is none.
-
-    Raises:
-        ArgumentError: The environment variable is no such number.
-    """
-    given = os.environ.get(CONTEXTS)
-    if given is not None:
-        if given not in tuple("1234"):
-            raise ArgumentError(f"{CONTEXTS}={given!r} is no number of networks; set it to 1 to 4, or unset it")
-        return int(given)
-    if spec.streams is not None and spec.streams <= STREAMS:
-        return 1  # two would wait for each other's copies
-    known = measured.get("contexts") if isinstance(measured, dict) else None
-    return known if known in (1, 2) else None
 
 
 def _level() -> int | None:

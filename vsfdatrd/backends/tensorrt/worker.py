@@ -7,18 +7,18 @@ memory is free as soon as a script releases its engine, and a crash of the drive
 import copy
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from vsfdatrd.backends.accuracy import drawing
 from vsfdatrd.backends.base import FramePlanes
-from vsfdatrd.backends.gpu import concurrency, cuda
+from vsfdatrd.backends.gpu import cuda
 from vsfdatrd.backends.gpu.devices import gpus
-from vsfdatrd.backends.gpu.server import GpuNetwork, GpuServer, slots_for, verify
+from vsfdatrd.backends.gpu.server import GpuNetwork, GpuServer, verify
 from vsfdatrd.backends.tensorrt.builder import FILE, REFERENCE, SKY, build, build_empty, logger
 from vsfdatrd.backends.tensorrt.library import CLASSIC, RTX, Library
 from vsfdatrd.errors import EngineError
 from vsfdatrd.system.files import keep_if_possible, read_or_none
-from vsfdatrd.workers.server import log_line, serve_forever
+from vsfdatrd.workers.server import serve_forever
 
 
 class TensorRt(GpuServer["_Device"]):
@@ -74,63 +74,18 @@ class TensorRt(GpuServer["_Device"]):
             streams: Frames in flight on each GPU; None for as many as keep it busy.
             state: Folder in which kernels compiled for a GPU are stored, so that they are compiled only once; None
                 for none.
-            contexts: Execution contexts on each GPU, as far as memory allows; frames are distributed over them in
-                turn. None to measure whether two are faster than one.
-            rates: Frames per second of one context and of two, if they have been measured before.
+            contexts: Execution contexts on each GPU; see `GpuServer.choose_contexts`.
+            rates: Frames per second of one context and of two; see there.
 
         Returns:
-            Number of slots, (C, H, W) of input and output, number of contexts, and if these were measured, the frames
-            per second of one and of two.
+            What `GpuServer.choose_contexts` returns.
 
         Raises:
             EngineError: TensorRT does not load the engine.
         """
         chosen, blob = _library(library), Path(directory, FILE).read_bytes()
         self._devices = [_Device(chosen, blob, index, Path(state) if state else None) for index in devices]
-        measured = None
-        if contexts is None:
-            self._add_contexts(2, streams, quiet=True)
-            if len(self._devices) == 2 * len(devices):
-                cuda.set_device(devices[0])
-                measured = concurrency.measure(self._devices[:: len(devices)])  # both on the first GPU; all are equal
-                if measured[1] < concurrency.GAIN * measured[0]:
-                    self._remove_contexts(len(devices))
-        else:
-            self._add_contexts(min(contexts, streams or contexts), streams)
-        self.shapes = self._devices[0].shapes
-        count = max(sum(device.index == index for device in self._devices) for index in devices)
-        if streams is None:
-            streams = self._choose_slots(devices, count, dict(enumerate(measured or rates or (), 1)).get(count))
-        return {
-            "slots": streams * len(devices),
-            "input": self.shapes[0],
-            "output": self.shapes[1],
-            "contexts": count,
-            "measured": measured,
-        }
-
-    def _add_contexts(self, count: int, streams: int | None, quiet: bool = False) -> None:
-        """Create further execution contexts on every GPU whose memory allows it.
-
-        Args:
-            count: Contexts on each GPU.
-            streams: Frames in flight on each GPU; None for the default.
-            quiet: Do not log that memory is short.
-        """
-        for first in self._devices * (count - 1):
-            if not first.has_room_for_another(streams or slots_for(count)):
-                if not quiet:
-                    log_line(f"GPU {first.index} has no memory for one more network at the same time")
-                continue
-            try:
-                self._devices.append(first.another_context())
-            except EngineError as error:
-                log_line(f"GPU {first.index} computes one network less at the same time: {error}")
-
-    def _remove_contexts(self, count: int) -> None:
-        """Remove all execution contexts but the first `count`, and free their memory."""
-        while len(self._devices) > count:
-            self._devices.pop().close()
+        return self.choose_contexts(devices, streams, contexts, rates)
 
     def do_verify(self, directory: str, precision: str) -> float:
         """Compare the outputs of every GPU with the fp32 reference; see `server.verify`.
@@ -189,23 +144,13 @@ class _Device(GpuNetwork):
         self._context, self._owners = self._create_context(compiled)
         self._start()
 
-    def has_room_for_another(self, slots: int) -> bool:
-        """Return whether the GPU has memory for one more context and the slots, and as much again for other programs.
+    @property
+    def context_bytes(self) -> int:
+        """See `GpuNetwork.context_bytes`: activations, which the library allocates with a context."""
+        return int(self._engine.device_memory_size_v2)
 
-        Every context has activations of its own, which the library allocates with it, and two buffers for frames.
-
-        Args:
-            slots: Frames in flight, whose buffers are not allocated yet.
-        """
-        needed = int(self._engine.device_memory_size_v2) + (1 + slots) * sum(self._size)
-        return cuda.free_memory(self.index) > 2 * needed
-
-    def another_context(self) -> "_Device":
-        """Create another execution context of the same engine.
-
-        Raises:
-            EngineError: It cannot be created, for example because memory is short after all.
-        """
+    def another_context(self) -> Self:
+        """See `GpuNetwork.another_context`."""
         cuda.set_device(self.index)
         other = copy.copy(self)
         other._context = other._owners = other._graph = None

@@ -1,0 +1,104 @@
+"""How many frames of an engine a GPU computes at a time: as requested, or as measured when the engine was first loaded.
+
+`concurrency` measures in the worker process (`server.GpuServer`); what it found is kept beside the engine.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vsfdatrd.errors import ArgumentError
+from vsfdatrd.system.files import keep_if_possible, read_json_object
+
+log = logging.getLogger(__name__)
+
+STREAMS = 3
+"""Frames in flight on a GPU, at least: one being uploaded, one computed, one downloaded.
+
+Cheap frames, and two execution contexts, get more if memory allows (`concurrency.needed_slots`).
+"""
+CONTEXTS = "FDATRD_GPU_CONTEXTS"
+"""Environment variable: execution contexts on a GPU, 1 to 4, as far as memory allows.
+
+By default two, if memory allows and they were faster than one when the engine was first loaded (`concurrency`).
+"""
+FILE = "contexts.json"
+"""File with the measurements, in the folder of an engine's state."""
+
+
+class ContextChoice:
+    """The number of execution contexts on each GPU for an engine."""
+
+    def __init__(self, state: Path | None, who: str) -> None:
+        """Read what was measured before.
+
+        Args:
+            state: The folder of the engine's state; None for none.
+            who: The GPUs, their driver, and everything else on which the measurement depends.
+        """
+        self._file, self._who = state and state / FILE, who
+        self._all = read_json_object(self._file)
+
+    def arguments(self, streams: int | None) -> dict[str, Any]:
+        """Return the arguments `contexts` and `rates` of the request ``load``; see `server.GpuServer.choose_contexts`.
+
+        Args:
+            streams: Frames in flight on each GPU; None for the default.
+
+        Raises:
+            ArgumentError: The environment variable is no such number.
+        """
+        known = self._all.get(self._who)
+        return {"contexts": requested(streams, known), "rates": known_rates(known)}
+
+    def keep(self, loaded: Mapping[str, Any]) -> None:
+        """Log and keep what was measured, if anything was.
+
+        Args:
+            loaded: The answer to the request ``load``.
+        """
+        if not loaded["measured"]:
+            return
+        one, two = (round(rate, 1) for rate in loaded["measured"])
+        chosen = "used" if loaded["contexts"] > 1 else "not used"
+        log.info(
+            "two frames at a time: %.1f frames per second, one at a time: %.1f; %s on %s", two, one, chosen, self._who
+        )
+        if self._file:
+            entry = {self._who: {"contexts": loaded["contexts"], "fps": [one, two]}}
+            keep_if_possible(self._file, json.dumps(self._all | entry).encode())
+
+
+def requested(streams: int | None, measured: object) -> int | None:
+    """Return the number of execution contexts on each GPU: as requested, or as measured before; None to measure.
+
+    Args:
+        streams: Frames in flight on each GPU; None for the default.
+        measured: The entry of this GPU and driver in the file of measurements; None if there is none.
+
+    Raises:
+        ArgumentError: The environment variable is no such number.
+    """
+    given = os.environ.get(CONTEXTS)
+    if given is not None:
+        if given not in tuple("1234"):
+            raise ArgumentError(f"{CONTEXTS}={given!r} is no number of networks; set it to 1 to 4, or unset it")
+        return int(given)
+    if streams is not None and streams <= STREAMS:
+        return 1  # two would wait for each other's copies
+    known = measured.get("contexts") if isinstance(measured, dict) else None
+    return known if known in (1, 2) else None
+
+
+def known_rates(measured: object) -> list[float] | None:
+    """Return the frames per second of one context and of two, as measured before; None if they are not known.
+
+    Args:
+        measured: As for `requested`.
+    """
+    known = measured.get("fps") if isinstance(measured, dict) else None
+    valid = isinstance(known, list) and len(known) == 2 and all(isinstance(rate, int | float) for rate in known)
+    return known if valid else None
