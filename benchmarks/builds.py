@@ -91,7 +91,7 @@ type Write = Callable[[Case], "onnx.ModelProto"]
 
 
 def measure(case: Case, write: Write) -> tuple[dict[str, Any], Traffic]:
-    """Write the graph and build it once. Returns the results, and what the builder reports."""
+    """Write the graph and build the engine once. Returns a row of results, and the builder's kernels and tensors."""
     width, height = case.size
     start = time.perf_counter()
     graph = write(case)

@@ -17,7 +17,10 @@ log = logging.getLogger(__name__)
 
 
 def bind() -> None:
-    """Pass `upscale` to the plugin for the call running on this thread. Only the shim calls this."""
+    """Give the plugin the Python function `upscale`, for the call of ``core.fdatrd.upscale`` that waits on this thread.
+
+    Only the plugin library calls this.
+    """
     vs.core.fdatrd.InternalBind(func=upscale)
 
 

@@ -22,7 +22,7 @@ class Contestant(ABC):
 
     @abstractmethod
     def run(self, first: int, count: int) -> None:
-        """Upscale frames `first` to `first + count` of the endless animation to their end."""
+        """Upscale `count` frames of the endless animation, the first of which is `first`, and wait for all of them."""
 
     @abstractmethod
     def picture(self) -> Frame | None:

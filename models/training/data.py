@@ -155,7 +155,7 @@ class CropSampler:
         return y.view(b, c, h, w)
 
     def _shaded(self, x: Tensor) -> Tensor:
-        """Draw color gradients; half of them are constant."""
+        """Compose color gradients; half of them are a single flat color."""
         b, _, h, w = x.shape
         angle = self._between(b, 0, math.tau)
         ys, xs = self._axes(h, w)

@@ -80,7 +80,10 @@ def band(n: int, megahertz: Tensor) -> Tensor:
 
 
 def soft_band(n: int, megahertz: Tensor) -> Tensor:
-    """A Gaussian filter that halves power at a frequency, as for analog chroma: (B, n, n); 0 is none."""
+    """Return matrices (B, n, n) of a Gaussian low-pass filter, as for analog chroma: half the power at a frequency.
+
+    A frequency of 0 means no filter.
+    """
     sigma = math.sqrt(math.log(2)) / math.tau * SAMPLING / megahertz.clamp_min(0.1)
     return gaussian(n, torch.where(megahertz > 0, sigma, 0))
 

@@ -170,9 +170,9 @@ def _matrix(device: torch.device) -> Tensor:
 
 @cache
 def _window(side: int, device: torch.device, sigma: float = 1.5, reach: int = 4) -> Tensor:
-    """Return a Gaussian window of sum one at every position where it fits: (side - 2·reach, side).
+    """Return a matrix (side - 2·reach, side): each row is a Gaussian window of sum one at one position where it fits.
 
-    It is a matrix because CPUs are slow at convolutions of a single channel.
+    A matrix, because CPUs are slow at convolutions of a single channel.
     """
     x = torch.arange(side) - torch.arange(reach, side - reach)[:, None]
     window = torch.exp(-(x * x) / (2 * sigma * sigma)) * (x.abs() <= reach)

@@ -227,7 +227,7 @@ class Trainer:
         return degraded
 
     def loss(self, degraded: Tensor, truth: Tensor) -> Tensor:
-        """Compute the loss of a batch, and of crops of flat color that are added to it."""
+        """Compute the loss of a batch, plus the loss of additional crops of flat color."""
         recipe, net = self.recipe, self.network
         if isinstance(net, FdatRd) and self._is_warming_up():
             return loss.total(network.shallow(net, degraded).float(), truth, recipe)

@@ -58,7 +58,7 @@ ROOTS: dict[tuple[str, str], dict[str, str]] = {
     },
     ("tensorrt/builder.py", "logger"): {"trt": "", "severity": "ILogger.ERROR"},
     ("tensorrt/worker.py", "_check_validity"): {"trt": "", "runtime": "Runtime"},
-    ("tensorrt/worker.py", "do_refuse"): {"trt": ""},
+    ("tensorrt/worker.py", "do_refusal_reason"): {"trt": ""},
     ("tensorrt/worker.py", "_create_context"): {"context": "IExecutionContext"},
 }
 DEVICE = {"trt": "", "self._runtime": "Runtime", "self._engine": "ICudaEngine", "self._context": "IExecutionContext"}

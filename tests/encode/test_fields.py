@@ -13,7 +13,7 @@ from tests.clips import clip_of
 from vsfdatrd.encode import field_detection, script
 from vsfdatrd.encode.crop import Borders
 from vsfdatrd.encode.drawn_lines import are_drawn
-from vsfdatrd.encode.field_detection import eight_bits, matched_format
+from vsfdatrd.encode.field_detection import matched_format, to_eight_bits
 from vsfdatrd.errors import ArgumentError
 
 type Luma = NDArray[np.uint8]
@@ -141,7 +141,7 @@ def test_chroma_is_looked_at_where_it_can_be() -> None:
     assert kept["4:2:0"] == "YUV420P8"
     assert {kept[name] for name in ("4:1:1", "4:1:0", "gray", "gray, 16 bit")} == {"Gray8"}
     same = clip(pictures(2, 64), vs.YUV420P8)
-    assert eight_bits(same) is same
+    assert to_eight_bits(same) is same
 
 
 # ---- lines that are drawn -----------------------------------------------------------------------------------------

@@ -30,8 +30,8 @@ def read(directory: Path, engine: str) -> tuple[FdatRdConfig, dict[str, NDArray[
     """Read the weights.
 
     Args:
-        directory: The directory.
-        engine: Name of the engine, for the message.
+        directory: The engine's directory in the cache.
+        engine: Name of the engine, for the error message.
 
     Returns:
         The configuration, and all tensors by name, of the shapes that the configuration asks for.

@@ -139,7 +139,7 @@ def measure(case: _Case, name: str, seconds: float) -> dict[str, Any]:
         raise EngineError(reason)
     options = Options(model=str(case.checkpoint.path), backend=name, cache=case.cache)
     store = EngineCache(case.cache)
-    before = free_memory()
+    before = free_gpu_memory()
 
     def opened() -> tuple[SlotPool, float]:
         start = time.perf_counter()
@@ -159,7 +159,7 @@ def measure(case: _Case, name: str, seconds: float) -> dict[str, Any]:
         if not np.isfinite(result).all():
             raise EngineError("its output has values that are not finite")
         decibels = psnr(reference_output(case, entry.path), result)
-        memory = before - free_memory()
+        memory = before - free_gpu_memory()
         alone = saturated_rate(engine, seconds)
     finally:
         engine.close()
@@ -292,7 +292,7 @@ def vapoursynth_rate(case: _Case, name: str, expected_rate: float, seconds: floa
         raise EngineError(str(error)) from error
 
 
-def free_memory() -> int:
+def free_gpu_memory() -> int:
     """Return the free memory of the first GPU in bytes, queried in a separate process that exits afterwards."""
     from vsfdatrd.workers.client import Worker
 

@@ -97,13 +97,13 @@ def render(preview: Preview) -> str:
         options="".join(f'<option value="{value}">{escape(text)}</option>' for value, text in options),
         shots="\n".join(_shot(i, shot, preview) for i, shot in enumerate(preview.shots, 1)),
         widest=MAX_WIDTH,
-        command=escape(_command(preview)),
+        command=escape(_encode_command(preview)),
         version=escape(__version__),
         **page.assets(),
     )
 
 
-def _command(preview: Preview) -> str:
+def _encode_command(preview: Preview) -> str:
     stem = preview.name.rpartition(".")[0] or preview.name
     return f"vsfdatrd encode {shlex.quote(preview.name)} {shlex.quote(f'{stem}_hd.mkv')} --model NAME"
 

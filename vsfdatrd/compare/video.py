@@ -16,7 +16,7 @@ import numpy as np
 import vapoursynth as vs
 from numpy.typing import NDArray
 
-from vsfdatrd.encode.field_detection import SMALLEST, eight_bits, padding_of
+from vsfdatrd.encode.field_detection import SMALLEST, padding_of, to_eight_bits
 from vsfdatrd.encode.source import check_constant, check_plugins, find_track, frame_rate, read_frames
 from vsfdatrd.encode.timestamps import fill_gaps
 from vsfdatrd.errors import ArgumentError, ClipError, FdatrdError, FrameError
@@ -136,7 +136,7 @@ def _progressive(clip: vs.VideoNode) -> tuple[vs.VideoNode, str]:
     if clip.height % 2 == 0 and min(clip.width, clip.height) >= SMALLEST:
         lines, top = padding_of(clip), int(field == vs.FIELD_TOP)
         padded = vs.core.std.StackVertical([clip, clip.std.Crop(top=clip.height - lines)]) if lines else clip
-        matched = eight_bits(padded).vivtc.VFM(order=top, clip2=padded)
+        matched = to_eight_bits(padded).vivtc.VFM(order=top, clip2=padded)
         single = padded.bwdif.Bwdif(field=top)
         result = matched.std.FrameEval(
             lambda n, f: single if f.props["_Combed"] else matched, prop_src=matched, clip_src=[single, matched]

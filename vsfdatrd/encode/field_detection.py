@@ -174,7 +174,7 @@ def padding_of(clip: Any) -> int:
     return int(-clip.height % (2 << clip.format.subsampling_h))
 
 
-def eight_bits(clip: Any) -> Any:
+def to_eight_bits(clip: Any) -> Any:
     """Convert a clip to the format in which VIVTC analyzes it, see `matched_format`.
 
     Args:
@@ -198,7 +198,7 @@ def _is_ntsc_video(rate: Fraction) -> bool:
 
 
 def _measure_combing(clip: Any, top: bool) -> _Evidence:
-    plain = eight_bits(clip)
+    plain = to_eight_bits(clip)
     matched = plain.vivtc.VFM(order=int(top), micout=1)
     moving = combed = still_combed = drawn = 0
     repaired = [0] * 5

@@ -340,7 +340,7 @@ class _Products:
         return self.g.op("MatMul", x, self.g.constant(w, FULL))
 
     def turned(self, x: Name, w: Array) -> Name:
-        """(w x)ᵀ with the heads concatenated: (h, d, C), constant (C, C) -> (C, C)."""
+        """Return (w·x)ᵀ (C, C), for a constant w (C, C) and x (h, d, C), whose heads are concatenated to (C, C)."""
         c = len(w)
         return self.g.op("Gemm", self.g.reshape(x, c, c), self.g.constant(w.T, FULL), transA=1)
 

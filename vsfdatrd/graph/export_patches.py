@@ -82,7 +82,7 @@ def _rfft2(x: Tensor, s: Any = None, dim: Sequence[int] = (-2, -1), norm: str | 
     """torch.fft.rfft2 as matrix products: x (..., H, W) to (..., H, W/2 + 1)."""
     height, width = (int(side) for side in x.shape[-2:])
     _expect(dim, s, (height, width))
-    across, down = _waves(width, width // 2 + 1), _waves(height, height)
+    across, down = _fourier_matrix(width, width // 2 + 1), _fourier_matrix(height, height)
     whole = height * width
     gain = {None: 1, "backward": 1, "ortho": whole**-0.5, "forward": 1 / whole}[norm]
     real, imag = (x @ _constant(gain * wave, x) for wave in (across.real, across.imag))
@@ -99,7 +99,7 @@ def _irfft2(x: Any, s: Any = None, dim: Sequence[int] = (-2, -1), norm: str | No
     _expect(dim, s, (height, width))
     if half != width // 2 + 1:
         raise ValueError(f"an inverse transform of {half} waves to {width} values has no graph")
-    across, down = _waves(width, half).conj().T, _waves(height, height)
+    across, down = _fourier_matrix(width, half).conj().T, _fourier_matrix(height, height)
     twice = np.where((np.arange(half) == 0) | (2 * np.arange(half) == width), 1, 2)[
         :, None
     ]  # count the omitted mirrored frequencies
@@ -116,7 +116,7 @@ def _expect(dim: Sequence[int], s: Any, size: tuple[int, int]) -> None:
         raise ValueError(f"a transform of {size} along {tuple(dim)} to {s} has no graph")
 
 
-def _waves(places: int, waves: int) -> Any:
+def _fourier_matrix(places: int, waves: int) -> Any:
     """DFT matrix exp(-2πi · place · wave / places), shape (places, waves)."""
     return np.exp(-2j * math.pi * np.outer(np.arange(places), np.arange(waves)) / places)
 

@@ -8,14 +8,14 @@ along what follows them (bias, GELU, gates, sums), but not what precedes them. W
 - A norm before a single layer becomes a factor per token after it, and its weights become part of the layer's.
 - Elsewhere, the statistics of a norm are computed by operators that share nothing with those that apply them. Values
   that both need would be written and read again in float32.
-- Windows are cut into (places, windows, C): then windows and heads are one axis of one stride in products and results
-  of attention, and nothing is transposed. With a mask, `Attention` transposes all the same, so it is written as
+- Windows are cut into (positions, windows, C): then windows and heads are one axis of one stride in products and
+  results of attention, and nothing is transposed. With a mask, `Attention` transposes all the same, so it is written as
   products with a softmax in float32, which the library fuses.
 - The dictionary reads normalized tokens as they are: its queries take in the key weights, its results the value
   weights.
 
-Which operators the library puts into one kernel is its own decision. What this form gains is measured, not derived
-(`python -m benchmarks.builds`), and `tests/benchmarks/test_traffic.py` holds it.
+The library decides which operators it fuses into one kernel, so the memory traffic that this form saves was measured
+(`python -m benchmarks.builds`); `tests/benchmarks/test_traffic.py` fails if the traffic grows again.
 """
 
 import math

@@ -203,7 +203,7 @@ def _fp32_nodes(nodes: list[NodeProto], constant: set[str], results: list[str], 
 
 
 def _tail(moving: list[tuple[NodeProto, list[str]]], results: list[str]) -> set[str]:
-    """Nodes from the last residual sum that precedes a layer to the output, each by the name of its first output.
+    """Return the nodes between the last residual sum that a layer follows and the output, by their first output's name.
 
     Empty if there is no such sum, or if more than `TAIL` layers follow it.
     """

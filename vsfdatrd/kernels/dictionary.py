@@ -124,7 +124,10 @@ def refine_words(
     WORDS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Keys and values (words, C) of the refined words: refined @ weight, for a weight (C, 2C)."""
+    """Write the keys and the values, (words, C) each, of the dictionary's refined words.
+
+    They are the two halves of refined @ weight, for a weight (C, 2C).
+    """
     word = tl.program_id(0) * WORDS + tl.arange(0, WORDS)
     known = (word < words)[:, None]
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)

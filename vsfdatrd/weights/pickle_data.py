@@ -53,7 +53,7 @@ class ForbiddenName(PickleError):
 
 
 @dataclass(frozen=True, slots=True)
-class Name:
+class GlobalName:
     """Reference to a function or class in a pickle: ``module.name``."""
 
     full: str
@@ -101,7 +101,7 @@ def load(
         raise PickleError(f"its pickle is damaged: {str(error) or type(error).__name__}") from error
 
 
-def _checked(full: str) -> Name:
+def _checked(full: str) -> GlobalName:
     module, _, name = full.partition(".")
     module = _OLD_MODULES.get(module, module)
     full = f"{module}.{name}"
@@ -111,7 +111,7 @@ def _checked(full: str) -> Name:
         plain = module not in sys.stdlib_module_names or module in _PLAIN_MODULES
     if not plain and full not in _PLAIN_NAMES:
         raise ForbiddenName(full[:100])
-    return Name(full)
+    return GlobalName(full)
 
 
 class _Machine:
@@ -144,70 +144,70 @@ class _Machine:
 
     # The instructions. `argument` is the value that follows the opcode in the file.
 
-    def push(self, argument: Any) -> None:
+    def op_push(self, argument: Any) -> None:
         self._stack.append(argument)
 
-    def ignore(self, argument: Any) -> None:
+    def op_ignore(self, argument: Any) -> None:
         pass
 
-    def mark(self, argument: Any) -> None:
+    def op_mark(self, argument: Any) -> None:
         self._below.append(self._stack)
         self._stack = []
 
-    def pop(self, argument: Any) -> None:
+    def op_pop(self, argument: Any) -> None:
         if self._stack:
             self._stack.pop()
         else:
             self._to_mark()
 
-    def pop_mark(self, argument: Any) -> None:
+    def op_pop_mark(self, argument: Any) -> None:
         self._to_mark()
 
-    def duplicate(self, argument: Any) -> None:
+    def op_dup(self, argument: Any) -> None:
         self._stack.append(self._stack[-1])
 
-    def put(self, argument: Any) -> None:
+    def op_put(self, argument: Any) -> None:
         self._memo[argument] = self._stack[-1]
 
-    def memoize(self, argument: Any) -> None:
+    def op_memoize(self, argument: Any) -> None:
         self._memo[len(self._memo)] = self._stack[-1]
 
-    def get(self, argument: Any) -> None:
+    def op_get(self, argument: Any) -> None:
         self._stack.append(self._memo[argument])
 
-    def small_tuple(self, size: int) -> None:
+    def op_tuple_of(self, size: int) -> None:
         items = tuple(self._stack[-size:])
         if len(items) < size:
             raise PickleError("its pickle is damaged: a tuple lacks members")
         self._stack[-size:] = [items]
 
-    def marked_tuple(self, argument: Any) -> None:
+    def op_tuple(self, argument: Any) -> None:
         items = tuple(self._to_mark())
         self._stack.append(items)
 
-    def marked_list(self, argument: Any) -> None:
+    def op_list(self, argument: Any) -> None:
         items = self._to_mark()
         self._stack.append(items)
 
-    def marked_dict(self, argument: Any) -> None:
+    def op_dict(self, argument: Any) -> None:
         items = self._to_mark()
         self._stack.append(filled({}, items))
 
-    def append(self, argument: Any) -> None:
+    def op_append(self, argument: Any) -> None:
         item = self._stack.pop()
         if isinstance(self._stack[-1], list):
             self._stack[-1].append(item)
 
-    def appends(self, argument: Any) -> None:
+    def op_appends(self, argument: Any) -> None:
         items = self._to_mark()
         if isinstance(self._stack[-1], list):
             self._stack[-1].extend(items)
 
-    def set_item(self, argument: Any) -> None:
+    def op_setitem(self, argument: Any) -> None:
         value, key = self._stack.pop(), self._stack.pop()
         self._set_items([key, value])
 
-    def set_items(self, argument: Any) -> None:
+    def op_setitems(self, argument: Any) -> None:
         self._set_items(self._to_mark())
 
     def _set_items(self, items: list[Any]) -> None:
@@ -217,40 +217,40 @@ class _Machine:
         if isinstance(target, dict):
             filled(target, items)
 
-    def new_set(self, argument: Any) -> None:
+    def op_empty_set(self, argument: Any) -> None:
         self._stack.append(Opaque("builtins.set"))
 
-    def frozen_set(self, argument: Any) -> None:
+    def op_frozenset(self, argument: Any) -> None:
         self._to_mark()
-        self.new_set(argument)
+        self.op_empty_set(argument)
 
-    def name(self, argument: str) -> None:
+    def op_global(self, argument: str) -> None:
         self._stack.append(_checked(argument.replace(" ", ".", 1)))
 
-    def stack_name(self, argument: Any) -> None:
+    def op_stack_global(self, argument: Any) -> None:
         name, module = self._stack.pop(), self._stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
             raise PickleError("its pickle is damaged: it names something that is not text")
         self._stack.append(_checked(f"{module}.{name}"))
 
-    def call(self, argument: Any) -> None:
+    def op_reduce(self, argument: Any) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
         self._called(function, arguments)
 
-    def call_with_keywords(self, argument: Any) -> None:
+    def op_newobj_ex(self, argument: Any) -> None:
         self._stack.pop()
-        self.call(argument)
+        self.op_reduce(argument)
 
-    def instance(self, argument: str) -> None:
+    def op_inst(self, argument: str) -> None:
         arguments = tuple(self._to_mark())
         self._called(_checked(argument.replace(" ", ".", 1)), arguments)
 
-    def object(self, argument: Any) -> None:
+    def op_obj(self, argument: Any) -> None:
         function, *arguments = self._to_mark()
         self._called(function, tuple(arguments))
 
     def _called(self, function: Any, arguments: Any) -> None:
-        name = function.full if isinstance(function, Name) else "an object"
+        name = function.full if isinstance(function, GlobalName) else "an object"
         replacement = self._calls.get(name)
         if replacement is None or not isinstance(arguments, tuple):
             self._stack.append(Opaque(name))
@@ -263,14 +263,14 @@ class _Machine:
             ) from error
         self._stack.append(value)
 
-    def build_state(self, argument: Any) -> None:
+    def op_build(self, argument: Any) -> None:
         state = self._stack.pop()
         self._stack[-1] = self._build(self._stack[-1], state)
 
-    def persistent_id(self, argument: Any) -> None:
+    def op_persid(self, argument: Any) -> None:
         self._stack.append(self._persistent(argument))
 
-    def stacked_persistent_id(self, argument: Any) -> None:
+    def op_binpersid(self, argument: Any) -> None:
         self._stack.append(self._persistent(self._stack.pop()))
 
 
@@ -304,41 +304,41 @@ _VALUES = [
 """Instructions that push the value that follows them, which pickletools decodes: numbers, text and bytes."""
 
 _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
-    **dict.fromkeys(_VALUES, _Machine.push),
-    **dict.fromkeys(("PROTO", "FRAME"), _Machine.ignore),
-    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _Machine.put),
-    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _Machine.get),
-    **dict.fromkeys(("REDUCE", "NEWOBJ"), _Machine.call),
-    "NONE": lambda machine, _: machine.push(None),
-    "NEWTRUE": lambda machine, _: machine.push(True),
-    "NEWFALSE": lambda machine, _: machine.push(False),
-    "EMPTY_TUPLE": lambda machine, _: machine.push(()),
-    "EMPTY_LIST": lambda machine, _: machine.push([]),
-    "EMPTY_DICT": lambda machine, _: machine.push({}),
-    "EMPTY_SET": _Machine.new_set,
-    "MARK": _Machine.mark,
-    "POP": _Machine.pop,
-    "POP_MARK": _Machine.pop_mark,
-    "DUP": _Machine.duplicate,
-    "MEMOIZE": _Machine.memoize,
-    "TUPLE": _Machine.marked_tuple,
-    "TUPLE1": lambda machine, _: machine.small_tuple(1),
-    "TUPLE2": lambda machine, _: machine.small_tuple(2),
-    "TUPLE3": lambda machine, _: machine.small_tuple(3),
-    "LIST": _Machine.marked_list,
-    "DICT": _Machine.marked_dict,
-    "APPEND": _Machine.append,
-    "APPENDS": _Machine.appends,
-    "SETITEM": _Machine.set_item,
-    "SETITEMS": _Machine.set_items,
-    "ADDITEMS": _Machine.pop_mark,
-    "FROZENSET": _Machine.frozen_set,
-    "GLOBAL": _Machine.name,
-    "STACK_GLOBAL": _Machine.stack_name,
-    "NEWOBJ_EX": _Machine.call_with_keywords,
-    "INST": _Machine.instance,
-    "OBJ": _Machine.object,
-    "BUILD": _Machine.build_state,
-    "PERSID": _Machine.persistent_id,
-    "BINPERSID": _Machine.stacked_persistent_id,
+    **dict.fromkeys(_VALUES, _Machine.op_push),
+    **dict.fromkeys(("PROTO", "FRAME"), _Machine.op_ignore),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _Machine.op_put),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _Machine.op_get),
+    **dict.fromkeys(("REDUCE", "NEWOBJ"), _Machine.op_reduce),
+    "NONE": lambda machine, _: machine.op_push(None),
+    "NEWTRUE": lambda machine, _: machine.op_push(True),
+    "NEWFALSE": lambda machine, _: machine.op_push(False),
+    "EMPTY_TUPLE": lambda machine, _: machine.op_push(()),
+    "EMPTY_LIST": lambda machine, _: machine.op_push([]),
+    "EMPTY_DICT": lambda machine, _: machine.op_push({}),
+    "EMPTY_SET": _Machine.op_empty_set,
+    "MARK": _Machine.op_mark,
+    "POP": _Machine.op_pop,
+    "POP_MARK": _Machine.op_pop_mark,
+    "DUP": _Machine.op_dup,
+    "MEMOIZE": _Machine.op_memoize,
+    "TUPLE": _Machine.op_tuple,
+    "TUPLE1": lambda machine, _: machine.op_tuple_of(1),
+    "TUPLE2": lambda machine, _: machine.op_tuple_of(2),
+    "TUPLE3": lambda machine, _: machine.op_tuple_of(3),
+    "LIST": _Machine.op_list,
+    "DICT": _Machine.op_dict,
+    "APPEND": _Machine.op_append,
+    "APPENDS": _Machine.op_appends,
+    "SETITEM": _Machine.op_setitem,
+    "SETITEMS": _Machine.op_setitems,
+    "ADDITEMS": _Machine.op_pop_mark,
+    "FROZENSET": _Machine.op_frozenset,
+    "GLOBAL": _Machine.op_global,
+    "STACK_GLOBAL": _Machine.op_stack_global,
+    "NEWOBJ_EX": _Machine.op_newobj_ex,
+    "INST": _Machine.op_inst,
+    "OBJ": _Machine.op_obj,
+    "BUILD": _Machine.op_build,
+    "PERSID": _Machine.op_persid,
+    "BINPERSID": _Machine.op_binpersid,
 }

@@ -34,7 +34,7 @@ from vsfdatrd.weights.files import (
     refuse,
     to_numpy_type,
 )
-from vsfdatrd.weights.pickle_data import Name, Opaque
+from vsfdatrd.weights.pickle_data import GlobalName, Opaque
 
 MAX_PICKLE = 64 << 20
 """Largest accepted pickle in bytes; that of 10,000 tensors with an optimizer has about 5 million."""
@@ -134,7 +134,7 @@ def _rebuilt(arguments: tuple[Any, ...]) -> Any:
 def _rebuilt_typed(arguments: tuple[Any, ...]) -> Any:
     """``torch._utils._rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype)``."""
     storage, offset, shape, strides, _, _, dtype = arguments[:7]
-    dtype_name = _TORCH_DTYPES.get(dtype.full.removeprefix("torch.")) if isinstance(dtype, Name) else None
+    dtype_name = _TORCH_DTYPES.get(dtype.full.removeprefix("torch.")) if isinstance(dtype, GlobalName) else None
     if not isinstance(storage, _Storage) or dtype_name is None:
         return Opaque("torch.Tensor")
     return _Tensor(storage, dtype_name, offset, tuple(shape), tuple(strides))
@@ -148,7 +148,7 @@ def _first_argument(arguments: tuple[Any, ...]) -> Any:
 def _of_subclass(arguments: tuple[Any, ...]) -> Any:
     """``torch._tensor._rebuild_from_type_v2(function, type, arguments, state)``."""
     function, _, inner = arguments[:3]
-    rebuild = _CALLS.get(function.full) if isinstance(function, Name) else None
+    rebuild = _CALLS.get(function.full) if isinstance(function, GlobalName) else None
     return rebuild(inner) if rebuild and rebuild is not _of_subclass else Opaque("torch.Tensor")
 
 
@@ -210,9 +210,9 @@ def _values_of(dtype: Any) -> str:
 def _persistent(identifier: Any) -> Any:
     """Resolve ``("storage", class, key, device, count)``; in legacy files ``(key, start, count)`` of a view follows."""
     if isinstance(identifier, str) and (text := _PERSISTENT_TEXT.match(identifier)):
-        identifier = ("storage", Name(text[1]), text[2], "", int(text[3]))
+        identifier = ("storage", GlobalName(text[1]), text[2], "", int(text[3]))
     match identifier:
-        case ("storage", Name(full=kind), str(key), _, int(count), *rest):
+        case ("storage", GlobalName(full=kind), str(key), _, int(count), *rest):
             dtype = "" if kind.endswith("UntypedStorage") else _STORAGES.get(kind.rpartition(".")[2])
             if dtype is None:
                 return Opaque(kind)

@@ -132,18 +132,19 @@ def reply_stream() -> TextIO:
     return replies
 
 
-def serve_forever(server: Callable[[Callable[[str], Any], Callable[[], Any]], WorkerServer]) -> None:
+def serve_forever(create_server: Callable[[Callable[[str], Any], Callable[[], Any]], WorkerServer]) -> None:
     """Answer requests until the client closes the channel, then end the process.
 
     Called by a worker's main module. ``sys.argv[1]`` is the client's process id; this process ends with it.
 
     Args:
-        server: Creates the backend's `WorkerServer` from functions that write and flush text.
+        create_server: Creates the backend's `WorkerServer` from two functions: one writes text to the client, one
+            flushes it.
     """
     end_with(int(sys.argv[1]))
     replies = reply_stream()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the script, which then closes the pipe
-    side = server(replies.write, replies.flush)
+    side = create_server(replies.write, replies.flush)
     for line in sys.stdin:
         side.serve(json.loads(line))
     os._exit(0)  # without waiting for frames in flight, which are no longer needed

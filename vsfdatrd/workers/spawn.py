@@ -1,6 +1,7 @@
 """Start child processes on every platform.
 
-Finds the Python to run, opens no console window, provides a stderr, and ends children with their parent.
+This module finds the Python to run, opens no console window, gives children a stderr where their parent has none, and
+ends children with their parent.
 """
 
 import contextlib
@@ -68,7 +69,7 @@ def stderr() -> int | None:
     return None if has_stderr() else subprocess.DEVNULL
 
 
-class _Starter:
+class _StarterThread:
     """A thread that starts child processes on behalf of all other threads and lives as long as this process.
 
     A child that asked the kernel to end it with its parent (`end_with`) ends when the thread that started it does,
@@ -96,7 +97,7 @@ class _Starter:
             del started, command, options  # do not keep references while waiting for the next request
 
 
-_starter: _Starter | None = None
+_starter: _StarterThread | None = None
 _starting = threading.Lock()
 
 
@@ -116,7 +117,7 @@ def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
     global _starter
     with _starting:
         if _starter is None or _starter.pid != os.getpid():  # after a fork only the forking thread exists
-            _starter = _Starter()
+            _starter = _StarterThread()
         starter = _starter
     return starter.start(command, **options)
 
@@ -133,9 +134,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 def end_with(parent: int) -> None:
-    """End this process when its parent ends, even if it is stopped or other processes hold its pipes open.
+    """End this process when its parent ends, even if this process is suspended or others hold its pipes open.
 
-    On Linux the kernel does it. Other POSIX systems use a thread, which does not run in a stopped process. On Windows
+    On Linux the kernel does it. Other POSIX systems use a thread, which does not run in a suspended process. On Windows
     only the closed pipe shows that the parent has ended.
 
     Args:

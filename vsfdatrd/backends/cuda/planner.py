@@ -206,7 +206,7 @@ class _Planner:
                     case "spatial":
                         t = self._spatial(t, module, window)
                     case "channel":
-                        t = self._channel(t, module)
+                        t = self._channel_attention(t, module)
                     case _:
                         t = self._dictionary(t, module)
             if (group, b) in self._active.ffn:
@@ -267,7 +267,7 @@ class _Planner:
         self._launch("gate_pool", module, (1,), sums, "narrow", "wide", gate, self._count, parts, hidden)
         return gate
 
-    def _channel(self, t: _Tokens, module: str) -> _Tokens:
+    def _channel_attention(self, t: _Tokens, module: str) -> _Tokens:
         c, count = self._config.embed_dim, self._count
         blocks = c // self._constant("second_moment", "BLOCK")
         tiles, parts = self._parts("second_moment", blocks)

@@ -181,7 +181,7 @@ def _needed_bytes(spec: EngineSpec, streams: int) -> int:
 
 
 def _stream_count(spec: EngineSpec) -> int:
-    """Return the number of frames computed at once: as requested, else `STREAMS` if they fit into half the memory."""
+    """Return the number of frames computed at once: as requested, else `STREAMS`, or 1 if memory is scarce."""
     if spec.streams:
         return spec.streams
     # The total memory and not the free memory, so that the result is the same every time.

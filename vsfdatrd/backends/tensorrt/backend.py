@@ -196,7 +196,7 @@ def build(spec: EngineSpec, directory: Path) -> None:
     """
     library = _library(spec.device)
     targets = [f"sm{major}{minor}" for major, minor in sorted({gpus()[index].capability for index in spec.device})]
-    if why := _standby.ask("refuse", library=library.module, devices=list(spec.device), targets=targets):
+    if why := _standby.ask("refusal_reason", library=library.module, devices=list(spec.device), targets=targets):
         raise EngineUnavailable(why)
     build_for(spec, directory, library, targets)
 

@@ -24,8 +24,8 @@ from vsfdatrd.workers.server import serve_forever
 class TensorRt(GpuServer["_Device"]):
     """Request handler with TensorRT's runtime and the engine loaded on one or more GPUs, if any."""
 
-    def do_refuse(self, library: str, devices: list[int], targets: list[str]) -> str | None:
-        """Answer the request ``refuse``: tell before a build whether TensorRT would refuse to load the engine.
+    def do_refusal_reason(self, library: str, devices: list[int], targets: list[str]) -> str | None:
+        """Answer the request ``refusal_reason``: tell before a build whether TensorRT would refuse to load the engine.
 
         Args:
             library: Module name of the TensorRT to use.
