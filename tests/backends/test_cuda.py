@@ -1,4 +1,7 @@
-"""The CUDA backend from the script to the frame, on the GPU made of Python, where NumPy stands in for the kernels."""
+"""The CUDA backend from the script to the frame, on the GPU made of Python, where NumPy stands in for the kernels.
+
+In one test they are the kernels themselves, in Triton's interpreter.
+"""
 
 import json
 import os
@@ -89,11 +92,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(model: Path, tmp_path: Path) -> Callable[..., SimpleNamespace]:
     """Runs the script on a fake GPU. Returns what was said, stderr, and by how much the worst frame is wrong."""
 
-    def runner(faults: str = "", gpus: str = "Fake RTX 8.9", contexts: str = "1", **asked: Any) -> SimpleNamespace:
+    def runner(
+        faults: str = "", gpus: str = "Fake RTX 8.9", contexts: str = "1", kernels: str = "numpy", **asked: Any
+    ) -> SimpleNamespace:
         clip = {"width": 50, "height": 44, "length": 3}
         clip |= {key: asked.pop(key) for key in clip if key in asked}
         asked = {"model": str(model), "cache": str(tmp_path / "cache"), "backend": "cuda"} | asked
         environment = os.environ | {"PYTHONPATH": f"{FAKE}{os.pathsep}{ROOT}", "FAKE_GPU": faults, "FAKE_GPUS": gpus}
+        environment["FAKE_KERNELS"] = kernels
         environment["FDATRD_GPU_CONTEXTS"] = contexts  # measuring takes seconds with NumPy
         environment["OPENBLAS_NUM_THREADS"] = "1"  # there are few cores, and threads that wait for work take them
         environment.pop("FDATRD_CACHE", None)
@@ -104,7 +110,7 @@ def run(model: Path, tmp_path: Path) -> Callable[..., SimpleNamespace]:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=400,
         )
         assert done.returncode == 0, done.stderr
         *before, last = done.stdout.strip().splitlines()
@@ -150,6 +156,19 @@ def test_frames_are_what_the_network_computes(run: Run, tmp_path: Path) -> None:
         "Fake RTX, Fake H100, driver 590.1 for CUDA 13.1, 60×60",
         "Fake RTX, driver 590.1 for CUDA 13.1, 120×60",
     ]
+
+
+def test_frames_are_what_the_kernels_themselves_compute(run: Run) -> None:
+    """Every launch in Triton's interpreter: the first run, that of the CUDA graph, and a frame of the script."""
+    pytest.importorskip("triton")
+    assert run(length=1).wrong < 2e-3  # the size is verified with NumPy, which is faster
+    outcome = run(length=1, streams=1, kernels="interpreted")
+    assert outcome.error is None
+    assert outcome.failed == []
+    assert outcome.wrong < 2e-3, outcome.stderr
+    assert outcome.stderr.count("a frame computed by Triton's interpreter") == 3
+    assert "without a CUDA graph" not in outcome.stderr
+    assert "agrees with fp32" not in outcome.stderr, "it is verified again, which takes long"
 
 
 def test_the_other_precision_when_one_strays(run: Run, tmp_path: Path) -> None:

@@ -9,25 +9,13 @@ import numpy as np
 from tests.backends.closeness import of_network
 from tests.conftest import tiny_config, tiny_tensors
 from tests.kernels.interpreter import TYPES, Case, launch
+from tests.kernels.large_tiles import enlarged
 from vsfdatrd.backends.cuda import packing
 from vsfdatrd.backends.cuda.constants import pack_constants
 from vsfdatrd.backends.cuda.plan import Constant, Frame, Region, find_active
 from vsfdatrd.backends.cuda.planner import make_plan
 from vsfdatrd.graph.weights import Weights
 from vsfdatrd.kernels import catalog
-
-LARGE = {"ROWS": 1024, "PIXELS": 16384, "KEYS": 512, "PADDED": 1024, "COLUMNS": 64, "SIDE": 32}
-"""Tiles that leave the interpreter few programs to run; other cases have the tiles that ship."""
-
-
-def with_large_tiles(kernel: catalog.Variant) -> catalog.Variant:
-    """Return a kernel with large tiles where it has such."""
-    changed = {name: size for name, size in LARGE.items() if name in kernel.constants}
-    if kernel.kernel in ("norm_qkv", "refine_words"):
-        del changed["COLUMNS"]  # must divide 3 · 96
-    if kernel.kernel == "second_moment":
-        changed["ROWS"] = 256  # several parts
-    return replace(kernel, constants=kernel.constants | changed)
 
 
 def cases() -> Iterator[Case]:
@@ -46,7 +34,10 @@ def cases() -> Iterator[Case]:
         tensors[f"groups.0.blocks.{idle}.ffn.fc2.weight"][...] = 0  # left out
     picture = np.random.default_rng(2).random((3, 60, 60), np.float32)
     expected = of_network(config, tensors, picture)
-    kernels = {kernel.kernel: with_large_tiles(kernel) for kernel in catalog.variants(config.embed_dim, "fp16")}
+    kernels = {
+        kernel.kernel: replace(kernel, constants=enlarged(kernel.kernel, kernel.constants))
+        for kernel in catalog.variants(config.embed_dim, "fp16")
+    }
     constants = {name: kernel.constants for name, kernel in kernels.items()}
     types, weights = packing.TYPES["fp16"], Weights(tensors)
     plan = make_plan(config, find_active(config, weights), constants, 60, 60, types)

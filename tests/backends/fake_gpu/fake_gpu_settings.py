@@ -21,6 +21,8 @@ DRIVER = int(os.environ.get("FAKE_DRIVER", "13010"))
 RELEASE = os.environ.get("FAKE_RELEASE", "590.1")
 MILLISECONDS = float(os.environ["FAKE_MS"]) if "FAKE_MS" in os.environ else None
 """How long a network takes, exactly; None for threads that take a moment for everything."""
+INTERPRETED = os.environ.get("FAKE_KERNELS") == "interpreted"
+"""Whether kernels of our own run in Triton's interpreter, and not as NumPy functions."""
 AT_ONCE = int(os.environ.get("FAKE_AT_ONCE", "1"))
 """How many networks the GPU computes at once without being slower, if it keeps the time."""
 SHARED = 1.25

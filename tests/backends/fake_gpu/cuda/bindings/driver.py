@@ -1,6 +1,7 @@
 """The functions of the driver that `backends.gpu.devices` and `backends.cuda.driver` call.
 
-A kernel is known by its PTX, and runs as what stands in for it in `tests.backends.numpy_kernels`.
+A kernel is known by its PTX, and runs as what stands in for it in `tests.backends.numpy_kernels`, or in Triton's
+interpreter.
 """
 
 import ctypes
@@ -9,6 +10,11 @@ import os
 from enum import IntEnum
 
 import fake_gpu_settings as settings
+
+if settings.INTERPRETED:
+    import fake_gpu_interpreter
+
+    fake_gpu_interpreter.enlarge_tiles()
 
 
 class CUresult(IntEnum):
@@ -144,7 +150,11 @@ def cuLaunchKernel(
     replayed = hStream.captured is not None
 
     def run():
-        KERNELS[about.kernel](about.constants, (gridDimX, gridDimY, gridDimZ), *arguments)
+        grid = gridDimX, gridDimY, gridDimZ
+        if settings.INTERPRETED:
+            fake_gpu_interpreter.run(about, grid, arguments)
+        else:
+            KERNELS[about.kernel](about.constants, grid, *arguments)
         if about.kernel == "convolve_after":
             hStream.precision = about.precision
         if about.kernel != "gather":  # the last one, which is the same in every precision

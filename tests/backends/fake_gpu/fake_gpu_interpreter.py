@@ -1,0 +1,34 @@
+"""Kernels of our own in Triton's interpreter, in place of the NumPy functions, which are faster."""
+
+import sys
+from dataclasses import replace
+from functools import cache
+
+from tests.kernels.large_tiles import enlarged
+from vsfdatrd.kernels import manifest
+
+
+def enlarge_tiles():
+    """Plan with large tiles, which leave the interpreter few programs to run."""
+    load_shipped = manifest.load
+
+    @cache
+    def load():
+        found = load_shipped()
+        kernels = {
+            key: replace(kernel, constants=enlarged(kernel.kernel, kernel.constants))
+            for key, kernel in found.kernels.items()
+        }
+        return replace(found, kernels=kernels)
+
+    manifest.load = load
+
+
+def run(about, grid, arguments):
+    """Run a kernel of the manifest."""
+    from tests.kernels.interpreter import launch, variant  # imports Triton, which only the worker needs
+
+    kernel = replace(variant(about.kernel, about.channels, about.precision), constants=about.constants)
+    launch(kernel, grid, {name: value for (name, _), value in zip(about.parameters, arguments, strict=True)})
+    if about.kernel == "gather":
+        print("a frame computed by Triton's interpreter", file=sys.stderr, flush=True)

@@ -1,0 +1,15 @@
+"""Tiles so large that Triton's interpreter has few programs to run. What a program computes is the same code."""
+
+from collections.abc import Mapping
+
+LARGE = {"ROWS": 1024, "PIXELS": 16384, "KEYS": 512, "PADDED": 1024, "COLUMNS": 64, "SIDE": 32}
+
+
+def enlarged(kernel: str, constants: Mapping[str, int]) -> dict[str, int]:
+    """Return a kernel's compile-time constants with large tiles, where it has such."""
+    changed = {name: size for name, size in LARGE.items() if name in constants}
+    if kernel in ("norm_qkv", "refine_words"):
+        del changed["COLUMNS"]  # must divide 3 · 96
+    if kernel == "second_moment":
+        changed["ROWS"] = 256  # several parts
+    return {**constants, **changed}
