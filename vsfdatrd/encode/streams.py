@@ -1,5 +1,6 @@
 """The other streams of the source (audio, subtitles, attachments), and which of them the output can hold."""
 
+import contextlib
 import io
 import itertools
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from vsfdatrd.encode.decoded_audio import DecodedAudio
 from vsfdatrd.encode.input_file import open_input, require_av
 
 _COVER = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
-_TRIAL_PACKETS = 300  # at most, of all streams together; some muxers refuse a stream only at its packets
+_TRIAL_PACKETS = 1000  # of all streams together: some muxers refuse a stream only at its packets
 TEXT = {"matroska": "subrip", "mp4": "mov_text", "mov": "mov_text"}
 """Text subtitle codec of each container, used if it does not support the source's subtitle format."""
 
@@ -55,7 +56,7 @@ def choose(source: Path, video: int, container: str) -> Selection:
     chosen = Selection()
     mkv, cover_art = container == "matroska", av.stream.Disposition.attached_pic
     with open_input(source) as file:
-        packets = _first_packets(file)
+        packets = _first_packets(av, file)
         for stream in file.streams:
             if stream.index == video:
                 continue
@@ -100,12 +101,12 @@ def describe(stream: Any) -> str:
     return f"{stream.type} {stream.index}: {getattr(stream, 'name', None) or 'unknown'}{language}"
 
 
-def _first_packets(file: Any) -> dict[int, list[Any]]:
-    """Return some packets from the beginning of each stream for audio or subtitles, by index."""
+def _first_packets(av: Any, file: Any) -> dict[int, list[Any]]:
+    """Return packets from the beginning of each stream of audio or subtitles, by index; read little of the file."""
     packets: dict[int, list[Any]] = {stream.index: [] for stream in (*file.streams.audio, *file.streams.subtitles)}
-    if packets:
-        for packet in itertools.islice(file.demux([file.streams[index] for index in packets]), _TRIAL_PACKETS):
-            if packet.size and packet.pts is not None:
+    with contextlib.suppress(av.FFmpegError):  # damaged places are reported where frames are read
+        for packet in itertools.islice(file.demux(), _TRIAL_PACKETS if packets else 0):
+            if packet.size and packet.pts is not None and packet.stream.index in packets:
                 packets[packet.stream.index].append(packet)
     return packets
 
