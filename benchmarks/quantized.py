@@ -58,10 +58,10 @@ class _Products(MapNetwork):
     def _feed(self, t: Name, weights: Weights) -> Name:
         g = self.g
         with g.part("norm"):
-            n = g.layer_norm(self._places(t), weights["n2.weight"], weights["n2.bias"])
+            n = g.layer_norm(self._channels_last(t), weights["n2.weight"], weights["n2.bias"])
         wide = g.transpose(g.op("Gelu", g.matmul(n, weights["ffn.fc1.weight"])), 0, 3, 1, 2)
         mixed = g.conv(wide, weights["ffn.smix.weight"], groups=self.config.ffn_dim)
-        return g.transpose(g.matmul(self._places(mixed), weights["ffn.fc2.weight"]), 0, 3, 1, 2)
+        return g.transpose(g.matmul(self._channels_last(mixed), weights["ffn.fc2.weight"]), 0, 3, 1, 2)
 
 
 def graph(config: FdatRdConfig, tensors: Mapping[str, Array], size: tuple[int, int], half: bool) -> onnx.ModelProto:

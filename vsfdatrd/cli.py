@@ -30,14 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LIBRARIES = (
-    "vapoursynth",
-    "numpy",
-    "torch",
-    "openvino",
-    "onnx",
-    "tensorrt_rtx",
-    "tensorrt",
-    "spandrel",
+    *("vapoursynth", "numpy", "torch", "openvino", "onnx", "tensorrt_rtx", "tensorrt", "spandrel"),
     "cuda-bindings",
 )
 

@@ -207,9 +207,6 @@ def variant(
     scale: int = 2,
     unshuffle_mod: bool = True,
     upsampler: Upsampler = "transpose+conv",
-    pattern: tuple[Kind, ...] = ("spatial", "channel", "dictionary"),
-    depth: int = 2,
-    mid_dim: int = 64,
 ) -> FdatRdConfig:
     """Build the configuration of a published variant.
 
@@ -219,9 +216,6 @@ def variant(
         unshuffle_mod: Apply a pixel unshuffle first if `scale` is 1 or 2, so that the network processes a sixteenth or
             a quarter of the tokens.
         upsampler: The tail.
-        pattern: Block kinds, repeated `depth` times in each group.
-        depth: Repetitions of `pattern` in each group.
-        mid_dim: Inner channels of the tails that have an inner width.
 
     Returns:
         The configuration.
@@ -240,14 +234,13 @@ def variant(
     return FdatRdConfig(
         embed_dim=c,
         heads=heads,
-        groups=(pattern * depth,) * groups,
-        dict_tokens=tokens if "dictionary" in pattern else 0,
+        groups=(("spatial", "channel", "dictionary") * 2,) * groups,
+        dict_tokens=tokens,
         ffn_dim=2 * c,
         gate_dim=c // 8,
         upsampler="conv" if tail_scale == 1 else upsampler,
         tail_scale=tail_scale,
         unshuffle=unshuffle,
-        mid_dim=mid_dim,
     )
 
 

@@ -43,15 +43,15 @@ def measure_rates(engines: Mapping[str, SlotPool]) -> dict[str, float]:
         while first or max(spent.values()) < SECONDS:
             for _ in range(2 if first else 1):
                 for name, pool in engines.items():
-                    frames, seconds = _timed_turn(pool.engine, slots[name], TURN)
+                    frames, seconds = timed_turn(pool.engine, slots[name], TURN)
                     best[name] = max(best[name], frames / seconds)
                     spent[name] += seconds
             first = False
     return best
 
 
-def _timed_turn(engine: Engine, slots: Sequence[int], seconds: float) -> tuple[int, float]:
-    """Run frames for about the given time, at least one in every slot.
+def timed_turn(engine: Engine, slots: Sequence[int], seconds: float) -> tuple[int, float]:
+    """Run the frames in an engine's inputs again and again for about this time, at least once in every slot.
 
     Args:
         engine: The engine.

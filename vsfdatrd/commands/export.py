@@ -131,9 +131,8 @@ def _missing_packages(*packages: str) -> str:
 
 def _format(target: Path, value: str | None) -> Format:
     name = target.suffix.removeprefix(".").lower() if value is None else value.lower()
-    for candidate in FORMATS:
-        if name == candidate:
-            return candidate
+    if name in FORMATS:
+        return name
     if value is None:
         raise ArgumentError(
             f"target={str(target)!r} does not show its format; name it .onnx, .safetensors or .pth, or give format"
@@ -210,13 +209,6 @@ def _unwritable(target: Path, error: Exception) -> ArgumentError:
     return ArgumentError(f"target={str(target)!r} cannot be written ({reason}); give a path where you may write")
 
 
-def _write(temporary: Path, target: Path, data: bytes) -> None:
-    try:
-        temporary.write_bytes(data)
-    except OSError as error:
-        raise _unwritable(target, error) from error
-
-
 # Graphs
 
 
@@ -235,7 +227,7 @@ def _export_graph(
         _check_size(checkpoint.description, size)
     shape = None if size is None else size[::-1]
     graph = _graph(checkpoint, shape, precision, provenance)
-    _write(temporary, target, graph)
+    temporary.write_bytes(graph)
     verified = unverified = psnr = difference = None
     if verify:
         trials = export_check.trial_sizes(checkpoint.description, shape)
@@ -327,7 +319,7 @@ def _export_weights(
 ) -> Exported:
     rounded = {name: _rounded(checkpoint, name, v, precision) for name, v in checkpoint.tensors().items()}
     data = _safetensors(rounded, provenance) if kind == "safetensors" else _pth(rounded)
-    _write(temporary, target, data)
+    temporary.write_bytes(data)
     if verify:
         _read_back(temporary, checkpoint, rounded, precision)
     verified, unverified = ("by reading it back", None) if verify else (None, "verification is turned off")

@@ -71,6 +71,8 @@ def _with_padding(
     import onnx
     from onnx import helper, numpy_helper
 
+    from vsfdatrd.graph.builder import replace_ends
+
     in_channels, out_channels = network.frame_channels
     out_size = [side * network.scale for side in shape]
     result = onnx.ModelProto()
@@ -90,11 +92,6 @@ def _with_padding(
         graph.initializer.extend(numpy_helper.from_array(np.array(v, np.int64), name) for name, v in sizes.items())
         before.append(helper.make_node("Pad", ["input", "frame/pads"], ["frame/continued"], mode="reflect"))
         after.append(helper.make_node("Slice", ["frame/whole", "frame/start", "frame/end", "frame/axes"], ["output"]))
-    nodes = [*before, *graph.node, *after]
-    del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
-    graph.node.extend(nodes)
-    float32 = onnx.TensorProto.FLOAT
-    graph.input.append(helper.make_tensor_value_info("input", float32, (1, in_channels, *shape)))
-    graph.output.append(helper.make_tensor_value_info("output", float32, (1, out_channels, *out_size)))
+    replace_ends(graph, before, after, (1, in_channels, *shape), (1, out_channels, *out_size))
     result.producer_name = "vsfdatrd"
     return result

@@ -22,6 +22,7 @@ from vsfdatrd import __version__
 from vsfdatrd.backends.accuracy import drawing, psnr
 from vsfdatrd.backends.base import Engine, FramePlanes, SlotPool
 from vsfdatrd.backends.gpu.devices import gpus
+from vsfdatrd.backends.speed import timed_turn
 from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import ArgumentError, EngineError, FdatrdError
@@ -160,7 +161,8 @@ def measure(case: _Case, name: str, seconds: float) -> dict[str, Any]:
             raise EngineError("its output has values that are not finite")
         decibels = psnr(reference_output(case, entry.path), result)
         memory = before - free_gpu_memory()
-        alone = saturated_rate(engine, seconds)
+        frames, spent = timed_turn(engine, range(engine.slots), seconds)
+        alone = frames / spent
     finally:
         engine.close()
     pool.failed = True
@@ -215,23 +217,6 @@ def reference_output(case: _Case, engine_folder: Path) -> FramePlanes:
     if path.parent != case.cache:
         np.save(case.cache / REFERENCE, result.astype(np.float16), allow_pickle=False)
     return result
-
-
-def saturated_rate(engine: Engine, seconds: float) -> float:
-    """Measure the frames per second of a saturated engine, including copies to and from the GPU."""
-    count = 0
-    for slot in range(engine.slots):
-        engine.submit(slot)
-    start = time.perf_counter()
-    while time.perf_counter() - start < seconds or count < 2 * engine.slots:
-        slot = count % engine.slots
-        engine.collect(slot)
-        engine.submit(slot)
-        count += 1
-    spent = time.perf_counter() - start
-    for slot in range(engine.slots):
-        engine.collect(slot)
-    return count / spent
 
 
 def tensorrt_rate(directory: Path, expected_rate: float, seconds: float) -> float:

@@ -4,6 +4,7 @@ All planes are luma, (H, W), 0 to 1. A step is 1/255, one level of 8 bits. No me
 lines may have halos, flat areas may have lost their paper texture, and an SSIM of 1 means that nothing changed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -79,7 +80,7 @@ def steepness(before: Plane, after: Plane) -> tuple[float, float]:
     on_lines = slopes[0] >= max(float(np.quantile(slopes[0], 0.9)), 4 / 255)
     if not on_lines.any():
         return float("nan"), float("nan")
-    first, second = (float(_local_maximum(slope, 2)[on_lines].mean()) * 255 for slope in slopes)
+    first, second = (float(_local(np.max, slope)[on_lines].mean()) * 255 for slope in slopes)
     return first, second
 
 
@@ -97,7 +98,7 @@ def flat_noise(before: Plane, after: Plane) -> tuple[float, float]:
     Returns:
         The noise of both in steps; NaN if every block is constant.
     """
-    both = _local_mean((before + after) / 2, 2)
+    both = _local(np.mean, (before + after) / 2)
     texture, first, second = (_unevenness(plane) for plane in (both, before, after))
     counts = (first > 1e-9) | (second > 1e-9)
     if not counts.any():
@@ -155,18 +156,8 @@ def _unevenness(plane: Plane) -> Plane:
     return residual
 
 
-def _local_maximum(plane: Plane, radius: int) -> Plane:
-    """Return the maximum over (2 radius + 1)² pixels; borders are reflected."""
-    return _local_statistic(plane, radius, "max")
-
-
-def _local_mean(plane: Plane, radius: int) -> Plane:
-    """Return the mean over (2 radius + 1)² pixels; borders are reflected."""
-    return _local_statistic(plane, radius, "mean")
-
-
-def _local_statistic(plane: Plane, radius: int, statistic: str) -> Plane:
-    side = 2 * radius + 1
-    rows = getattr(sliding_window_view(np.pad(plane, radius, "symmetric"), side, axis=0), statistic)(-1)
-    result: Plane = getattr(sliding_window_view(rows, side, axis=1), statistic)(-1)
+def _local(statistic: Callable[..., Any], plane: Plane) -> Plane:
+    """Return the maximum or mean over 5 × 5 pixels; borders are reflected."""
+    rows = statistic(sliding_window_view(np.pad(plane, 2, "symmetric"), 5, axis=0), -1)
+    result: Plane = statistic(sliding_window_view(rows, 5, axis=1), -1)
     return result

@@ -29,7 +29,7 @@ from vsfdatrd.encode.presets import encoder_of
 from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.errors import PREFIX, EncodeError
 from vsfdatrd.system.files import commit, sha256_file
-from vsfdatrd.system.programs import ffmpeg, main_reason, utf8_environment, vspipe
+from vsfdatrd.system.programs import ffmpeg, finish, lines_of, main_reason, utf8_environment, vspipe
 from vsfdatrd.workers.spawn import describe_exit, no_window
 
 _PROGRESS = re.compile(r"Frame: (\d+)/\d+")
@@ -240,23 +240,16 @@ def try_encoder(options: Sequence[str], pixel_format: str, size: tuple[int, int]
     encoder = encoder_of(options)
     command = [ffmpeg(encoder), "-v", "error", "-nostats", "-f", "rawvideo", "-pix_fmt", pixel_format]
     command += ["-s", f"{width}x{height}", "-r", "25", "-i", "-", "-an", *options, "-f", "null", "-"]
+    frame = bytes(samples * (2 if pixel_format.endswith("le") else 1))
     try:
-        done = subprocess.run(
-            command,
-            input=bytes(samples * (2 if pixel_format.endswith("le") else 1)),
-            capture_output=True,
-            check=False,
-            timeout=_TRIAL_TIMEOUT,
-            creationflags=no_window(),
-        )
+        done = finish(command, frame, _TRIAL_TIMEOUT)
     except subprocess.TimeoutExpired:
         return  # slow options are allowed
     except OSError as error:
         raise EncodeError(f"ffmpeg cannot be started ({error})") from error
     if done.returncode:
-        words = main_reason(done.stderr.decode(errors="replace").splitlines())
         raise EncodeError(
-            f"ffmpeg cannot encode {width}×{height} with {encoder} and these options ({words}); "
+            f"ffmpeg cannot encode {width}×{height} with {encoder} and these options ({main_reason(lines_of(done))}); "
             "change what follows --, or choose another --preset"
         )
 

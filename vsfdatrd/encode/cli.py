@@ -190,10 +190,10 @@ def _workers(ray: str | None, settings: "Settings", screen: "Reporter") -> "Iter
 
         yield Devices(settings.devices)
         return
-    from vsfdatrd.encode.ray.scheduler import Cluster
+    from vsfdatrd.encode.ray.scheduler import cluster
 
-    with Cluster(ray, screen.emit) as cluster:
-        yield cluster
+    with cluster(ray, screen.emit) as workers:
+        yield workers
 
 
 def _make_folder(folder: Path) -> None:

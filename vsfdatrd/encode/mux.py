@@ -1,6 +1,7 @@
 """Mux the chunks, packet by packet, with the source's timing, audio, subtitles, chapters and attachments."""
 
 import hashlib
+import heapq
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -206,9 +207,8 @@ def _video_packets(av: Any, film: Film, output: Any) -> Iterator[Any]:
                 packet.time_base = tick
                 packet.pts = round(film.timing.at(position) / tick)
                 packet.dts = round(film.timing.at(stored - reorder) / tick)
-                packet.duration = (
-                    round(film.timing.at(position + 1) / tick) - packet.pts if _has_next(film, position) else 0
-                )
+                is_last = film.timing.times is not None and position + 1 == len(film.timing.times)
+                packet.duration = 0 if is_last else round(film.timing.at(position + 1) / tick) - packet.pts
                 stored += 1
                 yield packet
 
@@ -238,10 +238,6 @@ def _metadata_inserter(av: Any, film: Film, codec: str, header: bytes) -> Callab
         return new
 
     return insert
-
-
-def _has_next(film: Film, position: int) -> bool:
-    return film.timing.times is None or position + 1 < len(film.timing.times)
 
 
 def _audio_and_subtitles(
@@ -284,16 +280,7 @@ def _audio_and_subtitles(
 
 def _interleave(video: Iterator[Any], others: Iterator[Any]) -> Iterator[Any]:
     """Interleave packets by time, so that the muxer has little to buffer."""
-    sound = next(others, None)
-    for packet in video:
-        now = packet.dts * Fraction(packet.time_base)
-        while sound is not None and (sound.dts or 0) * Fraction(sound.time_base) <= now:
-            yield sound
-            sound = next(others, None)
-        yield packet
-    while sound is not None:
-        yield sound
-        sound = next(others, None)
+    return heapq.merge(others, video, key=lambda packet: (packet.dts or 0) * Fraction(packet.time_base))
 
 
 def _amount(packet: Any) -> int:

@@ -40,41 +40,17 @@ class Preset:
 
 
 _ALL = (".mkv", ".mp4", ".mov")
+_X265 = "-preset medium -tune animation -crf 16 -x265-params log-level=error"
+_NVENC = "-preset p7 -tune hq -profile:v main10 -pix_fmt p010le -rc vbr -cq 18 -b:v 0"
 _PRESETS = (
-    Preset(
-        "x265",
-        "libx265",
-        "-preset medium -tune animation -crf 16 -x265-params log-level=error",
-        "YUV420P10",
-        _ALL,
-        "HEVC, 10 bit",
-    ),
-    Preset(
-        "x264",
-        "libx264",
-        "-preset slow -tune animation -crf 16",
-        "YUV420P8",
-        _ALL,
-        "H.264, 8 bit, for any player",
-    ),
+    Preset("x265", "libx265", _X265, "YUV420P10", _ALL, "HEVC, 10 bit"),
+    Preset("x264", "libx264", "-preset slow -tune animation -crf 16", "YUV420P8", _ALL, "H.264, 8 bit, for any player"),
     Preset("svtav1", "libsvtav1", "-preset 5 -crf 20", "YUV420P10", (".mkv", ".mp4"), "AV1, 10 bit"),
     Preset("ffv1", "ffv1", "-level 3 -g 1 -slices 16 -slicecrc 1", "YUV420P10", (".mkv",), "lossless, 10 bit"),
     Preset(
-        "prores",
-        "prores_ks",
-        "-profile:v hq -vendor apl0",
-        "YUV422P10",
-        (".mov", ".mkv"),
-        "ProRes 422 HQ, for editing",
+        "prores", "prores_ks", "-profile:v hq -vendor apl0", "YUV422P10", (".mov", ".mkv"), "ProRes 422 HQ, for editing"
     ),
-    Preset(
-        "nvenc",
-        "hevc_nvenc",
-        "-preset p7 -tune hq -profile:v main10 -pix_fmt p010le -rc vbr -cq 18 -b:v 0",
-        "YUV420P10",
-        _ALL,
-        "HEVC, 10 bit, on an NVIDIA GPU",
-    ),
+    Preset("nvenc", "hevc_nvenc", _NVENC, "YUV420P10", _ALL, "HEVC, 10 bit, on an NVIDIA GPU"),
 )
 PRESETS = {preset.name: preset for preset in _PRESETS}
 """Every preset by its name."""
@@ -132,21 +108,15 @@ def color_options(props: Mapping[str, int], sar: Fraction) -> tuple[str, ...]:
         sar: Sample aspect ratio of the output.
     """
     # ffmpeg shares the H.273 numbers of frame properties, but its range and chroma location are one higher.
-    color_range = int(props.get("_Range", 0)) + 1
+    color_range, chroma = (int(props.get(name, 0)) + 1 for name in ("_Range", "_ChromaLocation"))
     matrix, transfer, primaries = (int(props.get(name, 2)) for name in ("_Matrix", "_Transfer", "_Primaries"))
     tags = f"range={color_range}:colorspace={matrix}:color_primaries={primaries}:color_trc={transfer}"
-    chroma = int(props.get("_ChromaLocation", 0)) + 1
-    return (
-        "-vf",
-        f"setparams={tags},setsar={sar.numerator}/{sar.denominator}",
-        "-colorspace",
-        str(matrix),
-        "-color_primaries",
-        str(primaries),
-        "-color_trc",
-        str(transfer),
-        "-color_range",
-        str(color_range),
-        "-chroma_sample_location",
-        str(chroma),
-    )
+    options = {
+        "-vf": f"setparams={tags},setsar={sar.numerator}/{sar.denominator}",
+        "-colorspace": matrix,
+        "-color_primaries": primaries,
+        "-color_trc": transfer,
+        "-color_range": color_range,
+        "-chroma_sample_location": chroma,
+    }
+    return tuple(str(word) for option in options.items() for word in option)

@@ -6,8 +6,7 @@ import subprocess
 from pathlib import Path
 
 from vsfdatrd.errors import PREFIX, EncodeError
-from vsfdatrd.system.programs import utf8_environment, vspipe
-from vsfdatrd.workers.spawn import no_window
+from vsfdatrd.system.programs import finish, lines_of, utf8_environment, vspipe
 
 _COLORS = ("_Matrix", "_Transfer", "_Primaries", "_Range", "_ChromaLocation")
 _TIMEOUT = 3600.0  # seconds; includes building the engine, which is slow on a CPU
@@ -32,20 +31,11 @@ def first_frame(script: Path, device: str, props_file: Path) -> dict[str, int]:
     command += ["-a", f"device={device}", script.name, os.devnull]
     props_file.unlink(missing_ok=True)  # vspipe would write into whatever exists under this name, such as a link
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-            timeout=_TIMEOUT,
-            creationflags=no_window(),
-            cwd=script.parent,
-            env=utf8_environment(),
-        )
+        done = finish(command, timeout=_TIMEOUT, cwd=script.parent, env=utf8_environment())
     except subprocess.TimeoutExpired as error:
         raise EncodeError("the first frame took more than an hour; try a smaller model") from error
     if done.returncode:
-        lines = [line.strip() for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+        lines = lines_of(done)
         ours = [line[line.index(PREFIX) + len(PREFIX) :] for line in lines if PREFIX in line]
         raise EncodeError(f"the first frame failed: {(ours or lines or ['vspipe printed no message'])[-1]}")
     props = json.loads(props_file.read_text(encoding="utf-8"))[0]

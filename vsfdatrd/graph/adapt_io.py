@@ -9,6 +9,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from vsfdatrd.archs.onnx import Layout, OnnxConfig
 from vsfdatrd.archs.onnx_checks import FLOATS, graphs, tensors
+from vsfdatrd.graph.builder import replace_ends
 
 
 def wrap_io(model: onnx.ModelProto, config: OnnxConfig, height: int, width: int) -> onnx.ModelProto:
@@ -92,12 +93,8 @@ def wrap_io(model: onnx.ModelProto, config: OnnxConfig, height: int, width: int)
         y = op(after, "Mul", (y, constant(1 / 255, np.float32)), "end/unscaled")
     op(after, "Identity", (y,), "output")
 
-    nodes = [*before, *graph.node, *after]
-    del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
-    graph.node.extend(nodes)
     graph.initializer.extend(constants)
-    graph.input.append(helper.make_tensor_value_info("input", TensorProto.FLOAT, (1, taken, height + rows, width)))
-    graph.output.append(helper.make_tensor_value_info("output", TensorProto.FLOAT, (1, None, None, None)))
+    replace_ends(graph, before, after, (1, taken, height + rows, width), (1, None, None, None))
     return inner
 
 

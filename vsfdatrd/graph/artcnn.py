@@ -118,21 +118,17 @@ class _Network:
         """
         reach = 3 * self.radius
         image, y = (
-            self.g.op("Concat", self._part(x, axis, 0, reach), self._part(x, axis, side - reach, side), axis=0)
+            self.g.op("Concat", self.g.slice(x, axis, 0, reach), self.g.slice(x, axis, side - reach, side), axis=0)
             for x in ("input", y)
         )
         return self._end(self._start(image), y)
 
     def _with_ends(self, out: Name, ends: Name, axis: int, side: int) -> Name:
         """Replace the outermost rows or columns of a map."""
-        r = self.radius
-        low, high = (self._part(ends, 0, i, i + 1) for i in (0, 1))
-        parts = self._part(low, axis, 0, r), self._part(out, axis, r, side - r), self._part(high, axis, 2 * r, 3 * r)
-        return self.g.op("Concat", *parts, axis=axis)
-
-    def _part(self, x: Name, axis: int, start: int, end: int) -> Name:
-        g = self.g
-        return g.op("Slice", x, g.shape_tensor(start), g.shape_tensor(end), g.shape_tensor(axis))
+        g, r = self.g, self.radius
+        low, high = (g.slice(ends, 0, i, i + 1) for i in (0, 1))
+        parts = g.slice(low, axis, 0, r), g.slice(out, axis, r, side - r), g.slice(high, axis, 2 * r, 3 * r)
+        return g.op("Concat", *parts, axis=axis)
 
 
 def _chained(first: Array, second: Array) -> Array:

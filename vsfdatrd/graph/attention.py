@@ -71,10 +71,7 @@ class Attention:
         # back: (windows, T, C) -> (rows, cols, wh, ww, C) -> (rows, wh, cols, ww, C) -> (N, C)
         out = g.transpose(g.reshape(out, rows, cols, wh, ww, c), 0, 2, 1, 3, 4)
         if continued:
-            out = g.reshape(out, tall, wide, c)
-            out = g.op(
-                "Slice", out, g.shape_tensor(0, 0), g.shape_tensor(self.height, self.width), g.shape_tensor(0, 1)
-            )
+            out = g.crop(g.reshape(out, tall, wide, c), 0, self.height, self.width)
         return g.reshape(out, self.tokens or -1, c)
 
     def _filled(self, side: Side, window: int) -> Side:
@@ -142,28 +139,27 @@ class Attention:
         g, c, h, d = self.g, self.config.embed_dim, self.heads, self.depth
         total, factor = self._products_of_channels(centred, largest)
 
-        def cut(x: Name, axis: int, start: int, end: int, step: int = 1) -> Name:
-            return g.op("Slice", x, *map(g.shape_tensor, (start, end, axis, step)))
-
         w = weights["qkv.weight"][: 2 * c]
         by_matrix = g.op("MatMul", g.constant(w.astype(np.float64) * factor, FULL), total)  # W S (2C, C)
         moments = g.op("MatMul", by_matrix, g.constant(w.T, FULL))  # W S Wᵀ (2C, 2C)
         means = g.op("ReduceSum", g.op("Mul", g.constant(w, FULL), mean), g.constant([1], np.int64), keepdims=0)
         means = g.reshape(means, 1, 2 * c)
         flat = g.reshape(moments, 4 * c * c)
-        squares = g.reshape(cut(flat, 0, 0, 4 * c * c, 2 * c + 1), 1, 2 * c)  # the diagonal
+        squares = g.reshape(g.slice(flat, 0, 0, 4 * c * c, 2 * c + 1), 1, 2 * c)  # the diagonal
         squares = g.op("Add", squares, g.op("Mul", means, means))
         # As in `channels`: rounding may make the sum negative.
         norms = g.op("Sqrt", g.op("Max", squares, g.constant(1e-24 / self._count(), FULL)))  # (1, 2C)
 
         def by_head(x: Name) -> Name:
             """Values of queries, times those of keys: (1, 2C) -> (h, d, d)."""
-            return g.op("Mul", g.reshape(cut(x, 1, 0, c), h, d, 1), g.reshape(cut(x, 1, c, 2 * c), h, 1, d))
+            queries = g.reshape(g.slice(x, 1, 0, c, 1), h, d, 1)
+            return g.op("Mul", queries, g.reshape(g.slice(x, 1, c, 2 * c, 1), h, 1, d))
 
         # Queries of a head and its keys: blocks in the upper right, each d rows and d columns after the one before it.
         step = d * (2 * c + 1)
-        products = cut(g.reshape(cut(flat, 0, c, c + h * step), h, step), 1, 0, d * 2 * c)
-        products = cut(g.reshape(products, h, d, 2 * c), 2, 0, d)
+        products = g.reshape(g.slice(flat, 0, c, c + h * step, 1), h, step)
+        products = g.reshape(g.slice(products, 1, 0, d * 2 * c, 1), h, d, 2 * c)
+        products = g.slice(products, 2, 0, d, 1)
         products = g.op("Add", products, by_head(means))
         logits = g.op("Mul", g.op("Div", products, by_head(norms)), g.constant(weights["temp"], FULL))
         values = g.constant(weights["qkv.weight"][2 * c :].reshape(h, d, c), FULL)

@@ -63,11 +63,7 @@ class Writer:
             OverflowError: A finite value becomes infinite in this type.
         """
         name = self._unique_name("constant")
-        given = np.asarray(values)
-        with np.errstate(over="ignore"):
-            array = np.ascontiguousarray(given.astype(self.dtype if dtype is None else dtype))
-        if array.dtype.itemsize == 2 and np.isinf(array.astype(np.float32)).any() and np.isfinite(given).all():
-            raise OverflowError(f"a weight of {np.abs(given).max():.3g} is beyond the range of {array.dtype}")
+        array = convert(np.asarray(values), self.dtype if dtype is None else dtype)
         self._constants.append(numpy_helper.from_array(array, name))
         return name
 
@@ -114,6 +110,17 @@ class Writer:
     def reshape(self, x: Name, *shape: Side) -> Name:
         """Reshape x; 0 copies a dimension, -1 infers it."""
         return self.op("Reshape", x, self.shape_tensor(*shape))
+
+    def slice(self, x: Name, axis: int, start: Side, end: Side, step: int | None = None) -> Name:
+        """Take the values from `start` up to `end` along an axis; every `step`-th of them."""
+        bounds = (start, end, axis) if step is None else (start, end, axis, step)
+        return self.op("Slice", x, *map(self.shape_tensor, bounds))
+
+    def crop(self, x: Name, axis: int, height: Side, width: Side) -> Name:
+        """Take the first `height` × `width` values along an axis and the one after it."""
+        return self.op(
+            "Slice", x, self.shape_tensor(0, 0), self.shape_tensor(height, width), self.shape_tensor(axis, axis + 1)
+        )
 
     def transpose(self, x: Name, *order: int) -> Name:
         """Permute the axes of x."""
@@ -191,3 +198,42 @@ class Writer:
             ir_version=IR_VERSIONS[self._opset],
             producer_name="vsfdatrd",
         )
+
+
+def convert(values: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """Convert an array to another type, contiguous.
+
+    Raises:
+        OverflowError: A finite value becomes infinite in this type.
+    """
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(values.astype(dtype))
+    if array.dtype.itemsize == 2:
+        finite = np.isfinite(values)
+        if (np.isinf(array.astype(np.float32)) & finite).any():
+            largest = np.abs(values[finite]).max()
+            raise OverflowError(f"a weight of {largest:.3g} is beyond the range of {array.dtype}")
+    return array
+
+
+def replace_ends(
+    graph: onnx.GraphProto,
+    before: Sequence[onnx.NodeProto],
+    after: Sequence[onnx.NodeProto],
+    input_shape: Sequence[int | None],
+    output_shape: Sequence[int | None],
+) -> None:
+    """Put nodes before and after those of a graph, which then leads from ``input`` to ``output``, both float32.
+
+    Args:
+        graph: The graph; changed in place.
+        before: Nodes from ``input`` to the graph's former inputs.
+        after: Nodes from its former outputs to ``output``.
+        input_shape: Dimensions of ``input``.
+        output_shape: Dimensions of ``output``; None for unknown ones.
+    """
+    nodes = [*before, *graph.node, *after]
+    del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    graph.input.append(helper.make_tensor_value_info("input", TensorProto.FLOAT, input_shape))
+    graph.output.append(helper.make_tensor_value_info("output", TensorProto.FLOAT, output_shape))

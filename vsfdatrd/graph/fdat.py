@@ -46,7 +46,7 @@ def write(
     form = MapNetwork if target.maps and size else Network
     out = form(config, weights, tall, wide, target, g).body(x)
     if (tall, wide) != (height, width):
-        out = _cropped(g, out, g.dim_op("Mul", height, config.scale), g.dim_op("Mul", width, config.scale))
+        out = g.crop(out, 2, g.dim_op("Mul", height, config.scale), g.dim_op("Mul", width, config.scale))
     sides = [(n, n * config.scale) for n in size] if size else [("height", "height_out"), ("width", "width_out")]
     (h, h_out), (w, w_out) = sides
     return g.model((1, config.in_channels, h, w), out, (1, config.out_channels, h_out, w_out))
@@ -59,7 +59,3 @@ def _padded(g: Writer, config: FdatFamilyConfig, height: Side, width: Side) -> t
         return "input", height, width
     pads = g.shape_tensor(0, 0, 0, 0, 0, 0, below, right)
     return g.op("Pad", "input", pads, mode="reflect"), g.dim_op("Add", height, below), g.dim_op("Add", width, right)
-
-
-def _cropped(g: Writer, x: Name, height: Side, width: Side) -> Name:
-    return g.op("Slice", x, g.shape_tensor(0, 0), g.shape_tensor(height, width), g.shape_tensor(2, 3))

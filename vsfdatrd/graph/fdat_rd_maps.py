@@ -81,7 +81,7 @@ class MapNetwork(Network):
 
     # Layouts: the maps' memory is (H, W, C), so these are views
 
-    def _places(self, maps: Name) -> Name:
+    def _channels_last(self, maps: Name) -> Name:
         """(1, C, H, W) -> (1, H, W, C)."""
         return self.g.transpose(maps, 0, 2, 3, 1)
 
@@ -184,7 +184,7 @@ class MapNetwork(Network):
         attention = self._windows(t, window, weights)
         with g.part("norm"):
             n = self._down(
-                g.layer_norm(self._places(t), weights["n1.weight"], weights["n1.bias"], dtype=self.target.stream)
+                g.layer_norm(self._channels_last(t), weights["n1.weight"], weights["n1.bias"], dtype=self.target.stream)
             )
         local = self._local_maps(g.transpose(n, 0, 3, 1, 2), weights)
         gate = self._rounded(self._pool_gate(local, weights.below("inter.cg")))
@@ -193,11 +193,11 @@ class MapNetwork(Network):
     def _pool_gate(self, local: Name, weights: Weights) -> Name:
         """sigmoid(W3 GELU(W1 mean(local))) (1, C, 1, 1) in float32, of a map."""
         g, (height, width) = self.g, self._size
-        # The mean of all places, or of too many parts of them, would be two kernels each: what parts give is added up
-        # in memory that another kernel sets to zero. The mean of the parts' means and W1 are one sum.
+        # The mean of all tokens, or of too many parts of them, would take two kernels: the sums of the parts are added
+        # up in memory that another kernel sets to zero. The mean of the parts' means and W1 are one sum.
         tokens, channels = height * width, self.config.embed_dim
         parts = max(p for p in range(1, SUMMED // channels + 1) if tokens % p == 0)
-        means = g.reshape(self._full(self._places(local)), parts, tokens // parts, channels)
+        means = g.reshape(self._full(self._channels_last(local)), parts, tokens // parts, channels)
         means = g.reshape(g.op("ReduceMean", means, g.constant([1], np.int64), keepdims=1), 1, parts, -1)  # (1, P, C)
         first = g.constant(weights["1.weight"][:, :, 0].transpose(0, 2, 1) / parts, FULL)  # (O, 1, C)
         hidden = g.op("ReduceSum", g.op("Mul", means, first), g.constant([1, 2], np.int64), keepdims=0)
@@ -211,36 +211,37 @@ class MapNetwork(Network):
         g, attention, c, (wh, ww) = self.g, self.attention, self.config.embed_dim, window
         heads, depth = attention.heads, attention.padded_depth
         height, width = self._size
-        rows, cols, places = -(-height // wh), -(-width // ww), wh * ww
+        rows, cols, positions = -(-height // wh), -(-width // ww), wh * ww
         below, right = rows * wh - height, cols * ww - width  # as `Attention.windows` does, filled with zeros
-        x = self._places(t)
+        x = self._channels_last(t)
         if below or right:
             x = g.op("Pad", x, g.shape_tensor(0, 0, 0, 0, 0, below, right, 0))
-        # (1, H, W, C) -> (rows, wh, cols, ww, C) -> (wh, ww, rows, cols, C) -> (places, windows, C)
+        # (1, H, W, C) -> (rows, wh, cols, ww, C) -> (wh, ww, rows, cols, C) -> (positions, windows, C)
         x = g.transpose(g.reshape(x, rows, wh, cols, ww, c), 1, 3, 0, 2, 4)
-        x = g.reshape(x, places, rows * cols, c)
+        x = g.reshape(x, positions, rows * cols, c)
         with g.part("norm"):
             x = self._down(g.layer_norm(x, weights["n1.weight"], weights["n1.bias"], dtype=self.target.stream))
             if below or right:
                 inside = np.pad(np.ones((height, width)), ((0, below), (0, right))).reshape(rows, wh, cols, ww)
-                x = g.op("Mul", x, g.constant(inside.transpose(1, 3, 0, 2).reshape(places, rows * cols, 1)))
+                x = g.op("Mul", x, g.constant(inside.transpose(1, 3, 0, 2).reshape(positions, rows * cols, 1)))
         wq, wk, wv = np.split(weights["attn.qkv.weight"], 3)
         q, k, v = (
-            g.reshape(g.matmul(x, attention.padded_heads(w)), places, rows * cols, heads, depth)
+            g.reshape(g.matmul(x, attention.padded_heads(w)), positions, rows * cols, heads, depth)
             for w in (wq * attention.depth**-0.5, wk, wv)
         )
-        scores = g.op("MatMul", g.transpose(q, 1, 2, 0, 3), g.transpose(k, 1, 2, 3, 0))  # (windows, h, places, places)
+        # (windows, h, positions, positions)
+        scores = g.op("MatMul", g.transpose(q, 1, 2, 0, 3), g.transpose(k, 1, 2, 3, 0))
         bias = g.constant(weights["attn." + self.config.windows_bias][None], FULL)
         shares = self._rounded(g.op("Softmax", g.op("Add", self._full(scores), bias), axis=-1))
         out = g.op("MatMul", shares, g.transpose(v, 1, 2, 0, 3))
-        # (windows, h, places, d) -> (places, windows, h, d) -> (places, windows, h·d)
-        out = g.reshape(g.transpose(out, 2, 0, 1, 3), places, rows * cols, heads * depth)
+        # (windows, h, positions, d) -> (positions, windows, h, d) -> (positions, windows, h·d)
+        out = g.reshape(g.transpose(out, 2, 0, 1, 3), positions, rows * cols, heads * depth)
         projection = attention.padded_heads(weights["attn.proj.weight"].T).T
         out = g.op("Add", g.matmul(out, projection), g.constant(weights["attn.proj.bias"]))
         out = g.transpose(g.reshape(out, wh, ww, rows, cols, c), 2, 0, 3, 1, 4)
         out = g.reshape(out, 1, rows * wh, cols * ww, c)
         if below or right:
-            out = g.op("Slice", out, g.shape_tensor(0, 0), g.shape_tensor(height, width), g.shape_tensor(1, 2))
+            out = g.crop(out, 1, height, width)
         return g.transpose(out, 0, 3, 1, 2)
 
     def _channel(self, t: Name, weights: Weights) -> Name:
@@ -283,7 +284,7 @@ class MapNetwork(Network):
         keys, values = self._refined(x, weights.below("attn"))
 
         wq = attention.padded_heads(weights["attn.e_q.weight"] * attention.depth**-0.5)
-        q = g.matmul(g.reshape(self._places(n), 1, height * width, -1), wq)
+        q = g.matmul(g.reshape(self._channels_last(n), 1, height * width, -1), wq)
         q = g.reshape(q, 1, height * width, attention.heads, attention.padded_depth)
         out = g.op("Attention", g.transpose(q, 0, 2, 1, 3), keys, values, scale=1.0)  # (1, h, N, padded)
         out = g.reshape(g.transpose(out, 0, 2, 1, 3), 1, height * width, attention.heads * attention.padded_depth)
@@ -312,7 +313,7 @@ class MapNetwork(Network):
         folded = np.einsum("mhd,hdc->mhc", queries, wk * scale).reshape(-1, c)  # (M·h, C)
         if np.linalg.norm(_centred(folded), axis=1).max() > SHARPEST:
             height, width = self._size
-            tokens = g.reshape(self._places(x), 1, height * width, c)
+            tokens = g.reshape(self._channels_last(x), 1, height * width, c)
             by_head = queries.transpose(1, 0, 2)[None]  # (1, h, M, d)
             read = attention.read(by_head, tokens, (wk * scale).reshape(-1, c), (wv * scale).reshape(-1, c))
             refined = g.op("Add", read, g.constant(moved[None]))
@@ -342,7 +343,7 @@ class MapNetwork(Network):
         length = self.attention.chunk(2 * LONGEST) or height * width
         chunks = height * width // length
         samples = max(k for k in range(1, SAMPLES + 1) if length % k == 0)
-        tokens = g.reshape(self._places(x), chunks, length, c)
+        tokens = g.reshape(self._channels_last(x), chunks, length, c)
         with np.errstate(over="ignore"):  # `Writer.constant` refuses them
             queries = queries.astype(compute).astype(np.float64)
 
@@ -352,31 +353,20 @@ class MapNetwork(Network):
             marks[..., 1] = 1  # to sum the weights of chunks
             self._marks = g.constant(marks)
         extended = g.reshape(g.op("Concat", tokens, self._marks, axis=2), chunks, 1, length, c + LANES)
-        asked = g.constant(np.pad(queries, ((0, 0), (0, LANES)))[None, None])
-        asked = g.op("Expand", asked, g.shape_tensor(chunks, 1, len(queries), c + LANES))
-        out = g.op("Attention", asked, extended, extended, scale=1.0)
+        query = g.constant(np.pad(queries, ((0, 0), (0, LANES)))[None, None])
+        query = g.op("Expand", query, g.shape_tensor(chunks, 1, len(queries), c + LANES))
+        out = g.op("Attention", query, extended, extended, scale=1.0)
         out = g.reshape(out, chunks, len(queries), c + LANES)
 
-        sampled = g.op(
-            "Slice",
-            g.reshape(extended, chunks, samples, -1, c + LANES),
-            g.shape_tensor(0),
-            g.shape_tensor(1),
-            g.shape_tensor(2),
-        )
+        sampled = g.slice(g.reshape(extended, chunks, samples, -1, c + LANES), 2, 0, 1)
         sampled = self._full(g.reshape(sampled, chunks * samples, c + LANES))
-        scores = g.reshape(
-            g.op("MatMul", sampled, g.constant(np.pad(queries.T, ((0, LANES), (0, 0))), FULL)),
-            chunks,
-            samples,
-            len(queries),
-        )
-        places, first = g.constant([1], np.int64), g.constant([0], np.int64)
-        top = g.op("ReduceMax", scores, places, keepdims=1)  # (chunks, 1, Q)
-        sums = g.op("ReduceSum", g.op("Exp", g.op("Sub", scores, top)), places, keepdims=1)
+        scores = g.op("MatMul", sampled, g.constant(np.pad(queries.T, ((0, LANES), (0, 0))), FULL))
+        scores = g.reshape(scores, chunks, samples, len(queries))
+        positions, first = g.constant([1], np.int64), g.constant([0], np.int64)
+        top = g.op("ReduceMax", scores, positions, keepdims=1)  # (chunks, 1, Q)
+        sums = g.op("ReduceSum", g.op("Exp", g.op("Sub", scores, top)), positions, keepdims=1)
         logarithm = g.op("Add", g.op("Log", sums), top)
-        share = g.op("Slice", out, g.shape_tensor(c), g.shape_tensor(c + 1), g.shape_tensor(2))
-        share = g.op("Max", self._full(share), g.constant(1e-4, FULL))
+        share = g.op("Max", self._full(g.slice(out, 2, c, c + 1)), g.constant(1e-4, FULL))
         # log Z - log MARK, by the samples
         exact = g.op("Sub", g.reshape(logarithm, chunks, len(queries), 1), g.op("Log", share))
         # The mean score, queries · result, is at most log Z, and equal to it where a single key has all the weight.
@@ -385,13 +375,10 @@ class MapNetwork(Network):
         negative = self._full(g.op("Mul", out, g.constant(-1)))
         sharp = g.op("ReduceSum", g.op("Mul", negative, padded), g.constant([2], np.int64), keepdims=1)
         estimate = g.op("Max", exact, g.op("Sub", sharp, g.constant(math.log(MARK), FULL)))
-        reference = g.op("Slice", estimate, g.shape_tensor(0), g.shape_tensor(1), g.shape_tensor(0))
+        reference = g.slice(estimate, 0, 0, 1)
         weight = g.op("Exp", g.op("Min", g.op("Sub", estimate, reference), g.constant(80, FULL)))
         total = g.op("ReduceSum", g.op("Mul", self._full(out), weight), first, keepdims=0)  # (Q, C + LANES)
-        joined = g.op("Slice", total, g.shape_tensor(0), g.shape_tensor(c), g.shape_tensor(1))
-        return self._rounded(
-            g.op("Div", joined, g.op("Slice", total, g.shape_tensor(c + 1), g.shape_tensor(c + 2), g.shape_tensor(1)))
-        )
+        return self._rounded(g.op("Div", g.slice(total, 1, 0, c), g.slice(total, 1, c + 1, c + 2)))
 
 
 def _centred(weight: Array) -> Array:

@@ -10,11 +10,11 @@ layers (the residual sums), and the layers after the last such sum.
 Whether the network tolerates the precision is not decided here: engines are compared with fp32 before they are used.
 """
 
-import numpy as np
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
 from vsfdatrd.errors import PrecisionUnfit
+from vsfdatrd.graph.builder import convert
 from vsfdatrd.graph.target import GraphTarget
 
 PRODUCTS = frozenset({"Attention", "Conv", "ConvTranspose", "DeformConv", "Einsum", "Gemm", "MatMul"})
@@ -51,13 +51,10 @@ def convert_precision(model: onnx.ModelProto, target: GraphTarget) -> onnx.Model
     """
     if target.precision == "fp32":
         return model
-    if model.functions or any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in _attributes(model)):
+    attributes = (attribute for node in model.graph.node for attribute in node.attribute)
+    if model.functions or any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in attributes):
         raise PrecisionUnfit(f"a graph with loops, branches or functions is not computed in {target.precision}.")
     return _Lowering(model, target).run()
-
-
-def _attributes(model: onnx.ModelProto) -> list[AttributeProto]:
-    return [attribute for node in model.graph.node for attribute in node.attribute]
 
 
 class _Lowering:
@@ -136,19 +133,11 @@ class _Lowering:
             # a suffix that no exporter writes keeps the name unique
             self.casts[name, target] = new = f"{name}/as_{TensorProto.DataType.Name(target).lower()}"
             if name in self.constants:
-                self.model.graph.initializer.append(self._halved(self.constants[name], new))
+                values = convert(numpy_helper.to_array(self.constants[name]), self.half_dtype)
+                self.model.graph.initializer.append(numpy_helper.from_array(values, new))
             else:
                 self.nodes.append(helper.make_node("Cast", [name], [new], to=target))
         return self.casts[name, target]
-
-    def _halved(self, tensor: TensorProto, name: str) -> TensorProto:
-        array = numpy_helper.to_array(tensor)
-        with np.errstate(over="ignore"):
-            values = array.astype(self.half_dtype)
-        if (np.isinf(values.astype(np.float32)) & np.isfinite(array)).any():
-            largest = float(np.abs(array[np.isfinite(array)]).max())
-            raise OverflowError(f"a weight of {largest:.3g} is beyond the range of {self.half_dtype}")
-        return numpy_helper.from_array(np.ascontiguousarray(values), name)
 
 
 def _types(model: onnx.ModelProto) -> dict[str, int]:

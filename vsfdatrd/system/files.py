@@ -47,19 +47,18 @@ def replacing(
             temporary.unlink(missing_ok=True)
 
 
-def write_atomic(path: Path, content: bytes | str, durable: bool = True, folder: Path | None = None) -> None:
+def write_atomic(path: Path, content: bytes | str, durable: bool = True) -> None:
     """Replace or create a file atomically, as `replacing` does.
 
     Args:
         path: The file to replace or create, in an existing folder.
         content: The new content; text is written as UTF-8.
         durable: Whether the content and the new name survive a power failure once this returns.
-        folder: Folder of the temporary file, on the same file system; that of `path` if None.
 
     Raises:
         OSError: The file cannot be written; the old file is unchanged.
     """
-    with replacing(path, durable, folder) as temporary:
+    with replacing(path, durable) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from vsfdatrd.errors import EncodeError
 from vsfdatrd.workers.spawn import describe_exit, no_window
@@ -76,19 +77,11 @@ def _encoders(program: str) -> frozenset[str]:
 
 def _ask(program: str, options: str) -> str:
     try:
-        done = subprocess.run(
-            [program, "-hide_banner", options],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-            timeout=60,
-            creationflags=no_window(),
-        )
+        done = finish([program, "-hide_banner", options], timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EncodeError(f"{program} cannot be run ({getattr(error, 'strerror', None) or error})") from error
     if done.returncode:
-        words = main_reason(done.stderr.decode(errors="replace").splitlines())
-        raise EncodeError(f"{program} does not run ({describe_exit(done.returncode)}: {words})")
+        raise EncodeError(f"{program} does not run ({describe_exit(done.returncode)}: {main_reason(lines_of(done))})")
     return done.stdout.decode(errors="replace")
 
 
@@ -149,8 +142,34 @@ def run(command: list[str], data: bytes | None = None) -> bytes:
     Raises:
         EncodeError: It failed; the message quotes its stderr.
     """
-    done = subprocess.run(command, input=data, capture_output=True, check=False, creationflags=no_window())
+    done = finish(command, data)
     if done.returncode:
-        words = main_reason(done.stderr.decode(errors="replace").splitlines())[:2000]
+        words = main_reason(lines_of(done))[:2000]
         raise EncodeError(f"{Path(command[0]).name} ended with {describe_exit(done.returncode)}: {words}")
     return done.stdout
+
+
+def finish(
+    command: list[str], data: bytes | None = None, timeout: float | None = None, **options: Any
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a program to completion, whether it succeeds or not.
+
+    Args:
+        command: The program and its arguments.
+        data: Bytes for its standard input, which is empty by default.
+        timeout: Seconds after which it is killed.
+        options: Keyword arguments of `subprocess.run`.
+
+    Raises:
+        OSError: The program cannot be started.
+        subprocess.TimeoutExpired: It did not end in time.
+    """
+    source: dict[str, Any] = {"stdin": subprocess.DEVNULL} if data is None else {"input": data}
+    return subprocess.run(
+        command, capture_output=True, check=False, timeout=timeout, creationflags=no_window(), **source, **options
+    )
+
+
+def lines_of(done: subprocess.CompletedProcess[bytes]) -> list[str]:
+    """Return the lines that a program has written to stderr, without empty ones."""
+    return [line.strip() for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]

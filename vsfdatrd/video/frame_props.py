@@ -13,17 +13,7 @@ log = logging.getLogger(__name__)
 
 type Props = Mapping[str, Any]
 
-MATRICES = {
-    "709": 1,
-    "fcc": 4,
-    "470bg": 5,
-    "601": 6,
-    "170m": 6,
-    "240m": 7,
-    "ycgco": 8,
-    "2020": 9,
-    "2020ncl": 9,
-}
+MATRICES = {"709": 1, "fcc": 4, "470bg": 5, "601": 6, "170m": 6, "240m": 7, "ycgco": 8, "2020": 9, "2020ncl": 9}
 """Accepted names for the matrix of a YUV output, with their numbers."""
 SD_MATRICES = (4, 5, 6, 7)
 

@@ -17,10 +17,7 @@ def function(name: str) -> Callable[..., Any]:
     Raises:
         EngineUnavailable: The plugin is not loaded, or is of another version of vsfdatrd and lacks the function.
     """
-    try:
-        return cast(Callable[..., Any], getattr(vs.core.fdatrd, name))
-    except AttributeError as error:
-        raise EngineUnavailable(_advice(str(error))) from error
+    return cast(Callable[..., Any], _attribute(name))
 
 
 def path() -> str:
@@ -29,14 +26,20 @@ def path() -> str:
     Raises:
         EngineUnavailable: The plugin is not loaded.
     """
+    return str(_attribute("plugin_path"))
+
+
+def _attribute(name: str) -> Any:
     try:
-        return str(vs.core.fdatrd.plugin_path)
+        plugin = vs.core.fdatrd
     except AttributeError as error:
-        raise EngineUnavailable(_advice(str(error))) from error
-
-
-def _advice(reason: str) -> str:
-    if not hasattr(vs.core, "fdatrd"):
-        return "VapourSynth does not load the plugin (core.fdatrd is missing); install vsfdatrd again"
-    plugin = getattr(vs.core.fdatrd, "plugin_path", "core.fdatrd")
-    return f"the plugin {plugin} does not belong to this version of vsfdatrd ({reason}); install vsfdatrd again"
+        raise EngineUnavailable(
+            "VapourSynth does not load the plugin (core.fdatrd is missing); install vsfdatrd again"
+        ) from error
+    try:
+        return getattr(plugin, name)
+    except AttributeError as error:
+        path = getattr(plugin, "plugin_path", "core.fdatrd")
+        raise EngineUnavailable(
+            f"the plugin {path} does not belong to this version of vsfdatrd ({error}); install vsfdatrd again"
+        ) from error

@@ -68,10 +68,10 @@ def test_a_graph_of_another_size(tiny_model: Path, target: Path, monkeypatch: py
 
 
 def test_a_graph_that_crops_elsewhere(tiny_model: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vsfdatrd.graph import fdat
+    from vsfdatrd.graph.builder import Writer
 
-    crop = fdat._cropped
-    monkeypatch.setattr(fdat, "_cropped", lambda g, x, height, width: crop(g, x, height - 1, width))
+    crop = Writer.crop
+    monkeypatch.setattr(Writer, "crop", lambda g, x, axis, height, width: crop(g, x, axis, height - 1, width))
     refuses(EngineBuildError, "not kept: onnx rejects it .*output.*; choose", target, tiny_model, size=(61, 47))
 
 

@@ -14,13 +14,7 @@ from vsfdatrd.archs.registry.spandrel import Spandrel
 from vsfdatrd.weights.files import WeightsFile
 from vsfdatrd.weights.format import open_weights
 
-ARCHITECTURES: tuple[Architecture[Any], ...] = (
-    FdatRd(),
-    ArtCnn(),
-    Fdat(),
-    Onnx(),
-    Spandrel(),
-)
+ARCHITECTURES: tuple[Architecture[Any], ...] = (FdatRd(), ArtCnn(), Fdat(), Onnx(), Spandrel())
 """In the order in which tensors are compared with them."""
 
 

@@ -134,21 +134,8 @@ class Block:
             sums = np.zeros(channels)
             more = None if center is None else (np.zeros((channels, channels)), np.zeros(channels))
             result.append((sums, *(more or ())))
-            run(
-                t,
-                c,
-                threads.height,
-                threads.width,
-                channels,
-                first,
-                last,
-                self.n1,
-                self.depthwise,
-                sums,
-                center,
-                *(more or (None, None)),
-                s,
-            )
+            moments = center, *(more or (None, None))
+            run(t, c, *threads.size, channels, first, last, self.n1, self.depthwise, sums, *moments, s)
 
         threads.run_rows(work)
         return tuple(sum(parts[1:], parts[0]) for parts in zip(*result, strict=True))
@@ -181,28 +168,9 @@ class Spatial(Block):
         pooled = self.gate_in @ (sums / threads.count)
         pooled *= 0.5 * (1 + np.array([math.erf(x / math.sqrt(2)) for x in pooled]))
         gate = np.ascontiguousarray(1 / (1 + np.exp(-(self.gate_out @ pooled))), np.float32)
-        run, (rows, columns) = function("windows"), self.window
-        threads.run_ranges(
-            threads.count // TOKENS,
-            lambda a, b, s: run(
-                source,
-                t,
-                c,
-                threads.width,
-                rows,
-                columns,
-                a,
-                b,
-                self.n1,
-                self.qkv,
-                self.config.heads,
-                self.position_bias,
-                self.proj,
-                self.bias,
-                gate,
-                s,
-            ),
-        )
+        run, size = function("windows"), (threads.width, *self.window)
+        weights = (self.n1, self.qkv, self.config.heads, self.position_bias, self.proj, self.bias)
+        threads.run_ranges(threads.count // TOKENS, lambda a, b, s: run(source, t, c, *size, a, b, *weights, gate, s))
 
 
 class Channel(Block):
@@ -328,22 +296,8 @@ class Dictionary(Block):
             result = np.empty((heads, rows, HEAD), np.float32)
             tops, sums = (np.empty((heads, rows), np.float32) for _ in range(2))
             parts.append((result, tops, sums))
-            run(
-                t,
-                first,
-                last,
-                self.n1,
-                self.inner,
-                self.kv,
-                heads,
-                rows,
-                self.queries,
-                self.query_scales,
-                result,
-                tops,
-                sums,
-                s,
-            )
+            queries = rows, self.queries, self.query_scales
+            run(t, first, last, self.n1, self.inner, self.kv, heads, *queries, result, tops, sums, s)
 
         threads.run_ranges(threads.count // TOKENS, work)
         result, tops, sums = (np.stack(a).astype(np.float64) for a in zip(*parts, strict=True))

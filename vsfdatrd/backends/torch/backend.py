@@ -10,7 +10,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
 from vsfdatrd.backends import memory
@@ -20,9 +19,6 @@ from vsfdatrd.backends.gpu.devices import gpu_count
 from vsfdatrd.backends.torch import engine
 from vsfdatrd.errors import TORCH_PIP, EngineBuildError, EngineError
 from vsfdatrd.options import Precision
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 

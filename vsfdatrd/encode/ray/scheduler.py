@@ -11,12 +11,11 @@ import hashlib
 import secrets
 import socket
 import time
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from vsfdatrd.encode.chunk import EncodeParams
 from vsfdatrd.encode.ray.connect import connected
@@ -36,36 +35,44 @@ _MACHINE_TIMEOUT = 900.0  # seconds without a usable machine before giving up: e
 _CLEANUP_TIMEOUT = 10.0  # seconds for the machines to remove their files
 
 
+@contextlib.contextmanager
+def cluster(address: str, report: Report) -> Iterator["Cluster"]:
+    """Connect to an existing Ray cluster for the duration of the ``with``. Only one at a time per process.
+
+    Args:
+        address: ``auto``, or ``host:port`` of the cluster's head.
+        report: Receives messages, such as `Reporter.emit`.
+
+    Raises:
+        ArgumentError, EncodeError: As `connect.connected` does.
+    """
+    with connected(address) as ray:
+        workers = Cluster(ray, report)
+        try:
+            yield workers
+        finally:
+            workers.clear()
+
+
 class Cluster:
-    """The `Workers` of an existing Ray cluster, connected within the ``with``. Only one at a time per process."""
+    """The `Workers` of a Ray cluster, see `cluster`."""
 
     name = "Ray"
 
-    def __init__(self, address: str, report: Report) -> None:
-        """Prepare the connection, which `__enter__` opens.
+    def __init__(self, ray: Any, report: Report) -> None:
+        """Start without a scheduler, which the first task creates.
 
         Args:
-            address: ``auto``, or ``host:port`` of the cluster's head.
+            ray: The connected module `ray`.
             report: Receives messages, such as `Reporter.emit`.
         """
-        self._connection = connected(address)
-        self._ray: Any = None
-        self._report = report
+        self._ray, self._report = ray, report
         self._scheduler: RayScheduler | None = None
 
-    def __enter__(self) -> Self:
-        """Connect to the cluster; raises the same errors as `connect.connected`."""
-        self._ray = self._connection.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if self._scheduler is not None:
-                self._scheduler.clear()
-        finally:
-            self._connection.__exit__(kind, error, trace)
+    def clear(self) -> None:
+        """Remove the files of the encode from all machines that were used."""
+        if self._scheduler is not None:
+            self._scheduler.clear()
 
     def try_encoder(self, options: Sequence[str], pixel_format: str, size: tuple[int, int]) -> None:
         """Do nothing, since this machine may lack the GPU that encodes; the first chunk tests the encoder."""
@@ -94,8 +101,7 @@ class Cluster:
 
     def _on(self, inputs: ChunkInputs) -> "RayScheduler":
         if self._scheduler is None or self._scheduler.inputs != inputs:
-            if self._scheduler is not None:
-                self._scheduler.clear()
+            self.clear()
             self._scheduler = RayScheduler(self._ray, self._report, inputs)
             self._scheduler.preflight()
         return self._scheduler
