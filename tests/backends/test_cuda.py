@@ -110,7 +110,7 @@ def run(model: Path, tmp_path: Path) -> Callable[..., SimpleNamespace]:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=400,
+            timeout=600,
         )
         assert done.returncode == 0, done.stderr
         *before, last = done.stdout.strip().splitlines()
@@ -312,7 +312,8 @@ def test_networks_that_it_cannot_run(
     assert cuda.unsupported_reason(checkpoint.description) == said
     if said:
         with pytest.raises(
-            EngineUnavailable, match=r"backend='cuda' cannot run 'network.safetensors': i.* give openvino"
+            EngineUnavailable,
+            match=r"backend='cuda' cannot run 'network.safetensors': i.*; leave it out, or give tensorrt",
         ):
             selection.candidates("cuda", checkpoint)
 

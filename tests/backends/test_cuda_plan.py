@@ -89,6 +89,27 @@ def test_every_unshuffle(unshuffle: int, side: int) -> None:
     assert_equal(*network(unshuffle=unshuffle), noise(side, side))
 
 
+@pytest.mark.parametrize(("hidden", "parts"), [(96, 1), (144, 1), (100, 1), (240, 2), (384, 2), (400, 3)])
+def test_feed_forward_networks_of_every_width(hidden: int, parts: int) -> None:
+    """Narrow ones are padded with zeros, wide ones computed in parts of twice the channels."""
+    config, tensors = network((("spatial", "channel"),), ffn_dim=hidden)
+    plan, _ = planned(config, tensors, 60, 60)
+    assert [launch.kernel for launch in plan.launches].count("feed_out") == 2 * parts
+    assert_equal(config, tensors, noise(60, 60))
+
+
+@pytest.mark.parametrize("hidden", [1, 32])
+def test_gates_of_every_width(hidden: int) -> None:
+    assert_equal(*network((("spatial",),), gate_dim=hidden), noise(60, 60))
+
+
+def test_a_tail_without_channels_that_work() -> None:
+    """Then the output is what the last convolution makes of two biases."""
+    config, tensors = network((("channel",),))
+    tensors["upsampler.2.weight"][...] = 0
+    assert_equal(config, tensors, noise(60, 60))
+
+
 def test_a_group_without_blocks_that_work() -> None:
     config, tensors = network((("channel",), ("dictionary",)))
     for name, values in tensors.items():
@@ -230,7 +251,6 @@ def test_constants_have_places_of_their_own() -> None:
         ({"upsampler": "pixelshuffledirect"}, "its tail (pixelshuffledirect, 4 times)"),
         ({"tail_scale": 2, "unshuffle": 1}, "its tail (transpose+conv, 2 times)"),
         ({"heads": 2}, "its heads have 48 channels, not 32"),
-        ({"ffn_dim": 96}, "its feed-forward networks have 96 channels, not twice its 96"),
         ({"gate_dim": 40}, "its gates have 40 channels, and 32 are the most"),
         ({"in_channels": 1}, "it is not for RGB"),
     ],

@@ -123,8 +123,9 @@ def candidates(requested: str, checkpoint: Checkpoint, device: Sequence[int] = (
         if reason := result.unavailable(device):
             raise EngineUnavailable(f"backend={requested!r} cannot be used here: {reason}")
         if reason := result.unsupported_reason(model):
+            other = "tensorrt" if requested == "cuda" else "openvino"  # run every network
             raise EngineUnavailable(
-                f"backend={requested!r} cannot run {checkpoint.path.name!r}: {reason}; leave it out, or give openvino"
+                f"backend={requested!r} cannot run {checkpoint.path.name!r}: {reason}; leave it out, or give {other}"
             )
         return [(requested, result)]
     # PyTorch on a GPU is faster than any backend on a CPU.

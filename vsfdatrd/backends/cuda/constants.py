@@ -8,7 +8,7 @@ from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.backends.cuda import packing
 from vsfdatrd.backends.cuda.arena import aligned
 from vsfdatrd.backends.cuda.packing import Types
-from vsfdatrd.backends.cuda.plan import Constant, Kernels, Launch, Plan
+from vsfdatrd.backends.cuda.plan import FFN, Constant, Kernels, Launch, Plan
 from vsfdatrd.graph.weights import Array, Weights
 
 
@@ -47,7 +47,8 @@ def pack_constants(plan: Plan, config: FdatRdConfig, weights: Weights, kernels: 
         packed = _pack(launch, config, weights.below(launch.module), kernels, types)
         if packed.keys() != names:
             raise ValueError(f"{launch.kernel} takes {sorted(names)}, not {sorted(packed)}")
-        arrays |= {Constant(launch.module, launch.kernel, name): array for name, array in packed.items()}
+        for name, array in packed.items():
+            arrays[Constant(launch.module, launch.kernel, name, launch.part)] = array
     offsets, end = {}, 0
     for constant, array in arrays.items():
         offsets[constant] = end
@@ -71,6 +72,10 @@ def _pack(launch: Launch, config: FdatRdConfig, tensors: Weights, kernels: Kerne
             return packing.spread(tensors, zero_branches.used_channels(tensors), tiles["COLUMNS"], types)
         case "attend_windows":
             return packing.attend_windows(tensors, tiles["PADDED"], types)
+        case "feed_in":
+            return packing.feed_in(tensors, launch.part, FFN * config.embed_dim, types)
+        case "feed_out":
+            return packing.feed_out(tensors, launch.part, FFN * config.embed_dim, types)
         case kernel if kernel in _WITH_TYPES:
             return _WITH_TYPES[kernel](tensors, types)
         case kernel if kernel in _IN_FLOAT32:
@@ -79,8 +84,7 @@ def _pack(launch: Launch, config: FdatRdConfig, tensors: Weights, kernels: Kerne
 
 
 _WITH_TYPES: dict[str, Callable[[Weights, Types], packing.Constants]] = {
-    function.__name__: function
-    for function in (packing.norm_qkv, packing.feed_in, packing.feed_out, packing.read_frame, packing.consult_words)
+    function.__name__: function for function in (packing.norm_qkv, packing.read_frame, packing.consult_words)
 }
 _IN_FLOAT32: dict[str, Callable[[Weights], packing.Constants]] = {
     function.__name__: function

@@ -167,15 +167,25 @@ def attend_windows(block: Weights, padded: int, types: Types) -> Constants:
     return {"bias": convert(square, types.places)} | _projection(block, types)
 
 
-def feed_in(block: Weights, types: Types) -> Constants:
-    """Pack the first layer of a feed-forward network, (C, F)."""
-    return _after_norm(block["ffn.fc1.weight"], block, "n2", types)
+def feed_in(block: Weights, part: int, width: int, types: Types) -> Constants:
+    """Pack the first layer of a part of a feed-forward network, (C, F).
+
+    Args:
+        block: Tensors of the block.
+        part: Number of the part. Hidden channels that are not there have weights of zero, and so add nothing.
+        width: F, its hidden channels.
+        types: Types.
+    """
+    return _after_norm(_hidden_channels(block["ffn.fc1.weight"], part, width), block, "n2", types)
 
 
-def feed_out(block: Weights, types: Types) -> Constants:
-    """Pack the depthwise convolution (9, F) and the second layer (F, C) of a feed-forward network."""
-    mix = full(_depthwise(block["ffn.smix.weight"]))
-    return {"mix": mix, "weight": types.token_matrix(block["ffn.fc2.weight"].T)}
+def feed_out(block: Weights, part: int, width: int, types: Types) -> Constants:
+    """Pack the depthwise convolution (9, F) and the second layer (F, C) of a part; see `feed_in`."""
+    mix = _depthwise(_hidden_channels(block["ffn.smix.weight"], part, width))
+    return {
+        "mix": full(mix),
+        "weight": types.token_matrix(_hidden_channels(block["ffn.fc2.weight"].T, part, width)),
+    }
 
 
 def mix_channels(block: Weights) -> Constants:
@@ -239,6 +249,12 @@ def _after_norm(weight: Array, block: Weights, norm: str, types: Types) -> Const
     """A layer (outputs, inputs) after a norm, as one after the normalization alone."""
     scale, shift = block[f"{norm}.weight"], block[f"{norm}.bias"]
     return {"weight": types.token_matrix((weight * scale).T), "bias": full(weight @ shift)}
+
+
+def _hidden_channels(values: Array, part: int, width: int) -> Array:
+    """A part of the first axis, padded with zeros to `width`."""
+    part_values = values[part * width : (part + 1) * width]
+    return np.pad(part_values, ((0, width - len(part_values)), *((0, 0),) * (values.ndim - 1)))
 
 
 def _projection(block: Weights, types: Types) -> Constants:

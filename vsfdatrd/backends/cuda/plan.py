@@ -15,6 +15,11 @@ from vsfdatrd.graph.weights import Weights
 OFFSETS = 2**31
 """Kernels compute offsets, in values, with 32 bits."""
 TAIL_SCALE = 4
+FFN = 2
+"""Hidden channels for each channel of the tokens in the kernels of feed-forward networks.
+
+Narrower ones are padded with zeros, and wider ones computed in parts.
+"""
 TAPS = 48
 """Products of a pixel between the two transposed convolutions: 16 for each color."""
 
@@ -31,6 +36,8 @@ class Constant:
     kernel: str
     name: str
     """Parameter of the kernel."""
+    part: int = 0
+    """Part of a feed-forward network, in the order of its hidden channels."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,6 +72,8 @@ class Launch:
     grid: tuple[int, int, int]
     """Number of programs along x, y and z."""
     arguments: tuple[Region | Constant | Frame | int, ...]
+    part: int = 0
+    """The `Constant.part` of its weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +132,6 @@ def unsuitable(config: FdatRdConfig) -> str | None:
         return f"its tail ({config.upsampler}, {config.tail_scale} times) is not transpose+conv, {TAIL_SCALE} times"
     if config.embed_dim != config.heads * HEAD:
         return f"its heads have {config.embed_dim // config.heads} channels, not {HEAD}"
-    if config.ffn_dim != 2 * config.embed_dim:
-        return f"its feed-forward networks have {config.ffn_dim} channels, not twice its {config.embed_dim}"
     if config.gate_dim > HEAD:
         return f"its gates have {config.gate_dim} channels, and {HEAD} are the most"
     if config.in_channels != 3 or config.out_channels != 3:

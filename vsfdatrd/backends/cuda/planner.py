@@ -5,7 +5,8 @@ GPU, nor on the weights otherwise. The kernels are described in `vsfdatrd.kernel
 arguments and their grids. Kernels that write tokens also write the mean and the reciprocal standard deviation of each,
 so that no normalization is a pass over memory of its own.
 
-N is the number of tokens, C that of their channels, F the hidden width of feed-forward networks, h the number of heads.
+N is the number of tokens, C that of their channels, F = `FFN` · C that of the hidden channels in a part of a
+feed-forward network, h the number of heads.
 """
 
 import math
@@ -18,6 +19,7 @@ from vsfdatrd.archs.fdat_rd import WINDOW, FdatRdConfig, Kind, blocks_with_windo
 from vsfdatrd.backends.cuda.arena import Span, place
 from vsfdatrd.backends.cuda.packing import HEAD, Types
 from vsfdatrd.backends.cuda.plan import (
+    FFN,
     TAIL_SCALE,
     TAPS,
     ActiveParts,
@@ -94,12 +96,12 @@ class _Planner:
     ) -> None:
         self._config, self._active, self._kernels, self._types = config, active, kernels, types
         self._height, self._width, self._count = height, width, height * width
-        self._launches: list[tuple[str, str, tuple[int, int, int], tuple[_Argument, ...]]] = []
+        self._launches: list[tuple[str, str, tuple[int, int, int], tuple[_Argument, ...], int]] = []
 
     def finish(self) -> Plan:
         """Give every buffer its place."""
         buffers: dict[_Buffer, None] = {}  # keeps their order
-        for step, (_, _, _, arguments) in enumerate(self._launches):
+        for step, (_, _, _, arguments, _) in enumerate(self._launches):
             for argument in arguments:
                 if isinstance(argument, _Buffer):
                     argument.used(step)
@@ -109,26 +111,26 @@ class _Planner:
             buffer: Region(offset, buffer.shape, buffer.dtype) for buffer, offset in zip(buffers, offsets, strict=True)
         }
 
-        def resolved(argument: _Argument, kernel: str, module: str) -> Region | Constant | Frame | int:
+        def resolved(argument: _Argument, kernel: str, module: str, part: int) -> Region | Constant | Frame | int:
             match argument:
                 case _Buffer():
                     return regions[argument]
                 case str():
-                    return Constant(module, kernel, argument)
+                    return Constant(module, kernel, argument, part)
                 case _:
                     return argument
 
         launches = (
-            Launch(kernel, module, grid, tuple(resolved(argument, kernel, module) for argument in arguments))
-            for kernel, module, grid, arguments in self._launches
+            Launch(kernel, module, grid, tuple(resolved(each, kernel, module, part) for each in arguments), part)
+            for kernel, module, grid, arguments, part in self._launches
         )
         return Plan(tuple(launches), size)
 
     # Building blocks
 
-    def _launch(self, kernel: str, module: str, grid: tuple[int, ...], *arguments: _Argument) -> None:
+    def _launch(self, kernel: str, module: str, grid: tuple[int, ...], *arguments: _Argument, part: int = 0) -> None:
         x, y, z = (*grid, 1, 1)[:3]
-        self._launches.append((kernel, module, (x, y, z), arguments))
+        self._launches.append((kernel, module, (x, y, z), arguments, part))
 
     def _constant(self, kernel: str, name: str) -> int:
         return self._kernels[kernel][name]
@@ -348,10 +350,13 @@ class _Planner:
         return out
 
     def _feed_forward(self, t: _Tokens, module: str) -> _Tokens:
-        hidden, out = self._values(self._count, self._config.ffn_dim), self._tokens()
-        grid = (self._row_blocks("feed_in"),)
-        self._launch("feed_in", module, grid, t.values, t.stats, "weight", "bias", hidden, self._count)
-        grid = (self._row_blocks("feed_out"),)
-        arguments = (hidden, "mix", "weight", t.values, out.values, out.stats, self._height, self._width)
-        self._launch("feed_out", module, grid, *arguments)
+        """All parts read the same normalized tokens. Each adds to what the one before it has written."""
+        width, out = FFN * self._config.embed_dim, t
+        for part in range(-(-self._config.ffn_dim // width)):
+            hidden, before, out = self._values(self._count, width), out, self._tokens()
+            grid = (self._row_blocks("feed_in"),)
+            self._launch("feed_in", module, grid, t.values, t.stats, "weight", "bias", hidden, self._count, part=part)
+            grid = (self._row_blocks("feed_out"),)
+            arguments = (hidden, "mix", "weight", before.values, out.values, out.stats, self._height, self._width)
+            self._launch("feed_out", module, grid, *arguments, part=part)
         return out
