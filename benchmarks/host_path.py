@@ -1,10 +1,11 @@
 """Measure the share of its own rate that a GPU engine keeps through VapourSynth, without a GPU.
 
-    python -m benchmarks.host_path [--milliseconds 5 10 20] [--threads 2 4] [--rounds 5] [--staging]
+    python -m benchmarks.host_path [--milliseconds 5 10 20] [--threads 2 4] [--rounds 5] [--size 720x540] [--staging]
 
 The engine is the real one for TensorRT with its process, shared memory and double buffering, on a simulated GPU
 (`tests/backends/fake_gpu`) that takes an exact time per network and 20 GB/s for copies and uses no processor meanwhile.
-Frames are RGBS, 720×540 to 1440×1080, each different from the one before, with `reuse="exact"`, the default.
+Frames are RGBS, 720×540 to 1440×1080, each different from the one before, with `reuse="exact"`, the default. With a
+very small `--size`, the processor time is that of everything but copies.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from vsfdatrd.video import tiling
 from vsfdatrd.workers.client import Worker
 
 FAKE_GPU = Path(__file__).resolve().parents[1] / "tests" / "backends" / "fake_gpu"
-WIDTH, HEIGHT, SCALE = 720, 540, 2
+SIZE, SCALE = (720, 540), 2
 PICTURES = 16
 """Different frames in a row, more than a picture is remembered for."""
 WARM = 6
@@ -66,17 +67,21 @@ class Turn:
 
 
 @contextmanager
-def scripted_engine(milliseconds: float, streams: int | None = None, staging: bool = False) -> Iterator[SlotPool]:
+def scripted_engine(
+    milliseconds: float, streams: int | None = None, staging: bool = False, size: tuple[int, int] = SIZE
+) -> Iterator[SlotPool]:
     """Open an engine on the simulated GPU.
 
     Args:
         milliseconds: Time of the network per frame.
         streams: Frames in flight; None for the default.
         staging: Whether the GPU refuses to pin shared memory, so that frames go through buffers of the driver.
+        size: Width and height of a frame.
     """
+    width, height = size
     faults = "capture register" if staging else "capture"  # no graph: it would be compared, but nothing is computed
     given = {"PYTHONPATH": str(FAKE_GPU), "FAKE_MS": str(milliseconds), "FAKE_GPU": faults}
-    shapes = {"input": [1, 3, HEIGHT, WIDTH], "output": [1, 3, SCALE * HEIGHT, SCALE * WIDTH]}
+    shapes = {"input": [1, 3, height, width], "output": [1, 3, SCALE * height, SCALE * width]}
     content = {"shapes": shapes, "precision": "fp16", "targets": [], "static": True}
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, FILE).write_text(json.dumps(content))
@@ -104,17 +109,18 @@ class Race:
         """
         self._pool, self._threads, self._next = pool, threads, 0
         vs.core.num_threads = threads
+        _, height, width = pool.engine.input(0).shape
         colors = [[n / PICTURES, 0.5, 0.2] for n in range(PICTURES)]
         pictures = [
-            vs.core.std.BlankClip(width=WIDTH, height=HEIGHT, format=vs.RGBS, length=1000, color=color, keep=True)
+            vs.core.std.BlankClip(width=width, height=height, format=vs.RGBS, length=1000, color=color, keep=True)
             for color in colors
         ]
-        whole = tiling.untiled(HEIGHT, WIDTH, SCALE)
+        whole = tiling.untiled(height, width, SCALE)
         self._clip = inference.run(vs.core.std.Interleave(pictures), pool, whole, SCALE, reuse=0.0)
         # VapourSynth keeps 20 results of a clip that is asked directly: a second of page faults at the start.
         self._clip.std.SetVideoCache(mode=0)
-        self._source = np.stack([np.full((3, HEIGHT, WIDTH), color[0], np.float32) for color in colors])
-        self._targets = [np.zeros((3, SCALE * HEIGHT, SCALE * WIDTH), np.float32) for _ in range(threads)]
+        self._source = np.stack([np.full((3, height, width), color[0], np.float32) for color in colors])
+        self._targets = [np.zeros((3, SCALE * height, SCALE * width), np.float32) for _ in range(threads)]
 
     def turn(self, frames: int, bare: bool = True) -> Turn:
         """Take one turn of each.
@@ -192,12 +198,14 @@ def main() -> int:
     parser.add_argument("--threads", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.4, help="length of a turn")
+    parser.add_argument("--size", default="720x540", help="of a frame (default: %(default)s)")
     parser.add_argument("--streams", type=int)
     parser.add_argument("--staging", action="store_true", help="through pinned buffers, as where pinning fails")
     a = parser.parse_args()
+    width, height = map(int, a.size.split("x"))
     print("network  threads  slots  own fps  share: best  median  bare loop  host ms: least  median")
     for milliseconds, threads in itertools.product(a.milliseconds, a.threads):
-        with scripted_engine(milliseconds, a.streams, a.staging) as pool:
+        with scripted_engine(milliseconds, a.streams, a.staging, (width, height)) as pool:
             race = Race(pool, threads)
             frames = round(1000 * a.seconds / milliseconds)
             race.turn(frames)  # first use of all memory
