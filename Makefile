@@ -7,7 +7,7 @@ FRAMES ?= 6
 # Number of tests that run at the same time: one more than two cores, since many tests wait for programs.
 WORKERS ?= 3
 FAST := tests/archs tests/cache tests/nn tests/video tests/weights tests/system tests/namespace tests/test_options.py \
-  tests/test_inference.py tests/test_filter.py tests/test_cli.py
+  tests/test_inference.py tests/test_filter.py tests/test_refusals.py tests/test_cli.py
 
 .PHONY: setup demo test check lint sanitize test-gpu gpu-visit bench wheels clean
 

@@ -30,7 +30,9 @@ def refused() -> str | None:
     major, minor = gpus()[0].capability
     worker = Worker("vsfdatrd.backends.tensorrt.worker")
     try:
-        why: str | None = worker.ask("refuse", library=library.module, devices=[0], targets=[f"sm{major}{minor}"])
+        why: str | None = worker.ask(
+            "refusal_reason", library=library.module, devices=[0], targets=[f"sm{major}{minor}"]
+        )
         return why
     except EngineError as error:
         return str(error)

@@ -100,3 +100,28 @@ def decode(codes: Array, bits: int, matrix: int, range: int) -> Array:
     kr, kb = weights
     r, b = y + 2 * (1 - kr) * v, y + 2 * (1 - kb) * u
     return np.stack([r, (y - kr * r - kb * b) / (1 - kr - kb), b])
+
+
+def picture(width: int, height: int, format: int = vs.RGBS, length: int = 1, **props: Any) -> vs.VideoNode:
+    """A clip of smooth colors with a few edges."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    planes = [
+        0.5 + 0.4 * np.sin(x / 7 + i) * np.cos(y / 9 - i) + 0.1 * ((x // 11 + y // 7) % 2) - 0.05 for i in range(3)
+    ]
+    blank = vs.core.std.BlankClip(width=width, height=height, format=vs.RGBS, length=length)
+
+    def draw(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        out = f.copy()
+        for i, plane in enumerate(planes):
+            np.copyto(np.asarray(out[i]), np.roll(plane, 3 * n, 1))
+        return out
+
+    clip = vs.core.std.ModifyFrame(blank, blank, draw)
+    if format != vs.RGBS:
+        matrix = None if vs.core.get_video_format(format).color_family == vs.RGB else "170m"
+        clip = clip.resize.Bicubic(format=format, matrix_s=matrix)
+    return clip.std.SetFrameProps(**props) if props else clip
+
+
+def planes_of(frame: vs.VideoFrame) -> Array:
+    return np.stack([np.asarray(frame[i]) for i in range(frame.format.num_planes)])

@@ -19,6 +19,7 @@ from vsfdatrd.backends.native import kernels
 
 TESTS = (
     "tests/backends/test_native_kernels.py",
+    "tests/backends/test_native_products.py",
     "tests/test_inference.py",
     "tests/video/test_chroma_filter.py",
     "tests/video/test_clamp.py",

@@ -51,18 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-v", "--verbose", action="store_true", help="log everything, and where errors come from")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    info = commands.add_parser("info", help="what a weights file holds")
-    info.add_argument("file", help="a weights file, or a name from the catalog")
-    info.add_argument("--json", action="store_true", help="print JSON")
-    info.set_defaults(run=_info)
+    _add_info(commands)
 
     models = commands.add_parser("models", help="list the models that ship, and name files of your own")
     actions = models.add_subparsers(required=True, metavar="action")
     actions.add_parser("list", help="every model that has a name").set_defaults(run=lambda a: _models().show())
-    about = actions.add_parser("info", help="what a model's file holds")
-    about.add_argument("file", help="a model's name, or a file")
-    about.add_argument("--json", action="store_true", help="print JSON")
-    about.set_defaults(run=_info)
+    _add_info(actions)
     actions.add_parser("verify", help="compare files with their checksums").set_defaults(
         run=lambda a: _models().verify()
     )
@@ -143,6 +137,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout, sys.stderr = before
 
 
+def _add_info(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("info", help="what a weights file holds")
+    parser.add_argument("file", help="a weights file, or a name from the catalog")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=lambda a: _models().info(a.file, a.json))
+
+
 def _run(arguments: argparse.Namespace) -> int:
     """Run a parsed command; see `main`."""
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s", level=logging.WARNING)
@@ -185,7 +186,7 @@ def _open_streams() -> None:
         if getattr(sys, name) is None:
             mode = "w" if number else "r"
             file = number if posix else os.devnull
-            setattr(sys, name, open(file, mode, encoding="utf-8", closefd=not posix))  # noqa: SIM115 - for good
+            setattr(sys, name, open(file, mode, encoding="utf-8", closefd=not posix))  # noqa: SIM115 - until this process ends
 
 
 class _Parser(argparse.ArgumentParser):
@@ -226,10 +227,6 @@ def _models() -> ModuleType:
     from vsfdatrd.commands import models as models_command
 
     return models_command
-
-
-def _info(arguments: argparse.Namespace) -> int:
-    return int(_models().info(arguments.file, arguments.json))
 
 
 def _build(arguments: argparse.Namespace) -> int:

@@ -51,16 +51,11 @@ def run(
     source = clip.std.RemoveFrameProps("_FdatrdNone")  # a new node, whose cache options can be set freely
     function = _frame_function(pool, tiling, scale, style)
     width, height = clip.width * scale, clip.height * scale
-    filters = [_per_frame(source, function, width, height) for _ in range(min(pool.count, clip.num_frames))]
+    per_frame = plugin.function("PerFrame")
+    copies = range(min(pool.count, clip.num_frames))
+    filters = [per_frame(source, func=function, width=width, height=height) for _ in copies]
     reused: vs.VideoNode = plugin.function("ReuseFrames")(source, filters, threshold=reuse)
     return reused
-
-
-def _per_frame(
-    clip: vs.VideoNode, function: Callable[[int, vs.VideoFrame], vs.VideoFrame | str], width: int, height: int
-) -> vs.VideoNode:
-    result: vs.VideoNode = plugin.function("PerFrame")(clip, func=function, width=width, height=height)
-    return result
 
 
 def _frame_function(

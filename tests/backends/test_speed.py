@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.backends.test_accuracy import FakeBackend, FakeEngine
+from tests.backends.fake_backend import FakeBackend, FakeEngine
 from vsfdatrd.backends import selection, speed
 from vsfdatrd.backends.base import EngineSpec, FramePlanes, SlotPool
 from vsfdatrd.backends.native import backend as native

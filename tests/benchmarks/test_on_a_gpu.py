@@ -70,7 +70,7 @@ def test_layers_of_tensorrt(tiny_model: Path) -> None:
         ("conv", 2, 0.0025),
     ]
     silent = on_fake_gpu("benchmarks.layers", "tensorrt", str(tiny_model), "60x60", faults="silent")
-    assert "does not tell how long its layers take" in silent.stderr
+    assert "does not report how long its layers take" in silent.stderr
 
 
 def test_forms_of_the_graph(tiny_model: Path, tmp_path: Path) -> None:

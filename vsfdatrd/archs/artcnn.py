@@ -29,19 +29,6 @@ MAX_SCALE = 8
 _LAST_OF_R = "depth_to_space.upscale.0"
 _CHAIN = re.compile(r"conv(\d+)\.(?:weight|bias)")
 
-# Alternative tensor names (from ArtCNN's own training notebooks) -> names used here.
-_C_NAMES = {
-    r"conv_skip1\.": "first",
-    r"conv_inner\.(\d+)\.": "inner",
-    r"conv_skip2\.": "closing",
-    r"conv_out\.": "last",
-}
-_R_NAMES = {
-    r"res_blocks\.(\d+)\.conv([01])\.": r"res_block.\1.conv.\2.0.",
-    r"res_blocks\.(\d+)\.conv2\.": r"res_block.\1.conv.2.",
-    r"feats_conv\.": f"{_LAST_OF_R}.",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class ArtCnnConfig(NetworkConfig):
@@ -147,10 +134,9 @@ def own_names(names: Collection[str]) -> dict[str, str] | None:
     stored = set(names)
     if {"conv0.weight", f"{_LAST_OF_R}.weight"} <= stored:
         return {name: name for name in names}
-    if "feats_conv.weight" in stored:
-        return {_name_in_r_family(name, names): name for name in names}
-    if {"conv_skip1.weight", "conv_out.weight"} <= stored:
-        return _names_in_c_family(names)
+    if own_layers := _notebook_layers(stored):
+        layer_of = {name: name.rpartition(".")[0] for name in names}
+        return {own_layers.get(layer, layer) + name[len(layer) :]: name for name, layer in layer_of.items()}
     numbers = {int(match[1]) for name in names if (match := _CHAIN.fullmatch(name))}
     if len(numbers) >= 4 and stored == {f"conv{i}.{part}" for i in range(len(numbers)) for part in ("weight", "bias")}:
         return {name: name for name in names}
@@ -217,26 +203,21 @@ def _channels(inputs: int, features: int) -> tuple[int, int, int]:
     return inputs, outputs, scale
 
 
-def _name_in_r_family(name: str, names: Collection[str]) -> str:
-    for pattern, ours in _R_NAMES.items():
-        if re.match(pattern, name):
-            return re.sub(pattern, ours, name)
-    if name.startswith("conv1."):  # closing convolution: its index is the number of blocks
-        count = len({match[1] for other in names if (match := re.match(r"res_blocks\.(\d+)\.", other))})
-        return f"res_block.{count}.{name.removeprefix('conv1.')}"
-    return name
+def _notebook_layers(names: Collection[str]) -> dict[str, str]:
+    """Map the layers in files of ArtCNN's own training notebooks to the names used here; empty for other files."""
 
+    def count(pattern: str) -> int:
+        return len({match[1] for name in names if (match := re.match(pattern, name))})
 
-def _names_in_c_family(names: Collection[str]) -> dict[str, str]:
-    count = len({match[1] for name in names if (match := re.match(r"conv_inner\.(\d+)\.", name))})
-    result: dict[str, str] = {}
-    for name in names:
-        for pattern, role in _C_NAMES.items():
-            if match := re.match(pattern, name):
-                numbers = {"first": 0, "closing": count + 1, "last": count + 2}
-                number = int(match[1]) + 1 if role == "inner" else numbers[role]
-                result[f"conv{number}.{name[match.end() :]}"] = name
-                break
-        else:
-            result[name] = name
-    return result
+    if "feats_conv.weight" in names:  # the R family
+        blocks = count(r"res_blocks\.(\d+)\.")
+        layers = {"feats_conv": _LAST_OF_R, "conv1": f"res_block.{blocks}"}
+        for i in range(blocks):
+            parts = enumerate(("0.0", "1.0", "2"))
+            layers |= {f"res_blocks.{i}.conv{number}": f"res_block.{i}.conv.{part}" for number, part in parts}
+        return layers
+    if {"conv_skip1.weight", "conv_out.weight"} <= set(names):  # the C family
+        inner = count(r"conv_inner\.(\d+)\.")
+        layers = {"conv_skip1": "conv0", "conv_skip2": f"conv{inner + 1}", "conv_out": f"conv{inner + 2}"}
+        return layers | {f"conv_inner.{i}": f"conv{i + 1}" for i in range(inner)}
+    return {}

@@ -34,14 +34,6 @@ from vsfdatrd.system.progress import working
 
 log = logging.getLogger(__name__)
 
-_MODULES = {
-    "tensorrt": "vsfdatrd.backends.tensorrt.backend",
-    "native": "vsfdatrd.backends.native.backend",
-    "openvino": "vsfdatrd.backends.openvino.backend",
-    "torch": "vsfdatrd.backends.torch.backend",
-    "cuda": "vsfdatrd.backends.cuda.backend",
-}
-
 _shared: weakref.WeakValueDictionary[tuple[object, ...], SlotPool] = weakref.WeakValueDictionary()
 _opening = threading.Lock()
 
@@ -68,7 +60,7 @@ def backend(name: str) -> Backend:
     Args:
         name: Name of the backend.
     """
-    return cast(Backend, import_module(_MODULES[name]))
+    return cast(Backend, import_module(f"vsfdatrd.backends.{name}.backend"))
 
 
 def unavailable_reasons() -> dict[str, str | None]:

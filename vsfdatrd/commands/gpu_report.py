@@ -72,7 +72,7 @@ def run(model: str, size: tuple[int, int], target: Path | None, seconds: float =
 
     file = target or Path(f"vsfdatrd_gpu_{_slug(gpus()[0].name)}.json")
     if not file.absolute().parent.is_dir():  # fail now, not after minutes of measuring
-        raise ArgumentError(f"{file} cannot be written, since there is no such folder; give another place with --json")
+        raise ArgumentError(f"{file} cannot be written, since there is no such folder; give another path with --json")
     checkpoint = open_checkpoint(resolve(model))
     width, height = size
     report: dict[str, Any] = {
@@ -99,7 +99,7 @@ def run(model: str, size: tuple[int, int], target: Path | None, seconds: float =
     try:
         file.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
-        print(f"{file} cannot be written ({error.strerror}); give another place with --json", file=sys.stderr)
+        print(f"{file} cannot be written ({error.strerror}); give another path with --json", file=sys.stderr)
         return 1
     print(f"written to {file}; please post it, as an issue or a pull request that adds it to {RESULTS}")
     return 0 if any("error" not in row for row in report["engines"]) else 1

@@ -231,16 +231,13 @@ class _Frames:
 
     def shot(self, number: int) -> Shot:
         """Return the page entry of one frame with the source only; its crop is where the source has most detail."""
-        picture = frame(self.analysis.video, self.source, number)
-        image, box = pictures.image(picture), self.box(picture)
-        views = Views(pictures.frame_uri(image), pictures.png_uri(image.crop(box)))
+        left, top, right, bottom = box = self.box(number)
         seconds = self.analysis.seconds(self.numbers[number])
-        return Shot(seconds, image.size, (box[2] - box[0], box[3] - box[1]), views)
+        return Shot(seconds, self.size, (right - left, bottom - top), self.views(self.source, number, box))
 
-    @staticmethod
-    def box(picture: Any) -> pictures.Box:
-        """Return the box with the sharpest detail of a picture."""
-        return pictures.detail(picture, 1)[0]
+    def box(self, number: int) -> pictures.Box:
+        """Return the box with the sharpest detail of a frame of the source."""
+        return pictures.detail(frame(self.analysis.video, self.source, number), 1)[0]
 
 
 def _model(
@@ -265,8 +262,7 @@ def _model(
         for i in range(len(frames.numbers)):
             if i == len(page.shots):
                 page.shots.append(frames.shot(i))
-            box = frames.box(frame(frames.analysis.video, frames.source, i))
-            page.shots[i].views[number] = frames.views(converted, i, box)
+            page.shots[i].views[number] = frames.views(converted, i, frames.box(i))
             write()
             report(f"{candidate.name}: frame {i + 1} of {len(frames.numbers)}")
             if i == 0:

@@ -96,19 +96,21 @@ class _Tail:
             case "dysample" | "lda" as moving:
                 if config.mid_dim != config.embed_dim:
                     x = self._leaky(self._conv(x), 0.01)
-                w = self.weights.below(str(self.layer))
-                self.layer += 1
+                w = self._next()
                 return self._dysample(x, w) if moving == "dysample" else self._last(self._lda(x, w))
 
-    def _conv(self, x: Name) -> Name:
-        w = self.weights.below(str(self.layer))
+    def _next(self) -> Weights:
+        """Return the tensors of the next layer, by its index in the `nn.Sequential`."""
         self.layer += 1
+        return self.weights.below(str(self.layer - 1))
+
+    def _conv(self, x: Name) -> Name:
+        w = self._next()
         return self.g.conv(x, w["weight"], w["bias"])
 
     def _last(self, x: Name) -> Name:
         """Write the last layer, whose outputs are pixel values, in fp32."""
-        w = self.weights.below(str(self.layer))
-        self.layer += 1
+        w = self._next()
         return self.g.conv(self.g.cast(x, self.g.dtype, FULL), w["weight"], w["bias"], dtype=FULL)
 
     def _leaky(self, x: Name, slope: float = 0.2) -> Name:
@@ -140,8 +142,7 @@ class _Tail:
             into: Mask of the input channels that are present in x.
             out: Mask of the output channels that are needed.
         """
-        w = self.weights.below(str(self.layer))
-        self.layer += 1
+        w = self._next()
         weight, bias = w["weight"][into][:, out], w["bias"][out]
         side, pad = (3, 0) if step == 3 else (4, 1)
         return self.g.op(

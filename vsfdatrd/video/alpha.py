@@ -21,9 +21,7 @@ type Kind = tuple[int, int, int]
 
 def alpha_of(frame: vs.VideoFrame) -> vs.VideoFrame | None:
     """Return a frame's alpha, or None if it has none."""
-    if PROPERTY not in frame.props:
-        return None
-    alpha = frame.props[PROPERTY]
+    alpha = frame.props.get(PROPERTY)
     return alpha if isinstance(alpha, vs.VideoFrame) else None
 
 

@@ -193,12 +193,12 @@ class Worker:
         code = self._process.returncode
         ending = "it has not ended yet" if code is None else spawn.describe_exit(code)
         return (
-            f"the {self._purpose}'s process ended unexpectedly ({ending}); its last words are on stderr. "
+            f"the {self._purpose}'s process ended unexpectedly ({ending}); its last messages are on stderr. "
             "Memory may have run out"
         )
 
     def kill(self) -> None:
-        """End the process at once, whatever it is doing. `close` is still necessary."""
+        """End the process at once, even while it computes. `close` is still necessary."""
         self._process.kill()
 
     def close(self) -> None:

@@ -217,7 +217,7 @@ class _Device(GpuNetwork):
         finally:
             (self._context, self._owners), self._graph = usual, graph
         if not seconds:
-            raise EngineError("this TensorRT does not tell how long its layers take")
+            raise EngineError("this TensorRT does not report how long its layers take")
         return seconds
 
     def _enqueue(self) -> None:
