@@ -9,7 +9,7 @@ WORKERS ?= 3
 FAST := tests/archs tests/cache tests/nn tests/video tests/weights tests/system tests/namespace tests/test_options.py \
   tests/test_inference.py tests/test_filter.py tests/test_refusals.py tests/test_cli.py
 
-.PHONY: setup demo test check lint sanitize test-gpu gpu-visit bench wheels clean
+.PHONY: setup demo test check lint types types-windows sanitize test-gpu gpu-visit bench wheels clean
 
 setup: $(VENV)/.done
 
@@ -34,7 +34,12 @@ demo: $(VENV)/.demo
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@$(MAKE) --no-print-directory --jobs=2 types types-windows
+
+types: setup
 	$(BIN)/mypy
+
+types-windows: setup
 	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 vsfdatrd
 
 # ruff, mypy and the tests that take little time: a few minutes, to be run before every commit.

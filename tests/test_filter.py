@@ -20,9 +20,20 @@ from vsfdatrd.backends.accuracy import count_levels, sky
 BACKENDS = ["openvino", "torch"]
 
 
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that tests share which ask for none of their own, so that each engine is built once."""
+    return tmp_path_factory.mktemp("engines")
+
+
 @pytest.fixture(autouse=True)
+def _shared_cache(engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FDATRD_CACHE", str(engines))
+
+
+@pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test's own."""
+    """A cache of the test's own, which is empty."""
     monkeypatch.setenv("FDATRD_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 

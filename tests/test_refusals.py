@@ -17,6 +17,12 @@ from vsfdatrd.backends import selection
 type Maker = Callable[..., dict[str, np.ndarray[Any, np.dtype[Any]]]]
 
 
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of engines that tests share, so that each is built once."""
+    return tmp_path_factory.mktemp("engines")
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test's own."""
@@ -169,7 +175,7 @@ def broken_file(name: str, folder: Path, good: Path, make: Maker) -> Path:
     ],
 )
 def test_files_that_are_no_weights(
-    name: str, tmp_path: Path, tiny_model: Path, make_tensors: Maker, cache: Path
+    name: str, tmp_path: Path, tiny_model: Path, make_tensors: Maker, cache: Path, engines: Path
 ) -> None:
     path = broken_file(name, tmp_path, tiny_model, make_tensors)
     text = refusal(picture(60, 60), model=str(path))
@@ -177,7 +183,7 @@ def test_files_that_are_no_weights(
     assert ";" in text or "," in text, "a cure is missing"
     assert not (tmp_path / "it_ran").exists()
     assert not list(cache.glob("store-1/engines/*"))
-    vs.core.fdatrd.upscale(picture(60, 60), model=str(tiny_model)).get_frame(0)
+    vs.core.fdatrd.upscale(picture(60, 60), model=str(tiny_model), cache=str(engines)).get_frame(0)
 
 
 def test_a_cache_directory_that_is_a_file(tiny_model: Path, tmp_path: Path) -> None:

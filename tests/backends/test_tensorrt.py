@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import save_file
 
+from tests.conftest import identity_tensors
 from vsfdatrd.backends.gpu.contexts import CONTEXTS, requested
 
 FAKE = Path(__file__).parent / "fake_gpu"
@@ -81,12 +83,20 @@ class Outcome:
 type Run = Callable[..., Outcome]
 
 
+@pytest.fixture(scope="module")
+def identity(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights file: repeats every pixel, and its blocks compute something, which precisions differ in."""
+    path = tmp_path_factory.mktemp("networks") / "identity.safetensors"
+    save_file(identity_tensors(2, idle=False), path)
+    return path
+
+
 @pytest.fixture
-def run(identity_2x: Path, tmp_path: Path) -> Run:
+def run(identity: Path, tmp_path: Path) -> Run:
     """Runs the script with a fake GPU. faults, and what else the GPU is like: see fake_gpu_settings.py."""
 
     def runner(faults: str = "", gpu: dict[str, str] | None = None, **asked: Any) -> Outcome:
-        asked = {"model": str(identity_2x), "cache": str(tmp_path / "cache")} | asked
+        asked = {"model": str(identity), "cache": str(tmp_path / "cache")} | asked
         # Measuring takes a second; tests of it set the variable to nothing.
         given = {"PYTHONPATH": str(FAKE), "FAKE_GPU": faults, "FDATRD_GPU_CONTEXTS": "1"} | (gpu or {})
         environment = os.environ | given
