@@ -170,11 +170,11 @@ def _network_size(clip: vs.VideoNode, model: ModelDescriptor, options: Options) 
     """
     if options.fit != "resize":
         return clip.height, clip.width
-    if model.fixed is None:
+    if model.fixed_size is None:
         raise ArgumentError('fit="resize" is for networks of one fixed size, and this one takes any; leave it out')
     if options.tile is not None:
         raise ArgumentError(f'tile={list(options.tile)} contradicts fit="resize", which sends whole frames; give one')
-    return model.fixed
+    return model.fixed_size
 
 
 def _open(
@@ -186,7 +186,7 @@ def _open(
     for the main memory is an error, since its tiles would still take hours.
     """
     model, scale = checkpoint.description, checkpoint.description.scale
-    largest = options.tile[::-1] if options.tile is not None else model.fixed
+    largest = options.tile[::-1] if options.tile is not None else model.fixed_size
     if largest is not None:
         tiling = geometry.tile(height, width, *largest, scale)
         return open_engine(checkpoint, tiling.height, tiling.width, options, store), tiling

@@ -63,7 +63,7 @@ def save(
 def found(path: Path) -> OnnxConfig:
     """What is found out, after a picture of random numbers came out right."""
     config = OnnxConfig(**describe(path, None, None)["config"])
-    height, width = config.fixed or (60, 80)
+    height, width = config.fixed_size or (60, 80)
     model = wrap_io(read(path)[0], config, height, width)
     picture = np.random.default_rng(0).random((config.in_channels, height, width), np.float32)
     compiled = openvino.Core().compile_model(
@@ -209,7 +209,7 @@ def test_axes_that_are_open(tmp_path: Path, dims: Any, channels: int, size: tupl
     path = save(tmp_path / "x.onnx", [node("Conv", ["x", "v"], ["k"]), doubled("k", "y")], [frame], v=_gray(channels))
     about = found(path)
     assert about.channels == channels
-    assert about.fixed == size
+    assert about.fixed_size == size
 
 
 def test_open_axes_with_channels_last(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_borders_that_are_cut_off(
     around = np.array([0, 0, 4, 4, 0, 0, 4, 4])
     config = found(save(tmp_path / "x.onnx", nodes, [frame], v=_middle(7), around=around))
     assert (config.margin, config.crop, config.crop_end) == (margin, crop, crop)
-    assert config.fixed == (size and (size[0] - 2 * margin, size[1] - 2 * margin))
+    assert config.fixed_size == (size and (size[0] - 2 * margin, size[1] - 2 * margin))
 
 
 def test_borders_and_multiples(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def through(checkpoint: Checkpoint, picture: FramePlanes, folder: Path) -> Frame
 def test_what_a_file_is_and_what_it_computes(tmp_path: Path, made: dict[str, Any], said: dict[str, Any]) -> None:
     checkpoint = open_checkpoint(doubler(tmp_path / "x.onnx", **made))
     about = checkpoint.description
-    found = about.to_dict() | about.to_dict()["config"] | {"fixed": about.fixed, "planes": about.planes}
+    found = about.to_dict() | about.to_dict()["config"] | {"fixed": about.fixed_size, "planes": about.planes}
     assert {name: found[name] for name in said} == said
     assert about.name == "ONNX"
     assert about.config.activations() == ({"largest": about.config.in_channels * about.scale**2},)

@@ -43,7 +43,7 @@ class NetworkConfig:
             """Size requirements of the network's input."""
 
     @property
-    def fixed(self) -> tuple[int, int] | None:
+    def fixed_size(self) -> tuple[int, int] | None:
         """(height, width) in pixels if the network accepts a single frame size only; None if it accepts others."""
         return None
 
@@ -71,7 +71,7 @@ class NetworkConfig:
         return None
 
     def constant_bytes(self, height: int, width: int) -> int:
-        """Count the bytes of a graph's constants that depend on the size of its frames, before padding."""
+        """Count the bytes of those constants in a graph that grow with the frame, for a frame's size before padding."""
         return 0
 
     def style_size(self, height: int, width: int) -> tuple[int, int] | None:

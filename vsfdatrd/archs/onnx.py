@@ -67,7 +67,7 @@ class OnnxConfig(NetworkConfig):
         return SizeRequirements(self.multiple, self.minimum)
 
     @property
-    def fixed(self) -> tuple[int, int] | None:
+    def fixed_size(self) -> tuple[int, int] | None:
         """(height, width) if the network accepts a single frame size only, otherwise None."""
         return None if self.height is None or self.width is None else (self.height, self.width)
 

@@ -267,15 +267,15 @@ def padded_size(model: ModelDescriptor, height: int, width: int) -> tuple[int, i
     Raises:
         ArgumentError: The network takes frames of one size only, and this frame is larger.
     """
-    if model.fixed is None:
+    if model.fixed_size is None:
         return model.size.padded(height, width)
-    if height > model.fixed[0] or width > model.fixed[1]:
-        tall, wide = model.fixed
+    if height > model.fixed_size[0] or width > model.fixed_size[1]:
+        tall, wide = model.fixed_size
         raise ArgumentError(
             f"the network takes frames of {wide}×{tall} pixels only, and {width}×{height} are more; "
             f'give tile=[{wide}, {tall}], or fit="resize" to send whole frames through it at its size'
         )
-    return model.fixed
+    return model.fixed_size
 
 
 def _open_with(

@@ -81,7 +81,7 @@ def sky_size(model: ModelDescriptor, height: int, width: int) -> tuple[int, int]
     Returns:
         Height and width in pixels.
     """
-    if model.fixed is not None or height * width < LARGE:
+    if model.fixed_size is not None or height * width < LARGE:
         return height, width
     return model.size.padded(min(height, SIDES[0]), width)
 

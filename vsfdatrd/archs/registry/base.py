@@ -210,9 +210,9 @@ class ModelDescriptor:
         return self.config.size
 
     @property
-    def fixed(self) -> tuple[int, int] | None:
+    def fixed_size(self) -> tuple[int, int] | None:
         """(height, width) in pixels if the network accepts a single frame size only; None if it accepts others."""
-        return self.config.fixed
+        return self.config.fixed_size
 
     @property
     def planes(self) -> Planes:

@@ -23,12 +23,12 @@ def free_memory(bus_id: str) -> int | None:
         bus_id: PCI bus id, such as ``0000:01:00.0``.
     """
 
-    def ask(nvml: Any) -> int:
+    def free_bytes(nvml: Any) -> int:
         handle = nvml.device_get_handle_by_pci_bus_id_v2(bus_id)
         memory = nvml.device_get_memory_info_v2(handle)
         return int(memory.free)
 
-    return _query(ask)
+    return _query(free_bytes)
 
 
 def _query[T](question: Callable[[Any], T]) -> T | None:

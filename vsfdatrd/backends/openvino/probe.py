@@ -66,7 +66,7 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
             result, largest = _run_on_test_image(core, model, config, height, width)
             config, out_channels, scale = _describe_output(result, config, height, width, step)
             if config.margin or config.crop or config.crop_end:
-                height, width = config.fixed or (height, width)
+                height, width = config.fixed_size or (height, width)
                 result, largest = _run_on_test_image(core, model, config, height, width)
                 if result.shape != (1, out_channels, height * scale, width * scale):
                     raise Misfit(f"a margin is missing in its output, {list(result.shape)}, with any frame")
@@ -94,14 +94,14 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
         else:
             config = replace(config, output_range=config.range)
         config = replace(config, scale=scale, out_channels=out_channels, multiple=step, largest=largest)
-        config = replace(config, minimum=0 if config.fixed else min(height, width))
+        config = replace(config, minimum=0 if config.fixed_size else min(height, width))
         return {
             "config": asdict(config),
             "parameters": sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer if tensor.dims),
             "dtype": "+".join(sorted(_dtypes(model))) or "fp32",
             "remarks": remarks,
         }
-    cure = "" if multiple or configs[0].fixed else "; if its sides must be multiples of a number, give multiple="
+    cure = "" if multiple or configs[0].fixed_size else "; if its sides must be multiples of a number, give multiple="
     if "a margin" in tried[-1]:
         cure = "; export it with padding in its convolutions"
     elif len(configs) > 1:
@@ -111,8 +111,8 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
 
 def _trial_sizes(config: OnnxConfig, multiple: int | None) -> Iterator[tuple[int, int, int]]:
     """Yield the input sizes to try in order: (multiple, height, width), with both sides divisible by the multiple."""
-    if config.fixed:
-        yield 1, *config.fixed
+    if config.fixed_size:
+        yield 1, *config.fixed_size
         return
     for least in (MIN_SIDE, 3 * MIN_SIDE):
         for step in (multiple,) if multiple else MULTIPLES:
@@ -189,7 +189,7 @@ def _describe_output(
         ):
             scale, margin, crop, crop_end = margins
             config = replace(config, output_layout=layout, margin=margin, crop=crop, crop_end=crop_end)
-            if config.fixed:
+            if config.fixed_size:
                 config = replace(config, height=height - 2 * margin, width=width - 2 * margin)
             return config, out_channels, scale
     raise Misfit(f"its output has the shape {list(result.shape)}, not an integer multiple of the frame's")

@@ -169,7 +169,7 @@ def _psnr_against_fp32(spec: EngineSpec) -> float:
     import torch
 
     model = spec.checkpoint.description
-    size = model.fixed or model.size.padded(*VERIFIED)
+    size = model.fixed_size or model.size.padded(*VERIFIED)
     device = torch.device("cuda", spec.device[0]) if _on_gpu() else torch.device("cpu")
     pictures = [picture[None, : model.frame_channels[0]] for picture in (drawing(*size), sky(*size))]
     outputs: list[list[FramePlanes]] = []
