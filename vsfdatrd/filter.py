@@ -57,7 +57,7 @@ def upscale(
 
     Args:
         clip: Constant format and size, progressive; YUV, GRAY or RGB of 8 to 16 bits, half or single float.
-        model: Name from the catalog (``small``, ``medium``, ``dvd``, ``ld``), a name you defined with
+        model: Name from the catalog (``small``, ``medium``, ``dvd``, ``ld``, ``clean``), a name you defined with
             ``vsfdatrd models add``, or the path of a weights file.
         backend: ``auto``, ``tensorrt``, ``native``, ``openvino``, ``torch`` or ``cuda``.
         device: Numbers of the GPUs to use; frames are distributed to them in turn.

@@ -35,7 +35,7 @@ from vsfdatrd.graph.weights import Weights
 from vsfdatrd.kernels import manifest
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
-SHIPPED = ("fdat_rd_small_2x", "fdat_rd_medium_2x", "fdat_rd_ld_2x")
+SHIPPED = ("fdat_rd_small_2x", "fdat_rd_medium_2x", "fdat_rd_ld_2x", "fdat_rd_clean_2x")
 ROUNDING = 105.0
 """Signal to noise in dB of float32: 2⁻²⁴ is 144 dB, and there are thousands of sums in a row."""
 

@@ -18,6 +18,8 @@ MEDIUM_SHA256 = "3a1869b2361bdbd59f2a89688b46d55fefa7ca7bcb695a95c5d6c9a9b267df8
 """SHA-256 of models/fdat_rd_medium_2x.safetensors."""
 LD_SHA256 = "3da1af2e3c689956b6691816a5d5a1afb75cd4e59df2744cc5c6c11498e9ee51"
 """SHA-256 of models/fdat_rd_ld_2x.safetensors."""
+CLEAN_SHA256 = "22e66df740dc04bbde79341bb52e85f2cc3db6d4ddfea993dbeaa240756e693e"
+"""SHA-256 of models/fdat_rd_clean_2x.safetensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ _MODELS = (
     *_catalog_entries("fdat_rd_small_2x.safetensors", SMALL_SHA256, "small.md", "small"),
     *_catalog_entries("fdat_rd_medium_2x.safetensors", MEDIUM_SHA256, "medium.md", "medium", "dvd", "aligned"),
     *_catalog_entries("fdat_rd_ld_2x.safetensors", LD_SHA256, "ld.md", "ld"),
+    *_catalog_entries("fdat_rd_clean_2x.safetensors", CLEAN_SHA256, "clean.md", "clean"),
 )
 CATALOG = {model.name: model for model in _MODELS}
 """Every model by its names; ``dvd`` and ``aligned`` are other names of ``medium``."""
