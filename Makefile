@@ -18,13 +18,13 @@ $(VENV)/.demo: pyproject.toml constraints.txt hatch_build.py $(wildcard vsfdatrd
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
 	  echo "$(PYTHON) is older than 3.12, which VapourSynth needs; name another: make $(MAKECMDGOALS) PYTHON=python3.13" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[encode]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[encode]'
 	$(BIN)/vapoursynth config
 	touch $@
 
 $(VENV)/.done: $(VENV)/.demo
-	$(BIN)/pip install --quiet --no-compile --upgrade pip
-	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/vsstubs --quiet
 	touch $@
 
