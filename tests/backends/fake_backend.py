@@ -38,7 +38,7 @@ class FakeEngine:
 
 
 class FakeBackend:
-    """A backend whose engines fail in the precisions it is told."""
+    """A backend whose engines fail in the given precisions."""
 
     GRAPH_VERSION = "1"
     ANY_SIZE = False

@@ -26,7 +26,7 @@ class Event:
         self.point = Point()
 
     def wait(self) -> None:
-        assert self.point.wait(100), "nobody ever came past this event"
+        assert self.point.wait(100), "no thread ever reached this event"
 
 
 class Stream:

@@ -104,7 +104,7 @@ def test_gates_of_every_width(hidden: int) -> None:
 
 
 def test_a_tail_without_channels_that_work() -> None:
-    """Then the output is what the last convolution makes of two biases."""
+    """The output is then the last convolution of two biases."""
     config, tensors = network((("channel",),))
     tensors["upsampler.2.weight"][...] = 0
     assert_equal(config, tensors, noise(60, 60))

@@ -88,7 +88,7 @@ def test_a_precision_that_strayed_too_far_is_not_built_at_every_start(backends: 
     assert opened().job.precision == "bf16"
     assert fake.built == ["fp16", "bf16"], "a warm start built an engine"
     with pytest.raises(EngineBuildError, match="the fp16 engine agrees"):
-        opened(precision="fp16", backend="openvino")  # whoever asks for it is told
+        opened(precision="fp16", backend="openvino")  # a backend that is requested by name raises its reason
 
 
 def test_an_engine_that_could_not_be_built_is_tried_again(backends: Backends, opened: Opened) -> None:
@@ -204,7 +204,7 @@ def test_an_engine_that_lost_a_frame_is_shared_with_nobody_new(
     second = open()
     assert second is not first
     assert open() is second
-    with first.slot():  # whoever has it may go on trying
+    with first.slot():  # its holder may continue to try
         pass
 
 
