@@ -515,7 +515,7 @@ def test_a_network_that_is_not_kept_frees_its_memory(run: Run, tmp_path: Path) -
 
 def test_a_wrong_number_of_networks(run: Run) -> None:
     outcome = run(gpu={"FDATRD_GPU_CONTEXTS": "two"}, backend="tensorrt")
-    assert "FDATRD_GPU_CONTEXTS='two' is no number of networks" in (outcome.error or "")
+    assert "FDATRD_GPU_CONTEXTS='two' is not a number of execution contexts" in (outcome.error or "")
 
 
 def test_layers_are_measured_apart_from_frames(run: Run, tmp_path: Path, identity_2x: Path) -> None:
