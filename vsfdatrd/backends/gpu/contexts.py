@@ -85,7 +85,9 @@ def requested(streams: int | None, measured: object) -> int | None:
     given = os.environ.get(CONTEXTS)
     if given is not None:
         if given not in tuple("1234"):
-            raise ArgumentError(f"{CONTEXTS}={given!r} is not a number of execution contexts; set it to 1 to 4, or unset it")
+            raise ArgumentError(
+                f"{CONTEXTS}={given!r} is not a number of execution contexts; set it to 1 to 4, or unset it"
+            )
         return int(given)
     if streams is not None and streams <= STREAMS:
         return 1  # two would wait for each other's copies
