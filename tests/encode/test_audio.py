@@ -9,8 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.encode.conftest import times
-from tests.encode.joining import joined
+from tests.encode.joining import joined, to_join
 from tests.encode.media import lavfi, make
+from vsfdatrd.encode import streams
+from vsfdatrd.encode.mux import join
 
 
 def sound(path: Path) -> tuple[float, NDArray[np.float64]]:
@@ -103,6 +105,28 @@ def test_damaged_packets_are_skipped(plain_film: Path, tmp_path: Path) -> None:
     for frame in (intact[0], intact[-1]):
         (same,) = (now for now in result if abs(began(now) - began(frame)) < 0.002)
         assert np.array_equal(frame.to_ndarray().reshape(-1), same.to_ndarray().reshape(-1))
+
+
+@pytest.mark.parametrize("extension", [".mp4", ".mov"])
+def test_a_damaged_packet_is_left_out_if_the_container_refuses_it(
+    plain_film: Path, tmp_path: Path, extension: str
+) -> None:
+    """It lies after the packets that are tried before an encode, and ends neither the audio nor the encode."""
+    source, target = tmp_path / "in.mkv", tmp_path / f"out{extension}"
+    tones = lavfi("aevalsrc=sin(50*t*t):duration=36:sample_rate=48000")
+    make("-i", plain_film, *tones, "-map", "0", "-map", "1", "-c", "copy", "-c:a", "eac3", source)
+    with av.open(str(source)) as container:
+        packets = [bytes(packet) for packet in container.demux(audio=0) if packet.size]
+    damaged = streams._TRIAL_PACKETS + 50
+    content = source.read_bytes()
+    assert content.count(packets[damaged]) == 1
+    source.write_bytes(content.replace(packets[damaged], bytes(len(packets[damaged]))))
+    film = to_join(plain_film, source, target)
+    assert film.selection.copied == [1]
+    assert join(film, target) == [f"1 of {len(packets)} packets of audio 1: eac3"]
+    with av.open(str(target)) as container:
+        copied = [bytes(packet) for packet in container.demux(audio=0) if packet.size]
+    assert copied == packets[:damaged] + packets[damaged + 1 :]
 
 
 def decode(packet: Any) -> list[av.AudioFrame]:

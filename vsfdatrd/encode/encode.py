@@ -98,10 +98,13 @@ def encode(path: Path, target: Path, settings: Settings, workers: Workers, repor
         parts = _make(workspace, journal, inputs, params, workers, reporter)
         reporter.emit("joining", f"joining {len(parts)} {'part' if len(parts) == 1 else 'parts'}")
         tag = _tag(fingerprint)
-        join(
+        missing = join(
             Film(analysis.source, analysis.timing, parts, workspace.chunks, selection, analysis.sar, tag, metadata),
             workspace.joined,
         )
+        if missing:
+            text = f"NOT kept: {'; '.join(missing)} (damaged in the source, and not allowed in a {target.suffix} file)"
+            reporter.emit("left", text, streams=missing)
         _finish(workspace, target, settings)
     frames, size = parts[-1].chunk.stop, target.stat().st_size
     seconds = time.monotonic() - start

@@ -50,12 +50,15 @@ class Film:
     """Metadata to insert into the frames if the codec can carry it."""
 
 
-def join(film: Film, target: Path) -> None:
+def join(film: Film, target: Path) -> list[str]:
     """Mux the output, verify it by reading it back, and fsync it.
 
     Args:
         film: What to mux.
         target: The file to write; it is removed on failure.
+
+    Returns:
+        What the output lacks because the container refused damaged packets: a phrase for each stream concerned.
 
     Raises:
         EncodeError: The file cannot be written or is not valid, or the chunks do not fit together.
@@ -63,10 +66,13 @@ def join(film: Film, target: Path) -> None:
     av = require_av()
     try:
         target.unlink(missing_ok=True)
-        sent, payload = _write(av, film, target)
+        try:
+            written = _write(av, film, target)
+        except (av.error.InvalidDataError, av.error.ArgumentError):  # a damaged packet
+            written = _write(av, film, target, leave_out=True)
         if film.sar != 1:
             _write_aspect(film, target)
-        _read_back(av, film, target, sent, payload)
+        missing = _read_back(av, film, target, written)
         sync_file(target)
     except (av.FFmpegError, OSError) as error:
         target.unlink(missing_ok=True)
@@ -78,14 +84,33 @@ def join(film: Film, target: Path) -> None:
     except BaseException:
         target.unlink(missing_ok=True)
         raise
+    return missing
 
 
-def _write(av: Any, film: Film, target: Path) -> tuple[dict[int, int], bytes]:
-    """Write all streams; return the amount of each output stream (`_amount`), and a digest of the video packets."""
+@dataclass(slots=True)
+class _Written:
+    """What was given to the muxer."""
+
+    amounts: dict[int, int]
+    """Amount of each output stream (`_amount`), by its index."""
+    names: dict[int, str]
+    """Descriptions of the source's streams, by index of the output stream."""
+    video: bytes
+    """Digest of the video packets."""
+    refused: int
+    """Number of packets that the muxer refused."""
+
+
+def _write(av: Any, film: Film, target: Path, leave_out: bool = False) -> _Written:
+    """Write all streams, with or without packets that the muxer refuses."""
     container = CONTAINERS[target.suffix.lower()]
     options = {} if container == "matroska" else {"movflags": "+faststart+use_metadata_tags"}
+    if leave_out:
+        # Microseconds. Otherwise, the muxer buffers packets, and an error at the end loses those after the refused one.
+        options["max_interleave_delta"] = "1"
     first = film.folder / film.parts[0].chunk.name
     counts: dict[int, int] = {}
+    refused = 0
     payload = hashlib.sha256()
     with (
         open_input(film.source.path) as source,
@@ -114,13 +139,20 @@ def _write(av: Any, film: Film, target: Path) -> tuple[dict[int, int], bytes]:
         _attach(av, out, source, film.selection)
         out.metadata.update(_valid_tags(source.metadata) | {TAG: film.tag})
         out.set_chapters(_chapters(source, film.source.origin))
+        names = {output.index: streams.describe(source.streams[index]) for index, output in outputs.items()}
+        out.start_encoding()
         others = _audio_and_subtitles(av, film, source, outputs, decoded)
         for packet in _interleave(_video_packets(av, film, video), others):
             counts[packet.stream.index] = counts.get(packet.stream.index, 0) + _amount(packet)
             if packet.stream.index == video.index:
                 payload.update(packet)
-            out.mux_one(packet)
-    return counts, payload.digest()
+            try:
+                out.mux_one(packet)
+            except (av.error.InvalidDataError, av.error.ArgumentError):
+                if not leave_out:
+                    raise
+                refused += 1  # this packet or the one before it, which the muxer had buffered; `_read_back` finds out
+    return _Written(counts, names, payload.digest(), refused)
 
 
 def _write_aspect(film: Film, target: Path) -> None:
@@ -288,13 +320,21 @@ def _amount(packet: Any) -> int:
     return packet.size if packet.stream.name.startswith("pcm_") else 1
 
 
-def _read_back(av: Any, film: Film, target: Path, sent: Mapping[int, int], sent_payload: bytes) -> None:
-    """Raise EncodeError unless the output has every packet, and the video's data and times are unchanged."""
-    result: dict[int, int] = dict.fromkeys(sent, 0)
+def _read_back(av: Any, film: Film, target: Path, written: _Written) -> list[str]:
+    """Check that the output has every packet, and that the video's data and times are unchanged.
+
+    Returns:
+        What streams other than the video lack, if the muxer refused packets.
+
+    Raises:
+        EncodeError: Something else is missing or wrong.
+    """
+    result: dict[int, int] = dict.fromkeys(written.amounts, 0)
     payload = hashlib.sha256()
     times: list[Fraction] = []
     with av.open(str(target)) as container:
-        checked = [stream for stream in container.streams if stream.index in sent]
+        checked = [stream for stream in container.streams if stream.index in written.amounts]
+        units = {stream.index: "bytes" if stream.name.startswith("pcm_") else "packets" for stream in checked}
         for packet in container.demux(checked):
             if not packet.size:
                 continue
@@ -304,11 +344,17 @@ def _read_back(av: Any, film: Film, target: Path, sent: Mapping[int, int], sent_
                 payload.update(packet)
                 times.append(packet.pts * Fraction(packet.time_base))
     frames = film.parts[-1].chunk.stop
-    short = any(result[index] < count for index, count in sent.items())  # more is allowed: mp4 fills gaps in subtitles
-    if short or len(times) != frames or payload.digest() != sent_payload:
+    # More is allowed: mp4 fills gaps in subtitles.
+    short = {index: count - result[index] for index, count in written.amounts.items() if result[index] < count}
+    damaged = len(times) != frames or payload.digest() != written.video
+    if damaged or (short and not written.refused):
         raise EncodeError(
-            f"the joined file does not have the packets that were written ({result} packets of {dict(sent)})"
+            f"the joined file does not have the packets that were written ({result} packets of {written.amounts})"
         )
     worst = max(abs(time - film.timing.at(n)) for n, time in enumerate(sorted(times)))
     if worst > Fraction(1, 500):
         raise EncodeError(f"a frame of the joined file is shown {float(worst * 1000):.1f} ms from its correct time")
+    return [
+        f"{count} of {written.amounts[index]} {units.get(index, 'packets')} of {written.names[index]}"
+        for index, count in short.items()
+    ]
