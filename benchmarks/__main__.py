@@ -17,15 +17,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.report import RESULTS, machine, save
+from benchmarks.report import RESULTS, describe_machine, save
 from benchmarks.speed.cases import Extent, Group, groups
 from benchmarks.speed.peers import PEERS
 from benchmarks.speed.plot import draw, machine_name
 from benchmarks.speed.race import Settings, race, steps
 from benchmarks.speed.table import compared, table
 from benchmarks.weights import weights_file
-from vsfdatrd.backends.gpu.devices import gpus
-from vsfdatrd.backends.selection import backend, unavailable_reasons
+from vsfdatrd.backends.gpu.devices import list_gpus
+from vsfdatrd.backends.selection import import_backend, unavailable_reasons
 from vsfdatrd.checkpoint import open_checkpoint
 
 
@@ -37,7 +37,7 @@ def measure(a: argparse.Namespace) -> int:
         folder = Path(temporary)
         checkpoint = open_checkpoint(weights_file(a.model, folder)[0])
         kinds = [
-            (name, backend(name).precisions(checkpoint))
+            (name, import_backend(name).precisions(checkpoint))
             for name, reason in unavailable_reasons().items()
             if reason is None
         ]
@@ -45,7 +45,7 @@ def measure(a: argparse.Namespace) -> int:
         plan = list(
             groups(
                 extent,
-                gpu=bool(gpus()),
+                gpu=bool(list_gpus()),
                 backends=kinds,
                 peers=expected,
                 model=a.model,
@@ -60,7 +60,7 @@ def measure(a: argparse.Namespace) -> int:
         result: dict[str, Any] = {"extent": extent, "seconds_per_turn": settings.seconds, "groups": []}
         print(_heading(), flush=True)
         for group in plan:
-            rows = _race(group, settings)
+            rows = _run_groups(group, settings)
             result["groups"].append({"name": group.name, "title": group.title, "rounds": group.rounds, "rows": rows})
             print(f"\n### {group.title}\n\n{table(rows)}", flush=True)
             result["minutes"] = round((time.monotonic() - begun) / 60, 1)
@@ -71,20 +71,20 @@ def measure(a: argparse.Namespace) -> int:
     picture = written.with_suffix(".png")
     print(f"\n{written} after {result['minutes']} minutes")
     try:
-        draw([_load(str(written))], picture)
+        draw([_load_results(str(written))], picture)
         print(picture)
     except (ValueError, ImportError) as error:
         print(f"no picture: {error}")
     return 0
 
 
-def _race(group: Group, settings: Settings) -> list[dict[str, Any]]:
+def _run_groups(group: Group, settings: Settings) -> list[dict[str, Any]]:
     with tqdm(total=steps(group), unit="step", leave=False, bar_format="{l_bar}{bar}| {elapsed} {desc}") as bar:
         return race(group, settings, bar.set_description_str, bar.update)
 
 
 def _heading() -> str:
-    known = machine()
+    known = describe_machine()
     where = (
         ", ".join(known["gpus"]) or f"{known['cpu']} ({known['cores']} cores, {', '.join(known['instruction_sets'])})"
     )
@@ -93,18 +93,18 @@ def _heading() -> str:
 
 
 def _slug() -> str:
-    known = {"machine": machine()}
+    known = {"machine": describe_machine()}
     return re.sub(r"[^a-z0-9]+", "_", machine_name(known).lower()).strip("_")
 
 
-def _size(text: str) -> tuple[int, int]:
+def _parse_size(text: str) -> tuple[int, int]:
     result = re.fullmatch(r"(\d+)x(\d+)", text)
     if not result:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; give width x height, such as 720x540")
     return int(result[1]), int(result[2])
 
 
-def _load(file: str) -> dict[str, Any]:
+def _load_results(file: str) -> dict[str, Any]:
     try:
         result: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
         if "groups" in result["result"] and "machine" in result:
@@ -123,7 +123,7 @@ def main() -> int:
     extent.add_argument("--quick", action="store_true", help="two minutes; without a GPU at 240×240")
     extent.add_argument("--full", action="store_true", help="also engines, streams, sizes and a sweep of sizes")
     parser.add_argument("--model", default="medium", help="a name of the catalog or a weights file")
-    parser.add_argument("--size", type=_size, help="of the headline, such as 720x540")
+    parser.add_argument("--size", type=_parse_size, help="of the headline, such as 720x540")
     parser.add_argument("--rounds", type=int, help="turns of every contestant that count (5, quick 3)")
     parser.add_argument("--seconds", type=float, help="length of a turn, if a frame takes less (5, quick 1)")
     parser.add_argument("--only", nargs="+", metavar="PEER", help=f"these of {', '.join(PEERS)}")
@@ -135,11 +135,11 @@ def main() -> int:
     parser.add_argument("--profile", action="store_true", help="where a frame's time goes")
     a = parser.parse_args()
     if a.compare:
-        old, new = (_load(file)["result"] for file in a.compare)
+        old, new = (_load_results(file)["result"] for file in a.compare)
         print(compared(old, new))
         return 0
     if a.chart:
-        draw([_load(file) for file in a.chart], Path("chart.png"))
+        draw([_load_results(file) for file in a.chart], Path("chart.png"))
         print("chart.png")
         return 0
     if a.profile:

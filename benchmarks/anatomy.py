@@ -12,15 +12,15 @@ import numpy as np
 import vapoursynth as vs
 
 from benchmarks import native_work
-from benchmarks.ceiling import ceiling
-from benchmarks.layers import Layer, by_kind, layers
+from benchmarks.ceiling import measure_ceiling
+from benchmarks.layers import Layer, layers, sum_by_kind
 from benchmarks.report import save
 from benchmarks.speed.material import drawn_clip
 from benchmarks.weights import weights_file
 from vsfdatrd import inference
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.backends.base import FramePlanes, SlotPool
-from vsfdatrd.backends.gpu.devices import gpus
+from vsfdatrd.backends.gpu.devices import list_gpus
 from vsfdatrd.backends.selection import open_engine, unavailable_reasons
 from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
@@ -32,7 +32,7 @@ from vsfdatrd.video import tiling as geometry
 RUNS = 5
 
 
-class Idle:
+class IdleEngine:
     """An engine that computes nothing; the remaining time is copying, padding and cropping."""
 
     slots = 1
@@ -56,15 +56,15 @@ class Idle:
         """Nothing."""
 
 
-def timeline(checkpoint: Checkpoint, width: int, height: int) -> dict[str, float]:
+def measure_steps(checkpoint: Checkpoint, width: int, height: int) -> dict[str, float]:
     """Seconds per frame of each step, measured separately, one frame at a time; and of all steps together."""
     scale = checkpoint.description.scale
     rgb = drawn_clip(width, height, RUNS)
-    source = color.describe(_kept(rgb.resize.Spline36(format=vs.YUV420P8, matrix=6)))
-    tiling = geometry.untiled(height, width, scale)
+    source = color.inspect_clip(_cached_clip(rgb.resize.Spline36(format=vs.YUV420P8, matrix=6)))
+    tiling = geometry.single_tile(height, width, scale)
     tall, wide = checkpoint.description.size.padded(height, width)
-    host = inference.run(rgb, SlotPool(Idle(tall, wide, scale)), tiling, scale)
-    large = _kept(rgb.resize.Point(width * scale, height * scale))
+    host = inference.upscale_frames(rgb, SlotPool(IdleEngine(tall, wide, scale)), tiling, scale)
+    large = _cached_clip(rgb.resize.Point(width * scale, height * scale))
     with tempfile.TemporaryDirectory() as folder:
         pool = open_engine(checkpoint, height, width, Options(streams=1), EngineCache(Path(folder)))
 
@@ -73,17 +73,19 @@ def timeline(checkpoint: Checkpoint, width: int, height: int) -> dict[str, float
             pool.engine.collect(0)
 
         found = {
-            "color: YUV to RGB": _seconds(color.to_rgb(source)),
-            "copy in, pad, crop, copy out": _seconds(host),
-            "network": median(_timed(infer) for _ in range(RUNS)),
-            "color: RGB to YUV": _seconds(color.convert_output(large, color.output_spec(source, scale, None, None))),
+            "color: YUV to RGB": _seconds_per_frame(color.to_rgb(source)),
+            "copy in, pad, crop, copy out": _seconds_per_frame(host),
+            "network": median(_time_call(infer) for _ in range(RUNS)),
+            "color: RGB to YUV": _seconds_per_frame(
+                color.convert_output(large, color.output_spec(source, scale, None, None))
+            ),
         }
         whole = vs.core.fdatrd.upscale(source.clip, model=str(checkpoint.path), streams=1, cache=folder, reuse="off")
-        found["the whole filter"] = _seconds(whole)
+        found["the whole filter"] = _seconds_per_frame(whole)
     return found
 
 
-def _kept(clip: vs.VideoNode) -> vs.VideoNode:
+def _cached_clip(clip: vs.VideoNode) -> vs.VideoNode:
     """The clip with its frames computed once and cached."""
     vs.core.std.SetVideoCache(clip, mode=1, fixedsize=clip.num_frames)
     for frame in clip.frames(close=True):
@@ -91,17 +93,17 @@ def _kept(clip: vs.VideoNode) -> vs.VideoNode:
     return clip
 
 
-def _seconds(clip: vs.VideoNode) -> float:
+def _seconds_per_frame(clip: vs.VideoNode) -> float:
     """Median seconds per frame, requested one at a time; the first frame is excluded."""
     vs.core.std.SetVideoCache(clip, mode=0)
-    return median([_timed(partial(_get, clip, n)) for n in range(clip.num_frames)][1:])
+    return median([_time_call(partial(_get, clip, n)) for n in range(clip.num_frames)][1:])
 
 
 def _get(clip: vs.VideoNode, n: int) -> None:
     clip.get_frame(n).close()
 
 
-def _timed(work: Callable[[], object]) -> float:
+def _time_call(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
@@ -109,18 +111,18 @@ def _timed(work: Callable[[], object]) -> float:
 
 def report(model: str, size: tuple[int, int] | None, out: str | None = None) -> int:
     """Measure, print and save, as `profile_<size>.json` or `out`."""
-    width, height = size or ((720, 540) if gpus() else (240, 240))
+    width, height = size or ((720, 540) if list_gpus() else (240, 240))
     with tempfile.TemporaryDirectory() as folder:
         weights, _ = weights_file(model, Path(folder))
         checkpoint = open_checkpoint(weights)
         config = checkpoint.description.config
         if not isinstance(config, FdatRdConfig):
             raise SystemExit(f"{model} is not an FDAT-RD; only that can be taken apart")
-        top = ceiling(gpu=bool(gpus()))
+        top = measure_ceiling(gpu=bool(list_gpus()))
         work = config.flops(height, width)
         print(f"ceiling ({top.how}): {top.flops / 1e9:,.0f} GFLOP/s, {top.bandwidth / 2**30:.1f} GiB/s")
         print(f"{model}, {width}×{height}: {work / 1e9:,.0f} GFLOP a frame\n")
-        steps = timeline(checkpoint, width, height)
+        steps = measure_steps(checkpoint, width, height)
         whole = steps["the whole filter"]
         for name, seconds in steps.items():
             print(f"{name:<30} {seconds * 1000:>10.1f} ms {seconds / whole:>7.1%}")
@@ -130,13 +132,13 @@ def report(model: str, size: tuple[int, int] | None, out: str | None = None) -> 
         for name, reason in unavailable_reasons().items():
             if reason is None:
                 try:
-                    taken[name] = _listed(name, layers(name, weights, width, height))
+                    taken[name] = _print_layers(name, layers(name, weights, width, height))
                 except EngineError as error:
                     taken[name] = {"error": str(error)}
                     print(f"\n{name}: {error}")
-        kernels = native_work.shares(weights, width, height) if "seconds" in taken.get("native", {}) else None
+        kernels = native_work.measure_shares(weights, width, height) if "seconds" in taken.get("native", {}) else None
         if kernels:
-            print(f"\nnative, {native_work.table(kernels)}")
+            print(f"\nnative, {native_work.format_table(kernels)}")
     result = {
         "model": model,
         "size": [width, height],
@@ -147,14 +149,14 @@ def report(model: str, size: tuple[int, int] | None, out: str | None = None) -> 
         "layers": taken,
         "native_kernels": kernels,
     }
-    save(out or f"profile_{width}x{height}{'_gpu' if gpus() else ''}", result)
+    save(out or f"profile_{width}x{height}{'_gpu' if list_gpus() else ''}", result)
     return 0
 
 
-def _listed(library: str, found: list[Layer]) -> dict[str, Any]:
+def _print_layers(library: str, found: list[Layer]) -> dict[str, Any]:
     """Print the layers of a library by kind, and the ten longest; return the same data for the JSON file."""
     total = sum(seconds for *_, seconds in found)
-    kinds = by_kind(found)
+    kinds = sum_by_kind(found)
     print(f"\n{library}: {total * 1000:,.0f} ms in {len(found)} layers")
     for kind, count, seconds in kinds[:12]:
         print(f"  {kind[:40]:<40} {count:>4} × {seconds * 1000:>9.1f} ms {seconds / total:>7.1%}")

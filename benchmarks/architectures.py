@@ -117,7 +117,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
 because no small configuration of them was found that loads."""
 
 
-def saved(name: str, folder: Path) -> Checkpoint:
+def save_network(name: str, folder: Path) -> Checkpoint:
     """Save a network of `NETWORKS` with random weights and open the file. Raises CheckpointError."""
     import torch
     from safetensors.torch import save_file
@@ -132,7 +132,7 @@ def saved(name: str, folder: Path) -> Checkpoint:
     return open_checkpoint(path)
 
 
-def difference(checkpoint: Checkpoint, folder: Path) -> tuple[float, float]:
+def compare_with_spandrel(checkpoint: Checkpoint, folder: Path) -> tuple[float, float]:
     """Largest difference of OpenVINO's result from spandrel's, and the standard deviation of that."""
     import torch
 
@@ -164,7 +164,7 @@ def build(checkpoint: Checkpoint, precision: Any, folder: Path) -> None:
     tensorrt.build_for(EngineSpec(checkpoint, height, width, precision), folder, RTX, ["sm89"])
 
 
-def attempt(name: str) -> dict[str, Any]:
+def try_network(name: str) -> dict[str, Any]:
     """Run every test for one network."""
     found: dict[str, Any] = {"name": name}
     start = time.monotonic()
@@ -183,7 +183,7 @@ def attempt(name: str) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
-        checkpoint = step("loads", lambda: saved(name, folder))
+        checkpoint = step("loads", lambda: save_network(name, folder))
         if checkpoint:
             about = checkpoint.description
             found |= {
@@ -196,7 +196,7 @@ def attempt(name: str) -> dict[str, Any]:
             }
             for what in ("openvino", "fp16", "mixed", "fp32"):
                 (folder / what).mkdir()
-            compared = step("openvino", lambda: difference(checkpoint, folder / "openvino"))
+            compared = step("openvino", lambda: compare_with_spandrel(checkpoint, folder / "openvino"))
             if compared:
                 found["difference"], found["deviation"] = (float(f"{value:.3g}") for value in compared)
             for precision in ("fp16", "mixed", "fp32"):
@@ -205,8 +205,8 @@ def attempt(name: str) -> dict[str, Any]:
     return found
 
 
-def apart(name: str) -> dict[str, Any]:
-    """Run `attempt` in a separate process."""
+def run_in_process(name: str) -> dict[str, Any]:
+    """Run `try_network` in a separate process."""
     command = [sys.executable, "-m", "benchmarks.architectures", "--one", name]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
@@ -217,7 +217,7 @@ def apart(name: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def table(results: Iterable[dict[str, Any]]) -> str:
+def format_table(results: Iterable[dict[str, Any]]) -> str:
     """Format the results as a Markdown table."""
     lines = [
         "| network | loads | scale | size | OpenVINO against PyTorch | TensorRT-RTX builds in |",
@@ -225,20 +225,20 @@ def table(results: Iterable[dict[str, Any]]) -> str:
     ]
     for found in results:
         if found.get("loads") != "yes":
-            lines.append(f"| {found['name']} | no: {_short(found.get('loads', ''))} | | | | |")
+            lines.append(f"| {found['name']} | no: {_shorten(found.get('loads', ''))} | | | | |")
             continue
         size = f"multiples of {found['multiple']}" if found["multiple"] > 1 else "any"
         size += f", {found['minimum']} at least" if found["minimum"] else ""
         size += ", square" if found["square"] else ""
-        agrees = f"{found['difference']:.1g}" if "difference" in found else f"no: {_short(found['openvino'])}"
+        agrees = f"{found['difference']:.1g}" if "difference" in found else f"no: {_shorten(found['openvino'])}"
         builds = [name for name in ("fp16", "mixed", "fp32") if found.get(name) == "yes"]
         if not builds:
-            builds = [f"no: {_short(found['fp16'])}"] if found.get("openvino") == "yes" else ["no"]
+            builds = [f"no: {_shorten(found['fp16'])}"] if found.get("openvino") == "yes" else ["no"]
         lines.append(f"| {found['name']} | yes | {found['scale']}× | {size} | {agrees} | {', '.join(builds)} |")
     return "\n".join(lines)
 
 
-def _short(reason: str) -> str:
+def _shorten(reason: str) -> str:
     reason = reason.split(" cannot be written as a graph: ")[-1].replace("|", "/").replace("\n", " ")
     reason = re.sub(r"the weights file '\S+' |; its full log is \S+|; TensorRT's full log is \S+", "", reason)
     return reason if len(reason) <= 90 else reason[:87] + "..."
@@ -252,13 +252,13 @@ def main() -> None:
     given = parser.parse_args()
     if given.one:
         logging.disable()
-        print(json.dumps(attempt(given.one)))
+        print(json.dumps(try_network(given.one)))
         return
     file = RESULTS / "architectures.json"
     before = json.loads(file.read_text(encoding="utf-8"))["result"]["networks"] if file.exists() else []
     known = {found["name"]: found for found in before}
     for name in given.names or NETWORKS:
-        known[name] = apart(name)
+        known[name] = run_in_process(name)
         print(json.dumps(known[name]), flush=True)
         _publish([known[name] for name in NETWORKS if name in known])
 
@@ -267,7 +267,7 @@ def _publish(results: list[dict[str, Any]]) -> None:
     save("architectures", {"networks": results})
     before, _, rest = TABLE.read_text(encoding="utf-8").partition(MARKS[0])
     _, _, after = rest.partition(MARKS[1])
-    TABLE.write_text(f"{before}{MARKS[0]}\n{table(results)}\n{MARKS[1]}{after}", encoding="utf-8")
+    TABLE.write_text(f"{before}{MARKS[0]}\n{format_table(results)}\n{MARKS[1]}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

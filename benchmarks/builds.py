@@ -26,15 +26,15 @@ from benchmarks.traffic import Traffic, build
 from benchmarks.weights import random_artcnn, random_weights, weights_file
 from vsfdatrd.archs.artcnn import ArtCnnConfig
 from vsfdatrd.archs.fdat import FdatConfig
-from vsfdatrd.archs.fdat_rd import FdatFamilyConfig, variant
+from vsfdatrd.archs.fdat_rd import FdatFamilyConfig, variant_config
 from vsfdatrd.backends.tensorrt.library import RTX
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.errors import EngineError
 from vsfdatrd.graph.artcnn import write as artcnn_graph
 from vsfdatrd.graph.fdat import write as fdat_graph
-from vsfdatrd.graph.target import GraphTarget, tensorrt
+from vsfdatrd.graph.target import GraphTarget, tensorrt_target
 from vsfdatrd.options import Precision
-from vsfdatrd.weights.catalog import CATALOG, resolve
+from vsfdatrd.weights.catalog import CATALOG, resolve_model
 
 if TYPE_CHECKING:
     import onnx
@@ -56,9 +56,9 @@ ARTCNNS = {
 }
 TARGETS = ("sm75", "sm86", "sm89", "sm120")
 SIZES = ((720, 540), (720, 480))
-ABOUT = ("model", "weights", "size", "target", "precision", "graph")
+KEY_COLUMNS = ("model", "weights", "size", "target", "precision", "graph")
 """Columns that tell the result of one engine from others."""
-PLAIN: tuple[Precision, ...] = ("fp16", "fp32")
+PLAIN_PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32")
 """Precisions of graphs that are not specialized for TensorRT."""
 
 
@@ -82,7 +82,7 @@ class Case:
         """The target of its graph."""
         if self.graph == "plain":
             return GraphTarget(self.precision)
-        target = tensorrt(self.precision, sm75=self.target == "sm75")
+        target = tensorrt_target(self.precision, sm75=self.target == "sm75")
         return replace(target, maps=False, joined_layers=False) if self.graph == "earlier" else target
 
 
@@ -97,7 +97,7 @@ def measure(case: Case, write: Write) -> tuple[dict[str, Any], Traffic]:
     graph = write(case)
     writing = time.perf_counter() - start
     traffic = build(graph, case.target)
-    values = width * height * channels(case.model)
+    values = width * height * activation_values(case.model)
     return {
         "graph_seconds": round(writing, 2),
         "build_seconds": traffic.build_seconds,
@@ -112,7 +112,7 @@ def measure(case: Case, write: Write) -> tuple[dict[str, Any], Traffic]:
     }, traffic
 
 
-def cases(quick: bool) -> list[Case]:
+def list_cases(quick: bool) -> list[Case]:
     """The engines to build."""
     found: list[Case] = []
     half: tuple[Precision, ...] = ("fp16", "bf16")
@@ -128,7 +128,9 @@ def cases(quick: bool) -> list[Case]:
     chosen = MODELS[1:2] if quick else MODELS
     found += [Case(model, SIZES[0], "sm89", precision) for model in chosen for precision in others]
     found += [
-        Case("medium", SIZES[0], "sm89", precision, graph) for graph in ("plain", "export") for precision in PLAIN
+        Case("medium", SIZES[0], "sm89", precision, graph)
+        for graph in ("plain", "export")
+        for precision in PLAIN_PRECISIONS
     ]
     for model in () if quick else (*FDATS, *ARTCNNS):
         found += [Case(model, SIZES[0], target, "fp16") for target in TARGETS]
@@ -137,8 +139,10 @@ def cases(quick: bool) -> list[Case]:
     return found
 
 
-def channels(model: str) -> float:
-    """Values per pixel of the tensors that the memory of activations follows (`backends.tensorrt.backend.BYTES`)."""
+def activation_values(model: str) -> float:
+    """Values per pixel of the tensors that the memory of activations follows
+    (`backends.tensorrt.backend.ACTIVATION_BYTES`).
+    """
     if model in ARTCNNS:
         (moment,) = ARTCNNS[model].activations()
         return sum(moment.values())
@@ -149,7 +153,7 @@ def channels(model: str) -> float:
 def fdat_config(model: str) -> FdatFamilyConfig:
     """The configuration of an FDAT-RD or FDAT."""
     if model not in FDATS:
-        return variant(model)
+        return variant_config(model)
     width, heads, groups, depth, hidden = FDATS[model]
     return FdatConfig(
         embed_dim=width,
@@ -164,10 +168,10 @@ def fdat_config(model: str) -> FdatFamilyConfig:
     )
 
 
-def writer(model: str, weights: str, folder: Path) -> Write:
+def graph_writer(model: str, weights: str, folder: Path) -> Write:
     """Return a function that writes the graphs of a model. folder: cache for exports."""
     if weights == "shipped":
-        checkpoint = open_checkpoint(resolve(model))
+        checkpoint = open_checkpoint(resolve_model(model))
         return lambda case: checkpoint.graph(case.size[1], case.size[0], case.graph_target)
     if model in ARTCNNS:
         artcnn = ARTCNNS[model]
@@ -196,12 +200,12 @@ def _export(case: Case, folder: Path) -> "onnx.ModelProto":
     return onnx.load(file)
 
 
-def chosen(given: argparse.Namespace) -> list[Case]:
+def requested_cases(given: argparse.Namespace) -> list[Case]:
     """The engines to build that were asked for."""
     return [
         case
-        for case in cases(given.quick)
-        if all(value in (getattr(given, name) or [value]) for name, value in about(case).items())
+        for case in list_cases(given.quick)
+        if all(value in (getattr(given, name) or [value]) for name, value in case_key(case).items())
     ]
 
 
@@ -209,7 +213,7 @@ def main() -> int:
     """Build everything; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.builds", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="medium at 720×540 only")
-    for option in ABOUT:
+    for option in KEY_COLUMNS:
         parser.add_argument(f"--{option}", nargs="+", help="build only these; other results are kept")
     parser.add_argument("--details", action="store_true", help="print kernels and bytes by kind and by part")
     given = parser.parse_args()
@@ -217,29 +221,29 @@ def main() -> int:
         raise SystemExit("tensorrt_rtx is not installed; pip install vsfdatrd[rtx]")
     file = RESULTS / "tensorrt_builds.json"
     before = json.loads(file.read_text(encoding="utf-8"))["result"]["rows"] if file.exists() else []
-    rows = {tuple(row[name] for name in ABOUT): row for row in before}
-    order = [tuple(about(case).values()) for case in cases(quick=False)]
+    rows = {tuple(row[name] for name in KEY_COLUMNS): row for row in before}
+    order = [tuple(case_key(case).values()) for case in list_cases(quick=False)]
     with tempfile.TemporaryDirectory() as folder:
         writers: dict[tuple[str, str], Write] = {}
-        for case in tqdm(chosen(given), unit="engine"):
+        for case in tqdm(requested_cases(given), unit="engine"):
             which = case.model, case.weights
             if which not in writers:
-                writers[which] = writer(*which, Path(folder))
-            row = _row(case, writers[which], given.details)
-            rows[tuple(row[name] for name in ABOUT)] = row
+                writers[which] = graph_writer(*which, Path(folder))
+            row = _result_row(case, writers[which], given.details)
+            rows[tuple(row[name] for name in KEY_COLUMNS)] = row
             found = [rows[name] for name in order if name in rows]
             save("tensorrt_builds", {"library": f"{RTX.module} {RTX.version}", "rows": found}, quiet=True)
     return 0
 
 
-def about(case: Case) -> dict[str, str]:
+def case_key(case: Case) -> dict[str, str]:
     """What tells the result of an engine from others."""
-    return {name: getattr(case, name) for name in ABOUT} | {"size": f"{case.size[0]}x{case.size[1]}"}
+    return {name: getattr(case, name) for name in KEY_COLUMNS} | {"size": f"{case.size[0]}x{case.size[1]}"}
 
 
-def _row(case: Case, write: Write, details: bool) -> dict[str, Any]:
+def _result_row(case: Case, write: Write, details: bool) -> dict[str, Any]:
     """The result row of one engine."""
-    row = about(case)
+    row = case_key(case)
     said = " ".join(row.values())
     try:
         found, traffic = measure(case, write)
@@ -251,11 +255,11 @@ def _row(case: Case, write: Write, details: bool) -> dict[str, Any]:
         f"engine {found['engine_bytes'] >> 20} MiB, {found['kernels']} kernels, {traffic.moved / 1e9:.2f} GB"
     )
     if details:
-        tqdm.write(described(traffic))
+        tqdm.write(describe_kernels(traffic))
     return row | found
 
 
-def described(traffic: Traffic) -> str:
+def describe_kernels(traffic: Traffic) -> str:
     """Tables of an engine's kernels by kind and by part, and the estimate for cards."""
     lines = []
     for name, totals in (("kind", traffic.by_kind()), ("part", traffic.by_part())):

@@ -21,7 +21,7 @@ HAIR, SHINE = (58, 74, 150), (126, 150, 222)
 COAT, TRIM = (206, 62, 60), (248, 226, 150)
 
 
-def drawing(number: int, width: int, height: int) -> Picture:
+def draw_frame(number: int, width: int, height: int) -> Picture:
     """Frame `number` as (height, width, 3) RGB, drawn at twice the size and reduced."""
     s = height / 540 * 2
     canvas = Image.fromarray(_background(number, width * 2, height * 2))
@@ -116,4 +116,4 @@ def write_dvd(file: Path, frames: int) -> None:
     command += ["scale=720:480:flags=bicubic:out_color_matrix=smpte170m:out_range=tv,setsar=8/9,format=yuv420p"]
     command += ["-c:v", "mpeg2video", "-b:v", "5M", "-maxrate", "8M", "-bufsize", "1835k", "-g", "12", "-bf", "2"]
     command += ["-color_primaries", "smpte170m", "-color_trc", "smpte170m", "-colorspace", "smpte170m"]
-    run([*command, str(file)], b"".join(drawing(n, 1440, 1080).tobytes() for n in range(frames)))
+    run([*command, str(file)], b"".join(draw_frame(n, 1440, 1080).tobytes() for n in range(frames)))

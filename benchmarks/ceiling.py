@@ -22,7 +22,7 @@ class Ceiling:
     """The method of measurement."""
 
 
-def ceiling(*, gpu: bool) -> Ceiling:
+def measure_ceiling(*, gpu: bool) -> Ceiling:
     """Measure through PyTorch: fp32 on a CPU with all cores, fp16 on a GPU."""
     import torch
 
@@ -30,14 +30,14 @@ def ceiling(*, gpu: bool) -> Ceiling:
     dtype, side = (torch.float16, SIDE_GPU) if gpu else (torch.float32, SIDE)
     a, b = (torch.rand(side, side, dtype=dtype, device=device) for _ in range(2))
     wait = torch.cuda.synchronize if gpu else (lambda: None)
-    products = 2 * side**3 / best(lambda: torch.mm(a, b), wait)
+    products = 2 * side**3 / shortest_time(lambda: torch.mm(a, b), wait)
     source = torch.ones(BYTES // 4, device=device)
     target = torch.empty_like(source)
-    copied = 2 * BYTES / best(lambda: target.copy_(source), wait)
+    copied = 2 * BYTES / shortest_time(lambda: target.copy_(source), wait)
     return Ceiling(products, copied, f"PyTorch {torch.__version__}, {side}×{side} {str(dtype).removeprefix('torch.')}")
 
 
-def best(work: Callable[[], object], wait: Callable[[], object], times: int = 7) -> float:
+def shortest_time(work: Callable[[], object], wait: Callable[[], object], times: int = 7) -> float:
     """Shortest time of several runs in seconds: a ceiling is reached only without interference."""
     taken = []
     for _ in range(times):

@@ -76,13 +76,13 @@ def encode(script: Path, output: Path, frames: int) -> float:
     return time.perf_counter() - start
 
 
-def picture(clip: vs.VideoNode, number: int) -> Image.Image:
+def read_picture(clip: vs.VideoNode, number: int) -> Image.Image:
     """Return one frame of an RGB24 clip as a picture."""
     with clip.get_frame(number) as frame:
         return Image.fromarray(np.stack([np.asarray(frame[i]) for i in range(3)], -1))
 
 
-def busiest(image: Image.Image, side: int) -> tuple[int, int, int, int]:
+def crop_busiest(image: Image.Image, side: int) -> tuple[int, int, int, int]:
     """Return the square with the most edges, where differences are most visible."""
     gray = np.asarray(image.convert("L"), np.float32)
     edges = np.abs(np.diff(gray, axis=0))[:, 1:] + np.abs(np.diff(gray, axis=1))[1:]
@@ -95,7 +95,7 @@ def busiest(image: Image.Image, side: int) -> tuple[int, int, int, int]:
 def before_after(source: Image.Image, upscaled: Image.Image, file: Path) -> None:
     """Write the busiest part of both pictures side by side."""
     side = min(480, source.height, source.width)
-    box = busiest(upscaled, side)
+    box = crop_busiest(upscaled, side)
     both = Image.new("RGB", (2 * side + 8, side + 28), "white")
     draw = ImageDraw.Draw(both)
     for i, (image, label) in enumerate(((source, "DVD, enlarged with Lanczos"), (upscaled, "vsfdatrd"))):
@@ -132,16 +132,16 @@ def main() -> int:
     )
     seconds = encode(script, output, frames)
     upscaled = vs.core.bs.VideoSource(str(output), cachemode=0)
-    before = clip.resize.Lanczos(upscaled.width, upscaled.height, format=vs.RGB24, matrix_in=matrix(clip))
-    after = upscaled.resize.Spline36(format=vs.RGB24, matrix_in=matrix(upscaled))
-    before_after(picture(before, frames // 2), picture(after, frames // 2), a.out / "before_after.png")
+    before = clip.resize.Lanczos(upscaled.width, upscaled.height, format=vs.RGB24, matrix_in=clip_matrix(clip))
+    after = upscaled.resize.Spline36(format=vs.RGB24, matrix_in=clip_matrix(upscaled))
+    before_after(read_picture(before, frames // 2), read_picture(after, frames // 2), a.out / "before_after.png")
     size = f"{upscaled.width}×{upscaled.height}"
     print(f"{frames} frames of {size} in {seconds:.1f} s, start included: {frames / seconds:.3f} fps")
     print(f"script  {script}\nvideo   {output}\npicture {a.out / 'before_after.png'}")
     return 0
 
 
-def matrix(clip: vs.VideoNode) -> int:
+def clip_matrix(clip: vs.VideoNode) -> int:
     """Return the matrix property of the first frame; if missing, the usual matrix for the size."""
     named = int(clip.get_frame(0).props.get("_Matrix", 2))
     return named if named != 2 else 1 if clip.height > 576 else 6

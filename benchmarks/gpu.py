@@ -14,13 +14,13 @@ from typing import Any
 
 from benchmarks.gpu_visit import engines
 from benchmarks.gpu_visit.sizes import Sizes
-from benchmarks.on_gpu import on_gpu, refused
+from benchmarks.on_gpu import open_on_gpu, refusal_reason
 from benchmarks.report import RESULTS, save
 from benchmarks.weights import weights_file
-from vsfdatrd.backends.gpu.devices import gpus
+from vsfdatrd.backends.gpu.devices import list_gpus
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.graph.target import GraphTarget
-from vsfdatrd.graph.target import tensorrt as deploy
+from vsfdatrd.graph.target import tensorrt_target as deploy
 from vsfdatrd.options import Precision
 
 GRAPHS: dict[str, GraphTarget] = {
@@ -35,10 +35,12 @@ GRAPHS: dict[str, GraphTarget] = {
 PYTORCH: tuple[Precision, ...] = ("fp16", "bf16")
 
 
-def rate(checkpoint: Checkpoint, height: int, width: int, target: GraphTarget, frames: int) -> dict[str, Any]:
+def measure_tensorrt(
+    checkpoint: Checkpoint, height: int, width: int, target: GraphTarget, frames: int
+) -> dict[str, Any]:
     """Build, load and run an engine; return the result row."""
     work = checkpoint.description.config.flops(height, width)
-    with on_gpu(checkpoint, height, width, target) as (worker, facts):
+    with open_on_gpu(checkpoint, height, width, target) as (worker, facts):
         fps = worker.ask("rate", runs=frames)
     return {
         "fps": round(fps, 2),
@@ -49,12 +51,12 @@ def rate(checkpoint: Checkpoint, height: int, width: int, target: GraphTarget, f
     }
 
 
-def rate_of_torch(checkpoint: Checkpoint, height: int, width: int, precision: Precision, frames: int) -> dict[str, Any]:
-    """Measure the PyTorch network as a CUDA graph; return the same fields as `rate`."""
+def measure_torch(checkpoint: Checkpoint, height: int, width: int, precision: Precision, frames: int) -> dict[str, Any]:
+    """Measure the PyTorch network as a CUDA graph; return the same fields as `measure_tensorrt`."""
     work = checkpoint.description.config.flops(height, width)
     turns = min(5, frames)
     sizes = Sizes(height=height, width=width, turns=turns, frames=frames // turns)
-    found = engines.row(checkpoint, precision, sizes, engines.exact(checkpoint, sizes))
+    found = engines.measure_row(checkpoint, precision, sizes, engines.compute_in_fp32(checkpoint, sizes))
     fps = found["fps_alone"]["median"]
     return {
         "fps": fps,
@@ -74,16 +76,21 @@ def main() -> int:
     parser.add_argument("--engines", nargs="+", choices=("tensorrt", "pytorch"), default=["tensorrt", "pytorch"])
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result (benchmarks/results)")
     a = parser.parse_args()
-    if not gpus():
+    if not list_gpus():
         raise SystemExit("there is no NVIDIA GPU here, or no driver for it")
     width, height = map(int, a.size.split("x"))
     rows: list[dict[str, Any]] = []
-    why = refused() if "tensorrt" in a.engines else None  # checked once, so that no engine is built in vain
+    why = refusal_reason() if "tensorrt" in a.engines else None  # checked once, so that no engine is built in vain
 
     def add(model: str, graph: str, found: dict[str, Any]) -> None:
         rows.append({"model": model, "graph": graph} | found)
         print(model, graph, found, file=sys.stderr, flush=True)
-        save(f"gpu_{a.size}", {"gpu": gpus()[0].name, "size": [width, height], "rows": rows}, quiet=True, folder=a.out)
+        save(
+            f"gpu_{a.size}",
+            {"gpu": list_gpus()[0].name, "size": [width, height], "rows": rows},
+            quiet=True,
+            folder=a.out,
+        )
 
     if why:
         add("all", "TensorRT", {"error": why})
@@ -92,13 +99,13 @@ def main() -> int:
             checkpoint = open_checkpoint(weights_file(model, Path(folder))[0])
             for name, target in GRAPHS.items() if why is None and "tensorrt" in a.engines else ():
                 try:
-                    found = rate(checkpoint, height, width, target, a.frames)
+                    found = measure_tensorrt(checkpoint, height, width, target, a.frames)
                 except Exception as error:  # recorded as a row with the reason; the others continue
                     found = {"error": f"{type(error).__name__}: {error}"}
                 add(model, name, found)
             for precision in PYTORCH if "pytorch" in a.engines else ():
                 try:
-                    found = rate_of_torch(checkpoint, height, width, precision, a.frames)
+                    found = measure_torch(checkpoint, height, width, precision, a.frames)
                 except Exception as error:
                     found = {"error": f"{type(error).__name__}: {error}"}
                 add(model, f"PyTorch {precision}", found)

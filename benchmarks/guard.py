@@ -28,7 +28,7 @@ from benchmarks.weights import weights_file
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def source_of(commit: str | None, folder: Path) -> Path:
+def extract_source(commit: str | None, folder: Path) -> Path:
     """Extract the files of a commit into a folder; None means the checkout. Raises SystemExit for an unknown commit."""
     if commit is None:
         return ROOT
@@ -40,7 +40,7 @@ def source_of(commit: str | None, folder: Path) -> Path:
     return folder
 
 
-def environment(source: Path, folder: Path) -> Path:
+def create_environment(source: Path, folder: Path) -> Path:
     """Create an environment with vsfdatrd from a source tree and all other packages of this environment.
 
     VapourSynth loads the plugins inside its own package, so that package is copied, without our plugin.
@@ -86,7 +86,7 @@ def main() -> int:
         pythons = {}
         for label, commit in (("base", a.base), ("head", a.head)):
             print(f"installing {label} ({commit or 'the checkout'})", file=sys.stderr)
-            pythons[label] = environment(source_of(commit, folder / f"{label}-source"), folder / label)
+            pythons[label] = create_environment(extract_source(commit, folder / f"{label}-source"), folder / label)
         cases = tuple(Case("vsfdatrd", str(weights), (width, height)) for _ in pythons)
         group = Group("guard", f"{a.model}, {a.size}", cases, a.rounds)
         settings = Settings(a.seconds, folder, pythons=tuple(pythons.values()), path=folder / "lib")

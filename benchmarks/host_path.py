@@ -31,7 +31,7 @@ import vapoursynth as vs
 from vsfdatrd import inference
 from vsfdatrd.backends.base import FramePlanes, SlotPool
 from vsfdatrd.backends.remote_engine import RemoteEngine
-from vsfdatrd.backends.tensorrt.builder import FILE
+from vsfdatrd.backends.tensorrt.builder import ENGINE_FILE
 from vsfdatrd.video import tiling
 from vsfdatrd.workers.client import Worker
 
@@ -84,7 +84,7 @@ def scripted_engine(
     shapes = {"input": [1, 3, height, width], "output": [1, 3, SCALE * height, SCALE * width]}
     content = {"shapes": shapes, "precision": "fp16", "targets": [], "static": True}
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, FILE).write_text(json.dumps(content))
+        Path(folder, ENGINE_FILE).write_text(json.dumps(content))
         with patch.dict(os.environ, given):
             worker = Worker("vsfdatrd.backends.tensorrt.worker")
         loaded = worker.ask(
@@ -115,8 +115,8 @@ class Race:
             vs.core.std.BlankClip(width=width, height=height, format=vs.RGBS, length=1000, color=color, keep=True)
             for color in colors
         ]
-        whole = tiling.untiled(height, width, SCALE)
-        self._clip = inference.run(vs.core.std.Interleave(pictures), pool, whole, SCALE, reuse=0.0)
+        whole = tiling.single_tile(height, width, SCALE)
+        self._clip = inference.upscale_frames(vs.core.std.Interleave(pictures), pool, whole, SCALE, reuse=0.0)
         # VapourSynth keeps 20 results of a clip that is asked directly: a second of page faults at the start.
         self._clip.std.SetVideoCache(mode=0)
         self._source = np.stack([np.full((3, height, width), color[0], np.float32) for color in colors])

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vsfdatrd.archs.fdat_rd import FdatRdConfig, variant
+from vsfdatrd.archs.fdat_rd import FdatRdConfig, variant_config
 from vsfdatrd.kernels import manifest
 from vsfdatrd.kernels.compile import ARCHITECTURES
 
@@ -84,7 +84,7 @@ def needs(config: FdatRdConfig, height: int = HEIGHT, width: int = WIDTH) -> dic
 
 def table_of_kernels() -> list[str]:
     """Return the lines of the table of kernels, for medium."""
-    config = variant("medium")
+    config = variant_config("medium")
     loaded = manifest.load()
     short = [name.removeprefix("sm_") for name in ARCHITECTURES]
     lines = [
@@ -117,7 +117,7 @@ def table_of_frames() -> list[str]:
         "|---" * (4 + len(CARDS)) + "|",
     ]
     for name in ("small", "medium", "large"):
-        each = needs(variant(name)).values()
+        each = needs(variant_config(name)).values()
         cells = [
             name,
             str(sum(need.launches for need in each)),

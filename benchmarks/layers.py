@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.on_gpu import on_gpu
+from benchmarks.on_gpu import open_on_gpu
 from benchmarks.speed.material import drawings
-from vsfdatrd.archs.size import padded
+from vsfdatrd.archs.size import round_up
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineError
-from vsfdatrd.graph.target import tensorrt as tensorrt_target
+from vsfdatrd.graph.target import tensorrt_target as tensorrt_target
 from vsfdatrd.video.tiling import fill_padding
 
 type Layer = tuple[str, str, float]
@@ -45,7 +45,7 @@ def layers(library: str, weights: Path, width: int, height: int) -> list[Layer]:
 def padded_picture(checkpoint: Checkpoint, width: int, height: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     """The first drawing, padded for the network, (3, H, W)."""
     multiple = checkpoint.description.size.multiple_of
-    picture = np.zeros((3, padded(height, multiple), padded(width, multiple)), np.float32)
+    picture = np.zeros((3, round_up(height, multiple), round_up(width, multiple)), np.float32)
     for plane, source in zip(picture, drawings(width, height, 1)[0], strict=True):
         plane[:height, :width] = source
         fill_padding(plane, height, width)
@@ -56,13 +56,15 @@ def openvino_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Lay
     """OpenVINO's own counters, fp32, one frame on all cores; layers that were fused into others took no time."""
     import openvino
 
-    from vsfdatrd.backends.openvino.worker import settings
+    from vsfdatrd.backends.openvino.worker import compile_settings
 
     picture = padded_picture(checkpoint, width, height)
     graph = checkpoint.graph(*picture.shape[1:])
     core = openvino.Core()
     model = core.read_model(io.BytesIO(graph.SerializeToString()))
-    request = core.compile_model(model, "CPU", settings("fp32", 1) | {"PERF_COUNT": True}).create_infer_request()
+    request = core.compile_model(
+        model, "CPU", compile_settings("fp32", 1) | {"PERF_COUNT": True}
+    ).create_infer_request()
     request.infer([picture[None]])
     found: defaultdict[tuple[str, str], float] = defaultdict(float)
     for _ in range(RUNS):
@@ -106,7 +108,7 @@ def torch_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Layer]
 def tensorrt_layers(checkpoint: Checkpoint, width: int, height: int) -> list[Layer]:
     """TensorRT's own profiler, fp16: layers of the built engine. Needs a GPU."""
     _, tall, wide = padded_picture(checkpoint, width, height).shape
-    with on_gpu(checkpoint, tall, wide, tensorrt_target("fp16")) as (worker, _):
+    with open_on_gpu(checkpoint, tall, wide, tensorrt_target("fp16")) as (worker, _):
         found: dict[str, float] = worker.ask("layers", runs=RUNS)
     return _longest((name, _kind(name), seconds) for name, seconds in found.items())
 
@@ -116,7 +118,7 @@ def _kind(name: str) -> str:
     return re.sub(r"[\d_.]+", " ", name).strip()[:60] or name
 
 
-def by_kind(layers: Iterable[Layer]) -> list[tuple[str, int, float]]:
+def sum_by_kind(layers: Iterable[Layer]) -> list[tuple[str, int, float]]:
     """(kind, how many layers, seconds), the longest first."""
     count: defaultdict[str, int] = defaultdict(int)
     total: defaultdict[str, float] = defaultdict(float)

@@ -21,23 +21,23 @@ from vsfdatrd.backends.selection import open_engine
 from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.options import Options
-from vsfdatrd.weights.catalog import resolve
+from vsfdatrd.weights.catalog import resolve_model
 
 
-def in_use() -> int:
+def resident_bytes() -> int:
     """Resident bytes of this process and of the engine workers."""
     process = psutil.Process()
     return sum(p.memory_info().rss for p in (process, *process.children(recursive=True)))
 
 
-def flat(model: str, frames: int, settle: int) -> int:
+def check_flat(model: str, frames: int, settle: int) -> int:
     """Upscale many frames of 120×120; status 1 if memory grows by more than 2 % after `settle` of them."""
     clip = vs.core.std.BlankClip(width=120, height=120, format=vs.YUV420P8, length=frames, color=[120, 90, 160])
     used = []
     for _ in tqdm(
         vs.core.fdatrd.upscale(clip, model=model, reuse="off").frames(close=True), total=frames, unit="frame"
     ):
-        used.append(in_use())
+        used.append(resident_bytes())
     settled, last = used[settle], max(used[settle:])
     growth = last / settled - 1
     print(f"{settled / 2**20:.0f} MiB at frame {settle}, at most {last / 2**20:.0f} MiB after it: {growth:+.2%}")
@@ -48,9 +48,9 @@ def flat(model: str, frames: int, settle: int) -> int:
     return int(growth > 0.02)
 
 
-def by_size(model: str, sizes: list[str]) -> int:
+def compare_with_estimate(model: str, sizes: list[str]) -> int:
     """Compare the peak memory of the OpenVINO worker with its estimate, for several frame sizes."""
-    checkpoint = open_checkpoint(resolve(model))
+    checkpoint = open_checkpoint(resolve_model(model))
     config = checkpoint.description.config
     if not isinstance(config, FdatRdConfig):
         raise SystemExit(f"{model} is not an FDAT-RD")
@@ -65,13 +65,13 @@ def by_size(model: str, sizes: list[str]) -> int:
         status = Path(f"/proc/{child.pid}/status").read_text(encoding="utf-8")
         peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
         _, padded_height, padded_width = engine.input(0).shape
-        job = EngineSpec(checkpoint, padded_height, padded_width, "fp32")
-        tokens = job.height * job.width / config.unshuffle**2
+        spec = EngineSpec(checkpoint, padded_height, padded_width, "fp32")
+        tokens = spec.height * spec.width / config.unshuffle**2
         row = {
             "size": [width, height],
             "peak_bytes": peak,
             "bytes_per_token_and_channel": (peak - before) / tokens / config.ffn_dim,
-            "estimated_bytes": openvino.memory_estimate(job)[0],
+            "estimated_bytes": openvino.memory_estimate(spec)[0],
         }
         print(f"{size}: {peak / 2**20:.0f} MiB, estimated {row['estimated_bytes'] / 2**20:.0f} MiB")
         rows.append(row)
@@ -88,7 +88,7 @@ def main() -> int:
     parser.add_argument("--settle", type=int, default=50, help="frames after which memory must be flat")
     parser.add_argument("--sizes", nargs="+", help="measure engines for these sizes instead")
     a = parser.parse_args()
-    return by_size(a.model, a.sizes) if a.sizes else flat(a.model, a.frames, a.settle)
+    return compare_with_estimate(a.model, a.sizes) if a.sizes else check_flat(a.model, a.frames, a.settle)
 
 
 if __name__ == "__main__":

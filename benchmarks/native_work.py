@@ -23,49 +23,49 @@ from unittest.mock import patch
 
 import numpy as np
 
-from benchmarks.ceiling import BYTES, best
+from benchmarks.ceiling import BYTES, shortest_time
 from benchmarks.layers import padded_picture
 from vsfdatrd.archs.fdat_rd import WINDOW, FdatRdConfig
 from vsfdatrd.backends.native import blocks, network
 from vsfdatrd.backends.native import kernels as native_kernels
-from vsfdatrd.backends.native.kernels import COLUMNS, KEYS, LEVELS, KernelArrays, Matrix
+from vsfdatrd.backends.native.kernels import COLUMN_ALIGNMENT, KEY_STRIDE, MAX_QUANTIZED, KernelArrays, Matrix
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineError
 
 RUNS = 3
 TOKENS = WINDOW[0] * WINDOW[1]
-HEAD = blocks.HEAD
+HEAD = blocks.HEAD_DIM
 ROWS, INNER, WIDE = 120, 512, 512
 """The product whose rate counts as the highest: within the second cache, with little besides multiply-adds."""
 
 
-def rates() -> dict[str, float]:
+def measure_ceilings() -> dict[str, float]:
     """Highest rates of one core: multiply-adds a second in a product within the cache, and bytes a second copied."""
     random, own = np.random.default_rng(0), KernelArrays()
     matrix = own.matrix(random.standard_normal((WIDE, INNER)))
-    a = random.integers(-LEVELS, LEVELS, (ROWS, INNER)).astype(np.int16)
+    a = random.integers(-MAX_QUANTIZED, MAX_QUANTIZED, (ROWS, INNER)).astype(np.int16)
     steps, out = np.ones(ROWS, np.float32), np.empty((ROWS, WIDE), np.float32)
-    multiply = native_kernels.function("multiply")
-    seconds = best(lambda: multiply(a, steps, ROWS, matrix, out), lambda: None, 500)
+    multiply = native_kernels.c_function("multiply")
+    seconds = shortest_time(lambda: multiply(a, steps, ROWS, matrix, out), lambda: None, 500)
     source = np.ones(BYTES // 4, np.float32)
     target = np.empty_like(source)
-    copied = best(lambda: np.copyto(target, source), lambda: None)
+    copied = shortest_time(lambda: np.copyto(target, source), lambda: None)
     return {"macs_per_s": ROWS * INNER * WIDE / seconds, "bytes_per_s": 2 * BYTES / copied}
 
 
-def _used(matrices: Any) -> int:
+def _nonzero_weights(matrices: Any) -> int:
     """Weights of one or several packed matrices that products do not leave out."""
     if not isinstance(matrices, Matrix):
-        return sum(_used(matrix) for matrix in matrices)
-    panels = matrices.columns // COLUMNS
+        return sum(_nonzero_weights(matrix) for matrix in matrices)
+    panels = matrices.columns // COLUMN_ALIGNMENT
     spans: int = ctypes.cast(matrices.bounds, ctypes.POINTER(ctypes.c_int32))[panels]
     lengths: list[int] = ctypes.cast(matrices.spans, ctypes.POINTER(ctypes.c_int32))[1 : 2 * spans : 2]
-    return COLUMNS * sum(lengths)
+    return COLUMN_ALIGNMENT * sum(lengths)
 
 
 def _first(*a: Any) -> tuple[float, float]:
     n = a[3] * (a[6] - a[5])
-    return n * _used(a[7]), 4 * n * (a[7].columns + 3 * a[4] ** 2)
+    return n * _nonzero_weights(a[7]), 4 * n * (a[7].columns + 3 * a[4] ** 2)
 
 
 def _local(*a: Any) -> tuple[float, float]:
@@ -74,48 +74,48 @@ def _local(*a: Any) -> tuple[float, float]:
 
 def _feed_forward(*a: Any) -> tuple[float, float]:
     n = a[4] * (a[6] - a[5])
-    return n * (_used(a[8]) + _used(a[10])), 8 * n * a[8].inner
+    return n * (_nonzero_weights(a[8]) + _nonzero_weights(a[10])), 8 * n * a[8].inner
 
 
 def _windows(*a: Any) -> tuple[float, float]:
     n, channels = TOKENS * (a[7] - a[6]), a[12].inner
-    return n * (_used(a[9]) + 2 * KEYS * channels + _used(a[12])), 12 * n * channels
+    return n * (_nonzero_weights(a[9]) + 2 * KEY_STRIDE * channels + _nonzero_weights(a[12])), 12 * n * channels
 
 
 def _channels(*a: Any) -> tuple[float, float]:
     n = a[3] - a[2]
-    return n * _used(a[5]), 12 * n * a[5].inner
+    return n * _nonzero_weights(a[5]), 12 * n * a[5].inner
 
 
 def _read(*a: Any) -> tuple[float, float]:
     stretches = a[2] - a[1]
-    attention = stretches * a[6] * a[7] * 2 * KEYS * HEAD
-    return stretches * TOKENS * _used(a[5]) + attention, 4 * stretches * TOKENS * a[5][0].inner
+    attention = stretches * a[6] * a[7] * 2 * KEY_STRIDE * HEAD
+    return stretches * TOKENS * _nonzero_weights(a[5]) + attention, 4 * stretches * TOKENS * a[5][0].inner
 
 
 def _look_up(*a: Any) -> tuple[float, float]:
     n, channels = a[2] - a[1], a[7].inner
-    return n * (_used(a[4]) + _used(a[7]) + 2 * a[5][0].padded * channels), 8 * n * channels
+    return n * (_nonzero_weights(a[4]) + _nonzero_weights(a[7]) + 2 * a[5][0].padded * channels), 8 * n * channels
 
 
 def _conv(*a: Any) -> tuple[float, float]:
     n = a[4] * (a[6] - a[5])
-    return n * _used(a[7]), 12 * n * a[7][0].inner
+    return n * _nonzero_weights(a[7]), 12 * n * a[7][0].inner
 
 
 def _winograd(*a: Any) -> tuple[float, float]:
     n = 2 * a[4] * (a[6] - a[5])
-    return n / 4 * _used(a[7]), 12 * n * a[7][0].inner
+    return n / 4 * _nonzero_weights(a[7]), 12 * n * a[7][0].inner
 
 
 def _twice(*a: Any) -> tuple[float, float]:
     n = a[3] * (a[5] - a[4])
-    return n * _used(a[6]), 4 * n * (a[6][0].inner + 12)
+    return n * _nonzero_weights(a[6]), 4 * n * (a[6][0].inner + 12)
 
 
 def _four_times(*a: Any) -> tuple[float, float]:
     n = a[3] * (a[5] - a[4])
-    return n * (_used(a[6]) + 4 * _used(a[8])), 4 * n * (a[6][0].inner + 48)
+    return n * (_nonzero_weights(a[6]) + 4 * _nonzero_weights(a[8])), 4 * n * (a[6][0].inner + 48)
 
 
 def _last(*a: Any) -> tuple[float, float]:
@@ -140,12 +140,12 @@ WORK: dict[str, Callable[..., tuple[float, float]]] = {
 
 
 def measure(checkpoint: Checkpoint, width: int, height: int) -> list[dict[str, Any]]:
-    """Kernels of a frame on one thread, the longest first; and what NumPy does between them, as ``between``.
+    """Measure the kernels of a frame on one thread, slowest first, and the NumPy code between them as ``between``.
 
     Raises EngineError for a network that the kernels do not run.
     """
     config = checkpoint.description.config
-    reason = network.unsuitable(config) if isinstance(config, FdatRdConfig) else "it is not an FDAT-RD"
+    reason = network.unsupported_config_reason(config) if isinstance(config, FdatRdConfig) else "it is not an FDAT-RD"
     if reason or not isinstance(config, FdatRdConfig):
         raise EngineError(f"the native engine does not run it: {reason}")
     picture = padded_picture(checkpoint, width, height)
@@ -156,7 +156,7 @@ def measure(checkpoint: Checkpoint, width: int, height: int) -> list[dict[str, A
     found: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
 
     def measured(name: str) -> Callable[..., None]:
-        kernel = native_kernels.function(name)
+        kernel = native_kernels.c_function(name)
 
         def call(*arguments: Any) -> None:
             start = time.thread_time()
@@ -169,7 +169,7 @@ def measure(checkpoint: Checkpoint, width: int, height: int) -> list[dict[str, A
         return call
 
     start = time.thread_time()
-    with patch.object(network, "function", measured), patch.object(blocks, "function", measured):
+    with patch.object(network, "c_function", measured), patch.object(blocks, "c_function", measured):
         for _ in range(RUNS):
             context.run(picture, result)
     whole = (time.thread_time() - start) / RUNS
@@ -178,7 +178,7 @@ def measure(checkpoint: Checkpoint, width: int, height: int) -> list[dict[str, A
     return sorted(rows, key=lambda row: -float(row["seconds"]))
 
 
-def shares(weights: Path, width: int, height: int) -> dict[str, Any]:
+def measure_shares(weights: Path, width: int, height: int) -> dict[str, Any]:
     """What `main` prints, measured in another process."""
     command = [sys.executable, "-m", __spec__.name, str(weights), f"{width}x{height}"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -186,7 +186,7 @@ def shares(weights: Path, width: int, height: int) -> dict[str, Any]:
     return result
 
 
-def table(known: dict[str, Any]) -> str:
+def format_table(known: dict[str, Any]) -> str:
     """The result of `main` as text: milliseconds, and shares of the core's rates."""
     macs, moved = known["macs_per_s"], known["bytes_per_s"]
     rows = known["kernels"]
@@ -205,7 +205,7 @@ def table(known: dict[str, Any]) -> str:
 def main(weights: str, size: str) -> None:
     """Print the kernels."""
     width, height = map(int, size.split("x"))
-    print(json.dumps({**rates(), "kernels": measure(open_checkpoint(weights), width, height)}))
+    print(json.dumps({**measure_ceilings(), "kernels": measure(open_checkpoint(weights), width, height)}))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
-from vsfdatrd.backends.gpu.devices import gpus
+from vsfdatrd.backends.gpu.devices import list_gpus
 from vsfdatrd.backends.tensorrt.library import choose_library
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.errors import EngineError, EngineUnavailable
@@ -17,17 +17,17 @@ from vsfdatrd.graph.target import GraphTarget
 from vsfdatrd.workers.client import Worker
 
 
-def refused() -> str | None:
+def refusal_reason() -> str | None:
     """The reason why TensorRT cannot run on the first GPU; None if it can.
 
     Tested with an engine of one layer, because building a full engine only to have it refused takes seconds.
     """
-    if not gpus():
+    if not list_gpus():
         return "there is no NVIDIA GPU here, or no driver for it"
-    library = choose_library(gpus()[0].capability)
+    library = choose_library(list_gpus()[0].capability)
     if library is None:
         return "TensorRT is not installed; pip install vsfdatrd[rtx]"
-    major, minor = gpus()[0].capability
+    major, minor = list_gpus()[0].capability
     worker = Worker("vsfdatrd.backends.tensorrt.worker")
     try:
         why: str | None = worker.ask(
@@ -41,7 +41,7 @@ def refused() -> str | None:
 
 
 @contextmanager
-def on_gpu(
+def open_on_gpu(
     checkpoint: Checkpoint, height: int, width: int, target: GraphTarget
 ) -> Iterator[tuple[Worker, dict[str, Any]]]:
     """The worker of the engine, and the facts of the build with `load_seconds`.
@@ -58,15 +58,15 @@ def on_gpu(
     config = checkpoint.description.config
     if not isinstance(config, FdatRdConfig):
         raise EngineUnavailable(f"{checkpoint.path.name} is not an FDAT-RD")
-    if why := refused():
+    if why := refusal_reason():
         raise EngineUnavailable(why)
-    library = choose_library(gpus()[0].capability)
+    library = choose_library(list_gpus()[0].capability)
     assert library is not None
     worker = Worker("vsfdatrd.backends.tensorrt.worker")
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder, "graph.onnx")
         graph.write_bytes(fdat_rd_graph(config, checkpoint.tensors(), (height, width), target).SerializeToString())
-        major, minor = gpus()[0].capability
+        major, minor = list_gpus()[0].capability
         try:
             facts: dict[str, Any] = worker.ask(
                 "build",

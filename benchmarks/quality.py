@@ -31,12 +31,12 @@ from tqdm import tqdm
 from benchmarks import quality_sheets, report
 from benchmarks.quality_cache import Cache
 from benchmarks.quality_checks import run_checks
-from benchmarks.quality_degradations import DEGRADATIONS, truths
+from benchmarks.quality_degradations import DEGRADATIONS, read_truths
 from benchmarks.quality_discs import HELD, Sample, dvds, film, laserdiscs
 from benchmarks.quality_measures import HELD_MEASURES, MEASURES
 from benchmarks.quality_methods import PEERS, Method, Missing, Picture, Result, network
 from benchmarks.quality_spread import differences, spread
-from vsfdatrd.weights.catalog import resolve
+from vsfdatrd.weights.catalog import resolve_model
 from vsfdatrd.weights.files import sha256
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ COMPARED = ("psnr_y_db", "chroma_error_steps", "ssimulacra2", "ssimulacra2_vszip
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class NamedMethod:
     """A method with the name of its row."""
 
     identity: str
@@ -75,19 +75,21 @@ class Named:
     method: Method
 
 
-def methods(models: list[str], peers: list[str]) -> dict[str, Named | str]:
+def create_methods(models: list[str], peers: list[str]) -> dict[str, NamedMethod | str]:
     """Create every method, by the name of its row; a method that cannot run here is replaced by the reason."""
-    result: dict[str, Named | str] = {}
+    result: dict[str, NamedMethod | str] = {}
     for model in models:
         name, _, chroma_filter = model.partition("+")
-        weights = sha256(resolve(name))
+        weights = sha256(resolve_model(name))
         row = Path(name).name.removesuffix(".safetensors").removesuffix(".pth") + (
             f"+{chroma_filter}" if chroma_filter else ""
         )
-        result[row] = Named(f"{weights} {chroma_filter}", network(name, chroma_filter or "none"))
+        result[row] = NamedMethod(f"{weights} {chroma_filter}", network(name, chroma_filter or "none"))
     for peer in peers:
         try:
-            result[peer] = Named(" ".join([peer, *map(_version, ("VapourSynth", "ncnn", "torch"))]), PEERS[peer]())
+            result[peer] = NamedMethod(
+                " ".join([peer, *map(_version, ("VapourSynth", "ncnn", "torch"))]), PEERS[peer]()
+            )
         except Missing as missing:
             result[peer] = str(missing)
     return result
@@ -100,7 +102,7 @@ def _version(package: str) -> str:
         return ""
 
 
-def samples(folder: Path, kinds: list[str], film_file: Path, limit: int | None = None) -> Samples:
+def create_samples(folder: Path, kinds: list[str], film_file: Path, limit: int | None = None) -> Samples:
     """Create the sources of all methods. A kind that cannot be created here is omitted with a warning."""
     result: Samples = {}
     if set(kinds) & set(DEGRADATIONS):
@@ -108,7 +110,7 @@ def samples(folder: Path, kinds: list[str], film_file: Path, limit: int | None =
             frames = range(HELD if kind == "laserdisc" else 1)
             result[kind] = {
                 name: Sample(truth, [degradation(truth, name, frame) for frame in frames])
-                for name, truth in truths(folder, limit).items()
+                for name, truth in read_truths(folder, limit).items()
             }
     makers: dict[str, Callable[[], dict[str, Sample]]] = {
         "made_dvd": lambda: dvds(folder, limit),
@@ -124,7 +126,9 @@ def samples(folder: Path, kinds: list[str], film_file: Path, limit: int | None =
     return {kind: result[kind] for kind in KINDS if kind in kinds and kind in result}
 
 
-def measure(named: Named, given: Samples, cache: Cache, bar: Any = None) -> tuple[Row, dict[tuple[str, str], Result]]:
+def measure(
+    named: NamedMethod, given: Samples, cache: Cache, bar: Any = None
+) -> tuple[Row, dict[tuple[str, str], Result]]:
     """Measure one method: its values by kind and measure, as mean and per picture; and its first results."""
     row: Row = {}
     firsts: dict[tuple[str, str], Result] = {}
@@ -158,7 +162,7 @@ def measure(named: Named, given: Samples, cache: Cache, bar: Any = None) -> tupl
     return row, firsts
 
 
-def _results(named: Named, sources: list[Picture], cache: Cache) -> Iterator[Result]:
+def _results(named: NamedMethod, sources: list[Picture], cache: Cache) -> Iterator[Result]:
     """Compute a method's results for pictures of one size; those that are not cached are computed in one batch."""
     known = [cache.result(named.identity, source) for source in sources]
     lacking = [source for source, result in zip(sources, known, strict=True) if result is None]
@@ -172,7 +176,7 @@ def _number(value: float) -> float | None:
     return round(value, 4) if math.isfinite(value) else None
 
 
-def table(rows: dict[str, Row | str], kinds: list[str]) -> str:
+def format_tables(rows: dict[str, Row | str], kinds: list[str]) -> str:
     """Format means as Markdown, one table per kind, with the differences between the first model and the others."""
     whole = [name for name, row in rows.items() if not isinstance(row, str)]
     result = differences(rows, whole[0]) if whole else {}
@@ -210,11 +214,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--checks", action="store_true", help="also check colors, grid, held cels and place")
     parser.add_argument("--limit", type=int, help="only the first pictures")
     a = parser.parse_args(arguments)
-    given = samples(a.folder, a.sets, a.film, a.limit)
+    given = create_samples(a.folder, a.sets, a.film, a.limit)
     rows: dict[str, Row | str] = {}
     checks: dict[str, Any] = {}
     shown: Shown = {}
-    results = methods(a.models, a.peers)
+    results = create_methods(a.models, a.peers)
     frames = sum(len(sample.sources) for pictures in given.values() for sample in pictures.values())
     with tqdm(total=frames * len(results), unit="frame", dynamic_ncols=True) as bar:
         for name, named in results.items():
@@ -228,7 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
                 shown[name, kind, picture] = np.rint(first * 255).astype(np.uint8)
             if a.checks:
                 checks[name] = run_checks(named.method)
-    print(table(rows, list(given)))
+    print(format_tables(rows, list(given)))
     for name, outcomes in checks.items():
         for check, outcome in outcomes.items():
             verdict = "passed" if outcome["passed"] else "FAILED"

@@ -5,9 +5,9 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.cartoon import drawing
-from benchmarks.quality_degradations import halved
-from benchmarks.quality_measures import displacement, flicker, luma
+from benchmarks.cartoon import draw_frame
+from benchmarks.quality_degradations import halve
+from benchmarks.quality_measures import displacement, flicker, to_luma
 from benchmarks.quality_methods import Method, Picture
 
 CELS = (
@@ -76,7 +76,7 @@ def grid(method: Method) -> Check:
     details = {f"period {period}": 0.0 for period in PERIODS}
     levels = [flat((gray, gray, gray), 288) for gray in (64, 128, 192)]
     for result in method(levels):
-        for period, height in _peaks(luma(result)[48:-48, 48:-48]).items():
+        for period, height in _peaks(to_luma(result)[48:-48, 48:-48]).items():
             details[f"period {period}"] = max(details[f"period {period}"], height)
     return _check(max(details.values()), GRID_LIMIT, "8-bit steps", details)
 
@@ -107,7 +107,7 @@ def held_cels(method: Method) -> Check:
     Four frames of one drawn cel (240×200) with noise of two 8-bit steps. The value is the standard deviation of luma
     from frame to frame, of the output relative to that of the input.
     """
-    cel = halved(drawing(0, 480, 400)).astype(np.float64)
+    cel = halve(draw_frame(0, 480, 400)).astype(np.float64)
     frames: list[Picture] = []
     for seed in range(4):
         noise = np.random.default_rng(seed).normal(0, 2, cel.shape)
@@ -119,8 +119,8 @@ def held_cels(method: Method) -> Check:
 
 def shift(method: Method) -> Check:
     """Check that a drawn cel is not displaced by more than a twentieth of an output pixel in either direction."""
-    truth = drawing(0, 480, 400)
-    result = next(iter(method([halved(truth)])))
+    truth = draw_frame(0, 480, 400)
+    result = next(iter(method([halve(truth)])))
     down, right = displacement(truth / 255, result)
     return _check(max(abs(down), abs(right)), SHIFT_LIMIT, "pixels of the output", {"down": down, "right": right})
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.demo import busiest
+from benchmarks.demo import crop_busiest
 from vsfdatrd.system.programs import ffmpeg, run
 
 type Picture = NDArray[np.uint8]
@@ -29,7 +29,7 @@ SIGNAL_NOISE = 0.012
 """Standard deviation of the noise on the composite signal, relative to white: about 38 dB, a good LaserDisc player."""
 
 
-def truths(folder: Path, limit: int | None = None) -> dict[str, Picture]:
+def read_truths(folder: Path, limit: int | None = None) -> dict[str, Picture]:
     """Read the part of every picture that is measured, uint8 (400, 480, 3), by the file's name without its suffix.
 
     Smaller pictures are omitted. Raises FileNotFoundError if none is left.
@@ -39,7 +39,7 @@ def truths(folder: Path, limit: int | None = None) -> dict[str, Picture]:
         image = Image.open(file).convert("RGB")
         if image.width < WIDTH or image.height < HEIGHT:
             continue
-        left, top, *_ = busiest(image, HEIGHT)
+        left, top, *_ = crop_busiest(image, HEIGHT)
         left = min(left, image.width - WIDTH)
         result[file.stem] = np.asarray(image.crop((left, top, left + WIDTH, top + HEIGHT)))
         if len(result) == limit:
@@ -49,7 +49,7 @@ def truths(folder: Path, limit: int | None = None) -> dict[str, Picture]:
     return result
 
 
-def halved(truth: Picture) -> Picture:
+def halve(truth: Picture) -> Picture:
     """Average 2×2 pixels, (H, W, 3) to (H/2, W/2, 3): output pixel i covers 2i and 2i+1, so nothing is displaced."""
     height, width, _ = truth.shape
     mean = truth.reshape(height // 2, 2, width // 2, 2, 3).mean((1, 3))
@@ -103,7 +103,7 @@ def _gaussian(plane: Planes, sigma: float) -> Planes:
     """Apply a horizontal low-pass to a plane (H, W); standard deviation `sigma` in pixels; borders reflected."""
     reach = max(1, int(np.ceil(3 * sigma)))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    return _filtered(plane, kernel / kernel.sum())
+    return _filter_rows(plane, kernel / kernel.sum())
 
 
 def _band_pass(plane: Planes) -> Planes:
@@ -112,10 +112,10 @@ def _band_pass(plane: Planes) -> Planes:
     at = np.arange(-reach, reach + 1)
     envelope = np.exp(-0.5 * (at / 2.0) ** 2)
     kernel = 2 * envelope / envelope.sum() * np.cos(2 * np.pi * SUBCARRIER * at)
-    return _filtered(plane, kernel - envelope / envelope.sum() * kernel.sum())
+    return _filter_rows(plane, kernel - envelope / envelope.sum() * kernel.sum())
 
 
-def _filtered(plane: Planes, kernel: Planes) -> Planes:
+def _filter_rows(plane: Planes, kernel: Planes) -> Planes:
     """Convolve the rows of a plane (H, W) with a symmetric kernel of odd length; borders reflected."""
     reach = len(kernel) // 2
     padded = np.pad(plane, ((0, 0), (reach, reach)), "reflect")
@@ -124,9 +124,9 @@ def _filtered(plane: Planes, kernel: Planes) -> Planes:
 
 
 DEGRADATIONS: dict[str, Degradation] = {
-    "clean": lambda truth, name, frame: halved(truth),
-    "dvd": lambda truth, name, frame: through_mpeg2(halved(truth)),
-    "laserdisc": lambda truth, name, frame: through_composite(halved(truth), name, frame),
+    "clean": lambda truth, name, frame: halve(truth),
+    "dvd": lambda truth, name, frame: through_mpeg2(halve(truth)),
+    "laserdisc": lambda truth, name, frame: through_composite(halve(truth), name, frame),
 }
 """Functions of the truth, uint8 (H, W, 3), the name of the picture and the number of the frame, which return uint8
 (H/2, W/2, 3).

@@ -35,7 +35,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.demo import busiest
+from benchmarks.demo import crop_busiest
 from benchmarks.quality_methods import Missing, as_clip
 from vsfdatrd.system.programs import ffmpeg, run
 
@@ -67,7 +67,7 @@ TO_YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One picture as it comes from a disc."""
+    """A picture and the frames that a disc would contain of it."""
 
     truth: Picture
     """The truth, (2 LR height, 2 LR width, 3)."""
@@ -77,7 +77,7 @@ class Sample:
 
 def dvds(folder: Path, limit: int | None = None) -> dict[str, Sample]:
     """Create the samples of every picture of a folder, as from a DVD."""
-    return _all(folder, limit, _dvd, ((8, 9), (32, 27), (16, 15), (64, 45)))
+    return _create_samples(folder, limit, _make_dvd, ((8, 9), (32, 27), (16, 15), (64, 45)))
 
 
 def laserdiscs(folder: Path, limit: int | None = None) -> dict[str, Sample]:
@@ -86,7 +86,7 @@ def laserdiscs(folder: Path, limit: int | None = None) -> dict[str, Sample]:
     """
     if not hasattr(vs.core, "composite"):
         raise Missing("not installed: pip install vapoursynth-composite")
-    return _all(folder, limit, _laserdisc, ((8, 9),))
+    return _create_samples(folder, limit, _make_laserdisc, ((8, 9),))
 
 
 FILM_HOLDS = (300, 400, 474, 553)
@@ -107,8 +107,8 @@ def film(path: Path, limit: int | None = None) -> dict[str, Sample]:
             with clip.resize.Spline36(format=vs.RGB24, matrix_in=1).get_frame(n) as frame:
                 whole = np.stack([np.asarray(frame[i]) for i in range(3)], -1)
             height, width = whole.shape[0] // 4 * 4, whole.shape[1] // 4 * 4
-            frames.append(_halved(whole[:height, :width] / 255, Image.Resampling.BOX))
-        sources = _through_mpeg2([_as_picture(_halved(f, Image.Resampling.BICUBIC)) for f in frames], 6.0)
+            frames.append(_halve(whole[:height, :width] / 255, Image.Resampling.BOX))
+        sources = _through_mpeg2([_as_picture(_halve(f, Image.Resampling.BICUBIC)) for f in frames], 6.0)
         result[f"frame_{start}"] = Sample(_as_picture(frames[3]), sources[3 : 3 + HELD])
     return result
 
@@ -116,7 +116,9 @@ def film(path: Path, limit: int | None = None) -> dict[str, Sample]:
 type _Make = Callable[[Planes, int, Generator], list[Planes]]
 
 
-def _all(folder: Path, limit: int | None, make: _Make, pixels: Sequence[tuple[int, int]]) -> dict[str, Sample]:
+def _create_samples(
+    folder: Path, limit: int | None, make: _Make, pixels: Sequence[tuple[int, int]]
+) -> dict[str, Sample]:
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".webp", ".jpg"))[:limit]
     result = {}
     for number, file in enumerate(files):
@@ -142,7 +144,7 @@ def _frame(image: Image.Image, name: str, pixel: tuple[int, int]) -> tuple[Pictu
     if name in FOCUS:
         x, y = FOCUS[name][0] * image.width, FOCUS[name][1] * image.height
     else:
-        left, top, right, bottom = busiest(image, min(2 * LR[1], image.width - 2, image.height - 2))
+        left, top, right, bottom = crop_busiest(image, min(2 * LR[1], image.width - 2, image.height - 2))
         x, y = (left + right) / 2, (top + bottom) / 2
     # The frame's middle is the focus, as far as the picture reaches.
     left, top = (
@@ -166,28 +168,28 @@ def _as_picture(values: Planes) -> Picture:
 # ---- DVD and LaserDisc ---------------------------------------------------------------------------------------
 
 
-def _dvd(frame: Planes, number: int, random: Generator) -> list[Planes]:
+def _make_dvd(frame: Planes, number: int, random: Generator) -> list[Planes]:
     interlaced = number % 3 == 2
-    kept = _blurred(frame, random.uniform(0.5, 1.1), both=True)
+    kept = _blur(frame, random.uniform(0.5, 1.1), both=True)
     kernel = (Image.Resampling.BOX, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)[random.integers(3)]
     halo, width, grain = random.uniform(0.2, 0.6), random.uniform(0.7, 1.3), random.uniform(0.8, 2.5)
     rate, measured = random.uniform(4, 7), 3 + number % 2  # a P or a B frame
     frames = []
     for n in range(7):
         moved = np.roll(kept, 2 * (measured - n), 1) if number % 2 else kept
-        half = _halved(moved, kernel)
+        half = _halve(moved, kernel)
         if interlaced or number % 3 == 1:
-            half = _down(half)
-        half = half + halo * (half - _blurred(half, width))
+            half = _downscale(half)
+        half = half + halo * (half - _blur(half, width))
         frames.append(half + _grain(half, grain, random))
     decoded = _through_mpeg2([_as_picture(f) for f in frames], rate)[measured] / 255
     return [_upper_field(decoded) if interlaced else decoded]
 
 
-def _laserdisc(frame: Planes, number: int, random: Generator) -> list[Planes]:
-    kept = _halved(_blurred(frame, random.uniform(0.5, 1.1), both=True), Image.Resampling.BICUBIC)
+def _make_laserdisc(frame: Planes, number: int, random: Generator) -> list[Planes]:
+    kept = _halve(_blur(frame, random.uniform(0.5, 1.1), both=True), Image.Resampling.BICUBIC)
     halo, width, grain = random.uniform(0.0, 0.4), random.uniform(0.7, 1.3), random.uniform(0.8, 2.5)
-    kept = kept + halo * (kept - _blurred(kept, width))
+    kept = kept + halo * (kept - _blur(kept, width))
     noise, across, down = random.uniform(40, 46), random.uniform(-0.7, 1.0), int(random.integers(2))
     luma, chroma = random.uniform(4.4, 5.2), random.uniform(0.5, 1.0)
     # The comb looks at the frames around; the first and the last have only one neighbor.
@@ -195,9 +197,9 @@ def _laserdisc(frame: Planes, number: int, random: Generator) -> list[Planes]:
     results = _through_composite(master, noise, 3 if number % 3 == 2 else 2, random)[1:-1]
     result = []
     for ycc in results:
-        ycc[..., 0] = _limited(ycc[..., 0], luma)
+        ycc[..., 0] = _limit_bandwidth(ycc[..., 0], luma)
         for i in (1, 2):
-            ycc[..., i] = _moved(_limited(ycc[..., i], chroma), across, down)
+            ycc[..., i] = _displace(_limit_bandwidth(ycc[..., i], chroma), across, down)
         result.append(ycc @ np.linalg.inv(TO_YCC).T)
     return result
 
@@ -278,7 +280,7 @@ def _white() -> float:
 # ---- steps, on (H, W, 3) or (H, W) of 0 to 1 -----------------------------------------------------------------
 
 
-def _halved(frame: Planes, kernel: Image.Resampling) -> Planes:
+def _halve(frame: Planes, kernel: Image.Resampling) -> Planes:
     height, width, _ = frame.shape
     parts = [
         Image.fromarray(frame[..., i].astype(np.float32)).resize((width // 2, height // 2), kernel) for i in range(3)
@@ -286,15 +288,15 @@ def _halved(frame: Planes, kernel: Image.Resampling) -> Planes:
     return np.stack([np.asarray(part, np.float64) for part in parts], -1)
 
 
-def _blurred(x: Planes, sigma: float, both: bool = False) -> Planes:
+def _blur(x: Planes, sigma: float, both: bool = False) -> Planes:
     """Blur by a Gaussian along the lines, or in both directions; borders repeated."""
     reach = max(1, int(np.ceil(3 * sigma)))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    x = _filtered(x, kernel / kernel.sum(), 1)
-    return _filtered(x, kernel / kernel.sum(), 0) if both else x
+    x = _filter_axis(x, kernel / kernel.sum(), 1)
+    return _filter_axis(x, kernel / kernel.sum(), 0) if both else x
 
 
-def _filtered(x: Planes, kernel: Planes, axis: int) -> Planes:
+def _filter_axis(x: Planes, kernel: Planes, axis: int) -> Planes:
     reach = len(kernel) // 2
     border = [(0, 0)] * x.ndim
     border[axis] = (reach, reach)
@@ -305,13 +307,13 @@ def _filtered(x: Planes, kernel: Planes, axis: int) -> Planes:
     return result
 
 
-def _down(x: Planes) -> Planes:
-    return _filtered(x, np.array([0.25, 0.5, 0.25]), 0)
+def _downscale(x: Planes) -> Planes:
+    return _filter_axis(x, np.array([0.25, 0.5, 0.25]), 0)
 
 
 def _grain(x: Planes, sigma: float, random: Generator) -> Planes:
     """Return grain of luma, strongest in the midtones, 1.2 pixels wide; (H, W, 1)."""
-    soft = _blurred(random.standard_normal(x.shape[:2]), 0.5, both=True)
+    soft = _blur(random.standard_normal(x.shape[:2]), 0.5, both=True)
     luma = np.clip(x @ TO_YCC[0], 0, 1)
     grain: Planes = (sigma / 255 * (0.6 + 1.6 * luma * (1 - luma)) * soft / soft.std())[..., None]
     return grain
@@ -328,15 +330,15 @@ def _upper_field(x: Planes) -> Planes:
     return result
 
 
-def _limited(plane: Planes, bandwidth: float) -> Planes:
+def _limit_bandwidth(plane: Planes, bandwidth: float) -> Planes:
     """Low-pass the lines with -3 dB at a bandwidth in MHz, by a windowed sinc."""
     at = np.arange(-24, 25)
     cut = bandwidth / SAMPLING * 2
     kernel = np.sinc(cut * at) * np.hamming(len(at))
-    return _filtered(plane, kernel / kernel.sum(), 1)
+    return _filter_axis(plane, kernel / kernel.sum(), 1)
 
 
-def _moved(plane: Planes, across: float, down: int) -> Planes:
+def _displace(plane: Planes, across: float, down: int) -> Planes:
     """Move lines by fractions of a pixel (linearly), and by whole lines."""
     x = np.arange(plane.shape[1])
     moved = np.stack([np.interp(x - across, x, line) for line in plane])

@@ -28,20 +28,20 @@ SAME = 100.0
 """PSNR and XPSNR of equal pictures in dB, in place of infinity, which JSON does not have."""
 
 
-def luma(picture: Floats) -> Plane:
+def to_luma(picture: Floats) -> Plane:
     """Convert (H, W, 3) to luma (H, W)."""
     plane: Plane = np.asarray(picture, np.float64) @ LUMA
     return plane
 
 
-def inner(plane: Plane) -> Plane:
+def remove_border(plane: Plane) -> Plane:
     """Remove the border."""
     return plane[BORDER:-BORDER, BORDER:-BORDER]
 
 
 def psnr_y(truth: Floats, result: Floats) -> float:
     """Return the PSNR of luma in dB; 100 for equal pictures."""
-    error = float(np.mean(inner(luma(truth) - luma(result)) ** 2))
+    error = float(np.mean(remove_border(to_luma(truth) - to_luma(result)) ** 2))
     return SAME if error < 1e-10 else -10 * float(np.log10(error))
 
 
@@ -53,7 +53,7 @@ def chroma_error(truth: Floats, result: Floats) -> float:
 
 def ssim(truth: Floats, result: Floats) -> float:
     """Return the SSIM of luma (Wang, Bovik, Sheikh, Simoncelli, 2004): Gaussian window of 11 pixels, σ 1.5."""
-    return metrics.ssim(inner(luma(truth)), inner(luma(result)))
+    return metrics.ssim(remove_border(to_luma(truth)), remove_border(to_luma(result)))
 
 
 def _vszip() -> Any:
@@ -109,7 +109,7 @@ def sharpness(truth: Floats, result: Floats) -> float:
     Uses luma's gradient at the lines of the truth, projected onto the truth's own direction: ringing, noise and lines
     at other places do not count as sharpness.
     """
-    x, y = inner(luma(truth)), inner(luma(result))
+    x, y = remove_border(to_luma(truth)), remove_border(to_luma(result))
     where = _lines(x)
     if not where.any():
         return float("nan")
@@ -123,11 +123,11 @@ def halo(truth: Floats, result: Floats) -> float:
     """Return the mean overshoot near lines in 8-bit steps: how far luma is outside the range of the truth within 4
     pixels.
     """
-    x, y = inner(luma(truth)), inner(luma(result))
-    near = _spread(_lines(x), 4)
+    x, y = remove_border(to_luma(truth)), remove_border(to_luma(result))
+    near = _dilate(_lines(x), 4)
     if not near.any():
         return float("nan")
-    low, high = -_highest(-x, 4), _highest(x, 4)
+    low, high = -_box_maximum(-x, 4), _box_maximum(x, 4)
     over = np.maximum(y - high, 0) + np.maximum(low - y, 0)
     return float(over[near].mean() * 255)
 
@@ -138,18 +138,18 @@ def flat_noise(truth: Floats, result: Floats) -> float:
 
     NaN if fewer than 200 pixels are flat.
     """
-    x, y = luma(truth), luma(result)
-    flat = (_highest(x, 7) + _highest(-x, 7)) * 255 <= 2
-    grain = y - _box(y, 3)
-    where = inner(flat.astype(np.float64)) > 0
-    return float(np.sqrt(np.mean(inner(grain)[where] ** 2)) * 255) if where.sum() >= 200 else float("nan")
+    x, y = to_luma(truth), to_luma(result)
+    flat = (_box_maximum(x, 7) + _box_maximum(-x, 7)) * 255 <= 2
+    grain = y - _box_mean(y, 3)
+    where = remove_border(flat.astype(np.float64)) > 0
+    return float(np.sqrt(np.mean(remove_border(grain)[where] ** 2)) * 255) if where.sum() >= 200 else float("nan")
 
 
 def flicker(frames: Sequence[Floats]) -> float:
     """Return the flicker of a held drawing: RMS over pixels of luma's standard deviation over the frames, in 8-bit
     steps.
     """
-    planes = np.stack([inner(luma(frame)) for frame in frames])
+    planes = np.stack([remove_border(to_luma(frame)) for frame in frames])
     return float(np.sqrt(planes.var(0, ddof=1).mean()) * 255)
 
 
@@ -165,18 +165,18 @@ def displacement(truth: Floats, result: Floats) -> tuple[float, float]:
     Least squares on luma's gradient (Lucas and Kanade, 1981), both smoothed by 5×5, moved back by Fourier's shift
     theorem and measured again. For pictures of one size, displaced by up to about three pixels.
     """
-    x, y = (_box(_box(luma(p), 2), 2) for p in (truth, result))
+    x, y = (_box_mean(_box_mean(to_luma(p), 2), 2) for p in (truth, result))
     x, y = x - x.mean(), y - y.mean()
-    dy, dx = (inner(part) for part in _gradient(x))
+    dy, dx = (remove_border(part) for part in _gradient(x))
     normal = np.array([[np.sum(dy * dy), np.sum(dy * dx)], [np.sum(dy * dx), np.sum(dx * dx)]])
     results = np.zeros(2)
     for _ in range(8):
-        error = inner(moved(y, -results[0], -results[1]) - x)
+        error = remove_border(displace(y, -results[0], -results[1]) - x)
         results -= np.linalg.lstsq(normal, np.array([np.sum(dy * error), np.sum(dx * error)]), rcond=None)[0]
     return float(results[0]), float(results[1])
 
 
-def moved(plane: Plane, down: float, right: float) -> Plane:
+def displace(plane: Plane, down: float, right: float) -> Plane:
     """Move a plane (H, W) by fractions of pixels (Fourier; borders continued by reflection)."""
     pad = 16
     padded = np.pad(plane, pad, "symmetric")
@@ -186,7 +186,7 @@ def moved(plane: Plane, down: float, right: float) -> Plane:
     return back[pad:-pad, pad:-pad]
 
 
-def _box(plane: Plane, reach: int) -> Plane:
+def _box_mean(plane: Plane, reach: int) -> Plane:
     """Return the mean over (2 reach + 1)² pixels; borders reflected."""
     side = 2 * reach + 1
     rows = sliding_window_view(np.pad(plane, reach, "symmetric"), side, axis=0).mean(-1)
@@ -194,7 +194,7 @@ def _box(plane: Plane, reach: int) -> Plane:
     return mean
 
 
-def _highest(plane: Plane, reach: int) -> Plane:
+def _box_maximum(plane: Plane, reach: int) -> Plane:
     """Return the maximum over (2 reach + 1)² pixels; borders reflected."""
     side = 2 * reach + 1
     rows = sliding_window_view(np.pad(plane, reach, "symmetric"), side, axis=0).max(-1)
@@ -202,8 +202,8 @@ def _highest(plane: Plane, reach: int) -> Plane:
     return highest
 
 
-def _spread(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
-    return _highest(mask.astype(np.float64), reach) > 0
+def _dilate(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    return _box_maximum(mask.astype(np.float64), reach) > 0
 
 
 MEASURES: dict[str, Measure] = {

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from benchmarks.demo import busiest
+from benchmarks.demo import crop_busiest
 from benchmarks.quality_discs import Sample, dvds, laserdiscs
 from benchmarks.quality_methods import Method, lanczos, network
 
@@ -34,7 +34,7 @@ def crop_box(kind: str, truth: Picture, side: int = PART) -> tuple[int, int]:
     if kind.startswith("made_"):
         left, top = (width - side) // 2, (height - side) // 2
     else:
-        left, top, *_ = busiest(Image.fromarray(truth), side - 2)
+        left, top, *_ = crop_busiest(Image.fromarray(truth), side - 2)
     return min(left, width - side) // 2 * 2, min(top, height - side) // 2 * 2
 
 

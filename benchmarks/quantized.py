@@ -25,15 +25,15 @@ from PIL import Image
 from benchmarks.report import save
 from benchmarks.traffic import build
 from benchmarks.weights import random_weights
-from vsfdatrd.archs.fdat_rd import FdatRdConfig, variant
+from vsfdatrd.archs.fdat_rd import FdatRdConfig, variant_config
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.errors import EngineError
 from vsfdatrd.graph.builder import Name, Writer
 from vsfdatrd.graph.fdat import write
 from vsfdatrd.graph.fdat_rd_maps import MapNetwork
-from vsfdatrd.graph.target import tensorrt
+from vsfdatrd.graph.target import tensorrt_target
 from vsfdatrd.graph.weights import Weights
-from vsfdatrd.weights.catalog import resolve
+from vsfdatrd.weights.catalog import resolve_model
 
 type Array = NDArray[Any]
 
@@ -74,13 +74,13 @@ def graph(config: FdatRdConfig, tensors: Mapping[str, Array], size: tuple[int, i
         half: As for an engine in fp16; otherwise fp32.
     """
     width, height = size
-    target = tensorrt("fp16") if half else replace(tensorrt("fp16"), precision="fp32")
+    target = tensorrt_target("fp16") if half else replace(tensorrt_target("fp16"), precision="fp32")
     g = Writer(config.graph_name, target.compute, target.opset)
     out = _Products(config, Weights(tensors), height, width, target, g).body("input")
     return g.model((1, 3, height, width), out, (1, 3, height * config.scale, width * config.scale))
 
 
-def products(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+def find_products(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """fc1, fc2, and the queries, keys and values of window attention, which share the norm's result as input."""
     constants = {tensor.name for tensor in model.graph.initializer}
     for node in model.graph.node:
@@ -90,16 +90,16 @@ def products(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
                 yield node
 
 
-def activations(model: onnx.ModelProto, x: Array) -> dict[str, Array]:
-    """Values of the inputs of all `products` for a frame."""
+def collect_activations(model: onnx.ModelProto, x: Array) -> dict[str, Array]:
+    """Return the values of the inputs of all products to quantize (`find_products`) for a frame."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
-    names = list(dict.fromkeys(node.input[0] for node in products(model)))
+    names = list(dict.fromkeys(node.input[0] for node in find_products(model)))
     watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
-    return dict(zip(names, run(watched, x)[1:], strict=True))
+    return dict(zip(names, run_graph(watched, x)[1:], strict=True))
 
 
-def run(model: onnx.ModelProto, x: Array) -> list[Array]:
+def run_graph(model: onnx.ModelProto, x: Array) -> list[Array]:
     """All outputs of a graph, by ONNX Runtime."""
     options = onnxruntime.SessionOptions()
     # Higher levels replace quantized products by kernels that saturate sums on processors without VNNI.
@@ -115,12 +115,12 @@ def choose_scale(values: Array, kind: str) -> float:
     top = float(np.abs(values).max()) or 1.0
 
     def error(end: float) -> float:
-        return float(np.mean((quantized(values, end / largest, dtype, largest) * (end / largest) - values) ** 2))
+        return float(np.mean((round_to_type(values, end / largest, dtype, largest) * (end / largest) - values) ** 2))
 
     return min((share * top for share in CLIPPING), key=error) / largest
 
 
-def quantized(values: Array, scales: Any, dtype: Any, largest: float) -> Array:
+def round_to_type(values: Array, scales: Any, dtype: Any, largest: float) -> Array:
     """Round to a type, as float32."""
     scaled = np.clip(values / scales, -largest, largest)
     rounded: Array = (np.rint(scaled) if dtype is np.int8 else scaled).astype(dtype).astype(np.float32)
@@ -139,7 +139,7 @@ def quantize(model: onnx.ModelProto, kind: str, scales: Mapping[int, float]) -> 
     result.CopyFrom(model)
     dtype, largest = TYPES[kind]
     constants = {tensor.name: tensor for tensor in result.graph.initializer}
-    order = {node.name: i for i, node in enumerate(products(result))}
+    order = {node.name: i for i, node in enumerate(find_products(result))}
     done: set[str] = set()
     nodes: list[onnx.NodeProto] = []
 
@@ -164,7 +164,7 @@ def quantize(model: onnx.ModelProto, kind: str, scales: Mapping[int, float]) -> 
             values = numpy_helper.to_array(weight)  # (I, O)
             steps = (np.abs(values.astype(np.float32)).max(0) / largest).astype(values.dtype)
             steps = np.maximum(steps, np.finfo(values.dtype).tiny)
-            whole = quantized(values.astype(np.float32), steps.astype(np.float32), dtype, largest)
+            whole = round_to_type(values.astype(np.float32), steps.astype(np.float32), dtype, largest)
             inputs = [
                 constant(f"{weight.name}/{kind}", whole.astype(dtype)),
                 constant(f"{weight.name}/scale", steps),
@@ -199,7 +199,7 @@ def scaled_weights(config: FdatRdConfig) -> dict[str, Array]:
     return tensors
 
 
-def picture(file: Path, side: int) -> Array:
+def read_picture(file: Path, side: int) -> Array:
     """The center of a picture, (1, 3, side, side) in [0, 1]."""
     with Image.open(file) as opened:
         width, height = opened.size
@@ -208,7 +208,7 @@ def picture(file: Path, side: int) -> Array:
     return np.asarray(cut, np.float32).transpose(2, 0, 1)[None] / 255
 
 
-def decibels(out: Array, exact: Array) -> dict[str, float]:
+def compute_errors(out: Array, exact: Array) -> dict[str, float]:
     """The error in dB below white, as engines are judged, and below the standard deviation of the exact result."""
     clipped = np.mean((np.clip(out, 0, 1) - np.clip(exact, 0, 1)) ** 2, dtype=np.float64)
     error = np.mean((out - exact) ** 2, dtype=np.float64)
@@ -228,35 +228,37 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=240, help="side of the squares that the PSNR is computed on")
     parser.add_argument("--target", default="sm89")
     given = parser.parse_args()
-    config = variant(given.model)
+    config = variant_config(given.model)
     width, height = map(int, given.size.split("x"))
-    pictures = [picture(file, given.side) for file in given.pictures]
+    pictures = [read_picture(file, given.side) for file in given.pictures]
     shown = pictures[1:] or pictures
     rows = []
     for weights in given.weights:
-        tensors = open_checkpoint(resolve(given.model)).tensors() if weights == "shipped" else scaled_weights(config)
+        tensors = (
+            open_checkpoint(resolve_model(given.model)).tensors() if weights == "shipped" else scaled_weights(config)
+        )
         exact = graph(config, tensors, (given.side, given.side), half=False)
-        seen = activations(exact, pictures[0])
-        inputs = [seen[node.input[0]] for node in products(exact)]
-        results = [run(exact, x)[0] for x in shown]
+        seen = collect_activations(exact, pictures[0])
+        inputs = [seen[node.input[0]] for node in find_products(exact)]
+        results = [run_graph(exact, x)[0] for x in shown]
         engine = graph(config, tensors, (width, height), half=True)
         for kind in ("fp16", *TYPES):
             row: dict[str, Any] = {"weights": weights, "kind": kind, "products": len(inputs)}
             if kind == "fp16":
-                row |= _built(write(config, tensors, (height, width), tensorrt("fp16")), given.target)
-                row |= {"as_products": _built(engine, given.target)}
+                row |= _describe_build(write(config, tensors, (height, width), tensorrt_target("fp16")), given.target)
+                row |= {"as_products": _describe_build(engine, given.target)}
             else:
                 scales = {i: choose_scale(values, kind) for i, values in enumerate(inputs)}
                 changed = quantize(exact, kind, scales)
-                found = [decibels(run(changed, x)[0], one) for x, one in zip(shown, results, strict=True)]
+                found = [compute_errors(run_graph(changed, x)[0], one) for x, one in zip(shown, results, strict=True)]
                 row |= {name: [one[name] for one in found] for name in found[0]}
-                row |= _built(quantize(engine, kind, scales), given.target)
+                row |= _describe_build(quantize(engine, kind, scales), given.target)
             rows.append(row)
             print(row, flush=True)
     save("quantized", {"model": given.model, "size": given.size, "target": given.target, "rows": rows}, quiet=True)
 
 
-def _built(model: onnx.ModelProto, target: str) -> dict[str, Any]:
+def _describe_build(model: onnx.ModelProto, target: str) -> dict[str, Any]:
     """What the builder reports, or why it does not build."""
     try:
         traffic = build(model, target)

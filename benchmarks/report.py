@@ -8,9 +8,9 @@ from typing import Any
 
 import psutil
 
-from vsfdatrd.backends.gpu.devices import gpus
+from vsfdatrd.backends.gpu.devices import list_gpus
 from vsfdatrd.system import processor
-from vsfdatrd.system.packages import versions
+from vsfdatrd.system.packages import installed_versions
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
@@ -35,7 +35,7 @@ PACKAGES = (
 )
 
 
-def flags() -> list[str]:
+def cpu_flags() -> list[str]:
     """Return the CPU's instruction sets that matter for speed."""
     expected = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "avx512_fp16", "amx_fp16")
     try:
@@ -46,17 +46,17 @@ def flags() -> list[str]:
     return [flag for flag in expected if flag in result]
 
 
-def machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """Describe the machine for a result."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "cpu": processor.name(),
-        "instruction_sets": flags(),
+        "cpu": processor.cpu_name(),
+        "instruction_sets": cpu_flags(),
         "cores": psutil.cpu_count(logical=False),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
-        "gpus": [gpu.name for gpu in gpus()],
+        "gpus": [gpu.name for gpu in list_gpus()],
         "python": platform.python_version(),
-        "versions": versions(PACKAGES),
+        "versions": installed_versions(PACKAGES),
     }
 
 
@@ -64,7 +64,7 @@ def save(name: str, result: dict[str, Any], *, quiet: bool = False, folder: Path
     """Write <name>.json into benchmarks/results, or another folder, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.json"
-    text = json.dumps({"machine": machine(), "result": result}, indent=1, ensure_ascii=False)
+    text = json.dumps({"machine": describe_machine(), "result": result}, indent=1, ensure_ascii=False)
     file.write_text(text + "\n", encoding="utf-8")
     if not quiet:
         print(f"saved {file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file}")

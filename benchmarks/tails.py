@@ -25,12 +25,12 @@ from safetensors.numpy import save_file
 from benchmarks.report import RESULTS, save
 from benchmarks.weights import random_tensors
 from vsfdatrd.archs.fdat import FdatConfig
-from vsfdatrd.archs.fdat_rd import FdatFamilyConfig, variant
+from vsfdatrd.archs.fdat_rd import FdatFamilyConfig, variant_config
 from vsfdatrd.archs.registry import ARCHITECTURES
 from vsfdatrd.archs.registry.base import ModelDescriptor
 from vsfdatrd.archs.upsamplers import UPSAMPLERS, Upsampler
 from vsfdatrd.backends.base import EngineSpec
-from vsfdatrd.backends.selection import backend
+from vsfdatrd.backends.selection import import_backend
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.options import Precision
 
@@ -54,7 +54,7 @@ def network(name: str, tail: Upsampler) -> FdatFamilyConfig:
             tail_scale=2,
             unshuffle=1,
         )
-    config = variant("medium", upsampler=tail, unshuffle_mod=name == "fdat_rd")
+    config = variant_config("medium", upsampler=tail, unshuffle_mod=name == "fdat_rd")
     return replace(config, groups=config.groups[:1])
 
 
@@ -62,15 +62,15 @@ def estimated(engine: str, config: FdatFamilyConfig, height: int, width: int) ->
     """Return the estimated bytes of one frame, without the process and the weights."""
     architecture = next(known for known in ARCHITECTURES if isinstance(config, known.config))
     about = ModelDescriptor(architecture, config, 0, "fp32", "")
-    job = _job(engine, Checkpoint(Path(), about), height, width)
-    nothing = replace(job, height=0, width=0)
+    spec = _job(engine, Checkpoint(Path(), about), height, width)
+    nothing = replace(spec, height=0, width=0)
     if engine.startswith("tensorrt"):
         from vsfdatrd.backends.tensorrt import backend as tensorrt
 
-        frames = 12 * job.height * job.width * (1 + config.scale**2)
-        return tensorrt.needed_bytes(job) - tensorrt.needed_bytes(nothing) - frames
-    module = backend(engine.split()[0])
-    return module.memory_estimate(job)[0] - module.memory_estimate(nothing)[0]
+        frames = 12 * spec.height * spec.width * (1 + config.scale**2)
+        return tensorrt.needed_bytes(spec) - tensorrt.needed_bytes(nothing) - frames
+    module = import_backend(engine.split()[0])
+    return module.memory_estimate(spec)[0] - module.memory_estimate(nothing)[0]
 
 
 def _job(engine: str, checkpoint: Checkpoint, height: int, width: int) -> EngineSpec:
@@ -84,16 +84,16 @@ def _measured(engine: str, config: FdatFamilyConfig, height: int, width: int) ->
     with tempfile.TemporaryDirectory() as text:
         path = Path(text, "network.safetensors")
         save_file(random_tensors(config), path)
-        job = _job(engine, open_checkpoint(path), height, width)
+        spec = _job(engine, open_checkpoint(path), height, width)
         (Path(text) / "engine").mkdir()
         measure = _built if engine.startswith("tensorrt") else _run
-        return measure(engine, job, Path(text) / "engine")
+        return measure(engine, spec, Path(text) / "engine")
 
 
-def _run(name: str, job: EngineSpec, directory: Path) -> int:
-    module = backend(name.split()[0])
-    module.build(job, directory)
-    engine = module.load(job, directory)
+def _run(name: str, spec: EngineSpec, directory: Path) -> int:
+    module = import_backend(name.split()[0])
+    module.build(spec, directory)
+    engine = module.load(spec, directory)
     process = psutil.Process().children()[-1] if name.startswith("openvino") else psutil.Process()
     before = int(process.memory_info().rss)
     Path(f"/proc/{process.pid}/clear_refs").write_text("5", encoding="utf-8")  # reset the peak
@@ -105,11 +105,11 @@ def _run(name: str, job: EngineSpec, directory: Path) -> int:
     return peak - before
 
 
-def _built(_: str, job: EngineSpec, directory: Path) -> int:
+def _built(_: str, spec: EngineSpec, directory: Path) -> int:
     from vsfdatrd.backends.tensorrt import backend as tensorrt
     from vsfdatrd.backends.tensorrt.library import RTX
 
-    return int(tensorrt.build_for(job, directory, RTX, ["sm89"])["activation_bytes"])
+    return int(tensorrt.build_for(spec, directory, RTX, ["sm89"])["activation_bytes"])
 
 
 def _cases(given: argparse.Namespace) -> Iterator[list[str]]:

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from vsfdatrd.archs import artcnn
-from vsfdatrd.archs.fdat_rd import META, FdatFamilyConfig, variant
+from vsfdatrd.archs.fdat_rd import META_UPSAMPLE, FdatFamilyConfig, variant_config
 from vsfdatrd.archs.fdat_shapes import tensor_shapes
 from vsfdatrd.archs.upsamplers import UPSAMPLERS
 from vsfdatrd.errors import FdatrdError
-from vsfdatrd.weights.catalog import CATALOG, resolve
+from vsfdatrd.weights.catalog import CATALOG, resolve_model
 
 
 def random_weights(config: FdatFamilyConfig) -> dict[str, NDArray[np.float32]]:
@@ -41,13 +41,13 @@ def random_artcnn(config: artcnn.ArtCnnConfig) -> dict[str, NDArray[np.float32]]
 def random_tensors(config: FdatFamilyConfig) -> dict[str, NDArray[Any]]:
     """Return `random_weights` with the buffer that identifies the tail, as in a weights file."""
     meta = [3, UPSAMPLERS.index(config.upsampler), config.tail_scale, config.embed_dim, config.out_channels]
-    return dict(random_weights(config)) | {META: np.array([*meta, config.mid_dim, 4], np.uint8)}
+    return dict(random_weights(config)) | {META_UPSAMPLE: np.array([*meta, config.mid_dim, 4], np.uint8)}
 
 
 def _at_work(file: Path, folder: Path) -> Path:
     """Return the file itself, or a copy in which small random values replace zeros."""
     tensors = load_file(file)
-    idle = {name: values == 0 for name, values in tensors.items() if name != META and not values.all()}
+    idle = {name: values == 0 for name, values in tensors.items() if name != META_UPSAMPLE and not values.all()}
     if not idle:
         return file
     random = np.random.default_rng(0)
@@ -70,11 +70,11 @@ def weights_file(model: str, folder: Path) -> tuple[Path, bool]:
         FdatrdError: The file does not exist.
     """
     try:
-        return (resolve(model) if model not in CATALOG else _at_work(resolve(model), folder)), True
+        return (resolve_model(model) if model not in CATALOG else _at_work(resolve_model(model), folder)), True
     except FdatrdError:
         if model not in ("small", "medium", "large"):
             raise
     path = folder / f"fdat_rd_{model}_random.safetensors"
     if not path.exists():
-        save_file(random_tensors(variant(model)), path)
+        save_file(random_tensors(variant_config(model)), path)
     return path, False

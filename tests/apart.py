@@ -1,4 +1,4 @@
-"""Something computed in a Python of its own, again and again: for libraries that cannot share ours."""
+"""Run a function repeatedly in another Python process, for libraries that cannot be loaded into this one."""
 
 import subprocess
 import sys
@@ -28,8 +28,8 @@ for line in sys.stdin:
 
 
 @contextmanager
-def apart(program: str, folder: Path) -> Iterator[Compute]:
-    """The function `compute(*words, array) -> array` that a program defines; the last argument is the array.
+def start_process(program: str, folder: Path) -> Iterator[Compute]:
+    """Start a process that defines `compute(*words, array) -> array`; yield a function that calls it there.
 
     folder: where arrays are put on their way.
     """

@@ -34,7 +34,7 @@ def random_tensors(config: ArtCnnConfig, seed: int = 0) -> Tensors:
 
 
 def repeating_tensors(config: ArtCnnConfig = C_LUMA) -> Tensors:
-    """A luma doubler that returns its input, every pixel repeated, exactly."""
+    """Tensors of a luma doubler that returns its input with every pixel repeated, exactly."""
     tensors = {name: np.zeros(shape, np.float32) for name, shape in tensor_shapes(config).items()}
     middle = config.kernel // 2
     last = next(name for name, shape in tensor_shapes(config).items() if shape[0] == config.scale**2)
@@ -43,8 +43,8 @@ def repeating_tensors(config: ArtCnnConfig = C_LUMA) -> Tensors:
     return tensors
 
 
-def passing_tensors(config: ArtCnnConfig = C_CHROMA) -> Tensors:
-    """A chroma model that returns Cb and Cr as they are."""
+def identity_tensors(config: ArtCnnConfig = C_CHROMA) -> Tensors:
+    """Tensors of a chroma model that returns Cb and Cr unchanged."""
     tensors = {name: np.zeros(shape, np.float32) for name, shape in tensor_shapes(config).items()}
     last = next(name for name, shape in tensor_shapes(config).items() if shape[0] == config.out_channels)
     for i in range(2):
@@ -53,8 +53,10 @@ def passing_tensors(config: ArtCnnConfig = C_CHROMA) -> Tensors:
     return tensors
 
 
-def by_hand(config: ArtCnnConfig, tensors: Mapping[str, Any], picture: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What an ArtCNN computes, in float64 and from the formula alone. picture: (C, H, W) -> (C', H·s, W·s)."""
+def compute_by_formula(
+    config: ArtCnnConfig, tensors: Mapping[str, Any], picture: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Compute an ArtCNN in float64 from its formula alone. picture: (C, H, W) -> (C', H·s, W·s)."""
     weights = {name: torch.from_numpy(np.asarray(values, np.float64)) for name, values in tensors.items()}
 
     def conv(x: torch.Tensor, name: str) -> torch.Tensor:
@@ -74,7 +76,7 @@ def by_hand(config: ArtCnnConfig, tensors: Mapping[str, Any], picture: NDArray[n
 
 
 def run_graph(model: onnx.ModelProto, x: NDArray[np.float32]) -> NDArray[Any]:
-    """What a graph makes of a batch of one, by ONNX's own reference."""
+    """Run a graph on a batch of one with ONNX's reference evaluator."""
     (out,) = ReferenceEvaluator(model).run(None, {model.graph.input[0].name: x[None]})
     result: NDArray[Any] = np.asarray(out)[0]
     return result
@@ -97,6 +99,6 @@ def notebook_names(config: ArtCnnConfig, tensors: Mapping[str, Any]) -> Tensors:
     return renamed
 
 
-def picture(config: ArtCnnConfig, height: int = 24, width: int = 20, seed: int = 0) -> NDArray[np.float32]:
+def random_picture(config: ArtCnnConfig, height: int = 24, width: int = 20, seed: int = 0) -> NDArray[np.float32]:
     """Noise in [0, 1], (C, H, W)."""
     return np.random.default_rng(seed).random((config.in_channels, height, width), np.float32)

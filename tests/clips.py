@@ -64,19 +64,19 @@ def yuv(bits: int, subsampling: str, sample_type: vs.SampleType = vs.INTEGER) ->
     return core.query_video_format(vs.YUV, sample_type, bits, *SUBSAMPLINGS[subsampling])
 
 
-def network(rgb: vs.VideoNode, scale: int = 1) -> vs.VideoNode:
-    """What the pipeline does around a network that changes nothing."""
+def run_identity_network(rgb: vs.VideoNode, scale: int = 1) -> vs.VideoNode:
+    """Upscale with a network that returns its input, as the pipeline does."""
     if scale > 1:
         rgb = rgb.resize.Point(rgb.width * scale, rgb.height * scale)
     return rgb.std.Expr("x 0 max 1 min")
 
 
-def there_and_back(
+def round_trip(
     clip: vs.VideoNode, scale: int = 1, format: str | None = None, matrix: str | None = "source"
 ) -> vs.VideoNode:
-    source = color.describe(clip)
+    source = color.inspect_clip(clip)
     target = color.output_spec(source, scale, format, matrix)
-    return color.convert_output(network(color.to_rgb(source), scale), target)
+    return color.convert_output(run_identity_network(color.to_rgb(source), scale), target)
 
 
 def to_codes(values: Array, bits: int, range: int, chroma: bool) -> Array:

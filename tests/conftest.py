@@ -1,4 +1,4 @@
-"""What tests of every part need: the shared folder, and small networks as files."""
+"""Fixtures for all tests: the shared folder, caches, and small networks as files."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from vsfdatrd.archs.fdat_rd import META, FdatRdConfig
+from vsfdatrd.archs.fdat_rd import META_UPSAMPLE, FdatRdConfig
 from vsfdatrd.archs.fdat_shapes import tensor_shapes
 from vsfdatrd.archs.upsamplers import UPSAMPLERS
 
@@ -69,7 +69,7 @@ def _escaped(value: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of fixtures, data and weights beside the repository."""
+    """The folder ../shared with fixtures, data and weights."""
     folder = Path(__file__).resolve().parents[2] / "shared"
     if not folder.is_dir():
         pytest.skip("../shared is not there")
@@ -94,7 +94,7 @@ def tiny_tensors(seed: int = 0, **changes: Any) -> Tensors:
         elif name.endswith((".bias", "init_pos")):
             values = 0.02 * random.standard_normal(shape)
         tensors[name] = values.astype(np.float32)
-    tensors[META] = _meta(config)
+    tensors[META_UPSAMPLE] = _meta(config)
     return tensors
 
 
@@ -123,6 +123,26 @@ def _meta(config: FdatRdConfig) -> NDArray[np.uint8]:
 
 
 @pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the test's own, for the programs it starts as well."""
+    monkeypatch.setenv("FDATRD_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that the tests of a module share, so that each engine is built once."""
+    return tmp_path_factory.mktemp("engines")
+
+
+@pytest.fixture
+def shared_cache(engines: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`engines` as the cache, for the programs that a test starts as well."""
+    monkeypatch.setenv("FDATRD_CACHE", str(engines))
+    return engines
+
+
+@pytest.fixture
 def one_thread() -> Iterator[None]:
     """PyTorch on one thread, since small networks are not worth sharing out, and with fixed random numbers."""
     import torch
@@ -137,7 +157,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def six_threads() -> Iterator[None]:
-    """VapourSynth with six threads, however many cores there are: frames really are asked for at once."""
+    """VapourSynth with six threads on every machine, so that frames are requested concurrently."""
     import vapoursynth as vs
 
     before = vs.core.num_threads

@@ -1,4 +1,4 @@
-"""Small FDATs with weights that matter: spandrel's own start so small that whole branches would add nothing."""
+"""Small FDATs with random weights large enough that every branch contributes, unlike spandrel's initial ones."""
 
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,8 @@ BODIES: tuple[dict[str, Any], ...] = (
 """What makes other FDATs."""
 
 
-def named(changes: dict[str, Any]) -> str:
-    """For a test's name."""
+def case_id(changes: dict[str, Any]) -> str:
+    """Return a name for a test case."""
     return " ".join(f"{key}={value}" for key, value in changes.items())
 
 
@@ -57,8 +57,8 @@ def fdat(path: Path, seed: int = 0, **changes: Any) -> Checkpoint:
     return open_checkpoint(path)
 
 
-def by_spandrel(checkpoint: Checkpoint, picture: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What spandrel's own module makes of a picture (1, 3, H, W), without clamping."""
+def run_spandrel(checkpoint: Checkpoint, picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Run spandrel's module on a picture (1, 3, H, W), without clamping."""
     network: Any = checkpoint.network()
     with torch.inference_mode():
         result: NDArray[np.float32] = network.forward_unpadded(torch.from_numpy(picture)).numpy()

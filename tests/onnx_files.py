@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 KINDS = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 
-def kernel(given: int, taken: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
+def mostly_identity_kernel(given: int, taken: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
     """A 3×3 kernel that mostly keeps the middle, so that results look like pictures."""
     weight = np.random.default_rng(seed).standard_normal((given, taken, 3, 3)) * 0.05
     for i in range(given):
@@ -19,7 +19,7 @@ def kernel(given: int, taken: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np
     return weight.astype(np.float32)
 
 
-def write(
+def write_onnx(
     path: Path,
     nodes: Sequence[onnx.NodeProto],
     inputs: Sequence[onnx.ValueInfoProto],
@@ -39,7 +39,7 @@ def write(
     return path
 
 
-def doubler(
+def write_doubler(
     path: Path,
     *,
     channels: int = 3,
@@ -56,7 +56,7 @@ def doubler(
 
     given = channels if given is None else given
     dtype: Any = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}[kind]
-    weight = np.repeat(kernel(given, channels), scale**2, 0)
+    weight = np.repeat(mostly_identity_kernel(given, channels), scale**2, 0)
     weight += np.float32(0.01) * np.random.default_rng(1).standard_normal(weight.shape, np.float32)
     constants: dict[str, Any] = {"w": weight.astype(dtype), "b": np.full(len(weight), 0.01 * white).astype(dtype)}
     nodes, x = [], "x"
@@ -80,18 +80,18 @@ def doubler(
     if nhwc:
         taken, out = [taken[i] for i in (0, 2, 3, 1)], [out[i] for i in (0, 2, 3, 1)]
     value = helper.make_tensor_value_info
-    return write(path, [*nodes, last], [value("x", KINDS[kind], taken)], value("y", KINDS[kind], out), constants)
+    return write_onnx(path, [*nodes, last], [value("x", KINDS[kind], taken)], value("y", KINDS[kind], out), constants)
 
 
-def expected(
+def double_in_numpy(
     picture: np.ndarray[Any, np.dtype[np.float32]], scale: int = 2, white: float = 1, kind: str = "fp32"
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """What `doubler` makes of (C, H, W), in NumPy: white is what the picture is multiplied by before."""
+    """Compute the result of `write_doubler` for (C, H, W) in NumPy. white: factor applied to the picture first."""
     import ml_dtypes
 
     dtype: Any = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}[kind]
     c, h, w = picture.shape
-    weight = np.repeat(kernel(c, c), scale**2, 0)
+    weight = np.repeat(mostly_identity_kernel(c, c), scale**2, 0)
     weight += np.float32(0.01) * np.random.default_rng(1).standard_normal(weight.shape, np.float32)
     weight = weight.astype(dtype).astype(np.float32)
     padded = np.pad(picture * white, ((0, 0), (1, 1), (1, 1)))

@@ -1,4 +1,4 @@
-"""The checkpoints of ../shared/fixtures, which come with the reference's inputs and outputs."""
+"""The checkpoints in ../shared/fixtures, with inputs and outputs of the reference implementation."""
 
 FIXTURES = (
     "1x_conv",

@@ -1,4 +1,4 @@
-"""Networks parts of which add nothing."""
+"""Networks with branches whose output weights are zero."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 MIXING = ("attn.proj.weight", "attn.proj.bias", "conv.0.weight")
 FEEDING = ("ffn.fc2.weight",)
 
-PATTERN = {"groups": (("spatial", "channel", "dictionary", "spatial"), ("channel", "dictionary"))}
-"""Changes of a configuration that `silence` fits."""
+BLOCK_PATTERN = {"groups": (("spatial", "channel", "dictionary", "spatial"), ("channel", "dictionary"))}
+"""Fields of a configuration for `zero_some_branches`."""
 
 FOUR_TIMES = {"unshuffle": 2, "tail_scale": 4}
-"""Changes of a configuration that `unheard` fits."""
+"""Fields of a configuration for `zero_half_of_tail`."""
 
 
-def silence(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """With zeros in the last weights of some parts of a network of `PATTERN`, so that every kind of part is among them.
+def zero_some_branches(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Set the last weights of some branches of a network of `BLOCK_PATTERN` to zero, at least one of every kind.
 
     Left are the convolution of the channel block, the second spatial block, and one part of each of the last two.
     """
@@ -32,8 +32,8 @@ def silence(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return {name: np.zeros_like(values) if name in names else values for name, values in tensors.items()}
 
 
-def unheard(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """With a tail whose second transposed convolution reads only a half of the first one's channels."""
+def zero_half_of_tail(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Make the second transposed convolution of the tail read only half of the first one's channels."""
     reading = tensors["upsampler.2.weight"].copy()
     reading[1::2] = 0
     return {**tensors, "upsampler.2.weight": reading}

@@ -12,8 +12,8 @@ import torch
 import vapoursynth as vs
 from safetensors.numpy import save_file
 
-from benchmarks.quality_degradations import truths
-from benchmarks.quality_measures import inner
+from benchmarks.quality_degradations import read_truths
+from benchmarks.quality_measures import remove_border
 from tests import shaders
 from tests.artcnns import (
     C_CHROMA,
@@ -22,17 +22,17 @@ from tests.artcnns import (
     R_LUMA,
     R_RGB,
     Tensors,
-    by_hand,
+    compute_by_formula,
+    identity_tensors,
     notebook_names,
-    passing_tensors,
-    picture,
+    random_picture,
     random_tensors,
     repeating_tensors,
 )
 from tests.clips import Array, blank, clip_of, core, planes, props_of, yuv
 from vsfdatrd import load_model
 from vsfdatrd.archs.artcnn import ArtCnnConfig
-from vsfdatrd.archs.registry import restore
+from vsfdatrd.archs.registry import restore_descriptor
 from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.backends.tensorrt import backend as tensorrt
 from vsfdatrd.backends.tensorrt.library import RTX
@@ -46,11 +46,7 @@ BACKENDS = ["openvino", "torch"]
 type Upscale = Callable[..., vs.VideoNode]
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test's own, for vspipe as well."""
-    monkeypatch.setenv("FDATRD_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def saved(folder: Path, config: ArtCnnConfig, kind: str, tensors: Tensors) -> Path:
@@ -104,7 +100,7 @@ def test_so_is_the_r_family(tmp_path: Path, config: ArtCnnConfig, kind: str) -> 
 def test_its_description_can_be_remembered(tmp_path: Path) -> None:
     for config in KINDS.values():
         found = open_checkpoint(saved(tmp_path, config, "safetensors", random_tensors(config))).description
-        assert restore(found.to_dict()) == found
+        assert restore_descriptor(found.to_dict()) == found
 
 
 @pytest.mark.parametrize(("name", "architecture"), [("c4f16", "ArtCNN C4F16"), ("c4f32", "ArtCNN C4F32")])
@@ -158,16 +154,16 @@ def test_bad_files_are_sentences(tmp_path: Path, name: str, said: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("config", [C_LUMA, R_LUMA], ids=["C", "R"])
 def test_luma_is_what_the_formula_says(tmp_path: Path, config: ArtCnnConfig, backend: str) -> None:
-    tensors, x = random_tensors(config), picture(config)
+    tensors, x = random_tensors(config), random_picture(config)
     clip = clip_of(core.get_video_format(vs.GRAYS), [list(x)])
     path = saved(tmp_path, config, "safetensors", tensors)
     out = core.fdatrd.upscale(clip, model=str(path), backend=backend, precision="fp32")
-    np.testing.assert_allclose(planes(out)[0], by_hand(config, tensors, x)[0].clip(0, 1), atol=5e-6)
+    np.testing.assert_allclose(planes(out)[0], compute_by_formula(config, tensors, x)[0].clip(0, 1), atol=5e-6)
 
 
 def test_all_files_give_equal_frames(tmp_path: Path) -> None:
     tensors = random_tensors(C_LUMA)
-    clip = clip_of(core.get_video_format(vs.GRAYS), [list(picture(C_LUMA))])
+    clip = clip_of(core.get_video_format(vs.GRAYS), [list(random_picture(C_LUMA))])
     found = [
         planes(core.fdatrd.upscale(clip, model=str(saved(tmp_path, C_LUMA, kind, tensors)), precision="fp32"))[0]
         for kind in FILES
@@ -185,25 +181,27 @@ def test_chroma_is_what_the_formula_says(tmp_path: Path, backend: str) -> None:
     clip = clip_of(yuv(8, "420"), [codes], _Matrix=6, _Range=0, _ChromaLocation=0)
     out = core.fdatrd.upscale(clip, model=str(path), backend=backend, precision="fp32", format="YUV444PS")
     y, u, v = planes(clip.resize.Bilinear(format=vs.YUV444PS))
-    found = by_hand(C_CHROMA, tensors, np.stack([y, u + np.float32(0.5), v + np.float32(0.5)])).clip(0, 1) - 0.5
+    found = (
+        compute_by_formula(C_CHROMA, tensors, np.stack([y, u + np.float32(0.5), v + np.float32(0.5)])).clip(0, 1) - 0.5
+    )
     np.testing.assert_array_equal(planes(out)[0], y)
     np.testing.assert_allclose(planes(out)[1:], found, atol=5e-6)
     assert props_of(out)["_Matrix"] == 6
 
 
 def test_rgb_models_take_rgb(tmp_path: Path) -> None:
-    tensors, x = random_tensors(R_RGB), picture(R_RGB)
+    tensors, x = random_tensors(R_RGB), random_picture(R_RGB)
     clip = clip_of(core.get_video_format(vs.RGBS), [list(x)])
     path = saved(tmp_path, R_RGB, "safetensors", tensors)
     out = core.fdatrd.upscale(clip, model=str(path), backend="openvino", precision="fp32")
-    np.testing.assert_allclose(planes(out), by_hand(R_RGB, tensors, x).clip(0, 1), atol=5e-6)
+    np.testing.assert_allclose(planes(out), compute_by_formula(R_RGB, tensors, x).clip(0, 1), atol=5e-6)
 
 
 def test_tiles_leave_no_seam(tmp_path: Path) -> None:
     """Parts overlap by more than the network looks, so that their middles are those of the whole frame."""
     tensors = random_tensors(C_LUMA)
     path = saved(tmp_path, C_LUMA, "safetensors", tensors)
-    clip = clip_of(core.get_video_format(vs.GRAYS), [list(picture(C_LUMA, 160, 200))])
+    clip = clip_of(core.get_video_format(vs.GRAYS), [list(random_picture(C_LUMA, 160, 200))])
     whole = planes(core.fdatrd.upscale(clip, model=str(path), backend="openvino", precision="fp32"))[0]
     parts = planes(core.fdatrd.upscale(clip, model=str(path), backend="openvino", precision="fp32", tile=[120, 100]))[0]
     assert np.sqrt(np.mean((whole - parts) ** 2)) < 0.01
@@ -230,12 +228,12 @@ def c4f32(shared: Path) -> str:
 
 
 def psnr(truth: Array, found: Array) -> float:
-    return float(-10 * np.log10(np.mean(inner(truth - found.clip(0, 1)) ** 2)))
+    return float(-10 * np.log10(np.mean(remove_border(truth - found.clip(0, 1)) ** 2)))
 
 
 def test_it_is_far_above_lanczos_on_halved_drawings(shared: Path, c4f32: str) -> None:
     """Nine held-out pictures, luma (709) halved with a box filter; at least 1.4 dB are asked for, on each of them."""
-    lumas = [shot @ np.array([0.2126, 0.7152, 0.0722]) / 255 for shot in truths(shared / "data" / "eval").values()]
+    lumas = [shot @ np.array([0.2126, 0.7152, 0.0722]) / 255 for shot in read_truths(shared / "data" / "eval").values()]
     halved = [y.reshape(y.shape[0] // 2, 2, y.shape[1] // 2, 2).mean((1, 3)) for y in lumas]
     clip = clip_of(core.get_video_format(vs.GRAYS), [[y] for y in halved])
     doubled = core.fdatrd.upscale(clip, model=c4f32, backend="openvino")
@@ -304,7 +302,7 @@ def test_a_script_starts_without_torch_and_onnx(tmp_path: Path) -> None:
 def test_luma_then_chroma(tmp_path: Path) -> None:
     """The chain of docs/artcnn.md: 4:2:0, doubled as 4:2:0, then 4:4:4, with its tags and without a shift of chroma."""
     luma = saved(tmp_path, C_LUMA, "safetensors", repeating_tensors())
-    chroma = saved(tmp_path, C_CHROMA, "safetensors", passing_tensors())
+    chroma = saved(tmp_path, C_CHROMA, "safetensors", identity_tensors())
     y, x = np.mgrid[0:48, 0:64]
     codes = [np.full((48, 64), 120), 100 + y[::2, ::2] / 2, 110 + x[::2, ::2] / 2]
     clip = clip_of(yuv(16, "420"), [[256 * part for part in codes]], _Matrix=5, _Range=0, _ChromaLocation=0)
@@ -329,7 +327,7 @@ def test_engines_for_gpus_are_built(tmp_path: Path, cache: Path, config: ArtCnnC
     path = saved(tmp_path, config, "safetensors", random_tensors(config))
     (engine,) = build.build_for(Options(model=str(path), cache=cache), 320, 240, ["sm89"])
     facts = json.loads((engine.path / "facts.json").read_text())
-    estimate = tensorrt.needed_bytes(EngineSpec(open_checkpoint(path), 240, 320, "fp16")) - tensorrt.BYTES_OF_PROCESS
+    estimate = tensorrt.needed_bytes(EngineSpec(open_checkpoint(path), 240, 320, "fp16")) - tensorrt.PROCESS_BYTES
     assert 0.5 * estimate < facts["activation_bytes"] < estimate
     reference = np.load(engine.path / "reference.npy")
     assert reference.shape == (config.out_channels, 240 * config.scale, 320 * config.scale)

@@ -19,12 +19,7 @@ from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.cli import main
 from vsfdatrd.weights import catalog
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test's own."""
-    monkeypatch.setenv("FDATRD_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -51,9 +46,9 @@ def test_info_of_medium_is_that_of_the_stand_in(shared: Path, capsys: pytest.Cap
     result = json.loads(out)
     from safetensors.numpy import load_file
 
-    from vsfdatrd.archs.fdat_rd import META
+    from vsfdatrd.archs.fdat_rd import META_UPSAMPLE
 
-    tensors = {k: v for k, v in load_file(file).items() if k != META and not k.endswith(".init_pos")}
+    tensors = {k: v for k, v in load_file(file).items() if k != META_UPSAMPLE and not k.endswith(".init_pos")}
     assert result["file"] == str(file)
     assert result["architecture"] == "FDAT-RD"
     assert result["scale"] == 2
@@ -105,7 +100,7 @@ def test_info_of_what_is_not_there(name: str, said: str, capsys: pytest.CaptureF
 
 
 def fill(directory: Path, *shapes: str) -> None:
-    """Put something in the cache that looks like engines of 3000 bytes."""
+    """Fill a cache with fake engines of 3000 bytes."""
 
     def build(directory: Path) -> None:
         (directory / "model.blob").write_bytes(b"x" * 3000)
@@ -167,7 +162,7 @@ def test_doctor_tries_a_frame_with_the_engine_there_is(
     """With another file in the place of medium's weights, which may not be there."""
     from vsfdatrd import checkpoint as checkpoint_module
 
-    monkeypatch.setattr(checkpoint_module, "resolve", lambda model: identity_2x)
+    monkeypatch.setattr(checkpoint_module, "resolve_model", lambda model: identity_2x)
     status, text = doctor(capsys)
     assert status == 0, text
     assert "self-test: a 60×60 frame became 120×120 in " in text
@@ -188,7 +183,7 @@ def test_doctor_says_what_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     def missing(model: str) -> Path:
         raise CheckpointError(f"the weights of model={model!r} are missing")
 
-    monkeypatch.setattr(checkpoint_module, "resolve", missing)
+    monkeypatch.setattr(checkpoint_module, "resolve_model", missing)
     status, text = doctor(capsys)
     assert status == 1
     assert "self-test: failed: fdatrd.upscale: the weights of model='medium' are missing" in text
@@ -199,7 +194,7 @@ def test_doctor_with_another_cache(
 ) -> None:
     from vsfdatrd import checkpoint as checkpoint_module
 
-    monkeypatch.setattr(checkpoint_module, "resolve", lambda model: identity_2x)
+    monkeypatch.setattr(checkpoint_module, "resolve_model", lambda model: identity_2x)
     status, text = doctor(capsys, "--cache", str(tmp_path / "other"))
     assert status == 0, text
     assert f"cache: {tmp_path / 'other'}, 0 engines" in text
@@ -246,7 +241,7 @@ def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     def interrupted(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vsfdatrd.cli._doctor", interrupted)
+    monkeypatch.setattr("vsfdatrd.cli._run_doctor", interrupted)
     assert main(["doctor"]) == 130
     assert capsys.readouterr().err == "vsfdatrd: stopped\n"
 

@@ -13,29 +13,14 @@ from onnx import TensorProto, helper
 
 import vsfdatrd
 from tests.clips import picture, planes_of
-from tests.onnx_files import doubler, write
+from tests.onnx_files import write_doubler, write_onnx
 from vsfdatrd.backends import selection
-from vsfdatrd.backends.accuracy import count_levels, sky
+from vsfdatrd.backends.accuracy import count_levels, draw_sky
 
 BACKENDS = ["openvino", "torch"]
 
 
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache that tests share which ask for none of their own, so that each engine is built once."""
-    return tmp_path_factory.mktemp("engines")
-
-
-@pytest.fixture(autouse=True)
-def _shared_cache(engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FDATRD_CACHE", str(engines))
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test's own, which is empty."""
-    monkeypatch.setenv("FDATRD_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("shared_cache")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -105,9 +90,9 @@ def test_sizes_that_pad_alike_share_an_engine(tiny_model: Path, cache: Path) -> 
 
 def test_two_filters_of_one_script_share_one_engine(tiny_model: Path) -> None:
     first = vs.core.fdatrd.upscale(picture(60, 60, length=4), model=str(tiny_model))
-    before = len(selection._shared)
+    before = len(selection._shared_pools)
     second = vs.core.fdatrd.upscale(picture(50, 44, length=4), model=str(tiny_model))
-    assert len(selection._shared) == before
+    assert len(selection._shared_pools) == before
     frames = [clip.get_frame_async(n) for n in range(4) for clip in (first, second)]
     assert {(f.result().width, f.result().height) for f in frames} == {(120, 120), (100, 88)}
 
@@ -147,8 +132,12 @@ def test_tiles_are_announced_and_close_to_the_whole(tiny_model: Path, caplog: py
 @pytest.mark.parametrize("name", ["small", "repeating", "resize", "layers"])
 def test_a_sky_has_no_bands_by_default(name: str, identity_2x: Path, tmp_path: Path) -> None:
     """Whatever engine and precision are taken: 97 % of the steps of ten bits, which is what encodes have."""
-    model = {"repeating": str(identity_2x), "resize": _enlarging(tmp_path), "layers": str(doubler(tmp_path / "l.onnx"))}
-    smooth = sky(32, 256)
+    model = {
+        "repeating": str(identity_2x),
+        "resize": _enlarging(tmp_path),
+        "layers": str(write_doubler(tmp_path / "l.onnx")),
+    }
+    smooth = draw_sky(32, 256)
     blank = vs.core.std.BlankClip(width=256, height=32, format=vs.RGBS, length=1)
 
     def draw(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
@@ -162,7 +151,7 @@ def test_a_sky_has_no_bands_by_default(name: str, identity_2x: Path, tmp_path: P
 
 
 def _enlarging(folder: Path) -> str:
-    """A network that is a resize and nothing else."""
+    """Write a network that consists of one resize."""
     node = helper.make_node(
         "Resize",
         ["x", "", "s"],
@@ -172,7 +161,7 @@ def _enlarging(folder: Path) -> str:
         coordinate_transformation_mode="asymmetric",
     )
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3, f"{n}h", f"{n}w"]) for n in "xy"]
-    return str(write(folder / "r.onnx", [node], ends[:1], ends[1], {"s": np.array([1, 1, 2, 2], np.float32)}))
+    return str(write_onnx(folder / "r.onnx", [node], ends[:1], ends[1], {"s": np.array([1, 1, 2, 2], np.float32)}))
 
 
 def test_a_tile_larger_than_the_frame_is_the_frame(tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -186,7 +175,7 @@ def test_a_tile_larger_than_the_frame_is_the_frame(tiny_model: Path, caplog: pyt
 def test_an_engine_in_the_cache_that_is_damaged_is_built_again(tiny_model: Path, cache: Path) -> None:
     clip = picture(90, 60)
     first = planes_of(vs.core.fdatrd.upscale(clip, model=str(tiny_model), backend="openvino", streams=1).get_frame(0))
-    selection._shared.clear()
+    selection._shared_pools.clear()
     for file in cache.glob("store-1/engines/*/*"):
         if file.name != "manifest.json":
             data = bytearray(file.read_bytes())

@@ -1,4 +1,4 @@
-"""The pipeline on real VapourSynth with an engine that counts: order, overlap, failures, seeking, several filters."""
+"""The pipeline in VapourSynth with a fake engine: order, overlap, failures, seeking, several filters."""
 
 import gc
 import threading
@@ -70,8 +70,8 @@ def numbered(length: int, width: int = 70, height: int = 50, broken: tuple[int, 
 
 
 def upscaled(clip: vs.VideoNode, engine: CountingEngine) -> vs.VideoNode:
-    tiling = geometry.untiled(clip.height, clip.width, SCALE)
-    return inference.run(clip, SlotPool(engine), tiling, SCALE)
+    tiling = geometry.single_tile(clip.height, clip.width, SCALE)
+    return inference.upscale_frames(clip, SlotPool(engine), tiling, SCALE)
 
 
 def red(frame: vs.VideoFrame) -> float:
@@ -167,7 +167,7 @@ def test_a_source_that_is_not_finite_is_named(value: float) -> None:
 
 
 class OneFormEngine(CountingEngine):
-    """An engine of so many planes that puts `value` into one pixel of its output."""
+    """A fake engine with `planes` planes that writes `value` into one pixel of its output."""
 
     def __init__(self, planes: int, place: tuple[int, int, int], value: float) -> None:
         super().__init__(60, 120, slots=1)
@@ -188,7 +188,7 @@ def test_an_output_that_is_not_finite_is_named(
 ) -> None:
     """In the last pixel that is kept; what is cut off may hold anything."""
     source = vs.core.std.BlankClip(width=70, height=50, format=form, length=2)
-    tiling = geometry.tile(50, 70, 50, 64, SCALE) if tiles else geometry.untiled(50, 70, SCALE)
+    tiling = geometry.tile_frame(50, 70, 50, 64, SCALE) if tiles else geometry.single_tile(50, 70, SCALE)
     height, width = tiling.height * SCALE, tiling.width * SCALE
     for place, kept in [
         ((plane, height - 1, width - 1), True),
@@ -196,7 +196,7 @@ def test_an_output_that_is_not_finite_is_named(
         ((plane, 0, width), False),
     ]:
         engine = OneFormEngine(source.format.num_planes, place, value)
-        clip = inference.run(source, SlotPool(engine), tiling, SCALE)
+        clip = inference.upscale_frames(source, SlotPool(engine), tiling, SCALE)
         if kept:
             with pytest.raises(vs.Error, match=r"^fdatrd\.upscale: frame 1: the network's output for it is not finite"):
                 clip.get_frame(1)
@@ -207,9 +207,9 @@ def test_an_output_that_is_not_finite_is_named(
 def test_two_filters_share_an_engine_and_its_slots() -> None:
     engine = CountingEngine(60, 120, slots=2, seconds=0.005)
     pool = SlotPool(engine)
-    tiling = geometry.untiled(50, 70, SCALE)
-    first = inference.run(numbered(20), pool, tiling, SCALE)
-    second = inference.run(numbered(20), pool, tiling, SCALE)
+    tiling = geometry.single_tile(50, 70, SCALE)
+    first = inference.upscale_frames(numbered(20), pool, tiling, SCALE)
+    second = inference.upscale_frames(numbered(20), pool, tiling, SCALE)
     both = vs.core.std.Interleave([first, second])
     assert [round(red(f) * 100) for f in both.frames(prefetch=6, close=False)] == [n // 2 for n in range(40)]
     assert engine.most <= 2
@@ -217,9 +217,9 @@ def test_two_filters_share_an_engine_and_its_slots() -> None:
 
 def test_tiles_give_the_whole_picture_without_a_seam() -> None:
     source = numbered(3, 150, 90)
-    tiling = geometry.tile(90, 150, 64, 64, SCALE)
+    tiling = geometry.tile_frame(90, 150, 64, 64, SCALE)
     assert len(tiling.tiles) > 4
-    clip = inference.run(source, SlotPool(CountingEngine(90, 90)), tiling, SCALE)
+    clip = inference.upscale_frames(source, SlotPool(CountingEngine(90, 90)), tiling, SCALE)
     expected = np.clip(np.asarray(source.get_frame(2)[1]), 0, 1).repeat(SCALE, 0).repeat(SCALE, 1)
     np.testing.assert_allclose(np.asarray(clip.get_frame(2)[1]), expected, atol=1e-5)
 

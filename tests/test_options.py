@@ -1,4 +1,4 @@
-"""Arguments as scripts and VapourSynth pass them, and what is said of wrong ones."""
+"""Arguments in all forms that scripts and VapourSynth pass, and error messages for wrong ones."""
 
 import ast
 import inspect

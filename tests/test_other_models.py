@@ -15,20 +15,15 @@ pytest.importorskip("spandrel")
 from spandrel.architectures.Compact import Compact
 from spandrel.architectures.FDAT import FDAT
 
-from benchmarks.architectures import saved
+from benchmarks.architectures import save_network
 from tests import fdats
 from tests.conftest import tiny_tensors
-from tests.onnx_files import doubler
+from tests.onnx_files import write_doubler
 from vsfdatrd.checkpoint import load_model
 from vsfdatrd.filter import upscale
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:torch.meshgrid")]
+pytestmark = [pytest.mark.usefixtures("one_thread", "cache"), pytest.mark.filterwarnings("ignore:torch.meshgrid")]
 core = vs.core
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FDATRD_CACHE", str(tmp_path / "cache"))
 
 
 def film(width: int, height: int, format: int = vs.YUV420P8) -> vs.VideoNode:
@@ -108,7 +103,7 @@ def test_the_native_engine_says_that_it_is_not_for_luma(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["SAFMN", "HAT", "Uformer"])
 def test_frames_are_padded_to_what_the_network_asks_for(tmp_path: Path, name: str) -> None:
     """SAFMN: multiples of 8; HAT: 16 at least; Uformer: squares of 128."""
-    checkpoint, clip = saved(name, tmp_path), film(44, 12, vs.RGBS)
+    checkpoint, clip = save_network(name, tmp_path), film(44, 12, vs.RGBS)
     results = [
         array(upscale(clip, model=checkpoint.path, backend=backend, precision="fp32"))
         for backend in ("openvino", "torch")
@@ -120,7 +115,7 @@ def test_frames_are_padded_to_what_the_network_asks_for(tmp_path: Path, name: st
 
 def test_video_comes_out_as_video(tmp_path: Path) -> None:
     clip = film(48, 32)
-    for model in (fdat(tmp_path / "fdat.safetensors"), doubler(tmp_path / "rgb.onnx")):
+    for model in (fdat(tmp_path / "fdat.safetensors"), write_doubler(tmp_path / "rgb.onnx")):
         result = upscale(clip, model=model, backend="openvino", precision="fp32")
         assert (result.width, result.height, result.format.id) == (96, 64, vs.YUV420P16)
         assert result.get_frame(0).props["_Matrix"] == 6
@@ -128,7 +123,9 @@ def test_video_comes_out_as_video(tmp_path: Path) -> None:
 
 def test_a_luma_network_out_of_a_file_leaves_gray_gray(tmp_path: Path) -> None:
     gray = core.std.BlankClip(format=vs.YUV420P8, width=48, height=32, length=1, color=[120, 128, 128])
-    result = upscale(gray, model=doubler(tmp_path / "luma.onnx", channels=1), backend="openvino", precision="fp32")
+    result = upscale(
+        gray, model=write_doubler(tmp_path / "luma.onnx", channels=1), backend="openvino", precision="fp32"
+    )
     frame = result.get_frame(0)
     assert (result.width, result.height) == (96, 64)
     for plane in (1, 2):
@@ -137,7 +134,7 @@ def test_a_luma_network_out_of_a_file_leaves_gray_gray(tmp_path: Path) -> None:
 
 def test_a_chroma_network_of_two_channels(tmp_path: Path) -> None:
     clip = film(48, 32)
-    model = doubler(tmp_path / "chroma.onnx", channels=2, scale=1)
+    model = write_doubler(tmp_path / "chroma.onnx", channels=2, scale=1)
     result = upscale(clip, model=model, backend="openvino", precision="fp32")
     assert (result.width, result.height) == (48, 32)
     assert (result.format.subsampling_w, result.format.subsampling_h) == (0, 0)

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="written for POS
 
 
 def run(*command: str | Path, **environment: str) -> str:
-    """Run a program far from the checkout; what it printed. It must succeed."""
+    """Run a program outside the checkout and return its output. It must succeed."""
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=850, cwd=ROOT.anchor, env=os.environ | environment
     )
@@ -51,7 +51,7 @@ def no_compiler(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of a release for this machine, or one made by its own compiler where releases have none for it."""
+    """A release wheel for this machine, or one built with its compiler if releases do not cover it."""
     folder = tmp_path_factory.mktemp("wheel")
     target = {"VSFDATRD_TARGET": RELEASED} if RELEASED in TARGETS else {}
     run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", folder, ROOT, **target)
@@ -121,7 +121,7 @@ def environment(tmp_path: Path) -> Environment:
 
 
 def where(environment: Environment) -> tuple[Path, Path]:
-    """The plugin and the package that a script gets there, with nothing imported but VapourSynth."""
+    """Return the paths of plugin and package for a script that imports only VapourSynth."""
     script = (
         "import vapoursynth as vs; print(vs.core.fdatrd.plugin_path); assert vs.core.fdatrd.upscale.signature\n"
         "import vsfdatrd; print(vsfdatrd.__file__)"
@@ -131,7 +131,7 @@ def where(environment: Environment) -> tuple[Path, Path]:
 
 
 def upscale_in_python_and_vspipe(environment: Environment, folder: Path) -> None:
-    """Through the whole bridge, up to the arguments' own checks, and back with their message."""
+    """Call the plugin from Python and vspipe, and check the message of an argument error."""
     script = folder / "script.vpy"
     script.write_text(
         "from vapoursynth import core\nclip = core.std.BlankClip(length=1)\n"

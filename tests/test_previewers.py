@@ -1,4 +1,4 @@
-"""A script in vsview, as a user has it: opened in a window, reloaded by the keyboard, closed."""
+"""A script in vsview: opened in a window, reloaded with the keyboard, closed."""
 
 import importlib.util
 import os
@@ -32,7 +32,7 @@ KEPT_MIB = 40
 
 @pytest.fixture
 def display() -> Iterator[str]:
-    """The number of an X server in memory, as `$DISPLAY` has it."""
+    """Start an in-memory X server and return its `$DISPLAY`."""
     read, write = os.pipe()
     command = ["Xvfb", "-displayfd", str(write), "-screen", "0", "1280x800x24", "-nolisten", "tcp"]
     server = subprocess.Popen(command, pass_fds=[write], stderr=subprocess.DEVNULL)

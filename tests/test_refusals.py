@@ -17,17 +17,7 @@ from vsfdatrd.backends import selection
 type Maker = Callable[..., dict[str, np.ndarray[Any, np.dtype[Any]]]]
 
 
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of engines that tests share, so that each is built once."""
-    return tmp_path_factory.mktemp("engines")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test's own."""
-    monkeypatch.setenv("FDATRD_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def refusal(clip: vs.VideoNode, **arguments: Any) -> str:
@@ -67,7 +57,7 @@ def test_wrong_arguments(identity_2x: Path, arguments: dict[str, Any], value: st
 def test_a_precision_the_machine_lacks(identity_2x: Path) -> None:
     from vsfdatrd.checkpoint import open_checkpoint
 
-    possible = selection.backend("openvino").precisions(open_checkpoint(identity_2x))
+    possible = selection.import_backend("openvino").precisions(open_checkpoint(identity_2x))
     lacking = [p for p in ("fp16", "bf16") if p not in possible]
     if not lacking:
         pytest.skip("this CPU computes in every precision")
@@ -187,7 +177,7 @@ def test_files_that_are_no_weights(
 
 
 def test_a_cache_directory_that_is_a_file(tiny_model: Path, tmp_path: Path) -> None:
-    selection._shared.clear()  # an engine that is open already needs no cache
+    selection._shared_pools.clear()  # an engine that is open already needs no cache
     (tmp_path / "file").write_text("x")
     text = refusal(picture(60, 60), model=str(tiny_model), cache=str(tmp_path / "file"), backend="openvino")
     assert str(tmp_path / "file") in text

@@ -1,4 +1,4 @@
-"""Frames that repeat a picture are computed once, in any order of access, and nothing else changes."""
+"""Frames that repeat a picture are computed once, in any order of access, without other changes."""
 
 import random
 import threading
@@ -58,7 +58,7 @@ class Scene:
         return vs.core.fdatrd.PerFrame(self.source, func=compute, width=64, height=32)
 
     def value(self, n: int) -> float:
-        """What comes out for frame n, whose properties must be its own."""
+        """Return the output value of frame n, and check that it has its own properties."""
         frame = self.clip.get_frame(n)
         assert frame.props["number"] == n
         assert (frame.width, frame.height) == (64, 32)
@@ -73,7 +73,7 @@ class Scene:
 
 
 def anchors(values: Sequence[float], threshold: float) -> list[int]:
-    """What each frame repeats, within a threshold: the definition in its simplest words."""
+    """Return the frame that each frame repeats within a threshold, computed by definition."""
     result: list[int] = []
     for n, value in enumerate(values):
         again = n % REACH and abs(np.float32(value) - np.float32(values[result[-1]])) <= np.float32(threshold)

@@ -1,4 +1,4 @@
-"""The package's layers: imports run downwards only, nothing goes in a circle, and new files go into folders."""
+"""The package's layers: imports run downwards only and without cycles, and new files go into folders."""
 
 import ast
 import re

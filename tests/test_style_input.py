@@ -11,7 +11,7 @@ import vapoursynth as vs
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from tests.onnx_files import doubler, write
+from tests.onnx_files import write_doubler, write_onnx
 from vsfdatrd.filter import upscale
 
 core = vs.core
@@ -19,15 +19,13 @@ value, node = helper.make_tensor_value_info, helper.make_node
 
 
 def upscale_by_name(clip: vs.VideoNode, **given: Any) -> vs.VideoNode:
-    """The namespace's function, of whose open arguments types say nothing."""
+    """Call the plugin's function, whose variable arguments have no static types."""
     function: Any = core.fdatrd.upscale
     result: vs.VideoNode = function(clip, **given)
     return result
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FDATRD_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def pictures(width: int, height: int, length: int = 2, seed: int = 0) -> vs.VideoNode:
@@ -63,7 +61,7 @@ def toned(path: Path, style: tuple[int, int] | None = None, frame: tuple[int, in
         node("Mul", ["x", "half"], ["h"]),
         node("Add", ["h", "m"], ["y"]),
     ]
-    return write(
+    return write_onnx(
         path,
         nodes,
         [
@@ -127,7 +125,7 @@ def transfer(path: Path, size: int = 32, dim: int = 16) -> Path:
     change = op("ConvTranspose", maps, "out", kernel_shape=[4, 4], strides=[4, 4])
     nodes.append(node("Add", ["content", change], ["y"]))
     shape = [1, 3, size, size]
-    return write(
+    return write_onnx(
         path,
         nodes,
         [value("content", TensorProto.FLOAT, shape), value("style", TensorProto.FLOAT, shape)],
@@ -212,23 +210,23 @@ def test_a_network_of_one_size_takes_larger_frames(tmp_path: Path, fit: str) -> 
 
 def test_smaller_frames_are_padded_to_the_one_size(tmp_path: Path) -> None:
     clip = pictures(40, 30, length=1)
-    whole = upscale(clip, model=doubler(tmp_path / "x.onnx", size=(48, 64)), backend="openvino", precision="fp32")
-    free = upscale(clip, model=doubler(tmp_path / "y.onnx"), backend="openvino", precision="fp32")
+    whole = upscale(clip, model=write_doubler(tmp_path / "x.onnx", size=(48, 64)), backend="openvino", precision="fp32")
+    free = upscale(clip, model=write_doubler(tmp_path / "y.onnx"), backend="openvino", precision="fp32")
     # at the right and bottom edges one is padded by mirroring and the other by zeros
     np.testing.assert_allclose(array(whole)[:, :56, :76], array(free)[:, :56, :76], atol=1e-5)
 
 
 REFUSED: list[tuple[Callable[[Path], Any], dict[str, Any], str]] = [
     (toned, {"style": "nowhere.png"}, r"style='nowhere.png' cannot be read as a picture \(No such file"),
-    (doubler, {"style": "x.png"}, "style= is for networks with a second input"),
-    (doubler, {"fit": "resize"}, "is for networks of one fixed size"),
+    (write_doubler, {"style": "x.png"}, "style= is for networks with a second input"),
+    (write_doubler, {"fit": "resize"}, "is for networks of one fixed size"),
     (transfer, {"fit": "resize", "tile": [32, 32]}, 'contradicts fit="resize"'),
     (transfer, {"tile": [64, 64]}, "takes frames of 32×32 pixels only, and 56×48 are more"),
-    (doubler, {"fit": "stretch"}, "fit='stretch' is unknown"),
-    (doubler, {"input_range": "1023"}, "input_range='1023' is unknown"),
-    (doubler, {"multiple": 0}, "multiple=0 is out of range"),
-    (doubler, {"backend": "torch"}, "backend='torch' cannot run 'x.onnx'"),
-    (doubler, {"styles": "x.png"}, "there is no argument 'styles'; did you mean 'style'"),
+    (write_doubler, {"fit": "stretch"}, "fit='stretch' is unknown"),
+    (write_doubler, {"input_range": "1023"}, "input_range='1023' is unknown"),
+    (write_doubler, {"multiple": 0}, "multiple=0 is out of range"),
+    (write_doubler, {"backend": "torch"}, "backend='torch' cannot run 'x.onnx'"),
+    (write_doubler, {"styles": "x.png"}, "there is no argument 'styles'; did you mean 'style'"),
 ]
 
 

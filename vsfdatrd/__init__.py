@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_model", "upscale"]
 
-instructions.apply()  # must run before the libraries that it configures are loaded
+instructions.apply_cap()  # must run before the libraries that it configures are loaded
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 
 
 def bind() -> None:
-    """Give the plugin the Python function `upscale`, for the call of ``core.fdatrd.upscale`` that waits on this thread.
+    """Pass the Python function `upscale` to the plugin, for the call of ``core.fdatrd.upscale`` that waits on this
+    thread.
 
     Only the plugin library calls this.
     """
@@ -42,7 +43,7 @@ def upscale(clip: vs.VideoNode, **arguments: Any) -> dict[str, vs.VideoNode | by
         from vsfdatrd.filter import upscale as public_upscale
     except Exception as error:  # a library that fails to load may raise anything
         log.debug("vsfdatrd cannot be imported", exc_info=True)
-        return _failure(
+        return _error_text(
             f"cannot import vsfdatrd: {type(error).__name__}: {error}. Install vsfdatrd with its dependencies into the "
             "Python that VapourSynth runs in (pip install vsfdatrd)."
         )
@@ -50,15 +51,15 @@ def upscale(clip: vs.VideoNode, **arguments: Any) -> dict[str, vs.VideoNode | by
     any_name = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters_by_name.values())
     if unknown := [name for name in arguments if name not in parameters_by_name and not any_name]:
         hint = did_you_mean(unknown[0], parameters_by_name) or f". There are {', '.join(parameters_by_name)}."
-        return _failure(f"there is no argument {unknown[0]!r}{hint}")
+        return _error_text(f"there is no argument {unknown[0]!r}{hint}")
     try:
         result = public_upscale(clip, **{name: _decode(value) for name, value in arguments.items()})
     except (vs.Error, FdatrdError) as error:
         log.debug("upscale failed", exc_info=True)
-        return _failure(str(error))
+        return _error_text(str(error))
     except Exception as error:
         log.error("upscale failed unexpectedly", exc_info=True)
-        return _failure(f"{type(error).__name__}: {error}".removesuffix(": "))
+        return _error_text(f"{type(error).__name__}: {error}".removesuffix(": "))
     return {"clip": result}
 
 
@@ -67,6 +68,6 @@ def _decode(value: Any) -> Any:
     return os.fsdecode(value) if isinstance(value, bytes) else value
 
 
-def _failure(text: str) -> dict[str, vs.VideoNode | bytes]:
+def _error_text(text: str) -> dict[str, vs.VideoNode | bytes]:
     text = text if text.startswith(PREFIX) else PREFIX + text
     return {"error": text.encode(errors="backslashreplace")}

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vsfdatrd.archs.onnx import Range
-from vsfdatrd.archs.registry import ARCHITECTURES, open_any, restore
+from vsfdatrd.archs.registry import ARCHITECTURES, open_any, restore_descriptor
 from vsfdatrd.archs.registry.base import Checkpoint as Checkpoint
 from vsfdatrd.archs.registry.base import ModelDescriptor as ModelDescriptor
 from vsfdatrd.archs.registry.base import TensorIndex
 from vsfdatrd.errors import ArgumentError, CheckpointError, TrialError
 from vsfdatrd.options import Options
-from vsfdatrd.weights.catalog import resolve
-from vsfdatrd.weights.files import WeightsFile, refuse, sha256
+from vsfdatrd.weights.catalog import resolve_model
+from vsfdatrd.weights.files import WeightsFile, refusal, sha256
 from vsfdatrd.weights.state_dicts import StateDict, state_dicts
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DAY = 86400.0
+RETRY_SECONDS = 86400.0
 """Seconds for which a network whose trial timed out is not tried again."""
 
 
@@ -73,7 +73,7 @@ def open_checkpoint(
     """
     path = Path(path)
     digest = sha256(path)
-    own = next((architecture for architecture in ARCHITECTURES if architecture.claims(path)), None)
+    own = next((architecture for architecture in ARCHITECTURES if architecture.is_own_file(path)), None)
     if multiple or input_range:
         if own is None:
             option = f"multiple={multiple}" if multiple else f"input_range={input_range}"
@@ -81,15 +81,15 @@ def open_checkpoint(
                 f"{option} is for ONNX files that do not state it, and {path.name!r} is not one; leave it out"
             )
         cache = None  # the cache is keyed by the file, not by these arguments
-    description = _from_cache(cache, digest)
-    if description is None or description.architecture.changed(path, description.config):
-        if cache is not None and (why := _timed_out_before(cache.get(digest))):
-            raise refuse(path, why)
+    description = _load_cached(cache, digest)
+    if description is None or description.architecture.has_changed(path, description.config):
+        if cache is not None and (why := _recent_timeout(cache.get(digest))):
+            raise refusal(path, why)
         try:
             if own is None:
                 description = _describe(path, digest)
             else:
-                description = ModelDescriptor(own, *own.examine(path, multiple, input_range), sha256=digest)
+                description = ModelDescriptor(own, *own.describe_file(path, multiple, input_range), sha256=digest)
         except TrialError as error:
             if cache is not None:
                 cache.put(digest, {"given_up": error.why, "at": time.time()})
@@ -99,7 +99,7 @@ def open_checkpoint(
     config = description.config
     channels = (config.in_channels, config.out_channels)
     if not any_channels and not config.accepts_chroma and channels not in ((3, 3), (1, 1)):
-        raise refuse(
+        raise refusal(
             path,
             f"is a network from {channels[0]} to {channels[1]} channels; only networks from RGB to RGB "
             "(3 to 3), or from luma to luma (1 to 1), can upscale a clip",
@@ -115,7 +115,7 @@ def open_requested(options: Options, cache: DescriptorCache) -> Checkpoint:
         cache: Descriptor cache to use.
     """
     return open_checkpoint(
-        resolve(options.model), cache=cache, multiple=options.multiple, input_range=options.input_range
+        resolve_model(options.model), cache=cache, multiple=options.multiple, input_range=options.input_range
     )
 
 
@@ -134,23 +134,23 @@ def load_model(model: str | PathLike[str]) -> "nn.Module":
     Raises:
         CheckpointError: As for `open_checkpoint`.
     """
-    return open_checkpoint(resolve(model), any_channels=True).network()
+    return open_checkpoint(resolve_model(model), any_channels=True).network()
 
 
-def _timed_out_before(plain: Mapping[str, Any] | None) -> str | None:
+def _recent_timeout(plain: Mapping[str, Any] | None) -> str | None:
     """Reason why the trial of a network failed within the last day, completing "the weights file X ..."; otherwise
     None.
     """
-    if plain is None or not isinstance(at := plain.get("at"), float) or not 0 <= time.time() - at < DAY:
+    if plain is None or not isinstance(at := plain.get("at"), float) or not 0 <= time.time() - at < RETRY_SECONDS:
         return None
     return str(plain.get("given_up"))[:500]
 
 
-def _from_cache(memory: DescriptorCache | None, digest: str) -> ModelDescriptor | None:
+def _load_cached(memory: DescriptorCache | None, digest: str) -> ModelDescriptor | None:
     if memory is None or (plain := memory.get(digest)) is None:
         return None
     try:
-        description = restore(plain)
+        description = restore_descriptor(plain)
     except ValueError:  # written by another version
         return None
     return description if description.sha256 == digest else None
@@ -160,13 +160,13 @@ def _describe(path: Path, digest: str) -> ModelDescriptor:
     """Describe a file by its tensors."""
     file = open_any(path)
     if not any(entry.is_float for entry in file.entries.values()):
-        raise refuse(path, "holds no weights; give a file saved from a trained network")
+        raise refusal(path, "holds no weights; give a file saved from a trained network")
     candidates = state_dicts(file.entries)
     for with_torch in (False, True):
         wrong: CheckpointError | None = None
         for candidate in candidates:
             try:
-                descriptor = _identified(path, file, candidate, digest, with_torch)
+                descriptor = _identify(path, file, candidate, digest, with_torch)
             except CheckpointError as error:
                 wrong = wrong or error
                 continue
@@ -176,14 +176,14 @@ def _describe(path: Path, digest: str) -> ModelDescriptor:
         if wrong is not None:
             raise wrong
     some = ", ".join(sorted(next(iter(candidates)).names if candidates else file.entries)[:3])
-    raise refuse(
+    raise refusal(
         path,
         f"is not a known image network (its tensors are {some}, ...); "
         "give the weights of an FDAT-RD or of an architecture spandrel supports",
     )
 
 
-def _identified(
+def _identify(
     path: Path, file: WeightsFile, candidate: StateDict, digest: str, with_torch: bool
 ) -> ModelDescriptor | None:
     """Compare a state dict with the architectures that do or do not need PyTorch for it.
@@ -198,11 +198,11 @@ def _identified(
     for architecture in ARCHITECTURES:
         if architecture.needs_torch != with_torch:
             continue
-        names = architecture.own_names(candidate.names)
+        names = architecture.canonical_names(candidate.names)
         tensors = as_stored if names is candidate.names else TensorIndex(path, file, names)
         if architecture.detect(tensors):
             config = architecture.configure(tensors)
-            dtype = "+".join(sorted({entry.dtype for entry in tensors.trained.values() if entry.is_float}))
+            dtype = "+".join(sorted({entry.dtype for entry in tensors.trained_entries.values() if entry.is_float}))
             parameters = architecture.parameters(config, tensors)
             return ModelDescriptor(architecture, config, parameters, dtype, digest, candidate.part)
     return None

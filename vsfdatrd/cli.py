@@ -18,11 +18,11 @@ from vsfdatrd import __version__
 from vsfdatrd.compare import cli as compare
 from vsfdatrd.compare import preview_cli as preview
 from vsfdatrd.encode import cli as encode
-from vsfdatrd.errors import FdatrdError, sentence
+from vsfdatrd.errors import FdatrdError, error_sentence
 from vsfdatrd.system.files import format_bytes
-from vsfdatrd.system.packages import versions
+from vsfdatrd.system.packages import installed_versions
 from vsfdatrd.system.standard_streams import fill_standard_streams
-from vsfdatrd.system.terminal import printable, printable_stream
+from vsfdatrd.system.terminal import escape_control, printable_stream
 
 if TYPE_CHECKING:
     from vsfdatrd.cache.engine_cache import EngineCache
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 for success, 1 for failure (one sentence on stderr), 2 for wrong usage.
     """
     _open_streams()
-    _write_any_character()
+    _replace_unencodable()
     parser: argparse.ArgumentParser = _Parser(prog="vsfdatrd", description="FDAT-RD super-resolution for VapourSynth.")
     parser.add_argument("--version", action="version", version=f"vsfdatrd {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="log everything, and where errors come from")
@@ -55,18 +55,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     models = commands.add_parser("models", help="list the models that ship, and name files of your own")
     actions = models.add_subparsers(required=True, metavar="action")
-    actions.add_parser("list", help="every model that has a name").set_defaults(run=lambda a: _models().show())
+    actions.add_parser("list", help="every model that has a name").set_defaults(
+        run=lambda a: _import_models().list_models()
+    )
     _add_info(actions)
     actions.add_parser("verify", help="compare files with their checksums").set_defaults(
-        run=lambda a: _models().verify()
+        run=lambda a: _import_models().verify_models()
     )
     add = actions.add_parser("add", help="give a file a name: model=NAME in scripts")
     add.add_argument("file", type=Path)
     add.add_argument("--name", required=True)
-    add.set_defaults(run=lambda a: _models().add(a.file, a.name))
+    add.set_defaults(run=lambda a: _import_models().add_alias(a.file, a.name))
     remove = actions.add_parser("remove", help="remove a name; its file stays")
     remove.add_argument("name")
-    remove.set_defaults(run=lambda a: _models().remove(a.name))
+    remove.set_defaults(run=lambda a: _import_models().remove_alias(a.name))
 
     build = commands.add_parser("build", help="build an engine ahead of time")
     build.add_argument("--model", default="medium", help="a name from the catalog, or a weights file")
@@ -83,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="GPU architectures, such as sm89 sm120, for TensorRT-RTX engines; no GPU is needed",
     )
     build.add_argument("--cache", help="cache directory, if not the default")
-    build.set_defaults(run=_build)
+    build.set_defaults(run=_run_build)
 
     export = commands.add_parser("export", help="write a model for other programs: ONNX, safetensors or pth")
     export.add_argument("model", help="a name from the catalog, or a weights file")
@@ -93,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     export.add_argument("--dynamic", action="store_true", help="an ONNX graph for frames of any size")
     export.add_argument("--precision", default="fp32", choices=("fp32", "fp16", "bf16"))
     export.add_argument("--no-verify", action="store_true", help="do not compare the result with the original")
-    export.set_defaults(run=_export)
+    export.set_defaults(run=_run_export)
 
     doctor = commands.add_parser("doctor", help="versions, backends, cache, and one frame upscaled as a test")
     doctor.add_argument("--cache", type=Path, help="cache directory, if not the default")
@@ -106,25 +108,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--size", type=_parse_size, default=(720, 540), metavar="WxH", help="with --gpu: the clip (720x540)"
     )
     doctor.add_argument("--seconds", type=float, default=5.0, help="with --gpu: of each measurement (5)")
-    doctor.set_defaults(run=lambda a: _report_gpu(a) if a.gpu else _doctor(a.cache))
+    doctor.set_defaults(run=lambda a: _report_gpu(a) if a.gpu else _run_doctor(a.cache))
 
     cache = commands.add_parser("cache", help="built engines")
     cache.add_argument("action", choices=("list", "clear"))
     cache.add_argument("--cache", type=Path, help="cache directory, if not the default")
-    cache.set_defaults(run=lambda a: _cache(a.action, a.cache))
+    cache.set_defaults(run=lambda a: _run_cache(a.action, a.cache))
 
-    compare.add_to(commands)
+    compare.add_parser(commands)
 
-    preview.add_to(commands)
+    preview.add_parser(commands)
 
-    encode.add_to(commands)
+    encode.add_parser(commands)
 
     for command in commands.choices.values():  # -v may also stand behind the command
         command.add_argument(
             "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="log everything that happens"
         )
 
-    command_line, further = encode.split(sys.argv[1:] if argv is None else argv)
+    command_line, further = encode.split_command_line(sys.argv[1:] if argv is None else argv)
     arguments = parser.parse_args(command_line, argparse.Namespace(further=further))
     before = sys.stdout, sys.stderr
     if sys.stdout is not None:
@@ -141,7 +143,7 @@ def _add_info(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser = commands.add_parser("info", help="what a weights file holds")
     parser.add_argument("file", help="a weights file, or a name from the catalog")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=lambda a: _models().info(a.file, a.json))
+    parser.set_defaults(run=lambda a: _import_models().print_info(a.file, a.json))
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -168,13 +170,13 @@ def _run(arguments: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        return _unexpected(error)
+        return _report_unexpected(error)
 
 
-def _unexpected(error: Exception) -> int:
+def _report_unexpected(error: Exception) -> int:
     """Print an exception that is not an FdatrdError as one sentence; log its traceback, which --verbose shows."""
     log.debug("where it happened:", exc_info=error)
-    print(f"vsfdatrd: {sentence(error)}", file=sys.stderr)
+    print(f"vsfdatrd: {error_sentence(error)}", file=sys.stderr)
     return 1
 
 
@@ -193,10 +195,10 @@ class _Parser(argparse.ArgumentParser):
     """A parser that escapes control characters in its error messages (typed, or from file names a shell expanded)."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(printable(message))
+        super().error(escape_control(message))
 
 
-def _write_any_character() -> None:
+def _replace_unencodable() -> None:
     """Keep characters that the output encoding lacks from ending a command with an error.
 
     On Windows, files and pipes get UTF-8, as on other systems; its consoles show all characters anyway.
@@ -223,13 +225,13 @@ def _parse_size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _models() -> ModuleType:
+def _import_models() -> ModuleType:
     from vsfdatrd.commands import models as models_command
 
     return models_command
 
 
-def _build(arguments: argparse.Namespace) -> int:
+def _run_build(arguments: argparse.Namespace) -> int:
     from vsfdatrd.commands import build as ahead
     from vsfdatrd.options import Options
 
@@ -241,16 +243,18 @@ def _build(arguments: argparse.Namespace) -> int:
         cache=arguments.cache,
     )
     width, height = arguments.size
-    here = not arguments.targets
+    this_machine = not arguments.targets
     result = (
-        [ahead.build(options, width, height)] if here else ahead.build_for(options, width, height, arguments.targets)
+        [ahead.build(options, width, height)]
+        if this_machine
+        else ahead.build_for(options, width, height, arguments.targets)
     )
     for built in result:
         print(f"{built.description}: {format_bytes(built.size)} in {built.path}, {built.seconds:.1f} s")
     return 0
 
 
-def _export(arguments: argparse.Namespace) -> int:
+def _run_export(arguments: argparse.Namespace) -> int:
     from vsfdatrd.commands.export import export
 
     exported = export(
@@ -267,7 +271,7 @@ def _export(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _cache(action: str, directory: Path | None) -> int:
+def _run_cache(action: str, directory: Path | None) -> int:
     from vsfdatrd.cache.engine_cache import EngineCache
 
     store = EngineCache(directory)
@@ -293,17 +297,17 @@ def _report_gpu(arguments: argparse.Namespace) -> int:
     return gpu_report.run(arguments.model, arguments.size, arguments.json, arguments.seconds)
 
 
-def _doctor(directory: Path | None) -> int:
+def _run_doctor(directory: Path | None) -> int:
     """Print versions, devices, backends, models and the cache; return 1 if no backend works or the test frame fails."""
-    from vsfdatrd.backends.gpu.devices import gpus
+    from vsfdatrd.backends.gpu.devices import list_gpus
     from vsfdatrd.backends.selection import unavailable_reasons
     from vsfdatrd.cache.engine_cache import EngineCache
 
     print(f"vsfdatrd {__version__}, Python {platform.python_version()}, {platform.platform()}")
-    installed = versions(LIBRARIES)
+    installed = installed_versions(LIBRARIES)
     for name in LIBRARIES:
         print(f"  {name} {installed.get(name, 'is not installed')}")
-    names = [f"{gpu.name} (sm{gpu.capability[0]}{gpu.capability[1]})" for gpu in gpus()]
+    names = [f"{gpu.name} (sm{gpu.capability[0]}{gpu.capability[1]})" for gpu in list_gpus()]
     print(f"GPUs: {', '.join(names) or 'none that the NVIDIA driver shows'}")
     print("engines:")
     for name, reason in unavailable_reasons().items():

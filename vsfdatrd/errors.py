@@ -21,7 +21,7 @@ In a script they arrive as ``vapoursynth.Error`` with ``fdatrd.upscale:`` in fro
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from vsfdatrd.system.terminal import printable
+from vsfdatrd.system.terminal import escape_control
 
 TORCH_PIP = "pip install 'vsfdatrd[torch]'"
 """Command that installs PyTorch, for use in messages."""
@@ -33,7 +33,7 @@ class FdatrdError(Exception):
     """Base class of every error this package raises on purpose."""
 
     def __str__(self) -> str:
-        return printable(super().__str__())  # messages quote text from files and are printed on terminals
+        return escape_control(super().__str__())  # messages quote text from files and are printed on terminals
 
 
 class ArgumentError(FdatrdError, ValueError):
@@ -104,7 +104,7 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def sentence(error: Exception) -> str:
+def error_sentence(error: Exception) -> str:
     """Return the message for the user for any exception that ended a command."""
     if isinstance(error, FdatrdError):
         return str(error)

@@ -121,17 +121,17 @@ def upscale(
 
 def _upscale(clip: vs.VideoNode, options: Options, style: StyleSource) -> vs.VideoNode:
     warm_up(options.backend, options.device)
-    source = color.describe(clip)
+    source = color.inspect_clip(clip)
     store = EngineCache(options.cache)
     checkpoint = open_requested(options, store.metadata("checkpoint"))
     model = checkpoint.description
-    styles.check(style, model)
+    styles.check_style(style, model)
     scale = model.scale
     if model.planes == "chroma":
-        chroma.check(source)
+        chroma.check_chroma_clip(source)
     target = color.output_spec(source, scale, options.format, options.matrix, model.planes)
     size = _network_size(clip, model, options)
-    pool, tiling = _open(*size, checkpoint, options, store)
+    pool, tiling = _open_engine(*size, checkpoint, options, store)
     if len(tiling.tiles) > 1:
         log.warning(
             "upscaling in %d tiles of %d×%d pixels: the picture differs a little from that of whole frames",
@@ -141,25 +141,25 @@ def _upscale(clip: vs.VideoNode, options: Options, style: StyleSource) -> vs.Vid
         )
 
     def network(planes: vs.VideoNode) -> vs.VideoNode:
-        layout = styles.layout(model, *padded_size(model, tiling.height, tiling.width))
+        layout = styles.style_layout(model, *padded_size(model, tiling.height, tiling.width))
         frames = planes if size == (clip.height, clip.width) else planes.resize.Spline36(*size[::-1])
         if layout:
-            frames = styles.attach(frames, style, layout)
+            frames = styles.attach_style(frames, style, layout)
         reuse = None if styles.is_moving(style) else options.reuse
-        result = inference.run(frames, pool, tiling, scale, reuse, layout)
+        result = inference.upscale_frames(frames, pool, tiling, scale, reuse, layout)
         output_size = clip.width * scale, clip.height * scale
         return result if output_size == (result.width, result.height) else result.resize.Spline36(*output_size)
 
     if model.planes == "luma":
-        upscaled = luma.enlarge(source, target, scale, network)
+        upscaled = luma.upscale_luma(source, target, scale, network)
     elif model.planes == "chroma":
-        upscaled = chroma.reconstruct(source, target, network)
+        upscaled = chroma.reconstruct_chroma(source, target, network)
     else:
         upscaled = network(color.to_rgb(source))
     if options.chroma_filter == "luma_guided":
         upscaled = chroma_filters.luma_guided(upscaled, source, target, scale)
     result = color.convert_output(upscaled, target)
-    return alpha.attach(clip, result) if source.alpha else result
+    return alpha.attach_alpha(clip, result) if source.alpha else result
 
 
 def _network_size(clip: vs.VideoNode, model: ModelDescriptor, options: Options) -> tuple[int, int]:
@@ -177,7 +177,7 @@ def _network_size(clip: vs.VideoNode, model: ModelDescriptor, options: Options) 
     return model.fixed_size
 
 
-def _open(
+def _open_engine(
     height: int, width: int, checkpoint: Checkpoint, options: Options, store: EngineCache
 ) -> tuple[SlotPool, geometry.Tiling]:
     """Open an engine and return it with the tiling it was opened for: the requested tiles, or the complete frame.
@@ -188,10 +188,10 @@ def _open(
     model, scale = checkpoint.description, checkpoint.description.scale
     largest = options.tile[::-1] if options.tile is not None else model.fixed_size
     if largest is not None:
-        tiling = geometry.tile(height, width, *largest, scale)
+        tiling = geometry.tile_frame(height, width, *largest, scale)
         return open_engine(checkpoint, tiling.height, tiling.width, options, store), tiling
     try:
-        return open_engine(checkpoint, height, width, options, store), geometry.untiled(height, width, scale)
+        return open_engine(checkpoint, height, width, options, store), geometry.single_tile(height, width, scale)
     except InsufficientMemory as error:
         if not error.divide:
             raise

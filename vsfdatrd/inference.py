@@ -16,12 +16,12 @@ from vsfdatrd.backends.base import FramePlanes, SlotPool
 from vsfdatrd.errors import PREFIX, FdatrdError, FrameError
 from vsfdatrd.style_input import PROPERTY, Style
 from vsfdatrd.video import plugin
-from vsfdatrd.video.clamp import Plane, Worst, clamp_add, clamp_copy
+from vsfdatrd.video.clamp import Plane, WorstValue, clamp_add, clamp_copy
 from vsfdatrd.video.malloc_trim import trimmer
 from vsfdatrd.video.tiling import Tile, Tiling, fill_padding
 
 
-def run(
+def upscale_frames(
     clip: vs.VideoNode,
     pool: SlotPool,
     tiling: Tiling,
@@ -42,7 +42,7 @@ def run(
         reuse: A frame whose values differ from those of an earlier frame by at most this much gets that frame's
             result; None computes every frame.
         style: Where in its input the engine takes the style picture from each frame's properties
-            (`style_input.attached`); None for networks without one.
+            (`style_input.attach_style`); None for networks without one.
 
     Returns:
         A clip of the same format in [0, 1], `scale` times as large, with the frame properties of `clip`. If the engine
@@ -51,10 +51,10 @@ def run(
     source = clip.std.RemoveFrameProps("_FdatrdNone")  # a new node, whose cache options can be set freely
     function = _frame_function(pool, tiling, scale, style)
     width, height = clip.width * scale, clip.height * scale
-    per_frame = plugin.function("PerFrame")
+    per_frame = plugin.plugin_function("PerFrame")
     copies = range(min(pool.count, clip.num_frames))
     filters = [per_frame(source, func=function, width=width, height=height) for _ in copies]
-    reused: vs.VideoNode = plugin.function("ReuseFrames")(source, filters, threshold=reuse)
+    reused: vs.VideoNode = plugin.plugin_function("ReuseFrames")(source, filters, threshold=reuse)
     return reused
 
 
@@ -70,7 +70,7 @@ def _frame_function(
             with pool.slot() as slot:
                 if style:
                     _write_style(pool.engine.input(slot), f, style)
-                _through(pool, slot, tiling, scale, f, out, style.rows if style else 0)
+                _run_frame(pool, slot, tiling, scale, f, out, style.rows if style else 0)
             trimmer.tick()
         except FdatrdError as error:
             return f"{PREFIX}frame {n}: {error}"
@@ -79,7 +79,7 @@ def _frame_function(
     return upscale_frame
 
 
-def _through(
+def _run_frame(
     pool: SlotPool, slot: int, tiling: Tiling, scale: int, source: vs.VideoFrame, out: vs.VideoFrame, below: int
 ) -> None:
     """Compute one frame in a slot, tile by tile.
@@ -105,7 +105,7 @@ def _through(
             target.fill(0)
     for tile in tiling.tiles:
         padded = engine.input(slot)
-        _write(padded[:, : padded.shape[1] - below], planes, tile, tiling)
+        _write_tile(padded[:, : padded.shape[1] - below], planes, tile, tiling)
         engine.submit(slot)
         result = engine.collect(slot)[:, : tiling.height * scale, : tiling.width * scale]
         for unused in targets[len(result) :]:
@@ -121,12 +121,12 @@ def _through(
                 raise FrameError('the network\'s output for it is not finite (NaN or infinity). Try precision="fp32".')
 
 
-def _write(padded: FramePlanes, planes: list[Plane], tile: Tile, tiling: Tiling) -> None:
+def _write_tile(padded: FramePlanes, planes: list[Plane], tile: Tile, tiling: Tiling) -> None:
     """Copy a tile of the planes into an engine's input, clamped, and fill the padding."""
     height, width = tiling.height, tiling.width
     for target, plane in zip(padded, planes, strict=True):
         part = plane[tile.top : tile.top + height, tile.left : tile.left + width]
-        if clamp_copy(part, target[:height, :width]) == Worst.NAN:
+        if clamp_copy(part, target[:height, :width]) == WorstValue.NAN:
             raise FrameError("the source is not finite (NaN). Look at the filters before this one.")
         fill_padding(target, height, width)
 
@@ -138,5 +138,5 @@ def _write_style(padded: FramePlanes, frame: vs.VideoFrame, style: Style) -> Non
         raise FrameError("the style picture for it is missing")
     for i, plane in enumerate(padded):
         pixels = plane[plane.shape[0] - style.rows :].reshape(-1)[: style.height * style.width]
-        if clamp_copy(np.asarray(picture[i]), pixels.reshape(style.height, style.width)) == Worst.NAN:
+        if clamp_copy(np.asarray(picture[i]), pixels.reshape(style.height, style.width)) == WorstValue.NAN:
             raise FrameError("the style picture for it is not finite (NaN); give another")

@@ -17,7 +17,7 @@ BACKENDS = ("tensorrt", "native", "openvino", "torch", "cuda")
 """All backends, in the order in which `backend="auto"` tries them; it does not try cuda."""
 PRECISIONS: tuple[Precision, ...] = get_args(Precision.__value__)
 
-FITS = ("tiles", "resize")
+FIT_CHOICES = ("tiles", "resize")
 CHROMA_FILTERS = ("none", "luma_guided")
 MIN_TILE = 32
 MAX_MULTIPLE = 512
@@ -51,24 +51,24 @@ class _Normalized[In, Out]:
         instance.__dict__[self._name] = self._normalize(value)
 
 
-def _path_text(value: str | PathLike[str]) -> str:
+def _to_path_text(value: str | PathLike[str]) -> str:
     return fspath(value)
 
 
-def _device_numbers(value: int | Iterable[int]) -> tuple[int, ...]:
+def _parse_device(value: int | Iterable[int]) -> tuple[int, ...]:
     return (value,) if isinstance(value, int) else tuple(value)
 
 
-def _name_or_number(value: int | str | None) -> str | None:
+def _to_text(value: int | str | None) -> str | None:
     # An enum member becomes its number, which the look-ups accept.
     return None if value is None else str(int(value) if isinstance(value, int) else value)
 
 
-def _matrix(value: int | str | None) -> str:
-    return _name_or_number(value) or "auto"
+def _parse_matrix(value: int | str | None) -> str:
+    return _to_text(value) or "auto"
 
 
-def _tile(value: int | Sequence[int] | None) -> tuple[int, int] | None:
+def _parse_tile(value: int | Sequence[int] | None) -> tuple[int, int] | None:
     match [value] if isinstance(value, int) else value:
         case None:
             return None
@@ -79,11 +79,11 @@ def _tile(value: int | Sequence[int] | None) -> tuple[int, int] | None:
     raise ArgumentError(f"tile={value} is not a size; give one side or [width, height], for example tile=[360, 270]")
 
 
-def _path(value: str | PathLike[str] | None) -> Path | None:
+def _parse_path(value: str | PathLike[str] | None) -> Path | None:
     return None if value is None else expand_user(value)
 
 
-def _reuse(value: str | float | None) -> float | None:
+def _parse_reuse(value: str | float | None) -> float | None:
     named = {"exact": 0.0, "off": None}
     if value is None:
         return None
@@ -98,7 +98,7 @@ def _reuse(value: str | float | None) -> float | None:
     return threshold
 
 
-def _range(value: str | float | None) -> Range | None:
+def _parse_range(value: str | float | None) -> Range | None:
     if value is None:
         return None
     names: dict[str, Range] = {"1": "1", "1.0": "1", "[0, 1]": "1", "255": "255", "255.0": "255", "[0, 255]": "255"}
@@ -115,31 +115,31 @@ class Options:
         ArgumentError: An option cannot be used; the message names it, its value and what to use instead.
     """
 
-    model: _Normalized[str | PathLike[str], str] = _Normalized(_path_text, "medium")
+    model: _Normalized[str | PathLike[str], str] = _Normalized(_to_path_text, "medium")
     """Name from the catalog, or path of a weights file."""
     backend: _Normalized[str, str] = _Normalized(str.lower, "auto")
     """``auto``, ``tensorrt``, ``native``, ``openvino``, ``torch`` or ``cuda``."""
-    device: _Normalized[int | Iterable[int], tuple[int, ...]] = _Normalized(_device_numbers, (0,))
+    device: _Normalized[int | Iterable[int], tuple[int, ...]] = _Normalized(_parse_device, (0,))
     """Numbers of the GPUs to use; frames are distributed to them in turn. (0,) on a CPU."""
     precision: _Normalized[str, str] = _Normalized(str.lower, "auto")
     """Arithmetic in the network: ``fp32``, ``bf16``, ``fp16``, ``mixed`` (fp16 products, fp32 sums), ``int16``
     (integer products, everything else fp32), or ``auto`` (the fastest that passes verification)."""
-    format: _Normalized[int | str | None, str | None] = _Normalized(_name_or_number, None)
+    format: _Normalized[int | str | None, str | None] = _Normalized(_to_text, None)
     """Output format by name or number; None follows the input."""
-    matrix: _Normalized[int | str | None, str] = _Normalized(_matrix, "auto")
+    matrix: _Normalized[int | str | None, str] = _Normalized(_parse_matrix, "auto")
     """Matrix of a YUV or GRAY output: ``auto``, ``source``, a name or a number."""
     streams: int | None = None
     """Frames in flight at once; None is the fastest number for the device."""
-    tile: _Normalized[int | Sequence[int] | None, tuple[int, int] | None] = _Normalized(_tile, None)
+    tile: _Normalized[int | Sequence[int] | None, tuple[int, int] | None] = _Normalized(_parse_tile, None)
     """Largest tile as (width, height) in source pixels; None upscales whole frames."""
-    cache: _Normalized[str | PathLike[str] | None, Path | None] = _Normalized(_path, None)
+    cache: _Normalized[str | PathLike[str] | None, Path | None] = _Normalized(_parse_path, None)
     """Directory of built engines; None is $FDATRD_CACHE or the platform's cache directory."""
-    reuse: _Normalized[str | float | None, float | None] = _Normalized(_reuse, "exact")
+    reuse: _Normalized[str | float | None, float | None] = _Normalized(_parse_reuse, "exact")
     """Largest difference from an earlier frame, in RGB values of [0, 1], at which its result is reused (``exact`` is
     0); None (``off``) computes every frame."""
     multiple: int | None = None
     """Number that width and height of an ONNX network's input must be multiples of; None determines it."""
-    input_range: _Normalized[str | float | None, Range | None] = _Normalized(_range, None)
+    input_range: _Normalized[str | float | None, Range | None] = _Normalized(_parse_range, None)
     """Value of white in an ONNX network's input, ``1`` or ``255``; None determines it."""
     fit: _Normalized[str, str] = _Normalized(str.lower, "tiles")
     """How frames are passed to a network of one fixed size: in ``tiles`` of it, or with a ``resize`` to it and back."""
@@ -151,7 +151,7 @@ class Options:
             raise ArgumentError('model="" is empty; give a name such as "medium" or the path of a weights file')
         _check_choice("backend", self.backend, ("auto", *BACKENDS))
         _check_choice("precision", self.precision, ("auto", *PRECISIONS))
-        _check_choice("fit", self.fit, FITS)
+        _check_choice("fit", self.fit, FIT_CHOICES)
         _check_choice("chroma_filter", self.chroma_filter, CHROMA_FILTERS)
         if self.multiple is not None and not 1 <= self.multiple <= MAX_MULTIPLE:
             raise ArgumentError(

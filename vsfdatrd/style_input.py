@@ -31,13 +31,13 @@ class Style:
     width: int
 
 
-def layout(model: ModelDescriptor, height: int, width: int) -> Style | None:
+def style_layout(model: ModelDescriptor, height: int, width: int) -> Style | None:
     """Return the layout of the style picture for padded frames of `height` × `width`; None for networks without one."""
     size = model.config.style_size(height, width)
     return Style(-(-size[0] * size[1] // width), *size) if size else None
 
 
-def check(style: StyleSource, model: ModelDescriptor) -> None:
+def check_style(style: StyleSource, model: ModelDescriptor) -> None:
     """Check the `style` argument against the network.
 
     Raises:
@@ -45,7 +45,7 @@ def check(style: StyleSource, model: ModelDescriptor) -> None:
     """
     if style is None:
         return
-    if layout(model, 1, 1) is None:
+    if style_layout(model, 1, 1) is None:
         raise ArgumentError(
             "style= is for networks with a second input for a picture, and this one has none; leave it out"
         )
@@ -53,7 +53,7 @@ def check(style: StyleSource, model: ModelDescriptor) -> None:
         raise ArgumentError(f"style={style!r} is neither a clip nor the path of a picture")
 
 
-def attach(clip: vs.VideoNode, source: StyleSource, placement: Style) -> vs.VideoNode:
+def attach_style(clip: vs.VideoNode, source: StyleSource, placement: Style) -> vs.VideoNode:
     """Attach the style picture to every frame as a property.
 
     Args:
@@ -70,9 +70,9 @@ def attach(clip: vs.VideoNode, source: StyleSource, placement: Style) -> vs.Vide
         ClipError: The style clip cannot be converted to RGB.
     """
     if isinstance(source, vs.VideoNode):
-        style = color.to_rgb(color.describe(source))
+        style = color.to_rgb(color.inspect_clip(source))
     else:
-        style = clip if source is None else _picture(expand_user(source))
+        style = clip if source is None else _read_picture(expand_user(source))
     if (style.width, style.height) != (placement.width, placement.height):
         style = style.resize.Spline36(placement.width, placement.height)
     if style.num_frames < clip.num_frames:
@@ -86,7 +86,7 @@ def is_moving(style: StyleSource) -> bool:
     return isinstance(style, vs.VideoNode) and style.num_frames > 1
 
 
-def _picture(path: Path) -> vs.VideoNode:
+def _read_picture(path: Path) -> vs.VideoNode:
     """Read a picture file as an RGBS clip of one frame."""
     try:
         from PIL import Image

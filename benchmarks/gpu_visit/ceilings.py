@@ -23,21 +23,21 @@ def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
         record({"ceilings": result})
 
     count = sizes.copy_bytes // 4
-    add("copy_gbs", 2 * sizes.copy_bytes / copying(count, sizes.turns) / 1e9)  # read and written
+    add("copy_gbs", 2 * sizes.copy_bytes / time_copy(count, sizes.turns) / 1e9)  # read and written
     for name, dtype in (("fp16_tf", torch.float16), ("bf16_tf", torch.bfloat16)):
-        add(name, 2 * sizes.matrix**3 / multiplying(sizes.matrix, dtype, sizes.turns) / 1e12)
+        add(name, 2 * sizes.matrix**3 / time_product(sizes.matrix, dtype, sizes.turns) / 1e12)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    transfers(sizes, add)
+    time_transfers(sizes, add)
 
 
-def copying(count: int, turns: int) -> float:
+def time_copy(count: int, turns: int) -> float:
     """Seconds for copying `count` float32 values within the device memory."""
     source, target = (torch.ones(count, dtype=torch.float32, device=device()) for _ in range(2))
     return statistics.median(seconds(lambda: target.copy_(source), 10, turns))
 
 
-def multiplying(side: int, dtype: torch.dtype, turns: int) -> float:
+def time_product(side: int, dtype: torch.dtype, turns: int) -> float:
     """Seconds for a product of square matrices.
 
     Their values are random: zeros draw less power, and run faster than any network's.
@@ -46,7 +46,7 @@ def multiplying(side: int, dtype: torch.dtype, turns: int) -> float:
     return statistics.median(seconds(lambda: a @ b, 5, turns))
 
 
-def transfers(sizes: Sizes, add: Callable[[str, float], None]) -> None:
+def time_transfers(sizes: Sizes, add: Callable[[str, float], None]) -> None:
     """Host to device, back, and both at once, with shared memory pinned in place, as in the engines."""
     cuda.require_driver()
     cuda.set_device(0)

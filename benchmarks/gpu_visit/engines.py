@@ -12,14 +12,14 @@ import torch
 from safetensors.numpy import save_file
 
 from benchmarks.gpu_visit.sizes import Sizes
-from benchmarks.gpu_visit.timing import device, seconds, spread, synchronize
+from benchmarks.gpu_visit.timing import device, median_and_range, seconds, synchronize
 from benchmarks.weights import random_tensors, weights_file
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
-from vsfdatrd.archs.size import padded
-from vsfdatrd.backends.accuracy import drawing
+from vsfdatrd.archs.size import round_up
+from vsfdatrd.backends.accuracy import draw_line_art
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.options import Precision
-from vsfdatrd.weights.catalog import resolve
+from vsfdatrd.weights.catalog import resolve_model
 
 SMALL = FdatRdConfig(
     embed_dim=32,
@@ -45,24 +45,24 @@ def checkpoints(folder: Path, sizes: Sizes) -> dict[str, Checkpoint]:
         file = folder / "small.safetensors"
         save_file(random_tensors(SMALL), file)
         return {"whole": open_checkpoint(file)}
-    shipped = resolve("medium")
+    shipped = resolve_model("medium")
     return {"shipped": open_checkpoint(shipped), "whole": open_checkpoint(weights_file("medium", folder)[0])}
 
 
-def picture(checkpoint: Checkpoint, height: int, width: int) -> torch.Tensor:
+def padded_drawing(checkpoint: Checkpoint, height: int, width: int) -> torch.Tensor:
     """The drawing as the network takes it, (1, 3, H, W) float32 on the device; sides are padded to its multiple."""
     multiple = checkpoint.description.size.multiple_of
-    return torch.from_numpy(drawing(padded(height, multiple), padded(width, multiple)))[None].to(device())
+    return torch.from_numpy(draw_line_art(round_up(height, multiple), round_up(width, multiple)))[None].to(device())
 
 
-def exactly() -> AbstractContextManager[None]:
+def without_tf32() -> AbstractContextManager[None]:
     """Compute fp32 in full precision: neither products nor convolutions in TF32 (10 bits)."""
     torch.set_float32_matmul_precision("highest")
     flags: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     return flags
 
 
-def psnr(result: torch.Tensor, reference: torch.Tensor) -> tuple[float, bool]:
+def compute_psnr(result: torch.Tensor, reference: torch.Tensor) -> tuple[float, bool]:
     """(PSNR in dB for a peak of 1, whether a value is not finite)."""
     wrong = not bool(result.isfinite().all())
     difference = (result.float().clamp(0, 1) - reference.float().clamp(0, 1)).double()
@@ -71,7 +71,7 @@ def psnr(result: torch.Tensor, reference: torch.Tensor) -> tuple[float, bool]:
 
 
 @torch.inference_mode()
-def network(checkpoint: Checkpoint, precision: Precision) -> torch.nn.Module:
+def load_network(checkpoint: Checkpoint, precision: Precision) -> torch.nn.Module:
     """The network on the device in channels-last format, as in the torch backend."""
     found = checkpoint.network().to(device(), DTYPES[precision])
     for tensor in (*found.parameters(), *found.buffers()):
@@ -81,7 +81,7 @@ def network(checkpoint: Checkpoint, precision: Precision) -> torch.nn.Module:
 
 
 @torch.inference_mode()
-def started(
+def start_network(
     module: torch.nn.Module, frame: torch.Tensor, precision: Precision
 ) -> tuple[Callable[[], Any], torch.Tensor]:
     """(what computes the frame again, the tensor it computes): one CUDA graph on a GPU, as in the product's engine."""
@@ -102,34 +102,34 @@ def started(
 
 
 @torch.inference_mode()
-def row(checkpoint: Checkpoint, precision: Precision, sizes: Sizes, reference: torch.Tensor) -> dict[str, Any]:
+def measure_row(checkpoint: Checkpoint, precision: Precision, sizes: Sizes, reference: torch.Tensor) -> dict[str, Any]:
     """The result row of one PyTorch engine. reference: the result in fp32."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
-    frame = picture(checkpoint, sizes.height, sizes.width)
-    run, result = started(network(checkpoint, precision), frame, precision)
+    frame = padded_drawing(checkpoint, sizes.height, sizes.width)
+    run, result = start_network(load_network(checkpoint, precision), frame, precision)
     run()
     synchronize()
     loaded = time.perf_counter() - start
-    decibels, wrong = psnr(result, reference)
+    decibels, wrong = compute_psnr(result, reference)
     rates = [1 / each for each in seconds(run, sizes.frames, sizes.turns, warm=1)]
     peak = torch.cuda.max_memory_reserved() >> 20 if torch.cuda.is_available() else None
     return {
         "psnr_db": decibels,
         "nan": wrong,
-        "fps_alone": spread(rates),
+        "fps_alone": median_and_range(rates),
         "memory_mib": peak,
         "load_s": round(loaded, 2),
     }
 
 
 @torch.inference_mode()
-def exact(checkpoint: Checkpoint, sizes: Sizes) -> torch.Tensor:
+def compute_in_fp32(checkpoint: Checkpoint, sizes: Sizes) -> torch.Tensor:
     """The result of the network in fp32, with TF32 off."""
-    with exactly():
-        result: torch.Tensor = network(checkpoint, "fp32")(picture(checkpoint, sizes.height, sizes.width))
+    with without_tf32():
+        result: torch.Tensor = load_network(checkpoint, "fp32")(padded_drawing(checkpoint, sizes.height, sizes.width))
         return result
 
 
@@ -138,15 +138,15 @@ def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for weights, checkpoint in checkpoints(Path(folder), sizes).items():
-            reference = exact(checkpoint, sizes)
+            reference = compute_in_fp32(checkpoint, sizes)
             for precision in (*sizes.precisions, "fp32"):
                 about = {"backend": "torch", "graph": "network", "precision": precision, "weights": weights}
                 try:
                     if precision == "fp32":
-                        with exactly():
-                            found = row(checkpoint, precision, sizes, reference)
+                        with without_tf32():
+                            found = measure_row(checkpoint, precision, sizes, reference)
                     else:
-                        found = row(checkpoint, precision, sizes, reference)
+                        found = measure_row(checkpoint, precision, sizes, reference)
                 except RuntimeError as error:  # recorded as a row with the reason; the others continue
                     found = {"error": str(error).splitlines()[0]}
                 rows.append(about | {"size": [sizes.width, sizes.height]} | found)

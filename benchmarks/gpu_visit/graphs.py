@@ -8,32 +8,32 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_visit.engines import checkpoints, exact, exactly, picture, psnr
+from benchmarks.gpu_visit.engines import checkpoints, compute_in_fp32, compute_psnr, padded_drawing, without_tf32
 from benchmarks.gpu_visit.onnx_operators import execute
 from benchmarks.gpu_visit.sizes import Sizes
 from benchmarks.gpu_visit.timing import device, synchronize
 from vsfdatrd.checkpoint import Checkpoint
-from vsfdatrd.graph.target import GraphTarget, tensorrt
+from vsfdatrd.graph.target import GraphTarget, tensorrt_target
 
 GRAPHS: dict[str, GraphTarget] = {
     "fp32": GraphTarget(),
-    "deploy fp16": tensorrt("fp16"),
-    "deploy mixed": tensorrt("mixed"),
-    "deploy bf16": tensorrt("bf16"),
+    "deploy fp16": tensorrt_target("fp16"),
+    "deploy mixed": tensorrt_target("mixed"),
+    "deploy bf16": tensorrt_target("bf16"),
     "plain fp16": GraphTarget("fp16"),
 }
 
 
-def row(checkpoint: Checkpoint, target: GraphTarget, sizes: Sizes, reference: torch.Tensor) -> dict[str, Any]:
+def measure_row(checkpoint: Checkpoint, target: GraphTarget, sizes: Sizes, reference: torch.Tensor) -> dict[str, Any]:
     """PSNR of one form of the graph against the network in fp32."""
-    frame = picture(checkpoint, sizes.height, sizes.width)
+    frame = padded_drawing(checkpoint, sizes.height, sizes.width)
     height, width = frame.shape[2:]
     graph = checkpoint.graph(height, width, target)
     start = time.perf_counter()
-    with exactly():
+    with without_tf32():
         (result,) = execute(graph, {graph.graph.input[0].name: frame}, device())
     synchronize()
-    decibels, wrong = psnr(result, reference)
+    decibels, wrong = compute_psnr(result, reference)
     return {"psnr_db": decibels, "nan": wrong, "seconds": round(time.perf_counter() - start, 2)}
 
 
@@ -43,11 +43,11 @@ def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
     graphs = {name: GRAPHS[name] for name in ("fp32", "deploy bf16")} if sizes.small else GRAPHS
     with tempfile.TemporaryDirectory() as folder:
         for weights, checkpoint in checkpoints(Path(folder), sizes).items():
-            reference = exact(checkpoint, sizes)
+            reference = compute_in_fp32(checkpoint, sizes)
             for name, target in graphs.items():
                 about = {"graph": name, "precision": target.precision, "weights": weights}
                 try:
-                    found = row(checkpoint, target, sizes, reference)
+                    found = measure_row(checkpoint, target, sizes, reference)
                 except (RuntimeError, NotImplementedError) as error:  # recorded as a row; the others continue
                     found = {"error": str(error).splitlines()[0]}
                 rows.append(about | {"size": [sizes.width, sizes.height]} | found)

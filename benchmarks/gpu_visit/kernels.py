@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from benchmarks import kernels
 from benchmarks.gpu_visit import engines
-from benchmarks.gpu_visit.engines import checkpoints, exact, psnr
+from benchmarks.gpu_visit.engines import checkpoints, compute_in_fp32, compute_psnr
 from benchmarks.gpu_visit.sizes import Sizes
 from benchmarks.gpu_visit.timing import device
 from benchmarks.weights import random_tensors
 from tests.backends.numpy_kernels import KERNELS
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
-from vsfdatrd.backends.accuracy import drawing
+from vsfdatrd.backends.accuracy import draw_line_art
 from vsfdatrd.backends.cuda.constants import pack_constants
 from vsfdatrd.backends.cuda.driver import Arguments, Kernel
 from vsfdatrd.backends.cuda.packing import TYPES
@@ -100,7 +100,7 @@ class Network:
         return lambda: kernel.launch(self.stream, launch.grid, arguments)
 
 
-def errors(network: Network, picture: NDArray[np.float32]) -> dict[str, float]:
+def kernel_errors(network: Network, picture: NDArray[np.float32]) -> dict[str, float]:
     """The largest error of each kernel, relative to the root of the mean square of what NumPy computes in its place.
 
     A kernel is compared where it first has other numbers as arguments, such as another window.
@@ -158,9 +158,9 @@ def _difference(got: NDArray[Any], expected: NDArray[Any]) -> float:
     return float(np.sqrt(np.mean((got - expected) ** 2) / max(float(np.mean(expected**2)), 1e-30)))
 
 
-def milliseconds(network: Network, steps: list[Callable[[], None]], sizes: Sizes) -> float:
+def time_launches(network: Network, steps: list[Callable[[], None]], sizes: Sizes) -> float:
     """The median time of one graph with these launches."""
-    with network.stream.captured() as capture:
+    with network.stream.capture() as capture:
         for step in steps:
             step()
     graph = capture.graph
@@ -190,9 +190,9 @@ def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
         weights = Weights(tensors)
         needs = kernels.needs(config, sizes.height, sizes.width)
         for precision in sizes.precisions:
-            wrong = errors(Network(stack, config, weights, precision, SIDE, SIDE), drawing(SIDE, SIDE))
+            wrong = kernel_errors(Network(stack, config, weights, precision, SIDE, SIDE), draw_line_art(SIDE, SIDE))
             network = Network(stack, config, weights, precision, sizes.height, sizes.width)
-            network.write(2, drawing(sizes.height, sizes.width))
+            network.write(2, draw_line_art(sizes.height, sizes.width))
             every = [network.step(launch) for launch in network.plan.launches]
             measured: set[str] = set()
             for launch, step in zip(network.plan.launches, every, strict=True):
@@ -201,7 +201,7 @@ def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
                     continue
                 measured.add(launch.kernel)
                 # Again and again from the same memory, as nothing is computed in place
-                took = milliseconds(network, [step] * sizes.frames, sizes) / sizes.frames
+                took = time_launches(network, [step] * sizes.frames, sizes) / sizes.frames
                 need = needs[launch.kernel]
                 rows.append(
                     {
@@ -218,9 +218,9 @@ def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
             output = np.empty(network.shapes[1], np.float32)
             network.read(3, output)
             whole: dict[str, Any] = {"kernel": "all", "precision": precision, "launches": len(every)}
-            whole["ms"] = round(milliseconds(network, every, sizes), 3)
+            whole["ms"] = round(time_launches(network, every, sizes), 3)
             if checkpoint:
                 result = torch.from_numpy(output)[None].to(device())
-                whole["psnr_db"], whole["nan"] = psnr(result, exact(checkpoint, sizes))
+                whole["psnr_db"], whole["nan"] = compute_psnr(result, compute_in_fp32(checkpoint, sizes))
             rows.append(whole)
             record({"kernels": rows})

@@ -34,7 +34,7 @@ def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
         except PackageNotFoundError:
             result[name] = None
     result |= {"cores": psutil.cpu_count(), "ram_gib": round(psutil.virtual_memory().total / 2**30)}
-    result |= smi()
+    result |= query_nvidia_smi()
     if torch.cuda.is_available():
         about = torch.cuda.get_device_properties(0)
         result |= {
@@ -46,7 +46,7 @@ def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
     record({"machine": result})
 
 
-def smi() -> dict[str, Any]:
+def query_nvidia_smi() -> dict[str, Any]:
     """Facts of the first GPU from nvidia-smi; empty without a GPU."""
     program = shutil.which("nvidia-smi")
     if program is None:

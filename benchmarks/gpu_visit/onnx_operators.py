@@ -65,7 +65,7 @@ def _constant(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
     return tensor.to(device) if tensor.is_floating_point() else tensor
 
 
-def _whole(tensor: Tensor | None) -> list[int] | None:
+def _to_integers(tensor: Tensor | None) -> list[int] | None:
     """Integers that an operator takes as a tensor."""
     return None if tensor is None else [int(value) for value in tensor.reshape(-1).tolist()]
 
@@ -154,8 +154,8 @@ def _attention(a: Attributes, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | No
 
 
 def _pad(a: Attributes, x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None) -> Tensor:
-    amounts = _whole(pads) or []
-    chosen = [axis % x.dim() for axis in (_whole(axes) or range(x.dim()))]
+    amounts = _to_integers(pads) or []
+    chosen = [axis % x.dim() for axis in (_to_integers(axes) or range(x.dim()))]
     half = len(amounts) // 2
     sides = {axis: (amounts[i], amounts[half + i]) for i, axis in enumerate(chosen)}
     mode = a.get("mode", b"constant").decode()
@@ -164,11 +164,11 @@ def _pad(a: Attributes, x: Tensor, pads: Tensor, value: Tensor | None = None, ax
         return F.pad(x, flat, value=0.0 if value is None else float(value))
     for axis, (before, after) in sides.items():  # one axis at a time, by indices: PyTorch can only pad the last axes
         if before or after:
-            x = x.index_select(axis, _reached(x.shape[axis], before, after, mode).to(x.device))
+            x = x.index_select(axis, _resolve_index(x.shape[axis], before, after, mode).to(x.device))
     return x
 
 
-def _reached(size: int, before: int, after: int, mode: str) -> Tensor:
+def _resolve_index(size: int, before: int, after: int, mode: str) -> Tensor:
     places = torch.arange(-before, size + after)
     if mode == "reflect":
         places = places.abs()
@@ -181,8 +181,8 @@ def _reached(size: int, before: int, after: int, mode: str) -> Tensor:
 def _slice(
     a: Attributes, x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, steps: Tensor | None = None
 ) -> Tensor:
-    begin, end = _whole(starts) or [], _whole(ends) or []
-    which, step = _whole(axes) or list(range(len(begin))), _whole(steps) or [1] * len(begin)
+    begin, end = _to_integers(starts) or [], _to_integers(ends) or []
+    which, step = _to_integers(axes) or list(range(len(begin))), _to_integers(steps) or [1] * len(begin)
     index: list[slice] = [slice(None)] * x.dim()
     for axis, low, high, each in zip(which, begin, end, step, strict=True):
         index[axis % x.dim()] = slice(low, high, each)
@@ -190,7 +190,7 @@ def _slice(
 
 
 def _reshape(a: Attributes, x: Tensor, shape: Tensor) -> Tensor:
-    sides = _whole(shape) or []
+    sides = _to_integers(shape) or []
     return x.reshape([x.shape[i] if side == 0 and not a.get("allowzero") else side for i, side in enumerate(sides)])
 
 
@@ -198,12 +198,12 @@ def _split(a: Attributes, x: Tensor, sizes: Tensor | None = None) -> tuple[Tenso
     axis = a.get("axis", 0)
     if sizes is None:
         return torch.split(x, -(-x.shape[axis] // a["num_outputs"]), axis)
-    return torch.split(x, _whole(sizes) or [], axis)
+    return torch.split(x, _to_integers(sizes) or [], axis)
 
 
 def _reduction(name: str) -> Operator:
     def reduce(a: Attributes, x: Tensor, axes: Tensor | None = None) -> Tensor:
-        dims = _whole(axes) or a.get("axes") or list(range(x.dim()))
+        dims = _to_integers(axes) or a.get("axes") or list(range(x.dim()))
         result: Tensor = getattr(torch, name)(x, dim=list(dims), keepdim=bool(a.get("keepdims", 1)))
         return result
 
@@ -211,22 +211,22 @@ def _reduction(name: str) -> Operator:
 
 
 def _squeezed(a: Attributes, x: Tensor, axes: Tensor | None = None) -> Tensor:
-    return x.squeeze(_whole(axes) or [i for i, side in enumerate(x.shape) if side == 1])
+    return x.squeeze(_to_integers(axes) or [i for i, side in enumerate(x.shape) if side == 1])
 
 
 def _unsqueezed(a: Attributes, x: Tensor, axes: Tensor) -> Tensor:
     dims = x.dim() + axes.numel()
-    for axis in sorted(axis % dims for axis in _whole(axes) or []):
+    for axis in sorted(axis % dims for axis in _to_integers(axes) or []):
         x = x.unsqueeze(axis)
     return x
 
 
-def _of(function: Callable[..., Tensor]) -> Operator:
+def _without_attributes(function: Callable[..., Tensor]) -> Operator:
     """Wrap a function as an operator without attributes."""
     return lambda a, *tensors: function(*tensors)
 
 
-def _folded(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
+def _over_all_inputs(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
     """Wrap a binary function as an operator on any number of tensors."""
 
     def fold(a: Attributes, first: Tensor, *others: Tensor) -> Tensor:
@@ -238,7 +238,7 @@ def _folded(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
 
 
 OPERATORS: dict[str, Operator] = {
-    "Add": _of(torch.add),
+    "Add": _without_attributes(torch.add),
     "Attention": _attention,
     "Cast": _cast,
     "Clip": lambda a, x, low=None, high=None: x.clamp(low, high),
@@ -246,41 +246,41 @@ OPERATORS: dict[str, Operator] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "DepthToSpace": _depth_to_space,
-    "Div": _of(lambda x, y: x / y if x.is_floating_point() else torch.div(x, y, rounding_mode="trunc")),
-    "Erf": _of(torch.erf),
-    "Exp": _of(torch.exp),
-    "Expand": lambda a, x, shape: x.expand(np.broadcast_shapes(tuple(x.shape), tuple(_whole(shape) or ()))),
+    "Div": _without_attributes(lambda x, y: x / y if x.is_floating_point() else torch.div(x, y, rounding_mode="trunc")),
+    "Erf": _without_attributes(torch.erf),
+    "Exp": _without_attributes(torch.exp),
+    "Expand": lambda a, x, shape: x.expand(np.broadcast_shapes(tuple(x.shape), tuple(_to_integers(shape) or ()))),
     "Gather": lambda a, x, index: x[(slice(None),) * (a.get("axis", 0) % x.dim()) + (index.to(x.device),)],
     "Gelu": lambda a, x: F.gelu(x, approximate=a.get("approximate", b"none").decode()),
     "Gemm": _gemm,
-    "Identity": _of(lambda x: x),
+    "Identity": _without_attributes(lambda x: x),
     "LayerNormalization": _layer_norm,
-    "Log": _of(torch.log),
-    "MatMul": _of(torch.matmul),
-    "Max": _folded(torch.maximum),
-    "Min": _folded(torch.minimum),
-    "Mul": _of(torch.mul),
-    "Neg": _of(torch.neg),
+    "Log": _without_attributes(torch.log),
+    "MatMul": _without_attributes(torch.matmul),
+    "Max": _over_all_inputs(torch.maximum),
+    "Min": _over_all_inputs(torch.minimum),
+    "Mul": _without_attributes(torch.mul),
+    "Neg": _without_attributes(torch.neg),
     "Pad": _pad,
-    "Pow": _of(torch.pow),
-    "Reciprocal": _of(torch.reciprocal),
+    "Pow": _without_attributes(torch.pow),
+    "Reciprocal": _without_attributes(torch.reciprocal),
     "ReduceMax": _reduction("amax"),
     "ReduceMean": _reduction("mean"),
     "ReduceMin": _reduction("amin"),
     "ReduceSum": _reduction("sum"),
-    "Relu": _of(torch.relu),
+    "Relu": _without_attributes(torch.relu),
     "Reshape": _reshape,
     "Shape": lambda a, x: torch.tensor(list(x.shape[a.get("start", 0) : a.get("end")])),
-    "Sigmoid": _of(torch.sigmoid),
+    "Sigmoid": _without_attributes(torch.sigmoid),
     "Slice": _slice,
     "Softmax": lambda a, x: torch.softmax(x, a.get("axis", -1)),
     "SpaceToDepth": _space_to_depth,
     "Split": _split,
-    "Sqrt": _of(torch.sqrt),
+    "Sqrt": _without_attributes(torch.sqrt),
     "Squeeze": _squeezed,
-    "Sub": _of(torch.sub),
-    "Sum": _folded(torch.add),
-    "Tanh": _of(torch.tanh),
+    "Sub": _without_attributes(torch.sub),
+    "Sum": _over_all_inputs(torch.add),
+    "Tanh": _without_attributes(torch.tanh),
     "Transpose": lambda a, x: x.permute(list(a.get("perm", range(x.dim())[::-1]))),
     "Unsqueeze": _unsqueezed,
     "Where": lambda a, condition, x, y: torch.where(condition.to(x.device), x, y),

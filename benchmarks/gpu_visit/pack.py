@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_visit.record import ROOT, commit
+from benchmarks.gpu_visit.record import ROOT, current_commit
 from benchmarks.gpu_visit.sizes import Sizes
 from models.training.recipe import Recipe
 
@@ -75,7 +75,7 @@ def recipe_file(sizes: Sizes, folder: Path) -> Path:
     return file
 
 
-def traveling() -> list[Path]:
+def files_to_copy() -> list[Path]:
     """Files of the tree that are copied: existing files that git tracks or does not ignore."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
@@ -86,7 +86,7 @@ def traveling() -> list[Path]:
     return [file for name in names if (file := ROOT / name).is_file()]
 
 
-def size(files: list[Path]) -> int:
+def total_bytes(files: list[Path]) -> int:
     """Bytes of files."""
     return sum(file.stat().st_size for file in files)
 
@@ -97,7 +97,7 @@ def weights_files() -> list[Path]:
 
 
 @contextlib.contextmanager
-def undone_if_it_fails() -> Iterator[None]:
+def restore_on_failure() -> Iterator[None]:
     """Put the weights files back if the block fails or receives a signal to end."""
 
     def stop_on_sigterm(number: int, _: object) -> None:
@@ -131,21 +131,21 @@ def pack(
         PackError: The pack would be too large, or something is missing. The tree is then unchanged.
     """
     restore()
-    with undone_if_it_fails():
+    with restore_on_failure():
         PACK.mkdir(exist_ok=True)
-        COMMIT.write_text(commit() or "", encoding="utf-8")
+        COMMIT.write_text(current_commit() or "", encoding="utf-8")
         (PACK / "models").mkdir(exist_ok=True)
         compress(START, PACK / "models" / f"{START.name}.xz")
-        _take(checkpoint, CHECKPOINT)
-        tree = size([file for file in traveling() if file not in weights_files()])
-        left = MOST - ROOM - tree - size([file for file in packed() if file not in (TILES, VALIDATION)])
+        _copy_into_pack(checkpoint, CHECKPOINT)
+        tree = total_bytes([file for file in files_to_copy() if file not in weights_files()])
+        left = MOST - ROOM - tree - total_bytes([file for file in packed_files() if file not in (TILES, VALIDATION)])
         if tiles or pictures:
             pack_training(sizes, pictures, tiles, left)
         else:  # an earlier pack's
             TILES.unlink(missing_ok=True)
             VALIDATION.unlink(missing_ok=True)
         contents = [("the tree without weights files", tree)]
-        contents += [(str(file.relative_to(ROOT)), file.stat().st_size) for file in packed()]
+        contents += [(str(file.relative_to(ROOT)), file.stat().st_size) for file in packed_files()]
         total = sum(count for _, count in contents)
         if total > MOST:
             raise PackError(
@@ -158,7 +158,7 @@ def pack(
     return contents
 
 
-def packed() -> list[Path]:
+def packed_files() -> list[Path]:
     """The pack's files."""
     return sorted(file for file in PACK.rglob("*") if file.is_file())
 
@@ -187,7 +187,7 @@ def pack_training(sizes: Sizes, pictures: Path | None, tiles: Path | None, room:
             "(python -m models.training.pack --budget)"
         )
     if tiles:
-        _take(tiles, TILES)
+        _copy_into_pack(tiles, TILES)
     else:
         made.replace(TILES)
     VALIDATION.unlink(missing_ok=True)
@@ -201,7 +201,7 @@ def _run(module: str, *arguments: str) -> None:
         raise PackError(f"python -m {module} failed (status {done.returncode}); what it said stands above")
 
 
-def _take(source: Path | None, target: Path) -> None:
+def _copy_into_pack(source: Path | None, target: Path) -> None:
     """Copy a file into the pack; without a source, remove the file of an earlier pack."""
     if source is None:
         target.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The parts of a visit, the most valuable first, each a process with a deadline of its own."""
+"""The parts of a visit, the most valuable first. Each runs in its own process with its own deadline."""
 
 import contextlib
 import ctypes
@@ -56,7 +56,7 @@ TRAIN = Part("training", 0)
 def run_all(
     visit: Visit, parts: Sequence[Part], limit: float, environment: Mapping[str, str], *, tiny: bool = False
 ) -> None:
-    """Run parts until a limit in seconds; those that no time is left for are skipped. Each is recorded when it ends."""
+    """Run parts within a limit in seconds, and record each when it ends; parts without time left are skipped."""
     begun = time.monotonic()
     for part in parts:
         left = limit - (time.monotonic() - begun)
@@ -73,7 +73,7 @@ def run_all(
 def run_one(
     part: Part, seconds: float, environment: Mapping[str, str], *, tiny: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run a part in a process of its own. -> (name, status, seconds and error, what it recorded)."""
+    """Run a part in another process. Returns (name, status, seconds and error, its record)."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="gpu-visit-") as folder:
         fragment, output = Path(folder, "fragment.json"), Path(folder, "output")
@@ -95,7 +95,7 @@ def run_one(
             except subprocess.TimeoutExpired:
                 status = "timeout"
             finally:
-                _end(process)
+                _end_processes(process)
         found = json.loads(fragment.read_text(encoding="utf-8")) if fragment.exists() else {}
         messages = output.read_text(encoding="utf-8", errors="replace")[-_TAIL:]
     about: dict[str, Any] = {"name": part.name, "status": status, "seconds": round(time.monotonic() - begun, 1)}
@@ -109,7 +109,7 @@ def run_one(
     return about, found
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def _end_processes(process: "subprocess.Popen[bytes]") -> None:
     """End a part and everything that it has started."""
     if os.name == "posix":
         with contextlib.suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""A training step taken apart: seconds and memory of each phase, on the recipe that the visit trains with."""
+"""Profile a training step: seconds and memory of each phase, with the recipe of the visit."""
 
 import statistics
 import time
@@ -26,7 +26,7 @@ def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
         recipe = Recipe.from_mapping(recipe_values(sizes) | {"batch": batch, "pairs": 0})
         trainer = Trainer(recipe, TILES, device(), compiled=device().type == "cuda")
         try:
-            result = phases(trainer, sizes.steps)
+            result = measure_phases(trainer, sizes.steps)
         except torch.OutOfMemoryError as error:
             result = {"error": str(error).splitlines()[0]}
         rows.append({"batch": batch, "size": recipe.size} | result)
@@ -36,7 +36,7 @@ def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
             torch.cuda.empty_cache()
 
 
-def phases(trainer: Trainer, steps: int) -> dict[str, Any]:
+def measure_phases(trainer: Trainer, steps: int) -> dict[str, Any]:
     """Milliseconds of each phase of a step with a wait after it, of a whole step without, and the memory they take."""
     compiling = trainer.warm_up()
     for _ in range(2):

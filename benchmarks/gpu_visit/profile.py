@@ -1,4 +1,4 @@
-"""Where a frame's time goes on the GPU: the kernels that PyTorch's network runs, by name."""
+"""Profile a frame on the GPU: time of each kernel of the PyTorch network, by name."""
 
 import tempfile
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu_visit.engines import DTYPES, checkpoints, network, picture
+from benchmarks.gpu_visit.engines import DTYPES, checkpoints, load_network, padded_drawing
 from benchmarks.gpu_visit.sizes import Sizes
 from benchmarks.gpu_visit.timing import synchronize
 
@@ -18,13 +18,13 @@ KERNELS = 40
 
 @torch.inference_mode()
 def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
-    """Profile the network with all parts at work, a few frames."""
+    """Profile a few frames of the network with all branches active."""
     gpu = torch.cuda.is_available()
     dtype = DTYPES[sizes.precisions[0]]
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = checkpoints(Path(folder), sizes)["whole"]
-        module = network(checkpoint, sizes.precisions[0])
-        frame = picture(checkpoint, sizes.height, sizes.width).to(dtype)
+        module = load_network(checkpoint, sizes.precisions[0])
+        frame = padded_drawing(checkpoint, sizes.height, sizes.width).to(dtype)
         for _ in range(3):
             module(frame)
         synchronize()
@@ -32,10 +32,10 @@ def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
             for _ in range(sizes.turns):
                 module(frame)
             synchronize()
-    record({"profile": rows(profiler, sizes.turns)})
+    record({"profile": kernel_rows(profiler, sizes.turns)})
 
 
-def rows(profiler: Any, frames: int) -> list[dict[str, Any]]:
+def kernel_rows(profiler: Any, frames: int) -> list[dict[str, Any]]:
     """Kernels (operators in a rehearsal) with their calls and milliseconds a frame."""
     gpu = torch.cuda.is_available()
     spent = []

@@ -28,11 +28,11 @@ FIELDS: dict[str, type] = {
 
 
 class Skipped(Exception):
-    """Raised by a part that has nothing to do here; its text says why."""
+    """Raised by a part that cannot run on this machine; the message is the reason."""
 
 
-def commit() -> str | None:
-    """The commit that is measured; None where there is no git, as on the visited machine (see `pack.COMMIT`)."""
+def current_commit() -> str | None:
+    """Return the measured commit; None without git, as on the visited machine (see `pack.COMMIT`)."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -46,19 +46,19 @@ def write(file: Path, document: Mapping[str, Any]) -> None:
     """Replace a JSON file as a whole: readers find the old content or the new, also after a crash."""
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     with partial.open("w", encoding="utf-8") as opened:
-        json.dump(plain(document), opened, indent=1, ensure_ascii=False)
+        json.dump(to_json_value(document), opened, indent=1, ensure_ascii=False)
         opened.write("\n")
         opened.flush()
         os.fsync(opened.fileno())
     partial.replace(file)
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON has it: numbers that are not finite, which it lacks, are null."""
+def to_json_value(value: Any) -> Any:
+    """Convert a value for JSON: NaN and infinity become null."""
     if isinstance(value, Mapping):
-        return {str(name): plain(each) for name, each in value.items()}
+        return {str(name): to_json_value(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
+        return [to_json_value(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -79,13 +79,13 @@ class Visit:
         self.save()
 
     def add(self, part: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-        """Take in what became of a part, and what it found."""
+        """Add the status of a part and its results."""
         self.document["parts"].append(dict(part))
         self.document |= found
         self.save()
 
     def save(self) -> None:
-        """Write the file. `files` are those beside it."""
+        """Write the document, with the names of the other files in its folder."""
         folder = self.file.parent
         beside = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
         self.document["files"] = [
@@ -96,8 +96,8 @@ class Visit:
         write(self.file, self.document)
 
 
-def problems(document: Any) -> list[str]:
-    """What is wrong with a visit's document, as sentences; none if it is as its readers expect it."""
+def find_problems(document: Any) -> list[str]:
+    """List what is wrong with a visit's document, as sentences; empty if it follows the schema."""
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         return [f"it is no visit of schema {SCHEMA}"]
     found = []

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_visit.parts import FACTS, TRAIN
-from benchmarks.gpu_visit.record import ROOT, problems
+from benchmarks.gpu_visit.record import ROOT, find_problems
 from benchmarks.gpu_visit.report import DOCS, publish
 
 ABSENT = Path(__file__).parent / "absent"
@@ -32,7 +32,7 @@ PAGES = 13
 
 
 class RehearsalError(Exception):
-    """What would have gone wrong."""
+    """A problem that would have occurred in a visit."""
 
 
 def expect(holds: object, sentence: str) -> None:
@@ -42,7 +42,7 @@ def expect(holds: object, sentence: str) -> None:
 
 
 def rehearse() -> int:
-    """Rehearse; prints what became of it. Exit status 0 if a visit would have gone well."""
+    """Rehearse a visit and print the result. Exit status 0 if the visit would have succeeded."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="gpu-visit-") as folder:
         try:
@@ -58,35 +58,35 @@ def _rehearse(folder: Path) -> None:
     home, there = folder / "home", folder / "there"
     copy_tree(home)
     pictures = folder / "pictures"
-    draw(pictures)
+    draw_pictures(pictures)
     models = {file.name: file.stat().st_size for file in (home / "models").glob("*.safetensors")}
     expect(models, "the tree has no weights files")
 
     log_step("pack")
-    print(call(home, "--pack", "--tiny", "--pictures", str(pictures), limit=400), end="")
+    print(call_visit(home, "--pack", "--tiny", "--pictures", str(pictures), limit=400), end="")
     expect(
         not list((home / "models").glob("*.safetensors")), "--pack leaves weights files in the tree, and they travel"
     )
-    travel(home, there)
+    copy_packed_files(home, there)
     count = sum(file.stat().st_size for file in there.rglob("*") if file.is_file())
     expect(count < 64 << 20, f"what travels has {count / 2**20:.1f} MiB, and 64 are the most")
 
     log_step("facts")
     facts = folder / "facts"
-    call(there, "--part", "facts", "--tiny", "--limit", "1200", "--out", str(facts), limit=1230, away=True)
-    document = check(facts)
+    call_visit(there, "--part", "facts", "--tiny", "--limit", "1200", "--out", str(facts), limit=1230, away=True)
+    document = check_visit(facts)
     for part in document["parts"]:
         print(f"{part['seconds']:8.1f} s    {part['name']}: {part['status']} {part.get('error', '')}")
     expect([part["name"] for part in document["parts"]] == [part.name for part in FACTS], "a part did not run")
 
     log_step("train, killed and called again")
-    train(there, folder / "train")
+    rehearse_training(there, folder / "train")
 
     log_step("report")
-    report([facts, folder / "train"], folder)
+    rehearse_report([facts, folder / "train"], folder)
 
     log_step("restore")
-    call(home, "--restore", limit=200)
+    call_visit(home, "--restore", limit=200)
     result = {file.name: file.stat().st_size for file in (home / "models").glob("*.safetensors")}
     expect(result == models, f"--restore does not bring back what was there: {result} instead of {models}")
 
@@ -97,8 +97,8 @@ def log_step(what: str) -> None:
 
 
 def copy_tree(home: Path) -> None:
-    """The tree as it would travel, as a git repository of its own; weights files are linked, since they are large."""
-    names = _listed(ROOT)
+    """Copy the files that would be taken to the visited machine into a new git repository; weights are linked."""
+    names = _list_files(ROOT)
     home.mkdir()
     for name in names:
         source, target = ROOT / name, home / name
@@ -115,31 +115,31 @@ def copy_tree(home: Path) -> None:
     subprocess.run(["git", "init", "-q"], cwd=home, check=True)
 
 
-def _listed(root: Path) -> list[str]:
+def _list_files(root: Path) -> list[str]:
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     done = subprocess.run(command, cwd=root, capture_output=True, check=True)
     return [name for name in done.stdout.decode().split("\0") if name]
 
 
-def travel(home: Path, there: Path) -> None:
-    """Copy what travels, and nothing else."""
+def copy_packed_files(home: Path, there: Path) -> None:
+    """Copy exactly the files that are taken to the visited machine."""
     there.mkdir()
-    for name in _listed(home):
+    for name in _list_files(home):
         if (home / name).is_file():
             (there / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(home / name, there / name)
     shutil.copytree(home / ".gpu_visit", there / ".gpu_visit")
 
 
-def draw(folder: Path) -> None:
+def draw_pictures(folder: Path) -> None:
     """Pictures and drawings to train with."""
     import numpy as np
     from PIL import Image
 
-    from vsfdatrd.backends.accuracy import drawing
+    from vsfdatrd.backends.accuracy import draw_line_art
 
     folder.mkdir()
-    picture = drawing(384, 384)
+    picture = draw_line_art(384, 384)
     for n in range(PAGES):
         page = np.roll(picture, (31 * n, 17 * n, n), (1, 2, 0)).transpose(1, 2, 0)
         Image.fromarray((255 * page).astype(np.uint8)).save(folder / f"page{n:02}.png")
@@ -156,7 +156,7 @@ def _environment(away: bool) -> dict[str, str]:
     return result
 
 
-def call(tree: Path, *arguments: str, limit: float, away: bool = False) -> str:
+def call_visit(tree: Path, *arguments: str, limit: float, away: bool = False) -> str:
     """A call of this program in a tree. -> what it printed. away: on the visited machine, which lacks packages."""
     command = [sys.executable, "-m", "benchmarks.gpu_visit", *arguments]
     try:
@@ -174,10 +174,10 @@ def call(tree: Path, *arguments: str, limit: float, away: bool = False) -> str:
     return done.stdout
 
 
-def check(out: Path) -> dict[str, Any]:
-    """A visit's document, after a look at everything that would come back."""
+def check_visit(out: Path) -> dict[str, Any]:
+    """Check all files that a visit would bring back, and return its document."""
     document: dict[str, Any] = json.loads((out / "visit.json").read_text(encoding="utf-8"))
-    wrong = problems(document)
+    wrong = find_problems(document)
     expect(not wrong, f"{out.name}/visit.json: {'; '.join(wrong)}")
     files = [file for file in out.rglob("*") if file.is_file() and not file.name.startswith(".")]
     expect(len(files) <= FILES_BACK, f"{len(files)} files come back, and {FILES_BACK} are the most: {files}")
@@ -187,7 +187,7 @@ def check(out: Path) -> dict[str, Any]:
     return document
 
 
-def train(there: Path, out: Path) -> None:
+def rehearse_training(there: Path, out: Path) -> None:
     """Train, kill it after its first checkpoint, go on; look at the weights."""
     arguments = ["--part", "train", "--tiny", "--limit", "600", "--out", str(out)]
     command = [sys.executable, "-m", "benchmarks.gpu_visit", *arguments]
@@ -196,30 +196,30 @@ def train(there: Path, out: Path) -> None:
         command, cwd=there, env=_environment(True), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
         begun = time.monotonic()
-        while steps(folder) < 1:
+        while checkpoint_steps(folder) < 1:
             expect(process.poll() is None, "the training ended before it wrote a checkpoint")
             expect(time.monotonic() < begun + 500, "the training wrote no checkpoint within 500 s")
             time.sleep(0.2)
         limit = round(TRAINING_SECONDS + 2 * (time.monotonic() - begun))
         process.send_signal(signal.SIGKILL)
     time.sleep(0.5)  # its part ends with it
-    before = after = steps(folder)
+    before = after = checkpoint_steps(folder)
     for last, seconds in ((False, limit), (True, 4 * limit)):  # once more, if the machine has become too busy
         arguments[arguments.index("--limit") + 1] = str(seconds)
         begun = time.monotonic()
         try:
-            call(there, *arguments, limit=seconds + 120, away=True)
+            call_visit(there, *arguments, limit=seconds + 120, away=True)
         except RehearsalError:
             if last:
                 raise
             continue
         took = time.monotonic() - begun
         expect(took <= seconds + 60, f"a training of {seconds} s took {took:.0f}")
-        after = steps(folder)
+        after = checkpoint_steps(folder)
         if after > before:
             break
     expect(after > before, f"the training did not go on from step {before}: it is at {after}")
-    document = check(out)
+    document = check_visit(out)
     training = document["training"]
     expect(training["attention"]["at_work"], "attention is still without effect after the training")
     expect({"before", "after"} <= training.keys(), "there are no scores from before and after the training")
@@ -227,8 +227,8 @@ def train(there: Path, out: Path) -> None:
         expect(file.stat().st_size <= CHECKPOINT_BYTES, f"{file.name} has more than {CHECKPOINT_BYTES >> 20} MiB")
 
 
-def report(visits: Sequence[Path], folder: Path) -> None:
-    """Publish the rehearsed calls as if they were real ones: into copies, since their numbers mean nothing."""
+def rehearse_report(visits: Sequence[Path], folder: Path) -> None:
+    """Publish the results of the rehearsal into copies of the docs, since the numbers are not real."""
     files = []
     for out in visits:
         document = json.loads((out / "visit.json").read_text(encoding="utf-8"))
@@ -237,7 +237,7 @@ def report(visits: Sequence[Path], folder: Path) -> None:
     docs, plot = folder / "gpu.md", folder / "visit.png"
     shutil.copy(DOCS, docs)
     results = publish(files, docs=docs, plot=plot, results=folder)
-    expect(not problems(json.loads(results.read_text(encoding="utf-8"))), f"{results.name} is no visit's document")
+    expect(not find_problems(json.loads(results.read_text(encoding="utf-8"))), f"{results.name} is no visit's document")
     text = docs.read_text(encoding="utf-8")
     for part in [*FACTS, TRAIN]:
         expect(f"| {part.name} |" in text, f"the report does not say what became of {part.name}")
@@ -248,7 +248,7 @@ def report(visits: Sequence[Path], folder: Path) -> None:
     expect(again == results and docs.read_text(encoding="utf-8") == text, "reporting twice is not the same as once")
 
 
-def steps(folder: Path) -> int:
-    """Steps behind a training's last checkpoint; 0 before the first."""
+def checkpoint_steps(folder: Path) -> int:
+    """Return the number of steps in a training's last checkpoint; 0 without one."""
     file = folder / "summary.json"
     return int(json.loads(file.read_text(encoding="utf-8")).get("step", 0)) if file.exists() else 0

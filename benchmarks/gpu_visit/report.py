@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_visit.pack import PackError
-from benchmarks.gpu_visit.record import ROOT, problems, write
+from benchmarks.gpu_visit.record import ROOT, find_problems, write
 
 DOCS = ROOT / "docs" / "gpu.md"
 PLOT = ROOT / "docs" / "gpu_visit.png"
@@ -16,7 +16,7 @@ BEGIN, END = "<!-- gpu visit: begin -->", "<!-- gpu visit: end -->"
 """Between these lines of docs/gpu.md everything is written by `publish`."""
 
 
-def joined(files: Sequence[Path]) -> dict[str, Any]:
+def join_documents(files: Sequence[Path]) -> dict[str, Any]:
     """Several calls' documents as one, the later ones over the earlier ones.
 
     Raises:
@@ -29,7 +29,7 @@ def joined(files: Sequence[Path]) -> dict[str, Any]:
             result = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise PackError(f"{file} cannot be read as a visit: {error}") from error
-        if wrong := problems(result):
+        if wrong := find_problems(result):
             raise PackError(f"{file}: {'; '.join(wrong)}")
         if result["rehearsal"]:
             raise PackError(f"{file} is of a rehearsal, whose numbers mean nothing")
@@ -40,28 +40,28 @@ def joined(files: Sequence[Path]) -> dict[str, Any]:
 
 def publish(files: Sequence[Path], *, docs: Path = DOCS, plot: Path = PLOT, results: Path = RESULTS) -> Path:
     """Write the results of a visit's calls, the section and the picture; the path of the results."""
-    document = joined(files)
+    document = join_documents(files)
     name = document.get("machine", {}).get("gpu") or "unknown"
     target = results / f"gpu_visit_{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_')}.json"
     write(target, document)
-    draw(document, plot)
+    draw_plot(document, plot)
     text = docs.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise PackError(f"{docs} has no lines {BEGIN} and {END}, between which the results go")
-    docs.write_text(f"{before}{BEGIN}\n{section(document, target.name)}{END}{after}", encoding="utf-8")
+    docs.write_text(f"{before}{BEGIN}\n{format_section(document, target.name)}{END}{after}", encoding="utf-8")
     return target
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+def format_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     """Lines of a Markdown table; an empty line before and after it."""
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     lines += [f"| {' | '.join('-' if cell is None else str(cell) for cell in row)} |" for row in rows]
     return ["", *lines, ""]
 
 
-def section(document: Mapping[str, Any], file: str) -> str:
+def format_section(document: Mapping[str, Any], file: str) -> str:
     """The section's text: what ran, what it gave, what did not run."""
     machine = document.get("machine", {})
     lines = [
@@ -71,7 +71,7 @@ def section(document: Mapping[str, Any], file: str) -> str:
         "",
         "![Frames a second on the GPU](gpu_visit.png)",
     ]
-    lines += table(
+    lines += format_table(
         ("part", "became", "seconds", ""),
         [(part["name"], part["status"], part["seconds"], part.get("error", "")) for part in document["parts"]],
     )
@@ -84,12 +84,12 @@ def section(document: Mapping[str, Any], file: str) -> str:
             "d2h_gbs": "from it, GB/s",
             "both_gbs": "both at once, GB/s",
         }
-        lines += table(list(names.values()), [[ceilings.get(name) for name in names]])
+        lines += format_table(list(names.values()), [[ceilings.get(name) for name in names]])
     if tests := document.get("tests"):
         failed = ", ".join(test["id"] for test in tests["failed"]) or "none"
         lines += ["", f"tests/gpu: {tests['passed']} passed, {len(tests['skipped'])} skipped, failed: {failed}.", ""]
     if engines := document.get("engines"):
-        lines += table(
+        lines += format_table(
             ("PyTorch", "weights", "PSNR to fp32, dB", "fps alone", "MiB"),
             [
                 (
@@ -103,24 +103,24 @@ def section(document: Mapping[str, Any], file: str) -> str:
             ],
         )
     if slots := document.get("slots"):
-        lines += table(
+        lines += format_table(
             ("weights", "slots", "fps", "share of the engine's own rate", "PSNR, dB"),
             [(row["weights"], row["slots"], row["fps"], f"{row['share']:.0%}", row.get("psnr_db")) for row in slots],
         )
     if graphs := document.get("graphs"):
-        lines += table(
+        lines += format_table(
             ("graph, operator by operator", "weights", "PSNR to fp32, dB"),
             [(row["graph"], row["weights"], row.get("psnr_db", row.get("error"))) for row in graphs],
         )
     if profile := document.get("profile"):
-        lines += table(
+        lines += format_table(
             ("kernel", "calls a frame", "ms a frame"),
             [(f"`{row['name'][:80]}`", row["calls"], row["ms"]) for row in profile[:12]],
         )
     if kernels := document.get("kernels"):
         heads = ("our kernel", "precision", "launches a frame", "error", "ms a launch", "GB/s", "TFLOP/s", "PSNR, dB")
         keys = ("precision", "launches", "error", "ms", "gb_s", "tflop_s", "psnr_db")
-        lines += table(heads, [(f"`{row['kernel']}`", *(row.get(key) for key in keys)) for row in kernels])
+        lines += format_table(heads, [(f"`{row['kernel']}`", *(row.get(key) for key in keys)) for row in kernels])
     for row in document.get("probe", {}).get("steps", []):
         phases = ", ".join(f"{name} {ms} ms" for name, ms in row.get("phase_ms", {}).items())
         lines += ["", f"A training step of {row['batch']} crops: {row.get('step_ms')} ms ({phases}).", ""]
@@ -128,14 +128,14 @@ def section(document: Mapping[str, Any], file: str) -> str:
         before, after = (training.get(name, {}).get("psnr", {}) for name in ("before", "after"))
         lines += ["", f"Training: {training.get('steps')} steps, {training.get('seconds_per_step')} s each.", ""]
         kinds = list(after)
-        lines += table(
+        lines += format_table(
             ("PSNR, dB", *kinds),
             [("before", *(before.get(kind) for kind in kinds)), ("after", *(after.get(kind) for kind in kinds))],
         )
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n\n"
 
 
-def draw(document: Mapping[str, Any], file: Path) -> None:
+def draw_plot(document: Mapping[str, Any], file: Path) -> None:
     """A picture: frames a second of every engine alone, and through 1 to 4 slots."""
     import matplotlib
 

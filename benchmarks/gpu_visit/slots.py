@@ -19,10 +19,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.gpu_visit.engines import DTYPES, checkpoints, exact, network, picture, psnr
+from benchmarks.gpu_visit.engines import (
+    DTYPES,
+    checkpoints,
+    compute_in_fp32,
+    compute_psnr,
+    load_network,
+    padded_drawing,
+)
 from benchmarks.gpu_visit.sizes import Sizes
 from benchmarks.gpu_visit.timing import device
-from vsfdatrd.backends.accuracy import drawing
+from vsfdatrd.backends.accuracy import draw_line_art
 from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.gpu import cuda
 from vsfdatrd.backends.gpu.copy_pipeline import Slot, TransferPipeline
@@ -37,14 +44,14 @@ class OnDevice:
     """A network between two fixed places of the device's memory, started in a stream of `cuda.py`."""
 
     def __init__(self, checkpoint: Checkpoint, precision: Precision, height: int, width: int) -> None:
-        frame = picture(checkpoint, height, width)
+        frame = padded_drawing(checkpoint, height, width)
         self.input_shape = tuple(frame.shape[1:])
         scale = checkpoint.description.scale
         self.output_shape = (3, self.input_shape[1] * scale, self.input_shape[2] * scale)
         self.source, self.result = (
             cuda.DeviceMemory(4 * int(np.prod(s))) for s in (self.input_shape, self.output_shape)
         )
-        self._dtype, self._module = DTYPES[precision], network(checkpoint, precision)
+        self._dtype, self._module = DTYPES[precision], load_network(checkpoint, precision)
         self._in, self._out = _tensor(self.source, self.input_shape), _tensor(self.result, self.output_shape)
         self._graph: torch.cuda.CUDAGraph | None = None
         if device().type == "cuda":
@@ -74,7 +81,7 @@ class OnDevice:
             self._graph.replay()
 
     def close(self) -> None:
-        """Give its memory back."""
+        """Free the memory."""
         del self._in, self._out, self._graph, self._module
         self.source.close()
         self.result.close()
@@ -105,7 +112,7 @@ def _tensor(memory: cuda.DeviceMemory, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 class Pipeline:
-    """An engine of so many slots, as `backends.base.Engine` has them: a network, and our double buffering around it."""
+    """An engine with `slots` slots, like `backends.base.Engine`: a network with our double buffering."""
 
     def __init__(self, net: OnDevice, slots: int) -> None:
         self._held = ExitStack()
@@ -157,13 +164,13 @@ class Pipeline:
         self._held.close()
 
 
-def drive(engine: Pipeline, frames: int, threads: int = THREADS) -> tuple[float, dict[str, float]]:
+def measure_pipeline(engine: Pipeline, frames: int, threads: int = THREADS) -> tuple[float, dict[str, float]]:
     """(frames a second, milliseconds of the host by what it does), for frames asked for by several threads at once."""
     free: queue.SimpleQueue[int] = queue.SimpleQueue()
     for slot in range(engine.slots):
         free.put(slot)
     shape = engine.input(0).shape
-    source = drawing(*shape[1:])[: shape[0]]
+    source = draw_line_art(*shape[1:])[: shape[0]]
     spent: dict[str, list[float]] = {name: [] for name in ("write", "submit", "collect", "clip")}
     left = iter(range(frames))
     taking = threading.Lock()
@@ -207,8 +214,8 @@ def drive(engine: Pipeline, frames: int, threads: int = THREADS) -> tuple[float,
     return frames / seconds, {name: round(statistics.median(values), 3) for name, values in spent.items()}
 
 
-def alone(net: OnDevice, frames: int, turns: int) -> float:
-    """Frames a second of the network in one of our streams, with nothing copied."""
+def rate_alone(net: OnDevice, frames: int, turns: int) -> float:
+    """Measure the frames per second of the network in one of our streams, without copies."""
     with cuda.Stream() as stream:
         rates = []
         for _ in range(1 + turns):
@@ -220,11 +227,11 @@ def alone(net: OnDevice, frames: int, turns: int) -> float:
     return statistics.median(rates[1:])
 
 
-def _through(engine: Pipeline) -> torch.Tensor:
-    """What the drawing becomes in the last slot, after every slot had a frame."""
+def _last_output(engine: Pipeline) -> torch.Tensor:
+    """Return the output for the drawing in the last slot, after a frame in every slot."""
     for slot in range(engine.slots):
         shape = engine.input(slot).shape
-        np.copyto(engine.input(slot), drawing(*shape[1:])[: shape[0]])
+        np.copyto(engine.input(slot), draw_line_art(*shape[1:])[: shape[0]])
         engine.submit(slot)
     results = [engine.collect(slot) for slot in range(engine.slots)]
     return torch.from_numpy(results[-1].copy()).to(device())
@@ -238,15 +245,15 @@ def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for weights, checkpoint in checkpoints(Path(folder), sizes).items():
             precision = sizes.precisions[0]
-            reference = exact(checkpoint, sizes)[0]
+            reference = compute_in_fp32(checkpoint, sizes)[0]
             net = OnDevice(checkpoint, precision, sizes.height, sizes.width)
-            rate = alone(net, sizes.frames, sizes.turns)
+            rate = rate_alone(net, sizes.frames, sizes.turns)
             about: dict[str, Any] = {"backend": "cuda.py with PyTorch", "precision": precision, "weights": weights}
             about |= {"size": [sizes.width, sizes.height], "fps_alone": round(rate, 2), "threads": THREADS}
             for slots in sizes.slots:
                 engine = Pipeline(net, slots)
-                decibels, wrong = psnr(_through(engine), reference)
-                fps, host = drive(engine, sizes.frames * sizes.turns)
+                decibels, wrong = compute_psnr(_last_output(engine), reference)
+                fps, host = measure_pipeline(engine, sizes.frames * sizes.turns)
                 engine.close()
                 rows.append(
                     about

@@ -1,4 +1,4 @@
-"""Time on whatever device PyTorch has here: a GPU works on after a call has returned."""
+"""Measure time on PyTorch's device, waiting for the GPU, which executes calls asynchronously."""
 
 import statistics
 import time
@@ -14,7 +14,7 @@ def device() -> torch.device:
 
 
 def synchronize() -> None:
-    """Wait until the GPU has done everything it was asked to do."""
+    """Wait until the GPU has finished all queued work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -37,6 +37,6 @@ def seconds(run: Callable[[], Any], count: int, turns: int, warm: int = 3) -> li
     return result
 
 
-def spread(rates: list[float]) -> dict[str, float]:
+def median_and_range(rates: list[float]) -> dict[str, float]:
     """Median, lowest and highest of some rates."""
     return {name: round(pick(rates), 2) for name, pick in (("median", statistics.median), ("min", min), ("max", max))}

@@ -1,4 +1,4 @@
-"""The training of a visit: from the shipped weights, attention joining, until a deadline of its own."""
+"""The training of a visit: starts from the shipped weights, adds attention, ends at a deadline."""
 
 import json
 import os
@@ -23,7 +23,7 @@ ENDING = 6.0
 
 
 def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
-    """Train; what the training says of itself is recorded as often as it writes its weights."""
+    """Train, and record the training's log whenever it writes its weights."""
     if not TILES.exists():
         raise Skipped("no training pack was carried")
     folder = Path(os.environ[OUT], "training")
@@ -59,13 +59,13 @@ def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
         ended.set()
         follower.join()
         if text := _summary(folder):
-            record({"training": json.loads(text) | attention(folder)})
+            record({"training": json.loads(text) | count_active_attention(folder)})
     if status:
         raise RuntimeError(f"the training ended with status {status}")
 
 
 def start_file(sizes: Sizes, folder: Path) -> Path:
-    """The weights to start from: medium's, in a rehearsal a tiny network's with attention that adds nothing."""
+    """Return the initial weights: medium's, or in a rehearsal those of a tiny network with inactive attention."""
     if not sizes.small:
         return START
     recipe = replace(recipe_for(sizes), form="unfolded", blocks=1)
@@ -79,8 +79,8 @@ def _summary(folder: Path) -> str:
     return file.read_text(encoding="utf-8") if file.exists() else ""
 
 
-def attention(folder: Path) -> dict[str, Any]:
-    """In how many blocks attention adds something, by the weights that were written: its projection is not zero."""
+def count_active_attention(folder: Path) -> dict[str, Any]:
+    """Count the blocks of the written weights in which attention contributes (its projection is not zero)."""
     (file,) = folder.glob("fdat_rd_*_2x.safetensors")
     tensors = open_checkpoint(file).tensors()
     projections = [values for name, values in tensors.items() if name.endswith("attn.proj.weight")]

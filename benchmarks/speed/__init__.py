@@ -1,1 +1,1 @@
-"""The speed of upscaling, ours beside others', measured in turns."""
+"""Compare the speed of upscaling with other software, measured in turns."""

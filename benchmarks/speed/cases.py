@@ -70,7 +70,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Cases that are measured in turns, so that whatever else the machine does meets all of them."""
+    """Cases that are measured in turns, so that other load on the machine affects all of them."""
 
     name: str
     title: str

@@ -7,7 +7,7 @@ import numpy as np
 import vapoursynth as vs
 from numpy.typing import NDArray
 
-from benchmarks.cartoon import drawing
+from benchmarks.cartoon import draw_frame
 
 type Frame = NDArray[np.float32]
 
@@ -21,7 +21,7 @@ LENGTH = 1 << 20
 def drawings(width: int, height: int, count: int = DRAWINGS) -> list[Frame]:
     """Different frames of the drawn animation, (3, height, width) RGB in [0, 1]."""
     return [
-        np.ascontiguousarray(drawing(2 * n, width, height).transpose(2, 0, 1), np.float32) / np.float32(255)
+        np.ascontiguousarray(draw_frame(2 * n, width, height).transpose(2, 0, 1), np.float32) / np.float32(255)
         for n in range(count)
     ]
 

@@ -23,7 +23,7 @@ from benchmarks.speed.contestant import Contestant, Filter, Loop, Missing
 from benchmarks.speed.exports import Kind, exported
 from benchmarks.speed.material import Frame, drawings, endless
 from vsfdatrd import load_model
-from vsfdatrd.backends.gpu.devices import gpus
+from vsfdatrd.backends.gpu.devices import list_gpus
 from vsfdatrd.graph.target import GraphTarget
 from vsfdatrd.workers.client import Worker
 
@@ -70,7 +70,7 @@ def _mlrt_tensorrt(name: str, module: str) -> Peer:
     """vs-mlrt's TensorRT plugins, with an engine built here from PyTorch's export in fp16."""
 
     def prepare(case: Case, weights: Path, folder: Path) -> Path:
-        if not gpus():
+        if not list_gpus():
             raise Missing("needs an NVIDIA GPU")
         _plugin(name, f"vapoursynth-mlrt-{name.replace('_', '-')}")
         plain = exported("plain", weights, case.size, folder)
@@ -81,7 +81,7 @@ def _mlrt_tensorrt(name: str, module: str) -> Peer:
 
     def open(case: Case, weights: Path, folder: Path) -> Contestant:
         half = prepare(case, weights, folder)
-        major, minor = gpus()[0].capability
+        major, minor = list_gpus()[0].capability
         worker = Worker("vsfdatrd.backends.tensorrt.worker")
         built = tempfile.mkdtemp(dir=folder)
         try:

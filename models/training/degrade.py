@@ -37,7 +37,7 @@ from models.training.lines import (
     twitter,
 )
 from models.training.mpeg2 import mpeg2
-from models.training.strengths import Strengths, maps
+from models.training.strengths import Strengths, to_maps
 
 SUBCARRIER = 3.579545 / SAMPLING
 """Frequency of the NTSC color carrier in cycles per luma sample."""
@@ -89,11 +89,11 @@ def degrade(hr: Tensor, strengths: Strengths, generator: Generator) -> Tensor:
     luma = mpeg2(now[:, :1], before[:, :1], s, 219, offset % 8)
     middle = torch.ones_like(s["siting"])
     sampled = through(half, supersample(h, 2, middle), supersample(w, 2, 0.5 * middle + s["siting"]))
-    chroma = torch.lerp(now[:, 1:], sampled, maps(s["half"]))
+    chroma = torch.lerp(now[:, 1:], sampled, to_maps(s["half"]))
 
-    field = torch.where(maps(s["one_field"])[:, 0] > 0, one_field(h, odd), torch.eye(h, device=hr.device))
+    field = torch.where(to_maps(s["one_field"])[:, 0] > 0, one_field(h, odd), torch.eye(h, device=hr.device))
     lr = _colored(field[:, None] @ torch.cat([luma, chroma], 1), to_rgb)
-    lr = torch.where(maps(strengths.clean), F.avg_pool2d(hr, 2), lr)
+    lr = torch.where(to_maps(strengths.clean), F.avg_pool2d(hr, 2), lr)
     return torch.round(lr.clamp(0, 1) * 255) / 255
 
 
@@ -103,7 +103,7 @@ def add_noise(lr: Tensor, clean: Tensor, most: float, generator: Generator) -> T
     Otherwise the network would learn that sharp pictures have no noise.
     """
     often, place = torch.rand(2, len(clean), generator=generator, device=lr.device)
-    sigma = maps(clean & (often < 0.5)) * maps(place) * most / 255
+    sigma = to_maps(clean & (often < 0.5)) * to_maps(place) * most / 255
     noise = torch.randn(lr.shape, generator=generator, device=lr.device)
     return torch.round((lr + sigma * noise).clamp(0, 1) * 255) / 255
 
@@ -136,11 +136,11 @@ def _composite(luma: Tensor, chroma: Tensor, s: Mapping[str, Tensor], generator:
     turn = torch.where(woven < 0.5, 0.5, 0.25) * torch.arange(h, device=luma.device).view(h, 1)
     cycles = phase + turn + SUBCARRIER * torch.arange(w, device=luma.device)
     carrier = torch.cat([torch.sin(math.tau * cycles), torch.cos(math.tau * cycles)], 1)  # (B, 2, H, W)
-    combed = maps(s["comb"]) > 0
+    combed = to_maps(s["comb"]) > 0
     edges = chroma - _blurred(chroma, 2.5, 1.0)
     fine = luma - _blurred(luma, 1.0, 0.01)
-    left_luma = luma + maps(s["dots"]) * (edges * carrier).sum(1, keepdim=True)
-    left_chroma = chroma + maps(s["rainbow"]) * _blurred(2 * fine * carrier, 1.4, 0.6)
+    left_luma = luma + to_maps(s["dots"]) * (edges * carrier).sum(1, keepdim=True)
+    left_chroma = chroma + to_maps(s["rainbow"]) * _blurred(2 * fine * carrier, 1.4, 0.6)
 
     strength = torch.cat([torch.full_like(luma[:, :, :1, :1], share) for share in _COMPOSITE], 1)
     signal = luma + (chroma * strength * carrier).sum(1, keepdim=True)
@@ -162,7 +162,7 @@ def _combed(x: Tensor, by: Tensor) -> Tensor:
 
 def _level(luma: Tensor, chroma: Tensor, level: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     error = torch.rand(4, len(level), generator=generator, device=level.device) * 2 - 1  # mean zero
-    black, contrast, blue, red = (maps(part) for part in error * level / 255)
+    black, contrast, blue, red = (to_maps(part) for part in error * level / 255)
     return luma * (1 + contrast) + black, chroma * (1 + contrast) + torch.cat([blue, red], 1)
 
 
@@ -170,7 +170,7 @@ def _dust(luma: Tensor, specks: Tensor, generator: Generator) -> Tensor:
     """Add specks of about a pixel, two thirds of them dark."""
     here, dark, how = torch.rand(3, *luma.shape, generator=generator, device=luma.device)
     value = torch.where(dark < 0.67, -1.0, 1.0) * (0.5 + how)
-    return _blurred(value * (here < maps(specks) / 10_000), 0.6, 0.6)
+    return _blurred(value * (here < to_maps(specks) / 10_000), 0.6, 0.6)
 
 
 def _grain(still: Tensor, s: Mapping[str, Tensor], generator: Generator) -> Tensor:
@@ -185,6 +185,6 @@ def _grain(still: Tensor, s: Mapping[str, Tensor], generator: Generator) -> Tens
         return through(x, down, across) / loss.sqrt()
 
     y = still[:, :1].clamp(0, 1)
-    luma = maps(s["grain"]) / 255 * (0.6 + 1.6 * y * (1 - y)) * soft(noise[:, :1], s["grain_size"])
-    chroma = maps(s["speckle"]) / 255 * soft(noise[:, 1:], torch.full_like(s["speckle"], 1.5))
+    luma = to_maps(s["grain"]) / 255 * (0.6 + 1.6 * y * (1 - y)) * soft(noise[:, :1], s["grain_size"])
+    chroma = to_maps(s["speckle"]) / 255 * soft(noise[:, 1:], torch.full_like(s["speckle"], 1.5))
     return torch.cat([luma, chroma], 1)

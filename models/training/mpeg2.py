@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from models.training.strengths import maps
+from models.training.strengths import to_maps
 
 # MPEG-2's default intra quantizer matrix (ISO/IEC 13818-2, 6.3.11); that of other blocks is 16 throughout.
 _INTRA = torch.tensor(
@@ -75,13 +75,13 @@ def mpeg2(x: Tensor, before: Tensor, s: Mapping[str, Tensor], levels: int, offse
         return grid[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2) / levels
 
     dct = _constants(x.device)[0]
-    intra = quantized(blocks(torch.where(maps(s["predicted"]) > 0, before, x)), q)
-    predicted = intra + quantized_difference(blocks(x) - intra, q)
+    intra = quantize(blocks(torch.where(to_maps(s["predicted"]) > 0, before, x)), q)
+    predicted = intra + quantize_difference(blocks(x) - intra, q)
     result = picture(torch.where(s["predicted"].view(b, 1, 1, 1, 1, 1) > 0, predicted, intra))
-    return torch.where(maps(coded), result, x)
+    return torch.where(to_maps(coded), result, x)
 
 
-def quantized(coefficients: Tensor, q: Tensor) -> Tensor:
+def quantize(coefficients: Tensor, q: Tensor) -> Tensor:
     """Quantize intra blocks (B, C, …, 8, 8) of levels at scales q (B,), and dequantize them.
 
     ISO/IEC 13818-2, 7.4.2; the DC coefficient has its own step, 2 at 10 bits.
@@ -92,7 +92,7 @@ def quantized(coefficients: Tensor, q: Tensor) -> Tensor:
     return coefficients.sign() * torch.floor(coefficients.abs() / step + bias) * step
 
 
-def quantized_difference(coefficients: Tensor, q: Tensor) -> Tensor:
+def quantize_difference(coefficients: Tensor, q: Tensor) -> Tensor:
     """Quantize the differences of predicted blocks likewise: with a dead zone around 0, dequantized to the middle of a
     step.
     """

@@ -14,27 +14,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.training.recipe import Recipe
-from vsfdatrd.archs.fdat_rd import FdatRdConfig, default_drop_path, variant
+from vsfdatrd.archs.fdat_rd import FdatRdConfig, default_drop_path, variant_config
 from vsfdatrd.nn.fdat_rd import Block, DepthwiseConv, FdatRd, WindowAttention
 
 TINY = "tiny"
 
 
-def configuration(name: str) -> FdatRdConfig:
+def variant_configuration(name: str) -> FdatRdConfig:
     """Return the configuration of a variant at 2x with pixel unshuffle, or of `TINY`. Raises ValueError for an unknown
     name.
     """
     if name != TINY:
-        return variant(name)
-    groups = variant("small").groups[:1]
-    small = replace(variant("small"), embed_dim=48, heads=2, dict_tokens=16, ffn_dim=48, gate_dim=6)
+        return variant_config(name)
+    groups = variant_config("small").groups[:1]
+    small = replace(variant_config("small"), embed_dim=48, heads=2, dict_tokens=16, ffn_dim=48, gate_dim=6)
     return replace(small, groups=(groups[0][:3],))
 
 
-def new(recipe: Recipe) -> FdatRd:
+def new_network(recipe: Recipe) -> FdatRd:
     """Create an untrained network that interpolates, with random weights from torch's global generator."""
     rate = default_drop_path(recipe.variant) if recipe.drop_path < 0 else recipe.drop_path
-    network = FdatRd(configuration(recipe.variant), drop_path=rate)
+    network = FdatRd(variant_configuration(recipe.variant), drop_path=rate)
     interpolate(network)
     return network
 
@@ -85,7 +85,7 @@ def _without_attention(block: Block, t: Tensor, size: tuple[int, int]) -> Tensor
     return t + cast(Tensor, block.drop_path(block.ffn(block.n2(t), size)))
 
 
-def shallow(network: FdatRd, x: Tensor) -> Tensor:
+def run_without_blocks(network: FdatRd, x: Tensor) -> Tensor:
     """Run the network without its groups of blocks: (B, 3, H, W) with even sides -> (B, 3, 2H, 2W)."""
     return cast(Tensor, network.upsampler(network.conv_first(x)))
 
@@ -150,6 +150,6 @@ def interpolate(network: FdatRd) -> None:
     network.conv_after.weight.zero_()
 
 
-def bicubic(x: Tensor) -> Tensor:
+def upscale_bicubic(x: Tensor) -> Tensor:
     """Upscale by cubic interpolation, the baseline of validation: (B, 3, H, W) -> (B, 3, 2H, 2W) in [0, 1]."""
     return F.interpolate(x, scale_factor=2, mode="bicubic", align_corners=False).clamp(0, 1)

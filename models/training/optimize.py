@@ -11,7 +11,7 @@ _MUON_NAMES = ("groups.", "after", "spread")
 """Name prefixes of the inner matrices of an unfolded network; the outermost layers use AdamW."""
 
 
-def optimizers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def create_optimizers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Create the optimizers: AdamW for everything, or Muon for the inner matrices of an unfolded network.
 
     Norms, biases, temperatures and position biases have no weight decay. Muon (Jordan et al. 2024) orthogonalizes the
@@ -42,7 +42,7 @@ def optimizers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer
     return result
 
 
-def rate(recipe: Recipe, progress: float, since: int) -> float:
+def learning_rate_at(recipe: Recipe, progress: float, since: int) -> float:
     """Return the learning rate at a point of the schedule (0 to 1), `since` steps after the present stage began."""
     if recipe.schedule == "cosine":
         share = 0.5 + 0.5 * math.cos(math.pi * progress)

@@ -96,7 +96,7 @@ def is_text(page: Pixels) -> bool:
     return bool((((high - low) < 36) & (high > 140)).mean() > 0.9)
 
 
-def cut(picture: Pixels, least: float = 10.0) -> list[Pixels]:
+def cut_tiles(picture: Pixels, least: float = 10.0) -> list[Pixels]:
     """Cut tiles (384, 384, 3) that cover a picture (H, W, 3) with as little overlap as possible.
 
     Tiles whose standard deviation is below `least` levels (empty margins) are omitted, and so are pictures with a side
@@ -127,8 +127,8 @@ def page_tiles(file: Path, scales: Sequence[float], quality: int) -> list[bytes]
         size = (round(rgb.width * scale), round(rgb.height * scale))
         page = np.asarray(rgb if scale == 1 else rgb.resize(size, Image.Resampling.LANCZOS))
         for top, bottom, left, right in panels(page):
-            tiles += cut(page[top:bottom, left:right])
-    return [webp(tile) if quality >= 100 else jpeg(tile, quality) for tile in tiles]
+            tiles += cut_tiles(page[top:bottom, left:right])
+    return [encode_webp(tile) if quality >= 100 else encode_jpeg(tile, quality) for tile in tiles]
 
 
 def sprite_tile(drawing: tuple[str, str], seed: int) -> bytes | None:
@@ -163,7 +163,7 @@ def sprite_tile(drawing: tuple[str, str], seed: int) -> bytes | None:
     busiest = max(parts, key=lambda part: float(part.std()))
     if (busiest[..., 3] > 0).mean() < 0.05 or busiest.std() < 10:
         return None
-    return webp(busiest)
+    return encode_webp(busiest)
 
 
 WORDS = (
@@ -207,10 +207,10 @@ def lettering_tile(seed: int, files: Sequence[Path]) -> bytes | None:
     straight = np.asarray(image).astype(np.uint16)
     alpha = straight[..., 3:]
     pixels: Pixels = np.concatenate([(straight[..., :3] * alpha + 127) // 255, alpha], -1).astype(np.uint8)
-    return webp(pixels) if 0.02 < (alpha > 0).mean() < 0.8 else None
+    return encode_webp(pixels) if 0.02 < (alpha > 0).mean() < 0.8 else None
 
 
-def webp(pixels: Pixels) -> bytes:
+def encode_webp(pixels: Pixels) -> bytes:
     """Encode (H, W, 3 or 4) as lossless WebP.
 
     Colors of transparent pixels are kept by the encoder; they are zero, because color is multiplied by alpha.
@@ -220,14 +220,14 @@ def webp(pixels: Pixels) -> bytes:
     return buffer.getvalue()
 
 
-def jpeg(pixels: Pixels, quality: int) -> bytes:
+def encode_jpeg(pixels: Pixels, quality: int) -> bytes:
     """Encode (H, W, 3) as JPEG with chroma at full size, which lossy WebP would halve."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
 
 
-def drawings(folder: Path) -> Iterator[tuple[str, str]]:
+def iter_drawings(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield the path and text of every SVG in a folder and its archives, in the order of their names."""
     for file in sorted(file for file in folder.rglob("*.svg") if file.is_file()):
         yield file.as_posix(), file.read_text("utf-8", "replace")
@@ -238,7 +238,7 @@ def drawings(folder: Path) -> Iterator[tuple[str, str]]:
                     yield member.name, content.read().decode("utf-8", "replace")
 
 
-def fonts(folders: Sequence[Path]) -> list[Path]:
+def list_fonts(folders: Sequence[Path]) -> list[Path]:
     """List every font file in the folders, by name."""
     return sorted(file for folder in folders for file in folder.rglob("*") if file.suffix.lower() in FONTS)
 
@@ -270,11 +270,11 @@ def pack(
     and each of them as much as the others.
     """
     pages = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURES)
-    vectors = list(drawings(folder))
+    vectors = list(iter_drawings(folder))
     random.Random(0).shuffle(vectors)
     vectors.sort(key=lambda drawing: FACES not in drawing[0])  # all heads are among those that are asked for
     vectors[:count] = random.Random(1).sample(vectors[:count], len(vectors[:count]))
-    types = fonts([folder, *font_folders])
+    types = list_fonts([folder, *font_folders])
     shares = {"pages": 0.66, "sprites": 0.30, "lettering": 0.04}
     room = {kind: share * budget * 2**20 if budget else float("inf") for kind, share in shares.items()}
     result = dict.fromkeys(shares, 0)

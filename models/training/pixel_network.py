@@ -25,7 +25,7 @@ _TAPS = 12
 """Channels with which a pixel interpolates: 2×2 new pixels of three colors."""
 
 
-def matrix(out: int, into: int, kernel: int = 1) -> nn.Parameter:
+def random_matrix(out: int, into: int, kernel: int = 1) -> nn.Parameter:
     """Return random convolution weights as a matrix (out, into·kernel²), the form that Muon requires."""
     return nn.Parameter(torch.empty(out, into * kernel * kernel).uniform_(-1, 1) * (into * kernel * kernel) ** -0.5)
 
@@ -62,7 +62,7 @@ class PixelFeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.fc1, self.fc2 = matrix(hidden, dim), matrix(dim, hidden)
+        self.fc1, self.fc2 = random_matrix(hidden, dim), random_matrix(dim, hidden)
         nn.init.trunc_normal_(self.fc2, std=0.02)
         self.smix = nn.Parameter(torch.zeros(hidden, 1, 3, 3))
         with torch.no_grad():
@@ -107,7 +107,7 @@ class PixelGroup(nn.Module):
     def __init__(self, dim: int, hidden: int, blocks: int) -> None:
         super().__init__()
         self.blocks = nn.Sequential(*(PixelBlock(dim, hidden) for _ in range(blocks)))
-        self.conv = matrix(dim, dim, 3)
+        self.conv = random_matrix(dim, dim, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C/4, H, W) -> the same."""
@@ -136,7 +136,7 @@ class PixelNetwork(nn.Module):
         self.first = nn.Conv2d(3, dim, 5, padding=2)
         self.groups = nn.ModuleList(PixelGroup(dim, hidden, min(blocks, len(kinds))) for kinds in config.groups)
         self.after = nn.Parameter(torch.zeros(dim, 9 * dim))
-        self.spread, self.spread_bias = matrix(middle, dim, 3), nn.Parameter(torch.zeros(middle))
+        self.spread, self.spread_bias = random_matrix(middle, dim, 3), nn.Parameter(torch.zeros(middle))
         self.gather = nn.ConvTranspose2d(middle, 3, 4, 2, 1)
         self.last = nn.Conv2d(3, 3, 3, padding=1)
         self._interpolate()

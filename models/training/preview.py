@@ -18,7 +18,7 @@ from torch import Tensor
 from models.training.data import CropSampler
 from models.training.degrade import degrade
 from models.training.recipe import Recipe
-from models.training.strengths import STEPS, Strengths, draw
+from models.training.strengths import STEPS, Strengths, draw_strengths
 
 _TOGETHER = {
     "halo": {"halo_width": 1.0},
@@ -35,7 +35,7 @@ _NOT_ALONE = {"halo_width"}
 _TITLE = 14
 
 
-def labeled(pictures: list[tuple[str, Tensor]], columns: int) -> Image.Image:
+def arrange_labeled(pictures: list[tuple[str, Tensor]], columns: int) -> Image.Image:
     """Arrange pictures (3, H, W) of one size in rows, with a line of text above each."""
     _, height, width = pictures[0][1].shape
     rows = -(-len(pictures) // columns)
@@ -49,16 +49,16 @@ def labeled(pictures: list[tuple[str, Tensor]], columns: int) -> Image.Image:
     return sheet
 
 
-def nearest(x: Tensor) -> Tensor:
+def repeat_pixels(x: Tensor) -> Tensor:
     """Enlarge by pixel repetition: (…, H, W) -> (…, 2H, 2W)."""
     return x.repeat_interleave(2, -1).repeat_interleave(2, -2)
 
 
-def steps(truth: Tensor, generator: torch.Generator) -> list[tuple[str, Tensor]]:
+def show_steps(truth: Tensor, generator: torch.Generator) -> list[tuple[str, Tensor]]:
     """Show a truth (3, 2H, 2W), its clean half, and every step alone at its weakest and strongest, enlarged again."""
 
     def alone(**strengths: float) -> Tensor:
-        return nearest(degrade(truth[None], Strengths.only(1, strengths), generator)[0])
+        return repeat_pixels(degrade(truth[None], Strengths.only(1, strengths), generator)[0])
 
     pictures = [("truth", truth), ("halved", alone())]
     for name, step in STEPS.items():
@@ -71,13 +71,13 @@ def steps(truth: Tensor, generator: torch.Generator) -> list[tuple[str, Tensor]]
     return pictures
 
 
-def mixes(pool: CropSampler, count: int, size: int, recipe: Recipe) -> list[tuple[str, Tensor]]:
+def show_pairs(pool: CropSampler, count: int, size: int, recipe: Recipe) -> list[tuple[str, Tensor]]:
     """Show pairs as training draws them: each degraded crop, enlarged, next to its truth."""
     truth = pool.sample(count, size)
     pictures = []
-    shares = [draw(count, pool.generator, clean=0, laserdisc=kind) for kind in (0.0, 1.0)]
+    shares = [draw_strengths(count, pool.generator, clean=0, laserdisc=kind) for kind in (0.0, 1.0)]
     for kind, strengths in zip(("dvd", "laserdisc"), shares, strict=True):
-        degraded = nearest(degrade(truth, strengths, pool.generator))
+        degraded = repeat_pixels(degrade(truth, strengths, pool.generator))
         pictures.append([(kind, picture) for picture in degraded])
     return [entry for n in range(count) for entry in (pictures[0][n], ("truth", truth[n]), pictures[1][n])]
 
@@ -97,11 +97,11 @@ def main() -> int:
     recipe = replace(Recipe(), sprites=400)
     pool = CropSampler.open(a.tiles, recipe, generator)
     if a.crops:
-        sheet = labeled([("", picture) for picture in pool.sample(30, a.size or 240)], 6)
+        sheet = arrange_labeled([("", picture) for picture in pool.sample(30, a.size or 240)], 6)
     elif a.mixes:
-        sheet = labeled(mixes(pool, 8, a.size or 240, recipe), 6)
+        sheet = arrange_labeled(show_pairs(pool, 8, a.size or 240, recipe), 6)
     else:
-        sheet = labeled(steps(pool.sample(1, a.size or 160)[0], generator), 7)
+        sheet = arrange_labeled(show_steps(pool.sample(1, a.size or 160)[0], generator), 7)
     sheet.save(a.out, quality=80)
     return 0
 

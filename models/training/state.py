@@ -10,12 +10,12 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from vsfdatrd.system.files import replacing
+from vsfdatrd.system.files import replace_file
 
 
 def write(file: Path, content: Callable[[BinaryIO], Any]) -> None:
     """Write a file under a temporary name, flush it to the disk, and rename it."""
-    with replacing(file) as partial, partial.open("wb") as opened:
+    with replace_file(file) as partial, partial.open("wb") as opened:
         content(opened)
 
 

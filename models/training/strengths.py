@@ -129,7 +129,7 @@ def _table(device: torch.device) -> tuple[Tensor, Tensor]:
     return table[:, 3:].T[..., None], table[:, :3].T[..., None]
 
 
-def draw(batch: int, generator: Generator, *, clean: float, laserdisc: float) -> Strengths:
+def draw_strengths(batch: int, generator: Generator, *, clean: float, laserdisc: float) -> Strengths:
     """Draw the strengths of `batch` samples, on the generator's device.
 
     Args:
@@ -148,6 +148,6 @@ def draw(batch: int, generator: Generator, *, clean: float, laserdisc: float) ->
     return Strengths(kind < clean, kernel, dict(zip(STEPS, strength, strict=True)))
 
 
-def maps(values: Tensor) -> Tensor:
+def to_maps(values: Tensor) -> Tensor:
     """Reshape (B,) -> (B, 1, 1, 1)."""
     return values.view(-1, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""Train a network for some minutes, or continue a training that was stopped.
+"""Train a network for a number of minutes, or continue an earlier training.
 
     python -m models.training.train --recipe medium.toml --data tiles.zip --out runs/medium --minutes 9 [--compile]
     python -m models.training.train --recipe medium_visit.toml --data tiles.zip --out DIR --start FILE --deadline 440
@@ -46,7 +46,7 @@ def checkpoint_in(folder: Path, recipe: Recipe) -> Path | None:
 
 
 @contextmanager
-def stopping() -> Iterator[list[int]]:
+def stop_requests() -> Iterator[list[int]]:
     """Yield a list that becomes non-empty when the process is asked to end (SIGINT, SIGTERM)."""
     asked: list[int] = []
     old = {number: signal.signal(number, lambda n, _: asked.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -99,7 +99,7 @@ def run(
             seconds=round(trained, 2),
             seconds_per_step=round(trained / done, 4) if done else None,
             skipped=trainer.skipped,
-            memory_gib=round(memory(trainer.device) / 2**30, 2),
+            memory_gib=round(memory_in_use(trainer.device) / 2**30, 2),
         )
         write(folder / "summary.json", lambda opened: opened.write(json.dumps(summary, indent=1).encode()))
 
@@ -124,7 +124,7 @@ def run(
     stepping = 0.0
     shown: dict[str, str] = {}
     with (
-        stopping() as asked,
+        stop_requests() as asked,
         tqdm(
             total=100,
             unit="%",
@@ -178,7 +178,7 @@ def run(
                 break
 
 
-def memory(device: torch.device) -> int:
+def memory_in_use(device: torch.device) -> int:
     """Return the memory in use in bytes: the GPU's peak so far, or this process's at present."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

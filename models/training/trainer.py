@@ -15,11 +15,11 @@ from models.training.crop_cache import CropCache
 from models.training.data import CropSampler, flat_colors
 from models.training.degrade import add_noise, degrade
 from models.training.folding import fold, unfold
-from models.training.optimize import optimizers, rate
+from models.training.optimize import create_optimizers, learning_rate_at
 from models.training.pixel_network import PixelNetwork
 from models.training.recipe import Recipe
 from models.training.state import load_slim, load_state, save_slim, save_state
-from models.training.strengths import Strengths, draw
+from models.training.strengths import Strengths, draw_strengths
 from models.training.widen import widen
 from vsfdatrd.checkpoint import load_model
 from vsfdatrd.nn.fdat_rd import Block, FdatRd
@@ -75,10 +75,12 @@ def new_network(recipe: Recipe) -> FdatRd | PixelNetwork:
     Random weights are drawn from torch's global generator.
     """
     if recipe.form == "whole":
-        whole = network.new(recipe)
+        whole = network.new_network(recipe)
         return whole if recipe.attention else network.leave_attention_out(whole)
     # Channels last, in which pixels' channels are neighbors: no convolution or linear layer has to move data.
-    return PixelNetwork(network.configuration(recipe.variant), recipe.blocks).to(memory_format=torch.channels_last)
+    return PixelNetwork(network.variant_configuration(recipe.variant), recipe.blocks).to(
+        memory_format=torch.channels_last
+    )
 
 
 def to_fdat_rd(recipe: Recipe, trained: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -89,11 +91,11 @@ def to_fdat_rd(recipe: Recipe, trained: Mapping[str, Tensor]) -> Mapping[str, Te
     """
     if recipe.form == "whole":
         return trained
-    unfolded = PixelNetwork(network.configuration(recipe.variant), recipe.blocks)
+    unfolded = PixelNetwork(network.variant_configuration(recipe.variant), recipe.blocks)
     unfolded.load_state_dict(trained)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(recipe.seed)
-        whole = network.new(recipe)
+        whole = network.new_network(recipe)
         for parameter in whole.parameters():
             if parameter.ndim > 1:
                 parameter.copy_(parameter.sign() * parameter.abs().mean())
@@ -111,7 +113,7 @@ def starting_network(weights: Path, recipe: Recipe) -> FdatRd | PixelNetwork:
     found = load_model(weights)
     if not isinstance(found, FdatRd):
         raise ValueError(f"{weights} is no FDAT-RD")
-    config = network.configuration(recipe.variant)
+    config = network.variant_configuration(recipe.variant)
     try:
         if recipe.form == "unfolded":
             return widen(unfold(found), config, recipe.blocks)
@@ -171,7 +173,7 @@ class Trainer:
             self.pool = CropSampler.open(tiles, recipe, self.generator)
         self.network = new_network(recipe).to(device).train()
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
-        self.optimizers = optimizers(self.network, recipe)
+        self.optimizers = create_optimizers(self.network, recipe)
         self.compiled = compiled
         self.deep: Callable[[FdatRd | PixelNetwork, Tensor], Tensor] = enlarge
         if compiled and isinstance(self.network, FdatRd):
@@ -213,7 +215,7 @@ class Trainer:
         recipe = self.recipe
         single = recipe.batch - recipe.pairs
         truth = self.pool.sample(single, 2 * recipe.size)
-        strengths = draw(single, self.generator, clean=recipe.clean, laserdisc=recipe.laserdisc)
+        strengths = draw_strengths(single, self.generator, clean=recipe.clean, laserdisc=recipe.laserdisc)
         if recipe.pairs:
             order = torch.arange(recipe.batch, device=self.device) % single
             truth, strengths = truth.to(self.device)[order], strengths.repeated(order)
@@ -230,7 +232,7 @@ class Trainer:
         """Compute the loss of a batch, plus the loss of additional crops of flat color."""
         recipe, net = self.recipe, self.network
         if isinstance(net, FdatRd) and self._is_warming_up():
-            return loss.total(network.shallow(net, degraded).float(), truth, recipe)
+            return loss.total(network.run_without_blocks(net, degraded).float(), truth, recipe)
         colors = flat_colors(recipe.flat_colors, self.generator)
         # All of one size, so that there is one network to compile.
         shown = torch.cat([degraded, colors.expand(-1, -1, *degraded.shape[2:])])
@@ -257,7 +259,7 @@ class Trainer:
         Does not synchronize with the device: the fused optimizer skips the step by itself.
         """
         since = self.step - max(0, self.joined, self.resumed)
-        learning_rate = rate(self.recipe, self.progress, since)
+        learning_rate = learning_rate_at(self.recipe, self.progress, since)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
         unusable = ~(value.detach() + norm).isfinite()
         fused = all(optimizer.defaults.get("fused") for optimizer in self.optimizers)

@@ -18,10 +18,10 @@ from torch import Tensor
 from models.training.data import CropSampler
 from models.training.degrade import degrade
 from models.training.loss import ycc
-from models.training.network import bicubic
+from models.training.network import upscale_bicubic
 from models.training.recipe import Recipe
 from models.training.state import write
-from models.training.strengths import draw
+from models.training.strengths import draw_strengths
 
 type Enlarge = Callable[[Tensor], Tensor]
 
@@ -41,19 +41,19 @@ class Scores(NamedTuple):
     """Root mean square error of Cb and Cr, in levels of 255."""
 
 
-def _inside(x: Tensor) -> Tensor:
+def _remove_border(x: Tensor) -> Tensor:
     return x[..., _BORDER:-_BORDER, _BORDER:-_BORDER]
 
 
-def psnr(output: Tensor, truth: Tensor) -> Tensor:
+def luma_psnr(output: Tensor, truth: Tensor) -> Tensor:
     """Return the PSNR of luma in dB without a border of 8 pixels, at most 50: (B, 3, H, W) twice -> (B,)."""
-    error = _inside(((output.clamp(0, 1) - truth) * truth.new_tensor(_LUMA).view(3, 1, 1)).sum(1))
+    error = _remove_border(((output.clamp(0, 1) - truth) * truth.new_tensor(_LUMA).view(3, 1, 1)).sum(1))
     return -10 * torch.log10((error * error).mean((1, 2)).clamp_min(1e-5))
 
 
 def chroma_error(output: Tensor, truth: Tensor) -> Tensor:
     """Return the RMS error of Cb and Cr in levels of 255, without the border: (B, 3, H, W) twice -> (B,)."""
-    return 255 * _inside(ycc(output.clamp(0, 1) - truth)[:, 1:]).square().mean((1, 2, 3)).sqrt()
+    return 255 * _remove_border(ycc(output.clamp(0, 1) - truth)[:, 1:]).square().mean((1, 2, 3)).sqrt()
 
 
 class Validation:
@@ -67,7 +67,7 @@ class Validation:
             inputs: (N, 3, H, W) by kind.
         """
         self.truth, self.inputs = truth, inputs
-        self.baseline = self.measure(bicubic)
+        self.baseline = self.measure(upscale_bicubic)
         """Scores of cubic interpolation."""
 
     @classmethod
@@ -79,7 +79,9 @@ class Validation:
             pool = CropSampler.open(tiles, replace(recipe, sprites=0), random, held_back=True)
             truth = torch.round(255 * pool.sample(recipe.validate_crops, 2 * recipe.size)) / 255
         inputs = {
-            kind: degrade(truth, draw(len(truth), random, clean=clean, laserdisc=laserdisc), random).to(device)
+            kind: degrade(truth, draw_strengths(len(truth), random, clean=clean, laserdisc=laserdisc), random).to(
+                device
+            )
             for kind, (clean, laserdisc) in KINDS.items()
         }
         return cls(truth.to(device), inputs)
@@ -107,7 +109,7 @@ class Validation:
         scores = Scores({}, {})
         for kind, inputs in self.inputs.items():
             pairs = [(enlarge(x).float(), y) for x, y in self._parts(inputs)]
-            for results, measure in ((scores.psnr, psnr), (scores.chroma, chroma_error)):
+            for results, measure in ((scores.psnr, luma_psnr), (scores.chroma, chroma_error)):
                 results[kind] = round(float(torch.cat([measure(x, y) for x, y in pairs]).mean()), 3)
         return scores
 
@@ -121,7 +123,7 @@ class Validation:
         for inputs in self.inputs.values():
             x, y = inputs[:crops], self.truth[:crops]
             nearest = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
-            columns = torch.cat([nearest, bicubic(x), enlarge(x).float().clamp(0, 1), y], 3)
+            columns = torch.cat([nearest, upscale_bicubic(x), enlarge(x).float().clamp(0, 1), y], 3)
             rows.append(torch.cat(list(columns), 1))
         pixels = (torch.cat(rows, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
         write(file, lambda opened: Image.fromarray(np.ascontiguousarray(pixels)).save(opened, "PNG"))

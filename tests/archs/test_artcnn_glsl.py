@@ -1,4 +1,4 @@
-"""ArtCNN shaders: every layout gives the weights exactly; what is no ArtCNN is a sentence."""
+"""ArtCNN shaders: every layout gives the exact weights; other shaders are refused with a reason."""
 
 import re
 import time

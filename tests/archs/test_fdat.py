@@ -1,4 +1,4 @@
-"""An FDAT is recognized by its tensors alone, and nothing else is taken for one."""
+"""FDATs are recognized by their tensors, and other networks are not mistaken for one."""
 
 import json
 import subprocess
@@ -14,11 +14,11 @@ from safetensors.numpy import load_file, save_file
 
 pytest.importorskip("spandrel")
 
-from tests.fdats import BODIES, TAILS, fdat, named
+from tests.fdats import BODIES, TAILS, case_id, fdat
 from vsfdatrd.archs.fdat import FdatConfig
-from vsfdatrd.archs.fdat_rd import META
-from vsfdatrd.archs.fdat_shapes import fdat_from_shapes, tensor_shapes
-from vsfdatrd.archs.registry import restore
+from vsfdatrd.archs.fdat_rd import META_UPSAMPLE
+from vsfdatrd.archs.fdat_shapes import fdat_config_from_shapes, tensor_shapes
+from vsfdatrd.archs.registry import restore_descriptor
 from vsfdatrd.checkpoint import open_checkpoint
 
 type Tensors = dict[str, NDArray[Any]]
@@ -27,7 +27,9 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(
 
 
 def config_of(tensors: Tensors) -> FdatConfig | None:
-    return fdat_from_shapes({name: values.shape for name, values in tensors.items()}, tensors[META].tolist())
+    return fdat_config_from_shapes(
+        {name: values.shape for name, values in tensors.items()}, tensors[META_UPSAMPLE].tolist()
+    )
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def tensors(tmp_path: Path) -> Tensors:
     return load_file(fdat(tmp_path / "fdat.safetensors").path)
 
 
-@pytest.mark.parametrize("changes", [*TAILS, *BODIES], ids=named)
+@pytest.mark.parametrize("changes", [*TAILS, *BODIES], ids=case_id)
 def test_every_fdat_is_found(tmp_path: Path, changes: dict[str, Any]) -> None:
     checkpoint = fdat(tmp_path / "fdat.safetensors", **changes)
     found, config = checkpoint.description, checkpoint.description.config
@@ -52,7 +54,7 @@ def test_every_fdat_is_found(tmp_path: Path, changes: dict[str, Any]) -> None:
     largest = max(config.largest_in_body, config.largest_in_tail) / config.unshuffle**2
     assert largest <= network.largest() <= 1.6 * largest + 1
     assert config.window == changes.get("window_size", 8)
-    assert restore(json.loads(json.dumps(found.to_dict()))) == found
+    assert restore_descriptor(json.loads(json.dumps(found.to_dict()))) == found
 
 
 CHANGES: dict[str, Callable[[Tensors], Tensors]] = {
@@ -60,9 +62,9 @@ CHANGES: dict[str, Callable[[Tensors], Tensors]] = {
     "a tensor less": lambda t: {name: values for name, values in t.items() if name != "conv_after.weight"},
     "a window that is no square": lambda t: t | {"groups.0.blocks.0.attn.bias": np.zeros((2, 60, 60), np.float32)},
     "heads that do not divide": lambda t: t | {"groups.0.blocks.0.attn.bias": np.zeros((3, 64, 64), np.float32)},
-    "a tail that is not known": lambda t: t | {META: np.array([3, 9, 2, 32, 3, 64, 4], np.uint8)},
-    "a tail of five times": lambda t: t | {META: np.array([3, 5, 5, 32, 3, 64, 4], np.uint8)},
-    "a short note": lambda t: t | {META: np.array([3, 5, 2], np.uint8)},
+    "a tail that is not known": lambda t: t | {META_UPSAMPLE: np.array([3, 9, 2, 32, 3, 64, 4], np.uint8)},
+    "a tail of five times": lambda t: t | {META_UPSAMPLE: np.array([3, 5, 5, 32, 3, 64, 4], np.uint8)},
+    "a short note": lambda t: t | {META_UPSAMPLE: np.array([3, 5, 2], np.uint8)},
     "blocks in one group only": lambda t: t | {"groups.1.blocks.0.n1.weight": np.zeros(32, np.float32)},
 }
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from vsfdatrd.archs.fdat_rd import META, VARIANTS, FdatRdConfig, from_shapes, is_fdat_rd, variant
+from vsfdatrd.archs.fdat_rd import META_UPSAMPLE, VARIANTS, FdatRdConfig, config_from_shapes, is_fdat_rd, variant_config
 from vsfdatrd.archs.fdat_shapes import tensor_shapes
 from vsfdatrd.archs.upsamplers import UPSAMPLERS
 from vsfdatrd.errors import CheckpointError
@@ -32,7 +32,7 @@ def test_every_fixture_is_recognized_with_its_configuration(shared: Path) -> Non
     for name, facts in index.items():
         with safe_open(shared / f"fixtures/{name}.safetensors", "numpy") as file:
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-            result = from_shapes(shapes, file.get_tensor(META).tolist())
+            result = config_from_shapes(shapes, file.get_tensor(META_UPSAMPLE).tolist())
         asked = facts["config"]
         assert is_fdat_rd(shapes), name
         assert result.embed_dim == asked["embed_dim"], name
@@ -51,9 +51,9 @@ def test_every_fixture_is_recognized_with_its_configuration(shared: Path) -> Non
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
 @pytest.mark.parametrize("unshuffle", [True, False])
 def test_variants_are_found_again_from_their_shapes(name: str, scale: int, unshuffle: bool) -> None:
-    config = variant(name, scale=scale, unshuffle_mod=unshuffle)
+    config = variant_config(name, scale=scale, unshuffle_mod=unshuffle)
     assert config.scale == scale
-    assert from_shapes(_shapes(config), _meta(config)) == config
+    assert config_from_shapes(_shapes(config), _meta(config)) == config
 
 
 @pytest.mark.parametrize(
@@ -63,15 +63,15 @@ def test_variants_are_found_again_from_their_shapes(name: str, scale: int, unshu
 def test_any_pattern_of_blocks_is_found(make_config: Make, pattern: tuple[str, ...]) -> None:
     tokens, gate = (32 if "dictionary" in pattern else 0), (0 if set(pattern) == {"dictionary"} else 4)
     config = make_config(groups=(pattern, pattern[::-1], pattern[:1]), dict_tokens=tokens, gate_dim=gate)
-    assert from_shapes(_shapes(config), _meta(config)) == config
+    assert config_from_shapes(_shapes(config), _meta(config)) == config
 
 
 @pytest.mark.parametrize(
     ("name", "parameters", "work"), [("small", 4.88, 0.61), ("medium", 7.73, 1.07), ("large", 22.39, 3.45)]
 )
 def test_parameters_and_work_of_the_published_sizes(name: str, parameters: float, work: float) -> None:
-    config = variant(name)
-    count = sum(np.prod(shape) for key, shape in tensor_shapes(config).items() if key != META)
+    config = variant_config(name)
+    count = sum(np.prod(shape) for key, shape in tensor_shapes(config).items() if key != META_UPSAMPLE)
     assert count / 1e6 == pytest.approx(parameters, abs=0.006)
     assert config.flops(540, 720) / 1e12 == pytest.approx(work, rel=0.03)
 
@@ -97,7 +97,7 @@ def test_work_is_what_pytorch_counts(make_config: Make, upsampler: str, tail_sca
 
 
 def test_work_counts_the_padding() -> None:
-    config = variant("medium")
+    config = variant_config("medium")
     assert config.flops(481, 720) == config.flops(540, 720) > config.flops(480, 720)
 
 
@@ -105,14 +105,14 @@ def test_names_that_are_no_variant() -> None:
     with pytest.raises(
         ValueError, match="'huge' is not an FDAT-RD variant; choose one of small, medium, large, aligned"
     ):
-        variant("huge")
+        variant_config("huge")
     with pytest.raises(ValueError, match="scale 5 is not possible"):
-        variant("small", scale=5)
-    assert variant("aligned") == variant("medium")
+        variant_config("small", scale=5)
+    assert variant_config("aligned") == variant_config("medium")
 
 
 def test_fdat_and_others_are_not_taken_for_fdat_rd() -> None:
-    fdat = {META, "conv_first.weight", "groups.0.blocks.0.attn.bias", "groups.0.blocks.1.attn.temperature"}
+    fdat = {META_UPSAMPLE, "conv_first.weight", "groups.0.blocks.0.attn.bias", "groups.0.blocks.1.attn.temperature"}
     assert not is_fdat_rd(fdat)
     assert not is_fdat_rd({"encoder.layer.0.attention.self.query.weight"})
     assert not is_fdat_rd({"groups.0.blocks.0.attn.rel_pos_bias"})
@@ -135,7 +135,7 @@ def test_shapes_that_fit_no_network(make_config: Make, change: dict[str, Any], s
     config = make_config(groups=(("spatial", "channel"),), dict_tokens=0)
     shapes = {name: shape for name, shape in (_shapes(config) | change).items() if shape is not None}
     with pytest.raises(CheckpointError, match=said):
-        from_shapes(shapes, _meta(config))
+        config_from_shapes(shapes, _meta(config))
 
 
 META_OF_NO_NETWORK: tuple[list[int], ...] = (
@@ -150,4 +150,4 @@ META_OF_NO_NETWORK: tuple[list[int], ...] = (
 @pytest.mark.parametrize("meta", META_OF_NO_NETWORK)
 def test_meta_numbers_no_network_writes(make_config: Make, meta: list[int]) -> None:
     with pytest.raises(CheckpointError, match=r"MetaUpsample is .*, which no known FDAT-RD writes"):
-        from_shapes(_shapes(make_config()), meta)
+        config_from_shapes(_shapes(make_config()), meta)

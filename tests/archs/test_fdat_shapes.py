@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from vsfdatrd.archs.fdat_shapes import tensor_shapes
-from vsfdatrd.archs.registry.base import BUFFERS
+from vsfdatrd.archs.registry.base import BUFFER_SUFFIXES
 from vsfdatrd.archs.upsamplers import UPSAMPLERS
 from vsfdatrd.nn.fdat_rd import FdatRd
 
@@ -22,7 +22,7 @@ def test_tensors_of_every_tail(make_config: Make, upsampler: str, tail_scale: in
     config = make_config(upsampler=upsampler, tail_scale=tail_scale, mid_dim=mid_dim)
     network = FdatRd(config)
     assert tensor_shapes(config) == {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    weights = {name for name in tensor_shapes(config) if not name.endswith(BUFFERS)}
+    weights = {name for name in tensor_shapes(config) if not name.endswith(BUFFER_SUFFIXES)}
     assert weights == {name for name, _ in network.named_parameters()}
 
 

@@ -1,4 +1,4 @@
-"""ONNX files written in unusual ways: functions, branches, loops, open axes, cut borders, links. All of them double."""
+"""ONNX files with unusual structures: functions, branches, loops, dynamic axes, cropped borders, links. All double."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from vsfdatrd.archs.onnx import OnnxConfig
-from vsfdatrd.archs.onnx_checks import read
+from vsfdatrd.archs.onnx_checks import read_model
 from vsfdatrd.backends.openvino.probe import describe
 from vsfdatrd.errors import CheckpointError
 from vsfdatrd.graph.adapt_io import wrap_io
@@ -61,10 +61,10 @@ def save(
 
 
 def found(path: Path) -> OnnxConfig:
-    """What is found out, after a picture of random numbers came out right."""
+    """Open the file, run a random picture, check the result, and return the detected configuration."""
     config = OnnxConfig(**describe(path, None, None)["config"])
     height, width = config.fixed_size or (60, 80)
-    model = wrap_io(read(path)[0], config, height, width)
+    model = wrap_io(read_model(path)[0], config, height, width)
     picture = np.random.default_rng(0).random((config.in_channels, height, width), np.float32)
     compiled = openvino.Core().compile_model(
         openvino.Core().read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
@@ -294,13 +294,13 @@ def test_links_to_a_model_and_its_weights(tmp_path: Path) -> None:
         tmp_path / "link to link.onnx",
         tmp_path / "folder/x.onnx",
     ):
-        assert read(path)[1] == read(plain)[1]
+        assert read_model(path)[1] == read_model(plain)[1]
     (tmp_path / "broken.onnx").symlink_to("nowhere")
     with pytest.raises(CheckpointError, match="does not exist"):
-        read(tmp_path / "broken.onnx")
+        read_model(tmp_path / "broken.onnx")
     (snapshot / "x.onnx_data").unlink()
     with pytest.raises(CheckpointError, match=r"stores its weights in 'x.onnx_data', which is not in its folder"):
-        read(snapshot / "x.onnx")
+        read_model(snapshot / "x.onnx")
 
 
 def test_functions_that_would_fill_the_memory(tmp_path: Path) -> None:
@@ -311,17 +311,17 @@ def test_functions_that_would_fill_the_memory(tmp_path: Path) -> None:
     bomb = [_function("f0", [node("Relu", ["a"], ["b"])]), *(twice(f"f{i}", f"f{i - 1}") for i in range(1, 25))]
     path = save(tmp_path / "x.onnx", [node("f24", ["x", "s"], ["y"], domain="pkg")], functions=bomb)
     with pytest.raises(CheckpointError, match="operators, more than the limit of 50,000"):
-        read(path)
+        read_model(path)
     endless = [_function("f", [node("f", ["a", "s"], ["b"], domain="pkg")])]
     path = save(tmp_path / "x.onnx", [node("f", ["x", "s"], ["y"], domain="pkg")], functions=endless)
     with pytest.raises(CheckpointError, match="'f' that calls itself"):
-        read(path)
+        read_model(path)
 
 
 def test_too_many_operators(tmp_path: Path) -> None:
     chain = [node("Relu", ["x" if i == 0 else f"r{i}"], [f"r{i + 1}"]) for i in range(60_000)]
     with pytest.raises(CheckpointError, match="has 50,001 operators, more than the limit of 50,000"):
-        read(save(tmp_path / "x.onnx", chain, output=value("r60000", TensorProto.FLOAT, None)))
+        read_model(save(tmp_path / "x.onnx", chain, output=value("r60000", TensorProto.FLOAT, None)))
 
 
 def test_a_loop_without_end(tmp_path: Path) -> None:
@@ -331,4 +331,4 @@ def test_a_loop_without_end(tmp_path: Path) -> None:
     model.graph.node[0].input[0] = "turns"
     path.write_bytes(model.SerializeToString())
     with pytest.raises(CheckpointError, match="has a loop of 4,611,686,018,427,387,904 iterations"):
-        read(path)
+        read_model(path)

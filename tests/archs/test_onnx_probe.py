@@ -1,4 +1,4 @@
-"""ONNX files of other people: found out, run with the right ends, and refused in a sentence."""
+"""Third-party ONNX files: inspection, results in OpenVINO, and error messages."""
 
 import sys
 from pathlib import Path
@@ -11,33 +11,20 @@ from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
 from tests.artcnns import C_CHROMA, C_LUMA, random_tensors
-from tests.onnx_files import doubler, expected, kernel, write
+from tests.engines import run_in_openvino
+from tests.onnx_files import double_in_numpy, mostly_identity_kernel, write_doubler, write_onnx
 from vsfdatrd.archs import onnx_probe
 from vsfdatrd.archs.artcnn import ArtCnnConfig
-from vsfdatrd.backends.base import EngineSpec, FramePlanes
-from vsfdatrd.backends.openvino import backend as openvino
+from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.backends.tensorrt import backend as tensorrt
 from vsfdatrd.backends.tensorrt.library import RTX
-from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.errors import ArgumentError, CheckpointError, EngineError, TrialError
 from vsfdatrd.graph.artcnn import write as write_artcnn
 from vsfdatrd.graph.target import OPENVINO
 
 value = helper.make_tensor_value_info
 node = helper.make_node
-
-
-def through(checkpoint: Checkpoint, picture: FramePlanes, folder: Path) -> FramePlanes:
-    _, height, width = picture.shape
-    job = EngineSpec(checkpoint, height, width, "fp32", streams=1)
-    folder.mkdir()
-    openvino.build(job, folder)
-    engine = openvino.load(job, folder)
-    np.copyto(engine.input(0), picture)
-    engine.submit(0)
-    result = engine.collect(0).copy()
-    engine.close()
-    return result
 
 
 @pytest.mark.parametrize(
@@ -54,38 +41,38 @@ def through(checkpoint: Checkpoint, picture: FramePlanes, folder: Path) -> Frame
     ids=str,
 )
 def test_what_a_file_is_and_what_it_computes(tmp_path: Path, made: dict[str, Any], said: dict[str, Any]) -> None:
-    checkpoint = open_checkpoint(doubler(tmp_path / "x.onnx", **made))
+    checkpoint = open_checkpoint(write_doubler(tmp_path / "x.onnx", **made))
     about = checkpoint.description
     found = about.to_dict() | about.to_dict()["config"] | {"fixed": about.fixed_size, "planes": about.planes}
     assert {name: found[name] for name in said} == said
     assert about.name == "ONNX"
     assert about.config.activations() == ({"largest": about.config.in_channels * about.scale**2},)
     picture = np.random.default_rng(0).random((about.frame_channels[0], 48, 64), np.float32)
-    result = through(checkpoint, picture, tmp_path / "engine")
-    reference = expected(picture, about.scale, kind=made.get("kind", "fp32"))
+    result = run_in_openvino(checkpoint, picture, tmp_path / "engine")
+    reference = double_in_numpy(picture, about.scale, kind=made.get("kind", "fp32"))
     np.testing.assert_allclose(result, reference, atol=2e-5)
 
 
 def test_white_is_255_where_the_script_says_so(tmp_path: Path) -> None:
-    path = doubler(tmp_path / "x.onnx", white=255)
+    path = write_doubler(tmp_path / "x.onnx", white=255)
     checkpoint = open_checkpoint(path, input_range="255")
     picture = np.random.default_rng(0).random((3, 40, 40), np.float32)
-    result = through(checkpoint, picture, tmp_path / "engine")
-    np.testing.assert_allclose(result, expected(picture, white=255), atol=2e-5)
+    result = run_in_openvino(checkpoint, picture, tmp_path / "engine")
+    np.testing.assert_allclose(result, double_in_numpy(picture, white=255), atol=2e-5)
     fractions = open_checkpoint(path, input_range="1")
-    assert np.abs(through(fractions, picture, tmp_path / "other") - result).max() > 1
+    assert np.abs(run_in_openvino(fractions, picture, tmp_path / "other") - result).max() > 1
 
 
 def test_networks_of_two_channels_get_the_chroma(tmp_path: Path) -> None:
-    checkpoint = open_checkpoint(doubler(tmp_path / "x.onnx", channels=2, scale=1))
+    checkpoint = open_checkpoint(write_doubler(tmp_path / "x.onnx", channels=2, scale=1))
     assert checkpoint.description.planes == "chroma"
     picture = np.random.default_rng(0).random((3, 40, 40), np.float32)
-    result = through(checkpoint, picture, tmp_path / "engine")
-    np.testing.assert_allclose(result, expected(picture[1:], 1), atol=2e-5)
+    result = run_in_openvino(checkpoint, picture, tmp_path / "engine")
+    np.testing.assert_allclose(result, double_in_numpy(picture[1:], 1), atol=2e-5)
 
 
 def test_a_multiple_is_taken_from_the_script(tmp_path: Path) -> None:
-    path = doubler(tmp_path / "x.onnx", multiple=8)
+    path = write_doubler(tmp_path / "x.onnx", multiple=8)
     assert open_checkpoint(path, multiple=16).description.size.multiple_of == 16
     with pytest.raises(CheckpointError, match="does not run as an image network"):
         open_checkpoint(path, multiple=3)
@@ -110,8 +97,8 @@ class Memory:
 
 
 def external(folder: Path, location: str = "weights.bin") -> Path:
-    """A doubler whose weights lie beside it."""
-    path = doubler(folder / "x.onnx")
+    """A doubler with its weights in a separate file of the same folder."""
+    path = write_doubler(folder / "x.onnx")
     model = onnx.load(path)
     with (folder / "weights.bin").open("wb") as file:
         for tensor in model.graph.initializer:
@@ -129,7 +116,9 @@ def test_weights_beside_the_file_are_part_of_it(tmp_path: Path, monkeypatch: pyt
     path, memory = external(tmp_path), Memory()
     checkpoint = open_checkpoint(path, cache=memory)
     picture = np.random.default_rng(0).random((3, 40, 40), np.float32)
-    np.testing.assert_allclose(through(checkpoint, picture, tmp_path / "engine"), expected(picture), atol=2e-5)
+    np.testing.assert_allclose(
+        run_in_openvino(checkpoint, picture, tmp_path / "engine"), double_in_numpy(picture), atol=2e-5
+    )
     with monkeypatch.context() as patch:
         patch.setattr(onnx_probe, "probe", lambda *_: pytest.fail("it was found out before"))
         assert open_checkpoint(path, cache=memory) == checkpoint
@@ -159,7 +148,7 @@ PICTURE = value("y", TensorProto.FLOAT, [1, 3, "h", "w"])
 
 
 def _cycle(path: Path) -> Path:
-    return write(
+    return write_onnx(
         path,
         [node("Add", ["x", "b"], ["a"]), node("Relu", ["a"], ["b"]), node("Relu", ["b"], ["y"])],
         [FRAME],
@@ -174,52 +163,52 @@ def _huge(path: Path) -> Path:
         node("ReduceSum", ["big"], ["sum"], keepdims=0),
         node("Add", ["x", "sum"], ["y"]),
     ]
-    return write(path, nodes, [FRAME], PICTURE, {"shape": np.array([2**31, 2**20], np.int64)})
+    return write_onnx(path, nodes, [FRAME], PICTURE, {"shape": np.array([2**31, 2**20], np.int64)})
 
 
 def _unknown(path: Path) -> Path:
-    return write(path, [node("Frobnicate", ["x"], ["y"])], [FRAME], PICTURE, {})
+    return write_onnx(path, [node("Frobnicate", ["x"], ["y"])], [FRAME], PICTURE, {})
 
 
 def _foreign(path: Path) -> Path:
-    return write(path, [node("Relu", ["x"], ["y"], domain="evil.example")], [FRAME], PICTURE, {})
+    return write_onnx(path, [node("Relu", ["x"], ["y"], domain="evil.example")], [FRAME], PICTURE, {})
 
 
 def _audio(path: Path) -> Path:
     sound = value("wave", TensorProto.FLOAT, [1, "n"])
-    return write(path, [node("Relu", ["wave"], ["y"])], [sound], value("y", TensorProto.FLOAT, [1, "n"]), {})
+    return write_onnx(path, [node("Relu", ["wave"], ["y"])], [sound], value("y", TensorProto.FLOAT, [1, "n"]), {})
 
 
 def _text(path: Path) -> Path:
     tokens = value("ids", TensorProto.INT64, [1, "n"])
-    return write(path, [node("Identity", ["ids"], ["y"])], [tokens], value("y", TensorProto.INT64, [1, "n"]), {})
+    return write_onnx(path, [node("Identity", ["ids"], ["y"])], [tokens], value("y", TensorProto.INT64, [1, "n"]), {})
 
 
 def _three(path: Path) -> Path:
     inputs = [value(name, TensorProto.FLOAT, [1, 3, "h", "w"]) for name in "abc"]
-    return write(path, [node("Sum", ["a", "b", "c"], ["y"])], inputs, PICTURE, {})
+    return write_onnx(path, [node("Sum", ["a", "b", "c"], ["y"])], inputs, PICTURE, {})
 
 
 def _shrinking(path: Path) -> Path:
     pool = node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2], strides=[2, 2])
-    return write(path, [pool], [FRAME], PICTURE, {})
+    return write_onnx(path, [pool], [FRAME], PICTURE, {})
 
 
 def _to_one(path: Path) -> Path:
-    return write(path, [node("ReduceMean", ["x"], ["y"], keepdims=1)], [FRAME], PICTURE, {})
+    return write_onnx(path, [node("ReduceMean", ["x"], ["y"], keepdims=1)], [FRAME], PICTURE, {})
 
 
 def _many(path: Path) -> Path:
-    return doubler(path, channels=3, given=1, scale=1)
+    return write_doubler(path, channels=3, given=1, scale=1)
 
 
 def _four(path: Path) -> Path:
     frame = value("x", TensorProto.FLOAT, [1, 4, "h", "w"])
-    return write(path, [node("Relu", ["x"], ["y"])], [frame], PICTURE, {})
+    return write_onnx(path, [node("Relu", ["x"], ["y"])], [frame], PICTURE, {})
 
 
 def _truncated(path: Path) -> Path:
-    doubler(path)
+    write_doubler(path)
     path.write_bytes(path.read_bytes()[:-60])
     return path
 
@@ -230,7 +219,7 @@ def _no_onnx(path: Path) -> Path:
 
 
 def _negative(path: Path) -> Path:
-    doubler(path)
+    write_doubler(path)
     model = onnx.load(path)
     model.graph.initializer[0].dims[0] = -(2**40)
     path.write_bytes(model.SerializeToString())
@@ -238,10 +227,10 @@ def _negative(path: Path) -> Path:
 
 
 def _nan(path: Path) -> Path:
-    weight = kernel(3, 3)
+    weight = mostly_identity_kernel(3, 3)
     weight[0, 0, 0, 0] = np.nan
     conv = node("Conv", ["x", "w"], ["y"], kernel_shape=[3, 3], pads=[1] * 4)
-    return write(path, [conv], [FRAME], PICTURE, {"w": weight})
+    return write_onnx(path, [conv], [FRAME], PICTURE, {"w": weight})
 
 
 @pytest.mark.parametrize(
@@ -277,20 +266,20 @@ def test_bad_files_are_refused_in_a_sentence(tmp_path: Path, make: Any, said: st
 def test_a_file_that_takes_for_ever_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_probe, "TIMEOUT", 0.1)
     with pytest.raises(CheckpointError, match="did not finish a small picture"):
-        open_checkpoint(doubler(tmp_path / "x.onnx"))
+        open_checkpoint(write_doubler(tmp_path / "x.onnx"))
 
 
 @pytest.mark.skipif(not RTX.installed, reason="tensorrt_rtx is not installed")
 @pytest.mark.parametrize("precision", ["fp16", "mixed", "bf16", "fp32"])
 def test_tensorrt_builds_onnx_files(tmp_path: Path, precision: Any) -> None:
-    checkpoint = open_checkpoint(doubler(tmp_path / "x.onnx", nhwc=True, kind="fp16"))
+    checkpoint = open_checkpoint(write_doubler(tmp_path / "x.onnx", nhwc=True, kind="fp16"))
     facts = tensorrt.build_for(EngineSpec(checkpoint, 48, 64, precision), tmp_path, RTX, ["sm89"])
     assert facts["activation_bytes"] > 0
     assert np.load(tmp_path / "reference.npy").shape == (3, 96, 128)
 
 
 def test_a_file_that_was_given_up_is_not_tried_again_for_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, memory = doubler(tmp_path / "x.onnx"), Memory()
+    path, memory = write_doubler(tmp_path / "x.onnx"), Memory()
     monkeypatch.setattr(onnx_probe, "TIMEOUT", 0.01)
     with pytest.raises(CheckpointError, match="did not finish a small picture within 0 seconds, and is not"):
         open_checkpoint(path, cache=memory)
@@ -309,7 +298,7 @@ def test_a_process_that_cannot_run_says_why(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "openvino.py").write_text("raise ImportError('libtbb.so is missing')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(EngineError, match=r"cannot be imported \(ImportError: libtbb.so is missing\)"):
-        open_checkpoint(doubler(tmp_path / "x.onnx"))
+        open_checkpoint(write_doubler(tmp_path / "x.onnx"))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals")
@@ -317,7 +306,7 @@ def test_a_crash_is_told_and_not_repeated(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "openvino.py").write_text("import os; os.kill(os.getpid(), 11)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(TrialError, match=r"makes OpenVINO crash \(signal 11\).*is not tried again for a day"):
-        open_checkpoint(doubler(tmp_path / "x.onnx"))
+        open_checkpoint(write_doubler(tmp_path / "x.onnx"))
 
 
 @pytest.mark.parametrize("config", [C_LUMA, C_CHROMA], ids=["luma", "chroma"])
@@ -330,5 +319,5 @@ def test_artcnn_as_onnx_is_the_same_picture_as_its_weights(tmp_path: Path, confi
         checkpoint = open_checkpoint(tmp_path / name)
         assert checkpoint.description.planes == ("chroma" if config is C_CHROMA else "luma")
         frame = np.random.default_rng(0).random((checkpoint.description.frame_channels[0], 40, 48), np.float32)
-        pictures.append(through(checkpoint, frame, tmp_path / f"engine {name}"))
+        pictures.append(run_in_openvino(checkpoint, frame, tmp_path / f"engine {name}"))
     np.testing.assert_allclose(pictures[0], pictures[1], atol=1e-5)

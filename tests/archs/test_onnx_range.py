@@ -1,4 +1,4 @@
-"""White is read off the first operators of a graph, and only where they leave no doubt."""
+"""The value of white is derived from the first operators of a graph, and only if they are unambiguous."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import NodeProto, TensorProto, helper
 
-from tests.onnx_files import write
+from tests.onnx_files import write_onnx
 from vsfdatrd.archs.onnx_range import white_value
 
 node = helper.make_node
@@ -31,7 +31,7 @@ def planes(*values: float) -> Any:
 def graph(path: Path, nodes: Sequence[NodeProto], constants: dict[str, Any], kind: int = TensorProto.FLOAT) -> Any:
     value = helper.make_tensor_value_info
     taken, given = value("x", kind, [1, 3, "h", "w"]), value("y", TensorProto.FLOAT, [1, 3, "h", "w"])
-    return onnx.load(write(path, nodes, [taken], given, constants)).graph
+    return onnx.load(write_onnx(path, nodes, [taken], given, constants)).graph
 
 
 BYTES = {

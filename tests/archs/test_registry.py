@@ -58,7 +58,7 @@ class One(Architecture[OneConfig]):
 
 @pytest.fixture
 def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file of an architecture that was registered, and of which nothing else knows."""
+    """A weights file of a newly registered architecture, which no other code knows."""
     architectures = (*registry.ARCHITECTURES[:-1], One(), registry.ARCHITECTURES[-1])
     monkeypatch.setattr(registry, "ARCHITECTURES", architectures)
     monkeypatch.setattr(checkpoints, "ARCHITECTURES", architectures)
@@ -72,9 +72,9 @@ def test_a_new_architecture_is_opened_cached_run_and_written_as_a_graph(one: Pat
     checkpoint = open_checkpoint(one)
     found = checkpoint.description
     assert (found.name, found.scale, found.planes, found.parameters, found.dtype) == ("One", 2, "rgb", 336, "fp32")
-    assert registry.restore(json.loads(json.dumps(found.to_dict()))) == found
+    assert registry.restore_descriptor(json.loads(json.dumps(found.to_dict()))) == found
     assert checkpoint.network()(torch.rand(1, 3, 8, 10)).shape == (1, 3, 16, 20)
-    psnr = traced_graphs.check(checkpoint)
+    psnr = traced_graphs.check_trace(checkpoint)
     assert psnr is not None
     assert psnr > 70
 
@@ -82,12 +82,12 @@ def test_a_new_architecture_is_opened_cached_run_and_written_as_a_graph(one: Pat
 @pytest.mark.parametrize("name", ["openvino", "torch"])
 def test_every_backend_estimates_its_memory(one: Path, name: str) -> None:
     job = EngineSpec(open_checkpoint(one), 400, 600, "fp32", streams=1)
-    assert selection.backend(name).memory_estimate(job)[0] > 4 * 12 * 400 * 600
+    assert selection.import_backend(name).memory_estimate(job)[0] > 4 * 12 * 400 * 600
 
 
 def test_backends_say_what_they_cannot_run(one: Path) -> None:
     model = open_checkpoint(one).description
-    reasons = {name: selection.backend(name).unsupported_reason(model) for name in BACKENDS}
+    reasons = {name: selection.import_backend(name).unsupported_reason(model) for name in BACKENDS}
     assert {name for name, reason in reasons.items() if reason} == {"native", "cuda"}
 
 

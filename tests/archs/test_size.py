@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vsfdatrd.archs.size import SizeRequirements, padded
+from vsfdatrd.archs.size import SizeRequirements, round_up
 
 sides = st.integers(1, 130)
 
 
 @given(sides, st.integers(1, 64))
 def test_padded_is_the_next_multiple(side: int, multiple: int) -> None:
-    result = padded(side, multiple)
+    result = round_up(side, multiple)
     assert result % multiple == 0
     assert side <= result < side + multiple
 

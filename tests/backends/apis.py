@@ -1,6 +1,4 @@
-"""What our modules ask of libraries that have no Python source, as far as ours tells; and what those libraries take, as
-far as their docstrings do.
-"""
+"""Compare our calls of binary libraries (CUDA, TensorRT) with the functions and arguments that the libraries have."""
 
 import ast
 import inspect
@@ -56,7 +54,7 @@ def uses(file: str, roots: Mapping[str, str], function: str | None = None) -> It
 
 
 def find(library: Any, name: str) -> Any:
-    """What a name with dots means in a library. Raises AttributeError if it has no such thing."""
+    """Look up a dotted name in a library. Raises AttributeError if it does not exist."""
     found = library
     for part in name.split("."):
         found = getattr(found, part)
@@ -64,7 +62,9 @@ def find(library: Any, name: str) -> Any:
 
 
 def counts(function: Any) -> list[Counts]:
-    """What a function of C takes, for each of its overloads; as the first lines of its docstring have it."""
+    """Return the numbers of arguments that a C function accepts, for each overload, from the first lines of its
+    docstring.
+    """
     found = []
     for line in (function.__doc__ or "").splitlines() if callable(function) else ():
         signature = re.fullmatch(r"(?:\d+\. )?\w+\((.*)\)(?: -> .*)?", line)
@@ -75,7 +75,7 @@ def counts(function: Any) -> list[Counts]:
 
 
 def _split(parameters: str) -> list[str]:
-    """At commas that are in no brackets."""
+    """Split at commas outside brackets."""
     depth, parts = 0, [""]
     for letter in parameters:
         depth += (letter in "([<") - (letter in ")]>")
@@ -87,12 +87,12 @@ def _split(parameters: str) -> list[str]:
 
 
 def takes(function: Any, arguments: int) -> bool:
-    """Whether a function of C can be called with so many arguments."""
+    """Return whether a C function accepts this number of arguments."""
     return any(fewest <= arguments <= most for fewest, most in counts(function))
 
 
 def script(code: str, fake: bool) -> Any:
-    """What a script prints in its last line, as JSON; run in a process of its own, with the fake GPU or without."""
+    """Run a script in another process, with or without the fake GPU, and parse the last line of its output as JSON."""
     path = {"PYTHONPATH": str(FAKE)} if fake else {}
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | path, capture_output=True, text=True, timeout=200, check=False
@@ -132,7 +132,7 @@ def _add(found: dict[str, Any], name: str, value: Any, module: str) -> None:
 
 
 def differences(fake: Mapping[str, Any], real: ModuleType) -> list[str]:
-    """Where the fake is not as the real library: what that has not, other numbers, arguments that it does not take."""
+    """List differences between the fake and the real library: missing names, other numbers, unaccepted arguments."""
     wrong = []
     for name, ours in fake.items():
         try:

@@ -1,4 +1,4 @@
-"""What the PyTorch network makes of a picture, and how near something else comes to it."""
+"""Run the PyTorch network on a picture, and compare results in dB."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.backends.base import FramePlanes
 
 
-def of_network(config: FdatRdConfig, tensors: dict[str, NDArray[Any]], picture: FramePlanes) -> FramePlanes:
-    """What the PyTorch network makes of a picture."""
+def run_network(config: FdatRdConfig, tensors: dict[str, NDArray[Any]], picture: FramePlanes) -> FramePlanes:
+    """Run the PyTorch network on a picture."""
     import torch
 
     from vsfdatrd.nn.fdat_rd import FdatRd
@@ -23,5 +23,5 @@ def of_network(config: FdatRdConfig, tensors: dict[str, NDArray[Any]], picture: 
 
 
 def decibels(result: FramePlanes, reference: FramePlanes) -> float:
-    """Signal to noise: the reference's deviation over the error's."""
+    """Return the signal-to-noise ratio in dB: standard deviation of the reference over RMS error."""
     return float(20 * np.log10(reference.std() / np.sqrt(np.mean((result.astype(np.float64) - reference) ** 2))))

@@ -1,4 +1,4 @@
-"""A backend without a library, for tests of what chooses and shares engines."""
+"""A backend without a library, for tests of the selection and sharing of engines."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,22 +16,22 @@ from vsfdatrd.options import Precision
 
 
 class FakeEngine:
-    """Repeats what it is given."""
+    """Engine that repeats every pixel of its input."""
 
     slots = 1
 
-    def __init__(self, job: EngineSpec) -> None:
-        self.job = job
+    def __init__(self, spec: EngineSpec) -> None:
+        self.spec = spec
         self.closed = 0
 
     def input(self, slot: int) -> FramePlanes:
-        return np.zeros((3, self.job.height, self.job.width), np.float32)
+        return np.zeros((3, self.spec.height, self.spec.width), np.float32)
 
     def submit(self, slot: int) -> None:
         pass
 
     def collect(self, slot: int) -> FramePlanes:
-        return np.zeros((3, 2 * self.job.height, 2 * self.job.width), np.float32)
+        return np.zeros((3, 2 * self.spec.height, 2 * self.spec.width), np.float32)
 
     def close(self) -> None:
         self.closed += 1
@@ -69,24 +69,24 @@ class FakeBackend:
     def precisions(self, checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
         return ("fp16", "bf16", "fp32")
 
-    def device_name(self, job: EngineSpec) -> str:
+    def device_name(self, spec: EngineSpec) -> str:
         return "a device"
 
-    def identity(self, job: EngineSpec) -> str:
+    def identity(self, spec: EngineSpec) -> str:
         return ""
 
-    def memory_estimate(self, job: EngineSpec) -> tuple[int, int]:
-        return self.needs * (job.streams or 2), self.has
+    def memory_estimate(self, spec: EngineSpec) -> tuple[int, int]:
+        return self.needs * (spec.streams or 2), self.has
 
-    def build(self, job: EngineSpec, directory: Path) -> None:
-        self.built.append(job.precision)
-        if job.precision in self.breaking:
+    def build(self, spec: EngineSpec, directory: Path) -> None:
+        self.built.append(spec.precision)
+        if spec.precision in self.breaking:
             raise EngineBuildError("the compiler ran out of memory.")
-        if job.precision in self.failing:
-            raise PrecisionUnfit(f"the {job.precision} engine agrees with fp32 to 31.4 dB only, 50 are needed.")
-        (directory / "note").write_text(job.precision)
+        if spec.precision in self.failing:
+            raise PrecisionUnfit(f"the {spec.precision} engine agrees with fp32 to 31.4 dB only, 50 are needed.")
+        (directory / "note").write_text(spec.precision)
 
-    def load(self, job: EngineSpec, directory: Path) -> FakeEngine:
+    def load(self, spec: EngineSpec, directory: Path) -> FakeEngine:
         if self.loading:
             raise self.loading
-        return FakeEngine(job)
+        return FakeEngine(spec)

@@ -11,7 +11,7 @@ from tests.backends.numpy_kernels import KERNELS
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.cuda.constants import ConstantBlock, pack_constants
-from vsfdatrd.backends.cuda.packing import FULL, Types
+from vsfdatrd.backends.cuda.packing import ALL_FLOAT32, StoredTypes
 from vsfdatrd.backends.cuda.plan import Constant, Frame, Plan, Region, find_active
 from vsfdatrd.backends.cuda.planner import make_plan
 from vsfdatrd.graph.weights import Weights
@@ -35,20 +35,20 @@ def tiles(channels: int) -> dict[str, dict[str, int]]:
 
 
 @dataclass(frozen=True)
-class Life:
+class BufferUse:
     """The first and the last launch that a buffer is an argument of."""
 
     first: int
     last: int
 
 
-def lives(plan: Plan) -> dict[Region, Life]:
-    """When each buffer is alive."""
-    result: dict[Region, Life] = {}
+def buffer_lives(plan: Plan) -> dict[Region, BufferUse]:
+    """Return the first and last launch that uses each buffer."""
+    result: dict[Region, BufferUse] = {}
     for step, launch in enumerate(plan.launches):
         for argument in launch.arguments:
             if isinstance(argument, Region):
-                result[argument] = Life(result[argument].first if argument in result else step, step)
+                result[argument] = BufferUse(result[argument].first if argument in result else step, step)
     return result
 
 
@@ -57,7 +57,7 @@ def evaluate(plan: Plan, block: ConstantBlock, channels: int, picture: FramePlan
     is filled with NaN.
     """
     arena = np.empty(plan.arena, np.uint8)
-    alive, kernels = lives(plan), tiles(channels)
+    alive, kernels = buffer_lives(plan), tiles(channels)
     height, width = (side * scale for side in picture.shape[1:])
     result = np.full((3, height, width), np.nan, np.float32)
     for step, launch in enumerate(plan.launches):
@@ -84,8 +84,8 @@ def evaluate(plan: Plan, block: ConstantBlock, channels: int, picture: FramePlan
     return result
 
 
-def planned(
-    config: FdatRdConfig, tensors: Mapping[str, NDArray[Any]], height: int, width: int, types: Types = FULL
+def make_plan_and_constants(
+    config: FdatRdConfig, tensors: Mapping[str, NDArray[Any]], height: int, width: int, types: StoredTypes = ALL_FLOAT32
 ) -> tuple[Plan, ConstantBlock]:
     """A plan for frames of height × width, and its constants."""
     weights, kernels = Weights(tensors), tiles(config.embed_dim)
@@ -93,14 +93,14 @@ def planned(
     return plan, pack_constants(plan, config, weights, kernels, types)
 
 
-def upscaled(
-    config: FdatRdConfig, tensors: Mapping[str, NDArray[Any]], picture: FramePlanes, types: Types = FULL
+def upscale_with_plan(
+    config: FdatRdConfig, tensors: Mapping[str, NDArray[Any]], picture: FramePlanes, types: StoredTypes = ALL_FLOAT32
 ) -> FramePlanes:
     """Run the plan on a picture, with the padding and cropping that engines get."""
     height, width = picture.shape[1:]
     bottom, right = -height % config.multiple, -width % config.multiple
     mode = "reflect" if bottom < height and right < width else "edge"
     padded = np.pad(picture, ((0, 0), (0, bottom), (0, right)), mode=mode)  # type: ignore[call-overload]
-    plan, block = planned(config, tensors, height + bottom, width + right, types)
+    plan, block = make_plan_and_constants(config, tensors, height + bottom, width + right, types)
     result = evaluate(plan, block, config.embed_dim, padded, config.scale)
     return result[:, : height * config.scale, : width * config.scale]

@@ -27,7 +27,7 @@ KEYS = {
 
 
 class KeyRecorder:
-    """A cache that keeps the key of the first engine asked for, and builds nothing."""
+    """A cache that records the first requested key and builds nothing."""
 
     key: Key | None = None
 
@@ -41,16 +41,16 @@ class KeyRecorder:
 
 @pytest.mark.parametrize("name", KEYS)
 def test_keys_are_fixed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = selection.backend(name)
+    module = selection.import_backend(name)
     monkeypatch.setattr(module, "version", lambda device: "1.0")
-    monkeypatch.setattr(module, "device_name", lambda job: "a device")
-    monkeypatch.setattr(module, "memory_estimate", lambda job: (0, 1))
+    monkeypatch.setattr(module, "device_name", lambda spec: "a device")
+    monkeypatch.setattr(module, "memory_estimate", lambda spec: (0, 1))
     checkpoint = open_checkpoint(SMALL)
     graph, shape, precision, engine, device, options = KEYS[name]
     recorder = KeyRecorder()
-    job = EngineSpec(checkpoint, 240, 240, precision, (0,), None)  # type: ignore[arg-type]
+    spec = EngineSpec(checkpoint, 240, 240, precision, (0,), None)  # type: ignore[arg-type]
     with pytest.raises(LookupError):
-        selection._open(name, module, job, recorder)  # type: ignore[arg-type]
+        selection._open_cached(name, module, spec, recorder)  # type: ignore[arg-type]
     assert recorder.key == Key(checkpoint.description.sha256, graph, shape, precision, engine, device, options)
 
 

@@ -1,12 +1,12 @@
-"""Execution contexts and frames in flight are chosen from measurements, here on a clock of their own."""
+"""The numbers of execution contexts and frames in flight are chosen from measurements, here with a simulated clock."""
 
 import pytest
 
-from vsfdatrd.backends.gpu.concurrency import GAIN, MOST_SLOTS, measure, measure_rate, needed_slots
+from vsfdatrd.backends.gpu.concurrency import MAX_SLOTS, MIN_GAIN, measure_gain, measure_rate, needed_slots
 
 
 class Clock:
-    """Time that passes only while somebody waits."""
+    """Simulated clock that advances only while a thread waits."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -39,24 +39,24 @@ def networks(lanes: int, *seconds: float) -> tuple[list[Network], Clock]:
 
 @pytest.mark.parametrize("seconds", [0.001, 0.007, 0.04, 0.7])
 def test_networks_side_by_side_are_twice_as_fast_and_in_turn_as_fast(seconds: float) -> None:
-    assert measure(*networks(2, seconds)) == pytest.approx((1 / seconds, 2 / seconds))
-    assert measure(*networks(1, seconds)) == pytest.approx((1 / seconds, 1 / seconds))
+    assert measure_gain(*networks(2, seconds)) == pytest.approx((1 / seconds, 2 / seconds))
+    assert measure_gain(*networks(1, seconds)) == pytest.approx((1 / seconds, 1 / seconds))
 
 
 def test_a_run_that_is_held_up_does_not_decide() -> None:
     """One run in 150 takes a second: in two turns of ten."""
-    alone, together = measure(*networks(1, *[0.005] * 149, 1.0))
-    assert together < GAIN * alone
-    assert alone < GAIN * together
+    alone, together = measure_gain(*networks(1, *[0.005] * 149, 1.0))
+    assert together < MIN_GAIN * alone
+    assert alone < MIN_GAIN * together
 
 
 def test_measuring_takes_about_a_second() -> None:
     for seconds in (0.0005, 0.003, 0.02, 0.05):
         both, clock = networks(1, seconds)
-        measure(both, clock)
+        measure_gain(both, clock)
         assert 0.5 < clock.now < 1.6, f"{clock.now} s for networks of {seconds} s"
     both, clock = networks(1, 0.5)
-    measure(both, clock)
+    measure_gain(both, clock)
     assert clock.now <= 5, "a slow network was measured for long"
 
 
@@ -69,7 +69,7 @@ def test_a_brief_measurement(seconds: float) -> None:
 
 @pytest.mark.parametrize(
     ("contexts", "milliseconds", "slots"),
-    [(1, 50, 3), (1, 20, 3), (1, 10, 3), (1, 5, 4), (1, 2.5, 5), (1, 0.5, MOST_SLOTS), (2, 20, 4), (2, 5, 5)],
+    [(1, 50, 3), (1, 20, 3), (1, 10, 3), (1, 5, 4), (1, 2.5, 5), (1, 0.5, MAX_SLOTS), (2, 20, 4), (2, 5, 5)],
 )
 def test_cheap_frames_have_more_in_flight(contexts: int, milliseconds: float, slots: int) -> None:
     """At 720×540: the host has a frame for about 6 ms."""

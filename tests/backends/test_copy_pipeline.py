@@ -1,4 +1,4 @@
-"""Double buffering keeps every frame's order on streams that take their time, and keeps the streams busy."""
+"""Double buffering keeps the order of frames on slow streams, and keeps the streams busy."""
 
 import queue
 import random
@@ -14,7 +14,7 @@ type Places = dict[str, float]
 
 
 class Point(threading.Event):
-    """A moment in a stream: threads meet there, and the stream's own time says when that would have been."""
+    """Barrier of two threads at a point in a stream, with the simulated time of the stream there."""
 
     time = 0.0
 
@@ -30,12 +30,12 @@ class Event:
 
 
 class Stream:
-    """Tasks in order on a thread of its own; memory is a dictionary of places.
+    """Simulated stream: executes tasks in order on its own thread. Memory is a dictionary.
 
     Its own time passes by what tasks take, and stands still while other programs hold up the thread.
     """
 
-    def __init__(self, host: "Rig", seconds: Callable[[], float]) -> None:
+    def __init__(self, host: "SimulatedDevice", seconds: Callable[[], float]) -> None:
         self.host, self.places, self.seconds = host, host.places, seconds
         self.tasks: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self.now = 0.0
@@ -86,14 +86,14 @@ class Stream:
         self.tasks.put(wait)
 
 
-class Hasty(Stream):
-    """One that waits for nobody."""
+class IgnoringStream(Stream):
+    """A stream that ignores events, to show that the tests detect it."""
 
     def wait_for(self, event: Event) -> None:
         pass
 
 
-class Rig:
+class SimulatedDevice:
     """A device of three streams whose network squares a number."""
 
     def __init__(self, count: int, seconds: Callable[[], float], kind: type[Stream] = Stream) -> None:
@@ -129,15 +129,15 @@ class Rig:
             stream.thread.join()
 
 
-type MakeRig = Callable[..., Rig]
+type MakeRig = Callable[..., SimulatedDevice]
 
 
 @pytest.fixture
 def rig() -> Iterator[MakeRig]:
-    rigs: list[Rig] = []
+    rigs: list[SimulatedDevice] = []
 
-    def make(count: int, seconds: Callable[[], float] = lambda: 0.0, kind: type[Stream] = Stream) -> Rig:
-        rigs.append(Rig(count, seconds, kind))
+    def make(count: int, seconds: Callable[[], float] = lambda: 0.0, kind: type[Stream] = Stream) -> SimulatedDevice:
+        rigs.append(SimulatedDevice(count, seconds, kind))
         return rigs[-1]
 
     yield make
@@ -154,7 +154,7 @@ def test_every_frame_is_computed_from_its_own_source(rig: MakeRig, count: int) -
 def test_streams_that_do_not_wait_spoil_frames(rig: MakeRig) -> None:
     """So the test above would notice a missing event."""
     chance = random.Random(3)
-    assert rig(3, lambda: chance.choice((0.0, 0.0005, 0.003)), Hasty).run(60) != [n**2 for n in range(1, 61)]
+    assert rig(3, lambda: chance.choice((0.0, 0.0005, 0.003)), IgnoringStream).run(60) != [n**2 for n in range(1, 61)]
 
 
 def test_copies_hide_behind_computing(rig: MakeRig) -> None:

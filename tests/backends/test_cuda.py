@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from tests.backends.closeness import of_network
+from tests.backends.closeness import run_network
 from tests.conftest import tiny_config, tiny_tensors
-from vsfdatrd.archs.fdat_rd import variant
+from vsfdatrd.archs.fdat_rd import variant_config
 from vsfdatrd.backends import selection
 from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.backends.cuda import backend as cuda
@@ -46,9 +46,9 @@ SCRIPT = """
 import json, logging, sys
 import numpy as np
 import vapoursynth as vs
-from vsfdatrd.backends.cuda import backend
+from vsfdatrd.backends import weights_file
 
-backend.VERIFIED = 60, 60  # NumPy is slow
+weights_file.VERIFICATION_SIZE = 60, 60  # NumPy is slow
 asked = json.loads(sys.argv[1])
 logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s", level=logging.INFO)
 width, height, length = asked.pop("width"), asked.pop("height"), asked.pop("length")
@@ -119,7 +119,7 @@ def run(model: Path, tmp_path: Path) -> Callable[..., SimpleNamespace]:
         for path in tmp_path.glob("*.npy"):
             picture = np.random.default_rng(int(path.stem)).random((3, clip["height"], clip["width"]), np.float32)
             tensors = open_checkpoint(model).tensors()
-            wrong.append(np.abs(np.load(path) - of_network(tiny_config(**FIELDS), tensors, picture)).max())
+            wrong.append(np.abs(np.load(path) - run_network(tiny_config(**FIELDS), tensors, picture)).max())
         return SimpleNamespace(**json.loads(last), stderr=done.stderr, wrong=max(wrong, default=None))
 
     return runner
@@ -209,15 +209,15 @@ from pathlib import Path
 import numpy as np
 from cuda.bindings import runtime
 from vsfdatrd.backends import weights_file
-from vsfdatrd.backends.cuda.worker import CudaKernels
+from vsfdatrd.backends.cuda.worker import CudaServer
 from vsfdatrd.backends.gpu import concurrency, cuda
 from vsfdatrd.checkpoint import open_checkpoint
 
-weights_file.write(Path(sys.argv[2]), open_checkpoint(Path(sys.argv[1])).tensors())
+weights_file.write_weights(Path(sys.argv[2]), open_checkpoint(Path(sys.argv[1])).tensors())
 measured = []
-concurrency.measure = lambda contexts: measured.append(len(contexts)) or rates
+concurrency.measure_gain = lambda contexts: measured.append(len(contexts)) or rates
 concurrency.measure_rate = lambda contexts: 30.0
-side = CudaKernels(print, lambda: None)
+side = CudaServer(print, lambda: None)
 
 def load(*more):
     return side.do_load(sys.argv[2], 60, 60, "fp16", [0], *more)
@@ -266,7 +266,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sets the GPUs of the machine."""
 
     def setter(*found: Gpu) -> None:
-        monkeypatch.setattr("vsfdatrd.backends.gpu.devices.gpus", lambda: found)
+        monkeypatch.setattr("vsfdatrd.backends.gpu.devices.list_gpus", lambda: found)
 
     return setter
 
@@ -275,7 +275,7 @@ def test_machines_that_cannot_run_it(gpus: Callable[..., None], monkeypatch: pyt
     gpus()
     assert cuda.unavailable() == "there is no NVIDIA GPU here, or no driver for it"
     with pytest.raises(EngineUnavailable, match=r"backend='cuda' cannot be used here: there is no NVIDIA GPU"):
-        selection.candidates("cuda", open_checkpoint(model))
+        selection.usable_backends("cuda", open_checkpoint(model))
     new, old = Gpu("RTX 4090", (8, 9)), Gpu("RTX 2080", (7, 5))
     gpus(new, old)
     assert cuda.unavailable((0,)) is None
@@ -289,9 +289,9 @@ def test_machines_that_cannot_run_it(gpus: Callable[..., None], monkeypatch: pyt
 def test_auto_does_not_take_it(gpus: Callable[..., None], model: Path) -> None:
     """It has never run on a GPU."""
     gpus(Gpu("RTX 4090", (8, 9)))
-    names = [name for name, _ in selection.candidates("auto", open_checkpoint(model))]
+    names = [name for name, _ in selection.usable_backends("auto", open_checkpoint(model))]
     assert "cuda" not in names
-    assert [name for name, _ in selection.candidates("cuda", open_checkpoint(model))] == ["cuda"]
+    assert [name for name, _ in selection.usable_backends("cuda", open_checkpoint(model))] == ["cuda"]
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_networks_that_it_cannot_run(
             EngineUnavailable,
             match=r"backend='cuda' cannot run 'network.safetensors': i.*; leave it out, or give tensorrt",
         ):
-            selection.candidates("cuda", checkpoint)
+            selection.usable_backends("cuda", checkpoint)
 
 
 @pytest.mark.parametrize("width", [60, 120])
@@ -323,7 +323,7 @@ def test_what_was_verified_is_not_verified_again(
     gpus: Callable[..., None], monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path, width: int
 ) -> None:
     gpus(Gpu("RTX 4090", (8, 9)))
-    monkeypatch.setattr(cuda, "gpus", lambda: (Gpu("RTX 4090", (8, 9)),))
+    monkeypatch.setattr(cuda, "list_gpus", lambda: (Gpu("RTX 4090", (8, 9)),))
     (tmp_path / "verified.json").write_text('{"RTX 4090, driver 590, 60×60": 61.5}')
     known = {"contexts": 2, "fps": [10.0, 15.0]}
     (tmp_path / "contexts.json").write_text(json.dumps({"RTX 4090, driver 590, 60×60": known}))
@@ -350,7 +350,7 @@ def test_every_published_variant_has_kernels(model: Path) -> None:
     about = open_checkpoint(model).description
     for name in ("small", "medium", "large"):
         for scale in (1, 2, 4):
-            assert cuda.unsupported_reason(replace(about, config=variant(name, scale=scale))) is None
+            assert cuda.unsupported_reason(replace(about, config=variant_config(name, scale=scale))) is None
 
 
 def test_memory_is_estimated_and_frames_beyond_32_bits_are_divided(
@@ -363,7 +363,7 @@ def test_memory_is_estimated_and_frames_beyond_32_bits_are_divided(
     few, _ = cuda.memory_estimate(replace(spec, streams=1))
     assert needed - few == 2 * 12 * 5 * 540 * 720
     tokens = 540 * 720 // 4
-    assert needed > cuda.BYTES_OF_PROCESS + tokens * 96 * (4 + 2 * 6)
+    assert needed > cuda.PROCESS_BYTES + tokens * 96 * (4 + 2 * 6)
     with pytest.raises(InsufficientMemory, match="a frame of 8400×6000 pixels") as caught:
         cuda.memory_estimate(replace(spec, height=6000, width=8400))
     assert caught.value.divide

@@ -1,4 +1,4 @@
-"""The plan of the CUDA backend: with NumPy in place of the kernels it computes what the PyTorch network does."""
+"""Plans of the CUDA backend, run with NumPy in place of the kernels, equal the PyTorch network."""
 
 import inspect
 from dataclasses import replace
@@ -11,23 +11,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from tests.backends.closeness import decibels, of_network
+from tests.backends.closeness import decibels, run_network
 from tests.backends.numpy_kernels import KERNELS
-from tests.backends.plans import lives, planned, tiles, upscaled
+from tests.backends.plans import buffer_lives, make_plan_and_constants, tiles, upscale_with_plan
 from tests.conftest import tiny_config, tiny_tensors
-from vsfdatrd.archs.fdat_rd import FdatRdConfig, variant
-from vsfdatrd.backends.accuracy import compare, drawing
+from vsfdatrd.archs.fdat_rd import FdatRdConfig, variant_config
+from vsfdatrd.backends.accuracy import check_psnr, draw_line_art
 from vsfdatrd.backends.cuda import planner
-from vsfdatrd.backends.cuda.arena import ALIGNMENT, Span, place
+from vsfdatrd.backends.cuda.arena import ALIGNMENT, BufferLife, assign_offsets
 from vsfdatrd.backends.cuda.constants import pack_constants
-from vsfdatrd.backends.cuda.packing import FULL, TYPES
+from vsfdatrd.backends.cuda.packing import ALL_FLOAT32, TYPES
 from vsfdatrd.backends.cuda.plan import (
     Constant,
     Region,
-    assume_active,
+    assume_all_active,
     find_active,
-    is_numerable,
-    unsuitable,
+    offsets_fit,
+    unsupported_config_reason,
 )
 from vsfdatrd.backends.cuda.planner import make_plan
 from vsfdatrd.checkpoint import open_checkpoint
@@ -57,8 +57,8 @@ def noise(height: int, width: int) -> Any:
 
 
 def assert_equal(config: FdatRdConfig, tensors: Tensors, picture: Any) -> None:
-    expected = of_network(config, tensors, picture)
-    assert decibels(upscaled(config, tensors, picture), expected) > ROUNDING
+    expected = run_network(config, tensors, picture)
+    assert decibels(upscale_with_plan(config, tensors, picture), expected) > ROUNDING
 
 
 # The whole network
@@ -66,11 +66,11 @@ def assert_equal(config: FdatRdConfig, tensors: Tensors, picture: Any) -> None:
 
 @pytest.mark.parametrize(("name", "groups"), [("small", 2), ("medium", 1), ("large", 1)])
 def test_every_variant_equals_the_network(name: str, groups: int) -> None:
-    whole = variant(name)
+    whole = variant_config(name)
     config = replace(whole, groups=whole.groups[:groups])
     fields = {field: getattr(config, field) for field in ("embed_dim", "heads", "groups", "dict_tokens", "ffn_dim")}
     tensors = tiny_tensors(1, gate_dim=config.gate_dim, tail_scale=4, unshuffle=2, **fields)
-    assert_equal(config, tensors, drawing(60, 60))
+    assert_equal(config, tensors, draw_line_art(60, 60))
 
 
 @pytest.mark.parametrize("size", [(60, 120), (119, 47), (31, 60), (29, 60), (1, 1)])
@@ -93,7 +93,7 @@ def test_every_unshuffle(unshuffle: int, side: int) -> None:
 def test_feed_forward_networks_of_every_width(hidden: int, parts: int) -> None:
     """Narrow ones are padded with zeros, wide ones computed in parts of twice the channels."""
     config, tensors = network((("spatial", "channel"),), ffn_dim=hidden)
-    plan, _ = planned(config, tensors, 60, 60)
+    plan, _ = make_plan_and_constants(config, tensors, 60, 60)
     assert [launch.kernel for launch in plan.launches].count("feed_out") == 2 * parts
     assert_equal(config, tensors, noise(60, 60))
 
@@ -115,7 +115,7 @@ def test_a_group_without_blocks_that_work() -> None:
     for name, values in tensors.items():
         if name.startswith("groups.0.") and name.endswith(("proj.weight", "proj.bias", "conv.0.weight", "fc2.weight")):
             values[...] = 0
-    plan, _ = planned(config, tensors, 60, 60)
+    plan, _ = make_plan_and_constants(config, tensors, 60, 60)
     assert [launch.kernel for launch in plan.launches[:3]] == ["first_convolution", "convolve_group", "read_frame"]
     assert_equal(config, tensors, noise(60, 60))
 
@@ -131,14 +131,14 @@ def test_shipped_weights_equal_the_network_and_leave_out_what_is_idle(name: str)
     checkpoint = open_checkpoint(MODELS / f"{name}.safetensors")
     config, tensors = checkpoint.description.config, checkpoint.tensors()
     assert isinstance(config, FdatRdConfig)
-    picture = drawing(60, 60)
-    expected = of_network(config, tensors, picture)
-    assert decibels(upscaled(config, tensors, picture), expected) > ROUNDING
-    assert compare(expected, upscaled(config, tensors, picture, TYPES["fp16"]), "fp16") > 50
+    picture = draw_line_art(60, 60)
+    expected = run_network(config, tensors, picture)
+    assert decibels(upscale_with_plan(config, tensors, picture), expected) > ROUNDING
+    assert check_psnr(expected, upscale_with_plan(config, tensors, picture, TYPES["fp16"]), "fp16") > 50
 
     active = find_active(config, Weights(tensors))
-    every = make_plan(config, assume_active(config), tiles(config.embed_dim), 60, 60, FULL)
-    part = make_plan(config, active, tiles(config.embed_dim), 60, 60, FULL)
+    every = make_plan(config, assume_all_active(config), tiles(config.embed_dim), 60, 60, ALL_FLOAT32)
+    part = make_plan(config, active, tiles(config.embed_dim), 60, 60, ALL_FLOAT32)
     idle = 2 * config.blocks - len(active.attention) - len(active.ffn)
     assert (len(part.launches) < len(every.launches)) == (idle > 0)
 
@@ -146,7 +146,7 @@ def test_shipped_weights_equal_the_network_and_leave_out_what_is_idle(name: str)
 def test_unused_channels_of_the_tail_are_left_out() -> None:
     config, tensors = network((("channel",),))
     tensors["upsampler.2.weight"][31:] = 0
-    plan, block = planned(config, tensors, 60, 60)
+    plan, block = make_plan_and_constants(config, tensors, 60, 60)
     (weight,) = (block.arrays[a] for a in plan.launches[-2].arguments if isinstance(a, Constant) and a.name == "weight")
     assert weight.shape == (4, 4 * 96, 64), "31 channels in tiles of 64"
     assert_equal(config, tensors, noise(60, 60))
@@ -156,9 +156,10 @@ def test_unused_channels_of_the_tail_are_left_out() -> None:
 def test_half_precisions_are_near(precision: Any) -> None:
     config, tensors = network()
     picture = noise(60, 60)
-    expected = of_network(config, tensors, picture)
+    expected = run_network(config, tensors, picture)
     assert (
-        decibels(upscaled(config, tensors, picture, TYPES[precision]), expected) > {"fp16": 55, "bf16": 38}[precision]
+        decibels(upscale_with_plan(config, tensors, picture, TYPES[precision]), expected)
+        > {"fp16": 55, "bf16": 38}[precision]
     )
 
 
@@ -166,8 +167,8 @@ def test_a_weight_that_a_precision_cannot_hold() -> None:
     config, tensors = network((("spatial",),))
     tensors["groups.0.blocks.0.attn.proj.weight"][3, 4] = 1e5
     with pytest.raises(OverflowError, match=r"a weight of 1e\+05 is beyond the range of float16"):
-        planned(config, tensors, 60, 60, TYPES["fp16"])
-    planned(config, tensors, 60, 60, TYPES["bf16"])
+        make_plan_and_constants(config, tensors, 60, 60, TYPES["fp16"])
+    make_plan_and_constants(config, tensors, 60, 60, TYPES["bf16"])
 
 
 # Memory
@@ -176,9 +177,9 @@ def test_a_weight_that_a_precision_cannot_hold() -> None:
 def test_buffers_that_are_alive_together_do_not_overlap() -> None:
     """At real size, with every part at work; and no more memory is taken than the fullest moment needs."""
     for name in ("small", "medium", "large"):
-        config = variant(name)
-        plan = make_plan(config, assume_active(config), tiles(config.embed_dim), 540, 720, TYPES["fp16"])
-        found = lives(plan)
+        config = variant_config(name)
+        plan = make_plan(config, assume_all_active(config), tiles(config.embed_dim), 540, 720, TYPES["fp16"])
+        found = buffer_lives(plan)
         for (one, alive), (other, also) in combinations(found.items(), 2):
             if alive.first <= also.last and also.first <= alive.last:
                 assert one.offset + one.size <= other.offset or other.offset + other.size <= one.offset
@@ -191,8 +192,8 @@ def test_buffers_that_are_alive_together_do_not_overlap() -> None:
 
 def test_no_launch_reads_what_it_writes() -> None:
     """Programs of one launch run in any order. The first to use a buffer writes it, and it has no other as output."""
-    plan, _ = planned(*network(), 60, 60)
-    found = lives(plan)
+    plan, _ = make_plan_and_constants(*network(), 60, 60)
+    found = buffer_lives(plan)
     for step, launch in enumerate(plan.launches):
         buffers = [argument for argument in launch.arguments if isinstance(argument, Region)]
         written = [buffer for buffer in buffers if found[buffer].first == step]
@@ -205,15 +206,17 @@ def test_no_launch_reads_what_it_writes() -> None:
 def test_memory_given_back_too_early_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fill of NaN in `evaluate` works."""
     monkeypatch.setattr(
-        planner, "place", lambda spans: place([replace(span, last=max(span.first, span.last - 1)) for span in spans])
+        planner,
+        "assign_offsets",
+        lambda spans: assign_offsets([replace(span, last=max(span.first, span.last - 1)) for span in spans]),
     )
     config, tensors = network((("spatial",),))
-    assert not np.isfinite(upscaled(config, tensors, noise(60, 60))).all()
+    assert not np.isfinite(upscale_with_plan(config, tensors, noise(60, 60))).all()
 
 
 spans = some.lists(
     some.builds(
-        lambda size, first, length: Span(size, first, first + length),
+        lambda size, first, length: BufferLife(size, first, first + length),
         some.integers(1, 5000),
         some.integers(0, 12),
         some.integers(0, 6),
@@ -223,10 +226,10 @@ spans = some.lists(
 
 
 @given(spans)
-def test_places_of_any_buffers_are_apart(given_spans: list[Span]) -> None:
-    offsets, size = place(given_spans)
+def test_places_of_any_buffers_are_apart(given_spans: list[BufferLife]) -> None:
+    offsets, size = assign_offsets(given_spans)
     for (one, at), (other, there) in combinations(zip(given_spans, offsets, strict=True), 2):
-        if one.meets(other):
+        if one.overlaps(other):
             assert at + one.size <= there or there + other.size <= at
     assert all(at % ALIGNMENT == 0 for at in offsets)
     assert size == max(
@@ -235,7 +238,7 @@ def test_places_of_any_buffers_are_apart(given_spans: list[Span]) -> None:
 
 
 def test_constants_have_places_of_their_own() -> None:
-    _, block = planned(*network(), 60, 60, TYPES["fp16"])
+    _, block = make_plan_and_constants(*network(), 60, 60, TYPES["fp16"])
     ends = sorted((block.offsets[name], block.offsets[name] + array.nbytes) for name, array in block.arrays.items())
     assert all(before <= start for (_, before), (start, _) in pairwise(ends))
     assert all(start % ALIGNMENT == 0 for start, _ in ends)
@@ -257,22 +260,22 @@ def test_constants_have_places_of_their_own() -> None:
 )
 def test_networks_without_kernels(changes: dict[str, Any], reason: str) -> None:
     config, _ = network()
-    assert unsuitable(config) is None
-    found = unsuitable(replace(config, **changes))
+    assert unsupported_config_reason(config) is None
+    found = unsupported_config_reason(replace(config, **changes))
     assert found is not None
     assert reason in found
 
 
 def test_frames_with_more_values_than_offsets() -> None:
-    config = variant("medium")
-    assert is_numerable(config, 2160, 3840)
-    assert not is_numerable(config, 4320 + 60, 7680)
+    config = variant_config("medium")
+    assert offsets_fit(config, 2160, 3840)
+    assert not offsets_fit(config, 4320 + 60, 7680)
 
 
 def test_grids_are_within_cudas_limits() -> None:
     for name in ("small", "medium", "large"):
-        config = variant(name)
-        plan = make_plan(config, assume_active(config), tiles(config.embed_dim), 2160, 3840, TYPES["fp16"])
+        config = variant_config(name)
+        plan = make_plan(config, assume_all_active(config), tiles(config.embed_dim), 2160, 3840, TYPES["fp16"])
         for launch in plan.launches:
             x, y, z = launch.grid
             assert 1 <= x < 2**31

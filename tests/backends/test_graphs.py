@@ -1,4 +1,4 @@
-"""Networks of other architectures as graphs: what PyTorch makes of them is what OpenVINO and TensorRT make."""
+"""Graphs of other architectures in OpenVINO and TensorRT equal the PyTorch network."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +13,9 @@ from torch import nn
 pytest.importorskip("spandrel")
 from spandrel.architectures.Compact import Compact
 
-from benchmarks.architectures import saved as made
-from tests.fdats import fdat, named
+from benchmarks.architectures import save_network as made
+from tests.engines import run_in_openvino
+from tests.fdats import case_id, fdat
 from vsfdatrd.archs.registry import base
 from vsfdatrd.archs.registry.spandrel import SpandrelConfig
 from vsfdatrd.backends import selection
@@ -36,33 +37,19 @@ def saved(network: nn.Module, path: Path) -> Checkpoint:
     return open_checkpoint(path)
 
 
-def through_openvino(checkpoint: Checkpoint, picture: FramePlanes, directory: Path) -> FramePlanes:
-    """One frame through an engine that was built for it."""
-    _, height, width = picture.shape
-    job = EngineSpec(checkpoint, height, width, "fp32", streams=1)
-    directory.mkdir(exist_ok=True)
-    openvino.build(job, directory)
-    engine = openvino.load(job, directory)
-    np.copyto(engine.input(0), picture)
-    engine.submit(0)
-    result = engine.collect(0).copy()
-    engine.close()
-    return result
-
-
 def through_torch(checkpoint: Checkpoint, picture: FramePlanes) -> FramePlanes:
     network: Any = checkpoint.network()
     with torch.inference_mode():
         return cast(FramePlanes, network.forward_unpadded(torch.from_numpy(picture)[None])[0].numpy())
 
 
-@pytest.mark.parametrize("changes", [{}, {"unshuffle_mod": True}, {"upsampler_type": "lda"}], ids=named)
+@pytest.mark.parametrize("changes", [{}, {"unshuffle_mod": True}, {"upsampler_type": "lda"}], ids=case_id)
 def test_fdat_in_openvino_is_what_spandrel_computes(tmp_path: Path, changes: dict[str, Any]) -> None:
     """All of them, in ONNX Runtime: test_fdat.py."""
     checkpoint = fdat(tmp_path / "fdat.safetensors", **changes)
     picture = np.random.default_rng(0).random((3, 36, 44), np.float32)
     expected = through_torch(checkpoint, picture)
-    found = through_openvino(checkpoint, picture, tmp_path / "engine")
+    found = run_in_openvino(checkpoint, picture, tmp_path / "engine")
     assert found.shape == expected.shape == (3, 72, 88)
     assert np.abs(found - expected).max() <= 1e-4 * float(expected.std())
 
@@ -71,7 +58,7 @@ def test_a_network_of_one_channel_gets_one(tmp_path: Path) -> None:
     make: Any = Compact
     checkpoint = saved(make(num_in_ch=1, num_out_ch=1, num_feat=8, num_conv=2, upscale=3), tmp_path / "one.safetensors")
     picture = np.random.default_rng(0).random((1, 20, 24), np.float32)
-    found = through_openvino(checkpoint, picture, tmp_path / "engine")
+    found = run_in_openvino(checkpoint, picture, tmp_path / "engine")
     assert found.shape == (1, 60, 72)
     np.testing.assert_allclose(found, through_torch(checkpoint, picture), atol=1e-5)
 
@@ -80,12 +67,12 @@ def test_a_network_of_one_channel_gets_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp16", "mixed", "bf16", "fp32"])
 def test_tensorrt_builds_other_networks_in_every_precision(tmp_path: Path, precision: Any) -> None:
     checkpoint = made("DAT", tmp_path)
-    job = EngineSpec(checkpoint, 200, 240, precision)
-    facts = tensorrt.build_for(job, tmp_path, RTX, ["sm89"])
+    spec = EngineSpec(checkpoint, 200, 240, precision)
+    facts = tensorrt.build_for(spec, tmp_path, RTX, ["sm89"])
     config = replace(cast(SpandrelConfig, checkpoint.description.config), largest=0)
     largest = replace(checkpoint.description, config=config)
-    estimate = tensorrt.needed_bytes(job) - tensorrt.needed_bytes(
-        replace(job, checkpoint=Checkpoint(checkpoint.path, largest))
+    estimate = tensorrt.needed_bytes(spec) - tensorrt.needed_bytes(
+        replace(spec, checkpoint=Checkpoint(checkpoint.path, largest))
     )
     assert 0.8 * facts["activation_bytes"] < estimate < 8 * facts["activation_bytes"]
     assert np.load(tmp_path / "reference.npy").shape == (3, 400, 480)
@@ -138,6 +125,6 @@ def test_what_a_network_holds_is_told_by_its_largest_tensor(tmp_path: Path) -> N
     make: Any = Compact
     checkpoint = saved(make(num_feat=24, num_conv=2, upscale=2), tmp_path / "compact.safetensors")
     assert checkpoint.description.config.activations() == ({"largest": 24},)
-    job = EngineSpec(checkpoint, 400, 600, "fp32", streams=1)
+    spec = EngineSpec(checkpoint, 400, 600, "fp32", streams=1)
     for engine in (openvino, torch_engine):
-        assert engine.memory_estimate(job)[0] > 4 * 24 * 400 * 600
+        assert engine.memory_estimate(spec)[0] > 4 * 24 * 400 * 600

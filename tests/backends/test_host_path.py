@@ -26,7 +26,7 @@ def _threads_as_before() -> Iterator[None]:
 
 
 def keeps(turn: Turn, milliseconds: float) -> bool:
-    """Whether the engine kept its rate."""
+    """Return whether VapourSynth reached the rate of the engine."""
     own = max(turn.own, 980 / milliseconds)  # a disturbance of the engine alone must not help
     if turn.through >= SHARE * own:
         return True
@@ -34,7 +34,7 @@ def keeps(turn: Turn, milliseconds: float) -> bool:
 
 
 def cheap(turn: Turn) -> bool:
-    """Whether the host took little time."""
+    """Return whether the CPU time per frame was low."""
     return turn.host_ms <= HOST_MS or (turn.bare_ms is not None and turn.host_ms <= BUSY_HOST * turn.bare_ms)
 
 

@@ -1,4 +1,4 @@
-"""What engines are expected to take of memory, against what the tails were measured to take (benchmarks.tails)."""
+"""Memory estimates of the backends compared with measured tails (benchmarks.tails)."""
 
 import json
 from pathlib import Path

@@ -12,11 +12,11 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.backends.closeness import decibels, of_network
+from tests.backends.closeness import decibels, run_network
 from tests.engines import run
-from vsfdatrd.archs.fdat_rd import META, FdatRdConfig
+from vsfdatrd.archs.fdat_rd import META_UPSAMPLE, FdatRdConfig
 from vsfdatrd.backends import reference, selection, weights_file
-from vsfdatrd.backends.accuracy import drawing
+from vsfdatrd.backends.accuracy import draw_line_art
 from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.backends.native import backend as native
 from vsfdatrd.backends.native import kernels, worker
@@ -29,43 +29,38 @@ pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason="the pr
 
 
 @pytest.fixture(scope="module")
-def tiny(tiny_model: Path) -> Checkpoint:
-    return open_checkpoint(tiny_model)
-
-
-@pytest.fixture(scope="module")
-def job(tiny: Checkpoint) -> EngineSpec:
+def spec(tiny: Checkpoint) -> EngineSpec:
     return EngineSpec(tiny, 60, 90, "int16")
 
 
 @pytest.fixture(scope="module")
-def artifact(job: EngineSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def engine_files(spec: EngineSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("native")
-    native.build(job, directory)
+    native.build(spec, directory)
     return directory
 
 
 @pytest.mark.parametrize("streams", [None, 1, 3])
 def test_an_engine_runs_frame_after_frame(
-    tiny: Checkpoint, job: EngineSpec, artifact: Path, streams: int | None
+    tiny: Checkpoint, spec: EngineSpec, engine_files: Path, streams: int | None
 ) -> None:
-    engine = native.load(replace(job, streams=streams), artifact)
+    engine = native.load(replace(spec, streams=streams), engine_files)
     try:
         assert engine.slots == (streams or 2)
-        first, second = drawing(60, 90), np.ascontiguousarray(drawing(60, 90)[:, ::-1])
+        first, second = draw_line_art(60, 90), np.ascontiguousarray(draw_line_art(60, 90)[:, ::-1])
         results = [run(engine, picture, slot % engine.slots) for slot, picture in enumerate((first, second, first))]
         config = tiny.description.config
         assert isinstance(config, FdatRdConfig)
         for picture, result in zip((first, second, first), results, strict=True):
-            assert decibels(result, of_network(config, tiny.tensors(), picture)) > 60
+            assert decibels(result, run_network(config, tiny.tensors(), picture)) > 60
     finally:
         engine.close()
 
 
-def test_frames_in_flight_together_do_not_meet(job: EngineSpec, artifact: Path) -> None:
-    engine = native.load(replace(job, streams=2), artifact)
+def test_frames_in_flight_together_do_not_meet(spec: EngineSpec, engine_files: Path) -> None:
+    engine = native.load(replace(spec, streams=2), engine_files)
     try:
-        pictures = [drawing(60, 90), np.ascontiguousarray(drawing(60, 90)[:, ::-1])]
+        pictures = [draw_line_art(60, 90), np.ascontiguousarray(draw_line_art(60, 90)[:, ::-1])]
         alone = [run(engine, picture) for picture in pictures]
         for slot, picture in enumerate(pictures):
             np.copyto(engine.input(slot), picture)
@@ -77,36 +72,36 @@ def test_frames_in_flight_together_do_not_meet(job: EngineSpec, artifact: Path) 
         engine.close()
 
 
-def test_a_closed_engine_says_so(job: EngineSpec, artifact: Path) -> None:
-    engine = native.load(job, artifact)
+def test_a_closed_engine_says_so(spec: EngineSpec, engine_files: Path) -> None:
+    engine = native.load(spec, engine_files)
     engine.close()
     engine.close()
     with pytest.raises(EngineError, match="closed"):
         engine.submit(0)
 
 
-def test_the_artifact_is_the_weights_alone(artifact: Path) -> None:
-    assert [file.name for file in artifact.iterdir()] == [weights_file.FILE]
+def test_the_artifact_is_the_weights_alone(engine_files: Path) -> None:
+    assert [file.name for file in engine_files.iterdir()] == [weights_file.FILE]
 
 
-def test_damaged_weights_are_a_sentence(job: EngineSpec, artifact: Path, tmp_path: Path) -> None:
-    whole = (artifact / weights_file.FILE).read_bytes()
+def test_damaged_weights_are_a_sentence(spec: EngineSpec, engine_files: Path, tmp_path: Path) -> None:
+    whole = (engine_files / weights_file.FILE).read_bytes()
     for content in (b"", whole[: len(whole) // 2], b"x" * 1000):
         (tmp_path / weights_file.FILE).write_bytes(content)
         with pytest.raises(EngineError, match="weights cannot be read"):
-            native.load(job, tmp_path)
+            native.load(spec, tmp_path)
 
 
-def test_every_tensor_is_compared_with_the_architecture(artifact: Path, tmp_path: Path) -> None:
+def test_every_tensor_is_compared_with_the_architecture(engine_files: Path, tmp_path: Path) -> None:
     """A kernel that is given a smaller array than it takes would read beyond it."""
-    with np.load(artifact / weights_file.FILE) as file:
+    with np.load(engine_files / weights_file.FILE) as file:
         tensors: dict[str, np.ndarray[Any, Any]] = dict(file)
     assert len(tensors) > 40
 
     def refused(changed: dict[str, np.ndarray[Any, Any]]) -> bool:
         np.savez(tmp_path / weights_file.FILE, allow_pickle=False, **changed)
         with pytest.raises(EngineError, match="weights cannot be read: "):
-            worker._weights(str(tmp_path))
+            worker._load_weights(str(tmp_path))
         return True
 
     for name, tensor in tensors.items():
@@ -115,44 +110,44 @@ def test_every_tensor_is_compared_with_the_architecture(artifact: Path, tmp_path
             assert refused({**tensors, name: shorter}), (name, axis)
         assert refused({**tensors, name: tensor[None]})
         assert refused({other: values for other, values in tensors.items() if other != name})
-        if name != META:
+        if name != META_UPSAMPLE:
             assert refused({**tensors, name: tensor.astype(np.int32)})
-    meta = tensors[META]
+    meta = tensors[META_UPSAMPLE]
     for place in range(len(meta)):
         for value in (np.nan, np.inf, -1.0, 0.0, 99.0):
             changed = meta.astype(np.float64)
             changed[place] = value
-            np.savez(tmp_path / weights_file.FILE, allow_pickle=False, **{**tensors, META: changed})
+            np.savez(tmp_path / weights_file.FILE, allow_pickle=False, **{**tensors, META_UPSAMPLE: changed})
             with contextlib.suppress(EngineError):  # some numbers mean nothing to this network
-                worker._weights(str(tmp_path))
+                worker._load_weights(str(tmp_path))
 
 
 def test_another_networks_weights_are_refused(
-    job: EngineSpec, tmp_path: Path, make_tensors: Callable[..., dict[str, Any]]
+    spec: EngineSpec, tmp_path: Path, make_tensors: Callable[..., dict[str, Any]]
 ) -> None:
     np.savez(tmp_path / weights_file.FILE, allow_pickle=False, **make_tensors(tail_scale=4))
     with pytest.raises(EngineError, match="belongs to another network"):
-        native.load(job, tmp_path)
+        native.load(spec, tmp_path)
 
 
-def test_an_engine_that_strays_is_not_built(job: EngineSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_strays_is_not_built(spec: EngineSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def another(graph: Path, target: Path, sky: Path) -> int:
         with target.open("wb") as file:
             np.save(file, np.zeros((3, 240, 360), np.float16))
         return 0
 
-    monkeypatch.setattr(reference, "compute", another)
+    monkeypatch.setattr(reference, "compute_reference", another)
     with pytest.raises(EngineBuildError, match=r"agrees with fp32 to .* dB only"):
-        native.build(job, tmp_path)
+        native.build(spec, tmp_path)
 
 
 def test_an_engine_whose_sky_has_bands_is_not_built(
-    job: EngineSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec: EngineSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    through = reference.compute
-    monkeypatch.setattr(reference, "compute", lambda *files: 2 * through(*files))
+    through = reference.compute_reference
+    monkeypatch.setattr(reference, "compute_reference", lambda *files: 2 * through(*files))
     with pytest.raises(EngineBuildError, match=r"leaves \d+ of a sky's \d+ steps of ten bits, which shows as bands"):
-        native.build(job, tmp_path)
+        native.build(spec, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +174,7 @@ def test_memory_is_estimated(tiny: Checkpoint, size: tuple[int, int]) -> None:
 
 
 def names(wanted: str, checkpoint: Checkpoint) -> list[str]:
-    return [name for name, _ in selection.candidates(wanted, checkpoint)]
+    return [name for name, _ in selection.usable_backends(wanted, checkpoint)]
 
 
 def set_instructions(monkeypatch: pytest.MonkeyPatch, *available: str) -> None:
@@ -197,7 +192,7 @@ def test_it_comes_first_where_openvino_has_no_better_instructions(
     for available in ("avx512", "avx512 vnni amx"):
         set_instructions(monkeypatch, *available.split())
         assert names("auto", tiny)[:2] == ["openvino", "native"]
-    monkeypatch.setattr(kernels, "unsupported", lambda: "the processor has no AVX2")
+    monkeypatch.setattr(kernels, "unsupported_reason", lambda: "the processor has no AVX2")
     assert "native" not in names("auto", tiny)
     with pytest.raises(EngineUnavailable, match="no AVX2"):
         names("native", tiny)
@@ -223,7 +218,7 @@ def test_a_wish_for_fp32_goes_to_another_engine(
 def test_a_wish_for_integers_goes_to_it_wherever_it_stands(
     tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native, "preferred", lambda: False)
+    monkeypatch.setattr(native, "is_preferred", lambda: False)
     selection.open_engine(tiny, 60, 60, Options(precision="int16"), EngineCache(tmp_path))
     assert [entry.fields["engine"].split()[0] for entry in EngineCache(tmp_path).entries()] == ["native"]
 

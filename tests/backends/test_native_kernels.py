@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.backends.closeness import decibels, of_network
+from tests.backends.closeness import decibels, run_network
 from tests.backends.packed_matrix import integers_of
-from tests.silence import FOUR_TIMES, PATTERN, silence, unheard
-from vsfdatrd.archs.fdat_rd import FdatRdConfig, variant
-from vsfdatrd.backends.accuracy import drawing
+from tests.silence import BLOCK_PATTERN, FOUR_TIMES, zero_half_of_tail, zero_some_branches
+from vsfdatrd.archs.fdat_rd import FdatRdConfig, variant_config
+from vsfdatrd.backends.accuracy import draw_line_art
 from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.native import backend as native
 from vsfdatrd.backends.native import blocks as native_blocks
 from vsfdatrd.backends.native import kernels as native_kernels
 from vsfdatrd.backends.native import threads as native_crew
 from vsfdatrd.backends.native.blocks import Channel
-from vsfdatrd.backends.native.kernels import BLOCK, LEVELS, KernelArrays, function, scratch
-from vsfdatrd.backends.native.network import FrameContext, Weights, unsuitable
+from vsfdatrd.backends.native.kernels import MAX_QUANTIZED, TOKENS_PER_BLOCK, KernelArrays, allocate_scratch, c_function
+from vsfdatrd.backends.native.network import FrameContext, Weights, unsupported_config_reason
 from vsfdatrd.backends.native.threads import RowThreads
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.graph.weights import Weights as Tensors
@@ -33,10 +33,10 @@ type MakeConfig = Callable[..., FdatRdConfig]
 type Maker = Callable[..., dict[str, NDArray[Any]]]
 
 
-def of_kernels(
+def run_kernels(
     config: FdatRdConfig, tensors: dict[str, NDArray[Any]], picture: FramePlanes, threads: int = 1
 ) -> FramePlanes:
-    """What the kernels make of it."""
+    """Run a network with the kernels on a picture."""
     _, height, width = picture.shape
     result = np.full((3, height * config.scale, width * config.scale), np.nan, np.float32)
     FrameContext(Weights(config, tensors), height, width, threads).run(np.ascontiguousarray(picture), result)
@@ -64,9 +64,9 @@ def test_the_kernels_compute_what_the_network_computes(
     make_config: MakeConfig, make_tensors: Maker, changes: dict[str, Any], size: tuple[int, int], threads: int
 ) -> None:
     tensors, config = make_tensors(7, **changes), make_config(**changes)
-    picture = drawing(*size)
-    reference = of_network(config, tensors, picture)
-    assert decibels(of_kernels(config, tensors, picture, threads), reference) > 60
+    picture = draw_line_art(*size)
+    reference = run_network(config, tensors, picture)
+    assert decibels(run_kernels(config, tensors, picture, threads), reference) > 60
 
 
 @pytest.fixture
@@ -78,11 +78,11 @@ def both_sets(monkeypatch: pytest.MonkeyPatch) -> Iterator[Iterable[bool]]:
     def turns() -> Iterator[bool]:
         for vnni in (True, False):
             monkeypatch.setattr(native_kernels, "has_vnni", lambda vnni=vnni: vnni)
-            function.cache_clear()
+            c_function.cache_clear()
             yield vnni
 
     yield turns()
-    function.cache_clear()
+    c_function.cache_clear()
 
 
 @pytest.mark.parametrize(("changes", "size", "threads"), SHAPES, ids=str)
@@ -96,7 +96,7 @@ def test_both_sets_of_instructions_compute_the_same_picture(
 ) -> None:
     """AVX2 and AVX-512 with VNNI: only GELU and powers differ, in the sixth digit."""
     tensors, config = make_tensors(7, **changes), make_config(**changes)
-    one, other = (of_kernels(config, tensors, drawing(*size), threads) for _ in both_sets)
+    one, other = (run_kernels(config, tensors, draw_line_art(*size), threads) for _ in both_sets)
     assert decibels(one, other) > 65
 
 
@@ -107,21 +107,21 @@ def test_products_of_both_sets_of_instructions_are_equal(both_sets: Iterable[boo
     picture = random.random((3, 60, 120), np.float32)
     found: list[list[NDArray[Any]]] = []
     for _ in both_sets:
-        own, s = KernelArrays(), scratch(60, 96, 96, 32)
+        own, s = KernelArrays(), allocate_scratch(60, 96, 96, 32)
         weights = list(np.random.default_rng(7).standard_normal((16, 96, 96)))
         many, bias = own.matrices(weights), own.floats(weights[0][0])
         made = [np.zeros((1800, 96), np.float32) for _ in range(3)]
-        function("conv")(t, more, made[0], 30, 60, 0, 30, many, s)
-        function("winograd")(t, more, made[1], 30, 60, 0, 15, many, s)
+        c_function("conv")(t, more, made[0], 30, 60, 0, 30, many, s)
+        c_function("winograd")(t, more, made[1], 30, 60, 0, 15, many, s)
         first = own.matrix(np.random.default_rng(8).standard_normal((96, 108)))
-        function("first")(picture, made[2], 30, 60, 2, 0, 30, first, bias, s)
+        c_function("first")(picture, made[2], 30, 60, 2, 0, 30, first, bias, s)
         planes = np.zeros((3, 60, 120), np.float32)
         nine = own.matrices([matrix[:12] for matrix in weights[:9]])
-        function("twice")(t, planes, 30, 60, 0, 30, nine, bias, s)
+        c_function("twice")(t, planes, 30, 60, 0, 30, nine, bias, s)
         packed: list[NDArray[Any]] = []
         for scales in (1792, 32):
             packed += [np.zeros((3, 1792 * 32), np.int16), np.zeros((3, scales), np.float32)]
-        function("memorise")(t, more, 3, 1792, *packed)
+        c_function("memorise")(t, more, 3, 1792, *packed)
         found.append([*made, planes, *packed])
     for one, other in zip(*found, strict=True):
         assert np.isfinite(one).all()
@@ -134,21 +134,21 @@ def test_gelu_and_powers_of_both_sets_are_exact_to_five_digits(both_sets: Iterab
     weights = np.zeros((9, 32), np.float32)
     weights[4] = 1  # a convolution that changes nothing
     keys = random.standard_normal((64, 32)).astype(np.float32)
-    queries = random.integers(-LEVELS, LEVELS, (1, 12, 32)).astype(np.int16)
+    queries = random.integers(-MAX_QUANTIZED, MAX_QUANTIZED, (1, 12, 32)).astype(np.int16)
     scale, shift = np.linspace(0.5, 2, 32), np.linspace(-0.2, 0.2, 32)
     n = (t - t.mean(1, keepdims=True)) / np.sqrt(t.var(1, keepdims=True) + 1e-5) * scale + shift
     expected = n * 0.5 * (1 + np.vectorize(math.erf)(n / math.sqrt(2)))
     found: list[list[NDArray[Any]]] = []
     for _ in both_sets:
-        own, s = KernelArrays(), scratch(30, 32, 64, 64)
+        own, s = KernelArrays(), allocate_scratch(30, 32, 64, 64)
         norm, unit = own.norm(scale, shift), own.norm(np.ones(32), np.zeros(32))
         c, sums = np.empty_like(t), np.zeros(32)
-        function("local")(t, c, 30, 30, 32, 0, 30, norm, weights, sums, None, None, None, s)
+        c_function("local")(t, c, 30, 30, 32, 0, 30, norm, weights, sums, None, None, None, s)
         np.testing.assert_allclose(c, expected, atol=2e-5)
         np.testing.assert_allclose(sums, expected.sum(0), atol=5e-2)
         kv, steps = own.matrices([keys]), own.floats(np.full((1, 12), 2e-4))
         result, tops, wholes = np.empty((1, 12, 32), np.float32), *np.empty((2, 1, 12), np.float32)
-        function("read")(t, 0, 3, norm, unit, kv, 1, 12, queries, steps, result, tops, wholes, s)
+        c_function("read")(t, 0, 3, norm, unit, kv, 1, 12, queries, steps, result, tops, wholes, s)
         found.append([result, tops, wholes])
     for one, other, tolerance in zip(*found, (2e-4, 0, 2e-5), strict=True):
         np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
@@ -159,13 +159,13 @@ def test_fixtures_of_the_reference_are_reproduced(shared: Path, name: str) -> No
     checkpoint = open_checkpoint(shared / "fixtures" / f"fdatrd_{name}.safetensors")
     config = checkpoint.description.config
     assert isinstance(config, FdatRdConfig)
-    assert unsuitable(config) is None
+    assert unsupported_config_reason(config) is None
     with np.load(shared / "fixtures" / f"fdatrd_{name}.npz") as pictures:
         sizes = [name.removeprefix("in_") for name in pictures if name.startswith("in_")]
         for size in sizes:
             height, width = map(int, size.split("x"))
             if height % config.multiple == 0 and width % config.multiple == 0:  # others are padded before an engine
-                out = of_kernels(config, checkpoint.tensors(), pictures[f"in_{size}"][0])
+                out = run_kernels(config, checkpoint.tensors(), pictures[f"in_{size}"][0])
                 assert decibels(out, pictures[f"out_{size}"][0]) > 60
                 break
         else:
@@ -174,7 +174,7 @@ def test_fixtures_of_the_reference_are_reproduced(shared: Path, name: str) -> No
 
 @pytest.mark.parametrize("variant_name", ["small", "medium", "large"])
 def test_our_variants_suit_it(variant_name: str) -> None:
-    assert unsuitable(variant(variant_name, scale=2, unshuffle_mod=True)) is None
+    assert unsupported_config_reason(variant_config(variant_name, scale=2, unshuffle_mod=True)) is None
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_our_variants_suit_it(variant_name: str) -> None:
     ],
 )
 def test_what_does_not_suit_it_is_told(make_config: MakeConfig, changes: dict[str, Any], reason: str) -> None:
-    found = unsuitable(make_config(**changes))
+    found = unsupported_config_reason(make_config(**changes))
     assert found is not None
     assert re.search(reason, found)
     with pytest.raises(ValueError, match=reason):
@@ -198,22 +198,30 @@ def test_what_does_not_suit_it_is_told(make_config: MakeConfig, changes: dict[st
 @pytest.mark.usefixtures("one_thread")
 def test_idle_parts_are_left_out(make_config: MakeConfig, make_tensors: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left computes what the network computes; windows go on turning over blocks that are left out."""
-    config, tensors, picture = make_config(**PATTERN), silence(make_tensors(7, **PATTERN)), drawing(60, 60)
+    config, tensors, picture = (
+        make_config(**BLOCK_PATTERN),
+        zero_some_branches(make_tensors(7, **BLOCK_PATTERN)),
+        draw_line_art(60, 60),
+    )
     calls: list[str] = []
 
     def counted(name: str) -> Any:
         calls.append(name)
-        return function(name)
+        return c_function(name)
 
-    monkeypatch.setattr(native_blocks, "function", counted)
-    assert decibels(of_kernels(config, tensors, picture), of_network(config, tensors, picture)) > 60
+    monkeypatch.setattr(native_blocks, "c_function", counted)
+    assert decibels(run_kernels(config, tensors, picture), run_network(config, tensors, picture)) > 60
     assert calls.count("feed_forward") == 2, "of six"
 
 
 @pytest.mark.usefixtures("one_thread")
 def test_a_tail_computes_only_what_is_heard(make_config: MakeConfig, make_tensors: Maker) -> None:
-    config, tensors, picture = make_config(**FOUR_TIMES), unheard(make_tensors(7, **FOUR_TIMES)), drawing(60, 60)
-    assert decibels(of_kernels(config, tensors, picture), of_network(config, tensors, picture)) > 60
+    config, tensors, picture = (
+        make_config(**FOUR_TIMES),
+        zero_half_of_tail(make_tensors(7, **FOUR_TIMES)),
+        draw_line_art(60, 60),
+    )
+    assert decibels(run_kernels(config, tensors, picture), run_network(config, tensors, picture)) > 60
     weights = Weights(config, tensors)
     assert weights.squares is not None
     assert not integers_of(weights.squares[0])[0][1::2].any()
@@ -221,9 +229,9 @@ def test_a_tail_computes_only_what_is_heard(make_config: MakeConfig, make_tensor
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_stays_so(make_config: MakeConfig, make_tensors: Maker, value: float) -> None:
-    picture = drawing(60, 60)
+    picture = draw_line_art(60, 60)
     picture[1, 30, 30] = value
-    result = of_kernels(make_config(), make_tensors(1), picture)
+    result = run_kernels(make_config(), make_tensors(1), picture)
     assert not np.isfinite(result[:, 60, 60]).any()
 
 
@@ -232,8 +240,8 @@ def test_what_is_not_finite_stays_so(make_config: MakeConfig, make_tensors: Make
 def test_a_frame_of_one_color_is_no_special_case(make_config: MakeConfig, make_tensors: Maker, value: float) -> None:
     picture = np.full((3, 60, 60), value, np.float32)
     tensors = make_tensors(3)
-    reference = of_network(make_config(), tensors, picture)
-    assert decibels(of_kernels(make_config(), tensors, picture), reference) > 60
+    reference = run_network(make_config(), tensors, picture)
+    assert decibels(run_kernels(make_config(), tensors, picture), reference) > 60
 
 
 def test_only_frames_of_the_right_shape_reach_the_kernels(make_config: MakeConfig, make_tensors: Maker) -> None:
@@ -251,10 +259,10 @@ def test_only_frames_of_the_right_shape_reach_the_kernels(make_config: MakeConfi
 
 def test_threads_do_not_change_the_picture_much(make_config: MakeConfig, make_tensors: Maker) -> None:
     """Only sums over the frame are put together in another order."""
-    tensors, picture = make_tensors(5), drawing(60, 90)
-    alone = of_kernels(make_config(), tensors, picture, 1)
-    assert np.array_equal(alone, of_kernels(make_config(), tensors, picture, 1))
-    assert decibels(of_kernels(make_config(), tensors, picture, 5), alone) > 75
+    tensors, picture = make_tensors(5), draw_line_art(60, 90)
+    alone = run_kernels(make_config(), tensors, picture, 1)
+    assert np.array_equal(alone, run_kernels(make_config(), tensors, picture, 1))
+    assert decibels(run_kernels(make_config(), tensors, picture, 5), alone) > 75
 
 
 @pytest.mark.parametrize(
@@ -283,8 +291,8 @@ def test_scratch_is_never_left(
         guards.append(buffer[start + length :])
         return buffer[start : start + length]
 
-    monkeypatch.setattr(native_crew, "scratch", guarded)
-    assert np.isfinite(of_kernels(make_config(**changes), make_tensors(**changes), drawing(*size), 2)).all()
+    monkeypatch.setattr(native_crew, "allocate_scratch", guarded)
+    assert np.isfinite(run_kernels(make_config(**changes), make_tensors(**changes), draw_line_art(*size), 2)).all()
     assert len(guards) == 2
     assert all((guard == 0xA5).all() for guard in guards)
 
@@ -308,7 +316,7 @@ def test_channel_attention_does_not_cancel(make_config: MakeConfig, make_tensors
 
 def test_a_stretch_is_shared_out_whole(make_config: MakeConfig) -> None:
     pool = RowThreads(60, 60, make_config(), 7)
-    for count in (1, 2, 6, 7, 8, 60, 3600 // BLOCK):
+    for count in (1, 2, 6, 7, 8, 60, 3600 // TOKENS_PER_BLOCK):
         parts: list[tuple[int, int]] = []
         pool.run_ranges(count, lambda first, last, _, parts=parts: parts.append((first, last)))  # type: ignore[misc]
         assert [n for first, last in sorted(parts) for n in range(first, last)] == list(range(count))

@@ -11,7 +11,7 @@ from tests.backends.packed_matrix import integers_of
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.backends.native import backend as native
 from vsfdatrd.backends.native import network as native_network
-from vsfdatrd.backends.native.kernels import LEVELS, KernelArrays, function, nonzero_blocks, scratch
+from vsfdatrd.backends.native.kernels import MAX_QUANTIZED, KernelArrays, allocate_scratch, c_function, nonzero_blocks
 from vsfdatrd.backends.native.threads import RowThreads
 
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason="the processor has no AVX2")
@@ -31,9 +31,9 @@ def test_where_a_matrix_is_not_zero() -> None:
     assert (spans.tolist(), bounds.tolist()) == ([[0, 16], [0, 16]], [0, 1, 2])
 
 
-def of_convolution(taps: Any, t: NDArray[np.float32], more: NDArray[np.float32]) -> NDArray[np.float32]:
+def run_convolution(taps: Any, t: NDArray[np.float32], more: NDArray[np.float32]) -> NDArray[np.float32]:
     out = np.empty_like(t)
-    function("conv")(t, more, out, 30, len(t) // 30, 0, 30, taps, scratch(len(t) // 30, 64, 64, 32))
+    c_function("conv")(t, more, out, 30, len(t) // 30, 0, 30, taps, allocate_scratch(len(t) // 30, 64, 64, 32))
     return out
 
 
@@ -59,7 +59,7 @@ def test_minimal_filtering_is_a_convolution(
     weight = there * random.standard_normal((64, 64, 9))
     t, more = (random.standard_normal((30 * width, 64)).astype(np.float32) for _ in range(2))
     out, kept = np.full_like(t, np.nan), KernelArrays()
-    monkeypatch.setattr(native_network, "TRANSFORMS", -1.0)
+    monkeypatch.setattr(native_network, "WINOGRAD_OVERHEAD", -1.0)
     convolution = native_network.Convolution(kept, weight.reshape(64, 64, 3, 3))
     convolution.run(RowThreads(30, width, make_config(embed_dim=64, heads=2), threads), t, more, out)
     np.testing.assert_allclose(out, convolved(weight, t, more), atol=3e-2)
@@ -86,13 +86,15 @@ def test_blocks_of_zeros_are_left_out_of_products(share: float) -> None:
     kept = KernelArrays()
     t, more = (random.standard_normal((900, 64)).astype(np.float32) for _ in range(2))
     taps = [matrix(64) for _ in range(9)]
-    found = of_convolution(kept.matrices(taps), t, more)
+    found = run_convolution(kept.matrices(taps), t, more)
     np.testing.assert_allclose(found, convolved(np.stack(taps, -1), t, more), atol=2e-2)
 
     first, bias = matrix(112), random.standard_normal(64).astype(np.float32)
     picture = random.random((3, 60, 60), np.float32)
     out = np.full((900, 64), np.nan, np.float32)
-    function("first")(picture, out, 30, 30, 2, 0, 30, kept.matrix(first), kept.floats(bias), scratch(30, 64, 64, 32))
+    c_function("first")(
+        picture, out, 30, 30, 2, 0, 30, kept.matrix(first), kept.floats(bias), allocate_scratch(30, 64, 64, 32)
+    )
     patch = np.zeros(112)
     patch[:108] = np.pad(picture, ((0, 0), (2, 2), (2, 2)))[:, 20:26, 40:46].ravel()  # around token (10, 20)
     np.testing.assert_allclose(out[320], first @ patch + bias, atol=5e-3)
@@ -108,7 +110,7 @@ def test_the_largest_weights_and_tokens_do_not_overflow(channels: int) -> None:
     matrices = taps.matrices([weights] * 9)
     t = np.full((900, channels), 1e4, np.float32)
     out = np.empty_like(t)
-    function("conv")(t, np.zeros_like(t), out, 30, 30, 0, 30, matrices, scratch(30, channels, 64, 32))
+    c_function("conv")(t, np.zeros_like(t), out, 30, 30, 0, 30, matrices, allocate_scratch(30, channels, 64, 32))
     middle = out.reshape(30, 30, channels)[15, 15]
     np.testing.assert_allclose(middle[:3], 1e4 * np.array([27 * channels, -27 * channels, 0]), rtol=1e-3, atol=1e4)
 
@@ -124,7 +126,7 @@ def test_packed_weights_leave_room_for_any_token(inner: int) -> None:
     weights[5] *= 1e20
     kept = KernelArrays()
     integers, scale = integers_of(kept.matrix(weights))
-    assert (np.abs(integers.astype(np.int64)).sum(1) * LEVELS < 2**31).all()
+    assert (np.abs(integers.astype(np.int64)).sum(1) * MAX_QUANTIZED < 2**31).all()
     error = np.abs(integers * scale[:, None].astype(np.float64) - weights).max(1)
     assert (error <= 0.51 * scale).all()
     assert (scale[[0, 1, 4, 5]] <= np.abs(weights[[0, 1, 4, 5]]).max(1) / 600).all()  # 10 bits at least, and a sign
@@ -135,9 +137,9 @@ def test_products_are_exact() -> None:
     """Sums of integers, compared with NumPy's, times the two steps."""
     random, kept = np.random.default_rng(2), KernelArrays()
     matrix = kept.matrix(random.standard_normal((48, 112)))
-    a = random.integers(-LEVELS, LEVELS, (12, 112), endpoint=True).astype(np.int16)
+    a = random.integers(-MAX_QUANTIZED, MAX_QUANTIZED, (12, 112), endpoint=True).astype(np.int16)
     steps, out = random.random(12, np.float32), np.empty((12, 48), np.float32)
-    function("multiply")(a, steps, 12, matrix, out)
+    c_function("multiply")(a, steps, 12, matrix, out)
     integers, scale = integers_of(matrix)
     sums = (a.astype(np.int64) @ integers.astype(np.int64).T).astype(np.float32)
     np.testing.assert_array_equal(out, sums * (scale * steps[:, None]))

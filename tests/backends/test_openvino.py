@@ -1,4 +1,4 @@
-"""The OpenVINO engine: built, exported, loaded, and refused when what it loads is damaged."""
+"""The OpenVINO engine: built, exported, loaded, and refused if its file is damaged."""
 
 import logging
 import subprocess
@@ -12,10 +12,10 @@ import psutil
 import pytest
 
 from tests.engines import run
-from vsfdatrd.backends.accuracy import compare, drawing
+from vsfdatrd.backends.accuracy import check_psnr, draw_line_art
 from vsfdatrd.backends.base import Engine, EngineSpec, FramePlanes
 from vsfdatrd.backends.openvino import backend as openvino
-from vsfdatrd.backends.openvino.worker import FILE, reason, settings
+from vsfdatrd.backends.openvino.worker import FILE, compile_settings, last_line
 from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.cache.manifest import Key
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
@@ -23,20 +23,15 @@ from vsfdatrd.errors import EngineBuildError, EngineError
 
 
 @pytest.fixture(scope="module")
-def tiny(tiny_model: Path) -> Checkpoint:
-    return open_checkpoint(tiny_model)
-
-
-@pytest.fixture(scope="module")
-def job(tiny: Checkpoint) -> EngineSpec:
+def spec(tiny: Checkpoint) -> EngineSpec:
     return EngineSpec(tiny, 60, 90, "fp32")
 
 
 @pytest.fixture(scope="module")
-def artifact(job: EngineSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def engine_files(spec: EngineSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny network, built."""
     directory = tmp_path_factory.mktemp("engine")
-    openvino.build(job, directory)
+    openvino.build(spec, directory)
     return directory
 
 
@@ -48,7 +43,7 @@ def once(engine: Engine, picture: FramePlanes, slot: int = 0) -> FramePlanes:
 
 
 def expected(checkpoint: Checkpoint, picture: FramePlanes) -> FramePlanes:
-    """What the network itself makes of a picture."""
+    """Run the PyTorch network on a picture."""
     import torch
 
     with torch.inference_mode():
@@ -56,26 +51,26 @@ def expected(checkpoint: Checkpoint, picture: FramePlanes) -> FramePlanes:
     return result
 
 
-def test_it_computes_what_the_network_computes(job: EngineSpec, artifact: Path) -> None:
-    picture = drawing(60, 90)
-    engine = openvino.load(job, artifact)
+def test_it_computes_what_the_network_computes(spec: EngineSpec, engine_files: Path) -> None:
+    picture = draw_line_art(60, 90)
+    engine = openvino.load(spec, engine_files)
     assert engine.slots == openvino.STREAMS
     assert engine.input(0).shape == (3, 60, 90)
     assert engine.input(0).flags.c_contiguous
     result = once(engine, picture)
     assert result.shape == (3, 120, 180)
-    reference = expected(job.checkpoint, picture)
+    reference = expected(spec.checkpoint, picture)
     assert reference.std() > 0.1
     np.testing.assert_allclose(result, reference, atol=2e-5 * np.abs(reference).max())
 
 
-def test_the_artifact_is_the_exported_model_alone(artifact: Path) -> None:
-    assert [file.name for file in artifact.iterdir()] == [FILE]
+def test_the_artifact_is_the_exported_model_alone(engine_files: Path) -> None:
+    assert [file.name for file in engine_files.iterdir()] == [FILE]
 
 
-def test_an_engine_runs_frame_after_frame(job: EngineSpec, artifact: Path) -> None:
-    engine = openvino.load(job, artifact)
-    first, second = drawing(60, 90), drawing(60, 90)[:, ::-1]
+def test_an_engine_runs_frame_after_frame(spec: EngineSpec, engine_files: Path) -> None:
+    engine = openvino.load(spec, engine_files)
+    first, second = draw_line_art(60, 90), draw_line_art(60, 90)[:, ::-1]
     results = []
     for picture in (first, second, first):
         np.copyto(engine.input(0), picture)
@@ -86,10 +81,10 @@ def test_an_engine_runs_frame_after_frame(job: EngineSpec, artifact: Path) -> No
     assert np.abs(results[0] - results[1]).max() > 0.1
 
 
-def test_two_streams_give_what_one_gives(job: EngineSpec, artifact: Path, tmp_path: Path) -> None:
-    pictures = [drawing(60, 90), drawing(60, 90)[:, :, ::-1]]
-    alone = [once(openvino.load(job, artifact), picture) for picture in pictures]
-    two = replace(job, streams=2)
+def test_two_streams_give_what_one_gives(spec: EngineSpec, engine_files: Path, tmp_path: Path) -> None:
+    pictures = [draw_line_art(60, 90), draw_line_art(60, 90)[:, :, ::-1]]
+    alone = [once(openvino.load(spec, engine_files), picture) for picture in pictures]
+    two = replace(spec, streams=2)
     openvino.build(two, tmp_path)
     engine = openvino.load(two, tmp_path)
     assert engine.slots == 2
@@ -103,9 +98,9 @@ def test_two_streams_give_what_one_gives(job: EngineSpec, artifact: Path, tmp_pa
 
 @pytest.mark.parametrize("damage", ["truncated", "random bytes", "empty", "missing", "flipped"])
 def test_a_damaged_engine_is_an_error_and_nothing_worse(
-    job: EngineSpec, artifact: Path, tmp_path: Path, damage: str
+    spec: EngineSpec, engine_files: Path, tmp_path: Path, damage: str
 ) -> None:
-    data = (artifact / FILE).read_bytes()
+    data = (engine_files / FILE).read_bytes()
     match damage:
         case "truncated":
             (tmp_path / FILE).write_bytes(data[: len(data) // 2])
@@ -118,14 +113,14 @@ def test_a_damaged_engine_is_an_error_and_nothing_worse(
             broken[16:64] = b"\xff" * 48
             (tmp_path / FILE).write_bytes(broken)
     with pytest.raises(EngineError) as caught:
-        openvino.load(job, tmp_path)
+        openvino.load(spec, tmp_path)
     assert "Traceback" not in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
-    once(openvino.load(job, artifact), drawing(60, 90))  # the next one starts as if nothing had been
+    once(openvino.load(spec, engine_files), draw_line_art(60, 90))  # the next one starts as if nothing had been
 
 
 def test_a_network_that_cannot_be_compiled_is_a_build_error(
-    job: EngineSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec: EngineSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Nonsense:
         def ByteSize(self) -> int:  # noqa: N802
@@ -134,18 +129,18 @@ def test_a_network_that_cannot_be_compiled_is_a_build_error(
         def SerializeToString(self, deterministic: bool) -> bytes:  # noqa: N802
             return b"no graph"
 
-    monkeypatch.setattr(openvino, "graph_for", lambda *_: Nonsense())
+    monkeypatch.setattr(openvino, "create_graph", lambda *_: Nonsense())
     with pytest.raises(EngineBuildError, match="OpenVINO could not compile the network"):
-        openvino.build(job, tmp_path)
+        openvino.build(spec, tmp_path)
     assert not list(tmp_path.iterdir()), "the graph is left behind"
 
 
-def test_a_process_that_dies_while_building_is_a_build_error(job: EngineSpec, tmp_path: Path) -> None:
+def test_a_process_that_dies_while_building_is_a_build_error(spec: EngineSpec, tmp_path: Path) -> None:
     openvino._standby.start()._process.kill()
     with pytest.raises(EngineBuildError, match=r"ended unexpectedly \(signal 9\)"):
-        openvino.build(job, tmp_path)
+        openvino.build(spec, tmp_path)
     assert not list(tmp_path.iterdir())
-    openvino.build(job, tmp_path)
+    openvino.build(spec, tmp_path)
 
 
 def test_unavailable_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +152,7 @@ def test_unavailable_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_processor_is_part_of_the_identity(
-    job: EngineSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec: EngineSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vsfdatrd.backends import selection
     from vsfdatrd.options import Options
@@ -169,16 +164,16 @@ def test_the_processor_is_part_of_the_identity(
             keys.append(key)
             return super().open(key, build, load)
 
-    options = Options(model=str(job.checkpoint.path), backend="openvino", precision="fp32")
-    selection.open_engine(job.checkpoint, 55, 90, options, Noting(tmp_path)).engine.close()
+    options = Options(model=str(spec.checkpoint.path), backend="openvino", precision="fp32")
+    selection.open_engine(spec.checkpoint, 55, 90, options, Noting(tmp_path)).engine.close()
     key = keys[0]
     assert openvino.version() in key.engine
     assert openvino.version()[0].isdigit()
-    assert key.device == openvino.device_name(job)
+    assert key.device == openvino.device_name(spec)
     assert "FP32" in key.device
     assert (key.shape, key.precision, key.graph) == ("90x60", "fp32", openvino.GRAPH_VERSION)
     monkeypatch.setattr(openvino, "version", lambda device: "1999.1.0")
-    selection.open_engine(job.checkpoint, 55, 90, options, Noting(tmp_path)).engine.close()
+    selection.open_engine(spec.checkpoint, 55, 90, options, Noting(tmp_path)).engine.close()
     assert keys[1].digest != key.digest
 
 
@@ -193,12 +188,12 @@ def test_precisions_end_with_fp32_and_hold_what_the_processor_has(
     assert openvino.precisions(tiny) == ("bf16", "fp16", "fp32")
 
 
-def test_memory_grows_with_frame_and_streams(job: EngineSpec) -> None:
-    needed, free = openvino.memory_estimate(replace(job, streams=1))
+def test_memory_grows_with_frame_and_streams(spec: EngineSpec) -> None:
+    needed, free = openvino.memory_estimate(replace(spec, streams=1))
     assert 0 < needed < free
-    large = replace(job, height=600, width=900, streams=1)
-    sizes = [openvino.memory_estimate(it)[0] - openvino.BYTES_OF_PROCESS for it in (large, replace(large, streams=3))]
-    assert 50 < sizes[0] / (needed - openvino.BYTES_OF_PROCESS) <= 100
+    large = replace(spec, height=600, width=900, streams=1)
+    sizes = [openvino.memory_estimate(it)[0] - openvino.PROCESS_BYTES for it in (large, replace(large, streams=3))]
+    assert 50 < sizes[0] / (needed - openvino.PROCESS_BYTES) <= 100
     assert sizes[1] == pytest.approx(3 * sizes[0], rel=0.05)
 
 
@@ -215,12 +210,12 @@ def test_memory_of_medium_is_estimated_as_measured(
     assert measured <= needed / 2**20 <= 1.4 * measured
 
 
-def test_one_stream_where_memory_is_short(job: EngineSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_stream_where_memory_is_short(spec: EngineSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     def machine(total: int) -> None:
         memory = psutil.virtual_memory()._replace(total=total)
         monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
 
-    large = replace(job, height=3000, width=3000)
+    large = replace(spec, height=3000, width=3000)
     one, two = (openvino.memory_estimate(replace(large, streams=streams))[0] for streams in (1, 2))
     machine(2 * two)
     assert openvino.memory_estimate(large)[0] == two
@@ -230,8 +225,8 @@ def test_one_stream_where_memory_is_short(job: EngineSpec, monkeypatch: pytest.M
 
 
 def test_settings_use_all_cores_for_one_frame_and_exact_arithmetic() -> None:
-    assert settings("fp32", 1)["INFERENCE_PRECISION_HINT"] == "f32"
-    assert settings("bf16", 2) == {
+    assert compile_settings("fp32", 1)["INFERENCE_PRECISION_HINT"] == "f32"
+    assert compile_settings("bf16", 2) == {
         "PERFORMANCE_HINT": "THROUGHPUT",
         "NUM_STREAMS": "2",
         "INFERENCE_PRECISION_HINT": "dynamic",
@@ -239,10 +234,10 @@ def test_settings_use_all_cores_for_one_frame_and_exact_arithmetic() -> None:
 
 
 def test_reasons_are_the_last_line_that_says_something() -> None:
-    assert reason(RuntimeError("Exception from src/a.cpp:1:\nCheck failed\n\n  it is too large \n")) == (
+    assert last_line(RuntimeError("Exception from src/a.cpp:1:\nCheck failed\n\n  it is too large \n")) == (
         "it is too large"
     )
-    assert reason(RuntimeError()) == "RuntimeError"
+    assert last_line(RuntimeError()) == "RuntimeError"
 
 
 @pytest.mark.slow
@@ -261,13 +256,13 @@ def test_half_precision_agrees_with_fp32_on_a_real_frame(
     results = {}
     with caplog.at_level(logging.INFO):
         for precision in (half[0], "fp32"):
-            job = EngineSpec(medium, 120, 120, precision)
+            spec = EngineSpec(medium, 120, 120, precision)
             directory = tmp_path / precision
             directory.mkdir()
-            openvino.build(job, directory)
-            results[precision] = once(openvino.load(job, directory), picture)
+            openvino.build(spec, directory)
+            results[precision] = once(openvino.load(spec, directory), picture)
     assert f"{half[0]} agrees with fp32 to" in caplog.text
-    assert compare(results["fp32"], results[half[0]], half[0]) >= 50
+    assert check_psnr(results["fp32"], results[half[0]], half[0]) >= 50
     assert np.abs(results["fp32"] - results[half[0]]).max() > 0, "it was computed in fp32 after all"
 
 

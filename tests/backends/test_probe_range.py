@@ -1,4 +1,4 @@
-"""White of ONNX networks that take fractions: found where it is certain, 1 where it is not."""
+"""Value of white of ONNX networks found by a trial: 255 only if that is certain, otherwise 1."""
 
 import logging
 from pathlib import Path
@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from onnx import NodeProto, TensorProto, helper
 
-from tests.archs.test_onnx_probe import through
-from tests.onnx_files import doubler, write
+from tests.engines import run_in_openvino
+from tests.onnx_files import write_doubler, write_onnx
 from vsfdatrd.archs.onnx import OnnxConfig
 from vsfdatrd.archs.onnx_probe import probe
-from vsfdatrd.backends.accuracy import drawing
+from vsfdatrd.backends.accuracy import draw_line_art
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.commands.export import export
 
 node = helper.make_node
-PICTURE = drawing(48, 64)
+PICTURE = draw_line_art(48, 64)
 SHIPPED = Path(__file__).resolve().parents[2] / "models/fdat_rd_medium_2x.safetensors"
 
 
@@ -25,7 +25,7 @@ def network(path: Path, *nodes: NodeProto, kind: int = TensorProto.FLOAT, **cons
     """From x to y, of three channels and the same size."""
     value = helper.make_tensor_value_info
     taken, given = value("x", kind, [1, 3, "h", "w"]), value("y", TensorProto.FLOAT, [1, 3, "h", "w"])
-    return write(path, nodes, [taken], given, {name: np.float32(values) for name, values in constants.items()})
+    return write_onnx(path, nodes, [taken], given, {name: np.float32(values) for name, values in constants.items()})
 
 
 def ranges(path: Path, **asked: Any) -> tuple[str, str]:
@@ -40,7 +40,7 @@ def test_a_network_that_divides_by_255_gets_bytes(tmp_path: Path, caplog: pytest
     assert caplog.messages == [
         'x.onnx: white is assumed to be 255, as its first operators imply; input_range="1" overrides that'
     ]
-    np.testing.assert_allclose(through(open_checkpoint(path), PICTURE, tmp_path / "engine"), PICTURE, atol=1e-5)
+    np.testing.assert_allclose(run_in_openvino(open_checkpoint(path), PICTURE, tmp_path / "engine"), PICTURE, atol=1e-5)
     assert ranges(path, input_range="1")[0] == "1"
 
 
@@ -50,7 +50,7 @@ def test_bytes_in_and_fractions_out(tmp_path: Path, kind: int) -> None:
     nodes = [node("Cast", ["x"], ["f"], to=TensorProto.FLOAT), node("Div", ["f", "c"], ["y"])]
     path = network(tmp_path / "x.onnx", *nodes, kind=kind, c=255)
     assert ranges(path) == ("255", "1")
-    found = through(open_checkpoint(path), PICTURE, tmp_path / "engine")
+    found = run_in_openvino(open_checkpoint(path), PICTURE, tmp_path / "engine")
     np.testing.assert_allclose(found, PICTURE, atol=0.5 / 255 + 1e-5)
     assert ranges(path, input_range="255") == ("255", "1")
 
@@ -59,7 +59,7 @@ def test_fractions_in_and_bytes_out(tmp_path: Path, caplog: pytest.LogCaptureFix
     path = network(tmp_path / "x.onnx", node("Mul", ["x", "c"], ["y"]), c=255)
     assert ranges(path) == ("1", "255")
     assert "its output is assumed to range from 0 to 255" in caplog.text
-    np.testing.assert_allclose(through(open_checkpoint(path), PICTURE, tmp_path / "engine"), PICTURE, atol=1e-5)
+    np.testing.assert_allclose(run_in_openvino(open_checkpoint(path), PICTURE, tmp_path / "engine"), PICTURE, atol=1e-5)
 
 
 def test_a_network_that_makes_no_picture_of_fractions_gets_bytes(
@@ -120,5 +120,5 @@ def test_networks_that_ship_are_for_1(tmp_path: Path, shared: Path, caplog: pyte
         ends = probe(path)["config"]
         assert (ends["range"], ends["output_range"]) == ("1", "1")
     with caplog.at_level(logging.DEBUG, "vsfdatrd"):
-        assert ranges(doubler(tmp_path / "random.onnx")) == ("1", "1")
+        assert ranges(write_doubler(tmp_path / "random.onnx")) == ("1", "1")
     assert not caplog.messages

@@ -12,13 +12,13 @@ from cuda.bindings import driver, runtime
 from cuda.bindings import nvml as management
 
 from vsfdatrd.backends.gpu import cuda, nvml
-from vsfdatrd.backends.gpu.devices import gpus
+from vsfdatrd.backends.gpu.devices import list_gpus
 from vsfdatrd.errors import EngineError, EngineUnavailable
 from vsfdatrd.workers.client import Worker
 
 from .apis import SURFACE, Use, counts, differences, find, script, takes, uses
 
-without_gpu = pytest.mark.skipif(bool(gpus()), reason="there is a GPU, which tests/gpu is for")
+without_gpu = pytest.mark.skipif(bool(list_gpus()), reason="there is a GPU, which tests/gpu is for")
 
 MANAGED = [*uses("gpu/nvml.py", {"nvml": ""})]
 OURS = [*uses("gpu/cuda.py", {"rt": ""})]
@@ -29,7 +29,7 @@ DRIVERS = [
 
 
 def unfit(use: Use, library: ModuleType) -> str | None:
-    """What is wrong with how we use a name."""
+    """Describe what is wrong with our use of a name; None if nothing is."""
     try:
         result = find(library, use.name)
     except AttributeError:
@@ -125,7 +125,7 @@ def test_without_a_driver_everything_is_a_sentence() -> None:
     with pytest.raises(EngineUnavailable, match=r"driver is missing or too old \(it supports CUDA 0\.0, and 1\d is"):
         cuda.require_driver()
     assert cuda.driver_version() == "0.0"
-    assert cuda.driver() == "CUDA 0.0"
+    assert cuda.describe_driver() == "CUDA 0.0"
     assert nvml.free_memory("0000:01:00.0") is None
     makers: list[Any] = [
         cuda.Stream,
@@ -208,14 +208,14 @@ int cuGetProcAddress(const char *name, void **address, int version, unsigned lon
 ASKING = """
 import json, os, threading, time
 from vsfdatrd.backends.gpu import cuda
-from vsfdatrd.backends.gpu.devices import gpus
+from vsfdatrd.backends.gpu.devices import list_gpus
 from vsfdatrd.errors import EngineUnavailable
 def beat():
     for _ in range(20):
         time.sleep(0.01)
     with open(os.environ["BEATEN"], "w"): pass
 threading.Thread(target=beat, daemon=True).start()
-found = [(gpu.name, gpu.capability) for gpu in gpus()]
+found = [(gpu.name, gpu.capability) for gpu in list_gpus()]
 try:
     cuda.require_driver()
     why = None
@@ -227,7 +227,7 @@ print(json.dumps({"gpus": found, "why": why}))
 
 @pytest.fixture
 def paper_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A driver of a few lines, which processes find first."""
+    """A stand-in for the driver's library, first in the search path of processes."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     command = [compiler] if compiler else [sys.executable, "-m", "ziglang", "cc"]
     (tmp_path / "driver.c").write_text("#define _GNU_SOURCE\n" + DRIVER)

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from vsfdatrd.backends.gpu.devices import gpus
-from vsfdatrd.backends.tensorrt.builder import FILE, build, logger
+from vsfdatrd.backends.gpu.devices import list_gpus
+from vsfdatrd.backends.tensorrt.builder import ENGINE_FILE, build_engine, create_logger
 from vsfdatrd.backends.tensorrt.library import RTX, Library
 from vsfdatrd.backends.tensorrt.worker import _check_validity
 from vsfdatrd.errors import EngineBuildError, EngineError
@@ -19,7 +19,7 @@ from vsfdatrd.errors import EngineBuildError, EngineError
 from .apis import SURFACE, Use, differences, find, script, takes, uses
 
 pytestmark = pytest.mark.skipif(not RTX.installed, reason="tensorrt_rtx is not installed")
-without_gpu = pytest.mark.skipif(bool(gpus()), reason="there is a GPU, which tests/gpu is for")
+without_gpu = pytest.mark.skipif(bool(list_gpus()), reason="there is a GPU, which tests/gpu is for")
 
 # What names in our functions stand for.
 ROOTS: dict[tuple[str, str], dict[str, str]] = {
@@ -27,7 +27,7 @@ ROOTS: dict[tuple[str, str], dict[str, str]] = {
     ("tensorrt/library.py", "set_targets"): {"trt": "", "config": "IBuilderConfig"},
     ("tensorrt/library.py", "require_user_allocation"): {"trt": "", "config": "IBuilderConfig"},
     ("tensorrt/library.py", "build_settings"): {"config": "IBuilderConfig", "cache": "ITimingCache"},
-    ("tensorrt/library.py", "context"): {
+    ("tensorrt/library.py", "create_context"): {
         "engine": "ICudaEngine",
         "config": "IRuntimeConfig",
         "cache": "IRuntimeCache",
@@ -35,7 +35,7 @@ ROOTS: dict[tuple[str, str], dict[str, str]] = {
     },
     ("tensorrt/library.py", "runtime_cache_bytes"): {"owners[1]": "IRuntimeCache"},
     ("tensorrt/library.py", "can_capture"): {"context": "IExecutionContext"},
-    ("tensorrt/builder.py", "build"): {
+    ("tensorrt/builder.py", "build_engine"): {
         "trt": "",
         "builder": "Builder",
         "network": "INetworkDefinition",
@@ -43,7 +43,7 @@ ROOTS: dict[tuple[str, str], dict[str, str]] = {
         "error": "ParserError",
         "config": "IBuilderConfig",
     },
-    ("tensorrt/builder.py", "build_empty"): {
+    ("tensorrt/builder.py", "build_empty_engine"): {
         "trt": "",
         "builder": "Builder",
         "network": "INetworkDefinition",
@@ -56,7 +56,7 @@ ROOTS: dict[tuple[str, str], dict[str, str]] = {
         "layer": "IAttentionInputLayer",
         "layer.attention": "IAttention",
     },
-    ("tensorrt/builder.py", "logger"): {"trt": "", "severity": "ILogger.ERROR"},
+    ("tensorrt/builder.py", "create_logger"): {"trt": "", "severity": "ILogger.ERROR"},
     ("tensorrt/worker.py", "_check_validity"): {"trt": "", "runtime": "Runtime"},
     ("tensorrt/worker.py", "do_refusal_reason"): {"trt": ""},
     ("tensorrt/worker.py", "_create_context"): {"context": "IExecutionContext"},
@@ -92,7 +92,7 @@ def ours() -> Iterator[Use]:
 
 
 def unfit(use: Use, library: ModuleType) -> str | None:
-    """What is wrong with how we use a name."""
+    """Describe what is wrong with our use of a name; None if nothing is."""
     try:
         result = find(library, use.name)
     except AttributeError:
@@ -135,15 +135,15 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     graph = helper.make_graph([helper.make_node("Mul", ["input", "two"], ["output"])], "g", ends[:1], ends[1:], [two])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     onnx.save(model, folder / "graph.onnx")
-    facts = build(RTX, folder / "graph.onnx", folder, ["sm89"], {}, folder / "log")
+    facts = build_engine(RTX, folder / "graph.onnx", folder, ["sm89"], {}, folder / "log")
     assert json.loads((folder / "facts.json").read_text()) == facts
     assert "Total Weights Memory: " in (folder / "log").read_text(), "sizes are read from sentences that are not said"
-    return (folder / FILE).read_bytes()
+    return (folder / ENGINE_FILE).read_bytes()
 
 
 @without_gpu
 def test_what_it_says_of_engines_arrives(trt: ModuleType, engine: bytes) -> None:
-    log = logger(trt)
+    log = create_logger(trt)
     runtime = trt.Runtime(log)
     validity, diagnostics = runtime.get_engine_validity(engine)
     assert (validity, type(diagnostics)) == (trt.EngineValidity.INVALID, int)
@@ -156,7 +156,7 @@ def test_what_it_says_of_engines_arrives(trt: ModuleType, engine: bytes) -> None
 
 
 def test_it_is_told_to_reserve_its_memory(trt: ModuleType) -> None:
-    log = logger(trt)
+    log = create_logger(trt)
     config = trt.Builder(log).create_builder_config()
     assert not config.get_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     RTX.require_user_allocation(trt, config)
@@ -166,7 +166,7 @@ def test_it_is_told_to_reserve_its_memory(trt: ModuleType) -> None:
 def test_a_file_that_is_no_graph_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "graph.onnx").write_bytes(b"no graph")
     with pytest.raises(EngineBuildError, match=r"TensorRT does not read the network: [^:;]+.*; its full log is"):
-        build(RTX, tmp_path / "graph.onnx", tmp_path, ["sm89"], {}, tmp_path / "log")
+        build_engine(RTX, tmp_path / "graph.onnx", tmp_path, ["sm89"], {}, tmp_path / "log")
 
 
 def test_bindings_that_give_nothing_are_a_sentence(trt: ModuleType, tmp_path: Path) -> None:
@@ -184,7 +184,9 @@ def test_bindings_that_give_nothing_are_a_sentence(trt: ModuleType, tmp_path: Pa
 
     (tmp_path / "graph.onnx").write_bytes(b"")
     with pytest.raises(EngineBuildError, match="TensorRT does not start: no CUDA here; its full log is"):
-        build(Broken("broken", "rtx", portable=True), tmp_path / "graph.onnx", tmp_path, [], {}, tmp_path / "log")
+        build_engine(
+            Broken("broken", "rtx", portable=True), tmp_path / "graph.onnx", tmp_path, [], {}, tmp_path / "log"
+        )
 
 
 def test_shapes_are_numbers(trt: ModuleType) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vsfdatrd.backends import reference
-from vsfdatrd.backends.graphs import serialized
+from vsfdatrd.backends.graphs import serialize
 from vsfdatrd.backends.tensorrt.library import Library
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.errors import EngineError, EngineUnavailable
@@ -22,24 +22,24 @@ def test_onnx_runtime_computes_what_openvino_computes(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = tmp_path / "graph.onnx"
-    graph.write_bytes(serialized(open_checkpoint(tiny_model).graph(60, 90)))
-    assert reference.library() == "openvino"
-    reference.compute(graph, tmp_path / "openvino.npy")
+    graph.write_bytes(serialize(open_checkpoint(tiny_model).graph(60, 90)))
+    assert reference.reference_library() == "openvino"
+    reference.compute_reference(graph, tmp_path / "openvino.npy")
     without("openvino", monkeypatch=monkeypatch)
-    assert reference.library() == "onnxruntime"
-    reference.compute(graph, tmp_path / "onnxruntime.npy")
+    assert reference.reference_library() == "onnxruntime"
+    reference.compute_reference(graph, tmp_path / "onnxruntime.npy")
     one, other = (np.load(tmp_path / f"{name}.npy") for name in ("openvino", "onnxruntime"))
     assert one.shape == other.shape == (3, 120, 180)
     np.testing.assert_allclose(one.astype(np.float32), other.astype(np.float32), atol=2e-3)
     graph.write_bytes(b"nothing")
     with pytest.raises(EngineError, match="ONNX Runtime could not compute the reference: "):
-        reference.compute(graph, tmp_path / "none.npy")
+        reference.compute_reference(graph, tmp_path / "none.npy")
 
 
 def test_neither_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without("openvino", "onnxruntime", monkeypatch=monkeypatch)
     with pytest.raises(EngineUnavailable, match="needs OpenVINO or ONNX Runtime; pip install openvino"):
-        reference.compute(tmp_path / "graph.onnx", tmp_path / "result.npy")
+        reference.compute_reference(tmp_path / "graph.onnx", tmp_path / "result.npy")
 
 
 @pytest.mark.parametrize("package", ["partial_rtx", "partial_rtx_cu13", "partial_rtx_cu13_bindings"])

@@ -1,4 +1,4 @@
-"""Which backend, precision and device an engine gets, and when the next one is tried."""
+"""Selection of backend, precision and device, and the order in which they are tried."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from vsfdatrd.backends import selection
 from vsfdatrd.backends.base import SlotPool
 from vsfdatrd.backends.native import kernels
 from vsfdatrd.cache.engine_cache import EngineCache
-from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.errors import (
     ArgumentError,
     EngineBuildError,
@@ -30,18 +30,13 @@ def backends(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backends]:
     """Every backend replaced by a fake; no GPU, and a processor without AVX2."""
     fakes = {name: FakeBackend() for name in BACKENDS}
     fakes["native"].reason = "the processor has no AVX2"
-    monkeypatch.setattr(kernels, "unsupported", lambda: fakes["native"].reason)
+    monkeypatch.setattr(kernels, "unsupported_reason", lambda: fakes["native"].reason)
     fakes["tensorrt"].reason = "there is no NVIDIA GPU here, or no driver for it"
-    monkeypatch.setattr(selection, "backend", fakes.__getitem__)
+    monkeypatch.setattr(selection, "import_backend", fakes.__getitem__)
     monkeypatch.setattr(selection, "gpu_count", lambda: 0)
-    selection._shared.clear()
+    selection._shared_pools.clear()
     yield fakes
-    selection._shared.clear()
-
-
-@pytest.fixture
-def tiny(tiny_model: Path) -> Checkpoint:
-    return open_checkpoint(tiny_model)
+    selection._shared_pools.clear()
 
 
 @pytest.fixture
@@ -61,8 +56,8 @@ type Opened = Callable[..., FakeEngine]
 
 
 def test_the_first_precision_is_taken_and_the_frame_padded(backends: Backends, opened: Opened) -> None:
-    job = opened().job
-    assert (job.height, job.width, job.precision, job.streams) == (60, 60, "fp16", None)
+    spec = opened().spec
+    assert (spec.height, spec.width, spec.precision, spec.streams) == (60, 60, "fp16", None)
     assert backends["openvino"].built == ["fp16"]
     assert backends["torch"].built == []
 
@@ -71,7 +66,7 @@ def test_the_next_safer_precision_is_tried_with_a_warning(
     backends: Backends, opened: Opened, caplog: pytest.LogCaptureFixture
 ) -> None:
     backends["openvino"].failing = ("fp16", "bf16")
-    assert opened().job.precision == "fp32"
+    assert opened().spec.precision == "fp32"
     assert backends["openvino"].built == ["fp16", "bf16", "fp32"]
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 2
@@ -83,9 +78,9 @@ def test_the_next_safer_precision_is_tried_with_a_warning(
 def test_a_precision_that_strayed_too_far_is_not_built_at_every_start(backends: Backends, opened: Opened) -> None:
     fake = backends["openvino"]
     fake.failing = ("fp16",)
-    assert opened().job.precision == "bf16"
-    selection._shared.clear()
-    assert opened().job.precision == "bf16"
+    assert opened().spec.precision == "bf16"
+    selection._shared_pools.clear()
+    assert opened().spec.precision == "bf16"
     assert fake.built == ["fp16", "bf16"], "a warm start built an engine"
     with pytest.raises(EngineBuildError, match="the fp16 engine agrees"):
         opened(precision="fp16", backend="openvino")  # a backend that is requested by name raises its reason
@@ -94,9 +89,9 @@ def test_a_precision_that_strayed_too_far_is_not_built_at_every_start(backends: 
 def test_an_engine_that_could_not_be_built_is_tried_again(backends: Backends, opened: Opened) -> None:
     fake = backends["openvino"]
     fake.breaking = ("fp16",)
-    assert opened().job.precision == "bf16"
+    assert opened().spec.precision == "bf16"
     fake.breaking = ()
-    assert opened().job.precision == "fp16"
+    assert opened().spec.precision == "fp16"
 
 
 def test_when_the_last_precision_fails_it_is_an_error(backends: Backends, opened: Opened, tmp_path: Path) -> None:
@@ -135,7 +130,7 @@ def test_what_fits_once_only_is_run_once_at_a_time(
     backends: Backends, opened: Opened, caplog: pytest.LogCaptureFixture
 ) -> None:
     backends["openvino"].needs, backends["openvino"].has = 10 << 30, 15 << 30
-    assert opened().job.streams == 1
+    assert opened().spec.streams == 1
     assert "memory for one frame in flight only" in caplog.text
     with pytest.raises(InsufficientMemory, match=r"needs about 20\.0 GiB"):
         opened(streams=2)
@@ -180,12 +175,12 @@ def test_a_device_that_is_not_there(
 
 def test_every_gpu_there_is_can_be_used(backends: Backends, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selection, "gpu_count", lambda: 2)
-    assert opened(device=(1, 0), backend="torch").job.device == (1, 0)
+    assert opened(device=(1, 0), backend="torch").spec.device == (1, 0)
     assert backends["torch"].built == ["fp16"]
 
 
 def first(wanted: str, checkpoint: Checkpoint) -> str:
-    return selection.candidates(wanted, checkpoint)[0][0]
+    return selection.usable_backends(wanted, checkpoint)[0][0]
 
 
 def test_an_engine_that_lost_a_frame_is_shared_with_nobody_new(
@@ -216,11 +211,11 @@ def test_auto_takes_openvino_on_a_cpu_and_tensorrt_on_a_gpu(
     assert first("auto", tiny) == "torch"
     backends["openvino"].reason = None
     monkeypatch.setattr(selection, "gpu_count", lambda: 1)
-    assert [name for name, _ in selection.candidates("auto", tiny)] == ["torch", "openvino"]
+    assert [name for name, _ in selection.usable_backends("auto", tiny)] == ["torch", "openvino"]
     backends["tensorrt"].reason = None
-    assert [name for name, _ in selection.candidates("auto", tiny)] == ["tensorrt", "torch", "openvino"]
+    assert [name for name, _ in selection.usable_backends("auto", tiny)] == ["tensorrt", "torch", "openvino"]
     backends["torch"].reason = "PyTorch is not installed; pip install 'vsfdatrd[torch]'"
-    assert [name for name, _ in selection.candidates("auto", tiny)] == ["tensorrt", "openvino"]
+    assert [name for name, _ in selection.usable_backends("auto", tiny)] == ["tensorrt", "openvino"]
 
 
 def test_auto_goes_on_to_the_next_engine_with_a_warning(
@@ -241,9 +236,9 @@ def test_no_backend_is_an_error_with_every_reason(backends: Backends, tiny: Chec
     backends["torch"].reason = "PyTorch is not installed; pip install 'vsfdatrd[torch]'"
     every = r"tensorrt: there is no .*; openvino: OpenVINO is .*; native: .* AVX2; torch: PyTorch is"
     with pytest.raises(EngineUnavailable, match=every):
-        selection.candidates("auto", tiny)
+        selection.usable_backends("auto", tiny)
     with pytest.raises(EngineUnavailable, match="backend='torch' cannot be used here: PyTorch is not installed"):
-        selection.candidates("torch", tiny)
+        selection.usable_backends("torch", tiny)
     assert selection.unavailable_reasons() == {name: fake.reason for name, fake in backends.items()}
 
 

@@ -1,4 +1,4 @@
-"""`auto` takes the engine that is fastest here, measured once."""
+"""`auto` selects the engine that was fastest in a measurement on this machine."""
 
 import multiprocessing
 import time
@@ -14,7 +14,7 @@ from vsfdatrd.backends import selection, speed
 from vsfdatrd.backends.base import EngineSpec, FramePlanes, SlotPool
 from vsfdatrd.backends.native import backend as native
 from vsfdatrd.cache.engine_cache import EngineCache
-from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.errors import EngineError
 from vsfdatrd.options import BACKENDS, Options
 
@@ -22,7 +22,7 @@ type Opened = Callable[..., str]
 
 
 class Clock:
-    """Time that passes only while a frame is computed: no other program can disturb it."""
+    """Simulated clock that advances only while a frame is computed, independent of other programs."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -39,11 +39,11 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "time", CLOCK)
 
 
-class Timed(FakeEngine):
-    """An engine that takes its time."""
+class TimedEngine(FakeEngine):
+    """An engine that takes a given time for each frame on the simulated clock."""
 
-    def __init__(self, job: EngineSpec, name: str, seconds: float) -> None:
-        super().__init__(job)
+    def __init__(self, spec: EngineSpec, name: str, seconds: float) -> None:
+        super().__init__(spec)
         self.name, self.seconds = name, seconds
 
     def input(self, slot: int) -> FramePlanes:
@@ -57,7 +57,7 @@ class Timed(FakeEngine):
 
 
 class TimedBackend(FakeBackend):
-    """A backend whose engines take so long for a frame."""
+    """A backend whose engines take `seconds` for a frame."""
 
     def __init__(self, name: str, seconds: float) -> None:
         super().__init__()
@@ -68,11 +68,11 @@ class TimedBackend(FakeBackend):
     def version(self, device: object = (0,)) -> str:
         return self.revision
 
-    def load(self, job: EngineSpec, directory: Path) -> Timed:
+    def load(self, spec: EngineSpec, directory: Path) -> TimedEngine:
         if self.loading:
             raise self.loading
-        self.opened.append((job.height, job.width))
-        return Timed(job, self.name, self.seconds)
+        self.opened.append((spec.height, spec.width))
+        return TimedEngine(spec, self.name, self.seconds)
 
     def rest(self) -> None:
         pass
@@ -80,22 +80,17 @@ class TimedBackend(FakeBackend):
 
 @pytest.fixture
 def rivals(monkeypatch: pytest.MonkeyPatch) -> dict[str, TimedBackend]:
-    """OpenVINO goes first where nothing is measured, and takes much longer than the native engine."""
+    """Two backends: OpenVINO is tried first without a measurement, and is much slower than the native one."""
     fakes = {name: TimedBackend(name, 0.03) for name in BACKENDS}
     fakes["native"].seconds = 0.001
     fakes["tensorrt"].reason = "there is no NVIDIA GPU here, or no driver for it"
-    monkeypatch.setattr(selection, "backend", fakes.__getitem__)
+    monkeypatch.setattr(selection, "import_backend", fakes.__getitem__)
     monkeypatch.setattr(selection, "gpu_count", lambda: 0)
-    monkeypatch.setattr(native, "preferred", lambda: False)
-    monkeypatch.setattr(speed, "SECONDS", 0.02)
-    monkeypatch.setattr(speed, "TURN", 0.01)
-    selection._shared.clear()
+    monkeypatch.setattr(native, "is_preferred", lambda: False)
+    monkeypatch.setattr(speed, "MEASURE_SECONDS", 0.02)
+    monkeypatch.setattr(speed, "TURN_SECONDS", 0.01)
+    selection._shared_pools.clear()
     return fakes
-
-
-@pytest.fixture
-def tiny(tiny_model: Path) -> Checkpoint:
-    return open_checkpoint(tiny_model)
 
 
 @pytest.fixture
@@ -103,10 +98,10 @@ def opened(tiny: Checkpoint, tmp_path: Path) -> Opened:
     """Opens an engine as after a start of the program, and returns the backend's name."""
 
     def opener(height: int = 40, width: int = 50, **given: Any) -> str:
-        selection._shared.clear()
+        selection._shared_pools.clear()
         options = Options(model=str(tiny.path), **given)
         engine = selection.open_engine(tiny, height, width, options, EngineCache(tmp_path / "cache")).engine
-        assert isinstance(engine, Timed)
+        assert isinstance(engine, TimedEngine)
         return engine.name
 
     return opener
@@ -189,8 +184,8 @@ def test_a_measurement_that_breaks_leaves_the_order_as_it_is(
 
 def test_filters_that_use_an_engine_are_not_disturbed() -> None:
     """Slots in use are waited for, and all are free afterwards."""
-    pool = SlotPool(Timed.__new__(Timed))
-    pool.engine.name, pool.engine.seconds, pool.engine.job = "x", 0.001, None  # type: ignore[attr-defined]
+    pool = SlotPool(TimedEngine.__new__(TimedEngine))
+    pool.engine.name, pool.engine.seconds, pool.engine.spec = "x", 0.001, None  # type: ignore[attr-defined]
     pool.engine.closed = 0  # type: ignore[attr-defined]
     assert speed.measure_rates({"x": pool})["x"] == pytest.approx(1000)
     with pool.slot() as slot:

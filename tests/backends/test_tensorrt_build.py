@@ -1,4 +1,4 @@
-"""What the real TensorRT-RTX says to our graphs on a machine without a GPU; and how the two libraries differ."""
+"""Builds of the real TensorRT-RTX on a machine without a GPU, and differences between the two libraries."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from benchmarks.weights import weights_file
 from vsfdatrd.backends import reference
 from vsfdatrd.backends.base import EngineSpec
-from vsfdatrd.backends.gpu.devices import gpus
+from vsfdatrd.backends.gpu.devices import list_gpus
 from vsfdatrd.backends.tensorrt import backend as tensorrt
 from vsfdatrd.backends.tensorrt import builder as tensorrt_build
 from vsfdatrd.backends.tensorrt import library as tensorrt_library
@@ -31,7 +31,7 @@ needs_rtx = pytest.mark.skipif(not RTX.installed, reason="tensorrt_rtx is not in
 
 def built(
     model: Path, cache: Path, *targets: str, size: tuple[int, int] = (90, 60), **options: Any
-) -> list[ahead.Built]:
+) -> list[ahead.BuiltEngine]:
     return ahead.build_for(Options(model=str(model), cache=cache, **options), *size, targets)
 
 
@@ -61,16 +61,16 @@ def test_every_kind_of_gpu_gets_an_engine(tiny_model: Path, tmp_path: Path, prec
 def test_the_smallest_engine_is_there_at_once(target: str, tmp_path: Path) -> None:
     """Also for a GPU that the library has no name for: what runs on all that it knows. Without one, none is fit."""
     code = (
-        "from vsfdatrd.backends.tensorrt.builder import logger, build_empty\n"
+        "from vsfdatrd.backends.tensorrt.builder import create_logger, build_empty_engine\n"
         "from vsfdatrd.backends.tensorrt.library import RTX\n"
-        f"blob, said = build_empty(RTX, [{target!r}]), logger(trt := RTX.load())\n"
+        f"blob, said = build_empty_engine(RTX, [{target!r}]), create_logger(trt := RTX.load())\n"
         "print(len(blob), trt.Runtime(said).get_engine_validity(blob)[0].name)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     size, validity = done.stdout.split()
     assert int(size) > 1000
-    assert validity == "INVALID" or gpus()
+    assert validity == "INVALID" or list_gpus()
 
 
 @needs_rtx
@@ -84,16 +84,16 @@ def test_fp32_is_not_rounded(tiny_model: Path, tmp_path: Path, monkeypatch: pyte
             configs.append(config)
 
     def ask(what: str, *, how: dict[str, Any], log: str, graph: str, **_: Any) -> dict[str, Any]:
-        watched, folder = Watched(*astuple(RTX)), tmp_path / job.precision
+        watched, folder = Watched(*astuple(RTX)), tmp_path / spec.precision
         folder.mkdir()
-        return tensorrt_build.build(watched, Path(graph), folder, ["sm89"], how, Path(log))
+        return tensorrt_build.build_engine(watched, Path(graph), folder, ["sm89"], how, Path(log))
 
     monkeypatch.setattr(tensorrt._standby, "ask", ask)
-    monkeypatch.setattr(tensorrt, "_reference", lambda *_: (b"", 0))
+    monkeypatch.setattr(tensorrt, "_compute_reference", lambda *_: (b"", 0))
     precisions: tuple[Precision, ...] = ("mixed", "fp32")
     for precision in precisions:
-        job = EngineSpec(open_checkpoint(tiny_model), 60, 60, precision)
-        tensorrt.build_for(job, tmp_path, RTX, ["sm89"])
+        spec = EngineSpec(open_checkpoint(tiny_model), 60, 60, precision)
+        tensorrt.build_for(spec, tmp_path, RTX, ["sm89"])
     flags = RTX.load().BuilderFlag
     assert [config.get_flag(flags.TF32) for config in configs] == [True, False]
     assert all(config.get_flag(flags.REQUIRE_USER_ALLOCATION) for config in configs), "CUDA graphs want that"
@@ -103,13 +103,13 @@ def test_fp32_is_not_rounded(tiny_model: Path, tmp_path: Path, monkeypatch: pyte
 def test_the_reference_is_computed_once_for_all_kinds_of_gpu(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    through, counted = reference.compute, []
+    through, counted = reference.compute_reference, []
 
     def counting(graph: Path, target: Path, sky: Path) -> int:
         counted.append(target)
         return through(graph, target, sky)
 
-    monkeypatch.setattr(reference, "compute", counting)
+    monkeypatch.setattr(reference, "compute_reference", counting)
     result = built(tiny_model, tmp_path, "sm86", "sm89", "sm120")
     assert len(counted) == 1
     assert len({(engine.path / "reference.npy").read_bytes() for engine in result}) == 1
@@ -128,7 +128,7 @@ def test_the_reference_is_computed_once_for_all_kinds_of_gpu(
 def test_the_shipped_weights_at_the_sizes_of_discs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, precision: str, size: tuple[int, int]
 ) -> None:
-    monkeypatch.setattr(tensorrt, "_reference", lambda *_: (b"", 0))  # takes longer than everything else
+    monkeypatch.setattr(tensorrt, "_compute_reference", lambda *_: (b"", 0))  # takes longer than everything else
     medium, _ = weights_file("medium", tmp_path)  # with all parts at work
     (engine,) = built(medium, tmp_path, target, size=size, precision=precision)
     facts = json.loads((engine.path / "facts.json").read_text())
@@ -311,5 +311,5 @@ def test_only_the_portable_library_is_aimed() -> None:
 
 
 def test_what_an_engine_is_for() -> None:
-    assert RTX.target((8, 9), "NVIDIA GeForce RTX 4090") == "sm89"
-    assert CLASSIC.target((9, 0), "NVIDIA H200") == "sm90 NVIDIA H200"
+    assert RTX.target_name((8, 9), "NVIDIA GeForce RTX 4090") == "sm89"
+    assert CLASSIC.target_name((9, 0), "NVIDIA H200") == "sm90 NVIDIA H200"

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 from torch import nn
 
-from vsfdatrd.backends.accuracy import compare, drawing
+from vsfdatrd.backends.accuracy import check_psnr, draw_line_art
 from vsfdatrd.backends.base import Engine, EngineSpec, FramePlanes
 from vsfdatrd.backends.torch import backend as engine_module
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
@@ -24,18 +24,18 @@ pytestmark = pytest.mark.usefixtures("one_thread", "without_gpu")
 
 @pytest.fixture
 def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU, whatever else there is (tests/gpu has the rest)."""
+    """Use the CPU even if there is a GPU (tests/gpu has the rest)."""
     monkeypatch.setattr(engine_module, "gpu_count", lambda: 0)
 
 
 @pytest.fixture(scope="module")
-def job(tiny_model: Path) -> EngineSpec:
+def spec(tiny_model: Path) -> EngineSpec:
     return EngineSpec(open_checkpoint(tiny_model), 60, 90, "fp32")
 
 
-def load(job: EngineSpec, directory: Path) -> Engine:
-    engine_module.build(job, directory)
-    return engine_module.load(job, directory)
+def load(spec: EngineSpec, directory: Path) -> Engine:
+    engine_module.build(spec, directory)
+    return engine_module.load(spec, directory)
 
 
 def expected(checkpoint: Checkpoint, picture: FramePlanes) -> FramePlanes:
@@ -46,39 +46,39 @@ def expected(checkpoint: Checkpoint, picture: FramePlanes) -> FramePlanes:
     return result
 
 
-def test_it_computes_what_the_network_computes(job: EngineSpec, tmp_path: Path) -> None:
-    engine = load(job, tmp_path)
+def test_it_computes_what_the_network_computes(spec: EngineSpec, tmp_path: Path) -> None:
+    engine = load(spec, tmp_path)
     assert engine.slots == 1
     assert engine.input(0).shape == (3, 60, 90)
     assert engine.input(0).dtype == np.float32
     assert engine.input(0).flags.c_contiguous
-    for picture in (drawing(60, 90), drawing(60, 90)[:, ::-1]):
+    for picture in (draw_line_art(60, 90), draw_line_art(60, 90)[:, ::-1]):
         np.copyto(engine.input(0), picture)
         engine.submit(0)
-        reference = expected(job.checkpoint, picture)
+        reference = expected(spec.checkpoint, picture)
         assert reference.std() > 0.1
         np.testing.assert_allclose(engine.collect(0), reference, atol=1e-5 * np.abs(reference).max())
     engine.close()
 
 
-def test_two_streams_at_once(job: EngineSpec, tmp_path: Path) -> None:
-    engine = load(replace(job, streams=2), tmp_path)
+def test_two_streams_at_once(spec: EngineSpec, tmp_path: Path) -> None:
+    engine = load(replace(spec, streams=2), tmp_path)
     assert engine.slots == 2
-    pictures = [drawing(60, 90), drawing(60, 90)[:, :, ::-1]]
+    pictures = [draw_line_art(60, 90), draw_line_art(60, 90)[:, :, ::-1]]
     for slot, picture in enumerate(pictures):
         np.copyto(engine.input(slot), picture)
         engine.submit(slot)
     for slot in (1, 0):
-        reference = expected(job.checkpoint, pictures[slot])
+        reference = expected(spec.checkpoint, pictures[slot])
         np.testing.assert_allclose(engine.collect(slot), reference, atol=1e-5 * np.abs(reference).max())
     engine.close()
 
 
-def test_streams_share_the_threads(job: EngineSpec, tmp_path: Path) -> None:
+def test_streams_share_the_threads(spec: EngineSpec, tmp_path: Path) -> None:
     import torch
 
     torch.set_num_threads(4)
-    engine: Any = load(replace(job, streams=2), tmp_path)
+    engine: Any = load(replace(spec, streams=2), tmp_path)
     assert engine._pool.submit(torch.get_num_threads).result() == 2
     assert torch.get_num_threads() == 4, "the script's own threads are its own"
     engine.close()
@@ -96,9 +96,9 @@ class Failing(nn.Module):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("the size of tensor a must match"), IndexError("out of range")])
-def test_a_network_that_fails_fails_its_frame(job: EngineSpec, tmp_path: Path, error: Exception) -> None:
-    failing: Any = SimpleNamespace(description=job.checkpoint.description, network=lambda: Failing(error))
-    engine = load(replace(job, checkpoint=failing), tmp_path)
+def test_a_network_that_fails_fails_its_frame(spec: EngineSpec, tmp_path: Path, error: Exception) -> None:
+    failing: Any = SimpleNamespace(description=spec.checkpoint.description, network=lambda: Failing(error))
+    engine = load(replace(spec, checkpoint=failing), tmp_path)
     for _ in range(2):  # the engine itself lives on
         engine.submit(0)
         with pytest.raises(EngineError, match=f"PyTorch failed on it: {error}"):
@@ -106,18 +106,18 @@ def test_a_network_that_fails_fails_its_frame(job: EngineSpec, tmp_path: Path, e
     engine.close()
 
 
-def test_a_network_that_does_not_load_is_an_engine_error(job: EngineSpec, tmp_path: Path) -> None:
+def test_a_network_that_does_not_load_is_an_engine_error(spec: EngineSpec, tmp_path: Path) -> None:
     def network() -> NoReturn:
         raise RuntimeError("not enough memory: you tried to allocate 99 bytes")
 
-    failing: Any = SimpleNamespace(description=job.checkpoint.description, network=network)
+    failing: Any = SimpleNamespace(description=spec.checkpoint.description, network=network)
     with pytest.raises(EngineError, match="could not prepare the network for 90×60: not enough memory"):
-        load(replace(job, checkpoint=failing), tmp_path)
+        load(replace(spec, checkpoint=failing), tmp_path)
 
 
-def test_closing_waits_for_frames_and_ends_the_threads(job: EngineSpec, tmp_path: Path) -> None:
-    engine = load(job, tmp_path)
-    np.copyto(engine.input(0), drawing(60, 90))
+def test_closing_waits_for_frames_and_ends_the_threads(spec: EngineSpec, tmp_path: Path) -> None:
+    engine = load(spec, tmp_path)
+    np.copyto(engine.input(0), draw_line_art(60, 90))
     engine.submit(0)
     assert any(thread.name.startswith("fdatrd-torch") for thread in threading.enumerate())
     engine.close()
@@ -129,28 +129,28 @@ def test_closing_waits_for_frames_and_ends_the_threads(job: EngineSpec, tmp_path
         engine.collect(0)
 
 
-def test_nothing_is_collected_that_was_not_submitted(job: EngineSpec, tmp_path: Path) -> None:
-    engine = load(job, tmp_path)
+def test_nothing_is_collected_that_was_not_submitted(spec: EngineSpec, tmp_path: Path) -> None:
+    engine = load(spec, tmp_path)
     with pytest.raises(EngineError, match="nothing was submitted to slot 0"):
         engine.collect(0)
     engine.close()
 
 
-def test_the_note_names_the_weights(job: EngineSpec, tmp_path: Path) -> None:
-    engine_module.build(job, tmp_path)
-    assert job.checkpoint.description.sha256 in (tmp_path / "torch.json").read_text()
+def test_the_note_names_the_weights(spec: EngineSpec, tmp_path: Path) -> None:
+    engine_module.build(spec, tmp_path)
+    assert spec.checkpoint.description.sha256 in (tmp_path / "torch.json").read_text()
 
 
-def test_precisions_are_those_of_the_processor(job: EngineSpec, tmp_path: Path) -> None:
+def test_precisions_are_those_of_the_processor(spec: EngineSpec, tmp_path: Path) -> None:
     import torch
 
-    possible = engine_module.precisions(job.checkpoint)
+    possible = engine_module.precisions(spec.checkpoint)
     assert possible[-1] == "fp32"
     assert ("bf16" in possible) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
     results = {}
     for precision in possible:
-        engine = engine_module.load(replace(job, precision=precision), tmp_path)
-        np.copyto(engine.input(0), drawing(60, 90))
+        engine = engine_module.load(replace(spec, precision=precision), tmp_path)
+        np.copyto(engine.input(0), draw_line_art(60, 90))
         engine.submit(0)
         results[precision] = engine.collect(0).copy()
         assert np.isfinite(results[precision]).all()
@@ -163,14 +163,14 @@ def test_bf16_is_close_to_fp32_in_a_trained_network(shared: Path, tmp_path: Path
     medium = open_checkpoint(shared / "weights/fdat_rd_medium_2x_standin.safetensors")
     if "bf16" not in engine_module.precisions(medium):
         pytest.skip("PyTorch does not compute in bf16 on this CPU")
-    picture = drawing(120, 120)
+    picture = draw_line_art(120, 120)
     engine = load(EngineSpec(medium, 120, 120, "bf16"), tmp_path)
     np.copyto(engine.input(0), picture)
     engine.submit(0)
     result = engine.collect(0).copy()
     engine.close()
     try:
-        assert compare(expected(medium, picture), result, "bf16") >= 50
+        assert check_psnr(expected(medium, picture), result, "bf16") >= 50
     except EngineBuildError as error:
         pytest.fail(str(error))
 
@@ -178,11 +178,11 @@ def test_bf16_is_close_to_fp32_in_a_trained_network(shared: Path, tmp_path: Path
 def test_it_runs_weights_of_five_dimensions(make_tensors: Any, tmp_path: Path) -> None:
     """The lda tail has some."""
     save_file(make_tensors(upsampler="lda"), path := tmp_path / "lda.safetensors")
-    job, picture = EngineSpec(open_checkpoint(path), 30, 30, "fp32"), drawing(30, 30)
-    engine = load(job, tmp_path)
+    spec, picture = EngineSpec(open_checkpoint(path), 30, 30, "fp32"), draw_line_art(30, 30)
+    engine = load(spec, tmp_path)
     np.copyto(engine.input(0), picture)
     engine.submit(0)
-    np.testing.assert_allclose(engine.collect(0), expected(job.checkpoint, picture), atol=1e-4)
+    np.testing.assert_allclose(engine.collect(0), expected(spec.checkpoint, picture), atol=1e-4)
     engine.close()
 
 
@@ -191,31 +191,31 @@ def test_it_runs_weights_of_five_dimensions(make_tensors: Any, tmp_path: Path) -
 def test_it_runs_networks_that_look_at_memory_in_order(tmp_path: Path, name: str) -> None:
     """IPT's views are impossible with channels last."""
     pytest.importorskip("spandrel")
-    from benchmarks.architectures import saved
+    from benchmarks.architectures import save_network
 
-    job, picture = EngineSpec(saved(name, tmp_path), 40, 48, "fp32"), drawing(40, 48)
-    engine = load(job, tmp_path)
+    spec, picture = EngineSpec(save_network(name, tmp_path), 40, 48, "fp32"), draw_line_art(40, 48)
+    engine = load(spec, tmp_path)
     np.copyto(engine.input(0), picture)
     engine.submit(0)
-    np.testing.assert_allclose(engine.collect(0), expected(job.checkpoint, picture), atol=1e-4)
+    np.testing.assert_allclose(engine.collect(0), expected(spec.checkpoint, picture), atol=1e-4)
     engine.close()
 
 
-def test_it_says_what_it_is(job: EngineSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_says_what_it_is(spec: EngineSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     assert engine_module.version() == torch.__version__.split("+")[0] or engine_module.version() == torch.__version__
-    assert engine_module.device_name(job) == "CPU"
+    assert engine_module.device_name(spec) == "CPU"
     assert engine_module.unavailable() is None
     monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
     assert engine_module.unavailable() == "PyTorch is not installed; pip install 'vsfdatrd[torch]'"
 
 
-def test_memory_grows_with_frame_and_streams(job: EngineSpec) -> None:
+def test_memory_grows_with_frame_and_streams(spec: EngineSpec) -> None:
     def needed(**change: Any) -> int:
-        return engine_module.memory_estimate(replace(job, **change))[0]
+        return engine_module.memory_estimate(replace(spec, **change))[0]
 
-    assert engine_module.memory_estimate(job)[1] <= psutil.virtual_memory().total
+    assert engine_module.memory_estimate(spec)[1] <= psutil.virtual_memory().total
     assert needed(height=600, width=900) == pytest.approx(100 * needed(), rel=1e-3)
     assert needed(streams=3) == pytest.approx(3 * needed(), rel=1e-6)
     assert needed(precision="bf16") < needed()

@@ -1,4 +1,4 @@
-"""What the PyTorch engine's half for GPUs does where no GPU is needed to see it; the rest is in tests/gpu."""
+"""GPU code of the PyTorch engine that can be tested without a GPU; tests/gpu has the rest."""
 
 import inspect
 import weakref
@@ -16,12 +16,12 @@ from vsfdatrd.errors import EngineError
 
 
 class Memory:
-    """Stands for what a lane holds on a GPU."""
+    """Stands for the GPU memory of a slot."""
 
 
 @pytest.fixture
 def alive(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each of the memories in `kept` was still there when memory was given back."""
+    """For each memory in `kept`, whether it was still alive when cached memory was released."""
     seen: list[bool] = []
     monkeypatch.setattr(engine_module, "release_cached_memory", lambda: seen.extend(ref() is not None for ref in kept))
     kept.clear()
@@ -40,11 +40,11 @@ def memory() -> Memory:
 def test_what_a_failure_had_reserved_is_free_when_it_is_told(
     tiny_model: Path, tmp_path: Path, alive: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(job: EngineSpec) -> None:
+    def full(spec: EngineSpec) -> None:
         pool = [memory(), memory()]
         raise RuntimeError(f"out of memory after {len(pool)} lanes")
 
-    monkeypatch.setattr(backend, "_on_gpu", lambda: True)
+    monkeypatch.setattr(backend, "_has_gpu", lambda: True)
     monkeypatch.setattr(engine_module, "CudaEngine", full)
     with pytest.raises(EngineError, match=r"for 90×60: out of memory after 2 lanes$"):
         backend.load(EngineSpec(open_checkpoint(tiny_model), 60, 90, "fp16"), tmp_path)

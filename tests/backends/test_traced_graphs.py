@@ -1,4 +1,4 @@
-"""What is traced is tried before it is trusted; what is written is not tried."""
+"""Traced graphs are compared with PyTorch before they are used; written graphs are not."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +14,10 @@ from torch import nn
 
 pytest.importorskip("spandrel")
 
-from benchmarks.architectures import saved
+from benchmarks.architectures import save_network
 from tests.artcnns import C_LUMA, random_tensors
 from tests.fdats import fdat
-from tests.onnx_files import doubler
+from tests.onnx_files import write_doubler
 from vsfdatrd.archs.registry import base
 from vsfdatrd.backends import accuracy, reference, selection, traced_graphs
 from vsfdatrd.backends.base import EngineSpec
@@ -27,7 +27,7 @@ from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.commands import build
 from vsfdatrd.errors import EngineError
-from vsfdatrd.nn.spandrel_network import OtherNetwork
+from vsfdatrd.nn.spandrel_network import SpandrelNetwork
 from vsfdatrd.options import Options
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:torch.meshgrid")]
@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(
 
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
-    """Nothing is known from another test."""
+    """Clear the results of other tests."""
     caches = (traced_graphs._small_image_psnr, traced_graphs._is_size_independent, base.trace_checkpoint)
     for cache in caches:
         cache.cache_clear()
@@ -46,7 +46,7 @@ def forget() -> Iterator[None]:
 
 @pytest.fixture
 def spoilt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An exporter that gets the last convolution wrong."""
+    """Make the exporter write a wrong last convolution."""
     trace = base.trace_checkpoint
 
     def wrong(*arguments: Any) -> onnx.ModelProto:
@@ -63,7 +63,7 @@ def spoilt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["Compact", "DAT", "SAFMN"])
 def test_networks_that_agree(tmp_path: Path, name: str) -> None:
-    found = traced_graphs.check(saved(name, tmp_path))
+    found = traced_graphs.check_trace(save_network(name, tmp_path))
     assert found is not None
     assert found > 70
 
@@ -74,13 +74,13 @@ def test_a_graph_that_is_wrong(tmp_path: Path, spoilt: None) -> None:
         match=r"Compact.safetensors \(Compact\) computes something different as a graph than in PyTorch: on a "
         r"small picture the traced engine agrees with fp32 to \d+\.\d dB only, 50 are needed; backend='torch' runs it$",
     ):
-        traced_graphs.check(saved("Compact", tmp_path))
+        traced_graphs.check_trace(save_network("Compact", tmp_path))
 
 
 def test_torch_takes_over(
     tmp_path: Path, spoilt: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    checkpoint = saved("Compact", tmp_path)
+    checkpoint = save_network("Compact", tmp_path)
     monkeypatch.setattr(selection, "gpu_count", lambda: 0)
     with caplog.at_level("WARNING", "vsfdatrd"):
         pool = selection.open_engine(checkpoint, 40, 48, Options(precision="fp32"), EngineCache(tmp_path / "cache"))
@@ -92,17 +92,17 @@ def test_torch_takes_over(
 
 @pytest.mark.skipif(not RTX.installed, reason="tensorrt_rtx is not installed")
 def test_nothing_is_built_for_other_gpus(tmp_path: Path, spoilt: None) -> None:
-    options = Options(model=str(saved("Compact", tmp_path).path), cache=tmp_path / "cache")
+    options = Options(model=str(save_network("Compact", tmp_path).path), cache=tmp_path / "cache")
     with pytest.raises(EngineError, match="computes something different as a graph than in PyTorch"):
         build.build_for(options, 48, 40, ["sm89"])
     assert not EngineCache(tmp_path / "cache").entries()
 
 
 def test_it_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = saved("Compact", tmp_path)
-    first = traced_graphs.check(checkpoint)
+    checkpoint = save_network("Compact", tmp_path)
+    first = traced_graphs.check_trace(checkpoint)
     monkeypatch.setattr(Checkpoint, "graph", None)
-    assert traced_graphs.check(open_checkpoint(checkpoint.path)) == first
+    assert traced_graphs.check_trace(open_checkpoint(checkpoint.path)) == first
 
 
 def test_what_is_written_is_not_tried(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,10 +111,10 @@ def test_what_is_written_is_not_tried(tmp_path: Path, tiny_model: Path, monkeypa
         open_checkpoint(tiny_model),
         fdat(tmp_path / "fdat.safetensors"),
         open_checkpoint(tmp_path / "art.safetensors"),
-        open_checkpoint(doubler(tmp_path / "given.onnx")),
+        open_checkpoint(write_doubler(tmp_path / "given.onnx")),
     ]
     monkeypatch.setattr(Checkpoint, "graph", None)
-    assert [traced_graphs.check(checkpoint) for checkpoint in written] == [None] * 4
+    assert [traced_graphs.check_trace(checkpoint) for checkpoint in written] == [None] * 4
 
 
 # ---- traces at a small size ----------------------------------------------------------------------------------------
@@ -122,55 +122,55 @@ def test_what_is_written_is_not_tried(tmp_path: Path, tiny_model: Path, monkeypa
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Height and width of every frame that PyTorch is given."""
+    """Record height and width of every frame that PyTorch computes."""
     found: list[tuple[int, int]] = []
-    bare = OtherNetwork.forward_unpadded
+    bare = SpandrelNetwork.forward_unpadded
 
-    def watched(self: OtherNetwork, x: torch.Tensor) -> torch.Tensor:
+    def watched(self: SpandrelNetwork, x: torch.Tensor) -> torch.Tensor:
         found.append((int(x.shape[2]), int(x.shape[3])))
         return bare(self, x)
 
-    monkeypatch.setattr(OtherNetwork, "forward_unpadded", watched)
+    monkeypatch.setattr(SpandrelNetwork, "forward_unpadded", watched)
     return found
 
 
 def in_openvino(model: onnx.ModelProto, folder: Path) -> Any:
     graph, result = folder / "graph.onnx", folder / "result.npy"
     graph.write_bytes(model.SerializeToString())
-    reference.compute(graph, result)
+    reference.compute_reference(graph, result)
     return np.load(result).astype(np.float32)
 
 
 def expected_of(checkpoint: Checkpoint, height: int, width: int) -> Any:
     network: Any = checkpoint.network()
     with torch.inference_mode():
-        return network.forward_unpadded(torch.from_numpy(accuracy.drawing(height, width)[None]))[0].numpy()
+        return network.forward_unpadded(torch.from_numpy(accuracy.draw_line_art(height, width)[None]))[0].numpy()
 
 
 @pytest.mark.parametrize("name", ["Compact", "NAFNet", "DAT"])
 def test_convolutions_are_traced_once_for_all_sizes(tmp_path: Path, passes: list[tuple[int, int]], name: str) -> None:
-    checkpoint = saved(name, tmp_path)
+    checkpoint = save_network(name, tmp_path)
     passes.clear()
-    model = traced_graphs.graph_for(checkpoint, 300, 404)
+    model = traced_graphs.create_graph(checkpoint, 300, 404)
     assert passes
     assert max(height * width for height, width in passes) < 200 * 200
     assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == [1, 3, 300, 404]
     expected = expected_of(checkpoint, 300, 404)
     assert np.abs(in_openvino(model, tmp_path) - expected.clip(-10, 10)).max() < 1e-3
     passes.clear()
-    traced_graphs.graph_for(checkpoint, 364, 468)  # with the same remainders
+    traced_graphs.create_graph(checkpoint, 364, 468)  # with the same remainders
     assert not passes
 
 
 @pytest.mark.parametrize("name", ["SwinIR"])
 def test_masks_are_right_for_one_size(tmp_path: Path, passes: list[tuple[int, int]], name: str) -> None:
-    checkpoint = saved(name, tmp_path)
-    model = traced_graphs.graph_for(checkpoint, 272, 256)
+    checkpoint = save_network(name, tmp_path)
+    model = traced_graphs.create_graph(checkpoint, 272, 256)
     assert (272, 256) in passes
     assert np.abs(in_openvino(model, tmp_path) - expected_of(checkpoint, 272, 256)).max() < 1e-3
 
 
-class Moody(nn.Module):
+class SizeDependent(nn.Module):
     """A network that computes something else where the sides have these remainders."""
 
     def __init__(self, below: int, right: int) -> None:
@@ -191,26 +191,26 @@ def test_a_network_that_decides_by_remainders(
     open_to_all: bool,
 ) -> None:
     """320 and 384 leave nothing, divided by 64; 300 and 404 do."""
-    checkpoint = saved("Compact", tmp_path)
+    checkpoint = save_network("Compact", tmp_path)
     loaded: Any = checkpoint.network()
-    loaded.model = Moody(0, 0)
+    loaded.model = SizeDependent(0, 0)
     loaded._descriptor._call_fn = lambda model, x: model(x)
     monkeypatch.setattr(Checkpoint, "network", lambda _: loaded)
-    model = traced_graphs.graph_for(checkpoint, *size)
+    model = traced_graphs.create_graph(checkpoint, *size)
     assert (size in passes) is not open_to_all
     assert np.abs(in_openvino(model, tmp_path) - expected_of(checkpoint, *size)).max() < 1e-3
 
 
 def test_small_frames_are_traced_as_they_are(tmp_path: Path, passes: list[tuple[int, int]]) -> None:
-    checkpoint = saved("Compact", tmp_path)
+    checkpoint = save_network("Compact", tmp_path)
     passes.clear()
-    traced_graphs.graph_for(checkpoint, 100, 120)
+    traced_graphs.create_graph(checkpoint, 100, 120)
     assert set(passes) == {(100, 120)}
 
 
 def test_the_sizes_tried_differ_from_the_traced_one(tmp_path: Path) -> None:
     for name in ("Compact", "SAFMN", "Uformer"):
-        about = saved(name, tmp_path).description
+        about = save_network(name, tmp_path).description
         small = traced_graphs._small_size(about)
         for more in ((27, 53), (64, 64), (127, 127)):
             tried = traced_graphs._small_size(about, *more)
@@ -221,7 +221,7 @@ def test_the_sizes_tried_differ_from_the_traced_one(tmp_path: Path) -> None:
 @pytest.mark.skipif(not RTX.installed, reason="tensorrt_rtx is not installed")
 @pytest.mark.parametrize("precision", ["fp16", "mixed"])
 def test_tensorrt_builds_an_open_trace(tmp_path: Path, passes: list[tuple[int, int]], precision: Any) -> None:
-    checkpoint = saved("DAT", tmp_path)
+    checkpoint = save_network("DAT", tmp_path)
     passes.clear()
     facts = tensorrt.build_for(EngineSpec(checkpoint, 264, 260, precision), tmp_path, RTX, ["sm89"])
     assert (264, 260) not in passes

@@ -1,4 +1,4 @@
-"""Where the time goes: the machine's ceiling, the filter's parts, the engine's layers."""
+"""The profile: ceiling of the machine, steps of the filter, layers of the engine."""
 
 import time
 from pathlib import Path
@@ -6,27 +6,27 @@ from pathlib import Path
 import pytest
 
 from benchmarks import anatomy
-from benchmarks.ceiling import best, ceiling
-from benchmarks.layers import by_kind, layers
+from benchmarks.ceiling import measure_ceiling, shortest_time
+from benchmarks.layers import layers, sum_by_kind
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.errors import EngineError
 
 
 def test_ceiling_is_above_what_a_loop_reaches() -> None:
-    result = ceiling(gpu=False)
+    result = measure_ceiling(gpu=False)
     assert 1e9 < result.flops < 1e13
     assert 1e9 < result.bandwidth < 1e12
-    assert 0.01 < best(lambda: time.sleep(0.01), lambda: None, times=3) < 2
+    assert 0.01 < shortest_time(lambda: time.sleep(0.01), lambda: None, times=3) < 2
 
 
 @pytest.mark.slow
 def test_anatomy(tiny_model: Path) -> None:
-    steps = anatomy.timeline(open_checkpoint(tiny_model), 60, 60)
+    steps = anatomy.measure_steps(open_checkpoint(tiny_model), 60, 60)
     assert list(steps)[-1] == "the whole filter"
     assert all(seconds > 0 for seconds in steps.values())
     result = layers("openvino", tiny_model, 60, 60)
     assert result == sorted(result, key=lambda layer: -layer[2])
-    kinds = by_kind(result)
+    kinds = sum_by_kind(result)
     assert {"Convolution", "FullyConnected"} <= {kind for kind, _, _ in kinds}
     assert sum(seconds for _, _, seconds in kinds) == pytest.approx(sum(seconds for _, _, seconds in result))
     with pytest.raises(EngineError):

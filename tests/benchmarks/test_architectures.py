@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("spandrel")
 
-from benchmarks.architectures import NETWORKS, difference, saved, table
+from benchmarks.architectures import NETWORKS, compare_with_spandrel, format_table, save_network
 from vsfdatrd.archs.registry.base import ModelDescriptor
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::UserWarning")]
@@ -34,11 +34,11 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(
     ],
 )
 def test_openvino_gives_what_spandrel_gives(tmp_path: Path, name: str, scale: int, multiple: int) -> None:
-    checkpoint = saved(name, tmp_path)
+    checkpoint = save_network(name, tmp_path)
     about: ModelDescriptor = checkpoint.description
     assert (about.scale, about.size.multiple_of, about.planes) == (scale, multiple, "rgb")
     (tmp_path / "engine").mkdir()
-    found, deviation = difference(checkpoint, tmp_path / "engine")
+    found, deviation = compare_with_spandrel(checkpoint, tmp_path / "engine")
     assert deviation > 1e-3, "the network gives nothing, so nothing was compared"
     assert found <= 1e-4
 
@@ -59,7 +59,7 @@ def test_the_table_says_what_was_found() -> None:
     }
     untraced = done | {"name": "B", "openvino": "X (B) cannot be written as a graph: no sort"}
     del untraced["difference"]
-    text = table([done, untraced, {"name": "C", "loads": "it is | odd"}])
+    text = format_table([done, untraced, {"name": "C", "loads": "it is | odd"}])
     assert "| A | yes | 2× | multiples of 8, 16 at least, square | 2e-07 | fp16, fp32 |" in text
     assert "| no: no sort |" in text
     assert "| C | no: it is / odd | | | | |" in text

@@ -1,4 +1,4 @@
-"""The memory that TensorRT's engines are expected to take, against every engine that was built."""
+"""Memory estimates of TensorRT engines compared with every engine built by the benchmark."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from benchmarks.builds import ARTCNNS, fdat_config
 from benchmarks.report import RESULTS
 from vsfdatrd.backends import memory
-from vsfdatrd.backends.tensorrt.backend import BYTES, BYTES_OF_MAPS
+from vsfdatrd.backends.tensorrt.backend import ACTIVATION_BYTES, MAP_ACTIVATION_BYTES
 
 ROWS: list[dict[str, Any]] = [
     row
@@ -21,7 +21,7 @@ ROWS: list[dict[str, Any]] = [
     "row", ROWS, ids=lambda row: f"{row['model']} {row['size']} {row['target']} {row['precision']}"
 )
 def test_estimates_hold_the_engines_that_were_built(row: dict[str, Any]) -> None:
-    kinds = BYTES if row["target"] == "sm75" else BYTES | BYTES_OF_MAPS
+    kinds = ACTIVATION_BYTES if row["target"] == "sm75" else ACTIVATION_BYTES | MAP_ACTIVATION_BYTES
     config = ARTCNNS.get(row["model"]) or fdat_config(row["model"])
     width, height = map(int, row["size"].split("x"))
     estimate = memory.activation_bytes(config, {kind: rates[row["precision"]] for kind, rates in kinds.items()})

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.gpu_visit import pack, parts, record
 from benchmarks.gpu_visit.parts import Part, run_all
-from benchmarks.gpu_visit.record import Visit, problems
+from benchmarks.gpu_visit.record import Visit, find_problems
 from benchmarks.gpu_visit.sizes import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,7 +103,7 @@ def test_an_interrupted_packing_is_undone(tree: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_pack_of_this_tree_has_room_for_the_training() -> None:
-    tree = pack.size([file for file in pack.traveling() if file not in pack.weights_files()])
+    tree = pack.total_bytes([file for file in pack.files_to_copy() if file not in pack.weights_files()])
     assert tree < 12 << 20, "the tree has grown: less than 50 MiB are left for what travels with it"
 
 
@@ -142,7 +142,7 @@ def test_every_part_is_recorded_whatever_becomes_of_it(
     visit = Visit(tmp_path / "out.json", "abc", rehearsal=True)
     run_all(visit, [Part("good", 200), Part("bad", 200), Part("long", 12), Part("idle", 200)], 900, {})
     document = json.loads(visit.file.read_text())
-    assert problems(document) == []
+    assert find_problems(document) == []
     good, bad, long, idle = document["parts"]
     assert good["status"] == "ok"
     assert (bad["status"], bad["error"]) == ("failed", "ValueError: no such GPU")
@@ -181,8 +181,8 @@ def test_the_document_is_replaced_as_a_whole(tmp_path: Path) -> None:
 )
 def test_problems_of_a_document(change: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     document = Visit(tmp_path / "visit.json", None, rehearsal=True).document
-    assert problems(document) == []
-    assert any(sentence in problem for problem in problems(document | change))
+    assert find_problems(document) == []
+    assert any(sentence in problem for problem in find_problems(document | change))
 
 
 def test_parts_have_modules_and_fit_into_the_call() -> None:

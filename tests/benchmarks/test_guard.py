@@ -10,7 +10,7 @@ from benchmarks import guard
 
 def test_guard_names_a_commit_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="nowhere is not a commit"):
-        guard.source_of("nowhere", tmp_path)
+        guard.extract_source("nowhere", tmp_path)
 
 
 @pytest.mark.slow
@@ -31,7 +31,7 @@ def test_guard_measures_the_code_of_the_other_commit(tmp_path: Path) -> None:
     version.write_text(version.read_text().replace('__version__ = "', '__version__ = "99.'))
     plugin = source / "vsfdatrd" / "_plugin.py"
     plugin.write_text(plugin.read_text() + "\nprint('the changed plugin')\n")
-    python = guard.environment(source, tmp_path / "environment")
+    python = guard.create_environment(source, tmp_path / "environment")
     script = (
         "import vapoursynth as vs, vsfdatrd; print(vsfdatrd.__version__, vsfdatrd.__file__)\n"
         "clip = vs.core.std.BlankClip(width=60, height=60)\n"

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import kernels
-from vsfdatrd.archs.fdat_rd import variant
+from vsfdatrd.archs.fdat_rd import variant_config
 from vsfdatrd.kernels import manifest
 
 
@@ -14,7 +14,7 @@ def test_the_page_has_the_tables() -> None:
 
 
 def test_all_kernels_are_counted() -> None:
-    needs = kernels.needs(variant("medium"))
+    needs = kernels.needs(variant_config("medium"))
     assert set(needs) == {key[0] for key in manifest.load().kernels}
     # 8 blocks of each kind: 4, 5 and 4 kernels, and the two of the feed-forward network in all of them
     assert sum(need.launches for need in needs.values()) == 8 * (4 + 5 + 4) + 24 * 2 + 4 + 4

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import guard
-from benchmarks.layers import by_kind
+from benchmarks.layers import sum_by_kind
 
 FAKE_GPU = Path(__file__).parents[1] / "backends" / "fake_gpu"
 
@@ -65,7 +65,7 @@ def test_layers_of_tensorrt(tiny_model: Path) -> None:
     assert done.returncode == 0, done.stderr
     result = [(name, kind, seconds) for name, kind, seconds in json.loads(done.stdout.splitlines()[-1])]
     assert [name for name, *_ in result] == ["attention_2", "conv_3", "conv_1"]
-    assert [(kind, count, round(seconds, 6)) for kind, count, seconds in by_kind(result)] == [
+    assert [(kind, count, round(seconds, 6)) for kind, count, seconds in sum_by_kind(result)] == [
         ("attention", 1, 0.003),
         ("conv", 2, 0.0025),
     ]

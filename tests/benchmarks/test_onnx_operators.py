@@ -11,17 +11,17 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from benchmarks.gpu_visit.onnx_operators import execute
-from vsfdatrd.backends.accuracy import drawing
+from vsfdatrd.backends.accuracy import draw_line_art
 from vsfdatrd.checkpoint import open_checkpoint
-from vsfdatrd.graph.target import GraphTarget, tensorrt
+from vsfdatrd.graph.target import GraphTarget, tensorrt_target
 
 CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("turing", [False, True])
 def test_our_graph_in_fp32(tiny_model: Path, turing: bool, one_thread: None) -> None:
-    graph = open_checkpoint(tiny_model).graph(60, 90, tensorrt("fp32", turing))
-    picture = drawing(60, 90)[None]
+    graph = open_checkpoint(tiny_model).graph(60, 90, tensorrt_target("fp32", turing))
+    picture = draw_line_art(60, 90)[None]
     (found,) = execute(graph, {"input": torch.from_numpy(picture)}, CPU)
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     expected = session.run(None, {"input": picture})[0]
@@ -30,9 +30,9 @@ def test_our_graph_in_fp32(tiny_model: Path, turing: bool, one_thread: None) -> 
 
 def test_our_graph_in_half_precision_is_computed_in_it(tiny_model: Path, one_thread: None) -> None:
     checkpoint = open_checkpoint(tiny_model)
-    picture = torch.from_numpy(drawing(60, 60)[None])
+    picture = torch.from_numpy(draw_line_art(60, 60)[None])
     (exact,) = execute(checkpoint.graph(60, 60, GraphTarget()), {"input": picture}, CPU)
-    (half,) = execute(checkpoint.graph(60, 60, tensorrt("bf16")), {"input": picture}, CPU)
+    (half,) = execute(checkpoint.graph(60, 60, tensorrt_target("bf16")), {"input": picture}, CPU)
     assert half.dtype == torch.float32
     error = float((half - exact).abs().max() / exact.abs().max())
     assert 1e-4 < error < 0.2

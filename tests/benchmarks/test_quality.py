@@ -1,4 +1,4 @@
-"""The evaluation of picture quality: its sources, its measures, its methods and checks, and the whole of it."""
+"""The comparison of picture quality: sources, measures, methods, checks, and a complete run."""
 
 import json
 import sys
@@ -22,9 +22,9 @@ from benchmarks import (
     report,
     ssimulacra2,
 )
-from benchmarks.cartoon import drawing
+from benchmarks.cartoon import draw_frame
 from benchmarks.quality_cache import Cache
-from benchmarks.quality_degradations import DEGRADATIONS, halved, through_composite
+from benchmarks.quality_degradations import DEGRADATIONS, halve, through_composite
 from benchmarks.quality_methods import Method, Missing, Picture, Result, lanczos
 
 type Floats = NDArray[np.float64]
@@ -32,7 +32,7 @@ type Floats = NDArray[np.float64]
 
 @pytest.fixture(scope="module")
 def cel() -> Picture:
-    return drawing(0, 480, 400)
+    return draw_frame(0, 480, 400)
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +52,13 @@ def test_degradations_are_deterministic_and_keep_the_place(kind: str, cel: Pictu
     assert first.shape == (200, 240, 3)
     assert first.dtype == np.uint8
     np.testing.assert_array_equal(first, second)
-    down, right = quality_measures.displacement(halved(cel) / 255, first / 255)
+    down, right = quality_measures.displacement(halve(cel) / 255, first / 255)
     assert abs(down) < 0.05
     assert abs(right) < 0.05
 
 
 def test_degradations_are_ordered_by_what_they_take_away(cel: Picture) -> None:
-    clean = halved(cel) / 255
+    clean = halve(cel) / 255
     dvd, laserdisc = (
         quality_measures.psnr_y(clean, DEGRADATIONS[k](cel, "cel", 0) / 255) for k in ("dvd", "laserdisc")
     )
@@ -66,7 +66,7 @@ def test_degradations_are_ordered_by_what_they_take_away(cel: Picture) -> None:
 
 
 def test_composite_seed_is_the_name_and_the_frame(cel: Picture) -> None:
-    small = halved(cel)
+    small = halve(cel)
     first = through_composite(small, "a", 0)
     assert (first != through_composite(small, "b", 0)).mean() > 0.5
     assert (first != through_composite(small, "a", 1)).mean() > 0.5
@@ -85,7 +85,7 @@ def test_composite_shows_dot_crawl_and_cross_color(monkeypatch: pytest.MonkeyPat
     # A horizontal border between two colors of the same luma leaves dots in the luma, which crawl.
     border = np.zeros((64, 96, 3), np.uint8)
     border[:32], border[32:] = (180, 60, 90), (20, 140, 90)
-    dots = [quality_measures.luma(through_composite(border, "border", n) / 255)[31, 16:-16] for n in (0, 1)]
+    dots = [quality_measures.to_luma(through_composite(border, "border", n) / 255)[31, 16:-16] for n in (0, 1)]
     assert dots[0].std() * 255 > 5
     assert np.corrcoef(dots[0], dots[1])[0, 1] < -0.5
 
@@ -93,9 +93,9 @@ def test_composite_shows_dot_crawl_and_cross_color(monkeypatch: pytest.MonkeyPat
 def test_truths_cuts_the_busiest_part_and_refuses_an_empty_folder(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(tmp_path / "small.png")
     with pytest.raises(FileNotFoundError, match="holds no picture"):
-        quality_degradations.truths(tmp_path)
-    Image.fromarray(drawing(0, 640, 480)).save(tmp_path / "large.png")
-    assert {name: part.shape for name, part in quality_degradations.truths(tmp_path).items()} == {
+        quality_degradations.read_truths(tmp_path)
+    Image.fromarray(draw_frame(0, 640, 480)).save(tmp_path / "large.png")
+    assert {name: part.shape for name, part in quality_degradations.read_truths(tmp_path).items()} == {
         "large": (400, 480, 3)
     }
 
@@ -142,7 +142,7 @@ def test_sharpness_and_halo_know_blur_and_overshoot(truth: Floats) -> None:
 
 @pytest.mark.parametrize("move", [(0.0, 0.0), (0.5, -0.25), (-1.0, 1.5)])
 def test_displacement_finds_a_known_move(move: tuple[float, float], truth: Floats) -> None:
-    result = np.stack([quality_measures.moved(truth[..., i], *move) for i in range(3)], -1)
+    result = np.stack([quality_measures.displace(truth[..., i], *move) for i in range(3)], -1)
     assert quality_measures.displacement(truth, result) == pytest.approx(move, abs=0.02)
 
 
@@ -162,10 +162,10 @@ def test_no_peer_moves_the_picture_or_its_colors(name: str) -> None:
 
 def test_nnedi3_needs_its_half_pixel(cel: Picture) -> None:
     """The correction is the right one: any other place has a lower PSNR."""
-    result = next(iter(peer("nnedi3")([halved(cel)]))).astype(np.float64)
+    result = next(iter(peer("nnedi3")([halve(cel)]))).astype(np.float64)
     scores = {}
     for move in (-0.5, -0.25, 0, 0.25, 0.5):
-        planes = [quality_measures.moved(result[..., i], move, move) for i in range(3)]
+        planes = [quality_measures.displace(result[..., i], move, move) for i in range(3)]
         scores[move] = quality_measures.psnr_y(cel / 255, np.stack(planes, -1))
     assert max(scores, key=lambda move: scores[move]) == 0
 
@@ -183,7 +183,7 @@ def test_the_plugin_is_given_the_same_picture(
     identity_2x: Path, cel: Picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FDATRD_CACHE", str(tmp_path))
-    small = halved(cel)[:60, :90]
+    small = halve(cel)[:60, :90]
     results = list(quality_methods.network(str(identity_2x))([small, 255 - small]))
     for picture, result in zip((small, 255 - small), results, strict=True):
         expected = picture.repeat(2, 0).repeat(2, 1) / 255
@@ -197,7 +197,7 @@ def altered(change: str) -> Method:
         for n, result in enumerate(lanczos()(pictures)):
             height, width, _ = result.shape
             if change == "shifted":
-                planes = [quality_measures.moved(result[..., i].astype(np.float64), 0.0, 0.2) for i in range(3)]
+                planes = [quality_measures.displace(result[..., i].astype(np.float64), 0.0, 0.2) for i in range(3)]
                 result = np.stack(planes, -1).astype(np.float32)
             elif change == "gridded":
                 result[:, ::60] += 20 / 255
@@ -244,10 +244,10 @@ def test_noise_is_no_grid() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """One picture to be measured; results go to `results` beside it."""
+    """A folder with one picture to measure; results go to `results` next to it."""
     pictures = tmp_path / "pictures"
     pictures.mkdir()
-    Image.fromarray(drawing(3, 500, 420)).save(pictures / "drawn.png")
+    Image.fromarray(draw_frame(3, 500, 420)).save(pictures / "drawn.png")
     monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
     return pictures
 
@@ -284,19 +284,19 @@ def test_a_missing_peer_is_a_row(
 
 
 def test_results_are_the_same_every_time_and_with_a_cache(folder: Path, tmp_path: Path) -> None:
-    given = quality.samples(folder, ["clean", "dvd"], tmp_path)
+    given = quality.create_samples(folder, ["clean", "dvd"], tmp_path)
     calls: list[int] = []
 
     def counted(pictures: Sequence[Picture]) -> Iterator[Result]:
         calls.append(len(pictures))
         return lanczos()(pictures)
 
-    named = quality.Named("lanczos 1", counted)
+    named = quality.NamedMethod("lanczos 1", counted)
     kept = Cache(tmp_path / "cache")
     rows = [quality.measure(named, given, cache)[0] for cache in (Cache(None), kept, kept)]
     assert rows[0] == rows[1] == rows[2]
     assert calls == [1, 1, 1, 1], "the third had everything from the cache"
-    assert quality.measure(quality.Named("lanczos 2", counted), given, kept)[0] == rows[0]
+    assert quality.measure(quality.NamedMethod("lanczos 2", counted), given, kept)[0] == rows[0]
     assert len(calls) == 6, "another version is another method"
 
 
@@ -305,7 +305,9 @@ def test_a_model_of_another_scale_is_refused(folder: Path, tmp_path: Path) -> No
         yield from ((picture / np.float32(255)).astype(np.float32) for picture in given)
 
     with pytest.raises(ValueError, match="not a doubler"):
-        quality.measure(quality.Named("same", same_size), quality.samples(folder, ["clean"], tmp_path), Cache(None))
+        quality.measure(
+            quality.NamedMethod("same", same_size), quality.create_samples(folder, ["clean"], tmp_path), Cache(None)
+        )
 
 
 def test_differences_have_a_spread_and_winners() -> None:
@@ -352,7 +354,7 @@ def test_chroma_error_counts_colors_alone(truth: Floats) -> None:
 
 @pytest.mark.parametrize("disc", ["dvds", "laserdiscs"])
 def test_discs_are_seeded_and_stay_in_their_place(disc: str, folder: Path) -> None:
-    Image.fromarray(drawing(2, 1440, 1080)).save(folder / "whole.png")
+    Image.fromarray(draw_frame(2, 1440, 1080)).save(folder / "whole.png")
     try:
         first, again = (getattr(quality_discs, disc)(folder) for _ in range(2))
     except Missing as missing:
@@ -364,7 +366,7 @@ def test_discs_are_seeded_and_stay_in_their_place(disc: str, folder: Path) -> No
         for source, other in zip(sample.sources, again[name].sources, strict=True):
             assert source.shape == (240, 320, 3)
             np.testing.assert_array_equal(source, other)
-        small = halved(sample.truth) / 255
+        small = halve(sample.truth) / 255
         down, right = quality_measures.displacement(small, sample.sources[0] / 255)
         assert max(abs(down), abs(right)) < 0.08
         assert 18 < quality_measures.psnr_y(small, sample.sources[0] / 255) < 40
@@ -383,4 +385,4 @@ def test_real_cels(shared: Path) -> None:
     assert sample.truth.shape == (536, 720, 3)
     assert [source.shape for source in sample.sources] == [(268, 360, 3)] * 3
     assert quality_measures.flicker([source / 255 for source in sample.sources]) < 4, "one drawing, held"
-    assert quality_measures.psnr_y(halved(sample.truth) / 255, sample.sources[0] / 255) > 30
+    assert quality_measures.psnr_y(halve(sample.truth) / 255, sample.sources[0] / 255) > 30

@@ -10,7 +10,7 @@ from benchmarks.weights import random_artcnn, random_weights
 from vsfdatrd.backends.tensorrt.library import RTX
 from vsfdatrd.graph.artcnn import write as artcnn_graph
 from vsfdatrd.graph.fdat import write as fdat_graph
-from vsfdatrd.graph.target import tensorrt
+from vsfdatrd.graph.target import tensorrt_target
 from vsfdatrd.options import Precision
 
 LOG = (
@@ -62,7 +62,7 @@ def test_what_is_cut_out_is_read_once() -> None:
 )
 def test_a_network_moves_no_more_memory(name: str, precision: Precision, parts: str, count: int, moved: float) -> None:
     """After an intended change of the graph, measure with `python -m benchmarks.builds` and adapt the bounds."""
-    target = tensorrt(precision)
+    target = tensorrt_target(precision)
     if name in ARTCNNS:
         artcnn = ARTCNNS[name]
         graph = artcnn_graph(artcnn, random_artcnn(artcnn), (180, 240), target)

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.weights import weights_file
-from vsfdatrd.archs.fdat_rd import META
+from vsfdatrd.archs.fdat_rd import META_UPSAMPLE
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.errors import FdatrdError
 from vsfdatrd.weights import catalog
 
 
 def test_random_weights_stand_in_for_those_that_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "folders", lambda: (tmp_path / "absent", tmp_path / "nowhere"))
+    monkeypatch.setattr(catalog, "weights_folders", lambda: (tmp_path / "absent", tmp_path / "nowhere"))
     file, trained = weights_file("small", tmp_path)
     again, _ = weights_file("small", tmp_path)
     assert file == again
@@ -28,5 +28,5 @@ def test_what_is_measured_has_all_parts_at_work(tmp_path: Path) -> None:
 
     file, trained = weights_file("medium", tmp_path)
     assert trained
-    assert all((values != 0).mean() > 0.999 for name, values in load_file(file).items() if name != META)
+    assert all((values != 0).mean() > 0.999 for name, values in load_file(file).items() if name != META_UPSAMPLE)
     assert weights_file("medium", tmp_path)[0] == file

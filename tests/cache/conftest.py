@@ -15,7 +15,7 @@ FILES = {"model.bin": BODY, "graph/model.xml": b"<net/>", "empty": b""}
 
 
 class Builder:
-    """Writes FILES, and counts."""
+    """Build function that writes FILES and counts its calls."""
 
     def __init__(self, files: dict[str, bytes] = FILES) -> None:
         self.files = files
@@ -30,7 +30,7 @@ class Builder:
 
 
 def read(directory: Path) -> dict[str, bytes]:
-    """A loader: the files themselves."""
+    """Load function that returns the files' contents."""
     return {name: (directory / name).read_bytes() for name in FILES}
 
 

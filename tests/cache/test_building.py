@@ -1,4 +1,4 @@
-"""Engines are built once and found again, at little cost; a failed build leaves nothing."""
+"""Engines are built once and then loaded from the cache; a failed build leaves no files."""
 
 import errno
 import os

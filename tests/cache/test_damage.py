@@ -1,4 +1,4 @@
-"""Damaged engines are built again, and whatever does not load."""
+"""Engines that are damaged or do not load are built again."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Where the cache lies, and what in it is not ours."""
+"""Location of the cache, and files in it that are not engines."""
 
 import shutil
 import sys

@@ -1,4 +1,4 @@
-"""The cache has a limit: what was used least recently goes first."""
+"""The cache has a size limit: the least recently used engines are removed first."""
 
 import os
 from dataclasses import replace

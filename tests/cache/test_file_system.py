@@ -1,4 +1,4 @@
-"""What the file system refuses: full disks, read-only ones, folders of others."""
+"""Errors of the file system: full disks, read-only disks, folders of other users."""
 
 import contextlib
 import errno
@@ -48,7 +48,7 @@ def test_system_error_after_the_build(
 
 @pytest.fixture
 def disk() -> Iterator[Path]:
-    """A file system of its own of 4 MiB, mounted; only root can."""
+    """A mounted file system of 4 MiB, which only root can create."""
     path = Path(tempfile.mkdtemp())
     mounted = hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("mount") is not None
     command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(path)]

@@ -1,4 +1,4 @@
-"""What an engine is for is all in its key, and every part of it counts."""
+"""Every property that distinguishes engines is part of the key."""
 
 from dataclasses import fields, replace
 

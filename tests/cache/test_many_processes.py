@@ -1,4 +1,4 @@
-"""Many processes that want the same engine: one builds, and any of them may die."""
+"""Several processes request the same engine: one builds, and each of them may die."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Small facts kept beside the engines."""
+"""The cache of metadata next to the engines."""
 
 import pytest
 

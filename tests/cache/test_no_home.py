@@ -9,7 +9,7 @@ from vsfdatrd.cache import engine_cache
 from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.errors import ArgumentError, StoreError
 from vsfdatrd.system.home import expand_user
-from vsfdatrd.workers.spawn import environment
+from vsfdatrd.workers.spawn import child_environment
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def homeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("FDATRD_CACHE", raising=False)
     monkeypatch.setattr("platformdirs.user_cache_dir", nowhere)
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    engine_cache._without_home.cache_clear()
+    engine_cache._directory_without_home.cache_clear()
     return tmp_path
 
 
@@ -35,14 +35,14 @@ def test_engines_are_kept_in_a_temporary_directory(homeless: Path, caplog: pytes
     assert [record.message for record in caplog.records] == [
         f"there is no home directory: built engines are kept in {directory}; set FDATRD_CACHE to a permanent directory"
     ]
-    assert Path(environment()["HOME"]).parent == homeless
+    assert Path(child_environment()["HOME"]).parent == homeless
 
 
 @pytest.mark.parametrize("what", ["open to others", "a link", "a file"])
 def test_a_directory_that_others_could_have_made_is_not_used(homeless: Path, what: str) -> None:
     directory = EngineCache().directory
     directory.rmdir()
-    engine_cache._without_home.cache_clear()
+    engine_cache._directory_without_home.cache_clear()
     if what == "open to others":
         directory.mkdir()
         directory.chmod(0o777)

@@ -1,4 +1,4 @@
-"""Whose cache it is: an engine is code, and another user's is not loaded."""
+"""Ownership of the cache: engines contain code, and those of other users are not loaded."""
 
 import os
 import sys

@@ -80,13 +80,13 @@ def test_engines_that_do_not_run_are_sentences(identity_2x: Path, tmp_path: Path
 def test_a_folder_that_is_not_there_is_told_before_anything_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(gpu_report, "gpus", lambda: (Gpu("Fake RTX", (8, 9)),))
+    monkeypatch.setattr(gpu_report, "list_gpus", lambda: (Gpu("Fake RTX", (8, 9)),))
     assert main(["doctor", "--gpu", "--json", str(tmp_path / "no" / "such.json")]) == 1
     assert "such.json cannot be written, since there is no such folder" in capsys.readouterr().err
 
 
 def test_no_gpu_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(gpu_report, "gpus", lambda: ())
+    monkeypatch.setattr(gpu_report, "list_gpus", lambda: ())
     assert main(["doctor", "--gpu"]) == 1
     assert capsys.readouterr().out.strip().splitlines() == [
         "there is no NVIDIA GPU here, or no driver for it, so there is nothing to report"
@@ -151,7 +151,7 @@ def test_what_is_wrong_with_a_report(change: dict[str, Any], sentence: str) -> N
 
 
 def test_the_reports_that_were_collected() -> None:
-    folder = ROOT / gpu_report.RESULTS
+    folder = ROOT / gpu_report.REPORTS_FOLDER
     assert (folder / "README.md").exists()
     for file in folder.glob("*.json"):
         assert problems(json.loads(file.read_text(encoding="utf-8"))) == [], file.name

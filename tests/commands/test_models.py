@@ -13,16 +13,16 @@ from safetensors.numpy import save_file
 
 from tests.artcnns import C_LUMA, R_CHROMA, random_tensors
 from tests.fdats import fdat
-from tests.onnx_files import doubler
-from tests.silence import PATTERN, silence
+from tests.onnx_files import write_doubler
+from tests.silence import BLOCK_PATTERN, zero_some_branches
 from vsfdatrd.cli import main
 from vsfdatrd.weights import aliases, catalog
-from vsfdatrd.weights.catalog import CATALOG, resolve
+from vsfdatrd.weights.catalog import CATALOG, resolve_model
 
 
 @pytest.fixture(autouse=True)
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A list of own models and a cache of the test's own."""
+    """An empty list of aliases and an empty cache."""
     monkeypatch.setenv("FDATRD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("FDATRD_MODELS", str(tmp_path / "models.toml"))
     return tmp_path / "models.toml"
@@ -37,7 +37,7 @@ def model(tiny_model: Path, tmp_path: Path) -> Path:
 def test_a_model_of_ones_own_from_its_naming_to_its_end(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "add", str(model), "--name", "mine"]) == 0
     assert capsys.readouterr().out == f'mine: FDAT-RD, 2x, {model}; in scripts model="mine"\n'
-    assert resolve("mine") == model
+    assert resolve_model("mine") == model
 
     assert main(["models", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -61,11 +61,11 @@ def test_info_says_which_parts_are_at_work(
     make_tensors: Callable[..., dict[str, NDArray[Any]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "silent.safetensors"
-    save_file(silence(make_tensors(7, **PATTERN)), path)
+    save_file(zero_some_branches(make_tensors(7, **BLOCK_PATTERN)), path)
     assert main(["models", "info", str(path), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["at work"] == "attention in 3, feed-forward networks in 2 of 6 blocks"
-    tensors = make_tensors(7, **PATTERN)
+    tensors = make_tensors(7, **BLOCK_PATTERN)
     tensors["conv_after.weight"][0, 0] = np.nan
     save_file(tensors, path)
     assert main(["models", "info", str(path), "--json"]) == 0
@@ -94,7 +94,7 @@ def test_info_of_an_fdat_says_what_it_is_made_of(tmp_path: Path, capsys: pytest.
 
 
 def test_info_of_an_onnx_file_says_what_white_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", str(doubler(tmp_path / "x.onnx", channels=1)), "--json"]) == 0
+    assert main(["info", str(write_doubler(tmp_path / "x.onnx", channels=1)), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["works on"], result["white"]) == ("luma", "1 in its input, 1 in its output")
 
@@ -104,7 +104,7 @@ def test_relative_files_are_remembered_whole(
 ) -> None:
     monkeypatch.chdir(model.parent)
     assert main(["models", "add", model.name, "--name", "mine"]) == 0
-    assert aliases.read()["mine"].file == model
+    assert aliases.read_aliases()["mine"].file == model
 
 
 def test_what_ships_is_listed_with_scale_and_license(capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,7 +125,7 @@ def test_verify_finds_what_is_not_as_released(
     assert "medium: as released, " in out
     assert "dvd: as released, " in out
     (tmp_path / CATALOG["medium"].file).write_bytes(b"something else")
-    monkeypatch.setattr(catalog, "folders", lambda: (tmp_path, tmp_path))
+    monkeypatch.setattr(catalog, "weights_folders", lambda: (tmp_path, tmp_path))
     assert main(["models", "verify"]) == 1
     assert "medium: the weights of model='medium'" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over a pipe with its DevTools protocol: a page as people meet it, and no network."""
+"""A headless Chromium without network access, controlled through a pipe with its DevTools protocol."""
 
 import base64
 import contextlib
@@ -97,7 +97,7 @@ class Browser:
         return result["result"].get("value")
 
     def events(self, method: str) -> list[dict[str, Any]]:
-        """What the page did since it was opened."""
+        """Return the events of the page since it was opened."""
         return [event["params"] for event in self._events if event.get("method") == method]
 
     def key(self, name: str) -> None:

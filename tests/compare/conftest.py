@@ -9,7 +9,7 @@ import pytest
 import vapoursynth as vs
 from numpy.typing import NDArray
 
-from benchmarks.cartoon import drawing
+from benchmarks.cartoon import draw_frame
 from benchmarks.quality_methods import as_clip
 from tests.compare.browser import Browser, chromium
 
@@ -30,7 +30,7 @@ def scenes(count: int, length: int, size: tuple[int, int] = SIZE) -> list[Drawin
     frames = []
     for scene in range(count):
         for n in range(length):
-            picture = drawing(40 * scene + n, *size)
+            picture = draw_frame(40 * scene + n, *size)
             picture = picture[:, ::-1] if scene % 2 else picture
             frames.append(np.ascontiguousarray(255 - picture if scene % 4 > 1 else picture))
     return frames
@@ -42,7 +42,7 @@ def clip_of(pictures: Sequence[Drawing], form: vs.PresetVideoFormat = vs.YUV444P
 
 
 def write_y4m(path: Path, clip: vs.VideoNode, rate: str = "24:1", tags: str = "Ip A1:1") -> Path:
-    """Write a clip; rate and tags as the header of a y4m file has them."""
+    """Write a clip as y4m; rate and tags are in the syntax of its header."""
     samples = {"YUV420P8": "420jpeg", "YUV444P8": "444", "YUV411P8": "411"}[clip.format.name]
     with path.open("wb") as file:
         file.write(f"YUV4MPEG2 W{clip.width} H{clip.height} F{rate} {tags} C{samples}\n".encode())
@@ -69,7 +69,7 @@ def film() -> list[Drawing]:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A headless Chromium; tests skip where there is none."""
+    """A headless Chromium; without one, tests are skipped."""
     if (program := chromium()) is None:
         pytest.skip("there is no Chromium on this machine")
     opened = Browser(program, tmp_path_factory.mktemp("profile"))

@@ -69,7 +69,7 @@ def test_without_html_there_are_only_pictures_beside_the_second_file_s_name(
 
 
 class Page(HTMLParser):
-    """What a page would load, and its text."""
+    """Parser that collects the resources a page loads, and its text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Numbers that say what they claim: of pictures whose sharpness, noise and likeness are known."""
+"""Metrics of pictures whose sharpness, noise and similarity are known."""
 
 import math
 
@@ -8,17 +8,17 @@ import vapoursynth as vs
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from benchmarks.cartoon import drawing
+from benchmarks.cartoon import draw_frame
 from benchmarks.quality_methods import as_clip
 from vsfdatrd.compare import metrics
-from vsfdatrd.compare.metrics import Metrics, flat_noise, mean, ssim, ssimulacra2, steepness
+from vsfdatrd.compare.metrics import Metrics, flat_noise, line_steepness, mean_metrics, ssim, ssimulacra2
 
 type Plane = NDArray[np.float64]
 
 
 @pytest.fixture(scope="module")
 def plane() -> Plane:
-    return np.asarray(Image.fromarray(drawing(3, 320, 240)).convert("L"), np.float64) / 255
+    return np.asarray(Image.fromarray(draw_frame(3, 320, 240)).convert("L"), np.float64) / 255
 
 
 def softened(plane: Plane, sigma: float) -> Plane:
@@ -30,19 +30,19 @@ def test_a_step_is_as_steep_as_it_is() -> None:
     """From 0.2 to 0.8 within 2 and 4 pixels."""
     x = np.arange(64.0)
     fast, slow = (np.tile(np.clip((x - 32) / wide + 0.5, 0, 1) * 0.6 + 0.2, (64, 1)) for wide in (2, 4))
-    assert steepness(slow, fast) == pytest.approx((0.15 * 255, 0.3 * 255))
-    assert steepness(fast, slow) == pytest.approx((0.3 * 255, 0.15 * 255))
+    assert line_steepness(slow, fast) == pytest.approx((0.15 * 255, 0.3 * 255))
+    assert line_steepness(fast, slow) == pytest.approx((0.3 * 255, 0.15 * 255))
 
 
 def test_softer_lines_are_less_steep(plane: Plane) -> None:
-    before, after = steepness(softened(plane, 2), plane)
+    before, after = line_steepness(softened(plane, 2), plane)
     assert after > 2 * before
-    slight = steepness(plane, softened(plane, 0.7))
+    slight = line_steepness(plane, softened(plane, 0.7))
     assert 0.3 * slight[0] < slight[1] < 0.9 * slight[0]
 
 
 def test_a_flat_picture_has_no_lines() -> None:
-    assert all(map(math.isnan, steepness(np.full((32, 32), 0.5), np.zeros((32, 32)))))
+    assert all(map(math.isnan, line_steepness(np.full((32, 32), 0.5), np.zeros((32, 32)))))
 
 
 @pytest.mark.parametrize("sigma", [0.5, 2.0, 6.0])
@@ -81,9 +81,9 @@ def test_ssimulacra2_of_equal_and_softened_frames(plane: Plane) -> None:
 
 def test_what_cannot_be_measured_is_nan_and_left_out_of_the_mean() -> None:
     tiny = np.full((9, 9, 3), 0.5, np.float32)
-    result = metrics.measure((tiny, tiny), (tiny, tiny), float("nan"))
+    result = metrics.measure_pair((tiny, tiny), (tiny, tiny), float("nan"))
     assert all(math.isnan(getattr(result, name)) for name in Metrics.__slots__)
     whole = Metrics(1, 2, 3, 4, 0.5, 60)
-    assert mean([result, whole]) == whole
-    assert mean([whole, Metrics(3, 4, 5, 6, 0.75, 80)]) == Metrics(2, 3, 4, 5, 0.625, 70)
-    assert math.isnan(mean([result]).ssim)
+    assert mean_metrics([result, whole]) == whole
+    assert mean_metrics([whole, Metrics(3, 4, 5, 6, 0.75, 80)]) == Metrics(2, 3, 4, 5, 0.625, 70)
+    assert math.isnan(mean_metrics([result]).ssim)

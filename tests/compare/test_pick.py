@@ -1,4 +1,4 @@
-"""Frames worth looking at: starts of scenes, sharp lines, nothing empty, nothing twice."""
+"""Selection of frames: starts of scenes, sharp lines, no empty and no repeated frames."""
 
 from dataclasses import replace
 
@@ -7,8 +7,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from tests.compare.conftest import Drawing, Writer, clip_of, scenes
-from vsfdatrd.compare.match import Thumbnails, likeness
-from vsfdatrd.compare.pick import Pick, check, choose_frames, requested
+from vsfdatrd.compare.match import Thumbnails, correlation
+from vsfdatrd.compare.pick import ChosenFrame, check_frames, choose_frames, requested_frames
 from vsfdatrd.compare.video import Video, open_video
 from vsfdatrd.errors import ArgumentError, FrameError
 
@@ -42,7 +42,7 @@ def test_no_drawing_is_shown_twice(write: Writer, film: list[Drawing]) -> None:
     picks = choose_frames(Thumbnails(video), 6, every(video))
     shown = [Thumbnails(video).at(pick.frame) for pick in picks]
     assert len(picks) == 2
-    assert likeness(*shown) < 0.9
+    assert correlation(*shown) < 0.9
 
 
 def test_only_the_frames_it_may_choose_from(write: Writer, film: list[Drawing]) -> None:
@@ -52,7 +52,7 @@ def test_only_the_frames_it_may_choose_from(write: Writer, film: list[Drawing]) 
 
 def test_short_and_empty_videos_still_show_something(write: Writer) -> None:
     one = open_video(write("a.y4m", clip_of(scenes(1, 1))))
-    assert choose_frames(Thumbnails(one), 6, every(one)) == [Pick(0, "sharp lines")]
+    assert choose_frames(Thumbnails(one), 6, every(one)) == [ChosenFrame(0, "sharp lines")]
     black = open_video(write("b.y4m", clip_of([np.zeros((64, 64, 3), np.uint8)] * 5)))
     assert len(choose_frames(Thumbnails(black), 3, every(black))) == 1
 
@@ -76,16 +76,16 @@ def test_frames_that_cannot_be_read_are_passed_over(write: Writer, film: list[Dr
 
 def test_frames_that_were_asked_for(write: Writer, film: list[Drawing]) -> None:
     video = open_video(write("a.y4m", clip_of(film)))
-    assert [pick.frame for pick in requested(video, [30, 2, 30, 59])] == [2, 30, 59]
+    assert [pick.frame for pick in requested_frames(video, [30, 2, 30, 59])] == [2, 30, 59]
     for wrong in ([60], [-1], [3, 1000]):
         with pytest.raises(ArgumentError, match=r"--frames .* is not in .*a\.y4m, which has the frames 0 to 59"):
-            requested(video, wrong)
+            requested_frames(video, wrong)
 
 
 def test_more_frames_than_a_page_holds_are_refused() -> None:
-    check([3] * 60, 50)
+    check_frames([3] * 60, 50)
     with pytest.raises(ArgumentError, match="names 60 frames, and one page holds 50"):
-        check(range(60), 6)
+        check_frames(range(60), 6)
     for count in (0, -3, 51):
         with pytest.raises(ArgumentError, match=f"--count {count} is not possible; give 1 to 50"):
-            check([], count)
+            check_frames([], count)

@@ -1,4 +1,4 @@
-"""PNG files and data URIs: pixels where they belong, detail found, files whole or not there."""
+"""PNG files and data URIs: exact pixels, detected detail, complete files or none."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ def test_detail_is_where_the_lines_are() -> None:
     picture = np.full((400, 600, 3), 0.5, np.float32)
     picture[100:160:4, 300:380] = 0  # many lines, strong
     picture[300:340:8, 50:120] = 0.3
-    first, second = pictures.detail(picture)
+    first, second = pictures.find_detail(picture)
     assert all((right - left, bottom - top) == (150, 100) for left, top, right, bottom in (first, second))
     assert first[0] <= 300
     assert first[1] <= 100
@@ -34,7 +34,7 @@ def test_detail_is_where_the_lines_are() -> None:
 
 def test_boxes_of_detail_do_not_overlap_and_lie_inside() -> None:
     picture = np.random.default_rng(3).random((300, 420, 3), np.float32)
-    boxes = pictures.detail(picture, 5)
+    boxes = pictures.find_detail(picture, 5)
     covered = np.zeros((300, 420), int)
     for left, top, right, bottom in boxes:
         assert 0 <= left < right <= 420
@@ -45,13 +45,13 @@ def test_boxes_of_detail_do_not_overlap_and_lie_inside() -> None:
 
 
 def test_a_small_or_flat_picture_is_its_own_detail() -> None:
-    assert pictures.detail(np.random.default_rng(3).random((40, 60, 3), np.float32)) == [(0, 0, 60, 40)]
-    assert len(pictures.detail(np.zeros((400, 400, 3), np.float32))) == 1
+    assert pictures.find_detail(np.random.default_rng(3).random((40, 60, 3), np.float32)) == [(0, 0, 60, 40)]
+    assert len(pictures.find_detail(np.zeros((400, 400, 3), np.float32))) == 1
 
 
 def test_both_pictures_stand_beside_each_other_pixel_by_pixel() -> None:
     random = np.random.default_rng(3)
-    left, right = (pictures.image(random.random((50, 70, 3), np.float32)) for _ in range(2))
+    left, right = (pictures.to_image(random.random((50, 70, 3), np.float32)) for _ in range(2))
     for magnified in (1, 3):
         sheet = np.asarray(pictures.side_by_side(left, right, ("before", "after"), magnified))
         wide, high = 70 * magnified, 50 * magnified
@@ -64,11 +64,11 @@ def test_both_pictures_stand_beside_each_other_pixel_by_pixel() -> None:
 
 def test_pixels_are_rounded_and_clamped() -> None:
     picture = np.array([[[-0.2, 0.5, 1.7]]], np.float32)
-    assert np.asarray(pictures.image(picture)).tolist() == [[[0, 128, 255]]]
+    assert np.asarray(pictures.to_image(picture)).tolist() == [[[0, 128, 255]]]
 
 
 def test_uris_hold_the_picture() -> None:
-    crop = pictures.image(np.random.default_rng(3).random((50, 70, 3), np.float32))
+    crop = pictures.to_image(np.random.default_rng(3).random((50, 70, 3), np.float32))
     uri = pictures.png_uri(crop)
     assert uri.startswith("data:image/png;base64,")
     assert np.array_equal(np.asarray(of(uri)), np.asarray(crop))
@@ -80,10 +80,10 @@ def test_uris_hold_the_picture() -> None:
 
 def test_a_file_that_cannot_be_written_says_so_and_leaves_nothing(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
-    pictures.write(file, b"one")
-    pictures.write(file, b"two")
+    pictures.write_picture(file, b"one")
+    pictures.write_picture(file, b"two")
     assert file.read_bytes() == b"two"
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(ArgumentError, match=r"folder\.png cannot be written .*--out"):
-        pictures.write(tmp_path / "folder.png", b"three")
+        pictures.write_picture(tmp_path / "folder.png", b"three")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "folder.png"]

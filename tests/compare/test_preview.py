@@ -13,7 +13,7 @@ from tests.compare.browser import Browser, chromium
 from tests.compare.conftest import Drawing, Writer, clip_of, scenes, write_y4m
 from vsfdatrd.cli import main
 from vsfdatrd.compare import excerpt, preview, preview_page
-from vsfdatrd.compare.excerpt import Excerpt, Piece, make_excerpt
+from vsfdatrd.compare.excerpt import Excerpt, Section, make_excerpt
 
 STILL: Any = {"prefers_reduced_motion": "reduce"}
 SLIDER = "document.querySelector('.whole input')"
@@ -122,16 +122,16 @@ def test_the_page_is_there_with_the_first_picture_and_says_so_when_it_was_stoppe
         assert "1 of 2 pictures are made" in out.read_text()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(preview, "_fps", interrupted)
+    monkeypatch.setattr(preview, "_measure_fps", interrupted)
     assert main(["preview", str(film), "--model", str(tiny_model), "--frames", "2", "--out", str(out)]) == 130
     assert "1 of 2 pictures were made before this was stopped" in out.read_text()
     assert "a first picture is in" in capsys.readouterr().err
 
 
-def test_an_excerpt_has_whole_pieces_from_all_of_a_film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_excerpt_has_whole_sections_from_all_of_a_film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each second of the film has another brightness, so that a frame tells where it is from."""
     monkeypatch.setattr(excerpt, "MIN_DURATION", 30.0)
-    monkeypatch.setattr(excerpt, "MIN_PIECE_SECONDS", 0.4)
+    monkeypatch.setattr(excerpt, "MIN_SECTION_SECONDS", 0.4)
     for name, codec in (("film.vob", "mpeg2video"), ("film.mkv", "libx264")):
         path = tmp_path / name
         with av.open(str(path), "w", format="vob" if name.endswith("vob") else None) as container:
@@ -147,19 +147,19 @@ def test_an_excerpt_has_whole_pieces_from_all_of_a_film(tmp_path: Path, monkeypa
         result = make_excerpt(path, tmp_path / f"{name}.excerpt")
         assert result is not None, name
         assert result.duration == pytest.approx(60, abs=2)  # for a program stream, estimated from its last timestamps
-        assert len(result.pieces) == excerpt.PIECES
-        assert result.pieces[-1].film > 50
+        assert len(result.sections) == excerpt.SECTION_COUNT
+        assert result.sections[-1].film > 50
         with av.open(str(result.path)) as container:
             shades = [float(frame.to_ndarray()[:48].mean()) for frame in container.decode(video=0)]
-        assert excerpt.PIECES * 10 <= len(shades) <= excerpt.PIECES * 30, name
+        assert excerpt.SECTION_COUNT * 10 <= len(shades) <= excerpt.SECTION_COUNT * 30, name
         for n, shade in enumerate(shades):
             assert (shade - 40) / 3 == pytest.approx(result.in_film(n / 25), abs=1.6), (name, n)
 
 
 def test_frames_at_seams_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their fields may be matched with those of another piece."""
-    monkeypatch.setattr(excerpt, "SEAM", 0.19)
-    result = Excerpt(Path("film"), [Piece(0, 10), Piece(1, 50), Piece(2, 90)], 100)
+    """Their fields may be matched with those of another section."""
+    monkeypatch.setattr(excerpt, "SEAM_SECONDS", 0.19)
+    result = Excerpt(Path("film"), [Section(0, 10), Section(1, 50), Section(2, 90)], 100)
     blank = vs.core.std.BlankClip(format=vs.GRAY8, width=16, height=16, length=75, fpsnum=25, fpsden=1)
     clip = blank.std.FrameEval(lambda n: blank.std.SetFrameProps(number=n))
     left, times = preview._without_seams(clip, np.arange(75) / 25, result)
@@ -174,11 +174,11 @@ def test_a_short_film_is_no_excerpt(write: Writer, film: list[Drawing], tmp_path
 
 
 def test_durations() -> None:
-    assert preview_page.duration(0.001) == "1 minute"
-    assert preview_page.duration(1.2) == "72 minutes"
-    assert preview_page.duration(6) == "6 hours"
-    assert preview_page.duration(35.4) == "35 hours"
-    assert [preview_page.speed(fps) for fps in (0.401, 3.04, 120.3)] == ["0.40", "3.0", "120"]
+    assert preview_page.format_hours(0.001) == "1 minute"
+    assert preview_page.format_hours(1.2) == "72 minutes"
+    assert preview_page.format_hours(6) == "6 hours"
+    assert preview_page.format_hours(35.4) == "35 hours"
+    assert [preview_page.format_fps(fps) for fps in (0.401, 3.04, 120.3)] == ["0.40", "3.0", "120"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Files as progressive RGB frames: colors, fields, times, and files that are none."""
+"""Files as progressive RGB frames: colors, fields, times, and invalid files."""
 
 import subprocess
 from fractions import Fraction
@@ -11,13 +11,13 @@ import vapoursynth as vs
 
 from tests.compare.conftest import Drawing, Writer, clip_of
 from vsfdatrd.compare import video
-from vsfdatrd.compare.video import Video, frame, luma, open_video
-from vsfdatrd.encode.timestamps import UNKNOWN
+from vsfdatrd.compare.video import Video, open_video, read_frame, to_luma
+from vsfdatrd.encode.timestamps import NO_TIMESTAMP
 from vsfdatrd.errors import ArgumentError, ClipError, EncodeError, FrameError
 
 
 def shown(found: Video, number: int) -> video.Picture:
-    return frame(found, found.clip, number)
+    return read_frame(found, found.clip, number)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_colors_are_those_that_were_drawn(
 
 
 def telecined(film: list[Drawing]) -> vs.VideoNode:
-    """Film as NTSC discs hold it: of every four frames five, two of which mix fields of neighbors."""
+    """Telecined film as on NTSC discs: five frames for every four, two of which mix fields of neighbors."""
     fields = clip_of(film, vs.YUV420P8).std.SeparateFields(tff=True)
     pulled = fields.std.SelectEvery(8, [0, 1, 2, 3, 2, 5, 4, 7, 6, 7])
     return pulled.std.DoubleWeave(tff=True)[::2]
@@ -70,7 +70,7 @@ def test_interlaced_video_that_fields_cannot_be_matched_in_shows_no_combs(write:
         pictures.append(picture)
     found = open_video(write("a.y4m", clip_of(pictures), tags="It A1:1"))
     plain = open_video(write("b.y4m", clip_of(pictures)))
-    rows = [np.abs(np.diff(luma(shown(one, 5)), axis=0)).max() for one in (found, plain)]
+    rows = [np.abs(np.diff(to_luma(shown(one, 5)), axis=0)).max() for one in (found, plain)]
     assert rows[1] > 0.5
     assert rows[0] < 0.05
 
@@ -80,7 +80,7 @@ def test_formats_that_vivtc_does_not_take_are_matched_by_luma(write: Writer, fil
     found = open_video(write("a.y4m", clip, tags="Ib A1:1"))
     assert "fields were matched" in found.treatment
     assert found.clip.num_frames == 6
-    assert np.abs(luma(shown(found, 3)) - luma(np.float32(1 / 255) * film[3])).mean() < 0.03
+    assert np.abs(to_luma(shown(found, 3)) - to_luma(np.float32(1 / 255) * film[3])).mean() < 0.03
 
 
 def test_a_height_that_cannot_hold_two_fields_of_chroma(write: Writer, film: list[Drawing]) -> None:
@@ -88,7 +88,7 @@ def test_a_height_that_cannot_hold_two_fields_of_chroma(write: Writer, film: lis
     found = open_video(write("a.y4m", clip, tags="It A1:1"))
     assert "fields were matched" in found.treatment
     assert shown(found, 1).shape == (158, 240, 3)
-    assert np.abs(luma(shown(found, 1)) - luma(np.float32(1 / 255) * film[1][:158])).mean() < 0.03
+    assert np.abs(to_luma(shown(found, 1)) - to_luma(np.float32(1 / 255) * film[1][:158])).mean() < 0.03
 
 
 @pytest.mark.parametrize("form", [vs.RGB24, vs.RGBS, vs.GRAY8, vs.GRAY16, vs.YUV420P16])
@@ -96,7 +96,7 @@ def test_a_height_that_cannot_hold_two_fields_of_chroma(write: Writer, film: lis
 def test_interlaced_frames_of_other_formats(form: vs.PresetVideoFormat, height: int, treatment: str) -> None:
     form = vs.YUV444P16 if form == vs.YUV420P16 and height % 2 else form
     clip = vs.core.std.BlankClip(width=64, height=height, format=form, length=3).std.SetFieldBased(2)
-    made, done = video._progressive(clip)
+    made, done = video._make_progressive(clip)
     assert treatment in done
     assert (made.format.id, made.width, made.height, made.num_frames) == (form, 64, height, 3)
     assert made.get_frame(1).props["_FieldBased"] == 0
@@ -112,10 +112,10 @@ def test_progressive_files_are_left_alone(write: Writer, film: list[Drawing]) ->
 def test_times_of_the_file_are_used_and_nonsense_is_not() -> None:
     for stamps, times in (
         ([1000, 1050, 1200], [0, 0.05, 0.2]),  # variable, and not from 0
-        ([0, UNKNOWN, 200], [0, 0.1, 0.2]),  # one is missing
+        ([0, NO_TIMESTAMP, 200], [0, 0.1, 0.2]),  # one is missing
         ([1000, 1100, 0], [0, 0.1, 0.2]),  # backwards
     ):
-        assert video._times(stamps, Fraction(1, 1000), Fraction(10)) == pytest.approx(times), stamps
+        assert video._frame_times(stamps, Fraction(1, 1000), Fraction(10)) == pytest.approx(times), stamps
 
 
 def test_raw_streams_have_the_times_of_their_frame_rate(tmp_path: Path) -> None:
@@ -164,6 +164,6 @@ def test_without_bestsource_the_command_to_install_it_is_named(
 def test_a_frame_that_cannot_be_read_names_its_number_and_file(write: Writer, film: list[Drawing]) -> None:
     found = open_video(write("a.y4m", clip_of(film[:2])))
     broken = found.clip.std.FrameEval(lambda n: found.clip.std.Crop(left=1) if n else found.clip)
-    assert frame(found, broken, 0).shape == (160, 240, 3)
+    assert read_frame(found, broken, 0).shape == (160, 240, 3)
     with pytest.raises(FrameError, match=r"frame 1 of .*a\.y4m cannot be read"):
-        frame(found, broken, 1)
+        read_frame(found, broken, 1)

@@ -44,7 +44,7 @@ def cache(engines: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def encode(identity_2x: Path) -> Encode:
-    """`vsfdatrd encode ...` with a network that repeats every pixel, lossless unless told otherwise."""
+    """Run `vsfdatrd encode` with a network that repeats every pixel, lossless by default."""
 
     def start(*arguments: str | Path, further: tuple[str, ...] = (), timeout: float = 200) -> Any:
         return subprocess.run(
@@ -60,7 +60,7 @@ def encode(identity_2x: Path) -> Encode:
 
 @pytest.fixture
 def popen() -> Iterator[Popen]:
-    """`subprocess.Popen` in a process group of its own; what is still alive at the end of the test is killed."""
+    """`subprocess.Popen` in a new process group, which is killed at the end of the test."""
     processes = []
 
     def start(command: list[str], cwd: Path | None = None) -> subprocess.Popen[str]:

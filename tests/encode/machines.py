@@ -1,4 +1,4 @@
-"""Ray clusters of several machines, on this one: each in a network of its own where that is allowed."""
+"""Ray clusters of several simulated machines, each in a network namespace if that is allowed."""
 
 import contextlib
 import os
@@ -114,7 +114,7 @@ class Machines:
         return ["nsenter", "-t", str(self._networks[0].pid), "-n"] if self._apart else []
 
     def cut(self, number: int) -> None:
-        """Cut the cable of a machine: nothing is closed, nothing answers."""
+        """Disconnect a machine without closing its connections."""
         subprocess.run([*self.inside(), "ip", "link", "set", f"v{number}", "down"], check=True)
 
     def close(self) -> None:
@@ -167,7 +167,7 @@ class Machines:
 
 
 def networks_can_be_made() -> bool:
-    """Whether this user may have networks of their own, joined by a cable."""
+    """Return whether this user can create network namespaces."""
     if not all(shutil.which(name) for name in ("unshare", "nsenter", "ip")):
         return False
     cable = "ip link add name v1 type veth peer name v2"
@@ -176,7 +176,7 @@ def networks_can_be_made() -> bool:
 
 @contextlib.contextmanager
 def machines(apart: bool = False) -> Iterator[Machines]:
-    """A cluster without machines yet; all that is started in it ends with it."""
+    """Yield a cluster without machines; all machines are stopped at the end."""
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
         cluster = Machines(Path(folder), apart)
         try:

@@ -1,4 +1,4 @@
-"""A terminal: programs believe that somebody watches, and here is what they would see."""
+"""A pseudo-terminal: programs behave as for a user, and tests read the screen."""
 
 import contextlib
 import fcntl
@@ -40,7 +40,7 @@ class Terminal:
         os.close(there)
 
     def lines(self) -> list[str]:
-        """What is to be seen, without what is empty at the bottom."""
+        """Return the lines on the screen, without empty ones at the bottom."""
         text = "\n".join(line.rstrip() for line in self._screen.display).rstrip()
         return text.splitlines()
 
@@ -50,7 +50,7 @@ class Terminal:
         return bool(self._screen.cursor.hidden)
 
     def until(self, seen: Callable[[list[str]], object], seconds: float = 200) -> list[str]:
-        """Watch until something is to be seen."""
+        """Wait until a text is on the screen."""
         end = time.monotonic() + seconds
         while not seen(self.lines()):
             assert time.monotonic() < end, self.lines()
@@ -58,7 +58,7 @@ class Terminal:
         return self.lines()
 
     def end(self, seconds: float = 200) -> int:
-        """Watch until the program has ended -> its status."""
+        """Wait until the program has ended, and return its exit status."""
         end = time.monotonic() + seconds
         while self._read():
             assert time.monotonic() < end, self.lines()
@@ -69,7 +69,7 @@ class Terminal:
         os.write(self._here, keys)
 
     def resize(self, columns: int) -> None:
-        """Pull at the window's edge."""
+        """Change the width of the terminal."""
         self._screen.resize(_ROWS, columns)
         self._wide(columns)
         self.process.send_signal(signal.SIGWINCH)
@@ -85,7 +85,7 @@ class Terminal:
         fcntl.ioctl(self._here, termios.TIOCSWINSZ, struct.pack("HHHH", _ROWS, columns, 0, 0))
 
     def _read(self) -> bool:
-        """Draw what comes within a moment; False if nothing can come any more."""
+        """Process the output of the next moment; return False at the end of the output."""
         if select.select([self._here], [], [], 0.1)[0]:
             try:
                 text = os.read(self._here, 1 << 16)

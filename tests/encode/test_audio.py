@@ -1,4 +1,4 @@
-"""Audio between containers: copied where that is possible, otherwise decoded to PCM without a loss."""
+"""Audio in other containers: copied if possible, otherwise decoded to PCM without loss."""
 
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.encode.conftest import times
-from tests.encode.joining import joined, to_join
+from tests.encode.joining import mux_inputs, mux_with_source
 from tests.encode.media import lavfi, make
 from vsfdatrd.encode import streams
-from vsfdatrd.encode.mux import join
+from vsfdatrd.encode.mux import mux
 
 
 def sound(path: Path) -> tuple[float, NDArray[np.float64]]:
@@ -68,7 +68,7 @@ def test_sound_stays(
     source, target = tmp_path / f"in{before}", tmp_path / f"out{after}"
     codecs = ["-c:v", video, "-c:a", codec, *options]
     make("-i", plain_film, *lavfi(tones), "-map", "0", "-map", "1", *codecs, "-metadata:s:a:0", "language=jpn", source)
-    kept = joined(plain_film, source, target)
+    kept = mux_with_source(plain_film, source, target)
     assert kept.dropped == []
     assert kept.kept[0].endswith(", as PCM") == (kept.decoded == [1])
     assert bool(kept.decoded) == decoded
@@ -95,7 +95,7 @@ def test_damaged_packets_are_skipped(plain_film: Path, tmp_path: Path) -> None:
     damaged = len(places) // 2
     content[places[damaged] + 8 : places[damaged] + 400] = bytes(392)
     source.write_bytes(content)
-    kept = joined(plain_film, source, tmp_path / "out.mov")
+    kept = mux_with_source(plain_film, source, tmp_path / "out.mov")
     assert kept.decoded == [1]
     with av.open(str(source)) as container:
         intact = [frame for packet in container.demux(audio=0) for frame in decode(packet)]
@@ -121,9 +121,9 @@ def test_a_damaged_packet_is_left_out_if_the_container_refuses_it(
     content = source.read_bytes()
     assert content.count(packets[damaged]) == 1
     source.write_bytes(content.replace(packets[damaged], bytes(len(packets[damaged]))))
-    film = to_join(plain_film, source, target)
+    film = mux_inputs(plain_film, source, target)
     assert film.selection.copied == [1]
-    assert join(film, target) == [f"1 of {len(packets)} packets of audio 1: eac3"]
+    assert mux(film, target) == [f"1 of {len(packets)} packets of audio 1: eac3"]
     with av.open(str(target)) as container:
         copied = [bytes(packet) for packet in container.demux(audio=0) if packet.size]
     assert copied == packets[:damaged] + packets[damaged + 1 :]

@@ -90,9 +90,11 @@ def test_discs_with_sound_and_subtitles(shared: Path, encode: Encode, tmp_path: 
 def test_the_telecined_disc_gives_the_frames_of_the_progressive_one(shared: Path) -> None:
     clips = shared / "data" / "clips"
     source = open_source(clips / "ntsc_telecined_480i.mpg", None)
-    result = field_detection.decide(source.clip, source.rate, "auto")
+    result = field_detection.choose_fields(source.clip, source.rate, "auto")
     assert (result.kind, result.top_first) == ("ivtc", True)
-    restored = script.evaluate(script.prepare(source.path, source.video, None, result, Borders(), "0", "test"))
+    restored = script.run_script(
+        script.preparation_script(source.path, source.video, None, result, Borders(), "0", "test")
+    )
     film = vs.core.bs.VideoSource(str(clips / "ntsc_film_480p.mpg"), cachemode=0)
     assert restored.num_frames == 144
     # Both were encoded from one film by a lossy codec: each frame must be the nearest of its neighborhood by far.
@@ -111,7 +113,7 @@ def test_what_is_said_of_every_clip(shared: Path) -> None:
     kinds = {}
     for path in sorted((shared / "data" / "clips").glob("[!p]*.m*")):  # without those in HEVC, which take long
         source = open_source(path, None)
-        kinds[path.name] = field_detection.decide(source.clip, source.rate, "auto").kind
+        kinds[path.name] = field_detection.choose_fields(source.clip, source.rate, "auto").kind
     assert {name for name, kind in kinds.items() if kind != "progressive"} == {"ntsc_telecined_480i.mpg"}
 
 

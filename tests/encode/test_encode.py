@@ -1,4 +1,4 @@
-"""Whole encodes, as a user starts them: every kind of source, with all that is in it."""
+"""Complete encodes from the command line, of every kind of source with all of its streams."""
 
 import json
 import subprocess

@@ -35,7 +35,7 @@ FORMS = {
 
 
 def pictures(count: int, height: int, width: int = 96) -> list[Luma]:
-    """Bars that move sideways, steadily; no line is like the one above for long."""
+    """Bars that move sideways steadily, with adjacent lines that differ almost everywhere."""
     y, x = np.mgrid[0:height, 0:width]
     return [(60 + ((x + 7 * n) // 12 % 2) * 90 + y // 9 % 2 * 40).astype(np.uint8) for n in range(count)]
 
@@ -69,10 +69,10 @@ def clip(frames: Sequence[Luma], form: int = vs.GRAY8, field: int = 2) -> vs.Vid
 
 
 def prepared(source: vs.VideoNode, found: field_detection.Fields) -> Any:
-    """What the script makes of a clip in place of a file."""
+    """Run the field processing of the script on a clip instead of a file."""
     from pathlib import Path
 
-    text = script.prepare(Path("/film.mkv"), 0, None, found, Borders(), "0", "test")
+    text = script.preparation_script(Path("/film.mkv"), 0, None, found, Borders(), "0", "test")
     lines = [line if "bs.VideoSource" not in line else "clip = source" for line in text.splitlines()]
     names: dict[str, Any] = {"source": source}
     exec("\n".join(lines), names)
@@ -101,7 +101,7 @@ def test_telecined_film_is_restored_in_every_format(form: str, height: int) -> N
         height &= ~3  # chroma has a line of four
     film = pictures(20, height)
     source = clip(telecined(film), FORMS[form])
-    found = field_detection.decide(source, NTSC, "auto")
+    found = field_detection.choose_fields(source, NTSC, "auto")
     assert found.kind == "ivtc", found.why
     restored = prepared(source, found)
     assert restored.num_frames == 20
@@ -115,7 +115,7 @@ def test_telecined_film_is_restored_in_every_format(form: str, height: int) -> N
 def test_video_is_deinterlaced_in_every_format(form: str) -> None:
     height = 64 if form == "4:1:0" else 66
     source = clip(interlaced(pictures(60, height)), FORMS[form])
-    found = field_detection.decide(source, NTSC, "auto")
+    found = field_detection.choose_fields(source, NTSC, "auto")
     assert found.kind == "deint", found.why
     result = prepared(source, found)
     assert (result.height, result.format.id) == (height, FORMS[form])
@@ -131,8 +131,8 @@ def test_frames_without_two_fields_are_refused(frames: int, height: int, width: 
     source = clip(pictures(frames, height, width), field=0)
     for asked in ("ivtc", "deint"):
         with pytest.raises(ArgumentError, match=f"none in {frames} frames? of {width}×{height} pixels"):
-            field_detection.decide(source, NTSC, asked)
-    assert field_detection.decide(source, NTSC, "auto").kind == "progressive"
+            field_detection.choose_fields(source, NTSC, asked)
+    assert field_detection.choose_fields(source, NTSC, "auto").kind == "progressive"
 
 
 def test_chroma_is_looked_at_where_it_can_be() -> None:
@@ -187,15 +187,15 @@ DRAWN = {
 @pytest.mark.parametrize("flag", [0, 2])
 @pytest.mark.parametrize("name", DRAWN)
 def test_drawn_lines_are_no_combs(name: str, flag: int) -> None:
-    found = field_detection.decide(clip(DRAWN[name], field=flag), Fraction(24), "auto")
+    found = field_detection.choose_fields(clip(DRAWN[name], field=flag), Fraction(24), "auto")
     assert found.kind == "progressive", found.why
     assert "drawn lines" in found.why
 
 
 @pytest.mark.parametrize("film", [pictures(40, 64), [f // 2 + 60 for f in pictures(40, 64)]])
 def test_fields_are_still_seen(film: list[Luma]) -> None:
-    assert field_detection.decide(clip(telecined(film)), NTSC, "auto").kind == "ivtc"
-    assert field_detection.decide(clip(interlaced(film)), NTSC, "auto").kind == "deint"
+    assert field_detection.choose_fields(clip(telecined(film)), NTSC, "auto").kind == "ivtc"
+    assert field_detection.choose_fields(clip(interlaced(film)), NTSC, "auto").kind == "deint"
     for combed in (interlaced(film), telecined(film)[2:4] * 8):
         assert not are_drawn(combed[4], combed[5], combed[6])
 
@@ -208,7 +208,7 @@ def test_fields_are_seen_beside_drawn_lines() -> None:
     drawn = np.where(y % 2, 40, 180).astype(np.uint8)
     for fielded, kind in ((telecined(film), "ivtc"), (interlaced(film), "deint")):
         frames = [np.where(screen, drawn, frame) for frame in fielded]
-        assert field_detection.decide(clip(frames), NTSC, "auto").kind == kind
+        assert field_detection.choose_fields(clip(frames), NTSC, "auto").kind == kind
 
 
 def test_slow_soft_motion_in_fields_is_no_drawing() -> None:

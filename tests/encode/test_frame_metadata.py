@@ -1,4 +1,4 @@
-"""Captions, HDR metadata and transparency: found in every kind of source, kept where the codec can, else told."""
+"""Captions, HDR metadata and transparency: found in every kind of source, kept if the codec allows, else reported."""
 
 import re
 from collections.abc import Callable
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests.encode.conftest import HEIGHT, WIDTH, Encode, moving, write
-from vsfdatrd.encode.bitstream import LightLevel, MasteringDisplay, Messages, codec_of, inserter
-from vsfdatrd.encode.frame_metadata import FrameMetadata, find, has_hdr
+from vsfdatrd.encode.bitstream import FrameMessages, LightLevel, MasteringDisplay, codec_of, make_inserter
+from vsfdatrd.encode.frame_metadata import FrameMetadata, find_metadata, has_hdr
 from vsfdatrd.encode.source import open_source
 from vsfdatrd.encode.timing import Timing
 from vsfdatrd.system.programs import ffmpeg, run
@@ -42,7 +42,7 @@ def spoken(n: int) -> bytes:
 
 
 def side_data(path: Path) -> list[dict[str, bytes]]:
-    """What FFmpeg tells of each frame."""
+    """Return the side data of each frame as FFmpeg reports it."""
     with av.open(str(path)) as container:
         return [
             {kind.name: bytes(memoryview(frame.side_data[kind])) for kind in frame.side_data}
@@ -50,12 +50,12 @@ def side_data(path: Path) -> list[dict[str, bytes]]:
         ]
 
 
-def insert(path: Path, target: Path, messages: Callable[[int], Messages]) -> Path:
+def insert(path: Path, target: Path, messages: Callable[[int], FrameMessages]) -> Path:
     """Put messages into each packet of a video, given the number of its frame."""
     with av.open(str(path)) as given, av.open(str(target), "w") as out:
         stream: Any = given.streams.video[0]
         codec = stream.codec_context.codec.canonical_name
-        put = inserter(codec, bytes(stream.codec_context.extradata or b""))
+        put = make_inserter(codec, bytes(stream.codec_context.extradata or b""))
         copy = out.add_stream_from_template(stream, opaque=True)
         for packet in given.demux(stream):
             if packet.size and packet.pts is not None:
@@ -71,10 +71,10 @@ def insert(path: Path, target: Path, messages: Callable[[int], Messages]) -> Pat
 @pytest.mark.parametrize("codec", CODERS)
 def test_decoders_find_what_was_put_in(codec: str, suffix: str, tmp_path: Path) -> None:
     plain = write(moving(COUNT), tmp_path / "plain.mkv", "30000/1001", *CODERS[codec])
-    path = insert(plain, tmp_path / f"out{suffix}", lambda n: Messages(DISPLAY, LIGHT, spoken(n)))
+    path = insert(plain, tmp_path / f"out{suffix}", lambda n: FrameMessages(DISPLAY, LIGHT, spoken(n)))
     messages = side_data(path)
     assert [one["A53_CC"] for one in messages] == [spoken(n) for n in range(COUNT)]
-    result = find(open_source(path, tmp_path / "index"))
+    result = find_metadata(open_source(path, tmp_path / "index"))
     assert result.light == LIGHT
     assert result.display is not None
     pairs = zip(
@@ -92,7 +92,7 @@ def test_decoders_find_what_was_put_in(codec: str, suffix: str, tmp_path: Path) 
 
 
 def test_zeros_are_escaped(tmp_path: Path) -> None:
-    black = Messages(MasteringDisplay((Fraction(0),) * 8, Fraction(0), Fraction(0)), LightLevel(0, 3), bytes(93))
+    black = FrameMessages(MasteringDisplay((Fraction(0),) * 8, Fraction(0), Fraction(0)), LightLevel(0, 3), bytes(93))
     for codec in ("h264", "hevc"):
         plain = write(moving(2), tmp_path / f"{codec}.mkv", "30000/1001", *CODERS[codec])
         messages = side_data(insert(plain, tmp_path / f"out_{codec}.mkv", lambda n: black))
@@ -140,7 +140,7 @@ def a53(triplets: bytes) -> bytes:
 def test_captions_of_discs_and_television(
     mpeg2: Callable[[Callable[[int], bytes], str], Path], name: str, tmp_path: Path
 ) -> None:
-    result = find(open_source(mpeg2(lambda n: a53(spoken(n)), name), tmp_path / "index"))
+    result = find_metadata(open_source(mpeg2(lambda n: a53(spoken(n)), name), tmp_path / "index"))
     assert sorted(captions for _, captions in result.captions) == [spoken(n) for n in range(COUNT)]
     assert result.describe_kept("hevc") == ["closed captions"]
     assert result.describe_lost("", "prores_ks") == ["closed captions (prores_ks cannot store it)"]
@@ -148,7 +148,7 @@ def test_captions_of_discs_and_television(
 
 def test_captions_as_dvds_have_them(mpeg2: Callable[[Callable[[int], bytes], str], Path], tmp_path: Path) -> None:
     data = b"CC\x01\xf8" + bytes([0x80 | 1 << 1]) + b"\xff\x94\x2c\xfe\x80\x80"
-    result = find(open_source(mpeg2(lambda n: data, "a.vob"), tmp_path / "index"))
+    result = find_metadata(open_source(mpeg2(lambda n: data, "a.vob"), tmp_path / "index"))
     assert result.describe_kept("h264") == ["closed captions"]
     assert all(b"\x94\x2c" in captions for _, captions in result.captions)
 
@@ -157,7 +157,7 @@ def test_captions_as_dvds_have_them(mpeg2: Callable[[Callable[[int], bytes], str
 def test_captions_that_only_fill_up_are_none(
     mpeg2: Callable[[Callable[[int], bytes], str], Path], triplets: bytes, tmp_path: Path
 ) -> None:
-    result = find(open_source(mpeg2(lambda n: a53(triplets), "a.ts"), tmp_path / "index"))
+    result = find_metadata(open_source(mpeg2(lambda n: a53(triplets), "a.ts"), tmp_path / "index"))
     assert (result.describe_kept("hevc"), result.describe_lost("hevc", "libx265")) == ([], [])
 
 
@@ -194,7 +194,7 @@ def test_captions_go_to_the_nearest_frame_and_none_is_lost() -> None:
 def test_transparency_is_told(codec: str, options: tuple[str, ...], lost: list[str], tmp_path: Path) -> None:
     suffix = ".mov" if codec == "qtrle" else ".mkv"
     path = write(moving(2), tmp_path / f"film{suffix}", "25", "-c:v", codec, *options)
-    assert find(open_source(path, tmp_path / "index")).describe_lost("hevc", "libx265") == lost
+    assert find_metadata(open_source(path, tmp_path / "index")).describe_lost("hevc", "libx265") == lost
 
 
 def test_names_of_encoders() -> None:
@@ -255,7 +255,7 @@ def hdr(tmp_path_factory: pytest.TempPathFactory) -> Path:
             str(plain),
         ]
     )
-    return insert(plain, folder / "hdr.mkv", lambda n: Messages(captions=spoken(n)))
+    return insert(plain, folder / "hdr.mkv", lambda n: FrameMessages(captions=spoken(n)))
 
 
 @pytest.mark.parametrize(

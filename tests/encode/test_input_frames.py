@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.encode.media import lavfi, make
-from vsfdatrd.encode.pixel_shape import pixel_shapes, plausible_sar, prevailing
+from vsfdatrd.encode.pixel_shape import choose_sar, pixel_shapes, plausible_sar
 from vsfdatrd.encode.source import open_source
-from vsfdatrd.encode.timestamps import UNKNOWN, fill_gaps
+from vsfdatrd.encode.timestamps import NO_TIMESTAMP, fill_gaps
 from vsfdatrd.encode.timing import constant_rate
 
 # ---- timestamps -----------------------------------------------------------------------------------------------------
@@ -19,10 +19,10 @@ from vsfdatrd.encode.timing import constant_rate
     ("stamps", "expected"),
     [
         ([10, 20, 30], [10, 20, 30]),
-        ([UNKNOWN] * 4, [0, 10, 20, 30]),  # a raw stream
-        ([UNKNOWN, 20, 30, UNKNOWN], [10, 20, 30, 40]),  # B-frames of a raw stream
-        ([5, UNKNOWN, UNKNOWN, 65], [5, 25, 45, 65]),  # several frames a packet; the neighbors decide
-        ([UNKNOWN, UNKNOWN, 7], [-13, -3, 7]),
+        ([NO_TIMESTAMP] * 4, [0, 10, 20, 30]),  # a raw stream
+        ([NO_TIMESTAMP, 20, 30, NO_TIMESTAMP], [10, 20, 30, 40]),  # B-frames of a raw stream
+        ([5, NO_TIMESTAMP, NO_TIMESTAMP, 65], [5, 25, 45, 65]),  # several frames a packet; the neighbors decide
+        ([NO_TIMESTAMP, NO_TIMESTAMP, 7], [-13, -3, 7]),
         ([10, 20, 20, 40], [10, 20, 30, 40]),  # one twice
         ([10, 20, 15, 40], [10, 20, 30, 40]),
         ([1000, 1010, 0, 10], [1000, 1010, 0, 10]),  # a clock that begins anew is not hidden
@@ -126,9 +126,9 @@ def test_a_container_that_was_corrected_is_believed(tmp_path: Path) -> None:
 
 def test_shapes_that_nobody_means_are_not_believed() -> None:
     assert plausible_sar(Fraction(1, 100)) == 1
-    assert prevailing(Counter(), None)[0] == 1
-    assert prevailing(Counter(), Fraction(64, 45))[0] == Fraction(64, 45)
-    assert prevailing(Counter({Fraction(8, 9): 3}), Fraction(90, 101))[0] == Fraction(8, 9)  # rounded, that is all
+    assert choose_sar(Counter(), None)[0] == 1
+    assert choose_sar(Counter(), Fraction(64, 45))[0] == Fraction(64, 45)
+    assert choose_sar(Counter({Fraction(8, 9): 3}), Fraction(90, 101))[0] == Fraction(8, 9)  # rounded, that is all
 
 
 def test_pixels_of_a_picture_that_is_turned_are_turned(tmp_path: Path) -> None:

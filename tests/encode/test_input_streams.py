@@ -1,4 +1,4 @@
-"""The streams of a source, and which of its videos is encoded."""
+"""The streams of a source, and the choice of the video that is encoded."""
 
 from collections import Counter
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_streams_that_begin_late_are_there(big: Path, tmp_path: Path, name: str,
         assert min(counts[s.index] for s in container.streams.audio) > 10
     track = video_track(tmp_path / name)
     assert track is not None
-    kept = streams.choose(tmp_path / name, track.index, "matroska")
+    kept = streams.choose_streams(tmp_path / name, track.index, "matroska")
     assert len(kept.copied) == len(sounds)
     assert not kept.dropped
 

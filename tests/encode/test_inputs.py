@@ -1,4 +1,4 @@
-"""Sources that are refused in a sentence, and names of sources."""
+"""Error messages for unusable sources, and file names of sources."""
 
 import logging
 import os
@@ -16,8 +16,8 @@ from tests.encode.media import lavfi, make
 from vsfdatrd import cli
 from vsfdatrd.compare.video import open_video
 from vsfdatrd.encode import streams
-from vsfdatrd.encode.source import file_name, open_source
-from vsfdatrd.errors import ArgumentError, ClipError, FdatrdError, sentence
+from vsfdatrd.encode.source import open_source, vapoursynth_path
+from vsfdatrd.errors import ArgumentError, ClipError, FdatrdError, error_sentence
 from vsfdatrd.system.programs import utf8_environment
 
 # ---- what is refused ------------------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ def test_what_fails_is_told_in_a_sentence(
         assert "Traceback" not in output
         assert any(record.exc_info for record in caplog.records) == bool(verbose)
         assert output.splitlines()[-1].startswith("vsfdatrd: ")
-        assert sentence(error) in output
+        assert error_sentence(error) in output
         assert output.count("This should not happen") == (1 + several) * isinstance(error, (ValueError, av.FFmpegError))
 
 
@@ -159,8 +159,8 @@ def test_names_are_only_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
     (tmp_path / path.stem).mkdir()
     source = open_source(path, tmp_path / path.stem / "index")
     assert source.clip.num_frames == 3
-    assert streams.choose(path, source.video, "matroska").dropped == []
-    assert os.fsencode(file_name(path)) == os.fsencode(tmp_path / path)
+    assert streams.choose_streams(path, source.video, "matroska").dropped == []
+    assert os.fsencode(vapoursynth_path(path)) == os.fsencode(tmp_path / path)
 
 
 @UNIX

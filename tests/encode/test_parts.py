@@ -1,4 +1,4 @@
-"""The pieces by themselves: rates, cuts, borders, the journal, what the terminal is told."""
+"""Unit tests: frame rates, cuts, borders, the journal, progress output."""
 
 import contextlib
 import io
@@ -20,11 +20,11 @@ from tests.encode.joining import LENGTH
 from vsfdatrd.encode import field_detection, script, settings
 from vsfdatrd.encode.bitstream import strip_sei
 from vsfdatrd.encode.chunk import try_encoder
-from vsfdatrd.encode.cli import split
-from vsfdatrd.encode.crop import Borders, check_crop, find_borders, parse_borders, square
+from vsfdatrd.encode.cli import split_command_line
+from vsfdatrd.encode.crop import Borders, check_crop, find_borders, parse_borders, square_pixel_size
 from vsfdatrd.encode.journal import DamagedJournalError, DoneChunk, Journal
 from vsfdatrd.encode.progress import JsonReporter, Rate, Reporter, format_duration
-from vsfdatrd.encode.scenes import Chunk, plan
+from vsfdatrd.encode.scenes import Chunk, plan_chunks
 from vsfdatrd.encode.settings import Settings
 from vsfdatrd.encode.source import open_source
 from vsfdatrd.encode.timing import constant_rate
@@ -61,10 +61,10 @@ def test_cuts_fall_on_scene_changes_and_leave_nothing_out() -> None:
         for n, c in ((110, 40), (85, 200), (105, 90))
     ]
     clip = scenes[0] + scenes[1] + scenes[2]
-    chunks = plan(clip, Fraction(25), 100 / 25 / 60)
+    chunks = plan_chunks(clip, Fraction(25), 100 / 25 / 60)
     assert [chunk.start for chunk in chunks] == [0, 110, 195]
     assert [chunk.stop for chunk in chunks] == [110, 195, 300]
-    still = plan(scenes[0], Fraction(25), 10 / 25 / 60)
+    still = plan_chunks(scenes[0], Fraction(25), 10 / 25 / 60)
     assert [chunk.start for chunk in still] == list(range(0, 110, 10))
 
 
@@ -78,7 +78,7 @@ def test_cuts_fall_on_scene_changes_and_leave_nothing_out() -> None:
     ],
 )
 def test_square_pixels_never_shrink(size: tuple[int, int], sar: Fraction, expected: tuple[int, int]) -> None:
-    assert square(*size, sar) == expected
+    assert square_pixel_size(*size, sar) == expected
 
 
 def test_borders() -> None:
@@ -103,9 +103,9 @@ def test_real_interlace_is_told_from_telecine(tmp_path: Path) -> None:
         woven, tmp_path / "video.mkv", "30000/1001", "vf=setfield=tff", "-field_order", "tt", "-flags", "+ildct"
     )
     source = open_source(path, tmp_path / "index")
-    result = field_detection.decide(source.clip, source.rate, "auto")
+    result = field_detection.choose_fields(source.clip, source.rate, "auto")
     assert result.kind == "deint"
-    assert field_detection.decide(source.clip, source.rate, "progressive").kind == "progressive"
+    assert field_detection.choose_fields(source.clip, source.rate, "progressive").kind == "progressive"
 
 
 def test_the_journal_remembers_and_refuses_damage(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_parts_of_machines_with_other_cpus_belong_together(tmp_path: Path) -> No
 
 def test_where_frames_are_made_is_no_other_setting() -> None:
     result, film, index = field_detection.Fields("progressive", True, ""), Path("/film.mkv"), Path("/place/index")
-    text, other = (script.prepare(film, 0, index, result, Borders(), device, "1") for device in ("0", "0,1"))
+    text, other = (script.preparation_script(film, 0, index, result, Borders(), device, "1") for device in ("0", "0,1"))
     assert text != other
     assert script.without_devices(text) == script.without_devices(other)
     assert "cachepath='/there/index'" in script.with_index(text, index, Path("/there/index"))
@@ -198,9 +198,9 @@ def test_settings_are_checked() -> None:
         with pytest.raises(ArgumentError, match=words):
             Settings(**wrong)
     with pytest.raises(ArgumentError, match=r"two inputs would both become a\.mkv"):
-        settings.outputs([Path("x/a.mkv"), Path("y/a.mpg")], Path("/tmp"))
-    assert split(["encode", "a", "b", "--", "-crf", "3"]) == (["encode", "a", "b"], ("-crf", "3"))
-    assert split(["info", "--", "-odd"]) == (["info", "--", "-odd"], ())
+        settings.pair_outputs([Path("x/a.mkv"), Path("y/a.mpg")], Path("/tmp"))
+    assert split_command_line(["encode", "a", "b", "--", "-crf", "3"]) == (["encode", "a", "b"], ("-crf", "3"))
+    assert split_command_line(["info", "--", "-odd"]) == (["info", "--", "-odd"], ())
 
 
 @pytest.mark.parametrize(
@@ -310,12 +310,12 @@ def test_an_index_can_be_used_elsewhere(film: Path, tmp_path: Path) -> None:
     (file,) = here.glob("index*")
     copy = Path(shutil.copy(file, there))
     os.utime(copy, (1, 1))
-    text = script.prepare(
+    text = script.preparation_script(
         film, source.video, here / "index", field_detection.Fields("progressive", True, ""), Borders(), "0", ""
     )
-    assert script.evaluate(script.with_index(text, here / "index", there / "index")).num_frames == LENGTH
+    assert script.run_script(script.with_index(text, here / "index", there / "index")).num_frames == LENGTH
     assert copy.stat().st_mtime == 1  # not written anew
     copy.write_bytes(b"nonsense")
     os.utime(copy, (1, 1))
-    script.evaluate(script.with_index(text, here / "index", there / "index"))
+    script.run_script(script.with_index(text, here / "index", there / "index"))
     assert copy.stat().st_mtime > 1

@@ -1,4 +1,4 @@
-"""Parts made on a Ray cluster: of workers that are killed, and machines that go away or lack something."""
+"""Encodes on a Ray cluster: killed workers, lost machines, machines that lack something."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from tests.encode.machines import Machine, Machines, machines, networks_can_be_m
 from vsfdatrd.encode.journal import DoneChunk
 from vsfdatrd.encode.ray import connect
 from vsfdatrd.encode.ray.receive import ChunkDownload
-from vsfdatrd.encode.ray.supervisor import some_cpus
+from vsfdatrd.encode.ray.supervisor import reserve_cpus
 from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.errors import ArgumentError, EncodeError
 from vsfdatrd.system.files import sha256_file
@@ -35,7 +35,7 @@ def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def cluster(engines: Path, temporary: Path) -> Iterator[Machines]:
-    """One machine that is said to have two GPUs; the engine does not need them."""
+    """A cluster of one machine that claims to have two GPUs, which the engine does not need."""
     with machines() as cluster:
         cluster.start("--num-cpus", "2", "--num-gpus", "2", FDATRD_CACHE=str(engines), TMPDIR=str(temporary))
         yield cluster
@@ -43,7 +43,7 @@ def cluster(engines: Path, temporary: Path) -> Iterator[Machines]:
 
 @pytest.fixture
 def start(identity_2x: Path, tmp_path: Path, popen: Popen) -> Any:
-    """Start an encode on a cluster, not from a checkout: Ray's workers look for modules where that was."""
+    """Start an encode on a cluster outside the checkout, because Ray's workers search modules in that directory."""
 
     def encode(cluster: Machines, *arguments: str | Path, json: bool = True) -> subprocess.Popen[str]:
         words = command(identity_2x, *arguments, "--preset", "x264", *CHUNK, "--ray", cluster.address)
@@ -283,9 +283,9 @@ def test_another_version_is_a_sentence(cluster: Machines, identity_2x: Path, fil
 
 def test_parts_on_one_machine_keep_to_cpus_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil.Process, "cpu_affinity", lambda process: [0, 2, 4, 6, 7])
-    with some_cpus(2, tmp_path) as first, some_cpus(2, tmp_path) as second, some_cpus(2, tmp_path) as third:
+    with reserve_cpus(2, tmp_path) as first, reserve_cpus(2, tmp_path) as second, reserve_cpus(2, tmp_path) as third:
         assert (first, second, third) == (frozenset({0, 2}), frozenset({4, 6}), None)
-    with some_cpus(2, tmp_path) as again, some_cpus(None, tmp_path) as everything:
+    with reserve_cpus(2, tmp_path) as again, reserve_cpus(None, tmp_path) as everything:
         assert (again, everything) == (frozenset({0, 2}), None)
 
 

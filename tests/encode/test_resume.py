@@ -1,4 +1,4 @@
-"""Interrupted in every way there is: killed, stopped, out of space, a program dead; and going on afterwards."""
+"""Interrupted encodes (killed, stopped, disk full, a crashed program) and their continuation."""
 
 import contextlib
 import json
@@ -32,14 +32,14 @@ def start(identity_2x: Path, popen: Popen) -> Any:
     return lambda *arguments: popen(command(identity_2x, *arguments, "--preset", "x264", "--json", *CHUNK))
 
 
-def journalled(output: Path) -> set[int]:
+def journal_numbers(output: Path) -> set[int]:
     """Numbers of the parts that the journal has, as after a power cut: from the file alone."""
     path = output.with_name(output.name + ".vsfdatrd") / "journal.json"
     return {made.chunk.number for made in Journal(path).done_chunks()}
 
 
 def events(text: str) -> list[dict[str, Any]]:
-    """What --json told; the last line may have been cut off."""
+    """Parse the events of --json; the last line may be truncated."""
     result = []
     for line in text.splitlines():
         with contextlib.suppress(json.JSONDecodeError):
@@ -48,7 +48,7 @@ def events(text: str) -> list[dict[str, Any]]:
 
 
 def wait_for_part(process: subprocess.Popen[str], count: int = 1) -> None:
-    """Read what an encode tells until so many parts are done."""
+    """Read the events of an encode until `count` chunks are done."""
     assert process.stdout is not None
     for line in process.stdout:
         if json.loads(line)["event"] == "part":
@@ -103,7 +103,7 @@ def test_killed_at_any_moment_nothing_is_lost_but_the_part_at_work(
             finished, before, made = finished + 1, set(), []
             continue
         assert process.returncode == -signal.SIGKILL, error
-        now = journalled(output)
+        now = journal_numbers(output)
         if output.exists():  # killed between the last rename and the exit
             continue
         assert before <= now
@@ -151,7 +151,7 @@ def test_other_settings_or_another_source_begin_anew_and_say_so(
         process.communicate()
 
     interrupt()
-    assert journalled(output)
+    assert journal_numbers(output)
     said = encode(source, output, "--preset", "x265")
     assert said.returncode == 0, said.stderr
     assert "starting over, because these differ from the interrupted run: " in said.stderr
@@ -178,7 +178,7 @@ def test_damaged_parts_and_a_damaged_journal_are_made_again(
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     part = place / "chunks" / "00001.mkv"
-    kept = len(journalled(output))
+    kept = len(journal_numbers(output))
     content = bytearray(part.read_bytes())
     content[len(content) // 2] ^= 255
     part.write_bytes(content)
@@ -212,7 +212,7 @@ def test_a_full_disk_is_a_sentence_and_the_next_run_goes_on(encode: Encode, tmp_
         assert full.returncode == 1
         assert "no space is left on the disk" in full.stderr or "free some space" in full.stderr
         assert "Traceback" not in full.stderr
-        kept = journalled(disk / "out.mkv")
+        kept = journal_numbers(disk / "out.mkv")
         assert kept
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
         again = encode(film, disk / "out.mkv", *CHUNK)

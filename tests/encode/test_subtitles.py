@@ -1,4 +1,4 @@
-"""Subtitles between containers: text becomes what the container knows, pictures stay where that is possible."""
+"""Subtitles in other containers: text is converted, pictures are copied if the container allows it."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -7,9 +7,9 @@ import av
 import pytest
 
 from tests.encode.conftest import moving, write
-from tests.encode.joining import LENGTH, joined
+from tests.encode.joining import LENGTH, mux_with_source
 from tests.encode.test_frame_metadata import insert
-from vsfdatrd.encode.bitstream import Messages
+from vsfdatrd.encode.bitstream import FrameMessages
 from vsfdatrd.encode.presets import CONTAINERS
 from vsfdatrd.system.programs import ffmpeg, run
 
@@ -26,7 +26,7 @@ LINES = ["hällo\nwörld", '魔女 & "more"']
 TIMES = [(0.2, 0.9), (1.0, 1.5)]
 
 
-def with_text(plain_film: Path, path: Path, codec: str, *more: str) -> Path:
+def add_subtitles(plain_film: Path, path: Path, codec: str, *more: str) -> Path:
     """The film with subtitles in a format."""
     text = path.with_suffix(".srt")
     text.write_text(TEXT, encoding="utf-8")
@@ -58,8 +58,8 @@ def with_text(plain_film: Path, path: Path, codec: str, *more: str) -> Path:
     return path
 
 
-def shown(path: Path) -> list[tuple[float, float, str]]:
-    """When each subtitle begins and ends, in seconds, and its text without styles, as FFmpeg reads them."""
+def read_subtitles(path: Path) -> list[tuple[float, float, str]]:
+    """Return begin and end of each subtitle in seconds, and its text without styles, as FFmpeg reads them."""
     text = run([ffmpeg(), "-v", "error", "-i", str(path), "-map", "0:s:0", "-c:s", "text", "-f", "srt", "-"]).decode()
     result = []
     for block in text.replace("\r", "").strip().split("\n\n"):
@@ -90,9 +90,9 @@ def shown(path: Path) -> list[tuple[float, float, str]]:
     ],
 )
 def test_text_stays(plain_film: Path, codec: str, before: str, after: str, becomes: str, tmp_path: Path) -> None:
-    source = with_text(plain_film, tmp_path / f"in{before}", codec)
+    source = add_subtitles(plain_film, tmp_path / f"in{before}", codec)
     target = tmp_path / f"out{after}"
-    kept = joined(plain_film, source, target)
+    kept = mux_with_source(plain_film, source, target)
     assert kept.dropped == []
     assert kept.kept[0].endswith(f", as {becomes}") == (kept.converted == [1])
     with av.open(str(target)) as container:
@@ -101,7 +101,7 @@ def test_text_stays(plain_film: Path, codec: str, before: str, after: str, becom
         assert stream.language == "jpn"
         if before == after == ".mkv":  # the others do not say it
             assert stream.disposition & av.stream.Disposition.forced
-    messages = shown(target)
+    messages = read_subtitles(target)
     assert [text for _, _, text in messages] == LINES
     assert all(
         abs(a - b) < 0.011
@@ -111,20 +111,20 @@ def test_text_stays(plain_film: Path, codec: str, before: str, after: str, becom
 
 
 def test_italics_stay(plain_film: Path, tmp_path: Path) -> None:
-    source = with_text(plain_film, tmp_path / "in.mp4", "mov_text")
-    joined(plain_film, source, tmp_path / "out.mkv")
+    source = add_subtitles(plain_film, tmp_path / "in.mp4", "mov_text")
+    mux_with_source(plain_film, source, tmp_path / "out.mkv")
     with av.open(str(tmp_path / "out.mkv")) as container:
         assert b"<i>" in bytes(next(iter(container.demux(subtitles=0))))
 
 
 def test_text_of_a_file_that_does_not_begin_at_0(plain_film: Path, tmp_path: Path) -> None:
-    source = with_text(plain_film, tmp_path / "in.mkv", "srt", "-output_ts_offset", "100")
-    joined(plain_film, source, tmp_path / "out.mp4")
-    assert [round(begin, 2) for begin, _, _ in shown(tmp_path / "out.mp4")] == [0.2, 1.0]
+    source = add_subtitles(plain_film, tmp_path / "in.mkv", "srt", "-output_ts_offset", "100")
+    mux_with_source(plain_film, source, tmp_path / "out.mp4")
+    assert [round(begin, 2) for begin, _, _ in read_subtitles(tmp_path / "out.mp4")] == [0.2, 1.0]
 
 
 def test_several_subtitles_and_sound(plain_film: Path, tmp_path: Path) -> None:
-    first = with_text(plain_film, tmp_path / "first.mkv", "ass")
+    first = add_subtitles(plain_film, tmp_path / "first.mkv", "ass")
     source = tmp_path / "in.mkv"
     run(
         [
@@ -154,7 +154,7 @@ def test_several_subtitles_and_sound(plain_film: Path, tmp_path: Path) -> None:
             str(source),
         ]
     )
-    kept = joined(plain_film, source, tmp_path / "out.mp4")
+    kept = mux_with_source(plain_film, source, tmp_path / "out.mp4")
     assert (kept.converted, len(kept.copied)) == ([1, 2], 1)
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert [stream.type for stream in container.streams] == ["video", "subtitle", "subtitle", "audio"]
@@ -168,7 +168,7 @@ WORDS += [(0x80, 0x80)] * 30 + [(0x94, 0x2C)]
 @pytest.mark.parametrize("after", [".mkv", ".mp4", ".mov"])
 def test_tracks_of_captions(plain_film: Path, after: str, tmp_path: Path) -> None:
     plain = write(moving(LENGTH), tmp_path / "plain.mkv", "30000/1001", "-c:v", "libx264", "-preset", "ultrafast")
-    insert(plain, tmp_path / "said.mkv", lambda n: Messages(captions=bytes([0xFC, *WORDS[n % len(WORDS)]])))
+    insert(plain, tmp_path / "said.mkv", lambda n: FrameMessages(captions=bytes([0xFC, *WORDS[n % len(WORDS)]])))
     source = tmp_path / "in.mov"
     run(
         [
@@ -188,9 +188,9 @@ def test_tracks_of_captions(plain_film: Path, after: str, tmp_path: Path) -> Non
             str(source),
         ]
     )
-    kept = joined(plain_film, source, tmp_path / f"out{after}")
+    kept = mux_with_source(plain_film, source, tmp_path / f"out{after}")
     assert kept.dropped == []
-    messages = shown(tmp_path / f"out{after}")
+    messages = read_subtitles(tmp_path / f"out{after}")
     assert [text for _, _, text in messages] == ["Hello"] * 2  # the second one stays to the end, and nothing erases it
     assert [round(begin * 30000 / 1001) for begin, _, _ in messages] == [6, 44]
 
@@ -230,7 +230,7 @@ def test_pictures_stay_or_are_told(plain_film: Path, codec: str, after: str, sta
             str(source),
         ]
     )
-    kept = joined(plain_film, source, tmp_path / f"out{after}")
+    kept = mux_with_source(plain_film, source, tmp_path / f"out{after}")
     if stays:
         assert (kept.copied, kept.dropped) == ([1], [])
     else:

@@ -1,4 +1,4 @@
-"""What somebody sees who sits before it."""
+"""Output of `vsfdatrd encode` on a terminal."""
 
 import os
 import re
@@ -16,9 +16,9 @@ DEVICE = "2× GeForce RTX 4090"
 # A film of 34567 frames; each letter that comes through the pipe lets it go on.
 SHOW = f"""
 import os, sys
-from vsfdatrd.encode.progress import choose
+from vsfdatrd.encode.progress import choose_reporter
 def step(): assert os.read(int(sys.argv[1]), 1)
-with choose(False) as show:
+with choose_reporter(False) as show:
     show.emit("reading", "reading film.mkv")
     step()
     show.begin(34567, 1200, "{DEVICE}")

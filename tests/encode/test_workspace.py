@@ -1,4 +1,4 @@
-"""The folders in which films are made: with long names, with links that somebody put there, of somebody else."""
+"""Working folders of encodes: long names, planted links, folders of other users."""
 
 import os
 import tempfile
@@ -11,7 +11,7 @@ from tests.encode.conftest import Encode
 from vsfdatrd.cli import main
 from vsfdatrd.encode import settings
 from vsfdatrd.encode.ray.preflight import Environment
-from vsfdatrd.encode.ray.remote_tasks import Order, clear, trial
+from vsfdatrd.encode.ray.remote_tasks import EncodeOrder, clear, trial
 from vsfdatrd.encode.workspace import open_workspace
 from vsfdatrd.errors import ArgumentError, EncodeError
 
@@ -93,24 +93,24 @@ def test_names_that_are_too_long_are_a_sentence(
 ) -> None:
     size = len(os.fsencode(name))
     with pytest.raises(ArgumentError, match=f"has {size} bytes, and its folder allows 255; give a shorter name"):
-        settings.outputs([film, tmp_path / name], None)
+        settings.pair_outputs([film, tmp_path / name], None)
     with pytest.raises(ArgumentError, match="give a shorter name with"):
-        settings.outputs([Path(name).with_suffix(".x")], tmp_path)
+        settings.pair_outputs([Path(name).with_suffix(".x")], tmp_path)
     for words in ((tmp_path / name, tmp_path / "out.mkv"), (film, tmp_path / ("y" * 300) / "out.mkv")):
         assert main(["encode", *map(str, words), "--model", "small", "--preset", "ffv1"]) == 1
         assert capsys.readouterr().err.startswith("vsfdatrd: ")
 
 
 @pytest.fixture
-def order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Order:
+def order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EncodeOrder:
     """Of an encode on this machine, as one of a cluster, with a temporary folder of its own."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr("getpass.getuser", lambda: "somebody")
-    return Order("output", "run", Environment("", {}, "", "", "", "", {}), "", Path("index"), None)
+    return EncodeOrder("output", "run", Environment("", {}, "", "", "", "", {}), "", Path("index"), None)
 
 
 @pytest.mark.parametrize("plant", ["link", "writable", "group", "owner", "file"])
-def test_a_temporary_folder_of_somebody_else_is_not_used(order: Order, tmp_path: Path, plant: str) -> None:
+def test_a_temporary_folder_of_somebody_else_is_not_used(order: EncodeOrder, tmp_path: Path, plant: str) -> None:
     folder, other = tmp_path / "vsfdatrd-encode-somebody", tmp_path / "other"
     (other / "output").mkdir(parents=True)
     (other / "output" / "precious").touch()
@@ -133,7 +133,7 @@ def test_a_temporary_folder_of_somebody_else_is_not_used(order: Order, tmp_path:
         assert (folder / "output" / "precious").exists()
 
 
-def test_the_temporary_folder_is_private(order: Order, tmp_path: Path) -> None:
+def test_the_temporary_folder_is_private(order: EncodeOrder, tmp_path: Path) -> None:
     folder = tmp_path / "vsfdatrd-encode-somebody"
     for _ in range(2):
         messages = list(trial("here", {"index": b"x"}, order, frozenset(["here"])))

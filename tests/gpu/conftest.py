@@ -1,4 +1,4 @@
-"""What every test on a GPU needs: a GPU, networks, and what they make of a picture on the CPU."""
+"""Fixtures of the tests on a GPU: the GPU, networks, and their results on the CPU."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,9 +9,9 @@ import pytest
 
 from benchmarks.weights import weights_file
 from vsfdatrd.backends import selection
-from vsfdatrd.backends.accuracy import drawing
+from vsfdatrd.backends.accuracy import draw_line_art
 from vsfdatrd.backends.base import Engine, FramePlanes, SlotPool
-from vsfdatrd.backends.gpu.devices import gpus
+from vsfdatrd.backends.gpu.devices import list_gpus
 from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.options import Options
@@ -26,13 +26,13 @@ type Open = Callable[..., Engine]
 
 @pytest.fixture(autouse=True, scope="session")
 def _gpu() -> None:
-    if not gpus():
+    if not list_gpus():
         pytest.skip("there is no NVIDIA GPU here, or no driver for it")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _nobodys_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The catalog's models, whatever names the user has given to others."""
+    """Use the catalog's models, without the user's aliases."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FDATRD_MODELS", str(tmp_path_factory.mktemp("models") / "models.toml"))
         yield
@@ -40,7 +40,7 @@ def _nobodys_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def medium(_nobodys_models: None, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """The weights that ship, with all parts at work."""
+    """The shipped weights with all branches active."""
     return open_checkpoint(weights_file("medium", tmp_path_factory.mktemp("medium"))[0])
 
 
@@ -59,8 +59,8 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
         pool.engine.close()
 
 
-def panned(length: int) -> "vs.VideoNode":
-    """The drawing, 83×57, moved by five pixels a frame; RGBS. Skips the test where there is no VapourSynth."""
+def panned_clip(length: int) -> "vs.VideoNode":
+    """RGBS clip of the drawing, 83×57, moved by five pixels a frame. Skips the test without VapourSynth."""
     pytest.importorskip("vapoursynth")
     import vapoursynth as vs
 
@@ -76,12 +76,12 @@ def panned(length: int) -> "vs.VideoNode":
 
 
 def panned_picture(n: int) -> FramePlanes:
-    """Frame n of `panned`, (3, 57, 83)."""
-    return np.roll(drawing(57, 83), 5 * n, 2)
+    """Frame n of `panned_clip`, (3, 57, 83)."""
+    return np.roll(draw_line_art(57, 83), 5 * n, 2)
 
 
-def on_cpu(checkpoint: Checkpoint, picture: FramePlanes) -> FramePlanes:
-    """What the network makes of a picture (3, H, W) in float32 on the CPU."""
+def run_on_cpu(checkpoint: Checkpoint, picture: FramePlanes) -> FramePlanes:
+    """Run the network on a picture (3, H, W) in float32 on the CPU."""
     import torch
 
     with torch.inference_mode():
@@ -91,5 +91,5 @@ def on_cpu(checkpoint: Checkpoint, picture: FramePlanes) -> FramePlanes:
 
 @pytest.fixture(scope="session")
 def reference(medium: Checkpoint) -> FramePlanes:
-    """What the shipped network makes of the drawing on the CPU."""
-    return on_cpu(medium, drawing(*SIDES))
+    """The output of the shipped network for the drawing, computed on the CPU."""
+    return run_on_cpu(medium, draw_line_art(*SIDES))

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vsfdatrd.backends.accuracy import compare, drawing
+from vsfdatrd.backends.accuracy import check_psnr, draw_line_art
 from vsfdatrd.backends.base import Engine, EngineSpec, FramePlanes
 from vsfdatrd.backends.torch import backend as engine_module
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineError
 
-from .conftest import SIDES, on_cpu, panned, panned_picture
+from .conftest import SIDES, panned_clip, panned_picture, run_on_cpu
 
 pytestmark = pytest.mark.gpu
 
@@ -26,18 +26,18 @@ def _torch() -> None:
         pytest.skip("this PyTorch is built without CUDA")
 
 
-def load(job: EngineSpec, directory: Path) -> Engine:
-    engine_module.build(job, directory)
-    return engine_module.load(job, directory)
+def load(spec: EngineSpec, directory: Path) -> Engine:
+    engine_module.build(spec, directory)
+    return engine_module.load(spec, directory)
 
 
 def test_the_gpu_is_what_the_engine_runs_on(medium: Checkpoint) -> None:
     import torch
 
-    job = EngineSpec(medium, *SIDES, "fp16")
-    assert engine_module.device_name(job) == torch.cuda.get_device_name(0)
+    spec = EngineSpec(medium, *SIDES, "fp16")
+    assert engine_module.device_name(spec) == torch.cuda.get_device_name(0)
     assert engine_module.precisions(medium)[0] == "fp16"
-    needed, free = engine_module.memory_estimate(job)
+    needed, free = engine_module.memory_estimate(spec)
     assert 0 < needed < free <= torch.cuda.get_device_properties(0).total_memory
 
 
@@ -48,13 +48,13 @@ def test_it_computes_what_the_cpu_computes(
     if precision not in engine_module.precisions(medium):
         pytest.skip(f"this GPU does not compute in {precision}")
     engine = load(EngineSpec(medium, *SIDES, precision), tmp_path)
-    np.copyto(engine.input(0), drawing(*SIDES))
+    np.copyto(engine.input(0), draw_line_art(*SIDES))
     engine.submit(0)
     result = engine.collect(0).copy()
     engine.close()
     assert result.shape == (3, 2 * SIDES[0], 2 * SIDES[1])
     assert result.dtype == np.float32
-    assert compare(reference, result, precision) >= 50
+    assert check_psnr(reference, result, precision) >= 50
     difference = np.abs(result - reference).max()
     if precision == "fp32":
         assert difference <= 1e-3
@@ -65,7 +65,7 @@ def test_it_computes_what_the_cpu_computes(
 @pytest.mark.parametrize("streams", [1, 2, 3])
 def test_frames_in_flight_do_not_meet(medium: Checkpoint, tmp_path: Path, streams: int) -> None:
     """Alone and together, in turn and again, every frame comes out as it should."""
-    pictures = [np.roll(drawing(*SIDES), 31 * i, 2) for i in range(6)]
+    pictures = [np.roll(draw_line_art(*SIDES), 31 * i, 2) for i in range(6)]
     alone = load(EngineSpec(medium, *SIDES, "fp16", streams=1), tmp_path)
     expected = []
     for picture in pictures:
@@ -82,7 +82,7 @@ def test_frames_in_flight_do_not_meet(medium: Checkpoint, tmp_path: Path, stream
             np.copyto(engine.input(slot), picture)
             engine.submit(slot)
         for slot, requested in enumerate(expected[start : start + streams]):
-            assert compare(requested, engine.collect(slot), "fp16") >= 60
+            assert check_psnr(requested, engine.collect(slot), "fp16") >= 60
     engine.close()
 
 
@@ -91,12 +91,12 @@ def test_the_weights_stay_where_the_graph_reads_them(tiny_model: Path, tmp_path:
     import torch
 
     checkpoint = open_checkpoint(tiny_model)
-    picture = drawing(60, 90)
+    picture = draw_line_art(60, 90)
     engine = load(EngineSpec(checkpoint, 60, 90, "fp32"), tmp_path)
     others = [torch.full((size,), float("nan"), device="cuda") for size in (64, 1024, 4096, 16384, 90000) * 50]
     np.copyto(engine.input(0), picture)
     engine.submit(0)
-    expected = on_cpu(checkpoint, picture)
+    expected = run_on_cpu(checkpoint, picture)
     np.testing.assert_allclose(engine.collect(0), expected, atol=1e-3 * np.abs(expected).max())
     engine.close()
     del others
@@ -113,10 +113,10 @@ def test_memory_returns_when_an_engine_is_closed(medium: Checkpoint, tmp_path: P
         torch.cuda.empty_cache()
         return torch.cuda.memory_allocated()
 
-    job = EngineSpec(medium, *SIDES, "fp16", streams=2)
-    load(job, tmp_path).close()  # workspaces of cuBLAS and cuDNN stay, and serve every engine after it
+    spec = EngineSpec(medium, *SIDES, "fp16", streams=2)
+    load(spec, tmp_path).close()  # workspaces of cuBLAS and cuDNN stay, and serve every engine after it
     before = used()
-    engine = load(job, tmp_path)
+    engine = load(spec, tmp_path)
     assert used() - before > 2 * medium.description.parameters, "the weights are not where this test looks"
     engine.close()
     del engine
@@ -154,7 +154,7 @@ def test_a_gpu_that_is_full_is_an_engine_error(medium: Checkpoint, tmp_path: Pat
 
 @pytest.mark.parametrize("streams", [1, 3])
 def test_through_the_plugin(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streams: int) -> None:
-    clip = panned(8)
+    clip = panned_clip(8)
     import vapoursynth as vs
 
     monkeypatch.setenv("FDATRD_CACHE", str(tmp_path / "cache"))
@@ -162,6 +162,6 @@ def test_through_the_plugin(tiny_model: Path, tmp_path: Path, monkeypatch: pytes
     checkpoint = open_checkpoint(tiny_model)
     for n, frame in enumerate(out.frames(prefetch=6)):
         assert (frame.width, frame.height) == (166, 114)
-        expected = on_cpu(checkpoint, panned_picture(n))
+        expected = run_on_cpu(checkpoint, panned_picture(n))
         result = np.stack([np.asarray(frame[i]) for i in range(3)])
         np.testing.assert_allclose(result, np.clip(expected, 0, 1), atol=2e-3)

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from tests.engines import run
-from vsfdatrd.backends.accuracy import compare, drawing
+from vsfdatrd.backends.accuracy import check_psnr, draw_line_art
 from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.cuda import backend as cuda
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.options import Precision
 
-from .conftest import SIDES, Open, on_cpu
+from .conftest import SIDES, Open, run_on_cpu
 
 pytestmark = pytest.mark.gpu
 
@@ -28,21 +28,24 @@ def _kernels() -> None:
 def test_it_computes_what_the_network_computes(
     opened: Open, medium: Checkpoint, reference: FramePlanes, precision: Precision
 ) -> None:
-    psnr = compare(reference, run(opened(medium, precision=precision), drawing(*SIDES)), precision)
+    psnr = check_psnr(reference, run(opened(medium, precision=precision), draw_line_art(*SIDES)), precision)
     print(f"{precision}: {psnr:.1f} dB")
 
 
 def test_a_whole_disc_frame_in_fp16(opened: Open, medium: Checkpoint) -> None:
     """97,200 tokens: sums over the frame neither overflow nor drown."""
-    picture = drawing(540, 720)
-    assert compare(on_cpu(medium, picture), run(opened(medium, (540, 720), precision="fp16"), picture), "fp16") >= 50
+    picture = draw_line_art(540, 720)
+    assert (
+        check_psnr(run_on_cpu(medium, picture), run(opened(medium, (540, 720), precision="fp16"), picture), "fp16")
+        >= 50
+    )
 
 
 def test_frames_in_flight_do_not_meet(opened: Open, medium: Checkpoint, capfd: pytest.CaptureFixture[str]) -> None:
     """And all launches are one CUDA graph."""
     engine = opened(medium, precision="fp16")
     assert "without a CUDA graph" not in capfd.readouterr().err
-    pictures = [np.roll(drawing(*SIDES), 31 * i, 2) for i in range(engine.slots)]
+    pictures = [np.roll(draw_line_art(*SIDES), 31 * i, 2) for i in range(engine.slots)]
     alone = [run(engine, picture) for picture in pictures]
     for slot, picture in enumerate(pictures):
         np.copyto(engine.input(slot), picture)

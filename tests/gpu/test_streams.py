@@ -28,21 +28,21 @@ def _first_gpu() -> None:
 
 @pytest.fixture
 def held() -> Iterator[ExitStack]:
-    """Gives back what a test takes from the GPU."""
+    """Stack that frees the GPU resources of a test."""
     with ExitStack() as stack:
         yield stack
 
 
 @pytest.mark.parametrize("pinned", [True, False])
 def test_frames_through_a_graph_and_back(held: ExitStack, pinned: bool) -> None:
-    """As `tensorrt_process` has it, with a copy for the network."""
+    """As the worker of TensorRT has it, with a copy for the network."""
     memory = mmap.mmap(-1, 6 * BYTES)
     frames = np.frombuffer(memory, np.uint8).reshape(3, 2, BYTES)
     if pinned:
         held.enter_context(cuda.PinnedMemory(cuda.address_of(memory), len(memory)))
     there, network, back = (held.enter_context(cuda.Stream()) for _ in range(3))
     source, result = (held.enter_context(cuda.DeviceMemory(BYTES)) for _ in range(2))
-    with network.captured() as capture:
+    with network.capture() as capture:
         network.copy(result, source)
     assert capture.graph is not None
     graph = held.enter_context(capture.graph)
@@ -93,7 +93,7 @@ def test_what_cannot_be_is_a_sentence_and_spoils_nothing(held: ExitStack) -> Non
     stream = held.enter_context(cuda.Stream())
     with (
         pytest.raises(EngineError, match=r"computing on the GPU failed: .* \(cudaErrorStreamCapture"),
-        stream.captured(),
+        stream.capture(),
     ):
         stream.synchronize()  # which no capture bears
     picture, result = np.arange(BYTES, dtype=np.uint8), np.zeros(BYTES, np.uint8)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.engines import run
 from vsfdatrd.backends import selection
-from vsfdatrd.backends.accuracy import compare, drawing
+from vsfdatrd.backends.accuracy import check_psnr, draw_line_art
 from vsfdatrd.backends.base import EngineSpec, FramePlanes
 from vsfdatrd.backends.tensorrt import backend as tensorrt
 from vsfdatrd.cache.engine_cache import EngineCache
@@ -21,7 +21,7 @@ from vsfdatrd.errors import EngineError
 from vsfdatrd.options import Options, Precision
 from vsfdatrd.workers.client import Worker
 
-from .conftest import SIDES, Open, on_cpu, panned, panned_picture
+from .conftest import SIDES, Open, panned_clip, panned_picture, run_on_cpu
 
 pytestmark = pytest.mark.gpu
 
@@ -31,7 +31,7 @@ BACKEND = "tensorrt"
 
 @pytest.fixture(autouse=True, scope="module")
 def _tensorrt(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Skips with TensorRT's own words where it does not run on this GPU."""
+    """Skip with TensorRT's message if it does not run on this GPU."""
     if reason := tensorrt.unavailable():
         pytest.skip(reason)
     store = EngineCache(tmp_path_factory.mktemp("first"))
@@ -46,7 +46,7 @@ def _tensorrt(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Non
 
 
 def free_memory() -> int:
-    """Bytes free on the GPU, asked from a process of its own."""
+    """Return the free bytes of the GPU, queried in another process."""
     worker = Worker("vsfdatrd.backends.tensorrt.worker")
     try:
         return int(worker.ask("free", devices=[0])[0])
@@ -60,22 +60,22 @@ def test_it_computes_what_the_network_computes(
 ) -> None:
     if precision not in tensorrt.precisions(medium):
         pytest.skip(f"this GPU has no engines in {precision}")
-    result = run(opened(medium, precision=precision), drawing(*SIDES))
-    psnr = compare(reference, result, precision)
+    result = run(opened(medium, precision=precision), draw_line_art(*SIDES))
+    psnr = check_psnr(reference, result, precision)
     print(f"{precision}: {psnr:.1f} dB")
     assert psnr >= (80 if precision == "fp32" else 50)
 
 
 def test_a_whole_disc_frame_in_fp16(opened: Open, medium: Checkpoint) -> None:
     """97,200 tokens: sums over the frame neither overflow nor drown."""
-    picture = drawing(540, 720)
+    picture = draw_line_art(540, 720)
     result = run(opened(medium, (540, 720), precision="fp16"), picture)
-    assert compare(on_cpu(medium, picture), result, "fp16") >= 50
+    assert check_psnr(run_on_cpu(medium, picture), result, "fp16") >= 50
 
 
 @pytest.mark.parametrize("streams", [1, 2, 4])
 def test_frames_in_flight_do_not_meet(opened: Open, medium: Checkpoint, streams: int) -> None:
-    pictures = [np.roll(drawing(*SIDES), 31 * i, 2) for i in range(8)]
+    pictures = [np.roll(draw_line_art(*SIDES), 31 * i, 2) for i in range(8)]
     alone = opened(medium, streams=1, precision="fp16")
     expected = [run(alone, picture) for picture in pictures]
     engine = opened(medium, streams=streams, precision="fp16")
@@ -86,14 +86,14 @@ def test_frames_in_flight_do_not_meet(opened: Open, medium: Checkpoint, streams:
             np.copyto(engine.input(slot), picture)
             engine.submit(slot)
         for slot, (_, requested) in part:
-            assert compare(requested, engine.collect(slot), "fp16") >= 60
+            assert check_psnr(requested, engine.collect(slot), "fp16") >= 60
 
 
 def test_gpu_memory_is_flat_and_comes_back(opened: Open, tiny_model: Path) -> None:
     checkpoint = open_checkpoint(tiny_model)
     before = free_memory()
     engine = opened(checkpoint, (120, 120), precision="fp16", streams=3)
-    picture = drawing(120, 120)
+    picture = draw_line_art(120, 120)
     levels = []
     for n in range(2000):
         run(engine, picture, n % 3)
@@ -140,25 +140,25 @@ sys.stdin.read()
 
 def test_a_gpu_that_is_full_is_a_sentence(medium: Checkpoint, tmp_path: Path) -> None:
     """Where the estimate is wrong, or others come in between, the failure must still be an error and no crash."""
-    job = EngineSpec(medium, 540, 720, "fp16", state=tmp_path / "state")
+    spec = EngineSpec(medium, 540, 720, "fp16", state=tmp_path / "state")
     folder = tmp_path / "engine"
     folder.mkdir()
-    tensorrt.build(job, folder)
+    tensorrt.build(spec, folder)
     tensorrt.shutdown()  # it may have memory of its own by now
     with subprocess.Popen([sys.executable, "-c", HOG], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as hog:
         assert hog.stdout
         assert hog.stdout.readline() == b"held\n"
         with pytest.raises(EngineError) as caught:
-            tensorrt.load(job, folder)
+            tensorrt.load(spec, folder)
         print(caught.value)
         assert "ended unexpectedly" not in str(caught.value), "it crashed"
         hog.communicate()
-    tensorrt.load(job, folder).close()
+    tensorrt.load(spec, folder).close()
 
 
 @pytest.mark.parametrize("streams", [1, 3])
 def test_through_the_plugin(tiny_model: Path, tmp_path: Path, streams: int) -> None:
-    clip = panned(24)
+    clip = panned_clip(24)
     import vapoursynth as vs
 
     out = vs.core.fdatrd.upscale(
@@ -166,6 +166,6 @@ def test_through_the_plugin(tiny_model: Path, tmp_path: Path, streams: int) -> N
     )
     checkpoint = open_checkpoint(tiny_model)
     for n, frame in enumerate(out.frames(prefetch=6)):
-        expected = np.clip(on_cpu(checkpoint, panned_picture(n)), 0, 1)
+        expected = np.clip(run_on_cpu(checkpoint, panned_picture(n)), 0, 1)
         result = np.stack([np.asarray(frame[i]) for i in range(3)])
-        assert compare(expected, result, "mixed") >= 50
+        assert check_psnr(expected, result, "mixed") >= 50

@@ -1,4 +1,4 @@
-"""What a GPU with strongly typed half precision makes of our graphs, on a CPU.
+"""Emulate graphs on the CPU as a GPU with strongly typed half precision computes them.
 
 Every operator is computed in float32 from inputs that are rounded already, and its result is rounded to the type it has
 in the graph: the type of its inputs, which must agree. That is how tensor cores work; sums inside of an operator are
@@ -33,8 +33,8 @@ CHUNK = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What was seen of one operator's result. Values are looked at where they are made, not where they are moved."""
+class Observed:
+    """Observed values of one operator's result. Operators that only move values are not recorded."""
 
     name: str
     kind: str
@@ -47,20 +47,20 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Emulated:
-    """A graph's output, what was seen of every operator in order, and the results that were asked for, as float32."""
+class EmulationResult:
+    """A graph's output, the observations of every operator in order, and requested results as float32."""
 
     output: Array
-    seen: dict[str, Seen]
+    seen: dict[str, Observed]
     kept: dict[str, Array]
 
     @property
-    def first_bad(self) -> Seen | None:
+    def first_bad(self) -> Observed | None:
         """The first operator with a result that is not finite."""
         return next((seen for seen in self.seen.values() if not seen.finite), None)
 
 
-def emulate(model: onnx.ModelProto, x: Array, *, keep: Collection[str] = (), tf32: bool = False) -> Emulated:
+def emulate(model: onnx.ModelProto, x: Array, *, keep: Collection[str] = (), tf32: bool = False) -> EmulationResult:
     """Run a graph on an input. Raises TypeError where an operator's inputs are not of one type.
 
     keep: names of results to return. tf32: products and convolutions of float32 take factors of 11 significant bits, as
@@ -70,7 +70,7 @@ def emulate(model: onnx.ModelProto, x: Array, *, keep: Collection[str] = (), tf3
     constants = {constant.name: constant for constant in graph.initializer}
     last = {name: i for i, node in enumerate(graph.node) for name in node.input}
     values: dict[str, Tensor] = {graph.input[0].name: torch.from_numpy(np.ascontiguousarray(x))}
-    seen: dict[str, Seen] = {}
+    seen: dict[str, Observed] = {}
     kept: dict[str, Array] = {}
     with torch.inference_mode():
         for i, node in enumerate(graph.node):
@@ -86,7 +86,7 @@ def emulate(model: onnx.ModelProto, x: Array, *, keep: Collection[str] = (), tf3
             for n in node.input:
                 if last[n] == i:
                     values.pop(n, None)
-        return Emulated(values[graph.output[0].name].numpy(), seen, kept)
+        return EmulationResult(values[graph.output[0].name].numpy(), seen, kept)
 
 
 def _tensor(constant: onnx.TensorProto) -> Tensor:
@@ -95,14 +95,14 @@ def _tensor(constant: onnx.TensorProto) -> Tensor:
     return torch.from_numpy(np.array(array, np.float32 if kind.is_floating_point else np.int64)).to(kind)
 
 
-def _look(name: str, kind: str, x: Tensor, shape: tuple[int, ...]) -> Seen:
+def _look(name: str, kind: str, x: Tensor, shape: tuple[int, ...]) -> Observed:
     if not x.is_floating_point() or not x.numel():
-        return Seen(name, kind, x.dtype, shape, 0, True)
+        return Observed(name, kind, x.dtype, shape, 0, True)
     low, high = (float(side) for side in x.aminmax())
     if math.isfinite(low) and math.isfinite(high):
-        return Seen(name, kind, x.dtype, shape, max(-low, high), True)
+        return Observed(name, kind, x.dtype, shape, max(-low, high), True)
     rest = x[x.isfinite()].float()
-    return Seen(name, kind, x.dtype, shape, float(rest.abs().max()) if rest.numel() else 0.0, False)
+    return Observed(name, kind, x.dtype, shape, float(rest.abs().max()) if rest.numel() else 0.0, False)
 
 
 def _compute(kind: str, inputs: list[Tensor], attributes: Attributes, tf32: bool) -> Tensor:
@@ -233,7 +233,7 @@ def _grid_sample(inputs: list[Tensor], a: Attributes) -> Tensor:
 
 
 def _attention(inputs: list[Tensor], a: Attributes) -> Tensor:
-    """As fused kernels do it: scores and sums stay in float32, exp(score - largest) is rounded to be multiplied."""
+    """Attention as in fused kernels: scores and sums in float32, exp(score - largest) rounded for the product."""
     q, k, v = inputs[:3]
     bias = inputs[3].float() if len(inputs) > 3 else None
     out = torch.empty_like(q)

@@ -1,4 +1,4 @@
-"""Networks and their graphs run on a CPU, what is in the graphs, and how far results are apart."""
+"""Run networks and their graphs on a CPU, inspect graphs, and compare results."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,8 +28,8 @@ HALF: tuple[Precision, ...] = ("fp16", "bf16", "mixed")
 tiny = pytest.mark.usefixtures("one_thread")  # threads cost small networks more than they save
 
 
-def by_runtime(model: onnx.ModelProto, x: Array, threads: int = 1) -> Array:
-    """What ONNX Runtime makes of a model and its input."""
+def run_onnxruntime(model: onnx.ModelProto, x: Array, threads: int = 1) -> Array:
+    """Run a model in ONNX Runtime."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -37,20 +37,20 @@ def by_runtime(model: onnx.ModelProto, x: Array, threads: int = 1) -> Array:
     return out
 
 
-def by_torch(network: torch.nn.Module, x: Array) -> Array:
+def run_torch(network: torch.nn.Module, x: Array) -> Array:
     with torch.inference_mode():
         out: Array = network(torch.from_numpy(x)).numpy()
     return out
 
 
-def network_of(config: FdatRdConfig, tensors: Tensors) -> FdatRd:
+def build_network(config: FdatRdConfig, tensors: Tensors) -> FdatRd:
     network = FdatRd(config).eval()
     network.load_state_dict({name: torch.from_numpy(values) for name, values in tensors.items()})
     return network
 
 
 def noise(config: FdatRdConfig, tokens: int = 60) -> Array:
-    """A frame of so many tokens a side."""
+    """Return a random frame with `tokens` tokens per side."""
     side = tokens * config.unshuffle
     return np.random.default_rng(2).random((1, config.in_channels, side, side), np.float32)
 
@@ -60,20 +60,20 @@ def graph_for(x: Array, config: FdatRdConfig, tensors: Tensors, target: GraphTar
     return fdat_rd_graph(config, tensors, (height, width), target)
 
 
-def off(out: Array, expected: Array) -> float:
-    """The largest difference, as a part of the largest value."""
+def relative_error(out: Array, expected: Array) -> float:
+    """Return the largest difference divided by the largest value."""
     assert out.shape == expected.shape
     assert expected.std() > 0.05, "an output that does not vary compares nothing"
     return float(np.abs(out - expected).max() / np.abs(expected).max())
 
 
-def strayed(out: Array, expected: Array) -> float:
-    """The error's root mean square, as a part of the standard deviation."""
+def rms_error(out: Array, expected: Array) -> float:
+    """Return the RMS error divided by the standard deviation."""
     assert out.shape == expected.shape
     return float(np.sqrt(np.mean((out - expected) ** 2, dtype=np.float64)) / expected.std())
 
 
-def typed(model: onnx.ModelProto) -> dict[str, tuple[int, tuple[int, ...]]]:
+def infer_types(model: onnx.ModelProto) -> dict[str, tuple[int, tuple[int, ...]]]:
     """Type and shape of every tensor of a graph, by the rules of ONNX."""
     graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
     found = {
@@ -83,16 +83,16 @@ def typed(model: onnx.ModelProto) -> dict[str, tuple[int, tuple[int, ...]]]:
     return found | {constant.name: (constant.data_type, tuple(constant.dims)) for constant in graph.initializer}
 
 
-def quotients(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Divisions of what is no constant: products by norms in channel attention, sums in a dictionary's reading."""
+def find_divisions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Find divisions of non-constant values: products by norms in channel attention, sums in dictionary attention."""
     constants = {constant.name for constant in model.graph.initializer}
     return [node for node in model.graph.node if node.op_type == "Div" and node.input[0] not in constants]
 
 
-def parts(model: onnx.ModelProto) -> list[int]:
-    """In how many parts every reduction over the whole frame is made."""
+def count_reduction_parts(model: onnx.ModelProto) -> list[int]:
+    """Return the number of parts of every reduction over the whole frame."""
     constants = {constant.name: constant for constant in model.graph.initializer}
-    types = typed(model)
+    types = infer_types(model)
     return [
         types[node.input[0]][1][0]
         for node in model.graph.node

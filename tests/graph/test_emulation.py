@@ -1,4 +1,4 @@
-"""The emulation of half precision rounds as a GPU does, and names where it overflows."""
+"""The emulation of half precision rounds like a GPU and reports where values overflow."""
 
 import numpy as np
 import pytest

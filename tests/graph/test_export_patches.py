@@ -1,4 +1,4 @@
-"""What stands in for functions that the exporter lacks gives what they give."""
+"""Replacements for functions that the exporter lacks give the same results."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 pytest.importorskip("spandrel")
 
-from benchmarks.architectures import saved
+from benchmarks.architectures import save_network
 from vsfdatrd.archs.registry.base import trace_checkpoint
 from vsfdatrd.commands.export import export
 from vsfdatrd.errors import EngineError
@@ -62,7 +62,7 @@ def test_what_is_not_known_is_an_error_and_not_another_number() -> None:
 
 def test_sorting_in_a_graph_keeps_the_order_of_equals(tmp_path: Path) -> None:
     """ATD sorts places by their kind; ONNX Runtime does it as PyTorch, to a ten-thousandth of the result's spread."""
-    checkpoint = saved("ATD", tmp_path)
+    checkpoint = save_network("ATD", tmp_path)
     exported = export(checkpoint.path, tmp_path / "atd.onnx", size=(64, 48))
     assert exported.verified is not None
     assert "TopK" in {node.op_type for node in onnx.load(tmp_path / "atd.onnx").graph.node}
@@ -70,7 +70,7 @@ def test_sorting_in_a_graph_keeps_the_order_of_equals(tmp_path: Path) -> None:
 
 def test_a_network_of_patches_is_left_to_pytorch(tmp_path: Path) -> None:
     """IPT's graph would have so many transformers as the frame has batches of patches."""
-    checkpoint = saved("IPT", tmp_path)
+    checkpoint = save_network("IPT", tmp_path)
     with pytest.raises(
         EngineError, match=r"IPT.safetensors \(IPT\) cannot be written as a graph: it computes overlapping"
     ):

@@ -11,16 +11,16 @@ from onnx import TensorProto
 
 pytest.importorskip("spandrel")
 
-from tests.fdats import BODIES, TAILS, by_spandrel, fdat, named
+from tests.fdats import BODIES, TAILS, case_id, fdat, run_spandrel
 from tests.graph.emulation import emulate
-from tests.graph.running import by_runtime, strayed
+from tests.graph.running import rms_error, run_onnxruntime
 from vsfdatrd.archs.fdat import FdatConfig
 from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.backends.tensorrt import backend as engine
 from vsfdatrd.backends.tensorrt.library import RTX
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.graph.fdat import write as fdat_rd_graph
-from vsfdatrd.graph.target import OPENVINO, GraphTarget, tensorrt
+from vsfdatrd.graph.target import OPENVINO, GraphTarget, tensorrt_target
 from vsfdatrd.options import Precision
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:torch.meshgrid")]
@@ -51,7 +51,7 @@ def small(tmp_path: Path) -> Checkpoint:
     return fdat(tmp_path / "small.safetensors", embed_dim=54)
 
 
-@pytest.mark.parametrize("changes", [*TAILS, *BODIES], ids=named)
+@pytest.mark.parametrize("changes", [*TAILS, *BODIES], ids=case_id)
 def test_it_is_what_spandrel_computes(tmp_path: Path, changes: dict[str, Any]) -> None:
     checkpoint = fdat(tmp_path / "fdat.safetensors", **changes)
     u = checkpoint.description.size.multiple_of
@@ -59,7 +59,7 @@ def test_it_is_what_spandrel_computes(tmp_path: Path, changes: dict[str, Any]) -
         x = noise(height, width)
         model = checkpoint.graph(height, width)
         onnx.checker.check_model(model, full_check=True)
-        assert off(by_runtime(model, x), by_spandrel(checkpoint, x)) < 3e-5
+        assert off(run_onnxruntime(model, x), run_spandrel(checkpoint, x)) < 3e-5
 
 
 @pytest.mark.parametrize("size", [(40, 56), (33, 45), (17, 29)], ids=str)
@@ -71,19 +71,19 @@ def test_it_is_what_spandrel_computes(tmp_path: Path, changes: dict[str, Any]) -
 def test_every_target_computes_the_same(small: Checkpoint, form: GraphTarget, size: tuple[int, int]) -> None:
     """17 × 29 tokens are divided by nothing that would make parts."""
     x = noise(*size)
-    assert off(by_runtime(small.graph(*size, form), x), by_spandrel(small, x)) < 3e-5
+    assert off(run_onnxruntime(small.graph(*size, form), x), run_spandrel(small, x)) < 3e-5
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("fp16", 4e-3), ("mixed", 4e-3), ("bf16", 4e-2)])
 @pytest.mark.parametrize("size", [(32, 48), (37, 43)], ids=str)
 def test_half_precision(small: Checkpoint, precision: Precision, bound: float, size: tuple[int, int]) -> None:
     x = noise(*size)
-    run = emulate(small.graph(*size, tensorrt(precision)), x)
+    run = emulate(small.graph(*size, tensorrt_target(precision)), x)
     assert run.first_bad is None
-    assert 1e-5 < strayed(run.output, by_spandrel(small, x)) < bound
+    assert 1e-5 < rms_error(run.output, run_spandrel(small, x)) < bound
 
 
-@pytest.mark.parametrize("changes", [{}, {"unshuffle_mod": True, "window_size": 7}], ids=named)
+@pytest.mark.parametrize("changes", [{}, {"unshuffle_mod": True, "window_size": 7}], ids=case_id)
 def test_a_graph_for_any_size(tmp_path: Path, changes: dict[str, Any]) -> None:
     checkpoint = fdat(tmp_path / "fdat.safetensors", **changes)
     config = checkpoint.description.config
@@ -91,12 +91,12 @@ def test_a_graph_for_any_size(tmp_path: Path, changes: dict[str, Any]) -> None:
     model = fdat_rd_graph(config, checkpoint.tensors(), None)
     for height, width in ((40, 48), (27, 35)):
         x = noise(height, width)
-        assert off(by_runtime(model, x), by_spandrel(checkpoint, x)) < 3e-5
+        assert off(run_onnxruntime(model, x), run_spandrel(checkpoint, x)) < 3e-5
 
 
 def test_heads_are_filled_up_for_tensorrt_alone(small: Checkpoint) -> None:
     """54 channels are two heads of 27, or of 32."""
-    for target, width in ((tensorrt("fp16"), 64), (tensorrt("fp32"), 54), (OPENVINO, 54)):
+    for target, width in ((tensorrt_target("fp16"), 64), (tensorrt_target("fp32"), 54), (OPENVINO, 54)):
         shapes = [tuple(constant.dims) for constant in small.graph(16, 16, target).graph.initializer]
         biases = [shape for shape in shapes if len(shape) == 4 and shape[2:] == (64, 64)]
         assert len(biases) == 2
@@ -111,7 +111,7 @@ def test_large_takes_seconds_and_no_torch(tmp_path: Path, monkeypatch: pytest.Mo
     spent, model = [], onnx.ModelProto()
     for _ in range(2):  # the machine may be busy once
         start = time.process_time()
-        model = checkpoint.graph(540, 720, tensorrt("fp16"))
+        model = checkpoint.graph(540, 720, tensorrt_target("fp16"))
         spent.append(time.process_time() - start)
     assert min(spent) < 6
     assert [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim] == [1, 3, 1080, 1440]
@@ -128,8 +128,8 @@ def test_a_weight_beyond_half_precision_is_refused(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "large.safetensors")
     checkpoint = open_checkpoint(tmp_path / "large.safetensors")
     with pytest.raises(OverflowError, match="beyond the range of float16"):
-        checkpoint.graph(16, 16, tensorrt("fp16"))
-    checkpoint.graph(16, 16, tensorrt("bf16"))
+        checkpoint.graph(16, 16, tensorrt_target("fp16"))
+    checkpoint.graph(16, 16, tensorrt_target("bf16"))
 
 
 @pytest.mark.skipif(not RTX.installed, reason="tensorrt_rtx is not installed")
@@ -150,12 +150,12 @@ def test_tensorrt_builds_it(
     size: tuple[int, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    job = EngineSpec(small, *size, precision)
-    facts = engine.build_for(job, tmp_path, RTX, [target])
+    spec = EngineSpec(small, *size, precision)
+    facts = engine.build_for(spec, tmp_path, RTX, [target])
     assert facts["targets"] == [target]
-    estimate = engine.needed_bytes(job)
+    estimate = engine.needed_bytes(spec)
     monkeypatch.setattr("vsfdatrd.backends.memory.activation_bytes", lambda *_: 0)
-    estimate -= engine.needed_bytes(job)
+    estimate -= engine.needed_bytes(spec)
     assert 0.5 * facts["activation_bytes"] < estimate < 3 * facts["activation_bytes"]
     assert np.load(tmp_path / "reference.npy").shape == (3, 2 * size[0], 2 * size[1])
     engine.shutdown()

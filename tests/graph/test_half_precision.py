@@ -1,4 +1,4 @@
-"""Graphs of any origin in half precision: what is convert_precision, what stays, and that it computes the same."""
+"""Conversion of any graph to half precision: converted types, exceptions, and the same results."""
 
 from collections import Counter
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from tests.onnx_files import kernel, write
+from tests.onnx_files import mostly_identity_kernel, write_onnx
 from vsfdatrd.errors import EngineBuildError
 from vsfdatrd.graph.half_precision import convert_precision
 from vsfdatrd.graph.target import GraphTarget
@@ -37,12 +37,16 @@ def network(path: Path, **constants: Any) -> onnx.ModelProto:
         node("Resize", ["m", "", "", "sizes"], ["e"], mode="nearest"),
         node("Conv", ["e", "w"], ["y"], kernel_shape=[3, 3], pads=[1] * 4),
     ]
-    given = {"w": kernel(3, 3), "gain": np.float32(2), "factors": np.array([1, 1, 2, 2], np.float32)} | constants
-    return onnx.load(write(path, nodes, [FRAME], RESULT, given))
+    given = {
+        "w": mostly_identity_kernel(3, 3),
+        "gain": np.float32(2),
+        "factors": np.array([1, 1, 2, 2], np.float32),
+    } | constants
+    return onnx.load(write_onnx(path, nodes, [FRAME], RESULT, given))
 
 
 def run(model: onnx.ModelProto, picture: Any) -> Any:
-    """What ONNX's own evaluator makes of a picture."""
+    """Run a model with ONNX's reference evaluator."""
     results: Any = ReferenceEvaluator(model).run(None, {"x": picture})
     return results[0]
 
@@ -90,7 +94,7 @@ def test_no_value_is_cast_twice(tmp_path: Path) -> None:
         node("Mul", ["b", "x"], ["y"]),
     ]
     result = value("y", TensorProto.FLOAT, [1, 3, 16, 16])
-    model = onnx.load(write(tmp_path / "x.onnx", nodes, [FRAME], result, {}))
+    model = onnx.load(write_onnx(tmp_path / "x.onnx", nodes, [FRAME], result, {}))
     results = Counter(each.op_type for each in convert_precision(model, GraphTarget("fp16")).graph.node)
     assert results["Cast"] == 2, "once for x, and once for the result"
 
@@ -106,6 +110,6 @@ def test_a_weight_beyond_fp16_is_not_made_infinite(tmp_path: Path) -> None:
 def test_branches_stay_in_fp32(tmp_path: Path) -> None:
     branch = helper.make_graph([node("Identity", ["x"], ["z"])], "b", [], [value("z", TensorProto.FLOAT, None)])
     nodes = [node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch)]
-    model = onnx.load(write(tmp_path / "x.onnx", nodes, [FRAME], RESULT, {"yes": np.array(True)}))
+    model = onnx.load(write_onnx(tmp_path / "x.onnx", nodes, [FRAME], RESULT, {"yes": np.array(True)}))
     with pytest.raises(EngineBuildError, match="with loops, branches or functions is not computed in fp16"):
         convert_precision(model, GraphTarget("fp16"))

@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from tests.apart import apart
-from tests.backends.closeness import decibels, of_network
+from tests.apart import start_process
+from tests.backends.closeness import decibels, run_network
 from tests.reference import FIXTURES
-from tests.silence import FOUR_TIMES, PATTERN, silence, unheard
-from vsfdatrd.archs.fdat_rd import META, FdatRdConfig, from_shapes, variant
+from tests.silence import BLOCK_PATTERN, FOUR_TIMES, zero_half_of_tail, zero_some_branches
+from vsfdatrd.archs.fdat_rd import META_UPSAMPLE, FdatRdConfig, config_from_shapes, variant_config
 from vsfdatrd.archs.fdat_shapes import tensor_shapes
-from vsfdatrd.archs.size import padded
+from vsfdatrd.archs.size import round_up
 from vsfdatrd.archs.upsamplers import UPSAMPLERS
 from vsfdatrd.graph import GRAPH_VERSION
 from vsfdatrd.graph.fdat import write as fdat_rd_graph
@@ -57,21 +57,21 @@ VARIANTS: tuple[dict[str, Any], ...] = (
 # OpenVINO must not meet VapourSynth, which loads plugins with a build of their own, so it runs in another process.
 RUNNER = """
 import openvino
-from vsfdatrd.backends.openvino.worker import settings
+from vsfdatrd.backends.openvino.worker import compile_settings
 
 core = openvino.Core()
 
 def compute(graph, x):
-    return core.compile_model(core.read_model(graph), "CPU", settings("fp32", 1))(x)[0]
+    return core.compile_model(core.read_model(graph), "CPU", compile_settings("fp32", 1))(x)[0]
 """
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """What OpenVINO makes of a model and its input."""
+    """Run a model in OpenVINO, in another process."""
     folder = tmp_path_factory.mktemp("graphs")
     graph = folder / "graph.onnx"
-    with apart(RUNNER, folder) as compute:
+    with start_process(RUNNER, folder) as compute:
 
         def infer(model: onnx.ModelProto, x: Array) -> Array:
             graph.write_bytes(model.SerializeToString())
@@ -81,9 +81,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
 
 def continued(picture: Array, multiple: int) -> Array:
-    """A picture (1, C, H, W) padded as the pipeline does it."""
+    """Pad a picture (1, C, H, W) like the pipeline."""
     height, width = picture.shape[2:]
-    large = np.zeros((*picture.shape[:2], padded(height, multiple), padded(width, multiple)), np.float32)
+    large = np.zeros((*picture.shape[:2], round_up(height, multiple), round_up(width, multiple)), np.float32)
     large[..., :height, :width] = picture
     for plane in large[0]:
         fill_padding(plane, height, width)
@@ -94,7 +94,7 @@ def continued(picture: Array, multiple: int) -> Array:
 def test_reproduces_the_published_network(shared: Path, run: Run, name: str) -> None:
     facts = json.loads((shared / "fixtures/index.json").read_text())[f"fdatrd_{name}"]
     tensors = load_file(shared / f"fixtures/fdatrd_{name}.safetensors")
-    config = from_shapes({key: tensor.shape for key, tensor in tensors.items()}, tensors[META].tolist())
+    config = config_from_shapes({key: tensor.shape for key, tensor in tensors.items()}, tensors[META_UPSAMPLE].tolist())
     with np.load(shared / f"fixtures/fdatrd_{name}.npz") as pictures:
         for height, width in facts["sizes"]:
             source, expected = pictures[f"in_{height}x{width}"], pictures[f"out_{height}x{width}"]
@@ -127,12 +127,12 @@ def test_computes_what_the_network_computes(
 
 def test_idle_parts_are_left_out(make_config: Make, make_tensors: Make, run: Run) -> None:
     """What is left computes what the network computes; windows go on turning over blocks that are left out."""
-    config: FdatRdConfig = make_config(**PATTERN)
-    tensors = make_tensors(7, **PATTERN)
-    silenced = silence(tensors)
+    config: FdatRdConfig = make_config(**BLOCK_PATTERN)
+    tensors = make_tensors(7, **BLOCK_PATTERN)
+    silenced = zero_some_branches(tensors)
     picture = np.random.default_rng(2).random((3, 30, 60), np.float32)
-    expected = of_network(config, silenced, picture)
-    assert decibels(of_network(config, tensors, picture), expected) < 40, "they did nothing before either"
+    expected = run_network(config, silenced, picture)
+    assert decibels(run_network(config, tensors, picture), expected) < 40, "they did nothing before either"
     model = fdat_rd_graph(config, silenced, (30, 60))
     assert decibels(run(model, picture[None])[0], expected) > 90
     whole = fdat_rd_graph(config, tensors, (30, 60))
@@ -145,10 +145,10 @@ def test_idle_parts_are_left_out(make_config: Make, make_tensors: Make, run: Run
 def test_a_tail_computes_only_what_is_heard(
     make_config: Make, make_tensors: Make, run: Run, changes: dict[str, int]
 ) -> None:
-    config, tensors = make_config(**changes), unheard(make_tensors(7, **changes))
+    config, tensors = make_config(**changes), zero_half_of_tail(make_tensors(7, **changes))
     picture = np.random.default_rng(2).random((3, 60, 60), np.float32)
     model = fdat_rd_graph(config, tensors, (60, 60))
-    assert decibels(run(model, picture[None])[0], of_network(config, tensors, picture)) > 90
+    assert decibels(run(model, picture[None])[0], run_network(config, tensors, picture)) > 90
     sizes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     first, second = (node for node in model.graph.node if node.op_type == "ConvTranspose")
     assert (sizes[first.input[1]][:2], sizes[second.input[1]][:2]) == ([32, 16], [16, 3])
@@ -163,10 +163,10 @@ def test_the_graph_depends_on_every_tensor(make_config: Make, make_tensors: Make
     before = fdat_rd_graph(config, tensors, (30, 30)).SerializeToString(deterministic=True)
     assert fdat_rd_graph(config, tensors, (30, 30)).SerializeToString(deterministic=True) == before
     for name in tensors:
-        changed = tensors | {name: tensors[name] + (1 if name == META else np.float32(0.5))}
+        changed = tensors | {name: tensors[name] + (1 if name == META_UPSAMPLE else np.float32(0.5))}
         after = fdat_rd_graph(config, changed, (30, 30)).SerializeToString(deterministic=True)
         # The pooled gate is stored in channel blocks and the per-token gate in spatial ones, where they are not used.
-        unused = name == META or ".blocks.1.inter.cg." in name or ".blocks.0.inter.sg." in name
+        unused = name == META_UPSAMPLE or ".blocks.1.inter.cg." in name or ".blocks.0.inter.sg." in name
         assert (after == before) is unused, name
 
 
@@ -183,7 +183,7 @@ def test_with_unshuffle_the_multiple_is_larger(make_config: Make, make_tensors: 
 
 
 def test_a_large_network_becomes_a_graph_within_seconds() -> None:
-    config = variant("large")
+    config = variant_config("large")
     random = np.random.default_rng(0)
     tensors = {name: random.random(shape, np.float32) for name, shape in tensor_shapes(config).items()}
     spent, data = [], b""

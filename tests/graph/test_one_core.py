@@ -28,7 +28,7 @@ RUNNER = """
 import sys
 import numpy as np
 import openvino
-from vsfdatrd.backends.openvino.worker import settings
+from vsfdatrd.backends.openvino.worker import compile_settings
 
 core, folder = openvino.Core(), sys.argv[1]
 for i in range(int(sys.argv[2])):
@@ -36,7 +36,7 @@ for i in range(int(sys.argv[2])):
     x = np.random.default_rng(0).random(list(model.input(0).shape), np.float32)
     results = []
     for streams, threads in ((1, 2), (1, 1), (2, 2)):
-        how = settings("fp32", streams) | {"INFERENCE_NUM_THREADS": str(threads)}
+        how = compile_settings("fp32", streams) | {"INFERENCE_NUM_THREADS": str(threads)}
         results.append(core.compile_model(model, "CPU", how)(x)[0])
     assert results[0].std() > 0.01
     for result in results[1:]:

@@ -1,4 +1,4 @@
-"""A sky keeps its steps in half precision, in graphs of every origin. Emulated, so that any processor shows it."""
+"""No banding in a smooth sky in half precision, for graphs of every architecture, emulated on the CPU."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +12,13 @@ from onnx import TensorProto, helper
 from tests.artcnns import C_LUMA, R_RGB, random_tensors
 from tests.fdats import SMALL, fdat
 from tests.graph.emulation import emulate
-from tests.onnx_files import write
+from tests.onnx_files import write_onnx
 from vsfdatrd.archs.artcnn import ArtCnnConfig
-from vsfdatrd.backends.accuracy import SHARE_OF_STEPS, count_levels, sky
+from vsfdatrd.backends.accuracy import MIN_STEP_RATIO, count_levels, draw_sky
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.graph import artcnn
 from vsfdatrd.graph.half_precision import convert_precision
-from vsfdatrd.graph.target import OPENVINO, GraphTarget, tensorrt
+from vsfdatrd.graph.target import OPENVINO, GraphTarget, tensorrt_target
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -29,24 +29,24 @@ type Written = Callable[[GraphTarget], onnx.ModelProto]
 
 
 def shares(written: Written, precision: Any, channels: int = 3) -> list[float]:
-    """What is left of a sky's steps in a precision, as each engine has its graphs written."""
-    picture = sky(*SIZE)[None, :channels]
+    """Return the share of a sky's steps that remains in a precision, for the graphs of each engine."""
+    picture = draw_sky(*SIZE)[None, :channels]
     before = count_levels(emulate(written(OPENVINO), picture).output[0])
     assert before > 100, "there is no sky to lose"
-    forms = (GraphTarget(precision), tensorrt(precision))
+    forms = (GraphTarget(precision), tensorrt_target(precision))
     return [count_levels(emulate(written(form), picture).output[0]) / before for form in forms]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_weights_that_ship(precision: Any) -> None:
     checkpoint = open_checkpoint(Path(__file__).parents[2] / "models/fdat_rd_small_2x.safetensors")
-    assert min(shares(lambda form: checkpoint.graph(*SIZE, form), precision)) >= SHARE_OF_STEPS
+    assert min(shares(lambda form: checkpoint.graph(*SIZE, form), precision)) >= MIN_STEP_RATIO
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_an_fdat_rd_that_repeats_pixels(identity_2x: Path, precision: Any) -> None:
     checkpoint = open_checkpoint(identity_2x)
-    assert min(shares(lambda form: checkpoint.graph(*SIZE, form), precision)) >= SHARE_OF_STEPS
+    assert min(shares(lambda form: checkpoint.graph(*SIZE, form), precision)) >= MIN_STEP_RATIO
 
 
 @pytest.mark.parametrize("kind", [C_LUMA, R_RGB], ids=["C", "R"])
@@ -54,11 +54,11 @@ def test_an_fdat_rd_that_repeats_pixels(identity_2x: Path, precision: Any) -> No
 def test_artcnn(kind: ArtCnnConfig, precision: Any) -> None:
     tensors = almost_repeating(kind)
     found = shares(lambda form: artcnn.write(kind, tensors, SIZE, form), precision, kind.in_channels)
-    assert min(found) >= SHARE_OF_STEPS
+    assert min(found) >= MIN_STEP_RATIO
 
 
 def almost_repeating(kind: ArtCnnConfig) -> dict[str, Any]:
-    """An ArtCNN whose first and last layer pass the picture, and whose other layers add a little to it."""
+    """Return an ArtCNN whose first and last layers copy the picture while the other layers add small values."""
     tensors = random_tensors(kind)
     names = [name for name in tensors if name.endswith(".weight")]
     middle = kind.kernel // 2
@@ -74,7 +74,7 @@ def almost_repeating(kind: ArtCnnConfig) -> dict[str, Any]:
 
 
 def residual(path: Path) -> onnx.ModelProto:
-    """As most networks are: a first convolution, a residual branch, a long skip, two layers on the larger map."""
+    """Write a typical network: first convolution, residual branch, long skip, and two layers after upscaling."""
     random = np.random.default_rng(0)
     passing = np.zeros((16, 3, 3, 3), np.float32)
     passing[range(3), range(3), 1, 1] = 1
@@ -111,13 +111,13 @@ def residual(path: Path) -> onnx.ModelProto:
             ("y", TensorProto.FLOAT, [1, 3, *(2 * n for n in SIZE)]),
         )
     ]
-    return onnx.load(write(path, nodes, ends[:1], ends[1], weights))
+    return onnx.load(write_onnx(path, nodes, ends[:1], ends[1], weights))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_networks_of_others(tmp_path: Path, precision: Any) -> None:
     model = residual(tmp_path / "x.onnx")
-    assert min(shares(lambda form: convert_precision(model, form), precision)) >= SHARE_OF_STEPS
+    assert min(shares(lambda form: convert_precision(model, form), precision)) >= MIN_STEP_RATIO
 
 
 def test_what_bf16_leaves_of_a_network_of_others(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The kernels of `dictionary` against NumPy in float64, for numbers of words that are no multiple of anything."""
+"""The kernels of `dictionary` compared with NumPy in float64, for numbers of words that are not multiples of a tile."""
 
 from collections.abc import Iterator
 

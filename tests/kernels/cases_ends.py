@@ -1,4 +1,4 @@
-"""The kernels of `ends` against NumPy in float64, on maps whose sides are no multiples of anything."""
+"""The kernels of `ends` compared with NumPy in float64, on maps whose sides are not multiples of a tile."""
 
 from collections.abc import Iterator
 

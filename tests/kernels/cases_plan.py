@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.backends.closeness import of_network
+from tests.backends.closeness import run_network
 from tests.conftest import tiny_config, tiny_tensors
 from tests.kernels.interpreter import TYPES, Case, launch
 from tests.kernels.large_tiles import enlarged
@@ -33,7 +33,7 @@ def cases() -> Iterator[Case]:
     for idle in (0, 2):
         tensors[f"groups.0.blocks.{idle}.ffn.fc2.weight"][...] = 0  # left out
     picture = np.random.default_rng(2).random((3, 60, 60), np.float32)
-    expected = of_network(config, tensors, picture)
+    expected = run_network(config, tensors, picture)
     kernels = {
         kernel.kernel: replace(kernel, constants=enlarged(kernel.kernel, kernel.constants))
         for kernel in catalog.variants(config.embed_dim, "fp16")

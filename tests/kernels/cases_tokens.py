@@ -1,4 +1,4 @@
-"""The kernels of `tokens` against NumPy in float64, on maps whose sides are no multiples of anything."""
+"""The kernels of `tokens` compared with NumPy in float64, on maps whose sides are not multiples of a tile."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Tiles so large that Triton's interpreter has few programs to run. What a program computes is the same code."""
+"""Large tiles, so that Triton's interpreter runs few programs of the same code."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ LARGE = {"ROWS": 1024, "PIXELS": 16384, "KEYS": 512, "PADDED": 1024, "COLUMNS": 
 
 
 def enlarged(kernel: str, constants: Mapping[str, int]) -> dict[str, int]:
-    """Return a kernel's compile-time constants with large tiles, where it has such."""
+    """Return a kernel's compile-time constants with larger tiles where they have tile sizes."""
     changed = {name: size for name, size in LARGE.items() if name in constants}
     if kernel in ("norm_qkv", "refine_words"):
         del changed["COLUMNS"]  # must divide 3 · 96

@@ -1,4 +1,4 @@
-"""The compiled kernels: complete, up to date with their sources, small, and within what every card has."""
+"""The compiled kernels: complete, up to date with their sources, small, and within the limits of every GPU."""
 
 import hashlib
 import subprocess

@@ -1,4 +1,4 @@
-"""The filter is replaced by a stand-in here, so that what is tested is the way to it."""
+"""The filter is replaced by a stand-in, so that only the call path to it is tested."""
 
 import os
 import subprocess

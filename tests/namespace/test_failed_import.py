@@ -1,4 +1,4 @@
-"""Where the Python half cannot be imported, the script is told why."""
+"""If the Python part cannot be imported, the script gets the reason."""
 
 import sys
 from pathlib import Path

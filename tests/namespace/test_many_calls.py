@@ -1,4 +1,4 @@
-"""Calls side by side, within each other and in several cores; nothing is left behind."""
+"""Concurrent and nested calls, and calls in several cores, which must not leak objects."""
 
 import gc
 import sys
@@ -41,7 +41,7 @@ def open_environment():
 
 
 def test_every_thread_gets_its_own_function(clip: vs.VideoNode, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls side by side, each returning the clip of its own thread, errors among them."""
+    """Concurrent calls, some of which fail, each return the clip of their thread."""
     wrong: list[object] = []
     bind = _plugin.bind
 

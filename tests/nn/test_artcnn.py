@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.artcnns import C_LUMA, KINDS, R_LUMA, by_hand, notebook_names, picture, random_tensors
-from vsfdatrd.archs.artcnn import ArtCnnConfig, from_shapes, layers, own_names, tensor_shapes
+from tests.artcnns import C_LUMA, KINDS, R_LUMA, compute_by_formula, notebook_names, random_picture, random_tensors
+from vsfdatrd.archs.artcnn import ArtCnnConfig, canonical_names, config_from_shapes, layer_names, tensor_shapes
 from vsfdatrd.errors import CheckpointError
 from vsfdatrd.nn.artcnn import ArtCnn
 
@@ -27,9 +27,9 @@ def test_its_name_is_its_authors(config: ArtCnnConfig) -> None:
 def test_the_configuration_is_found(config: ArtCnnConfig, layout: str) -> None:
     tensors = random_tensors(config)
     stored = tensors if layout == "own" else notebook_names(config, tensors)
-    result = own_names(stored)
+    result = canonical_names(stored)
     assert result is not None
-    assert from_shapes({name: stored[key].shape for name, key in result.items()}) == config
+    assert config_from_shapes({name: stored[key].shape for name, key in result.items()}) == config
     assert all(stored[key] is tensors[name] for name, key in result.items())
 
 
@@ -38,11 +38,11 @@ def test_the_network_is_its_formula(config: ArtCnnConfig, one_thread: None) -> N
     tensors = random_tensors(config)
     network = ArtCnn(config).eval()
     network.load_state_dict({name: torch.from_numpy(values) for name, values in tensors.items()})
-    x = picture(config)
+    x = random_picture(config)
     with torch.inference_mode():
         out = network(torch.from_numpy(x)[None])[0].numpy()
     assert out.shape == (config.out_channels, 24 * config.scale, 20 * config.scale)
-    np.testing.assert_allclose(out, by_hand(config, tensors, x), atol=2e-6)
+    np.testing.assert_allclose(out, compute_by_formula(config, tensors, x), atol=2e-6)
 
 
 def test_its_reach_is_how_far_it_looks() -> None:
@@ -74,7 +74,7 @@ def test_its_work_counts_every_product() -> None:
     ],
 )
 def test_other_networks_are_not_taken_for_it(names: list[str]) -> None:
-    assert own_names(names) is None
+    assert canonical_names(names) is None
 
 
 def broken(name: str) -> dict[str, tuple[int, ...]]:
@@ -117,9 +117,9 @@ def broken(name: str) -> dict[str, tuple[int, ...]]:
 )
 def test_what_contradicts_itself_is_refused(name: str, text: str) -> None:
     with pytest.raises(CheckpointError, match=text):
-        from_shapes(broken(name))
+        config_from_shapes(broken(name))
 
 
 def test_a_chain_is_named_in_the_order_it_runs() -> None:
-    assert layers(C_LUMA) == [f"conv{i}" for i in range(7)]
-    assert layers(R_LUMA)[:3] == ["conv0", "res_block.0.conv.0.0", "res_block.0.conv.1.0"]
+    assert layer_names(C_LUMA) == [f"conv{i}" for i in range(7)]
+    assert layer_names(R_LUMA)[:3] == ["conv0", "res_block.0.conv.0.0", "res_block.0.conv.1.0"]

@@ -1,4 +1,4 @@
-"""The network computes what the published one does, and can be trained."""
+"""The network gives the results of the published one, and can be trained."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.reference import FIXTURES
-from vsfdatrd.archs.fdat_rd import META, VARIANTS, from_shapes
+from vsfdatrd.archs.fdat_rd import META_UPSAMPLE, VARIANTS, config_from_shapes
 from vsfdatrd.archs.upsamplers import UPSAMPLERS
 from vsfdatrd.nn.fdat_rd import DropPath, FdatRd, WindowAttention, build
 from vsfdatrd.nn.upsamplers import build_upsampler
@@ -45,7 +45,9 @@ def test_all_fixtures_are_listed(shared: Path) -> None:
 def test_reproduces_the_published_network(shared: Path, name: str) -> None:
     facts = json.loads((shared / "fixtures/index.json").read_text())[f"fdatrd_{name}"]
     state = load_file(shared / f"fixtures/fdatrd_{name}.safetensors")
-    config = from_shapes({key: tuple(tensor.shape) for key, tensor in state.items()}, state[META].tolist())
+    config = config_from_shapes(
+        {key: tuple(tensor.shape) for key, tensor in state.items()}, state[META_UPSAMPLE].tolist()
+    )
     network = FdatRd(config).eval()
     network.load_state_dict(state)
     with np.load(shared / f"fixtures/fdatrd_{name}.npz") as pictures:

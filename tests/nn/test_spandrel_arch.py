@@ -1,4 +1,4 @@
-"""FDAT-RD as spandrel programs see it, and other architectures as we see them."""
+"""FDAT-RD in programs that use spandrel, and other architectures loaded through spandrel."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +45,7 @@ def fdat(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def compact(tmp_path: Path) -> Callable[[int, int], Path]:
-    """Makes a small Compact from so many channels to so many, 2x."""
+    """Factory of small Compact networks with the given numbers of input and output channels, 2x."""
 
     def make(inputs: int, outputs: int) -> Path:
         network = _compact(inputs, outputs, 2)

@@ -11,8 +11,8 @@ from vsfdatrd.system.files import (
     format_bytes,
     is_private,
     is_regular,
-    longest_name,
-    replacing,
+    max_name_bytes,
+    replace_file,
     sha256_file,
     shorten_name,
     write_atomic,
@@ -23,7 +23,7 @@ from vsfdatrd.system.files import (
 def test_content_is_replaced_as_a_whole(tmp_path: Path, durable: bool) -> None:
     path = tmp_path / "file.txt"
     write_atomic(path, b"old", durable)
-    with contextlib.suppress(KeyError), replacing(path, durable) as new:
+    with contextlib.suppress(KeyError), replace_file(path, durable) as new:
         new.write_text("half of")
         assert path.read_text() == "old"
         raise KeyError
@@ -43,13 +43,13 @@ def test_links_are_replaced_and_not_followed(tmp_path: Path, make: object) -> No
 
 
 def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
-    path = tmp_path / ("魔" * ((longest_name(tmp_path) - 4) // 3) + ".mkv")
+    path = tmp_path / ("魔" * ((max_name_bytes(tmp_path) - 4) // 3) + ".mkv")
     write_atomic(path, b"x")
     assert path.read_bytes() == b"x"
 
 
 def test_the_temporary_file_keeps_the_suffix(tmp_path: Path) -> None:
-    with replacing(tmp_path / "picture.png") as new:  # writers choose a format by it
+    with replace_file(tmp_path / "picture.png") as new:  # writers choose a format by it
         assert new.suffix == ".png"
 
 

@@ -1,4 +1,4 @@
-"""A cap on instruction sets reaches every engine, and what is no cap is named."""
+"""The cap on instruction sets applies to every engine; unknown caps are errors."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from vsfdatrd.backends.native import kernels
 from vsfdatrd.backends.openvino import backend as openvino
 import torch
 print(json.dumps({
-    "native": kernels.unsupported(), "vnni": kernels.has_vnni(),
+    "native": kernels.unsupported_reason(), "vnni": kernels.has_vnni(),
     "avx512": kernels.has_avx512(), "amx": kernels.has_amx(),
     "openvino": openvino._standby.describe()["abilities"],
     "torch": torch.backends.cpu.get_cpu_capability(), "bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported(),
@@ -29,7 +29,7 @@ openvino._standby.shutdown()
 
 
 def found(cap: str) -> dict[str, object]:
-    """What the engines of another process say that they can do."""
+    """Return the instruction sets that the engines of another process report."""
     names = ("ONEDNN_MAX_CPU_ISA", "OV_CPU_MAX_ISA", "ATEN_CPU_CAPABILITY")
     environment = {name: value for name, value in os.environ.items() if name not in names}
     done = subprocess.run(
@@ -73,9 +73,9 @@ def test_less_than_avx2_is_no_native_engine() -> None:
 
 def test_what_is_no_cap_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(instructions.VARIABLE, "avx3")
-    instructions.apply()  # a script that does not upscale goes on
+    instructions.apply_cap()  # a script that does not upscale goes on
     with pytest.raises(ArgumentError, match=r"FDATRD_MAX_ISA='avx3' is not a set of instructions; set it to "):
-        instructions.cap()
+        instructions.instruction_cap()
 
 
 def test_a_librarys_own_variable_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +83,6 @@ def test_a_librarys_own_variable_is_left_as_it_is(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
     monkeypatch.delenv("OV_CPU_MAX_ISA", raising=False)
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "")
-    instructions.apply()
+    instructions.apply_cap()
     assert (os.environ["ONEDNN_MAX_CPU_ISA"], os.environ["OV_CPU_MAX_ISA"]) == ("SSE41", "AVX2")
     monkeypatch.delenv("OV_CPU_MAX_ISA")

@@ -1,4 +1,4 @@
-"""Which ffmpeg is taken where there are several, and what is said of a program that failed."""
+"""Choice among several ffmpegs, and error messages of programs that failed."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     """Put programs called ffmpeg, given as shell scripts, into folders that alone are on PATH."""
 
     def forget() -> None:
-        for one in (programs.ffmpegs, programs.ffmpeg, programs.ffmpeg_version, programs._encoders):
+        for one in (programs.find_ffmpegs, programs.ffmpeg, programs.ffmpeg_version, programs._encoders):
             one.cache_clear()
 
     def put(*scripts: str) -> list[str]:
@@ -39,11 +39,11 @@ def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
 def test_the_first_with_the_encoder_is_taken(on_path: Callable[..., list[str]]) -> None:
     free, other = on_path(FREE, FREE.replace("libsvtav1", "libx265").replace("free", "nonfree"))
-    assert programs.ffmpegs()[:2] == (free, other)
+    assert programs.find_ffmpegs()[:2] == (free, other)
     assert programs.ffmpeg() == programs.ffmpeg("ffv1") == programs.ffmpeg("libsvtav1") == free
     assert programs.ffmpeg("libx265") == other
     assert programs.ffmpeg_version(other) == "ffmpeg version nonfree"
-    wheel = programs.ffmpegs()[-1]
+    wheel = programs.find_ffmpegs()[-1]
     assert "imageio_ffmpeg" in wheel
     assert programs.ffmpeg("libx264") == wheel
 
@@ -65,7 +65,7 @@ def test_two_names_of_one_program_are_one(on_path: Callable[..., list[str]]) -> 
     (only, other) = on_path(FREE, FREE)
     Path(other).unlink()
     Path(other).symlink_to(only)
-    assert [path for path in programs.ffmpegs() if path in (only, other)] == [only]
+    assert [path for path in programs.find_ffmpegs() if path in (only, other)] == [only]
 
 
 def test_without_any_it_is_a_sentence(

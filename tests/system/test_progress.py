@@ -13,28 +13,28 @@ from pathlib import Path
 
 import pytest
 
-from vsfdatrd.system.progress import working
+from vsfdatrd.system.progress import report_progress
 
 type Captured = pytest.CaptureFixture[str]
 
 
 def lines(capsys: Captured) -> list[str]:
-    """What was written to sys.stderr, which is no terminal here; nothing may be on stdout."""
+    """Return the lines on sys.stderr, which is not a terminal here; stdout must be empty."""
     out, err = capsys.readouterr()
     assert out == ""
     return err.splitlines()
 
 
 def test_fast_things_are_silent(capsys: Captured) -> None:
-    with working("building"):
+    with report_progress("building"):
         pass
-    with pytest.raises(ValueError, match="no"), working("building"):
+    with pytest.raises(ValueError, match="no"), report_progress("building"):
         raise ValueError("no")
     assert lines(capsys) == []
 
 
 class Screen(io.StringIO):
-    """What was written to it, while it is written to."""
+    """Stream that records its lines and lets tests wait for them."""
 
     def lines(self) -> list[str]:
         return self.getvalue().splitlines()
@@ -56,7 +56,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Screen:
 
 def test_slow_things_show_life(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = watched(monkeypatch)
-    with working("building the engine", delay=0.05, every=0.1):
+    with report_progress("building the engine", delay=0.05, every=0.1):
         screen.until(lambda lines: len(lines) > 2)
     first, *middle, last = screen.lines()
     assert first == "fdatrd: building the engine ..."
@@ -71,7 +71,7 @@ def test_failure_is_told(monkeypatch: pytest.MonkeyPatch, error: type[BaseExcept
     screen = watched(monkeypatch)
 
     def work() -> None:
-        with working("building", delay=0):
+        with report_progress("building", delay=0):
             screen.until(lambda lines: lines[:1] == ["fdatrd: building ..."])
             raise error
 
@@ -85,7 +85,7 @@ def test_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     screen, done = watched(monkeypatch), threading.Event()
 
     def work(number: int) -> None:
-        with working(f"building {number}", delay=0, every=0.01):
+        with report_progress(f"building {number}", delay=0, every=0.01):
             done.wait()
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
@@ -111,7 +111,7 @@ def test_logging_level_silences(capsys: Captured) -> None:
     logger = logging.getLogger("vsfdatrd")
     logger.setLevel(logging.ERROR)
     try:
-        with working("building", delay=0):
+        with report_progress("building", delay=0):
             time.sleep(0.1)
     finally:
         logger.setLevel(logging.NOTSET)
@@ -138,7 +138,7 @@ def _closed() -> io.StringIO:
 )
 def test_any_stderr_will_do(monkeypatch: pytest.MonkeyPatch, make: Callable[[], object]) -> None:
     monkeypatch.setattr(sys, "stderr", make())
-    with working("building 720×540", delay=0, every=0.02):
+    with report_progress("building 720×540", delay=0, every=0.02):
         time.sleep(0.1)
 
 
@@ -156,7 +156,7 @@ def test_terminal_line_is_rewritten(tmp_path: Path) -> None:
     code = """
 import threading
 from vsfdatrd.system import progress
-from vsfdatrd.system.progress import working
+from vsfdatrd.system.progress import report_progress
 shown = threading.Semaphore(0)
 show = progress._Line.show
 def counted(line, state):
@@ -166,10 +166,10 @@ progress._Line.show = counted
 def wait(count):
     for _ in range(count):
         assert shown.acquire(timeout=100)
-with working("building the engine of a model with a long name", delay=0, every=0.05):
+with report_progress("building the engine of a model with a long name", delay=0, every=0.05):
     wait(4)
 shown = threading.Semaphore(0)
-with working("short", delay=0, every=0.05):
+with report_progress("short", delay=0, every=0.05):
     wait(2)
 """
     child = subprocess.Popen([sys.executable, "-W", "error", "-c", code], stderr=slave, stdout=subprocess.PIPE)

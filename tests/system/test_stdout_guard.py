@@ -1,4 +1,4 @@
-"""While a script is evaluated, nothing but video reaches stdout."""
+"""While a script is evaluated, stdout receives nothing but video."""
 
 import os
 import subprocess
@@ -181,7 +181,7 @@ def test_guard_in_this_process(capfd: pytest.CaptureFixture[str]) -> None:
         os.write(1, b"inside\n")
     os.write(1, b"outside\n")
     assert capfd.readouterr() == ("outside\n", "inside\n")
-    assert progress._depth == 0
+    assert progress._guard_depth == 0
 
 
 @posix

@@ -1,4 +1,4 @@
-"""Nothing from a file moves the cursor of a terminal."""
+"""Names and metadata from files cannot control the terminal."""
 
 import io
 import json
@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from vsfdatrd.errors import ArgumentError, EncodeError, FdatrdError
-from vsfdatrd.system.terminal import printable, printable_stream, raw_stream
+from vsfdatrd.system.terminal import escape_control, printable_stream, raw_stream
 
 EVIL = "\x1b]0;OWNED\x07\x1b[31m"
 
@@ -33,7 +33,7 @@ EVIL = "\x1b]0;OWNED\x07\x1b[31m"
     ],
 )
 def test_controls_become_escapes(text: str, safe: str) -> None:
-    assert printable(text) == safe
+    assert escape_control(text) == safe
 
 
 def test_a_stream_prints_no_controls() -> None:
@@ -54,7 +54,7 @@ def test_errors_print_no_controls() -> None:
 
 
 def on_terminal(*words: str | Path, cwd: Path) -> bytes:
-    """What `vsfdatrd` writes to a terminal."""
+    """Run `vsfdatrd` on a terminal and return its output."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-m", "vsfdatrd.cli", *words],

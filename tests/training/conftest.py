@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.training.pack import TILE, webp
+from models.training.pack import TILE, encode_webp
 
 
 def write_tiles(file: Path, count: int = 14) -> None:
@@ -19,11 +19,11 @@ def write_tiles(file: Path, count: int = 14) -> None:
         for n in range(count):
             waves = [np.sin((x * a + y * b) * 9 + c) for a, b, c in random.uniform(-3, 3, (3, 3))]
             page = np.stack(waves, -1) * 90 + 128
-            archive.writestr(f"pages/{n:05}_00.webp", webp(page.astype(np.uint8)))
+            archive.writestr(f"pages/{n:05}_00.webp", encode_webp(page.astype(np.uint8)))
             radius, *color = random.uniform(0.2, 1, 4)
             disc = (np.hypot(x - 0.5, y - 0.5) < radius / 2)[..., None]
             sprite = disc * np.array([*(255 * c for c in color), 255])
-            archive.writestr(f"sprites/{n:05}.webp", webp(sprite.astype(np.uint8)))
+            archive.writestr(f"sprites/{n:05}.webp", encode_webp(sprite.astype(np.uint8)))
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +35,7 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def threads() -> Iterator[None]:
-    """PyTorch's threads as they were, whatever a trainer was told."""
+    """Restore the number of PyTorch's threads after each test."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)

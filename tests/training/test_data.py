@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from models.training.data import CropSampler, load
-from models.training.pack import TILE, cut, fonts, lettering_tile, pack, page_tiles, panels
+from models.training.pack import TILE, cut_tiles, lettering_tile, list_fonts, pack, page_tiles, panels
 from models.training.recipe import Recipe
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><circle cx="4" cy="5" r="4" fill="#c00"/></svg>'
@@ -82,10 +82,10 @@ def test_packing_a_folder(tmp_path: Path) -> None:
 
 def test_tiles_cover_a_picture() -> None:
     picture = np.arange(900 * 500, dtype=np.uint32).astype(np.uint8).reshape(900, 500, 1).repeat(3, 2)
-    assert len(cut(picture)) == 3 * 2
-    assert len(cut(picture[:300])) == 2, "what is a little small is filled up by mirroring"
-    assert cut(picture[:200]) == []
-    assert cut(np.zeros_like(picture)) == []
+    assert len(cut_tiles(picture)) == 3 * 2
+    assert len(cut_tiles(picture[:300])) == 2, "what is a little small is filled up by mirroring"
+    assert cut_tiles(picture[:200]) == []
+    assert cut_tiles(np.zeros_like(picture)) == []
 
 
 def comic(width: int = 900, height: int = 1000) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
@@ -145,7 +145,7 @@ def test_a_pack_keeps_to_its_budget(tmp_path: Path) -> None:
 
 def test_words_are_written_in_fonts() -> None:
     """Pillow brings one of its own; here any font file will do."""
-    files = fonts([Path("/usr/share/fonts")])
+    files = list_fonts([Path("/usr/share/fonts")])
     if not files:
         pytest.skip("there are no fonts here")
     tiles = [tile for seed in range(6) if (tile := lettering_tile(seed, files))]

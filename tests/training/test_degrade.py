@@ -7,8 +7,8 @@ from torch import Generator, Tensor
 
 from models.training import strengths as module
 from models.training.degrade import add_noise, degrade
-from models.training.mpeg2 import quantized, quantized_difference
-from models.training.strengths import KERNELS, STEPS, Strengths, draw
+from models.training.mpeg2 import quantize, quantize_difference
+from models.training.strengths import KERNELS, STEPS, Strengths, draw_strengths
 
 
 def seeded(seed: int = 1) -> Generator:
@@ -23,7 +23,7 @@ def pictures(batch: int = 4, height: int = 48, width: int = 64) -> Tensor:
 
 def test_halves_the_sides_and_stays_in_8_bit() -> None:
     g = seeded()
-    lr = degrade(pictures(16), draw(16, g, clean=0.2, laserdisc=0.4), g)
+    lr = degrade(pictures(16), draw_strengths(16, g, clean=0.2, laserdisc=0.4), g)
     assert lr.shape == (16, 3, 24, 32)
     assert lr.min() >= 0
     assert lr.max() <= 1
@@ -33,7 +33,7 @@ def test_halves_the_sides_and_stays_in_8_bit() -> None:
 def test_a_seed_repeats_it_and_another_does_not() -> None:
     def once(seed: int) -> Tensor:
         g = seeded(seed)
-        return degrade(pictures(), draw(4, g, clean=0.0, laserdisc=0.5), g)
+        return degrade(pictures(), draw_strengths(4, g, clean=0.0, laserdisc=0.5), g)
 
     assert torch.equal(once(3), once(3))
     assert not torch.equal(once(3), once(4))
@@ -41,7 +41,7 @@ def test_a_seed_repeats_it_and_another_does_not() -> None:
 
 def test_clean_pairs_are_exact_means_of_2_by_2() -> None:
     hr, g = pictures(), seeded()
-    lr = degrade(hr, draw(4, g, clean=1.0, laserdisc=0.0), g)
+    lr = degrade(hr, draw_strengths(4, g, clean=1.0, laserdisc=0.0), g)
     assert torch.equal(lr, torch.round(F.avg_pool2d(hr, 2) * 255) / 255)
 
 
@@ -49,7 +49,7 @@ def test_clean_pairs_are_exact_means_of_2_by_2() -> None:
 def test_flat_colors_keep_their_mean(laserdisc: float) -> None:
     g = seeded()
     colors = torch.rand(800, 3, 1, 1, generator=g) * 0.7 + 0.15
-    lr = degrade(colors.expand(-1, -1, 32, 32), draw(800, g, clean=0.0, laserdisc=laserdisc), g)
+    lr = degrade(colors.expand(-1, -1, 32, 32), draw_strengths(800, g, clean=0.0, laserdisc=laserdisc), g)
     shift = (lr.mean((2, 3)) - colors[..., 0, 0]).mean(0) * 255
     assert shift.abs().max() < 0.15
 
@@ -83,7 +83,7 @@ def test_every_step_does_something_and_more_when_stronger(name: str) -> None:
 
 
 def test_strengths_stay_inside_their_ranges_and_happen_as_often() -> None:
-    drawn = draw(4000, seeded(), clean=0.0, laserdisc=0.0)
+    drawn = draw_strengths(4000, seeded(), clean=0.0, laserdisc=0.0)
     for name, (share, weak, strong) in ((name, step.dvd) for name, step in STEPS.items()):
         values = drawn.steps[name]
         on = values[values > 0]
@@ -104,13 +104,13 @@ def test_the_documented_table_is_the_one_in_use() -> None:
 
 def test_a_fine_quantizer_changes_little_and_a_coarse_one_much() -> None:
     levels = torch.randn(2, 1, 3, 3, 8, 8, generator=seeded()) * 30
-    fine, coarse = (quantized(levels, torch.full((2,), q)) for q in (0.1, 30.0))
+    fine, coarse = (quantize(levels, torch.full((2,), q)) for q in (0.1, 30.0))
     ac = torch.ones(8, 8, dtype=torch.bool)
     ac[0, 0] = False
     assert (fine - levels)[..., ac].abs().max() < 0.5
     assert (fine - levels)[..., 0, 0].abs().max() <= 1
     assert (coarse - levels).abs().mean() > 5 * (fine - levels).abs().mean()
-    assert quantized_difference(torch.full((1, 1, 1, 1, 8, 8), 9.0), torch.tensor([10.0])).abs().max() == 0  # dead zone
+    assert quantize_difference(torch.full((1, 1, 1, 1, 8, 8), 9.0), torch.tensor([10.0])).abs().max() == 0  # dead zone
 
 
 def test_mpeg2_blocks_lie_on_a_grid_of_eight() -> None:
@@ -190,7 +190,7 @@ def test_one_field_s_lines_are_kept_and_the_others_made() -> None:
 def test_samples_can_be_drawn_once_and_happen_twice() -> None:
     """As of two frames of a held cel: the same degradation, other noise."""
     g = seeded()
-    drawn = draw(3, g, clean=0.0, laserdisc=1.0)
+    drawn = draw_strengths(3, g, clean=0.0, laserdisc=1.0)
     twice = drawn.repeated(torch.tensor([0, 1, 2, 0]))
     assert all(torch.equal(strength[3], strength[0]) for strength in twice.steps.values())
     lr = degrade(pictures(1).expand(4, -1, -1, -1), twice, g)

@@ -6,7 +6,7 @@ from models.training.folding import fold
 from models.training.pixel_network import PixelNetwork
 from models.training.recipe import Recipe
 from tests.training.reach import untouched
-from vsfdatrd.archs.fdat_rd import variant
+from vsfdatrd.archs.fdat_rd import variant_config
 from vsfdatrd.compare.metrics import ssim
 from vsfdatrd.nn.fdat_rd import FdatRd, WindowAttention
 
@@ -19,19 +19,19 @@ def test_an_untrained_network_interpolates(one_thread: None, name: str) -> None:
     for pixel in range(2, 57):
         up[2 * pixel : 2 * pixel + 2, pixel - 2 : pixel + 4] = network.cubic_taps()
     with torch.no_grad():
-        enlarged = network.new(Recipe(variant=name)).eval()(picture)
+        enlarged = network.new_network(Recipe(variant=name)).eval()(picture)
     inside = slice(8, -8)
     torch.testing.assert_close(enlarged[..., inside, inside], (up @ picture @ up.T)[..., inside, inside])
 
 
 def test_its_first_steps_reach_every_weight(one_thread: None) -> None:
-    net = network.new(Recipe(variant="tiny", drop_path=0.0))
+    net = network.new_network(Recipe(variant="tiny", drop_path=0.0))
     assert untouched(net) == []
 
 
 def test_another_network_is_refused() -> None:
     with pytest.raises(ValueError, match="only a network of 2x"):
-        network.interpolate(FdatRd(variant("small", scale=4)))
+        network.interpolate(FdatRd(variant_config("small", scale=4)))
 
 
 def test_the_loss_is_least_at_the_truth() -> None:
@@ -114,7 +114,7 @@ def test_the_edges_term_sees_lines_alone() -> None:
 
 def test_windows_join_as_gaussians(one_thread: None) -> None:
     """Idle windows begin as blurs of several widths around each token; those that were taught are left alone."""
-    net = network.new(Recipe(variant="tiny", drop_path=0.0))
+    net = network.new_network(Recipe(variant="tiny", drop_path=0.0))
     attentions = [module for module in net.modules() if isinstance(module, WindowAttention)]
     for module in attentions:
         torch.nn.init.zeros_(module.proj.weight)
@@ -132,8 +132,8 @@ def test_windows_join_as_gaussians(one_thread: None) -> None:
 
 
 def test_without_attention_it_computes_the_same_where_attention_adds_nothing(one_thread: None) -> None:
-    config = network.configuration("tiny")
-    net = fold(PixelNetwork(config), network.new(Recipe(variant="tiny", drop_path=0.0)))
+    config = network.variant_configuration("tiny")
+    net = fold(PixelNetwork(config), network.new_network(Recipe(variant="tiny", drop_path=0.0)))
     with torch.no_grad():
         for name, parameter in net.named_parameters():
             if "attn.proj" not in name:

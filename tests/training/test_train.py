@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from models.training import train
 from models.training.curve import Log
-from models.training.optimize import rate
+from models.training.optimize import learning_rate_at
 from models.training.recipe import Recipe
 from models.training.state import export, load_state
 from models.training.trainer import Trainer, starting_network
@@ -177,10 +177,10 @@ def test_a_loss_that_is_not_finite_changes_nothing(tiles: Path, one_thread: None
 @pytest.mark.parametrize("schedule", ["cosine", "wsd"])
 def test_the_rate_rises_and_falls(schedule: str) -> None:
     recipe = Recipe.from_mapping({"schedule": schedule, "ramp": 10, "learning_rate": 1.0})
-    assert rate(recipe, 0.0, 0) == pytest.approx(0.1)
-    assert rate(recipe, 0.01, 50) > 0.99
-    assert rate(recipe, 1.0, 5000) < 1e-6
-    assert (rate(recipe, 0.5, 5000) > 0.9) == (schedule == "wsd")
+    assert learning_rate_at(recipe, 0.0, 0) == pytest.approx(0.1)
+    assert learning_rate_at(recipe, 0.01, 50) > 0.99
+    assert learning_rate_at(recipe, 1.0, 5000) < 1e-6
+    assert (learning_rate_at(recipe, 0.5, 5000) > 0.9) == (schedule == "wsd")
 
 
 @pytest.mark.parametrize("file", sorted(Path(train.__file__).parent.glob("*.toml")), ids=lambda file: file.stem)

@@ -19,7 +19,7 @@ from models.training.recipe import Recipe
 from models.training.state import load_slim, load_state
 from models.training.trainer import Trainer, starting_network, to_fdat_rd
 from tests.training.reach import untouched
-from vsfdatrd.archs.fdat_rd import FdatRdConfig, variant
+from vsfdatrd.archs.fdat_rd import FdatRdConfig, variant_config
 from vsfdatrd.checkpoint import load_model
 from vsfdatrd.nn.fdat_rd import FdatRd
 
@@ -52,7 +52,7 @@ def block_of(group: torch.nn.Module, number: int = 0) -> PixelBlock:
 
 @pytest.mark.parametrize(("name", "blocks"), [("tiny", 1), ("tiny", 2), ("small", 6), ("medium", 3), ("large", 1)])
 def test_folded_it_computes_the_same_to_the_border(one_thread: None, name: str, blocks: int) -> None:
-    config = network.configuration(name)
+    config = network.variant_configuration(name)
     unfolded = restless(PixelNetwork(config, blocks))
     assert all(len(cast(PixelGroup, group).blocks) == blocks for group in unfolded.groups)
     folded = fold(unfolded, FdatRd(config)).eval()
@@ -63,11 +63,11 @@ def test_folded_it_computes_the_same_to_the_border(one_thread: None, name: str, 
 
 
 def test_it_begins_as_interpolation(one_thread: None) -> None:
-    unfolded = PixelNetwork(variant("small")).eval()
+    unfolded = PixelNetwork(variant_config("small")).eval()
     with torch.no_grad():
         unfolded.gather.weight[24:] = 0  # what is to learn starts small, not at nothing
         enlarged = unfolded(torch.rand(1, 3, 60, 60, generator=torch.Generator().manual_seed(1)))
-        expected = network.new(Recipe(variant="small")).eval()(
+        expected = network.new_network(Recipe(variant="small")).eval()(
             torch.rand(1, 3, 60, 60, generator=torch.Generator().manual_seed(1))
         )
     torch.testing.assert_close(enlarged[..., 8:-8, 8:-8], expected[..., 8:-8, 8:-8])
@@ -75,7 +75,7 @@ def test_it_begins_as_interpolation(one_thread: None) -> None:
 
 @pytest.mark.parametrize(("name", "blocks"), [("tiny", 1), ("tiny", 3), ("large", 2)])
 def test_unfolding_gives_back_what_was_folded(name: str, blocks: int) -> None:
-    config = network.configuration(name)
+    config = network.variant_configuration(name)
     unfolded = restless(PixelNetwork(config, blocks))
     again = unfold(fold(unfolded, FdatRd(config)))
     for (of, parameter), expected in zip(again.named_parameters(), unfolded.parameters(), strict=True):
@@ -83,7 +83,7 @@ def test_unfolding_gives_back_what_was_folded(name: str, blocks: int) -> None:
 
 
 def test_what_was_trained_on_does_not_unfold() -> None:
-    config = network.configuration("tiny")
+    config = network.variant_configuration("tiny")
     folded = fold(PixelNetwork(config), FdatRd(config))
     with torch.no_grad():
         folded.conv_after.weight[1, 2, 1, 1] += 0.25
@@ -92,25 +92,25 @@ def test_what_was_trained_on_does_not_unfold() -> None:
 
 
 def test_a_wider_network_begins_where_the_narrow_one_stands(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    narrow = restless(PixelNetwork(variant("medium")))
+    narrow = restless(PixelNetwork(variant_config("medium")))
     picture = torch.rand(1, 3, 60, 60)
     monkeypatch.setattr(widen, "NOISE", 0.0)
     for group in narrow.groups:  # norms compute something else, so here they stay out of it
         block_of(group).ffn.fc2.data.zero_()
-    wide = widen.widen(narrow, variant("large")).eval()
+    wide = widen.widen(narrow, variant_config("large")).eval()
     with torch.no_grad():
         torch.testing.assert_close(wide(picture), narrow(picture), atol=1e-5, rtol=1e-4)
     monkeypatch.undo()
-    noisy = widen.widen(narrow, variant("large"))
+    noisy = widen.widen(narrow, variant_config("large"))
     copies = cast(PixelGroup, noisy.groups[0]).conv[32:]
     assert (copies != cast(PixelGroup, wide.groups[0]).conv[32:]).any(1).all(), "copies that are alike stay so"
     with pytest.raises(ValueError, match=r"can only be widened: .* \(48, 96, 96, 6, 1\) .* \(32, 64, 64, 4, 1\)"):
-        widen.widen(wide, variant("medium"))
+        widen.widen(wide, variant_config("medium"))
 
 
 def test_feed_forward_networks_are_widened_too(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """On doubled channels norms have the same mean and spread."""
-    config = network.configuration("tiny")
+    config = network.variant_configuration("tiny")
     narrow = restless(PixelNetwork(config))
     monkeypatch.setattr(widen, "NOISE", 0.0)
     wide = widen.widen(narrow, replace(config, embed_dim=96, ffn_dim=96)).eval()
@@ -120,7 +120,7 @@ def test_feed_forward_networks_are_widened_too(one_thread: None, monkeypatch: py
 
 
 def test_more_blocks_begin_where_fewer_stand(one_thread: None) -> None:
-    config = network.configuration("tiny")
+    config = network.variant_configuration("tiny")
     shallow = restless(PixelNetwork(config))
     deep = widen.widen(shallow, config, blocks=3).eval()
     picture = torch.rand(1, 3, 60, 60)
@@ -148,14 +148,16 @@ def test_the_norm_is_that_of_tokens() -> None:
 
 
 def test_the_rest_of_a_folded_network_can_learn(one_thread: None) -> None:
-    net = fold(PixelNetwork(network.configuration("tiny")), network.new(Recipe(variant="tiny", drop_path=0.0)))
+    net = fold(
+        PixelNetwork(network.variant_configuration("tiny")), network.new_network(Recipe(variant="tiny", drop_path=0.0))
+    )
     assert untouched(net) == []
 
 
 def test_finished_weights_can_learn_and_pack_well() -> None:
     recipe = replace(UNFOLDED, variant="small", drop_path=0.0)
-    tensors = to_fdat_rd(recipe, restless(PixelNetwork(network.configuration("small"))).state_dict())
-    net = network.new(recipe)
+    tensors = to_fdat_rd(recipe, restless(PixelNetwork(network.variant_configuration("small"))).state_dict())
+    net = network.new_network(recipe)
     net.load_state_dict(tensors)
     assert untouched(net) == []
     half = b"".join(t.half().numpy().tobytes() for t in tensors.values() if t.is_floating_point())
@@ -164,7 +166,11 @@ def test_finished_weights_can_learn_and_pack_well() -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [variant("small", unshuffle_mod=False), variant("small", scale=4), replace(variant("small"), embed_dim=36)],
+    [
+        variant_config("small", unshuffle_mod=False),
+        variant_config("small", scale=4),
+        replace(variant_config("small"), embed_dim=36),
+    ],
 )
 def test_another_network_does_not_unfold(config: FdatRdConfig) -> None:
     with pytest.raises(ValueError, match="only a network of 2x"):
@@ -277,7 +283,7 @@ def test_the_committed_trunk_can_be_resumed() -> None:
     tensors, state = load_slim(folder / "trunk.safetensors")
     saved = Recipe.from_mapping(state["recipe"])
     assert (saved.variant, saved.form, saved.blocks) == (recipe.variant, recipe.form, recipe.blocks)
-    PixelNetwork(network.configuration(recipe.variant), recipe.blocks).load_state_dict(tensors)
+    PixelNetwork(network.variant_configuration(recipe.variant), recipe.blocks).load_state_dict(tensors)
     assert 0 < state["step"] < recipe.steps
     assert (folder / "trunk.safetensors").stat().st_size < 2_000_000
 
@@ -285,7 +291,7 @@ def test_the_committed_trunk_can_be_resumed() -> None:
 def test_the_whole_network_is_taught_without_attention(one_thread: None, tiles: Path, tmp_path: Path) -> None:
     """From an unfolded training's weights; attention stays as it is, in the weights that are written too."""
     start = tmp_path / "weights.safetensors"
-    unfolded = restless(PixelNetwork(network.configuration("tiny")))
+    unfolded = restless(PixelNetwork(network.variant_configuration("tiny")))
     train.export_weights(start, UNFOLDED, unfolded.state_dict(), 0)
     recipe = Recipe.from_mapping(
         {

@@ -1,4 +1,4 @@
-"""What a training of some minutes on a GPU must do: end on time, wait for nothing, leave a small checkpoint."""
+"""Requirements for a training of a few minutes on a GPU: ends on time, never waits, writes a small checkpoint."""
 
 import json
 import os
@@ -49,11 +49,11 @@ VISIT = {
 
 @pytest.fixture(scope="module")
 def idle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights as an unfolded training leaves them: attention adds nothing."""
+    """Weights of an unfolded training, in which attention contributes nothing."""
     torch.manual_seed(2)
-    unfolded = PixelNetwork(network.configuration("tiny"))
+    unfolded = PixelNetwork(network.variant_configuration("tiny"))
     torch.nn.init.normal_(unfolded.after, std=0.01)  # at the very first it is zero, and nothing behind it learns
-    net = fold(unfolded, network.new(Recipe(variant="tiny")))
+    net = fold(unfolded, network.new_network(Recipe(variant="tiny")))
     file = tmp_path_factory.mktemp("idle") / "weights.safetensors"
     export(file, net.state_dict(), "")
     return file
@@ -139,7 +139,7 @@ def test_the_visit_s_checkpoint_is_small(tmp_path: Path, tiles: Path) -> None:
     published = Recipe.read(Path("medium_visit.toml"))
     assert published.checkpoint == "slim"
     assert published.drop_path == 0, "a rate for each block would be a compilation for each"
-    net = network.new(published)
+    net = network.new_network(published)
     file = tmp_path / "checkpoint.safetensors"
     save_slim(file, net.state_dict(), {"recipe": {}, "step": 1})
     assert file.stat().st_size <= 15 * 2**20
@@ -202,7 +202,7 @@ def test_a_step_waits_for_nothing(recipe: Path, tiles: Path, one_thread: None) -
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the compiler looks at all
 def test_blocks_are_compiled_once_for_each_kind(one_thread: None) -> None:
     """Two groups, whose windows lie either way: four kinds among six blocks."""
-    config = network.configuration("tiny")
+    config = network.variant_configuration("tiny")
     net = FdatRd(replace(config, groups=2 * config.groups)).train()
     graphs: list[Any] = []
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import vapoursynth as vs
 
-from tests.onnx_files import doubler
+from tests.onnx_files import write_doubler
 from vsfdatrd import upscale
 
 core = vs.core
@@ -92,7 +92,7 @@ def test_held_frames_keep_their_own(identity_2x: Path, cache: Path) -> None:
 @pytest.mark.parametrize(("channels", "scale"), [(1, 2), (3, 1)])
 def test_other_kinds_of_networks(tmp_path: Path, cache: Path, channels: int, scale: int) -> None:
     """Luma alone; and one that does not enlarge."""
-    model = doubler(tmp_path / "x.onnx", channels=channels, scale=scale)
+    model = write_doubler(tmp_path / "x.onnx", channels=channels, scale=scale)
     clip = picture(vs.YUV420P8).std.ClipToProp(mask())
     alpha = enlarged(clip, cache, model).get_frame(0).props["_Alpha"]
     assert isinstance(alpha, vs.VideoFrame)

@@ -1,4 +1,4 @@
-"""Whatever a clip's format and properties are, it comes back with them; floats stay what they were."""
+"""Clips of every format keep their format and properties; float values are unchanged."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import vapoursynth as vs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.clips import WEIGHTS, clip_of, core, planes, props_of, there_and_back
+from tests.clips import WEIGHTS, clip_of, core, planes, props_of, round_trip
 from tests.video.conftest import in_gamut, worst
 from vsfdatrd.video import color
 
@@ -59,7 +59,7 @@ def clips(draw: st.DrawFn) -> tuple[vs.VideoNode, dict[str, Any]]:
 @given(clips(), st.integers(1, 3))
 def test_any_flat_clip_comes_back_with_its_properties(made: tuple[vs.VideoNode, dict[str, Any]], scale: int) -> None:
     clip, own = made
-    out = there_and_back(clip, scale)
+    out = round_trip(clip, scale)
     given_format, form = clip.format, out.format
     assert (out.width, out.height) == (clip.width * scale, clip.height * scale)
     assert (out.num_frames, out.fps) == (clip.num_frames, clip.fps)
@@ -92,7 +92,7 @@ def test_floats_stay_what_they_were(name: str) -> None:
     else:
         frame = [random.uniform(0, 1, (48, 64)).astype(kind) for _ in range(form.num_planes)]
     clip = clip_of(form, [frame], _Range=0, **({} if form.color_family == vs.RGB else {"_Matrix": 6}))
-    out = there_and_back(clip)
+    out = round_trip(clip)
     assert out.format.id == form.id
     step = 2**-11 if kind is np.float16 else 1e-6
     for result, expected in zip(planes(out), frame, strict=True):
@@ -104,13 +104,13 @@ def test_floats_stay_what_they_were(name: str) -> None:
 
 def test_half_floats_are_read_as_they_are() -> None:
     values = np.linspace(0, 1, 64 * 48).reshape(48, 64).astype(np.float16)
-    rgb = color.to_rgb(color.describe(clip_of(core.get_video_format(vs.RGBH), [[values] * 3])))
+    rgb = color.to_rgb(color.inspect_clip(clip_of(core.get_video_format(vs.RGBH), [[values] * 3])))
     for plane in planes(rgb):
         np.testing.assert_array_equal(plane, values.astype(np.float32))
 
 
 def test_rgb_floats_are_not_touched() -> None:
     values = np.array([-0.5, 0, 0.25, 1, 2, 7e-4, 1e6, 0.1], np.float32).repeat(8).reshape(8, 8)
-    rgb = color.to_rgb(color.describe(clip_of(core.get_video_format(vs.RGBS), [[values] * 3])))
+    rgb = color.to_rgb(color.inspect_clip(clip_of(core.get_video_format(vs.RGBS), [[values] * 3])))
     for plane in planes(rgb):
         np.testing.assert_array_equal(plane, values)

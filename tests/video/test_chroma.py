@@ -17,10 +17,10 @@ def swapped(rgb: vs.VideoNode) -> vs.VideoNode:
 
 
 def reconstruct(clip: vs.VideoNode, format: str | None = None, network=swapped) -> vs.VideoNode:  # type: ignore[no-untyped-def]
-    source = color.describe(clip)
-    chroma.check(source)
+    source = color.inspect_clip(clip)
+    chroma.check_chroma_clip(source)
     target = color.output_spec(source, 1, format, None, "chroma")
-    return color.convert_output(chroma.reconstruct(source, target, network), target)
+    return color.convert_output(chroma.reconstruct_chroma(source, target, network), target)
 
 
 def noise(location: int = 0, limits: int = 0) -> vs.VideoNode:
@@ -74,5 +74,5 @@ def test_a_format_that_is_asked_for_is_made() -> None:
 )
 def test_clips_it_is_not_for_are_refused(format: int, cure: str) -> None:
     with pytest.raises(ClipError, match=cure) as caught:
-        chroma.check(color.describe(blank(format)))
+        chroma.check_chroma_clip(color.inspect_clip(blank(format)))
     assert core.get_video_format(format).name in str(caught.value)

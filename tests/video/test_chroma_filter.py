@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import vapoursynth as vs
 
-from benchmarks.cartoon import drawing
-from benchmarks.quality_degradations import halved, through_composite
+from benchmarks.cartoon import draw_frame
+from benchmarks.quality_degradations import halve, through_composite
 from benchmarks.quality_methods import as_clip
 from tests.clips import Array, clip_of, planes, yuv
 
@@ -16,15 +16,7 @@ FLOAT = yuv(32, "444", vs.FLOAT)
 TO_YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 
 
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of engines that all tests here share, so that each is built once."""
-    return tmp_path_factory.mktemp("engines")
-
-
-@pytest.fixture(autouse=True)
-def cache(engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FDATRD_CACHE", str(engines))
+pytestmark = pytest.mark.usefixtures("shared_cache")
 
 
 def expected(luma: Array, chroma: list[Array], scale: int) -> list[Array]:
@@ -70,9 +62,9 @@ def test_it_computes_what_it_says(width: int, height: int, scale: int) -> None:
 
 
 def laserdisc(frame: int = 0) -> tuple[Array, vs.VideoNode]:
-    """A drawing (200, 240, 3) of 0 to 1, and half of it as a LaserDisc gives it."""
-    truth = drawing(0, 240, 200)
-    return truth / 255, as_clip([through_composite(halved(truth), "cel", frame)])
+    """A drawing (200, 240, 3) in [0, 1], and its half-size version as from a LaserDisc."""
+    truth = draw_frame(0, 240, 200)
+    return truth / 255, as_clip([through_composite(halve(truth), "cel", frame)])
 
 
 def chroma_error(truth: Array, clip: vs.VideoNode) -> float:

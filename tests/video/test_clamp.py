@@ -1,4 +1,4 @@
-"""Planes clamped, copied and checked in one pass: every bit pattern, shape and stride, whatever the compiler does."""
+"""Clamping, copying and checking planes in one pass: every bit pattern, shape, stride and compiler option."""
 
 import ctypes
 import subprocess
@@ -15,14 +15,14 @@ import vapoursynth as vs
 from hatch_build import system_compiler
 from vsfdatrd.errors import EngineUnavailable
 from vsfdatrd.video import clamp
-from vsfdatrd.video.clamp import Plane, Worst, clamp_add, clamp_copy
+from vsfdatrd.video.clamp import Plane, WorstValue, clamp_add, clamp_copy
 
 SOURCE = Path(clamp.__file__).parents[1] / "_native" / "clamp.c"
 ZIG = [sys.executable, "-m", "ziglang", "cc"]
 
 
 def strided(shape: tuple[int, int], padding: int = 0, offset: int = 0) -> Plane:
-    """A plane of sevens whose rows lie `padding` floats apart and begin at any float of a vector."""
+    """A plane of sevens with rows `padding` floats apart, starting at any float of a SIMD vector."""
     height, width = shape
     memory = np.full(offset + height * (width + padding), 7, np.float32)
     return memory[offset:].reshape(height, width + padding)[:, :width]
@@ -59,7 +59,7 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ctype
 def compiled(
     request: pytest.FixtureRequest, libraries: Callable[[str], ctypes.CDLL], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The functions as the plugin has them, and as compilers make them that are told NaN does not exist."""
+    """The functions of the plugin, and compiled again with fast-math options, which assume that there is no NaN."""
     if request.param == "installed":
         return
 
@@ -77,7 +77,7 @@ def test_every_width_is_copied_and_nothing_beside_it(padding: int) -> None:
     for width in (*range(1, 20), 70):
         source, target = strided((3, width), padding), strided((3, width), padding + 2, offset=padding % 4)
         source[:] = any_bits((3, width), seed=width)
-        assert clamp_copy(source, target) == Worst.FINITE
+        assert clamp_copy(source, target) == WorstValue.FINITE
         np.testing.assert_array_equal(target, np.clip(source, 0, 1))
         assert target.base is not None
         beside = np.asarray(target.base).reshape(-1)
@@ -88,17 +88,17 @@ def test_every_width_is_copied_and_nothing_beside_it(padding: int) -> None:
 @pytest.mark.parametrize(
     ("value", "worst"),
     [
-        (np.nan, Worst.NAN),
-        (-np.nan, Worst.NAN),
-        (np.uint32(0x7F800001).view(np.float32), Worst.NAN),
-        (np.inf, Worst.INFINITE),
-        (-np.inf, Worst.INFINITE),
-        (np.finfo(np.float32).max, Worst.FINITE),
-        (-np.finfo(np.float32).max, Worst.FINITE),
-        (1e-45, Worst.FINITE),
+        (np.nan, WorstValue.NAN),
+        (-np.nan, WorstValue.NAN),
+        (np.uint32(0x7F800001).view(np.float32), WorstValue.NAN),
+        (np.inf, WorstValue.INFINITE),
+        (-np.inf, WorstValue.INFINITE),
+        (np.finfo(np.float32).max, WorstValue.FINITE),
+        (-np.finfo(np.float32).max, WorstValue.FINITE),
+        (1e-45, WorstValue.FINITE),
     ],
 )
-def test_one_value_anywhere_is_found(value: float, worst: Worst) -> None:
+def test_one_value_anywhere_is_found(value: float, worst: WorstValue) -> None:
     for place in [(0, 0), (1, 3), (2, 4), (2, 6), (0, 6)]:  # also in the last columns, which fill no vector
         source, target = np.full((3, 7), 0.5, np.float32), strided((3, 7))
         source[place] = value
@@ -115,7 +115,7 @@ def test_one_value_anywhere_is_found(value: float, worst: Worst) -> None:
 def test_nan_outweighs_infinity() -> None:
     source = np.array([[np.nan, 0, 0, 0, 0, np.inf]], np.float32)
     for turned in (source, source[:, ::-1].copy()):
-        assert clamp_copy(turned, strided((1, 6))) == Worst.NAN
+        assert clamp_copy(turned, strided((1, 6))) == WorstValue.NAN
 
 
 @pytest.mark.usefixtures("compiled")
@@ -126,7 +126,7 @@ def test_weighted_tiles_are_added() -> None:
         target, before = strided((5, width), padding=3), random.random((5, width), np.float32)
         target[:] = before
         rows, columns = random.random((5, 1), np.float32), random.random((1, width), np.float32)
-        assert clamp_add(source, target, rows, columns) == Worst.FINITE
+        assert clamp_add(source, target, rows, columns) == WorstValue.FINITE
         expected = before + np.clip(source, 0, 1) * rows * columns
         np.testing.assert_allclose(target, expected, rtol=1e-6, atol=1e-7)
 
@@ -137,7 +137,7 @@ def test_planes_of_vapoursynth_frames(form: vs.PresetVideoFormat, width: int) ->
     frame = vs.core.create_video_frame(vs.core.get_video_format(form), width, 30)
     for i in range(frame.format.num_planes):
         source = any_bits((30, width), seed=i)
-        assert clamp_copy(source, np.asarray(frame[i])) == Worst.FINITE
+        assert clamp_copy(source, np.asarray(frame[i])) == WorstValue.FINITE
         np.testing.assert_array_equal(np.asarray(frame[i]), np.clip(source, 0, 1))
 
 

@@ -1,4 +1,4 @@
-"""What frames say of themselves: guesses, the log, and frames that are refused."""
+"""Color properties of frames: defaults, log messages, and refused frames."""
 
 import itertools
 import logging
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import vapoursynth as vs
 
-from tests.clips import blank, core, decode, planes, props_of, there_and_back
+from tests.clips import blank, core, decode, planes, props_of, round_trip
 from vsfdatrd.errors import ClipError
 from vsfdatrd.video import color as color
 
@@ -37,7 +37,7 @@ def test_every_frame_is_read_by_its_own_tags() -> None:
     ]
     part = core.std.BlankClip(width=64, height=48, format=vs.YUV420P8, length=1, color=codes.tolist())
     clip = core.std.Splice([part.std.SetFrameProps(**tag) if tag else part for tag in tags])
-    source = color.describe(clip)
+    source = color.inspect_clip(clip)
     rgb = color.to_rgb(source)
     out = color.convert_output(rgb, color.output_spec(source, 1, None, None))
     for n, tag in enumerate(tags):
@@ -72,7 +72,7 @@ def test_every_frame_is_read_by_its_own_tags() -> None:
 def test_a_missing_matrix_follows_from_the_size(width: int, height: int, expected: int) -> None:
     for tags in ({}, {"_Matrix": 2}):
         clip = core.std.BlankClip(width=width, height=height, format=vs.YUV420P8, length=1, color=[90, 110, 150])
-        source = color.describe(clip.std.SetFrameProps(**tags) if tags else clip)
+        source = color.inspect_clip(clip.std.SetFrameProps(**tags) if tags else clip)
         assert (source.matrix, source.range, source.chroma) == (expected, 0, 0)
         result = [plane[0, 0] for plane in planes(color.to_rgb(source))]
         np.testing.assert_allclose(result, decode(np.array([[90], [110], [150]]), 8, expected, 0)[:, 0], atol=2e-6)
@@ -82,7 +82,7 @@ def test_a_missing_matrix_follows_from_the_size(width: int, height: int, expecte
 def test_the_older_color_range_counts(old: int, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.warns(DeprecationWarning, match="_ColorRange"):
         clip = core.std.SetFrameProps(blank(vs.YUV420P8, _Matrix=6), _ColorRange=old)
-    source = color.describe(clip)
+    source = color.inspect_clip(clip)
     assert source.range == 1 - old
     expected = planes(blank(vs.YUV420P8, _Matrix=6, _Range=1 - old).resize.Spline36(format=vs.RGBS))
     np.testing.assert_array_equal(planes(color.to_rgb(source)), expected)
@@ -92,7 +92,7 @@ def test_the_older_color_range_counts(old: int, caplog: pytest.LogCaptureFixture
 @pytest.mark.parametrize("matrix", [1, 2, 6, 9, 14, 77])
 @pytest.mark.parametrize("format", [vs.RGB24, vs.RGB48, vs.RGBS, vs.RGBH])
 def test_a_yuv_matrix_left_on_rgb_does_no_harm(format: int, matrix: int) -> None:
-    out = there_and_back(blank(format, _Matrix=matrix, _ChromaLocation=1))
+    out = round_trip(blank(format, _Matrix=matrix, _ChromaLocation=1))
     after = props_of(out)
     assert after["_Matrix"] == 0
     assert "_ChromaLocation" not in after
@@ -102,20 +102,20 @@ def test_a_yuv_matrix_left_on_rgb_does_no_harm(format: int, matrix: int) -> None
 def test_transfer_and_primaries_are_passed_on(transfer: int | None) -> None:
     tags = {} if transfer is None else {"_Transfer": transfer, "_Primaries": transfer}
     clip = blank(vs.YUV420P8, _Matrix=6, _Range=0, **tags)
-    out = props_of(there_and_back(clip))
+    out = props_of(round_trip(clip))
     known_transfer = {1, 2, *range(4, 19)}
     known_primaries = {1, 2, *range(4, 13), 22}
     assert out.get("_Transfer", 2) == (transfer if transfer in known_transfer else 2)
     assert out.get("_Primaries", 2) == (transfer if transfer in known_primaries else 2)
     plain = blank(vs.YUV420P8, _Matrix=6, _Range=0).resize.Spline36(format=vs.RGBS)
-    np.testing.assert_array_equal(planes(color.to_rgb(color.describe(clip))), planes(plain))
+    np.testing.assert_array_equal(planes(color.to_rgb(color.inspect_clip(clip))), planes(plain))
 
 
 def test_properties_that_are_no_numbers_say_nothing() -> None:
     clip = blank(vs.YUV420P8, _Matrix="bt601", _Range=[0, 1], _FieldBased="no", _Transfer=1.5, _ChromaLocation=b"\xff")
-    source = color.describe(clip)
+    source = color.inspect_clip(clip)
     assert (source.matrix, source.range, source.chroma) == (6, 0, 0)
-    after = props_of(there_and_back(clip))
+    after = props_of(round_trip(clip))
     assert (after["_Matrix"], after["_Range"], after["_Transfer"], after["_FieldBased"]) == (6, 0, 2, 0)
 
 
@@ -136,18 +136,18 @@ def test_what_converts_is_what_zimg_converts() -> None:
             try:
                 expected = planes(plain.resize.Bicubic(format=vs.RGBS))
             except vs.Error:
-                source = color.describe(tagged)
+                source = color.inspect_clip(tagged)
                 with pytest.raises(ClipError):
                     color.output_spec(source, 1, None, None)
             else:
-                np.testing.assert_array_equal(planes(color.to_rgb(color.describe(tagged))), expected)
+                np.testing.assert_array_equal(planes(color.to_rgb(color.inspect_clip(tagged))), expected)
 
 
 # ---- the log --------------------------------------------------------------------------------------------------------
 
 
 def test_a_guess_is_logged_once_with_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
-    out = there_and_back(blank(vs.YUV420P8, 720, 576, length=5))
+    out = round_trip(blank(vs.YUV420P8, 720, 576, length=5))
     for n in range(5):
         out.get_frame(n).close()
     assert len(caplog.messages) == 1
@@ -178,7 +178,7 @@ def test_a_guess_is_logged_once_with_what_to_do(caplog: pytest.LogCaptureFixture
 def test_only_what_was_guessed_is_logged(
     format: int, tags: dict[str, int], missing: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    there_and_back(blank(format, **tags)).get_frame(0).close()
+    round_trip(blank(format, **tags)).get_frame(0).close()
     assert len(caplog.messages) == (missing is not None)
     if missing:
         assert f"does not say its {missing};" in caplog.messages[0]
@@ -186,7 +186,7 @@ def test_only_what_was_guessed_is_logged(
 
 def test_a_later_guess_is_logged_with_its_frame(caplog: pytest.LogCaptureFixture) -> None:
     clip = blank(length=2, _Matrix=1, _Range=0) + blank(length=3)
-    out = there_and_back(clip)
+    out = round_trip(clip)
     assert caplog.messages == []
     for n in range(5):
         out.get_frame(n).close()
@@ -216,11 +216,11 @@ REFUSED_FRAMES = [
 def test_frames_that_are_refused(format: int, tags: dict[str, int], text: str, cure: str) -> None:
     bad = blank(format, **tags)
     with pytest.raises(ClipError) as caught:
-        color.output_spec(color.describe(bad), 1, None, None)
+        color.output_spec(color.inspect_clip(bad), 1, None, None)
     assert str(caught.value).startswith(f"frame 0{text}")
     assert cure in str(caught.value)
 
-    out = there_and_back(blank(format, length=3) + bad + blank(format))
+    out = round_trip(blank(format, length=3) + bad + blank(format))
     for n in (3, 0, 4):
         if n == 3:
             with pytest.raises(vs.Error) as failed:

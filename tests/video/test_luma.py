@@ -1,4 +1,4 @@
-"""The way of luma doublers: Y alone through the network, chroma where it belongs, every matrix and range kept."""
+"""Luma networks: only Y goes through the network, chroma keeps its position, matrix and range are preserved."""
 
 import itertools
 from collections.abc import Callable
@@ -25,9 +25,9 @@ def enlarge(
     matrix: str | None = None,
     network: Callable[[vs.VideoNode], vs.VideoNode] = doubler,
 ) -> vs.VideoNode:
-    source = color.describe(clip)
+    source = color.inspect_clip(clip)
     target = color.output_spec(source, 2, format, matrix, "luma")
-    return color.convert_output(luma.enlarge(source, target, 2, network), target)
+    return color.convert_output(luma.upscale_luma(source, target, 2, network), target)
 
 
 def ramp(height: int, width: int, low: float, high: float) -> Array:
@@ -37,7 +37,7 @@ def ramp(height: int, width: int, low: float, high: float) -> Array:
 
 
 def drawn(form: vs.VideoFormat, range: int, width: int = 64, height: int = 48, **props: Any) -> vs.VideoNode:
-    """Smooth planes that are no multiples of each other."""
+    """Smooth planes that are not proportional to each other."""
     parts = [ramp(height, width, 0.1, 0.9)]
     w, h = width >> form.subsampling_w, height >> form.subsampling_h
     parts += [ramp(h, w, -0.3, 0.2), ramp(h, w, 0.25, -0.2)][: form.num_planes - 1]

@@ -1,4 +1,4 @@
-"""Memory is handed back: in time, by one thread, and so that a long clip needs no more of it than a short one."""
+"""Freed memory is returned to the system regularly, by one thread, so that long clips need no more than short ones."""
 
 import subprocess
 import sys
@@ -92,7 +92,7 @@ def test_without_an_allocator_to_ask_nothing_happens(clock: list[float]) -> None
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's own")
 def test_the_systems_trim_is_found() -> None:
-    trim = malloc_trim._system_trim()
+    trim = malloc_trim._find_malloc_trim()
     assert trim is not None
     assert trim(0) in (0, 1)
 

@@ -26,14 +26,14 @@ class OldLibrary:
 
 
 def test_a_function_that_the_plugin_lacks() -> None:
-    assert callable(plugin.function("ReuseFrames"))
+    assert callable(plugin.plugin_function("ReuseFrames"))
     with pytest.raises(EngineUnavailable, match=r"the plugin .+ does not belong to .*InNobody.*; install"):
-        plugin.function("InNobody")
+        plugin.plugin_function("InNobody")
 
 
 def test_a_plugin_that_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugin, "vs", SimpleNamespace(core=SimpleNamespace()))
-    for missing in (plugin.path, lambda: plugin.function("PerFrame")):
+    for missing in (plugin.plugin_path, lambda: plugin.plugin_function("PerFrame")):
         with pytest.raises(EngineUnavailable, match=r"core\.fdatrd is missing\); install vsfdatrd again"):
             missing()
 
@@ -41,19 +41,19 @@ def test_a_plugin_that_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("missing", CURRENT)
 def test_a_library_without_the_question(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     old = OldLibrary(*(name for name in CURRENT if name != missing))
-    monkeypatch.setattr(kernels, "library", lambda: old)
+    monkeypatch.setattr(kernels, "load_library", lambda: old)
     said = f"do not belong to this version of vsfdatrd (undefined symbol: fdatrd_{missing}); install vsfdatrd again"
     assert said in (backend.unavailable() or "")
-    assert not backend.preferred()
+    assert not backend.is_preferred()
 
 
 def test_a_library_without_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "library", lambda: OldLibrary(*CURRENT))
+    monkeypatch.setattr(kernels, "load_library", lambda: OldLibrary(*CURRENT))
     kernels.has_vnni.cache_clear()
-    kernels.function.cache_clear()
+    kernels.c_function.cache_clear()
     try:
         with pytest.raises(EngineUnavailable, match="install vsfdatrd again"):
-            kernels.function("newest_layer")
+            kernels.c_function("newest_layer")
         with pytest.raises(EngineUnavailable, match="install vsfdatrd again"):
             kernels.scratch_bytes(1, 1, 1, 1)
     finally:

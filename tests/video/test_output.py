@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import vapoursynth as vs
 
-from tests.clips import blank, clip_of, core, planes, props_of, there_and_back, to_codes
+from tests.clips import blank, clip_of, core, planes, props_of, round_trip, to_codes
 from vsfdatrd.errors import ArgumentError
 from vsfdatrd.video import color as color
 
@@ -43,15 +43,15 @@ def test_the_output_matrix(
     format: int, size: tuple[int, int], tags: dict[str, int], asked: str | None, scale: int, expected: int
 ) -> None:
     clip = blank(format, *size, _Range=0, **tags)
-    target = color.output_spec(color.describe(clip), scale, None, asked)
+    target = color.output_spec(color.inspect_clip(clip), scale, None, asked)
     assert target.matrix == expected
-    assert props_of(there_and_back(clip, scale, matrix=asked))["_Matrix"] == expected
+    assert props_of(round_trip(clip, scale, matrix=asked))["_Matrix"] == expected
 
 
 @pytest.mark.parametrize(("size", "expected"), [((640, 360), 1), ((300, 200), 6)])
 @pytest.mark.parametrize("asked", [None, "source"])
 def test_rgb_to_yuv_takes_the_usual_matrix(size: tuple[int, int], expected: int, asked: str | None) -> None:
-    target = color.output_spec(color.describe(blank(vs.RGB24, *size)), 2, "YUV420P10", asked)
+    target = color.output_spec(color.inspect_clip(blank(vs.RGB24, *size)), 2, "YUV420P10", asked)
     assert (target.matrix, target.range, target.chroma) == (expected, 0, 0)
 
 
@@ -87,7 +87,7 @@ def test_the_output_format(
     else:
         clip = core.std.BlankClip(clip, color=values.tolist())
     clip = clip.std.SetFrameProps(**tags) if tags else clip
-    out = there_and_back(clip, format=asked)
+    out = round_trip(clip, format=asked)
     assert out.format.id == expected
     after = props_of(out)
     assert (after["_Matrix"], after["_Range"], after.get("_ChromaLocation")) == (matrix, limits, location)
@@ -101,7 +101,7 @@ def test_few_bits_are_dithered(bits: int) -> None:
     # A slope of three codes over the width: rounding would make bands; dither keeps the mean of every part.
     slope = (0.5 + np.linspace(0, 3, 256) / (2**bits - 1))[None].repeat(64, 0)
     clip = clip_of(core.get_video_format(vs.RGBS), [[slope] * 3])
-    out = there_and_back(clip, format=str(core.query_video_format(vs.RGB, vs.INTEGER, bits, 0, 0).id))
+    out = round_trip(clip, format=str(core.query_video_format(vs.RGB, vs.INTEGER, bits, 0, 0).id))
     for plane in planes(out):
         error = plane - slope * (2**bits - 1)
         assert np.abs(error).max() <= 1
@@ -110,7 +110,7 @@ def test_few_bits_are_dithered(bits: int) -> None:
 
 def test_what_the_network_gets_says_what_it_is() -> None:
     for clip in (blank(vs.YUV420P8, _Matrix=6, _Range=0), blank(vs.RGB24, _Range=0), blank(vs.GRAY8)):
-        given = props_of(color.to_rgb(color.describe(clip)))
+        given = props_of(color.to_rgb(color.inspect_clip(clip)))
         assert (given["_Matrix"], given["_Range"]) == (0, 1)
 
 
@@ -120,7 +120,7 @@ def test_what_the_network_gets_says_what_it_is() -> None:
 )
 def test_formats_that_cannot_be_made(asked: str) -> None:
     with pytest.raises(ArgumentError) as caught:
-        color.output_spec(color.describe(blank()), 2, asked, None)
+        color.output_spec(color.inspect_clip(blank()), 2, asked, None)
     text = str(caught.value)
     assert text.startswith(f"format={asked!r} is not a supported output format")
     assert "YUV420P10" in text
@@ -129,33 +129,33 @@ def test_formats_that_cannot_be_made(asked: str) -> None:
 
 def test_a_format_that_cannot_be_made_is_corrected() -> None:
     with pytest.raises(ArgumentError, match=r"did you mean 'YUV420P16'\?"):
-        color.output_spec(color.describe(blank()), 2, "YUV420_P16", None)
+        color.output_spec(color.inspect_clip(blank()), 2, "YUV420_P16", None)
 
 
 @pytest.mark.parametrize("number", [int(core.query_video_format(vs.YUV, vs.INTEGER, 8, 3, 0).id), int(vs.GRAY32)])
 def test_format_numbers_that_zimg_cannot_make(number: int) -> None:
     with pytest.raises(ArgumentError, match=f"^format='{number}' is not a supported output format"):
-        color.output_spec(color.describe(blank()), 2, str(number), None)
+        color.output_spec(color.inspect_clip(blank()), 2, str(number), None)
 
 
 @pytest.mark.parametrize("asked", ["", "bt709", "0", "2", "3", "10", "14", "99", "-1", "rgb", "2020cl"])
 def test_matrices_that_are_unknown(asked: str) -> None:
     if not asked:
-        assert color.output_spec(color.describe(blank(_Matrix=6)), 1, None, asked).matrix == 6
+        assert color.output_spec(color.inspect_clip(blank(_Matrix=6)), 1, None, asked).matrix == 6
         return
     with pytest.raises(ArgumentError) as caught:
-        color.output_spec(color.describe(blank()), 2, None, asked)
+        color.output_spec(color.inspect_clip(blank()), 2, None, asked)
     assert str(caught.value).startswith(f"matrix={asked!r} is unknown; give auto, source, 709")
 
 
 @pytest.mark.parametrize(("given_format", "asked"), [(vs.RGB24, None), (vs.YUV420P8, "RGBS")])
 def test_a_matrix_for_rgb_makes_no_sense(given_format: int, asked: str | None) -> None:
     with pytest.raises(ArgumentError, match=r"^matrix='709' makes no sense for the RGB output .*leave it out"):
-        color.output_spec(color.describe(blank(given_format)), 2, asked, "709")
+        color.output_spec(color.inspect_clip(blank(given_format)), 2, asked, "709")
 
 
 def test_a_format_that_does_not_go_with_the_size() -> None:
-    source = color.describe(blank(vs.RGB24, 853, 480))
+    source = color.inspect_clip(blank(vs.RGB24, 853, 480))
     with pytest.raises(ArgumentError) as caught:
         color.output_spec(source, 1, "YUV420P8", None)
     text = str(caught.value)

@@ -1,4 +1,4 @@
-"""Ramps of every matrix, range, depth and subsampling come back within a code."""
+"""Ramps of every matrix, range, depth and subsampling are reproduced to within one code value."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from tests.clips import (
     from_codes,
     planes,
     props_of,
-    there_and_back,
+    round_trip,
     yuv,
 )
 from tests.video.conftest import in_gamut, worst
@@ -46,7 +46,7 @@ def test_ramps_come_back_within_a_code(subsampling: str, matrix: int, range_name
     for given_planes, middle in (([gray, neutral, neutral], False), (patches, True)):
         clip = clip_of(form, [given_planes], **tags)
         for scale, format in ((1, None), (2, None), (1, str(form.id))):
-            out = there_and_back(clip, scale, format)
+            out = round_trip(clip, scale, format)
             assert out.format is not None
             assert (out.format.subsampling_w, out.format.subsampling_h) == (form.subsampling_w, form.subsampling_h)
             for i, (result, expected) in enumerate(zip(planes(out), given_planes, strict=True)):
@@ -68,10 +68,10 @@ def test_ramps_come_back_within_a_code(subsampling: str, matrix: int, range_name
 def test_colors_are_decoded_by_the_book(matrix: int, range_name: str, bits: int) -> None:
     codes = in_gamut(4096, bits, matrix, RANGES[range_name], seed=1).reshape(3, 64, 64)
     clip = clip_of(yuv(bits, "444"), [list(codes)], _Matrix=matrix, _Range=RANGES[range_name])
-    rgb = color.to_rgb(color.describe(clip))
+    rgb = color.to_rgb(color.inspect_clip(clip))
     assert rgb.format.id == vs.RGBS
     np.testing.assert_allclose(np.stack(planes(rgb)), decode(codes, bits, matrix, RANGES[range_name]), atol=2e-6)
-    result = np.stack(planes(there_and_back(clip, format=clip.format.name)))
+    result = np.stack(planes(round_trip(clip, format=clip.format.name)))
     assert np.abs(result.astype(int) - codes).max() <= 1
 
 
@@ -84,11 +84,11 @@ def test_gray_clips_come_back_within_a_code(range_name: str, bits: int) -> None:
     form = core.query_video_format(vs.GRAY, vs.INTEGER, bits, 0, 0)
     for matrix in (*WEIGHTS, 0, 2, 10, 14, 99):  # none of them means anything for gray
         clip = clip_of(form, [[ramp]], _Matrix=matrix, _Range=limits)
-        out = there_and_back(clip)
+        out = round_trip(clip)
         assert out.format.id == vs.GRAY16
         assert worst(planes(out)[0], ramp, bits, limits, 0) <= (0.02 if bits < 16 else 1)
         assert props_of(out)["_Matrix"] == (matrix if matrix in WEIGHTS else 6)
-        result = planes(there_and_back(clip, format=form.name))[0]
+        result = planes(round_trip(clip, format=form.name))[0]
         assert np.abs(result.astype(int) - ramp).max() <= 1
 
 
@@ -101,11 +101,11 @@ def test_rgb_clips_come_back_within_a_code(range_name: str, bits: int) -> None:
     codes[:, 0] = np.linspace(low, high, 64).astype(int)
     tags = {} if range_name == "untagged" else {"_Range": limits}
     clip = clip_of(core.query_video_format(vs.RGB, vs.INTEGER, bits, 0, 0), [list(codes)], **tags)
-    source = color.describe(clip)
+    source = color.inspect_clip(clip)
     np.testing.assert_allclose(
         np.stack(planes(color.to_rgb(source))), from_codes(codes, bits, limits, chroma=False), atol=1e-6
     )
-    out = there_and_back(clip)
+    out = round_trip(clip)
     assert out.format.id == vs.RGB48
     for result, expected in zip(planes(out), codes, strict=True):
         assert worst(result, expected, bits, limits, 0) <= (0.02 if bits < 16 else 1)
@@ -126,7 +126,7 @@ def test_matrices_that_depend_on_other_tags(matrix: int, transfer: int, primarie
         _Primaries=primaries,
         _Range=0,
     )
-    out = there_and_back(clip)
+    out = round_trip(clip)
     for i, (result, expected) in enumerate(zip(planes(out), codes, strict=True)):
         assert worst(result[::16, ::16], expected, 10, 0, i) <= 1
     tags = props_of(out)
@@ -142,7 +142,7 @@ def test_a_smooth_ramp_of_chroma_stays_where_it_is(subsampling: str, location: i
     ramp = np.linspace(96, 160, width >> form.subsampling_w).round()[None].repeat(height >> form.subsampling_h, 0)
     clip = clip_of(form, [[y, ramp, ramp[:, ::-1]]], _Matrix=6, _Range=0, _ChromaLocation=location)
     for format in (None, form.name):
-        out = there_and_back(clip, format=format)
+        out = round_trip(clip, format=format)
         assert props_of(out)["_ChromaLocation"] == location
         for i, expected in enumerate([y, ramp, ramp[:, ::-1]]):
             result = planes(out)[i] / (256 if format is None else 1)
@@ -156,5 +156,5 @@ def test_the_chroma_location_moves_chroma(location: int) -> None:
     edge[12:, 16:] = 180
     clip = clip_of(clip.format, [[np.full((48, 64), 128), edge, edge]], _Matrix=6, _Range=0, _ChromaLocation=location)
     plain = clip.resize.Spline36(format=vs.RGBS, chromaloc_in=location)
-    for result, expected in zip(planes(color.to_rgb(color.describe(clip))), planes(plain), strict=True):
+    for result, expected in zip(planes(color.to_rgb(color.inspect_clip(clip))), planes(plain), strict=True):
         np.testing.assert_array_equal(result, expected)

@@ -26,7 +26,7 @@ def test_a_drawn_clip_keeps_its_means(subsampling: str, limits: int) -> None:
     rgb = [0.5 + 0.3 * np.sin(x + i) * np.cos(y - i) + 0.1 * (np.floor(x + y) % 2) for i in range(3)]
     drawn = clip_of(core.get_video_format(vs.RGBS), [rgb])
     clip = drawn.resize.Bicubic(format=yuv(8, subsampling).id, matrix=5, range=limits)
-    source = color.describe(clip)
+    source = color.inspect_clip(clip)
     doubled = color.to_rgb(source).resize.Bicubic(256, 192).std.Expr("x 0 max 1 min")
     for matrix in (5, 1, 8):
         out = color.convert_output(doubled, color.output_spec(source, 2, None, str(matrix)))
@@ -48,9 +48,9 @@ def test_real_clips_keep_their_colors(shared: Path, name: str, matrix: int, sar:
     clip = core.bs.VideoSource(str(shared / "data" / "clips" / name), cachemode=0)
     if "telecined" in name:
         with pytest.raises(ClipError, match=r"^frame 0 is interlaced \(_FieldBased is 2, top field first\)"):
-            color.describe(clip)
+            color.inspect_clip(clip)
         clip = core.vivtc.VDecimate(core.vivtc.VFM(clip, order=1))
-    source = color.describe(clip)
+    source = color.inspect_clip(clip)
     assert (source.matrix, source.range, source.chroma) == (matrix, 0, 0)
     doubled = color.to_rgb(source).resize.Bicubic(2 * clip.width, 2 * clip.height).std.Expr("x 0 max 1 min")
     frames = (0, 7, min(60, clip.num_frames - 1))

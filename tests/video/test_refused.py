@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import vapoursynth as vs
 
-from tests.clips import blank, core, planes, props_of, there_and_back
+from tests.clips import blank, core, planes, props_of, round_trip
 from vsfdatrd.errors import ClipError
 from vsfdatrd.system.programs import vspipe
 from vsfdatrd.video import color
@@ -46,7 +46,7 @@ def refused_clip(name: str) -> vs.VideoNode:
 )
 def test_clips_that_are_refused(name: str, start: str, cure: str) -> None:
     with pytest.raises(ClipError) as caught:
-        color.describe(refused_clip(name))
+        color.inspect_clip(refused_clip(name))
     assert str(caught.value).startswith(start)
     assert cure in str(caught.value)
 
@@ -59,7 +59,7 @@ def test_a_first_frame_that_cannot_be_read_fails_alone(caplog: pytest.LogCapture
             raise RuntimeError("sector 0 is scratched")
         return f
 
-    out = there_and_back(core.std.ModifyFrame(clip, clip, fail))
+    out = round_trip(core.std.ModifyFrame(clip, clip, fail))
     with pytest.raises(vs.Error, match="sector 0 is scratched"):
         out.get_frame(0)
     # What is not known of the first frame is guessed for the output; the others are still read by their own tags.
@@ -71,7 +71,7 @@ def test_a_first_frame_that_cannot_be_read_fails_alone(caplog: pytest.LogCapture
 
 def test_it_works_inside_a_frame_callback() -> None:
     clip = blank(length=2, _Matrix=6, _Range=0)
-    nested = core.std.FrameEval(blank(vs.YUV420P16, length=2), lambda n: there_and_back(clip))
+    nested = core.std.FrameEval(blank(vs.YUV420P16, length=2), lambda n: round_trip(clip))
     assert props_of(nested)["_Matrix"] == 6
 
 
@@ -81,7 +81,7 @@ def test_vspipe_shows_the_sentence(tmp_path: Path) -> None:
         "import vapoursynth as vs\nfrom vapoursynth import core\nfrom vsfdatrd.video import color as color\n"
         "clip = core.std.BlankClip(width=64, height=48, format=vs.YUV420P8, length=2)\n"
         "clip = clip + core.std.SetFieldBased(clip, 2)\n"
-        "source = color.describe(clip)\n"
+        "source = color.inspect_clip(clip)\n"
         "color.convert_output(color.to_rgb(source), color.output_spec(source, 1, None, None)).set_output()\n",
         encoding="utf-8",
     )

@@ -1,4 +1,4 @@
-"""Padding and tiles, compared with what numpy and torch say of the same thing."""
+"""Padding and tiles compared with NumPy and PyTorch."""
 
 from itertools import pairwise
 
@@ -40,7 +40,7 @@ def test_padding_is_the_networks_own(height: int, width: int) -> None:
 
 @given(sides, sides, st.integers(32, 140), st.integers(32, 140), st.integers(1, 4))
 def test_tiles_cover_every_pixel_with_weight_one(height: int, width: int, rows: int, columns: int, scale: int) -> None:
-    tiling = geometry.tile(height, width, rows, columns, scale)
+    tiling = geometry.tile_frame(height, width, rows, columns, scale)
     assert tiling.height <= min(rows, height)
     assert tiling.width <= min(columns, width)
     total = np.zeros((height * scale, width * scale), np.float32)
@@ -56,13 +56,13 @@ def test_tiles_cover_every_pixel_with_weight_one(height: int, width: int, rows: 
 
 
 def test_neighboring_tiles_overlap() -> None:
-    tiling = geometry.tile(540, 720, 270, 360, 2)
+    tiling = geometry.tile_frame(540, 720, 270, 360, 2)
     lefts = sorted({tile.left for tile in tiling.tiles})
-    assert all(b - a <= 360 - geometry.OVERLAP for a, b in pairwise(lefts))
+    assert all(b - a <= 360 - geometry.OVERLAP_PIXELS for a, b in pairwise(lefts))
     assert max(lefts) == 720 - 360
 
 
 def test_whole_frame_is_one_tile() -> None:
-    tiling = geometry.untiled(480, 720, 2)
+    tiling = geometry.single_tile(480, 720, 2)
     assert (tiling.height, tiling.width, len(tiling.tiles)) == (480, 720, 1)
     assert tiling.tiles[0].rows.min() == tiling.tiles[0].columns.min() == 1

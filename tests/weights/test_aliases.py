@@ -7,8 +7,8 @@ import pytest
 
 from vsfdatrd.errors import ArgumentError
 from vsfdatrd.weights import aliases
-from vsfdatrd.weights.aliases import OwnModel
-from vsfdatrd.weights.catalog import CATALOG, resolve
+from vsfdatrd.weights.aliases import ModelAlias
+from vsfdatrd.weights.catalog import CATALOG, resolve_model
 
 
 @pytest.fixture(autouse=True)
@@ -27,11 +27,11 @@ def write(file: Path, text: str) -> None:
 def test_it_lies_in_the_users_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("FDATRD_MODELS")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    assert aliases.path() == tmp_path / "vsfdatrd" / "models.toml"
+    assert aliases.aliases_path() == tmp_path / "vsfdatrd" / "models.toml"
 
 
 def test_there_are_none_at_first() -> None:
-    assert aliases.read() == {}
+    assert aliases.read_aliases() == {}
 
 
 @pytest.mark.parametrize(
@@ -43,43 +43,43 @@ def test_there_are_none_at_first() -> None:
     ],
 )
 def test_what_is_added_is_read_and_what_is_removed_is_gone(file: Path, path: str) -> None:
-    one, other = OwnModel("sharp", Path(path), "ab" * 32), OwnModel("soft-2_x", Path("/other.pth"))
-    aliases.add(one, CATALOG)
-    aliases.add(other, CATALOG)
-    assert aliases.read() == {"sharp": one, "soft-2_x": other}
-    assert resolve("sharp") == resolve("Sharp") == Path(path)
-    assert aliases.remove("sharp").name == "sharp"
-    assert aliases.read() == {"soft-2_x": other}
+    one, other = ModelAlias("sharp", Path(path), "ab" * 32), ModelAlias("soft-2_x", Path("/other.pth"))
+    aliases.add_alias(one, CATALOG)
+    aliases.add_alias(other, CATALOG)
+    assert aliases.read_aliases() == {"sharp": one, "soft-2_x": other}
+    assert resolve_model("sharp") == resolve_model("Sharp") == Path(path)
+    assert aliases.remove_alias("sharp").name == "sharp"
+    assert aliases.read_aliases() == {"soft-2_x": other}
     assert not [left for left in file.parent.iterdir() if left != file]
 
 
 def test_what_was_written_by_hand_stays(file: Path) -> None:
     before = '# mine\n\n[models.a]\nfile = "a.pth" # the first\n\n[ models . "b" ]\nfile = "b.pth"\n\n[other]\nx = 1\n'
     write(file, before)
-    aliases.add(OwnModel("c", Path("/c.pth")), CATALOG)
-    aliases.remove("b")
+    aliases.add_alias(ModelAlias("c", Path("/c.pth")), CATALOG)
+    aliases.remove_alias("b")
     text = before.replace('[ models . "b" ]\nfile = "b.pth"\n\n[other]', '[models.c]\nfile = "/c.pth"\n[other]')
     assert file.read_text(encoding="utf-8") == text
-    assert aliases.read()["a"].file == file.parent / "a.pth"  # beside the list
+    assert aliases.read_aliases()["a"].file == file.parent / "a.pth"  # beside the list
 
 
 @pytest.mark.parametrize("name", ["medium", "small", "", "a.pth", "a b", "../a", "-x", "Ä", "x" * 65, "a/b", "UPPER"])
 def test_names_that_cannot_be(file: Path, name: str) -> None:
     with pytest.raises(ArgumentError, match=r"the name .* (is not possible|belongs to a model that ships)"):
-        aliases.add(OwnModel(name, Path("/a.pth")), CATALOG)
+        aliases.add_alias(ModelAlias(name, Path("/a.pth")), CATALOG)
     assert not file.exists()
 
 
 def test_a_name_is_given_once() -> None:
-    aliases.add(OwnModel("sharp", Path("/a.pth")), CATALOG)
+    aliases.add_alias(ModelAlias("sharp", Path("/a.pth")), CATALOG)
     with pytest.raises(ArgumentError, match=r"there is a model 'sharp' already, '/a.pth'; .*models remove sharp"):
-        aliases.add(OwnModel("sharp", Path("/b.pth")), CATALOG)
+        aliases.add_alias(ModelAlias("sharp", Path("/b.pth")), CATALOG)
 
 
 def test_removing_what_is_not_there() -> None:
-    aliases.add(OwnModel("sharp", Path("/a.pth")), CATALOG)
+    aliases.add_alias(ModelAlias("sharp", Path("/a.pth")), CATALOG)
     with pytest.raises(ArgumentError, match="no model of your own called 'shrap'; there are: sharp"):
-        aliases.remove("shrap")
+        aliases.remove_alias("shrap")
 
 
 @pytest.mark.parametrize(
@@ -98,10 +98,10 @@ def test_removing_what_is_not_there() -> None:
 def test_a_broken_list_is_a_sentence_with_its_path(file: Path, text: str, why: str) -> None:
     write(file, text)
     for attempt in (
-        aliases.read,
-        lambda: resolve("sharp"),
-        lambda: aliases.remove("a"),
-        lambda: aliases.add(OwnModel("c", Path("/c")), CATALOG),
+        aliases.read_aliases,
+        lambda: resolve_model("sharp"),
+        lambda: aliases.remove_alias("a"),
+        lambda: aliases.add_alias(ModelAlias("c", Path("/c")), CATALOG),
     ):
         with pytest.raises(ArgumentError, match=why) as caught:
             attempt()
@@ -112,46 +112,46 @@ def test_a_broken_list_is_a_sentence_with_its_path(file: Path, text: str, why: s
 
 def test_a_broken_list_stops_nobody_who_does_not_need_it(file: Path) -> None:
     write(file, "[broken")
-    assert resolve("medium").name == "fdat_rd_medium_2x.safetensors"
-    assert resolve("./sharp.pth") == Path("sharp.pth")
-    assert resolve("sharp.pth") == Path("sharp.pth")
+    assert resolve_model("medium").name == "fdat_rd_medium_2x.safetensors"
+    assert resolve_model("./sharp.pth") == Path("sharp.pth")
+    assert resolve_model("sharp.pth") == Path("sharp.pth")
 
 
 def test_bytes_that_are_no_text_are_a_sentence(file: Path) -> None:
     write(file, "")
     file.write_bytes(b"[models.a]\nfile = '\xff'\n")
     with pytest.raises(ArgumentError, match=r"cannot be read: .*utf-8"):
-        aliases.read()
+        aliases.read_aliases()
 
 
 def test_a_list_in_a_way_of_its_own_is_left_alone(file: Path) -> None:
     text = 'models.a.file = "a.pth"\nmodels.c.file = "c.pth"\n'
     write(file, text)
-    assert aliases.read()["a"].file.name == "a.pth"
+    assert aliases.read_aliases()["a"].file.name == "a.pth"
     with pytest.raises(ArgumentError, match="add 'b' by hand"):
-        aliases.add(OwnModel("b", Path("/b")), CATALOG)
+        aliases.add_alias(ModelAlias("b", Path("/b")), CATALOG)
     assert file.read_text(encoding="utf-8") == text
 
 
 def test_a_list_in_one_line_is_changed(file: Path) -> None:
     write(file, 'models = { a = { file = "a.pth" } } # mine\n')
-    aliases.add(OwnModel("b", Path("/b.pth")), CATALOG)
-    assert [*aliases.read()] == ["a", "b"]
-    aliases.remove("a")
-    assert [*aliases.read()] == ["b"]
+    aliases.add_alias(ModelAlias("b", Path("/b.pth")), CATALOG)
+    assert [*aliases.read_aliases()] == ["a", "b"]
+    aliases.remove_alias("a")
+    assert [*aliases.read_aliases()] == ["b"]
     assert file.read_text(encoding="utf-8").endswith("} # mine\n")
 
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(file: Path) -> None:
     file.parent.write_text("not a folder")
     with pytest.raises(ArgumentError, match=r"cannot be (written|read).*"):
-        aliases.add(OwnModel("a", Path("/a")), CATALOG)
+        aliases.add_alias(ModelAlias("a", Path("/a")), CATALOG)
 
 
 def test_unknown_names_are_corrected_to_own_ones() -> None:
-    aliases.add(OwnModel("sharp", Path("/a.pth")), CATALOG)
+    aliases.add_alias(ModelAlias("sharp", Path("/a.pth")), CATALOG)
     with pytest.raises(ArgumentError, match="did you mean 'sharp'"):
-        resolve("shapr")
+        resolve_model("shapr")
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_every_fault_of_the_list_is_a_sentence_and_soon(
     (tmp_path / "m.toml").write_text(text)
     begin = time.process_time()
     with pytest.raises(ArgumentError, match=r"m.toml'?, cannot be read: .*; correct it, or move it away"):
-        aliases.read()
+        aliases.read_aliases()
     assert time.process_time() - begin < 10
 
 
@@ -184,6 +184,6 @@ def test_a_user_without_a_home_directory(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.delenv("FDATRD_MODELS", raising=False)
     monkeypatch.setattr("platformdirs.user_config_dir", nowhere)
-    assert aliases.read() == {}
+    assert aliases.read_aliases() == {}
     with pytest.raises(ArgumentError, match=r"no home directory to keep a list .*; set \$FDATRD_MODELS to a file"):
-        aliases.add(OwnModel("a", tmp_path / "a.onnx"), ())
+        aliases.add_alias(ModelAlias("a", tmp_path / "a.onnx"), ())

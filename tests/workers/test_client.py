@@ -1,4 +1,4 @@
-"""An engine in a process of its own: what happens when either process dies, talks too much, or is told to stop."""
+"""An engine in a worker process: death of either process, unexpected output, shutdown."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.engines import run
-from vsfdatrd.backends.accuracy import drawing
+from vsfdatrd.backends.accuracy import draw_line_art
 from vsfdatrd.backends.base import EngineSpec, FramePlanes
 from vsfdatrd.backends.openvino import backend as openvino
 from vsfdatrd.backends.remote_engine import RemoteEngine
@@ -34,12 +34,12 @@ def open_engine(tiny_model: Path, tmp_path: Path) -> Iterator[Open]:
     opened: list[RemoteEngine] = []
 
     def opener(height: int = 60, width: int = 60, streams: int = 1) -> RemoteEngine:
-        job = EngineSpec(open_checkpoint(tiny_model), height, width, "fp32", streams=streams)
+        spec = EngineSpec(open_checkpoint(tiny_model), height, width, "fp32", streams=streams)
         directory = tmp_path / f"{height}x{width}x{streams}"
         if not directory.is_dir():
             directory.mkdir()
-            openvino.build(job, directory)
-        engine = openvino.load(job, directory)
+            openvino.build(spec, directory)
+        engine = openvino.load(spec, directory)
         assert isinstance(engine, RemoteEngine)
         opened.append(engine)
         return engine
@@ -51,7 +51,7 @@ def open_engine(tiny_model: Path, tmp_path: Path) -> Iterator[Open]:
 
 def test_a_killed_worker_fails_its_frames_and_nothing_else(open_engine: Open) -> None:
     engine = open_engine(streams=2)
-    expected = run(engine, drawing(60, 60))
+    expected = run(engine, draw_line_art(60, 60))
     os.kill(engine._worker.pid, signal.SIGSTOP)  # so that the frames are surely in flight
     engine.submit(0)
     engine.submit(1)
@@ -66,7 +66,7 @@ def test_a_killed_worker_fails_its_frames_and_nothing_else(open_engine: Open) ->
         engine.collect(0)
     assert time.monotonic() - start < 100
     engine.close()
-    np.testing.assert_array_equal(run(open_engine(streams=2), drawing(60, 60)), expected)
+    np.testing.assert_array_equal(run(open_engine(streams=2), draw_line_art(60, 60)), expected)
 
 
 def waited_for(engine: RemoteEngine) -> tuple[threading.Thread, list[BaseException]]:
@@ -112,14 +112,14 @@ def test_closing_while_a_frame_is_waited_for_is_an_error_not_a_frame(
 
 
 def test_a_worker_that_dies_between_questions_is_replaced(tiny_model: Path, tmp_path: Path) -> None:
-    job = EngineSpec(open_checkpoint(tiny_model), 60, 60, "fp32")
+    spec = EngineSpec(open_checkpoint(tiny_model), 60, 60, "fp32")
     openvino.warm_up()
     worker = openvino._standby.start()
     os.kill(worker.pid, signal.SIGKILL)
     with pytest.raises(EngineError, match=UNEXPECTED):
-        openvino.build(job, tmp_path)
-    openvino.build(job, tmp_path)
-    openvino.load(job, tmp_path).close()
+        openvino.build(spec, tmp_path)
+    openvino.build(spec, tmp_path)
+    openvino.load(spec, tmp_path).close()
 
 
 def test_an_engine_whose_worker_dies_before_it_is_mapped_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +134,7 @@ def test_an_engine_whose_worker_dies_before_it_is_mapped_leaves_nothing(monkeypa
 
 def test_closing_ends_the_worker_and_twice_is_harmless(open_engine: Open) -> None:
     engine = open_engine()
-    run(engine, drawing(60, 60))
+    run(engine, draw_line_art(60, 60))
     pid = engine._worker.pid
     engine.close()
     assert not psutil.pid_exists(pid)
@@ -159,7 +159,7 @@ def test_memory_returns_when_an_engine_is_closed(open_engine: Open) -> None:
         return int(psutil.Process().num_fds())
 
     frame = 4 * 3 * 900 * 900 * 5 >> 20
-    run(open_engine(), drawing(60, 60))  # what is imported at the first time stays
+    run(open_engine(), draw_line_art(60, 60))  # what is imported at the first time stays
     before, files = used(), descriptors()
     for _ in range(2):
         engine = open_engine(900, 900)
@@ -175,7 +175,7 @@ def test_memory_returns_when_an_engine_is_closed(open_engine: Open) -> None:
 def test_slots_keep_their_frames_apart(open_engine: Open) -> None:
     alone, engine = open_engine(), open_engine(streams=3)
     assert (alone.slots, engine.slots) == (1, 3)
-    pictures = [np.roll(drawing(60, 60), 7 * i, 2) for i in range(9)]
+    pictures = [np.roll(draw_line_art(60, 60), 7 * i, 2) for i in range(9)]
     expected = [run(alone, picture) for picture in pictures]
     found: list[FramePlanes | None] = [None] * 9
 
@@ -205,7 +205,7 @@ def test_no_python_is_an_error_that_says_where(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_worker_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spawn, "python", lambda: "/nowhere/python")
+    monkeypatch.setattr(spawn, "find_python", lambda: "/nowhere/python")
     with pytest.raises(EngineError, match=r"the engine's process cannot be started: .*/nowhere/python"):
         Worker("vsfdatrd.backends.openvino.worker")
 

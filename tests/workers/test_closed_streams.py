@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.onnx_files import doubler
+from tests.onnx_files import write_doubler
 from vsfdatrd.system.programs import vspipe
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="descriptors are not closed by a shell there")
@@ -85,7 +85,7 @@ def test_an_onnx_file_is_tried_and_upscales_in_vspipe(tmp_path: Path) -> None:
     script.write_text(
         "import vapoursynth as vs\n"
         "clip = vs.core.std.BlankClip(width=32, height=32, format=vs.GRAY8, length=2)\n"
-        f"vs.core.fdatrd.upscale(clip, model={str(doubler(tmp_path / 'x.onnx', channels=1))!r}, format='GRAY8',\n"
+        f"vs.core.fdatrd.upscale(clip, model={str(write_doubler(tmp_path / 'x.onnx', channels=1))!r}, format='GRAY8',\n"
         "    backend='openvino', precision='fp32', cache=cache).set_output()\n"
     )
     running = [

@@ -1,4 +1,4 @@
-"""Programs with a worker: it ends with the program, whatever ends that, and nothing of it reaches stdout."""
+"""The worker ends with its program however that ends, and never writes to stdout."""
 
 import os
 import re
@@ -26,13 +26,13 @@ import numpy as np
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.backends.openvino import backend as openvino
 from vsfdatrd.backends.base import EngineSpec
-from vsfdatrd.backends.accuracy import drawing
+from vsfdatrd.backends.accuracy import draw_line_art
 
 def main():
-    job = EngineSpec(open_checkpoint(sys.argv[1]), 60, 60, "fp32")
-    openvino.build(job, Path(sys.argv[2]))
-    engine = openvino.load(job, Path(sys.argv[2]))
-    np.copyto(engine.input(0), drawing(60, 60))
+    spec = EngineSpec(open_checkpoint(sys.argv[1]), 60, 60, "fp32")
+    openvino.build(spec, Path(sys.argv[2]))
+    engine = openvino.load(spec, Path(sys.argv[2]))
+    np.copyto(engine.input(0), draw_line_art(60, 60))
 {body}
 main()
 """
@@ -128,7 +128,9 @@ def test_a_worker_of_a_forked_process_works() -> None:
 
 def test_where_the_kernel_does_not_watch_a_thread_does() -> None:
     """As on macOS."""
-    child = "import os, time; from vsfdatrd.workers import spawn as c; c.sys.platform = 'darwin'; c.end_with({}); "
+    child = (
+        "import os, time; from vsfdatrd.workers import spawn as c; c.sys.platform = 'darwin'; c.end_with_parent({}); "
+    )
     child += "print(os.getpid(), flush=True); time.sleep(600)"
     parent = f"import os, subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}.format(os.getpid())])"
     with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as process:
@@ -244,13 +246,13 @@ def test_what_a_library_prints_never_reaches_stdout(tmp_path: Path) -> None:
     (tmp_path / "noisy.py").write_text(
         "import os\n"
         "from vsfdatrd.backends.openvino import worker as it\n"
-        "quiet = it.OpenVino.do_describe\n"
+        "quiet = it.OpenVinoServer.do_describe\n"
         "def noisy(self):\n"
         "    print('from Python', flush=True)\n"
         "    os.write(1, b'from a library\\n')\n"
         "    return quiet(self)\n"
-        "it.OpenVino.do_describe = noisy\n"
-        "it.serve_forever(it.OpenVino)\n"
+        "it.OpenVinoServer.do_describe = noisy\n"
+        "it.serve_forever(it.OpenVinoServer)\n"
     )
     script = (
         "from vsfdatrd.workers.client import Worker\n"

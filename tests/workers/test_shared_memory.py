@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vsfdatrd.workers.shared_memory import SharedMemory, buffers
+from vsfdatrd.workers.shared_memory import SharedMemory, slot_buffers
 
 
 def test_buffers_lie_apart_in_one_memory() -> None:
     memory = SharedMemory()
     size = 4 * 2 * (3 * 4 * 5 + 3 * 8 * 10)
-    found = buffers(memory.resize(size), 2, [3, 4, 5], [3, 8, 10])
+    found = slot_buffers(memory.resize(size), 2, [3, 4, 5], [3, 8, 10])
     for i, array in enumerate(array for pair in found for array in pair):
         array.fill(i + 1)
     assert memory.map is not None

@@ -1,4 +1,4 @@
-"""What every child process is given and told of, whatever the system is."""
+"""Environment, flags and streams of child processes on every system."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vsfdatrd.workers.spawn import describe_exit, no_window, python
+from vsfdatrd.workers.spawn import creation_flags, describe_exit, find_python
 
 
 @pytest.mark.parametrize(
@@ -23,8 +23,8 @@ def test_a_child_has_a_stderr_even_where_we_have_none(closed: bool) -> None:
     """A child that finds its stderr closed gives the number to the next file that it opens, and complains into it."""
     inner = "import os; os.fstat(2); print(os.path.samestat(os.fstat(2), os.stat(os.devnull)))"
     outer = (
-        "import subprocess, sys; from vsfdatrd.workers.spawn import stderr; "
-        f"sys.exit(subprocess.run([sys.executable, '-c', {inner!r}], stderr=stderr()).returncode)"
+        "import subprocess, sys; from vsfdatrd.workers.spawn import child_stderr; "
+        f"sys.exit(subprocess.run([sys.executable, '-c', {inner!r}], stderr=child_stderr()).returncode)"
     )
     command = f'exec {sys.executable} -c "$0"' + (" 2>&-" if closed else "")
     done = subprocess.run(["sh", "-c", command, outer], capture_output=True, timeout=250)
@@ -33,13 +33,13 @@ def test_a_child_has_a_stderr_even_where_we_have_none(closed: bool) -> None:
 
 
 def test_flags_are_those_that_this_system_takes() -> None:
-    assert subprocess.run([sys.executable, "-c", ""], creationflags=no_window(), timeout=250).returncode == 0
+    assert subprocess.run([sys.executable, "-c", ""], creationflags=creation_flags(), timeout=250).returncode == 0
 
 
 @pytest.mark.parametrize("host", ["", "/usr/bin/vspipe", "/opt/mpv/mpv"])
 def test_python_is_found_whatever_the_host_is(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     monkeypatch.setattr(sys, "executable", host)
-    found = python()
+    found = find_python()
     assert Path(found).parent == Path(sys.prefix, "bin")
     done = subprocess.run([found, "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True, timeout=250)
     assert done.stdout.strip() == sys.prefix
@@ -51,8 +51,8 @@ def test_python_is_found_where_windows_has_it(monkeypatch: pytest.MonkeyPatch, t
     (tmp_path / place).touch()
     monkeypatch.setattr(sys, "executable", "vsedit.exe")
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    assert Path(python()) == tmp_path / place
+    assert Path(find_python()) == tmp_path / place
 
 
 def test_the_running_python_is_taken_where_there_is_one() -> None:
-    assert python() == sys.executable
+    assert find_python() == sys.executable

@@ -26,8 +26,8 @@ from vsfdatrd.errors import CheckpointError
 type Shape = tuple[int, ...]
 
 MAX_SCALE = 8
-_LAST_OF_R = "depth_to_space.upscale.0"
-_CHAIN = re.compile(r"conv(\d+)\.(?:weight|bias)")
+_LAST_LAYER_OF_R = "depth_to_space.upscale.0"
+_CHAIN_LAYER = re.compile(r"conv(\d+)\.(?:weight|bias)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,8 @@ class ArtCnnConfig(NetworkConfig):
         """Count the first feature map, that of the body, and the input and output of one convolution."""
         return ({"artcnn": self.filters * (4 if self.residual else 3)},)
 
-    def facts(self) -> dict[str, Any]:
-        """See `NetworkConfig.facts`."""
+    def info(self) -> dict[str, Any]:
+        """See `NetworkConfig.info`."""
         return {
             "filters": self.filters,
             "residual blocks" if self.residual else "inner convolutions": self.blocks,
@@ -96,7 +96,7 @@ class ArtCnnConfig(NetworkConfig):
         return 2.0 * height * width * self.kernel**2 * per_pixel
 
 
-def layers(config: ArtCnnConfig) -> list[str]:
+def layer_names(config: ArtCnnConfig) -> list[str]:
     """List the names of the convolutions in execution order: first, body, closing, last.
 
     The names are those used in the files: ``conv0``, ``conv1``, ... in the C family, traiNNer-redux's names in the R
@@ -105,12 +105,12 @@ def layers(config: ArtCnnConfig) -> list[str]:
     if not config.residual:
         return [f"conv{i}" for i in range(config.blocks + 3)]
     inner = [f"res_block.{i}.conv.{part}" for i in range(config.blocks) for part in ("0.0", "1.0", "2")]
-    return ["conv0", *inner, f"res_block.{config.blocks}", _LAST_OF_R]
+    return ["conv0", *inner, f"res_block.{config.blocks}", _LAST_LAYER_OF_R]
 
 
 def tensor_shapes(config: ArtCnnConfig) -> dict[str, Shape]:
     """Map the name of every tensor of the network to its shape."""
-    names, f, k = layers(config), config.filters, config.kernel
+    names, f, k = layer_names(config), config.filters, config.kernel
     widths = [config.in_channels, *[f] * (len(names) - 1), config.out_channels * config.scale**2]
     shapes: dict[str, Shape] = {}
     for name, inputs, outputs in zip(names, widths[:-1], widths[1:], strict=True):
@@ -118,7 +118,7 @@ def tensor_shapes(config: ArtCnnConfig) -> dict[str, Shape]:
     return shapes
 
 
-def own_names(names: Collection[str]) -> dict[str, str] | None:
+def canonical_names(names: Collection[str]) -> dict[str, str] | None:
     """Map the tensor names used in this package to the names in a file.
 
     The layout is recognized by a name that no other layout has: ``depth_to_space.upscale.0`` is traiNNer-redux's R
@@ -132,22 +132,22 @@ def own_names(names: Collection[str]) -> dict[str, str] | None:
         Name used here -> name in the file; None if the tensors are not those of an ArtCNN.
     """
     stored = set(names)
-    if {"conv0.weight", f"{_LAST_OF_R}.weight"} <= stored:
+    if {"conv0.weight", f"{_LAST_LAYER_OF_R}.weight"} <= stored:
         return {name: name for name in names}
     if own_layers := _notebook_layers(stored):
         layer_of = {name: name.rpartition(".")[0] for name in names}
         return {own_layers.get(layer, layer) + name[len(layer) :]: name for name, layer in layer_of.items()}
-    numbers = {int(match[1]) for name in names if (match := _CHAIN.fullmatch(name))}
+    numbers = {int(match[1]) for name in names if (match := _CHAIN_LAYER.fullmatch(name))}
     if len(numbers) >= 4 and stored == {f"conv{i}.{part}" for i in range(len(numbers)) for part in ("weight", "bias")}:
         return {name: name for name in names}
     return None
 
 
-def from_shapes(shapes: Mapping[str, Shape]) -> ArtCnnConfig:
+def config_from_shapes(shapes: Mapping[str, Shape]) -> ArtCnnConfig:
     """Derive the configuration from tensor shapes.
 
     Args:
-        shapes: Shapes of tensors that `own_names` recognized, by the names used here.
+        shapes: Shapes of tensors that `canonical_names` recognized, by the names used here.
 
     Returns:
         The configuration; every tensor has been checked against it.
@@ -155,17 +155,17 @@ def from_shapes(shapes: Mapping[str, Shape]) -> ArtCnnConfig:
     Raises:
         CheckpointError: Tensors are missing or contradict each other. The message does not contain the file name.
     """
-    residual = f"{_LAST_OF_R}.weight" in shapes
+    residual = f"{_LAST_LAYER_OF_R}.weight" in shapes
     if residual:
         blocks = sum(f"res_block.{i}.conv.2.weight" in shapes for i in range(len(shapes)))
-        last = _LAST_OF_R
+        last = _LAST_LAYER_OF_R
     else:
         blocks = sum(name.endswith(".weight") for name in shapes) - 3
         last = f"conv{blocks + 2}"
-    first, final = _kernel(shapes, "conv0"), _kernel(shapes, last)
+    first, final = _kernel_size(shapes, "conv0"), _kernel_size(shapes, last)
     if blocks < 1:
         raise CheckpointError("it has no body between its first convolution and its last two")
-    in_channels, out_channels, scale = _channels(first[1], final[0])
+    in_channels, out_channels, scale = _derive_channels(first[1], final[0])
     config = ArtCnnConfig(first[0], blocks, residual, in_channels, out_channels, scale, first[2])
     expected = tensor_shapes(config)
     if missing := expected.keys() - shapes.keys():
@@ -178,7 +178,7 @@ def from_shapes(shapes: Mapping[str, Shape]) -> ArtCnnConfig:
     return config
 
 
-def _kernel(shapes: Mapping[str, Shape], layer: str) -> Shape:
+def _kernel_size(shapes: Mapping[str, Shape], layer: str) -> Shape:
     shape = shapes.get(f"{layer}.weight")
     if shape is None:
         raise CheckpointError(f"it looks like an ArtCNN but has no tensor {f'{layer}.weight'!r}")
@@ -189,7 +189,7 @@ def _kernel(shapes: Mapping[str, Shape], layer: str) -> Shape:
     return shape
 
 
-def _channels(inputs: int, features: int) -> tuple[int, int, int]:
+def _derive_channels(inputs: int, features: int) -> tuple[int, int, int]:
     """Compute (input channels, output channels, scale) from the input channels and the features before the pixel
     shuffle.
     """
@@ -211,7 +211,7 @@ def _notebook_layers(names: Collection[str]) -> dict[str, str]:
 
     if "feats_conv.weight" in names:  # the R family
         blocks = count(r"res_blocks\.(\d+)\.")
-        layers = {"feats_conv": _LAST_OF_R, "conv1": f"res_block.{blocks}"}
+        layers = {"feats_conv": _LAST_LAYER_OF_R, "conv1": f"res_block.{blocks}"}
         for i in range(blocks):
             parts = enumerate(("0.0", "1.0", "2"))
             layers |= {f"res_blocks.{i}.conv{number}": f"res_block.{i}.conv.{part}" for number, part in parts}

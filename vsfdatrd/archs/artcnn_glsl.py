@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vsfdatrd.weights.files import Array, Entry, check_file, finite_float32, refuse
+from vsfdatrd.weights.files import Array, Entry, check_file, finite_float32, refusal
 
 MAX_BYTES = 2 << 20
 """Largest accepted file in bytes; the largest published shader is under one megabyte."""
@@ -28,11 +28,11 @@ MAX_LINE = 1000
 MAX_KERNEL_RADIUS = 4
 """Largest kernel radius in pixels (distance from the center to the border)."""
 
-type Place = tuple[str, str]
+type TextureSlice = tuple[str, str]
 """Four channels: texture name and their offset in it (empty if they fill the whole texture)."""
-type Source = frozenset[Place]
+type Source = frozenset[TextureSlice]
 """What a pixel is the sum of: one texture, or two at the end of a skip connection."""
-type Pixel = tuple[Source, int, int]
+type SourcePixel = tuple[Source, int, int]
 """Source of a pixel and its offset (y, x), relative to an arbitrary corner."""
 
 _LINE = re.compile(r"^//!([A-Z]+)[ \t]+(.+?)[ \t]*$", re.M)
@@ -60,7 +60,7 @@ class _Pass:
     code: str
     biases: dict[str, list[float]] = field(default_factory=dict)
     """By result name."""
-    terms: dict[str, dict[Pixel, tuple[bool, list[float]]]] = field(default_factory=dict)
+    terms: dict[str, dict[SourcePixel, tuple[bool, list[float]]]] = field(default_factory=dict)
     """By result name and pixel: whether the factor is a matrix, and its numbers."""
     sources: frozenset[Source] = frozenset()
     """All sources that the pixels of this pass are read from."""
@@ -71,7 +71,7 @@ class _Layer:
     """A convolution, assembled from its passes."""
 
     sources: frozenset[Source]
-    places: list[Place]
+    places: list[TextureSlice]
     """Where the results are stored, in channel order."""
     relu: bool
     parts: list[tuple[_Pass, str]]
@@ -105,27 +105,27 @@ class GlslFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         if check_file(path).st_size > MAX_BYTES:
-            raise refuse(path, f"is a text of more than {MAX_BYTES >> 20} MiB, which no ArtCNN shader is")
+            raise refusal(path, f"is a text of more than {MAX_BYTES >> 20} MiB, which no ArtCNN shader is")
         try:
             text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise refuse(path, f"cannot be read as a shader ({error}); download it again") from error
+            raise refusal(path, f"cannot be read as a shader ({error}); download it again") from error
         if max(map(len, text.split("\n"))) > MAX_LINE:
-            raise refuse(
+            raise refusal(
                 path, f"cannot be read as a shader (a line has over {MAX_LINE:,} characters); download it again"
             )
-        passes = _passes(text)
+        passes = _split_passes(text)
         if not any("ArtCNN" in shader_pass.desc for shader_pass in passes):
             first = f"{passes[0].desc!r}" if passes else "no pass of its own"
-            raise refuse(
+            raise refusal(
                 path,
                 f"is a shader for mpv, but not ArtCNN's (its first pass is {first}); only ArtCNN's shaders can "
                 "be read, give another network's .safetensors, .pth or .onnx file",
             )
         try:
-            self._tensors = _tensors(passes)
+            self._tensors = _extract_tensors(passes)
         except _NotArtCnn as error:
-            raise refuse(
+            raise refusal(
                 path,
                 f"cannot be read as an ArtCNN shader: {error}; download it again, or give the network's .onnx file",
             ) from error
@@ -139,7 +139,7 @@ class GlslFile:
             yield name, finite_float32(self.path, name, self._tensors[key])
 
 
-def _passes(text: str) -> list[_Pass]:
+def _split_passes(text: str) -> list[_Pass]:
     """Split the shader into passes; each begins with a ``//!DESC`` line."""
     heads = re.split(r"(?m)^(?=//!DESC )", text)[1:]
     result = []
@@ -151,11 +151,11 @@ def _passes(text: str) -> list[_Pass]:
     return result
 
 
-def _tensors(passes: Sequence[_Pass]) -> dict[str, Array]:
+def _extract_tensors(passes: Sequence[_Pass]) -> dict[str, Array]:
     """Extract weights (O, I, k, k) and biases (O,) of the convolutions, float32."""
     for shader_pass in passes:
         _read_terms(shader_pass)
-    layers = _layers([shader_pass for shader_pass in passes if shader_pass.terms])
+    layers = _group_layers([shader_pass for shader_pass in passes if shader_pass.terms])
     remaining = [shader_pass for shader_pass in passes if not shader_pass.terms]
     chroma = any("NATIVE" in shader_pass.hook for shader_pass in passes)
     _check_connections(layers, passes[0].hook if not chroma else "NATIVE")
@@ -164,7 +164,7 @@ def _tensors(passes: Sequence[_Pass]) -> dict[str, Array]:
     for i, layer in enumerate(layers):
         before = layers[i - 1].places if i else None
         outputs = channels if i == len(layers) - 1 else None
-        weight, bias = _convolution(layer, before, 3 if chroma else 1, outputs)
+        weight, bias = _assemble_convolution(layer, before, 3 if chroma else 1, outputs)
         tensors |= {f"conv{i}.weight": weight, f"conv{i}.bias": bias}
     return tensors
 
@@ -188,7 +188,7 @@ def _read_terms(shader_pass: _Pass) -> None:
         raise _NotArtCnn(f"its pass {shader_pass.desc!r} adds a term that is not a weight times a pixel")
 
 
-def _parse_pixel(text: str, loads: Mapping[str, Source], shader_pass: _Pass) -> Pixel:
+def _parse_pixel(text: str, loads: Mapping[str, Source], shader_pass: _Pass) -> SourcePixel:
     """Parse the pixel that a term multiplies."""
     if match := _LOCAL.fullmatch(text):
         number, y, x = match.groups()
@@ -219,7 +219,7 @@ def _parse_numbers(text: str, count: int, shader_pass: _Pass) -> list[float]:
     return values
 
 
-def _layers(passes: Sequence[_Pass]) -> list[_Layer]:
+def _group_layers(passes: Sequence[_Pass]) -> list[_Layer]:
     """Group passes into convolutions in execution order; consecutive passes with the same sources belong together."""
     layers: list[_Layer] = []
     for shader_pass in passes:
@@ -228,7 +228,7 @@ def _layers(passes: Sequence[_Pass]) -> list[_Layer]:
         for store in _STORE.findall(shader_pass.code):
             if name := re.search(r"\bresult\d*", store):
                 position = store[: name.start()].removesuffix("max(").rstrip(", ")
-                stores[name[0]] = _offset(defined.get(position, position))
+                stores[name[0]] = _store_offset(defined.get(position, position))
         activated = set(_RELU.findall(shader_pass.code))
         new = not layers or layers[-1].sources != shader_pass.sources
         if new:
@@ -246,7 +246,7 @@ def _layers(passes: Sequence[_Pass]) -> list[_Layer]:
     return layers
 
 
-def _offset(position: str) -> str:
+def _store_offset(position: str) -> str:
     """Offset at which ``imageStore`` writes four channels, as ``x,y``; empty if there is none."""
     match = _LAST_OFFSET.search(position)
     return f"{match[1]},{match[2]}" if match else ""
@@ -287,8 +287,8 @@ def _check_pixel_shuffle(remaining: Sequence[_Pass], features: int) -> int:
     return features
 
 
-def _convolution(
-    layer: _Layer, input_places: Sequence[Place] | None, inputs: int, outputs: int | None
+def _assemble_convolution(
+    layer: _Layer, input_places: Sequence[TextureSlice] | None, inputs: int, outputs: int | None
 ) -> tuple[Array, Array]:
     """Assemble the weight (O, I, k, k) and bias (O,) of a layer.
 

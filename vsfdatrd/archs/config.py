@@ -1,4 +1,4 @@
-"""NetworkConfig: the numbers of one network, which the rest of the package asks for instead of its architecture."""
+"""NetworkConfig: hyper-parameters of one network. Other code reads them instead of checking the architecture."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -78,7 +78,7 @@ class NetworkConfig:
         """Compute (height, width) of the style picture for padded frames; None if the network has no style input."""
         return None
 
-    def facts(self) -> dict[str, Any]:
+    def info(self) -> dict[str, Any]:
         """Return what ``vsfdatrd info`` prints about the network, by label."""
         return {}
 

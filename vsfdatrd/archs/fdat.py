@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vsfdatrd.archs.config import SMALLEST_PERIOD
-from vsfdatrd.archs.fdat_rd import META, FdatFamilyConfig
+from vsfdatrd.archs.fdat_rd import META_UPSAMPLE, FdatFamilyConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +47,11 @@ class FdatConfig(FdatFamilyConfig):
         """
         return max(3 * self.embed_dim, self.ffn_dim, self.heads * self.window**2)
 
-    def _body(self) -> Mapping[str, int]:
+    def _body_activations(self) -> Mapping[str, int]:
         """See `FdatFamilyConfig`. PyTorch's memory follows the largest tensor; that of graphs, the channels."""
         return {"fdat.channels": self.embed_dim, "fdat.largest": self.largest_in_body}
 
 
 def is_fdat(names: Mapping[str, object]) -> bool:
     """Return whether tensors with these names may belong to an FDAT."""
-    return META in names and "groups.0.blocks.0.attn.bias" in names
+    return META_UPSAMPLE in names and "groups.0.blocks.0.attn.bias" in names

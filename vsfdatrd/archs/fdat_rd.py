@@ -1,7 +1,7 @@
 """FDAT-RD configuration. Needs neither torch nor the weights.
 
-A configuration comes from a variant's name (`variant`) or from the tensor shapes of a checkpoint (`from_shapes`). Both
-the PyTorch module (`nn.fdat_rd`) and the ONNX graph (`vsfdatrd.graph`) are built from it.
+A configuration comes from a variant's name (`variant_config`) or from the tensor shapes of a checkpoint
+(`config_from_shapes`). Both the PyTorch module (`nn.fdat_rd`) and the ONNX graph (`vsfdatrd.graph`) are built from it.
 """
 
 import math
@@ -19,7 +19,7 @@ type Kind = Literal["spatial", "channel", "dictionary"]
 WINDOW = (10, 30)
 """Attention window, height × width in tokens; every second spatial block uses it transposed (30, 10)."""
 
-META = "upsampler.MetaUpsample"
+META_UPSAMPLE = "upsampler.MetaUpsample"
 """Buffer that identifies the tail of a checkpoint: version, index of the upsampler, scale, and widths."""
 
 _VARIANTS = {
@@ -29,7 +29,7 @@ _VARIANTS = {
     "large": (192, 6, 6, 256),
 }
 VARIANTS = (*_VARIANTS, "aligned")
-"""Names that `variant` accepts; ``aligned`` is an alias of ``medium``."""
+"""Names that `variant_config` accepts; ``aligned`` is an alias of ``medium``."""
 
 _DROP_PATH = {"large": 0.15}
 
@@ -109,16 +109,19 @@ class FdatFamilyConfig(NetworkConfig):
         return tail_tensors(self.upsampler, self.embed_dim, self.mid_dim, self.out_channels, self.tail_scale)
 
     def activations(self) -> tuple[Mapping[str, float], ...]:
-        """See `NetworkConfig.activations`. The tail, named by its upsampler, begins after everything else ended."""
-        per_token: tuple[Mapping[str, int], ...] = (self._body(), {f"tail.{self.upsampler}": self.largest_in_tail})
+        """See `NetworkConfig.activations`. The tail runs after everything else has ended."""
+        per_token: tuple[Mapping[str, int], ...] = (
+            self._body_activations(),
+            {f"tail.{self.upsampler}": self.largest_in_tail},
+        )
         return tuple({kind: n / self.unshuffle**2 for kind, n in moment.items()} for moment in per_token)
 
-    def _body(self) -> Mapping[str, int]:
+    def _body_activations(self) -> Mapping[str, int]:
         """Values before the tail, by kind, per token."""
         raise NotImplementedError
 
-    def facts(self) -> dict[str, Any]:
-        """See `NetworkConfig.facts`."""
+    def info(self) -> dict[str, Any]:
+        """See `NetworkConfig.info`."""
         first = self.groups[0]
         uniform = all(group == first for group in self.groups)
         return {
@@ -136,9 +139,9 @@ class FdatFamilyConfig(NetworkConfig):
 
     def constant_bytes(self, height: int, width: int) -> int:
         """Count the bytes of the table of sampling positions of DySample and LDA tails; 0 for other tails."""
-        moving = {"dysample": 8, "lda": 18} if self.tail_scale > 1 else {}
-        tall, wide = (side * self.scale for side in self.size.padded(height, width))
-        return 4 * moving.get(self.upsampler, 0) * tall * wide
+        offsets_per_pixel = {"dysample": 8, "lda": 18} if self.tail_scale > 1 else {}
+        output_height, output_width = (side * self.scale for side in self.size.padded(height, width))
+        return 4 * offsets_per_pixel.get(self.upsampler, 0) * output_height * output_width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +170,7 @@ class FdatRdConfig(FdatFamilyConfig):
         """See `NetworkConfig.period`: frames are padded to whole windows."""
         return self.multiple
 
-    def _body(self) -> Mapping[str, int]:
+    def _body_activations(self) -> Mapping[str, int]:
         """See `FdatFamilyConfig`: channels of the feed-forward network, and scores of the dictionary's attention."""
         return {"fdat_rd.ffn": self.ffn_dim, "fdat_rd.scores": self.heads * self.dict_tokens}
 
@@ -201,7 +204,7 @@ class FdatRdConfig(FdatFamilyConfig):
         return 2 * n * macs
 
 
-def variant(
+def variant_config(
     name: str,
     *,
     scale: int = 2,
@@ -285,13 +288,13 @@ def is_fdat_rd(names: Collection[str]) -> bool:
     """
     attention_tensors = {name.rpartition(".attn.")[2] for name in names if ".attn." in name}
     return (
-        META in names
+        META_UPSAMPLE in names
         and "bias" not in attention_tensors
         and not attention_tensors.isdisjoint({"dictionary", "rel_pos_bias", "temp"})
     )
 
 
-def from_shapes(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatRdConfig:
+def config_from_shapes(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatRdConfig:
     """Derive the configuration from the tensor shapes and the `MetaUpsample` buffer of a checkpoint.
 
     Args:
@@ -307,15 +310,15 @@ def from_shapes(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatR
     """
 
     if len(meta) != 7 or meta[0] != 3 or meta[1] >= len(UPSAMPLERS) or not 1 <= meta[2] <= 4:
-        raise CheckpointError(f"its {META} is {meta}, which no known FDAT-RD writes")
-    common, tokens, dict_tokens = read_family(shapes, meta, FdatRdConfig.windows_bias)
+        raise CheckpointError(f"its {META_UPSAMPLE} is {meta}, which no known FDAT-RD writes")
+    common, tokens, dict_tokens = common_fields(shapes, meta, FdatRdConfig.windows_bias)
     if tokens not in (0, math.prod(WINDOW)):
         raise CheckpointError(f"its attention windows hold {tokens} tokens, FDAT-RD's hold 300")
     return FdatRdConfig(**common, dict_tokens=dict_tokens)
 
 
-def read_family(shapes: Mapping[str, tuple[int, ...]], meta: list[int], bias: str) -> tuple[dict[str, Any], int, int]:
-    """Derive what FDAT and FDAT-RD have in common, like `from_shapes`.
+def common_fields(shapes: Mapping[str, tuple[int, ...]], meta: list[int], bias: str) -> tuple[dict[str, Any], int, int]:
+    """Derive what FDAT and FDAT-RD have in common, like `config_from_shapes`.
 
     Returns:
         Fields of `FdatFamilyConfig`, tokens of an attention window (0 without windows), and dictionary tokens.

@@ -80,8 +80,8 @@ class OnnxConfig(NetworkConfig):
         """See `NetworkConfig.activations`."""
         return ({"largest": self.largest},)
 
-    def facts(self) -> dict[str, Any]:
-        """See `NetworkConfig.facts`."""
+    def info(self) -> dict[str, Any]:
+        """See `NetworkConfig.info`."""
         return {"white": f"{self.range} in its input, {self.output_range} in its output"}
 
     def style_size(self, height: int, width: int) -> tuple[int, int] | None:

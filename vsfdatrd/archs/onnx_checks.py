@@ -17,12 +17,12 @@ import onnx.inliner
 from onnx import AttributeProto, GraphProto, TensorProto, helper, numpy_helper
 
 from vsfdatrd.archs.onnx import Layout, OnnxConfig
-from vsfdatrd.weights.files import check_file, refuse, sha256
+from vsfdatrd.weights.files import check_file, refusal, sha256
 
 MAX_BYTES = 2**31 - 1
 """Largest protobuf message in bytes."""
-FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
-IMAGE_TYPES = (*FLOATS, TensorProto.UINT8)
+FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+IMAGE_TYPES = (*FLOAT_TYPES, TensorProto.UINT8)
 """Accepted data types of image inputs."""
 MAX_NODES = 50_000
 """Largest accepted number of operators; the largest known networks, traced at a fixed size, have about 20,000."""
@@ -30,14 +30,14 @@ MAX_ITERATIONS = 1_000_000
 """Largest accepted trip count of a Loop; a network that iterates over the pixels of a picture would need as many."""
 MAX_CALLS = 30
 """Largest accepted nesting depth of function calls."""
-DOMAINS = ("", "ai.onnx", "com.microsoft", "org.openvinotoolkit")
+SUPPORTED_DOMAINS = ("", "ai.onnx", "com.microsoft", "org.openvinotoolkit")
 """Operator set domains that the engines support."""
 
 
 # Reading
 
 
-def read(path: Path) -> tuple[onnx.ModelProto, str]:
+def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
     """Parse and validate an ONNX file, inlining functions and loading external data.
 
     Args:
@@ -50,24 +50,24 @@ def read(path: Path) -> tuple[onnx.ModelProto, str]:
         CheckpointError: The file is damaged, unsafe or incomplete.
     """
     if (size := check_file(path).st_size) > MAX_BYTES:
-        raise refuse(path, f"has {size:,} bytes, more than an ONNX file can have; keep its weights as external data")
+        raise refusal(path, f"has {size:,} bytes, more than an ONNX file can have; keep its weights as external data")
     try:
         model = onnx.load_model_from_string(path.read_bytes())
     except Exception as error:  # protobuf documents no exception types
-        raise refuse(path, "is not an ONNX file, or is damaged; download it again") from error
+        raise refusal(path, "is not an ONNX file, or is damaged; download it again") from error
     if not model.graph.node or not model.graph.output:
-        raise refuse(path, "is an ONNX file without a network; download it again, or export it again")
+        raise refusal(path, "is an ONNX file without a network; download it again, or export it again")
     if (count := _count_operators(path, model)) > MAX_NODES:
-        raise refuse(path, f"has {count:,} operators, more than the limit of {MAX_NODES:,}; simplify it")
+        raise refusal(path, f"has {count:,} operators, more than the limit of {MAX_NODES:,}; simplify it")
     if model.functions:
         try:
             model = onnx.inliner.inline_local_functions(model)
         except Exception as error:  # onnx documents no exception types
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise refuse(path, f"has functions that cannot be inlined: {reason[:160]}") from error
+            raise refusal(path, f"has functions that cannot be inlined: {reason[:160]}") from error
     files = external_files(path, model)
     _load_external(path, model, files)
-    _check(path, model)
+    _check_model(path, model)
     return model, " ".join(f"{quote(name, safe='')}={sha256(file)}" for name, file in sorted(files.items()))
 
 
@@ -85,7 +85,7 @@ def external_files(path: Path, model: onnx.ModelProto) -> dict[str, Path]:
         CheckpointError: A file is missing or outside the folder of the ONNX file.
     """
     result: dict[str, Path] = {}
-    for tensor in tensors(model.graph):
+    for tensor in iter_tensors(model.graph):
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
         name = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
@@ -99,16 +99,16 @@ def _locate_external(path: Path, name: str) -> Path:
     # Symlinks are followed: the cache of huggingface_hub consists of them, and an ONNX file cannot create one.
     inside = PurePosixPath(name).parts and not PureWindowsPath(name).anchor and ".." not in PureWindowsPath(name).parts
     if not inside or name.startswith("/") or "\\" in name:
-        raise refuse(path, f"refers to weights in {name[:200]!r}, outside its own folder, which is not allowed")
+        raise refusal(path, f"refers to weights in {name[:200]!r}, outside its own folder, which is not allowed")
     for folder in (path.parent, Path(os.path.realpath(path)).parent):
         with contextlib.suppress(OSError, ValueError):  # too long; a zero byte
             if (file := folder / name).is_file():
                 return file
-    raise refuse(path, f"stores its weights in {name[:200]!r}, which is not in its folder; download that file too")
+    raise refusal(path, f"stores its weights in {name[:200]!r}, which is not in its folder; download that file too")
 
 
 def _load_external(path: Path, model: onnx.ModelProto, files: Mapping[str, Path]) -> None:
-    for tensor in tensors(model.graph):
+    for tensor in iter_tensors(model.graph):
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
         fields = {entry.key: entry.value for entry in tensor.external_data}
@@ -122,7 +122,7 @@ def _load_external(path: Path, model: onnx.ModelProto, files: Mapping[str, Path]
                 opened.seek(offset)
                 tensor.raw_data = opened.read(length)
         except (OSError, ValueError, KeyError) as error:
-            raise refuse(path, f"is damaged: its tensor {tensor.name!r} cannot be read ({error})") from error
+            raise refusal(path, f"is damaged: its tensor {tensor.name!r} cannot be read ({error})") from error
         tensor.data_location = TensorProto.DEFAULT
         del tensor.external_data[:]
 
@@ -134,7 +134,7 @@ def _byte_size(tensor: TensorProto) -> int:
     return int(math.prod(tensor.dims)) * size
 
 
-def changed(path: Path, config: OnnxConfig) -> bool:
+def has_external_data_changed(path: Path, config: OnnxConfig) -> bool:
     """Return whether an external data file differs from when the model was described.
 
     Args:
@@ -161,7 +161,7 @@ def _count_operators(path: Path, model: onnx.ModelProto) -> int:
         for node in nodes:
             called = (node.domain, node.op_type)
             if called in calls or len(calls) > MAX_CALLS:
-                raise refuse(
+                raise refusal(
                     path,
                     f"has a function {node.op_type[:60]!r} that calls itself, or is nested too deeply; export it again",
                 )
@@ -178,20 +178,20 @@ def _count_operators(path: Path, model: onnx.ModelProto) -> int:
     return total(model.graph.node, frozenset())
 
 
-def graphs(graph: GraphProto) -> Iterator[GraphProto]:
+def iter_graphs(graph: GraphProto) -> Iterator[GraphProto]:
     """Yield a graph and all its subgraphs (the bodies of If, Loop and Scan)."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
-                yield from graphs(attribute.g)
+                yield from iter_graphs(attribute.g)
             for inner in attribute.graphs:
-                yield from graphs(inner)
+                yield from iter_graphs(inner)
 
 
-def tensors(graph: GraphProto) -> Iterator[TensorProto]:
+def iter_tensors(graph: GraphProto) -> Iterator[TensorProto]:
     """Yield every constant tensor of a graph and its subgraphs."""
-    for part in graphs(graph):
+    for part in iter_graphs(graph):
         yield from part.initializer
         for node in part.node:
             for attribute in node.attribute:
@@ -200,37 +200,37 @@ def tensors(graph: GraphProto) -> Iterator[TensorProto]:
                 yield from attribute.tensors
 
 
-def _check(path: Path, model: onnx.ModelProto) -> None:
+def _check_model(path: Path, model: onnx.ModelProto) -> None:
     """Raise CheckpointError for unsupported operators, long loops, and graphs whose values are undefined or defined
     twice.
     """
-    for graph in graphs(model.graph):
+    for graph in iter_graphs(model.graph):
         for node in graph.node:
-            is_operator = node.domain in DOMAINS[2:] or onnx.defs.has(node.op_type, node.domain)
-            if not (node.domain in DOMAINS and is_operator):
+            is_operator = node.domain in SUPPORTED_DOMAINS[2:] or onnx.defs.has(node.op_type, node.domain)
+            if not (node.domain in SUPPORTED_DOMAINS and is_operator):
                 domain = f" of {node.domain!r}" if node.domain else ""
-                raise refuse(path, f"uses the operator {node.op_type[:60]!r}{domain}, which no engine supports")
-    for graph in graphs(model.graph):
+                raise refusal(path, f"uses the operator {node.op_type[:60]!r}{domain}, which no engine supports")
+    for graph in iter_graphs(model.graph):
         integers = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.INT64}
         for node in graph.node:
             if node.op_type == "Loop" and node.input[0] in integers:
                 turns = numpy_helper.to_array(integers[node.input[0]])
                 if turns.size == 1 and turns.item() > MAX_ITERATIONS:
-                    raise refuse(
+                    raise refusal(
                         path, f"has a loop of {turns.item():,} iterations, more than the limit of {MAX_ITERATIONS:,}"
                     )
     known_names = {value.name for value in model.graph.input} | {tensor.name for tensor in model.graph.initializer}
     known_names |= {tensor.values.name for tensor in model.graph.sparse_initializer} | {""}
     for node in model.graph.node:
         if missing := [name for name in node.input if name not in known_names]:
-            raise refuse(
+            raise refusal(
                 path, f"is damaged: {node.op_type} uses {missing[0][:60]!r}, which no earlier operator produces"
             )
         if again := [name for name in node.output if name and name in known_names]:
-            raise refuse(path, f"is damaged: {again[0][:60]!r} is defined twice")
+            raise refusal(path, f"is damaged: {again[0][:60]!r} is defined twice")
         known_names.update(node.output)
     if missing := [value.name for value in model.graph.output if value.name not in known_names]:
-        raise refuse(path, f"is damaged: no operator produces its output {missing[0][:60]!r}")
+        raise refusal(path, f"is damaged: no operator produces its output {missing[0][:60]!r}")
 
 
 # Inputs and outputs
@@ -256,18 +256,22 @@ def io_spec(path: Path, model: onnx.ModelProto) -> list[OnnxConfig]:
     inputs = [value for value in model.graph.input if value.name not in weights]
     if not 1 <= len(inputs) <= 2:
         names = ", ".join(repr(value.name[:40]) for value in inputs[:4]) or "none"
-        raise refuse(
+        raise refusal(
             path,
             f"has {len(inputs)} inputs ({names}); supported networks have one for the frame, and may "
             "have a second one for a style picture",
         )
     output = model.graph.output[0].name
-    frames = [_image_input(path, model, inputs[0], output, *layout) for layout in _layouts(path, model, inputs[0])]
+    frames = [
+        _image_input(path, model, inputs[0], output, *layout) for layout in _possible_layouts(path, model, inputs[0])
+    ]
     if len(inputs) == 1:
         return frames
-    styles = [_image_input(path, model, inputs[1], output, *layout) for layout in _layouts(path, model, inputs[1])]
+    styles = [
+        _image_input(path, model, inputs[1], output, *layout) for layout in _possible_layouts(path, model, inputs[1])
+    ]
     if all(config.channels != 3 for config in frames) or all(config.channels != 3 for config in styles):
-        raise refuse(path, "has two inputs that are not both RGB pictures; only those of 3 channels can be used")
+        raise refusal(path, "has two inputs that are not both RGB pictures; only those of 3 channels can be used")
     return [
         replace(
             frame,
@@ -282,7 +286,7 @@ def io_spec(path: Path, model: onnx.ModelProto) -> list[OnnxConfig]:
     ]
 
 
-def _dims(path: Path, value: onnx.ValueInfoProto) -> list[int]:
+def _image_dims(path: Path, value: onnx.ValueInfoProto) -> list[int]:
     """Return the dimensions of an input, 0 for dynamic ones. Raises CheckpointError if it is not an image."""
     tensor = value.type.tensor_type
     dims = [max(0, int(dim.dim_value)) for dim in tensor.shape.dim]
@@ -290,19 +294,19 @@ def _dims(path: Path, value: onnx.ValueInfoProto) -> list[int]:
         dims = [0] * 4  # no shape is declared
     kind = TensorProto.DataType.Name(tensor.elem_type).lower() if tensor.elem_type else "something other than tensors"
     if tensor.elem_type not in IMAGE_TYPES or len(dims) != 4:
-        raise refuse(
+        raise refusal(
             path,
             f"is not an image network: its input {value.name[:40]!r} takes {kind} of {len(dims)} dimensions, "
             "and pictures are fractions of 4 (1, channels, height, width)",
         )
     if dims[0] > 1:
-        raise refuse(path, f"takes {dims[0]} frames at once; export it for a batch of one")
+        raise refusal(path, f"takes {dims[0]} frames at once; export it for a batch of one")
     return dims
 
 
-def _layouts(path: Path, model: onnx.ModelProto, value: onnx.ValueInfoProto) -> list[tuple[Layout, int]]:
+def _possible_layouts(path: Path, model: onnx.ModelProto, value: onnx.ValueInfoProto) -> list[tuple[Layout, int]]:
     """List the possible layouts of an input, each with its number of channels; the most likely first."""
-    dims = _dims(path, value)
+    dims = _image_dims(path, value)
     axes: tuple[tuple[Layout, int], ...] = (("NCHW", 1), ("NHWC", 3))
     for layout, axis in axes:
         if 1 <= dims[axis] <= 3:
@@ -312,10 +316,10 @@ def _layouts(path: Path, model: onnx.ModelProto, value: onnx.ValueInfoProto) -> 
         open_axes = [pair for pair in open_axes if pair[0] == "NCHW"]
     if not open_axes:
         shape = " × ".join(str(side) if side > 0 else "?" for side in dims)
-        raise refuse(path, f"has an input of {shape}, and networks of 1, 2 or 3 channels are supported")
+        raise refusal(path, f"has an input of {shape}, and networks of 1, 2 or 3 channels are supported")
     counts = _first_conv_channels(model, value.name)
     if counts and not counts & {1, 2, 3}:
-        raise refuse(
+        raise refusal(
             path,
             f"does not say how many channels its input {value.name[:40]!r} has, and its first convolution takes "
             f"{min(counts)}; networks of 1, 2 or 3 channels are supported",
@@ -342,12 +346,12 @@ def _image_input(
     path: Path, model: onnx.ModelProto, value: onnx.ValueInfoProto, output: str, layout: Layout, channels: int
 ) -> OnnxConfig:
     """Create the configuration of an image input for one layout."""
-    dims = _dims(path, value)
+    dims = _image_dims(path, value)
     height, width = dims[2:] if layout == "NCHW" else dims[1:3]
     if height or width:
         height, width = height or width, width or height  # if one side is dynamic, use a square
         if max(height, width) > 16384:
-            raise refuse(
+            raise refusal(
                 path, f"takes pictures of {width} × {height} pixels; export it for a size that frames can have"
             )
     config = OnnxConfig(value.name, layout, output, "NCHW", channels=channels)

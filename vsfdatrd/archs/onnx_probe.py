@@ -16,7 +16,7 @@ import psutil
 
 from vsfdatrd.archs.onnx import Range
 from vsfdatrd.errors import EngineError, TrialError
-from vsfdatrd.weights.files import check_file, refuse
+from vsfdatrd.weights.files import check_file, refusal
 from vsfdatrd.workers.client import Worker
 from vsfdatrd.workers.spawn import describe_exit
 
@@ -27,7 +27,7 @@ TIMEOUT = 15.0
 TIMEOUT_PER_MIB = 5.0
 """Additional timeout in seconds per MiB; the largest kind of network has a hundred MiB and takes about 30 s."""
 MAX_TIMEOUT = 180.0
-AGAIN = "and is not tried again for a day; give another file"
+NO_RETRY_ADVICE = "and is not tried again for a day; give another file"
 
 
 def probe(path: Path, multiple: int | None = None, input_range: Range | None = None) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def probe(path: Path, multiple: int | None = None, input_range: Range | None = N
         EngineError: The process could not be started or failed for another reason.
     """
     if find_spec("openvino") is None:
-        raise refuse(path, "is an ONNX file; inspecting it needs OpenVINO: pip install openvino")
+        raise refusal(path, "is an ONNX file; inspecting it needs OpenVINO: pip install openvino")
     timeout = min(TIMEOUT + TIMEOUT_PER_MIB * check_file(path).st_size / 2**20, MAX_TIMEOUT)
     worker = Worker("vsfdatrd.backends.openvino.probe_worker", "trial")
     watchdog = _Watchdog(worker, timeout)
@@ -58,12 +58,12 @@ def probe(path: Path, multiple: int | None = None, input_range: Range | None = N
     except EngineError as error:
         code = worker.exit_code
         if watchdog.expired:
-            why = f"did not finish a small picture within {timeout:.0f} seconds, {AGAIN}"
+            reason = f"did not finish a small picture within {timeout:.0f} seconds, {NO_RETRY_ADVICE}"
         elif code is None or 0 < code < 1 << 31:  # not a crash, so not this file's doing
             raise
         else:
-            why = f"makes OpenVINO crash ({describe_exit(code)}) when a small picture is tried, {AGAIN}"
-        raise TrialError(str(refuse(path, why)), why) from error
+            reason = f"makes OpenVINO crash ({describe_exit(code)}) when a small picture is tried, {NO_RETRY_ADVICE}"
+        raise TrialError(str(refusal(path, reason)), reason) from error
     finally:
         worker.kill()
         worker.close()

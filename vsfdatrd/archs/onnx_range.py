@@ -12,7 +12,7 @@ from vsfdatrd.archs.onnx import Range
 
 type Constants = Mapping[str, NDArray[Any]]
 
-PASSING = ("Identity", "Cast", "Transpose", "Pad", "Unsqueeze", "Squeeze")
+PASSTHROUGH_OPS = ("Identity", "Cast", "Transpose", "Pad", "Unsqueeze", "Squeeze")
 """Operators that do not change pixel values."""
 
 
@@ -40,7 +40,7 @@ def white_value(graph: onnx.GraphProto, input_name: str) -> Range | None:
     result: set[Range] = set()
     names = {input_name}
     for node in graph.node:  # in topological order
-        if node.input and node.input[0] in names and node.op_type in PASSING:
+        if node.input and node.input[0] in names and node.op_type in PASSTHROUGH_OPS:
             names.update(node.output)
         elif not names.isdisjoint(node.input) and (messages := _implied_range(node, names, constants)):
             result.add(messages)
@@ -53,23 +53,23 @@ def _implied_range(node: NodeProto, names: set[str], constants: Constants) -> Ra
     first = node.input[0] in names
     match node.op_type, operands:
         case "Mul", [factor]:
-            return _range_of_gain(255 * factor) or ("1" if _all_between(factor, 250, 260) else None)
+            return _range_from_gain(255 * factor) or ("1" if _all_between(factor, 250, 260) else None)
         case "Div", [divisor] if first and divisor.all():
-            return _range_of_gain(255 / divisor)
+            return _range_from_gain(255 / divisor)
         case "Sub", [mean] if first:
-            return _range_of_mean(mean)
+            return _range_from_mean(mean)
         case "Add", [mean]:
-            return _range_of_mean(-mean)
+            return _range_from_mean(-mean)
         case "Clip", [*_, most] if first and len(node.input) == 3 and node.input[2] in constants:
             return "255" if _all_between(most, 250, 256) else "1" if _all_between(most, 1, 1) else None
         case "Conv", [weight, bias] if first and weight.shape[2:] == (1, 1) and weight.shape[0] == weight.shape[1]:
             gains = weight[:, :, 0, 0].diagonal()
             alone = np.count_nonzero(weight) == len(gains) and gains.all()
-            return _range_of_mean(-bias / gains) if alone else None  # mean subtraction as in EDSR (MeanShift)
+            return _range_from_mean(-bias / gains) if alone else None  # mean subtraction as in EDSR (MeanShift)
     return None
 
 
-def _range_of_gain(gain: NDArray[np.float64]) -> Range | None:
+def _range_from_gain(gain: NDArray[np.float64]) -> Range | None:
     """Return "255" if a byte range is scaled to a width of 1 ([0, 1]) or 2 ([-1, 1], by 127.5 or 128); otherwise None.
 
     gain: Width of the scaled range, 255 times the factor.
@@ -77,7 +77,7 @@ def _range_of_gain(gain: NDArray[np.float64]) -> Range | None:
     return "255" if _all_between(gain, 0.98, 1.02) or _all_between(gain, 1.96, 2.04) else None
 
 
-def _range_of_mean(values: NDArray[np.float64]) -> Range | None:
+def _range_from_mean(values: NDArray[np.float64]) -> Range | None:
     return "255" if _all_between(values, 80, 150) else "1" if _all_between(values, 0.3, 0.6) else None
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 
-def padded(side: int, multiple: int) -> int:
+def round_up(side: int, multiple: int) -> int:
     """Round `side` up to a multiple of `multiple`."""
     return -(-side // multiple) * multiple
 
@@ -29,5 +29,5 @@ class SizeRequirements:
         Returns:
             Height and width of the frame after padding at the bottom and at the right.
         """
-        height, width = (padded(max(side, self.minimum), self.multiple_of) for side in (height, width))
+        height, width = (round_up(max(side, self.minimum), self.multiple_of) for side in (height, width))
         return (max(height, width),) * 2 if self.square else (height, width)

@@ -5,16 +5,16 @@ import numpy as np
 from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.errors import PrecisionUnfit
 
-BOUND_DB = 50.0
+MIN_PSNR_DB = 50.0
 """Lowest acceptable PSNR in dB. Errors are then below half an 8-bit step."""
 
-SHARE_OF_STEPS = 0.97
+MIN_STEP_RATIO = 0.97
 """Smallest acceptable ratio of an engine's 10-bit steps in a sky to those of fp32. Fewer steps are visible as bands."""
-SKY = (0.61, 0.64, 0.67)
+SKY_COLOR = (0.61, 0.64, 0.67)
 """Red, green and blue at the left edge of the sky: a range where half precisions are coarse and screens are bright."""
 
 
-def drawing(height: int, width: int) -> FramePlanes:
+def draw_line_art(height: int, width: int) -> FramePlanes:
     """Draw synthetic cel animation: flat colors, soft gradients, thin lines of every slope, text-like dots.
 
     Args:
@@ -41,7 +41,7 @@ def drawing(height: int, width: int) -> FramePlanes:
     return finished
 
 
-def sky(height: int, width: int) -> FramePlanes:
+def draw_sky(height: int, width: int) -> FramePlanes:
     """Draw a clear sky with identical rows, which gets brighter to the right.
 
     A 10-bit step is at least two pixels wide, and there are at most 160 steps. Values have 16 bits, as in video.
@@ -54,13 +54,13 @@ def sky(height: int, width: int) -> FramePlanes:
         (3, height, width) in [0, 1].
     """
     span = min(160, width / 2) / 1023
-    rows = [np.linspace(start, start + span, width) for start in SKY]
+    rows = [np.linspace(start, start + span, width) for start in SKY_COLOR]
     values = np.rint(np.stack(rows) * 65535) / 65535
     return np.repeat(values[:, None].astype(np.float32), height, axis=1)
 
 
 def count_levels(result: FramePlanes) -> int:
-    """Count the distinct 10-bit values in three rows of an upscaled `sky`, summed over all planes.
+    """Count the distinct 10-bit values in three rows of the upscaled image of `draw_sky`, summed over all planes.
 
     Args:
         result: (C, H, W) in [0, 1].
@@ -79,15 +79,15 @@ def check_banding(reference: int, candidate: int, precision: str) -> None:
         precision: The engine's precision, for the message.
 
     Raises:
-        PrecisionUnfit: The engine has fewer than `SHARE_OF_STEPS` of the reference's steps.
+        PrecisionUnfit: The engine has fewer than `MIN_STEP_RATIO` of the reference's steps.
     """
-    if candidate < SHARE_OF_STEPS * reference:
+    if candidate < MIN_STEP_RATIO * reference:
         raise PrecisionUnfit(
             f"the {precision} engine leaves {candidate} of a sky's {reference} steps of ten bits, which shows as bands."
         )
 
 
-def compare(reference: FramePlanes, candidate: FramePlanes, precision: str) -> float:
+def check_psnr(reference: FramePlanes, candidate: FramePlanes, precision: str) -> float:
     """Compute the PSNR of an engine's output against the reference, for a peak of 1.
 
     Args:
@@ -99,20 +99,20 @@ def compare(reference: FramePlanes, candidate: FramePlanes, precision: str) -> f
         PSNR in dB.
 
     Raises:
-        PrecisionUnfit: The candidate has values that are not finite, or its PSNR is below `BOUND_DB`.
+        PrecisionUnfit: The candidate has values that are not finite, or its PSNR is below `MIN_PSNR_DB`.
     """
     if not np.isfinite(candidate).all():
         count = int(np.count_nonzero(~np.isfinite(candidate)))
         raise PrecisionUnfit(f"the {precision} engine's output has {count} values that are not finite.")
-    decibels = psnr(reference, candidate)
-    if decibels < BOUND_DB:
+    decibels = compute_psnr(reference, candidate)
+    if decibels < MIN_PSNR_DB:
         raise PrecisionUnfit(
-            f"the {precision} engine agrees with fp32 to {decibels:.1f} dB only, {BOUND_DB:.0f} are needed."
+            f"the {precision} engine agrees with fp32 to {decibels:.1f} dB only, {MIN_PSNR_DB:.0f} are needed."
         )
     return decibels
 
 
-def psnr(reference: FramePlanes, candidate: FramePlanes) -> float:
+def compute_psnr(reference: FramePlanes, candidate: FramePlanes) -> float:
     """Compute the PSNR of two pictures in dB for a peak of 1, clipped to [0, 1]; at most 200.
 
     Args:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from vsfdatrd.errors import EngineError
+from vsfdatrd.errors import EngineBuildError, EngineError
 from vsfdatrd.options import Precision
 from vsfdatrd.workers.shared_memory import FramePlanes as FramePlanes
 
@@ -202,6 +202,17 @@ class Backend(Protocol):
             EngineError: The engine cannot be loaded.
         """
         ...
+
+
+@contextmanager
+def as_build_errors() -> Iterator[None]:
+    """Turn the errors of an engine's worker into errors of its build, after which other precisions are tried."""
+    try:
+        yield
+    except EngineBuildError:
+        raise
+    except EngineError as error:
+        raise EngineBuildError(str(error)) from error
 
 
 class SlotPool:

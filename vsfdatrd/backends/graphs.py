@@ -11,7 +11,7 @@ MAX_BYTES = 2**31 - 2**20
 """Maximum size in bytes of an ONNX file that engines read: one protobuf message."""
 
 
-def serialized(model: "onnx.ModelProto") -> bytes:
+def serialize(model: "onnx.ModelProto") -> bytes:
     """Serialize a model as the content of a file.
 
     Args:

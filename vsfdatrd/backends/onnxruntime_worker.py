@@ -5,23 +5,23 @@ from typing import Any
 
 import onnxruntime
 
-from vsfdatrd.backends.reference_server import Picture, ReferenceServer
+from vsfdatrd.backends.reference_server import ImageFunction, ReferenceServer
 from vsfdatrd.workers.server import serve_forever
 from vsfdatrd.workers.shared_memory import FramePlanes
 
 
-class OnnxRuntime(ReferenceServer):
+class OnnxRuntimeServer(ReferenceServer):
     """Run graphs in fp32 on the CPU."""
 
     library = "ONNX Runtime"
 
-    def open_graph(self, graph: str) -> Callable[[Picture], FramePlanes]:
+    def open_graph(self, graph: str) -> Callable[[ImageFunction], FramePlanes]:
         """See `ReferenceServer.open_graph`."""
         session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
         (source,) = session.get_inputs()
         _, channels, height, width = source.shape
 
-        def run(picture: Picture) -> FramePlanes:
+        def run(picture: ImageFunction) -> FramePlanes:
             result: Any = session.run(None, {source.name: picture(height, width)[None, :channels]})[0]
             frame: FramePlanes = result[0]
             return frame
@@ -34,4 +34,4 @@ class OnnxRuntime(ReferenceServer):
 
 
 if __name__ == "__main__":
-    serve_forever(OnnxRuntime)
+    serve_forever(OnnxRuntimeServer)

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vsfdatrd.backends.accuracy import count_levels, drawing, sky
+from vsfdatrd.backends.accuracy import count_levels, draw_line_art, draw_sky
 from vsfdatrd.errors import EngineError
 from vsfdatrd.workers.server import WorkerServer
 from vsfdatrd.workers.shared_memory import FramePlanes
 
-type Picture = Callable[[int, int], FramePlanes]
-"""Draws an image (3, H, W) of a height and width: `accuracy.drawing` or `accuracy.sky`."""
+type ImageFunction = Callable[[int, int], FramePlanes]
+"""Draws an image (3, H, W) of a height and width: `accuracy.draw_line_art` or `accuracy.draw_sky`."""
 
 
 class ReferenceServer(WorkerServer):
@@ -19,7 +19,7 @@ class ReferenceServer(WorkerServer):
     library = ""
     """Its name, for messages."""
 
-    def open_graph(self, graph: str) -> Callable[[Picture], FramePlanes]:
+    def open_graph(self, graph: str) -> Callable[[ImageFunction], FramePlanes]:
         """Load an ONNX file.
 
         Args:
@@ -31,12 +31,14 @@ class ReferenceServer(WorkerServer):
         raise NotImplementedError
 
     def do_reference(self, graph: str, target: str, smooth: str | None) -> int:
-        """Answer the request ``reference``: run a graph on `accuracy.drawing` in fp32 and save the output as float16.
+        """Answer the request ``reference``: run a graph on `accuracy.draw_line_art` in fp32 and save the output as
+        float16.
 
         Args:
             graph: Path of the graph.
             target: Path of the .npy file to write.
-            smooth: Path of the graph for frames of the size of `accuracy.sky`, which may be the same; None to skip it.
+            smooth: Path of the graph for frames of the size of `accuracy.draw_sky`, which may be the same; None to skip
+                it.
 
         Returns:
             `accuracy.count_levels` of the sky; 0 without `smooth`.
@@ -46,9 +48,9 @@ class ReferenceServer(WorkerServer):
         """
         try:
             run = self.open_graph(graph)
-            result, count = run(drawing), 0
+            result, count = run(draw_line_art), 0
             if smooth is not None:
-                count = count_levels((run if smooth == graph else self.open_graph(smooth))(sky))
+                count = count_levels((run if smooth == graph else self.open_graph(smooth))(draw_sky))
         except Exception as error:  # the common base class of ONNX Runtime's errors
             raise EngineError(f"{self.library} could not compute the reference: {self.reason(error)}") from error
         np.save(target, result.astype(np.float16), allow_pickle=False)

@@ -8,7 +8,7 @@ import numpy as np
 
 from vsfdatrd.errors import EngineError
 from vsfdatrd.workers.client import Worker
-from vsfdatrd.workers.shared_memory import FramePlanes, buffers
+from vsfdatrd.workers.shared_memory import FramePlanes, slot_buffers
 
 
 class RemoteEngine:
@@ -32,7 +32,7 @@ class RemoteEngine:
         self.slots, self.contexts = slots, contexts
         self._worker = worker
         size = 4 * slots * (int(np.prod(input_shape)) + int(np.prod(output_shape)))
-        self._buffers = buffers(worker.memory.resize(size), slots, input_shape, output_shape)
+        self._buffers = slot_buffers(worker.memory.resize(size), slots, input_shape, output_shape)
         try:
             worker.ask("map", address=worker.memory.address, size=size)
         except EngineError:

@@ -30,31 +30,31 @@ from vsfdatrd.errors import (
 )
 from vsfdatrd.options import BACKENDS, Options, Precision
 from vsfdatrd.system import instructions, processor
-from vsfdatrd.system.progress import working
+from vsfdatrd.system.progress import report_progress
 
 log = logging.getLogger(__name__)
 
-_shared: weakref.WeakValueDictionary[tuple[object, ...], SlotPool] = weakref.WeakValueDictionary()
-_opening = threading.Lock()
+_shared_pools: weakref.WeakValueDictionary[tuple[object, ...], SlotPool] = weakref.WeakValueDictionary()
+_open_lock = threading.Lock()
 
 GPU_BACKENDS = ("tensorrt", "torch", "cuda")
 """Backends that can use several GPUs."""
-TIMED = ("native", "openvino")
+TIMED_BACKENDS = ("native", "openvino")
 """Backends whose engines are timed against each other."""
-LARGEST_TIMED = (240, 320)
+MAX_TIMED_SIZE = (240, 320)
 """Height and width of a frame above which engines are timed on a frame of this size instead.
 
 Which one is fastest does not depend on the size, and a large frame takes seconds.
 """
-NOISE = 0.02
+RATE_NOISE = 0.02
 """Relative variation of a rate from one turn to the next."""
-SPEED = "speed"
+SPEED_KIND = "speed"
 """Kind of the cached metadata with the measured speeds of engines."""
-REFUSED = "refused"
+REFUSED_KIND = "refused"
 """Kind of the cached metadata, by key digest, about engines that were built but differed too much from fp32."""
 
 
-def backend(name: str) -> Backend:
+def import_backend(name: str) -> Backend:
     """Import a backend's module. This imports no engine library yet.
 
     Args:
@@ -65,14 +65,14 @@ def backend(name: str) -> Backend:
 
 def unavailable_reasons() -> dict[str, str | None]:
     """Map every backend's name to the reason why it cannot be used on this machine; None if it can."""
-    return {name: backend(name).unavailable() for name in BACKENDS}
+    return {name: import_backend(name).unavailable() for name in BACKENDS}
 
 
 def warm_up(requested: str, device: Sequence[int] = (0,)) -> None:
     """Start the worker of the backend that will probably be selected, while the clip is inspected.
 
     If it has an open engine, the new filter will probably share that, and nothing is started. Errors are ignored;
-    `candidates` reports them.
+    `usable_backends` reports them.
 
     Args:
         requested: The requested backend, or ``auto``.
@@ -80,9 +80,9 @@ def warm_up(requested: str, device: Sequence[int] = (0,)) -> None:
     """
     likely = (requested,) if requested != "auto" else ("tensorrt", "torch") if gpu_count() else _cpu_backends()
     for name in likely:
-        module = backend(name)
+        module = import_backend(name)
         if module.unavailable(device) is None:
-            if not any(pool.backend == name and not pool.failed for pool in _shared.values()):
+            if not any(pool.backend == name and not pool.failed for pool in _shared_pools.values()):
                 with contextlib.suppress(EngineError):
                     module.warm_up()
             return
@@ -90,10 +90,10 @@ def warm_up(requested: str, device: Sequence[int] = (0,)) -> None:
 
 def _cpu_backends() -> tuple[str, ...]:
     """Return the names of the CPU backends; the one expected to be faster comes first."""
-    return ("native", "openvino") if native.preferred() else ("openvino", "native")
+    return ("native", "openvino") if native.is_preferred() else ("openvino", "native")
 
 
-def candidates(requested: str, checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> list[tuple[str, Backend]]:
+def usable_backends(requested: str, checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> list[tuple[str, Backend]]:
     """List the backends that can run a network.
 
     Args:
@@ -108,10 +108,10 @@ def candidates(requested: str, checkpoint: Checkpoint, device: Sequence[int] = (
         EngineUnavailable: There is none; the message lists every reason.
         ArgumentError: The environment variable that limits the instruction set has an invalid value.
     """
-    instructions.cap()
+    instructions.instruction_cap()
     model = checkpoint.description
     if requested != "auto":
-        result = backend(requested)
+        result = import_backend(requested)
         if reason := result.unavailable(device):
             raise EngineUnavailable(f"backend={requested!r} cannot be used here: {reason}")
         if reason := result.unsupported_reason(model):
@@ -122,9 +122,9 @@ def candidates(requested: str, checkpoint: Checkpoint, device: Sequence[int] = (
         return [(requested, result)]
     # PyTorch on a GPU is faster than any backend on a CPU.
     order = ["tensorrt", "torch", *_cpu_backends()] if gpu_count() else ["tensorrt", *_cpu_backends(), "torch"]
-    order = [name for name in order if backend(name).unsupported_reason(model) is None]
-    reasons = {name: backend(name).unavailable(device) for name in order}
-    usable = [(name, backend(name)) for name, reason in reasons.items() if reason is None]
+    order = [name for name in order if import_backend(name).unsupported_reason(model) is None]
+    reasons = {name: import_backend(name).unavailable(device) for name in order}
+    usable = [(name, import_backend(name)) for name, reason in reasons.items() if reason is None]
     if not usable:
         listing = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         raise EngineUnavailable(f"no engine can be used here ({listing})")
@@ -155,19 +155,19 @@ def open_engine(checkpoint: Checkpoint, height: int, width: int, options: Option
         EngineBuildError: The engine cannot be built, or fails verification.
         StoreError: The cache directory cannot be used.
     """
-    result = candidates(options.backend, checkpoint, options.device)
+    result = usable_backends(options.backend, checkpoint, options.device)
     if options.precision != "auto":  # int16 belongs to the native backend, which has no other precision
         result = [pair for pair in result if (pair[0] == "native") == (options.precision == "int16")] or result
-    with _opening:
+    with _open_lock:
         timed: list[SlotPool] = []  # keeps the timed engines open, so that the fastest need not be opened again
         try:
             result = _fastest_first(result, checkpoint, height, width, options, store, timed)
             for name, module in result[:-1]:
                 try:
-                    return _open_with(name, module, checkpoint, height, width, options, store)
+                    return _open_backend(name, module, checkpoint, height, width, options, store)
                 except EngineError as error:
                     log.warning("The %s engine cannot be used: %s. Trying the next one.", name, str(error).rstrip("."))
-            return _open_with(*result[-1], checkpoint, height, width, options, store)
+            return _open_backend(*result[-1], checkpoint, height, width, options, store)
         finally:
             for module in (native, openvino):
                 module.shutdown()  # end workers that were started before the model was known and are not needed
@@ -182,26 +182,26 @@ def _fastest_first(
     store: EngineCache,
     kept_open: list[SlotPool],
 ) -> list[tuple[str, Backend]]:
-    """Sort the candidates by their measured speed on this machine; time them now if there is no measurement.
+    """Sort the candidates by their measured speed on this machine; measure the speed now if there is no measurement.
 
     Only CPU engines are timed, and only if there are several and no GPU, since any GPU is faster. PyTorch is not
     timed: it was slower than OpenVINO in every comparison (docs/cpu.md), and importing it would take longer than
     everything else.
     """
-    rivals = [pair for pair in backends if pair[0] in TIMED]
+    rivals = [pair for pair in backends if pair[0] in TIMED_BACKENDS]
     if options.backend != "auto" or len(rivals) < 2 or gpu_count():
         return backends
-    tall, wide = height, width
-    if height * width > LARGEST_TIMED[0] * LARGEST_TIMED[1]:
-        tall, wide = min(height, LARGEST_TIMED[0]), min(width, LARGEST_TIMED[1])
-    padded = padded_size(checkpoint.description, tall, wide)
+    timed_height, timed_width = height, width
+    if height * width > MAX_TIMED_SIZE[0] * MAX_TIMED_SIZE[1]:
+        timed_height, timed_width = min(height, MAX_TIMED_SIZE[0]), min(width, MAX_TIMED_SIZE[1])
+    padded = padded_size(checkpoint.description, timed_height, timed_width)
     identity = {
         "weights": checkpoint.description.sha256,
         "size": list(padded),
         "streams": options.streams,
         "precision": options.precision,
-        "cap": instructions.cap(),
-        "processor": processor.identity(),
+        "cap": instructions.instruction_cap(),
+        "processor": processor.cpu_identity(),
         "engines": {name: [module.version(), module.GRAPH_VERSION] for name, module in rivals},
     }
     subject = f"{checkpoint.path.name} at {padded[1]}×{padded[0]}"
@@ -211,27 +211,27 @@ def _fastest_first(
         failed: dict[str, str] = {}
         for name, module in rivals:
             try:
-                opened[name] = _open_with(name, module, checkpoint, tall, wide, options, store)
+                opened[name] = _open_backend(name, module, checkpoint, timed_height, timed_width, options, store)
                 kept_open.append(opened[name])
             except EngineError as error:
                 log.warning("The %s engine cannot be used: %s.", name, str(error).rstrip("."))
                 failed[name] = str(error)
         if not opened:
             raise EngineError("no engine could be timed")
-        with working(f"timing engines on {subject}"):
+        with report_progress(f"timing engines on {subject}"):
             measured = speed.measure_rates(opened)
         text = ", ".join(f"{name} {rate:.3g}" for name, rate in measured.items())
         log.info("Frames a second of %s: %s", subject, text)
         return {"model": checkpoint.path.name, "size": f"{padded[1]}×{padded[0]}", "rates": measured, "failed": failed}
 
     try:
-        speeds = store.get_or_compute(SPEED, digest_of(identity), f"timing engines on {subject}", time_them)
+        speeds = store.get_or_compute(SPEED_KIND, digest_of(identity), f"timing engines on {subject}", time_them)
         measured = {name: float(speeds["rates"].get(name, 0)) for name, _ in rivals}
     except (FdatrdError, KeyError, TypeError, ValueError, AttributeError) as error:
         log.debug("engines are not chosen by their speed: %s", error)
         return backends
     # Between engines that differ by less than the noise, the default order decides.
-    best = max(measured.values()) * (1 - NOISE)
+    best = max(measured.values()) * (1 - RATE_NOISE)
     first = next((pair for pair in rivals if measured[pair[0]] >= best), rivals[0])
     return [first, *(pair for pair in backends if pair != first)]
 
@@ -245,7 +245,7 @@ def measured_speeds(store: EngineCache) -> Iterator[str]:
     Yields:
         A line of text for each network and size.
     """
-    for speeds in store.metadata(SPEED).objects():
+    for speeds in store.metadata(SPEED_KIND).objects():
         with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
             result = {str(name): float(rate) for name, rate in speeds["rates"].items()}
             text = [f"{name} {result[name]:.3g}" for name in sorted(result, key=lambda name: -result[name])]
@@ -270,15 +270,15 @@ def padded_size(model: ModelDescriptor, height: int, width: int) -> tuple[int, i
     if model.fixed_size is None:
         return model.size.padded(height, width)
     if height > model.fixed_size[0] or width > model.fixed_size[1]:
-        tall, wide = model.fixed_size
+        timed_height, timed_width = model.fixed_size
         raise ArgumentError(
-            f"the network takes frames of {wide}×{tall} pixels only, and {width}×{height} are more; "
-            f'give tile=[{wide}, {tall}], or fit="resize" to send whole frames through it at its size'
+            f"the network takes frames of {timed_width}×{timed_height} pixels only, and {width}×{height} are more; "
+            f'give tile=[{timed_width}, {timed_height}], or fit="resize" to send whole frames through it at its size'
         )
     return model.fixed_size
 
 
-def _open_with(
+def _open_backend(
     name: str, module: Backend, checkpoint: Checkpoint, height: int, width: int, options: Options, store: EngineCache
 ) -> SlotPool:
     possible = module.precisions(checkpoint, options.device)
@@ -295,11 +295,13 @@ def _open_with(
     padded = padded_size(checkpoint.description, height, width)
     for precision in requested:
         spec = EngineSpec(checkpoint, *padded, precision, options.device, options.streams)
-        if precision != requested[-1] and (before := store.metadata(REFUSED).get(_key(name, module, spec).digest)):
+        if precision != requested[-1] and (
+            before := store.metadata(REFUSED_KIND).get(_cache_key(name, module, spec).digest)
+        ):
             log.info("%s with %s did not pass when it was tried: %s", name, precision, before.get("why"))
             continue
         try:
-            return _open(name, module, spec, store)
+            return _open_cached(name, module, spec, store)
         except EngineBuildError as error:
             if precision == requested[-1]:
                 raise
@@ -307,7 +309,7 @@ def _open_with(
     raise EngineBuildError(f"the {name} engine offers no precision for this model")
 
 
-def _key(name: str, module: Backend, spec: EngineSpec) -> Key:
+def _cache_key(name: str, module: Backend, spec: EngineSpec) -> Key:
     model = spec.checkpoint.description
     return Key(
         weights=model.sha256,
@@ -320,26 +322,26 @@ def _key(name: str, module: Backend, spec: EngineSpec) -> Key:
     )
 
 
-def _open(name: str, module: Backend, spec: EngineSpec, store: EngineCache) -> SlotPool:
-    key = _key(name, module, spec)
+def _open_cached(name: str, module: Backend, spec: EngineSpec, store: EngineCache) -> SlotPool:
+    key = _cache_key(name, module, spec)
     identity = (key, spec.height, spec.width, spec.device, spec.streams)
-    if (pool := _shared.get(identity)) and not pool.failed:
+    if (pool := _shared_pools.get(identity)) and not pool.failed:
         return pool
     spec = replace(_fit_memory(name, module, spec), state=store.state(key))
     engine_name = f"{name} engine of {spec.checkpoint.path.name} for {spec.width}×{spec.height}, {spec.precision}"
 
     def build(directory: Path) -> None:
-        with working(f"building the {engine_name}"):
+        with report_progress(f"building the {engine_name}"):
             if name != "torch":
-                traced_graphs.check(spec.checkpoint)
+                traced_graphs.check_trace(spec.checkpoint)
             try:
                 module.build(spec, directory)
             except PrecisionUnfit as error:  # remember it, since finding out takes as long as a build
-                store.metadata(REFUSED).put(key.digest, {"why": str(error)})
+                store.metadata(REFUSED_KIND).put(key.digest, {"why": str(error)})
                 raise
 
     pool = SlotPool(store.open(key, build, lambda directory: module.load(spec, directory)), key.digest, name)
-    _shared[identity] = pool
+    _shared_pools[identity] = pool
     return pool
 
 
@@ -352,20 +354,20 @@ def _fit_memory(name: str, module: Backend, spec: EngineSpec) -> EngineSpec:
     needed, free = module.memory_estimate(spec)
     if needed <= free:
         return spec
-    alone = replace(spec, streams=1)
-    least, free = module.memory_estimate(alone)
-    if least <= free and spec.streams is None:
+    one_stream = replace(spec, streams=1)
+    least_needed, free = module.memory_estimate(one_stream)
+    if least_needed <= free and spec.streams is None:
         log.warning(
             "There is memory for one frame in flight only, which is slower (the %s engine, %d MiB free).",
             name,
             free >> 20,
         )
-        return alone
+        return one_stream
     if spec.streams is None:
-        needed = least
-    short = InsufficientMemory(
+        needed = least_needed
+    error = InsufficientMemory(
         f"a frame of {spec.width}×{spec.height} pixels (padded) needs about {needed / 2**30:.1f} GiB in this network "
         f"and {free / 2**30:.1f} GiB are free; upscale it in parts, for example tile=[720, 540], or a smaller clip"
     )
-    short.divide = name in GPU_BACKENDS and (name != "torch" or gpu_count() > 0)
-    raise short
+    error.divide = name in GPU_BACKENDS and (name != "torch" or gpu_count() > 0)
+    raise error

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vsfdatrd.backends.accuracy import drawing
+from vsfdatrd.backends.accuracy import draw_line_art
 from vsfdatrd.backends.base import Engine, SlotPool
 
-SECONDS = 1.0
+MEASURE_SECONDS = 1.0
 """Approximate time for which each engine is run; at least two turns."""
-TURN = 0.25
+TURN_SECONDS = 0.25
 """Length of a turn in seconds.
 
 The load of a machine varies, so engines run in turns and the best turn of each counts.
@@ -36,22 +36,22 @@ def measure_rates(engines: Mapping[str, SlotPool]) -> dict[str, float]:
         for name, pool in engines.items():
             for slot in slots[name]:
                 frame = pool.engine.input(slot)
-                np.copyto(frame, drawing(*frame.shape[1:])[: len(frame)])
+                np.copyto(frame, draw_line_art(*frame.shape[1:])[: len(frame)])
         best = dict.fromkeys(engines, 0.0)
         spent = dict.fromkeys(engines, 0.0)
         first = True  # initialization slows down the first turn, so it seldom is the best; run a second one
-        while first or max(spent.values()) < SECONDS:
+        while first or max(spent.values()) < MEASURE_SECONDS:
             for _ in range(2 if first else 1):
                 for name, pool in engines.items():
-                    frames, seconds = timed_turn(pool.engine, slots[name], TURN)
+                    frames, seconds = run_turn(pool.engine, slots[name], TURN_SECONDS)
                     best[name] = max(best[name], frames / seconds)
                     spent[name] += seconds
             first = False
     return best
 
 
-def timed_turn(engine: Engine, slots: Sequence[int], seconds: float) -> tuple[int, float]:
-    """Run the frames in an engine's inputs again and again for about this time, at least once in every slot.
+def run_turn(engine: Engine, slots: Sequence[int], seconds: float) -> tuple[int, float]:
+    """Run the frames in an engine's inputs repeatedly for about `seconds`, at least once in every slot.
 
     Args:
         engine: The engine.

@@ -22,21 +22,21 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from vsfdatrd.errors import StoreError
-from vsfdatrd.system.progress import working
+from vsfdatrd.system.progress import report_progress
 
-_TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
+_CACHEDIR_TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 # Engines built by vsfdatrd. `vsfdatrd cache clear` removes them; they are built again when needed.
 """
-DIGEST = re.compile(r"[0-9a-f]{64}")
+DIGEST_PATTERN = re.compile(r"[0-9a-f]{64}")
 _SILENT_SECONDS = 3.0  # seconds to wait for another process before telling the user
 _STALE_SECONDS = 3600.0  # age in seconds from which a temporary file without a lock counts as left by a dead process
-_CURE = "give another directory as cache= or in the environment variable FDATRD_CACHE"
+_REMEDY = "give another directory as cache= or in the environment variable FDATRD_CACHE"
 
 
 FOLDER_MODE = 0o775  # mode of folders before the umask: never world-writable, even if the umask is 0
 
 
-def _trusted() -> set[int]:
+def _trusted_users() -> set[int]:
     """Return the ids of users whose files are trusted: this user, root, and as root the user who invoked sudo."""
     users = {0}
     if sys.platform != "win32":
@@ -74,8 +74,8 @@ class CacheFolder:
             self.root.mkdir(FOLDER_MODE, exist_ok=True)
             tag = self.root / "CACHEDIR.TAG"
             if not tag.exists() and not any(self.root.iterdir()):
-                tag.write_bytes(_TAG)
-            self._check_ours()
+                tag.write_bytes(_CACHEDIR_TAG)
+            self._check_owner()
             for folder in self._folders:
                 folder.mkdir(FOLDER_MODE, exist_ok=True)
 
@@ -97,32 +97,32 @@ class CacheFolder:
         for path in (self.root, *self._folders, *paths):
             with contextlib.suppress(OSError):
                 status = path.stat(follow_symlinks=False)
-                if status.st_uid not in _trusted():
+                if status.st_uid not in _trusted_users():
                     raise StoreError(
                         f"{path} belongs to another user (number {status.st_uid}), who could have put a harmful engine "
-                        f"there, and is not used; {_CURE}"
+                        f"there, and is not used; {_REMEDY}"
                     )
                 if status.st_mode & stat.S_IWOTH and not stat.S_ISLNK(status.st_mode):
                     raise StoreError(
                         f"every user may write to {path} and could have put a harmful engine there; it is not used: "
-                        f"remove it, or {_CURE}"
+                        f"remove it, or {_REMEDY}"
                     )
 
-    def _check_ours(self) -> None:
+    def _check_owner(self) -> None:
         self.check_trust()
         for path in (self.root, *self._folders):
             if path.is_symlink() or path.is_junction():
-                raise StoreError(f"{path} is a link, which the cache does not follow; remove it, or {_CURE}")
+                raise StoreError(f"{path} is a link, which the cache does not follow; remove it, or {_REMEDY}")
         with self.translate_errors():
             try:
                 tag = (self.root / "CACHEDIR.TAG").read_bytes()
             except FileNotFoundError:
                 tag = b"\0"
-            if not _TAG.startswith(tag):  # accept an incomplete tag: another process is writing it
-                raise StoreError(f"{self.root} was not made by vsfdatrd and is left alone; move it away, or {_CURE}")
+            if not _CACHEDIR_TAG.startswith(tag):  # accept an incomplete tag: another process is writing it
+                raise StoreError(f"{self.root} was not made by vsfdatrd and is left alone; move it away, or {_REMEDY}")
 
     @contextlib.contextmanager
-    def locked(self, digest: str, engine_name: str) -> Iterator[None]:
+    def lock(self, digest: str, engine_name: str) -> Iterator[None]:
         """Hold an engine's lock, with a message on stderr if waiting for it takes long.
 
         Args:
@@ -137,7 +137,9 @@ class CacheFolder:
             try:
                 lock.acquire(timeout=_SILENT_SECONDS)
             except Timeout:
-                with working(f"waiting for another process that is building the same engine ({engine_name})", delay=0):
+                with report_progress(
+                    f"waiting for another process that is building the same engine ({engine_name})", delay=0
+                ):
                     lock.acquire()
         try:
             yield
@@ -179,34 +181,34 @@ class CacheFolder:
                 raise StoreError(self.disk_full_message()) from error
             in_the_way = [p for p in (self.root, *self.root.parents) if p.exists() and not p.is_dir()]
             if in_the_way:
-                why = f"cannot be made, because {in_the_way[0]} is a file"
+                reason = f"cannot be made, because {in_the_way[0]} is a file"
             elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-                why = f"cannot be written or read ({error.strerror}: {error.filename or self.root})"
+                reason = f"cannot be written or read ({error.strerror}: {error.filename or self.root})"
             else:
-                why = f"cannot be used ({error})"
-            raise StoreError(f"the cache directory {self.directory} {why}; {_CURE}") from error
+                reason = f"cannot be used ({error})"
+            raise StoreError(f"the cache directory {self.directory} {reason}; {_REMEDY}") from error
 
     def disk_full_message(self) -> str:
         """Return the beginning of an error message for a full disk."""
-        return f"no space is left for the cache directory {self.directory}; free some space on that disk, or {_CURE}"
+        return f"no space is left for the cache directory {self.directory}; free some space on that disk, or {_REMEDY}"
 
     def clean_tmp(self) -> None:
         """Delete temporary files of dead processes. Best effort; errors are ignored."""
         with contextlib.suppress(OSError, StoreError):
             items = list(os.scandir(self.tmp))
             if items:
-                self._check_ours()
+                self._check_owner()
             for item in items:
                 digest = item.name.partition(".")[0]
-                if DIGEST.fullmatch(digest):
+                if DIGEST_PATTERN.fullmatch(digest):
                     # A process that builds or removes an engine holds its lock until it has finished or died.
                     with self.lock_if_free(digest) as locked:
                         if locked:
-                            delete(Path(item.path))
+                            delete_quietly(Path(item.path))
                 elif time.time() - item.stat(follow_symlinks=False).st_mtime > _STALE_SECONDS:
-                    delete(Path(item.path))
+                    delete_quietly(Path(item.path))
 
-    def temporary(self, name: str) -> Path:
+    def temporary_path(self, name: str) -> Path:
         """Return an unused path in tmp/ for an item.
 
         Args:
@@ -257,7 +259,7 @@ def rename(source: Path, target: Path) -> None:
     os.rename(source, target)
 
 
-def delete(path: Path) -> None:
+def delete_quietly(path: Path) -> None:
     """Delete a file or directory, without following links. Errors are ignored; leftovers in tmp/ are deleted later.
 
     Args:

@@ -25,9 +25,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vsfdatrd.cache.directory import DIGEST, CacheFolder, delete, is_disk_full, remove_world_write, rename
-from vsfdatrd.cache.manifest import DamagedError, Entry, Key, describe, verify, write_manifest
-from vsfdatrd.cache.metadata import KIND, MetadataCache
+from vsfdatrd.cache.directory import (
+    DIGEST_PATTERN,
+    CacheFolder,
+    delete_quietly,
+    is_disk_full,
+    remove_world_write,
+    rename,
+)
+from vsfdatrd.cache.manifest import DamagedError, Entry, Key, read_entry, verify_entry, write_manifest
+from vsfdatrd.cache.metadata import KIND_PATTERN, MetadataCache
 from vsfdatrd.errors import ArgumentError, EngineUnavailable, StoreError
 from vsfdatrd.system.files import sync_folder
 from vsfdatrd.system.home import expand_user, private_temporary_directory, user_directory
@@ -65,12 +72,12 @@ class EngineCache:
         """
         path = directory or os.environ.get("FDATRD_CACHE")
         if not path:
-            path = user_directory("cache") or _without_home()
+            path = user_directory("cache") or _directory_without_home()
         try:
             self.directory = Path(os.path.abspath(expand_user(path)))
         except ArgumentError as error:
             raise StoreError(f"{error}; set FDATRD_CACHE to a directory") from error
-        self.limit = _limit() if limit is None else limit
+        self.limit = _limit_bytes() if limit is None else limit
         self._folder = CacheFolder(self.directory, LAYOUT, _FOLDERS)
         self._engines, self._state, self._metadata = (self._folder.root / name for name in _FOLDERS)
 
@@ -140,7 +147,7 @@ class EngineCache:
         if not os.path.lexists(self._engines / key.digest):
             return
         self._folder.prepare()
-        with self._folder.locked(key.digest, str(key)), self._folder.translate_errors():
+        with self._folder.lock(key.digest, str(key)), self._folder.translate_errors():
             if self._remove(key.digest):
                 log.warning("the cached engine %s (%s) is removed: %s", self._engines / key.digest, key, reason)
 
@@ -157,9 +164,9 @@ class EngineCache:
             except FileNotFoundError:
                 return []
             for item in candidates:
-                if DIGEST.fullmatch(item.name) and item.is_dir(follow_symlinks=False):
+                if DIGEST_PATTERN.fullmatch(item.name) and item.is_dir(follow_symlinks=False):
                     with contextlib.suppress(FileNotFoundError):  # removed by another process meanwhile
-                        result.append(describe(Path(item.path)))
+                        result.append(read_entry(Path(item.path)))
         return sorted(result, key=lambda entry: entry.used)
 
     @property
@@ -186,10 +193,10 @@ class EngineCache:
                     removed += locked and self._remove(entry.digest)
             for item in os.scandir(self._state) if self._state.is_dir() else ():
                 if not (self._engines / item.name).exists():
-                    delete(Path(item.path))
+                    delete_quietly(Path(item.path))
             for kind in os.scandir(self._metadata) if self._metadata.is_dir() else ():
-                if KIND.fullmatch(kind.name):
-                    delete(Path(kind.path))
+                if KIND_PATTERN.fullmatch(kind.name):
+                    delete_quietly(Path(kind.path))
         self._folder.clean_tmp()
         return removed
 
@@ -225,7 +232,7 @@ class EngineCache:
         if (data := metadata.get(digest)) is not None:
             return data
         self._folder.prepare()
-        with self._folder.locked(digest, operation):
+        with self._folder.lock(digest, operation):
             data = metadata.get(digest)  # another process may have stored it meanwhile
             if data is None:
                 data = compute()
@@ -238,11 +245,11 @@ class EngineCache:
         self, key: Key, build: Callable[[Path], None], rejected: str | None, reason: str
     ) -> tuple[Entry, bool]:
         """Return an intact entry other than the `rejected` build, and whether it was built by this call."""
-        if rejected is None and isinstance(result := self._examine(key.digest), Entry):
+        if rejected is None and isinstance(result := self._read_intact(key.digest), Entry):
             return result, False
         self._folder.prepare()
-        with self._folder.locked(key.digest, str(key)):
-            result = self._examine(key.digest)  # another process may have built it meanwhile
+        with self._folder.lock(key.digest, str(key)):
+            result = self._read_intact(key.digest)  # another process may have built it meanwhile
             if isinstance(result, Entry):
                 if result.build != rejected:
                     return result, False
@@ -260,18 +267,18 @@ class EngineCache:
         self._evict(keep=key.digest)
         return entry, True
 
-    def _examine(self, digest: str) -> Entry | DamagedError | None:
+    def _read_intact(self, digest: str) -> Entry | DamagedError | None:
         path = self._engines / digest
         # Before reading it, so that no other process evicts it meanwhile. Fails in a read-only cache.
         with contextlib.suppress(OSError):
             os.utime(path / "manifest.json")
         try:
-            return verify(path) if os.path.lexists(path) else None
+            return verify_entry(path) if os.path.lexists(path) else None
         except DamagedError as damage:
             return damage
 
     def _build(self, key: Key, build: Callable[[Path], None]) -> Entry:
-        directory = self._folder.temporary(key.digest)
+        directory = self._folder.temporary_path(key.digest)
         try:
             with self._folder.translate_errors():
                 directory.mkdir()
@@ -287,9 +294,9 @@ class EngineCache:
                 remove_world_write(directory)
                 rename(directory, self._engines / key.digest)
                 sync_folder(self._engines)
-                return describe(self._engines / key.digest)
+                return read_entry(self._engines / key.digest)
         finally:
-            delete(directory)
+            delete_quietly(directory)
 
     def _evict(self, keep: str) -> None:
         """Remove the least recently used engines until the limit is met. Engines that cannot be removed stay."""
@@ -312,18 +319,18 @@ class EngineCache:
         Returns:
             False if there is no such entry.
         """
-        doomed = self._folder.temporary(digest)
+        doomed = self._folder.temporary_path(digest)
         try:
             rename(self._engines / digest, doomed)
         except FileNotFoundError:
             return False
-        delete(doomed)
-        delete(self._state / digest)
+        delete_quietly(doomed)
+        delete_quietly(self._state / digest)
         return True
 
 
 @lru_cache(maxsize=1)
-def _without_home() -> Path:
+def _directory_without_home() -> Path:
     """Return the cache directory for a user without a home directory.
 
     Raises:
@@ -341,7 +348,7 @@ def _without_home() -> Path:
     return result
 
 
-def _limit() -> int:
+def _limit_bytes() -> int:
     text = os.environ.get("FDATRD_CACHE_LIMIT") or str(LIMIT_GIB)
     try:
         gib = float(text)

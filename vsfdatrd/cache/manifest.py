@@ -112,7 +112,7 @@ def write_manifest(directory: Path, key: Key) -> None:
     sync_folder(directory)
 
 
-def verify(path: Path) -> Entry:
+def verify_entry(path: Path) -> Entry:
     """Read an entry and verify size and sha256 of all its files.
 
     Args:
@@ -155,8 +155,8 @@ def verify(path: Path) -> Entry:
     return Entry(path, key, total, built, time.time(), build)
 
 
-def describe(path: Path) -> Entry:
-    """Read what is known of an entry without reading its files.
+def read_entry(path: Path) -> Entry:
+    """Read an entry's manifest and file times, without reading its files.
 
     Args:
         path: Directory of the entry.

@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vsfdatrd.cache.directory import DIGEST, FOLDER_MODE, CacheFolder, remove_world_write
+from vsfdatrd.cache.directory import DIGEST_PATTERN, FOLDER_MODE, CacheFolder, remove_world_write
 from vsfdatrd.cache.manifest import digest_of
 from vsfdatrd.errors import StoreError
-from vsfdatrd.system.files import replacing
+from vsfdatrd.system.files import replace_file
 
 log = logging.getLogger(__name__)
 
-KIND = re.compile(r"[a-z][a-z0-9-]{0,31}")
+KIND_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
 class MetadataCache:
@@ -31,12 +31,12 @@ class MetadataCache:
         Raises:
             ValueError: `kind` is not of that form.
         """
-        if not KIND.fullmatch(kind):
+        if not KIND_PATTERN.fullmatch(kind):
             raise ValueError(f"{kind!r} cannot name a kind of metadata")
         self._folder, self._kind = folder, kind
 
     def _path(self, digest: str) -> Path:
-        if not DIGEST.fullmatch(digest):
+        if not DIGEST_PATTERN.fullmatch(digest):
             raise ValueError(f"{digest!r} is not a sha256")
         return self._folder.root / "notes" / self._kind / f"{digest}.json"
 
@@ -63,7 +63,7 @@ class MetadataCache:
         with contextlib.suppress(OSError):
             files = (self._folder.root / "notes" / self._kind).glob("*.json")
             for file in sorted(files, key=lambda file: file.stat().st_mtime):
-                if DIGEST.fullmatch(file.stem) and (data := self.get(file.stem)) is not None:
+                if DIGEST_PATTERN.fullmatch(file.stem) and (data := self.get(file.stem)) is not None:
                     yield data
 
     def put(self, digest: str, data: Mapping[str, Any]) -> None:
@@ -79,7 +79,7 @@ class MetadataCache:
             self._folder.prepare()
             path.parent.mkdir(FOLDER_MODE, exist_ok=True)
             # In tmp/, where files of dead processes are deleted later.
-            with replacing(path, durable=False, folder=self._folder.tmp) as temporary:
+            with replace_file(path, durable=False, folder=self._folder.tmp) as temporary:
                 temporary.write_text(text, encoding="utf-8")
                 remove_world_write(temporary)
         except (OSError, StoreError) as error:

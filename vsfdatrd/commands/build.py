@@ -14,11 +14,11 @@ from vsfdatrd.cache.manifest import Key
 from vsfdatrd.checkpoint import open_requested
 from vsfdatrd.errors import ArgumentError, EngineUnavailable
 from vsfdatrd.options import Options, Precision
-from vsfdatrd.system.progress import working
+from vsfdatrd.system.progress import report_progress
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class BuiltEngine:
     """An engine in the cache."""
 
     description: str
@@ -30,7 +30,7 @@ class Built:
     """Build time; almost 0 if it was cached."""
 
 
-def build(options: Options, width: int, height: int) -> Built:
+def build(options: Options, width: int, height: int) -> BuiltEngine:
     """Build, verify and cache the engine that `upscale` uses on this machine.
 
     Args:
@@ -51,10 +51,10 @@ def build(options: Options, width: int, height: int) -> Built:
     seconds = time.monotonic() - start
     entry = next(entry for entry in store.entries() if entry.digest == pool.digest)
     del pool
-    return Built(", ".join((entry.fields["engine"], entry.fields["precision"])), entry.path, entry.size, seconds)
+    return BuiltEngine(", ".join((entry.fields["engine"], entry.fields["precision"])), entry.path, entry.size, seconds)
 
 
-def build_for(options: Options, width: int, height: int, targets: Sequence[str]) -> list[Built]:
+def build_for(options: Options, width: int, height: int, targets: Sequence[str]) -> list[BuiltEngine]:
     """Build and cache TensorRT-RTX engines for GPU architectures; no GPU is needed.
 
     An engine is verified when it is first used. Precision ``auto`` means fp16 here, since the accuracy check needs a
@@ -93,7 +93,7 @@ def build_for(options: Options, width: int, height: int, targets: Sequence[str])
     return built
 
 
-def _build_for(store: EngineCache, spec: EngineSpec, target: str) -> Built:
+def _build_for(store: EngineCache, spec: EngineSpec, target: str) -> BuiltEngine:
     checkpoint, precision = spec.checkpoint, spec.precision
     about = checkpoint.description
     if target == "sm75" and precision not in ("fp16", "mixed"):
@@ -110,10 +110,10 @@ def _build_for(store: EngineCache, spec: EngineSpec, target: str) -> Built:
     start = time.monotonic()
 
     def make(directory: Path) -> None:
-        with working(f"building the tensorrt engine of {checkpoint.path.name} for {target}, {precision}"):
-            traced_graphs.check(checkpoint)
+        with report_progress(f"building the tensorrt engine of {checkpoint.path.name} for {target}, {precision}"):
+            traced_graphs.check_trace(checkpoint)
             tensorrt.build_for(spec, directory, RTX, [target])
 
     path = store.open(key, make, lambda directory: directory)
     size = sum(file.stat().st_size for file in path.iterdir())
-    return Built(f"{RTX.module} {RTX.version}, {precision}, {target}", path, size, time.monotonic() - start)
+    return BuiltEngine(f"{RTX.module} {RTX.version}, {precision}, {target}", path, size, time.monotonic() - start)

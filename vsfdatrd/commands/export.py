@@ -24,18 +24,18 @@ from vsfdatrd.commands.export_check import verification_error
 from vsfdatrd.commands.export_graph import graph_for_others, smallest_side
 from vsfdatrd.errors import TORCH_PIP, ArgumentError, CheckpointError, EngineBuildError, EngineUnavailable
 from vsfdatrd.options import Precision
-from vsfdatrd.system.files import replacing
-from vsfdatrd.weights.catalog import CATALOG, resolve
+from vsfdatrd.system.files import replace_file
+from vsfdatrd.weights.catalog import CATALOG, resolve_model
 
 type Format = Literal["onnx", "safetensors", "pth"]
 type Array = NDArray[Any]
 
 FORMATS: tuple[Format, ...] = ("onnx", "safetensors", "pth")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
-SIZE = (720, 540)
+DEFAULT_SIZE = (720, 540)
 """Default frame size of an ONNX graph: width and height in pixels."""
 MAX_SIDE = 32768
-MAX_TABLE = 2**31 - 2**28
+MAX_CONSTANT_BYTES = 2**31 - 2**28
 """Limit for size-dependent constants in bytes: the size limit of an ONNX file, minus room for the weights."""
 
 
@@ -75,8 +75,9 @@ def export(
         model: Name from the catalog, or path of a weights file.
         target: The file to write.
         format: ``onnx``, ``safetensors`` or ``pth``; None derives it from the target's suffix.
-        size: Frame size (width, height) of an ONNX graph in pixels, `SIZE` if None. The graph reflect-pads sizes that
-            are not a multiple of the network's own and crops the result; sides must exceed half that multiple.
+        size: Frame size (width, height) of an ONNX graph in pixels, `DEFAULT_SIZE` if None. The graph reflect-pads
+            sizes that are not a multiple of the network's own and crops the result; sides must exceed half that
+            multiple.
         dynamic: Write an ONNX graph for frames of any size (over half the multiple) instead; not for traced networks.
         precision: Precision the graph computes in, or the weights are stored in. The input and output of an ONNX graph
             are float32 in every precision, so its clip is RGBS: ``input`` (1, C, H, W) in [0, 1] to ``output``
@@ -97,7 +98,7 @@ def export(
         EngineBuildError: A weight exceeds the range of the precision, or verification failed.
     """
     target = Path(target)
-    kind = _format(target, format)
+    kind = _choose_format(target, format)
     _check_arguments(kind, size, dynamic, precision)
     if kind == "onnx" and verify and (missing := _missing_packages("onnxruntime", "torch")):
         raise EngineUnavailable(
@@ -108,11 +109,11 @@ def export(
         raise EngineUnavailable(
             f"writing a .pth file needs {missing}, not installed here: {TORCH_PIP}; or write a .safetensors file"
         )
-    checkpoint = open_checkpoint(resolve(model), any_channels=kind != "onnx")
+    checkpoint = open_checkpoint(resolve_model(model), any_channels=kind != "onnx")
     if not checkpoint.description.architecture.has_tensors:
         raise ArgumentError(f"model={str(checkpoint.path)!r} is an ONNX file already; use it as it is")
     provenance = _provenance(model, checkpoint, precision)
-    with _replacing(target, checkpoint.path) as temporary:
+    with _replace_target(target, checkpoint.path) as temporary:
         if kind != "onnx":
             exported = _export_weights(checkpoint, target, temporary, kind, precision, provenance, verify)
         else:
@@ -129,7 +130,7 @@ def _missing_packages(*packages: str) -> str:
     return " and ".join(names[package] for package in packages if find_spec(package) is None)
 
 
-def _format(target: Path, value: str | None) -> Format:
+def _choose_format(target: Path, value: str | None) -> Format:
     name = target.suffix.removeprefix(".").lower() if value is None else value.lower()
     if name in FORMATS:
         return name
@@ -153,7 +154,7 @@ def _check_arguments(kind: Format, size: tuple[int, int] | None, dynamic: bool, 
     if not all(type(side) is int and 1 <= side <= MAX_SIDE for side in size):
         raise ArgumentError(
             f"size={_size_text(size)} is out of range; give width and height in pixels, each 1 to {MAX_SIDE:,}, "
-            f"for example {_size_text(SIZE)}"
+            f"for example {_size_text(DEFAULT_SIZE)}"
         )
 
 
@@ -177,7 +178,7 @@ def _provenance(model: str | Path, checkpoint: Checkpoint, precision: Precision)
 
 
 @contextmanager
-def _replacing(target: Path, source: Path) -> Iterator[Path]:
+def _replace_target(target: Path, source: Path) -> Iterator[Path]:
     """Yield a temporary file that replaces the target when the block ends, or is deleted after an error.
 
     Raises:
@@ -196,15 +197,15 @@ def _replacing(target: Path, source: Path) -> Iterator[Path]:
     except ArgumentError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        raise _unwritable(target, error) from error
+        raise _write_error(target, error) from error
     try:
-        with replacing(final, suffix="") as temporary:  # the format may differ from the name's suffix
+        with replace_file(final, suffix="") as temporary:  # the format may differ from the name's suffix
             yield temporary
     except OSError as error:
-        raise _unwritable(target, error) from error
+        raise _write_error(target, error) from error
 
 
-def _unwritable(target: Path, error: Exception) -> ArgumentError:
+def _write_error(target: Path, error: Exception) -> ArgumentError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else error
     return ArgumentError(f"target={str(target)!r} cannot be written ({reason}); give a path where you may write")
 
@@ -222,11 +223,11 @@ def _export_graph(
     provenance: dict[str, str],
     verify: bool,
 ) -> Exported:
-    size = None if dynamic else size or SIZE
+    size = None if dynamic else size or DEFAULT_SIZE
     if size is not None:
         _check_size(checkpoint.description, size)
     shape = None if size is None else size[::-1]
-    graph = _graph(checkpoint, shape, precision, provenance)
+    graph = _serialized_graph(checkpoint, shape, precision, provenance)
     temporary.write_bytes(graph)
     verified = unverified = psnr = difference = None
     if verify:
@@ -235,17 +236,18 @@ def _export_graph(
         export_check.check_structure(graph)
         session = export_check.open_session(temporary, precision)
         if session is None:
-            unverified = (
-                f"ONNX Runtime {export_check.runtime()} cannot compute {precision} on a CPU (its structure was checked)"
-            )
+            runtime = f"ONNX Runtime {export_check.onnxruntime_version()}"
+            unverified = f"{runtime} cannot compute {precision} on a CPU (its structure was checked)"
         else:
             if not at_full_size:
-                session = export_check.open_session(_graph(checkpoint, trials[0], precision, provenance), precision)
+                session = export_check.open_session(
+                    _serialized_graph(checkpoint, trials[0], precision, provenance), precision
+                )
             psnr, difference = export_check.compare_with_pytorch(checkpoint, session, trials, precision)
             sizes = " and ".join(f"{width}×{height}" for height, width in trials)
             sizes += "" if at_full_size else ", with a smaller graph written in the same way"
             verified = (
-                f"in ONNX Runtime {export_check.runtime()} against PyTorch at {sizes}: "
+                f"in ONNX Runtime {export_check.onnxruntime_version()} against PyTorch at {sizes}: "
                 f"PSNR {psnr:.1f} dB, largest difference {difference:.1g}"
             )
     else:
@@ -256,49 +258,51 @@ def _export_graph(
 def _check_size(model: ModelDescriptor, size: tuple[int, int]) -> None:
     """Raise ArgumentError for frames that are too small for the network or too large for an ONNX file."""
     width, height = size
-    tall, wide = model.size.padded(height, width)
-    if tall >= 2 * height or wide >= 2 * width:
+    padded_height, wide = model.size.padded(height, width)
+    if padded_height >= 2 * height or wide >= 2 * width:
         fewest = smallest_side(model)
         w, h = (max(fewest, max(size) if model.size.square else side) for side in size)
         requirement = (
-            f"{wide}×{tall}" if model.size.minimum or model.size.square else f"multiples of {model.size.multiple_of}"
+            f"{wide}×{padded_height}"
+            if model.size.minimum or model.size.square
+            else f"multiples of {model.size.multiple_of}"
         )
         raise ArgumentError(
             f"size={_size_text(size)} is too small: frames are mirrored up to {requirement}, which takes "
             f"{fewest} pixels a side; give {_size_text((w, h))} or larger"
         )
-    if model.config.constant_bytes(height, width) > MAX_TABLE:
+    if model.config.constant_bytes(height, width) > MAX_CONSTANT_BYTES:
         raise ArgumentError(
             f"size={_size_text(size)} is too large for this network, whose table of sampling positions would exceed "
             "the 2 GB that an ONNX file may have; give a smaller size and upscale in tiles"
         )
 
 
-def _graph(
+def _serialized_graph(
     checkpoint: Checkpoint, shape: tuple[int, int] | None, precision: Precision, provenance: dict[str, str]
 ) -> bytes:
     """Return the serialized graph for frames of shape (height, width), or of any size if None."""
     import onnx
 
-    from vsfdatrd.backends.graphs import serialized
+    from vsfdatrd.backends.graphs import serialize
 
     try:
         model = graph_for_others(checkpoint, shape, precision)
     except OverflowError as error:
-        raise _too_large(checkpoint, precision, str(error)) from error
+        raise _too_large_error(checkpoint, precision, str(error)) from error
     except ValueError as error:
         if shape is not None:
             raise
         raise ArgumentError(
             f"dynamic=True is not possible with model={str(checkpoint.path)!r}: {error}; give the size instead, for "
-            f"example {_size_text(SIZE)}"
+            f"example {_size_text(DEFAULT_SIZE)}"
         ) from error
     model.producer_version = __version__
     onnx.helper.set_model_props(model, provenance)
-    return serialized(model)
+    return serialize(model)
 
 
-def _too_large(checkpoint: Checkpoint, precision: Precision, reason: str) -> EngineBuildError:
+def _too_large_error(checkpoint: Checkpoint, precision: Precision, reason: str) -> EngineBuildError:
     others = "bf16 or fp32" if precision == "fp16" else "fp32"
     return EngineBuildError(
         f"model={str(checkpoint.path)!r} cannot be written in {precision}: {reason}; write it in {others}"
@@ -317,16 +321,16 @@ def _export_weights(
     provenance: dict[str, str],
     verify: bool,
 ) -> Exported:
-    rounded = {name: _rounded(checkpoint, name, v, precision) for name, v in checkpoint.tensors().items()}
-    data = _safetensors(rounded, provenance) if kind == "safetensors" else _pth(rounded)
+    rounded = {name: _convert_values(checkpoint, name, v, precision) for name, v in checkpoint.tensors().items()}
+    data = _to_safetensors(rounded, provenance) if kind == "safetensors" else _to_pth(rounded)
     temporary.write_bytes(data)
     if verify:
-        _read_back(temporary, checkpoint, rounded, precision)
+        _verify_file(temporary, checkpoint, rounded, precision)
     verified, unverified = ("by reading it back", None) if verify else (None, "verification is turned off")
     return Exported(target, kind, precision, None, len(data), verified, unverified)
 
 
-def _rounded(checkpoint: Checkpoint, name: str, values: Array, precision: Precision) -> Array:
+def _convert_values(checkpoint: Checkpoint, name: str, values: Array, precision: Precision) -> Array:
     """Convert floating-point values to the precision; return others, such as indices, unchanged."""
     import ml_dtypes
 
@@ -337,18 +341,18 @@ def _rounded(checkpoint: Checkpoint, name: str, values: Array, precision: Precis
         result: Array = values.astype(types[precision])
     if np.isinf(result.astype(np.float32)).any():
         largest = float(np.abs(values).max())
-        raise _too_large(checkpoint, precision, f"a weight of {largest:.3g} in {name!r} is beyond its range")
+        raise _too_large_error(checkpoint, precision, f"a weight of {largest:.3g} in {name!r} is beyond its range")
     return result
 
 
-def _safetensors(tensors: Mapping[str, Array], provenance: dict[str, str]) -> bytes:
+def _to_safetensors(tensors: Mapping[str, Array], provenance: dict[str, str]) -> bytes:
     from safetensors.numpy import save
 
     # A single metadata entry, since the library writes several in random order.
     return save(dict(tensors), {"vsfdatrd": json.dumps(provenance)})
 
 
-def _pth(tensors: Mapping[str, Array]) -> bytes:
+def _to_pth(tensors: Mapping[str, Array]) -> bytes:
     """Serialize as training programs do, under ``params_ema``; `torch.load(..., weights_only=True)` reads it."""
     from io import BytesIO
 
@@ -364,7 +368,7 @@ def _pth(tensors: Mapping[str, Array]) -> bytes:
     return buffer.getvalue()
 
 
-def _read_back(path: Path, source: Checkpoint, tensors: Mapping[str, Array], precision: Precision) -> None:
+def _verify_file(path: Path, source: Checkpoint, tensors: Mapping[str, Array], precision: Precision) -> None:
     """Raise EngineBuildError unless the file holds these tensors and is detected as the same network."""
     try:
         reopened = open_checkpoint(path, any_channels=True)

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 type Array = NDArray[Any]
 
-LARGEST_TRIAL = 150 * 150
+MAX_TRIAL_TOKENS = 150 * 150
 """Most tokens in a trial: 300×300 pixels of a network that unshuffles 2×2, a few seconds in PyTorch."""
-BOUND = 1e-4
+MAX_DIFFERENCE = 1e-4
 """Largest allowed difference of an fp32 graph from PyTorch, relative to the output's standard deviation."""
 
 
@@ -38,15 +38,15 @@ def trial_sizes(model: ModelDescriptor, shape: tuple[int, int] | None) -> list[t
     if shape is None:
         return [(m, 2 * m), (97, 143)]  # without padding, and with padding in both directions
     height, width = shape
-    if math.prod(model.size.padded(height, width)) <= LARGEST_TRIAL * model.config.cell**2:
+    if math.prod(model.size.padded(height, width)) <= MAX_TRIAL_TOKENS * model.config.cell**2:
         return [shape]
     # More than one window in each direction, and the same padding as the graph itself.
     least = max(m + 1, model.size.minimum)
-    side = _smaller(height, least, m), _smaller(width, max(2 * m + 1, least), m)
+    side = _smallest_equivalent(height, least, m), _smallest_equivalent(width, max(2 * m + 1, least), m)
     return [(max(side),) * 2 if model.size.square else side]
 
 
-def _smaller(side: int, least: int, multiple: int) -> int:
+def _smallest_equivalent(side: int, least: int, multiple: int) -> int:
     """Return the smallest side >= `least` with the same remainder modulo `multiple`, or the side if it is smaller."""
     return side if side <= least else least + (side - least) % multiple
 
@@ -61,7 +61,7 @@ def check_structure(graph: bytes) -> None:
         raise verification_error(f"onnx rejects it ({_first_line(error)})") from error
 
 
-def runtime() -> str:
+def onnxruntime_version() -> str:
     """Return ONNX Runtime's version."""
     import onnxruntime
 
@@ -118,7 +118,7 @@ def compare_with_pytorch(
     channels = checkpoint.description.frame_channels[0]
     lowest, largest = np.inf, 0.0
     for height, width in sizes:
-        picture = accuracy.drawing(height, width)[None, :channels]  # (1, C, H, W)
+        picture = accuracy.draw_line_art(height, width)[None, :channels]  # (1, C, H, W)
         expected = run_pytorch(network, checkpoint.description, picture)
         try:
             out: Array = session.run(["output"], {"input": picture})[0]
@@ -127,11 +127,11 @@ def compare_with_pytorch(
         if out.shape != expected.shape:
             raise verification_error(f"its output has the shape {out.shape} instead of {expected.shape}")
         try:
-            psnr = accuracy.compare(expected, out, f"exported {precision}")
+            psnr = accuracy.check_psnr(expected, out, f"exported {precision}")
         except EngineBuildError as error:
             raise verification_error(str(error).rstrip(".")) from error
         difference = float(np.abs(out - expected).max())
-        bound = BOUND * float(expected.std())
+        bound = MAX_DIFFERENCE * float(expected.std())
         if precision == "fp32" and difference > bound:
             raise verification_error(
                 f"its values differ by up to {difference:.2g} from PyTorch's, {bound:.2g} are allowed"

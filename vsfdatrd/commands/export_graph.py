@@ -36,12 +36,12 @@ def graph_for_others(checkpoint: Checkpoint, shape: tuple[int, int] | None, prec
     target = GraphTarget(precision, padding=True)
     if shape is None or not model.architecture.is_traced:
         return model.architecture.graph(model.config, checkpoint, shape, target)
-    from vsfdatrd.backends.traced_graphs import graph_for
+    from vsfdatrd.backends.traced_graphs import create_graph
     from vsfdatrd.graph.half_precision import convert_precision
 
     padded = model.size.padded(*shape)
     return _with_padding(
-        convert_precision(_upgrade_opset(graph_for(checkpoint, *padded), target), target), model, shape, padded
+        convert_precision(_upgrade_opset(create_graph(checkpoint, *padded), target), target), model, shape, padded
     )
 
 

@@ -19,24 +19,24 @@ from typing import Any
 import numpy as np
 
 from vsfdatrd import __version__
-from vsfdatrd.backends.accuracy import drawing, psnr
+from vsfdatrd.backends.accuracy import compute_psnr, draw_line_art
 from vsfdatrd.backends.base import Engine, FramePlanes, SlotPool
-from vsfdatrd.backends.gpu.devices import gpus
-from vsfdatrd.backends.speed import timed_turn
+from vsfdatrd.backends.gpu.devices import list_gpus
+from vsfdatrd.backends.speed import run_turn
 from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import ArgumentError, EngineError, FdatrdError
 from vsfdatrd.options import Options
 from vsfdatrd.system import processor
-from vsfdatrd.system.packages import versions
+from vsfdatrd.system.packages import installed_versions
 from vsfdatrd.workers import spawn
 
 SCHEMA = 1
 BACKENDS = ("tensorrt", "torch", "cuda")
 LIBRARIES = ("tensorrt_rtx", "tensorrt", "torch", "cuda-bindings", "openvino", "onnx", "numpy", "vapoursynth")
-SECONDS = 5.0
+MEASURE_SECONDS = 5.0
 """Approximate duration of a frame-rate measurement."""
-RESULTS = "benchmarks/results/community/"
+REPORTS_FOLDER = "benchmarks/results/community/"
 """Folder in the project's repository where reports are collected."""
 
 
@@ -50,7 +50,7 @@ class _Case:
     cache: Path
 
 
-def run(model: str, size: tuple[int, int], target: Path | None, seconds: float = SECONDS) -> int:
+def run(model: str, size: tuple[int, int], target: Path | None, seconds: float = MEASURE_SECONDS) -> int:
     """Measure every GPU backend, print a table, and write the report.
 
     Args:
@@ -65,22 +65,22 @@ def run(model: str, size: tuple[int, int], target: Path | None, seconds: float =
     Raises:
         FdatrdError: The model cannot be read, or the report cannot be written to `target`.
     """
-    if not gpus():
+    if not list_gpus():
         print("there is no NVIDIA GPU here, or no driver for it, so there is nothing to report")
         return 1
-    from vsfdatrd.weights.catalog import resolve
+    from vsfdatrd.weights.catalog import resolve_model
 
-    file = target or Path(f"vsfdatrd_gpu_{_slug(gpus()[0].name)}.json")
+    file = target or Path(f"vsfdatrd_gpu_{_file_name_part(list_gpus()[0].name)}.json")
     if not file.absolute().parent.is_dir():  # fail now, not after minutes of measuring
         raise ArgumentError(f"{file} cannot be written, since there is no such folder; give another path with --json")
-    checkpoint = open_checkpoint(resolve(model))
+    checkpoint = open_checkpoint(resolve_model(model))
     width, height = size
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "vsfdatrd": __version__,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "machine": machine(),
-        "libraries": versions(LIBRARIES),
+        "machine": describe_machine(),
+        "libraries": installed_versions(LIBRARIES),
         "model": checkpoint.path.stem,
         "weights": checkpoint.description.sha256[:16],
         "size": [width, height],
@@ -91,7 +91,7 @@ def run(model: str, size: tuple[int, int], target: Path | None, seconds: float =
         case = _Case(checkpoint, height, width, Path(folder))
         for name in BACKENDS:
             try:
-                row = measure(case, name, seconds)
+                row = measure_backend(case, name, seconds)
             except FdatrdError as error:
                 row = {"backend": name, "error": str(error)}
             report["engines"].append(row)
@@ -101,7 +101,7 @@ def run(model: str, size: tuple[int, int], target: Path | None, seconds: float =
     except OSError as error:
         print(f"{file} cannot be written ({error.strerror}); give another path with --json", file=sys.stderr)
         return 1
-    print(f"written to {file}; please post it, as an issue or a pull request that adds it to {RESULTS}")
+    print(f"written to {file}; please post it, as an issue or a pull request that adds it to {REPORTS_FOLDER}")
     return 0 if any("error" not in row for row in report["engines"]) else 1
 
 
@@ -119,7 +119,7 @@ def format_row(row: Mapping[str, Any]) -> str:
     )
 
 
-def measure(case: _Case, name: str, seconds: float) -> dict[str, Any]:
+def measure_backend(case: _Case, name: str, seconds: float) -> dict[str, Any]:
     """Measure one backend: open it twice, compare it with fp32, time it alone and through VapourSynth.
 
     Args:
@@ -135,8 +135,8 @@ def measure(case: _Case, name: str, seconds: float) -> dict[str, Any]:
     """
     from vsfdatrd.backends import selection
 
-    module = selection.backend(name)
-    if reason := module.unavailable() or (None if name != "torch" else _without_cuda()):
+    module = selection.import_backend(name)
+    if reason := module.unavailable() or (None if name != "torch" else _hide_gpus()):
         raise EngineError(reason)
     options = Options(model=str(case.checkpoint.path), backend=name, cache=case.cache)
     store = EngineCache(case.cache)
@@ -155,13 +155,13 @@ def measure(case: _Case, name: str, seconds: float) -> dict[str, Any]:
     engine = pool.engine
     entry = store.entries()[-1]
     try:
-        picture = drawing(*engine.input(0).shape[1:])[: engine.input(0).shape[0]]
+        picture = draw_line_art(*engine.input(0).shape[1:])[: engine.input(0).shape[0]]
         result = _run_frame(engine, picture)
         if not np.isfinite(result).all():
             raise EngineError("its output has values that are not finite")
-        decibels = psnr(reference_output(case, entry.path), result)
+        decibels = compute_psnr(reference_output(case, entry.path), result)
         memory = before - free_gpu_memory()
-        frames, spent = timed_turn(engine, range(engine.slots), seconds)
+        frames, spent = run_turn(engine, range(engine.slots), seconds)
         alone = frames / spent
     finally:
         engine.close()
@@ -185,7 +185,7 @@ def measure(case: _Case, name: str, seconds: float) -> dict[str, Any]:
     }
 
 
-def _without_cuda() -> str | None:
+def _hide_gpus() -> str | None:
     import torch
 
     return None if torch.cuda.is_available() else "this PyTorch is built without CUDA, or does not see the GPU"
@@ -198,24 +198,24 @@ def _run_frame(engine: Engine, picture: FramePlanes) -> FramePlanes:
 
 
 def reference_output(case: _Case, engine_folder: Path) -> FramePlanes:
-    """Return the fp32 output for `accuracy.drawing`: from the engine's folder, or computed on the CPU."""
+    """Return the fp32 output for `accuracy.draw_line_art`: from the engine's folder, or computed on the CPU."""
     from vsfdatrd.backends import reference as references
-    from vsfdatrd.backends.graphs import serialized
+    from vsfdatrd.backends.graphs import serialize
     from vsfdatrd.backends.selection import padded_size
-    from vsfdatrd.backends.tensorrt.builder import REFERENCE
-    from vsfdatrd.backends.traced_graphs import graph_for
+    from vsfdatrd.backends.tensorrt.builder import REFERENCE_FILE
+    from vsfdatrd.backends.traced_graphs import create_graph
 
-    paths = [engine_folder / REFERENCE, case.cache / REFERENCE]
+    paths = [engine_folder / REFERENCE_FILE, case.cache / REFERENCE_FILE]
     path = next((path for path in paths if path.exists()), None)
     if path is None:
-        path = case.cache / REFERENCE
+        path = case.cache / REFERENCE_FILE
         graph = case.cache / "exact.onnx"
         size = padded_size(case.checkpoint.description, case.height, case.width)
-        graph.write_bytes(serialized(graph_for(case.checkpoint, *size)))
-        references.compute(graph, path)
+        graph.write_bytes(serialize(create_graph(case.checkpoint, *size)))
+        references.compute_reference(graph, path)
     result: FramePlanes = np.load(path, allow_pickle=False).astype(np.float32)
     if path.parent != case.cache:
-        np.save(case.cache / REFERENCE, result.astype(np.float16), allow_pickle=False)
+        np.save(case.cache / REFERENCE_FILE, result.astype(np.float16), allow_pickle=False)
     return result
 
 
@@ -230,7 +230,7 @@ def tensorrt_rate(directory: Path, expected_rate: float, seconds: float) -> floa
     from vsfdatrd.backends.tensorrt.library import choose_library
     from vsfdatrd.workers.client import Worker
 
-    library = choose_library(gpus()[0].capability)
+    library = choose_library(list_gpus()[0].capability)
     if library is None:
         return expected_rate
     with contextlib.closing(Worker("vsfdatrd.backends.tensorrt.worker")) as worker:
@@ -285,27 +285,27 @@ def free_gpu_memory() -> int:
         return int(worker.ask("free", devices=[0])[0])
 
 
-def machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """Return the GPU, driver, operating system and CPU; nothing that identifies the user."""
     from vsfdatrd.backends.gpu import cuda
 
-    first = gpus()[0]
-    driver, memory = _from_nvidia_smi()
+    first = list_gpus()[0]
+    driver, memory = _query_nvidia_smi()
     return {
         "gpu": first.name,
         "capability": f"{first.capability[0]}.{first.capability[1]}",
-        "gpus": len(gpus()),
+        "gpus": len(list_gpus()),
         "driver": driver,
         "cuda": cuda.driver_version(),
         "memory_mib": memory,
         "system": f"{platform.system()} {platform.release()}",
-        "cpu": processor.name(),
+        "cpu": processor.cpu_name(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
     }
 
 
-def _from_nvidia_smi() -> tuple[str | None, int | None]:
+def _query_nvidia_smi() -> tuple[str | None, int | None]:
     """Return the driver version and the first GPU's memory in MiB from nvidia-smi; None if it is not available."""
     program = shutil.which("nvidia-smi")
     if program is None:
@@ -313,7 +313,7 @@ def _from_nvidia_smi() -> tuple[str | None, int | None]:
     command = [program, "-i", "0", "--query-gpu=driver_version,memory.total", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=20, check=True, creationflags=spawn.no_window()
+            command, capture_output=True, text=True, timeout=20, check=True, creationflags=spawn.creation_flags()
         )
         driver, _, memory = done.stdout.splitlines()[0].partition(",")
         return driver.strip(), int(memory)
@@ -321,5 +321,5 @@ def _from_nvidia_smi() -> tuple[str | None, int | None]:
         return None, None
 
 
-def _slug(text: str) -> str:
+def _file_name_part(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")

@@ -9,32 +9,32 @@ from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import ArgumentError, CheckpointError, FdatrdError
 from vsfdatrd.system.home import expand_user
 from vsfdatrd.weights import aliases
-from vsfdatrd.weights.aliases import OwnModel
-from vsfdatrd.weights.catalog import CATALOG, installed, resolve
+from vsfdatrd.weights.aliases import ModelAlias
+from vsfdatrd.weights.catalog import CATALOG, find_installed, resolve_model
 from vsfdatrd.weights.files import sha256
 
-_NONE = "-"
+_NO_VALUE = "-"
 
 
-def show() -> int:
+def list_models() -> int:
     """Print every named model with its scale, license, architecture and file."""
     rows = [("name", "scale", "license", "")]
     for model in CATALOG.values():
         rows.append((model.name, f"{model.scale}x", model.license, model.file))
-    for own in aliases.read().values():
+    for own in aliases.read_aliases().values():
         try:
             descriptor = open_checkpoint(own.file, cache=EngineCache(None).metadata("checkpoint")).description
             scale, description = f"{descriptor.scale}x", f"{descriptor.name}, {own.file}"
         except FdatrdError as error:
-            scale, description = _NONE, str(error)
-        rows.append((own.name, scale, _NONE, description))
+            scale, description = _NO_VALUE, str(error)
+        rows.append((own.name, scale, _NO_VALUE, description))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip())
     return 0
 
 
-def info(file: str, as_json: bool) -> int:
+def print_info(file: str, as_json: bool) -> int:
     """Print a description of a model file.
 
     Args:
@@ -47,9 +47,9 @@ def info(file: str, as_json: bool) -> int:
     Raises:
         FdatrdError: The file cannot be read.
     """
-    path = resolve(file)
+    path = resolve_model(file)
     checkpoint = open_checkpoint(path)
-    rows = _rows(path, checkpoint)
+    rows = _info_rows(path, checkpoint)
     if as_json:
         print(json.dumps(rows, indent=2))
         return 0
@@ -59,39 +59,39 @@ def info(file: str, as_json: bool) -> int:
     return 0
 
 
-def verify() -> int:
+def verify_models() -> int:
     """Compare every file with its checksum; return 1 if one is missing or differs, else 0."""
     damaged = 0
     for model in CATALOG.values():
         try:
-            print(f"{model.name}: as released, {installed(model)}")
+            print(f"{model.name}: as released, {find_installed(model)}")
         except CheckpointError as error:
             damaged += 1
             print(f"{model.name}: {error}")
-    for own in aliases.read().values():
+    for own in aliases.read_aliases().values():
         damaged += not _verify_own(own)
     return 1 if damaged else 0
 
 
-def add(file: Path, name: str) -> int:
+def add_alias(file: Path, name: str) -> int:
     """Define an alias for a model file, after checking that the file can be used."""
     aliases.check_name(name, CATALOG)
     path = expand_user(file).absolute()
     model = open_checkpoint(path).description
-    aliases.add(OwnModel(name, path, model.sha256), CATALOG)
+    aliases.add_alias(ModelAlias(name, path, model.sha256), CATALOG)
     print(f'{name}: {model.name}, {model.scale}x, {path}; in scripts model="{name}"')
     return 0
 
 
-def remove(name: str) -> int:
+def remove_alias(name: str) -> int:
     """Remove an alias; its file stays."""
     if name in CATALOG:
         raise ArgumentError(f"{name!r} ships with the package and cannot be removed; only models that were added can")
-    print(f"{name} removed; its file {aliases.remove(name).file} stays")
+    print(f"{name} removed; its file {aliases.remove_alias(name).file} stays")
     return 0
 
 
-def _verify_own(own: OwnModel) -> bool:
+def _verify_own(own: ModelAlias) -> bool:
     try:
         unchanged = own.sha256 is None or sha256(own.file) == own.sha256
     except CheckpointError as error:
@@ -104,7 +104,7 @@ def _verify_own(own: OwnModel) -> bool:
     return unchanged
 
 
-def _rows(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+def _info_rows(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     model = checkpoint.description
     rows: dict[str, Any] = {
         "file": str(path),
@@ -117,7 +117,7 @@ def _rows(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     }
     if model.part:
         rows["part of the file"] = model.part.rstrip("/.*")
-    rows |= model.config.facts()
+    rows |= model.config.info()
     if (work := model.config.flops(540, 720)) is not None:
         rows["TFLOP per 720×540 frame"] = round(work / 1e12, 3)
-    return rows | model.architecture.inspect(model.config, checkpoint)
+    return rows | model.architecture.weights_info(model.config, checkpoint)

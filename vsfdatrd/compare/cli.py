@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from vsfdatrd.compare.comparison import Comparison
 
 
-def add_to(commands: "argparse._SubParsersAction[Any]") -> None:
+def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     """Add the subcommand to the command line."""
     parser = commands.add_parser("compare", help="compare two videos: pictures side by side, metrics, a page")
     parser.add_argument("before", type=Path, help="the original, such as episode.mkv")
@@ -67,24 +67,24 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     for note in comparison.notes:
         print(f"compare: {note}", file=sys.stderr)
-    for line in _table(comparison):
+    for line in _format_table(comparison):
         print(line)
     print(f"{len(comparison.files)} files in {folder}" + (f"; open {comparison.files[-1]}" if arguments.html else ""))
     return 0
 
 
-def _table(comparison: "Comparison") -> Iterator[str]:
+def _format_table(comparison: "Comparison") -> Iterator[str]:
     yield f"{'frame':>7} {'before':>7}  {'lines':>13}  {'noise':>13}  {'SSIM':>5}  {'SSIMULACRA2':>11}  why"
     for shot in comparison.shots:
-        yield f"{shot.pair.after:>7} {shot.pair.before:>7}  {_numbers(shot.metrics)}  {shot.why}"
-    yield f"{'mean':>7} {'':>7}  {_numbers(comparison.mean)}"
+        yield f"{shot.pair.after:>7} {shot.pair.before:>7}  {_format_metrics(shot.metrics)}  {shot.why}"
+    yield f"{'mean':>7} {'':>7}  {_format_metrics(comparison.mean)}"
 
 
-def _numbers(m: Any) -> str:
-    from vsfdatrd.compare.page import rounded
+def _format_metrics(m: Any) -> str:
+    from vsfdatrd.compare.page import format_value
 
     lines, noise = (
-        f"{rounded(a, 1)} → {rounded(b, 1)}"
+        f"{format_value(a, 1)} → {format_value(b, 1)}"
         for a, b in ((m.lines_before, m.lines_after), (m.noise_before, m.noise_after))
     )
-    return f"{lines:>13}  {noise:>13}  {rounded(m.ssim, 3):>5}  {rounded(m.ssimulacra2, 1):>11}"
+    return f"{lines:>13}  {noise:>13}  {format_value(m.ssim, 3):>5}  {format_value(m.ssimulacra2, 1):>11}"

@@ -11,11 +11,11 @@ from pathlib import Path
 import vapoursynth as vs
 
 from vsfdatrd.compare import metrics, page, pick, pictures
-from vsfdatrd.compare.match import DIFFERENT, Pair, Thumbnails, overlap, pairs, without_borders
-from vsfdatrd.compare.video import Video, frame, open_video
-from vsfdatrd.encode.source import check_file
+from vsfdatrd.compare.match import MAX_DIFFERENT, MatchedPair, Thumbnails, crop_borders, match_frames, overlap
+from vsfdatrd.compare.video import Video, open_video, read_frame
+from vsfdatrd.encode.source import check_is_file
 from vsfdatrd.errors import ArgumentError
-from vsfdatrd.system.progress import working
+from vsfdatrd.system.progress import report_progress
 
 LABELS = ("before", "after")
 
@@ -29,13 +29,13 @@ class Comparison:
     folder: Path
     notes: list[str] = field(default_factory=list)
     """Remarks for the reader, as sentences: processing of the files, and where they disagree."""
-    shots: list[page.Shot] = field(default_factory=list)
+    shots: list[page.FramePair] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
 
     @property
     def mean(self) -> metrics.Metrics:
         """The mean of the metrics over all frames."""
-        return metrics.mean([shot.metrics for shot in self.shots])
+        return metrics.mean_metrics([shot.metrics for shot in self.shots])
 
 
 def compare(
@@ -70,33 +70,33 @@ def compare(
         ArgumentError: A file, a frame number or the folder cannot be used.
         FrameError: A frame cannot be read.
     """
-    pick.check(frames, count)
-    check_file(before)
-    check_file(after)
+    pick.check_frames(frames, count)
+    check_is_file(before)
+    check_is_file(after)
     _create_folder(folder)
     result = Comparison(open_video(before), open_video(after), folder)
     report("choosing frames")
     shared = overlap(result.before, result.after, offset)
     small = Thumbnails(result.after)
-    with working("looking at frames", delay=5):  # takes minutes if a file has to be decoded from its start
-        picks = pick.requested(result.after, frames) if frames else pick.choose_frames(small, count, shared)
+    with report_progress("looking at frames", delay=5):  # takes minutes if a file has to be decoded from its start
+        picks = pick.requested_frames(result.after, frames) if frames else pick.choose_frames(small, count, shared)
     report("finding the same frames in the first file")
-    with working("looking for frames", delay=5):
-        matches = pairs(result.before, small, [p.frame for p in picks], offset)
+    with report_progress("looking for frames", delay=5):
+        matches = match_frames(result.before, small, [p.frame for p in picks], offset)
     uncropped = result.before
-    result.before, matches = without_borders(uncropped, small, matches, offset)
+    result.before, matches = crop_borders(uncropped, small, matches, offset)
     result.notes += [
         *_length_notes(result.before, result.after, shared),
-        *_notes(uncropped, result.before, result.after, matches),
+        *_matching_notes(uncropped, result.before, result.after, matches),
     ]
-    sizes = _Sizes(result.before, result.after)
+    sizes = _ScaledClips(result.before, result.after)
     for number, (picked, pair) in enumerate(zip(picks, matches, strict=True), 1):
         report(f"frame {picked.frame} ({number} of {len(picks)})")
-        result.shots.append(_shot(result, sizes, picked, pair, with_uris=html))
+        result.shots.append(_make_shot(result, sizes, picked, pair, with_uris=html))
     if html:
         file = folder / "compare.html"
-        text = page.render(result.before, result.after, result.shots, result.notes, result.mean)
-        pictures.write(file, text.encode(errors="replace"))  # file names may not be valid UTF-8
+        text = page.render_comparison(result.before, result.after, result.shots, result.notes, result.mean)
+        pictures.write_picture(file, text.encode(errors="replace"))  # file names may not be valid UTF-8
         result.files.append(file)
     return result
 
@@ -110,23 +110,23 @@ def _create_folder(folder: Path) -> None:
             f"the folder {folder} cannot be made ({error.strerror or error}); give another with --out"
         ) from error
     probe = folder / ".writable"
-    pictures.write(probe, b"")
+    pictures.write_picture(probe, b"")
     probe.unlink()
 
 
-def _notes(uncropped: Video, before: Video, after: Video, matches: list[Pair]) -> list[str]:
+def _matching_notes(uncropped: Video, before: Video, after: Video, matches: list[MatchedPair]) -> list[str]:
     notes = [f"{video.path.name} {video.treatment}." for video in (before, after) if video.treatment]
     if before is not uncropped:
         notes.append(
             f"{before.path.name} has black borders that {after.path.name} does not have; they were cut off: "
             f"{uncropped.clip.width}×{uncropped.clip.height} became {before.clip.width}×{before.clip.height}."
         )
-    strange = [str(pair.after) for pair in matches if pair.likeness < DIFFERENT]
-    if strange:
+    unmatched = [str(pair.after) for pair in matches if pair.likeness < MAX_DIFFERENT]
+    if unmatched:
         frames = (
             "all of these frames"
-            if len(strange) == len(matches)
-            else f"frame{'s'[: len(strange) - 1]} " + ", ".join(strange)
+            if len(unmatched) == len(matches)
+            else f"frame{'s'[: len(unmatched) - 1]} " + ", ".join(unmatched)
         )
         notes.append(
             f"The two files do not seem to show the same: {before.path.name} has another picture at {frames} of "
@@ -144,50 +144,52 @@ def _length_notes(before: Video, after: Video, shared: range) -> list[str]:
     return [f"{before.path.name} has nothing {' and '.join(lacks)} of {after.path.name}."] if lacks else []
 
 
-class _Sizes:
+class _ScaledClips:
     """Both clips at the size of AFTER, for viewing, and at the size of the smaller one, for metrics."""
 
     def __init__(self, before: Video, after: Video) -> None:
         width, height = round(after.clip.width * after.pixel_aspect), after.clip.height
         small = min((video.clip.width, video.clip.height) for video in (before, after))
-        self.large = _sized(before.clip, width, height), _sized(after.clip, width, height)
-        self.small = _sized(before.clip, *small), _sized(after.clip, *small)
+        self.large = _resize(before.clip, width, height), _resize(after.clip, width, height)
+        self.small = _resize(before.clip, *small), _resize(after.clip, *small)
 
 
-def _sized(clip: vs.VideoNode, width: int, height: int) -> vs.VideoNode:
+def _resize(clip: vs.VideoNode, width: int, height: int) -> vs.VideoNode:
     return clip if (clip.width, clip.height) == (width, height) else clip.resize.Spline36(width, height)
 
 
-def _shot(comparison: Comparison, sizes: _Sizes, picked: pick.Pick, pair: Pair, *, with_uris: bool) -> page.Shot:
+def _make_shot(
+    comparison: Comparison, sizes: _ScaledClips, picked: pick.ChosenFrame, pair: MatchedPair, *, with_uris: bool
+) -> page.FramePair:
     """Measure one pair of frames and write its pictures."""
     large, small = (
-        (frame(comparison.before, first, pair.before), frame(comparison.after, second, pair.after))
+        (read_frame(comparison.before, first, pair.before), read_frame(comparison.after, second, pair.after))
         for first, second in (sizes.large, sizes.small)
     )
     score = metrics.ssimulacra2(sizes.small[0][pair.before], sizes.small[1][pair.after])
-    numbers = metrics.measure(large, small, score)
-    both = pictures.image(large[0]), pictures.image(large[1])
+    numbers = metrics.measure_pair(large, small, score)
+    images = pictures.to_image(large[0]), pictures.to_image(large[1])
     stem = f"frame_{pair.after:06d}"
     seconds = float(comparison.after.times[pair.after])
     labels = (f"{LABELS[0]}, frame {pair.before}", f"{LABELS[1]}, frame {pair.after}, {page.format_time(seconds)}")
-    _write_picture(comparison, f"{stem}_side_by_side.png", pictures.encode_png(pictures.side_by_side(*both, labels)))
+    _write_picture(comparison, f"{stem}_side_by_side.png", pictures.encode_png(pictures.side_by_side(*images, labels)))
     crops = []
-    for i, box in enumerate(pictures.detail(large[1]), 1):
-        first, second = (one.crop(box) for one in both)
+    for i, box in enumerate(pictures.find_detail(large[1]), 1):
+        first, second = (picture.crop(box) for picture in images)
         sheet = pictures.side_by_side(first, second, labels, pictures.MAGNIFICATION)
         _write_picture(comparison, f"{stem}_crop_{i}.png", pictures.encode_png(sheet))
         crops.append((first, second))
-    return page.Shot(
+    return page.FramePair(
         pair,
         picked.why,
         seconds,
-        both[0].size,
+        images[0].size,
         numbers,
-        frames=tuple(pictures.frame_uri(one) for one in both) if with_uris else (),
+        frames=tuple(pictures.frame_uri(picture) for picture in images) if with_uris else (),
         crops=[(pictures.png_uri(a), pictures.png_uri(b), a.size) for a, b in crops] if with_uris else [],
     )
 
 
 def _write_picture(comparison: Comparison, name: str, content: bytes) -> None:
-    pictures.write(comparison.folder / name, content)
+    pictures.write_picture(comparison.folder / name, content)
     comparison.files.append(comparison.folder / name)

@@ -14,19 +14,19 @@ log = logging.getLogger(__name__)
 
 MIN_DURATION = 180.0
 """Seconds; shorter films are read completely."""
-PIECES = 20
-MIN_PIECE_SECONDS = 2.5
-"""Minimum length of a piece; it ends at the next GOP boundary."""
-SEAM = 0.2
-"""Seconds on either side of a piece's start in which frames may reference frames of another piece."""
-MAX_PIECE_SECONDS = 6.0
-"""Maximum length of a piece, for films with long GOPs."""
+SECTION_COUNT = 20
+MIN_SECTION_SECONDS = 2.5
+"""Minimum length of a section; it ends at the next GOP boundary."""
+SEAM_SECONDS = 0.2
+"""Seconds on either side of a section's start in which frames may reference frames of another section."""
+MAX_SECTION_SECONDS = 6.0
+"""Maximum length of a section, for films with long GOPs."""
 
 _MPEG = ("mpeg1video", "mpeg2video")
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Section:
     """One continuous section of the film in the excerpt."""
 
     at: float
@@ -37,25 +37,27 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Excerpt:
-    """A short file of pieces that are evenly spread over a film."""
+    """A short file of sections that are evenly spread over a film."""
 
     path: Path
-    pieces: list[Piece]
+    sections: list[Section]
     duration: float
     """Duration of the complete film in seconds, according to its container."""
 
     def in_film(self, seconds: float) -> float:
         """Convert a time in the excerpt to the time in the film, both in seconds."""
-        piece = self.pieces[max(0, bisect([piece.at for piece in self.pieces], seconds + 1e-3) - 1)]
-        return piece.film + seconds - piece.at
+        section = self.sections[max(0, bisect([section.at for section in self.sections], seconds + 1e-3) - 1)]
+        return section.film + seconds - section.at
 
     def is_inside(self, seconds: float) -> bool:
-        """Return whether a time in the excerpt, in seconds, is more than `SEAM` away from the start of any piece."""
-        return all(abs(seconds - piece.at) > SEAM for piece in self.pieces)
+        """Return whether a time in the excerpt, in seconds, is more than `SEAM_SECONDS` away from the start of any
+        section.
+        """
+        return all(abs(seconds - section.at) > SEAM_SECONDS for section in self.sections)
 
 
 def make_excerpt(film: Path, target: Path) -> Excerpt | None:
-    """Copy pieces of a film's video stream to another file.
+    """Copy sections of a film's video stream to another file.
 
     Args:
         film: The file.
@@ -72,85 +74,87 @@ def make_excerpt(film: Path, target: Path) -> Excerpt | None:
             stream, _ = choose_video(source)
             if stream is None or not source.duration or source.duration / av.time_base < MIN_DURATION:
                 return None
-            copy = _copy_mpeg if stream.codec_context.name in _MPEG else _copy
-            pieces = copy(av, source, stream, target)
+            copy = _copy_mpeg if stream.codec_context.name in _MPEG else _copy_to_matroska
+            sections = copy(av, source, stream, target)
             duration = source.duration / av.time_base
     except (av.FFmpegError, ValueError, OverflowError, OSError) as error:
         log.debug("no excerpt of %s: %s", film, error)
         return None
-    return Excerpt(target, pieces, duration) if len(pieces) > PIECES // 2 else None
+    return Excerpt(target, sections, duration) if len(sections) > SECTION_COUNT // 2 else None
 
 
-def _groups(av: Any, source: Any, stream: Any) -> Iterator[tuple[float, list[Any]]]:
-    """Yield the start time of each piece in seconds and its packets, beginning with a key frame."""
+def _section_packets(av: Any, source: Any, stream: Any) -> Iterator[tuple[float, list[Any]]]:
+    """Yield the start time of each section in seconds and its packets, beginning with a key frame."""
     begin = (source.start_time or 0) / av.time_base
     tick = float(stream.time_base)
-    reached = -1.0
-    for number in range(PIECES):
-        source.seek(round((begin + (number + 0.5) / PIECES * source.duration / av.time_base) * av.time_base))
+    last_copied = -1.0
+    for number in range(SECTION_COUNT):
+        source.seek(round((begin + (number + 0.5) / SECTION_COUNT * source.duration / av.time_base) * av.time_base))
         packets: list[Any] = []
         first = 0.0
         for packet in source.demux(stream):
             if not packet.size:
                 continue
             stamp = packet.pts if packet.pts is not None else packet.dts
-            now = first if stamp is None else stamp * tick - begin
+            seconds_in_film = first if stamp is None else stamp * tick - begin
             if not packets:
                 if not packet.is_keyframe or stamp is None:
                     continue
-                if now <= reached:  # this GOP has been copied already
+                if seconds_in_film <= last_copied:  # this GOP has been copied already
                     break
-                first = now
-            elif (packet.is_keyframe and now - first >= MIN_PIECE_SECONDS) or now - first >= MAX_PIECE_SECONDS:
+                first = seconds_in_film
+            elif (
+                packet.is_keyframe and seconds_in_film - first >= MIN_SECTION_SECONDS
+            ) or seconds_in_film - first >= MAX_SECTION_SECONDS:
                 break
             packets.append(packet)
-            reached = max(reached, now)
+            last_copied = max(last_copied, seconds_in_film)
         if packets:
             yield first, packets
 
 
-def _copy_mpeg(av: Any, source: Any, stream: Any, target: Path) -> list[Piece]:
-    """Copy pieces of MPEG-1 or 2 to an elementary stream, which needs no timestamps: on discs many frames lack them."""
+def _copy_mpeg(av: Any, source: Any, stream: Any, target: Path) -> list[Section]:
+    """Copy sections of MPEG-1 or 2 to an elementary stream. It needs no timestamps, which many frames on discs lack."""
     rate = float(stream.average_rate or stream.guessed_rate or 25)
-    pieces: list[Piece] = []
+    sections: list[Section] = []
     count = 0
     with target.open("wb") as file:
-        for first, packets in _groups(av, source, stream):
-            pieces.append(Piece(count / rate, first))
+        for first, packets in _section_packets(av, source, stream):
+            sections.append(Section(count / rate, first))
             pictures = [bytes(packet) for packet in packets]
             # B-frames after the first I-frame are displayed before it and reference the previous GOP: drop them.
-            leading = sum(1 for _ in takewhile(_is_b, pictures[1:]))
+            leading = sum(1 for _ in takewhile(_is_b_frame, pictures[1:]))
             decodable = [pictures[0], *pictures[1 + leading :]]
             file.write(b"".join(decodable))
             count += len(decodable)
-    return pieces
+    return sections
 
 
-def _is_b(data: bytes) -> bool:
+def _is_b_frame(data: bytes) -> bool:
     """Return whether MPEG data are a B-frame, according to the picture header."""
-    at = data.find(b"\0\0\1\0")
-    return 0 <= at < len(data) - 6 and data[at + 5] >> 3 & 7 == 3
+    start_ticks = data.find(b"\0\0\1\0")
+    return 0 <= start_ticks < len(data) - 6 and data[start_ticks + 5] >> 3 & 7 == 3
 
 
-def _copy(av: Any, source: Any, stream: Any, target: Path) -> list[Piece]:
-    """Copy pieces to a Matroska file, concatenated without gaps."""
-    pieces: list[Piece] = []
+def _copy_to_matroska(av: Any, source: Any, stream: Any, target: Path) -> list[Section]:
+    """Copy sections to a Matroska file, concatenated without gaps."""
+    sections: list[Section] = []
     tick = float(stream.time_base)
-    usual = round(1 / float(stream.average_rate or stream.guessed_rate or 25) / tick)
-    at, last_dts = 0, -(1 << 40)
+    frame_ticks = round(1 / float(stream.average_rate or stream.guessed_rate or 25) / tick)
+    start_ticks, last_dts = 0, -(1 << 40)
     with av.open(str(target), "w", format="matroska") as copy:
         out = copy.add_stream_from_template(stream)
-        for seconds, packets in _groups(av, source, stream):
-            pieces.append(Piece(at * tick, seconds))
+        for seconds, packets in _section_packets(av, source, stream):
+            sections.append(Section(start_ticks * tick, seconds))
             first, end = packets[0].pts, 0
             for packet in packets:
                 if packet.pts is None or packet.pts < first:  # references the previous GOP
                     continue
                 end = max(end, packet.pts - first)
-                packet.pts = packet.pts - first + at
+                packet.pts = packet.pts - first + start_ticks
                 # Dropping frames at a seam would make DTS go backwards.
-                packet.dts = last_dts = max(last_dts, min(packet.pts, (packet.dts or packet.pts) - first + at))
+                packet.dts = last_dts = max(last_dts, min(packet.pts, (packet.dts or packet.pts) - first + start_ticks))
                 packet.stream = out
                 copy.mux(packet)
-            at += end + usual
-    return pieces
+            start_ticks += end + frame_ticks
+    return sections

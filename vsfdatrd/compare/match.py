@@ -11,7 +11,7 @@ import numpy as np
 import vapoursynth as vs
 from numpy.typing import NDArray
 
-from vsfdatrd.compare.video import Plane, Video, frame
+from vsfdatrd.compare.video import Plane, Video, read_frame
 from vsfdatrd.encode.crop import find_borders
 from vsfdatrd.errors import ArgumentError, FrameError
 
@@ -19,20 +19,20 @@ log = logging.getLogger(__name__)
 
 NEIGHBORS = 3
 """Frames of BEFORE examined on either side of the nearest in time."""
-SEARCH = 1.0
+SEARCH_SECONDS = 1.0
 """Seconds searched on either side if no neighbor matches."""
-MATCHING = 0.9
+MIN_MATCH = 0.9
 """Likeness above which two frames are accepted as a match without further search."""
-DIFFERENT = 0.7
+MAX_DIFFERENT = 0.7
 """Likeness below which two frames do not show the same moment."""
-THUMBNAIL = (192, 144)
+THUMBNAIL_SIZE = (192, 144)
 """Width and height at which frames are compared: hides noise and coding artifacts, but not a moved mouth."""
 
 _DISTANCE_COST = 2e-4  # required gain in likeness per frame of distance: repeated drawings differ only by noise
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class MatchedPair:
     """A matched pair of frame numbers."""
 
     after: int
@@ -46,7 +46,7 @@ class Thumbnails:
 
     def __init__(self, video: Video) -> None:
         self.video = video
-        self._clip = video.clip.resize.Bilinear(*THUMBNAIL, format=vs.GRAYS, matrix=1)
+        self._clip = video.clip.resize.Bilinear(*THUMBNAIL_SIZE, format=vs.GRAYS, matrix=1)
         self._cached: dict[int, Plane] = {}
 
     def at(self, number: int) -> Plane:
@@ -55,7 +55,7 @@ class Thumbnails:
         Raises:
             FrameError: The frame cannot be read.
         """
-        return self._cached[number] if number in self._cached else frame(self.video, self._clip, number)[..., 0]
+        return self._cached[number] if number in self._cached else read_frame(self.video, self._clip, number)[..., 0]
 
     def get_cached(self, number: int) -> Plane:
         """Return the thumbnail of a frame and cache it, so that a file without seeking is not decoded again."""
@@ -63,7 +63,7 @@ class Thumbnails:
         return self._cached[number]
 
 
-def likeness(a: Plane, b: Plane) -> float:
+def correlation(a: Plane, b: Plane) -> float:
     """Return the correlation of two luma planes of one size.
 
     It is independent of contrast and brightness. If a plane is flat, the result is 1 if both are flat and of similar
@@ -117,7 +117,7 @@ def overlap(before: Video, after: Video, offset: float) -> range:
     return range(int(inside[0]), int(inside[-1]) + 1)
 
 
-def pairs(before: Video, after: Thumbnails, numbers: list[int], offset: float = 0.0) -> list[Pair]:
+def match_frames(before: Video, after: Thumbnails, numbers: list[int], offset: float = 0.0) -> list[MatchedPair]:
     """Match frames of AFTER to frames of BEFORE, or to its first or last frame outside of its duration.
 
     Args:
@@ -137,36 +137,36 @@ def pairs(before: Video, after: Thumbnails, numbers: list[int], offset: float = 
     return [_best_match(small, number, float(times[number]), after.get_cached(number)) for number in numbers]
 
 
-def _best_match(small: Thumbnails, number: int, time: float, target: Plane) -> Pair:
+def _best_match(small: Thumbnails, number: int, time: float, target: Plane) -> MatchedPair:
     times = small.video.times
     nearest = int(np.abs(times - time).argmin())
     last = len(times) - 1
     near = range(max(0, nearest - NEIGHBORS), min(last, nearest + NEIGHBORS) + 1)
 
-    def best(candidates: range) -> Pair:
+    def best(candidates: range) -> MatchedPair:
         likenesses: dict[int, float] = {}
         for n in candidates:
             try:
-                likenesses[n] = likeness(small.at(n), target)
+                likenesses[n] = correlation(small.at(n), target)
             except FrameError:  # damaged, as on some discs; try the other candidates
                 if n == candidates[-1] and not likenesses:
                     raise
         best_number = max(likenesses, key=lambda n: likenesses[n] - _DISTANCE_COST * abs(n - nearest))
-        return Pair(number, best_number, likenesses[best_number])
+        return MatchedPair(number, best_number, likenesses[best_number])
 
     pair = best(near)
-    if pair.likeness >= MATCHING:
+    if pair.likeness >= MIN_MATCH:
         return pair
-    inside = np.flatnonzero(np.abs(times - time) <= SEARCH)
+    inside = np.flatnonzero(np.abs(times - time) <= SEARCH_SECONDS)
     return best(range(int(inside[0]), int(inside[-1]) + 1)) if len(inside) > len(near) else pair
 
 
 # ---- borders ------------------------------------------------------------------------------------------------------
 
 
-def without_borders(
-    before: Video, after: Thumbnails, matches: list[Pair], offset: float = 0.0
-) -> tuple[Video, list[Pair]]:
+def crop_borders(
+    before: Video, after: Thumbnails, matches: list[MatchedPair], offset: float = 0.0
+) -> tuple[Video, list[MatchedPair]]:
     """Crop the black borders of BEFORE, if AFTER was made without them, and match again.
 
     The borders are those that `vsfdatrd encode` crops. They are cropped only if that makes the pairs more similar.
@@ -174,8 +174,8 @@ def without_borders(
     Args:
         before: The original.
         after: Thumbnails of the upscaled video.
-        matches: The result of `pairs`.
-        offset: The offset passed to `pairs`.
+        matches: The result of `match_frames`.
+        offset: The offset passed to `match_frames`.
 
     Returns:
         BEFORE, cropped or unchanged, and its pairs.
@@ -189,6 +189,6 @@ def without_borders(
         return before, matches
     clip = before.clip.std.Crop(borders.left, borders.right, borders.top, borders.bottom)
     cropped = replace(before, clip=clip)
-    again = pairs(cropped, after, [pair.after for pair in matches], offset)
+    again = match_frames(cropped, after, [pair.after for pair in matches], offset)
     gain = sum(pair.likeness for pair in again) - sum(pair.likeness for pair in matches)
     return (cropped, again) if gain > 0.005 * len(matches) else (before, matches)

@@ -14,15 +14,15 @@ import vapoursynth as vs
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from vsfdatrd.compare.video import Picture, luma
+from vsfdatrd.compare.video import Picture, to_luma
 
 type Plane = NDArray[np.floating]
-type Pair = tuple[Picture, Picture]
+type PicturePair = tuple[Picture, Picture]
 """BEFORE and AFTER."""
 
-BLOCK = 16
+NOISE_BLOCK = 16
 """Side of the blocks in which noise is measured, in pixels."""
-WINDOW = 11
+SSIM_WINDOW = 11
 """Side of SSIM's window, in pixels."""
 
 
@@ -44,7 +44,7 @@ class Metrics:
     """SSIMULACRA2 of the same pair: 100 is equal, 90 hardly visible, 50 medium; NaN without the plugin vszip."""
 
 
-def measure(large: Pair, small: Pair, score: float) -> Metrics:
+def measure_pair(large: PicturePair, small: PicturePair, score: float) -> Metrics:
     """Measure a pair of frames.
 
     Args:
@@ -52,18 +52,18 @@ def measure(large: Pair, small: Pair, score: float) -> Metrics:
         small: BEFORE and AFTER at the smaller of their sizes.
         score: The SSIMULACRA2 of `small`.
     """
-    lines, noise = (metric(*map(luma, large)) for metric in (steepness, flat_noise))
-    x, y = map(luma, small)
-    return Metrics(*lines, *noise, ssim(x, y) if min(x.shape) >= WINDOW else float("nan"), score)
+    lines, noise = (metric(*map(to_luma, large)) for metric in (line_steepness, flat_noise))
+    x, y = map(to_luma, small)
+    return Metrics(*lines, *noise, ssim(x, y) if min(x.shape) >= SSIM_WINDOW else float("nan"), score)
 
 
-def mean(metrics: list[Metrics]) -> Metrics:
+def mean_metrics(metrics: list[Metrics]) -> Metrics:
     """Return the mean of each metric over the frames in which it could be measured."""
     values = ([result for pair in metrics if not np.isnan(result := getattr(pair, name))] for name in Metrics.__slots__)
     return Metrics(*(fmean(of_one) if of_one else float("nan") for of_one in values))
 
 
-def steepness(before: Plane, after: Plane) -> tuple[float, float]:
+def line_steepness(before: Plane, after: Plane) -> tuple[float, float]:
     """Measure the mean steepness of the lines in two planes of one size.
 
     Lines are the steepest tenth of the pixels of `before`. Their steepness is the largest gradient within two pixels,
@@ -80,7 +80,7 @@ def steepness(before: Plane, after: Plane) -> tuple[float, float]:
     on_lines = slopes[0] >= max(float(np.quantile(slopes[0], 0.9)), 4 / 255)
     if not on_lines.any():
         return float("nan"), float("nan")
-    first, second = (float(_local(np.max, slope)[on_lines].mean()) * 255 for slope in slopes)
+    first, second = (float(_filter_5x5(np.max, slope)[on_lines].mean()) * 255 for slope in slopes)
     return first, second
 
 
@@ -98,8 +98,8 @@ def flat_noise(before: Plane, after: Plane) -> tuple[float, float]:
     Returns:
         The noise of both in steps; NaN if every block is constant.
     """
-    both = _local(np.mean, (before + after) / 2)
-    texture, first, second = (_unevenness(plane) for plane in (both, before, after))
+    both = _filter_5x5(np.mean, (before + after) / 2)
+    texture, first, second = (_block_residuals(plane) for plane in (both, before, after))
     counts = (first > 1e-9) | (second > 1e-9)
     if not counts.any():
         return float("nan"), float("nan")
@@ -112,12 +112,12 @@ def ssim(x: Plane, y: Plane) -> float:
 
     Gaussian window of 11 pixels, σ 1.5; 1 is equal.
     """
-    kernel = np.exp(-0.5 * (np.arange(-(WINDOW // 2), WINDOW // 2 + 1) / 1.5) ** 2)
+    kernel = np.exp(-0.5 * (np.arange(-(SSIM_WINDOW // 2), SSIM_WINDOW // 2 + 1) / 1.5) ** 2)
     kernel /= kernel.sum()
 
     def blurred(plane: Plane) -> Plane:
-        rows: Plane = sliding_window_view(plane, WINDOW, axis=0) @ kernel
-        both: Plane = sliding_window_view(rows, WINDOW, axis=1) @ kernel
+        rows: Plane = sliding_window_view(plane, SSIM_WINDOW, axis=0) @ kernel
+        both: Plane = sliding_window_view(rows, SSIM_WINDOW, axis=1) @ kernel
         return both
 
     mx, my = blurred(x), blurred(y)
@@ -142,21 +142,21 @@ def ssimulacra2(before: vs.VideoNode, after: vs.VideoNode) -> float:
         return float(score)
 
 
-def _unevenness(plane: Plane) -> Plane:
+def _block_residuals(plane: Plane) -> Plane:
     """Return the mean square residual of each block after subtracting its best-fit linear ramp."""
-    rows, columns = (side // BLOCK * BLOCK for side in plane.shape)
+    rows, columns = (side // NOISE_BLOCK * NOISE_BLOCK for side in plane.shape)
     blocks = np.asarray(plane[:rows, :columns], np.float64)
-    blocks = blocks.reshape(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK).swapaxes(1, 2)
-    ramp = np.arange(BLOCK) - (BLOCK - 1) / 2
-    power = BLOCK * float(ramp @ ramp)
+    blocks = blocks.reshape(rows // NOISE_BLOCK, NOISE_BLOCK, columns // NOISE_BLOCK, NOISE_BLOCK).swapaxes(1, 2)
+    ramp = np.arange(NOISE_BLOCK) - (NOISE_BLOCK - 1) / 2
+    power = NOISE_BLOCK * float(ramp @ ramp)
     total: Plane = blocks.var((2, 3))
     down = np.einsum("abij,i->ab", blocks, ramp) ** 2 / power
     right = np.einsum("abij,j->ab", blocks, ramp) ** 2 / power
-    residual: Plane = np.maximum(total - (down + right) / BLOCK**2, 0)
+    residual: Plane = np.maximum(total - (down + right) / NOISE_BLOCK**2, 0)
     return residual
 
 
-def _local(statistic: Callable[..., Any], plane: Plane) -> Plane:
+def _filter_5x5(statistic: Callable[..., Any], plane: Plane) -> Plane:
     """Return the maximum or mean over 5 × 5 pixels; borders are reflected."""
     rows = statistic(sliding_window_view(np.pad(plane, 2, "symmetric"), 5, axis=0), -1)
     result: Plane = statistic(sliding_window_view(rows, 5, axis=1), -1)

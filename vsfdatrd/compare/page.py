@@ -12,16 +12,16 @@ from importlib.resources import files
 from string import Template
 
 from vsfdatrd import __version__
-from vsfdatrd.compare.match import Pair
+from vsfdatrd.compare.match import MatchedPair
 from vsfdatrd.compare.metrics import Metrics
 from vsfdatrd.compare.video import Video
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
+class FramePair:
     """A pair of frames on the page."""
 
-    pair: Pair
+    pair: MatchedPair
     why: str
     seconds: float
     """Since the start of AFTER."""
@@ -40,7 +40,9 @@ def format_time(seconds: float) -> str:
     return f"{tenths // 36000}:{tenths // 600 % 60:02}:{tenths // 10 % 60:02}.{tenths % 10}"
 
 
-def render(before: Video, after: Video, shots: Sequence[Shot], notes: Sequence[str], mean: Metrics) -> str:
+def render_comparison(
+    before: Video, after: Video, shots: Sequence[FramePair], notes: Sequence[str], mean: Metrics
+) -> str:
     """Render the page as HTML.
 
     Names and notes are escaped, and the page's content security policy forbids loading anything.
@@ -52,24 +54,24 @@ def render(before: Video, after: Video, shots: Sequence[Shot], notes: Sequence[s
         notes: Remarks for the reader, as sentences.
         mean: The mean of the metrics.
     """
-    return template("page.html").substitute(
+    return read_template("page.html").substitute(
         title=escape(f"{before.path.name} and {after.path.name}"),
-        before=_file(before),
-        after=_file(after),
+        before=_render_file(before),
+        after=_render_file(after),
         notes="".join(f"<li>{escape(note)}</li>" for note in notes),
         hidden="" if notes else "hidden",
-        mean=_rows(mean),
+        mean=_metric_rows(mean),
         links="".join(
             f'<li><a href="#frame-{s.pair.after}">{format_time(s.seconds)}</a> <small>{escape(s.why)}</small></li>'
             for s in shots
         ),
-        shots="\n".join(_shot(shot) for shot in shots),
+        shots="\n".join(_render_pair(shot) for shot in shots),
         version=escape(__version__),
-        **assets(),
+        **page_assets(),
     )
 
 
-def assets() -> dict[str, str]:
+def page_assets() -> dict[str, str]:
     """Return the shared styles and scripts by their placeholder names in the templates."""
     return {
         "look": _read_asset("look.css"),
@@ -78,7 +80,7 @@ def assets() -> dict[str, str]:
     }
 
 
-def template(name: str) -> Template:
+def read_template(name: str) -> Template:
     """Read one of the templates in this folder."""
     return Template(_read_asset(name))
 
@@ -87,7 +89,7 @@ def _read_asset(name: str) -> str:
     return files("vsfdatrd.compare").joinpath(name).read_text(encoding="utf-8").rstrip("\n")
 
 
-def _file(video: Video) -> str:
+def _render_file(video: Video) -> str:
     clip = video.clip
     rate = (len(video.times) - 1) / float(video.times[-1]) if len(video.times) > 1 else 0.0
     shape = f"{clip.width}×{clip.height}"
@@ -97,9 +99,9 @@ def _file(video: Video) -> str:
     return f"<b>{escape(video.path.name)}</b> <small>{shape}, {clip.num_frames:,} frames, {speed} per second</small>"
 
 
-def _shot(shot: Shot) -> str:
+def _render_pair(shot: FramePair) -> str:
     width, height = shot.size
-    return template("shot.html").substitute(
+    return read_template("shot.html").substitute(
         number=shot.pair.after,
         other=shot.pair.before,
         clock=format_time(shot.seconds),
@@ -109,12 +111,12 @@ def _shot(shot: Shot) -> str:
         width=width,
         height=height,
         likeness=f"{shot.pair.likeness:.2f}",
-        crops="".join(_crop(i, crop) for i, crop in enumerate(shot.crops, 1)),
-        rows=_rows(shot.metrics),
+        crops="".join(_render_crop(i, crop) for i, crop in enumerate(shot.crops, 1)),
+        rows=_metric_rows(shot.metrics),
     )
 
 
-def _crop(number: int, crop: tuple[str, str, tuple[int, int]]) -> str:
+def _render_crop(number: int, crop: tuple[str, str, tuple[int, int]]) -> str:
     first, second, (width, height) = crop
     pictures = (
         f'<figure><img src="{uri}" width="{width}" height="{height}" alt="{label}, detail {number}">'
@@ -124,15 +126,27 @@ def _crop(number: int, crop: tuple[str, str, tuple[int, int]]) -> str:
     return f'<div class="pair">{"".join(pictures)}</div>'
 
 
-def _rows(metrics: Metrics) -> str:
+def _metric_rows(metrics: Metrics) -> str:
     """Return the table rows of the metrics: name, before, after, change."""
-    lines = _change(metrics.lines_before, metrics.lines_after, "sharper", "softer")
-    noise = _change(metrics.noise_before, metrics.noise_after, "noisier", "cleaner")
+    lines = _describe_change(metrics.lines_before, metrics.lines_after, "sharper", "softer")
+    noise = _describe_change(metrics.noise_before, metrics.noise_after, "noisier", "cleaner")
     rows = [
-        ("Lines", "steps per pixel", rounded(metrics.lines_before, 1), rounded(metrics.lines_after, 1), lines),
-        ("Noise of flat areas", "steps", rounded(metrics.noise_before, 2), rounded(metrics.noise_after, 2), noise),
-        ("SSIM", "1 is unchanged", "", rounded(metrics.ssim, 3), ""),
-        ("SSIMULACRA2", "100 is unchanged", "", rounded(metrics.ssimulacra2, 1), ""),
+        (
+            "Lines",
+            "steps per pixel",
+            format_value(metrics.lines_before, 1),
+            format_value(metrics.lines_after, 1),
+            lines,
+        ),
+        (
+            "Noise of flat areas",
+            "steps",
+            format_value(metrics.noise_before, 2),
+            format_value(metrics.noise_after, 2),
+            noise,
+        ),
+        ("SSIM", "1 is unchanged", "", format_value(metrics.ssim, 3), ""),
+        ("SSIMULACRA2", "100 is unchanged", "", format_value(metrics.ssimulacra2, 1), ""),
     ]
     return "".join(
         f'<tr><th scope="row">{name} <small>{unit}</small></th><td>{a}</td><td>{b}</td><td>{change}</td></tr>'
@@ -140,12 +154,12 @@ def _rows(metrics: Metrics) -> str:
     )
 
 
-def rounded(value: float, digits: int) -> str:
+def format_value(value: float, digits: int) -> str:
     """Format a metric; NaN, which was not measured, as a dash."""
     return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _change(before: float, after: float, more: str, less: str) -> str:
+def _describe_change(before: float, after: float, more: str, less: str) -> str:
     """Describe a change in words, such as ``1.8 × sharper``; ``the same`` below 5 %; empty if it is undefined."""
     if not before > 0 or not after > 0:
         return ""

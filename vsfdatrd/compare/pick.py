@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vsfdatrd.compare.match import DIFFERENT, Thumbnails, likeness
-from vsfdatrd.compare.video import Plane, Video, frame, luma
+from vsfdatrd.compare.match import MAX_DIFFERENT, Thumbnails, correlation
+from vsfdatrd.compare.video import Plane, Video, read_frame, to_luma
 from vsfdatrd.errors import ArgumentError, FrameError
 
 log = logging.getLogger(__name__)
@@ -23,12 +23,12 @@ CANDIDATES_PER_FRAME = 4
 MAX_SCAN = 120
 """Frames searched for the next scene cut."""
 
-_EMPTY = 0.03  # standard deviation of luma below which a frame shows nothing: black, white, the middle of a fade
-_ALIKE = 0.97  # likeness of thumbnails above which two frames show the same drawing
+_MAX_EMPTY = 0.03  # standard deviation of luma below which a frame shows nothing: black, white, the middle of a fade
+_MIN_ALIKE = 0.97  # likeness of thumbnails above which two frames show the same drawing
 
 
 @dataclass(frozen=True, slots=True)
-class Pick:
+class ChosenFrame:
     """A chosen frame and the reason."""
 
     frame: int
@@ -44,10 +44,10 @@ class _Candidate:
 
     @property
     def empty(self) -> bool:
-        return float(self.small.std()) < _EMPTY
+        return float(self.small.std()) < _MAX_EMPTY
 
 
-def check(frames: Sequence[int], count: int) -> None:
+def check_frames(frames: Sequence[int], count: int) -> None:
     """Check the number of frames before any file is opened.
 
     Args:
@@ -65,7 +65,7 @@ def check(frames: Sequence[int], count: int) -> None:
         raise ArgumentError(f"--count {count} is not possible; give 1 to {MAX_FRAMES}")
 
 
-def requested(video: Video, frames: Sequence[int]) -> list[Pick]:
+def requested_frames(video: Video, frames: Sequence[int]) -> list[ChosenFrame]:
     """Return the requested frames, sorted and without duplicates.
 
     Raises:
@@ -77,10 +77,10 @@ def requested(video: Video, frames: Sequence[int]) -> list[Pick]:
             f"--frames {' '.join(map(str, outside))} is not in {video.path}, which has the frames 0 to {count - 1}; "
             "frames are counted in the second file, from 0"
         )
-    return [Pick(n, "requested") for n in sorted(set(frames))]
+    return [ChosenFrame(n, "requested") for n in sorted(set(frames))]
 
 
-def choose_frames(video: Thumbnails, count: int, frames: range) -> list[Pick]:
+def choose_frames(video: Thumbnails, count: int, frames: range) -> list[ChosenFrame]:
     """Choose informative frames.
 
     Frames that cannot be read are skipped. Frames are read in order, since in some files seeking means decoding from
@@ -115,23 +115,23 @@ def choose_frames(video: Thumbnails, count: int, frames: range) -> list[Pick]:
         )
     chosen = [(start, "a scene starts") for start in sorted(starts, key=lambda c: -c.lines)[:cuts]]
     visible = [c for c in candidates if not c.empty] or candidates[:1]
-    for apart in (total / (2 * count), 1):  # first spread over the film, then any that differ
+    for min_distance in (total / (2 * count), 1):  # first spread over the film, then any that differ
         for candidate in sorted(visible, key=lambda c: -c.lines):
             others = [c for c, _ in chosen]
-            if len(chosen) < count and all(_new(candidate, other, apart) for other in others):
+            if len(chosen) < count and all(_is_new(candidate, other, min_distance) for other in others):
                 chosen.append((candidate, "sharp lines"))
-    return [Pick(c.frame, why) for c, why in sorted(chosen, key=lambda c: c[0].frame)]
+    return [ChosenFrame(c.frame, why) for c, why in sorted(chosen, key=lambda c: c[0].frame)]
 
 
-def _new(candidate: _Candidate, other: _Candidate, apart: float) -> bool:
-    return abs(candidate.frame - other.frame) >= apart and likeness(candidate.small, other.small) < _ALIKE
+def _is_new(candidate: _Candidate, other: _Candidate, min_distance: float) -> bool:
+    return abs(candidate.frame - other.frame) >= min_distance and correlation(candidate.small, other.small) < _MIN_ALIKE
 
 
 def _examine(video: Thumbnails, number: int) -> list[_Candidate]:
     """Return a frame as a list of one candidate; empty if it cannot be read."""
     try:
         small = video.get_cached(number)
-        plane = luma(frame(video.video, video.video.clip, number))
+        plane = to_luma(read_frame(video.video, video.video.clip, number))
     except FrameError as error:
         log.debug("%s", error)
         return []
@@ -152,7 +152,7 @@ def _next_cut(video: Thumbnails, numbers: range) -> list[_Candidate]:
             log.debug("%s", error)
             last = None
             continue
-        if last is not None and float(small.std()) >= _EMPTY and likeness(last, small) < DIFFERENT:
+        if last is not None and float(small.std()) >= _MAX_EMPTY and correlation(last, small) < MAX_DIFFERENT:
             return _examine(video, number)
         last = small
     return []

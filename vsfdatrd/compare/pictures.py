@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from vsfdatrd.compare.video import Picture, luma
+from vsfdatrd.compare.video import Picture, to_luma
 from vsfdatrd.errors import ArgumentError
 from vsfdatrd.system.files import write_atomic
 
@@ -23,17 +23,17 @@ MAX_WIDTH = 1920
 MAGNIFICATION = 2
 """Integer magnification of crops in PNG files."""
 
-_GAP, _HEAD = 8, 34
-_INK, _PAPER = (240, 240, 240), (24, 24, 27)
+_GAP_PIXELS, _LABEL_PIXELS = 8, 34
+_TEXT_COLOR, _BACKGROUND_COLOR = (240, 240, 240), (24, 24, 27)
 
 
-def image(picture: Picture) -> Image.Image:
+def to_image(picture: Picture) -> Image.Image:
     """Convert (H, W, 3) in [0, 1] to an 8-bit RGB image; values outside are clamped."""
     pixels: NDArray[np.uint8] = np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
     return Image.fromarray(pixels)
 
 
-def detail(picture: Picture, count: int = 2) -> list[Box]:
+def find_detail(picture: Picture, count: int = 2) -> list[Box]:
     """Find the boxes with the sharpest detail.
 
     The first box has the largest sum of squared luma gradients, each further one the largest of those that do not
@@ -48,7 +48,7 @@ def detail(picture: Picture, count: int = 2) -> list[Box]:
     """
     height, width = picture.shape[:2]
     high, wide = (min(side, max(96, side // 4), 480) for side in (height, width))
-    plane = luma(picture).astype(np.float64)
+    plane = to_luma(picture).astype(np.float64)
     energy: NDArray[np.float64] = np.square(np.gradient(plane)).sum(0)
     boxes: list[Box] = []
     for _ in range(count):
@@ -73,17 +73,18 @@ def side_by_side(before: Image.Image, after: Image.Image, labels: tuple[str, str
         magnified: Integer magnification (nearest neighbor).
     """
     width, height = (side * magnified for side in before.size)
-    sheet = Image.new("RGB", (2 * width + _GAP, height + _HEAD), _PAPER)
+    sheet = Image.new("RGB", (2 * width + _GAP_PIXELS, height + _LABEL_PIXELS), _BACKGROUND_COLOR)
     draw = ImageDraw.Draw(sheet)
     for i, (picture, label) in enumerate(zip((before, after), labels, strict=True)):
-        left = i * (width + _GAP)
+        left = i * (width + _GAP_PIXELS)
         sheet.paste(
-            picture.resize((width, height), Image.Resampling.NEAREST) if magnified > 1 else picture, (left, _HEAD)
+            picture.resize((width, height), Image.Resampling.NEAREST) if magnified > 1 else picture,
+            (left, _LABEL_PIXELS),
         )
         size = 18
         while draw.textlength(label, font_size=size) > width - 16 and size > 8:
             size -= 1
-        draw.text((left + 8, _HEAD // 2), label, fill=_INK, font_size=size, anchor="lm")
+        draw.text((left + 8, _LABEL_PIXELS // 2), label, fill=_TEXT_COLOR, font_size=size, anchor="lm")
     return sheet
 
 
@@ -101,15 +102,15 @@ def frame_uri(picture: Image.Image) -> str:
         picture = picture.resize((MAX_WIDTH, height), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     picture.save(file, "WEBP", quality=92, method=4)
-    return _uri("webp", file.getvalue())
+    return _data_uri("webp", file.getvalue())
 
 
 def png_uri(picture: Image.Image) -> str:
     """Encode a crop as a data URI: lossless PNG."""
-    return _uri("png", encode_png(picture))
+    return _data_uri("png", encode_png(picture))
 
 
-def write(file: Path, content: bytes) -> None:
+def write_picture(file: Path, content: bytes) -> None:
     """Write a file atomically.
 
     Raises:
@@ -123,5 +124,5 @@ def write(file: Path, content: bytes) -> None:
         ) from error
 
 
-def _uri(kind: str, content: bytes) -> str:
+def _data_uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -21,36 +21,36 @@ from vsfdatrd.compare import pick, pictures, preview_page
 from vsfdatrd.compare.excerpt import Excerpt, make_excerpt
 from vsfdatrd.compare.match import Thumbnails
 from vsfdatrd.compare.page import format_time
-from vsfdatrd.compare.preview_page import Candidate, Preview, Shot, Views
-from vsfdatrd.compare.video import Video, frame
-from vsfdatrd.encode.crop import square
+from vsfdatrd.compare.preview_page import FrameEntry, ModelEntry, Preview, Views
+from vsfdatrd.compare.video import Video, read_frame
+from vsfdatrd.encode.crop import square_pixel_size
 from vsfdatrd.encode.encode import SourceAnalysis, analyze
 from vsfdatrd.encode.progress import Reporter
 from vsfdatrd.encode.settings import Settings
-from vsfdatrd.encode.source import check_file
-from vsfdatrd.encode.timing import rate_of
+from vsfdatrd.encode.source import check_is_file
+from vsfdatrd.encode.timing import format_rate
 from vsfdatrd.errors import PREFIX, ArgumentError, ClipError, FdatrdError
 from vsfdatrd.filter import upscale
-from vsfdatrd.system.progress import working
+from vsfdatrd.system.progress import report_progress
 from vsfdatrd.video import color
-from vsfdatrd.weights.catalog import CATALOG, resolve
+from vsfdatrd.weights.catalog import CATALOG, resolve_model
 
 MIN_SECONDS = 4.0
 """Minimum duration of a speed measurement in seconds."""
 MIN_FRAMES = 3
 """Minimum number of frames in a speed measurement."""
 
-_MANY = 1 << 24  # frames
+_ENDLESS_FRAMES = 1 << 24  # frames
 
 type Report = Callable[[str], None]
 
 
-def shipped() -> list[str]:
+def shipped_models() -> list[str]:
     """Return the names of the shipped models, one per file."""
     return list({model.file: model.name for model in reversed(CATALOG.values())}.values())[::-1]
 
 
-def preview(
+def write_preview(
     film: Path,
     out: Path,
     settings: Settings,
@@ -58,7 +58,7 @@ def preview(
     count: int,
     report: Report = lambda text: None,
     on_first_picture: Callable[[], None] = lambda: None,
-) -> list[Candidate]:
+) -> list[ModelEntry]:
     """Write a page that shows frames of a film upscaled by each of the models.
 
     Args:
@@ -78,33 +78,42 @@ def preview(
     """
     if not 1 <= count <= pick.MAX_FRAMES:
         raise ArgumentError(f"--frames {count} is not possible; give 1 to {pick.MAX_FRAMES}")
-    check_file(film)
+    check_is_file(film)
     _check_output(out)
-    files = [resolve(model) for model in models]
+    files = [resolve_model(model) for model in models]
     scales = [open_checkpoint(file).description.scale for file in files]
     with TemporaryDirectory() as folder:
-        with working(f"reading {film.name}", delay=2):
+        with report_progress(f"reading {film.name}", delay=2):
             analysis = _analyze_film(film, Path(folder), settings)
         report(analysis.about)
         report("choosing frames")
-        with working("looking at frames", delay=5):
+        with report_progress("looking at frames", delay=5):
             picks = pick.choose_frames(Thumbnails(analysis.video), count, range(analysis.video.clip.num_frames))
         frames = _Frames(analysis, [picked.frame for picked in picks], max(scales))
-        candidates = [Candidate(_name(model)) for model in models]
+        candidates = [ModelEntry(_model_name(model)) for model in models]
         page = Preview(film.name, analysis.about, candidates, len(picks))
         try:
             for number, (file, scale) in enumerate(zip(files, scales, strict=True)):
-                _model(page, number, frames, file, scale, settings, report, lambda: _write(out, page, on_first_picture))
+                _render_model(
+                    page,
+                    number,
+                    frames,
+                    file,
+                    scale,
+                    settings,
+                    report,
+                    lambda: _write_page(out, page, on_first_picture),
+                )
             page.state = "done"
         finally:
             if page.state != "done":
                 page.state = "stopped"
             if page.shots:
-                _write(out, page)
+                _write_page(out, page)
     return candidates
 
 
-def _name(model: str) -> str:
+def _model_name(model: str) -> str:
     return model if model.lower() in CATALOG else Path(model).name
 
 
@@ -119,13 +128,15 @@ def _check_output(out: Path) -> None:
             if b'content="vsfdatrd preview' not in file.read(2000):
                 raise ArgumentError(f"{str(out)!r} exists and is not a preview; give another name with --out")
     probe = out.with_name(f".{out.name[:100]}.writable")
-    pictures.write(probe, b"")
+    pictures.write_picture(probe, b"")
     probe.unlink()
 
 
-def _write(out: Path, page: Preview, on_first_picture: Callable[[], None] | None = None) -> None:
+def _write_page(out: Path, page: Preview, on_first_picture: Callable[[], None] | None = None) -> None:
     first = sum(len(shot.views) for shot in page.shots) == 1
-    pictures.write(out, preview_page.render(page).encode(errors="replace"))  # file names may not be valid UTF-8
+    pictures.write_picture(
+        out, preview_page.render_preview(page).encode(errors="replace")
+    )  # file names may not be valid UTF-8
     if on_first_picture and first and page.candidates[0].fps is None:
         on_first_picture()
 
@@ -150,7 +161,7 @@ class _FilmAnalysis:
         return self.excerpt.in_film(at) if self.excerpt else at
 
 
-class _Quiet(Reporter):
+class _QuietReporter(Reporter):
     """A reporter for `encode`'s analysis that prints only the selected events."""
 
     def __init__(self, remarks: Sequence[str]) -> None:
@@ -168,13 +179,13 @@ class _Quiet(Reporter):
 
 def _analyze_film(film: Path, folder: Path, settings: Settings) -> _FilmAnalysis:
     excerpt = make_excerpt(film, folder / "excerpt")
-    show, analysis = _Quiet(["borders"]), None  # remarks about an excerpt do not apply to the film
+    show, analysis = _QuietReporter(["borders"]), None  # remarks about an excerpt do not apply to the film
     if excerpt is not None:
         # An error may come from the seams of the excerpt; analyzing the film itself will report real ones.
         with contextlib.suppress(FdatrdError):
             analysis = analyze(excerpt.path, folder / "index", settings, 2, show)
     if analysis is None:
-        excerpt, show = None, _Quiet(["borders", "remark"])
+        excerpt, show = None, _QuietReporter(["borders", "remark"])
         analysis = analyze(film, folder / "whole", settings, 2, show)
     clip = analysis.clip
     # The timestamps of an excerpt are disturbed at its seams.
@@ -182,11 +193,11 @@ def _analyze_film(film: Path, folder: Path, settings: Settings) -> _FilmAnalysis
     start = analysis.timing.at(0)
     times = np.array([float(analysis.timing.at(n) - start) for n in range(clip.num_frames)])
     frames = round(excerpt.duration * rate) if excerpt else clip.num_frames
-    about = _about(analysis, frames, rate, show.fields)
+    about = _describe_film(analysis, frames, rate, show.fields)
     if excerpt:
         clip, times = _without_seams(clip, times, excerpt)
     try:
-        rgb = color.to_rgb(color.describe(clip))
+        rgb = color.to_rgb(color.inspect_clip(clip))
     except FdatrdError as error:
         raise ClipError(f"{film}: {error}") from error
     video = Video(film, rgb, clip, times, float(analysis.source.sar), "")
@@ -196,7 +207,7 @@ def _analyze_film(film: Path, folder: Path, settings: Settings) -> _FilmAnalysis
 def _without_seams(
     clip: vs.VideoNode, times: NDArray[np.float64], excerpt: Excerpt
 ) -> tuple[vs.VideoNode, NDArray[np.float64]]:
-    """Keep the frames whose fields, including neighbors used in deinterlacing, all belong to one piece."""
+    """Keep the frames whose fields, including neighbors used in deinterlacing, all belong to one section."""
     inside = [n for n, at in enumerate(times) if excerpt.is_inside(at)]
     starts = [i for i, n in enumerate(inside) if not i or inside[i - 1] != n - 1]
     ends = [*starts[1:], len(inside)]
@@ -204,11 +215,12 @@ def _without_seams(
     return (vs.core.std.Splice(parts), times[inside]) if parts else (clip, times)
 
 
-def _about(analysis: SourceAnalysis, frames: int, rate: Fraction, fields: str) -> str:
+def _describe_film(analysis: SourceAnalysis, frames: int, rate: Fraction, fields: str) -> str:
     clip = analysis.clip
     length = format_time(frames / float(rate)).partition(".")[0]
     decided = fields.removeprefix("fields: ").partition(";")[0]
-    return f"{clip.width}×{clip.height} pixels; {length} long, {frames:,} frames at {rate_of(rate)} a second; {decided}"
+    speed = f"{frames:,} frames at {format_rate(rate)} a second"
+    return f"{clip.width}×{clip.height} pixels; {length} long, {speed}; {decided}"
 
 
 class _Frames:
@@ -219,28 +231,28 @@ class _Frames:
         self.analysis, self.numbers = analysis, numbers
         self._source_frames = [clip.get_frame(n) for n in numbers]
         # Repeats the frames under new numbers, so that VapourSynth's cache does not return earlier results.
-        blank = clip.std.BlankClip(length=_MANY, keep=True)
+        blank = clip.std.BlankClip(length=_ENDLESS_FRAMES, keep=True)
         self.clip = blank.std.ModifyFrame(blank, lambda n, f: self._source_frames[n % len(self._source_frames)])
-        self.size = square(clip.width * scale, clip.height * scale, analysis.sar)
-        self.source = color.to_rgb(color.describe(self.clip)).resize.Spline36(*self.size)
+        self.size = square_pixel_size(clip.width * scale, clip.height * scale, analysis.sar)
+        self.source = color.to_rgb(color.inspect_clip(self.clip)).resize.Spline36(*self.size)
 
     def views(self, clip: vs.VideoNode, number: int, box: pictures.Box) -> Views:
         """Encode one frame of an RGB clip and its detail for the page."""
-        image = pictures.image(frame(self.analysis.video, clip, number))
+        image = pictures.to_image(read_frame(self.analysis.video, clip, number))
         return Views(pictures.frame_uri(image), pictures.png_uri(image.crop(box)))
 
-    def shot(self, number: int) -> Shot:
+    def shot(self, number: int) -> FrameEntry:
         """Return the page entry of one frame with the source only; its crop is where the source has most detail."""
         left, top, right, bottom = box = self.box(number)
         seconds = self.analysis.seconds(self.numbers[number])
-        return Shot(seconds, self.size, (right - left, bottom - top), self.views(self.source, number, box))
+        return FrameEntry(seconds, self.size, (right - left, bottom - top), self.views(self.source, number, box))
 
     def box(self, number: int) -> pictures.Box:
         """Return the box with the sharpest detail of a frame of the source."""
-        return pictures.detail(frame(self.analysis.video, self.source, number), 1)[0]
+        return pictures.find_detail(read_frame(self.analysis.video, self.source, number), 1)[0]
 
 
-def _model(
+def _render_model(
     page: Preview,
     number: int,
     frames: _Frames,
@@ -254,8 +266,8 @@ def _model(
     candidate = page.candidates[number]
     report(f"{candidate.name}: preparing the engine")
     with _as_fdatrd_error():
-        upscaled = _upscaled(frames, file, scale, settings)
-        converted = color.to_rgb(color.describe(upscaled))
+        upscaled = _upscale_frames(frames, file, scale, settings)
+        converted = color.to_rgb(color.inspect_clip(upscaled))
         converted = (
             converted if (converted.width, converted.height) == frames.size else converted.resize.Spline36(*frames.size)
         )
@@ -266,11 +278,11 @@ def _model(
             write()
             report(f"{candidate.name}: frame {i + 1} of {len(frames.numbers)}")
             if i == 0:
-                candidate.fps = _fps(upscaled[len(frames.numbers) :])
+                candidate.fps = _measure_fps(upscaled[len(frames.numbers) :])
                 candidate.hours = frames.analysis.frames / candidate.fps / 3600
                 report(
-                    f"{candidate.name}: {preview_page.speed(candidate.fps)} frames a second, "
-                    f"about {preview_page.duration(candidate.hours)} for the film"
+                    f"{candidate.name}: {preview_page.format_fps(candidate.fps)} frames a second, "
+                    f"about {preview_page.format_hours(candidate.hours)} for the film"
                 )
 
 
@@ -286,10 +298,10 @@ def _as_fdatrd_error() -> Iterator[None]:
         raise FdatrdError(text.partition(PREFIX)[2]) from error
 
 
-def _upscaled(frames: _Frames, file: Path, scale: int, settings: Settings) -> vs.VideoNode:
+def _upscale_frames(frames: _Frames, file: Path, scale: int, settings: Settings) -> vs.VideoNode:
     """Return the frames as `encode` would pass them to the video encoder."""
     clip = frames.clip
-    size = square(clip.width * scale, clip.height * scale, frames.analysis.sar)
+    size = square_pixel_size(clip.width * scale, clip.height * scale, frames.analysis.sar)
     form = vs.core.get_video_format(vs.PresetVideoFormat[settings.selected_preset.format])
     fits = size == (clip.width * scale, clip.height * scale)
     deep = form if fits else form.replace(bits_per_sample=16)
@@ -307,7 +319,7 @@ def _upscaled(frames: _Frames, file: Path, scale: int, settings: Settings) -> vs
     return result if fits else result.resize.Spline36(*size, format=form.id, dither_type="error_diffusion")
 
 
-def _fps(clip: vs.VideoNode) -> float:
+def _measure_fps(clip: vs.VideoNode) -> float:
     """Measure the frames per second of an endless clip, with as many requests in flight as vspipe has."""
     ahead = vs.core.num_threads
     start, counted = 0.0, 0

@@ -11,11 +11,11 @@ from vsfdatrd import __version__
 from vsfdatrd.compare import page
 from vsfdatrd.compare.pictures import MAX_WIDTH
 
-SOURCE = "Source, resized"
+SOURCE_LABEL = "Source, resized"
 
 
 @dataclass(slots=True)
-class Candidate:
+class ModelEntry:
     """A model in the preview."""
 
     name: str
@@ -34,7 +34,7 @@ class Views:
 
 
 @dataclass(slots=True)
-class Shot:
+class FrameEntry:
     """A frame of the film: the source and the results so far."""
 
     seconds: float
@@ -56,15 +56,15 @@ class Preview:
     """Name of the film's file."""
     about: str
     """Description of the film, one line."""
-    candidates: list[Candidate]
+    candidates: list[ModelEntry]
     count: int
     """Number of frames on the finished page."""
-    shots: list[Shot] = field(default_factory=list)
+    shots: list[FrameEntry] = field(default_factory=list)
     state: str = "working"
     """``working``, ``done`` or ``stopped``."""
 
 
-def duration(hours: float) -> str:
+def format_hours(hours: float) -> str:
     """Format hours: ``35 hours``, ``6.5 hours``, ``40 minutes``."""
     minutes = max(1, round(hours * 60))
     if minutes < 90:
@@ -72,12 +72,12 @@ def duration(hours: float) -> str:
     return f"{hours:.1f}".removesuffix(".0") + " hours" if hours < 9.95 else f"{round(hours):,} hours"
 
 
-def speed(fps: float) -> str:
+def format_fps(fps: float) -> str:
     """Format frames per second with at least two significant digits."""
     return f"{fps:.0f}" if fps >= 20 else f"{fps:.1f}" if fps >= 2 else f"{fps:.2f}"
 
 
-def render(preview: Preview) -> str:
+def render_preview(preview: Preview) -> str:
     """Render the page as HTML. Names are escaped, and the content security policy forbids loading anything."""
     finished = sum(len(shot.views) for shot in preview.shots)
     total = preview.count * len(preview.candidates)
@@ -86,20 +86,22 @@ def render(preview: Preview) -> str:
         "stopped": f"{finished} of {total} pictures were made before this was stopped.",
         "done": "",
     }[preview.state]
-    options = [("source", SOURCE), *((f"m{i}", candidate.name) for i, candidate in enumerate(preview.candidates))]
-    return page.template("preview.html").substitute(
+    options = [("source", SOURCE_LABEL), *((f"m{i}", candidate.name) for i, candidate in enumerate(preview.candidates))]
+    return page.read_template("preview.html").substitute(
         name=escape(preview.name),
         film=escape(preview.about),
         state=preview.state,
         hidden="" if status else "hidden",
         status=status,
-        chips="".join(_chip(i, candidate, preview.state) for i, candidate in enumerate(preview.candidates)),
+        chips="".join(
+            _render_model_button(i, candidate, preview.state) for i, candidate in enumerate(preview.candidates)
+        ),
         options="".join(f'<option value="{value}">{escape(text)}</option>' for value, text in options),
-        shots="\n".join(_shot(i, shot, preview) for i, shot in enumerate(preview.shots, 1)),
+        shots="\n".join(_render_frame(i, shot, preview) for i, shot in enumerate(preview.shots, 1)),
         widest=MAX_WIDTH,
         command=escape(_encode_command(preview)),
         version=escape(__version__),
-        **page.assets(),
+        **page.page_assets(),
     )
 
 
@@ -108,23 +110,23 @@ def _encode_command(preview: Preview) -> str:
     return f"vsfdatrd encode {shlex.quote(preview.name)} {shlex.quote(f'{stem}_hd.mkv')} --model NAME"
 
 
-def _chip(number: int, candidate: Candidate, state: str) -> str:
+def _render_model_button(number: int, candidate: ModelEntry, state: str) -> str:
     if candidate.fps is None or candidate.hours is None:
         status = "not measured yet" if state == "working" else "not measured"
     else:
-        status = f"{speed(candidate.fps)} fps, {duration(candidate.hours)}"
+        status = f"{format_fps(candidate.fps)} fps, {format_hours(candidate.hours)}"
     return (
         f'<label class="chip"><input type="radio" name="model" value="m{number}" data-name="{escape(candidate.name)}"'
         f"{'' if number else ' checked'}><span>{escape(candidate.name)} <small>{status}</small></span></label>"
     )
 
 
-def _shot(number: int, shot: Shot, preview: Preview) -> str:
-    pictures = [("source", SOURCE, shot.source)]
+def _render_frame(number: int, shot: FrameEntry, preview: Preview) -> str:
+    pictures = [("source", SOURCE_LABEL, shot.source)]
     pictures += [(f"m{i}", preview.candidates[i].name, views) for i, views in sorted(shot.views.items())]
     clock = page.format_time(shot.seconds)
     (width, height), (detail_width, detail_height) = shot.size, shot.detail
-    return page.template("preview_shot.html").substitute(
+    return page.read_template("preview_shot.html").substitute(
         number=number,
         count=preview.count,
         clock=clock,
@@ -132,12 +134,14 @@ def _shot(number: int, shot: Shot, preview: Preview) -> str:
         height=height,
         detail_width=detail_width,
         detail_height=detail_height,
-        whole="\n    ".join(_image(of, f"{text}, {clock}", views.whole, shot.size) for of, text, views in pictures),
+        whole="\n    ".join(
+            _render_image(of, f"{text}, {clock}", views.whole, shot.size) for of, text, views in pictures
+        ),
         detail="\n    ".join(
-            _image(of, f"{text}, detail, {clock}", views.detail, shot.detail) for of, text, views in pictures
+            _render_image(of, f"{text}, detail, {clock}", views.detail, shot.detail) for of, text, views in pictures
         ),
     )
 
 
-def _image(of: str, text: str, uri: str, size: tuple[int, int]) -> str:
+def _render_image(of: str, text: str, uri: str, size: tuple[int, int]) -> str:
     return f'<img data-of="{of}" src="{uri}" width="{size[0]}" height="{size[1]}" alt="{escape(text)}">'

@@ -16,11 +16,11 @@ import numpy as np
 import vapoursynth as vs
 from numpy.typing import NDArray
 
-from vsfdatrd.encode.field_detection import SMALLEST, padding_of, to_eight_bits
-from vsfdatrd.encode.source import check_constant, check_plugins, find_track, frame_rate, read_frames
+from vsfdatrd.encode.field_detection import MIN_SIDE, field_padding, to_eight_bits
+from vsfdatrd.encode.source import check_constant_format, check_plugins, find_track, frame_rate, read_frames
 from vsfdatrd.encode.timestamps import fill_gaps
 from vsfdatrd.errors import ArgumentError, ClipError, FdatrdError, FrameError
-from vsfdatrd.system.progress import working
+from vsfdatrd.system.progress import report_progress
 from vsfdatrd.video import color
 
 type Picture = NDArray[np.float32]
@@ -28,7 +28,7 @@ type Picture = NDArray[np.float32]
 type Plane = NDArray[np.float32]
 """(H, W), nominally 0 to 1."""
 
-LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
+LUMA_COEFFICIENTS = np.array([0.2126, 0.7152, 0.0722], np.float32)
 """Rec. 709 luma coefficients, used for both files regardless of their own matrix."""
 
 
@@ -50,7 +50,7 @@ class Video:
 
 
 def open_video(path: Path) -> Video:
-    """Open a file. Takes as long as decoding it once if BestSource has no index of it yet.
+    """Open a file. If BestSource has no index of the file yet, this takes as long as decoding it once.
 
     Args:
         path: The video file.
@@ -65,14 +65,14 @@ def open_video(path: Path) -> Video:
     """
     check_plugins(vs.core)
     track = find_track(path)
-    with working(f"reading {path.name}", delay=2):
+    with report_progress(f"reading {path.name}", delay=2):
         clip, stamps, base = read_frames(path, track, None)
-    check_constant(path, clip)
+    check_constant_format(path, clip)
     try:
         with clip.get_frame(0) as first:
             props: dict[str, Any] = dict(first.props)
-        progressive, treatment = _progressive(clip)
-        rgb = color.to_rgb(color.describe(progressive))
+        progressive, treatment = _make_progressive(clip)
+        rgb = color.to_rgb(color.inspect_clip(progressive))
     except vs.Error as error:
         raise ArgumentError(
             f"the first frames of {path} cannot be decoded ({error}); the file may be damaged"
@@ -82,10 +82,10 @@ def open_video(path: Path) -> Video:
     wide, high = int(props.get("_SARNum", 1)), int(props.get("_SARDen", 1))
     aspect = wide / high if wide > 0 and high > 0 else 1.0
     rate = frame_rate(clip, stamps, base, track)
-    return Video(path, rgb, progressive, _times(stamps, base, rate), aspect, treatment)
+    return Video(path, rgb, progressive, _frame_times(stamps, base, rate), aspect, treatment)
 
 
-def frame(video: Video, clip: vs.VideoNode, number: int) -> Picture:
+def read_frame(video: Video, clip: vs.VideoNode, number: int) -> Picture:
     """Return one frame of a clip derived from a video.
 
     Args:
@@ -109,13 +109,13 @@ def frame(video: Video, clip: vs.VideoNode, number: int) -> Picture:
         ) from error
 
 
-def luma(picture: Picture) -> Plane:
+def to_luma(picture: Picture) -> Plane:
     """Convert (H, W, 3) to luma (H, W), clipped to [0, 1]."""
-    plane: Plane = np.clip(picture @ LUMA, 0, 1)
+    plane: Plane = np.clip(picture @ LUMA_COEFFICIENTS, 0, 1)
     return plane
 
 
-def _times(stamps: Sequence[int], base: Fraction, rate: Fraction) -> NDArray[np.float64]:
+def _frame_times(stamps: Sequence[int], base: Fraction, rate: Fraction) -> NDArray[np.float64]:
     """Return the times of frames in seconds: from their timestamps if these increase, else from the frame rate."""
     filled = fill_gaps(stamps, 1 / (rate * base))
     times: NDArray[np.float64] = np.array([float((stamp - filled[0]) * base) for stamp in filled])
@@ -124,7 +124,7 @@ def _times(stamps: Sequence[int], base: Fraction, rate: Fraction) -> NDArray[np.
     return np.arange(len(stamps)) / float(rate)
 
 
-def _progressive(clip: vs.VideoNode) -> tuple[vs.VideoNode, str]:
+def _make_progressive(clip: vs.VideoNode) -> tuple[vs.VideoNode, str]:
     """Make the clip progressive; return it with a description. Three sampled frames decide whether it is interlaced."""
     field = 0
     for number in sorted({0, clip.num_frames // 3, clip.num_frames * 2 // 3}):
@@ -133,8 +133,8 @@ def _progressive(clip: vs.VideoNode) -> tuple[vs.VideoNode, str]:
     if not field:
         return clip, ""
     result, treatment = clip, "is marked as interlaced, and is shown as it is"
-    if clip.height % 2 == 0 and min(clip.width, clip.height) >= SMALLEST:
-        lines, top = padding_of(clip), int(field == vs.FIELD_TOP)
+    if clip.height % 2 == 0 and min(clip.width, clip.height) >= MIN_SIDE:
+        lines, top = field_padding(clip), int(field == vs.FIELD_TOP)
         padded = vs.core.std.StackVertical([clip, clip.std.Crop(top=clip.height - lines)]) if lines else clip
         matched = to_eight_bits(padded).vivtc.VFM(order=top, clip2=padded)
         single = padded.bwdif.Bwdif(field=top)

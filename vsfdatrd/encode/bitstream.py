@@ -39,7 +39,7 @@ class LightLevel:
 
 
 @dataclass(frozen=True, slots=True)
-class Messages:
+class FrameMessages:
     """Metadata to insert into one frame. False if there is none."""
 
     display: MasteringDisplay | None = None
@@ -91,7 +91,7 @@ def strip_sei(header: bytes, codec: str) -> bytes:
     return result
 
 
-def inserter(codec: str, header: bytes) -> Callable[[bytes, Messages], bytes]:
+def make_inserter(codec: str, header: bytes) -> Callable[[bytes, FrameMessages], bytes]:
     """Return a function that inserts messages into the packets of a stream.
 
     Args:
@@ -102,12 +102,12 @@ def inserter(codec: str, header: bytes) -> Callable[[bytes, Messages], bytes]:
         A function of a packet's data and the messages, which returns the new data.
     """
     if codec == "av1":
-        return _into_av1
+        return _insert_obus
     width = (header[4 if codec == "h264" else 21] & 3) + 1 if len(header) > 21 else 4  # bytes of the NAL length field
-    return lambda frame, messages: _into_nal_units(frame, messages, codec == "hevc", width)
+    return lambda frame, messages: _insert_sei_units(frame, messages, codec == "hevc", width)
 
 
-def _into_nal_units(frame: bytes, messages: Messages, hevc: bool, width: int) -> bytes:
+def _insert_sei_units(frame: bytes, messages: FrameMessages, hevc: bool, width: int) -> bytes:
     """Insert an SEI unit before the first slice of a picture."""
     at = 0
     while at + width < len(frame):
@@ -116,28 +116,30 @@ def _into_nal_units(frame: bytes, messages: Messages, hevc: bool, width: int) ->
             break
         at += width + int.from_bytes(frame[at : at + width])
     unit = b"\x4e\x01" if hevc else b"\x06"
-    unit += _escaped(b"".join(_sei(*message) for message in _sei_messages(messages)) + b"\x80")
+    unit += _escape(b"".join(_make_sei(*message) for message in _sei_messages(messages)) + b"\x80")
     return frame[:at] + len(unit).to_bytes(width) + unit + frame[at:]
 
 
-def _sei_messages(messages: Messages) -> Iterator[tuple[int, bytes]]:
+def _sei_messages(messages: FrameMessages) -> Iterator[tuple[int, bytes]]:
     if messages.display is not None:
         red, green, blue, white = (messages.display.primaries[n : n + 2] for n in range(0, 8, 2))
-        numbers = [_fixed(number * 50000, 2) for number in (*green, *blue, *red, *white)]
-        light = [_fixed(luminance * 10000, 4) for luminance in (messages.display.brightest, messages.display.darkest)]
+        numbers = [_to_big_endian(number * 50000, 2) for number in (*green, *blue, *red, *white)]
+        light = [
+            _to_big_endian(luminance * 10000, 4) for luminance in (messages.display.brightest, messages.display.darkest)
+        ]
         yield _MDCV_SEI, b"".join(numbers + light)
     if messages.light is not None:
-        yield _CLL_SEI, _fixed(messages.light.pixel, 2) + _fixed(messages.light.frame, 2)
+        yield _CLL_SEI, _to_big_endian(messages.light.pixel, 2) + _to_big_endian(messages.light.frame, 2)
     if messages.captions:
-        yield _T35_SEI, _a53(messages.captions)
+        yield _T35_SEI, _wrap_captions(messages.captions)
 
 
-def _sei(kind: int, payload: bytes) -> bytes:
+def _make_sei(kind: int, payload: bytes) -> bytes:
     full, last = divmod(len(payload), 255)
     return bytes([kind]) + b"\xff" * full + bytes([last]) + payload
 
 
-def _escaped(payload: bytes) -> bytes:
+def _escape(payload: bytes) -> bytes:
     """Add emulation prevention bytes: insert 3 between two zeros and a byte below 4."""
     result = bytearray()
     zeros = 0
@@ -150,7 +152,7 @@ def _escaped(payload: bytes) -> bytes:
     return bytes(result)
 
 
-def _into_av1(frame: bytes, messages: Messages) -> bytes:
+def _insert_obus(frame: bytes, messages: FrameMessages) -> bytes:
     """Insert metadata OBUs before the first frame of a temporal unit."""
     at = 0
     while (
@@ -164,34 +166,34 @@ def _into_av1(frame: bytes, messages: Messages) -> bytes:
             if not frame[size - 1] & 128:
                 break
         at = size + length
-    return frame[:at] + b"".join(_obu(*message) for message in _obu_messages(messages)) + frame[at:]
+    return frame[:at] + b"".join(_make_obu(*message) for message in _obu_messages(messages)) + frame[at:]
 
 
-def _obu_messages(messages: Messages) -> Iterator[tuple[int, bytes]]:
+def _obu_messages(messages: FrameMessages) -> Iterator[tuple[int, bytes]]:
     if messages.display is not None:
-        numbers = [_fixed(number * (1 << 16), 2) for number in messages.display.primaries]
+        numbers = [_to_big_endian(number * (1 << 16), 2) for number in messages.display.primaries]
         light = [
-            _fixed(messages.display.brightest * (1 << 8), 4),
-            _fixed(messages.display.darkest * (1 << 14), 4),
+            _to_big_endian(messages.display.brightest * (1 << 8), 4),
+            _to_big_endian(messages.display.darkest * (1 << 14), 4),
         ]
         yield _MDCV_OBU, b"".join(numbers + light)
     if messages.light is not None:
-        yield _CLL_OBU, _fixed(messages.light.pixel, 2) + _fixed(messages.light.frame, 2)
+        yield _CLL_OBU, _to_big_endian(messages.light.pixel, 2) + _to_big_endian(messages.light.frame, 2)
     if messages.captions:
-        yield _T35_OBU, _a53(messages.captions)
+        yield _T35_OBU, _wrap_captions(messages.captions)
 
 
-def _obu(kind: int, payload: bytes) -> bytes:
+def _make_obu(kind: int, payload: bytes) -> bytes:
     content = bytes([kind]) + payload + b"\x80"
     size = bytes([len(content)]) if len(content) < 128 else bytes([len(content) & 127 | 128, len(content) >> 7])
     return b"\x2a" + size + content
 
 
-def _a53(triplets: bytes) -> bytes:
+def _wrap_captions(triplets: bytes) -> bytes:
     """Wrap captions as T.35 registered user data: country code United States, provider ATSC, GA94, cc_data."""
     return b"\xb5\x00\x31GA94\x03" + bytes([0x40 | len(triplets) // 3, 0xFF]) + triplets + b"\xff"
 
 
-def _fixed(number: Fraction | int, size: int) -> bytes:
+def _to_big_endian(number: Fraction | int, size: int) -> bytes:
     """Round and clamp a number to an unsigned big-endian integer of `size` bytes."""
     return min(max(round(number), 0), (1 << 8 * size) - 1).to_bytes(size)

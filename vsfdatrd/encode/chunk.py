@@ -25,16 +25,16 @@ import psutil
 
 from vsfdatrd.encode.input_file import require_av
 from vsfdatrd.encode.journal import DoneChunk
-from vsfdatrd.encode.presets import encoder_of
+from vsfdatrd.encode.presets import selected_encoder
 from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.errors import PREFIX, EncodeError
-from vsfdatrd.system.files import commit, sha256_file
-from vsfdatrd.system.programs import ffmpeg, finish, lines_of, main_reason, utf8_environment, vspipe
-from vsfdatrd.workers.spawn import describe_exit, no_window
+from vsfdatrd.system.files import commit_file, sha256_file
+from vsfdatrd.system.programs import ffmpeg, main_reason, run_unchecked, stderr_lines, utf8_environment, vspipe
+from vsfdatrd.workers.spawn import creation_flags, describe_exit
 
-_PROGRESS = re.compile(r"Frame: (\d+)/\d+")
-_NO_READER = "fwrite() call failed"
-_ROUTINE = re.compile(r"^(Script evaluation done|Output \d+ frames|Information: )")  # of vspipe
+_PROGRESS_LINE = re.compile(r"Frame: (\d+)/\d+")
+_BROKEN_PIPE_TEXT = "fwrite() call failed"
+_ROUTINE_LINE = re.compile(r"^(Script evaluation done|Output \d+ frames|Information: )")  # of vspipe
 _MAX_LINES = 40  # number of first lines, and of last lines, kept from a program's output
 _TRIAL_TIMEOUT = 120.0  # seconds for encoding one black frame
 _EXIT_TIMEOUT = 10.0  # seconds for a program to exit after terminate()
@@ -54,7 +54,7 @@ class EncodeParams:
     """Folder of the chunk files."""
 
 
-class Stopped(Exception):
+class PipelineStopped(Exception):
     """The pipeline was stopped on request."""
 
 
@@ -97,7 +97,7 @@ class Pipeline:
         self._file = params.folder / f"{chunk.number + 1:05}.{secrets.token_hex(4)}.tmp.mkv"
         frames = ["-s", str(chunk.start), "-e", str(chunk.stop - 1)]
         source = [vspipe(), "-c", "y4m", "-p", "-a", f"device={device}", *frames, params.script.name, "-"]
-        coder = [ffmpeg(encoder_of(params.options)), "-v", "error", "-nostats", "-y", "-f", "yuv4mpegpipe"]
+        coder = [ffmpeg(selected_encoder(params.options)), "-v", "error", "-nostats", "-y", "-f", "yuv4mpegpipe"]
         coder += ["-i", "-", "-an"]
         coder += [*params.options, "-fps_mode", "passthrough", "-f", "matroska", str(self._file)]
         try:
@@ -106,7 +106,7 @@ class Pipeline:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                creationflags=no_window(),
+                creationflags=creation_flags(),
                 cwd=params.script.parent,
                 env=utf8_environment(),  # see trial.first_frame
             )
@@ -120,7 +120,7 @@ class Pipeline:
                     stdin=self._source.stdout,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
-                    creationflags=no_window(),
+                    creationflags=creation_flags(),
                 )
             except OSError:
                 self._source.kill()
@@ -140,8 +140,8 @@ class Pipeline:
         Args:
             progress: Called with the number of frames rendered so far, whenever it changes.
         """
-        for line in _lines(self._source.stderr):
-            if match := _PROGRESS.match(line):
+        for line in _read_lines(self._source.stderr):
+            if match := _PROGRESS_LINE.match(line):
                 progress(int(match[1]))
             elif line.strip():
                 self._outputs["vspipe"].add(line.strip())
@@ -163,7 +163,7 @@ class Pipeline:
             Stopped: `stop` was called.
         """
         path, seconds = self.end()
-        return accept(path, self.chunk, self._params, seconds)
+        return accept_file(path, self.chunk, self._params, seconds)
 
     def end(self) -> tuple[Path, float]:
         """Wait for ffmpeg.
@@ -180,10 +180,10 @@ class Pipeline:
         self._listener.join(_EXIT_TIMEOUT)
         try:
             if self._stopped:
-                raise Stopped
+                raise PipelineStopped
             self._check()
             path = self._params.folder / f"{self.chunk.number + 1:05}.whole.mkv"
-            commit(self._file, path)
+            commit_file(self._file, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 self._file.unlink(missing_ok=True)
@@ -203,25 +203,26 @@ class Pipeline:
                 process.kill()
 
     def _listen(self) -> None:
-        for line in _lines(self._coder.stderr):
+        for line in _read_lines(self._coder.stderr):
             if line.strip():
                 self._outputs["ffmpeg"].add(line.strip())
 
     def _check(self) -> None:
         """Raise EncodeError if a program failed."""
         source, coder = self._source.returncode, self._coder.returncode
-        spoken = [line for line in self._outputs["vspipe"].lines if not _ROUTINE.match(line)]
-        which = f"chunk {self.chunk.number + 1} (frames {self.chunk.start} to {self.chunk.stop - 1})"
+        vspipe_lines = [line for line in self._outputs["vspipe"].lines if not _ROUTINE_LINE.match(line)]
+        chunk_name = f"chunk {self.chunk.number + 1} (frames {self.chunk.start} to {self.chunk.stop - 1})"
         # If ffmpeg exits first, vspipe fails to write to the pipe; ffmpeg's error is then the cause.
-        unheard = any(_NO_READER in line for line in self._outputs["vspipe"].lines)
+        broken_pipe = any(_BROKEN_PIPE_TEXT in line for line in self._outputs["vspipe"].lines)
         if sys.platform != "win32":
-            unheard = unheard or source == -signal.SIGPIPE
-        if source and not (coder and unheard):
-            raise EncodeError(f"{which} failed: {_ending('vspipe', source)}: {_informative_lines(spoken)}")
-        if coder:
+            broken_pipe = broken_pipe or source == -signal.SIGPIPE
+        if source and not (coder and broken_pipe):
             raise EncodeError(
-                f"{which} failed: {_ending('ffmpeg', coder)}: {_informative_lines(self._outputs['ffmpeg'].lines)}"
+                f"{chunk_name} failed: {_describe_ending('vspipe', source)}: {_informative_lines(vspipe_lines)}"
             )
+        if coder:
+            lines = _informative_lines(self._outputs["ffmpeg"].lines)
+            raise EncodeError(f"{chunk_name} failed: {_describe_ending('ffmpeg', coder)}: {lines}")
 
 
 def try_encoder(options: Sequence[str], pixel_format: str, size: tuple[int, int]) -> None:
@@ -237,24 +238,25 @@ def try_encoder(options: Sequence[str], pixel_format: str, size: tuple[int, int]
     """
     width, height = size
     samples = width * height * (4 if "422" in pixel_format else 3) // 2
-    encoder = encoder_of(options)
+    encoder = selected_encoder(options)
     command = [ffmpeg(encoder), "-v", "error", "-nostats", "-f", "rawvideo", "-pix_fmt", pixel_format]
     command += ["-s", f"{width}x{height}", "-r", "25", "-i", "-", "-an", *options, "-f", "null", "-"]
     frame = bytes(samples * (2 if pixel_format.endswith("le") else 1))
     try:
-        done = finish(command, frame, _TRIAL_TIMEOUT)
+        done = run_unchecked(command, frame, _TRIAL_TIMEOUT)
     except subprocess.TimeoutExpired:
         return  # slow options are allowed
     except OSError as error:
         raise EncodeError(f"ffmpeg cannot be started ({error})") from error
     if done.returncode:
+        reason = main_reason(stderr_lines(done))
         raise EncodeError(
-            f"ffmpeg cannot encode {width}×{height} with {encoder} and these options ({main_reason(lines_of(done))}); "
+            f"ffmpeg cannot encode {width}×{height} with {encoder} and these options ({reason}); "
             "change what follows --, or choose another --preset"
         )
 
 
-def accept(path: Path, chunk: Chunk, params: EncodeParams, seconds: float) -> DoneChunk:
+def accept_file(path: Path, chunk: Chunk, params: EncodeParams, seconds: float) -> DoneChunk:
     """Verify a complete chunk file and give it its final name.
 
     Args:
@@ -273,7 +275,7 @@ def accept(path: Path, chunk: Chunk, params: EncodeParams, seconds: float) -> Do
     try:
         reorder = verify_decodable(path, chunk.frames, params.rate)
         record = DoneChunk(chunk, path.stat().st_size, sha256_file(path), reorder, seconds)
-        commit(path, final)
+        commit_file(path, final)
     except EncodeError:
         path.unlink(missing_ok=True)
         raise
@@ -322,7 +324,7 @@ def verify_decodable(path: Path, frames: int, rate: Fraction) -> int:
     return max(number - shift for number, shift in enumerate(positions))
 
 
-def _lines(stream: IO[bytes] | None) -> Iterator[str]:
+def _read_lines(stream: IO[bytes] | None) -> Iterator[str]:
     """Yield the lines that a program writes, split at line feeds and carriage returns."""
     if stream is None:
         return
@@ -334,7 +336,7 @@ def _lines(stream: IO[bytes] | None) -> Iterator[str]:
     yield incomplete.decode(errors="replace")
 
 
-def _ending(program: str, code: int) -> str:
+def _describe_ending(program: str, code: int) -> str:
     return f"{program} {'was ended by' if code < 0 else 'ended with'} {describe_exit(code)}"
 
 

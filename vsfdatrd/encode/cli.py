@@ -11,7 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from vsfdatrd.encode.presets import PRESETS
-from vsfdatrd.errors import ArgumentError, FdatrdError, sentence
+from vsfdatrd.errors import ArgumentError, FdatrdError, error_sentence
 
 if TYPE_CHECKING:
     from vsfdatrd.encode.progress import Reporter
@@ -26,7 +26,7 @@ for example: vsfdatrd encode in.mkv out.mkv -- -crf 14 -preset slow
 """
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the ``encode`` subcommand.
 
     Args:
@@ -41,7 +41,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     presets = "; ".join(f"{preset.name}: {preset.about}" for preset in PRESETS.values())
     parser.add_argument("--preset", default="x265", metavar="NAME", help=f"{presets} (x265)")
     parser.add_argument("--model", default="medium", help="a name from the catalog, or a weights file (medium)")
-    add_processing(parser)
+    add_processing_options(parser)
     parser.add_argument(
         "--ray", metavar="ADDRESS", help="encode the parts on a Ray cluster: auto, or host:port of its head"
     )
@@ -53,8 +53,8 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.set_defaults(run=run)
 
 
-def add_processing(parser: argparse.ArgumentParser) -> None:
-    """Add the options that determine the frames before they are encoded; `processing` reads them.
+def add_processing_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that determine the frames before they are encoded; `processing_settings` reads them.
 
     Args:
         parser: The parser of a subcommand.
@@ -76,8 +76,8 @@ def add_processing(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def processing(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of `add_processing` as arguments of `Settings`.
+def processing_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `add_processing_options` as arguments of `Settings`.
 
     Args:
         arguments: The parsed command line.
@@ -88,7 +88,7 @@ def processing(arguments: argparse.Namespace) -> dict[str, Any]:
     return texts | {"devices": tuple(arguments.device or [0])}
 
 
-def split(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+def split_command_line(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
     """Split the command line at ``--``.
 
     Args:
@@ -124,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
             "--device chooses GPUs of this machine, and with --ray Ray assigns them; leave one of the two out"
         )
     options = Settings(
-        **processing(arguments),
+        **processing_settings(arguments),
         model=arguments.model,
         keep_sar=arguments.keep_sar,
         preset=arguments.preset.lower(),
@@ -136,15 +136,15 @@ def run(arguments: argparse.Namespace) -> int:
         return _print_script(arguments.paths[0], options)
     if arguments.out is not None:
         _make_folder(arguments.out)
-    pairs = settings.outputs(arguments.paths, arguments.out)
+    pairs = settings.pair_outputs(arguments.paths, arguments.out)
     settings.check_ffmpeg(options, [target for _, target in pairs])
     from vsfdatrd.encode.encode import encode
 
     failed = 0
     with (
-        _terminated_like_interrupted(),
-        progress.choose(arguments.json) as screen,
-        _workers(arguments.ray, options, screen) as workers,
+        _interrupt_on_sigterm(),
+        progress.choose_reporter(arguments.json) as screen,
+        _open_workers(arguments.ray, options, screen) as workers,
     ):
         for number, (source, target) in enumerate(pairs, 1):
             try:
@@ -155,12 +155,12 @@ def run(arguments: argparse.Namespace) -> int:
                 screen.stop()
                 log.debug("where it happened:", exc_info=True)
                 if arguments.json:
-                    screen.emit("failed", sentence(error), input=source)
+                    screen.emit("failed", error_sentence(error), input=source)
                 if len(pairs) == 1:
                     raise
                 failed += 1
                 if not arguments.json:
-                    screen.emit("failed", f"{source}: {sentence(error)}", input=source)
+                    screen.emit("failed", f"{source}: {error_sentence(error)}", input=source)
             except KeyboardInterrupt:
                 screen.stop()
                 print("vsfdatrd: stopped; run the same command again to continue", file=sys.stderr)
@@ -175,24 +175,24 @@ def _print_script(path: Path, settings: "Settings") -> int:
     from vsfdatrd.checkpoint import open_checkpoint
     from vsfdatrd.encode.encode import analyze
     from vsfdatrd.encode.progress import Reporter
-    from vsfdatrd.weights.catalog import resolve
+    from vsfdatrd.weights.catalog import resolve_model
 
-    scale = open_checkpoint(resolve(settings.model)).description.scale
+    scale = open_checkpoint(resolve_model(settings.model)).description.scale
     print(analyze(path, None, settings, scale, Reporter()).script, end="")
     return 0
 
 
 @contextmanager
-def _workers(ray: str | None, settings: "Settings", screen: "Reporter") -> "Iterator[Workers]":
+def _open_workers(ray: str | None, settings: "Settings", screen: "Reporter") -> "Iterator[Workers]":
     """Yield the workers that encode chunks: the devices of this machine, or a Ray cluster."""
     if ray is None:
         from vsfdatrd.encode.local_workers import Devices
 
         yield Devices(settings.devices)
         return
-    from vsfdatrd.encode.ray.scheduler import cluster
+    from vsfdatrd.encode.ray.scheduler import open_cluster
 
-    with cluster(ray, screen.emit) as workers:
+    with open_cluster(ray, screen.emit) as workers:
         yield workers
 
 
@@ -204,7 +204,7 @@ def _make_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
+def _interrupt_on_sigterm() -> Iterator[None]:
     """Handle SIGTERM and SIGHUP (closed terminal; SIGBREAK on Windows) like Ctrl-C.
 
     The programs are terminated, a message is printed, and the encode can be resumed.

@@ -8,8 +8,8 @@ import numpy as np
 
 from vsfdatrd.errors import ArgumentError, ClipError
 
-_BLACK = 28  # of 255, limited range: black is 16, plus the noise of old transfers
-_SAMPLES = 16  # frames examined
+_MAX_BLACK = 28  # of 255, limited range: black is 16, plus the noise of old transfers
+_SAMPLED_FRAMES = 16  # frames examined
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +61,13 @@ def find_borders(clip: Any) -> Borders:
     peak = vsutil.get_peak_value(clip)
     rows = np.zeros(clip.height, bool)
     columns = np.zeros(clip.width, bool)
-    for i in range(min(_SAMPLES, clip.num_frames)):
-        with clip.get_frame(clip.num_frames * (2 * i + 1) // (2 * min(_SAMPLES, clip.num_frames))) as frame:
-            lit = np.asarray(frame[0]) > _BLACK / 255 * peak
-        if lit.mean() < 0.05:
+    for i in range(min(_SAMPLED_FRAMES, clip.num_frames)):
+        with clip.get_frame(clip.num_frames * (2 * i + 1) // (2 * min(_SAMPLED_FRAMES, clip.num_frames))) as frame:
+            is_bright = np.asarray(frame[0]) > _MAX_BLACK / 255 * peak
+        if is_bright.mean() < 0.05:
             continue
-        rows |= lit.mean(axis=1) > 0.02  # ignore a few bright specks
-        columns |= lit.mean(axis=0) > 0.02
+        rows |= is_bright.mean(axis=1) > 0.02  # ignore a few bright specks
+        columns |= is_bright.mean(axis=0) > 0.02
     if not rows.any() or not columns.any():
         return Borders()
     left, right = int(columns.argmax()), int(columns[::-1].argmax())
@@ -99,7 +99,7 @@ def check_crop(borders: Borders, clip: Any) -> None:
         )
 
 
-def square(width: int, height: int, sar: Fraction) -> tuple[int, int]:
+def square_pixel_size(width: int, height: int, sar: Fraction) -> tuple[int, int]:
     """Return the frame size that displays the same picture with square pixels.
 
     Only one side is enlarged, none is reduced; both become even.
@@ -113,9 +113,9 @@ def square(width: int, height: int, sar: Fraction) -> tuple[int, int]:
         Width and height.
     """
     if sar >= 1:
-        return _even(width * sar), height + height % 2
-    return width + width % 2, _even(height / sar)
+        return _round_to_even(width * sar), height + height % 2
+    return width + width % 2, _round_to_even(height / sar)
 
 
-def _even(side: Fraction) -> int:
+def _round_to_even(side: Fraction) -> int:
     return 2 * round(side / 2)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import Any
 
-from vsfdatrd.encode.timestamps import CLOCK_RESET, clock_reset
+from vsfdatrd.encode.timestamps import CLOCK_RESET_SECONDS, clock_reset_error
 
 _JITTER = Fraction(1, 50)  # seconds: containers round timestamps, to milliseconds in Matroska
 
@@ -32,7 +32,7 @@ class DecodedAudio:
         self._index = stream.index
         self.output = out.add_stream("pcm_s24le" if deep else "pcm_s16le", rate=context.sample_rate)
         """The stream of the output."""
-        self.output.codec_context.layout = _known_layout(av, context.layout)
+        self.output.codec_context.layout = _standard_layout(av, context.layout)
         self._resamplers: dict[tuple[str, str, int], Any] = {}
         self._position: int | None = None  # of the next sample, in samples on the output's clock
 
@@ -73,8 +73,8 @@ class DecodedAudio:
         if self._position is None:
             self._position = round(time * rate)
         ahead = time - Fraction(self._position, rate)
-        if ahead < -CLOCK_RESET:
-            raise clock_reset(f"audio {self._index}", time - ahead)
+        if ahead < -CLOCK_RESET_SECONDS:
+            raise clock_reset_error(f"audio {self._index}", time - ahead)
         if ahead > _JITTER:
             self._position = round(time * rate)
         return ahead >= -_JITTER
@@ -95,7 +95,7 @@ class DecodedAudio:
         return self._resamplers[key]
 
 
-def _known_layout(av: Any, layout: Any) -> Any:
+def _standard_layout(av: Any, layout: Any) -> Any:
     """Return the layout; where only the number of channels is known, the usual one, which MP4 requires."""
     unknown = layout.name == f"{layout.nb_channels} channels"
     return av.AudioLayout(f"{layout.nb_channels}c") if unknown else layout

@@ -51,8 +51,8 @@ def are_drawn(before: Luma | None, frame: Luma, after: Luma | None) -> bool:
         for other, other_signs in others:
             flipped &= (other_signs == -signs) & (np.abs(_line_differences(other) - step) <= _STRIPE_TOLERANCE * step)
         drawn |= flipped
-    combed = _in_three_lines(signs != 0)
-    unexplained = _in_three_lines((signs != 0) & ~drawn)
+    combed = _combed_with_neighbors(signs != 0)
+    unexplained = _combed_with_neighbors((signs != 0) & ~drawn)
     few = int(unexplained.sum()) < _MAX_UNEXPLAINED * int((combed & drawn[1:-1]).sum())
     return _worst_block(unexplained) <= MAX_COMBED_PIXELS or few
 
@@ -74,7 +74,7 @@ def _line_differences(luma: _Numbers) -> NDArray[np.float32]:
     return np.abs(luma[1:-1] - (luma[:-2] + luma[2:]) / 2).astype(np.float32)
 
 
-def _in_three_lines(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _combed_with_neighbors(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Mark combed pixels with combed pixels above and below, (H, W) -> (H - 2, W); a single line is not combing."""
     runs: NDArray[np.bool_] = mask[:-2] & mask[1:-1] & mask[2:]
     return runs

@@ -15,23 +15,23 @@ from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.encode import field_detection, frame_metadata, presets, scenes, script, streams, timing
 from vsfdatrd.encode.bitstream import codec_of
 from vsfdatrd.encode.chunk import EncodeParams
-from vsfdatrd.encode.crop import Borders, check_crop, find_borders, square
+from vsfdatrd.encode.crop import Borders, check_crop, find_borders, square_pixel_size
 from vsfdatrd.encode.field_detection import Fields
 from vsfdatrd.encode.frame_metadata import FrameMetadata
 from vsfdatrd.encode.input_file import require_av
 from vsfdatrd.encode.journal import DoneChunk, Journal
-from vsfdatrd.encode.mux import TAG, Film, join
+from vsfdatrd.encode.mux import TAG, MuxInputs, mux
 from vsfdatrd.encode.presets import CONTAINERS
 from vsfdatrd.encode.progress import Reporter, format_duration
-from vsfdatrd.encode.script import Upscaling
+from vsfdatrd.encode.script import UpscaleArguments
 from vsfdatrd.encode.settings import Settings
-from vsfdatrd.encode.source import Source, check_file, identity, open_source
-from vsfdatrd.encode.timing import Timing, rate_of
-from vsfdatrd.encode.workers import ChunkInputs, Progress, Retry, Workers
-from vsfdatrd.encode.workspace import Workspace, open_workspace, resume
+from vsfdatrd.encode.source import Source, check_is_file, file_identity, open_source
+from vsfdatrd.encode.timing import Timing, format_rate
+from vsfdatrd.encode.workers import ChunkInputs, ChunkProgress, ChunkRetry, Workers
+from vsfdatrd.encode.workspace import Workspace, open_workspace, resume_chunks
 from vsfdatrd.errors import ArgumentError, EncodeError
 from vsfdatrd.system.files import format_bytes, write_atomic
-from vsfdatrd.weights.catalog import resolve
+from vsfdatrd.weights.catalog import resolve_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +67,18 @@ def encode(path: Path, target: Path, settings: Settings, workers: Workers, repor
         FdatrdError: The encode failed. Finished chunks are kept, and the next call resumes with them.
     """
     start = time.monotonic()
-    weights = open_checkpoint(resolve(settings.model)).description
+    weights = open_checkpoint(resolve_model(settings.model)).description
     with open_workspace(target) as workspace:
-        fingerprint = _fingerprint(path, settings, weights.sha256)
+        fingerprint = _settings_fingerprint(path, settings, weights.sha256)
         if _is_done(target, fingerprint, settings):
             reporter.emit("finished", f"{target} is finished already, with these settings", output=target)
             return
         analysis = analyze(path, workspace.index, settings, weights.scale, reporter)
         journal = workspace.journal(lambda text: reporter.emit("anew", text))
-        _prepare(workspace, journal, analysis, fingerprint, settings, reporter)
+        _prepare_workspace(workspace, journal, analysis, fingerprint, settings, reporter)
         inputs = ChunkInputs(
             path.resolve(),
-            _model(settings),
+            _model_argument(settings),
             weights.sha256,
             settings.encoder,
             workspace.script,
@@ -86,26 +86,28 @@ def encode(path: Path, target: Path, settings: Settings, workers: Workers, repor
         )
         if journal.get("first frame") is None:
             workers.try_encoder(
-                _options(settings, {}, analysis.sar), settings.selected_preset.pixel_format, analysis.size
+                _encoder_options(settings, {}, analysis.sar), settings.selected_preset.pixel_format, analysis.size
             )
         colors = _first_frame(inputs, journal, workers, reporter)
         params = EncodeParams(
-            workspace.script, _options(settings, colors, analysis.sar), analysis.timing.rate, workspace.chunks
+            workspace.script, _encoder_options(settings, colors, analysis.sar), analysis.timing.rate, workspace.chunks
         )
-        selection = streams.choose(path, analysis.source.video, CONTAINERS[target.suffix.lower()])
-        metadata = frame_metadata.find(analysis.source)
+        selection = streams.choose_streams(path, analysis.source.video, CONTAINERS[target.suffix.lower()])
+        metadata = frame_metadata.find_metadata(analysis.source)
         _report_streams(selection, metadata, settings.encoder, reporter)
-        parts = _make(workspace, journal, inputs, params, workers, reporter)
+        parts = _encode_chunks(workspace, journal, inputs, params, workers, reporter)
         reporter.emit("joining", f"joining {len(parts)} {'part' if len(parts) == 1 else 'parts'}")
-        tag = _tag(fingerprint)
-        missing = join(
-            Film(analysis.source, analysis.timing, parts, workspace.chunks, selection, analysis.sar, tag, metadata),
+        tag = _output_tag(fingerprint)
+        missing = mux(
+            MuxInputs(
+                analysis.source, analysis.timing, parts, workspace.chunks, selection, analysis.sar, tag, metadata
+            ),
             workspace.joined,
         )
         if missing:
             text = f"NOT kept: {'; '.join(missing)} (damaged in the source, and not allowed in a {target.suffix} file)"
             reporter.emit("left", text, streams=missing)
-        _finish(workspace, target, settings)
+        _finish_output(workspace, target, settings)
     frames, size = parts[-1].chunk.stop, target.stat().st_size
     seconds = time.monotonic() - start
     reporter.emit(
@@ -142,11 +144,11 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, repo
         1 / (median[len(median) // 2] * source.time_base) if median and median[len(median) // 2] > 0 else source.rate
     )
     rate = coded if abs(coded / source.rate - 1) > 0.1 else source.rate
-    fields = field_detection.decide(clip, rate, settings.field, source.survey)
+    fields = field_detection.choose_fields(clip, rate, settings.field, source.survey)
     reporter.emit(
         "source",
-        f"source: {clip.width}×{clip.height}, {clip.format.name}, {_shape(source.sar)}, {clip.num_frames} "
-        f"frames, {rate_of(source.rate)} a second",
+        f"source: {clip.width}×{clip.height}, {clip.format.name}, {_describe_pixel_shape(source.sar)}, "
+        f"{clip.num_frames} frames, {format_rate(source.rate)} a second",
         width=clip.width,
         height=clip.height,
         frames=clip.num_frames,
@@ -155,15 +157,17 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, repo
     )
     for remark in source.remarks:
         reporter.emit("remark", remark)
-    reporter.emit("fields", f"fields: {_MEANING[fields.kind]}; {fields.why}", kind=fields.kind, why=fields.why)
+    reporter.emit(
+        "fields", f"fields: {_FIELD_DESCRIPTIONS[fields.kind]}; {fields.why}", kind=fields.kind, why=fields.why
+    )
     device = ",".join(map(str, settings.devices))
     absolute = path.resolve()
     index = index and index.resolve()
 
     def prepared(crop: Borders) -> str:
-        return script.prepare(absolute, source.video, index, fields, crop, device, __version__)
+        return script.preparation_script(absolute, source.video, index, fields, crop, device, __version__)
 
-    uncropped = script.evaluate(prepared(Borders()))
+    uncropped = script.run_script(prepared(Borders()))
     crop = settings.borders
     black = find_borders(uncropped)
     if crop is None:
@@ -174,10 +178,10 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, repo
         )
     check_crop(crop, uncropped)
     text = prepared(crop)
-    clip = script.evaluate(text)
-    times = timing.timing(source, fields, clip.num_frames)
+    clip = script.run_script(text)
+    times = timing.compute_timing(source, fields, clip.num_frames)
     width, height = clip.width * scale, clip.height * scale
-    size = square(width, height, source.sar)
+    size = square_pixel_size(width, height, source.sar)
     if settings.keep_sar or size == (width, height):
         size = (width, height)
         sar = source.sar
@@ -185,16 +189,16 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, repo
         sar = Fraction(1)
     reporter.emit(
         "output",
-        f"output: {size[0]}×{size[1]}{f', {crop} cropped' if crop else ''}, {_shape(sar)}, {clip.num_frames} "
-        f"frames, {times}",
+        f"output: {size[0]}×{size[1]}{f', {crop} cropped' if crop else ''}, {_describe_pixel_shape(sar)}, "
+        f"{clip.num_frames} frames, {times}",
         width=size[0],
         height=size[1],
         frames=clip.num_frames,
         rate=times.rate,
         crop=str(crop),
     )
-    up = Upscaling(
-        _model(settings),
+    up = UpscaleArguments(
+        _model_argument(settings),
         settings.backend,
         settings.precision,
         settings.chroma_filter,
@@ -205,16 +209,16 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, repo
     return SourceAnalysis(source, fields, clip, times, text, text + script.upscaling_script(up, times.rate), size, sar)
 
 
-def _model(settings: Settings) -> str:
+def _model_argument(settings: Settings) -> str:
     """Return the model as it appears in scripts: a catalog name, or an absolute path."""
-    return str(resolve(settings.model).resolve()) if Path(settings.model).suffix else settings.model
+    return str(resolve_model(settings.model).resolve()) if Path(settings.model).suffix else settings.model
 
 
-def _shape(sar: Fraction) -> str:
+def _describe_pixel_shape(sar: Fraction) -> str:
     return "square pixels" if sar == 1 else f"pixels {sar.numerator}:{sar.denominator} (width to height)"
 
 
-_MEANING = {
+_FIELD_DESCRIPTIONS = {
     "progressive": "progressive, left alone",
     "ivtc": "telecined film, the film's own frames are restored",
     "match": "film with shifted fields, which are matched again",
@@ -222,19 +226,19 @@ _MEANING = {
 }
 
 
-def _fingerprint(path: Path, settings: Settings, weights: str) -> dict[str, Any]:
-    """Return everything that the output depends on."""
-    check_file(path)
+def _settings_fingerprint(path: Path, settings: Settings, weights: str) -> dict[str, Any]:
+    """Return all settings, files and versions on which the output depends."""
+    check_is_file(path)
     fields = asdict(settings)
     for name in ("overwrite", "devices"):
         del fields[name]
     fields["further"] = list(settings.further)
     fields["ffmpeg options of the preset"] = settings.selected_preset.arguments
-    ffmpeg = presets.version(settings.encoder)
-    return fields | {"weights": weights, "vsfdatrd": __version__, "ffmpeg": ffmpeg, "source": identity(path)}
+    ffmpeg = presets.ffmpeg_version_for(settings.encoder)
+    return fields | {"weights": weights, "vsfdatrd": __version__, "ffmpeg": ffmpeg, "source": file_identity(path)}
 
 
-def _tag(fingerprint: dict[str, Any]) -> str:
+def _output_tag(fingerprint: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
     return f"{__version__} {fingerprint['model']} {digest[:32]}"
 
@@ -250,7 +254,7 @@ def _is_done(target: Path, fingerprint: dict[str, Any], settings: Settings) -> b
     av = require_av()
     with contextlib.suppress(av.FFmpegError), av.open(str(target)) as container:
         tags = {name.upper(): value for name, value in container.metadata.items()}
-        if tags.get(TAG) == _tag(fingerprint):
+        if tags.get(TAG) == _output_tag(fingerprint):
             return True
     if settings.overwrite:
         return False
@@ -260,7 +264,7 @@ def _is_done(target: Path, fingerprint: dict[str, Any], settings: Settings) -> b
     )
 
 
-def _prepare(
+def _prepare_workspace(
     workspace: Workspace,
     journal: Journal,
     analysis: SourceAnalysis,
@@ -278,7 +282,7 @@ def _prepare(
         before = None
     if before is None:
         workspace.forget()
-        chunks = scenes.plan(analysis.clip, analysis.timing.rate, settings.minutes)
+        chunks = scenes.plan_chunks(analysis.clip, analysis.timing.rate, settings.minutes)
         journal.begin(now, chunks)
     try:
         write_atomic(workspace.script, analysis.script)
@@ -302,7 +306,7 @@ def _first_frame(inputs: ChunkInputs, journal: Journal, workers: Workers, report
     return colors
 
 
-def _options(settings: Settings, colors: dict[str, int], sar: Fraction) -> tuple[str, ...]:
+def _encoder_options(settings: Settings, colors: dict[str, int], sar: Fraction) -> tuple[str, ...]:
     preset = settings.selected_preset
     return ("-c:v", preset.encoder, *presets.color_options(colors, sar), *preset.arguments, *settings.further)
 
@@ -319,7 +323,7 @@ def _report_streams(selection: streams.Selection, metadata: FrameMetadata, encod
         reporter.emit("left", f"NOT kept: {'; '.join(lost)}", streams=lost)
 
 
-def _make(
+def _encode_chunks(
     workspace: Workspace,
     journal: Journal,
     inputs: ChunkInputs,
@@ -328,7 +332,7 @@ def _make(
     reporter: Reporter,
 ) -> list[DoneChunk]:
     """Encode the missing chunks and return all chunks in order, including those of earlier runs."""
-    done = resume(workspace, journal, params)
+    done = resume_chunks(workspace, journal, params)
     chunks = journal.chunks()
     total = chunks[-1].stop
     records = {record.chunk.number: record for record in done}
@@ -346,9 +350,9 @@ def _make(
     with contextlib.closing(workers.make(inputs, waiting, params)) as events:
         for event in events:
             match event:
-                case Progress(chunk, frames):
+                case ChunkProgress(chunk, frames):
                     running[chunk.number] = frames
-                case Retry(chunk, error):
+                case ChunkRetry(chunk, error):
                     running[chunk.number] = 0
                     reporter.emit("retry", f"{error}; trying it once more", part=chunk.number + 1)
                 case DoneChunk(chunk):
@@ -367,7 +371,7 @@ def _make(
     return [records[chunk.number] for chunk in chunks]
 
 
-def _finish(workspace: Workspace, target: Path, settings: Settings) -> None:
+def _finish_output(workspace: Workspace, target: Path, settings: Settings) -> None:
     """Rename the muxed file to the output's name and remove the workspace."""
     try:
         if not settings.overwrite and target.exists():

@@ -12,13 +12,13 @@ from typing import Any, Literal
 import numpy as np
 
 from vsfdatrd.encode.drawn_lines import MAX_COMBED_PIXELS, Luma, are_drawn
-from vsfdatrd.encode.survey import Survey, survey, windows
+from vsfdatrd.encode.survey import Survey, sample_windows, survey_clip
 from vsfdatrd.errors import ArgumentError
 
 type Kind = Literal["progressive", "ivtc", "match", "deint"]
 
-CHOICES = ("auto", "progressive", "ivtc", "deint")
-SMALLEST = 16
+FIELD_CHOICES = ("auto", "progressive", "ivtc", "deint")
+MIN_SIDE = 16
 """Minimum width and height in pixels of interlaced video: VFM and Bwdif overrun their buffers in smaller frames."""
 _TESTED_FRAMES = 8  # approximate number of combed frames per window that are tested for drawn lines
 _MIN_MOTION = 0.0004  # mean difference from the previous frame, of 1; smaller ones are grain
@@ -39,7 +39,7 @@ class Fields:
     vivtc_format: str = "clip"
     """VapourSynth's name of the 8-bit format in which VIVTC analyzes the frames; ``clip`` for the clip's own format."""
     padding: int = 0
-    """Lines to add at the bottom during field processing, see `padding_of`."""
+    """Lines to add at the bottom during field processing, see `field_padding`."""
 
     def rate(self, rate: Fraction) -> Fraction:
         """Return the frame rate after field processing.
@@ -51,7 +51,7 @@ class Fields:
 
 
 @dataclass(frozen=True, slots=True)
-class _Evidence:
+class _CombingCounts:
     """Counts from the sampled frames."""
 
     moving: int
@@ -66,14 +66,14 @@ class _Evidence:
     """Moving frames that look combed because of drawn lines; not included in `combed`."""
 
 
-def decide(clip: Any, rate: Fraction, requested: str, sample: Survey | None = None) -> Fields:
+def choose_fields(clip: Any, rate: Fraction, requested: str, sample: Survey | None = None) -> Fields:
     """Choose the field processing for a clip.
 
     Args:
         clip: The frames as stored, a vapoursynth.VideoNode.
         rate: Frames per second.
-        requested: The user's choice, one of `CHOICES`.
-        sample: Result of `survey` for the clip; None to compute it here.
+        requested: The user's choice, one of `FIELD_CHOICES`.
+        sample: Result of `survey_clip` for the clip; None to compute it here.
 
     Returns:
         The field processing and the reason for it.
@@ -85,24 +85,26 @@ def decide(clip: Any, rate: Fraction, requested: str, sample: Survey | None = No
     """
     form = matched_format(clip.format)
     vivtc_format = "clip" if form.id == clip.format.id else form.name.upper()
-    return replace(_decide(clip, rate, requested, sample), vivtc_format=vivtc_format, padding=padding_of(clip))
+    return replace(
+        _choose_fields(clip, rate, requested, sample), vivtc_format=vivtc_format, padding=field_padding(clip)
+    )
 
 
-def _decide(clip: Any, rate: Fraction, requested: str, sample: Survey | None) -> Fields:
+def _choose_fields(clip: Any, rate: Fraction, requested: str, sample: Survey | None) -> Fields:
     import vapoursynth as vs
 
     if clip.format.color_family == vs.RGB:
         if requested not in ("auto", "progressive"):
             raise ArgumentError(f"--field {requested} is for YUV, and this is {clip.format.name}; leave it out")
         return Fields("progressive", True, f"{clip.format.name} is taken as it is")
-    sample = sample or survey(clip)
+    sample = sample or survey_clip(clip)
     flags, repeats = sample.flags, sample.repeats
     marked = max(flags) if flags and sum(map(bool, flags)) * 2 > len(flags) else 0
     top = marked != 1
     label = {0: "progressive", 1: "interlaced, bottom field first", 2: "interlaced, top field first"}[marked]
     if requested == "progressive":
         return Fields("progressive", top, "as requested")
-    fieldless = clip.height % 2 or clip.num_frames < 2 or min(clip.width, clip.height) < SMALLEST
+    fieldless = clip.height % 2 or clip.num_frames < 2 or min(clip.width, clip.height) < MIN_SIDE
     count = f"{clip.num_frames} frame{'s'[: clip.num_frames - 1]} of {clip.width}×{clip.height} pixels"
     if requested in ("deint", "ivtc") and fieldless:
         raise ArgumentError(
@@ -163,7 +165,7 @@ def matched_format(form: Any) -> Any:
     return vs.core.get_video_format(vs.GRAY8)
 
 
-def padding_of(clip: Any) -> int:
+def field_padding(clip: Any) -> int:
     """Return the number of lines to add at the bottom for VFM and Bwdif.
 
     They leave the last chroma line unwritten if the number of chroma lines is odd: 486 lines in 4:2:0 have 243.
@@ -197,12 +199,12 @@ def _is_ntsc_video(rate: Fraction) -> bool:
     return abs(rate - Fraction(30000, 1001)) < Fraction(1, 5)
 
 
-def _measure_combing(clip: Any, top: bool) -> _Evidence:
+def _measure_combing(clip: Any, top: bool) -> _CombingCounts:
     plain = to_eight_bits(clip)
     matched = plain.vivtc.VFM(order=int(top), micout=1)
     moving = combed = still_combed = drawn = 0
     repaired = [0] * 5
-    for window in windows(clip.num_frames):
+    for window in sample_windows(clip.num_frames):
         tested = 0
         lines = lines_left = False  # result for the last tested frame; numpy is slow, and adjacent frames are similar
         every = max(1, len(window) // _TESTED_FRAMES)
@@ -216,8 +218,8 @@ def _measure_combing(clip: Any, top: bool) -> _Evidence:
             if mics[_MATCH_C] <= MAX_COMBED_PIXELS:
                 continue
             if tested % every == 0:
-                lines = _drawn(plain, n)
-                lines_left = not lines and mics[match] > MAX_COMBED_PIXELS and _drawn(matched, n)
+                lines = _has_drawn_lines(plain, n)
+                lines_left = not lines and mics[match] > MAX_COMBED_PIXELS and _has_drawn_lines(matched, n)
             tested += 1
             if lines:
                 drawn += 1
@@ -225,16 +227,16 @@ def _measure_combing(clip: Any, top: bool) -> _Evidence:
             combed += 1
             still_combed += mics[match] > MAX_COMBED_PIXELS and not lines_left
             repaired[match] += 1
-    return _Evidence(moving, combed, still_combed, tuple(repaired), drawn)
+    return _CombingCounts(moving, combed, still_combed, tuple(repaired), drawn)
 
 
-def _drawn(clip: Any, number: int) -> bool:
+def _has_drawn_lines(clip: Any, number: int) -> bool:
     """Return True if the combing of a frame is drawn lines, see `are_drawn`."""
-    before, frame, after = (_luma(clip, n) for n in (number - 1, number, number + 1))
+    before, frame, after = (_read_luma(clip, n) for n in (number - 1, number, number + 1))
     return frame is not None and are_drawn(before, frame, after)
 
 
-def _luma(clip: Any, number: int) -> Luma | None:
+def _read_luma(clip: Any, number: int) -> Luma | None:
     if not 0 <= number < clip.num_frames:
         return None
     with clip.get_frame(number) as frame:

@@ -1,4 +1,4 @@
-"""Side data of the source's frames (HDR metadata, captions, transparency), and which of it is kept in the output."""
+"""Side data of the source's frames (HDR metadata, captions, transparency), and which of them are kept in the output."""
 
 import itertools
 import struct
@@ -92,7 +92,7 @@ class FrameMetadata:
         waiting = b""
         for pieces in due:
             if waiting or len(pieces) > 1:  # fewer frames than in the source: drop padding triplets
-                waiting += b"".join(map(_valid, pieces))
+                waiting += b"".join(map(_valid_triplets, pieces))
             elif pieces:
                 waiting = pieces[0]
             result.append(waiting[: 3 * _MAX_TRIPLETS])
@@ -100,7 +100,7 @@ class FrameMetadata:
         return result
 
 
-def find(source: Source) -> FrameMetadata:
+def find_metadata(source: Source) -> FrameMetadata:
     """Find a source's metadata: HDR and transparency in the first frames, captions in the complete file.
 
     Args:
@@ -115,10 +115,10 @@ def find(source: Source) -> FrameMetadata:
     av = require_av()
     result: dict[str, bytes] = {}
     lost: dict[str, None] = {}
-    with _opened(source) as (container, stream):
+    with _open_file(source) as (container, stream):
         if stream.metadata.get("alpha_mode") == "1":  # VP8 and VP9 store alpha as a second picture
             lost["transparency"] = None
-        for frame in itertools.islice(_frames(av, container, stream), _FRAMES_EXAMINED):
+        for frame in itertools.islice(_decode_frames(av, container, stream), _FRAMES_EXAMINED):
             if any(component.is_alpha for component in frame.format.components) and not frame.format.has_palette:
                 lost["transparency"] = None
             for name, content in _side_data(frame):
@@ -129,7 +129,7 @@ def find(source: Source) -> FrameMetadata:
     return FrameMetadata(
         display,
         LightLevel(*struct.unpack("=2I", light[:8])) if len(light) >= 8 else None,
-        _captions(av, source) if _has_captions(source) else (),
+        _read_captions(av, source) if _has_captions(source) else (),
         tuple(lost),
     )
 
@@ -142,19 +142,19 @@ def has_hdr(path: Path) -> bool:
     """
     av = require_av()
     with av.open(str(path.absolute())) as container:
-        frame = next(_frames(av, container, container.streams.video[0]), None)
+        frame = next(_decode_frames(av, container, container.streams.video[0]), None)
         return frame is not None and bool(
             {name for name, _ in _side_data(frame)} & {"MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"}
         )
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[tuple[Any, Any]]:
+def _open_file(source: Source) -> Iterator[tuple[Any, Any]]:
     with open_input(source.path) as container:
         yield container, container.streams[source.video]
 
 
-def _frames(av: Any, container: Any, stream: Any) -> Iterator[Any]:
+def _decode_frames(av: Any, container: Any, stream: Any) -> Iterator[Any]:
     """Yield decoded frames, skipping damaged packets."""
     stream.thread_type = "AUTO"
     for packet in container.demux(stream):
@@ -183,28 +183,30 @@ def _mastering_display(content: bytes) -> MasteringDisplay | None:
 
 def _has_captions(source: Source) -> bool:
     """Return True if any packet contains a caption marker. Packets are not decoded, which is far faster."""
-    with _opened(source) as (container, stream):
+    with _open_file(source) as (container, stream):
         if stream.codec_context.codec.canonical_name not in _CODECS_WITH_CAPTIONS:
             return False
         return any(mark in packet for packet in map(bytes, container.demux(stream)) for mark in _CAPTION_MARKERS)
 
 
-def _captions(av: Any, source: Source) -> list[tuple[Fraction, bytes]]:
+def _read_captions(av: Any, source: Source) -> list[tuple[Fraction, bytes]]:
     """Return all captions of the video in order of time; an empty list if all of them are padding."""
     result = []
     has_text = False
-    with _opened(source) as (container, stream):
+    with _open_file(source) as (container, stream):
         base = Fraction(stream.time_base)
-        for n, frame in enumerate(_frames(av, container, stream)):
+        for n, frame in enumerate(_decode_frames(av, container, stream)):
             for name, triplets in _side_data(frame):
                 if name != "A53_CC":
                     continue
-                has_text = has_text or any(a & 127 or b & 127 for _, a, b in itertools.batched(_valid(triplets), 3))
+                has_text = has_text or any(
+                    a & 127 or b & 127 for _, a, b in itertools.batched(_valid_triplets(triplets), 3)
+                )
                 time = source.start() + n / source.rate if frame.pts is None else frame.pts * base - source.origin
                 result.append((time, triplets))
     return sorted(result, key=lambda caption: caption[0]) if has_text else []
 
 
-def _valid(triplets: bytes) -> bytes:
+def _valid_triplets(triplets: bytes) -> bytes:
     """Remove the caption triplets marked as not valid, which are padding."""
     return b"".join(triplets[n : n + 3] for n in range(0, len(triplets) - 2, 3) if triplets[n] & 4)

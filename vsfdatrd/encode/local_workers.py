@@ -5,10 +5,10 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 
-from vsfdatrd.encode.chunk import EncodeParams, Pipeline, Stopped, try_encoder
+from vsfdatrd.encode.chunk import EncodeParams, Pipeline, PipelineStopped, try_encoder
 from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.encode.trial import first_frame
-from vsfdatrd.encode.workers import Attempts, ChunkInputs, Event, Progress
+from vsfdatrd.encode.workers import Attempts, ChunkInputs, ChunkProgress, Event
 from vsfdatrd.errors import EncodeError
 
 
@@ -26,9 +26,9 @@ class Devices:
     @property
     def name(self) -> str:
         """Names of the GPUs, for the progress line; ``CPU`` if there are none."""
-        from vsfdatrd.backends.gpu.devices import gpus
+        from vsfdatrd.backends.gpu.devices import list_gpus
 
-        available = gpus()
+        available = list_gpus()
         names = Counter(available[n].name.removeprefix("NVIDIA ") for n in self._numbers if n < len(available))
         return ", ".join(f"{count}× {name}" if count > 1 else name for name, count in names.items()) or "CPU"
 
@@ -42,10 +42,10 @@ class Devices:
 
     def make(self, inputs: ChunkInputs, chunks: Sequence[Chunk], params: EncodeParams) -> Generator[Event]:
         """See `Workers.make`."""
-        return make(chunks, params, [str(number) for number in self._numbers])
+        return encode_chunks(chunks, params, [str(number) for number in self._numbers])
 
 
-def make(chunks: Sequence[Chunk], params: EncodeParams, devices: Sequence[str]) -> Generator[Event]:
+def encode_chunks(chunks: Sequence[Chunk], params: EncodeParams, devices: Sequence[str]) -> Generator[Event]:
     """Encode chunks, one at a time per device. Closing the generator terminates all programs.
 
     While ffmpeg finishes a chunk and its file is verified, the device already renders the next one.
@@ -130,7 +130,7 @@ class ChunkScheduler:
                 ending.start()
                 if pipeline.failed:  # report the error before the next chunk fails for the same reason
                     ending.join()
-        except Stopped:
+        except PipelineStopped:
             pass
         except BaseException as error:
             self.events.put(error)
@@ -150,18 +150,18 @@ class ChunkScheduler:
     def _start(self, chunk: Chunk, device: str) -> Pipeline:
         with self._lock:
             if self._stopped:
-                raise Stopped
+                raise PipelineStopped
             pipeline = Pipeline(chunk, self._params, device)
             self._running.add(pipeline)
         return pipeline
 
     def _report(self, chunk: Chunk) -> Callable[[int], None]:
-        return lambda frames: self.events.put(Progress(chunk, frames))
+        return lambda frames: self.events.put(ChunkProgress(chunk, frames))
 
     def _end(self, pipeline: Pipeline, attempts: Attempts) -> None:
         try:
             self.events.put(pipeline.finish())
-        except Stopped:
+        except PipelineStopped:
             pass
         except EncodeError as error:
             try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vsfdatrd.encode import streams
-from vsfdatrd.encode.bitstream import CODECS, Messages, inserter, strip_sei
+from vsfdatrd.encode.bitstream import CODECS, FrameMessages, make_inserter, strip_sei
 from vsfdatrd.encode.decoded_audio import DecodedAudio
 from vsfdatrd.encode.frame_metadata import FrameMetadata, has_hdr
 from vsfdatrd.encode.input_file import open_input, require_av
@@ -18,10 +18,10 @@ from vsfdatrd.encode.journal import DoneChunk
 from vsfdatrd.encode.presets import CONTAINERS
 from vsfdatrd.encode.source import Source
 from vsfdatrd.encode.streams import Selection
-from vsfdatrd.encode.timestamps import CLOCK_RESET, clock_reset
+from vsfdatrd.encode.timestamps import CLOCK_RESET_SECONDS, clock_reset_error
 from vsfdatrd.encode.timing import Timing
 from vsfdatrd.errors import EncodeError
-from vsfdatrd.system.files import replacing, sync_file
+from vsfdatrd.system.files import replace_file, sync_file
 from vsfdatrd.system.programs import ffmpeg, run
 
 TAG = "VSFDATRD"
@@ -32,7 +32,7 @@ _AUDIO_PREROLL = Fraction(1, 10)  # seconds of audio before an edit list's start
 
 
 @dataclass(frozen=True, slots=True)
-class Film:
+class MuxInputs:
     """Everything that is muxed into the output."""
 
     source: Source
@@ -50,7 +50,7 @@ class Film:
     """Metadata to insert into the frames if the codec can carry it."""
 
 
-def join(film: Film, target: Path) -> list[str]:
+def mux(film: MuxInputs, target: Path) -> list[str]:
     """Mux the output, verify it by reading it back, and fsync it.
 
     Args:
@@ -67,12 +67,12 @@ def join(film: Film, target: Path) -> list[str]:
     try:
         target.unlink(missing_ok=True)
         try:
-            written = _write(av, film, target)
+            written = _write_streams(av, film, target)
         except (av.error.InvalidDataError, av.error.ArgumentError):  # a damaged packet
-            written = _write(av, film, target, leave_out=True)
+            written = _write_streams(av, film, target, leave_out=True)
         if film.sar != 1:
             _write_aspect(film, target)
-        missing = _read_back(av, film, target, written)
+        missing = _verify_output(av, film, target, written)
         sync_file(target)
     except (av.FFmpegError, OSError) as error:
         target.unlink(missing_ok=True)
@@ -92,7 +92,7 @@ class _Written:
     """What was given to the muxer."""
 
     amounts: dict[int, int]
-    """Amount of each output stream (`_amount`), by its index."""
+    """Amount of each output stream (`_packet_amount`), by its index."""
     names: dict[int, str]
     """Descriptions of the source's streams, by index of the output stream."""
     video: bytes
@@ -101,7 +101,7 @@ class _Written:
     """Number of packets that the muxer refused."""
 
 
-def _write(av: Any, film: Film, target: Path, leave_out: bool = False) -> _Written:
+def _write_streams(av: Any, film: MuxInputs, target: Path, leave_out: bool = False) -> _Written:
     """Write all streams, with or without packets that the muxer refuses."""
     container = CONTAINERS[target.suffix.lower()]
     options = {} if container == "matroska" else {"movflags": "+faststart+use_metadata_tags"}
@@ -131,19 +131,19 @@ def _write(av: Any, film: Film, target: Path, leave_out: bool = False) -> _Writt
                 decoded[index] = DecodedAudio(av, out, stream)
                 outputs[index] = decoded[index].output
             elif index in film.selection.converted:
-                outputs[index] = streams.converting(out, stream, container)
+                outputs[index] = streams.add_converted_stream(out, stream, container)
             else:
                 outputs[index] = out.add_stream_from_template(stream, opaque=True)
             outputs[index].metadata.update(_valid_tags(stream.metadata))
             outputs[index].disposition = stream.disposition
-        _attach(av, out, source, film.selection)
+        _add_attachments(av, out, source, film.selection)
         out.metadata.update(_valid_tags(source.metadata) | {TAG: film.tag})
-        out.set_chapters(_chapters(source, film.source.origin))
-        names = {output.index: streams.describe(source.streams[index]) for index, output in outputs.items()}
+        out.set_chapters(_shift_chapters(source, film.source.origin))
+        names = {output.index: streams.describe_stream(source.streams[index]) for index, output in outputs.items()}
         out.start_encoding()
-        others = _audio_and_subtitles(av, film, source, outputs, decoded)
-        for packet in _interleave(_video_packets(av, film, video), others):
-            counts[packet.stream.index] = counts.get(packet.stream.index, 0) + _amount(packet)
+        others = _other_packets(av, film, source, outputs, decoded)
+        for packet in _interleave_packets(_video_packets(av, film, video), others):
+            counts[packet.stream.index] = counts.get(packet.stream.index, 0) + _packet_amount(packet)
             if packet.stream.index == video.index:
                 payload.update(packet)
             try:
@@ -151,11 +151,13 @@ def _write(av: Any, film: Film, target: Path, leave_out: bool = False) -> _Writt
             except (av.error.InvalidDataError, av.error.ArgumentError):
                 if not leave_out:
                     raise
-                refused += 1  # this packet or the one before it, which the muxer had buffered; `_read_back` finds out
+                refused += (
+                    1  # this packet or the one before it, which the muxer had buffered; `_verify_output` finds out
+                )
     return _Written(counts, names, payload.digest(), refused)
 
 
-def _write_aspect(film: Film, target: Path) -> None:
+def _write_aspect(film: MuxInputs, target: Path) -> None:
     """Remux with ffmpeg to set the container's aspect ratio, which PyAV cannot do."""
     first = film.folder / film.parts[0].chunk.name
     with require_av().open(str(first)) as sample:
@@ -163,7 +165,7 @@ def _write_aspect(film: Film, target: Path) -> None:
         aspect = film.sar * Fraction(size.width, size.height)
     command = [ffmpeg(), "-v", "error", "-y", "-i", str(target), "-map", "0", "-c", "copy", "-map_metadata", "0"]
     command += ["-aspect:v:0", f"{aspect.numerator}:{aspect.denominator}", "-movflags", "+faststart+use_metadata_tags"]
-    with replacing(target, durable=False) as with_aspect:
+    with replace_file(target, durable=False) as with_aspect:
         run([*command, str(with_aspect)])
 
 
@@ -184,7 +186,7 @@ def _valid_tags(metadata: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _attach(av: Any, out: Any, source: Any, selection: Selection) -> None:
+def _add_attachments(av: Any, out: Any, source: Any, selection: Selection) -> None:
     for index in selection.attached:
         stream = source.streams[index]
         name = stream.metadata.get("filename", f"attachment{index}")
@@ -192,10 +194,10 @@ def _attach(av: Any, out: Any, source: Any, selection: Selection) -> None:
     for index in selection.covers:
         with av.open(source.name) as again:  # a second container, so that the first keeps its position
             picture = next(iter(again.demux(again.streams[index])))
-            out.add_attachment(*streams.cover(again.streams[index], bytes(picture)))
+            out.add_attachment(*streams.cover_attachment(again.streams[index], bytes(picture)))
 
 
-def _chapters(source: Any, origin: Fraction) -> list[Any]:
+def _shift_chapters(source: Any, origin: Fraction) -> list[Any]:
     """Return the source's chapters, shifted to the output's clock, which starts at 0."""
     result = []
     for chapter in source.chapters():
@@ -204,12 +206,12 @@ def _chapters(source: Any, origin: Fraction) -> list[Any]:
     return result
 
 
-def _video_packets(av: Any, film: Film, output: Any) -> Iterator[Any]:
+def _video_packets(av: Any, film: MuxInputs, output: Any) -> Iterator[Any]:
     """Yield the video packets of all chunks in decoding order, with timestamps for the output."""
     tick = _video_time_base(film.timing)
     reorder = max(record.reorder for record in film.parts)
     extradata = None
-    insert: Callable[[int, Any], Any] = _unchanged
+    insert: Callable[[int, Any], Any] = _keep_packet
     for record in film.parts:
         path = film.folder / record.chunk.name
         with av.open(str(path)) as container:
@@ -245,22 +247,22 @@ def _video_packets(av: Any, film: Film, output: Any) -> Iterator[Any]:
                 yield packet
 
 
-def _unchanged(position: int, packet: Any) -> Any:
+def _keep_packet(position: int, packet: Any) -> Any:
     return packet
 
 
-def _metadata_inserter(av: Any, film: Film, codec: str, header: bytes) -> Callable[[int, Any], Any]:
+def _metadata_inserter(av: Any, film: MuxInputs, codec: str, header: bytes) -> Callable[[int, Any], Any]:
     """Return a function of frame number and packet that inserts the source's metadata into the packet."""
     metadata = film.metadata
     hdr = (metadata.display or metadata.light) and not has_hdr(film.folder / film.parts[0].chunk.name)
     if codec not in CODECS or not (hdr or metadata.captions):
-        return _unchanged
+        return _keep_packet
     captions = metadata.per_frame(film.timing, film.parts[-1].chunk.stop)
-    put = inserter(codec, header)
+    put = make_inserter(codec, header)
 
     def insert(position: int, packet: Any) -> Any:
         with_hdr = hdr and packet.is_keyframe  # repeated at every key frame, for players that seek there
-        messages = Messages(
+        messages = FrameMessages(
             metadata.display if with_hdr else None, metadata.light if with_hdr else None, captions[position]
         )
         if not messages:
@@ -272,8 +274,8 @@ def _metadata_inserter(av: Any, film: Film, codec: str, header: bytes) -> Callab
     return insert
 
 
-def _audio_and_subtitles(
-    av: Any, film: Film, source: Any, outputs: Mapping[int, Any], decoded: Mapping[int, DecodedAudio]
+def _other_packets(
+    av: Any, film: MuxInputs, source: Any, outputs: Mapping[int, Any], decoded: Mapping[int, DecodedAudio]
 ) -> Iterator[Any]:
     """Yield audio and subtitle packets, shifted to the output's clock, which starts at 0."""
     if not outputs:
@@ -286,7 +288,7 @@ def _audio_and_subtitles(
             continue
         if index in film.selection.converted:
             try:  # including the empty packet at the end, which flushes captions that were never erased
-                new = streams.converted(av, packet, outputs[index])
+                new = streams.convert_packet(av, packet, outputs[index])
             except av.FFmpegError:
                 continue  # damaged packet: skip it, as players do
             if new is None:
@@ -300,8 +302,8 @@ def _audio_and_subtitles(
         if packet.is_discard and pts * base < film.source.origin - _AUDIO_PREROLL:
             continue  # excluded by an MP4 edit list, as in clips that were cut without encoding
         dts = pts if packet.dts is None else packet.dts
-        if index in last and dts - shift < last[index] - CLOCK_RESET / base:
-            raise clock_reset(streams.describe(source.streams[index]), last[index] * base)
+        if index in last and dts - shift < last[index] - CLOCK_RESET_SECONDS / base:
+            raise clock_reset_error(streams.describe_stream(source.streams[index]), last[index] * base)
         packet.pts = pts - shift
         packet.dts = last[index] = max(dts - shift, last.get(index, dts - shift))
         packet.stream = outputs[index]
@@ -310,17 +312,17 @@ def _audio_and_subtitles(
         yield from audio.flush()
 
 
-def _interleave(video: Iterator[Any], others: Iterator[Any]) -> Iterator[Any]:
+def _interleave_packets(video: Iterator[Any], others: Iterator[Any]) -> Iterator[Any]:
     """Interleave packets by time, so that the muxer has little to buffer."""
     return heapq.merge(others, video, key=lambda packet: (packet.dts or 0) * Fraction(packet.time_base))
 
 
-def _amount(packet: Any) -> int:
-    """Return how much of its stream a packet is: bytes of PCM, which demuxers divide as they like; otherwise 1."""
+def _packet_amount(packet: Any) -> int:
+    """Return the size of a packet for counting: bytes for PCM, which demuxers divide arbitrarily; otherwise 1."""
     return packet.size if packet.stream.name.startswith("pcm_") else 1
 
 
-def _read_back(av: Any, film: Film, target: Path, written: _Written) -> list[str]:
+def _verify_output(av: Any, film: MuxInputs, target: Path, written: _Written) -> list[str]:
     """Check that the output has every packet, and that the video's data and times are unchanged.
 
     Returns:
@@ -339,7 +341,7 @@ def _read_back(av: Any, film: Film, target: Path, written: _Written) -> list[str
             if not packet.size:
                 continue
             index = packet.stream.index
-            result[index] = result.get(index, 0) + _amount(packet)
+            result[index] = result.get(index, 0) + _packet_amount(packet)
             if index == 0 and packet.pts is not None:
                 payload.update(packet)
                 times.append(packet.pts * Fraction(packet.time_base))

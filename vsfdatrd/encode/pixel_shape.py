@@ -8,10 +8,10 @@ from typing import Any
 
 from vsfdatrd.encode.input_file import open_input, require_av
 
-_SAMPLES = 1024  # maximum number of key frames decoded in a file that is read sequentially
-_SEEKS = 48  # number of positions decoded in a seekable file
+_MAX_SAMPLES = 1024  # maximum number of key frames decoded in a file that is read sequentially
+_SEEK_COUNT = 48  # number of positions decoded in a seekable file
 _MAX_SAR = Fraction(4)  # largest plausible SAR; its inverse is the smallest
-_ROUNDING = Fraction(1, 50)  # tolerated difference from the container, which may round the display width
+_SAR_TOLERANCE = Fraction(1, 50)  # tolerated difference from the container, which may round the display width
 
 _SEQUENTIAL_FORMATS = ("mpeg", "mpegts", "mpegvideo", "h264", "hevc", "m4v", "dv", "obu", "vc1", "cavsvideo", "flv")
 """ffmpeg formats that cannot be seeked by time, or not accurately."""
@@ -51,7 +51,7 @@ def pixel_shapes(path: Path, video: int, frames: int) -> Counter[Fraction]:
 
 def _key_packets(container: Any, stream: Any, frames: int) -> Iterator[tuple[Any, int]]:
     """Yield key-frame packets from the complete file, each with the number of frames it stands for."""
-    step = max(1, frames // _SAMPLES)
+    step = max(1, frames // _MAX_SAMPLES)
     latest, count = None, 0
     for packet in container.demux(stream):
         if not packet.size:
@@ -67,9 +67,9 @@ def _key_packets(container: Any, stream: Any, frames: int) -> Iterator[tuple[Any
 
 def _seek_key_packets(av: Any, container: Any, stream: Any) -> Iterator[tuple[Any, int]]:
     begin = container.start_time or 0
-    for i in range(_SEEKS):
+    for i in range(_SEEK_COUNT):
         try:
-            container.seek(begin + container.duration * i // _SEEKS)
+            container.seek(begin + container.duration * i // _SEEK_COUNT)
             packet = next((p for p in container.demux(stream) if p.size and p.is_keyframe), None)
         except av.FFmpegError:
             continue
@@ -86,7 +86,7 @@ def plausible_sar(sar: Fraction) -> Fraction:
     return sar if 1 / _MAX_SAR <= sar <= _MAX_SAR else Fraction(1)
 
 
-def prevailing(shapes: Counter[Fraction], container: Fraction | None) -> tuple[Fraction, Sequence[str]]:
+def choose_sar(shapes: Counter[Fraction], container: Fraction | None) -> tuple[Fraction, Sequence[str]]:
     """Choose one SAR for the complete video.
 
     Args:
@@ -101,20 +101,20 @@ def prevailing(shapes: Counter[Fraction], container: Fraction | None) -> tuple[F
         return declared or Fraction(1), ()
     sar = shapes.most_common(1)[0][0]
     if len(shapes) > 1:
-        shares = ", ".join(f"{sar_text(s)} in {100 * n / shapes.total():.1f} %" for s, n in shapes.most_common())
+        shares = ", ".join(f"{format_sar(s)} in {100 * n / shapes.total():.1f} %" for s, n in shapes.most_common())
         return sar, (
-            f"the shape of the pixels changes in the film ({shares}); all of it is shown with {sar_text(sar)}, "
+            f"the shape of the pixels changes in the film ({shares}); all of it is shown with {format_sar(sar)}, "
             "since a picture can have only one",
         )
-    if declared is not None and abs(declared / sar - 1) > _ROUNDING:
+    if declared is not None and abs(declared / sar - 1) > _SAR_TOLERANCE:
         # Players use the container's value, and it is where users correct a wrong SAR.
         return declared, (
-            f"pixels are {sar_text(sar)} in the frames and {sar_text(declared)} in the container, which is used",
+            f"pixels are {format_sar(sar)} in the frames and {format_sar(declared)} in the container, which is used",
         )
     return sar, ()
 
 
-def sar_text(sar: Fraction) -> str:
+def format_sar(sar: Fraction) -> str:
     """Format a sample aspect ratio, such as ``8:9``.
 
     Args:

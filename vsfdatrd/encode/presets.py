@@ -39,24 +39,31 @@ class Preset:
         return {"YUV420P8": "yuv420p", "YUV420P10": "yuv420p10le", "YUV422P10": "yuv422p10le"}[self.format]
 
 
-_ALL = (".mkv", ".mp4", ".mov")
-_X265 = "-preset medium -tune animation -crf 16 -x265-params log-level=error"
-_NVENC = "-preset p7 -tune hq -profile:v main10 -pix_fmt p010le -rc vbr -cq 18 -b:v 0"
+_ALL_SUFFIXES = (".mkv", ".mp4", ".mov")
+_X265_OPTIONS = "-preset medium -tune animation -crf 16 -x265-params log-level=error"
+_NVENC_OPTIONS = "-preset p7 -tune hq -profile:v main10 -pix_fmt p010le -rc vbr -cq 18 -b:v 0"
 _PRESETS = (
-    Preset("x265", "libx265", _X265, "YUV420P10", _ALL, "HEVC, 10 bit"),
-    Preset("x264", "libx264", "-preset slow -tune animation -crf 16", "YUV420P8", _ALL, "H.264, 8 bit, for any player"),
+    Preset("x265", "libx265", _X265_OPTIONS, "YUV420P10", _ALL_SUFFIXES, "HEVC, 10 bit"),
+    Preset(
+        "x264",
+        "libx264",
+        "-preset slow -tune animation -crf 16",
+        "YUV420P8",
+        _ALL_SUFFIXES,
+        "H.264, 8 bit, for any player",
+    ),
     Preset("svtav1", "libsvtav1", "-preset 5 -crf 20", "YUV420P10", (".mkv", ".mp4"), "AV1, 10 bit"),
     Preset("ffv1", "ffv1", "-level 3 -g 1 -slices 16 -slicecrc 1", "YUV420P10", (".mkv",), "lossless, 10 bit"),
     Preset(
         "prores", "prores_ks", "-profile:v hq -vendor apl0", "YUV422P10", (".mov", ".mkv"), "ProRes 422 HQ, for editing"
     ),
-    Preset("nvenc", "hevc_nvenc", _NVENC, "YUV420P10", _ALL, "HEVC, 10 bit, on an NVIDIA GPU"),
+    Preset("nvenc", "hevc_nvenc", _NVENC_OPTIONS, "YUV420P10", _ALL_SUFFIXES, "HEVC, 10 bit, on an NVIDIA GPU"),
 )
 PRESETS = {preset.name: preset for preset in _PRESETS}
 """Every preset by its name."""
 
 
-def check(preset: Preset, suffix: str, encoder: str) -> None:
+def check_preset(preset: Preset, suffix: str, encoder: str) -> None:
     """Check a preset against the container and the installed ffmpeg.
 
     Args:
@@ -76,7 +83,7 @@ def check(preset: Preset, suffix: str, encoder: str) -> None:
     ffmpeg(encoder)
 
 
-def encoder_of(options: Sequence[str], default: str = "") -> str:
+def selected_encoder(options: Sequence[str], default: str = "") -> str:
     """Return the video encoder selected by ffmpeg options.
 
     Args:
@@ -88,7 +95,7 @@ def encoder_of(options: Sequence[str], default: str = "") -> str:
     return encoders[-1] if encoders else default
 
 
-def version(encoder: str) -> str:
+def ffmpeg_version_for(encoder: str) -> str:
     """Return the version string of the ffmpeg executable that has this encoder.
 
     Args:

@@ -9,11 +9,11 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from vsfdatrd.system.files import format_bytes
-from vsfdatrd.system.terminal import printable, raw_stream
+from vsfdatrd.system.terminal import escape_control, raw_stream
 
 _LINE_INTERVAL = 30.0  # seconds between plain lines
 _RATE_WINDOW = 120.0  # seconds over which the frame rate is averaged
-_BAR = 40  # minimum columns for the bar and what precedes it
+_MIN_BAR_COLUMNS = 40  # minimum columns for the bar and what precedes it
 _LONG_STEPS = ("reading", "fields", "output", "engine", "joining")  # events before a step without progress counts
 
 
@@ -125,7 +125,7 @@ class Reporter:
             )
 
     def _line(self, text: str) -> None:
-        print(printable(text), file=self._stream, flush=True)
+        print(escape_control(text), file=self._stream, flush=True)
 
 
 class JsonReporter(Reporter):
@@ -242,8 +242,8 @@ class TerminalReporter(Reporter):
 
         rich calls this at every redraw, since the width of the terminal may have changed.
         """
-        longer = f"{self._numbers}  {printable(self._device)}"
-        return longer if len(longer) + _BAR <= self._console.width else self._numbers
+        longer = f"{self._numbers}  {escape_control(self._device)}"
+        return longer if len(longer) + _MIN_BAR_COLUMNS <= self._console.width else self._numbers
 
     def _wait_no_more(self) -> None:
         if self._waiting is not None:
@@ -252,10 +252,10 @@ class TerminalReporter(Reporter):
             self._clock.stop()
 
     def _line(self, text: str) -> None:
-        self._console.print(printable(text), markup=False)
+        self._console.print(escape_control(text), markup=False)
 
 
-def choose(as_json: bool) -> Reporter:
+def choose_reporter(as_json: bool) -> Reporter:
     """Choose a reporter: JSON if requested, a progress bar on a terminal if rich is installed, otherwise plain lines.
 
     Args:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-_REACH = 5  # seconds before and after a planned cut in which a scene change is searched
-_THUMBNAIL = 64  # width and height in pixels of the downscaled frames that are compared
+_SEARCH_SECONDS = 5  # seconds before and after a planned cut in which a scene change is searched
+_THUMBNAIL_SIDE = 64  # width and height in pixels of the downscaled frames that are compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Chunk:
         return f"{self.number + 1:05}.mkv"
 
 
-def plan(clip: Any, rate: Fraction, minutes: float) -> list[Chunk]:
+def plan_chunks(clip: Any, rate: Fraction, minutes: float) -> list[Chunk]:
     """Split a clip into chunks of about equal length; every frame is in exactly one chunk.
 
     A chunk starts where the picture changes most within 5 seconds (at most a quarter of a chunk) of its planned start.
@@ -47,7 +47,7 @@ def plan(clip: Any, rate: Fraction, minutes: float) -> list[Chunk]:
     """
     length = max(1, round(minutes * 60 * rate))
     count = max(1, round(clip.num_frames / length))
-    reach = int(min(_REACH * rate, clip.num_frames / count / 4))
+    reach = int(min(_SEARCH_SECONDS * rate, clip.num_frames / count / 4))
     cuts = [_scene_start(clip, number * clip.num_frames // count, reach) for number in range(1, count)]
     pairs = itertools.pairwise([0, *cuts, clip.num_frames])
     return [Chunk(number, start, stop) for number, (start, stop) in enumerate(pairs)]
@@ -62,7 +62,7 @@ def _scene_start(clip: Any, middle: int, reach: int) -> int:
     offset = max(0, first - 1)
     family = vs.RGB if clip.format.color_family == vs.RGB else vs.GRAY
     color = {"matrix": 6} if family == vs.RGB else {}
-    small = near.resize.Bilinear(_THUMBNAIL, _THUMBNAIL, format=vs.GRAY8, **color)
+    small = near.resize.Bilinear(_THUMBNAIL_SIDE, _THUMBNAIL_SIDE, format=vs.GRAY8, **color)
     if small.num_frames < 2:
         return middle
     compared = small[1:].std.PlaneStats(small[:-1])

@@ -8,7 +8,7 @@ from typing import Any
 
 from vsfdatrd.encode.crop import Borders
 from vsfdatrd.encode.field_detection import Fields
-from vsfdatrd.encode.source import file_name
+from vsfdatrd.encode.source import vapoursynth_path
 
 _HEAD = """\
 # Written by vsfdatrd encode {version}. vspipe runs it:
@@ -51,7 +51,7 @@ clip = core.bwdif.Bwdif(clip, field={order})
 
 
 @dataclass(frozen=True, slots=True)
-class Upscaling:
+class UpscaleArguments:
     """Arguments of `core.fdatrd.upscale` in the script, and properties of the output frames."""
 
     model: str
@@ -66,7 +66,7 @@ class Upscaling:
     """Sample aspect ratio of the output."""
 
 
-def prepare(
+def preparation_script(
     path: Path, video: int, index: Path | None, fields: Fields, crop: Borders, device: str, version: str
 ) -> str:
     """Write the first part of the script, which defines `clip`: the frames ready to be upscaled.
@@ -83,9 +83,9 @@ def prepare(
     Returns:
         The text of the script.
     """
-    cache = f", cachemode=4, cachepath={file_name(index)!r}" if index else ""
+    cache = f", cachemode=4, cachepath={vapoursynth_path(index)!r}" if index else ""
     text = _HEAD.format(version=version, device=device)
-    text += f"\nclip = core.bs.VideoSource({file_name(path)!r}, track={video}, showprogress=0{cache})\n"
+    text += f"\nclip = core.bs.VideoSource({vapoursynth_path(path)!r}, track={video}, showprogress=0{cache})\n"
     order = int(fields.top_first)
     padding = fields.padding if fields.kind != "progressive" else 0
     if padding:
@@ -105,8 +105,8 @@ def prepare(
     return text
 
 
-def upscaling_script(up: Upscaling, rate: Fraction) -> str:
-    """Write the rest of the script, after `prepare`: upscaling, resizing, frame properties and output.
+def upscaling_script(up: UpscaleArguments, rate: Fraction) -> str:
+    """Write the rest of the script, after `preparation_script`: upscaling, resizing, frame properties and output.
 
     Args:
         up: Arguments of the upscaling, and properties of the output.
@@ -135,14 +135,14 @@ def upscaling_script(up: Upscaling, rate: Fraction) -> str:
 
 def _model_argument(model: str) -> str | bytes:
     """Return the model's name or path in the form VapourSynth expects: bytes if it is not valid UTF-8."""
-    return file_name(Path(model)) if Path(model).is_absolute() else model
+    return vapoursynth_path(Path(model)) if Path(model).is_absolute() else model
 
 
 def without_devices(text: str) -> str:
     """Remove the line that selects GPUs from a script, leaving only what affects the picture.
 
     Args:
-        text: A script made by `prepare`.
+        text: A script made by `preparation_script`.
     """
     return re.sub(r"^device = .*\n", "", text, flags=re.MULTILINE)
 
@@ -151,15 +151,15 @@ def with_index(text: str, before: Path, after: Path) -> str:
     """Replace the path of BestSource's index, for a machine that stores it elsewhere.
 
     Args:
-        text: A script made by `prepare`.
+        text: A script made by `preparation_script`.
         before: The path prefix in the script.
         after: The new path prefix.
     """
-    return text.replace(f"cachepath={file_name(before)!r}", f"cachepath={file_name(after)!r}")
+    return text.replace(f"cachepath={vapoursynth_path(before)!r}", f"cachepath={vapoursynth_path(after)!r}")
 
 
-def evaluate(text: str) -> Any:
-    """Run a script made by `prepare` in this process and return its `clip`.
+def run_script(text: str) -> Any:
+    """Run a script made by `preparation_script` in this process and return its `clip`.
 
     Args:
         text: The script.

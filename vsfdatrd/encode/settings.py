@@ -10,7 +10,7 @@ from vsfdatrd.encode import field_detection, presets
 from vsfdatrd.encode.crop import Borders, parse_borders
 from vsfdatrd.encode.presets import CONTAINERS, PRESETS, Preset
 from vsfdatrd.errors import ArgumentError
-from vsfdatrd.system.files import longest_name
+from vsfdatrd.system.files import max_name_bytes
 
 MIN_MINUTES, MAX_MINUTES = 0.01, 240.0
 
@@ -34,7 +34,7 @@ class Settings:
     devices: tuple[int, ...] = (0,)
     """GPU numbers; each GPU encodes its own chunks."""
     field: str = "auto"
-    """Field processing, one of `field_detection.CHOICES`."""
+    """Field processing, one of `field_detection.FIELD_CHOICES`."""
     crop: str = "none"
     """``none``, ``auto`` or ``left,top,right,bottom`` in source pixels."""
     keep_sar: bool = False
@@ -60,15 +60,17 @@ class Settings:
         )
         if self.preset not in PRESETS:
             raise ArgumentError(f"--preset {self.preset} is unknown; choose one of {', '.join(PRESETS)}")
-        if self.field not in field_detection.CHOICES:
-            raise ArgumentError(f"--field {self.field} is unknown; choose one of {', '.join(field_detection.CHOICES)}")
+        if self.field not in field_detection.FIELD_CHOICES:
+            raise ArgumentError(
+                f"--field {self.field} is unknown; choose one of {', '.join(field_detection.FIELD_CHOICES)}"
+            )
         if not MIN_MINUTES <= self.minutes <= MAX_MINUTES:
             raise ArgumentError(
                 f"--chunk {self.minutes:g} is out of range; give {MIN_MINUTES} to {MAX_MINUTES:g} minutes"
             )
         if self.crop not in ("none", "auto"):
             parse_borders(self.crop)
-        _check_further(self.further)
+        _check_encoder_options(self.further)
 
     @property
     def selected_preset(self) -> Preset:
@@ -78,7 +80,7 @@ class Settings:
     @property
     def encoder(self) -> str:
         """ffmpeg's name of the video encoder: the preset's, unless additional options select another."""
-        return presets.encoder_of(self.further, self.selected_preset.encoder)
+        return presets.selected_encoder(self.further, self.selected_preset.encoder)
 
     @property
     def borders(self) -> Borders | None:
@@ -98,7 +100,7 @@ _FORBIDDEN_OPTIONS = re.compile(
 )
 
 
-def _check_further(words: Sequence[str]) -> None:
+def _check_encoder_options(words: Sequence[str]) -> None:
     """Raise ArgumentError unless `words` can be options of a video encoder."""
     name = ""
     for word in words:
@@ -119,7 +121,7 @@ def _check_further(words: Sequence[str]) -> None:
             )
 
 
-def outputs(paths: list[Path], folder: Path | None) -> list[tuple[Path, Path]]:
+def pair_outputs(paths: list[Path], folder: Path | None) -> list[tuple[Path, Path]]:
     """Pair inputs with outputs, from ``in out`` or from any number of inputs and a folder.
 
     Args:
@@ -147,7 +149,7 @@ def outputs(paths: list[Path], folder: Path | None) -> list[tuple[Path, Path]]:
     for source, target in pairs:
         if target.suffix.lower() not in CONTAINERS:
             raise ArgumentError(f"the output {str(target)!r} has no known suffix; end it in .mkv, .mp4 or .mov")
-        most = longest_name(target.parent)
+        most = max_name_bytes(target.parent)
         if len(os.fsencode(target.name)) > most:
             raise ArgumentError(
                 f"the output's name {target.name!r} has {len(os.fsencode(target.name))} bytes, and its folder allows "
@@ -174,4 +176,4 @@ def check_ffmpeg(settings: Settings, targets: list[Path]) -> None:
         EncodeError: No ffmpeg has the encoder.
     """
     for suffix in {target.suffix.lower() for target in targets}:
-        presets.check(settings.selected_preset, suffix, settings.encoder)
+        presets.check_preset(settings.selected_preset, suffix, settings.encoder)

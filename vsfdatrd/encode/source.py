@@ -11,13 +11,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from vsfdatrd.encode.input_file import PIP, VideoTrack, require_av, video_track
-from vsfdatrd.encode.pixel_shape import pixel_shapes, prevailing
-from vsfdatrd.encode.survey import Survey, survey
-from vsfdatrd.encode.timestamps import UNKNOWN, fill_gaps
+from vsfdatrd.encode.input_file import PIP_COMMAND, VideoTrack, require_av, video_track
+from vsfdatrd.encode.pixel_shape import choose_sar, pixel_shapes
+from vsfdatrd.encode.survey import Survey, survey_clip
+from vsfdatrd.encode.timestamps import NO_TIMESTAMP, fill_gaps
 from vsfdatrd.errors import ArgumentError, ClipError, EncodeError
 
-_EDGE_BYTES = 1 << 20  # bytes hashed at each end of the file, see `identity`
+_EDGE_BYTES = 1 << 20  # bytes hashed at each end of the file, see `file_identity`
 _DEFAULT_RATE = Fraction(25)  # frames per second if neither the timestamps nor the container give a rate
 
 
@@ -72,22 +72,22 @@ def open_source(path: Path, index: Path | None) -> Source:
     track = find_track(path)
     clip, stamps, base = read_frames(path, track, index)
     try:
-        check_constant(path, clip)
-        sample = survey(clip)
+        check_constant_format(path, clip)
+        sample = survey_clip(clip)
     except vs.Error as error:
         raise ClipError(
             f"frames of {str(path)!r} cannot be decoded ({error}); the file may be damaged: copy it again, "
             "or let ffmpeg repair it (ffmpeg -err_detect ignore_err -i IN -c:v ffv1 -c:a copy OUT.mkv)"
         ) from error
     remarks = [f"the video is stream {track.index}, {track.why} of several"] if track.why else []
-    if missing := stamps.count(UNKNOWN):
+    if missing := stamps.count(NO_TIMESTAMP):
         remarks.append(f"{missing} of {len(stamps)} frames have no timestamps; they are spread evenly")
     rate = frame_rate(clip, stamps, base, track)
     stamps = fill_gaps(stamps, 1 / (rate * base))
     first = stamps[0] * base
     origin = first if track.start is None else min(first, track.start)
     try:
-        sar, sar_remarks = prevailing(pixel_shapes(path, track.index, len(stamps)), track.sar)
+        sar, sar_remarks = choose_sar(pixel_shapes(path, track.index, len(stamps)), track.sar)
     except av.FFmpegError as error:
         raise ArgumentError(f"{str(path)!r} cannot be read to its end ({error.strerror}); copy it again") from error
     remarks += sar_remarks
@@ -106,7 +106,7 @@ def find_track(path: Path) -> VideoTrack:
         ArgumentError: The file is not a readable video.
     """
     av = require_av()
-    check_file(path)
+    check_is_file(path)
     try:
         track = video_track(path)
     except av.FFmpegError as error:
@@ -125,30 +125,30 @@ def read_frames(path: Path, track: VideoTrack, index: Path | None) -> tuple[Any,
         index: Where the index is stored, as in `open_source`.
 
     Returns:
-        The clip, the timestamp of each frame (`UNKNOWN` where missing), and the duration of a tick in seconds.
+        The clip, the timestamp of each frame (`NO_TIMESTAMP` where missing), and the duration of a tick in seconds.
 
     Raises:
         ArgumentError: BestSource cannot open the file.
     """
     import vapoursynth as vs
 
-    cache: dict[str, Any] = {"cachemode": 4, "cachepath": file_name(index)} if index else {}
+    cache: dict[str, Any] = {"cachemode": 4, "cachepath": vapoursynth_path(index)} if index else {}
     logger = logging.getLogger("vapoursynth")
     level = logger.level
     logger.setLevel(logging.ERROR)  # VapourSynth warns that the function does not declare its timestamps output
     try:
         opened: Any = vs.core.bs.VideoSource(
-            file_name(path), track=track.index, exporttimestamps=1, showprogress=0, **cache
+            vapoursynth_path(path), track=track.index, exporttimestamps=1, showprogress=0, **cache
         )
     except vs.Error as error:
-        raise ArgumentError(_refusal(path, str(error).removeprefix("VideoSource: "))) from error
+        raise ArgumentError(_refusal_message(path, str(error).removeprefix("VideoSource: "))) from error
     finally:
         logger.setLevel(level)
     stamps, base = opened["timestamps"], Fraction(opened["timebasenum"], opened["timebaseden"])
     return opened["clip"], [stamps] if isinstance(stamps, int) else list(stamps), base
 
 
-def _refusal(path: Path, reason: str) -> str:
+def _refusal_message(path: Path, reason: str) -> str:
     """Return an error message for a file that BestSource cannot open."""
     if "rotation" in reason:
         degrees = re.sub(r"\D+", " ", reason).split()[0]
@@ -164,7 +164,7 @@ def _refusal(path: Path, reason: str) -> str:
     return f"{str(path)!r} cannot be read as video ({reason}); give a video file"
 
 
-def check_file(path: Path) -> None:
+def check_is_file(path: Path) -> None:
     """Check that the input exists and is a file.
 
     Args:
@@ -178,7 +178,7 @@ def check_file(path: Path) -> None:
         raise ArgumentError(f"the input {str(path)!r} {problem}; give the path of a video file")
 
 
-def file_name(path: Path) -> str | bytes:
+def vapoursynth_path(path: Path) -> str | bytes:
     """Return the absolute path in the form VapourSynth functions expect, independent of the locale.
 
     Args:
@@ -196,7 +196,7 @@ def file_name(path: Path) -> str | bytes:
         return name
 
 
-def check_constant(path: Path, clip: Any) -> None:
+def check_constant_format(path: Path, clip: Any) -> None:
     """Check that all frames of a clip have one size and format.
 
     Args:
@@ -209,7 +209,7 @@ def check_constant(path: Path, clip: Any) -> None:
     """
     if clip.width and clip.height and clip.format and clip.format.id:  # 0 or None if variable
         return
-    forms = survey(clip).forms.most_common()
+    forms = survey_clip(clip).forms.most_common()
     width, _, height = forms[0][0].split()[0].partition("×")
     result = ", ".join(f"{form} in {count}" for form, count in forms)
     raise ClipError(
@@ -231,9 +231,11 @@ def frame_rate(clip: Any, stamps: Sequence[int], base: Fraction, track: VideoTra
     declared = Fraction(clip.fps_num, clip.fps_den) if clip.fps_num > 0 and clip.fps_den > 0 else None
     if len(stamps) < 2:  # for a single frame, BestSource reports the container's time base as the rate
         return track.rate if track.rate and 1 <= track.rate <= 240 else _DEFAULT_RATE
-    steps = sorted(b - a for a, b in itertools.pairwise(stamps) if a != UNKNOWN and b > a)
+    steps = sorted(b - a for a, b in itertools.pairwise(stamps) if a != NO_TIMESTAMP and b > a)
     usual = 1 / (steps[len(steps) // 2] * base) if steps else None
-    if declared is None or (usual is not None and UNKNOWN in stamps and abs(usual / declared - 1) > Fraction(1, 10)):
+    if declared is None or (
+        usual is not None and NO_TIMESTAMP in stamps and abs(usual / declared - 1) > Fraction(1, 10)
+    ):
         return usual or track.rate or _DEFAULT_RATE
     return declared
 
@@ -249,10 +251,10 @@ def check_plugins(core: Any) -> None:
     """
     names = ("bs", "vivtc", "bwdif", "fdatrd")
     if missing := [name for name in names if not hasattr(core, name)]:
-        raise EncodeError(f"VapourSynth lacks the plugins {', '.join(missing)}; {PIP}")
+        raise EncodeError(f"VapourSynth lacks the plugins {', '.join(missing)}; {PIP_COMMAND}")
 
 
-def identity(path: Path) -> dict[str, str | int]:
+def file_identity(path: Path) -> dict[str, str | int]:
     """Return a cheap fingerprint of a file, to detect whether it has changed.
 
     Args:

@@ -1,4 +1,4 @@
-"""The other streams of the source (audio, subtitles, attachments), and which of them the output can hold."""
+"""Audio, subtitles and attachments of the source: which of them the output's container supports."""
 
 import contextlib
 import io
@@ -12,9 +12,9 @@ from typing import Any
 from vsfdatrd.encode.decoded_audio import DecodedAudio
 from vsfdatrd.encode.input_file import open_input, require_av
 
-_COVER = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
+_COVER_NAMES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 _TRIAL_PACKETS = 1000  # of all streams together: some muxers refuse a stream only at its packets
-TEXT = {"matroska": "subrip", "mp4": "mov_text", "mov": "mov_text"}
+TEXT_CODECS = {"matroska": "subrip", "mp4": "mov_text", "mov": "mov_text"}
 """Text subtitle codec of each container, used if it does not support the source's subtitle format."""
 
 
@@ -27,7 +27,7 @@ class Selection:
     decoded: list[int] = field(default_factory=list)
     """Audio in a format the container does not support (PCM of discs, WMA, ADPCM); decoded and written as PCM."""
     converted: list[int] = field(default_factory=list)
-    """Text subtitles in a format the container does not support; the same text in the codec given by `TEXT`."""
+    """Text subtitles in a format the container does not support; the same text in the codec given by `TEXT_CODECS`."""
     attached: list[int] = field(default_factory=list)
     """Attachments, such as fonts."""
     covers: list[int] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Selection:
     """A phrase for each stream that is kept."""
 
 
-def choose(source: Path, video: int, container: str) -> Selection:
+def choose_streams(source: Path, video: int, container: str) -> Selection:
     """Choose the streams to keep by trying each with a muxer of the output's format.
 
     Args:
@@ -60,12 +60,12 @@ def choose(source: Path, video: int, container: str) -> Selection:
         for stream in file.streams:
             if stream.index == video:
                 continue
-            name = describe(stream)
+            name = describe_stream(stream)
             if stream.type == "attachment" and mkv:
                 chosen.attached.append(stream.index)
             elif stream.type == "attachment":
                 chosen.dropped.append(f"{name} ({container} has no attachments)")
-            elif stream.type == "video" and mkv and stream.disposition & cover_art and stream.name in _COVER:
+            elif stream.type == "video" and mkv and stream.disposition & cover_art and stream.name in _COVER_NAMES:
                 chosen.covers.append(stream.index)
             elif stream.type == "video":
                 chosen.dropped.append(f"{name} (only one video is encoded)")
@@ -81,7 +81,7 @@ def choose(source: Path, video: int, container: str) -> Selection:
                 chosen.kept.append(f"{name}, as PCM")
             elif stream.type == "subtitle" and _can_convert(av, stream, container):
                 chosen.converted.append(stream.index)
-                chosen.kept.append(f"{name}, as {TEXT[container]}")
+                chosen.kept.append(f"{name}, as {TEXT_CODECS[container]}")
             elif stream.type == "subtitle" and stream.codec_context and stream.codec_context.codec.bitmap_sub:
                 chosen.dropped.append(f"{name} (pictures, which a {container} file cannot hold)")
             else:
@@ -89,7 +89,7 @@ def choose(source: Path, video: int, container: str) -> Selection:
     return chosen
 
 
-def describe(stream: Any) -> str:
+def describe_stream(stream: Any) -> str:
     """Return a short description of a stream: type, index, codec, language; for attachments the file name.
 
     Args:
@@ -129,15 +129,15 @@ def _can_convert(av: Any, stream: Any, container: str) -> bool:
     """Return True if ffmpeg can decode the subtitles as text and encode them in the container's format."""
     if stream.codec_context is None or not stream.codec_context.codec.text_sub:
         return False
-    return _accepts(av, container, lambda file: converting(file, stream, container))
+    return _accepts_header(av, container, lambda file: add_converted_stream(file, stream, container))
 
 
 def _can_decode(av: Any, stream: Any, container: str) -> bool:
     """Return True if ffmpeg can decode the audio, and the container supports it as PCM."""
-    return _accepts(av, container, lambda file: DecodedAudio(av, file, stream))
+    return _accepts_header(av, container, lambda file: DecodedAudio(av, file, stream))
 
 
-def _accepts(av: Any, container: str, add_stream: Callable[[Any], Any]) -> bool:
+def _accepts_header(av: Any, container: str, add_stream: Callable[[Any], Any]) -> bool:
     """Return True if the header of a file with this stream can be written."""
     try:
         with av.open(io.BytesIO(), "w", format=container) as trial:
@@ -148,7 +148,7 @@ def _accepts(av: Any, container: str, add_stream: Callable[[Any], Any]) -> bool:
     return True
 
 
-def converting(out: Any, stream: Any, container: str) -> Any:
+def add_converted_stream(out: Any, stream: Any, container: str) -> Any:
     """Add an output stream for text subtitles converted from a source stream.
 
     Args:
@@ -163,19 +163,19 @@ def converting(out: Any, stream: Any, container: str) -> Any:
         av.FFmpegError, ValueError: The subtitles cannot be decoded or encoded.
     """
     stream.codec_context.open(strict=False)  # opening creates the header that the encoder needs
-    output = out.add_stream(TEXT[container])
+    output = out.add_stream(TEXT_CODECS[container])
     output.codec_context.subtitle_header = stream.codec_context.subtitle_header
     output.codec_context.time_base = Fraction(1, 1000)
     return output
 
 
-def converted(av: Any, packet: Any, output: Any) -> Any:
+def convert_packet(av: Any, packet: Any, output: Any) -> Any:
     """Convert one subtitle packet.
 
     Args:
         av: The PyAV module.
         packet: A packet of the source's subtitle stream.
-        output: The stream added by `converting`.
+        output: The stream added by `add_converted_stream`.
 
     Returns:
         The packet for the output with its time in milliseconds; None if the packet contains no subtitle.
@@ -197,7 +197,7 @@ def converted(av: Any, packet: Any, output: Any) -> Any:
     return new
 
 
-def cover(stream: Any, packet: bytes) -> tuple[str, str, bytes]:
+def cover_attachment(stream: Any, packet: bytes) -> tuple[str, str, bytes]:
     """Return cover art as an attachment.
 
     Args:
@@ -207,5 +207,5 @@ def cover(stream: Any, packet: bytes) -> tuple[str, str, bytes]:
     Returns:
         File name, MIME type and content of the attachment.
     """
-    name, kind = _COVER[stream.name]
+    name, kind = _COVER_NAMES[stream.name]
     return stream.metadata.get("filename", name), stream.metadata.get("mimetype", kind), packet

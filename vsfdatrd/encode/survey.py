@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-WINDOWS, LENGTH = 16, 25
+WINDOW_COUNT, WINDOW_FRAMES = 16, 25
 """Number of sampled windows, and frames per window (five telecine cycles)."""
 
 _FRAMES_PER_WINDOW = 10  # frames per window whose properties are read
@@ -23,18 +23,21 @@ class Survey:
     """Frame count by size and format, such as ``720×480 YUV420P8``."""
 
 
-def windows(frames: int) -> Sequence[range]:
+def sample_windows(frames: int) -> Sequence[range]:
     """Return the frame ranges to sample, spread evenly; a short clip is one range with all frames.
 
     Args:
         frames: Number of frames of the clip.
     """
-    if frames <= WINDOWS * LENGTH:
+    if frames <= WINDOW_COUNT * WINDOW_FRAMES:
         return (range(frames),)
-    return [range(at, at + LENGTH) for at in (i * (frames - LENGTH) // (WINDOWS - 1) for i in range(WINDOWS))]
+    return [
+        range(at, at + WINDOW_FRAMES)
+        for at in (i * (frames - WINDOW_FRAMES) // (WINDOW_COUNT - 1) for i in range(WINDOW_COUNT))
+    ]
 
 
-def survey(clip: Any) -> Survey:
+def survey_clip(clip: Any) -> Survey:
     """Read the properties of sampled frames.
 
     Args:
@@ -49,10 +52,10 @@ def survey(clip: Any) -> Survey:
     flags: list[int] = []
     repeats = 0
     forms: Counter[str] = Counter()
-    for part in windows(clip.num_frames):
+    for part in sample_windows(clip.num_frames):
         # In a short clip, frames from all of it; otherwise consecutive ones, which are decoded together anyway.
-        step = max(1, len(part) // (WINDOWS * _FRAMES_PER_WINDOW))
-        for n in part[::step] if len(part) > LENGTH else part[:_FRAMES_PER_WINDOW]:
+        step = max(1, len(part) // (WINDOW_COUNT * _FRAMES_PER_WINDOW))
+        for n in part[::step] if len(part) > WINDOW_FRAMES else part[:_FRAMES_PER_WINDOW]:
             with clip.get_frame(n) as frame:
                 flags.append(int(frame.props.get("_FieldBased", 0)))
                 repeats += bool(frame.props.get("RepeatField", 0))

@@ -6,9 +6,9 @@ from fractions import Fraction
 
 from vsfdatrd.errors import EncodeError
 
-CLOCK_RESET = Fraction(1, 2)
+CLOCK_RESET_SECONDS = Fraction(1, 2)
 """Seconds: timestamps of audio or subtitles that go back by more are a clock reset."""
-UNKNOWN = -(2**63)
+NO_TIMESTAMP = -(2**63)
 """BestSource's value for a frame without a timestamp (ffmpeg's AV_NOPTS_VALUE)."""
 
 _MAX_BACKWARD = 2  # frames by which a timestamp may go backward before it counts as a clock reset
@@ -22,7 +22,7 @@ def fill_gaps(stamps: Sequence[int], lasts: Fraction) -> list[int]:
     durations. A timestamp that repeats the previous one, or is up to two frames before it, counts as missing.
 
     Args:
-        stamps: Timestamps in frame order; `UNKNOWN` where missing.
+        stamps: Timestamps in frame order; `NO_TIMESTAMP` where missing.
         lasts: Duration of a frame, in the same unit.
 
     Returns:
@@ -30,7 +30,7 @@ def fill_gaps(stamps: Sequence[int], lasts: Fraction) -> list[int]:
     """
     stamped: list[tuple[int, int]] = []
     for n, stamp in enumerate(stamps):
-        if stamp == UNKNOWN:
+        if stamp == NO_TIMESTAMP:
             continue
         if stamped and stamp <= stamped[-1][1] and stamp > stamped[-1][1] - _MAX_BACKWARD * lasts:
             continue
@@ -47,7 +47,7 @@ def fill_gaps(stamps: Sequence[int], lasts: Fraction) -> list[int]:
     return result
 
 
-def clock_reset(stream: str, seconds: Fraction) -> EncodeError:
+def clock_reset_error(stream: str, seconds: Fraction) -> EncodeError:
     """Return the error for a stream whose timestamps go back.
 
     Args:

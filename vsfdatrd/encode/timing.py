@@ -11,7 +11,10 @@ from vsfdatrd.encode.field_detection import Fields
 from vsfdatrd.encode.source import Source
 from vsfdatrd.errors import ClipError
 
-RATES = (*(Fraction(n, 1001) for n in (24000, 30000, 60000)), *map(Fraction, (12, 15, 16, 18, 20, 24, 25, 30, 50, 60)))
+COMMON_RATES = (
+    *(Fraction(n, 1001) for n in (24000, 30000, 60000)),
+    *map(Fraction, (12, 15, 16, 18, 20, 24, 25, 30, 50, 60)),
+)
 """Common frame rates, frames per second."""
 _JITTER = Fraction(1, 50)  # seconds: pulldown flags move frames by up to half a field, containers round to milliseconds
 
@@ -38,11 +41,11 @@ class Timing:
         return self.start + self.times[number]
 
     def __str__(self) -> str:
-        fps = rate_of(self.rate)
+        fps = format_rate(self.rate)
         return f"{fps} a second" if self.times is None else f"at a variable rate, {fps} a second on average"
 
 
-def rate_of(rate: Fraction) -> str:
+def format_rate(rate: Fraction) -> str:
     """Format a frame rate with at most three decimals, such as 25 or 23.976.
 
     Args:
@@ -51,7 +54,7 @@ def rate_of(rate: Fraction) -> str:
     return f"{float(rate):.3f}".rstrip("0").rstrip(".")
 
 
-def timing(source: Source, fields: Fields, frames: int) -> Timing:
+def compute_timing(source: Source, fields: Fields, frames: int) -> Timing:
     """Compute the presentation times of the prepared clip.
 
     Inverse telecine leaves four of every five source frames; they are spread evenly over the time of the five.
@@ -95,13 +98,13 @@ def constant_rate(times: Sequence[Fraction], declared: Fraction) -> Fraction | N
         declared: The rate that the file declares, frames per second.
 
     Returns:
-        The best-fitting rate among the declared one and the nearest of `RATES`; None if none fits.
+        The best-fitting rate among the declared one and the nearest of `COMMON_RATES`; None if none fits.
     """
     if len(times) < 2:
         return declared
     # Candidates: the nearest common rates, then the declared one.
     mean = (len(times) - 1) / (times[-1] - times[0])
-    ordered = sorted(RATES)
+    ordered = sorted(COMMON_RATES)
     at = bisect(ordered, mean)
     near = sorted(ordered[max(0, at - 2) : at + 2], key=lambda rate: abs(rate - mean))
     fitting: list[tuple[float, Fraction]] = []

@@ -6,9 +6,9 @@ import subprocess
 from pathlib import Path
 
 from vsfdatrd.errors import PREFIX, EncodeError
-from vsfdatrd.system.programs import finish, lines_of, utf8_environment, vspipe
+from vsfdatrd.system.programs import run_unchecked, stderr_lines, utf8_environment, vspipe
 
-_COLORS = ("_Matrix", "_Transfer", "_Primaries", "_Range", "_ChromaLocation")
+_COLOR_PROPERTIES = ("_Matrix", "_Transfer", "_Primaries", "_Range", "_ChromaLocation")
 _TIMEOUT = 3600.0  # seconds; includes building the engine, which is slow on a CPU
 
 
@@ -31,12 +31,12 @@ def first_frame(script: Path, device: str, props_file: Path) -> dict[str, int]:
     command += ["-a", f"device={device}", script.name, os.devnull]
     props_file.unlink(missing_ok=True)  # vspipe would write into whatever exists under this name, such as a link
     try:
-        done = finish(command, timeout=_TIMEOUT, cwd=script.parent, env=utf8_environment())
+        done = run_unchecked(command, timeout=_TIMEOUT, cwd=script.parent, env=utf8_environment())
     except subprocess.TimeoutExpired as error:
         raise EncodeError("the first frame took more than an hour; try a smaller model") from error
     if done.returncode:
-        lines = lines_of(done)
+        lines = stderr_lines(done)
         ours = [line[line.index(PREFIX) + len(PREFIX) :] for line in lines if PREFIX in line]
         raise EncodeError(f"the first frame failed: {(ours or lines or ['vspipe printed no message'])[-1]}")
     props = json.loads(props_file.read_text(encoding="utf-8"))[0]
-    return {name: int(props[name]) for name in _COLORS if name in props}
+    return {name: int(props[name]) for name in _COLOR_PROPERTIES if name in props}

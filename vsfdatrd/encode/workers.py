@@ -35,7 +35,7 @@ class ChunkInputs:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class ChunkProgress:
     """Number of frames of a chunk upscaled so far; a retried chunk counts from 0 again."""
 
     chunk: Chunk
@@ -43,14 +43,14 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Retry:
+class ChunkRetry:
     """A chunk that failed and will be tried again."""
 
     chunk: Chunk
     error: FdatrdError
 
 
-type Event = Progress | Retry | DoneChunk
+type Event = ChunkProgress | ChunkRetry | DoneChunk
 
 
 @dataclass(slots=True)
@@ -62,7 +62,7 @@ class Attempts:
     losses: int = 0
     """Deaths of the worker or the machine, which are rarely caused by the chunk."""
 
-    def retry(self, chunk: Chunk, error: EncodeError, lost: bool = False) -> Retry:
+    def retry(self, chunk: Chunk, error: EncodeError, lost: bool = False) -> ChunkRetry:
         """Count a failure.
 
         Args:
@@ -82,7 +82,7 @@ class Attempts:
             self.failures += 1
         if self.failures >= MAX_FAILURES or self.losses >= MAX_LOSSES:
             raise error
-        return Retry(chunk, error)
+        return ChunkRetry(chunk, error)
 
 
 class Workers(Protocol):

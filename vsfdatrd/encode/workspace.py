@@ -20,13 +20,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from vsfdatrd.encode.chunk import EncodeParams, accept
+from vsfdatrd.encode.chunk import EncodeParams, accept_file
 from vsfdatrd.encode.journal import DamagedJournalError, DoneChunk, Journal
 from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.errors import EncodeError
-from vsfdatrd.system.files import is_regular, longest_name, sha256_file, shorten_name
+from vsfdatrd.system.files import is_regular, max_name_bytes, sha256_file, shorten_name
 
-_SUFFIX = ".vsfdatrd"
+_FOLDER_SUFFIX = ".vsfdatrd"
 _JOURNAL = "journal.json"
 
 
@@ -91,7 +91,7 @@ def open_workspace(target: Path) -> Iterator[Workspace]:
     Raises:
         EncodeError: Another process uses the folder, it cannot be written, or it contains links.
     """
-    folder = target.with_name(shorten_name(target.name, _SUFFIX, longest_name(target.parent)))
+    folder = target.with_name(shorten_name(target.name, _FOLDER_SUFFIX, max_name_bytes(target.parent)))
     try:
         _check_links(folder)
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -126,7 +126,7 @@ def _check_links(folder: Path) -> None:
     In a directory that others can write, another user may have created the folder first, so that we would overwrite or
     remove files of their choice.
     """
-    for path in _contents(folder):
+    for path in _list_contents(folder):
         # Hard links are refused too, except for chunks: their files are never written twice, and a hard-linked copy of
         # the folder has them.
         linked = path.parent == folder and path.is_file() and path.lstat().st_nlink > 1
@@ -136,7 +136,7 @@ def _check_links(folder: Path) -> None:
             )
 
 
-def _contents(folder: Path) -> Iterator[Path]:
+def _list_contents(folder: Path) -> Iterator[Path]:
     yield folder
     if folder.is_dir() and not folder.is_symlink():
         for path in folder.iterdir():
@@ -145,7 +145,7 @@ def _contents(folder: Path) -> Iterator[Path]:
                 yield from path.iterdir()
 
 
-def resume(workspace: Workspace, journal: Journal, params: EncodeParams) -> list[DoneChunk]:
+def resume_chunks(workspace: Workspace, journal: Journal, params: EncodeParams) -> list[DoneChunk]:
     """Return the finished chunks whose files are unchanged; remove other files and their records.
 
     Chunks whose files are complete but not recorded are verified and recorded.
@@ -170,8 +170,8 @@ def resume(workspace: Workspace, journal: Journal, params: EncodeParams) -> list
             valid.append(record)
             del missing[record.chunk.number]
         else:
-            path.unlink(missing_ok=True)  # damaged; otherwise `_unrecorded` would accept it as complete
-    result = [unverified for chunk in missing.values() if (unverified := _unrecorded(workspace, chunk, params))]
+            path.unlink(missing_ok=True)  # damaged; otherwise `_accept_unrecorded` would accept it as complete
+    result = [unverified for chunk in missing.values() if (unverified := _accept_unrecorded(workspace, chunk, params))]
     journal.forget(*missing.values())
     journal.add(*result)
     valid += result
@@ -182,7 +182,7 @@ def resume(workspace: Workspace, journal: Journal, params: EncodeParams) -> list
     return sorted(valid, key=lambda record: record.chunk.number)
 
 
-def _unrecorded(workspace: Workspace, chunk: Chunk, params: EncodeParams) -> DoneChunk | None:
+def _accept_unrecorded(workspace: Workspace, chunk: Chunk, params: EncodeParams) -> DoneChunk | None:
     """Verify and return a chunk whose process was killed after writing the file but before recording it."""
     unverified = workspace.chunks / f"{chunk.number + 1:05}.whole.mkv"
     final = workspace.chunks / chunk.name
@@ -191,6 +191,6 @@ def _unrecorded(workspace: Workspace, chunk: Chunk, params: EncodeParams) -> Don
     if not unverified.is_file():
         return None
     try:
-        return accept(unverified, chunk, params, 0.0)
+        return accept_file(unverified, chunk, params, 0.0)
     except EncodeError:
         return None

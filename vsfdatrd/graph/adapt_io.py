@@ -8,7 +8,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from vsfdatrd.archs.onnx import Layout, OnnxConfig
-from vsfdatrd.archs.onnx_checks import FLOATS, graphs, tensors
+from vsfdatrd.archs.onnx_checks import FLOAT_TYPES, iter_graphs, iter_tensors
 from vsfdatrd.graph.builder import replace_ends
 
 
@@ -18,7 +18,7 @@ def wrap_io(model: onnx.ModelProto, config: OnnxConfig, height: int, width: int)
     The added layers adapt layout, data type, value range and padding, and extract the second picture.
 
     Args:
-        model: Result of `onnx_checks.read`; not modified.
+        model: Result of `onnx_checks.read_model`; not modified.
         config: Its inputs and outputs.
         height: Height of the padded frame in pixels.
         width: Width of the padded frame in pixels.
@@ -63,17 +63,19 @@ def wrap_io(model: onnx.ModelProto, config: OnnxConfig, height: int, width: int)
         else:
             op(before, "Identity", (x,), end)
 
-    x, taken = "input", {1: 1, 2: 3, 3: 3}[count]
+    x, channels = "input", {1: 1, 2: 3, 3: 3}[count]
     rows = config.style_rows(height, width)
     if size := config.style_size(height, width):
-        tall, wide = size
+        style_height, style_width = size
         x = op(before, "Slice", ("input", constant([0]), constant([height]), constant([2])), "end/frame")
-        below = op(
+        style_rows = op(
             before, "Slice", ("input", constant([height]), constant([height + rows]), constant([2])), "end/below"
         )
-        flat = op(before, "Reshape", (below, constant([1, taken, rows * width])), "end/flat")
-        flat = op(before, "Slice", (flat, constant([0]), constant([tall * wide]), constant([2])), "end/pixels")
-        style = op(before, "Reshape", (flat, constant([1, taken, tall, wide])), "end/style")
+        flat = op(before, "Reshape", (style_rows, constant([1, channels, rows * width])), "end/flat")
+        flat = op(
+            before, "Slice", (flat, constant([0]), constant([style_height * style_width]), constant([2])), "end/pixels"
+        )
+        style = op(before, "Reshape", (flat, constant([1, channels, style_height, style_width])), "end/style")
         into(style, by_name[f"net/{config.style}"], config.style_layout)
     if count == 2:  # the network takes U and V only: drop Y
         x = op(before, "Slice", (x, constant([1]), constant([3]), constant([1])), "end/chroma")
@@ -94,13 +96,13 @@ def wrap_io(model: onnx.ModelProto, config: OnnxConfig, height: int, width: int)
     op(after, "Identity", (y,), "output")
 
     graph.initializer.extend(constants)
-    replace_ends(graph, before, after, (1, taken, height + rows, width), (1, None, None, None))
+    replace_ends(graph, before, after, (1, channels, height + rows, width), (1, None, None, None))
     return inner
 
 
 def _rename(graph: onnx.GraphProto, prefix: str) -> None:
     """Prefix every value and node name, also in subgraphs, which refer to values of the enclosing graph."""
-    for part in graphs(graph):
+    for part in iter_graphs(graph):
         for value in (*part.input, *part.output, *part.value_info, *part.initializer):
             value.name = prefix + value.name
         for sparse in part.sparse_initializer:
@@ -119,16 +121,16 @@ def _in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
     """Copy a model with all floating-point tensors and values converted to float32."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    for tensor in tensors(copy.graph):
-        if tensor.data_type in FLOATS[1:]:
+    for tensor in iter_tensors(copy.graph):
+        if tensor.data_type in FLOAT_TYPES[1:]:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
-    for graph in graphs(copy.graph):
+    for graph in iter_graphs(copy.graph):
         for values in (graph.input, graph.output, graph.value_info):
             for value in values:
-                if value.type.tensor_type.elem_type in FLOATS[1:]:
+                if value.type.tensor_type.elem_type in FLOAT_TYPES[1:]:
                     value.type.tensor_type.elem_type = TensorProto.FLOAT
         for node in graph.node:
             for attribute in node.attribute:
-                if attribute.name in ("to", "dtype") and attribute.i in FLOATS[1:]:
+                if attribute.name in ("to", "dtype") and attribute.i in FLOAT_TYPES[1:]:
                     attribute.i = TensorProto.FLOAT
     return copy

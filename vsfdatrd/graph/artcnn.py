@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from vsfdatrd.archs.artcnn import ArtCnnConfig, layers
+from vsfdatrd.archs.artcnn import ArtCnnConfig, layer_names
 from vsfdatrd.graph.builder import Name, Writer
 from vsfdatrd.graph.target import GraphTarget
 from vsfdatrd.graph.weights import Array, Weights
 
-FULL = np.float32
+FLOAT32 = np.float32
 
 
 def write(
@@ -27,7 +27,7 @@ def write(
 
     Args:
         config: The configuration.
-        tensors: The tensors by the names in `archs.artcnn.layers`.
+        tensors: The tensors by the names in `archs.artcnn.layer_names`.
         size: (height, width) of the frame in pixels, without restrictions; None for dynamic sizes.
         target: The engine to write for.
 
@@ -47,7 +47,7 @@ def write(
 class _Network:
     def __init__(self, g: Writer, config: ArtCnnConfig, weights: Weights, target: GraphTarget) -> None:
         self.g, self.config, self.weights, self.target = g, config, weights, target
-        self.first, *self.inner, self.closing, self.last = layers(config)
+        self.first, *self.inner, self.closing, self.last = layer_names(config)
         self.radius = config.kernel // 2
 
     def write(self, size: tuple[int, int] | None) -> Name:
@@ -65,21 +65,21 @@ class _Network:
         return self.g.conv(x, self.weights[f"{layer}.weight"], self.weights[f"{layer}.bias"], dtype=dtype)
 
     def _full(self, x: Name) -> Name:
-        return self.g.cast(x, self.target.compute, FULL)
+        return self.g.cast(x, self.target.compute, FLOAT32)
 
     def _start(self, image: Name) -> Name:
         """First layer, float32."""
-        return self._conv(image, self.first, FULL)
+        return self._conv(image, self.first, FLOAT32)
 
     def _body(self, start: Name) -> Name:
         """All layers but the first and the last two."""
         g, compute, stream = self.g, self.target.compute, self.target.stream
         if not self.config.residual:
-            y = g.cast(start, FULL, compute)
+            y = g.cast(start, FLOAT32, compute)
             for layer in self.inner:
                 y = g.op("Relu", self._conv(y, layer))
             return y
-        total = g.cast(start, FULL, stream)
+        total = g.cast(start, FLOAT32, stream)
         for i in range(0, len(self.inner), 3):
             y = g.cast(total, stream, compute)
             y = g.op("Relu", self._conv(y, self.inner[i]))
@@ -89,7 +89,7 @@ class _Network:
 
     def _end(self, start: Name, y: Name) -> Name:
         """last(start + closing(y)), float32."""
-        return self._conv(self.g.op("Add", start, self._full(self._conv(y, self.closing))), self.last, FULL)
+        return self._conv(self.g.op("Add", start, self._full(self._conv(y, self.closing))), self.last, FLOAT32)
 
     def _joined(self, height: int, width: int) -> Name:
         """All layers, with joined ends."""
@@ -102,8 +102,10 @@ class _Network:
             last = self.weights[f"{self.last}.weight"]
             biases = self.weights[f"{self.first}.bias"] + self.weights[f"{self.closing}.bias"]
             bias = self.weights[f"{self.last}.bias"] + last.sum((2, 3)) @ biases
-            of_image = g.conv("input", _chained(self.weights[f"{self.first}.weight"], last), bias, dtype=FULL)
-            of_body = g.conv(y, _chained(self.weights[f"{self.closing}.weight"], last))
+            of_image = g.conv(
+                "input", _compose_kernels(self.weights[f"{self.first}.weight"], last), bias, dtype=FLOAT32
+            )
+            of_body = g.conv(y, _compose_kernels(self.weights[f"{self.closing}.weight"], last))
             out = g.op("Add", of_image, self._full(of_body))
         with g.part("border"):
             for axis, side in ((3, width), (2, height)) if self.radius else ():
@@ -111,7 +113,8 @@ class _Network:
         return out
 
     def _ends(self, y: Name, axis: int, side: int) -> Name:
-        """Compute both ends of the frame along an axis, layer by layer, from so much of it as they see.
+        """Compute the outermost rows or columns of the output, layer by layer, from the part of the frame that they
+        depend on.
 
         Returns:
             A batch of two, of whose 3·radius rows or columns the outermost `radius` are right.
@@ -131,7 +134,7 @@ class _Network:
         return g.op("Concat", *parts, axis=axis)
 
 
-def _chained(first: Array, second: Array) -> Array:
+def _compose_kernels(first: Array, second: Array) -> Array:
     """The kernel of two convolutions in succession: (F, I, k, k) and (O, F, k, k) -> (O, I, 2k - 1, 2k - 1)."""
     side = first.shape[-1]
     result = np.zeros((len(second), first.shape[1], 2 * side - 1, 2 * side - 1))

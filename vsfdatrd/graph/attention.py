@@ -14,10 +14,10 @@ from vsfdatrd.graph.builder import Name, Side, Writer
 from vsfdatrd.graph.target import GraphTarget
 from vsfdatrd.graph.weights import Array, Weights
 
-FULL = np.float32
-LONGEST = 1536
+FLOAT32 = np.float32
+MAX_CHUNK_TOKENS = 1536
 """Largest number of tokens in a chunk."""
-SAFE = 60000.0
+MAX_FP16_SUM = 60000.0
 """Largest sum allowed in fp16, whose maximum is 65,504."""
 
 
@@ -56,11 +56,13 @@ class Attention:
         """
         g, c = self.g, self.config.embed_dim
         wh, ww = window
-        tall, wide = self._filled(self.height, wh), self._filled(self.width, ww)
-        if continued := (tall, wide) != (self.height, self.width):
-            ends = g.shape_tensor(0, 0, 0, g.dim_op("Sub", tall, self.height), g.dim_op("Sub", wide, self.width), 0)
+        padded_height, padded_width = self._filled(self.height, wh), self._filled(self.width, ww)
+        if continued := (padded_height, padded_width) != (self.height, self.width):
+            ends = g.shape_tensor(
+                0, 0, 0, g.dim_op("Sub", padded_height, self.height), g.dim_op("Sub", padded_width, self.width), 0
+            )
             n = g.op("Pad", g.reshape(n, self.height, self.width, c), ends)
-        rows, cols, tokens = g.dim_op("Div", tall, wh), g.dim_op("Div", wide, ww), wh * ww
+        rows, cols, tokens = g.dim_op("Div", padded_height, wh), g.dim_op("Div", padded_width, ww), wh * ww
         # (N, C) -> (rows, wh, cols, ww, C) -> (rows, cols, wh, ww, C) -> (windows, T, C)
         x = g.transpose(g.reshape(n, rows, wh, cols, ww, c), 0, 2, 1, 3, 4)
         x = g.reshape(x, rows * cols if isinstance(rows, int) and isinstance(cols, int) else -1, tokens, c)
@@ -71,7 +73,7 @@ class Attention:
         # back: (windows, T, C) -> (rows, cols, wh, ww, C) -> (rows, wh, cols, ww, C) -> (N, C)
         out = g.transpose(g.reshape(out, rows, cols, wh, ww, c), 0, 2, 1, 3, 4)
         if continued:
-            out = g.crop(g.reshape(out, tall, wide, c), 0, self.height, self.width)
+            out = g.crop(g.reshape(out, padded_height, padded_width, c), 0, self.height, self.width)
         return g.reshape(out, self.tokens or -1, c)
 
     def _filled(self, side: Side, window: int) -> Side:
@@ -99,8 +101,8 @@ class Attention:
         # S is computed from tokens minus their mean m, and the contribution of m is added to products and norms
         # afterwards. In a uniform frame (such as black) that contribution is everything, and without this step
         # cancellation in Wq S Wkᵀ would destroy it.
-        mean = g.op("ReduceMean", g.cast(n, self.target.compute, FULL), g.constant([0], np.int64), keepdims=1)
-        centred = g.op("Sub", n, g.cast(mean, FULL, self.target.compute))  # (N, C) - (1, C)
+        mean = g.op("ReduceMean", g.cast(n, self.target.compute, FLOAT32), g.constant([0], np.int64), keepdims=1)
+        centred = g.op("Sub", n, g.cast(mean, FLOAT32, self.target.compute))  # (N, C) - (1, C)
         s = self._second_moment(centred, 2 * largest)  # (C, C)
         wq, wk, wv = (w.reshape(h, d, c) for w in np.split(weights["qkv.weight"], 3))
         small = _Convolutions(g) if self.target.sm75 else _Products(g)
@@ -108,24 +110,24 @@ class Attention:
         norms, means = [], []
         for ws, w in ((qs, wq), (ks, wk)):
             # w m: (C, C), (1, C) -> (h, d, 1); in 2-D, as TensorRT-RTX 1.7 fails on the 3-D form for sm75 with one head
-            by_mean = g.op("Mul", g.constant(w.reshape(c, c), FULL), mean)
+            by_mean = g.op("Mul", g.constant(w.reshape(c, c), FLOAT32), mean)
             means.append(g.reshape(g.op("ReduceSum", by_mean, g.constant([1], np.int64), keepdims=1), h, d, 1))
-            squares = g.op("ReduceSum", g.op("Mul", ws, g.constant(w, FULL)), g.constant([2], np.int64), keepdims=1)
+            squares = g.op("ReduceSum", g.op("Mul", ws, g.constant(w, FLOAT32)), g.constant([2], np.int64), keepdims=1)
             squares = g.op("Add", squares, g.op("Mul", means[-1], means[-1]))
             # Rounding may make this sum of squares negative; the floor corresponds to eps=1e-12 of F.normalize.
-            floor = g.constant(1e-24 / self._count(), FULL)
+            floor = g.constant(1e-24 / self._count(), FLOAT32)
             norms.append(g.op("Sqrt", g.op("Max", squares, floor)))  # (h, d, 1)
         products = small.by_heads_turned(qs, wk)  # (h, d, d)
         products = g.op("Add", products, g.op("Mul", means[0], g.transpose(means[1], 0, 2, 1)))
         scale = g.op("Mul", norms[0], g.transpose(norms[1], 0, 2, 1))  # (h, d, d)
-        logits = g.op("Mul", g.op("Div", products, scale), g.constant(weights["temp"], FULL))
+        logits = g.op("Mul", g.op("Div", products, scale), g.constant(weights["temp"], FLOAT32))
         mixed = small.by_heads(g.op("Softmax", logits, axis=-1), wv)  # (h, d, C)
         matrix = small.turned(mixed, weights["proj.weight"])  # (C, C)
-        out = g.op("MatMul", n, g.cast(matrix, FULL, self.target.compute))
+        out = g.op("MatMul", n, g.cast(matrix, FLOAT32, self.target.compute))
         return g.op("Add", out, g.constant(weights["proj.bias"]))
 
     def channel_matrix(self, centred: Name, mean: Name, weights: Weights, largest: float) -> Name:
-        """Write the C × C matrix that channel attention is, as in `channels`, with one product for queries and keys.
+        """Write channel attention as one C × C matrix, as in `channels`, with one product for queries and keys.
 
         Args:
             centred: Normalized tokens minus their mean (N, C); N must be known.
@@ -140,15 +142,15 @@ class Attention:
         total, factor = self._products_of_channels(centred, largest)
 
         w = weights["qkv.weight"][: 2 * c]
-        by_matrix = g.op("MatMul", g.constant(w.astype(np.float64) * factor, FULL), total)  # W S (2C, C)
-        moments = g.op("MatMul", by_matrix, g.constant(w.T, FULL))  # W S Wᵀ (2C, 2C)
-        means = g.op("ReduceSum", g.op("Mul", g.constant(w, FULL), mean), g.constant([1], np.int64), keepdims=0)
+        by_matrix = g.op("MatMul", g.constant(w.astype(np.float64) * factor, FLOAT32), total)  # W S (2C, C)
+        moments = g.op("MatMul", by_matrix, g.constant(w.T, FLOAT32))  # W S Wᵀ (2C, 2C)
+        means = g.op("ReduceSum", g.op("Mul", g.constant(w, FLOAT32), mean), g.constant([1], np.int64), keepdims=0)
         means = g.reshape(means, 1, 2 * c)
         flat = g.reshape(moments, 4 * c * c)
         squares = g.reshape(g.slice(flat, 0, 0, 4 * c * c, 2 * c + 1), 1, 2 * c)  # the diagonal
         squares = g.op("Add", squares, g.op("Mul", means, means))
         # As in `channels`: rounding may make the sum negative.
-        norms = g.op("Sqrt", g.op("Max", squares, g.constant(1e-24 / self._count(), FULL)))  # (1, 2C)
+        norms = g.op("Sqrt", g.op("Max", squares, g.constant(1e-24 / self._count(), FLOAT32)))  # (1, 2C)
 
         def by_head(x: Name) -> Name:
             """Values of queries, times those of keys: (1, 2C) -> (h, d, d)."""
@@ -161,10 +163,10 @@ class Attention:
         products = g.reshape(g.slice(products, 1, 0, d * 2 * c, 1), h, d, 2 * c)
         products = g.slice(products, 2, 0, d, 1)
         products = g.op("Add", products, by_head(means))
-        logits = g.op("Mul", g.op("Div", products, by_head(norms)), g.constant(weights["temp"], FULL))
-        values = g.constant(weights["qkv.weight"][2 * c :].reshape(h, d, c), FULL)
+        logits = g.op("Mul", g.op("Div", products, by_head(norms)), g.constant(weights["temp"], FLOAT32))
+        values = g.constant(weights["qkv.weight"][2 * c :].reshape(h, d, c), FLOAT32)
         mixed = g.reshape(g.op("MatMul", g.op("Softmax", logits, axis=-1), values), c, c)
-        return g.op("MatMul", g.constant(weights["proj.weight"], FULL), mixed)
+        return g.op("MatMul", g.constant(weights["proj.weight"], FLOAT32), mixed)
 
     def dictionary(self, n: Name, weights: Weights) -> Name:
         """Write dictionary attention: the dictionary attends to the frame, then every token to the refined dictionary.
@@ -252,8 +254,8 @@ class Attention:
         g = self.g
         total, factor = self._products_of_channels(n, largest)
         if self.tokens is not None:
-            return g.op("Mul", total, g.constant(factor, FULL))
-        return g.op("Div", total, g.cast(g.length(n, 0), np.int64, FULL))
+            return g.op("Mul", total, g.constant(factor, FLOAT32))
+        return g.op("Div", total, g.cast(g.length(n, 0), np.int64, FLOAT32))
 
     def _products_of_channels(self, n: Name, largest: float) -> tuple[Name, float]:
         """xᵀx in fp32 up to a factor, and the factor that makes it xᵀx / N if N is known: (N, C) -> (C, C)."""
@@ -261,28 +263,30 @@ class Attention:
         # The sum over a chunk must not exceed the range of fp16, whatever the content. Values are halved (which is
         # exact) until chunks can be so long that all partial sums together are smaller than the tokens.
         halvings = (
-            max(0, math.ceil(math.log2(largest / math.sqrt(SAFE / (3 * c))))) if self.target.split_reductions else 0
+            max(0, math.ceil(math.log2(largest / math.sqrt(MAX_FP16_SUM / (3 * c)))))
+            if self.target.split_reductions
+            else 0
         )
         if halvings:
             n = g.op("Mul", n, g.constant(0.5**halvings))
         if not self.target.split_reductions or self.tokens is None:
-            n = g.cast(n, compute, FULL)
+            n = g.cast(n, compute, FLOAT32)
             total = g.op("MatMul", g.transpose(n, 1, 0), n)
         else:
-            most = min(LONGEST, int(SAFE * 4**halvings / largest**2))
+            most = min(MAX_CHUNK_TOKENS, int(MAX_FP16_SUM * 4**halvings / largest**2))
             length = self.chunk(most) or 0
             if length < most // 4:  # no suitable divisor: pad with zero tokens, which add nothing
                 length = most // 8 * 8
                 n = g.op("Pad", n, g.shape_tensor(0, 0, -self.tokens % length, 0))
             x = g.reshape(n, -(-self.tokens // length), length, c)  # (N, C) -> (P, T, C)
-            sums = g.cast(g.op("MatMul", g.transpose(x, 0, 2, 1), x), compute, FULL)  # (P, C, C)
+            sums = g.cast(g.op("MatMul", g.transpose(x, 0, 2, 1), x), compute, FLOAT32)  # (P, C, C)
             total = g.op("ReduceSum", sums, g.constant([0], np.int64), keepdims=0)
         return total, 4**halvings / self._count()
 
     def read(self, queries: Array, x: Name, wk: Array, wv: Array) -> Name:
         """Write attention of constant queries (1, h, M, d) over the frame's tokens x (1, N, C) -> (1, M, C)."""
         g, h, d, compute = self.g, self.heads, self.depth, self.target.compute
-        length = self.chunk(LONGEST) if self.target.split_reductions else None
+        length = self.chunk(MAX_CHUNK_TOKENS) if self.target.split_reductions else None
         if length is None:
             return self._products(g.constant(queries), self._keys(x, wk), self._split(x, wv), d)
         # Softmax over chunks of the keys, each weighted by its share of the total (as in flash decoding, Dao et al.
@@ -294,23 +298,25 @@ class Attention:
         scores = g.op("MatMul", g.constant(queries), k)  # (P, h, M, T)
         last, first = g.constant([3], np.int64), g.constant([0], np.int64)
         top = g.op("ReduceMax", scores, last, keepdims=1)  # (P, h, M, 1)
-        shares = g.cast(g.op("Exp", g.op("Sub", scores, top)), compute, FULL)
+        shares = g.cast(g.op("Exp", g.op("Sub", scores, top)), compute, FLOAT32)
         total = g.op("ReduceSum", shares, last, keepdims=1)
-        found = g.op("MatMul", g.cast(g.op("Div", shares, total), FULL, compute), v)  # (P, h, M, d)
-        top = g.cast(top, compute, FULL)
+        found = g.op("MatMul", g.cast(g.op("Div", shares, total), FLOAT32, compute), v)  # (P, h, M, d)
+        top = g.cast(top, compute, FLOAT32)
         highest = g.op("ReduceMax", top, first, keepdims=1)  # (1, h, M, 1)
         share = g.op("Mul", total, g.op("Exp", g.op("Sub", top, highest)))
         share = g.op("Div", share, g.op("ReduceSum", share, first, keepdims=1))  # (P, h, M, 1)
         # (P, h, M, d) -> (1, h, M, d) -> (1, M, C)
-        found = g.op("ReduceSum", g.op("Mul", g.cast(found, compute, FULL), share), first, keepdims=1)
-        return self._joined(g.cast(found, FULL, compute), d)
+        found = g.op("ReduceSum", g.op("Mul", g.cast(found, compute, FLOAT32), share), first, keepdims=1)
+        return self._joined(g.cast(found, FLOAT32, compute), d)
 
     def _count(self) -> int:
-        """N; for dynamic sizes that of a 720×540 frame after unshuffling by 2, which then only serves as a scale."""
+        """Return N; for dynamic sizes, where N is only a scale, that of a 720×540 frame unshuffled by 2."""
         return self.tokens or 97200
 
     def chunk(self, most: int) -> int | None:
-        """Longest chunk of at most `most` tokens that divides N, a multiple of 8 if possible; None if there is none."""
+        """Return the longest chunk of at most `most` tokens that divides N, a multiple of 8 if possible; None if none
+        does.
+        """
         if self.tokens is None:
             return None
         found = [t for t in range(8, most + 1) if self.tokens % t == 0]
@@ -325,20 +331,20 @@ class _Products:
 
     def of_matrix(self, w: Array, s: Name) -> Name:
         """w s: (h, d, C) · (C, C) -> (h, d, C)."""
-        return self.g.op("MatMul", self.g.constant(w, FULL), s)
+        return self.g.op("MatMul", self.g.constant(w, FLOAT32), s)
 
     def by_heads_turned(self, x: Name, w: Array) -> Name:
         """x wᵀ per head: (h, d, C) · (h, C, d) -> (h, d, d)."""
-        return self.g.op("MatMul", x, self.g.constant(w.transpose(0, 2, 1), FULL))
+        return self.g.op("MatMul", x, self.g.constant(w.transpose(0, 2, 1), FLOAT32))
 
     def by_heads(self, x: Name, w: Array) -> Name:
         """x w per head: (h, d, d) · (h, d, C) -> (h, d, C)."""
-        return self.g.op("MatMul", x, self.g.constant(w, FULL))
+        return self.g.op("MatMul", x, self.g.constant(w, FLOAT32))
 
     def turned(self, x: Name, w: Array) -> Name:
         """Return (w·x)ᵀ (C, C), for a constant w (C, C) and x (h, d, C), whose heads are concatenated to (C, C)."""
         c = len(w)
-        return self.g.op("Gemm", self.g.reshape(x, c, c), self.g.constant(w.T, FULL), transA=1)
+        return self.g.op("Gemm", self.g.reshape(x, c, c), self.g.constant(w.T, FLOAT32), transA=1)
 
 
 class _Convolutions(_Products):
@@ -347,23 +353,23 @@ class _Convolutions(_Products):
     def of_matrix(self, w: Array, s: Name) -> Name:
         h, d, c = w.shape
         s = self.g.reshape(s, 1, c, c, 1)  # rows are channels
-        return self.g.reshape(self.g.conv(s, w.reshape(h * d, c, 1, 1), dtype=FULL), h, d, c)
+        return self.g.reshape(self.g.conv(s, w.reshape(h * d, c, 1, 1), dtype=FLOAT32), h, d, c)
 
     def by_heads_turned(self, x: Name, w: Array) -> Name:
         g, (h, d, c) = self.g, w.shape
         # (h, d, C) -> (h, C, d) -> (1, h·C, d, 1); a group gives w xᵀ: (1, h·d, d, 1) -> (h, d, d), turned back
         x = g.reshape(g.transpose(x, 0, 2, 1), 1, h * c, d, 1)
-        x = g.conv(x, w.reshape(h * d, c, 1, 1), groups=h, dtype=FULL)
+        x = g.conv(x, w.reshape(h * d, c, 1, 1), groups=h, dtype=FLOAT32)
         return g.transpose(g.reshape(x, h, d, d), 0, 2, 1)
 
     def by_heads(self, x: Name, w: Array) -> Name:
         g, (h, d, c) = self.g, w.shape
         # (h, q, k) -> (h, k, q) -> (1, h·k, q, 1); a group gives wᵀ xᵀ: (1, h·C, q, 1) -> (h, C, q), turned back
         x = g.reshape(g.transpose(x, 0, 2, 1), 1, h * d, d, 1)
-        x = g.conv(x, w.transpose(0, 2, 1).reshape(h * c, d, 1, 1), groups=h, dtype=FULL)
+        x = g.conv(x, w.transpose(0, 2, 1).reshape(h * c, d, 1, 1), groups=h, dtype=FLOAT32)
         return g.transpose(g.reshape(x, h, c, d), 0, 2, 1)
 
     def turned(self, x: Name, w: Array) -> Name:
         g, c = self.g, len(w)
-        x = g.conv(g.reshape(x, 1, c, c, 1), w.reshape(c, c, 1, 1), dtype=FULL)  # (1, C, C, 1)
+        x = g.conv(g.reshape(x, 1, c, c, 1), w.reshape(c, c, 1, 1), dtype=FLOAT32)  # (1, C, C, 1)
         return g.transpose(g.reshape(x, c, c), 1, 0)

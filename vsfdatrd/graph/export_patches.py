@@ -21,7 +21,7 @@ class ExportPatches(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return _REPLACED.get(func, func)(*args, **(kwargs or {}))
+        return _REPLACEMENTS.get(func, func)(*args, **(kwargs or {}))
 
 
 class ComplexPair:
@@ -81,7 +81,7 @@ def _fold(x: Tensor, output_size: Any, *others: Any, **named: Any) -> Tensor:
 def _rfft2(x: Tensor, s: Any = None, dim: Sequence[int] = (-2, -1), norm: str | None = None) -> ComplexPair:
     """torch.fft.rfft2 as matrix products: x (..., H, W) to (..., H, W/2 + 1)."""
     height, width = (int(side) for side in x.shape[-2:])
-    _expect(dim, s, (height, width))
+    _check_transform(dim, s, (height, width))
     across, down = _fourier_matrix(width, width // 2 + 1), _fourier_matrix(height, height)
     whole = height * width
     gain = {None: 1, "backward": 1, "ortho": whole**-0.5, "forward": 1 / whole}[norm]
@@ -96,7 +96,7 @@ def _irfft2(x: Any, s: Any = None, dim: Sequence[int] = (-2, -1), norm: str | No
         raise TypeError(f"an inverse transform of {type(x).__name__} cannot be written as a graph")
     height, half = (int(side) for side in x.shape[-2:])
     width = int(s[1]) if s is not None else 2 * (half - 1)
-    _expect(dim, s, (height, width))
+    _check_transform(dim, s, (height, width))
     if half != width // 2 + 1:
         raise ValueError(f"an inverse transform of {half} waves to {width} values has no graph")
     across, down = _fourier_matrix(width, half).conj().T, _fourier_matrix(height, height)
@@ -111,7 +111,7 @@ def _irfft2(x: Any, s: Any = None, dim: Sequence[int] = (-2, -1), norm: str | No
     return real @ e - imag @ f
 
 
-def _expect(dim: Sequence[int], s: Any, size: tuple[int, int]) -> None:
+def _check_transform(dim: Sequence[int], s: Any, size: tuple[int, int]) -> None:
     if tuple(dim) != (-2, -1) or (s is not None and tuple(int(side) for side in s) != size):
         raise ValueError(f"a transform of {size} along {tuple(dim)} to {s} has no graph")
 
@@ -125,7 +125,7 @@ def _constant(values: Any, like: Tensor) -> Tensor:
     return torch.as_tensor(np.ascontiguousarray(values), dtype=like.dtype, device=like.device)
 
 
-_REPLACED: dict[Any, Callable[..., Any]] = {
+_REPLACEMENTS: dict[Any, Callable[..., Any]] = {
     torch.sort: _sort,
     torch.Tensor.sort: _sort,
     torch.fft.rfft2: _rfft2,

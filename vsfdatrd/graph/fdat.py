@@ -1,4 +1,4 @@
-"""FDAT-RD and FDAT as ONNX: padding, the body in one of its two forms, cropping."""
+"""FDAT-RD and FDAT as ONNX: padding, the body (`fdat_body` or `fdat_rd_maps`), cropping."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -42,20 +42,26 @@ def write(
     weights = Weights(tensors)
     g = Writer(config.graph_name, target.compute, target.opset)
     height, width = size or (g.length("input", 2), g.length("input", 3))
-    x, tall, wide = _padded(g, config, height, width) if target.padding else ("input", height, width)
+    x, padded_height, padded_width = (
+        _pad_frame(g, config, height, width) if target.padding else ("input", height, width)
+    )
     form = MapNetwork if target.maps and size else Network
-    out = form(config, weights, tall, wide, target, g).body(x)
-    if (tall, wide) != (height, width):
+    out = form(config, weights, padded_height, padded_width, target, g).body(x)
+    if (padded_height, padded_width) != (height, width):
         out = g.crop(out, 2, g.dim_op("Mul", height, config.scale), g.dim_op("Mul", width, config.scale))
     sides = [(n, n * config.scale) for n in size] if size else [("height", "height_out"), ("width", "width_out")]
     (h, h_out), (w, w_out) = sides
     return g.model((1, config.in_channels, h, w), out, (1, config.out_channels, h_out, w_out))
 
 
-def _padded(g: Writer, config: FdatFamilyConfig, height: Side, width: Side) -> tuple[Name, Side, Side]:
+def _pad_frame(g: Writer, config: FdatFamilyConfig, height: Side, width: Side) -> tuple[Name, Side, Side]:
     """Pad the frame at the bottom and right by reflection. Returns the padded frame, its height and its width."""
-    below, right = (g.dim_op("Mod", g.dim_op("Sub", 0, n), config.multiple) for n in (height, width))
-    if below == right == 0:
+    pad_bottom, pad_right = (g.dim_op("Mod", g.dim_op("Sub", 0, n), config.multiple) for n in (height, width))
+    if pad_bottom == pad_right == 0:
         return "input", height, width
-    pads = g.shape_tensor(0, 0, 0, 0, 0, 0, below, right)
-    return g.op("Pad", "input", pads, mode="reflect"), g.dim_op("Add", height, below), g.dim_op("Add", width, right)
+    pads = g.shape_tensor(0, 0, 0, 0, 0, 0, pad_bottom, pad_right)
+    return (
+        g.op("Pad", "input", pads, mode="reflect"),
+        g.dim_op("Add", height, pad_bottom),
+        g.dim_op("Add", width, pad_right),
+    )

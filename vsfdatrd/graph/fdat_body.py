@@ -15,7 +15,7 @@ from vsfdatrd.graph.target import GraphTarget
 from vsfdatrd.graph.upsamplers import write_tail
 from vsfdatrd.graph.weights import Array, Weights
 
-FULL = np.float32
+FLOAT32 = np.float32
 
 
 class Network:
@@ -37,11 +37,11 @@ class Network:
         config, g, target = self.config, self.g, self.target
         with g.part("first"):
             shallow = self._first(x)
-            deep = g.cast(shallow, FULL, target.stream)
+            deep = g.cast(shallow, FLOAT32, target.stream)
         for i, blocks in enumerate(blocks_with_windows(config.groups, config.windows)):
             deep = self._group(deep, blocks, self.weights.below(f"groups.{i}"))
         with g.part("tail"):
-            mixed = g.cast(g.conv(self._down(deep), self.weights["conv_after.weight"]), target.compute, FULL)
+            mixed = g.cast(g.conv(self._down(deep), self.weights["conv_after.weight"]), target.compute, FLOAT32)
             total = g.op("Add", mixed, shallow)
             return write_tail(g, config, self.weights.below("upsampler"), total, self.height, self.width)
 
@@ -54,12 +54,12 @@ class Network:
     def _first(self, x: Name) -> Name:
         u, c = self.config.unshuffle, self.config.in_channels
         if u == 1:
-            return self.g.conv(x, self.weights["conv_first.weight"], self.weights["conv_first.bias"], dtype=FULL)
+            return self.g.conv(x, self.weights["conv_first.weight"], self.weights["conv_first.bias"], dtype=FLOAT32)
         # Pixel unshuffle and a 3×3 kernel are one 3u × 3u kernel with stride u: channel (c, y, x) of the
         # unshuffled image at tap (i, j) is pixel (u·i + y, u·j + x) in the large kernel.
         weight = self.weights["conv_first.1.weight"].reshape(-1, c, u, u, 3, 3)
         large = weight.transpose(0, 1, 4, 2, 5, 3).reshape(-1, c, 3 * u, 3 * u)
-        return self.g.conv(x, large, self.weights["conv_first.1.bias"], stride=u, pad=u, dtype=FULL)
+        return self.g.conv(x, large, self.weights["conv_first.1.bias"], stride=u, pad=u, dtype=FLOAT32)
 
     def _to_tokens(self, maps: Name, channels: int) -> Name:
         tokens = self.g.dim_op("Mul", self.height, self.width) if isinstance(self.height, int) else -1
@@ -143,10 +143,10 @@ class Network:
         # As 1×1 convolutions, not products: OpenVINO 2026.4 fuses a chain of small products as an MLP, and crashes on
         # this one if it has a single thread.
         axes = g.constant([2, 3], np.int64)
-        mean = g.op("ReduceMean", g.cast(local, compute, FULL), axes, keepdims=1)  # (1, C, H, W) -> (1, C, 1, 1)
-        hidden = g.op("Gelu", g.conv(mean, weights["inter.cg.1.weight"], dtype=FULL))
-        gate = g.reshape(g.op("Sigmoid", g.conv(hidden, weights["inter.cg.3.weight"], dtype=FULL)), 1, c)
-        return g.op("Add", g.op("Mul", attn, g.cast(gate, FULL, compute)), self._to_tokens(local, c))
+        mean = g.op("ReduceMean", g.cast(local, compute, FLOAT32), axes, keepdims=1)  # (1, C, H, W) -> (1, C, 1, 1)
+        hidden = g.op("Gelu", g.conv(mean, weights["inter.cg.1.weight"], dtype=FLOAT32))
+        gate = g.reshape(g.op("Sigmoid", g.conv(hidden, weights["inter.cg.3.weight"], dtype=FLOAT32)), 1, c)
+        return g.op("Add", g.op("Mul", attn, g.cast(gate, FLOAT32, compute)), self._to_tokens(local, c))
 
     def _gate_by_token(self, attn: Name, local: Name, weights: Weights) -> Name:
         """attn + local · sigmoid(w · attn)."""

@@ -24,23 +24,23 @@ import numpy as np
 
 from vsfdatrd.archs import zero_branches
 from vsfdatrd.archs.fdat_rd import Kind
-from vsfdatrd.graph.attention import FULL, LONGEST
+from vsfdatrd.graph.attention import FLOAT32, MAX_CHUNK_TOKENS
 from vsfdatrd.graph.builder import Name
 from vsfdatrd.graph.fdat_body import Network, norm_bound
 from vsfdatrd.graph.weights import Array, Weights
 
 EPS = 1e-5
-SAMPLES = 32
+MAX_SAMPLES = 32
 """Largest number of sampled keys in a chunk of the dictionary's reading."""
-MARK = 256
+SAMPLE_MARK = 256
 """Value of the channel that marks samples; keeps small shares out of fp16's denormal numbers."""
-SHARPEST = 16
+MAX_QUERY_NORM = 16
 """Largest norm of a query whose attention is joined by samples. The norm is about the standard deviation of its scores;
 where it is more than 23 they were seen to lose precision, as the samples' share of a chunk vanishes.
 """
-SUMMED = 16384
+MAX_SUMMED = 16384
 """Largest number of values that the library adds up in one kernel."""
-LANES = 8
+EXTRA_CHANNELS = 8
 """Channels added to the dictionary's keys and values: fused attention needs a multiple of 8."""
 
 
@@ -93,16 +93,16 @@ class MapNetwork(Network):
 
     def _per_channel(self, values: Array) -> Name:
         """Constant (1, C, 1, 1) in float32."""
-        return self.g.constant(values.reshape(1, -1, 1, 1), FULL)
+        return self.g.constant(values.reshape(1, -1, 1, 1), FLOAT32)
 
     def _full(self, x: Name) -> Name:
-        return self.g.cast(x, self.target.compute, FULL)
+        return self.g.cast(x, self.target.compute, FLOAT32)
 
     def _stream_in_full(self, t: Name) -> Name:
-        return self.g.cast(t, self.target.stream, FULL)
+        return self.g.cast(t, self.target.stream, FLOAT32)
 
     def _rounded(self, x: Name) -> Name:
-        return self.g.cast(x, FULL, self.target.compute)
+        return self.g.cast(x, FLOAT32, self.target.compute)
 
     # Norms
 
@@ -113,8 +113,8 @@ class MapNetwork(Network):
         mean = g.op("ReduceMean", x, channels, keepdims=1)
         centred = g.op("Sub", x, mean)
         variance = g.op("ReduceMean", g.op("Mul", centred, centred), channels, keepdims=1)
-        deviation = g.op("Sqrt", g.op("Add", variance, g.constant(EPS, FULL)))
-        return mean, g.op("Div", g.constant(1, FULL), deviation), centred
+        deviation = g.op("Sqrt", g.op("Add", variance, g.constant(EPS, FLOAT32)))
+        return mean, g.op("Div", g.constant(1, FLOAT32), deviation), centred
 
     def _second_moments(self, centred: Name, factor: Name, scale: Array, shift: Array) -> tuple[Name, Name]:
         """Mean and 1 / standard deviation of centred · factor · scale + shift over channels.
@@ -129,11 +129,11 @@ class MapNetwork(Network):
         mixed = g.op("ReduceMean", g.op("Mul", x, self._per_channel(shift - shift.mean())), channels, keepdims=1)
         variance = g.op("Sub", square, g.op("Mul", mean, mean))
         variance = g.op("Mul", g.op("Mul", variance, factor), factor)
-        variance = g.op("Add", variance, g.op("Mul", g.op("Mul", mixed, factor), g.constant(2, FULL)))
-        variance = g.op("Max", g.op("Add", variance, g.constant(shift.var(), FULL)), g.constant(0, FULL))
-        deviation = g.op("Sqrt", g.op("Add", variance, g.constant(EPS, FULL)))
-        mean = g.op("Add", g.op("Mul", mean, factor), g.constant(shift.mean(), FULL))
-        return mean, g.op("Div", g.constant(1, FULL), deviation)
+        variance = g.op("Add", variance, g.op("Mul", g.op("Mul", mixed, factor), g.constant(2, FLOAT32)))
+        variance = g.op("Max", g.op("Add", variance, g.constant(shift.var(), FLOAT32)), g.constant(0, FLOAT32))
+        deviation = g.op("Sqrt", g.op("Add", variance, g.constant(EPS, FLOAT32)))
+        mean = g.op("Add", g.op("Mul", mean, factor), g.constant(shift.mean(), FLOAT32))
+        return mean, g.op("Div", g.constant(1, FLOAT32), deviation)
 
     def _scaled(self, t: Name, mean: Name, factor: Name, disguise: float = -1) -> Name:
         """(t - mean) · factor in float32, from maps t (1, C, H, W) and mean and factor (1, 1, H, W).
@@ -143,7 +143,7 @@ class MapNetwork(Network):
         """
         g = self.g
         disguised = self._stream_in_full(g.op("Mul", t, g.constant(disguise, self.target.stream)))
-        product = g.op("Mul", disguised, g.op("Mul", factor, g.constant(1 / disguise, FULL)))
+        product = g.op("Mul", disguised, g.op("Mul", factor, g.constant(1 / disguise, FLOAT32)))
         return g.op("Sub", product, g.op("Mul", mean, factor))
 
     def _norm_maps(self, t: Name, weights: Weights, name: str) -> Name:
@@ -162,7 +162,7 @@ class MapNetwork(Network):
             with g.part("norm"):
                 _, factor, _ = self._moments(self._stream_in_full(t))
             # The norm's mean goes with the mean of the weights: a row of them has the sum zero.
-            scaled = _centred(fc1 * weights["n2.weight"])
+            scaled = _subtract_row_means(fc1 * weights["n2.weight"])
             x = g.op("Mul", self._full(g.conv(t, scaled[:, :, None, None])), factor)
             x = g.op("Add", x, self._per_channel(fc1 @ weights["n2.bias"]))
         else:  # tokens may be beyond the range of products
@@ -196,13 +196,13 @@ class MapNetwork(Network):
         # The mean of all tokens, or of too many parts of them, would take two kernels: the sums of the parts are added
         # up in memory that another kernel sets to zero. The mean of the parts' means and W1 are one sum.
         tokens, channels = height * width, self.config.embed_dim
-        parts = max(p for p in range(1, SUMMED // channels + 1) if tokens % p == 0)
+        parts = max(p for p in range(1, MAX_SUMMED // channels + 1) if tokens % p == 0)
         means = g.reshape(self._full(self._channels_last(local)), parts, tokens // parts, channels)
         means = g.reshape(g.op("ReduceMean", means, g.constant([1], np.int64), keepdims=1), 1, parts, -1)  # (1, P, C)
-        first = g.constant(weights["1.weight"][:, :, 0].transpose(0, 2, 1) / parts, FULL)  # (O, 1, C)
+        first = g.constant(weights["1.weight"][:, :, 0].transpose(0, 2, 1) / parts, FLOAT32)  # (O, 1, C)
         hidden = g.op("ReduceSum", g.op("Mul", means, first), g.constant([1, 2], np.int64), keepdims=0)
         hidden = g.reshape(g.op("Gelu", hidden), 1, -1)
-        logits = g.op("Mul", hidden, g.constant(weights["3.weight"][:, :, 0, 0], FULL))
+        logits = g.op("Mul", hidden, g.constant(weights["3.weight"][:, :, 0, 0], FLOAT32))
         logits = g.op("ReduceSum", logits, g.constant([1], np.int64), keepdims=0)
         return g.reshape(g.op("Sigmoid", logits), 1, -1, 1, 1)
 
@@ -231,7 +231,7 @@ class MapNetwork(Network):
         )
         # (windows, h, positions, positions)
         scores = g.op("MatMul", g.transpose(q, 1, 2, 0, 3), g.transpose(k, 1, 2, 3, 0))
-        bias = g.constant(weights["attn." + self.config.windows_bias][None], FULL)
+        bias = g.constant(weights["attn." + self.config.windows_bias][None], FLOAT32)
         shares = self._rounded(g.op("Softmax", g.op("Add", self._full(scores), bias), axis=-1))
         out = g.op("MatMul", shares, g.transpose(v, 1, 2, 0, 3))
         # (windows, h, positions, d) -> (positions, windows, h, d) -> (positions, windows, h·d)
@@ -293,7 +293,7 @@ class MapNetwork(Network):
         return g.op("Add", t, self._up(self._as_maps(out)))
 
     def _refined(self, x: Name, weights: Weights) -> tuple[Name, Name]:
-        """Have the dictionary read the frame.
+        """Refine the dictionary by attention to the frame.
 
         Args:
             x: Tokens as a map, normalized for reading, without the norm's weights.
@@ -311,7 +311,7 @@ class MapNetwork(Network):
         queries = (words @ weights["r_q.weight"].T * d**-0.5).reshape(-1, h, d)
         moved = words + wv.reshape(-1, c) @ shift
         folded = np.einsum("mhd,hdc->mhc", queries, wk * scale).reshape(-1, c)  # (M·h, C)
-        if np.linalg.norm(_centred(folded), axis=1).max() > SHARPEST:
+        if np.linalg.norm(_subtract_row_means(folded), axis=1).max() > MAX_QUERY_NORM:
             height, width = self._size
             tokens = g.reshape(self._channels_last(x), 1, height * width, c)
             by_head = queries.transpose(1, 0, 2)[None]  # (1, h, M, d)
@@ -340,48 +340,48 @@ class MapNetwork(Network):
         """
         g, c, compute = self.g, self.config.embed_dim, self.target.compute
         height, width = self._size
-        length = self.attention.chunk(2 * LONGEST) or height * width
+        length = self.attention.chunk(2 * MAX_CHUNK_TOKENS) or height * width
         chunks = height * width // length
-        samples = max(k for k in range(1, SAMPLES + 1) if length % k == 0)
+        samples = max(k for k in range(1, MAX_SAMPLES + 1) if length % k == 0)
         tokens = g.reshape(self._channels_last(x), chunks, length, c)
         with np.errstate(over="ignore"):  # `Writer.constant` refuses them
             queries = queries.astype(compute).astype(np.float64)
 
         if not self._marks:  # the same in all blocks
-            marks = np.zeros((chunks, length, LANES))
-            marks[:, :: length // samples, 0] = MARK
+            marks = np.zeros((chunks, length, EXTRA_CHANNELS))
+            marks[:, :: length // samples, 0] = SAMPLE_MARK
             marks[..., 1] = 1  # to sum the weights of chunks
             self._marks = g.constant(marks)
-        extended = g.reshape(g.op("Concat", tokens, self._marks, axis=2), chunks, 1, length, c + LANES)
-        query = g.constant(np.pad(queries, ((0, 0), (0, LANES)))[None, None])
-        query = g.op("Expand", query, g.shape_tensor(chunks, 1, len(queries), c + LANES))
+        extended = g.reshape(g.op("Concat", tokens, self._marks, axis=2), chunks, 1, length, c + EXTRA_CHANNELS)
+        query = g.constant(np.pad(queries, ((0, 0), (0, EXTRA_CHANNELS)))[None, None])
+        query = g.op("Expand", query, g.shape_tensor(chunks, 1, len(queries), c + EXTRA_CHANNELS))
         out = g.op("Attention", query, extended, extended, scale=1.0)
-        out = g.reshape(out, chunks, len(queries), c + LANES)
+        out = g.reshape(out, chunks, len(queries), c + EXTRA_CHANNELS)
 
-        sampled = g.slice(g.reshape(extended, chunks, samples, -1, c + LANES), 2, 0, 1)
-        sampled = self._full(g.reshape(sampled, chunks * samples, c + LANES))
-        scores = g.op("MatMul", sampled, g.constant(np.pad(queries.T, ((0, LANES), (0, 0))), FULL))
+        sampled = g.slice(g.reshape(extended, chunks, samples, -1, c + EXTRA_CHANNELS), 2, 0, 1)
+        sampled = self._full(g.reshape(sampled, chunks * samples, c + EXTRA_CHANNELS))
+        scores = g.op("MatMul", sampled, g.constant(np.pad(queries.T, ((0, EXTRA_CHANNELS), (0, 0))), FLOAT32))
         scores = g.reshape(scores, chunks, samples, len(queries))
         positions, first = g.constant([1], np.int64), g.constant([0], np.int64)
         top = g.op("ReduceMax", scores, positions, keepdims=1)  # (chunks, 1, Q)
         sums = g.op("ReduceSum", g.op("Exp", g.op("Sub", scores, top)), positions, keepdims=1)
         logarithm = g.op("Add", g.op("Log", sums), top)
-        share = g.op("Max", self._full(g.slice(out, 2, c, c + 1)), g.constant(1e-4, FULL))
+        share = g.op("Max", self._full(g.slice(out, 2, c, c + 1)), g.constant(1e-4, FLOAT32))
         # log Z - log MARK, by the samples
         exact = g.op("Sub", g.reshape(logarithm, chunks, len(queries), 1), g.op("Log", share))
         # The mean score, queries · result, is at most log Z, and equal to it where a single key has all the weight.
         # Of -result, so that the sum over chunks below does not share values in float32 with it.
-        padded = g.constant(-np.pad(queries, ((0, 0), (0, LANES)))[None], FULL)
+        padded = g.constant(-np.pad(queries, ((0, 0), (0, EXTRA_CHANNELS)))[None], FLOAT32)
         negative = self._full(g.op("Mul", out, g.constant(-1)))
         sharp = g.op("ReduceSum", g.op("Mul", negative, padded), g.constant([2], np.int64), keepdims=1)
-        estimate = g.op("Max", exact, g.op("Sub", sharp, g.constant(math.log(MARK), FULL)))
+        estimate = g.op("Max", exact, g.op("Sub", sharp, g.constant(math.log(SAMPLE_MARK), FLOAT32)))
         reference = g.slice(estimate, 0, 0, 1)
-        weight = g.op("Exp", g.op("Min", g.op("Sub", estimate, reference), g.constant(80, FULL)))
+        weight = g.op("Exp", g.op("Min", g.op("Sub", estimate, reference), g.constant(80, FLOAT32)))
         total = g.op("ReduceSum", g.op("Mul", self._full(out), weight), first, keepdims=0)  # (Q, C + LANES)
         return self._rounded(g.op("Div", g.slice(total, 1, 0, c), g.slice(total, 1, c + 1, c + 2)))
 
 
-def _centred(weight: Array) -> Array:
+def _subtract_row_means(weight: Array) -> Array:
     """Subtract from each row (O, I) its mean."""
     centred: Array = weight - weight.mean(1, keepdims=True)
     return centred

@@ -17,9 +17,9 @@ from vsfdatrd.errors import PrecisionUnfit
 from vsfdatrd.graph.builder import convert
 from vsfdatrd.graph.target import GraphTarget
 
-PRODUCTS = frozenset({"Attention", "Conv", "ConvTranspose", "DeformConv", "Einsum", "Gemm", "MatMul"})
+PRODUCT_OPS = frozenset({"Attention", "Conv", "ConvTranspose", "DeformConv", "Einsum", "Gemm", "MatMul"})
 """Operators that `mixed` computes in half precision."""
-MOVES = frozenset(
+DATA_MOVEMENT_OPS = frozenset(
     {
         *("Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Pad"),
         *("Reshape", "ScatterElements", "ScatterND", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose"),
@@ -27,12 +27,12 @@ MOVES = frozenset(
     }
 )
 """Operators that only move values, so they keep the type of their input."""
-TAIL = 8
+MAX_TAIL_LAYERS = 8
 """Largest number of layers after the last residual sum that bf16 keeps in fp32; more are not a tail."""
-FULL_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
+FLOAT32_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
 """Inputs that are float32 in every precision, by operator."""
-FULL_OPS = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "NonMaxSuppression", "QuantizeLinear", "Range"})
-RANDOM = ("Bernoulli", "Multinomial", "Random")
+FLOAT32_OPS = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "NonMaxSuppression", "QuantizeLinear", "Range"})
+RANDOM_OPS = ("Bernoulli", "Multinomial", "Random")
 
 
 def convert_precision(model: onnx.ModelProto, target: GraphTarget) -> onnx.ModelProto:
@@ -54,10 +54,10 @@ def convert_precision(model: onnx.ModelProto, target: GraphTarget) -> onnx.Model
     attributes = (attribute for node in model.graph.node for attribute in node.attribute)
     if model.functions or any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in attributes):
         raise PrecisionUnfit(f"a graph with loops, branches or functions is not computed in {target.precision}.")
-    return _Lowering(model, target).run()
+    return _PrecisionConverter(model, target).run()
 
 
-class _Lowering:
+class _PrecisionConverter:
     def __init__(self, model: onnx.ModelProto, target: GraphTarget) -> None:
         self.half = int(helper.np_dtype_to_tensor_dtype(target.compute))
         self.half_dtype, self.mixed = target.compute, target.precision == "mixed"
@@ -65,7 +65,7 @@ class _Lowering:
         self.model = onnx.ModelProto()
         self.model.CopyFrom(model)
         graph = self.model.graph
-        self.before = _types(model)
+        self.before = _value_types(model)
         self.now = dict(self.before)
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
         self.fixed = set(self.constants) | {""}  # names of values that do not depend on the image
@@ -77,11 +77,11 @@ class _Lowering:
         self.full = _fp32_nodes(list(graph.node), self.fixed, [value.name for value in graph.output], not self.narrow)
         results = {value.name for value in graph.output}
         for node in list(graph.node):
-            if _is_fixed(node, self.fixed):
+            if _has_fixed_type(node, self.fixed):
                 self.fixed.update(node.output)
                 self.nodes.append(node)
             else:
-                self._lower(node, results)
+                self._convert_node(node, results)
         del graph.node[:], graph.value_info[:]
         graph.node.extend(self.nodes)
         used = {name for node in self.nodes for name in node.input} | results
@@ -90,12 +90,14 @@ class _Lowering:
         graph.initializer.extend(kept)
         return self.model
 
-    def _lower(self, node: NodeProto, results: set[str]) -> None:
-        target = self._target(node)
+    def _convert_node(self, node: NodeProto, results: set[str]) -> None:
+        target = self._node_type(node)
         for i, name in enumerate(node.input):
             if self.before.get(name) != TensorProto.FLOAT or node.op_type == "Cast":
                 continue
-            node.input[i] = self._cast_to(name, TensorProto.FLOAT if i in FULL_INPUTS.get(node.op_type, ()) else target)
+            node.input[i] = self._cast_to(
+                name, TensorProto.FLOAT if i in FLOAT32_INPUTS.get(node.op_type, ()) else target
+            )
         after = []
         for i, name in enumerate(node.output):
             if self.before.get(name) != TensorProto.FLOAT:
@@ -109,18 +111,18 @@ class _Lowering:
                 self.now[name] = target
         self.nodes += [node, *after]
 
-    def _target(self, node: NodeProto) -> int:
+    def _node_type(self, node: NodeProto) -> int:
         """Return the type in which a node computes."""
         full = int(TensorProto.FLOAT)
-        if node.op_type in FULL_OPS or node.op_type.startswith(RANDOM):
+        if node.op_type in FLOAT32_OPS or node.op_type.startswith(RANDOM_OPS):
             return full
         if node.output and node.output[0] in self.full:
             return full
         if node.op_type == "ConvTranspose" and self.half == TensorProto.BFLOAT16:
             return full  # TensorRT-RTX 1.7 has no bf16 ConvTranspose
-        if not self.mixed or node.op_type in PRODUCTS:
+        if not self.mixed or node.op_type in PRODUCT_OPS:
             return self.half
-        if node.op_type in MOVES:
+        if node.op_type in DATA_MOVEMENT_OPS:
             floats = [name for name in node.input if self.before.get(name) == full and name not in self.fixed]
             return full if any(self.now[name] == full for name in floats) else self.half
         return full
@@ -140,7 +142,7 @@ class _Lowering:
         return self.casts[name, target]
 
 
-def _types(model: onnx.ModelProto) -> dict[str, int]:
+def _value_types(model: onnx.ModelProto) -> dict[str, int]:
     """Type of every value in the graph."""
     graph = onnx.shape_inference.infer_shapes(model, data_prop=False).graph
     result = {tensor.name: int(tensor.data_type) for tensor in graph.initializer}
@@ -165,7 +167,7 @@ def _fp32_nodes(nodes: list[NodeProto], constant: set[str], results: list[str], 
     fixed = set(constant)
     moving: list[tuple[NodeProto, list[str]]] = []  # nodes that depend on the image, with those of their inputs that do
     for node in nodes:
-        if _is_fixed(node, fixed):
+        if _has_fixed_type(node, fixed):
             fixed.update(node.output)
         else:
             moving.append((node, [name for name in node.input if name not in fixed]))
@@ -174,27 +176,27 @@ def _fp32_nodes(nodes: list[NodeProto], constant: set[str], results: list[str], 
     for node, inputs in moving:
         depths = [before.get(name, 0) for name in inputs] or [0]
         # Concatenated values share one type: use the longest path, otherwise all of a dense block would be fp32.
-        depth = (max if node.op_type in MOVES else min)(depths) + (node.op_type in PRODUCTS)
+        depth = (max if node.op_type in DATA_MOVEMENT_OPS else min)(depths) + (node.op_type in PRODUCT_OPS)
         before.update(dict.fromkeys(node.output, depth))
-        if depth <= 1 and (not layers_only or node.op_type in PRODUCTS):
+        if depth <= 1 and (not layers_only or node.op_type in PRODUCT_OPS):
             kept.add(node.output[0])
     after = dict.fromkeys(results, 0)  # number of layers on the shortest path to the output
     for node, inputs in reversed(moving):
         depths = [after[name] for name in node.output if name in after]
         if not depths:
             continue
-        depth = min(depths) + (node.op_type in PRODUCTS)
+        depth = min(depths) + (node.op_type in PRODUCT_OPS)
         for name in inputs:
             after[name] = min(after.get(name, depth), depth)
-        if depth <= 1 and (not layers_only or node.op_type in PRODUCTS):
+        if depth <= 1 and (not layers_only or node.op_type in PRODUCT_OPS):
             kept.add(node.output[0])
-    return kept if layers_only else kept | _tail(moving, results)
+    return kept if layers_only else kept | _tail_nodes(moving, results)
 
 
-def _tail(moving: list[tuple[NodeProto, list[str]]], results: list[str]) -> set[str]:
+def _tail_nodes(moving: list[tuple[NodeProto, list[str]]], results: list[str]) -> set[str]:
     """Return the nodes between the last residual sum that a layer follows and the output, by their first output's name.
 
-    Empty if there is no such sum, or if more than `TAIL` layers follow it.
+    Empty if there is no such sum, or if more than `MAX_TAIL_LAYERS` layers follow it.
     """
     producers = {name: (node, inputs) for node, inputs in moving for name in node.output}
     result: set[str] = set()
@@ -212,18 +214,18 @@ def _tail(moving: list[tuple[NodeProto, list[str]]], results: list[str]) -> set[
             continue
         node, inputs = producers[name]
         result.add(node.output[0])
-        if node.op_type in PRODUCTS:
+        if node.op_type in PRODUCT_OPS:
             layers.add(name)
             crossed = True
-        if len(layers) > TAIL:
+        if len(layers) > MAX_TAIL_LAYERS:
             return set()
         if not (crossed and node.op_type == "Add" and len(inputs) > 1):
             waiting += [(source, crossed) for source in inputs]
     return result
 
 
-def _is_fixed(node: NodeProto, fixed: set[str]) -> bool:
-    if node.op_type.startswith(RANDOM):
+def _has_fixed_type(node: NodeProto, fixed: set[str]) -> bool:
+    if node.op_type.startswith(RANDOM_OPS):
         return False
     return node.op_type in ("Shape", "Size") or all(name in fixed for name in node.input)
 

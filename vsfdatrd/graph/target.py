@@ -60,7 +60,7 @@ OPENVINO = GraphTarget()
 """For OpenVINO, which converts to lower precision itself."""
 
 
-def tensorrt(precision: Precision, sm75: bool = False, portable: bool = True) -> GraphTarget:
+def tensorrt_target(precision: Precision, sm75: bool = False, portable: bool = True) -> GraphTarget:
     """Build the target for TensorRT, which computes in exactly the types of the graph.
 
     Its fused attention has no fp32 kernels and needs head sizes that are a multiple of 8. In fp32 only the form of

@@ -18,7 +18,7 @@ OPSET = 20
 """The first ONNX operator set with Gelu, for which engines have kernels."""
 
 
-def trace(
+def trace_module(
     network: nn.Module,
     forward: Callable[[Tensor], Tensor],
     input_shape: tuple[int, int, int, int],
@@ -88,7 +88,7 @@ def fix_shape(
 
 
 class _Traced(nn.Module):
-    """A module whose forward pass is the function given to `trace`."""
+    """A module whose forward pass is the function given to `trace_module`."""
 
     def __init__(self, network: nn.Module, forward: Callable[[Tensor], Tensor]) -> None:
         super().__init__()

@@ -15,10 +15,10 @@ from vsfdatrd.archs.upsamplers import GROUPS, upscaling_steps
 from vsfdatrd.graph.builder import Name, Side, Writer
 from vsfdatrd.graph.weights import Weights
 
-FULL = np.float32
+FLOAT32 = np.float32
 
 type Channels = NDArray[np.bool_] | slice
-ALL = slice(None)
+ALL_CHANNELS = slice(None)
 
 
 def write_tail(g: Writer, config: FdatFamilyConfig, weights: Weights, x: Name, height: Side, width: Side) -> Name:
@@ -45,11 +45,11 @@ def write_tail(g: Writer, config: FdatFamilyConfig, weights: Weights, x: Name, h
     moving = config.upsampler in ("dysample", "lda") and config.tail_scale > 1
     if moving and not (isinstance(height, int) and isinstance(width, int)):
         raise ValueError(f"its {config.upsampler} tail needs a fixed frame size")
-    tall, wide = (height, width) if isinstance(height, int) and isinstance(width, int) else (0, 0)
+    known_height, wide = (height, width) if isinstance(height, int) and isinstance(width, int) else (0, 0)
     if moving or compute.name == "bfloat16":
-        g.dtype = np.dtype(FULL)
+        g.dtype = np.dtype(FLOAT32)
     try:
-        return _Tail(g, config, weights, tall, wide).write(g.cast(x, FULL, g.dtype))
+        return _Tail(g, config, weights, known_height, wide).write(g.cast(x, FLOAT32, g.dtype))
     finally:
         g.dtype = compute
 
@@ -111,7 +111,7 @@ class _Tail:
     def _last(self, x: Name) -> Name:
         """Write the last layer, whose outputs are pixel values, in fp32."""
         w = self._next()
-        return self.g.conv(self.g.cast(x, self.g.dtype, FULL), w["weight"], w["bias"], dtype=FULL)
+        return self.g.conv(self.g.cast(x, self.g.dtype, FLOAT32), w["weight"], w["bias"], dtype=FLOAT32)
 
     def _leaky(self, x: Name, slope: float = 0.2) -> Name:
         self.layer += 1
@@ -127,13 +127,13 @@ class _Tail:
             "Resize",
             x,
             "",
-            self.g.constant([1, 1, step, step], FULL),
+            self.g.constant([1, 1, step, step], FLOAT32),
             mode="nearest",
             nearest_mode="floor",
             coordinate_transformation_mode="asymmetric",
         )
 
-    def _transposed(self, x: Name, step: int, into: Channels = ALL, out: Channels = ALL) -> Name:
+    def _transposed(self, x: Name, step: int, into: Channels = ALL_CHANNELS, out: Channels = ALL_CHANNELS) -> Name:
         """Transposed convolution.
 
         Args:

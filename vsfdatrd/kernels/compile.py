@@ -97,7 +97,7 @@ def _compile_network(network: tuple[int, str]) -> list[tuple[dict[str, Any], byt
 
 
 def describe(variant: "Variant") -> dict[str, Any]:
-    """Return what the manifest says of a variant before it is compiled."""
+    """Return the manifest entry of a variant without the results of compiling it."""
     return {
         "kernel": variant.kernel,
         "channels": variant.channels,
@@ -142,7 +142,7 @@ def compile_variant(variant: "Variant") -> tuple[bytes, int]:
 
 
 def count_registers(ptx: bytes, architecture: str) -> tuple[int, int]:
-    """Ask ptxas what a kernel takes on an architecture.
+    """Count the registers that a kernel needs on an architecture, with ptxas.
 
     Args:
         ptx: The kernel.

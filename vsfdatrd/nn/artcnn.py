@@ -6,11 +6,11 @@ Shapes in comments: B batch, F filters, s scale.
 import torch
 from torch import Tensor, nn
 
-from vsfdatrd.archs.artcnn import ArtCnnConfig, layers
+from vsfdatrd.archs.artcnn import ArtCnnConfig, layer_names
 
 
 class ArtCnn(nn.Module):
-    """An ArtCNN of either family. Its tensors have the names of `archs.artcnn.layers`.
+    """An ArtCNN of either family. Its tensors have the names of `archs.artcnn.layer_names`.
 
     Maps (B, in_channels, H, W) in [0, 1] to (B, out_channels, H·s, W·s), not clamped. Convolutions pad with zeros, as
     in training.
@@ -25,7 +25,7 @@ class ArtCnn(nn.Module):
             *[config.filters] * (config.body_layers + 2),
             config.out_channels * config.scale**2,
         ]
-        self._order = layers(config)
+        self._order = layer_names(config)
         for name, inputs, outputs in zip(self._order, widths[:-1], widths[1:], strict=True):
             self._place(name, nn.Conv2d(inputs, outputs, config.kernel, padding=config.kernel // 2))
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vsfdatrd.archs.fdat_rd import FdatRdConfig, Kind, blocks_with_windows, default_drop_path, variant
+from vsfdatrd.archs.fdat_rd import FdatRdConfig, Kind, blocks_with_windows, default_drop_path, variant_config
 from vsfdatrd.archs.upsamplers import Upsampler
 from vsfdatrd.nn.upsamplers import build_upsampler
 
@@ -130,7 +130,7 @@ class FeedForward(nn.Module):
 
 
 class Interaction(nn.Module):
-    """Mutual gating of attention and convolution. Spatial and channel blocks have both gates, but use one."""
+    """Mutual gating of attention and convolution. Spatial and channel blocks have both gates' weights, but use one."""
 
     def __init__(self, dim: int, hidden: int, kind: Kind) -> None:
         super().__init__()
@@ -292,9 +292,9 @@ def build(
 
     Args:
         name: ``small``, ``medium`` (``aligned``) or ``large``.
-        scale: As for `archs.fdat_rd.variant`.
-        unshuffle_mod: As for `archs.fdat_rd.variant`.
-        upsampler: As for `archs.fdat_rd.variant`.
+        scale: As for `archs.fdat_rd.variant_config`.
+        unshuffle_mod: As for `archs.fdat_rd.variant_config`.
+        upsampler: As for `archs.fdat_rd.variant_config`.
         drop_path: Stochastic depth rate; None for the rate that the variant is trained with.
         use_checkpoint: Recompute blocks in the backward pass to save memory.
 
@@ -302,8 +302,8 @@ def build(
         The network, in training mode.
 
     Raises:
-        ValueError: As for `archs.fdat_rd.variant`.
+        ValueError: As for `archs.fdat_rd.variant_config`.
     """
-    config = variant(name, scale=scale, unshuffle_mod=unshuffle_mod, upsampler=upsampler)
+    config = variant_config(name, scale=scale, unshuffle_mod=unshuffle_mod, upsampler=upsampler)
     rate = default_drop_path(name) if drop_path is None else drop_path
     return FdatRd(config, drop_path=rate, use_checkpoint=use_checkpoint)

@@ -14,7 +14,7 @@ from spandrel import (
     StateDict,
 )
 
-from vsfdatrd.archs.fdat_rd import META, VARIANTS, FdatRdConfig, from_shapes, is_fdat_rd, variant
+from vsfdatrd.archs.fdat_rd import META_UPSAMPLE, VARIANTS, FdatRdConfig, config_from_shapes, is_fdat_rd, variant_config
 from vsfdatrd.nn.fdat_rd import FdatRd
 
 ID = ArchId("FDATRD")
@@ -40,13 +40,13 @@ class FdatRdArch(Architecture[FdatRd]):
             RuntimeError: Tensors are missing or have other shapes.
         """
         shapes = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
-        config = from_shapes(shapes, [int(number) for number in state_dict[META].tolist()])
+        config = config_from_shapes(shapes, [int(number) for number in state_dict[META_UPSAMPLE].tolist()])
         return ImageModelDescriptor(
             FdatRd(config),
             state_dict,
             architecture=self,
             purpose="Restoration" if config.scale == 1 else "SR",
-            tags=_tags(config),
+            tags=_network_tags(config),
             supports_half=True,  # sums over the whole frame are in float32
             supports_bfloat16=True,
             scale=config.scale,
@@ -58,11 +58,11 @@ class FdatRdArch(Architecture[FdatRd]):
         )
 
 
-def _tags(config: FdatRdConfig) -> list[str]:
+def _network_tags(config: FdatRdConfig) -> list[str]:
     body = (config.embed_dim, config.heads, len(config.groups), config.dict_tokens)
     tags = [f"{config.embed_dim}dim", config.upsampler]
     for name in VARIANTS:
-        published = variant(name)
+        published = variant_config(name)
         if body == (published.embed_dim, published.heads, len(published.groups), published.dict_tokens):
             tags.insert(0, name)
             break

@@ -13,13 +13,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vsfdatrd.archs.size import SizeRequirements
-from vsfdatrd.weights.files import refuse
+from vsfdatrd.weights.files import refusal
 
 if TYPE_CHECKING:
     from spandrel import ArchRegistry
 
 
-class OtherNetwork(nn.Module):
+class SpandrelNetwork(nn.Module):
     """A network of another architecture, with the interface of an FDAT-RD.
 
     spandrel pads to the network's minimum size and multiple, crops afterwards, and clamps to [0, 1].
@@ -54,7 +54,7 @@ class OtherNetwork(nn.Module):
             RuntimeError: The network does not run; it may also raise errors of any other type.
         """
         height, width = self.size.padded(64, 64)
-        with torch.inference_mode(), _Largest() as result:  # type: ignore[no-untyped-call]
+        with torch.inference_mode(), _PeakActivation() as result:  # type: ignore[no-untyped-call]
             self.forward_unpadded(torch.zeros(1, self.channels[0], height, width))
         values: int = result.values
         return -(-values // (height * width))
@@ -64,7 +64,7 @@ class OtherNetwork(nn.Module):
             return network(x)
 
 
-def _correct(state: dict[str, Tensor]) -> None:
+def _correct_meta(state: dict[str, Tensor]) -> None:
     """Correct FDAT's `MetaUpsample` buffer, in place."""
     # With the pa_up tail it stores the width of the tail where spandrel 0.4 expects that of the body, which is taken
     # from the body's tensors.
@@ -73,7 +73,7 @@ def _correct(state: dict[str, Tensor]) -> None:
         note[3] = norm.numel()
 
 
-class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _PeakActivation(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records the number of elements of the largest floating-point tensor that any operator returns."""
 
     values = 0
@@ -133,7 +133,7 @@ def _registry(path: Path) -> "ArchRegistry":
     try:
         from spandrel import MAIN_REGISTRY
     except ImportError as error:
-        raise refuse(
+        raise refusal(
             path, "is not an FDAT-RD; other image networks need the package spandrel: pip install 'vsfdatrd[spandrel]'"
         ) from error
     from vsfdatrd.nn.spandrel_arch import register
@@ -142,7 +142,7 @@ def _registry(path: Path) -> "ArchRegistry":
     return MAIN_REGISTRY
 
 
-def load(path: Path, tensors: Mapping[str, NDArray[Any]]) -> OtherNetwork:
+def load_network(path: Path, tensors: Mapping[str, NDArray[Any]]) -> SpandrelNetwork:
     """Build the network of a state dict through spandrel.
 
     Args:
@@ -159,12 +159,14 @@ def load(path: Path, tensors: Mapping[str, NDArray[Any]]) -> OtherNetwork:
     from spandrel import ImageModelDescriptor
 
     state = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in tensors.items()}
-    _correct(state)
+    _correct_meta(state)
     try:
         descriptor = registry.load(state)
     except Exception as error:  # architectures raise errors of any type for unexpected tensors
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise refuse(path, f"resembles a known network but does not load ({reason[:99]}); download it again") from error
+        raise refusal(
+            path, f"resembles a known network but does not load ({reason[:99]}); download it again"
+        ) from error
     if not isinstance(descriptor, ImageModelDescriptor):
-        raise refuse(path, f"is {descriptor.architecture.name}, which needs a mask as a second input; give another")
-    return OtherNetwork(descriptor)
+        raise refusal(path, f"is {descriptor.architecture.name}, which needs a mask as a second input; give another")
+    return SpandrelNetwork(descriptor)

@@ -14,7 +14,7 @@ from typing import Any
 
 
 @contextmanager
-def replacing(
+def replace_file(
     path: Path, durable: bool = True, folder: Path | None = None, suffix: str | None = None
 ) -> Iterator[Path]:
     """Yield a temporary file that replaces `path` when the block ends, or is deleted after an error.
@@ -39,7 +39,7 @@ def replacing(
     try:
         yield temporary
         if durable:
-            commit(temporary, path)
+            commit_file(temporary, path)
         else:
             temporary.replace(path)
     finally:
@@ -48,7 +48,7 @@ def replacing(
 
 
 def write_atomic(path: Path, content: bytes | str, durable: bool = True) -> None:
-    """Replace or create a file atomically, as `replacing` does.
+    """Replace or create a file atomically, as `replace_file` does.
 
     Args:
         path: The file to replace or create, in an existing folder.
@@ -58,7 +58,7 @@ def write_atomic(path: Path, content: bytes | str, durable: bool = True) -> None
     Raises:
         OSError: The file cannot be written; the old file is unchanged.
     """
-    with replacing(path, durable) as temporary:
+    with replace_file(path, durable) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
@@ -79,13 +79,13 @@ def read_or_none(path: Path | None) -> bytes | None:
 def read_json_object(path: Path | None) -> dict[str, Any]:
     """Return the JSON object in a file; an empty one if it does not exist, cannot be read or holds something else."""
     try:
-        found = json.loads(read_or_none(path) or b"{}")
+        content = json.loads(read_or_none(path) or b"{}")
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
-def commit(path: Path, final: Path) -> None:
+def commit_file(path: Path, final: Path) -> None:
     """Flush a file to disk, rename it, and make the new name durable.
 
     Raises:
@@ -143,7 +143,7 @@ def is_private(path: Path) -> bool:
     return private
 
 
-def longest_name(folder: Path) -> int:
+def max_name_bytes(folder: Path) -> int:
     """Return the maximum length of a file name in a folder, in bytes; 255 if the system does not report it."""
     try:
         return os.pathconf(folder, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255

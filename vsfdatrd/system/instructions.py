@@ -1,8 +1,8 @@
 """The instruction-set cap: makes a newer CPU compute like an older one.
 
 ``FDATRD_MAX_ISA=avx2`` makes every CPU backend compute as on a CPU with AVX2 and nothing newer. The native kernels read
-the variable themselves (`_native/cpu_check.c`); the libraries have their own variables, which `apply` sets before they
-are loaded. Library variables that are already set are left unchanged.
+the variable themselves (`_native/cpu_check.c`); the libraries have their own variables, which `apply_cap` sets before
+they are loaded. Library variables that are already set are left unchanged.
 """
 
 import os
@@ -22,7 +22,7 @@ CAPS = {
 """Accepted values, with the corresponding values for oneDNN and OpenVINO, and for PyTorch."""
 
 
-def cap() -> str | None:
+def instruction_cap() -> str | None:
     """Return the cap, a key of `CAPS`; None if there is none.
 
     Raises:
@@ -37,10 +37,12 @@ def cap() -> str | None:
     return value or None
 
 
-def apply() -> None:
-    """Set the environment variables that the libraries read on first use. Unknown values are ignored; see `cap`."""
+def apply_cap() -> None:
+    """Set the environment variables that the libraries read on first use. Unknown values are ignored; see
+    `instruction_cap`.
+    """
     try:
-        limit = cap()
+        limit = instruction_cap()
     except ArgumentError:
         return
     if limit is not None:

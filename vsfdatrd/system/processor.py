@@ -15,16 +15,16 @@ def usable_cpus() -> list[int]:
     return list(range(psutil.cpu_count() or 1))
 
 
-def name() -> str:
+def cpu_name() -> str:
     """Return the CPU's name as the system gives it."""
     return _cpuinfo().get("model name") or platform.processor() or platform.machine()
 
 
 @cache
-def identity() -> str:
+def cpu_identity() -> str:
     """Return the CPU's name, a digest of its feature flags, and the number of cores this process may use."""
     flags = hashlib.sha256(_cpuinfo().get("flags", "").encode()).hexdigest()[:8]
-    return f"{name()} ({flags}), {len(usable_cpus())} cores"
+    return f"{cpu_name()} ({flags}), {len(usable_cpus())} cores"
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from vsfdatrd.errors import EncodeError
-from vsfdatrd.workers.spawn import describe_exit, no_window
+from vsfdatrd.workers.spawn import creation_flags, describe_exit
 
 
 @cache
-def ffmpegs() -> tuple[str, ...]:
+def find_ffmpegs() -> tuple[str, ...]:
     """Return every ffmpeg found, in order of preference: those on PATH, then the one from imageio-ffmpeg.
 
     Raises:
@@ -48,7 +48,7 @@ def ffmpeg(encoder: str = "") -> str:
         EncodeError: There is none; the message gives the reason for each ffmpeg.
     """
     lacking = []
-    for program in ffmpegs():
+    for program in find_ffmpegs():
         try:
             if not encoder or encoder in _encoders(program):
                 ffmpeg_version(program)
@@ -67,21 +67,23 @@ def ffmpeg_version(program: str) -> str:
     Raises:
         EncodeError: It does not run.
     """
-    return _ask(program, "-version").partition("\n")[0].strip()
+    return _output_of(program, "-version").partition("\n")[0].strip()
 
 
 @cache
 def _encoders(program: str) -> frozenset[str]:
-    return frozenset(re.findall(r"^ \S{6} +(\S+) ", _ask(program, "-encoders"), re.MULTILINE))
+    return frozenset(re.findall(r"^ \S{6} +(\S+) ", _output_of(program, "-encoders"), re.MULTILINE))
 
 
-def _ask(program: str, options: str) -> str:
+def _output_of(program: str, options: str) -> str:
     try:
-        done = finish([program, "-hide_banner", options], timeout=60)
+        done = run_unchecked([program, "-hide_banner", options], timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EncodeError(f"{program} cannot be run ({getattr(error, 'strerror', None) or error})") from error
     if done.returncode:
-        raise EncodeError(f"{program} does not run ({describe_exit(done.returncode)}: {main_reason(lines_of(done))})")
+        raise EncodeError(
+            f"{program} does not run ({describe_exit(done.returncode)}: {main_reason(stderr_lines(done))})"
+        )
     return done.stdout.decode(errors="replace")
 
 
@@ -118,14 +120,14 @@ _CONSEQUENCES = re.compile(
     r"Could not open encoder before EOF|Conversion failed|Exiting (normally|with)|Last message repeated|"
     r"Error opening output files?|maybe incorrect parameters|Finishing stream|Error encoding a frame)",
 )
-_ADDRESS = re.compile(r"^(?:\[([^\]@]+?) @ (?:0x)?[0-9a-fA-F]+\] ?)+")
+_LOG_ADDRESS = re.compile(r"^(?:\[([^\]@]+?) @ (?:0x)?[0-9a-fA-F]+\] ?)+")
 
 
 def main_reason(lines: Sequence[str]) -> str:
     """Return the lines of a program's output that say why it failed: up to three, without consequential errors."""
     messages = [line.strip() for line in lines if line.strip()]
     causes = [line for line in messages if not _CONSEQUENCES.search(line)] or messages
-    plain = dict.fromkeys(_ADDRESS.sub(lambda match: f"{match[1]}: ", line) for line in causes)
+    plain = dict.fromkeys(_LOG_ADDRESS.sub(lambda match: f"{match[1]}: ", line) for line in causes)
     return "; ".join(list(plain)[:3]) or "it printed no message"
 
 
@@ -142,14 +144,14 @@ def run(command: list[str], data: bytes | None = None) -> bytes:
     Raises:
         EncodeError: It failed; the message quotes its stderr.
     """
-    done = finish(command, data)
+    done = run_unchecked(command, data)
     if done.returncode:
-        words = main_reason(lines_of(done))[:2000]
+        words = main_reason(stderr_lines(done))[:2000]
         raise EncodeError(f"{Path(command[0]).name} ended with {describe_exit(done.returncode)}: {words}")
     return done.stdout
 
 
-def finish(
+def run_unchecked(
     command: list[str], data: bytes | None = None, timeout: float | None = None, **options: Any
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a program to completion, whether it succeeds or not.
@@ -166,10 +168,10 @@ def finish(
     """
     source: dict[str, Any] = {"stdin": subprocess.DEVNULL} if data is None else {"input": data}
     return subprocess.run(
-        command, capture_output=True, check=False, timeout=timeout, creationflags=no_window(), **source, **options
+        command, capture_output=True, check=False, timeout=timeout, creationflags=creation_flags(), **source, **options
     )
 
 
-def lines_of(done: subprocess.CompletedProcess[bytes]) -> list[str]:
+def stderr_lines(done: subprocess.CompletedProcess[bytes]) -> list[str]:
     """Return the lines that a program has written to stderr, without empty ones."""
     return [line.strip() for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]

@@ -16,15 +16,15 @@ from functools import cache
 from typing import TextIO
 
 from vsfdatrd.system.standard_streams import has_stderr
-from vsfdatrd.system.terminal import printable, raw_stream
+from vsfdatrd.system.terminal import escape_control, raw_stream
 
 STDOUT, STDERR = 1, 2
 
-_writing = threading.Lock()
+_write_lock = threading.Lock()
 
 
 @contextlib.contextmanager
-def working(operation: str, delay: float = 0.5, every: float | None = None) -> Iterator[None]:
+def report_progress(operation: str, delay: float = 0.5, every: float | None = None) -> Iterator[None]:
     """Report on stderr that an operation is running, for how long, and how it ended.
 
     Thread-safe. Silent if there is no stderr or the logger ``vsfdatrd`` is set above WARNING. Errors of stderr are
@@ -38,7 +38,7 @@ def working(operation: str, delay: float = 0.5, every: float | None = None) -> I
     if sys.stderr is None or not logging.getLogger("vsfdatrd").isEnabledFor(logging.WARNING):
         yield
         return
-    line = _Line(raw_stream(sys.stderr), f"fdatrd: {printable(operation)}")
+    line = _Line(raw_stream(sys.stderr), f"fdatrd: {escape_control(operation)}")
     start = time.monotonic()
     finished = threading.Event()
 
@@ -103,14 +103,14 @@ class _Line:
 
     def _write(self, text: str) -> None:
         # ValueError: closed stream, or characters its encoding lacks. OSError: the reader closed the pipe.
-        with contextlib.suppress(AttributeError, ValueError, OSError), _writing:
+        with contextlib.suppress(AttributeError, ValueError, OSError), _write_lock:
             self._stream.write(text)
             self._stream.flush()
 
 
-_guarding = threading.Lock()
-_depth = 0
-_saved: tuple[int, bool] | None = None
+_guard_lock = threading.Lock()
+_guard_depth = 0
+_saved_stdout: tuple[int, bool] | None = None
 
 
 @contextlib.contextmanager
@@ -128,20 +128,20 @@ def stdout_to_stderr() -> Iterator[None]:
     if isinstance(threading.current_thread(), threading._DummyThread):
         yield
         return
-    _enter()
+    _enter_guard()
     try:
         yield
     finally:
-        _leave()
+        _leave_guard()
 
 
-def _enter() -> None:
-    global _depth, _saved
-    with _guarding:
-        if _depth == 0:
-            _flush()  # output printed before still belongs to stdout
-            _saved = _redirect()
-        _depth += 1
+def _enter_guard() -> None:
+    global _guard_depth, _saved_stdout
+    with _guard_lock:
+        if _guard_depth == 0:
+            _flush_stdout()  # output printed before still belongs to stdout
+            _saved_stdout = _redirect()
+        _guard_depth += 1
 
 
 def _redirect() -> tuple[int, bool] | None:
@@ -159,22 +159,22 @@ def _redirect() -> tuple[int, bool] | None:
     return saved, inheritable
 
 
-def _leave() -> None:
-    global _depth, _saved
-    with _guarding:
-        _depth -= 1
-        if _depth > 0 or _saved is None:
+def _leave_guard() -> None:
+    global _guard_depth, _saved_stdout
+    with _guard_lock:
+        _guard_depth -= 1
+        if _guard_depth > 0 or _saved_stdout is None:
             return
-        _flush()
-        saved, inheritable = _saved
-        _saved = None
+        _flush_stdout()
+        saved, inheritable = _saved_stdout
+        _saved_stdout = None
         try:
             os.dup2(saved, STDOUT, inheritable=inheritable)
         finally:
             os.close(saved)
 
 
-def _flush() -> None:
+def _flush_stdout() -> None:
     """Flush Python's and the C library's stdout buffers."""
     with contextlib.suppress(AttributeError, ValueError, OSError):  # None, closed, or a broken pipe
         sys.stdout.flush()

@@ -5,16 +5,16 @@ from typing import TextIO, cast
 
 # C0 and C1 controls except tab and newline, separators at which some terminals break lines, and characters that
 # override text direction. Joiners and direction marks stay: names in Persian, Arabic or emoji need them.
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
-def printable(text: str) -> str:
+def escape_control(text: str) -> str:
     """Return text with control characters escaped (``\\x1b``), except tabs and newlines."""
-    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+    return _CONTROL_CHARACTERS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 class PrintableStream:
-    """A text stream whose `write` passes everything through `printable`."""
+    """A text stream whose `write` passes everything through `escape_control`."""
 
     def __init__(self, stream: TextIO) -> None:
         self.raw = stream
@@ -22,7 +22,7 @@ class PrintableStream:
 
     def write(self, text: str) -> int:
         """Write text with control characters escaped; return the length of `text`."""
-        self.raw.write(printable(text))
+        self.raw.write(escape_control(text))
         return len(text)
 
     def writelines(self, lines: list[str]) -> None:

@@ -13,19 +13,19 @@ from vsfdatrd.video import plugin
 
 log = logging.getLogger(__name__)
 
-PROPERTY = "_Alpha"
+ALPHA_PROPERTY = "_Alpha"
 
-type Kind = tuple[int, int, int]
+type AlphaFormat = tuple[int, int, int]
 """Format, width and height."""
 
 
 def alpha_of(frame: vs.VideoFrame) -> vs.VideoFrame | None:
     """Return a frame's alpha, or None if it has none."""
-    alpha = frame.props.get(PROPERTY)
+    alpha = frame.props.get(ALPHA_PROPERTY)
     return alpha if isinstance(alpha, vs.VideoFrame) else None
 
 
-def attach(source: vs.VideoNode, upscaled: vs.VideoNode) -> vs.VideoNode:
+def attach_alpha(source: vs.VideoNode, upscaled: vs.VideoNode) -> vs.VideoNode:
     """Give each upscaled frame the alpha of its source frame, enlarged.
 
     Args:
@@ -36,7 +36,7 @@ def attach(source: vs.VideoNode, upscaled: vs.VideoNode) -> vs.VideoNode:
         The upscaled clip. Where the source has alpha, frames have ``_Alpha`` of their own size and bit depth, in full
         range.
     """
-    attached: dict[Kind, vs.VideoNode] = {}
+    attached: dict[AlphaFormat, vs.VideoNode] = {}
     refused: set[str] = set()
 
     def with_alpha(n: int, f: vs.VideoFrame) -> vs.VideoNode:
@@ -50,26 +50,28 @@ def attach(source: vs.VideoNode, upscaled: vs.VideoNode) -> vs.VideoNode:
             return upscaled
         kind = (alpha.format.id, alpha.width, alpha.height)
         if kind not in attached:
-            attached[kind] = upscaled.std.ClipToProp(_enlarged(source, kind, upscaled), prop=PROPERTY)
+            attached[kind] = upscaled.std.ClipToProp(_enlarge_alpha(source, kind, upscaled), prop=ALPHA_PROPERTY)
         return attached[kind]
 
     return vs.core.std.FrameEval(upscaled, with_alpha, prop_src=source)
 
 
-def _enlarged(source: vs.VideoNode, kind: Kind, like: vs.VideoNode) -> vs.VideoNode:
+def _enlarge_alpha(source: vs.VideoNode, kind: AlphaFormat, like: vs.VideoNode) -> vs.VideoNode:
     """Return the alpha of frames whose alpha is of this kind, as a clip of the size and bit depth of `like`."""
 
     def extract(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
         alpha = alpha_of(f)
         if alpha is None:  # cannot happen: such frames are not requested
-            raise KeyError(PROPERTY)
+            raise KeyError(ALPHA_PROPERTY)
         out = alpha.copy()
         for name in list(out.props):  # such as _Matrix=0 (RGB), which the resizer rejects for GRAY
             del out.props[name]
         return out
 
     form, width, height = kind
-    small: vs.VideoNode = plugin.function("PerFrame")(source, func=extract, format=form, width=width, height=height)
+    small: vs.VideoNode = plugin.plugin_function("PerFrame")(
+        source, func=extract, format=form, width=width, height=height
+    )
     target = vs.core.query_video_format(vs.GRAY, like.format.sample_type, like.format.bits_per_sample)
     # Alpha is full range regardless of the picture's range.
     options: dict[str, Any] = {"format": target.id, "range_in": vs.RANGE_FULL, "range": vs.RANGE_FULL}

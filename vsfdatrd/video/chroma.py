@@ -8,12 +8,12 @@ from collections.abc import Callable
 import vapoursynth as vs
 
 from vsfdatrd.errors import ClipError
-from vsfdatrd.video.color import Source, Target, with_props
+from vsfdatrd.video.color import InputClip, OutputSpec, add_missing_props
 
 type Network = Callable[[vs.VideoNode], vs.VideoNode]
 
 
-def check(source: Source) -> None:
+def check_chroma_clip(source: InputClip) -> None:
     """Check that the clip is 4:2:0.
 
     Raises:
@@ -35,7 +35,7 @@ def check(source: Source) -> None:
     )
 
 
-def reconstruct(source: Source, target: Target, network: Network) -> vs.VideoNode:
+def reconstruct_chroma(source: InputClip, target: OutputSpec, network: Network) -> vs.VideoNode:
     """Replace the chroma of a clip with the network's.
 
     Args:
@@ -47,7 +47,7 @@ def reconstruct(source: Source, target: Target, network: Network) -> vs.VideoNod
     Returns:
         A YUV444PS clip for `color.convert_output`.
     """
-    clip = with_props(source, converts=target.matrix is not None)
+    clip = add_missing_props(source, converts=target.matrix is not None)
     full = clip.resize.Bilinear(format=vs.YUV444PS)
     shifted = full.std.Expr(["", "x 0.5 +", "x 0.5 +"])
     result = network(vs.core.std.ShufflePlanes([shifted] * 3, [0, 1, 2], vs.RGB))

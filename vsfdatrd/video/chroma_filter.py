@@ -3,13 +3,13 @@
 import vapoursynth as vs
 
 from vsfdatrd.video import plugin
-from vsfdatrd.video.color import Source, Target
+from vsfdatrd.video.color import InputClip, OutputSpec
 
 MAX_SCALE = 8
 """Largest scale of the filter window; larger network scales use this one."""
 
 
-def luma_guided(clip: vs.VideoNode, source: Source, target: Target, scale: int) -> vs.VideoNode:
+def luma_guided(clip: vs.VideoNode, source: InputClip, target: OutputSpec, scale: int) -> vs.VideoNode:
     """Average chroma over nearby pixels of the same luma (`_native/chroma_filter.c`), before `color.convert_output`.
 
     Color that has bled over a line, as on LaserDisc and VHS, moves back behind it.
@@ -33,7 +33,7 @@ def luma_guided(clip: vs.VideoNode, source: Source, target: Target, scale: int) 
         clip = clip.resize.Point(format=vs.YUV444PS, matrix=matrix)
     else:
         clip = clip.resize.Spline36(format=vs.YUV444PS)  # resizes chroma only; luma has this size already
-    filtered: vs.VideoNode = plugin.function("ChromaFilter")(clip, scale=min(scale, MAX_SCALE))
+    filtered: vs.VideoNode = plugin.plugin_function("ChromaFilter")(clip, scale=min(scale, MAX_SCALE))
     filtered = filtered.std.RemoveFrameProps("_ChromaLocation")
     if target.format.color_family == vs.RGB:
         return filtered.resize.Point(format=vs.RGBS).std.Expr("x 0 max 1 min")  # filtered colors may be out of gamut

@@ -14,7 +14,7 @@ from vsfdatrd.video import plugin
 type Plane = NDArray[np.float32]
 
 
-class Worst(IntEnum):
+class WorstValue(IntEnum):
     """The worst value in a plane."""
 
     FINITE = 0
@@ -22,7 +22,7 @@ class Worst(IntEnum):
     NAN = 2
 
 
-def clamp_copy(source: Plane, target: Plane) -> Worst:
+def clamp_copy(source: Plane, target: Plane) -> WorstValue:
     """Copy a plane and clamp every value to [0, 1]. Releases the GIL.
 
     Args:
@@ -36,10 +36,10 @@ def clamp_copy(source: Plane, target: Plane) -> Worst:
         ValueError: The arrays are not as described.
         EngineUnavailable: The plugin library belongs to another version of vsfdatrd.
     """
-    return Worst(_function("fdatrd_clamp_copy")(*_planes(source, target)))
+    return WorstValue(_function("fdatrd_clamp_copy")(*_plane_arguments(source, target)))
 
 
-def clamp_add(source: Plane, target: Plane, rows: Plane, columns: Plane) -> Worst:
+def clamp_add(source: Plane, target: Plane, rows: Plane, columns: Plane) -> WorstValue:
     """Add ``clamp(source) * rows * columns`` to `target`; otherwise like `clamp_copy`.
 
     Args:
@@ -55,16 +55,16 @@ def clamp_add(source: Plane, target: Plane, rows: Plane, columns: Plane) -> Wors
         ValueError: The arrays are not as described.
         EngineUnavailable: The plugin library belongs to another version of vsfdatrd.
     """
-    planes = _planes(source, target)
+    planes = _plane_arguments(source, target)
     if rows.shape != (source.shape[0], 1) or columns.shape != (1, source.shape[1]):
         raise ValueError(f"weights of {rows.shape} and {columns.shape} do not belong to a plane of {source.shape}")
     # Bound to names, so that a copy made here lives until the call returns.
     row_weights, column_weights = (np.ascontiguousarray(weights, np.float32) for weights in (rows, columns))
     weights = c_void_p(row_weights.ctypes.data), c_void_p(column_weights.ctypes.data)
-    return Worst(_function("fdatrd_clamp_add")(*planes, *weights))
+    return WorstValue(_function("fdatrd_clamp_add")(*planes, *weights))
 
 
-def _planes(source: Plane, target: Plane) -> tuple[c_void_p | c_int64, ...]:
+def _plane_arguments(source: Plane, target: Plane) -> tuple[c_void_p | c_int64, ...]:
     """Return the C arguments for two planes: pointer and row stride of each, height, width."""
     for plane in (source, target):
         if plane.dtype != np.float32 or plane.ndim != 2 or (plane.shape[1] > 1 and plane.strides[1] != plane.itemsize):
@@ -87,7 +87,7 @@ def _planes(source: Plane, target: Plane) -> tuple[c_void_p | c_int64, ...]:
 @cache
 def _function(name: str) -> "ctypes._NamedFuncPointer":
     """Return a function of the library that VapourSynth loaded as the plugin, wherever it is installed."""
-    path = plugin.path()
+    path = plugin.plugin_path()
     try:
         function = ctypes.CDLL(path)[name]
     except (OSError, AttributeError) as error:

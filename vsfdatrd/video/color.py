@@ -3,8 +3,8 @@
     describe ─► Source ─► to_rgb ─► (RGBS, [0, 1], through the network) ─► convert_output ─► out
                    └────► output_spec ─► Target ───────────────────────────────┘
 
-Networks that do not work on RGB use a different path between `with_props` and `convert_output`: see `luma.py` and
-`chroma.py`.
+Networks that do not work on RGB use a different path between `add_missing_props` and `convert_output`: see `luma.py`
+and `chroma.py`.
 
 Matrix, range and the other color properties are read per frame (`frame_props.py`); where they are missing, the frame
 size decides, as in players. VapourSynth's resizer (zimg) converts. Its ``matrix_in`` would override the frame
@@ -24,7 +24,7 @@ import vapoursynth as vs
 
 from vsfdatrd.errors import PREFIX, ArgumentError, ClipError, did_you_mean
 from vsfdatrd.video import alpha, frame_props, plugin
-from vsfdatrd.video.frame_props import MATRICES
+from vsfdatrd.video.frame_props import MATRIX_NUMBERS
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ MIN_SIDE = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class InputClip:
     """A clip that can be upscaled, with the color properties of its first frame."""
 
     clip: vs.VideoNode
@@ -52,8 +52,8 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """The output; fields as in `Source`."""
+class OutputSpec:
+    """The output; fields as in `InputClip`."""
 
     format: vs.VideoFormat
     matrix: int | None
@@ -62,7 +62,7 @@ class Target:
     chroma: int | None
 
 
-def describe(clip: vs.VideoNode) -> Source:
+def inspect_clip(clip: vs.VideoNode) -> InputClip:
     """Inspect a clip and its first frame; log which properties have to be guessed.
 
     A first frame that cannot be read is not an error here.
@@ -83,7 +83,7 @@ def describe(clip: vs.VideoNode) -> Source:
             "built for one; make it constant first, for example with "
             "core.resize.Spline36(clip, width=720, height=480, format=vs.YUV420P8)"
         )
-    if not _supported(form):
+    if not _is_supported(form):
         raise ClipError(
             f"the format {form.name} is not supported; convert the clip to 8 to 16 bit integers or half or single "
             "floats, for example with core.resize.Spline36(clip, format=vs.YUV444P16)"
@@ -98,14 +98,14 @@ def describe(clip: vs.VideoNode) -> Source:
     repairs = frame_props.missing_props(complete, form, clip.width, clip.height)
     logged, unconvertible = False, None
     if props is not None:
-        if refusal := frame_props.interlaced(0, props):
+        if refusal := frame_props.interlaced_reason(0, props):
             raise ClipError(refusal)
-        unconvertible = frame_props.unconvertible(0, props, form, clip.width, clip.height)
+        unconvertible = frame_props.unconvertible_reason(0, props, form, clip.width, clip.height)
         logged = unconvertible is None and frame_props.log_assumptions(
             "the clip", repairs, form, clip.width, clip.height
         )
     complete |= repairs
-    return Source(
+    return InputClip(
         clip,
         form,
         matrix=int(complete["_Matrix"]),
@@ -113,21 +113,23 @@ def describe(clip: vs.VideoNode) -> Source:
         chroma=frame_props.int_prop(complete, "_ChromaLocation", 0) if is_subsampled(form) else None,
         logged=logged,
         unconvertible=unconvertible,
-        alpha=isinstance(complete.get(alpha.PROPERTY), vs.VideoFrame),
+        alpha=isinstance(complete.get(alpha.ALPHA_PROPERTY), vs.VideoFrame),
     )
 
 
-def to_rgb(source: Source) -> vs.VideoNode:
+def to_rgb(source: InputClip) -> vs.VideoNode:
     """Convert a clip to RGBS, gamma-encoded, nominally [0, 1].
 
     The result is not clamped: YUV colors outside the RGB gamut become values below 0 or above 1. A frame that is
     interlaced or cannot be converted fails alone, with its number in the message; the others are unaffected.
     """
-    clip = with_props(source)
+    clip = add_missing_props(source)
     return clip if source.format.id == vs.RGBS else clip.resize.Spline36(format=vs.RGBS, range=1)
 
 
-def output_spec(source: Source, scale: int, format: str | None, matrix: str | None, planes: str = "rgb") -> Target:
+def output_spec(
+    source: InputClip, scale: int, format: str | None, matrix: str | None, planes: str = "rgb"
+) -> OutputSpec:
     """Determine the output format, matrix, range and chroma location.
 
     Args:
@@ -135,7 +137,7 @@ def output_spec(source: Source, scale: int, format: str | None, matrix: str | No
         scale: Output pixels per source pixel along each side.
         format: Requested format, a name or a number; None for the source's family and subsampling, 16 bit if it is an
             integer format.
-        matrix: Requested matrix: ``auto`` or None, ``source``, a name from `MATRICES` or its number.
+        matrix: Requested matrix: ``auto`` or None, ``source``, a name from `MATRIX_NUMBERS` or its number.
         planes: The input of the network: ``rgb``, ``luma`` or ``chroma``. With ``luma`` and ``chroma``, YUV keeps its
             matrix unless another one is named, and ``chroma`` gives 4:4:4 unless a format is requested.
 
@@ -161,7 +163,7 @@ def output_spec(source: Source, scale: int, format: str | None, matrix: str | No
     if source.unconvertible and not keeps_matrix:
         raise ClipError(source.unconvertible)
     crossing = (form.color_family == vs.RGB) != (source.format.color_family == vs.RGB)
-    return Target(
+    return OutputSpec(
         form,
         matrix=None if keeps_matrix else number,
         range=int(form.color_family == vs.RGB) if crossing else source.range,
@@ -169,7 +171,7 @@ def output_spec(source: Source, scale: int, format: str | None, matrix: str | No
     )
 
 
-def convert_output(clip: vs.VideoNode, target: Target) -> vs.VideoNode:
+def convert_output(clip: vs.VideoNode, target: OutputSpec) -> vs.VideoNode:
     """Convert the upscaled clip (single float) to the output format.
 
     All frame properties are kept except _Matrix, _Range, _ChromaLocation and _FieldBased, which are set for the new
@@ -198,7 +200,7 @@ def convert_output(clip: vs.VideoNode, target: Target) -> vs.VideoNode:
     return clip.std.SetFrameProps(_Range=target.range, _FieldBased=0)
 
 
-def with_props(source: Source, converts: bool = True) -> vs.VideoNode:
+def add_missing_props(source: InputClip, converts: bool = True) -> vs.VideoNode:
     """Fill in missing color properties of every frame; planes are shared, not copied.
 
     A frame that cannot be upscaled fails alone, with its number in the message.
@@ -215,9 +217,9 @@ def with_props(source: Source, converts: bool = True) -> vs.VideoNode:
     def tag(n: int, f: vs.VideoFrame) -> vs.VideoFrame | str:
         nonlocal logged, warned
         props = f.props
-        refusal = frame_props.interlaced(n, props)
+        refusal = frame_props.interlaced_reason(n, props)
         if converts and refusal is None:
-            refusal = frame_props.unconvertible(n, props, form, f.width, f.height)
+            refusal = frame_props.unconvertible_reason(n, props, form, f.width, f.height)
         if refusal is not None:
             return PREFIX + refusal  # filter.py adds the prefix only to errors raised while the script is evaluated
         repairs = frame_props.missing_props(props, form, f.width, f.height)
@@ -229,14 +231,14 @@ def with_props(source: Source, converts: bool = True) -> vs.VideoNode:
         out = f.copy()
         out.props.update(repairs)
         if transparent:
-            del out.props[alpha.PROPERTY]  # has the source's size; filter.py attaches one of the output's size
+            del out.props[alpha.ALPHA_PROPERTY]  # has the source's size; filter.py attaches one of the output's size
             if not warned:
                 log.warning("frame %d has transparency (_Alpha) and the first frame has none: it is left out", n)
                 warned = True
         return out
 
     # Not std.ModifyFrame: its errors are exceptions, which reach the user as a traceback.
-    tagged: vs.VideoNode = plugin.function("PerFrame")(source.clip, func=tag)
+    tagged: vs.VideoNode = plugin.plugin_function("PerFrame")(source.clip, func=tag)
     return tagged
 
 
@@ -252,7 +254,7 @@ def _first_props(clip: vs.VideoNode) -> dict[str, Any] | None:
 # ---- formats ------------------------------------------------------------------------------------------------------
 
 
-def _supported(form: vs.VideoFormat) -> bool:
+def _is_supported(form: vs.VideoFormat) -> bool:
     """Return whether zimg converts the format; it does not for 17 to 32 bit integers or chroma below a quarter size."""
     bits = range(8, 17) if form.sample_type == vs.INTEGER else (16, 32)
     return (
@@ -274,7 +276,7 @@ def _output_format(source: vs.VideoFormat, requested: str | None) -> vs.VideoFor
     number = int(vs.PresetVideoFormat[name]) if name in vs.PresetVideoFormat.__members__ else 0
     if name.isascii() and name.isdigit():
         number = int(name)
-    if number >= 2**31 or not _supported(form := vs.core.get_video_format(number)):
+    if number >= 2**31 or not _is_supported(form := vs.core.get_video_format(number)):
         hint = did_you_mean(name, vs.PresetVideoFormat.__members__) or "."
         raise ArgumentError(
             f"format={requested!r} is not a supported output format{hint} "
@@ -284,12 +286,11 @@ def _output_format(source: vs.VideoFormat, requested: str | None) -> vs.VideoFor
     return form
 
 
-def _output_matrix(source: Source, form: vs.VideoFormat, requested: str, hd: bool) -> int:
+def _output_matrix(source: InputClip, form: vs.VideoFormat, requested: str, hd: bool) -> int:
     name = requested.strip().lower()
-    if name not in ("auto", "source", *MATRICES, *map(str, MATRICES.values())):
-        raise ArgumentError(
-            f"matrix={requested!r} is unknown; give auto, source, {', '.join(MATRICES)}, or a number such as 1 (709)"
-        )
+    if name not in ("auto", "source", *MATRIX_NUMBERS, *map(str, MATRIX_NUMBERS.values())):
+        names = ", ".join(("auto", "source", *MATRIX_NUMBERS))
+        raise ArgumentError(f"matrix={requested!r} is unknown; give {names}, or a number such as 1 (709)")
     if form.color_family == vs.RGB:
         if name in ("auto", "source"):
             return 0
@@ -297,8 +298,8 @@ def _output_matrix(source: Source, form: vs.VideoFormat, requested: str, hd: boo
             f"matrix={requested!r} makes no sense for the RGB output {form.name}; leave it out, or ask for a YUV "
             'format, for example format="YUV444P16"'
         )
-    if name in MATRICES:
-        return MATRICES[name]
+    if name in MATRIX_NUMBERS:
+        return MATRIX_NUMBERS[name]
     if name not in ("auto", "source"):
         return int(name)
     if source.format.color_family == vs.RGB:

@@ -13,15 +13,15 @@ log = logging.getLogger(__name__)
 
 type Props = Mapping[str, Any]
 
-MATRICES = {"709": 1, "fcc": 4, "470bg": 5, "601": 6, "170m": 6, "240m": 7, "ycgco": 8, "2020": 9, "2020ncl": 9}
+MATRIX_NUMBERS = {"709": 1, "fcc": 4, "470bg": 5, "601": 6, "170m": 6, "240m": 7, "ycgco": 8, "2020": 9, "2020ncl": 9}
 """Accepted names for the matrix of a YUV output, with their numbers."""
 SD_MATRICES = (4, 5, 6, 7)
 
 _UNSPECIFIED = 2
 _MATRIX_NAMES = {0: "rgb", 10: "2020cl", 12: "chromancl", 13: "chromacl", 14: "ictcp"} | {
-    number: name for name, number in MATRICES.items() if name not in ("601", "2020ncl")
+    number: name for name, number in MATRIX_NUMBERS.items() if name not in ("601", "2020ncl")
 }
-_LEGEND = "_Matrix: 1 is 709, 5 is 470bg, 6 is 170m, 9 is 2020; _Range: 0 is limited, 1 is full"
+_PROPERTY_HELP = "_Matrix: 1 is 709, 5 is 470bg, 6 is 170m, 9 is 2020; _Range: 0 is limited, 1 is full"
 # Values that zimg accepts. It rejects reserved values even if nothing is converted.
 _CURVES = (1, *range(4, 19))
 _TRANSFERS = (*_CURVES, _UNSPECIFIED)
@@ -30,7 +30,7 @@ _PRIMARIES = (*_DERIVABLE, 10, _UNSPECIFIED)
 _CHROMA_LOCATIONS = range(6)
 
 
-def name_of(matrix: int) -> str:
+def matrix_name(matrix: int) -> str:
     """Return the name of a matrix, or its number as text."""
     return _MATRIX_NAMES.get(matrix, str(matrix))
 
@@ -73,7 +73,7 @@ def missing_props(props: Props, form: vs.VideoFormat, width: int, height: int) -
     return result
 
 
-def interlaced(n: int, props: Props) -> str | None:
+def interlaced_reason(n: int, props: Props) -> str | None:
     """Return an error message with advice if frame `n` is marked as interlaced; else None."""
     field = int_prop(props, "_FieldBased", 0)
     if not field:
@@ -87,7 +87,7 @@ def interlaced(n: int, props: Props) -> str | None:
     )
 
 
-def unconvertible(n: int, props: Props, form: vs.VideoFormat, width: int, height: int) -> str | None:
+def unconvertible_reason(n: int, props: Props, form: vs.VideoFormat, width: int, height: int) -> str | None:
     """Return an error message with advice if the colors of frame `n` cannot be converted; else None."""
     matrix = int_prop(props, "_Matrix", _UNSPECIFIED)
     if form.color_family != vs.YUV or matrix == _UNSPECIFIED or is_convertible(props):
@@ -98,7 +98,7 @@ def unconvertible(n: int, props: Props, form: vs.VideoFormat, width: int, height
         f"frame {n} cannot be converted to RGB: it is YUV, and its _Matrix is {matrix} "
         f"({_MATRIX_NAMES.get(matrix, 'unknown')}; with _Transfer {transfer} and _Primaries {primaries}). Say what "
         f"it really is before upscaling: core.std.SetFrameProps(clip, _Matrix={usual}) makes it "
-        f"{_MATRIX_NAMES[usual]}, as is usual for {width}×{height} ({_LEGEND})"
+        f"{_MATRIX_NAMES[usual]}, as is usual for {width}×{height} ({_PROPERTY_HELP})"
     )
 
 
@@ -112,7 +112,7 @@ def is_convertible(props: Props) -> bool:
             return primaries in _DERIVABLE and (matrix == 12 or transfer in _CURVES)
         case 14:  # ICtCp
             return transfer in (16, 18) and primaries == 9
-    return matrix in MATRICES.values()
+    return matrix in MATRIX_NUMBERS.values()
 
 
 def log_assumptions(whose: str, repairs: Mapping[str, int], form: vs.VideoFormat, width: int, height: int) -> bool:
@@ -143,7 +143,7 @@ def log_assumptions(whose: str, repairs: Mapping[str, int], form: vs.VideoFormat
             width,
             height,
             ", ".join(f"_{name.title()}={repairs[f'_{name.title()}']}" for name in guesses),
-            _LEGEND,
+            _PROPERTY_HELP,
         )
     return bool(guesses)
 

@@ -1,4 +1,5 @@
-"""Single-channel networks, such as luma doublers: Y is upscaled by the network, chroma is resized. YUV stays YUV.
+"""Single-channel networks, such as luma doublers: Y is upscaled by the network, chroma is resized. YUV is not converted
+to RGB.
 
     YUV   Y ─► network ─► Y'            U, V ─► Spline36 ─► U', V'
     RGB   Y = luma(R, G, B) ─► Y'       R - Y, G - Y, B - Y ─► Spline36 ─► + Y'
@@ -14,8 +15,8 @@ from typing import Any
 import vapoursynth as vs
 import vsutil
 
-from vsfdatrd.video.color import Source, Target, is_subsampled, to_rgb, with_props
-from vsfdatrd.video.frame_props import name_of
+from vsfdatrd.video.color import InputClip, OutputSpec, add_missing_props, is_subsampled, to_rgb
+from vsfdatrd.video.frame_props import matrix_name
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ type Network = Callable[[vs.VideoNode], vs.VideoNode]
 """Maps a clip to a clip, both single float in [0, 1], one channel per plane."""
 
 
-def enlarge(source: Source, target: Target, scale: int, network: Network) -> vs.VideoNode:
+def upscale_luma(source: InputClip, target: OutputSpec, scale: int, network: Network) -> vs.VideoNode:
     """Upscale a clip with a luma network, before `color.convert_output`.
 
     Args:
@@ -37,8 +38,8 @@ def enlarge(source: Source, target: Target, scale: int, network: Network) -> vs.
         subsampling if the matrix is kept, else 4:4:4; RGBS for RGB sources.
     """
     if source.format.color_family == vs.RGB:
-        return _rgb(to_rgb(source), target, scale, network)
-    clip = with_props(source, converts=target.matrix is not None)
+        return _upscale_rgb(to_rgb(source), target, scale, network)
+    clip = add_missing_props(source, converts=target.matrix is not None)
     y = network(vsutil.get_y(clip).resize.Point(format=vs.GRAYS))
     gray = target.format.color_family == vs.GRAY
     if source.format.color_family == vs.GRAY or (gray and target.matrix is None):
@@ -61,12 +62,12 @@ def enlarge(source: Source, target: Target, scale: int, network: Network) -> vs.
     return joined.std.RemoveFrameProps("_ChromaLocation")
 
 
-def _rgb(full: vs.VideoNode, target: Target, scale: int, network: Network) -> vs.VideoNode:
+def _upscale_rgb(full: vs.VideoNode, target: OutputSpec, scale: int, network: Network) -> vs.VideoNode:
     """Upscale RGB as luma plus per-channel differences from luma. For a gray clip the differences are exactly zero."""
     matrix = target.matrix or 1
     log.warning(
         "the network works on luma only: from RGB it gets the luma of matrix %s, and colors are resized",
-        name_of(matrix),
+        matrix_name(matrix),
     )
     before = full.resize.Point(format=vs.GRAYS, matrix=matrix)
     differences = vs.core.std.Expr([full, vsutil.join([before] * 3, vs.RGB)], "x y -")

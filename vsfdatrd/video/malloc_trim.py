@@ -15,7 +15,7 @@ from collections.abc import Callable
 INTERVAL = 1.0  # seconds between two trims; one takes 0.1 to 20 ms
 
 
-def _system_trim() -> Callable[[int], int] | None:
+def _find_malloc_trim() -> Callable[[int], int] | None:
     """Return glibc's malloc_trim; None for other C libraries, which lack it and do not need it."""
     try:
         trim = ctypes.CDLL(None).malloc_trim
@@ -46,4 +46,4 @@ class Trimmer:
                 self._busy.release()
 
 
-trimmer = Trimmer(_system_trim())
+trimmer = Trimmer(_find_malloc_trim())

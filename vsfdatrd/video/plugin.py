@@ -8,7 +8,7 @@ import vapoursynth as vs
 from vsfdatrd.errors import EngineUnavailable
 
 
-def function(name: str) -> Callable[..., Any]:
+def plugin_function(name: str) -> Callable[..., Any]:
     """Return a function of the plugin.
 
     Args:
@@ -20,7 +20,7 @@ def function(name: str) -> Callable[..., Any]:
     return cast(Callable[..., Any], _attribute(name))
 
 
-def path() -> str:
+def plugin_path() -> str:
     """Return the path of the plugin's library.
 
     Raises:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 type Plane = NDArray[np.float32]
 
-OVERLAP = 32
+OVERLAP_PIXELS = 32
 """Pixels by which neighboring tiles overlap if they are large enough."""
 
 
@@ -62,16 +62,16 @@ class Tiling:
     tiles: tuple[Tile, ...]
 
 
-def untiled(height: int, width: int, scale: int) -> Tiling:
+def single_tile(height: int, width: int, scale: int) -> Tiling:
     """Return a tiling whose only tile is the complete frame."""
-    return tile(height, width, height, width, scale)
+    return tile_frame(height, width, height, width, scale)
 
 
-def tile(height: int, width: int, tile_height: int, tile_width: int, scale: int) -> Tiling:
+def tile_frame(height: int, width: int, tile_height: int, tile_width: int, scale: int) -> Tiling:
     """Divide a frame into overlapping tiles of one size.
 
-    Neighbors overlap by at least `OVERLAP` pixels (a quarter of the tile if it is small) and are blended linearly, so
-    that no tile edge is visible as a line.
+    Neighbors overlap by at least `OVERLAP_PIXELS` pixels (a quarter of the tile if it is small) and are blended
+    linearly, so that no tile edge is visible as a line.
 
     Args:
         height: Frame height in source pixels.
@@ -113,10 +113,10 @@ def tilings(height: int, width: int, scale: int, most: int) -> Iterator[Tiling]:
         rows, columns = cut
         cut = (rows + 1, columns) if height / rows > width / columns else (rows, columns + 1)
         # tile sides, chosen so that the tiles with their overlaps cover the frame
-        parts = [-(-(side + (n - 1) * OVERLAP) // n) for side, n in zip((height, width), cut, strict=True)]
-        if min(parts) <= 2 * OVERLAP:
+        parts = [-(-(side + (n - 1) * OVERLAP_PIXELS) // n) for side, n in zip((height, width), cut, strict=True)]
+        if min(parts) <= 2 * OVERLAP_PIXELS:
             return
-        tiling = tile(height, width, parts[0], parts[1], scale)
+        tiling = tile_frame(height, width, parts[0], parts[1], scale)
         if len(tiling.tiles) > most:
             return
         if len(tiling.tiles) not in yielded:
@@ -126,7 +126,7 @@ def tilings(height: int, width: int, scale: int, most: int) -> Iterator[Tiling]:
 
 def _tile_starts(side: int, tile_side: int, scale: int) -> tuple[list[int], list[Plane]]:
     """Return the evenly spaced starts of the tiles along one side, and each tile's weights at output resolution."""
-    overlap = min(OVERLAP, tile_side // 4)
+    overlap = min(OVERLAP_PIXELS, tile_side // 4)
     count = 1 if tile_side >= side else -(-(side - overlap) // (tile_side - overlap))
     starts = [round(i * (side - tile_side) / max(1, count - 1)) for i in range(count)]
     length = tile_side * scale

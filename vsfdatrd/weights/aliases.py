@@ -25,13 +25,15 @@ MAX_BYTES = 1 << 17
 """Largest accepted file in bytes; a thousand models need less."""
 MAX_LINE = 5000
 """Longest accepted line in characters; tomllib's time for a dotted key grows with the square of the number of dots."""
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
-_HEAD = '# Names for models of your own: model="name" in scripts. `vsfdatrd models add FILE --name NAME` writes here.\n'
+_FILE_COMMENT = (
+    '# Names for models of your own: model="name" in scripts. `vsfdatrd models add FILE --name NAME` writes here.\n'
+)
 
 
 @dataclass(frozen=True, slots=True)
-class OwnModel:
+class ModelAlias:
     """A user-defined model name and its file."""
 
     name: str
@@ -40,7 +42,7 @@ class OwnModel:
     """SHA-256 of the weights file when it was added; None if it is not recorded."""
 
 
-def path() -> Path:
+def aliases_path() -> Path:
     """Locate the TOML file, which may not exist.
 
     Returns:
@@ -58,7 +60,7 @@ def path() -> Path:
     return folder / "models.toml"
 
 
-def read() -> dict[str, OwnModel]:
+def read_aliases() -> dict[str, ModelAlias]:
     """Read all entries.
 
     Returns:
@@ -70,10 +72,10 @@ def read() -> dict[str, OwnModel]:
     if not os.environ.get(VARIABLE) and user_directory("config") is None:
         return {}
     text = _read_file()
-    models = _parsed(text).get("models", {})
+    models = _parse(text).get("models", {})
     if not isinstance(models, dict):
-        raise _file_error(f'"models" is not a table but {str(models)[:40]}{_line(text, "models")}')
-    return {name: _entry(name, value, text) for name, value in models.items()}
+        raise _file_error(f'"models" is not a table but {str(models)[:40]}{_line_phrase(text, "models")}')
+    return {name: _parse_entry(name, value, text) for name, value in models.items()}
 
 
 def check_name(name: str, reserved: Collection[str]) -> None:
@@ -86,7 +88,7 @@ def check_name(name: str, reserved: Collection[str]) -> None:
     Raises:
         ArgumentError: The name is invalid or taken.
     """
-    if not NAME.fullmatch(name):
+    if not NAME_PATTERN.fullmatch(name):
         raise ArgumentError(
             f"the name {name!r} is not possible; use up to 64 lowercase letters, digits, - and _, beginning with a "
             "letter or a digit, such as sharp or artcnn-ds"
@@ -95,7 +97,7 @@ def check_name(name: str, reserved: Collection[str]) -> None:
         raise ArgumentError(f"the name {name!r} belongs to a model that ships; choose another")
 
 
-def add(model: OwnModel, reserved: Collection[str]) -> None:
+def add_alias(model: ModelAlias, reserved: Collection[str]) -> None:
     """Add an entry to the file.
 
     Args:
@@ -106,16 +108,18 @@ def add(model: OwnModel, reserved: Collection[str]) -> None:
         ArgumentError: The name is invalid or taken, or the file cannot be written.
     """
     check_name(model.name, reserved)
-    if other := read().get(model.name):
+    if other := read_aliases().get(model.name):
         raise ArgumentError(
             f"there is a model {model.name!r} already, {str(other.file)!r}; take another name, or remove it first: "
             f"vsfdatrd models remove {model.name}"
         )
     entry = {"file": str(model.file)} | ({"sha256": model.sha256} if model.sha256 else {})
-    _write(lambda models: models.update({model.name: entry}), f"add {model.name!r}", read() | {model.name: model})
+    _change_file(
+        lambda models: models.update({model.name: entry}), f"add {model.name!r}", read_aliases() | {model.name: model}
+    )
 
 
-def remove(name: str) -> OwnModel:
+def remove_alias(name: str) -> ModelAlias:
     """Remove an entry from the file.
 
     Args:
@@ -127,16 +131,18 @@ def remove(name: str) -> OwnModel:
     Raises:
         ArgumentError: There is no such entry, or the file cannot be written.
     """
-    models = read()
+    models = read_aliases()
     if name not in models:
         names = ", ".join(sorted(models)) or "none"
-        raise ArgumentError(f"there is no model of your own called {name!r}; there are: {names} (in {str(path())!r})")
+        raise ArgumentError(
+            f"there is no model of your own called {name!r}; there are: {names} (in {str(aliases_path())!r})"
+        )
     remaining = {other: model for other, model in models.items() if other != name}
-    _write(lambda models: models.pop(name), f"remove {name!r}", remaining)
+    _change_file(lambda models: models.pop(name), f"remove {name!r}", remaining)
     return models[name]
 
 
-def _parsed(text: str) -> dict[str, Any]:
+def _parse(text: str) -> dict[str, Any]:
     """Parse the file. Raises ArgumentError for invalid TOML, and for long lines that would take tomllib too long."""
     if (longest := max(map(len, text.splitlines()), default=0)) > MAX_LINE:
         raise _file_error(f"it has a line of {longest:,} characters, more than the limit of {MAX_LINE:,}")
@@ -147,7 +153,7 @@ def _parsed(text: str) -> dict[str, Any]:
 
 
 def _read_file() -> str:
-    file = path()
+    file = aliases_path()
     try:
         if file.stat().st_size > MAX_BYTES:
             raise _file_error(f"it has more than {MAX_BYTES >> 10} KiB")
@@ -158,42 +164,44 @@ def _read_file() -> str:
         raise _file_error(str(error)) from error
 
 
-def _entry(name: str, value: object, text: str) -> OwnModel:
+def _parse_entry(name: str, value: object, text: str) -> ModelAlias:
     fields = value if isinstance(value, dict) else {}
     file, digest = fields.get("file"), fields.get("sha256")
     if not isinstance(file, str) or not file or not isinstance(digest, str | None):
         raise _file_error(
-            f'its model {name!r} needs file = "..." as text, and a sha256, if it has one, as text{_line(text, name)}'
+            f'its model {name!r} needs file = "..." as text, and a sha256, if it has one, as text{
+                _line_phrase(text, name)
+            }'
         )
     try:
         location = expand_user(file)
     except ArgumentError as error:
         raise _file_error(f"of its model {name!r}, {error}") from error
-    return OwnModel(name, location if location.is_absolute() else path().absolute().parent / location, digest)
+    return ModelAlias(name, location if location.is_absolute() else aliases_path().absolute().parent / location, digest)
 
 
-def _header(name: str) -> re.Pattern[str]:
+def _table_pattern(name: str) -> re.Pattern[str]:
     """Pattern of the line that starts the table of a model."""
     return re.compile(rf"\s*\[\s*models\s*\.\s*[\"']?{re.escape(name)}[\"']?\s*\]")
 
 
-def _line(text: str, name: str) -> str:
+def _line_phrase(text: str, name: str) -> str:
     """Line number at which a name first occurs, as a phrase for messages; empty if it is not found."""
     for number, line in enumerate(text.splitlines(), 1):
-        if _header(name).match(line) or re.match(rf"\s*[\"']?{re.escape(name)}[\"']?\s*[.=]", line):
+        if _table_pattern(name).match(line) or re.match(rf"\s*[\"']?{re.escape(name)}[\"']?\s*[.=]", line):
             return f" (at line {number})"
     return ""
 
 
 def _file_error(reason: str) -> ArgumentError:
     return ArgumentError(
-        f"the list of your own models, {str(path())!r}, cannot be read: {reason.rstrip('.')}; "
+        f"the list of your own models, {str(aliases_path())!r}, cannot be read: {reason.rstrip('.')}; "
         "correct it, or move it away"
     )
 
 
-def _write(change: Callable[[Any], Any], change_phrase: str, expected: dict[str, OwnModel]) -> None:
-    """Change the table ``models`` of the file, which keeps its comments and its layout, and replace it atomically.
+def _change_file(change: Callable[[Any], Any], change_phrase: str, expected: dict[str, ModelAlias]) -> None:
+    """Change the table ``models`` and replace the file atomically. Comments and layout are preserved.
 
     Args:
         change: Changes the table.
@@ -203,13 +211,13 @@ def _write(change: Callable[[Any], Any], change_phrase: str, expected: dict[str,
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
-    file = path()
+    file = aliases_path()
     try:
-        document = tomlkit.parse(_read_file() or _HEAD)
+        document = tomlkit.parse(_read_file() or _FILE_COMMENT)
         change(document.setdefault("models", tomlkit.table(is_super_table=True)))
         text = tomlkit.dumps(document)
         as_expected = {
-            name: _entry(name, value, text) for name, value in _parsed(text).get("models", {}).items()
+            name: _parse_entry(name, value, text) for name, value in _parse(text).get("models", {}).items()
         } == expected
     except (TOMLKitError, ValueError, RecursionError):
         text, as_expected = "", False

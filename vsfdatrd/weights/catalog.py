@@ -60,13 +60,13 @@ WITHDRAWN = {
 """Models that are no longer shipped, and the reason."""
 
 
-def folders() -> tuple[Path, ...]:
+def weights_folders() -> tuple[Path, ...]:
     """Folders to search for built-in weights: inside an installed package, or next to the package in a checkout."""
     package = Path(__file__).resolve().parents[1]
     return (package / "models", package.parent / "models")
 
 
-def resolve(model: str | PathLike[str]) -> Path:
+def resolve_model(model: str | PathLike[str]) -> Path:
     """Resolve a model name or path to a weights file.
 
     Names in the catalog have priority, then user-defined names; everything else is a path, relative to the current
@@ -86,10 +86,10 @@ def resolve(model: str | PathLike[str]) -> Path:
     text = fspath(model)
     name = text.lower()
     if entry := CATALOG.get(name):
-        return installed(entry)
+        return find_installed(entry)
     if reason := WITHDRAWN.get(name):
         raise ArgumentError(f'model={text!r} no longer ships: {reason}; use model="medium"')
-    own = aliases.read() if aliases.NAME.fullmatch(name) else {}
+    own = aliases.read_aliases() if aliases.NAME_PATTERN.fullmatch(name) else {}
     if name in own:
         return own[name].file
     try:
@@ -106,7 +106,7 @@ def resolve(model: str | PathLike[str]) -> Path:
     return path
 
 
-def installed(model: Model) -> Path:
+def find_installed(model: Model) -> Path:
     """Locate the weights of a built-in model.
 
     Args:
@@ -118,7 +118,7 @@ def installed(model: Model) -> Path:
     Raises:
         CheckpointError: The file is missing or differs from the released one.
     """
-    for folder in folders():
+    for folder in weights_folders():
         path = folder / model.file
         if path.is_file():
             if sha256(path) != model.sha256:
@@ -127,7 +127,8 @@ def installed(model: Model) -> Path:
                     "reinstall the package: pip install --force-reinstall vsfdatrd"
                 )
             return path
+    inside, beside = map(str, weights_folders())
     raise CheckpointError(
-        f"the weights of model={model.name!r} are missing: {model.file} is neither in {str(folders()[0])!r} nor in "
-        f"{str(folders()[1])!r}; reinstall the package: pip install --force-reinstall vsfdatrd"
+        f"the weights of model={model.name!r} are missing: {model.file} is neither in {inside!r} nor in {beside!r}; "
+        "reinstall the package: pip install --force-reinstall vsfdatrd"
     )

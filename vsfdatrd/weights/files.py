@@ -18,7 +18,7 @@ from vsfdatrd.system.files import sha256_file
 
 type Array = NDArray[Any]
 
-STORED = {
+STORED_DTYPES = {
     "fp64": "<f8",
     "fp32": "<f4",
     "fp16": "<f2",
@@ -36,9 +36,9 @@ STORED = {
     "bool": "?",
 }
 """Data types -> NumPy type codes for reading them from a file. NumPy has no bf16 and no fp8; see `to_numpy_type`."""
-_FLOATS = ("fp64", "fp32", "fp16", "bf16", "fp8_e4m3", "fp8_e5m2")
+_FLOAT_DTYPES = ("fp64", "fp32", "fp16", "bf16", "fp8_e4m3", "fp8_e5m2")
 
-ONNX = b"\x08"
+ONNX_FIRST_BYTE = b"\x08"
 """First byte of an ONNX file: the protobuf tag of its format version."""
 
 
@@ -47,13 +47,13 @@ class Entry:
     """Data type and shape of one tensor in a file."""
 
     dtype: str
-    """A key of `STORED`."""
+    """A key of `STORED_DTYPES`."""
     shape: tuple[int, ...]
 
     @property
     def is_float(self) -> bool:
         """Whether the tensor can hold weights."""
-        return self.dtype in _FLOATS
+        return self.dtype in _FLOAT_DTYPES
 
     @property
     def count(self) -> int:
@@ -84,7 +84,7 @@ class WeightsFile(Protocol):
         ...
 
 
-def refuse(path: Path, reason: str) -> CheckpointError:
+def refusal(path: Path, reason: str) -> CheckpointError:
     """Build the error for a rejected file.
 
     Args:
@@ -106,15 +106,15 @@ def check_file(path: Path) -> stat_result:
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise refuse(path, "does not exist; check the path, or give a name of the catalog") from None
+        raise refusal(path, "does not exist; check the path, or give a name of the catalog") from None
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        raise refuse(path, f"cannot be opened ({error}); check the path and its permissions") from error
+        raise refusal(path, f"cannot be opened ({error}); check the path and its permissions") from error
     if S_ISDIR(status.st_mode):
-        raise refuse(path, "is a directory; give the path of a .safetensors or .pth file in it")
+        raise refusal(path, "is a directory; give the path of a .safetensors or .pth file in it")
     if not S_ISREG(status.st_mode):
-        raise refuse(path, "is a device or a pipe; give the path of a file on disk")
+        raise refusal(path, "is a device or a pipe; give the path of a file on disk")
     if status.st_size == 0:
-        raise refuse(path, "is empty; download it again")
+        raise refusal(path, "is empty; download it again")
     return status
 
 
@@ -136,7 +136,7 @@ def _sha256(path: Path, size: int, modified: int, inode: int) -> str:
     try:
         return sha256_file(path)
     except OSError as error:
-        raise refuse(path, f"cannot be read ({error}); check its permissions") from error
+        raise refusal(path, f"cannot be read ({error}); check its permissions") from error
 
 
 def require_torch(path: Path, purpose: str) -> None:
@@ -150,7 +150,7 @@ def require_torch(path: Path, purpose: str) -> None:
         CheckpointError: PyTorch is not installed.
     """
     if find_spec("torch") is None:
-        raise refuse(path, f"{purpose} needs PyTorch: {TORCH_PIP}")
+        raise refusal(path, f"{purpose} needs PyTorch: {TORCH_PIP}")
 
 
 def is_onnx(path: Path) -> bool:
@@ -164,8 +164,10 @@ def is_onnx(path: Path) -> bool:
         with path.open("rb") as file:
             head = file.read(9)
     except OSError as error:
-        raise refuse(path, f"cannot be read ({error}); check its permissions") from error
-    return path.suffix.lower() == ".onnx" or (head.startswith(ONNX) and head[8:9] != b"{")  # `{` would be safetensors
+        raise refusal(path, f"cannot be read ({error}); check its permissions") from error
+    return path.suffix.lower() == ".onnx" or (
+        head.startswith(ONNX_FIRST_BYTE) and head[8:9] != b"{"
+    )  # `{` would be safetensors
 
 
 def is_valid_shape(shape: tuple[object, ...]) -> bool:
@@ -182,7 +184,7 @@ def to_numpy_type(values: Array, dtype: str) -> Array:
 
     Args:
         values: Values as stored.
-        dtype: A key of `STORED`.
+        dtype: A key of `STORED_DTYPES`.
     """
     if dtype == "bf16":  # the upper half of a float32
         return (values.astype(np.uint32) << 16).view(np.float32)
@@ -199,7 +201,7 @@ def finite_float32(path: Path, name: str, values: Array) -> Array:
     with np.errstate(over="ignore"):
         values = np.array(values, np.float32, order="C", copy=True)
     if not np.isfinite(values).all():
-        raise refuse(
+        raise refusal(
             path,
             f"holds values that are not finite numbers, in {name!r}: its training diverged or it is damaged; "
             "use an earlier checkpoint or download it again",

@@ -3,17 +3,17 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vsfdatrd.weights.files import ONNX, WeightsFile, check_file, refuse
+from vsfdatrd.weights.files import ONNX_FIRST_BYTE, WeightsFile, check_file, refusal
 from vsfdatrd.weights.safetensors_file import MAX_HEADER, SafetensorsFile
 from vsfdatrd.weights.torch_file import LEGACY_TEXT, TorchFile
 
 # Files often mistaken for weights, by their first bytes.
-_IMPOSTORS = (
+_OTHER_FORMATS = (
     (b"<", "is a web page or an XML file, not weights; the download went wrong, fetch the file itself"),
     (b"version https://git-lfs", "is a Git LFS pointer, not the weights; fetch them with 'git lfs pull'"),
     (b"GGUF", "is a GGUF language model, not an image network"),
     (b"\x89HDF", "is an HDF5 file; convert the weights to .safetensors"),
-    (ONNX, "looks like an ONNX file; give the .safetensors or .pth file the network was exported from"),
+    (ONNX_FIRST_BYTE, "looks like an ONNX file; give the .safetensors or .pth file the network was exported from"),
 )
 
 
@@ -35,7 +35,7 @@ def open_weights(path: Path, others: Sequence[Callable[[Path, bytes], WeightsFil
         with path.open("rb") as file:
             head = file.read(1 << 16)
     except OSError as error:
-        raise refuse(path, f"cannot be read ({error}); check its permissions") from error
+        raise refusal(path, f"cannot be read ({error}); check its permissions") from error
     length = int.from_bytes(head[:8], "little")
     if head[8:9] == b"{" and length <= max(size, MAX_HEADER):
         return SafetensorsFile(path)
@@ -45,12 +45,12 @@ def open_weights(path: Path, others: Sequence[Callable[[Path, bytes], WeightsFil
     pickled = (head[0] == 0x80 and head[1:2] <= b"\x05") or head.startswith(LEGACY_TEXT)
     if pickled or head.startswith(b"PK\x03\x04") or head[257:262] == b"ustar":
         return TorchFile(path)
-    raise refuse(path, _why_not(head, size, path.suffix))
+    raise refusal(path, _explain_unknown(head, size, path.suffix))
 
 
-def _why_not(head: bytes, size: int, suffix: str) -> str:
+def _explain_unknown(head: bytes, size: int, suffix: str) -> str:
     """Explain what an unrecognized file is, and what to do."""
-    impostor = next((reason for start, reason in _IMPOSTORS if head.startswith(start)), None)
+    impostor = next((reason for start, reason in _OTHER_FORMATS if head.startswith(start)), None)
     length = int.from_bytes(head[:8], "little")
     if suffix.lower() != ".safetensors" or (impostor and head[0] != 8):
         return impostor or "is neither a safetensors nor a PyTorch file; give a .safetensors or .pth file of weights"

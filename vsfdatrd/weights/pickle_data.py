@@ -2,7 +2,7 @@
 
 A pickle is a program for a small stack machine. `load` executes it on plain values only: numbers, text, bytes, lists,
 tuples and dicts are created as usual, and a call of a named function is looked up in a table that the caller supplies
-(that of `torch_file` describes tensors). A name that is not in the table becomes an `Opaque`, a placeholder for an
+(that of `torch_pickle` describes tensors). A name that is not in the table becomes an `Opaque`, a placeholder for an
 object that is not needed. Names from the standard library are rejected unless they are plain types: weights do not need
 them, and they are how pickles execute code.
 
@@ -20,7 +20,7 @@ from typing import IO, Any
 MAX_STEPS = 2_000_000
 """Largest number of instructions executed; 10,000 tensors with an optimizer take about 300,000."""
 
-_PLAIN_MODULES = frozenset(
+_ALLOWED_MODULES = frozenset(
     {
         *("_codecs", "_io", "abc", "argparse", "array", "collections", "copyreg", "dataclasses", "datetime", "decimal"),
         *(
@@ -40,8 +40,10 @@ _PLAIN_MODULES = frozenset(
     }
 )
 """Standard library modules whose objects training programs store as settings and metadata."""
-_PLAIN_NAMES = frozenset({"builtins.getattr", "types.SimpleNamespace", "types.MappingProxyType"})  # getattr: for enums
-_OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # Python 2, and protocols up to 2
+_ALLOWED_NAMES = frozenset(
+    {"builtins.getattr", "types.SimpleNamespace", "types.MappingProxyType"}
+)  # getattr: for enums
+_RENAMED_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # Python 2, and protocols up to 2
 
 
 class PickleError(Exception):
@@ -101,15 +103,15 @@ def load(
         raise PickleError(f"its pickle is damaged: {str(error) or type(error).__name__}") from error
 
 
-def _checked(full: str) -> GlobalName:
+def _check_global(full: str) -> GlobalName:
     module, _, name = full.partition(".")
-    module = _OLD_MODULES.get(module, module)
+    module = _RENAMED_MODULES.get(module, module)
     full = f"{module}.{name}"
     if module == "builtins":
         plain = isinstance(getattr(builtins, name, type), type)
     else:
-        plain = module not in sys.stdlib_module_names or module in _PLAIN_MODULES
-    if not plain and full not in _PLAIN_NAMES:
+        plain = module not in sys.stdlib_module_names or module in _ALLOWED_MODULES
+    if not plain and full not in _ALLOWED_NAMES:
         raise ForbiddenName(full[:100])
     return GlobalName(full)
 
@@ -191,7 +193,7 @@ class _Machine:
 
     def op_dict(self, argument: Any) -> None:
         items = self._to_mark()
-        self._stack.append(filled({}, items))
+        self._stack.append(fill_dict({}, items))
 
     def op_append(self, argument: Any) -> None:
         item = self._stack.pop()
@@ -215,7 +217,7 @@ class _Machine:
         if isinstance(target, Opaque):
             target = target.items
         if isinstance(target, dict):
-            filled(target, items)
+            fill_dict(target, items)
 
     def op_empty_set(self, argument: Any) -> None:
         self._stack.append(Opaque("builtins.set"))
@@ -225,13 +227,13 @@ class _Machine:
         self.op_empty_set(argument)
 
     def op_global(self, argument: str) -> None:
-        self._stack.append(_checked(argument.replace(" ", ".", 1)))
+        self._stack.append(_check_global(argument.replace(" ", ".", 1)))
 
     def op_stack_global(self, argument: Any) -> None:
         name, module = self._stack.pop(), self._stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
             raise PickleError("its pickle is damaged: it names something that is not text")
-        self._stack.append(_checked(f"{module}.{name}"))
+        self._stack.append(_check_global(f"{module}.{name}"))
 
     def op_reduce(self, argument: Any) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
@@ -243,7 +245,7 @@ class _Machine:
 
     def op_inst(self, argument: str) -> None:
         arguments = tuple(self._to_mark())
-        self._called(_checked(argument.replace(" ", ".", 1)), arguments)
+        self._called(_check_global(argument.replace(" ", ".", 1)), arguments)
 
     def op_obj(self, argument: Any) -> None:
         function, *arguments = self._to_mark()
@@ -274,7 +276,7 @@ class _Machine:
         self._stack.append(self._persistent(self._stack.pop()))
 
 
-def filled(target: dict[Any, Any], items: list[Any]) -> dict[Any, Any]:
+def fill_dict(target: dict[Any, Any], items: list[Any]) -> dict[Any, Any]:
     """Insert alternating keys and values into a dict. Entries whose key is not a plain value are dropped.
 
     Args:
@@ -296,7 +298,7 @@ def filled(target: dict[Any, Any], items: list[Any]) -> dict[Any, Any]:
     return target
 
 
-_VALUES = [
+_VALUE_OPCODES = [
     opcode.name
     for opcode in pickletools.opcodes
     if opcode.arg and not opcode.stack_before and opcode.stack_after not in ([], [pickletools.anyobject])
@@ -304,7 +306,7 @@ _VALUES = [
 """Instructions that push the value that follows them, which pickletools decodes: numbers, text and bytes."""
 
 _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
-    **dict.fromkeys(_VALUES, _Machine.op_push),
+    **dict.fromkeys(_VALUE_OPCODES, _Machine.op_push),
     **dict.fromkeys(("PROTO", "FRAME"), _Machine.op_ignore),
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _Machine.op_put),
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _Machine.op_get),

@@ -13,21 +13,21 @@ from safetensors import SafetensorError, safe_open
 
 from vsfdatrd.errors import CheckpointError
 from vsfdatrd.weights.files import (
-    STORED,
+    STORED_DTYPES,
     Array,
     Entry,
     check_file,
     finite_float32,
     is_valid_shape,
-    refuse,
+    refusal,
     to_numpy_type,
 )
 
 MAX_HEADER = 1 << 24
 """Longest accepted header in bytes; the header of a network with 100,000 tensors is shorter."""
 
-_DTYPES = {kind.upper().replace("FP", "F").replace("INT", "I").replace("UI", "U"): kind for kind in STORED}
-"""Names of data types in safetensors files, such as F32, BF16 and U8 -> keys of `STORED`."""
+_DTYPES = {kind.upper().replace("FP", "F").replace("INT", "I").replace("UI", "U"): kind for kind in STORED_DTYPES}
+"""Names of data types in safetensors files, such as F32, BF16 and U8 -> keys of `STORED_DTYPES`."""
 
 
 class SafetensorsFile:
@@ -57,19 +57,19 @@ class SafetensorsFile:
                     view = opened.get_slice(name)
                     entry = self.entries[name] = self._entry(name, view.get_dtype(), tuple(view.get_shape()))
                     self._starts[name] = start
-                    start += entry.count * np.dtype(STORED[entry.dtype]).itemsize
+                    start += entry.count * np.dtype(STORED_DTYPES[entry.dtype]).itemsize
         except SafetensorError as error:
             reason = str(error).removeprefix("Error while deserializing header: ")
             raise self._damaged(f"its header does not describe it ({reason[:160]})") from error
         except OSError as error:
-            raise refuse(path, f"cannot be read ({error}); check its permissions") from error
+            raise refusal(path, f"cannot be read ({error}); check its permissions") from error
 
     def _damaged(self, reason: str) -> CheckpointError:
-        return refuse(self.path, f"is damaged: {reason}; download it again")
+        return refusal(self.path, f"is damaged: {reason}; download it again")
 
     def _entry(self, name: str, dtype: str, shape: tuple[int, ...]) -> Entry:
         if dtype not in _DTYPES:
-            raise refuse(self.path, f"stores {name!r} as {dtype[:20]}; convert it to fp16, bf16 or fp32")
+            raise refusal(self.path, f"stores {name!r} as {dtype[:20]}; convert it to fp16, bf16 or fp32")
         if not is_valid_shape(shape):
             raise self._damaged(f"its tensor {name!r} has the shape {str(shape)[:80]}")
         return Entry(_DTYPES[dtype], shape)
@@ -79,7 +79,7 @@ class SafetensorsFile:
         with self.path.open("rb") as file:
             for name, key in names.items():
                 entry = self.entries[key]
-                values = np.empty(math.prod(entry.shape), STORED[entry.dtype])
+                values = np.empty(math.prod(entry.shape), STORED_DTYPES[entry.dtype])
                 file.seek(self._starts[key])
                 if values.size and file.readinto(values.view(np.uint8)) != values.nbytes:
                     raise self._damaged("it ended early")

@@ -25,18 +25,18 @@ MAX_COUNT = 200
 MAX_MIXED = 4
 """Largest number of prefixes at one level that are each tried as a wrapper of only a part of the network."""
 
-_AVERAGED = frozenset({"ema", "swa", "averaged", "average", "averaging", "avg", "polyak", "shadow"})
+_AVERAGED_WORDS = frozenset({"ema", "swa", "averaged", "average", "averaging", "avg", "polyak", "shadow"})
 """Words for weights averaged over many training steps, which give better images than those of the last step."""
-_NETWORKS = frozenset(
+_NETWORK_WORDS = frozenset(
     {
         *("params", "param", "parameters", "weights", "state", "dict", "model", "module", "net", "network"),
         *("netg", "g", "gen", "generator", "student", "sr", "upscaler"),
     }
 )
 """Words for the network."""
-_EARLIER = frozenset({"online", "current", "last", "raw", "init", "initial", "start", "previous", "old"})
+_EARLIER_WORDS = frozenset({"online", "current", "last", "raw", "init", "initial", "start", "previous", "old"})
 """Words for weights that are not preferred if there are others."""
-_OTHERS = frozenset(
+_OTHER_WORDS = frozenset(
     {
         *(
             "opt",
@@ -63,7 +63,7 @@ _COUNTERS = frozenset(
 """Scalars that wrappers store among the tensors of the network."""
 _WRAPPER = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
 """Name components inserted by torch.compile, FSDP, activation checkpointing and DeepSpeed, at any position."""
-META = "upsampler.MetaUpsample"
+META_UPSAMPLE = "upsampler.MetaUpsample"
 """Name of a tensor that identifies FDAT and FDAT-RD behind any prefix."""
 
 
@@ -88,16 +88,16 @@ def state_dicts(entries: Mapping[str, Entry]) -> list[StateDict]:
     Returns:
         Candidates, most likely first; averaged weights before others.
     """
-    result = sorted(_below(entries, {name: name for name in entries}), key=lambda item: item[0])
+    result = sorted(_find_candidates(entries, {name: name for name in entries}), key=lambda item: item[0])
     result = result[:MAX_COUNT]
     plain = [names for rank, _, names in result if rank.not_averaged]
     return [
-        StateDict(part, names if rank.not_averaged else _with_dots(names, plain), not rank.not_averaged)
+        StateDict(part, names if rank.not_averaged else _restore_dots(names, plain), not rank.not_averaged)
         for rank, part, names in result
     ]
 
 
-def find(entries: Mapping[str, Entry], part: str) -> StateDict | None:
+def find_state_dict(entries: Mapping[str, Entry], part: str) -> StateDict | None:
     """Return the state dict with this `part`, or None if the file has none."""
     return next((result for result in state_dicts(entries) if result.part == part), None)
 
@@ -114,7 +114,7 @@ class _Rank:
     """Number of enclosing names that are not known words."""
 
 
-def _below(
+def _find_candidates(
     entries: Mapping[str, Entry], names: dict[str, str], part: str = "", depth: int = 0, rank: _Rank = _Rank()
 ) -> Iterator[tuple[_Rank, str, dict[str, str]]]:
     """Yield every candidate among tensors, recursively.
@@ -126,7 +126,7 @@ def _below(
         depth: Number of prefixes that have been removed.
         rank: Rank of the enclosing candidate.
     """
-    own = _cleaned(entries, names)
+    own = _clean_names(entries, names)
     if any(_is_weight(entries[stored]) for stored in own.values()):
         direct = any("/" not in name and _is_weight(entries[stored]) for name, stored in own.items())
         yield replace(rank, indirect=not direct), part, {name.replace("/", "."): stored for name, stored in own.items()}
@@ -134,44 +134,48 @@ def _below(
         return
     groups: dict[str, dict[str, str]] = {}
     for name, stored in names.items():
-        if separator := _boundary(name):
+        if separator := _first_separator(name):
             first, _, remainder = name.partition(separator)
             groups.setdefault(first + separator, {})[remainder] = stored
-    groups = {first: group for first, group in groups.items() if not _is_other(first)}
+    groups = {first: group for first, group in groups.items() if not _is_other_network(first)}
     dotted = sum(first.endswith(".") for first in groups)
-    mixed = sum(first.endswith(".") and not _words(first).isdisjoint(_NETWORKS | _AVERAGED) for first in groups)
+    mixed = sum(
+        first.endswith(".") and not _split_words(first).isdisjoint(_NETWORK_WORDS | _AVERAGED_WORDS) for first in groups
+    )
     for first, group in groups.items():
-        words = _words(first)
-        recognized = not words.isdisjoint(_NETWORKS | _AVERAGED)
+        words = _split_words(first)
+        recognized = not words.isdisjoint(_NETWORK_WORDS | _AVERAGED_WORDS)
         # A nested dict is always a candidate. A dotted prefix is one only if it is a known word, all names have it, or
         # an FDAT is behind it.
-        if first.endswith(".") and not (recognized or dotted == 1 or any(name.endswith(META) for name in group)):
+        if first.endswith(".") and not (
+            recognized or dotted == 1 or any(name.endswith(META_UPSAMPLE) for name in group)
+        ):
             continue
         inner = _Rank(
-            not_averaged=rank.not_averaged and words.isdisjoint(_AVERAGED),
-            earlier=rank.earlier + (not words.isdisjoint(_EARLIER)),
+            not_averaged=rank.not_averaged and words.isdisjoint(_AVERAGED_WORDS),
+            earlier=rank.earlier + (not words.isdisjoint(_EARLIER_WORDS)),
             unknown=rank.unknown + (not recognized),
         )
-        yield from _below(entries, group, f"{part}{first}", depth + 1, inner)
+        yield from _find_candidates(entries, group, f"{part}{first}", depth + 1, inner)
         if not (first.endswith(".") and recognized and mixed <= MAX_MIXED):
             continue
         others = {name: stored for name, stored in own.items() if not name.startswith(first)}
         if others and others.keys().isdisjoint(group):  # only a part of the network is wrapped
-            yield replace(inner, unknown=inner.unknown + 1), f"{part}{first}*", _cleaned(entries, group) | others
+            yield replace(inner, unknown=inner.unknown + 1), f"{part}{first}*", _clean_names(entries, group) | others
 
 
-def _boundary(name: str) -> str:
+def _first_separator(name: str) -> str:
     """Separator after the first component of a name; ``/`` has priority, because dict keys may contain dots."""
     return "/" if "/" in name else "." if "." in name else ""
 
 
-def _cleaned(entries: Mapping[str, Entry], names: Mapping[str, str]) -> dict[str, str]:
+def _clean_names(entries: Mapping[str, Entry], names: Mapping[str, str]) -> dict[str, str]:
     """Names without wrapper components, scalar counters, and nested dicts that are not the network."""
     plain = {
         name: stored
         for name, stored in names.items()
         if not (name in _COUNTERS and entries[stored].count <= 1)
-        and not ("/" in name and any(map(_is_other, name.split("/")[:-1])))
+        and not ("/" in name and any(map(_is_other_network, name.split("/")[:-1])))
     }
     shorter = {_WRAPPER.sub("", name): stored for name, stored in plain.items()}
     return shorter if len(shorter) == len(plain) else plain
@@ -183,19 +187,19 @@ def _is_weight(entry: Entry) -> bool:
 
 
 @lru_cache(maxsize=10_000)
-def _is_other(part: str) -> bool:
-    words = _words(part)
-    return not words.isdisjoint(_OTHERS) or any(word.startswith("optim") for word in words)
+def _is_other_network(part: str) -> bool:
+    words = _split_words(part)
+    return not words.isdisjoint(_OTHER_WORDS) or any(word.startswith("optim") for word in words)
 
 
 @lru_cache(maxsize=10_000)
-def _words(part: str) -> frozenset[str]:
+def _split_words(part: str) -> frozenset[str]:
     """Split a name into lower-case words: ``netG_ema/`` and ``netGEma/`` -> net, g, ema."""
-    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", part)
-    return frozenset(word.lower() for word in re.split(r"[^A-Za-z0-9]+", apart) if word)
+    separated = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", part)
+    return frozenset(word.lower() for word in re.split(r"[^A-Za-z0-9]+", separated) if word)
 
 
-def _with_dots(names: dict[str, str], others: Iterable[dict[str, str]]) -> dict[str, str]:
+def _restore_dots(names: dict[str, str], others: Iterable[dict[str, str]]) -> dict[str, str]:
     """Restore names of averaged weights that were saved without dots, as in latent diffusion's LitEma.
 
     The names are matched with those of the other state dicts in the file. Only trained parameters are averaged there;

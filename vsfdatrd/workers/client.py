@@ -33,7 +33,7 @@ from vsfdatrd.workers.shared_memory import SharedMemory
 
 _EXIT_TIMEOUT = 5.0  # seconds a process may take to exit by itself
 _SO_NOSIGPIPE = 0x1022  # macOS socket option; Python has no name for it
-_KINDS: dict[str | None, type[FdatrdError]] = {
+_ERROR_CLASSES: dict[str | None, type[FdatrdError]] = {
     kind.__name__: kind for kind in (EngineBuildError, PrecisionUnfit, EngineUnavailable, CheckpointError)
 }
 
@@ -56,7 +56,7 @@ class _Requests:
             if sys.platform == "darwin":
                 self._socket.setsockopt(socket.SOL_SOCKET, _SO_NOSIGPIPE, 1)
 
-    def started(self, process: "subprocess.Popen[bytes] | None") -> None:
+    def on_started(self, process: "subprocess.Popen[bytes] | None") -> None:
         """Close this process's copy of the child's end.
 
         Args:
@@ -107,27 +107,27 @@ class Worker:
         Raises:
             EngineError: The process cannot be started.
         """
-        interpreter = spawn.python()
+        interpreter = spawn.find_python()
         self._purpose = purpose
         fill_standard_streams()
         self.memory = SharedMemory()
         inherited = () if isinstance(self.memory.address, str) else (self.memory.fd,)
         self._requests = _Requests()
         try:
-            self._process = spawn.start(
+            self._process = spawn.start_process(
                 [interpreter, "-m", module, str(os.getpid())],
                 stdin=self._requests.other,
                 stdout=subprocess.PIPE,
-                stderr=spawn.stderr(),
-                env=spawn.environment(),
+                stderr=spawn.child_stderr(),
+                env=spawn.child_environment(),
                 pass_fds=inherited,
-                creationflags=spawn.no_window(),
+                creationflags=spawn.creation_flags(),
             )
         except OSError as error:
-            self._requests.started(None)
+            self._requests.on_started(None)
             self.memory.close()
             raise EngineError(f"the {purpose}'s process cannot be started: {error}") from error
-        self._requests.started(self._process)
+        self._requests.on_started(self._process)
         self._sending = threading.Lock()
         self.followed = False  # True once another thread reads the replies to end of file and closes them
 
@@ -183,7 +183,7 @@ class Worker:
             raise EngineError(self.exit_reason())
         answer = json.loads(line)
         if "error" in answer:
-            raise _KINDS.get(answer.get("kind"), EngineError)(answer["error"])
+            raise _ERROR_CLASSES.get(answer.get("kind"), EngineError)(answer["error"])
         return answer["result"]
 
     def exit_reason(self) -> str:

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TextIO
 
 from vsfdatrd.errors import EngineError
-from vsfdatrd.workers.shared_memory import FramePlanes, buffers, map_shared
-from vsfdatrd.workers.spawn import end_with
+from vsfdatrd.workers.shared_memory import FramePlanes, map_shared, slot_buffers
+from vsfdatrd.workers.spawn import end_with_parent
 
 
 class WorkerServer:
@@ -71,7 +71,7 @@ class WorkerServer:
         memory = map_shared(address, size)
         slots = len(memory) // (4 * sum(math.prod(shape) for shape in self.shapes))
         self._waiting = ThreadPoolExecutor(slots, "slot")
-        self.prepare(memory, buffers(memory, slots, *self.shapes))
+        self.prepare(memory, slot_buffers(memory, slots, *self.shapes))
 
     def prepare(self, memory: mmap.mmap, frames: list[tuple[FramePlanes, FramePlanes]]) -> None:
         """Create the slots.
@@ -141,7 +141,7 @@ def serve_forever(create_server: Callable[[Callable[[str], Any], Callable[[], An
         create_server: Creates the backend's `WorkerServer` from two functions: one writes text to the client, one
             flushes it.
     """
-    end_with(int(sys.argv[1]))
+    end_with_parent(int(sys.argv[1]))
     replies = reply_stream()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the script, which then closes the pipe
     side = create_server(replies.write, replies.flush)

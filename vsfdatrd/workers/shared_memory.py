@@ -81,7 +81,7 @@ def map_shared(address: str | int, size: int) -> mmap.mmap:
     return memory
 
 
-def buffers(
+def slot_buffers(
     memory: mmap.mmap, slots: int, input_shape: list[int], output_shape: list[int]
 ) -> list[tuple[FramePlanes, FramePlanes]]:
     """Divide shared memory into the inputs and outputs of slots, one after the other.

@@ -23,7 +23,7 @@ from vsfdatrd.system.home import private_temporary_directory, user_directory
 from vsfdatrd.system.standard_streams import has_stderr
 
 
-def python() -> str:
+def find_python() -> str:
     """Find the Python interpreter to start.
 
     Raises:
@@ -39,7 +39,7 @@ def python() -> str:
     raise EngineError(f"there is no Python in {sys.prefix!r} to run the engine in; is the environment damaged?")
 
 
-def environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """Return the environment for one of our Python processes: this package first in PYTHONPATH, and HOME set."""
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
@@ -52,7 +52,7 @@ def environment() -> dict[str, str]:
     return result
 
 
-def no_window() -> int:
+def creation_flags() -> int:
     """Return the `creationflags` for subprocess with which a program opens no window.
 
     Windows opens a console window for a console program started by a program without a console, such as an editor or
@@ -64,16 +64,18 @@ def no_window() -> int:
     return 0
 
 
-def stderr() -> int | None:
-    """Return `stderr` for subprocess: None to inherit ours; DEVNULL if we have none, as in GUI programs on Windows."""
+def child_stderr() -> int | None:
+    """Return the argument `stderr` for subprocess: None to inherit ours; DEVNULL if we have none, as in GUI programs on
+    Windows.
+    """
     return None if has_stderr() else subprocess.DEVNULL
 
 
 class _StarterThread:
     """A thread that starts child processes on behalf of all other threads and lives as long as this process.
 
-    A child that asked the kernel to end it with its parent (`end_with`) ends when the thread that started it does,
-    and the threads on which a script is evaluated or frames are computed come and go.
+    A child that asked the kernel to end it with its parent (`end_with_parent`) ends when the thread that started it
+    does, and the threads on which a script is evaluated or frames are computed come and go.
     """
 
     def __init__(self) -> None:
@@ -101,7 +103,7 @@ _starter: _StarterThread | None = None
 _starting = threading.Lock()
 
 
-def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+def start_process(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
     """Run `subprocess.Popen` on a thread that lives as long as this process.
 
     Args:
@@ -133,7 +135,7 @@ if sys.platform != "win32":
 _PR_SET_PDEATHSIG = 1
 
 
-def end_with(parent: int) -> None:
+def end_with_parent(parent: int) -> None:
     """End this process when its parent ends, even if this process is suspended or others hold its pipes open.
 
     On Linux the kernel does it. Other POSIX systems use a thread, which does not run in a suspended process. On Windows
@@ -149,12 +151,12 @@ def end_with(parent: int) -> None:
         with contextlib.suppress(OSError, AttributeError):
             watched = ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0
     if not watched:
-        threading.Thread(target=_watch, args=(parent,), name="fdatrd-parent", daemon=True).start()
+        threading.Thread(target=_watch_parent, args=(parent,), name="fdatrd-parent", daemon=True).start()
     if os.getppid() != parent:  # the parent had ended before the calls above
         os._exit(0)
 
 
-def _watch(parent: int) -> None:
+def _watch_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(0)

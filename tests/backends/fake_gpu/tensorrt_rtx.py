@@ -1,4 +1,4 @@
-"""TensorRT-RTX, as far as `vsfdatrd.backends` asks for it. An engine is JSON; it repeats every pixel of its input."""
+"""Simulation of TensorRT-RTX, as far as `vsfdatrd.backends` uses it. An engine is JSON and repeats every pixel."""
 
 import ctypes
 import json

@@ -1,4 +1,4 @@
-"""What the CUDA kernels compute, in NumPy: a function for each kernel, by its name.
+"""The CUDA kernels in NumPy: one function for each kernel, with its name.
 
 Each takes the kernel's compile-time constants, its grid, and its arguments. Pointers are flat arrays that begin there,
 of the parameter's type, and may be longer than what is there. Sums are float32 or better; what is stored is rounded to

@@ -1,4 +1,4 @@
-"""What the kernels in NumPy share: arrays behind pointers, normalization, neighbors, softmax, windows."""
+"""Helpers of the NumPy kernels: arrays behind pointers, normalization, neighbors, softmax, windows."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The race, in turns and with real processes; what it says of contestants that cannot run."""
+"""Measurements in turns with real processes, and messages about contestants that cannot run."""
 
 import os
 import stat

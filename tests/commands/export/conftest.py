@@ -1,4 +1,4 @@
-"""Where to export to, what others make of the file, and exports that must fail."""
+"""Target files of exports, results of exported files in other programs, and exports that must fail."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ type Make = Callable[..., dict[str, Array]]
 
 @pytest.fixture
 def target(tmp_path: Path) -> Iterator[Path]:
-    """Where to export to; at the end there must be nothing beside it that a test did not put there."""
+    """Target file in an empty folder, which must contain no temporary files at the end."""
     folder = tmp_path / "out"
     folder.mkdir()
     yield folder / "x.onnx"
@@ -30,25 +30,25 @@ def target(tmp_path: Path) -> Iterator[Path]:
 
 
 def noise(height: int, width: int) -> Array:
-    """A picture (3, H, W) that is none of those an export is verified with."""
+    """Random picture (3, H, W), different from those with which exports are verified."""
     return np.random.default_rng(height * 1000 + width).random((3, height, width), np.float32)
 
 
-def by_torch(model: Path, picture: Array) -> Array:
+def run_torch(model: Path, picture: Array) -> Array:
     with torch.inference_mode():
         out: Array = load_model(model)(torch.from_numpy(picture[None]))[0].numpy()
     return out
 
 
-def by_onnxruntime(graph: Path | bytes, picture: Array) -> Array:
+def run_onnxruntime(graph: Path | bytes, picture: Array) -> Array:
     content = graph if isinstance(graph, bytes) else str(graph)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     out: Array = session.run(["output"], {"input": picture[None]})[0][0]
     return out
 
 
-def off(out: Array, expected: Array) -> float:
-    """The largest difference, as a part of the expected values' standard deviation. Nothing is clipped."""
+def relative_error(out: Array, expected: Array) -> float:
+    """Return the largest difference divided by the standard deviation of the expected values. Nothing is clipped."""
     assert out.shape == expected.shape
     assert expected.std() > 0.05, "an output that does not vary compares nothing"
     return float(np.abs(out - expected).max() / expected.std())
@@ -67,7 +67,7 @@ def interface(path: Path) -> list[tuple[str, list[int | str], int]]:
     ]
 
 
-def widened(path: Path) -> bytes:
+def convert_to_fp32(path: Path) -> bytes:
     """A bf16 graph with everything that is bf16 made fp32, its weights' values as they are."""
     model = onnx.load(path)
     for tensor in model.graph.initializer:
@@ -82,10 +82,10 @@ def widened(path: Path) -> bytes:
     return content
 
 
-def refuses(
+def assert_refused(
     error: type[FdatrdError], match: str, target: Path, model: str | Path, **arguments: Any
 ) -> pytest.ExceptionInfo[FdatrdError]:
-    """Exporting fails so, over an existing file and without one, and changes nothing."""
+    """Check that exporting fails with this error, with and without an existing file, and changes nothing."""
     beside = set(target.parent.iterdir())
     target.write_bytes(b"what was there")
     with pytest.raises(error, match=match):

@@ -1,4 +1,4 @@
-"""What can be asked for and what cannot, which is said before any work and any heavy import."""
+"""Valid and invalid arguments of an export; errors come before any work and any heavy import."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.commands.export.conftest import refuses
+from tests.commands.export.conftest import assert_refused
 from vsfdatrd.commands import export as module
 from vsfdatrd.commands.export import export
 from vsfdatrd.errors import ArgumentError, CheckpointError, EngineUnavailable
@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(
 def test_what_cannot_be_asked_for(
     tiny_model: Path, target: Path, name: str, arguments: dict[str, Any], said: str
 ) -> None:
-    refuses(ArgumentError, said, target.with_name(name), tiny_model, **arguments)
+    assert_refused(ArgumentError, said, target.with_name(name), tiny_model, **arguments)
 
 
 def test_the_smallest_size(tiny_model: Path, target: Path) -> None:
@@ -46,15 +46,15 @@ def test_the_smallest_size(tiny_model: Path, target: Path) -> None:
 
 
 def test_models_that_are_not_there(target: Path, tmp_path: Path) -> None:
-    refuses(ArgumentError, "model='medum' is neither .*; did you mean 'medium'", target, "medum")
-    refuses(CheckpointError, "does not exist; check the path", target, tmp_path / "none.safetensors")
+    assert_refused(ArgumentError, "model='medum' is neither .*; did you mean 'medium'", target, "medum")
+    assert_refused(CheckpointError, "does not exist; check the path", target, tmp_path / "none.safetensors")
 
 
 def test_without_onnxruntime(tiny_model: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "onnxruntime" else 1)
     with monkeypatch.context() as patch:
         patch.setattr(module, "open_checkpoint", None)  # it is said before any work
-        refuses(
+        assert_refused(
             EngineUnavailable,
             r"needs ONNX Runtime, .*: pip install 'vsfdatrd\[export\]', or .* \(--no-verify\)",
             target,

@@ -10,7 +10,15 @@ import pytest
 from onnx import TensorProto
 from safetensors.numpy import save_file
 
-from tests.commands.export.conftest import Make, by_onnxruntime, by_torch, interface, noise, off, widened
+from tests.commands.export.conftest import (
+    Make,
+    convert_to_fp32,
+    interface,
+    noise,
+    relative_error,
+    run_onnxruntime,
+    run_torch,
+)
 from vsfdatrd import __version__
 from vsfdatrd.backends import accuracy
 from vsfdatrd.checkpoint import open_checkpoint
@@ -31,9 +39,9 @@ def test_the_graph_is_the_network(tiny_model: Path, target: Path, size: tuple[in
     done = export(tiny_model, target, size=size, dynamic=size is None)
     for width, height in [size] if size else [(60, 30), (61, 47), (16, 44)]:
         picture = noise(height, width)
-        out = by_onnxruntime(target, picture)
+        out = run_onnxruntime(target, picture)
         assert out.shape == (3, 2 * height, 2 * width)
-        assert off(out, by_torch(tiny_model, picture)) < 1e-4
+        assert relative_error(out, run_torch(tiny_model, picture)) < 1e-4
     assert done.path == target
     assert (done.format, done.precision, done.size) == ("onnx", "fp32", size)
     assert done.bytes == target.stat().st_size
@@ -57,15 +65,15 @@ def test_pixels_are_where_they_were(identity_2x: Path, target: Path) -> None:
     export(identity_2x, target, dynamic=True)
     for height, width in ((31, 44), (60, 30)):
         picture = noise(height, width)
-        assert np.abs(by_onnxruntime(target, picture) - picture.repeat(2, 1).repeat(2, 2)).max() < 1e-6
+        assert np.abs(run_onnxruntime(target, picture) - picture.repeat(2, 1).repeat(2, 2)).max() < 1e-6
 
 
 @pytest.mark.parametrize("size", [(90, 60), (61, 47), None], ids=lambda s: "dynamic" if s is None else str(s))
 def test_half_precision(tiny_model: Path, target: Path, size: tuple[int, int] | None) -> None:
     done = export(tiny_model, target, size=size, dynamic=size is None, precision="fp16")
     picture = noise(47, 61) if size != (90, 60) else noise(60, 90)
-    out, expected = by_onnxruntime(target, picture), by_torch(tiny_model, picture)
-    assert 1e-4 < off(out, expected) < 2e-2
+    out, expected = run_onnxruntime(target, picture), run_torch(tiny_model, picture)
+    assert 1e-4 < relative_error(out, expected) < 2e-2
     assert done.precision == "fp16"
     assert done.psnr is not None
     assert 50 <= done.psnr < 100
@@ -81,14 +89,16 @@ def test_bf16_is_not_called_verified(tiny_model: Path, target: Path, size: tuple
     assert TensorProto.FLOAT16 not in weight_types(target)
     assert {side[2] for side in interface(target)} == {TensorProto.FLOAT}
     picture = noise(47, 61)
-    assert 1e-4 < off(by_onnxruntime(widened(target), picture), by_torch(tiny_model, picture)) < 0.1
+    assert (
+        1e-4 < relative_error(run_onnxruntime(convert_to_fp32(target), picture), run_torch(tiny_model, picture)) < 0.1
+    )
     if done.verified is None:
         said = f"ONNX Runtime {onnxruntime.__version__} cannot compute bf16 on a CPU (its structure was checked)"
         assert (done.unverified, done.psnr, done.difference) == (said, None, None)
         with pytest.raises(Exception, match="NOT_IMPLEMENTED"):
-            by_onnxruntime(target, picture)
+            run_onnxruntime(target, picture)
     else:  # an ONNX Runtime of the future
-        assert 1e-4 < off(by_onnxruntime(target, picture), by_torch(tiny_model, picture)) < 0.1
+        assert 1e-4 < relative_error(run_onnxruntime(target, picture), run_torch(tiny_model, picture)) < 0.1
 
 
 @pytest.mark.parametrize(
@@ -117,7 +127,7 @@ def test_the_worst_picture_counts(
     identity_2x: Path, target: Path, monkeypatch: pytest.MonkeyPatch, found: list[float]
 ) -> None:
     answers = iter(found)
-    monkeypatch.setattr(accuracy, "compare", lambda *_: next(answers))
+    monkeypatch.setattr(accuracy, "check_psnr", lambda *_: next(answers))
     assert export(identity_2x, target, dynamic=True).psnr == 60
 
 
@@ -131,7 +141,7 @@ def test_tails_that_look_up_places(make_tensors: Make, tmp_path: Path, target: P
     save_file(make_tensors(upsampler=upsampler), model := tmp_path / "model.safetensors")
     export(model, target, size=(47, 61))
     picture = noise(61, 47)
-    assert off(by_onnxruntime(target, picture), by_torch(model, picture)) < 1e-4
+    assert relative_error(run_onnxruntime(target, picture), run_torch(model, picture)) < 1e-4
     before = target.read_bytes()
     with pytest.raises(ArgumentError, match=f"dynamic=True is not possible .*: its {upsampler} tail needs a fixed .*x"):
         export(model, target, dynamic=True)

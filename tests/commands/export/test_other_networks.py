@@ -1,4 +1,4 @@
-"""Networks that are no FDAT-RD: FDAT, ArtCNN, and those that are traced."""
+"""Exports of other networks: FDAT, ArtCNN, and traced ones."""
 
 from pathlib import Path
 from typing import Any
@@ -10,16 +10,25 @@ import torch
 from onnx import TensorProto, numpy_helper
 from safetensors.numpy import save_file
 
-from benchmarks.architectures import saved as made
+from benchmarks.architectures import save_network as made
 from tests.artcnns import KINDS, random_tensors
-from tests.commands.export.conftest import Array, by_onnxruntime, by_torch, interface, noise, off, refuses, widened
-from tests.fdats import fdat, named
-from tests.onnx_files import doubler
+from tests.commands.export.conftest import (
+    Array,
+    assert_refused,
+    convert_to_fp32,
+    interface,
+    noise,
+    relative_error,
+    run_onnxruntime,
+    run_torch,
+)
+from tests.fdats import case_id, fdat
+from tests.onnx_files import write_doubler
 from vsfdatrd.archs.registry import base
 from vsfdatrd.checkpoint import load_model, open_checkpoint
 from vsfdatrd.commands.export import export
 from vsfdatrd.errors import ArgumentError, EngineBuildError
-from vsfdatrd.nn.spandrel_network import OtherNetwork
+from vsfdatrd.nn.spandrel_network import SpandrelNetwork
 from vsfdatrd.options import Precision
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:torch.meshgrid")]
@@ -27,7 +36,7 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(
 
 @pytest.fixture
 def compact(tmp_path: Path) -> Path:
-    """A network that is no FDAT-RD: a small Compact."""
+    """A small network of another architecture (Compact)."""
     pytest.importorskip("spandrel")
     from spandrel.architectures.Compact import Compact
 
@@ -45,19 +54,19 @@ def test_weights_of_other_networks(compact: Path, target: Path, kind: str) -> No
     assert open_checkpoint(target).description.name == "Compact"
     assert open_checkpoint(target).description.dtype == "fp16"
     picture = noise(20, 21)
-    difference = off(by_torch(target, picture), by_torch(compact, picture))
+    difference = relative_error(run_torch(target, picture), run_torch(compact, picture))
     assert 1e-6 < difference < 1e-2
 
 
 def bare(model: Path, picture: Array) -> Array:
-    """What the module in a file makes of a picture, before spandrel limits it to [0, 1]."""
+    """Run the module in a file without spandrel's clamping to [0, 1]."""
     network: Any = load_model(model)
     with torch.inference_mode():
         out: Array = network.forward_unpadded(torch.from_numpy(picture[None]))[0].numpy()
     return out
 
 
-@pytest.mark.parametrize("changes", [{}, {"unshuffle_mod": True, "upsampler_type": "pixelshuffle"}], ids=named)
+@pytest.mark.parametrize("changes", [{}, {"unshuffle_mod": True, "upsampler_type": "pixelshuffle"}], ids=case_id)
 @pytest.mark.parametrize("size", [(48, 40), (61, 47), None], ids=lambda s: "dynamic" if s is None else str(s))
 def test_graphs_of_fdat(tmp_path: Path, target: Path, changes: dict[str, Any], size: tuple[int, int] | None) -> None:
     model = fdat(tmp_path / "fdat.safetensors", **changes).path
@@ -65,7 +74,7 @@ def test_graphs_of_fdat(tmp_path: Path, target: Path, changes: dict[str, Any], s
     assert done.verified is not None
     for width, height in [size] if size else [(48, 40), (61, 47)]:
         picture = noise(height, width)
-        assert off(by_onnxruntime(target, picture), bare(model, picture)) < 1e-4
+        assert relative_error(run_onnxruntime(target, picture), bare(model, picture)) < 1e-4
 
 
 @pytest.mark.parametrize("kind", ["C", "R", "C chroma"])
@@ -76,8 +85,8 @@ def test_graphs_of_artcnn(tmp_path: Path, target: Path, kind: str) -> None:
         done = export(model, target, size=size, dynamic=size is None)
         assert done.verified is not None
         picture = noise(31, 47)[: config.in_channels]
-        out = by_onnxruntime(target, picture)
-        assert off(out, by_torch(model, picture)) < 1e-4
+        out = run_onnxruntime(target, picture)
+        assert relative_error(out, run_torch(model, picture)) < 1e-4
         assert out.shape == (config.out_channels, 31 * config.scale, 47 * config.scale)
 
 
@@ -87,7 +96,7 @@ def test_graphs_of_traced_networks(compact: Path, target: Path) -> None:
         assert done.verified is not None
         assert f"at {size[0]}×{size[1]}:" in done.verified
         picture = noise(size[1], size[0])
-        assert off(by_onnxruntime(target, picture), bare(compact, picture)) < 1e-4
+        assert relative_error(run_onnxruntime(target, picture), bare(compact, picture)) < 1e-4
     about = {entry.key: entry.value for entry in onnx.load(target).metadata_props}
     assert (about["model"], about["scale"]) == ("compact.safetensors", "2")
     assert onnx.load(target).producer_name == "vsfdatrd"
@@ -103,7 +112,7 @@ def test_their_graphs_pad_as_the_network_asks(
     picture = noise(size[1], size[0])
     continued = np.pad(picture, ((0, 0), (0, whole[1] - size[1]), (0, whole[0] - size[0])), "reflect")
     expected = bare(model, continued)[:, : 2 * size[1], : 2 * size[0]]
-    out = by_onnxruntime(target, picture)
+    out = run_onnxruntime(target, picture)
     assert out.shape == expected.shape == (3, 2 * size[1], 2 * size[0])
     assert np.abs(out - expected).max() < 1e-4 * max(1.0, float(expected.std()))
     assert interface(target)[0][1] == [1, 3, size[1], size[0]]
@@ -112,13 +121,13 @@ def test_their_graphs_pad_as_the_network_asks(
 def test_a_large_traced_graph_is_verified_by_a_small_one(
     compact: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    through, seen = OtherNetwork.forward_unpadded, [0]
+    through, seen = SpandrelNetwork.forward_unpadded, [0]
 
-    def watched(self: OtherNetwork, x: torch.Tensor) -> torch.Tensor:
+    def watched(self: SpandrelNetwork, x: torch.Tensor) -> torch.Tensor:
         seen.append(x.shape[2:].numel())
         return through(self, x)
 
-    monkeypatch.setattr(OtherNetwork, "forward_unpadded", watched)
+    monkeypatch.setattr(SpandrelNetwork, "forward_unpadded", watched)
     done = export(compact, target, size=(400, 296))
     assert 0 < max(seen) < 200 * 200, "nor does PyTorch see a large frame"
     assert done.verified is not None
@@ -129,9 +138,9 @@ def test_a_large_traced_graph_is_verified_by_a_small_one(
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_traced_graphs_in_half_precision(compact: Path, target: Path, precision: Precision) -> None:
     done = export(compact, target, size=(47, 31), precision=precision)
-    content = widened(target) if precision == "bf16" else target
+    content = convert_to_fp32(target) if precision == "bf16" else target
     picture = noise(31, 47)
-    assert 1e-5 < off(by_onnxruntime(content, picture), bare(compact, picture)) < 0.1
+    assert 1e-5 < relative_error(run_onnxruntime(content, picture), bare(compact, picture)) < 0.1
     assert (done.verified is None) == (precision == "bf16") or done.verified
     assert {side[2] for side in interface(target)} == {TensorProto.FLOAT}
 
@@ -147,11 +156,11 @@ def test_a_wrong_traced_graph(compact: Path, target: Path, monkeypatch: pytest.M
         return model
 
     monkeypatch.setattr(base, "trace_checkpoint", wrong)
-    refuses(EngineBuildError, "was not kept: .*; choose another", target, compact, size=(47, 31))
+    assert_refused(EngineBuildError, "was not kept: .*; choose another", target, compact, size=(47, 31))
 
 
 def test_what_traced_networks_cannot(compact: Path, tmp_path: Path, target: Path) -> None:
-    refuses(
+    assert_refused(
         ArgumentError,
         r"dynamic=True is not possible .*compact.safetensors': a graph of Compact is traced for one "
         "size of frame; give the size instead",
@@ -160,7 +169,7 @@ def test_what_traced_networks_cannot(compact: Path, tmp_path: Path, target: Path
         dynamic=True,
     )
     hat = made("HAT", tmp_path).path
-    refuses(
+    assert_refused(
         ArgumentError,
         "size=40x8 is too small: frames are mirrored up to 40×16, which takes 9 pixels a side; give 40x9 or larger",
         target,
@@ -170,5 +179,5 @@ def test_what_traced_networks_cannot(compact: Path, tmp_path: Path, target: Path
 
 
 def test_onnx_files_are_no_weights(tmp_path: Path, target: Path) -> None:
-    model = doubler(tmp_path / "given.onnx")
-    refuses(ArgumentError, "given.onnx' is an ONNX file already; use it as it is", target, model)
+    model = write_doubler(tmp_path / "given.onnx")
+    assert_refused(ArgumentError, "given.onnx' is an ONNX file already; use it as it is", target, model)

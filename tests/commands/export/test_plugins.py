@@ -1,4 +1,4 @@
-"""The plugins of vs-mlrt run what is exported, and get what the filter gives."""
+"""The plugins of vs-mlrt run exported files and return the same frames as the filter."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.apart import apart
-from tests.commands.export.conftest import Array, by_torch, off
+from tests.apart import start_process
+from tests.commands.export.conftest import Array, relative_error, run_torch
 from vsfdatrd import __version__
 from vsfdatrd.backends import accuracy
 from vsfdatrd.commands.export import export
@@ -42,8 +42,8 @@ def compute(namespace, graph, picture):
 
 @pytest.fixture(scope="module")
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plugin]:
-    """What a plugin of vs-mlrt (``ort`` or ``ov``) makes of a picture (3, H, W) with a file."""
-    with apart(RUNNER, tmp_path_factory.mktemp("plugin")) as compute:
+    """Function that runs a plugin of vs-mlrt (``ort`` or ``ov``) with a file on a picture (3, H, W)."""
+    with start_process(RUNNER, tmp_path_factory.mktemp("plugin")) as compute:
         yield compute
 
 
@@ -60,9 +60,9 @@ def test_medium(plugin: Plugin, target: Path, precision: Precision) -> None:
         "precision": precision,
         "vsfdatrd": __version__,
     }
-    picture = accuracy.drawing(120, 120)
-    expected = by_torch(Path(__file__).parents[3] / "models/fdat_rd_medium_2x.safetensors", picture)
-    assert off(plugin("ort", target, picture), expected) < (1e-4 if precision == "fp32" else 1e-2)
+    picture = accuracy.draw_line_art(120, 120)
+    expected = run_torch(Path(__file__).parents[3] / "models/fdat_rd_medium_2x.safetensors", picture)
+    assert relative_error(plugin("ort", target, picture), expected) < (1e-4 if precision == "fp32" else 1e-2)
 
 
 @pytest.mark.parametrize("namespace", ["ort", "ov"])
@@ -72,25 +72,25 @@ def test_the_plugins_of_vs_mlrt_run_it(
 ) -> None:
     bound = 1e-4 if precision == "fp32" else 2e-2
     for width, height in ((60, 90), (97, 61)):
-        picture = accuracy.drawing(height, width)
-        expected = by_torch(tiny_model, picture)
+        picture = accuracy.draw_line_art(height, width)
+        expected = run_torch(tiny_model, picture)
         export(tiny_model, target, size=(width, height), precision=precision, verify=False)
-        assert off(plugin(namespace, target, picture), expected) < bound
+        assert relative_error(plugin(namespace, target, picture), expected) < bound
         export(tiny_model, target, dynamic=True, precision=precision, verify=False)
-        assert off(plugin(namespace, target, picture), expected) < bound
+        assert relative_error(plugin(namespace, target, picture), expected) < bound
 
 
 def test_openvino_in_vapoursynth_runs_bf16(plugin: Plugin, tiny_model: Path, target: Path) -> None:
-    picture = accuracy.drawing(61, 47)
+    picture = accuracy.draw_line_art(61, 47)
     export(tiny_model, target, dynamic=True, precision="bf16", verify=False)
-    assert 1e-4 < off(plugin("ov", target, picture), by_torch(tiny_model, picture)) < 0.1
+    assert 1e-4 < relative_error(plugin("ov", target, picture), run_torch(tiny_model, picture)) < 0.1
 
 
 def test_medium_in_vapoursynth_is_what_the_filter_gives(plugin: Plugin, target: Path) -> None:
     """As in a script: the same picture through core.ov.Model and core.fdatrd.upscale."""
     import vapoursynth as vs
 
-    picture = accuracy.drawing(75, 122)
+    picture = accuracy.draw_line_art(75, 122)
     export("medium", target, dynamic=True, verify=False)
 
     def filled(n: int, f: vs.VideoFrame) -> vs.VideoFrame:

@@ -1,4 +1,4 @@
-"""Where to: formats by suffix, places that cannot be written, links, permissions."""
+"""Target files: formats by suffix, unwritable places, links, permissions."""
 
 import errno
 import os

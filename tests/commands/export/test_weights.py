@@ -11,8 +11,8 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from tests.commands.export.conftest import Array, Make, by_torch, noise, off
-from vsfdatrd.archs.fdat_rd import META
+from tests.commands.export.conftest import Array, Make, noise, relative_error, run_torch
+from vsfdatrd.archs.fdat_rd import META_UPSAMPLE
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.commands.export import Exported, export
 from vsfdatrd.options import Precision
@@ -30,7 +30,7 @@ def test_weights_keep_their_values(tiny_model: Path, target: Path, kind: str, pr
     assert done == Exported(target, done.format, precision, None, target.stat().st_size, "by reading it back", None)
     assert done.format == kind
     source = load_file(tiny_model)
-    expected = {name: v if name == META else v.astype(TYPES[precision]) for name, v in source.items()}
+    expected = {name: v if name == META_UPSAMPLE else v.astype(TYPES[precision]) for name, v in source.items()}
     written: dict[str, Array]
     if kind == "safetensors":
         written = {name: values.view(expected[name].dtype) for name, values in load_file(target).items()}
@@ -40,11 +40,13 @@ def test_weights_keep_their_values(tiny_model: Path, target: Path, kind: str, pr
     else:
         state = torch.load(target, weights_only=True)
         assert set(state) == {"params_ema"}
-        kinds = {v.dtype for name, v in state["params_ema"].items() if name != META}
+        kinds = {v.dtype for name, v in state["params_ema"].items() if name != META_UPSAMPLE}
         assert kinds == {{"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]}
-        assert state["params_ema"][META].dtype == torch.uint8
-        written = {name: v.numpy() if name == META else v.float().numpy() for name, v in state["params_ema"].items()}
-        expected = {name: v if name == META else v.astype(np.float32) for name, v in expected.items()}
+        assert state["params_ema"][META_UPSAMPLE].dtype == torch.uint8
+        written = {
+            name: v.numpy() if name == META_UPSAMPLE else v.float().numpy() for name, v in state["params_ema"].items()
+        }
+        expected = {name: v if name == META_UPSAMPLE else v.astype(np.float32) for name, v in expected.items()}
     assert written.keys() == expected.keys()
     for name, values in expected.items():
         assert written[name].dtype == values.dtype
@@ -53,7 +55,7 @@ def test_weights_keep_their_values(tiny_model: Path, target: Path, kind: str, pr
     assert again.description.dtype == precision
     assert again.description.config == open_checkpoint(tiny_model).description.config
     picture = noise(30, 31)
-    difference = off(by_torch(target, picture), by_torch(tiny_model, picture))
+    difference = relative_error(run_torch(target, picture), run_torch(tiny_model, picture))
     assert (difference == 0) if precision == "fp32" else 1e-4 < difference < 0.1
 
 

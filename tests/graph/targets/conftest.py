@@ -1,4 +1,6 @@
-"""The weights that ship. Half precision runs in `emulation.py`, on a CPU; bounds are measured, with a little room."""
+"""Fixtures with the shipped weights. Half precision is emulated on the CPU (`emulation.py`); limits are measured values
+with a margin.
+"""
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ type Medium = tuple[FdatRdConfig, Tensors, torch.nn.Module]
 
 @pytest.fixture(scope="module")
 def medium(tmp_path_factory: pytest.TempPathFactory) -> Medium:
-    """The weights that ship, with all parts at work."""
+    """The shipped weights with all branches active."""
     checkpoint = open_checkpoint(weights_file("medium", tmp_path_factory.mktemp("medium"))[0])
     config = checkpoint.description.config
     assert isinstance(config, FdatRdConfig)

@@ -1,4 +1,4 @@
-"""Half precision: what is multiplied in it, what stays float32, and how near it comes."""
+"""Half precision: which operators use it, which stay float32, and the error."""
 
 import time
 from collections import Counter
@@ -14,18 +14,18 @@ from tests.graph.running import (
     TOKENS,
     Array,
     Make,
-    by_torch,
+    build_network,
     graph_for,
-    network_of,
+    infer_types,
     noise,
-    strayed,
+    rms_error,
+    run_torch,
     tiny,
-    typed,
 )
 from tests.graph.targets.conftest import Medium
-from vsfdatrd.backends.accuracy import drawing
+from vsfdatrd.backends.accuracy import draw_line_art
 from vsfdatrd.graph.fdat import write as fdat_rd_graph
-from vsfdatrd.graph.target import GraphTarget, tensorrt
+from vsfdatrd.graph.target import GraphTarget, tensorrt_target
 from vsfdatrd.options import Precision
 
 
@@ -36,12 +36,12 @@ def psnr(out: Array, expected: Array) -> float:
 @pytest.mark.slow
 def test_the_shipped_weights_in_half_precision(medium: Medium) -> None:
     config, tensors, network = medium
-    x = drawing(60, 120)[None]
-    expected = by_torch(network, x)
+    x = draw_line_art(60, 120)[None]
+    expected = run_torch(network, x)
     found: dict[str, float] = {}
     for precision in HALF:
         # The small float32 products may be TF32, which is what TensorRT has unless told otherwise.
-        run = emulate(graph_for(x, config, tensors, tensorrt(precision)), x, tf32=precision == "mixed")
+        run = emulate(graph_for(x, config, tensors, tensorrt_target(precision)), x, tf32=precision == "mixed")
         assert run.first_bad is None
         found[precision] = psnr(run.output, expected)
     # Measured: 78.3, 63.8 and 77.7 dB; weights that are trained anew move it a little.
@@ -65,10 +65,10 @@ def test_what_is_multiplied_has_the_precisions_type(
     make_config: Make, make_tensors: Make, precision: Precision, compute: int, stream: int, turing: bool
 ) -> None:
     config, tokens = make_config(), 60 * 60
-    form = tensorrt(precision, turing)
+    form = tensorrt_target(precision, turing)
     model = fdat_rd_graph(config, make_tensors(), (60, 60), form)
     sampled = 60, config.heads * config.dict_tokens
-    types = typed(model)
+    types = infer_types(model)
     large, small, sums = Counter[int](), Counter[int](), Counter[int]()
     layers = [
         node.name for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose") and len(node.input) == 3
@@ -102,13 +102,13 @@ def test_what_is_float32_in_a_whole_frame(medium: Medium) -> None:
     config, tensors, _ = medium
     start = time.process_time()
     # In the form with maps, such values are between operators of one kernel: `test_traffic` sees those that are not.
-    model = fdat_rd_graph(config, tensors, FRAME, tensorrt("fp16", portable=False))
+    model = fdat_rd_graph(config, tensors, FRAME, tensorrt_target("fp16", portable=False))
     assert time.process_time() - start <= 10
     n, c, m = TOKENS, config.embed_dim, config.dict_tokens
     height, width = (side // config.unshuffle for side in FRAME)
     blocks = sum(group.count("channel") for group in config.groups)
     assert height * width == n
-    types = typed(model)
+    types = infer_types(model)
     found: Counter[tuple[str, tuple[int, ...]]] = Counter()
     for node in model.graph.node:
         tensor, shape = types[node.output[0]]
@@ -139,10 +139,10 @@ def test_a_weight_beyond_half_precision_is_refused(make_config: Make, make_tenso
     config, tensors = make_config(), make_tensors()
     tensors["groups.0.blocks.0.ffn.fc1.weight"][3, 4] = -7e4
     x = noise(config)
-    for target in (tensorrt("fp16"), tensorrt("mixed"), GraphTarget("fp16")):
+    for target in (tensorrt_target("fp16"), tensorrt_target("mixed"), GraphTarget("fp16")):
         with pytest.raises(OverflowError, match=r"a weight of \S+e\+04 is beyond the range of float16"):
             graph_for(x, config, tensors, target)
-    for target in (tensorrt("bf16"), tensorrt("fp32"), GraphTarget("bf16")):
+    for target in (tensorrt_target("bf16"), tensorrt_target("fp32"), GraphTarget("bf16")):
         assert emulate(graph_for(x, config, tensors, target), x).first_bad is None
 
 
@@ -157,10 +157,10 @@ def test_maps_are_as_precise_as_tokens(make_config: Make, make_tensors: Make, pr
         elif name.endswith(("attn.dictionary", "r_q.weight")):
             tensors[name] *= 8
     x = noise(config)
-    expected = by_torch(network_of(config, tensors), x)
-    forms = tensorrt(precision, portable=False), tensorrt(precision)
+    expected = run_torch(build_network(config, tensors), x)
+    forms = tensorrt_target(precision, portable=False), tensorrt_target(precision)
     assert [form.maps for form in forms] == [False, True]
     tokens, maps = (
-        -20 * np.log10(strayed(emulate(graph_for(x, config, tensors, form), x).output, expected)) for form in forms
+        -20 * np.log10(rms_error(emulate(graph_for(x, config, tensors, form), x).output, expected)) for form in forms
     )
     assert maps > max(55, tokens - 2), (maps, tokens)

@@ -7,11 +7,11 @@ from typing import Any
 import onnx
 import pytest
 
-from tests.fdats import named
-from tests.graph.running import HALF, Make, parts
+from tests.fdats import case_id
+from tests.graph.running import HALF, Make, count_reduction_parts
 from vsfdatrd.archs.upsamplers import UPSAMPLERS
 from vsfdatrd.graph.fdat import write as fdat_rd_graph
-from vsfdatrd.graph.target import tensorrt
+from vsfdatrd.graph.target import tensorrt_target
 from vsfdatrd.options import Precision
 from vsfdatrd.workers.client import Worker
 
@@ -20,7 +20,7 @@ type Build = Callable[[onnx.ModelProto, str], dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Build]:
-    """Parses and builds for a kind of GPU, without one. A process of its own, since TensorRT prints."""
+    """Parse and build a graph for a kind of GPU without a GPU, in another process, since TensorRT prints."""
     if importlib.util.find_spec("tensorrt_rtx") is None:
         pytest.skip("tensorrt_rtx is not installed")
     folder = tmp_path_factory.mktemp("rtx")
@@ -56,14 +56,16 @@ BUILDS: tuple[tuple[Precision, str, dict[str, Any]], ...] = (
 )
 
 
-@pytest.mark.parametrize(("precision", "target", "changes"), BUILDS, ids=[f"{p} {t} {named(c)}" for p, t, c in BUILDS])
+@pytest.mark.parametrize(
+    ("precision", "target", "changes"), BUILDS, ids=[f"{p} {t} {case_id(c)}" for p, t, c in BUILDS]
+)
 def test_tensorrt_builds_it(
     make_config: Make, make_tensors: Make, build: Build, precision: Precision, target: str, changes: dict[str, Any]
 ) -> None:
     config = make_config(**changes)
     side = 60 * config.unshuffle
-    model = fdat_rd_graph(config, make_tensors(**changes), (side, side), tensorrt(precision, target == "sm75"))
-    assert min(parts(model)) > 1
+    model = fdat_rd_graph(config, make_tensors(**changes), (side, side), tensorrt_target(precision, target == "sm75"))
+    assert min(count_reduction_parts(model)) > 1
     facts = build(model, target)
     assert facts["targets"] == [target]
     assert facts["activation_bytes"] > 0

@@ -1,4 +1,4 @@
-"""What the whole frame adds up to stays within half precision."""
+"""Sums over the whole frame stay within the range of half precision."""
 
 from typing import Any
 
@@ -14,19 +14,19 @@ from tests.graph.running import (
     Array,
     Make,
     Tensors,
-    by_torch,
+    build_network,
+    find_divisions,
     graph_for,
-    network_of,
     noise,
-    quotients,
-    strayed,
+    rms_error,
+    run_torch,
     tiny,
 )
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
-from vsfdatrd.backends.accuracy import drawing
+from vsfdatrd.backends.accuracy import draw_line_art
 from vsfdatrd.graph.builder import Writer
 from vsfdatrd.graph.fdat import write as fdat_rd_graph
-from vsfdatrd.graph.target import GraphTarget, tensorrt
+from vsfdatrd.graph.target import GraphTarget, tensorrt_target
 from vsfdatrd.options import Precision
 
 
@@ -49,7 +49,7 @@ def whole_frame(make_config: Make, make_tensors: Make) -> tuple[FdatRdConfig, Te
     return make_config(**changes), tensors
 
 
-def of_kind(model: onnx.ModelProto, kind: str) -> list[str]:
+def results_of_kind(model: onnx.ModelProto, kind: str) -> list[str]:
     """The results of all operators of a kind."""
     return [node.output[0] for node in model.graph.node if node.op_type == kind]
 
@@ -66,7 +66,7 @@ def second_moments(values: Array) -> onnx.ModelProto:
 @pytest.mark.parametrize("extreme", [False, True])
 def test_no_sum_over_a_frame_overflows(make_config: Make, make_tensors: Make, extreme: bool) -> None:
     config, tensors = whole_frame(make_config, make_tensors)
-    x = drawing(*FRAME)[None]
+    x = draw_line_art(*FRAME)[None]
     if extreme:
         # One channel outweighs all others in every token, with the largest values that a norm can give: one half of the
         # picture is black and gives -2000, the other is white and gives 2000.
@@ -74,11 +74,11 @@ def test_no_sum_over_a_frame_overflows(make_config: Make, make_tensors: Make, ex
         tensors["conv_first.1.weight"][5] = 0
         tensors["conv_first.1.weight"][5, :, 1, 1] = 4000 / 12
         tensors["conv_first.1.bias"][5] = -2000
-    model = graph_for(x, config, tensors, tensorrt("fp16"))
+    model = graph_for(x, config, tensors, tensorrt_target("fp16"))
     constants = {constant.name for constant in model.graph.initializer}
     # the norm that channel attention's own matrix is multiplied by
     norm = next(n.input[0] for n in model.graph.node if n.op_type == "Conv" and n.input[1] not in constants)
-    cosines = quotients(model)[0].output[0]  # of channel attention
+    cosines = find_divisions(model)[0].output[0]  # of channel attention
     run = emulate(model, x, keep=[norm, cosines])
     assert run.first_bad is None
     n = run.kept[norm][0].transpose(1, 2, 0).reshape(-1, 128)
@@ -108,19 +108,19 @@ def test_a_dictionary_reads_a_whole_frame(make_config: Make, make_tensors: Make,
     # Some keys matter more than others, or few have all the weight: samples would have none in fp16.
     sampled = maps and sharpness < 100
     tensors["groups.0.blocks.0.attn.r_q.weight"] *= sharpness
-    x = drawing(*FRAME)[None]
+    x = draw_line_art(*FRAME)[None]
     found = {}
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     for precision in precisions:
         form = GraphTarget(precision, attention=True, split_reductions=True, maps=maps, head_multiple=8)
         model = fdat_rd_graph(config, tensors, FRAME, form)
         # what is read: (M·h, C), or the heads' own channels (1, h, M, d)
-        name = quotients(model)[-1].output[0] if sampled else of_kind(model, "ReduceSum")[-1]
+        name = find_divisions(model)[-1].output[0] if sampled else results_of_kind(model, "ReduceSum")[-1]
         run = emulate(model, x, keep=[name])
         assert run.first_bad is None
         found[precision] = run.kept[name]
     assert found["fp32"].squeeze().shape == (32, 32)
-    assert strayed(found["fp16"], found["fp32"]) < (1e-3 if sharpness < 100 else 1e-2)
+    assert rms_error(found["fp16"], found["fp32"]) < (1e-3 if sharpness < 100 else 1e-2)
 
 
 @tiny
@@ -135,6 +135,6 @@ def test_norms_of_every_size(make_config: Make, make_tensors: Make, scale: float
     for name in ("0.conv.0", "0.attn.qkv", "1.attn.e_q"):
         tensors[f"groups.0.blocks.{name}.weight"] *= 1 / scale  # the rest stays as it was
     x = noise(config)
-    run = emulate(graph_for(x, config, tensors, tensorrt("fp16", turing)), x)
+    run = emulate(graph_for(x, config, tensors, tensorrt_target("fp16", turing)), x)
     assert run.first_bad is None
-    assert strayed(run.output, by_torch(network_of(config, tensors), x)) < 4e-3
+    assert rms_error(run.output, run_torch(build_network(config, tensors), x)) < 4e-3

@@ -27,7 +27,7 @@ def state(tensors: Tensors) -> dict[str, torch.Tensor]:
 
 
 def refused(path: Path) -> str:
-    """What is said of a file that must be refused; it has to name it."""
+    """Return the error message for a refused file, which must contain its name."""
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(path)
     output = str(caught.value)

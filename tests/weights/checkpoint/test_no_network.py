@@ -1,4 +1,4 @@
-"""Tensors that are no image network."""
+"""Files with tensors that are not an image network."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from safetensors.numpy import save_file
 
 from tests.weights.checkpoint.conftest import Tensors, refused
-from vsfdatrd.archs.fdat_rd import META
+from vsfdatrd.archs.fdat_rd import META_UPSAMPLE
 from vsfdatrd.checkpoint import load_model, open_checkpoint
 from vsfdatrd.errors import CheckpointError
 
@@ -69,13 +69,22 @@ def test_other_networks_without_spandrel(tmp_path: Path, monkeypatch: pytest.Mon
         ({"conv_after.weight": np.zeros((32, 32, 1, 1), np.float32)}, "has shape (32, 32, 1, 1) where the others "),
         ({"conv_first.bias": np.zeros(0, np.float32)}, "its tensor 'conv_first.bias' of shape (0,) holds nothing"),
         ({"conv_first.bias": np.zeros(32, np.int32)}, "stores 'conv_first.bias' as int32; convert it to fp16"),
-        ({META: np.array([3, 5, 2, 32, 0, 32, 4], np.uint8)}, "contradicts itself: its tensor 'upsampler.0.weight'"),
-        ({META: np.array([3, 5, 2, 32, 3, 32, 4.5], np.float32)}, "is not a list of integers"),
-        ({META: np.array([3, 5, 2, 32, 3, 32, np.nan], np.float32)}, "not finite numbers"),
-        ({META: np.array([[3]], np.uint8)}, "is not a list of integers"),
-        ({META: np.array([3, 4, 2, 32, 3, 30, 4], np.uint8)}, "its dysample tail needs a multiple of 4 channels"),
-        ({META: np.array([3, 0, 2, 32, 3, 32, 4], np.uint8)}, "a plain convolution, which cannot enlarge 2 times"),
-        ({META: np.array([3, 5, 4, 32, 3, 32, 4], np.uint8)}, "FDAT-RD: it lacks 'upsampler.2.bias' and "),
+        (
+            {META_UPSAMPLE: np.array([3, 5, 2, 32, 0, 32, 4], np.uint8)},
+            "contradicts itself: its tensor 'upsampler.0.weight'",
+        ),
+        ({META_UPSAMPLE: np.array([3, 5, 2, 32, 3, 32, 4.5], np.float32)}, "is not a list of integers"),
+        ({META_UPSAMPLE: np.array([3, 5, 2, 32, 3, 32, np.nan], np.float32)}, "not finite numbers"),
+        ({META_UPSAMPLE: np.array([[3]], np.uint8)}, "is not a list of integers"),
+        (
+            {META_UPSAMPLE: np.array([3, 4, 2, 32, 3, 30, 4], np.uint8)},
+            "its dysample tail needs a multiple of 4 channels",
+        ),
+        (
+            {META_UPSAMPLE: np.array([3, 0, 2, 32, 3, 32, 4], np.uint8)},
+            "a plain convolution, which cannot enlarge 2 times",
+        ),
+        ({META_UPSAMPLE: np.array([3, 5, 4, 32, 3, 32, 4], np.uint8)}, "FDAT-RD: it lacks 'upsampler.2.bias' and "),
         ({"groups.0.blocks.0.attn.temp": np.ones((5, 1, 1), np.float32)}, "32 channels cannot be split over 5 "),
     ],
 )

@@ -1,4 +1,4 @@
-"""Files that are no weights."""
+"""Files that are not weights."""
 
 import os
 from pathlib import Path

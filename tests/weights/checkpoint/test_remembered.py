@@ -1,4 +1,4 @@
-"""What is remembered of a file, what is not imported for it, and files that change meanwhile."""
+"""Cached descriptors: what is cached, what need not be imported, and files that change."""
 
 import json
 import os

@@ -12,9 +12,9 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from tests.weights.checkpoint.conftest import Tensors
-from vsfdatrd.archs.fdat_rd import META, FdatRdConfig
-from vsfdatrd.archs.registry import restore
-from vsfdatrd.archs.registry.base import BUFFERS
+from vsfdatrd.archs.fdat_rd import META_UPSAMPLE, FdatRdConfig
+from vsfdatrd.archs.registry import restore_descriptor
+from vsfdatrd.archs.registry.base import BUFFER_SUFFIXES
 from vsfdatrd.archs.size import SizeRequirements
 from vsfdatrd.checkpoint import load_model, open_checkpoint
 from vsfdatrd.nn.fdat_rd import FdatRd
@@ -43,7 +43,7 @@ def test_shipping_size(shared: Path) -> None:
     found = open_checkpoint(shared / "weights/fdat_rd_medium_2x_standin.safetensors").description
     assert (found.parameters, found.dtype, found.scale, found.size.multiple_of) == (7_728_503, "fp16", 2, 60)
     assert found.sha256 == "d1e6dcf5017b4c2760994271649952d091a9d4474ec7d187ed01cf647b0507bd"
-    assert restore(json.loads(json.dumps(found.to_dict()))) == found
+    assert restore_descriptor(json.loads(json.dumps(found.to_dict()))) == found
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_every_precision(
 
     path = tmp_path / f"a{suffix}"
     kind = getattr(torch, dtype)
-    converted = {key: (value if key.endswith(BUFFERS) else value.to(kind)) for key, value in state.items()}
+    converted = {key: (value if key.endswith(BUFFER_SUFFIXES) else value.to(kind)) for key, value in state.items()}
     if suffix == ".pth":
         torch.save(converted, path)
     else:
@@ -71,20 +71,22 @@ def test_every_precision(
     checkpoint = open_checkpoint(path)
     assert checkpoint.description.dtype == name
     found = checkpoint.tensors()
-    assert {key for key, values in found.items() if values.dtype != np.float32} == {META}
-    exact = {key: (value if key.endswith(BUFFERS) else value.float()).numpy() for key, value in converted.items()}
+    assert {key for key, values in found.items() if values.dtype != np.float32} == {META_UPSAMPLE}
+    exact = {
+        key: (value if key.endswith(BUFFER_SUFFIXES) else value.float()).numpy() for key, value in converted.items()
+    }
     _same(found, exact)
     np.testing.assert_allclose(found["conv_first.weight"], tensors["conv_first.weight"], rtol=tolerance, atol=1e-6)
 
 
 def test_precisions_may_be_mixed_and_meta_may_be_a_fraction(tmp_path: Path, tensors: Tensors) -> None:
     mixed = tensors | {"conv_after.weight": tensors["conv_after.weight"].astype(np.float16)}
-    mixed[META] = tensors[META].astype(np.float16)
+    mixed[META_UPSAMPLE] = tensors[META_UPSAMPLE].astype(np.float16)
     save_file(mixed, path := tmp_path / "a.safetensors")
     checkpoint = open_checkpoint(path)
     assert checkpoint.description.dtype == "fp16+fp32"
     network = checkpoint.network()
-    assert network.get_buffer(META).tolist() == tensors[META].tolist()
+    assert network.get_buffer(META_UPSAMPLE).tolist() == tensors[META_UPSAMPLE].tolist()
 
 
 def _wrapped(state: Tensors) -> Iterator[tuple[str, object]]:

@@ -21,7 +21,7 @@ type Tree = dict[Any, Any]
 
 
 def _weights(seed: int) -> State:
-    """Of a network that spandrel knows: its names, ``body.0.weight`` and so on, say nothing by themselves."""
+    """Tensors of a network that spandrel knows, with names such as ``body.0.weight``, which many architectures use."""
     from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
 
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""PyTorch's files read as data: the tensors that torch.load gives, of every protocol and type, and no bomb goes off."""
+"""PyTorch files read without PyTorch: the same tensors as torch.load, for every protocol and type; malicious files."""
 
 import argparse
 import collections
@@ -32,7 +32,7 @@ class Color(enum.Enum):
 
 
 class Settings:
-    """What a training program may keep beside the weights."""
+    """Settings object that a training program may store with the weights."""
 
     def __init__(self) -> None:
         self.rate = 1e-4

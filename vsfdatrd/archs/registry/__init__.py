@@ -23,7 +23,7 @@ def open_any(path: Path) -> WeightsFile:
     return open_weights(path, [architecture.open_own_format for architecture in ARCHITECTURES])
 
 
-def restore(plain: Mapping[str, Any]) -> ModelDescriptor:
+def restore_descriptor(plain: Mapping[str, Any]) -> ModelDescriptor:
     """Restore a descriptor from the result of `ModelDescriptor.to_dict`, possibly after a round trip through JSON.
 
     Args:

@@ -10,7 +10,7 @@ from vsfdatrd.archs.artcnn_glsl import GlslFile, is_shader
 from vsfdatrd.archs.registry.base import Architecture, Checkpoint, TensorIndex
 from vsfdatrd.errors import CheckpointError
 from vsfdatrd.graph.target import GraphTarget
-from vsfdatrd.weights.files import WeightsFile, refuse
+from vsfdatrd.weights.files import WeightsFile, refusal
 
 if TYPE_CHECKING:
     import onnx
@@ -29,24 +29,26 @@ class ArtCnn(Architecture[ArtCnnConfig]):
         return GlslFile(path) if is_shader(head, path.suffix) else None
 
     @override
-    def own_names(self, names: Mapping[str, str]) -> Mapping[str, str]:
-        renamed = artcnn.own_names(names)
+    def canonical_names(self, names: Mapping[str, str]) -> Mapping[str, str]:
+        renamed = artcnn.canonical_names(names)
         return names if renamed is None else {own: names[name] for own, name in renamed.items()}
 
     @override
     def detect(self, tensors: TensorIndex) -> bool:
-        return artcnn.own_names(tensors.entries) is not None
+        return artcnn.canonical_names(tensors.entries) is not None
 
     @override
     def configure(self, tensors: TensorIndex) -> ArtCnnConfig:
         path = tensors.path
         for name, entry in tensors.entries.items():
             if not entry.is_float:
-                raise refuse(path, f"stores {name!r} as {entry.dtype}; convert it to fp16, bf16 or fp32")
+                raise refusal(path, f"stores {name!r} as {entry.dtype}; convert it to fp16, bf16 or fp32")
         try:
-            return artcnn.from_shapes(tensors.shapes)
+            return artcnn.config_from_shapes(tensors.shapes)
         except CheckpointError as error:
-            raise refuse(path, f"cannot be used: {error}; download it again, or save it again from training") from error
+            raise refusal(
+                path, f"cannot be used: {error}; download it again, or save it again from training"
+            ) from error
 
     @override
     def build(self, config: ArtCnnConfig) -> "nn.Module":

@@ -1,4 +1,4 @@
-"""Architecture: what depends on the kind of a network. ModelDescriptor, Checkpoint: a network in a file.
+"""Architecture: the code that differs between kinds of networks. ModelDescriptor, Checkpoint: a network in a file.
 
 Everything outside `archs` asks these classes, and never what kind of network there is.
 """
@@ -13,9 +13,9 @@ from vsfdatrd.archs.config import NetworkConfig
 from vsfdatrd.archs.onnx import Range
 from vsfdatrd.archs.size import SizeRequirements
 from vsfdatrd.graph.target import OPENVINO, GraphTarget
-from vsfdatrd.weights.files import Array, Entry, WeightsFile, refuse, require_torch, sha256
+from vsfdatrd.weights.files import Array, Entry, WeightsFile, refusal, require_torch, sha256
 from vsfdatrd.weights.format import open_weights
-from vsfdatrd.weights.state_dicts import find
+from vsfdatrd.weights.state_dicts import find_state_dict
 
 if TYPE_CHECKING:
     import onnx
@@ -26,9 +26,9 @@ type Planes = Literal["rgb", "luma", "chroma"]
 
 FOREIGN_VERSION = 4
 """Incremented with every change to the graphs of architectures other than FDAT-RD and FDAT."""
-BUFFERS = ("upsampler.MetaUpsample", ".init_pos")
+BUFFER_SUFFIXES = ("upsampler.MetaUpsample", ".init_pos")
 """Ends of the names of buffers that networks of several architectures have."""
-_CHANNELS: dict[Planes, tuple[int, int]] = {"rgb": (3, 3), "luma": (1, 1), "chroma": (3, 2)}
+_CHANNEL_COUNTS: dict[Planes, tuple[int, int]] = {"rgb": (3, 3), "luma": (1, 1), "chroma": (3, 2)}
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class TensorIndex:
         return {name: self.file.entries[stored] for name, stored in self.names.items()}
 
     @property
-    def trained(self) -> Mapping[str, Entry]:
+    def trained_entries(self) -> Mapping[str, Entry]:
         """The entries without buffers, which are never trained."""
-        return {name: entry for name, entry in self.entries.items() if not name.endswith(BUFFERS)}
+        return {name: entry for name, entry in self.entries.items() if not name.endswith(BUFFER_SUFFIXES)}
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -83,23 +83,25 @@ class Architecture[C: NetworkConfig]:
         """Open a file of a format that only this architecture has, known by its first bytes; None if it has another."""
         return None
 
-    def claims(self, path: Path) -> bool:
-        """Return whether a file belongs to this architecture and must be described by `examine`, not by its tensors."""
+    def is_own_file(self, path: Path) -> bool:
+        """Return whether a file belongs to this architecture and must be described by `describe_file`, not by its
+        tensors.
+        """
         return False
 
-    def examine(self, path: Path, multiple: int | None, input_range: Range | None) -> tuple[C, int, str]:
-        """Describe a file for which `claims` is true; see `checkpoint.open_checkpoint` for the arguments.
+    def describe_file(self, path: Path, multiple: int | None, input_range: Range | None) -> tuple[C, int, str]:
+        """Describe a file for which `is_own_file` is true; see `checkpoint.open_checkpoint` for the arguments.
 
         Returns:
             The configuration, the number of parameters and their type, as in `ModelDescriptor`.
         """
         raise NotImplementedError
 
-    def changed(self, path: Path, config: C) -> bool:
+    def has_changed(self, path: Path, config: C) -> bool:
         """Return whether anything but the file itself has changed since the file was described."""
         return False
 
-    def own_names(self, names: Mapping[str, str]) -> Mapping[str, str]:
+    def canonical_names(self, names: Mapping[str, str]) -> Mapping[str, str]:
         """Rename tensors (network's name -> name in the file); return `names` itself if there is nothing to rename."""
         return names
 
@@ -113,7 +115,7 @@ class Architecture[C: NetworkConfig]:
 
     def parameters(self, config: C, tensors: TensorIndex) -> int:
         """Count the trained parameters."""
-        return sum(entry.count for entry in tensors.trained.values())
+        return sum(entry.count for entry in tensors.trained_entries.values())
 
     # The network as a PyTorch module
 
@@ -174,7 +176,7 @@ class Architecture[C: NetworkConfig]:
         """Return the properties of a graph other than the weights and `graph.GRAPH_VERSION`, for an engine's key."""
         return f"foreign {FOREIGN_VERSION}"
 
-    def inspect(self, config: C, checkpoint: "Checkpoint") -> dict[str, Any]:
+    def weights_info(self, config: C, checkpoint: "Checkpoint") -> dict[str, Any]:
         """Return what ``vsfdatrd info`` prints about the weights, by label."""
         return {}
 
@@ -228,10 +230,10 @@ class ModelDescriptor:
     @property
     def frame_channels(self) -> tuple[int, int]:
         """Number of planes that an engine for this network takes, and that it returns."""
-        return _CHANNELS[self.planes]
+        return _CHANNEL_COUNTS[self.planes]
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to plain values that JSON can store; `registry.restore` reads them."""
+        """Convert to plain values that JSON can store; `registry.restore_descriptor` reads them."""
         return {
             "architecture": self.architecture.name,
             "config": asdict(cast(Any, self.config)),
@@ -261,10 +263,10 @@ class Checkpoint:
         self.check_unchanged()
         architecture = self.description.architecture
         file = open_weights(self.path, [architecture.open_own_format])
-        state_dict = find(file.entries, self.description.part)
+        state_dict = find_state_dict(file.entries, self.description.part)
         if state_dict is None:
-            raise refuse(self.path, "was changed while it was in use; run the script again")
-        return dict(file.read(architecture.own_names(state_dict.names)))
+            raise refusal(self.path, "was changed while it was in use; run the script again")
+        return dict(file.read(architecture.canonical_names(state_dict.names)))
 
     def network(self) -> "nn.Module":
         """Build the network with its weights as a PyTorch module.
@@ -285,16 +287,16 @@ class Checkpoint:
     def check_unchanged(self) -> None:
         """Raise CheckpointError if the file has changed since it was opened."""
         if sha256(self.path) != self.description.sha256:
-            raise refuse(self.path, "was changed while it was in use; run the script again")
+            raise refusal(self.path, "was changed while it was in use; run the script again")
 
 
 @lru_cache(maxsize=1)  # the precisions of an engine and its reference use the same graph
 def trace_checkpoint(checkpoint: Checkpoint, height: int, width: int, dynamic: bool = False) -> "onnx.ModelProto":
-    """Trace a checkpoint's module on a frame that needs no padding; see `graph.trace.trace`."""
-    from vsfdatrd.graph.trace import trace
+    """Trace a checkpoint's module on a frame that needs no padding; see `graph.trace.trace_module`."""
+    from vsfdatrd.graph.trace import trace_module
 
     about = checkpoint.description
     network = checkpoint.network()
     network_name = f"{checkpoint.path.name} ({about.name})"
     size = (1, about.frame_channels[0], height, width)
-    return trace(network, lambda x: about.architecture.run(network, x), size, network_name, dynamic)
+    return trace_module(network, lambda x: about.architecture.run(network, x), size, network_name, dynamic)

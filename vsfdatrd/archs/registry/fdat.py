@@ -3,10 +3,10 @@
 from typing import override
 
 from vsfdatrd.archs.fdat import FdatConfig, is_fdat
-from vsfdatrd.archs.fdat_rd import META
-from vsfdatrd.archs.fdat_shapes import fdat_from_shapes
+from vsfdatrd.archs.fdat_rd import META_UPSAMPLE
+from vsfdatrd.archs.fdat_shapes import fdat_config_from_shapes
 from vsfdatrd.archs.registry.base import TensorIndex
-from vsfdatrd.archs.registry.fdat_rd import FdatFamily, read_meta
+from vsfdatrd.archs.registry.fdat_rd import FdatFamily, read_meta_upsample
 from vsfdatrd.archs.registry.spandrel import SpandrelModule
 from vsfdatrd.errors import CheckpointError
 
@@ -29,9 +29,9 @@ class Fdat(FdatFamily[FdatConfig], SpandrelModule[FdatConfig]):
         return config
 
     def _config(self, tensors: TensorIndex) -> FdatConfig | None:
-        if not all(entry.is_float for name, entry in tensors.entries.items() if name != META):
+        if not all(entry.is_float for name, entry in tensors.entries.items() if name != META_UPSAMPLE):
             return None
         try:
-            return fdat_from_shapes(tensors.shapes, read_meta(tensors))
+            return fdat_config_from_shapes(tensors.shapes, read_meta_upsample(tensors))
         except ValueError:
             return None

@@ -3,18 +3,18 @@
 from typing import TYPE_CHECKING, Any, override
 
 from vsfdatrd.archs import fdat_rd, fdat_shapes, zero_branches
-from vsfdatrd.archs.fdat_rd import META, FdatFamilyConfig, FdatRdConfig
+from vsfdatrd.archs.fdat_rd import META_UPSAMPLE, FdatFamilyConfig, FdatRdConfig
 from vsfdatrd.archs.registry.base import Architecture, Checkpoint, TensorIndex
 from vsfdatrd.errors import CheckpointError
 from vsfdatrd.graph.target import GraphTarget
-from vsfdatrd.weights.files import refuse
+from vsfdatrd.weights.files import refusal
 
 if TYPE_CHECKING:
     import onnx
     import torch
     from torch import nn
 
-_AGAIN = "download it again, or save the whole state dict"
+_DOWNLOAD_ADVICE = "download it again, or save the whole state dict"
 
 
 class FdatFamily[C: FdatFamilyConfig](Architecture[C]):
@@ -59,12 +59,14 @@ class FdatRd(FdatFamily[FdatRdConfig]):
         path, entries = tensors.path, tensors.entries
         for name, entry in entries.items():
             if not entry.count:
-                raise refuse(path, f"is damaged: its tensor {name!r} of shape {entry.shape} holds nothing; {_AGAIN}")
+                raise refusal(
+                    path, f"is damaged: its tensor {name!r} of shape {entry.shape} holds nothing; {_DOWNLOAD_ADVICE}"
+                )
         try:
-            config = fdat_rd.from_shapes(tensors.shapes, read_meta(tensors))
-            fdat_shapes.check(config, entries)
+            config = fdat_rd.config_from_shapes(tensors.shapes, read_meta_upsample(tensors))
+            fdat_shapes.check_tensors(config, entries)
         except (CheckpointError, ValueError, ArithmeticError) as error:
-            raise refuse(path, f"cannot be used: {error}; {_AGAIN}") from error
+            raise refusal(path, f"cannot be used: {error}; {_DOWNLOAD_ADVICE}") from error
         return config
 
     @override
@@ -74,20 +76,20 @@ class FdatRd(FdatFamily[FdatRdConfig]):
         return modules.FdatRd(config)
 
     @override
-    def inspect(self, config: FdatRdConfig, checkpoint: Checkpoint) -> dict[str, Any]:
+    def weights_info(self, config: FdatRdConfig, checkpoint: Checkpoint) -> dict[str, Any]:
         try:
             return {"at work": zero_branches.count_active_branches(config, checkpoint.tensors())}
         except CheckpointError as error:
             return {"at work": str(error)}
 
 
-def read_meta(tensors: TensorIndex) -> list[int]:
+def read_meta_upsample(tensors: TensorIndex) -> list[int]:
     """Read the `MetaUpsample` buffer as integers; some converters cast it to a floating-point type with the weights.
 
     Raises:
         ValueError: It holds something else.
     """
-    meta = tensors.read(META)[META]
+    meta = tensors.read(META_UPSAMPLE)[META_UPSAMPLE]
     if meta.ndim != 1 or (meta != meta.round()).any() or (meta < 0).any():
-        raise ValueError(f"its {META} is not a list of integers")
+        raise ValueError(f"its {META_UPSAMPLE} is not a list of integers")
     return [int(value) for value in meta]

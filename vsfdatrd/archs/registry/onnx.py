@@ -8,7 +8,7 @@ from vsfdatrd.archs.onnx import OnnxConfig, Range
 from vsfdatrd.archs.registry.base import Architecture, Checkpoint
 from vsfdatrd.cache.manifest import digest_of
 from vsfdatrd.graph.target import GraphTarget
-from vsfdatrd.weights.files import is_onnx, refuse
+from vsfdatrd.weights.files import is_onnx, refusal
 
 if TYPE_CHECKING:
     import onnx
@@ -24,44 +24,44 @@ class Onnx(Architecture[OnnxConfig]):
     is_traced = False
 
     @override
-    def claims(self, path: Path) -> bool:
+    def is_own_file(self, path: Path) -> bool:
         return is_onnx(path)
 
     @override
-    def examine(self, path: Path, multiple: int | None, input_range: Range | None) -> tuple[OnnxConfig, int, str]:
+    def describe_file(self, path: Path, multiple: int | None, input_range: Range | None) -> tuple[OnnxConfig, int, str]:
         from vsfdatrd.archs.onnx_probe import probe
 
         result = probe(path, multiple, input_range)
         return from_plain(OnnxConfig, result["config"]), result["parameters"], result["dtype"]
 
     @override
-    def changed(self, path: Path, config: OnnxConfig) -> bool:
+    def has_changed(self, path: Path, config: OnnxConfig) -> bool:
         """Return whether external data of the file has changed."""
         if not config.external:
             return False
-        from vsfdatrd.archs.onnx_checks import changed
+        from vsfdatrd.archs.onnx_checks import has_external_data_changed
 
-        return changed(path, config)
+        return has_external_data_changed(path, config)
 
     @override
     def module(self, config: OnnxConfig, checkpoint: Checkpoint) -> "nn.Module":
-        raise refuse(checkpoint.path, "is an ONNX file and has no PyTorch module; use another backend")
+        raise refusal(checkpoint.path, "is an ONNX file and has no PyTorch module; use another backend")
 
     @override
     def graph(
         self, config: OnnxConfig, checkpoint: Checkpoint, size: tuple[int, int] | None, target: GraphTarget
     ) -> "onnx.ModelProto":
         """Replace the inputs and outputs with those that engines expect."""
-        from vsfdatrd.archs.onnx_checks import read
+        from vsfdatrd.archs.onnx_checks import read_model
         from vsfdatrd.graph.adapt_io import wrap_io
         from vsfdatrd.graph.half_precision import convert_precision
 
         if size is None:
             raise ValueError("a graph of an ONNX file is adapted to one size of frame")
         checkpoint.check_unchanged()
-        if self.changed(checkpoint.path, config):
-            raise refuse(checkpoint.path, "has external weights that were changed while in use; run the script again")
-        return convert_precision(wrap_io(read(checkpoint.path)[0], config, *size), target)
+        if self.has_changed(checkpoint.path, config):
+            raise refusal(checkpoint.path, "has external weights that were changed while in use; run the script again")
+        return convert_precision(wrap_io(read_model(checkpoint.path)[0], config, *size), target)
 
     @override
     def graph_identity(self, config: OnnxConfig) -> str:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, cast, override
 from vsfdatrd.archs.config import NetworkConfig
 from vsfdatrd.archs.registry.base import Architecture, Checkpoint, TensorIndex
 from vsfdatrd.archs.size import SizeRequirements
-from vsfdatrd.weights.files import refuse, require_torch
+from vsfdatrd.weights.files import refusal, require_torch
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from vsfdatrd.nn.spandrel_network import OtherNetwork
+    from vsfdatrd.nn.spandrel_network import SpandrelNetwork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +42,13 @@ class SpandrelModule[C: NetworkConfig](Architecture[C]):
     @override
     def module(self, config: C, checkpoint: Checkpoint) -> "nn.Module":
         require_torch(checkpoint.path, "can be inspected without PyTorch, but running it as a module")
-        from vsfdatrd.nn.spandrel_network import load
+        from vsfdatrd.nn.spandrel_network import load_network
 
-        return load(checkpoint.path, checkpoint.tensors())
+        return load_network(checkpoint.path, checkpoint.tensors())
 
     @override
     def run(self, network: "nn.Module", x: "torch.Tensor") -> "torch.Tensor":
-        return cast("OtherNetwork", network).forward_unpadded(x)
+        return cast("SpandrelNetwork", network).forward_unpadded(x)
 
 
 class Spandrel(SpandrelModule[SpandrelConfig]):
@@ -67,15 +67,15 @@ class Spandrel(SpandrelModule[SpandrelConfig]):
 
     @override
     def configure(self, tensors: TensorIndex) -> SpandrelConfig:
-        from vsfdatrd.nn.spandrel_network import load
+        from vsfdatrd.nn.spandrel_network import load_network
 
-        network = load(tensors.path, tensors.read())
+        network = load_network(tensors.path, tensors.read())
         channels = network.channels
         try:
             largest = network.largest() if channels in ((3, 3), (1, 1)) else 0
         except Exception as error:  # architectures raise errors of any type
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-            raise refuse(
+            raise refusal(
                 tensors.path, f"is {network.architecture}, which does not run with these weights: {reason}"
             ) from error
         return SpandrelConfig(

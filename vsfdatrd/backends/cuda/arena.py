@@ -12,7 +12,7 @@ ALIGNMENT = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class BufferLife:
     """Size and life of a buffer."""
 
     size: int
@@ -22,12 +22,12 @@ class Span:
     last: int
     """Number of the step that uses it last; at least `first`."""
 
-    def meets(self, other: "Span") -> bool:
+    def overlaps(self, other: "BufferLife") -> bool:
         """Return whether there is a step at which both buffers are alive."""
         return self.first <= other.last and other.first <= self.last
 
 
-def place(spans: Sequence[Span]) -> tuple[list[int], int]:
+def assign_offsets(spans: Sequence[BufferLife]) -> tuple[list[int], int]:
     """Assign an offset to every buffer.
 
     Args:
@@ -40,8 +40,8 @@ def place(spans: Sequence[Span]) -> tuple[list[int], int]:
     total = 0
     done: list[int] = []
     for i in sorted(range(len(spans)), key=lambda n: (-spans[n].size, spans[n].first)):
-        size = aligned(spans[i].size)
-        taken = sorted((offsets[n], offsets[n] + aligned(spans[n].size)) for n in done if spans[n].meets(spans[i]))
+        size = align_up(spans[i].size)
+        taken = sorted((offsets[n], offsets[n] + align_up(spans[n].size)) for n in done if spans[n].overlaps(spans[i]))
         best, smallest, end = None, None, 0
         for start, stop in taken:
             gap = start - end
@@ -54,6 +54,6 @@ def place(spans: Sequence[Span]) -> tuple[list[int], int]:
     return offsets, total
 
 
-def aligned(size: int) -> int:
+def align_up(size: int) -> int:
     """Round a number of bytes up to a multiple of `ALIGNMENT`."""
     return -(-size // ALIGNMENT) * ALIGNMENT

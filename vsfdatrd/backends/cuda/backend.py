@@ -10,25 +10,26 @@ import json
 import logging
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
 from vsfdatrd.backends import memory, reference, weights_file
-from vsfdatrd.backends.base import Engine, EngineSpec
+from vsfdatrd.backends.base import Engine, EngineSpec, as_build_errors
 from vsfdatrd.backends.cuda.packing import TYPES
-from vsfdatrd.backends.cuda.plan import assume_active, is_numerable, unsuitable
+from vsfdatrd.backends.cuda.plan import assume_all_active, offsets_fit, unsupported_config_reason
 from vsfdatrd.backends.cuda.planner import make_plan
-from vsfdatrd.backends.gpu.contexts import STREAMS, ContextChoice
-from vsfdatrd.backends.gpu.devices import first_selected, gpus
-from vsfdatrd.backends.graphs import serialized
+from vsfdatrd.backends.gpu.contexts import DEFAULT_STREAMS, ContextChoice
+from vsfdatrd.backends.gpu.devices import first_selected, list_gpus
+from vsfdatrd.backends.gpu.verification import verify_once
+from vsfdatrd.backends.graphs import serialize
 from vsfdatrd.backends.remote_engine import RemoteEngine
-from vsfdatrd.errors import EngineBuildError, EngineError, InsufficientMemory
+from vsfdatrd.errors import InsufficientMemory
 from vsfdatrd.kernels import manifest
 from vsfdatrd.kernels.manifest import Manifest
 from vsfdatrd.options import Precision
-from vsfdatrd.system.files import keep_if_possible, read_json_object
 from vsfdatrd.workers.client import StandbyWorker
 
 log = logging.getLogger(__name__)
@@ -37,14 +38,12 @@ GRAPH_VERSION = "1"
 """Version of the plan and of the way weights are packed."""
 ANY_SIZE = True
 REFERENCE = "verification.npy"
-"""File with the fp32 output for `accuracy.drawing`."""
-LEVELS = "verification.json"
+"""File with the fp32 output for `accuracy.draw_line_art`."""
+SKY_LEVELS = "verification.json"
 """File with `accuracy.count_levels` of the sky in fp32."""
-VERIFIED = (120, 180)
-"""Approximate height and width of the images used for verification; rounded to a multiple that the network takes."""
-OLDEST = (8, 0)
+MIN_CAPABILITY = (8, 0)
 """Lowest compute capability that the kernels are compiled for."""
-BYTES_OF_PROCESS = 600 << 20
+PROCESS_BYTES = 600 << 20
 """GPU memory of a CUDA context, kernels and small allocations. As for TensorRT; not measured for these kernels."""
 
 _standby = StandbyWorker("vsfdatrd.backends.cuda.worker")
@@ -57,10 +56,10 @@ def unavailable(device: Sequence[int] = (0,)) -> str | None:
         gpu = first_selected([index])
         if gpu is None:
             return "there is no NVIDIA GPU here, or no driver for it"
-        if gpu.capability < OLDEST:
+        if gpu.capability < MIN_CAPABILITY:
             major, minor = gpu.capability
             return f"{gpu.name} has compute capability {major}.{minor}, and the CUDA kernels need 8.0 or later"
-    if _kernels() is None:
+    if _load_manifest() is None:
         return "this installation lacks the compiled CUDA kernels; install vsfdatrd again"
     return None
 
@@ -70,10 +69,10 @@ def unsupported_reason(model: ModelDescriptor) -> str | None:
     config = model.config
     if not isinstance(config, FdatRdConfig):
         return "it is not an FDAT-RD"
-    if reason := unsuitable(config):
+    if reason := unsupported_config_reason(config):
         return reason
-    found = _kernels()
-    widths = sorted({channels for _, channels, _ in found.kernels}) if found else [config.embed_dim]
+    compiled = _load_manifest()
+    widths = sorted({channels for _, channels, _ in compiled.kernels}) if compiled else [config.embed_dim]
     if config.embed_dim not in widths:
         return f"it has {config.embed_dim} channels, and there are kernels for {', '.join(map(str, widths))}"
     return None
@@ -86,16 +85,16 @@ def warm_up() -> None:
 
 def version(device: Sequence[int] = (0,)) -> str:
     """Return a digest of all kernels; see `Backend.version`."""
-    found = _kernels()
-    parts = sorted(kernel.sha256 for kernel in found.kernels.values()) if found else []
+    compiled = _load_manifest()
+    parts = sorted(kernel.sha256 for kernel in compiled.kernels.values()) if compiled else []
     return f"kernels {hashlib.sha256(''.join(parts).encode()).hexdigest()[:12]}"
 
 
 def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
     """List the precisions that there are kernels for; see `Backend.precisions`."""
-    found, config = _kernels(), checkpoint.description.config
+    compiled, config = _load_manifest(), checkpoint.description.config
     channels = config.embed_dim if isinstance(config, FdatRdConfig) else 0
-    return tuple(precision for precision in TYPES if found and found.supports(channels, precision))
+    return tuple(precision for precision in TYPES if compiled and compiled.supports(channels, precision))
 
 
 def device_name(spec: EngineSpec) -> str:
@@ -120,7 +119,7 @@ def memory_estimate(spec: EngineSpec) -> tuple[int, int]:
     Raises:
         InsufficientMemory: The frame has more values than the kernels can number.
     """
-    if not is_numerable(_config(spec), spec.height, spec.width):
+    if not offsets_fit(_fdat_rd_config(spec), spec.height, spec.width):
         error = InsufficientMemory(
             f"a frame of {spec.width}×{spec.height} pixels (padded) has more values than the CUDA kernels can number; "
             "upscale it in parts, for example tile=[1920, 1080]"
@@ -140,17 +139,12 @@ def build(spec: EngineSpec, directory: Path) -> None:
     Raises:
         EngineBuildError: The outputs cannot be computed.
     """
-    weights_file.write(directory, spec.checkpoint.tensors())
-    try:
-        with tempfile.TemporaryDirectory(prefix="graph-", dir=directory) as folder:
-            graph = Path(folder, "graph.onnx")
-            graph.write_bytes(serialized(spec.checkpoint.graph(*_verified(spec))))
-            count = reference.compute(graph, directory / REFERENCE, graph)
-    except EngineBuildError:
-        raise
-    except EngineError as error:
-        raise EngineBuildError(str(error)) from error
-    (directory / LEVELS).write_text(json.dumps(count))
+    weights_file.write_weights(directory, spec.checkpoint.tensors())
+    with as_build_errors(), tempfile.TemporaryDirectory(prefix="graph-", dir=directory) as folder:
+        graph = Path(folder, "graph.onnx")
+        graph.write_bytes(serialize(spec.checkpoint.graph(*weights_file.verification_size(spec))))
+        count = reference.compute_reference(graph, directory / REFERENCE, graph)
+    (directory / SKY_LEVELS).write_text(json.dumps(count))
 
 
 def load(spec: EngineSpec, directory: Path) -> Engine:
@@ -164,9 +158,9 @@ def load(spec: EngineSpec, directory: Path) -> Engine:
         EngineError: The engine cannot be loaded.
         EngineBuildError: The output differs too much from the reference.
     """
-    names = ", ".join(gpus()[index].name for index in spec.device)
-    who = f"{names}, driver {_standby.describe()['driver']}, {spec.width}×{spec.height}"
-    choice = ContextChoice(spec.state, who)
+    names = ", ".join(list_gpus()[index].name for index in spec.device)
+    machine = f"{names}, driver {_standby.describe()['driver']}, {spec.width}×{spec.height}"
+    choice = ContextChoice(spec.state, machine)
     loaded = _standby.ask(
         "load",
         directory=str(directory),
@@ -175,24 +169,17 @@ def load(spec: EngineSpec, directory: Path) -> Engine:
         precision=spec.precision,
         devices=list(spec.device),
         streams=spec.streams,
-        **choice.arguments(spec.streams),
+        **choice.request_arguments(spec.streams),
     )
-    scale = spec.checkpoint.description.scale
-    if loaded["output"] != [3, spec.height * scale, spec.width * scale]:
-        raise EngineError("the cuda engine belongs to another network, of a different scale")
-    choice.keep(loaded)
-    note = spec.state and spec.state / "verified.json"
-    verified = read_json_object(note)
-    if who not in verified:
-        height, width = _verified(spec)
-        psnr = _standby.ask("verify", directory=str(directory), height=height, width=width, precision=spec.precision)
-        log.info("%s agrees with fp32 to %.1f dB on %s", spec.precision, psnr, who)
-        if note:
-            keep_if_possible(note, json.dumps(verified | {who: round(psnr, 2)}).encode())
+    weights_file.check_scale(spec, loaded["output"], "cuda")
+    choice.store(loaded)
+    height, width = weights_file.verification_size(spec)
+    verify = partial(_standby.ask, "verify", directory=str(directory), height=height, width=width)
+    verify_once(spec.state, machine, spec.precision, partial(verify, precision=spec.precision))
     return RemoteEngine(_standby.detach(), loaded["slots"], loaded["input"], loaded["output"], loaded["contexts"])
 
 
-def _kernels() -> Manifest | None:
+def _load_manifest() -> Manifest | None:
     """Return the compiled kernels in the package; None if they are missing or damaged."""
     try:
         return manifest.load()
@@ -201,26 +188,20 @@ def _kernels() -> Manifest | None:
         return None
 
 
-def _config(spec: EngineSpec) -> FdatRdConfig:
+def _fdat_rd_config(spec: EngineSpec) -> FdatRdConfig:
     return cast(FdatRdConfig, spec.checkpoint.description.config)
-
-
-def _verified(spec: EngineSpec) -> tuple[int, int]:
-    multiple = spec.checkpoint.description.size.multiple_of
-    height, width = (max(multiple, side // multiple * multiple) for side in VERIFIED)
-    return height, width
 
 
 def _needed_bytes(spec: EngineSpec) -> int:
     """Return the bytes of GPU memory for a network with every part at work, its weights, and its frames."""
-    config, network = _config(spec), spec.checkpoint.description
-    found = manifest.load()
+    config, network = _fdat_rd_config(spec), spec.checkpoint.description
+    compiled = manifest.load()
     tiles = {
         name: kernel.constants
-        for (name, channels, precision), kernel in found.kernels.items()
+        for (name, channels, precision), kernel in compiled.kernels.items()
         if (channels, precision) == (config.embed_dim, spec.precision)
     }
-    plan = make_plan(config, assume_active(config), tiles, spec.height, spec.width, TYPES[spec.precision])
+    plan = make_plan(config, assume_all_active(config), tiles, spec.height, spec.width, TYPES[spec.precision])
     # One frame more than are in flight: the buffers that the network reads and writes.
-    frames = spec.height * spec.width * memory.frame_bytes(network) * ((spec.streams or STREAMS) + 1)
-    return plan.arena + frames + 4 * network.parameters + BYTES_OF_PROCESS
+    frames = spec.height * spec.width * memory.frame_bytes(network) * ((spec.streams or DEFAULT_STREAMS) + 1)
+    return plan.arena + frames + 4 * network.parameters + PROCESS_BYTES

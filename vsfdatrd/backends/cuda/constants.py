@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from vsfdatrd.archs import zero_branches
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.backends.cuda import packing
-from vsfdatrd.backends.cuda.arena import aligned
-from vsfdatrd.backends.cuda.packing import Types
-from vsfdatrd.backends.cuda.plan import FFN, Constant, Kernels, Launch, Plan
+from vsfdatrd.backends.cuda.arena import align_up
+from vsfdatrd.backends.cuda.packing import StoredTypes
+from vsfdatrd.backends.cuda.plan import FFN_EXPANSION, Constant, Kernels, Launch, Plan
 from vsfdatrd.graph.weights import Array, Weights
 
 
@@ -23,7 +23,9 @@ class ConstantBlock:
     """Bytes of the block."""
 
 
-def pack_constants(plan: Plan, config: FdatRdConfig, weights: Weights, kernels: Kernels, types: Types) -> ConstantBlock:
+def pack_constants(
+    plan: Plan, config: FdatRdConfig, weights: Weights, kernels: Kernels, types: StoredTypes
+) -> ConstantBlock:
     """Pack the weights for the launches of a plan.
 
     Args:
@@ -41,10 +43,10 @@ def pack_constants(plan: Plan, config: FdatRdConfig, weights: Weights, kernels: 
     """
     arrays: dict[Constant, Array] = {}
     for launch in plan.launches:
-        names = _names(launch)
+        names = _constant_names(launch)
         if not names:
             continue
-        packed = _pack(launch, config, weights.below(launch.module), kernels, types)
+        packed = _pack_launch(launch, config, weights.below(launch.module), kernels, types)
         if packed.keys() != names:
             raise ValueError(f"{launch.kernel} takes {sorted(names)}, not {sorted(packed)}")
         for name, array in packed.items():
@@ -52,15 +54,17 @@ def pack_constants(plan: Plan, config: FdatRdConfig, weights: Weights, kernels: 
     offsets, end = {}, 0
     for constant, array in arrays.items():
         offsets[constant] = end
-        end += aligned(array.nbytes)
+        end += align_up(array.nbytes)
     return ConstantBlock(arrays, offsets, end)
 
 
-def _names(launch: Launch) -> set[str]:
+def _constant_names(launch: Launch) -> set[str]:
     return {argument.name for argument in launch.arguments if isinstance(argument, Constant)}
 
 
-def _pack(launch: Launch, config: FdatRdConfig, tensors: Weights, kernels: Kernels, types: Types) -> packing.Constants:
+def _pack_launch(
+    launch: Launch, config: FdatRdConfig, tensors: Weights, kernels: Kernels, types: StoredTypes
+) -> packing.Constants:
     """Pack the constants of one launch from the tensors of its module."""
     tiles = kernels[launch.kernel]
     match launch.kernel:
@@ -73,9 +77,9 @@ def _pack(launch: Launch, config: FdatRdConfig, tensors: Weights, kernels: Kerne
         case "attend_windows":
             return packing.attend_windows(tensors, tiles["PADDED"], types)
         case "feed_in":
-            return packing.feed_in(tensors, launch.part, FFN * config.embed_dim, types)
+            return packing.feed_in(tensors, launch.part, FFN_EXPANSION * config.embed_dim, types)
         case "feed_out":
-            return packing.feed_out(tensors, launch.part, FFN * config.embed_dim, types)
+            return packing.feed_out(tensors, launch.part, FFN_EXPANSION * config.embed_dim, types)
         case kernel if kernel in _WITH_TYPES:
             return _WITH_TYPES[kernel](tensors, types)
         case kernel if kernel in _IN_FLOAT32:
@@ -83,7 +87,7 @@ def _pack(launch: Launch, config: FdatRdConfig, tensors: Weights, kernels: Kerne
     raise ValueError(f"{launch.kernel} has no constants")
 
 
-_WITH_TYPES: dict[str, Callable[[Weights, Types], packing.Constants]] = {
+_WITH_TYPES: dict[str, Callable[[Weights, StoredTypes], packing.Constants]] = {
     function.__name__: function for function in (packing.norm_qkv, packing.read_frame, packing.consult_words)
 }
 _IN_FLOAT32: dict[str, Callable[[Weights], packing.Constants]] = {

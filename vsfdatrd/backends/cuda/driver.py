@@ -12,11 +12,11 @@ from cuda.bindings import driver
 from vsfdatrd.backends.gpu import cuda
 from vsfdatrd.errors import EngineError, EngineUnavailable
 
-FREE_SHARED = 48 << 10
+DEFAULT_SHARED_BYTES = 48 << 10
 """Bytes of shared memory that a block gets without asking for more."""
 
 
-def check(result: tuple[Any, ...], operation: str) -> Any:
+def check_call(result: tuple[Any, ...], operation: str) -> Any:
     """Check the status of a driver call.
 
     Args:
@@ -33,7 +33,7 @@ def check(result: tuple[Any, ...], operation: str) -> Any:
     status, *values = result
     if status == driver.CUresult.CUDA_ERROR_UNSUPPORTED_PTX_VERSION:
         raise EngineUnavailable(
-            f"the NVIDIA driver ({cuda.driver()}) is too old for the CUDA kernels; install a current driver"
+            f"the NVIDIA driver ({cuda.describe_driver()}) is too old for the CUDA kernels; install a current driver"
         )
     if status != driver.CUresult.CUDA_SUCCESS:
         name, text = driver.cuGetErrorName(status)[1], driver.cuGetErrorString(status)[1]
@@ -59,8 +59,12 @@ class Kernel:
         """
         self._entry, self._threads, self._shared = entry, threads, shared
         code = ptx + b"\0"
-        self._library = check(driver.cuLibraryLoadData(code, [], [], 0, [], [], 0), f"compiling the kernel {entry}")
-        self._kernel = check(driver.cuLibraryGetKernel(self._library, entry.encode()), f"finding the kernel {entry}")
+        self._library = check_call(
+            driver.cuLibraryLoadData(code, [], [], 0, [], [], 0), f"compiling the kernel {entry}"
+        )
+        self._kernel = check_call(
+            driver.cuLibraryGetKernel(self._library, entry.encode()), f"finding the kernel {entry}"
+        )
 
     def allow_shared(self, index: int) -> None:
         """Allow blocks to use as much shared memory of a GPU as they need.
@@ -71,11 +75,11 @@ class Kernel:
         Raises:
             EngineError: The GPU has less.
         """
-        if self._shared > FREE_SHARED:
-            device = check(driver.cuDeviceGet(index), f"choosing GPU {index}")
-            what = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        if self._shared > DEFAULT_SHARED_BYTES:
+            device = check_call(driver.cuDeviceGet(index), f"choosing GPU {index}")
+            limit = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             operation = f"giving the kernel {self._entry} {self._shared} bytes of shared memory"
-            check(driver.cuKernelSetAttribute(what, self._shared, self._kernel, device), operation)
+            check_call(driver.cuKernelSetAttribute(limit, self._shared, self._kernel, device), operation)
 
     def launch(self, stream: cuda.Stream, grid: tuple[int, int, int], arguments: "Arguments") -> None:
         """Queue the kernel on a stream and return at once.
@@ -92,7 +96,7 @@ class Kernel:
         result = driver.cuLaunchKernel(
             self._kernel, x, y, z, self._threads, 1, 1, self._shared, stream.handle, arguments.address, 0
         )
-        check(result, f"starting the kernel {self._entry}")
+        check_call(result, f"starting the kernel {self._entry}")
 
 
 class Arguments:

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from vsfdatrd.graph.weights import Array, Weights
 from vsfdatrd.options import Precision
 
-HEAD = 32
+HEAD_DIM = 32
 """Channels of a head; the kernels support no other number."""
 LOG2E = math.log2(math.e)
-SHARPNESS = LOG2E / math.sqrt(HEAD)
+QUERY_FACTOR = LOG2E / math.sqrt(HEAD_DIM)
 """Factor of queries."""
-TAPS = 64
+TAP_COLUMNS = 64
 """Columns of the product of the second transposed convolution: 16 for each color, the rest zero."""
 
 type Constants = dict[str, Array]
@@ -31,7 +31,7 @@ type Constants = dict[str, Array]
 
 
 @dataclass(frozen=True, slots=True)
-class Types:
+class StoredTypes:
     """Types of the values that a network stores. Sums, statistics and small constants are float32."""
 
     tokens: np.dtype[Any]
@@ -47,12 +47,12 @@ class Types:
 
 
 _FP16, _FP32 = np.dtype(np.float16), np.dtype(np.float32)
-TYPES: Mapping[Precision, Types] = {
-    "fp16": Types(_FP16, _FP16, _FP16),
+TYPES: Mapping[Precision, StoredTypes] = {
+    "fp16": StoredTypes(_FP16, _FP16, _FP16),
     # bf16 has 8 bits: in the tail, skies would have bands, and biases are no larger than fp16's range.
-    "bf16": Types(np.dtype(ml_dtypes.bfloat16), _FP32, _FP16),
+    "bf16": StoredTypes(np.dtype(ml_dtypes.bfloat16), _FP32, _FP16),
 }
-FULL = Types(_FP32, _FP32, _FP32)
+ALL_FLOAT32 = StoredTypes(_FP32, _FP32, _FP32)
 """Everything in float32, which no kernel is compiled for: to compare a plan with the network."""
 
 
@@ -74,7 +74,7 @@ def convert(values: Array, dtype: np.dtype[Any]) -> Array:
     return result
 
 
-def full(values: Array) -> Array:
+def to_float32(values: Array) -> Array:
     """Convert values to contiguous float32."""
     return convert(values, _FP32)
 
@@ -91,16 +91,16 @@ def first_convolution(first: Weights, unshuffle: int, depth: int) -> Constants:
     u, weight = unshuffle, first["weight"]
     channels = len(weight)
     rows = weight.reshape(channels, -1, u, u, 3, 3).transpose(0, 1, 4, 2, 5, 3).reshape(channels, -1).T
-    return {"weight": full(np.pad(rows, ((0, -len(rows) % depth), (0, 0)))), "bias": full(first["bias"])}
+    return {"weight": to_float32(np.pad(rows, ((0, -len(rows) % depth), (0, 0)))), "bias": to_float32(first["bias"])}
 
 
-def convolution(weight: Array, types: Types) -> Constants:
+def convolution(weight: Array, types: StoredTypes) -> Constants:
     """Pack a 3×3 convolution: row (3i + j) · C + c belongs to channel c at tap (i, j)."""
     outputs = len(weight)
     return {"weight": types.token_matrix(weight.transpose(2, 3, 1, 0).reshape(-1, outputs))}
 
 
-def spread(tail: Weights, used: NDArray[np.bool_], columns: int, types: Types) -> Constants:
+def spread(tail: Weights, used: NDArray[np.bool_], columns: int, types: StoredTypes) -> Constants:
     """Pack the first transposed convolution, and the second one as a product.
 
     Args:
@@ -111,7 +111,7 @@ def spread(tail: Weights, used: NDArray[np.bool_], columns: int, types: Types) -
 
     Returns:
         ``weight`` (4, 4·C, middle): for pixel (a, b) of a square, input token (p, q) of the four it depends on, and
-        channel c, row ((2p + q) · C + c) of matrix 2a + b; ``bias`` (middle); ``last`` (middle, `TAPS`).
+        channel c, row ((2p + q) · C + c) of matrix 2a + b; ``bias`` (middle); ``last`` (middle, `TAP_COLUMNS`).
     """
     missing = -int(used.sum()) % columns
     first, second = tail["0.weight"][:, used], tail["2.weight"][used]
@@ -124,50 +124,54 @@ def spread(tail: Weights, used: NDArray[np.bool_], columns: int, types: Types) -
     last = second.reshape(len(second), -1)
     return {
         "weight": convert(np.pad(np.stack(squares), ((0, 0), (0, 0), (0, missing))), types.tail),
-        "bias": full(np.pad(tail["0.bias"][used], (0, missing))),
-        "last": convert(np.pad(last, ((0, missing), (0, TAPS - last.shape[1]))), types.tail),
+        "bias": to_float32(np.pad(tail["0.bias"][used], (0, missing))),
+        "last": convert(np.pad(last, ((0, missing), (0, TAP_COLUMNS - last.shape[1]))), types.tail),
     }
 
 
 def gather(tail: Weights) -> Constants:
     """Pack the bias of the second transposed convolution and the last convolution."""
-    return {"bias": full(tail["2.bias"]), "weight": full(tail["3.weight"]), "last_bias": full(tail["3.bias"])}
+    return {
+        "bias": to_float32(tail["2.bias"]),
+        "weight": to_float32(tail["3.weight"]),
+        "last_bias": to_float32(tail["3.bias"]),
+    }
 
 
 # Layers of blocks. `block` are the tensors of a block.
 
 
-def norm_qkv(block: Weights, types: Types) -> Constants:
+def norm_qkv(block: Weights, types: StoredTypes) -> Constants:
     """Pack the projection of window attention, (C, 3C)."""
     weight = block["attn.qkv.weight"].copy()
     channels = weight.shape[1]
-    weight[:channels] *= SHARPNESS
-    return _after_norm(weight, block, "n1", types)
+    weight[:channels] *= QUERY_FACTOR
+    return _fold_norm(weight, block, "n1", types)
 
 
 def mix_local(block: Weights) -> Constants:
-    """Pack the depthwise convolution of normalized tokens, (9, C). Beyond the edge there is no beta either."""
-    weight = _depthwise(block["conv.0.weight"])
-    return {"weight": full(weight * block["n1.weight"]), "shift": full(weight * block["n1.bias"])}
+    """Pack the depthwise convolution of normalized tokens, (9, C). Outside the map, the norm's shift is not added."""
+    weight = _flatten_depthwise(block["conv.0.weight"])
+    return {"weight": to_float32(weight * block["n1.weight"]), "shift": to_float32(weight * block["n1.bias"])}
 
 
 def gate_pool(block: Weights) -> Constants:
     """Pack the two layers of the pooled gate, (width, C) and (C, width)."""
     narrow, wide = (block[f"inter.cg.{i}.weight"][:, :, 0, 0] for i in (1, 3))
-    return {"narrow": full(narrow), "wide": full(wide)}
+    return {"narrow": to_float32(narrow), "wide": to_float32(wide)}
 
 
-def attend_windows(block: Weights, padded: int, types: Types) -> Constants:
+def attend_windows(block: Weights, padded: int, types: StoredTypes) -> Constants:
     """Pack the position biases, padded to (h, padded, padded), and the output projection."""
     bias = block["attn.rel_pos_bias"] * LOG2E
     heads, places, _ = bias.shape
     square = np.zeros((heads, padded, padded))
     square[:, :, places:] = -np.inf  # keys that are not there
     square[:, :places, :places] = bias
-    return {"bias": convert(square, types.places)} | _projection(block, types)
+    return {"bias": convert(square, types.places)} | _pack_projection(block, types)
 
 
-def feed_in(block: Weights, part: int, width: int, types: Types) -> Constants:
+def feed_in(block: Weights, part: int, width: int, types: StoredTypes) -> Constants:
     """Pack the first layer of a part of a feed-forward network, (C, F).
 
     Args:
@@ -176,15 +180,15 @@ def feed_in(block: Weights, part: int, width: int, types: Types) -> Constants:
         width: F, its hidden channels.
         types: Types.
     """
-    return _after_norm(_hidden_channels(block["ffn.fc1.weight"], part, width), block, "n2", types)
+    return _fold_norm(_pad_hidden_channels(block["ffn.fc1.weight"], part, width), block, "n2", types)
 
 
-def feed_out(block: Weights, part: int, width: int, types: Types) -> Constants:
+def feed_out(block: Weights, part: int, width: int, types: StoredTypes) -> Constants:
     """Pack the depthwise convolution (9, F) and the second layer (F, C) of a part; see `feed_in`."""
-    mix = _depthwise(_hidden_channels(block["ffn.smix.weight"], part, width))
+    mix = _flatten_depthwise(_pad_hidden_channels(block["ffn.smix.weight"], part, width))
     return {
-        "mix": full(mix),
-        "weight": types.token_matrix(_hidden_channels(block["ffn.fc2.weight"].T, part, width)),
+        "mix": to_float32(mix),
+        "weight": types.token_matrix(_pad_hidden_channels(block["ffn.fc2.weight"].T, part, width)),
     }
 
 
@@ -192,35 +196,35 @@ def mix_channels(block: Weights) -> Constants:
     """Pack the projection of channel attention, (3C, C), and the temperatures of the heads."""
     weight = block["attn.qkv.weight"]
     return {
-        "weight": full(weight * block["n1.weight"]),
-        "shift": full(weight @ block["n1.bias"]),
-        "temperature": full(block["attn.temp"].reshape(-1)),
+        "weight": to_float32(weight * block["n1.weight"]),
+        "shift": to_float32(weight @ block["n1.bias"]),
+        "temperature": to_float32(block["attn.temp"].reshape(-1)),
     }
 
 
 def channel_matrix(block: Weights) -> Constants:
     """Pack the output projection of channel attention, (outputs, inputs)."""
-    return {"projection": full(block["attn.proj.weight"]), "projection_bias": full(block["attn.proj.bias"])}
+    return {"projection": to_float32(block["attn.proj.weight"]), "projection_bias": to_float32(block["attn.proj.bias"])}
 
 
 def apply_channel(block: Weights) -> Constants:
     """Pack the depthwise convolution, as in `mix_local`, and the gate."""
-    return mix_local(block) | {"gate": full(block["inter.sg.0.weight"].reshape(-1))}
+    return mix_local(block) | {"gate": to_float32(block["inter.sg.0.weight"].reshape(-1))}
 
 
-def read_frame(block: Weights, types: Types) -> Constants:
-    """Pack what the dictionary needs to attend to the frame.
+def read_frame(block: Weights, types: StoredTypes) -> Constants:
+    """Pack the projections with which the dictionary attends to the frame.
 
     The queries (h, M, d) depend on weights alone. The bias of the second norm adds the same to all scores of a word,
     which changes nothing; what it adds to the values is in `join_words`.
     """
     attn = block.below("attn")
     words = attn["dictionary"]
-    queries = (words @ attn["r_q.weight"].T * SHARPNESS).reshape(len(words), -1, HEAD).transpose(1, 0, 2)
+    queries = (words @ attn["r_q.weight"].T * QUERY_FACTOR).reshape(len(words), -1, HEAD_DIM).transpose(1, 0, 2)
     keys, values = np.split(attn["r_kv.weight"] * attn["r_norm.weight"], 2)
     return {
-        "scale": full(block["n1.weight"]),
-        "shift": full(block["n1.bias"]),
+        "scale": to_float32(block["n1.weight"]),
+        "shift": to_float32(block["n1.bias"]),
         "queries": types.token_matrix(queries),
         "keys": types.token_matrix(keys.T),
         "values": types.token_matrix(values.T),
@@ -228,40 +232,40 @@ def read_frame(block: Weights, types: Types) -> Constants:
 
 
 def join_words(block: Weights) -> Constants:
-    """Pack what the dictionary is before it has read the frame, (M, C)."""
+    """Pack the learned dictionary, before it attends to the frame, (M, C)."""
     attn = block.below("attn")
     values = np.split(attn["r_kv.weight"], 2)[1]
-    return {"base": full(attn["dictionary"] + values @ attn["r_norm.bias"])}
+    return {"base": to_float32(attn["dictionary"] + values @ attn["r_norm.bias"])}
 
 
 def refine_words(block: Weights) -> Constants:
     """Pack the projection of the refined dictionary to keys and values, (C, 2C)."""
-    return {"weight": full(block["attn.e_kv.weight"].T)}
+    return {"weight": to_float32(block["attn.e_kv.weight"].T)}
 
 
-def consult_words(block: Weights, types: Types) -> Constants:
+def consult_words(block: Weights, types: StoredTypes) -> Constants:
     """Pack the projections with which tokens attend to the refined dictionary, (C, C)."""
-    query = _after_norm(block["attn.e_q.weight"] * SHARPNESS, block, "n1", types)
-    return {"query": query["weight"], "query_bias": query["bias"]} | _projection(block, types)
+    query = _fold_norm(block["attn.e_q.weight"] * QUERY_FACTOR, block, "n1", types)
+    return {"query": query["weight"], "query_bias": query["bias"]} | _pack_projection(block, types)
 
 
-def _after_norm(weight: Array, block: Weights, norm: str, types: Types) -> Constants:
-    """A layer (outputs, inputs) after a norm, as one after the normalization alone."""
+def _fold_norm(weight: Array, block: Weights, norm: str, types: StoredTypes) -> Constants:
+    """Fold scale and shift of a norm into the layer after it, (outputs, inputs)."""
     scale, shift = block[f"{norm}.weight"], block[f"{norm}.bias"]
-    return {"weight": types.token_matrix((weight * scale).T), "bias": full(weight @ shift)}
+    return {"weight": types.token_matrix((weight * scale).T), "bias": to_float32(weight @ shift)}
 
 
-def _hidden_channels(values: Array, part: int, width: int) -> Array:
-    """A part of the first axis, padded with zeros to `width`."""
+def _pad_hidden_channels(values: Array, part: int, width: int) -> Array:
+    """Return a part of the hidden channels (first axis), padded with zeros to `width`."""
     part_values = values[part * width : (part + 1) * width]
     return np.pad(part_values, ((0, width - len(part_values)), *((0, 0),) * (values.ndim - 1)))
 
 
-def _projection(block: Weights, types: Types) -> Constants:
+def _pack_projection(block: Weights, types: StoredTypes) -> Constants:
     weight, bias = block["attn.proj.weight"], block["attn.proj.bias"]
-    return {"projection": types.token_matrix(weight.T), "projection_bias": full(bias)}
+    return {"projection": types.token_matrix(weight.T), "projection_bias": to_float32(bias)}
 
 
-def _depthwise(weight: Array) -> Array:
+def _flatten_depthwise(weight: Array) -> Array:
     """(C, 1, 3, 3) -> (9, C)."""
     return weight.reshape(len(weight), 9).T

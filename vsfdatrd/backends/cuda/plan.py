@@ -9,18 +9,18 @@ import numpy as np
 
 from vsfdatrd.archs import zero_branches
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
-from vsfdatrd.backends.cuda.packing import HEAD
+from vsfdatrd.backends.cuda.packing import HEAD_DIM
 from vsfdatrd.graph.weights import Weights
 
-OFFSETS = 2**31
+MAX_OFFSET = 2**31
 """Kernels compute offsets, in values, with 32 bits."""
 TAIL_SCALE = 4
-FFN = 2
+FFN_EXPANSION = 2
 """Hidden channels for each channel of the tokens in the kernels of feed-forward networks.
 
 Narrower ones are padded with zeros, and wider ones computed in parts.
 """
-TAPS = 48
+TAPS_PER_PIXEL = 48
 """Products of a pixel between the two transposed convolutions: 16 for each color."""
 
 type Kernels = Mapping[str, Mapping[str, int]]
@@ -116,13 +116,13 @@ def find_active(config: FdatRdConfig, weights: Weights) -> ActiveParts:
     return ActiveParts(frozenset(attention), frozenset(ffn), int(used.sum()))
 
 
-def assume_active(config: FdatRdConfig) -> ActiveParts:
+def assume_all_active(config: FdatRdConfig) -> ActiveParts:
     """Return every part of a network, for an estimate without its weights."""
     every = frozenset((g, b) for g, group in enumerate(config.groups) for b in range(len(group)))
     return ActiveParts(every, every, config.embed_dim)
 
 
-def unsuitable(config: FdatRdConfig) -> str | None:
+def unsupported_config_reason(config: FdatRdConfig) -> str | None:
     """Explain why the kernels, for any number of channels, cannot run a network; None if they can.
 
     Args:
@@ -130,16 +130,16 @@ def unsuitable(config: FdatRdConfig) -> str | None:
     """
     if config.upsampler != "transpose+conv" or config.tail_scale != TAIL_SCALE:
         return f"its tail ({config.upsampler}, {config.tail_scale} times) is not transpose+conv, {TAIL_SCALE} times"
-    if config.embed_dim != config.heads * HEAD:
-        return f"its heads have {config.embed_dim // config.heads} channels, not {HEAD}"
-    if config.gate_dim > HEAD:
-        return f"its gates have {config.gate_dim} channels, and {HEAD} are the most"
+    if config.embed_dim != config.heads * HEAD_DIM:
+        return f"its heads have {config.embed_dim // config.heads} channels, not {HEAD_DIM}"
+    if config.gate_dim > HEAD_DIM:
+        return f"its gates have {config.gate_dim} channels, and {HEAD_DIM} are the most"
     if config.in_channels != 3 or config.out_channels != 3:
         return "it is not for RGB"
     return None
 
 
-def is_numerable(config: FdatRdConfig, height: int, width: int) -> bool:
+def offsets_fit(config: FdatRdConfig, height: int, width: int) -> bool:
     """Return whether the kernels can compute with the offsets in maps of this size.
 
     Args:
@@ -148,4 +148,4 @@ def is_numerable(config: FdatRdConfig, height: int, width: int) -> bool:
         width: Width of the padded frame in pixels.
     """
     tokens = height * width // config.unshuffle**2
-    return tokens * max(3 * config.embed_dim, 4 * TAPS) < OFFSETS
+    return tokens * max(3 * config.embed_dim, 4 * TAPS_PER_PIXEL) < MAX_OFFSET

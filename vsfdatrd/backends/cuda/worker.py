@@ -14,15 +14,16 @@ import numpy as np
 
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.backends import weights_file
-from vsfdatrd.backends.accuracy import drawing
-from vsfdatrd.backends.cuda.backend import LEVELS, REFERENCE
+from vsfdatrd.backends.accuracy import draw_line_art
+from vsfdatrd.backends.cuda.backend import REFERENCE, SKY_LEVELS
 from vsfdatrd.backends.cuda.constants import ConstantBlock, pack_constants
 from vsfdatrd.backends.cuda.driver import Arguments, Kernel
 from vsfdatrd.backends.cuda.packing import TYPES
 from vsfdatrd.backends.cuda.plan import Constant, Frame, Launch, Plan, Region, find_active
 from vsfdatrd.backends.cuda.planner import make_plan
 from vsfdatrd.backends.gpu import cuda
-from vsfdatrd.backends.gpu.server import GpuNetwork, GpuServer, verify
+from vsfdatrd.backends.gpu.network import GpuNetwork
+from vsfdatrd.backends.gpu.server import GpuServer, verify_networks
 from vsfdatrd.errors import EngineError, PrecisionUnfit
 from vsfdatrd.graph.weights import Weights
 from vsfdatrd.kernels import manifest
@@ -31,7 +32,7 @@ from vsfdatrd.options import Precision
 from vsfdatrd.workers.server import serve_forever
 
 
-class CudaKernels(GpuServer["_KernelNetwork"]):
+class CudaServer(GpuServer["_KernelNetwork"]):
     """Request handler with the kernels and the network loaded on one or more GPUs, if any."""
 
     _model: "_Model"
@@ -78,7 +79,8 @@ class CudaKernels(GpuServer["_KernelNetwork"]):
         return self.choose_contexts(devices, streams, contexts, rates)
 
     def do_verify(self, directory: str, height: int, width: int, precision: Precision) -> float:
-        """Answer the request ``verify``: compare every GPU with fp32 at a small size, and check frames of full size.
+        """Answer the request ``verify``: compare every GPU with fp32 at a small size, and check frames of full
+        size.
 
         Args:
             directory: The engine's files, including the reference.
@@ -95,15 +97,15 @@ class CudaKernels(GpuServer["_KernelNetwork"]):
         """
         small = [_KernelNetwork(self._model, weights, height, width, captured=False) for weights in self._weights]
         try:
-            psnr = verify(small, Path(directory, REFERENCE), Path(directory, LEVELS), precision)
+            psnr = verify_networks(small, Path(directory, REFERENCE), Path(directory, SKY_LEVELS), precision)
         finally:
             for network in small:
                 network.close()
         for network in self._devices:
-            if not np.isfinite(network.run_once(drawing(*network.shapes[0][1:]))).all():
-                tall, wide = network.shapes[0][1:]
+            if not np.isfinite(network.run_once(draw_line_art(*network.shapes[0][1:]))).all():
+                full_height, full_width = network.shapes[0][1:]
                 raise PrecisionUnfit(
-                    f"the {precision} engine's output for {wide}×{tall} has values that are not finite."
+                    f"the {precision} engine's output for {full_width}×{full_height} has values that are not finite."
                 )
         return psnr
 
@@ -113,7 +115,7 @@ class _Model:
 
     def __init__(self, directory: Path, precision: Precision) -> None:
         self.config: FdatRdConfig
-        self.config, tensors = weights_file.read(directory, "cuda")
+        self.config, tensors = weights_file.read_weights(directory, "cuda")
         self.weights = Weights(tensors)
         self.precision, self.types = precision, TYPES[precision]
         channels = self.config.embed_dim
@@ -148,12 +150,12 @@ class _Model:
             EngineError: It cannot be compiled, or the package's files are damaged.
         """
         if name not in self._kernels:
-            about = self.compiled[name]
+            compiled = self.compiled[name]
             try:
-                ptx = manifest.read_ptx(about)
+                ptx = manifest.read_ptx(compiled)
             except (OSError, lzma.LZMAError) as error:
                 raise EngineError(f"the CUDA kernels cannot be read ({error}); install vsfdatrd again") from error
-            self._kernels[name] = Kernel(ptx, about.entry, about.threads, about.shared)
+            self._kernels[name] = Kernel(ptx, compiled.entry, compiled.threads, compiled.shared)
         return self._kernels[name]
 
 
@@ -198,7 +200,7 @@ class _KernelNetwork(GpuNetwork):
             self._allocate()
             plan = model.plan(height, width)
             self._arena = self._held.enter_context(cuda.DeviceMemory(plan.arena))
-            self._steps = [self._step(launch, model, weights) for launch in plan.launches]
+            self._steps = [self._prepare_launch(launch, model, weights) for launch in plan.launches]
             if captured:
                 self._start()
         except EngineError:
@@ -214,7 +216,7 @@ class _KernelNetwork(GpuNetwork):
         """See `GpuNetwork.another_context`."""
         return type(self)(self._model, self._weights, *self._frame)
 
-    def _step(self, launch: Launch, model: _Model, weights: _GpuWeights) -> Callable[[], None]:
+    def _prepare_launch(self, launch: Launch, model: _Model, weights: _GpuWeights) -> Callable[[], None]:
         """Prepare a launch."""
         kernel = model.kernel(launch.kernel)
         kernel.allow_shared(self.index)
@@ -245,4 +247,4 @@ class _KernelNetwork(GpuNetwork):
 
 
 if __name__ == "__main__":
-    serve_forever(CudaKernels)
+    serve_forever(CudaServer)

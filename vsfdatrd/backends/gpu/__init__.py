@@ -1,1 +1,1 @@
-"""What the backends for NVIDIA GPUs share: the list of GPUs, CUDA resources, the double buffering of frames."""
+"""Common code of the backends for NVIDIA GPUs: list of GPUs, CUDA resources, double buffering of frames."""

@@ -13,15 +13,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-GAIN = 1.03
+MIN_GAIN = 1.03
 """A second context is kept if it makes the engine faster by this factor, since it takes memory."""
 ROUNDS = 5
-SECONDS = 0.1
+TURN_SECONDS = 0.1
 """Approximate length of a turn.
 
 The two candidates run in turns, and the median of each counts, because clocks rise and fall.
 """
-BRIEF = 0.05
+BRIEF_SECONDS = 0.05
 """Approximate length of `measure_rate` in seconds."""
 LATENCY, BYTES_PER_SECOND = 0.001, 4.8e9
 """Time that a frame spends outside the network, for a latency and for the bytes of its input and output.
@@ -29,9 +29,9 @@ LATENCY, BYTES_PER_SECOND = 0.001, 4.8e9
 On two threads of two cores at 720×540 → 1440×1080 it was 5.9 ms, of which 1.2 ms are the copies to and from a GPU at 20
 GB/s (`benchmarks.host_path`).
 """
-MOST_SLOTS = 8
+MAX_SLOTS = 8
 """Most frames in flight on a GPU, since each takes memory on the GPU and in the machine."""
-LONGEST = 2.0
+MAX_SECONDS = 2.0
 """Seconds after which no further round starts, however slow the network is."""
 
 
@@ -45,7 +45,7 @@ class Context(Protocol):
         """Wait until all queued runs are done."""
 
 
-def measure(contexts: Sequence[Context], clock: Callable[[], float] = time.perf_counter) -> tuple[float, float]:
+def measure_gain(contexts: Sequence[Context], clock: Callable[[], float] = time.perf_counter) -> tuple[float, float]:
     """Measure the first context alone and all of them together, without copies of frames.
 
     Args:
@@ -60,14 +60,14 @@ def measure(contexts: Sequence[Context], clock: Callable[[], float] = time.perf_
     """
 
     count = len(contexts)
-    warm = _rate(contexts[:1], count, clock)  # also raises the GPU's clocks
-    frames = count * max(1, round(SECONDS * warm / count))  # a multiple of `count`: each computes the same number
+    warm = _run_in_turns(contexts[:1], count, clock)  # also raises the GPU's clocks
+    frames = count * max(1, round(TURN_SECONDS * warm / count))  # a multiple of `count`: each computes the same number
     alone, together = [], []
     start = clock()
     for _ in range(ROUNDS):
-        alone.append(_rate(contexts[:1], frames, clock))
-        together.append(_rate(contexts, frames, clock))
-        if clock() - start > LONGEST:
+        alone.append(_run_in_turns(contexts[:1], frames, clock))
+        together.append(_run_in_turns(contexts, frames, clock))
+        if clock() - start > MAX_SECONDS:
             break
     return statistics.median(alone), statistics.median(together)
 
@@ -85,9 +85,9 @@ def measure_rate(contexts: Sequence[Context], clock: Callable[[], float] = time.
     Raises:
         EngineError: A run fails.
     """
-    first = _rate(contexts, len(contexts), clock)
-    frames = round(first * BRIEF)
-    return _rate(contexts, frames, clock) if frames > len(contexts) else first
+    first = _run_in_turns(contexts, len(contexts), clock)
+    frames = round(first * BRIEF_SECONDS)
+    return _run_in_turns(contexts, frames, clock) if frames > len(contexts) else first
 
 
 def needed_slots(contexts: int, rate: float, frame_bytes: int) -> int:
@@ -100,13 +100,13 @@ def needed_slots(contexts: int, rate: float, frame_bytes: int) -> int:
 
     Returns:
         The frames that are computed, those that are copied and converted meanwhile, and one that waits; at most
-        `MOST_SLOTS`.
+        `MAX_SLOTS`.
     """
-    outside = LATENCY + frame_bytes / BYTES_PER_SECOND
-    return min(MOST_SLOTS, contexts + 1 + math.ceil(outside * rate))
+    seconds_outside = LATENCY + frame_bytes / BYTES_PER_SECOND
+    return min(MAX_SLOTS, contexts + 1 + math.ceil(seconds_outside * rate))
 
 
-def _rate(contexts: Sequence[Context], frames: int, clock: Callable[[], float]) -> float:
+def _run_in_turns(contexts: Sequence[Context], frames: int, clock: Callable[[], float]) -> float:
     """Return the frames per second of contexts that compute frames in turn."""
     start = clock()
     for n in range(frames):

@@ -1,6 +1,6 @@
 """How many frames of an engine a GPU computes at a time: as requested, or as measured when the engine was first loaded.
 
-`concurrency` measures in the worker process (`server.GpuServer`); what it found is kept beside the engine.
+`concurrency` measures in the worker process (`server.GpuServer`); the results are stored beside the engine.
 """
 
 import json
@@ -15,12 +15,12 @@ from vsfdatrd.system.files import keep_if_possible, read_json_object
 
 log = logging.getLogger(__name__)
 
-STREAMS = 3
+DEFAULT_STREAMS = 3
 """Frames in flight on a GPU, at least: one being uploaded, one computed, one downloaded.
 
 Cheap frames, and two execution contexts, get more if memory allows (`concurrency.needed_slots`).
 """
-CONTEXTS = "FDATRD_GPU_CONTEXTS"
+CONTEXTS_VARIABLE = "FDATRD_GPU_CONTEXTS"
 """Environment variable: execution contexts on a GPU, 1 to 4, as far as memory allows.
 
 By default two, if memory allows and they were faster than one when the engine was first loaded (`concurrency`).
@@ -33,7 +33,7 @@ class ContextChoice:
     """The number of execution contexts on each GPU for an engine."""
 
     def __init__(self, state: Path | None, who: str) -> None:
-        """Read what was measured before.
+        """Read earlier measurements.
 
         Args:
             state: The folder of the engine's state; None for none.
@@ -42,37 +42,41 @@ class ContextChoice:
         self._file, self._who = state and state / FILE, who
         self._all = read_json_object(self._file)
 
-    def arguments(self, streams: int | None) -> dict[str, Any]:
+    def request_arguments(self, streams: int | None) -> dict[str, Any]:
         """Return the arguments `contexts` and `rates` of the request ``load``; see `server.GpuServer.choose_contexts`.
 
         Args:
             streams: Frames in flight on each GPU; None for the default.
 
         Raises:
-            ArgumentError: The environment variable is no such number.
+            ArgumentError: The environment variable is not a number from 1 to 4.
         """
         known = self._all.get(self._who)
-        return {"contexts": requested(streams, known), "rates": known_rates(known)}
+        return {"contexts": requested_contexts(streams, known), "rates": known_rates(known)}
 
-    def keep(self, loaded: Mapping[str, Any]) -> None:
-        """Log and keep what was measured, if anything was.
+    def store(self, loaded: Mapping[str, Any]) -> None:
+        """Log and store the measurements made while an engine was loaded, if any.
 
         Args:
             loaded: The answer to the request ``load``.
         """
         if not loaded["measured"]:
             return
-        one, two = (round(rate, 1) for rate in loaded["measured"])
+        rate_of_one, rate_of_two = (round(rate, 1) for rate in loaded["measured"])
         chosen = "used" if loaded["contexts"] > 1 else "not used"
         log.info(
-            "two frames at a time: %.1f frames per second, one at a time: %.1f; %s on %s", two, one, chosen, self._who
+            "two frames at a time: %.1f frames per second, one at a time: %.1f; %s on %s",
+            rate_of_two,
+            rate_of_one,
+            chosen,
+            self._who,
         )
         if self._file:
-            entry = {self._who: {"contexts": loaded["contexts"], "fps": [one, two]}}
+            entry = {self._who: {"contexts": loaded["contexts"], "fps": [rate_of_one, rate_of_two]}}
             keep_if_possible(self._file, json.dumps(self._all | entry).encode())
 
 
-def requested(streams: int | None, measured: object) -> int | None:
+def requested_contexts(streams: int | None, measured: object) -> int | None:
     """Return the number of execution contexts on each GPU: as requested, or as measured before; None to measure.
 
     Args:
@@ -80,16 +84,16 @@ def requested(streams: int | None, measured: object) -> int | None:
         measured: The entry of this GPU and driver in the file of measurements; None if there is none.
 
     Raises:
-        ArgumentError: The environment variable is no such number.
+        ArgumentError: The environment variable is not a number from 1 to 4.
     """
-    given = os.environ.get(CONTEXTS)
-    if given is not None:
-        if given not in tuple("1234"):
+    value = os.environ.get(CONTEXTS_VARIABLE)
+    if value is not None:
+        if value not in tuple("1234"):
             raise ArgumentError(
-                f"{CONTEXTS}={given!r} is not a number of execution contexts; set it to 1 to 4, or unset it"
+                f"{CONTEXTS_VARIABLE}={value!r} is not a number of execution contexts; set it to 1 to 4, or unset it"
             )
-        return int(given)
-    if streams is not None and streams <= STREAMS:
+        return int(value)
+    if streams is not None and streams <= DEFAULT_STREAMS:
         return 1  # two would wait for each other's copies
     known = measured.get("contexts") if isinstance(measured, dict) else None
     return known if known in (1, 2) else None
@@ -99,7 +103,7 @@ def known_rates(measured: object) -> list[float] | None:
     """Return the frames per second of one context and of two, as measured before; None if they are not known.
 
     Args:
-        measured: As for `requested`.
+        measured: As for `requested_contexts`.
     """
     known = measured.get("fps") if isinstance(measured, dict) else None
     valid = isinstance(known, list) and len(known) == 2 and all(isinstance(rate, int | float) for rate in known)

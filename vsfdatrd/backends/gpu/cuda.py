@@ -15,7 +15,7 @@ from vsfdatrd.backends.gpu import nvml
 from vsfdatrd.errors import EngineError, EngineUnavailable
 
 
-def check(result: tuple[Any, ...], operation: str) -> Any:
+def check_call(result: tuple[Any, ...], operation: str) -> Any:
     """Check the status of a CUDA call.
 
     Args:
@@ -37,11 +37,11 @@ def check(result: tuple[Any, ...], operation: str) -> Any:
 
 def driver_version() -> str:
     """Return the CUDA version that the driver supports, such as ``13.1``; ``0.0`` without a driver."""
-    number = int(check(rt.cudaDriverGetVersion(), "asking for the driver's version"))
+    number = int(check_call(rt.cudaDriverGetVersion(), "asking for the driver's version"))
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-def driver() -> str:
+def describe_driver() -> str:
     """Return the driver's version and the CUDA version it supports, such as ``580.95 for CUDA 13.1``.
 
     Drivers that support one CUDA version differ in what they compile. If NVML does not report the driver's version,
@@ -60,7 +60,7 @@ def require_driver() -> None:
     status, count = rt.cudaGetDeviceCount()
     if status == rt.cudaError_t.cudaErrorInsufficientDriver:
         # Version of the runtime inside cuda-bindings; `getLocalRuntimeVersion` would need a separate libcudart.
-        version = check(rt.cudaRuntimeGetVersion(), "asking for CUDA's version")
+        version = check_call(rt.cudaRuntimeGetVersion(), "asking for CUDA's version")
         raise EngineUnavailable(
             f"the NVIDIA driver is missing or too old (it supports CUDA {driver_version()}, and {version // 1000} is "
             "needed); install a current driver"
@@ -68,7 +68,7 @@ def require_driver() -> None:
     if status in (rt.cudaError_t.cudaSuccess, rt.cudaError_t.cudaErrorNoDevice) and not count:
         raise EngineUnavailable("the NVIDIA driver shows no GPU")
     try:
-        check((status,), "asking for the GPUs")
+        check_call((status,), "asking for the GPUs")
     except EngineError as error:
         advice = "install the NVIDIA driver again, and restart the machine"
         raise EngineUnavailable(f"{error}; {advice}") from error
@@ -80,7 +80,7 @@ def set_device(index: int) -> None:
     Args:
         index: Number of the GPU.
     """
-    check(rt.cudaSetDevice(index), f"choosing GPU {index}")
+    check_call(rt.cudaSetDevice(index), f"choosing GPU {index}")
 
 
 def free_memory(index: int) -> int:
@@ -90,7 +90,7 @@ def free_memory(index: int) -> int:
         index: Number of the GPU.
     """
     set_device(index)
-    free, _ = check(rt.cudaMemGetInfo(), f"asking for the memory of GPU {index}")
+    free, _ = check_call(rt.cudaMemGetInfo(), f"asking for the memory of GPU {index}")
     return int(free)
 
 
@@ -100,7 +100,7 @@ def free_memory_without_context(index: int) -> int | None:
     Args:
         index: Number of the GPU.
     """
-    bus = check(rt.cudaDeviceGetPCIBusId(16, index), f"asking where GPU {index} is")
+    bus = check_call(rt.cudaDeviceGetPCIBusId(16, index), f"asking where GPU {index} is")
     return nvml.free_memory(bus.partition(b"\0")[0].decode())
 
 
@@ -144,7 +144,7 @@ class DeviceMemory(_Owner):
             EngineError: There is not enough memory.
         """
         self.size = size
-        super().__init__(check(rt.cudaMalloc(size), f"reserving {size / 2**20:.0f} MiB on the GPU"), rt.cudaFree)
+        super().__init__(check_call(rt.cudaMalloc(size), f"reserving {size / 2**20:.0f} MiB on the GPU"), rt.cudaFree)
 
     @property
     def address(self) -> int:
@@ -165,7 +165,7 @@ class PinnedMemory(_Owner):
         Raises:
             EngineError: It cannot be pinned.
         """
-        check(rt.cudaHostRegister(address, size, rt.cudaHostRegisterPortable), f"pinning {size / 2**20:.0f} MiB")
+        check_call(rt.cudaHostRegister(address, size, rt.cudaHostRegisterPortable), f"pinning {size / 2**20:.0f} MiB")
         super().__init__(address, rt.cudaHostUnregister)
 
 
@@ -181,7 +181,9 @@ class HostMemory(_Owner):
         Raises:
             EngineError: There is not enough memory.
         """
-        address = check(rt.cudaHostAlloc(size, rt.cudaHostAllocPortable), f"reserving {size / 2**20:.0f} MiB, pinned")
+        address = check_call(
+            rt.cudaHostAlloc(size, rt.cudaHostAllocPortable), f"reserving {size / 2**20:.0f} MiB, pinned"
+        )
         super().__init__(address, rt.cudaFreeHost)
         self.size = size
 
@@ -213,7 +215,7 @@ class Event(_Owner):
     def __init__(self) -> None:
         # Blocking: a waiting thread sleeps and leaves the core to others.
         flags = rt.cudaEventBlockingSync | rt.cudaEventDisableTiming
-        super().__init__(check(rt.cudaEventCreateWithFlags(flags), "making an event"), rt.cudaEventDestroy)
+        super().__init__(check_call(rt.cudaEventCreateWithFlags(flags), "making an event"), rt.cudaEventDestroy)
 
     def wait(self) -> None:
         """Block the calling thread until the stream has passed the event.
@@ -221,14 +223,14 @@ class Event(_Owner):
         Raises:
             EngineError: Work before the event failed.
         """
-        check(rt.cudaEventSynchronize(self._handle), "computing on the GPU")
+        check_call(rt.cudaEventSynchronize(self._handle), "computing on the GPU")
 
 
 class Stream(_Owner):
     """Work that the GPU executes in order, concurrently with other streams. Methods queue work and return at once."""
 
     def __init__(self) -> None:
-        stream = check(rt.cudaStreamCreateWithFlags(rt.cudaStreamNonBlocking), "making a stream")
+        stream = check_call(rt.cudaStreamCreateWithFlags(rt.cudaStreamNonBlocking), "making a stream")
         super().__init__(stream, rt.cudaStreamDestroy)
 
     def upload(self, memory: DeviceMemory, address: int) -> None:
@@ -239,7 +241,7 @@ class Stream(_Owner):
             address: Start address of the source.
         """
         kind = rt.cudaMemcpyKind.cudaMemcpyHostToDevice
-        check(rt.cudaMemcpyAsync(memory.address, address, memory.size, kind, self._handle), "sending a frame")
+        check_call(rt.cudaMemcpyAsync(memory.address, address, memory.size, kind, self._handle), "sending a frame")
 
     def download(self, address: int, memory: DeviceMemory) -> None:
         """Copy from GPU memory to host memory.
@@ -249,7 +251,7 @@ class Stream(_Owner):
             memory: Source; its size is copied.
         """
         kind = rt.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        check(rt.cudaMemcpyAsync(address, memory.address, memory.size, kind, self._handle), "fetching a frame")
+        check_call(rt.cudaMemcpyAsync(address, memory.address, memory.size, kind, self._handle), "fetching a frame")
 
     def copy(self, target: DeviceMemory, source: DeviceMemory) -> None:
         """Copy between two buffers of the same size on the GPU.
@@ -259,7 +261,9 @@ class Stream(_Owner):
             source: Source.
         """
         kind = rt.cudaMemcpyKind.cudaMemcpyDeviceToDevice
-        check(rt.cudaMemcpyAsync(target.address, source.address, source.size, kind, self._handle), "moving a frame")
+        check_call(
+            rt.cudaMemcpyAsync(target.address, source.address, source.size, kind, self._handle), "moving a frame"
+        )
 
     def record(self, event: Event) -> None:
         """Record an event after all work queued so far.
@@ -267,7 +271,7 @@ class Stream(_Owner):
         Args:
             event: The event.
         """
-        check(rt.cudaEventRecord(event.handle, self._handle), "recording an event")
+        check_call(rt.cudaEventRecord(event.handle, self._handle), "recording an event")
 
     def wait_for(self, event: Event) -> None:
         """Make work queued later wait for an event.
@@ -275,14 +279,14 @@ class Stream(_Owner):
         Args:
             event: The event.
         """
-        check(rt.cudaStreamWaitEvent(self._handle, event.handle, 0), "waiting for an event")
+        check_call(rt.cudaStreamWaitEvent(self._handle, event.handle, 0), "waiting for an event")
 
     def synchronize(self) -> None:
         """Block the calling thread until all work is done."""
-        check(rt.cudaStreamSynchronize(self._handle), "computing on the GPU")
+        check_call(rt.cudaStreamSynchronize(self._handle), "computing on the GPU")
 
     @contextlib.contextmanager
-    def captured(self) -> Iterator["Capture"]:
+    def capture(self) -> Iterator["Capture"]:
         """Capture the work queued in this block in a graph instead of executing it.
 
         Yields:
@@ -292,14 +296,14 @@ class Stream(_Owner):
             EngineError: The work cannot be captured.
         """
         mode = rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        check(rt.cudaStreamBeginCapture(self._handle, mode), "capturing a graph")
+        check_call(rt.cudaStreamBeginCapture(self._handle, mode), "capturing a graph")
         capture = Capture()
         try:
             yield capture
         except BaseException:
             rt.cudaStreamEndCapture(self._handle)  # leave capture mode; the captured work is invalid
             raise
-        capture.finish(check(rt.cudaStreamEndCapture(self._handle), "capturing a graph"))
+        capture.finish(check_call(rt.cudaStreamEndCapture(self._handle), "capturing a graph"))
 
 
 class Capture:
@@ -318,7 +322,7 @@ class Capture:
             EngineError: It cannot be instantiated.
         """
         try:
-            self.graph = Graph(check(rt.cudaGraphInstantiate(graph, 0), "preparing a graph"))
+            self.graph = Graph(check_call(rt.cudaGraphInstantiate(graph, 0), "preparing a graph"))
         finally:
             rt.cudaGraphDestroy(graph)  # the instance remains valid; a failure here only leaks memory
 
@@ -340,7 +344,7 @@ class Graph(_Owner):
         Args:
             stream: The stream.
         """
-        check(rt.cudaGraphLaunch(self._handle, stream.handle), "starting the network")
+        check_call(rt.cudaGraphLaunch(self._handle, stream.handle), "starting the network")
 
 
 def address_of(buffer: Any) -> int:

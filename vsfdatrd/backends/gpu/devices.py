@@ -19,14 +19,16 @@ class Gpu:
 
 
 @cache
-def gpus() -> tuple[Gpu, ...]:
+def list_gpus() -> tuple[Gpu, ...]:
     """List the NVIDIA GPUs that the driver reports, in its order; empty without a driver."""
     try:
         from cuda.bindings import driver
 
         if driver.cuInit(0)[0] != driver.CUresult.CUDA_SUCCESS:
             return ()
-        return tuple(_gpu(_value_of(driver.cuDeviceGet(i))) for i in range(_value_of(driver.cuDeviceGetCount())))
+        return tuple(
+            _query_gpu(_check_value(driver.cuDeviceGet(i))) for i in range(_check_value(driver.cuDeviceGetCount()))
+        )
     except Exception:  # no bindings, no driver, a broken driver: each has its own error class
         return ()
 
@@ -37,27 +39,27 @@ def first_selected(device: Sequence[int]) -> Gpu | None:
     Args:
         device: Numbers of the selected GPUs.
     """
-    result = gpus()
+    result = list_gpus()
     return (result[device[0]] if device[0] < len(result) else result[0]) if result else None
 
 
 def gpu_count() -> int:
     """Return the number of NVIDIA GPUs."""
-    return len(gpus())
+    return len(list_gpus())
 
 
-def _gpu(device: object) -> Gpu:
+def _query_gpu(device: object) -> Gpu:
     from cuda.bindings import driver
 
     kinds = driver.CUdevice_attribute
-    major = _value_of(driver.cuDeviceGetAttribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device))
-    minor = _value_of(driver.cuDeviceGetAttribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device))
-    name = _value_of(driver.cuDeviceGetName(256, device))
+    major = _check_value(driver.cuDeviceGetAttribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device))
+    minor = _check_value(driver.cuDeviceGetAttribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device))
+    name = _check_value(driver.cuDeviceGetName(256, device))
     # A NUL-terminated string in 256 bytes; the bytes after the NUL are undefined.
     return Gpu(name.partition(b"\0")[0].decode(errors="replace"), (int(major), int(minor)))
 
 
-def _value_of(result: tuple[Any, Any]) -> Any:
+def _check_value(result: tuple[Any, Any]) -> Any:
     """Return the value of a driver call, without its status.
 
     Raises:

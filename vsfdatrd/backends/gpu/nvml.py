@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 def driver_version() -> str | None:
     """Return the driver's version, such as ``580.95.05``; None if it is unknown."""
-    return _query(lambda nvml: str(nvml.system_get_driver_version()))
+    return _ask_nvml(lambda nvml: str(nvml.system_get_driver_version()))
 
 
 def free_memory(bus_id: str) -> int | None:
@@ -28,10 +28,10 @@ def free_memory(bus_id: str) -> int | None:
         memory = nvml.device_get_memory_info_v2(handle)
         return int(memory.free)
 
-    return _query(free_bytes)
+    return _ask_nvml(free_bytes)
 
 
-def _query[T](question: Callable[[Any], T]) -> T | None:
+def _ask_nvml[T](question: Callable[[Any], T]) -> T | None:
     try:
         from cuda.bindings import nvml
 

@@ -1,35 +1,31 @@
-"""What worker processes with networks on NVIDIA GPUs share: slots, streams, CUDA graphs, verification."""
+"""Worker process with networks on NVIDIA GPUs, the same for every backend: memory, slots, verification."""
 
 import json
 import mmap
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
-from vsfdatrd.backends.accuracy import check_banding, compare, count_levels, drawing, sky
+from vsfdatrd.backends.accuracy import check_banding, check_psnr, count_levels, draw_line_art, draw_sky
 from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.gpu import concurrency, cuda
-from vsfdatrd.backends.gpu.copy_pipeline import Slot, TransferPipeline
+from vsfdatrd.backends.gpu.network import GpuNetwork, StagingBuffers
 from vsfdatrd.errors import EngineError
 from vsfdatrd.workers.server import WorkerServer, log_line
 
-MOST_OF_CONTEXT = 600 << 20
+MAX_CONTEXT_BYTES = 600 << 20
 """Maximum size of a CUDA context in bytes.
 
 If more memory than that disappears while it is created, the rest was taken by another process.
 """
 
-NOTHING_PINNED = "copies wait for each other and for the network, which costs speed"
-
-type StagingBuffers = tuple[cuda.HostMemory, cuda.HostMemory]
-"""Pinned buffers of a slot's input and output."""
+NOT_PINNED_WARNING = "copies wait for each other and for the network, which costs speed"
 
 
-class GpuServer[N: "GpuNetwork"](WorkerServer):
+class GpuServer[N: GpuNetwork](WorkerServer):
     """Request handler with networks on one or more GPUs, if any are loaded."""
 
     def __init__(self, write: Callable[[str], Any], flush: Callable[[], Any]) -> None:
@@ -45,7 +41,7 @@ class GpuServer[N: "GpuNetwork"](WorkerServer):
             EngineUnavailable: CUDA cannot use the GPUs, for example because the driver is too old.
         """
         cuda.require_driver()
-        return {"driver": cuda.driver()}
+        return {"driver": cuda.describe_driver()}
 
     def do_free(self, devices: list[int]) -> list[int]:
         """Return the free memory of GPUs, including what this process uses there before it has an engine.
@@ -64,8 +60,8 @@ class GpuServer[N: "GpuNetwork"](WorkerServer):
         cuda.require_driver()
         for index in devices:
             if index not in self._own:
-                before = cuda.free_memory_without_context(index)
-                self._own[index] = min(max(0, (before or 0) - cuda.free_memory(index)), MOST_OF_CONTEXT)
+                free_before = cuda.free_memory_without_context(index)
+                self._own[index] = min(max(0, (free_before or 0) - cuda.free_memory(index)), MAX_CONTEXT_BYTES)
         return [cuda.free_memory(index) + self._own[index] for index in devices]
 
     def do_rate(self, runs: int) -> float:
@@ -77,7 +73,7 @@ class GpuServer[N: "GpuNetwork"](WorkerServer):
         Returns:
             Frames per second.
         """
-        return self._devices[0].rate(runs)
+        return self._devices[0].measure_rate(runs)
 
     def prepare(self, memory: mmap.mmap, frames: list[tuple[FramePlanes, FramePlanes]]) -> None:
         """See `WorkerServer.prepare`. Slots are distributed over the GPUs in turn."""
@@ -88,11 +84,11 @@ class GpuServer[N: "GpuNetwork"](WorkerServer):
             self._pinned = cuda.PinnedMemory(cuda.address_of(memory), len(memory))
         except EngineError as error:
             staging = _allocate_staging(frames)
-            how = "frames go through pinned buffers, which takes a copy more" if staging else NOTHING_PINNED
-            log_line(f"{error}; {how}")
+            remedy = "frames go through pinned buffers, which takes a copy more" if staging else NOT_PINNED_WARNING
+            log_line(f"{error}; {remedy}")
         for number, device in enumerate(self._devices):
-            own = slice(number, None, len(self._devices))
-            device.open(frames[own], staging and staging[own])
+            own_slots = slice(number, None, len(self._devices))
+            device.open(frames[own_slots], staging and staging[own_slots])
 
     def submit(self, slot: int) -> None:
         """See `WorkerServer.submit`."""
@@ -134,8 +130,10 @@ class GpuServer[N: "GpuNetwork"](WorkerServer):
             self._add_contexts(2, streams, quiet=True)
             if len(self._devices) == 2 * len(devices):
                 cuda.set_device(devices[0])
-                measured = concurrency.measure(self._devices[:: len(devices)])  # both on the first GPU; all are equal
-                if measured[1] < concurrency.GAIN * measured[0]:
+                measured = concurrency.measure_gain(
+                    self._devices[:: len(devices)]
+                )  # both on the first GPU; all are equal
+                if measured[1] < concurrency.MIN_GAIN * measured[0]:
                     self._remove_contexts(len(devices))
         else:
             self._add_contexts(min(contexts, streams or contexts), streams)
@@ -160,7 +158,7 @@ class GpuServer[N: "GpuNetwork"](WorkerServer):
             quiet: Do not log that memory is short.
         """
         for first in self._devices * (count - 1):
-            if not first.has_room_for_another(streams or slots_for(count)):
+            if not first.has_room_for_another(streams or fewest_slots(count)):
                 if not quiet:
                     log_line(f"GPU {first.index} has no memory for one more network at the same time")
                 continue
@@ -186,226 +184,15 @@ class GpuServer[N: "GpuNetwork"](WorkerServer):
         rate = rate or concurrency.measure_rate(self._devices[:: len(devices)])
         frame_bytes = 4 * sum(int(np.prod(shape)) for shape in self._devices[0].shapes)
         slots = concurrency.needed_slots(contexts, rate, frame_bytes)
-        enough = min(map(cuda.free_memory, devices)) > 2 * slots * frame_bytes
-        return slots if enough else slots_for(contexts)
+        has_memory = min(map(cuda.free_memory, devices)) > 2 * slots * frame_bytes
+        return slots if has_memory else fewest_slots(contexts)
 
     def _locate(self, slot: int) -> tuple[N, int]:
         return self._devices[slot % len(self._devices)], slot // len(self._devices)
 
 
-class GpuNetwork:
-    """A network on one GPU that computes one frame at a time, between two fixed buffers.
-
-    Frames are copied to and from these buffers on the GPU, which takes about a thousandth of the network's time. A CUDA
-    graph contains fixed addresses.
-    """
-
-    pipeline: TransferPipeline[cuda.Event]
-    shapes: tuple[list[int], list[int]]
-    """(C, H, W) of input and output."""
-
-    def __init__(self, index: int) -> None:
-        """Make a GPU current.
-
-        Args:
-            index: Number of the GPU.
-        """
-        self.index = index
-        self._held = ExitStack()
-        self._graph: cuda.Graph | None = None
-        cuda.set_device(index)
-
-    def _allocate(self) -> None:
-        """Create the stream and the two buffers, for frames of `shapes`."""
-        self._size = [4 * int(np.prod(shape)) for shape in self.shapes]
-        self._stream = self._held.enter_context(cuda.Stream())
-        self._source, self._result = (self._held.enter_context(cuda.DeviceMemory(size)) for size in self._size)
-
-    def _start(self) -> None:
-        """Run one frame, and capture the network as a CUDA graph."""
-        picture = np.random.default_rng(0).random(self.shapes[0], np.float32)
-        plain = self.run_once(picture)  # triggers just-in-time compilation and one-time initialization
-        self._capture(picture, plain)
-
-    @property
-    def context_bytes(self) -> int:
-        """GPU memory of another execution context without the buffers of frames. Overridden by each backend."""
-        raise NotImplementedError
-
-    def has_room_for_another(self, slots: int) -> bool:
-        """Return whether the GPU has memory for one more context and the slots, and as much again for other programs.
-
-        Every context has buffers of its own, two of them for frames.
-
-        Args:
-            slots: Frames in flight, whose buffers are not allocated yet.
-        """
-        needed = self.context_bytes + (1 + slots) * sum(self._size)
-        return cuda.free_memory(self.index) > 2 * needed
-
-    def another_context(self) -> Self:
-        """Create another execution context of the same network on the same GPU. Overridden by each backend.
-
-        Raises:
-            EngineError: It cannot be created, for example because memory is short after all.
-        """
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Free what belongs to this network alone. It must not be computing."""
-        cuda.set_device(self.index)
-        graph, self._graph = self._graph, None
-        if graph is not None:
-            graph.close()
-        self._held.close()
-
-    def run_once(self, picture: FramePlanes) -> FramePlanes:
-        """Run one frame and wait for it.
-
-        Args:
-            picture: (C, H, W).
-
-        Returns:
-            (C, H·scale, W·scale) float32.
-        """
-        cuda.set_device(self.index)
-        picture, result = np.ascontiguousarray(picture, np.float32), np.empty(self.shapes[1], np.float32)
-        self._stream.upload(self._source, picture.ctypes.data)
-        self.run()
-        self._stream.download(result.ctypes.data, self._result)
-        self._stream.synchronize()
-        return result
-
-    def rate(self, runs: int) -> float:
-        """Measure the speed of the network on fixed buffers, with frames queued back to back.
-
-        Args:
-            runs: Number of frames.
-
-        Returns:
-            Frames per second.
-        """
-        cuda.set_device(self.index)
-        start = 0.0
-        for turn in range(runs + 5):
-            if turn == 5:  # by now clocks have risen and caches are warm
-                self.synchronize()
-                start = time.perf_counter()
-            self.run()
-        self.synchronize()
-        return runs / (time.perf_counter() - start)
-
-    def open(self, frames: list[tuple[FramePlanes, FramePlanes]], staging: list[StagingBuffers] | None) -> None:
-        """Create the slots.
-
-        Args:
-            frames: Input and output of each slot in shared memory.
-            staging: Pinned buffers of each slot, through which its frames go; None for direct copies.
-        """
-        cuda.set_device(self.index)
-        self._frames, self._staging = frames, staging
-        slots = [self._create_slot(number) for number in range(len(frames))]
-
-        def launch(number: int) -> None:
-            slot = slots[number]
-            self._stream.copy(self._source, slot.device_source)
-            self.run()
-            self._stream.copy(slot.device_result, self._result)
-
-        self.pipeline = TransferPipeline(cuda.Stream(), self._stream, cuda.Stream(), slots, launch)
-
-    def submit(self, number: int) -> None:
-        """Queue a slot's frame.
-
-        Args:
-            number: Number of the slot on this device.
-        """
-        if self._staging:
-            self._staging[number][0].read(self._frames[number][0].ctypes.data)
-        self.pipeline.submit(number)
-
-    def wait(self, number: int) -> None:
-        """Wait for a slot's output.
-
-        Args:
-            number: Number of the slot on this device.
-        """
-        self.pipeline.wait(number)
-        if self._staging:
-            self._staging[number][1].write(self._frames[number][1].ctypes.data)
-
-    def _create_slot(self, number: int) -> Slot[cuda.Event]:
-        if self._staging:
-            source, result = (memory.address for memory in self._staging[number])
-        else:
-            source, result = (frame.ctypes.data for frame in self._frames[number])
-        there, back = (cuda.DeviceMemory(size) for size in self._size)
-        events = (cuda.Event(), cuda.Event(), cuda.Event())
-        return Slot(source, result, there, back, *events)
-
-    def run(self) -> None:
-        """Queue the network on its stream, between its fixed buffers."""
-        if self._graph is None:
-            self._enqueue()
-        else:
-            self._graph.launch(self._stream)
-
-    def synchronize(self) -> None:
-        """Wait until everything queued on the network's stream is done.
-
-        Raises:
-            EngineError: A run failed.
-        """
-        self._stream.synchronize()
-
-    def _enqueue(self) -> None:
-        """Queue the network on its stream, without a CUDA graph. Overridden by each backend.
-
-        Raises:
-            EngineError: It cannot be started.
-        """
-        raise NotImplementedError
-
-    def _capture(self, picture: FramePlanes, expected: FramePlanes) -> None:
-        """Capture the network as a CUDA graph, which replaces hundreds of launches by one, if it gives the same
-        output.
-
-        Args:
-            picture: An input.
-            expected: The output for it without a CUDA graph.
-        """
-        try:
-            self._make_graph(picture, expected)
-        except EngineError as error:
-            graph, self._graph = self._graph, None
-            if graph is not None:
-                graph.close()
-            log_line(f"without a CUDA graph: {error}")
-
-    def _make_graph(self, picture: FramePlanes, expected: FramePlanes) -> None:
-        """Capture the network; see `_capture`.
-
-        Raises:
-            EngineError: It cannot be captured, or the output differs.
-        """
-        with self._stream.captured() as capture:
-            self._enqueue()
-        self._graph = capture.graph
-        self._check_output(picture, expected)
-
-    def _check_output(self, picture: FramePlanes, expected: FramePlanes) -> None:
-        """Compare the output with the expected output, computed without a CUDA graph.
-
-        Raises:
-            EngineError: They differ.
-        """
-        # Tolerates a different order of summation, but not the output for another frame.
-        if not np.allclose(self.run_once(picture), expected, atol=0.01, equal_nan=True):
-            raise EngineError("it computes something else")
-
-
-def verify(networks: Sequence[GpuNetwork], reference: Path, levels: Path, precision: str) -> float:
-    """Run `accuracy.drawing` and `accuracy.sky` on networks and compare the outputs with fp32.
+def verify_networks(networks: Sequence[GpuNetwork], reference: Path, levels: Path, precision: str) -> float:
+    """Run `accuracy.draw_line_art` and `accuracy.draw_sky` on networks and compare the outputs with fp32.
 
     Args:
         networks: The networks, of one size.
@@ -422,16 +209,16 @@ def verify(networks: Sequence[GpuNetwork], reference: Path, levels: Path, precis
     expected = np.load(reference, allow_pickle=False).astype(np.float32)
     count = int(json.loads(levels.read_bytes()))
     channels, height, width = networks[0].shapes[0]
-    picture, smooth = drawing(height, width)[:channels], sky(height, width)[:channels]
+    picture, smooth = draw_line_art(height, width)[:channels], draw_sky(height, width)[:channels]
     result = []
     for network in networks:
-        result.append(compare(expected, network.run_once(picture), precision))
+        result.append(check_psnr(expected, network.run_once(picture), precision))
         check_banding(count, count_levels(network.run_once(smooth)), precision)
     return min(result)
 
 
 def _allocate_staging(frames: list[tuple[FramePlanes, FramePlanes]]) -> list[StagingBuffers] | None:
-    """Allocate pinned buffers for the input and output of each slot; None if they cannot be had for all slots."""
+    """Allocate pinned buffers for the input and output of each slot; None if memory is too short."""
     with ExitStack() as held:
         try:
             staging = [
@@ -444,7 +231,7 @@ def _allocate_staging(frames: list[tuple[FramePlanes, FramePlanes]]) -> list[Sta
         return staging
 
 
-def slots_for(contexts: int) -> int:
+def fewest_slots(contexts: int) -> int:
     """Return the frames in flight on a GPU with little memory: those computed, one being uploaded, one downloaded.
 
     Args:

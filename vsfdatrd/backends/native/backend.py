@@ -17,12 +17,11 @@ import psutil
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
 from vsfdatrd.backends import memory, reference, weights_file
-from vsfdatrd.backends.base import Engine, EngineSpec
-from vsfdatrd.backends.graphs import serialized
+from vsfdatrd.backends.base import Engine, EngineSpec, as_build_errors
+from vsfdatrd.backends.graphs import serialize
 from vsfdatrd.backends.native import kernels as native_kernels
-from vsfdatrd.backends.native.network import unsuitable
+from vsfdatrd.backends.native.network import unsupported_config_reason
 from vsfdatrd.backends.remote_engine import RemoteEngine
-from vsfdatrd.errors import EngineBuildError, EngineError
 from vsfdatrd.options import Precision
 from vsfdatrd.system.processor import usable_cpus
 from vsfdatrd.workers.client import StandbyWorker
@@ -31,12 +30,10 @@ log = logging.getLogger(__name__)
 
 GRAPH_VERSION = "4"
 """Incremented when the kernels would give different images; engines are then verified again."""
-KERNELS = "2"
+KERNELS_VERSION = "2"
 """Incremented when the kernels become faster; `auto` then measures again."""
 ANY_SIZE = True
 REFERENCE = "reference.npy"
-VERIFIED = (120, 180)
-"""Approximate height and width of the image used for verification; rounded to a multiple that the network takes."""
 
 THREADS = 4
 """Default number of cores that share a frame.
@@ -48,7 +45,7 @@ STREAMS = (2, 8)
 
 Copying and color conversion of one frame overlap with the network of another.
 """
-BYTES_OF_PROCESS = 100 << 20
+PROCESS_BYTES = 100 << 20
 
 _standby = StandbyWorker("vsfdatrd.backends.native.worker")
 warm_up = _standby.warm_up
@@ -57,29 +54,29 @@ shutdown = _standby.shutdown
 
 def unavailable(device: Sequence[int] = (0,)) -> str | None:
     """Return None if the CPU has AVX2; see `Backend.unavailable`."""
-    if reason := native_kernels.unsupported():
+    if reason := native_kernels.unsupported_reason():
         return f'{reason}; leave backend out, or give backend="openvino"'
     return None
 
 
 def unsupported_reason(model: ModelDescriptor) -> str | None:
     """Explain why the kernels, which are those of FDAT-RD, cannot run a network; see `Backend.unsupported_reason`."""
-    return unsuitable(model.config) if isinstance(model.config, FdatRdConfig) else "it is not an FDAT-RD"
+    return unsupported_config_reason(model.config) if isinstance(model.config, FdatRdConfig) else "it is not an FDAT-RD"
 
 
-def preferred() -> bool:
+def is_preferred() -> bool:
     """Return whether `auto` tries this backend first where engines have not been timed.
 
     OpenVINO is expected to be faster where it has instructions that the kernels do not use: AVX-512 without VNNI, AMX.
     """
-    if native_kernels.unsupported() is not None or native_kernels.has_amx():
+    if native_kernels.unsupported_reason() is not None or native_kernels.has_amx():
         return False
     return native_kernels.has_vnni() or not native_kernels.has_avx512()
 
 
 def version(device: Sequence[int] = (0,)) -> str:
     """Return the version and the instructions of the kernels, which decide how fast they are; see `Backend.version`."""
-    return f"{KERNELS} {native_kernels.instructions()}"
+    return f"{KERNELS_VERSION} {native_kernels.instruction_set()}"
 
 
 def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
@@ -89,7 +86,7 @@ def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Pr
 
 def device_name(spec: EngineSpec) -> str:
     """Return the instructions: CPUs that have the same give the same image from a file. See `Backend.device_name`."""
-    return native_kernels.instructions()
+    return native_kernels.instruction_set()
 
 
 def identity(spec: EngineSpec) -> str:
@@ -98,14 +95,7 @@ def identity(spec: EngineSpec) -> str:
 
 
 def memory_estimate(spec: EngineSpec) -> tuple[int, int]:
-    """Estimate buffers and frames; see `Backend.memory_estimate`.
-
-    Args:
-        spec: Parameters of the engine.
-
-    Returns:
-        (bytes needed, bytes free in the machine).
-    """
+    """Estimate buffers and frames in main memory; see `Backend.memory_estimate`."""
     return _needed_bytes(spec, _stream_count(spec)), memory.free_bytes()
 
 
@@ -120,19 +110,21 @@ def build(spec: EngineSpec, directory: Path) -> None:
         PrecisionUnfit: The output differs too much.
         EngineBuildError: The comparison failed with an error.
     """
-    weights_file.write(directory, spec.checkpoint.tensors())
-    height, width = _verified(spec)
+    weights_file.write_weights(directory, spec.checkpoint.tensors())
+    height, width = weights_file.verification_size(spec)
     graph = directory / "graph.onnx"
-    graph.write_bytes(serialized(spec.checkpoint.graph(height, width)))
+    graph.write_bytes(serialize(spec.checkpoint.graph(height, width)))
     try:
-        count = reference.compute(graph, directory / REFERENCE, graph)
-        psnr = _standby.ask(
-            "verify", directory=str(directory), height=height, width=width, threads=_physical_cores(), expected=count
-        )
-    except EngineBuildError:
-        raise
-    except EngineError as error:
-        raise EngineBuildError(str(error)) from error
+        with as_build_errors():
+            count = reference.compute_reference(graph, directory / REFERENCE, graph)
+            psnr = _standby.ask(
+                "verify",
+                directory=str(directory),
+                height=height,
+                width=width,
+                threads=_physical_cores(),
+                expected=count,
+            )
     finally:
         graph.unlink()
         (directory / REFERENCE).unlink(missing_ok=True)
@@ -154,21 +146,13 @@ def load(spec: EngineSpec, directory: Path) -> Engine:
     loaded = _standby.ask(
         "load", directory=str(directory), height=spec.height, width=spec.width, streams=streams, threads=threads
     )
-    scale = spec.checkpoint.description.scale
-    if loaded["output"] != [3, spec.height * scale, spec.width * scale]:
-        raise EngineError("the native engine belongs to another network, of a different scale")
+    weights_file.check_scale(spec, loaded["output"], "native")
     return RemoteEngine(_standby.detach(), streams, loaded["input"], loaded["output"])
 
 
 def _physical_cores() -> int:
     """Return the number of physical cores this process may use; a second thread on a core gains nothing."""
     return max(1, min(len(usable_cpus()), psutil.cpu_count(logical=False) or 1))
-
-
-def _verified(spec: EngineSpec) -> tuple[int, int]:
-    multiple = spec.checkpoint.description.size.multiple_of
-    height, width = (max(multiple, side // multiple * multiple) for side in VERIFIED)
-    return height, width
 
 
 def _stream_count(spec: EngineSpec) -> int:
@@ -193,6 +177,4 @@ def _needed_bytes(spec: EngineSpec, streams: int) -> int:
     scratch = native_kernels.scratch_bytes(
         spec.width // config.unshuffle, config.embed_dim, config.ffn_dim, config.dict_tokens
     )
-    return int(
-        streams * frame + max(_physical_cores(), streams) * scratch + 8 * description.parameters + BYTES_OF_PROCESS
-    )
+    return int(streams * frame + max(_physical_cores(), streams) * scratch + 8 * description.parameters + PROCESS_BYTES)

@@ -12,15 +12,23 @@ from numpy.typing import NDArray
 
 from vsfdatrd.archs import zero_branches
 from vsfdatrd.archs.fdat_rd import WINDOW, FdatRdConfig, Kind
-from vsfdatrd.backends.native.kernels import BLOCK, KEYS, LEVELS, Floats, KernelArrays, KeyValue, function
+from vsfdatrd.backends.native.kernels import (
+    KEY_STRIDE,
+    MAX_QUANTIZED,
+    TOKENS_PER_BLOCK,
+    Floats,
+    KernelArrays,
+    KeyValue,
+    c_function,
+)
 from vsfdatrd.backends.native.threads import RowThreads
 from vsfdatrd.graph.weights import Weights as Tensors
 
-HEAD = 32
+HEAD_DIM = 32
 """Channels of a head; the kernels support no other number."""
-TOKENS = math.prod(WINDOW)
+WINDOW_TOKENS = math.prod(WINDOW)
 LOG2E = math.log2(math.e)
-NOWHERE = -1e30
+PADDING_SCORE = -1e30
 """Score of padded keys, which gives them a weight of zero."""
 
 type Doubles = NDArray[np.float64]
@@ -52,7 +60,7 @@ class Block:
             self.n2 = arrays.norm(weights["n2.weight"], weights["n2.bias"])
             ffn = weights.below("ffn")
             self.fc1, self.fc2 = arrays.matrix(ffn["fc1.weight"]), arrays.matrix(ffn["fc2.weight"])
-            self.smix = arrays.floats(_depthwise(ffn["smix.weight"]))
+            self.smix = arrays.floats(_flatten_depthwise(ffn["smix.weight"]))
 
     def run(self, threads: RowThreads, source: Floats, t: Floats, c: Floats) -> None:
         """Apply the block.
@@ -97,7 +105,7 @@ class Block:
             threads: The threads.
             t: Feature map, (N, C).
         """
-        run = function("feed_forward")
+        run = c_function("feed_forward")
         rows = t.reshape(threads.height, -1)
         # Copies of the rows next to each thread's range, since another thread overwrites them.
         edges = {
@@ -127,7 +135,7 @@ class Block:
             Sums of c over the tokens (C); with `center` also the second moments (C, C) and sums (C) of n1(t) -
             center.
         """
-        run, channels = function("local"), self.config.embed_dim
+        run, channels = c_function("local"), self.config.embed_dim
         result: list[tuple[Doubles, ...]] = []
 
         def work(first: int, last: int, s: NDArray[np.uint8]) -> None:
@@ -151,13 +159,13 @@ class Spatial(Block):
     def prepare(self, weights: Tensors, attn: Tensors) -> None:
         """See `Block.prepare`."""
         arrays, heads = self.arrays, self.config.heads
-        self.depthwise = arrays.floats(_depthwise(weights["conv.0.weight"]))
-        q, k, v = attn["qkv.weight"].reshape(3, heads, HEAD, -1)
+        self.depthwise = arrays.floats(_flatten_depthwise(weights["conv.0.weight"]))
+        q, k, v = attn["qkv.weight"].reshape(3, heads, HEAD_DIM, -1)
         self.qkv = arrays.matrices(
-            [np.concatenate([q[i] * (LOG2E / math.sqrt(HEAD)), k[i], v[i]]) for i in range(heads)]
+            [np.concatenate([q[i] * (LOG2E / math.sqrt(HEAD_DIM)), k[i], v[i]]) for i in range(heads)]
         )
-        position_bias = np.full((heads, TOKENS, KEYS), NOWHERE, np.float32)
-        position_bias[:, :, :TOKENS] = attn["rel_pos_bias"] * LOG2E
+        position_bias = np.full((heads, WINDOW_TOKENS, KEY_STRIDE), PADDING_SCORE, np.float32)
+        position_bias[:, :, :WINDOW_TOKENS] = attn["rel_pos_bias"] * LOG2E
         self.position_bias = arrays.floats(position_bias)
         self.proj, self.bias = arrays.matrix(attn["proj.weight"]), arrays.floats(attn["proj.bias"])
         self.gate_in, self.gate_out = (weights[f"inter.cg.{i}.weight"][:, :, 0, 0] for i in (1, 3))
@@ -168,9 +176,11 @@ class Spatial(Block):
         pooled = self.gate_in @ (sums / threads.count)
         pooled *= 0.5 * (1 + np.array([math.erf(x / math.sqrt(2)) for x in pooled]))
         gate = np.ascontiguousarray(1 / (1 + np.exp(-(self.gate_out @ pooled))), np.float32)
-        run, size = function("windows"), (threads.width, *self.window)
+        run, size = c_function("windows"), (threads.width, *self.window)
         weights = (self.n1, self.qkv, self.config.heads, self.position_bias, self.proj, self.bias)
-        threads.run_ranges(threads.count // TOKENS, lambda a, b, s: run(source, t, c, *size, a, b, *weights, gate, s))
+        threads.run_ranges(
+            threads.count // WINDOW_TOKENS, lambda a, b, s: run(source, t, c, *size, a, b, *weights, gate, s)
+        )
 
 
 class Channel(Block):
@@ -181,9 +191,9 @@ class Channel(Block):
     def prepare(self, weights: Tensors, attn: Tensors) -> None:
         """See `Block.prepare`."""
         arrays, heads = self.arrays, self.config.heads
-        self.depthwise = arrays.floats(_depthwise(weights["conv.0.weight"]))
+        self.depthwise = arrays.floats(_flatten_depthwise(weights["conv.0.weight"]))
         self.scale, self.shift = weights["n1.weight"], weights["n1.bias"]
-        self.q, self.k, self.v = attn["qkv.weight"].reshape(3, heads, HEAD, -1)
+        self.q, self.k, self.v = attn["qkv.weight"].reshape(3, heads, HEAD_DIM, -1)
         self.temp, self.proj = attn["temp"], attn["proj.weight"]
         self.bias = arrays.floats(attn["proj.bias"])
         self.gate = arrays.floats(weights["inter.sg.0.weight"][0, :, 0, 0])
@@ -198,10 +208,12 @@ class Channel(Block):
         _, moments, sums = self.depthwise_gelu(threads, t, c, center)
         own = KernelArrays()
         matrix = own.matrix(self.fold_attention(moments, sums, center.astype(np.float64), threads.count))
-        run = function("channels")
+        run = c_function("channels")
         threads.run_ranges(
-            threads.count // BLOCK,
-            lambda a, b, s: run(t, c, a * BLOCK, b * BLOCK, self.n1, matrix, self.bias, self.gate, s),
+            threads.count // TOKENS_PER_BLOCK,
+            lambda a, b, s: run(
+                t, c, a * TOKENS_PER_BLOCK, b * TOKENS_PER_BLOCK, self.n1, matrix, self.bias, self.gate, s
+            ),
         )
 
     def fold_attention(self, moments: Doubles, sums: Doubles, center: Doubles, count: int) -> Doubles:
@@ -246,14 +258,14 @@ class Dictionary(Block):
         arrays, heads = self.arrays, self.config.heads
         self.words = attn["dictionary"]
         self.inner = arrays.norm(attn["r_norm.weight"], attn["r_norm.bias"])
-        k, v = attn["r_kv.weight"].reshape(2, heads, HEAD, -1)
+        k, v = attn["r_kv.weight"].reshape(2, heads, HEAD_DIM, -1)
         self.kv = arrays.matrices([np.concatenate([k[i], v[i]]) for i in range(heads)])
-        factor = LOG2E / math.sqrt(HEAD)
+        factor = LOG2E / math.sqrt(HEAD_DIM)
         # The dictionary's queries depend on weights alone: (M, C) -> (h, M, d), padded to a multiple of 6
-        queries = (self.words @ attn["r_q.weight"].T * factor).reshape(-1, heads, HEAD).transpose(1, 0, 2)
+        queries = (self.words @ attn["r_q.weight"].T * factor).reshape(-1, heads, HEAD_DIM).transpose(1, 0, 2)
         self.rows = -(-len(self.words) // 6) * 6
         queries = np.pad(queries, ((0, 0), (0, self.rows - len(self.words)), (0, 0)))
-        query_scales = np.maximum(np.abs(queries).max(2), 1e-30) / LEVELS
+        query_scales = np.maximum(np.abs(queries).max(2), 1e-30) / MAX_QUANTIZED
         self.queries = arrays.keep_alive(np.ascontiguousarray(np.rint(queries / query_scales[:, :, None]), np.int16))
         self.query_scales = arrays.floats(query_scales)
         self.e_q = arrays.matrix(attn["e_q.weight"] * factor)
@@ -264,22 +276,24 @@ class Dictionary(Block):
         """See `Block.attend`."""
         if source is not t:
             t[:] = source
-        refined = self.words + self.read(threads, t)
+        refined = self.words + self.attend_to_frame(threads, t)
         heads, count = self.config.heads, len(self.words)
         own = KernelArrays()
         keys, values = own.floats(refined @ self.e_k.T), own.floats(refined @ self.e_v.T)
-        key_panels, value_panels = (own.keep_alive(np.empty((heads, count * HEAD), np.int16)) for _ in range(2))
-        key_scale, value_scale = (own.keep_alive(np.empty((heads, n), np.float32)) for n in (count, HEAD))
-        function("memorise")(keys, values, heads, count, key_panels, key_scale, value_panels, value_scale)
+        key_panels, value_panels = (own.keep_alive(np.empty((heads, count * HEAD_DIM), np.int16)) for _ in range(2))
+        key_scale, value_scale = (own.keep_alive(np.empty((heads, n), np.float32)) for n in (count, HEAD_DIM))
+        c_function("memorise")(keys, values, heads, count, key_panels, key_scale, value_panels, value_scale)
         arrays = (key_panels, key_scale, value_panels, value_scale)
         words = (KeyValue * heads)(*(KeyValue(*(a[i].ctypes.data for a in arrays), count, count) for i in range(heads)))
-        run = function("look_up")
+        run = c_function("look_up")
         threads.run_ranges(
-            threads.count // BLOCK,
-            lambda a, b, s: run(t, a * BLOCK, b * BLOCK, self.n1, self.e_q, words, heads, self.proj, self.bias, s),
+            threads.count // TOKENS_PER_BLOCK,
+            lambda a, b, s: run(
+                t, a * TOKENS_PER_BLOCK, b * TOKENS_PER_BLOCK, self.n1, self.e_q, words, heads, self.proj, self.bias, s
+            ),
         )
 
-    def read(self, threads: RowThreads, t: Floats) -> Doubles:
+    def attend_to_frame(self, threads: RowThreads, t: Floats) -> Doubles:
         """Attend from the dictionary to the frame.
 
         Args:
@@ -289,17 +303,17 @@ class Dictionary(Block):
         Returns:
             Update of the dictionary, (M, C).
         """
-        run, heads, rows = function("read"), self.config.heads, self.rows
+        run, heads, rows = c_function("read"), self.config.heads, self.rows
         parts: list[tuple[Floats, Floats, Floats]] = []
 
         def work(first: int, last: int, s: NDArray[np.uint8]) -> None:
-            result = np.empty((heads, rows, HEAD), np.float32)
+            result = np.empty((heads, rows, HEAD_DIM), np.float32)
             tops, sums = (np.empty((heads, rows), np.float32) for _ in range(2))
             parts.append((result, tops, sums))
             queries = rows, self.queries, self.query_scales
             run(t, first, last, self.n1, self.inner, self.kv, heads, *queries, result, tops, sums, s)
 
-        threads.run_ranges(threads.count // TOKENS, work)
+        threads.run_ranges(threads.count // WINDOW_TOKENS, work)
         result, tops, sums = (np.stack(a).astype(np.float64) for a in zip(*parts, strict=True))
         share = sums * np.exp2(tops - tops.max(0))  # (parts, h, rows), as in flash decoding (Dao et al. 2023)
         mean = (result * (share / share.sum(0))[..., None]).sum(0)
@@ -307,9 +321,9 @@ class Dictionary(Block):
         return mean[:, : len(self.words)].transpose(1, 0, 2).reshape(len(self.words), -1)
 
 
-KINDS: dict[Kind, type[Block]] = {block.kind: block for block in (Spatial, Channel, Dictionary)}
+BLOCK_CLASSES: dict[Kind, type[Block]] = {block.kind: block for block in (Spatial, Channel, Dictionary)}
 
 
-def _depthwise(weight: Doubles) -> Doubles:
+def _flatten_depthwise(weight: Doubles) -> Doubles:
     """(C, 1, 3, 3) -> (9, C)."""
     return weight.reshape(len(weight), 9).T

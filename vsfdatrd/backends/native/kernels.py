@@ -16,20 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vsfdatrd.errors import EngineUnavailable
-from vsfdatrd.system.instructions import VARIABLE, cap
+from vsfdatrd.system.instructions import VARIABLE, instruction_cap
 
 type Floats = NDArray[np.float32]
 type Argument = NDArray[Any] | Structure | Array[Any] | int | None
 
-COLUMNS = 16
+COLUMN_ALIGNMENT = 16
 """Column alignment of packed matrices."""
-STEP = 8
+ROWS_PER_BLOCK = 8
 """Rows of a matrix per block in a product."""
-BLOCK = 60
+TOKENS_PER_BLOCK = 60
 """Tokens that go through a layer together."""
-KEYS = 304
+KEY_STRIDE = 304
 """Row length of the position bias of a window, which has 300 tokens."""
-LEVELS = 8191
+MAX_QUANTIZED = 8191
 """Largest magnitude in a row quantized to 16-bit integers."""
 
 
@@ -66,7 +66,7 @@ class KeyValue(Structure):
 
 
 @cache
-def library() -> ctypes.CDLL:
+def load_library() -> ctypes.CDLL:
     """Load the plugin's library.
 
     Raises:
@@ -86,7 +86,7 @@ def _symbol(name: str) -> "ctypes._NamedFuncPointer":
         EngineUnavailable: The library is missing, does not load, or is of another version and lacks the function.
     """
     try:
-        return library()[name]
+        return load_library()[name]
     except OSError as error:
         raise EngineUnavailable(f"the native kernels are missing: {error}") from error
     except AttributeError as error:
@@ -95,16 +95,16 @@ def _symbol(name: str) -> "ctypes._NamedFuncPointer":
         ) from error
 
 
-def unsupported() -> str | None:
+def unsupported_reason() -> str | None:
     """Explain why this machine's CPU cannot run the kernels; None if it can."""
     try:
         # Those asked later, too: an older library may lack some.
-        able, *_ = (bool(_symbol(f"fdatrd_cpu_{name}")()) for name in ("supported", "avx512", "amx", "vnni"))
+        is_supported, *_ = (bool(_symbol(f"fdatrd_cpu_{name}")()) for name in ("supported", "avx512", "amx", "vnni"))
     except EngineUnavailable as error:
         return str(error)
-    if able:
+    if is_supported:
         return None
-    limit = cap()
+    limit = instruction_cap()
     return f"{VARIABLE}={limit} turns AVX2 off" if limit == "sse41" else "the processor has no AVX2"
 
 
@@ -124,13 +124,13 @@ def has_vnni() -> bool:
     return bool(_symbol("fdatrd_cpu_vnni")())
 
 
-def instructions() -> str:
+def instruction_set() -> str:
     """Return the name of the instructions that the kernels use on this machine."""
     return "AVX-512 VNNI" if has_vnni() else "AVX2"
 
 
 @cache
-def function(name: str) -> Callable[..., None]:
+def c_function(name: str) -> Callable[..., None]:
     """Return a C function as a callable for arrays, structures, integers and None.
 
     Args:
@@ -163,7 +163,7 @@ def scratch_bytes(width: int, channels: int, hidden: int, dictionary_tokens: int
     return int(size(*map(c_int64, (width, channels, hidden, dictionary_tokens))))
 
 
-def scratch(width: int, channels: int, hidden: int, dictionary_tokens: int) -> NDArray[np.uint8]:
+def allocate_scratch(width: int, channels: int, hidden: int, dictionary_tokens: int) -> NDArray[np.uint8]:
     """Allocate a thread's scratch memory, aligned to 64 bytes.
 
     Args:
@@ -223,29 +223,32 @@ class KernelArrays:
         Args:
             weights: (columns, inner).
         """
-        full = _pad(weights)
+        full = _pad_to_alignment(weights)
         columns, inner = full.shape
         panels = self.keep_alive(np.empty(columns * inner, np.int16))
         scale = self.keep_alive(np.empty(columns, np.float32))
-        function("pack")(full, columns, inner, panels, scale)
+        c_function("pack")(full, columns, inner, panels, scale)
         # Products skip blocks of 16 columns and 8 rows that are zero.
         spans, bounds = map(self.keep_alive, nonzero_blocks(full))
         return Matrix(panels.ctypes.data, scale.ctypes.data, inner, columns, spans.ctypes.data, bounds.ctypes.data)
 
 
 def nonzero_share(matrices: Iterable[Any]) -> float:
-    """Return the work of products with several matrices, in products with one of them that is dense.
+    """Return the multiply-adds in products with several matrices, divided by those of one dense matrix of their size.
 
     Args:
         matrices: Matrices (columns, inner).
     """
-    return sum(float(nonzero_blocks(full)[0][:, 1].sum()) * COLUMNS / full.size for full in map(_pad, matrices))
+    return sum(
+        float(nonzero_blocks(full)[0][:, 1].sum()) * COLUMN_ALIGNMENT / full.size
+        for full in map(_pad_to_alignment, matrices)
+    )
 
 
-def _pad(weights: Any) -> Floats:
+def _pad_to_alignment(weights: Any) -> Floats:
     """Pad both sides of a matrix with zeros to multiples of 16."""
     source = np.asarray(weights, np.float32)
-    full = np.zeros([-(-side // COLUMNS) * COLUMNS for side in source.shape], np.float32)
+    full = np.zeros([-(-side // COLUMN_ALIGNMENT) * COLUMN_ALIGNMENT for side in source.shape], np.float32)
     full[: source.shape[0], : source.shape[1]] = source
     return full
 
@@ -261,10 +264,12 @@ def nonzero_blocks(weights: Floats) -> tuple[NDArray[np.int32], NDArray[np.int32
         before each panel and after the last, (columns / 16 + 1).
     """
     columns, inner = weights.shape
-    blocks = weights.reshape(columns // COLUMNS, COLUMNS, inner // STEP, STEP).any(axis=(1, 3))
+    blocks = weights.reshape(
+        columns // COLUMN_ALIGNMENT, COLUMN_ALIGNMENT, inner // ROWS_PER_BLOCK, ROWS_PER_BLOCK
+    ).any(axis=(1, 3))
     edges = np.diff(np.pad(blocks, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     (panel, begins), (_, ends) = np.nonzero(edges == 1), np.nonzero(edges == -1)
-    spans = STEP * np.stack([begins, ends - begins], axis=1)
+    spans = ROWS_PER_BLOCK * np.stack([begins, ends - begins], axis=1)
     bounds = np.searchsorted(panel, np.arange(len(blocks) + 1))
     return np.ascontiguousarray(spans, np.int32), bounds.astype(np.int32)
 

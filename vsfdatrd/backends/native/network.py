@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 from vsfdatrd.archs import zero_branches
 from vsfdatrd.archs.fdat_rd import FdatRdConfig, blocks_with_windows
 from vsfdatrd.backends.base import FramePlanes
-from vsfdatrd.backends.native.blocks import HEAD, KINDS, Block, Doubles
-from vsfdatrd.backends.native.kernels import Floats, KernelArrays, function, nonzero_share
+from vsfdatrd.backends.native.blocks import BLOCK_CLASSES, HEAD_DIM, Block, Doubles
+from vsfdatrd.backends.native.kernels import Floats, KernelArrays, c_function, nonzero_share
 from vsfdatrd.backends.native.threads import RowThreads
 from vsfdatrd.graph.weights import Weights as Tensors
 
-WIDEST = 1024
+MAX_CHANNELS = 1024
 """Largest number of channels for which 32-bit sums leave at least ten bits for the weights."""
 
-TRANSFORMS = 0.9
+WINOGRAD_OVERHEAD = 0.9
 """Time that the transforms of the kernel `winograd` take, in dense products of all tokens with one tap."""
 
 
-def unsuitable(config: FdatRdConfig) -> str | None:
+def unsupported_config_reason(config: FdatRdConfig) -> str | None:
     """Explain why the kernels cannot run a network; None if they can.
 
     Args:
@@ -33,12 +33,12 @@ def unsuitable(config: FdatRdConfig) -> str | None:
     """
     if config.upsampler != "transpose+conv" or config.tail_scale not in (2, 4):
         return f"its tail ({config.upsampler}, {config.tail_scale} times) is not supported"
-    if config.embed_dim != config.heads * HEAD:
-        return f"its heads have {config.embed_dim // config.heads} channels, not {HEAD}"
+    if config.embed_dim != config.heads * HEAD_DIM:
+        return f"its heads have {config.embed_dim // config.heads} channels, not {HEAD_DIM}"
     if config.dict_tokens % 16 or config.ffn_dim % 16:
         return f"its widths ({config.dict_tokens} words, {config.ffn_dim} hidden) are not multiples of 16"
-    if max(config.embed_dim, config.dict_tokens, config.ffn_dim) > WIDEST:
-        return f"it is wider than {WIDEST} channels"
+    if max(config.embed_dim, config.dict_tokens, config.ffn_dim) > MAX_CHANNELS:
+        return f"it is wider than {MAX_CHANNELS} channels"
     if config.in_channels != 3 or config.out_channels != 3:
         return "it is not for RGB"
     return None
@@ -55,8 +55,8 @@ class Convolution:
             weight: (O, C, 3, 3).
         """
         taps = [weight[:, :, i // 3, i % 3] for i in range(9)]
-        points = _winograd(weight)
-        self._minimal = nonzero_share(points) / 4 + TRANSFORMS < nonzero_share(taps)
+        points = _winograd_matrices(weight)
+        self._minimal = nonzero_share(points) / 4 + WINOGRAD_OVERHEAD < nonzero_share(taps)
         self._matrices = arrays.matrices(points if self._minimal else taps)
 
     def run(self, threads: RowThreads, t: Floats, more: Floats, out: Floats) -> None:
@@ -68,7 +68,7 @@ class Convolution:
             more: Feature map, (N, C).
             out: Output, (N, C); not t.
         """
-        run = function("winograd" if self._minimal else "conv")
+        run = c_function("winograd" if self._minimal else "conv")
         count = threads.height // 2 if self._minimal else threads.height
         threads.run_ranges(count, lambda a, b, s: run(t, more, out, *threads.size, a, b, self._matrices, s))
 
@@ -84,9 +84,9 @@ class Weights:
             tensors: Its tensors by name.
 
         Raises:
-            ValueError: The network is `unsuitable`.
+            ValueError: The kernels cannot run the network; see `unsupported_config_reason`.
         """
-        if reason := unsuitable(config):
+        if reason := unsupported_config_reason(config):
             raise ValueError(f"the native kernels cannot run this network: {reason}")
         self.config = config
         arrays, every = KernelArrays(), Tensors(tensors)
@@ -101,7 +101,7 @@ class Weights:
             group = every.below(f"groups.{i}")
             blocks: list[Block] = []
             for j, (kind, window) in enumerate(kinds):
-                blocks.append(KINDS[kind](config, group.below(f"blocks.{j}"), arrays, window))
+                blocks.append(BLOCK_CLASSES[kind](config, group.below(f"blocks.{j}"), arrays, window))
             self.groups.append((blocks, Convolution(arrays, group["conv.weight"])))
         self.after = Convolution(arrays, every["conv_after.weight"])
         tail = every.below("upsampler")
@@ -109,10 +109,10 @@ class Weights:
         layer = 0
         if config.tail_scale == 4:
             used = zero_branches.used_channels(tail)  # channels that later layers use; set the others to zero
-            self.squares = arrays.matrices(_squares(tail["0.weight"] * used[:, None, None]))
+            self.squares = arrays.matrices(_transposed_taps(tail["0.weight"] * used[:, None, None]))
             self.square_bias = arrays.floats(tail["0.bias"] * used)
             layer = 2
-        self.planes = arrays.matrices(_nine(tail[f"{layer}.weight"]))
+        self.planes = arrays.matrices(_last_layer_matrices(tail[f"{layer}.weight"]))
         self.planes_bias = arrays.floats(tail[f"{layer}.bias"])
         self.last = arrays.floats(tail[f"{layer + 1}.weight"])
         self.last_bias = arrays.floats(tail[f"{layer + 1}.bias"])
@@ -157,7 +157,7 @@ class FrameContext:
                     f"the frame is {frame.dtype} of shape {frame.shape}, not contiguous float32 of {shape}"
                 )
         shallow, *free = self._maps
-        first, u = function("first"), w.config.unshuffle
+        first, u = c_function("first"), w.config.unshuffle
         pool.run_rows(lambda a, b, s: first(picture, shallow, *pool.size, u, a, b, w.first, w.first_bias, s))
         deep = shallow
         for blocks, convolution in w.groups:
@@ -172,16 +172,16 @@ class FrameContext:
         out, planes = free[0], self._planes
         w.after.run(pool, deep, shallow, out)
         if w.squares is not None:
-            four, squares = function("four_times"), (w.squares, w.square_bias)
+            four, squares = c_function("four_times"), (w.squares, w.square_bias)
             pool.run_rows(lambda a, b, s: four(out, planes, *pool.size, a, b, *squares, w.planes, w.planes_bias, s))
         else:
-            twice = function("twice")
+            twice = c_function("twice")
             pool.run_rows(lambda a, b, s: twice(out, planes, *pool.size, a, b, w.planes, w.planes_bias, s))
-        last, (rows, columns) = function("last"), planes.shape[1:]
+        last, (rows, columns) = c_function("last"), planes.shape[1:]
         pool.run_ranges(rows, lambda a, b, s: last(planes, result, rows, columns, a, b, w.last, w.last_bias))
 
 
-def _winograd(weight: Doubles) -> list[Doubles]:
+def _winograd_matrices(weight: Doubles) -> list[Doubles]:
     """(O, C, 3, 3) -> sixteen matrices (O, C) for the kernel `winograd`; see `_native/cpu_conv.c`."""
     g = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
     points = np.einsum("ai,ocij,bj->aboc", g, weight.astype(np.float64), g)
@@ -193,7 +193,7 @@ def _source_tap(pixel: int, source: int) -> int | None:
     return {(0, -1): 3, (0, 0): 1, (1, 0): 2, (1, 1): 0}.get((pixel, source))
 
 
-def _squares(weight: Doubles) -> list[Doubles]:
+def _transposed_taps(weight: Doubles) -> list[Doubles]:
     """(C, O, 4, 4) of a transposed convolution -> 16 of (O, C): pixel (a, b) of a square, source row i, column j."""
     result = []
     for a in (0, 1):
@@ -204,7 +204,7 @@ def _squares(weight: Doubles) -> list[Doubles]:
     return result
 
 
-def _nine(weight: Doubles) -> list[Doubles]:
+def _last_layer_matrices(weight: Doubles) -> list[Doubles]:
     """(C, 3, 4, 4) of a transposed convolution -> nine of (12, C), one for each source pixel around a square."""
     result = []
     for y in (-1, 0, 1):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
-from vsfdatrd.backends.native.kernels import scratch
+from vsfdatrd.backends.native.kernels import allocate_scratch
 
 type Scratch = NDArray[np.uint8]
 type Work = Callable[[int, int, Scratch], None]
@@ -30,7 +30,9 @@ class RowThreads:
         self.height, self.width = self.size = (height, width)
         self.count = height * width
         """Tokens of a feature map."""
-        self._scratch = [scratch(width, config.embed_dim, config.ffn_dim, config.dict_tokens) for _ in range(threads)]
+        self._scratch = [
+            allocate_scratch(width, config.embed_dim, config.ffn_dim, config.dict_tokens) for _ in range(threads)
+        ]
         self._pool = ThreadPoolExecutor(threads, "native") if threads > 1 else None
 
     def ranges(self, count: int) -> list[tuple[int, int]]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from vsfdatrd.backends import weights_file
-from vsfdatrd.backends.accuracy import check_banding, compare, count_levels, drawing, sky
+from vsfdatrd.backends.accuracy import check_banding, check_psnr, count_levels, draw_line_art, draw_sky
 from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.native.backend import REFERENCE
 from vsfdatrd.backends.native.network import FrameContext, Weights
@@ -23,7 +23,7 @@ from vsfdatrd.errors import EngineError
 from vsfdatrd.workers.server import WorkerServer, serve_forever
 
 
-class Native(WorkerServer):
+class NativeServer(WorkerServer):
     """Request handler with the loaded weights, if any, and a context for every frame in flight."""
 
     def __init__(self, write: Callable[[str], Any], flush: Callable[[], Any]) -> None:
@@ -36,7 +36,7 @@ class Native(WorkerServer):
         return {}
 
     def do_verify(self, directory: str, height: int, width: int, threads: int, expected: int) -> float:
-        """Run `accuracy.drawing` and `accuracy.sky` and compare the outputs with the fp32 reference.
+        """Run `accuracy.draw_line_art` and `accuracy.draw_sky` and compare the outputs with the fp32 reference.
 
         Args:
             directory: The weights and the reference.
@@ -51,13 +51,13 @@ class Native(WorkerServer):
         Raises:
             PrecisionUnfit: The PSNR is too low, or the sky has bands.
         """
-        weights = _weights(directory)
+        weights = _load_weights(directory)
         reference = np.load(Path(directory, REFERENCE), allow_pickle=False).astype(np.float32)
         result = np.empty((3, height * weights.config.scale, width * weights.config.scale), np.float32)
         context = FrameContext(weights, height, width, threads)
-        context.run(drawing(height, width), result)
-        psnr = compare(reference, result, "int16")
-        context.run(sky(height, width), result)
+        context.run(draw_line_art(height, width), result)
+        psnr = check_psnr(reference, result, "int16")
+        context.run(draw_sky(height, width), result)
         check_banding(expected, count_levels(result), "int16")
         return psnr
 
@@ -77,7 +77,7 @@ class Native(WorkerServer):
         Raises:
             EngineError: The weights cannot be read, or are of a network that does not take this size.
         """
-        weights = _weights(directory)
+        weights = _load_weights(directory)
         if height % weights.config.multiple or width % weights.config.multiple:
             raise EngineError(
                 f"the native engine belongs to another network, which does not accept frames of {width}×{height}"
@@ -99,8 +99,8 @@ class Native(WorkerServer):
         self._contexts[slot].run(*self._frames[slot])
 
 
-def _weights(directory: str) -> Weights:
-    config, tensors = weights_file.read(Path(directory), "native")
+def _load_weights(directory: str) -> Weights:
+    config, tensors = weights_file.read_weights(Path(directory), "native")
     try:
         return Weights(config, tensors)
     except (ValueError, TypeError, KeyError, ArithmeticError) as error:
@@ -108,4 +108,4 @@ def _weights(directory: str) -> Weights:
 
 
 if __name__ == "__main__":
-    serve_forever(Native)
+    serve_forever(NativeServer)

@@ -17,11 +17,11 @@ import psutil
 
 from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
 from vsfdatrd.backends import memory
-from vsfdatrd.backends.base import Engine, EngineSpec
-from vsfdatrd.backends.graphs import serialized
+from vsfdatrd.backends.base import Engine, EngineSpec, as_build_errors
+from vsfdatrd.backends.graphs import serialize
 from vsfdatrd.backends.remote_engine import RemoteEngine
-from vsfdatrd.backends.traced_graphs import graph_for, sky_size
-from vsfdatrd.errors import EngineBuildError, EngineError, PrecisionUnfit
+from vsfdatrd.backends.traced_graphs import create_graph, sky_size
+from vsfdatrd.errors import PrecisionUnfit
 from vsfdatrd.graph import GRAPH_VERSION as GRAPH_VERSION
 from vsfdatrd.graph.target import GraphTarget
 from vsfdatrd.options import Precision
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 ANY_SIZE = False
 
 # Memory of one frame in flight including its buffers, in bytes for each float32 value of a kind of tensor.
-BYTES = {
+ACTIVATION_BYTES = {
     # 23.0 to 23.4 for medium from 240×240 to 720×540 (`python -m benchmarks.memory --sizes`)
     "fdat_rd.ffn": 24,
     # 32.6 to 37.5 for tiny, medium and large from 240×240 to 480×480
@@ -45,7 +45,7 @@ BYTES = {
     # about 60 MB of code
     "largest": 4 * 7,
 }
-BYTES_OF_PROCESS = 200 << 20
+PROCESS_BYTES = 200 << 20
 
 # Default number of frames computed at once. On 2 cores, two streams of one core each gave 2 to 4 % more frames per
 # second than both cores on one frame by the best times, 6 to 14 % by the medians of a busy machine (120×120 to
@@ -79,15 +79,15 @@ def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Pr
 
     Half precisions are verified when an engine is built.
     """
-    able = _standby.describe()["abilities"]
+    abilities = _standby.describe()["abilities"]
     half: tuple[tuple[str, Precision], ...] = (("BF16", "bf16"), ("FP16", "fp16"))
-    return (*(name for ability, name in half if ability in able), "fp32")
+    return (*(name for ability, name in half if ability in abilities), "fp32")
 
 
 def device_name(spec: EngineSpec) -> str:
     """Return the CPU's name and the precisions it supports; see `Backend.device_name`."""
-    about = _standby.describe()
-    return f"{about['name']} ({' '.join(about['abilities'])})"
+    description = _standby.describe()
+    return f"{description['name']} ({' '.join(description['abilities'])})"
 
 
 def identity(spec: EngineSpec) -> str:
@@ -96,14 +96,7 @@ def identity(spec: EngineSpec) -> str:
 
 
 def memory_estimate(spec: EngineSpec) -> tuple[int, int]:
-    """Estimate buffers and frames; see `Backend.memory_estimate`.
-
-    Args:
-        spec: Parameters of the engine.
-
-    Returns:
-        (bytes needed, bytes free in the machine).
-    """
+    """Estimate buffers and frames in main memory; see `Backend.memory_estimate`."""
     return _needed_bytes(spec, _stream_count(spec)), memory.free_bytes()
 
 
@@ -122,26 +115,22 @@ def build(spec: EngineSpec, directory: Path) -> None:
     if spec.precision != "fp32":  # add the sky's size, if that is different
         sizes = list(dict.fromkeys((*sizes, sky_size(spec.checkpoint.description, *sizes[0]))))
     with tempfile.TemporaryDirectory(prefix="graphs-", dir=directory) as folder:
-        graphs = [_write(spec, Path(folder), *size, spec.precision) for size in sizes]
-        exact = [_write(spec, Path(folder), *size, "fp32") for size in sizes] if spec.precision != "fp32" else []
-        try:
+        graphs = [_write_graph(spec, Path(folder), *size, spec.precision) for size in sizes]
+        exact = [_write_graph(spec, Path(folder), *size, "fp32") for size in sizes] if spec.precision != "fp32" else []
+        with as_build_errors():
             psnr = _standby.ask(
                 "build",
                 graph=graphs[0],
                 directory=str(directory),
                 exact=exact[0] if exact else None,
                 skies=[graphs[1], exact[1]] if len(exact) > 1 else None,
-                **_how(spec),
+                **_compile_arguments(spec),
             )
-        except EngineBuildError:
-            raise
-        except EngineError as error:
-            raise EngineBuildError(str(error)) from error
     if psnr is not None:
         log.info("%s agrees with fp32 to %.1f dB", spec.precision, psnr)
 
 
-def _write(spec: EngineSpec, folder: Path, height: int, width: int, precision: Precision) -> str:
+def _write_graph(spec: EngineSpec, folder: Path, height: int, width: int, precision: Precision) -> str:
     """Write the graph for a size and precision.
 
     Returns:
@@ -152,7 +141,7 @@ def _write(spec: EngineSpec, folder: Path, height: int, width: int, precision: P
     """
     path = folder / f"{width}x{height}-{precision}.onnx"
     try:
-        path.write_bytes(serialized(graph_for(spec.checkpoint, height, width, GraphTarget(precision))))
+        path.write_bytes(serialize(create_graph(spec.checkpoint, height, width, GraphTarget(precision))))
     except OverflowError as error:
         raise PrecisionUnfit(f"{spec.checkpoint.path.name} cannot be computed in {precision}: {error}.") from error
     return str(path)
@@ -168,16 +157,16 @@ def load(spec: EngineSpec, directory: Path) -> Engine:
     Raises:
         EngineError: OpenVINO does not load the model.
     """
-    loaded = _standby.ask("load", directory=str(directory), **_how(spec))
+    loaded = _standby.ask("load", directory=str(directory), **_compile_arguments(spec))
     return RemoteEngine(_standby.detach(), loaded["slots"], loaded["input"], loaded["output"])
 
 
 def _needed_bytes(spec: EngineSpec, streams: int) -> int:
     """Bytes needed for `streams` frames at once, including the process."""
     network = spec.checkpoint.description
-    activations = memory.activation_bytes(network.config, BYTES)
+    activations = memory.activation_bytes(network.config, ACTIVATION_BYTES)
     frame = spec.height * spec.width * (activations + memory.frame_bytes(network))
-    return int(streams * frame + 12 * network.parameters + BYTES_OF_PROCESS)
+    return int(streams * frame + 12 * network.parameters + PROCESS_BYTES)
 
 
 def _stream_count(spec: EngineSpec) -> int:
@@ -188,5 +177,5 @@ def _stream_count(spec: EngineSpec) -> int:
     return STREAMS if 2 * _needed_bytes(spec, STREAMS) <= psutil.virtual_memory().total else 1
 
 
-def _how(spec: EngineSpec) -> dict[str, Any]:
+def _compile_arguments(spec: EngineSpec) -> dict[str, Any]:
     return {"precision": spec.precision, "streams": _stream_count(spec)}

@@ -1,4 +1,4 @@
-"""OpenVINO's package, without the converter and the telemetry that it imports as well: half of its start."""
+"""Import OpenVINO without its converter and telemetry, which take half of the start-up time."""
 
 import sys
 

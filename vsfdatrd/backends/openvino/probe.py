@@ -17,13 +17,13 @@ from vsfdatrd.archs.onnx import Layout, OnnxConfig, Range
 from vsfdatrd.backends import accuracy
 from vsfdatrd.backends.openvino import probe_range
 from vsfdatrd.backends.openvino.library import openvino
-from vsfdatrd.backends.openvino.worker import reason, settings
+from vsfdatrd.backends.openvino.worker import compile_settings, last_line
 from vsfdatrd.graph.adapt_io import wrap_io
-from vsfdatrd.weights.files import refuse
+from vsfdatrd.weights.files import refusal
 
 MULTIPLES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 15, 16, 20, 24, 28, 30, 32, 36, 40, 48, 56, 60, 64, 96, 128)
 """Multiples of height and width to try if the network declares none."""
-FACTORS = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 131, 137)
+PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 131, 137)
 """Primes by which a multiple is scaled to get test sizes.
 
 Height and width use different primes, so their greatest common divisor is exactly the multiple.
@@ -35,7 +35,7 @@ MAX_MARGIN = 128
 """Maximum number of pixels that a network may drop from the frame in each dimension."""
 
 
-class Misfit(Exception):
+class TrialFailure(Exception):
     """The network does not run at a size, or its output is not an image of that size; the message says why."""
 
 
@@ -53,7 +53,7 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
     Raises:
         CheckpointError: The file cannot be used.
     """
-    model, external = onnx_checks.read(path)
+    model, external = onnx_checks.read_model(path)
     configs = onnx_checks.io_spec(path, model)
     declared = input_range or onnx_range.white_value(model.graph, configs[0].input)
     configs = [replace(config, external=external, range=declared or "1") for config in configs]
@@ -69,8 +69,8 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
                 height, width = config.fixed_size or (height, width)
                 result, largest = _run_on_test_image(core, model, config, height, width)
                 if result.shape != (1, out_channels, height * scale, width * scale):
-                    raise Misfit(f"a margin is missing in its output, {list(result.shape)}, with any frame")
-        except Misfit as why:
+                    raise TrialFailure(f"a margin is missing in its output, {list(result.shape)}, with any frame")
+        except TrialFailure as why:
             tried.append(f"{width}×{height}: {why}")
             continue
         _check_supported(path, in_channels, out_channels, scale)
@@ -83,10 +83,10 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
                 planes: NDArray[np.float32] = _run_on_test_image(core, model, other, height, width)[0][0]
                 return planes
 
-            picture = accuracy.drawing(height, width)[:in_channels]
+            picture = accuracy.draw_line_art(height, width)[:in_channels]
             cropped = config.margin or config.crop or config.crop_end  # if so, it ran with the final config
             first = result[0] if cropped else _to_planes(result, config)
-            with contextlib.suppress(Misfit):  # the network may fail on values up to 255; keep the default then
+            with contextlib.suppress(TrialFailure):  # the network may fail on values up to 255; keep the default then
                 config, remark = probe_range.determine_ranges(
                     config, declared is not None, picture, scale, first, again
                 )
@@ -98,7 +98,7 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
         return {
             "config": asdict(config),
             "parameters": sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer if tensor.dims),
-            "dtype": "+".join(sorted(_dtypes(model))) or "fp32",
+            "dtype": "+".join(sorted(_tensor_dtypes(model))) or "fp32",
             "remarks": remarks,
         }
     cure = "" if multiple or configs[0].fixed_size else "; if its sides must be multiples of a number, give multiple="
@@ -106,7 +106,7 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
         cure = "; export it with padding in its convolutions"
     elif len(configs) > 1:
         cure = "; it does not state its channels, so 3, 1 and 2 were tried: export it with a fixed number"
-    raise refuse(path, f"does not run as an image network; the last trial was {tried[-1]}{cure}")
+    raise refusal(path, f"does not run as an image network; the last trial was {tried[-1]}{cure}")
 
 
 def _trial_sizes(config: OnnxConfig, multiple: int | None) -> Iterator[tuple[int, int, int]]:
@@ -116,8 +116,8 @@ def _trial_sizes(config: OnnxConfig, multiple: int | None) -> Iterator[tuple[int
         return
     for least in (MIN_SIDE, 3 * MIN_SIDE):
         for step in (multiple,) if multiple else MULTIPLES:
-            first = next(i for i, factor in enumerate(FACTORS) if factor * step >= least)
-            yield step, FACTORS[first] * step, FACTORS[first + 1] * step
+            first = next(i for i, factor in enumerate(PRIMES) if factor * step >= least)
+            yield step, PRIMES[first] * step, PRIMES[first + 1] * step
 
 
 def _trials(configs: Sequence[OnnxConfig], multiple: int | None) -> Iterator[tuple[OnnxConfig, int, int, int]]:
@@ -131,7 +131,7 @@ def _trials(configs: Sequence[OnnxConfig], multiple: int | None) -> Iterator[tup
 def _run_on_test_image(
     core: openvino.Core, model: onnx.ModelProto, config: OnnxConfig, height: int, width: int
 ) -> tuple[NDArray[np.float32], int]:
-    """Run the network on the test picture, `accuracy.drawing`.
+    """Run the network on the test picture, `accuracy.draw_line_art`.
 
     Returns:
         The output, and `OnnxConfig.largest`.
@@ -143,13 +143,15 @@ def _run_on_test_image(
     try:
         readable = core.read_model(graph.SerializeToString())
         largest = -(-_largest_tensor(readable) // (height * width))
-        compiled = core.compile_model(readable, "CPU", settings("fp32", 1))
+        compiled = core.compile_model(readable, "CPU", compile_settings("fp32", 1))
         _, channels, rows, _ = compiled.input(0).shape
-        picture = np.pad(accuracy.drawing(height, width)[:channels], ((0, 0), (0, rows - height), (0, 0)), "symmetric")
+        picture = np.pad(
+            accuracy.draw_line_art(height, width)[:channels], ((0, 0), (0, rows - height), (0, 0)), "symmetric"
+        )
         result = np.array(compiled(picture[None])[0], np.float32)
         return result, max(largest, -(-result.size // (height * width)))  # tensors inside branches are not counted
     except (RuntimeError, ValueError, MemoryError) as error:
-        raise Misfit(reason(error)[:200].rstrip(".") or "memory ran out") from error
+        raise TrialFailure(last_line(error)[:200].rstrip(".") or "memory ran out") from error
 
 
 def _describe_output(
@@ -171,14 +173,14 @@ def _describe_output(
         Misfit: The output is not an image of the expected size.
     """
     if result.ndim != 4 or result.shape[0] != 1:
-        raise Misfit(f"its output has the shape {list(result.shape)}, which is not an image")
+        raise TrialFailure(f"its output has the shape {list(result.shape)}, which is not an image")
     layouts: tuple[tuple[Layout, tuple[int, int, int]], ...] = (("NCHW", (1, 2, 3)), ("NHWC", (3, 1, 2)))
     for layout, axes in layouts:
         out_channels, out_height, out_width = (result.shape[axis] for axis in axes)
         scale = out_height // height
         if 1 <= out_channels <= 3 and scale and (out_height, out_width) == (height * scale, width * scale):
             if not np.isfinite(result).all():
-                raise Misfit("its output is not finite")
+                raise TrialFailure("its output is not finite")
             return replace(config, output_layout=layout), int(out_channels), int(scale)
     for layout, axes in layouts:
         out_channels, out_height, out_width = (int(result.shape[axis]) for axis in axes)
@@ -192,7 +194,7 @@ def _describe_output(
             if config.fixed_size:
                 config = replace(config, height=height - 2 * margin, width=width - 2 * margin)
             return config, out_channels, scale
-    raise Misfit(f"its output has the shape {list(result.shape)}, not an integer multiple of the frame's")
+    raise TrialFailure(f"its output has the shape {list(result.shape)}, not an integer multiple of the frame's")
 
 
 def _find_margins(
@@ -251,17 +253,17 @@ def _largest_tensor(model: openvino.Model) -> int:
 
 def _check_supported(path: Path, in_channels: int, out_channels: int, scale: int) -> None:
     if scale > MAX_SCALE:
-        raise refuse(path, f"enlarges {scale} times; at most {MAX_SCALE} times is supported")
+        raise refusal(path, f"enlarges {scale} times; at most {MAX_SCALE} times is supported")
     if (in_channels, out_channels) not in ((1, 1), (3, 3), (2, 2), (3, 2)):
-        raise refuse(
+        raise refusal(
             path,
             f"is a network from {in_channels} to {out_channels} channels; only RGB to RGB (3 to 3), luma to luma "
             "(1 to 1) and chroma to chroma (2 or 3 to 2) can be used",
         )
     if out_channels == 2 and scale != 1:
-        raise refuse(path, f"is a chroma network that enlarges {scale} times; only those of 1× are supported")
+        raise refusal(path, f"is a chroma network that enlarges {scale} times; only those of 1× are supported")
 
 
-def _dtypes(model: onnx.ModelProto) -> set[str]:
+def _tensor_dtypes(model: onnx.ModelProto) -> set[str]:
     names = {1: "fp32", 10: "fp16", 11: "fp64", 16: "bf16"}
     return {names[tensor.data_type] for tensor in model.graph.initializer if tensor.data_type in names}

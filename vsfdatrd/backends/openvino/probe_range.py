@@ -15,7 +15,7 @@ from vsfdatrd.archs.onnx import OnnxConfig, Range
 
 type Planes = NDArray[np.float32]
 
-BLOCK = 8
+BLOCK_SIDE = 8
 """Side in pixels of the blocks whose means are compared, so that changes in detail do not count."""
 LIKE_DB = 20.0
 """PSNR of the block means in dB from which on an output counts as the same image as the input."""
@@ -23,7 +23,7 @@ SURE_DB = 25.0
 """The same for decisions that need more certainty."""
 UNLIKE_DB = 15.0
 """PSNR in dB below which an output counts as a different image."""
-LARGEST = 2.0
+MAX_VALUE = 2.0
 """Upper bound of values in the range [0, 1], including ringing."""
 
 
@@ -50,7 +50,7 @@ def determine_ranges(
     """
 
     def agreement(planes: Planes, white: Range) -> float:
-        return _psnr(_block_means(test_image, BLOCK), _block_means(planes, BLOCK * scale) / float(white))
+        return _psnr(_block_means(test_image, BLOCK_SIDE), _block_means(planes, BLOCK_SIDE * scale) / float(white))
 
     whites: tuple[Range, Range] = ("1", "255")
     out = max(whites, key=lambda white: agreement(result, white))
@@ -58,7 +58,7 @@ def determine_ranges(
         output = f"its output is assumed to range from 0 to {out}, the range in which it reproduces a test drawing"
         return replace(config, output_range=out), output if out != config.range else None
     if range_is_known:
-        faint = bool(np.abs(result).max() <= LARGEST)
+        faint = bool(np.abs(result).max() <= MAX_VALUE)
         return replace(config, output_range="1" if faint else config.range), None
     before, second = agreement(result, out), run_network(replace(config, range="255", output_range="1"))
     out = max(whites, key=lambda white: agreement(second, white))
@@ -66,7 +66,7 @@ def determine_ranges(
     if not (after >= SURE_DB and before < UNLIKE_DB):  # also if either is NaN
         return config, None
     evidence = f"({before:.0f} dB against {after:.0f})"
-    if np.mean(np.abs(_block_means(result, BLOCK * scale) - 0.5) > 1) > 0.5:
+    if np.mean(np.abs(_block_means(result, BLOCK_SIDE * scale) - 0.5) > 1) > 0.5:
         return replace(config, range="255", output_range=out), (
             "white is assumed to be 255: with values up to 1 the output for a test drawing is not a picture, with "
             f'values up to 255 it is the drawing {evidence}; input_range="1" overrides that'

@@ -9,7 +9,7 @@ import psutil
 
 from vsfdatrd.archs.onnx import Range
 from vsfdatrd.errors import EngineError, FdatrdError
-from vsfdatrd.weights.files import refuse
+from vsfdatrd.weights.files import refusal
 from vsfdatrd.workers.server import WorkerServer, serve_forever
 
 
@@ -25,7 +25,7 @@ class ProbeServer(WorkerServer):
         """
         try:
             from vsfdatrd.backends.openvino.probe import describe
-            from vsfdatrd.backends.openvino.worker import reason
+            from vsfdatrd.backends.openvino.worker import last_line
         except Exception as error:  # a damaged installation may cause any exception
             raise EngineError(
                 f"OpenVINO, which tries ONNX files, cannot be imported ({type(error).__name__}: {error}); "
@@ -36,7 +36,7 @@ class ProbeServer(WorkerServer):
         except FdatrdError:
             raise
         except Exception as error:  # a malformed file may cause any exception
-            raise refuse(Path(path), f"cannot be used: {reason(error)[:200]}") from error
+            raise refusal(Path(path), f"cannot be used: {last_line(error)[:200]}") from error
 
 
 def _limit_memory() -> None:

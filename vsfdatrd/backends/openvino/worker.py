@@ -10,18 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vsfdatrd.backends.accuracy import check_banding, compare, count_levels, drawing
-from vsfdatrd.backends.accuracy import sky as clear_sky
+from vsfdatrd.backends.accuracy import check_banding, check_psnr, count_levels, draw_line_art
+from vsfdatrd.backends.accuracy import draw_sky as clear_sky
 from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.openvino.library import openvino
-from vsfdatrd.backends.reference_server import Picture, ReferenceServer
+from vsfdatrd.backends.reference_server import ImageFunction, ReferenceServer
 from vsfdatrd.errors import EngineBuildError, EngineError
 from vsfdatrd.workers.server import serve_forever
 
 FILE = "model.blob"
 
 
-class OpenVino(ReferenceServer):
+class OpenVinoServer(ReferenceServer):
     """Request handler with OpenVINO's core and the loaded model, if any."""
 
     library = "OpenVINO"
@@ -51,7 +51,7 @@ class OpenVino(ReferenceServer):
             precision: Precision of the graph.
             streams: Frames computed at once.
             exact: Path of the fp32 graph, to verify a half precision; None for fp32.
-            skies: Paths of the half-precision and fp32 graphs for a smaller `accuracy.sky`; None to use the other
+            skies: Paths of the half-precision and fp32 graphs for a smaller `accuracy.draw_sky`; None to use the other
                 graphs.
 
         Returns:
@@ -66,7 +66,7 @@ class OpenVino(ReferenceServer):
             psnr = None
             if exact is not None:
                 reference = self._compile(exact, "fp32", 1)
-                psnr = compare(_infer(reference, drawing), _infer(compiled, drawing), precision)
+                psnr = check_psnr(_infer(reference, draw_line_art), _infer(compiled, draw_line_art), precision)
                 half, full = compiled, reference
                 if skies:
                     half, full = self._compile(skies[0], precision, 1), self._compile(skies[1], "fp32", 1)
@@ -74,14 +74,14 @@ class OpenVino(ReferenceServer):
             exported = io.BytesIO()
             compiled.export_model(exported)
         except RuntimeError as error:
-            raise EngineBuildError(f"OpenVINO could not compile the network: {reason(error)}") from error
+            raise EngineBuildError(f"OpenVINO could not compile the network: {last_line(error)}") from error
         Path(directory, FILE).write_bytes(exported.getbuffer())
         return psnr
 
     def _compile(self, graph: str, precision: str, streams: int) -> openvino.CompiledModel:
-        return self._core.compile_model(self._core.read_model(graph), "CPU", settings(precision, streams))
+        return self._core.compile_model(self._core.read_model(graph), "CPU", compile_settings(precision, streams))
 
-    def open_graph(self, graph: str) -> Callable[[Picture], FramePlanes]:
+    def open_graph(self, graph: str) -> Callable[[ImageFunction], FramePlanes]:
         """See `ReferenceServer.open_graph`."""
         return partial(_infer, self._compile(graph, "fp32", 1))
 
@@ -101,10 +101,10 @@ class OpenVino(ReferenceServer):
         """
         try:
             self._compiled = self._core.import_model(
-                Path(directory, FILE).read_bytes(), "CPU", settings(precision, streams)
+                Path(directory, FILE).read_bytes(), "CPU", compile_settings(precision, streams)
             )
         except RuntimeError as error:
-            raise EngineError(f"OpenVINO does not load the engine: {reason(error)}") from error
+            raise EngineError(f"OpenVINO does not load the engine: {last_line(error)}") from error
         self.shapes = (list(self._compiled.input(0).shape)[1:], list(self._compiled.output(0).shape)[1:])
         return {"slots": streams, "input": self.shapes[0], "output": self.shapes[1]}
 
@@ -128,14 +128,14 @@ class OpenVino(ReferenceServer):
         try:
             self._requests[slot].wait()
         except RuntimeError as error:
-            raise EngineError(f"OpenVINO failed on it: {reason(error)}") from error
+            raise EngineError(f"OpenVINO failed on it: {last_line(error)}") from error
 
     def reason(self, error: BaseException) -> str:
         """See `WorkerServer.reason`."""
-        return reason(error)
+        return last_line(error)
 
 
-def _infer(model: openvino.CompiledModel, picture: Picture) -> FramePlanes:
+def _infer(model: openvino.CompiledModel, picture: ImageFunction) -> FramePlanes:
     """Run a model on an image.
 
     Args:
@@ -150,7 +150,7 @@ def _infer(model: openvino.CompiledModel, picture: Picture) -> FramePlanes:
     return result
 
 
-def settings(precision: str, streams: int) -> dict[str, Any]:
+def compile_settings(precision: str, streams: int) -> dict[str, Any]:
     """Return the options for compiling a model: all cores on one frame, or shared by several frames.
 
     Args:
@@ -167,7 +167,7 @@ def settings(precision: str, streams: int) -> dict[str, Any]:
     return result
 
 
-def reason(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
     """Return the last non-empty line of OpenVINO's message; the lines before it name its own source files.
 
     Args:
@@ -178,4 +178,4 @@ def reason(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    serve_forever(OpenVino)
+    serve_forever(OpenVinoServer)

@@ -6,31 +6,29 @@ libraries and contains all their differences.
 """
 
 import json
-import logging
 import os
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
 from vsfdatrd.backends import memory, reference
 from vsfdatrd.backends.base import Engine, EngineSpec
-from vsfdatrd.backends.gpu.contexts import STREAMS, ContextChoice
-from vsfdatrd.backends.gpu.devices import first_selected, gpus
-from vsfdatrd.backends.graphs import serialized
+from vsfdatrd.backends.gpu.contexts import DEFAULT_STREAMS, ContextChoice
+from vsfdatrd.backends.gpu.devices import first_selected, list_gpus
+from vsfdatrd.backends.gpu.verification import verify_once
+from vsfdatrd.backends.graphs import serialize
 from vsfdatrd.backends.remote_engine import RemoteEngine
-from vsfdatrd.backends.tensorrt.builder import REFERENCE, SKY
-from vsfdatrd.backends.tensorrt.library import OLDEST, Library, choose_library
-from vsfdatrd.backends.traced_graphs import graph_for, sky_size
+from vsfdatrd.backends.tensorrt.builder import REFERENCE_FILE, SKY_LEVELS_FILE
+from vsfdatrd.backends.tensorrt.library import MIN_CAPABILITY, Library, choose_library
+from vsfdatrd.backends.traced_graphs import create_graph, sky_size
 from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, EngineUnavailable, PrecisionUnfit
 from vsfdatrd.graph import GRAPH_VERSION as WRITTEN
-from vsfdatrd.graph.target import tensorrt as tensorrt_target
+from vsfdatrd.graph.target import tensorrt_target as tensorrt_target
 from vsfdatrd.options import Precision
-from vsfdatrd.system.files import keep_if_possible, read_json_object
 from vsfdatrd.workers.client import StandbyWorker
-
-log = logging.getLogger(__name__)
 
 GRAPH_VERSION = f"{WRITTEN}.5"
 """Version of the graph and of the way it is built."""
@@ -38,7 +36,7 @@ ANY_SIZE = False
 
 # Activations in bytes for each value of a kind of tensor, as reported by the builder of TensorRT-RTX 1.7
 # (`python -m benchmarks.builds`), rounded up.
-BYTES: dict[str, dict[Precision, float]] = {
+ACTIVATION_BYTES: dict[str, dict[Precision, float]] = {
     # Channels of the feed-forward network, and scores in the dictionary's attention to the frame, which in fp32 are not
     # the peak: all variants and sizes.
     "fdat_rd.ffn": {"fp16": 7.3, "bf16": 7.3, "mixed": 11.2, "fp32": 52},
@@ -55,7 +53,7 @@ BYTES: dict[str, dict[Precision, float]] = {
     # In float32 values, 1.0 to 4.2 and in fp32 1.8 to 5.4 for eleven small networks at 240×240.
     "largest": {"fp16": 17.6, "bf16": 17.6, "mixed": 17.6, "fp32": 22.4},
 }
-BYTES_OF_MAPS: dict[str, dict[Precision, float]] = {
+MAP_ACTIVATION_BYTES: dict[str, dict[Precision, float]] = {
     # 12.0, 13.1 to 13.3, 13.1 to 13.3, and 51.6 for small, medium and large at 720×540. Scores are not the peak.
     "fdat_rd.ffn": {"fp16": 12.2, "bf16": 13.5, "mixed": 13.5, "fp32": 52},
     "fdat_rd.scores": {"fp16": 0, "bf16": 0, "mixed": 0, "fp32": 0},
@@ -67,10 +65,10 @@ BYTES_OF_MAPS: dict[str, dict[Precision, float]] = {
     "tail": {"fp16": 7, "bf16": 7, "mixed": 7, "fp32": 14.4},
 }
 """The same for graphs that move less memory (`GraphTarget.maps`), where they differ."""
-BYTES_OF_PROCESS = 600 << 20
+PROCESS_BYTES = 600 << 20
 """GPU memory of a CUDA context, the library's kernels and small allocations."""
 
-LEVEL = "FDATRD_TENSORRT_LEVEL"
+LEVEL_VARIABLE = "FDATRD_TENSORRT_LEVEL"
 """Environment variable: builder optimization level of `tensorrt`, 0 to 5. `tensorrt_rtx` has no such setting."""
 
 
@@ -86,7 +84,7 @@ def unavailable(device: Sequence[int] = (0,)) -> str | None:
     gpu = first_selected(device)
     if gpu is None:
         return "there is no NVIDIA GPU here, or no driver for it"
-    if gpu.capability < OLDEST:
+    if gpu.capability < MIN_CAPABILITY:
         return f"{gpu.name} is older than TensorRT supports (RTX 20 and GTX 16 are the oldest)"
     if choose_library(gpu.capability) is None:
         return "TensorRT is not installed; pip install 'vsfdatrd[rtx]'"
@@ -104,7 +102,7 @@ def warm_up() -> None:
 
 def version(device: Sequence[int] = (0,)) -> str:
     """Return the name and version of the TensorRT library used for these GPUs; see `Backend.version`."""
-    library = _library(device)
+    library = _required_library(device)
     return f"{library.module} {library.version}"
 
 
@@ -114,8 +112,8 @@ def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Pr
     Turing (RTX 20) has neither bf16 nor, in TensorRT-RTX, fp32 matrix products.
     """
     gpu = first_selected(device)
-    modern = gpu is not None and gpu.capability >= (8, 0)
-    return ("fp16", "mixed", "bf16", "fp32") if modern else ("fp16", "mixed")
+    has_bf16 = gpu is not None and gpu.capability >= (8, 0)
+    return ("fp16", "mixed", "bf16", "fp32") if has_bf16 else ("fp16", "mixed")
 
 
 def device_name(spec: EngineSpec) -> str:
@@ -127,11 +125,11 @@ def device_name(spec: EngineSpec) -> str:
     Raises:
         ArgumentError: The requested GPUs are of different kinds.
     """
-    found = [gpus()[index] for index in spec.device]
-    targets = {_library(spec.device).target(gpu.capability, gpu.name) for gpu in found}
+    selected_gpus = [list_gpus()[index] for index in spec.device]
+    targets = {_required_library(spec.device).target_name(gpu.capability, gpu.name) for gpu in selected_gpus}
     if len(targets) > 1:
         raise ArgumentError(
-            f"device={list(spec.device)} are GPUs of different kinds ({', '.join(gpu.name for gpu in found)}), "
+            f"device={list(spec.device)} are GPUs of different kinds ({', '.join(gpu.name for gpu in selected_gpus)}), "
             "which need an engine each; give equal ones, or one upscale() for each kind"
         )
     return targets.pop()
@@ -139,7 +137,7 @@ def device_name(spec: EngineSpec) -> str:
 
 def identity(spec: EngineSpec) -> str:
     """Return the builder optimization level, for the library that has one; see `Backend.identity`."""
-    level = None if _library(spec.device).portable else _level()
+    level = None if _required_library(spec.device).portable else _builder_level()
     return "" if level is None else f"level={level}"
 
 
@@ -159,7 +157,7 @@ def needed_bytes(spec: EngineSpec) -> int:
     """Estimate the GPU memory of an engine with one execution context, and of its frames, in bytes.
 
     A second context is created only if its activations, which are measured then, leave the GPU enough free memory
-    (`worker._Device.has_room_for_another`).
+    (`GpuNetwork.has_room_for_another`).
 
     Args:
         spec: Parameters of the engine.
@@ -168,13 +166,13 @@ def needed_bytes(spec: EngineSpec) -> int:
     gpu = first_selected(spec.device)
     library = choose_library(gpu.capability if gpu else None)
     sm75 = gpu is not None and gpu.capability == (7, 5)
-    written = tensorrt_target(spec.precision, sm75=sm75, portable=library is None or library.portable)
-    kinds = BYTES | BYTES_OF_MAPS if written.maps else BYTES
+    graph_target = tensorrt_target(spec.precision, sm75=sm75, portable=library is None or library.portable)
+    kinds = ACTIVATION_BYTES | MAP_ACTIVATION_BYTES if graph_target.maps else ACTIVATION_BYTES
     measured = {kind: rates[spec.precision] for kind, rates in kinds.items()}
     activations = memory.activation_bytes(network.config, measured)
     # One frame more than are in flight: the buffers that the network reads and writes.
-    frames = memory.frame_bytes(network) * ((spec.streams or STREAMS) + 1)
-    return int(spec.height * spec.width * (activations + frames) + 4 * network.parameters + BYTES_OF_PROCESS)
+    frames = memory.frame_bytes(network) * ((spec.streams or DEFAULT_STREAMS) + 1)
+    return int(spec.height * spec.width * (activations + frames) + 4 * network.parameters + PROCESS_BYTES)
 
 
 def shutdown() -> None:
@@ -194,10 +192,10 @@ def build(spec: EngineSpec, directory: Path) -> None:
         EngineUnavailable: TensorRT does not run on them.
         EngineBuildError: The build failed; the message names the file with TensorRT's full log.
     """
-    library = _library(spec.device)
-    targets = [f"sm{major}{minor}" for major, minor in sorted({gpus()[index].capability for index in spec.device})]
-    if why := _standby.ask("refusal_reason", library=library.module, devices=list(spec.device), targets=targets):
-        raise EngineUnavailable(why)
+    library = _required_library(spec.device)
+    targets = [f"sm{major}{minor}" for major, minor in sorted({list_gpus()[index].capability for index in spec.device})]
+    if reason := _standby.ask("refusal_reason", library=library.module, devices=list(spec.device), targets=targets):
+        raise EngineUnavailable(reason)
     build_for(spec, directory, library, targets)
 
 
@@ -211,7 +209,7 @@ def build_for(spec: EngineSpec, directory: Path, library: Library, targets: Sequ
         targets: Kinds of GPU, such as ``sm89``.
 
     Returns:
-        The facts that `builder.build` reports.
+        The facts that `builder.build_engine` reports.
 
     Raises:
         PrecisionUnfit: A weight exceeds the range of the precision.
@@ -220,15 +218,15 @@ def build_for(spec: EngineSpec, directory: Path, library: Library, targets: Sequ
     """
     graph = directory / "graph.onnx"
     try:
-        written = tensorrt_target(spec.precision, sm75="sm75" in targets, portable=library.portable)
-        graph.write_bytes(serialized(graph_for(spec.checkpoint, spec.height, spec.width, written)))
+        graph_target = tensorrt_target(spec.precision, sm75="sm75" in targets, portable=library.portable)
+        graph.write_bytes(serialize(create_graph(spec.checkpoint, spec.height, spec.width, graph_target)))
     except OverflowError as error:
         raise PrecisionUnfit(f"{spec.checkpoint.path.name} cannot be computed in {spec.precision}: {error}.") from error
     number, full_log = tempfile.mkstemp(".log", "vsfdatrd-tensorrt-")
     os.close(number)
     # The timing cache is shared by all engines of this library.
     timings = spec.state.parent / f"{library.module} {library.version}.timings" if spec.state else None
-    how = {"level": _level(), "timings": timings and str(timings), "exact": spec.precision == "fp32"}
+    how = {"level": _builder_level(), "timings": timings and str(timings), "exact": spec.precision == "fp32"}
     try:
         facts: dict[str, Any] = _standby.ask(
             "build",
@@ -239,9 +237,9 @@ def build_for(spec: EngineSpec, directory: Path, library: Library, targets: Sequ
             how=how,
             log=full_log,
         )
-        drawn, count = _reference(spec, directory)
-        (directory / REFERENCE).write_bytes(drawn)
-        (directory / SKY).write_text(json.dumps(count))
+        reference_output, count = _compute_reference(spec, directory)
+        (directory / REFERENCE_FILE).write_bytes(reference_output)
+        (directory / SKY_LEVELS_FILE).write_text(json.dumps(count))
     except (EngineBuildError, EngineUnavailable):
         raise
     except EngineError as error:
@@ -252,8 +250,8 @@ def build_for(spec: EngineSpec, directory: Path, library: Library, targets: Sequ
     return facts
 
 
-def _reference(spec: EngineSpec, directory: Path) -> tuple[bytes, int]:
-    """Compute the contents of `REFERENCE` and `SKY`.
+def _compute_reference(spec: EngineSpec, directory: Path) -> tuple[bytes, int]:
+    """Compute the contents of `REFERENCE_FILE` and `SKY_LEVELS_FILE`.
 
     They take long on a CPU for large frames and do not depend on the GPU or the precision, so they are computed once.
 
@@ -263,14 +261,14 @@ def _reference(spec: EngineSpec, directory: Path) -> tuple[bytes, int]:
     """
     key = spec.checkpoint, spec.height, spec.width
     if key not in _references:
-        result = directory / REFERENCE
+        result = directory / REFERENCE_FILE
         with tempfile.TemporaryDirectory(prefix="graphs-", dir=directory) as folder:
-            exact = sky = Path(folder, "exact.onnx")
-            exact.write_bytes(serialized(graph_for(*key)))
+            graph_file = sky = Path(folder, "exact.onnx")
+            graph_file.write_bytes(serialize(create_graph(*key)))
             if (size := sky_size(spec.checkpoint.description, spec.height, spec.width)) != (spec.height, spec.width):
                 sky = Path(folder, "sky.onnx")
-                sky.write_bytes(serialized(graph_for(spec.checkpoint, *size)))
-            count = reference.compute(exact, result, sky)
+                sky.write_bytes(serialize(create_graph(spec.checkpoint, *size)))
+            count = reference.compute_reference(graph_file, result, sky)
         _references.clear()
         _references[key] = result.read_bytes(), count
     return _references[key]
@@ -287,31 +285,26 @@ def load(spec: EngineSpec, directory: Path) -> Engine:
         EngineError: The engine does not load.
         EngineBuildError: The output differs too much from the reference.
     """
-    names = ", ".join(gpus()[index].name for index in spec.device)
-    who = f"{names}, driver {_standby.describe()['driver']}, {version(spec.device)}"
-    choice = ContextChoice(spec.state, who)
+    names = ", ".join(list_gpus()[index].name for index in spec.device)
+    machine = f"{names}, driver {_standby.describe()['driver']}, {version(spec.device)}"
+    choice = ContextChoice(spec.state, machine)
     loaded = _standby.ask(
         "load",
-        library=_library(spec.device).module,
+        library=_required_library(spec.device).module,
         directory=str(directory),
         devices=list(spec.device),
         streams=spec.streams,
         state=spec.state and str(spec.state),
-        **choice.arguments(spec.streams),
+        **choice.request_arguments(spec.streams),
     )
-    choice.keep(loaded)
-    verified_file = spec.state and spec.state / "verified.json"
-    verified = read_json_object(verified_file)
-    if who not in verified:
-        psnr = _standby.ask("verify", directory=str(directory), precision=spec.precision)
-        log.info("%s agrees with fp32 to %.1f dB on %s", spec.precision, psnr, who)
-        if verified_file:
-            keep_if_possible(verified_file, json.dumps(verified | {who: round(psnr, 2)}).encode())
+    choice.store(loaded)
+    verify = partial(_standby.ask, "verify", directory=str(directory), precision=spec.precision)
+    verify_once(spec.state, machine, spec.precision, verify)
     _references.clear()
     return RemoteEngine(_standby.detach(), loaded["slots"], loaded["input"], loaded["output"], loaded["contexts"])
 
 
-def _library(device: Sequence[int]) -> Library:
+def _required_library(device: Sequence[int]) -> Library:
     gpu = first_selected(device)
     library = choose_library(gpu.capability if gpu else None)
     if library is None:
@@ -319,13 +312,13 @@ def _library(device: Sequence[int]) -> Library:
     return library
 
 
-def _level() -> int | None:
-    given = os.environ.get(LEVEL)
-    if given is not None and given not in tuple("012345"):
+def _builder_level() -> int | None:
+    value = os.environ.get(LEVEL_VARIABLE)
+    if value is not None and value not in tuple("012345"):
         raise ArgumentError(
-            f"{LEVEL}={given!r} is no level; set it to 0 (quick build) to 5 (quick engine), or unset it"
+            f"{LEVEL_VARIABLE}={value!r} is no level; set it to 0 (quick build) to 5 (quick engine), or unset it"
         )
-    return None if given is None else int(given)
+    return None if value is None else int(value)
 
 
 _standby = StandbyWorker("vsfdatrd.backends.tensorrt.worker")

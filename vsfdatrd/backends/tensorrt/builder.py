@@ -13,26 +13,27 @@ from typing import Any
 from vsfdatrd.backends.tensorrt.library import Library
 from vsfdatrd.errors import EngineBuildError
 
-FILE = "engine.trt"
-FACTS = "facts.json"
-REFERENCE = "reference.npy"
-"""File with the fp32 output for `accuracy.drawing` as float16, stored with the engine for later verification."""
-SKY = "sky.json"
-"""File with `accuracy.count_levels` of `accuracy.sky` in fp32 for the engine's width, also stored with the engine."""
+ENGINE_FILE = "engine.trt"
+FACTS_FILE = "facts.json"
+REFERENCE_FILE = "reference.npy"
+"""File with the fp32 output for `accuracy.draw_line_art` as float16, stored with the engine for later verification."""
+SKY_LEVELS_FILE = "sky.json"
+"""File with `accuracy.count_levels` of `accuracy.draw_sky` in fp32 for the engine's width, also stored with the engine.
+"""
 
 
-def build(
+def build_engine(
     library: Library, graph: Path, directory: Path, targets: Sequence[str], settings: dict[str, Any], log: Path
 ) -> dict[str, Any]:
-    """Write `FILE` and `FACTS` into a directory.
+    """Write `ENGINE_FILE` and `FACTS_FILE` into a directory.
 
     Args:
         library: The TensorRT to use.
         graph: An ONNX file.
         directory: The directory.
         targets: Kinds of GPU, such as ``sm89``.
-        settings: See `Library.tune`; in addition, `exact` is true if TF32 must not be used for float32 products, and
-            `detailed` if `log` shall list every kernel with its tensors (TensorRT-RTX only).
+        settings: See `Library.build_settings`; in addition, `exact` is true if TF32 must not be used for float32
+            products, and `detailed` if `log` shall list every kernel with its tensors (TensorRT-RTX only).
         log: File to which all messages of the library are written.
 
     Returns:
@@ -43,7 +44,7 @@ def build(
     """
     trt = library.load()
     start = time.monotonic()
-    with contextlib.closing(logger(trt, log)) as trt_log:
+    with contextlib.closing(create_logger(trt, log)) as trt_log:
         try:
             builder = trt.Builder(trt_log)
         except TypeError as error:  # the bindings raise it if creating the object failed
@@ -53,8 +54,10 @@ def build(
         if not parser.parse(graph.read_bytes()):
             errors = (parser.get_error(i) for i in range(parser.num_errors))
             messages = (": ".join(filter(None, (error.node_operator(), error.desc()))) for error in errors)
-            why = "; ".join(dict.fromkeys(messages))
-            raise EngineBuildError(f"TensorRT does not read the network: {why or trt_log.why()}; its full log is {log}")
+            reason = "; ".join(dict.fromkeys(messages))
+            raise EngineBuildError(
+                f"TensorRT does not read the network: {reason or trt_log.why()}; its full log is {log}"
+            )
         _allow_decomposition(trt, network)
         config = builder.create_builder_config()
         library.set_targets(trt, config, targets)
@@ -68,19 +71,19 @@ def build(
             blob = builder.build_serialized_network(network, config)
         if blob is None:
             raise EngineBuildError(f"TensorRT could not build the network: {trt_log.why()}; its full log is {log}")
-    (directory / FILE).write_bytes(blob)
+    (directory / ENGINE_FILE).write_bytes(blob)
     facts = {
         "activation_bytes": trt_log.activation,
         "weights_bytes": trt_log.weights,
         "seconds": round(time.monotonic() - start, 2),
         "targets": list(targets),
     }
-    (directory / FACTS).write_text(json.dumps(facts), encoding="utf-8")
+    (directory / FACTS_FILE).write_text(json.dumps(facts), encoding="utf-8")
     return facts
 
 
-def build_empty(library: Library, targets: Sequence[str]) -> bytes:
-    """Build an engine that does nothing, to ask whether a GPU could run one built with the settings of `build`.
+def build_empty_engine(library: Library, targets: Sequence[str]) -> bytes:
+    """Build an engine that does nothing, to ask whether a GPU could run one built with the settings of `build_engine`.
 
     Takes an instant.
 
@@ -95,7 +98,7 @@ def build_empty(library: Library, targets: Sequence[str]) -> bytes:
         EngineBuildError: The build failed.
     """
     trt = library.load()
-    trt_log = logger(trt)
+    trt_log = create_logger(trt)
     try:
         builder = trt.Builder(trt_log)
     except TypeError as error:
@@ -121,7 +124,7 @@ def _allow_decomposition(trt: Any, network: Any) -> None:
             layer.attention.decomposable = True
 
 
-def logger(trt: Any, path: Path | None = None) -> Any:
+def create_logger(trt: Any, path: Path | None = None) -> Any:
     """Create an ILogger that records errors and sizes, and optionally writes all messages to a file.
 
     Args:

@@ -20,7 +20,7 @@ from vsfdatrd.system.files import keep_if_possible, read_or_none
 from vsfdatrd.workers.server import log_line
 
 _DISTRIBUTIONS = ("cu13", "cu12", "cu13_bindings", "cu12_bindings", "bindings")
-OLDEST = (7, 5)
+MIN_CAPABILITY = (7, 5)
 """Lowest compute capability (Turing) that either library supports."""
 
 
@@ -55,7 +55,7 @@ class Library:
                 continue
         raise EngineUnavailable(f"{self.module} is not installed; pip install vsfdatrd[{self.extra}]")
 
-    def target(self, capability: tuple[int, int], name: str) -> str:
+    def target_name(self, capability: tuple[int, int], name: str) -> str:
         """Return what an engine is built for, as part of its identity: a compute capability, or one model of GPU.
 
         Args:
@@ -148,7 +148,7 @@ class Library:
         if path and (timings := cache.serialize()) is not None:
             keep_if_possible(path, bytes(timings))
 
-    def context(self, engine: Any, cached: bytes | None, own_graph: bool = False) -> tuple[Any, Any]:
+    def create_context(self, engine: Any, cached: bytes | None, own_graph: bool = False) -> tuple[Any, Any]:
         """Create an execution context.
 
         Args:
@@ -181,7 +181,7 @@ class Library:
         """Return the kernels compiled for this GPU so far, to be stored for the next run.
 
         Args:
-            owners: The second result of `context`.
+            owners: The second result of `create_context`.
 
         Returns:
             Content of the runtime cache; None if the library has none.
@@ -235,6 +235,6 @@ def parse_target(text: str) -> str:
     digits = text.lower().removeprefix("sm").removeprefix("_").replace(".", "")
     if not digits.isdecimal() or not 2 <= len(digits) <= 3:
         raise ArgumentError(f"{text!r} is not a compute capability; give one such as sm89 (RTX 40) or sm120 (RTX 50)")
-    if (int(digits[:-1]), int(digits[-1])) < OLDEST:
+    if (int(digits[:-1]), int(digits[-1])) < MIN_CAPABILITY:
         raise ArgumentError(f"{text!r} is older than TensorRT supports; the oldest is sm75 (RTX 20)")
     return f"sm{digits}"

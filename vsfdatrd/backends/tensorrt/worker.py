@@ -9,19 +9,27 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
-from vsfdatrd.backends.accuracy import drawing
+from vsfdatrd.backends.accuracy import draw_line_art
 from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.gpu import cuda
-from vsfdatrd.backends.gpu.devices import gpus
-from vsfdatrd.backends.gpu.server import GpuNetwork, GpuServer, verify
-from vsfdatrd.backends.tensorrt.builder import FILE, REFERENCE, SKY, build, build_empty, logger
+from vsfdatrd.backends.gpu.devices import list_gpus
+from vsfdatrd.backends.gpu.network import GpuNetwork
+from vsfdatrd.backends.gpu.server import GpuServer, verify_networks
+from vsfdatrd.backends.tensorrt.builder import (
+    ENGINE_FILE,
+    REFERENCE_FILE,
+    SKY_LEVELS_FILE,
+    build_empty_engine,
+    build_engine,
+    create_logger,
+)
 from vsfdatrd.backends.tensorrt.library import CLASSIC, RTX, Library
 from vsfdatrd.errors import EngineError
 from vsfdatrd.system.files import keep_if_possible, read_or_none
 from vsfdatrd.workers.server import serve_forever
 
 
-class TensorRt(GpuServer["_Device"]):
+class TensorRtServer(GpuServer["_TensorRtNetwork"]):
     """Request handler with TensorRT's runtime and the engine loaded on one or more GPUs, if any."""
 
     def do_refusal_reason(self, library: str, devices: list[int], targets: list[str]) -> str | None:
@@ -35,25 +43,25 @@ class TensorRt(GpuServer["_Device"]):
         Returns:
             Why the library cannot run the engine; None if it can, or cannot be asked.
         """
-        chosen = _library(library)
+        chosen = _library_named(library)
         trt = chosen.load()
         if not hasattr(trt.Runtime, "get_engine_validity"):
             return None
-        blob = build_empty(chosen, targets)
+        blob = build_empty_engine(chosen, targets)
         for index in devices:
             cuda.set_device(index)
-            messages = logger(trt)
+            messages = create_logger(trt)
             try:
                 _check_validity(trt, trt.Runtime(messages), blob, messages)
             except EngineError as error:
-                return f"{chosen.module} {chosen.version} on {gpus()[index].name}: {error}"
+                return f"{chosen.module} {chosen.version} on {list_gpus()[index].name}: {error}"
         return None
 
     def do_build(
         self, library: str, graph: str, directory: str, targets: list[str], how: dict[str, Any], log: str
     ) -> dict[str, Any]:
-        """Build an engine from a graph file; see `builder.build` for arguments and result."""
-        return build(_library(library), Path(graph), Path(directory), targets, how, Path(log))
+        """Build an engine from a graph file; see `builder.build_engine` for arguments and result."""
+        return build_engine(_library_named(library), Path(graph), Path(directory), targets, how, Path(log))
 
     def do_load(
         self,
@@ -83,12 +91,12 @@ class TensorRt(GpuServer["_Device"]):
         Raises:
             EngineError: TensorRT does not load the engine.
         """
-        chosen, blob = _library(library), Path(directory, FILE).read_bytes()
-        self._devices = [_Device(chosen, blob, index, Path(state) if state else None) for index in devices]
+        chosen, blob = _library_named(library), Path(directory, ENGINE_FILE).read_bytes()
+        self._devices = [_TensorRtNetwork(chosen, blob, index, Path(state) if state else None) for index in devices]
         return self.choose_contexts(devices, streams, contexts, rates)
 
     def do_verify(self, directory: str, precision: str) -> float:
-        """Compare the outputs of every GPU with the fp32 reference; see `server.verify`.
+        """Compare the outputs of every GPU with the fp32 reference; see `server.verify_networks`.
 
         Args:
             directory: The engine's files, including the reference.
@@ -97,7 +105,9 @@ class TensorRt(GpuServer["_Device"]):
         Returns:
             The lowest PSNR in dB.
         """
-        return verify(self._devices, Path(directory, REFERENCE), Path(directory, SKY), precision)
+        return verify_networks(
+            self._devices, Path(directory, REFERENCE_FILE), Path(directory, SKY_LEVELS_FILE), precision
+        )
 
     def do_layers(self, runs: int) -> dict[str, float]:
         """Answer the request ``layers``: measure the time of each layer on the first GPU with TensorRT's profiler.
@@ -111,14 +121,14 @@ class TensorRt(GpuServer["_Device"]):
         return self._devices[0].layers(runs)
 
 
-class _Device(GpuNetwork):
+class _TensorRtNetwork(GpuNetwork):
     """An engine on one GPU, and an execution context that computes one frame at a time."""
 
     def __init__(self, library: Library, blob: bytes, index: int, state: Path | None) -> None:
         trt = library.load()
         super().__init__(index)
         self._library = library
-        self._log = logger(trt)
+        self._log = create_logger(trt)
         try:
             self._runtime = trt.Runtime(self._log)
         except TypeError as error:  # the bindings raise it if creating the object failed
@@ -127,8 +137,8 @@ class _Device(GpuNetwork):
         self._engine = self._runtime.deserialize_cuda_engine(blob)
         if self._engine is None:
             raise EngineError(f"TensorRT does not load the engine: {self._log.why()}")
-        name = gpus()[index].name
-        compiled = state / f"compiled for {name}, driver {cuda.driver()}" if state else None
+        name = list_gpus()[index].name
+        compiled = state / f"compiled for {name}, driver {cuda.describe_driver()}" if state else None
         before = read_or_none(compiled)
         shape = {name: [int(side) for side in self._engine.get_tensor_shape(name)] for name in ("input", "output")}
         self.shapes = (shape["input"][1:], shape["output"][1:])
@@ -138,7 +148,7 @@ class _Device(GpuNetwork):
             keep_if_possible(compiled, after)
 
     def _begin(self, compiled: bytes | None) -> None:
-        """Create the execution context and everything that belongs to it alone, and run one frame."""
+        """Create the execution context with its buffers and stream, and run one frame."""
         # TensorRT does not guarantee that a CUDA graph stays valid if the context's addresses are changed.
         self._allocate()
         self._context, self._owners = self._create_context(compiled)
@@ -163,7 +173,7 @@ class _Device(GpuNetwork):
         return other
 
     def close(self) -> None:
-        """Free what belongs to this execution context alone. The context must not be computing."""
+        """Free the execution context with its buffers and stream. The context must not be computing."""
         self._context = self._owners = None  # TensorRT frees a context with its last reference
         super().close()
 
@@ -173,9 +183,9 @@ class _Device(GpuNetwork):
         Returns:
             The context, and objects that must live as long.
         """
-        context, owners = self._library.context(self._engine, cached, own_graph)
+        context, owners = self._library.create_context(self._engine, cached, own_graph)
         if context is None:
-            name = gpus()[self.index].name
+            name = list_gpus()[self.index].name
             raise EngineError(f"TensorRT cannot prepare the engine on {name}: {self._log.why()}")
         for name, memory in (("input", self._source), ("output", self._result)):
             if not context.set_tensor_address(name, memory.address):
@@ -205,17 +215,17 @@ class _Device(GpuNetwork):
                 seconds[layer_name] = seconds.get(layer_name, 0.0) + ms / 1000 / runs
 
         # In a separate context: in some versions a profiler cannot be removed and would measure all later frames.
-        usual, graph = (self._context, self._owners), self._graph
+        computing_context, graph = (self._context, self._owners), self._graph
         self._context, self._owners = self._create_context(None)
         self._graph = None  # layers inside a CUDA graph are not reported
         try:
             profiler = Profiler()
             self._context.profiler = profiler
-            picture = drawing(*self.shapes[0][1:])[: self.shapes[0][0]]
+            picture = draw_line_art(*self.shapes[0][1:])[: self.shapes[0][0]]
             for _ in range(runs):
                 self.run_once(picture)
         finally:
-            (self._context, self._owners), self._graph = usual, graph
+            (self._context, self._owners), self._graph = computing_context, graph
         if not seconds:
             raise EngineError("this TensorRT does not report how long its layers take")
         return seconds
@@ -232,7 +242,7 @@ class _Device(GpuNetwork):
             self._let_library_capture(picture, expected)
 
     def _let_library_capture(self, picture: FramePlanes, expected: FramePlanes) -> None:
-        """Let TensorRT make the graph, which can leave out kernels that cannot be part of one.
+        """Let TensorRT capture the CUDA graph itself; it can exclude kernels that cannot be captured.
 
         Raises:
             EngineError: It cannot, or the output differs. The previous context is restored.
@@ -251,7 +261,7 @@ class _Device(GpuNetwork):
             raise
 
 
-def _library(name: str) -> Library:
+def _library_named(name: str) -> Library:
     return {RTX.module: RTX, CLASSIC.module: CLASSIC}[name]
 
 
@@ -266,11 +276,11 @@ def _check_validity(trt: Any, runtime: Any, blob: bytes, log: Any) -> None:
     validity, diagnostics = runtime.get_engine_validity(blob)
     if validity == trt.EngineValidity.INVALID:
         kinds = trt.EngineInvalidityDiagnostics
-        why = [
+        reasons = [
             kind.name.lower().replace("_", " ") for kind in kinds.__members__.values() if int(kind) & int(diagnostics)
         ]
-        raise EngineError(f"the engine cannot run on this GPU: {', '.join(why) or log.why()}")
+        raise EngineError(f"the engine cannot run on this GPU: {', '.join(reasons) or log.why()}")
 
 
 if __name__ == "__main__":
-    serve_forever(TensorRt)
+    serve_forever(TensorRtServer)

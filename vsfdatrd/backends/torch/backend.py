@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
 from vsfdatrd.backends import memory
-from vsfdatrd.backends.accuracy import check_banding, compare, count_levels, drawing, sky
+from vsfdatrd.backends.accuracy import check_banding, check_psnr, count_levels, draw_line_art, draw_sky
 from vsfdatrd.backends.base import Engine, EngineSpec, FramePlanes
 from vsfdatrd.backends.gpu.devices import gpu_count
 from vsfdatrd.backends.torch import engine
@@ -25,11 +25,11 @@ log = logging.getLogger(__name__)
 GRAPH_VERSION = "network 2"
 ANY_SIZE = False
 
-VERIFIED = (120, 180)
+VERIFICATION_SIZE = (120, 180)
 """Approximate height and width of the images on which half precisions are compared with fp32."""
 
 # Memory of one frame, in bytes for each float32 value of a kind of tensor, as measured on a CPU.
-BYTES = {
+ACTIVATION_BYTES = {
     # 90 to 101 for medium from 240×240 to 480×480
     "fdat_rd.ffn": 104,
     # 3.0 to 3.4 values of 4 bytes for lda (`python -m benchmarks.tails`); no other upsampler was seen to take more
@@ -65,8 +65,8 @@ def version(device: Sequence[int] = (0,)) -> str:
     return installed("torch")
 
 
-def _on_gpu() -> bool:
-    """Return whether PyTorch can use the GPU; not every build of it can."""
+def _has_gpu() -> bool:
+    """Return whether PyTorch can use the GPU; some builds of PyTorch are for CPUs only."""
     if not gpu_count():
         return False
     import torch
@@ -81,7 +81,7 @@ def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Pr
     """
     import torch
 
-    if _on_gpu():
+    if _has_gpu():
         index = device[0] if device[0] < torch.cuda.device_count() else 0
         return ("fp16", "bf16", "fp32") if torch.cuda.get_device_capability(index)[0] >= 8 else ("fp16", "fp32")
     return ("bf16", "fp32") if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ("fp32",)
@@ -91,7 +91,7 @@ def device_name(spec: EngineSpec) -> str:
     """Return the GPUs' names, or ``CPU``; see `Backend.device_name`."""
     import torch
 
-    if not _on_gpu():
+    if not _has_gpu():
         return "CPU"
     return ", ".join(torch.cuda.get_device_name(i) for i in spec.device)
 
@@ -102,20 +102,13 @@ def identity(spec: EngineSpec) -> str:
 
 
 def memory_estimate(spec: EngineSpec) -> tuple[int, int]:
-    """Estimate activations and buffers; see `Backend.memory_estimate`.
-
-    Args:
-        spec: Parameters of the engine.
-
-    Returns:
-        (bytes needed, bytes free).
-    """
+    """Estimate activations and buffers; see `Backend.memory_estimate`."""
     network = spec.checkpoint.description
-    activations = memory.activation_bytes(network.config, BYTES)
+    activations = memory.activation_bytes(network.config, ACTIVATION_BYTES)
     share = 1 if spec.precision == "fp32" else 0.5
     frame = spec.height * spec.width * (activations * share + memory.frame_bytes(network))
-    needed = int((spec.streams or (2 if _on_gpu() else 1)) * frame)
-    if not _on_gpu():
+    needed = int((spec.streams or (2 if _has_gpu() else 1)) * frame)
+    if not _has_gpu():
         return needed, memory.free_bytes()
     import torch
 
@@ -148,15 +141,15 @@ def load(spec: EngineSpec, directory: Path) -> Engine:
     Raises:
         EngineError: PyTorch cannot prepare the network, for example for lack of memory.
     """
-    on_gpu = _on_gpu()
+    on_gpu = _has_gpu()
     try:
         return engine.CudaEngine(spec) if on_gpu else engine.CpuEngine(spec)
     except RuntimeError as error:
-        why = str(error)
+        reason = str(error)
     # Outside the except block: the traceback keeps references to memory that the next attempt needs.
     if on_gpu:
         engine.release_cached_memory()
-    raise EngineError(f"PyTorch could not prepare the network for {spec.width}×{spec.height}: {why}")
+    raise EngineError(f"PyTorch could not prepare the network for {spec.width}×{spec.height}: {reason}")
 
 
 def _psnr_against_fp32(spec: EngineSpec) -> float:
@@ -169,18 +162,18 @@ def _psnr_against_fp32(spec: EngineSpec) -> float:
     import torch
 
     model = spec.checkpoint.description
-    size = model.fixed_size or model.size.padded(*VERIFIED)
-    device = torch.device("cuda", spec.device[0]) if _on_gpu() else torch.device("cpu")
-    pictures = [picture[None, : model.frame_channels[0]] for picture in (drawing(*size), sky(*size))]
+    size = model.fixed_size or model.size.padded(*VERIFICATION_SIZE)
+    device = torch.device("cuda", spec.device[0]) if _has_gpu() else torch.device("cpu")
+    pictures = [picture[None, : model.frame_channels[0]] for picture in (draw_line_art(*size), draw_sky(*size))]
     outputs: list[list[FramePlanes]] = []
-    for exactly in (replace(spec, precision="fp32"), spec):
+    for case in (replace(spec, precision="fp32"), spec):
         try:
-            network = engine.load_network(exactly, device)
-            with torch.inference_mode(), engine.without_tf32(exactly.precision):
+            network = engine.load_network(case, device)
+            with torch.inference_mode(), engine.without_tf32(case.precision):
                 results = [network(torch.from_numpy(picture).to(device)) for picture in pictures]
         except RuntimeError as error:
-            raise EngineBuildError(f"PyTorch could not compute the network in {exactly.precision}: {error}") from error
+            raise EngineBuildError(f"PyTorch could not compute the network in {case.precision}: {error}") from error
         outputs.append([result[0].float().cpu().numpy() for result in results])
-    psnr = compare(outputs[0][0], outputs[1][0], spec.precision)
+    psnr = check_psnr(outputs[0][0], outputs[1][0], spec.precision)
     check_banding(count_levels(outputs[0][1]), count_levels(outputs[1][1]), spec.precision)
     return psnr

@@ -14,7 +14,7 @@ from typing import Any
 
 from vsfdatrd.errors import ArgumentError, EncodeError
 
-PIP = "pip install 'vsfdatrd[ray]'"
+PIP_COMMAND = "pip install 'vsfdatrd[ray]'"
 _CONNECT_TIMEOUT = 5.0  # seconds to wait for a TCP connection to the cluster's address
 _AUTO = "auto"
 
@@ -41,7 +41,7 @@ def check_address(address: str) -> None:
 
 
 @contextmanager
-def connected(address: str) -> Iterator[Any]:
+def connect(address: str) -> Iterator[Any]:
     """Connect to a Ray cluster for the duration of the ``with``, and yield the module `ray`.
 
     Output to `sys.stdout` is discarded meanwhile: a thread of Ray prints there when workers die.
@@ -58,19 +58,21 @@ def connected(address: str) -> Iterator[Any]:
     try:
         ray = importlib.import_module("ray")
     except ImportError as error:
-        raise EncodeError(f"--ray needs Ray, which is not installed; {PIP}, in the version of the cluster") from error
+        raise EncodeError(
+            f"--ray needs Ray, which is not installed; {PIP_COMMAND}, in the version of the cluster"
+        ) from error
     if address != _AUTO:
         _check_reachable(address)
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         try:
-            with _signals_kept():
+            with _keep_signal_handlers():
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as error:
             raise EncodeError(
                 f"--ray {address} finds no Ray cluster; start one with `ray start --head`, or name its head (host:port)"
             ) from error
         except (RuntimeError, ValueError, OSError) as error:
-            raise EncodeError(_reason(address, str(error))) from error
+            raise EncodeError(_short_reason(address, str(error))) from error
         try:
             yield ray
         finally:
@@ -88,7 +90,7 @@ def _check_reachable(address: str) -> None:
         ) from error
 
 
-def _reason(address: str, text: str) -> str:
+def _short_reason(address: str, text: str) -> str:
     """Condense Ray's multi-line error message into one sentence."""
     if "ersion mismatch" in text:
         result = re.findall(r"(?:Ray|Python): (\S+)", text)
@@ -107,7 +109,7 @@ def _reason(address: str, text: str) -> str:
 
 
 @contextmanager
-def _signals_kept() -> Iterator[None]:
+def _keep_signal_handlers() -> Iterator[None]:
     """Restore the SIGTERM handler that `ray.init` replaces, so that SIGTERM still ends an encode like Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -7,7 +7,7 @@ from vsfdatrd.errors import EncodeError
 _MAX_CPUS = 8  # per task: with more CPUs, two chunks in parallel are faster than one
 
 
-class Report(Protocol):
+class ReportFunction(Protocol):
     """Reports a message to the user, as `Reporter.emit` does."""
 
     def __call__(self, event: str, text: str, **facts: Any) -> None:
@@ -23,7 +23,7 @@ class Report(Protocol):
 class Nodes:
     """The machines of the cluster during one encode. A machine is identified by its Ray node ID."""
 
-    def __init__(self, ray: Any, report: Report) -> None:
+    def __init__(self, ray: Any, report: ReportFunction) -> None:
         """Start without knowledge of any machine.
 
         Args:
@@ -115,11 +115,12 @@ class Nodes:
                 raise EncodeError("the Ray cluster offers neither GPUs nor CPUs; start a machine that has some")
             cpus = min([_MAX_CPUS, *(int(resources["CPU"]) for resources in usable)])
             self.needs = {"num_cpus": cpus}
-            parts, per_part = sum(int(resources["CPU"]) // cpus for resources in usable), _counted(cpus, "CPU")
-        text = f"Ray: {_counted(parts, 'part')} at once, each with {per_part}, on {_counted(len(usable), 'machine')}"
+            parts, per_part = sum(int(resources["CPU"]) // cpus for resources in usable), _format_count(cpus, "CPU")
+        machines = _format_count(len(usable), "machine")
+        text = f"Ray: {_format_count(parts, 'part')} at once, each with {per_part}, on {machines}"
         self._report("machines", text, machines=len(usable), parts=parts)
         return cpus
 
 
-def _counted(count: int, noun: str) -> str:
+def _format_count(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"

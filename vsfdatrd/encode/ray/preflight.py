@@ -5,11 +5,11 @@ from pathlib import Path
 
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.encode import presets
-from vsfdatrd.encode.source import check_plugins, identity
+from vsfdatrd.encode.source import check_plugins, file_identity
 from vsfdatrd.encode.workers import ChunkInputs
 from vsfdatrd.errors import FdatrdError
-from vsfdatrd.system.packages import versions
-from vsfdatrd.weights.catalog import resolve
+from vsfdatrd.system.packages import installed_versions
+from vsfdatrd.weights.catalog import resolve_model
 
 _PACKAGES = ("vapoursynth", "vapoursynth-bestsource", "vapoursynth-vivtc", "vapoursynth-bwdif")
 
@@ -42,12 +42,12 @@ class Environment:
         """
         return cls(
             str(inputs.source),
-            _content(inputs.source),
+            _file_identity(inputs.source),
             inputs.model,
             inputs.weights,
             inputs.encoder,
-            presets.version(inputs.encoder),
-            versions(_PACKAGES),
+            presets.ffmpeg_version_for(inputs.encoder),
+            installed_versions(_PACKAGES),
         )
 
     def mismatch(self) -> str | None:
@@ -57,7 +57,7 @@ class Environment:
             How the machine differs, phrased to follow its name; None if it matches.
         """
         try:
-            content = _content(Path(self.source))
+            content = _file_identity(Path(self.source))
         except OSError as error:
             return (
                 f"cannot read {self.source} ({error.strerror}); "
@@ -66,14 +66,14 @@ class Environment:
         if content != self.content:
             return f"has another file at {self.source}; copy the film there again"
         try:
-            if open_checkpoint(resolve(self.model)).description.sha256 != self.weights:
+            if open_checkpoint(resolve_model(self.model)).description.sha256 != self.weights:
                 return f"has other weights under the name {self.model}; copy the file there"
-            result = presets.version(self.encoder)
+            result = presets.ffmpeg_version_for(self.encoder)
         except FdatrdError as error:
             return f"cannot do it: {error}"
         if result != self.ffmpeg:
             return f"has another ffmpeg ({result}; here {self.ffmpeg}); install the same there, or put it first on PATH"
-        installed = versions(_PACKAGES)
+        installed = installed_versions(_PACKAGES)
         for name, expected in self.packages.items():
             if installed.get(name) != expected:
                 return f"has {name} {installed.get(name, 'none')}; pip install '{name}=={expected}' there"
@@ -86,7 +86,7 @@ class Environment:
         return None
 
 
-def _content(path: Path) -> dict[str, str | int]:
-    result = identity(path)
+def _file_identity(path: Path) -> dict[str, str | int]:
+    result = file_identity(path)
     del result["changed"]
     return result

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vsfdatrd.encode.journal import DoneChunk
 from vsfdatrd.errors import EncodeError
-from vsfdatrd.system.files import commit
+from vsfdatrd.system.files import commit_file
 
 
 class ChunkDownload:
@@ -31,7 +31,7 @@ class ChunkDownload:
         try:
             self._file = self._path.open("xb")
         except OSError as error:
-            raise _unwritable(self._path, error) from error
+            raise _write_error(self._path, error) from error
 
     def add(self, block: bytes) -> bool:
         """Append a block.
@@ -50,7 +50,7 @@ class ChunkDownload:
             self._file.write(block)
         except OSError as error:
             self.discard()
-            raise _unwritable(self._path, error) from error
+            raise _write_error(self._path, error) from error
         return self._file.tell() >= self._done.bytes
 
     def finish(self) -> DoneChunk:
@@ -66,9 +66,9 @@ class ChunkDownload:
             self._file.close()
             if self._digest.hexdigest() != self._done.sha256:
                 raise EncodeError(f"chunk {self._done.chunk.number + 1} was damaged in transfer")
-            commit(self._path, self._final)
+            commit_file(self._path, self._final)
         except OSError as error:
-            raise _unwritable(self._final, error) from error
+            raise _write_error(self._final, error) from error
         finally:
             self.discard()
         return self._done
@@ -81,7 +81,7 @@ class ChunkDownload:
             self._path.unlink(missing_ok=True)
 
 
-def _unwritable(path: Path, error: OSError) -> EncodeError:
+def _write_error(path: Path, error: OSError) -> EncodeError:
     if error.errno == errno.ENOSPC:
         return EncodeError(
             "no space is left on the disk; free some, then run the same command again: what is done is kept"

@@ -23,21 +23,21 @@ from pathlib import Path
 from typing import Any
 
 from vsfdatrd.encode import script
-from vsfdatrd.encode.chunk import EncodeParams, accept
+from vsfdatrd.encode.chunk import EncodeParams, accept_file
 from vsfdatrd.encode.ray.preflight import Environment
 from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.errors import EncodeError, EngineError
 from vsfdatrd.system.files import is_private, write_atomic
 from vsfdatrd.workers.client import Worker
 
-BLOCK = 8 << 20
+BLOCK_BYTES = 8 << 20
 """Block size in bytes for sending a chunk's file."""
 
 type Message = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class EncodeOrder:
     """Parameters common to all tasks of an encode."""
 
     output: str
@@ -54,7 +54,7 @@ class Order:
     """Number of CPUs a task may use; None for all of them, if tasks are limited by GPUs."""
 
 
-def preflight(machine: str, index: Mapping[str, bytes], order: Order) -> Iterator[Message]:
+def preflight(machine: str, index: Mapping[str, bytes], order: EncodeOrder) -> Iterator[Message]:
     """Check that this machine has everything that is needed.
 
     Args:
@@ -70,7 +70,9 @@ def preflight(machine: str, index: Mapping[str, bytes], order: Order) -> Iterato
         yield ("unfit", mismatch) if mismatch else ("fit",)
 
 
-def trial(machine: str, index: Mapping[str, bytes], order: Order, passed: frozenset[str], *_: Any) -> Iterator[Message]:
+def trial(
+    machine: str, index: Mapping[str, bytes], order: EncodeOrder, passed: frozenset[str], *_: Any
+) -> Iterator[Message]:
     """Render the first frame.
 
     Args:
@@ -82,13 +84,13 @@ def trial(machine: str, index: Mapping[str, bytes], order: Order, passed: frozen
     Yields:
         ``begun``, then ``props`` with the color properties, or ``failed`` or ``unfit`` with the reason.
     """
-    yield from _work(machine, index, order, passed, {"do": "trial"})
+    yield from _run_job(machine, index, order, passed, {"do": "trial"})
 
 
 def part(
     machine: str,
     index: Mapping[str, bytes],
-    order: Order,
+    order: EncodeOrder,
     passed: frozenset[str],
     chunk: Chunk,
     options: tuple[str, ...],
@@ -110,11 +112,17 @@ def part(
         machine and the encoding time in seconds; or ``failed`` or ``unfit`` with the reason.
     """
     job = {"do": "chunk", "options": options, "rate": str(rate), "chunk": [chunk.number, chunk.start, chunk.stop]}
-    yield from _work(machine, index, order, passed, job)
+    yield from _run_job(machine, index, order, passed, job)
 
 
 def send_file(
-    machine: str, index: Mapping[str, bytes], order: Order, rate: Fraction, chunk: Chunk, path: Path, seconds: float
+    machine: str,
+    index: Mapping[str, bytes],
+    order: EncodeOrder,
+    rate: Fraction,
+    chunk: Chunk,
+    path: Path,
+    seconds: float,
 ) -> Iterator[Message]:
     """Verify a chunk, send its file, and remove it.
 
@@ -132,10 +140,10 @@ def send_file(
     """
     folder = path.parent
     try:
-        done = accept(path, chunk, EncodeParams(Path(), (), rate, folder), seconds)
+        done = accept_file(path, chunk, EncodeParams(Path(), (), rate, folder), seconds)
         yield ("verified", done)
         with (folder / chunk.name).open("rb") as file:
-            while block := file.read(BLOCK):
+            while block := file.read(BLOCK_BYTES):
                 yield ("block", block)
     except (EncodeError, OSError) as error:
         yield ("failed", str(error))
@@ -143,7 +151,7 @@ def send_file(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def clear(machine: str, index: Mapping[str, bytes], order: Order) -> Iterator[Message]:
+def clear(machine: str, index: Mapping[str, bytes], order: EncodeOrder) -> Iterator[Message]:
     """Remove the files of the encode from this machine.
 
     Args:
@@ -154,15 +162,15 @@ def clear(machine: str, index: Mapping[str, bytes], order: Order) -> Iterator[Me
     Yields:
         ``cleared``.
     """
-    folder = _folder(order).parent
+    folder = _encode_folder(order).parent
     with contextlib.suppress(OSError):  # the folder does not exist
         if is_private(folder.parent):
             shutil.rmtree(folder, ignore_errors=True)
     yield ("cleared",)
 
 
-def _work(
-    machine: str, index: Mapping[str, bytes], order: Order, passed: frozenset[str], job: dict[str, Any]
+def _run_job(
+    machine: str, index: Mapping[str, bytes], order: EncodeOrder, passed: frozenset[str], job: dict[str, Any]
 ) -> Iterator[Message]:
     yield ("begun",)
     if machine not in passed:
@@ -171,9 +179,9 @@ def _work(
                 yield message
                 return
     try:
-        home = _folder(order)
+        home = _encode_folder(order)
         _make_private(home.parent.parent)
-        _prepare(order, home, index)
+        _prepare_files(order, home, index)
         folder = home / secrets.token_hex(4)
         folder.mkdir()
     except EncodeError as error:
@@ -209,7 +217,7 @@ def _work(
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _folder(order: Order) -> Path:
+def _encode_folder(order: EncodeOrder) -> Path:
     return Path(tempfile.gettempdir()) / f"vsfdatrd-encode-{getpass.getuser()}" / order.output / order.run
 
 
@@ -230,7 +238,7 @@ def _make_private(folder: Path) -> None:
         folder.chmod(0o700)  # earlier versions created it readable by others
 
 
-def _prepare(order: Order, home: Path, index: Mapping[str, bytes]) -> None:
+def _prepare_files(order: EncodeOrder, home: Path, index: Mapping[str, bytes]) -> None:
     """Write the script and the index, and remove folders of earlier runs. Safe to run in several workers at once."""
     home.mkdir(parents=True, exist_ok=True)
     for entry in home.parent.iterdir():

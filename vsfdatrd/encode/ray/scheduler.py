@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from vsfdatrd.encode.chunk import EncodeParams
-from vsfdatrd.encode.ray.connect import connected
-from vsfdatrd.encode.ray.nodes import Nodes, Report
+from vsfdatrd.encode.ray.connect import connect
+from vsfdatrd.encode.ray.nodes import Nodes, ReportFunction
 from vsfdatrd.encode.ray.preflight import Environment
 from vsfdatrd.encode.ray.receive import ChunkDownload
-from vsfdatrd.encode.ray.remote_tasks import Message, Order
+from vsfdatrd.encode.ray.remote_tasks import EncodeOrder, Message
 from vsfdatrd.encode.ray.transport import RayTransport
 from vsfdatrd.encode.scenes import Chunk
-from vsfdatrd.encode.workers import Attempts, ChunkInputs, Event, Progress, Retry
+from vsfdatrd.encode.workers import Attempts, ChunkInputs, ChunkProgress, ChunkRetry, Event
 from vsfdatrd.errors import EncodeError
 
 _PREFLIGHT_TIMEOUT = 120.0  # seconds for a machine to answer the preflight check
@@ -36,7 +36,7 @@ _CLEANUP_TIMEOUT = 10.0  # seconds for the machines to remove their files
 
 
 @contextlib.contextmanager
-def cluster(address: str, report: Report) -> Iterator["Cluster"]:
+def open_cluster(address: str, report: ReportFunction) -> Iterator["Cluster"]:
     """Connect to an existing Ray cluster for the duration of the ``with``. Only one at a time per process.
 
     Args:
@@ -44,9 +44,9 @@ def cluster(address: str, report: Report) -> Iterator["Cluster"]:
         report: Receives messages, such as `Reporter.emit`.
 
     Raises:
-        ArgumentError, EncodeError: As `connect.connected` does.
+        ArgumentError, EncodeError: As `connect.connect` does.
     """
-    with connected(address) as ray:
+    with connect(address) as ray:
         workers = Cluster(ray, report)
         try:
             yield workers
@@ -55,11 +55,11 @@ def cluster(address: str, report: Report) -> Iterator["Cluster"]:
 
 
 class Cluster:
-    """The `Workers` of a Ray cluster, see `cluster`."""
+    """The `Workers` of a Ray cluster, see `open_cluster`."""
 
     name = "Ray"
 
-    def __init__(self, ray: Any, report: Report) -> None:
+    def __init__(self, ray: Any, report: ReportFunction) -> None:
         """Start without a scheduler, which the first task creates.
 
         Args:
@@ -83,7 +83,7 @@ class Cluster:
         with contextlib.closing(self._on(inputs).run([_Task(Chunk(0, 0, 1), "trial", "trial")], params)) as events:
             for event in events:
                 match event:
-                    case Retry(_, error):
+                    case ChunkRetry(_, error):
                         self._report("retry", f"{error}; trying it once more")
                     case dict():
                         return event
@@ -133,7 +133,7 @@ class _Task:
 class RayScheduler:
     """Runs the tasks of one encode on the cluster, and resubmits failed and lost ones."""
 
-    def __init__(self, ray: Any, report: Report, inputs: ChunkInputs) -> None:
+    def __init__(self, ray: Any, report: ReportFunction, inputs: ChunkInputs) -> None:
         """Read the script and the index files, and put the index into the object store.
 
         Args:
@@ -144,7 +144,7 @@ class RayScheduler:
         self.inputs = inputs
         self._ray, self._report = ray, report
         identity = f"{socket.gethostname()} {inputs.script}"
-        self._order = Order(
+        self._order = EncodeOrder(
             hashlib.sha256(identity.encode()).hexdigest()[:16],
             secrets.token_hex(4),
             Environment.of(inputs),
@@ -257,14 +257,14 @@ class RayScheduler:
                 task.machine = machine
                 self._used.add(machine)
             case ("begun",):
-                return Progress(task.chunk, 0)
+                return ChunkProgress(task.chunk, 0)
             case ("frames", frames):
-                return Progress(task.chunk, frames)
+                return ChunkProgress(task.chunk, frames)
             case ("props", props):
                 return dict(props)
             case ("encoded", path, seconds):
                 task.path, task.seconds, task.next = path, seconds, "send_file"
-                return Progress(task.chunk, task.chunk.frames)
+                return ChunkProgress(task.chunk, task.chunk.frames)
             case ("verified", done):
                 task.download = ChunkDownload(params.folder, done)
             case ("block", block) if task.download is not None:
@@ -283,7 +283,7 @@ class RayScheduler:
                 return self._retry(task, f"{subject} was lost: {cause}", lost=True)
         return None
 
-    def _retry(self, task: _Task, text: str, lost: bool = False) -> Retry:
+    def _retry(self, task: _Task, text: str, lost: bool = False) -> ChunkRetry:
         """Schedule a task to start again, on another machine if there is one. Raises EncodeError after too many
         attempts.
         """
@@ -347,10 +347,10 @@ class RayScheduler:
             return False
         self._warned = now
         resources = "GPUs" if "num_gpus" in self._nodes.needs else "CPUs"
-        why = (
+        reason = (
             f"all {resources} of the Ray cluster are in use by others"
             if usable
             else "all machines of the Ray cluster are gone"
         )
-        self._report("waiting", f"waiting: {why}; Ctrl-C stops, and what is done is kept")
+        self._report("waiting", f"waiting: {reason}; Ctrl-C stops, and what is done is kept")
         return True

@@ -38,7 +38,7 @@ def main() -> None:
     answers = reply_stream()
     threading.Thread(target=_end_with_client, daemon=True).start()
     try:
-        answer = _DO[job["do"]](job, partial(_send, answers))
+        answer = _JOBS[job["do"]](job, partial(_send, answers))
     except (FdatrdError, OSError) as error:
         answer = {"failed": str(error)}
     _send(answers, answer)
@@ -63,14 +63,14 @@ def _chunk(job: dict[str, Any], report: Any) -> dict[str, Any]:
             reported = time.monotonic()
             report({"frames": frames})
 
-    with some_cpus(job["cpus"], Path(job["locks"])) as cpus:
+    with reserve_cpus(job["cpus"], Path(job["locks"])) as cpus:
         pipeline = Pipeline(Chunk(*job["chunk"]), params, job["device"], cpus)
         pipeline.feed(progress)
         path, seconds = pipeline.end()
     return {"encoded": str(path), "seconds": seconds}
 
 
-_DO = {"preflight": _preflight, "trial": _trial, "chunk": _chunk}
+_JOBS = {"preflight": _preflight, "trial": _trial, "chunk": _chunk}
 
 
 def _send(answers: TextIO, answer: dict[str, Any]) -> None:
@@ -89,7 +89,7 @@ def _end_with_client() -> None:
 
 
 @contextlib.contextmanager
-def some_cpus(count: int | None, folder: Path) -> Iterator[frozenset[int] | None]:
+def reserve_cpus(count: int | None, folder: Path) -> Iterator[frozenset[int] | None]:
     """Reserve CPUs for the duration of the ``with``, by locking a file per group of CPUs.
 
     An engine uses all CPUs that it sees; several engines on one machine would compete for the same CPUs.

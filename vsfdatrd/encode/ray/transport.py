@@ -23,7 +23,7 @@ class RayTransport:
         """
         self._ray = ray
         self._index = ray.put(index)
-        self._enter = ray.remote(_enter())
+        self._enter = ray.remote(_remote_entry())
         self.last_message = time.monotonic()
         """Time of the last message, on the clock `time.monotonic`."""
 
@@ -75,13 +75,13 @@ class RayTransport:
             except self._ray.exceptions.RayTaskError as error:
                 yield handle, ("lost", str(error).strip().splitlines()[-1])
             except self._ray.exceptions.RayError as error:
-                yield handle, ("lost", _cause(error))
+                yield handle, ("lost", _loss_reason(error))
             else:
                 self.last_message = time.monotonic()
                 yield handle, message
 
 
-def _enter() -> Callable[..., Iterator[Message]]:
+def _remote_entry() -> Callable[..., Iterator[Message]]:
     """Return the function that Ray runs on a machine.
 
     It is a closure, which Ray pickles by value, since the machine may have no vsfdatrd or another version.
@@ -110,7 +110,7 @@ def _enter() -> Callable[..., Iterator[Message]]:
     return enter
 
 
-def _cause(error: Exception) -> str:
+def _loss_reason(error: Exception) -> str:
     """Return why a task was lost, as a phrase for the user."""
     phrases = {
         "NodeDiedError": "the machine disappeared",

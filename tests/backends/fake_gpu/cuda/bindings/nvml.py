@@ -1,4 +1,4 @@
-"""NVIDIA's management library, as far as `vsfdatrd.backends.gpu.nvml` asks for it."""
+"""Simulation of NVML, as far as `vsfdatrd.backends.gpu.nvml` uses it."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""The CUDA runtime, as far as `vsfdatrd.backends.gpu.cuda` asks for it."""
+"""Simulation of the CUDA runtime, as far as `vsfdatrd.backends.gpu.cuda` uses it."""
 
 import ctypes
 import queue

@@ -1,0 +1,37 @@
+"""Networks for every backend, and frames on a fake GPU."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import save_file
+
+from tests.backends.on_fake_gpu import Outcome, Upscale, upscale_on_fake_gpu
+from tests.conftest import identity_tensors
+from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model: Path) -> Checkpoint:
+    """The network of `tiny_model`."""
+    return open_checkpoint(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def identity(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights file: repeats every pixel, and its blocks compute something, which precisions differ in."""
+    path = tmp_path_factory.mktemp("networks") / "identity.safetensors"
+    save_file(identity_tensors(2, idle=False), path)
+    return path
+
+
+@pytest.fixture
+def upscale(identity: Path, tmp_path: Path) -> Upscale:
+    """`upscale_on_fake_gpu` with a network that repeats every pixel and a cache of the test's own."""
+
+    def run(faults: str = "", gpu: dict[str, str] | None = None, **asked: Any) -> Outcome:
+        return upscale_on_fake_gpu(
+            faults, gpu or {}, {"model": str(identity), "cache": str(tmp_path / "cache")} | asked
+        )
+
+    return run
