@@ -6,6 +6,7 @@ not reported.
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from pathlib import Path
 import vapoursynth
 
 import hatch_build
+from tests.backends.amx_model import FLAGS
 from vsfdatrd.backends.native import kernels
 
 TESTS = (
+    "tests/backends/test_amx.py",
     "tests/backends/test_native_kernels.py",
     "tests/backends/test_native_products.py",
     "tests/test_inference.py",
@@ -55,6 +58,7 @@ def main() -> int:
             "LD_PRELOAD": ":".join(libraries),
             "ASAN_OPTIONS": "detect_leaks=0",
             "UBSAN_OPTIONS": "print_stacktrace=1",
+            FLAGS: shlex.join(SANITIZE),  # the model of AMX is compiled by its tests
         }
         for limit in ("avx2", "amx") if kernels.has_vnni() else ("avx2",):
             done = subprocess.run(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hatch_build import SUFFIXES, TARGETS, compile_command, compile_plugin
+from tests.backends.amx_model import disassembly, missing_instructions
 from vsfdatrd import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,6 +50,9 @@ def test_the_plugin_compiles_without_a_warning(name: str, tmp_path: Path) -> Non
     data = library.read_bytes()
     assert machine(data) == MACHINES[name]
     assert b"VapourSynthPluginInit2" in data
+    assert (b"fdatrd_amx_feed_forward" in data) is (name == "linux-x86_64")
+    if name == "linux-x86_64" and (code := disassembly(library)):
+        assert missing_instructions(code) == set()
 
 
 def test_an_unknown_target_ends_the_build_in_a_sentence(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-/* FDAT-RD on CPUs with AVX2 (and, in vnni_*.c, AVX-512 with VNNI, from one source): matrix products of 16-bit integers with
- * 32-bit sums, everything else in fp32.
+/* FDAT-RD on CPUs with AVX2 (and, from one source, AVX-512 with VNNI in vnni_*.c, and with AMX in amx_*.c): matrix products
+ * of 16-bit integers with 32-bit sums, everything else in fp32.
  *
  * A multiply-add of 16-bit pairs (vpmaddwd) does twice the work of a float FMA; with the extra addition it needs, products
  * run at 1.5 times the rate of fp32. Tokens are quantized at the input of a product, each to its own maximum; weights are
@@ -17,6 +17,11 @@
 
 #include "export.h"
 
+/* Whether products with AMX are compiled: Linux grants it on request, and older assemblers do not know it. */
+#if defined(__x86_64__) && defined(__linux__) && (__GNUC__ >= 11 || __clang_major__ >= 12 || defined(FDATRD_AMX_MODEL))
+#define FDATRD_HAS_AMX
+#endif
+
 /* A weight matrix (columns, inner), packed by fdatrd_cpu_pack. */
 typedef struct {
     const int16_t *panels; /* (columns / 16, inner / 2, 16, 2) */
@@ -25,6 +30,10 @@ typedef struct {
     int64_t columns;       /* a multiple of 16 */
     const int32_t *spans;  /* (spans, 2): first row and length, multiples of 8, of the nonzero rows of a panel */
     const int32_t *bounds; /* (columns / 16 + 1): panel i has spans bounds[i] to bounds[i + 1] */
+    /* For AMX only, else NULL; see cpu_amx.h. A panel without blocks is multiplied by its spans. */
+    const uint8_t *bytes;        /* (blocks, 2, 16, 64): high and low bytes of 64 rows of a panel */
+    const int32_t *blocks;       /* (blocks): first row of a block, divided by 64 */
+    const int32_t *block_bounds; /* (columns / 16 + 1): panel i has blocks block_bounds[i] to block_bounds[i + 1] */
 } Matrix;
 
 /* A LayerNorm's (C) scale and (C) shift. */

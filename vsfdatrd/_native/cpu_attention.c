@@ -178,6 +178,7 @@ KERNEL(memorise)(const float *keys, const float *values, int64_t heads, int64_t 
 KERNEL(windows)(const float *source, float *t, const float *c, int64_t width, int64_t tall, int64_t wide, int64_t first,
                 int64_t last, const Norm *norm, const Matrix *qkv, int64_t heads, const float *places,
                 const Matrix *proj, const float *bias, const float *gate, char *scratch) {
+    begin_products();
     int64_t channels = proj->inner, across = width / wide, places_of[WINDOW];
     float steps[WINDOW], query_steps[WINDOW];
     int16_t *a = take(&scratch, WINDOW * channels * 2), *q = take(&scratch, WINDOW * HEAD * 2);
@@ -185,6 +186,9 @@ KERNEL(windows)(const float *source, float *t, const float *c, int64_t width, in
     float *scores = take(&scratch, ROWS * KEYS * 4);
     int16_t *shares = take(&scratch, ROWS * KEYS * 2);
     Memory memory = small_memory(&scratch, WINDOW);
+#ifdef FDATRD_AMX
+    float *projected = take(&scratch, AMX_TOKENS * channels * 4);
+#endif
     for (int64_t window = first; window < last; window++) {
         int64_t corner = window / across * tall * width + window % across * wide; /* the window's top left token */
         for (int64_t i = 0; i < WINDOW; i++) places_of[i] = (corner + i / wide * width + i % wide) * channels;
@@ -198,21 +202,32 @@ KERNEL(windows)(const float *source, float *t, const float *c, int64_t width, in
                    NULL, NULL, scores, shares);
         }
         for (int64_t i = 0; i < WINDOW; i++) steps[i] = quantize(mixed + i * channels, channels, a + i * channels);
-        for (int64_t row = 0; row < WINDOW; row += ROWS) /* all columns of a token together: it is far from the next */
+        for (int64_t row = 0; row < WINDOW; row += ROWS) { /* all columns of a token together: it is far from the next */
+#ifdef FDATRD_AMX
+            if (row % AMX_TOKENS == 0)
+                product(a + row * channels, steps + row, AMX_TOKENS, proj, projected, channels);
+#endif
             for (int64_t column = 0; column < channels; column += COLUMNS) {
                 for (int i = 0; i < ROWS && row + ROWS + i < WINDOW; i++) { /* these maps have left the cache */
                     _mm_prefetch((const char *)(source + places_of[row + ROWS + i] + column), _MM_HINT_T0);
                     _mm_prefetch((const char *)(c + places_of[row + ROWS + i] + column), _MM_HINT_T0);
                 }
                 Vector x[ROWS], shift = load(bias + column), open = load(gate + column);
+#ifdef FDATRD_AMX
+                UNROLL for (int i = 0; i < ROWS; i++)
+                    x[i] = load(projected + (row % AMX_TOKENS + i) * channels + column);
+#else
                 tile_product(a + row * channels, steps + row, proj, column / COLUMNS, x);
+#endif
                 UNROLL for (int i = 0; i < ROWS; i++) {
                     int64_t at = places_of[row + i] + column;
                     x[i] = multiply_add(add(x[i], shift), open, load(c + at));
                     store(t + at, add(x[i], load(source + at)));
                 }
             }
+        }
     }
+    end_products();
 }
 
 /* Channel attention, folded into one matrix, with its gate, for tokens [first, last): with a = m(norm(t)) + bias,
@@ -220,6 +235,7 @@ KERNEL(windows)(const float *source, float *t, const float *c, int64_t width, in
  */
 KERNEL(channels)(float *t, const float *c, int64_t first, int64_t last, const Norm *norm, const Matrix *m,
                  const float *bias, const float *gate, char *scratch) {
+    begin_products();
     int64_t channels = m->inner;
     float *result = take(&scratch, BLOCK * channels * 4), steps[BLOCK];
     int16_t *a = take(&scratch, BLOCK * channels * 2);
@@ -246,6 +262,7 @@ KERNEL(channels)(float *t, const float *c, int64_t first, int64_t last, const No
             }
         }
     }
+    end_products();
 }
 
 /* Cross-attention of the dictionary's queries to blocks [first, last) of 300 tokens of t.
@@ -257,6 +274,7 @@ KERNEL(channels)(float *t, const float *c, int64_t first, int64_t last, const No
 KERNEL(read)(const float *t, int64_t first, int64_t last, const Norm *norm, const Norm *inner_norm, const Matrix *kv,
              int64_t heads, int64_t rows, const int16_t *asking, const float *asking_steps, float *found, float *tops,
              float *sums, char *scratch) {
+    begin_products();
     int64_t channels = kv->inner;
     float steps[WINDOW];
     int16_t *a = take(&scratch, WINDOW * channels * 2);
@@ -292,6 +310,7 @@ KERNEL(read)(const float *t, int64_t first, int64_t last, const Norm *norm, cons
             }
         }
     }
+    end_products();
 }
 
 /* Dictionary attention: t += proj(attention of e_q(norm(t)) to the refined dictionary) + bias, for tokens [first, last).
@@ -300,6 +319,7 @@ KERNEL(read)(const float *t, int64_t first, int64_t last, const Norm *norm, cons
  */
 KERNEL(look_up)(float *t, int64_t first, int64_t last, const Norm *norm, const Matrix *e_q, const Memory *words,
                 int64_t heads, const Matrix *proj, const float *bias, char *scratch) {
+    begin_products();
     int64_t channels = proj->inner, padded = words->padded;
     float *split = take(&scratch, BLOCK * channels * 4);
     float *mixed = take(&scratch, BLOCK * channels * 4), steps[BLOCK], query_steps[BLOCK];
@@ -319,6 +339,7 @@ KERNEL(look_up)(float *t, int64_t first, int64_t last, const Norm *norm, const M
         for (int64_t i = 0; i < count; i++) steps[i] = quantize(mixed + i * channels, channels, a + i * channels);
         product_then(BIASED, a, steps, count, proj, t + block * channels, channels, bias);
     }
+    end_products();
 }
 
 FEATURES_END

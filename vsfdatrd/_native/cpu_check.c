@@ -1,4 +1,7 @@
-/* CPU feature detection. Compiled for any CPU, unlike the rest of cpu_*.c and vnni_*.c. */
+/* CPU feature detection. Compiled for any CPU, unlike the rest of cpu_*.c, vnni_*.c and amx_*.c. */
+#ifdef __linux__
+#define _GNU_SOURCE /* for syscall */
+#endif
 #include "cpu.h"
 
 #include <stdlib.h>
@@ -6,6 +9,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#ifdef FDATRD_HAS_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 /* Returns 1 if FDATRD_MAX_ISA (system/instructions.py) is empty or one of these names, ignoring case. */
 static int allowed(const char *const names[], int count) {
@@ -60,9 +67,34 @@ EXPORT int64_t fdatrd_cpu_vnni(void) {
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & needed) == needed && (c & bit_AVX512VNNI);
 }
 
+/* Returns 1 if the CPU has what amx_*.c need: VNNI, tiles and products of their bytes; and the cap is not below AMX. They
+ * must not run before fdatrd_cpu_request_amx has returned 1.
+ */
+EXPORT int64_t fdatrd_cpu_amx_int8(void) {
+#ifdef FDATRD_HAS_AMX
+    unsigned a, b, c, d;
+    if (!allowed(CAPS + 4, 1) || !fdatrd_cpu_vnni() || (kept_registers() & 0x60000) != 0x60000) return 0;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & 1u << 24) && (d & 1u << 25);
+#else
+    return 0;
+#endif
+}
+
+/* Asks Linux to save tiles for the threads of this process (arch_prctl, from 5.16 on). Returns 1 if it does. */
+EXPORT int64_t fdatrd_cpu_request_amx(void) {
+#ifdef FDATRD_HAS_AMX
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; /* ARCH_REQ_XCOMP_PERM, a bit of XCR0 */
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#else
+    return 0;
+#endif
+}
+
 #else
 EXPORT int64_t fdatrd_cpu_supported(void) { return 0; }
 EXPORT int64_t fdatrd_cpu_vnni(void) { return 0; }
 EXPORT int64_t fdatrd_cpu_avx512(void) { return 0; }
 EXPORT int64_t fdatrd_cpu_amx(void) { return 0; }
+EXPORT int64_t fdatrd_cpu_amx_int8(void) { return 0; }
+EXPORT int64_t fdatrd_cpu_request_amx(void) { return 0; }
 #endif

@@ -41,10 +41,15 @@ static void enter_tile(const float *const pixels[PRODUCTS], int64_t channels, in
  */
 KERNEL(winograd)(const float *t, const float *more, float *out, int64_t height, int64_t width, int64_t first,
                  int64_t last, const Matrix *m, char *scratch) {
+    begin_products();
     int64_t channels = m->inner;
     int16_t *a = take(&scratch, PRODUCTS * TILES * channels * 2);
     float *steps = take(&scratch, PRODUCTS * TILES * 4), *found = take(&scratch, PRODUCTS * TILES * LANES * 4);
     float *parts = take(&scratch, PRODUCTS * channels * 4), *outside = take(&scratch, channels * 4);
+#ifdef FDATRD_AMX
+    int64_t stride = byte_stride(channels);
+    uint8_t *bytes = take(&scratch, PRODUCTS * TILES * stride);
+#endif
     memset(outside, 0, (size_t)(channels * 4));
     for (int64_t y = 2 * first; y < 2 * last; y += 2)
         for (int64_t x = 0; x < width; x += 2 * TILES) {
@@ -59,6 +64,10 @@ KERNEL(winograd)(const float *t, const float *more, float *out, int64_t height, 
                 }
                 enter_tile(pixels, channels, a + tile * channels, steps + tile, parts);
             }
+#ifdef FDATRD_AMX
+            for (int i = 0; i < PRODUCTS; i++)
+                if (any_blocks(m + i)) separate(a + i * TILES * channels, count, channels, bytes + i * TILES * stride);
+#endif
             for (int64_t column = 0; column < channels; column += COLUMNS) {
                 for (int i = 0; i < PRODUCTS; i++) {
                     for (int tile = 2 * i; tile < 2 * i + 2 && tile < count; tile++)
@@ -67,7 +76,15 @@ KERNEL(winograd)(const float *t, const float *more, float *out, int64_t height, 
                             _mm_prefetch((const char *)(more + at), _MM_HINT_T0);
                             _mm_prefetch((const char *)(out + at), _MM_HINT_T0);
                         }
-                    for (int64_t row = 0; row < rows; row += ROWS) {
+                    int64_t row = 0;
+#ifdef FDATRD_AMX
+                    if (has_blocks(m + i, column / COLUMNS)) { /* `count` is a multiple of 15, as widths are of 30 */
+                        panel_of_bytes(STORED, bytes + i * TILES * stride, steps + i * TILES, count, m + i,
+                                       column / COLUMNS, found + i * TILES * LANES, LANES, NULL);
+                        row = rows;
+                    }
+#endif
+                    for (; row < rows; row += ROWS) {
                         Vector z[ROWS];
                         tile_product(a + (i * TILES + row) * channels, steps + i * TILES + row, m + i, column / COLUMNS, z);
                         UNROLL for (int k = 0; k < ROWS; k++) store(found + (i * TILES + row + k) * LANES, z[k]);
@@ -91,6 +108,7 @@ KERNEL(winograd)(const float *t, const float *more, float *out, int64_t height, 
                 }
             }
         }
+    end_products();
 }
 
 FEATURES_END

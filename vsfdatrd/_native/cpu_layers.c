@@ -6,7 +6,7 @@
 
 #include "cpu_math.h"
 
-#ifndef FDATRD_VNNI /* these two serve both variants */
+#if !defined(FDATRD_VNNI) && !defined(FDATRD_AMX) /* these two serve all variants */
 /* Returns the bytes of scratch per thread for maps `width` tokens wide with C channels, `hidden` channels in the
  * feed-forward network and a dictionary of `words` tokens.
  */
@@ -52,7 +52,38 @@ EXPORT void fdatrd_cpu_pack(const float *weights, int64_t columns, int64_t inner
  * For tests, and to measure how fast products can be.
  */
 KERNEL(multiply)(const int16_t *a, const float *steps, int64_t rows, const Matrix *m, float *out) {
+    begin_products();
     product(a, steps, rows, m, out, m->columns);
+    end_products();
+}
+
+/* out = a · mᵀ modulo 2^32, of integers (rows, inner) and those of a matrix; out: (rows, columns). `rows` is a multiple of
+ * 6. For comparing instructions to the last bit.
+ */
+KERNEL(sums)(const int16_t *a, int64_t rows, const Matrix *m, int32_t *out) {
+    begin_products();
+    for (int64_t which = 0; which < m->columns / COLUMNS; which++) {
+        const int32_t *bounds = m->bounds + which;
+        for (int64_t row = 0; row < rows; row += ROWS) {
+            Integers sums[ROWS];
+            UNROLL for (int i = 0; i < ROWS; i++) sums[i] = no_integers();
+            if (bounds[0] < bounds[1])
+                tile(a + row * m->inner, 2 * m->inner, m->panels + which * COLUMNS * m->inner, m->spans + 2 * bounds[0],
+                     bounds[1] - bounds[0], sums);
+            UNROLL for (int i = 0; i < ROWS; i++) store_integers(out + (row + i) * m->columns + which * COLUMNS, sums[i]);
+        }
+#ifdef FDATRD_AMX
+        _Alignas(64) uint8_t bytes[AMX_ROWS * 2 * WIDEST];
+        _Alignas(64) int32_t sums[4 * AMX_SUMS];
+        for (int64_t row = 0; has_blocks(m, which) && row + AMX_ROWS <= rows; row += AMX_ROWS) {
+            separate(a + row * m->inner, AMX_ROWS, m->inner, bytes);
+            multiply_bytes(bytes, byte_stride(m->inner), m, which, sums);
+            for (int64_t i = 0; i < AMX_ROWS; i++)
+                store_integers(out + (row + i) * m->columns + which * COLUMNS, combined(sums + i * COLUMNS));
+        }
+#endif
+    }
+    end_products();
 }
 
 /* ---- depthwise 3x3 convolution of rows of a map -------------------------------------------------------------------- */
@@ -187,6 +218,7 @@ KERNEL(local)(const float *t, float *c, int64_t height, int64_t width, int64_t c
 KERNEL(feed_forward)(float *t, const float *above, const float *below, int64_t height, int64_t width, int64_t first,
                      int64_t last, const Norm *norm, const Matrix *fc1, const float *weights, const Matrix *fc2,
                      char *scratch) {
+    begin_products();
     int64_t channels = fc1->inner, hidden = fc1->columns;
     Ring ring = ring_of(&scratch, width, hidden);
     float *mixed = take(&scratch, PIXELS * hidden * 4), steps[BLOCK];
@@ -224,6 +256,7 @@ KERNEL(feed_forward)(float *t, const float *above, const float *below, int64_t h
             }
         }
     }
+    end_products();
 }
 
 /* ---- 3x3 convolutions ---------------------------------------------------------------------------------------------- */
@@ -235,6 +268,7 @@ KERNEL(feed_forward)(float *t, const float *above, const float *below, int64_t h
  */
 KERNEL(first)(const float *picture, float *out, int64_t height, int64_t width, int64_t unshuffle, int64_t first,
               int64_t last, const Matrix *m, const float *bias, char *scratch) {
+    begin_products();
     int64_t side = 3 * unshuffle, tall = height * unshuffle, wide = width * unshuffle, channels = m->columns;
     float *patch = take(&scratch, m->inner * 4), steps[BLOCK];
     int16_t *a = take(&scratch, BLOCK * m->inner * 2);
@@ -256,6 +290,7 @@ KERNEL(first)(const float *picture, float *out, int64_t height, int64_t width, i
             for (int64_t i = 0; i < count; i++) memcpy(to + i * channels, bias, (size_t)(channels * 4));
             add_product(a, steps, count, m, to, channels);
         }
+    end_products();
 }
 
 /* out = conv(t) + more for rows [first, last) of a map; 3x3, no bias. t, out, more: (H, W, C); out is not t. taps: nine
@@ -263,6 +298,7 @@ KERNEL(first)(const float *picture, float *out, int64_t height, int64_t width, i
  */
 KERNEL(conv)(const float *t, const float *more, float *out, int64_t height, int64_t width, int64_t first, int64_t last,
              const Matrix *taps, char *scratch) {
+    begin_products();
     int64_t channels = taps->inner;
     int16_t *rows[3];
     float *steps[3];
@@ -291,6 +327,7 @@ KERNEL(conv)(const float *t, const float *more, float *out, int64_t height, int6
             }
         }
     }
+    end_products();
 }
 
 FEATURES_END

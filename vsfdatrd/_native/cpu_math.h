@@ -1,7 +1,8 @@
 /* Building blocks of the layers, included by cpu_*.c, which are compiled for AVX2 whatever the compiler's target, and by
  * vnni_*.c once more for AVX-512 with VNNI (FDATRD_VNNI), which multiplies and adds in one instruction. `tile`, `gelu` and
  * `power_of_two` differ. Sums of integers are exact and those of floats have one order, so everything without a GELU or a
- * power is the same to the last bit in both.
+ * power is the same to the last bit in both. amx_*.c compile it a third time (FDATRD_AMX, with FDATRD_VNNI): only products of
+ * tokens and weights differ, and everything is the same as with VNNI to the last bit.
  * Row counts are multiples of 6 everywhere: a tile of a matrix product is 6 rows by 16 columns, which fills the sixteen
  * registers of AVX2.
  */
@@ -321,23 +322,41 @@ enum Then {
     CURVED, /* out = GELU(x) */
 };
 
+INLINE void finish(enum Then then, Vector x, float *to, const float *bias) {
+    if (then == ADDED) x = add(x, load(to));
+    if (then == BIASED) x = add(load(to), add(x, load(bias)));
+    if (then == CURVED) x = gelu(x);
+    store(to, x);
+}
+
+#ifdef FDATRD_AMX
+#include "cpu_amx.h"
+#else
+/* See cpu_amx.h. */
+INLINE void begin_products(void) {}
+INLINE void end_products(void) {}
+#endif
+
 /* Multiplies integers (rows, inner), with step `steps[row]`, by a matrix: out (rows, columns) with a row stride of `apart`
  * floats; `rows` is a multiple of 6. bias: (columns), read for BIASED only. Zero panels are skipped.
  */
 INLINE void product_then(enum Then then, const int16_t *a, const float *steps, int64_t rows, const Matrix *m, float *out,
                          int64_t apart, const float *bias) {
+#ifdef FDATRD_AMX
+    int64_t done = product_of_bytes(then, a, steps, rows, m, out, apart, bias);
+#endif
     for (int64_t which = 0; which < m->columns / COLUMNS; which++) {
+        int64_t row = 0;
         if (then == ADDED && m->bounds[which] == m->bounds[which + 1]) continue;
-        for (int64_t row = 0; row < rows; row += ROWS) {
+#ifdef FDATRD_AMX
+        if (has_blocks(m, which)) row = done;
+#endif
+        for (; row < rows; row += ROWS) {
             Vector x[ROWS];
             tile_product(a + row * m->inner, steps + row, m, which, x);
-            UNROLL for (int i = 0; i < ROWS; i++) {
-                float *to = out + (row + i) * apart + which * COLUMNS;
-                if (then == ADDED) x[i] = add(x[i], load(to));
-                if (then == BIASED) x[i] = add(load(to), add(x[i], load(bias + which * COLUMNS)));
-                if (then == CURVED) x[i] = gelu(x[i]);
-                store(to, x[i]);
-            }
+            UNROLL for (int i = 0; i < ROWS; i++)
+                finish(then, x[i], out + (row + i) * apart + which * COLUMNS,
+                       then == BIASED ? bias + which * COLUMNS : NULL);
         }
     }
 }

@@ -61,12 +61,14 @@ static void to_planes(const Rows *rows, int64_t y, int64_t height, int64_t width
 /* Upsamples rows [first, last) of z (H, W, C) to the corresponding rows of planes (3, 2H, 2W). */
 KERNEL(twice)(const float *z, float *planes, int64_t height, int64_t width, int64_t first, int64_t last,
               const Matrix *taps, const float *bias, char *scratch) {
+    begin_products();
     Rows rows = rows_of(&scratch, width, taps->inner);
     for (int64_t y = first ? first - 1 : 0; y <= last && y < height; y++) {
         fill(&rows, z, width, y);
         if (y > first) to_planes(&rows, y - 1, height, width, taps, bias, planes);
         if (y + 1 == height && y < last) to_planes(&rows, y, height, width, taps, bias, planes);
     }
+    end_products();
 }
 
 /* Upsamples rows [first, last) of z (H, W, C) to the corresponding rows of planes (3, 4H, 4W), through the GELU of a map
@@ -78,6 +80,7 @@ KERNEL(twice)(const float *z, float *planes, int64_t height, int64_t width, int6
 KERNEL(four_times)(const float *z, float *planes, int64_t height, int64_t width, int64_t first, int64_t last,
                    const Matrix *squares, const float *square_bias, const Matrix *taps, const float *bias,
                    char *scratch) {
+    begin_products();
     int64_t channels = squares->inner, ready = first ? first - 2 : -1;
     Rows source = rows_of(&scratch, width, channels), rows = rows_of(&scratch, 2 * width, channels);
     float *found = take(&scratch, BLOCK * channels * 4);
@@ -103,6 +106,7 @@ KERNEL(four_times)(const float *z, float *planes, int64_t height, int64_t width,
         if (tall + 1 == 2 * height && tall < 2 * last)
             to_planes(&rows, tall, 2 * height, 2 * width, taps, bias, planes);
     }
+    end_products();
 }
 
 /* Computes rows [first, last) of a 3x3 convolution of three planes: planes, out: (3, H, W). weights: (3, 3, 3, 3) in

@@ -7,11 +7,26 @@
 #include <immintrin.h>
 #include <stdint.h>
 
+#if defined(FDATRD_AMX) && !defined(FDATRD_AMX_MODEL) /* tests run the model with AVX2 as well */
+#define FDATRD_VNNI
+#endif
+
 #ifdef FDATRD_VNNI
-#define FEATURES "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"
+#define FEATURES_OF_VECTORS "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"
+#else
+#define FEATURES_OF_VECTORS "avx2,fma"
+#endif
+#if defined(FDATRD_AMX) && !defined(FDATRD_AMX_MODEL)
+#define FEATURES FEATURES_OF_VECTORS ",amx-tile,amx-int8"
+#else
+#define FEATURES FEATURES_OF_VECTORS
+#endif
+
+#ifdef FDATRD_AMX
+#define KERNEL(name) EXPORT void fdatrd_amx_##name
+#elif defined(FDATRD_VNNI)
 #define KERNEL(name) EXPORT void fdatrd_vnni_##name
 #else
-#define FEATURES "avx2,fma"
 #define KERNEL(name) EXPORT void fdatrd_cpu_##name
 #endif
 
@@ -60,6 +75,10 @@ INLINE Vector to_floats(Integers x) { return _mm512_cvtepi32_ps(x); }
 INLINE Integers to_integers(Vector x) { return _mm512_cvtps_epi32(x); }
 INLINE Integers larger_integers(Integers a, Integers b) { return _mm512_max_epi32(a, b); }
 INLINE Integers no_integers(void) { return _mm512_setzero_si512(); }
+INLINE Integers load_integers(const int32_t *x) { return _mm512_loadu_si512(x); }
+INLINE void store_integers(int32_t *to, Integers x) { _mm512_storeu_si512(to, x); }
+INLINE Integers add_integers(Integers a, Integers b) { return _mm512_add_epi32(a, b); }
+INLINE Integers times_256(Integers x) { return _mm512_slli_epi32(x, 8); }
 INLINE Integers bits_of(Vector x) { return _mm512_castps_si512(x); }
 INLINE Vector of_bits(Integers x) { return _mm512_castsi512_ps(x); }
 /* The bits of |x|. */
@@ -109,6 +128,19 @@ INLINE Integers larger_integers(Integers a, Integers b) {
     return (Integers){_mm256_max_epi32(a.low, b.low), _mm256_max_epi32(a.high, b.high)};
 }
 INLINE Integers no_integers(void) { return (Integers){_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+INLINE Integers load_integers(const int32_t *x) {
+    return (Integers){_mm256_loadu_si256((const __m256i *)x), _mm256_loadu_si256((const __m256i *)(x + 8))};
+}
+INLINE void store_integers(int32_t *to, Integers x) {
+    _mm256_storeu_si256((__m256i *)to, x.low);
+    _mm256_storeu_si256((__m256i *)(to + 8), x.high);
+}
+INLINE Integers add_integers(Integers a, Integers b) {
+    return (Integers){_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)};
+}
+INLINE Integers times_256(Integers x) {
+    return (Integers){_mm256_slli_epi32(x.low, 8), _mm256_slli_epi32(x.high, 8)};
+}
 INLINE Vector of_bits(Integers x) { return (Vector){_mm256_castsi256_ps(x.low), _mm256_castsi256_ps(x.high)}; }
 /* The bits of |x|. */
 INLINE Integers magnitude(Vector x) {

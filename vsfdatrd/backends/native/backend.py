@@ -67,7 +67,8 @@ def unsupported_reason(model: ModelDescriptor) -> str | None:
 def is_preferred() -> bool:
     """Return whether `auto` tries this backend first where engines have not been timed.
 
-    OpenVINO is expected to be faster where it has instructions that the kernels do not use: AVX-512 without VNNI, AMX.
+    OpenVINO is expected to be faster where it has instructions that the kernels do not use, AVX-512 without VNNI, and
+    on CPUs with AMX, where the kernels have never been timed.
     """
     if native_kernels.unsupported_reason() is not None or native_kernels.has_amx():
         return False
@@ -76,7 +77,8 @@ def is_preferred() -> bool:
 
 def version(device: Sequence[int] = (0,)) -> str:
     """Return the version and the instructions of the kernels, which decide how fast they are; see `Backend.version`."""
-    return f"{KERNELS_VERSION} {native_kernels.instruction_set()}"
+    with_amx = " AMX" if native_kernels.has_amx_int8() else ""
+    return f"{KERNELS_VERSION} {native_kernels.instruction_set()}{with_amx}"
 
 
 def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
@@ -146,6 +148,7 @@ def load(spec: EngineSpec, directory: Path) -> Engine:
     loaded = _standby.ask(
         "load", directory=str(directory), height=spec.height, width=spec.width, streams=streams, threads=threads
     )
+    log.debug("the native engine uses %s", loaded["instructions"])
     weights_file.check_scale(spec, loaded["output"], "native")
     return RemoteEngine(_standby.detach(), streams, loaded["input"], loaded["output"])
 

@@ -6,6 +6,9 @@ C files.
 
 import ctypes
 import importlib.util
+import logging
+import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from ctypes import Array, Structure, c_int64, c_void_p
 from functools import cache
@@ -15,8 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vsfdatrd.backends.native import amx
 from vsfdatrd.errors import EngineUnavailable
 from vsfdatrd.system.instructions import VARIABLE, instruction_cap
+
+log = logging.getLogger(__name__)
 
 type Floats = NDArray[np.float32]
 type Argument = NDArray[Any] | Structure | Array[Any] | int | None
@@ -43,6 +49,9 @@ class Matrix(Structure):
         ("columns", c_int64),
         ("spans", c_void_p),
         ("bounds", c_void_p),
+        ("bytes", c_void_p),
+        ("blocks", c_void_p),
+        ("block_bounds", c_void_p),
     )
 
 
@@ -99,7 +108,8 @@ def unsupported_reason() -> str | None:
     """Explain why this machine's CPU cannot run the kernels; None if it can."""
     try:
         # Those asked later, too: an older library may lack some.
-        is_supported, *_ = (bool(_symbol(f"fdatrd_cpu_{name}")()) for name in ("supported", "avx512", "amx", "vnni"))
+        names = ("supported", "avx512", "amx", "vnni", "amx_int8")
+        is_supported, *_ = (bool(_symbol(f"fdatrd_cpu_{name}")()) for name in names)
     except EngineUnavailable as error:
         return str(error)
     if is_supported:
@@ -114,8 +124,13 @@ def has_avx512() -> bool:
 
 
 def has_amx() -> bool:
-    """Return whether the CPU also has AMX, which multiplies tiles of bf16 and which the kernels do not use."""
+    """Return whether the CPU also has AMX with products of bf16, which OpenVINO uses."""
     return bool(_symbol("fdatrd_cpu_amx")())
+
+
+def has_amx_int8() -> bool:
+    """Return whether the CPU also has AMX with products of bytes, which the kernels use if `uses_amx`."""
+    return bool(_symbol("fdatrd_cpu_amx_int8")())
 
 
 @cache
@@ -125,8 +140,61 @@ def has_vnni() -> bool:
 
 
 def instruction_set() -> str:
-    """Return the name of the instructions that the kernels use on this machine."""
+    """Return the name of the instructions that decide the image; with AMX it is the same as without."""
     return "AVX-512 VNNI" if has_vnni() else "AVX2"
+
+
+def instructions_in_use() -> str:
+    """Describe the instructions that the kernels use in this process, and why they do not use AMX."""
+    reason = amx_unused_reason()
+    return f"{instruction_set()} and AMX" if reason is None else f"{instruction_set()}, not AMX: {reason}"
+
+
+@cache
+def amx_unused_reason() -> str | None:
+    """Explain why products do not use AMX in this process; None if they do.
+
+    Asks the operating system for permission. Since no test has run on a processor with AMX, the first call checks that
+    it computes the same sums as AVX-512 and takes less time.
+    """
+    if not has_amx_int8():
+        return "the processor has none, or may not use it"
+    if not _symbol("fdatrd_cpu_request_amx")():
+        return "the operating system does not permit it"
+    reason = _compare_amx()
+    log.info("AMX: %s", reason or "used for products")
+    return reason
+
+
+def uses_amx() -> bool:
+    """Return whether products use AMX in this process; see `_native/cpu_amx.h`."""
+    return amx_unused_reason() is None
+
+
+def _compare_amx() -> str | None:
+    """Compare the sums and the time of products with AMX and with AVX-512; a sentence if AMX should not be used."""
+    random, own = np.random.default_rng(0), KernelArrays()
+    for inner, columns in ((64, 16), (112, 48), (128, 256), (192, 96)):
+        matrix = own.matrix(random.standard_normal((columns, inner)), for_amx=True)
+        a = random.integers(-32768, 32767, (60, inner), endpoint=True).astype(np.int16)
+        a[:4] = np.array([-32768, 32767, -MAX_QUANTIZED, 255])[:, None]
+        results = np.zeros((2, 60, columns), np.int32)
+        for prefix, result in zip(("fdatrd_amx", "fdatrd_vnni"), results, strict=True):
+            _kernel(f"{prefix}_sums")(a, 60, matrix, result)
+        if not np.array_equal(*results):
+            return "its sums differ from those of AVX-512"
+    matrix = own.matrix(random.standard_normal((256, 128)), for_amx=True)
+    a, steps, out = np.ones((60, 128), np.int16), np.ones(60, np.float32), np.empty((60, 256), np.float32)
+    seconds = [math.inf, math.inf]
+    for _ in range(50):  # in turns, about a millisecond each
+        for i, prefix in enumerate(("fdatrd_amx", "fdatrd_vnni")):
+            multiply = _kernel(f"{prefix}_multiply")
+            start = time.perf_counter()
+            multiply(a, steps, 60, matrix, out)
+            seconds[i] = min(seconds[i], time.perf_counter() - start)
+    if seconds[0] < seconds[1]:
+        return None
+    return f"a product takes {seconds[0] * 1e6:.1f} instead of {seconds[1] * 1e6:.1f} µs"
 
 
 @cache
@@ -134,13 +202,22 @@ def c_function(name: str) -> Callable[..., None]:
     """Return a C function as a callable for arrays, structures, integers and None.
 
     Args:
-        name: Its name without the prefix ``fdatrd_cpu_``, or ``fdatrd_vnni_`` on CPUs that have it.
+        name: Its name without the prefix ``fdatrd_cpu_``, or ``fdatrd_vnni_`` or ``fdatrd_amx_`` where they are used.
 
     Raises:
         EngineUnavailable: The plugin's library is of another version.
     """
-    prefix = "fdatrd_vnni" if has_vnni() and name != "pack" else "fdatrd_cpu"
-    called = _symbol(f"{prefix}_{name}")
+    if name == "pack":
+        prefix = "fdatrd_cpu"
+    elif uses_amx():
+        prefix = "fdatrd_amx"
+    else:
+        prefix = "fdatrd_vnni" if has_vnni() else "fdatrd_cpu"
+    return _kernel(f"{prefix}_{name}")
+
+
+def _kernel(name: str) -> Callable[..., None]:
+    called = _symbol(name)
     called.restype = None
 
     def call(*arguments: Argument) -> None:
@@ -172,8 +249,7 @@ def allocate_scratch(width: int, channels: int, hidden: int, dictionary_tokens: 
         hidden: Channels of the feed-forward network.
         dictionary_tokens: Tokens of the dictionary.
     """
-    buffer = np.empty(scratch_bytes(width, channels, hidden, dictionary_tokens) + 64, np.uint8)
-    return buffer[-buffer.ctypes.data % 64 :]
+    return amx.aligned(scratch_bytes(width, channels, hidden, dictionary_tokens))
 
 
 class KernelArrays:
@@ -217,11 +293,12 @@ class KernelArrays:
         """
         return (Matrix * len(weights))(*map(self.matrix, weights))
 
-    def matrix(self, weights: Any) -> Matrix:
+    def matrix(self, weights: Any, for_amx: bool | None = None) -> Matrix:
         """Quantize and pack a matrix. Both dimensions are zero-padded to multiples of 16.
 
         Args:
             weights: (columns, inner).
+            for_amx: Whether to pack it for AMX as well; None to do so if products use it.
         """
         full = _pad_to_alignment(weights)
         columns, inner = full.shape
@@ -230,7 +307,11 @@ class KernelArrays:
         c_function("pack")(full, columns, inner, panels, scale)
         # Products skip blocks of 16 columns and 8 rows that are zero.
         spans, bounds = map(self.keep_alive, nonzero_blocks(full))
-        return Matrix(panels.ctypes.data, scale.ctypes.data, inner, columns, spans.ctypes.data, bounds.ctypes.data)
+        pointers = [array.ctypes.data for array in (spans, bounds)]
+        if uses_amx() if for_amx is None else for_amx:
+            blocks = amx.blocks_of(panels.reshape(-1, inner // 2, amx.COLUMNS, 2), spans, bounds)
+            pointers += [self.keep_alive(array).ctypes.data for array in (blocks.data, blocks.rows, blocks.bounds)]
+        return Matrix(panels.ctypes.data, scale.ctypes.data, inner, columns, *pointers)
 
 
 def nonzero_share(matrices: Iterable[Any]) -> float:

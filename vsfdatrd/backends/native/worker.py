@@ -18,6 +18,7 @@ from vsfdatrd.backends import weights_file
 from vsfdatrd.backends.accuracy import check_banding, check_psnr, count_levels, draw_line_art, draw_sky
 from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.native.backend import REFERENCE
+from vsfdatrd.backends.native.kernels import instructions_in_use
 from vsfdatrd.backends.native.network import FrameContext, Weights
 from vsfdatrd.errors import EngineError
 from vsfdatrd.workers.server import WorkerServer, serve_forever
@@ -72,7 +73,7 @@ class NativeServer(WorkerServer):
             threads: Threads per frame.
 
         Returns:
-            (C, H, W) of input and output.
+            (C, H, W) of input and output, and the instructions that the kernels use.
 
         Raises:
             EngineError: The weights cannot be read, or are of a network that does not take this size.
@@ -85,7 +86,7 @@ class NativeServer(WorkerServer):
         self._contexts = [FrameContext(weights, height, width, threads) for _ in range(streams)]
         scale = weights.config.scale
         self.shapes = ([3, height, width], [3, height * scale, width * scale])
-        return {"input": self.shapes[0], "output": self.shapes[1]}
+        return {"input": self.shapes[0], "output": self.shapes[1], "instructions": instructions_in_use()}
 
     def prepare(self, memory: mmap.mmap, frames: list[tuple[FramePlanes, FramePlanes]]) -> None:
         """See `WorkerServer.prepare`."""

@@ -1,0 +1,6 @@
+/* cpu_attention.c for CPUs that have AMX, AVX-512 and VNNI: functions fdatrd_amx_*. See cpu_amx.h. */
+#define FDATRD_AMX
+#include "cpu.h"
+#ifdef FDATRD_HAS_AMX
+#include "cpu_attention.c"
+#endif
