@@ -12,8 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vsfdatrd.archs.fdat_rd import FdatRdConfig, variant_config
+from vsfdatrd.archs.upsamplers import UPSAMPLERS
+from vsfdatrd.backends.cuda.packing import TYPES
+from vsfdatrd.backends.cuda.plan import Frame, Launch, Region, assume_all_active
+from vsfdatrd.backends.cuda.planner import make_plan
+from vsfdatrd.backends.cuda.tails import is_fused
 from vsfdatrd.kernels import manifest
 from vsfdatrd.kernels.compile import ARCHITECTURES
+from vsfdatrd.options import Precision
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "gpu.md"
 MARKS = re.compile(r"(?<=<!-- kernels: begin -->\n).*?(?=<!-- kernels: end -->)", re.DOTALL)
@@ -22,7 +28,8 @@ CARDS = {"RTX 4090": (1.008e12, 165.2e12), "H100": (3.35e12, 989e12)}
 """Bytes a second, and operations a second of fp16 products with fp32 sums, as NVIDIA states them."""
 PARTS = 128
 """Parts into which the tokens are split for sums over the whole frame."""
-HEIGHT, WIDTH, PRECISION = 540, 720, "fp16"
+HEIGHT, WIDTH = 540, 720
+PRECISION: Precision = "fp16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +51,7 @@ def needs(config: FdatRdConfig, height: int = HEIGHT, width: int = WIDTH) -> dic
     """Return what every kernel needs for a frame with all branches active, in the order of the network.
 
     Args:
-        config: The network, with a tail of ``transpose+conv``.
+        config: The network, with a tail of ``transpose+conv``, 4 times; of other tails, see `needs_of_tail`.
         height: Height of the frame, a multiple of the network's.
         width: Width of the frame, likewise.
     """
@@ -82,6 +89,78 @@ def needs(config: FdatRdConfig, height: int = HEIGHT, width: int = WIDTH) -> dic
     }
 
 
+def needs_of_tail(config: FdatRdConfig, height: int = HEIGHT, width: int = WIDTH) -> list[tuple[str, Need]]:
+    """Return what each launch of a tail needs, in fp16, with its kernel.
+
+    Args:
+        config: The network, with a number of channels that there are kernels for.
+        height: Height of the frame, a multiple of the network's.
+        width: Width of the frame, likewise.
+    """
+    if is_fused(config):
+        whole = needs(config, height, width)
+        return [(name, whole[name]) for name in ("spread", "gather")]
+    of_network = [config.embed_dim, PRECISION]
+    compiled = {name: each for (name, *of), each in manifest.load().kernels.items() if of == of_network}
+    tiles = {name: each.constants for name, each in compiled.items()}
+    plan = make_plan(config, assume_all_active(config), tiles, height, width, TYPES[PRECISION])
+    frame = 12 * height * width * config.scale**2
+    tail = [launch for launch in plan.launches if launch.module.startswith("upsampler")]
+    return [(launch.kernel, _need(launch, compiled[launch.kernel], frame)) for launch in tail]
+
+
+def _need(launch: Launch, kernel: manifest.CompiledKernel, frame: int) -> Need:
+    """Return what a launch of a tail needs; `frame` are the bytes of the output."""
+    names = (name for name, _ in kernel.parameters)
+    numbers = {name: each for name, each in zip(names, launch.arguments, strict=True) if isinstance(each, int)}
+    moved = sum(each.size for each in launch.arguments if isinstance(each, Region))
+    moved += frame * (Frame(is_output=True) in launch.arguments)
+    if "side" not in numbers:
+        return Need(1, moved, 0)
+    matrix = numbers["side"] ** 2 * numbers["inputs"] * numbers["outputs"]
+    matrix *= launch.grid[2]  # one for each pixel that a token becomes
+    return Need(1, moved + 2 * matrix, 2 * numbers["height"] * numbers["width"] * matrix)
+
+
+def table_of_tails() -> list[str]:
+    """Return the lines of the table of tails, for medium without pixel unshuffle."""
+    heads = ["tail, times", "launches", "kernels", "MB", "GFLOP", *(f"floor, ms, {card}" for card in CARDS)]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for upsampler in UPSAMPLERS:
+        scales = (1,) if upsampler == "conv" else (2, 3, 4)
+        for scale in scales:
+            launches = needs_of_tail(variant_config("medium", scale=scale, unshuffle_mod=False, upsampler=upsampler))
+            cells = [
+                f"{upsampler}, {scale}",
+                str(len(launches)),
+                ", ".join(f"`{name}`" for name in dict.fromkeys(name for name, _ in launches)),
+                f"{sum(need.bytes for _, need in launches) / 1e6:.0f}",
+                f"{sum(need.operations for _, need in launches) / 1e9:.0f}",
+                *(f"{sum(need.floor(card) for _, need in launches) * 1e3:.2f}" for card in CARDS),
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def table_of_tail_kernels() -> list[str]:
+    """Return the lines of the table of the kernels that only other tails than ``transpose+conv``, 4 times, run."""
+    loaded = manifest.load()
+    body = needs(variant_config("medium"))
+    short = [name.removeprefix("sm_") for name in ARCHITECTURES]
+    lines = [f"| kernel | warps | registers ({' / '.join(short)}) | shared, KiB |", "|---|---|---|---|"]
+    for name in dict.fromkeys(name for name, _, _ in loaded.kernels if name not in body):
+        kernel = loaded.kernel(name, 128, PRECISION)
+        cells = [f"`{name}`", str(kernel.warps), _registers(kernel), f"{kernel.shared / 1024:.1f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _registers(kernel: manifest.CompiledKernel) -> str:
+    """Return a kernel's registers on each architecture, or the number if it is the same on all of them."""
+    registers = [str(kernel.registers[each]) for each in ARCHITECTURES]
+    return registers[0] if len(set(registers)) == 1 else " / ".join(registers)
+
+
 def table_of_kernels() -> list[str]:
     """Return the lines of the table of kernels, for medium."""
     config = variant_config("medium")
@@ -95,14 +174,13 @@ def table_of_kernels() -> list[str]:
     ]
     for name, need in needs(config).items():
         kernel = loaded.kernel(name, config.embed_dim, PRECISION)
-        registers = [str(kernel.registers[each]) for each in ARCHITECTURES]
         cells = [
             f"`{name}`",
             str(need.launches),
             f"{need.bytes / 1e6:.1f}",
             f"{need.operations / 1e9:.1f}",
             str(kernel.warps),
-            registers[0] if len(set(registers)) == 1 else " / ".join(registers),
+            _registers(kernel),
             f"{kernel.shared / 1024:.1f}",
             *(f"{need.floor(card) * 1e6:.1f}" for card in CARDS),
         ]
@@ -149,7 +227,10 @@ def table_of_files() -> list[str]:
 
 def text() -> str:
     """Return the tables as they stand in docs/gpu.md."""
-    tables = ("\n".join(lines) for lines in (table_of_frames(), table_of_kernels(), table_of_files()))
+    tables = (
+        "\n".join(table())
+        for table in (table_of_frames, table_of_kernels, table_of_tails, table_of_tail_kernels, table_of_files)
+    )
     return "\n" + "\n\n".join(tables) + "\n\n"
 
 

@@ -1,5 +1,6 @@
 """Plans of the CUDA backend, evaluated with NumPy in place of the kernels."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,12 @@ from tests.backends.numpy_kernels import KERNELS
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.cuda.constants import ConstantBlock, pack_constants
-from vsfdatrd.backends.cuda.packing import ALL_FLOAT32, StoredTypes
+from vsfdatrd.backends.cuda.packing import ALL_FLOAT32, TYPES, StoredTypes
 from vsfdatrd.backends.cuda.plan import Constant, Frame, Plan, Region, find_active
 from vsfdatrd.backends.cuda.planner import make_plan
 from vsfdatrd.graph.weights import Weights
+from vsfdatrd.kernels import manifest
+from vsfdatrd.options import Precision
 
 TILES = {
     "ROWS": 7,
@@ -29,9 +32,17 @@ TILES = {
 """Sizes of tiles that divide nothing, where kernels need not divide."""
 
 
+MAP_TILES = {
+    "convolve_maps": {"COLUMNS": 32, "DEPTH": 16},
+    "convolve_pixels": {"COLUMNS": 16, "DEPTH": 16},
+    "move_queries": {"LANES": 32},
+}
+"""Channels of maps are multiples of these tiles."""
+
+
 def tiles(channels: int) -> dict[str, dict[str, int]]:
     """Compile-time constants of every kernel."""
-    return dict.fromkeys(KERNELS, TILES | {"C": channels})
+    return {name: TILES | {"C": channels} | MAP_TILES.get(name, {}) for name in KERNELS}
 
 
 @dataclass(frozen=True)
@@ -104,3 +115,34 @@ def upscale_with_plan(
     plan, block = make_plan_and_constants(config, tensors, height + bottom, width + right, types)
     result = evaluate(plan, block, config.embed_dim, padded, config.scale)
     return result[:, : height * config.scale, : width * config.scale]
+
+
+def assert_fits_compiled(
+    config: FdatRdConfig, tensors: Mapping[str, NDArray[Any]], precision: Precision
+) -> frozenset[str]:
+    """Assert that every argument of a plan is of the type that the PTX takes, and has the name that it has there.
+
+    Returns the names of the kernels.
+    """
+    weights, types, compiled = Weights(tensors), TYPES[precision], manifest.load()
+    about = {name: compiled.kernel(name, config.embed_dim, precision) for name in KERNELS}
+    assert set(about) == {key[0] for key in compiled.kernels}
+    constants = {name: kernel.constants for name, kernel in about.items()}
+    plan = make_plan(config, find_active(config, weights), constants, config.multiple, config.multiple, types)
+    block = pack_constants(plan, config, weights, constants, types)
+    names = {"*fp16": "float16", "*bf16": "bfloat16", "*fp32": "float32"}
+    for launch in plan.launches:
+        parameters = about[launch.kernel].parameters
+        assert [name for name, _ in parameters] == list(inspect.signature(KERNELS[launch.kernel]).parameters)[2:]
+        for argument, (name, kind) in zip(launch.arguments, parameters, strict=True):
+            match argument:
+                case Region():
+                    assert argument.dtype.name == names[kind], (launch.kernel, name)
+                case Constant():
+                    assert argument.name == name
+                    assert block.arrays[argument].dtype.name == names[kind], (launch.kernel, name)
+                case int():
+                    assert kind == "i32", (launch.kernel, name)
+                case Frame():
+                    assert (name in ("image", "planes"), kind) == (True, "*fp32")
+    return frozenset(launch.kernel for launch in plan.launches)

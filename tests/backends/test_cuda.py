@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,8 +19,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.backends.closeness import run_network
+from tests.backends.tail_networks import calmed, tail_network
 from tests.conftest import tiny_config, tiny_tensors
-from vsfdatrd.archs.fdat_rd import variant_config
+from vsfdatrd.archs.fdat_rd import FdatRdConfig, variant_config
+from vsfdatrd.archs.upsamplers import UPSAMPLERS, Upsampler
 from vsfdatrd.backends import selection
 from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.backends.cuda import backend as cuda
@@ -80,9 +83,7 @@ print("\\n" + json.dumps(said))
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that the kernels can run, with output about 0.5."""
-    tensors = tiny_tensors(**FIELDS)
-    tensors["upsampler.3.weight"] *= 0.05
-    tensors["upsampler.3.bias"][:] = 0.5
+    tensors = calmed(tiny_config(**FIELDS), tiny_tensors(**FIELDS))
     path = tmp_path_factory.mktemp("cuda") / "network_2x.safetensors"
     save_file(tensors, path)
     return path
@@ -93,7 +94,12 @@ def run(model: Path, tmp_path: Path) -> Callable[..., SimpleNamespace]:
     """Runs the script on a fake GPU. Returns what was said, stderr, and by how much the worst frame is wrong."""
 
     def runner(
-        faults: str = "", gpus: str = "Fake RTX 8.9", contexts: str = "1", kernels: str = "numpy", **asked: Any
+        faults: str = "",
+        gpus: str = "Fake RTX 8.9",
+        contexts: str = "1",
+        kernels: str = "numpy",
+        config: FdatRdConfig | None = None,
+        **asked: Any,
     ) -> SimpleNamespace:
         clip = {"width": 50, "height": 44, "length": 3}
         clip |= {key: asked.pop(key) for key in clip if key in asked}
@@ -118,8 +124,9 @@ def run(model: Path, tmp_path: Path) -> Callable[..., SimpleNamespace]:
         wrong = []
         for path in tmp_path.glob("*.npy"):
             picture = np.random.default_rng(int(path.stem)).random((3, clip["height"], clip["width"]), np.float32)
-            tensors = open_checkpoint(model).tensors()
-            wrong.append(np.abs(np.load(path) - run_network(tiny_config(**FIELDS), tensors, picture)).max())
+            tensors = open_checkpoint(Path(asked["model"])).tensors()
+            expected = run_network(config or tiny_config(**FIELDS), tensors, picture).clip(0, 1)
+            wrong.append(np.abs(np.load(path) - expected).max())
         return SimpleNamespace(**json.loads(last), stderr=done.stderr, wrong=max(wrong, default=None))
 
     return runner
@@ -169,6 +176,33 @@ def test_frames_are_what_the_kernels_themselves_compute(run: Run) -> None:
     assert outcome.stderr.count("a frame computed by Triton's interpreter") == 3
     assert "without a CUDA graph" not in outcome.stderr
     assert "agrees with fp32" not in outcome.stderr, "it is verified again, which takes long"
+
+
+@pytest.mark.parametrize(
+    ("upsampler", "scale", "unshuffle"),
+    [
+        ("conv", 1, 1),
+        ("pixelshuffledirect", 3, 1),
+        ("transpose+conv", 2, 1),
+        ("transpose+conv", 3, 1),
+        ("pixelshuffle", 4, 2),
+        ("nearest+conv", 2, 1),
+        ("pa_up", 2, 2),
+        ("dysample", 3, 1),
+        ("lda", 2, 1),
+    ],
+)
+def test_frames_of_every_tail(run: Run, tmp_path: Path, upsampler: Upsampler, scale: int, unshuffle: int) -> None:
+    config, tensors = tail_network(upsampler, scale, unshuffle=unshuffle, mid_dim=16)
+    path = tmp_path / "network.safetensors"
+    save_file(calmed(config, tensors), path)
+    outcome = run(config=config, model=str(path), width=30, height=28, length=2)
+    assert outcome.error is None
+    assert outcome.failed == []
+    # In noise, positions that are off by a hundredth of a pixel make a difference.
+    assert outcome.wrong < (2e-2 if upsampler == "lda" else 2e-3), outcome.stderr
+    assert "fp16 agrees with fp32 to" in outcome.stderr
+    assert "without a CUDA graph" not in outcome.stderr
 
 
 def test_the_other_precision_when_one_strays(run: Run, tmp_path: Path) -> None:
@@ -299,7 +333,7 @@ def test_auto_does_not_take_it(gpus: Callable[..., None], model: Path) -> None:
     [
         ({}, None),
         ({"embed_dim": 64, "heads": 2, "ffn_dim": 128}, "it has 64 channels, and there are kernels for 96, 128, 192"),
-        ({"tail_scale": 2, "unshuffle": 1}, "its tail (transpose+conv, 2 times) is not transpose+conv, 4 times"),
+        ({"gate_dim": 40}, "its gates have 40 channels, and 32 are the most"),
     ],
 )
 def test_networks_that_it_cannot_run(
@@ -347,10 +381,13 @@ def test_what_was_verified_is_not_verified_again(
 
 
 def test_every_published_variant_has_kernels(model: Path) -> None:
+    """With every tail, at every scale, with pixel unshuffle and without."""
     about = open_checkpoint(model).description
-    for name in ("small", "medium", "large"):
-        for scale in (1, 2, 4):
-            assert cuda.unsupported_reason(replace(about, config=variant_config(name, scale=scale))) is None
+    for name, scale, unshuffle in product(("small", "medium", "large"), (1, 2, 3, 4), (False, True)):
+        for upsampler in UPSAMPLERS:
+            if upsampler != "conv" or (scale == 1 and not unshuffle):
+                config = variant_config(name, scale=scale, unshuffle_mod=unshuffle, upsampler=upsampler)
+                assert cuda.unsupported_reason(replace(about, config=config)) is None
 
 
 def test_memory_is_estimated_and_frames_beyond_32_bits_are_divided(

@@ -15,9 +15,18 @@ def test_the_page_has_the_tables() -> None:
 
 def test_all_kernels_are_counted() -> None:
     needs = kernels.needs(variant_config("medium"))
-    assert set(needs) == {key[0] for key in manifest.load().kernels}
+    shown = "\n".join(kernels.table_of_kernels() + kernels.table_of_tails())
+    assert all(f"`{name}`" in shown for name, _, _ in manifest.load().kernels)
     # 8 blocks of each kind: 4, 5 and 4 kernels, and the two of the feed-forward network in all of them
     assert sum(need.launches for need in needs.values()) == 8 * (4 + 5 + 4) + 24 * 2 + 4 + 4
+
+
+def test_bytes_and_operations_of_a_tail() -> None:
+    """One convolution of 128 channels to three planes, for which 16 columns are computed."""
+    [(name, need)] = kernels.needs_of_tail(variant_config("medium", scale=1, unshuffle_mod=False), 30, 60)
+    assert name == "convolve_pixels"
+    matrix = 9 * 128 * 16
+    assert need == kernels.Need(1, 1800 * (2 * 128 + 12) + 2 * matrix, 2 * 1800 * matrix)
 
 
 def test_a_floor_is_the_larger_of_two_times() -> None:

@@ -10,6 +10,10 @@ def enlarged(kernel: str, constants: Mapping[str, int]) -> dict[str, int]:
     changed = {name: size for name, size in LARGE.items() if name in constants}
     if kernel in ("norm_qkv", "refine_words"):
         del changed["COLUMNS"]  # must divide 3 · 96
+    if kernel in ("convolve_maps", "convolve_pixels"):
+        del changed["COLUMNS"]  # must divide 96
+    if kernel == "attend_positions":
+        changed["PIXELS"] = 1024  # times 16 positions and 8 channels
     if kernel == "second_moment":
         changed["ROWS"] = 256  # several parts
     return {**constants, **changed}

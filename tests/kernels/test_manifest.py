@@ -17,7 +17,7 @@ REGISTERS = 65536
 
 
 def test_the_ptx_is_what_the_manifest_says() -> None:
-    assert len(manifest.load().kernels) == len(KERNELS) == 6 * 20
+    assert len(manifest.load().kernels) == len(KERNELS) == 6 * 27
     for kernel in KERNELS:
         text = manifest.read_ptx(kernel)
         assert hashlib.sha256(text).hexdigest() == kernel.sha256
@@ -70,7 +70,9 @@ def test_the_manifest_is_up_to_date() -> None:
         assert [list(each) for each in kernel.parameters] == expected["parameters"]
 
 
-@pytest.mark.parametrize("name", ["gather", "join_words", "feed_out", "channel_matrix"])
+@pytest.mark.parametrize(
+    "name", ["gather", "join_words", "feed_out", "channel_matrix", "convolve_maps", "sample_pixels"]
+)
 def test_compiling_again_gives_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     triton = pytest.importorskip("triton")
     if triton.__version__ != manifest.load().triton:
@@ -88,7 +90,7 @@ def test_compiling_again_gives_the_same(name: str, tmp_path: Path, monkeypatch: 
     assert shared == kernel.shared
 
 
-@pytest.mark.parametrize("name", ["attend_windows", "feed_out"])
+@pytest.mark.parametrize("name", ["attend_windows", "feed_out", "convolve_pixels", "attend_positions"])
 def test_ptxas_says_what_the_manifest_does(name: str) -> None:
     pytest.importorskip("triton")
     from vsfdatrd.kernels.compile import ARCHITECTURES, count_registers

@@ -1,7 +1,8 @@
 """CUDA kernels for FDAT-RD, written in Triton, and compiled ahead of time into the PTX that the package contains.
 
-`ends`, `tokens`, `windows`, `channel` and `dictionary` are the kernels, `blocks` what they share. Only `catalog` and
-`compile` import them, and tests: at run time neither Triton nor PyTorch is needed, but `manifest` alone.
+`ends`, `tokens`, `windows`, `channel` and `dictionary` are the kernels, with `maps` and `sampling` for some tails, and
+`blocks` what they share. Only `catalog` and `compile` import them, and tests: at run time neither Triton nor PyTorch is
+needed, but `manifest` alone.
 
 What all kernels have in common:
 

@@ -1,4 +1,4 @@
-"""What the kernels share: tokens in blocks of channels, their norms, residuals and statistics."""
+"""What the kernels share: functions of numbers, and tokens in blocks of channels, their norms and statistics."""
 
 import triton
 import triton.language as tl
@@ -14,6 +14,18 @@ def gelu(x):
 def sigmoid(x):
     """Return 1 / (1 + exp(-x))."""
     return 1.0 / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def operand(x):
+    """Return x as an operand of a product. Those of fp32 are rounded to tf32: the products would cut off its bits."""
+    if x.dtype == tl.float32:
+        bits = x.to(tl.int32, bitcast=True)
+        rounded = ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+        result = tl.where(x == x, rounded, x)  # NaN would become 0
+    else:
+        result = x
+    return result
 
 
 @triton.jit

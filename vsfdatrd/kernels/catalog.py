@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from vsfdatrd.kernels import channel, dictionary, ends, tokens, windows
+from vsfdatrd.kernels import channel, dictionary, ends, maps, sampling, tokens, windows
 
 CHANNELS = (96, 128, 192)
 """Embedding dimensions: those of the published variants."""
@@ -20,14 +20,24 @@ _INTEGERS = frozenset(
     [
         *("height", "width", "window_height", "window_width", "unshuffle", "terms", "padded_terms", "middle"),
         *("count", "tiles", "parts", "part_tokens", "words", "hidden_width"),
+        *("inputs", "outputs", "side", "step", "gated", "channels", "part"),
     ]
 )
+MULTIPLES = frozenset(["inputs", "outputs", "middle"])
+"""Integers that are multiples of 16, so that several values of a row can be loaded at once."""
 _FULL = {  # the arguments that are fp32 in every precision
     "first_convolution": ("image", "weight", "bias", "shallow", "stats"),
     "convolve_group": ("stats",),
     "convolve_after": ("skip",),
     "spread": ("bias", "taps"),
     "gather": ("taps", "bias", "weight", "last_bias", "image"),
+    "convolve_maps": ("bias", "slopes"),
+    "convolve_pixels": ("bias", "planes"),
+    "convolve_planes": ("planes", "weight", "bias", "image"),
+    "sample_pixels": ("planes", "start", "bias", "image"),
+    "normalize_maps": (),
+    "move_queries": ("planes", "weight", "scale", "shift"),
+    "attend_positions": ("planes", "offsets", "table"),
     "norm_qkv": ("stats", "bias"),
     "mix_local": ("stats", "weight", "shift", "sums"),
     "gate_pool": ("sums", "narrow", "wide", "gate"),
@@ -44,7 +54,15 @@ _FULL = {  # the arguments that are fp32 in every precision
     "refine_words": ("refined", "weight"),
     "consult_words": ("stats", "query_bias", "projection_bias", "out_stats"),
 }
-_TAIL = {"convolve_after": ("out",), "spread": ("maps", "weight", "last")}
+_TAIL = {
+    "convolve_after": ("out",),
+    "spread": ("maps", "weight", "last"),
+    "convolve_maps": ("maps", "weight", "out"),
+    "convolve_pixels": ("maps", "weight"),
+    "normalize_maps": ("maps", "out"),
+    "move_queries": ("out",),
+    "attend_positions": ("maps", "out"),
+}
 """Arguments of the tail's type: in bf16 the image would have bands, so that its tail is fp32, with products in tf32."""
 
 
@@ -106,6 +124,13 @@ def variants(channels: int, precision: str) -> Iterator[Variant]:
     yield one(ends, "convolve_after", 8, 3, C=c, BLOCK=block, ROWS=128, DEPTH=32)
     yield one(ends, "spread", 8, 3, C=c, ROWS=128, COLUMNS=64, DEPTH=32)
     yield one(ends, "gather", 4, PIXELS=128)
+    yield one(maps, "convolve_maps", 8, 3, ROWS=128, COLUMNS=32 if c == 96 else 64, DEPTH=32)
+    yield one(maps, "convolve_pixels", 4, 3, ROWS=128, COLUMNS=16, DEPTH=32)
+    yield one(maps, "convolve_planes", 4, PIXELS=128)
+    yield one(sampling, "sample_pixels", 4, PIXELS=128)
+    yield one(sampling, "normalize_maps", 4, ROWS=64, DEPTH=32)
+    yield one(sampling, "move_queries", 4, PIXELS=32, LANES=32)
+    yield one(sampling, "attend_positions", 8, PIXELS=16, PLACES=16, CHANNELS=8)
     yield one(tokens, "norm_qkv", 4, C=c, BLOCK=block, ROWS=64, COLUMNS=32 if c == 96 else 64)
     yield one(tokens, "mix_local", 4, C=c, BLOCK=narrow, ROWS=32)
     yield one(tokens, "gate_pool", 8, C=c, BLOCK=narrow, ROWS=64, HIDDEN=32)

@@ -30,7 +30,7 @@ PTX_VERSION = 80
 """Version of PTX, times ten: known to drivers from 525 on."""
 ARCHITECTURES = ("sm_86", "sm_89", "sm_90a", "sm_120a")
 """What ptxas is asked about: GeForce 30, 40, H100 and GeForce 50."""
-SOURCES = ("blocks", "channel", "dictionary", "ends", "tokens", "windows")
+SOURCES = ("blocks", "channel", "dictionary", "ends", "maps", "sampling", "tokens", "windows")
 """Modules of the kernels."""
 
 
@@ -127,9 +127,12 @@ def compile_variant(variant: "Variant") -> tuple[bytes, int]:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    from vsfdatrd.kernels.catalog import MULTIPLES
+
     names = variant.function.arg_names
     types = {name: "constexpr" if name in variant.constants else variant.signature[name] for name in names}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if types[name].startswith("*")}
+    multiples = [i for i, name in enumerate(names) if types[name].startswith("*") or name in MULTIPLES]
+    aligned = {(i,): [["tt.divisibility", 16]] for i in multiples}
     source = ASTSource(variant.function, types, variant.constants, aligned)
     options = {
         "num_warps": variant.warps,

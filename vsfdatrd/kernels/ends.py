@@ -1,9 +1,18 @@
-"""The first convolution, the convolutions of groups, and the tail: transposed convolutions and the last one."""
+"""The first convolution, the convolutions of groups, and the tail `transpose+conv`, 4 times."""
 
 import triton
 import triton.language as tl
 
-from vsfdatrd.kernels.blocks import add_product, add_tokens, gelu, neighbors, store_blocks, store_tokens, zeros
+from vsfdatrd.kernels.blocks import (
+    add_product,
+    add_tokens,
+    gelu,
+    neighbors,
+    operand,
+    store_blocks,
+    store_tokens,
+    zeros,
+)
 
 
 @triton.jit
@@ -107,18 +116,6 @@ def convolve_after(
     inside = rows < height * width
     sums = convolve(tokens, weight, rows, height, width, C, BLOCK, DEPTH)
     store_blocks(add_tokens(sums, skip, rows, inside, C, BLOCK), out, rows, inside, C, BLOCK)
-
-
-@triton.jit
-def operand(x):
-    """Return x as an operand of a product. Those of fp32 are rounded to tf32: the products would cut off its bits."""
-    if x.dtype == tl.float32:
-        bits = x.to(tl.int32, bitcast=True)
-        rounded = ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
-        result = tl.where(x == x, rounded, x)  # NaN would become 0
-    else:
-        result = x
-    return result
 
 
 @triton.jit

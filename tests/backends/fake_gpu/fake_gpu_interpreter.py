@@ -24,11 +24,11 @@ def enlarge_tiles():
     manifest.load = load
 
 
-def run(about, grid, arguments):
-    """Run a kernel of the manifest."""
+def run(about, grid, arguments, is_frame):
+    """Run a kernel of the manifest. is_frame: it is the last one of a frame."""
     from tests.kernels.interpreter import launch, variant  # imports Triton, which only the worker needs
 
     kernel = replace(variant(about.kernel, about.channels, about.precision), constants=about.constants)
     launch(kernel, grid, {name: value for (name, _), value in zip(about.parameters, arguments, strict=True)})
-    if about.kernel == "gather":
+    if is_frame:
         print("a frame computed by Triton's interpreter", file=sys.stderr, flush=True)

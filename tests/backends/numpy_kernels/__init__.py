@@ -7,11 +7,11 @@ the type of its array. The kernels themselves are compared with float64 elsewher
 
 from collections.abc import Callable
 
-from tests.backends.numpy_kernels import channel, dictionary, ends, tokens, windows
+from tests.backends.numpy_kernels import channel, dictionary, ends, maps, sampling, tokens, windows
 
 KERNELS: dict[str, Callable[..., None]] = {
     name: function
-    for module in (ends, tokens, windows, channel, dictionary)
+    for module in (ends, maps, sampling, tokens, windows, channel, dictionary)
     for name, function in vars(module).items()
-    if getattr(function, "__module__", "") == module.__name__
+    if getattr(function, "__module__", "") == module.__name__ and not name.startswith("_")
 }

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from vsfdatrd.archs import zero_branches
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
-from vsfdatrd.backends.cuda import packing
+from vsfdatrd.backends.cuda import packing, tail_packing
 from vsfdatrd.backends.cuda.arena import align_up
 from vsfdatrd.backends.cuda.packing import StoredTypes
 from vsfdatrd.backends.cuda.plan import FFN_EXPANSION, Constant, Kernels, Launch, Plan
@@ -72,14 +71,14 @@ def _pack_launch(
             return packing.first_convolution(tensors, config.unshuffle, tiles["DEPTH"])
         case "convolve_group" | "convolve_after":
             return packing.convolution(tensors["weight"], types)
-        case "spread":
-            return packing.spread(tensors, zero_branches.used_channels(tensors), tiles["COLUMNS"], types)
         case "attend_windows":
             return packing.attend_windows(tensors, tiles["PADDED"], types)
         case "feed_in":
             return packing.feed_in(tensors, launch.part, FFN_EXPANSION * config.embed_dim, types)
         case "feed_out":
             return packing.feed_out(tensors, launch.part, FFN_EXPANSION * config.embed_dim, types)
+        case kernel if kernel in tail_packing.KERNELS:
+            return tail_packing.pack_tail(launch, config, tensors, kernels, types)
         case kernel if kernel in _WITH_TYPES:
             return _WITH_TYPES[kernel](tensors, types)
         case kernel if kernel in _IN_FLOAT32:
@@ -93,7 +92,7 @@ _WITH_TYPES: dict[str, Callable[[Weights, StoredTypes], packing.Constants]] = {
 _IN_FLOAT32: dict[str, Callable[[Weights], packing.Constants]] = {
     function.__name__: function
     for function in (
-        *(packing.gather, packing.mix_local, packing.gate_pool, packing.mix_channels, packing.channel_matrix),
+        *(packing.mix_local, packing.gate_pool, packing.mix_channels, packing.channel_matrix),
         *(packing.apply_channel, packing.join_words, packing.refine_words),
     )
 }

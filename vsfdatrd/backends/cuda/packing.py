@@ -1,5 +1,7 @@
 """Pack the weights of FDAT-RD for the CUDA kernels: layouts, types, and everything that can be computed beforehand.
 
+Those of the tail are in `tail_packing`.
+
 Kernels read normalized tokens (t - mean) / deviation without the weight gamma and bias beta of the norm, which are
 folded into what follows. Softmax is computed with powers of two, so log2(e) is folded into queries and window biases.
 Matrices are stored as (inputs, outputs). Each function takes the tensors of its module and returns a kernel's constants
@@ -13,7 +15,6 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from numpy.typing import NDArray
 
 from vsfdatrd.graph.weights import Array, Weights
 from vsfdatrd.options import Precision
@@ -23,9 +24,6 @@ HEAD_DIM = 32
 LOG2E = math.log2(math.e)
 QUERY_FACTOR = LOG2E / math.sqrt(HEAD_DIM)
 """Factor of queries."""
-TAP_COLUMNS = 64
-"""Columns of the product of the second transposed convolution: 16 for each color, the rest zero."""
-
 type Constants = dict[str, Array]
 """A kernel's constants by the names of its parameters."""
 
@@ -79,7 +77,7 @@ def to_float32(values: Array) -> Array:
     return convert(values, _FP32)
 
 
-# Ends
+# Convolutions
 
 
 def first_convolution(first: Weights, unshuffle: int, depth: int) -> Constants:
@@ -98,44 +96,6 @@ def convolution(weight: Array, types: StoredTypes) -> Constants:
     """Pack a 3×3 convolution: row (3i + j) · C + c belongs to channel c at tap (i, j)."""
     outputs = len(weight)
     return {"weight": types.token_matrix(weight.transpose(2, 3, 1, 0).reshape(-1, outputs))}
-
-
-def spread(tail: Weights, used: NDArray[np.bool_], columns: int, types: StoredTypes) -> Constants:
-    """Pack the first transposed convolution, and the second one as a product.
-
-    Args:
-        tail: Tensors of the tail.
-        used: Mask of the channels between the two that the second one uses; the others are left out.
-        columns: Their number is padded with zeros to a multiple of this.
-        types: Types.
-
-    Returns:
-        ``weight`` (4, 4·C, middle): for pixel (a, b) of a square, input token (p, q) of the four it depends on, and
-        channel c, row ((2p + q) · C + c) of matrix 2a + b; ``bias`` (middle); ``last`` (middle, `TAP_COLUMNS`).
-    """
-    missing = -int(used.sum()) % columns
-    first, second = tail["0.weight"][:, used], tail["2.weight"][used]
-    taps = ((3, 1), (2, 0))  # rows of the kernel by a, then p; columns by b, then q
-    squares = [
-        np.concatenate([first[:, :, taps[a][p], taps[b][q]] for p in (0, 1) for q in (0, 1)])
-        for a in (0, 1)
-        for b in (0, 1)
-    ]
-    last = second.reshape(len(second), -1)
-    return {
-        "weight": convert(np.pad(np.stack(squares), ((0, 0), (0, 0), (0, missing))), types.tail),
-        "bias": to_float32(np.pad(tail["0.bias"][used], (0, missing))),
-        "last": convert(np.pad(last, ((0, missing), (0, TAP_COLUMNS - last.shape[1]))), types.tail),
-    }
-
-
-def gather(tail: Weights) -> Constants:
-    """Pack the bias of the second transposed convolution and the last convolution."""
-    return {
-        "bias": to_float32(tail["2.bias"]),
-        "weight": to_float32(tail["3.weight"]),
-        "last_bias": to_float32(tail["3.bias"]),
-    }
 
 
 # Layers of blocks. `block` are the tensors of a block.

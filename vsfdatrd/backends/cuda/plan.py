@@ -10,18 +10,16 @@ import numpy as np
 from vsfdatrd.archs import zero_branches
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.backends.cuda.packing import HEAD_DIM
+from vsfdatrd.backends.cuda.tails import is_fused, largest_buffer
 from vsfdatrd.graph.weights import Weights
 
 MAX_OFFSET = 2**31
 """Kernels compute offsets, in values, with 32 bits."""
-TAIL_SCALE = 4
 FFN_EXPANSION = 2
 """Hidden channels for each channel of the tokens in the kernels of feed-forward networks.
 
 Narrower ones are padded with zeros, and wider ones computed in parts.
 """
-TAPS_PER_PIXEL = 48
-"""Products of a pixel between the two transposed convolutions: 16 for each color."""
 
 type Kernels = Mapping[str, Mapping[str, int]]
 """Compile-time constants (tile sizes) of every kernel, by its name, for one number of channels and one precision."""
@@ -94,7 +92,7 @@ class ActiveParts:
     ffn: frozenset[tuple[int, int]]
     """Group and block of active feed-forward networks."""
     middle: int
-    """Channels between the transposed convolutions that the second one uses."""
+    """Channels between two transposed convolutions that the second one uses."""
 
 
 def find_active(config: FdatRdConfig, weights: Weights) -> ActiveParts:
@@ -112,8 +110,8 @@ def find_active(config: FdatRdConfig, weights: Weights) -> ActiveParts:
                 attention.add((g, b))
             if zero_branches.ffn_active(block):
                 ffn.add((g, b))
-    used = zero_branches.used_channels(weights.below("upsampler"))
-    return ActiveParts(frozenset(attention), frozenset(ffn), int(used.sum()))
+    middle = int(zero_branches.used_channels(weights.below("upsampler")).sum()) if is_fused(config) else 0
+    return ActiveParts(frozenset(attention), frozenset(ffn), middle)
 
 
 def assume_all_active(config: FdatRdConfig) -> ActiveParts:
@@ -128,8 +126,6 @@ def unsupported_config_reason(config: FdatRdConfig) -> str | None:
     Args:
         config: The network.
     """
-    if config.upsampler != "transpose+conv" or config.tail_scale != TAIL_SCALE:
-        return f"its tail ({config.upsampler}, {config.tail_scale} times) is not transpose+conv, {TAIL_SCALE} times"
     if config.embed_dim != config.heads * HEAD_DIM:
         return f"its heads have {config.embed_dim // config.heads} channels, not {HEAD_DIM}"
     if config.gate_dim > HEAD_DIM:
@@ -148,4 +144,4 @@ def offsets_fit(config: FdatRdConfig, height: int, width: int) -> bool:
         width: Width of the padded frame in pixels.
     """
     tokens = height * width // config.unshuffle**2
-    return tokens * max(3 * config.embed_dim, 4 * TAPS_PER_PIXEL) < MAX_OFFSET
+    return tokens * max(3 * config.embed_dim, largest_buffer(config)) < MAX_OFFSET

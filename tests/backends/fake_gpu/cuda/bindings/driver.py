@@ -130,8 +130,8 @@ def cuLaunchKernel(
         return (CUresult.CUDA_ERROR_INVALID_VALUE,)
     types = {"*fp16": np.float16, "*bf16": ml_dtypes.bfloat16, "*fp32": np.float32}
     pointers = (ctypes.c_void_p * (len(about.parameters) + 2)).from_address(kernelParams)
-    arguments = []
-    for pointer, (_, kind) in zip(pointers, about.parameters, strict=False):
+    arguments, starts = [], {}
+    for pointer, (name, kind) in zip(pointers, about.parameters, strict=False):
         if kind == "i32":
             arguments.append(ctypes.c_int32.from_address(pointer).value)
             continue
@@ -144,27 +144,32 @@ def cuLaunchKernel(
         if (address - start) % 16 or device != hStream.device:
             return (CUresult.CUDA_ERROR_INVALID_VALUE,)
         size = np.dtype(types[kind]).itemsize
+        starts[name] = start
         arguments.append(np.frombuffer(memory, types[kind], (len(memory) - address + start) // size, address - start))
     if any(ctypes.c_uint64.from_address(pointer).value for pointer in pointers[-2:]):
         return (CUresult.CUDA_ERROR_INVALID_VALUE,)
     replayed = hStream.captured is not None
+    if about.kernel == "first_convolution":
+        hStream.arena = starts["tokens"]
+    *_, output = starts  # the last pointer, of every kernel
+    is_frame = starts[output] != hStream.arena
 
     def run():
         grid = gridDimX, gridDimY, gridDimZ
         if settings.INTERPRETED:
-            fake_gpu_interpreter.run(about, grid, arguments)
+            fake_gpu_interpreter.run(about, grid, arguments, is_frame)
         else:
             KERNELS[about.kernel](about.constants, grid, *arguments)
         if about.kernel == "convolve_after":
             hStream.precision = about.precision
-        if about.kernel != "gather":  # the last one, which is the same in every precision
+        if not is_frame:
             return
         _frames[0] += 1
         if settings.fails("crash") and _frames[0] > 8:
             os._exit(11)
         if settings.fails("launch") and _frames[0] > 8:
             runtime._fail_from_now_on()
-        image = arguments[[name for name, _ in about.parameters].index("image")]
+        image = arguments[[name for name, _ in about.parameters].index(output)]
         if settings.fails(f"wrong-{hStream.precision}") or (replayed and settings.fails("replay")):
             image += 0.02
         if settings.fails("nan"):

@@ -1,0 +1,145 @@
+"""The tails as sequences of convolutions, as the CUDA kernels compute them.
+
+`transpose+conv`, 4 times, is not among them: it has kernels of its own. Leaky ReLU after an enlargement by repetition
+is the same as before it, so that each convolution contains the activation that follows, and the repetition or pixel
+shuffle next to it.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vsfdatrd.archs.fdat_rd import FdatRdConfig
+from vsfdatrd.archs.upsamplers import GROUPS, upscaling_steps
+
+POSITIONS = 9
+"""Positions that a pixel attends to in the tail `lda`."""
+LDA_GROUPS = 2
+"""Groups of channels in the tail `lda`, each with its own positions."""
+TAPS_PER_PIXEL = 48
+"""Products of a pixel between the two transposed convolutions of `transpose+conv`: 16 for each color."""
+
+type Form = Literal["plain", "shuffle", "nearest", "gate", "transposed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """A convolution with a leaky ReLU, and with the enlargement that belongs to it."""
+
+    module: str
+    """Prefix of its tensors in the checkpoint."""
+    outputs: int
+    """Channels of its output."""
+    form: Form = "plain"
+    """What it is: 3×3, on its own (``plain``), before a pixel shuffle (``shuffle``) or after repeating every pixel
+    (``nearest``); 1×1, whose sigmoid multiplies the input (``gate``); or transposed, with a stride of `step`."""
+    step: int = 1
+    """Output pixels for each token along an axis."""
+    slope: float = 1.0
+    """Factor of negative values."""
+
+    @property
+    def side(self) -> int:
+        """Tokens that a pixel depends on along each axis."""
+        if self.form == "transposed":
+            return 3 if self.step == 2 else 1
+        return {"plain": 3, "shuffle": 3, "nearest": 2, "gate": 1}[self.form]
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """A tail."""
+
+    maps: tuple[Convolution, ...]
+    """Convolutions to maps."""
+    sampling: str | None = None
+    """Prefix of the tensors of what samples after them, of `dysample` and `lda`."""
+    last: Convolution | None = None
+    """Convolution to pixels."""
+    planes: str | None = None
+    """Prefix of the tensors of a convolution of pixels at the end."""
+
+
+def is_fused(config: FdatRdConfig) -> bool:
+    """Return whether the tail is the one with kernels of its own."""
+    return (config.upsampler, config.tail_scale) == ("transpose+conv", 4)
+
+
+def describe(config: FdatRdConfig) -> Tail:
+    """Describe a tail.
+
+    Args:
+        config: The network, whose tail is not `is_fused`.
+    """
+    c, m, o, s = config.embed_dim, config.mid_dim, config.out_channels, config.tail_scale
+    maps: list[Convolution] = []
+    n = 0  # index of the next layer in the checkpoint
+
+    def add(outputs: int, form: Form = "plain", step: int = 1, slope: float = 1.0, name: str = "") -> None:
+        maps.append(Convolution(f"upsampler.{n}{name}", outputs, form, step, slope))
+
+    match "conv" if s == 1 else config.upsampler:
+        case "pixelshuffledirect":
+            return Tail((), last=Convolution("upsampler.0", o, "shuffle", s))
+        case "transpose+conv":
+            return Tail((), last=Convolution("upsampler.0", o, "transposed", s), planes="upsampler.1")
+        case "pixelshuffle":
+            add(m, slope=0.01)
+            n = 2
+            for step in upscaling_steps(s, config.upsampler):
+                add(m, "shuffle", step)
+                n += 2
+        case "nearest+conv":
+            add(c, slope=0.2)
+            for step in upscaling_steps(s, config.upsampler):
+                n += 3
+                add(c, "nearest", step, 0.2)
+            n += 2
+        case "pa_up":
+            for step in upscaling_steps(s, config.upsampler):
+                n += 1
+                add(m, "nearest", step)
+                n += 1
+                add(m, "gate", slope=0.2, name=".conv.0")
+                n += 2
+                add(m, slope=0.2)
+                n += 2
+        case "dysample" | "lda":
+            if m != c:
+                add(m, slope=0.01)
+                n = 2
+            sampling = f"upsampler.{n}"
+            if config.upsampler == "dysample":
+                return Tail(tuple(maps), sampling)
+            return Tail(tuple(maps), sampling, Convolution(f"upsampler.{n + 1}", o))
+    return Tail(tuple(maps), last=Convolution(f"upsampler.{n}", o))
+
+
+def count_dysample_planes(step: int) -> int:
+    """Return how many planes `dysample` computes pixels from: offsets, their scopes, and the colors of each group."""
+    return 4 * GROUPS * step**2 + 3 * GROUPS
+
+
+def padded(count: int, multiple: int) -> int:
+    """Round a number of channels up to a multiple."""
+    return -(-count // multiple) * multiple
+
+
+def largest_buffer(config: FdatRdConfig, multiple: int = 64) -> int:
+    """Return the values for each token in the largest buffer of a tail.
+
+    Args:
+        config: The network.
+        multiple: Channels of maps are padded to a multiple of this, or of a smaller power of two.
+    """
+    size = config.tail_scale**2
+    if is_fused(config):
+        return 4 * TAPS_PER_PIXEL
+    tail, pixels, most = describe(config), 1, 3 * size
+    for layer in tail.maps:
+        pixels *= layer.step**2
+        most = max(most, pixels * padded(layer.outputs, multiple))
+    if tail.sampling and tail.last:
+        most = max(most, size * padded(config.mid_dim, multiple), size * 2 * POSITIONS * LDA_GROUPS)
+    elif tail.sampling:
+        most = max(most, count_dysample_planes(config.tail_scale))
+    return most
