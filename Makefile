@@ -51,7 +51,7 @@ test: lint
 	$(if $(ISA),FDATRD_MAX_ISA=$(ISA)) $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --cov \
 	  --cov-report=term:skip-covered
 
-# The C code's tests with AddressSanitizer and UndefinedBehaviorSanitizer; two minutes, most of it compiling.
+# The C code's tests with AddressSanitizer and UndefinedBehaviorSanitizer; some minutes.
 sanitize: setup
 	$(BIN)/python -m tests.sanitizers
 

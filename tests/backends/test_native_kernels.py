@@ -76,6 +76,7 @@ def both_sets(monkeypatch: pytest.MonkeyPatch) -> Iterator[Iterable[bool]]:
         pytest.skip("the processor has no VNNI, or may not use it")
 
     def turns() -> Iterator[bool]:
+        monkeypatch.setattr(native_kernels, "uses_amx", lambda: False)
         for vnni in (True, False):
             monkeypatch.setattr(native_kernels, "has_vnni", lambda vnni=vnni: vnni)
             c_function.cache_clear()
