@@ -17,6 +17,7 @@ def cases() -> Iterator[Case]:
         yield from read(Runner(channels, precision, 1), words, kind, sharp)
         yield from consult(Runner(channels, precision, 2), words, kind, sharp)
     yield from refine(Runner(128, "fp16", 3), 37)
+    yield from refine(Runner(192, "bf16", 3), 41)
 
 
 def read(run: Runner, words: int, kind: str, sharp: float) -> Iterator[Case]:
@@ -61,7 +62,7 @@ def refine(run: Runner, words: int) -> Iterator[Case]:
     shapes = {"keys": (words, c), "values": (words, c)}
     got = run.run("refine_words", grid, shapes, refined=refined, weight=weight, words=words)
     for name, expected in zip(shapes, np.split(refined @ weight, 2, 1), strict=True):
-        yield Case(f"refine_words {name}", got[name], expected, run.limit)
+        yield Case(f"refine_words {run.precision} {name}", got[name], expected, run.limit)
 
 
 def consult(run: Runner, words: int, kind: str, sharp: float) -> Iterator[Case]:

@@ -28,8 +28,8 @@ CAPABILITY = 80
 """Compute capability of the PTX, times ten. Drivers compile it for this one and all later ones."""
 PTX_VERSION = 80
 """Version of PTX, times ten: known to drivers from 525 on."""
-ARCHITECTURES = ("sm_86", "sm_89", "sm_90a", "sm_120a")
-"""What ptxas is asked about: GeForce 30, 40, H100 and GeForce 50."""
+ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90a", "sm_120a")
+"""What ptxas is asked about: A100, GeForce 30, 40, H100 and GeForce 50."""
 SOURCES = ("blocks", "channel", "dictionary", "ends", "maps", "sampling", "tokens", "windows")
 """Modules of the kernels."""
 
