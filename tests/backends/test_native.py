@@ -80,6 +80,12 @@ def test_a_closed_engine_says_so(spec: EngineSpec, engine_files: Path) -> None:
         engine.submit(0)
 
 
+def test_the_log_names_the_instructions(spec: EngineSpec, engine_files: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "vsfdatrd"):
+        native.load(spec, engine_files).close()
+    assert f"the native engine uses {kernels.instruction_set()}" in caplog.text
+
+
 def test_the_artifact_is_the_weights_alone(engine_files: Path) -> None:
     assert [file.name for file in engine_files.iterdir()] == [weights_file.FILE]
 
