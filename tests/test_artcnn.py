@@ -74,15 +74,15 @@ FILES = ["safetensors", "notebook pth", "fragment glsl", "compute glsl", "regist
 def test_every_kind_of_file_is_the_same_model(tmp_path: Path, config: ArtCnnConfig, kind: str) -> None:
     tensors = random_tensors(config)
     checkpoint = open_checkpoint(saved(tmp_path, config, kind, tensors))
-    found = checkpoint.description
-    assert (found.name, found.config) == (config.name, config)
-    assert (found.scale, found.config.in_channels, found.config.out_channels) == (
+    result = checkpoint.description
+    assert (result.name, result.config) == (config.name, config)
+    assert (result.scale, result.config.in_channels, result.config.out_channels) == (
         config.scale,
         config.in_channels,
         config.out_channels,
     )
-    assert found.planes == ("chroma" if config is C_CHROMA else "luma")
-    assert found.parameters == sum(values.size for values in tensors.values())
+    assert result.planes == ("chroma" if config is C_CHROMA else "luma")
+    assert result.parameters == sum(values.size for values in tensors.values())
     read = checkpoint.tensors()
     assert read.keys() == tensors.keys()
     assert all(np.array_equal(read[name], tensors[name]) for name in tensors)
@@ -99,14 +99,14 @@ def test_so_is_the_r_family(tmp_path: Path, config: ArtCnnConfig, kind: str) -> 
 
 def test_its_description_can_be_remembered(tmp_path: Path) -> None:
     for config in KINDS.values():
-        found = open_checkpoint(saved(tmp_path, config, "safetensors", random_tensors(config))).description
-        assert restore_descriptor(found.to_dict()) == found
+        result = open_checkpoint(saved(tmp_path, config, "safetensors", random_tensors(config))).description
+        assert restore_descriptor(result.to_dict()) == result
 
 
 @pytest.mark.parametrize(("name", "architecture"), [("c4f16", "ArtCNN C4F16"), ("c4f32", "ArtCNN C4F32")])
 def test_the_released_files_are_known(shared: Path, name: str, architecture: str) -> None:
-    found = open_checkpoint(shared / "data/artcnn" / f"artcnn_{name}.safetensors").description
-    assert (found.name, found.scale, found.planes) == (architecture, 2, "luma")
+    result = open_checkpoint(shared / "data/artcnn" / f"artcnn_{name}.safetensors").description
+    assert (result.name, result.scale, result.planes) == (architecture, 2, "luma")
 
 
 def broken(folder: Path, name: str) -> Path:
@@ -132,7 +132,7 @@ def broken(folder: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("incomplete", "incomplete ArtCNN R2F8"),
         ("contradictory", r"has shape \(5,\)"),
@@ -141,9 +141,9 @@ def broken(folder: Path, name: str) -> Path:
         ("half a shader", "cannot be read as an ArtCNN shader"),
     ],
 )
-def test_bad_files_are_sentences(tmp_path: Path, name: str, said: str) -> None:
+def test_bad_files_are_sentences(tmp_path: Path, name: str, message: str) -> None:
     path = broken(tmp_path, name)
-    with pytest.raises(vs.Error, match=said) as caught:
+    with pytest.raises(vs.Error, match=message) as caught:
         core.fdatrd.upscale(blank(_Matrix=6), model=str(path), backend="openvino")
     assert str(caught.value).startswith(f"fdatrd.upscale: the weights file {str(path)!r} ")
 
@@ -164,12 +164,12 @@ def test_luma_is_what_the_formula_says(tmp_path: Path, config: ArtCnnConfig, bac
 def test_all_files_give_equal_frames(tmp_path: Path) -> None:
     tensors = random_tensors(C_LUMA)
     clip = clip_of(core.get_video_format(vs.GRAYS), [list(random_picture(C_LUMA))])
-    found = [
+    result = [
         planes(core.fdatrd.upscale(clip, model=str(saved(tmp_path, C_LUMA, kind, tensors)), precision="fp32"))[0]
         for kind in FILES
     ]
-    for other in found[1:]:
-        np.testing.assert_array_equal(other, found[0])
+    for other in result[1:]:
+        np.testing.assert_array_equal(other, result[0])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -181,11 +181,11 @@ def test_chroma_is_what_the_formula_says(tmp_path: Path, backend: str) -> None:
     clip = clip_of(yuv(8, "420"), [codes], _Matrix=6, _Range=0, _ChromaLocation=0)
     out = core.fdatrd.upscale(clip, model=str(path), backend=backend, precision="fp32", format="YUV444PS")
     y, u, v = planes(clip.resize.Bilinear(format=vs.YUV444PS))
-    found = (
+    result = (
         compute_by_formula(C_CHROMA, tensors, np.stack([y, u + np.float32(0.5), v + np.float32(0.5)])).clip(0, 1) - 0.5
     )
     np.testing.assert_array_equal(planes(out)[0], y)
-    np.testing.assert_allclose(planes(out)[1:], found, atol=5e-6)
+    np.testing.assert_allclose(planes(out)[1:], result, atol=5e-6)
     assert props_of(out)["_Matrix"] == 6
 
 
@@ -210,12 +210,12 @@ def test_tiles_leave_no_seam(tmp_path: Path) -> None:
 
 def test_chroma_models_refuse_what_they_are_not_for(tmp_path: Path) -> None:
     path = saved(tmp_path, C_CHROMA, "safetensors", random_tensors(C_CHROMA))
-    for form, said in (
+    for form, message in (
         (vs.YUV444P8, "needs no such model"),
         (vs.RGB24, "needs no such model"),
         (vs.GRAY8, "luma model"),
     ):
-        with pytest.raises(vs.Error, match=f"^fdatrd.upscale: the model reconstructs the chroma of 4:2:0.*{said}"):
+        with pytest.raises(vs.Error, match=f"^fdatrd.upscale: the model reconstructs the chroma of 4:2:0.*{message}"):
             core.fdatrd.upscale(blank(form), model=str(path))
 
 
@@ -227,8 +227,8 @@ def c4f32(shared: Path) -> str:
     return str(shared / "data" / "artcnn" / "artcnn_c4f32.safetensors")
 
 
-def psnr(truth: Array, found: Array) -> float:
-    return float(-10 * np.log10(np.mean(remove_border(truth - found.clip(0, 1)) ** 2)))
+def psnr(truth: Array, result: Array) -> float:
+    return float(-10 * np.log10(np.mean(remove_border(truth - result.clip(0, 1)) ** 2)))
 
 
 def test_it_is_far_above_lanczos_on_halved_drawings(shared: Path, c4f32: str) -> None:
@@ -292,11 +292,11 @@ def test_a_script_starts_without_torch_and_onnx(tmp_path: Path) -> None:
         f"vs.core.fdatrd.upscale(clip, model={str(path)!r}, backend='openvino').get_frame(0)\n"
         "print([name for name in ('torch', 'onnx', 'openvino', 'spandrel') if name in sys.modules])\n"
     )
-    said = [
+    message = [
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=250).stdout
         for _ in range(2)
     ]
-    assert said[1] == "[]\n"
+    assert message[1] == "[]\n"
 
 
 def test_luma_then_chroma(tmp_path: Path) -> None:
@@ -310,13 +310,13 @@ def test_luma_then_chroma(tmp_path: Path) -> None:
         clip = core.fdatrd.upscale(clip, model=str(path), backend="openvino", precision="fp32")
     tags = props_of(clip)
     assert (clip.format.id, clip.width, clip.height, tags["_Matrix"], tags["_Range"]) == (vs.YUV444P16, 128, 96, 5, 0)
-    found = planes(clip)
-    np.testing.assert_allclose(found[0][8:-8, 8:-8], 120 * 256, atol=2)
+    result = planes(clip)
+    np.testing.assert_allclose(result[0][8:-8, 8:-8], 120 * 256, atol=2)
     rows, columns = np.mgrid[0:96, 0:128]
     # a row of 4:2:0 lies between two luma rows, a column (left) on the first of two luma columns
     expected = [100 + ((rows - 0.5) / 2 - 0.5) / 2, 110 + ((columns - 0.5) / 2) / 2]
-    for plane, wanted in zip(found[1:], expected, strict=True):
-        np.testing.assert_allclose(plane[16:-16, 16:-16] / 256, wanted[16:-16, 16:-16], atol=0.05)
+    for plane, requested in zip(result[1:], expected, strict=True):
+        np.testing.assert_allclose(plane[16:-16, 16:-16] / 256, requested[16:-16, 16:-16], atol=0.05)
 
 
 @pytest.mark.skipif(not RTX.installed, reason="tensorrt_rtx is not installed")

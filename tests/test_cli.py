@@ -86,13 +86,13 @@ def test_info_of_a_file_that_cannot_be_used(tmp_path: Path) -> None:
     assert "broken.safetensors" in done.stderr
 
 
-@pytest.mark.parametrize(("name", "said"), [("mediun", "did you mean 'medium'?"), ("./none.pth", "none.pth")])
-def test_info_of_what_is_not_there(name: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("name", "message"), [("mediun", "did you mean 'medium'?"), ("./none.pth", "none.pth")])
+def test_info_of_what_is_not_there(name: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", name]) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("vsfdatrd: ")
-    assert said in err
+    assert message in err
     assert len(err.splitlines()) == 1
 
 

@@ -74,9 +74,9 @@ def test_the_output_follows_the_input(identity_2x: Path, given: int, expected: i
 
 def test_format_and_matrix_override(identity_2x: Path) -> None:
     clip = picture(64, 48, vs.YUV420P8)
-    for asked in (vs.YUV444P10, "yuv444p10", int(vs.YUV444P10)):
+    for arguments in (vs.YUV444P10, "yuv444p10", int(vs.YUV444P10)):
         # VapourSynth turns numbers into text on the way; its stubs do not know that.
-        out = vs.core.fdatrd.upscale(clip, model=str(identity_2x), format=asked, matrix=1)  # type: ignore[arg-type]
+        out = vs.core.fdatrd.upscale(clip, model=str(identity_2x), format=arguments, matrix=1)  # type: ignore[arg-type]
         assert out.format is not None
         assert out.format.id == vs.YUV444P10
         assert out.get_frame(0).props["_Matrix"] == 1

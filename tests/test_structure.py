@@ -28,19 +28,19 @@ FLAT = set(["__init__", "_plugin", "checkpoint", "cli", "errors", "filter", "inf
 @cache
 def modules() -> dict[str, Path]:
     """Every module by its name below ``vsfdatrd``, with dots; a package by its folder's name."""
-    found = {}
+    result = {}
     for path in PACKAGE.rglob("*.py"):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
-        found[".".join(parts if parts == ("__init__",) or parts[-1] != "__init__" else parts[:-1])] = path
-    return found
+        result[".".join(parts if parts == ("__init__",) or parts[-1] != "__init__" else parts[:-1])] = path
+    return result
 
 
 @cache
 def imports() -> dict[str, set[str]]:
     """What every module imports of the package, inside functions too."""
-    found: dict[str, set[str]] = {}
+    result: dict[str, set[str]] = {}
     for module, path in modules().items():
-        names = found.setdefault(module, set())
+        names = result.setdefault(module, set())
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.ImportFrom) or (node.module or "").split(".")[0] != "vsfdatrd":
                 continue
@@ -48,7 +48,7 @@ def imports() -> dict[str, set[str]]:
             for alias in node.names:
                 name = f"{base}.{alias.name}" if base else alias.name
                 names.add(name if name in modules() else base or "__init__")
-    return found
+    return result
 
 
 def layer(module: str) -> int:

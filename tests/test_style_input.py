@@ -230,12 +230,12 @@ REFUSED: list[tuple[Callable[[Path], Any], dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("make", "given", "said"), REFUSED, ids=[str(given) for _, given, _ in REFUSED])
+@pytest.mark.parametrize(("make", "given", "message"), REFUSED, ids=[str(given) for _, given, _ in REFUSED])
 def test_what_cannot_be_asked_for_is_a_sentence(
-    tmp_path: Path, make: Callable[[Path], Any], given: dict[str, Any], said: str
+    tmp_path: Path, make: Callable[[Path], Any], given: dict[str, Any], message: str
 ) -> None:
     clip = pictures(56, 48)
-    with pytest.raises(vs.Error, match=said) as caught:
+    with pytest.raises(vs.Error, match=message) as caught:
         upscale_by_name(clip, model=str(make(tmp_path / "x.onnx")), **({"backend": "openvino"} | given))
     assert str(caught.value).startswith("fdatrd.upscale: ")
     assert "\n" not in str(caught.value)

@@ -40,17 +40,17 @@ CONFIGS = {
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_every_layout_gives_the_weights(tmp_path: Path, layout: str, config: ArtCnnConfig) -> None:
     tensors = random_tensors(config)
-    found = read(shader(tmp_path, shaders.write(tensors, layout, chroma=config is C_CHROMA)))
-    assert found.keys() == tensors.keys()
-    assert all(np.array_equal(found[name], tensors[name]) for name in tensors)
+    result = read(shader(tmp_path, shaders.write(tensors, layout, chroma=config is C_CHROMA)))
+    assert result.keys() == tensors.keys()
+    assert all(np.array_equal(result[name], tensors[name]) for name in tensors)
 
 
 @pytest.mark.parametrize("name", ["c4f16", "c4f32"])
 def test_released_weights_come_back(tmp_path: Path, shared: Path, name: str) -> None:
     tensors = load_file(shared / "data" / "artcnn" / f"artcnn_{name}.safetensors")
     for layout in shaders.LAYOUTS:
-        found = read(shader(tmp_path, shaders.write(tensors, layout)))
-        assert all(np.array_equal(found[key], tensors[key]) for key in tensors)
+        result = read(shader(tmp_path, shaders.write(tensors, layout)))
+        assert all(np.array_equal(result[key], tensors[key]) for key in tensors)
 
 
 def test_line_ends_and_marks_do_no_harm(tmp_path: Path) -> None:
@@ -183,10 +183,10 @@ def test_many_results_are_refused_soon(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("x" * 1001, "a line has over"), ("//" + "\n" * (2 << 20), "more than 2 MiB")]
+    ("text", "message"), [("x" * 1001, "a line has over"), ("//" + "\n" * (2 << 20), "more than 2 MiB")]
 )
-def test_what_is_too_long_is_a_sentence(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(CheckpointError, match=said):
+def test_what_is_too_long_is_a_sentence(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
         GlslFile(shader(tmp_path, text))
 
 

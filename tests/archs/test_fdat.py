@@ -41,11 +41,11 @@ def tensors(tmp_path: Path) -> Tensors:
 @pytest.mark.parametrize("changes", [*TAILS, *BODIES], ids=case_id)
 def test_every_fdat_is_found(tmp_path: Path, changes: dict[str, Any]) -> None:
     checkpoint = fdat(tmp_path / "fdat.safetensors", **changes)
-    found, config = checkpoint.description, checkpoint.description.config
+    result, config = checkpoint.description, checkpoint.description.config
     assert isinstance(config, FdatConfig)
     assert tensor_shapes(config) == {name: values.shape for name, values in load_file(checkpoint.path).items()}
     network: Any = checkpoint.network()
-    assert (found.name, found.scale, found.parameters) == (
+    assert (result.name, result.scale, result.parameters) == (
         network.architecture,
         network.scale,
         sum(parameter.numel() for parameter in network.parameters()),
@@ -54,7 +54,7 @@ def test_every_fdat_is_found(tmp_path: Path, changes: dict[str, Any]) -> None:
     largest = max(config.largest_in_body, config.largest_in_tail) / config.unshuffle**2
     assert largest <= network.largest() <= 1.6 * largest + 1
     assert config.window == changes.get("window_size", 8)
-    assert restore_descriptor(json.loads(json.dumps(found.to_dict()))) == found
+    assert restore_descriptor(json.loads(json.dumps(result.to_dict()))) == result
 
 
 CHANGES: dict[str, Callable[[Tensors], Tensors]] = {
@@ -78,10 +78,10 @@ def test_what_is_not_exactly_an_fdat_is_left_to_spandrel(tensors: Tensors, chang
 @pytest.mark.parametrize("unshuffle", [False, True])
 def test_networks_of_one_plane_are_found(tmp_path: Path, unshuffle: bool) -> None:
     checkpoint = fdat(tmp_path / "gray.safetensors", num_in_ch=1, num_out_ch=1, unshuffle_mod=unshuffle)
-    found = checkpoint.description
-    assert isinstance(found.config, FdatConfig)
-    assert (found.config.in_channels, found.config.unshuffle) == (1, 2 if unshuffle else 1)
-    assert (found.scale, found.planes) == (2, "luma")
+    result = checkpoint.description
+    assert isinstance(result.config, FdatConfig)
+    assert (result.config.in_channels, result.config.unshuffle) == (1, 2 if unshuffle else 1)
+    assert (result.scale, result.planes) == (2, "luma")
 
 
 def test_weights_as_whole_numbers_are_none(tmp_path: Path, tensors: Tensors) -> None:

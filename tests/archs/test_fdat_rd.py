@@ -33,17 +33,17 @@ def test_every_fixture_is_recognized_with_its_configuration(shared: Path) -> Non
         with safe_open(shared / f"fixtures/{name}.safetensors", "numpy") as file:
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
             result = config_from_shapes(shapes, file.get_tensor(META_UPSAMPLE).tolist())
-        asked = facts["config"]
+        arguments = facts["config"]
         assert is_fdat_rd(shapes), name
-        assert result.embed_dim == asked["embed_dim"], name
-        assert result.heads == asked["num_heads"], name
-        assert len(result.groups) == asked["num_groups"], name
-        assert result.groups[0] == ("spatial", "channel", "dictionary") * asked["depth_per_group"], name
-        assert result.dict_tokens == asked["num_dict_tokens"], name
-        assert result.scale == asked["scale"], name
-        assert result.unshuffle == (4 // asked["scale"] if asked.get("unshuffle_mod") else 1), name
-        assert result.upsampler == asked.get("upsampler_type", "transpose+conv"), name
-        assert result.mid_dim == asked["mid_dim"], name
+        assert result.embed_dim == arguments["embed_dim"], name
+        assert result.heads == arguments["num_heads"], name
+        assert len(result.groups) == arguments["num_groups"], name
+        assert result.groups[0] == ("spatial", "channel", "dictionary") * arguments["depth_per_group"], name
+        assert result.dict_tokens == arguments["num_dict_tokens"], name
+        assert result.scale == arguments["scale"], name
+        assert result.unshuffle == (4 // arguments["scale"] if arguments.get("unshuffle_mod") else 1), name
+        assert result.upsampler == arguments.get("upsampler_type", "transpose+conv"), name
+        assert result.mid_dim == arguments["mid_dim"], name
         assert tensor_shapes(result) == shapes, name
 
 
@@ -120,7 +120,7 @@ def test_fdat_and_others_are_not_taken_for_fdat_rd() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"conv_first.weight": None}, "no tensor 'conv_first.weight'"),
         ({"groups.0.blocks.1.attn.temp": None}, "of an unknown kind"),
@@ -131,10 +131,10 @@ def test_fdat_and_others_are_not_taken_for_fdat_rd() -> None:
         ({"groups.0.blocks.0.n1.weight": None}, "has no blocks"),
     ],
 )
-def test_shapes_that_fit_no_network(make_config: Make, change: dict[str, Any], said: str) -> None:
+def test_shapes_that_fit_no_network(make_config: Make, change: dict[str, Any], message: str) -> None:
     config = make_config(groups=(("spatial", "channel"),), dict_tokens=0)
     shapes = {name: shape for name, shape in (_shapes(config) | change).items() if shape is not None}
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         config_from_shapes(shapes, _meta(config))
 
 

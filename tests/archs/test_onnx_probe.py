@@ -28,7 +28,7 @@ node = helper.make_node
 
 
 @pytest.mark.parametrize(
-    ("made", "said"),
+    ("made", "message"),
     [
         ({}, {"scale": 2, "planes": "rgb", "multiple": 1}),
         ({"kind": "fp16", "scale": 3}, {"scale": 3, "dtype": "fp16"}),
@@ -40,11 +40,11 @@ node = helper.make_node
     ],
     ids=str,
 )
-def test_what_a_file_is_and_what_it_computes(tmp_path: Path, made: dict[str, Any], said: dict[str, Any]) -> None:
+def test_what_a_file_is_and_what_it_computes(tmp_path: Path, made: dict[str, Any], message: dict[str, Any]) -> None:
     checkpoint = open_checkpoint(write_doubler(tmp_path / "x.onnx", **made))
     about = checkpoint.description
     found = about.to_dict() | about.to_dict()["config"] | {"fixed": about.fixed_size, "planes": about.planes}
-    assert {name: found[name] for name in said} == said
+    assert {name: found[name] for name in message} == message
     assert about.name == "ONNX"
     assert about.config.activations() == ({"largest": about.config.in_channels * about.scale**2},)
     picture = np.random.default_rng(0).random((about.frame_channels[0], 48, 64), np.float32)
@@ -102,11 +102,11 @@ def external(folder: Path, location: str = "weights.bin") -> Path:
     model = onnx.load(path)
     with (folder / "weights.bin").open("wb") as file:
         for tensor in model.graph.initializer:
-            said = {"location": location, "offset": str(file.tell()), "length": str(len(tensor.raw_data))}
+            message = {"location": location, "offset": str(file.tell()), "length": str(len(tensor.raw_data))}
             file.write(tensor.raw_data)
             tensor.ClearField("raw_data")
             tensor.data_location = TensorProto.EXTERNAL
-            for key, text in said.items():
+            for key, text in message.items():
                 tensor.external_data.add(key=key, value=text)
     path.write_bytes(model.SerializeToString())
     return path
@@ -234,7 +234,7 @@ def _nan(path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (_cycle, "'b', which no earlier operator produces"),
         (_huge, "does not run as an image network|makes OpenVINO crash|cannot be used"),
@@ -254,8 +254,8 @@ def _nan(path: Path) -> Path:
     ],
     ids=lambda given: getattr(given, "__name__", None),
 )
-def test_bad_files_are_refused_in_a_sentence(tmp_path: Path, make: Any, said: str) -> None:
-    with pytest.raises(CheckpointError, match=said) as caught:
+def test_bad_files_are_refused_in_a_sentence(tmp_path: Path, make: Any, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
         open_checkpoint(make(tmp_path / "x.onnx"))
     text = str(caught.value)
     assert text.startswith(f"the weights file '{tmp_path}/x.onnx'")

@@ -70,9 +70,9 @@ def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_new_architecture_is_opened_cached_run_and_written_as_a_graph(one: Path) -> None:
     checkpoint = open_checkpoint(one)
-    found = checkpoint.description
-    assert (found.name, found.scale, found.planes, found.parameters, found.dtype) == ("One", 2, "rgb", 336, "fp32")
-    assert registry.restore_descriptor(json.loads(json.dumps(found.to_dict()))) == found
+    result = checkpoint.description
+    assert (result.name, result.scale, result.planes, result.parameters, result.dtype) == ("One", 2, "rgb", 336, "fp32")
+    assert registry.restore_descriptor(json.loads(json.dumps(result.to_dict()))) == result
     assert checkpoint.network()(torch.rand(1, 3, 8, 10)).shape == (1, 3, 16, 20)
     psnr = traced_graphs.check_trace(checkpoint)
     assert psnr is not None

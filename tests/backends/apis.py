@@ -55,23 +55,23 @@ def uses(file: str, roots: Mapping[str, str], function: str | None = None) -> It
 
 def find(library: Any, name: str) -> Any:
     """Look up a dotted name in a library. Raises AttributeError if it does not exist."""
-    found = library
+    result = library
     for part in name.split("."):
-        found = getattr(found, part)
-    return found
+        result = getattr(result, part)
+    return result
 
 
 def counts(function: Any) -> list[Counts]:
     """Return the numbers of arguments that a C function accepts, for each overload, from the first lines of its
     docstring.
     """
-    found = []
+    result = []
     for line in (function.__doc__ or "").splitlines() if callable(function) else ():
         signature = re.fullmatch(r"(?:\d+\. )?\w+\((.*)\)(?: -> .*)?", line)
         if signature and signature[1] != "*args, **kwargs":
             parameters = [part for part in _split(signature[1]) if not part.startswith("self")]
-            found.append((sum("=" not in part for part in parameters), len(parameters)))
-    return found
+            result.append((sum("=" not in part for part in parameters), len(parameters)))
+    return result
 
 
 def _split(parameters: str) -> list[str]:
@@ -111,24 +111,24 @@ print(json.dumps(surface(importlib.import_module(%r))))
 
 def surface(module: ModuleType) -> dict[str, Any]:
     """Everything public that a module of the fake GPU defines: functions as `Counts`, numbers, members of enums."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for name, value in vars(module).items():
         if not name.startswith("_"):
-            _add(found, name, value, module.__name__)
-    return found
+            _add(result, name, value, module.__name__)
+    return result
 
 
-def _add(found: dict[str, Any], name: str, value: Any, module: str) -> None:
+def _add(result: dict[str, Any], name: str, value: Any, module: str) -> None:
     if isinstance(value, int):
-        found[name] = int(value)
+        result[name] = int(value)
     elif inspect.isfunction(value) and value.__module__ == module:
         parameters = [p for p in inspect.signature(value).parameters.values() if p.name != "self"]
-        found[name] = (sum(p.default is p.empty for p in parameters), len(parameters))
+        result[name] = (sum(p.default is p.empty for p in parameters), len(parameters))
     elif inspect.isclass(value) and value.__module__ == module:
         members = getattr(value, "__members__", None) or vars(value)
         for part, inside in members.items():
             if not part.startswith("_"):
-                _add(found, f"{name}.{part}", inside, module)
+                _add(result, f"{name}.{part}", inside, module)
 
 
 def differences(fake: Mapping[str, Any], real: ModuleType) -> list[str]:

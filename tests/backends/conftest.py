@@ -29,9 +29,9 @@ def identity(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def upscale(identity: Path, tmp_path: Path) -> Upscale:
     """`upscale_on_fake_gpu` with a network that repeats every pixel and a cache of the test's own."""
 
-    def run(faults: str = "", gpu: dict[str, str] | None = None, **asked: Any) -> Outcome:
+    def run(faults: str = "", gpu: dict[str, str] | None = None, **arguments: Any) -> Outcome:
         return upscale_on_fake_gpu(
-            faults, gpu or {}, {"model": str(identity), "cache": str(tmp_path / "cache")} | asked
+            faults, gpu or {}, {"model": str(identity), "cache": str(tmp_path / "cache")} | arguments
         )
 
     return run

@@ -57,8 +57,8 @@ def test_keys_are_fixed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_graphs_of_every_architecture_keep_their_identity() -> None:
     ends = {"input": "in", "layout": "NCHW", "output": "out", "output_layout": "NHWC", "range": "255", "style": "s"}
     file = OnnxConfig(**ends, external="a=b", scale=4, multiple=2, largest=5)  # type: ignore[arg-type]
-    found = {known.name: known.graph_identity(file) for known in ARCHITECTURES}  # only ONNX files look at it
-    assert found == {
+    result = {known.name: known.graph_identity(file) for known in ARCHITECTURES}  # only ONNX files look at it
+    assert result == {
         "FDAT-RD": "",
         "FDAT": "",
         "ArtCNN": "foreign 4",

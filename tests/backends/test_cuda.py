@@ -134,8 +134,8 @@ def run(model: Path, tmp_path: Path) -> Callable[..., SimpleNamespace]:
 
 def keys(tmp_path: Path) -> list[dict[str, str]]:
     """Keys of the engines in the cache."""
-    found = (tmp_path / "cache").glob("store-1/engines/*/manifest.json")
-    return [json.loads(path.read_text())["key"] for path in found]
+    result = (tmp_path / "cache").glob("store-1/engines/*/manifest.json")
+    return [json.loads(path.read_text())["key"] for path in result]
 
 
 type Run = Callable[..., SimpleNamespace]
@@ -224,15 +224,15 @@ def test_a_gpu_that_fails_in_the_middle_fails_frames(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [
         ("ptx", "the NVIDIA driver (590.1 for CUDA 13.1) is too old for the CUDA kernels; install a current driver"),
         ("nan", "the fp16 engine's output has 1 values that are not finite"),
     ],
 )
-def test_what_cannot_work_is_a_sentence(run: Run, tmp_path: Path, fault: str, said: str) -> None:
+def test_what_cannot_work_is_a_sentence(run: Run, tmp_path: Path, fault: str, message: str) -> None:
     outcome = run(fault, precision="fp16")
-    assert said in (outcome.error or "")
+    assert message in (outcome.error or "")
     # The files serve as soon as there is another driver.
     assert len(keys(tmp_path)) == (fault == "ptx")
 
@@ -299,8 +299,8 @@ def test_two_frames_at_a_time(model: Path, tmp_path: Path) -> None:
 def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sets the GPUs of the machine."""
 
-    def setter(*found: Gpu) -> None:
-        monkeypatch.setattr("vsfdatrd.backends.gpu.devices.list_gpus", lambda: found)
+    def setter(*result: Gpu) -> None:
+        monkeypatch.setattr("vsfdatrd.backends.gpu.devices.list_gpus", lambda: result)
 
     return setter
 
@@ -313,8 +313,8 @@ def test_machines_that_cannot_run_it(gpus: Callable[..., None], monkeypatch: pyt
     new, old = Gpu("RTX 4090", (8, 9)), Gpu("RTX 2080", (7, 5))
     gpus(new, old)
     assert cuda.unavailable((0,)) is None
-    said = "RTX 2080 has compute capability 7.5, and the CUDA kernels need 8.0 or later"
-    assert cuda.unavailable((0, 1)) == said
+    message = "RTX 2080 has compute capability 7.5, and the CUDA kernels need 8.0 or later"
+    assert cuda.unavailable((0, 1)) == message
     manifest.load.cache_clear()
     monkeypatch.setattr(manifest, "FOLDER", Path("/nowhere"))
     assert cuda.unavailable() == "this installation lacks the compiled CUDA kernels; install vsfdatrd again"
@@ -329,7 +329,7 @@ def test_auto_does_not_take_it(gpus: Callable[..., None], model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({}, None),
         ({"embed_dim": 64, "heads": 2, "ffn_dim": 128}, "it has 64 channels, and there are kernels for 96, 128, 192"),
@@ -337,14 +337,14 @@ def test_auto_does_not_take_it(gpus: Callable[..., None], model: Path) -> None:
     ],
 )
 def test_networks_that_it_cannot_run(
-    gpus: Callable[..., None], tmp_path: Path, changes: dict[str, Any], said: str | None
+    gpus: Callable[..., None], tmp_path: Path, changes: dict[str, Any], message: str | None
 ) -> None:
     gpus(Gpu("RTX 4090", (8, 9)))
     path = tmp_path / "network.safetensors"
     save_file(tiny_tensors(**(FIELDS | changes)), path)
     checkpoint = open_checkpoint(path)
-    assert cuda.unsupported_reason(checkpoint.description) == said
-    if said:
+    assert cuda.unsupported_reason(checkpoint.description) == message
+    if message:
         with pytest.raises(
             EngineUnavailable,
             match=r"backend='cuda' cannot run 'network.safetensors': i.*; leave it out, or give tensorrt",

@@ -176,24 +176,24 @@ def test_buffers_that_are_alive_together_do_not_overlap() -> None:
     for name in ("small", "medium", "large"):
         config = variant_config(name)
         plan = make_plan(config, assume_all_active(config), tiles(config.embed_dim), 540, 720, TYPES["fp16"])
-        found = buffer_lives(plan)
-        for (one, alive), (other, also) in combinations(found.items(), 2):
+        result = buffer_lives(plan)
+        for (one, alive), (other, also) in combinations(result.items(), 2):
             if alive.first <= also.last and also.first <= alive.last:
                 assert one.offset + one.size <= other.offset or other.offset + other.size <= one.offset
         moments = [
-            sum(r.size for r, life in found.items() if life.first <= i <= life.last) for i in range(len(plan.launches))
+            sum(r.size for r, life in result.items() if life.first <= i <= life.last) for i in range(len(plan.launches))
         ]
         assert max(moments) <= plan.arena <= 1.01 * max(moments)
-        assert all(region.offset % ALIGNMENT == 0 and region.offset + region.size <= plan.arena for region in found)
+        assert all(region.offset % ALIGNMENT == 0 and region.offset + region.size <= plan.arena for region in result)
 
 
 def test_no_launch_reads_what_it_writes() -> None:
     """Programs of one launch run in any order. The first to use a buffer writes it, and it has no other as output."""
     plan, _ = make_plan_and_constants(*network(), 60, 60)
-    found = buffer_lives(plan)
+    result = buffer_lives(plan)
     for step, launch in enumerate(plan.launches):
         buffers = [argument for argument in launch.arguments if isinstance(argument, Region)]
-        written = [buffer for buffer in buffers if found[buffer].first == step]
+        written = [buffer for buffer in buffers if result[buffer].first == step]
         assert written or Frame(is_output=True) in launch.arguments
         assert len(set(written)) == len(written)
         if written:  # inputs come before outputs
@@ -256,9 +256,9 @@ def test_constants_have_places_of_their_own() -> None:
 def test_networks_without_kernels(changes: dict[str, Any], reason: str) -> None:
     config, _ = network()
     assert unsupported_config_reason(config) is None
-    found = unsupported_config_reason(replace(config, **changes))
-    assert found is not None
-    assert reason in found
+    result = unsupported_config_reason(replace(config, **changes))
+    assert result is not None
+    assert reason in result
 
 
 def test_frames_with_more_values_than_offsets() -> None:

@@ -49,18 +49,18 @@ def test_fdat_in_openvino_is_what_spandrel_computes(tmp_path: Path, changes: dic
     checkpoint = fdat(tmp_path / "fdat.safetensors", **changes)
     picture = np.random.default_rng(0).random((3, 36, 44), np.float32)
     expected = through_torch(checkpoint, picture)
-    found = run_in_openvino(checkpoint, picture, tmp_path / "engine")
-    assert found.shape == expected.shape == (3, 72, 88)
-    assert np.abs(found - expected).max() <= 1e-4 * float(expected.std())
+    result = run_in_openvino(checkpoint, picture, tmp_path / "engine")
+    assert result.shape == expected.shape == (3, 72, 88)
+    assert np.abs(result - expected).max() <= 1e-4 * float(expected.std())
 
 
 def test_a_network_of_one_channel_gets_one(tmp_path: Path) -> None:
     make: Any = Compact
     checkpoint = saved(make(num_in_ch=1, num_out_ch=1, num_feat=8, num_conv=2, upscale=3), tmp_path / "one.safetensors")
     picture = np.random.default_rng(0).random((1, 20, 24), np.float32)
-    found = run_in_openvino(checkpoint, picture, tmp_path / "engine")
-    assert found.shape == (1, 60, 72)
-    np.testing.assert_allclose(found, through_torch(checkpoint, picture), atol=1e-5)
+    result = run_in_openvino(checkpoint, picture, tmp_path / "engine")
+    assert result.shape == (1, 60, 72)
+    np.testing.assert_allclose(result, through_torch(checkpoint, picture), atol=1e-5)
 
 
 @pytest.mark.skipif(not RTX.installed, reason="tensorrt_rtx is not installed")

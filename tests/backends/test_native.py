@@ -179,8 +179,8 @@ def test_memory_is_estimated(tiny: Checkpoint, size: tuple[int, int]) -> None:
 # ---- which engine runs ---------------------------------------------------------------------------------------------
 
 
-def names(wanted: str, checkpoint: Checkpoint) -> list[str]:
-    return [name for name, _ in selection.usable_backends(wanted, checkpoint)]
+def names(requested: str, checkpoint: Checkpoint) -> list[str]:
+    return [name for name, _ in selection.usable_backends(requested, checkpoint)]
 
 
 def set_instructions(monkeypatch: pytest.MonkeyPatch, *available: str) -> None:

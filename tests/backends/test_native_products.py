@@ -86,8 +86,8 @@ def test_blocks_of_zeros_are_left_out_of_products(share: float) -> None:
     kept = KernelArrays()
     t, more = (random.standard_normal((900, 64)).astype(np.float32) for _ in range(2))
     taps = [matrix(64) for _ in range(9)]
-    found = run_convolution(kept.matrices(taps), t, more)
-    np.testing.assert_allclose(found, convolved(np.stack(taps, -1), t, more), atol=2e-2)
+    result = run_convolution(kept.matrices(taps), t, more)
+    np.testing.assert_allclose(result, convolved(np.stack(taps, -1), t, more), atol=2e-2)
 
     first, bias = matrix(112), random.standard_normal(64).astype(np.float32)
     picture = random.random((3, 60, 60), np.float32)

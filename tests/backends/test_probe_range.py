@@ -28,8 +28,8 @@ def network(path: Path, *nodes: NodeProto, kind: int = TensorProto.FLOAT, **cons
     return write_onnx(path, nodes, [taken], given, {name: np.float32(values) for name, values in constants.items()})
 
 
-def ranges(path: Path, **asked: Any) -> tuple[str, str]:
-    ends = open_checkpoint(path, **asked).description.config
+def ranges(path: Path, **arguments: Any) -> tuple[str, str]:
+    ends = open_checkpoint(path, **arguments).description.config
     assert isinstance(ends, OnnxConfig)
     return ends.range, ends.output_range
 
@@ -50,8 +50,8 @@ def test_bytes_in_and_fractions_out(tmp_path: Path, kind: int) -> None:
     nodes = [node("Cast", ["x"], ["f"], to=TensorProto.FLOAT), node("Div", ["f", "c"], ["y"])]
     path = network(tmp_path / "x.onnx", *nodes, kind=kind, c=255)
     assert ranges(path) == ("255", "1")
-    found = run_in_openvino(open_checkpoint(path), PICTURE, tmp_path / "engine")
-    np.testing.assert_allclose(found, PICTURE, atol=0.5 / 255 + 1e-5)
+    result = run_in_openvino(open_checkpoint(path), PICTURE, tmp_path / "engine")
+    np.testing.assert_allclose(result, PICTURE, atol=0.5 / 255 + 1e-5)
     assert ranges(path, input_range="255") == ("255", "1")
 
 

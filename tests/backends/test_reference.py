@@ -14,8 +14,8 @@ from vsfdatrd.errors import EngineError, EngineUnavailable
 
 
 def without(*names: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in names else found(name))
+    result = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in names else result(name))
 
 
 def test_onnx_runtime_computes_what_openvino_computes(

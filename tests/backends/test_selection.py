@@ -44,8 +44,8 @@ def opened(tiny: Checkpoint, tmp_path: Path) -> Callable[..., FakeEngine]:
     """Opens an engine for 50×40 pixels and returns it."""
 
     def opener(checkpoint: Checkpoint = tiny, **options: object) -> FakeEngine:
-        wanted = Options(model=str(checkpoint.path), **options)  # type: ignore[arg-type]
-        engine = selection.open_engine(checkpoint, 40, 50, wanted, EngineCache(tmp_path / "cache")).engine
+        requested = Options(model=str(checkpoint.path), **options)  # type: ignore[arg-type]
+        engine = selection.open_engine(checkpoint, 40, 50, requested, EngineCache(tmp_path / "cache")).engine
         assert isinstance(engine, FakeEngine)
         return engine
 
@@ -149,7 +149,7 @@ def test_parts_are_for_gpus(
 
 
 @pytest.mark.parametrize(
-    ("backend", "gpus", "device", "said"),
+    ("backend", "gpus", "device", "message"),
     [
         ("openvino", 0, (1,), "device 0, the only one here"),
         ("openvino", 4, (1,), "device 0, the only one here"),
@@ -164,13 +164,13 @@ def test_a_device_that_is_not_there(
     backend: str,
     gpus: int,
     device: tuple[int, ...],
-    said: str,
+    message: str,
 ) -> None:
     monkeypatch.setattr(selection, "gpu_count", lambda: gpus)
     with pytest.raises(ArgumentError) as caught:
         opened(backend=backend, device=device)
     assert f"device={list(device)} does not exist" in str(caught.value)
-    assert f"the {backend} engine can use {said}" in str(caught.value)
+    assert f"the {backend} engine can use {message}" in str(caught.value)
 
 
 def test_every_gpu_there_is_can_be_used(backends: Backends, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,8 +179,8 @@ def test_every_gpu_there_is_can_be_used(backends: Backends, opened: Opened, monk
     assert backends["torch"].built == ["fp16"]
 
 
-def first(wanted: str, checkpoint: Checkpoint) -> str:
-    return selection.usable_backends(wanted, checkpoint)[0][0]
+def first(requested: str, checkpoint: Checkpoint) -> str:
+    return selection.usable_backends(requested, checkpoint)[0][0]
 
 
 def test_an_engine_that_lost_a_frame_is_shared_with_nobody_new(

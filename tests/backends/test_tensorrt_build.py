@@ -197,7 +197,7 @@ def test_what_is_no_kind_of_gpu(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("capability", "both", "wanted"),
+    ("capability", "both", "requested"),
     [
         ((8, 9), True, RTX),
         ((12, 0), True, RTX),
@@ -210,11 +210,11 @@ def test_what_is_no_kind_of_gpu(text: str) -> None:
     ],
 )
 def test_data_center_cards_prefer_their_own_library(
-    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] | None, both: bool, wanted: object
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] | None, both: bool, requested: object
 ) -> None:
     there = {"tensorrt_rtx"} | ({"tensorrt"} if both else set())
     monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace() if name in there else None)
-    assert choose_library(capability) is wanted
+    assert choose_library(capability) is requested
     there.clear()
     assert choose_library(capability) is None
 

@@ -85,13 +85,15 @@ def test_two_networks_that_are_no_faster_are_not_kept(upscale: Upscale, tmp_path
     assert "one network less" not in again.stderr, "a second one was tried"
 
 
-@pytest.mark.parametrize(("fault", "said"), [("second", "computes one network less at the same time"), ("large", "")])
-def test_one_network_where_a_second_cannot_be(upscale: Upscale, tmp_path: Path, fault: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "message"), [("second", "computes one network less at the same time"), ("large", "")]
+)
+def test_one_network_where_a_second_cannot_be(upscale: Upscale, tmp_path: Path, fault: str, message: str) -> None:
     """Nothing is measured, and nothing remembered that free memory may change."""
     outcome = upscale(fault, gpu=TWO_FIT)
     assert outcome.sound, outcome
-    assert said in outcome.stderr
-    assert ("network" in outcome.stderr) == bool(said)
+    assert message in outcome.stderr
+    assert ("network" in outcome.stderr) == bool(message)
     assert contexts(tmp_path) == []
 
 
@@ -120,15 +122,17 @@ def test_a_gpu_that_is_lost_while_it_is_measured_is_left(upscale: Upscale, tmp_p
     assert contexts(tmp_path) == []
 
 
-@pytest.mark.parametrize(("fault", "said"), [("launch", "unspecified launch failure"), ("crash", "ended unexpectedly")])
-def test_two_networks_on_a_gpu_that_is_lost_fail_frames(upscale: Upscale, fault: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "message"), [("launch", "unspecified launch failure"), ("crash", "ended unexpectedly")]
+)
+def test_two_networks_on_a_gpu_that_is_lost_fail_frames(upscale: Upscale, fault: str, message: str) -> None:
     two = {"FDATRD_GPU_CONTEXTS": "2"}
     upscale(gpu=two)  # builds and verifies
     outcome = upscale(fault, gpu=two, backend="tensorrt", streams=4, length=40)
     assert outcome.error is None
     failed = [frame for frame in outcome.frames if isinstance(frame, str)]
     assert failed
-    assert all(said in frame and frame.startswith("fdatrd.upscale: frame ") for frame in failed)
+    assert all(message in frame and frame.startswith("fdatrd.upscale: frame ") for frame in failed)
 
 
 def test_a_network_that_is_not_kept_frees_its_memory(upscale: Upscale, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from tests.backends.on_fake_gpu import Upscale, engines
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [
         ("register", "frames go through pinned buffers, which takes a copy more"),
         ("register hostalloc", "copies wait for each other and for the network, which costs speed"),
@@ -21,11 +21,11 @@ from tests.backends.on_fake_gpu import Upscale, engines
         ("uncached", ""),
     ],
 )
-def test_what_only_costs_time_is_no_error(upscale: Upscale, fault: str, said: str) -> None:
+def test_what_only_costs_time_is_no_error(upscale: Upscale, fault: str, message: str) -> None:
     outcome = upscale(fault)
     assert outcome.sound, outcome
-    assert said in outcome.stderr
-    assert ("without a CUDA graph" in outcome.stderr) == ("graph" in said)
+    assert message in outcome.stderr
+    assert ("without a CUDA graph" in outcome.stderr) == ("graph" in message)
     assert ("pinn" in outcome.stderr) == ("register" in fault)
 
 
@@ -40,7 +40,7 @@ def test_what_another_driver_compiled_is_told_and_compiled_again(upscale: Upscal
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [
         (
             "build",
@@ -55,11 +55,11 @@ def test_what_another_driver_compiled_is_told_and_compiled_again(upscale: Upscal
         ("nan", "engine's output has 1 values that are not finite"),
     ],
 )
-def test_what_cannot_work_is_a_sentence(upscale: Upscale, tmp_path: Path, fault: str, said: str) -> None:
+def test_what_cannot_work_is_a_sentence(upscale: Upscale, tmp_path: Path, fault: str, message: str) -> None:
     outcome = upscale(fault, backend="tensorrt", precision="fp16")
     assert outcome.error is not None
     assert outcome.error.startswith("fdatrd.upscale: ")
-    assert said in outcome.error
+    assert message in outcome.error
     assert "Traceback" not in outcome.error
     assert engines(tmp_path) == [], "a useless engine is in the cache"
     if fault in ("build", "parse"):
@@ -83,8 +83,10 @@ def test_auto_takes_another_engine_when_this_one_fails(upscale: Upscale) -> None
     assert "The tensorrt engine cannot be used: TensorRT could not build the network" in outcome.stderr
 
 
-@pytest.mark.parametrize(("fault", "said"), [("launch", "unspecified launch failure"), ("crash", "ended unexpectedly")])
-def test_a_gpu_that_fails_in_the_middle_fails_frames(upscale: Upscale, fault: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "message"), [("launch", "unspecified launch failure"), ("crash", "ended unexpectedly")]
+)
+def test_a_gpu_that_fails_in_the_middle_fails_frames(upscale: Upscale, fault: str, message: str) -> None:
     upscale()  # builds and verifies
     outcome = upscale(
         fault, backend="tensorrt", streams=3
@@ -92,7 +94,7 @@ def test_a_gpu_that_fails_in_the_middle_fails_frames(upscale: Upscale, fault: st
     assert outcome.error is None
     failed = [frame for frame in outcome.frames if isinstance(frame, str)]
     assert failed
-    assert all(said in frame and frame.startswith("fdatrd.upscale: frame ") for frame in failed)
+    assert all(message in frame and frame.startswith("fdatrd.upscale: frame ") for frame in failed)
 
 
 def test_a_damaged_engine_is_built_again(upscale: Upscale, tmp_path: Path) -> None:
@@ -121,17 +123,17 @@ def test_little_memory_means_fewer_streams_then_tiles_then_an_error(upscale: Ups
 
 
 @pytest.mark.parametrize(
-    ("gpu", "said"),
+    ("gpu", "message"),
     [
         ({"FAKE_GPUS": ""}, "backend='tensorrt' cannot be used here: there is no NVIDIA GPU here, or no driver for it"),
         ({"FAKE_GPUS": "GTX 1080 6.1"}, "GTX 1080 is older than TensorRT supports"),
         ({"FAKE_DRIVER": "12040"}, "the NVIDIA driver is missing or too old (it supports CUDA 12.4, and 13 is needed)"),
     ],
 )
-def test_machines_that_cannot_run_it(upscale: Upscale, gpu: dict[str, str], said: str) -> None:
+def test_machines_that_cannot_run_it(upscale: Upscale, gpu: dict[str, str], message: str) -> None:
     outcome = upscale(gpu=gpu, backend="tensorrt")
     assert outcome.error is not None
-    assert said in outcome.error
+    assert message in outcome.error
 
 
 def test_a_device_that_is_not_there(upscale: Upscale) -> None:

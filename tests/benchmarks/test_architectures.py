@@ -38,9 +38,9 @@ def test_openvino_gives_what_spandrel_gives(tmp_path: Path, name: str, scale: in
     about: ModelDescriptor = checkpoint.description
     assert (about.scale, about.size.multiple_of, about.planes) == (scale, multiple, "rgb")
     (tmp_path / "engine").mkdir()
-    found, deviation = compare_with_spandrel(checkpoint, tmp_path / "engine")
+    result, deviation = compare_with_spandrel(checkpoint, tmp_path / "engine")
     assert deviation > 1e-3, "the network gives nothing, so nothing was compared"
-    assert found <= 1e-4
+    assert result <= 1e-4
 
 
 def test_the_table_says_what_was_found() -> None:

@@ -9,8 +9,8 @@ from vsfdatrd.kernels import manifest
 
 def test_the_page_has_the_tables() -> None:
     """Run `python -m benchmarks.kernels` after compiling the kernels."""
-    [found] = kernels.MARKS.findall(kernels.PAGE.read_text(encoding="utf-8"))
-    assert found == kernels.text()
+    [result] = kernels.MARKS.findall(kernels.PAGE.read_text(encoding="utf-8"))
+    assert result == kernels.text()
 
 
 def test_all_kernels_are_counted() -> None:

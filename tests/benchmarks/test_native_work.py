@@ -26,6 +26,6 @@ def test_all_products_are_counted(tiny_model: Path) -> None:
 
 
 def test_rates_are_those_of_a_processor() -> None:
-    found = native_work.measure_ceilings()
-    assert 1e9 < found["macs_per_s"] < 1e13
-    assert 1e8 < found["bytes_per_s"] < 1e12
+    result = native_work.measure_ceilings()
+    assert 1e9 < result["macs_per_s"] < 1e13
+    assert 1e8 < result["bytes_per_s"] < 1e12

@@ -22,10 +22,10 @@ CPU = torch.device("cpu")
 def test_our_graph_in_fp32(tiny_model: Path, turing: bool, one_thread: None) -> None:
     graph = open_checkpoint(tiny_model).graph(60, 90, tensorrt_target("fp32", turing))
     picture = draw_line_art(60, 90)[None]
-    (found,) = execute(graph, {"input": torch.from_numpy(picture)}, CPU)
+    (result,) = execute(graph, {"input": torch.from_numpy(picture)}, CPU)
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     expected = session.run(None, {"input": picture})[0]
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(result.numpy(), expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_our_graph_in_half_precision_is_computed_in_it(tiny_model: Path, one_thread: None) -> None:
@@ -96,8 +96,8 @@ def test_operators(case: str) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)])
     results: Any = ReferenceEvaluator(model).run(None, {"in0": tensors[0]})
     expected = results[0]
-    (found,) = execute(model, {"in0": torch.from_numpy(tensors[0])}, CPU)
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)
+    (result,) = execute(model, {"in0": torch.from_numpy(tensors[0])}, CPU)
+    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_an_unknown_operator_is_named() -> None:

@@ -143,7 +143,7 @@ def test_verify_finds_own_files_that_changed(model: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("medium", b"", "belongs to a model that ships"),
         ("mine", b"", "is empty"),
@@ -152,7 +152,7 @@ def test_verify_finds_own_files_that_changed(model: Path, capsys: pytest.Capture
     ],
 )
 def test_what_cannot_be_used_is_not_added(
-    tmp_path: Path, own: Path, name: str, content: bytes, said: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, own: Path, name: str, content: bytes, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "file.safetensors"
     file.write_bytes(content)
@@ -160,7 +160,7 @@ def test_what_cannot_be_used_is_not_added(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("vsfdatrd: ")
-    assert said in err
+    assert message in err
     assert not own.exists()
 
 

@@ -119,9 +119,9 @@ def test_other_content_is_said_and_not_refused(
 ) -> None:
     before, after = write("a.y4m", clip_of(film[:10])), write("b.y4m", clip_of(film[40:60]))
     assert main(["compare", str(before), str(after), "--out", str(tmp_path / "o"), "--html", "--count", "2"]) == 0
-    said = "The two files do not seem to show the same: a.y4m has another picture at all of these frames of b.y4m."
-    assert said in capsys.readouterr().err
-    assert said in Page((tmp_path / "o" / "compare.html").read_text()).text
+    message = "The two files do not seem to show the same: a.y4m has another picture at all of these frames of b.y4m."
+    assert message in capsys.readouterr().err
+    assert message in Page((tmp_path / "o" / "compare.html").read_text()).text
 
 
 def test_cut_borders_and_lengths_are_said(
@@ -138,7 +138,7 @@ def test_cut_borders_and_lengths_are_said(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["a.y4m", "gone.mkv"], "gone.mkv' is not there; give the path of a video file"),
         (["gone.mkv", "a.y4m"], "the input 'gone.mkv' is not there"),
@@ -154,7 +154,7 @@ def test_cut_borders_and_lengths_are_said(
 )
 def test_errors_are_one_sentence(
     arguments: list[str],
-    said: str,
+    message: str,
     write: Writer,
     film: list[Drawing],
     tmp_path: Path,
@@ -169,7 +169,7 @@ def test_errors_are_one_sentence(
     assert out == ""
     last = err.splitlines()[-1]
     assert last.startswith("vsfdatrd: ")
-    assert said in last
+    assert message in last
 
 
 def test_without_pillow_the_command_to_install_it_is_named(

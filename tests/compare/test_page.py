@@ -116,9 +116,9 @@ def test_the_slider_obeys_the_keyboard(browser: Browser, url: str) -> None:
 
 def test_nothing_is_loaded_and_nothing_fails(browser: Browser, url: str) -> None:
     browser.open(url)
-    asked = [event["request"]["url"] for event in browser.events("Network.requestWillBeSent")]
-    assert asked.count(url) == 1
-    assert all(address.startswith("data:image/") for address in asked if address != url)
+    arguments = [event["request"]["url"] for event in browser.events("Network.requestWillBeSent")]
+    assert arguments.count(url) == 1
+    assert all(address.startswith("data:image/") for address in arguments if address != url)
     assert browser.events("Log.entryAdded") == []
     assert browser.events("Runtime.exceptionThrown") == []
     assert browser.run("[...document.images].every(image => image.complete && image.naturalWidth > 0)")

@@ -182,7 +182,7 @@ def test_durations() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reported"),
     [
         (["missing.mkv"], "the input 'missing.mkv' is not there"),
         (["film.y4m", "--model", "smal"], "did you mean 'small'"),
@@ -201,7 +201,7 @@ def test_errors_are_sentences(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
-    told: str,
+    reported: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write("film.y4m", clip_of(scenes(1, 3, (64, 48))))
@@ -209,5 +209,5 @@ def test_errors_are_sentences(
     assert main(["preview", *arguments]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("vsfdatrd: ")
-    assert told in last
+    assert reported in last
     assert Path("other.html").read_text() == "<p>mine</p>"

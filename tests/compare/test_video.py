@@ -16,8 +16,8 @@ from vsfdatrd.encode.timestamps import NO_TIMESTAMP
 from vsfdatrd.errors import ArgumentError, ClipError, EncodeError, FrameError
 
 
-def shown(found: Video, number: int) -> video.Picture:
-    return read_frame(found, found.clip, number)
+def shown(result: Video, number: int) -> video.Picture:
+    return read_frame(result, result.clip, number)
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ def test_colors_are_those_that_were_drawn(
     drawn = np.zeros((height, width, 3), np.uint8)
     drawn[: height // 2] = 200, 40, 60
     drawn[height // 2 :] = 20, 120, 220
-    found = open_video(write("a.y4m", clip_of([drawn], matrix=matrix, range=limits), tags=tags))
-    assert np.abs(shown(found, 0) * 255 - drawn).max() < 1.5  # 8-bit YUV is that coarse; a wrong matrix is off by 10
+    result = open_video(write("a.y4m", clip_of([drawn], matrix=matrix, range=limits), tags=tags))
+    assert np.abs(shown(result, 0) * 255 - drawn).max() < 1.5  # 8-bit YUV is that coarse; a wrong matrix is off by 10
 
 
 def telecined(film: list[Drawing]) -> vs.VideoNode:
@@ -50,14 +50,14 @@ def telecined(film: list[Drawing]) -> vs.VideoNode:
 def test_telecined_film_shows_whole_film_frames(write: Writer, film: list[Drawing]) -> None:
     stored = telecined(film[:20])
     assert stored.num_frames == 25
-    found = open_video(write("a.y4m", stored, rate="30000:1001", tags="It A8:9"))
-    assert found.clip.num_frames == 25
-    assert "fields were matched" in found.treatment
-    assert found.pixel_aspect == pytest.approx(8 / 9)
+    result = open_video(write("a.y4m", stored, rate="30000:1001", tags="It A8:9"))
+    assert result.clip.num_frames == 25
+    assert "fields were matched" in result.treatment
+    assert result.pixel_aspect == pytest.approx(8 / 9)
     true = open_video(write("b.y4m", clip_of(film[:20], vs.YUV420P8)))
     every = [shown(true, n) for n in range(20)]
     for n in range(1, 24):  # each is one of the film's frames; the ends lack a neighbor
-        assert min(float(np.abs(shown(found, n) - film_frame).max()) for film_frame in every) < 0.02, n
+        assert min(float(np.abs(shown(result, n) - film_frame).max()) for film_frame in every) < 0.02, n
 
 
 def test_interlaced_video_that_fields_cannot_be_matched_in_shows_no_combs(write: Writer) -> None:
@@ -68,27 +68,27 @@ def test_interlaced_video_that_fields_cannot_be_matched_in_shows_no_combs(write:
         picture[::2, 14 * n : 14 * n + 40] = 210
         picture[1::2, 14 * n + 7 : 14 * n + 47] = 210
         pictures.append(picture)
-    found = open_video(write("a.y4m", clip_of(pictures), tags="It A1:1"))
+    result = open_video(write("a.y4m", clip_of(pictures), tags="It A1:1"))
     plain = open_video(write("b.y4m", clip_of(pictures)))
-    rows = [np.abs(np.diff(to_luma(shown(one, 5)), axis=0)).max() for one in (found, plain)]
+    rows = [np.abs(np.diff(to_luma(shown(one, 5)), axis=0)).max() for one in (result, plain)]
     assert rows[1] > 0.5
     assert rows[0] < 0.05
 
 
 def test_formats_that_vivtc_does_not_take_are_matched_by_luma(write: Writer, film: list[Drawing]) -> None:
     clip = clip_of(film[:6], vs.YUV444P8).resize.Point(format=vs.YUV411P8)
-    found = open_video(write("a.y4m", clip, tags="Ib A1:1"))
-    assert "fields were matched" in found.treatment
-    assert found.clip.num_frames == 6
-    assert np.abs(to_luma(shown(found, 3)) - to_luma(np.float32(1 / 255) * film[3])).mean() < 0.03
+    result = open_video(write("a.y4m", clip, tags="Ib A1:1"))
+    assert "fields were matched" in result.treatment
+    assert result.clip.num_frames == 6
+    assert np.abs(to_luma(shown(result, 3)) - to_luma(np.float32(1 / 255) * film[3])).mean() < 0.03
 
 
 def test_a_height_that_cannot_hold_two_fields_of_chroma(write: Writer, film: list[Drawing]) -> None:
     clip = clip_of([np.ascontiguousarray(picture[:158]) for picture in film[:2]], vs.YUV420P8)
-    found = open_video(write("a.y4m", clip, tags="It A1:1"))
-    assert "fields were matched" in found.treatment
-    assert shown(found, 1).shape == (158, 240, 3)
-    assert np.abs(to_luma(shown(found, 1)) - to_luma(np.float32(1 / 255) * film[1][:158])).mean() < 0.03
+    result = open_video(write("a.y4m", clip, tags="It A1:1"))
+    assert "fields were matched" in result.treatment
+    assert shown(result, 1).shape == (158, 240, 3)
+    assert np.abs(to_luma(shown(result, 1)) - to_luma(np.float32(1 / 255) * film[1][:158])).mean() < 0.03
 
 
 @pytest.mark.parametrize("form", [vs.RGB24, vs.RGBS, vs.GRAY8, vs.GRAY16, vs.YUV420P16])
@@ -103,10 +103,10 @@ def test_interlaced_frames_of_other_formats(form: vs.PresetVideoFormat, height: 
 
 
 def test_progressive_files_are_left_alone(write: Writer, film: list[Drawing]) -> None:
-    found = open_video(write("a.y4m", clip_of(film[:4]), rate="25:1"))
-    assert found.treatment == ""
-    assert found.pixel_aspect == 1
-    assert found.times == pytest.approx([0, 0.04, 0.08, 0.12], abs=1e-3)
+    result = open_video(write("a.y4m", clip_of(film[:4]), rate="25:1"))
+    assert result.treatment == ""
+    assert result.pixel_aspect == 1
+    assert result.times == pytest.approx([0, 0.04, 0.08, 0.12], abs=1e-3)
 
 
 def test_times_of_the_file_are_used_and_nonsense_is_not() -> None:
@@ -123,9 +123,9 @@ def test_raw_streams_have_the_times_of_their_frame_rate(tmp_path: Path) -> None:
     source = ["-f", "lavfi", "-i", "testsrc=size=320x240:duration=1:rate=25"]
     program = imageio_ffmpeg.get_ffmpeg_exe()
     subprocess.run([program, "-v", "error", *source, "-c:v", "mpeg2video", str(stream)], check=True, timeout=250)
-    found = open_video(stream)
-    assert found.clip.num_frames == 25
-    assert found.times == pytest.approx([n / 25 for n in range(25)])
+    result = open_video(stream)
+    assert result.clip.num_frames == 25
+    assert result.times == pytest.approx([n / 25 for n in range(25)])
 
 
 def test_files_that_are_not_video_say_so(tmp_path: Path) -> None:
@@ -162,8 +162,8 @@ def test_without_bestsource_the_command_to_install_it_is_named(
 
 
 def test_a_frame_that_cannot_be_read_names_its_number_and_file(write: Writer, film: list[Drawing]) -> None:
-    found = open_video(write("a.y4m", clip_of(film[:2])))
-    broken = found.clip.std.FrameEval(lambda n: found.clip.std.Crop(left=1) if n else found.clip)
-    assert read_frame(found, broken, 0).shape == (160, 240, 3)
+    result = open_video(write("a.y4m", clip_of(film[:2])))
+    broken = result.clip.std.FrameEval(lambda n: result.clip.std.Crop(left=1) if n else result.clip)
+    assert read_frame(result, broken, 0).shape == (160, 240, 3)
     with pytest.raises(FrameError, match=r"frame 1 of .*a\.y4m cannot be read"):
-        read_frame(found, broken, 1)
+        read_frame(result, broken, 1)

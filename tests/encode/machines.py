@@ -46,12 +46,12 @@ class Machine:
 
     def named(self, words: str) -> list[psutil.Process]:
         """Those with words in their command line."""
-        found = []
+        result = []
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 if words in " ".join(process.cmdline()):
-                    found.append(process)
-        return found
+                    result.append(process)
+        return result
 
     def kill(self) -> None:
         """Pull the plug."""
@@ -185,9 +185,9 @@ def machines(apart: bool = False) -> Iterator[Machines]:
             cluster.close()
 
 
-def until(found: Callable[[], object], seconds: float = 60) -> None:
+def until(result: Callable[[], object], seconds: float = 60) -> None:
     """Wait until something is so."""
     end = time.monotonic() + seconds
-    while not found():
+    while not result():
         assert time.monotonic() < end
         time.sleep(0.02)

@@ -129,9 +129,9 @@ def test_video_is_deinterlaced_in_every_format(form: str) -> None:
 def test_frames_without_two_fields_are_refused(frames: int, height: int, width: int) -> None:
     """VFM writes beyond its memory where a frame is smaller than a block."""
     source = clip(pictures(frames, height, width), field=0)
-    for asked in ("ivtc", "deint"):
+    for arguments in ("ivtc", "deint"):
         with pytest.raises(ArgumentError, match=f"none in {frames} frames? of {width}×{height} pixels"):
-            field_detection.choose_fields(source, NTSC, asked)
+            field_detection.choose_fields(source, NTSC, arguments)
     assert field_detection.choose_fields(source, NTSC, "auto").kind == "progressive"
 
 

@@ -59,19 +59,19 @@ def finish(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.splitlines()]
 
 
-def texts(told: list[dict[str, Any]], event: str) -> list[str]:
-    return [one["text"] for one in told if one["event"] == event]
+def texts(reported: list[dict[str, Any]], event: str) -> list[str]:
+    return [one["text"] for one in reported if one["event"] == event]
 
 
 def wait_for(process: subprocess.Popen[str], event: str) -> list[dict[str, Any]]:
     """Read what an encode tells until something happens."""
-    told = []
+    reported = []
     assert process.stdout is not None
     for line in process.stdout:
-        told.append(json.loads(line))
-        if told[-1]["event"] == event:
-            return told
-    raise AssertionError((told, process.stderr.read() if process.stderr else ""))
+        reported.append(json.loads(line))
+        if reported[-1]["event"] == event:
+            return reported
+    raise AssertionError((reported, process.stderr.read() if process.stderr else ""))
 
 
 def freeze_encoders(machines: Sequence[Machine]) -> list[psutil.Process]:
@@ -125,7 +125,7 @@ def test_a_killed_worker_costs_its_part_and_leaves_no_programs(
     start: Any, cluster: Machines, film: Path, reference: list[str], temporary: Path, tmp_path: Path
 ) -> None:
     process = start(cluster, film, tmp_path / "out.mkv")
-    told = wait_for(process, "part")
+    reported = wait_for(process, "part")
     until(lambda: cluster.head.named("vspipe"))
     supervisor = next(
         parent
@@ -137,9 +137,11 @@ def test_a_killed_worker_costs_its_part_and_leaves_no_programs(
     supervisor.parent().kill()
     _, alive = psutil.wait_procs(programs, timeout=10)
     assert not alive
-    told += finish(process)
-    assert any("was lost: the worker process there died; trying it once more" in text for text in texts(told, "retry"))
-    assert sorted(one["part"] for one in told if one["event"] == "part") == [1, 2, 3, 4]
+    reported += finish(process)
+    assert any(
+        "was lost: the worker process there died; trying it once more" in text for text in texts(reported, "retry")
+    )
+    assert sorted(one["part"] for one in reported if one["event"] == "part") == [1, 2, 3, 4]
     assert decoded(tmp_path / "out.mkv") == reference
     assert nothing_is_left(temporary)
 
@@ -222,9 +224,9 @@ def test_machines_that_lack_something_are_left_out_and_say_why(
         )
         assert "offers neither GPUs nor CPUs" in error.splitlines()[-1]
         cluster.start("--num-cpus", "1", **environment)
-        told = finish(start(cluster, film, tmp_path / "out.mkv"))
-    assert len(texts(told, "left out")) == 2
-    assert texts(told, "machines") == ["Ray: 1 part at once, each with 1 CPU, on 1 machine"]
+        reported = finish(start(cluster, film, tmp_path / "out.mkv"))
+    assert len(texts(reported, "left out")) == 2
+    assert texts(reported, "machines") == ["Ray: 1 part at once, each with 1 CPU, on 1 machine"]
     assert decoded(tmp_path / "out.mkv") == reference
 
 

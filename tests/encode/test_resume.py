@@ -152,10 +152,10 @@ def test_other_settings_or_another_source_begin_anew_and_say_so(
 
     interrupt()
     assert journal_numbers(output)
-    said = encode(source, output, "--preset", "x265")
-    assert said.returncode == 0, said.stderr
-    assert "starting over, because these differ from the interrupted run: " in said.stderr
-    assert "preset" in said.stderr.split("interrupted run: ")[1].splitlines()[0]
+    message = encode(source, output, "--preset", "x265")
+    assert message.returncode == 0, message.stderr
+    assert "starting over, because these differ from the interrupted run: " in message.stderr
+    assert "preset" in message.stderr.split("interrupted run: ")[1].splitlines()[0]
     refused = encode(source, output, "--preset", "x264")
     assert refused.returncode == 1
     assert "exists, and was made from another source or with other settings" in refused.stderr

@@ -50,8 +50,8 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     pools: list[SlotPool] = []
 
     def opener(checkpoint: Checkpoint, sides: tuple[int, int] = SIDES, **options: object) -> Engine:
-        asked = Options(model=str(checkpoint.path), backend=request.module.BACKEND, **options)  # type: ignore[arg-type]
-        pools.append(selection.open_engine(checkpoint, *sides, asked, EngineCache(tmp_path / "cache")))
+        arguments = Options(model=str(checkpoint.path), backend=request.module.BACKEND, **options)  # type: ignore[arg-type]
+        pools.append(selection.open_engine(checkpoint, *sides, arguments, EngineCache(tmp_path / "cache")))
         return pools[-1].engine
 
     yield opener

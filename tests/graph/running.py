@@ -76,11 +76,11 @@ def rms_error(out: Array, expected: Array) -> float:
 def infer_types(model: onnx.ModelProto) -> dict[str, tuple[int, tuple[int, ...]]]:
     """Type and shape of every tensor of a graph, by the rules of ONNX."""
     graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
-    found = {
+    result = {
         value.name: (value.type.tensor_type.elem_type, tuple(d.dim_value for d in value.type.tensor_type.shape.dim))
         for value in (*graph.input, *graph.value_info, *graph.output)
     }
-    return found | {constant.name: (constant.data_type, tuple(constant.dims)) for constant in graph.initializer}
+    return result | {constant.name: (constant.data_type, tuple(constant.dims)) for constant in graph.initializer}
 
 
 def find_divisions(model: onnx.ModelProto) -> list[onnx.NodeProto]:

@@ -45,13 +45,13 @@ def test_half_precision_stays_close(config: ArtCnnConfig, precision: Precision) 
     out = run_graph(model, x)
     np.testing.assert_allclose(out, compute_by_formula(config, tensors, x), atol=4e-3)
     types = {constant.name: constant.data_type for constant in model.graph.initializer}
-    found: dict[str, set[int]] = {}
+    result: dict[str, set[int]] = {}
     for node in model.graph.node:
         if node.op_type == "Conv":
-            found.setdefault(node.name.partition("/")[0], set()).add(types[node.input[1]])
+            result.setdefault(node.name.partition("/")[0], set()).add(types[node.input[1]])
     full, half = {onnx.TensorProto.FLOAT}, {onnx.TensorProto.FLOAT16}
     # what sees the image is float32, and so is the last layer where it is written by itself
-    assert found == {"first": full, "body": half, "last": full | half, "border": full | half}
+    assert result == {"first": full, "body": half, "last": full | half, "border": full | half}
 
 
 def test_mixed_adds_in_single_precision() -> None:

@@ -27,13 +27,13 @@ def test_transforms_there_and_back(height: int, width: int, norm: Any) -> None:
     waves = torch.fft.rfft2(x, norm=norm)
     expected = torch.fft.irfft2(waves * gain + waves * waves, s=(height, width), norm=norm)
     with ExportPatches():
-        found: Any = torch.fft.rfft2(x, norm=norm)
-        assert isinstance(found, ComplexPair)
-        assert found.shape == waves.shape
-        torch.testing.assert_close(torch.complex(found.real, found.imag), waves, atol=1e-5, rtol=1e-5)
+        result: Any = torch.fft.rfft2(x, norm=norm)
+        assert isinstance(result, ComplexPair)
+        assert result.shape == waves.shape
+        torch.testing.assert_close(torch.complex(result.real, result.imag), waves, atol=1e-5, rtol=1e-5)
         # gain first: PyTorch itself is given one of these
         mul: Any = torch.mul
-        back = torch.fft.irfft2(mul(gain, found) + found * found, s=(height, width), norm=norm)
+        back = torch.fft.irfft2(mul(gain, result) + result * result, s=(height, width), norm=norm)
     torch.testing.assert_close(back, expected, atol=1e-4, rtol=1e-4)
 
 

@@ -53,8 +53,8 @@ def test_an_fdat_rd_that_repeats_pixels(identity_2x: Path, precision: Any) -> No
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_artcnn(kind: ArtCnnConfig, precision: Any) -> None:
     tensors = almost_repeating(kind)
-    found = shares(lambda form: artcnn.write(kind, tensors, SIZE, form), precision, kind.in_channels)
-    assert min(found) >= MIN_STEP_RATIO
+    result = shares(lambda form: artcnn.write(kind, tensors, SIZE, form), precision, kind.in_channels)
+    assert min(result) >= MIN_STEP_RATIO
 
 
 def almost_repeating(kind: ArtCnnConfig) -> dict[str, Any]:

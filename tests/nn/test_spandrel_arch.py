@@ -98,8 +98,8 @@ def test_registering_elsewhere() -> None:
 
 def test_fdat_stays_fdat(fdat: Path) -> None:
     assert spandrel.ModelLoader().load_from_file(fdat).architecture.id == "FDAT"
-    found = open_checkpoint(fdat).description
-    assert (found.name, found.scale, found.architecture.name) == ("FDAT", 2, "FDAT")
+    result = open_checkpoint(fdat).description
+    assert (result.name, result.scale, result.architecture.name) == ("FDAT", 2, "FDAT")
     model = load_model(fdat)
     x = torch.rand(1, 3, 24, 40)
     torch.testing.assert_close(model(x), spandrel.ModelLoader().load_from_file(fdat)(x))
@@ -107,10 +107,10 @@ def test_fdat_stays_fdat(fdat: Path) -> None:
 
 def test_rgb_network_of_another_architecture(compact: Callable[[int, int], Path]) -> None:
     checkpoint = open_checkpoint(compact(3, 3))
-    found = checkpoint.description
-    assert (found.name, found.scale, found.size, found.dtype) == ("Compact", 2, SizeRequirements(), "fp32")
+    result = checkpoint.description
+    assert (result.name, result.scale, result.size, result.dtype) == ("Compact", 2, SizeRequirements(), "fp32")
     network = checkpoint.network()
-    assert found.parameters == sum(parameter.numel() for parameter in network.parameters())
+    assert result.parameters == sum(parameter.numel() for parameter in network.parameters())
     assert not network.training
     out = network(torch.rand(1, 3, 9, 14))
     assert out.shape == (1, 3, 18, 28)

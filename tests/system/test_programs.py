@@ -89,7 +89,7 @@ X265 = """[libx265 @ 0x5586c0389e40] Error setting preset/tune nosuch/animation.
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("message", "reason"),
     [
         (
             X265,
@@ -103,8 +103,8 @@ X265 = """[libx265 @ 0x5586c0389e40] Error setting preset/tune nosuch/animation.
         ("[vf#0:0 @ 0x7f] Task finished with error code: -22", "vf#0:0: Task finished with error code: -22"),
     ],
 )
-def test_the_reason_is_what_was_said_first(said: str, reason: str) -> None:
-    assert programs.main_reason(said.splitlines()) == reason
+def test_the_reason_is_what_was_said_first(message: str, reason: str) -> None:
+    assert programs.main_reason(message.splitlines()) == reason
 
 
 def test_a_program_that_fails_is_a_sentence() -> None:

@@ -33,9 +33,9 @@ def in_gamut(count: int, bits: int, matrix: int, range: int, seed: int = 0) -> A
     return ordered
 
 
-def worst(found: Array, expected: Array, bits: int, range: int, plane: int) -> float:
+def worst(result: Array, expected: Array, bits: int, range: int, plane: int) -> float:
     """Largest difference in codes at `bits`, of a found plane at 16 bits."""
-    scaled = to_codes(from_codes(found, 16, range, plane > 0), bits, range, plane > 0)
+    scaled = to_codes(from_codes(result, 16, range, plane > 0), bits, range, plane > 0)
     return float(np.abs(scaled - expected).max())
 
 

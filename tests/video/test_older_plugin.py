@@ -42,8 +42,8 @@ def test_a_plugin_that_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_library_without_the_question(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     old = OldLibrary(*(name for name in CURRENT if name != missing))
     monkeypatch.setattr(kernels, "load_library", lambda: old)
-    said = f"do not belong to this version of vsfdatrd (undefined symbol: fdatrd_{missing}); install vsfdatrd again"
-    assert said in (backend.unavailable() or "")
+    message = f"do not belong to this version of vsfdatrd (undefined symbol: fdatrd_{missing}); install vsfdatrd again"
+    assert message in (backend.unavailable() or "")
     assert not backend.is_preferred()
 
 

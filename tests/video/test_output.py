@@ -10,7 +10,7 @@ from vsfdatrd.video import color as color
 
 
 @pytest.mark.parametrize(
-    ("format", "size", "tags", "asked", "scale", "expected"),
+    ("format", "size", "tags", "arguments", "scale", "expected"),
     [
         (vs.YUV420P8, (720, 480), {"_Matrix": 6}, None, 2, 1),  # SD grows to HD
         (vs.YUV420P8, (720, 480), {}, None, 2, 1),
@@ -40,23 +40,23 @@ from vsfdatrd.video import color as color
     ],
 )
 def test_the_output_matrix(
-    format: int, size: tuple[int, int], tags: dict[str, int], asked: str | None, scale: int, expected: int
+    format: int, size: tuple[int, int], tags: dict[str, int], arguments: str | None, scale: int, expected: int
 ) -> None:
     clip = blank(format, *size, _Range=0, **tags)
-    target = color.output_spec(color.inspect_clip(clip), scale, None, asked)
+    target = color.output_spec(color.inspect_clip(clip), scale, None, arguments)
     assert target.matrix == expected
-    assert props_of(round_trip(clip, scale, matrix=asked))["_Matrix"] == expected
+    assert props_of(round_trip(clip, scale, matrix=arguments))["_Matrix"] == expected
 
 
 @pytest.mark.parametrize(("size", "expected"), [((640, 360), 1), ((300, 200), 6)])
-@pytest.mark.parametrize("asked", [None, "source"])
-def test_rgb_to_yuv_takes_the_usual_matrix(size: tuple[int, int], expected: int, asked: str | None) -> None:
-    target = color.output_spec(color.inspect_clip(blank(vs.RGB24, *size)), 2, "YUV420P10", asked)
+@pytest.mark.parametrize("arguments", [None, "source"])
+def test_rgb_to_yuv_takes_the_usual_matrix(size: tuple[int, int], expected: int, arguments: str | None) -> None:
+    target = color.output_spec(color.inspect_clip(blank(vs.RGB24, *size)), 2, "YUV420P10", arguments)
     assert (target.matrix, target.range, target.chroma) == (expected, 0, 0)
 
 
 @pytest.mark.parametrize(
-    ("given_format", "tags", "asked", "expected", "matrix", "limits", "location"),
+    ("given_format", "tags", "arguments", "expected", "matrix", "limits", "location"),
     [
         (vs.YUV420P8, {}, "YUV420P10", vs.YUV420P10, 6, 0, 0),
         (vs.YUV420P8, {"_Range": 1}, "yuv420p10", vs.YUV420P10, 6, 1, 0),
@@ -75,7 +75,13 @@ def test_rgb_to_yuv_takes_the_usual_matrix(size: tuple[int, int], expected: int,
     ],
 )
 def test_the_output_format(
-    given_format: int, tags: dict[str, int], asked: str, expected: int, matrix: int, limits: int, location: int | None
+    given_format: int,
+    tags: dict[str, int],
+    arguments: str,
+    expected: int,
+    matrix: int,
+    limits: int,
+    location: int | None,
 ) -> None:
     clip = blank(given_format, **tags)
     family, bits = clip.format.color_family, clip.format.bits_per_sample
@@ -87,7 +93,7 @@ def test_the_output_format(
     else:
         clip = core.std.BlankClip(clip, color=values.tolist())
     clip = clip.std.SetFrameProps(**tags) if tags else clip
-    out = round_trip(clip, format=asked)
+    out = round_trip(clip, format=arguments)
     assert out.format.id == expected
     after = props_of(out)
     assert (after["_Matrix"], after["_Range"], after.get("_ChromaLocation")) == (matrix, limits, location)
@@ -115,14 +121,14 @@ def test_what_the_network_gets_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "arguments",
     ["", "YUV420P99", "mp4", "0", "999999", "99999999999999999999", "-1", "GRAY32", "YUV420P17", "NONE", "²", "1.5"],
 )
-def test_formats_that_cannot_be_made(asked: str) -> None:
+def test_formats_that_cannot_be_made(arguments: str) -> None:
     with pytest.raises(ArgumentError) as caught:
-        color.output_spec(color.inspect_clip(blank()), 2, asked, None)
+        color.output_spec(color.inspect_clip(blank()), 2, arguments, None)
     text = str(caught.value)
-    assert text.startswith(f"format={asked!r} is not a supported output format")
+    assert text.startswith(f"format={arguments!r} is not a supported output format")
     assert "YUV420P10" in text
     assert str(int(vs.YUV420P10)) in text
 
@@ -138,20 +144,20 @@ def test_format_numbers_that_zimg_cannot_make(number: int) -> None:
         color.output_spec(color.inspect_clip(blank()), 2, str(number), None)
 
 
-@pytest.mark.parametrize("asked", ["", "bt709", "0", "2", "3", "10", "14", "99", "-1", "rgb", "2020cl"])
-def test_matrices_that_are_unknown(asked: str) -> None:
-    if not asked:
-        assert color.output_spec(color.inspect_clip(blank(_Matrix=6)), 1, None, asked).matrix == 6
+@pytest.mark.parametrize("arguments", ["", "bt709", "0", "2", "3", "10", "14", "99", "-1", "rgb", "2020cl"])
+def test_matrices_that_are_unknown(arguments: str) -> None:
+    if not arguments:
+        assert color.output_spec(color.inspect_clip(blank(_Matrix=6)), 1, None, arguments).matrix == 6
         return
     with pytest.raises(ArgumentError) as caught:
-        color.output_spec(color.inspect_clip(blank()), 2, None, asked)
-    assert str(caught.value).startswith(f"matrix={asked!r} is unknown; give auto, source, 709")
+        color.output_spec(color.inspect_clip(blank()), 2, None, arguments)
+    assert str(caught.value).startswith(f"matrix={arguments!r} is unknown; give auto, source, 709")
 
 
-@pytest.mark.parametrize(("given_format", "asked"), [(vs.RGB24, None), (vs.YUV420P8, "RGBS")])
-def test_a_matrix_for_rgb_makes_no_sense(given_format: int, asked: str | None) -> None:
+@pytest.mark.parametrize(("given_format", "arguments"), [(vs.RGB24, None), (vs.YUV420P8, "RGBS")])
+def test_a_matrix_for_rgb_makes_no_sense(given_format: int, arguments: str | None) -> None:
     with pytest.raises(ArgumentError, match=r"^matrix='709' makes no sense for the RGB output .*leave it out"):
-        color.output_spec(color.inspect_clip(blank(given_format)), 2, asked, "709")
+        color.output_spec(color.inspect_clip(blank(given_format)), 2, arguments, "709")
 
 
 def test_a_format_that_does_not_go_with_the_size() -> None:

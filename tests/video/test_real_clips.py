@@ -54,8 +54,8 @@ def test_real_clips_keep_their_colors(shared: Path, name: str, matrix: int, sar:
     assert (source.matrix, source.range, source.chroma) == (matrix, 0, 0)
     doubled = color.to_rgb(source).resize.Bicubic(2 * clip.width, 2 * clip.height).std.Expr("x 0 max 1 min")
     frames = (0, 7, min(60, clip.num_frames - 1))
-    for asked, expected_matrix in ((None, 1), ("source", matrix)):
-        out = color.convert_output(doubled, color.output_spec(source, 2, None, asked))
+    for arguments, expected_matrix in ((None, 1), ("source", matrix)):
+        out = color.convert_output(doubled, color.output_spec(source, 2, None, arguments))
         assert (out.num_frames, out.fps, out.format.id) == (clip.num_frames, clip.fps, vs.YUV420P16)
         expected = clip.resize.Lanczos(2 * clip.width, 2 * clip.height, format=vs.YUV420P16, matrix=expected_matrix)
         assert np.abs(means(out, frames) - means(expected, frames)).max() <= 1 / 255

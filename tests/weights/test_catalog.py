@@ -46,8 +46,8 @@ def test_shipped_weights_are_there() -> None:
     from vsfdatrd.checkpoint import open_checkpoint
 
     for model in CATALOG.values():
-        found = open_checkpoint(resolve_model(model.name)).description
-        assert (found.sha256, found.scale, found.name) == (model.sha256, model.scale, "FDAT-RD")
+        result = open_checkpoint(resolve_model(model.name)).description
+        assert (result.sha256, result.scale, result.name) == (model.sha256, model.scale, "FDAT-RD")
 
 
 @pytest.mark.parametrize("name", ["medium", "aligned", "Medium"])

@@ -182,9 +182,9 @@ def test_a_worker_killed_before_any_message_is_a_sentence_in_vspipe(tiny_model: 
     done = subprocess.run([vspipe(), str(script), "."], capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, (done.returncode, done.stderr)
     lines = (tmp_path / "said").read_text().splitlines()
-    asked, said = lines[::2], lines[1::2]
-    assert asked == ["describe", "build", "load", "map", "run"], "\n".join(lines)
-    for sentence in said:
+    arguments, message = lines[::2], lines[1::2]
+    assert arguments == ["describe", "build", "load", "map", "run"], "\n".join(lines)
+    for sentence in message:
         assert sentence.startswith("fdatrd.upscale: ")
         assert re.search(UNEXPECTED, sentence)
 

@@ -12,13 +12,13 @@ from vsfdatrd.workers.shared_memory import SharedMemory, slot_buffers
 def test_buffers_lie_apart_in_one_memory() -> None:
     memory = SharedMemory()
     size = 4 * 2 * (3 * 4 * 5 + 3 * 8 * 10)
-    found = slot_buffers(memory.resize(size), 2, [3, 4, 5], [3, 8, 10])
-    for i, array in enumerate(array for pair in found for array in pair):
+    result = slot_buffers(memory.resize(size), 2, [3, 4, 5], [3, 8, 10])
+    for i, array in enumerate(array for pair in result for array in pair):
         array.fill(i + 1)
     assert memory.map is not None
     values = np.frombuffer(memory.map, np.float32).copy()
     np.testing.assert_array_equal(values, np.repeat([1, 2, 3, 4], [60, 240, 60, 240]).astype(np.float32))
-    del found, array
+    del result, array
     memory.close()
     assert memory.fd == -1
 

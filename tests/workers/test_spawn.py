@@ -39,9 +39,9 @@ def test_flags_are_those_that_this_system_takes() -> None:
 @pytest.mark.parametrize("host", ["", "/usr/bin/vspipe", "/opt/mpv/mpv"])
 def test_python_is_found_whatever_the_host_is(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     monkeypatch.setattr(sys, "executable", host)
-    found = find_python()
-    assert Path(found).parent == Path(sys.prefix, "bin")
-    done = subprocess.run([found, "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True, timeout=250)
+    result = find_python()
+    assert Path(result).parent == Path(sys.prefix, "bin")
+    done = subprocess.run([result, "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True, timeout=250)
     assert done.stdout.strip() == sys.prefix
 
 

@@ -9,8 +9,8 @@ from benchmarks.speed.peers import PEERS
 
 def plan(extent: Extent, **given: Any) -> dict[str, Group]:
     usual: dict[str, Any] = {"gpu": False, "backends": [("openvino", ("fp32",))], "peers": tuple(PEERS)}
-    found = groups(extent, **usual | given)
-    return {group.name: group for group in found}
+    result = groups(extent, **usual | given)
+    return {group.name: group for group in result}
 
 
 def test_quick_is_one_group_and_full_has_all() -> None:

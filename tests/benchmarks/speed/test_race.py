@@ -111,8 +111,8 @@ def test_garbage_is_no_result(noise: float, good: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("depth", "wanted", "frames"),
+    ("depth", "requested", "frames"),
     [(1, 0.3, 2), (1, 7.2, 8), (2, 1.3, 4), (2, 4.1, 6), (3, 7, 9), (12, 30, 36), (5, 1e9, 4095)],
 )
-def test_a_turn_is_a_multiple_of_the_frames_in_flight(depth: int, wanted: float, frames: int) -> None:
-    assert turn_length(depth, wanted) == frames
+def test_a_turn_is_a_multiple_of_the_frames_in_flight(depth: int, requested: float, frames: int) -> None:
+    assert turn_length(depth, requested) == frames

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "said"),
+    ("name", "arguments", "message"),
     [
         ("x.bin", {}, r"x.bin' does not show its format; name it .onnx, .safetensors or .pth, or give format"),
         ("x", {}, "does not show its format"),
@@ -34,9 +34,9 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(
     ],
 )
 def test_what_cannot_be_asked_for(
-    tiny_model: Path, target: Path, name: str, arguments: dict[str, Any], said: str
+    tiny_model: Path, target: Path, name: str, arguments: dict[str, Any], message: str
 ) -> None:
-    assert_refused(ArgumentError, said, target.with_name(name), tiny_model, **arguments)
+    assert_refused(ArgumentError, message, target.with_name(name), tiny_model, **arguments)
 
 
 def test_the_smallest_size(tiny_model: Path, target: Path) -> None:

@@ -93,8 +93,8 @@ def test_bf16_is_not_called_verified(tiny_model: Path, target: Path, size: tuple
         1e-4 < relative_error(run_onnxruntime(convert_to_fp32(target), picture), run_torch(tiny_model, picture)) < 0.1
     )
     if done.verified is None:
-        said = f"ONNX Runtime {onnxruntime.__version__} cannot compute bf16 on a CPU (its structure was checked)"
-        assert (done.unverified, done.psnr, done.difference) == (said, None, None)
+        message = f"ONNX Runtime {onnxruntime.__version__} cannot compute bf16 on a CPU (its structure was checked)"
+        assert (done.unverified, done.psnr, done.difference) == (message, None, None)
         with pytest.raises(Exception, match="NOT_IMPLEMENTED"):
             run_onnxruntime(target, picture)
     else:  # an ONNX Runtime of the future
@@ -122,11 +122,11 @@ def test_a_large_graph_is_verified_by_a_small_one(
     assert interface(target)[0][1] == [1, 3, size[1], size[0]]
 
 
-@pytest.mark.parametrize("found", [[90.0, 60.0], [60.0, 90.0]])
+@pytest.mark.parametrize("result", [[90.0, 60.0], [60.0, 90.0]])
 def test_the_worst_picture_counts(
-    identity_2x: Path, target: Path, monkeypatch: pytest.MonkeyPatch, found: list[float]
+    identity_2x: Path, target: Path, monkeypatch: pytest.MonkeyPatch, result: list[float]
 ) -> None:
-    answers = iter(found)
+    answers = iter(result)
     monkeypatch.setattr(accuracy, "check_psnr", lambda *_: next(answers))
     assert export(identity_2x, target, dynamic=True).psnr == 60
 

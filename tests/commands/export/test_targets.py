@@ -22,8 +22,8 @@ def test_suffixes_in_capitals(tiny_model: Path, target: Path) -> None:
 def test_targets_that_cannot_be_written(tiny_model: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Checkpoint, "tensors", None)  # it is said before any work
 
-    def refused(path: Path, said: str) -> None:
-        with pytest.raises(ArgumentError, match=said):
+    def refused(path: Path, message: str) -> None:
+        with pytest.raises(ArgumentError, match=message):
             export(tiny_model, path, format="onnx")
 
     refused(target.parent / "none" / "x.onnx", "x.onnx' cannot be written: there is no directory '.*none'; create it")

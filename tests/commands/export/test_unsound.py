@@ -124,7 +124,7 @@ def test_weights_beyond_bf16(make_tensors: Make, tmp_path: Path, target: Path) -
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda t: t | {"conv_after.weight": t["conv_after.weight"] * 2}, "its tensor 'conv_after.weight' has other v"),
         (lambda t: t | {"conv_first.bias": t["conv_first.bias"].astype(np.float16)}, "conv_first.bias' has other val"),
@@ -133,15 +133,15 @@ def test_weights_beyond_bf16(make_tensors: Make, tmp_path: Path, target: Path) -
     ],
 )
 def test_weights_that_do_not_read_back(
-    tiny_model: Path, target: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[..., Any], said: str | None
+    tiny_model: Path, target: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[..., Any], message: str | None
 ) -> None:
     write = module._to_safetensors
     monkeypatch.setattr(module, "_to_safetensors", lambda tensors, about: write(change(tensors), about))
     target = target.with_suffix(".safetensors")
-    if said is None:
+    if message is None:
         export(tiny_model, target)
         return
-    assert_refused(EngineBuildError, f"was not kept: .*{said}", target, tiny_model)
+    assert_refused(EngineBuildError, f"was not kept: .*{message}", target, tiny_model)
     export(tiny_model, target, verify=False)
 
 

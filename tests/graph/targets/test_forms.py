@@ -67,11 +67,11 @@ def test_every_form_computes_what_the_network_computes(
         model = graph_for(x, config, tensors, form)
         onnx.checker.check_model(model, full_check=True)
         assert (3 if form.attention else 0) + 20 == model.opset_import[0].version
-        found = count_reduction_parts(model)
+        result = count_reduction_parts(model)
         # the second moment once, the reading of the dictionary three times; with maps once
         reading = (1 if form.maps else 3) * kinds.count("dictionary")
-        assert len(found) == (kinds.count("channel") + reading if form.split_reductions else 0)
-        assert min(found, default=2) > 1, "in one part, it is not tested"
+        assert len(result) == (kinds.count("channel") + reading if form.split_reductions else 0)
+        assert min(result, default=2) > 1, "in one part, it is not tested"
         counts = Counter(node.op_type for node in model.graph.node)
         windows = kinds.count("dictionary" if form.maps else "spatial")
         assert counts["Attention"] == (windows + kinds.count("dictionary") if form.attention else 0)

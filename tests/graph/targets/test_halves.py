@@ -38,16 +38,16 @@ def test_the_shipped_weights_in_half_precision(medium: Medium) -> None:
     config, tensors, network = medium
     x = draw_line_art(60, 120)[None]
     expected = run_torch(network, x)
-    found: dict[str, float] = {}
+    result: dict[str, float] = {}
     for precision in HALF:
         # The small float32 products may be TF32, which is what TensorRT has unless told otherwise.
         run = emulate(graph_for(x, config, tensors, tensorrt_target(precision)), x, tf32=precision == "mixed")
         assert run.first_bad is None
-        found[precision] = psnr(run.output, expected)
+        result[precision] = psnr(run.output, expected)
     # Measured: 78.3, 63.8 and 77.7 dB; weights that are trained anew move it a little.
-    assert 75 < found["fp16"] < 83, found
-    assert 60 < found["bf16"] < 69, found
-    assert found["mixed"] > found["fp16"] - 1.5, found  # by chance no better: what is multiplied is fp16 in both
+    assert 75 < result["fp16"] < 83, result
+    assert 60 < result["bf16"] < 69, result
+    assert result["mixed"] > result["fp16"] - 1.5, result  # by chance no better: what is multiplied is fp16 in both
 
 
 @tiny
@@ -109,11 +109,11 @@ def test_what_is_float32_in_a_whole_frame(medium: Medium) -> None:
     blocks = sum(group.count("channel") for group in config.groups)
     assert height * width == n
     types = infer_types(model)
-    found: Counter[tuple[str, tuple[int, ...]]] = Counter()
+    result: Counter[tuple[str, tuple[int, ...]]] = Counter()
     for node in model.graph.node:
         tensor, shape = types[node.output[0]]
         if tensor == TensorProto.FLOAT and np.prod(shape) > n * c / 10:
-            found[node.op_type, shape] += 1
+            result[node.op_type, shape] += 1
     pictures = (1, 3, 2 * FRAME[0], 2 * FRAME[1])
     allowed = {
         ("Cast", pictures): 1,  # what the last layer reads
@@ -129,10 +129,10 @@ def test_what_is_float32_in_a_whole_frame(medium: Medium) -> None:
         ("Div", (n // 1296, config.heads, m, 1296)): blocks,
     }
     # sums over parts, on their way to the sum over all: how many parts there are is up to the norm's weights
-    moments = [key for key in found if key[0] == "Cast" and key[1][1:] == (c, c) and np.prod(key[1]) <= n * c / 2]
-    assert sum(found.pop(key) for key in moments) == blocks
-    assert not found - Counter(allowed)
-    assert found["Cast", pictures] == 1
+    moments = [key for key in result if key[0] == "Cast" and key[1][1:] == (c, c) and np.prod(key[1]) <= n * c / 2]
+    assert sum(result.pop(key) for key in moments) == blocks
+    assert not result - Counter(allowed)
+    assert result["Cast", pictures] == 1
 
 
 def test_a_weight_beyond_half_precision_is_refused(make_config: Make, make_tensors: Make) -> None:

@@ -109,7 +109,7 @@ def test_a_dictionary_reads_a_whole_frame(make_config: Make, make_tensors: Make,
     sampled = maps and sharpness < 100
     tensors["groups.0.blocks.0.attn.r_q.weight"] *= sharpness
     x = draw_line_art(*FRAME)[None]
-    found = {}
+    result = {}
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     for precision in precisions:
         form = GraphTarget(precision, attention=True, split_reductions=True, maps=maps, head_multiple=8)
@@ -118,9 +118,9 @@ def test_a_dictionary_reads_a_whole_frame(make_config: Make, make_tensors: Make,
         name = find_divisions(model)[-1].output[0] if sampled else results_of_kind(model, "ReduceSum")[-1]
         run = emulate(model, x, keep=[name])
         assert run.first_bad is None
-        found[precision] = run.kept[name]
-    assert found["fp32"].squeeze().shape == (32, 32)
-    assert rms_error(found["fp16"], found["fp32"]) < (1e-3 if sharpness < 100 else 1e-2)
+        result[precision] = run.kept[name]
+    assert result["fp32"].squeeze().shape == (32, 32)
+    assert rms_error(result["fp16"], result["fp32"]) < (1e-3 if sharpness < 100 else 1e-2)
 
 
 @tiny

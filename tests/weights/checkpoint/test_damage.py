@@ -31,7 +31,7 @@ def _entry(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict
 
 
 @pytest.mark.parametrize(
-    ("header", "said"),
+    ("header", "message"),
     [
         (b"{not json at all", "(invalid JSON in header"),
         (b'{"a":' + b"[" * 100_000, "(invalid JSON in header"),
@@ -60,9 +60,9 @@ def _entry(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict
         ({}, "not fully covered"),
     ],
 )
-def test_header_that_is_wrong(tmp_path: Path, header: object, said: str) -> None:
+def test_header_that_is_wrong(tmp_path: Path, header: object, message: str) -> None:
     result = refused(_with_header(tmp_path / "a.safetensors", header, bytes(8)))
-    assert said in result
+    assert message in result
     assert "download it again" in result or "convert it" in result
 
 

@@ -46,9 +46,9 @@ BERT = {
 def test_network_for_something_else(tmp_path: Path) -> None:
     pytest.importorskip("spandrel")
     save_file(BERT, path := tmp_path / "bert.safetensors")
-    said = refused(path)
-    assert "is not a known image network (its tensors are encoder.layer.0.attention.self.key.bias, " in said
-    assert "give the weights of an FDAT-RD or of an architecture spandrel supports" in said
+    message = refused(path)
+    assert "is not a known image network (its tensors are encoder.layer.0.attention.self.key.bias, " in message
+    assert "give the weights of an FDAT-RD or of an architecture spandrel supports" in message
 
 
 def test_other_networks_without_spandrel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +60,7 @@ def test_other_networks_without_spandrel(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"conv_after.weight": None}, "is an incomplete FDAT-RD: it lacks 'conv_after.weight'; download it again"),
         ({"conv_first.weight": None}, "cannot be used: it looks like FDAT-RD but has no tensor 'conv_first.weight'"),
@@ -88,7 +88,7 @@ def test_other_networks_without_spandrel(tmp_path: Path, monkeypatch: pytest.Mon
         ({"groups.0.blocks.0.attn.temp": np.ones((5, 1, 1), np.float32)}, "32 channels cannot be split over 5 "),
     ],
 )
-def test_fdat_rd_that_does_not_fit_together(tmp_path: Path, tensors: Tensors, change: Tensors, said: str) -> None:
+def test_fdat_rd_that_does_not_fit_together(tmp_path: Path, tensors: Tensors, change: Tensors, message: str) -> None:
     changed = {name: values for name, values in (tensors | change).items() if values is not None}
     save_file(changed, path := tmp_path / "a.safetensors")
-    assert said in refused(path)
+    assert message in refused(path)

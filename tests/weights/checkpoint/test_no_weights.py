@@ -13,8 +13,8 @@ from vsfdatrd.errors import CheckpointError
 
 
 def test_missing(tmp_path: Path) -> None:
-    said = refused(tmp_path / "no.pth")
-    assert said == "the weights file 'FILE' does not exist; check the path, or give a name of the catalog"
+    message = refused(tmp_path / "no.pth")
+    assert message == "the weights file 'FILE' does not exist; check the path, or give a name of the catalog"
     with pytest.raises(CheckpointError, match="cannot be opened"):
         open_checkpoint("a\0b.pth")
 
@@ -45,7 +45,7 @@ def test_unreadable(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ""])
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "is empty; download it again"),
         (b"<!DOCTYPE html><html><title>Not Found</title></html>", "is a web page or an XML file, not weights; the dow"),
@@ -55,11 +55,11 @@ def test_unreadable(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.Monkey
     ],
     ids=["empty", "web page", "lfs", "random", "one byte"],
 )
-def test_other_content(tmp_path: Path, content: bytes, said: str, suffix: str) -> None:
+def test_other_content(tmp_path: Path, content: bytes, message: str, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(content)
     result = refused(path)
-    assert any(part in result for part in said.split("|"))
+    assert any(part in result for part in message.split("|"))
 
 
 @pytest.mark.parametrize("content", [b"GGUF\3\0\0\0", b"\x89HDF\r\n", b"\x08\x07\x12\x07pytorch"])

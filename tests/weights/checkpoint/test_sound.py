@@ -20,10 +20,10 @@ from vsfdatrd.checkpoint import load_model, open_checkpoint
 from vsfdatrd.nn.fdat_rd import FdatRd
 
 
-def _same(found: Mapping[str, Any], expected: Mapping[str, Any], tolerance: float = 0) -> None:
-    assert found.keys() == expected.keys()
+def _same(result: Mapping[str, Any], expected: Mapping[str, Any], tolerance: float = 0) -> None:
+    assert result.keys() == expected.keys()
     for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, rtol=tolerance, atol=0, err_msg=name)
+        np.testing.assert_allclose(result[name], values, rtol=tolerance, atol=0, err_msg=name)
 
 
 def test_every_fixture_is_described_and_read(shared: Path) -> None:
@@ -31,19 +31,19 @@ def test_every_fixture_is_described_and_read(shared: Path) -> None:
     for name, facts in index.items():
         path = shared / f"fixtures/{name}.safetensors"
         checkpoint = open_checkpoint(path)
-        found = checkpoint.description
-        assert (found.name, found.scale, found.dtype) == ("FDAT-RD", facts["config"]["scale"], "fp32"), name
-        assert isinstance(found.config, FdatRdConfig)
-        assert found.size == SizeRequirements(30 * found.config.unshuffle), name
-        assert found.parameters == sum(p.numel() for p in checkpoint.network().parameters()), name
+        result = checkpoint.description
+        assert (result.name, result.scale, result.dtype) == ("FDAT-RD", facts["config"]["scale"], "fp32"), name
+        assert isinstance(result.config, FdatRdConfig)
+        assert result.size == SizeRequirements(30 * result.config.unshuffle), name
+        assert result.parameters == sum(p.numel() for p in checkpoint.network().parameters()), name
         _same(checkpoint.tensors(), load_file(path))
 
 
 def test_shipping_size(shared: Path) -> None:
-    found = open_checkpoint(shared / "weights/fdat_rd_medium_2x_standin.safetensors").description
-    assert (found.parameters, found.dtype, found.scale, found.size.multiple_of) == (7_728_503, "fp16", 2, 60)
-    assert found.sha256 == "d1e6dcf5017b4c2760994271649952d091a9d4474ec7d187ed01cf647b0507bd"
-    assert restore_descriptor(json.loads(json.dumps(found.to_dict()))) == found
+    result = open_checkpoint(shared / "weights/fdat_rd_medium_2x_standin.safetensors").description
+    assert (result.parameters, result.dtype, result.scale, result.size.multiple_of) == (7_728_503, "fp16", 2, 60)
+    assert result.sha256 == "d1e6dcf5017b4c2760994271649952d091a9d4474ec7d187ed01cf647b0507bd"
+    assert restore_descriptor(json.loads(json.dumps(result.to_dict()))) == result
 
 
 @pytest.mark.parametrize(
@@ -70,13 +70,13 @@ def test_every_precision(
         save_torch(converted, path)
     checkpoint = open_checkpoint(path)
     assert checkpoint.description.dtype == name
-    found = checkpoint.tensors()
-    assert {key for key, values in found.items() if values.dtype != np.float32} == {META_UPSAMPLE}
+    result = checkpoint.tensors()
+    assert {key for key, values in result.items() if values.dtype != np.float32} == {META_UPSAMPLE}
     exact = {
         key: (value if key.endswith(BUFFER_SUFFIXES) else value.float()).numpy() for key, value in converted.items()
     }
-    _same(found, exact)
-    np.testing.assert_allclose(found["conv_first.weight"], tensors["conv_first.weight"], rtol=tolerance, atol=1e-6)
+    _same(result, exact)
+    np.testing.assert_allclose(result["conv_first.weight"], tensors["conv_first.weight"], rtol=tolerance, atol=1e-6)
 
 
 def test_precisions_may_be_mixed_and_meta_may_be_a_fraction(tmp_path: Path, tensors: Tensors) -> None:
