@@ -23,7 +23,7 @@ enum {
     HEAD = 32,     /* channels of a head */
     WINDOW = 300,  /* tokens of a window */
     KEYS = 304,    /* WINDOW rounded up to a multiple of 16 */
-    WIDEST = 1024, /* most channels of a token, as in network.py */
+    WIDEST = 1024, /* most channels of a token, MAX_CHANNELS in network.py */
 };
 
 /* Allocates `bytes` from a scratch buffer, 64-byte aligned. */
