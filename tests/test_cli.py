@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from vsfdatrd import __version__, cli
+from vsfdatrd.backends.native import kernels as native_kernels
 from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.cache.manifest import Key
 from vsfdatrd.checkpoint import open_checkpoint
@@ -170,6 +171,8 @@ def test_doctor_tries_a_frame_with_the_engine_there_is(
     assert f"  numpy {np.__version__}" in text
     assert "  openvino: usable" in text
     assert "  torch: usable" in text
+    if native_kernels.unsupported_reason() is None:
+        assert f"  native: usable, with {native_kernels.instruction_set()}" in text
     assert f"cache: {cache}, 0 engines" in text
     for name, model in catalog.CATALOG.items():
         assert f"  {name}: {model.file}" in text

@@ -300,6 +300,7 @@ def _report_gpu(arguments: argparse.Namespace) -> int:
 def _run_doctor(directory: Path | None) -> int:
     """Print versions, devices, backends, models and the cache; return 1 if no backend works or the test frame fails."""
     from vsfdatrd.backends.gpu.devices import list_gpus
+    from vsfdatrd.backends.native import kernels as native_kernels
     from vsfdatrd.backends.selection import unavailable_reasons
     from vsfdatrd.cache.engine_cache import EngineCache
 
@@ -311,7 +312,11 @@ def _run_doctor(directory: Path | None) -> int:
     print(f"GPUs: {', '.join(names) or 'none that the NVIDIA driver shows'}")
     print("engines:")
     for name, reason in unavailable_reasons().items():
-        print(f"  {name}: {reason or 'usable'}")
+        instructions = ""
+        if name == "native" and not reason:
+            maybe_amx = ", and AMX if it is faster" if native_kernels.has_amx_int8() else ""
+            instructions = f", with {native_kernels.instruction_set()}{maybe_amx}"
+        print(f"  {name}: {reason or 'usable'}{instructions}")
     from vsfdatrd.weights.catalog import CATALOG
 
     print("models:")

@@ -41,7 +41,7 @@ class FakeBackend:
     """A backend whose engines fail in the given precisions."""
 
     GRAPH_VERSION = "1"
-    ANY_SIZE = False
+    ANY_FRAME_SIZE = False
 
     def __init__(self, failing: tuple[Precision, ...] = ()) -> None:
         self.failing = failing

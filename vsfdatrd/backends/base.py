@@ -102,7 +102,7 @@ class Backend(Protocol):
         ...
 
     @property
-    def ANY_SIZE(self) -> bool:  # noqa: N802 - a constant of the module
+    def ANY_FRAME_SIZE(self) -> bool:  # noqa: N802 - a constant of the module
         """Whether one set of built files serves frames of every size."""
         ...
 

@@ -314,7 +314,7 @@ def _cache_key(name: str, module: Backend, spec: EngineSpec) -> Key:
     return Key(
         weights=model.sha256,
         graph=module.GRAPH_VERSION,
-        shape="any" if module.ANY_SIZE else f"{spec.width}x{spec.height}",
+        shape="any" if module.ANY_FRAME_SIZE else f"{spec.width}x{spec.height}",
         precision=spec.precision,
         engine=f"{name} {module.version(spec.device)}",
         device=module.device_name(spec),

@@ -111,6 +111,7 @@ def _small_size(model: ModelDescriptor, extra_rows: int = 0, extra_columns: int 
 
 @lru_cache(maxsize=16)
 def _small_image_psnr(checkpoint: Checkpoint) -> float:
+    """Return the PSNR in dB of a traced graph against its PyTorch module on a small test image."""
     model = checkpoint.description
     height, width = _small_size(model)
     try:

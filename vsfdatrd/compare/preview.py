@@ -170,7 +170,7 @@ class _QuietReporter(Reporter):
         self.fields = ""
 
     def emit(self, event: str, text: str, **facts: Any) -> None:
-        """Store the field decision, print selected events, drop the rest."""
+        """Store what `analyze` decided about interlacing, print the events in `remarks`, drop all others."""
         if event == "fields":
             self.fields = text
         elif event in self._remarks:

@@ -8,7 +8,7 @@ from typing import Any
 
 from vsfdatrd.errors import EncodeError
 
-PIP_COMMAND = "pip install 'vsfdatrd[encode]'"
+INSTALL_COMMAND = "pip install 'vsfdatrd[encode]'"
 
 _NO_STREAM_LIST = frozenset({"mpeg", "mpegts", "flv", "live_flv", "wtv"})
 """ffmpeg formats whose files do not list their streams, or the codecs of them, at the start."""
@@ -47,7 +47,7 @@ def require_av() -> Any:
         import av
         import av.error
     except ImportError as error:
-        raise EncodeError(f"encode needs PyAV, which is not installed; {PIP_COMMAND}") from error
+        raise EncodeError(f"encode needs PyAV, which is not installed; {INSTALL_COMMAND}") from error
     av.logging.set_level(None)
     return av
 

@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from vsfdatrd.encode.input_file import PIP_COMMAND, VideoTrack, require_av, video_track
+from vsfdatrd.encode.input_file import INSTALL_COMMAND, VideoTrack, require_av, video_track
 from vsfdatrd.encode.pixel_shape import choose_sar, pixel_shapes
 from vsfdatrd.encode.survey import Survey, survey_clip
 from vsfdatrd.encode.timestamps import NO_TIMESTAMP, fill_gaps
@@ -251,7 +251,7 @@ def check_plugins(core: Any) -> None:
     """
     names = ("bs", "vivtc", "bwdif", "fdatrd")
     if missing := [name for name in names if not hasattr(core, name)]:
-        raise EncodeError(f"VapourSynth lacks the plugins {', '.join(missing)}; {PIP_COMMAND}")
+        raise EncodeError(f"VapourSynth lacks the plugins {', '.join(missing)}; {INSTALL_COMMAND}")
 
 
 def file_identity(path: Path) -> dict[str, str | int]:

@@ -116,7 +116,15 @@ class LdaAqu(nn.Module):
         self.register_buffer("base", base.reshape(1, 18, 1, 1), persistent=False)
 
     def _sample(self, x: Tensor, grid: Tensor) -> Tensor:
-        """x: (B·g, K, H, W), sampled at grid (B·g, 3·Ho, 3·Wo, 2). Returns (B, Ho·Wo, 9, g·K)."""
+        """Sample a 3×3 neighborhood for every output pixel.
+
+        Args:
+            x: (B·g, K, H, W), with K channels in each of g groups.
+            grid: (B·g, 3·Ho, 3·Wo, 2), as in `torch.nn.functional.grid_sample`.
+
+        Returns:
+            (B, Ho·Wo, 9, g·K).
+        """
         y = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
         bg, k, h3, w3 = y.shape
         # (B·g, K, 3·Ho, 3·Wo) -> (B, g, K, 3, Ho, 3, Wo) -> (B, Ho, Wo, 3, 3, g, K)

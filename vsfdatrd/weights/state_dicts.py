@@ -35,7 +35,7 @@ _NETWORK_WORDS = frozenset(
 )
 """Words for the network."""
 _EARLIER_WORDS = frozenset({"online", "current", "last", "raw", "init", "initial", "start", "previous", "old"})
-"""Words for weights that are not preferred if there are others."""
+"""Words for weights that are used only if there are no others: not averaged, or from the start of a training."""
 _OTHER_WORDS = frozenset(
     {
         *(

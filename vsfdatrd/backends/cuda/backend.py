@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 GRAPH_VERSION = "1"
 """Version of the plan and of the way weights are packed."""
-ANY_SIZE = True
+ANY_FRAME_SIZE = True
 REFERENCE = "verification.npy"
 """File with the fp32 output for `accuracy.draw_line_art`."""
 SKY_LEVELS = "verification.json"

@@ -32,7 +32,7 @@ GRAPH_VERSION = "4"
 """Incremented when the kernels would give different images; engines are then verified again."""
 KERNELS_VERSION = "2"
 """Incremented when the kernels become faster; `auto` then measures again."""
-ANY_SIZE = True
+ANY_FRAME_SIZE = True
 REFERENCE = "reference.npy"
 
 THREADS = 4

@@ -29,7 +29,7 @@ from vsfdatrd.workers.client import StandbyWorker
 
 log = logging.getLogger(__name__)
 
-ANY_SIZE = False
+ANY_FRAME_SIZE = False
 
 # Memory of one frame in flight including its buffers, in bytes for each float32 value of a kind of tensor.
 ACTIVATION_BYTES = {

@@ -134,7 +134,7 @@ def _run_on_test_image(
     """Run the network on the test picture, `accuracy.draw_line_art`.
 
     Returns:
-        The output, and `OnnxConfig.largest`.
+        The output, and the elements of the largest tensor per input pixel (`OnnxConfig.largest`).
 
     Raises:
         Misfit: The network does not run at this size.

@@ -32,7 +32,7 @@ from vsfdatrd.workers.client import StandbyWorker
 
 GRAPH_VERSION = f"{WRITTEN}.5"
 """Version of the graph and of the way it is built."""
-ANY_SIZE = False
+ANY_FRAME_SIZE = False
 
 # Activations in bytes for each value of a kind of tensor, as reported by the builder of TensorRT-RTX 1.7
 # (`python -m benchmarks.builds`), rounded up.

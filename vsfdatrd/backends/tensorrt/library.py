@@ -111,7 +111,7 @@ class Library:
                 raise EngineBuildError(f"{self.module} does not build for {targets[index]}")
 
     def require_user_allocation(self, trt: Any, config: Any) -> None:
-        """Have all memory allocated when an engine is loaded.
+        """Build an engine whose kernels use only memory that is allocated when it is loaded.
 
         Kernels that allocate memory while they run cannot be captured in a CUDA graph. The classic library has no
         such kernels.

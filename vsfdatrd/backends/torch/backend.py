@@ -23,7 +23,7 @@ from vsfdatrd.options import Precision
 log = logging.getLogger(__name__)
 
 GRAPH_VERSION = "network 2"
-ANY_SIZE = False
+ANY_FRAME_SIZE = False
 
 VERIFICATION_SIZE = (120, 180)
 """Approximate height and width of the images on which half precisions are compared with fp32."""

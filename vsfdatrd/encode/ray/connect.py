@@ -14,7 +14,7 @@ from typing import Any
 
 from vsfdatrd.errors import ArgumentError, EncodeError
 
-PIP_COMMAND = "pip install 'vsfdatrd[ray]'"
+INSTALL_COMMAND = "pip install 'vsfdatrd[ray]'"
 _CONNECT_TIMEOUT = 5.0  # seconds to wait for a TCP connection to the cluster's address
 _AUTO = "auto"
 
@@ -59,7 +59,7 @@ def connect(address: str) -> Iterator[Any]:
         ray = importlib.import_module("ray")
     except ImportError as error:
         raise EncodeError(
-            f"--ray needs Ray, which is not installed; {PIP_COMMAND}, in the version of the cluster"
+            f"--ray needs Ray, which is not installed; {INSTALL_COMMAND}, in the version of the cluster"
         ) from error
     if address != _AUTO:
         _check_reachable(address)
