@@ -57,10 +57,10 @@ print("\\n" + json.dumps(said))
 
 @dataclass
 class Outcome:
-    """What a script saw."""
+    """Result of a script."""
 
     frames: list[Any]
-    """For each frame, by how much it was wrong, or what was said instead of it."""
+    """Largest error of each frame, or the message of the error that VapourSynth raised instead of it."""
     error: str | None
     stdout: str
     stderr: str
@@ -69,6 +69,13 @@ class Outcome:
     def sound(self) -> bool:
         """Whether every frame is right, up to half a step of bf16, which is what another engine may compute in."""
         return self.error is None and all(isinstance(wrong, float) and wrong < 2**-9 + 1e-4 for wrong in self.frames)
+
+    def assert_frames_fail(self, message: str) -> None:
+        """Assert that the script starts, and that frames fail later with errors that contain a message."""
+        assert self.error is None
+        failed = [frame for frame in self.frames if isinstance(frame, str)]
+        assert failed
+        assert all(message in frame and frame.startswith("fdatrd.upscale: frame ") for frame in failed)
 
 
 type Upscale = Callable[..., Outcome]

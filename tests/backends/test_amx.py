@@ -348,7 +348,7 @@ def test_a_system_that_refuses(asked: ModelLibrary) -> None:
 
 
 def test_a_processor_without_amx_is_not_asked() -> None:
-    """And one with AMX computes the same sums; nothing is said here of its speed."""
+    """On a processor with AMX, the sums agree with those of AVX-512; AMX may still be unused because it is slower."""
     if kernels.has_amx_int8():
         assert "differ" not in (kernels.amx_unused_reason() or "")
     else:
@@ -356,12 +356,12 @@ def test_a_processor_without_amx_is_not_asked() -> None:
 
 
 def test_the_real_kernels_have_these_instructions() -> None:
-    """And only they do, not those for processors without AMX."""
+    """The plugin's AMX kernels contain every AMX instruction they need; its AVX2 and VNNI kernels contain none."""
     if not hasattr(kernels.load_library(), "fdatrd_amx_sums"):
         pytest.skip("the compiler is too old for AMX")
     text = disassembly(Path(kernels.load_library()._name))
     if text is None:
-        pytest.skip("there is no objdump that knows AMX")
+        pytest.skip("no installed objdump can disassemble AMX instructions")
     assert missing_instructions(text) == set()
     others = re.findall(r"<fdatrd_(?:cpu|vnni)_\w+>:\n(.*?)(?:\n\n|\Z)", text, re.DOTALL)
     assert len(others) > 20

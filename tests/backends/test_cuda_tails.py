@@ -115,7 +115,7 @@ def test_frames_whose_tail_has_more_values_than_offsets() -> None:
 
 
 def test_every_tail_fits_the_compiled_kernels() -> None:
-    """And there is no kernel that none of the networks runs."""
+    """Together, networks with every tail and one with dictionary blocks use every compiled kernel."""
     used: set[str] = set()
     for precision in ("fp16", "bf16"):
         for channels in (96, 128, 192):

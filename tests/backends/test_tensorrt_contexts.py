@@ -129,10 +129,7 @@ def test_two_networks_on_a_gpu_that_is_lost_fail_frames(upscale: Upscale, fault:
     two = {"FDATRD_GPU_CONTEXTS": "2"}
     upscale(gpu=two)  # builds and verifies
     outcome = upscale(fault, gpu=two, backend="tensorrt", streams=4, length=40)
-    assert outcome.error is None
-    failed = [frame for frame in outcome.frames if isinstance(frame, str)]
-    assert failed
-    assert all(message in frame and frame.startswith("fdatrd.upscale: frame ") for frame in failed)
+    outcome.assert_frames_fail(message)
 
 
 def test_a_network_that_is_not_kept_frees_its_memory(upscale: Upscale, tmp_path: Path) -> None:

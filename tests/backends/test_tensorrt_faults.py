@@ -91,10 +91,7 @@ def test_a_gpu_that_fails_in_the_middle_fails_frames(upscale: Upscale, fault: st
     outcome = upscale(
         fault, backend="tensorrt", streams=3
     )  # measuring how many would lose the GPU before the first frame
-    assert outcome.error is None
-    failed = [frame for frame in outcome.frames if isinstance(frame, str)]
-    assert failed
-    assert all(message in frame and frame.startswith("fdatrd.upscale: frame ") for frame in failed)
+    outcome.assert_frames_fail(message)
 
 
 def test_a_damaged_engine_is_built_again(upscale: Upscale, tmp_path: Path) -> None:
