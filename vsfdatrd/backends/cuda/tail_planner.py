@@ -105,6 +105,7 @@ def _plan_dysample(launches: LaunchList, module: str, x: _Map, scale: int) -> No
     """Plan a tail that samples colors, which are computed from the tokens before, at learned positions."""
     count = count_dysample_planes(scale)
     planes = launches.new_floats(count, x.count)
+    # "gate" because it is 1×1: a projection to planes applies no gate
     _plan_projection(launches, Convolution(module, count, "gate"), x, planes)
     grid = (launches.count_blocks("sample_pixels", "PIXELS", scale**2 * x.count),)
     out = Frame(is_output=True)
@@ -118,6 +119,7 @@ def _plan_lda(launches: LaunchList, module: str, x: _Map, scale: int, channels: 
     grid: tuple[int, ...] = (launches.count_blocks("normalize_maps", "ROWS", x.count),)
     launches.add_launch("normalize_maps", module, grid, x.values, normal, x.count, channels, x.channels)
     planes = launches.new_floats(channels // 2, x.count)  # queries and keys
+    # "gate" because it is 1×1: a projection to planes applies no gate
     _plan_projection(launches, Convolution(module, channels // 2, "gate"), _Map(normal, *size, x.channels), planes)
 
     part = channels // (4 * LDA_GROUPS)
