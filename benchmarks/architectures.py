@@ -1,7 +1,8 @@
-"""Every architecture spandrel knows, with random weights: does it load, become a graph, agree in OpenVINO, and build
-for TensorRT-RTX?
+"""Test every architecture of spandrel with random weights.
 
-python -m benchmarks.architectures [NAME ...]
+    python -m benchmarks.architectures [NAME ...]
+
+Does it load, become a graph, give the same output in OpenVINO, and build for TensorRT-RTX?
 
 Networks are as small as their file format permits: this tests whether they run, not their speed. Each runs in its own
 process with a limit of `PATIENCE` seconds. Writes results/architectures.json and the table in docs/models.md.

@@ -140,8 +140,9 @@ def list_cases(quick: bool) -> list[Case]:
 
 
 def activation_values(model: str) -> float:
-    """Values per pixel of the tensors that the memory of activations follows
-    (`backends.tensorrt.backend.ACTIVATION_BYTES`).
+    """Return the values per pixel in the tensors that the memory of activations is proportional to.
+
+    `vsfdatrd.backends.tensorrt.backend.ACTIVATION_BYTES` has the factors.
     """
     if model in ARTCNNS:
         (moment,) = ARTCNNS[model].activations()

@@ -1,8 +1,9 @@
-"""Compare the picture quality of models and other methods on a folder of pictures that none of our models was trained
-on.
+"""Compare the picture quality of models and other methods on a folder of pictures.
 
     python -m benchmarks.quality FOLDER [--models medium medium+luma_guided path.safetensors ...] [--peers Lanczos ...]
         [--sets clean dvd ...] [--film FILE] [--checks] [--sheets FOLDER] [--cache FOLDER]
+
+None of our models may have been trained on the pictures.
 
 There are three sets of sources: the busiest 480×400 pixels of each picture, halved and degraded in three fixed ways
 (`quality_degradations.py`: clean, dvd, laserdisc); faces and lettering at the scale of a film, through everything that

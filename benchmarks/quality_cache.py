@@ -28,8 +28,11 @@ class Cache:
             folder.mkdir(parents=True, exist_ok=True)
 
     def result(self, method: str, source: Picture) -> Result | None:
-        """Return what a method (its name, version and weights) made of a source, with 16 bits; None if it is not
-        cached.
+        """Return the output of a method for a source, with 16 bits, or None if it is not cached.
+
+        Args:
+            method: Name, version and weights of the method.
+            source: The picture that it upscales.
         """
         file = self._file(method, source, ".npy")
         if file is None or not file.is_file():

@@ -81,8 +81,10 @@ def dvds(folder: Path, limit: int | None = None) -> dict[str, Sample]:
 
 
 def laserdiscs(folder: Path, limit: int | None = None) -> dict[str, Sample]:
-    """Create the samples of every picture of a folder, as from an NTSC LaserDisc. Raises Missing without
-    `vapoursynth-composite`.
+    """Create the samples of every picture of a folder, as from an NTSC LaserDisc.
+
+    Raises:
+        Missing: The VapourSynth plugin vapoursynth-composite is not installed.
     """
     if not hasattr(vs.core, "composite"):
         raise Missing("not installed: pip install vapoursynth-composite")
@@ -133,8 +135,10 @@ def _create_samples(
 
 
 def _frame(image: Image.Image, name: str, pixel: tuple[int, int]) -> tuple[Picture, tuple[int, int]]:
-    """Squeeze a picture into a frame with the disc's pixel aspect ratio; return it with the corner of the part that is
-    upscaled, in source pixels.
+    """Squeeze a picture into a frame with the disc's pixel aspect ratio.
+
+    Returns:
+        The frame, and the corner of the part that is upscaled, in source pixels.
     """
     width, height = FRAME
     scale = min(1.0, height / image.height)
@@ -237,8 +241,9 @@ def _through_mpeg2(frames: list[Picture], rate: float) -> list[Picture]:
 
 
 def _through_composite(frames: list[Planes], noise: float, dimensions: int, random: Generator) -> list[Planes]:
-    """Combine into composite video, with noise that rises with frequency as that of FM does, and separate again; Y'CbCr
-    of 0 to 1.
+    """Combine frames into composite video, add noise, and separate them again; Y'CbCr of 0 to 1.
+
+    The noise rises with frequency, as it does after FM.
     """
     clip = as_clip([frame.astype(np.float32) for frame in frames]).resize.Bicubic(
         format=vs.YUV444P16, matrix=6, range=0

@@ -62,10 +62,9 @@ def _vszip() -> Any:
 
 
 def ssimulacra2_vszip(truth: Floats, result: Floats) -> float:
-    """Return SSIMULACRA2 by `vapoursynth-vszip`, which treats borders differently from the authors' program; NaN
-    without the plugin.
+    """Return SSIMULACRA2 as computed by vapoursynth-vszip; NaN without the plugin.
 
-    Earlier measurements were made with it.
+    It treats borders differently from the authors' program. Earlier measurements were made with it.
     """
     if (plugin := _vszip()) is None:
         return float("nan")
@@ -75,8 +74,9 @@ def ssimulacra2_vszip(truth: Floats, result: Floats) -> float:
 
 
 def xpsnr_y(truth: Floats, result: Floats) -> float:
-    """Return XPSNR of luma (Helmrich et al., 2020; no temporal part) by `vapoursynth-vszip`, YUV 4:4:4 of 10 bits, in
-    dB.
+    """Return XPSNR of luma in dB (Helmrich et al., 2020), without its temporal part.
+
+    vapoursynth-vszip computes it, from YUV 4:4:4 of 10 bits.
     """
     if (plugin := _vszip()) is None:
         return float("nan")
@@ -103,11 +103,10 @@ def _lines(truth: Plane) -> NDArray[np.bool_]:
 
 
 def sharpness(truth: Floats, result: Floats) -> float:
-    """Return the steepness of lines relative to the truth: 1 is as sharp as the truth, less is softer, more is
-    oversharpened.
+    """Return the steepness of lines relative to the truth.
 
-    Uses luma's gradient at the lines of the truth, projected onto the truth's own direction: ringing, noise and lines
-    at other places do not count as sharpness.
+    1 is as sharp as the truth, less is softer, more is oversharpened. Uses luma's gradient at the lines of the truth,
+    projected onto the truth's own direction: ringing, noise and lines at other places do not count as sharpness.
     """
     x, y = remove_border(to_luma(truth)), remove_border(to_luma(result))
     where = _lines(x)
@@ -120,8 +119,9 @@ def sharpness(truth: Floats, result: Floats) -> float:
 
 
 def halo(truth: Floats, result: Floats) -> float:
-    """Return the mean overshoot near lines in 8-bit steps: how far luma is outside the range of the truth within 4
-    pixels.
+    """Return the mean overshoot near lines, in 8-bit steps.
+
+    Overshoot is how far luma is outside the range of the truth within 4 pixels.
     """
     x, y = remove_border(to_luma(truth)), remove_border(to_luma(result))
     near = _dilate(_lines(x), 4)
@@ -133,10 +133,10 @@ def halo(truth: Floats, result: Floats) -> float:
 
 
 def flat_noise(truth: Floats, result: Floats) -> float:
-    """Return the RMS of luma relative to its mean over 7×7 pixels where the truth is flat (within 2 steps over 15×15),
-    in 8-bit steps.
+    """Return the noise of luma where the truth is flat, in 8-bit steps.
 
-    NaN if fewer than 200 pixels are flat.
+    Noise is the RMS of the difference from the mean over 7×7 pixels. Flat is where the truth varies by at most 2 steps
+    over 15×15 pixels. NaN if fewer than 200 pixels are flat.
     """
     x, y = to_luma(truth), to_luma(result)
     flat = (_box_maximum(x, 7) + _box_maximum(-x, 7)) * 255 <= 2
@@ -146,8 +146,9 @@ def flat_noise(truth: Floats, result: Floats) -> float:
 
 
 def flicker(frames: Sequence[Floats]) -> float:
-    """Return the flicker of a held drawing: RMS over pixels of luma's standard deviation over the frames, in 8-bit
-    steps.
+    """Return the flicker of a drawing held over several frames, in 8-bit steps.
+
+    It is the RMS over all pixels of luma's standard deviation over the frames.
     """
     planes = np.stack([remove_border(to_luma(frame)) for frame in frames])
     return float(np.sqrt(planes.var(0, ddof=1).mean()) * 255)

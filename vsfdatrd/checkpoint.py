@@ -138,8 +138,9 @@ def load_model(model: str | PathLike[str]) -> "nn.Module":
 
 
 def _recent_timeout(plain: Mapping[str, Any] | None) -> str | None:
-    """Reason why the trial of a network failed within the last day, completing "the weights file X ..."; otherwise
-    None.
+    """Return why the trial of a network failed, if that was within the last day; otherwise None.
+
+    The text completes "the weights file X ...".
     """
     if plain is None or not isinstance(at := plain.get("at"), float) or not 0 <= time.time() - at < RETRY_SECONDS:
         return None

@@ -32,8 +32,13 @@ class CropCache:
 
     @classmethod
     def open(cls, file: Path, pool: Callable[[], CropSampler], count: int, size: int) -> "CropCache":
-        """Open the crops stored in a file; if it does not exist, compose them from a sampler: `count` crops with sides
-        of `size` pixels.
+        """Open the crops stored in a file, or create it from the crops of a sampler if it does not exist.
+
+        Args:
+            file: File of the crops.
+            pool: Creates the sampler.
+            count: Number of crops to draw.
+            size: Side of a crop in pixels.
         """
         if not file.exists():
             source = pool()

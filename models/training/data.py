@@ -297,8 +297,9 @@ class CropSampler:
         return (cover * shown).amax(1, keepdim=True)
 
     def _grids(self, b: int, size: int) -> Tensor:
-        """Draw parallel lines in one or both directions, at any angle, as of windows, fences and floors: (B, 1, size,
-        size).
+        """Draw parallel lines in one or both directions, as of windows, fences and floors: (B, 1, size, size).
+
+        They are drawn at any angle.
         """
         angle = torch.where(self._uniform(b, 1, 1, 1) < 0.4, 0.0, self._between(b, -1.6, 1.6))
         ys, xs = self._axes(size, size)

@@ -120,8 +120,9 @@ def displaced(n: int, by: Tensor) -> Tensor:
 
 
 def around_carrier(n: int, cycles: float, sigma: Tensor) -> Tensor:
-    """A band-pass around a number of cycles per sample, where its gain is 1; (B,) σ in samples -> (B, n, n), rows of
-    sum zero.
+    """A band-pass around a number of cycles per sample: (B,) σ in samples -> (B, n, n).
+
+    Its gain is 1 at its center; the sum of every row is zero.
     """
     d = _square(n, sigma.device)
     envelope = _normalized(torch.exp(-0.5 * (d / sigma.view(-1, 1, 1)) ** 2))
@@ -146,8 +147,9 @@ def twitter(n: int, share: Tensor) -> Tensor:
 
 
 def subsample(n: int, factor: int, center: float, device: torch.device) -> Tensor:
-    """Downsample by a triangle over 2·factor samples: (1, n / factor, n), with the first output `center` from the left
-    edge.
+    """Downsample by a triangle over 2·factor samples: (1, n / factor, n).
+
+    The first output sample lies `center` input samples from the left edge.
     """
     return _normalized(_triangle(_distances(n // factor, n, factor, center, device) / factor))
 

@@ -22,8 +22,9 @@ def charbonnier(difference: Tensor, epsilon: float = 1e-3) -> Tensor:
 
 
 def gradient(difference: Tensor) -> Tensor:
-    """Return the mean difference between the errors of neighboring pixels, which is small if edges are as sharp as in
-    the truth. (B, C, H, W) -> scalar.
+    """Return the mean difference between the errors of neighboring pixels. (B, C, H, W) -> scalar.
+
+    It is small if edges are as sharp as in the truth.
     """
     across = difference[..., 1:] - difference[..., :-1]
     down = difference[..., 1:, :] - difference[..., :-1, :]
@@ -31,8 +32,9 @@ def gradient(difference: Tensor) -> Tensor:
 
 
 def edges(output: Tensor, truth: Tensor) -> Tensor:
-    """Return the Charbonnier distance of luma on and next to lines and edges of the truth only. (B, 3, H, W) twice ->
-    scalar.
+    """Return the Charbonnier distance of luma near lines and edges. (B, 3, H, W) twice -> scalar.
+
+    Only pixels on or next to a line or an edge of the truth count.
     """
     theirs = _luma(truth)
     step = F.max_pool2d(theirs, 3, 1, 1) + F.max_pool2d(-theirs, 3, 1, 1)  # between brightest and darkest of 3×3
@@ -82,10 +84,10 @@ def texture(output: Tensor, truth: Tensor, scales: int = 2) -> Tensor:
 
 
 def structure(output: Tensor, truth: Tensor, scales: int = 3) -> Tensor:
-    """Return one minus SSIM of luma (Wang et al. 2004), averaged over `scales` halved sizes. (B, 3, H, W) twice ->
-    scalar.
+    """Return one minus SSIM of luma (Wang et al. 2004). (B, 3, H, W) twice -> scalar.
 
-    Unlike a distance, it weights an error more where the truth is calm, and less next to strong lines.
+    It is averaged over `scales` sizes, each half of the one before. Unlike a distance, it weights an error more where
+    the truth is calm, and less next to strong lines.
     """
     return _unlike(_luma(output), _luma(truth), scales, 9e-4)
 
@@ -100,8 +102,9 @@ def color_structure(output: Tensor, truth: Tensor, scales: int = 3) -> Tensor:
 
 
 def _unlike(mine: Tensor, theirs: Tensor, scales: int, calm: float) -> Tensor:
-    """Return one minus SSIM, averaged over `scales` halved sizes; `calm` is the contrast below which differences count
-    little.
+    """Return one minus SSIM, averaged over `scales` sizes, each half of the one before.
+
+    Differences count little where the contrast is below `calm`.
     """
     total = mine.new_zeros(())
     for scale in range(scales):
@@ -181,8 +184,9 @@ def _window(side: int, device: torch.device, sigma: float = 1.5, reach: int = 4)
 
 @cache
 def _gabor(device: torch.device, directions: int = 6, wavelength: float = 4.0, sigma: float = 1.6) -> Tensor:
-    """Return the Gabor filters (2·directions, 1, 9, 9): the even ones, then the odd ones, each of mean zero and norm
-    one.
+    """Return the Gabor filters, each of mean zero and norm one: (2·directions, 1, 9, 9).
+
+    The even ones come first, then the odd ones.
     """
     y, x = torch.meshgrid(torch.arange(-4.0, 5.0), torch.arange(-4.0, 5.0), indexing="ij")
     envelope = torch.exp(-(x * x + y * y) / (2 * sigma * sigma))

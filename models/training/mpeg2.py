@@ -93,8 +93,9 @@ def quantize(coefficients: Tensor, q: Tensor) -> Tensor:
 
 
 def quantize_difference(coefficients: Tensor, q: Tensor) -> Tensor:
-    """Quantize the differences of predicted blocks likewise: with a dead zone around 0, dequantized to the middle of a
-    step.
+    """Quantize the differences of predicted blocks, and dequantize them again.
+
+    There is a dead zone around 0; values become the middle of their step.
     """
     step = _constants(coefficients.device)[2] * q.view(-1, 1, 1, 1, 1, 1) / 16
     whole = torch.floor(coefficients.abs() / step)

@@ -21,8 +21,10 @@ TINY = "tiny"
 
 
 def variant_configuration(name: str) -> FdatRdConfig:
-    """Return the configuration of a variant at 2x with pixel unshuffle, or of `TINY`. Raises ValueError for an unknown
-    name.
+    """Return the configuration of a variant at 2x with pixel unshuffle, or of `TINY`.
+
+    Raises:
+        ValueError: There is no variant of this name.
     """
     if name != TINY:
         return variant_config(name)
@@ -45,10 +47,10 @@ BIAS_WIDTHS = ((1.0, 1.0), (2.3, 0.8), (4.5, 1.5), (8.0, 3.0))
 
 @torch.no_grad()
 def let_attention_join(network: FdatRd) -> None:
-    """Give window attention that contributes nothing yet position biases of several widths, so that heads begin as
-    different blurs.
+    """Initialize the position biases of window attention that contributes nothing yet.
 
-    With biases of zero every token would begin with the mean of its window and first have to learn its position.
+    The heads get several widths, so that they begin as different blurs. With biases of zero every token would begin
+    with the mean of its window and first have to learn its position.
     """
     for module in network.modules():
         if not isinstance(module, WindowAttention) or module.proj.weight.any() or module.rel_pos_bias.any():
@@ -91,10 +93,10 @@ def run_without_blocks(network: FdatRd, x: Tensor) -> Tensor:
 
 
 def cubic_taps() -> Tensor:
-    """Return the cubic interpolation of a pair of pixels as a matrix (2, 6): two outputs over the six pixels around and
-    including the pair.
+    """Return the cubic interpolation of a pair of pixels as a matrix (2, 6).
 
-    Row i is output 0 and 1 of pixel 0: Keys 1981 with a = -0.5, a quarter of a pixel to its left and right.
+    It gives two outputs from six pixels: the pair and two on each side. The rows are outputs 0 and 1 of pixel 0: Keys
+    1981 with a = -0.5, a quarter of a pixel to its left and right.
     """
 
     def weight(d: float) -> float:

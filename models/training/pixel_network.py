@@ -143,8 +143,9 @@ class PixelNetwork(nn.Module):
 
     @torch.no_grad()
     def _interpolate(self) -> None:
-        """Initialize to cubic interpolation like `network.interpolate`: twelve channels hold the upscaled pixel and
-        pass GELU with either sign.
+        """Initialize to cubic interpolation like `network.interpolate`.
+
+        Twelve channels hold the upscaled pixel and pass GELU with either sign.
         """
         near = cubic_taps()[:, :5]  # (h, pixel): outputs 0 and 1 of a pixel, from five pixels around it
         bias = cast(Tensor, self.first.bias)

@@ -61,8 +61,9 @@ def enlarge(net: FdatRd | PixelNetwork, x: Tensor) -> Tensor:
 
 
 def compile_blocks(net: FdatRd, **options: Any) -> None:
-    """Compile every block by itself with `torch.compile`: one compilation per kind of block instead of one for all
-    blocks.
+    """Compile every block by itself with `torch.compile`.
+
+    That takes one compilation per kind of block instead of one for all blocks.
     """
     for module in net.modules():
         if isinstance(module, Block):
@@ -128,8 +129,9 @@ def starting_network(weights: Path, recipe: Recipe) -> FdatRd | PixelNetwork:
 
 @dataclass(slots=True)
 class Deadline:
-    """A schedule that ends at a given time, however fast steps are. Only training counts, not compilation or
-    validation.
+    """A schedule that ends after a given time, however fast steps are.
+
+    Only training counts, not compilation or validation.
     """
 
     end: float
@@ -199,8 +201,9 @@ class Trainer:
         return int(self.left_out)
 
     def start_from(self, start: nn.Module, minutes: float) -> None:
-        """Copy the weights of `starting_network`, and begin the schedule at a given minute; all layers learn from the
-        start.
+        """Copy the weights of `starting_network`, and begin the schedule at a given minute.
+
+        All layers learn from the first step on.
         """
         for net in (self.network, self.averaged):
             net.load_state_dict(start.state_dict())
@@ -209,8 +212,9 @@ class Trainer:
     # A step, by its phases.
 
     def sample(self) -> tuple[Tensor, Strengths]:
-        """Draw a batch: ground truth (B, 3, 2H, 2W) and the strengths of its degradation. The last `pairs` crops repeat
-        the first.
+        """Draw a batch: ground truth (B, 3, 2H, 2W) and the strengths of its degradation.
+
+        The last `pairs` crops repeat the first.
         """
         recipe = self.recipe
         single = recipe.batch - recipe.pairs

@@ -62,8 +62,9 @@ def find(library: Any, name: str) -> Any:
 
 
 def counts(function: Any) -> list[Counts]:
-    """Return the numbers of arguments that a C function accepts, for each overload, from the first lines of its
-    docstring.
+    """Return the numbers of arguments that each overload of a C function accepts.
+
+    The first lines of its docstring list the overloads.
     """
     result = []
     for line in (function.__doc__ or "").splitlines() if callable(function) else ():

@@ -64,8 +64,10 @@ def buffer_lives(plan: Plan) -> dict[Region, BufferUse]:
 
 
 def evaluate(plan: Plan, block: ConstantBlock, channels: int, picture: FramePlanes, scale: int) -> FramePlanes:
-    """Run every launch. Before each, all memory but that of earlier ones' buffers in use, and all that it writes first,
-    is filled with NaN.
+    """Run every launch of a plan.
+
+    Before each launch, all memory is filled with NaN, except the buffers that earlier launches have written and that
+    are still in use.
     """
     arena = np.empty(plan.arena, np.uint8)
     alive, kernels = buffer_lives(plan), tiles(channels)

@@ -1,5 +1,6 @@
-"""Our owners of memory, streams, events and graphs on a real NVIDIA GPU, and frames through them. Wants cuda-bindings
-alone: neither TensorRT nor PyTorch.
+"""Memory, streams, events and CUDA graphs on a real NVIDIA GPU, and frames that pass through them.
+
+Needs cuda-bindings only, neither TensorRT nor PyTorch.
 """
 
 import mmap

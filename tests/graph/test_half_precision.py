@@ -21,8 +21,10 @@ RESULT = value("y", TensorProto.FLOAT, [1, 3, 32, 32])
 
 
 def network(path: Path, **constants: Any) -> onnx.ModelProto:
-    """Two convolutions, a residual, a softmax, sizes reckoned from the frame's shape, a resize by them, and a
-    convolution."""
+    """Create a network of operators that are converted in different ways.
+
+    Two convolutions, a residual, a softmax, sizes computed from the frame's shape, a resize to them, and a convolution.
+    """
     nodes = [
         node("Conv", ["x", "w"], ["p"], kernel_shape=[3, 3], pads=[1] * 4),
         node("Conv", ["p", "w"], ["c"], kernel_shape=[3, 3], pads=[1] * 4),

@@ -1,3 +1,4 @@
-"""Architectures: detecting a network from a weights file, its configuration and input sizes. No torch, no
-VapourSynth.
+"""Architectures: detecting a network from a weights file, its configuration and input sizes.
+
+Nothing here imports torch or VapourSynth.
 """

@@ -190,8 +190,14 @@ def _kernel_size(shapes: Mapping[str, Shape], layer: str) -> Shape:
 
 
 def _derive_channels(inputs: int, features: int) -> tuple[int, int, int]:
-    """Compute (input channels, output channels, scale) from the input channels and the features before the pixel
-    shuffle.
+    """Compute (input channels, output channels, scale) from what the tensor shapes tell.
+
+    Args:
+        inputs: Channels of the first convolution's input.
+        features: Channels of the last convolution's output, which the pixel shuffle rearranges.
+
+    Raises:
+        CheckpointError: No ArtCNN has these numbers of channels.
     """
     outputs = 2 if (inputs, features) == (3, 2) else inputs
     scale = math.isqrt(features // outputs) if inputs in (1, 3) else 0

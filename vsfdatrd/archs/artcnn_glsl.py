@@ -274,8 +274,10 @@ def _check_connections(layers: Sequence[_Layer], picture: str) -> None:
 
 
 def _check_pixel_shuffle(remaining: Sequence[_Pass], features: int) -> int:
-    """Check that the last pass is a pixel shuffle of all features, and return their number. Raises _NotArtCnn
-    otherwise.
+    """Check that the last pass is a pixel shuffle of all features, and return their number.
+
+    Raises:
+        _NotArtCnn: It is not.
     """
     widths = [
         re.fullmatch(r"\w+\.w (\d)(?:\.0)? \*", shader_pass.width)

@@ -42,8 +42,9 @@ class FdatConfig(FdatFamilyConfig):
 
     @property
     def largest_in_body(self) -> int:
-        """Elements of the largest tensor before the tail, per token: q, k and v; an FFN's hidden layer; attention
-        scores.
+        """Elements of the largest tensor before the tail, per token.
+
+        It is q, k and v together, an FFN's hidden layer, or the attention scores.
         """
         return max(3 * self.embed_dim, self.ffn_dim, self.heads * self.window**2)
 

@@ -308,7 +308,6 @@ def config_from_shapes(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -
         CheckpointError: A tensor is missing, or the shapes contradict each other. The message does not contain the file
             name.
     """
-
     if len(meta) != 7 or meta[0] != 3 or meta[1] >= len(UPSAMPLERS) or not 1 <= meta[2] <= 4:
         raise CheckpointError(f"its {META_UPSAMPLE} is {meta}, which no known FDAT-RD writes")
     common, tokens, dict_tokens = common_fields(shapes, meta, FdatRdConfig.windows_bias)

@@ -201,8 +201,10 @@ def iter_tensors(graph: GraphProto) -> Iterator[TensorProto]:
 
 
 def _check_model(path: Path, model: onnx.ModelProto) -> None:
-    """Raise CheckpointError for unsupported operators, long loops, and graphs whose values are undefined or defined
-    twice.
+    """Check operators, loops and names of values.
+
+    Raises:
+        CheckpointError: An operator is not supported, a loop is too long, or a value is undefined or defined twice.
     """
     for graph in iter_graphs(model.graph):
         for node in graph.node:

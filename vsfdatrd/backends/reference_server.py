@@ -31,8 +31,9 @@ class ReferenceServer(WorkerServer):
         raise NotImplementedError
 
     def do_reference(self, graph: str, target: str, smooth: str | None) -> int:
-        """Answer the request ``reference``: run a graph on `accuracy.draw_line_art` in fp32 and save the output as
-        float16.
+        """Answer the request ``reference``.
+
+        The graph runs on `accuracy.draw_line_art` in fp32, and its output is saved as float16.
 
         Args:
             graph: Path of the graph.

@@ -125,8 +125,12 @@ def _small_image_psnr(checkpoint: Checkpoint) -> float:
 
 @lru_cache(maxsize=64)
 def _is_size_independent(checkpoint: Checkpoint, extra_rows: int, extra_columns: int) -> bool:
-    """Test a trace with dynamic size at two other sizes: an odd one, and one with these remainders modulo
-    `TESTED_PERIOD`.
+    """Test a trace with dynamic size at two other sizes.
+
+    Args:
+        checkpoint: The network.
+        extra_rows: Height of the second size modulo `TESTED_PERIOD`; the first is odd.
+        extra_columns: Width of the second size modulo `TESTED_PERIOD`.
 
     Returns:
         Whether it is right at both.

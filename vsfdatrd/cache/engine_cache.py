@@ -53,10 +53,10 @@ _MIN_FREE_BYTES = 1 << 20  # free bytes below which a failed build is attributed
 
 
 class EngineCache:
-    """The engine cache in one directory. Creating the object is cheap: nothing is read or written before the first
-    use.
+    """The engine cache in one directory.
 
-    Any number of processes and threads may use one directory, also over NFS if its locks work.
+    Creating the object is cheap: nothing is read or written before the first use. Any number of processes and threads
+    may use one directory, also over NFS if its locks work.
     """
 
     def __init__(self, directory: str | os.PathLike[str] | None = None, limit: int | None = None) -> None:

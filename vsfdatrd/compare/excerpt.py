@@ -1,4 +1,7 @@
-"""Copy excerpts of a long film to a short file without decoding. (BestSource decodes the complete file to index it.)"""
+"""Copy excerpts of a long film to a short file without decoding.
+
+BestSource decodes the complete file to index it; an excerpt is indexed much sooner.
+"""
 
 import logging
 from bisect import bisect
@@ -50,8 +53,10 @@ class Excerpt:
         return section.film + seconds - section.at
 
     def is_inside(self, seconds: float) -> bool:
-        """Return whether a time in the excerpt, in seconds, is more than `SEAM_SECONDS` away from the start of any
-        section.
+        """Return whether a time is more than `SEAM_SECONDS` away from the start of every section.
+
+        Args:
+            seconds: Time in the excerpt.
         """
         return all(abs(seconds - section.at) > SEAM_SECONDS for section in self.sections)
 

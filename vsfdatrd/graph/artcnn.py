@@ -113,8 +113,9 @@ class _Network:
         return out
 
     def _ends(self, y: Name, axis: int, side: int) -> Name:
-        """Compute the outermost rows or columns of the output, layer by layer, from the part of the frame that they
-        depend on.
+        """Compute the outermost rows or columns of the output, layer by layer.
+
+        Only the part of the frame that they depend on is computed.
 
         Returns:
             A batch of two, of whose 3·radius rows or columns the outermost `radius` are right.

@@ -314,8 +314,12 @@ class Attention:
         return self.tokens or 97200
 
     def chunk(self, most: int) -> int | None:
-        """Return the longest chunk of at most `most` tokens that divides N, a multiple of 8 if possible; None if none
-        does.
+        """Return the length in tokens of the longest chunk that divides N; None if there is none.
+
+        It is a multiple of 8 if possible.
+
+        Args:
+            most: Largest permitted length.
         """
         if self.tokens is None:
             return None

@@ -52,8 +52,9 @@ class ComplexPair:
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Called for PyTorch functions with such an argument; NotImplemented (a TypeError for the caller) for
-        others.
+        """Called by PyTorch for its functions if an argument is of this class.
+
+        Returns NotImplemented for functions that are not supported, which PyTorch reports as a TypeError.
         """
         match func, args:
             case ((torch.Tensor.mul | torch.Tensor.__rmul__ | torch.mul), (one, other)):

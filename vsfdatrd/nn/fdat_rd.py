@@ -260,8 +260,9 @@ class FdatRd(nn.Module):
         return self.config.scale
 
     def pad(self, x: Tensor) -> Tensor:
-        """Pad at the bottom and right to the multiple that the windows need, by reflection, or replication if too
-        small.
+        """Pad at the bottom and right to the multiple that the windows need.
+
+        By reflection; by replication if the image is too small for that.
         """
         height, width = x.shape[-2:]
         bottom, right = -height % self.config.multiple, -width % self.config.multiple

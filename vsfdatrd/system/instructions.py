@@ -38,8 +38,9 @@ def instruction_cap() -> str | None:
 
 
 def apply_cap() -> None:
-    """Set the environment variables that the libraries read on first use. Unknown values are ignored; see
-    `instruction_cap`.
+    """Set the environment variables that the libraries read on first use.
+
+    Unknown values are ignored; see `instruction_cap`.
     """
     try:
         limit = instruction_cap()

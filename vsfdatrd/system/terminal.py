@@ -9,7 +9,7 @@ _CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u206
 
 
 def escape_control(text: str) -> str:
-    """Return text with control characters escaped (``\\x1b``), except tabs and newlines."""
+    r"""Return text with control characters escaped (``\x1b``), except tabs and newlines."""
     return _CONTROL_CHARACTERS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 

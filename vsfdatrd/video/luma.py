@@ -1,5 +1,6 @@
-"""Single-channel networks, such as luma doublers: Y is upscaled by the network, chroma is resized. YUV is not converted
-to RGB.
+"""Single-channel networks, such as luma doublers: Y is upscaled by the network, chroma is resized.
+
+YUV is not converted to RGB.
 
     YUV   Y ─► network ─► Y'            U, V ─► Spline36 ─► U', V'
     RGB   Y = luma(R, G, B) ─► Y'       R - Y, G - Y, B - Y ─► Spline36 ─► + Y'

@@ -65,8 +65,9 @@ def creation_flags() -> int:
 
 
 def child_stderr() -> int | None:
-    """Return the argument `stderr` for subprocess: None to inherit ours; DEVNULL if we have none, as in GUI programs on
-    Windows.
+    """Return the argument ``stderr`` for a child process.
+
+    None to inherit ours; DEVNULL if we have none, as in GUI programs on Windows.
     """
     return None if has_stderr() else subprocess.DEVNULL
 
@@ -108,7 +109,7 @@ def start_process(command: list[str], **options: Any) -> subprocess.Popen[bytes]
 
     Args:
         command: Program and arguments.
-        **how: Keyword arguments of `subprocess.Popen`.
+        **options: Keyword arguments of `subprocess.Popen`.
 
     Returns:
         The started process.

@@ -1,5 +1,6 @@
-"""Fixtures with the shipped weights. Half precision is emulated on the CPU (`emulation.py`); limits are measured values
-with a margin.
+"""Fixtures with the shipped weights.
+
+Half precision is emulated on the CPU (``emulation.py``); limits are measured values with a margin.
 """
 
 import pytest

@@ -84,8 +84,9 @@ class Architecture[C: NetworkConfig]:
         return None
 
     def is_own_file(self, path: Path) -> bool:
-        """Return whether a file belongs to this architecture and must be described by `describe_file`, not by its
-        tensors.
+        """Return whether a file belongs to this architecture and `describe_file` must describe it.
+
+        Other files are described by their tensors.
         """
         return False
 

@@ -79,8 +79,9 @@ class CudaServer(GpuServer["_KernelNetwork"]):
         return self.choose_contexts(devices, streams, contexts, rates)
 
     def do_verify(self, directory: str, height: int, width: int, precision: Precision) -> float:
-        """Answer the request ``verify``: compare every GPU with fp32 at a small size, and check frames of full
-        size.
+        """Answer the request ``verify``.
+
+        Every GPU is compared with fp32 at a small size, and frames of full size are checked.
 
         Args:
             directory: The engine's files, including the reference.

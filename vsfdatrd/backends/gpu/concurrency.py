@@ -58,7 +58,6 @@ def measure_gain(contexts: Sequence[Context], clock: Callable[[], float] = time.
     Raises:
         EngineError: A run fails.
     """
-
     count = len(contexts)
     warm = _run_in_turns(contexts[:1], count, clock)  # also raises the GPU's clocks
     frames = count * max(1, round(TURN_SECONDS * warm / count))  # a multiple of `count`: each computes the same number

@@ -190,8 +190,9 @@ class GpuNetwork:
         raise NotImplementedError
 
     def _capture(self, picture: FramePlanes, expected: FramePlanes) -> None:
-        """Capture the network as a CUDA graph, which replaces hundreds of launches by one, if it gives the same
-        output.
+        """Capture the network as a CUDA graph, and keep the graph if it gives the same output.
+
+        A graph replaces hundreds of launches by one.
 
         Args:
             picture: An input.

@@ -200,10 +200,10 @@ def _describe_output(
 def _find_margins(
     height: int, width: int, out_height: int, out_width: int, step: int
 ) -> tuple[int, int, int, int] | None:
-    """Find scale and margins of a network whose output is a constant number of pixels smaller or larger than the
-    scaled input.
+    """Find scale and margins of a network whose output is not exactly an integer multiple of its input.
 
-    The output is assumed to be centered in the input, as for convolutions without padding.
+    The output is assumed to be a constant number of pixels smaller or larger than the scaled input, and centered in
+    it, as for convolutions without padding.
 
     Args:
         height: Height of the input.

@@ -284,8 +284,10 @@ class RayScheduler:
         return None
 
     def _retry(self, task: _Task, text: str, lost: bool = False) -> ChunkRetry:
-        """Schedule a task to start again, on another machine if there is one. Raises EncodeError after too many
-        attempts.
+        """Schedule a task to start again, on another machine if there is one.
+
+        Raises:
+            EncodeError: There were too many attempts already.
         """
         task.avoid.add(task.machine)
         if task.download is not None:
