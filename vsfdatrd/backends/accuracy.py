@@ -71,7 +71,7 @@ def count_levels(result: FramePlanes) -> int:
 
 
 def check_banding(reference: int, candidate: int, precision: str) -> None:
-    """Check an engine's output for banding.
+    """Check that an engine's output of a smooth sky has almost as many shades as fp32, and so no bands.
 
     Args:
         reference: `count_levels` of the sky in fp32.

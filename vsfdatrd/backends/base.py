@@ -153,7 +153,7 @@ class Backend(Protocol):
         ...
 
     def device_name(self, spec: EngineSpec) -> str:
-        """Return the device as part of the engine's identity. Built files are never used on another device.
+        """Return the device's name for the engine's cache key, so that an engine is never loaded on another device.
 
         Args:
             spec: Parameters of the engine.

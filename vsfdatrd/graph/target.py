@@ -69,7 +69,7 @@ def tensorrt_target(precision: Precision, sm75: bool = False, portable: bool = T
     Args:
         precision: Precision of the graph.
         sm75: Write for compute capability 7.5.
-        portable: Write for TensorRT-RTX, whose builder shows what a graph costs; otherwise for the classic library.
+        portable: Write for TensorRT-RTX, whose builder shows what a graph costs; otherwise for TensorRT.
     """
     fused = precision != "fp32"
     maps = portable and not sm75

@@ -98,7 +98,7 @@ def state_dicts(entries: Mapping[str, Entry]) -> list[StateDict]:
 
 
 def find_state_dict(entries: Mapping[str, Entry], part: str) -> StateDict | None:
-    """Return the state dict with this `part`, or None if the file has none."""
+    """Return the state dict whose `part` this is; None if the file has no such state dict."""
     return next((result for result in state_dicts(entries) if result.part == part), None)
 
 

@@ -76,7 +76,7 @@ class KeyValue(Structure):
 
 @cache
 def load_library() -> ctypes.CDLL:
-    """Load the plugin's library.
+    """Load the plugin's shared library, which contains the kernels, with ctypes.
 
     Raises:
         OSError: It is missing or does not load.

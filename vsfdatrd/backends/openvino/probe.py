@@ -1,4 +1,7 @@
-"""Describe an ONNX file by reading it and running it on small images. Runs in a process of its own (`probe_worker`)."""
+"""Find out scale, channels, value range and size requirements of an ONNX file: read it and run it on small images.
+
+This happens in a process of its own (`probe_worker`).
+"""
 
 import contextlib
 import math

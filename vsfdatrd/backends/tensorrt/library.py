@@ -113,8 +113,8 @@ class Library:
     def require_user_allocation(self, trt: Any, config: Any) -> None:
         """Build an engine whose kernels use only memory that is allocated when it is loaded.
 
-        Kernels that allocate memory while they run cannot be captured in a CUDA graph. The classic library has no
-        such kernels.
+        Kernels that allocate memory while they run cannot be captured in a CUDA graph. The package
+        ``tensorrt`` has no such kernels.
 
         Args:
             trt: The module.

@@ -30,7 +30,7 @@ from vsfdatrd.workers.server import serve_forever
 
 
 class TensorRtServer(GpuServer["_TensorRtNetwork"]):
-    """Request handler with TensorRT's runtime and the engine loaded on one or more GPUs, if any."""
+    """Request handler: holds TensorRT's runtime and, once an engine is loaded, its copies on one or more GPUs."""
 
     def do_refusal_reason(self, library: str, devices: list[int], targets: list[str]) -> str | None:
         """Answer the request ``refusal_reason``: tell before a build whether TensorRT would refuse to load the engine.
