@@ -1,10 +1,11 @@
-# Set-up, demo and tests. Needs python3 (3.12 or later) with venv; everything else comes by pip.
+# Setup, demo and tests. Needs python3 (3.12 or later) with venv; pip installs everything else.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INPUT ?=
 FRAMES ?= 6
-# Number of tests that run at the same time: one more than two cores, since many tests wait for programs.
+# Number of tests that run at the same time: one more than the two cores of a small machine, since many tests wait for
+# other programs.
 WORKERS ?= 3
 FAST := tests/archs tests/cache tests/nn tests/video tests/weights tests/system tests/namespace tests/test_options.py \
   tests/test_inference.py tests/test_filter.py tests/test_refusals.py tests/test_cli.py
@@ -13,10 +14,10 @@ FAST := tests/archs tests/cache tests/nn tests/video tests/weights tests/system 
 
 setup: $(VENV)/.done
 
-# A virtual environment with what a user needs: `make demo` waits for nothing else. `make setup` adds to the same one.
+# A virtual environment with what a user needs, so that `make demo` installs nothing else; `make setup` adds to it.
 $(VENV)/.demo: pyproject.toml constraints.txt hatch_build.py $(wildcard vsfdatrd/_native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
-	  echo "$(PYTHON) is older than 3.12, which VapourSynth needs; name another: make $(MAKECMDGOALS) PYTHON=python3.13" >&2; exit 1; }
+	  echo "$(PYTHON) is older than 3.12, which VapourSynth needs; choose another: make $(MAKECMDGOALS) PYTHON=python3.13" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[encode]'
 	$(BIN)/vapoursynth config
@@ -42,11 +43,11 @@ types: setup
 types-windows: setup
 	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 vsfdatrd
 
-# ruff, mypy and the tests that take little time: a few minutes, to be run before every commit.
+# ruff, mypy and the fast tests: a few minutes, to be run before every commit.
 check: lint
 	$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist worksteal -m "not slow" $(FAST)
 
-# ISA=avx2 lets a newer processor stand in for one that has AVX2 and nothing newer (docs/cpu.md says what else it may be).
+# ISA=avx2 runs the tests as on a processor that has AVX2 and nothing newer (docs/cpu.md lists the other values).
 test: lint
 	$(if $(ISA),FDATRD_MAX_ISA=$(ISA)) $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --cov \
 	  --cov-report=term:skip-covered
@@ -55,26 +56,26 @@ test: lint
 sanitize: setup
 	$(BIN)/python -m tests.sanitizers
 
-# What needs an NVIDIA GPU: engine against reference on real frames, streams, CUDA graphs, memory. Nothing is fetched for
-# it: without a virtual environment, PYTHON runs it with what it has, and what that lacks is skipped.
+# Tests that need an NVIDIA GPU: engines against the reference on real frames, streams, CUDA graphs, memory. Nothing is
+# downloaded: without a virtual environment, PYTHON runs them, and tests whose packages are missing are skipped.
 test-gpu: GPU_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 test-gpu:
 	@$(GPU_PYTHON) -c 'import cuda.bindings, numpy, onnx, psutil, pytest, pytest_timeout, safetensors, torch' || { \
-	  echo "$(GPU_PYTHON) lacks what the tests need: make setup, or name a Python that has it: make test-gpu PYTHON=python3" >&2; exit 1; }
+	  echo "$(GPU_PYTHON) lacks packages that the tests need: make setup, or choose a Python that has them: make test-gpu PYTHON=python3" >&2; exit 1; }
 	$(GPU_PYTHON) -m pytest tests/gpu -v -W default  # whose Python may have newer libraries, which announce changes
 
-# A visit to a machine with an NVIDIA GPU: VISIT="--rehearse" (the default), "--pack", "--part facts", "--part train",
-# "--restore"; docs/gpu.md tells the order.
+# Measurements and training on a rented machine with an NVIDIA GPU: VISIT="--rehearse" (the default), "--pack", "--part
+# facts", "--part train", "--restore"; docs/gpu.md explains the order.
 VISIT ?= --rehearse
 gpu-visit: GPU_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 gpu-visit:
 	$(GPU_PYTHON) -m benchmarks.gpu_visit $(VISIT)
 
-# Frames a second on this machine, beside whatever else is installed; two minutes.
+# Frames per second on this machine, compared with the other plugins that are installed; two minutes.
 bench: setup
 	$(BIN)/python -m benchmarks --quick
 
-# The source archive and a wheel for every kind of machine, cross-compiled here and checked; docs/release.md.
+# The source archive and a wheel for each platform, cross-compiled and checked; see docs/release.md.
 wheels: setup
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --sdist --outdir dist
