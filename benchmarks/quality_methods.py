@@ -58,7 +58,7 @@ def as_pictures(clip: vs.VideoNode) -> Iterator[Result]:
 
 
 def network(model: str, chroma_filter: str = "none") -> Method:
-    """`core.fdatrd.upscale`, the plugin itself; `model` is a name from the catalog or the path of a file."""
+    """``core.fdatrd.upscale``, the plugin itself; `model` is a name from the catalog or the path of a file."""
 
     def method(pictures: Sequence[Picture]) -> Iterator[Result]:
         return as_pictures(vs.core.fdatrd.upscale(as_clip(pictures), model=model, chroma_filter=chroma_filter))
@@ -167,7 +167,7 @@ def _ncnn(weights: Path, source: str, result: str, border: int) -> Method:
 
 
 def artcnn(name: str) -> Method:
-    """ArtCNN (Joao Chrisostomo, release 1.6.1) for luma, Catmull-Rom for chroma. name: `c4f16` or `c4f32`.
+    """ArtCNN (Joao Chrisostomo, release 1.6.1) for luma, Catmull-Rom for chroma. name: ``c4f16`` or ``c4f32``.
 
     a = conv0(x); y = ReLU(conv1..4(a)) in turn; y = conv5(y); out = PixelShuffle2(conv6(a + y)); zero padding; luma of
     Rec. 709 in 0 to 1.

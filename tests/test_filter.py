@@ -1,4 +1,4 @@
-"""`core.fdatrd.upscale` as scripts call it: results compared with the network itself."""
+"""``core.fdatrd.upscale`` as scripts call it: results compared with the network itself."""
 
 import os
 import subprocess

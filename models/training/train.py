@@ -3,10 +3,10 @@
     python -m models.training.train --recipe medium.toml --data tiles.zip --out runs/medium --minutes 9 [--compile]
     python -m models.training.train --recipe medium_visit.toml --data tiles.zip --out DIR --start FILE --deadline 440
 
-The folder `--out` contains the checkpoint (written once a minute, or as often as the recipe says), the averaged weights
-`fdat_rd_<variant>_2x.safetensors` (fp16, as the package reads them), `summary.json`, `log.jsonl`, `curve.png` and
-`validation.png`. Files are written under a temporary name and renamed, so a killed training loses only what came after
-the last checkpoint. Needs the extra `train`.
+The folder ``--out`` contains the checkpoint (written once a minute, or as often as the recipe says), the averaged
+weights ``fdat_rd_<variant>_2x.safetensors`` (fp16, as the package reads them), ``summary.json``, ``log.jsonl``,
+``curve.png`` and ``validation.png``. Files are written under a temporary name and renamed, so a killed training loses
+only what came after the last checkpoint. Needs the extra ``train``.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from models.training.validate import Scores, Validation
 from vsfdatrd.errors import CheckpointError
 
 BEGUN = time.monotonic()
-"""Approximate start time of the process, from which `--deadline` counts."""
+"""Approximate start time of the process, from which ``--deadline`` counts."""
 CHECKPOINTS = {"full": "checkpoint.pt", "slim": "checkpoint.safetensors"}
 """Names of checkpoint files by the recipe's `checkpoint`."""
 BANK = "bank.npy"

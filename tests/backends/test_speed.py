@@ -1,4 +1,4 @@
-"""`auto` selects the engine that was fastest in a measurement on this machine."""
+"""``auto`` selects the engine that was fastest in a measurement on this machine."""
 
 import multiprocessing
 import time

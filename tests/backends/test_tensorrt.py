@@ -60,7 +60,7 @@ def test_a_context_that_asking_makes_is_not_counted_twice(upscale: Upscale) -> N
 
 
 def test_the_gpu_that_is_asked_for_decides(upscale: Upscale, tmp_path: Path) -> None:
-    """An old card beside it, in the first slot, is no hindrance, for `auto` neither."""
+    """An old card beside it, in the first slot, is no hindrance, for ``auto`` neither."""
     gpus = {"FAKE_GPUS": "GTX 1080 6.1,Old RTX 7.5,Fake RTX 8.9"}
     outcome = upscale(gpu=gpus, device=[2])
     assert outcome.sound, outcome

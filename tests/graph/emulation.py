@@ -2,7 +2,7 @@
 
 Every operator is computed in float32 from inputs that are rounded already, and its result is rounded to the type it has
 in the graph: the type of its inputs, which must agree. That is how tensor cores work; sums inside of an operator are
-float32, and a float16 beyond 65,504 is infinite. Which operator that happened to first is in `Emulated.first_bad`.
+float32, and a float16 beyond 65,504 is infinite. `EmulationResult.first_bad` is the first such operator.
 """
 
 import math

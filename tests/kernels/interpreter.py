@@ -1,6 +1,6 @@
 """Launches the kernels in Triton's interpreter, on NumPy arrays. Triton reads ``TRITON_INTERPRET=1`` when imported.
 
-`python -m tests.kernels.interpreter FILE` runs what `cases_FILE.py` yields, and writes a line of JSON for each case.
+`python -m tests.kernels.interpreter FILE` runs what ``cases_FILE.py`` yields, and writes a line of JSON for each case.
 """
 
 import importlib

@@ -176,7 +176,7 @@ def test_resembling_network_that_does_not_load(fdat: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("how", [{"stable": False}, {"dim": -1, "descending": True}, {}])
 def test_the_order_of_equals_is_not_left_to_the_machine(how: dict[str, Any]) -> None:
-    """Without `stable`, PyTorch sorts by what the processor has."""
+    """Without ``stable``, PyTorch sorts by what the processor has."""
     kinds = torch.randint(0, 5, (1, 5000))
     expected = torch.sort(kinds, **(how | {"stable": True})).indices
     with DeterministicOps():

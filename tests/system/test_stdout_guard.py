@@ -12,7 +12,7 @@ from vsfdatrd.system.progress import stdout_to_stderr
 
 
 def run(code: str) -> "subprocess.CompletedProcess[bytes]":
-    """Run a script that has `libc`, `guard`, `chatter` and `video`, which writes to file descriptor 1."""
+    """Run a script that has ``libc``, ``guard``, ``chatter`` and ``video``, which writes to file descriptor 1."""
     prelude = """
 import ctypes, os, sys, threading, time
 from vsfdatrd.system.progress import stdout_to_stderr as guard

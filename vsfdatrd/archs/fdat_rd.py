@@ -295,7 +295,7 @@ def is_fdat_rd(names: Collection[str]) -> bool:
 
 
 def config_from_shapes(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatRdConfig:
-    """Derive the configuration from the tensor shapes and the `MetaUpsample` buffer of a checkpoint.
+    """Derive the configuration from the tensor shapes and the ``MetaUpsample`` buffer of a checkpoint.
 
     Args:
         shapes: Tensor shapes by name.

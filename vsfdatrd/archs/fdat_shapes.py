@@ -95,7 +95,7 @@ def _block_shapes(config: FdatFamilyConfig, kind: Kind) -> dict[str, Shape]:
 
 
 def fdat_config_from_shapes(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatConfig | None:
-    """Derive the configuration of an FDAT from the tensor shapes and the `MetaUpsample` buffer of a checkpoint.
+    """Derive the configuration of an FDAT from the tensor shapes and the ``MetaUpsample`` buffer of a checkpoint.
 
     Args:
         shapes: Tensor shapes by name.

@@ -18,7 +18,7 @@ type TailTensors = dict[str, tuple[tuple[int, ...], int]]
 
 
 def tail_tensors(upsampler: Upsampler, embed_dim: int, mid_dim: int, out_channels: int, scale: int) -> TailTensors:
-    """List the tensors of a tail by their index in its `nn.Sequential`.
+    """List the tensors of a tail by their index in its `torch.nn.Sequential`.
 
     Args:
         upsampler: Name of the tail.

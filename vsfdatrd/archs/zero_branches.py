@@ -38,7 +38,7 @@ def ffn_active(block: Tensors) -> bool:
 
 
 def used_channels(tail: Tensors) -> NDArray[np.bool_]:
-    """Return which channels between the two transposed convolutions of `transpose+conv` the second one uses.
+    """Return which channels between the two transposed convolutions of ``transpose+conv`` the second one uses.
 
     Args:
         tail: The tensors of the tail.

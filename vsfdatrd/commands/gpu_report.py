@@ -239,7 +239,7 @@ def tensorrt_rate(directory: Path, expected_rate: float, seconds: float) -> floa
 
 
 def vapoursynth_rate(case: _Case, name: str, expected_rate: float, seconds: float) -> float | None:
-    """Measure the frames per second of `core.fdatrd.upscale` for a YUV clip, without frame reuse.
+    """Measure the frames per second of ``core.fdatrd.upscale`` for a YUV clip, without frame reuse.
 
     Args:
         case: The model, frame size and cache.

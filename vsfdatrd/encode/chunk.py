@@ -160,7 +160,7 @@ class Pipeline:
 
         Raises:
             EncodeError: A program failed, or the file is not valid.
-            Stopped: `stop` was called.
+            PipelineStopped: `stop` was called.
         """
         path, seconds = self.end()
         return accept_file(path, self.chunk, self._params, seconds)
@@ -173,7 +173,7 @@ class Pipeline:
 
         Raises:
             EncodeError: A program failed; the message has its output.
-            Stopped: `stop` was called.
+            PipelineStopped: `stop` was called.
         """
         self._source.wait()
         self._coder.wait()

@@ -16,7 +16,7 @@ type _Numbers = NDArray[np.int16]
 type _Signs = NDArray[np.int8]
 
 MAX_COMBED_PIXELS = 80
-"""A frame is combed if any 16×16 block has more combed pixels than this: VFM's default `mi`."""
+"""A frame is combed if any 16×16 block has more combed pixels than this: VFM's default ``mi``."""
 
 _MIN_STEP = 9  # of 255: VFM's cthresh, the minimum difference of a combed line from both adjacent lines
 _STRIPE_TOLERANCE = 0.25  # maximum relative difference of two steps that belong to the same stripes, moved by one line

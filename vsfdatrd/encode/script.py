@@ -52,7 +52,7 @@ clip = core.bwdif.Bwdif(clip, field={order})
 
 @dataclass(frozen=True, slots=True)
 class UpscaleArguments:
-    """Arguments of `core.fdatrd.upscale` in the script, and properties of the output frames."""
+    """Arguments of ``core.fdatrd.upscale`` in the script, and properties of the output frames."""
 
     model: str
     backend: str

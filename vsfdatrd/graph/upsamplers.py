@@ -100,7 +100,7 @@ class _Tail:
                 return self._dysample(x, w) if moving == "dysample" else self._last(self._lda(x, w))
 
     def _next(self) -> Weights:
-        """Return the tensors of the next layer, by its index in the `nn.Sequential`."""
+        """Return the tensors of the next layer, by its index in the `torch.nn.Sequential`."""
         self.layer += 1
         return self.weights.below(str(self.layer - 1))
 

@@ -65,7 +65,7 @@ class SpandrelNetwork(nn.Module):
 
 
 def _correct_meta(state: dict[str, Tensor]) -> None:
-    """Correct FDAT's `MetaUpsample` buffer, in place."""
+    """Correct FDAT's ``MetaUpsample`` buffer, in place."""
     # With the pa_up tail it stores the width of the tail where spandrel 0.4 expects that of the body, which is taken
     # from the body's tensors.
     note, norm = state.get("upsampler.MetaUpsample"), state.get("groups.0.blocks.0.n1.weight")

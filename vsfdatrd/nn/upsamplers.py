@@ -1,7 +1,7 @@
 """The eight tails (upsamplers), which turn a map of tokens into a larger image.
 
-Each is an `nn.Sequential` with the indices and names of the published checkpoints, and has the `MetaUpsample` buffer,
-by which the tail of a checkpoint is identified. Shapes: (B, C, H, W) -> (B, O, H·s, W·s).
+Each is a `torch.nn.Sequential` with the indices and names of the published checkpoints, and has the ``MetaUpsample``
+buffer, by which the tail of a checkpoint is identified. Shapes: (B, C, H, W) -> (B, O, H·s, W·s).
 
 Sources: PixelShuffle (Shi et al. 2016), DySample (Liu et al. 2023, arXiv:2308.15085), LDA-AQU (Du et al. 2024,
 arXiv:2411.19585), pixel attention (Zhao et al. 2020, arXiv:2010.01073).
@@ -156,7 +156,7 @@ class LdaAqu(nn.Module):
 
 
 class UpsampleTail(nn.Sequential):
-    """A tail with the `MetaUpsample` buffer that identifies it."""
+    """A tail with the ``MetaUpsample`` buffer that identifies it."""
 
     def __init__(self, layers: list[nn.Module], meta: list[int]) -> None:
         super().__init__(*layers)

@@ -1,7 +1,7 @@
 """Transparency: the alpha channel of a frame, stored as the frame property ``_Alpha``.
 
-This is the property `std.PropToClip` reads; `set_output(alpha=)` requires alpha of the same size and bit depth as the
-frame. The network is trained on pictures, not masks, so alpha is enlarged with the resizer.
+This is the property ``std.PropToClip`` reads; ``set_output(alpha=)`` requires alpha of the same size and bit depth as
+the frame. The network is trained on pictures, not masks, so alpha is enlarged with the resizer.
 """
 
 import logging

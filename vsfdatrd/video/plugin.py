@@ -1,4 +1,4 @@
-"""The functions of the plugin `core.fdatrd` as VapourSynth has loaded it, which may be older than these modules."""
+"""The functions of the plugin ``core.fdatrd`` as VapourSynth has loaded it, which may be older than these modules."""
 
 from collections.abc import Callable
 from typing import Any, cast

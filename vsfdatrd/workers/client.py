@@ -50,7 +50,7 @@ class _Requests:
         self._socket: socket.socket | None = None
         self._pipe: IO[bytes] | None = None
         self.other: socket.socket | int = subprocess.PIPE
-        """The child's end, to be passed as `stdin` to subprocess."""
+        """The child's end, to be passed as ``stdin`` to subprocess."""
         if sys.platform != "win32":
             self._socket, self.other = socket.socketpair()
             if sys.platform == "darwin":

@@ -53,7 +53,7 @@ def child_environment() -> dict[str, str]:
 
 
 def creation_flags() -> int:
-    """Return the `creationflags` for subprocess with which a program opens no window.
+    """Return the ``creationflags`` for subprocess with which a program opens no window.
 
     Windows opens a console window for a console program started by a program without a console, such as an editor or
     a player.
@@ -170,7 +170,7 @@ def describe_exit(code: int) -> str:
     spelling.
 
     Args:
-        code: `returncode` of `subprocess.Popen`.
+        code: ``returncode`` of `subprocess.Popen`.
     """
     if code < 0:
         return f"signal {-code}"

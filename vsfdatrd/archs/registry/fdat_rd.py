@@ -84,7 +84,7 @@ class FdatRd(FdatFamily[FdatRdConfig]):
 
 
 def read_meta_upsample(tensors: TensorIndex) -> list[int]:
-    """Read the `MetaUpsample` buffer as integers; some converters cast it to a floating-point type with the weights.
+    """Read the ``MetaUpsample`` buffer as integers; some converters cast it to a floating-point type with the weights.
 
     Raises:
         ValueError: It holds something else.

@@ -114,7 +114,7 @@ def convolve_planes(tensors: Weights) -> Constants:
 
 
 def move_queries(tensors: Weights) -> Constants:
-    """Pack the depthwise convolution (9, part) of `lda`, and the norm after it."""
+    """Pack the depthwise convolution (9, part) of ``lda``, and the norm after it."""
     depthwise = tensors["conv_offset.0.weight"]
     return {
         "weight": to_float32(depthwise.reshape(len(depthwise), 9).T),
@@ -124,7 +124,7 @@ def move_queries(tensors: Weights) -> Constants:
 
 
 def attend_positions(tensors: Weights) -> Constants:
-    """Pack what is added to the keys of the nine positions of `lda`, (9, hidden)."""
+    """Pack what is added to the keys of the nine positions of ``lda``, (9, hidden)."""
     table = tensors["relative_position_bias_table"]
     return {"table": to_float32(table.reshape(9, -1))}
 
@@ -218,7 +218,7 @@ def _dysample(tensors: Weights) -> tuple[Array, Array]:
 
 
 def _offsets(weight: Array) -> Array:
-    """The last convolution (18, part, 3, 3) of `lda`'s offsets, for both groups: (9, 2 · part, 36)."""
+    """The last convolution (18, part, 3, 3) of ``lda``'s offsets, for both groups: (9, 2 · part, 36)."""
     taps = _taps(weight)
     result = np.zeros((9, LDA_GROUPS, taps.shape[1], LDA_GROUPS, taps.shape[2]))
     for group in range(LDA_GROUPS):

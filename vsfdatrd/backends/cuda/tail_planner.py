@@ -68,7 +68,7 @@ def plan_tail(
 
 
 def _plan_transposed(launches: LaunchList, active: ActiveParts, x: _Map) -> None:
-    """Plan `transpose+conv`, 4 times."""
+    """Plan ``transpose+conv``, 4 times."""
     middle = padded(active.middle, launches.tile_size("spread", "COLUMNS"))
     taps = launches.new_floats(4 * x.count, TAPS_PER_PIXEL)
     size = x.height, x.width

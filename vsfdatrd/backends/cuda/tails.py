@@ -1,6 +1,6 @@
 """The tails as sequences of convolutions, as the CUDA kernels compute them.
 
-`transpose+conv`, 4 times, is not among them: it has kernels of its own. Leaky ReLU after an enlargement by repetition
+``transpose+conv``, 4 times, is not among them: it has kernels of its own. Leaky ReLU after an enlargement by repetition
 is the same as before it, so that each convolution contains the activation that follows, and the repetition or pixel
 shuffle next to it.
 """
@@ -12,11 +12,11 @@ from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.archs.upsamplers import GROUPS, upscaling_steps
 
 POSITIONS = 9
-"""Positions that a pixel attends to in the tail `lda`."""
+"""Positions that a pixel attends to in the tail ``lda``."""
 LDA_GROUPS = 2
-"""Groups of channels in the tail `lda`, each with its own positions."""
+"""Groups of channels in the tail ``lda``, each with its own positions."""
 TAPS_PER_PIXEL = 48
-"""Products of a pixel between the two transposed convolutions of `transpose+conv`: 16 for each color."""
+"""Products of a pixel between the two transposed convolutions of ``transpose+conv``: 16 for each color."""
 
 type Form = Literal["plain", "shuffle", "nearest", "gate", "transposed"]
 
@@ -52,7 +52,7 @@ class Tail:
     maps: tuple[Convolution, ...]
     """Convolutions to maps."""
     sampling: str | None = None
-    """Prefix of the tensors of what samples after them, of `dysample` and `lda`."""
+    """Prefix of the tensors of what samples after them, of ``dysample`` and ``lda``."""
     last: Convolution | None = None
     """Convolution to pixels."""
     planes: str | None = None
@@ -115,7 +115,7 @@ def describe(config: FdatRdConfig) -> Tail:
 
 
 def count_dysample_planes(step: int) -> int:
-    """Return how many planes `dysample` computes pixels from: offsets, their scopes, and the colors of each group."""
+    """Return how many planes ``dysample`` computes pixels from: offsets, their scopes, and the colors of each group."""
     return 4 * GROUPS * step**2 + 3 * GROUPS
 
 

@@ -15,7 +15,7 @@ INNER = 64
 """Rows of a matrix in one block, a pair of tiles."""
 
 ORDER = np.concatenate([np.r_[8 * i : 8 * i + 8, 32 + 8 * i : 40 + 8 * i] for i in range(4)])
-"""Integer of each of 64 bytes, as `separate` in `_native/cpu_amx.h` packs them."""
+"""Integer of each of 64 bytes, as ``separate`` in `_native/cpu_amx.h` packs them."""
 
 BLOCK_COST = 17
 """Time of a block in rows of a span.

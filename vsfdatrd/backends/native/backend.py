@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 GRAPH_VERSION = "4"
 """Incremented when the kernels would give different images; engines are then verified again."""
 KERNELS_VERSION = "2"
-"""Incremented when the kernels become faster; `auto` then measures again."""
+"""Incremented when the kernels become faster; ``auto`` then measures again."""
 ANY_FRAME_SIZE = True
 REFERENCE = "reference.npy"
 
@@ -65,7 +65,7 @@ def unsupported_reason(model: ModelDescriptor) -> str | None:
 
 
 def is_preferred() -> bool:
-    """Return whether `auto` tries this backend first where engines have not been timed.
+    """Return whether ``auto`` tries this backend first where engines have not been timed.
 
     OpenVINO is expected to be faster where it has instructions that the kernels do not use, AVX-512 without VNNI, and
     on CPUs with AMX, where the kernels have never been timed.

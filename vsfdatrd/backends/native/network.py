@@ -22,7 +22,7 @@ MAX_CHANNELS = 1024
 """Largest number of channels for which 32-bit sums leave at least ten bits for the weights."""
 
 WINOGRAD_OVERHEAD = 0.9
-"""Time that the transforms of the kernel `winograd` take, in dense products of all tokens with one tap."""
+"""Time that the transforms of the kernel ``winograd`` take, in dense products of all tokens with one tap."""
 
 
 def unsupported_config_reason(config: FdatRdConfig) -> str | None:
@@ -182,7 +182,7 @@ class FrameContext:
 
 
 def _winograd_matrices(weight: Doubles) -> list[Doubles]:
-    """(O, C, 3, 3) -> sixteen matrices (O, C) for the kernel `winograd`; see `_native/cpu_conv.c`."""
+    """(O, C, 3, 3) -> sixteen matrices (O, C) for the kernel ``winograd``; see `_native/cpu_conv.c`."""
     g = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
     points = np.einsum("ai,ocij,bj->aboc", g, weight.astype(np.float64), g)
     return list(points.reshape(16, *weight.shape[:2]))

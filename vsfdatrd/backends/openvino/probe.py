@@ -140,7 +140,7 @@ def _run_on_test_image(
         The output, and the elements of the largest tensor per input pixel (`OnnxConfig.largest`).
 
     Raises:
-        Misfit: The network does not run at this size.
+        TrialFailure: The network does not run at this size.
     """
     graph = wrap_io(model, config, height, width)
     try:
@@ -173,7 +173,7 @@ def _describe_output(
         The completed config, the number of output channels, the scale.
 
     Raises:
-        Misfit: The output is not an image of the expected size.
+        TrialFailure: The output is not an image of the expected size.
     """
     if result.ndim != 4 or result.shape[0] != 1:
         raise TrialFailure(f"its output has the shape {list(result.shape)}, which is not an image")

@@ -32,8 +32,8 @@ def build_engine(
         graph: An ONNX file.
         directory: The directory.
         targets: Kinds of GPU, such as ``sm89``.
-        settings: See `Library.build_settings`; in addition, `exact` is true if TF32 must not be used for float32
-            products, and `detailed` if `log` shall list every kernel with its tensors (TensorRT-RTX only).
+        settings: See `Library.build_settings`; in addition, ``exact`` is true if TF32 must not be used for float32
+            products, and ``detailed`` if `log` shall list every kernel with its tensors (TensorRT-RTX only).
         log: File to which all messages of the library are written.
 
     Returns:

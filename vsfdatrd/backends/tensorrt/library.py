@@ -129,8 +129,8 @@ class Library:
 
         Args:
             config: The builder's configuration.
-            settings: `level`, 0 to 5, or None for the library's default; `timings`, the path of the timing cache, or
-                None.
+            settings: ``level``, 0 to 5, or None for the library's default; ``timings``, the path of the timing cache,
+                or None.
         """
         if self.portable:
             yield
