@@ -83,11 +83,11 @@ def build_for(options: Options, width: int, height: int, targets: Sequence[str])
     checkpoint = open_requested(options, store.metadata("checkpoint"))
     frame = selection.padded_size(checkpoint.description, height, width)
     precision: Precision = "fp16" if options.precision == "auto" else options.precision  # type: ignore[assignment]
-    job = EngineSpec(checkpoint, *frame, precision)
+    spec = EngineSpec(checkpoint, *frame, precision)
     built = []
     try:
         for target in dict.fromkeys(map(parse_target, targets)):
-            built.append(_build_for(store, job, target))
+            built.append(_build_for(store, spec, target))
     finally:
         tensorrt.shutdown()
     return built
@@ -95,25 +95,25 @@ def build_for(options: Options, width: int, height: int, targets: Sequence[str])
 
 def _build_for(store: EngineCache, spec: EngineSpec, target: str) -> BuiltEngine:
     checkpoint, precision = spec.checkpoint, spec.precision
-    about = checkpoint.description
+    model = checkpoint.description
     if target == "sm75" and precision not in ("fp16", "mixed"):
         raise ArgumentError(f"sm75 (RTX 20) has no engines in {precision}; build fp16 or mixed for it")
     key = Key(  # must equal the key that `selection` computes on a machine with such a GPU
-        weights=about.sha256,
+        weights=model.sha256,
         graph=tensorrt.GRAPH_VERSION,
         shape=f"{spec.width}x{spec.height}",
         precision=precision,
         engine=f"tensorrt {RTX.module} {RTX.version}",
         device=target,
-        options=about.architecture.graph_identity(about.config),
+        options=model.architecture.graph_identity(model.config),
     )
     start = time.monotonic()
 
-    def make(directory: Path) -> None:
+    def build_engine(directory: Path) -> None:
         with report_progress(f"building the tensorrt engine of {checkpoint.path.name} for {target}, {precision}"):
             traced_graphs.check_trace(checkpoint)
             tensorrt.build_for(spec, directory, RTX, [target])
 
-    path = store.open(key, make, lambda directory: directory)
+    path = store.open(key, build_engine, lambda directory: directory)
     size = sum(file.stat().st_size for file in path.iterdir())
     return BuiltEngine(f"{RTX.module} {RTX.version}, {precision}, {target}", path, size, time.monotonic() - start)

@@ -35,6 +35,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
 DEFAULT_SIZE = (720, 540)
 """Default frame size of an ONNX graph: width and height in pixels."""
 MAX_SIDE = 32768
+"""Largest width and height of the frames of an ONNX graph, in pixels."""
 MAX_CONSTANT_BYTES = 2**31 - 2**28
 """Limit for size-dependent constants in bytes: the size limit of an ONNX file, minus room for the weights."""
 
@@ -49,6 +50,7 @@ class Exported:
     size: tuple[int, int] | None
     """Frame size of an ONNX graph, width and height in pixels; None for dynamic graphs and for weights."""
     bytes: int
+    """Size of the file."""
     verified: str | None
     """How it was verified, phrased to follow "verified"; None if it was not."""
     unverified: str | None
@@ -258,18 +260,18 @@ def _export_graph(
 def _check_size(model: ModelDescriptor, size: tuple[int, int]) -> None:
     """Raise ArgumentError for frames that are too small for the network or too large for an ONNX file."""
     width, height = size
-    padded_height, wide = model.size.padded(height, width)
-    if padded_height >= 2 * height or wide >= 2 * width:
-        fewest = smallest_side(model)
-        w, h = (max(fewest, max(size) if model.size.square else side) for side in size)
+    padded_height, padded_width = model.size.padded(height, width)
+    if padded_height >= 2 * height or padded_width >= 2 * width:
+        smallest = smallest_side(model)
+        w, h = (max(smallest, max(size) if model.size.square else side) for side in size)
         requirement = (
-            f"{wide}×{padded_height}"
+            f"{padded_width}×{padded_height}"
             if model.size.minimum or model.size.square
             else f"multiples of {model.size.multiple_of}"
         )
         raise ArgumentError(
             f"size={_size_text(size)} is too small: frames are mirrored up to {requirement}, which takes "
-            f"{fewest} pixels a side; give {_size_text((w, h))} or larger"
+            f"{smallest} pixels a side; give {_size_text((w, h))} or larger"
         )
     if model.config.constant_bytes(height, width) > MAX_CONSTANT_BYTES:
         raise ArgumentError(
@@ -376,11 +378,12 @@ def _verify_file(path: Path, source: Checkpoint, tensors: Mapping[str, Array], p
     except CheckpointError as error:
         raise verification_error(f"it cannot be read back ({error})") from error
     if stored.keys() != tensors.keys():
-        some = min(stored.keys() ^ tensors.keys())
-        raise verification_error(f"it does not have the same tensors ({some!r})")
+        name = min(stored.keys() ^ tensors.keys())
+        raise verification_error(f"it does not have the same tensors ({name!r})")
     for name, values in tensors.items():
-        wide = values.astype(np.float32) if values.dtype.itemsize == 2 and stored[name].dtype.kind == "f" else values
-        if stored[name].dtype != wide.dtype or not np.array_equal(stored[name], wide):
+        is_half = values.dtype.itemsize == 2 and stored[name].dtype.kind == "f"
+        expected = values.astype(np.float32) if is_half else values
+        if stored[name].dtype != expected.dtype or not np.array_equal(stored[name], expected):
             raise verification_error(f"its tensor {name!r} has other values")
     before, after = source.description, reopened.description
     if replace(before, sha256=after.sha256, dtype=precision, part=after.part) != after:

@@ -19,20 +19,21 @@ if TYPE_CHECKING:
 type Array = NDArray[Any]
 
 MAX_TRIAL_TOKENS = 150 * 150
-"""Most tokens in a trial: 300×300 pixels of a network that unshuffles 2×2, a few seconds in PyTorch."""
+"""Largest number of tokens in a trial: 300×300 pixels of a network that unshuffles 2×2, a few seconds in PyTorch."""
 MAX_DIFFERENCE = 1e-4
 """Largest allowed difference of an fp32 graph from PyTorch, relative to the output's standard deviation."""
 
 
 def trial_sizes(model: ModelDescriptor, shape: tuple[int, int] | None) -> list[tuple[int, int]]:
-    """Return the sizes (height, width) at which a graph is compared.
+    """Return the sizes (height, width) at which a graph is compared with PyTorch.
 
     Args:
         model: The model.
         shape: Frame size (height, width) of the graph; None if it is dynamic.
 
     Returns:
-        The graph's own size, or a smaller size with the same padding if that is large; two sizes for a dynamic graph.
+        The graph's own size, or a smaller size with the same padding if its own is large; two sizes for a dynamic
+        graph.
     """
     m = model.config.period
     if shape is None:

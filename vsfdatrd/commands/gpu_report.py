@@ -32,8 +32,11 @@ from vsfdatrd.system.packages import installed_versions
 from vsfdatrd.workers import spawn
 
 SCHEMA = 1
+"""Version of the report's format."""
 BACKENDS = ("tensorrt", "torch", "cuda")
+"""The backends that are measured."""
 LIBRARIES = ("tensorrt_rtx", "tensorrt", "torch", "cuda-bindings", "openvino", "onnx", "numpy", "vapoursynth")
+"""Packages whose versions are part of the report."""
 MEASURE_SECONDS = 5.0
 """Approximate duration of a frame-rate measurement."""
 REPORTS_FOLDER = "benchmarks/results/community/"
@@ -136,7 +139,7 @@ def measure_backend(case: _Case, name: str, seconds: float) -> dict[str, Any]:
     from vsfdatrd.backends import selection
 
     module = selection.import_backend(name)
-    if reason := module.unavailable() or (None if name != "torch" else _hide_gpus()):
+    if reason := module.unavailable() or (None if name != "torch" else _why_torch_has_no_gpu()):
         raise EngineError(reason)
     options = Options(model=str(case.checkpoint.path), backend=name, cache=case.cache)
     store = EngineCache(case.cache)
@@ -185,7 +188,8 @@ def measure_backend(case: _Case, name: str, seconds: float) -> dict[str, Any]:
     }
 
 
-def _hide_gpus() -> str | None:
+def _why_torch_has_no_gpu() -> str | None:
+    """Return why PyTorch cannot use the GPU, as a sentence; None if it can."""
     import torch
 
     return None if torch.cuda.is_available() else "this PyTorch is built without CUDA, or does not see the GPU"
@@ -198,7 +202,10 @@ def _run_frame(engine: Engine, picture: FramePlanes) -> FramePlanes:
 
 
 def reference_output(case: _Case, engine_folder: Path) -> FramePlanes:
-    """Return the fp32 output for `accuracy.draw_line_art`: from the engine's folder, or computed on the CPU."""
+    """Return the network's fp32 output for `accuracy.draw_line_art`.
+
+    It is read from the engine's folder or from that of an earlier backend; if neither has it, the CPU computes it.
+    """
     from vsfdatrd.backends import reference as references
     from vsfdatrd.backends.graphs import serialize
     from vsfdatrd.backends.selection import padded_size

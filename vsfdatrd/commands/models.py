@@ -21,13 +21,13 @@ def list_models() -> int:
     rows = [("name", "scale", "license", "")]
     for model in CATALOG.values():
         rows.append((model.name, f"{model.scale}x", model.license, model.file))
-    for own in aliases.read_aliases().values():
+    for alias in aliases.read_aliases().values():
         try:
-            descriptor = open_checkpoint(own.file, cache=EngineCache(None).metadata("checkpoint")).description
-            scale, description = f"{descriptor.scale}x", f"{descriptor.name}, {own.file}"
+            descriptor = open_checkpoint(alias.file, cache=EngineCache(None).metadata("checkpoint")).description
+            scale, description = f"{descriptor.scale}x", f"{descriptor.name}, {alias.file}"
         except FdatrdError as error:
             scale, description = _NO_VALUE, str(error)
-        rows.append((own.name, scale, _NO_VALUE, description))
+        rows.append((alias.name, scale, _NO_VALUE, description))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip())
@@ -39,7 +39,7 @@ def print_info(file: str, as_json: bool) -> int:
 
     Args:
         file: Name or path of the model.
-        as_json: Print JSON.
+        as_json: Print JSON instead of a table.
 
     Returns:
         The exit status, 0.
@@ -68,8 +68,8 @@ def verify_models() -> int:
         except CheckpointError as error:
             damaged += 1
             print(f"{model.name}: {error}")
-    for own in aliases.read_aliases().values():
-        damaged += not _verify_own(own)
+    for alias in aliases.read_aliases().values():
+        damaged += not _verify_alias(alias)
     return 1 if damaged else 0
 
 
@@ -91,16 +91,17 @@ def remove_alias(name: str) -> int:
     return 0
 
 
-def _verify_own(own: ModelAlias) -> bool:
+def _verify_alias(alias: ModelAlias) -> bool:
+    """Print whether an alias's file is unchanged, and return it."""
     try:
-        unchanged = own.sha256 is None or sha256(own.file) == own.sha256
+        unchanged = alias.sha256 is None or sha256(alias.file) == alias.sha256
     except CheckpointError as error:
-        print(f"{own.name}: {error}")
+        print(f"{alias.name}: {error}")
         return False
     text = (
         "as it was when it was added" if unchanged else "not the file that was added; remove the name and add it again"
     )
-    print(f"{own.name}: {text if own.sha256 else 'no checksum was written down'}, {own.file}")
+    print(f"{alias.name}: {text if alias.sha256 else 'no checksum was written down'}, {alias.file}")
     return unchanged
 
 

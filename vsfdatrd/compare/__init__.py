@@ -1,4 +1,4 @@
 """``vsfdatrd compare``: compare two videos of the same film side by side, as pictures, metrics and an HTML page.
 
-command ─► comparison ─► video ─► pick ─► match ─► pictures, metrics ─► page
+cli ─► comparison ─► video ─► pick ─► match ─► pictures, metrics ─► page
 """

@@ -1,7 +1,8 @@
 """Compare two files and write pictures, metrics and an HTML page.
 
-Frame numbers refer to AFTER. BEFORE is enlarged to AFTER's size with Spline36, as a player without a network would show
-it, using its own matrix and range. AFTER is resized to square pixels, as a player would.
+BEFORE is the original, AFTER the upscaled file; frame numbers refer to AFTER. BEFORE is enlarged to AFTER's size with
+Spline36, as a player without a network would show it, using its own matrix and range. AFTER is resized to square
+pixels, as a player would.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +31,9 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
     """Remarks for the reader, as sentences: processing of the files, and where they disagree."""
     shots: list[page.FramePair] = field(default_factory=list)
+    """The pairs of frames that are shown."""
     files: list[Path] = field(default_factory=list)
+    """The files that were written."""
 
     @property
     def mean(self) -> metrics.Metrics:
@@ -77,22 +80,22 @@ def compare(
     result = Comparison(open_video(before), open_video(after), folder)
     report("choosing frames")
     shared = overlap(result.before, result.after, offset)
-    small = Thumbnails(result.after)
+    thumbnails = Thumbnails(result.after)
     with report_progress("looking at frames", delay=5):  # takes minutes if a file has to be decoded from its start
-        picks = pick.requested_frames(result.after, frames) if frames else pick.choose_frames(small, count, shared)
+        picks = pick.requested_frames(result.after, frames) if frames else pick.choose_frames(thumbnails, count, shared)
     report("finding the same frames in the first file")
     with report_progress("looking for frames", delay=5):
-        matches = match_frames(result.before, small, [p.frame for p in picks], offset)
+        matches = match_frames(result.before, thumbnails, [p.frame for p in picks], offset)
     uncropped = result.before
-    result.before, matches = crop_borders(uncropped, small, matches, offset)
+    result.before, matches = crop_borders(uncropped, thumbnails, matches, offset)
     result.notes += [
         *_length_notes(result.before, result.after, shared),
         *_matching_notes(uncropped, result.before, result.after, matches),
     ]
-    sizes = _ScaledClips(result.before, result.after)
+    clips = _ScaledClips(result.before, result.after)
     for number, (picked, pair) in enumerate(zip(picks, matches, strict=True), 1):
         report(f"frame {picked.frame} ({number} of {len(picks)})")
-        result.shots.append(_make_shot(result, sizes, picked, pair, with_uris=html))
+        result.shots.append(_make_shot(result, clips, picked, pair, with_uris=html))
     if html:
         file = folder / "compare.html"
         text = page.render_comparison(result.before, result.after, result.shots, result.notes, result.mean)
@@ -145,7 +148,7 @@ def _length_notes(before: Video, after: Video, shared: range) -> list[str]:
 
 
 class _ScaledClips:
-    """Both clips at the size of AFTER, for viewing, and at the size of the smaller one, for metrics."""
+    """Both clips at the size of AFTER with square pixels, for viewing, and at the size of the smaller, for metrics."""
 
     def __init__(self, before: Video, after: Video) -> None:
         width, height = round(after.clip.width * after.pixel_aspect), after.clip.height
@@ -159,14 +162,14 @@ def _resize(clip: vs.VideoNode, width: int, height: int) -> vs.VideoNode:
 
 
 def _make_shot(
-    comparison: Comparison, sizes: _ScaledClips, picked: pick.ChosenFrame, pair: MatchedPair, *, with_uris: bool
+    comparison: Comparison, clips: _ScaledClips, picked: pick.ChosenFrame, pair: MatchedPair, *, with_uris: bool
 ) -> page.FramePair:
     """Measure one pair of frames and write its pictures."""
     large, small = (
         (read_frame(comparison.before, first, pair.before), read_frame(comparison.after, second, pair.after))
-        for first, second in (sizes.large, sizes.small)
+        for first, second in (clips.large, clips.small)
     )
-    score = metrics.ssimulacra2(sizes.small[0][pair.before], sizes.small[1][pair.after])
+    score = metrics.ssimulacra2(clips.small[0][pair.before], clips.small[1][pair.after])
     numbers = metrics.measure_pair(large, small, score)
     images = pictures.to_image(large[0]), pictures.to_image(large[1])
     stem = f"frame_{pair.after:06d}"

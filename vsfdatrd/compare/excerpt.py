@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 MIN_DURATION = 180.0
 """Seconds; shorter films are read completely."""
 SECTION_COUNT = 20
+"""Number of sections, evenly spread over the film."""
 MIN_SECTION_SECONDS = 2.5
 """Minimum length of a section; it ends at the next GOP boundary."""
 SEAM_SECONDS = 0.2
@@ -137,8 +138,8 @@ def _copy_mpeg(av: Any, source: Any, stream: Any, target: Path) -> list[Section]
 
 def _is_b_frame(data: bytes) -> bool:
     """Return whether MPEG data are a B-frame, according to the picture header."""
-    start_ticks = data.find(b"\0\0\1\0")
-    return 0 <= start_ticks < len(data) - 6 and data[start_ticks + 5] >> 3 & 7 == 3
+    header = data.find(b"\0\0\1\0")  # start code of a picture; its type is in the sixth byte: 3 is B
+    return 0 <= header < len(data) - 6 and data[header + 5] >> 3 & 7 == 3
 
 
 def _copy_to_matroska(av: Any, source: Any, stream: Any, target: Path) -> list[Section]:

@@ -33,10 +33,12 @@ _DISTANCE_COST = 2e-4  # required gain in likeness per frame of distance: repeat
 
 @dataclass(frozen=True, slots=True)
 class MatchedPair:
-    """A matched pair of frame numbers."""
+    """A frame of AFTER and the frame of BEFORE that shows the same moment."""
 
     after: int
+    """Frame number in AFTER."""
     before: int
+    """Frame number in BEFORE."""
     likeness: float
     """Correlation of the two pictures: 1 if equal, about 0 if unrelated."""
 
@@ -133,12 +135,13 @@ def match_frames(before: Video, after: Thumbnails, numbers: list[int], offset: f
         FrameError: A frame of AFTER, or every candidate frame of BEFORE, cannot be read.
     """
     times = times_in_before(before, after.video, offset)
-    small = Thumbnails(before)
-    return [_best_match(small, number, float(times[number]), after.get_cached(number)) for number in numbers]
+    thumbnails = Thumbnails(before)
+    return [_best_match(thumbnails, number, float(times[number]), after.get_cached(number)) for number in numbers]
 
 
-def _best_match(small: Thumbnails, number: int, time: float, target: Plane) -> MatchedPair:
-    times = small.video.times
+def _best_match(before: Thumbnails, number: int, time: float, target: Plane) -> MatchedPair:
+    """Match frame `number` of AFTER, whose thumbnail is `target`, to a frame of BEFORE near a time in seconds."""
+    times = before.video.times
     nearest = int(np.abs(times - time).argmin())
     last = len(times) - 1
     near = range(max(0, nearest - NEIGHBORS), min(last, nearest + NEIGHBORS) + 1)
@@ -147,7 +150,7 @@ def _best_match(small: Thumbnails, number: int, time: float, target: Plane) -> M
         likenesses: dict[int, float] = {}
         for n in candidates:
             try:
-                likenesses[n] = correlation(small.at(n), target)
+                likenesses[n] = correlation(before.at(n), target)
             except FrameError:  # damaged, as on some discs; try the other candidates
                 if n == candidates[-1] and not likenesses:
                     raise

@@ -23,10 +23,11 @@ class FramePair:
 
     pair: MatchedPair
     why: str
+    """Why the frame was chosen, as a phrase."""
     seconds: float
     """Since the start of AFTER."""
     size: tuple[int, int]
-    """Width and height in pixels."""
+    """Width and height of the frames in pixels."""
     metrics: Metrics
     frames: tuple[str, ...]
     """Data URIs of BEFORE and AFTER."""

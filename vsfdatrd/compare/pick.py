@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 MAX_FRAMES = 50
 """Maximum number of frames in a comparison: a page with more is too large to open."""
 CANDIDATES_PER_FRAME = 4
-"""Frames examined per frame to choose."""
+"""Number of frames examined for each frame that is chosen."""
 MAX_SCAN = 120
-"""Frames searched for the next scene cut."""
+"""Largest number of frames in which the next scene cut is searched."""
 
 _MAX_EMPTY = 0.03  # standard deviation of luma below which a frame shows nothing: black, white, the middle of a fade
 _MIN_ALIKE = 0.97  # likeness of thumbnails above which two frames show the same drawing
@@ -29,22 +29,24 @@ _MIN_ALIKE = 0.97  # likeness of thumbnails above which two frames show the same
 
 @dataclass(frozen=True, slots=True)
 class ChosenFrame:
-    """A chosen frame and the reason."""
+    """A chosen frame."""
 
     frame: int
+    """Frame number."""
     why: str
+    """Why it was chosen, as a phrase."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
     frame: int
-    small: Plane
+    thumbnail: Plane
     lines: float
     """Mean squared luma gradient: dominated by thin strong lines, hardly affected by noise."""
 
     @property
     def empty(self) -> bool:
-        return float(self.small.std()) < _MAX_EMPTY
+        return float(self.thumbnail.std()) < _MAX_EMPTY
 
 
 def check_frames(frames: Sequence[int], count: int) -> None:
@@ -100,13 +102,13 @@ def choose_frames(video: Thumbnails, count: int, frames: range) -> list[ChosenFr
     cuts = count // 2
     total = len(frames)
     positions = min(total, max(12, CANDIDATES_PER_FRAME * count))
-    searched = max(1, positions // (2 * cuts)) if cuts else positions + 1  # search a cut at every n-th
+    interval = max(1, positions // (2 * cuts)) if cuts else positions + 1  # a cut is searched from every n-th position
     candidates: list[_Candidate] = []
     starts: list[_Candidate] = []
     for i in range(positions):
-        number, after = (frames[0] + int((j + 0.5) * total / positions) for j in (i, i + searched))
+        number, after = (frames[0] + int((j + 0.5) * total / positions) for j in (i, i + interval))
         candidates += _examine(video, number)
-        if cuts and i % searched == 0:
+        if cuts and i % interval == 0:
             starts += _next_cut(video, range(number, min(number + MAX_SCAN, after, frames[-1]) + 1))
     if not candidates:
         raise FrameError(
@@ -124,7 +126,10 @@ def choose_frames(video: Thumbnails, count: int, frames: range) -> list[ChosenFr
 
 
 def _is_new(candidate: _Candidate, other: _Candidate, min_distance: float) -> bool:
-    return abs(candidate.frame - other.frame) >= min_distance and correlation(candidate.small, other.small) < _MIN_ALIKE
+    return (
+        abs(candidate.frame - other.frame) >= min_distance
+        and correlation(candidate.thumbnail, other.thumbnail) < _MIN_ALIKE
+    )
 
 
 def _examine(video: Thumbnails, number: int) -> list[_Candidate]:
@@ -135,8 +140,8 @@ def _examine(video: Thumbnails, number: int) -> list[_Candidate]:
     except FrameError as error:
         log.debug("%s", error)
         return []
-    steep = float(np.mean(np.diff(plane, axis=0) ** 2) + np.mean(np.diff(plane, axis=1) ** 2))
-    return [_Candidate(number, small, steep)]
+    lines = float(np.mean(np.diff(plane, axis=0) ** 2) + np.mean(np.diff(plane, axis=1) ** 2))
+    return [_Candidate(number, small, lines)]
 
 
 def _next_cut(video: Thumbnails, numbers: range) -> list[_Candidate]:

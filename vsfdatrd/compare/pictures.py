@@ -47,19 +47,19 @@ def find_detail(picture: Picture, count: int = 2) -> list[Box]:
         At least one box.
     """
     height, width = picture.shape[:2]
-    high, wide = (min(side, max(96, side // 4), 480) for side in (height, width))
+    rows, columns = (min(side, max(96, side // 4), 480) for side in (height, width))
     plane = to_luma(picture).astype(np.float64)
     energy: NDArray[np.float64] = np.square(np.gradient(plane)).sum(0)
     boxes: list[Box] = []
     for _ in range(count):
         total = np.pad(energy.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-        sums = total[high:, wide:] - total[:-high, wide:] - total[high:, :-wide] + total[:-high, :-wide]
+        sums = total[rows:, columns:] - total[:-rows, columns:] - total[rows:, :-columns] + total[:-rows, :-columns]
         for left, top, right, bottom in boxes:  # exclude boxes that would overlap
-            sums[max(0, top - high + 1) : bottom, max(0, left - wide + 1) : right] = -1
+            sums[max(0, top - rows + 1) : bottom, max(0, left - columns + 1) : right] = -1
         y, x = (int(i) for i in np.unravel_index(int(sums.argmax()), sums.shape))
         if sums[y, x] <= 1e-6 and boxes:
             break  # no further detail, or no room
-        boxes.append((x, y, x + wide, y + high))
+        boxes.append((x, y, x + columns, y + rows))
     return boxes
 
 

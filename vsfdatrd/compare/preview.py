@@ -40,7 +40,7 @@ MIN_SECONDS = 4.0
 MIN_FRAMES = 3
 """Minimum number of frames in a speed measurement."""
 
-_ENDLESS_FRAMES = 1 << 24  # frames
+_ENDLESS_FRAMES = 1 << 24  # length of a clip that no measurement reaches the end of
 
 type Report = Callable[[str], None]
 
@@ -143,17 +143,20 @@ def _write_page(out: Path, page: Preview, on_first_picture: Callable[[], None] |
 
 @dataclass(frozen=True, slots=True)
 class _FilmAnalysis:
-    """The analysis of a film."""
+    """What the preview needs to know of a film."""
 
     video: Video
     """The frames that `encode` would upscale, of the film or of an excerpt."""
     prepared: vs.VideoNode
     """The same frames as the clip to upscale."""
     sar: Fraction
+    """Sample aspect ratio (pixel width / pixel height)."""
     frames: int
     """Number of frames of the complete film, after inverse telecine or deinterlacing."""
     excerpt: Excerpt | None
+    """None if the frames are those of the complete film."""
     about: str
+    """Description of the film, one line."""
 
     def seconds(self, number: int) -> float:
         """Return the time of a frame in the film, in seconds."""
@@ -179,21 +182,21 @@ class _QuietReporter(Reporter):
 
 def _analyze_film(film: Path, folder: Path, settings: Settings) -> _FilmAnalysis:
     excerpt = make_excerpt(film, folder / "excerpt")
-    show, analysis = _QuietReporter(["borders"]), None  # remarks about an excerpt do not apply to the film
+    reporter, analysis = _QuietReporter(["borders"]), None  # remarks about an excerpt do not apply to the film
     if excerpt is not None:
         # An error may come from the seams of the excerpt; analyzing the film itself will report real ones.
         with contextlib.suppress(FdatrdError):
-            analysis = analyze(excerpt.path, folder / "index", settings, 2, show)
+            analysis = analyze(excerpt.path, folder / "index", settings, 2, reporter)
     if analysis is None:
-        excerpt, show = None, _QuietReporter(["borders", "remark"])
-        analysis = analyze(film, folder / "whole", settings, 2, show)
+        excerpt, reporter = None, _QuietReporter(["borders", "remark"])
+        analysis = analyze(film, folder / "whole", settings, 2, reporter)
     clip = analysis.clip
     # The timestamps of an excerpt are disturbed at its seams.
     rate = analysis.fields.rate(analysis.source.rate) if excerpt else analysis.timing.rate
     start = analysis.timing.at(0)
     times = np.array([float(analysis.timing.at(n) - start) for n in range(clip.num_frames)])
     frames = round(excerpt.duration * rate) if excerpt else clip.num_frames
-    about = _describe_film(analysis, frames, rate, show.fields)
+    about = _describe_film(analysis, frames, rate, reporter.fields)
     if excerpt:
         clip, times = _without_seams(clip, times, excerpt)
     try:
@@ -262,7 +265,18 @@ def _render_model(
     report: Report,
     write: Callable[[], None],
 ) -> None:
-    """Make the pictures of one model, and measure its speed after the first."""
+    """Add the pictures of one model to the page, and measure its speed after the first picture.
+
+    Args:
+        page: The page.
+        number: Index of the model in the page's list.
+        frames: The frames to upscale.
+        file: The model's weights file.
+        scale: Upscaling factor of the model.
+        settings: Settings of `encode`.
+        report: Called with a line of text for each step.
+        write: Writes the page; called after each picture.
+    """
     candidate = page.candidates[number]
     report(f"{candidate.name}: preparing the engine")
     with _as_fdatrd_error():
@@ -302,9 +316,9 @@ def _upscale_frames(frames: _Frames, file: Path, scale: int, settings: Settings)
     """Return the frames as `encode` would pass them to the video encoder."""
     clip = frames.clip
     size = square_pixel_size(clip.width * scale, clip.height * scale, frames.analysis.sar)
-    form = vs.core.get_video_format(vs.PresetVideoFormat[settings.selected_preset.format])
+    output_format = vs.core.get_video_format(vs.PresetVideoFormat[settings.selected_preset.format])
     fits = size == (clip.width * scale, clip.height * scale)
-    deep = form if fits else form.replace(bits_per_sample=16)
+    upscaled_format = output_format if fits else output_format.replace(bits_per_sample=16)
     # reuse="off": the clip repeats the same frames, unlike a film, and the speed is measured.
     result = upscale(
         clip,
@@ -312,11 +326,13 @@ def _upscale_frames(frames: _Frames, file: Path, scale: int, settings: Settings)
         settings.backend,
         settings.devices,
         settings.precision,
-        deep.id,
+        upscaled_format.id,
         reuse="off",
         chroma_filter=settings.chroma_filter,
     )
-    return result if fits else result.resize.Spline36(*size, format=form.id, dither_type="error_diffusion")
+    if fits:
+        return result
+    return result.resize.Spline36(*size, format=output_format.id, dither_type="error_diffusion")
 
 
 def _measure_fps(clip: vs.VideoNode) -> float:

@@ -1,4 +1,4 @@
-"""Read a video file as progressive RGB frames with timestamps. The only place in this package that reads files.
+"""Read a video file as progressive RGB frames with timestamps.
 
 BestSource decodes. Telecined and interlaced files are made progressive without dropping or adding frames, which is
 enough for viewing: fields are matched (VFM), and frames that stay combed show one interpolated field. Nothing is
@@ -46,7 +46,7 @@ class Video:
     pixel_aspect: float
     """Width of a pixel divided by its height."""
     treatment: str
-    """What was done to interlaced frames, as a sentence; empty for progressive files."""
+    """What was done to interlaced frames, as a phrase that follows the file's name; empty for progressive files."""
 
 
 def open_video(path: Path) -> Video:
@@ -79,8 +79,8 @@ def open_video(path: Path) -> Video:
         ) from error
     except FdatrdError as error:
         raise ClipError(f"{path}: {error}") from error
-    wide, high = int(props.get("_SARNum", 1)), int(props.get("_SARDen", 1))
-    aspect = wide / high if wide > 0 and high > 0 else 1.0
+    numerator, denominator = int(props.get("_SARNum", 1)), int(props.get("_SARDen", 1))
+    aspect = numerator / denominator if numerator > 0 and denominator > 0 else 1.0
     rate = frame_rate(clip, stamps, base, track)
     return Video(path, rgb, progressive, _frame_times(stamps, base, rate), aspect, treatment)
 
@@ -125,7 +125,11 @@ def _frame_times(stamps: Sequence[int], base: Fraction, rate: Fraction) -> NDArr
 
 
 def _make_progressive(clip: vs.VideoNode) -> tuple[vs.VideoNode, str]:
-    """Make the clip progressive; return it with a description. Three sampled frames decide whether it is interlaced."""
+    """Make a clip progressive; three sampled frames decide whether it is interlaced.
+
+    Returns:
+        The clip, and what was done as for `Video.treatment`.
+    """
     field = 0
     for number in sorted({0, clip.num_frames // 3, clip.num_frames * 2 // 3}):
         with contextlib.suppress(vs.Error), clip.get_frame(number) as got:  # a frame may be damaged
@@ -137,9 +141,11 @@ def _make_progressive(clip: vs.VideoNode) -> tuple[vs.VideoNode, str]:
         lines, top = field_padding(clip), int(field == vs.FIELD_TOP)
         padded = vs.core.std.StackVertical([clip, clip.std.Crop(top=clip.height - lines)]) if lines else clip
         matched = to_eight_bits(padded).vivtc.VFM(order=top, clip2=padded)
-        single = padded.bwdif.Bwdif(field=top)
+        interpolated = padded.bwdif.Bwdif(field=top)
         result = matched.std.FrameEval(
-            lambda n, f: single if f.props["_Combed"] else matched, prop_src=matched, clip_src=[single, matched]
+            lambda n, f: interpolated if f.props["_Combed"] else matched,
+            prop_src=matched,
+            clip_src=[interpolated, matched],
         ).std.Crop(bottom=lines)
         treatment = "is interlaced: fields were matched as for telecined film, and no frame was dropped"
     # Some frames may still be flagged as interlaced; all of them are progressive now.

@@ -138,7 +138,7 @@ class Worker:
 
     @property
     def exit_code(self) -> int | None:
-        """Return code of the process; None if `ask` and `close` have not seen it end."""
+        """Return code of the process; None until `exit_reason` or `close` has waited for its end."""
         return self._process.returncode
 
     @property

@@ -19,7 +19,7 @@ from vsfdatrd.workers.spawn import end_with_parent
 class WorkerServer:
     """Base class of a worker's request handler.
 
-    A request is handled by the method ``do_<request>``; the request `run` computes a slot's frame. A backend's
+    A request is handled by the method ``do_<request>``, except ``run``, which computes a slot's frame. A backend's
     subclass defines these methods, sets `shapes` once an engine is loaded, and translates its library's errors in
     `reason`.
     """
@@ -36,19 +36,19 @@ class WorkerServer:
         """
         self._write, self._flush = write, flush
         self._answering = threading.Lock()
-        self._waiting = ThreadPoolExecutor(1)
+        self._collectors = ThreadPoolExecutor(1)
 
     def serve(self, message: dict[str, Any]) -> None:
         """Handle one request and answer it.
 
         Args:
-            message: The request: `do`, its name, and its arguments.
+            message: The request: its name under ``do``, and its arguments.
         """
         do = message.pop("do")
         try:
             if do == "run":
                 self.submit(message["slot"])
-                self._waiting.submit(self._collect, message["slot"])
+                self._collectors.submit(self._collect, message["slot"])
             else:
                 self._answer({"result": getattr(self, f"do_{do}")(**message)})
         except Exception as error:  # every failure is sent as an answer; the client raises it
@@ -70,7 +70,7 @@ class WorkerServer:
             raise EngineError("no engine is loaded")
         memory = map_shared(address, size)
         slots = len(memory) // (4 * sum(math.prod(shape) for shape in self.shapes))
-        self._waiting = ThreadPoolExecutor(slots, "slot")
+        self._collectors = ThreadPoolExecutor(slots, "slot")
         self.prepare(memory, slot_buffers(memory, slots, *self.shapes))
 
     def prepare(self, memory: mmap.mmap, frames: list[tuple[FramePlanes, FramePlanes]]) -> None:
@@ -144,9 +144,9 @@ def serve_forever(create_server: Callable[[Callable[[str], Any], Callable[[], An
     end_with_parent(int(sys.argv[1]))
     replies = reply_stream()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the script, which then closes the pipe
-    side = create_server(replies.write, replies.flush)
+    server = create_server(replies.write, replies.flush)
     for line in sys.stdin:
-        side.serve(json.loads(line))
+        server.serve(json.loads(line))
     os._exit(0)  # without waiting for frames in flight, which are no longer needed
 
 

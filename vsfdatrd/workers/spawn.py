@@ -86,6 +86,7 @@ class _StarterThread:
         threading.Thread(target=self._work, name="fdatrd-starter", daemon=True).start()
 
     def start(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        """Start a process on this thread and wait for it; see `start_process`."""
         started: Future[subprocess.Popen[bytes]] = Future()
         self._orders.put((started, command, options))
         return started.result()
@@ -101,7 +102,7 @@ class _StarterThread:
 
 
 _starter: _StarterThread | None = None
-_starting = threading.Lock()
+_starter_lock = threading.Lock()
 
 
 def start_process(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
@@ -118,7 +119,7 @@ def start_process(command: list[str], **options: Any) -> subprocess.Popen[bytes]
         OSError: As `subprocess.Popen` does.
     """
     global _starter
-    with _starting:
+    with _starter_lock:
         if _starter is None or _starter.pid != os.getpid():  # after a fork only the forking thread exists
             _starter = _StarterThread()
         starter = _starter
@@ -127,11 +128,11 @@ def start_process(command: list[str], **options: Any) -> subprocess.Popen[bytes]
 
 if sys.platform != "win32":
 
-    def _unlocked() -> None:
-        global _starting
-        _starting = threading.Lock()  # the thread that held it does not exist after a fork
+    def _renew_lock() -> None:
+        global _starter_lock
+        _starter_lock = threading.Lock()  # the thread that held it does not exist after a fork
 
-    os.register_at_fork(after_in_child=_unlocked)
+    os.register_at_fork(after_in_child=_renew_lock)
 
 _PR_SET_PDEATHSIG = 1
 
