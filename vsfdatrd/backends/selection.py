@@ -270,10 +270,10 @@ def padded_size(model: ModelDescriptor, height: int, width: int) -> tuple[int, i
     if model.fixed_size is None:
         return model.size.padded(height, width)
     if height > model.fixed_size[0] or width > model.fixed_size[1]:
-        timed_height, timed_width = model.fixed_size
+        fixed_height, fixed_width = model.fixed_size
         raise ArgumentError(
-            f"the network takes frames of {timed_width}×{timed_height} pixels only, and {width}×{height} are more; "
-            f'give tile=[{timed_width}, {timed_height}], or fit="resize" to send whole frames through it at its size'
+            f"the network takes frames of {fixed_width}×{fixed_height} pixels only, and {width}×{height} are more; "
+            f'give tile=[{fixed_width}, {fixed_height}], or fit="resize" to send whole frames through it at its size'
         )
     return model.fixed_size
 

@@ -36,7 +36,8 @@ def unsupported_config_reason(config: FdatRdConfig) -> str | None:
     if config.embed_dim != config.heads * HEAD_DIM:
         return f"its heads have {config.embed_dim // config.heads} channels, not {HEAD_DIM}"
     if config.dict_tokens % 16 or config.ffn_dim % 16:
-        return f"its widths ({config.dict_tokens} words, {config.ffn_dim} hidden) are not multiples of 16"
+        counts = f"{config.dict_tokens} dictionary tokens and {config.ffn_dim} hidden channels"
+        return f"its {counts} are not multiples of 16"
     if max(config.embed_dim, config.dict_tokens, config.ffn_dim) > MAX_CHANNELS:
         return f"it is wider than {MAX_CHANNELS} channels"
     if config.in_channels != 3 or config.out_channels != 3:
