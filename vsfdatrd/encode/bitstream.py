@@ -108,7 +108,7 @@ def make_inserter(codec: str, header: bytes) -> Callable[[bytes, FrameMessages],
 
 
 def _insert_sei_units(frame: bytes, messages: FrameMessages, hevc: bool, width: int) -> bytes:
-    """Insert an SEI unit before the first slice of a picture."""
+    """Insert an SEI unit before the first slice of a picture. Each unit begins with its length, of `width` bytes."""
     at = 0
     while at + width < len(frame):
         kind = frame[at + width] >> 1 & 63 if hevc else frame[at + width] & 31
@@ -121,6 +121,7 @@ def _insert_sei_units(frame: bytes, messages: FrameMessages, hevc: bool, width: 
 
 
 def _sei_messages(messages: FrameMessages) -> Iterator[tuple[int, bytes]]:
+    """Yield the payload type and the payload of each SEI message."""
     if messages.display is not None:
         red, green, blue, white = (messages.display.primaries[n : n + 2] for n in range(0, 8, 2))
         numbers = [_to_big_endian(number * 50000, 2) for number in (*green, *blue, *red, *white)]
@@ -135,6 +136,7 @@ def _sei_messages(messages: FrameMessages) -> Iterator[tuple[int, bytes]]:
 
 
 def _make_sei(kind: int, payload: bytes) -> bytes:
+    """Return an SEI message: payload type, size in steps of 255, payload."""
     full, last = divmod(len(payload), 255)
     return bytes([kind]) + b"\xff" * full + bytes([last]) + payload
 
@@ -155,9 +157,8 @@ def _escape(payload: bytes) -> bytes:
 def _insert_obus(frame: bytes, messages: FrameMessages) -> bytes:
     """Insert metadata OBUs before the first frame of a temporal unit."""
     at = 0
-    while (
-        at < len(frame) and frame[at] >> 3 & 15 in (1, 2, 5) and frame[at] & 2
-    ):  # sequence header, delimiter, metadata
+    # OBU types: 1 sequence header, 2 temporal delimiter, 5 metadata. Bit 1 of the header: the size follows.
+    while at < len(frame) and frame[at] >> 3 & 15 in (1, 2, 5) and frame[at] & 2:
         size = at + (2 if frame[at] & 4 else 1)
         length = shift = 0
         while True:
@@ -170,6 +171,7 @@ def _insert_obus(frame: bytes, messages: FrameMessages) -> bytes:
 
 
 def _obu_messages(messages: FrameMessages) -> Iterator[tuple[int, bytes]]:
+    """Yield the type and the payload of each metadata OBU."""
     if messages.display is not None:
         numbers = [_to_big_endian(number * (1 << 16), 2) for number in messages.display.primaries]
         light = [
@@ -184,6 +186,7 @@ def _obu_messages(messages: FrameMessages) -> Iterator[tuple[int, bytes]]:
 
 
 def _make_obu(kind: int, payload: bytes) -> bytes:
+    """Return a metadata OBU: header, size in LEB128, type, payload, trailing bit."""
     content = bytes([kind]) + payload + b"\x80"
     size = bytes([len(content)]) if len(content) < 128 else bytes([len(content) & 127 | 128, len(content) >> 7])
     return b"\x2a" + size + content

@@ -33,7 +33,7 @@ from vsfdatrd.system.programs import ffmpeg, main_reason, run_unchecked, stderr_
 from vsfdatrd.workers.spawn import creation_flags, describe_exit
 
 _PROGRESS_LINE = re.compile(r"Frame: (\d+)/\d+")
-_BROKEN_PIPE_TEXT = "fwrite() call failed"
+_BROKEN_PIPE_TEXT = "fwrite() call failed"  # vspipe's message if ffmpeg has exited
 _ROUTINE_LINE = re.compile(r"^(Script evaluation done|Output \d+ frames|Information: )")  # of vspipe
 _MAX_LINES = 40  # number of first lines, and of last lines, kept from a program's output
 _TRIAL_TIMEOUT = 120.0  # seconds for encoding one black frame
@@ -59,7 +59,7 @@ class PipelineStopped(Exception):
 
 
 class _ProgramOutput:
-    """A program's output: the first lines, which usually have the reason of a failure, and the last ones."""
+    """A program's messages: the first lines, which usually have the reason of a failure, and the last ones."""
 
     def __init__(self) -> None:
         self._first: list[str] = []
@@ -135,7 +135,7 @@ class Pipeline:
         self._listener.start()
 
     def feed(self, progress: Callable[[int], None]) -> None:
-        """Wait until vspipe exits.
+        """Report the progress of vspipe, and collect its messages, until it exits.
 
         Args:
             progress: Called with the number of frames rendered so far, whenever it changes.
@@ -321,22 +321,23 @@ def verify_decodable(path: Path, frames: int, rate: Fraction) -> int:
         raise EncodeError(
             f"{path.name} holds {count} frames, and {frames} were sent; leave out options that drop or add frames"
         )
-    return max(number - shift for number, shift in enumerate(positions))
+    return max(number - position for number, position in enumerate(positions))
 
 
 def _read_lines(stream: IO[bytes] | None) -> Iterator[str]:
-    """Yield the lines that a program writes, split at line feeds and carriage returns."""
+    """Yield the lines that a program writes, split at line feeds and carriage returns; close the stream at its end."""
     if stream is None:
         return
     incomplete = b""
     with stream:
-        while piece := os.read(stream.fileno(), 1 << 16):
-            *lines, incomplete = re.split(rb"[\r\n]", incomplete + piece)
+        while block := os.read(stream.fileno(), 1 << 16):
+            *lines, incomplete = re.split(rb"[\r\n]", incomplete + block)
             yield from (line.decode(errors="replace") for line in lines)
     yield incomplete.decode(errors="replace")
 
 
 def _describe_ending(program: str, code: int) -> str:
+    """Describe how a program ended, such as ``ffmpeg ended with status 1``."""
     return f"{program} {'was ended by' if code < 0 else 'ended with'} {describe_exit(code)}"
 
 

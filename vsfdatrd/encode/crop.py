@@ -8,8 +8,8 @@ import numpy as np
 
 from vsfdatrd.errors import ArgumentError, ClipError
 
-_MAX_BLACK = 28  # of 255, limited range: black is 16, plus the noise of old transfers
-_SAMPLED_FRAMES = 16  # frames examined
+_MAX_BLACK = 28  # largest luma of a black pixel, of 255, limited range: black is 16, plus the noise of old transfers
+_SAMPLED_FRAMES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def parse_borders(text: str) -> Borders:
 
 
 def find_borders(clip: Any) -> Borders:
-    """Detect black borders common to 16 frames spread over the clip. Dark frames are ignored.
+    """Detect the black borders that 16 frames, spread over the clip, have in common. Dark frames are ignored.
 
     Args:
         clip: A vapoursynth.VideoNode; RGB clips have no detected borders.

@@ -61,23 +61,26 @@ class DecodedAudio:
         yield from self.output.encode(None)
 
     def _synchronize(self, time: Fraction) -> bool:
-        """Move to the time of a frame, unless the frames so far end there but for rounding.
+        """Skip to the time of a frame, if there is a gap between it and the end of the previous frame.
 
         Args:
-            time: In seconds on the output's clock.
+            time: Time of the frame, in seconds on the output's clock.
 
         Returns:
-            False if the frame repeats what is written already and must be left out.
+            False if the frame begins before the end of the previous one, by more than rounding, and must be left out.
+
+        Raises:
+            EncodeError: It begins earlier than a player would tolerate.
         """
         rate = self.output.codec_context.sample_rate
         if self._position is None:
             self._position = round(time * rate)
-        ahead = time - Fraction(self._position, rate)
-        if ahead < -CLOCK_RESET_SECONDS:
-            raise clock_reset_error(f"audio {self._index}", time - ahead)
-        if ahead > _JITTER:
+        gap = time - Fraction(self._position, rate)
+        if gap < -CLOCK_RESET_SECONDS:
+            raise clock_reset_error(f"audio {self._index}", time - gap)
+        if gap > _JITTER:
             self._position = round(time * rate)
-        return ahead >= -_JITTER
+        return gap >= -_JITTER
 
     def _encode(self, frames: Iterable[Any]) -> Iterator[Any]:
         for frame in frames:

@@ -24,7 +24,7 @@ _MAX_UNEXPLAINED = 0.25  # fewer combed pixels than this share of drawn ones are
 
 
 def are_drawn(before: Luma | None, frame: Luma, after: Luma | None) -> bool:
-    """Return True if a frame looks combed only because of drawn lines.
+    """Return True if a frame of which VFM says that it is combed has drawn lines instead.
 
     Args:
         before: Luma of the previous frame, (H, W), 8 bits; None at the start of the clip.

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -139,11 +140,10 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, repo
     reporter.emit("reading", f"reading {path}")
     source = open_source(path, index)
     clip = source.clip
-    median = sorted(b - a for a, b in zip(source.timestamps, source.timestamps[1:], strict=False))
-    coded = (
-        1 / (median[len(median) // 2] * source.time_base) if median and median[len(median) // 2] > 0 else source.rate
-    )
-    rate = coded if abs(coded / source.rate - 1) > 0.1 else source.rate
+    durations = sorted(b - a for a, b in itertools.pairwise(source.timestamps))
+    median = durations[len(durations) // 2] if durations else 0
+    measured_rate = 1 / (median * source.time_base) if median > 0 else source.rate
+    rate = measured_rate if abs(measured_rate / source.rate - 1) > 0.1 else source.rate
     fields = field_detection.choose_fields(clip, rate, settings.field, source.survey)
     reporter.emit(
         "source",
@@ -197,7 +197,7 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, repo
         rate=times.rate,
         crop=str(crop),
     )
-    up = UpscaleArguments(
+    upscaling = UpscaleArguments(
         _model_argument(settings),
         settings.backend,
         settings.precision,
@@ -206,7 +206,8 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, repo
         None if size == (width, height) else size,
         sar,
     )
-    return SourceAnalysis(source, fields, clip, times, text, text + script.upscaling_script(up, times.rate), size, sar)
+    complete_script = text + script.upscaling_script(upscaling, times.rate)
+    return SourceAnalysis(source, fields, clip, times, text, complete_script, size, sar)
 
 
 def _model_argument(settings: Settings) -> str:
@@ -239,6 +240,7 @@ def _settings_fingerprint(path: Path, settings: Settings, weights: str) -> dict[
 
 
 def _output_tag(fingerprint: dict[str, Any]) -> str:
+    """Return the value of the container tag `TAG`: version, model, and a digest of all settings."""
     digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
     return f"{__version__} {fingerprint['model']} {digest[:32]}"
 
@@ -307,11 +309,13 @@ def _first_frame(inputs: ChunkInputs, journal: Journal, workers: Workers, report
 
 
 def _encoder_options(settings: Settings, colors: dict[str, int], sar: Fraction) -> tuple[str, ...]:
+    """Return all ffmpeg output options: encoder, color tags, the preset's and the user's options."""
     preset = settings.selected_preset
     return ("-c:v", preset.encoder, *presets.color_options(colors, sar), *preset.arguments, *settings.further)
 
 
 def _report_streams(selection: streams.Selection, metadata: FrameMetadata, encoder: str, reporter: Reporter) -> None:
+    """Report which streams and metadata of the source are kept, and which are not."""
     codec = codec_of(encoder)
     kept, lost = (
         [*selection.kept, *metadata.describe_kept(codec)],

@@ -21,9 +21,10 @@ FIELD_CHOICES = ("auto", "progressive", "ivtc", "deint")
 MIN_SIDE = 16
 """Minimum width and height in pixels of interlaced video: VFM and Bwdif overrun their buffers in smaller frames."""
 _TESTED_FRAMES = 8  # approximate number of combed frames per window that are tested for drawn lines
-_MIN_MOTION = 0.0004  # mean difference from the previous frame, of 1; smaller ones are grain
-_MIN_COMBED = 0.08  # share of moving frames; fewer combed ones are isolated bad frames
-_MAX_STILL_COMBED = 0.3  # share of combed frames that matching may leave, such as interlaced credits over film
+_MIN_MOTION = 0.0004  # mean difference from the previous frame, for values from 0 to 1; smaller ones are grain
+_MIN_COMBED = 0.08  # share of combed frames among moving ones; fewer are isolated bad frames of progressive video
+# Share of combed frames that may still be combed after matching, such as interlaced credits over telecined film.
+_MAX_STILL_COMBED = 0.3
 _MATCH_C = 1  # index of match c (the frame's own two fields) in VFM's matches p, c, n, b, u
 
 
@@ -34,6 +35,7 @@ class Fields:
     kind: Kind
     """``match`` is for shifted fields, as on some PAL discs: fields are matched, but no frame is dropped."""
     top_first: bool
+    """Whether the top field of a frame is shown before the bottom field."""
     why: str
     """The reason for the decision, as a phrase for the user."""
     vivtc_format: str = "clip"
@@ -200,6 +202,7 @@ def _is_ntsc_video(rate: Fraction) -> bool:
 
 
 def _measure_combing(clip: Any, top: bool) -> _CombingCounts:
+    """Count combed frames in the sampled windows of a clip, whose top field is first if `top`."""
     plain = to_eight_bits(clip)
     matched = plain.vivtc.VFM(order=int(top), micout=1)
     moving = combed = still_combed = drawn = 0
@@ -207,7 +210,7 @@ def _measure_combing(clip: Any, top: bool) -> _CombingCounts:
     for window in sample_windows(clip.num_frames):
         tested = 0
         lines = lines_left = False  # result for the last tested frame; numpy is slow, and adjacent frames are similar
-        every = max(1, len(window) // _TESTED_FRAMES)
+        test_interval = max(1, len(window) // _TESTED_FRAMES)
         for n in window[1:]:
             with matched.get_frame(n) as frame:
                 props = frame.props
@@ -217,7 +220,7 @@ def _measure_combing(clip: Any, top: bool) -> _CombingCounts:
                 mics, match = props["VFMMics"], props["VFMMatch"]
             if mics[_MATCH_C] <= MAX_COMBED_PIXELS:
                 continue
-            if tested % every == 0:
+            if tested % test_interval == 0:
                 lines = _has_drawn_lines(plain, n)
                 lines_left = not lines and mics[match] > MAX_COMBED_PIXELS and _has_drawn_lines(matched, n)
             tested += 1

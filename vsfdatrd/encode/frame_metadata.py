@@ -1,4 +1,4 @@
-"""Side data of the source's frames (HDR metadata, captions, transparency), and which of them are kept in the output."""
+"""Side data of the source's frames (HDR metadata, captions, transparency), and which of it is kept in the output."""
 
 import itertools
 import struct
@@ -65,6 +65,7 @@ class FrameMetadata:
         return [*not_stored, *self.lost]
 
     def _carried(self) -> list[str]:
+        """Return a phrase for each kind of metadata here that the codecs in `CODECS` can carry."""
         result = {
             "HDR mastering display": self.display,
             "HDR content light level": self.light,

@@ -31,7 +31,7 @@ class VideoTrack:
     sar: Fraction | None
     """Sample aspect ratio (pixel width / pixel height); None if not declared."""
     start: Fraction | None
-    """Earliest start of all streams in the file, in seconds on the clock of its timestamps."""
+    """Earliest start of all streams in the file, in seconds on the clock of its timestamps; None if not known."""
 
 
 def require_av() -> Any:
@@ -126,17 +126,17 @@ def choose_video(container: Any) -> tuple[Any, str]:
     """
     av = require_av()
     flags = av.stream.Disposition
-    films = [
+    videos = [
         stream
         for stream in container.streams.video
         if stream.codec_context is not None and not stream.disposition & (flags.attached_pic | flags.timed_thumbnails)
     ]
-    if len(films) < 2:
-        return (films[0] if films else None), ""
-    default = [stream for stream in films if stream.disposition & flags.default]
+    if len(videos) < 2:
+        return (videos[0] if videos else None), ""
+    default = [stream for stream in videos if stream.disposition & flags.default]
     if len(default) == 1:
         return default[0], "the default one"
-    candidates = default or films
+    candidates = default or videos
     counts: Counter[int] = Counter()
     for packet in container.demux(candidates):
         counts[packet.stream.index] += bool(packet.size)

@@ -21,12 +21,13 @@ class DoneChunk:
 
     chunk: Chunk
     bytes: int
+    """Size of the file."""
     sha256: str
     """Checksum of the file."""
     reorder: int
     """Reorder depth: how many places packets are stored before their display position (B-frames)."""
     seconds: float
-    """Encoding time."""
+    """Encoding time in seconds."""
 
 
 class DamagedJournalError(ValueError):
@@ -67,7 +68,7 @@ class Journal:
         """Return a stored value.
 
         Args:
-            name: The key used with `note`.
+            name: The key used with `set`.
 
         Returns:
             The value; None if there is none.
@@ -137,7 +138,7 @@ class Journal:
         content = {
             "facts": self._facts,
             "chunks": [(chunk.start, chunk.stop) for chunk in self._chunks],
-            "done": [(m.chunk.number, m.bytes, m.sha256, m.reorder, m.seconds) for m in self.done_chunks()],
+            "done": [(d.chunk.number, d.bytes, d.sha256, d.reorder, d.seconds) for d in self.done_chunks()],
         }
         try:
             write_atomic(self._path, json.dumps(content))

@@ -97,6 +97,7 @@ class ChunkScheduler:
             params: Parameters common to all chunks.
         """
         self.events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
+        """Events in order; an error that ends the encode; None for each worker that has finished."""
         self._params = params
         self._waiting: queue.SimpleQueue[tuple[Chunk, Attempts]] = queue.SimpleQueue()
         for chunk in chunks:
@@ -111,32 +112,32 @@ class ChunkScheduler:
         Args:
             device: The script's ``device`` argument.
         """
-        ending: threading.Thread | None = None
+        finisher: threading.Thread | None = None
         try:
             while True:
                 try:
                     chunk, attempts = self._waiting.get_nowait()
                 except queue.Empty:
-                    if ending is None:
+                    if finisher is None:
                         break
-                    ending.join()  # if the chunk fails, it is queued again
-                    ending = None
+                    finisher.join()  # if the chunk fails, it is queued again
+                    finisher = None
                     continue
                 pipeline = self._start(chunk, device)
-                pipeline.feed(self._report(chunk))
-                if ending is not None:
-                    ending.join()
-                ending = threading.Thread(target=self._end, args=(pipeline, attempts), daemon=True)
-                ending.start()
+                pipeline.feed(self._progress_reporter(chunk))
+                if finisher is not None:
+                    finisher.join()
+                finisher = threading.Thread(target=self._finish, args=(pipeline, attempts), daemon=True)
+                finisher.start()
                 if pipeline.failed:  # report the error before the next chunk fails for the same reason
-                    ending.join()
+                    finisher.join()
         except PipelineStopped:
             pass
         except BaseException as error:
             self.events.put(error)
         finally:
-            if ending is not None:
-                ending.join()
+            if finisher is not None:
+                finisher.join()
             self.events.put(None)
 
     def stop(self) -> None:
@@ -155,10 +156,11 @@ class ChunkScheduler:
             self._running.add(pipeline)
         return pipeline
 
-    def _report(self, chunk: Chunk) -> Callable[[int], None]:
+    def _progress_reporter(self, chunk: Chunk) -> Callable[[int], None]:
         return lambda frames: self.events.put(ChunkProgress(chunk, frames))
 
-    def _end(self, pipeline: Pipeline, attempts: Attempts) -> None:
+    def _finish(self, pipeline: Pipeline, attempts: Attempts) -> None:
+        """Wait for ffmpeg, verify the chunk and report it; if it failed, queue it again or report the error."""
         try:
             self.events.put(pipeline.finish())
         except PipelineStopped:

@@ -37,7 +37,9 @@ class MuxInputs:
 
     source: Source
     timing: Timing
+    """Presentation times of the output's frames."""
     parts: Sequence[DoneChunk]
+    """All chunks of the film, in order."""
     folder: Path
     """Folder of the chunk files."""
     selection: Selection
@@ -50,11 +52,11 @@ class MuxInputs:
     """Metadata to insert into the frames if the codec can carry it."""
 
 
-def mux(film: MuxInputs, target: Path) -> list[str]:
+def mux(inputs: MuxInputs, target: Path) -> list[str]:
     """Mux the output, verify it by reading it back, and fsync it.
 
     Args:
-        film: What to mux.
+        inputs: What to mux.
         target: The file to write; it is removed on failure.
 
     Returns:
@@ -67,12 +69,12 @@ def mux(film: MuxInputs, target: Path) -> list[str]:
     try:
         target.unlink(missing_ok=True)
         try:
-            written = _write_streams(av, film, target)
+            written = _write_streams(av, inputs, target)
         except (av.error.InvalidDataError, av.error.ArgumentError):  # a damaged packet
-            written = _write_streams(av, film, target, leave_out=True)
-        if film.sar != 1:
-            _write_aspect(film, target)
-        missing = _verify_output(av, film, target, written)
+            written = _write_streams(av, inputs, target, leave_out=True)
+        if inputs.sar != 1:
+            _write_aspect(inputs, target)
+        missing = _verify_output(av, inputs, target, written)
         sync_file(target)
     except (av.FFmpegError, OSError) as error:
         target.unlink(missing_ok=True)
@@ -101,68 +103,67 @@ class _Written:
     """Number of packets that the muxer refused."""
 
 
-def _write_streams(av: Any, film: MuxInputs, target: Path, leave_out: bool = False) -> _Written:
+def _write_streams(av: Any, inputs: MuxInputs, target: Path, leave_out: bool = False) -> _Written:
     """Write all streams, with or without packets that the muxer refuses."""
     container = CONTAINERS[target.suffix.lower()]
     options = {} if container == "matroska" else {"movflags": "+faststart+use_metadata_tags"}
     if leave_out:
         # Microseconds. Otherwise, the muxer buffers packets, and an error at the end loses those after the refused one.
         options["max_interleave_delta"] = "1"
-    first = film.folder / film.parts[0].chunk.name
+    first = inputs.folder / inputs.parts[0].chunk.name
     counts: dict[int, int] = {}
     refused = 0
-    payload = hashlib.sha256()
+    digest = hashlib.sha256()
     with (
-        open_input(film.source.path) as source,
+        open_input(inputs.source.path) as source,
         av.open(str(first)) as sample,
         av.open(str(target), "w", format=container, options=options) as out,
     ):
         video = out.add_stream_from_template(sample.streams.video[0], opaque=True)
-        video.time_base = _video_time_base(film.timing)
-        if film.timing.times is None:
-            video.codec_context.framerate = film.timing.rate
+        video.time_base = _video_time_base(inputs.timing)
+        if inputs.timing.times is None:
+            video.codec_context.framerate = inputs.timing.rate
         if container != "matroska" and video.codec_context.name == "hevc":
             video.codec_context.codec_tag = "hvc1"  # required by some players
-        video.metadata.update(_valid_tags(source.streams[film.source.video].metadata))
+        video.metadata.update(_valid_tags(source.streams[inputs.source.video].metadata))
         outputs, decoded = {}, {}
-        for index in sorted((*film.selection.copied, *film.selection.decoded, *film.selection.converted)):
+        for index in sorted((*inputs.selection.copied, *inputs.selection.decoded, *inputs.selection.converted)):
             stream = source.streams[index]
-            if index in film.selection.decoded:
+            if index in inputs.selection.decoded:
                 decoded[index] = DecodedAudio(av, out, stream)
                 outputs[index] = decoded[index].output
-            elif index in film.selection.converted:
+            elif index in inputs.selection.converted:
                 outputs[index] = streams.add_converted_stream(out, stream, container)
             else:
                 outputs[index] = out.add_stream_from_template(stream, opaque=True)
             outputs[index].metadata.update(_valid_tags(stream.metadata))
             outputs[index].disposition = stream.disposition
-        _add_attachments(av, out, source, film.selection)
-        out.metadata.update(_valid_tags(source.metadata) | {TAG: film.tag})
-        out.set_chapters(_shift_chapters(source, film.source.origin))
+        _add_attachments(av, out, source, inputs.selection)
+        out.metadata.update(_valid_tags(source.metadata) | {TAG: inputs.tag})
+        out.set_chapters(_shift_chapters(source, inputs.source.origin))
         names = {output.index: streams.describe_stream(source.streams[index]) for index, output in outputs.items()}
         out.start_encoding()
-        others = _other_packets(av, film, source, outputs, decoded)
-        for packet in _interleave_packets(_video_packets(av, film, video), others):
+        others = _other_packets(av, inputs, source, outputs, decoded)
+        for packet in _interleave_packets(_video_packets(av, inputs, video), others):
             counts[packet.stream.index] = counts.get(packet.stream.index, 0) + _packet_amount(packet)
             if packet.stream.index == video.index:
-                payload.update(packet)
+                digest.update(packet)
             try:
                 out.mux_one(packet)
             except (av.error.InvalidDataError, av.error.ArgumentError):
                 if not leave_out:
                     raise
-                refused += (
-                    1  # this packet or the one before it, which the muxer had buffered; `_verify_output` finds out
-                )
-    return _Written(counts, names, payload.digest(), refused)
+                # This packet, or the one before it, which the muxer had buffered; `_verify_output` finds out which.
+                refused += 1
+    return _Written(counts, names, digest.digest(), refused)
 
 
-def _write_aspect(film: MuxInputs, target: Path) -> None:
+def _write_aspect(inputs: MuxInputs, target: Path) -> None:
     """Remux with ffmpeg to set the container's aspect ratio, which PyAV cannot do."""
-    first = film.folder / film.parts[0].chunk.name
+    first = inputs.folder / inputs.parts[0].chunk.name
     with require_av().open(str(first)) as sample:
         size = sample.streams.video[0]
-        aspect = film.sar * Fraction(size.width, size.height)
+        aspect = inputs.sar * Fraction(size.width, size.height)
     command = [ffmpeg(), "-v", "error", "-y", "-i", str(target), "-map", "0", "-c", "copy", "-map_metadata", "0"]
     command += ["-aspect:v:0", f"{aspect.numerator}:{aspect.denominator}", "-movflags", "+faststart+use_metadata_tags"]
     with replace_file(target, durable=False) as with_aspect:
@@ -187,14 +188,15 @@ def _valid_tags(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def _add_attachments(av: Any, out: Any, source: Any, selection: Selection) -> None:
+    """Add the source's attachments, and its cover art as attachments."""
     for index in selection.attached:
         stream = source.streams[index]
         name = stream.metadata.get("filename", f"attachment{index}")
         out.add_attachment(name, stream.mimetype or "application/octet-stream", stream.data)
     for index in selection.covers:
-        with av.open(source.name) as again:  # a second container, so that the first keeps its position
-            picture = next(iter(again.demux(again.streams[index])))
-            out.add_attachment(*streams.cover_attachment(again.streams[index], bytes(picture)))
+        with av.open(source.name) as reopened:  # a second container, so that the first keeps its position
+            picture = next(iter(reopened.demux(reopened.streams[index])))
+            out.add_attachment(*streams.cover_attachment(reopened.streams[index], bytes(picture)))
 
 
 def _shift_chapters(source: Any, origin: Fraction) -> list[Any]:
@@ -206,21 +208,21 @@ def _shift_chapters(source: Any, origin: Fraction) -> list[Any]:
     return result
 
 
-def _video_packets(av: Any, film: MuxInputs, output: Any) -> Iterator[Any]:
+def _video_packets(av: Any, inputs: MuxInputs, output: Any) -> Iterator[Any]:
     """Yield the video packets of all chunks in decoding order, with timestamps for the output."""
-    tick = _video_time_base(film.timing)
-    reorder = max(record.reorder for record in film.parts)
+    tick = _video_time_base(inputs.timing)
+    reorder = max(record.reorder for record in inputs.parts)
     extradata = None
     insert: Callable[[int, Any], Any] = _keep_packet
-    for record in film.parts:
-        path = film.folder / record.chunk.name
+    for record in inputs.parts:
+        path = inputs.folder / record.chunk.name
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             header = strip_sei(bytes(stream.codec_context.extradata or b""), stream.codec_context.name)
             if extradata is None:
                 extradata = header
                 codec = stream.codec_context.codec.canonical_name
-                insert = _metadata_inserter(av, film, codec, bytes(stream.codec_context.extradata or b""))
+                insert = _metadata_inserter(av, inputs, codec, bytes(stream.codec_context.extradata or b""))
             elif header != extradata:
                 raise EncodeError(
                     f"{path.name} was encoded with other headers than the first part; leave out options that make "
@@ -234,31 +236,32 @@ def _video_packets(av: Any, film: MuxInputs, output: Any) -> Iterator[Any]:
                 if beginning is None:
                     beginning = packet.pts
                 position = record.chunk.start + round(
-                    (packet.pts - beginning) * Fraction(stream.time_base) * film.timing.rate
+                    (packet.pts - beginning) * Fraction(stream.time_base) * inputs.timing.rate
                 )
                 packet = insert(position, packet)
                 packet.stream = output
                 packet.time_base = tick
-                packet.pts = round(film.timing.at(position) / tick)
-                packet.dts = round(film.timing.at(stored - reorder) / tick)
-                is_last = film.timing.times is not None and position + 1 == len(film.timing.times)
-                packet.duration = 0 if is_last else round(film.timing.at(position + 1) / tick) - packet.pts
+                packet.pts = round(inputs.timing.at(position) / tick)
+                packet.dts = round(inputs.timing.at(stored - reorder) / tick)
+                is_last = inputs.timing.times is not None and position + 1 == len(inputs.timing.times)
+                packet.duration = 0 if is_last else round(inputs.timing.at(position + 1) / tick) - packet.pts
                 stored += 1
                 yield packet
 
 
 def _keep_packet(position: int, packet: Any) -> Any:
+    """Return the packet unchanged: the function for videos without metadata, see `_metadata_inserter`."""
     return packet
 
 
-def _metadata_inserter(av: Any, film: MuxInputs, codec: str, header: bytes) -> Callable[[int, Any], Any]:
+def _metadata_inserter(av: Any, inputs: MuxInputs, codec: str, header: bytes) -> Callable[[int, Any], Any]:
     """Return a function of frame number and packet that inserts the source's metadata into the packet."""
-    metadata = film.metadata
-    hdr = (metadata.display or metadata.light) and not has_hdr(film.folder / film.parts[0].chunk.name)
+    metadata = inputs.metadata
+    hdr = (metadata.display or metadata.light) and not has_hdr(inputs.folder / inputs.parts[0].chunk.name)
     if codec not in CODECS or not (hdr or metadata.captions):
         return _keep_packet
-    captions = metadata.per_frame(film.timing, film.parts[-1].chunk.stop)
-    put = make_inserter(codec, header)
+    captions = metadata.per_frame(inputs.timing, inputs.parts[-1].chunk.stop)
+    insert_messages = make_inserter(codec, header)
 
     def insert(position: int, packet: Any) -> Any:
         with_hdr = hdr and packet.is_keyframe  # repeated at every key frame, for players that seek there
@@ -267,7 +270,7 @@ def _metadata_inserter(av: Any, film: MuxInputs, codec: str, header: bytes) -> C
         )
         if not messages:
             return packet
-        new = av.Packet(put(bytes(packet), messages))
+        new = av.Packet(insert_messages(bytes(packet), messages))
         new.is_keyframe = packet.is_keyframe
         return new
 
@@ -275,7 +278,7 @@ def _metadata_inserter(av: Any, film: MuxInputs, codec: str, header: bytes) -> C
 
 
 def _other_packets(
-    av: Any, film: MuxInputs, source: Any, outputs: Mapping[int, Any], decoded: Mapping[int, DecodedAudio]
+    av: Any, inputs: MuxInputs, source: Any, outputs: Mapping[int, Any], decoded: Mapping[int, DecodedAudio]
 ) -> Iterator[Any]:
     """Yield audio and subtitle packets, shifted to the output's clock, which starts at 0."""
     if not outputs:
@@ -284,9 +287,9 @@ def _other_packets(
     for packet in source.demux([source.streams[index] for index in outputs]):
         index = packet.stream.index
         if index in decoded:
-            yield from decoded[index].packets(packet, film.source.origin)
+            yield from decoded[index].packets(packet, inputs.source.origin)
             continue
-        if index in film.selection.converted:
+        if index in inputs.selection.converted:
             try:  # including the empty packet at the end, which flushes captions that were never erased
                 new = streams.convert_packet(av, packet, outputs[index])
             except av.FFmpegError:
@@ -297,9 +300,9 @@ def _other_packets(
         if not packet.size or (packet.pts is None and packet.dts is None):
             continue
         base = Fraction(packet.time_base)
-        shift = round(film.source.origin / base)
+        shift = round(inputs.source.origin / base)
         pts = packet.dts if packet.pts is None else packet.pts
-        if packet.is_discard and pts * base < film.source.origin - _AUDIO_PREROLL:
+        if packet.is_discard and pts * base < inputs.source.origin - _AUDIO_PREROLL:
             continue  # excluded by an MP4 edit list, as in clips that were cut without encoding
         dts = pts if packet.dts is None else packet.dts
         if index in last and dts - shift < last[index] - CLOCK_RESET_SECONDS / base:
@@ -322,7 +325,7 @@ def _packet_amount(packet: Any) -> int:
     return packet.size if packet.stream.name.startswith("pcm_") else 1
 
 
-def _verify_output(av: Any, film: MuxInputs, target: Path, written: _Written) -> list[str]:
+def _verify_output(av: Any, inputs: MuxInputs, target: Path, written: _Written) -> list[str]:
     """Check that the output has every packet, and that the video's data and times are unchanged.
 
     Returns:
@@ -332,7 +335,7 @@ def _verify_output(av: Any, film: MuxInputs, target: Path, written: _Written) ->
         EncodeError: Something else is missing or wrong.
     """
     result: dict[int, int] = dict.fromkeys(written.amounts, 0)
-    payload = hashlib.sha256()
+    digest = hashlib.sha256()
     times: list[Fraction] = []
     with av.open(str(target)) as container:
         checked = [stream for stream in container.streams if stream.index in written.amounts]
@@ -343,17 +346,17 @@ def _verify_output(av: Any, film: MuxInputs, target: Path, written: _Written) ->
             index = packet.stream.index
             result[index] = result.get(index, 0) + _packet_amount(packet)
             if index == 0 and packet.pts is not None:
-                payload.update(packet)
+                digest.update(packet)
                 times.append(packet.pts * Fraction(packet.time_base))
-    frames = film.parts[-1].chunk.stop
+    frames = inputs.parts[-1].chunk.stop
     # More is allowed: mp4 fills gaps in subtitles.
     short = {index: count - result[index] for index, count in written.amounts.items() if result[index] < count}
-    damaged = len(times) != frames or payload.digest() != written.video
+    damaged = len(times) != frames or digest.digest() != written.video
     if damaged or (short and not written.refused):
         raise EncodeError(
             f"the joined file does not have the packets that were written ({result} packets of {written.amounts})"
         )
-    worst = max(abs(time - film.timing.at(n)) for n, time in enumerate(sorted(times)))
+    worst = max(abs(time - inputs.timing.at(n)) for n, time in enumerate(sorted(times)))
     if worst > Fraction(1, 500):
         raise EncodeError(f"a frame of the joined file is shown {float(worst * 1000):.1f} ms from its correct time")
     return [

@@ -26,7 +26,8 @@ def pixel_shapes(path: Path, video: int, frames: int) -> Counter[Fraction]:
         frames: Number of frames of the stream.
 
     Returns:
-        Approximate weight of each SAR (pixel width / pixel height); empty if the frames do not declare any.
+        Approximate number of frames, up to a common factor, of each SAR (pixel width / pixel height); empty if the
+        frames do not declare any.
 
     Raises:
         av.FFmpegError: The file cannot be read.
@@ -66,6 +67,7 @@ def _key_packets(container: Any, stream: Any, frames: int) -> Iterator[tuple[Any
 
 
 def _seek_key_packets(av: Any, container: Any, stream: Any) -> Iterator[tuple[Any, int]]:
+    """Yield a key-frame packet from each of `_SEEK_COUNT` positions, spread evenly over the file, with the weight 1."""
     begin = container.start_time or 0
     for i in range(_SEEK_COUNT):
         try:
@@ -94,7 +96,7 @@ def choose_sar(shapes: Counter[Fraction], container: Fraction | None) -> tuple[F
         container: The SAR declared by the container; None if it declares none.
 
     Returns:
-        The SAR, and a remark if the frames disagree with each other or with the container.
+        The SAR, and a sequence with a remark for the user if the frames disagree with each other or with the container.
     """
     declared = plausible_sar(container) if container else None
     if not shapes:

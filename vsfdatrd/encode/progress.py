@@ -14,7 +14,7 @@ from vsfdatrd.system.terminal import escape_control, raw_stream
 _LINE_INTERVAL = 30.0  # seconds between plain lines
 _RATE_WINDOW = 120.0  # seconds over which the frame rate is averaged
 _MIN_BAR_COLUMNS = 40  # minimum columns for the bar and what precedes it
-_LONG_STEPS = ("reading", "fields", "output", "engine", "joining")  # events before a step without progress counts
+_LONG_STEPS = ("reading", "fields", "output", "engine", "joining")  # events that a long step without progress follows
 
 
 class Rate:
@@ -69,6 +69,7 @@ class Reporter:
         self._rate: Rate | None = None
         self._device = ""
         self._next = 0.0
+        """When the next progress is due, on the clock `time.monotonic`."""
 
     def __enter__(self) -> Self:
         return self
@@ -201,19 +202,19 @@ class TerminalReporter(Reporter):
         )
         self._task: Any = None
         self._numbers = ""
-        self._waiting: Any = None
+        self._clock_task: Any = None
 
     def emit(self, event: str, text: str, **facts: Any) -> None:
         """See `Reporter.emit`."""
-        self._wait_no_more()
+        self._stop_clock()
         super().emit(event, text, **facts)
         if event in _LONG_STEPS and self._task is None:
-            self._waiting = self._clock.add_task("", total=None)
+            self._clock_task = self._clock.add_task("", total=None)
             self._clock.start()
 
     def begin(self, total: int, done: int, device: str) -> None:
         """See `Reporter.begin`."""
-        self._wait_no_more()
+        self._stop_clock()
         super().begin(total, done, device)
         self._numbers = f"{done}/{total}"
         self._task = self._bar.add_task("", total=total, completed=done, numbers=self)
@@ -222,7 +223,7 @@ class TerminalReporter(Reporter):
     def stop(self) -> None:
         """See `Reporter.stop`."""
         super().stop()
-        self._wait_no_more()
+        self._stop_clock()
         if self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None
@@ -238,17 +239,19 @@ class TerminalReporter(Reporter):
         self._bar.update(self._task, completed=rate.done)
 
     def __str__(self) -> str:
-        """Return the numbers next to the bar.
+        """Return the numbers next to the bar, with the name of the device if the terminal is wide enough.
 
-        rich calls this at every redraw, since the width of the terminal may have changed.
+        The bar's field `numbers` is this object itself: rich formats it at every redraw, when the width of the terminal
+        may have changed.
         """
         longer = f"{self._numbers}  {escape_control(self._device)}"
         return longer if len(longer) + _MIN_BAR_COLUMNS <= self._console.width else self._numbers
 
-    def _wait_no_more(self) -> None:
-        if self._waiting is not None:
-            self._clock.remove_task(self._waiting)
-            self._waiting = None
+    def _stop_clock(self) -> None:
+        """Stop the clock, if a long step is running."""
+        if self._clock_task is not None:
+            self._clock.remove_task(self._clock_task)
+            self._clock_task = None
             self._clock.stop()
 
     def _line(self, text: str) -> None:

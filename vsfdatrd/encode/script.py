@@ -38,6 +38,7 @@ _DECIMATED = """\
 eight = {eight}
 clip = core.vivtc.VDecimate(eight, clip2=clip)
 """
+# The 8-bit clip for VIVTC, by `Fields.vivtc_format`; "" stands for all other formats.
 # SetFieldBased(0): the resizer would process frames marked as interlaced field by field; only the bit depth changes.
 _EIGHT = {
     "clip": "clip",
@@ -69,7 +70,7 @@ class UpscaleArguments:
 def preparation_script(
     path: Path, video: int, index: Path | None, fields: Fields, crop: Borders, device: str, version: str
 ) -> str:
-    """Write the first part of the script, which defines `clip`: the frames ready to be upscaled.
+    """Return the first part of the script, which defines ``clip``: the frames ready to be upscaled.
 
     Args:
         path: The source file, absolute.
@@ -106,7 +107,7 @@ def preparation_script(
 
 
 def upscaling_script(up: UpscaleArguments, rate: Fraction) -> str:
-    """Write the rest of the script, after `preparation_script`: upscaling, resizing, frame properties and output.
+    """Return the rest of the script, after `preparation_script`: upscaling, resizing, frame properties and output.
 
     Args:
         up: Arguments of the upscaling, and properties of the output.
@@ -159,7 +160,7 @@ def with_index(text: str, before: Path, after: Path) -> str:
 
 
 def run_script(text: str) -> Any:
-    """Run a script made by `preparation_script` in this process and return its `clip`.
+    """Run a script made by `preparation_script` in this process and return its ``clip``.
 
     Args:
         text: The script.

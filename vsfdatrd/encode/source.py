@@ -211,10 +211,10 @@ def check_constant_format(path: Path, clip: Any) -> None:
         return
     forms = survey_clip(clip).forms.most_common()
     width, _, height = forms[0][0].split()[0].partition("×")
-    result = ", ".join(f"{form} in {count}" for form, count in forms)
+    counts = ", ".join(f"{form} in {count}" for form, count in forms)
     raise ClipError(
         f"the frames of {str(path)!r} change size or format within the film (of the sampled frames: "
-        f"{result}); make them uniform first, for example with ffmpeg -i IN -vf scale={width}:{height} -c:v ffv1 -c:a "
+        f"{counts}); make them uniform first, for example with ffmpeg -i IN -vf scale={width}:{height} -c:v ffv1 -c:a "
         "copy OUT.mkv, or cut the file where they change"
     )
 
@@ -224,7 +224,7 @@ def frame_rate(clip: Any, stamps: Sequence[int], base: Fraction, track: VideoTra
 
     Args:
         clip: The clip of `read_frames`.
-        stamps: Its timestamps.
+        stamps: Its timestamps; `NO_TIMESTAMP` where missing.
         base: Duration of a timestamp tick in seconds.
         track: The stream.
     """
@@ -232,7 +232,7 @@ def frame_rate(clip: Any, stamps: Sequence[int], base: Fraction, track: VideoTra
     if len(stamps) < 2:  # for a single frame, BestSource reports the container's time base as the rate
         return track.rate if track.rate and 1 <= track.rate <= 240 else _DEFAULT_RATE
     steps = sorted(b - a for a, b in itertools.pairwise(stamps) if a != NO_TIMESTAMP and b > a)
-    usual = 1 / (steps[len(steps) // 2] * base) if steps else None
+    usual = 1 / (steps[len(steps) // 2] * base) if steps else None  # from the median step
     if declared is None or (
         usual is not None and NO_TIMESTAMP in stamps and abs(usual / declared - 1) > Fraction(1, 10)
     ):

@@ -12,8 +12,10 @@ from typing import Any
 from vsfdatrd.encode.decoded_audio import DecodedAudio
 from vsfdatrd.encode.input_file import open_input, require_av
 
+# File name and MIME type of cover art, by the codec of the picture.
 _COVER_NAMES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
-_TRIAL_PACKETS = 1000  # of all streams together: some muxers refuse a stream only at its packets
+# Packets of all streams together that are tried: some muxers refuse a stream only when they get its packets.
+_TRIAL_PACKETS = 1000
 TEXT_CODECS = {"matroska": "subrip", "mp4": "mov_text", "mov": "mov_text"}
 """Text subtitle codec of each container, used if it does not support the source's subtitle format."""
 
@@ -102,7 +104,10 @@ def describe_stream(stream: Any) -> str:
 
 
 def _first_packets(av: Any, file: Any) -> dict[int, list[Any]]:
-    """Return packets from the beginning of each stream of audio or subtitles, by index; read little of the file."""
+    """Return the packets at the start of the file by the index of their stream, for audio and subtitles.
+
+    They are those among the first `_TRIAL_PACKETS` packets of all streams, so that little of the file is read.
+    """
     packets: dict[int, list[Any]] = {stream.index: [] for stream in (*file.streams.audio, *file.streams.subtitles)}
     with contextlib.suppress(av.FFmpegError):  # damaged places are reported where frames are read
         for packet in itertools.islice(file.demux(), _TRIAL_PACKETS if packets else 0):

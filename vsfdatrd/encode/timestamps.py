@@ -14,7 +14,7 @@ NO_TIMESTAMP = -(2**63)
 _MAX_BACKWARD = 2  # frames by which a timestamp may go backward before it counts as a clock reset
 
 
-def fill_gaps(stamps: Sequence[int], lasts: Fraction) -> list[int]:
+def fill_gaps(stamps: Sequence[int], duration: Fraction) -> list[int]:
     """Return timestamps with missing ones filled in.
 
     Raw streams have no timestamps; AVI files with B-frames and discs with several frames per packet have only some.
@@ -23,7 +23,7 @@ def fill_gaps(stamps: Sequence[int], lasts: Fraction) -> list[int]:
 
     Args:
         stamps: Timestamps in frame order; `NO_TIMESTAMP` where missing.
-        lasts: Duration of a frame, in the same unit.
+        duration: Duration of a frame, in the same unit.
 
     Returns:
         A timestamp for every frame.
@@ -32,18 +32,18 @@ def fill_gaps(stamps: Sequence[int], lasts: Fraction) -> list[int]:
     for n, stamp in enumerate(stamps):
         if stamp == NO_TIMESTAMP:
             continue
-        if stamped and stamp <= stamped[-1][1] and stamp > stamped[-1][1] - _MAX_BACKWARD * lasts:
+        if stamped and stamp <= stamped[-1][1] and stamp > stamped[-1][1] - _MAX_BACKWARD * duration:
             continue
         stamped.append((n, stamp))
     if not stamped:
-        return [round(n * lasts) for n in range(len(stamps))]
+        return [round(n * duration) for n in range(len(stamps))]
     result: list[int] = []
     first, begin = stamped[0]
-    result += (begin - round((first - n) * lasts) for n in range(first))
+    result += (begin - round((first - n) * duration) for n in range(first))
     for (before, start), (after, stop) in itertools.pairwise(stamped):
         result += (start + (stop - start) * (n - before) // (after - before) for n in range(before, after))
     last, end = stamped[-1]
-    result += (end + round((n - last) * lasts) for n in range(last, len(stamps)))
+    result += (end + round((n - last) * duration) for n in range(last, len(stamps)))
     return result
 
 

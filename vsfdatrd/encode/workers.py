@@ -48,6 +48,7 @@ class ChunkRetry:
 
     chunk: Chunk
     error: FdatrdError
+    """Why it failed."""
 
 
 type Event = ChunkProgress | ChunkRetry | DoneChunk

@@ -34,7 +34,7 @@ class Workspace:
     """The folder of one output, locked."""
 
     def __init__(self, folder: Path, target: Path) -> None:
-        """Name the files in a folder; nothing is created.
+        """Define the paths of the files in the folder; nothing is created.
 
         Args:
             folder: The working folder, locked by `open_workspace`.
@@ -183,7 +183,11 @@ def resume_chunks(workspace: Workspace, journal: Journal, params: EncodeParams) 
 
 
 def _accept_unrecorded(workspace: Workspace, chunk: Chunk, params: EncodeParams) -> DoneChunk | None:
-    """Verify and return a chunk whose process was killed after writing the file but before recording it."""
+    """Verify a chunk whose process was killed after writing the file but before recording it.
+
+    Returns:
+        The record of the chunk; None if there is no complete file, or it is not valid.
+    """
     unverified = workspace.chunks / f"{chunk.number + 1:05}.whole.mkv"
     final = workspace.chunks / chunk.name
     if final.is_file():  # renamed but not recorded: verify it again

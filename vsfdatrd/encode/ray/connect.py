@@ -93,8 +93,8 @@ def _check_reachable(address: str) -> None:
 def _short_reason(address: str, text: str) -> str:
     """Condense Ray's multi-line error message into one sentence."""
     if "ersion mismatch" in text:
-        result = re.findall(r"(?:Ray|Python): (\S+)", text)
-        theirs, ours = result[:2], result[2:4]
+        versions = re.findall(r"(?:Ray|Python): (\S+)", text)
+        theirs, ours = versions[:2], versions[2:4]
         if len(ours) == 2:
             return (
                 f"the Ray cluster at {address} runs Ray {theirs[0]} on Python {theirs[1]}, and here is Ray {ours[0]} "

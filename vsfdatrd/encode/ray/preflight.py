@@ -68,11 +68,11 @@ class Environment:
         try:
             if open_checkpoint(resolve_model(self.model)).description.sha256 != self.weights:
                 return f"has other weights under the name {self.model}; copy the file there"
-            result = presets.ffmpeg_version_for(self.encoder)
+            ffmpeg = presets.ffmpeg_version_for(self.encoder)
         except FdatrdError as error:
             return f"cannot do it: {error}"
-        if result != self.ffmpeg:
-            return f"has another ffmpeg ({result}; here {self.ffmpeg}); install the same there, or put it first on PATH"
+        if ffmpeg != self.ffmpeg:
+            return f"has another ffmpeg ({ffmpeg}; here {self.ffmpeg}); install the same there, or put it first on PATH"
         installed = installed_versions(_PACKAGES)
         for name, expected in self.packages.items():
             if installed.get(name) != expected:
@@ -87,6 +87,7 @@ class Environment:
 
 
 def _file_identity(path: Path) -> dict[str, str | int]:
+    """Return `source.file_identity` without the modification time."""
     result = file_identity(path)
     del result["changed"]
     return result

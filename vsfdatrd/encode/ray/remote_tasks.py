@@ -73,7 +73,7 @@ def preflight(machine: str, index: Mapping[str, bytes], order: EncodeOrder) -> I
 def trial(
     machine: str, index: Mapping[str, bytes], order: EncodeOrder, passed: frozenset[str], *_: Any
 ) -> Iterator[Message]:
-    """Render the first frame.
+    """Render the first frame. Further arguments, which `part` has, are ignored.
 
     Args:
         machine: Ray node ID of this machine.
@@ -172,6 +172,18 @@ def clear(machine: str, index: Mapping[str, bytes], order: EncodeOrder) -> Itera
 def _run_job(
     machine: str, index: Mapping[str, bytes], order: EncodeOrder, passed: frozenset[str], job: dict[str, Any]
 ) -> Iterator[Message]:
+    """Check this machine if necessary, write the encode's files, and run a job of `supervisor` with them.
+
+    Args:
+        machine: Ray node ID of this machine.
+        index: Contents of BestSource's index files by name.
+        order: Parameters common to all tasks.
+        passed: Machines that have passed `preflight`.
+        job: The job without the paths and resources that are the same for all jobs.
+
+    Yields:
+        ``begun``, then the answers of the job as messages.
+    """
     yield ("begun",)
     if machine not in passed:
         for message in preflight(machine, index, order):
@@ -218,6 +230,7 @@ def _run_job(
 
 
 def _encode_folder(order: EncodeOrder) -> Path:
+    """Return the folder of this run on this machine; see the top of this module."""
     return Path(tempfile.gettempdir()) / f"vsfdatrd-encode-{getpass.getuser()}" / order.output / order.run
 
 

@@ -80,7 +80,8 @@ class Cluster:
     def first_frame(self, inputs: ChunkInputs) -> dict[str, int]:
         """See `Workers.first_frame`; rendered on one of the machines."""
         params = EncodeParams(inputs.script, (), Fraction(1), inputs.script.parent)
-        with contextlib.closing(self._on(inputs).run([_Task(Chunk(0, 0, 1), "trial", "trial")], params)) as events:
+        task = _Task(Chunk(0, 0, 1), "trial", "trial")
+        with contextlib.closing(self._scheduler_for(inputs).run([task], params)) as events:
             for event in events:
                 match event:
                     case ChunkRetry(_, error):
@@ -94,12 +95,13 @@ class Cluster:
         if not chunks:
             return
         tasks = [_Task(chunk, "part", "part") for chunk in chunks]
-        with contextlib.closing(self._on(inputs).run(tasks, params)) as events:
+        with contextlib.closing(self._scheduler_for(inputs).run(tasks, params)) as events:
             for event in events:
                 if not isinstance(event, dict):
                     yield event
 
-    def _on(self, inputs: ChunkInputs) -> "RayScheduler":
+    def _scheduler_for(self, inputs: ChunkInputs) -> "RayScheduler":
+        """Return the scheduler of an encode; create it, after cleaning up an earlier one, if this is its first task."""
         if self._scheduler is None or self._scheduler.inputs != inputs:
             self.clear()
             self._scheduler = RayScheduler(self._ray, self._report, inputs)
