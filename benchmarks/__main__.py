@@ -56,7 +56,7 @@ def measure(a: argparse.Namespace) -> int:
         )
         plan = [group for group in plan if not a.groups or group.name in a.groups]
         settings = Settings(a.seconds or (1 if a.quick else 5), folder)
-        name = (a.out or f"speed_{_slug()}{'_quick' if a.quick else ''}").removesuffix(".json")
+        name = a.out or f"speed_{_slug()}{'_quick' if a.quick else ''}"
         result: dict[str, Any] = {"extent": extent, "seconds_per_turn": settings.seconds, "groups": []}
         print(_heading(), flush=True)
         for group in plan:
@@ -104,6 +104,13 @@ def _parse_size(text: str) -> tuple[int, int]:
     return int(result[1]), int(result[2])
 
 
+def _result_name(text: str) -> str:
+    name = text.removesuffix(".json")
+    if not name or Path(name).name != name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a file in {RESULTS.name}/, without its folder")
+    return name
+
+
 def _load_results(file: str) -> dict[str, Any]:
     try:
         result: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
@@ -129,7 +136,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="PEER", help=f"these of {', '.join(PEERS)}")
     parser.add_argument("--groups", nargs="+", help="these of headline, models, engines, streams, sizes, sweep, held")
     parser.add_argument("--clip", help="a video file, to see what reuse gains on it (with --full)")
-    parser.add_argument("--out", help=f"name of the result in {RESULTS.name}/")
+    parser.add_argument("--out", type=_result_name, help=f"name of the result in {RESULTS.name}/")
     parser.add_argument("--compare", nargs=2, metavar=("OLD", "NEW"), help="ratios between two results")
     parser.add_argument("--chart", nargs="+", metavar="FILE", help="several results in one picture, chart.png")
     parser.add_argument("--profile", action="store_true", help="where a frame's time goes")

@@ -57,7 +57,7 @@ class _Products(MapNetwork):
 
     def _feed(self, t: Name, weights: Weights) -> Name:
         g = self.g
-        with g.part("norm"):
+        with g.name_scope("norm"):
             n = g.layer_norm(self._channels_last(t), weights["n2.weight"], weights["n2.bias"])
         wide = g.transpose(g.op("Gelu", g.matmul(n, weights["ffn.fc1.weight"])), 0, 3, 1, 2)
         mixed = g.conv(wide, weights["ffn.smix.weight"], groups=self.config.ffn_dim)

@@ -72,7 +72,7 @@ class Kernel:
 
     @property
     def part(self) -> str:
-        """The part of the network that its last node is in (`Writer.part`); the library adds kernels without nodes."""
+        """Part of the network that its last node is in (`Writer.name_scope`); ``-`` for kernels without nodes."""
         return max(self.layers, key=_number).rpartition("/")[0] if self.layers else "-"
 
 

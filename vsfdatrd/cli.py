@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 for success, 1 for failure (one sentence on stderr), 2 for wrong usage.
     """
-    _open_streams()
+    _replace_missing_streams()
     _replace_unencodable()
     parser: argparse.ArgumentParser = _Parser(prog="vsfdatrd", description="FDAT-RD super-resolution for VapourSynth.")
     parser.add_argument("--version", action="version", version=f"vsfdatrd {__version__}")
@@ -180,7 +180,7 @@ def _report_unexpected(error: Exception) -> int:
     return 1
 
 
-def _open_streams() -> None:
+def _replace_missing_streams() -> None:
     """Open stdin, stdout and stderr on the null device if the program was started without them."""
     fill_standard_streams()
     posix = os.name == "posix"

@@ -23,7 +23,7 @@ from difflib import get_close_matches
 
 from vsfdatrd.system.terminal import escape_control
 
-TORCH_PIP = "pip install 'vsfdatrd[torch]'"
+TORCH_INSTALL_COMMAND = "pip install 'vsfdatrd[torch]'"
 """Command that installs PyTorch, for use in messages."""
 PREFIX = "fdatrd.upscale: "
 """Prefix of every error message in a script; also defined in _native/vsfdatrd.c."""

@@ -22,7 +22,7 @@ CHROMA_FILTERS = ("none", "luma_guided")
 MIN_TILE = 32
 MAX_MULTIPLE = 512
 MAX_STREAMS = 32
-MAX_REUSE = 0.1
+MAX_REUSE_THRESHOLD = 0.1
 """Largest allowed `reuse` threshold, for RGB in [0, 1]; larger differences are visible in line art."""
 
 
@@ -93,8 +93,10 @@ def _parse_reuse(value: str | float | None) -> float | None:
         threshold = float(value)
     except ValueError:
         threshold = math.nan
-    if not 0 <= threshold <= MAX_REUSE:
-        raise ArgumentError(f'reuse={value!r} is unknown; give "exact", "off" or a number from 0 to {MAX_REUSE}')
+    if not 0 <= threshold <= MAX_REUSE_THRESHOLD:
+        raise ArgumentError(
+            f'reuse={value!r} is unknown; give "exact", "off" or a number from 0 to {MAX_REUSE_THRESHOLD}'
+        )
     return threshold
 
 

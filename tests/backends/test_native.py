@@ -224,7 +224,7 @@ def test_a_wish_for_fp32_goes_to_another_engine(
 def test_a_wish_for_integers_goes_to_it_wherever_it_stands(
     tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native, "is_preferred", lambda: False)
+    monkeypatch.setattr(native, "is_preferred_to_openvino", lambda: False)
     selection.open_engine(tiny, 60, 60, Options(precision="int16"), EngineCache(tmp_path))
     assert [entry.fields["engine"].split()[0] for entry in EngineCache(tmp_path).entries()] == ["native"]
 

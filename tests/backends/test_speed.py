@@ -86,7 +86,7 @@ def rivals(monkeypatch: pytest.MonkeyPatch) -> dict[str, TimedBackend]:
     fakes["tensorrt"].reason = "there is no NVIDIA GPU here, or no driver for it"
     monkeypatch.setattr(selection, "import_backend", fakes.__getitem__)
     monkeypatch.setattr(selection, "gpu_count", lambda: 0)
-    monkeypatch.setattr(native, "is_preferred", lambda: False)
+    monkeypatch.setattr(native, "is_preferred_to_openvino", lambda: False)
     monkeypatch.setattr(speed, "MEASURE_SECONDS", 0.02)
     monkeypatch.setattr(speed, "TURN_SECONDS", 0.01)
     selection._shared_pools.clear()

@@ -20,7 +20,7 @@ from vsfdatrd.backends.gpu.devices import list_gpus
 from vsfdatrd.backends.tensorrt import backend as tensorrt
 from vsfdatrd.backends.tensorrt import builder as tensorrt_build
 from vsfdatrd.backends.tensorrt import library as tensorrt_library
-from vsfdatrd.backends.tensorrt.library import CLASSIC, RTX, Library, choose_library, parse_target
+from vsfdatrd.backends.tensorrt.library import RTX, TENSORRT, Library, choose_library, parse_target
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.commands import build as ahead
 from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineUnavailable
@@ -203,9 +203,9 @@ def test_what_is_no_kind_of_gpu(text: str) -> None:
         ((12, 0), True, RTX),
         ((7, 5), True, RTX),
         (None, True, RTX),
-        ((9, 0), True, CLASSIC),
-        ((8, 0), True, CLASSIC),
-        ((10, 0), True, CLASSIC),
+        ((9, 0), True, TENSORRT),
+        ((8, 0), True, TENSORRT),
+        ((10, 0), True, TENSORRT),
         ((9, 0), False, RTX),
     ],
 )
@@ -260,7 +260,7 @@ def test_only_the_classic_library_is_tuned(tmp_path: Path) -> None:
     how = {"level": 5, "timings": str(tmp_path / "state/classic.timings")}
     for expected in (b"+", b"++"):
         config = Config()
-        with CLASSIC.build_settings(config, how):
+        with TENSORRT.build_settings(config, how):
             assert config.builder_optimization_level == 5
         assert (tmp_path / "state/classic.timings").read_bytes() == expected
     config = Config()
@@ -273,7 +273,7 @@ def test_only_the_classic_library_is_tuned(tmp_path: Path) -> None:
 def test_timings_that_are_not_taken_are_begun_anew(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "classic.timings"
     path.write_bytes(content)
-    with CLASSIC.build_settings(Config(), {"timings": str(path)}):
+    with TENSORRT.build_settings(Config(), {"timings": str(path)}):
         pass
     assert path.read_bytes() == b"+"
 
@@ -283,11 +283,11 @@ def test_only_the_portable_library_reserves_and_can_be_asked_for_graphs() -> Non
     config = SimpleNamespace(set_flag=asked.append)
     trt = SimpleNamespace(BuilderFlag=SimpleNamespace(REQUIRE_USER_ALLOCATION="memory"))
     context = SimpleNamespace(is_stream_capturable=lambda stream: stream == 7)
-    for library in (RTX, CLASSIC):
+    for library in (RTX, TENSORRT):
         library.require_user_allocation(trt, config)
     assert asked == ["memory"]
     assert [RTX.can_capture(context, stream) for stream in (7, 8)] == [True, False]
-    assert CLASSIC.can_capture(object(), 8)
+    assert TENSORRT.can_capture(object(), 8)
 
 
 def test_only_the_portable_library_is_aimed() -> None:
@@ -299,17 +299,17 @@ def test_only_the_portable_library_is_aimed() -> None:
         (RTX, ["sm89"], [89]),
         (RTX, ["sm86", "sm89"], [86, 89]),
         (RTX, ["sm90"], []),
-        (CLASSIC, ["sm89"], []),
+        (TENSORRT, ["sm89"], []),
     ):
         config = Config()
         library.set_targets(trt, config, targets)
         assert config.capabilities == expected
         assert config.num_compute_capabilities == len(expected)
-    assert CLASSIC.network_flags(trt) == 2
+    assert TENSORRT.network_flags(trt) == 2
     assert RTX.network_flags(trt) == 0
-    assert CLASSIC.network_flags(SimpleNamespace(NetworkDefinitionCreationFlag=SimpleNamespace())) == 0
+    assert TENSORRT.network_flags(SimpleNamespace(NetworkDefinitionCreationFlag=SimpleNamespace())) == 0
 
 
 def test_what_an_engine_is_for() -> None:
     assert RTX.target_name((8, 9), "NVIDIA GeForce RTX 4090") == "sm89"
-    assert CLASSIC.target_name((9, 0), "NVIDIA H200") == "sm90 NVIDIA H200"
+    assert TENSORRT.target_name((9, 0), "NVIDIA H200") == "sm90 NVIDIA H200"

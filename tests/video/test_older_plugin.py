@@ -44,7 +44,7 @@ def test_a_library_without_the_question(missing: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(kernels, "load_library", lambda: old)
     message = f"do not belong to this version of vsfdatrd (undefined symbol: fdatrd_{missing}); install vsfdatrd again"
     assert message in (backend.unavailable() or "")
-    assert not backend.is_preferred()
+    assert not backend.is_preferred_to_openvino()
 
 
 def test_a_library_without_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def used_channels(tail: Tensors) -> NDArray[np.bool_]:
     return used if used.any() else ~used
 
 
-def count_active_branches(config: FdatRdConfig, tensors: Mapping[str, NDArray[Any]]) -> str:
+def describe_active_branches(config: FdatRdConfig, tensors: Mapping[str, NDArray[Any]]) -> str:
     """Count the attention and feed-forward branches of an FDAT-RD that have a nonzero output projection.
 
     Args:

@@ -28,8 +28,8 @@ class OnnxRuntimeServer(ReferenceServer):
 
         return run
 
-    def reason(self, error: BaseException) -> str:
-        """See `WorkerServer.reason`."""
+    def describe_error(self, error: BaseException) -> str:
+        """See `WorkerServer.describe_error`."""
         return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 

@@ -53,6 +53,8 @@ class ReferenceServer(WorkerServer):
             if smooth is not None:
                 count = count_levels((run if smooth == graph else self.open_graph(smooth))(draw_sky))
         except Exception as error:  # the common base class of ONNX Runtime's errors
-            raise EngineError(f"{self.library} could not compute the reference: {self.reason(error)}") from error
+            raise EngineError(
+                f"{self.library} could not compute the reference: {self.describe_error(error)}"
+            ) from error
         np.save(target, result.astype(np.float16), allow_pickle=False)
         return count

@@ -90,7 +90,7 @@ def warm_up(requested: str, device: Sequence[int] = (0,)) -> None:
 
 def _cpu_backends() -> tuple[str, ...]:
     """Return the names of the CPU backends; the one expected to be faster comes first."""
-    return ("native", "openvino") if native.is_preferred() else ("openvino", "native")
+    return ("native", "openvino") if native.is_preferred_to_openvino() else ("openvino", "native")
 
 
 def usable_backends(requested: str, checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> list[tuple[str, Backend]]:

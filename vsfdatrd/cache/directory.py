@@ -47,7 +47,7 @@ def _trusted_users() -> set[int]:
     return users
 
 
-class CacheFolder:
+class CacheDirectory:
     """One cache directory. Creating the object is cheap: nothing is read or written before the first use."""
 
     def __init__(self, directory: Path, layout: str, folders: Sequence[str]) -> None:

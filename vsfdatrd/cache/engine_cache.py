@@ -27,7 +27,7 @@ from typing import Any
 
 from vsfdatrd.cache.directory import (
     DIGEST_PATTERN,
-    CacheFolder,
+    CacheDirectory,
     delete_quietly,
     is_disk_full,
     remove_world_write,
@@ -78,7 +78,7 @@ class EngineCache:
         except ArgumentError as error:
             raise StoreError(f"{error}; set FDATRD_CACHE to a directory") from error
         self.limit = _limit_bytes() if limit is None else limit
-        self._folder = CacheFolder(self.directory, LAYOUT, _FOLDERS)
+        self._folder = CacheDirectory(self.directory, LAYOUT, _FOLDERS)
         self._engines, self._state, self._metadata = (self._folder.root / name for name in _FOLDERS)
 
     # Engines

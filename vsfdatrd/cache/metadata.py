@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vsfdatrd.cache.directory import DIGEST_PATTERN, FOLDER_MODE, CacheFolder, remove_world_write
+from vsfdatrd.cache.directory import DIGEST_PATTERN, FOLDER_MODE, CacheDirectory, remove_world_write
 from vsfdatrd.cache.manifest import digest_of
 from vsfdatrd.errors import StoreError
 from vsfdatrd.system.files import replace_file
@@ -21,7 +21,7 @@ KIND_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,31}")
 class MetadataCache:
     """JSON objects of one kind, stored by sha256 in the cache directory, next to the engines."""
 
-    def __init__(self, folder: CacheFolder, kind: str) -> None:
+    def __init__(self, folder: CacheDirectory, kind: str) -> None:
         """Select a kind of metadata, such as ``checkpoint``; nothing is read or written yet.
 
         Args:

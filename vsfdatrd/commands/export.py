@@ -22,7 +22,7 @@ from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.commands import export_check
 from vsfdatrd.commands.export_check import verification_error
 from vsfdatrd.commands.export_graph import graph_for_others, smallest_side
-from vsfdatrd.errors import TORCH_PIP, ArgumentError, CheckpointError, EngineBuildError, EngineUnavailable
+from vsfdatrd.errors import TORCH_INSTALL_COMMAND, ArgumentError, CheckpointError, EngineBuildError, EngineUnavailable
 from vsfdatrd.options import Precision
 from vsfdatrd.system.files import replace_file
 from vsfdatrd.weights.catalog import CATALOG, resolve_model
@@ -109,7 +109,8 @@ def export(
         )
     if kind == "pth" and (missing := _missing_packages("torch")):
         raise EngineUnavailable(
-            f"writing a .pth file needs {missing}, not installed here: {TORCH_PIP}; or write a .safetensors file"
+            f"writing a .pth file needs {missing}, not installed here: {TORCH_INSTALL_COMMAND}; "
+            "or write a .safetensors file"
         )
     checkpoint = open_checkpoint(resolve_model(model), any_channels=kind != "onnx")
     if not checkpoint.description.architecture.has_tensors:

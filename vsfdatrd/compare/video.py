@@ -16,7 +16,7 @@ import numpy as np
 import vapoursynth as vs
 from numpy.typing import NDArray
 
-from vsfdatrd.encode.field_detection import MIN_SIDE, field_padding, to_eight_bits
+from vsfdatrd.encode.field_detection import MIN_SIDE, padding_lines, to_eight_bits
 from vsfdatrd.encode.source import check_constant_format, check_plugins, find_track, frame_rate, read_frames
 from vsfdatrd.encode.timestamps import fill_gaps
 from vsfdatrd.errors import ArgumentError, ClipError, FdatrdError, FrameError
@@ -138,7 +138,7 @@ def _make_progressive(clip: vs.VideoNode) -> tuple[vs.VideoNode, str]:
         return clip, ""
     result, treatment = clip, "is marked as interlaced, and is shown as it is"
     if clip.height % 2 == 0 and min(clip.width, clip.height) >= MIN_SIDE:
-        lines, top = field_padding(clip), int(field == vs.FIELD_TOP)
+        lines, top = padding_lines(clip), int(field == vs.FIELD_TOP)
         padded = vs.core.std.StackVertical([clip, clip.std.Crop(top=clip.height - lines)]) if lines else clip
         matched = to_eight_bits(padded).vivtc.VFM(order=top, clip2=padded)
         interpolated = padded.bwdif.Bwdif(field=top)

@@ -21,7 +21,7 @@ FIELD_CHOICES = ("auto", "progressive", "ivtc", "deint")
 MIN_SIDE = 16
 """Minimum width and height in pixels of interlaced video: VFM and Bwdif overrun their buffers in smaller frames."""
 _TESTED_FRAMES = 8  # approximate number of combed frames per window that are tested for drawn lines
-_MIN_MOTION = 0.0004  # mean difference from the previous frame, for values from 0 to 1; smaller ones are grain
+_MIN_MEAN_DIFFERENCE = 0.0004  # mean difference from the previous frame, for values from 0 to 1; smaller ones are grain
 _MIN_COMBED = 0.08  # share of combed frames among moving ones; fewer are isolated bad frames of progressive video
 # Share of combed frames that may still be combed after matching, such as interlaced credits over telecined film.
 _MAX_STILL_COMBED = 0.3
@@ -41,7 +41,7 @@ class Fields:
     vivtc_format: str = "clip"
     """VapourSynth's name of the 8-bit format in which VIVTC analyzes the frames; ``clip`` for the clip's own format."""
     padding: int = 0
-    """Lines to add at the bottom during field processing, see `field_padding`."""
+    """Lines to add at the bottom during field processing, see `padding_lines`."""
 
     def rate(self, rate: Fraction) -> Fraction:
         """Return the frame rate after field processing.
@@ -88,7 +88,7 @@ def choose_fields(clip: Any, rate: Fraction, requested: str, sample: Survey | No
     form = matched_format(clip.format)
     vivtc_format = "clip" if form.id == clip.format.id else form.name.upper()
     return replace(
-        _choose_fields(clip, rate, requested, sample), vivtc_format=vivtc_format, padding=field_padding(clip)
+        _choose_fields(clip, rate, requested, sample), vivtc_format=vivtc_format, padding=padding_lines(clip)
     )
 
 
@@ -167,7 +167,7 @@ def matched_format(form: Any) -> Any:
     return vs.core.get_video_format(vs.GRAY8)
 
 
-def field_padding(clip: Any) -> int:
+def padding_lines(clip: Any) -> int:
     """Return the number of lines to add at the bottom for VFM and Bwdif.
 
     They leave the last chroma line unwritten if the number of chroma lines is odd: 486 lines in 4:2:0 have 243.
@@ -214,7 +214,7 @@ def _measure_combing(clip: Any, top: bool) -> _CombingCounts:
         for n in window[1:]:
             with matched.get_frame(n) as frame:
                 props = frame.props
-                if props["VFMPlaneStatsDiff"] < _MIN_MOTION:
+                if props["VFMPlaneStatsDiff"] < _MIN_MEAN_DIFFERENCE:
                     continue
                 moving += 1
                 mics, match = props["VFMMics"], props["VFMMatch"]

@@ -116,7 +116,7 @@ def find_metadata(source: Source) -> FrameMetadata:
     av = require_av()
     result: dict[str, bytes] = {}
     lost: dict[str, None] = {}
-    with _open_file(source) as (container, stream):
+    with _open_video_stream(source) as (container, stream):
         if stream.metadata.get("alpha_mode") == "1":  # VP8 and VP9 store alpha as a second picture
             lost["transparency"] = None
         for frame in itertools.islice(_decode_frames(av, container, stream), _FRAMES_EXAMINED):
@@ -150,7 +150,7 @@ def has_hdr(path: Path) -> bool:
 
 
 @contextmanager
-def _open_file(source: Source) -> Iterator[tuple[Any, Any]]:
+def _open_video_stream(source: Source) -> Iterator[tuple[Any, Any]]:
     with open_input(source.path) as container:
         yield container, container.streams[source.video]
 
@@ -184,7 +184,7 @@ def _mastering_display(content: bytes) -> MasteringDisplay | None:
 
 def _has_captions(source: Source) -> bool:
     """Return True if any packet contains a caption marker. Packets are not decoded, which is far faster."""
-    with _open_file(source) as (container, stream):
+    with _open_video_stream(source) as (container, stream):
         if stream.codec_context.codec.canonical_name not in _CODECS_WITH_CAPTIONS:
             return False
         return any(mark in packet for packet in map(bytes, container.demux(stream)) for mark in _CAPTION_MARKERS)
@@ -194,7 +194,7 @@ def _read_captions(av: Any, source: Source) -> list[tuple[Fraction, bytes]]:
     """Return all captions of the video in order of time; an empty list if all of them are padding."""
     result = []
     has_text = False
-    with _open_file(source) as (container, stream):
+    with _open_video_stream(source) as (container, stream):
         base = Fraction(stream.time_base)
         for n, frame in enumerate(_decode_frames(av, container, stream)):
             for name, triplets in _side_data(frame):

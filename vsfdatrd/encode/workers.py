@@ -10,9 +10,9 @@ from vsfdatrd.encode.journal import DoneChunk
 from vsfdatrd.encode.scenes import Chunk
 from vsfdatrd.errors import EncodeError, FdatrdError
 
-MAX_FAILURES = 2
+MAX_CHUNK_FAILURES = 2
 """Attempts per chunk if encoding fails."""
-MAX_LOSSES = 5
+MAX_CHUNK_LOSSES = 5
 """Attempts per chunk if its worker or machine dies."""
 
 
@@ -75,13 +75,13 @@ class Attempts:
             The event that announces the next attempt.
 
         Raises:
-            EncodeError: `error`, after `MAX_FAILURES` failures or `MAX_LOSSES` losses.
+            EncodeError: `error`, after `MAX_CHUNK_FAILURES` failures or `MAX_CHUNK_LOSSES` losses.
         """
         if lost:
             self.losses += 1
         else:
             self.failures += 1
-        if self.failures >= MAX_FAILURES or self.losses >= MAX_LOSSES:
+        if self.failures >= MAX_CHUNK_FAILURES or self.losses >= MAX_CHUNK_LOSSES:
             raise error
         return ChunkRetry(chunk, error)
 

@@ -94,11 +94,11 @@ class _Network:
     def _joined(self, height: int, width: int) -> Name:
         """All layers, with joined ends."""
         g = self.g
-        with g.part("first"):
+        with g.name_scope("first"):
             start = self._start("input")
-        with g.part("body"):
+        with g.name_scope("body"):
             y = self._body(start)
-        with g.part("last"):
+        with g.name_scope("last"):
             last = self.weights[f"{self.last}.weight"]
             biases = self.weights[f"{self.first}.bias"] + self.weights[f"{self.closing}.bias"]
             bias = self.weights[f"{self.last}.bias"] + last.sum((2, 3)) @ biases
@@ -107,7 +107,7 @@ class _Network:
             )
             of_body = g.conv(y, _compose_kernels(self.weights[f"{self.closing}.weight"], last))
             out = g.op("Add", of_image, self._full(of_body))
-        with g.part("border"):
+        with g.name_scope("border"):
             for axis, side in ((3, width), (2, height)) if self.radius else ():
                 out = self._with_ends(out, self._ends(y, axis, side), axis, side)
         return out

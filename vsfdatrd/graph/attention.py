@@ -106,7 +106,7 @@ class Attention:
         s = self._second_moment(centred, 2 * largest)  # (C, C)
         wq, wk, wv = (w.reshape(h, d, c) for w in np.split(weights["qkv.weight"], 3))
         small = _Convolutions(g) if self.target.sm75 else _Products(g)
-        qs, ks = (small.of_matrix(w, s) for w in (wq, wk))  # (h, d, C)
+        qs, ks = (small.multiply_matrix(w, s) for w in (wq, wk))  # (h, d, C)
         norms, means = [], []
         for ws, w in ((qs, wq), (ks, wk)):
             # w m: (C, C), (1, C) -> (h, d, 1); in 2-D, as TensorRT-RTX 1.7 fails on the 3-D form for sm75 with one head
@@ -117,12 +117,12 @@ class Attention:
             # Rounding may make this sum of squares negative; the floor corresponds to eps=1e-12 of F.normalize.
             floor = g.constant(1e-24 / self._count(), FLOAT32)
             norms.append(g.op("Sqrt", g.op("Max", squares, floor)))  # (h, d, 1)
-        products = small.by_heads_turned(qs, wk)  # (h, d, d)
+        products = small.multiply_heads_transposed(qs, wk)  # (h, d, d)
         products = g.op("Add", products, g.op("Mul", means[0], g.transpose(means[1], 0, 2, 1)))
         scale = g.op("Mul", norms[0], g.transpose(norms[1], 0, 2, 1))  # (h, d, d)
         logits = g.op("Mul", g.op("Div", products, scale), g.constant(weights["temp"], FLOAT32))
-        mixed = small.by_heads(g.op("Softmax", logits, axis=-1), wv)  # (h, d, C)
-        matrix = small.turned(mixed, weights["proj.weight"])  # (C, C)
+        mixed = small.multiply_heads(g.op("Softmax", logits, axis=-1), wv)  # (h, d, C)
+        matrix = small.transposed_product(mixed, weights["proj.weight"])  # (C, C)
         out = g.op("MatMul", n, g.cast(matrix, FLOAT32, self.target.compute))
         return g.op("Add", out, g.constant(weights["proj.bias"]))
 
@@ -333,19 +333,19 @@ class _Products:
     def __init__(self, g: Writer) -> None:
         self.g = g
 
-    def of_matrix(self, w: Array, s: Name) -> Name:
+    def multiply_matrix(self, w: Array, s: Name) -> Name:
         """w s: (h, d, C) · (C, C) -> (h, d, C)."""
         return self.g.op("MatMul", self.g.constant(w, FLOAT32), s)
 
-    def by_heads_turned(self, x: Name, w: Array) -> Name:
+    def multiply_heads_transposed(self, x: Name, w: Array) -> Name:
         """x wᵀ per head: (h, d, C) · (h, C, d) -> (h, d, d)."""
         return self.g.op("MatMul", x, self.g.constant(w.transpose(0, 2, 1), FLOAT32))
 
-    def by_heads(self, x: Name, w: Array) -> Name:
+    def multiply_heads(self, x: Name, w: Array) -> Name:
         """x w per head: (h, d, d) · (h, d, C) -> (h, d, C)."""
         return self.g.op("MatMul", x, self.g.constant(w, FLOAT32))
 
-    def turned(self, x: Name, w: Array) -> Name:
+    def transposed_product(self, x: Name, w: Array) -> Name:
         """Return (w·x)ᵀ (C, C), for a constant w (C, C) and x (h, d, C), whose heads are concatenated to (C, C)."""
         c = len(w)
         return self.g.op("Gemm", self.g.reshape(x, c, c), self.g.constant(w.T, FLOAT32), transA=1)
@@ -354,26 +354,26 @@ class _Products:
 class _Convolutions(_Products):
     """The same products as 1×1 convolutions, for GPUs without fp32 matrix products. A head is a group of channels."""
 
-    def of_matrix(self, w: Array, s: Name) -> Name:
+    def multiply_matrix(self, w: Array, s: Name) -> Name:
         h, d, c = w.shape
         s = self.g.reshape(s, 1, c, c, 1)  # rows are channels
         return self.g.reshape(self.g.conv(s, w.reshape(h * d, c, 1, 1), dtype=FLOAT32), h, d, c)
 
-    def by_heads_turned(self, x: Name, w: Array) -> Name:
+    def multiply_heads_transposed(self, x: Name, w: Array) -> Name:
         g, (h, d, c) = self.g, w.shape
-        # (h, d, C) -> (h, C, d) -> (1, h·C, d, 1); a group gives w xᵀ: (1, h·d, d, 1) -> (h, d, d), turned back
+        # (h, d, C) -> (h, C, d) -> (1, h·C, d, 1); a group gives w xᵀ: (1, h·d, d, 1) -> (h, d, d), transposed back
         x = g.reshape(g.transpose(x, 0, 2, 1), 1, h * c, d, 1)
         x = g.conv(x, w.reshape(h * d, c, 1, 1), groups=h, dtype=FLOAT32)
         return g.transpose(g.reshape(x, h, d, d), 0, 2, 1)
 
-    def by_heads(self, x: Name, w: Array) -> Name:
+    def multiply_heads(self, x: Name, w: Array) -> Name:
         g, (h, d, c) = self.g, w.shape
-        # (h, q, k) -> (h, k, q) -> (1, h·k, q, 1); a group gives wᵀ xᵀ: (1, h·C, q, 1) -> (h, C, q), turned back
+        # (h, q, k) -> (h, k, q) -> (1, h·k, q, 1); a group gives wᵀ xᵀ: (1, h·C, q, 1) -> (h, C, q), transposed back
         x = g.reshape(g.transpose(x, 0, 2, 1), 1, h * d, d, 1)
         x = g.conv(x, w.transpose(0, 2, 1).reshape(h * c, d, 1, 1), groups=h, dtype=FLOAT32)
         return g.transpose(g.reshape(x, h, c, d), 0, 2, 1)
 
-    def turned(self, x: Name, w: Array) -> Name:
+    def transposed_product(self, x: Name, w: Array) -> Name:
         g, c = self.g, len(w)
         x = g.conv(g.reshape(x, 1, c, c, 1), w.reshape(c, c, 1, 1), dtype=FLOAT32)  # (1, C, C, 1)
         return g.transpose(g.reshape(x, c, c), 1, 0)

@@ -36,7 +36,7 @@ class Writer:
         self._part = ""
 
     @contextmanager
-    def part(self, name: str) -> Iterator[None]:
+    def name_scope(self, name: str) -> Iterator[None]:
         """Name the nodes added inside the context ``<name>/<result>``, so that profiles tell the network's parts.
 
         Args:

@@ -35,12 +35,12 @@ class Network:
         bands.
         """
         config, g, target = self.config, self.g, self.target
-        with g.part("first"):
+        with g.name_scope("first"):
             shallow = self._first(x)
             deep = g.cast(shallow, FLOAT32, target.stream)
         for i, blocks in enumerate(blocks_with_windows(config.groups, config.windows)):
             deep = self._group(deep, blocks, self.weights.below(f"groups.{i}"))
-        with g.part("tail"):
+        with g.name_scope("tail"):
             mixed = g.cast(g.conv(self._down(deep), self.weights["conv_after.weight"]), target.compute, FLOAT32)
             total = g.op("Add", mixed, shallow)
             return write_tail(g, config, self.weights.below("upsampler"), total, self.height, self.width)
@@ -71,21 +71,21 @@ class Network:
 
     def _group(self, maps: Name, blocks: list[tuple[Kind, tuple[int, int]]], weights: Weights) -> Name:
         c = self.config.embed_dim
-        with self.g.part("group"):
+        with self.g.name_scope("group"):
             t = self._to_tokens(maps, c)
         for i, (kind, window) in enumerate(blocks):
             t = self._block(t, kind, window, weights.below(f"blocks.{i}"))
-        with self.g.part("group"):
+        with self.g.name_scope("group"):
             mixed = self.g.conv(self._to_maps(self._down(t), c), weights["conv.weight"])
             return self.g.op("Add", self._up(mixed), maps)
 
     def _block(self, t: Name, kind: Kind, window: tuple[int, int], weights: Weights) -> Name:
         g, c = self.g, self.config.embed_dim
         if zero_branches.attention_active(weights, kind):
-            with g.part(kind):
+            with g.name_scope(kind):
                 t = g.op("Add", t, self._up(self._mixed(self._norm(t, weights, "n1"), kind, window, weights)))
         if zero_branches.ffn_active(weights):
-            with g.part("feed-forward"):
+            with g.name_scope("feed-forward"):
                 n = self._norm(t, weights, "n2")
                 t = g.op("Add", t, self._up(self._feed_forward(n, weights.below("ffn"), c)))
         return t
@@ -106,7 +106,7 @@ class Network:
 
     def _norm(self, t: Name, weights: Weights, name: str) -> Name:
         stream = self.target.stream
-        with self.g.part("norm"):
+        with self.g.name_scope("norm"):
             return self._down(self.g.layer_norm(t, weights[f"{name}.weight"], weights[f"{name}.bias"], dtype=stream))
 
     def _feed_forward(self, n: Name, weights: Weights, c: int) -> Name:
@@ -117,7 +117,7 @@ class Network:
 
     def _local(self, n: Name, weights: Weights) -> Name:
         """GELU of a depthwise convolution, as a map (1, C, H, W)."""
-        with self.g.part("local"):
+        with self.g.name_scope("local"):
             return self.g.op("Gelu", self._by_channel(n, weights["conv.0.weight"], self.config.embed_dim))
 
     def _by_channel(self, tokens: Name, weight: Array, channels: int) -> Name:

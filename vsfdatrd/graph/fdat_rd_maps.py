@@ -61,12 +61,12 @@ class MapNetwork(Network):
         t = maps
         for i, (kind, window) in enumerate(blocks):
             t = self._block(t, kind, window, weights.below(f"blocks.{i}"))
-        with self.g.part("group"):
+        with self.g.name_scope("group"):
             return self.g.op("Add", self._up(self.g.conv(self._down(t), weights["conv.weight"])), maps)
 
     def _block(self, t: Name, kind: Kind, window: tuple[int, int], weights: Weights) -> Name:
         if zero_branches.attention_active(weights, kind):
-            with self.g.part(kind):
+            with self.g.name_scope(kind):
                 match kind:
                     case "spatial":
                         t = self._spatial(t, window, weights)
@@ -75,7 +75,7 @@ class MapNetwork(Network):
                     case _:
                         t = self._dictionary(t, weights)
         if zero_branches.ffn_active(weights):
-            with self.g.part("feed-forward"):
+            with self.g.name_scope("feed-forward"):
                 t = self.g.op("Add", t, self._up(self._feed(t, weights)))
         return t
 
@@ -149,7 +149,7 @@ class MapNetwork(Network):
     def _norm_maps(self, t: Name, weights: Weights, name: str) -> Name:
         """Normalized map, for products."""
         g = self.g
-        with g.part("norm"):
+        with g.name_scope("norm"):
             mean, factor, _ = self._moments(self._stream_in_full(t))
             n = g.op("Mul", self._scaled(t, mean, factor), self._per_channel(weights[f"{name}.weight"]))
             return self._rounded(g.op("Add", n, self._per_channel(weights[f"{name}.bias"])))
@@ -159,7 +159,7 @@ class MapNetwork(Network):
         g, hidden = self.g, self.config.ffn_dim
         fc1 = weights["ffn.fc1.weight"]
         if self.target.stream == self.target.compute:
-            with g.part("norm"):
+            with g.name_scope("norm"):
                 _, factor, _ = self._moments(self._stream_in_full(t))
             # The norm's mean goes with the mean of the weights: a row of them has the sum zero.
             scaled = _subtract_row_means(fc1 * weights["n2.weight"])
@@ -173,7 +173,7 @@ class MapNetwork(Network):
 
     def _local_maps(self, n: Name, weights: Weights) -> Name:
         """GELU of a depthwise convolution of a normalized map."""
-        with self.g.part("local"):
+        with self.g.name_scope("local"):
             return self.g.op("Gelu", self.g.conv(n, weights["conv.0.weight"], groups=self.config.embed_dim))
 
     # Blocks: attention and the parallel convolution, added to t
@@ -182,7 +182,7 @@ class MapNetwork(Network):
         """t + attention · gate(local) + local."""
         g = self.g
         attention = self._windows(t, window, weights)
-        with g.part("norm"):
+        with g.name_scope("norm"):
             n = self._down(
                 g.layer_norm(self._channels_last(t), weights["n1.weight"], weights["n1.bias"], dtype=self.target.stream)
             )
@@ -219,7 +219,7 @@ class MapNetwork(Network):
         # (1, H, W, C) -> (rows, wh, cols, ww, C) -> (wh, ww, rows, cols, C) -> (positions, windows, C)
         x = g.transpose(g.reshape(x, rows, wh, cols, ww, c), 1, 3, 0, 2, 4)
         x = g.reshape(x, positions, rows * cols, c)
-        with g.part("norm"):
+        with g.name_scope("norm"):
             x = self._down(g.layer_norm(x, weights["n1.weight"], weights["n1.bias"], dtype=self.target.stream))
             if below or right:
                 inside = np.pad(np.ones((height, width)), ((0, below), (0, right))).reshape(rows, wh, cols, ww)
@@ -272,7 +272,7 @@ class MapNetwork(Network):
         """t + dictionary attention: see `Attention.dictionary`."""
         g, attention, (height, width) = self.g, self.attention, self._size
         scale, shift = (weights[f"n1.{name}"].astype(np.float64) for name in ("weight", "bias"))
-        with g.part("norm"):
+        with g.name_scope("norm"):
             mean, factor, centred = self._moments(self._stream_in_full(t))
             again, refactor = self._second_moments(centred, factor, scale, shift)
             # Applied: n, and n normalized once more without weights, x = ((n - shift) + (shift - again)) · refactor

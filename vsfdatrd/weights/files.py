@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vsfdatrd.errors import TORCH_PIP, CheckpointError
+from vsfdatrd.errors import TORCH_INSTALL_COMMAND, CheckpointError
 from vsfdatrd.system.files import sha256_file
 
 type Array = NDArray[Any]
@@ -150,7 +150,7 @@ def require_torch(path: Path, purpose: str) -> None:
         CheckpointError: PyTorch is not installed.
     """
     if find_spec("torch") is None:
-        raise refusal(path, f"{purpose} needs PyTorch: {TORCH_PIP}")
+        raise refusal(path, f"{purpose} needs PyTorch: {TORCH_INSTALL_COMMAND}")
 
 
 def is_onnx(path: Path) -> bool:

@@ -52,7 +52,7 @@ class WorkerServer:
             else:
                 self._answer({"result": getattr(self, f"do_{do}")(**message)})
         except Exception as error:  # every failure is sent as an answer; the client raises it
-            text = str(error) if isinstance(error, EngineError) else self.reason(error)
+            text = str(error) if isinstance(error, EngineError) else self.describe_error(error)
             slot = {"slot": message["slot"]} if do == "run" else {}
             self._answer(slot | {"error": text, "kind": type(error).__name__})
 
@@ -98,8 +98,8 @@ class WorkerServer:
         """
         raise NotImplementedError
 
-    def reason(self, error: BaseException) -> str:
-        """Describe an error of the library, as part of a sentence.
+    def describe_error(self, error: BaseException) -> str:
+        """Describe an error of the library that runs the engine, as part of a sentence.
 
         Args:
             error: Any exception other than EngineError.
@@ -119,7 +119,9 @@ class WorkerServer:
             self.collect(slot)
             self._answer({"slot": slot})
         except Exception as error:
-            self._answer({"slot": slot, "error": str(error) if isinstance(error, EngineError) else self.reason(error)})
+            self._answer(
+                {"slot": slot, "error": str(error) if isinstance(error, EngineError) else self.describe_error(error)}
+            )
 
 
 def reply_stream() -> TextIO:

@@ -78,7 +78,7 @@ class FdatRd(FdatFamily[FdatRdConfig]):
     @override
     def weights_info(self, config: FdatRdConfig, checkpoint: Checkpoint) -> dict[str, Any]:
         try:
-            return {"at work": zero_branches.count_active_branches(config, checkpoint.tensors())}
+            return {"at work": zero_branches.describe_active_branches(config, checkpoint.tensors())}
         except CheckpointError as error:
             return {"at work": str(error)}
 

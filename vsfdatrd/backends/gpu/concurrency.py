@@ -15,7 +15,7 @@ from typing import Protocol
 
 MIN_GAIN = 1.03
 """A second context is kept if it makes the engine faster by this factor, since it takes memory."""
-ROUNDS = 5
+MEASUREMENT_ROUNDS = 5
 TURN_SECONDS = 0.1
 """Approximate length of a turn.
 
@@ -63,7 +63,7 @@ def measure_gain(contexts: Sequence[Context], clock: Callable[[], float] = time.
     frames = count * max(1, round(TURN_SECONDS * warm / count))  # a multiple of `count`: each computes the same number
     alone, together = [], []
     start = clock()
-    for _ in range(ROUNDS):
+    for _ in range(MEASUREMENT_ROUNDS):
         alone.append(_run_in_turns(contexts[:1], frames, clock))
         together.append(_run_in_turns(contexts, frames, clock))
         if clock() - start > MAX_SECONDS:

@@ -64,7 +64,7 @@ def unsupported_reason(model: ModelDescriptor) -> str | None:
     return unsupported_config_reason(model.config) if isinstance(model.config, FdatRdConfig) else "it is not an FDAT-RD"
 
 
-def is_preferred() -> bool:
+def is_preferred_to_openvino() -> bool:
     """Return whether ``auto`` tries this backend first where engines have not been timed.
 
     OpenVINO is expected to be faster where it has instructions that the kernels do not use, AVX-512 without VNNI, and

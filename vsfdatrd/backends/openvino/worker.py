@@ -130,8 +130,8 @@ class OpenVinoServer(ReferenceServer):
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed on it: {last_line(error)}") from error
 
-    def reason(self, error: BaseException) -> str:
-        """See `WorkerServer.reason`."""
+    def describe_error(self, error: BaseException) -> str:
+        """See `WorkerServer.describe_error`."""
         return last_line(error)
 
 

@@ -148,13 +148,13 @@ class Library:
         if path and (timings := cache.serialize()) is not None:
             keep_if_possible(path, bytes(timings))
 
-    def create_context(self, engine: Any, cached: bytes | None, own_graph: bool = False) -> tuple[Any, Any]:
+    def create_context(self, engine: Any, runtime_cache: bytes | None, capture_graph: bool = False) -> tuple[Any, Any]:
         """Create an execution context.
 
         Args:
             engine: The engine.
-            cached: What `runtime_cache_bytes` returned earlier; None for none.
-            own_graph: Have the library capture its kernels in a CUDA graph; only if it `has_own_graph`.
+            runtime_cache: What `runtime_cache_bytes` returned earlier; None for none.
+            capture_graph: Have the library capture its kernels in a CUDA graph; only if it `has_own_graph`.
 
         Returns:
             The context, and an object that `runtime_cache_bytes` takes and that must live as long as the context.
@@ -163,11 +163,11 @@ class Library:
             return engine.create_execution_context(), None
         config = engine.create_runtime_config()
         cache = config.create_runtime_cache()
-        if cached and not cache.deserialize(cached):  # from another driver or GPU
+        if runtime_cache and not cache.deserialize(runtime_cache):  # from another driver or GPU
             log_line("what was compiled before is not taken; it is compiled again")
         if not config.set_runtime_cache(cache):
             log_line("the library takes no cache of what it compiles; it compiles at every start")
-        if own_graph:
+        if capture_graph:
             strategies: Any = self.load().CudaGraphStrategy
             config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE
         return engine.create_execution_context(config), (config, cache)
@@ -202,7 +202,7 @@ class Library:
 
 
 RTX = Library("tensorrt_rtx", "rtx", portable=True)
-CLASSIC = Library("tensorrt", "tensorrt", portable=False)
+TENSORRT = Library("tensorrt", "tensorrt", portable=False)
 
 
 def choose_library(capability: tuple[int, int] | None) -> Library | None:
@@ -216,7 +216,7 @@ def choose_library(capability: tuple[int, int] | None) -> Library | None:
     """
     # GeForce and RTX cards have x.5, x.6, x.9 and 12.x; 7.0, 8.0, 9.0 and 10.x are data-center cards.
     data_center = capability is not None and capability[0] < 12 and capability[1] == 0
-    order = (CLASSIC, RTX) if data_center else (RTX, CLASSIC)
+    order = (TENSORRT, RTX) if data_center else (RTX, TENSORRT)
     return next((library for library in order if library.installed), None)
 
 

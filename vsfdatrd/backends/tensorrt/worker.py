@@ -23,7 +23,7 @@ from vsfdatrd.backends.tensorrt.builder import (
     build_engine,
     create_logger,
 )
-from vsfdatrd.backends.tensorrt.library import CLASSIC, RTX, Library
+from vsfdatrd.backends.tensorrt.library import RTX, TENSORRT, Library
 from vsfdatrd.errors import EngineError
 from vsfdatrd.system.files import keep_if_possible, read_or_none
 from vsfdatrd.workers.server import serve_forever
@@ -177,13 +177,13 @@ class _TensorRtNetwork(GpuNetwork):
         self._context = self._owners = None  # TensorRT frees a context with its last reference
         super().close()
 
-    def _create_context(self, cached: bytes | None, own_graph: bool = False) -> tuple[Any, Any]:
+    def _create_context(self, runtime_cache: bytes | None, capture_graph: bool = False) -> tuple[Any, Any]:
         """Create an execution context that reads and writes the two buffers.
 
         Returns:
             The context, and objects that must live as long.
         """
-        context, owners = self._library.create_context(self._engine, cached, own_graph)
+        context, owners = self._library.create_context(self._engine, runtime_cache, capture_graph)
         if context is None:
             name = list_gpus()[self.index].name
             raise EngineError(f"TensorRT cannot prepare the engine on {name}: {self._log.why()}")
@@ -252,7 +252,7 @@ class _TensorRtNetwork(GpuNetwork):
         plainly = self._context, self._owners
         try:
             self._context, self._owners = self._create_context(
-                self._library.runtime_cache_bytes(self._owners), own_graph=True
+                self._library.runtime_cache_bytes(self._owners), capture_graph=True
             )
             self.run_once(picture)  # TensorRT captures the graph in the first run
             self._check_output(picture, expected)
@@ -262,7 +262,7 @@ class _TensorRtNetwork(GpuNetwork):
 
 
 def _library_named(name: str) -> Library:
-    return {RTX.module: RTX, CLASSIC.module: CLASSIC}[name]
+    return {RTX.module: RTX, TENSORRT.module: TENSORRT}[name]
 
 
 def _check_validity(trt: Any, runtime: Any, blob: bytes, log: Any) -> None:

@@ -17,7 +17,7 @@ from vsfdatrd.backends.accuracy import check_banding, check_psnr, count_levels, 
 from vsfdatrd.backends.base import Engine, EngineSpec, FramePlanes
 from vsfdatrd.backends.gpu.devices import gpu_count
 from vsfdatrd.backends.torch import engine
-from vsfdatrd.errors import TORCH_PIP, EngineBuildError, EngineError
+from vsfdatrd.errors import TORCH_INSTALL_COMMAND, EngineBuildError, EngineError
 from vsfdatrd.options import Precision
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ ACTIVATION_BYTES = {
 def unavailable(device: Sequence[int] = (0,)) -> str | None:
     """Return None if PyTorch is installed; see `Backend.unavailable`."""
     if importlib.util.find_spec("torch") is None:
-        return f"PyTorch is not installed; {TORCH_PIP}"
+        return f"PyTorch is not installed; {TORCH_INSTALL_COMMAND}"
     return None
 
 

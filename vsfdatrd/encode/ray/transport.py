@@ -23,15 +23,15 @@ class RayTransport:
         """
         self._ray = ray
         self._index = ray.put(index)
-        self._enter = ray.remote(_remote_entry())
+        self._remote = ray.remote(_remote_function())
         self.last_message = time.monotonic()
         """Time of the last message, on the clock `time.monotonic`."""
 
-    def send(self, step: str, arguments: Sequence[Any], options: dict[str, Any], machine: str = "") -> Any:
+    def send(self, function: str, arguments: Sequence[Any], options: dict[str, Any], machine: str = "") -> Any:
         """Submit a task.
 
         Args:
-            step: Name of a function of `remote_tasks`.
+            function: Name of a function of `remote_tasks`.
             arguments: Its arguments after `machine` and `index`.
             options: Ray task options.
             machine: Ray node ID of the machine that must run the task; empty for any.
@@ -43,11 +43,11 @@ class RayTransport:
             from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
             options = options | {"scheduling_strategy": NodeAffinitySchedulingStrategy(machine, soft=False)}
-        remote = self._enter.options(
+        remote = self._remote.options(
             num_returns="streaming", max_retries=0, _generator_backpressure_num_objects=_MAX_UNREAD, **options
         )
-        index = self._index if step in ("trial", "part") else {}
-        return remote.remote(__version__, step, pickle.dumps(arguments), index)
+        index = self._index if function in ("trial", "part") else {}
+        return remote.remote(__version__, function, pickle.dumps(arguments), index)
 
     def cancel(self, handle: Any) -> None:
         """Cancel a task and kill its worker process.
@@ -81,14 +81,14 @@ class RayTransport:
                 yield handle, message
 
 
-def _remote_entry() -> Callable[..., Iterator[Message]]:
+def _remote_function() -> Callable[..., Iterator[Message]]:
     """Return the function that Ray runs on a machine.
 
     It is a closure, which Ray pickles by value, since the machine may have no vsfdatrd or another version.
     """
 
     # Its signature and top level must not use names of this package.
-    def enter(version: str, step: str, arguments: bytes, index: dict[str, bytes]) -> Iterator[Any]:
+    def run_task(version: str, function: str, arguments: bytes, index: dict[str, bytes]) -> Iterator[Any]:
         import pickle
 
         import ray
@@ -105,9 +105,9 @@ def _remote_entry() -> Callable[..., Iterator[Message]]:
             return
         from vsfdatrd.encode.ray import remote_tasks
 
-        yield from getattr(remote_tasks, step)(machine, index, *pickle.loads(arguments))
+        yield from getattr(remote_tasks, function)(machine, index, *pickle.loads(arguments))
 
-    return enter
+    return run_task
 
 
 def _loss_reason(error: Exception) -> str:
