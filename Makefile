@@ -14,18 +14,24 @@ FAST := tests/archs tests/cache tests/nn tests/video tests/weights tests/system 
 
 setup: $(VENV)/.done
 
+# pip compiles what it installs one file after another; compileall uses all cores. Like pip, it passes over files in the
+# grammar of another Python.
+COMPILE = $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib >/dev/null 2>&1 || true
+
 # A virtual environment with what a user needs, so that `make demo` installs nothing else; `make setup` adds to it.
 $(VENV)/.demo: pyproject.toml constraints.txt hatch_build.py $(wildcard vsfdatrd/_native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
 	  echo "$(PYTHON) is older than 3.12, which VapourSynth needs; choose another: make $(MAKECMDGOALS) PYTHON=python3.13" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[encode]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[encode]'
+	@$(COMPILE)
 	$(BIN)/vapoursynth config
 	touch $@
 
 $(VENV)/.done: $(VENV)/.demo
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-compile --upgrade pip
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt 'vsfdatrd[dev]'  # adds to what is installed already
+	@$(COMPILE)
 	$(BIN)/vsstubs --quiet
 	touch $@
 
