@@ -56,36 +56,38 @@ def needs(config: FdatRdConfig, height: int = HEIGHT, width: int = WIDTH) -> dic
         width: Width of the frame, likewise.
     """
     c, f, u, m = config.embed_dim, config.ffn_dim, config.unshuffle, config.dict_tokens
-    n, heads, places = height * width // u**2, config.heads, 300
+    n, heads, window = height * width // u**2, config.heads, 300
     token, stats = 2 * n * c, 8 * n
-    terms, square = 27 * u**2, c * c
+    in_features, square = 27 * u**2, c * c
     kinds = [kind for group in config.groups for kind in group]
     spatial, channel, dictionary = (kinds.count(kind) for kind in ("spatial", "channel", "dictionary"))
-    words, partial = PARTS * heads * m * 34 * 4, PARTS * square * 4
+    dictionary_parts, moments = PARTS * heads * m * 34 * 4, PARTS * square * 4
     groups, blocks = len(config.groups), len(kinds)
     return {
-        "first_convolution": Need(1, 12 * n * u**2 + 3 * token + stats + 4 * terms * c, 2 * n * terms * c),
+        "conv_first": Need(1, 12 * n * u**2 + 3 * token + stats + 4 * in_features * c, 2 * n * in_features * c),
         "norm_qkv": Need(spatial, 4 * token + stats + 6 * square, 6 * n * square),
-        "mix_local": Need(spatial, 2 * token + stats, 0),
-        "gate_pool": Need(spatial, 4 * PARTS * c + 8 * c * config.gate_dim, 0),
-        "attend_windows": Need(
-            spatial, 6 * token + stats + 2 * heads * places**2 + 2 * square, 4 * n * places * c + 2 * n * square
+        "depthwise_gelu": Need(spatial, 2 * token + stats, 0),
+        "pooled_gate": Need(spatial, 4 * PARTS * c + 8 * c * config.gate_dim, 0),
+        "window_attention": Need(
+            spatial, 6 * token + stats + 2 * heads * window**2 + 2 * square, 4 * n * window * c + 2 * n * square
         ),
-        "second_moment": Need(channel, token + stats + partial, 2 * n * square),
-        "merge_moments": Need(channel, partial + 4 * square, 0),
-        "mix_channels": Need(channel, 20 * square, 0),
-        "channel_matrix": Need(channel, 10 * square, 2 * c * square),
-        "apply_channel": Need(channel, 2 * token + 2 * stats + 2 * square, 2 * n * square),
-        "read_frame": Need(dictionary, token + stats + words + 4 * square, 4 * n * square + 4 * n * m * c),
-        "join_words": Need(dictionary, words + 8 * m * c, 0),
-        "refine_words": Need(dictionary, 8 * m * c + 8 * square, 4 * m * square),
-        "consult_words": Need(dictionary, 2 * token + 2 * stats + 4 * (square + m * c), 4 * n * c * (c + m)),
-        "feed_in": Need(blocks, token + stats + 2 * n * f + 2 * c * f, 2 * n * c * f),
-        "feed_out": Need(blocks, 2 * token + stats + 2 * n * f + 2 * c * f, 2 * n * c * f),
-        "convolve_group": Need(groups, 3 * token + stats + 18 * square, 18 * n * square),
-        "convolve_after": Need(1, 4 * token + 18 * square, 18 * n * square),
-        "spread": Need(1, token + 768 * n + 32 * square, 32 * n * square + 8 * n * c * 64),
-        "gather": Need(1, 768 * n + 192 * n, 0),
+        "partial_moments": Need(channel, token + stats + moments, 2 * n * square),
+        "merge_moments": Need(channel, moments + 4 * square, 0),
+        "attend_value_weight": Need(channel, 20 * square, 0),
+        "channel_attention_matrix": Need(channel, 10 * square, 2 * c * square),
+        "apply_channel_attention": Need(channel, 2 * token + 2 * stats + 2 * square, 2 * n * square),
+        "refine_dictionary_parts": Need(
+            dictionary, token + stats + dictionary_parts + 4 * square, 4 * n * square + 4 * n * m * c
+        ),
+        "refine_dictionary": Need(dictionary, dictionary_parts + 8 * m * c, 0),
+        "dictionary_keys_values": Need(dictionary, 8 * m * c + 8 * square, 4 * m * square),
+        "dictionary_attention": Need(dictionary, 2 * token + 2 * stats + 4 * (square + m * c), 4 * n * c * (c + m)),
+        "ffn_fc1": Need(blocks, token + stats + 2 * n * f + 2 * c * f, 2 * n * c * f),
+        "ffn_smix_fc2": Need(blocks, 2 * token + stats + 2 * n * f + 2 * c * f, 2 * n * c * f),
+        "conv_group": Need(groups, 3 * token + stats + 18 * square, 18 * n * square),
+        "conv_after": Need(1, 4 * token + 18 * square, 18 * n * square),
+        "conv_transpose_products": Need(1, token + 768 * n + 32 * square, 32 * n * square + 8 * n * c * 64),
+        "sum_products_conv_last": Need(1, 768 * n + 192 * n, 0),
     }
 
 
@@ -99,7 +101,7 @@ def needs_of_tail(config: FdatRdConfig, height: int = HEIGHT, width: int = WIDTH
     """
     if is_fused(config):
         whole = needs(config, height, width)
-        return [(name, whole[name]) for name in ("spread", "gather")]
+        return [(name, whole[name]) for name in ("conv_transpose_products", "sum_products_conv_last")]
     of_network = [config.embed_dim, PRECISION]
     compiled = {name: each for (name, *of), each in manifest.load().kernels.items() if of == of_network}
     tiles = {name: each.constants for name, each in compiled.items()}
@@ -115,9 +117,9 @@ def _need(launch: Launch, kernel: manifest.CompiledKernel, frame: int) -> Need:
     numbers = {name: each for name, each in zip(names, launch.arguments, strict=True) if isinstance(each, int)}
     moved = sum(each.size for each in launch.arguments if isinstance(each, Region))
     moved += frame * (Frame(is_output=True) in launch.arguments)
-    if "side" not in numbers:
+    if "kernel_size" not in numbers:
         return Need(1, moved, 0)
-    matrix = numbers["side"] ** 2 * numbers["inputs"] * numbers["outputs"]
+    matrix = numbers["kernel_size"] ** 2 * numbers["in_channels"] * numbers["out_channels"]
     matrix *= launch.grid[2]  # one for each pixel that a token becomes
     return Need(1, moved + 2 * matrix, 2 * numbers["height"] * numbers["width"] * matrix)
 

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.gpu_visit.sizes import Sizes
 
 ROOT = Path(__file__).parents[2]
-FILES = tuple(f"tests/gpu/test_{name}.py" for name in ("streams", "cuda", "kernels", "tensorrt"))
+FILES = tuple(f"tests/gpu/test_{name}.py" for name in ("streams", "torch", "cuda", "tensorrt"))
 """The most basic tests first: their failures explain later ones."""
 
 

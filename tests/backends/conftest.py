@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from safetensors.numpy import save_file
 
+from tests.backends.cuda_network import FIELDS
 from tests.backends.on_fake_gpu import Outcome, Upscale, upscale_on_fake_gpu
-from tests.conftest import identity_tensors
+from tests.backends.tail_networks import calmed
+from tests.conftest import identity_tensors, tiny_config, tiny_tensors
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 
 
@@ -22,6 +24,14 @@ def identity(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A weights file: repeats every pixel, and its blocks compute something, which precisions differ in."""
     path = tmp_path_factory.mktemp("networks") / "identity.safetensors"
     save_file(identity_tensors(2, idle=False), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def cuda_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights file of a network that the CUDA kernels can run, with output about 0.5."""
+    path = tmp_path_factory.mktemp("cuda") / "network_2x.safetensors"
+    save_file(calmed(tiny_config(**FIELDS), tiny_tensors(**FIELDS)), path)
     return path
 
 

@@ -20,22 +20,21 @@ from vsfdatrd.kernels import manifest
 from vsfdatrd.options import Precision
 
 TILES = {
-    "ROWS": 7,
-    "BLOCK": 32,
-    "SIDE": 32,
-    "WORDS": 48,
-    "COLUMNS": 64,
-    "PIXELS": 100,
-    "DEPTH": 10,
-    "PADDED": 304,
+    "BLOCK_ROWS": 7,
+    "BLOCK_QUERIES": 7,
+    "BLOCK_C": 32,
+    "BLOCK_DICT": 48,
+    "BLOCK_COLUMNS": 64,
+    "BLOCK_PIXELS": 100,
+    "BLOCK_K": 10,
+    "PADDED_TOKENS": 304,
 }
 """Sizes of tiles that divide nothing, where kernels need not divide."""
 
 
 MAP_TILES = {
-    "convolve_maps": {"COLUMNS": 32, "DEPTH": 16},
-    "convolve_pixels": {"COLUMNS": 16, "DEPTH": 16},
-    "move_queries": {"LANES": 32},
+    "conv_maps": {"BLOCK_COLUMNS": 32, "BLOCK_K": 16},
+    "conv_pixel_shuffle": {"BLOCK_COLUMNS": 16, "BLOCK_K": 16},
 }
 """Channels of maps are multiples of these tiles."""
 
@@ -127,14 +126,14 @@ def assert_fits_compiled(
     Returns the names of the kernels.
     """
     weights, types, compiled = Weights(tensors), TYPES[precision], manifest.load()
-    about = {name: compiled.kernel(name, config.embed_dim, precision) for name in KERNELS}
-    assert set(about) == {key[0] for key in compiled.kernels}
-    constants = {name: kernel.constants for name, kernel in about.items()}
+    of_network = {name: compiled.kernel(name, config.embed_dim, precision) for name in KERNELS}
+    assert set(of_network) == {key[0] for key in compiled.kernels}
+    constants = {name: kernel.constants for name, kernel in of_network.items()}
     plan = make_plan(config, find_active(config, weights), constants, config.multiple, config.multiple, types)
     block = pack_constants(plan, config, weights, constants, types)
     names = {"*fp16": "float16", "*bf16": "bfloat16", "*fp32": "float32"}
     for launch in plan.launches:
-        parameters = about[launch.kernel].parameters
+        parameters = of_network[launch.kernel].parameters
         assert [name for name, _ in parameters] == list(inspect.signature(KERNELS[launch.kernel]).parameters)[2:]
         for argument, (name, kind) in zip(launch.arguments, parameters, strict=True):
             match argument:

@@ -24,7 +24,7 @@ def calmed(config: FdatRdConfig, tensors: Tensors) -> Tensors:
     last = "upsampler.3"
     if not is_fused(config):
         tail = describe(config)
-        last = tail.planes or (tail.last.module if tail.last else f"{tail.sampling}.end_conv")
+        last = tail.rgb_conv or (tail.to_planes.module if tail.to_planes else f"{tail.sampling}.end_conv")
     tensors[f"{last}.weight"] *= 0.05
     tensors[f"{last}.bias"][:] = 0.5
     return tensors

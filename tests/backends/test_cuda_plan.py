@@ -91,7 +91,7 @@ def test_feed_forward_networks_of_every_width(hidden: int, parts: int) -> None:
     """Narrow ones are padded with zeros, wide ones computed in parts of twice the channels."""
     config, tensors = network((("spatial", "channel"),), ffn_dim=hidden)
     plan, _ = make_plan_and_constants(config, tensors, 60, 60)
-    assert [launch.kernel for launch in plan.launches].count("feed_out") == 2 * parts
+    assert [launch.kernel for launch in plan.launches].count("ffn_smix_fc2") == 2 * parts
     assert_equal(config, tensors, noise(60, 60))
 
 
@@ -113,7 +113,7 @@ def test_a_group_without_blocks_that_work() -> None:
         if name.startswith("groups.0.") and name.endswith(("proj.weight", "proj.bias", "conv.0.weight", "fc2.weight")):
             values[...] = 0
     plan, _ = make_plan_and_constants(config, tensors, 60, 60)
-    assert [launch.kernel for launch in plan.launches[:3]] == ["first_convolution", "convolve_group", "read_frame"]
+    assert [launch.kernel for launch in plan.launches[:3]] == ["conv_first", "conv_group", "refine_dictionary_parts"]
     assert_equal(config, tensors, noise(60, 60))
 
 
@@ -205,13 +205,13 @@ def test_memory_given_back_too_early_is_found(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(
         launches,
         "assign_offsets",
-        lambda spans: assign_offsets([replace(span, last=max(span.first, span.last - 1)) for span in spans]),
+        lambda lives: assign_offsets([replace(life, last=max(life.first, life.last - 1)) for life in lives]),
     )
     config, tensors = network((("spatial",),))
     assert not np.isfinite(upscale_with_plan(config, tensors, noise(60, 60))).all()
 
 
-spans = some.lists(
+LIVES = some.lists(
     some.builds(
         lambda size, first, length: BufferLife(size, first, first + length),
         some.integers(1, 5000),
@@ -222,15 +222,15 @@ spans = some.lists(
 )
 
 
-@given(spans)
-def test_places_of_any_buffers_are_apart(given_spans: list[BufferLife]) -> None:
-    offsets, size = assign_offsets(given_spans)
-    for (one, at), (other, there) in combinations(zip(given_spans, offsets, strict=True), 2):
+@given(LIVES)
+def test_offsets_of_any_buffers_are_apart(lives: list[BufferLife]) -> None:
+    offsets, size = assign_offsets(lives)
+    for (one, at), (other, there) in combinations(zip(lives, offsets, strict=True), 2):
         if one.overlaps(other):
             assert at + one.size <= there or there + other.size <= at
     assert all(at % ALIGNMENT == 0 for at in offsets)
     assert size == max(
-        (-(-(at + one.size) // ALIGNMENT) * ALIGNMENT for one, at in zip(given_spans, offsets, strict=True)), default=0
+        (-(-(at + one.size) // ALIGNMENT) * ALIGNMENT for one, at in zip(lives, offsets, strict=True)), default=0
     )
 
 

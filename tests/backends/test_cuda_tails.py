@@ -51,22 +51,22 @@ def test_tails_after_a_pixel_unshuffle(upsampler: Upsampler) -> None:
 def test_a_tail_that_does_not_enlarge_is_a_convolution(upsampler: Upsampler) -> None:
     config, tensors = tail_network(upsampler, 1)
     plan, _ = make_plan_and_constants(config, tensors, 30, 30)
-    assert [launch.kernel for launch in plan.launches[-2:]] == ["convolve_after", "convolve_pixels"]
+    assert [launch.kernel for launch in plan.launches[-2:]] == ["conv_after", "conv_pixel_shuffle"]
     assert_equal(config, tensors, noise(30, 30))
 
 
 @pytest.mark.parametrize(
-    ("upsampler", "middle"),
+    ("upsampler", "mid_dim"),
     [
-        *(("pixelshuffle", middle) for middle in (1, 33, 96)),
-        *(("pa_up", middle) for middle in (1, 33, 96)),
-        *(("dysample", middle) for middle in (8, 36, 96)),
-        *(("lda", middle) for middle in (8, 56, 96, 248)),
+        *(("pixelshuffle", mid_dim) for mid_dim in (1, 33, 96)),
+        *(("pa_up", mid_dim) for mid_dim in (1, 33, 96)),
+        *(("dysample", mid_dim) for mid_dim in (8, 36, 96)),
+        *(("lda", mid_dim) for mid_dim in (8, 56, 96, 248)),
     ],
 )
-def test_inner_channels_of_every_number(upsampler: Upsampler, middle: int) -> None:
+def test_inner_channels_of_every_number(upsampler: Upsampler, mid_dim: int) -> None:
     """With as many as tokens have, tails that sample have no convolution before."""
-    assert_equal(*tail_network(upsampler, 2, mid_dim=middle), noise(30, 30))
+    assert_equal(*tail_network(upsampler, 2, mid_dim=mid_dim), noise(30, 30))
 
 
 @pytest.mark.parametrize(("upsampler", "scale"), TAILS)
@@ -132,10 +132,10 @@ def test_every_tail_fits_the_compiled_kernels() -> None:
 def test_channels_are_multiples_of_the_tiles_of_maps() -> None:
     """Else tokens would be numbered differently by what writes them and by what reads them."""
     for (name, channels, _), kernel in manifest.load().kernels.items():
-        if name == "convolve_maps":
-            assert channels % kernel.constants["COLUMNS"] == 0
-        if name in ("convolve_maps", "convolve_pixels"):
-            assert kernel.constants["DEPTH"] == 32
+        if name == "conv_maps":
+            assert channels % kernel.constants["BLOCK_COLUMNS"] == 0
+        if name in ("conv_maps", "conv_pixel_shuffle"):
+            assert kernel.constants["BLOCK_K"] == 32
             assert channels % 32 == 0
 
 

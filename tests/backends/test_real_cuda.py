@@ -267,7 +267,7 @@ from cuda.bindings import runtime
 from vsfdatrd.backends.cuda.driver import Arguments, Kernel
 from vsfdatrd.errors import EngineUnavailable
 try:
-    kernel = Kernel(b"code", "mix_local", 128, 60000)
+    kernel = Kernel(b"code", "depthwise_gelu", 128, 60000)
     kernel.allow_shared(0)
     arguments = Arguments([(1 << 40, True), (-5, False), (0, True)])
     kernel.launch(SimpleNamespace(handle=runtime.cudaStream_t(4660)), (7, 3, 2), arguments)
@@ -280,7 +280,7 @@ except EngineUnavailable as error:
 @pytest.mark.usefixtures("paper_driver")
 def test_a_kernel_arrives_at_the_driver_with_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     code, name, attribute, launch, stream, values = script(LAUNCHING, fake=False)
-    assert (code, name) == ("code", "mix_local")
+    assert (code, name) == ("code", "depthwise_gelu")
     assert attribute == [8, 60000, 1, 0]
     assert launch == [1, 7, 3, 2, 128, 1, 1, 60000]
     assert stream == 4660

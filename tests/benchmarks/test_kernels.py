@@ -24,7 +24,7 @@ def test_all_kernels_are_counted() -> None:
 def test_bytes_and_operations_of_a_tail() -> None:
     """One convolution of 128 channels to three planes, for which 16 columns are computed."""
     [(name, need)] = kernels.needs_of_tail(variant_config("medium", scale=1, unshuffle_mod=False), 30, 60)
-    assert name == "convolve_pixels"
+    assert name == "conv_pixel_shuffle"
     matrix = 9 * 128 * 16
     assert need == kernels.Need(1, 1800 * (2 * 128 + 12) + 2 * matrix, 2 * 1800 * matrix)
 

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.weights import weights_file
 from vsfdatrd.backends import selection
-from vsfdatrd.backends.accuracy import draw_line_art
+from vsfdatrd.backends.accuracy import check_psnr, draw_line_art
 from vsfdatrd.backends.base import Engine, FramePlanes, SlotPool
 from vsfdatrd.backends.gpu.devices import list_gpus
 from vsfdatrd.cache.engine_cache import EngineCache
@@ -59,6 +59,15 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
         pool.engine.close()
 
 
+@pytest.fixture(scope="module")
+def cuda_kernels() -> None:
+    """Skips tests if `backend="cuda"` does not run on this GPU."""
+    from vsfdatrd.backends.cuda import backend as cuda
+
+    if reason := cuda.unavailable():
+        pytest.skip(reason)
+
+
 def panned_clip(length: int) -> "vs.VideoNode":
     """RGBS clip of the drawing, 83×57, moved by five pixels a frame. Skips the test without VapourSynth."""
     pytest.importorskip("vapoursynth")
@@ -87,6 +96,15 @@ def run_on_cpu(checkpoint: Checkpoint, picture: FramePlanes) -> FramePlanes:
     with torch.inference_mode():
         result: FramePlanes = checkpoint.network()(torch.from_numpy(picture.copy())[None])[0].numpy()
     return result
+
+
+def assert_disc_frame_agrees(opened: Open, checkpoint: Checkpoint) -> None:
+    """Assert that an engine in fp16 agrees with the CPU for a whole frame of 720×540."""
+    from tests.engines import run
+
+    picture = draw_line_art(540, 720)
+    result = run(opened(checkpoint, (540, 720), precision="fp16"), picture)
+    assert check_psnr(run_on_cpu(checkpoint, picture), result, "fp16") >= 50
 
 
 @pytest.fixture(scope="session")

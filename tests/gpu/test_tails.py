@@ -12,22 +12,15 @@ from tests.backends.tail_networks import TAILS, calmed, tail_network
 from tests.engines import run
 from vsfdatrd.archs.upsamplers import Upsampler
 from vsfdatrd.backends.accuracy import check_psnr, draw_line_art
-from vsfdatrd.backends.cuda import backend as cuda
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.options import Precision
 
 from .conftest import Open, run_on_cpu
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("cuda_kernels")]
 
 BACKEND = "cuda"
 """What the fixture `opened` opens."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _kernels() -> None:
-    if reason := cuda.unavailable():
-        pytest.skip(reason)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

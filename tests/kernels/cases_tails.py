@@ -29,14 +29,14 @@ IDLE = ("attn.proj.weight", "attn.proj.bias", "conv.0.weight", "ffn.fc2.weight")
 
 
 def cases() -> Iterator[Case]:
-    for upsampler, scale, middle, channels, precision in TAILS:
+    for upsampler, scale, mid_dim, channels, precision in TAILS:
         fields: dict[str, Any] = {
             "embed_dim": channels,
             "heads": channels // 32,
             "groups": (("channel",),),
             "upsampler": upsampler,
             "tail_scale": scale,
-            "mid_dim": middle,
+            "mid_dim": mid_dim,
         }
         config, tensors = tiny_config(**fields), tiny_tensors(1, **fields)
         for name in tensors:
@@ -47,7 +47,7 @@ def cases() -> Iterator[Case]:
         result = upscaled(config, tensors, picture, precision)
         limit = {"fp16": 55, "bf16": 42}[precision]
         yield Case(
-            f"{upsampler} {scale} {middle} {channels} {precision}",
+            f"{upsampler} {scale} {mid_dim} {channels} {precision}",
             result - expected.mean(),
             expected - expected.mean(),
             10 ** (-limit / 20),

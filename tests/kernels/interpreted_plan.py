@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tests.kernels.interpreter import TYPES, Array, launch
-from tests.kernels.large_tiles import enlarged
+from tests.kernels.large_tiles import enlarge_tiles
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.backends.cuda import packing
 from vsfdatrd.backends.cuda.constants import pack_constants
@@ -21,7 +21,7 @@ from vsfdatrd.options import Precision
 def upscaled(config: FdatRdConfig, tensors: Mapping[str, Any], picture: Array, precision: Precision) -> Array:
     """Run a network on a picture (3, H, W), from its weights on. Memory starts as NaN."""
     kernels = {
-        kernel.kernel: replace(kernel, constants=enlarged(kernel.kernel, kernel.constants))
+        kernel.kernel: replace(kernel, constants=enlarge_tiles(kernel.kernel, kernel.constants))
         for kernel in catalog.variants(config.embed_dim, precision)
     }
     constants = {name: kernel.constants for name, kernel in kernels.items()}

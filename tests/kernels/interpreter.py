@@ -178,8 +178,8 @@ def stats(tokens: Array) -> Array:
 
 def normalized(tokens: Array) -> Array:
     """Return tokens normalized without weights."""
-    mean, factor = stats(tokens).T
-    return np.asarray((tokens - mean[:, None]) * factor[:, None])
+    mean, rstd = stats(tokens).T
+    return np.asarray((tokens - mean[:, None]) * rstd[:, None])
 
 
 def gelu(x: Array) -> Array:
@@ -189,8 +189,8 @@ def gelu(x: Array) -> Array:
 
 def softmax(x: Array) -> Array:
     """Return softmax over the last axis."""
-    shares = np.exp(x - x.max(-1, keepdims=True))
-    return np.asarray(shares / shares.sum(-1, keepdims=True))
+    exponentials = np.exp(x - x.max(-1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(-1, keepdims=True))
 
 
 def depthwise(maps: Array, weight: Array) -> Array:

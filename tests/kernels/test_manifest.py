@@ -71,7 +71,15 @@ def test_the_manifest_is_up_to_date() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["gather", "join_words", "feed_out", "channel_matrix", "convolve_maps", "sample_pixels"]
+    "name",
+    [
+        "sum_products_conv_last",
+        "refine_dictionary",
+        "ffn_smix_fc2",
+        "channel_attention_matrix",
+        "conv_maps",
+        "dysample",
+    ],
 )
 def test_compiling_again_gives_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     triton = pytest.importorskip("triton")
@@ -90,7 +98,7 @@ def test_compiling_again_gives_the_same(name: str, tmp_path: Path, monkeypatch: 
     assert shared == kernel.shared
 
 
-@pytest.mark.parametrize("name", ["attend_windows", "feed_out", "convolve_pixels", "attend_positions"])
+@pytest.mark.parametrize("name", ["window_attention", "ffn_smix_fc2", "conv_pixel_shuffle", "lda_attention"])
 def test_ptxas_says_what_the_manifest_does(name: str) -> None:
     pytest.importorskip("triton")
     from vsfdatrd.kernels.compile import ARCHITECTURES, count_registers

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from vsfdatrd.kernels import channel, dictionary, ends, maps, sampling, tokens, windows
+from vsfdatrd.kernels import (
+    channel_attention,
+    convolutions,
+    dictionary_attention,
+    feed_forward,
+    sampling,
+    upsampler,
+    window_attention,
+)
 
 CHANNELS = (96, 128, 192)
 """Embedding dimensions: those of the published variants."""
@@ -13,55 +21,58 @@ PRECISIONS = {"fp16": "*fp16", "bf16": "*bf16"}
 """Precisions, with Triton's name of a pointer to them."""
 BLOCKS = {96: 32, 128: 128, 192: 64}
 """Channels in a block: the largest power of two that divides the channels, and whose sums fit registers."""
-PLACES = 300
+WINDOW_TOKENS = 300
 """Tokens in a window."""
 
 _INTEGERS = frozenset(
     [
-        *("height", "width", "window_height", "window_width", "unshuffle", "terms", "padded_terms", "middle"),
-        *("count", "tiles", "parts", "part_tokens", "words", "hidden_width"),
-        *("inputs", "outputs", "side", "step", "gated", "channels", "part"),
+        *("height", "width", "window_height", "window_width", "unshuffle", "in_features", "padded_in_features"),
+        *("num_tokens", "tiles_per_part", "num_parts", "tokens_per_part", "dict_tokens", "gate_dim"),
+        *("in_channels", "out_channels", "mid_channels", "used_channels", "kernel_size", "upscale", "gated"),
+        *("channels", "group_channels", "padded_channels"),
     ]
 )
-MULTIPLES = frozenset(["inputs", "outputs", "middle"])
+MULTIPLES = frozenset(["in_channels", "out_channels", "mid_channels", "padded_channels"])
 """Integers that are multiples of 16, so that several values of a row can be loaded at once."""
-_FULL = {  # the arguments that are fp32 in every precision
-    "first_convolution": ("image", "weight", "bias", "shallow", "stats"),
-    "convolve_group": ("stats",),
-    "convolve_after": ("skip",),
-    "spread": ("bias", "taps"),
-    "gather": ("taps", "bias", "weight", "last_bias", "image"),
-    "convolve_maps": ("bias", "slopes"),
-    "convolve_pixels": ("bias", "planes"),
-    "convolve_planes": ("planes", "weight", "bias", "image"),
-    "sample_pixels": ("planes", "start", "bias", "image"),
+_FLOAT32 = {  # the arguments that are fp32 in every precision
+    "conv_first": ("image", "weight", "bias", "shallow", "out_stats"),
+    "conv_group": ("out_stats",),
+    "conv_after": ("skip",),
+    "conv_transpose_products": ("bias", "products"),
+    "sum_products_conv_last": ("products", "transpose_bias", "conv_weight", "conv_bias", "image"),
+    "conv_maps": ("bias", "negative_slopes"),
+    "conv_pixel_shuffle": ("bias", "planes"),
+    "conv_rgb": ("planes", "weight", "bias", "image"),
+    "dysample": ("planes", "init_positions", "bias", "image"),
     "normalize_maps": (),
-    "move_queries": ("planes", "weight", "scale", "shift"),
-    "attend_positions": ("planes", "offsets", "table"),
+    "lda_offset_features": ("planes", "weight", "norm_weight", "norm_bias"),
+    "lda_attention": ("planes", "offsets", "position_bias"),
     "norm_qkv": ("stats", "bias"),
-    "mix_local": ("stats", "weight", "shift", "sums"),
-    "gate_pool": ("sums", "narrow", "wide", "gate"),
-    "feed_in": ("stats", "bias"),
-    "feed_out": ("mix", "stats"),
-    "attend_windows": ("projection_bias", "gate", "stats"),
-    "second_moment": ("stats", "moments", "sums", "references"),
-    "merge_moments": ("moments", "sums", "references", "covariance", "mean"),
-    "mix_channels": ("covariance", "mean", "weight", "shift", "temperature", "mixed", "mixed_shift"),
-    "channel_matrix": ("mixed", "mixed_shift", "projection", "projection_bias", "bias"),
-    "apply_channel": ("stats", "bias", "weight", "shift", "gate", "out_stats"),
-    "read_frame": ("stats", "scale", "shift", "found", "top", "total"),
-    "join_words": ("found", "top", "total", "base", "refined"),
-    "refine_words": ("refined", "weight"),
-    "consult_words": ("stats", "query_bias", "projection_bias", "out_stats"),
+    "depthwise_gelu": ("stats", "depthwise_weight", "tap_bias", "part_sums"),
+    "pooled_gate": ("part_sums", "reduce_weight", "expand_weight", "gate"),
+    "window_attention": ("proj_bias", "gate", "out_stats"),
+    "ffn_fc1": ("stats", "bias"),
+    "ffn_smix_fc2": ("smix_weight", "out_stats"),
+    "partial_moments": ("stats", "part_moments", "part_sums", "part_references"),
+    "merge_moments": ("part_moments", "part_sums", "part_references", "covariance", "mean"),
+    "attend_value_weight": (
+        *("covariance", "mean", "qkv_weight", "qkv_bias", "temperature", "attended_weight", "attended_bias"),
+    ),
+    "channel_attention_matrix": ("attended_weight", "attended_bias", "proj_weight", "proj_bias", "bias"),
+    "apply_channel_attention": ("stats", "bias", "depthwise_weight", "tap_bias", "gate_weight", "out_stats"),
+    "refine_dictionary_parts": ("stats", "norm_weight", "norm_bias", "part_values", "part_max", "part_sum"),
+    "refine_dictionary": ("part_values", "part_max", "part_sum", "dictionary", "refined"),
+    "dictionary_keys_values": ("refined", "weight"),
+    "dictionary_attention": ("stats", "query_bias", "proj_bias", "out_stats"),
 }
 _TAIL = {
-    "convolve_after": ("out",),
-    "spread": ("maps", "weight", "last"),
-    "convolve_maps": ("maps", "weight", "out"),
-    "convolve_pixels": ("maps", "weight"),
+    "conv_after": ("out",),
+    "conv_transpose_products": ("maps", "weight", "second_weight"),
+    "conv_maps": ("maps", "weight", "out"),
+    "conv_pixel_shuffle": ("maps", "weight"),
     "normalize_maps": ("maps", "out"),
-    "move_queries": ("out",),
-    "attend_positions": ("maps", "out"),
+    "lda_offset_features": ("out",),
+    "lda_attention": ("maps", "out"),
 }
 """Arguments of the tail's type: in bf16 the image would have bands, so that its tail is fp32, with products in tf32."""
 
@@ -88,7 +99,7 @@ class Variant:
     @property
     def signature(self) -> dict[str, str]:
         """The type of every argument but the constants, by its name, in order."""
-        full, tail = _FULL[self.kernel], _TAIL.get(self.kernel, ())
+        float32, tail = _FLOAT32[self.kernel], _TAIL.get(self.kernel, ())
         half = PRECISIONS[self.precision]
         types = {}
         for name in self.function.arg_names:
@@ -96,9 +107,9 @@ class Variant:
                 continue
             if name in _INTEGERS:
                 types[name] = "i32"
-            elif name in full or (name in tail and self.precision == "bf16"):
+            elif name in float32 or (name in tail and self.precision == "bf16"):
                 types[name] = "*fp32"
-            elif self.kernel == "attend_windows" and name == "bias":
+            elif self.kernel == "window_attention" and name == "position_bias":
                 types[name] = "*fp16"  # bf16 has too few digits for a bias
             else:
                 types[name] = half
@@ -113,36 +124,41 @@ def variants(channels: int, precision: str) -> Iterator[Variant]:
         precision: One of `PRECISIONS`.
     """
     c, block = channels, BLOCKS[channels]
-    narrow = min(block, 64)
-    keys, words = 32 if c == 192 else 64, 64 if c == 96 else 128
+    small_block = min(block, 64)
+    rows, dict_block = 32 if c == 192 else 64, 64 if c == 96 else 128
 
-    def one(module: ModuleType, name: str, warps: int, stages: int = 1, **constants: int) -> Variant:
+    def variant(module: ModuleType, name: str, warps: int, stages: int = 1, **constants: int) -> Variant:
         return Variant(getattr(module, name), c, precision, constants, warps, stages)
 
-    yield one(ends, "first_convolution", 4, C=c, BLOCK=block, ROWS=32, DEPTH=32)
-    yield one(ends, "convolve_group", 8, 3, C=c, BLOCK=block, ROWS=128, DEPTH=32)
-    yield one(ends, "convolve_after", 8, 3, C=c, BLOCK=block, ROWS=128, DEPTH=32)
-    yield one(ends, "spread", 8, 3, C=c, ROWS=128, COLUMNS=64, DEPTH=32)
-    yield one(ends, "gather", 4, PIXELS=128)
-    yield one(maps, "convolve_maps", 8, 3, ROWS=128, COLUMNS=32 if c == 96 else 64, DEPTH=32)
-    yield one(maps, "convolve_pixels", 4, 3, ROWS=128, COLUMNS=16, DEPTH=32)
-    yield one(maps, "convolve_planes", 4, PIXELS=128)
-    yield one(sampling, "sample_pixels", 4, PIXELS=128)
-    yield one(sampling, "normalize_maps", 4, ROWS=64, DEPTH=32)
-    yield one(sampling, "move_queries", 4, PIXELS=32, LANES=32)
-    yield one(sampling, "attend_positions", 8, PIXELS=16, PLACES=16, CHANNELS=8)
-    yield one(tokens, "norm_qkv", 4, C=c, BLOCK=block, ROWS=64, COLUMNS=32 if c == 96 else 64)
-    yield one(tokens, "mix_local", 4, C=c, BLOCK=narrow, ROWS=32)
-    yield one(tokens, "gate_pool", 8, C=c, BLOCK=narrow, ROWS=64, HIDDEN=32)
-    yield one(tokens, "feed_in", 4, C=c, F=2 * c, BLOCK=block, ROWS=64, COLUMNS=64)
-    yield one(tokens, "feed_out", 4, C=c, F=2 * c, BLOCK=block, ROWS=32, DEPTH=32)
-    yield one(windows, "attend_windows", 4, 2, C=c, BLOCK=block, PLACES=PLACES, PADDED=320, ROWS=64, KEYS=keys)
-    yield one(channel, "second_moment", 8, C=c, BLOCK=narrow, ROWS=32 if c == 192 else 64)
-    yield one(channel, "merge_moments", 4, C=c, SIDE=16, PARTS=8)
-    yield one(channel, "mix_channels", 4, C=c, SIDE=32)
-    yield one(channel, "channel_matrix", 4, C=c, SIDE=32)
-    yield one(channel, "apply_channel", 8, C=c, BLOCK=block, ROWS=32)
-    yield one(dictionary, "read_frame", words // 16, C=c, BLOCK=block, ROWS=64, WORDS=words)
-    yield one(dictionary, "join_words", 2, C=c, PARTS=32)
-    yield one(dictionary, "refine_words", 4, C=c, WORDS=32, COLUMNS=32)
-    yield one(dictionary, "consult_words", 4, C=c, BLOCK=block, ROWS=keys, WORDS=64)
+    body = {"C": c, "BLOCK_C": block}
+    yield variant(convolutions, "conv_first", 4, **body, BLOCK_ROWS=32, BLOCK_K=32)
+    yield variant(convolutions, "conv_group", 8, 3, **body, BLOCK_ROWS=128, BLOCK_K=32)
+    yield variant(convolutions, "conv_after", 8, 3, **body, BLOCK_ROWS=128, BLOCK_K=32)
+    yield variant(window_attention, "norm_qkv", 4, **body, BLOCK_ROWS=64, BLOCK_COLUMNS=32 if c == 96 else 64)
+    yield variant(window_attention, "depthwise_gelu", 4, C=c, BLOCK_C=small_block, BLOCK_ROWS=32)
+    yield variant(window_attention, "pooled_gate", 8, C=c, BLOCK_C=small_block, BLOCK_PARTS=64, BLOCK_GATE=32)
+    window = {"WINDOW_TOKENS": WINDOW_TOKENS, "PADDED_TOKENS": 320, "BLOCK_QUERIES": 64, "BLOCK_KEYS": rows}
+    yield variant(window_attention, "window_attention", 4, 2, **body, **window)
+    yield variant(channel_attention, "partial_moments", 8, C=c, BLOCK_C=small_block, BLOCK_ROWS=rows)
+    yield variant(channel_attention, "merge_moments", 4, C=c, BLOCK_C=16, BLOCK_PARTS=8)
+    yield variant(channel_attention, "attend_value_weight", 4, C=c, BLOCK_C=32)
+    yield variant(channel_attention, "channel_attention_matrix", 4, C=c, BLOCK_C=32)
+    yield variant(channel_attention, "apply_channel_attention", 8, **body, BLOCK_ROWS=32)
+    warps = dict_block // 16
+    yield variant(dictionary_attention, "refine_dictionary_parts", warps, **body, BLOCK_ROWS=64, BLOCK_DICT=dict_block)
+    yield variant(dictionary_attention, "refine_dictionary", 2, C=c, BLOCK_PARTS=32)
+    yield variant(dictionary_attention, "dictionary_keys_values", 4, C=c, BLOCK_DICT=32, BLOCK_COLUMNS=32)
+    yield variant(dictionary_attention, "dictionary_attention", 4, **body, BLOCK_ROWS=rows, BLOCK_DICT=64)
+    ffn = body | {"F": 2 * c}
+    yield variant(feed_forward, "ffn_fc1", 4, **ffn, BLOCK_ROWS=64, BLOCK_COLUMNS=64)
+    yield variant(feed_forward, "ffn_smix_fc2", 4, **ffn, BLOCK_ROWS=32, BLOCK_K=32)
+    tiles = {"BLOCK_ROWS": 128, "BLOCK_COLUMNS": 64, "BLOCK_K": 32}
+    yield variant(upsampler, "conv_transpose_products", 8, 3, C=c, **tiles)
+    yield variant(upsampler, "sum_products_conv_last", 4, BLOCK_PIXELS=128)
+    yield variant(upsampler, "conv_maps", 8, 3, **tiles | {"BLOCK_COLUMNS": 32 if c == 96 else 64})
+    yield variant(upsampler, "conv_pixel_shuffle", 4, 3, **tiles | {"BLOCK_COLUMNS": 16})
+    yield variant(upsampler, "conv_rgb", 4, BLOCK_PIXELS=128)
+    yield variant(sampling, "dysample", 4, BLOCK_PIXELS=128)
+    yield variant(sampling, "normalize_maps", 4, BLOCK_ROWS=64, BLOCK_C=32)
+    yield variant(sampling, "lda_offset_features", 4, BLOCK_PIXELS=32, BLOCK_C=32)
+    yield variant(sampling, "lda_attention", 8, BLOCK_PIXELS=16, PADDED_POSITIONS=16, BLOCK_C=8)

@@ -30,7 +30,10 @@ PTX_VERSION = 80
 """Version of PTX, times ten: known to drivers from 525 on."""
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90a", "sm_120a")
 """What ptxas is asked about: A100, GeForce 30, 40, H100 and GeForce 50."""
-SOURCES = ("blocks", "channel", "dictionary", "ends", "maps", "sampling", "tokens", "windows")
+SOURCES = (
+    *("channel_attention", "convolutions", "dictionary_attention", "feed_forward", "primitives", "sampling"),
+    *("upsampler", "window_attention"),
+)
 """Modules of the kernels."""
 
 
@@ -80,7 +83,7 @@ def _compile_network(network: tuple[int, str]) -> list[tuple[dict[str, Any], byt
     """Compile the kernels of a network. Returns each one's entry of the manifest, and its PTX."""
     from vsfdatrd.kernels.catalog import variants
 
-    found = []
+    results = []
     for variant in variants(*network):
         ptx, shared = compile_variant(variant)
         registers, spills = {}, {}
@@ -92,8 +95,8 @@ def _compile_network(network: tuple[int, str]) -> list[tuple[dict[str, Any], byt
             "spills": spills,
             "sha256": hashlib.sha256(ptx).hexdigest(),
         }
-        found.append((entry, ptx))
-    return found
+        results.append((entry, ptx))
+    return results
 
 
 def describe(variant: "Variant") -> dict[str, Any]:
@@ -161,10 +164,10 @@ def count_registers(ptx: bytes, architecture: str) -> tuple[int, int]:
         path.write_bytes(ptx)
         command = [knobs.nvidia.ptxas.path, "-v", f"-arch={architecture}", str(path), "-o", os.devnull]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-    said = done.stdout + done.stderr
-    registers, spills = re.search(r"Used (\d+) registers", said), re.search(r"(\d+) bytes spill stores", said)
+    output = done.stdout + done.stderr
+    registers, spills = re.search(r"Used (\d+) registers", output), re.search(r"(\d+) bytes spill stores", output)
     if not registers or not spills:
-        raise RuntimeError(f"ptxas does not report registers: {said}")
+        raise RuntimeError(f"ptxas does not report registers: {output}")
     return int(registers[1]), int(spills[1])
 
 

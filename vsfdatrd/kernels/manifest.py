@@ -84,10 +84,10 @@ class Manifest:
 @cache
 def load() -> Manifest:
     """Return the manifest in the package."""
-    found = json.loads((FOLDER / FILE).read_text(encoding="utf-8"))
-    kernels = [_kernel(entry) for entry in found["kernels"]]
+    loaded = json.loads((FOLDER / FILE).read_text(encoding="utf-8"))
+    kernels = [_kernel(entry) for entry in loaded["kernels"]]
     by_key = {(each.kernel, each.channels, each.precision): each for each in kernels}
-    return Manifest(found["triton"], found["target"], found["ptx_version"], found["sources"], by_key)
+    return Manifest(loaded["triton"], loaded["target"], loaded["ptx_version"], loaded["sources"], by_key)
 
 
 def _kernel(entry: dict[str, Any]) -> CompiledKernel:

@@ -1,22 +1,41 @@
-"""The tails that sample at computed positions: dysample, and lda, whose pixels attend to nine positions each."""
+"""The tails that sample at computed positions: `dysample`, and ``lda``, whose pixels attend to nine positions each.
+
+`upscale` is the factor of the tail: the output has upscale · height rows and upscale · width columns. A position lies
+between two tokens along each axis; its fraction is its distance from the first one.
+"""
 
 import triton
 import triton.language as tl
 
-from vsfdatrd.kernels.blocks import sigmoid
+from vsfdatrd.kernels.primitives import load_rgb_bias, sigmoid, store_rgb
 
 
 @triton.jit
-def move(planes, start, place, token, count, size, inside):
-    """Return how far a pixel's position is from its token along one axis: see `sample_pixels`."""
-    offset = tl.load(planes + place * count + token, mask=inside, other=0.0)
-    scope = tl.load(planes + (8 * size + place) * count + token, mask=inside, other=0.0)
-    return offset * sigmoid(scope) + tl.load(start + place, mask=inside, other=0.0)
+def linear_weight(SECOND: tl.constexpr, fraction):
+    """Return the weight of the first token (SECOND = 0) or the second one (1) along an axis in linear interpolation."""
+    return fraction if SECOND else 1.0 - fraction
+
+
+# dysample
 
 
 @triton.jit
-def between(position, length):
-    """Return the two places on either side of a position, inside, and the share of the second one."""
+def sample_offset(planes, init_positions, channel, token, num_tokens, num_offsets, mask):
+    """Return the offset of pixels from their token along one axis, init_positions + offset · sigmoid(scope).
+
+    See `dysample` for the planes; the scope of an offset is `num_offsets` planes after it.
+    """
+    offset = tl.load(planes + channel * num_tokens + token, mask=mask, other=0.0)
+    scope = tl.load(planes + (num_offsets + channel) * num_tokens + token, mask=mask, other=0.0)
+    return offset * sigmoid(scope) + tl.load(init_positions + channel, mask=mask, other=0.0)
+
+
+@triton.jit
+def clamped_neighbors(position, length):
+    """Return the tokens before and after positions along an axis of `length` tokens, and the fractions.
+
+    Positions outside the axis are moved to its ends.
+    """
     position = tl.minimum(tl.maximum(position, 0.0), length - 1.0)
     # Once more as integers: NaN may have become any.
     first = tl.minimum(tl.maximum(position.to(tl.int32), 0), length - 1)
@@ -24,223 +43,244 @@ def between(position, length):
 
 
 @triton.jit
-def sample_pixels(planes, start, bias, image, height, width, step, PIXELS: tl.constexpr):
+def dysample(planes, init_positions, bias, image, height, width, upscale, BLOCK_PIXELS: tl.constexpr):
     """Sample three planes of four groups at learned positions, bilinearly, and add the groups and `bias` (3).
 
-    planes (16 · step² + 12, height, width): offsets (axis, group, row, column), x first, their scopes, and the values
-    (group, plane). start (8 · step²) is added to offset · sigmoid(scope). The image is (3, step · height, step ·
-    width).
+    planes (16 · upscale² + 12, height, width): offsets (axis, group, y, x), x first, their scopes, and the values
+    (group, plane). init_positions (8 · upscale²) are added to offset · sigmoid(scope). The image is (3, upscale ·
+    height, upscale · width).
     """
-    pixels = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    count, size = height * width, step * step
-    wide = width * step
-    row, column = pixels // wide, pixels % wide
-    inside = row < height * step
-    y, x = row // step, column // step
-    token, phase = y * width + x, row % step * step + column % step
-    red = tl.zeros((PIXELS,), tl.float32) + tl.load(bias)
-    green = tl.zeros((PIXELS,), tl.float32) + tl.load(bias + 1)
-    blue = tl.zeros((PIXELS,), tl.float32) + tl.load(bias + 2)
+    pixels = tl.program_id(0) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
+    num_tokens, num_subpixels = height * width, upscale * upscale
+    out_width = width * upscale
+    out_y, out_x = pixels // out_width, pixels % out_width
+    mask = out_y < height * upscale
+    y, x = out_y // upscale, out_x // upscale
+    token, subpixel = y * width + x, out_y % upscale * upscale + out_x % upscale
+    num_offsets = 8 * num_subpixels
+    red, green, blue = load_rgb_bias(bias, BLOCK_PIXELS)
     for group in range(4):
-        place = group * size + phase
-        left, right, across = between(x + move(planes, start, place, token, count, size, inside), width)
-        top, bottom, down = between(y + move(planes, start, place + 4 * size, token, count, size, inside), height)
-        values = planes + (16 * size + 3 * group) * count
-        for p in tl.static_range(2):
-            for q in tl.static_range(2):
-                at = values + (bottom if p else top) * width + (right if q else left)
-                share = (down if p else 1.0 - down) * (across if q else 1.0 - across)
-                red += share * tl.load(at, mask=inside, other=0.0)
-                green += share * tl.load(at + count, mask=inside, other=0.0)
-                blue += share * tl.load(at + 2 * count, mask=inside, other=0.0)
-    total = height * step * wide
-    tl.store(image + pixels, red, mask=inside)
-    tl.store(image + total + pixels, green, mask=inside)
-    tl.store(image + 2 * total + pixels, blue, mask=inside)
+        x_channel = group * num_subpixels + subpixel
+        x_offset = sample_offset(planes, init_positions, x_channel, token, num_tokens, num_offsets, mask)
+        left, right, x_fraction = clamped_neighbors(x + x_offset, width)
+        y_channel = x_channel + 4 * num_subpixels
+        y_offset = sample_offset(planes, init_positions, y_channel, token, num_tokens, num_offsets, mask)
+        top, bottom, y_fraction = clamped_neighbors(y + y_offset, height)
+        values = planes + (16 * num_subpixels + 3 * group) * num_tokens
+        for dy in tl.static_range(2):
+            for dx in tl.static_range(2):
+                pointers = values + (bottom if dy else top) * width + (right if dx else left)
+                weight = linear_weight(dy, y_fraction) * linear_weight(dx, x_fraction)
+                red += weight * tl.load(pointers, mask=mask, other=0.0)
+                green += weight * tl.load(pointers + num_tokens, mask=mask, other=0.0)
+                blue += weight * tl.load(pointers + 2 * num_tokens, mask=mask, other=0.0)
+    store_rgb(image, pixels, height * upscale * out_width, red, green, blue, mask)
+
+
+# lda
 
 
 @triton.jit
-def normalize_maps(maps, out, count, channels, inputs, ROWS: tl.constexpr, DEPTH: tl.constexpr):
-    """Normalize the `channels` of each token of a map (count, inputs), without weights; the others become 0."""
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    inside = (rows < count)[:, None]
-    mean = tl.zeros((ROWS,), tl.float32)
-    for start in range(0, inputs, DEPTH):
-        lanes = start + tl.arange(0, DEPTH)
-        at = maps + rows[:, None] * inputs + lanes[None, :]
-        x = tl.load(at, mask=inside & (lanes < channels)[None, :], other=0.0).to(tl.float32)
+def normalize_maps(maps, out, num_tokens, channels, padded_channels, BLOCK_ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Normalize the first `channels` of each token of a map (num_tokens, padded_channels); the others become 0.
+
+    It is a LayerNorm without weights, which are in the layer after it.
+    """
+    rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    row_mask = (rows < num_tokens)[:, None]
+    mean = tl.zeros((BLOCK_ROWS,), tl.float32)
+    for start in range(0, padded_channels, BLOCK_C):
+        columns = start + tl.arange(0, BLOCK_C)
+        pointers = maps + rows[:, None] * padded_channels + columns[None, :]
+        x = tl.load(pointers, mask=row_mask & (columns < channels)[None, :], other=0.0).to(tl.float32)
         mean += tl.sum(x, 1)
     mean = mean / channels
-    squares = tl.zeros((ROWS,), tl.float32)
-    for start in range(0, inputs, DEPTH):
-        lanes = start + tl.arange(0, DEPTH)
-        at = maps + rows[:, None] * inputs + lanes[None, :]
-        x = tl.load(at, mask=inside & (lanes < channels)[None, :], other=0.0).to(tl.float32)
-        x = tl.where((lanes < channels)[None, :], x - mean[:, None], 0.0)
+    squares = tl.zeros((BLOCK_ROWS,), tl.float32)
+    for start in range(0, padded_channels, BLOCK_C):
+        columns = start + tl.arange(0, BLOCK_C)
+        pointers = maps + rows[:, None] * padded_channels + columns[None, :]
+        x = tl.load(pointers, mask=row_mask & (columns < channels)[None, :], other=0.0).to(tl.float32)
+        x = tl.where((columns < channels)[None, :], x - mean[:, None], 0.0)
         squares += tl.sum(x * x, 1)
-    factor = tl.rsqrt(squares / channels + 1e-6)
-    for start in range(0, inputs, DEPTH):
-        lanes = start + tl.arange(0, DEPTH)
-        at = rows[:, None] * inputs + lanes[None, :]
-        x = tl.load(maps + at, mask=inside & (lanes < channels)[None, :], other=0.0).to(tl.float32)
-        x = tl.where((lanes < channels)[None, :], (x - mean[:, None]) * factor[:, None], 0.0)
-        tl.store(out + at, x.to(out.dtype.element_ty), mask=inside)
+    rstd = tl.rsqrt(squares / channels + 1e-6)
+    for start in range(0, padded_channels, BLOCK_C):
+        columns = start + tl.arange(0, BLOCK_C)
+        offsets = rows[:, None] * padded_channels + columns[None, :]
+        x = tl.load(maps + offsets, mask=row_mask & (columns < channels)[None, :], other=0.0).to(tl.float32)
+        x = tl.where((columns < channels)[None, :], (x - mean[:, None]) * rstd[:, None], 0.0)
+        tl.store(out + offsets, x.to(out.dtype.element_ty), mask=row_mask)
 
 
 @triton.jit
-def enlarge(pixel, length, last):
-    """Return the token before a pixel along an axis, and the share of the next one.
+def source_coordinate(out_coordinate, length, last_pixel):
+    """Return the token before output pixels along an axis, and the fraction, for upsampling with aligned corners.
 
-    The first pixel lies on the first of `length` tokens, and the pixel number `last` on the last one.
+    The first pixel lies on the first of `length` tokens, and the pixel number `last_pixel` on the last one.
     """
-    place = pixel * (length - 1) // last
-    return place, (pixel * (length - 1) - place * last).to(tl.float32) / last
+    first = out_coordinate * (length - 1) // last_pixel
+    return first, (out_coordinate * (length - 1) - first * last_pixel).to(tl.float32) / last_pixel
 
 
 @triton.jit
-def move_queries(
+def lda_offset_features(
     planes,
     weight,
-    scale,
-    shift,
+    norm_weight,
+    norm_bias,
     out,
     height,
     width,
-    step,
-    part,
-    outputs,
-    PIXELS: tl.constexpr,
-    LANES: tl.constexpr,
+    upscale,
+    group_channels,
+    padded_channels,
+    BLOCK_PIXELS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):
-    """What offsets are computed from: enlarged queries after a depthwise 3×3 convolution, a norm and SiLU.
+    """Upsampled queries after a depthwise 3×3 convolution, a norm and SiLU: the input of the convolution to offsets.
 
-    The first of the planes (any, height, width) are the queries of two groups of `part` channels, at most LANES: an
-    eighth of the tail's, whose number has 8 bits. weight (9, part), scale (part) and shift (part) are those of both.
-    out (step² · height · width, outputs); what is beyond the two groups becomes 0, which is the third group's work.
+    The first of the planes (any, height, width) are the queries of two groups of `group_channels` channels each, at
+    most BLOCK_C: an eighth of the tail's, whose number has 8 bits. weight (9, group_channels), norm_weight and
+    norm_bias (group_channels) are those of both. out (upscale² · height · width, padded_channels); a third program
+    writes zeros beyond the two groups.
     """
-    pixels = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    pixels = tl.program_id(0) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
     group = tl.program_id(1)
-    lanes = tl.arange(0, LANES)
-    known = lanes < tl.where(group < 2, part, 0)
-    tall, wide = height * step, width * step
-    y, x = pixels // wide, pixels % wide
-    inside = y < tall
-    channels = planes + (group * part + lanes)[None, :] * (height * width)
-    total = tl.zeros((PIXELS, LANES), tl.float32)
+    columns = tl.arange(0, BLOCK_C)  # channels of the group
+    column_mask = columns < tl.where(group < 2, group_channels, 0)
+    out_height, out_width = height * upscale, width * upscale
+    y, x = pixels // out_width, pixels % out_width
+    pixel_mask = y < out_height
+    query_planes = planes + (group * group_channels + columns)[None, :] * (height * width)
+    acc = tl.zeros((BLOCK_PIXELS, BLOCK_C), tl.float32)
     for tap in range(9):
-        row, column = y + tap // 3 - 1, x + tap % 3 - 1
-        present = inside & (row >= 0) & (row < tall) & (column >= 0) & (column < wide)
-        top, down = enlarge(row, height, tall - 1)
-        left, across = enlarge(column, width, wide - 1)
-        value = tl.zeros((PIXELS, LANES), tl.float32)
-        for p in tl.static_range(2):
-            for q in tl.static_range(2):
-                share = (down if p else 1.0 - down) * (across if q else 1.0 - across)
-                at = tl.minimum(top + p, height - 1) * width + tl.minimum(left + q, width - 1)
-                corner = tl.load(channels + at[:, None], mask=present[:, None] & known[None, :], other=0.0)
-                value += share[:, None] * corner
-        total += value * tl.load(weight + tap * part + lanes, mask=known, other=0.0)[None, :]
-    mean = tl.sum(total, 1) / part
-    total = tl.where(known[None, :], total - mean[:, None], 0.0)
-    factor = tl.rsqrt(tl.sum(total * total, 1) / part + 1e-6)
-    total = total * factor[:, None] * tl.load(scale + lanes, mask=known, other=0.0)[None, :]
-    total += tl.load(shift + lanes, mask=known, other=0.0)[None, :]
-    total = total * sigmoid(total)
-    written = lanes < tl.where(group < 2, part, outputs - 2 * part)
-    at = out + pixels[:, None] * outputs + (group * part + lanes)[None, :]
-    tl.store(at, total.to(out.dtype.element_ty), mask=inside[:, None] & written[None, :])
+        tap_y, tap_x = y + tap // 3 - 1, x + tap % 3 - 1
+        tap_mask = pixel_mask & (tap_y >= 0) & (tap_y < out_height) & (tap_x >= 0) & (tap_x < out_width)
+        top, y_fraction = source_coordinate(tap_y, height, out_height - 1)
+        left, x_fraction = source_coordinate(tap_x, width, out_width - 1)
+        value = tl.zeros((BLOCK_PIXELS, BLOCK_C), tl.float32)
+        for dy in tl.static_range(2):
+            for dx in tl.static_range(2):
+                bilinear = linear_weight(dy, y_fraction) * linear_weight(dx, x_fraction)
+                offsets = tl.minimum(top + dy, height - 1) * width + tl.minimum(left + dx, width - 1)
+                mask = tap_mask[:, None] & column_mask[None, :]
+                value += bilinear[:, None] * tl.load(query_planes + offsets[:, None], mask=mask, other=0.0)
+        acc += value * tl.load(weight + tap * group_channels + columns, mask=column_mask, other=0.0)[None, :]
+    mean = tl.sum(acc, 1) / group_channels
+    acc = tl.where(column_mask[None, :], acc - mean[:, None], 0.0)
+    rstd = tl.rsqrt(tl.sum(acc * acc, 1) / group_channels + 1e-6)
+    acc = acc * rstd[:, None] * tl.load(norm_weight + columns, mask=column_mask, other=0.0)[None, :]
+    acc += tl.load(norm_bias + columns, mask=column_mask, other=0.0)[None, :]
+    acc = acc * sigmoid(acc)
+    store_mask = columns < tl.where(group < 2, group_channels, padded_channels - 2 * group_channels)
+    pointers = out + pixels[:, None] * padded_channels + (group * group_channels + columns)[None, :]
+    tl.store(pointers, acc.to(out.dtype.element_ty), mask=pixel_mask[:, None] & store_mask[None, :])
 
 
 @triton.jit
-def find_places(offsets, own, inside, length, last):
-    """Return the tokens before positions along an axis of `length` tokens, and the shares of the ones after them."""
-    offset = tl.load(offsets, mask=inside, other=0.0)
-    position = (own + 11.0 * (2.0 * sigmoid(2.0 * offset) - 1.0)) * ((length - 1.0) / last)
-    place = tl.floor(position)
-    return place.to(tl.int32), position - place
+def deformed_coordinate(offset_pointers, out_coordinate, mask, length, last_pixel):
+    """Return the token before sampled positions along an axis of `length` tokens, and the fractions.
+
+    Positions are those of output pixels, moved by 11 · tanh(offset) pixels; they may lie outside the axis.
+    """
+    offset = tl.load(offset_pointers, mask=mask, other=0.0)
+    position = (out_coordinate + 11.0 * (2.0 * sigmoid(2.0 * offset) - 1.0)) * ((length - 1.0) / last_pixel)
+    first = tl.floor(position)
+    return first.to(tl.int32), position - first
 
 
 @triton.jit
-def find_positions(offsets, pixels, places, inside, group, height, width, step):
-    """Return row, share of the next row, column, and share of the next column of a group's nine positions."""
-    tall, wide = height * step, width * step
-    count = tall * wide
-    at = offsets + (18 * group + 2 * places)[None, :] * count + pixels[:, None]
-    y, x = (pixels // wide)[:, None] + (places // 3 - 1)[None, :], (pixels % wide)[:, None] + (places % 3 - 1)[None, :]
-    top, down = find_places(at, y, inside, height, tall - 1)
-    left, across = find_places(at + count, x, inside, width, wide - 1)
-    return top, down, left, across
+def deformed_neighborhood(offsets, pixels, positions, mask, group, height, width, upscale):
+    """Return y, its fraction, x, and its fraction of the positions (pixels, positions) that a group attends to.
+
+    Without their offsets, the nine positions are the 3×3 pixels around an output pixel.
+    """
+    out_height, out_width = height * upscale, width * upscale
+    out_tokens = out_height * out_width
+    y_pointers = offsets + (18 * group + 2 * positions)[None, :] * out_tokens + pixels[:, None]
+    out_y = (pixels // out_width)[:, None] + (positions // 3 - 1)[None, :]
+    out_x = (pixels % out_width)[:, None] + (positions % 3 - 1)[None, :]
+    y, y_fraction = deformed_coordinate(y_pointers, out_y, mask, height, out_height - 1)
+    x, x_fraction = deformed_coordinate(y_pointers + out_tokens, out_x, mask, width, out_width - 1)
+    return y, y_fraction, x, x_fraction
 
 
 @triton.jit
-def attend_positions(
+def lda_attention(
     maps,
     planes,
     offsets,
-    table,
+    position_bias,
     out,
     height,
     width,
-    step,
+    upscale,
     channels,
-    inputs,
-    PIXELS: tl.constexpr,
-    PLACES: tl.constexpr,
-    CHANNELS: tl.constexpr,
+    padded_channels,
+    BLOCK_PIXELS: tl.constexpr,
+    PADDED_POSITIONS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):
-    """Attention of each pixel of the enlarged map to nine positions among the tokens, for two groups of channels.
+    """Attention of each output pixel to nine positions among the tokens, for two groups of channels.
 
     planes (2 · hidden, height, width) are queries and keys, with hidden = channels / 4, half of it for each group.
-    offsets (36, step · height, step · width) are (group, position, axis), y first; table (9, hidden) is added to keys.
-    maps (height · width, inputs) are the values; out (step² · height · width, inputs) has zeros beyond `channels`.
+    offsets (36, upscale · height, upscale · width) are (group, position, axis), y first; position_bias (9, hidden) is
+    added to keys. maps (height · width, padded_channels) are the values; out (upscale² · height · width,
+    padded_channels) has zeros beyond `channels`.
     """
-    pixels = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    places = tl.arange(0, PLACES)
-    tall, wide, count = height * step, width * step, height * width
-    y, x = pixels // wide, pixels % wide
-    inside = y < tall
-    sampled = inside[:, None] & (places < 9)[None, :]
+    pixels = tl.program_id(0) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
+    positions = tl.arange(0, PADDED_POSITIONS)
+    out_height, out_width, num_tokens = height * upscale, width * upscale, height * width
+    out_y, out_x = pixels // out_width, pixels % out_width
+    pixel_mask = out_y < out_height
+    mask = pixel_mask[:, None] & (positions < 9)[None, :]
     hidden = channels // 4
-    part, half = hidden // 2, channels // 2
+    group_hidden, group_channels = hidden // 2, channels // 2
 
-    above, below = enlarge(y, height, tall - 1)
-    before, after = enlarge(x, width, wide - 1)
-    scores = tl.zeros((PIXELS, PLACES), tl.float32)
+    query_y, query_y_fraction = source_coordinate(out_y, height, out_height - 1)
+    query_x, query_x_fraction = source_coordinate(out_x, width, out_width - 1)
+    scores = tl.zeros((BLOCK_PIXELS, PADDED_POSITIONS), tl.float32)
     for group in range(2):
-        top, down, left, across = find_positions(offsets, pixels, places, sampled, group, height, width, step)
-        for channel in range(group * part, group * part + part):
-            query = tl.zeros((PIXELS,), tl.float32)
-            key = tl.load(table + places * hidden + channel, mask=places < 9, other=0.0)[None, :]
-            key = key + tl.zeros((PIXELS, PLACES), tl.float32)
-            for p in tl.static_range(2):
-                for q in tl.static_range(2):
-                    at = tl.minimum(above + p, height - 1) * width + tl.minimum(before + q, width - 1)
-                    share = (below if p else 1.0 - below) * (after if q else 1.0 - after)
-                    query += share * tl.load(planes + channel * count + at, mask=inside, other=0.0)
-                    row, column = top + p, left + q
-                    present = sampled & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-                    at = planes + (hidden + channel) * count + row * width + column
-                    nearness = (down if p else 1.0 - down) * (across if q else 1.0 - across)
-                    key += nearness * tl.load(at, mask=present, other=0.0)
+        y, y_fraction, x, x_fraction = deformed_neighborhood(
+            offsets, pixels, positions, mask, group, height, width, upscale
+        )
+        for channel in range(group * group_hidden, group * group_hidden + group_hidden):
+            query = tl.zeros((BLOCK_PIXELS,), tl.float32)
+            key = tl.load(position_bias + positions * hidden + channel, mask=positions < 9, other=0.0)[None, :]
+            key = key + tl.zeros((BLOCK_PIXELS, PADDED_POSITIONS), tl.float32)
+            for dy in tl.static_range(2):
+                for dx in tl.static_range(2):
+                    token = tl.minimum(query_y + dy, height - 1) * width + tl.minimum(query_x + dx, width - 1)
+                    weight = linear_weight(dy, query_y_fraction) * linear_weight(dx, query_x_fraction)
+                    query += weight * tl.load(planes + channel * num_tokens + token, mask=pixel_mask, other=0.0)
+                    key_y, key_x = y + dy, x + dx
+                    key_mask = mask & (key_y >= 0) & (key_y < height) & (key_x >= 0) & (key_x < width)
+                    pointers = planes + (hidden + channel) * num_tokens + key_y * width + key_x
+                    weight = linear_weight(dy, y_fraction) * linear_weight(dx, x_fraction)
+                    key += weight * tl.load(pointers, mask=key_mask, other=0.0)
             scores += query[:, None] * key
-    scores = tl.where((places < 9)[None, :], scores * tl.rsqrt(hidden.to(tl.float32)), float("-inf"))
-    shares = tl.exp(scores - tl.max(scores, 1)[:, None])
-    shares = shares / tl.sum(shares, 1)[:, None]
+    scores = tl.where((positions < 9)[None, :], scores * tl.rsqrt(hidden.to(tl.float32)), float("-inf"))
+    probs = tl.exp(scores - tl.max(scores, 1)[:, None])
+    probs = probs / tl.sum(probs, 1)[:, None]
 
     for group in range(2):
-        top, down, left, across = find_positions(offsets, pixels, places, sampled, group, height, width, step)
-        end = half + group * (inputs - 2 * half)
-        for start in range(0, end, CHANNELS):
-            lanes = start + tl.arange(0, CHANNELS)
-            total = tl.zeros((PIXELS, CHANNELS), tl.float32)
-            for p in tl.static_range(2):
-                for q in tl.static_range(2):
-                    row, column = top + p, left + q
-                    present = sampled & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-                    share = shares * (down if p else 1.0 - down) * (across if q else 1.0 - across)
-                    at = (row * width + column)[:, :, None] * inputs + (group * half + lanes)[None, None, :]
-                    mask = present[:, :, None] & (lanes < half)[None, None, :]
-                    values = tl.load(maps + at, mask=mask, other=0.0).to(tl.float32)
-                    total += tl.sum(share[:, :, None] * values, 1)
-            at = out + pixels[:, None] * inputs + (group * half + lanes)[None, :]
-            tl.store(at, total.to(out.dtype.element_ty), mask=inside[:, None] & (lanes < end)[None, :])
+        y, y_fraction, x, x_fraction = deformed_neighborhood(
+            offsets, pixels, positions, mask, group, height, width, upscale
+        )
+        # The second group also writes the zeros beyond `channels`.
+        end = group_channels + group * (padded_channels - 2 * group_channels)
+        for start in range(0, end, BLOCK_C):
+            columns = start + tl.arange(0, BLOCK_C)
+            acc = tl.zeros((BLOCK_PIXELS, BLOCK_C), tl.float32)
+            for dy in tl.static_range(2):
+                for dx in tl.static_range(2):
+                    value_y, value_x = y + dy, x + dx
+                    in_map = mask & (value_y >= 0) & (value_y < height) & (value_x >= 0) & (value_x < width)
+                    weight = probs * linear_weight(dy, y_fraction) * linear_weight(dx, x_fraction)
+                    rows = value_y * width + value_x
+                    value_channels = (group * group_channels + columns)[None, None, :]
+                    value_offsets = rows[:, :, None] * padded_channels + value_channels
+                    value_mask = in_map[:, :, None] & (columns < group_channels)[None, None, :]
+                    values = tl.load(maps + value_offsets, mask=value_mask, other=0.0).to(tl.float32)
+                    acc += tl.sum(weight[:, :, None] * values, 1)
+            pointers = out + pixels[:, None] * padded_channels + (group * group_channels + columns)[None, :]
+            tl.store(pointers, acc.to(out.dtype.element_ty), mask=pixel_mask[:, None] & (columns < end)[None, :])

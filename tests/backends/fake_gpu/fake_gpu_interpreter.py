@@ -4,7 +4,7 @@ import sys
 from dataclasses import replace
 from functools import cache
 
-from tests.kernels.large_tiles import enlarged
+from tests.kernels import large_tiles
 from vsfdatrd.kernels import manifest
 
 
@@ -16,7 +16,7 @@ def enlarge_tiles():
     def load():
         found = load_shipped()
         kernels = {
-            key: replace(kernel, constants=enlarged(kernel.kernel, kernel.constants))
+            key: replace(kernel, constants=large_tiles.enlarge_tiles(kernel.kernel, kernel.constants))
             for key, kernel in found.kernels.items()
         }
         return replace(found, kernels=kernels)

@@ -7,11 +7,28 @@ the type of its array. The kernels themselves are compared with float64 elsewher
 
 from collections.abc import Callable
 
-from tests.backends.numpy_kernels import channel, dictionary, ends, maps, sampling, tokens, windows
+from tests.backends.numpy_kernels import (
+    channel_attention,
+    convolutions,
+    dictionary_attention,
+    feed_forward,
+    sampling,
+    upsampler,
+    window_attention,
+)
 
+MODULES = (
+    convolutions,
+    window_attention,
+    channel_attention,
+    dictionary_attention,
+    feed_forward,
+    upsampler,
+    sampling,
+)
 KERNELS: dict[str, Callable[..., None]] = {
     name: function
-    for module in (ends, maps, sampling, tokens, windows, channel, dictionary)
+    for module in MODULES
     for name, function in vars(module).items()
     if getattr(function, "__module__", "") == module.__name__ and not name.startswith("_")
 }

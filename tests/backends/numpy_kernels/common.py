@@ -11,8 +11,8 @@ type Flat = NDArray[Any]
 type Constants = Mapping[str, int]
 type Grid = tuple[int, int, int]
 
-HEAD = 32
-PLACES = 300
+HEAD_DIM = 32
+WINDOW_TOKENS = 300
 EPS = 1e-5
 
 _ERF = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
@@ -41,13 +41,13 @@ def read(flat: Flat, *shape: int) -> Flat:
     return view(flat, *shape).astype(np.float32)
 
 
-def covers(grid: Grid, *needed: int) -> None:
-    assert grid == (*needed, 1, 1)[:3], f"the grid is {grid}, not {needed}"
+def assert_grid(grid: Grid, *expected: int) -> None:
+    assert grid == (*expected, 1, 1)[:3], f"the grid is {grid}, not {expected}"
 
 
 def normalized(tokens: Flat, stats: Flat, n: int, c: int) -> Flat:
-    mean, deviation = view(stats, n, 2).T[:, :, None]
-    result: Flat = (read(tokens, n, c) - mean) * deviation
+    mean, rstd = view(stats, n, 2).T[:, :, None]
+    result: Flat = (read(tokens, n, c) - mean) * rstd
     return result
 
 
@@ -59,19 +59,19 @@ def write_tokens(values: Flat, out: Flat, stats: Flat) -> None:
     view(stats, n, 2)[:] = np.stack([mean, 1 / np.sqrt(stored.var(1) + EPS)], 1)
 
 
-def neighbours(maps: Flat) -> list[Flat]:
+def neighbors(maps: Flat) -> list[Flat]:
     """The nine shifted maps (H, W, C) of taps (i, j), zero beyond the edge."""
     height, width, _ = maps.shape
     padded = np.pad(maps, ((1, 1), (1, 1), (0, 0)))
     return [padded[i : i + height, j : j + width] for i in range(3) for j in range(3)]
 
 
-def depthwise(values: Flat, weight: Flat, shift: Flat | None, height: int, width: int) -> Flat:
+def depthwise(values: Flat, weight: Flat, tap_bias: Flat | None, height: int, width: int) -> Flat:
     maps = values.reshape(height, width, -1)
-    total = sum(tap * row for tap, row in zip(neighbours(maps), weight, strict=True))
-    if shift is not None:
-        inside = neighbours(np.ones((height, width, 1), np.float32))
-        total = total + sum(tap * row for tap, row in zip(inside, shift, strict=True))
+    total = sum(tap * row for tap, row in zip(neighbors(maps), weight, strict=True))
+    if tap_bias is not None:
+        masks = neighbors(np.ones((height, width, 1), np.float32))
+        total = total + sum(mask * row for mask, row in zip(masks, tap_bias, strict=True))
     return np.asarray(total).reshape(height * width, -1)
 
 
@@ -82,8 +82,8 @@ def exp2(x: Flat) -> Flat:
 
 
 def softmax2(scores: Flat) -> Flat:
-    shares = exp2(scores - scores.max(-1, keepdims=True))
-    result: Flat = shares / shares.sum(-1, keepdims=True)
+    probs = exp2(scores - scores.max(-1, keepdims=True))
+    result: Flat = probs / probs.sum(-1, keepdims=True)
     return result
 
 
@@ -92,8 +92,8 @@ def sigmoid(x: Flat) -> Flat:
     return result
 
 
-def convolved(values: Flat, weight: Flat, c: int, height: int, width: int) -> Flat:
-    columns = np.concatenate(neighbours(values.reshape(height, width, c)), -1)
+def conv3x3(values: Flat, weight: Flat, c: int, height: int, width: int) -> Flat:
+    columns = np.concatenate(neighbors(values.reshape(height, width, c)), -1)
     result: Flat = columns.reshape(height * width, 9 * c) @ weight
     return result
 

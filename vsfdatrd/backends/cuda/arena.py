@@ -27,21 +27,23 @@ class BufferLife:
         return self.first <= other.last and other.first <= self.last
 
 
-def assign_offsets(spans: Sequence[BufferLife]) -> tuple[list[int], int]:
+def assign_offsets(lives: Sequence[BufferLife]) -> tuple[list[int], int]:
     """Assign an offset to every buffer.
 
     Args:
-        spans: The buffers.
+        lives: The buffers.
 
     Returns:
-        Offsets in bytes, multiples of `ALIGNMENT`, in the order of `spans`; and the size of the block.
+        Offsets in bytes, multiples of `ALIGNMENT`, in the order of `lives`; and the size of the block.
     """
-    offsets = [0] * len(spans)
+    offsets = [0] * len(lives)
     total = 0
-    done: list[int] = []
-    for i in sorted(range(len(spans)), key=lambda n: (-spans[n].size, spans[n].first)):
-        size = align_up(spans[i].size)
-        taken = sorted((offsets[n], offsets[n] + align_up(spans[n].size)) for n in done if spans[n].overlaps(spans[i]))
+    placed: list[int] = []
+    for i in sorted(range(len(lives)), key=lambda n: (-lives[n].size, lives[n].first)):
+        size = align_up(lives[i].size)
+        taken = sorted(
+            (offsets[n], offsets[n] + align_up(lives[n].size)) for n in placed if lives[n].overlaps(lives[i])
+        )
         best, smallest, end = None, None, 0
         for start, stop in taken:
             gap = start - end
@@ -50,7 +52,7 @@ def assign_offsets(spans: Sequence[BufferLife]) -> tuple[list[int], int]:
             end = max(end, stop)
         offsets[i] = end if best is None else best
         total = max(total, offsets[i] + size)
-        done.append(i)
+        placed.append(i)
     return offsets, total
 
 

@@ -1,4 +1,4 @@
-"""The constants of a plan: every kernel's packed weights, and their places in one block of memory."""
+"""The constants of a plan: every kernel's packed weights, and their offsets in one block of memory."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from vsfdatrd.graph.weights import Array, Weights
 
 @dataclass(frozen=True, slots=True)
 class ConstantBlock:
-    """Constants and their places in a block of memory."""
+    """Constants and their offsets in a block of memory."""
 
     arrays: Mapping[Constant, Array]
     offsets: Mapping[Constant, int]
@@ -67,16 +67,16 @@ def _pack_launch(
     """Pack the constants of one launch from the tensors of its module."""
     tiles = kernels[launch.kernel]
     match launch.kernel:
-        case "first_convolution":
-            return packing.first_convolution(tensors, config.unshuffle, tiles["DEPTH"])
-        case "convolve_group" | "convolve_after":
-            return packing.convolution(tensors["weight"], types)
-        case "attend_windows":
-            return packing.attend_windows(tensors, tiles["PADDED"], types)
-        case "feed_in":
-            return packing.feed_in(tensors, launch.part, FFN_EXPANSION * config.embed_dim, types)
-        case "feed_out":
-            return packing.feed_out(tensors, launch.part, FFN_EXPANSION * config.embed_dim, types)
+        case "conv_first":
+            return packing.conv_first(tensors, config.unshuffle, tiles["BLOCK_K"])
+        case "conv_group" | "conv_after":
+            return packing.conv3x3(tensors["weight"], types)
+        case "window_attention":
+            return packing.window_attention(tensors, tiles["PADDED_TOKENS"], types)
+        case "ffn_fc1":
+            return packing.ffn_fc1(tensors, launch.part, FFN_EXPANSION * config.embed_dim, types)
+        case "ffn_smix_fc2":
+            return packing.ffn_smix_fc2(tensors, launch.part, FFN_EXPANSION * config.embed_dim, types)
         case kernel if kernel in tail_packing.KERNELS:
             return tail_packing.pack_tail(launch, config, tensors, kernels, types)
         case kernel if kernel in _WITH_TYPES:
@@ -87,13 +87,15 @@ def _pack_launch(
 
 
 _WITH_TYPES: dict[str, Callable[[Weights, StoredTypes], packing.Constants]] = {
-    function.__name__: function for function in (packing.norm_qkv, packing.read_frame, packing.consult_words)
+    function.__name__: function
+    for function in (packing.norm_qkv, packing.refine_dictionary_parts, packing.dictionary_attention)
 }
 _IN_FLOAT32: dict[str, Callable[[Weights], packing.Constants]] = {
     function.__name__: function
     for function in (
-        *(packing.mix_local, packing.gate_pool, packing.mix_channels, packing.channel_matrix),
-        *(packing.apply_channel, packing.join_words, packing.refine_words),
+        *(packing.depthwise_gelu, packing.pooled_gate, packing.attend_value_weight),
+        *(packing.channel_attention_matrix, packing.apply_channel_attention),
+        *(packing.refine_dictionary, packing.dictionary_keys_values),
     )
 }
 """Functions that pack the constants of the kernel of the same name."""

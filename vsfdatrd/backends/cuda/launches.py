@@ -24,7 +24,7 @@ class Buffer:
         self.first, self.last = (step if self.first < 0 else self.first), step
 
     @property
-    def span(self) -> BufferLife:
+    def life(self) -> BufferLife:
         """Size and life of the buffer."""
         return BufferLife(math.prod(self.shape) * self.dtype.itemsize, self.first, self.last)
 
@@ -38,7 +38,7 @@ class LaunchList:
 
     Args:
         kernels: Compile-time constants of the kernels.
-        types: StoredTypes of the buffers.
+        types: Types of the buffers.
     """
 
     def __init__(self, kernels: Kernels, types: StoredTypes) -> None:
@@ -79,7 +79,7 @@ class LaunchList:
                 if isinstance(argument, Buffer):
                     argument.mark_used(step)
                     buffers[argument] = None
-        offsets, size = assign_offsets([buffer.span for buffer in buffers])
+        offsets, size = assign_offsets([buffer.life for buffer in buffers])
         regions = {
             buffer: Region(offset, buffer.shape, buffer.dtype) for buffer, offset in zip(buffers, offsets, strict=True)
         }

@@ -36,8 +36,8 @@ class StoredTypes:
     """Tokens and matrices."""
     tail: np.dtype[Any]
     """Maps and matrices of the tail."""
-    places: np.dtype[Any]
-    """Biases of positions in a window."""
+    position_bias: np.dtype[Any]
+    """Biases of the positions in a window."""
 
     def token_matrix(self, values: Array) -> Array:
         """Convert a matrix that is multiplied with tokens."""
@@ -80,8 +80,8 @@ def to_float32(values: Array) -> Array:
 # Convolutions
 
 
-def first_convolution(first: Weights, unshuffle: int, depth: int) -> Constants:
-    """Pack the first convolution, whose rows are padded with zeros to a multiple of `depth`.
+def conv_first(first: Weights, unshuffle: int, multiple: int) -> Constants:
+    """Pack the first convolution, whose rows are padded with zeros to a multiple of `multiple`.
 
     A pixel unshuffle and a 3×3 kernel are one 3u × 3u kernel with stride u: channel (c, y, x) of the unshuffled image
     at tap (i, j) is pixel (u·i + y, u·j + x) in the large kernel.
@@ -89,10 +89,10 @@ def first_convolution(first: Weights, unshuffle: int, depth: int) -> Constants:
     u, weight = unshuffle, first["weight"]
     channels = len(weight)
     rows = weight.reshape(channels, -1, u, u, 3, 3).transpose(0, 1, 4, 2, 5, 3).reshape(channels, -1).T
-    return {"weight": to_float32(np.pad(rows, ((0, -len(rows) % depth), (0, 0)))), "bias": to_float32(first["bias"])}
+    return {"weight": to_float32(np.pad(rows, ((0, -len(rows) % multiple), (0, 0)))), "bias": to_float32(first["bias"])}
 
 
-def convolution(weight: Array, types: StoredTypes) -> Constants:
+def conv3x3(weight: Array, types: StoredTypes) -> Constants:
     """Pack a 3×3 convolution: row (3i + j) · C + c belongs to channel c at tap (i, j)."""
     outputs = len(weight)
     return {"weight": types.token_matrix(weight.transpose(2, 3, 1, 0).reshape(-1, outputs))}
@@ -109,29 +109,32 @@ def norm_qkv(block: Weights, types: StoredTypes) -> Constants:
     return _fold_norm(weight, block, "n1", types)
 
 
-def mix_local(block: Weights) -> Constants:
-    """Pack the depthwise convolution of normalized tokens, (9, C). Outside the map, the norm's shift is not added."""
+def depthwise_gelu(block: Weights) -> Constants:
+    """Pack the depthwise convolution of normalized tokens, (9, C). Outside the map, the norm's bias is not added."""
     weight = _flatten_depthwise(block["conv.0.weight"])
-    return {"weight": to_float32(weight * block["n1.weight"]), "shift": to_float32(weight * block["n1.bias"])}
+    return {
+        "depthwise_weight": to_float32(weight * block["n1.weight"]),
+        "tap_bias": to_float32(weight * block["n1.bias"]),
+    }
 
 
-def gate_pool(block: Weights) -> Constants:
-    """Pack the two layers of the pooled gate, (width, C) and (C, width)."""
-    narrow, wide = (block[f"inter.cg.{i}.weight"][:, :, 0, 0] for i in (1, 3))
-    return {"narrow": to_float32(narrow), "wide": to_float32(wide)}
+def pooled_gate(block: Weights) -> Constants:
+    """Pack the two layers of the pooled gate, (gate_dim, C) and (C, gate_dim)."""
+    reduce, expand = (block[f"inter.cg.{i}.weight"][:, :, 0, 0] for i in (1, 3))
+    return {"reduce_weight": to_float32(reduce), "expand_weight": to_float32(expand)}
 
 
-def attend_windows(block: Weights, padded: int, types: StoredTypes) -> Constants:
+def window_attention(block: Weights, padded: int, types: StoredTypes) -> Constants:
     """Pack the position biases, padded to (h, padded, padded), and the output projection."""
     bias = block["attn.rel_pos_bias"] * LOG2E
-    heads, places, _ = bias.shape
-    square = np.zeros((heads, padded, padded))
-    square[:, :, places:] = -np.inf  # keys that are not there
-    square[:, :places, :places] = bias
-    return {"bias": convert(square, types.places)} | _pack_projection(block, types)
+    heads, tokens, _ = bias.shape
+    padded_bias = np.zeros((heads, padded, padded))
+    padded_bias[:, :, tokens:] = -np.inf  # keys that are not there
+    padded_bias[:, :tokens, :tokens] = bias
+    return {"position_bias": convert(padded_bias, types.position_bias)} | _pack_projection(block, types)
 
 
-def feed_in(block: Weights, part: int, width: int, types: StoredTypes) -> Constants:
+def ffn_fc1(block: Weights, part: int, width: int, types: StoredTypes) -> Constants:
     """Pack the first layer of a part of a feed-forward network, (C, F).
 
     Args:
@@ -143,76 +146,77 @@ def feed_in(block: Weights, part: int, width: int, types: StoredTypes) -> Consta
     return _fold_norm(_pad_hidden_channels(block["ffn.fc1.weight"], part, width), block, "n2", types)
 
 
-def feed_out(block: Weights, part: int, width: int, types: StoredTypes) -> Constants:
-    """Pack the depthwise convolution (9, F) and the second layer (F, C) of a part; see `feed_in`."""
-    mix = _flatten_depthwise(_pad_hidden_channels(block["ffn.smix.weight"], part, width))
+def ffn_smix_fc2(block: Weights, part: int, width: int, types: StoredTypes) -> Constants:
+    """Pack the depthwise convolution (9, F) and the second layer (F, C) of a part; see `ffn_fc1`."""
+    smix = _flatten_depthwise(_pad_hidden_channels(block["ffn.smix.weight"], part, width))
     return {
-        "mix": to_float32(mix),
-        "weight": types.token_matrix(_pad_hidden_channels(block["ffn.fc2.weight"].T, part, width)),
+        "smix_weight": to_float32(smix),
+        "fc2_weight": types.token_matrix(_pad_hidden_channels(block["ffn.fc2.weight"].T, part, width)),
     }
 
 
-def mix_channels(block: Weights) -> Constants:
+def attend_value_weight(block: Weights) -> Constants:
     """Pack the projection of channel attention, (3C, C), and the temperatures of the heads."""
     weight = block["attn.qkv.weight"]
     return {
-        "weight": to_float32(weight * block["n1.weight"]),
-        "shift": to_float32(weight @ block["n1.bias"]),
+        "qkv_weight": to_float32(weight * block["n1.weight"]),
+        "qkv_bias": to_float32(weight @ block["n1.bias"]),
         "temperature": to_float32(block["attn.temp"].reshape(-1)),
     }
 
 
-def channel_matrix(block: Weights) -> Constants:
+def channel_attention_matrix(block: Weights) -> Constants:
     """Pack the output projection of channel attention, (outputs, inputs)."""
-    return {"projection": to_float32(block["attn.proj.weight"]), "projection_bias": to_float32(block["attn.proj.bias"])}
+    return {"proj_weight": to_float32(block["attn.proj.weight"]), "proj_bias": to_float32(block["attn.proj.bias"])}
 
 
-def apply_channel(block: Weights) -> Constants:
-    """Pack the depthwise convolution, as in `mix_local`, and the gate."""
-    return mix_local(block) | {"gate": to_float32(block["inter.sg.0.weight"].reshape(-1))}
+def apply_channel_attention(block: Weights) -> Constants:
+    """Pack the depthwise convolution, as in `depthwise_gelu`, and the gate."""
+    return depthwise_gelu(block) | {"gate_weight": to_float32(block["inter.sg.0.weight"].reshape(-1))}
 
 
-def read_frame(block: Weights, types: StoredTypes) -> Constants:
+def refine_dictionary_parts(block: Weights, types: StoredTypes) -> Constants:
     """Pack the projections with which the dictionary attends to the frame.
 
-    The queries (h, M, d) depend on weights alone. The bias of the second norm adds the same to all scores of a word,
-    which changes nothing; what it adds to the values is in `join_words`.
+    The queries (h, M, d) depend on weights alone. The bias of the second norm adds the same to all scores of a query,
+    which changes nothing; what it adds to the values is in `refine_dictionary`.
     """
     attn = block.below("attn")
-    words = attn["dictionary"]
-    queries = (words @ attn["r_q.weight"].T * QUERY_FACTOR).reshape(len(words), -1, HEAD_DIM).transpose(1, 0, 2)
+    dictionary = attn["dictionary"]
+    queries = dictionary @ attn["r_q.weight"].T * QUERY_FACTOR
+    queries = queries.reshape(len(dictionary), -1, HEAD_DIM).transpose(1, 0, 2)
     keys, values = np.split(attn["r_kv.weight"] * attn["r_norm.weight"], 2)
     return {
-        "scale": to_float32(block["n1.weight"]),
-        "shift": to_float32(block["n1.bias"]),
+        "norm_weight": to_float32(block["n1.weight"]),
+        "norm_bias": to_float32(block["n1.bias"]),
         "queries": types.token_matrix(queries),
-        "keys": types.token_matrix(keys.T),
-        "values": types.token_matrix(values.T),
+        "key_weight": types.token_matrix(keys.T),
+        "value_weight": types.token_matrix(values.T),
     }
 
 
-def join_words(block: Weights) -> Constants:
+def refine_dictionary(block: Weights) -> Constants:
     """Pack the learned dictionary, before it attends to the frame, (M, C)."""
     attn = block.below("attn")
     values = np.split(attn["r_kv.weight"], 2)[1]
-    return {"base": to_float32(attn["dictionary"] + values @ attn["r_norm.bias"])}
+    return {"dictionary": to_float32(attn["dictionary"] + values @ attn["r_norm.bias"])}
 
 
-def refine_words(block: Weights) -> Constants:
+def dictionary_keys_values(block: Weights) -> Constants:
     """Pack the projection of the refined dictionary to keys and values, (C, 2C)."""
     return {"weight": to_float32(block["attn.e_kv.weight"].T)}
 
 
-def consult_words(block: Weights, types: StoredTypes) -> Constants:
+def dictionary_attention(block: Weights, types: StoredTypes) -> Constants:
     """Pack the projections with which tokens attend to the refined dictionary, (C, C)."""
     query = _fold_norm(block["attn.e_q.weight"] * QUERY_FACTOR, block, "n1", types)
-    return {"query": query["weight"], "query_bias": query["bias"]} | _pack_projection(block, types)
+    return {"query_weight": query["weight"], "query_bias": query["bias"]} | _pack_projection(block, types)
 
 
 def _fold_norm(weight: Array, block: Weights, norm: str, types: StoredTypes) -> Constants:
-    """Fold scale and shift of a norm into the layer after it, (outputs, inputs)."""
-    scale, shift = block[f"{norm}.weight"], block[f"{norm}.bias"]
-    return {"weight": types.token_matrix((weight * scale).T), "bias": to_float32(weight @ shift)}
+    """Fold weight and bias of a norm into the layer after it, (outputs, inputs)."""
+    norm_weight, norm_bias = block[f"{norm}.weight"], block[f"{norm}.bias"]
+    return {"weight": types.token_matrix((weight * norm_weight).T), "bias": to_float32(weight @ norm_bias)}
 
 
 def _pad_hidden_channels(values: Array, part: int, width: int) -> Array:
@@ -223,7 +227,7 @@ def _pad_hidden_channels(values: Array, part: int, width: int) -> Array:
 
 def _pack_projection(block: Weights, types: StoredTypes) -> Constants:
     weight, bias = block["attn.proj.weight"], block["attn.proj.bias"]
-    return {"projection": types.token_matrix(weight.T), "projection_bias": to_float32(bias)}
+    return {"proj_weight": types.token_matrix(weight.T), "proj_bias": to_float32(bias)}
 
 
 def _flatten_depthwise(weight: Array) -> Array:

@@ -91,7 +91,7 @@ class ActiveParts:
     """Group and block of active attention with the parallel convolution."""
     ffn: frozenset[tuple[int, int]]
     """Group and block of active feed-forward networks."""
-    middle: int
+    mid_channels: int
     """Channels between two transposed convolutions that the second one uses."""
 
 
@@ -110,8 +110,8 @@ def find_active(config: FdatRdConfig, weights: Weights) -> ActiveParts:
                 attention.add((g, b))
             if zero_branches.ffn_active(block):
                 ffn.add((g, b))
-    middle = int(zero_branches.used_channels(weights.below("upsampler")).sum()) if is_fused(config) else 0
-    return ActiveParts(frozenset(attention), frozenset(ffn), middle)
+    mid_channels = int(zero_branches.used_channels(weights.below("upsampler")).sum()) if is_fused(config) else 0
+    return ActiveParts(frozenset(attention), frozenset(ffn), mid_channels)
 
 
 def assume_all_active(config: FdatRdConfig) -> ActiveParts:

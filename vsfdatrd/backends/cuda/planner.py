@@ -6,7 +6,7 @@ arguments and their grids. Kernels that write tokens also write the mean and the
 so that no normalization is a pass over memory of its own.
 
 N is the number of tokens, C that of their channels, F = `FFN_EXPANSION` · C that of the hidden channels in a part of a
-feed-forward network, h the number of heads.
+feed-forward network, h the number of heads, M that of the tokens in the dictionary.
 """
 
 import math
@@ -66,21 +66,21 @@ class _Planner(LaunchList):
     # Building blocks
 
     def _count_row_blocks(self, kernel: str) -> int:
-        """Number of programs of a kernel that processes ROWS tokens each."""
-        return self.count_blocks(kernel, "ROWS", self._count)
+        """Return the number of programs of a kernel that processes BLOCK_ROWS tokens in each."""
+        return self.count_blocks(kernel, "BLOCK_ROWS", self._count)
 
-    def _divide_tokens(self, kernel: str, beside: int) -> tuple[int, int]:
+    def _divide_tokens(self, kernel: str, programs: int) -> tuple[int, int]:
         """Divide the tokens into parts for partial sums.
 
         Args:
-            kernel: A kernel that processes `tiles` times ROWS tokens in a program.
-            beside: Number of programs for each part.
+            kernel: A kernel that processes a number of tiles of BLOCK_ROWS tokens in a program.
+            programs: Number of programs for each part.
 
         Returns:
-            `tiles` and the number of parts.
+            Number of tiles in a part, and the number of parts.
         """
         blocks = self._count_row_blocks(kernel)
-        tiles = -(-blocks // max(1, PARTIAL_SUMS // beside))
+        tiles = -(-blocks // max(1, PARTIAL_SUMS // programs))
         return tiles, -(-blocks // tiles)
 
     def _new_tokens(self) -> _Tokens:
@@ -92,23 +92,23 @@ class _Planner(LaunchList):
         """Plan everything from the padded frame to the padded output."""
         config = self._config
         shallow = self.new_floats(self._count, config.embed_dim)
-        deep = self._plan_first_convolution(shallow)
+        deep = self._plan_conv_first(shallow)
         for g, blocks in enumerate(blocks_with_windows(config.groups, config.windows)):
             deep = self._plan_group(deep, g, blocks)
         maps = self.new_map(self._count, config.embed_dim)
-        grid = (self._count_row_blocks("convolve_after"),)
+        grid = (self._count_row_blocks("conv_after"),)
         size = self._height, self._width
-        self.add_launch("convolve_after", "conv_after", grid, deep.values, "weight", shallow, maps, *size)
+        self.add_launch("conv_after", "conv_after", grid, deep.values, "weight", shallow, maps, *size)
         plan_tail(self, config, self._active, maps, *size)
 
-    def _plan_first_convolution(self, shallow: Buffer) -> _Tokens:
+    def _plan_conv_first(self, shallow: Buffer) -> _Tokens:
         config, out = self._config, self._new_tokens()
-        u, depth = config.unshuffle, self.tile_size("first_convolution", "DEPTH")
-        terms = config.in_channels * 9 * u * u
+        u, block = config.unshuffle, self.tile_size("conv_first", "BLOCK_K")
+        in_features = config.in_channels * 9 * u * u
         self.add_launch(
-            "first_convolution",
+            "conv_first",
             "conv_first" if u == 1 else "conv_first.1",
-            (self._count_row_blocks("first_convolution"),),
+            (self._count_row_blocks("conv_first"),),
             Frame(is_output=False),
             "weight",
             "bias",
@@ -118,8 +118,8 @@ class _Planner(LaunchList):
             self._height,
             self._width,
             u,
-            terms,
-            -(-terms // depth) * depth,
+            in_features,
+            -(-in_features // block) * block,
         )
         return out
 
@@ -139,31 +139,29 @@ class _Planner(LaunchList):
                 t = self._plan_feed_forward(t, module)
         out = self._new_tokens()
         arguments = (t.values, "weight", deep.values, out.values, out.stats, self._height, self._width)
-        self.add_launch(
-            "convolve_group", f"groups.{group}.conv", (self._count_row_blocks("convolve_group"),), *arguments
-        )
+        self.add_launch("conv_group", f"groups.{group}.conv", (self._count_row_blocks("conv_group"),), *arguments)
         return out
 
     # Blocks: each adds something to the tokens t
 
     def _plan_spatial_block(self, t: _Tokens, module: str, window: tuple[int, int]) -> _Tokens:
         c, size = self._config.embed_dim, (self._height, self._width)
-        qkv, local = self.new_values(self._count, 3 * c), self.new_values(self._count, c)
+        qkv, conv = self.new_values(self._count, 3 * c), self.new_values(self._count, c)
         grid: tuple[int, ...] = (self._count_row_blocks("norm_qkv"),)
         self.add_launch("norm_qkv", module, grid, t.values, t.stats, "weight", "bias", qkv, *size, *window)
-        gate = self._plan_pooled_gate(t, local, module)
+        gate = self._plan_pooled_gate(t, conv, module)
         out = self._new_tokens()
-        grid = (-(-WINDOW_TOKENS // self.tile_size("attend_windows", "ROWS")), self._count // WINDOW_TOKENS)
+        grid = (-(-WINDOW_TOKENS // self.tile_size("window_attention", "BLOCK_QUERIES")), self._count // WINDOW_TOKENS)
         self.add_launch(
-            "attend_windows",
+            "window_attention",
             module,
             grid,
             qkv,
-            "bias",
-            "projection",
-            "projection_bias",
+            "position_bias",
+            "proj_weight",
+            "proj_bias",
             gate,
-            local,
+            conv,
             t.values,
             out.values,
             out.stats,
@@ -172,53 +170,55 @@ class _Planner(LaunchList):
         )
         return out
 
-    def _plan_pooled_gate(self, t: _Tokens, local: Buffer, module: str) -> Buffer:
-        """Write the parallel convolution to `local`; return the gate (C) computed from its mean."""
-        c, hidden = self._config.embed_dim, self._config.gate_dim
-        blocks = c // self.tile_size("mix_local", "BLOCK")
-        tiles, parts = self._divide_tokens("mix_local", blocks)
-        sums, gate = self.new_floats(parts, c), self.new_floats(c)
-        arguments = (t.values, t.stats, "weight", "shift", local, sums, self._height, self._width, tiles)
-        self.add_launch("mix_local", module, (parts, blocks), *arguments)
-        self.add_launch("gate_pool", module, (1,), sums, "narrow", "wide", gate, self._count, parts, hidden)
+    def _plan_pooled_gate(self, t: _Tokens, conv: Buffer, module: str) -> Buffer:
+        """Write the parallel convolution to `conv`; return the gate (C) computed from its mean."""
+        c, gate_dim = self._config.embed_dim, self._config.gate_dim
+        blocks = c // self.tile_size("depthwise_gelu", "BLOCK_C")
+        tiles, parts = self._divide_tokens("depthwise_gelu", blocks)
+        part_sums, gate = self.new_floats(parts, c), self.new_floats(c)
+        weights = ("depthwise_weight", "tap_bias")
+        arguments = (t.values, t.stats, *weights, conv, part_sums, self._height, self._width, tiles)
+        self.add_launch("depthwise_gelu", module, (parts, blocks), *arguments)
+        weights = ("reduce_weight", "expand_weight")
+        self.add_launch("pooled_gate", module, (1,), part_sums, *weights, gate, self._count, parts, gate_dim)
         return gate
 
     def _plan_channel_block(self, t: _Tokens, module: str) -> _Tokens:
         c, count = self._config.embed_dim, self._count
-        blocks = c // self.tile_size("second_moment", "BLOCK")
-        tiles, parts = self._divide_tokens("second_moment", blocks)
+        blocks = c // self.tile_size("partial_moments", "BLOCK_C")
+        tiles, parts = self._divide_tokens("partial_moments", blocks)
         moments, sums, references = (
             self.new_floats(parts, c, c),
             self.new_floats(parts, c),
             self.new_floats(parts, c),
         )
         grid: tuple[int, ...] = (parts, blocks)
-        self.add_launch("second_moment", module, grid, t.values, t.stats, moments, sums, references, count, tiles)
+        self.add_launch("partial_moments", module, grid, t.values, t.stats, moments, sums, references, count, tiles)
         covariance, mean = self.new_floats(c, c), self.new_floats(c)
-        side = c // self.tile_size("merge_moments", "SIDE")
-        length = tiles * self.tile_size("second_moment", "ROWS")
-        arguments = (moments, sums, references, covariance, mean, count, parts, length)
-        self.add_launch("merge_moments", module, (side, side), *arguments)
-        mixed, mixed_shift = self.new_floats(c, c), self.new_floats(c)
-        weights = ("weight", "shift", "temperature")
+        blocks = c // self.tile_size("merge_moments", "BLOCK_C")
+        tokens_per_part = tiles * self.tile_size("partial_moments", "BLOCK_ROWS")
+        arguments = (moments, sums, references, covariance, mean, count, parts, tokens_per_part)
+        self.add_launch("merge_moments", module, (blocks, blocks), *arguments)
+        attended = self.new_floats(c, c), self.new_floats(c)
+        weights = ("qkv_weight", "qkv_bias", "temperature")
         grid = (self._config.heads,)
-        self.add_launch("mix_channels", module, grid, covariance, mean, *weights, mixed, mixed_shift, count)
+        self.add_launch("attend_value_weight", module, grid, covariance, mean, *weights, *attended, count)
         matrix, bias = self.new_values(c, c), self.new_floats(c)
-        side = c // self.tile_size("channel_matrix", "SIDE")
-        projection = ("projection", "projection_bias")
-        self.add_launch("channel_matrix", module, (side, side), mixed, mixed_shift, *projection, matrix, bias)
+        blocks = c // self.tile_size("channel_attention_matrix", "BLOCK_C")
+        proj = ("proj_weight", "proj_bias")
+        self.add_launch("channel_attention_matrix", module, (blocks, blocks), *attended, *proj, matrix, bias)
         out = self._new_tokens()
         self.add_launch(
-            "apply_channel",
+            "apply_channel_attention",
             module,
-            (self._count_row_blocks("apply_channel"),),
+            (self._count_row_blocks("apply_channel_attention"),),
             t.values,
             t.stats,
             matrix,
             bias,
-            "weight",
-            "shift",
-            "gate",
+            "depthwise_weight",
+            "tap_bias",
+            "gate_weight",
             out.values,
             out.stats,
             self._height,
@@ -227,56 +227,56 @@ class _Planner(LaunchList):
         return out
 
     def _plan_dictionary_block(self, t: _Tokens, module: str) -> _Tokens:
-        c, h, words, count = self._config.embed_dim, self._config.heads, self._config.dict_tokens, self._count
-        blocks = -(-words // self.tile_size("read_frame", "WORDS"))
-        tiles, parts = self._divide_tokens("read_frame", h * blocks)
-        found, top, total = (
-            self.new_floats(parts, h, words, HEAD_DIM),
-            self.new_floats(parts, h, words),
-            self.new_floats(parts, h, words),
+        c, h, m, count = self._config.embed_dim, self._config.heads, self._config.dict_tokens, self._count
+        blocks = self.count_blocks("refine_dictionary_parts", "BLOCK_DICT", m)
+        tiles, parts = self._divide_tokens("refine_dictionary_parts", h * blocks)
+        partial = (
+            self.new_floats(parts, h, m, HEAD_DIM),
+            self.new_floats(parts, h, m),
+            self.new_floats(parts, h, m),
         )
-        weights = ("scale", "shift", "queries", "keys", "values")
+        weights = ("norm_weight", "norm_bias", "queries", "key_weight", "value_weight")
         grid: tuple[int, ...] = (parts, h, blocks)
-        arguments: tuple[Argument, ...] = (t.values, t.stats, *weights, found, top, total, count, tiles, words)
-        self.add_launch("read_frame", module, grid, *arguments)
-        refined = self.new_floats(words, c)
-        self.add_launch("join_words", module, (words, h), found, top, total, "base", refined, parts, words)
-        keys, values = self.new_values(words, c), self.new_values(words, c)
+        arguments: tuple[Argument, ...] = (t.values, t.stats, *weights, *partial, count, tiles, m)
+        self.add_launch("refine_dictionary_parts", module, grid, *arguments)
+        refined = self.new_floats(m, c)
+        self.add_launch("refine_dictionary", module, (m, h), *partial, "dictionary", refined, parts, m)
+        keys, values = self.new_values(m, c), self.new_values(m, c)
         grid = (
-            -(-words // self.tile_size("refine_words", "WORDS")),
-            2 * c // self.tile_size("refine_words", "COLUMNS"),
+            self.count_blocks("dictionary_keys_values", "BLOCK_DICT", m),
+            2 * c // self.tile_size("dictionary_keys_values", "BLOCK_COLUMNS"),
         )
-        self.add_launch("refine_words", module, grid, refined, "weight", keys, values, words)
+        self.add_launch("dictionary_keys_values", module, grid, refined, "weight", keys, values, m)
         out = self._new_tokens()
         self.add_launch(
-            "consult_words",
+            "dictionary_attention",
             module,
-            (self._count_row_blocks("consult_words"),),
+            (self._count_row_blocks("dictionary_attention"),),
             t.values,
             t.stats,
-            "query",
+            "query_weight",
             "query_bias",
             keys,
             values,
-            "projection",
-            "projection_bias",
+            "proj_weight",
+            "proj_bias",
             out.values,
             out.stats,
             count,
-            words,
+            m,
         )
         return out
 
     def _plan_feed_forward(self, t: _Tokens, module: str) -> _Tokens:
         """Plan the parts of a feed-forward network. All read the same normalized tokens; each adds to the sum."""
-        width, out = FFN_EXPANSION * self._config.embed_dim, t
+        width, size, out = FFN_EXPANSION * self._config.embed_dim, (self._height, self._width), t
         for part in range(-(-self._config.ffn_dim // width)):
             hidden, before, out = self.new_values(self._count, width), out, self._new_tokens()
-            grid = (self._count_row_blocks("feed_in"),)
+            grid = (self._count_row_blocks("ffn_fc1"),)
             self.add_launch(
-                "feed_in", module, grid, t.values, t.stats, "weight", "bias", hidden, self._count, part=part
+                "ffn_fc1", module, grid, t.values, t.stats, "weight", "bias", hidden, self._count, part=part
             )
-            grid = (self._count_row_blocks("feed_out"),)
-            arguments = (hidden, "mix", "weight", before.values, out.values, out.stats, self._height, self._width)
-            self.add_launch("feed_out", module, grid, *arguments, part=part)
+            grid = (self._count_row_blocks("ffn_smix_fc2"),)
+            arguments = (hidden, "smix_weight", "fc2_weight", before.values, out.values, out.stats, *size)
+            self.add_launch("ffn_smix_fc2", module, grid, *arguments, part=part)
         return out

@@ -8,7 +8,7 @@ from vsfdatrd.backends.cuda.plan import ActiveParts, Frame
 from vsfdatrd.backends.cuda.tails import (
     LDA_GROUPS,
     POSITIONS,
-    TAPS_PER_PIXEL,
+    PRODUCTS_PER_PIXEL,
     Convolution,
     count_dysample_planes,
     describe,
@@ -53,87 +53,95 @@ def plan_tail(
     tail, scale, frame = describe(config), config.tail_scale, Frame(is_output=True)
     for layer in tail.maps:
         x = _plan_convolution(launches, layer, x)
-    if tail.sampling and not tail.last:
+    if tail.sampling and not tail.to_planes:
         _plan_dysample(launches, tail.sampling, x, scale)
     elif tail.sampling:
         x = _plan_lda(launches, tail.sampling, x, scale, config.mid_dim)
-    if tail.last and tail.planes:
+    if tail.to_planes and tail.rgb_conv:
         planes = launches.new_floats(3, scale**2 * x.count)
-        _plan_projection(launches, tail.last, x, planes)
+        _plan_conv_pixel_shuffle(launches, tail.to_planes, x, planes)
         size = scale * height, scale * width
-        grid = (launches.count_blocks("convolve_planes", "PIXELS", scale**2 * x.count),)
-        launches.add_launch("convolve_planes", tail.planes, grid, planes, "weight", "bias", frame, *size)
-    elif tail.last:
-        _plan_projection(launches, tail.last, x, frame)
+        grid = (launches.count_blocks("conv_rgb", "BLOCK_PIXELS", scale**2 * x.count),)
+        launches.add_launch("conv_rgb", tail.rgb_conv, grid, planes, "weight", "bias", frame, *size)
+    elif tail.to_planes:
+        _plan_conv_pixel_shuffle(launches, tail.to_planes, x, frame)
 
 
 def _plan_transposed(launches: LaunchList, active: ActiveParts, x: _Map) -> None:
     """Plan ``transpose+conv``, 4 times."""
-    middle = padded(active.middle, launches.tile_size("spread", "COLUMNS"))
-    taps = launches.new_floats(4 * x.count, TAPS_PER_PIXEL)
+    kernel = "conv_transpose_products"
+    mid_channels = padded(active.mid_channels, launches.tile_size(kernel, "BLOCK_COLUMNS"))
+    products = launches.new_floats(4 * x.count, PRODUCTS_PER_PIXEL)
     size = x.height, x.width
-    grid: tuple[int, ...] = (launches.count_blocks("spread", "ROWS", x.count), 4)
-    launches.add_launch("spread", "upsampler", grid, x.values, "weight", "bias", "last", taps, *size, middle)
-    grid = (launches.count_blocks("gather", "PIXELS", 16 * x.count),)
-    out = Frame(is_output=True)
-    launches.add_launch("gather", "upsampler", grid, taps, "bias", "weight", "last_bias", out, *size)
+    grid: tuple[int, ...] = (launches.count_blocks(kernel, "BLOCK_ROWS", x.count), 4)
+    weights = ("weight", "bias", "second_weight")
+    launches.add_launch(kernel, "upsampler", grid, x.values, *weights, products, *size, mid_channels)
+    kernel = "sum_products_conv_last"
+    grid = (launches.count_blocks(kernel, "BLOCK_PIXELS", 16 * x.count),)
+    weights = ("transpose_bias", "conv_weight", "conv_bias")
+    launches.add_launch(kernel, "upsampler", grid, products, *weights, Frame(is_output=True), *size)
 
 
 def _plan_convolution(launches: LaunchList, layer: Convolution, x: _Map) -> _Map:
     """Convolve a map."""
-    columns = launches.tile_size("convolve_maps", "COLUMNS")
-    outputs, step = padded(layer.outputs, columns), layer.step
-    out = _Map(launches.new_map(step**2 * x.count, outputs), step * x.height, step * x.width, outputs)
-    grid = (launches.count_blocks("convolve_maps", "ROWS", x.count), outputs // columns, step**2)
-    weights = ("weight", "bias", "slopes")
-    form = (x.channels, outputs, layer.side, step, int(layer.form == "gate"))
-    launches.add_launch("convolve_maps", layer.module, grid, x.values, *weights, out.values, x.height, x.width, *form)
+    columns = launches.tile_size("conv_maps", "BLOCK_COLUMNS")
+    out_channels, upscale = padded(layer.out_channels, columns), layer.upscale
+    values = launches.new_map(upscale**2 * x.count, out_channels)
+    out = _Map(values, upscale * x.height, upscale * x.width, out_channels)
+    grid = (launches.count_blocks("conv_maps", "BLOCK_ROWS", x.count), out_channels // columns, upscale**2)
+    weights = ("weight", "bias", "negative_slopes")
+    form = (x.channels, out_channels, layer.kernel_size, upscale, int(layer.form == "gate"))
+    launches.add_launch("conv_maps", layer.module, grid, x.values, *weights, out.values, x.height, x.width, *form)
     return out
 
 
-def _plan_projection(launches: LaunchList, layer: Convolution, x: _Map, planes: Buffer | Frame) -> None:
+def _plan_conv_pixel_shuffle(launches: LaunchList, layer: Convolution, x: _Map, planes: Buffer | Frame) -> None:
     """Convolve a map to planes in fp32."""
-    columns, count = launches.tile_size("convolve_pixels", "COLUMNS"), layer.step**2 * layer.outputs
-    outputs = padded(count, columns)
-    grid = (launches.count_blocks("convolve_pixels", "ROWS", x.count), outputs // columns)
-    form = (x.channels, outputs, count, layer.side, layer.step)
+    kernel = "conv_pixel_shuffle"
+    columns, used_channels = launches.tile_size(kernel, "BLOCK_COLUMNS"), layer.upscale**2 * layer.out_channels
+    out_channels = padded(used_channels, columns)
+    grid = (launches.count_blocks(kernel, "BLOCK_ROWS", x.count), out_channels // columns)
+    form = (x.channels, out_channels, used_channels, layer.kernel_size, layer.upscale)
     size = x.height, x.width
-    launches.add_launch("convolve_pixels", layer.module, grid, x.values, "weight", "bias", planes, *size, *form)
+    launches.add_launch(kernel, layer.module, grid, x.values, "weight", "bias", planes, *size, *form)
 
 
 def _plan_dysample(launches: LaunchList, module: str, x: _Map, scale: int) -> None:
-    """Plan a tail that samples colors, which are computed from the tokens before, at learned positions."""
+    """Plan a tail that samples colors, which a 1×1 convolution computes first, at learned positions."""
     count = count_dysample_planes(scale)
     planes = launches.new_floats(count, x.count)
     # "gate" because it is 1×1: a projection to planes applies no gate
-    _plan_projection(launches, Convolution(module, count, "gate"), x, planes)
-    grid = (launches.count_blocks("sample_pixels", "PIXELS", scale**2 * x.count),)
+    _plan_conv_pixel_shuffle(launches, Convolution(module, count, "gate"), x, planes)
+    grid = (launches.count_blocks("dysample", "BLOCK_PIXELS", scale**2 * x.count),)
     out = Frame(is_output=True)
-    launches.add_launch("sample_pixels", module, grid, planes, "start", "bias", out, x.height, x.width, scale)
+    launches.add_launch("dysample", module, grid, planes, "init_positions", "bias", out, x.height, x.width, scale)
 
 
 def _plan_lda(launches: LaunchList, module: str, x: _Map, scale: int, channels: int) -> _Map:
-    """Plan the attention of pixels to positions."""
+    """Plan ``lda``: the attention of pixels to positions."""
     size, pixels = (x.height, x.width), scale**2 * x.count
-    normal = launches.new_map(x.count, x.channels)
-    grid: tuple[int, ...] = (launches.count_blocks("normalize_maps", "ROWS", x.count),)
-    launches.add_launch("normalize_maps", module, grid, x.values, normal, x.count, channels, x.channels)
+    normalized = launches.new_map(x.count, x.channels)
+    grid: tuple[int, ...] = (launches.count_blocks("normalize_maps", "BLOCK_ROWS", x.count),)
+    launches.add_launch("normalize_maps", module, grid, x.values, normalized, x.count, channels, x.channels)
     planes = launches.new_floats(channels // 2, x.count)  # queries and keys
     # "gate" because it is 1×1: a projection to planes applies no gate
-    _plan_projection(launches, Convolution(module, channels // 2, "gate"), _Map(normal, *size, x.channels), planes)
+    queries_keys = Convolution(module, channels // 2, "gate")
+    _plan_conv_pixel_shuffle(launches, queries_keys, _Map(normalized, *size, x.channels), planes)
 
-    part = channels // (4 * LDA_GROUPS)
-    width = padded(LDA_GROUPS * part, launches.tile_size("convolve_pixels", "DEPTH"))
-    moved = _Map(launches.new_map(pixels, width), scale * x.height, scale * x.width, width)
-    grid = (launches.count_blocks("move_queries", "PIXELS", pixels), LDA_GROUPS + 1)
-    weights = ("weight", "scale", "shift")
-    launches.add_launch("move_queries", module, grid, planes, *weights, moved.values, *size, scale, part, width)
+    group_channels = channels // (4 * LDA_GROUPS)
+    width = padded(LDA_GROUPS * group_channels, launches.tile_size("conv_pixel_shuffle", "BLOCK_K"))
+    features = _Map(launches.new_map(pixels, width), scale * x.height, scale * x.width, width)
+    kernel = "lda_offset_features"
+    grid = (launches.count_blocks(kernel, "BLOCK_PIXELS", pixels), LDA_GROUPS + 1)
+    weights = ("weight", "norm_weight", "norm_bias")
+    form = (*size, scale, group_channels, width)
+    launches.add_launch(kernel, module, grid, planes, *weights, features.values, *form)
     count = 2 * POSITIONS * LDA_GROUPS
     offsets = launches.new_floats(count, pixels)
-    _plan_projection(launches, Convolution(f"{module}.conv_offset", count), moved, offsets)
+    _plan_conv_pixel_shuffle(launches, Convolution(f"{module}.conv_offset", count), features, offsets)
 
-    out = _Map(launches.new_map(pixels, x.channels), moved.height, moved.width, x.channels)
-    grid = (launches.count_blocks("attend_positions", "PIXELS", pixels),)
-    inputs = (x.values, planes, offsets, "table")
-    launches.add_launch("attend_positions", module, grid, *inputs, out.values, *size, scale, channels, x.channels)
+    out = _Map(launches.new_map(pixels, x.channels), features.height, features.width, x.channels)
+    grid = (launches.count_blocks("lda_attention", "BLOCK_PIXELS", pixels),)
+    inputs = (x.values, planes, offsets, "position_bias")
+    launches.add_launch("lda_attention", module, grid, *inputs, out.values, *size, scale, channels, x.channels)
     return out

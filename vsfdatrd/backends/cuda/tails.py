@@ -15,7 +15,7 @@ POSITIONS = 9
 """Positions that a pixel attends to in the tail ``lda``."""
 LDA_GROUPS = 2
 """Groups of channels in the tail ``lda``, each with its own positions."""
-TAPS_PER_PIXEL = 48
+PRODUCTS_PER_PIXEL = 48
 """Products of a pixel between the two transposed convolutions of ``transpose+conv``: 16 for each color."""
 
 type Form = Literal["plain", "shuffle", "nearest", "gate", "transposed"]
@@ -27,21 +27,21 @@ class Convolution:
 
     module: str
     """Prefix of its tensors in the checkpoint."""
-    outputs: int
+    out_channels: int
     """Channels of its output."""
     form: Form = "plain"
     """What it is: 3×3, on its own (``plain``), before a pixel shuffle (``shuffle``) or after repeating every pixel
-    (``nearest``); 1×1, whose sigmoid multiplies the input (``gate``); or transposed, with a stride of `step`."""
-    step: int = 1
+    (``nearest``); 1×1, whose sigmoid multiplies the input (``gate``); or transposed, with a stride of `upscale`."""
+    upscale: int = 1
     """Output pixels for each token along an axis."""
-    slope: float = 1.0
+    negative_slope: float = 1.0
     """Factor of negative values."""
 
     @property
-    def side(self) -> int:
+    def kernel_size(self) -> int:
         """Tokens that a pixel depends on along each axis."""
         if self.form == "transposed":
-            return 3 if self.step == 2 else 1
+            return 3 if self.upscale == 2 else 1
         return {"plain": 3, "shuffle": 3, "nearest": 2, "gate": 1}[self.form]
 
 
@@ -52,11 +52,11 @@ class Tail:
     maps: tuple[Convolution, ...]
     """Convolutions to maps."""
     sampling: str | None = None
-    """Prefix of the tensors of what samples after them, of ``dysample`` and ``lda``."""
-    last: Convolution | None = None
-    """Convolution to pixels."""
-    planes: str | None = None
-    """Prefix of the tensors of a convolution of pixels at the end."""
+    """Prefix of the tensors of ``dysample`` or ``lda``, which follow these."""
+    to_planes: Convolution | None = None
+    """Convolution of the last map to planes."""
+    rgb_conv: str | None = None
+    """Prefix of the tensors of a convolution of these planes at the end."""
 
 
 def is_fused(config: FdatRdConfig) -> bool:
@@ -74,30 +74,30 @@ def describe(config: FdatRdConfig) -> Tail:
     maps: list[Convolution] = []
     n = 0  # index of the next layer in the checkpoint
 
-    def add(outputs: int, form: Form = "plain", step: int = 1, slope: float = 1.0, name: str = "") -> None:
-        maps.append(Convolution(f"upsampler.{n}{name}", outputs, form, step, slope))
+    def add(channels: int, form: Form = "plain", upscale: int = 1, slope: float = 1.0, name: str = "") -> None:
+        maps.append(Convolution(f"upsampler.{n}{name}", channels, form, upscale, slope))
 
     match "conv" if s == 1 else config.upsampler:
         case "pixelshuffledirect":
-            return Tail((), last=Convolution("upsampler.0", o, "shuffle", s))
+            return Tail((), to_planes=Convolution("upsampler.0", o, "shuffle", s))
         case "transpose+conv":
-            return Tail((), last=Convolution("upsampler.0", o, "transposed", s), planes="upsampler.1")
+            return Tail((), to_planes=Convolution("upsampler.0", o, "transposed", s), rgb_conv="upsampler.1")
         case "pixelshuffle":
             add(m, slope=0.01)
             n = 2
-            for step in upscaling_steps(s, config.upsampler):
-                add(m, "shuffle", step)
+            for factor in upscaling_steps(s, config.upsampler):
+                add(m, "shuffle", factor)
                 n += 2
         case "nearest+conv":
             add(c, slope=0.2)
-            for step in upscaling_steps(s, config.upsampler):
+            for factor in upscaling_steps(s, config.upsampler):
                 n += 3
-                add(c, "nearest", step, 0.2)
+                add(c, "nearest", factor, 0.2)
             n += 2
         case "pa_up":
-            for step in upscaling_steps(s, config.upsampler):
+            for factor in upscaling_steps(s, config.upsampler):
                 n += 1
-                add(m, "nearest", step)
+                add(m, "nearest", factor)
                 n += 1
                 add(m, "gate", slope=0.2, name=".conv.0")
                 n += 2
@@ -111,12 +111,12 @@ def describe(config: FdatRdConfig) -> Tail:
             if config.upsampler == "dysample":
                 return Tail(tuple(maps), sampling)
             return Tail(tuple(maps), sampling, Convolution(f"upsampler.{n + 1}", o))
-    return Tail(tuple(maps), last=Convolution(f"upsampler.{n}", o))
+    return Tail(tuple(maps), to_planes=Convolution(f"upsampler.{n}", o))
 
 
-def count_dysample_planes(step: int) -> int:
+def count_dysample_planes(upscale: int) -> int:
     """Return how many planes ``dysample`` computes pixels from: offsets, their scopes, and the colors of each group."""
-    return 4 * GROUPS * step**2 + 3 * GROUPS
+    return 4 * GROUPS * upscale**2 + 3 * GROUPS
 
 
 def padded(count: int, multiple: int) -> int:
@@ -133,12 +133,12 @@ def largest_buffer(config: FdatRdConfig, multiple: int = 64) -> int:
     """
     size = config.tail_scale**2
     if is_fused(config):
-        return 4 * TAPS_PER_PIXEL
+        return 4 * PRODUCTS_PER_PIXEL
     tail, pixels, most = describe(config), 1, 3 * size
     for layer in tail.maps:
-        pixels *= layer.step**2
-        most = max(most, pixels * padded(layer.outputs, multiple))
-    if tail.sampling and tail.last:
+        pixels *= layer.upscale**2
+        most = max(most, pixels * padded(layer.out_channels, multiple))
+    if tail.sampling and tail.to_planes:
         most = max(most, size * padded(config.mid_dim, multiple), size * 2 * POSITIONS * LDA_GROUPS)
     elif tail.sampling:
         most = max(most, count_dysample_planes(config.tail_scale))

@@ -149,8 +149,8 @@ def cuLaunchKernel(
     if any(ctypes.c_uint64.from_address(pointer).value for pointer in pointers[-2:]):
         return (CUresult.CUDA_ERROR_INVALID_VALUE,)
     replayed = hStream.captured is not None
-    if about.kernel == "first_convolution":
-        hStream.arena = starts["tokens"]
+    if about.kernel == "conv_first":
+        hStream.arena = starts["out"]
     *_, output = starts  # the last pointer, of every kernel
     is_frame = starts[output] != hStream.arena
 
@@ -160,7 +160,7 @@ def cuLaunchKernel(
             fake_gpu_interpreter.run(about, grid, arguments, is_frame)
         else:
             KERNELS[about.kernel](about.constants, grid, *arguments)
-        if about.kernel == "convolve_after":
+        if about.kernel == "conv_after":
             hStream.precision = about.precision
         if not is_frame:
             return
