@@ -125,11 +125,10 @@ def test_stdout_is_video_and_nothing_else(dvd: Path, tmp_path: Path, identity_2x
         assert all(rest[n * frame :].startswith(b"FRAME\n") for n in range(FRAMES))
 
 
-def test_building_an_engine_says_so_on_stderr(dvd: Path, tmp_path: Path, shared: Path) -> None:
-    weights = shared / "weights" / "fdat_rd_medium_2x_standin.safetensors"
-    script = write_script(tmp_path, dvd, weights, "clip = core.std.CropAbs(clip, 120, 120)\n")
+def test_building_an_engine_says_so_on_stderr(dvd: Path, tmp_path: Path, tiny_model: Path) -> None:
+    script = write_script(tmp_path, dvd, tiny_model, "clip = core.std.CropAbs(clip, 120, 120)\n")
     done = subprocess.run([vspipe(), "--info", str(script), "-"], capture_output=True, text=True, check=True)
-    output = r"building the (native|openvino) engine of fdat_rd_medium_2x_standin\.safetensors for 120×120"
+    output = r"building the (native|openvino) engine of tiny_2x\.safetensors for 120×120"
     assert re.search(output, done.stderr)
     assert "building" not in done.stdout
 
