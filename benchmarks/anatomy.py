@@ -58,11 +58,11 @@ class IdleEngine:
 
 def measure_steps(checkpoint: Checkpoint, width: int, height: int) -> dict[str, float]:
     """Seconds per frame of each step, measured separately, one frame at a time; and of all steps together."""
-    scale = checkpoint.description.scale
+    scale = checkpoint.descriptor.scale
     rgb = drawn_clip(width, height, RUNS)
     source = color.inspect_clip(_cached_clip(rgb.resize.Spline36(format=vs.YUV420P8, matrix=6)))
     tiling = geometry.single_tile(height, width, scale)
-    tall, wide = checkpoint.description.size.padded(height, width)
+    tall, wide = checkpoint.descriptor.size.padded(height, width)
     host = inference.upscale_frames(rgb, SlotPool(IdleEngine(tall, wide, scale)), tiling, scale)
     large = _cached_clip(rgb.resize.Point(width * scale, height * scale))
     with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +115,7 @@ def report(model: str, size: tuple[int, int] | None, out: str | None = None) -> 
     with tempfile.TemporaryDirectory() as folder:
         weights, _ = weights_file(model, Path(folder))
         checkpoint = open_checkpoint(weights)
-        config = checkpoint.description.config
+        config = checkpoint.descriptor.config
         if not isinstance(config, FdatRdConfig):
             raise SystemExit(f"{model} is not an FDAT-RD; only that can be taken apart")
         top = measure_ceiling(gpu=bool(list_gpus()))

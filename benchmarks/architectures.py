@@ -140,7 +140,7 @@ def compare_with_spandrel(checkpoint: Checkpoint, folder: Path) -> tuple[float, 
     from vsfdatrd.backends.base import EngineSpec
     from vsfdatrd.backends.openvino import backend as openvino
 
-    about = checkpoint.description
+    about = checkpoint.descriptor
     height, width = about.size.padded(*SIDES)
     picture = np.random.default_rng(0).random((about.frame_channels[0], height, width), np.float32)
     openvino.build(EngineSpec(checkpoint, height, width, "fp32", streams=1), folder)
@@ -160,7 +160,7 @@ def build(checkpoint: Checkpoint, precision: Any, folder: Path) -> None:
     from vsfdatrd.backends.tensorrt import backend as tensorrt
     from vsfdatrd.backends.tensorrt.library import RTX
 
-    about = checkpoint.description
+    about = checkpoint.descriptor
     height, width = about.size.padded(*SIDES)
     tensorrt.build_for(EngineSpec(checkpoint, height, width, precision), folder, RTX, ["sm89"])
 
@@ -186,7 +186,7 @@ def try_network(name: str) -> dict[str, Any]:
         folder = Path(text)
         checkpoint = step("loads", lambda: save_network(name, folder))
         if checkpoint:
-            about = checkpoint.description
+            about = checkpoint.descriptor
             found |= {
                 "architecture": about.name,
                 "scale": about.scale,

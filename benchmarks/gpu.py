@@ -39,7 +39,7 @@ def measure_tensorrt(
     checkpoint: Checkpoint, height: int, width: int, target: GraphTarget, frames: int
 ) -> dict[str, Any]:
     """Build, load and run an engine; return the result row."""
-    work = checkpoint.description.config.flops(height, width)
+    work = checkpoint.descriptor.config.flops(height, width)
     with open_on_gpu(checkpoint, height, width, target) as (worker, facts):
         fps = worker.ask("rate", runs=frames)
     return {
@@ -53,7 +53,7 @@ def measure_tensorrt(
 
 def measure_torch(checkpoint: Checkpoint, height: int, width: int, precision: Precision, frames: int) -> dict[str, Any]:
     """Measure the PyTorch network as a CUDA graph; return the same fields as `measure_tensorrt`."""
-    work = checkpoint.description.config.flops(height, width)
+    work = checkpoint.descriptor.config.flops(height, width)
     turns = min(5, frames)
     sizes = Sizes(height=height, width=width, turns=turns, frames=frames // turns)
     found = engines.measure_row(checkpoint, precision, sizes, engines.compute_in_fp32(checkpoint, sizes))

@@ -44,7 +44,7 @@ def layers(library: str, weights: Path, width: int, height: int) -> list[Layer]:
 
 def padded_picture(checkpoint: Checkpoint, width: int, height: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     """The first drawing, padded for the network, (3, H, W)."""
-    multiple = checkpoint.description.size.multiple_of
+    multiple = checkpoint.descriptor.size.multiple_of
     picture = np.zeros((3, round_up(height, multiple), round_up(width, multiple)), np.float32)
     for plane, source in zip(picture, drawings(width, height, 1)[0], strict=True):
         plane[:height, :width] = source

@@ -51,7 +51,7 @@ def check_flat(model: str, frames: int, settle: int) -> int:
 def compare_with_estimate(model: str, sizes: list[str]) -> int:
     """Compare the peak memory of the OpenVINO worker with its estimate, for several frame sizes."""
     checkpoint = open_checkpoint(resolve_model(model))
-    config = checkpoint.description.config
+    config = checkpoint.descriptor.config
     if not isinstance(config, FdatRdConfig):
         raise SystemExit(f"{model} is not an FDAT-RD")
     rows: list[dict[str, Any]] = []

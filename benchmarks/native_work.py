@@ -144,7 +144,7 @@ def measure(checkpoint: Checkpoint, width: int, height: int) -> list[dict[str, A
 
     Raises EngineError for a network that the kernels do not run.
     """
-    config = checkpoint.description.config
+    config = checkpoint.descriptor.config
     reason = network.unsupported_config_reason(config) if isinstance(config, FdatRdConfig) else "it is not an FDAT-RD"
     if reason or not isinstance(config, FdatRdConfig):
         raise EngineError(f"the native engine does not run it: {reason}")

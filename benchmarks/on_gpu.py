@@ -55,7 +55,7 @@ def open_on_gpu(
     Raises:
         EngineUnavailable: There is no GPU or no TensorRT, or TensorRT does not support the GPU.
     """
-    config = checkpoint.description.config
+    config = checkpoint.descriptor.config
     if not isinstance(config, FdatRdConfig):
         raise EngineUnavailable(f"{checkpoint.path.name} is not an FDAT-RD")
     if why := refusal_reason():

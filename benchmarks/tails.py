@@ -74,7 +74,7 @@ def estimated(engine: str, config: FdatFamilyConfig, height: int, width: int) ->
 
 
 def _job(engine: str, checkpoint: Checkpoint, height: int, width: int) -> EngineSpec:
-    about = checkpoint.description
+    about = checkpoint.descriptor
     tall, wide = about.size.padded(height, width)
     return EngineSpec(checkpoint, tall, wide, cast(Precision, engine.split()[1]), streams=1)
 

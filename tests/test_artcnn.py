@@ -74,7 +74,7 @@ FILES = ["safetensors", "notebook pth", "fragment glsl", "compute glsl", "regist
 def test_every_kind_of_file_is_the_same_model(tmp_path: Path, config: ArtCnnConfig, kind: str) -> None:
     tensors = random_tensors(config)
     checkpoint = open_checkpoint(saved(tmp_path, config, kind, tensors))
-    result = checkpoint.description
+    result = checkpoint.descriptor
     assert (result.name, result.config) == (config.name, config)
     assert (result.scale, result.config.in_channels, result.config.out_channels) == (
         config.scale,
@@ -93,19 +93,19 @@ def test_every_kind_of_file_is_the_same_model(tmp_path: Path, config: ArtCnnConf
 @pytest.mark.parametrize("kind", FILES[:2])
 def test_so_is_the_r_family(tmp_path: Path, config: ArtCnnConfig, kind: str) -> None:
     checkpoint = open_checkpoint(saved(tmp_path, config, kind, random_tensors(config)))
-    assert checkpoint.description.config == config
-    assert checkpoint.description.planes == ("rgb" if config is R_RGB else "luma")
+    assert checkpoint.descriptor.config == config
+    assert checkpoint.descriptor.planes == ("rgb" if config is R_RGB else "luma")
 
 
 def test_its_description_can_be_remembered(tmp_path: Path) -> None:
     for config in KINDS.values():
-        result = open_checkpoint(saved(tmp_path, config, "safetensors", random_tensors(config))).description
+        result = open_checkpoint(saved(tmp_path, config, "safetensors", random_tensors(config))).descriptor
         assert restore_descriptor(result.to_dict()) == result
 
 
 @pytest.mark.parametrize(("name", "architecture"), [("c4f16", "ArtCNN C4F16"), ("c4f32", "ArtCNN C4F32")])
 def test_the_released_files_are_known(shared: Path, name: str, architecture: str) -> None:
-    result = open_checkpoint(shared / "data/artcnn" / f"artcnn_{name}.safetensors").description
+    result = open_checkpoint(shared / "data/artcnn" / f"artcnn_{name}.safetensors").descriptor
     assert (result.name, result.scale, result.planes) == (architecture, 2, "luma")
 
 

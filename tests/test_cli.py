@@ -68,7 +68,7 @@ def test_info_as_text_says_the_same_as_json(tiny_model: Path, capsys: pytest.Cap
     assert err == ""
     assert main(["info", str(tiny_model), "--json"]) == 0
     plain: dict[str, Any] = json.loads(capsys.readouterr().out)
-    described = open_checkpoint(tiny_model).description
+    described = open_checkpoint(tiny_model).descriptor
     assert rows(text) == {name: f"{value:,}" if isinstance(value, int) else str(value) for name, value in plain.items()}
     assert plain["sha256"] == described.sha256
     assert plain["parameters"] == described.parameters

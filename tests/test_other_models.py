@@ -108,7 +108,7 @@ def test_frames_are_padded_to_what_the_network_asks_for(tmp_path: Path, name: st
         array(upscale(clip, model=checkpoint.path, backend=backend, precision="fp32"))
         for backend in ("openvino", "torch")
     ]
-    scale = checkpoint.description.scale
+    scale = checkpoint.descriptor.scale
     assert results[0].shape == (3, 12 * scale, 44 * scale)
     np.testing.assert_allclose(results[0], results[1], atol=1e-4)
 

@@ -39,7 +39,7 @@ class DescriptorCache(Protocol):
         """Return the cached descriptor as plain values, or None."""
         ...
 
-    def put(self, sha256: str, description: Mapping[str, Any]) -> None:
+    def put(self, sha256: str, descriptor: Mapping[str, Any]) -> None:
         """Store a descriptor. Should not raise: if storing fails, the file is examined again next time."""
         ...
 
@@ -81,22 +81,22 @@ def open_checkpoint(
                 f"{option} is for ONNX files that do not state it, and {path.name!r} is not one; leave it out"
             )
         cache = None  # the cache is keyed by the file, not by these arguments
-    description = _load_cached(cache, digest)
-    if description is None or description.architecture.has_changed(path, description.config):
+    descriptor = _load_cached(cache, digest)
+    if descriptor is None or descriptor.architecture.has_changed(path, descriptor.config):
         if cache is not None and (why := _recent_timeout(cache.get(digest))):
             raise refusal(path, why)
         try:
             if own is None:
-                description = _describe(path, digest)
+                descriptor = _describe(path, digest)
             else:
-                description = ModelDescriptor(own, *own.describe_file(path, multiple, input_range), sha256=digest)
+                descriptor = ModelDescriptor(own, *own.describe_file(path, multiple, input_range), sha256=digest)
         except TrialError as error:
             if cache is not None:
                 cache.put(digest, {"given_up": error.why, "at": time.time()})
             raise
         if cache is not None:
-            cache.put(digest, description.to_dict())
-    config = description.config
+            cache.put(digest, descriptor.to_dict())
+    config = descriptor.config
     channels = (config.in_channels, config.out_channels)
     if not any_channels and not config.accepts_chroma and channels not in ((3, 3), (1, 1)):
         raise refusal(
@@ -104,7 +104,7 @@ def open_checkpoint(
             f"is a network from {channels[0]} to {channels[1]} channels; only networks from RGB to RGB "
             "(3 to 3), or from luma to luma (1 to 1), can upscale a clip",
         )
-    return Checkpoint(path, description)
+    return Checkpoint(path, descriptor)
 
 
 def open_requested(options: Options, cache: DescriptorCache) -> Checkpoint:
@@ -151,10 +151,10 @@ def _load_cached(memory: DescriptorCache | None, digest: str) -> ModelDescriptor
     if memory is None or (plain := memory.get(digest)) is None:
         return None
     try:
-        description = restore_descriptor(plain)
+        descriptor = restore_descriptor(plain)
     except ValueError:  # written by another version
         return None
-    return description if description.sha256 == digest else None
+    return descriptor if descriptor.sha256 == digest else None
 
 
 def _describe(path: Path, digest: str) -> ModelDescriptor:

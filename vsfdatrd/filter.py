@@ -124,7 +124,7 @@ def _upscale(clip: vs.VideoNode, options: Options, style: StyleSource) -> vs.Vid
     source = color.inspect_clip(clip)
     store = EngineCache(options.cache)
     checkpoint = open_requested(options, store.metadata("checkpoint"))
-    model = checkpoint.description
+    model = checkpoint.descriptor
     styles.check_style(style, model)
     scale = model.scale
     if model.planes == "chroma":
@@ -185,7 +185,7 @@ def _open_engine(
     A frame that is too large for a GPU's memory is divided into the fewest tiles that fit. A frame that is too large
     for the main memory is an error, since its tiles would still take hours.
     """
-    model, scale = checkpoint.description, checkpoint.description.scale
+    model, scale = checkpoint.descriptor, checkpoint.descriptor.scale
     largest = options.tile[::-1] if options.tile is not None else model.fixed_size
     if largest is not None:
         tiling = geometry.tile_frame(height, width, *largest, scale)

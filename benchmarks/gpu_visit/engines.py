@@ -51,7 +51,7 @@ def checkpoints(folder: Path, sizes: Sizes) -> dict[str, Checkpoint]:
 
 def padded_drawing(checkpoint: Checkpoint, height: int, width: int) -> torch.Tensor:
     """The drawing as the network takes it, (1, 3, H, W) float32 on the device; sides are padded to its multiple."""
-    multiple = checkpoint.description.size.multiple_of
+    multiple = checkpoint.descriptor.size.multiple_of
     return torch.from_numpy(draw_line_art(round_up(height, multiple), round_up(width, multiple)))[None].to(device())
 
 

@@ -184,7 +184,7 @@ def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
         checkpoint = None if sizes.small else checkpoints(Path(folder), sizes)["whole"]
         config, tensors = SMALL, random_tensors(SMALL)
         if checkpoint:
-            described = checkpoint.description.config
+            described = checkpoint.descriptor.config
             assert isinstance(described, FdatRdConfig)
             config, tensors = described, checkpoint.tensors()
         weights = Weights(tensors)

@@ -46,7 +46,7 @@ class OnDevice:
     def __init__(self, checkpoint: Checkpoint, precision: Precision, height: int, width: int) -> None:
         frame = padded_drawing(checkpoint, height, width)
         self.input_shape = tuple(frame.shape[1:])
-        scale = checkpoint.description.scale
+        scale = checkpoint.descriptor.scale
         self.output_shape = (3, self.input_shape[1] * scale, self.input_shape[2] * scale)
         self.source, self.result = (
             cuda.DeviceMemory(4 * int(np.prod(s))) for s in (self.input_shape, self.output_shape)

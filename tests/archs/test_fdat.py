@@ -41,7 +41,7 @@ def tensors(tmp_path: Path) -> Tensors:
 @pytest.mark.parametrize("changes", [*TAILS, *BODIES], ids=case_id)
 def test_every_fdat_is_found(tmp_path: Path, changes: dict[str, Any]) -> None:
     checkpoint = fdat(tmp_path / "fdat.safetensors", **changes)
-    result, config = checkpoint.description, checkpoint.description.config
+    result, config = checkpoint.descriptor, checkpoint.descriptor.config
     assert isinstance(config, FdatConfig)
     assert tensor_shapes(config) == {name: values.shape for name, values in load_file(checkpoint.path).items()}
     network: Any = checkpoint.network()
@@ -78,7 +78,7 @@ def test_what_is_not_exactly_an_fdat_is_left_to_spandrel(tensors: Tensors, chang
 @pytest.mark.parametrize("unshuffle", [False, True])
 def test_networks_of_one_plane_are_found(tmp_path: Path, unshuffle: bool) -> None:
     checkpoint = fdat(tmp_path / "gray.safetensors", num_in_ch=1, num_out_ch=1, unshuffle_mod=unshuffle)
-    result = checkpoint.description
+    result = checkpoint.descriptor
     assert isinstance(result.config, FdatConfig)
     assert (result.config.in_channels, result.config.unshuffle) == (1, 2 if unshuffle else 1)
     assert (result.scale, result.planes) == (2, "luma")
@@ -86,7 +86,7 @@ def test_networks_of_one_plane_are_found(tmp_path: Path, unshuffle: bool) -> Non
 
 def test_weights_as_whole_numbers_are_none(tmp_path: Path, tensors: Tensors) -> None:
     save_file(tensors | {"conv_after.weight": tensors["conv_after.weight"].astype(np.int8)}, tmp_path / "x.safetensors")
-    assert open_checkpoint(tmp_path / "x.safetensors").description.architecture.name == "spandrel"
+    assert open_checkpoint(tmp_path / "x.safetensors").descriptor.architecture.name == "spandrel"
 
 
 def test_it_is_described_and_written_without_torch(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ node = helper.make_node
 )
 def test_what_a_file_is_and_what_it_computes(tmp_path: Path, made: dict[str, Any], message: dict[str, Any]) -> None:
     checkpoint = open_checkpoint(write_doubler(tmp_path / "x.onnx", **made))
-    about = checkpoint.description
+    about = checkpoint.descriptor
     found = about.to_dict() | about.to_dict()["config"] | {"fixed": about.fixed_size, "planes": about.planes}
     assert {name: found[name] for name in message} == message
     assert about.name == "ONNX"
@@ -65,7 +65,7 @@ def test_white_is_255_where_the_script_says_so(tmp_path: Path) -> None:
 
 def test_networks_of_two_channels_get_the_chroma(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_doubler(tmp_path / "x.onnx", channels=2, scale=1))
-    assert checkpoint.description.planes == "chroma"
+    assert checkpoint.descriptor.planes == "chroma"
     picture = np.random.default_rng(0).random((3, 40, 40), np.float32)
     result = run_in_openvino(checkpoint, picture, tmp_path / "engine")
     np.testing.assert_allclose(result, double_in_numpy(picture[1:], 1), atol=2e-5)
@@ -73,7 +73,7 @@ def test_networks_of_two_channels_get_the_chroma(tmp_path: Path) -> None:
 
 def test_a_multiple_is_taken_from_the_script(tmp_path: Path) -> None:
     path = write_doubler(tmp_path / "x.onnx", multiple=8)
-    assert open_checkpoint(path, multiple=16).description.size.multiple_of == 16
+    assert open_checkpoint(path, multiple=16).descriptor.size.multiple_of == 16
     with pytest.raises(CheckpointError, match="does not run as an image network"):
         open_checkpoint(path, multiple=3)
 
@@ -127,7 +127,7 @@ def test_weights_beside_the_file_are_part_of_it(tmp_path: Path, monkeypatch: pyt
     data[:4] = np.float32(2).tobytes()
     weights.write_bytes(data)
     again = open_checkpoint(path, cache=memory)
-    assert again.description != checkpoint.description, "other weights would get the engine of these"
+    assert again.descriptor != checkpoint.descriptor, "other weights would get the engine of these"
     weights.unlink()
     with pytest.raises(CheckpointError, match=r"stores its weights in 'weights.bin', which is not in its folder"):
         open_checkpoint(path, cache=memory)
@@ -290,8 +290,8 @@ def test_a_file_that_was_given_up_is_not_tried_again_for_a_day(tmp_path: Path, m
     monkeypatch.setattr(onnx_probe, "TIMEOUT", 100)
     (description,) = memory.descriptions.values()
     description["at"] -= 90_000
-    assert open_checkpoint(path, cache=memory).description.scale == 2
-    assert open_checkpoint(path, cache=memory).description.scale == 2
+    assert open_checkpoint(path, cache=memory).descriptor.scale == 2
+    assert open_checkpoint(path, cache=memory).descriptor.scale == 2
 
 
 def test_a_process_that_cannot_run_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,7 +317,7 @@ def test_artcnn_as_onnx_is_the_same_picture_as_its_weights(tmp_path: Path, confi
     pictures = []
     for name in ("a.safetensors", "a.onnx"):
         checkpoint = open_checkpoint(tmp_path / name)
-        assert checkpoint.description.planes == ("chroma" if config is C_CHROMA else "luma")
-        frame = np.random.default_rng(0).random((checkpoint.description.frame_channels[0], 40, 48), np.float32)
+        assert checkpoint.descriptor.planes == ("chroma" if config is C_CHROMA else "luma")
+        frame = np.random.default_rng(0).random((checkpoint.descriptor.frame_channels[0], 40, 48), np.float32)
         pictures.append(run_in_openvino(checkpoint, frame, tmp_path / f"engine {name}"))
     np.testing.assert_allclose(pictures[0], pictures[1], atol=1e-5)

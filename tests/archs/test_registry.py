@@ -70,7 +70,7 @@ def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_new_architecture_is_opened_cached_run_and_written_as_a_graph(one: Path) -> None:
     checkpoint = open_checkpoint(one)
-    result = checkpoint.description
+    result = checkpoint.descriptor
     assert (result.name, result.scale, result.planes, result.parameters, result.dtype) == ("One", 2, "rgb", 336, "fp32")
     assert registry.restore_descriptor(json.loads(json.dumps(result.to_dict()))) == result
     assert checkpoint.network()(torch.rand(1, 3, 8, 10)).shape == (1, 3, 16, 20)
@@ -86,7 +86,7 @@ def test_every_backend_estimates_its_memory(one: Path, name: str) -> None:
 
 
 def test_backends_say_what_they_cannot_run(one: Path) -> None:
-    model = open_checkpoint(one).description
+    model = open_checkpoint(one).descriptor
     reasons = {name: selection.import_backend(name).unsupported_reason(model) for name in BACKENDS}
     assert {name for name, reason in reasons.items() if reason} == {"native", "cuda"}
 

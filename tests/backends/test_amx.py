@@ -269,7 +269,7 @@ def test_convolutions_are_equal(channels: int, width: int, switch: Switch) -> No
 
 def test_the_shipped_weights_compute_the_same_picture(switch: Switch, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = open_checkpoint(Path(__file__).parents[2] / "models" / "fdat_rd_small_2x.safetensors")
-    config = checkpoint.description.config
+    config = checkpoint.descriptor.config
     assert isinstance(config, FdatRdConfig)
     np.testing.assert_array_equal(*of_both(config, checkpoint.tensors(), draw_line_art(60, 60), switch, monkeypatch))
 

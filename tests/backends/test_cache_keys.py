@@ -51,7 +51,7 @@ def test_keys_are_fixed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = EngineSpec(checkpoint, 240, 240, precision, (0,), None)  # type: ignore[arg-type]
     with pytest.raises(LookupError):
         selection._open_cached(name, module, spec, recorder)  # type: ignore[arg-type]
-    assert recorder.key == Key(checkpoint.description.sha256, graph, shape, precision, engine, device, options)
+    assert recorder.key == Key(checkpoint.descriptor.sha256, graph, shape, precision, engine, device, options)
 
 
 def test_graphs_of_every_architecture_keep_their_identity() -> None:

@@ -74,7 +74,7 @@ def test_networks_that_it_cannot_run(
     path = tmp_path / "network.safetensors"
     save_file(tiny_tensors(**(FIELDS | changes)), path)
     checkpoint = open_checkpoint(path)
-    assert cuda.unsupported_reason(checkpoint.description) == message
+    assert cuda.unsupported_reason(checkpoint.descriptor) == message
     if message:
         with pytest.raises(
             EngineUnavailable,
@@ -113,7 +113,7 @@ def test_what_was_verified_is_not_verified_again(
 
 def test_every_published_variant_has_kernels(cuda_model: Path) -> None:
     """With every tail, at every scale, with pixel unshuffle and without."""
-    about = open_checkpoint(cuda_model).description
+    about = open_checkpoint(cuda_model).descriptor
     for name, scale, unshuffle in product(("small", "medium", "large"), (1, 2, 3, 4), (False, True)):
         for upsampler in UPSAMPLERS:
             if upsampler != "conv" or (scale == 1 and not unshuffle):

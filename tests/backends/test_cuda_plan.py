@@ -126,7 +126,7 @@ def test_flat_frames(level: float) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_weights_equal_the_network_and_leave_out_what_is_idle(name: str) -> None:
     checkpoint = open_checkpoint(MODELS / f"{name}.safetensors")
-    config, tensors = checkpoint.description.config, checkpoint.tensors()
+    config, tensors = checkpoint.descriptor.config, checkpoint.tensors()
     assert isinstance(config, FdatRdConfig)
     picture = draw_line_art(60, 60)
     expected = run_network(config, tensors, picture)

@@ -69,8 +69,8 @@ def test_tensorrt_builds_other_networks_in_every_precision(tmp_path: Path, preci
     checkpoint = made("DAT", tmp_path)
     spec = EngineSpec(checkpoint, 200, 240, precision)
     facts = tensorrt.build_for(spec, tmp_path, RTX, ["sm89"])
-    config = replace(cast(SpandrelConfig, checkpoint.description.config), largest=0)
-    largest = replace(checkpoint.description, config=config)
+    config = replace(cast(SpandrelConfig, checkpoint.descriptor.config), largest=0)
+    largest = replace(checkpoint.descriptor, config=config)
     estimate = tensorrt.needed_bytes(spec) - tensorrt.needed_bytes(
         replace(spec, checkpoint=Checkpoint(checkpoint.path, largest))
     )
@@ -124,7 +124,7 @@ def test_the_torch_engine_takes_over_from_what_cannot_be_traced(
 def test_what_a_network_holds_is_told_by_its_largest_tensor(tmp_path: Path) -> None:
     make: Any = Compact
     checkpoint = saved(make(num_feat=24, num_conv=2, upscale=2), tmp_path / "compact.safetensors")
-    assert checkpoint.description.config.activations() == ({"largest": 24},)
+    assert checkpoint.descriptor.config.activations() == ({"largest": 24},)
     spec = EngineSpec(checkpoint, 400, 600, "fp32", streams=1)
     for engine in (openvino, torch_engine):
         assert engine.memory_estimate(spec)[0] > 4 * 24 * 400 * 600

@@ -49,7 +49,7 @@ def test_an_engine_runs_frame_after_frame(
         assert engine.slots == (streams or 2)
         first, second = draw_line_art(60, 90), np.ascontiguousarray(draw_line_art(60, 90)[:, ::-1])
         results = [run(engine, picture, slot % engine.slots) for slot, picture in enumerate((first, second, first))]
-        config = tiny.description.config
+        config = tiny.descriptor.config
         assert isinstance(config, FdatRdConfig)
         for picture, result in zip((first, second, first), results, strict=True):
             assert decibels(result, run_network(config, tiny.tensors(), picture)) > 60

@@ -158,7 +158,7 @@ def test_gelu_and_powers_of_both_sets_are_exact_to_five_digits(both_sets: Iterab
 @pytest.mark.parametrize("name", ["2x_transpose-conv", "2x_unshuffle_transpose-conv", "2x_unshuffle_64d", "4x"])
 def test_fixtures_of_the_reference_are_reproduced(shared: Path, name: str) -> None:
     checkpoint = open_checkpoint(shared / "fixtures" / f"fdatrd_{name}.safetensors")
-    config = checkpoint.description.config
+    config = checkpoint.descriptor.config
     assert isinstance(config, FdatRdConfig)
     assert unsupported_config_reason(config) is None
     with np.load(shared / "fixtures" / f"fdatrd_{name}.npz") as pictures:

@@ -29,7 +29,7 @@ def network(path: Path, *nodes: NodeProto, kind: int = TensorProto.FLOAT, **cons
 
 
 def ranges(path: Path, **arguments: Any) -> tuple[str, str]:
-    ends = open_checkpoint(path, **arguments).description.config
+    ends = open_checkpoint(path, **arguments).descriptor.config
     assert isinstance(ends, OnnxConfig)
     return ends.range, ends.output_range
 

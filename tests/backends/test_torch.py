@@ -97,7 +97,7 @@ class Failing(nn.Module):
 
 @pytest.mark.parametrize("error", [RuntimeError("the size of tensor a must match"), IndexError("out of range")])
 def test_a_network_that_fails_fails_its_frame(spec: EngineSpec, tmp_path: Path, error: Exception) -> None:
-    failing: Any = SimpleNamespace(description=spec.checkpoint.description, network=lambda: Failing(error))
+    failing: Any = SimpleNamespace(descriptor=spec.checkpoint.descriptor, network=lambda: Failing(error))
     engine = load(replace(spec, checkpoint=failing), tmp_path)
     for _ in range(2):  # the engine itself lives on
         engine.submit(0)
@@ -110,7 +110,7 @@ def test_a_network_that_does_not_load_is_an_engine_error(spec: EngineSpec, tmp_p
     def network() -> NoReturn:
         raise RuntimeError("not enough memory: you tried to allocate 99 bytes")
 
-    failing: Any = SimpleNamespace(description=spec.checkpoint.description, network=network)
+    failing: Any = SimpleNamespace(descriptor=spec.checkpoint.descriptor, network=network)
     with pytest.raises(EngineError, match="could not prepare the network for 90×60: not enough memory"):
         load(replace(spec, checkpoint=failing), tmp_path)
 
@@ -138,7 +138,7 @@ def test_nothing_is_collected_that_was_not_submitted(spec: EngineSpec, tmp_path:
 
 def test_the_note_names_the_weights(spec: EngineSpec, tmp_path: Path) -> None:
     engine_module.build(spec, tmp_path)
-    assert spec.checkpoint.description.sha256 in (tmp_path / "torch.json").read_text()
+    assert spec.checkpoint.descriptor.sha256 in (tmp_path / "torch.json").read_text()
 
 
 def test_precisions_are_those_of_the_processor(spec: EngineSpec, tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def test_small_frames_are_traced_as_they_are(tmp_path: Path, passes: list[tuple[
 
 def test_the_sizes_tried_differ_from_the_traced_one(tmp_path: Path) -> None:
     for name in ("Compact", "SAFMN", "Uformer"):
-        about = save_network(name, tmp_path).description
+        about = save_network(name, tmp_path).descriptor
         small = traced_graphs._small_size(about)
         for more in ((27, 53), (64, 64), (127, 127)):
             tried = traced_graphs._small_size(about, *more)

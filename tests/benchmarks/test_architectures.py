@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(
 )
 def test_openvino_gives_what_spandrel_gives(tmp_path: Path, name: str, scale: int, multiple: int) -> None:
     checkpoint = save_network(name, tmp_path)
-    about: ModelDescriptor = checkpoint.description
+    about: ModelDescriptor = checkpoint.descriptor
     assert (about.scale, about.size.multiple_of, about.planes) == (scale, multiple, "rgb")
     (tmp_path / "engine").mkdir()
     result, deviation = compare_with_spandrel(checkpoint, tmp_path / "engine")

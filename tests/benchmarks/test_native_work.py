@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(backend.unavailable() is not None, reason="the p
 
 def test_all_products_are_counted(tiny_model: Path) -> None:
     checkpoint = open_checkpoint(tiny_model)
-    config = checkpoint.description.config
+    config = checkpoint.descriptor.config
     assert isinstance(config, FdatRdConfig)
     rows = native_work.measure(checkpoint, 60, 60)
     assert {row["kernel"] for row in rows} - set(native_work.WORK) <= {"memorise", "between"}

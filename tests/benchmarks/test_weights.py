@@ -16,7 +16,7 @@ def test_random_weights_stand_in_for_those_that_are_missing(tmp_path: Path, monk
     file, trained = weights_file("small", tmp_path)
     again, _ = weights_file("small", tmp_path)
     assert file == again
-    assert open_checkpoint(file).description.scale == 2
+    assert open_checkpoint(file).descriptor.scale == 2
     assert not trained
     assert weights_file("my.safetensors", tmp_path) == (Path("my.safetensors"), True)
     with pytest.raises(FdatrdError, match="nowhere"):

@@ -117,7 +117,7 @@ def test_memory_returns_when_an_engine_is_closed(medium: Checkpoint, tmp_path: P
     load(spec, tmp_path).close()  # workspaces of cuBLAS and cuDNN stay, and serve every engine after it
     before = used()
     engine = load(spec, tmp_path)
-    assert used() - before > 2 * medium.description.parameters, "the weights are not where this test looks"
+    assert used() - before > 2 * medium.descriptor.parameters, "the weights are not where this test looks"
     engine.close()
     del engine
     assert used() <= before + (1 << 20)

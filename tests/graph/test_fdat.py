@@ -54,7 +54,7 @@ def small(tmp_path: Path) -> Checkpoint:
 @pytest.mark.parametrize("changes", [*TAILS, *BODIES], ids=case_id)
 def test_it_is_what_spandrel_computes(tmp_path: Path, changes: dict[str, Any]) -> None:
     checkpoint = fdat(tmp_path / "fdat.safetensors", **changes)
-    u = checkpoint.description.size.multiple_of
+    u = checkpoint.descriptor.size.multiple_of
     for height, width in ((40, 48), (20 * u, 13 * u)):  # the second is no multiple of the windows
         x = noise(height, width)
         model = checkpoint.graph(height, width)
@@ -86,7 +86,7 @@ def test_half_precision(small: Checkpoint, precision: Precision, bound: float, s
 @pytest.mark.parametrize("changes", [{}, {"unshuffle_mod": True, "window_size": 7}], ids=case_id)
 def test_a_graph_for_any_size(tmp_path: Path, changes: dict[str, Any]) -> None:
     checkpoint = fdat(tmp_path / "fdat.safetensors", **changes)
-    config = checkpoint.description.config
+    config = checkpoint.descriptor.config
     assert isinstance(config, FdatConfig)
     model = fdat_rd_graph(config, checkpoint.tensors(), None)
     for height, width in ((40, 48), (27, 35)):

@@ -98,7 +98,7 @@ def test_registering_elsewhere() -> None:
 
 def test_fdat_stays_fdat(fdat: Path) -> None:
     assert spandrel.ModelLoader().load_from_file(fdat).architecture.id == "FDAT"
-    result = open_checkpoint(fdat).description
+    result = open_checkpoint(fdat).descriptor
     assert (result.name, result.scale, result.architecture.name) == ("FDAT", 2, "FDAT")
     model = load_model(fdat)
     x = torch.rand(1, 3, 24, 40)
@@ -107,7 +107,7 @@ def test_fdat_stays_fdat(fdat: Path) -> None:
 
 def test_rgb_network_of_another_architecture(compact: Callable[[int, int], Path]) -> None:
     checkpoint = open_checkpoint(compact(3, 3))
-    result = checkpoint.description
+    result = checkpoint.descriptor
     assert (result.name, result.scale, result.size, result.dtype) == ("Compact", 2, SizeRequirements(), "fp32")
     network = checkpoint.network()
     assert result.parameters == sum(parameter.numel() for parameter in network.parameters())
@@ -119,7 +119,7 @@ def test_rgb_network_of_another_architecture(compact: Callable[[int, int], Path]
 
 def test_one_channel_network_is_for_luma(compact: Callable[[int, int], Path]) -> None:
     checkpoint = open_checkpoint(compact(1, 1))
-    assert (checkpoint.description.planes, checkpoint.description.frame_channels) == ("luma", (1, 1))
+    assert (checkpoint.descriptor.planes, checkpoint.descriptor.frame_channels) == ("luma", (1, 1))
     assert checkpoint.network()(torch.rand(1, 1, 8, 12)).shape == (1, 1, 16, 24)
 
 
@@ -127,7 +127,7 @@ def test_other_channels_are_refused_for_clips_alone(compact: Callable[[int, int]
     path = compact(4, 4)
     with pytest.raises(CheckpointError, match=r"compact_4_4.safetensors' is a network from 4 to 4 channels; only"):
         open_checkpoint(path)
-    assert open_checkpoint(path, any_channels=True).description.config.in_channels == 4
+    assert open_checkpoint(path, any_channels=True).descriptor.config.in_channels == 4
     assert load_model(path)(torch.rand(1, 4, 8, 8)).shape == (1, 4, 16, 16)
 
 
@@ -147,8 +147,8 @@ def test_size_requirements(tmp_path: Path) -> None:
     path = _saved(network, tmp_path / "swinir.safetensors")
     descriptor = spandrel.ModelLoader().load_from_file(path)
     checkpoint = open_checkpoint(path)
-    assert checkpoint.description.size.multiple_of == descriptor.size_requirements.multiple_of
-    assert checkpoint.description.size.minimum == descriptor.size_requirements.minimum
+    assert checkpoint.descriptor.size.multiple_of == descriptor.size_requirements.multiple_of
+    assert checkpoint.descriptor.size.minimum == descriptor.size_requirements.minimum
     assert checkpoint.network()(torch.rand(1, 3, 11, 17)).shape == (1, 3, 22, 34)
 
 

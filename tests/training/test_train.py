@@ -83,8 +83,8 @@ def test_it_reaches_the_end_of_its_plan(trained: Path) -> None:
 
 def test_its_weights_open_and_compute(trained: Path) -> None:
     checkpoint = open_checkpoint(trained / "fdat_rd_tiny_2x.safetensors")
-    assert checkpoint.description.name == "FDAT-RD"
-    assert (checkpoint.description.scale, checkpoint.description.dtype) == (2, "fp16")
+    assert checkpoint.descriptor.name == "FDAT-RD"
+    assert (checkpoint.descriptor.scale, checkpoint.descriptor.dtype) == (2, "fp16")
     net = checkpoint.network()
     with torch.no_grad():
         output = net(torch.full((1, 3, 33, 47), 0.5))

@@ -46,7 +46,7 @@ def test_shipped_weights_are_there() -> None:
     from vsfdatrd.checkpoint import open_checkpoint
 
     for model in CATALOG.values():
-        result = open_checkpoint(resolve_model(model.name)).description
+        result = open_checkpoint(resolve_model(model.name)).descriptor
         assert (result.sha256, result.scale, result.name) == (model.sha256, model.scale, "FDAT-RD")
 
 

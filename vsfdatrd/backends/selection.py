@@ -109,7 +109,7 @@ def usable_backends(requested: str, checkpoint: Checkpoint, device: Sequence[int
         ArgumentError: The environment variable that limits the instruction set has an invalid value.
     """
     instructions.instruction_cap()
-    model = checkpoint.description
+    model = checkpoint.descriptor
     if requested != "auto":
         result = import_backend(requested)
         if reason := result.unavailable(device):
@@ -194,9 +194,9 @@ def _fastest_first(
     timed_height, timed_width = height, width
     if height * width > MAX_TIMED_SIZE[0] * MAX_TIMED_SIZE[1]:
         timed_height, timed_width = min(height, MAX_TIMED_SIZE[0]), min(width, MAX_TIMED_SIZE[1])
-    padded = padded_size(checkpoint.description, timed_height, timed_width)
+    padded = padded_size(checkpoint.descriptor, timed_height, timed_width)
     identity = {
-        "weights": checkpoint.description.sha256,
+        "weights": checkpoint.descriptor.sha256,
         "size": list(padded),
         "streams": options.streams,
         "precision": options.precision,
@@ -292,7 +292,7 @@ def _open_backend(
         devices = f"the {count} GPUs of this machine" if count > 1 else "device 0, the only one here"
         raise ArgumentError(f"device={list(options.device)} does not exist; the {name} engine can use {devices}")
     requested = possible if options.precision == "auto" else (cast(Precision, options.precision),)
-    padded = padded_size(checkpoint.description, height, width)
+    padded = padded_size(checkpoint.descriptor, height, width)
     for precision in requested:
         spec = EngineSpec(checkpoint, *padded, precision, options.device, options.streams)
         if precision != requested[-1] and (
@@ -310,7 +310,7 @@ def _open_backend(
 
 
 def _cache_key(name: str, module: Backend, spec: EngineSpec) -> Key:
-    model = spec.checkpoint.description
+    model = spec.checkpoint.descriptor
     return Key(
         weights=model.sha256,
         graph=module.GRAPH_VERSION,

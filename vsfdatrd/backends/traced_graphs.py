@@ -56,7 +56,7 @@ def create_graph(checkpoint: Checkpoint, height: int, width: int, target: GraphT
     Raises:
         EngineError: As in `Checkpoint.graph`; also OverflowError and CheckpointError.
     """
-    network = checkpoint.description
+    network = checkpoint.descriptor
     if network.architecture.is_traced and height * width >= LARGE_PIXELS:
         small_height, small_width = _small_size(network)
         if _is_size_independent(
@@ -100,7 +100,7 @@ def check_trace(checkpoint: Checkpoint) -> float | None:
     Raises:
         EngineError: The PSNR is below `accuracy.MIN_PSNR_DB`, or the network cannot be traced.
     """
-    return _small_image_psnr(checkpoint) if checkpoint.description.architecture.is_traced else None
+    return _small_image_psnr(checkpoint) if checkpoint.descriptor.architecture.is_traced else None
 
 
 def _small_size(model: ModelDescriptor, extra_rows: int = 0, extra_columns: int = 0) -> tuple[int, int]:
@@ -112,7 +112,7 @@ def _small_size(model: ModelDescriptor, extra_rows: int = 0, extra_columns: int 
 @lru_cache(maxsize=16)
 def _small_image_psnr(checkpoint: Checkpoint) -> float:
     """Return the PSNR in dB of a traced graph against its PyTorch module on a small test image."""
-    model = checkpoint.description
+    model = checkpoint.descriptor
     height, width = _small_size(model)
     try:
         return _psnr_against_pytorch(checkpoint, checkpoint.graph(height, width), height, width)
@@ -137,7 +137,7 @@ def _is_size_independent(checkpoint: Checkpoint, extra_rows: int, extra_columns:
     """
     from vsfdatrd.graph.trace import fix_shape
 
-    network = checkpoint.description
+    network = checkpoint.descriptor
     try:
         model = trace_checkpoint(checkpoint, *_small_size(network), dynamic=True)
         for height, width in (
@@ -167,7 +167,7 @@ def _psnr_against_pytorch(checkpoint: Checkpoint, model: "onnx.ModelProto", heig
         graph.write_bytes(serialize(model))
         reference.compute_reference(graph, result)
         output = np.load(result).astype(np.float32)  # (C, H·scale, W·scale)
-    network = checkpoint.description
+    network = checkpoint.descriptor
     picture = accuracy.draw_line_art(height, width)[None, : network.frame_channels[0]]
     with torch.inference_mode():
         expected = network.architecture.run(checkpoint.network(), torch.from_numpy(picture))[0].numpy()

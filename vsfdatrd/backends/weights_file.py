@@ -58,7 +58,7 @@ def read_weights(directory: Path, engine: str) -> tuple[FdatRdConfig, dict[str, 
 
 def verification_size(spec: EngineSpec) -> tuple[int, int]:
     """Return height and width of the images that an engine computes when it is verified; see `VERIFICATION_SIZE`."""
-    multiple = spec.checkpoint.description.size.multiple_of
+    multiple = spec.checkpoint.descriptor.size.multiple_of
     height, width = (max(multiple, side // multiple * multiple) for side in VERIFICATION_SIZE)
     return height, width
 
@@ -74,6 +74,6 @@ def check_scale(spec: EngineSpec, output: list[int], engine: str) -> None:
     Raises:
         EngineError: It has not.
     """
-    scale = spec.checkpoint.description.scale
+    scale = spec.checkpoint.descriptor.scale
     if output != [3, spec.height * scale, spec.width * scale]:
         raise EngineError(f"the {engine} engine belongs to another network, of a different scale")

@@ -81,7 +81,7 @@ def build_for(options: Options, width: int, height: int, targets: Sequence[str])
         raise EngineUnavailable("engines for other GPUs need tensorrt_rtx; pip install 'vsfdatrd[rtx]'")
     store = EngineCache(options.cache)
     checkpoint = open_requested(options, store.metadata("checkpoint"))
-    frame = selection.padded_size(checkpoint.description, height, width)
+    frame = selection.padded_size(checkpoint.descriptor, height, width)
     precision: Precision = "fp16" if options.precision == "auto" else options.precision  # type: ignore[assignment]
     spec = EngineSpec(checkpoint, *frame, precision)
     built = []
@@ -95,7 +95,7 @@ def build_for(options: Options, width: int, height: int, targets: Sequence[str])
 
 def _build_for(store: EngineCache, spec: EngineSpec, target: str) -> BuiltEngine:
     checkpoint, precision = spec.checkpoint, spec.precision
-    model = checkpoint.description
+    model = checkpoint.descriptor
     if target == "sm75" and precision not in ("fp16", "mixed"):
         raise ArgumentError(f"sm75 (RTX 20) has no engines in {precision}; build fp16 or mixed for it")
     key = Key(  # must equal the key that `selection` computes on a machine with such a GPU

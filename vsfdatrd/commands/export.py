@@ -113,7 +113,7 @@ def export(
             "or write a .safetensors file"
         )
     checkpoint = open_checkpoint(resolve_model(model), any_channels=kind != "onnx")
-    if not checkpoint.description.architecture.has_tensors:
+    if not checkpoint.descriptor.architecture.has_tensors:
         raise ArgumentError(f"model={str(checkpoint.path)!r} is an ONNX file already; use it as it is")
     provenance = _provenance(model, checkpoint, precision)
     with _replace_target(target, checkpoint.path) as temporary:
@@ -170,8 +170,8 @@ def _provenance(model: str | Path, checkpoint: Checkpoint, precision: Precision)
     value = os.fspath(model)
     return {
         "model": value.lower() if value.lower() in CATALOG else checkpoint.path.name,
-        "weights_sha256": checkpoint.description.sha256,
-        "scale": str(checkpoint.description.scale),
+        "weights_sha256": checkpoint.descriptor.sha256,
+        "scale": str(checkpoint.descriptor.scale),
         "precision": precision,
         "vsfdatrd": __version__,
     }
@@ -228,13 +228,13 @@ def _export_graph(
 ) -> Exported:
     size = None if dynamic else size or DEFAULT_SIZE
     if size is not None:
-        _check_size(checkpoint.description, size)
+        _check_size(checkpoint.descriptor, size)
     shape = None if size is None else size[::-1]
     graph = _serialized_graph(checkpoint, shape, precision, provenance)
     temporary.write_bytes(graph)
     verified = unverified = psnr = difference = None
     if verify:
-        trials = export_check.trial_sizes(checkpoint.description, shape)
+        trials = export_check.trial_sizes(checkpoint.descriptor, shape)
         at_full_size = shape is None or trials == [shape]
         export_check.check_structure(graph)
         session = export_check.open_session(temporary, precision)
@@ -386,6 +386,6 @@ def _verify_file(path: Path, source: Checkpoint, tensors: Mapping[str, Array], p
         expected = values.astype(np.float32) if is_half else values
         if stored[name].dtype != expected.dtype or not np.array_equal(stored[name], expected):
             raise verification_error(f"its tensor {name!r} has other values")
-    before, after = source.description, reopened.description
+    before, after = source.descriptor, reopened.descriptor
     if replace(before, sha256=after.sha256, dtype=precision, part=after.part) != after:
         raise verification_error(f"it is identified as {after.name} {after.scale}x in {after.dtype}")

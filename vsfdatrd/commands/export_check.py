@@ -116,11 +116,11 @@ def compare_with_pytorch(
     from vsfdatrd.backends import accuracy
 
     network = checkpoint.network()
-    channels = checkpoint.description.frame_channels[0]
+    channels = checkpoint.descriptor.frame_channels[0]
     lowest, largest = np.inf, 0.0
     for height, width in sizes:
         picture = accuracy.draw_line_art(height, width)[None, :channels]  # (1, C, H, W)
-        expected = run_pytorch(network, checkpoint.description, picture)
+        expected = run_pytorch(network, checkpoint.descriptor, picture)
         try:
             out: Array = session.run(["output"], {"input": picture})[0]
         except Exception as error:  # no common base class, as above

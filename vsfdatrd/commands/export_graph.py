@@ -32,7 +32,7 @@ def graph_for_others(checkpoint: Checkpoint, shape: tuple[int, int] | None, prec
         OverflowError: A weight exceeds the range of the precision.
         EngineError: The network cannot be exported to a graph.
     """
-    model = checkpoint.description
+    model = checkpoint.descriptor
     target = GraphTarget(precision, padding=True)
     if shape is None or not model.architecture.is_traced:
         return model.architecture.graph(model.config, checkpoint, shape, target)

@@ -85,7 +85,7 @@ def run(model: str, size: tuple[int, int], target: Path | None, seconds: float =
         "machine": describe_machine(),
         "libraries": installed_versions(LIBRARIES),
         "model": checkpoint.path.stem,
-        "weights": checkpoint.description.sha256[:16],
+        "weights": checkpoint.descriptor.sha256[:16],
         "size": [width, height],
         "engines": [],
     }
@@ -217,7 +217,7 @@ def reference_output(case: _Case, engine_folder: Path) -> FramePlanes:
     if path is None:
         path = case.cache / REFERENCE_FILE
         graph = case.cache / "exact.onnx"
-        size = padded_size(case.checkpoint.description, case.height, case.width)
+        size = padded_size(case.checkpoint.descriptor, case.height, case.width)
         graph.write_bytes(serialize(create_graph(case.checkpoint, *size)))
         references.compute_reference(graph, path)
     result: FramePlanes = np.load(path, allow_pickle=False).astype(np.float32)

@@ -23,7 +23,7 @@ def list_models() -> int:
         rows.append((model.name, f"{model.scale}x", model.license, model.file))
     for alias in aliases.read_aliases().values():
         try:
-            descriptor = open_checkpoint(alias.file, cache=EngineCache(None).metadata("checkpoint")).description
+            descriptor = open_checkpoint(alias.file, cache=EngineCache(None).metadata("checkpoint")).descriptor
             scale, description = f"{descriptor.scale}x", f"{descriptor.name}, {alias.file}"
         except FdatrdError as error:
             scale, description = _NO_VALUE, str(error)
@@ -77,7 +77,7 @@ def add_alias(file: Path, name: str) -> int:
     """Define an alias for a model file, after checking that the file can be used."""
     aliases.check_name(name, CATALOG)
     path = expand_user(file).absolute()
-    model = open_checkpoint(path).description
+    model = open_checkpoint(path).descriptor
     aliases.add_alias(ModelAlias(name, path, model.sha256), CATALOG)
     print(f'{name}: {model.name}, {model.scale}x, {path}; in scripts model="{name}"')
     return 0
@@ -106,7 +106,7 @@ def _verify_alias(alias: ModelAlias) -> bool:
 
 
 def _info_rows(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
-    model = checkpoint.description
+    model = checkpoint.descriptor
     rows: dict[str, Any] = {
         "file": str(path),
         "sha256": model.sha256,

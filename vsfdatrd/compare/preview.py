@@ -81,7 +81,7 @@ def write_preview(
     check_is_file(film)
     _check_output(out)
     files = [resolve_model(model) for model in models]
-    scales = [open_checkpoint(file).description.scale for file in files]
+    scales = [open_checkpoint(file).descriptor.scale for file in files]
     with TemporaryDirectory() as folder:
         with report_progress(f"reading {film.name}", delay=2):
             analysis = _analyze_film(film, Path(folder), settings)

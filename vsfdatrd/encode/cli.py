@@ -177,7 +177,7 @@ def _print_script(path: Path, settings: "Settings") -> int:
     from vsfdatrd.encode.progress import Reporter
     from vsfdatrd.weights.catalog import resolve_model
 
-    scale = open_checkpoint(resolve_model(settings.model)).description.scale
+    scale = open_checkpoint(resolve_model(settings.model)).descriptor.scale
     print(analyze(path, None, settings, scale, Reporter()).script, end="")
     return 0
 

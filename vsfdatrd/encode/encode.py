@@ -68,7 +68,7 @@ def encode(path: Path, target: Path, settings: Settings, workers: Workers, repor
         FdatrdError: The encode failed. Finished chunks are kept, and the next call resumes with them.
     """
     start = time.monotonic()
-    weights = open_checkpoint(resolve_model(settings.model)).description
+    weights = open_checkpoint(resolve_model(settings.model)).descriptor
     with open_workspace(target) as workspace:
         fingerprint = _settings_fingerprint(path, settings, weights.sha256)
         if _is_done(target, fingerprint, settings):

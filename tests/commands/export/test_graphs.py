@@ -170,5 +170,5 @@ def test_the_graph_is_plain_and_always_the_same(tiny_model: Path, target: Path, 
         assert (model.producer_name, model.producer_version) == ("vsfdatrd", __version__)
         about = {entry.key: entry.value for entry in model.metadata_props}
         assert about["model"] == tiny_model.name  # and not where it lies
-        assert about["weights_sha256"] == open_checkpoint(tiny_model).description.sha256
+        assert about["weights_sha256"] == open_checkpoint(tiny_model).descriptor.sha256
         assert about["precision"] == precision

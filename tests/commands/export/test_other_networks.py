@@ -51,8 +51,8 @@ def compact(tmp_path: Path) -> Path:
 def test_weights_of_other_networks(compact: Path, target: Path, kind: str) -> None:
     target = target.with_suffix(f".{kind}")
     export(compact, target, precision="fp16")
-    assert open_checkpoint(target).description.name == "Compact"
-    assert open_checkpoint(target).description.dtype == "fp16"
+    assert open_checkpoint(target).descriptor.name == "Compact"
+    assert open_checkpoint(target).descriptor.dtype == "fp16"
     picture = noise(20, 21)
     difference = relative_error(run_torch(target, picture), run_torch(compact, picture))
     assert 1e-6 < difference < 1e-2

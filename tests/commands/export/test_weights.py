@@ -52,8 +52,8 @@ def test_weights_keep_their_values(tiny_model: Path, target: Path, kind: str, pr
         assert written[name].dtype == values.dtype
         assert np.array_equal(written[name], values), name
     again = open_checkpoint(target)
-    assert again.description.dtype == precision
-    assert again.description.config == open_checkpoint(tiny_model).description.config
+    assert again.descriptor.dtype == precision
+    assert again.descriptor.config == open_checkpoint(tiny_model).descriptor.config
     picture = noise(30, 31)
     difference = relative_error(run_torch(target, picture), run_torch(tiny_model, picture))
     assert (difference == 0) if precision == "fp32" else 1e-4 < difference < 0.1

@@ -18,6 +18,6 @@ type Medium = tuple[FdatRdConfig, Tensors, torch.nn.Module]
 def medium(tmp_path_factory: pytest.TempPathFactory) -> Medium:
     """The shipped weights with all branches active."""
     checkpoint = open_checkpoint(weights_file("medium", tmp_path_factory.mktemp("medium"))[0])
-    config = checkpoint.description.config
+    config = checkpoint.descriptor.config
     assert isinstance(config, FdatRdConfig)
     return config, dict(checkpoint.tensors()), checkpoint.network()

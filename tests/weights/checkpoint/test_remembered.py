@@ -34,11 +34,11 @@ def test_descriptions_are_remembered_by_content(
     torch.save(state, path := tmp_path / "a.pth")
     memory = _Memory()
     first = open_checkpoint(path, cache=memory)
-    assert memory.kept.keys() == {first.description.sha256}
+    assert memory.kept.keys() == {first.descriptor.sha256}
     monkeypatch.setattr("vsfdatrd.checkpoint._describe", lambda *_: pytest.fail("it was looked at again"))
-    assert open_checkpoint(path, cache=memory).description == first.description
+    assert open_checkpoint(path, cache=memory).descriptor == first.descriptor
     path.rename(moved := tmp_path / "b.pth")
-    assert open_checkpoint(moved, cache=memory).description == first.description
+    assert open_checkpoint(moved, cache=memory).descriptor == first.descriptor
 
 
 CHANGES: list[dict[str, Any]] = [
@@ -56,16 +56,16 @@ CHANGES: list[dict[str, Any]] = [
 def test_memories_that_do_not_fit_are_ignored(tmp_path: Path, tensors: Tensors, change: dict[str, Any]) -> None:
     save_file(tensors, path := tmp_path / "a.safetensors")
     memory = _Memory()
-    expected = open_checkpoint(path, cache=memory).description
+    expected = open_checkpoint(path, cache=memory).descriptor
     memory.kept[expected.sha256] = json.dumps(expected.to_dict() | change)
-    assert open_checkpoint(path, cache=memory).description == expected
+    assert open_checkpoint(path, cache=memory).descriptor == expected
     memory.kept[expected.sha256] = "{}"
-    assert open_checkpoint(path, cache=memory).description == expected
+    assert open_checkpoint(path, cache=memory).descriptor == expected
 
 
 def test_no_torch_for_safetensors_nor_for_what_is_remembered(tmp_path: Path, tiny_model: Path, state: Tensors) -> None:
     torch.save(state, path := tmp_path / "a.pth")
-    known = open_checkpoint(path).description.to_dict()
+    known = open_checkpoint(path).descriptor.to_dict()
     (tmp_path / "known.json").write_text(json.dumps(known))
     script = f"""
 import json, sys

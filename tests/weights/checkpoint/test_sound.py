@@ -31,7 +31,7 @@ def test_every_fixture_is_described_and_read(shared: Path) -> None:
     for name, facts in index.items():
         path = shared / f"fixtures/{name}.safetensors"
         checkpoint = open_checkpoint(path)
-        result = checkpoint.description
+        result = checkpoint.descriptor
         assert (result.name, result.scale, result.dtype) == ("FDAT-RD", facts["config"]["scale"], "fp32"), name
         assert isinstance(result.config, FdatRdConfig)
         assert result.size == SizeRequirements(30 * result.config.unshuffle), name
@@ -40,7 +40,7 @@ def test_every_fixture_is_described_and_read(shared: Path) -> None:
 
 
 def test_shipping_size(shared: Path) -> None:
-    result = open_checkpoint(shared / "weights/fdat_rd_medium_2x_standin.safetensors").description
+    result = open_checkpoint(shared / "weights/fdat_rd_medium_2x_standin.safetensors").descriptor
     assert (result.parameters, result.dtype, result.scale, result.size.multiple_of) == (7_728_503, "fp16", 2, 60)
     assert result.sha256 == "d1e6dcf5017b4c2760994271649952d091a9d4474ec7d187ed01cf647b0507bd"
     assert restore_descriptor(json.loads(json.dumps(result.to_dict()))) == result
@@ -69,7 +69,7 @@ def test_every_precision(
     else:
         save_torch(converted, path)
     checkpoint = open_checkpoint(path)
-    assert checkpoint.description.dtype == name
+    assert checkpoint.descriptor.dtype == name
     result = checkpoint.tensors()
     assert {key for key, values in result.items() if values.dtype != np.float32} == {META_UPSAMPLE}
     exact = {
@@ -84,7 +84,7 @@ def test_precisions_may_be_mixed_and_meta_may_be_a_fraction(tmp_path: Path, tens
     mixed[META_UPSAMPLE] = tensors[META_UPSAMPLE].astype(np.float16)
     save_file(mixed, path := tmp_path / "a.safetensors")
     checkpoint = open_checkpoint(path)
-    assert checkpoint.description.dtype == "fp16+fp32"
+    assert checkpoint.descriptor.dtype == "fp16+fp32"
     network = checkpoint.network()
     assert network.get_buffer(META_UPSAMPLE).tolist() == tensors[META_UPSAMPLE].tolist()
 
@@ -114,7 +114,7 @@ def test_weights_are_found_wherever_training_programs_put_them(
         path = tmp_path / f"{number}.pth"
         torch.save(tree, path)
         checkpoint = open_checkpoint(path)
-        assert checkpoint.description.name == "FDAT-RD", what
+        assert checkpoint.descriptor.name == "FDAT-RD", what
         _same(checkpoint.tensors(), tensors)
 
 

@@ -179,7 +179,7 @@ def test_what_is_used_is_logged_and_kept(tmp_path: Path, caplog: pytest.LogCaptu
     with caplog.at_level(logging.INFO):
         checkpoint = open_checkpoint(path)
     assert "a.pth: the averaged weights 'params_ema/' are used; it also has 'params/'" in caplog.text
-    assert checkpoint.description.part == "params_ema/"
+    assert checkpoint.descriptor.part == "params_ema/"
     caplog.clear()
     broken = {name: value for name, value in BEST.items() if name != "body.0.bias"}
     torch.save({"params": LAST, "params_ema": broken}, path)

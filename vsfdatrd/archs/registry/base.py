@@ -250,7 +250,7 @@ class Checkpoint:
     """A weights file that has been identified and validated. Holds neither an open file nor tensors."""
 
     path: Path
-    description: ModelDescriptor
+    descriptor: ModelDescriptor
 
     def tensors(self) -> dict[str, Array]:
         """Read every tensor from the file.
@@ -262,9 +262,9 @@ class Checkpoint:
             CheckpointError: The file has changed since it was opened, or contains values that are not finite.
         """
         self.check_unchanged()
-        architecture = self.description.architecture
+        architecture = self.descriptor.architecture
         file = open_weights(self.path, [architecture.open_own_format])
-        state_dict = find_state_dict(file.entries, self.description.part)
+        state_dict = find_state_dict(file.entries, self.descriptor.part)
         if state_dict is None:
             raise refusal(self.path, "was changed while it was in use; run the script again")
         return dict(file.read(architecture.canonical_names(state_dict.names)))
@@ -279,15 +279,15 @@ class Checkpoint:
         Raises:
             CheckpointError: As for `tensors`; also for an ONNX file, and if PyTorch is missing.
         """
-        return self.description.architecture.module(self.description.config, self)
+        return self.descriptor.architecture.module(self.descriptor.config, self)
 
     def graph(self, height: int, width: int, target: GraphTarget = OPENVINO) -> "onnx.ModelProto":
         """Create the ONNX graph for padded frames of one size; see `Architecture.graph`."""
-        return self.description.architecture.graph(self.description.config, self, (height, width), target)
+        return self.descriptor.architecture.graph(self.descriptor.config, self, (height, width), target)
 
     def check_unchanged(self) -> None:
         """Raise CheckpointError if the file has changed since it was opened."""
-        if sha256(self.path) != self.description.sha256:
+        if sha256(self.path) != self.descriptor.sha256:
             raise refusal(self.path, "was changed while it was in use; run the script again")
 
 
@@ -296,7 +296,7 @@ def trace_checkpoint(checkpoint: Checkpoint, height: int, width: int, dynamic: b
     """Trace a checkpoint's module on a frame that needs no padding; see `graph.trace.trace_module`."""
     from vsfdatrd.graph.trace import trace_module
 
-    about = checkpoint.description
+    about = checkpoint.descriptor
     network = checkpoint.network()
     network_name = f"{checkpoint.path.name} ({about.name})"
     size = (1, about.frame_channels[0], height, width)

@@ -92,7 +92,7 @@ def version(device: Sequence[int] = (0,)) -> str:
 
 def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
     """List the precisions that there are kernels for; see `Backend.precisions`."""
-    compiled, config = _load_manifest(), checkpoint.description.config
+    compiled, config = _load_manifest(), checkpoint.descriptor.config
     channels = config.embed_dim if isinstance(config, FdatRdConfig) else 0
     return tuple(precision for precision in TYPES if compiled and compiled.supports(channels, precision))
 
@@ -189,12 +189,12 @@ def _load_manifest() -> Manifest | None:
 
 
 def _fdat_rd_config(spec: EngineSpec) -> FdatRdConfig:
-    return cast(FdatRdConfig, spec.checkpoint.description.config)
+    return cast(FdatRdConfig, spec.checkpoint.descriptor.config)
 
 
 def _needed_bytes(spec: EngineSpec) -> int:
     """Return the bytes of GPU memory for a network with every part at work, its weights, and its frames."""
-    config, network = _fdat_rd_config(spec), spec.checkpoint.description
+    config, network = _fdat_rd_config(spec), spec.checkpoint.descriptor
     compiled = manifest.load()
     tiles = {
         name: kernel.constants

@@ -171,13 +171,13 @@ def _stream_count(spec: EngineSpec) -> int:
 
 def _needed_bytes(spec: EngineSpec, streams: int) -> int:
     """Bytes needed for `streams` frames at once, including the process."""
-    description = spec.checkpoint.description
-    config = cast(FdatRdConfig, description.config)
+    descriptor = spec.checkpoint.descriptor
+    config = cast(FdatRdConfig, descriptor.config)
     pixels = spec.height * spec.width
     # four feature maps, and the planes before the last convolution
     maps = 16 * config.embed_dim / config.unshuffle**2 + 12 * config.scale**2
-    frame = pixels * (maps + memory.frame_bytes(description))
+    frame = pixels * (maps + memory.frame_bytes(descriptor))
     scratch = native_kernels.scratch_bytes(
         spec.width // config.unshuffle, config.embed_dim, config.ffn_dim, config.dict_tokens
     )
-    return int(streams * frame + max(_physical_cores(), streams) * scratch + 8 * description.parameters + PROCESS_BYTES)
+    return int(streams * frame + max(_physical_cores(), streams) * scratch + 8 * descriptor.parameters + PROCESS_BYTES)

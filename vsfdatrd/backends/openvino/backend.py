@@ -113,7 +113,7 @@ def build(spec: EngineSpec, directory: Path) -> None:
     """
     sizes = [(spec.height, spec.width)]
     if spec.precision != "fp32":  # add the sky's size, if that is different
-        sizes = list(dict.fromkeys((*sizes, sky_size(spec.checkpoint.description, *sizes[0]))))
+        sizes = list(dict.fromkeys((*sizes, sky_size(spec.checkpoint.descriptor, *sizes[0]))))
     with tempfile.TemporaryDirectory(prefix="graphs-", dir=directory) as folder:
         graphs = [_write_graph(spec, Path(folder), *size, spec.precision) for size in sizes]
         exact = [_write_graph(spec, Path(folder), *size, "fp32") for size in sizes] if spec.precision != "fp32" else []
@@ -163,7 +163,7 @@ def load(spec: EngineSpec, directory: Path) -> Engine:
 
 def _needed_bytes(spec: EngineSpec, streams: int) -> int:
     """Bytes needed for `streams` frames at once, including the process."""
-    network = spec.checkpoint.description
+    network = spec.checkpoint.descriptor
     activations = memory.activation_bytes(network.config, ACTIVATION_BYTES)
     frame = spec.height * spec.width * (activations + memory.frame_bytes(network))
     return int(streams * frame + 12 * network.parameters + PROCESS_BYTES)

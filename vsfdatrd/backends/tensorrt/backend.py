@@ -162,7 +162,7 @@ def needed_bytes(spec: EngineSpec) -> int:
     Args:
         spec: Parameters of the engine.
     """
-    network = spec.checkpoint.description
+    network = spec.checkpoint.descriptor
     gpu = first_selected(spec.device)
     library = choose_library(gpu.capability if gpu else None)
     sm75 = gpu is not None and gpu.capability == (7, 5)
@@ -265,7 +265,7 @@ def _compute_reference(spec: EngineSpec, directory: Path) -> tuple[bytes, int]:
         with tempfile.TemporaryDirectory(prefix="graphs-", dir=directory) as folder:
             graph_file = sky = Path(folder, "exact.onnx")
             graph_file.write_bytes(serialize(create_graph(*key)))
-            if (size := sky_size(spec.checkpoint.description, spec.height, spec.width)) != (spec.height, spec.width):
+            if (size := sky_size(spec.checkpoint.descriptor, spec.height, spec.width)) != (spec.height, spec.width):
                 sky = Path(folder, "sky.onnx")
                 sky.write_bytes(serialize(create_graph(spec.checkpoint, *size)))
             count = reference.compute_reference(graph_file, result, sky)

@@ -103,7 +103,7 @@ def identity(spec: EngineSpec) -> str:
 
 def memory_estimate(spec: EngineSpec) -> tuple[int, int]:
     """Estimate activations and buffers; see `Backend.memory_estimate`."""
-    network = spec.checkpoint.description
+    network = spec.checkpoint.descriptor
     activations = memory.activation_bytes(network.config, ACTIVATION_BYTES)
     share = 1 if spec.precision == "fp32" else 0.5
     frame = spec.height * spec.width * (activations * share + memory.frame_bytes(network))
@@ -128,7 +128,7 @@ def build(spec: EngineSpec, directory: Path) -> None:
     """
     if spec.precision != "fp32":
         log.info("%s agrees with fp32 to %.1f dB", spec.precision, _psnr_against_fp32(spec))
-    (directory / "torch.json").write_text(json.dumps({"weights": spec.checkpoint.description.sha256}), encoding="utf-8")
+    (directory / "torch.json").write_text(json.dumps({"weights": spec.checkpoint.descriptor.sha256}), encoding="utf-8")
 
 
 def load(spec: EngineSpec, directory: Path) -> Engine:
@@ -161,7 +161,7 @@ def _psnr_against_fp32(spec: EngineSpec) -> float:
     """
     import torch
 
-    model = spec.checkpoint.description
+    model = spec.checkpoint.descriptor
     size = model.fixed_size or model.size.padded(*VERIFICATION_SIZE)
     device = torch.device("cuda", spec.device[0]) if _has_gpu() else torch.device("cpu")
     pictures = [picture[None, : model.frame_channels[0]] for picture in (draw_line_art(*size), draw_sky(*size))]

@@ -23,7 +23,7 @@ def load_network(spec: EngineSpec, device: "torch.device") -> "torch.nn.Module":
 
     network, half = spec.checkpoint.network().to(device), _dtype(spec.precision)
     if half != torch.float32:
-        spec.checkpoint.description.architecture.to_half(network, half)
+        spec.checkpoint.descriptor.architecture.to_half(network, half)
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.dim() == 4:  # `Module.to(memory_format=...)` would fail on tensors with five dimensions
             tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
@@ -57,8 +57,8 @@ class _Slots:
 
     def __init__(self, spec: EngineSpec, slots: int) -> None:
         self.slots = slots
-        scale = spec.checkpoint.description.scale
-        in_channels, out_channels = spec.checkpoint.description.frame_channels
+        scale = spec.checkpoint.descriptor.scale
+        in_channels, out_channels = spec.checkpoint.descriptor.frame_channels
         self._input_shape = (1, in_channels, spec.height, spec.width)
         self._output_shape = (1, out_channels, spec.height * scale, spec.width * scale)
         self._closed = False

@@ -66,7 +66,7 @@ class Environment:
         if content != self.content:
             return f"has another file at {self.source}; copy the film there again"
         try:
-            if open_checkpoint(resolve_model(self.model)).description.sha256 != self.weights:
+            if open_checkpoint(resolve_model(self.model)).descriptor.sha256 != self.weights:
                 return f"has other weights under the name {self.model}; copy the file there"
             ffmpeg = presets.ffmpeg_version_for(self.encoder)
         except FdatrdError as error:
