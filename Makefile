@@ -57,7 +57,7 @@ check: lint
 test: lint
 	$(if $(ISA),FDATRD_MAX_ISA=$(ISA)) $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-# The same, and which lines of the package no test runs; it takes a tenth longer.
+# The same, and a list of the lines of the package that no test runs.
 coverage: lint
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --cov --cov-report=term:skip-covered
 

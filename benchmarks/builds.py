@@ -145,7 +145,7 @@ def activation_values(model: str) -> float:
     `vsfdatrd.backends.tensorrt.backend.ACTIVATION_BYTES` has the factors.
     """
     if model in ARTCNNS:
-        (moment,) = ARTCNNS[model].activations()
+        (moment,) = ARTCNNS[model].peak_values_per_pixel()
         return sum(moment.values())
     config = fdat_config(model)
     return (config.embed_dim if model in FDATS else config.ffn_dim) / config.unshuffle**2

@@ -75,7 +75,7 @@ def graph(config: FdatRdConfig, tensors: Mapping[str, Array], size: tuple[int, i
     """
     width, height = size
     target = tensorrt_target("fp16") if half else replace(tensorrt_target("fp16"), precision="fp32")
-    g = Writer(config.graph_name, target.compute, target.opset)
+    g = Writer(config.graph_name, target.compute_dtype, target.opset)
     out = _Products(config, Weights(tensors), height, width, target, g).body("input")
     return g.model((1, 3, height, width), out, (1, 3, height * config.scale, width * config.scale))
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LIBRARIES = (
+REPORTED_PACKAGES = (
     *("vapoursynth", "numpy", "torch", "openvino", "onnx", "tensorrt_rtx", "tensorrt", "spandrel"),
     "cuda-bindings",
 )
@@ -305,8 +305,8 @@ def _run_doctor(directory: Path | None) -> int:
     from vsfdatrd.cache.engine_cache import EngineCache
 
     print(f"vsfdatrd {__version__}, Python {platform.python_version()}, {platform.platform()}")
-    installed = installed_versions(LIBRARIES)
-    for name in LIBRARIES:
+    installed = installed_versions(REPORTED_PACKAGES)
+    for name in REPORTED_PACKAGES:
         print(f"  {name} {installed.get(name, 'is not installed')}")
     names = [f"{gpu.name} (sm{gpu.capability[0]}{gpu.capability[1]})" for gpu in list_gpus()]
     print(f"GPUs: {', '.join(names) or 'none that the NVIDIA driver shows'}")
@@ -329,7 +329,7 @@ def _run_doctor(directory: Path | None) -> int:
 
 
 def _self_test(store: "EngineCache") -> int:
-    """Upscale one small frame through core.fdatrd, as a script would, and print the cached engine timings."""
+    """Upscale one small frame through core.fdatrd, as a script would, and print the engine speeds measured so far."""
     import vapoursynth as vs
 
     from vsfdatrd.backends.selection import measured_speeds

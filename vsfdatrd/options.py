@@ -20,7 +20,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision.__value__)
 FIT_CHOICES = ("tiles", "resize")
 CHROMA_FILTERS = ("none", "luma_guided")
 MIN_TILE = 32
-MAX_MULTIPLE = 512
+MAX_SIZE_MULTIPLE = 512
 MAX_STREAMS = 32
 MAX_REUSE_THRESHOLD = 0.1
 """Largest allowed `reuse` threshold, for RGB in [0, 1]; larger differences are visible in line art."""
@@ -155,10 +155,10 @@ class Options:
         _check_choice("precision", self.precision, ("auto", *PRECISIONS))
         _check_choice("fit", self.fit, FIT_CHOICES)
         _check_choice("chroma_filter", self.chroma_filter, CHROMA_FILTERS)
-        if self.multiple is not None and not 1 <= self.multiple <= MAX_MULTIPLE:
+        if self.multiple is not None and not 1 <= self.multiple <= MAX_SIZE_MULTIPLE:
             raise ArgumentError(
-                f"multiple={self.multiple} is out of range; give the number, 1 to {MAX_MULTIPLE}, of which the sides "
-                "of the network's frames must be multiples, or leave it out to have it determined"
+                f"multiple={self.multiple} is out of range; give the number, 1 to {MAX_SIZE_MULTIPLE}, of which the "
+                "sides of the network's frames must be multiples, or leave it out to have it determined"
             )
         if not self.device or min(self.device) < 0 or len(set(self.device)) != len(self.device):
             raise ArgumentError(

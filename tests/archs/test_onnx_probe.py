@@ -46,7 +46,7 @@ def test_what_a_file_is_and_what_it_computes(tmp_path: Path, made: dict[str, Any
     found = about.to_dict() | about.to_dict()["config"] | {"fixed": about.fixed_size, "planes": about.planes}
     assert {name: found[name] for name in message} == message
     assert about.name == "ONNX"
-    assert about.config.activations() == ({"largest": about.config.in_channels * about.scale**2},)
+    assert about.config.peak_values_per_pixel() == ({"largest": about.config.in_channels * about.scale**2},)
     picture = np.random.default_rng(0).random((about.frame_channels[0], 48, 64), np.float32)
     result = run_in_openvino(checkpoint, picture, tmp_path / "engine")
     reference = double_in_numpy(picture, about.scale, kind=made.get("kind", "fp32"))

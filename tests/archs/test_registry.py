@@ -35,7 +35,7 @@ class OneConfig(NetworkConfig):
     name: ClassVar[str] = "One"
 
     @override
-    def activations(self) -> tuple[Mapping[str, float], ...]:
+    def peak_values_per_pixel(self) -> tuple[Mapping[str, float], ...]:
         return ({"largest": 3 * self.scale**2},)
 
 

@@ -124,7 +124,7 @@ def test_the_torch_engine_takes_over_from_what_cannot_be_traced(
 def test_what_a_network_holds_is_told_by_its_largest_tensor(tmp_path: Path) -> None:
     make: Any = Compact
     checkpoint = saved(make(num_feat=24, num_conv=2, upscale=2), tmp_path / "compact.safetensors")
-    assert checkpoint.descriptor.config.activations() == ({"largest": 24},)
+    assert checkpoint.descriptor.config.peak_values_per_pixel() == ({"largest": 24},)
     spec = EngineSpec(checkpoint, 400, 600, "fp32", streams=1)
     for engine in (openvino, torch_engine):
         assert engine.memory_estimate(spec)[0] > 4 * 24 * 400 * 600

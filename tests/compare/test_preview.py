@@ -130,7 +130,7 @@ def test_the_page_is_there_with_the_first_picture_and_says_so_when_it_was_stoppe
 
 def test_an_excerpt_has_whole_sections_from_all_of_a_film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each second of the film has another brightness, so that a frame tells where it is from."""
-    monkeypatch.setattr(excerpt, "MIN_DURATION", 30.0)
+    monkeypatch.setattr(excerpt, "MIN_FILM_SECONDS", 30.0)
     monkeypatch.setattr(excerpt, "MIN_SECTION_SECONDS", 0.4)
     for name, codec in (("film.vob", "mpeg2video"), ("film.mkv", "libx264")):
         path = tmp_path / name

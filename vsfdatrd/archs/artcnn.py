@@ -64,7 +64,7 @@ class ArtCnnConfig(NetworkConfig):
         """Number of convolutions in the body."""
         return self.blocks * (3 if self.residual else 1)
 
-    def activations(self) -> tuple[Mapping[str, float], ...]:
+    def peak_values_per_pixel(self) -> tuple[Mapping[str, float], ...]:
         """Count the first feature map, that of the body, and the input and output of one convolution."""
         return ({"artcnn": self.filters * (4 if self.residual else 3)},)
 
@@ -119,7 +119,7 @@ def tensor_shapes(config: ArtCnnConfig) -> dict[str, Shape]:
 
 
 def canonical_names(names: Collection[str]) -> dict[str, str] | None:
-    """Map the tensor names used in this package to the names in a file.
+    """Return a dict from the tensor names used in this package to the names of the same tensors in a file.
 
     The layout is recognized by a name that no other layout has: ``depth_to_space.upscale.0`` is traiNNer-redux's R
     family, ``feats_conv`` and ``conv_out`` are the R and C families of ArtCNN's own notebooks. A file with nothing but

@@ -57,7 +57,7 @@ class NetworkConfig:
         """Number of pixels; frames whose sides differ by a multiple of it get the same padding and window layout."""
         return self.size.multiple_of * -(-SMALLEST_PERIOD // self.size.multiple_of)
 
-    def activations(self) -> tuple[Mapping[str, float], ...]:
+    def peak_values_per_pixel(self) -> tuple[Mapping[str, float], ...]:
         """Count the values in memory per input pixel, at each point of the computation where memory use may peak.
 
         Returns:

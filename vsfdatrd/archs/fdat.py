@@ -36,7 +36,7 @@ class FdatConfig(FdatFamilyConfig):
 
     @property
     def period(self) -> int:
-        """See `NetworkConfig.period`: maps are padded to whole windows inside the network."""
+        """See `NetworkConfig.period`: a multiple of a window's side, since the network pads maps to whole windows."""
         pixels = self.unshuffle * self.window
         return pixels * -(-SMALLEST_PERIOD // pixels)
 

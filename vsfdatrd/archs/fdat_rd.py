@@ -108,8 +108,8 @@ class FdatFamilyConfig(NetworkConfig):
         """List the tensors of the tail; see `upsamplers.tail_tensors`."""
         return tail_tensors(self.upsampler, self.embed_dim, self.mid_dim, self.out_channels, self.tail_scale)
 
-    def activations(self) -> tuple[Mapping[str, float], ...]:
-        """See `NetworkConfig.activations`. The tail runs after everything else has ended."""
+    def peak_values_per_pixel(self) -> tuple[Mapping[str, float], ...]:
+        """See `NetworkConfig.peak_values_per_pixel`. The tail runs after everything else has ended."""
         per_token: tuple[Mapping[str, int], ...] = (
             self._body_activations(),
             {f"tail.{self.upsampler}": self.largest_in_tail},

@@ -76,8 +76,8 @@ class OnnxConfig(NetworkConfig):
         others = ("scale", "out_channels", "multiple", "minimum", "largest")
         return {name: value for name, value in asdict(self).items() if name not in others}
 
-    def activations(self) -> tuple[Mapping[str, float], ...]:
-        """See `NetworkConfig.activations`."""
+    def peak_values_per_pixel(self) -> tuple[Mapping[str, float], ...]:
+        """See `NetworkConfig.peak_values_per_pixel`."""
         return ({"largest": self.largest},)
 
     def info(self) -> dict[str, Any]:

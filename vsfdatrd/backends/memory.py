@@ -13,8 +13,8 @@ def activation_bytes(network: NetworkConfig, measured: Mapping[str, float]) -> f
 
     Args:
         network: The network.
-        measured: Bytes per value, by kind (see `NetworkConfig.activations`). The entry ``x`` is also that of every kind
-            ``x.y`` without an entry of its own. Kinds without any are part of another kind on this backend.
+        measured: Bytes per value, by kind (see `NetworkConfig.peak_values_per_pixel`). The entry ``x`` is also that of
+            every kind ``x.y`` without an entry of its own. Kinds without any are part of another kind on this backend.
 
     Returns:
         Bytes per pixel.
@@ -23,7 +23,9 @@ def activation_bytes(network: NetworkConfig, measured: Mapping[str, float]) -> f
     def rate(kind: str) -> float:
         return measured.get(kind, measured.get(kind.partition(".")[0], 0))
 
-    return max(sum(values * rate(kind) for kind, values in moment.items()) for moment in network.activations())
+    return max(
+        sum(values * rate(kind) for kind, values in moment.items()) for moment in network.peak_values_per_pixel()
+    )
 
 
 def frame_bytes(network: ModelDescriptor) -> int:

@@ -41,7 +41,7 @@ class MetadataCache:
         return self._folder.root / "notes" / self._kind / f"{digest}.json"
 
     def get(self, digest: str) -> dict[str, Any] | None:
-        """Read an object.
+        """Return the JSON object that is stored under a digest.
 
         Args:
             digest: A sha256, 64 hexadecimal digits.

@@ -35,7 +35,7 @@ SCHEMA = 1
 """Version of the report's format."""
 BACKENDS = ("tensorrt", "torch", "cuda")
 """The backends that are measured."""
-LIBRARIES = ("tensorrt_rtx", "tensorrt", "torch", "cuda-bindings", "openvino", "onnx", "numpy", "vapoursynth")
+REPORTED_PACKAGES = ("tensorrt_rtx", "tensorrt", "torch", "cuda-bindings", "openvino", "onnx", "numpy", "vapoursynth")
 """Packages whose versions are part of the report."""
 MEASURE_SECONDS = 5.0
 """Approximate duration of a frame-rate measurement."""
@@ -83,7 +83,7 @@ def run(model: str, size: tuple[int, int], target: Path | None, seconds: float =
         "vsfdatrd": __version__,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": describe_machine(),
-        "libraries": installed_versions(LIBRARIES),
+        "libraries": installed_versions(REPORTED_PACKAGES),
         "model": checkpoint.path.stem,
         "weights": checkpoint.descriptor.sha256[:16],
         "size": [width, height],

@@ -15,7 +15,7 @@ from vsfdatrd.encode.input_file import choose_video, require_av
 
 log = logging.getLogger(__name__)
 
-MIN_DURATION = 180.0
+MIN_FILM_SECONDS = 180.0
 """Seconds; shorter films are read completely."""
 SECTION_COUNT = 20
 """Number of sections, evenly spread over the film."""
@@ -78,7 +78,7 @@ def make_excerpt(film: Path, target: Path) -> Excerpt | None:
         # genpts: program streams have timestamps for few frames.
         with av.open(str(film.absolute()), options={"fflags": "+genpts"}) as source:
             stream, _ = choose_video(source)
-            if stream is None or not source.duration or source.duration / av.time_base < MIN_DURATION:
+            if stream is None or not source.duration or source.duration / av.time_base < MIN_FILM_SECONDS:
                 return None
             copy = _copy_mpeg if stream.codec_context.name in _MPEG else _copy_to_matroska
             sections = copy(av, source, stream, target)

@@ -8,7 +8,7 @@ from typing import Any
 
 from vsfdatrd.encode.input_file import open_input, require_av
 
-_MAX_SAMPLES = 1024  # maximum number of key frames decoded in a file that is read sequentially
+_MAX_DECODED_KEY_FRAMES = 1024  # maximum number of key frames decoded in a file that is read sequentially
 _SEEK_COUNT = 48  # number of positions decoded in a seekable file
 _MAX_SAR = Fraction(4)  # largest plausible SAR; its inverse is the smallest
 _SAR_TOLERANCE = Fraction(1, 50)  # tolerated difference from the container, which may round the display width
@@ -52,7 +52,7 @@ def pixel_shapes(path: Path, video: int, frames: int) -> Counter[Fraction]:
 
 def _key_packets(container: Any, stream: Any, frames: int) -> Iterator[tuple[Any, int]]:
     """Yield key-frame packets from the complete file, each with the number of frames it stands for."""
-    step = max(1, frames // _MAX_SAMPLES)
+    step = max(1, frames // _MAX_DECODED_KEY_FRAMES)
     latest, count = None, 0
     for packet in container.demux(stream):
         if not packet.size:

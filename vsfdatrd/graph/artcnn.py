@@ -37,7 +37,7 @@ def write(
     Raises:
         OverflowError: A weight exceeds the range of the target's half precision.
     """
-    g = Writer("artcnn", target.compute, target.opset)
+    g = Writer("artcnn", target.compute_dtype, target.opset)
     out = _Network(g, config, Weights(tensors), target).write(size)
     sides = [(n, n * config.scale) for n in size] if size else [("height", "height_out"), ("width", "width_out")]
     (h, h_out), (w, w_out) = sides
@@ -65,7 +65,7 @@ class _Network:
         return self.g.conv(x, self.weights[f"{layer}.weight"], self.weights[f"{layer}.bias"], dtype=dtype)
 
     def _full(self, x: Name) -> Name:
-        return self.g.cast(x, self.target.compute, FLOAT32)
+        return self.g.cast(x, self.target.compute_dtype, FLOAT32)
 
     def _start(self, image: Name) -> Name:
         """First layer, float32."""
@@ -73,7 +73,7 @@ class _Network:
 
     def _body(self, start: Name) -> Name:
         """All layers but the first and the last two."""
-        g, compute, stream = self.g, self.target.compute, self.target.stream
+        g, compute, stream = self.g, self.target.compute_dtype, self.target.stream_dtype
         if not self.config.residual:
             y = g.cast(start, FLOAT32, compute)
             for layer in self.inner:

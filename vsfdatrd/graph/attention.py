@@ -101,8 +101,8 @@ class Attention:
         # S is computed from tokens minus their mean m, and the contribution of m is added to products and norms
         # afterwards. In a uniform frame (such as black) that contribution is everything, and without this step
         # cancellation in Wq S Wkᵀ would destroy it.
-        mean = g.op("ReduceMean", g.cast(n, self.target.compute, FLOAT32), g.constant([0], np.int64), keepdims=1)
-        centred = g.op("Sub", n, g.cast(mean, FLOAT32, self.target.compute))  # (N, C) - (1, C)
+        mean = g.op("ReduceMean", g.cast(n, self.target.compute_dtype, FLOAT32), g.constant([0], np.int64), keepdims=1)
+        centred = g.op("Sub", n, g.cast(mean, FLOAT32, self.target.compute_dtype))  # (N, C) - (1, C)
         s = self._second_moment(centred, 2 * largest)  # (C, C)
         wq, wk, wv = (w.reshape(h, d, c) for w in np.split(weights["qkv.weight"], 3))
         small = _Convolutions(g) if self.target.sm75 else _Products(g)
@@ -123,7 +123,7 @@ class Attention:
         logits = g.op("Mul", g.op("Div", products, scale), g.constant(weights["temp"], FLOAT32))
         mixed = small.multiply_heads(g.op("Softmax", logits, axis=-1), wv)  # (h, d, C)
         matrix = small.transposed_product(mixed, weights["proj.weight"])  # (C, C)
-        out = g.op("MatMul", n, g.cast(matrix, FLOAT32, self.target.compute))
+        out = g.op("MatMul", n, g.cast(matrix, FLOAT32, self.target.compute_dtype))
         return g.op("Add", out, g.constant(weights["proj.bias"]))
 
     def channel_matrix(self, centred: Name, mean: Name, weights: Weights, largest: float) -> Name:
@@ -259,7 +259,7 @@ class Attention:
 
     def _products_of_channels(self, n: Name, largest: float) -> tuple[Name, float]:
         """xᵀx in fp32 up to a factor, and the factor that makes it xᵀx / N if N is known: (N, C) -> (C, C)."""
-        g, c, compute = self.g, self.config.embed_dim, self.target.compute
+        g, c, compute = self.g, self.config.embed_dim, self.target.compute_dtype
         # The sum over a chunk must not exceed the range of fp16, whatever the content. Values are halved (which is
         # exact) until chunks can be so long that all partial sums together are smaller than the tokens.
         halvings = (
@@ -285,7 +285,7 @@ class Attention:
 
     def read(self, queries: Array, x: Name, wk: Array, wv: Array) -> Name:
         """Write attention of constant queries (1, h, M, d) over the frame's tokens x (1, N, C) -> (1, M, C)."""
-        g, h, d, compute = self.g, self.heads, self.depth, self.target.compute
+        g, h, d, compute = self.g, self.heads, self.depth, self.target.compute_dtype
         length = self.chunk(MAX_CHUNK_TOKENS) if self.target.split_reductions else None
         if length is None:
             return self._products(g.constant(queries), self._keys(x, wk), self._split(x, wv), d)

@@ -40,7 +40,7 @@ def write(
     elif min(size) <= 0 or (not target.padding and any(side % config.multiple for side in size)):
         raise ValueError(f"{size[1]}×{size[0]} is not a multiple of {config.multiple}; pad the frame first")
     weights = Weights(tensors)
-    g = Writer(config.graph_name, target.compute, target.opset)
+    g = Writer(config.graph_name, target.compute_dtype, target.opset)
     height, width = size or (g.length("input", 2), g.length("input", 3))
     x, padded_height, padded_width = (
         _pad_frame(g, config, height, width) if target.padding else ("input", height, width)

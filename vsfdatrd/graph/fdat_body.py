@@ -37,19 +37,19 @@ class Network:
         config, g, target = self.config, self.g, self.target
         with g.name_scope("first"):
             shallow = self._first(x)
-            deep = g.cast(shallow, FLOAT32, target.stream)
+            deep = g.cast(shallow, FLOAT32, target.stream_dtype)
         for i, blocks in enumerate(blocks_with_windows(config.groups, config.windows)):
             deep = self._group(deep, blocks, self.weights.below(f"groups.{i}"))
         with g.name_scope("tail"):
-            mixed = g.cast(g.conv(self._down(deep), self.weights["conv_after.weight"]), target.compute, FLOAT32)
+            mixed = g.cast(g.conv(self._down(deep), self.weights["conv_after.weight"]), target.compute_dtype, FLOAT32)
             total = g.op("Add", mixed, shallow)
             return write_tail(g, config, self.weights.below("upsampler"), total, self.height, self.width)
 
     def _up(self, x: Name) -> Name:
-        return self.g.cast(x, self.target.compute, self.target.stream)
+        return self.g.cast(x, self.target.compute_dtype, self.target.stream_dtype)
 
     def _down(self, x: Name) -> Name:
-        return self.g.cast(x, self.target.stream, self.target.compute)
+        return self.g.cast(x, self.target.stream_dtype, self.target.compute_dtype)
 
     def _first(self, x: Name) -> Name:
         u, c = self.config.unshuffle, self.config.in_channels
@@ -105,7 +105,7 @@ class Network:
                 return self.attention.dictionary(n, attn)
 
     def _norm(self, t: Name, weights: Weights, name: str) -> Name:
-        stream = self.target.stream
+        stream = self.target.stream_dtype
         with self.g.name_scope("norm"):
             return self._down(self.g.layer_norm(t, weights[f"{name}.weight"], weights[f"{name}.bias"], dtype=stream))
 
@@ -139,7 +139,7 @@ class Network:
 
     def _gate_by_pool(self, attn: Name, local: Name, weights: Weights) -> Name:
         """attn · sigmoid(W3 GELU(W1 mean(local))) + local."""
-        g, c, compute = self.g, self.config.embed_dim, self.target.compute
+        g, c, compute = self.g, self.config.embed_dim, self.target.compute_dtype
         # As 1×1 convolutions, not products: OpenVINO 2026.4 fuses a chain of small products as an MLP, and crashes on
         # this one if it has a single thread.
         axes = g.constant([2, 3], np.int64)

@@ -96,13 +96,13 @@ class MapNetwork(Network):
         return self.g.constant(values.reshape(1, -1, 1, 1), FLOAT32)
 
     def _full(self, x: Name) -> Name:
-        return self.g.cast(x, self.target.compute, FLOAT32)
+        return self.g.cast(x, self.target.compute_dtype, FLOAT32)
 
     def _stream_in_full(self, t: Name) -> Name:
-        return self.g.cast(t, self.target.stream, FLOAT32)
+        return self.g.cast(t, self.target.stream_dtype, FLOAT32)
 
     def _rounded(self, x: Name) -> Name:
-        return self.g.cast(x, FLOAT32, self.target.compute)
+        return self.g.cast(x, FLOAT32, self.target.compute_dtype)
 
     # Norms
 
@@ -142,7 +142,7 @@ class MapNetwork(Network):
         t - mean with `_moments`, or with a call with another `disguise`, a power of two.
         """
         g = self.g
-        disguised = self._stream_in_full(g.op("Mul", t, g.constant(disguise, self.target.stream)))
+        disguised = self._stream_in_full(g.op("Mul", t, g.constant(disguise, self.target.stream_dtype)))
         product = g.op("Mul", disguised, g.op("Mul", factor, g.constant(1 / disguise, FLOAT32)))
         return g.op("Sub", product, g.op("Mul", mean, factor))
 
@@ -158,7 +158,7 @@ class MapNetwork(Network):
         """fc2(depthwise(GELU(fc1(norm(t)))))."""
         g, hidden = self.g, self.config.ffn_dim
         fc1 = weights["ffn.fc1.weight"]
-        if self.target.stream == self.target.compute:
+        if self.target.stream_dtype == self.target.compute_dtype:
             with g.name_scope("norm"):
                 _, factor, _ = self._moments(self._stream_in_full(t))
             # The norm's mean goes with the mean of the weights: a row of them has the sum zero.
@@ -184,7 +184,9 @@ class MapNetwork(Network):
         attention = self._windows(t, window, weights)
         with g.name_scope("norm"):
             n = self._down(
-                g.layer_norm(self._channels_last(t), weights["n1.weight"], weights["n1.bias"], dtype=self.target.stream)
+                g.layer_norm(
+                    self._channels_last(t), weights["n1.weight"], weights["n1.bias"], dtype=self.target.stream_dtype
+                )
             )
         local = self._local_maps(g.transpose(n, 0, 3, 1, 2), weights)
         gate = self._rounded(self._pool_gate(local, weights.below("inter.cg")))
@@ -220,7 +222,7 @@ class MapNetwork(Network):
         x = g.transpose(g.reshape(x, rows, wh, cols, ww, c), 1, 3, 0, 2, 4)
         x = g.reshape(x, positions, rows * cols, c)
         with g.name_scope("norm"):
-            x = self._down(g.layer_norm(x, weights["n1.weight"], weights["n1.bias"], dtype=self.target.stream))
+            x = self._down(g.layer_norm(x, weights["n1.weight"], weights["n1.bias"], dtype=self.target.stream_dtype))
             if below or right:
                 inside = np.pad(np.ones((height, width)), ((0, below), (0, right))).reshape(rows, wh, cols, ww)
                 x = g.op("Mul", x, g.constant(inside.transpose(1, 3, 0, 2).reshape(positions, rows * cols, 1)))
@@ -338,7 +340,7 @@ class MapNetwork(Network):
         returns their share of Z, and their part of Z itself is computed here, in float32. If one score exceeds those of
         the samples so far that their share vanishes in half precision, Z is its exponential.
         """
-        g, c, compute = self.g, self.config.embed_dim, self.target.compute
+        g, c, compute = self.g, self.config.embed_dim, self.target.compute_dtype
         height, width = self._size
         length = self.attention.chunk(2 * MAX_CHUNK_TOKENS) or height * width
         chunks = height * width // length

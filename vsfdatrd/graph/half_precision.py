@@ -59,8 +59,8 @@ def convert_precision(model: onnx.ModelProto, target: GraphTarget) -> onnx.Model
 
 class _PrecisionConverter:
     def __init__(self, model: onnx.ModelProto, target: GraphTarget) -> None:
-        self.half = int(helper.np_dtype_to_tensor_dtype(target.compute))
-        self.half_dtype, self.mixed = target.compute, target.precision == "mixed"
+        self.half = int(helper.np_dtype_to_tensor_dtype(target.compute_dtype))
+        self.half_dtype, self.mixed = target.compute_dtype, target.precision == "mixed"
         self.narrow = target.precision == "bf16"
         self.model = onnx.ModelProto()
         self.model.CopyFrom(model)

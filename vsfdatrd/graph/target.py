@@ -36,7 +36,7 @@ class GraphTarget:
     """Accept any frame size: the graph pads to the network's multiple and crops, as the filter otherwise does."""
 
     @property
-    def compute(self) -> np.dtype[Any]:
+    def compute_dtype(self) -> np.dtype[Any]:
         """Type of products and convolutions."""
         if self.precision == "bf16":
             import ml_dtypes
@@ -46,9 +46,9 @@ class GraphTarget:
         return np.dtype(np.float32 if self.precision == "fp32" else np.float16)
 
     @property
-    def stream(self) -> np.dtype[Any]:
+    def stream_dtype(self) -> np.dtype[Any]:
         """Type of the tokens and maps that blocks and groups are added to (residual stream)."""
-        return np.dtype(np.float32) if self.precision == "mixed" else self.compute
+        return np.dtype(np.float32) if self.precision == "mixed" else self.compute_dtype
 
     @property
     def opset(self) -> int:

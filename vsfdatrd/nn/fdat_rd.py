@@ -192,7 +192,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, t: Tensor, size: tuple[int, int]) -> Tensor:
-        """Map tokens t (B, N, C) of a map of `size` (H, W) to (B, N, C)."""
+        """Apply the block to the tokens t (B, N, C) of a feature map of `size` (H, W). The shape stays the same."""
         n = self.n1(t)
         mixed = self.attn(n, size)
         if self.kind != "dictionary":

@@ -21,7 +21,7 @@ _UNSPECIFIED = 2
 _MATRIX_NAMES = {0: "rgb", 10: "2020cl", 12: "chromancl", 13: "chromacl", 14: "ictcp"} | {
     number: name for name, number in MATRIX_NUMBERS.items() if name not in ("601", "2020ncl")
 }
-_PROPERTY_HELP = "_Matrix: 1 is 709, 5 is 470bg, 6 is 170m, 9 is 2020; _Range: 0 is limited, 1 is full"
+_PROPERTY_VALUES = "_Matrix: 1 is 709, 5 is 470bg, 6 is 170m, 9 is 2020; _Range: 0 is limited, 1 is full"
 # Values that zimg accepts. It rejects reserved values even if nothing is converted.
 _CURVES = (1, *range(4, 19))
 _TRANSFERS = (*_CURVES, _UNSPECIFIED)
@@ -98,7 +98,7 @@ def unconvertible_reason(n: int, props: Props, form: vs.VideoFormat, width: int,
         f"frame {n} cannot be converted to RGB: it is YUV, and its _Matrix is {matrix} "
         f"({_MATRIX_NAMES.get(matrix, 'unknown')}; with _Transfer {transfer} and _Primaries {primaries}). Say what "
         f"it really is before upscaling: core.std.SetFrameProps(clip, _Matrix={usual}) makes it "
-        f"{_MATRIX_NAMES[usual]}, as is usual for {width}×{height} ({_PROPERTY_HELP})"
+        f"{_MATRIX_NAMES[usual]}, as is usual for {width}×{height} ({_PROPERTY_VALUES})"
     )
 
 
@@ -143,7 +143,7 @@ def log_assumptions(whose: str, repairs: Mapping[str, int], form: vs.VideoFormat
             width,
             height,
             ", ".join(f"_{name.title()}={repairs[f'_{name.title()}']}" for name in guesses),
-            _PROPERTY_HELP,
+            _PROPERTY_VALUES,
         )
     return bool(guesses)
 

@@ -61,7 +61,9 @@ _COUNTERS = frozenset(
     ["n_averaged", "initted", "step", "steps", "num_updates", "decay", "epoch", "iter", "global_step"]
 )
 """Scalars that wrappers store among the tensors of the network."""
-_WRAPPER = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
+_WRAPPER_PREFIX = re.compile(
+    r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
+)
 """Name components inserted by torch.compile, FSDP, activation checkpointing and DeepSpeed, at any position."""
 META_UPSAMPLE = "upsampler.MetaUpsample"
 """Name of a tensor that identifies FDAT and FDAT-RD behind any prefix."""
@@ -177,7 +179,7 @@ def _clean_names(entries: Mapping[str, Entry], names: Mapping[str, str]) -> dict
         if not (name in _COUNTERS and entries[stored].count <= 1)
         and not ("/" in name and any(map(_is_other_network, name.split("/")[:-1])))
     }
-    shorter = {_WRAPPER.sub("", name): stored for name, stored in plain.items()}
+    shorter = {_WRAPPER_PREFIX.sub("", name): stored for name, stored in plain.items()}
     return shorter if len(shorter) == len(plain) else plain
 
 

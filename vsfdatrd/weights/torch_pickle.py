@@ -114,7 +114,7 @@ def _rebuild_subclass(arguments: tuple[Any, ...]) -> Any:
 
 
 def _ordered_dict(arguments: tuple[Any, ...]) -> Any:
-    """``OrderedDict()`` and, as written by Python 2, ``OrderedDict([[key, value], ...])``."""
+    """Stand in for ``OrderedDict``: without arguments or, as Python 2 wrote it, with a list of [key, value] pairs."""
     pairs = arguments[0] if arguments else []
     if isinstance(pairs, dict):
         return pairs

@@ -174,7 +174,7 @@ class Architecture[C: NetworkConfig]:
         return convert_precision(trace_checkpoint(checkpoint, *size), target)
 
     def graph_identity(self, config: C) -> str:
-        """Return the properties of a graph other than the weights and `graph.GRAPH_VERSION`, for an engine's key."""
+        """Return what determines a graph besides the weights and `graph.GRAPH_VERSION`, for the engine's cache key."""
         return f"foreign {FOREIGN_VERSION}"
 
     def weights_info(self, config: C, checkpoint: "Checkpoint") -> dict[str, Any]:

@@ -31,8 +31,8 @@ class SpandrelConfig(NetworkConfig):
     parameters: int
     """Number of trained parameters."""
 
-    def activations(self) -> tuple[Mapping[str, float], ...]:
-        """See `NetworkConfig.activations`."""
+    def peak_values_per_pixel(self) -> tuple[Mapping[str, float], ...]:
+        """See `NetworkConfig.peak_values_per_pixel`."""
         return ({"largest": self.largest},)
 
 

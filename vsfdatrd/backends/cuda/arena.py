@@ -28,7 +28,7 @@ class BufferLife:
 
 
 def assign_offsets(lives: Sequence[BufferLife]) -> tuple[list[int], int]:
-    """Assign an offset to every buffer.
+    """Place every buffer in one block of memory; buffers that are not in use at the same time may overlap.
 
     Args:
         lives: The buffers.

@@ -77,7 +77,7 @@ def _pack_launch(
             return packing.ffn_fc1(tensors, launch.part, FFN_EXPANSION * config.embed_dim, types)
         case "ffn_smix_fc2":
             return packing.ffn_smix_fc2(tensors, launch.part, FFN_EXPANSION * config.embed_dim, types)
-        case kernel if kernel in tail_packing.KERNELS:
+        case kernel if kernel in tail_packing.TAIL_KERNELS:
             return tail_packing.pack_tail(launch, config, tensors, kernels, types)
         case kernel if kernel in _WITH_TYPES:
             return _WITH_TYPES[kernel](tensors, types)

@@ -136,7 +136,7 @@ PACKED: dict[str, Callable[[Weights], Constants]] = {
     function.__name__: function for function in (sum_products_conv_last, conv_rgb, lda_offset_features, lda_attention)
 }
 """Functions that pack the constants of the kernel of the same name."""
-KERNELS = frozenset([*PACKED, "conv_transpose_products", "conv_maps", "conv_pixel_shuffle", "dysample"])
+TAIL_KERNELS = frozenset([*PACKED, "conv_transpose_products", "conv_maps", "conv_pixel_shuffle", "dysample"])
 """Kernels whose constants `pack_tail` packs."""
 
 

@@ -203,7 +203,7 @@ class _KernelNetwork(GpuNetwork):
             self._arena = self._held.enter_context(cuda.DeviceMemory(plan.arena))
             self._steps = [self._prepare_launch(launch, model, weights) for launch in plan.launches]
             if captured:
-                self._start()
+                self._run_and_capture()
         except EngineError:
             self.close()
             raise

@@ -44,7 +44,7 @@ class GpuNetwork:
         self._stream = self._held.enter_context(cuda.Stream())
         self._source, self._result = (self._held.enter_context(cuda.DeviceMemory(size)) for size in self._size)
 
-    def _start(self) -> None:
+    def _run_and_capture(self) -> None:
         """Run one frame, and capture the network as a CUDA graph."""
         picture = np.random.default_rng(0).random(self.shapes[0], np.float32)
         plain = self.run_once(picture)  # triggers just-in-time compilation and one-time initialization

@@ -82,8 +82,8 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
             remarks.append('white is assumed to be 255, as its first operators imply; input_range="1" overrides that')
         if in_channels == out_channels != 2 and config.style is None:
 
-            def again(other: OnnxConfig, height: int = height, width: int = width) -> NDArray[np.float32]:
-                planes: NDArray[np.float32] = _run_on_test_image(core, model, other, height, width)[0][0]
+            def run_with(candidate: OnnxConfig, height: int = height, width: int = width) -> NDArray[np.float32]:
+                planes: NDArray[np.float32] = _run_on_test_image(core, model, candidate, height, width)[0][0]
                 return planes
 
             picture = accuracy.draw_line_art(height, width)[:in_channels]
@@ -91,7 +91,7 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
             first = result[0] if cropped else _to_planes(result, config)
             with contextlib.suppress(TrialFailure):  # the network may fail on values up to 255; keep the default then
                 config, remark = probe_range.determine_ranges(
-                    config, declared is not None, picture, scale, first, again
+                    config, declared is not None, picture, scale, first, run_with
                 )
                 remarks += [remark] if remark else []
         else:

@@ -152,7 +152,7 @@ class _TensorRtNetwork(GpuNetwork):
         # TensorRT does not guarantee that a CUDA graph stays valid if the context's addresses are changed.
         self._allocate()
         self._context, self._owners = self._create_context(compiled)
-        self._start()
+        self._run_and_capture()
 
     @property
     def context_bytes(self) -> int:
