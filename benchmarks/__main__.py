@@ -106,8 +106,9 @@ def _parse_size(text: str) -> tuple[int, int]:
 
 def _result_name(text: str) -> str:
     name = text.removesuffix(".json")
-    if not name or Path(name).name != name:
-        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a file in {RESULTS.name}/, without its folder")
+    folder = (RESULTS / name).parent
+    if not name or not folder.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name for a result, because {folder} is not a folder")
     return name
 
 
@@ -136,7 +137,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="PEER", help=f"these of {', '.join(PEERS)}")
     parser.add_argument("--groups", nargs="+", help="these of headline, models, engines, streams, sizes, sweep, held")
     parser.add_argument("--clip", help="a video file, to see what reuse gains on it (with --full)")
-    parser.add_argument("--out", type=_result_name, help=f"name of the result in {RESULTS.name}/")
+    parser.add_argument("--out", type=_result_name, help=f"name of the result in {RESULTS.name}/, or its absolute path")
     parser.add_argument("--compare", nargs=2, metavar=("OLD", "NEW"), help="ratios between two results")
     parser.add_argument("--chart", nargs="+", metavar="FILE", help="several results in one picture, chart.png")
     parser.add_argument("--profile", action="store_true", help="where a frame's time goes")

@@ -39,8 +39,9 @@ def save_slim(file: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any
 
 def load_slim(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save_slim` wrote, onto the CPU."""
-    with safe_open(file, "pt") as opened:
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (it is no mapping)
+    # Not as "pt", which opens the file twice: a training that replaces it in between would leave two different files.
+    with safe_open(file, "numpy") as opened:
+        tensors = {name: torch.from_numpy(opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118  (no mapping)
         return tensors, cast(dict[str, Any], json.loads(opened.metadata()["about"]))
 
 

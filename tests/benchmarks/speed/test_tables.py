@@ -86,7 +86,8 @@ def test_front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 def test_name_of_a_result_that_is_a_path(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """It is refused before anything is measured, which takes minutes."""
     assert front._result_name("speed.json") == "speed"
+    assert front._result_name("/speed") == "/speed"
     monkeypatch.setattr("sys.argv", ["benchmarks", "--out", "benchmarks/results/speed"])
     with pytest.raises(SystemExit):
         front.main()
-    assert "is not the name of a file in results/, without its folder" in capsys.readouterr().err
+    assert "is not a name for a result, because" in capsys.readouterr().err
