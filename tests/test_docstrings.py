@@ -22,7 +22,7 @@ OUTSIDE = {*dir(builtins), *sys.stdlib_module_names, "vs", "vapoursynth", "av", 
 
 @dataclass
 class Docstring:
-    """A string that is a statement: a docstring, or the text below an attribute."""
+    """A docstring of a module, class or function, or the string below an attribute."""
 
     text: str
     line: int
@@ -107,7 +107,7 @@ def repository() -> dict[str, Module]:
 
 @cache
 def contents() -> dict[str, set[str]]:
-    """What every class, file and folder contains. Those with the same name are not told apart."""
+    """Map the name of every class, file and folder to the names it contains; equal names share one entry."""
     found: defaultdict[str, set[str]] = defaultdict(set)
     for path, module in repository().items():
         parts = path.removesuffix(".py").removesuffix("/__init__").split("/")
@@ -126,7 +126,7 @@ def defined_anywhere() -> set[str]:
 
 
 def undefined_exceptions(module: Module) -> list[str]:
-    """List what stands under ``Raises:`` and is no exception that the module can know."""
+    """List the names under ``Raises:`` that are neither built in, nor in errors.py, nor in the module itself."""
     known = module.names | OUTSIDE | repository()["vsfdatrd/errors.py"].defined
     return [
         f"line {docstring.line}: {name}"
@@ -137,7 +137,7 @@ def undefined_exceptions(module: Module) -> list[str]:
 
 
 def undefined_parameters(module: Module) -> list[str]:
-    """List what stands under ``Args:`` and is not a parameter."""
+    """List the names under ``Args:`` that are not parameters."""
     return [
         f"line {docstring.line}: {name}"
         for docstring in module.docstrings
@@ -147,7 +147,7 @@ def undefined_parameters(module: Module) -> list[str]:
 
 
 def undefined_names(module: Module) -> list[str]:
-    """List what stands in single backticks, looks like a name or like names with dots, and refers to nothing."""
+    """List the names in single backticks, with or without dots, that are not defined anywhere."""
 
     def exists(reference: str) -> bool:
         first, *rest = reference.split(".")
