@@ -15,7 +15,8 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 NAME = "vsfdatrd"
 PLUGIN_DIR = f"vapoursynth/plugins/{NAME}"
 SUFFIXES = {"win32": ".dll", "darwin": ".dylib"}
-FLAGS = ("-shared", "-std=c11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden")
+FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden")
 MODEL_FILES = ("*.safetensors", "*.md")
 
 
@@ -70,9 +71,8 @@ class PluginHook(BuildHookInterface[Any]):
         library = Path(self.folder.name, NAME + SUFFIXES.get(system, ".so"))
         manifest = Path(self.folder.name, "manifest.vs")
         sources = Path(self.root, "vsfdatrd", "_native")
-        command = compile_command(sources, library, target.compiler if target else None, system)
-        self.app.display_info("building the VapourSynth plugin: " + shlex.join(command))
-        compile_plugin(command)
+        self.app.display_info("building the VapourSynth plugin")
+        compile_plugin(sources.glob("*.c"), library, target.compiler if target else None, system)
         manifest.write_text(f"[VapourSynth Manifest V1]\n{NAME}\n", encoding="utf-8", newline="\n")
         # List the files explicitly: the Windows linker also writes an import library to this folder.
         plugin = {str(path): f"{PLUGIN_DIR}/{path.name}" for path in (library, manifest)}
@@ -120,32 +120,43 @@ def system_compiler() -> list[str] | None:
     return next(([path] for name in names if (path := shutil.which(name))), None)
 
 
-def compile_command(
-    sources: Path, library: Path, compiler: Sequence[str] | None = None, system: str = sys.platform
-) -> list[str]:
-    """Return the command that compiles all C files of a folder into one plugin.
+def compile_plugin(
+    files: Iterable[Path],
+    library: Path,
+    compiler: Sequence[str] | None = None,
+    system: str = sys.platform,
+    options: Sequence[str] = (),
+) -> None:
+    """Compile C files, as many at a time as there are CPUs, and link them into one plugin.
 
     Args:
-        sources: Folder of the C files.
+        files: The C files.
         library: The library to write.
         compiler: Compiler command prefix; None for the installed compiler or ziglang.
         system: The target's value of sys.platform.
+        options: Further options of the compiler.
+
+    Raises:
+        SystemExit: The compiler cannot be started or failed; its output is on stderr.
     """
     import vapoursynth
 
     compiler = compiler or system_compiler() or [sys.executable, "-m", "ziglang", "cc"]
-    position = [] if system == "win32" else ["-fPIC"]
     include = vapoursynth.get_include()  # type: ignore[attr-defined] # the stubs that vsstubs writes leave it out
-    files = [str(path) for path in sorted(sources.glob("*.c"))]
-    return [*compiler, *FLAGS, *position, "-I", include, *files, "-o", str(library)]
+    command = [*compiler, *FLAGS, *([] if system == "win32" else ["-fPIC"]), "-I", include, *options]
+    with tempfile.TemporaryDirectory(prefix=f"{NAME}-") as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = {file: str(Path(folder, f"{file.stem}.o")) for file in sorted(files)}
+        calls = [pool.submit(_compile, [*command, "-c", str(file), "-o", to]) for file, to in objects.items()]
+        try:
+            for call in calls:
+                call.result()
+        except SystemExit:
+            pool.shutdown(cancel_futures=True)
+            raise
+        _compile([*command, "-shared", *objects.values(), "-o", str(library)])
 
 
-def compile_plugin(command: list[str]) -> None:
-    """Run the compiler.
-
-    Raises:
-        SystemExit: It failed; its output is on stderr.
-    """
+def _compile(command: Sequence[str]) -> None:
     advice = "Set CC to a working C compiler, or unset it and install one (on Debian: apt install gcc)."
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace")

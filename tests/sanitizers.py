@@ -47,8 +47,8 @@ def main() -> int:
         for libraries_of_wheel in package.parent.glob("*.libs"):  # which plugins look for beside the package
             Path(folder, libraries_of_wheel.name).symlink_to(libraries_of_wheel)
         plugin = next(copy.glob("plugins/vsfdatrd/vsfdatrd.*"))
-        command = hatch_build.compile_command(Path("vsfdatrd", "_native"), plugin, compiler)
-        hatch_build.compile_plugin([*command, *SANITIZE])
+        files = Path("vsfdatrd", "_native").glob("*.c")
+        hatch_build.compile_plugin(files, plugin, compiler, options=SANITIZE)
         libraries = [
             subprocess.check_output([*compiler, f"-print-file-name={name}"], text=True).strip()
             for name in ("libasan.so", "libubsan.so")

@@ -13,6 +13,7 @@ import vapoursynth as vs
 import vsutil
 
 from benchmarks.cartoon import write_dvd
+from vsfdatrd.backends.native import backend as native
 from vsfdatrd.system.programs import ffmpeg, run, vspipe
 
 CLIPS = {
@@ -152,12 +153,20 @@ def test_a_reader_that_closes_early_ends_vspipe(dvd: Path, tmp_path: Path, ident
     assert pipe.wait(timeout=200) != -signal.SIGSEGV
 
 
-@pytest.mark.parametrize("after", [0.0, 1.5, 3.0])
+@pytest.mark.parametrize(
+    ("after", "backend"),
+    [
+        (0.0, "auto"),
+        pytest.param(1.5, "native", marks=pytest.mark.skipif(bool(native.unavailable()), reason="it needs AVX2")),
+        (3.0, "openvino"),
+    ],
+)
 def test_interrupting_vspipe_leaves_a_cache_that_works(
-    dvd: Path, tmp_path: Path, shared: Path, cache: Path, after: float
+    dvd: Path, tmp_path: Path, shared: Path, cache: Path, after: float, backend: str
 ) -> None:
     weights = shared / "weights" / "fdat_rd_medium_2x_standin.safetensors"
-    script = write_script(tmp_path, dvd, weights, "clip = core.std.CropAbs(clip, 120, 120)\n")
+    crop = "clip = core.std.CropAbs(clip, 120, 120)\n"
+    script = write_script(tmp_path, dvd, weights, crop, f", backend={backend!r}")
     with (tmp_path / "null").open("wb") as null:
         pipe = subprocess.Popen([vspipe(), "-c", "y4m", str(script), "-"], stdout=null, stderr=subprocess.DEVNULL)
         time.sleep(1 + after)

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import vapoursynth as vs
 
-from hatch_build import TARGETS, compile_command, compile_plugin, platform_tag, system_compiler
+from hatch_build import TARGETS, compile_plugin, platform_tag, system_compiler
 from vsfdatrd import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -260,8 +260,8 @@ def test_failing_compiler_ends_the_build_in_a_sentence(tmp_path: Path, cc: str, 
 
 
 def test_compiler_says_nothing_about_our_code(tmp_path: Path) -> None:
-    command = compile_command(NATIVE, tmp_path / "plugin.so", [*needed_compiler(), "-Werror", "-Wpedantic"])
-    compile_plugin(command)
+    options = ["-Werror", "-Wpedantic"]
+    compile_plugin(NATIVE.glob("*.c"), tmp_path / "plugin.so", needed_compiler(), options=options)
     assert (tmp_path / "plugin.so").read_bytes()[:4] in (b"\x7fELF", b"\xcf\xfa\xed\xfe")
 
 
@@ -271,7 +271,7 @@ def test_the_plugin_for_windows_needs_nothing_but_windows(tmp_path: Path) -> Non
     target = TARGETS["windows-x86_64"]
     library = tmp_path / "vsfdatrd.dll"
     # As tests/test_wheels.py compiles it, so that ziglang's cache has it for one of the two.
-    compile_plugin(compile_command(NATIVE, library, [*target.compiler, "-Werror"], target.system))
+    compile_plugin(NATIVE.glob("*.c"), library, target.compiler, target.system, ["-Werror"])
     exports, imports = portable_executable(library.read_bytes())
     assert "VapourSynthPluginInit2" in exports
     assert imports

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hatch_build import SUFFIXES, TARGETS, compile_command, compile_plugin
+from hatch_build import SUFFIXES, TARGETS, compile_plugin
 from tests.backends.amx_model import disassembly, missing_instructions
 from vsfdatrd import __version__
 
@@ -46,7 +46,7 @@ def test_the_plugin_compiles_without_a_warning(name: str, tmp_path: Path) -> Non
     """The first time, ziglang compiles the target's C library, which takes up to two minutes; then a second."""
     target = TARGETS[name]
     library = tmp_path / f"vsfdatrd{SUFFIXES.get(target.system, '.so')}"
-    compile_plugin(compile_command(NATIVE, library, [*target.compiler, "-Werror"], target.system))
+    compile_plugin(NATIVE.glob("*.c"), library, target.compiler, target.system, ["-Werror"])
     data = library.read_bytes()
     assert machine(data) == MACHINES[name]
     assert b"VapourSynthPluginInit2" in data

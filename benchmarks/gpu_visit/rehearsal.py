@@ -23,7 +23,7 @@ from benchmarks.gpu_visit.report import DOCS, publish
 ABSENT = Path(__file__).parent / "absent"
 FILES_BACK, BYTES_BACK, CHECKPOINT_BYTES = 8, 16 << 20, 15 << 20
 """Files, and bytes of each, that come back from the visited machine; bytes of a checkpoint."""
-TRAINING_SECONDS = 10.0
+TRAINING_SECONDS = 4.0
 """Of the training that goes on, besides twice what it took until the first one's first checkpoint."""
 REPORTED = ("| copy, GB/s |", "| PyTorch |", "| weights | slots |", "| graph, operator by operator |", "Training: ")
 """What the report of a visit contains, besides the parts."""

@@ -59,13 +59,9 @@ def compile_model(folder: Path, vnni: bool) -> Path:
         vnni: Whether the rest of the kernels uses AVX-512 with VNNI, as on processors that have AMX; else AVX2.
     """
     library = folder / f"amx_model_{'vnni' if vnni else 'avx2'}.so"
-    command = [
-        part
-        for part in hatch_build.compile_command(NATIVE, library)
-        if not part.endswith(".c") or Path(part).name.startswith("amx_")
-    ]
-    flags = [f'-DFDATRD_AMX_MODEL="{HEADER}"', *(["-DFDATRD_VNNI"] if vnni else [])]
-    hatch_build.compile_plugin([*command, *flags, *shlex.split(os.environ.get(FLAGS, ""))])
+    options = [f'-DFDATRD_AMX_MODEL="{HEADER}"', *(["-DFDATRD_VNNI"] if vnni else [])]
+    options += shlex.split(os.environ.get(FLAGS, ""))
+    hatch_build.compile_plugin(NATIVE.glob("amx_*.c"), library, options=options)
     return library
 
 

@@ -3,6 +3,7 @@
 `python -m tests.kernels.interpreter FILE` runs what ``cases_FILE.py`` yields, and writes a line of JSON for each case.
 """
 
+import dataclasses
 import importlib
 import json
 import math
@@ -19,6 +20,7 @@ import ml_dtypes
 import numpy as np
 import triton.language as tl
 from numpy.typing import NDArray
+from triton.runtime import interpreter
 from triton.runtime.interpreter import TensorHandle, interpreter_builder
 
 from vsfdatrd.kernels import catalog
@@ -78,8 +80,27 @@ def _cast(source: Any, target: Any, cast: Any = interpreter_builder.cast_impl) -
     return cast(source, target)
 
 
+_type_of_scalar = cache(interpreter._get_np_dtype)
+
+
+def _numpy_type(kind: Any) -> Any:
+    """Return NumPy's type of numbers or addresses; the interpreter makes its table of all types anew for each."""
+    return np.dtype(np.uint64) if isinstance(kind.scalar, tl.pointer_type) else _type_of_scalar(kind.scalar)
+
+
+def _patch_language(function: Any, patch: Any = interpreter._patch_lang) -> Any:
+    """Replace the language's functions for a kernel, and not again for every function that it calls (Triton 3.9)."""
+    modules = [module for module in function.__globals__.values() if module is tl or module is tl.core]
+    unchanged = any(tl.core.is_builtin(module.load) for module in modules)
+    return patch(function) if unchanged else interpreter._LangPatchScope()
+
+
 interpreter_builder.create_dot = _dot
 interpreter_builder.cast_impl = _cast
+# Half of the time: no address in maps of so few pixels overflows.
+interpreter_builder.options = dataclasses.replace(interpreter_builder.options, sanitize_overflow=False)
+interpreter._patch_lang = _patch_language
+interpreter._get_np_dtype = _numpy_type
 
 
 @cache
