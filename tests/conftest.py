@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -140,6 +141,18 @@ def shared_cache(engines: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`engines` as the cache, for the programs that a test starts as well."""
     monkeypatch.setenv("FDATRD_CACHE", str(engines))
     return engines
+
+
+@pytest.fixture
+def unoptimized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs that the test starts compile the plugin without optimization, in less than half of the time."""
+    from hatch_build import system_compiler
+
+    if os.name == "posix" and (compiler := system_compiler()):
+        script = tmp_path / "cc"
+        script.write_text(f'#!/bin/sh\nexec {shlex.join(compiler)} "$@" -O0\n', encoding="utf-8")
+        script.chmod(0o755)
+        monkeypatch.setenv("CC", str(script))
 
 
 @pytest.fixture

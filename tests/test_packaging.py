@@ -180,6 +180,7 @@ def test_wheel_installs_and_loads(wheel: Path, environment: Environment, tmp_pat
     assert not (environment.packages / PLUGIN).exists(), "nothing stays behind"
 
 
+@pytest.mark.usefixtures("unoptimized")
 def test_checkout_installs_editable(environment: Environment, tmp_path: Path) -> None:
     environment.install("--editable", ROOT)
     plugin, package = where(environment)

@@ -120,11 +120,11 @@ def upscale(
 
 
 def _upscale(clip: vs.VideoNode, options: Options, style: StyleSource) -> vs.VideoNode:
-    warm_up(options.backend, options.device)
     source = color.inspect_clip(clip)
     store = EngineCache(options.cache)
     checkpoint = open_requested(options, store.metadata("checkpoint"))
     model = checkpoint.descriptor
+    warm_up(model, options.backend, options.device)
     styles.check_style(style, model)
     scale = model.scale
     if model.planes == "chroma":

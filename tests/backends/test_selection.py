@@ -242,26 +242,35 @@ def test_no_backend_is_an_error_with_every_reason(backends: Backends, tiny: Chec
     assert selection.unavailable_reasons() == {name: fake.reason for name, fake in backends.items()}
 
 
-def test_warming_up_never_fails(backends: Backends) -> None:
+def test_warming_up_never_fails(backends: Backends, tiny: Checkpoint) -> None:
     backends["openvino"].loading = EngineError("there is no Python")
-    selection.warm_up("auto")
-    selection.warm_up("torch")
+    selection.warm_up(tiny.descriptor, "auto")
+    selection.warm_up(tiny.descriptor, "torch")
     backends["torch"].reason = "PyTorch is not installed; pip install 'vsfdatrd[torch]'"
-    selection.warm_up("torch")
+    selection.warm_up(tiny.descriptor, "torch")
     assert (backends["openvino"].warm, backends["torch"].warm) == (1, 1)
+
+
+def test_a_backend_that_cannot_run_the_network_is_not_warmed_up(
+    backends: Backends, tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selection, "_cpu_backends", lambda: ("openvino", "torch"))
+    monkeypatch.setattr(backends["openvino"], "unsupported_reason", lambda model: "it is not for RGB")
+    selection.warm_up(tiny.descriptor, "auto")
+    assert (backends["openvino"].warm, backends["torch"].warm) == (0, 1)
 
 
 def test_nothing_is_warmed_up_beside_an_open_engine(backends: Backends, tiny: Checkpoint, tmp_path: Path) -> None:
     options, store = Options(model=str(tiny.path), backend="openvino"), EngineCache(tmp_path)
     pool = selection.open_engine(tiny, 60, 60, options, store)
-    selection.warm_up("auto")
-    selection.warm_up("torch")
+    selection.warm_up(tiny.descriptor, "auto")
+    selection.warm_up(tiny.descriptor, "torch")
     assert (backends["openvino"].warm, backends["torch"].warm) == (0, 1)
     pool.failed = True  # the next filter opens another
-    selection.warm_up("openvino")
+    selection.warm_up(tiny.descriptor, "openvino")
     pool.failed = False
     del pool
-    selection.warm_up("openvino")
+    selection.warm_up(tiny.descriptor, "openvino")
     assert backends["openvino"].warm == 2
 
 

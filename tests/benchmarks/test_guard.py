@@ -14,6 +14,7 @@ def test_guard_names_a_commit_that_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unoptimized")
 def test_guard_measures_the_code_of_the_other_commit(tmp_path: Path) -> None:
     """An environment made from changed files runs those, plugin and all, and everything else of this one."""
     source = tmp_path / "source"

@@ -8,6 +8,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def test_other_settings_or_another_source_begin_anew_and_say_so(
 
     interrupt()
     assert journal_numbers(output)
-    message = encode(source, output, "--preset", "x265")
+    message = encode(source, output, "--preset", "ffv1")
     assert message.returncode == 0, message.stderr
     assert "starting over, because these differ from the interrupted run: " in message.stderr
     assert "preset" in message.stderr.split("interrupted run: ")[1].splitlines()[0]
@@ -262,6 +263,7 @@ def test_a_killed_vspipe_is_tried_again(start: Any, film: Path, reference: list[
     known = {child.pid for child in psutil.Process(process.pid).children()}
     victim = None
     while victim is None and process.poll() is None:  # the next one, so that it has not ended by itself already
+        time.sleep(0.005)
         for child in psutil.Process(process.pid).children():
             with contextlib.suppress(psutil.NoSuchProcess):
                 victim = child if child.pid not in known and child.name() == "vspipe" else victim

@@ -68,20 +68,21 @@ def unavailable_reasons() -> dict[str, str | None]:
     return {name: import_backend(name).unavailable() for name in BACKENDS}
 
 
-def warm_up(requested: str, device: Sequence[int] = (0,)) -> None:
-    """Start the worker of the backend that will probably be selected, while the clip is inspected.
+def warm_up(model: ModelDescriptor, requested: str, device: Sequence[int] = (0,)) -> None:
+    """Start the worker of the backend that will probably be selected, while the arguments are checked.
 
     If it has an open engine, the new filter will probably share that, and nothing is started. Errors are ignored;
     `usable_backends` reports them.
 
     Args:
+        model: The network.
         requested: The requested backend, or ``auto``.
         device: Numbers of the GPUs to use.
     """
     likely = (requested,) if requested != "auto" else ("tensorrt", "torch") if gpu_count() else _cpu_backends()
     for name in likely:
         module = import_backend(name)
-        if module.unavailable(device) is None:
+        if module.unsupported_reason(model) is None and module.unavailable(device) is None:
             if not any(pool.backend == name and not pool.failed for pool in _shared_pools.values()):
                 with contextlib.suppress(EngineError):
                     module.warm_up()
