@@ -106,7 +106,7 @@ def test_clips_go_from_file_to_file_with_their_colors(
 def test_a_real_network_keeps_colors(dvd: Path, shared: Path, tmp_path: Path) -> None:
     weights = shared / "weights" / "fdat_rd_medium_2x_standin.safetensors"
     clip = vs.core.bs.VideoSource(str(dvd), cachemode=0)[:1].std.CropAbs(120, 120, 300, 180)
-    ours = vs.core.fdatrd.upscale(clip, model=str(weights), matrix="source")
+    ours = vs.core.fdatrd.upscale(clip, model=str(weights), matrix="source", backend="openvino")
     expected = clip.resize.Lanczos(240, 240, format=ours.format.id)
     assert np.abs(plane_means(ours) - plane_means(expected)).max() <= 1 / 255
     # and it is a picture, not an average of one

@@ -16,7 +16,6 @@ import vapoursynth as vs
 from benchmarks.speed.cases import Case
 from benchmarks.speed.contestant import Contestant, Filter
 from benchmarks.speed.material import Frame, drawings, endless, real_clip
-from vsfdatrd.system.programs import ffmpeg, vspipe
 
 
 def open_ours(case: Case, weights: Path, cache: Path) -> Contestant:
@@ -112,6 +111,9 @@ class Encode(Contestant):
     """A clip in DVD format through vspipe into ffmpeg. The rate excludes the start-up until the first frame."""
 
     def __init__(self, case: Case, weights: Path, cache: Path) -> None:
+        from vsfdatrd.system.programs import ffmpeg, vspipe
+
+        self._ffmpeg, self._vspipe = ffmpeg(), vspipe()
         self._folder = tempfile.TemporaryDirectory()
         self._case, self._weights, self._cache = case, weights, cache
         self._source = Path(self._folder.name, "source.mkv")
@@ -120,7 +122,7 @@ class Encode(Contestant):
             np.round(frame.transpose(1, 2, 0) * 255).astype(np.uint8).tobytes() for frame in drawings(width, height)
         )
         encoder = [
-            ffmpeg(),
+            self._ffmpeg,
             "-v",
             "error",
             "-y",
@@ -162,9 +164,9 @@ class Encode(Contestant):
                 cache=str(self._cache),
             ).replace("streams=None, ", "")
         )
-        piped = subprocess.Popen([vspipe(), "-c", "y4m", str(script), "-"], stdout=subprocess.PIPE)
+        piped = subprocess.Popen([self._vspipe, "-c", "y4m", str(script), "-"], stdout=subprocess.PIPE)
         encoder = [
-            ffmpeg(),
+            self._ffmpeg,
             "-v",
             "error",
             "-y",

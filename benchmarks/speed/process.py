@@ -1,5 +1,7 @@
 """Run a contestant in a separate process, so that its memory, CPU time and libraries are isolated from the others.
 
+It imports nothing of vsfdatrd that older versions lack, so that `benchmarks.guard` can measure those.
+
 Lines of JSON: ``{"do": "open", ...}``, ``{"do": "run", "first": n, "count": m}``, ``{"do": "picture", "file": path}``;
 each is answered by ``{"result": ...}``, ``{"missing": reason}`` or ``{"error": text}``.
 """
@@ -16,7 +18,6 @@ import numpy as np
 from benchmarks.speed.cases import OURS, Case
 from benchmarks.speed.contestant import Contestant, Missing
 from benchmarks.speed.material import endless
-from vsfdatrd.workers.server import reply_stream
 
 
 class _Side:
@@ -60,7 +61,8 @@ class _Side:
 
 def main() -> None:
     """Answer until the pipe closes."""
-    replies = reply_stream()
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a library prints is no answer
     side = _Side()
     for line in sys.stdin:
         request = json.loads(line)
