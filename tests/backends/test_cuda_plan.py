@@ -16,7 +16,7 @@ from tests.conftest import tiny_config, tiny_tensors
 from vsfdatrd.archs.fdat_rd import FdatRdConfig, variant_config
 from vsfdatrd.backends.accuracy import check_psnr, draw_line_art
 from vsfdatrd.backends.cuda import launches
-from vsfdatrd.backends.cuda.arena import ALIGNMENT, BufferLife, assign_offsets
+from vsfdatrd.backends.cuda.arena import ALIGNMENT, BufferLifetime, assign_offsets
 from vsfdatrd.backends.cuda.packing import ALL_FLOAT32, TYPES
 from vsfdatrd.backends.cuda.plan import (
     Constant,
@@ -181,7 +181,8 @@ def test_buffers_that_are_alive_together_do_not_overlap() -> None:
             if alive.first <= also.last and also.first <= alive.last:
                 assert one.offset + one.size <= other.offset or other.offset + other.size <= one.offset
         moments = [
-            sum(r.size for r, life in result.items() if life.first <= i <= life.last) for i in range(len(plan.launches))
+            sum(r.size for r, lifetime in result.items() if lifetime.first <= i <= lifetime.last)
+            for i in range(len(plan.launches))
         ]
         assert max(moments) <= plan.arena <= 1.01 * max(moments)
         assert all(region.offset % ALIGNMENT == 0 and region.offset + region.size <= plan.arena for region in result)
@@ -205,7 +206,9 @@ def test_memory_given_back_too_early_is_found(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(
         launches,
         "assign_offsets",
-        lambda lives: assign_offsets([replace(life, last=max(life.first, life.last - 1)) for life in lives]),
+        lambda lifetimes: assign_offsets(
+            [replace(lifetime, last=max(lifetime.first, lifetime.last - 1)) for lifetime in lifetimes]
+        ),
     )
     config, tensors = network((("spatial",),))
     assert not np.isfinite(upscale_with_plan(config, tensors, noise(60, 60))).all()
@@ -213,7 +216,7 @@ def test_memory_given_back_too_early_is_found(monkeypatch: pytest.MonkeyPatch) -
 
 LIVES = some.lists(
     some.builds(
-        lambda size, first, length: BufferLife(size, first, first + length),
+        lambda size, first, length: BufferLifetime(size, first, first + length),
         some.integers(1, 5000),
         some.integers(0, 12),
         some.integers(0, 6),
@@ -223,14 +226,14 @@ LIVES = some.lists(
 
 
 @given(LIVES)
-def test_offsets_of_any_buffers_are_apart(lives: list[BufferLife]) -> None:
-    offsets, size = assign_offsets(lives)
-    for (one, at), (other, there) in combinations(zip(lives, offsets, strict=True), 2):
+def test_offsets_of_any_buffers_are_apart(lifetimes: list[BufferLifetime]) -> None:
+    offsets, size = assign_offsets(lifetimes)
+    for (one, at), (other, there) in combinations(zip(lifetimes, offsets, strict=True), 2):
         if one.overlaps(other):
             assert at + one.size <= there or there + other.size <= at
     assert all(at % ALIGNMENT == 0 for at in offsets)
     assert size == max(
-        (-(-(at + one.size) // ALIGNMENT) * ALIGNMENT for one, at in zip(lives, offsets, strict=True)), default=0
+        (-(-(at + one.size) // ALIGNMENT) * ALIGNMENT for one, at in zip(lifetimes, offsets, strict=True)), default=0
     )
 
 

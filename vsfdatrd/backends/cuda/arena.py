@@ -1,6 +1,6 @@
 """Place buffers that are not alive at the same time into one block of memory.
 
-The largest buffers are placed first, each into the smallest gap that is free for its whole life (greedy by size,
+The largest buffers are placed first, each into the smallest gap that is free for its whole lifetime (greedy by size,
 Pisarchyk and Lee 2020, arXiv:2001.03288).
 """
 
@@ -12,8 +12,8 @@ ALIGNMENT = 256
 
 
 @dataclass(frozen=True, slots=True)
-class BufferLife:
-    """Size and life of a buffer."""
+class BufferLifetime:
+    """Size and lifetime of a buffer."""
 
     size: int
     """Bytes."""
@@ -22,27 +22,29 @@ class BufferLife:
     last: int
     """Number of the step that uses it last; at least `first`."""
 
-    def overlaps(self, other: "BufferLife") -> bool:
+    def overlaps(self, other: "BufferLifetime") -> bool:
         """Return whether there is a step at which both buffers are alive."""
         return self.first <= other.last and other.first <= self.last
 
 
-def assign_offsets(lives: Sequence[BufferLife]) -> tuple[list[int], int]:
+def assign_offsets(lifetimes: Sequence[BufferLifetime]) -> tuple[list[int], int]:
     """Place every buffer in one block of memory; buffers that are not in use at the same time may overlap.
 
     Args:
-        lives: The buffers.
+        lifetimes: The buffers.
 
     Returns:
-        Offsets in bytes, multiples of `ALIGNMENT`, in the order of `lives`; and the size of the block.
+        Offsets in bytes, multiples of `ALIGNMENT`, in the order of `lifetimes`; and the size of the block.
     """
-    offsets = [0] * len(lives)
+    offsets = [0] * len(lifetimes)
     total = 0
     placed: list[int] = []
-    for i in sorted(range(len(lives)), key=lambda n: (-lives[n].size, lives[n].first)):
-        size = align_up(lives[i].size)
+    for i in sorted(range(len(lifetimes)), key=lambda n: (-lifetimes[n].size, lifetimes[n].first)):
+        size = align_up(lifetimes[i].size)
         taken = sorted(
-            (offsets[n], offsets[n] + align_up(lives[n].size)) for n in placed if lives[n].overlaps(lives[i])
+            (offsets[n], offsets[n] + align_up(lifetimes[n].size))
+            for n in placed
+            if lifetimes[n].overlaps(lifetimes[i])
         )
         best, smallest, end = None, None, 0
         for start, stop in taken:

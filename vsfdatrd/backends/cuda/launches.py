@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vsfdatrd.backends.cuda.arena import BufferLife, assign_offsets
+from vsfdatrd.backends.cuda.arena import BufferLifetime, assign_offsets
 from vsfdatrd.backends.cuda.packing import StoredTypes
 from vsfdatrd.backends.cuda.plan import Constant, Frame, Kernels, Launch, Plan, Region
 
@@ -24,9 +24,9 @@ class Buffer:
         self.first, self.last = (step if self.first < 0 else self.first), step
 
     @property
-    def life(self) -> BufferLife:
-        """Size and life of the buffer."""
-        return BufferLife(math.prod(self.shape) * self.dtype.itemsize, self.first, self.last)
+    def lifetime(self) -> BufferLifetime:
+        """Size and lifetime of the buffer."""
+        return BufferLifetime(math.prod(self.shape) * self.dtype.itemsize, self.first, self.last)
 
 
 type Argument = Buffer | Frame | str | int
@@ -79,7 +79,7 @@ class LaunchList:
                 if isinstance(argument, Buffer):
                     argument.mark_used(step)
                     buffers[argument] = None
-        offsets, size = assign_offsets([buffer.life for buffer in buffers])
+        offsets, size = assign_offsets([buffer.lifetime for buffer in buffers])
         regions = {
             buffer: Region(offset, buffer.shape, buffer.dtype) for buffer, offset in zip(buffers, offsets, strict=True)
         }
