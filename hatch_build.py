@@ -150,9 +150,8 @@ def compile_plugin(
         try:
             for call in calls:
                 call.result()
-        except SystemExit:
+        finally:  # after a failure, or Ctrl-C, no further file is compiled
             pool.shutdown(cancel_futures=True)
-            raise
         _compile([*command, "-shared", *objects.values(), "-o", str(library)])
 
 

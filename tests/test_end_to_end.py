@@ -24,6 +24,7 @@ CLIPS = {
     "ld_square_720x540.mkv": ("", None, 1080),
 }
 FRAMES = 5
+needs_avx2 = pytest.mark.skipif(native.unavailable() is not None, reason="the processor has no AVX2")
 
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -103,10 +104,11 @@ def test_clips_go_from_file_to_file_with_their_colors(
     assert np.abs(plane_means(encoded) - plane_means(expected)).max() <= 1 / 255
 
 
-def test_a_real_network_keeps_colors(dvd: Path, shared: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", [pytest.param("native", marks=needs_avx2), "openvino"])
+def test_a_real_network_keeps_colors(dvd: Path, shared: Path, backend: str) -> None:
     weights = shared / "weights" / "fdat_rd_medium_2x_standin.safetensors"
     clip = vs.core.bs.VideoSource(str(dvd), cachemode=0)[:1].std.CropAbs(120, 120, 300, 180)
-    ours = vs.core.fdatrd.upscale(clip, model=str(weights), matrix="source", backend="openvino")
+    ours = vs.core.fdatrd.upscale(clip, model=str(weights), matrix="source", backend=backend)
     expected = clip.resize.Lanczos(240, 240, format=ours.format.id)
     assert np.abs(plane_means(ours) - plane_means(expected)).max() <= 1 / 255
     # and it is a picture, not an average of one
@@ -157,7 +159,7 @@ def test_a_reader_that_closes_early_ends_vspipe(dvd: Path, tmp_path: Path, ident
     ("after", "backend"),
     [
         (0.0, "auto"),
-        pytest.param(1.5, "native", marks=pytest.mark.skipif(bool(native.unavailable()), reason="it needs AVX2")),
+        pytest.param(1.5, "native", marks=needs_avx2),
         (3.0, "openvino"),
     ],
 )

@@ -97,7 +97,7 @@ def _patch_language(function: Any, patch: Any = interpreter._patch_lang) -> Any:
 
 interpreter_builder.create_dot = _dot
 interpreter_builder.cast_impl = _cast
-# Half of the time: no address in maps of so few pixels overflows.
+# Takes up to two fifths of the time, and no address in maps of so few pixels overflows.
 interpreter_builder.options = dataclasses.replace(interpreter_builder.options, sanitize_overflow=False)
 interpreter._patch_lang = _patch_language
 interpreter._get_np_dtype = _numpy_type

@@ -129,7 +129,7 @@ class Backend(Protocol):
         ...
 
     def warm_up(self) -> None:
-        """Start slow initialization in the background and return at once. Called while the clip is being inspected."""
+        """Start slow initialization in the background and return at once. Called while arguments are checked."""
         ...
 
     def version(self, device: Sequence[int] = (0,)) -> str:
