@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from tests.backends.closeness import decibels, run_network
 from tests.engines import run
@@ -90,6 +91,25 @@ def test_the_artifact_is_the_weights_alone(engine_files: Path) -> None:
     assert [file.name for file in engine_files.iterdir()] == [weights_file.FILE]
 
 
+def test_weights_are_stored_without_loss(
+    engine_files: Path, tmp_path: Path, make_tensors: Callable[..., dict[str, np.ndarray[Any, Any]]]
+) -> None:
+    tensors = make_tensors()
+    name, bias = "conv_after.weight", next(name for name in tensors if name.endswith(".bias"))
+    assert not np.array_equal(tensors[name].astype(np.float16), tensors[name])
+    exact = {**tensors, name: np.sign(tensors[name]), bias: np.full_like(tensors[bias], 1e6)}
+    sizes = []
+    for stored in (tensors, exact):
+        weights_file.write_weights(tmp_path, stored)
+        sizes.append((tmp_path / weights_file.FILE).stat().st_size)
+        _, result = weights_file.read_weights(tmp_path, "native")
+        assert result.keys() == stored.keys()
+        for key, tensor in stored.items():
+            assert result[key].dtype == tensor.dtype
+            assert np.array_equal(result[key], tensor), key
+    assert sizes[0] - sizes[1] > tensors[name].nbytes * 0.45  # half of it, but for the header
+
+
 def test_damaged_weights_are_a_sentence(spec: EngineSpec, engine_files: Path, tmp_path: Path) -> None:
     whole = (engine_files / weights_file.FILE).read_bytes()
     for content in (b"", whole[: len(whole) // 2], b"x" * 1000):
@@ -100,12 +120,11 @@ def test_damaged_weights_are_a_sentence(spec: EngineSpec, engine_files: Path, tm
 
 def test_every_tensor_is_compared_with_the_architecture(engine_files: Path, tmp_path: Path) -> None:
     """A kernel that is given a smaller array than it takes would read beyond it."""
-    with np.load(engine_files / weights_file.FILE) as file:
-        tensors: dict[str, np.ndarray[Any, Any]] = dict(file)
+    tensors: dict[str, np.ndarray[Any, Any]] = load_file(engine_files / weights_file.FILE)
     assert len(tensors) > 40
 
     def refused(changed: dict[str, np.ndarray[Any, Any]]) -> bool:
-        np.savez(tmp_path / weights_file.FILE, allow_pickle=False, **changed)
+        save_file(changed, tmp_path / weights_file.FILE)
         with pytest.raises(EngineError, match="weights cannot be read: "):
             worker._load_weights(str(tmp_path))
         return True
@@ -123,7 +142,7 @@ def test_every_tensor_is_compared_with_the_architecture(engine_files: Path, tmp_
         for value in (np.nan, np.inf, -1.0, 0.0, 99.0):
             changed = meta.astype(np.float64)
             changed[place] = value
-            np.savez(tmp_path / weights_file.FILE, allow_pickle=False, **{**tensors, META_UPSAMPLE: changed})
+            save_file({**tensors, META_UPSAMPLE: changed}, tmp_path / weights_file.FILE)
             with contextlib.suppress(EngineError):  # some numbers mean nothing to this network
                 worker._load_weights(str(tmp_path))
 
@@ -131,7 +150,7 @@ def test_every_tensor_is_compared_with_the_architecture(engine_files: Path, tmp_
 def test_another_networks_weights_are_refused(
     spec: EngineSpec, tmp_path: Path, make_tensors: Callable[..., dict[str, Any]]
 ) -> None:
-    np.savez(tmp_path / weights_file.FILE, allow_pickle=False, **make_tensors(tail_scale=4))
+    save_file(make_tensors(tail_scale=4), tmp_path / weights_file.FILE)
     with pytest.raises(EngineError, match="belongs to another network"):
         native.load(spec, tmp_path)
 

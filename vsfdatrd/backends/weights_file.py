@@ -2,34 +2,43 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
-from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 from vsfdatrd.archs.fdat_rd import META_UPSAMPLE, FdatRdConfig, config_from_shapes
 from vsfdatrd.archs.fdat_shapes import check_tensors
 from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.errors import CheckpointError, EngineError
-from vsfdatrd.weights.files import Entry
+from vsfdatrd.weights.files import Array
+from vsfdatrd.weights.safetensors_file import SafetensorsFile
 
-FILE = "weights.npz"
+FILE = "weights.safetensors"
+REFERENCE = "verification.npy"
+"""File with the fp32 output for `accuracy.draw_line_art`."""
+SKY_LEVELS = "verification.json"
+"""File with `accuracy.count_levels` of the sky in fp32."""
 VERIFICATION_SIZE = (120, 180)
 """Approximate height and width of the images used for verification; rounded to a multiple that the network takes."""
 
 
-def write_weights(directory: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
-    """Write the weights.
+def write_weights(directory: Path, tensors: Mapping[str, Array]) -> None:
+    """Write the weights; those that are exact in fp16 in fp16, because every start of a script reads and hashes them.
 
     Args:
         directory: The directory.
         tensors: All tensors of the network by name.
     """
-    np.savez(directory / FILE, allow_pickle=False, **tensors)
+    save_file({name: _shortest(tensor) for name, tensor in tensors.items()}, directory / FILE)
 
 
-def read_weights(directory: Path, engine: str) -> tuple[FdatRdConfig, dict[str, NDArray[Any]]]:
+def _shortest(tensor: Array) -> Array:
+    with np.errstate(over="ignore"):
+        half = tensor.astype(np.float16)
+    return half if tensor.dtype.kind == "f" and np.array_equal(half, tensor) else tensor
+
+
+def read_weights(directory: Path, engine: str) -> tuple[FdatRdConfig, dict[str, Array]]:
     """Read the weights.
 
     Args:
@@ -43,16 +52,15 @@ def read_weights(directory: Path, engine: str) -> tuple[FdatRdConfig, dict[str, 
         EngineError: They cannot be read.
     """
     try:
-        with np.load(directory / FILE, allow_pickle=False) as tensors:
-            arrays = dict(tensors)
+        file = SafetensorsFile(directory / FILE)
+        tensors = dict(file.read({name: name for name in file.entries}))
         config = config_from_shapes(
-            {name: tensor.shape for name, tensor in arrays.items()}, [int(n) for n in arrays[META_UPSAMPLE]]
+            {name: entry.shape for name, entry in file.entries.items()}, [int(n) for n in tensors[META_UPSAMPLE]]
         )
         # the kernels do not check shapes: a wrong one would make them read beyond an array
-        kinds = {name: "fp32" if tensor.dtype.kind == "f" else str(tensor.dtype) for name, tensor in arrays.items()}
-        check_tensors(config, {name: Entry(kinds[name], tensor.shape) for name, tensor in arrays.items()})
-        return config, arrays
-    except (OSError, EOFError, ValueError, TypeError, KeyError, ArithmeticError, BadZipFile, CheckpointError) as error:
+        check_tensors(config, file.entries)
+        return config, tensors
+    except (OSError, ValueError, TypeError, KeyError, ArithmeticError, CheckpointError) as error:
         raise EngineError(f"the {engine} engine's weights cannot be read: {error}") from error
 
 

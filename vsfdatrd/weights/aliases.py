@@ -9,7 +9,6 @@ The file is in the user's configuration directory, or at the path in $FDATRD_MOD
 
 import os
 import re
-import tomllib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +145,8 @@ def _parse(text: str) -> dict[str, Any]:
     """Parse the file. Raises ArgumentError for invalid TOML, and for long lines that would take tomllib too long."""
     if (longest := max(map(len, text.splitlines()), default=0)) > MAX_LINE:
         raise _file_error(f"it has a line of {longest:,} characters, more than the limit of {MAX_LINE:,}")
+    import tomllib  # takes 10 ms of a script's start, and most users have no such file
+
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError also stands for a number with thousands of digits

@@ -3,7 +3,6 @@
 import contextlib
 import mmap
 import os
-import secrets
 import sys
 import tempfile
 
@@ -23,7 +22,7 @@ class SharedMemory:
         self._name: str | None = None
         self.fd = -1
         if sys.platform == "win32":
-            self._name = f"fdatrd-frames-{secrets.token_hex(16)}"
+            self._name = f"fdatrd-frames-{os.urandom(16).hex()}"
         elif hasattr(os, "memfd_create"):
             self.fd = os.memfd_create("fdatrd-frames")
         else:

@@ -34,13 +34,9 @@ from vsfdatrd.workers.client import StandbyWorker
 
 log = logging.getLogger(__name__)
 
-GRAPH_VERSION = "1"
+GRAPH_VERSION = "2"
 """Version of the plan and of the way weights are packed."""
 ANY_FRAME_SIZE = True
-REFERENCE = "verification.npy"
-"""File with the fp32 output for `accuracy.draw_line_art`."""
-SKY_LEVELS = "verification.json"
-"""File with `accuracy.count_levels` of the sky in fp32."""
 MIN_CAPABILITY = (8, 0)
 """Lowest compute capability that the kernels are compiled for."""
 PROCESS_BYTES = 600 << 20
@@ -143,8 +139,8 @@ def build(spec: EngineSpec, directory: Path) -> None:
     with as_build_errors(), tempfile.TemporaryDirectory(prefix="graph-", dir=directory) as folder:
         graph = Path(folder, "graph.onnx")
         graph.write_bytes(serialize(spec.checkpoint.graph(*weights_file.verification_size(spec))))
-        count = reference.compute_reference(graph, directory / REFERENCE, graph)
-    (directory / SKY_LEVELS).write_text(json.dumps(count))
+        count = reference.compute_reference(graph, directory / weights_file.REFERENCE, graph)
+    (directory / weights_file.SKY_LEVELS).write_text(json.dumps(count))
 
 
 def load(spec: EngineSpec, directory: Path) -> Engine:

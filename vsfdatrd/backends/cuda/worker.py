@@ -15,7 +15,6 @@ import numpy as np
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.backends import weights_file
 from vsfdatrd.backends.accuracy import draw_line_art
-from vsfdatrd.backends.cuda.backend import REFERENCE, SKY_LEVELS
 from vsfdatrd.backends.cuda.constants import ConstantBlock, pack_constants
 from vsfdatrd.backends.cuda.driver import Arguments, Kernel
 from vsfdatrd.backends.cuda.packing import TYPES
@@ -98,7 +97,8 @@ class CudaServer(GpuServer["_KernelNetwork"]):
         """
         small = [_KernelNetwork(self._model, weights, height, width, captured=False) for weights in self._weights]
         try:
-            psnr = verify_networks(small, Path(directory, REFERENCE), Path(directory, SKY_LEVELS), precision)
+            reference, levels = (Path(directory, name) for name in (weights_file.REFERENCE, weights_file.SKY_LEVELS))
+            psnr = verify_networks(small, reference, levels, precision)
         finally:
             for network in small:
                 network.close()

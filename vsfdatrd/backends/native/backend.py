@@ -28,12 +28,11 @@ from vsfdatrd.workers.client import StandbyWorker
 
 log = logging.getLogger(__name__)
 
-GRAPH_VERSION = "4"
+GRAPH_VERSION = "5"
 """Incremented when the kernels would give different images; engines are then verified again."""
 KERNELS_VERSION = "2"
 """Incremented when the kernels become faster; ``auto`` then measures again."""
 ANY_FRAME_SIZE = True
-REFERENCE = "reference.npy"
 
 THREADS = 4
 """Default number of cores that share a frame.
@@ -118,7 +117,7 @@ def build(spec: EngineSpec, directory: Path) -> None:
     graph.write_bytes(serialize(spec.checkpoint.graph(height, width)))
     try:
         with as_build_errors():
-            count = reference.compute_reference(graph, directory / REFERENCE, graph)
+            count = reference.compute_reference(graph, directory / weights_file.REFERENCE, graph)
             psnr = _standby.ask(
                 "verify",
                 directory=str(directory),
@@ -129,7 +128,7 @@ def build(spec: EngineSpec, directory: Path) -> None:
             )
     finally:
         graph.unlink()
-        (directory / REFERENCE).unlink(missing_ok=True)
+        (directory / weights_file.REFERENCE).unlink(missing_ok=True)
     log.info("the native engine agrees with fp32 to %.1f dB", psnr)
 
 

@@ -9,7 +9,7 @@ import importlib.util
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from ctypes import Array, Structure, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -314,16 +314,14 @@ class KernelArrays:
         return Matrix(panels.ctypes.data, scale.ctypes.data, inner, columns, *pointers)
 
 
-def nonzero_share(matrices: Iterable[Any]) -> float:
+def nonzero_share(matrices: Sequence[Any]) -> float:
     """Return the multiply-adds in products with several matrices, divided by those of one dense matrix of their size.
 
     Args:
-        matrices: Matrices (columns, inner).
+        matrices: Matrices (columns, inner) of one shape.
     """
-    return sum(
-        float(nonzero_blocks(full)[0][:, 1].sum()) * COLUMN_ALIGNMENT / full.size
-        for full in map(_pad_to_alignment, matrices)
-    )
+    blocks = np.stack([_find_blocks(_pad_to_alignment(matrix)) for matrix in matrices])
+    return float(np.mean(blocks)) * len(blocks)
 
 
 def _pad_to_alignment(weights: Any) -> Floats:
@@ -344,15 +342,21 @@ def nonzero_blocks(weights: Floats) -> tuple[NDArray[np.int32], NDArray[np.int32
         (first row, length) of every nonzero span of every panel of 16 columns, (spans, 2); and the number of spans
         before each panel and after the last, (columns / 16 + 1).
     """
-    columns, inner = weights.shape
-    blocks = weights.reshape(
-        columns // COLUMN_ALIGNMENT, COLUMN_ALIGNMENT, inner // ROWS_PER_BLOCK, ROWS_PER_BLOCK
-    ).any(axis=(1, 3))
-    edges = np.diff(np.pad(blocks, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    blocks = _find_blocks(weights)
+    outside = np.zeros((len(blocks), 1), np.int8)
+    edges = np.diff(np.hstack([outside, blocks, outside]), axis=1)
     (panel, begins), (_, ends) = np.nonzero(edges == 1), np.nonzero(edges == -1)
     spans = ROWS_PER_BLOCK * np.stack([begins, ends - begins], axis=1)
     bounds = np.searchsorted(panel, np.arange(len(blocks) + 1))
     return np.ascontiguousarray(spans, np.int32), bounds.astype(np.int32)
+
+
+def _find_blocks(weights: Floats) -> NDArray[np.bool_]:
+    """Find out which blocks of 16 columns and 8 rows of a padded matrix (columns, inner) are not zero."""
+    columns, inner = weights.shape
+    blocks = weights.reshape(columns // COLUMN_ALIGNMENT, COLUMN_ALIGNMENT, inner // ROWS_PER_BLOCK, ROWS_PER_BLOCK)
+    result: NDArray[np.bool_] = blocks.any(axis=(1, 3))
+    return result
 
 
 def _to_ctypes(argument: Argument) -> Any:

@@ -17,7 +17,6 @@ import numpy as np
 from vsfdatrd.backends import weights_file
 from vsfdatrd.backends.accuracy import check_banding, check_psnr, count_levels, draw_line_art, draw_sky
 from vsfdatrd.backends.base import FramePlanes
-from vsfdatrd.backends.native.backend import REFERENCE
 from vsfdatrd.backends.native.kernels import instructions_in_use
 from vsfdatrd.backends.native.network import FrameContext, Weights
 from vsfdatrd.errors import EngineError
@@ -53,7 +52,7 @@ class NativeServer(WorkerServer):
             PrecisionUnfit: The PSNR is too low, or the sky has bands.
         """
         weights = _load_weights(directory)
-        reference = np.load(Path(directory, REFERENCE), allow_pickle=False).astype(np.float32)
+        reference = np.load(Path(directory, weights_file.REFERENCE), allow_pickle=False).astype(np.float32)
         result = np.empty((3, height * weights.config.scale, width * weights.config.scale), np.float32)
         context = FrameContext(weights, height, width, threads)
         context.run(draw_line_art(height, width), result)
