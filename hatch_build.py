@@ -27,6 +27,10 @@ NAME = "vsfdatrd"
 PLUGIN_DIR = f"vapoursynth/plugins/{NAME}"
 SUFFIXES = {"win32": ".dll", "darwin": ".dylib"}
 FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden")
+WINDOWS_START = "-DFDATRD_WINDOWS_START"
+"""Option of the C compiler that includes `_native/windows_start.c`, which replaces mingw-w64's start-up code."""
+WINDOWS_LIBRARIES = ("kernel32", *(f"api-ms-win-crt-{part}-l1-1-0" for part in ("environment", "heap", "string")))
+"""Libraries of Windows that the plugin uses; they are named because mingw-w64 is not linked."""
 MODEL_FILES = ("*.safetensors", "*.md")
 
 
@@ -144,6 +148,10 @@ def compile_plugin(
     compiler = compiler or system_compiler() or [sys.executable, "-m", "ziglang", "cc"]
     include = vapoursynth.get_include()  # type: ignore[attr-defined] # the stubs that vsstubs writes leave it out
     command = [*compiler, *FLAGS, *([] if system == "win32" else ["-fPIC"]), "-I", include, *options]
+    link = ["-shared"]
+    if system == "win32" and "ziglang" in compiler:
+        command.append(WINDOWS_START)
+        link += ["-nostdlib", *(f"-l{name}" for name in WINDOWS_LIBRARIES), "-lcompiler_rt"]
     with tempfile.TemporaryDirectory(prefix=f"{NAME}-") as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = {file: str(Path(folder, f"{file.stem}.o")) for file in sorted(files)}
         calls = [pool.submit(_compile, [*command, "-c", str(file), "-o", to]) for file, to in objects.items()]
@@ -152,7 +160,7 @@ def compile_plugin(
                 call.result()
         finally:  # after a failure, or Ctrl-C, no further file is compiled
             pool.shutdown(cancel_futures=True)
-        _compile([*command, "-shared", *objects.values(), "-o", str(library)])
+        _compile([*command, *objects.values(), *link, "-o", str(library)])
 
 
 def _compile(command: Sequence[str]) -> None:

@@ -275,8 +275,17 @@ def test_the_plugin_for_windows_needs_nothing_but_windows(tmp_path: Path) -> Non
     compile_plugin(NATIVE.glob("*.c"), library, target.compiler, target.system, ["-Werror"])
     exports, imports = portable_executable(library.read_bytes())
     assert "VapourSynthPluginInit2" in exports
-    assert imports
-    assert all(name == "kernel32.dll" or name.startswith(("api-ms-win-", "ntdll")) for name in imports), imports
+    crt = {f"api-ms-win-crt-{part}-l1-1-0.dll" for part in ("environment", "heap", "string")}
+    assert set(imports) == {"kernel32.dll"} | crt
+    # what mingw-w64's start-up code would bring, which is not linked (_native/windows_start.c)
+    assert has_thread_local_storage(library.read_bytes())
+
+
+def has_thread_local_storage(data: bytes) -> bool:
+    """Whether the header of a DLL says where its thread-local variables are; Windows copies them for every thread."""
+    (header,) = struct.unpack_from("<I", data, 0x3C)
+    address, size = struct.unpack_from("<II", data, header + 24 + 112 + 9 * 8)
+    return address > 0 and size == 40  # of an IMAGE_TLS_DIRECTORY64
 
 
 def portable_executable(data: bytes) -> tuple[list[str], list[str]]:

@@ -2,6 +2,7 @@
  * operations around them, 3x3 convolutions. See cpu.h.
  */
 #if defined(__x86_64__)
+#include <float.h>
 #include <math.h>
 
 #include "cpu_math.h"
@@ -40,7 +41,7 @@ EXPORT void fdatrd_cpu_pack(const float *weights, int64_t columns, int64_t inner
         if (!(factor < room)) factor = room;
         scale[column] = (float)(1 / factor);
         int16_t *to = panels + column / COLUMNS * COLUMNS * inner + column % COLUMNS * 2;
-        if (!isfinite(sum)) scale[column] = NAN;
+        if (!(sum <= DBL_MAX)) scale[column] = NAN; /* isfinite would need mingw-w64 to be linked */
         else
             for (int64_t k = 0; k < inner; k++)
                 to[k / 2 * COLUMNS * 2 + k % 2] = (int16_t)_mm_cvtsd_si32(_mm_set_sd(w[k] * factor));
