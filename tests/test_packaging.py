@@ -285,7 +285,7 @@ def has_thread_local_storage(data: bytes) -> bool:
     """Whether the header of a DLL says where its thread-local variables are; Windows copies them for every thread."""
     (header,) = struct.unpack_from("<I", data, 0x3C)
     address, size = struct.unpack_from("<II", data, header + 24 + 112 + 9 * 8)
-    return address > 0 and size == 40  # of an IMAGE_TLS_DIRECTORY64
+    return bool(address and size == 40)  # of an IMAGE_TLS_DIRECTORY64
 
 
 def portable_executable(data: bytes) -> tuple[list[str], list[str]]:
