@@ -18,10 +18,10 @@ from vsfdatrd.checkpoint import open_checkpoint
 
 SMALL = Path(__file__).resolve().parents[2] / "models" / "fdat_rd_small_2x.safetensors"
 KEYS = {
-    "native": ("4", "any", "int16", "native 1.0", "a device", ""),
+    "native": ("5", "any", "int16", "native 1.0", "a device", ""),
     "openvino": ("8", "240x240", "fp32", "openvino 1.0", "a device", "streams=auto"),
     "torch": ("network 2", "240x240", "fp32", "torch 1.0", "a device", ""),
-    "cuda": ("1", "any", "fp16", "cuda 1.0", "a device", ""),
+    "cuda": ("2", "any", "fp16", "cuda 1.0", "a device", ""),
     "tensorrt": ("8.5", "240x240", "fp16", "tensorrt 1.0", "a device", ""),
 }
 
