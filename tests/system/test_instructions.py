@@ -21,7 +21,7 @@ from vsfdatrd.backends.openvino import backend as openvino
 import torch
 print(json.dumps({
     "native": kernels.unsupported_reason(), "vnni": kernels.has_vnni(),
-    "avx512": kernels.has_avx512(), "amx": kernels.has_amx(), "amx_int8": kernels.has_amx_int8(),
+    "avx512": kernels.has_avx512(), "amx_int8": kernels.has_amx_int8(),
     "used": kernels.uses_amx(),
     "openvino": openvino._standby.describe()["abilities"],
     "torch": torch.backends.cpu.get_cpu_capability(), "bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported(),
@@ -50,7 +50,7 @@ def test_avx2_is_all_there_is() -> None:
     able = found("AVX2")
     if able["native"] is not None:
         pytest.skip(f"this processor is no AVX2 processor: {able['native']}")
-    assert [able[name] for name in ("avx512", "vnni", "amx", "amx_int8", "used")] == [False] * 5
+    assert [able[name] for name in ("avx512", "vnni", "amx_int8", "used")] == [False] * 4
     assert able["torch"] == "AVX2"
     assert able["bf16"] is False
     assert not {"BF16", "FP16"} & set(str(name) for name in able["openvino"])  # type: ignore[attr-defined]
@@ -63,7 +63,6 @@ def test_without_a_cap_the_native_engine_sees_what_the_system_sees() -> None:
     flags = set(next(line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")).split())
     able = found("")
     assert able["avx512"] is ("avx512f" in flags)
-    assert able["amx"] is ({"amx_tile", "amx_bf16"} <= flags)
     compiled = hasattr(kernels.load_library(), "fdatrd_amx_sums")  # older compilers do not know it
     assert able["amx_int8"] is (compiled and able["vnni"] and {"amx_tile", "amx_int8"} <= flags)
     assert able["amx_int8"] or not able["used"]
@@ -72,7 +71,7 @@ def test_without_a_cap_the_native_engine_sees_what_the_system_sees() -> None:
 
 def test_a_cap_below_amx_turns_amx_off() -> None:
     able = found("avx512_bf16")
-    assert [able[name] for name in ("amx", "amx_int8", "used")] == [False] * 3
+    assert [able[name] for name in ("amx_int8", "used")] == [False] * 2
 
 
 def test_less_than_avx2_is_no_native_engine() -> None:

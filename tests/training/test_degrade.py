@@ -115,7 +115,7 @@ def test_a_fine_quantizer_changes_little_and_a_coarse_one_much() -> None:
 
 def test_mpeg2_blocks_lie_on_a_grid_of_eight() -> None:
     """One coefficient's error spreads over its block and no further."""
-    hr = torch.full((1, 3, 96, 96), 0.5)
+    hr = torch.full((1, 3, 96, 96), 0.45)  # not between two levels, where rounding depends on the processor
     hr[..., 46:50, 46:50] = 0.9
     lr = degrade(hr, Strengths.only(1, {"quantizer": 20.0}), seeded())
     changed = (lr != degrade(hr, Strengths.only(1, {}), seeded())).any(1)[0]

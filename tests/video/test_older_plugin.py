@@ -10,7 +10,7 @@ from vsfdatrd.backends.native import backend, kernels
 from vsfdatrd.errors import EngineUnavailable
 from vsfdatrd.video import plugin
 
-CURRENT = "cpu_supported", "cpu_avx512", "cpu_amx", "cpu_vnni", "cpu_amx_int8"
+CURRENT = "cpu_supported", "cpu_avx512", "cpu_vnni", "cpu_amx_int8"
 
 
 class OldLibrary:

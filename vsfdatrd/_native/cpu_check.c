@@ -52,13 +52,6 @@ EXPORT int64_t fdatrd_cpu_avx512(void) {
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX512F);
 }
 
-/* Returns 1 if the CPU also multiplies tiles of bf16 (AMX), and the cap is not below it. */
-EXPORT int64_t fdatrd_cpu_amx(void) {
-    unsigned a, b, c, d;
-    if (!allowed(CAPS + 4, 1) || (kept_registers() & 0x60000) != 0x60000) return 0;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & 1u << 22) && (d & 1u << 24);
-}
-
 /* Returns 1 if vnni_*.c can run: the CPU has AVX-512 with VNNI as well, and the cap is not below it. */
 EXPORT int64_t fdatrd_cpu_vnni(void) {
     unsigned a, b, c, d;
@@ -94,7 +87,6 @@ EXPORT int64_t fdatrd_cpu_request_amx(void) {
 EXPORT int64_t fdatrd_cpu_supported(void) { return 0; }
 EXPORT int64_t fdatrd_cpu_vnni(void) { return 0; }
 EXPORT int64_t fdatrd_cpu_avx512(void) { return 0; }
-EXPORT int64_t fdatrd_cpu_amx(void) { return 0; }
 EXPORT int64_t fdatrd_cpu_amx_int8(void) { return 0; }
 EXPORT int64_t fdatrd_cpu_request_amx(void) { return 0; }
 #endif

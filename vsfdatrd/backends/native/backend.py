@@ -66,10 +66,9 @@ def unsupported_reason(model: ModelDescriptor) -> str | None:
 def is_preferred_to_openvino() -> bool:
     """Return whether ``auto`` tries this backend first where engines have not been timed.
 
-    OpenVINO is expected to be faster where it has instructions that the kernels do not use, AVX-512 without VNNI, and
-    on CPUs with AMX, where the kernels have never been timed.
+    OpenVINO is expected to be faster where it has instructions that the kernels do not use: AVX-512 without VNNI.
     """
-    if native_kernels.unsupported_reason() is not None or native_kernels.has_amx():
+    if native_kernels.unsupported_reason() is not None:
         return False
     return native_kernels.has_vnni() or not native_kernels.has_avx512()
 

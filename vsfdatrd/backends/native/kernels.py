@@ -108,7 +108,7 @@ def unsupported_reason() -> str | None:
     """Explain why this machine's CPU cannot run the kernels; None if it can."""
     try:
         # Those asked later, too: an older library may lack some.
-        names = ("supported", "avx512", "amx", "vnni", "amx_int8")
+        names = ("supported", "avx512", "vnni", "amx_int8")
         is_supported, *_ = (bool(_symbol(f"fdatrd_cpu_{name}")()) for name in names)
     except EngineUnavailable as error:
         return str(error)
@@ -121,11 +121,6 @@ def unsupported_reason() -> str | None:
 def has_avx512() -> bool:
     """Return whether the CPU also has AVX-512."""
     return bool(_symbol("fdatrd_cpu_avx512")())
-
-
-def has_amx() -> bool:
-    """Return whether the CPU also has AMX with products of bf16, which OpenVINO uses."""
-    return bool(_symbol("fdatrd_cpu_amx")())
 
 
 def has_amx_int8() -> bool:

@@ -118,6 +118,8 @@ class _Task:
     """The first step, a function of `remote_tasks`: ``part`` or ``trial``."""
     next: str
     """The function of `remote_tasks` to call next; empty while a step runs, or if none is left."""
+    handle: Any = None
+    """Handle of the step that is expected to send messages; None if the task is complete."""
     machine: str = ""
     """Ray node ID where the task runs or ran last; empty while it waits."""
     path: Path = Path()
@@ -212,13 +214,19 @@ class RayScheduler:
                     task = running[handle]
                     if message is None or message[0] == "lost":
                         del running[handle]
-                    if message is not None and (event := self._event(task, message, params)) is not None:
-                        yield event
+                    # A worker process can also die after its last message, when the next step is running already or the
+                    # task is complete.
+                    if message is not None and handle is task.handle:
+                        event = self._event(task, message, params)
+                        if event is not None:
+                            yield event
                     if task.next:
                         running[self._submit(task, params)] = task
                 for handle in self._stranded(running):
                     task = running.pop(handle)
                     self._transport.cancel(handle)
+                    if handle is not task.handle:
+                        continue
                     if not task.machine:
                         task.next = task.kind
                     elif (event := self._event(task, ("lost", "the machine disappeared"), params)) is not None:
@@ -226,11 +234,13 @@ class RayScheduler:
                     running[self._submit(task, params)] = task
                 if self._is_idle(running.values()):
                     self._resubmissions += 1
-                    for handle, task in list(running.items()):
-                        task.avoid.clear()  # the other machines may be gone: allow those where the task failed
+                    for handle in list(running):
+                        task = running.pop(handle)
                         self._transport.cancel(handle)
-                        task.next = task.kind
-                        running[self._submit(task, params)] = running.pop(handle)
+                        if handle is task.handle:
+                            task.avoid.clear()  # the other machines may be gone: allow those where the task failed
+                            task.next = task.kind
+                            running[self._submit(task, params)] = task
         finally:
             for handle, task in running.items():
                 self._transport.cancel(handle)
@@ -263,6 +273,7 @@ class RayScheduler:
             case ("frames", frames):
                 return ChunkProgress(task.chunk, frames)
             case ("props", props):
+                task.handle = None
                 return dict(props)
             case ("encoded", path, seconds):
                 task.path, task.seconds, task.next = path, seconds, "send_file"
@@ -271,7 +282,7 @@ class RayScheduler:
                 task.download = ChunkDownload(params.folder, done)
             case ("block", block) if task.download is not None:
                 if task.download.add(block):
-                    download, task.download = task.download, None
+                    download, task.download, task.handle = task.download, None, None
                     return download.finish()
             case ("unfit", mismatch):
                 self._nodes.exclude(task.machine, mismatch)
@@ -301,11 +312,12 @@ class RayScheduler:
         return event
 
     def _submit(self, task: _Task, params: EncodeParams) -> Any:
-        """Submit the next step of a task to Ray and return its handle."""
+        """Submit the next step of a task to Ray, and return its handle."""
         step, task.next = task.next, ""
         if step == "send_file":
             arguments = (self._order, params.rate, task.chunk, task.path, task.seconds)
-            return self._transport.send(step, arguments, {"num_cpus": 0}, task.machine)
+            task.handle = self._transport.send(step, arguments, {"num_cpus": 0}, task.machine)
+            return task.handle
         task.machine = ""
         usable = self._nodes.usable().keys()
         avoid = (task.avoid & usable if usable - task.avoid else set()) | self._nodes.excluded.keys()
@@ -316,9 +328,10 @@ class RayScheduler:
         options: dict[str, Any] = dict(self._nodes.needs)
         if avoid:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(avoid))})"}
-        return self._transport.send(
+        task.handle = self._transport.send(
             step, (self._order, frozenset(self._nodes.passed), task.chunk, params.options, params.rate), options
         )
+        return task.handle
 
     def _stranded(self, running: Mapping[Any, _Task]) -> list[Any]:
         """Return the tasks to resubmit because a machine is gone; checked at most every `_CHECK_INTERVAL` seconds.
