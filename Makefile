@@ -4,9 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INPUT ?=
 FRAMES ?= 6
-# Number of tests that run at the same time: one more than the two cores of a small machine, since many tests wait for
-# other programs.
-WORKERS ?= 3
+# Number of tests that run at the same time: twice the cores of a small machine, since many tests wait for other programs.
+WORKERS ?= 4
 FAST := tests/archs tests/cache tests/nn tests/video tests/weights tests/system tests/namespace tests/test_options.py \
   tests/test_inference.py tests/test_filter.py tests/test_refusals.py tests/test_cli.py
 

@@ -1,7 +1,8 @@
 """Build hook: compile the plugin, install it in VapourSynth's plugin folder, and include the shipped weights.
 
 The plugin needs only VapourSynth4.h, which the ``vapoursynth`` wheel contains. The compiler is ``$CC``, else cc, gcc or
-clang from PATH (not on Windows), else ``ziglang``, which is a build dependency only if it is needed.
+clang from PATH (not on Windows), else ``ziglang``, which is a build dependency only if it is needed. ``$CFLAGS`` are
+further options of the compiler.
 
 ``$VSFDATRD_TARGET``, a name from `TARGETS`, cross-compiles a wheel for another platform with ``ziglang``. `make wheels`
 builds all of them.
@@ -138,7 +139,7 @@ def compile_plugin(
         library: The library to write.
         compiler: Compiler command prefix; None for the installed compiler or ziglang.
         system: The target's value of sys.platform.
-        options: Further options of the compiler.
+        options: Options of the compiler besides `FLAGS` and ``$CFLAGS``.
 
     Raises:
         SystemExit: The compiler cannot be started or failed; its output is on stderr.
@@ -147,7 +148,8 @@ def compile_plugin(
 
     compiler = compiler or system_compiler() or [sys.executable, "-m", "ziglang", "cc"]
     include = vapoursynth.get_include()  # type: ignore[attr-defined] # the stubs that vsstubs writes leave it out
-    command = [*compiler, *FLAGS, *([] if system == "win32" else ["-fPIC"]), "-I", include, *options]
+    given = shlex.split(os.environ.get("CFLAGS", ""), posix=os.name == "posix")
+    command = [*compiler, *FLAGS, *([] if system == "win32" else ["-fPIC"]), "-I", include, *given, *options]
     link = ["-shared"]
     if system == "win32" and "ziglang" in compiler:
         command.append(WINDOWS_START)

@@ -21,6 +21,7 @@ import pytest
 import vapoursynth as vs
 
 from hatch_build import TARGETS, compile_plugin, platform_tag, system_compiler
+from tests.conftest import UNOPTIMIZED
 from vsfdatrd import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +54,8 @@ def no_compiler(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A release wheel for this machine, or one built with its compiler if releases do not cover it."""
     folder = tmp_path_factory.mktemp("wheel")
-    target = {"VSFDATRD_TARGET": RELEASED} if RELEASED in TARGETS else {}
+    # As tests/test_wheels.py compiles it, so that ziglang's cache has it for one of the two.
+    target = {"VSFDATRD_TARGET": RELEASED, "CFLAGS": "-Werror"} if RELEASED in TARGETS else {}
     run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", folder, ROOT, **target)
     (path,) = folder.iterdir()
     return path
@@ -194,7 +196,7 @@ def test_source_archive_installs_without_a_compiler(
     sdist: Path, environment: Environment, no_compiler: dict[str, str], tmp_path: Path
 ) -> None:
     """ziglang, which the hook asks for then, compiles the plugin."""
-    environment.install(sdist, **no_compiler)
+    environment.install(sdist, **no_compiler, CFLAGS=UNOPTIMIZED)
     plugin, package = where(environment)
     assert plugin.parent == environment.packages / PLUGIN
     assert package.parent == environment.packages / "vsfdatrd"
@@ -239,18 +241,19 @@ def test_ziglang_is_a_build_dependency_only_where_there_is_no_compiler(
 
 
 @pytest.mark.parametrize(
-    ("cc", "words"),
+    ("variable", "value", "words"),
     [
-        ("/no/such/compiler -m64", "cannot start the C compiler '/no/such/compiler'"),
-        ("false", "compiling the VapourSynth plugin failed with status 1"),
+        ("CC", "/no/such/compiler -m64", "cannot start the C compiler '/no/such/compiler'"),
+        ("CC", "false", "compiling the VapourSynth plugin failed with status 1"),
+        ("CFLAGS", "-O0 -include /no/such/file", "compiling the VapourSynth plugin failed with status 1"),
     ],
 )
-def test_failing_compiler_ends_the_build_in_a_sentence(tmp_path: Path, cc: str, words: str) -> None:
+def test_failing_compiler_ends_the_build_in_a_sentence(tmp_path: Path, variable: str, value: str, words: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", tmp_path, ROOT],
         capture_output=True,
         text=True,
-        env=os.environ | {"CC": cc},
+        env=os.environ | {variable: value},
         timeout=250,
     )
     assert done.returncode != 0

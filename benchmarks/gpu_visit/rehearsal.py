@@ -24,7 +24,8 @@ ABSENT = Path(__file__).parent / "absent"
 FILES_BACK, BYTES_BACK, CHECKPOINT_BYTES = 8, 16 << 20, 15 << 20
 """Files, and bytes of each, that come back from the visited machine; bytes of a checkpoint."""
 TRAINING_SECONDS = 4.0
-"""Of the training that goes on, besides twice what it took until the first one's first checkpoint."""
+"""Of the training that goes on, besides `START_MARGIN` times what it took until the first one's first checkpoint."""
+START_MARGIN = 1.25
 REPORTED = ("| copy, GB/s |", "| PyTorch |", "| weights | slots |", "| graph, operator by operator |", "Training: ")
 """What the report of a visit contains, besides the parts."""
 PAGES = 13
@@ -200,7 +201,7 @@ def rehearse_training(there: Path, out: Path) -> None:
             expect(process.poll() is None, "the training ended before it wrote a checkpoint")
             expect(time.monotonic() < begun + 500, "the training wrote no checkpoint within 500 s")
             time.sleep(0.2)
-        limit = round(TRAINING_SECONDS + 2 * (time.monotonic() - begun))
+        limit = round(TRAINING_SECONDS + START_MARGIN * (time.monotonic() - begun))
         process.send_signal(signal.SIGKILL)
     time.sleep(0.5)  # its part ends with it
     before = after = checkpoint_steps(folder)

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import guard
 from benchmarks.layers import sum_by_kind
+from vsfdatrd.system import instructions
 
 FAKE_GPU = Path(__file__).parents[1] / "backends" / "fake_gpu"
 
@@ -17,6 +18,7 @@ FAKE_GPU = Path(__file__).parents[1] / "backends" / "fake_gpu"
 def on_fake_gpu(module: str, *arguments: str, faults: str = "") -> "subprocess.CompletedProcess[str]":
     environment = os.environ | {"PYTHONPATH": f"{FAKE_GPU}{os.pathsep}{guard.ROOT}", "FAKE_GPU": faults}
     environment["FDATRD_GPU_CONTEXTS"] = "1"  # measuring takes a second for every engine
+    environment[instructions.VARIABLE] = "avx2"  # fewer precisions of the other engines
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250, check=False)
 
