@@ -102,7 +102,7 @@ def conv_group(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """skip + the 3×3 convolution of tokens, at the end of a group: see `conv3x3_add`."""
+    """Add the 3×3 convolution of tokens to `skip`, at the end of a group; see `conv3x3_add`."""
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     row_mask = rows < height * width
     results = conv3x3_add(tokens, weight, skip, rows, row_mask, height, width, C, BLOCK_C, BLOCK_K)
@@ -122,7 +122,7 @@ def conv_after(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """skip + the 3×3 convolution of tokens, after all groups: skip is fp32, and out of the type of the tail."""
+    """Add the 3×3 convolution of tokens to `skip` (fp32), after all groups; `out` has the type of the tail's maps."""
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     row_mask = rows < height * width
     results = conv3x3_add(tokens, weight, skip, rows, row_mask, height, width, C, BLOCK_C, BLOCK_K)

@@ -18,7 +18,7 @@ MEDIUM_SHA256 = "3a1869b2361bdbd59f2a89688b46d55fefa7ca7bcb695a95c5d6c9a9b267df8
 """SHA-256 of models/fdat_rd_medium_2x.safetensors."""
 LD_SHA256 = "259d9f1c15bee147aa7091f4039432214d3b6af15d9b4fd48fa4319f4778c20a"
 """SHA-256 of models/fdat_rd_ld_2x.safetensors."""
-CLEAN_SHA256 = "43f1de6c7e93e7d90ddb618957d16dedca5b8efdc199ff058877857638e04a53"
+CLEAN_SHA256 = "bdeb3503faa9ce6072bb0fa459d6f35042f9f6d93a4a71beb4e0be8081a1e410"
 """SHA-256 of models/fdat_rd_clean_2x.safetensors."""
 
 
