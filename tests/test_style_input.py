@@ -180,7 +180,7 @@ def test_a_picture_gives_the_style(tmp_path: Path) -> None:
     image.fromarray(pixels).save(tmp_path / "red.png")
     clip = pictures(56, 48)
     model = str(toned(tmp_path / "x.onnx", style=(24, 24)))
-    result = upscale_by_name(clip, model=model, backend="openvino", style=str(tmp_path / "red.png"))
+    result = upscale_by_name(clip, model=model, backend="openvino", precision="fp32", style=str(tmp_path / "red.png"))
     expected = array(clip) / 2 + np.array([0.5, 0, 0.1], np.float32)[:, None, None]
     np.testing.assert_allclose(array(result), expected, atol=2e-5)
 
