@@ -174,22 +174,19 @@ def test_a_tile_larger_than_the_frame_is_the_frame(tiny_model: Path, caplog: pyt
 
 def test_an_engine_in_the_cache_that_is_damaged_is_built_again(tiny_model: Path, cache: Path) -> None:
     clip = picture(90, 60)
-    first = planes_of(
-        vs.core.fdatrd.upscale(clip, model=str(tiny_model), backend="openvino", precision="fp32", streams=1).get_frame(
-            0
-        )
-    )
+
+    def render() -> Any:
+        out = vs.core.fdatrd.upscale(clip, model=str(tiny_model), backend="openvino", precision="fp32", streams=1)
+        return planes_of(out.get_frame(0))
+
+    first = render()
     selection._shared_pools.clear()
     for file in cache.glob("store-1/engines/*/*"):
         if file.name != "manifest.json":
             data = bytearray(file.read_bytes())
             data[len(data) // 2] ^= 0xFF
             file.write_bytes(data)
-    again = planes_of(
-        vs.core.fdatrd.upscale(clip, model=str(tiny_model), backend="openvino", precision="fp32", streams=1).get_frame(
-            0
-        )
-    )
+    again = render()
     np.testing.assert_array_equal(first, again)
 
 
