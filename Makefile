@@ -84,6 +84,8 @@ bench: setup
 	$(BIN)/python -m benchmarks --quick
 
 # The source archive and a wheel for each platform, cross-compiled and checked; see docs/release.md.
+# Options for the processor of this machine must not get into wheels for others.
+wheels: export CFLAGS =
 wheels: setup
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --sdist --outdir dist

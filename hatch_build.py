@@ -142,13 +142,17 @@ def compile_plugin(
         options: Options of the compiler besides `FLAGS` and ``$CFLAGS``.
 
     Raises:
-        SystemExit: The compiler cannot be started or failed; its output is on stderr.
+        SystemExit: ``$CFLAGS`` has an open quote, or the compiler cannot be started or failed; its output is on stderr.
     """
     import vapoursynth
 
     compiler = compiler or system_compiler() or [sys.executable, "-m", "ziglang", "cc"]
     include = vapoursynth.get_include()  # type: ignore[attr-defined] # the stubs that vsstubs writes leave it out
-    given = shlex.split(os.environ.get("CFLAGS", ""), posix=os.name == "posix")
+    flags = os.environ.get("CFLAGS", "")
+    try:
+        given = shlex.split(flags, posix=os.name == "posix")
+    except ValueError as error:
+        raise SystemExit(f"vsfdatrd: CFLAGS={flags!r} cannot be split into options: {error}.") from None
     command = [*compiler, *FLAGS, *([] if system == "win32" else ["-fPIC"]), "-I", include, *given, *options]
     link = ["-shared"]
     if system == "win32" and "ziglang" in compiler:
@@ -167,6 +171,8 @@ def compile_plugin(
 
 def _compile(command: Sequence[str]) -> None:
     advice = "Set CC to a working C compiler, or unset it and install one (on Debian: apt install gcc)."
+    if flags := os.environ.get("CFLAGS"):
+        advice += f" CFLAGS={flags!r} may be wrong, too."
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     except OSError as error:

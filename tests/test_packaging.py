@@ -245,7 +245,7 @@ def test_ziglang_is_a_build_dependency_only_where_there_is_no_compiler(
     [
         ("CC", "/no/such/compiler -m64", "cannot start the C compiler '/no/such/compiler'"),
         ("CC", "false", "compiling the VapourSynth plugin failed with status 1"),
-        ("CFLAGS", "-O0 -include /no/such/file", "compiling the VapourSynth plugin failed with status 1"),
+        ("CFLAGS", "-O0 -include /no/such/file", "CFLAGS='-O0 -include /no/such/file' may be wrong, too"),
     ],
 )
 def test_failing_compiler_ends_the_build_in_a_sentence(tmp_path: Path, variable: str, value: str, words: str) -> None:
@@ -261,6 +261,12 @@ def test_failing_compiler_ends_the_build_in_a_sentence(tmp_path: Path, variable:
     assert words in done.stderr
     assert "Set CC to a working C compiler" in done.stderr
     assert 'hatch_build.py", line' not in done.stderr, "a sentence, no traceback"
+
+
+def test_flags_with_an_open_quote_are_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CFLAGS", "-DNAME='a")
+    with pytest.raises(SystemExit, match=r"CFLAGS=\"-DNAME='a\" cannot be split into options: No closing quotation"):
+        compile_plugin([], tmp_path / "plugin.so")
 
 
 def test_compiler_says_nothing_about_our_code(tmp_path: Path) -> None:
