@@ -15,6 +15,7 @@ setup: $(VENV)/.done
 
 # pip compiles what it installs one file after another; compileall uses all cores. Like pip, it passes over files in the
 # grammar of another Python.
+INSTALL = $(BIN)/pip install --quiet --no-compile --constraint constraints.txt
 COMPILE = $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 
 # A virtual environment with what a user needs, so that `make demo` installs nothing else; `make setup` adds to it.
@@ -22,14 +23,18 @@ $(VENV)/.demo: pyproject.toml constraints.txt hatch_build.py $(wildcard vsfdatrd
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
 	  echo "$(PYTHON) is older than 3.12, which VapourSynth needs; choose another: make $(MAKECMDGOALS) PYTHON=python3.13" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[encode]'
+	$(INSTALL) --editable '.[encode]'
 	@$(COMPILE)
 	$(BIN)/vapoursynth config
 	touch $@
 
+# pip uses one core, so two of them install half each: PyTorch, and what does not need it. Only packages that .demo has
+# installed belong to both halves (a test compares them). The last pip adds what needs both, or what one of them missed.
 $(VENV)/.done: $(VENV)/.demo
 	$(BIN)/pip install --quiet --no-compile --upgrade pip
-	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt 'vsfdatrd[dev]'  # adds to what is installed already
+	@echo "installing PyTorch and the development tools"
+	@$(INSTALL) 'vsfdatrd[torch]' & $(INSTALL) 'vsfdatrd[tools]'; wait
+	$(INSTALL) 'vsfdatrd[dev]'
 	@$(COMPILE)
 	$(BIN)/vsstubs --quiet
 	touch $@

@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 from vsfdatrd.archs.fdat_rd import META_UPSAMPLE, FdatRdConfig
 from vsfdatrd.archs.fdat_shapes import tensor_shapes
 from vsfdatrd.archs.upsamplers import UPSAMPLERS
+from vsfdatrd.backends import speed
 
 with contextlib.suppress(ImportError):  # a machine for tests/gpu may lack it
     import openvino  # noqa: F401 - before VapourSynth loads vs-mlrt's, after which Python's own does not load
@@ -68,6 +69,15 @@ def _escaped(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map(_escaped, value))
     return value
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_measurements() -> Iterator[None]:
+    """Engines are measured for a tenth of the usual time: no test depends on which of them is the fastest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "MEASURE_SECONDS", 0.1)
+        patch.setattr(speed, "TURN_SECONDS", 0.025)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 import vapoursynth as vs
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from hatch_build import TARGETS, compile_plugin, platform_tag, system_compiler
 from tests.conftest import UNOPTIMIZED
@@ -213,6 +215,31 @@ def test_source_archive_is_complete_and_small(sdist: Path) -> None:
     assert not [name for name in members if "__pycache__" in name or name.startswith((".venv", "demo", "typings"))]
     weights = sum(size for name, size in members.items() if name.endswith(".safetensors"))
     assert sum(members.values()) - weights < 8e6
+
+
+def installed_by(extra: str) -> set[str]:
+    """The packages that ``pip install 'vsfdatrd[extra]'`` installs here; extra: "" for none."""
+    found: set[tuple[str, str]] = set()
+    left = [("vsfdatrd", extra)]
+    while left:
+        package = left.pop()
+        found.add(package)
+        name, of = package
+        requirements = [Requirement(line) for line in importlib.metadata.requires(name) or ()]
+        for needed in requirements:
+            if needed.marker is None or needed.marker.evaluate({"extra": of}):
+                wanted = {(canonicalize_name(needed.name), one) for one in ("", *needed.extras)}
+                left += wanted - found
+    return {name for name, _ in found}
+
+
+def test_setup_installs_two_halves_that_share_nothing() -> None:
+    """Two pips at a time must not write the same package."""
+    before, torch, tools = (installed_by(extra) for extra in ("encode", "torch", "tools"))
+    assert {"torch", "numpy"} <= torch
+    assert {"pytest", "ray"} <= tools
+    assert torch & tools <= before
+    assert torch | tools <= installed_by("dev")
 
 
 def test_ziglang_is_a_build_dependency_only_where_there_is_no_compiler(

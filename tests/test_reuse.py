@@ -129,7 +129,7 @@ def test_within_a_threshold_pictures_do_not_drift() -> None:
 VALUES = st.lists(st.sampled_from([0.1, 0.1, 0.1, 0.104, 0.108, 0.5, 0.5]), min_size=1, max_size=40)
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(values=VALUES, threshold=st.sampled_from([0.0, 0.005, 0.1]), seed=st.integers(0, 99))
 def test_the_order_of_access_changes_nothing(values: list[float], threshold: float, seed: int) -> None:
     expected = [values[a] for a in anchors(values, threshold)] if threshold else values

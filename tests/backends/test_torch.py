@@ -163,8 +163,8 @@ def test_bf16_is_close_to_fp32_in_a_trained_network(shared: Path, tmp_path: Path
     medium = open_checkpoint(shared / "weights/fdat_rd_medium_2x_standin.safetensors")
     if "bf16" not in engine_module.precisions(medium):
         pytest.skip("PyTorch does not compute in bf16 on this CPU")
-    picture = draw_line_art(120, 120)
-    engine = load(EngineSpec(medium, 120, 120, "bf16"), tmp_path)
+    picture = draw_line_art(60, 60)
+    engine = load(EngineSpec(medium, 60, 60, "bf16"), tmp_path)
     np.copyto(engine.input(0), picture)
     engine.submit(0)
     result = engine.collect(0).copy()

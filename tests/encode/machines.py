@@ -95,6 +95,8 @@ class Machines:
             "--disable-usage-stats",
             "--object-store-memory",
             "80000000",
+            "--include-log-monitor",
+            "false",
             *(["--address", self.address] if number else place),
             *options,
         ]
@@ -103,7 +105,8 @@ class Machines:
             command = [*self._network(number), *command]
         if before:
             command = ["unshare", "-m", "sh", "-c", f'{before} && exec "$@"', "sh", *command]
-        machine = Machine(command, environment, self._folder / f"{number}.log")
+        # Without Python processes in reserve, of which most tests need none.
+        machine = Machine(command, {"RAY_enable_worker_prestart": "0"} | environment, self._folder / f"{number}.log")
         self._all.append(machine)
         machine.wait()
         self.head = self._all[0]

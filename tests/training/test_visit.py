@@ -162,6 +162,7 @@ def test_kill_9_at_any_moment_leaves_a_checkpoint_to_go_on_from(
         while not checkpoint.exists() or load_slim(checkpoint)[1]["step"] < 3:  # read while it is being written
             assert process.poll() is None
             assert time.monotonic() < until
+            time.sleep(0.01)
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
