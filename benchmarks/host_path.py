@@ -33,6 +33,7 @@ from vsfdatrd.backends.base import FramePlanes, SlotPool
 from vsfdatrd.backends.remote_engine import RemoteEngine
 from vsfdatrd.backends.tensorrt.builder import ENGINE_FILE
 from vsfdatrd.video import tiling
+from vsfdatrd.video.clamp import clamp_copy
 from vsfdatrd.workers.client import Worker
 
 FAKE_GPU = Path(__file__).resolve().parents[1] / "tests" / "backends" / "fake_gpu"
@@ -41,6 +42,8 @@ PICTURES = 16
 """Different frames in a row, more than a picture is remembered for."""
 WARM = 6
 """First frames of a turn, which do not count."""
+TARGETS = 8
+"""Results that the bare loop writes in rotation, as VapourSynth's frames do not stay in a cache either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +53,8 @@ class Turn:
     own: float
     """Frames per second of the engine alone: all slots busy, nothing copied by the host."""
     bare: float | None
-    """Frames per second of a loop in as many threads that copies frames in and out and does nothing else; None if it
-    was not measured.
+    """Frames per second of a loop in as many threads that copies frames in and, clamped, out, and does nothing else;
+    None if it was not measured.
     """
     through: float
     """Frames per second through VapourSynth."""
@@ -120,7 +123,9 @@ class Race:
         # VapourSynth keeps 20 results of a clip that is asked directly: a second of page faults at the start.
         self._clip.std.SetVideoCache(mode=0)
         self._source = np.stack([np.full((3, height, width), color[0], np.float32) for color in colors])
-        self._targets = [np.zeros((3, SCALE * height, SCALE * width), np.float32) for _ in range(threads)]
+        self._targets: queue.SimpleQueue[FramePlanes] = queue.SimpleQueue()
+        for _ in range(TARGETS):
+            self._targets.put(np.zeros((3, SCALE * height, SCALE * width), np.float32))
 
     def turn(self, frames: int, bare: bool = True) -> Turn:
         """Take one turn of each.
@@ -161,17 +166,20 @@ class Race:
         for slot in range(engine.slots):
             free.put(slot)
 
-        def work(target: FramePlanes) -> None:
+        def work() -> None:
             while (number := next(numbers)) < frames:
                 slot, source = free.get(), self._source[number % PICTURES]
                 np.bitwise_xor.reduce(source.view(np.uint64), axis=None)  # as a hash reads it
                 np.copyto(engine.input(slot), source)
                 engine.submit(slot)
-                np.copyto(target, engine.collect(slot))
+                target = self._targets.get()
+                for plane, result in zip(target, engine.collect(slot), strict=True):
+                    clamp_copy(result, plane)
+                self._targets.put(target)
                 free.put(slot)
                 times.append(time.perf_counter())
 
-        workers = [threading.Thread(target=work, args=(target,)) for target in self._targets]
+        workers = [threading.Thread(target=work) for _ in range(self._threads)]
         for worker in workers:
             worker.start()
         for worker in workers:

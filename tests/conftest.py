@@ -1,6 +1,7 @@
 """Fixtures for all tests: the shared folder, caches, and small networks as files."""
 
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -53,6 +54,20 @@ TINY: dict[str, Any] = {
     "unshuffle": 1,
     "mid_dim": 32,
 }
+
+
+def pytest_collection_finish() -> None:
+    """Exempt everything that has been imported by now from garbage collection.
+
+    VapourSynth collects garbage after every `clip.frames()`, which would take half a second among PyTorch's objects.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let Python clean up at its exit as usual; Triton's library would list what it has not."""
+    gc.unfreeze()
 
 
 @pytest.hookimpl(wrapper=True)
