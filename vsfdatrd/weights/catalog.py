@@ -16,7 +16,7 @@ SMALL_SHA256 = "9cb2c9914e5c6df7ba122f25447d27988152f793b98f3ab20ea23548eb9a0f62
 """SHA-256 of models/fdat_rd_small_2x.safetensors."""
 MEDIUM_SHA256 = "3a1869b2361bdbd59f2a89688b46d55fefa7ca7bcb695a95c5d6c9a9b267df86"
 """SHA-256 of models/fdat_rd_medium_2x.safetensors."""
-LD_SHA256 = "259d9f1c15bee147aa7091f4039432214d3b6af15d9b4fd48fa4319f4778c20a"
+LD_SHA256 = "8a047cd99afa0025936be3824aea11a5777eefe742bd4a8484e2ce865d6e6c8c"
 """SHA-256 of models/fdat_rd_ld_2x.safetensors."""
 CLEAN_SHA256 = "bdeb3503faa9ce6072bb0fa459d6f35042f9f6d93a4a71beb4e0be8081a1e410"
 """SHA-256 of models/fdat_rd_clean_2x.safetensors."""
