@@ -28,8 +28,8 @@ $(VENV)/.demo: pyproject.toml constraints.txt hatch_build.py $(wildcard vsfdatrd
 	$(BIN)/vapoursynth config
 	touch $@
 
-# pip uses one core, so two of them install half each: PyTorch, and what does not need it. Only packages that .demo has
-# installed belong to both halves (a test compares them). The last pip adds what needs both, or what one of them missed.
+# pip uses one core, so two of them work side by side: PyTorch, and the tools that do not need it. Only packages that
+# .demo has installed belong to both (a test compares them). The last pip adds what needs both, or what one of them missed.
 $(VENV)/.done: $(VENV)/.demo
 	$(BIN)/pip install --quiet --no-compile --upgrade pip
 	@echo "installing PyTorch and the development tools"

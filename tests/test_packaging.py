@@ -233,7 +233,7 @@ def installed_by(extra: str) -> set[str]:
     return {name for name, _ in found}
 
 
-def test_setup_installs_two_halves_that_share_nothing() -> None:
+def test_what_setup_installs_side_by_side_shares_nothing() -> None:
     """Two pips at a time must not write the same package."""
     before, torch, tools = (installed_by(extra) for extra in ("encode", "torch", "tools"))
     assert {"torch", "numpy"} <= torch

@@ -11,7 +11,7 @@ SHARE = 0.97
 """Least part of its own rate that an engine keeps."""
 HOST_MS = 4.0
 """Most milliseconds of processor time per frame of 1440×1080."""
-BUSY_SHARE, BUSY_HOST = 0.65, 5.0
+BUSY_SHARE, BUSY_HOST = 0.65, 3.0
 """The same on a machine that is too busy for any host, relative to a loop that only copies frames."""
 ATTEMPTS = 12
 WARMING = 12

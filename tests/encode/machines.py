@@ -95,8 +95,6 @@ class Machines:
             "--disable-usage-stats",
             "--object-store-memory",
             "80000000",
-            "--include-log-monitor",
-            "false",
             *(["--address", self.address] if number else place),
             *options,
         ]
