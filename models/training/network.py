@@ -33,10 +33,18 @@ def variant_configuration(name: str) -> FdatRdConfig:
     return replace(small, groups=(groups[0][:3],))
 
 
+def configuration(recipe: Recipe) -> FdatRdConfig:
+    """Return the configuration of the network that a recipe trains. Raises ValueError as `variant_configuration`."""
+    config = variant_configuration(recipe.variant)
+    if not recipe.depth_per_group:
+        return config
+    return replace(config, groups=tuple(kinds[:3] * recipe.depth_per_group for kinds in config.groups))
+
+
 def new_network(recipe: Recipe) -> FdatRd:
     """Create an untrained network that interpolates, with random weights from torch's global generator."""
     rate = default_drop_path(recipe.variant) if recipe.drop_path < 0 else recipe.drop_path
-    network = FdatRd(variant_configuration(recipe.variant), drop_path=rate)
+    network = FdatRd(configuration(recipe), drop_path=rate)
     interpolate(network)
     return network
 

@@ -32,6 +32,8 @@ class Recipe:
     """
     blocks: int = 1
     """Number of blocks at the start of every group that an ``unfolded`` training has; more of them see farther."""
+    depth_per_group: int = 0
+    """How often a group repeats its three kinds of blocks; 0 for the variant's own number (2)."""
     drop_path: float = -1.0
     """Stochastic-depth rate of the last block; if negative, the variant's own."""
 
@@ -143,6 +145,8 @@ class Recipe:
             raise ValueError(f"size {self.size} is no multiple of 60, to which the network pads its input")
         if self.clean + self.laserdisc > 1:
             raise ValueError(f"clean {self.clean} and laserdisc {self.laserdisc} are more than the whole")
+        if self.depth_per_group < 0:
+            raise ValueError(f"depth_per_group {self.depth_per_group} is negative; choose 0 for the variant's own")
         if self.schedule not in ("cosine", "wsd"):
             raise ValueError(f"schedule {self.schedule!r} is not known: choose cosine or wsd")
         if self.form == "unfolded" and not self.attention:

@@ -79,9 +79,7 @@ def new_network(recipe: Recipe) -> FdatRd | PixelNetwork:
         whole = network.new_network(recipe)
         return whole if recipe.attention else network.leave_attention_out(whole)
     # Channels last, in which pixels' channels are neighbors: no convolution or linear layer has to move data.
-    return PixelNetwork(network.variant_configuration(recipe.variant), recipe.blocks).to(
-        memory_format=torch.channels_last
-    )
+    return PixelNetwork(network.configuration(recipe), recipe.blocks).to(memory_format=torch.channels_last)
 
 
 def to_fdat_rd(recipe: Recipe, trained: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -92,7 +90,7 @@ def to_fdat_rd(recipe: Recipe, trained: Mapping[str, Tensor]) -> Mapping[str, Te
     """
     if recipe.form == "whole":
         return trained
-    unfolded = PixelNetwork(network.variant_configuration(recipe.variant), recipe.blocks)
+    unfolded = PixelNetwork(network.configuration(recipe), recipe.blocks)
     unfolded.load_state_dict(trained)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(recipe.seed)
@@ -114,7 +112,7 @@ def starting_network(weights: Path, recipe: Recipe) -> FdatRd | PixelNetwork:
     found = load_model(weights)
     if not isinstance(found, FdatRd):
         raise ValueError(f"{weights} is no FDAT-RD")
-    config = network.variant_configuration(recipe.variant)
+    config = network.configuration(recipe)
     try:
         if recipe.form == "unfolded":
             return widen(unfold(found), config, recipe.blocks)

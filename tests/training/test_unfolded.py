@@ -164,6 +164,21 @@ def test_finished_weights_can_learn_and_pack_well() -> None:
     assert len(zlib.compress(half, 6)) < 0.2 * len(half)
 
 
+def test_groups_without_the_blocks_that_are_not_trained_compute_the_same(one_thread: None) -> None:
+    long = replace(UNFOLDED, variant="small", blocks=3)
+    short = replace(long, depth_per_group=1)
+    trained = restless(PixelNetwork(network.configuration(long), 3)).state_dict()
+    picture = torch.rand(1, 3, 60, 60)
+    outputs = []
+    for recipe, count in ((long, 6), (short, 3)):
+        net = network.new_network(recipe)
+        assert [len(kinds) for kinds in net.config.groups] == [count] * 4
+        net.load_state_dict(to_fdat_rd(recipe, trained))
+        with torch.no_grad():
+            outputs.append(net.eval()(picture))
+    torch.testing.assert_close(*outputs)
+
+
 @pytest.mark.parametrize(
     "config",
     [

@@ -16,9 +16,9 @@ SMALL_SHA256 = "9cb2c9914e5c6df7ba122f25447d27988152f793b98f3ab20ea23548eb9a0f62
 """SHA-256 of models/fdat_rd_small_2x.safetensors."""
 MEDIUM_SHA256 = "3a1869b2361bdbd59f2a89688b46d55fefa7ca7bcb695a95c5d6c9a9b267df86"
 """SHA-256 of models/fdat_rd_medium_2x.safetensors."""
-LD_SHA256 = "8a047cd99afa0025936be3824aea11a5777eefe742bd4a8484e2ce865d6e6c8c"
+LD_SHA256 = "a2188c4c2ed4f049d007cf27d9d102eb720ca82f010f95a80d3d49d97bb8ed0e"
 """SHA-256 of models/fdat_rd_ld_2x.safetensors."""
-CLEAN_SHA256 = "bdeb3503faa9ce6072bb0fa459d6f35042f9f6d93a4a71beb4e0be8081a1e410"
+CLEAN_SHA256 = "71931fbd0ee2938914b01434e79e0cf91b657bf62e7c1e4b862c7e84cf0fab0c"
 """SHA-256 of models/fdat_rd_clean_2x.safetensors."""
 
 
