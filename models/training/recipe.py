@@ -33,7 +33,7 @@ class Recipe:
     blocks: int = 1
     """Number of blocks at the start of every group that an ``unfolded`` training has; more of them see farther."""
     depth_per_group: int = 0
-    """How often a group repeats its three kinds of blocks; 0 for the variant's own number (2)."""
+    """How often a group repeats its three kinds of blocks; 0 for the variant's own number."""
     drop_path: float = -1.0
     """Stochastic-depth rate of the last block; if negative, the variant's own."""
 
