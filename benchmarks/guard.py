@@ -1,10 +1,10 @@
 """Check whether a change made upscaling slower: measure two commits in turns, in one run, on the same weights.
 
-    python -m benchmarks.guard BASE [HEAD] [--size 240x240] [--rounds 7] [--bound 0.97]
+    python -m benchmarks.guard BASE [HEAD] [--backend auto] [--size 240x240] [--rounds 7] [--bound 0.97] [--out NAME]
 
 Each commit is installed into its own environment, which shares every other package with this one, and is used in the
 same way as by scripts. Unless a commit is given, HEAD is the checkout including uncommitted changes. The exit code is 1
-if the ratio of the medians is below the bound.
+if the ratio of the medians is below the bound. With --out, the rates are saved as results/NAME.json.
 """
 
 import argparse
@@ -20,7 +20,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks.speed.cases import Case, Group
+from benchmarks.report import save
+from benchmarks.speed.cases import OURS, Case, Group
 from benchmarks.speed.race import Settings, race, steps
 from benchmarks.speed.table import rate
 from benchmarks.weights import weights_file
@@ -72,10 +73,12 @@ def main() -> int:
     parser.add_argument("base")
     parser.add_argument("head", nargs="?")
     parser.add_argument("--model", default="medium")
+    parser.add_argument("--backend", default="auto")
     parser.add_argument("--size", default="240x240")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--bound", type=float, default=0.97, help="lowest ratio of frames a second that passes")
+    parser.add_argument("--out", metavar="NAME")
     a = parser.parse_args()
     width, height = map(int, a.size.split("x"))
     with tempfile.TemporaryDirectory(prefix="vsfdatrd-guard-") as temporary:
@@ -87,7 +90,7 @@ def main() -> int:
         for label, commit in (("base", a.base), ("head", a.head)):
             print(f"installing {label} ({commit or 'the checkout'})", file=sys.stderr)
             pythons[label] = create_environment(extract_source(commit, folder / f"{label}-source"), folder / label)
-        cases = tuple(Case("vsfdatrd", str(weights), (width, height)) for _ in pythons)
+        cases = tuple(Case(OURS, str(weights), (width, height), backend=a.backend) for _ in pythons)
         group = Group("guard", f"{a.model}, {a.size}", cases, a.rounds)
         settings = Settings(a.seconds, folder, pythons=tuple(pythons.values()), path=folder / "lib")
         with tqdm(total=steps(group), leave=False) as bar:
@@ -98,6 +101,15 @@ def main() -> int:
         fps = row["fps"]
         print(f"{name}: {rate(fps['median'])} fps ({rate(fps['min'])} to {rate(fps['max'])})")
     ratio = head["fps"]["median"] / base["fps"]["median"]
+    if a.out:
+        asked = {
+            "commits": [a.base, a.head or "checkout"],
+            "model": a.model,
+            "backend": a.backend,
+            "size": [width, height],
+            "rounds": a.rounds,
+        }
+        save(a.out, asked | {"base": base["fps"], "head": head["fps"], "ratio": ratio})
     print(f"ratio {ratio:.3f}, {'passes' if ratio >= a.bound else 'is below'} the bound of {a.bound}")
     return int(ratio < a.bound)
 

@@ -5,6 +5,7 @@ zeros, which backends leave out. Networks are measured with all branches active,
 """
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from vsfdatrd.archs import artcnn
-from vsfdatrd.archs.fdat_rd import META_UPSAMPLE, FdatFamilyConfig, variant_config
+from vsfdatrd.archs.fdat_rd import META_UPSAMPLE, VARIANTS, FdatFamilyConfig, FdatRdConfig, variant_config
 from vsfdatrd.archs.fdat_shapes import tensor_shapes
 from vsfdatrd.archs.upsamplers import UPSAMPLERS
 from vsfdatrd.errors import FdatrdError
 from vsfdatrd.weights.catalog import CATALOG, resolve_model
+
+PERIOD = 3
+"""Blocks after which their kinds repeat."""
 
 
 def random_weights(config: FdatFamilyConfig) -> dict[str, NDArray[np.float32]]:
@@ -44,9 +48,20 @@ def random_tensors(config: FdatFamilyConfig) -> dict[str, NDArray[Any]]:
     return dict(random_weights(config)) | {META_UPSAMPLE: np.array([*meta, config.mid_dim, 4], np.uint8)}
 
 
-def _at_work(file: Path, folder: Path) -> Path:
-    """Return the file itself, or a copy in which small random values replace zeros."""
+def _at_work(file: Path, folder: Path, config: FdatRdConfig | None) -> Path:
+    """Return the file itself, or a copy in which small random values replace zeros.
+
+    Args:
+        file: A weights file.
+        folder: Where the copy is written.
+        config: The complete network, if the file may lack blocks at the end of its groups; those are added.
+    """
     tensors = load_file(file)
+    missing = [name for name in tensor_shapes(config) if name not in tensors] if config else []
+    for name in missing:
+        same_kind = re.sub(r"(?<=blocks\.)\d+", lambda index: str(int(index[0]) - PERIOD), name)
+        # An output projection that is not trained is zero; the others are copied, with their magnitudes.
+        tensors[name] = 0 * tensors[same_kind] if name.endswith("ffn.fc2.weight") else tensors[same_kind].copy()
     idle = {name: values == 0 for name, values in tensors.items() if name != META_UPSAMPLE and not values.all()}
     if not idle:
         return file
@@ -62,6 +77,8 @@ def _at_work(file: Path, folder: Path) -> Path:
 def weights_file(model: str, folder: Path) -> tuple[Path, bool]:
     """Return a weights file for a model, and whether its weights are trained.
 
+    The author's variants have all their blocks, although the shipped files contain only those that are trained.
+
     Args:
         model: ``small``, ``medium``, ``large``, or the path of a file, which is used unchanged.
         folder: Where weights are written, if the shipped ones are missing or have zeros.
@@ -69,12 +86,14 @@ def weights_file(model: str, folder: Path) -> tuple[Path, bool]:
     Raises:
         FdatrdError: The file does not exist.
     """
+    variant = variant_config(model) if model in VARIANTS else None
     try:
-        return (resolve_model(model) if model not in CATALOG else _at_work(resolve_model(model), folder)), True
+        file = resolve_model(model)
+        return (_at_work(file, folder, variant) if model in CATALOG else file), True
     except FdatrdError:
-        if model not in ("small", "medium", "large"):
+        if variant is None:
             raise
     path = folder / f"fdat_rd_{model}_random.safetensors"
     if not path.exists():
-        save_file(random_tensors(variant_config(model)), path)
+        save_file(random_tensors(variant), path)
     return path, False

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.gpu_visit import pack
-from benchmarks.gpu_visit.parts import FACTS, TRAIN, Part, run_all
+from benchmarks.gpu_visit.parts import FACTS, SLOWER, TRAIN, Part, run_all
 from benchmarks.gpu_visit.record import ROOT, Visit
 from benchmarks.gpu_visit.sizes import FULL, TINY
 
@@ -48,7 +48,8 @@ def visit(name: str, out: Path, limit: float, *, tiny: bool, only: list[str] | N
     known = FACTS if name == "facts" else (Part(TRAIN.name, limit),)
     parts = [part for part in known if not only or part.name in only]
     run = Visit(out / "visit.json", measured, rehearsal=tiny)
-    run_all(run, parts, limit, environment(out, limit), tiny=tiny)
+    # A rehearsal's training has the same deadline; on a busy processor, its end takes longer than a GPU's margin.
+    run_all(run, parts, limit * (SLOWER if tiny else 1), environment(out, limit), tiny=tiny)
     return 0 if all(part["status"] in ("ok", "skipped") for part in run.document["parts"]) else 1
 
 

@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from models.training.network import silence
 from models.training.pixel_network import FOLD, PixelBlock, PixelGroup, PixelNetwork, as_kernel
 from vsfdatrd.nn.fdat_rd import Block, FdatRd
 
@@ -68,7 +69,7 @@ def fold(unfolded: PixelNetwork, network: FdatRd) -> FdatRd:
     for group, pixels in zip(network.groups, unfolded.groups, strict=True):
         blocks = cast(list[Block], list(cast(nn.ModuleList, group.blocks)))
         for block in blocks:
-            _silence(block)
+            silence(block)
         for block, pixel_block in zip(blocks, cast(PixelGroup, pixels).blocks, strict=False):
             _fill(block, cast(PixelBlock, pixel_block))
         cast(nn.Conv2d, group.conv).weight.copy_(_tokens(as_kernel(cast(PixelGroup, pixels).conv, 3)))
@@ -84,16 +85,6 @@ def fold(unfolded: PixelNetwork, network: FdatRd) -> FdatRd:
     cast(Tensor, gather.bias).copy_(cast(Tensor, unfolded.gather.bias))
     last.load_state_dict(unfolded.last.state_dict())
     return network
-
-
-def _silence(block: Block) -> None:
-    """Make a block the identity."""
-    block.ffn.fc2.weight.zero_()
-    projection = cast(nn.Linear, block.attn.proj)
-    projection.weight.zero_()
-    projection.bias.zero_()
-    if block.kind != "dictionary":
-        cast(nn.Conv2d, block.conv[0]).weight.zero_()  # GELU(0) is 0
 
 
 def _fill(block: Block, pixels: PixelBlock) -> None:

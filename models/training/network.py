@@ -71,6 +71,41 @@ def let_attention_join(network: FdatRd) -> None:
             bias.copy_(-across / sigma_x**2 - down / sigma_y**2)
 
 
+@torch.no_grad()
+def silence(block: Block) -> None:
+    """Make a block the identity."""
+    block.ffn.fc2.weight.zero_()
+    projection = cast(nn.Linear, block.attn.proj)
+    projection.weight.zero_()
+    projection.bias.zero_()
+    if block.kind != "dictionary":
+        cast(nn.Conv2d, block.conv[0]).weight.zero_()  # GELU(0) is 0
+
+
+@torch.no_grad()
+def deepen(shallow: FdatRd, config: FdatRdConfig) -> FdatRd:
+    """Create a network of `config` that computes what `shallow`, with fewer blocks at the end of its groups, computes.
+
+    The blocks that `shallow` lacks get random weights from torch's global generator and contribute nothing at first.
+
+    Raises:
+        ValueError: `shallow` differs in something else, or has trained window attention. Its windows would turn,
+            because they do so from one window attention to the next, through all groups.
+    """
+    blocks = [len(kinds) for kinds in shallow.config.groups]
+    groups = tuple(kinds[:count] for kinds, count in zip(config.groups, blocks, strict=False))
+    if shallow.config != replace(config, groups=groups):
+        raise ValueError("the networks differ in more than the number of blocks in their groups")
+    if any(module.proj.weight.any() for module in shallow.modules() if isinstance(module, WindowAttention)):
+        raise ValueError("with more blocks, the windows of its trained attention would turn")
+    deep = FdatRd(config)
+    for group, count in zip(deep.groups, blocks, strict=True):
+        for block in list(cast(nn.ModuleList, group.blocks))[count:]:
+            silence(cast(Block, block))
+    deep.load_state_dict(deep.state_dict() | shallow.state_dict())
+    return deep
+
+
 def leave_attention_out(network: FdatRd) -> FdatRd:
     """Bypass attention: blocks compute as if it gave zeros, and it does not learn.
 

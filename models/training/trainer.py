@@ -104,8 +104,9 @@ def to_fdat_rd(recipe: Recipe, trained: Mapping[str, Tensor]) -> Mapping[str, Te
 def starting_network(weights: Path, recipe: Recipe) -> FdatRd | PixelNetwork:
     """Create the network that a recipe trains, with the weights of a file.
 
-    An unfolded training accepts the weights of an unfolded one, also of a narrower network. In a training of the whole
-    network, attention that contributed nothing starts to learn (`network.let_attention_join`).
+    An unfolded training accepts the weights of an unfolded one, also of a narrower network. A training of the whole
+    network also accepts a file with fewer blocks in its groups, if its attention is not trained. Attention that
+    contributed nothing starts to learn then (`network.let_attention_join`).
 
     Raises CheckpointError if the file cannot be read, and ValueError if it is of another network.
     """
@@ -119,7 +120,12 @@ def starting_network(weights: Path, recipe: Recipe) -> FdatRd | PixelNetwork:
     except ValueError as error:
         raise ValueError(f"{weights} is nothing to start from: {error}") from error
     if found.config != config:
-        raise ValueError(f"{weights} is nothing to start from: it is no FDAT-RD {recipe.variant} 2x like the recipe's")
+        try:
+            found = network.deepen(found, config)
+        except ValueError as error:
+            raise ValueError(
+                f"{weights} is nothing to start from: it is no FDAT-RD {recipe.variant} 2x like the recipe's: {error}"
+            ) from error
     if recipe.attention:
         network.let_attention_join(found)
     return found

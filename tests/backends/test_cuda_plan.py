@@ -30,9 +30,10 @@ from vsfdatrd.backends.cuda.plan import (
 from vsfdatrd.backends.cuda.planner import make_plan
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.graph.weights import Weights
+from vsfdatrd.weights.catalog import CATALOG
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
-SHIPPED = ("fdat_rd_small_2x", "fdat_rd_medium_2x", "fdat_rd_ld_2x", "fdat_rd_clean_2x")
+SHIPPED = tuple(sorted({Path(model.file).stem for model in CATALOG.values()}))
 ROUNDING = 105.0
 """Signal to noise in dB of float32: 2⁻²⁴ is 144 dB, and there are thousands of sums in a row."""
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.weights import weights_file
-from vsfdatrd.archs.fdat_rd import META_UPSAMPLE
+from vsfdatrd.archs.fdat_rd import META_UPSAMPLE, variant_config
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.errors import FdatrdError
 from vsfdatrd.weights import catalog
@@ -28,5 +28,6 @@ def test_what_is_measured_has_all_parts_at_work(tmp_path: Path) -> None:
 
     file, trained = weights_file("medium", tmp_path)
     assert trained
+    assert open_checkpoint(file).descriptor.config == variant_config("medium"), "blocks are missing"
     assert all((values != 0).mean() > 0.999 for name, values in load_file(file).items() if name != META_UPSAMPLE)
     assert weights_file("medium", tmp_path)[0] == file

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from models.training.recipe import Recipe
 from tests.training.reach import untouched
 from vsfdatrd.archs.fdat_rd import variant_config
 from vsfdatrd.compare.metrics import ssim
-from vsfdatrd.nn.fdat_rd import FdatRd, WindowAttention
+from vsfdatrd.nn.fdat_rd import Block, FdatRd, WindowAttention
 
 
 @pytest.mark.parametrize("name", ["tiny", "small"])
@@ -27,6 +29,26 @@ def test_an_untrained_network_interpolates(one_thread: None, name: str) -> None:
 def test_its_first_steps_reach_every_weight(one_thread: None) -> None:
     net = network.new_network(Recipe(variant="tiny", drop_path=0.0))
     assert untouched(net) == []
+
+
+def test_blocks_that_a_file_lacks_contribute_nothing_at_first(one_thread: None) -> None:
+    config = network.variant_configuration("tiny")
+    shallow = fold(PixelNetwork(config), network.new_network(Recipe(variant="tiny", drop_path=0.0))).eval()
+    shallow.conv_after.weight.data.normal_(0, 0.1)
+    deeper = replace(config, groups=(config.groups[0] * 2,))
+    deep = network.deepen(shallow, deeper).eval()
+    assert deep.config == deeper
+    picture = torch.rand(1, 3, 60, 60)
+    with torch.no_grad():
+        assert torch.equal(deep(picture), shallow(picture))
+    blocks = [module for module in deep.modules() if isinstance(module, Block)]
+    assert len(blocks) == 6
+    assert all(block.ffn.fc1.weight.any() for block in blocks), "they must be able to learn"
+    with pytest.raises(ValueError, match="differ in more than the number of blocks"):
+        network.deepen(deep, config)
+    next(module for module in shallow.modules() if isinstance(module, WindowAttention)).proj.weight.data[0, 0] = 1
+    with pytest.raises(ValueError, match="the windows of its trained attention would turn"):
+        network.deepen(shallow, deeper)
 
 
 def test_another_network_is_refused() -> None:

@@ -235,14 +235,14 @@ def test_flat_colors_come_back(one_thread: None, tiles: Path, form: str) -> None
         {
             "variant": "tiny",
             "form": form,
-            "steps": 60,
+            "steps": 30,
             "batch": 1,
             "size": 60,
             "ramp": 2,
             "ema": 0.5,
             "warm": 0.0,
             "sprites": 4,
-            "learning_rate": 1e-4,
+            "learning_rate": 5e-5,
             "flat_colors": 4,
             "pixel": 0.0,
             "gradient": 0.0,
@@ -262,7 +262,7 @@ def test_flat_colors_come_back(one_thread: None, tiles: Path, form: str) -> None
         tail.weight.mul_(1 + 0.03 * torch.rand_like(tail.weight))
         trainer.averaged.load_state_dict(trainer.network.state_dict())
     before = error()
-    for _ in range(60):
+    for _ in range(30):
         trainer.train_step()
     assert error() < 0.4 * before
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vsfdatrd.workers.spawn import creation_flags, describe_exit, find_python
+from vsfdatrd.workers.spawn import child_environment, creation_flags, describe_exit, find_python
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,35 @@ def test_python_is_found_where_windows_has_it(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(sys, "executable", "vsedit.exe")
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     assert Path(find_python()) == tmp_path / place
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, "glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.arena_max=2", "glibc.malloc.arena_max=2:glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
+    ],
+)
+def test_huge_pages_are_requested_unless_the_user_decides(
+    monkeypatch: pytest.MonkeyPatch, before: str | None, after: str
+) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if before:
+        monkeypatch.setenv("GLIBC_TUNABLES", before)
+    assert child_environment(huge_pages=True)["GLIBC_TUNABLES"] == after
+    assert child_environment().get("GLIBC_TUNABLES") == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the environment of another process")
+def test_the_worker_of_openvino_requests_huge_pages() -> None:
+    from vsfdatrd.backends.openvino import backend
+
+    try:
+        environment = Path(f"/proc/{backend._standby.start().pid}/environ").read_bytes()
+    finally:
+        backend.shutdown()
+    assert b"glibc.malloc.hugetlb=" in environment
 
 
 def test_the_running_python_is_taken_where_there_is_one() -> None:

@@ -12,9 +12,9 @@ from vsfdatrd.system.home import expand_user
 from vsfdatrd.weights import aliases
 from vsfdatrd.weights.files import sha256
 
-SMALL_SHA256 = "9cb2c9914e5c6df7ba122f25447d27988152f793b98f3ab20ea23548eb9a0f62"
+SMALL_SHA256 = "c314ea45993c8dcabb908ab8a28328e343a08156f4b302ebdefe4384cd0cf81c"
 """SHA-256 of models/fdat_rd_small_2x.safetensors."""
-MEDIUM_SHA256 = "3a1869b2361bdbd59f2a89688b46d55fefa7ca7bcb695a95c5d6c9a9b267df86"
+MEDIUM_SHA256 = "ae7d9fd34aa6f15373f8116531a24c70f50d8d3a135a0fd7f970bda2e789bf9f"
 """SHA-256 of models/fdat_rd_medium_2x.safetensors."""
 LD_SHA256 = "a2188c4c2ed4f049d007cf27d9d102eb720ca82f010f95a80d3d49d97bb8ed0e"
 """SHA-256 of models/fdat_rd_ld_2x.safetensors."""

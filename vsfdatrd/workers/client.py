@@ -97,12 +97,13 @@ class _Requests:
 class Worker:
     """A running worker process and its request channel."""
 
-    def __init__(self, module: str, purpose: str = "engine") -> None:
+    def __init__(self, module: str, purpose: str = "engine", *, huge_pages: bool = False) -> None:
         """Start ``python -m module``.
 
         Args:
             module: The module to run in the process.
             purpose: What the process does, for messages.
+            huge_pages: See `spawn.child_environment`.
 
         Raises:
             EngineError: The process cannot be started.
@@ -119,7 +120,7 @@ class Worker:
                 stdin=self._requests.other,
                 stdout=subprocess.PIPE,
                 stderr=spawn.child_stderr(),
-                env=spawn.child_environment(),
+                env=spawn.child_environment(huge_pages=huge_pages),
                 pass_fds=inherited,
                 creationflags=spawn.creation_flags(),
             )
@@ -220,13 +221,15 @@ class StandbyWorker:
     It answers capability queries, builds and loads the engine, and is then handed over by `detach`.
     """
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, *, huge_pages: bool = False) -> None:
         """Prepare a standby worker without starting the process.
 
         Args:
             module: The module to run in the process.
+            huge_pages: See `spawn.child_environment`.
         """
         self._module = module
+        self._huge_pages = huge_pages
         self._worker: Worker | None = None
         self._about: dict[str, Any] | None = None
         self._talking = threading.Lock()
@@ -249,7 +252,7 @@ class StandbyWorker:
         """
         with self._talking:
             if self._worker is None:
-                self._worker = Worker(self._module)
+                self._worker = Worker(self._module, huge_pages=self._huge_pages)
             return self._worker
 
     def ask(self, request: str, **arguments: Any) -> Any:

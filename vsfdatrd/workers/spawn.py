@@ -39,11 +39,20 @@ def find_python() -> str:
     raise EngineError(f"there is no Python in {sys.prefix!r} to run the engine in; is the environment damaged?")
 
 
-def child_environment() -> dict[str, str]:
-    """Return the environment for one of our Python processes: this package first in PYTHONPATH, and HOME set."""
+def child_environment(*, huge_pages: bool = False) -> dict[str, str]:
+    """Return the environment for one of our Python processes: this package first in PYTHONPATH, and HOME set.
+
+    Args:
+        huge_pages: Let glibc request huge pages for what ``malloc`` allocates, unless the user has decided that. Most
+            Linux systems give them only on request (/sys/kernel/mm/transparent_hugepage/enabled). Other C libraries
+            ignore the variable.
+    """
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     result = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if huge_pages and "glibc.malloc.hugetlb" not in tunables:
+        result["GLIBC_TUNABLES"] = ":".join(filter(None, [tunables, "glibc.malloc.hugetlb=1"]))
     if user_directory("cache") is None:  # OpenVINO looks for a home directory on import and fails without one
         try:
             result["HOME"] = str(private_temporary_directory("vsfdatrd-home"))
