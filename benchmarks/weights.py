@@ -86,7 +86,9 @@ def weights_file(model: str, folder: Path) -> tuple[Path, bool]:
     Raises:
         FdatrdError: The file does not exist.
     """
-    variant = variant_config(model) if model in VARIANTS else None
+    same_file = (name for name in VARIANTS if name in CATALOG and CATALOG[name].file == CATALOG[model].file)
+    variant_name = next(same_file, None) if model in CATALOG else model
+    variant = variant_config(variant_name) if variant_name in VARIANTS else None
     try:
         file = resolve_model(model)
         return (_at_work(file, folder, variant) if model in CATALOG else file), True

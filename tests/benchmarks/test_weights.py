@@ -30,4 +30,4 @@ def test_what_is_measured_has_all_parts_at_work(tmp_path: Path) -> None:
     assert trained
     assert open_checkpoint(file).descriptor.config == variant_config("medium"), "blocks are missing"
     assert all((values != 0).mean() > 0.999 for name, values in load_file(file).items() if name != META_UPSAMPLE)
-    assert weights_file("medium", tmp_path)[0] == file
+    assert weights_file("medium", tmp_path)[0] == weights_file("dvd", tmp_path)[0] == file

@@ -43,7 +43,7 @@ def child_environment(*, huge_pages: bool = False) -> dict[str, str]:
     """Return the environment for one of our Python processes: this package first in PYTHONPATH, and HOME set.
 
     Args:
-        huge_pages: Let glibc request huge pages for what ``malloc`` allocates, unless the user has decided that. Most
+        huge_pages: Let glibc request huge pages for what ``malloc`` allocates, unless the user has decided that. Many
             Linux systems give them only on request (/sys/kernel/mm/transparent_hugepage/enabled). Other C libraries
             ignore the variable.
     """
