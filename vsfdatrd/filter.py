@@ -57,8 +57,8 @@ def upscale(
 
     Args:
         clip: Constant format and size, progressive; YUV, GRAY or RGB of 8 to 16 bits, half or single float.
-        model: Name from the catalog (``small``, ``medium``, ``dvd``, ``ld``, ``clean``), a name you defined with
-            ``vsfdatrd models add``, or the path of a weights file.
+        model: Name from the catalog (``small``, ``medium``, ``large``, ``dvd``, ``ld``, ``clean``), a name you defined
+            with ``vsfdatrd models add``, or the path of a weights file.
         backend: ``auto``, ``tensorrt``, ``native``, ``openvino``, ``torch`` or ``cuda``.
         device: Numbers of the GPUs to use; frames are distributed to them in turn.
         precision: ``fp16``, ``mixed`` (fp16 with fp32 sums), ``bf16``, ``fp32``, or ``auto``, the fastest that passes

@@ -40,6 +40,24 @@ def convolve(x: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.conv2d(x, as_kernel(weights, 3), bias, padding=1)
 
 
+def to_tokens(x: Tensor) -> Tensor:
+    """Arrange pixels by the tokens they belong to: (B, C, H, W) -> (B, H/2, W/2, 4, C)."""
+    b, c, h, w = x.shape
+    places = x.view(b, c, h // FOLD, FOLD, w // FOLD, FOLD).permute(0, 2, 4, 3, 5, 1)
+    return places.reshape(b, h // FOLD, w // FOLD, FOLD**2, c)
+
+
+def to_pixels(tokens: Tensor) -> Tensor:
+    """Reverse `to_tokens`: (B, H/2, W/2, 4, C) -> (B, C, H, W), channels last."""
+    b, h, w, _, c = tokens.shape
+    rows = tokens.view(b, h, w, FOLD, FOLD, c).permute(0, 1, 3, 2, 4, 5)  # (B, H/2, 2, W/2, 2, C)
+    return rows.reshape(b, h * FOLD, w * FOLD, c).permute(0, 3, 1, 2)
+
+
+# A token's pixels are neighbors in memory while a group's blocks run: nothing is moved between them, and the norm and
+# the depthwise convolution are the ordinary ones.
+
+
 class TokenNorm(nn.Module):
     """LayerNorm over all channels of the 2×2 pixels that become a token."""
 
@@ -48,13 +66,9 @@ class TokenNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
         self.bias = nn.Parameter(torch.zeros(dim))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C/4, H, W) -> the same."""
-        mean = F.avg_pool2d(x.mean(1, keepdim=True), FOLD)  # (B, 1, H/2, W/2)
-        square = F.avg_pool2d((x * x).mean(1, keepdim=True), FOLD)
-        rate = torch.rsqrt((square - mean * mean).clamp_min(0) + 1e-5)
-        mean, rate = (t.repeat_interleave(FOLD, 2).repeat_interleave(FOLD, 3) for t in (mean, rate))
-        return (x - mean) * rate * self.weight[:, None, None] + self.bias[:, None, None]
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, H/2, W/2, 4, C/4) -> the same."""
+        return F.layer_norm(tokens, tokens.shape[-2:]) * self.weight + self.bias
 
 
 class PixelFeedForward(nn.Module):
@@ -68,25 +82,13 @@ class PixelFeedForward(nn.Module):
         with torch.no_grad():
             self.smix[:, :, 1, 1] = 1
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C/4, H, W) -> the same."""
-        hidden = F.gelu(F.linear(x.permute(0, 2, 3, 1), self.fc1))  # (B, H, W, hidden)
-        mixed = self._mix(hidden)
-        return F.linear(mixed, self.fc2).permute(0, 3, 1, 2)
-
-    def _mix(self, x: Tensor) -> Tensor:
-        """Apply the tokens' depthwise 3×3 convolution: each position in a token separately, so on every second pixel.
-
-        (B, H, W, F) -> the same shape. Positions are moved into the batch; a dilated convolution would compute the same
-        but take four times as long on a CPU.
-        """
-        b, h, w, c = x.shape
-        # (B, H, W, F) -> (B, H/2, 2, W/2, 2, F) -> (2, 2, B, H/2, W/2, F) -> (4B, H/2, W/2, F) -> (4B, F, H/2, W/2)
-        places = x.view(b, h // FOLD, FOLD, w // FOLD, FOLD, c).permute(2, 4, 0, 1, 3, 5)
-        maps = places.reshape(-1, h // FOLD, w // FOLD, c).permute(0, 3, 1, 2)
-        maps = F.conv2d(maps, self.smix, padding=1, groups=c).permute(0, 2, 3, 1)
-        # (4B, H/2, W/2, F) -> (2, 2, B, H/2, W/2, F) -> (B, H/2, 2, W/2, 2, F) -> (B, H, W, F)
-        return maps.reshape(FOLD, FOLD, b, h // FOLD, w // FOLD, c).permute(2, 3, 0, 4, 1, 5).reshape(b, h, w, c)
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, H/2, W/2, 4, C/4) -> the same."""
+        hidden = F.gelu(F.linear(tokens, self.fc1))  # (B, H/2, W/2, 4, F)
+        maps = hidden.flatten(3).permute(0, 3, 1, 2)  # (B, 4F, H/2, W/2), channels last
+        kernels = self.smix.repeat(FOLD**2, 1, 1, 1)
+        mixed = F.conv2d(maps, kernels, padding=1, groups=len(kernels)).permute(0, 2, 3, 1)
+        return F.linear(mixed.reshape(hidden.shape), self.fc2)
 
 
 class PixelBlock(nn.Module):
@@ -96,9 +98,9 @@ class PixelBlock(nn.Module):
         super().__init__()
         self.n2, self.ffn = TokenNorm(dim), PixelFeedForward(dim, hidden)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C/4, H, W) -> the same."""
-        return x + cast(Tensor, self.ffn(self.n2(x)))
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, H/2, W/2, 4, C/4) -> the same."""
+        return tokens + cast(Tensor, self.ffn(self.n2(tokens)))
 
 
 class PixelGroup(nn.Module):
@@ -111,7 +113,7 @@ class PixelGroup(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C/4, H, W) -> the same."""
-        return x + convolve(self.blocks(x), self.conv)
+        return x + convolve(to_pixels(self.blocks(to_tokens(x))), self.conv)
 
 
 class PixelNetwork(nn.Module):

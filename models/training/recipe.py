@@ -113,6 +113,8 @@ class Recipe:
     """Clean crops: only halved by area average and rounded to 8 bits."""
     laserdisc: float = 0.25
     """Crops degraded as LaserDisc; the rest, neither clean nor this, are degraded as DVD."""
+    digital: float = 0.0
+    """Share of the DVD and of the LaserDisc crops that were never on film (`strengths.py`)."""
     clean_noise: float = 0.0
     """Maximum standard deviation, in 8-bit steps, of white noise on half of the clean crops, so that held cels do not
     flicker.
@@ -145,6 +147,8 @@ class Recipe:
             raise ValueError(f"size {self.size} is no multiple of 60, to which the network pads its input")
         if self.clean + self.laserdisc > 1:
             raise ValueError(f"clean {self.clean} and laserdisc {self.laserdisc} are more than the whole")
+        if not 0 <= self.digital <= 1:
+            raise ValueError(f"digital {self.digital} is no share; choose 0 to 1")
         if self.depth_per_group < 0:
             raise ValueError(f"depth_per_group {self.depth_per_group} is negative; choose 0 for the variant's own")
         if self.schedule not in ("cosine", "wsd"):

@@ -35,6 +35,10 @@ level       error of black and of contrast, levels of 255                30 %: 0
 
 Besides, every sample is halved by one of four kernels: area, triangle, cubic, Lanczos. MHz are those of a line sampled
 at 13.5 MHz, ITU-R BT.601. A bandwidth's weak end is the wide one.
+
+A share of both can be digital: drawn and mastered without film, as animation has been since about 2000. Then the steps
+in `FILM_STEPS` are left out and, on DVD, those in `ANALOG_STEPS` too, so that what remains is 4:2:0 and MPEG-2; on
+LaserDisc it is composite video and its noise.
 """
 
 from collections.abc import Mapping
@@ -93,6 +97,14 @@ STEPS: Mapping[str, Step] = {
 }
 """The table above as numbers."""
 
+FILM_STEPS = frozenset(("optics", "weave", "luma", "halo", "halo_down", "ringing", "twitter", "quarter")).union(
+    ("delay", "combing", "dust", "one_field", "level")
+)
+"""Steps that a digital sample omits: film, its scanner, and what masters made of it were put through."""
+
+ANALOG_STEPS = frozenset(("chroma", "comb", "dots", "rainbow", "grain", "speckle"))
+"""Steps that a digital sample also omits on DVD: composite video and noise."""
+
 
 @dataclass(frozen=True, slots=True)
 class Strengths:
@@ -123,13 +135,23 @@ class Strengths:
 
 
 @cache
+def _digital_shares(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return 0 for the steps that digital samples of LaserDisc and DVD omit and 1 for the rest: (steps, 1) twice."""
+    film = torch.tensor([[float(name not in FILM_STEPS)] for name in STEPS], device=device)
+    analog = torch.tensor([[float(name not in ANALOG_STEPS)] for name in STEPS], device=device)
+    return film, film * analog
+
+
+@cache
 def _table(device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the ranges of LaserDisc and DVD: (3, steps, 1) twice. Cached, or every batch would wait for them."""
     table = torch.tensor([[*step.dvd, *step.laserdisc] for step in STEPS.values()], device=device)  # (steps, 6)
     return table[:, 3:].T[..., None], table[:, :3].T[..., None]
 
 
-def draw_strengths(batch: int, generator: Generator, *, clean: float, laserdisc: float) -> Strengths:
+def draw_strengths(
+    batch: int, generator: Generator, *, clean: float, laserdisc: float, digital: float = 0.0
+) -> Strengths:
     """Draw the strengths of `batch` samples, on the generator's device.
 
     Args:
@@ -137,12 +159,16 @@ def draw_strengths(batch: int, generator: Generator, *, clean: float, laserdisc:
         generator: Source of random numbers.
         clean: Share of clean samples.
         laserdisc: Share of LaserDisc samples; the rest are DVD.
+        digital: Share of the LaserDisc and of the DVD samples that are digital.
     """
     device = generator.device
     kind = torch.rand(batch, generator=generator, device=device)
     is_laserdisc = (kind >= clean) & (kind < clean + laserdisc)
+    start = torch.where(is_laserdisc, clean, clean + laserdisc)
+    is_digital = kind < start + digital * torch.where(is_laserdisc, laserdisc, 1 - clean - laserdisc)
     kernel = torch.randint(len(KERNELS), (batch,), generator=generator, device=device)
     share, weak, strong = torch.where(is_laserdisc, *_table(device))
+    share = share * torch.where(is_digital, torch.where(is_laserdisc, *_digital_shares(device)), 1.0)
     happens, place = torch.rand(2, len(STEPS), batch, generator=generator, device=device)
     strength = weak * (strong / weak) ** place * (happens < share)  # (steps, B)
     return Strengths(kind < clean, kernel, dict(zip(STEPS, strength, strict=True)))

@@ -223,7 +223,9 @@ class Trainer:
         recipe = self.recipe
         single = recipe.batch - recipe.pairs
         truth = self.pool.sample(single, 2 * recipe.size)
-        strengths = draw_strengths(single, self.generator, clean=recipe.clean, laserdisc=recipe.laserdisc)
+        strengths = draw_strengths(
+            single, self.generator, clean=recipe.clean, laserdisc=recipe.laserdisc, digital=recipe.digital
+        )
         if recipe.pairs:
             order = torch.arange(recipe.batch, device=self.device) % single
             truth, strengths = truth.to(self.device)[order], strengths.repeated(order)

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from models.training import strengths as module
 from models.training.degrade import add_noise, degrade
 from models.training.mpeg2 import quantize, quantize_difference
-from models.training.strengths import KERNELS, STEPS, Strengths, draw_strengths
+from models.training.strengths import ANALOG_STEPS, FILM_STEPS, KERNELS, STEPS, Strengths, draw_strengths
 
 
 def seeded(seed: int = 1) -> Generator:
@@ -91,6 +91,28 @@ def test_strengths_stay_inside_their_ranges_and_happen_as_often() -> None:
         assert on.min() >= min(weak, strong) * 0.999
         assert on.max() <= max(weak, strong) * 1.001
     assert {field.name for field in fields(drawn)} == {"clean", "kernel", "steps"}
+
+
+@pytest.mark.parametrize("laserdisc", [0.0, 1.0])
+def test_digital_samples_were_never_on_film(laserdisc: float) -> None:
+    drawn = draw_strengths(4000, seeded(), clean=0.0, laserdisc=laserdisc, digital=1.0)
+    on = {name for name, values in drawn.steps.items() if values.any()}
+    kept = {"halo_width", "grain_size", "half", "siting", "quantizer", "predicted"}
+    assert on == kept | (ANALOG_STEPS if laserdisc else set())
+    assert STEPS.keys() >= FILM_STEPS | ANALOG_STEPS
+
+
+@pytest.mark.parametrize("laserdisc", [0.0, 0.5, 1.0])
+def test_the_share_of_digital_samples_is_that_of_both_media(laserdisc: float) -> None:
+    """Optics and grain tell a sample's kind: a digital one has no optics, which the others have in 80 and 90 %."""
+    common = {"clean": 0.2, "laserdisc": 0.8 * laserdisc}
+    drawn = draw_strengths(8000, seeded(), **common, digital=0.25)
+    before = draw_strengths(8000, seeded(), **common)
+    happens = (drawn.steps["optics"] > 0) & ~drawn.clean
+    happened = (before.steps["optics"] > 0) & ~before.clean
+    assert torch.equal(drawn.clean, before.clean)
+    assert int(happens.sum()) / int(happened.sum()) == pytest.approx(0.75, abs=0.03)
+    assert torch.equal(drawn.steps["quantizer"], before.steps["quantizer"])
 
 
 def test_the_documented_table_is_the_one_in_use() -> None:

@@ -14,7 +14,15 @@ from models.training import network, train, widen
 from models.training.crop_cache import CropCache
 from models.training.data import CropSampler
 from models.training.folding import fold, fold_kernel, unfold
-from models.training.pixel_network import FOLD, PixelBlock, PixelGroup, PixelNetwork, TokenNorm
+from models.training.pixel_network import (
+    FOLD,
+    PixelBlock,
+    PixelGroup,
+    PixelNetwork,
+    TokenNorm,
+    to_pixels,
+    to_tokens,
+)
 from models.training.recipe import Recipe
 from models.training.state import load_slim, load_state
 from models.training.trainer import Trainer, starting_network, to_fdat_rd
@@ -144,7 +152,8 @@ def test_the_norm_is_that_of_tokens() -> None:
     norm, x = TokenNorm(6), 3 * torch.randn(2, 6, 8, 10) + 1
     tokens = F.pixel_unshuffle(x, FOLD)
     expected = F.pixel_shuffle(F.layer_norm(tokens.movedim(1, -1), (24,)).movedim(-1, 1), FOLD)
-    torch.testing.assert_close(norm(x), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(to_pixels(norm(to_tokens(x))), expected, atol=1e-5, rtol=1e-4)
+    assert torch.equal(to_pixels(to_tokens(x)), x)
 
 
 def test_the_rest_of_a_folded_network_can_learn(one_thread: None) -> None:

@@ -29,7 +29,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_names() -> None:
-    assert list(CATALOG) == ["small", "medium", "dvd", "aligned", "ld", "clean"]
+    assert list(CATALOG) == ["small", "medium", "dvd", "aligned", "large", "ld", "clean"]
     for other in ("dvd", "aligned"):
         assert CATALOG[other] == dataclasses.replace(CATALOG["medium"], name=other)
     assert all(model.scale == 2 for model in CATALOG.values())
@@ -93,13 +93,9 @@ def test_unknown_name_with_a_near_one(given: str, near: str) -> None:
         resolve_model(given)
     assert str(caught.value) == (
         f"model={given!r} is neither a name of the catalog nor a file; did you mean {near!r}? "
-        "Give one of small, medium, dvd, aligned, ld, clean, or the path of a .safetensors, .pth, .onnx or .glsl file"
+        "Give one of small, medium, dvd, aligned, large, ld, clean, or the path of a .safetensors, .pth, .onnx or "
+        ".glsl file"
     )
-
-
-def test_a_withdrawn_model_says_why_and_what_to_use() -> None:
-    with pytest.raises(ArgumentError, match=r"model='Large' no longer ships: .* no better .*; use model=\"medium\""):
-        resolve_model("Large")
 
 
 def test_a_file_of_that_name_is_still_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,8 @@ SMALL_SHA256 = "c314ea45993c8dcabb908ab8a28328e343a08156f4b302ebdefe4384cd0cf81c
 """SHA-256 of models/fdat_rd_small_2x.safetensors."""
 MEDIUM_SHA256 = "ae7d9fd34aa6f15373f8116531a24c70f50d8d3a135a0fd7f970bda2e789bf9f"
 """SHA-256 of models/fdat_rd_medium_2x.safetensors."""
+LARGE_SHA256 = "7df05c815d26fc17873be76c6e391764260cf815e1e25f40eb5129ec5f18027c"
+"""SHA-256 of models/fdat_rd_large_2x.safetensors."""
 LD_SHA256 = "a2188c4c2ed4f049d007cf27d9d102eb720ca82f010f95a80d3d49d97bb8ed0e"
 """SHA-256 of models/fdat_rd_ld_2x.safetensors."""
 CLEAN_SHA256 = "71931fbd0ee2938914b01434e79e0cf91b657bf62e7c1e4b862c7e84cf0fab0c"
@@ -49,15 +51,12 @@ def _catalog_entries(file: str, digest: str, card: str, *names: str) -> list[Mod
 _MODELS = (
     *_catalog_entries("fdat_rd_small_2x.safetensors", SMALL_SHA256, "small.md", "small"),
     *_catalog_entries("fdat_rd_medium_2x.safetensors", MEDIUM_SHA256, "medium.md", "medium", "dvd", "aligned"),
+    *_catalog_entries("fdat_rd_large_2x.safetensors", LARGE_SHA256, "large.md", "large"),
     *_catalog_entries("fdat_rd_ld_2x.safetensors", LD_SHA256, "ld.md", "ld"),
     *_catalog_entries("fdat_rd_clean_2x.safetensors", CLEAN_SHA256, "clean.md", "clean"),
 )
 CATALOG = {model.name: model for model in _MODELS}
 """Every model by its names; ``dvd`` and ``aligned`` are other names of ``medium``."""
-WITHDRAWN = {
-    "large": "at three times the work of medium it was no better (-0.07 ± 0.02 dB on DVD and LaserDisc pictures)",
-}
-"""Models that are no longer shipped, and the reason."""
 
 
 def weights_folders() -> tuple[Path, ...]:
@@ -80,15 +79,13 @@ def resolve_model(model: str | PathLike[str]) -> Path:
         Path of the weights file.
 
     Raises:
-        ArgumentError: The name is unknown or withdrawn, or the list of user-defined models cannot be read.
+        ArgumentError: The name is unknown, or the list of user-defined models cannot be read.
         CheckpointError: The installation is damaged.
     """
     text = fspath(model)
     name = text.lower()
     if entry := CATALOG.get(name):
         return find_installed(entry)
-    if reason := WITHDRAWN.get(name):
-        raise ArgumentError(f'model={text!r} no longer ships: {reason}; use model="medium"')
     own = aliases.read_aliases() if aliases.NAME_PATTERN.fullmatch(name) else {}
     if name in own:
         return own[name].file
