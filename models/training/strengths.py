@@ -97,10 +97,10 @@ STEPS: Mapping[str, Step] = {
 }
 """The table above as numbers."""
 
-FILM_STEPS = frozenset(("optics", "weave", "luma", "halo", "halo_down", "ringing", "twitter", "quarter")).union(
-    ("delay", "combing", "dust", "one_field", "level")
+FILM_STEPS = frozenset(("optics", "weave", "dust", "luma", "halo", "halo_down", "ringing", "twitter")) | frozenset(
+    ("quarter", "delay", "combing", "one_field", "level")
 )
-"""Steps that a digital sample omits: film, its scanner, and what masters made of it were put through."""
+"""Steps that a digital sample omits: those of film and its scanner, and of analog masters made from it."""
 
 ANALOG_STEPS = frozenset(("chroma", "comb", "dots", "rainbow", "grain", "speckle"))
 """Steps that a digital sample also omits on DVD: composite video and noise."""

@@ -197,6 +197,7 @@ def test_presets_can_be_read(file: Path) -> None:
         ({"size": 50}, "multiple of 60"),
         ({"batch": "8"}, "is no int"),
         ({"clean": 0.9}, "more than the whole"),
+        ({"digital": 1.5}, "digital 1.5 is no share; choose 0 to 1"),
         ({"depth_per_group": -1}, "is negative"),
         ({"schedule": "flat"}, "is not known"),
         ({"checkpoint": "half"}, "is not known"),
