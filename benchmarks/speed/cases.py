@@ -25,7 +25,8 @@ LONG = (
     "Real-CUGAN",
 )
 """Methods for which two minutes are too short."""
-MODELS = ("small", "medium")
+MODELS = ("small", "medium", "large")
+"""The same architecture in three sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def groups(
     yield Group("headline", title, (ours, *alone, *others), rounds or (3 if extent == "quick" else 5))
     if extent == "quick":
         return
-    yield Group("models", "small and medium", tuple(replace(ours, model=m) for m in MODELS), rounds or 5)
+    yield Group("models", "shipped models", tuple(replace(ours, model=m) for m in MODELS), rounds or 5)
     if extent == "standard":
         return
     many = rounds or 5

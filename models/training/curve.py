@@ -11,7 +11,15 @@ from PIL import Image, ImageDraw
 from models.training.state import write
 
 _INK, _PALE = (30, 30, 30), (215, 215, 215)
-_COLORS = {"loss": (40, 90, 200), "clean": (20, 140, 60), "dvd": (210, 110, 0), "laserdisc": (170, 40, 140)}
+COLORS = {
+    "loss": (40, 90, 200),
+    "clean": (20, 140, 60),
+    "dvd": (210, 110, 0),
+    "laserdisc": (170, 40, 140),
+    "digital dvd": (120, 90, 60),
+    "digital laserdisc": (90, 130, 220),
+}
+"""Line -> its color."""
 _WIDTH, _HEIGHT, _LEFT, _REST = 900, 300, 70, 40
 
 type Line = Sequence[tuple[float, float]]
@@ -35,10 +43,10 @@ class Log:
     def draw(self, file: Path) -> None:
         """Plot loss and PSNR over minutes, as PNG."""
         losses = [(e["minutes"], math.log10(e["loss"])) for e in self.entries if e.get("loss", 0) > 0]
-        scores = {
-            kind: [(e["minutes"], e["psnr"][kind] - e["bicubic"][kind]) for e in self.entries if "psnr" in e]
-            for kind in ("clean", "dvd", "laserdisc")
-        }
+        scores: dict[str, list[tuple[float, float]]] = {}
+        for entry in self.entries:
+            for kind, psnr in entry.get("psnr", {}).items():
+                scores.setdefault(kind, []).append((entry["minutes"], psnr - entry["bicubic"][kind]))
         image = Image.new("RGB", (_WIDTH, 2 * _HEIGHT), "white")
         _panel(image, 0, "loss, log10", {"loss": losses})
         _panel(image, _HEIGHT, "PSNR of luma over cubic interpolation, dB", scores)
@@ -78,10 +86,12 @@ def _panel(image: Image.Image, top: int, title: str, lines: Mapping[str, Line]) 
         pen.line([(_LEFT, at_y), (_LEFT + width, at_y)], fill=_PALE)
         pen.text((8, at_y - 6), f"{y:.3f}", fill=_INK)
         pen.text((at_x - 12, top + _HEIGHT - _REST + 6), f"{x:.1f} min", fill=_INK)
-    for n, (name, line) in enumerate(lines.items()):
-        pen.line([place(point) for point in line], fill=_COLORS[name], width=2)
+    legend = _LEFT + 330.0
+    for name, line in lines.items():
+        pen.line([place(point) for point in line], fill=COLORS[name], width=2)
         for point in line if len(line) < 40 else ():
             x, y = place(point)
-            pen.ellipse([x - 2, y - 2, x + 2, y + 2], fill=_COLORS[name])
+            pen.ellipse([x - 2, y - 2, x + 2, y + 2], fill=COLORS[name])
         if len(lines) > 1:
-            pen.text((_LEFT + 330 + 80 * n, top + 8), name, fill=_COLORS[name])
+            pen.text((legend, top + 8), name, fill=COLORS[name])
+            legend += pen.textlength(name) + 24

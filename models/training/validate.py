@@ -25,8 +25,14 @@ from models.training.strengths import draw_strengths
 
 type Enlarge = Callable[[Tensor], Tensor]
 
-KINDS = {"clean": (1.0, 0.0), "dvd": (0.0, 0.0), "laserdisc": (0.0, 1.0)}
-"""Kind -> shares of clean and LaserDisc samples in it."""
+KINDS = {
+    "clean": {"clean": 1.0, "laserdisc": 0.0},
+    "dvd": {"clean": 0.0, "laserdisc": 0.0},
+    "laserdisc": {"clean": 0.0, "laserdisc": 1.0},
+    "digital dvd": {"clean": 0.0, "laserdisc": 0.0, "digital": 1.0},
+    "digital laserdisc": {"clean": 0.0, "laserdisc": 1.0, "digital": 1.0},
+}
+"""Kind -> its shares, as arguments of `draw_strengths`."""
 
 _LUMA = (0.2126, 0.7152, 0.0722)
 _BORDER = 8
@@ -79,10 +85,8 @@ class Validation:
             pool = CropSampler.open(tiles, replace(recipe, sprites=0), random, held_back=True)
             truth = torch.round(255 * pool.sample(recipe.validate_crops, 2 * recipe.size)) / 255
         inputs = {
-            kind: degrade(truth, draw_strengths(len(truth), random, clean=clean, laserdisc=laserdisc), random).to(
-                device
-            )
-            for kind, (clean, laserdisc) in KINDS.items()
+            kind: degrade(truth, draw_strengths(len(truth), random, **shares), random).to(device)
+            for kind, shares in KINDS.items()
         }
         return cls(truth.to(device), inputs)
 

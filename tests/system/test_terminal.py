@@ -80,11 +80,12 @@ def test_names_and_metadata_on_a_terminal(tmp_path: Path, make_tensors: Any, mon
     film, network = f"{EVIL}film.mkv", f"{EVIL}net.safetensors"
     (tmp_path / film).write_bytes(b"no film")
     save_file(make_tensors(), tmp_path / network, metadata={"model": EVIL})
-    save_file({f"{EVIL}conv.weight": np.zeros((3, 3), np.float32)}, tmp_path / "odd.safetensors", metadata={"a": EVIL})
+    odd = make_tensors() | {f"{EVIL}conv.weight": np.zeros((3, 3), np.float32)}
+    save_file(odd, tmp_path / "odd.safetensors", metadata={"a": EVIL})
     for words, messages in (
         (("encode", film, "out.mkv", "--model", "small"), "film.mkv"),
         (("info", network), "architecture"),
-        (("info", "odd.safetensors"), "vsfdatrd: "),
+        (("info", "odd.safetensors"), "OWNED"),
         (("info", "x", film), "OWNED"),
     ):
         output = on_terminal(*words, cwd=tmp_path)

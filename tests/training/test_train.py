@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import save_file
 
 from models.training import train
-from models.training.curve import Log
+from models.training.curve import COLORS, Log
 from models.training.optimize import learning_rate_at
 from models.training.recipe import Recipe
 from models.training.state import export, load_state
 from models.training.trainer import Trainer, starting_network
+from models.training.validate import KINDS
 from vsfdatrd.checkpoint import load_model, open_checkpoint
 from vsfdatrd.nn.fdat_rd import FdatRd
 
@@ -72,7 +74,7 @@ def test_it_reaches_the_end_of_its_plan(trained: Path) -> None:
     entries = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
     assert [e["step"] for e in entries if "psnr" in e] == [0, 8, 20]
     for measure in ("psnr", "chroma"):
-        assert set(entries[0][measure]) == {"clean", "dvd", "laserdisc"}
+        assert set(entries[0][measure]) == set(KINDS)
     summary = json.loads((trained / "summary.json").read_text())
     assert (summary["step"], summary["steps"], summary["crops"], summary["skipped"]) == (20, 12, 12, 0)
     assert summary["after"]["psnr"] == entries[-1]["psnr"]
@@ -216,6 +218,18 @@ def test_a_log_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     log = Log(file, 3)
     log.add({"step": 4, "minutes": 0.4, "loss": 0.15})
     assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 4]
+
+
+def test_a_log_continues_with_more_kinds_of_crops(tmp_path: Path) -> None:
+    """A training resumes with the validation of today, whose log began with that of an earlier version."""
+    log = Log(tmp_path / "log.jsonl", 0)
+    for minutes, kinds in ((0, ["clean", "dvd"]), (1, ["clean", "dvd"]), (2, list(KINDS)), (3, list(KINDS))):
+        scores = {kind: 30.0 + minutes / 2 + n for n, kind in enumerate(kinds)}
+        log.add({"step": minutes, "minutes": minutes, "psnr": scores, "bicubic": dict.fromkeys(kinds, 26.0)})
+    log.draw(tmp_path / "curve.png")
+    with Image.open(tmp_path / "curve.png") as image:
+        drawn = {color for _, color in image.convert("RGB").getcolors(1 << 16) or []}
+    assert {COLORS[kind] for kind in KINDS} <= drawn
 
 
 def test_weights_beyond_half_precision_are_not_written(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from models.training.pixel_network import PixelNetwork
 from models.training.recipe import Recipe
 from models.training.state import export, load_slim, save_slim
 from models.training.trainer import Deadline, Trainer, compile_blocks
+from models.training.validate import KINDS
 from vsfdatrd.checkpoint import load_model
 from vsfdatrd.nn.fdat_rd import FdatRd, WindowAttention
 
@@ -96,7 +97,7 @@ def test_a_visit_ends_on_time_and_attention_has_joined(
     summary = json.loads((out / "summary.json").read_text())
     assert summary["steps"] >= 1
     assert summary["crops"] == 2 * summary["steps"]
-    assert set(summary["before"]["psnr"]) == set(summary["after"]["chroma"]) == {"clean", "dvd", "laserdisc"}
+    assert set(summary["before"]["psnr"]) == set(summary["after"]["chroma"]) == set(KINDS)
 
     (before,), (after,) = windows(load_model(idle)), windows(load_model(out / summary["weights"]))
     assert not before.proj.weight.any()
